@@ -1,0 +1,237 @@
+//! The bus port: requests that are answered, work that is delivered until it is done, ticks, and reports.
+//!
+//! Requests may be lost at any time; they are keyed, so the caller repeats them. Deletion work is delivered
+//! at least once. A worker turns a delivery into a [`Verdict`]; only the adapter turns verdicts into
+//! acknowledgements.
+
+use crate::contract::{DeletionWork, Fault, Outcome, ParkedDeletion, Report, RunReport, TickKind, Verb};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+pub mod nats;
+
+/// What rides beside a request's body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// The caller's request id, or a fresh one.
+    pub request_id: String,
+    /// When the caller stops waiting, in milliseconds since the Unix epoch; none if it did not say.
+    pub deadline_ms: Option<u64>,
+    /// W3C trace context, if the caller sent one.
+    pub traceparent: Option<String>,
+}
+
+/// A request as a worker gets it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What is asked for.
+    pub verb: Verb,
+    /// What rides beside it.
+    pub context: Context,
+    /// The JSON body.
+    pub body: Bytes,
+}
+
+/// A worker's answer: a JSON body, or a failure.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// For a claim: whether it made the lease.
+    pub outcome: Option<Outcome>,
+    /// The JSON body, or the failure.
+    pub body: Result<Bytes, Fault>,
+}
+
+/// An answer as a caller gets it.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// For a claim: whether it made the lease.
+    pub outcome: Option<Outcome>,
+    /// Whether `body` is a failure's.
+    pub is_fault: bool,
+    /// The JSON body, fit to be passed on as it stands.
+    pub body: Bytes,
+}
+
+/// Why there is no reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// Nobody serves this verb at this instant.
+    #[error("no worker serves this request")]
+    NoResponders,
+    /// No answer in time: lost, slow, or not permitted.
+    #[error("no answer in time")]
+    TimedOut,
+    /// There is no connection to the bus.
+    #[error("not connected to the message queue")]
+    Disconnected,
+}
+
+/// Why the bus did not take a message. It may have taken it all the same.
+#[derive(Debug, thiserror::Error)]
+#[error("the message queue is unavailable ({operation})")]
+pub struct BusError {
+    /// What was tried.
+    pub operation: &'static str,
+    /// Why it failed.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// What became of announcing a deletion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announced {
+    /// The message is in the queue.
+    Queued,
+    /// There was one already: waiting, running, or scheduled for a retry.
+    AlreadyQueued,
+}
+
+/// A tick that the stream took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TickReceipt {
+    /// Its sequence; a run whose report says at least this one has looked after the tick was taken.
+    pub sequence: u64,
+    /// Whether another scheduler had published this slot already.
+    pub duplicate: bool,
+}
+
+/// One delivery of deletion work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The work.
+    pub work: DeletionWork,
+    /// How often this message was delivered, this time included.
+    pub deliveries: u64,
+}
+
+/// What is to become of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Done, or no longer wanted: it leaves the queue.
+    Done,
+    /// Not yet: it comes back after the delay, and holds no place meanwhile.
+    Retry {
+        /// How long to wait.
+        delay: Duration,
+    },
+    /// Given up after it was parked: it leaves the queue, marked as terminated.
+    GiveUp {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Answers requests.
+#[async_trait]
+pub trait Handler: Send + Sync {
+    /// Answers one. Must not take longer than the deadline in its context.
+    async fn handle(&self, request: Request) -> Answer;
+}
+
+/// Works on deliveries.
+#[async_trait]
+pub trait Worker: Send + Sync {
+    /// Works on one. The adapter keeps the delivery alive meanwhile.
+    async fn work(&self, delivery: Delivery) -> Verdict;
+}
+
+/// Runs when a tick says so.
+#[async_trait]
+pub trait Runner: Send + Sync {
+    /// Looks once, and says what it did.
+    async fn run(&self, kind: TickKind) -> Report;
+}
+
+/// The caller's side of requests.
+#[async_trait]
+pub trait Requests: Send + Sync {
+    /// Asks once, and waits no longer than `patience`.
+    async fn request(
+        &self,
+        verb: Verb,
+        context: &Context,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<Reply, RequestError>;
+
+    /// Whether there is a connection right now.
+    fn is_connected(&self) -> bool;
+}
+
+/// The worker's side of requests.
+#[async_trait]
+pub trait Serve: Send + Sync {
+    /// Answers every verb, at most `in_flight_max` at once (a further one is told to come back), until `stop`;
+    /// then takes no more, finishes what it has, and returns with no request lost.
+    async fn serve(
+        &self,
+        handler: std::sync::Arc<dyn Handler>,
+        in_flight_max: usize,
+        stop: CancellationToken,
+    ) -> Result<(), BusError>;
+}
+
+/// Publishing deletion work.
+#[async_trait]
+pub trait Deletions: Send + Sync {
+    /// Puts the work into the queue unless the sandbox has a message there.
+    async fn announce(&self, work: &DeletionWork) -> Result<Announced, BusError>;
+
+    /// Keeps a deletion that is given up, and returns only when it is kept.
+    async fn park(&self, parked: &ParkedDeletion) -> Result<(), BusError>;
+}
+
+/// Working through deletions.
+#[async_trait]
+pub trait DeletionQueue: Send + Sync {
+    /// Works on deliveries, at most `in_flight_max` at once in this process, until `stop`; then takes no more,
+    /// finishes what it has, and returns.
+    async fn consume(
+        &self,
+        worker: std::sync::Arc<dyn Worker>,
+        in_flight_max: usize,
+        stop: CancellationToken,
+    ) -> Result<(), BusError>;
+}
+
+/// Publishing ticks and waiting for their reports.
+#[async_trait]
+pub trait Ticks: Send + Sync {
+    /// Publishes a tick. With a `slot`, the stream keeps only the first of that slot.
+    async fn tick(&self, kind: TickKind, slot: Option<u64>) -> Result<TickReceipt, BusError>;
+
+    /// Publishes a tick and waits at most `patience` for the report of a run that began after it was taken.
+    async fn tick_and_wait(
+        &self,
+        kind: TickKind,
+        patience: Duration,
+    ) -> Result<(TickReceipt, Option<RunReport>), BusError>;
+
+    /// The last report of that kind, if there was a run yet.
+    async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError>;
+}
+
+/// Running on ticks.
+#[async_trait]
+pub trait TickQueue: Send + Sync {
+    /// Runs on every tick of `kind`, one at a time in the whole fleet, until `stop`; then finishes the run that
+    /// is under way, and returns. Each report is kept and told to whoever waits.
+    async fn run_on_ticks(
+        &self,
+        kind: TickKind,
+        runner: std::sync::Arc<dyn Runner>,
+        stop: CancellationToken,
+    ) -> Result<(), BusError>;
+}
+
+/// The fleet's common pace towards the provider.
+#[async_trait]
+pub trait Pace: Send + Sync {
+    /// Takes the next free slot and says how long it is until then.
+    async fn take(&self) -> Result<Duration, BusError>;
+
+    /// Keeps every worker of the fleet away from the provider for that long.
+    async fn hold(&self, span: Duration) -> Result<(), BusError>;
+}

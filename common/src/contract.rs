@@ -1,0 +1,20 @@
+//! The contract: what crosses NATS, and by way of the ingress HTTP.
+//!
+//! Bodies are JSON. Readers ignore fields that they do not know, so a newer writer may add some; a field is
+//! never given a new meaning. Faults have one shape everywhere ([`fault`]), equal to the HTTP error body.
+
+pub mod deletions;
+pub mod fault;
+pub mod headers;
+pub mod reports;
+pub mod sandboxes;
+pub mod subjects;
+
+pub use deletions::{DeletionWork, ParkedDeletion};
+pub use fault::{Fault, FaultBody, FaultCode};
+pub use reports::{ExpiryReport, Report, RunReport, SweepReport, SyncReport, TickKind};
+pub use sandboxes::{
+    AllocateRequest, Allocation, HealthReply, Outcome, PoolStats, ReleaseReply, SandboxRequest, SandboxView,
+    StatsReply,
+};
+pub use subjects::{Subjects, Verb};

@@ -1,0 +1,219 @@
+//! The one shape of a failure, on NATS and over HTTP.
+
+use serde::{Deserialize, Serialize};
+
+/// What went wrong, as a stable code. Programs act on it; its text never changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum FaultCode {
+    /// No owner was named.
+    MissingSandboxId,
+    /// A field, header or body that cannot be used.
+    InvalidRequest,
+    /// No token, or an unknown one.
+    Unauthorized,
+    /// A known token without the right.
+    Forbidden,
+    /// The sandbox is another owner's.
+    NotSandboxOwner,
+    /// There is no such thing.
+    NotFound,
+    /// There is such a path, but not for this method.
+    MethodNotAllowed,
+    /// More bytes than a body may have.
+    BodyTooLarge,
+    /// The selector has no free sandbox.
+    PoolExhausted,
+    /// The sandbox is in a state that does not allow this.
+    InvalidState,
+    /// The lease is over.
+    AllocationExpired,
+    /// Too many requests.
+    RateLimitExceeded,
+    /// Free sandboxes exist, but others were faster until the deadline.
+    Contended,
+    /// No worker took the request.
+    NoWorkers,
+    /// The table does not answer.
+    StoreUnavailable,
+    /// The provider, or the queue, does not answer.
+    UpstreamUnavailable,
+    /// No answer before the deadline.
+    Timeout,
+    /// A bug of ours.
+    InternalError,
+}
+
+/// A failure: a stable code, a message for the caller, and when a retry makes sense. Causes stay inside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The code.
+    pub code: FaultCode,
+    /// What to do about it, in words. Names no other owner and no internal cause.
+    pub message: String,
+    /// Seconds after which a retry makes sense; none where it does not help.
+    pub retry_after_seconds: Option<u32>,
+}
+
+/// The body of a failure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultBody {
+    /// All of it; the level is there because lab scripts in the field read `.detail.code`.
+    pub detail: FaultDetail,
+}
+
+/// What a failure's body says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultDetail {
+    /// The code.
+    pub code: FaultCode,
+    /// The message.
+    pub message: String,
+    /// The request that failed.
+    pub request_id: String,
+    /// Seconds after which a retry makes sense.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u32>,
+}
+
+/// Seconds that a caller is asked to wait when the pool is empty: about a fifth of what making a sandbox takes.
+pub const RETRY_AFTER_EXHAUSTED_SECONDS: u32 = 30;
+/// Seconds that a caller is asked to wait when something is briefly busy or away.
+pub const RETRY_AFTER_BUSY_SECONDS: u32 = 1;
+/// Seconds that a caller is asked to wait when something that we need is down.
+pub const RETRY_AFTER_DOWN_SECONDS: u32 = 5;
+
+// === impl FaultCode ===
+
+impl FaultCode {
+    /// Every code.
+    pub const ALL: [Self; 18] = [
+        Self::MissingSandboxId,
+        Self::InvalidRequest,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotSandboxOwner,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::BodyTooLarge,
+        Self::PoolExhausted,
+        Self::InvalidState,
+        Self::AllocationExpired,
+        Self::RateLimitExceeded,
+        Self::Contended,
+        Self::NoWorkers,
+        Self::StoreUnavailable,
+        Self::UpstreamUnavailable,
+        Self::Timeout,
+        Self::InternalError,
+    ];
+
+    /// The HTTP status, and the number in the NATS service error header: the one table of both.
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::MissingSandboxId | Self::InvalidRequest => 400,
+            Self::Unauthorized => 401,
+            Self::Forbidden | Self::NotSandboxOwner => 403,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::PoolExhausted | Self::InvalidState => 409,
+            Self::AllocationExpired => 410,
+            Self::BodyTooLarge => 413,
+            Self::RateLimitExceeded => 429,
+            Self::InternalError => 500,
+            Self::Contended | Self::NoWorkers | Self::StoreUnavailable | Self::UpstreamUnavailable => 503,
+            Self::Timeout => 504,
+        }
+    }
+
+    /// The code as text.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MissingSandboxId => "MISSING_SANDBOX_ID",
+            Self::InvalidRequest => "INVALID_REQUEST",
+            Self::Unauthorized => "UNAUTHORIZED",
+            Self::Forbidden => "FORBIDDEN",
+            Self::NotSandboxOwner => "NOT_SANDBOX_OWNER",
+            Self::NotFound => "NOT_FOUND",
+            Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
+            Self::BodyTooLarge => "BODY_TOO_LARGE",
+            Self::PoolExhausted => "POOL_EXHAUSTED",
+            Self::InvalidState => "INVALID_STATE",
+            Self::AllocationExpired => "ALLOCATION_EXPIRED",
+            Self::RateLimitExceeded => "RATE_LIMIT_EXCEEDED",
+            Self::Contended => "CONTENDED",
+            Self::NoWorkers => "NO_WORKERS",
+            Self::StoreUnavailable => "STORE_UNAVAILABLE",
+            Self::UpstreamUnavailable => "UPSTREAM_UNAVAILABLE",
+            Self::Timeout => "TIMEOUT",
+            Self::InternalError => "INTERNAL_ERROR",
+        }
+    }
+
+    const fn retry_after_seconds(self) -> Option<u32> {
+        match self {
+            Self::PoolExhausted => Some(RETRY_AFTER_EXHAUSTED_SECONDS),
+            Self::Contended | Self::NoWorkers | Self::Timeout | Self::RateLimitExceeded => {
+                Some(RETRY_AFTER_BUSY_SECONDS)
+            }
+            Self::StoreUnavailable | Self::UpstreamUnavailable => Some(RETRY_AFTER_DOWN_SECONDS),
+            _ => None,
+        }
+    }
+}
+
+// === impl Fault ===
+
+impl Fault {
+    /// A failure with the usual retry advice of its code.
+    #[must_use]
+    pub fn new(code: FaultCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), retry_after_seconds: code.retry_after_seconds() }
+    }
+
+    /// A field that cannot be used, and why.
+    #[must_use]
+    pub fn invalid(field: &str, problem: impl std::fmt::Display) -> Self {
+        Self::new(FaultCode::InvalidRequest, format!("{field} {problem}"))
+    }
+
+    /// The body that says so.
+    #[must_use]
+    pub fn body(&self, request_id: &str) -> FaultBody {
+        FaultBody {
+            detail: FaultDetail {
+                code: self.code,
+                message: self.message.clone(),
+                request_id: request_id.to_owned(),
+                retry_after: self.retry_after_seconds,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_a_code_is_what_its_json_says() {
+        for code in FaultCode::ALL {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+        }
+    }
+
+    #[test]
+    fn a_body_shows_a_retry_only_where_it_helps() {
+        let body = Fault::new(FaultCode::PoolExhausted, "no free sandbox").body("r-1");
+        assert_eq!(
+            serde_json::to_value(body).unwrap(),
+            serde_json::json!({"detail": {
+                "code": "POOL_EXHAUSTED", "message": "no free sandbox", "request_id": "r-1", "retry_after": 30,
+            }})
+        );
+        let body = Fault::new(FaultCode::NotFound, "no such sandbox").body("r-2");
+        assert!(serde_json::to_value(body).unwrap()["detail"].get("retry_after").is_none());
+    }
+}

@@ -1,0 +1,20 @@
+//! Header names on NATS messages. NATS header names are case-sensitive: write them exactly so.
+
+/// The caller's request id; logs, faults and the HTTP answer carry the same one.
+pub const REQUEST_ID: &str = "X-Request-ID";
+/// When the caller stops waiting, in milliseconds since the Unix epoch; work past it is dropped.
+pub const DEADLINE_MS: &str = "Sandbox-Deadline-Ms";
+/// On the reply of a claim: `created` or `existing`.
+pub const OUTCOME: &str = "Sandbox-Outcome";
+/// W3C trace context.
+pub const TRACEPARENT: &str = "traceparent";
+/// NATS service API (ADR-32): the description of a failure.
+pub const SERVICE_ERROR: &str = "Nats-Service-Error";
+/// NATS service API (ADR-32): the number of a failure; ours is the HTTP status.
+pub const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
+/// On a parked deletion: why it was parked.
+pub const PARKED_REASON: &str = "Sandbox-Parked-Reason";
+/// On a parked deletion: when, RFC 3339.
+pub const PARKED_AT: &str = "Sandbox-Parked-At";
+/// On a parked deletion: attempts made.
+pub const ATTEMPTS: &str = "Sandbox-Attempts";

@@ -1,0 +1,132 @@
+//! Ticks, and the reports of the runs that they start.
+
+use serde::{Deserialize, Serialize};
+
+/// What a tick says to look at. A tick carries no data: "sync now" is the same tick as the scheduled one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TickKind {
+    /// Compare the provider's listing with the table.
+    Sync,
+    /// End leases that are over.
+    Expiry,
+    /// Announce deletions whose message was lost.
+    Sweep,
+}
+
+/// What one run did, of whichever kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Report {
+    /// A sync.
+    Sync(SyncReport),
+    /// An expiry run.
+    Expiry(ExpiryReport),
+    /// A sweep.
+    Sweep(SweepReport),
+}
+
+/// A report with what identifies its run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunReport {
+    /// Which kind of run.
+    pub kind: TickKind,
+    /// Stream sequence of the tick that started it: every tick up to this one is answered by this run.
+    pub tick: u64,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// What it did.
+    #[serde(flatten)]
+    pub report: Report,
+}
+
+/// What a sync did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncReport {
+    /// `completed`; `refused` when it would have staled too much of the pool; `failed` when the listing could
+    /// not be had or the store failed.
+    pub status: String,
+    /// Why, unless completed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Sandboxes that the provider lists.
+    pub listed: u64,
+    /// Sandboxes that are as listed at the end: `inserted + restored + refreshed + unchanged`.
+    pub synced: u64,
+    /// New in the pool.
+    pub inserted: u64,
+    /// Stale before, listed again.
+    pub restored: u64,
+    /// Description brought up to date.
+    pub refreshed: u64,
+    /// Nothing to do.
+    pub unchanged: u64,
+    /// Free before, no longer listed.
+    pub marked_stale: u64,
+    /// Held by an owner, but no longer listed: somebody works with a dead sandbox.
+    pub allocated_missing: u64,
+    /// Listed, but deleted by us; the listing lags.
+    pub tombstoned: u64,
+    /// Entries that could not be used, each logged with its reason.
+    pub skipped: u64,
+    /// Writes that found the sandbox changed since it was read; the next sync looks again.
+    pub raced: u64,
+}
+
+/// What an expiry run did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpiryReport {
+    /// `completed`, or `failed` when the store failed half-way; the next run goes on.
+    pub status: String,
+    /// Leases that were over.
+    pub due: u64,
+    /// Leases ended by this run.
+    pub expired: u64,
+    /// Found released or extended meanwhile.
+    pub raced: u64,
+    /// Deletions that could not be announced; the sweep will.
+    pub unannounced: u64,
+}
+
+/// What a sweep did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepReport {
+    /// `completed`, or `failed` when the store or the queue failed half-way; the next run goes on.
+    pub status: String,
+    /// Deletions wanted for longer than the sweep's patience.
+    pub pending: u64,
+    /// Of these, announced again because there was no message.
+    pub reannounced: u64,
+    /// Of these, waiting in the queue as they should.
+    pub waiting: u64,
+}
+
+/// `status` of a run that did what it should.
+pub const COMPLETED: &str = "completed";
+/// `status` of a sync that stopped before it harmed the pool.
+pub const REFUSED: &str = "refused";
+/// `status` of a run that could not finish.
+pub const FAILED: &str = "failed";
+
+// === impl TickKind ===
+
+impl TickKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Sync, Self::Expiry, Self::Sweep];
+
+    /// Last token of the kind's subjects.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Expiry => "expiry",
+            Self::Sweep => "sweep",
+        }
+    }
+
+    /// The kind of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}

@@ -1,0 +1,214 @@
+//! Requests about sandboxes, and their answers.
+
+use crate::domain::Sandbox;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A claim: `allocate`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllocateRequest {
+    /// Who claims; required.
+    #[serde(default)]
+    pub owner: String,
+    /// The lab that it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lab: Option<String>,
+    /// What makes a repeat the same claim; the owner if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    /// The pool; the fleet's first one if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// Only sandboxes whose name begins so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_prefix: Option<String>,
+    /// Length of the lease in hours; the fleet's default if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lab_duration_hours: Option<u32>,
+}
+
+/// A request about one sandbox: `release`, `get`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxRequest {
+    /// Which one; required.
+    #[serde(default)]
+    pub sandbox_id: String,
+    /// Who asks; required.
+    #[serde(default)]
+    pub owner: String,
+}
+
+/// Whether a claim made a lease or found it. Rides in a header, so that the body of a repeat is the body of
+/// the first answer, byte for byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// A new lease: HTTP 201.
+    Created,
+    /// The lease that this owner and key had already: HTTP 200.
+    Existing,
+}
+
+/// The answer to a claim. Times are Unix seconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allocation {
+    /// The sandbox.
+    pub sandbox_id: String,
+    /// Its name.
+    pub name: String,
+    /// The bare UUID that calls to the CSP use.
+    pub external_id: String,
+    /// Start of the lease.
+    pub allocated_at: u64,
+    /// End of the lease.
+    pub expires_at: u64,
+    /// Salesforce account; null when unknown.
+    pub sfdc_account_id: Option<String>,
+    /// Fencing token of the lease.
+    pub lease_epoch: u64,
+}
+
+/// The answer to a release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseReply {
+    /// The sandbox.
+    pub sandbox_id: String,
+    /// Always `pending_deletion`: what the caller wanted holds, even if the sandbox is gone by now.
+    pub status: String,
+    /// When its deletion was first asked for.
+    pub deletion_requested_at: u64,
+}
+
+/// One sandbox as its owner sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxView {
+    /// The sandbox.
+    pub sandbox_id: String,
+    /// Its name.
+    pub name: String,
+    /// The bare UUID that calls to the CSP use.
+    pub external_id: String,
+    /// Its state.
+    pub status: String,
+    /// Its owner.
+    pub allocated_to_track: Option<String>,
+    /// Start of the lease.
+    pub allocated_at: Option<u64>,
+    /// End of the lease.
+    pub expires_at: Option<u64>,
+    /// The lab.
+    pub track_name: Option<String>,
+    /// Salesforce account; null when unknown.
+    pub sfdc_account_id: Option<String>,
+}
+
+/// Counts of one pool, or of all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolStats {
+    /// All of the below.
+    pub total: u64,
+    /// Free.
+    pub available: u64,
+    /// Held.
+    pub allocated: u64,
+    /// To be deleted.
+    pub pending_deletion: u64,
+    /// Not listed by the provider.
+    pub stale: u64,
+    /// Deletion parked.
+    pub deletion_failed: u64,
+    /// Kept out of use.
+    pub quarantined: u64,
+}
+
+/// The answer to `stats`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatsReply {
+    /// All pools together.
+    #[serde(flatten)]
+    pub all: PoolStats,
+    /// Each pool.
+    pub pools: BTreeMap<String, PoolStats>,
+}
+
+/// The answer to `health`: the worker answers, and so does its store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthReply {
+    /// `ok`, or what is wrong.
+    pub store: String,
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// The header's value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Existing => "existing",
+        }
+    }
+
+    /// The outcome of that header value.
+    #[must_use]
+    pub fn parse(value: &str) -> Option<Self> {
+        [Self::Created, Self::Existing].into_iter().find(|outcome| outcome.as_str() == value)
+    }
+}
+
+// === impl Allocation ===
+
+impl Allocation {
+    /// What the holder of `sandbox` is told; none if nobody holds it.
+    #[must_use]
+    pub fn of(sandbox: &Sandbox) -> Option<Self> {
+        let lease = sandbox.lease()?;
+        Some(Self {
+            sandbox_id: sandbox.id.to_string(),
+            name: sandbox.name.to_string(),
+            external_id: sandbox.external_id.bare().to_owned(),
+            allocated_at: lease.granted_at.get(),
+            expires_at: lease.expires_at.get(),
+            sfdc_account_id: sandbox.sfdc_account_id.as_ref().map(ToString::to_string),
+            lease_epoch: lease.epoch.get(),
+        })
+    }
+}
+
+// === impl SandboxView ===
+
+impl SandboxView {
+    /// What the owner of `sandbox` is shown.
+    #[must_use]
+    pub fn of(sandbox: &Sandbox) -> Self {
+        let lease = sandbox.last_lease();
+        Self {
+            sandbox_id: sandbox.id.to_string(),
+            name: sandbox.name.to_string(),
+            external_id: sandbox.external_id.bare().to_owned(),
+            status: sandbox.state.name().to_string(),
+            allocated_to_track: lease.map(|lease| lease.claim.owner.to_string()),
+            allocated_at: lease.map(|lease| lease.granted_at.get()),
+            expires_at: lease.map(|lease| lease.expires_at.get()),
+            track_name: lease.and_then(|lease| lease.lab.as_ref()).map(ToString::to_string),
+            sfdc_account_id: sandbox.sfdc_account_id.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+// === impl PoolStats ===
+
+impl PoolStats {
+    /// Adds `more` to every count.
+    pub fn add(&mut self, more: &Self) {
+        let Self { total, available, allocated, pending_deletion, stale, deletion_failed, quarantined } =
+            more;
+        self.total += total;
+        self.available += available;
+        self.allocated += allocated;
+        self.pending_deletion += pending_deletion;
+        self.stale += stale;
+        self.deletion_failed += deletion_failed;
+        self.quarantined += quarantined;
+    }
+}

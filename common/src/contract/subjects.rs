@@ -1,0 +1,226 @@
+//! Every subject, stream, consumer and bucket name of the fleet. `nats/README.md` lists the same ones, by test.
+
+use super::reports::TickKind;
+use crate::domain::{PoolName, SandboxId};
+
+/// What a fleet's subjects begin with unless it is told otherwise.
+pub const DEFAULT_PREFIX: &str = "sandbox";
+/// Version of the request contract, second token of its subjects.
+pub const REQUEST_VERSION: &str = "v1";
+/// Name of the NATS service (micro) that answers requests, and of its queue group.
+pub const ALLOCATOR_SERVICE: &str = "sandbox-allocator";
+/// Durable consumer of the deletion work.
+pub const REAPER_CONSUMER: &str = "reaper";
+
+/// A request that an allocator answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verb {
+    /// Claim a sandbox.
+    Allocate,
+    /// Give one back.
+    Release,
+    /// Look at one's own.
+    Get,
+    /// Count the pools.
+    Stats,
+    /// Whether the worker can work.
+    Health,
+}
+
+/// The names of one fleet. Several fleets can share a NATS server by different prefixes; tests do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subjects {
+    prefix: String,
+}
+
+/// Why a text cannot be a subject prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be 1 to 32 lower-case letters, digits or '-', beginning with a letter")]
+pub struct InvalidPrefix;
+
+// === impl Verb ===
+
+impl Verb {
+    /// Every verb.
+    pub const ALL: [Self; 5] = [Self::Allocate, Self::Release, Self::Get, Self::Stats, Self::Health];
+
+    /// Last token of the verb's subject.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allocate => "allocate",
+            Self::Release => "release",
+            Self::Get => "get",
+            Self::Stats => "stats",
+            Self::Health => "health",
+        }
+    }
+}
+
+// === impl Subjects ===
+
+impl Default for Subjects {
+    fn default() -> Self {
+        Self { prefix: DEFAULT_PREFIX.to_owned() }
+    }
+}
+
+impl Subjects {
+    /// The names under `prefix`.
+    ///
+    /// # Errors
+    /// [`InvalidPrefix`] when it is not one plain token.
+    pub fn with_prefix(prefix: &str) -> Result<Self, InvalidPrefix> {
+        let plain =
+            prefix.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        let begins_well = prefix.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
+        if !plain || !begins_well || prefix.len() > 32 {
+            return Err(InvalidPrefix);
+        }
+        Ok(Self { prefix: prefix.to_owned() })
+    }
+
+    /// The prefix.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Request subject of a verb.
+    #[must_use]
+    pub fn request(&self, verb: Verb) -> String {
+        format!("{}.{REQUEST_VERSION}.{}", self.prefix, verb.as_str())
+    }
+
+    /// Where the deletion of a sandbox waits for a reaper.
+    #[must_use]
+    pub fn deletion_work(&self, pool: &PoolName, id: &SandboxId) -> String {
+        format!("{}.deletions.work.{pool}.{id}", self.prefix)
+    }
+
+    /// Where the deletion of a sandbox waits for its next attempt.
+    #[must_use]
+    pub fn deletion_retry(&self, pool: &PoolName, id: &SandboxId) -> String {
+        format!("{}.deletions.retry.{pool}.{id}", self.prefix)
+    }
+
+    /// Both of the above: at most one message of a sandbox may be in either.
+    #[must_use]
+    pub fn deletion_any(&self, pool: &PoolName, id: &SandboxId) -> String {
+        format!("{}.deletions.*.{pool}.{id}", self.prefix)
+    }
+
+    /// All waiting deletion work.
+    #[must_use]
+    pub fn deletion_work_all(&self) -> String {
+        format!("{}.deletions.work.*.*", self.prefix)
+    }
+
+    /// All scheduled retries.
+    #[must_use]
+    pub fn deletion_retry_all(&self) -> String {
+        format!("{}.deletions.retry.*.*", self.prefix)
+    }
+
+    /// Where a deletion that used up its attempts is parked.
+    #[must_use]
+    pub fn parked(&self, pool: &PoolName, id: &SandboxId) -> String {
+        format!("{}.parked.{pool}.{id}", self.prefix)
+    }
+
+    /// Where a deletion message that nobody can read is parked.
+    #[must_use]
+    pub fn parked_unreadable(&self, sequence: u64) -> String {
+        format!("{}.parked._unreadable.{sequence}", self.prefix)
+    }
+
+    /// All parked deletions.
+    #[must_use]
+    pub fn parked_all(&self) -> String {
+        format!("{}.parked.*.*", self.prefix)
+    }
+
+    /// Where the ticks of a kind are published.
+    #[must_use]
+    pub fn tick(&self, kind: TickKind) -> String {
+        format!("{}.ticks.{}", self.prefix, kind.as_str())
+    }
+
+    /// All ticks.
+    #[must_use]
+    pub fn tick_all(&self) -> String {
+        format!("{}.ticks.*", self.prefix)
+    }
+
+    /// Where the report of a run is told to whoever waits for it.
+    #[must_use]
+    pub fn report(&self, kind: TickKind) -> String {
+        format!("{}.reports.{}", self.prefix, kind.as_str())
+    }
+
+    /// Stream of deletion work and retries.
+    #[must_use]
+    pub fn deletions_stream(&self) -> String {
+        self.asset("DELETIONS")
+    }
+
+    /// Stream of parked deletions.
+    #[must_use]
+    pub fn parked_stream(&self) -> String {
+        self.asset("PARKED")
+    }
+
+    /// Stream of ticks.
+    #[must_use]
+    pub fn ticks_stream(&self) -> String {
+        self.asset("TICKS")
+    }
+
+    /// Durable consumer of one kind of tick.
+    #[must_use]
+    pub fn tick_consumer(&self, kind: TickKind) -> String {
+        format!("reconciler-{}", kind.as_str())
+    }
+
+    /// Key-value bucket of the fleet's shared switches and paces.
+    #[must_use]
+    pub fn bucket(&self) -> String {
+        if self.prefix == DEFAULT_PREFIX { "broker".to_owned() } else { format!("broker-{}", self.prefix) }
+    }
+
+    /// Queue group of the allocators.
+    #[must_use]
+    pub fn allocator_group(&self) -> &'static str {
+        ALLOCATOR_SERVICE
+    }
+
+    // The default fleet has the plain names of the manual; any other carries its prefix, because streams
+    // of one account share one name space.
+    fn asset(&self, name: &str) -> String {
+        if self.prefix == DEFAULT_PREFIX { name.to_owned() } else { format!("{name}-{}", self.prefix) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_one_plain_token() {
+        for good in ["sandbox", "t-01", "a"] {
+            assert!(Subjects::with_prefix(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a.b", "A", "*", ">", "a b", "1a", "$SYS", &"x".repeat(33)] {
+            assert_eq!(Subjects::with_prefix(bad), Err(InvalidPrefix), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_retry_is_not_in_the_filter_of_the_reaper() {
+        let subjects = Subjects::default();
+        let (pool, id) = (PoolName::parse("main").unwrap(), SandboxId::parse("7").unwrap());
+        assert_eq!(subjects.deletion_work(&pool, &id), "sandbox.deletions.work.main.7");
+        assert_eq!(subjects.deletion_retry(&pool, &id), "sandbox.deletions.retry.main.7");
+        assert_eq!(subjects.deletion_work_all(), "sandbox.deletions.work.*.*");
+    }
+}

@@ -1,0 +1,22 @@
+//! Layer 0: what a sandbox is and which steps its life may take.
+//!
+//! Nothing here does I/O or serializes. Every legal transition and all time arithmetic live here, so that
+//! a rule is written once: the in-memory store applies these methods as they stand, and the suite in
+//! `tests/store` holds the DynamoDB adapter to the same answers.
+
+pub mod deletion;
+pub mod ids;
+pub mod lease;
+pub mod sandbox;
+pub mod time;
+
+pub use deletion::{Deletion, DeletionCause, Tombstone};
+pub use ids::{
+    Epoch, ExternalId, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, SandboxId,
+    SandboxName, SfdcAccountId, Version,
+};
+pub use lease::{Candidate, ClaimKey, ClaimRecord, Grant, Lease};
+pub use sandbox::{
+    Cause, HISTORY_ENTRIES_MAX, HistoryEntry, InvalidTransition, NewSandbox, Sandbox, State, StateName,
+};
+pub use time::UnixSeconds;

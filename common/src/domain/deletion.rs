@@ -1,0 +1,41 @@
+//! The end of a sandbox: the deletion that is under way, and the tombstone that it leaves.
+
+use super::lease::Lease;
+use super::time::UnixSeconds;
+
+/// Why a sandbox is to be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeletionCause {
+    /// Its owner gave it back.
+    Released,
+    /// Its lease ended and the grace period went by.
+    Expired,
+    /// An operator ordered it.
+    Operator,
+}
+
+/// A deletion that is wanted, or was given up for now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deletion {
+    /// The last lease, if there was one: who may ask about this sandbox, and which claim item to remove.
+    pub lease: Option<Lease>,
+    /// Why.
+    pub cause: DeletionCause,
+    /// When it was asked for; a repeated release shows this same time.
+    pub requested_at: UnixSeconds,
+    /// Attempts at the provider that were the sandbox's own failure.
+    pub attempts: u32,
+    /// What the last failed attempt said.
+    pub last_error: Option<String>,
+}
+
+/// What is left of a deleted sandbox, so that a listing that lags cannot bring it back as free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// The deletion that ended it; none for a stale one that was only forgotten.
+    pub deletion: Option<Deletion>,
+    /// When the provider had deleted it.
+    pub deleted_at: UnixSeconds,
+    /// When the record may be purged.
+    pub purge_at: UnixSeconds,
+}

@@ -1,0 +1,238 @@
+//! Ids as types: parsed once at the edge, never empty, never longer than the table or a subject can carry.
+
+use std::fmt;
+
+/// Longest owner, lab or idempotency key, in bytes (`http-api.md`: header values up to 256 bytes).
+pub const HEADER_ID_BYTES_MAX: usize = 256;
+/// Longest sandbox id, in bytes. CSP ids are short decimal numbers; the rest is head-room.
+pub const SANDBOX_ID_BYTES_MAX: usize = 128;
+/// Longest pool name, in bytes; it is part of NATS subjects and of every index key.
+pub const POOL_NAME_BYTES_MAX: usize = 64;
+/// Longest sandbox name, in bytes; it is a DynamoDB sort key, which may hold 1,024.
+pub const SANDBOX_NAME_BYTES_MAX: usize = 256;
+/// Longest id at the provider, in bytes.
+pub const EXTERNAL_ID_BYTES_MAX: usize = 512;
+
+/// Why a text is not the id that it was taken for. Carries no part of the text: it may be hostile or secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidId {
+    /// Nothing, or nothing but blanks.
+    #[error("must not be empty")]
+    Empty,
+    /// More bytes than allowed.
+    #[error("must be at most {max_bytes} bytes, not {bytes}")]
+    TooLong {
+        /// Bytes found.
+        bytes: usize,
+        /// Bytes allowed.
+        max_bytes: usize,
+    },
+    /// A character outside the allowed set.
+    #[error("may hold only {allowed}")]
+    Charset {
+        /// The allowed set, in words.
+        allowed: &'static str,
+    },
+}
+
+const VISIBLE_ASCII: &str = "visible ASCII characters";
+const TOKEN: &str = "ASCII letters, digits, '-' and '_'";
+const PRINTABLE: &str = "printable characters (no control characters)";
+
+fn is_visible_ascii(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn is_token(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+}
+
+fn is_printable(text: &str) -> bool {
+    !text.chars().any(char::is_control)
+}
+
+fn check(
+    text: &str,
+    max_bytes: usize,
+    allowed: &'static str,
+    is_allowed: fn(&str) -> bool,
+) -> Result<(), InvalidId> {
+    if text.is_empty() {
+        return Err(InvalidId::Empty);
+    }
+    if text.len() > max_bytes {
+        return Err(InvalidId::TooLong { bytes: text.len(), max_bytes });
+    }
+    if !is_allowed(text) {
+        return Err(InvalidId::Charset { allowed });
+    }
+    Ok(())
+}
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident, $max_bytes:expr, $allowed:expr, $is_allowed:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(String);
+
+        impl $name {
+            /// Takes surrounding blanks off and checks what is left.
+            ///
+            /// # Errors
+            /// [`InvalidId`] when nothing is left, or it is too long, or holds a character that is not allowed.
+            pub fn parse(text: &str) -> Result<Self, InvalidId> {
+                let text = text.trim();
+                check(text, $max_bytes, $allowed, $is_allowed)?;
+                Ok(Self(text.to_owned()))
+            }
+
+            /// The id as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(formatter)
+            }
+        }
+    };
+}
+
+text_id!(
+    /// The broker's id of a sandbox: a table key, a path segment and a token of NATS subjects.
+    SandboxId, SANDBOX_ID_BYTES_MAX, TOKEN, is_token
+);
+text_id!(
+    /// The name of a pool; a token of NATS subjects and part of every index key.
+    PoolName, POOL_NAME_BYTES_MAX, TOKEN, is_token
+);
+text_id!(
+    /// Who holds a sandbox: one student's run of a lab (Instruqt participant id).
+    OwnerId, HEADER_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
+);
+text_id!(
+    /// The lab that an owner is taking (Instruqt track slug).
+    LabId, HEADER_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
+);
+text_id!(
+    /// What makes a repeated claim the same claim. Belongs to its owner: two owners may use the same key.
+    IdempotencyKey, HEADER_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
+);
+text_id!(
+    /// The name that people see; the sort key of a free sandbox, so a prefix of it is a key condition.
+    SandboxName, SANDBOX_NAME_BYTES_MAX, PRINTABLE, is_printable
+);
+text_id!(
+    /// The beginning of a sandbox name that a claim is narrowed to. Case matters.
+    NamePrefix, SANDBOX_NAME_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
+);
+text_id!(
+    /// The provider's own id, as it lists it (CSP: `identity/accounts/<uuid>`).
+    ExternalId, EXTERNAL_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
+);
+text_id!(
+    /// The Salesforce account that a sandbox belongs to, if the provider names one.
+    SfdcAccountId, HEADER_ID_BYTES_MAX, PRINTABLE, is_printable
+);
+
+impl From<&OwnerId> for IdempotencyKey {
+    /// The key of a claim that brings none of its own: the owner.
+    fn from(owner: &OwnerId) -> Self {
+        Self(owner.0.clone())
+    }
+}
+
+impl ExternalId {
+    /// The last segment: the bare UUID that calls to the CSP and lab scripts use.
+    #[must_use]
+    pub fn bare(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+}
+
+/// Number that grows with every lease of a sandbox: the fencing token that all later work presents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(u64);
+
+/// Number that grows with every state change of a sandbox, and not with refreshed descriptions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(u64);
+
+macro_rules! counter {
+    ($name:ident) => {
+        impl $name {
+            /// The counter at `value`.
+            #[must_use]
+            pub const fn new(value: u64) -> Self {
+                Self(value)
+            }
+
+            /// The counter's value.
+            #[must_use]
+            pub const fn get(self) -> u64 {
+                self.0
+            }
+
+            /// The value after this one.
+            #[must_use]
+            pub const fn next(self) -> Self {
+                Self(self.0.saturating_add(1))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(formatter)
+            }
+        }
+    };
+}
+
+counter!(Epoch);
+counter!(Version);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blanks_around_an_id_are_not_part_of_it() {
+        assert_eq!(OwnerId::parse("  p-1 ").unwrap().as_str(), "p-1");
+        assert_eq!(OwnerId::parse(" \t "), Err(InvalidId::Empty));
+    }
+
+    #[test]
+    fn length_and_characters_are_checked() {
+        let longest = "x".repeat(HEADER_ID_BYTES_MAX);
+        assert!(OwnerId::parse(&longest).is_ok());
+        let too_long = format!("{longest}x");
+        assert_eq!(OwnerId::parse(&too_long), Err(InvalidId::TooLong { bytes: 257, max_bytes: 256 }));
+        for bad in ["a b", "a\nb", "größe", "a\u{7f}b"] {
+            assert!(matches!(OwnerId::parse(bad), Err(InvalidId::Charset { .. })), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn ids_that_become_subject_tokens_hold_no_subject_characters() {
+        for bad in ["a.b", "a*", ">", "a b", "a#b", "a/b"] {
+            assert!(SandboxId::parse(bad).is_err(), "{bad}");
+            assert!(PoolName::parse(bad).is_err(), "{bad}");
+        }
+        assert!(SandboxId::parse("2019842").is_ok());
+    }
+
+    #[test]
+    fn a_name_may_hold_blanks_but_no_line_break() {
+        assert!(SandboxName::parse("lab 7 – Zürich").is_ok());
+        assert!(SandboxName::parse("lab\n7").is_err());
+    }
+
+    #[test]
+    fn the_bare_external_id_is_the_last_segment() {
+        assert_eq!(ExternalId::parse("identity/accounts/u-1").unwrap().bare(), "u-1");
+        assert_eq!(ExternalId::parse("u-1").unwrap().bare(), "u-1");
+    }
+}

@@ -1,0 +1,162 @@
+//! The provider port: what makes sandboxes real and unmakes them.
+
+use crate::domain::{ExternalId, SandboxName, SfdcAccountId};
+use async_trait::async_trait;
+use std::time::Duration;
+
+pub mod csp;
+pub mod fake;
+
+/// What a provider can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// It lists what it has.
+    pub list: bool,
+    /// It deletes one.
+    pub delete: bool,
+    /// It clears what a student left inside before the deletion.
+    pub pre_clean: bool,
+}
+
+/// One entry of a listing, as it came; nothing in it is checked yet but that it can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The broker id that the provider implies (CSP: `csp_id`, else the last segment of `id`), unchecked.
+    pub id: String,
+    /// The provider's id, unchecked.
+    pub external_id: String,
+    /// The name, unchecked.
+    pub name: String,
+    /// The Salesforce account, unchecked.
+    pub sfdc_account_id: Option<String>,
+}
+
+/// One page of a listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Usable entries.
+    pub accounts: Vec<Account>,
+    /// Entries left out because they are no sandbox or not active: normal.
+    pub ignored: usize,
+    /// Entries left out because they could not be understood, one reason each: not normal.
+    pub malformed: Vec<String>,
+    /// Where to go on; none on the last page.
+    pub next: Option<u64>,
+}
+
+/// How a deletion went well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    /// The provider deleted it now.
+    Now,
+    /// It was gone already, which is as good.
+    AlreadyGone,
+}
+
+/// What clearing a sandbox did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PreCleaned {
+    /// There was nothing to do, or it is switched off.
+    Skipped,
+    /// This many services were deleted.
+    Cleaned {
+        /// How many.
+        services: usize,
+    },
+    /// This many services would have been deleted (shadow mode).
+    Shadowed {
+        /// How many.
+        services: usize,
+    },
+}
+
+/// Why the provider did not do as asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProviderError {
+    /// Our credentials were refused. Not the sandbox's fault; every other call fails as well.
+    #[error("the provider refused our credentials (status {status}): {message}")]
+    Unauthorized {
+        /// HTTP status.
+        status: u16,
+        /// What it said.
+        message: String,
+    },
+    /// Too many calls. Not the sandbox's fault.
+    #[error("the provider asks us to slow down: {message}")]
+    SlowDown {
+        /// How long to stay away, if it said.
+        retry_after: Option<Duration>,
+        /// What it said.
+        message: String,
+    },
+    /// It failed on its side.
+    #[error("the provider failed (status {status}): {message}")]
+    Failed {
+        /// HTTP status.
+        status: u16,
+        /// What it said.
+        message: String,
+    },
+    /// It could not be reached, or hung up.
+    #[error("the provider could not be reached: {message}")]
+    Unreachable {
+        /// What happened.
+        message: String,
+    },
+    /// No answer in time. What was asked for may have happened: the next attempt settles it.
+    #[error("the provider did not answer within {waited_seconds} s; the outcome is unknown")]
+    TimedOut {
+        /// How long we waited.
+        waited_seconds: u64,
+    },
+    /// It answered something that is no answer.
+    #[error("the provider's answer cannot be understood: {message}")]
+    Garbled {
+        /// What is wrong with it.
+        message: String,
+    },
+    /// It understood and refused (a 4xx that is none of the above).
+    #[error("the provider refused (status {status}): {message}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// What it said.
+        message: String,
+    },
+}
+
+/// The sandbox that a call to the provider is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The provider's id.
+    pub external_id: ExternalId,
+    /// The name, for log lines.
+    pub name: SandboxName,
+    /// The Salesforce account, if known.
+    pub sfdc_account_id: Option<SfdcAccountId>,
+}
+
+/// Makes sandboxes real and unmakes them.
+#[async_trait]
+pub trait Provider: Send + Sync + std::fmt::Debug {
+    /// What it can do.
+    fn abilities(&self) -> Abilities;
+
+    /// One page of what it has, from `offset` on (zero for the first).
+    async fn list(&self, offset: u64) -> Result<Listing, ProviderError>;
+
+    /// Clears what a student left inside. Safe to repeat.
+    async fn pre_clean(&self, target: &Target) -> Result<PreCleaned, ProviderError>;
+
+    /// Deletes it. Safe to repeat: what is gone already counts as deleted.
+    async fn delete(&self, target: &Target) -> Result<Deleted, ProviderError>;
+}
+
+impl ProviderError {
+    /// Whether the sandbox itself may be at fault, so that the attempt counts against it. Refused credentials
+    /// and a full line are nobody's fault but ours, and never use up a deletion's attempts.
+    #[must_use]
+    pub const fn counts_as_attempt(&self) -> bool {
+        !matches!(self, Self::Unauthorized { .. } | Self::SlowDown { .. })
+    }
+}

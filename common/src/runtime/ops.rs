@@ -1,0 +1,105 @@
+//! The small HTTP port of a role: `/healthz`, `/readyz`, `/metrics`.
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus::{Registry, TextEncoder};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Longest time that a readiness check may take; a load balancer asks every few seconds.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Something that has to work before the role is ready.
+#[async_trait]
+pub trait Check: Send + Sync {
+    /// Its name in the answer.
+    fn name(&self) -> &'static str;
+
+    /// Nothing, or what is wrong in words for an operator; shows no internal cause.
+    async fn check(&self) -> Result<(), String>;
+}
+
+/// What the port shows.
+#[derive(Clone)]
+pub struct Ops {
+    /// The process's metrics.
+    pub registry: Registry,
+    /// What readiness depends on.
+    pub checks: Arc<[Arc<dyn Check>]>,
+    /// Cancelled when the role is stopping: alive, but not ready.
+    pub stop: CancellationToken,
+}
+
+// === impl Ops ===
+
+impl Ops {
+    /// The three routes, to be served alone or merged into another router.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/healthz", get(async || axum::Json(serde_json::json!({"status": "healthy"}))))
+            .route("/readyz", get(ready))
+            .route("/metrics", get(metrics))
+            .with_state(self)
+    }
+
+    /// Serves the routes until `stop`.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+        let stop = self.stop.clone();
+        axum::serve(listener, self.router()).with_graceful_shutdown(stop.cancelled_owned()).await
+    }
+
+    /// Every check by name: `ok`, or what is wrong.
+    pub async fn look(&self) -> (bool, BTreeMap<&'static str, String>) {
+        let mut findings = BTreeMap::new();
+        if self.stop.is_cancelled() {
+            findings.insert("process", "stopping".to_owned());
+        }
+        for check in self.checks.iter() {
+            let finding = match tokio::time::timeout(CHECK_TIMEOUT, check.check()).await {
+                Ok(Ok(())) => "ok".to_owned(),
+                Ok(Err(problem)) => problem,
+                Err(_) => format!("no answer within {} s", CHECK_TIMEOUT.as_secs()),
+            };
+            findings.insert(check.name(), finding);
+        }
+        (findings.values().all(|finding| finding == "ok"), findings)
+    }
+}
+
+/// Binds `address`, and says which one in a failure.
+///
+/// # Errors
+/// When it is taken, not ours, or not permitted.
+pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| std::io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
+}
+
+async fn ready(State(ops): State<Ops>) -> Response {
+    let (is_ready, checks) = ops.look().await;
+    let (status, word) =
+        if is_ready { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not_ready") };
+    (status, axum::Json(serde_json::json!({"status": word, "checks": checks}))).into_response()
+}
+
+async fn metrics(State(ops): State<Ops>) -> Response {
+    match TextEncoder::new().encode_to_string(&ops.registry.gather()) {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be encoded");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

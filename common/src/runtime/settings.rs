@@ -1,0 +1,307 @@
+//! Settings from the environment, with every mistake reported at once.
+//!
+//! A service reads its `Config` through [`Settings`]. Reading never stops at a bad variable: the default
+//! stands in, the mistake is noted, and [`Settings::finish`] reports all of them together, so that an
+//! operator mends everything in one round. Each read is also a row of `docs/configuration.md`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fmt::Write as _;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Where variables come from: the process in production, a map in tests.
+pub trait Env {
+    /// The value of `name`; none if unset or empty.
+    fn get(&self, name: &str) -> Option<String>;
+}
+
+/// The variables of this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessEnv;
+
+/// One variable that a service reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is without the variable, in words.
+    pub default: String,
+    /// What it means, with its unit.
+    pub meaning: &'static str,
+}
+
+/// Every mistake in the environment, one line each. Shows no values: they may be secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistakes(pub Vec<String>);
+
+/// Reads variables and remembers mistakes.
+pub struct Settings<'a> {
+    env: &'a dyn Env,
+    variables: Vec<Variable>,
+    mistakes: Vec<String>,
+}
+
+/// A text that is not shown in logs, panics or debug output.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+// === impl Env ===
+
+impl Env for ProcessEnv {
+    // The one place that reads the environment; everything else goes through the port.
+    #[expect(clippy::disallowed_methods, reason = "this is the adapter behind the Env port")]
+    fn get(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+    }
+}
+
+impl Env for BTreeMap<String, String> {
+    fn get(&self, name: &str) -> Option<String> {
+        BTreeMap::get(self, name).filter(|value| !value.trim().is_empty()).cloned()
+    }
+}
+
+// === impl Secret ===
+
+impl Secret {
+    /// Takes a text into keeping.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text; say it to nobody but the one that it is for.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Secret(…)")
+    }
+}
+
+// === impl Mistakes ===
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(formatter, "{count} setting{} to mend:", if count == 1 { "" } else { "s" })?;
+        for mistake in &self.0 {
+            write!(formatter, "\n  {mistake}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+// === impl Settings ===
+
+impl<'a> Settings<'a> {
+    /// A reader of `env`.
+    #[must_use]
+    pub fn new(env: &'a dyn Env) -> Self {
+        Self { env, variables: Vec::new(), mistakes: Vec::new() }
+    }
+
+    /// A text with a default.
+    pub fn text(&mut self, name: &'static str, default: &str, meaning: &'static str) -> String {
+        self.note(name, default, meaning);
+        self.env.get(name).map_or_else(|| default.to_owned(), |value| value.trim().to_owned())
+    }
+
+    /// A text that may be absent.
+    pub fn optional(&mut self, name: &'static str, meaning: &'static str) -> Option<String> {
+        self.note(name, "none", meaning);
+        self.env.get(name).map(|value| value.trim().to_owned())
+    }
+
+    /// A secret that has to be there.
+    pub fn secret(&mut self, name: &'static str, meaning: &'static str) -> Secret {
+        self.note(name, "required", meaning);
+        match self.env.get(name) {
+            Some(value) => Secret::new(value.trim()),
+            None => {
+                self.mistake(name, "is required and not set");
+                Secret::new("")
+            }
+        }
+    }
+
+    /// A comma-separated list of secrets, at least one.
+    pub fn secrets(&mut self, name: &'static str, meaning: &'static str) -> Vec<Secret> {
+        self.note(name, "required", meaning);
+        let value = self.env.get(name).unwrap_or_default();
+        let secrets: Vec<Secret> =
+            value.split(',').map(str::trim).filter(|one| !one.is_empty()).map(Secret::new).collect();
+        if secrets.is_empty() {
+            self.mistake(name, "is required and not set (several are separated by commas)");
+        }
+        secrets
+    }
+
+    /// A whole number within bounds.
+    pub fn number(
+        &mut self,
+        name: &'static str,
+        default: u64,
+        bounds: RangeInclusive<u64>,
+        meaning: &'static str,
+    ) -> u64 {
+        self.note(name, &default.to_string(), meaning);
+        let Some(value) = self.env.get(name) else { return default };
+        match value.trim().parse::<u64>() {
+            Ok(number) if bounds.contains(&number) => number,
+            _ => {
+                let (low, high) = bounds.into_inner();
+                self.mistake(name, &format!("must be a whole number from {low} to {high}"));
+                default
+            }
+        }
+    }
+
+    /// A whole number within bounds that are those of a size in this process.
+    pub fn size(
+        &mut self,
+        name: &'static str,
+        default: u32,
+        bounds: RangeInclusive<u32>,
+        meaning: &'static str,
+    ) -> usize {
+        let (low, high) = bounds.into_inner();
+        let number = self.number(name, u64::from(default), u64::from(low)..=u64::from(high), meaning);
+        usize::try_from(number).unwrap_or(usize::MAX)
+    }
+
+    /// A time in whole seconds within bounds; the variable's name says the unit.
+    pub fn seconds(
+        &mut self,
+        name: &'static str,
+        default: u64,
+        bounds: RangeInclusive<u64>,
+        meaning: &'static str,
+    ) -> Duration {
+        Duration::from_secs(self.number(name, default, bounds, meaning))
+    }
+
+    /// A time in whole milliseconds within bounds; the variable's name says the unit.
+    pub fn millis(
+        &mut self,
+        name: &'static str,
+        default: u64,
+        bounds: RangeInclusive<u64>,
+        meaning: &'static str,
+    ) -> Duration {
+        Duration::from_millis(self.number(name, default, bounds, meaning))
+    }
+
+    /// A switch: `true` or `false`.
+    pub fn switch(&mut self, name: &'static str, default: bool, meaning: &'static str) -> bool {
+        self.parsed(name, if default { "true" } else { "false" }, meaning, |value| match value {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err("must be true or false".to_owned()),
+        })
+        .unwrap_or(default)
+    }
+
+    /// A value that `parse` makes of a text; none after a mistake.
+    pub fn parsed<T>(
+        &mut self,
+        name: &'static str,
+        default: &str,
+        meaning: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let value = self.text(name, default, meaning);
+        match parse(&value) {
+            Ok(parsed) => Some(parsed),
+            Err(problem) => {
+                self.mistake(name, &problem);
+                None
+            }
+        }
+    }
+
+    /// Notes a mistake that only the caller can see.
+    pub fn mistake(&mut self, name: &str, problem: &str) {
+        self.mistakes.push(format!("{name} {problem}"));
+    }
+
+    /// Hands over what was read.
+    ///
+    /// # Errors
+    /// [`Mistakes`], all of them, if there is one.
+    pub fn finish<T>(self, config: T) -> Result<T, Mistakes> {
+        if self.mistakes.is_empty() { Ok(config) } else { Err(Mistakes(self.mistakes)) }
+    }
+
+    /// Every variable that was read, in the order of reading.
+    #[must_use]
+    pub fn variables(&self) -> &[Variable] {
+        &self.variables
+    }
+
+    fn note(&mut self, name: &'static str, default: &str, meaning: &'static str) {
+        if !self.variables.iter().any(|variable| variable.name == name) {
+            self.variables.push(Variable { name, default: default.to_owned(), meaning });
+        }
+    }
+}
+
+/// The rows of the table in `docs/configuration.md`.
+#[must_use]
+pub fn table_rows(variables: &[Variable]) -> String {
+    let mut rows = String::from("| variable | default | meaning |\n|---|---|---|\n");
+    for Variable { name, default, meaning } in variables {
+        // Writing into a String cannot fail.
+        let _ = writeln!(rows, "| `{name}` | {default} | {meaning} |");
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_together() {
+        let env = env(&[("A", "x"), ("B", "11"), ("C", "maybe")]);
+        let mut settings = Settings::new(&env);
+        settings.number("A", 1, 0..=10, "a");
+        settings.number("B", 1, 0..=10, "b");
+        settings.switch("C", false, "c");
+        settings.secret("D", "d");
+        let mistakes = settings.finish(()).unwrap_err();
+        assert_eq!(mistakes.0.len(), 4);
+        let text = mistakes.to_string();
+        assert!(text.starts_with("4 settings to mend:"), "{text}");
+        assert!(text.contains("D is required and not set"), "{text}");
+    }
+
+    #[test]
+    fn defaults_stand_in_and_blank_is_absent() {
+        let env = env(&[("A", "  ")]);
+        let mut settings = Settings::new(&env);
+        assert_eq!(settings.number("A", 7, 0..=10, "a"), 7);
+        assert!(settings.switch("B", true, "b"));
+        assert!(settings.finish(()).is_ok());
+    }
+
+    #[test]
+    fn several_tokens_may_be_valid_at_once_and_none_is_shown() {
+        let env = env(&[("T", "one, two,,")]);
+        let mut settings = Settings::new(&env);
+        let tokens = settings.secrets("T", "t");
+        assert_eq!(tokens.len(), 2);
+        assert!(!format!("{tokens:?}").contains("one"));
+    }
+}

@@ -1,0 +1,216 @@
+//! An orderly stop, written once.
+//!
+//! The first signal (or the death of a part) asks everybody to finish what they have. Whoever has not
+//! finished when the grace period is over, or when a second signal comes, is cut off. A part that ended by
+//! itself makes the whole process fail, so that a supervisor starts it again.
+
+use std::future::Future;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// The parts of one process and the way that they end together.
+#[derive(Debug)]
+pub struct Lifecycle {
+    stop: CancellationToken,
+    grace: Duration,
+    parts: JoinSet<(&'static str, Result<(), PartError>)>,
+}
+
+/// Why a part ended.
+pub type PartError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a process did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum LifecycleError {
+    /// A part failed.
+    #[error("{part} failed")]
+    Failed {
+        /// Which.
+        part: &'static str,
+        /// Why.
+        #[source]
+        source: PartError,
+    },
+    /// A part ended although nobody asked it to.
+    #[error("{part} ended by itself")]
+    EndedByItself {
+        /// Which.
+        part: &'static str,
+    },
+    /// A part panicked.
+    #[error("a part of the process panicked")]
+    Panicked(#[source] JoinError),
+    /// Parts were still busy after the grace period and were cut off.
+    #[error("{left} part(s) did not finish within {} s and were cut off", grace.as_secs())]
+    CutOff {
+        /// How many.
+        left: usize,
+        /// The grace period.
+        grace: Duration,
+    },
+    /// The process cannot listen for signals.
+    #[error("cannot listen for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+// === impl Lifecycle ===
+
+impl Lifecycle {
+    /// A process whose parts get `grace` to finish.
+    #[must_use]
+    pub fn new(grace: Duration) -> Self {
+        Self { stop: CancellationToken::new(), grace, parts: JoinSet::new() }
+    }
+
+    /// Cancelled when everybody should finish.
+    #[must_use]
+    pub fn stop(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Starts a part. It has to end soon after `stop` is cancelled, and not before.
+    pub fn start<F, E>(&mut self, part: &'static str, run: F)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<PartError> + Send + 'static,
+    {
+        self.parts.spawn(async move { (part, run.await.map_err(Into::into)) });
+    }
+
+    /// Runs until a signal comes or a part ends, then ends the rest in order.
+    ///
+    /// # Errors
+    /// [`LifecycleError`] when a part failed, ended by itself, or had to be cut off.
+    pub async fn run(self) -> Result<(), LifecycleError> {
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(LifecycleError::Signals)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(LifecycleError::Signals)?;
+        self.run_until(async move {
+            either(&mut interrupt, &mut terminate).await;
+            tracing::info!("stopping: finishing what is under way");
+            async move { either(&mut interrupt, &mut terminate).await }
+        })
+        .await
+    }
+
+    /// As [`Lifecycle::run`], with `asked` in the place of the signals. What it returns is the second signal.
+    ///
+    /// # Errors
+    /// As [`Lifecycle::run`].
+    pub async fn run_until<F, G>(mut self, asked: F) -> Result<(), LifecycleError>
+    where
+        F: Future<Output = G>,
+        G: Future<Output = ()>,
+    {
+        let stop = self.stop.clone();
+        let mut first_error = None;
+        tokio::select! {
+            second = asked => {
+                stop.cancel();
+                tokio::select! {
+                    () = finish(&mut self.parts, &mut first_error) => {}
+                    () = second => tracing::warn!("second signal: not waiting any longer"),
+                    () = tokio::time::sleep(self.grace) => {}
+                }
+            }
+            Some(ended) = self.parts.join_next() => {
+                first_error = Some(unasked(ended));
+                stop.cancel();
+                let _ = tokio::time::timeout(self.grace, finish(&mut self.parts, &mut first_error)).await;
+            }
+        }
+        let left = self.parts.len();
+        self.parts.shutdown().await;
+        match first_error {
+            Some(error) => Err(error),
+            None if left > 0 => Err(LifecycleError::CutOff { left, grace: self.grace }),
+            None => Ok(()),
+        }
+    }
+}
+
+type Ended = Result<(&'static str, Result<(), PartError>), JoinError>;
+
+fn unasked(ended: Ended) -> LifecycleError {
+    match ended {
+        Ok((part, Ok(()))) => LifecycleError::EndedByItself { part },
+        Ok((part, Err(source))) => LifecycleError::Failed { part, source },
+        Err(panic) => LifecycleError::Panicked(panic),
+    }
+}
+
+async fn finish(
+    parts: &mut JoinSet<(&'static str, Result<(), PartError>)>,
+    first_error: &mut Option<LifecycleError>,
+) {
+    while let Some(ended) = parts.join_next().await {
+        if let Ok((_, Ok(()))) = ended {
+            continue;
+        }
+        first_error.get_or_insert_with(|| unasked(ended));
+    }
+}
+
+async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+    use std::future::{pending, ready};
+
+    const GRACE: Duration = Duration::from_millis(50);
+
+    #[tokio::test]
+    async fn an_idle_process_ends_when_asked() {
+        let mut lifecycle = Lifecycle::new(GRACE);
+        let stop = lifecycle.stop();
+        lifecycle.start("idle", async move {
+            stop.cancelled().await;
+            Ok::<(), Infallible>(())
+        });
+        assert!(lifecycle.run_until(ready(pending())).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_stuck_part_is_cut_off_after_the_grace_period() {
+        let mut lifecycle = Lifecycle::new(GRACE);
+        lifecycle.start("stuck", pending::<Result<(), Infallible>>());
+        let error = lifecycle.run_until(ready(pending())).await.unwrap_err();
+        assert!(matches!(error, LifecycleError::CutOff { left: 1, .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_second_signal_does_not_wait_for_the_grace_period() {
+        let mut lifecycle = Lifecycle::new(Duration::from_secs(3_600));
+        lifecycle.start("stuck", pending::<Result<(), Infallible>>());
+        assert!(lifecycle.run_until(ready(ready(()))).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_part_that_dies_stops_the_others_and_fails_the_process() {
+        let mut lifecycle = Lifecycle::new(GRACE);
+        let stop = lifecycle.stop();
+        lifecycle.start("healthy", async move {
+            stop.cancelled().await;
+            Ok::<(), Infallible>(())
+        });
+        lifecycle.start("broken", ready(Err::<(), _>("no table")));
+        let error = lifecycle.run_until(pending::<std::future::Ready<()>>()).await.unwrap_err();
+        assert!(matches!(error, LifecycleError::Failed { part: "broken", .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_part_that_panics_fails_the_process() {
+        let mut lifecycle = Lifecycle::new(GRACE);
+        lifecycle.start("panics", async { if true { panic!("boom") } else { Ok::<(), Infallible>(()) } });
+        let error = lifecycle.run_until(pending::<std::future::Ready<()>>()).await.unwrap_err();
+        assert!(matches!(error, LifecycleError::Panicked(_)), "{error}");
+    }
+}

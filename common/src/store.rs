@@ -1,0 +1,232 @@
+//! The store port: the state of every sandbox and of every claim.
+//!
+//! It speaks in transitions. Each one is a single conditional write that states what it starts from; losing
+//! a race is an answer ([`Write::Lost`], [`OpenClaim::Held`] …) and carries what was found instead, so no
+//! read is needed to know what happened. [`StoreError`] is kept for "could not find out": the write may or
+//! may not have happened, and every method here may be repeated without harm.
+
+use crate::domain::{
+    Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NamePrefix, NewSandbox, OwnerId, PoolName, Sandbox,
+    SandboxId, SandboxName, SfdcAccountId, StateName, UnixSeconds, Version,
+};
+use async_trait::async_trait;
+
+pub mod dynamodb;
+pub mod memory;
+
+/// What became of a conditional write on a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// It happened; the sandbox as it is now.
+    Done(Box<Sandbox>),
+    /// It did not start from what is there; what is there, if anything.
+    Lost(Option<Box<Sandbox>>),
+}
+
+/// What became of opening a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenClaim {
+    /// The claim item is ours and names our candidate.
+    Opened,
+    /// There is one already; go on with what it names.
+    Held(ClaimRecord),
+}
+
+/// What became of pointing a claim at another candidate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MoveClaim {
+    /// It names the new candidate.
+    Moved,
+    /// A twin was faster; go on with what it names now.
+    Held(ClaimRecord),
+    /// There is no claim item any more.
+    Absent,
+}
+
+/// What became of adding a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Insert {
+    /// It is new and free.
+    Inserted(Box<Sandbox>),
+    /// Its id is taken: known already, or a tombstone.
+    Exists(Box<Sandbox>),
+}
+
+/// One shard of `StateIndex` and which part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateQuery {
+    /// The pool.
+    pub pool: PoolName,
+    /// The state; tombstones are in no index.
+    pub state: StateName,
+    /// The shard, below [`Store::shards`].
+    pub shard: u16,
+    /// Which part of the shard.
+    pub range: SortRange,
+}
+
+/// Which part of an index shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SortRange {
+    /// All of it.
+    All,
+    /// Free sandboxes whose name begins so.
+    NamePrefix(NamePrefix),
+    /// What was due (lease end, request time) at or before that moment.
+    DueBy(UnixSeconds),
+}
+
+/// Where a listing goes on. Opaque outside the adapter that made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageCursor(pub(crate) Vec<(String, String)>);
+
+/// One page of a listing. It comes from an index: a hint that may lag behind the sandboxes themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The sandboxes, in the order of the index.
+    pub sandboxes: Vec<Sandbox>,
+    /// Where to go on; none on the last page.
+    pub next: Option<PageCursor>,
+}
+
+/// What a provider's listing says of a sandbox that is not part of its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Its name.
+    pub name: SandboxName,
+    /// Its Salesforce account.
+    pub sfdc_account_id: Option<SfdcAccountId>,
+}
+
+/// Why the store could not say what happened.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Not reachable, throttled or failing; worth another try.
+    #[error("the store is unavailable ({operation})")]
+    Unavailable {
+        /// What was tried.
+        operation: &'static str,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An item that this version cannot read. Trying again does not help.
+    #[error("item {item}: attribute {attribute}: {problem}")]
+    Corrupt {
+        /// Key of the item.
+        item: String,
+        /// The attribute.
+        attribute: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// Keeps sandboxes and claims.
+#[async_trait]
+pub trait Store: Send + Sync + std::fmt::Debug {
+    /// Number of shards of each pool and state in `StateIndex`.
+    fn shards(&self) -> u16;
+
+    /// Whether the store answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    // --- claims ---
+
+    /// Writes the claim item unless this owner's key has one. The record may be purged after `keep_until`.
+    async fn open_claim(
+        &self,
+        record: &ClaimRecord,
+        keep_until: UnixSeconds,
+    ) -> Result<OpenClaim, StoreError>;
+
+    /// Points the claim item of `from` at another candidate, if it still names the one in `from`.
+    async fn move_claim(
+        &self,
+        from: &ClaimRecord,
+        to: &Candidate,
+        keep_until: UnixSeconds,
+    ) -> Result<MoveClaim, StoreError>;
+
+    /// Removes the claim item if it names exactly this candidate. Nothing depends on whether it happened.
+    async fn close_claim(&self, record: &ClaimRecord) -> Result<(), StoreError>;
+
+    /// The claim item, by a strongly consistent read. Not for the hot path.
+    async fn find_claim(&self, claim: &ClaimKey) -> Result<Option<ClaimRecord>, StoreError>;
+
+    /// available → allocated, if the candidate is free and still at the version it was seen at.
+    async fn grant(&self, grant: &Grant) -> Result<Write, StoreError>;
+
+    // --- the other transitions ---
+
+    /// allocated → `pending_deletion`, if `owner` holds it.
+    async fn release(&self, id: &SandboxId, owner: &OwnerId, now: UnixSeconds) -> Result<Write, StoreError>;
+
+    /// allocated → `pending_deletion`, if the lease of `epoch` ended at or before `ended_by`.
+    async fn expire(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        ended_by: UnixSeconds,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError>;
+
+    /// Counts a failed attempt, if a deletion of `epoch` is wanted and `attempts` were made before it.
+    async fn note_attempt(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        attempts: u32,
+        error: &str,
+    ) -> Result<Write, StoreError>;
+
+    /// `pending_deletion` → deleted (tombstone), if a deletion of `epoch` is wanted.
+    async fn finish_deletion(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        now: UnixSeconds,
+        purge_at: UnixSeconds,
+    ) -> Result<Write, StoreError>;
+
+    /// `pending_deletion` → `deletion_failed`, if a deletion of `epoch` is wanted.
+    async fn park_deletion(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError>;
+
+    /// (absent) → available, if there is no record of that id, not even a tombstone.
+    async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError>;
+
+    /// available → stale, if it is still at the version of `seen`.
+    async fn mark_missing(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError>;
+
+    /// stale → available, if it is still at the version of `seen`.
+    async fn mark_found(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError>;
+
+    /// Refreshes the description, if it is at `version`; state, version and history stay as they are.
+    async fn describe(
+        &self,
+        id: &SandboxId,
+        version: Version,
+        description: &Description,
+    ) -> Result<Write, StoreError>;
+
+    // --- reading ---
+
+    /// The sandbox, by a strongly consistent read.
+    async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError>;
+
+    /// One page of one index shard, at most `limit` sandboxes.
+    async fn page(
+        &self,
+        query: &StateQuery,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError>;
+
+    /// How many sandboxes are in one index shard. Reads the whole shard.
+    async fn count(&self, query: &StateQuery) -> Result<u64, StoreError>;
+}
