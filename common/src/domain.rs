@@ -7,6 +7,7 @@
 pub mod deletion;
 pub mod ids;
 pub mod lease;
+pub mod policy;
 pub mod sandbox;
 pub mod time;
 
@@ -16,6 +17,7 @@ pub use ids::{
     SandboxName, SfdcAccountId, Version,
 };
 pub use lease::{Candidate, ClaimKey, ClaimRecord, Grant, Lease};
+pub use policy::{InvalidPools, LeasePolicy, PoolRules};
 pub use sandbox::{
     Cause, HISTORY_ENTRIES_MAX, HistoryEntry, InvalidTransition, NewSandbox, Sandbox, State, StateName,
 };

@@ -1,0 +1,138 @@
+//! Discovery: what `nats micro ls`, `info`, `stats` and `ping` show of a worker (the NATS service API, ADR-32).
+//!
+//! Only the answering of `$SRV.>` is here. Requests themselves are served by our own loop, because the
+//! library's service type loses requests when it stops.
+
+use super::{NatsBus, failed};
+use crate::bus::BusError;
+use crate::contract::subjects::ALLOCATOR_SERVICE;
+use crate::contract::{Subjects, Verb};
+use crate::domain::UnixSeconds;
+use async_nats::Message;
+use futures_util::StreamExt as _;
+use futures_util::stream::select_all;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Version of the service, as discovery shows it.
+const SERVICE_VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Prefix of the discovery subjects, fixed by the service API.
+const DISCOVERY_PREFIX: &str = "$SRV";
+/// The three questions of the service API.
+const QUESTIONS: [&str; 3] = ["PING", "INFO", "STATS"];
+
+/// Numbers of a live worker, asked for at the moment that somebody looks.
+pub trait ServiceInfo: Send + Sync {
+    /// Answered requests and failures of a verb since the start, and their summed time in nanoseconds.
+    fn counts(&self, verb: Verb) -> VerbCounts;
+
+    /// Further numbers, shown as they stand.
+    fn data(&self) -> Value;
+}
+
+/// What a worker counted of one verb.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerbCounts {
+    /// Requests answered.
+    pub requests: u64,
+    /// Of these, with a failure.
+    pub errors: u64,
+    /// Time spent on all of them, in nanoseconds.
+    pub processing_ns: u64,
+}
+
+impl NatsBus {
+    /// Answers discovery for an allocator until `stop`.
+    ///
+    /// # Errors
+    /// [`BusError`] when the subscriptions cannot be made.
+    pub async fn answer_discovery(
+        &self,
+        service: Arc<dyn ServiceInfo>,
+        stop: CancellationToken,
+    ) -> Result<(), BusError> {
+        let id = self.random.fresh_id();
+        let started = self.clock.now();
+        let mut subscribers = Vec::new();
+        for question in QUESTIONS {
+            for subject in [
+                format!("{DISCOVERY_PREFIX}.{question}"),
+                format!("{DISCOVERY_PREFIX}.{question}.{ALLOCATOR_SERVICE}"),
+                format!("{DISCOVERY_PREFIX}.{question}.{ALLOCATOR_SERVICE}.{id}"),
+            ] {
+                let subscriber =
+                    self.client.subscribe(subject).await.map_err(failed("subscribe to discovery"))?;
+                subscribers.push(subscriber.map(move |message| (question, message)));
+            }
+        }
+        let mut questions = select_all(subscribers);
+        loop {
+            let (question, message) = tokio::select! {
+                asked = questions.next() => match asked {
+                    Some(asked) => asked,
+                    None => return Ok(()),
+                },
+                () = stop.cancelled() => return Ok(()),
+            };
+            let answer = answer(question, &id, started, self.subjects(), service.as_ref());
+            self.answer(message, &answer).await;
+        }
+    }
+
+    async fn answer(&self, message: Message, answer: &Value) {
+        let Some(reply) = message.reply else { return };
+        if let Err(error) = self.client.publish(reply, answer.to_string().into()).await {
+            tracing::debug!(%error, "a discovery answer could not be sent");
+        }
+    }
+}
+
+fn answer(
+    question: &str,
+    id: &str,
+    started: UnixSeconds,
+    subjects: &Subjects,
+    service: &dyn ServiceInfo,
+) -> Value {
+    let mut answer = json!({
+        "type": format!("io.nats.micro.v1.{}_response", question.to_ascii_lowercase()),
+        "name": ALLOCATOR_SERVICE,
+        "id": id,
+        "version": SERVICE_VERSION,
+        "metadata": {"prefix": subjects.prefix()},
+    });
+    let endpoints = |verb: Verb| {
+        json!({
+            "name": verb.as_str(),
+            "subject": subjects.request(verb),
+            "queue_group": subjects.allocator_group(),
+        })
+    };
+    match question {
+        "INFO" => {
+            answer["description"] = json!("Hands out sandboxes and takes them back");
+            answer["endpoints"] = Verb::ALL.into_iter().map(endpoints).collect();
+        }
+        "STATS" => {
+            answer["started"] = json!(super::publish::rfc3339(started));
+            answer["endpoints"] = Verb::ALL
+                .into_iter()
+                .map(|verb| {
+                    let VerbCounts { requests, errors, processing_ns } = service.counts(verb);
+                    let mut endpoint = endpoints(verb);
+                    endpoint["num_requests"] = json!(requests);
+                    endpoint["num_errors"] = json!(errors);
+                    endpoint["last_error"] = json!("");
+                    endpoint["processing_time"] = json!(processing_ns);
+                    endpoint["average_processing_time"] =
+                        json!(processing_ns.checked_div(requests).unwrap_or(0));
+                    endpoint["data"] = service.data();
+                    endpoint
+                })
+                .collect();
+        }
+        _ => {}
+    }
+    answer
+}
