@@ -11,6 +11,7 @@ use crate::domain::UnixSeconds;
 use async_nats::Message;
 use futures_util::StreamExt as _;
 use futures_util::stream::select_all;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -95,44 +96,85 @@ fn answer(
     subjects: &Subjects,
     service: &dyn ServiceInfo,
 ) -> Value {
-    let mut answer = json!({
-        "type": format!("io.nats.micro.v1.{}_response", question.to_ascii_lowercase()),
-        "name": ALLOCATOR_SERVICE,
-        "id": id,
-        "version": SERVICE_VERSION,
-        "metadata": {"prefix": subjects.prefix()},
-    });
-    let endpoints = |verb: Verb| {
-        json!({
-            "name": verb.as_str(),
-            "subject": subjects.request(verb),
-            "queue_group": subjects.allocator_group(),
-        })
+    let common = Common {
+        kind: format!("io.nats.micro.v1.{}_response", question.to_ascii_lowercase()),
+        name: ALLOCATOR_SERVICE,
+        id,
+        version: SERVICE_VERSION,
+        metadata: json!({"prefix": subjects.prefix()}),
+    };
+    let endpoint = |verb: Verb| EndpointName {
+        name: verb.as_str(),
+        subject: subjects.request(verb),
+        queue_group: subjects.allocator_group(),
     };
     match question {
         "INFO" => {
-            answer["description"] = json!("Hands out sandboxes and takes them back");
-            answer["endpoints"] = Verb::ALL.into_iter().map(endpoints).collect();
+            let endpoints: Vec<_> = Verb::ALL.into_iter().map(endpoint).collect();
+            json!(Info { common, description: "Hands out sandboxes and takes them back", endpoints })
         }
         "STATS" => {
-            answer["started"] = json!(super::publish::rfc3339(started));
-            answer["endpoints"] = Verb::ALL
-                .into_iter()
-                .map(|verb| {
-                    let VerbCounts { requests, errors, processing_ns } = service.counts(verb);
-                    let mut endpoint = endpoints(verb);
-                    endpoint["num_requests"] = json!(requests);
-                    endpoint["num_errors"] = json!(errors);
-                    endpoint["last_error"] = json!("");
-                    endpoint["processing_time"] = json!(processing_ns);
-                    endpoint["average_processing_time"] =
-                        json!(processing_ns.checked_div(requests).unwrap_or(0));
-                    endpoint["data"] = service.data();
-                    endpoint
-                })
-                .collect();
+            let endpoints = Verb::ALL.into_iter().map(|verb| {
+                let VerbCounts { requests, errors, processing_ns } = service.counts(verb);
+                EndpointStats {
+                    endpoint: endpoint(verb),
+                    num_requests: requests,
+                    num_errors: errors,
+                    last_error: "",
+                    processing_time: processing_ns,
+                    average_processing_time: processing_ns.checked_div(requests).unwrap_or(0),
+                    data: service.data(),
+                }
+            });
+            json!(Stats { common, started: super::publish::rfc3339(started), endpoints: endpoints.collect() })
         }
-        _ => {}
+        _ => json!(common),
     }
-    answer
+}
+
+// The shapes below are those of ADR-32; their field names are its words.
+
+#[derive(Serialize)]
+struct Common<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    name: &'static str,
+    id: &'a str,
+    version: &'static str,
+    metadata: Value,
+}
+
+#[derive(Serialize)]
+struct EndpointName {
+    name: &'static str,
+    subject: String,
+    queue_group: &'static str,
+}
+
+#[derive(Serialize)]
+struct Info<'a> {
+    #[serde(flatten)]
+    common: Common<'a>,
+    description: &'static str,
+    endpoints: Vec<EndpointName>,
+}
+
+#[derive(Serialize)]
+struct EndpointStats {
+    #[serde(flatten)]
+    endpoint: EndpointName,
+    num_requests: u64,
+    num_errors: u64,
+    last_error: &'static str,
+    processing_time: u64,
+    average_processing_time: u64,
+    data: Value,
+}
+
+#[derive(Serialize)]
+struct Stats<'a> {
+    #[serde(flatten)]
+    common: Common<'a>,
+    started: String,
+    endpoints: Vec<EndpointStats>,
 }
