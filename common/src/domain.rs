@@ -11,7 +11,7 @@ pub mod policy;
 pub mod sandbox;
 pub mod time;
 
-pub use deletion::{Deletion, DeletionCause, Tombstone};
+pub use deletion::{Deletion, DeletionCause, LAST_ERROR_BYTES_MAX, Tombstone};
 pub use ids::{
     Epoch, ExternalId, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, SandboxId,
     SandboxName, SfdcAccountId, Version,

@@ -388,7 +388,7 @@ impl Sandbox {
         match &mut self.state {
             State::PendingDeletion(deletion) => {
                 deletion.attempts = deletion.attempts.saturating_add(1);
-                deletion.last_error = Some(error.to_owned());
+                deletion.last_error = Some(Deletion::bounded_error(error).to_owned());
                 Ok(self)
             }
             _ => Err(self.refuse("tried")),
