@@ -1,1 +1,163 @@
-//! x
+//! HTTP in, NATS request out.
+//!
+//! # Consumes
+//! HTTP requests of lab scripts and operators, as [`routes`] lists them; reports of runs.
+//!
+//! # Produces
+//! NATS requests `allocate`, `release`, `get`, `stats` and `health`; ticks of an operator's "now"; one log
+//! line and the metrics of every request.
+//!
+//! # Calls
+//! The bus, by its ports [`Requests`] and [`Ticks`]. Nothing else: no store, no provider.
+//!
+//! # Guarantees
+//! * Whoever has no good token learns nothing but that: it is checked before everything else.
+//! * Every answer carries a request id, and every failure has one shape and a stable code.
+//! * A worker's answer is passed on byte for byte.
+//! * A request has its answer by its deadline, however the workers fare, and is repeated only because every
+//!   request that is relayed may be.
+//! * What runs when the stop comes is finished, and who kept a connection is told to open another one.
+//!
+//! # Never
+//! Keeps state between requests, decides about sandboxes, shows an internal cause, or logs a token.
+
+use axum::Router;
+use common::bus::{Requests, Ticks};
+use common::clock::Clock;
+use common::random::Random;
+use common::runtime::ops::Ops;
+use prometheus::Registry;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+pub mod routes;
+
+pub mod admin;
+pub mod sandboxes;
+
+mod caller;
+mod cors;
+pub mod limits;
+pub mod readiness;
+mod relay;
+
+mod access;
+mod edge;
+mod error;
+mod listener;
+mod metrics;
+pub mod request_id;
+
+pub mod config;
+
+pub use caller::Role;
+pub use config::Config;
+pub use cors::Cors;
+pub use readiness::checks;
+
+use admin::TickDesk;
+use caller::{Gate, Tokens};
+use edge::Edge;
+use listener::Bounded;
+use metrics::Metrics;
+use relay::{Relay, RelayLimits};
+use routes::Parts;
+
+/// What the ingress talks to.
+#[derive(Clone)]
+pub struct Ports {
+    /// The workers.
+    pub requests: Arc<dyn Requests>,
+    /// The runs.
+    pub ticks: Arc<dyn Ticks>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Jitter and fresh ids.
+    pub random: Arc<dyn Random>,
+}
+
+/// The ingress, ready to be run.
+pub struct Ingress {
+    config: Config,
+    ports: Ports,
+    registry: Registry,
+    metrics: Metrics,
+}
+
+// === impl Ingress ===
+
+impl Ingress {
+    /// An ingress that keeps its metrics in `registry`, and shows that registry at `/metrics`.
+    ///
+    /// # Errors
+    /// When the registry has metrics of the same names already.
+    pub fn new(config: Config, ports: Ports, registry: Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Metrics::register(&registry)?;
+        Ok(Self { config, ports, registry, metrics })
+    }
+
+    /// Everything behind the listener; not ready any more once `stop` is cancelled.
+    pub fn router(&self, stop: CancellationToken) -> Router {
+        let Ports { requests, ticks, clock, random } = self.ports.clone();
+        let config = &self.config;
+        let checks = checks(&requests, &clock, &random);
+        let gate = Gate {
+            role: Role::None,
+            tokens: Tokens::new(&config.lab_tokens, &config.admin_tokens),
+            clock: Arc::clone(&clock),
+        };
+        let edge = Edge {
+            random: Arc::clone(&random),
+            metrics: self.metrics.clone(),
+            cors: Arc::new(config.cors.clone()),
+            hsts_enabled: config.hsts_enabled,
+            stop: stop.clone(),
+        };
+        let parts = Parts {
+            relay: Relay {
+                requests,
+                clock,
+                random,
+                metrics: self.metrics.clone(),
+                limits: RelayLimits {
+                    deadline: config.request_deadline,
+                    attempt: config.request_attempt,
+                    no_workers: config.no_responders_patience,
+                },
+                in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
+            },
+            desk: TickDesk {
+                ticks,
+                wait: config.admin_wait,
+                waiters: Arc::new(Semaphore::new(admin::ADMIN_WAITERS_MAX)),
+            },
+            ops: Ops { registry: self.registry.clone(), checks: checks.into(), stop },
+        };
+        routes::router(parts, &gate, edge)
+    }
+
+    /// Serves until `stop`. From then on every answer asks for its connection to be closed; for the time of
+    /// `HTTP_LINGER_MS`, or until no connection is left, new requests are answered as well. Returns when the
+    /// last one is.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
+        let Config { connections_max, linger, .. } = self.config;
+        let clock = Arc::clone(&self.ports.clock);
+        let listener = Bounded::new(listener, connections_max, listener::STANDSTILL_MAX);
+        let mut open = listener.open();
+        let router = self.router(stop.clone());
+        let close = async move {
+            stop.cancelled().await;
+            tokio::select! {
+                () = clock.sleep(linger) => {}
+                // Fails only when the listener is gone, and then there is nothing to linger for.
+                _ = open.wait_for(|open| *open == 0) => {}
+            }
+        };
+        axum::serve(listener, router).with_graceful_shutdown(close).await
+    }
+}

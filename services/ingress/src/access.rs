@@ -1,0 +1,88 @@
+//! The one canonical line per request, and the request's place in the metrics.
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::Method;
+use axum::response::Response;
+use common::contract::FaultCode;
+use tokio::time::Instant;
+
+use crate::metrics::{CALLER_GONE_STATUS, Metrics, UNMATCHED_ROUTE};
+use crate::request_id::Facts;
+
+/// A request that is under way. Its line is written when it ends, also when it ends because its caller left.
+pub(crate) struct Entry {
+    metrics: Metrics,
+    facts: Facts,
+    method: Method,
+    matched: Option<MatchedPath>,
+    // Measures and decides nothing, so it may be finer than the Clock port, which counts milliseconds.
+    began: Instant,
+    is_written: bool,
+}
+
+/// Routes that somebody asks every few seconds; their good answers are no news.
+const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+// === impl Entry ===
+
+impl Entry {
+    pub(crate) fn begin(metrics: &Metrics, facts: &Facts, request: &Request) -> Self {
+        metrics.begun();
+        Self {
+            metrics: metrics.clone(),
+            facts: facts.clone(),
+            method: request.method().clone(),
+            matched: request.extensions().get::<MatchedPath>().cloned(),
+            began: Instant::now(),
+            is_written: false,
+        }
+    }
+
+    pub(crate) fn end(mut self, response: &Response) {
+        let code = response.extensions().get::<FaultCode>().copied();
+        self.write(response.status().as_u16(), code);
+    }
+
+    fn write(&mut self, status: u16, code: Option<FaultCode>) {
+        self.is_written = true;
+        let took = self.began.elapsed();
+        let method = self.method.as_str();
+        let route = self.matched.as_ref().map_or(UNMATCHED_ROUTE, MatchedPath::as_str);
+        self.metrics.ended(&self.method, route, status, took);
+        let duration_ms = took.as_micros() as f64 / 1_000.0;
+        let request_id = self.facts.request_id.as_str();
+        let owner_id = self.facts.owner().map(|owner| owner.as_str());
+        let sandbox_id = self.facts.sandbox().map(|sandbox| sandbox.as_str());
+        let fault_code = code.map(FaultCode::as_str);
+        // The level is part of a call site, so a line whose level varies needs one site per level.
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    http.method = method,
+                    http.route = route,
+                    http.status = status,
+                    duration_ms,
+                    request.id = request_id,
+                    owner.id = owner_id,
+                    sandbox.id = sandbox_id,
+                    fault.code = fault_code,
+                    "{method} {route} {status}"
+                )
+            };
+        }
+        match status {
+            500 => line!(error),
+            501.. => line!(warn),
+            ..400 if PROBES.contains(&route) => line!(debug),
+            _ => line!(info),
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if !self.is_written {
+            self.write(CALLER_GONE_STATUS, None);
+        }
+    }
+}

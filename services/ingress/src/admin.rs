@@ -1,0 +1,151 @@
+//! The routes of the operators: counts, and runs on demand.
+//!
+//! "Sync now" publishes the same tick as the scheduler; the answer is the report of a run that began after it.
+
+use axum::Extension;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use common::bus::{BusError, Ticks};
+use common::contract::reports::FAILED;
+use common::contract::{Fault, FaultCode, Report, RunReport, TickKind, Verb};
+use common::runtime::telemetry::Chain;
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+use crate::error::{Failure, json, pass_on, public_words};
+use crate::relay::Relay;
+use crate::request_id::Facts;
+
+/// Operators' requests that may wait for a report at once; each holds a subscription on the queue.
+pub const ADMIN_WAITERS_MAX: usize = 64;
+
+/// Where operators have runs started.
+#[derive(Clone)]
+pub(crate) struct TickDesk {
+    pub(crate) ticks: Arc<dyn Ticks>,
+    pub(crate) wait: Duration,
+    pub(crate) waiters: Arc<Semaphore>,
+}
+
+#[derive(Serialize)]
+struct Accepted {
+    status: &'static str,
+    report_id: String,
+}
+
+#[derive(Serialize)]
+struct NoFields {}
+
+/// `GET /v1/admin/stats`
+pub(crate) async fn stats(
+    State(relay): State<Relay>,
+    Extension(facts): Extension<Facts>,
+) -> Result<Response, Failure> {
+    let reply = relay.send(Verb::Stats, &facts, &NoFields {}).await?;
+    Ok(pass_on(reply, StatusCode::OK))
+}
+
+/// `POST /v1/admin/sync`
+pub(crate) async fn sync(
+    State(desk): State<TickDesk>,
+    Extension(facts): Extension<Facts>,
+) -> Result<Response, Failure> {
+    desk.run(TickKind::Sync, &facts).await
+}
+
+/// `POST /v1/admin/expire`
+pub(crate) async fn expire(
+    State(desk): State<TickDesk>,
+    Extension(facts): Extension<Facts>,
+) -> Result<Response, Failure> {
+    desk.run(TickKind::Expiry, &facts).await
+}
+
+/// `POST /v1/admin/cleanup`: the sweep, which has every deletion worked on that was forgotten.
+pub(crate) async fn cleanup(
+    State(desk): State<TickDesk>,
+    Extension(facts): Extension<Facts>,
+) -> Result<Response, Failure> {
+    desk.run(TickKind::Sweep, &facts).await
+}
+
+/// `GET /v1/admin/reports/{kind}/{tick}`
+pub(crate) async fn report(
+    State(desk): State<TickDesk>,
+    Extension(facts): Extension<Facts>,
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Result<Response, Failure> {
+    let Path((kind, tick)) = path.map_err(|_| Fault::invalid("the report id", "in the path is not text"))?;
+    let kind = TickKind::parse(&kind).ok_or_else(|| {
+        Fault::new(FaultCode::NotFound, "there are reports of sync, expiry and sweep, and no others")
+    })?;
+    let tick =
+        tick.parse::<u64>().map_err(|_| Fault::invalid("the tick in the path", "must be a whole number"))?;
+    let last = desk.ticks.last_report(kind).await.map_err(|error| unavailable(&error, &facts))?;
+    // A later run has looked after the earlier tick as well.
+    match last.filter(|report| report.tick >= tick) {
+        Some(report) => show(&report),
+        None => accepted(kind, tick),
+    }
+}
+
+// === impl TickDesk ===
+
+impl TickDesk {
+    async fn run(&self, kind: TickKind, facts: &Facts) -> Result<Response, Failure> {
+        let Ok(_permit) = self.waiters.try_acquire() else {
+            return Err(Fault::new(FaultCode::NoWorkers, "too many requests wait for reports").into());
+        };
+        let (receipt, report) =
+            self.ticks.tick_and_wait(kind, self.wait).await.map_err(|error| unavailable(&error, facts))?;
+        match report {
+            Some(report) => show(&report),
+            None => accepted(kind, receipt.sequence),
+        }
+    }
+}
+
+fn show(report: &RunReport) -> Result<Response, Failure> {
+    let (status, reason) = match &report.report {
+        Report::Sync(run) => (&run.status, run.reason.as_deref()),
+        Report::Expiry(run) => (&run.status, None),
+        Report::Sweep(run) => (&run.status, None),
+    };
+    if status == FAILED {
+        let (kind, tick) = (report.kind.as_str(), report.tick);
+        let reason = reason.map(|reason| format!(": {}", public_words(reason))).unwrap_or_default();
+        let message = format!("the {kind} run for tick {tick} failed{reason}");
+        return Err(Fault::new(FaultCode::UpstreamUnavailable, message).into());
+    }
+    written(StatusCode::OK, report)
+}
+
+fn accepted(kind: TickKind, tick: u64) -> Result<Response, Failure> {
+    let report_id = format!("{}/{tick}", kind.as_str());
+    let location = format!("/v1/admin/reports/{report_id}");
+    let mut response = written(StatusCode::ACCEPTED, &Accepted { status: "accepted", report_id })?;
+    // The path is made of plain words and a number, which every header may hold.
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response.into_response())
+}
+
+fn written<T: Serialize>(status: StatusCode, body: &T) -> Result<Response, Failure> {
+    let body = serde_json::to_vec(body)
+        .map_err(|_| Fault::new(FaultCode::InternalError, "the answer could not be written"))?;
+    Ok(json(status, body.into()))
+}
+
+fn unavailable(error: &BusError, facts: &Facts) -> Fault {
+    tracing::warn!(
+        request.id = facts.request_id.as_str(),
+        error = %Chain(error),
+        "an operator's request did not get through"
+    );
+    Fault::new(FaultCode::UpstreamUnavailable, "the message queue is unavailable; try again shortly")
+}

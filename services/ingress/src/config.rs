@@ -1,0 +1,195 @@
+//! What an operator sets.
+
+use axum::http::HeaderValue;
+use common::runtime::settings::{Secret, Settings};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::cors::Cors;
+
+/// Settings of the ingress. Each field names its variable, its unit and its default.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `HTTP_LISTEN`: address and port of the API; `127.0.0.1:8080`.
+    pub listen: SocketAddr,
+    /// `BROKER_API_TOKEN`: tokens of the labs, separated by commas; required.
+    pub lab_tokens: Vec<Secret>,
+    /// `BROKER_ADMIN_TOKEN`: tokens of the operators, separated by commas; required.
+    pub admin_tokens: Vec<Secret>,
+    /// `REQUEST_DEADLINE_MS`: longest time that a lab waits for an answer; 10,000.
+    pub request_deadline: Duration,
+    /// `REQUEST_ATTEMPT_MS`: longest time that one attempt waits for a worker; 2,000.
+    pub request_attempt: Duration,
+    /// `NO_RESPONDERS_PATIENCE_MS`: longest time that a request waits for a worker to appear; 1,000.
+    pub no_responders_patience: Duration,
+    /// `IN_FLIGHT_MAX`: requests that may wait for workers at once; 4,096.
+    pub in_flight_max: usize,
+    /// `ADMIN_WAIT_MS`: longest time that an operator's request waits for a report; 25,000.
+    pub admin_wait: Duration,
+    /// `HTTP_CONNECTIONS_MAX`: connections that may be open at once; 8,192.
+    pub connections_max: usize,
+    /// `HTTP_LINGER_MS`: how long kept-alive connections are still served after the stop; 500.
+    pub linger: Duration,
+    /// `HSTS_ENABLED`: whether TLS ends in front of the ingress; false.
+    pub hsts_enabled: bool,
+    /// `CORS_ALLOWED_ORIGINS`: origins whose pages may call, separated by commas, or `*`; none.
+    pub cors: Cors,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads every variable; mistakes are noted in `settings`.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
+        let listen = settings
+            .parsed("HTTP_LISTEN", "127.0.0.1:8080", "address and port of the HTTP API", |text| {
+                text.parse().map_err(|_| "must be an address and a port, as 127.0.0.1:8080".to_owned())
+            })
+            .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)));
+        let cors = settings
+            .parsed(
+                "CORS_ALLOWED_ORIGINS",
+                "",
+                "origins whose pages may call the API, separated by commas, or `*`; none if empty",
+                parse_origins,
+            )
+            .unwrap_or_default();
+        Self {
+            listen,
+            lab_tokens: tokens(settings, "BROKER_API_TOKEN", "tokens of the labs, separated by commas"),
+            admin_tokens: tokens(
+                settings,
+                "BROKER_ADMIN_TOKEN",
+                "tokens of the operators, separated by commas",
+            ),
+            request_deadline: settings.millis(
+                "REQUEST_DEADLINE_MS",
+                10_000,
+                100..=60_000,
+                "longest time that a lab waits for an answer, in milliseconds",
+            ),
+            request_attempt: settings.millis(
+                "REQUEST_ATTEMPT_MS",
+                2_000,
+                50..=30_000,
+                "longest time that one attempt waits for a worker, in milliseconds",
+            ),
+            no_responders_patience: settings.millis(
+                "NO_RESPONDERS_PATIENCE_MS",
+                1_000,
+                0..=30_000,
+                "longest time that a request waits for a worker to appear, in milliseconds",
+            ),
+            in_flight_max: settings.size(
+                "IN_FLIGHT_MAX",
+                4_096,
+                1..=65_536,
+                "requests that may wait for workers at once",
+            ),
+            admin_wait: settings.millis(
+                "ADMIN_WAIT_MS",
+                25_000,
+                100..=60_000,
+                "longest time that an operator's request waits for a report, in milliseconds",
+            ),
+            connections_max: settings.size(
+                "HTTP_CONNECTIONS_MAX",
+                8_192,
+                1..=1_000_000,
+                "HTTP connections that may be open at once",
+            ),
+            linger: settings.millis(
+                "HTTP_LINGER_MS",
+                500,
+                0..=60_000,
+                "how long kept-alive connections are still served after the stop, in milliseconds",
+            ),
+            hsts_enabled: settings.switch(
+                "HSTS_ENABLED",
+                false,
+                "whether TLS ends in front of the ingress, so that browsers may be told to insist on it",
+            ),
+            cors,
+        }
+    }
+}
+
+// A token that no header can carry would lock its holder out without a word.
+fn tokens(settings: &mut Settings<'_>, name: &'static str, meaning: &'static str) -> Vec<Secret> {
+    let secrets = settings.secrets(name, meaning);
+    if secrets.iter().any(|secret| !secret.expose().bytes().all(|byte| byte.is_ascii_graphic())) {
+        settings.mistake(name, "may hold only visible ASCII characters");
+    }
+    secrets
+}
+
+fn parse_origins(text: &str) -> Result<Cors, String> {
+    const PROBLEM: &str =
+        "must be origins as https://console.example.org (no path), separated by commas, or *";
+    let mut origins = Vec::new();
+    for origin in text.split(',').map(str::trim).filter(|origin| !origin.is_empty()) {
+        if origin == "*" {
+            return Ok(Cors::Any);
+        }
+        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        let is_origin = host.is_some_and(|host| {
+            !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
+        });
+        match HeaderValue::from_str(origin) {
+            Ok(value) if is_origin => origins.push(value),
+            _ => return Err(PROBLEM.to_owned()),
+        }
+    }
+    Ok(if origins.is_empty() { Cors::Nobody } else { Cors::These(origins) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn only_the_tokens_are_required() {
+        let env = env(&[("BROKER_API_TOKEN", "a,b"), ("BROKER_ADMIN_TOKEN", "c")]);
+        let mut settings = Settings::new(&env);
+        let config = Config::read(&mut settings);
+        let config = settings.finish(config).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!((config.lab_tokens.len(), config.admin_tokens.len()), (2, 1));
+        assert_eq!(config.request_deadline, Duration::from_secs(10));
+        assert_eq!(config.cors, Cors::Nobody);
+        assert!(!format!("{config:?}").contains("Secret(\""));
+    }
+
+    #[test]
+    fn every_mistake_is_named_and_no_secret_shown() {
+        let env = env(&[
+            ("HTTP_LISTEN", "here"),
+            ("BROKER_API_TOKEN", "hid den"),
+            ("REQUEST_DEADLINE_MS", "99"),
+            ("HSTS_ENABLED", "yes"),
+            ("CORS_ALLOWED_ORIGINS", "https://a.example/path"),
+        ]);
+        let mut settings = Settings::new(&env);
+        let config = Config::read(&mut settings);
+        let mistakes = settings.finish(config).unwrap_err();
+        assert_eq!(mistakes.0.len(), 6, "{mistakes}");
+        assert!(!mistakes.to_string().contains("hid den"));
+    }
+
+    #[test]
+    fn origins_are_read_one_by_one() {
+        assert_eq!(parse_origins(" , "), Ok(Cors::Nobody));
+        assert_eq!(parse_origins("https://a.example,*"), Ok(Cors::Any));
+        let both = vec!["https://a.example", "http://localhost:3000"];
+        let both = both.into_iter().map(HeaderValue::from_static).collect();
+        assert_eq!(parse_origins("https://a.example, http://localhost:3000"), Ok(Cors::These(both)));
+        for bad in ["a.example", "https://", "https://a.example/", "ftp://a.example", "https://ä.example"] {
+            assert!(parse_origins(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Which web pages may call the API (CORS). Nobody's, unless the operator names them.
+//!
+//! Credentials are never allowed: the API knows bearer tokens only, which a page has to hold itself.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+
+/// Whose pages may call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Cors {
+    /// Nobody's.
+    #[default]
+    Nobody,
+    /// Those of these origins.
+    These(Vec<HeaderValue>),
+    /// Everybody's.
+    Any,
+}
+
+const ALLOW_METHODS: HeaderValue = HeaderValue::from_static("GET, POST");
+const ALLOW_HEADERS: HeaderValue = HeaderValue::from_static(
+    "Authorization, Content-Type, Idempotency-Key, X-Instruqt-Sandbox-ID, X-Instruqt-Track-ID, \
+     X-Lab-Duration, X-Request-ID, X-Sandbox-Name-Prefix, X-Sandbox-Pool, X-Track-ID",
+);
+const EXPOSE_HEADERS: HeaderValue = HeaderValue::from_static("Location, Retry-After, X-Request-ID");
+/// How long a browser may remember the answer to a preflight: an hour, in seconds.
+const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("3600");
+
+// === impl Cors ===
+
+impl Cors {
+    /// What `Access-Control-Allow-Origin` is to say to this request; none if its page may not call.
+    pub(crate) fn allowed_origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let origin = headers.get(header::ORIGIN)?;
+        match self {
+            Self::Nobody => None,
+            Self::These(origins) => origins.iter().find(|allowed| *allowed == origin).cloned(),
+            Self::Any => Some(HeaderValue::from_static("*")),
+        }
+    }
+
+    /// The answer to a browser's question whether its page may send a request; none if this is no such
+    /// question, or the page may not. The latter is then answered like any other `OPTIONS`: 405.
+    pub(crate) fn preflight(&self, method: &Method, headers: &HeaderMap) -> Option<Response> {
+        let is_preflight =
+            method == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        if !is_preflight || self.allowed_origin(headers).is_none() {
+            return None;
+        }
+        let mut response = (StatusCode::NO_CONTENT, Body::empty()).into_response();
+        let answer = response.headers_mut();
+        answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, ALLOW_METHODS);
+        answer.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOW_HEADERS);
+        answer.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS);
+        Some(response)
+    }
+
+    /// Puts the permission, if there is one, on an answer.
+    pub(crate) fn permit(&self, allowed_origin: Option<HeaderValue>, answer: &mut HeaderMap) {
+        // The answer depends on the asking page, and a cache between us has to know.
+        if matches!(self, Self::These(_)) {
+            answer.append(header::VARY, HeaderValue::from_static("Origin"));
+        }
+        if let Some(origin) = allowed_origin {
+            answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSE_HEADERS);
+        }
+    }
+}

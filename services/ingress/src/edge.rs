@@ -1,0 +1,108 @@
+//! What holds for every answer, whichever route made it: request id, error shape, headers, log line.
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use common::contract::{Fault, FaultCode};
+use common::random::Random;
+use futures_util::FutureExt as _;
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+use crate::access::Entry;
+use crate::cors::Cors;
+use crate::error::{self, Failure};
+use crate::metrics::Metrics;
+use crate::request_id::{Facts, REQUEST_ID_HEADER};
+
+/// What the edge needs.
+#[derive(Clone)]
+pub(crate) struct Edge {
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) metrics: Metrics,
+    pub(crate) cors: Arc<Cors>,
+    pub(crate) hsts_enabled: bool,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Every answer is data for a program: nothing may render, frame, guess or keep it.
+const SECURITY_HEADERS: [(HeaderName, HeaderValue); 5] = [
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        ),
+    ),
+];
+
+/// A year, in seconds; what preload lists ask for.
+const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000; includeSubDomains");
+
+/// Stands around all routes.
+pub(crate) async fn stand(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
+    let facts = Facts::of(request.headers(), &*edge.random);
+    let entry = Entry::begin(&edge.metrics, &facts, &request);
+    let allowed_origin = edge.cors.allowed_origin(request.headers());
+    request.extensions_mut().insert(facts.clone());
+    let mut response = match edge.cors.preflight(request.method(), request.headers()) {
+        Some(answer) => answer,
+        None => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+            Ok(answer) => answer,
+            Err(panic) => answer_panic(&facts, &*panic),
+        },
+    };
+    error::write_body(&mut response, &facts.request_id);
+    edge.cors.permit(allowed_origin, response.headers_mut());
+    edge.dress(&facts, response.headers_mut());
+    entry.end(&response);
+    response
+}
+
+/// The answer on a path that nobody serves.
+pub(crate) async fn no_such_path() -> Failure {
+    Fault::new(FaultCode::NotFound, "there is no such path").into()
+}
+
+/// The answer to a method that a path does not know; axum adds `Allow`.
+pub(crate) async fn no_such_method() -> Failure {
+    Fault::new(FaultCode::MethodNotAllowed, "this path does not know this method; see `Allow`").into()
+}
+
+// === impl Edge ===
+
+impl Edge {
+    fn dress(&self, facts: &Facts, answer: &mut HeaderMap) {
+        for (name, value) in SECURITY_HEADERS {
+            answer.insert(name, value);
+        }
+        if self.hsts_enabled {
+            answer.insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
+        }
+        // A request id is visible ASCII, which every header may hold.
+        if let Ok(id) = HeaderValue::from_str(facts.request_id.as_str()) {
+            answer.insert(HeaderName::from_static(REQUEST_ID_HEADER), id);
+        }
+        // Whoever kept its connection learns here that it needs another one.
+        if self.stop.is_cancelled() {
+            answer.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+}
+
+fn answer_panic(facts: &Facts, panic: &(dyn Any + Send)) -> Response {
+    let words = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    tracing::error!(request.id = facts.request_id.as_str(), panic.message = words, "a handler panicked");
+    let fault = Fault::new(FaultCode::InternalError, "the broker made a mistake; it has been logged");
+    Failure::from(fault).into_response()
+}

@@ -1,0 +1,133 @@
+//! Fault → HTTP answer. The status comes from [`FaultCode::status`], the one table of it.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use common::bus::Reply;
+use common::contract::{Fault, FaultBody, FaultCode};
+
+use crate::request_id::RequestId;
+
+/// A failure on its way out. It has no body yet: that is written at the edge, where the request id is known.
+#[derive(Debug)]
+pub(crate) struct Failure(Fault);
+
+/// Longest text of somebody else's that is shown to a caller, in characters.
+const FOREIGN_TEXT_CHARS_MAX: usize = 200;
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// The worker's answer as it stands: what it wrote is what the caller reads.
+pub(crate) fn pass_on(reply: Reply, success: StatusCode) -> Response {
+    let Reply { outcome: _, is_fault, body } = reply;
+    if !is_fault {
+        return json(success, body);
+    }
+    let Some((code, retry_after_seconds)) = fault_of(&body) else {
+        return Failure::from(Fault::new(FaultCode::InternalError, "a worker's answer could not be read"))
+            .into_response();
+    };
+    let mut response = json(status(code), body);
+    set_retry_after(&mut response, retry_after_seconds);
+    response.extensions_mut().insert(code);
+    response
+}
+
+/// Whether the worker had no place for the request, so that another try may find one.
+pub(crate) fn is_busy(reply: &Reply) -> bool {
+    reply.is_fault && fault_of(&reply.body).is_some_and(|(code, _)| code == FaultCode::NoWorkers)
+}
+
+/// Gives a failure its body, if the answer is one.
+pub(crate) fn write_body(response: &mut Response, request_id: &RequestId) {
+    if let Some(Fault { code, message, retry_after_seconds }) = response.extensions_mut().remove::<Fault>() {
+        let body = Fault { code, message, retry_after_seconds }.body(request_id.as_str());
+        // A fault holds text and numbers only, which JSON can always write.
+        *response.body_mut() = Body::from(serde_json::to_vec(&body).unwrap_or_default());
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+        set_retry_after(response, retry_after_seconds);
+        response.extensions_mut().insert(code);
+    }
+    if response.status() == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+}
+
+/// A JSON body.
+pub(crate) fn json(status: StatusCode, body: Bytes) -> Response {
+    (status, [(header::CONTENT_TYPE, JSON)], body).into_response()
+}
+
+/// Somebody else's words, fit to be shown: one line, cut, without addresses and what might be in them.
+pub(crate) fn public_words(text: &str) -> String {
+    let words = text.split_whitespace().map(|word| {
+        let may_be_address = word.contains("://") || word.contains('@');
+        if may_be_address { "(address withheld)" } else { word }
+    });
+    let line = words.collect::<Vec<_>>().join(" ");
+    line.chars().filter(|one| !one.is_control()).take(FOREIGN_TEXT_CHARS_MAX).collect()
+}
+
+// === impl Failure ===
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self(fault)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = status(self.0.code).into_response();
+        response.extensions_mut().insert(self.0);
+        response
+    }
+}
+
+fn status(code: FaultCode) -> StatusCode {
+    // The contract's table holds HTTP statuses only; a test walks it.
+    StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+fn fault_of(body: &[u8]) -> Option<(FaultCode, Option<u32>)> {
+    let FaultBody { detail } = serde_json::from_slice(body).ok()?;
+    Some((detail.code, detail.retry_after))
+}
+
+fn set_retry_after(response: &mut Response, seconds: Option<u32>) {
+    if let Some(seconds) = seconds {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_an_http_status_of_an_error() {
+        for code in FaultCode::ALL {
+            let status = status(code);
+            assert_eq!(status.as_u16(), code.status());
+            assert!(status.is_client_error() || status.is_server_error(), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn every_code_is_explained_to_people() {
+        let page = include_str!("../../../docs/errors.md");
+        for code in FaultCode::ALL {
+            let row = format!("| `{}` | {} |", code.as_str(), code.status());
+            assert!(page.contains(&row), "docs/errors.md has no row {row}");
+        }
+    }
+
+    #[test]
+    fn words_of_others_are_one_line_without_addresses() {
+        let text = "listing\nfailed:\thttps://csp.example/v2?key=k for a@b.example";
+        assert_eq!(public_words(text), "listing failed: (address withheld) for (address withheld)");
+        assert_eq!(public_words(&"x".repeat(500)).len(), FOREIGN_TEXT_CHARS_MAX);
+        assert_eq!(public_words("a\u{7}b"), "ab");
+    }
+}

@@ -1,0 +1,49 @@
+//! How much, and for how long, a caller may send.
+
+use axum::body::{Body, HttpBody as _};
+use axum::http::{HeaderMap, header};
+use common::clock::Clock;
+use common::contract::{Fault, FaultCode};
+use futures_util::StreamExt as _;
+use std::time::Duration;
+
+/// Longest request body, in bytes. No route reads one; lab scripts send `{}` at most.
+pub const BODY_BYTES_MAX: u64 = 64 * 1_024;
+/// Longest time that a caller may take to send its body; 64 KiB need a fraction of it on any line.
+pub const BODY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Reads a body to its end and forgets it: the connection can then be kept, and the caller of a request
+/// that is refused for its size is told so.
+pub(crate) async fn swallow(headers: &HeaderMap, body: Body, clock: &dyn Clock) -> Result<(), Fault> {
+    if body.is_end_stream() {
+        return Ok(());
+    }
+    // What is announced too long is not even begun to be read.
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|bytes: u64| bytes > BODY_BYTES_MAX) {
+        return Err(too_large());
+    }
+    tokio::select! {
+        read = read_to_end(body) => read,
+        () = clock.sleep(BODY_PATIENCE) => {
+            Err(Fault::invalid("the body", format!("did not arrive within {} s", BODY_PATIENCE.as_secs())))
+        }
+    }
+}
+
+async fn read_to_end(body: Body) -> Result<(), Fault> {
+    let mut chunks = body.into_data_stream();
+    let mut bytes: u64 = 0;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|_| Fault::invalid("the body", "could not be read"))?;
+        bytes = bytes.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+        if bytes > BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+    }
+    Ok(())
+}
+
+fn too_large() -> Fault {
+    Fault::new(FaultCode::BodyTooLarge, format!("the body may have at most {BODY_BYTES_MAX} bytes"))
+}

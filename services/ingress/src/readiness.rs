@@ -1,0 +1,113 @@
+//! What `/readyz` of the ingress asks: is the queue there, and does a worker reach the store.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use common::bus::{Context, RequestError, Requests};
+use common::clock::Clock;
+use common::contract::{HealthReply, Verb};
+use common::random::Random;
+use common::runtime::ops::Check;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+use crate::error::public_words;
+
+/// Longest time that the check waits for a worker; under the 2 s that `/readyz` gives every check.
+pub const HEALTH_PATIENCE: Duration = Duration::from_millis(1_500);
+/// How long a finding about the store is good for. `/readyz` is open to everybody; without this, everybody
+/// could have the store asked at any rate.
+pub const HEALTH_FRESH_MS: u64 = 1_000;
+
+/// Whether there is a connection to the queue.
+struct QueueCheck {
+    requests: Arc<dyn Requests>,
+}
+
+/// Whether a worker answers, and its store too.
+struct StoreCheck {
+    requests: Arc<dyn Requests>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    // Held while asking: whoever comes meanwhile waits for that answer and does not ask again.
+    last: Mutex<Option<Finding>>,
+}
+
+struct Finding {
+    found_at_ms: u64,
+    finding: Result<(), String>,
+}
+
+/// The checks of an ingress that relays through `requests`.
+#[must_use]
+pub fn checks(
+    requests: &Arc<dyn Requests>,
+    clock: &Arc<dyn Clock>,
+    random: &Arc<dyn Random>,
+) -> Vec<Arc<dyn Check>> {
+    let store = StoreCheck {
+        requests: Arc::clone(requests),
+        clock: Arc::clone(clock),
+        random: Arc::clone(random),
+        last: Mutex::new(None),
+    };
+    vec![Arc::new(QueueCheck { requests: Arc::clone(requests) }), Arc::new(store)]
+}
+
+// === impl QueueCheck ===
+
+#[async_trait]
+impl Check for QueueCheck {
+    fn name(&self) -> &'static str {
+        "queue"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        if self.requests.is_connected() { Ok(()) } else { Err("not connected".to_owned()) }
+    }
+}
+
+// === impl StoreCheck ===
+
+impl StoreCheck {
+    async fn ask(&self) -> Result<(), String> {
+        let patience_ms = u64::try_from(HEALTH_PATIENCE.as_millis()).unwrap_or(u64::MAX);
+        let context = Context {
+            request_id: self.random.fresh_id(),
+            deadline_ms: Some(self.clock.now_ms().saturating_add(patience_ms)),
+            traceparent: None,
+        };
+        let body = Bytes::from_static(b"{}");
+        match self.requests.request(Verb::Health, &context, body, HEALTH_PATIENCE).await {
+            Ok(reply) if reply.is_fault => Err("a worker answers with a fault".to_owned()),
+            Ok(reply) => match serde_json::from_slice::<HealthReply>(&reply.body) {
+                Ok(HealthReply { store }) if store == "ok" => Ok(()),
+                Ok(HealthReply { store }) => Err(public_words(&store)),
+                Err(_) => Err("a worker's answer could not be read".to_owned()),
+            },
+            Err(RequestError::NoResponders) => Err("no worker is there".to_owned()),
+            Err(RequestError::TimedOut) => Err("no worker answers in time".to_owned()),
+            Err(RequestError::Disconnected) => Err("not connected to the queue".to_owned()),
+        }
+    }
+}
+
+#[async_trait]
+impl Check for StoreCheck {
+    fn name(&self) -> &'static str {
+        "store"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        let mut last = self.last.lock().await;
+        let now_ms = self.clock.now_ms();
+        if let Some(Finding { found_at_ms, finding }) = &*last
+            && now_ms.saturating_sub(*found_at_ms) < HEALTH_FRESH_MS
+        {
+            return finding.clone();
+        }
+        let finding = self.ask().await;
+        *last = Some(Finding { found_at_ms: self.clock.now_ms(), finding: finding.clone() });
+        finding
+    }
+}

@@ -1,0 +1,153 @@
+//! HTTP → NATS request. Repeats what may be repeated, within the caller's deadline.
+//!
+//! Every request that goes through here may be sent twice: a claim is keyed, a release is idempotent, and the
+//! rest only looks. So a lost answer costs time and nothing else.
+
+use bytes::Bytes;
+use common::bus::{Context, Reply, RequestError, Requests};
+use common::clock::Clock;
+use common::contract::{Fault, FaultCode, Verb};
+use common::random::{Random, full_jitter};
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+use crate::error;
+use crate::metrics::{Metrics, RetryReason};
+use crate::request_id::Facts;
+
+/// Sends requests to the workers and brings the answers back.
+#[derive(Clone)]
+pub(crate) struct Relay {
+    pub(crate) requests: Arc<dyn Requests>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) metrics: Metrics,
+    pub(crate) limits: RelayLimits,
+    pub(crate) in_flight: Arc<Semaphore>,
+}
+
+/// How long a request may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RelayLimits {
+    /// From the request to its answer.
+    pub(crate) deadline: Duration,
+    /// One attempt.
+    pub(crate) attempt: Duration,
+    /// All pauses together in which no worker was there, or had a place.
+    pub(crate) no_workers: Duration,
+}
+
+/// The pauses between the attempts of one request.
+struct Pauses<'a> {
+    random: &'a dyn Random,
+    ceiling: Duration,
+    no_workers_left: Duration,
+}
+
+/// Shortest pause before another attempt: a worker that restarts needs longer, and a loop must not spin.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause: beyond it a free worker would wait for us.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// An attempt with less time left than this cannot bring an answer: claims take 2–10 ms.
+const ATTEMPT_MIN: Duration = Duration::from_millis(20);
+
+// === impl Relay ===
+
+impl Relay {
+    /// Asks the workers, and brings their answer or the reason why there is none.
+    pub(crate) async fn send<T: Serialize>(
+        &self,
+        verb: Verb,
+        facts: &Facts,
+        request: &T,
+    ) -> Result<Reply, Fault> {
+        let Ok(_permit) = self.in_flight.try_acquire() else {
+            return Err(Fault::new(FaultCode::NoWorkers, "the broker is busy; try again shortly"));
+        };
+        let body = serde_json::to_vec(request)
+            .map_err(|_| Fault::new(FaultCode::InternalError, "the request could not be written"))?;
+        let deadline_ms = self.clock.now_ms().saturating_add(millis(self.limits.deadline));
+        let context = Context {
+            request_id: facts.request_id.to_string(),
+            deadline_ms: Some(deadline_ms),
+            traceparent: facts.traceparent.clone(),
+        };
+        self.ask_until(deadline_ms, verb, &context, body.into()).await
+    }
+
+    async fn ask_until(
+        &self,
+        deadline_ms: u64,
+        verb: Verb,
+        context: &Context,
+        body: Bytes,
+    ) -> Result<Reply, Fault> {
+        let mut pauses =
+            Pauses { random: &*self.random, ceiling: PAUSE_MIN, no_workers_left: self.limits.no_workers };
+        loop {
+            let patience = self.limits.attempt.min(self.left_until(deadline_ms));
+            let (reason, last_word) = match self.requests.request(verb, context, body.clone(), patience).await
+            {
+                Ok(reply) if error::is_busy(&reply) => (RetryReason::Busy, Ok(reply)),
+                Ok(reply) => return Ok(reply),
+                Err(RequestError::NoResponders) => (RetryReason::NoResponders, Err(no_workers())),
+                Err(RequestError::TimedOut) => (RetryReason::TimedOut, Err(timed_out())),
+                Err(RequestError::Disconnected) => return Err(disconnected()),
+            };
+            let Some(pause) = pauses.next(reason, self.left_until(deadline_ms)) else { return last_word };
+            self.metrics.retried(reason);
+            tracing::debug!(
+                request.id = context.request_id,
+                request.verb = verb.as_str(),
+                retry.reason = ?reason,
+                retry.pause_ms = millis(pause),
+                "asking the workers again"
+            );
+            self.clock.sleep(pause).await;
+        }
+    }
+
+    fn left_until(&self, deadline_ms: u64) -> Duration {
+        Duration::from_millis(deadline_ms.saturating_sub(self.clock.now_ms()))
+    }
+}
+
+// === impl Pauses ===
+
+impl Pauses<'_> {
+    /// How long to wait before another attempt makes sense; none if it does not any more.
+    fn next(&mut self, reason: RetryReason, left: Duration) -> Option<Duration> {
+        self.ceiling = (self.ceiling * 2).min(PAUSE_MAX);
+        let mut pause = PAUSE_MIN + full_jitter(self.random, self.ceiling - PAUSE_MIN);
+        if reason != RetryReason::TimedOut {
+            if self.no_workers_left.is_zero() {
+                return None;
+            }
+            // The last pause ends with the patience, so that a worker that came late is still found.
+            pause = pause.min(self.no_workers_left);
+            self.no_workers_left -= pause;
+        }
+        (left >= pause + ATTEMPT_MIN).then_some(pause)
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn no_workers() -> Fault {
+    Fault::new(FaultCode::NoWorkers, "no worker took the request; try again shortly")
+}
+
+fn timed_out() -> Fault {
+    Fault::new(
+        FaultCode::Timeout,
+        "no answer in time; repeat the same request, it is safe and leads to the same result",
+    )
+}
+
+fn disconnected() -> Fault {
+    Fault::new(FaultCode::UpstreamUnavailable, "the broker cannot reach its workers; try again shortly")
+}

@@ -1,0 +1,146 @@
+//! What names a request: its id and its trace. Both go into the log line, the error body and the NATS message.
+
+use axum::http::HeaderMap;
+use common::domain::{OwnerId, SandboxId};
+use common::random::Random;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+/// The header that carries the id, both ways.
+pub const REQUEST_ID_HEADER: &str = "x-request-id";
+/// Longest id that is taken from a caller, in bytes.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
+
+const TRACEPARENT_HEADER: &str = "traceparent";
+
+/// The id of a request: the caller's, if it is sane, else a fresh one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RequestId(String);
+
+/// What is known about a request while it runs. Handlers add to it; the log line shows it even if they fail.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    pub(crate) request_id: RequestId,
+    pub(crate) traceparent: Option<String>,
+    notes: Arc<Notes>,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    owner: OnceLock<OwnerId>,
+    sandbox: OnceLock<SandboxId>,
+}
+
+// === impl RequestId ===
+
+impl RequestId {
+    /// The id of the request with these headers.
+    pub(crate) fn of(headers: &HeaderMap, random: &dyn Random) -> Self {
+        let sent = only_value(headers, REQUEST_ID_HEADER).filter(|id| {
+            (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+        });
+        Self(sent.map_or_else(|| random.fresh_id(), str::to_owned))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+// === impl Facts ===
+
+impl Facts {
+    pub(crate) fn of(headers: &HeaderMap, random: &dyn Random) -> Self {
+        Self {
+            request_id: RequestId::of(headers, random),
+            traceparent: only_value(headers, TRACEPARENT_HEADER)
+                .filter(|value| is_traceparent(value))
+                .map(str::to_owned),
+            notes: Arc::default(),
+        }
+    }
+
+    /// Notes who asks; the first note stays.
+    pub(crate) fn note_owner(&self, owner: &OwnerId) {
+        self.notes.owner.get_or_init(|| owner.clone());
+    }
+
+    /// Notes which sandbox it is about; the first note stays.
+    pub(crate) fn note_sandbox(&self, sandbox: &SandboxId) {
+        self.notes.sandbox.get_or_init(|| sandbox.clone());
+    }
+
+    pub(crate) fn owner(&self) -> Option<&OwnerId> {
+        self.notes.owner.get()
+    }
+
+    pub(crate) fn sandbox(&self) -> Option<&SandboxId> {
+        self.notes.sandbox.get()
+    }
+}
+
+fn only_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().ok(),
+        _ => None,
+    }
+}
+
+// W3C Trace Context, version 00: two, 32, 16 and two lower-case hexadecimal digits. A worker should not
+// have to guard itself against what a caller writes there.
+fn is_traceparent(value: &str) -> bool {
+    let is_hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let mut parts = value.split('-');
+    let lengths = [2, 32, 16, 2];
+    let fits =
+        lengths.iter().all(|length| parts.next().is_some_and(|part| part.len() == *length && is_hex(part)));
+    fits && parts.next().is_none() && value.starts_with("00-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+    use common::random::Dice;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn a_sane_id_of_the_caller_is_kept_and_no_other() {
+        let dice = Dice::seeded(1);
+        let longest = "x".repeat(128);
+        for sane in ["a", "run-7/step:3", longest.as_str()] {
+            assert_eq!(RequestId::of(&headers(&[(REQUEST_ID_HEADER, sane)]), &dice).as_str(), sane);
+        }
+        let too_long = "x".repeat(129);
+        for odd in ["", "a b", "größe", "a\tb", too_long.as_str()] {
+            let id = RequestId::of(&headers(&[(REQUEST_ID_HEADER, odd)]), &dice);
+            assert_eq!(id.as_str().len(), 36, "{odd:?} became {id}");
+        }
+        let twice = headers(&[(REQUEST_ID_HEADER, "a"), (REQUEST_ID_HEADER, "a")]);
+        assert_eq!(RequestId::of(&twice, &dice).as_str().len(), 36);
+    }
+
+    #[test]
+    fn only_a_well_formed_trace_is_passed_on() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let facts = |value: &str| Facts::of(&headers(&[("traceparent", value)]), &Dice::seeded(1));
+        assert_eq!(facts(good).traceparent.as_deref(), Some(good));
+        for bad in ["", "00", &good.to_uppercase(), &format!("{good}-x"), &good.replacen("00", "01", 1)] {
+            assert_eq!(facts(bad).traceparent, None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The whole HTTP surface as one table. The router is made from it, and a test walks it.
+
+use axum::Router;
+use axum::extract::FromRef;
+use axum::http::{Method, StatusCode};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{MethodFilter, MethodRouter, on, on_service};
+use common::runtime::ops::Ops;
+
+use crate::admin::{self, TickDesk};
+use crate::caller::{self, Gate, Role};
+use crate::edge::{self, Edge};
+use crate::relay::Relay;
+use crate::sandboxes;
+
+/// One thing that can be asked over HTTP.
+#[derive(Debug)]
+pub struct Route {
+    /// The method. `HEAD` comes with `GET`.
+    pub method: Method,
+    /// The path; `{…}` stands for one segment.
+    pub path: &'static str,
+    /// Who may.
+    pub role: Role,
+    endpoint: fn(MethodFilter, &Parts) -> MethodRouter<Parts>,
+}
+
+/// What the handlers need; each takes its piece.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) relay: Relay,
+    pub(crate) desk: TickDesk,
+    pub(crate) ops: Ops,
+}
+
+/// Every route.
+pub const ROUTES: &[Route] = &[
+    Route {
+        method: Method::POST,
+        path: "/v1/allocate",
+        role: Role::Lab,
+        endpoint: |method, _| on(method, sandboxes::allocate),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/sandboxes/{id}/mark-for-deletion",
+        role: Role::Lab,
+        endpoint: |method, _| on(method, sandboxes::mark_for_deletion),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/sandboxes/{id}",
+        role: Role::Lab,
+        endpoint: |method, _| on(method, sandboxes::get),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/admin/stats",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, admin::stats),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/admin/sync",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, admin::sync),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/admin/expire",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, admin::expire),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/admin/cleanup",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, admin::cleanup),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/admin/reports/{kind}/{tick}",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, admin::report),
+    },
+    Route { method: Method::GET, path: "/healthz", role: Role::None, endpoint: ops },
+    Route { method: Method::GET, path: "/readyz", role: Role::None, endpoint: ops },
+    Route { method: Method::GET, path: "/metrics", role: Role::None, endpoint: ops },
+    Route { method: Method::GET, path: "/", role: Role::None, endpoint: |method, _| on(method, about) },
+];
+
+/// The router of all routes. `gate` stands before each one, with the route's role; `edge` around all.
+pub(crate) fn router(parts: Parts, gate: &Gate, edge: Edge) -> Router {
+    let mut router = Router::new();
+    for route in ROUTES {
+        let gate = Gate { role: route.role, ..gate.clone() };
+        let endpoint =
+            (route.endpoint)(route.filter(), &parts).route_layer(from_fn_with_state(gate, caller::admit));
+        router = router.route(route.path, endpoint);
+    }
+    router
+        .method_not_allowed_fallback(edge::no_such_method)
+        .fallback(edge::no_such_path)
+        .with_state(parts)
+        .layer(from_fn_with_state(edge, edge::stand))
+}
+
+// === impl Route ===
+
+impl Route {
+    fn filter(&self) -> MethodFilter {
+        // Every method of the table has a filter; a test asks each route by its method.
+        MethodFilter::try_from(self.method.clone()).unwrap_or(MethodFilter::GET)
+    }
+}
+
+// === impl Parts ===
+
+impl FromRef<Parts> for Relay {
+    fn from_ref(parts: &Parts) -> Self {
+        parts.relay.clone()
+    }
+}
+
+impl FromRef<Parts> for TickDesk {
+    fn from_ref(parts: &Parts) -> Self {
+        parts.desk.clone()
+    }
+}
+
+// The small port of every role knows these three; here they are routes like any other.
+fn ops(method: MethodFilter, parts: &Parts) -> MethodRouter<Parts> {
+    on_service(method, parts.ops.clone().router())
+}
+
+async fn about() -> Response {
+    let about = serde_json::json!({"service": "sandbox-broker", "version": env!("CARGO_PKG_VERSION")});
+    (StatusCode::OK, axum::Json(about)).into_response()
+}

@@ -1,0 +1,162 @@
+//! The routes of the labs: headers and path → contract → the worker's answer.
+
+use axum::Extension;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use common::contract::{AllocateRequest, Fault, FaultCode, Outcome, SandboxRequest, Verb};
+use common::domain::{IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
+use serde::Deserialize;
+
+use crate::error::{Failure, pass_on};
+use crate::relay::Relay;
+use crate::request_id::Facts;
+
+/// Who asks (Instruqt participant id).
+pub const OWNER_HEADER: &str = "X-Instruqt-Sandbox-ID";
+/// Who asks, as older lab scripts say it; counts only without [`OWNER_HEADER`].
+pub const LEGACY_OWNER_HEADER: &str = "X-Track-ID";
+/// The lab (Instruqt track slug).
+pub const LAB_HEADER: &str = "X-Instruqt-Track-ID";
+/// Only sandboxes whose name begins so.
+pub const NAME_PREFIX_HEADER: &str = "X-Sandbox-Name-Prefix";
+/// The pool.
+pub const POOL_HEADER: &str = "X-Sandbox-Pool";
+/// What makes a repeat the same claim.
+pub const IDEMPOTENCY_KEY_HEADER: &str = "Idempotency-Key";
+/// Length of the lease, in whole hours.
+pub const LAB_DURATION_HEADER: &str = "X-Lab-Duration";
+
+type PathId = Result<Path<String>, PathRejection>;
+
+/// `POST /v1/allocate`
+pub(crate) async fn allocate(
+    State(relay): State<Relay>,
+    Extension(facts): Extension<Facts>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let owner = owner(&headers, &facts)?;
+    let request = AllocateRequest {
+        owner: owner.to_string(),
+        lab: id(&headers, LAB_HEADER, LabId::parse)?.map(|lab| lab.to_string()),
+        idempotency_key: id(&headers, IDEMPOTENCY_KEY_HEADER, IdempotencyKey::parse)?
+            .map(|key| key.to_string()),
+        pool: id(&headers, POOL_HEADER, PoolName::parse)?.map(|pool| pool.to_string()),
+        name_prefix: id(&headers, NAME_PREFIX_HEADER, NamePrefix::parse)?.map(|prefix| prefix.to_string()),
+        lab_duration_hours: duration_hours(&headers)?,
+    };
+    let reply = relay.send(Verb::Allocate, &facts, &request).await?;
+    if let Some(sandbox) = sandbox_named_in(&reply.body).filter(|_| !reply.is_fault) {
+        facts.note_sandbox(&sandbox);
+    }
+    let success = match reply.outcome {
+        Some(Outcome::Created) => StatusCode::CREATED,
+        // A worker that does not say is older than the outcome; lab scripts take either status.
+        Some(Outcome::Existing) | None => StatusCode::OK,
+    };
+    Ok(pass_on(reply, success))
+}
+
+/// `POST /v1/sandboxes/{id}/mark-for-deletion`
+pub(crate) async fn mark_for_deletion(
+    State(relay): State<Relay>,
+    Extension(facts): Extension<Facts>,
+    path: PathId,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    about_one(Verb::Release, &relay, &facts, path, &headers).await
+}
+
+/// `GET /v1/sandboxes/{id}`
+pub(crate) async fn get(
+    State(relay): State<Relay>,
+    Extension(facts): Extension<Facts>,
+    path: PathId,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    about_one(Verb::Get, &relay, &facts, path, &headers).await
+}
+
+async fn about_one(
+    verb: Verb,
+    relay: &Relay,
+    facts: &Facts,
+    path: PathId,
+    headers: &HeaderMap,
+) -> Result<Response, Failure> {
+    let owner = owner(headers, facts)?;
+    let sandbox = sandbox_in_path(path)?;
+    facts.note_sandbox(&sandbox);
+    let request = SandboxRequest { sandbox_id: sandbox.to_string(), owner: owner.to_string() };
+    let reply = relay.send(verb, facts, &request).await?;
+    Ok(pass_on(reply, StatusCode::OK))
+}
+
+fn owner(headers: &HeaderMap, facts: &Facts) -> Result<OwnerId, Fault> {
+    let owner = match id(headers, OWNER_HEADER, OwnerId::parse)? {
+        Some(owner) => owner,
+        None => id(headers, LEGACY_OWNER_HEADER, OwnerId::parse)?.ok_or_else(|| {
+            Fault::new(
+                FaultCode::MissingSandboxId,
+                format!("{OWNER_HEADER} (or the older {LEGACY_OWNER_HEADER}) has to name the owner"),
+            )
+        })?,
+    };
+    facts.note_owner(&owner);
+    Ok(owner)
+}
+
+fn sandbox_in_path(path: PathId) -> Result<SandboxId, Fault> {
+    let Path(text) = path.map_err(|_| Fault::invalid("the sandbox id", "in the path is not text"))?;
+    SandboxId::parse(&text).map_err(|problem| Fault::invalid("the sandbox id in the path", problem))
+}
+
+/// The id in a header; none if the header is absent or blank.
+fn id<T>(
+    headers: &HeaderMap,
+    name: &'static str,
+    parse: fn(&str) -> Result<T, InvalidId>,
+) -> Result<Option<T>, Fault> {
+    let Some(text) = only_text(headers, name)? else { return Ok(None) };
+    match parse(text) {
+        Ok(id) => Ok(Some(id)),
+        Err(InvalidId::Empty) => Ok(None),
+        Err(problem) => Err(Fault::invalid(name, problem)),
+    }
+}
+
+// Of two values one would have to be chosen, and a proxy in between may choose the other.
+fn only_text<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Fault> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Fault::invalid(name, "was sent more than once"));
+    }
+    match value.to_str() {
+        Ok(text) => Ok(Some(text.trim())),
+        Err(_) => Err(Fault::invalid(name, "may hold only visible ASCII characters")),
+    }
+}
+
+fn duration_hours(headers: &HeaderMap) -> Result<Option<u32>, Fault> {
+    let Some(text) = only_text(headers, LAB_DURATION_HEADER)?.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    // `parse` alone would take a sign.
+    let hours = if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None };
+    match hours {
+        Some(hours @ 1..) => Ok(Some(hours)),
+        _ => Err(Fault::invalid(LAB_DURATION_HEADER, "must be a whole number of hours, at least 1")),
+    }
+}
+
+// For the log line only; the body itself is passed on unread.
+fn sandbox_named_in(body: &[u8]) -> Option<SandboxId> {
+    #[derive(Deserialize)]
+    struct Named {
+        sandbox_id: String,
+    }
+    let Named { sandbox_id } = serde_json::from_slice(body).ok()?;
+    SandboxId::parse(&sandbox_id).ok()
+}
