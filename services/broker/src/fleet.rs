@@ -9,7 +9,7 @@ use common::provider::Provider;
 use common::provider::csp::{CspConfig, CspProvider};
 use common::random::Random;
 use common::runtime::ops::Check;
-use common::runtime::settings::Settings;
+use common::runtime::settings::{Env, Mistakes, Settings};
 use common::runtime::shutdown::Lifecycle;
 use common::runtime::telemetry::Chain;
 use common::store::Store;
@@ -43,6 +43,34 @@ pub struct Shared {
     pub random: Arc<dyn Random>,
     /// The process's metrics.
     pub registry: Registry,
+}
+
+/// The configuration of every service and of what they stand on.
+#[derive(Clone, Debug)]
+pub struct Configs {
+    /// What the fleet stands on.
+    pub backends: Backends,
+    /// The HTTP face.
+    pub ingress: ingress::Config,
+    /// Allocators.
+    pub allocator: allocator::Config,
+    /// Reapers.
+    pub reaper: reaper::Config,
+    /// The reconciler.
+    pub reconciler: reconciler::Config,
+    /// Schedulers.
+    pub scheduler: scheduler::Config,
+}
+
+/// How many of each kind there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Allocators.
+    pub allocators: u16,
+    /// Reapers.
+    pub reapers: u16,
+    /// Schedulers.
+    pub schedulers: u16,
 }
 
 /// The services of this process and what they stand on.
@@ -81,6 +109,35 @@ impl Backends {
             table: Some(DynamoConfig::read(settings)),
             provider: Some(CspConfig::read(settings)),
         }
+    }
+}
+
+// === impl Configs ===
+
+impl Configs {
+    /// Reads the settings of a whole fleet.
+    ///
+    /// # Errors
+    /// Every mistake, together.
+    pub fn read(env: &dyn Env) -> Result<Self, Mistakes> {
+        let mut settings = Settings::new(env);
+        let backends = Backends::read(&mut settings);
+        let ingress = ingress::Config::read(&mut settings);
+        let allocator = allocator::Config::read(&mut settings);
+        let reaper = reaper::Config::read(&mut settings);
+        let reconciler = reconciler::Config::read(&mut settings);
+        let scheduler = scheduler::Config::read(&mut settings);
+        let read = (backends, ingress, allocator, reaper, reconciler, scheduler);
+        let (backends, ingress, allocator, reaper, reconciler, scheduler) = settings.finish(read)?;
+        let incomplete = || Mistakes(vec!["POOLS cannot be read".to_owned()]);
+        Ok(Self {
+            backends,
+            ingress,
+            allocator: allocator.ok_or_else(incomplete)?,
+            reaper,
+            reconciler: reconciler.ok_or_else(incomplete)?,
+            scheduler,
+        })
     }
 }
 
@@ -138,6 +195,31 @@ impl Fleet {
     /// When this process has none.
     pub fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
         Ok(Arc::clone(self.table()?) as Arc<dyn Store>)
+    }
+
+    /// Starts every service, the HTTP face on `listener`.
+    ///
+    /// # Errors
+    /// When one cannot be put together.
+    pub async fn start_all(
+        &mut self,
+        lifecycle: &mut Lifecycle,
+        configs: Configs,
+        counts: Counts,
+        listener: TcpListener,
+    ) -> anyhow::Result<()> {
+        self.start_ingress(lifecycle, configs.ingress, listener).await?;
+        for _ in 0..counts.allocators {
+            self.start_allocator(lifecycle, configs.allocator.clone()).await?;
+        }
+        for _ in 0..counts.reapers {
+            self.start_reaper(lifecycle, configs.reaper.clone()).await?;
+        }
+        self.start_reconciler(lifecycle, configs.reconciler).await?;
+        for _ in 0..counts.schedulers {
+            self.start_scheduler(lifecycle, configs.scheduler).await?;
+        }
+        Ok(())
     }
 
     /// Starts the HTTP face on `listener`. The workers of this process stop after it.

@@ -2,7 +2,7 @@
 
 use crate::data::DataDir;
 use crate::embedded::EmbeddedTable;
-use crate::fleet::{Backends, Fleet, Shared};
+use crate::fleet::{Configs, Counts, Fleet, Shared};
 use crate::nats_server::{self, NatsServer};
 use crate::role::register_process_metrics;
 use anyhow::Context as _;
@@ -94,17 +94,6 @@ struct Embedded {
     simulator: Option<(simulator::Simulator, TcpListener)>,
 }
 
-/// Every service's configuration.
-struct Configs {
-    telemetry: TelemetryConfig,
-    backends: Backends,
-    ingress: ingress::Config,
-    allocator: allocator::Config,
-    reaper: reaper::Config,
-    reconciler: reconciler::Config,
-    scheduler: scheduler::Config,
-}
-
 // === impl Overlay ===
 
 impl Env for Overlay<'_> {
@@ -186,17 +175,10 @@ async fn serve(
         // After the workers, because they may be in the middle of a deletion there.
         lifecycle.start("simulator", simulator.run(listener, providers_stop.clone()));
     }
-    let mut fleet = Fleet::new(configs.backends, shared).await?;
+    let mut fleet = Fleet::new(configs.backends.clone(), shared).await?;
     let reports = fleet.bus("up").await?;
-    fleet.start_ingress(&mut lifecycle, configs.ingress, http).await?;
-    for _ in 0..options.allocators {
-        fleet.start_allocator(&mut lifecycle, configs.allocator.clone()).await?;
-    }
-    for _ in 0..options.reapers {
-        fleet.start_reaper(&mut lifecycle, configs.reaper.clone()).await?;
-    }
-    fleet.start_reconciler(&mut lifecycle, configs.reconciler).await?;
-    fleet.start_scheduler(&mut lifecycle, configs.scheduler).await?;
+    let counts = Counts { allocators: options.allocators, reapers: options.reapers, schedulers: 1 };
+    fleet.start_all(&mut lifecycle, configs, counts, http).await?;
     let stop = lifecycle.stop();
     lifecycle.start("simulator stop", async move {
         stop.cancelled().await;
@@ -249,33 +231,6 @@ async fn first_sync(reports: &dyn Ticks) {
     };
     if tokio::time::timeout(FIRST_SYNC_PATIENCE, done).await.is_err() {
         tracing::warn!("there was no sync yet; the pool fills when the provider answers");
-    }
-}
-
-// === impl Configs ===
-
-impl Configs {
-    fn read(env: &dyn Env) -> anyhow::Result<Self> {
-        let mut settings = Settings::new(env);
-        let telemetry = TelemetryConfig::read(&mut settings, LogFormat::Text);
-        let backends = Backends::read(&mut settings);
-        let ingress = ingress::Config::read(&mut settings);
-        let allocator = allocator::Config::read(&mut settings);
-        let reaper = reaper::Config::read(&mut settings);
-        let reconciler = reconciler::Config::read(&mut settings);
-        let scheduler = scheduler::Config::read(&mut settings);
-        let read = (telemetry, backends, ingress, allocator, reaper, reconciler, scheduler);
-        let (telemetry, backends, ingress, allocator, reaper, reconciler, scheduler) =
-            settings.finish(read)?;
-        Ok(Self {
-            telemetry,
-            backends,
-            ingress,
-            allocator: allocator.context("POOLS is incomplete")?,
-            reaper,
-            reconciler: reconciler.context("POOLS is incomplete")?,
-            scheduler,
-        })
     }
 }
 
