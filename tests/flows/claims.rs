@@ -44,12 +44,14 @@ async fn a_claim_over_http_repeated_over_nats_is_the_same_claim() {
     assert_eq!(nats.outcome, Some(Outcome::Existing));
     assert_eq!(serde_json::from_slice::<Value>(&nats.body).unwrap(), http.body);
 
-    let nats = rig.ask(Verb::Allocate, json!({"owner": "student-2", "field from the future": 1})).await.unwrap();
+    let nats =
+        rig.ask(Verb::Allocate, json!({"owner": "student-2", "field from the future": 1})).await.unwrap();
     assert_eq!(nats.outcome, Some(Outcome::Created));
     let http = rig.api.allocate("student-2").await;
     assert_eq!((http.status, &http.body), (200, &serde_json::from_slice::<Value>(&nats.body).unwrap()));
 
-    let released = rig.ask(Verb::Release, json!({"sandbox_id": http.sandbox(), "owner": "student-2"})).await.unwrap();
+    let released =
+        rig.ask(Verb::Release, json!({"sandbox_id": http.sandbox(), "owner": "student-2"})).await.unwrap();
     assert!(!released.is_fault);
     let again = rig.api.release(http.sandbox(), "student-2").await;
     assert_eq!((again.status, again.body), (200, serde_json::from_slice::<Value>(&released.body).unwrap()));
@@ -75,7 +77,11 @@ async fn a_prefix_narrows_a_claim_and_an_empty_selector_is_exhausted() {
     let rig = Plan::new(12).start().await;
     let name = rig.csp.accounts().first().unwrap().name.clone();
     let exact = rig.api.allocate_with("student-1", &[("X-Sandbox-Name-Prefix", &name)]).await;
-    assert_eq!((exact.status, exact.body["name"].as_str().unwrap().starts_with(&name)), (201, true), "{exact:?}");
+    assert_eq!(
+        (exact.status, exact.body["name"].as_str().unwrap().starts_with(&name)),
+        (201, true),
+        "{exact:?}"
+    );
     let none = rig.api.allocate_with("student-2", &[("X-Sandbox-Name-Prefix", "no-such-")]).await;
     assert_eq!((none.status, none.code()), (409, "POOL_EXHAUSTED"));
     assert_eq!(none.retry_after.as_deref(), Some("30"));
@@ -89,7 +95,9 @@ async fn a_prefix_narrows_a_claim_and_an_empty_selector_is_exhausted() {
 async fn a_sandbox_is_shown_and_given_back_only_to_its_owner() {
     let rig = Plan::new(3).start().await;
     let mine = rig.api.allocate("student-1").await;
-    for answer in [rig.api.get(mine.sandbox(), "student-2").await, rig.api.release(mine.sandbox(), "student-2").await] {
+    for answer in
+        [rig.api.get(mine.sandbox(), "student-2").await, rig.api.release(mine.sandbox(), "student-2").await]
+    {
         assert_eq!((answer.status, answer.code()), (403, "NOT_SANDBOX_OWNER"));
         assert!(!answer.body.to_string().contains("student-1"), "the holder is not named");
     }
@@ -115,7 +123,10 @@ async fn a_claim_after_a_release_is_a_new_one() {
 async fn a_lease_may_be_as_long_as_allowed_and_no_longer() {
     let rig = Plan::new(3).start().await;
     let long = rig.api.allocate_with("student-1", &[("X-Lab-Duration", "48")]).await;
-    assert_eq!(long.body["expires_at"].as_u64().unwrap() - long.body["allocated_at"].as_u64().unwrap(), 48 * 3_600);
+    assert_eq!(
+        long.body["expires_at"].as_u64().unwrap() - long.body["allocated_at"].as_u64().unwrap(),
+        48 * 3_600
+    );
     for wrong in ["49", "0", "soon", "-1"] {
         let answer = rig.api.allocate_with("student-2", &[("X-Lab-Duration", wrong)]).await;
         assert_eq!((answer.status, answer.code()), (400, "INVALID_REQUEST"), "{wrong}");

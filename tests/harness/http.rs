@@ -72,7 +72,8 @@ impl Api {
 
     /// An admin call.
     pub async fn admin(&self, method: Method, path: &str) -> Answer {
-        let request = self.client.request(method, format!("{}{path}", self.root)).bearer_auth(&self.admin_token);
+        let request =
+            self.client.request(method, format!("{}{path}", self.root)).bearer_auth(&self.admin_token);
         answer(request.send().await.expect("the broker answers")).await
     }
 

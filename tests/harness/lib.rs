@@ -12,6 +12,7 @@
 
 pub mod clock;
 pub mod http;
+pub mod queue;
 pub mod rig;
 pub mod servers;
 pub mod wait;

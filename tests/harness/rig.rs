@@ -17,7 +17,7 @@ use common::runtime::shutdown::{Lifecycle, LifecycleError};
 use common::store::Store;
 use prometheus::Registry;
 use serde_json::Value;
-use simulator::{Running, Simulator, SimulatorHandle};
+use simulator::{Operation, Running, Simulator, SimulatorHandle};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -143,8 +143,7 @@ impl Plan {
         let configs = Configs::read(&env).unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let registry = Registry::new();
         let shared = Shared { clock: ports.0, random: ports.1, registry: registry.clone() };
-        let listener =
-            common::runtime::ops::listen(configs.ingress.listen).await.expect("a free port");
+        let listener = common::runtime::ops::listen(configs.ingress.listen).await.expect("a free port");
         let address = listener.local_addr().expect("a bound port");
         let mut lifecycle = Lifecycle::new(Duration::from_secs(20));
         let mut fleet = Fleet::new(configs.backends.clone(), shared).await.expect("the fleet is sound");
@@ -164,7 +163,18 @@ impl Plan {
         });
         let api = Api::new(address, LAB_TOKEN, ADMIN_TOKEN);
         let csp = simulator.handle();
-        Rig { api, bus, store, csp, clock, registry, env, simulator: Some(simulator), asked: Some(asked), running }
+        Rig {
+            api,
+            bus,
+            store,
+            csp,
+            clock,
+            registry,
+            env,
+            simulator: Some(simulator),
+            asked: Some(asked),
+            running,
+        }
     }
 }
 
@@ -197,8 +207,7 @@ impl Rig {
         body: Value,
         deadline_ms: Option<u64>,
     ) -> Result<Reply, RequestError> {
-        let context =
-            Context { request_id: "test-request".to_owned(), deadline_ms, traceparent: None };
+        let context = Context { request_id: "test-request".to_owned(), deadline_ms, traceparent: None };
         let body = Bytes::from(body.to_string());
         self.bus.request(verb, &context, body, Duration::from_secs(20)).await
     }
@@ -243,5 +252,19 @@ impl Rig {
             if sandbox.state.name() == state { Ok(sandbox) } else { Err(sandbox.state) }
         })
         .await
+    }
+
+    /// Deletions that were ordered at the CSP, whatever it answered.
+    pub fn deletes_at_csp(&self) -> usize {
+        self.csp.log().iter().filter(|call| call.operation == Operation::Delete).count()
+    }
+
+    /// Deletes an account behind the broker's back.
+    pub async fn delete_at_csp(&self, id: &str) {
+        let sandbox = self.sandbox(id).await.expect("the sandbox is there");
+        let url = format!("{}/sandbox/accounts/{}", self.env["CSP_BASE_URL"], sandbox.external_id.bare());
+        let request = self.api.client.delete(url).header("Authorization", format!("Token {CSP_TOKEN}"));
+        assert!(request.send().await.expect("the simulator answers").status().is_success());
+        self.csp.clear_log();
     }
 }

@@ -44,9 +44,11 @@ pub async fn start_nats() -> (NatsServer, PathBuf) {
 pub async fn start_nats_on(address: SocketAddr, folder: Option<PathBuf>) -> (NatsServer, PathBuf) {
     let binary = nats_server::find(&ProcessEnv).await.expect("a nats-server is to be had");
     // Kept: it is in the target folder, so `cargo clean` removes it, and its log explains a failure.
-    let folder = folder.unwrap_or_else(|| target_folder().join("test-nats").join(uuid::Uuid::now_v7().to_string()));
+    let folder =
+        folder.unwrap_or_else(|| target_folder().join("test-nats").join(uuid::Uuid::now_v7().to_string()));
     std::fs::create_dir_all(&folder).expect("the target folder can be written");
-    let server = NatsServer::start(&binary, &broker_binary(), &folder, address).await.expect("nats-server starts");
+    let server =
+        NatsServer::start(&binary, &broker_binary(), &folder, address).await.expect("nats-server starts");
     (server, folder)
 }
 

@@ -42,7 +42,9 @@ impl DataDir {
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), ephemeral, _lock: lock }),
             Err(TryLockError::WouldBlock) => {
-                bail!("another broker runs on the data directory {shown}; stop it, or choose another with --data")
+                bail!(
+                    "another broker runs on the data directory {shown}; stop it, or choose another with --data"
+                )
             }
             Err(TryLockError::Error(error)) => {
                 Err(error).with_context(|| format!("the data directory {shown} cannot be locked"))

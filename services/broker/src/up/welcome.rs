@@ -56,7 +56,9 @@ mod tests {
             data: PathBuf::from(".broker"),
         }
         .text();
-        for part in ["http://127.0.0.1:8080", "nats://127.0.0.1:4222", ".broker/api-token", ".broker/admin-token"] {
+        for part in
+            ["http://127.0.0.1:8080", "nats://127.0.0.1:4222", ".broker/api-token", ".broker/admin-token"]
+        {
             assert!(text.contains(part), "{part}");
         }
         assert_eq!(text.matches("curl -s").count(), 3);
