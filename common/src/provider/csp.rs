@@ -33,7 +33,8 @@ pub struct CspConfig {
     pub api_token: Secret,
     /// `CSP_CONNECT_TIMEOUT_SECONDS`: longest wait for a connection (5 s).
     pub connect_timeout: Duration,
-    /// `CSP_READ_TIMEOUT_SECONDS`: longest wait for a whole answer (15 s; a delete takes 3 to 10).
+    /// `CSP_READ_TIMEOUT_SECONDS`: longest wait for a whole answer, a new connection included (15 s; a delete
+    /// takes 3 to 10).
     pub read_timeout: Duration,
     /// `CSP_PAGE_SIZE`: accounts asked for at once (100).
     pub page_size: usize,

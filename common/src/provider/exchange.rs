@@ -44,7 +44,6 @@ pub enum ClientError {
 pub(super) struct Exchange {
     client: Client,
     clock: Arc<dyn Clock>,
-    connect_timeout: Duration,
 }
 
 /// What came back.
@@ -80,7 +79,7 @@ impl Exchange {
             builder = builder.tls_certs_only([]);
         }
         let client = builder.build().map_err(ClientError::Client)?;
-        Ok(Self { client, clock, connect_timeout })
+        Ok(Self { client, clock })
     }
 
     /// The client to build requests with.
@@ -88,19 +87,16 @@ impl Exchange {
         &self.client
     }
 
-    /// Sends `request` and reads the answer, of a success at most `body_bytes_max`. After the connection is
-    /// there, the whole answer has to arrive within `timeout`, however slowly it drips.
+    /// Sends `request` and reads the answer, of a success at most `body_bytes_max`. All of it, a new connection
+    /// included, has to be done within `timeout`, however slowly the answer drips.
     pub(super) async fn send(
         &self,
         request: RequestBuilder,
         timeout: Duration,
         body_bytes_max: usize,
     ) -> Result<Answer, ProviderError> {
-        let response = request
-            .timeout(timeout.saturating_add(self.connect_timeout))
-            .send()
-            .await
-            .map_err(|error| transport_error(error, timeout))?;
+        let response =
+            request.timeout(timeout).send().await.map_err(|error| transport_error(error, timeout))?;
         let status = response.status();
         let retry_after = retry_after(response.headers(), self.clock.now_ms());
         let body = if status.is_success() {

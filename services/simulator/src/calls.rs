@@ -89,6 +89,11 @@ impl Calls {
         (entries.kept.iter().cloned().collect(), entries.dropped)
     }
 
+    /// Calls under way now.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
     /// Forgets all of it.
     pub(crate) fn clear(&self) {
         *self.entries() = Entries::default();

@@ -141,6 +141,12 @@ impl SimulatorHandle {
         self.state.calls.read().1
     }
 
+    /// Calls under way now.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.state.calls.in_flight()
+    }
+
     /// Forgets the record.
     pub fn clear_log(&self) {
         self.state.calls.clear();
