@@ -43,7 +43,6 @@ impl Reconciler {
             if received > LISTING_MAX {
                 return Err(ListingError::Endless);
             }
-            listed.pages += 1;
             for problem in page.malformed {
                 listed.skip_unknown(&problem);
             }

@@ -25,8 +25,8 @@ pub struct Listed {
     pub present: HashMap<SandboxId, String>,
     /// Entries that name no sandbox at all: any sandbox might be one of them.
     pub unknown: u64,
-    /// Pages that it came in.
-    pub pages: u64,
+    /// Whether some entry might be any sandbox: it names none, or an id that another account has as well.
+    pub unclear: bool,
 }
 
 /// Why a sync does nothing.
@@ -100,6 +100,7 @@ impl Listed {
     /// Notes an entry that names no sandbox.
     pub fn skip_unknown(&mut self, problem: &str) {
         self.unknown += 1;
+        self.unclear = true;
         tracing::warn!(problem, "an entry of the listing was skipped: {problem}");
     }
 
@@ -113,6 +114,7 @@ impl Listed {
         if !first {
             let again = self.usable.get(&id).is_some_and(|known| known.external_id.as_str() == external_id);
             if !again {
+                self.unclear = true;
                 self.set_aside(id, "its id is listed twice, for different accounts".to_owned());
             }
             return;
@@ -185,8 +187,8 @@ pub fn plan(listed: &Listed, stored: &[Sandbox], limits: Limits) -> Result<Plan,
         }
     }
     plan.insert = listed.usable.values().filter(|entry| !known.contains(&entry.id)).cloned().collect();
-    if listed.unknown > 0 {
-        // Any of the missing may be behind an entry that could not be read.
+    if listed.unclear {
+        // Any of the missing may be behind an entry that could not be understood.
         plan.missing.clear();
     }
     let missing = u64::try_from(plan.missing.len()).unwrap_or(u64::MAX);
