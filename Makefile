@@ -16,7 +16,7 @@ up: build ## Run the whole fleet on this machine: make up ARGS="--pool 20"
 	@exec "$(BROKER)" up $(ARGS)
 
 build: ## Build the release binary that `up` runs
-	@[ -x "$(BROKER)" ] || echo "building the broker; the first time takes about ten minutes on two cores"
+	@[ -x "$(BROKER)" ] || echo "building the broker; the first time takes ten minutes or more on two cores"
 	@cargo build --release --package broker --bin broker
 
 test: ## Run every test; fetches a nats-server if there is none
