@@ -1,4 +1,5 @@
-//! The rig of the flow tests: real servers, and a whole fleet in this process for each test.
+//! What several suites of tests need: engines and a whole fleet to run against, and ways to break things on
+//! purpose.
 //!
 //! One `nats-server` and one embedded table serve a test binary; every test has its own table, its own subject
 //! prefix and its own simulator, so tests run side by side and twice in a row.
@@ -10,9 +11,16 @@
     reason = "a rig that cannot be set up should panic, and its tests fail"
 )]
 
+pub mod wait;
+
+pub mod dynamodb;
+pub mod dynamodb_local;
+pub mod servers;
+
+pub mod faulty_store;
+pub mod lossy_proxy;
+
 pub mod clock;
 pub mod http;
 pub mod queue;
 pub mod rig;
-pub mod servers;
-pub mod wait;

@@ -1,7 +1,6 @@
 //! The servers that a test binary shares: started at the first use, gone with the process.
 
 use broker::child;
-use broker::embedded::EmbeddedTable;
 use broker::nats_server::{self, NatsServer};
 use common::runtime::settings::ProcessEnv;
 use std::net::SocketAddr;
@@ -26,10 +25,7 @@ pub async fn shared() -> &'static Servers {
             let (server, _folder) = start_nats().await;
             let nats_url = format!("nats://{}", server.address);
             child::keep(server.child);
-            let table = EmbeddedTable::start(None).await.expect("the embedded table starts");
-            let table_endpoint = table.endpoint.clone();
-            // Its thread serves until the process ends.
-            std::mem::forget(table);
+            let table_endpoint = crate::dynamodb::dynoxide_endpoint().to_owned();
             Servers { nats_url, table_endpoint }
         })
         .await
