@@ -6,15 +6,16 @@ use crate::servers;
 use crate::wait::{PATIENCE, eventually};
 use broker::fleet::{Configs, Counts, Fleet, Shared};
 use bytes::Bytes;
-use common::bus::nats::NatsBus;
+use common::bus::nats::{NatsBus, NatsConfig};
 use common::bus::{Context, Reply, RequestError, Requests, Ticks};
 use common::clock::Clock;
 use common::contract::{Report, RunReport, SweepReport, SyncReport, TickKind, Verb};
 use common::domain::{Sandbox, SandboxId, StateName};
 use common::random::Dice;
-use common::runtime::settings::Secret;
+use common::runtime::settings::{Secret, Settings};
 use common::runtime::shutdown::{Lifecycle, LifecycleError};
 use common::store::Store;
+use futures_util::FutureExt as _;
 use prometheus::Registry;
 use serde_json::Value;
 use simulator::{Operation, Running, Simulator, SimulatorHandle};
@@ -152,12 +153,8 @@ impl Plan {
         fleet.start_all(&mut lifecycle, configs, counts, listener).await.expect("the services start");
         let (asked, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(async move {
-            let ended = lifecycle
-                .run_until(async {
-                    let _ = stopped.await;
-                    std::future::pending::<()>()
-                })
-                .await;
+            let second_signal = std::future::pending::<()>();
+            let ended = lifecycle.run_until(stopped.map(|_| second_signal)).await;
             fleet.close().await;
             ended
         });
@@ -266,5 +263,19 @@ impl Rig {
         let request = self.api.client.delete(url).header("Authorization", format!("Token {CSP_TOKEN}"));
         assert!(request.send().await.expect("the simulator answers").status().is_success());
         self.csp.clear_log();
+    }
+
+    /// A connection that outlives the fleet.
+    pub async fn another_bus(&self) -> NatsBus {
+        let mut settings = Settings::new(&self.env);
+        let config = NatsConfig::read(&mut settings);
+        let bus =
+            NatsBus::connect("test", config, Arc::new(self.clock.clone()), Arc::new(Dice::unseeded())).await;
+        let bus = bus.expect("a connection");
+        eventually("a connection to NATS", PATIENCE, || async {
+            if bus.connected() { Ok(()) } else { Err("not connected") }
+        })
+        .await;
+        bus
     }
 }

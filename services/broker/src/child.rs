@@ -114,8 +114,7 @@ impl Child {
         let mut ended = self.ended.clone();
         async move {
             // The sender is gone only if the waiting thread failed, which ends the wait as well.
-            let status = ended.wait_for(Option::is_some).await.ok().and_then(|status| *status);
-            status
+            ended.wait_for(Option::is_some).await.ok().and_then(|status| *status)
         }
     }
 

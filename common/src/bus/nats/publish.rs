@@ -9,6 +9,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
@@ -29,6 +30,11 @@ const EXPECTED_SEQUENCE_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Sub
 /// Error codes of the server that mean the same conflict as a wrong last sequence, on replicated streams:
 /// the same subject, or the same message id, is in flight.
 const CONFLICT_ERROR_CODES: [u64; 2] = [10_164, 10_158];
+/// Error code of the server for a subject that holds as many messages as it may.
+const SUBJECT_FULL_ERROR_CODE: u64 = 10_077;
+/// Times that a tick may be refused because one waits that is gone a moment later.
+const FOLD_ROUNDS_MAX: usize = 10;
+
 /// Key under which the last report of a kind is kept.
 pub(super) fn report_key(kind: TickKind) -> String {
     format!("report.{}", kind.as_str())
@@ -76,8 +82,18 @@ impl Ticks for NatsBus {
             message = message.message_id(format!("{}:{slot}", kind.as_str()));
         }
         let subject = self.config.subjects.tick(kind);
-        let ack = self.publish_until_acked(subject, message).await.map_err(failed("publish a tick"))?;
-        Ok(TickReceipt { sequence: ack.sequence, duplicate: ack.duplicate })
+        for _ in 0..FOLD_ROUNDS_MAX {
+            match self.publish_until_acked(subject.clone(), message.clone()).await {
+                Ok(ack) => return Ok(TickReceipt { sequence: ack.sequence, duplicate: ack.duplicate }),
+                Err(error) if server_code(&error) == Some(SUBJECT_FULL_ERROR_CODE) => {
+                    if let Some(sequence) = self.waiting_tick(&subject).await? {
+                        return Ok(TickReceipt { sequence, duplicate: true });
+                    }
+                }
+                Err(error) => return Err(failed("publish a tick")(error)),
+            }
+        }
+        Err(failed("publish a tick")("the stream is full and empty at once"))
     }
 
     async fn tick_and_wait(
@@ -113,6 +129,20 @@ impl Ticks for NatsBus {
 }
 
 impl NatsBus {
+    /// The sequence of the last tick on `subject`; none if it has been run on meanwhile.
+    async fn waiting_tick(&self, subject: &str) -> Result<Option<u64>, BusError> {
+        let stream = self
+            .jetstream
+            .get_stream_no_info(self.config.subjects.ticks_stream())
+            .await
+            .map_err(failed("look for a tick"))?;
+        match stream.get_last_raw_message_by_subject(subject).await {
+            Ok(message) => Ok(Some(message.sequence)),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(failed("look for a tick")(error)),
+        }
+    }
+
     /// Publishes and waits for the stream's word, with further tries where that is safe and worth it.
     pub(super) async fn publish_until_acked(
         &self,
@@ -164,21 +194,26 @@ pub(super) fn encode<T: serde::Serialize>(value: &T, operation: &'static str) ->
 
 /// Whether the stream refused because it has a message of this sandbox already.
 fn is_conflict(error: &PublishError) -> bool {
-    if error.kind() == PublishErrorKind::WrongLastSequence {
-        return true;
-    }
+    error.kind() == PublishErrorKind::WrongLastSequence
+        || server_code(error).is_some_and(|code| CONFLICT_ERROR_CODES.contains(&code))
+}
+
+/// The server's own error code, which the client library does not tell apart.
+fn server_code(error: &PublishError) -> Option<u64> {
     let mut cause = std::error::Error::source(error);
     while let Some(source) = cause {
         if let Some(answer) = source.downcast_ref::<async_nats::jetstream::Error>() {
-            return CONFLICT_ERROR_CODES.contains(&answer.error_code().0);
+            return Some(answer.error_code().0);
         }
         cause = source.source();
     }
-    false
+    None
 }
 
 fn is_worth_a_retry(error: &PublishError) -> bool {
-    !matches!(error.kind(), PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::WrongLastMessageId)
+    let is_final =
+        matches!(error.kind(), PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::WrongLastMessageId);
+    !is_final && server_code(error) != Some(SUBJECT_FULL_ERROR_CODE)
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a slot's tick keeps its copies out: twice the longest period that a scheduler may have.
 pub(super) const TICK_DEDUP_WINDOW: Duration = Duration::from_secs(2 * 3_600);
+/// Ticks of one kind that the stream holds: one that is being run on and one that waits.
+const TICKS_OF_A_KIND_MAX: i64 = 2;
 /// Silence after which a tick is given to another reconciler; the one at work speaks every third of it.
 pub(super) const TICK_ACK_WAIT: Duration = Duration::from_secs(15);
 /// Most bytes of one message on any of our streams.
@@ -93,7 +95,9 @@ impl NatsBus {
         }
     }
 
-    /// TICKS: at most one waiting for each kind, so a slow run never builds a backlog.
+    /// TICKS: for each kind the tick that is being run on and one that waits, so a slow run never builds a
+    /// backlog. A further one is refused, because the one that waits says the same. It must not push out the
+    /// oldest instead: that is the one being run on, and a second run would begin beside it.
     fn ticks_config(&self) -> stream::Config {
         let subjects = &self.config.subjects;
         stream::Config {
@@ -101,7 +105,9 @@ impl NatsBus {
             description: Some("Ticks: look now".to_owned()),
             subjects: vec![subjects.tick_all()],
             retention: RetentionPolicy::WorkQueue,
-            max_messages_per_subject: 1,
+            max_messages_per_subject: TICKS_OF_A_KIND_MAX,
+            discard: DiscardPolicy::New,
+            discard_new_per_subject: true,
             duplicate_window: TICK_DEDUP_WINDOW,
             ..self.stream_defaults()
         }
