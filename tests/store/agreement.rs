@@ -196,8 +196,9 @@ impl Script {
 
     fn description(&self, number: u32) -> Description {
         Description {
-            // Never the same name twice at once: the order of equal sort keys is nobody's promise.
-            name: SandboxName::parse(&format!("lab-{number:04}-{}", self.dice.below(3))).unwrap(),
+            // The number keeps names apart: the order of equal sort keys is nobody's promise.
+            name: SandboxName::parse(&format!("{}-{number:04}", self.pick(&["lab", "alt"]).unwrap()))
+                .unwrap(),
             sfdc_account_id: (self.dice.below(2) == 0).then(|| SfdcAccountId::parse("SF 2").unwrap()),
         }
     }

@@ -5,8 +5,8 @@ use crate::fixtures::{
     listed, lost, new_sandbox, owner,
 };
 use common::domain::{
-    Epoch, HISTORY_ENTRIES_MAX, InvalidTransition, LAST_ERROR_BYTES_MAX, Sandbox, SandboxName, StateName,
-    UnixSeconds, Version,
+    Epoch, HISTORY_ENTRIES_MAX, InvalidTransition, LAST_ERROR_BYTES_MAX, NamePrefix, Sandbox, SandboxName,
+    StateName, UnixSeconds, Version,
 };
 use common::store::{Description, Insert, SortRange, Store, StoreError, Write};
 use std::sync::Arc;
@@ -21,6 +21,10 @@ const STEPS: [&str; 8] = [
     "mark_missing",
     "mark_found",
 ];
+
+fn prefix(text: &str) -> SortRange {
+    SortRange::NamePrefix(NamePrefix::parse(text).unwrap())
+}
 
 /// One step with arguments that fit the sandbox.
 async fn in_store(store: &dyn Store, step: &str, sandbox: &Sandbox) -> Result<Write, StoreError> {
@@ -173,8 +177,7 @@ pub(crate) async fn a_sandbox_goes_missing_and_comes_back(store: Arc<dyn Store>)
     assert_eq!((back.state.name(), back.version), (StateName::Available, Version::new(3)));
     assert_eq!(back.name, described.name);
     assert_eq!(lost(store.mark_found(&missing, LATER).await.unwrap()), back);
-    let prefix = common::domain::NamePrefix::parse("rena").unwrap();
-    assert_eq!(listed(&*store, StateName::Available, SortRange::NamePrefix(prefix)).await, [back]);
+    assert_eq!(listed(&*store, StateName::Available, prefix("rena")).await, [back]);
 }
 
 pub(crate) async fn a_description_touches_nothing_else(store: Arc<dyn Store>) {
@@ -187,6 +190,11 @@ pub(crate) async fn a_description_touches_nothing_else(store: Arc<dyn Store>) {
         assert_eq!(store.sandbox(&before.id).await.unwrap(), Some(after.clone()));
         if state != StateName::Deleted {
             assert_eq!(listed(&*store, state, SortRange::All).await, std::slice::from_ref(&after));
+        }
+        if state == StateName::Available {
+            // The index goes by the new name at once.
+            assert_eq!(listed(&*store, state, prefix("renamed")).await, std::slice::from_ref(&after));
+            assert_eq!(listed(&*store, state, prefix("lab")).await, []);
         }
         let old = store.describe(&before.id, before.version.next(), &described).await.unwrap();
         assert_eq!(lost(old), after);
