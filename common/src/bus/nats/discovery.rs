@@ -6,7 +6,7 @@
 use super::{NatsBus, failed};
 use crate::bus::BusError;
 use crate::contract::subjects::ALLOCATOR_SERVICE;
-use crate::contract::{Subjects, Verb};
+use crate::contract::{FaultCode, Subjects, Verb};
 use crate::domain::UnixSeconds;
 use async_nats::Message;
 use futures_util::StreamExt as _;
@@ -39,6 +39,8 @@ pub struct VerbCounts {
     pub requests: u64,
     /// Of these, with a failure.
     pub errors: u64,
+    /// The last of these failures.
+    pub last_error: Option<FaultCode>,
     /// Time spent on all of them, in nanoseconds.
     pub processing_ns: u64,
 }
@@ -110,17 +112,20 @@ fn answer(
     };
     match question {
         "INFO" => {
-            let endpoints: Vec<_> = Verb::ALL.into_iter().map(endpoint).collect();
+            let endpoints = Verb::ALL
+                .into_iter()
+                .map(|verb| EndpointInfo { endpoint: endpoint(verb), metadata: json!({}) });
+            let endpoints = endpoints.collect();
             json!(Info { common, description: "Hands out sandboxes and takes them back", endpoints })
         }
         "STATS" => {
             let endpoints = Verb::ALL.into_iter().map(|verb| {
-                let VerbCounts { requests, errors, processing_ns } = service.counts(verb);
+                let VerbCounts { requests, errors, last_error, processing_ns } = service.counts(verb);
                 EndpointStats {
                     endpoint: endpoint(verb),
                     num_requests: requests,
                     num_errors: errors,
-                    last_error: "",
+                    last_error: last_error.map(error_text).unwrap_or_default(),
                     processing_time: processing_ns,
                     average_processing_time: processing_ns.checked_div(requests).unwrap_or(0),
                     data: service.data(),
@@ -130,6 +135,11 @@ fn answer(
         }
         _ => json!(common),
     }
+}
+
+/// As the client libraries write it: number and text.
+fn error_text(code: FaultCode) -> String {
+    format!("{}:{}", code.status(), code.as_str())
 }
 
 // The shapes below are those of ADR-32; their field names are its words.
@@ -156,7 +166,14 @@ struct Info<'a> {
     #[serde(flatten)]
     common: Common<'a>,
     description: &'static str,
-    endpoints: Vec<EndpointName>,
+    endpoints: Vec<EndpointInfo>,
+}
+
+#[derive(Serialize)]
+struct EndpointInfo {
+    #[serde(flatten)]
+    endpoint: EndpointName,
+    metadata: Value,
 }
 
 #[derive(Serialize)]
@@ -165,7 +182,7 @@ struct EndpointStats {
     endpoint: EndpointName,
     num_requests: u64,
     num_errors: u64,
-    last_error: &'static str,
+    last_error: String,
     processing_time: u64,
     average_processing_time: u64,
     data: Value,
