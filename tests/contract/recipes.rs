@@ -95,7 +95,7 @@ async fn every_recipe_does_what_it_says() {
     let document = Document::read(README);
     let recipes = document.blocks("sh");
     assert!(recipes.len() >= 20, "only {} recipes", recipes.len());
-    // Asked for the client first: without one there is nothing to start a fleet for.
+    // Without a client there is nothing to start a fleet for.
     let url = harness::servers::shared().await.nats_url.clone();
     let Some(cli) = NatsCli::new(&url) else { return };
     let rig = Plan::new(6)
