@@ -22,5 +22,6 @@ pub mod lossy_proxy;
 
 pub mod clock;
 pub mod http;
+pub mod process;
 pub mod queue;
 pub mod rig;

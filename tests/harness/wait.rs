@@ -26,3 +26,8 @@ where
         }
     }
 }
+
+/// Work that takes this long: what a handler of a test does, not a way to wait for something.
+pub async fn moment(span: Duration) {
+    tokio::time::sleep(span).await;
+}
