@@ -174,6 +174,26 @@ pub trait Serve: Send + Sync {
     ) -> Result<(), BusError>;
 }
 
+/// Numbers of a live worker, asked for at the moment that somebody looks.
+pub trait ServiceInfo: Send + Sync {
+    /// Answered requests and failures of a verb since the start, and their summed time in nanoseconds.
+    fn counts(&self, verb: Verb) -> VerbCounts;
+
+    /// Further numbers, shown as they stand.
+    fn data(&self) -> serde_json::Value;
+}
+
+/// What a worker counted of one verb.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerbCounts {
+    /// Requests answered.
+    pub requests: u64,
+    /// Of these, with a failure.
+    pub errors: u64,
+    /// Time spent on all of them, in nanoseconds.
+    pub processing_ns: u64,
+}
+
 /// Publishing deletion work.
 #[async_trait]
 pub trait Deletions: Send + Sync {

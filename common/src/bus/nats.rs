@@ -21,8 +21,6 @@ mod serving;
 mod streams;
 mod topology;
 
-pub use discovery::{ServiceInfo, VerbCounts};
-
 /// Commands that may wait for the connection; one more makes the caller wait inside its own deadline.
 const CLIENT_CAPACITY_COMMANDS: usize = 2_048;
 /// Messages that one subscription may hold. Our loops never stop reading, so a full one means that the

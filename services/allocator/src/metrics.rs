@@ -1,6 +1,6 @@
 //! What an allocator counts: every name, help text, label and bucket.
 
-use common::bus::nats::{ServiceInfo, VerbCounts};
+use common::bus::{ServiceInfo, VerbCounts};
 use common::contract::{FaultCode, Outcome, Verb};
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 use std::time::Duration;

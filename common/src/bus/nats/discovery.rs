@@ -4,7 +4,7 @@
 //! library's service type loses requests when it stops.
 
 use super::{NatsBus, failed};
-use crate::bus::BusError;
+use crate::bus::{BusError, ServiceInfo, VerbCounts};
 use crate::contract::subjects::ALLOCATOR_SERVICE;
 use crate::contract::{Subjects, Verb};
 use crate::domain::UnixSeconds;
@@ -22,26 +22,6 @@ const SERVICE_VERSION: &str = env!("CARGO_PKG_VERSION");
 const DISCOVERY_PREFIX: &str = "$SRV";
 /// The three questions of the service API.
 const QUESTIONS: [&str; 3] = ["PING", "INFO", "STATS"];
-
-/// Numbers of a live worker, asked for at the moment that somebody looks.
-pub trait ServiceInfo: Send + Sync {
-    /// Answered requests and failures of a verb since the start, and their summed time in nanoseconds.
-    fn counts(&self, verb: Verb) -> VerbCounts;
-
-    /// Further numbers, shown as they stand.
-    fn data(&self) -> Value;
-}
-
-/// What a worker counted of one verb.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct VerbCounts {
-    /// Requests answered.
-    pub requests: u64,
-    /// Of these, with a failure.
-    pub errors: u64,
-    /// Time spent on all of them, in nanoseconds.
-    pub processing_ns: u64,
-}
 
 impl NatsBus {
     /// Answers discovery for an allocator until `stop`.
