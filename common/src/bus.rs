@@ -93,7 +93,8 @@ pub enum Announced {
 pub struct TickReceipt {
     /// Its sequence; a run whose report says at least this one has looked after the tick was taken.
     pub sequence: u64,
-    /// Whether another scheduler had published this slot already.
+    /// Whether it was not needed: this slot had been published already, or a tick of this kind is waiting, whose
+    /// run will look after this moment as well.
     pub duplicate: bool,
 }
 

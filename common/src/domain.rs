@@ -7,15 +7,17 @@
 pub mod deletion;
 pub mod ids;
 pub mod lease;
+pub mod policy;
 pub mod sandbox;
 pub mod time;
 
-pub use deletion::{Deletion, DeletionCause, Tombstone};
+pub use deletion::{Deletion, DeletionCause, LAST_ERROR_BYTES_MAX, Tombstone};
 pub use ids::{
     Epoch, ExternalId, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, SandboxId,
     SandboxName, SfdcAccountId, Version,
 };
 pub use lease::{Candidate, ClaimKey, ClaimRecord, Grant, Lease};
+pub use policy::{InvalidPools, LeasePolicy, PoolRules};
 pub use sandbox::{
     Cause, HISTORY_ENTRIES_MAX, HistoryEntry, InvalidTransition, NewSandbox, Sandbox, State, StateName,
 };

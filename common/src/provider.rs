@@ -5,7 +5,11 @@ use async_trait::async_trait;
 use std::time::Duration;
 
 pub mod csp;
+mod exchange;
 pub mod fake;
+pub mod preclean;
+
+pub use exchange::ClientError;
 
 /// What a provider can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use crate::domain::{
 use async_trait::async_trait;
 
 pub mod dynamodb;
+mod index;
 pub mod memory;
 
 /// What became of a conditional write on a sandbox.

@@ -1,1 +1,239 @@
-//! To come.
+//! The bus on NATS: one connection, shared by everything that a process does there.
+
+use crate::bus::BusError;
+use crate::clock::Clock;
+use crate::contract::Subjects;
+use crate::random::{Random, full_jitter};
+use crate::runtime::policy::read_stop_grace;
+use crate::runtime::settings::{Secret, Settings};
+use async_nats::connection::State;
+use async_nats::jetstream;
+use async_nats::{Client, ConnectOptions, Event};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+mod discovery;
+mod pace;
+mod publish;
+mod requests;
+mod serving;
+mod streams;
+mod topology;
+
+pub use discovery::{ServiceInfo, VerbCounts};
+
+/// Commands that may wait for the connection; one more makes the caller wait inside its own deadline.
+const CLIENT_CAPACITY_COMMANDS: usize = 2_048;
+/// Messages that one subscription may hold. Our loops never stop reading, so a full one means that the
+/// process is stuck, and the server's slow-consumer rule should see it.
+const SUBSCRIPTION_CAPACITY_MESSAGES: usize = 16_384;
+/// Longest wait for an answer of JetStream: a new leader of a replicated stream takes about 5 s (measured).
+const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
+/// Part of a process's stopping time that is kept for what comes after the work: a fetch that ends, messages
+/// that are given back, replies that are sent.
+const CLOSING_TIME: Duration = Duration::from_secs(2);
+/// Longest pause between two attempts to connect.
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
+/// First pause between two attempts to connect; it doubles.
+const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
+
+/// How to reach NATS, and how a fleet uses it.
+#[derive(Clone, Debug)]
+pub struct NatsConfig {
+    /// `nats://` or `tls://` addresses, separated by commas.
+    pub url: String,
+    /// Credentials file of the role, if the server wants one.
+    pub credentials_file: Option<PathBuf>,
+    /// User name, if the server wants one.
+    pub user: Option<String>,
+    /// Password of that user.
+    pub password: Option<Secret>,
+    /// The fleet's names.
+    pub subjects: Subjects,
+    /// Copies of each stream: 1 alone, 3 in a cluster.
+    pub replicas: usize,
+    /// Deletions that may be under way in the whole fleet.
+    pub deletions_in_flight_max: usize,
+    /// Time without a word from a reaper after which a deletion is given to another one.
+    pub deletion_ack_wait: Duration,
+    /// Deletions that the fleet may order in a minute.
+    pub deletions_per_minute: u64,
+    /// Longest time that work under way is waited for when a consumer stops.
+    pub finish_patience: Duration,
+}
+
+/// A connection to NATS that keeps every promise of [`crate::bus`].
+#[derive(Clone, Debug)]
+pub struct NatsBus {
+    client: Client,
+    jetstream: jetstream::Context,
+    config: Arc<NatsConfig>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+}
+
+// === impl NatsConfig ===
+
+impl NatsConfig {
+    /// Reads the variables of the connection.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
+        let url = settings.text(
+            "NATS_URL",
+            "nats://127.0.0.1:4222",
+            "addresses of the NATS servers, separated by commas",
+        );
+        let credentials_file =
+            settings.optional("NATS_CREDENTIALS_FILE", "credentials file of this role").map(PathBuf::from);
+        let user = settings.optional("NATS_USER", "user name of this role");
+        let password = settings.optional("NATS_PASSWORD", "password of that user").map(Secret::new);
+        if user.is_some() != password.is_some() {
+            settings.mistake("NATS_USER", "and NATS_PASSWORD have to be set together");
+        }
+        let subjects = settings
+            .parsed(
+                "SUBJECT_PREFIX",
+                crate::contract::subjects::DEFAULT_PREFIX,
+                "what the fleet's subjects begin with; other than the default, stream names carry it too",
+                |text| Subjects::with_prefix(text).map_err(|problem| problem.to_string()),
+            )
+            .unwrap_or_default();
+        let replicas = settings.size("NATS_REPLICAS", 1, 1..=5, "copies of each stream (3 in a cluster)");
+        let deletions_in_flight_max = settings.size(
+            "DELETIONS_IN_FLIGHT_MAX",
+            8,
+            1..=1_000,
+            "deletions that may be under way in the whole fleet",
+        );
+        let deletion_ack_wait = settings.seconds(
+            "DELETION_ACK_WAIT_SECONDS",
+            15,
+            3..=3_600,
+            "silence of a reaper after which its deletion is given to another one; it speaks every third of it",
+        );
+        let deletions_per_minute = settings.number(
+            "DELETIONS_PER_MINUTE",
+            60,
+            1..=60_000,
+            "deletions that the fleet may order at the provider in a minute, evenly spaced",
+        );
+        // What is left of the process's time is for giving back what did not finish and for closing.
+        let finish_patience = read_stop_grace(settings).saturating_sub(CLOSING_TIME);
+        Self {
+            url,
+            credentials_file,
+            user,
+            password,
+            subjects,
+            replicas,
+            deletions_in_flight_max,
+            deletion_ack_wait,
+            deletions_per_minute,
+            finish_patience,
+        }
+    }
+}
+
+// === impl NatsBus ===
+
+impl NatsBus {
+    /// Starts to connect, as `name`, and returns at once; keeps trying for ever, with a log line at each change.
+    ///
+    /// # Errors
+    /// [`BusError`] when the address or the credentials cannot even be read.
+    pub async fn connect(
+        name: &str,
+        config: NatsConfig,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Self, BusError> {
+        crate::runtime::install_crypto();
+        let url = config.url.clone();
+        let mut options = ConnectOptions::new()
+            .name(name)
+            .retry_on_initial_connect()
+            .client_capacity(CLIENT_CAPACITY_COMMANDS)
+            .subscription_capacity(SUBSCRIPTION_CAPACITY_MESSAGES)
+            .reconnect_delay_callback({
+                let random = Arc::clone(&random);
+                move |attempts| reconnect_delay(random.as_ref(), attempts)
+            })
+            .event_callback(move |event| log_event(url.clone(), event));
+        if let (Some(user), Some(password)) = (&config.user, &config.password) {
+            options = options.user_and_password(user.clone(), password.expose().to_owned());
+        }
+        if let Some(file) = &config.credentials_file {
+            let text = tokio::fs::read_to_string(file).await.map_err(|source| BusError {
+                operation: "read NATS_CREDENTIALS_FILE",
+                source: Box::new(source),
+            })?;
+            options = options.credentials(&text).map_err(|source| BusError {
+                operation: "read NATS_CREDENTIALS_FILE",
+                source: Box::new(source),
+            })?;
+        }
+        let servers: Vec<&str> = config.url.split(',').map(str::trim).collect();
+        let client = options.connect(servers).await.map_err(failed("connect to NATS"))?;
+        let jetstream = jetstream::context::ContextBuilder::new()
+            .timeout(JETSTREAM_TIMEOUT)
+            .ack_timeout(JETSTREAM_TIMEOUT)
+            .build(client.clone());
+        Ok(Self { client, jetstream, config: Arc::new(config), clock, random })
+    }
+
+    /// The fleet's names.
+    #[must_use]
+    pub fn subjects(&self) -> &Subjects {
+        &self.config.subjects
+    }
+
+    /// Whether there is a connection right now.
+    #[must_use]
+    pub fn connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Sends what is still buffered and closes the connection. The last thing that a process does with it.
+    pub async fn close(&self) {
+        // A connection that is gone already has nothing to send.
+        let _ = self.client.flush().await;
+        let _ = self.client.drain().await;
+    }
+}
+
+fn failed<E>(operation: &'static str) -> impl FnOnce(E) -> BusError
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    move |error| BusError { operation, source: error.into() }
+}
+
+fn reconnect_delay(random: &dyn Random, attempts: usize) -> Duration {
+    // The first attempt after a loss is immediate; a crowd of workers then spreads out.
+    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
+    if attempts <= 1 {
+        return Duration::ZERO;
+    }
+    let longest =
+        RECONNECT_DELAY_MIN.saturating_mul(2_u32.saturating_pow(doublings)).min(RECONNECT_DELAY_MAX);
+    RECONNECT_DELAY_MIN + full_jitter(random, longest)
+}
+
+async fn log_event(url: String, event: Event) {
+    match event {
+        Event::Connected => tracing::info!(nats.url = url, "connected to NATS"),
+        Event::Disconnected => tracing::warn!(nats.url = url, "connection to NATS lost; trying again"),
+        Event::SlowConsumer(subscription) => {
+            tracing::error!(
+                nats.subscription = subscription,
+                "a subscription overflowed: messages were dropped"
+            );
+        }
+        Event::ServerError(error) => tracing::error!(%error, "NATS reports an error"),
+        Event::ClientError(error) => {
+            tracing::warn!(nats.url = url, %error, "NATS is not reachable; trying again");
+        }
+        Event::LameDuckMode => tracing::warn!(nats.url = url, "the NATS server is about to stop"),
+        Event::Draining | Event::Closed => tracing::debug!(nats.url = url, %event, "NATS connection ends"),
+    }
+}

@@ -3,6 +3,10 @@
 use super::lease::Lease;
 use super::time::UnixSeconds;
 
+/// Longest text kept of a failed attempt, in bytes: a provider may answer with a whole page, and every
+/// later write of the sandbox pays for the size of its item.
+pub const LAST_ERROR_BYTES_MAX: usize = 1_024;
+
 /// Why a sandbox is to be deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DeletionCause {
@@ -25,7 +29,7 @@ pub struct Deletion {
     pub requested_at: UnixSeconds,
     /// Attempts at the provider that were the sandbox's own failure.
     pub attempts: u32,
-    /// What the last failed attempt said.
+    /// What the last failed attempt said, cut to [`LAST_ERROR_BYTES_MAX`].
     pub last_error: Option<String>,
 }
 
@@ -38,4 +42,12 @@ pub struct Tombstone {
     pub deleted_at: UnixSeconds,
     /// When the record may be purged.
     pub purge_at: UnixSeconds,
+}
+
+impl Deletion {
+    /// As much of `error` as a deletion keeps: at most [`LAST_ERROR_BYTES_MAX`], whole characters only.
+    #[must_use]
+    pub fn bounded_error(error: &str) -> &str {
+        error.get(..error.floor_char_boundary(LAST_ERROR_BYTES_MAX)).unwrap_or_default()
+    }
 }

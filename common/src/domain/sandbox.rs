@@ -5,7 +5,7 @@
 
 use super::deletion::{Deletion, DeletionCause, Tombstone};
 use super::ids::{Epoch, ExternalId, OwnerId, PoolName, SandboxId, SandboxName, SfdcAccountId, Version};
-use super::lease::{Candidate, Grant, Lease};
+use super::lease::{Candidate, ClaimRecord, Grant, Lease};
 use super::time::UnixSeconds;
 use std::fmt;
 
@@ -311,6 +311,14 @@ impl Sandbox {
         self.lease().or_else(|| self.deletion().and_then(|deletion| deletion.lease.as_ref()))
     }
 
+    /// The claim item that the live or last lease was won by.
+    #[must_use]
+    pub fn last_claim(&self) -> Option<ClaimRecord> {
+        let lease = self.last_lease()?;
+        let candidate = Candidate { version: lease.claimed_version, ..self.candidate() };
+        Some(ClaimRecord { claim: lease.claim.clone(), candidate })
+    }
+
     /// Whether `owner` holds it, or was the last to hold it.
     #[must_use]
     pub fn belongs_to(&self, owner: &OwnerId) -> bool {
@@ -380,7 +388,7 @@ impl Sandbox {
         match &mut self.state {
             State::PendingDeletion(deletion) => {
                 deletion.attempts = deletion.attempts.saturating_add(1);
-                deletion.last_error = Some(error.to_owned());
+                deletion.last_error = Some(Deletion::bounded_error(error).to_owned());
                 Ok(self)
             }
             _ => Err(self.refuse("tried")),

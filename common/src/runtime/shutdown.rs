@@ -83,6 +83,7 @@ impl Lifecycle {
     ///
     /// # Errors
     /// [`LifecycleError`] when a part failed, ended by itself, or had to be cut off.
+    #[expect(clippy::async_yields_async, reason = "what the first signal yields is the wait for the second")]
     pub async fn run(self) -> Result<(), LifecycleError> {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(LifecycleError::Signals)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(LifecycleError::Signals)?;

@@ -1,1 +1,164 @@
-//! To come.
+//! The store in DynamoDB: one table, two sparse indexes (`architecture.md`).
+//!
+//! It runs unchanged against AWS, Amazon's DynamoDB Local and the embedded `dynoxide` engine. Guarantees:
+//! no write is unconditional, no write is preceded by a read that it depends on, and a condition that does
+//! not hold is an answer, never a [`StoreError`].
+
+use super::{
+    Description, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError, Write,
+};
+use crate::domain::{
+    Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, Sandbox, SandboxId, UnixSeconds,
+    Version,
+};
+use async_trait::async_trait;
+use aws_sdk_dynamodb::Client;
+
+mod attributes;
+mod claim;
+mod config;
+mod expression;
+mod item;
+mod listing;
+pub mod table;
+mod transitions;
+
+pub use config::{DynamoConfig, SHARDS_MAX};
+
+/// Keeps sandboxes and claims in one DynamoDB table.
+#[derive(Clone, Debug)]
+pub struct DynamoStore {
+    client: Client,
+    table: String,
+    shards: u16,
+}
+
+/// Whatever kept a call from a usable answer: throttling, time-outs, connections, failures over there. A
+/// failed condition never comes here.
+fn unavailable(
+    operation: &'static str,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> StoreError {
+    StoreError::Unavailable { operation, source: Box::new(source) }
+}
+
+#[async_trait]
+impl Store for DynamoStore {
+    fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.read_nothing().await
+    }
+
+    async fn open_claim(
+        &self,
+        record: &ClaimRecord,
+        keep_until: UnixSeconds,
+    ) -> Result<OpenClaim, StoreError> {
+        self.put_claim(record, keep_until).await
+    }
+
+    async fn move_claim(
+        &self,
+        from: &ClaimRecord,
+        to: &Candidate,
+        keep_until: UnixSeconds,
+    ) -> Result<MoveClaim, StoreError> {
+        self.swap_claim(from, to, keep_until).await
+    }
+
+    async fn close_claim(&self, record: &ClaimRecord) -> Result<(), StoreError> {
+        self.delete_claim(record).await
+    }
+
+    async fn find_claim(&self, claim: &ClaimKey) -> Result<Option<ClaimRecord>, StoreError> {
+        self.read_claim(claim).await
+    }
+
+    async fn grant(&self, grant: &Grant) -> Result<Write, StoreError> {
+        self.write_grant(grant).await
+    }
+
+    async fn release(&self, id: &SandboxId, owner: &OwnerId, now: UnixSeconds) -> Result<Write, StoreError> {
+        self.write_release(id, owner, now).await
+    }
+
+    async fn expire(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        ended_by: UnixSeconds,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write_expire(id, epoch, ended_by, now).await
+    }
+
+    async fn note_attempt(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        attempts: u32,
+        error: &str,
+    ) -> Result<Write, StoreError> {
+        self.write_attempt(id, epoch, attempts, error).await
+    }
+
+    async fn finish_deletion(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        now: UnixSeconds,
+        purge_at: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write_finish(id, epoch, now, purge_at).await
+    }
+
+    async fn park_deletion(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write_park(id, epoch, now).await
+    }
+
+    async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError> {
+        self.write_insert(sandbox, now).await
+    }
+
+    async fn mark_missing(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
+        self.write_missing(seen, now).await
+    }
+
+    async fn mark_found(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
+        self.write_found(seen, now).await
+    }
+
+    async fn describe(
+        &self,
+        id: &SandboxId,
+        version: Version,
+        description: &Description,
+    ) -> Result<Write, StoreError> {
+        self.write_description(id, version, description).await
+    }
+
+    async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
+        self.read_sandbox(id).await
+    }
+
+    async fn page(
+        &self,
+        query: &StateQuery,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError> {
+        self.read_page(query, after, limit).await
+    }
+
+    async fn count(&self, query: &StateQuery) -> Result<u64, StoreError> {
+        self.read_count(query).await
+    }
+}

@@ -1,1 +1,345 @@
-//! To come.
+//! The store in memory: for tests and simulations.
+//!
+//! It applies the domain's transitions as they stand, under one lock, and gives the same answers as the
+//! DynamoDB adapter: `tests/store` runs one suite on both. Nothing survives the process.
+
+use super::index::{due_sort, shard_of, state_shard, state_sort};
+use super::{
+    Description, Insert, MoveClaim, OpenClaim, Page, PageCursor, SortRange, StateQuery, Store, StoreError,
+    Write,
+};
+use crate::domain::{
+    Candidate, ClaimKey, ClaimRecord, Epoch, Grant, InvalidTransition, NewSandbox, OwnerId, Sandbox,
+    SandboxId, State, UnixSeconds, Version,
+};
+use async_trait::async_trait;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Names of the two parts of a cursor.
+const CURSOR_SORT: &str = "state_sort";
+const CURSOR_ID: &str = "id";
+
+/// Sandboxes and claims in memory.
+#[derive(Debug)]
+pub struct MemoryStore {
+    shards: u16,
+    tables: Mutex<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    sandboxes: BTreeMap<SandboxId, Sandbox>,
+    claims: BTreeMap<ClaimKey, StoredClaim>,
+    /// Shard key → (sort key, id), as `StateIndex` has it.
+    index: BTreeMap<String, BTreeSet<(String, SandboxId)>>,
+}
+
+#[derive(Clone, Debug)]
+struct StoredClaim {
+    candidate: Candidate,
+    keep_until: UnixSeconds,
+}
+
+// === impl Tables ===
+
+impl Tables {
+    fn put(&mut self, sandbox: Sandbox, shards: u16) {
+        if let Some(before) = self.sandboxes.get(&sandbox.id).cloned() {
+            self.unlist(&before, shards);
+        }
+        if let Some(sort) = state_sort(&sandbox) {
+            let key = index_key(&sandbox, shards);
+            self.index.entry(key).or_default().insert((sort, sandbox.id.clone()));
+        }
+        self.sandboxes.insert(sandbox.id.clone(), sandbox);
+    }
+
+    fn unlist(&mut self, sandbox: &Sandbox, shards: u16) {
+        let key = index_key(sandbox, shards);
+        if let (Some(sort), Some(entries)) = (state_sort(sandbox), self.index.get_mut(&key)) {
+            entries.remove(&(sort, sandbox.id.clone()));
+        }
+    }
+
+    fn claim_record(&self, claim: &ClaimKey) -> Option<ClaimRecord> {
+        self.claims
+            .get(claim)
+            .map(|stored| ClaimRecord { claim: claim.clone(), candidate: stored.candidate.clone() })
+    }
+}
+
+fn index_key(sandbox: &Sandbox, shards: u16) -> String {
+    state_shard(&sandbox.pool, sandbox.state.name(), shard_of(&sandbox.id, shards))
+}
+
+/// The same sandbox by id and version, which is all that a claim item is compared by.
+fn same_candidate(one: &Candidate, other: &Candidate) -> bool {
+    one.id == other.id && one.version == other.version
+}
+
+// === impl MemoryStore ===
+
+impl MemoryStore {
+    /// An empty store with `shards` shards (at least one) of each pool and state.
+    #[must_use]
+    pub fn new(shards: u16) -> Self {
+        Self { shards: shards.max(1), tables: Mutex::default() }
+    }
+
+    /// Removes what DynamoDB's time to live would have removed by `now`, and says how many records that was.
+    pub fn purge(&self, now: UnixSeconds) -> usize {
+        let mut tables = self.tables();
+        let before = tables.claims.len() + tables.sandboxes.len();
+        tables.claims.retain(|_, stored| stored.keep_until > now);
+        tables.sandboxes.retain(|_, sandbox| match &sandbox.state {
+            State::Deleted(tombstone) => tombstone.purge_at > now,
+            _ => true,
+        });
+        before.saturating_sub(tables.claims.len() + tables.sandboxes.len())
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        // Every change is complete before the lock is let go, so a poisoned lock holds a sound state.
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(
+        &self,
+        id: &SandboxId,
+        step: impl FnOnce(Sandbox) -> Result<Sandbox, InvalidTransition>,
+    ) -> Write {
+        let mut tables = self.tables();
+        let Some(sandbox) = tables.sandboxes.get(id).cloned() else { return Write::Lost(None) };
+        match step(sandbox) {
+            Ok(changed) => {
+                tables.put(changed.clone(), self.shards);
+                Write::Done(Box::new(changed))
+            }
+            Err(InvalidTransition { step: _, from: _, sandbox }) => Write::Lost(Some(sandbox)),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn open_claim(
+        &self,
+        record: &ClaimRecord,
+        keep_until: UnixSeconds,
+    ) -> Result<OpenClaim, StoreError> {
+        let mut tables = self.tables();
+        match tables.claim_record(&record.claim) {
+            Some(held) if same_candidate(&held.candidate, &record.candidate) => Ok(OpenClaim::Opened),
+            Some(held) => Ok(OpenClaim::Held(held)),
+            None => {
+                let stored = StoredClaim { candidate: record.candidate.clone(), keep_until };
+                tables.claims.insert(record.claim.clone(), stored);
+                Ok(OpenClaim::Opened)
+            }
+        }
+    }
+
+    async fn move_claim(
+        &self,
+        from: &ClaimRecord,
+        to: &Candidate,
+        keep_until: UnixSeconds,
+    ) -> Result<MoveClaim, StoreError> {
+        let mut tables = self.tables();
+        match tables.claim_record(&from.claim) {
+            Some(held) if same_candidate(&held.candidate, &from.candidate) => {
+                let stored = StoredClaim { candidate: to.clone(), keep_until };
+                tables.claims.insert(from.claim.clone(), stored);
+                Ok(MoveClaim::Moved)
+            }
+            Some(held) if same_candidate(&held.candidate, to) => Ok(MoveClaim::Moved),
+            Some(held) => Ok(MoveClaim::Held(held)),
+            None => Ok(MoveClaim::Absent),
+        }
+    }
+
+    async fn close_claim(&self, record: &ClaimRecord) -> Result<(), StoreError> {
+        let mut tables = self.tables();
+        let held = tables.claim_record(&record.claim);
+        if held.is_some_and(|held| same_candidate(&held.candidate, &record.candidate)) {
+            tables.claims.remove(&record.claim);
+        }
+        Ok(())
+    }
+
+    async fn find_claim(&self, claim: &ClaimKey) -> Result<Option<ClaimRecord>, StoreError> {
+        Ok(self.tables().claim_record(claim))
+    }
+
+    async fn grant(&self, grant: &Grant) -> Result<Write, StoreError> {
+        Ok(self.change(&grant.candidate.id, |sandbox| sandbox.claim(grant)))
+    }
+
+    async fn release(&self, id: &SandboxId, owner: &OwnerId, now: UnixSeconds) -> Result<Write, StoreError> {
+        Ok(self.change(id, |sandbox| sandbox.release(owner, now)))
+    }
+
+    async fn expire(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        ended_by: UnixSeconds,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        Ok(self.change(id, |sandbox| sandbox.expire(epoch, ended_by, now)))
+    }
+
+    async fn note_attempt(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        attempts: u32,
+        error: &str,
+    ) -> Result<Write, StoreError> {
+        Ok(self.change(id, |sandbox| match &sandbox.state {
+            State::PendingDeletion(deletion) if deletion.attempts != attempts => Err(InvalidTransition {
+                step: "tried",
+                from: sandbox.state.name(),
+                sandbox: Box::new(sandbox),
+            }),
+            _ => sandbox.note_attempt(epoch, error),
+        }))
+    }
+
+    async fn finish_deletion(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        now: UnixSeconds,
+        purge_at: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        Ok(self.change(id, |sandbox| sandbox.finish_deletion(epoch, now, purge_at)))
+    }
+
+    async fn park_deletion(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        Ok(self.change(id, |sandbox| sandbox.park_deletion(epoch, now)))
+    }
+
+    async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError> {
+        let mut tables = self.tables();
+        if let Some(existing) = tables.sandboxes.get(&sandbox.id) {
+            return Ok(Insert::Exists(Box::new(existing.clone())));
+        }
+        let entered = sandbox.clone().enter(now);
+        tables.put(entered.clone(), self.shards);
+        Ok(Insert::Inserted(Box::new(entered)))
+    }
+
+    async fn mark_missing(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
+        Ok(self.change(&seen.id, |sandbox| sandbox.go_missing(seen.version, now)))
+    }
+
+    async fn mark_found(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
+        Ok(self.change(&seen.id, |sandbox| sandbox.come_back(seen.version, now)))
+    }
+
+    async fn describe(
+        &self,
+        id: &SandboxId,
+        version: Version,
+        description: &Description,
+    ) -> Result<Write, StoreError> {
+        let Description { name, sfdc_account_id } = description.clone();
+        let mut tables = self.tables();
+        match tables.sandboxes.get(id).cloned() {
+            Some(sandbox) if sandbox.version == version => {
+                let described = Sandbox { name, sfdc_account_id, ..sandbox };
+                tables.put(described.clone(), self.shards);
+                Ok(Write::Done(Box::new(described)))
+            }
+            other => Ok(Write::Lost(other.map(Box::new))),
+        }
+    }
+
+    async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
+        Ok(self.tables().sandboxes.get(id).cloned())
+    }
+
+    async fn page(
+        &self,
+        query: &StateQuery,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError> {
+        let tables = self.tables();
+        let limit = usize::from(limit.max(1));
+        let mut page = Page::default();
+        let Some(entries) = tables.index.get(&state_shard(&query.pool, query.state, query.shard)) else {
+            return Ok(page);
+        };
+        let start = match after {
+            Some(cursor) => Bound::Excluded(position(cursor)?),
+            None => Bound::Unbounded,
+        };
+        for (sort, id) in entries.range((start, Bound::Unbounded)) {
+            if !in_range(sort, &query.range) {
+                continue;
+            }
+            page.sandboxes.extend(tables.sandboxes.get(id).cloned());
+            if page.sandboxes.len() == limit {
+                // Like DynamoDB: a full page says where to go on, even if nothing follows.
+                page.next = Some(cursor_at(sort, id));
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    async fn count(&self, query: &StateQuery) -> Result<u64, StoreError> {
+        let tables = self.tables();
+        let entries = tables.index.get(&state_shard(&query.pool, query.state, query.shard));
+        let count = entries
+            .map_or(0, |entries| entries.iter().filter(|(sort, _)| in_range(sort, &query.range)).count());
+        Ok(u64::try_from(count).unwrap_or(u64::MAX))
+    }
+}
+
+fn in_range(sort: &str, range: &SortRange) -> bool {
+    match range {
+        SortRange::All => true,
+        SortRange::NamePrefix(prefix) => sort.starts_with(prefix.as_str()),
+        SortRange::DueBy(at) => *sort <= *due_sort(*at),
+    }
+}
+
+fn cursor_at(sort: &str, id: &SandboxId) -> PageCursor {
+    PageCursor(vec![
+        (CURSOR_SORT.to_owned(), sort.to_owned()),
+        (CURSOR_ID.to_owned(), id.as_str().to_owned()),
+    ])
+}
+
+fn position(cursor: &PageCursor) -> Result<(String, SandboxId), StoreError> {
+    let corrupt = |problem: &str| StoreError::Corrupt {
+        item: "page cursor".to_owned(),
+        attribute: CURSOR_ID,
+        problem: problem.to_owned(),
+    };
+    match cursor.0.as_slice() {
+        [(_, sort), (_, id)] => {
+            let id = SandboxId::parse(id).map_err(|problem| corrupt(&problem.to_string()))?;
+            Ok((sort.clone(), id))
+        }
+        _ => Err(corrupt("is not one of this store")),
+    }
+}

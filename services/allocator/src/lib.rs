@@ -1,1 +1,189 @@
-//! x
+//! The allocator: hands out sandboxes and takes them back.
+//!
+//! # Consumes
+//! Requests on `<prefix>.v1.{allocate,release,get,stats,health}`, as one of a queue group.
+//!
+//! # Produces
+//! Replies; deletion work for every sandbox that is given back.
+//!
+//! # Calls
+//! The store, by conditional writes.
+//!
+//! # Guarantees
+//! A sandbox has at most one live lease, and an owner at most one for each idempotency key, whatever crashes
+//! or is repeated. A release that was answered is never lost: the state in the store is the truth, and the
+//! sweep announces what this service could not.
+//!
+//! # Never
+//! Reads before it writes on the hot path, waits for the queue before it replies, or calls the provider.
+
+mod allocate;
+mod candidates;
+mod lookup;
+mod metrics;
+mod release;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use common::bus::{Answer, BusError, Deletions, Handler, Request, Serve};
+use common::clock::Clock;
+use common::contract::{Fault, FaultCode, Verb};
+use common::domain::{LeasePolicy, PoolRules};
+use common::random::Random;
+use common::runtime::policy::{read_lease_policy, read_pools};
+use common::runtime::settings::Settings;
+use common::runtime::telemetry::Chain;
+use common::store::{Store, StoreError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use metrics::Metrics;
+
+/// Time for a request whose caller set no deadline.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
+/// Kept back from a deadline for the reply to get home.
+const REPLY_TIME: Duration = Duration::from_millis(20);
+
+/// How an allocator works.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How long leases are.
+    pub leases: LeasePolicy,
+    /// The pools.
+    pub pools: PoolRules,
+    /// Requests at work at once in this process; a further one is told to come back.
+    pub in_flight_max: usize,
+}
+
+/// What an allocator works with.
+#[derive(Clone)]
+pub struct Ports {
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Rolls dice.
+    pub random: Arc<dyn Random>,
+    /// Keeps sandboxes and claims.
+    pub store: Arc<dyn Store>,
+    /// Takes deletion work.
+    pub deletions: Arc<dyn Deletions>,
+}
+
+/// An allocator.
+pub struct Allocator {
+    config: Config,
+    ports: Ports,
+    candidates: candidates::Candidates,
+    metrics: Metrics,
+    announcing: TaskTracker,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads the variables of an allocator; none after a mistake in `POOLS`.
+    pub fn read(settings: &mut Settings<'_>) -> Option<Self> {
+        let leases = read_lease_policy(settings);
+        let pools = read_pools(settings);
+        let in_flight_max = settings.size(
+            "ALLOCATOR_IN_FLIGHT_MAX",
+            512,
+            1..=65_536,
+            "requests at work at once in one allocator; a further one is told to come back",
+        );
+        Some(Self { leases, pools: pools?, in_flight_max })
+    }
+}
+
+// === impl Allocator ===
+
+impl Allocator {
+    /// An allocator that counts into `metrics`.
+    #[must_use]
+    pub fn new(config: Config, ports: Ports, metrics: Metrics) -> Self {
+        let candidates = candidates::Candidates::new(
+            Arc::clone(&ports.store),
+            Arc::clone(&ports.random),
+            metrics.candidates(),
+        );
+        Self { config, ports, candidates, metrics, announcing: TaskTracker::new() }
+    }
+
+    /// Serves requests until `stop`; then finishes what it has taken and returns.
+    ///
+    /// # Errors
+    /// [`BusError`] when the bus cannot be served.
+    pub async fn run(self, bus: &dyn Serve, stop: CancellationToken) -> Result<(), BusError> {
+        let allocator = Arc::new(self);
+        let in_flight_max = allocator.config.in_flight_max;
+        let served = bus.serve(Arc::clone(&allocator) as Arc<dyn Handler>, in_flight_max, stop).await;
+        allocator.announcing.close();
+        allocator.announcing.wait().await;
+        served
+    }
+
+    async fn answer(&self, request: &Request) -> Answer {
+        match request.verb {
+            Verb::Allocate => match self.allocate(request).await {
+                Ok((outcome, allocation)) => Answer { outcome: Some(outcome), body: encode(&allocation) },
+                Err(fault) => Answer { outcome: None, body: Err(fault) },
+            },
+            Verb::Release => plain(self.release(request).await),
+            Verb::Get => plain(self.get(request).await),
+            Verb::Stats => plain(self.stats().await),
+            Verb::Health => plain(self.health().await),
+        }
+    }
+
+    /// When work on `request` has to end, on this process's clock.
+    fn deadline_of(&self, request: &Request) -> Instant {
+        let now_ms = self.ports.clock.now_ms();
+        let left = request.context.deadline_ms.map_or(DEFAULT_DEADLINE, |deadline_ms| {
+            Duration::from_millis(deadline_ms.saturating_sub(now_ms)).saturating_sub(REPLY_TIME)
+        });
+        Instant::now() + left
+    }
+}
+
+#[async_trait]
+impl Handler for Allocator {
+    async fn handle(&self, request: Request) -> Answer {
+        let started = Instant::now();
+        let answer = self.answer(&request).await;
+        let code = answer.body.as_ref().err().map(|fault| fault.code);
+        self.metrics.answered(request.verb, answer.outcome, code, started.elapsed());
+        answer
+    }
+}
+
+fn plain<T: Serialize>(result: Result<T, Fault>) -> Answer {
+    Answer { outcome: None, body: result.and_then(|body| encode(&body)) }
+}
+
+fn encode<T: Serialize>(body: &T) -> Result<Bytes, Fault> {
+    serde_json::to_vec(body).map(Bytes::from).map_err(|error| {
+        tracing::error!(%error, "a reply cannot be encoded");
+        Fault::new(FaultCode::InternalError, "the answer could not be written")
+    })
+}
+
+fn decode<T: DeserializeOwned>(body: &Bytes) -> Result<T, Fault> {
+    serde_json::from_slice(body)
+        .map_err(|error| Fault::invalid("the body", format!("is not the expected JSON object: {error}")))
+}
+
+/// What a caller is told when the store could not say what happened. The cause is for the log.
+fn store_fault(error: &StoreError) -> Fault {
+    tracing::error!(error = %Chain(error), "the store failed");
+    match error {
+        StoreError::Unavailable { .. } => {
+            Fault::new(FaultCode::StoreUnavailable, "the table does not answer; repeat with the same key")
+        }
+        StoreError::Corrupt { .. } => {
+            Fault::new(FaultCode::InternalError, "a record in the table cannot be read")
+        }
+    }
+}

@@ -1,1 +1,31 @@
-//! x
+//! The composition root: puts the services together, as a whole fleet in one process (`broker up`, and every
+//! test of a flow) or one role at a time.
+//!
+//! # Consumes
+//! The command line and the environment.
+//!
+//! # Produces
+//! Running services; for `broker up` also a `nats-server`, an embedded table and the CSP simulator.
+//!
+//! # Calls
+//! Every service's `run`.
+//!
+//! # Guarantees
+//! All mistakes in the environment are reported together, before anything starts. A process that is asked to
+//! stop ends in order, and takes its children with it however it ends.
+//!
+//! # Never
+//! Holds a rule of the broker itself: those are in the services.
+
+pub mod cli;
+
+pub mod fleet;
+pub mod role;
+pub mod up;
+
+pub mod child;
+pub mod data;
+pub mod embedded;
+pub mod nats_server;
+
+pub mod operate;

@@ -1,1 +1,138 @@
-//! x
+//! The reaper: deletes sandboxes at their provider.
+//!
+//! # Consumes
+//! Deletion work from the durable consumer of DELETIONS.
+//!
+//! # Produces
+//! Scheduled retries; parked deletions; tombstones.
+//!
+//! # Calls
+//! The provider, at the fleet's common pace; the store.
+//!
+//! # Guarantees
+//! A deletion leaves the queue only when the table says that it is done, no longer wanted, or parked. Work of
+//! an older epoch does nothing. What is gone at the provider already counts as deleted.
+//!
+//! # Never
+//! Deletes a sandbox whose deletion the table does not want at that epoch; gives up a deletion for a failure
+//! that is not the sandbox's own.
+
+mod metrics;
+mod reap;
+
+use common::bus::{BusError, DeletionQueue, Deletions, Pace};
+use common::clock::Clock;
+use common::provider::Provider;
+use common::random::Random;
+use common::runtime::settings::Settings;
+use common::store::Store;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+pub use metrics::Metrics;
+
+const DAY_SECONDS: u64 = 24 * 3_600;
+
+/// How a reaper works.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Deletions at work at once in this process.
+    pub in_flight_max: usize,
+    /// Failed attempts after which a deletion is parked.
+    pub attempts_max: u32,
+    /// Delay before the second attempt; it doubles with each further one.
+    pub retry_delay_min: Duration,
+    /// Longest delay between two attempts.
+    pub retry_delay_max: Duration,
+    /// How long a tombstone is kept: longer than any listing may lag.
+    pub tombstone_kept: Duration,
+}
+
+/// What a reaper works with.
+#[derive(Clone)]
+pub struct Ports {
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Rolls dice.
+    pub random: Arc<dyn Random>,
+    /// Keeps sandboxes.
+    pub store: Arc<dyn Store>,
+    /// Unmakes sandboxes.
+    pub provider: Arc<dyn Provider>,
+    /// Keeps parked deletions.
+    pub deletions: Arc<dyn Deletions>,
+    /// The fleet's common pace.
+    pub pace: Arc<dyn Pace>,
+}
+
+/// A reaper.
+pub struct Reaper {
+    config: Config,
+    ports: Ports,
+    metrics: Metrics,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads the variables of a reaper.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
+        let in_flight_max = settings.size(
+            "REAPER_IN_FLIGHT_MAX",
+            8,
+            1..=1_000,
+            "deletions at work at once in one reaper; DELETIONS_IN_FLIGHT_MAX bounds the fleet",
+        );
+        let attempts_max = settings.number(
+            "DELETION_ATTEMPTS_MAX",
+            8,
+            1..=100,
+            "failed attempts after which a deletion is parked",
+        );
+        let retry_delay_min = settings.seconds(
+            "DELETION_RETRY_SECONDS_MIN",
+            10,
+            1..=3_600,
+            "delay before the second attempt at a deletion; it doubles with each further one",
+        );
+        let retry_delay_max = settings.seconds(
+            "DELETION_RETRY_SECONDS_MAX",
+            600,
+            1..=86_400,
+            "longest delay between two attempts at a deletion",
+        );
+        let kept_days = settings.number(
+            "TOMBSTONE_DAYS",
+            30,
+            1..=3_650,
+            "days that the record of a deleted sandbox is kept, so that a late listing cannot bring it back",
+        );
+        Self {
+            in_flight_max,
+            attempts_max: u32::try_from(attempts_max).unwrap_or(u32::MAX),
+            retry_delay_min,
+            retry_delay_max: retry_delay_max.max(retry_delay_min),
+            tombstone_kept: Duration::from_secs(kept_days * DAY_SECONDS),
+        }
+    }
+}
+
+// === impl Reaper ===
+
+impl Reaper {
+    /// A reaper that counts into `metrics`.
+    #[must_use]
+    pub fn new(config: Config, ports: Ports, metrics: Metrics) -> Self {
+        Self { config, ports, metrics }
+    }
+
+    /// Works through deletions until `stop`; then finishes or gives back what it has.
+    ///
+    /// # Errors
+    /// [`BusError`] when the queue cannot be consumed.
+    pub async fn run(self, queue: &dyn DeletionQueue, stop: CancellationToken) -> Result<(), BusError> {
+        let in_flight_max = self.config.in_flight_max;
+        queue.consume(Arc::new(self), in_flight_max, stop).await
+    }
+}

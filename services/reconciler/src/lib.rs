@@ -1,1 +1,148 @@
-//! x
+//! The reconciler: compares what is with what should be, whenever a tick says so.
+//!
+//! # Consumes
+//! Ticks, one at a time for each kind in the whole fleet.
+//!
+//! # Produces
+//! Sandboxes in the pool; deletion work for leases that are over and for work that was lost; reports.
+//!
+//! # Calls
+//! The provider's listing; the store.
+//!
+//! # Guarantees
+//! Every run can be repeated, interrupted and run twice at once without harm: all writes are conditional. A
+//! listing that is empty, short or broken never costs the pool more than a set share.
+//!
+//! # Never
+//! Scans the table, deletes at the provider, or touches a sandbox that somebody holds except to end a lease
+//! that is over.
+
+mod expiry;
+mod listing;
+mod metrics;
+mod plan;
+mod sweep;
+mod sync;
+
+use async_trait::async_trait;
+use common::bus::{BusError, Deletions, Runner, TickQueue};
+use common::clock::Clock;
+use common::contract::{Report, TickKind};
+use common::domain::{LeasePolicy, PoolRules};
+use common::provider::Provider;
+use common::runtime::policy::{read_lease_policy, read_pools};
+use common::runtime::settings::Settings;
+use common::store::Store;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use metrics::Metrics;
+pub use plan::{Limits, Listed, Plan, Refusal, plan};
+
+/// How a reconciler works.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How long leases are.
+    pub leases: LeasePolicy,
+    /// Which pool a sandbox goes into.
+    pub pools: PoolRules,
+    /// What a sync may take out of the pool.
+    pub limits: Limits,
+    /// Age of a wanted deletion from which the sweep expects a message for it.
+    pub sweep_after: Duration,
+}
+
+/// What a reconciler works with.
+#[derive(Clone)]
+pub struct Ports {
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Keeps sandboxes.
+    pub store: Arc<dyn Store>,
+    /// Lists sandboxes.
+    pub provider: Arc<dyn Provider>,
+    /// Takes deletion work.
+    pub deletions: Arc<dyn Deletions>,
+}
+
+/// A reconciler.
+pub struct Reconciler {
+    config: Config,
+    ports: Ports,
+    metrics: Metrics,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads the variables of a reconciler; none after a mistake in `POOLS`.
+    pub fn read(settings: &mut Settings<'_>) -> Option<Self> {
+        let leases = read_lease_policy(settings);
+        let pools = read_pools(settings);
+        let percent = settings.number(
+            "SYNC_STALE_PERCENT_MAX",
+            20,
+            0..=100,
+            "share of the free sandboxes that one sync may mark stale, in percent; above it nothing is marked",
+        );
+        let always = settings.number(
+            "SYNC_STALE_COUNT_ALWAYS",
+            5,
+            0..=1_000_000,
+            "number of sandboxes that one sync may mark stale whatever share that is",
+        );
+        let sweep_after = settings.seconds(
+            "SWEEP_AFTER_SECONDS",
+            30,
+            0..=86_400,
+            "age of a wanted deletion from which the sweep expects a message for it",
+        );
+        let limits = Limits { stale_percent_max: percent, stale_count_always: always };
+        Some(Self { leases, pools: pools?, limits, sweep_after })
+    }
+}
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    /// A reconciler that counts into `metrics`.
+    #[must_use]
+    pub fn new(config: Config, ports: Ports, metrics: Metrics) -> Self {
+        Self { config, ports, metrics }
+    }
+
+    /// Runs on ticks until `stop`; then finishes the runs that are under way.
+    ///
+    /// # Errors
+    /// [`BusError`] when the ticks cannot be consumed.
+    pub async fn run<Q>(self, ticks: Arc<Q>, stop: CancellationToken) -> Result<(), BusError>
+    where
+        Q: TickQueue + 'static,
+    {
+        let runner: Arc<dyn Runner> = Arc::new(self);
+        let mut kinds = JoinSet::new();
+        for kind in TickKind::ALL {
+            let (ticks, runner, stop) = (Arc::clone(&ticks), Arc::clone(&runner), stop.clone());
+            kinds.spawn(async move { ticks.run_on_ticks(kind, runner, stop).await });
+        }
+        while let Some(ended) = kinds.join_next().await {
+            ended.map_err(|source| BusError { operation: "run on ticks", source: Box::new(source) })??;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Runner for Reconciler {
+    async fn run(&self, kind: TickKind) -> Report {
+        let report = match kind {
+            TickKind::Sync => Report::Sync(self.sync().await),
+            TickKind::Expiry => Report::Expiry(self.expire_leases().await),
+            TickKind::Sweep => Report::Sweep(self.sweep().await),
+        };
+        self.metrics.ran(kind, &report);
+        report
+    }
+}

@@ -1,1 +1,151 @@
-//! x
+//! The scheduler: says "look now" at the right moments.
+//!
+//! # Consumes
+//! Nothing but the clock.
+//!
+//! # Produces
+//! Ticks, one for each kind and slot.
+//!
+//! # Calls
+//! The stream of ticks.
+//!
+//! # Guarantees
+//! However many schedulers run, the stream keeps one tick of each slot: all publish it under the same id, and
+//! the first one counts. Slots follow the clock, not the time that a publish took, so they do not drift.
+//!
+//! # Never
+//! Knows what a tick sets going, or waits for it.
+
+mod schedule;
+
+use common::bus::Ticks;
+use common::clock::Clock;
+use common::contract::TickKind;
+use common::runtime::settings::Settings;
+use prometheus::{IntCounterVec, Opts, Registry};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Longest period of a tick: half of the window in which the stream knows a slot again.
+const PERIOD_SECONDS_MAX: u64 = 3_600;
+
+/// When which ticks are published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Period of sync ticks.
+    pub sync: Duration,
+    /// Period of expiry ticks.
+    pub expiry: Duration,
+    /// Period of sweep ticks.
+    pub sweep: Duration,
+}
+
+/// The numbers of all schedulers of a process.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    ticks: IntCounterVec,
+}
+
+/// A scheduler.
+#[derive(Clone)]
+pub struct Scheduler {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    ticks: Arc<dyn Ticks>,
+    metrics: Metrics,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads the variables of a scheduler.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
+        let bounds = 1..=PERIOD_SECONDS_MAX;
+        let sync = settings.seconds(
+            "SYNC_INTERVAL_SECONDS",
+            600,
+            bounds.clone(),
+            "time between two comparisons of the provider's listing with the table",
+        );
+        let expiry = settings.seconds(
+            "EXPIRY_INTERVAL_SECONDS",
+            10,
+            bounds.clone(),
+            "time between two looks for leases that are over",
+        );
+        let sweep = settings.seconds(
+            "SWEEP_INTERVAL_SECONDS",
+            60,
+            bounds,
+            "time between two looks for deletions whose message was lost",
+        );
+        Self { sync, expiry, sweep }
+    }
+
+    /// The period of a kind.
+    #[must_use]
+    pub const fn period(&self, kind: TickKind) -> Duration {
+        match kind {
+            TickKind::Sync => self.sync,
+            TickKind::Expiry => self.expiry,
+            TickKind::Sweep => self.sweep,
+        }
+    }
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Registers the numbers.
+    ///
+    /// # Errors
+    /// When a name is registered already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let ticks = IntCounterVec::new(
+            Opts::new(
+                "broker_ticks_total",
+                "Ticks published, by kind and result: first, duplicate (another scheduler was first), failed",
+            ),
+            &["kind", "result"],
+        )?;
+        registry.register(Box::new(ticks.clone()))?;
+        Ok(Self { ticks })
+    }
+
+    fn count(&self, kind: TickKind, result: &str) {
+        self.ticks.with_label_values(&[kind.as_str(), result]).inc();
+    }
+}
+
+// === impl Scheduler ===
+
+impl Scheduler {
+    /// A scheduler that counts into `metrics`.
+    #[must_use]
+    pub fn new(config: Config, clock: Arc<dyn Clock>, ticks: Arc<dyn Ticks>, metrics: Metrics) -> Self {
+        Self { config, clock, ticks, metrics }
+    }
+
+    /// Publishes ticks until `stop`.
+    ///
+    /// # Errors
+    /// Never; what cannot be published is logged and tried again.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Infallible> {
+        let mut kinds = JoinSet::new();
+        for kind in TickKind::ALL {
+            let scheduler = self.clone();
+            let stop = stop.clone();
+            kinds.spawn(async move {
+                tokio::select! {
+                    () = scheduler.publish_for_ever(kind) => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
+        while kinds.join_next().await.is_some() {}
+        Ok(())
+    }
+}

@@ -1,1 +1,188 @@
-//! x
+//! The CSP as a real HTTP server: what `broker up`, tests and game days delete sandboxes at.
+//!
+//! # Consumes
+//! HTTP requests with the token `CSP_API_TOKEN`: the CSP's own calls (`/v2/…`, `/api/universalinfra/v1/…`) and
+//! controls of its own (`/simulator/…`).
+//!
+//! # Produces
+//! Answers in the CSP's shapes, faults on request, and a bounded record of every call.
+//!
+//! # Calls
+//! Nothing but its own directory, if it is given one.
+//!
+//! # Guarantees
+//! * The same seed makes the same accounts: ids, UUIDs, names.
+//! * With a directory, an answered creation or deletion survives any end of the process; an id is never used
+//!   twice.
+//! * A deletion that has begun is carried out, also when its caller has gone: what a caller that gave up must
+//!   call *unknown* really is.
+//!
+//! # Never
+//! * It never calls the real CSP, and never plays it unless it is addressed as what it is.
+//! * It never keeps more than its named bounds: log entries, sessions, deleted accounts, bytes of a body.
+
+mod accounts;
+mod api;
+mod calls;
+mod config;
+mod connection;
+mod control;
+mod faults;
+mod handle;
+mod journal;
+mod reply;
+mod sessions;
+mod state;
+mod world;
+
+pub use calls::LogEntry;
+pub use config::Config;
+pub use faults::{Behaviour, BrokenEntry, Fault, FaultKind, Faults, Latency, Operation};
+pub use handle::SimulatorHandle;
+pub use journal::JournalError;
+pub use world::{AccountView, Census};
+
+use common::clock::Clock;
+use common::random::Random;
+use connection::{Cut, Cuttable};
+use state::State;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// A simulator that has its accounts and is not serving yet.
+#[derive(Debug)]
+pub struct Simulator {
+    state: Arc<State>,
+}
+
+/// A simulator that serves in a task of this process. Dropping it ends it at once, as a kill would.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    handle: SimulatorHandle,
+    state: Arc<State>,
+    stop: CancellationToken,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+/// Why a simulator does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its directory cannot be used.
+    #[error("the simulator's accounts cannot be loaded")]
+    Journal(#[from] JournalError),
+    /// Its address cannot be used.
+    #[error("the simulator cannot listen")]
+    Listen(#[source] std::io::Error),
+}
+
+// === impl Simulator ===
+
+impl Simulator {
+    /// Loads the accounts of the configured directory, or makes new ones.
+    ///
+    /// # Errors
+    /// [`JournalError`] when the directory cannot be used, is in use, or holds what cannot be read.
+    pub fn open(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Self, JournalError> {
+        Ok(Self { state: Arc::new(State::open(config, clock, random)?) })
+    }
+
+    /// The controls, for code in the same process.
+    #[must_use]
+    pub fn handle(&self) -> SimulatorHandle {
+        SimulatorHandle::new(Arc::clone(&self.state))
+    }
+
+    /// Serves until `stop`, then answers what is under way, without its latency, and returns.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
+        let state = self.state;
+        let router = api::router(Arc::clone(&state)).merge(control::router(Arc::clone(&state)));
+        let service = router
+            .fallback(async || reply::error(404, "no such path"))
+            .into_make_service_with_connect_info::<Cut>();
+        let listener = Cuttable::new(listener, state.kill.clone());
+        let asked = {
+            let state = Arc::clone(&state);
+            async move {
+                stop.cancelled().await;
+                state.stop.cancel();
+            }
+        };
+        let result = axum::serve(listener, service).with_graceful_shutdown(asked).await;
+        // Deletions whose callers left are still being carried out.
+        state.stop.cancel();
+        state.work.close();
+        state.work.wait().await;
+        state.world().close();
+        result
+    }
+
+    /// Opens, listens on the configured address (port 0 picks a free one) and serves in a task of its own.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Running, StartError> {
+        let listen = config.listen;
+        let simulator = Self::open(config, clock, random)?;
+        let listener = common::runtime::ops::listen(listen).await.map_err(StartError::Listen)?;
+        let address = listener.local_addr().map_err(StartError::Listen)?;
+        let stop = CancellationToken::new();
+        let state = Arc::clone(&simulator.state);
+        let handle = simulator.handle();
+        let task = tokio::spawn(simulator.run(listener, stop.clone()));
+        Ok(Running { address, handle, state, stop, task })
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// The value of `CSP_BASE_URL` that leads here.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        format!("http://{}/v2", self.address)
+    }
+
+    /// The controls.
+    #[must_use]
+    pub fn handle(&self) -> SimulatorHandle {
+        self.handle.clone()
+    }
+
+    /// Ends it in order: what is under way is answered first.
+    ///
+    /// # Errors
+    /// When the listener had failed.
+    pub async fn stop(mut self) -> std::io::Result<()> {
+        self.stop.cancel();
+        match (&mut self.task).await {
+            Ok(result) => result,
+            Err(error) => Err(std::io::Error::other(error)),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+        // The journal goes first: what is still under way must not reach it any more.
+        self.state.world().close();
+        self.state.stop.cancel();
+        self.state.kill.cancel();
+    }
+}

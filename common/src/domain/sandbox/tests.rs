@@ -1,1 +1,260 @@
-//! Tests
+//! Every pair of states, and what every step has to keep.
+
+use super::*;
+use crate::domain::ids::{IdempotencyKey, LabId};
+use crate::domain::lease::ClaimKey;
+
+const ENTERED: UnixSeconds = UnixSeconds::new(1_000);
+const GRANTED: UnixSeconds = UnixSeconds::new(2_000);
+const EXPIRES: UnixSeconds = UnixSeconds::new(3_000);
+const REQUESTED: UnixSeconds = UnixSeconds::new(4_000);
+const DELETED: UnixSeconds = UnixSeconds::new(5_000);
+const PURGE: UnixSeconds = UnixSeconds::new(9_000);
+
+fn owner() -> OwnerId {
+    OwnerId::parse("owner-1").unwrap()
+}
+
+fn free() -> Sandbox {
+    NewSandbox {
+        id: SandboxId::parse("7").unwrap(),
+        name: SandboxName::parse("lab-7").unwrap(),
+        external_id: ExternalId::parse("identity/accounts/7").unwrap(),
+        pool: PoolName::parse("main").unwrap(),
+        sfdc_account_id: None,
+    }
+    .enter(ENTERED)
+}
+
+fn grant_of(sandbox: &Sandbox) -> Grant {
+    Grant {
+        claim: ClaimKey { owner: owner(), key: IdempotencyKey::parse("key-1").unwrap() },
+        candidate: sandbox.candidate(),
+        lab: Some(LabId::parse("lab-a").unwrap()),
+        granted_at: GRANTED,
+        expires_at: EXPIRES,
+    }
+}
+
+fn held() -> Sandbox {
+    let sandbox = free();
+    let grant = grant_of(&sandbox);
+    sandbox.claim(&grant).unwrap()
+}
+
+fn ending() -> Sandbox {
+    held().release(&owner(), REQUESTED).unwrap()
+}
+
+/// A sandbox in that state, as far as possible by the way that leads there.
+fn in_state(state: StateName) -> Sandbox {
+    match state {
+        StateName::Available => free(),
+        StateName::Allocated => held(),
+        StateName::PendingDeletion => ending(),
+        StateName::DeletionFailed => ending().park_deletion(Epoch::new(1), DELETED).unwrap(),
+        StateName::Stale => free().go_missing(Version::new(1), REQUESTED).unwrap(),
+        StateName::Quarantined => {
+            let state = State::Quarantined { since: REQUESTED, reason: "smoke".to_owned() };
+            Sandbox { state, ..free() }
+        }
+        StateName::Deleted => ending().finish_deletion(Epoch::new(1), DELETED, PURGE).unwrap(),
+    }
+}
+
+type Step = fn(Sandbox) -> Result<Sandbox, InvalidTransition>;
+
+/// Every step with arguments that fit the sandbox: name, where it starts, where it leads, how it is taken.
+const STEPS: [(&str, StateName, StateName, Step); 8] = [
+    ("claim", StateName::Available, StateName::Allocated, |sandbox| {
+        let grant = grant_of(&sandbox);
+        sandbox.claim(&grant)
+    }),
+    ("release", StateName::Allocated, StateName::PendingDeletion, |sandbox| {
+        sandbox.release(&owner(), REQUESTED)
+    }),
+    ("expire", StateName::Allocated, StateName::PendingDeletion, |sandbox| {
+        let epoch = sandbox.epoch;
+        sandbox.expire(epoch, EXPIRES, REQUESTED)
+    }),
+    ("note_attempt", StateName::PendingDeletion, StateName::PendingDeletion, |sandbox| {
+        let epoch = sandbox.epoch;
+        sandbox.note_attempt(epoch, "no")
+    }),
+    ("finish_deletion", StateName::PendingDeletion, StateName::Deleted, |sandbox| {
+        let epoch = sandbox.epoch;
+        sandbox.finish_deletion(epoch, DELETED, PURGE)
+    }),
+    ("park_deletion", StateName::PendingDeletion, StateName::DeletionFailed, |sandbox| {
+        let epoch = sandbox.epoch;
+        sandbox.park_deletion(epoch, DELETED)
+    }),
+    ("go_missing", StateName::Available, StateName::Stale, |sandbox| {
+        let version = sandbox.version;
+        sandbox.go_missing(version, REQUESTED)
+    }),
+    ("come_back", StateName::Stale, StateName::Available, |sandbox| {
+        let version = sandbox.version;
+        sandbox.come_back(version, DELETED)
+    }),
+];
+
+#[test]
+fn every_step_starts_from_one_state_and_leads_to_one() {
+    for (name, starts, leads, step) in STEPS {
+        for from in StateName::ALL {
+            let before = in_state(from);
+            assert_eq!(before.state.name(), from);
+            match step(before.clone()) {
+                Ok(after) => {
+                    assert_eq!(from, starts, "{name} from {from}");
+                    assert_eq!(after.state.name(), leads, "{name} from {from}");
+                }
+                Err(refused) => {
+                    assert_ne!(from, starts, "{name} from {from}");
+                    assert_eq!(refused.from, from);
+                    assert_eq!(*refused.sandbox, before, "{name} must give the sandbox back unchanged");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_state_change_adds_one_version_and_one_entry_and_only_a_claim_an_epoch() {
+    for (name, starts, leads, step) in STEPS {
+        let before = in_state(starts);
+        let after = step(before.clone()).unwrap();
+        if name == "note_attempt" {
+            assert_eq!((after.version, &after.history), (before.version, &before.history));
+            continue;
+        }
+        assert_eq!(after.version, before.version.next(), "{name}");
+        let leases = if name == "claim" { before.epoch.next() } else { before.epoch };
+        assert_eq!(after.epoch, leases, "{name}");
+        let (latest, earlier) = after.history.split_last().unwrap();
+        assert_eq!(earlier, before.history, "{name}");
+        assert_eq!((latest.version, latest.epoch, latest.state), (after.version, after.epoch, leads));
+    }
+}
+
+#[test]
+fn a_whole_life_is_in_the_history() {
+    let gone = in_state(StateName::Deleted);
+    let life: Vec<_> = gone
+        .history
+        .iter()
+        .map(|entry| (entry.version.get(), entry.epoch.get(), entry.cause, entry.at))
+        .collect();
+    assert_eq!(
+        life,
+        [
+            (1, 0, Cause::Listed, ENTERED),
+            (2, 1, Cause::Claimed, GRANTED),
+            (3, 1, Cause::Released, REQUESTED),
+            (4, 1, Cause::Deleted, DELETED),
+        ]
+    );
+}
+
+#[test]
+fn a_history_keeps_its_latest_entries() {
+    let mut sandbox = free();
+    let rounds = HISTORY_ENTRIES_MAX as u64 + 3;
+    for _ in 0..rounds {
+        let version = sandbox.version;
+        sandbox = match sandbox.state {
+            State::Available => sandbox.go_missing(version, REQUESTED).unwrap(),
+            _ => sandbox.come_back(version, REQUESTED).unwrap(),
+        };
+    }
+    assert_eq!(sandbox.history.len(), HISTORY_ENTRIES_MAX);
+    assert_eq!(sandbox.version.get(), 1 + rounds);
+    let versions: Vec<_> = sandbox.history.iter().map(|entry| entry.version.get()).collect();
+    let kept: Vec<_> =
+        (sandbox.version.get() + 1 - HISTORY_ENTRIES_MAX as u64..=sandbox.version.get()).collect();
+    assert_eq!(versions, kept);
+}
+
+#[test]
+fn a_claim_at_an_old_version_is_refused() {
+    let seen = free();
+    let grant = grant_of(&seen);
+    let gone = seen.clone().go_missing(seen.version, REQUESTED).unwrap();
+    let version = gone.version;
+    let back = gone.come_back(version, REQUESTED).unwrap();
+    assert_eq!(back.state, State::Available);
+    let refused = back.clone().claim(&grant).unwrap_err();
+    assert_eq!(*refused.sandbox, back);
+    assert!(back.claim(&grant_of(&refused.sandbox)).is_ok(), "the version of today will do");
+}
+
+#[test]
+fn a_lease_names_the_claim_that_led_to_it() {
+    let sandbox = held();
+    let lease = sandbox.lease().unwrap();
+    assert_eq!(lease.claim, grant_of(&free()).claim);
+    assert_eq!(lease.claimed_version, free().version);
+    assert_eq!((lease.epoch, lease.granted_at, lease.expires_at), (sandbox.epoch, GRANTED, EXPIRES));
+}
+
+#[test]
+fn only_the_owner_releases() {
+    let other = OwnerId::parse("owner-2").unwrap();
+    assert!(held().release(&other, REQUESTED).is_err());
+    assert!(held().release(&owner(), REQUESTED).is_ok());
+}
+
+#[test]
+fn only_a_lease_that_ended_expires_and_only_the_one_that_was_meant() {
+    let early = UnixSeconds::new(EXPIRES.get() - 1);
+    assert!(held().expire(Epoch::new(1), early, REQUESTED).is_err());
+    assert!(held().expire(Epoch::new(2), EXPIRES, REQUESTED).is_err());
+    let expired = held().expire(Epoch::new(1), EXPIRES, REQUESTED).unwrap();
+    assert_eq!(expired.deletion().unwrap().cause, DeletionCause::Expired);
+}
+
+#[test]
+fn a_deletion_of_another_epoch_is_left_alone() {
+    let old = Epoch::new(0);
+    assert!(ending().note_attempt(old, "no").is_err());
+    assert!(ending().finish_deletion(old, DELETED, PURGE).is_err());
+    assert!(ending().park_deletion(old, DELETED).is_err());
+}
+
+#[test]
+fn the_last_lease_is_known_to_the_end() {
+    for state in [StateName::PendingDeletion, StateName::DeletionFailed, StateName::Deleted] {
+        let sandbox = in_state(state);
+        assert!(sandbox.lease().is_none(), "{state}");
+        assert_eq!(sandbox.last_lease(), held().lease(), "{state}");
+        assert!(sandbox.belongs_to(&owner()), "{state}");
+        assert_eq!(sandbox.deletion().unwrap().requested_at, REQUESTED, "{state}");
+    }
+    assert!(!free().belongs_to(&owner()));
+}
+
+#[test]
+fn attempts_are_counted_and_their_error_is_cut_between_characters() {
+    let epoch = Epoch::new(1);
+    // Two bytes each, one of which would cross the limit.
+    let long = format!("x{}", "ü".repeat(crate::domain::LAST_ERROR_BYTES_MAX));
+    let tried = ending().note_attempt(epoch, "first").unwrap().note_attempt(epoch, &long).unwrap();
+    let deletion = tried.deletion().unwrap();
+    assert_eq!(deletion.attempts, 2);
+    let kept = deletion.last_error.as_deref().unwrap();
+    assert_eq!(kept.len(), crate::domain::LAST_ERROR_BYTES_MAX - 1);
+    assert!(long.starts_with(kept));
+}
+
+#[test]
+fn names_of_states_and_causes_come_back_as_they_went() {
+    for state in StateName::ALL {
+        assert_eq!(StateName::parse(state.as_str()), Some(state));
+    }
+    for cause in Cause::ALL {
+        assert_eq!(Cause::parse(cause.as_str()), Some(cause));
+    }
+    assert_eq!(StateName::parse("Available"), None);
+    assert_eq!(Cause::parse(""), None);
+}

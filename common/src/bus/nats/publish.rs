@@ -1,0 +1,228 @@
+//! Publishing: deletion work, parked deletions, ticks, and the wait for a tick's report.
+
+use super::{NatsBus, failed};
+use crate::bus::{Announced, BusError, Deletions, TickReceipt, Ticks};
+use crate::contract::{DeletionWork, ParkedDeletion, RunReport, TickKind, headers};
+use crate::domain::UnixSeconds;
+use crate::runtime::telemetry::Chain;
+use async_nats::HeaderMap;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_trait::async_trait;
+use backon::{ExponentialBuilder, Retryable};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// Tries of a publish whose answer is needed. A replicated stream takes about 5 s to find a new leader.
+const PUBLISH_TRIES_MAX: usize = 6;
+/// First pause between two tries; it doubles.
+const PUBLISH_RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
+/// Longest pause between two tries.
+const PUBLISH_RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
+/// Checks the sequence of the last message on another subject than the message's own, here a wildcard; the
+/// client library has no constant for it.
+const EXPECTED_SEQUENCE_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+/// Error codes of the server that mean the same conflict as a wrong last sequence, on replicated streams:
+/// the same subject, or the same message id, is in flight.
+const CONFLICT_ERROR_CODES: [u64; 2] = [10_164, 10_158];
+/// Error code of the server for a subject that holds as many messages as it may.
+const SUBJECT_FULL_ERROR_CODE: u64 = 10_077;
+/// Times that a tick may be refused because one waits that is gone a moment later.
+const FOLD_ROUNDS_MAX: usize = 10;
+
+/// Key under which the last report of a kind is kept.
+pub(super) fn report_key(kind: TickKind) -> String {
+    format!("report.{}", kind.as_str())
+}
+
+#[async_trait]
+impl Deletions for NatsBus {
+    async fn announce(&self, work: &DeletionWork) -> Result<Announced, BusError> {
+        let (id, pool, _) = work.parts().map_err(failed("announce a deletion"))?;
+        let subjects = &self.config.subjects;
+        // No message id: within the duplicate window it would swallow the announcement that replaces a lost
+        // message. The expected sequence alone keeps a second message of this sandbox out.
+        let message = PublishMessage::build()
+            .payload(encode(work, "announce a deletion")?)
+            .expected_last_subject_sequence(0)
+            .header(EXPECTED_SEQUENCE_SUBJECT, subjects.deletion_any(&pool, &id).as_str());
+        let subject = subjects.deletion_work(&pool, &id);
+        match self.publish_until_acked(subject, message).await {
+            Ok(_) => Ok(Announced::Queued),
+            Err(error) if is_conflict(&error) => Ok(Announced::AlreadyQueued),
+            Err(error) => Err(failed("announce a deletion")(error)),
+        }
+    }
+
+    async fn park(&self, parked: &ParkedDeletion) -> Result<(), BusError> {
+        let (id, pool, epoch) = parked.work.parts().map_err(failed("park a deletion"))?;
+        let mut map = HeaderMap::new();
+        map.insert(headers::PARKED_REASON, parked.reason.replace(['\r', '\n'], " "));
+        map.insert(headers::PARKED_AT, rfc3339(UnixSeconds::new(parked.parked_at)));
+        map.insert(headers::ATTEMPTS, parked.attempts.to_string());
+        let message = PublishMessage::build()
+            .headers(map)
+            .payload(encode(parked, "park a deletion")?)
+            .message_id(format!("{id}:{epoch}:{}", parked.parked_at));
+        let subject = self.config.subjects.parked(&pool, &id);
+        self.publish_until_acked(subject, message).await.map(|_| ()).map_err(failed("park a deletion"))
+    }
+}
+
+#[async_trait]
+impl Ticks for NatsBus {
+    async fn tick(&self, kind: TickKind, slot: Option<u64>) -> Result<TickReceipt, BusError> {
+        let mut message = PublishMessage::build();
+        if let Some(slot) = slot {
+            message = message.message_id(format!("{}:{slot}", kind.as_str()));
+        }
+        let subject = self.config.subjects.tick(kind);
+        for _ in 0..FOLD_ROUNDS_MAX {
+            match self.publish_until_acked(subject.clone(), message.clone()).await {
+                Ok(ack) => return Ok(TickReceipt { sequence: ack.sequence, duplicate: ack.duplicate }),
+                Err(error) if server_code(&error) == Some(SUBJECT_FULL_ERROR_CODE) => {
+                    if let Some(sequence) = self.waiting_tick(&subject).await? {
+                        return Ok(TickReceipt { sequence, duplicate: true });
+                    }
+                }
+                Err(error) => return Err(failed("publish a tick")(error)),
+            }
+        }
+        Err(failed("publish a tick")("the stream is full and empty at once"))
+    }
+
+    async fn tick_and_wait(
+        &self,
+        kind: TickKind,
+        patience: Duration,
+    ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
+        let subject = self.config.subjects.report(kind);
+        // Listening begins before the tick is published, or a quick run would be missed.
+        let mut reports = self.client.subscribe(subject).await.map_err(failed("wait for a report"))?;
+        let receipt = self.tick(kind, None).await?;
+        let answered = async {
+            while let Some(message) = reports.next().await {
+                match serde_json::from_slice::<RunReport>(&message.payload) {
+                    Ok(report) if report.tick >= receipt.sequence => return Some(report),
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!(%error, "a report cannot be read"),
+                }
+            }
+            None
+        };
+        let report = tokio::time::timeout(patience, answered).await.unwrap_or(None);
+        Ok((receipt, report))
+    }
+
+    async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {
+        let store = self.bucket().await?;
+        let Some(value) = store.get(report_key(kind)).await.map_err(failed("read a report"))? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&value).map(Some).map_err(failed("read a report"))
+    }
+}
+
+impl NatsBus {
+    /// The sequence of the last tick on `subject`; none if it has been run on meanwhile.
+    async fn waiting_tick(&self, subject: &str) -> Result<Option<u64>, BusError> {
+        let stream = self
+            .jetstream
+            .get_stream_no_info(self.config.subjects.ticks_stream())
+            .await
+            .map_err(failed("look for a tick"))?;
+        match stream.get_last_raw_message_by_subject(subject).await {
+            Ok(message) => Ok(Some(message.sequence)),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(failed("look for a tick")(error)),
+        }
+    }
+
+    /// Publishes and waits for the stream's word, with further tries where that is safe and worth it.
+    pub(super) async fn publish_until_acked(
+        &self,
+        subject: String,
+        message: PublishMessage,
+    ) -> Result<PublishAck, PublishError> {
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(PUBLISH_RETRY_DELAY_MIN)
+            .with_max_delay(PUBLISH_RETRY_DELAY_MAX)
+            .with_max_times(PUBLISH_TRIES_MAX - 1)
+            .with_jitter();
+        let publish = || async { self.jetstream.send_publish(subject.clone(), message.clone()).await?.await };
+        publish
+            .retry(backoff)
+            .when(|error| !is_conflict(error) && is_worth_a_retry(error))
+            .notify(|error, _| {
+                tracing::warn!(nats.subject = subject, error = %Chain(error), "publishing again");
+            })
+            .await
+    }
+
+    /// Tells whoever waits what a run did, and keeps it for those who ask later.
+    pub(super) async fn tell(&self, report: &RunReport) -> Result<(), BusError> {
+        let payload = encode(report, "publish a report")?;
+        let store = self.bucket().await?;
+        store.put(report_key(report.kind), payload.clone()).await.map_err(failed("keep a report"))?;
+        let subject = self.config.subjects.report(report.kind);
+        self.client.publish(subject, payload).await.map_err(failed("publish a report"))
+    }
+
+    pub(super) async fn bucket(&self) -> Result<async_nats::jetstream::kv::Store, BusError> {
+        let name = self.config.subjects.bucket();
+        self.jetstream.get_key_value(name).await.map_err(failed("open the bucket"))
+    }
+}
+
+/// The moment as RFC 3339 text.
+pub(super) fn rfc3339(moment: UnixSeconds) -> String {
+    i64::try_from(moment.get())
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .and_then(|moment| moment.format(&Rfc3339).ok())
+        .unwrap_or_else(|| "9999-12-31T23:59:59Z".to_owned())
+}
+
+pub(super) fn encode<T: serde::Serialize>(value: &T, operation: &'static str) -> Result<Bytes, BusError> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(failed(operation))
+}
+
+/// Whether the stream refused because it has a message of this sandbox already.
+fn is_conflict(error: &PublishError) -> bool {
+    error.kind() == PublishErrorKind::WrongLastSequence
+        || server_code(error).is_some_and(|code| CONFLICT_ERROR_CODES.contains(&code))
+}
+
+/// The server's own error code, which the client library does not tell apart.
+fn server_code(error: &PublishError) -> Option<u64> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(source) = cause {
+        if let Some(answer) = source.downcast_ref::<async_nats::jetstream::Error>() {
+            return Some(answer.error_code().0);
+        }
+        cause = source.source();
+    }
+    None
+}
+
+fn is_worth_a_retry(error: &PublishError) -> bool {
+    let is_final =
+        matches!(error.kind(), PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::WrongLastMessageId);
+    !is_final && server_code(error) != Some(SUBJECT_FULL_ERROR_CODE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_written_as_rfc_3339() {
+        assert_eq!(rfc3339(UnixSeconds::new(1_763_683_200)), "2025-11-21T00:00:00Z");
+        assert_eq!(rfc3339(UnixSeconds::new(u64::MAX)), "9999-12-31T23:59:59Z");
+    }
+}

@@ -1,0 +1,63 @@
+//! The caller's side of requests.
+
+use super::NatsBus;
+use crate::bus::{Context, Reply, RequestError, Requests};
+use crate::contract::{Outcome, Verb, headers};
+use async_nats::{HeaderMap, RequestErrorKind};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::time::Duration;
+
+#[async_trait]
+impl Requests for NatsBus {
+    async fn request(
+        &self,
+        verb: Verb,
+        context: &Context,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<Reply, RequestError> {
+        // Without this check the request would sit in the client's queue and be sent, stale, after a reconnect.
+        if !self.connected() {
+            return Err(RequestError::Disconnected);
+        }
+        let request = async_nats::Request::new().headers(headers_of(context)).payload(body).timeout(None);
+        let subject = self.config.subjects.request(verb);
+        // The client's own time-out starts only once the command is queued; this one bounds all of it.
+        let sent = tokio::time::timeout(patience, self.client.send_request(subject, request)).await;
+        let message = match sent {
+            Ok(Ok(message)) => message,
+            Ok(Err(error)) => {
+                return Err(match error.kind() {
+                    RequestErrorKind::NoResponders => RequestError::NoResponders,
+                    RequestErrorKind::TimedOut => RequestError::TimedOut,
+                    _ if !self.connected() => RequestError::Disconnected,
+                    _ => RequestError::TimedOut,
+                });
+            }
+            Err(_) if !self.connected() => return Err(RequestError::Disconnected),
+            Err(_) => return Err(RequestError::TimedOut),
+        };
+        let header = |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name));
+        let outcome = header(headers::OUTCOME).and_then(|value| Outcome::parse(value.as_str()));
+        let is_fault = header(headers::SERVICE_ERROR_CODE).is_some();
+        Ok(Reply { outcome, is_fault, body: message.payload })
+    }
+
+    fn is_connected(&self) -> bool {
+        self.connected()
+    }
+}
+
+fn headers_of(context: &Context) -> HeaderMap {
+    let Context { request_id, deadline_ms, traceparent } = context;
+    let mut map = HeaderMap::new();
+    map.insert(headers::REQUEST_ID, request_id.as_str());
+    if let Some(deadline_ms) = deadline_ms {
+        map.insert(headers::DEADLINE_MS, deadline_ms.to_string());
+    }
+    if let Some(traceparent) = traceparent {
+        map.insert(headers::TRACEPARENT, traceparent.as_str());
+    }
+    map
+}

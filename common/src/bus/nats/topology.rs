@@ -1,0 +1,168 @@
+//! The streams, consumers and the bucket of a fleet, made (or brought up to date) at start.
+
+use super::{NatsBus, failed};
+use crate::bus::BusError;
+use crate::contract::TickKind;
+use crate::contract::subjects::REAPER_CONSUMER;
+use crate::runtime::telemetry::Chain;
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::kv;
+use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
+use backon::{ExponentialBuilder, Retryable};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How long a slot's tick keeps its copies out: twice the longest period that a scheduler may have.
+pub(super) const TICK_DEDUP_WINDOW: Duration = Duration::from_secs(2 * 3_600);
+/// Ticks of one kind that the stream holds: one that is being run on and one that waits.
+const TICKS_OF_A_KIND_MAX: i64 = 2;
+/// Silence after which a tick is given to another reconciler; the one at work speaks every third of it.
+pub(super) const TICK_ACK_WAIT: Duration = Duration::from_secs(15);
+/// Most bytes of one message on any of our streams.
+const MESSAGE_BYTES_MAX: i32 = 64 * 1024;
+/// Longest pause between two attempts to set up the streams.
+const SETUP_RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
+
+impl NatsBus {
+    /// Makes the fleet's streams, consumers and bucket, or brings them up to date. Safe to repeat, and by many
+    /// at once. Keeps trying until it is done or `stop` is cancelled.
+    ///
+    /// # Errors
+    /// [`BusError`] only after `stop`.
+    pub async fn set_up(&self, stop: &CancellationToken) -> Result<(), BusError> {
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(SETUP_RETRY_DELAY_MAX)
+            .with_jitter()
+            .without_max_times();
+        (|| self.set_up_once())
+            .retry(backoff)
+            .when(|_| !stop.is_cancelled())
+            .notify(|error, delay| {
+                let retry_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+                tracing::warn!(error = %Chain(error), retry_ms, "the streams are not set up yet");
+            })
+            .await
+    }
+
+    async fn set_up_once(&self) -> Result<(), BusError> {
+        for config in [self.deletions_config(), self.parked_config(), self.ticks_config()] {
+            self.jetstream.create_or_update_stream(config).await.map_err(failed("set up a stream"))?;
+        }
+        self.jetstream
+            .create_or_update_key_value(self.bucket_config())
+            .await
+            .map_err(failed("set up the bucket"))?;
+        self.make_consumer(self.config.subjects.deletions_stream(), self.reaper_config()).await?;
+        for kind in TickKind::ALL {
+            self.make_consumer(self.config.subjects.ticks_stream(), self.tick_consumer_config(kind)).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_consumer(&self, stream: String, config: pull::Config) -> Result<(), BusError> {
+        self.jetstream
+            .create_consumer_on_stream(config, stream)
+            .await
+            .map(|_| ())
+            .map_err(failed("set up a consumer"))
+    }
+
+    /// DELETIONS: the work queue. A retry waits as a scheduled message, so schedules have to be on.
+    fn deletions_config(&self) -> stream::Config {
+        let subjects = &self.config.subjects;
+        stream::Config {
+            name: subjects.deletions_stream(),
+            description: Some("Sandboxes that are to be deleted at the provider".to_owned()),
+            subjects: vec![subjects.deletion_work_all(), subjects.deletion_retry_all()],
+            retention: RetentionPolicy::WorkQueue,
+            allow_message_schedules: true,
+            allow_message_ttl: true,
+            ..self.stream_defaults()
+        }
+    }
+
+    /// PARKED: deletions that used up their attempts, the latest of each sandbox.
+    fn parked_config(&self) -> stream::Config {
+        let subjects = &self.config.subjects;
+        stream::Config {
+            name: subjects.parked_stream(),
+            description: Some("Deletions that used up their attempts, with their reason".to_owned()),
+            subjects: vec![subjects.parked_all()],
+            retention: RetentionPolicy::Limits,
+            max_messages_per_subject: 1,
+            ..self.stream_defaults()
+        }
+    }
+
+    /// TICKS: for each kind the tick that is being run on and one that waits, so a slow run never builds a
+    /// backlog. A further one is refused, because the one that waits says the same. It must not push out the
+    /// oldest instead: that is the one being run on, and a second run would begin beside it.
+    fn ticks_config(&self) -> stream::Config {
+        let subjects = &self.config.subjects;
+        stream::Config {
+            name: subjects.ticks_stream(),
+            description: Some("Ticks: look now".to_owned()),
+            subjects: vec![subjects.tick_all()],
+            retention: RetentionPolicy::WorkQueue,
+            max_messages_per_subject: TICKS_OF_A_KIND_MAX,
+            discard: DiscardPolicy::New,
+            discard_new_per_subject: true,
+            duplicate_window: TICK_DEDUP_WINDOW,
+            ..self.stream_defaults()
+        }
+    }
+
+    fn stream_defaults(&self) -> stream::Config {
+        stream::Config {
+            storage: StorageType::File,
+            num_replicas: self.config.replicas,
+            discard: DiscardPolicy::Old,
+            max_message_size: MESSAGE_BYTES_MAX,
+            allow_direct: true,
+            ..Default::default()
+        }
+    }
+
+    fn bucket_config(&self) -> kv::Config {
+        kv::Config {
+            bucket: self.config.subjects.bucket(),
+            description: "Shared switches, paces and last reports of the fleet".to_owned(),
+            history: 1,
+            num_replicas: self.config.replicas,
+            max_value_size: MESSAGE_BYTES_MAX,
+            ..Default::default()
+        }
+    }
+
+    /// The fleet-wide cap on concurrent deletions is this consumer's `max_ack_pending`.
+    fn reaper_config(&self) -> pull::Config {
+        pull::Config {
+            durable_name: Some(REAPER_CONSUMER.to_owned()),
+            filter_subject: self.config.subjects.deletion_work_all(),
+            ack_wait: self.config.deletion_ack_wait,
+            max_ack_pending: i64::try_from(self.config.deletions_in_flight_max).unwrap_or(i64::MAX),
+            ..consumer_defaults()
+        }
+    }
+
+    /// One consumer for each kind, so that a long sync holds up no expiry; one tick at a time each.
+    fn tick_consumer_config(&self, kind: TickKind) -> pull::Config {
+        pull::Config {
+            durable_name: Some(self.config.subjects.tick_consumer(kind)),
+            filter_subject: self.config.subjects.tick(kind),
+            ack_wait: TICK_ACK_WAIT,
+            max_ack_pending: 1,
+            ..consumer_defaults()
+        }
+    }
+}
+
+fn consumer_defaults() -> pull::Config {
+    pull::Config {
+        ack_policy: AckPolicy::Explicit,
+        // A message past `max_deliver` would stay in the queue unseen; who gives up a message is our own code.
+        max_deliver: -1,
+        ..Default::default()
+    }
+}

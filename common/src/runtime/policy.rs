@@ -1,0 +1,58 @@
+//! Reading the rules that several services, or a service and its process, apply alike.
+
+use super::settings::Settings;
+use crate::domain::{LeasePolicy, PoolRules};
+use std::time::Duration;
+
+const HOUR_SECONDS: u64 = 3_600;
+const MINUTE_SECONDS: u64 = 60;
+
+/// Reads `LAB_DURATION_HOURS`, `LAB_DURATION_HOURS_MAX` and `GRACE_PERIOD_MINUTES`.
+pub fn read_lease_policy(settings: &mut Settings<'_>) -> LeasePolicy {
+    let hours = settings.number(
+        "LAB_DURATION_HOURS",
+        4,
+        1..=720,
+        "length of a lease whose caller asks for none, in hours",
+    );
+    let hours_max = settings.number(
+        "LAB_DURATION_HOURS_MAX",
+        48,
+        1..=720,
+        "longest lease that a caller may ask for, in hours",
+    );
+    if hours > hours_max {
+        settings.mistake("LAB_DURATION_HOURS", "must not be more than LAB_DURATION_HOURS_MAX");
+    }
+    let grace = settings.number(
+        "GRACE_PERIOD_MINUTES",
+        30,
+        0..=1_440,
+        "time after the end of a lease before its sandbox is taken away, in minutes",
+    );
+    LeasePolicy {
+        duration: Duration::from_secs(hours * HOUR_SECONDS),
+        duration_max: Duration::from_secs(hours_max * HOUR_SECONDS),
+        grace: Duration::from_secs(grace * MINUTE_SECONDS),
+    }
+}
+
+/// Reads `POOLS`; none after a mistake.
+pub fn read_pools(settings: &mut Settings<'_>) -> Option<PoolRules> {
+    settings.parsed(
+        "POOLS",
+        "main",
+        "the pools, `pool=name-prefix` or `pool`, separated by commas; the last has no prefix and takes the rest",
+        |text| PoolRules::parse(text).map_err(|problem| problem.to_string()),
+    )
+}
+
+/// Reads `STOP_GRACE_SECONDS`.
+pub fn read_stop_grace(settings: &mut Settings<'_>) -> Duration {
+    settings.seconds(
+        "STOP_GRACE_SECONDS",
+        25,
+        3..=600,
+        "time to finish what is under way after the first signal; keep it below what the supervisor gives",
+    )
+}

@@ -1,0 +1,194 @@
+//! The claim item: which sandbox an owner's key is after or holds. It never decides anything by itself.
+
+use super::attributes::{
+    Fields, Item, PK, POOL, SANDBOX_ID, SEEN_VERSION, SK, TTL, key_text, number, seconds, text,
+};
+use super::expression::Change;
+use super::{DynamoStore, unavailable};
+use crate::domain::{
+    Candidate, ClaimKey, ClaimRecord, IdempotencyKey, OwnerId, PoolName, SandboxId, UnixSeconds, Version,
+};
+use crate::store::{MoveClaim, OpenClaim, StoreError};
+use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
+
+/// Beginning of the partition key of a claim item.
+const OWNER_PREFIX: &str = "OWNER#";
+/// Beginning of the sort key of a claim item.
+const CLAIM_PREFIX: &str = "CLAIM#";
+/// Holds if the item names exactly one sandbox at one version.
+const NAMES_CANDIDATE: &str = "#sandbox_id = :sandbox_id AND #seen_version = :seen_version";
+
+impl DynamoStore {
+    /// A claim item that names our very candidate counts as opened, whoever wrote it: an earlier try of this
+    /// call whose reply got lost, or a twin that goes on exactly like us.
+    pub(super) async fn put_claim(
+        &self,
+        record: &ClaimRecord,
+        keep_until: UnixSeconds,
+    ) -> Result<OpenClaim, StoreError> {
+        let sent = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(encode(record, keep_until)))
+            .condition_expression("attribute_not_exists(#pk)")
+            .expression_attribute_names("#pk", PK)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .send()
+            .await;
+        let Err(error) = sent else { return Ok(OpenClaim::Opened) };
+        match error.as_service_error() {
+            Some(PutItemError::ConditionalCheckFailedException(refused)) => match refused.item() {
+                Some(found) => {
+                    let held = decode(found)?;
+                    let ours = same_candidate(&held.candidate, &record.candidate);
+                    Ok(if ours { OpenClaim::Opened } else { OpenClaim::Held(held) })
+                }
+                None => Err(unavailable("open_claim", error)),
+            },
+            _ => Err(unavailable("open_claim", error)),
+        }
+    }
+
+    /// Like [`Self::put_claim`], an item that names `to` already counts as moved.
+    pub(super) async fn swap_claim(
+        &self,
+        from: &ClaimRecord,
+        to: &Candidate,
+        keep_until: UnixSeconds,
+    ) -> Result<MoveClaim, StoreError> {
+        let Candidate { id, pool, version } = to;
+        let change = Change::default()
+            .set(SANDBOX_ID, text(id.as_str()))
+            .set(POOL, text(pool.as_str()))
+            .set(SEEN_VERSION, number(version.get()))
+            .set(TTL, seconds(keep_until))
+            .only_if(SANDBOX_ID, text(from.candidate.id.as_str()))
+            .only_if(SEEN_VERSION, number(from.candidate.version.get()));
+        let request = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&from.claim)))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        let Err(error) = change.apply(request).send().await else { return Ok(MoveClaim::Moved) };
+        match error.as_service_error() {
+            Some(UpdateItemError::ConditionalCheckFailedException(refused)) => {
+                let Some(found) = refused.item().filter(|found| !found.is_empty()) else {
+                    return Ok(MoveClaim::Absent);
+                };
+                let held = decode(found)?;
+                Ok(if same_candidate(&held.candidate, to) { MoveClaim::Moved } else { MoveClaim::Held(held) })
+            }
+            _ => Err(unavailable("move_claim", error)),
+        }
+    }
+
+    pub(super) async fn delete_claim(&self, record: &ClaimRecord) -> Result<(), StoreError> {
+        let sent = self
+            .client
+            .delete_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&record.claim)))
+            .condition_expression(NAMES_CANDIDATE)
+            .expression_attribute_names("#sandbox_id", SANDBOX_ID)
+            .expression_attribute_names("#seen_version", SEEN_VERSION)
+            .expression_attribute_values(":sandbox_id", text(record.candidate.id.as_str()))
+            .expression_attribute_values(":seen_version", number(record.candidate.version.get()))
+            .send()
+            .await;
+        let Err(error) = sent else { return Ok(()) };
+        match error.as_service_error() {
+            Some(DeleteItemError::ConditionalCheckFailedException(_)) => Ok(()),
+            _ => Err(unavailable("close_claim", error)),
+        }
+    }
+
+    pub(super) async fn read_claim(&self, claim: &ClaimKey) -> Result<Option<ClaimRecord>, StoreError> {
+        let found = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .set_key(Some(key(claim)))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| unavailable("find_claim", error))?;
+        found.item().map(decode).transpose()
+    }
+}
+
+/// The same sandbox at the same version: all that a claim item is compared by.
+fn same_candidate(one: &Candidate, other: &Candidate) -> bool {
+    one.id == other.id && one.version == other.version
+}
+
+fn key(claim: &ClaimKey) -> Item {
+    let ClaimKey { owner, key } = claim;
+    Item::from([
+        (PK.to_owned(), text(format!("{OWNER_PREFIX}{owner}"))),
+        (SK.to_owned(), text(format!("{CLAIM_PREFIX}{key}"))),
+    ])
+}
+
+fn encode(record: &ClaimRecord, keep_until: UnixSeconds) -> Item {
+    let ClaimRecord { claim, candidate: Candidate { id, pool, version } } = record;
+    let mut item = key(claim);
+    item.insert(SANDBOX_ID.to_owned(), text(id.as_str()));
+    item.insert(POOL.to_owned(), text(pool.as_str()));
+    item.insert(SEEN_VERSION.to_owned(), number(version.get()));
+    item.insert(TTL.to_owned(), seconds(keep_until));
+    item
+}
+
+fn decode(item: &Item) -> Result<ClaimRecord, StoreError> {
+    let key = key_text(item);
+    let fields = Fields::new(item, &key);
+    Ok(ClaimRecord {
+        claim: ClaimKey {
+            owner: fields.key_id(PK, OWNER_PREFIX, OwnerId::parse)?,
+            key: fields.key_id(SK, CLAIM_PREFIX, IdempotencyKey::parse)?,
+        },
+        candidate: Candidate {
+            id: fields.id(SANDBOX_ID, SandboxId::parse)?,
+            pool: fields.id(POOL, PoolName::parse)?,
+            version: Version::new(fields.number(SEEN_VERSION)?),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> ClaimRecord {
+        // Owner and key may hold the separator: each is the rest of its own attribute.
+        let owner = OwnerId::parse("p#1#CLAIM#2").unwrap();
+        ClaimRecord {
+            claim: ClaimKey { owner, key: IdempotencyKey::parse("#k").unwrap() },
+            candidate: Candidate {
+                id: SandboxId::parse("7").unwrap(),
+                pool: PoolName::parse("main").unwrap(),
+                version: Version::new(3),
+            },
+        }
+    }
+
+    #[test]
+    fn a_claim_item_says_what_was_put_into_it() {
+        let item = encode(&record(), UnixSeconds::new(99));
+        assert_eq!(decode(&item).unwrap(), record());
+        assert_eq!(item.get(TTL), Some(&number(99_u64)));
+    }
+
+    #[test]
+    fn a_bad_claim_item_is_named_with_its_attribute() {
+        let mut item = encode(&record(), UnixSeconds::new(99));
+        item.remove(SEEN_VERSION);
+        let error = decode(&item).unwrap_err().to_string();
+        assert_eq!(error, "item OWNER#p#1#CLAIM#2/CLAIM##k: attribute seen_version: is missing");
+    }
+}

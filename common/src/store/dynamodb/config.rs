@@ -1,0 +1,174 @@
+//! Settings of the DynamoDB store, and the client that follows from them.
+
+use super::DynamoStore;
+use crate::runtime::settings::Settings;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::retry::RetryConfig;
+use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
+use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
+use std::time::Duration;
+
+/// Most shards of a pool and state: a census asks every one of them.
+pub const SHARDS_MAX: u16 = 256;
+
+const TABLE_DEFAULT: &str = "sandbox-broker";
+const REGION_DEFAULT: &str = "us-east-1";
+const SHARDS_DEFAULT: u16 = 8;
+/// DynamoDB answers within some 10 ms; a second means that the answer is lost.
+const ATTEMPT_TIMEOUT_DEFAULT_MS: u64 = 1_000;
+/// Below the time that a caller of the API waits, so that it still hears from us.
+const OPERATION_TIMEOUT_DEFAULT_MS: u64 = 3_000;
+const TIMEOUT_MIN_MS: u64 = 50;
+const TIMEOUT_MAX_MS: u64 = 60_000;
+/// Tries of one call, the first included.
+const ATTEMPTS_MAX: u32 = 3;
+/// Longest pause before the second try; it doubles from there, with full jitter.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// Lengths of a table name that DynamoDB allows, in bytes.
+const TABLE_NAME_BYTES: std::ops::RangeInclusive<usize> = 3..=255;
+/// What a local engine is signed in with. It wants a signature, and takes any.
+const LOCAL_KEY: &str = "local";
+
+/// Where the table is and how patient we are with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DynamoConfig {
+    /// The table (`DYNAMODB_TABLE`).
+    pub table: String,
+    /// A local engine's address (`DYNAMODB_ENDPOINT`); AWS itself if there is none.
+    pub endpoint: Option<String>,
+    /// The AWS region (`AWS_REGION`).
+    pub region: String,
+    /// Shards of each pool and state (`STORE_SHARDS`).
+    pub shards: u16,
+    /// Time for one try of a call (`STORE_ATTEMPT_TIMEOUT_MS`).
+    pub attempt_timeout: Duration,
+    /// Time for a call with all its tries (`STORE_OPERATION_TIMEOUT_MS`).
+    pub operation_timeout: Duration,
+}
+
+// === impl DynamoConfig ===
+
+impl DynamoConfig {
+    /// Reads the settings; mistakes stay with `settings`.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
+        let table = settings
+            .parsed("DYNAMODB_TABLE", TABLE_DEFAULT, "the DynamoDB table", parse_table_name)
+            .unwrap_or_else(|| TABLE_DEFAULT.to_owned());
+        let endpoint = settings.optional(
+            "DYNAMODB_ENDPOINT",
+            "address of a local DynamoDB engine (http://host:port); AWS itself without it",
+        );
+        if endpoint.as_ref().is_some_and(|endpoint| !endpoint.starts_with("http://")) {
+            settings.mistake(
+                "DYNAMODB_ENDPOINT",
+                "must begin with http:// (it is for a local engine; AWS itself needs none)",
+            );
+        }
+        let region = settings.text("AWS_REGION", REGION_DEFAULT, "the AWS region of the table");
+        let shards = settings.number(
+            "STORE_SHARDS",
+            u64::from(SHARDS_DEFAULT),
+            1..=u64::from(SHARDS_MAX),
+            "index shards of each pool and state; the same for the whole fleet, and never lowered on a table",
+        );
+        let attempt_timeout = settings.millis(
+            "STORE_ATTEMPT_TIMEOUT_MS",
+            ATTEMPT_TIMEOUT_DEFAULT_MS,
+            TIMEOUT_MIN_MS..=TIMEOUT_MAX_MS,
+            "time for one try of a call to the store, in milliseconds",
+        );
+        let operation_timeout = settings.millis(
+            "STORE_OPERATION_TIMEOUT_MS",
+            OPERATION_TIMEOUT_DEFAULT_MS,
+            TIMEOUT_MIN_MS..=TIMEOUT_MAX_MS,
+            "time for a call to the store with all its tries, in milliseconds",
+        );
+        if operation_timeout < attempt_timeout {
+            settings.mistake("STORE_OPERATION_TIMEOUT_MS", "must not be less than STORE_ATTEMPT_TIMEOUT_MS");
+        }
+        let shards = u16::try_from(shards).unwrap_or(SHARDS_DEFAULT);
+        Self { table, endpoint, region, shards, attempt_timeout, operation_timeout }
+    }
+}
+
+fn parse_table_name(name: &str) -> Result<String, String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if TABLE_NAME_BYTES.contains(&name.len()) && name.bytes().all(allowed) {
+        Ok(name.to_owned())
+    } else {
+        Err("must be 3 to 255 ASCII letters, digits, '-', '_' and '.'".to_owned())
+    }
+}
+
+// === impl DynamoStore ===
+
+impl DynamoStore {
+    /// A store for `config`. Calls nothing yet but the sources of credentials, and only without an endpoint.
+    pub async fn connect(config: &DynamoConfig) -> Self {
+        let DynamoConfig { table, endpoint, region, shards, attempt_timeout, operation_timeout } = config;
+        // Pinned: a new behaviour version may change retries and time-outs below us.
+        let behaviour = BehaviorVersion::v2026_01_12();
+        let base = match endpoint {
+            // A local engine: no TLS (the usual connector would load the machine's root certificates for
+            // nothing, and fails where there are none) and nobody's real credentials.
+            Some(endpoint) => aws_sdk_dynamodb::Config::builder()
+                .behavior_version(behaviour)
+                .endpoint_url(endpoint)
+                .region(Region::new(region.clone()))
+                .credentials_provider(Credentials::new(LOCAL_KEY, LOCAL_KEY, None, None, LOCAL_KEY))
+                .http_client(aws_smithy_http_client::Builder::new().build_http()),
+            None => {
+                let loaded = aws_config::defaults(behaviour).region(Region::new(region.clone())).load().await;
+                aws_sdk_dynamodb::config::Builder::from(&loaded)
+            }
+        };
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(*attempt_timeout)
+            .operation_attempt_timeout(*attempt_timeout)
+            .operation_timeout(*operation_timeout)
+            .build();
+        let retries =
+            RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX).with_initial_backoff(RETRY_PAUSE);
+        let config = base.timeout_config(timeouts).retry_config(retries).build();
+        Self { client: Client::from_conf(config), table: table.clone(), shards: (*shards).max(1) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<DynamoConfig, Vec<String>> {
+        let env: BTreeMap<String, String> =
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut settings = Settings::new(&env);
+        let config = DynamoConfig::read(&mut settings);
+        settings.finish(config).map_err(|mistakes| mistakes.0)
+    }
+
+    #[test]
+    fn without_variables_it_is_the_table_at_aws() {
+        let config = read(&[]).unwrap();
+        assert_eq!(config.table, "sandbox-broker");
+        assert_eq!(config.endpoint, None);
+        assert_eq!((config.region.as_str(), config.shards), ("us-east-1", 8));
+    }
+
+    #[test]
+    fn every_mistake_is_reported() {
+        let mistakes = read(&[
+            ("DYNAMODB_TABLE", "a b"),
+            ("DYNAMODB_ENDPOINT", "https://localhost:1"),
+            ("STORE_SHARDS", "257"),
+            ("STORE_ATTEMPT_TIMEOUT_MS", "2000"),
+            ("STORE_OPERATION_TIMEOUT_MS", "1000"),
+        ])
+        .unwrap_err();
+        let names: Vec<_> = mistakes.iter().filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(
+            names,
+            ["DYNAMODB_TABLE", "DYNAMODB_ENDPOINT", "STORE_SHARDS", "STORE_OPERATION_TIMEOUT_MS"]
+        );
+    }
+}

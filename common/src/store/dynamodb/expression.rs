@@ -1,0 +1,102 @@
+//! Builds update and condition expressions. Every name goes in through a placeholder, because many of ours
+//! (`state`, `name`, `owner`, `ttl` …) are reserved words.
+
+use super::attributes::{Item, number};
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::types::AttributeValue;
+use std::collections::HashMap;
+
+/// A conditional update of one item.
+#[derive(Debug, Default)]
+pub(super) struct Change {
+    sets: Vec<String>,
+    removes: Vec<String>,
+    conditions: Vec<String>,
+    names: HashMap<String, String>,
+    values: Item,
+}
+
+impl Change {
+    /// Sets an attribute.
+    pub(super) fn set(mut self, attribute: &str, value: AttributeValue) -> Self {
+        let (name, value) = (self.name(attribute), self.value(value));
+        self.sets.push(format!("{name} = {value}"));
+        self
+    }
+
+    /// Sets an attribute to what another one holds.
+    pub(super) fn copy(mut self, attribute: &str, from: &str) -> Self {
+        let (name, from) = (self.name(attribute), self.name(from));
+        self.sets.push(format!("{name} = {from}"));
+        self
+    }
+
+    /// Sets an attribute to what a counter holds, plus one. The counter itself may be that attribute.
+    pub(super) fn set_next(mut self, attribute: &str, counter: &str) -> Self {
+        let (name, counter, one) = (self.name(attribute), self.name(counter), self.value(number(1_u64)));
+        self.sets.push(format!("{name} = {counter} + {one}"));
+        self
+    }
+
+    /// Appends an entry to a list.
+    pub(super) fn append(mut self, list: &str, entry: AttributeValue) -> Self {
+        let (list, entry) = (self.name(list), self.value(AttributeValue::L(vec![entry])));
+        self.sets.push(format!("{list} = list_append({list}, {entry})"));
+        self
+    }
+
+    /// Removes an attribute, if it is there.
+    pub(super) fn remove(mut self, attribute: &str) -> Self {
+        let name = self.name(attribute);
+        self.removes.push(name);
+        self
+    }
+
+    /// Only if the attribute equals `value`.
+    pub(super) fn only_if(self, attribute: &str, value: AttributeValue) -> Self {
+        self.only_if_compared(attribute, "=", value)
+    }
+
+    /// Only if the attribute differs from `value`; one that is not there differs as well.
+    pub(super) fn only_if_not(self, attribute: &str, value: AttributeValue) -> Self {
+        self.only_if_compared(attribute, "<>", value)
+    }
+
+    /// Only if the attribute is at most `value`.
+    pub(super) fn only_if_at_most(self, attribute: &str, value: AttributeValue) -> Self {
+        self.only_if_compared(attribute, "<=", value)
+    }
+
+    /// Puts the expressions into a request.
+    pub(super) fn apply(self, request: UpdateItemFluentBuilder) -> UpdateItemFluentBuilder {
+        let Self { sets, removes, conditions, names, values } = self;
+        let mut update = format!("SET {}", sets.join(", "));
+        if !removes.is_empty() {
+            update.push_str(" REMOVE ");
+            update.push_str(&removes.join(", "));
+        }
+        request
+            .update_expression(update)
+            .condition_expression(conditions.join(" AND "))
+            .set_expression_attribute_names(Some(names))
+            .set_expression_attribute_values(Some(values))
+    }
+
+    fn only_if_compared(mut self, attribute: &str, comparison: &str, value: AttributeValue) -> Self {
+        let (name, value) = (self.name(attribute), self.value(value));
+        self.conditions.push(format!("{name} {comparison} {value}"));
+        self
+    }
+
+    fn name(&mut self, attribute: &str) -> String {
+        let placeholder = format!("#{attribute}");
+        self.names.insert(placeholder.clone(), attribute.to_owned());
+        placeholder
+    }
+
+    fn value(&mut self, value: AttributeValue) -> String {
+        let placeholder = format!(":v{}", self.values.len());
+        self.values.insert(placeholder.clone(), value);
+        placeholder
+    }
+}

@@ -1,0 +1,153 @@
+//! A sandbox survives its way into an item and back; a bad item is named with its attribute.
+
+use super::*;
+use crate::domain::{Candidate, Grant, NewSandbox};
+
+const SHARDS: u16 = 8;
+
+fn free() -> Sandbox {
+    NewSandbox {
+        id: SandboxId::parse("2019842").unwrap(),
+        name: SandboxName::parse("lab-7").unwrap(),
+        external_id: ExternalId::parse("identity/accounts/u-7").unwrap(),
+        pool: PoolName::parse("main").unwrap(),
+        sfdc_account_id: Some(SfdcAccountId::parse("SF 1").unwrap()),
+    }
+    .enter(UnixSeconds::new(100))
+}
+
+fn held(lab: Option<&str>) -> Sandbox {
+    let owner = OwnerId::parse("p-1").unwrap();
+    let grant = Grant {
+        claim: ClaimKey { key: IdempotencyKey::parse("k-1").unwrap(), owner },
+        candidate: Candidate { version: Version::new(1), ..free().candidate() },
+        lab: lab.map(|lab| LabId::parse(lab).unwrap()),
+        granted_at: UnixSeconds::new(200),
+        expires_at: UnixSeconds::new(300),
+    };
+    free().claim(&grant).unwrap()
+}
+
+fn ending() -> Sandbox {
+    let owner = OwnerId::parse("p-1").unwrap();
+    let released = held(Some("lab-a")).release(&owner, UnixSeconds::new(250)).unwrap();
+    released.note_attempt(Epoch::new(1), "no such luck").unwrap()
+}
+
+fn deleted() -> Sandbox {
+    ending().finish_deletion(Epoch::new(1), UnixSeconds::new(260), UnixSeconds::new(999)).unwrap()
+}
+
+/// One sandbox of every state, and of every shape that a state may have.
+fn every_shape() -> Vec<Sandbox> {
+    let since = UnixSeconds::new(400);
+    let forgotten = Tombstone { deletion: None, deleted_at: since, purge_at: UnixSeconds::new(500) };
+    let ordered = Deletion {
+        lease: None,
+        cause: DeletionCause::Operator,
+        requested_at: since,
+        attempts: 0,
+        last_error: None,
+    };
+    vec![
+        free(),
+        Sandbox { sfdc_account_id: None, ..free() },
+        held(None),
+        held(Some("lab-a")),
+        ending(),
+        ending().park_deletion(Epoch::new(1), since).unwrap(),
+        Sandbox { state: State::PendingDeletion(ordered), ..free() },
+        free().go_missing(Version::new(1), since).unwrap(),
+        Sandbox { state: State::Quarantined { since, reason: String::new() }, ..free() },
+        deleted(),
+        Sandbox { state: State::Deleted(forgotten), ..free() },
+    ]
+}
+
+#[test]
+fn every_shape_comes_back_as_it_went() {
+    for sandbox in every_shape() {
+        assert_eq!(decode(&encode(&sandbox, SHARDS)).unwrap(), sandbox);
+    }
+}
+
+#[test]
+fn index_keys_follow_the_state() {
+    let string = |item: &Item, name: &str| item.get(name).map(|value| value.as_s().unwrap().clone());
+    for sandbox in every_shape() {
+        let item = encode(&sandbox, SHARDS);
+        let state = sandbox.state.name();
+        let listed = state != StateName::Deleted;
+        let shard = listed.then(|| format!("main#{state}#{}", shard_of(&sandbox.id, SHARDS)));
+        assert_eq!(string(&item, STATE_SHARD), shard);
+        assert_eq!(string(&item, STATE_SORT), state_sort(&sandbox));
+        assert_eq!(item.contains_key(DELETION_SHARD), listed);
+        assert_eq!(item.contains_key(PARKED_SHARD), listed);
+        assert_eq!(item.contains_key(TTL), !listed, "only tombstones are purged");
+        let lab = sandbox.lease().and_then(|lease| lease.lab.as_ref());
+        assert_eq!(string(&item, HELD_LAB).as_deref(), lab.map(LabId::as_str));
+    }
+}
+
+#[test]
+fn sort_keys_are_name_or_due_time() {
+    assert_eq!(state_sort(&free()).as_deref(), Some("lab-7"));
+    assert_eq!(state_sort(&held(None)).as_deref(), Some("000000000300"));
+    assert_eq!(state_sort(&ending()).as_deref(), Some("000000000250"));
+    assert_eq!(state_sort(&deleted()), None);
+}
+
+#[test]
+fn a_history_that_grew_too_long_is_cut_to_its_latest_entries() {
+    let mut sandbox = free();
+    for round in 0..HISTORY_ENTRIES_MAX {
+        let at = UnixSeconds::new(500 + u64::try_from(round).unwrap());
+        let version = sandbox.version;
+        sandbox = match sandbox.state {
+            State::Available => sandbox.go_missing(version, at).unwrap(),
+            _ => sandbox.come_back(version, at).unwrap(),
+        };
+    }
+    let whole = encode(&sandbox, SHARDS);
+    let mut longer = whole.clone();
+    let Some(AttributeValue::L(entries)) = longer.get_mut(HISTORY) else { panic!("no history") };
+    entries.insert(0, history_entry(StateName::Available, Cause::Listed, UnixSeconds::new(100)));
+    assert_eq!(decode(&longer).unwrap(), sandbox);
+    assert_eq!(sandbox.history.len(), HISTORY_ENTRIES_MAX);
+}
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    let spoil = |attribute: &str, value: Option<AttributeValue>| {
+        let mut item = encode(&ending(), SHARDS);
+        match value {
+            Some(value) => item.insert(attribute.to_owned(), value),
+            None => item.remove(attribute),
+        };
+        match decode(&item) {
+            Err(StoreError::Corrupt { item, attribute, problem }) => format!("{item} {attribute} {problem}"),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(spoil(NAME, None), "SBX#2019842/META name is missing");
+    assert_eq!(spoil(STATE, Some(text("gone"))), "SBX#2019842/META state is no state of a sandbox");
+    assert_eq!(spoil(EPOCH, Some(text("1"))), "SBX#2019842/META epoch is not a number");
+    assert_eq!(
+        spoil(VERSION, Some(AttributeValue::N("-1".to_owned()))),
+        "SBX#2019842/META version is not a whole number"
+    );
+    assert_eq!(
+        spoil(POOL, Some(text("a b"))),
+        "SBX#2019842/META pool may hold only ASCII letters, digits, '-' and '_'"
+    );
+    assert_eq!(
+        spoil(DELETION_CAUSE, Some(text("whim"))),
+        "SBX#2019842/META deletion_cause is no cause of a deletion"
+    );
+    assert_eq!(spoil(HISTORY, Some(text("x"))), "SBX#2019842/META history is not a list");
+    assert_eq!(
+        spoil(VERSION, Some(number(1_u64))),
+        "SBX#2019842/META history has more entries than the version or epoch allows"
+    );
+    assert_eq!(spoil(PK, Some(text("OWNER#1"))), "OWNER#1/META PK does not begin with SBX#");
+}

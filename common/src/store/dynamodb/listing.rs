@@ -1,0 +1,118 @@
+//! Reading: one sandbox, and pages and counts of `StateIndex`.
+
+use super::attributes::{PK, SK, STATE_SHARD, STATE_SORT, text};
+use super::{DynamoStore, item, table, unavailable};
+use crate::domain::{Sandbox, SandboxId};
+use crate::store::index::{due_sort, state_shard};
+use crate::store::{Page, PageCursor, SortRange, StateQuery, StoreError};
+use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
+use aws_sdk_dynamodb::types::{AttributeValue, Select};
+use std::collections::HashMap;
+
+/// Key of the item that [`DynamoStore::read_nothing`] asks for. There is none.
+const PING_KEY: &str = "PING";
+
+impl DynamoStore {
+    /// Reads an item that is not there: the cheapest call that goes all the way.
+    pub(super) async fn read_nothing(&self) -> Result<(), StoreError> {
+        self.client
+            .get_item()
+            .table_name(&self.table)
+            .key(PK, text(PING_KEY))
+            .key(SK, text(PING_KEY))
+            .send()
+            .await
+            .map(|_| ())
+            .map_err(|error| unavailable("ping", error))
+    }
+
+    pub(super) async fn read_sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
+        let found = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .set_key(Some(item::key(id)))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| unavailable("sandbox", error))?;
+        found.item().map(item::decode).transpose()
+    }
+
+    /// DynamoDB says where to go on whenever a page is full, so the last page may be an empty one.
+    pub(super) async fn read_page(
+        &self,
+        query: &StateQuery,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError> {
+        let found = self
+            .state_query(query)
+            .set_exclusive_start_key(after.map(start_key))
+            .limit(i32::from(limit.max(1)))
+            .send()
+            .await
+            .map_err(|error| unavailable("page", error))?;
+        let sandboxes = found.items().iter().map(item::decode).collect::<Result<_, _>>()?;
+        let next = found.last_evaluated_key().map(cursor).transpose()?;
+        Ok(Page { sandboxes, next })
+    }
+
+    pub(super) async fn read_count(&self, query: &StateQuery) -> Result<u64, StoreError> {
+        let mut count = 0_u64;
+        let mut start = None;
+        // Ends by itself: every round moves on within one shard.
+        loop {
+            let found = self
+                .state_query(query)
+                .select(Select::Count)
+                .set_exclusive_start_key(start)
+                .send()
+                .await
+                .map_err(|error| unavailable("count", error))?;
+            count = count.saturating_add(u64::try_from(found.count()).unwrap_or_default());
+            match found.last_evaluated_key {
+                Some(key) => start = Some(key),
+                None => return Ok(count),
+            }
+        }
+    }
+
+    fn state_query(&self, query: &StateQuery) -> QueryFluentBuilder {
+        let StateQuery { pool, state, shard, range } = query;
+        let request = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .index_name(table::STATE_INDEX.name)
+            .expression_attribute_names("#shard", STATE_SHARD)
+            .expression_attribute_values(":shard", text(state_shard(pool, *state, *shard)));
+        let (condition, bound) = match range {
+            SortRange::All => return request.key_condition_expression("#shard = :shard"),
+            SortRange::NamePrefix(prefix) => {
+                ("#shard = :shard AND begins_with(#sort, :bound)", text(prefix.as_str()))
+            }
+            SortRange::DueBy(at) => ("#shard = :shard AND #sort <= :bound", text(due_sort(*at))),
+        };
+        request
+            .key_condition_expression(condition)
+            .expression_attribute_names("#sort", STATE_SORT)
+            .expression_attribute_values(":bound", bound)
+    }
+}
+
+fn start_key(cursor: &PageCursor) -> HashMap<String, AttributeValue> {
+    cursor.0.iter().map(|(name, value)| (name.clone(), text(value))).collect()
+}
+
+fn cursor(key: &HashMap<String, AttributeValue>) -> Result<PageCursor, StoreError> {
+    let part = |name: &'static str| match key.get(name) {
+        Some(AttributeValue::S(value)) => Ok((name.to_owned(), value.clone())),
+        _ => Err(StoreError::Corrupt {
+            item: "page cursor".to_owned(),
+            attribute: name,
+            problem: "is not a string".to_owned(),
+        }),
+    };
+    Ok(PageCursor(vec![part(PK)?, part(SK)?, part(STATE_SHARD)?, part(STATE_SORT)?]))
+}

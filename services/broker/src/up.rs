@@ -1,0 +1,307 @@
+//! `broker up`: the whole fleet in one process, on embedded parts unless it is pointed at real ones.
+
+use crate::data::DataDir;
+use crate::embedded::EmbeddedTable;
+use crate::fleet::{Configs, Counts, Fleet, Shared};
+use crate::nats_server::{self, NatsServer};
+use crate::role::register_process_metrics;
+use anyhow::Context as _;
+use common::bus::Ticks;
+use common::clock::SystemClock;
+use common::contract::TickKind;
+use common::random::Dice;
+use common::runtime::ops::listen;
+use common::runtime::settings::{Env, Settings};
+use common::runtime::shutdown::{Lifecycle, LifecycleError};
+use common::runtime::telemetry::{Chain, LogFormat, TelemetryConfig};
+use prometheus::Registry;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+mod welcome;
+
+/// Time for everybody to finish. The whole process has to be gone within 5 s.
+const GRACE: Duration = Duration::from_secs(4);
+/// Time for the NATS server to end after that.
+const NATS_STOP_PATIENCE: Duration = Duration::from_millis(700);
+/// How long the first sync is waited for before the fleet is called ready anyway (a provider may be slow).
+const FIRST_SYNC_PATIENCE: Duration = Duration::from_secs(15);
+/// Pause between two looks whether it was done.
+const FIRST_SYNC_LOOK_PAUSE: Duration = Duration::from_millis(50);
+/// Lab token of a fleet whose environment names none.
+pub const API_TOKEN_FILE: &str = "api-token";
+/// Admin token of a fleet whose environment names none.
+pub const ADMIN_TOKEN_FILE: &str = "admin-token";
+/// Token between the provider client and the simulator.
+pub const CSP_TOKEN_FILE: &str = "csp-token";
+
+/// What `broker up` can be told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Where the HTTP API listens (port 0: a free one).
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub http: SocketAddr,
+    /// Where the embedded NATS server listens.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4222")]
+    pub nats_listen: SocketAddr,
+    /// Where the CSP simulator listens.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8090")]
+    pub simulator_listen: SocketAddr,
+    /// Where the state is kept.
+    #[arg(long, value_name = "DIR", default_value = ".broker")]
+    pub data: PathBuf,
+    /// Keep nothing: a new directory that is removed at the end.
+    #[arg(long, conflicts_with = "data")]
+    pub ephemeral: bool,
+    /// Accounts that a new simulator begins with.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub pool: u32,
+    /// Allocators in the queue group.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub allocators: u16,
+    /// Reapers.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub reapers: u16,
+    /// A real NATS server instead of the embedded one.
+    #[arg(long, value_name = "URL")]
+    pub nats_url: Option<String>,
+    /// A DynamoDB engine instead of the embedded one.
+    #[arg(long, value_name = "URL", conflicts_with = "dynamodb")]
+    pub dynamodb_endpoint: Option<String>,
+    /// DynamoDB of AWS instead of the embedded one.
+    #[arg(long, value_name = "aws", value_parser = ["aws"])]
+    pub dynamodb: Option<String>,
+    /// The real CSP (or another simulator) instead of the embedded simulator; needs `CSP_API_TOKEN`.
+    #[arg(long, value_name = "URL")]
+    pub csp_url: Option<String>,
+}
+
+/// The environment with some variables decided by `broker up` itself.
+pub struct Overlay<'a> {
+    base: &'a dyn Env,
+    set: BTreeMap<&'static str, String>,
+}
+
+/// The embedded parts that run.
+#[derive(Default)]
+struct Embedded {
+    nats: Option<NatsServer>,
+    table: Option<EmbeddedTable>,
+    simulator: Option<(simulator::Simulator, TcpListener)>,
+}
+
+// === impl Overlay ===
+
+impl Env for Overlay<'_> {
+    fn get(&self, name: &str) -> Option<String> {
+        // Set to nothing means: not set, whatever the environment says.
+        let value = self.set.get(name).cloned().or_else(|| self.base.get(name));
+        value.filter(|value| !value.trim().is_empty())
+    }
+}
+
+impl Overlay<'_> {
+    fn set(&mut self, name: &'static str, value: impl Into<String>) {
+        self.set.insert(name, value.into());
+    }
+
+    fn set_default(&mut self, name: &'static str, value: impl Into<String>) {
+        if self.base.get(name).is_none() {
+            self.set(name, value);
+        }
+    }
+}
+
+/// Runs the fleet until a signal comes.
+///
+/// # Errors
+/// Mistakes in the settings, all together; a port that is taken; a directory that cannot be used; a part that
+/// failed.
+pub async fn run(options: Options, env: &dyn Env) -> anyhow::Result<()> {
+    let mut settings = Settings::new(env);
+    let telemetry = TelemetryConfig::read(&mut settings, LogFormat::Text);
+    settings.finish(telemetry)?.install();
+    let directory = if options.ephemeral {
+        std::env::temp_dir().join(format!("broker-{}", uuid::Uuid::now_v7()))
+    } else {
+        options.data.clone()
+    };
+    let data = DataDir::open(&directory, options.ephemeral)?;
+    let mut overlay = Overlay { base: env, set: BTreeMap::new() };
+    for (variable, file) in [("BROKER_API_TOKEN", API_TOKEN_FILE), ("BROKER_ADMIN_TOKEN", ADMIN_TOKEN_FILE)] {
+        // Written even where the environment names tokens, so that the printed lines work.
+        let token = data.token(file)?;
+        let named = env.get(variable).map_or(token.clone(), |named| format!("{named},{token}"));
+        overlay.set(variable, named);
+    }
+    let shared = Shared {
+        clock: Arc::new(SystemClock),
+        random: Arc::new(Dice::unseeded()),
+        registry: Registry::new(),
+    };
+    register_process_metrics(&shared.registry);
+    // The one port that users type is tried first: the error comes before anything was started.
+    let http = listen(options.http).await?;
+    overlay.set("HTTP_LISTEN", http.local_addr()?.to_string());
+    overlay.set("STOP_GRACE_SECONDS", GRACE.as_secs().to_string());
+    let mut embedded = Embedded::default();
+    let ended = match embedded.start(&options, &data, &mut overlay, &shared).await {
+        Ok(()) => serve(&options, &data, &overlay, &mut embedded, shared, http).await,
+        Err(error) => Err(error),
+    };
+    embedded.stop().await;
+    ended
+}
+
+async fn serve(
+    options: &Options,
+    data: &DataDir,
+    overlay: &Overlay<'_>,
+    embedded: &mut Embedded,
+    shared: Shared,
+    http: TcpListener,
+) -> anyhow::Result<()> {
+    let configs = Configs::read(overlay)?;
+    let mut lifecycle = Lifecycle::new(GRACE);
+    let address = http.local_addr()?;
+    let nats_url = configs.backends.nats.url.clone();
+    let mut simulator_address = None;
+    let providers_stop = tokio_util::sync::CancellationToken::new();
+    if let Some((simulator, listener)) = embedded.simulator.take() {
+        simulator_address = Some(listener.local_addr()?);
+        // After the workers, because they may be in the middle of a deletion there.
+        lifecycle.start("simulator", simulator.run(listener, providers_stop.clone()));
+    }
+    let mut fleet = Fleet::new(configs.backends.clone(), shared).await?;
+    let reports = fleet.bus("up").await?;
+    let counts = Counts { allocators: options.allocators, reapers: options.reapers, schedulers: 1 };
+    fleet.start_all(&mut lifecycle, configs, counts, http).await?;
+    let stop = lifecycle.stop();
+    lifecycle.start("simulator stop", async move {
+        stop.cancelled().await;
+        providers_stop.cancel();
+        Ok::<(), std::convert::Infallible>(())
+    });
+    let welcome = welcome::Welcome {
+        http: address,
+        nats_url,
+        simulator: simulator_address,
+        data: data.path().to_owned(),
+    };
+    let ready_stop = lifecycle.stop();
+    lifecycle.start("welcome", async move {
+        tokio::select! {
+            () = first_sync(&reports) => welcome.print(),
+            () = ready_stop.cancelled() => return Ok(()),
+        }
+        ready_stop.cancelled().await;
+        Ok::<(), std::convert::Infallible>(())
+    });
+    if let Some(nats) = &embedded.nats {
+        let ended = nats.child.watch();
+        let stop = lifecycle.stop();
+        lifecycle.start("nats-server", async move {
+            tokio::select! {
+                status = ended => Err(anyhow::anyhow!("nats-server ended ({status:?})")),
+                () = stop.cancelled() => Ok(()),
+            }
+        });
+    }
+    let ended = lifecycle.run().await;
+    fleet.close().await;
+    match ended {
+        // What was cut off is safe to repeat; being gone in time is what was asked for.
+        Err(error @ LifecycleError::CutOff { .. }) => {
+            tracing::warn!("{}", Chain(&error));
+            Ok(())
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Waits until a sync has run, so that the first claim finds a pool.
+async fn first_sync(reports: &dyn Ticks) {
+    let done = async {
+        while !matches!(reports.last_report(TickKind::Sync).await, Ok(Some(_))) {
+            tokio::time::sleep(FIRST_SYNC_LOOK_PAUSE).await;
+        }
+    };
+    if tokio::time::timeout(FIRST_SYNC_PATIENCE, done).await.is_err() {
+        tracing::warn!("there was no sync yet; the pool fills when the provider answers");
+    }
+}
+
+// === impl Embedded ===
+
+impl Embedded {
+    async fn start(
+        &mut self,
+        options: &Options,
+        data: &DataDir,
+        overlay: &mut Overlay<'_>,
+        shared: &Shared,
+    ) -> anyhow::Result<()> {
+        if let Some(url) = &options.csp_url {
+            overlay.set("CSP_BASE_URL", url);
+        } else {
+            self.start_simulator(options, data, overlay, shared).await?;
+        }
+        if let Some(url) = &options.nats_url {
+            overlay.set("NATS_URL", url);
+        } else {
+            let binary = nats_server::find(overlay.base).await?;
+            let guard = std::env::current_exe().context("this program cannot find itself")?;
+            let folder = data.path().join("nats");
+            let server = NatsServer::start(&binary, &guard, &folder, options.nats_listen).await?;
+            overlay.set("NATS_URL", format!("nats://{}", server.address));
+            self.nats = Some(server);
+        }
+        match (&options.dynamodb_endpoint, &options.dynamodb) {
+            (Some(endpoint), _) => overlay.set("DYNAMODB_ENDPOINT", endpoint),
+            (None, Some(_)) => overlay.set("DYNAMODB_ENDPOINT", ""),
+            (None, None) => {
+                let path = data.path().join("table.sqlite");
+                let table = EmbeddedTable::start((!options.ephemeral).then_some(path.as_path())).await?;
+                overlay.set("DYNAMODB_ENDPOINT", &table.endpoint);
+                self.table = Some(table);
+            }
+        }
+        Ok(())
+    }
+
+    async fn start_simulator(
+        &mut self,
+        options: &Options,
+        data: &DataDir,
+        overlay: &mut Overlay<'_>,
+        shared: &Shared,
+    ) -> anyhow::Result<()> {
+        overlay.set_default("CSP_API_TOKEN", data.token(CSP_TOKEN_FILE)?);
+        overlay.set("SIMULATOR_ACCOUNTS", options.pool.to_string());
+        overlay.set("SIMULATOR_LISTEN", options.simulator_listen.to_string());
+        overlay.set("SIMULATOR_DATA", data.path().join("simulator").display().to_string());
+        let mut settings = Settings::new(overlay);
+        let config = simulator::Config::read(&mut settings);
+        let config = settings.finish(config)?;
+        let listener = listen(config.listen).await?;
+        let root = format!("http://{}", listener.local_addr()?);
+        overlay.set("CSP_BASE_URL", format!("{root}/v2"));
+        overlay.set_default("NIOSXAAS_BASE_URL", root);
+        let (clock, random) = (Arc::clone(&shared.clock), Arc::clone(&shared.random));
+        self.simulator = Some((simulator::Simulator::open(config, clock, random)?, listener));
+        Ok(())
+    }
+
+    async fn stop(self) {
+        if let Some(nats) = self.nats {
+            nats.child.stop(NATS_STOP_PATIENCE).await;
+        }
+        if let Some(table) = self.table {
+            table.stop().await;
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! What `broker up` prints when the fleet is ready.
+
+use super::{ADMIN_TOKEN_FILE, API_TOKEN_FILE};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// The addresses and files that a user needs.
+pub(super) struct Welcome {
+    pub(super) http: SocketAddr,
+    pub(super) nats_url: String,
+    pub(super) simulator: Option<SocketAddr>,
+    pub(super) data: PathBuf,
+}
+
+// === impl Welcome ===
+
+impl Welcome {
+    /// Prints the table to stdout, which is for people here; log lines go to stderr.
+    pub(super) fn print(&self) {
+        println!("{}", self.text());
+    }
+
+    fn text(&self) -> String {
+        let Self { http, nats_url, simulator, data } = self;
+        let data = data.display();
+        let simulator = simulator.map_or_else(
+            || "  provider     a real one (--csp-url)".to_owned(),
+            |address| format!("  simulator    http://{address}/v2"),
+        );
+        format!(
+            "\nThe fleet is ready.\n\n  \
+             http         http://{http}\n  \
+             nats         {nats_url}\n\
+             {simulator}\n  \
+             data         {data}\n  \
+             lab token    {data}/{API_TOKEN_FILE}\n  \
+             admin token  {data}/{ADMIN_TOKEN_FILE}\n\n\
+             Try it:\n\n  \
+             curl -sX POST http://{http}/v1/allocate -H \"Authorization: Bearer $(cat {data}/{API_TOKEN_FILE})\" -H 'X-Instruqt-Sandbox-ID: student-1'\n  \
+             curl -sX POST http://{http}/v1/sandboxes/SANDBOX_ID/mark-for-deletion -H \"Authorization: Bearer $(cat {data}/{API_TOKEN_FILE})\" -H 'X-Instruqt-Sandbox-ID: student-1'\n  \
+             curl -s http://{http}/v1/admin/stats -H \"Authorization: Bearer $(cat {data}/{ADMIN_TOKEN_FILE})\"\n"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_names_the_addresses_the_token_files_and_three_lines_to_try() {
+        let text = Welcome {
+            http: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            nats_url: "nats://127.0.0.1:4222".to_owned(),
+            simulator: Some(SocketAddr::from(([127, 0, 0, 1], 8090))),
+            data: PathBuf::from(".broker"),
+        }
+        .text();
+        for part in
+            ["http://127.0.0.1:8080", "nats://127.0.0.1:4222", ".broker/api-token", ".broker/admin-token"]
+        {
+            assert!(text.contains(part), "{part}");
+        }
+        assert_eq!(text.matches("curl -s").count(), 3);
+    }
+}

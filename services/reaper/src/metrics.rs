@@ -1,0 +1,70 @@
+//! What a reaper counts: every name, help text, label and bucket.
+
+use prometheus::{Histogram, HistogramOpts, HistogramTimer, IntCounterVec, Opts, Registry};
+
+/// A delete at the CSP takes 3 to 10 s; the buckets are dense there and end at its time-outs.
+const CALL_BUCKETS_SECONDS: [f64; 11] = [0.05, 0.25, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0, 60.0];
+
+/// The numbers of all reapers of a process.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    outcomes: IntCounterVec,
+    calls: Histogram,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Registers the numbers.
+    ///
+    /// # Errors
+    /// When a name is registered already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let outcomes = IntCounterVec::new(
+            Opts::new(
+                "broker_deletions_total",
+                "Deliveries of deletion work, by outcome: deleted, skipped (not wanted any more), attempt_failed, \
+                 held (the provider asked to wait, or refused our credentials), parked",
+            ),
+            &["outcome"],
+        )?;
+        let calls = Histogram::with_opts(
+            HistogramOpts::new(
+                "broker_provider_delete_seconds",
+                "Time that the provider took to clear and delete one sandbox",
+            )
+            .buckets(CALL_BUCKETS_SECONDS.to_vec()),
+        )?;
+        registry.register(Box::new(outcomes.clone()))?;
+        registry.register(Box::new(calls.clone()))?;
+        Ok(Self { outcomes, calls })
+    }
+
+    pub(crate) fn time_call(&self) -> HistogramTimer {
+        self.calls.start_timer()
+    }
+
+    pub(crate) fn deleted(&self) {
+        self.count("deleted");
+    }
+
+    pub(crate) fn skipped(&self) {
+        self.count("skipped");
+    }
+
+    pub(crate) fn attempt_failed(&self) {
+        self.count("attempt_failed");
+    }
+
+    pub(crate) fn held(&self) {
+        self.count("held");
+    }
+
+    pub(crate) fn parked(&self) {
+        self.count("parked");
+    }
+
+    fn count(&self, outcome: &str) {
+        self.outcomes.with_label_values(&[outcome]).inc();
+    }
+}

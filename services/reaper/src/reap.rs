@@ -1,0 +1,217 @@
+//! One deletion: is it still wanted, is it our turn, do it, write down what happened.
+
+use crate::Reaper;
+use async_trait::async_trait;
+use common::bus::{Delivery, Verdict, Worker};
+use common::contract::{DeletionWork, ParkedDeletion};
+use common::domain::{Deletion, Epoch, Sandbox, SandboxId, State};
+use common::provider::{Deleted, ProviderError, Target};
+use common::random::full_jitter;
+use common::runtime::telemetry::Chain;
+use common::store::Write;
+use std::time::Duration;
+
+/// Delay after a failure of ours (store, queue): short, and not counted against the sandbox.
+const OWN_FAILURE_DELAY: Duration = Duration::from_secs(5);
+/// How long the fleet stays away from a provider that is overloaded and does not say for how long.
+const SLOW_DOWN_DELAY: Duration = Duration::from_secs(30);
+/// How long the fleet stays away from a provider that refuses our credentials: an operator has to act.
+const UNAUTHORIZED_DELAY: Duration = Duration::from_secs(60);
+/// Longest pause that a provider's Retry-After can impose.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
+/// Deliveries of one message without a verdict after which it is parked: something about it kills workers.
+const DELIVERIES_MAX: u64 = 100;
+
+/// A deletion that is wanted, as the table has it.
+struct Wanted {
+    id: SandboxId,
+    epoch: Epoch,
+    target: Target,
+    deletion: Deletion,
+}
+
+#[async_trait]
+impl Worker for Reaper {
+    async fn work(&self, delivery: Delivery) -> Verdict {
+        let Delivery { work, deliveries } = delivery;
+        let wanted = match self.look_up(&work).await {
+            Ok(wanted) => wanted,
+            Err(verdict) => return verdict,
+        };
+        if wanted.deletion.attempts >= self.config.attempts_max {
+            let reason = wanted.deletion.last_error.clone().unwrap_or_default();
+            return self.give_up(&work, &wanted, wanted.deletion.attempts, reason).await;
+        }
+        if deliveries > DELIVERIES_MAX {
+            let reason = format!("delivered {deliveries} times without an outcome");
+            return self.give_up(&work, &wanted, wanted.deletion.attempts, reason).await;
+        }
+        match self.ports.pace.take().await {
+            Ok(wait) => self.ports.clock.sleep(wait).await,
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "the pace is not known; waiting");
+                return Verdict::Retry { delay: OWN_FAILURE_DELAY };
+            }
+        }
+        match self.delete(&wanted).await {
+            Ok(deleted) => self.bury(&wanted, deleted).await,
+            Err(error) => self.after_failure(&work, &wanted, &error).await,
+        }
+    }
+}
+
+// === impl Reaper ===
+
+impl Reaper {
+    /// The deletion as the table wants it; a verdict if it does not, or cannot be asked.
+    async fn look_up(&self, work: &DeletionWork) -> Result<Wanted, Verdict> {
+        let Ok((id, _, epoch)) = work.parts() else {
+            return Err(Verdict::GiveUp { reason: "the work names no sandbox".to_owned() });
+        };
+        let found = self.ports.store.sandbox(&id).await.map_err(|error| {
+            tracing::warn!(sandbox.id = id.as_str(), error = %Chain(&error), "cannot look up {id}; later");
+            Verdict::Retry { delay: OWN_FAILURE_DELAY }
+        })?;
+        let Some(sandbox) = found else {
+            self.metrics.skipped();
+            tracing::warn!(sandbox.id = id.as_str(), "there is no record of {id}; nothing to delete");
+            return Err(Verdict::Done);
+        };
+        let Sandbox { name, external_id, sfdc_account_id, epoch: current, state, .. } = sandbox;
+        match state {
+            State::PendingDeletion(deletion) if current == epoch => {
+                let target = Target { external_id, name, sfdc_account_id };
+                Ok(Wanted { id, epoch, target, deletion })
+            }
+            other => {
+                self.metrics.skipped();
+                tracing::info!(
+                    sandbox.id = id.as_str(),
+                    sandbox.state = other.name().as_str(),
+                    sandbox.epoch = current.get(),
+                    "deletion of {id} at epoch {epoch} is not wanted any more",
+                );
+                Err(Verdict::Done)
+            }
+        }
+    }
+
+    async fn delete(&self, wanted: &Wanted) -> Result<Deleted, ProviderError> {
+        let timer = self.metrics.time_call();
+        let provider = self.ports.provider.as_ref();
+        if provider.abilities().pre_clean {
+            let cleaned = provider.pre_clean(&wanted.target).await?;
+            tracing::info!(sandbox.id = wanted.id.as_str(), pre_clean = ?cleaned, "cleared {}", wanted.id);
+        }
+        let deleted = provider.delete(&wanted.target).await;
+        timer.observe_duration();
+        deleted
+    }
+
+    async fn bury(&self, wanted: &Wanted, deleted: Deleted) -> Verdict {
+        let now = self.ports.clock.now();
+        let purge_at = now.after(self.config.tombstone_kept);
+        match self.ports.store.finish_deletion(&wanted.id, wanted.epoch, now, purge_at).await {
+            Ok(Write::Done(_)) => {
+                self.metrics.deleted();
+                tracing::info!(
+                    sandbox.id = wanted.id.as_str(),
+                    delivery.attempt = wanted.deletion.attempts.saturating_add(1),
+                    already_gone = deleted == Deleted::AlreadyGone,
+                    "deleted {}",
+                    wanted.id,
+                );
+                Verdict::Done
+            }
+            // Somebody else wrote the tombstone meanwhile.
+            Ok(Write::Lost(_)) => Verdict::Done,
+            Err(error) => {
+                // The next attempt finds it gone at the provider and writes the tombstone.
+                tracing::warn!(sandbox.id = wanted.id.as_str(), error = %Chain(&error), "no tombstone yet");
+                Verdict::Retry { delay: OWN_FAILURE_DELAY }
+            }
+        }
+    }
+
+    async fn after_failure(&self, work: &DeletionWork, wanted: &Wanted, error: &ProviderError) -> Verdict {
+        let reason = error.to_string();
+        let id = &wanted.id;
+        if !error.counts_as_attempt() {
+            self.metrics.held();
+            let delay = match error {
+                ProviderError::SlowDown { retry_after, .. } => {
+                    retry_after.unwrap_or(SLOW_DOWN_DELAY).min(RETRY_AFTER_MAX)
+                }
+                _ => UNAUTHORIZED_DELAY,
+            };
+            tracing::error!(sandbox.id = id.as_str(), reason, delay_s = delay.as_secs(), "deletions wait");
+            if let Err(error) = self.ports.pace.hold(delay).await {
+                tracing::warn!(error = %Chain(&error), "the fleet could not be told to wait");
+            }
+            // A little spread, so that a whole queue does not come back in one second.
+            return Verdict::Retry { delay: delay + full_jitter(self.ports.random.as_ref(), delay / 4) };
+        }
+        let before = wanted.deletion.attempts;
+        let noted = self.ports.store.note_attempt(id, wanted.epoch, before, &reason).await;
+        let attempts = match noted {
+            Ok(Write::Done(_)) => before.saturating_add(1),
+            // A twin counted it, or the sandbox moved on: the next look finds out.
+            Ok(Write::Lost(_)) => return Verdict::Retry { delay: self.config.retry_delay_min },
+            Err(error) => {
+                tracing::warn!(sandbox.id = id.as_str(), error = %Chain(&error), "attempt not counted");
+                return Verdict::Retry { delay: OWN_FAILURE_DELAY };
+            }
+        };
+        self.metrics.attempt_failed();
+        tracing::warn!(
+            sandbox.id = id.as_str(),
+            delivery.attempt = attempts,
+            reason,
+            "attempt {attempts} of {} to delete {id} failed",
+            self.config.attempts_max,
+        );
+        if attempts >= self.config.attempts_max {
+            return self.give_up(work, wanted, attempts, reason).await;
+        }
+        Verdict::Retry { delay: self.backoff(attempts) }
+    }
+
+    /// Parks the deletion: the copy is kept first, then the table says so, then the message may go.
+    async fn give_up(&self, work: &DeletionWork, wanted: &Wanted, attempts: u32, reason: String) -> Verdict {
+        let now = self.ports.clock.now();
+        let parked =
+            ParkedDeletion { work: work.clone(), attempts, reason: reason.clone(), parked_at: now.get() };
+        if let Err(error) = self.ports.deletions.park(&parked).await {
+            tracing::warn!(sandbox.id = wanted.id.as_str(), error = %Chain(&error), "not parked yet");
+            return Verdict::Retry { delay: OWN_FAILURE_DELAY };
+        }
+        match self.ports.store.park_deletion(&wanted.id, wanted.epoch, now).await {
+            Ok(_) => {
+                self.metrics.parked();
+                tracing::error!(
+                    sandbox.id = wanted.id.as_str(),
+                    delivery.attempt = attempts,
+                    reason,
+                    "deletion of {} is parked after {attempts} attempts",
+                    wanted.id,
+                );
+                Verdict::GiveUp { reason }
+            }
+            Err(error) => {
+                tracing::warn!(sandbox.id = wanted.id.as_str(), error = %Chain(&error), "not parked yet");
+                Verdict::Retry { delay: OWN_FAILURE_DELAY }
+            }
+        }
+    }
+
+    /// Doubles with each attempt up to the longest; half of it is left to chance.
+    fn backoff(&self, attempts: u32) -> Duration {
+        let doublings = attempts.saturating_sub(1).min(20);
+        let longest = self
+            .config
+            .retry_delay_min
+            .saturating_mul(2_u32.saturating_pow(doublings))
+            .min(self.config.retry_delay_max);
+        longest / 2 + full_jitter(self.ports.random.as_ref(), longest / 2)
+    }
+}

@@ -1,0 +1,65 @@
+//! Expiry: leases that are over, grace included, are ended; by due time from the index, never by a scan.
+
+use crate::Reconciler;
+use common::contract::reports::{COMPLETED, FAILED};
+use common::contract::{DeletionWork, ExpiryReport};
+use common::domain::{Sandbox, StateName};
+use common::runtime::telemetry::Chain;
+use common::store::{SortRange, StoreError, Write};
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    pub(crate) async fn expire_leases(&self) -> ExpiryReport {
+        let mut report = ExpiryReport::default();
+        let ended = self.try_expire(&mut report).await;
+        if let Err(error) = &ended {
+            tracing::error!(error = %Chain(error), "the expiry run did not complete");
+        }
+        report.status = if ended.is_ok() { COMPLETED } else { FAILED }.to_owned();
+        if report.due > 0 {
+            tracing::info!(
+                due = report.due,
+                expired = report.expired,
+                raced = report.raced,
+                "{} of {} leases ended",
+                report.expired,
+                report.due,
+            );
+        }
+        report
+    }
+
+    async fn try_expire(&self, report: &mut ExpiryReport) -> Result<(), StoreError> {
+        let ended_by = self.config.leases.ended_by(self.ports.clock.now());
+        let mut due = self.walk(StateName::Allocated, &SortRange::DueBy(ended_by));
+        while let Some(batch) = due.next().await? {
+            self.expire_batch(batch, report).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the leases of one page, each only if it is still the lease that the index showed.
+    async fn expire_batch(&self, batch: Vec<Sandbox>, report: &mut ExpiryReport) -> Result<(), StoreError> {
+        for sandbox in batch {
+            report.due += 1;
+            let now = self.ports.clock.now();
+            let ended_by = self.config.leases.ended_by(now);
+            let write = self.ports.store.expire(&sandbox.id, sandbox.epoch, ended_by, now).await?;
+            let Write::Done(expired) = write else {
+                report.raced += 1;
+                continue;
+            };
+            report.expired += 1;
+            let Some(work) = DeletionWork::of(&expired) else { continue };
+            if let Err(error) = self.ports.deletions.announce(&work).await {
+                report.unannounced += 1;
+                tracing::warn!(sandbox.id = sandbox.id.as_str(), error = %Chain(&error), "not announced yet");
+            }
+            if let Some(record) = expired.last_claim() {
+                self.ports.store.close_claim(&record).await?;
+            }
+        }
+        Ok(())
+    }
+}

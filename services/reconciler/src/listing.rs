@@ -1,0 +1,108 @@
+//! Reading: the whole listing of the provider, and the whole pool as the index shows it.
+
+use crate::Reconciler;
+use crate::plan::Listed;
+use common::domain::{PoolName, Sandbox, StateName};
+use common::provider::{Account, ProviderError};
+use common::store::{Page, PageCursor, SortRange, StateQuery, StoreError};
+use std::collections::BTreeSet;
+
+/// Most accounts of one listing; a provider that lists more is not believed.
+pub(crate) const LISTING_MAX: usize = 500_000;
+/// Sandboxes in one page of the index.
+pub(crate) const PAGE_LIMIT: u16 = 500;
+
+/// Why a listing could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ListingError {
+    #[error("the provider's listing could not be read")]
+    Provider(#[source] ProviderError),
+    #[error("the provider's listing does not end")]
+    Endless,
+}
+
+/// One part of the index, read page by page.
+pub(crate) struct Walk<'a> {
+    reconciler: &'a Reconciler,
+    queries: Vec<StateQuery>,
+    after: Option<PageCursor>,
+}
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    /// Every page of the listing, checked entry by entry.
+    pub(crate) async fn list(&self) -> Result<Listed, ListingError> {
+        let mut listed = Listed::default();
+        let mut ids_seen: BTreeSet<String> = BTreeSet::new();
+        let mut offset = 0;
+        let mut received = 0_usize;
+        loop {
+            let page = self.ports.provider.list(offset).await.map_err(ListingError::Provider)?;
+            received = received.saturating_add(page.accounts.len() + page.ignored + page.malformed.len());
+            if received > LISTING_MAX {
+                return Err(ListingError::Endless);
+            }
+            for problem in page.malformed {
+                listed.skip_unknown(&problem);
+            }
+            for account in page.accounts {
+                let Account { id, .. } = &account;
+                let first = ids_seen.insert(id.clone());
+                listed.take(account, first, &self.config.pools);
+            }
+            match page.next {
+                // A provider that sends the same place again would be listed for ever.
+                Some(next) if next > offset => offset = next,
+                Some(_) => return Err(ListingError::Endless),
+                None => return Ok(listed),
+            }
+        }
+    }
+
+    /// All sandboxes of the pools in `states`, from the index.
+    pub(crate) async fn stored(&self, states: &[StateName]) -> Result<Vec<Sandbox>, StoreError> {
+        let mut sandboxes = Vec::new();
+        for state in states {
+            let mut walk = self.walk(*state, &SortRange::All);
+            while let Some(page) = walk.next().await? {
+                sandboxes.extend(page);
+            }
+        }
+        Ok(sandboxes)
+    }
+
+    /// A walk over all shards of all pools in one state.
+    pub(crate) fn walk(&self, state: StateName, range: &SortRange) -> Walk<'_> {
+        let pools: Vec<&PoolName> = self.config.pools.pools().collect();
+        let shards = self.ports.store.shards();
+        let queries = pools
+            .into_iter()
+            .flat_map(|pool| {
+                (0..shards).map(move |shard| StateQuery {
+                    pool: pool.clone(),
+                    state,
+                    shard,
+                    range: range.clone(),
+                })
+            })
+            .collect();
+        Walk { reconciler: self, queries, after: None }
+    }
+}
+
+// === impl Walk ===
+
+impl Walk<'_> {
+    /// The next page; none when there is no more.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<Sandbox>>, StoreError> {
+        let Some(query) = self.queries.last() else { return Ok(None) };
+        let Page { sandboxes, next } =
+            self.reconciler.ports.store.page(query, self.after.as_ref(), PAGE_LIMIT).await?;
+        self.after = next;
+        if self.after.is_none() {
+            self.queries.pop();
+        }
+        Ok(Some(sandboxes))
+    }
+}

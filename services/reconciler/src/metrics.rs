@@ -1,0 +1,73 @@
+//! What a reconciler counts: every name, help text, label and bucket.
+
+use common::contract::{Report, TickKind};
+use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+
+/// The numbers of all reconcilers of a process.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    runs: IntCounterVec,
+    sandboxes: IntCounterVec,
+    allocated_missing: IntGauge,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Registers the numbers.
+    ///
+    /// # Errors
+    /// When a name is registered already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let runs = IntCounterVec::new(
+            Opts::new("broker_runs_total", "Runs of the reconciler, by kind and status"),
+            &["kind", "status"],
+        )?;
+        let sandboxes = IntCounterVec::new(
+            Opts::new(
+                "broker_reconciled_total",
+                "Sandboxes that a run changed or could not use, by kind of run and what happened",
+            ),
+            &["kind", "what"],
+        )?;
+        let allocated_missing = IntGauge::new(
+            "broker_allocated_missing",
+            "Sandboxes that are held but were not listed by the provider at the last sync",
+        )?;
+        registry.register(Box::new(runs.clone()))?;
+        registry.register(Box::new(sandboxes.clone()))?;
+        registry.register(Box::new(allocated_missing.clone()))?;
+        Ok(Self { runs, sandboxes, allocated_missing })
+    }
+
+    pub(crate) fn ran(&self, kind: TickKind, report: &Report) {
+        let (status, counts): (&str, &[(&str, u64)]) = match report {
+            Report::Sync(report) => {
+                self.allocated_missing.set(i64::try_from(report.allocated_missing).unwrap_or(i64::MAX));
+                let counts = &[
+                    ("inserted", report.inserted),
+                    ("restored", report.restored),
+                    ("refreshed", report.refreshed),
+                    ("marked_stale", report.marked_stale),
+                    ("tombstoned", report.tombstoned),
+                    ("skipped", report.skipped),
+                    ("raced", report.raced),
+                ];
+                return self.count(kind, &report.status, counts);
+            }
+            Report::Expiry(report) => (
+                &report.status,
+                &[("expired", report.expired), ("raced", report.raced), ("unannounced", report.unannounced)],
+            ),
+            Report::Sweep(report) => (&report.status, &[("reannounced", report.reannounced)]),
+        };
+        self.count(kind, status, counts);
+    }
+
+    fn count(&self, kind: TickKind, status: &str, counts: &[(&str, u64)]) {
+        self.runs.with_label_values(&[kind.as_str(), status]).inc();
+        for (what, count) in counts {
+            self.sandboxes.with_label_values(&[kind.as_str(), what]).inc_by(*count);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Sync: the pool follows the provider's listing.
+//!
+//! The listing is read first and the index after it, the plan is made without I/O, and every write states
+//! what it starts from. A claim or a deletion that happens meanwhile therefore wins, and the next sync looks
+//! again. Before anything is marked stale, a second listing has to agree: pages shift while accounts are
+//! being deleted, and a listing may lag.
+
+use crate::Reconciler;
+use crate::plan::{Plan, Refusal, plan};
+use common::contract::SyncReport;
+use common::contract::reports::{COMPLETED, FAILED, REFUSED};
+use common::domain::{NewSandbox, Sandbox, State, StateName};
+use common::provider::ProviderError;
+use common::runtime::telemetry::Chain;
+use common::store::{Description, Insert, StoreError, Write};
+use futures_util::stream::{self, StreamExt as _};
+
+use crate::listing::ListingError;
+
+/// Writes under way at once: enough to hide their latency, few enough to leave the table to claims.
+const WRITES_IN_FLIGHT_MAX: usize = 16;
+/// States that are in the index; a listed sandbox in one of them is known.
+const KNOWN_STATES: [StateName; 6] = [
+    StateName::Available,
+    StateName::Allocated,
+    StateName::PendingDeletion,
+    StateName::DeletionFailed,
+    StateName::Stale,
+    StateName::Quarantined,
+];
+
+/// Why a sync did not complete.
+#[derive(Debug, thiserror::Error)]
+enum SyncError {
+    #[error("no listing")]
+    Listing(#[from] ListingError),
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Refused(Refusal),
+}
+
+/// One write of a plan.
+enum Step {
+    Insert(NewSandbox),
+    Restore(Sandbox),
+    Describe(Sandbox, Description),
+    MarkMissing(Sandbox),
+}
+
+/// What became of one write.
+enum Stepped {
+    Inserted,
+    Restored,
+    Described,
+    MarkedStale,
+    Tombstoned,
+    Raced,
+}
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    pub(crate) async fn sync(&self) -> SyncReport {
+        let mut report = SyncReport::default();
+        let status = match self.try_sync(&mut report).await {
+            Ok(()) => COMPLETED,
+            Err(error) => {
+                tracing::error!(error = %Chain(&error), "the sync did not complete");
+                report.reason = Some(public_reason(&error));
+                if matches!(error, SyncError::Refused(_)) { REFUSED } else { FAILED }
+            }
+        };
+        report.status = status.to_owned();
+        report.synced = report.inserted + report.restored + report.refreshed + report.unchanged;
+        if report.allocated_missing > 0 {
+            tracing::error!(
+                count = report.allocated_missing,
+                "{} sandboxes that are held are not listed any more: their owners work with dead ones",
+                report.allocated_missing,
+            );
+        }
+        tracing::info!(
+            status = report.status,
+            listed = report.listed,
+            inserted = report.inserted,
+            restored = report.restored,
+            refreshed = report.refreshed,
+            marked_stale = report.marked_stale,
+            skipped = report.skipped,
+            raced = report.raced,
+            "sync {}: {} listed",
+            report.status,
+            report.listed,
+        );
+        report
+    }
+
+    async fn try_sync(&self, report: &mut SyncReport) -> Result<(), SyncError> {
+        let listed = self.list().await?;
+        report.listed = u64::try_from(listed.len()).unwrap_or(u64::MAX);
+        report.skipped = listed.skipped();
+        let stored = self.stored(&KNOWN_STATES).await?;
+        let mut plan = plan(&listed, &stored, self.config.limits).map_err(SyncError::Refused)?;
+        if !plan.missing.is_empty() || !plan.allocated_missing.is_empty() {
+            plan.confirm_missing(&self.list().await?);
+        }
+        report.allocated_missing = u64::try_from(plan.allocated_missing.len()).unwrap_or(u64::MAX);
+        report.unchanged = plan.unchanged;
+        self.apply(plan, report).await.map_err(SyncError::Store)
+    }
+
+    /// Does what the plan says. A store that fails stops it; the next sync goes on.
+    async fn apply(&self, plan: Plan, report: &mut SyncReport) -> Result<(), StoreError> {
+        let Plan { insert, restore, describe, missing, allocated_missing: _, unchanged: _ } = plan;
+        let steps = insert
+            .into_iter()
+            .map(Step::Insert)
+            .chain(restore.into_iter().map(Step::Restore))
+            .chain(describe.into_iter().map(|(sandbox, to)| Step::Describe(sandbox, to)))
+            .chain(missing.into_iter().map(Step::MarkMissing));
+        let mut done = stream::iter(steps).map(|step| self.step(step)).buffer_unordered(WRITES_IN_FLIGHT_MAX);
+        while let Some(stepped) = done.next().await {
+            let count = match stepped? {
+                Stepped::Inserted => &mut report.inserted,
+                Stepped::Restored => &mut report.restored,
+                Stepped::Described => &mut report.refreshed,
+                Stepped::MarkedStale => &mut report.marked_stale,
+                Stepped::Tombstoned => &mut report.tombstoned,
+                Stepped::Raced => &mut report.raced,
+            };
+            *count += 1;
+        }
+        Ok(())
+    }
+
+    async fn step(&self, step: Step) -> Result<Stepped, StoreError> {
+        let store = &self.ports.store;
+        let now = self.ports.clock.now();
+        let (write, done) = match step {
+            Step::Insert(sandbox) => {
+                return Ok(match store.insert(&sandbox, now).await? {
+                    Insert::Inserted(_) => Stepped::Inserted,
+                    Insert::Exists(found) if matches!(found.state, State::Deleted(_)) => Stepped::Tombstoned,
+                    Insert::Exists(_) => Stepped::Raced,
+                });
+            }
+            Step::Restore(seen) => (store.mark_found(&seen, now).await?, Stepped::Restored),
+            Step::Describe(seen, to) => {
+                (store.describe(&seen.id, seen.version, &to).await?, Stepped::Described)
+            }
+            Step::MarkMissing(seen) => (store.mark_missing(&seen, now).await?, Stepped::MarkedStale),
+        };
+        Ok(match write {
+            Write::Done(_) => done,
+            Write::Lost(_) => Stepped::Raced,
+        })
+    }
+}
+
+/// The reason as an operator sees it in an answer: which side failed, and what the provider said.
+fn public_reason(error: &SyncError) -> String {
+    match error {
+        SyncError::Refused(refusal) => refusal.to_string(),
+        SyncError::Store(_) => "the table does not answer".to_owned(),
+        SyncError::Listing(ListingError::Endless) => "the provider's listing does not end".to_owned(),
+        SyncError::Listing(ListingError::Provider(error)) => match error {
+            ProviderError::Unauthorized { status, .. } => {
+                format!("the provider refuses our credentials (status {status})")
+            }
+            other => other.to_string(),
+        },
+    }
+}

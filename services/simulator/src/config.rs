@@ -1,0 +1,127 @@
+//! What a simulator is told at its start.
+
+use crate::faults::Latency;
+use common::domain::NamePrefix;
+use common::runtime::settings::{Secret, Settings};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// Where the simulator listens unless told otherwise.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8_090);
+/// What account names begin with unless told otherwise.
+const DEFAULT_NAME_PREFIX: &str = "lab-";
+/// Most accounts of one simulator; it lists all of them from memory.
+pub(crate) const ACCOUNTS_MAX: u32 = 1_000_000;
+
+/// The settings of a simulator.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `SIMULATOR_LISTEN`: where it listens (127.0.0.1:8090).
+    pub listen: SocketAddr,
+    /// `CSP_API_TOKEN`: the token that callers must present. Required.
+    pub api_token: Secret,
+    /// `SIMULATOR_DATA`: the directory that its accounts are kept in; none means memory only.
+    pub data: Option<PathBuf>,
+    /// `SIMULATOR_ACCOUNTS`: how many sandboxes it begins with (200). An existing directory is never topped up.
+    pub accounts: usize,
+    /// `SIMULATOR_NAME_PREFIX`: what account names begin with (`lab-`); none means nothing.
+    pub name_prefix: Option<NamePrefix>,
+    /// `SIMULATOR_LIST_LATENCY_MS`: how long a listing takes, in ms (20).
+    pub list_latency: Latency,
+    /// `SIMULATOR_DELETE_LATENCY_MS`: how long a deletion takes, in ms (200; the real CSP takes 3,000 to 10,000).
+    pub delete_latency: Latency,
+    /// `SIMULATOR_SEED`: what account ids follow from (1).
+    pub seed: u64,
+}
+
+impl Config {
+    /// A simulator for tests: any free port of this machine, in memory, 200 accounts, no latency.
+    #[must_use]
+    pub fn local(api_token: Secret) -> Self {
+        Self {
+            listen: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            api_token,
+            data: None,
+            accounts: 200,
+            name_prefix: NamePrefix::parse(DEFAULT_NAME_PREFIX).ok(),
+            list_latency: Latency::NONE,
+            delete_latency: Latency::NONE,
+            seed: 1,
+        }
+    }
+
+    /// Reads the `SIMULATOR_…` variables and `CSP_API_TOKEN`.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
+        let listen = settings
+            .parsed(
+                "SIMULATOR_LISTEN",
+                &DEFAULT_LISTEN.to_string(),
+                "where the CSP simulator listens (`address:port`)",
+                |text| text.parse().map_err(|_| "must be address:port".to_owned()),
+            )
+            .unwrap_or(DEFAULT_LISTEN);
+        let api_token = settings.secret("CSP_API_TOKEN", "the token that the CSP knows us by");
+        let data = settings
+            .optional("SIMULATOR_DATA", "directory that the simulator's accounts are kept in; none: memory")
+            .map(PathBuf::from);
+        let accounts =
+            settings.size("SIMULATOR_ACCOUNTS", 200, 0..=ACCOUNTS_MAX, "sandboxes that a new simulator has");
+        let name_prefix = settings.parsed(
+            "SIMULATOR_NAME_PREFIX",
+            DEFAULT_NAME_PREFIX,
+            "what the names of the simulator's accounts begin with",
+            |text| NamePrefix::parse(text).map_err(|error| error.to_string()),
+        );
+        let list_latency = latency(
+            settings,
+            "SIMULATOR_LIST_LATENCY_MS",
+            "20",
+            "how long a listing takes, in ms (`20` or `10-50`)",
+        );
+        let delete_latency = latency(
+            settings,
+            "SIMULATOR_DELETE_LATENCY_MS",
+            "200",
+            "how long a deletion takes, in ms (`200` or, as the real one, `3000-10000`)",
+        );
+        let seed = settings.number("SIMULATOR_SEED", 1, 0..=u64::MAX, "what the simulator's ids follow from");
+        Self { listen, api_token, data, accounts, name_prefix, list_latency, delete_latency, seed }
+    }
+}
+
+fn latency(settings: &mut Settings<'_>, name: &'static str, default: &str, meaning: &'static str) -> Latency {
+    settings.parsed(name, default, meaning, Latency::parse).unwrap_or(Latency::NONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn only_the_token_is_required() {
+        let env = BTreeMap::new();
+        let mut settings = Settings::new(&env);
+        let config = Config::read(&mut settings);
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8090");
+        assert_eq!(config.accounts, 200);
+        assert_eq!(config.delete_latency, Latency::Fixed(200));
+        let mistakes = settings.finish(()).unwrap_err();
+        assert_eq!(mistakes.0, ["CSP_API_TOKEN is required and not set"]);
+    }
+
+    #[test]
+    fn every_mistake_is_reported() {
+        let env: BTreeMap<String, String> = [
+            ("SIMULATOR_LISTEN", "here"),
+            ("SIMULATOR_ACCOUNTS", "-1"),
+            ("SIMULATOR_LIST_LATENCY_MS", "50-10"),
+            ("SIMULATOR_DELETE_LATENCY_MS", "slow"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+        let mut settings = Settings::new(&env);
+        Config::read(&mut settings);
+        assert_eq!(settings.finish(()).unwrap_err().0.len(), 5);
+    }
+}

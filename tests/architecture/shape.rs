@@ -1,0 +1,81 @@
+//! How files are cut and named (house style, rules 4, 5 and 6).
+
+use crate::code::Code;
+use crate::tree::Tree;
+
+/// Beyond this, a file holds more than one thing.
+const FILE_LINES_MAX: usize = 600;
+/// A `main.rs` only hands over to the library, which tests can run.
+const MAIN_LINES_MAX: usize = 40;
+/// Names that say nothing about what lies below them, and so fill up.
+const DRAWERS: [&str; 9] =
+    ["util", "utils", "helper", "helpers", "misc", "shared", "types", "common_types", "commons"];
+
+/// Files that are too long.
+fn too_long(tree: &Tree) -> Vec<String> {
+    let over = |(path, text): (&str, &str)| {
+        let is_main = path.starts_with("services/") && path.ends_with("/main.rs");
+        let limit = if is_main { MAIN_LINES_MAX } else { FILE_LINES_MAX };
+        let lines = text.lines().count();
+        (lines > limit).then(|| format!("{path}: {lines} lines, at most {limit}"))
+    };
+    [".rs", ".sh", ".py"].iter().flat_map(|ending| tree.ending(ending)).filter_map(over).collect()
+}
+
+/// Modules that are named after nothing, or that hide their name in `mod.rs`.
+fn badly_named(tree: &Tree) -> Vec<String> {
+    let mut findings = Vec::new();
+    for code in Code::all(tree) {
+        for part in code.path.trim_end_matches(".rs").split('/') {
+            if part == "mod" {
+                findings.push(format!("{}: write `foo.rs` beside `foo/`, not `mod.rs`", code.path));
+            } else if DRAWERS.contains(&part) {
+                findings.push(format!("{}: `{part}` says nothing; name it after what it does", code.path));
+            }
+        }
+        for index in code.find(&["mod"]) {
+            // With a body; one without has a file, which is found by its path.
+            if DRAWERS.contains(&code.text(Some(index + 1))) && code.text(Some(index + 2)) == "{" {
+                findings.push(code.finding(index, "the name of this module says nothing"));
+            }
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::{assert_none, assert_one};
+
+    #[test]
+    fn files_are_short() {
+        assert_none(&too_long(&Tree::of_repository().unwrap()));
+    }
+
+    #[test]
+    fn names_say_something() {
+        assert_none(&badly_named(&Tree::of_repository().unwrap()));
+    }
+
+    #[test]
+    fn a_long_file_is_found() {
+        let lines = |count: usize| "x\n".repeat(count);
+        let found = |path, count| too_long(&Tree::of(&[(path, &lines(count))]));
+        assert_none(&found("common/src/a.rs", 600));
+        assert_one(&found("tests/flows/a.rs", 601), "601 lines, at most 600");
+        assert_none(&found("services/broker/src/main.rs", 40));
+        assert_one(&found("services/broker/src/main.rs", 41), "at most 40");
+        assert_none(&found("tests/architecture/main.rs", 41));
+    }
+
+    #[test]
+    fn a_bad_name_is_found() {
+        let found = |path, text| badly_named(&Tree::of(&[(path, text)]));
+        assert_none(&found("common/src/model.rs", "mod model;"));
+        assert_one(&found("common/src/store/mod.rs", ""), "not `mod.rs`");
+        assert_one(&found("common/src/utils.rs", ""), "`utils`");
+        assert_one(&found("services/ingress/src/shared/a.rs", ""), "`shared`");
+        assert_one(&found("common/src/a.rs", "mod b {}\nmod types { }"), "a.rs:2:");
+    }
+}

@@ -1,0 +1,275 @@
+//! Deletions: asked for once, done once, never lost.
+
+use common::bus::{Announced, Deletions as _};
+use common::contract::{DeletionWork, TickKind};
+use common::domain::{SandboxId, State, StateName};
+use harness::rig::Plan;
+use harness::wait::{PATIENCE, eventually};
+use simulator::{Fault, FaultKind, Latency, Operation};
+
+fn status(status: u16) -> FaultKind {
+    FaultKind::Status { status, message: None, retry_after_seconds: None, retry_after_as_date: false }
+}
+
+#[tokio::test]
+async fn a_release_ends_in_a_tombstone_that_a_late_listing_cannot_undo() {
+    let rig = Plan::new(6).start().await;
+    rig.csp
+        .set_faults(simulator::Faults {
+            list_shows_deleted_for_ms: 3_600_000,
+            ..simulator::Faults::default()
+        })
+        .unwrap();
+    let claim = rig.api.allocate("student-1").await;
+    let first = rig.api.release(claim.sandbox(), "student-1").await;
+    assert_eq!((first.status, &first.body["status"]), (200, &serde_json::json!("pending_deletion")));
+    assert_eq!(first.body["sandbox_id"], claim.body["sandbox_id"]);
+    let second = rig.api.release(claim.sandbox(), "student-1").await;
+    assert_eq!((second.status, &second.body), (200, &first.body), "a repeat shows the same answer");
+
+    let gone = rig.until_state(claim.sandbox(), StateName::Deleted).await;
+    assert!(!rig.csp.exists(&gone.external_id));
+    assert_eq!(rig.deletes_at_csp(), 1);
+    let third = rig.api.release(claim.sandbox(), "student-1").await;
+    assert_eq!((third.status, &third.body), (200, &first.body), "even after it is gone");
+
+    let report = rig.sync().await;
+    assert_eq!((report.tombstoned, report.inserted), (1, 0), "{report:?}");
+    assert_eq!(rig.count(StateName::Available).await, 5);
+    let steps: Vec<_> = gone.history.iter().map(|entry| entry.state.as_str()).collect();
+    assert_eq!(steps, ["available", "allocated", "pending_deletion", "deleted"]);
+    let versions: Vec<_> = gone.history.iter().map(|entry| entry.version.get()).collect();
+    assert_eq!(versions, [1, 2, 3, 4]);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_failed_attempt_is_counted_and_tried_again() {
+    let rig = Plan::new(6).start().await;
+    rig.csp.fail(Operation::Delete, Fault::next(2, status(500))).unwrap();
+    let claim = rig.api.allocate("student-1").await;
+    rig.api.release(claim.sandbox(), "student-1").await;
+    let gone = rig.until_state(claim.sandbox(), StateName::Deleted).await;
+    let deletion = gone.deletion().unwrap();
+    assert_eq!(deletion.attempts, 2);
+    assert!(deletion.last_error.as_ref().unwrap().contains("500"), "{deletion:?}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_deletion_whose_outcome_is_unknown_is_settled_by_the_next_attempt() {
+    let rig = Plan::new(6).set("CSP_READ_TIMEOUT_SECONDS", 1).start().await;
+    rig.csp.fail(Operation::Delete, Fault::next(1, FaultKind::DeleteThenHang)).unwrap();
+    let claim = rig.api.allocate("student-1").await;
+    rig.api.release(claim.sandbox(), "student-1").await;
+    let gone = rig.until_state(claim.sandbox(), StateName::Deleted).await;
+    assert!(gone.deletion().unwrap().last_error.as_ref().unwrap().contains("unknown"));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_deletion_that_uses_up_its_attempts_is_parked_with_its_reason() {
+    let rig = Plan::new(6).set("DELETION_ATTEMPTS_MAX", 2).start().await;
+    rig.csp.fail(Operation::Delete, Fault::always(status(500))).unwrap();
+    let claim = rig.api.allocate("student-1").await;
+    rig.api.release(claim.sandbox(), "student-1").await;
+    let parked = rig.until_state(claim.sandbox(), StateName::DeletionFailed).await;
+    assert_eq!(parked.deletion().unwrap().attempts, 2);
+    let kept = rig.parked(claim.sandbox()).await.expect("a copy is parked");
+    assert_eq!((kept.attempts, kept.work.sandbox_id.as_str()), (2, claim.sandbox()));
+    assert!(kept.reason.contains("500"), "{kept:?}");
+    eventually("an empty queue", PATIENCE, || async {
+        match rig.queued().await {
+            0 => Ok(()),
+            left => Err(left),
+        }
+    })
+    .await;
+    assert_eq!(rig.deletes_at_csp(), 2, "no attempt after the last one");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn credentials_that_are_refused_use_up_no_attempt() {
+    let rig = Plan::new(6).set("DELETION_ATTEMPTS_MAX", 1).start().await;
+    rig.csp.fail(Operation::Delete, Fault::always(status(401))).unwrap();
+    let claim = rig.api.allocate("student-1").await;
+    rig.api.release(claim.sandbox(), "student-1").await;
+    eventually("a refused call", PATIENCE, || async {
+        match rig.deletes_at_csp() {
+            0 => Err(0),
+            calls => Ok(calls),
+        }
+    })
+    .await;
+    // The retry is in the queue, a minute away.
+    eventually("a scheduled retry", PATIENCE, || async {
+        match rig.retries_scheduled().await {
+            1 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    let waiting = rig.sandbox(claim.sandbox()).await.unwrap();
+    assert_eq!(waiting.state.name(), StateName::PendingDeletion);
+    assert_eq!(waiting.deletion().unwrap().attempts, 0);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn the_sweep_announces_a_deletion_whose_message_was_lost() {
+    let rig = Plan::new(6).counts(|counts| counts.reapers = 0).start().await;
+    let claim = rig.api.allocate("student-1").await;
+    rig.api.release(claim.sandbox(), "student-1").await;
+    eventually("the announcement", PATIENCE, || async {
+        match rig.queued().await {
+            1 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    let report = rig.sweep().await;
+    assert_eq!((report.pending, report.waiting, report.reannounced), (1, 1, 0), "nothing was lost yet");
+    rig.purge_deletions().await;
+    let report = rig.sweep().await;
+    assert_eq!((report.pending, report.waiting, report.reannounced), (1, 0, 1));
+    assert_eq!(rig.queued().await, 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn work_of_an_older_epoch_or_of_a_free_sandbox_does_nothing() {
+    let rig = Plan::new(6).start().await;
+    let claim = rig.api.allocate("student-1").await;
+    let held = rig.sandbox(claim.sandbox()).await.unwrap();
+    let forged = |id: &SandboxId, epoch: u64| DeletionWork {
+        version: 1,
+        sandbox_id: id.to_string(),
+        pool: held.pool.to_string(),
+        epoch,
+        requested_at: 1,
+    };
+    let free =
+        rig.csp.accounts().iter().find(|one| one.csp_id.to_string() != claim.sandbox()).unwrap().csp_id;
+    let free = SandboxId::parse(&free.to_string()).unwrap();
+    for work in [
+        forged(&held.id, 1),
+        forged(&held.id, 0),
+        forged(&free, 0),
+        forged(&SandboxId::parse("4711").unwrap(), 1),
+    ] {
+        assert_eq!(rig.bus.announce(&work).await.unwrap(), Announced::Queued);
+        eventually("the queue to be empty", PATIENCE, || async {
+            match rig.queued().await {
+                0 => Ok(()),
+                left => Err(left),
+            }
+        })
+        .await;
+    }
+    assert_eq!(rig.deletes_at_csp(), 0);
+    assert!(matches!(rig.sandbox(claim.sandbox()).await.unwrap().state, State::Allocated(_)));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_slow_deletion_is_kept_alive_and_ordered_once() {
+    // Longer than the acknowledgement wait of 3 s.
+    let rig = Plan::new(6).counts(|counts| counts.reapers = 2).start().await;
+    rig.csp.slow_down(Operation::Delete, Latency::Fixed(5_000)).unwrap();
+    let claim = rig.api.allocate("student-1").await;
+    rig.api.release(claim.sandbox(), "student-1").await;
+    rig.until_state(claim.sandbox(), StateName::Deleted).await;
+    assert_eq!(rig.deletes_at_csp(), 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn deletions_keep_to_the_pace_and_to_the_limit_of_those_under_way() {
+    let rig = Plan::new(30)
+        .set("DELETIONS_PER_MINUTE", 600)
+        .set("DELETIONS_IN_FLIGHT_MAX", 3)
+        .counts(|counts| counts.reapers = 2)
+        .start()
+        .await;
+    rig.csp.slow_down(Operation::Delete, Latency::Fixed(500)).unwrap();
+    let mut released = Vec::new();
+    for number in 0..20 {
+        let owner = format!("student-{number}");
+        let claim = rig.api.allocate(&owner).await;
+        rig.api.release(claim.sandbox(), &owner).await;
+        released.push(claim.sandbox().to_owned());
+    }
+    for id in &released {
+        rig.until_state(id, StateName::Deleted).await;
+    }
+    let calls: Vec<_> =
+        rig.csp.log().into_iter().filter(|call| call.operation == Operation::Delete).collect();
+    assert_eq!(calls.len(), 20);
+    assert!(calls.iter().all(|call| call.in_flight <= 3), "{calls:?}");
+    let mut starts: Vec<u64> = calls.iter().map(|call| call.at_ms - call.took_ms).collect();
+    starts.sort_unstable();
+    // One slot each 100 ms; the first call to the last is at least 19 slots, less the jitter of one call.
+    assert!(starts[19] - starts[0] >= 18 * 100, "{starts:?}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_that_nobody_can_read_is_set_aside() {
+    let rig = Plan::new(3).start().await;
+    rig.publish_raw_deletion("main", "77", "this is no deletion").await;
+    rig.publish_raw_deletion(
+        "main",
+        "78",
+        r#"{"version":99,"sandbox_id":"78","pool":"main","epoch":1,"requested_at":1}"#,
+    )
+    .await;
+    eventually("both set aside", PATIENCE, || async {
+        match (rig.queued().await, rig.parked_count().await) {
+            (0, 2) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert_eq!(rig.deletes_at_csp(), 0);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_lease_that_is_over_is_ended_and_deleted() {
+    let rig = Plan::new(6).start().await;
+    let late = rig.api.allocate("student-1").await;
+    rig.clock.advance(std::time::Duration::from_secs(3_600));
+    let later = rig.api.allocate("student-2").await;
+    // 4 h and 29 min after the first claim: over, but within the grace period.
+    rig.clock.advance(std::time::Duration::from_secs(3 * 3_600 + 29 * 60));
+    rig.run(TickKind::Expiry).await;
+    assert_eq!(rig.count(StateName::Allocated).await, 2);
+    let again = rig.api.allocate("student-1").await;
+    assert_eq!((again.status, again.sandbox()), (200, late.sandbox()));
+    rig.clock.advance(std::time::Duration::from_secs(2 * 60));
+    let report = rig.run(TickKind::Expiry).await.report;
+    let common::contract::Report::Expiry(report) = report else { panic!("{report:?}") };
+    assert_eq!((report.status.as_str(), report.due, report.expired), ("completed", 1, 1));
+    let gone = rig.until_state(late.sandbox(), StateName::Deleted).await;
+    assert_eq!(gone.deletion().unwrap().cause, common::domain::DeletionCause::Expired);
+    assert_eq!(rig.count(StateName::Allocated).await, 1);
+    let released = rig.api.release(late.sandbox(), "student-1").await;
+    assert_eq!(released.status, 200, "the caller got what it wanted: {released:?}");
+    let fresh = rig.api.allocate("student-1").await;
+    assert_eq!(fresh.status, 201);
+    assert_ne!(fresh.sandbox(), later.sandbox());
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_owner_who_comes_back_after_the_end_gets_a_new_sandbox_without_waiting_for_a_tick() {
+    let rig = Plan::new(6).start().await;
+    let first = rig.api.allocate("student-1").await;
+    rig.clock.advance(std::time::Duration::from_secs(5 * 3_600));
+    let second = rig.api.allocate("student-1").await;
+    assert_eq!(second.status, 201);
+    assert_ne!(first.sandbox(), second.sandbox());
+    rig.until_state(first.sandbox(), StateName::Deleted).await;
+    rig.stop().await;
+}

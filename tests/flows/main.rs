@@ -1,0 +1,10 @@
+//! The stories of the broker on a whole fleet: real NATS, real HTTP, a real table, a CSP that answers over HTTP.
+
+mod binary;
+mod claims;
+mod contention;
+mod deletions;
+mod doors;
+mod pool;
+mod shutdown;
+mod ticks;

@@ -1,0 +1,34 @@
+//! A clock that runs with the machine's and can be put forward: hours go by in a test at once, while what
+//! really waits (deadlines, paces) still works.
+
+use async_trait::async_trait;
+use common::clock::{Clock, SystemClock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The machine's clock, put forward.
+#[derive(Clone, Debug, Default)]
+pub struct ShiftedClock {
+    ahead_ms: Arc<AtomicU64>,
+}
+
+// === impl ShiftedClock ===
+
+impl ShiftedClock {
+    /// Puts the clock forward.
+    pub fn advance(&self, span: Duration) {
+        self.ahead_ms.fetch_add(span.as_millis() as u64, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Clock for ShiftedClock {
+    fn now_ms(&self) -> u64 {
+        SystemClock.now_ms() + self.ahead_ms.load(Ordering::SeqCst)
+    }
+
+    async fn sleep(&self, span: Duration) {
+        SystemClock.sleep(span).await;
+    }
+}

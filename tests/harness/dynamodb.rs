@@ -1,0 +1,82 @@
+//! DynamoDB engines for tests. One server per test binary; every test has a table of its own.
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
+use common::runtime::settings::Settings;
+use common::store::dynamodb::{DynamoConfig, DynamoStore};
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::sync::OnceLock;
+
+/// Time for one try of a call, in milliseconds: the machine may be busy with other suites.
+const ATTEMPT_TIMEOUT_MS: &str = "10000";
+/// Time for a call with all its tries, in milliseconds.
+const OPERATION_TIMEOUT_MS: &str = "30000";
+
+/// The address of the embedded engine, started at the first call.
+///
+/// It has a thread and a runtime of its own: the runtime of a test ends with the test, and the engine does
+/// all its work on the thread that serves.
+pub fn dynoxide_endpoint() -> &'static str {
+    static ENDPOINT: OnceLock<String> = OnceLock::new();
+    ENDPOINT.get_or_init(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("no port on the loopback interface");
+        listener.set_nonblocking(true).expect("the listener cannot be made non-blocking");
+        let address = listener.local_addr().expect("the listener has no address");
+        let serve = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("no runtime for the engine").block_on(async move {
+                let database = dynoxide::Database::memory().expect("no database in memory");
+                let listener = tokio::net::TcpListener::from_std(listener).expect("no listener");
+                dynoxide::server::serve_with_shutdown(listener, database, std::future::pending())
+                    .await
+                    .expect("the engine stopped");
+            });
+        };
+        std::thread::Builder::new().name("dynoxide".to_owned()).spawn(serve).expect("no thread");
+        format!("http://{address}")
+    })
+}
+
+/// Settings for a table of this name at `endpoint`.
+#[must_use]
+pub fn config(endpoint: &str, table: &str, shards: u16) -> DynamoConfig {
+    let env: BTreeMap<String, String> = [
+        ("DYNAMODB_ENDPOINT", endpoint),
+        ("DYNAMODB_TABLE", table),
+        ("STORE_SHARDS", &shards.to_string()),
+        ("STORE_ATTEMPT_TIMEOUT_MS", ATTEMPT_TIMEOUT_MS),
+        ("STORE_OPERATION_TIMEOUT_MS", OPERATION_TIMEOUT_MS),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .collect();
+    let mut settings = Settings::new(&env);
+    let config = DynamoConfig::read(&mut settings);
+    settings.finish(config).expect("the settings of the tests are sound")
+}
+
+/// A name that no other table has.
+#[must_use]
+pub fn fresh_table_name() -> String {
+    format!("test-{}", uuid::Uuid::now_v7().simple())
+}
+
+/// A store on a new table of its own at `endpoint`.
+pub async fn fresh_store(endpoint: &str, shards: u16) -> DynamoStore {
+    let store = DynamoStore::connect(&config(endpoint, &fresh_table_name(), shards)).await;
+    store.ensure_table().await.expect("the engine makes tables");
+    store
+}
+
+/// A bare client, to look at what lies in a table past the store.
+#[must_use]
+pub fn client(endpoint: &str) -> Client {
+    let config = aws_sdk_dynamodb::Config::builder()
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .endpoint_url(endpoint)
+        .region(Region::from_static("us-east-1"))
+        .credentials_provider(Credentials::new("local", "local", None, None, "local"))
+        .http_client(aws_smithy_http_client::Builder::new().build_http());
+    Client::from_conf(config.build())
+}

@@ -1,0 +1,130 @@
+//! Amazon's DynamoDB Local, wherever it is there: a second opinion beside the embedded engine.
+//!
+//! It is looked for below `.tools/dynamodb-local` at the workspace root (`make tools` puts it there), or in
+//! the directory that `DYNAMODB_LOCAL_DIR` names. Without it the tests say that they leave it out; where
+//! `CI` is `true` they fail instead.
+
+use common::runtime::settings::{Env, ProcessEnv};
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+const JAR: &str = "DynamoDBLocal.jar";
+const LIBRARIES: &str = "DynamoDBLocal_lib";
+/// Directories between the place that is looked in and the jar; the npm package has five.
+const DEPTH_MAX: usize = 7;
+/// A JVM on a busy machine takes a few seconds until it listens.
+const START_MAX: Duration = Duration::from_secs(60);
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+const CONNECT_MAX: Duration = Duration::from_secs(1);
+/// Starts on another port, should somebody take ours between choosing and listening.
+const STARTS_MAX: usize = 3;
+/// Ends the JVM when our end of the pipe closes, which happens however this process ends.
+const WATCH: &str = r#""$@" & child=$!; cat >/dev/null; kill -9 $child"#;
+
+/// The address of the engine, started at the first call; none if it is not on this machine.
+///
+/// # Panics
+/// If it is there and does not start, or if it is not there where `CI` is `true`.
+pub fn endpoint() -> Option<&'static str> {
+    static ENDPOINT: OnceLock<Option<String>> = OnceLock::new();
+    ENDPOINT.get_or_init(start).as_deref()
+}
+
+fn start() -> Option<String> {
+    let place = ProcessEnv.get("DYNAMODB_LOCAL_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/dynamodb-local"),
+        PathBuf::from,
+    );
+    let missing = match find_jar(&place, DEPTH_MAX) {
+        None => format!("no {JAR} below {}", place.display()),
+        Some(_) if !runs("java", &["-version"]) => "no java to run it with".to_owned(),
+        Some(jar) => return Some(serve(jar)),
+    };
+    assert!(ProcessEnv.get("CI").as_deref() != Some("true"), "DynamoDB Local is missing: {missing}");
+    // Not `eprintln!`: the test runner keeps that to itself as long as the test passes.
+    let _ = writeln!(std::io::stderr(), "LEFT OUT: the tests on DynamoDB Local ({missing}; `make tools`)");
+    None
+}
+
+fn find_jar(place: &Path, depth: usize) -> Option<PathBuf> {
+    let jar = place.join(JAR);
+    if jar.is_file() {
+        return Some(jar);
+    }
+    let below = depth.checked_sub(1)?;
+    let entries = std::fs::read_dir(place).ok()?;
+    entries.flatten().filter(|entry| entry.path().is_dir()).find_map(|entry| find_jar(&entry.path(), below))
+}
+
+fn runs(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// Starts the engine from a thread that lives as long as this process: the kernel's death signal follows
+/// the thread that started a child, not the process.
+fn serve(jar: PathBuf) -> String {
+    let (started, wait) = mpsc::channel();
+    let keep = move || {
+        let engine = (0..STARTS_MAX).find_map(|_| start_once(&jar));
+        let _ = started.send(engine.as_ref().map(|(endpoint, _)| endpoint.clone()));
+        while engine.is_some() {
+            std::thread::park();
+        }
+    };
+    std::thread::Builder::new().name("dynamodb-local".to_owned()).spawn(keep).expect("no thread");
+    let endpoint = wait.recv().expect("the thread answers before it parks");
+    endpoint.expect("DynamoDB Local is there and does not start")
+}
+
+fn start_once(jar: &Path) -> Option<(String, Child)> {
+    let address = free_address();
+    let mut child = command(jar, address.port()).spawn().expect("the engine cannot be started");
+    let deadline = Instant::now() + START_MAX;
+    while Instant::now() < deadline {
+        if TcpStream::connect_timeout(&address, CONNECT_MAX).is_ok() {
+            return Some((format!("http://{address}"), child));
+        }
+        if child.try_wait().is_ok_and(|ended| ended.is_some()) {
+            return None;
+        }
+        std::thread::sleep(LOOK_PAUSE);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    None
+}
+
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("no port on the loopback interface");
+    listener.local_addr().expect("the listener has no address")
+}
+
+fn command(jar: &Path, port: u16) -> Command {
+    let mut command = if runs("setpriv", &["--pdeathsig", "KILL", "true"]) {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).stdin(Stdio::null());
+        command
+    } else {
+        let mut command = Command::new("sh");
+        command.args(["-c", WATCH, "sh"]).stdin(Stdio::piped());
+        command
+    };
+    let libraries = jar.with_file_name(LIBRARIES);
+    command
+        // A short life on few cores: little heap, no second compiler.
+        .args(["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+        .arg(format!("-Djava.library.path={}", libraries.display()))
+        .arg("-jar")
+        .arg(jar)
+        .args(["-inMemory", "-sharedDb", "-disableTelemetry", "-port"])
+        .arg(port.to_string())
+        .stdout(Stdio::null());
+    command
+}

@@ -1,0 +1,62 @@
+//! Looking into the fleet's streams, as an operator would, with a client of the test's own.
+
+use crate::rig::Rig;
+use async_nats::jetstream::{self, stream};
+use common::contract::{ParkedDeletion, Subjects};
+use common::domain::{PoolName, SandboxId};
+
+// === impl Rig ===
+
+impl Rig {
+    /// Messages in DELETIONS: work that waits or is under way, and scheduled retries.
+    pub async fn queued(&self) -> u64 {
+        self.stream(self.bus.subjects().deletions_stream()).await.cached_info().state.messages
+    }
+
+    /// Retries that wait for their time.
+    pub async fn retries_scheduled(&self) -> usize {
+        let subjects = self.bus.subjects();
+        let stream = self.stream(subjects.deletions_stream()).await;
+        let found = stream.info_with_subjects(subjects.deletion_retry_all()).await.expect("stream info");
+        use futures_util::TryStreamExt as _;
+        found.try_collect::<Vec<_>>().await.expect("stream info").len()
+    }
+
+    /// Removes every message from DELETIONS, as a lost stream would.
+    pub async fn purge_deletions(&self) {
+        self.stream(self.bus.subjects().deletions_stream()).await.purge().await.expect("a purge");
+    }
+
+    /// Messages in PARKED.
+    pub async fn parked_count(&self) -> u64 {
+        self.stream(self.bus.subjects().parked_stream()).await.cached_info().state.messages
+    }
+
+    /// The parked deletion of a sandbox.
+    pub async fn parked(&self, id: &str) -> Option<ParkedDeletion> {
+        let id = SandboxId::parse(id).expect("a sandbox id");
+        let subject = self.bus.subjects().parked(&PoolName::parse("main").expect("a pool"), &id);
+        let stream = self.stream(self.bus.subjects().parked_stream()).await;
+        let message = stream.get_last_raw_message_by_subject(&subject).await.ok()?;
+        Some(serde_json::from_slice(&message.payload).expect("a parked deletion"))
+    }
+
+    /// Puts a message into DELETIONS as somebody else might.
+    pub async fn publish_raw_deletion(&self, pool: &str, id: &str, body: &str) {
+        let subjects: &Subjects = self.bus.subjects();
+        let (pool, id) = (PoolName::parse(pool).expect("a pool"), SandboxId::parse(id).expect("an id"));
+        let jetstream = self.jetstream().await;
+        let published = jetstream.publish(subjects.deletion_work(&pool, &id), body.to_owned().into());
+        published.await.expect("published").await.expect("stored");
+    }
+
+    /// JetStream over a connection of the test's own.
+    pub async fn jetstream(&self) -> jetstream::Context {
+        let client = async_nats::connect(self.env["NATS_URL"].as_str()).await.expect("NATS answers");
+        jetstream::new(client)
+    }
+
+    async fn stream(&self, name: String) -> stream::Stream {
+        self.jetstream().await.get_stream(name).await.expect("the stream is there")
+    }
+}

@@ -1,0 +1,316 @@
+//! A fleet for one test.
+
+use crate::clock::ShiftedClock;
+use crate::http::Api;
+use crate::servers;
+use crate::wait::{PATIENCE, eventually};
+use broker::fleet::{Configs, Counts, Fleet, Shared};
+use bytes::Bytes;
+use common::bus::nats::{NatsBus, NatsConfig};
+use common::bus::{Context, Reply, RequestError, Requests, Ticks};
+use common::contract::{Report, RunReport, SweepReport, SyncReport, TickKind, Verb};
+use common::domain::{Sandbox, SandboxId, StateName};
+use common::random::Dice;
+use common::runtime::ops::listen;
+use common::runtime::settings::{Secret, Settings};
+use common::runtime::shutdown::{Lifecycle, LifecycleError};
+use common::store::Store;
+use futures_util::FutureExt as _;
+use prometheus::Registry;
+use serde_json::Value;
+use simulator::{Operation, Simulator, SimulatorHandle};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+const LAB_TOKEN: &str = "lab-token-of-the-test";
+const ADMIN_TOKEN: &str = "admin-token-of-the-test";
+const CSP_TOKEN: &str = "csp-token-of-the-test";
+
+/// What a test's fleet is made of.
+pub struct Plan {
+    env: BTreeMap<String, String>,
+    accounts: usize,
+    counts: Counts,
+    prefix: String,
+}
+
+/// A fleet that runs in this process, with its provider.
+pub struct Rig {
+    /// The fleet of now.
+    pub running: Running,
+    /// The provider's controls.
+    pub csp: SimulatorHandle,
+    /// The fleet's clock.
+    pub clock: ShiftedClock,
+    /// The environment that it was read from.
+    pub env: BTreeMap<String, String>,
+    counts: Counts,
+    simulator: simulator::Running,
+}
+
+/// The fleet itself: what stops and starts again. A rig gives its parts as its own.
+pub struct Running {
+    /// The HTTP face.
+    pub api: Api,
+    /// A connection of the test's own.
+    pub bus: NatsBus,
+    /// The table.
+    pub store: Arc<dyn Store>,
+    /// The fleet's metrics.
+    pub registry: Registry,
+    asked: Option<oneshot::Sender<()>>,
+    ended: JoinHandle<Result<(), LifecycleError>>,
+}
+
+impl std::ops::Deref for Rig {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        &self.running
+    }
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// A fleet over `accounts` sandboxes: two allocators, one of everything else, a CSP without latency, and a
+    /// pace that holds nothing up.
+    pub fn new(accounts: usize) -> Self {
+        let id = uuid::Uuid::now_v7().simple().to_string();
+        let prefix = format!("t{}", &id[16..]);
+        let env = [
+            ("BROKER_API_TOKEN", LAB_TOKEN),
+            ("BROKER_ADMIN_TOKEN", ADMIN_TOKEN),
+            ("CSP_API_TOKEN", CSP_TOKEN),
+            ("DELETIONS_PER_MINUTE", "60000"),
+            ("DELETION_ACK_WAIT_SECONDS", "3"),
+            ("DELETION_RETRY_SECONDS_MIN", "1"),
+            ("DELETION_RETRY_SECONDS_MAX", "1"),
+            ("SWEEP_AFTER_SECONDS", "0"),
+            // Ticks come from the test, except the first of each kind.
+            ("SYNC_INTERVAL_SECONDS", "3600"),
+            ("EXPIRY_INTERVAL_SECONDS", "3600"),
+            ("SWEEP_INTERVAL_SECONDS", "3600"),
+            ("STORE_ATTEMPT_TIMEOUT_MS", "10000"),
+            ("STORE_OPERATION_TIMEOUT_MS", "30000"),
+            ("SUBJECT_PREFIX", &prefix),
+            ("DYNAMODB_TABLE", &format!("broker-{prefix}")),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let counts = Counts { allocators: 2, reapers: 1, schedulers: 1 };
+        Self { env: BTreeMap::from(env), accounts, counts, prefix }
+    }
+
+    /// Sets a variable.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: impl ToString) -> Self {
+        self.env.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// Changes how many of each kind there are.
+    #[must_use]
+    pub fn counts(mut self, change: impl FnOnce(&mut Counts)) -> Self {
+        change(&mut self.counts);
+        self
+    }
+
+    /// The fleet's subject prefix.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Starts the fleet and waits until its first sync has filled the pool.
+    pub async fn start(self) -> Rig {
+        let accounts = self.accounts;
+        let rig = self.start_unsynced().await;
+        eventually("the first sync", PATIENCE, || async {
+            match rig.bus.last_report(TickKind::Sync).await {
+                Ok(Some(report)) => Ok(report),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        assert_eq!(rig.count(StateName::Available).await, accounts, "the first sync fills the pool");
+        rig
+    }
+
+    /// Starts the fleet and waits for nothing.
+    pub async fn start_unsynced(self) -> Rig {
+        let Self { mut env, accounts, counts, .. } = self;
+        let shared = servers::shared().await;
+        let clock = ShiftedClock::default();
+        let config = simulator::Config { accounts, ..simulator::Config::local(Secret::new(CSP_TOKEN)) };
+        let simulator = Simulator::start(config, Arc::new(clock.clone()), Arc::new(Dice::unseeded()))
+            .await
+            .expect("the simulator starts");
+        for (name, value) in [
+            ("NATS_URL", shared.nats_url.clone()),
+            ("DYNAMODB_ENDPOINT", shared.table_endpoint.clone()),
+            ("CSP_BASE_URL", simulator.base_url()),
+            ("HTTP_LISTEN", "127.0.0.1:0".to_owned()),
+        ] {
+            env.entry(name.to_owned()).or_insert(value);
+        }
+        let running = Running::start(&env, counts, &clock).await;
+        let csp = simulator.handle();
+        Rig { running, csp, clock, env, counts, simulator }
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    async fn start(env: &BTreeMap<String, String>, counts: Counts, clock: &ShiftedClock) -> Self {
+        let configs = Configs::read(env).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let registry = Registry::new();
+        let shared = Shared {
+            clock: Arc::new(clock.clone()),
+            random: Arc::new(Dice::unseeded()),
+            registry: registry.clone(),
+        };
+        let listener = listen(configs.ingress.listen).await.expect("a free port");
+        let address = listener.local_addr().expect("a bound port");
+        let mut lifecycle = Lifecycle::new(Duration::from_secs(20));
+        let mut fleet = Fleet::new(configs.backends.clone(), shared).await.expect("the fleet is sound");
+        let bus = fleet.bus("test").await.expect("a connection");
+        let store = fleet.store().expect("a table");
+        fleet.start_all(&mut lifecycle, configs, counts, listener).await.expect("the services start");
+        let (asked, stopped) = oneshot::channel::<()>();
+        let ended = tokio::spawn(async move {
+            let second_signal = std::future::pending::<()>();
+            let ended = lifecycle.run_until(stopped.map(|_| second_signal)).await;
+            fleet.close().await;
+            ended
+        });
+        let api = Api::new(address, LAB_TOKEN, ADMIN_TOKEN);
+        Self { api, bus, store, registry, asked: Some(asked), ended }
+    }
+}
+
+// === impl Rig ===
+
+impl Rig {
+    /// Stops the fleet in order and checks that it ended well.
+    pub async fn stop(mut self) {
+        self.stop_fleet().await.expect("the fleet ends in order");
+        self.simulator.stop().await.expect("the simulator ends");
+    }
+
+    /// Stops the fleet in order and says how that went; the provider goes on.
+    pub async fn stop_fleet(&mut self) -> Result<(), LifecycleError> {
+        self.ask_to_stop();
+        (&mut self.running.ended).await.expect("the fleet did not panic")
+    }
+
+    /// Asks the fleet to stop.
+    pub fn ask_to_stop(&mut self) {
+        drop(self.running.asked.take());
+    }
+
+    /// Starts the fleet again, over the same table, streams and provider.
+    pub async fn start_again(&mut self) {
+        self.running = Running::start(&self.env, self.counts, &self.clock).await;
+    }
+
+    /// Asks over NATS, once.
+    pub async fn ask(&self, verb: Verb, body: Value) -> Result<Reply, RequestError> {
+        self.ask_within(verb, &body, None, Duration::from_secs(20)).await
+    }
+
+    /// Asks over NATS, once, with a deadline, and waits no longer than `patience`.
+    pub async fn ask_within(
+        &self,
+        verb: Verb,
+        body: &Value,
+        deadline_ms: Option<u64>,
+        patience: Duration,
+    ) -> Result<Reply, RequestError> {
+        let context = Context { request_id: "test-request".to_owned(), deadline_ms, traceparent: None };
+        self.bus.request(verb, &context, Bytes::from(body.to_string()), patience).await
+    }
+
+    /// Asks over NATS, once, with a body that need not be JSON.
+    pub async fn ask_raw(
+        &self,
+        verb: Verb,
+        body: String,
+        deadline_ms: Option<u64>,
+    ) -> Result<Reply, RequestError> {
+        let context = Context { request_id: "test-request".to_owned(), deadline_ms, traceparent: None };
+        self.bus.request(verb, &context, Bytes::from(body), Duration::from_secs(20)).await
+    }
+
+    /// Sends a tick and waits for the report of its run.
+    pub async fn run(&self, kind: TickKind) -> RunReport {
+        let (_, report) = self.bus.tick_and_wait(kind, PATIENCE).await.expect("the tick is taken");
+        report.unwrap_or_else(|| panic!("no report of {kind:?}"))
+    }
+
+    /// Runs a sync.
+    pub async fn sync(&self) -> SyncReport {
+        match self.run(TickKind::Sync).await.report {
+            Report::Sync(report) => report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Runs a sweep.
+    pub async fn sweep(&self) -> SweepReport {
+        match self.run(TickKind::Sweep).await.report {
+            Report::Sweep(report) => report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// How many sandboxes are in `state`, by the broker's own count.
+    pub async fn count(&self, state: StateName) -> usize {
+        self.api.stats().await[state.as_str()].as_u64().expect("a count") as usize
+    }
+
+    /// The sandbox, read from the table.
+    pub async fn sandbox(&self, id: &str) -> Option<Sandbox> {
+        let id = SandboxId::parse(id).expect("a sandbox id");
+        self.store.sandbox(&id).await.expect("the table answers")
+    }
+
+    /// Waits until the sandbox is in `state`.
+    pub async fn until_state(&self, id: &str, state: StateName) -> Sandbox {
+        eventually(&format!("{id} to be {state}"), PATIENCE, || async {
+            let sandbox = self.sandbox(id).await.expect("the sandbox is there");
+            if sandbox.state.name() == state { Ok(sandbox) } else { Err(sandbox.state) }
+        })
+        .await
+    }
+
+    /// Deletions that were ordered at the CSP, whatever it answered.
+    pub fn deletes_at_csp(&self) -> usize {
+        self.csp.log().iter().filter(|call| call.operation == Operation::Delete).count()
+    }
+
+    /// Deletes an account behind the broker's back.
+    pub async fn delete_at_csp(&self, id: &str) {
+        let sandbox = self.sandbox(id).await.expect("the sandbox is there");
+        let url = format!("{}/sandbox/accounts/{}", self.env["CSP_BASE_URL"], sandbox.external_id.bare());
+        let request = self.api.client.delete(url).header("Authorization", format!("Token {CSP_TOKEN}"));
+        assert!(request.send().await.expect("the simulator answers").status().is_success());
+        self.csp.clear_log();
+    }
+
+    /// A connection that outlives the fleet.
+    pub async fn another_bus(&self) -> NatsBus {
+        let mut settings = Settings::new(&self.env);
+        let config = NatsConfig::read(&mut settings);
+        let bus =
+            NatsBus::connect("test", config, Arc::new(self.clock.clone()), Arc::new(Dice::unseeded())).await;
+        let bus = bus.expect("a connection");
+        eventually("a connection to NATS", PATIENCE, || async {
+            if bus.connected() { Ok(()) } else { Err("not connected") }
+        })
+        .await;
+        bus
+    }
+}

@@ -1,0 +1,180 @@
+//! Deletions: every way that they end.
+
+use crate::rig::{Rig, SHORT, client, csp_config, simulator_config, start, status_fault, target_of, until};
+use common::provider::csp::CspConfig;
+use common::provider::{Deleted, Provider, ProviderError};
+use common::runtime::settings::Secret;
+use simulator::{Fault, FaultKind, Latency, Operation};
+use std::time::Duration;
+
+const LICENCE: &str = "the licenses of the account cannot be read: the license service answered text/html \
+                       instead of application/json";
+
+#[tokio::test]
+async fn what_is_there_is_deleted_and_what_is_gone_counts_as_deleted() {
+    let rig = Rig::new(3, &[]).await;
+    let target = rig.target();
+    assert_eq!(rig.provider.delete(&target).await, Ok(Deleted::Now));
+    assert_eq!(rig.provider.delete(&target).await, Ok(Deleted::AlreadyGone));
+    let unknown = target_of("identity/accounts/00000000-0000-4000-8000-000000000000");
+    assert_eq!(rig.provider.delete(&unknown).await, Ok(Deleted::AlreadyGone));
+    assert_eq!(rig.handle.census().live, 2);
+    let statuses: Vec<Option<u16>> = rig.handle.log().iter().map(|entry| entry.status).collect();
+    assert_eq!(statuses, [Some(204), Some(404), Some(404)]);
+}
+
+#[tokio::test]
+async fn every_status_means_what_it_should() {
+    let rig = Rig::new(1, &[]).await;
+    let target = rig.target();
+    let said = |message: &str| message.to_owned();
+    let failed = said("the request failed");
+    for (status, expected) in [
+        (200, Ok(Deleted::Now)),
+        (204, Ok(Deleted::Now)),
+        (404, Ok(Deleted::AlreadyGone)),
+        (400, Err(ProviderError::Refused { status: 400, message: failed.clone() })),
+        (401, Err(ProviderError::Unauthorized { status: 401, message: said("the token is not valid") })),
+        (
+            403,
+            Err(ProviderError::Unauthorized { status: 403, message: said("the token has not this right") }),
+        ),
+        (409, Err(ProviderError::Refused { status: 409, message: failed.clone() })),
+        (429, Err(ProviderError::SlowDown { retry_after: None, message: said("too many requests") })),
+        (500, Err(ProviderError::Failed { status: 500, message: said(LICENCE) })),
+        (502, Err(ProviderError::Failed { status: 502, message: failed.clone() })),
+        (503, Err(ProviderError::Failed { status: 503, message: said("the service is not available") })),
+        (202, Err(ProviderError::Garbled { message: format!("unexpected status 202: {failed}") })),
+    ] {
+        rig.answer_next(Operation::Delete, status);
+        assert_eq!(rig.provider.delete(&target).await, expected, "{status}");
+    }
+    assert_eq!(rig.handle.census().live, 1);
+}
+
+#[tokio::test]
+async fn a_stay_away_is_obeyed_in_both_spellings() {
+    let rig = Rig::new(1, &[]).await;
+    for status in [429, 503] {
+        rig.fail_next(Operation::Delete, status_fault(status, Some(7)));
+        match rig.provider.delete(&rig.target()).await {
+            Err(ProviderError::SlowDown { retry_after, .. }) => {
+                assert_eq!(retry_after, Some(Duration::from_secs(7)), "{status}");
+            }
+            other => panic!("{status}: {other:?}"),
+        }
+    }
+    let as_date = FaultKind::Status {
+        status: 429,
+        message: None,
+        retry_after_seconds: Some(600),
+        retry_after_as_date: true,
+    };
+    rig.fail_next(Operation::Delete, as_date);
+    match rig.provider.delete(&rig.target()).await {
+        Err(ProviderError::SlowDown { retry_after: Some(wait), .. }) => {
+            assert!((570..=600).contains(&wait.as_secs()), "{wait:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_reason_is_kept_but_cannot_forge_a_log_line() {
+    let rig = Rig::new(1, &[]).await;
+    let message = Some("first\nlevel=ERROR \u{1b}[31msecond".to_owned());
+    let fault =
+        FaultKind::Status { status: 500, message, retry_after_seconds: None, retry_after_as_date: false };
+    rig.fail_next(Operation::Delete, fault);
+    let message = "firstlevel=ERROR [31msecond".to_owned();
+    let expected = Err(ProviderError::Failed { status: 500, message });
+    assert_eq!(rig.provider.delete(&rig.target()).await, expected);
+}
+
+#[tokio::test]
+async fn a_wrong_token_is_our_fault_and_not_the_sandboxs() {
+    let rig = Rig::new(1, &[]).await;
+    let config = csp_config(&rig.simulator.base_url(), &[]);
+    let provider = client(CspConfig { api_token: Secret::new("another"), ..config });
+    for result in [provider.delete(&rig.target()).await.err(), provider.list(0).await.err()] {
+        let error = result.unwrap();
+        assert!(matches!(error, ProviderError::Unauthorized { status: 401, .. }), "{error}");
+        assert!(!error.counts_as_attempt());
+    }
+}
+
+#[tokio::test]
+async fn no_answer_is_an_unknown_outcome() {
+    let rig = Rig::new(1, &[]).await;
+    let impatient = rig.impatient();
+    let timed_out = Err(ProviderError::TimedOut { waited_seconds: 1 });
+    rig.fail_next(Operation::Delete, FaultKind::Hang);
+    assert_eq!(impatient.delete(&rig.target()).await, timed_out);
+    assert_eq!(rig.handle.census().live, 1, "nothing was done");
+    let target = rig.target();
+    rig.fail_next(Operation::Delete, FaultKind::DeleteThenHang);
+    assert_eq!(impatient.delete(&target).await, timed_out);
+    assert_eq!(rig.handle.census().live, 0, "it was done");
+    assert_eq!(rig.provider.delete(&target).await, Ok(Deleted::AlreadyGone), "the next attempt settles it");
+}
+
+#[tokio::test]
+async fn a_deletion_goes_on_when_its_caller_has_gone() {
+    let rig = Rig::new(1, &[]).await;
+    let latency_ms = u64::try_from(SHORT.as_millis()).unwrap() * 4;
+    rig.handle.slow_down(Operation::Delete, Latency::Fixed(latency_ms)).unwrap();
+    let result = rig.impatient().delete(&rig.target()).await;
+    assert_eq!(result, Err(ProviderError::TimedOut { waited_seconds: 1 }));
+    until("the deletion goes on", || rig.handle.census().live == 0).await;
+    until("it is recorded", || rig.handle.log().len() == 1).await;
+    assert_eq!(rig.handle.log()[0].status, Some(204));
+}
+
+#[tokio::test]
+async fn a_cut_connection_is_a_provider_out_of_reach_and_the_next_call_works() {
+    let rig = Rig::new(2, &[]).await;
+    for _ in 0..3 {
+        rig.fail_next(Operation::Delete, FaultKind::Reset);
+        let result = rig.provider.delete(&rig.target()).await;
+        let Err(ProviderError::Unreachable { message }) = result else { panic!("{result:?}") };
+        assert!(message.to_lowercase().contains("connection reset"), "{message}");
+    }
+    assert_eq!(rig.handle.census().live, 2);
+    assert_eq!(rig.provider.delete(&rig.target()).await, Ok(Deleted::Now));
+}
+
+#[tokio::test]
+async fn a_provider_that_is_not_there_is_out_of_reach() {
+    let simulator = start(simulator_config(1)).await;
+    let provider = client(csp_config(&simulator.base_url(), &[]));
+    simulator.stop().await.unwrap();
+    let result = provider.delete(&target_of("identity/accounts/u-1")).await;
+    assert!(matches!(result, Err(ProviderError::Unreachable { .. })), "{result:?}");
+}
+
+#[tokio::test]
+async fn garbage_and_floods_are_no_answers() {
+    let rig = Rig::new(1, &[]).await;
+    for kind in [FaultKind::Garbage, FaultKind::Flood { bytes: 100_000 }] {
+        rig.fail_next(Operation::Delete, kind.clone());
+        let result = rig.provider.delete(&rig.target()).await;
+        assert!(matches!(result, Err(ProviderError::Garbled { .. })), "{kind:?}: {result:?}");
+    }
+    assert_eq!(rig.provider.delete(&rig.target()).await, Ok(Deleted::Now));
+}
+
+#[tokio::test]
+async fn one_bad_account_does_not_hold_up_the_others() {
+    let rig = Rig::new(3, &[]).await;
+    let accounts = rig.handle.accounts();
+    let bad = accounts[1].csp_id.to_string();
+    let fault = Fault { account: Some(bad), ..Fault::always(status_fault(500, None)) };
+    rig.handle.fail(Operation::Delete, fault).unwrap();
+    for _ in 0..2 {
+        for account in &accounts {
+            let _ = rig.provider.delete(&crate::rig::target(account)).await;
+        }
+    }
+    let left: Vec<u64> = rig.handle.accounts().iter().map(|account| account.csp_id).collect();
+    assert_eq!(left, [accounts[1].csp_id]);
+}

@@ -1,0 +1,323 @@
+//! The same few hundred operations, right and wrong, on the store in memory and on this one.
+
+use crate::engines::SHARDS;
+use crate::fixtures::{KEEP_UNTIL, LEASE_END, NOW, PAGE_OF_ALL, claim_key, id, new_sandbox, owner, pool};
+use common::domain::{
+    Candidate, ClaimKey, ClaimRecord, Epoch, Grant, LabId, NamePrefix, Sandbox, SandboxName, SfdcAccountId,
+    State, StateName, UnixSeconds, Version,
+};
+use common::random::{Dice, Random};
+use common::store::memory::MemoryStore;
+use common::store::{Description, Insert, MoveClaim, OpenClaim, SortRange, StateQuery, Store, Write};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const SEED: u64 = 20_261_121;
+const OPERATIONS: u64 = 1_000;
+const SANDBOXES: usize = 60;
+/// Kinds of operations that [`Script::next`] chooses from.
+const KINDS: usize = 13;
+/// Outcomes that have to come up, or the sequence would prove little: every write done and every write lost.
+const OUTCOMES: [&str; 29] = [
+    "insert done",
+    "insert lost",
+    "open done",
+    "open lost",
+    "move done",
+    "move lost",
+    "move absent",
+    "close",
+    "grant done",
+    "grant lost",
+    "release done",
+    "release lost",
+    "expire done",
+    "expire lost",
+    "attempt done",
+    "attempt lost",
+    "finish done",
+    "finish lost",
+    "park done",
+    "park lost",
+    "missing done",
+    "missing lost",
+    "found done",
+    "found lost",
+    "describe done",
+    "describe lost",
+    "grant absent",
+    "release absent",
+    "describe absent",
+];
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Insert(u32),
+    Open(ClaimRecord),
+    Move(ClaimRecord, Candidate),
+    Close(ClaimRecord),
+    Grant(Grant),
+    Release(u32, &'static str),
+    Expire(u32, Epoch, UnixSeconds),
+    Attempt(u32, Epoch, u32),
+    Finish(u32, Epoch),
+    Park(u32, Epoch),
+    Missing(Box<Sandbox>),
+    Found(Box<Sandbox>),
+    Describe(u32, Version, Description),
+}
+
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Insert(Insert),
+    Open(OpenClaim),
+    Move(MoveClaim),
+    Closed,
+    Write(Write),
+}
+
+async fn apply(store: &dyn Store, operation: &Operation, now: UnixSeconds) -> Outcome {
+    let written = match operation {
+        Operation::Insert(number) => {
+            return Outcome::Insert(store.insert(&new_sandbox(*number), now).await.unwrap());
+        }
+        Operation::Open(record) => {
+            return Outcome::Open(store.open_claim(record, KEEP_UNTIL).await.unwrap());
+        }
+        Operation::Move(from, to) => {
+            return Outcome::Move(store.move_claim(from, to, KEEP_UNTIL).await.unwrap());
+        }
+        Operation::Close(record) => {
+            store.close_claim(record).await.unwrap();
+            return Outcome::Closed;
+        }
+        Operation::Grant(grant) => store.grant(grant).await,
+        Operation::Release(number, by) => store.release(&id(*number), &owner(by), now).await,
+        Operation::Expire(number, epoch, by) => store.expire(&id(*number), *epoch, *by, now).await,
+        Operation::Attempt(number, epoch, attempts) => {
+            store.note_attempt(&id(*number), *epoch, *attempts, "status 500").await
+        }
+        Operation::Finish(number, epoch) => {
+            store.finish_deletion(&id(*number), *epoch, now, KEEP_UNTIL).await
+        }
+        Operation::Park(number, epoch) => store.park_deletion(&id(*number), *epoch, now).await,
+        Operation::Missing(seen) => store.mark_missing(seen, now).await,
+        Operation::Found(seen) => store.mark_found(seen, now).await,
+        Operation::Describe(number, version, description) => {
+            store.describe(&id(*number), *version, description).await
+        }
+    };
+    Outcome::Write(written.unwrap())
+}
+
+/// Makes operations from what the sequence has seen so far, mostly right and often out of date.
+struct Script {
+    dice: Dice,
+    /// Every sandbox as it was at some time.
+    seen: Vec<Sandbox>,
+    /// Every claim item as it was at some time.
+    records: Vec<ClaimRecord>,
+}
+
+impl Script {
+    fn pick<T: Clone>(&self, items: &[T]) -> Option<T> {
+        items.get(self.dice.below(items.len())).cloned()
+    }
+
+    /// The latest sight of a sandbox, or now and then an older one.
+    fn sight(&self) -> Option<Sandbox> {
+        let any = self.pick(&self.seen)?;
+        if self.dice.below(4) == 0 {
+            return Some(any);
+        }
+        self.seen.iter().rev().find(|sandbox| sandbox.id == any.id).cloned()
+    }
+
+    fn key(&self) -> ClaimKey {
+        let names = ["owner-1", "owner-2", "owner-3"];
+        let keys = ["key-1", "key-2"];
+        claim_key(names[self.dice.below(names.len())], keys[self.dice.below(keys.len())])
+    }
+
+    fn number(&self) -> u32 {
+        u32::try_from(self.dice.below(SANDBOXES)).unwrap()
+    }
+
+    fn next(&self) -> Operation {
+        let Some(seen) = self.sight() else { return Operation::Insert(self.number()) };
+        let number: u32 =
+            if self.dice.below(8) == 0 { self.number() } else { seen.id.as_str().parse().unwrap() };
+        let epoch = if self.dice.below(6) == 0 { seen.epoch.next() } else { seen.epoch };
+        let attempts = seen.deletion().map_or(0, |deletion| deletion.attempts);
+        let record = self
+            .pick(&self.records)
+            .unwrap_or_else(|| ClaimRecord { claim: self.key(), candidate: seen.candidate() });
+        let holder = seen.lease().map_or("owner-1", |lease| match lease.claim.owner.as_str() {
+            "owner-2" => "owner-2",
+            "owner-3" => "owner-3",
+            _ => "owner-1",
+        });
+        let due = UnixSeconds::new(LEASE_END.get() + self.dice.below(9) as u64);
+        // Half of the time something that fits what was seen, for a life needs several steps in order.
+        let kind = if self.dice.below(2) == 0 { self.fitting(&seen.state) } else { self.dice.below(KINDS) };
+        match kind {
+            0 => Operation::Insert(self.number()),
+            1 => Operation::Open(ClaimRecord { claim: self.key(), candidate: seen.candidate() }),
+            2 => Operation::Move(record, seen.candidate()),
+            3 => Operation::Close(record),
+            4 => Operation::Grant(Grant {
+                claim: self.key(),
+                candidate: Candidate { id: id(number), ..seen.candidate() },
+                lab: (self.dice.below(2) == 0).then(|| LabId::parse("lab-a").unwrap()),
+                granted_at: NOW,
+                expires_at: due,
+            }),
+            5 => Operation::Release(number, if self.dice.below(4) == 0 { "owner-3" } else { holder }),
+            6 => Operation::Expire(number, epoch, due),
+            7 => Operation::Attempt(number, epoch, attempts),
+            8 => Operation::Finish(number, epoch),
+            9 => Operation::Park(number, epoch),
+            10 => Operation::Missing(Box::new(seen)),
+            11 => Operation::Found(Box::new(seen)),
+            _ => Operation::Describe(number, seen.version, self.description(number)),
+        }
+    }
+
+    fn fitting(&self, state: &State) -> usize {
+        let kinds: &[usize] = match state {
+            State::Available => &[4, 4, 4, 10],
+            State::Allocated(_) => &[5, 6],
+            State::PendingDeletion(_) => &[7, 7, 8, 9],
+            State::Stale { .. } => &[11],
+            State::DeletionFailed(_) | State::Quarantined { .. } | State::Deleted(_) => &[0, 12],
+        };
+        kinds[self.dice.below(kinds.len())]
+    }
+
+    fn description(&self, number: u32) -> Description {
+        Description {
+            // The number keeps names apart: the order of equal sort keys is nobody's promise.
+            name: SandboxName::parse(&format!("{}-{number:04}", self.pick(&["lab", "alt"]).unwrap()))
+                .unwrap(),
+            sfdc_account_id: (self.dice.below(2) == 0).then(|| SfdcAccountId::parse("SF 2").unwrap()),
+        }
+    }
+
+    /// Remembers what the outcome shows, and names the outcome.
+    fn remember(&mut self, operation: &Operation, outcome: &Outcome) -> String {
+        let (name, claim) = match operation {
+            Operation::Insert(_) => ("insert", None),
+            Operation::Open(record) => ("open", Some(record.clone())),
+            Operation::Move(from, to) => {
+                ("move", Some(ClaimRecord { claim: from.claim.clone(), candidate: to.clone() }))
+            }
+            Operation::Close(_) => ("close", None),
+            Operation::Grant(_) => ("grant", None),
+            Operation::Release(..) => ("release", None),
+            Operation::Expire(..) => ("expire", None),
+            Operation::Attempt(..) => ("attempt", None),
+            Operation::Finish(..) => ("finish", None),
+            Operation::Park(..) => ("park", None),
+            Operation::Missing(_) => ("missing", None),
+            Operation::Found(_) => ("found", None),
+            Operation::Describe(..) => ("describe", None),
+        };
+        let result = match outcome {
+            Outcome::Open(OpenClaim::Opened) | Outcome::Move(MoveClaim::Moved) => {
+                self.records.extend(claim);
+                " done"
+            }
+            Outcome::Open(OpenClaim::Held(held)) | Outcome::Move(MoveClaim::Held(held)) => {
+                self.records.push(held.clone());
+                " lost"
+            }
+            Outcome::Insert(Insert::Inserted(sandbox)) | Outcome::Write(Write::Done(sandbox)) => {
+                self.seen.push((**sandbox).clone());
+                " done"
+            }
+            Outcome::Insert(Insert::Exists(sandbox)) | Outcome::Write(Write::Lost(Some(sandbox))) => {
+                self.seen.push((**sandbox).clone());
+                " lost"
+            }
+            Outcome::Move(MoveClaim::Absent) | Outcome::Write(Write::Lost(None)) => " absent",
+            Outcome::Closed => "",
+        };
+        format!("{name}{result}")
+    }
+}
+
+pub(crate) async fn memory_gives_the_same_answers(store: Arc<dyn Store>) {
+    let memory = MemoryStore::new(SHARDS);
+    let mut script = Script { dice: Dice::seeded(SEED), seen: Vec::new(), records: Vec::new() };
+    let mut outcomes: BTreeMap<String, u32> = BTreeMap::new();
+    for step in 0..OPERATIONS {
+        let operation = script.next();
+        // A time of its own for every step, so that sort keys differ.
+        let now = UnixSeconds::new(NOW.get() + step);
+        let expected = apply(&memory, &operation, now).await;
+        let outcome = apply(&*store, &operation, now).await;
+        assert_eq!(outcome, expected, "step {step}: {operation:?}");
+        *outcomes.entry(script.remember(&operation, &outcome)).or_default() += 1;
+    }
+    for outcome in OUTCOMES {
+        assert!(outcomes.contains_key(outcome), "{outcome} never came up: {outcomes:?}");
+    }
+    same_items(&memory, &*store, &script).await;
+    same_index(&memory, &*store).await;
+}
+
+async fn same_items(memory: &dyn Store, store: &dyn Store, script: &Script) {
+    for number in 0..u32::try_from(SANDBOXES).unwrap() {
+        let expected = memory.sandbox(&id(number)).await.unwrap();
+        assert_eq!(store.sandbox(&id(number)).await.unwrap(), expected);
+    }
+    for record in &script.records {
+        let expected = memory.find_claim(&record.claim).await.unwrap();
+        assert_eq!(store.find_claim(&record.claim).await.unwrap(), expected);
+    }
+}
+
+async fn same_index(memory: &dyn Store, store: &dyn Store) {
+    let ranges = [
+        SortRange::All,
+        SortRange::NamePrefix(NamePrefix::parse("lab-001").unwrap()),
+        SortRange::DueBy(UnixSeconds::new(NOW.get() + OPERATIONS / 2)),
+        SortRange::DueBy(UnixSeconds::new(LEASE_END.get() + 4)),
+    ];
+    let mut listed = 0;
+    for state in StateName::ALL {
+        for (shard, range) in (0..SHARDS).flat_map(|shard| ranges.clone().map(|range| (shard, range))) {
+            let query = StateQuery { pool: pool("main"), state, shard, range };
+            assert_eq!(store.count(&query).await.unwrap(), memory.count(&query).await.unwrap(), "{query:?}");
+            for limit in [2, PAGE_OF_ALL] {
+                listed += same_pages(memory, store, &query, limit).await;
+            }
+        }
+    }
+    assert!(listed > SANDBOXES, "only {listed} sandboxes were compared");
+}
+
+/// Page by page, and where the one ends the other has to end.
+async fn same_pages(memory: &dyn Store, store: &dyn Store, query: &StateQuery, limit: u16) -> usize {
+    let (mut expected_after, mut after, mut listed) = (None, None, 0);
+    loop {
+        let expected = memory.page(query, expected_after.as_ref(), limit).await.unwrap();
+        let page = store.page(query, after.as_ref(), limit).await.unwrap();
+        let order = |sandboxes: &[Sandbox]| {
+            let mut sandboxes = sandboxes.to_vec();
+            // Leases may end in the same second; their order among each other is nobody's promise.
+            sandboxes.sort_by(|one, other| one.id.cmp(&other.id));
+            sandboxes
+        };
+        if limit == PAGE_OF_ALL {
+            assert_eq!(order(&page.sandboxes), order(&expected.sandboxes), "{query:?}");
+        }
+        assert_eq!(page.sandboxes.len(), expected.sandboxes.len(), "{query:?}");
+        assert_eq!(page.next.is_some(), expected.next.is_some(), "{query:?} by {limit}");
+        listed += page.sandboxes.len();
+        (expected_after, after) = (expected.next, page.next);
+        if after.is_none() {
+            return listed;
+        }
+    }
+}

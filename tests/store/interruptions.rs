@@ -1,0 +1,193 @@
+//! A claim that breaks off, stands still or comes late, at every call and on both sides of it.
+//!
+//! The first candidate is somebody else's, so that a claim takes four writes: it opens its item, loses the
+//! first sandbox, moves the item and wins the second.
+
+use crate::fixtures::{
+    Claimed, LATER, added, assert_sound, candidates, claim, claim_key, done, grant_of, id, leases, owner,
+    record, several_added,
+};
+use common::domain::{Candidate, ClaimKey, Sandbox, SandboxId};
+use common::store::{Store, StoreError};
+use harness::faulty_store::{Fault, FaultyStore};
+use std::sync::Arc;
+
+/// The writes of the claim above.
+const WRITES: [&str; 4] = ["open_claim", "grant", "move_claim", "grant"];
+
+/// One round: a key of its own, a sandbox that is taken, and two that are free.
+struct Round {
+    store: Arc<dyn Store>,
+    key: ClaimKey,
+    ids: Vec<SandboxId>,
+    /// In the order in which the claim under test tries them.
+    candidates: Vec<Candidate>,
+    /// The other way round, so that a twin would choose another one if it were free to.
+    twins_candidates: Vec<Candidate>,
+}
+
+impl Round {
+    async fn new(store: &Arc<dyn Store>, number: u32) -> Self {
+        let first = 10 * number;
+        let sandboxes = several_added(&**store, first..first + 3).await;
+        let seen = candidates(&sandboxes);
+        let rival = claim_key(&format!("rival-{number}"), "key-1");
+        claim(&**store, &rival, &seen).await.unwrap();
+        let mut twins_candidates = seen.clone();
+        twins_candidates.reverse();
+        Self {
+            store: Arc::clone(store),
+            key: claim_key(&format!("owner-{number}"), "key-1"),
+            ids: sandboxes.into_iter().map(|sandbox| sandbox.id).collect(),
+            candidates: seen,
+            twins_candidates,
+        }
+    }
+
+    /// Starts the claim on a store with that fault.
+    fn start(
+        &self,
+        call: usize,
+        fault: Fault,
+    ) -> (Arc<FaultyStore>, tokio::task::JoinHandle<Result<Claimed, StoreError>>) {
+        let faulty = Arc::new(FaultyStore::new(Arc::clone(&self.store)).with(call, fault));
+        let (store, key, order) = (Arc::clone(&faulty), self.key.clone(), self.candidates.clone());
+        (faulty, tokio::spawn(async move { claim(&*store, &key, &order).await }))
+    }
+
+    /// The same claim by another process, without any fault.
+    async fn twin(&self) -> Claimed {
+        claim(&*self.store, &self.key, &self.twins_candidates).await.unwrap()
+    }
+
+    async fn leases(&self) -> Vec<Sandbox> {
+        leases(&*self.store, &self.key, &self.ids).await
+    }
+
+    /// Gives back what is held and removes the claim item, as a release does.
+    async fn release(&self, held: &Sandbox) {
+        let lease = held.lease().unwrap();
+        done(self.store.release(&held.id, &lease.claim.owner, LATER).await.unwrap());
+        let candidate = Candidate { version: lease.claimed_version, ..held.candidate() };
+        self.store.close_claim(&record(&lease.claim, &candidate)).await.unwrap();
+    }
+
+    async fn assert_sound(&self, number: u32) {
+        let rival = claim_key(&format!("rival-{number}"), "key-1");
+        assert_sound(&*self.store, &self.ids, &[self.key.clone(), rival]).await;
+    }
+}
+
+/// Every call of the claim, with each of two faults.
+fn points(faults: [Fault; 2]) -> impl Iterator<Item = (u32, usize, Fault)> {
+    let points = (0..WRITES.len()).flat_map(move |call| faults.map(|fault| (call, fault)));
+    (1..).zip(points).map(|(number, (call, fault))| (number, call, fault))
+}
+
+pub(crate) async fn a_crash_at_any_call_leaves_a_claim_that_goes_on(store: Arc<dyn Store>) {
+    for (number, call, fault) in points([Fault::FailBefore, Fault::FailAfter]) {
+        let round = Round::new(&store, number).await;
+        let (faulty, crashed) = round.start(call, fault);
+        crashed.await.unwrap().expect_err("it crashed");
+        assert_eq!(faulty.calls(), WRITES[..=call], "the crash was elsewhere");
+        let held_by_the_crashed = round.leases().await;
+        let answer = round.twin().await;
+        match held_by_the_crashed.as_slice() {
+            // It had won and could not say so: the repeat is told the very same.
+            [held] => assert_eq!(answer, Claimed::Repeated(held.clone()), "{fault:?} at {call}"),
+            [] => assert!(matches!(answer, Claimed::Fresh(_)), "{fault:?} at {call}: {answer:?}"),
+            several => panic!("{fault:?} at {call}: {several:?}"),
+        }
+        assert_eq!(round.leases().await, [answer.sandbox().clone()], "{fault:?} at {call}");
+        round.assert_sound(number).await;
+    }
+}
+
+pub(crate) async fn a_twin_at_any_call_gets_the_same_answer(store: Arc<dyn Store>) {
+    for (number, call, fault) in points([Fault::PauseBefore, Fault::PauseAfter]) {
+        let round = Round::new(&store, number).await;
+        let (faulty, paused) = round.start(call, fault);
+        faulty.paused().await;
+        let twin = round.twin().await;
+        faulty.resume();
+        let answer = paused.await.unwrap().unwrap();
+        assert_eq!(answer.sandbox(), twin.sandbox(), "{fault:?} at {call}");
+        assert!(
+            matches!(answer, Claimed::Fresh(_)) != matches!(twin, Claimed::Fresh(_)),
+            "{fault:?} at {call}: one of the two made the lease"
+        );
+        assert_eq!(round.leases().await, [twin.sandbox().clone()], "{fault:?} at {call}");
+        round.assert_sound(number).await;
+    }
+}
+
+pub(crate) async fn a_late_writer_after_a_release_holds_at_most_one(store: Arc<dyn Store>) {
+    for (number, call, fault) in points([Fault::PauseBefore, Fault::PauseAfter]) {
+        let round = Round::new(&store, number).await;
+        let (faulty, late) = round.start(call, fault);
+        faulty.paused().await;
+        let twin = round.twin().await;
+        let used = twin.sandbox().clone();
+        round.release(&used).await;
+        faulty.resume();
+        let answer = late.await.unwrap().unwrap();
+        let held = round.leases().await;
+        match &answer {
+            // It won before the release and says so after it: late, and true when it was written.
+            Claimed::Fresh(sandbox) if sandbox.id == used.id => assert_eq!(held, [], "{fault:?} at {call}"),
+            Claimed::Fresh(sandbox) => assert_eq!(held, std::slice::from_ref(sandbox), "{fault:?} at {call}"),
+            Claimed::Repeated(sandbox) => {
+                assert_eq!((sandbox, held.len()), (&used, 0), "{fault:?} at {call}");
+            }
+            Claimed::Exhausted => assert_eq!(held, [], "{fault:?} at {call}"),
+        }
+        let released = store.sandbox(&used.id).await.unwrap().unwrap();
+        assert!(released.deletion().is_some(), "{fault:?} at {call}: what was given back stays given back");
+        round.assert_sound(number).await;
+    }
+}
+
+pub(crate) async fn a_late_move_does_not_undo_a_twins_claim(store: Arc<dyn Store>) {
+    let round = Round::new(&store, 1).await;
+    let (faulty, late) = round.start(2, Fault::PauseBefore);
+    faulty.paused().await;
+    // The twin moves the item to a third sandbox, wins it, gives it back and claims again.
+    let first = round.twin().await;
+    round.release(first.sandbox()).await;
+    let second = round.twin().await;
+    assert_ne!(first.sandbox().id, second.sandbox().id);
+    faulty.resume();
+    assert_eq!(late.await.unwrap().unwrap(), Claimed::Repeated(second.sandbox().clone()));
+    assert_eq!(round.leases().await, [second.sandbox().clone()]);
+    round.assert_sound(1).await;
+}
+
+pub(crate) async fn a_crashed_release_leaves_nothing_that_blocks(store: Arc<dyn Store>) {
+    let round = Round::new(&store, 1).await;
+    let held = round.twin().await.sandbox().clone();
+    // The release happened, its answer is lost, and the claim item was never removed.
+    let faulty = FaultyStore::new(Arc::clone(&store)).with(0, Fault::FailAfter);
+    faulty.release(&held.id, &owner("owner-1"), LATER).await.expect_err("it crashed");
+    assert!(store.find_claim(&round.key).await.unwrap().is_some());
+    let next = round.twin().await;
+    assert!(matches!(&next, Claimed::Fresh(sandbox) if sandbox.id != held.id), "{next:?}");
+    // The removal of the old item comes late and must not take the new one.
+    let lease = held.lease().unwrap();
+    let old = Candidate { version: lease.claimed_version, ..held.candidate() };
+    store.close_claim(&record(&round.key, &old)).await.unwrap();
+    assert_eq!(round.twin().await, Claimed::Repeated(next.sandbox().clone()));
+    round.assert_sound(1).await;
+}
+
+pub(crate) async fn a_key_that_found_nothing_gets_what_comes_later(store: Arc<dyn Store>) {
+    let taken = added(&*store, 1).await;
+    let rival = claim_key("rival", "key-1");
+    done(store.grant(&grant_of(&taken.candidate(), &rival)).await.unwrap());
+    let key = claim_key("owner-1", "key-1");
+    assert_eq!(claim(&*store, &key, &[taken.candidate()]).await.unwrap(), Claimed::Exhausted);
+    assert!(store.find_claim(&key).await.unwrap().is_some(), "the item stays, and holds nothing");
+    let later = added(&*store, 2).await;
+    let claimed = claim(&*store, &key, &[later.candidate()]).await.unwrap();
+    assert_eq!(claimed.sandbox().id, id(2));
+    assert_eq!(claimed, Claimed::Fresh(store.sandbox(&id(2)).await.unwrap().unwrap()));
+}

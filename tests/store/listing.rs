@@ -1,0 +1,169 @@
+//! Pages and counts of the index.
+
+use crate::fixtures::{
+    LEASE_END, NOW, PAGE_OF_ALL, REACHABLE, added, claim_key, done, grant_of, id, in_state, listed,
+    new_sandbox, owner, pool, query, several_added,
+};
+use common::domain::{NamePrefix, Sandbox, SandboxName, StateName, UnixSeconds};
+use common::store::{Insert, SortRange, StateQuery, Store};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+fn prefix(text: &str) -> SortRange {
+    SortRange::NamePrefix(NamePrefix::parse(text).unwrap())
+}
+
+fn names(sandboxes: &[Sandbox]) -> Vec<&str> {
+    sandboxes.iter().map(|sandbox| sandbox.name.as_str()).collect()
+}
+
+async fn named(store: &dyn Store, number: u32, name: &str) -> Sandbox {
+    let mut sandbox = new_sandbox(number);
+    sandbox.name = SandboxName::parse(name).unwrap();
+    match store.insert(&sandbox, NOW).await.unwrap() {
+        Insert::Inserted(sandbox) => *sandbox,
+        Insert::Exists(found) => panic!("there is already {found:?}"),
+    }
+}
+
+pub(crate) async fn pages_follow_on_without_gap_or_repeat(store: Arc<dyn Store>) {
+    let total = 40;
+    several_added(&*store, 1..1 + total).await;
+    let mut seen = BTreeMap::new();
+    for shard in 0..store.shards() {
+        let query = query(StateName::Available, shard, SortRange::All);
+        let whole = store.page(&query, None, PAGE_OF_ALL).await.unwrap();
+        assert_eq!(whole.next, None);
+        assert!(whole.sandboxes.len() > 4, "a shard of {} says little", whole.sandboxes.len());
+        assert!(names(&whole.sandboxes).is_sorted());
+        for limit in [1, 3, 4] {
+            let (mut pages, mut after) = (Vec::new(), None);
+            loop {
+                let page = store.page(&query, after.as_ref(), limit).await.unwrap();
+                let full = page.sandboxes.len() == usize::from(limit);
+                assert_eq!(page.next.is_some(), full, "only a full page says where to go on");
+                pages.extend(page.sandboxes);
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(pages, whole.sandboxes, "limit {limit}");
+        }
+        for sandbox in whole.sandboxes {
+            let stored = store.sandbox(&sandbox.id).await.unwrap();
+            assert_eq!(stored.as_ref(), Some(&sandbox));
+            assert_eq!(seen.insert(sandbox.id.clone(), shard), None, "in two shards");
+        }
+    }
+    assert_eq!(seen.len(), total as usize);
+    let beyond = query(StateName::Available, store.shards(), SortRange::All);
+    assert_eq!(store.page(&beyond, None, PAGE_OF_ALL).await.unwrap().sandboxes, []);
+}
+
+pub(crate) async fn a_prefix_narrows_a_page(store: Arc<dyn Store>) {
+    for (number, name) in (1..).zip(["lab-a-1", "lab-a-2", "lab-b-1", "LAB-a-3", "lab", "zürich lab-a", "la"])
+    {
+        named(&*store, number, name).await;
+    }
+    for (text, expected) in [
+        ("lab-a", vec!["lab-a-1", "lab-a-2"]),
+        ("lab", vec!["lab", "lab-a-1", "lab-a-2", "lab-b-1"]),
+        ("LAB", vec!["LAB-a-3"]),
+        ("z", vec!["zürich lab-a"]),
+        ("lab-a-1x", vec![]),
+    ] {
+        let found = listed(&*store, StateName::Available, prefix(text)).await;
+        let mut found = names(&found);
+        found.sort_unstable();
+        assert_eq!(found, expected, "{text}");
+    }
+}
+
+pub(crate) async fn due_times_narrow_a_page(store: Arc<dyn Store>) {
+    let start = LEASE_END.get();
+    for number in 1..11 {
+        let sandbox = added(&*store, number).await;
+        let mut grant = grant_of(&sandbox.candidate(), &claim_key("owner-1", &format!("key-{number}")));
+        grant.expires_at = UnixSeconds::new(start + u64::from(number));
+        done(store.grant(&grant).await.unwrap());
+    }
+    for due in [0, 1, 5, 10, 11] {
+        let range = SortRange::DueBy(UnixSeconds::new(start + due));
+        let mut found: Vec<_> = listed(&*store, StateName::Allocated, range)
+            .await
+            .iter()
+            .map(|sandbox| sandbox.lease().unwrap().expires_at.get() - start)
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, (1..=due.min(10)).collect::<Vec<_>>());
+    }
+    // A request is due by its own time, and stays in order while it is parked.
+    for (number, at) in [(1, 30), (2, 10), (3, 20)] {
+        done(store.release(&id(number), &owner("owner-1"), UnixSeconds::new(at)).await.unwrap());
+    }
+    let parked = store.sandbox(&id(2)).await.unwrap().unwrap();
+    done(store.park_deletion(&parked.id, parked.epoch, NOW).await.unwrap());
+    let by = |at| SortRange::DueBy(UnixSeconds::new(at));
+    assert_eq!(listed(&*store, StateName::PendingDeletion, by(19)).await, []);
+    assert_eq!(listed(&*store, StateName::PendingDeletion, by(20)).await[0].id, id(3));
+    assert_eq!(listed(&*store, StateName::DeletionFailed, by(9)).await, []);
+    assert_eq!(listed(&*store, StateName::DeletionFailed, by(10)).await[0].id, id(2));
+}
+
+pub(crate) async fn every_state_is_in_its_own_part_of_the_index(store: Arc<dyn Store>) {
+    let mut expected: BTreeMap<StateName, Vec<Sandbox>> = BTreeMap::new();
+    for (number, state) in (1..).zip(REACHABLE.into_iter().cycle().take(3 * REACHABLE.len())) {
+        let sandbox = in_state(&*store, state, number).await;
+        if state != StateName::Deleted {
+            expected.entry(state).or_default().push(sandbox);
+        }
+    }
+    for state in StateName::ALL {
+        let mut found = listed(&*store, state, SortRange::All).await;
+        let mut expected = expected.remove(&state).unwrap_or_default();
+        found.sort_by(|one, other| one.id.cmp(&other.id));
+        expected.sort_by(|one, other| one.id.cmp(&other.id));
+        assert_eq!(found, expected, "{state}");
+    }
+}
+
+pub(crate) async fn pools_do_not_mix(store: Arc<dyn Store>) {
+    let ours = added(&*store, 1).await;
+    let mut other = new_sandbox(2);
+    other.pool = pool("main-2");
+    store.insert(&other, NOW).await.unwrap();
+    assert_eq!(listed(&*store, StateName::Available, SortRange::All).await, [ours]);
+    let mut count = 0;
+    for shard in 0..store.shards() {
+        let range = SortRange::All;
+        let query = StateQuery { pool: pool("main-2"), state: StateName::Available, shard, range };
+        count += store.count(&query).await.unwrap();
+    }
+    assert_eq!(count, 1);
+}
+
+pub(crate) async fn counts_agree_with_pages(store: Arc<dyn Store>) {
+    let sandboxes = several_added(&*store, 1..21).await;
+    for (sandbox, key) in sandboxes.iter().zip(0..12) {
+        let key = claim_key("owner-1", &format!("key-{key}"));
+        done(store.grant(&grant_of(&sandbox.candidate(), &key)).await.unwrap());
+    }
+    let ranges = [
+        (StateName::Available, SortRange::All, 8),
+        (StateName::Available, prefix("lab-002"), 1),
+        (StateName::Allocated, SortRange::All, 12),
+        (StateName::Allocated, SortRange::DueBy(LEASE_END), 12),
+        (StateName::Allocated, SortRange::DueBy(NOW), 0),
+        (StateName::Stale, SortRange::All, 0),
+    ];
+    for (state, range, expected) in ranges {
+        let mut count = 0;
+        for shard in 0..store.shards() {
+            count += store.count(&query(state, shard, range.clone())).await.unwrap();
+        }
+        assert_eq!(count, expected, "{state} {range:?}");
+        let paged = listed(&*store, state, range.clone()).await.len();
+        assert_eq!(paged as u64, expected, "{state} {range:?}");
+    }
+}

@@ -1,0 +1,125 @@
+//! One suite for every store: in memory, on the embedded engine, and on Amazon's DynamoDB Local where it is.
+//!
+//! Each case is a function over a store; the macros below make a test of every case on every engine.
+
+mod agreement;
+mod claims;
+mod engines;
+mod fixtures;
+mod interruptions;
+mod listing;
+mod lost_replies;
+mod outages;
+mod races;
+mod stored_items;
+mod tables;
+mod transitions;
+
+/// Tests of `cases` on one engine. An engine that is not on this machine has said so when it was looked for.
+macro_rules! on_engine {
+    ($engine:ident: $($suite:ident { $($case:ident),+ $(,)? })+) => {
+        mod $engine {
+            $(mod $suite {
+                $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    if let Some(engine) = crate::engines::$engine().await {
+                        crate::$suite::$case(engine).await;
+                    }
+                })+
+            })+
+        }
+    };
+}
+
+/// Cases that hold for every store.
+macro_rules! on_every_engine {
+    ($($cases:tt)+) => {
+        on_engine!(memory: $($cases)+);
+        on_engine!(dynoxide: $($cases)+);
+        on_engine!(dynamodb_local: $($cases)+);
+    };
+}
+
+/// Cases about what lies in DynamoDB and about the way there.
+macro_rules! on_dynamodb {
+    ($($cases:tt)+) => {
+        on_engine!(dynoxide_table: $($cases)+);
+        on_engine!(dynamodb_local_table: $($cases)+);
+    };
+}
+
+on_every_engine! {
+    transitions {
+        every_step_from_every_state_answers_like_the_domain,
+        a_new_sandbox_is_free_and_a_known_one_is_left_alone,
+        a_grant_needs_the_version_that_was_seen,
+        a_release_needs_the_owner,
+        an_expiry_needs_the_lease_and_its_end,
+        a_deletion_needs_its_epoch,
+        an_attempt_is_counted_once,
+        an_error_is_cut_where_the_domain_cuts_it,
+        a_sandbox_goes_missing_and_comes_back,
+        a_description_touches_nothing_else,
+        a_tombstone_is_not_brought_back,
+        an_absent_sandbox_is_told_apart,
+        a_long_history_keeps_its_latest_entries,
+    }
+    claims {
+        a_claim_item_is_written_once,
+        a_claim_item_moves_only_from_what_it_names,
+        a_claim_item_is_closed_only_by_its_own_record,
+        a_key_belongs_to_its_owner,
+        a_repeat_gets_the_same_lease,
+        a_claim_after_a_release_gets_another_sandbox,
+    }
+    races {
+        one_key_gets_one_lease,
+        every_owner_gets_a_sandbox_while_there_are_some,
+        no_sandbox_goes_to_two_owners,
+        a_lease_ends_once,
+        an_attempt_is_counted_by_one,
+        a_deletion_ends_one_way,
+        a_claim_and_a_sync_do_not_both_win,
+    }
+    interruptions {
+        a_crash_at_any_call_leaves_a_claim_that_goes_on,
+        a_twin_at_any_call_gets_the_same_answer,
+        a_late_writer_after_a_release_holds_at_most_one,
+        a_late_move_does_not_undo_a_twins_claim,
+        a_crashed_release_leaves_nothing_that_blocks,
+        a_key_that_found_nothing_gets_what_comes_later,
+    }
+    listing {
+        pages_follow_on_without_gap_or_repeat,
+        a_prefix_narrows_a_page,
+        due_times_narrow_a_page,
+        every_state_is_in_its_own_part_of_the_index,
+        pools_do_not_mix,
+        counts_agree_with_pages,
+    }
+    agreement {
+        memory_gives_the_same_answers,
+    }
+}
+
+on_dynamodb! {
+    tables {
+        a_table_is_made_once,
+        a_race_to_make_a_table_has_no_loser,
+        a_table_of_somebody_else_is_refused_with_every_difference,
+    }
+    stored_items {
+        the_lab_index_holds_what_a_lab_holds_now,
+        what_is_over_gets_a_time_to_live,
+        an_item_that_cannot_be_read_is_named,
+    }
+    lost_replies {
+        a_claim_whose_reply_is_lost_is_opened,
+        a_move_whose_reply_is_lost_has_moved,
+        a_grant_whose_reply_is_lost_shows_our_own_lease,
+        an_attempt_whose_reply_is_lost_is_counted_once,
+    }
+    outages {
+        a_missing_table_is_an_outage,
+    }
+}

@@ -1,0 +1,108 @@
+//! Trouble on the way to the table is "could not find out", within its time, and with its cause.
+
+use crate::engines::Table;
+use crate::fixtures::{claim_key, grant_of, id, new_sandbox};
+use common::domain::UnixSeconds;
+use common::store::dynamodb::{DynamoConfig, DynamoStore};
+use common::store::{Store, StoreError};
+use harness::dynamodb;
+use std::error::Error as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(200);
+const OPERATION_TIMEOUT: Duration = Duration::from_millis(500);
+/// Far beyond the time of the operation, far below a hang.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+fn assert_unavailable(error: &StoreError, operation: &str) {
+    let StoreError::Unavailable { operation: tried, .. } = error else { panic!("{error:?}") };
+    assert_eq!(*tried, operation);
+    assert!(error.source().is_some(), "the cause is kept");
+}
+
+async fn impatient(endpoint: &str) -> DynamoStore {
+    let config = DynamoConfig {
+        attempt_timeout: ATTEMPT_TIMEOUT,
+        operation_timeout: OPERATION_TIMEOUT,
+        ..dynamodb::config(endpoint, "no-such-table", 1)
+    };
+    DynamoStore::connect(&config).await
+}
+
+/// A server that answers every request alike, or not at all; with the number of requests so far.
+async fn server(answer: Option<&'static str>) -> (String, Arc<AtomicU32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let requests = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&requests);
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let count = Arc::clone(&count);
+            tokio::spawn(async move {
+                let mut request = [0; 8_192];
+                while connection.read(&mut request).await.is_ok_and(|bytes| bytes > 0) {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    if let Some(answer) = answer {
+                        let head = answer.replace("LENGTH", &answer_length(answer));
+                        let _ = connection.write_all(head.as_bytes()).await;
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (endpoint, requests)
+}
+
+fn answer_length(answer: &str) -> String {
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    body.len().to_string()
+}
+
+pub(crate) async fn a_missing_table_is_an_outage(table: Table) {
+    assert_unavailable(&table.store.ping().await.unwrap_err(), "ping");
+    assert_unavailable(&table.store.sandbox(&id(1)).await.unwrap_err(), "sandbox");
+    let insert = table.store.insert(&new_sandbox(1), UnixSeconds::new(1)).await.unwrap_err();
+    assert_unavailable(&insert, "insert");
+}
+
+#[tokio::test]
+async fn nobody_there_is_an_outage() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let store = impatient(&endpoint).await;
+    assert_unavailable(&store.ping().await.unwrap_err(), "ping");
+}
+
+#[tokio::test]
+async fn an_engine_that_hangs_is_given_up() {
+    let (endpoint, requests) = server(None).await;
+    let store = impatient(&endpoint).await;
+    let start = Instant::now();
+    let candidate = new_sandbox(1).enter(UnixSeconds::new(1)).candidate();
+    let grant = grant_of(&candidate, &claim_key("owner-1", "key-1"));
+    assert_unavailable(&store.grant(&grant).await.unwrap_err(), "grant");
+    assert!(start.elapsed() < ANSWER_MAX);
+    assert!(requests.load(Ordering::SeqCst) > 1, "a lost attempt is repeated");
+}
+
+#[tokio::test]
+async fn throttling_and_failures_are_tried_three_times() {
+    for answer in [
+        "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: application/x-amz-json-1.0\r\n\
+         Content-Length: LENGTH\r\n\r\n\
+         {\"__type\":\"com.amazonaws.dynamodb.v20120810#ThrottlingException\",\"message\":\"slow down\"}",
+        "HTTP/1.1 500 Oops\r\nConnection: close\r\nContent-Type: application/x-amz-json-1.0\r\n\
+         Content-Length: LENGTH\r\n\r\n{\"__type\":\"InternalServerError\"}",
+    ] {
+        let (endpoint, requests) = server(Some(answer)).await;
+        let store = impatient(&endpoint).await;
+        assert_unavailable(&store.ping().await.unwrap_err(), "ping");
+        assert_eq!(requests.load(Ordering::SeqCst), 3, "{answer}");
+    }
+}

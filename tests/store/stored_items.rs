@@ -1,0 +1,109 @@
+//! What lies in the table, seen past the store.
+
+use crate::engines::Table;
+use crate::fixtures::{
+    KEEP_UNTIL, NOW, added, claim_key, done, ending, grant_of, held, id, owner, query, record,
+};
+use aws_sdk_dynamodb::types::AttributeValue;
+use common::domain::{LabId, StateName, UnixSeconds};
+use common::store::{SortRange, Store, StoreError};
+use harness::dynamodb;
+use std::collections::HashMap;
+
+type Item = HashMap<String, AttributeValue>;
+
+async fn item(table: &Table, partition: &str, sort: &str) -> Item {
+    let found = dynamodb::client(table.endpoint)
+        .get_item()
+        .table_name(&table.name)
+        .key("PK", AttributeValue::S(partition.to_owned()))
+        .key("SK", AttributeValue::S(sort.to_owned()))
+        .consistent_read(true)
+        .send()
+        .await
+        .unwrap();
+    found.item.unwrap_or_else(|| panic!("no item {partition}/{sort}"))
+}
+
+async fn held_for(table: &Table, lab: &str) -> Vec<String> {
+    let found = dynamodb::client(table.endpoint)
+        .query()
+        .table_name(&table.name)
+        .index_name("LabIndex")
+        .key_condition_expression("held_lab = :lab")
+        .expression_attribute_values(":lab", AttributeValue::S(lab.to_owned()))
+        .send()
+        .await
+        .unwrap();
+    found.items().iter().map(|item| item["PK"].as_s().unwrap().clone()).collect()
+}
+
+pub(crate) async fn the_lab_index_holds_what_a_lab_holds_now(table: Table) {
+    let store = &table.store;
+    store.ensure_table().await.unwrap();
+    for (number, lab, granted_at) in
+        [(1, Some("lab-a"), 30), (2, Some("lab-a"), 10), (3, None, 20), (4, Some("lab-b"), 5)]
+    {
+        let mut grant = grant_of(&added(store, number).await.candidate(), &claim_key("owner-1", "key-1"));
+        grant.lab = lab.map(|lab| LabId::parse(lab).unwrap());
+        grant.granted_at = UnixSeconds::new(granted_at);
+        done(store.grant(&grant).await.unwrap());
+    }
+    added(store, 5).await;
+    // Oldest first.
+    assert_eq!(held_for(&table, "lab-a").await, ["SBX#2", "SBX#1"]);
+    assert_eq!(held_for(&table, "lab-b").await, ["SBX#4"]);
+    let released = done(store.release(&id(2), &owner("owner-1"), NOW).await.unwrap());
+    assert_eq!(released.last_lease().unwrap().lab, Some(LabId::parse("lab-a").unwrap()));
+    assert_eq!(held_for(&table, "lab-a").await, ["SBX#1"]);
+    let expired = store.expire(&id(4), released.epoch, KEEP_UNTIL, NOW).await.unwrap();
+    done(expired);
+    assert_eq!(held_for(&table, "lab-b").await, Vec::<String>::new());
+}
+
+pub(crate) async fn what_is_over_gets_a_time_to_live(table: Table) {
+    let store = &table.store;
+    store.ensure_table().await.unwrap();
+    let ttl = |at: u64| Some(AttributeValue::N(at.to_string()));
+    let sandbox = held(store, 1).await;
+    assert_eq!(item(&table, "SBX#1", "META").await.get("ttl"), None);
+    done(store.release(&sandbox.id, &owner("owner-1"), NOW).await.unwrap());
+    assert_eq!(item(&table, "SBX#1", "META").await.get("ttl"), None);
+    done(store.finish_deletion(&sandbox.id, sandbox.epoch, NOW, UnixSeconds::new(77)).await.unwrap());
+    let tombstone = item(&table, "SBX#1", "META").await;
+    assert_eq!(tombstone.get("ttl").cloned(), ttl(77));
+    for gone in ["state_shard", "state_sort", "deletion_shard", "parked_shard", "held_lab"] {
+        assert_eq!(tombstone.get(gone), None, "{gone}");
+    }
+    let key = claim_key("owner-1", "key-1");
+    let claimed = record(&key, &sandbox.candidate());
+    store.open_claim(&claimed, UnixSeconds::new(88)).await.unwrap();
+    assert_eq!(item(&table, "OWNER#owner-1", "CLAIM#key-1").await.get("ttl").cloned(), ttl(88));
+    let other = added(store, 2).await.candidate();
+    store.move_claim(&claimed, &other, UnixSeconds::new(99)).await.unwrap();
+    assert_eq!(item(&table, "OWNER#owner-1", "CLAIM#key-1").await.get("ttl").cloned(), ttl(99));
+}
+
+pub(crate) async fn an_item_that_cannot_be_read_is_named(table: Table) {
+    let store = &table.store;
+    store.ensure_table().await.unwrap();
+    let sandbox = ending(store, 1).await;
+    let mut spoilt = item(&table, "SBX#1", "META").await;
+    spoilt.insert("requested_at".to_owned(), AttributeValue::S("yesterday".to_owned()));
+    let client = dynamodb::client(table.endpoint);
+    client.put_item().table_name(&table.name).set_item(Some(spoilt)).send().await.unwrap();
+    let shard = (0..store.shards()).map(|shard| query(StateName::PendingDeletion, shard, SortRange::All));
+    let mut errors = vec![
+        store.sandbox(&sandbox.id).await.unwrap_err(),
+        // The write is lost to an item that cannot be shown.
+        store.release(&sandbox.id, &owner("owner-1"), NOW).await.unwrap_err(),
+    ];
+    for query in shard {
+        errors.extend(store.page(&query, None, 10).await.err());
+    }
+    assert_eq!(errors.len(), 3);
+    for error in errors {
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+        assert_eq!(error.to_string(), "item SBX#1/META: attribute requested_at: is not a number");
+    }
+}

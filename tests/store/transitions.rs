@@ -1,0 +1,244 @@
+//! Every transition, and every way to lose one, held against the domain's own answer.
+
+use crate::fixtures::{
+    KEEP_UNTIL, LATER, LEASE_END, NOW, REACHABLE, added, claim_key, done, ending, grant_of, held, in_state,
+    listed, lost, new_sandbox, owner,
+};
+use common::domain::{
+    Epoch, HISTORY_ENTRIES_MAX, InvalidTransition, LAST_ERROR_BYTES_MAX, NamePrefix, Sandbox, SandboxName,
+    StateName, UnixSeconds, Version,
+};
+use common::store::{Description, Insert, SortRange, Store, StoreError, Write};
+use std::sync::Arc;
+
+const STEPS: [&str; 8] = [
+    "grant",
+    "release",
+    "expire",
+    "note_attempt",
+    "finish_deletion",
+    "park_deletion",
+    "mark_missing",
+    "mark_found",
+];
+
+fn prefix(text: &str) -> SortRange {
+    SortRange::NamePrefix(NamePrefix::parse(text).unwrap())
+}
+
+/// One step with arguments that fit the sandbox.
+async fn in_store(store: &dyn Store, step: &str, sandbox: &Sandbox) -> Result<Write, StoreError> {
+    let attempts = sandbox.deletion().map_or(0, |deletion| deletion.attempts);
+    let (id, epoch) = (&sandbox.id, sandbox.epoch);
+    match step {
+        "grant" => store.grant(&grant_of(&sandbox.candidate(), &claim_key("owner-1", "key-1"))).await,
+        "release" => store.release(id, &owner("owner-1"), LATER).await,
+        "expire" => store.expire(id, epoch, LEASE_END, LATER).await,
+        "note_attempt" => store.note_attempt(id, epoch, attempts, "no").await,
+        "finish_deletion" => store.finish_deletion(id, epoch, LATER, KEEP_UNTIL).await,
+        "park_deletion" => store.park_deletion(id, epoch, LATER).await,
+        "mark_missing" => store.mark_missing(sandbox, LATER).await,
+        "mark_found" => store.mark_found(sandbox, LATER).await,
+        other => panic!("no step {other}"),
+    }
+}
+
+/// The same step by the rules of the domain.
+fn in_domain(step: &str, sandbox: Sandbox) -> Result<Sandbox, InvalidTransition> {
+    let (epoch, version) = (sandbox.epoch, sandbox.version);
+    match step {
+        "grant" => {
+            let grant = grant_of(&sandbox.candidate(), &claim_key("owner-1", "key-1"));
+            sandbox.claim(&grant)
+        }
+        "release" => sandbox.release(&owner("owner-1"), LATER),
+        "expire" => sandbox.expire(epoch, LEASE_END, LATER),
+        "note_attempt" => sandbox.note_attempt(epoch, "no"),
+        "finish_deletion" => sandbox.finish_deletion(epoch, LATER, KEEP_UNTIL),
+        "park_deletion" => sandbox.park_deletion(epoch, LATER),
+        "mark_missing" => sandbox.go_missing(version, LATER),
+        "mark_found" => sandbox.come_back(version, LATER),
+        other => panic!("no step {other}"),
+    }
+}
+
+pub(crate) async fn every_step_from_every_state_answers_like_the_domain(store: Arc<dyn Store>) {
+    let mut number = 0;
+    for state in REACHABLE {
+        for step in STEPS {
+            number += 1;
+            let before = in_state(&*store, state, number).await;
+            assert_eq!(store.sandbox(&before.id).await.unwrap(), Some(before.clone()));
+            let (expected, there) = match in_domain(step, before.clone()) {
+                Ok(after) => (Write::Done(Box::new(after.clone())), after),
+                Err(_) => (Write::Lost(Some(Box::new(before.clone()))), before.clone()),
+            };
+            assert_eq!(in_store(&*store, step, &before).await.unwrap(), expected, "{step} from {state}");
+            assert_eq!(store.sandbox(&before.id).await.unwrap(), Some(there), "{step} from {state}");
+        }
+    }
+}
+
+pub(crate) async fn a_new_sandbox_is_free_and_a_known_one_is_left_alone(store: Arc<dyn Store>) {
+    let first = added(&*store, 1).await;
+    assert_eq!(first, new_sandbox(1).enter(NOW));
+    assert_eq!(listed(&*store, StateName::Available, SortRange::All).await, std::slice::from_ref(&first));
+    let mut other = new_sandbox(1);
+    other.name = SandboxName::parse("another name").unwrap();
+    let again = store.insert(&other, LATER).await.unwrap();
+    assert_eq!(again, Insert::Exists(Box::new(first.clone())));
+    assert_eq!(store.insert(&new_sandbox(1), NOW).await.unwrap(), Insert::Exists(Box::new(first)));
+}
+
+pub(crate) async fn a_grant_needs_the_version_that_was_seen(store: Arc<dyn Store>) {
+    let seen = added(&*store, 1).await;
+    let missing = done(store.mark_missing(&seen, NOW).await.unwrap());
+    let back = done(store.mark_found(&missing, NOW).await.unwrap());
+    let key = claim_key("owner-1", "key-1");
+    let old = store.grant(&grant_of(&seen.candidate(), &key)).await.unwrap();
+    assert_eq!(lost(old), back);
+    let granted = done(store.grant(&grant_of(&back.candidate(), &key)).await.unwrap());
+    let lease = granted.lease().unwrap();
+    assert_eq!((lease.epoch, lease.claimed_version), (Epoch::new(1), Version::new(3)));
+    // The loser of a race sees whose it is now.
+    let rival = store.grant(&grant_of(&back.candidate(), &claim_key("owner-2", "key-1"))).await.unwrap();
+    assert_eq!(lost(rival), granted);
+    let mut no_lab = grant_of(&added(&*store, 2).await.candidate(), &key);
+    no_lab.lab = None;
+    assert_eq!(done(store.grant(&no_lab).await.unwrap()).lease().unwrap().lab, None);
+}
+
+pub(crate) async fn a_release_needs_the_owner(store: Arc<dyn Store>) {
+    let before = held(&*store, 1).await;
+    let stranger = store.release(&before.id, &owner("owner-2"), LATER).await.unwrap();
+    assert_eq!(lost(stranger), before);
+    let released = done(store.release(&before.id, &owner("owner-1"), LATER).await.unwrap());
+    assert_eq!(released, before.release(&owner("owner-1"), LATER).unwrap());
+    // A repeat shows the deletion of the first time.
+    let repeat = store.release(&released.id, &owner("owner-1"), KEEP_UNTIL).await.unwrap();
+    assert_eq!(lost(repeat), released);
+}
+
+pub(crate) async fn an_expiry_needs_the_lease_and_its_end(store: Arc<dyn Store>) {
+    let before = held(&*store, 1).await;
+    let early = UnixSeconds::new(LEASE_END.get() - 1);
+    for (epoch, ended_by) in [(1, early), (2, LEASE_END), (0, LATER)] {
+        let refused = store.expire(&before.id, Epoch::new(epoch), ended_by, LATER).await.unwrap();
+        assert_eq!(lost(refused), before);
+    }
+    let expired = done(store.expire(&before.id, Epoch::new(1), LEASE_END, LATER).await.unwrap());
+    assert_eq!(expired, before.expire(Epoch::new(1), LEASE_END, LATER).unwrap());
+}
+
+pub(crate) async fn a_deletion_needs_its_epoch(store: Arc<dyn Store>) {
+    let before = ending(&*store, 1).await;
+    for epoch in [0, 2].map(Epoch::new) {
+        let attempt = store.note_attempt(&before.id, epoch, 0, "no").await.unwrap();
+        assert_eq!(lost(attempt), before);
+        let finish = store.finish_deletion(&before.id, epoch, LATER, KEEP_UNTIL).await.unwrap();
+        assert_eq!(lost(finish), before);
+        let park = store.park_deletion(&before.id, epoch, LATER).await.unwrap();
+        assert_eq!(lost(park), before);
+    }
+}
+
+pub(crate) async fn an_attempt_is_counted_once(store: Arc<dyn Store>) {
+    let before = ending(&*store, 1).await;
+    let epoch = before.epoch;
+    let first = done(store.note_attempt(&before.id, epoch, 0, "status 500").await.unwrap());
+    assert_eq!(first, before.note_attempt(epoch, "status 500").unwrap());
+    // The same attempt again, after its answer got lost.
+    assert_eq!(lost(store.note_attempt(&first.id, epoch, 0, "status 500").await.unwrap()), first);
+    assert_eq!(lost(store.note_attempt(&first.id, epoch, 2, "status 500").await.unwrap()), first);
+    let second = done(store.note_attempt(&first.id, epoch, 1, "").await.unwrap());
+    assert_eq!(second.deletion().unwrap().attempts, 2);
+    assert_eq!(second.deletion().unwrap().last_error.as_deref(), Some(""));
+    let parked = done(store.park_deletion(&first.id, epoch, LATER).await.unwrap());
+    assert_eq!(parked.deletion(), second.deletion());
+}
+
+pub(crate) async fn an_error_is_cut_where_the_domain_cuts_it(store: Arc<dyn Store>) {
+    let before = ending(&*store, 1).await;
+    let long = format!("x{}", "ü".repeat(LAST_ERROR_BYTES_MAX));
+    let tried = done(store.note_attempt(&before.id, before.epoch, 0, &long).await.unwrap());
+    let kept = tried.deletion().unwrap().last_error.clone().unwrap();
+    assert_eq!(kept.len(), LAST_ERROR_BYTES_MAX - 1);
+    assert_eq!(tried, before.note_attempt(tried.epoch, &long).unwrap());
+}
+
+pub(crate) async fn a_sandbox_goes_missing_and_comes_back(store: Arc<dyn Store>) {
+    let seen = added(&*store, 1).await;
+    let described = Description { name: SandboxName::parse("renamed").unwrap(), sfdc_account_id: None };
+    let missing = done(store.mark_missing(&seen, NOW).await.unwrap());
+    assert_eq!(lost(store.mark_missing(&seen, NOW).await.unwrap()), missing);
+    // Renamed while it is away and after it was seen: it comes back under the name of today.
+    done(store.describe(&seen.id, missing.version, &described).await.unwrap());
+    let back = done(store.mark_found(&missing, LATER).await.unwrap());
+    assert_eq!((back.state.name(), back.version), (StateName::Available, Version::new(3)));
+    assert_eq!(back.name, described.name);
+    assert_eq!(lost(store.mark_found(&missing, LATER).await.unwrap()), back);
+    assert_eq!(listed(&*store, StateName::Available, prefix("rena")).await, [back]);
+}
+
+pub(crate) async fn a_description_touches_nothing_else(store: Arc<dyn Store>) {
+    for (number, state) in (1..).zip(REACHABLE) {
+        let before = in_state(&*store, state, number).await;
+        let name = SandboxName::parse(&format!("renamed {number}")).unwrap();
+        let described = Description { name: name.clone(), sfdc_account_id: None };
+        let after = done(store.describe(&before.id, before.version, &described).await.unwrap());
+        assert_eq!(after, Sandbox { name, sfdc_account_id: None, ..before.clone() });
+        assert_eq!(store.sandbox(&before.id).await.unwrap(), Some(after.clone()));
+        if state != StateName::Deleted {
+            assert_eq!(listed(&*store, state, SortRange::All).await, std::slice::from_ref(&after));
+        }
+        if state == StateName::Available {
+            // The index goes by the new name at once.
+            assert_eq!(listed(&*store, state, prefix("renamed")).await, std::slice::from_ref(&after));
+            assert_eq!(listed(&*store, state, prefix("lab")).await, []);
+        }
+        let old = store.describe(&before.id, before.version.next(), &described).await.unwrap();
+        assert_eq!(lost(old), after);
+    }
+}
+
+pub(crate) async fn a_tombstone_is_not_brought_back(store: Arc<dyn Store>) {
+    let tombstone = in_state(&*store, StateName::Deleted, 1).await;
+    // The provider's listing lags and still shows it.
+    let listed_again = store.insert(&new_sandbox(1), LATER).await.unwrap();
+    assert_eq!(listed_again, Insert::Exists(Box::new(tombstone.clone())));
+    assert_eq!(lost(store.mark_found(&tombstone, LATER).await.unwrap()), tombstone);
+    let grant = grant_of(&tombstone.candidate(), &claim_key("owner-2", "key-1"));
+    assert_eq!(lost(store.grant(&grant).await.unwrap()), tombstone);
+    for state in StateName::ALL {
+        assert_eq!(listed(&*store, state, SortRange::All).await, [], "{state}");
+    }
+}
+
+pub(crate) async fn an_absent_sandbox_is_told_apart(store: Arc<dyn Store>) {
+    let never = new_sandbox(1).enter(NOW);
+    for step in STEPS {
+        let answer = in_store(&*store, step, &never).await.unwrap();
+        assert_eq!(answer, Write::Lost(None), "{step}");
+    }
+    let described = Description { name: never.name.clone(), sfdc_account_id: None };
+    let described = store.describe(&never.id, never.version, &described).await.unwrap();
+    assert_eq!(described, Write::Lost(None));
+    assert_eq!(store.sandbox(&never.id).await.unwrap(), None);
+    store.ping().await.unwrap();
+}
+
+pub(crate) async fn a_long_history_keeps_its_latest_entries(store: Arc<dyn Store>) {
+    let mut sandbox = added(&*store, 1).await;
+    for _ in 0..=HISTORY_ENTRIES_MAX / 2 {
+        let missing = done(store.mark_missing(&sandbox, NOW).await.unwrap());
+        sandbox = done(store.mark_found(&missing, NOW).await.unwrap());
+    }
+    assert_eq!(sandbox.history.len(), HISTORY_ENTRIES_MAX);
+    // From here on entries are appended, and the surplus is cut when the item is read.
+    let grant = grant_of(&sandbox.candidate(), &claim_key("owner-1", "key-1"));
+    let granted = done(store.grant(&grant).await.unwrap());
+    assert_eq!(granted, sandbox.claim(&grant).unwrap());
+    let released = done(store.release(&granted.id, &owner("owner-1"), LATER).await.unwrap());
+    assert_eq!(released, granted.release(&owner("owner-1"), LATER).unwrap());
+    assert_eq!(store.sandbox(&released.id).await.unwrap(), Some(released));
+}
