@@ -10,7 +10,9 @@ pub mod dynamodb;
 pub mod dynamodb_local;
 pub mod servers;
 
+pub mod deletions;
 pub mod faulty_store;
+pub mod interposed_store;
 pub mod lossy_proxy;
 
 pub mod clock;
