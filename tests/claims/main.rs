@@ -5,6 +5,7 @@
 //! embedded DynamoDB. All of a test runs on one thread, so that its seed decides the order of everything.
 
 mod engines;
+mod interleavings;
 mod interruptions;
 mod late_writers;
 mod settings;
@@ -52,6 +53,11 @@ on_engine! { memory Memory:
         a_late_writer_after_the_lease_is_over_does_no_harm,
         a_late_writer_on_a_left_behind_item_does_no_harm,
     }
+    interleavings {
+        nothing_fails_and_everything_comes_at_once,
+        now_and_then_something_breaks,
+        something_breaks_all_the_time,
+    }
 }
 
 // What between them makes every call of a claim; memory has shown the rest.
@@ -68,5 +74,10 @@ on_engine! { dynoxide Dynoxide:
     }
     late_writers {
         a_late_writer_with_outdated_candidates_does_no_harm,
+    }
+    interleavings {
+        nothing_fails_and_everything_comes_at_once,
+        now_and_then_something_breaks,
+        something_breaks_all_the_time,
     }
 }
