@@ -150,7 +150,7 @@ async fn old_candidates_are_not_tried_to_the_last() {
 #[tokio::test]
 async fn a_flood_of_prefixes_is_not_kept() {
     let world = world(0).await;
-    let endless = Arc::new(crate::endless::Endless::default());
+    let endless = Arc::new(crate::endless::Endless);
     let process = world.process_over(endless.over(Arc::clone(&world.store)));
     let mut looked = ask_all(&process, "first").await;
     assert_eq!(looked, FLOOD, "each prefix is new, and so needs a look");

@@ -10,7 +10,7 @@ use std::sync::Arc;
 const EACH: usize = 3;
 
 /// Makes them when they are looked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Endless;
 
 // === impl Endless ===

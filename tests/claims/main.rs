@@ -4,6 +4,14 @@
 //! Each case is a function over an engine; the macros below make a test of it in memory, and of some on the
 //! embedded DynamoDB. All of a test runs on one thread, so that its seed decides the order of everything.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that fails should panic"
+)]
+
 mod candidates;
 mod crowds;
 mod ended_leases;
