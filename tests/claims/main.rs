@@ -4,6 +4,18 @@
 //! Each case is a function over an engine; the macros below make a test of it in memory, and of some on the
 //! embedded DynamoDB. All of a test runs on one thread, so that its seed decides the order of everything.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that fails should panic"
+)]
+
+mod candidates;
+mod crowds;
+mod ended_leases;
+mod endless;
 mod engines;
 mod interleavings;
 mod interruptions;
@@ -11,6 +23,7 @@ mod late_writers;
 mod settings;
 mod soundness;
 mod twins;
+mod unsteady;
 mod world;
 
 /// Tests of `cases` on one engine.
@@ -58,6 +71,15 @@ on_engine! { memory Memory:
         now_and_then_something_breaks,
         something_breaks_all_the_time,
     }
+    crowds {
+        everybody_gets_one_until_there_are_none,
+    }
+    ended_leases {
+        until_its_grace_is_over_a_lease_stays,
+        a_lease_that_is_over_ends_like_a_released_one,
+        a_lease_that_is_over_ends_even_if_nothing_is_free,
+        a_queue_that_fails_holds_nobody_up,
+    }
 }
 
 // What between them makes every call of a claim; memory has shown the rest.
@@ -79,5 +101,14 @@ on_engine! { dynoxide Dynoxide:
         nothing_fails_and_everything_comes_at_once,
         now_and_then_something_breaks,
         something_breaks_all_the_time,
+    }
+    crowds {
+        everybody_gets_one_until_there_are_none,
+    }
+    ended_leases {
+        until_its_grace_is_over_a_lease_stays,
+        a_lease_that_is_over_ends_like_a_released_one,
+        a_lease_that_is_over_ends_even_if_nothing_is_free,
+        a_queue_that_fails_holds_nobody_up,
     }
 }

@@ -86,7 +86,7 @@ pub(crate) fn assert_in_order(sandbox: &Sandbox) {
     }
 }
 
-pub(crate) fn assert_one_lease_a_key(sandboxes: &[Sandbox]) {
+pub(crate) fn assert_one_lease_a_key<'a>(sandboxes: impl IntoIterator<Item = &'a Sandbox>) {
     let mut holders: BTreeMap<&ClaimKey, &Sandbox> = BTreeMap::new();
     for sandbox in sandboxes {
         if let Some(lease) = sandbox.lease()

@@ -39,6 +39,7 @@ const CLAIMS: [(&str, Option<&str>); 4] =
 
 /// A run.
 pub(crate) struct Fleet {
+    engine: Engine,
     world: World,
     board: Arc<Board>,
     dice: Dice,
@@ -108,6 +109,7 @@ impl Fleet {
     pub(crate) async fn new(engine: Engine, seed: u64, weather: Weather) -> Self {
         let world = World::new(engine, SANDBOXES, seed).await;
         let mut fleet = Self {
+            engine,
             world,
             board: Arc::default(),
             dice: Dice::seeded(seed),
@@ -177,7 +179,7 @@ impl Fleet {
             point.pass();
             if changes_a_sandbox {
                 self.board.settle().await;
-                self.look().await;
+                self.look_after_a_call().await;
             }
         }
     }
@@ -321,7 +323,20 @@ impl Fleet {
 
     /// Writes down what there is now.
     async fn look(&mut self) {
-        let ids: Vec<SandboxId> = (1..=LISTED_MAX as u64).map(id).collect();
+        self.look_at((1..=LISTED_MAX as u64).map(id).collect()).await;
+    }
+
+    /// The same after a call. Where reading takes its time, only what the store said that it wrote is read.
+    async fn look_after_a_call(&mut self) {
+        let written = self.board.take_written();
+        if self.engine.is_slow() {
+            self.look_at(written).await;
+        } else {
+            self.look().await;
+        }
+    }
+
+    async fn look_at(&mut self, ids: Vec<SandboxId>) {
         let reads = ids.iter().map(|id| self.world.store.sandbox(id));
         let sandboxes = join_all(reads).await.into_iter().filter_map(Result::unwrap).collect();
         let mut followed: Vec<&mut Followed> =

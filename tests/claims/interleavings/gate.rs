@@ -1,6 +1,7 @@
 //! Where calls wait for the scheduler: every read once, after it happened, and every write before and after.
 
 use async_trait::async_trait;
+use common::domain::{Sandbox, SandboxId};
 use common::store::StoreError;
 use harness::interposed_store::Interposer;
 use std::collections::BTreeSet;
@@ -49,6 +50,8 @@ struct State {
     /// Calls that the store works on.
     busy: usize,
     arrivals: u64,
+    /// Sandboxes that were written since somebody asked.
+    written: BTreeSet<SandboxId>,
 }
 
 /// The way of one process to the store.
@@ -108,6 +111,11 @@ impl Board {
         state.waiting.retain(|point| point.process != process);
     }
 
+    /// The sandboxes that were written since the last time.
+    pub(crate) fn take_written(&self) -> Vec<SandboxId> {
+        std::mem::take(&mut self.state().written).into_iter().collect()
+    }
+
     /// Waits until everybody waits, here or for one another.
     pub(crate) async fn settle(&self) {
         let mut quiet = 0;
@@ -148,6 +156,10 @@ impl Board {
 
 #[async_trait]
 impl Interposer for Gate {
+    fn written(&self, sandbox: &Sandbox) {
+        self.board.state().written.insert(sandbox.id.clone());
+    }
+
     async fn before(&self, operation: &'static str) -> Result<(), StoreError> {
         if !READS.contains(&operation) {
             self.board.stand(self.process, operation, Side::Before).await?;

@@ -48,16 +48,12 @@ pub(crate) struct Followed {
 // === impl Ledger ===
 
 impl Ledger {
-    /// Looks at all sandboxes; at most one of them has changed since the last time.
+    /// Looks at these sandboxes; at most one of them has changed since the last time, and none of the others.
     pub(crate) fn look(&mut self, sandboxes: Vec<Sandbox>, now: UnixSeconds, followed: &mut [&mut Followed]) {
         self.step += 1;
-        sandboxes.iter().for_each(assert_in_order);
-        assert_one_lease_a_key(&sandboxes);
         let mut changes = 0;
         for sandbox in sandboxes {
-            if let Some(lease) = sandbox.lease() {
-                self.note_lease(&sandbox.id, lease);
-            }
+            assert_in_order(&sandbox);
             if let Some(before) = self.seen.get(&sandbox.id) {
                 if before.version == sandbox.version {
                     assert_eq!(*before, sandbox, "changed without a new version");
@@ -69,6 +65,11 @@ impl Ledger {
             self.seen.insert(sandbox.id.clone(), sandbox);
         }
         assert!(changes <= 1 || self.step == 1, "one call has changed {changes} sandboxes");
+        assert_one_lease_a_key(self.seen.values());
+        let held: Vec<_> = self.in_state(StateName::Allocated).into_iter().cloned().collect();
+        for sandbox in held {
+            self.note_lease(&sandbox.id, sandbox.lease().expect("it is held"));
+        }
         for claim in followed {
             claim.free.retain(|candidate| self.is_free(candidate));
         }
