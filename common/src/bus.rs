@@ -179,8 +179,8 @@ pub trait ServiceInfo: Send + Sync {
     /// Answered requests and failures of a verb since the start, and their summed time in nanoseconds.
     fn counts(&self, verb: Verb) -> VerbCounts;
 
-    /// Further numbers, shown as they stand.
-    fn data(&self) -> serde_json::Value;
+    /// Further numbers, by name, shown as they stand.
+    fn further(&self) -> Vec<(&'static str, u64)>;
 }
 
 /// What a worker counted of one verb.

@@ -93,10 +93,7 @@ impl ServiceInfo for Metrics {
         }
     }
 
-    fn data(&self) -> serde_json::Value {
-        serde_json::json!({
-            "lost_races": self.lost_races.get(),
-            "candidate_rounds": self.candidate_rounds.get(),
-        })
+    fn further(&self) -> Vec<(&'static str, u64)> {
+        vec![("lost_races", self.lost_races.get()), ("candidate_rounds", self.candidate_rounds.get())]
     }
 }

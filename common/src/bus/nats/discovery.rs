@@ -13,6 +13,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::select_all;
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -103,7 +104,7 @@ fn answer(
                     last_error: "",
                     processing_time: processing_ns,
                     average_processing_time: processing_ns.checked_div(requests).unwrap_or(0),
-                    data: service.data(),
+                    data: service.further().into_iter().collect(),
                 }
             });
             json!(Stats { common, started: super::publish::rfc3339(started), endpoints: endpoints.collect() })
@@ -148,7 +149,7 @@ struct EndpointStats {
     last_error: &'static str,
     processing_time: u64,
     average_processing_time: u64,
-    data: Value,
+    data: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Serialize)]
