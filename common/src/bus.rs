@@ -4,7 +4,9 @@
 //! at least once. A worker turns a delivery into a [`Verdict`]; only the adapter turns verdicts into
 //! acknowledgements.
 
-use crate::contract::{DeletionWork, Fault, Outcome, ParkedDeletion, Report, RunReport, TickKind, Verb};
+use crate::contract::{
+    DeletionWork, Fault, FaultCode, Outcome, ParkedDeletion, Report, RunReport, TickKind, Verb,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::time::Duration;
@@ -190,6 +192,8 @@ pub struct VerbCounts {
     pub requests: u64,
     /// Of these, with a failure.
     pub errors: u64,
+    /// The last of these failures.
+    pub last_error: Option<FaultCode>,
     /// Time spent on all of them, in nanoseconds.
     pub processing_ns: u64,
 }

@@ -1,5 +1,6 @@
 //! What every role needs around its work: settings, log lines, an orderly stop, and its own small HTTP port.
 
+pub mod metrics;
 pub mod ops;
 pub mod policy;
 pub mod settings;

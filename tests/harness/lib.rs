@@ -8,6 +8,7 @@ pub mod wait;
 
 pub mod dynamodb;
 pub mod dynamodb_local;
+pub mod nats_cli;
 pub mod servers;
 
 pub mod deletions;

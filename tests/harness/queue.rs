@@ -2,8 +2,15 @@
 
 use crate::rig::Rig;
 use async_nats::jetstream::{self, stream};
+use common::clock::{Clock as _, SystemClock};
+use common::contract::subjects::REAPER_CONSUMER;
 use common::contract::{ParkedDeletion, Subjects};
 use common::domain::{PoolName, SandboxId};
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// Longer than any test.
+const PAUSE: Duration = Duration::from_secs(3_600);
 
 // === impl Rig ===
 
@@ -25,6 +32,15 @@ impl Rig {
     /// Removes every message from DELETIONS, as a lost stream would.
     pub async fn purge_deletions(&self) {
         self.stream(self.bus.subjects().deletions_stream()).await.purge().await.expect("a purge");
+    }
+
+    /// Keeps the reapers from taking further work, for an hour.
+    pub async fn pause_deletions(&self) {
+        let stream = self.stream(self.bus.subjects().deletions_stream()).await;
+        let until = SystemClock.now().after(PAUSE).get();
+        let until = OffsetDateTime::from_unix_timestamp(until as i64).expect("a time");
+        let paused = stream.pause_consumer(REAPER_CONSUMER, until).await;
+        assert!(paused.expect("a pause").paused);
     }
 
     /// Messages in PARKED.

@@ -146,7 +146,7 @@ impl NatsBus {
         random: Arc<dyn Random>,
     ) -> Result<Self, BusError> {
         crate::runtime::install_crypto();
-        let url = config.url.clone();
+        let url = without_credentials(&config.url);
         let mut options = ConnectOptions::new()
             .name(name)
             .retry_on_initial_connect()
@@ -217,6 +217,15 @@ fn reconnect_delay(random: &dyn Random, attempts: usize) -> Duration {
     RECONNECT_DELAY_MIN + full_jitter(random, longest)
 }
 
+/// Addresses as they may be shown: one may carry a user, a password or a token before its host.
+fn without_credentials(addresses: &str) -> String {
+    let shown = addresses.split(',').map(|address| {
+        let (scheme, rest) = address.trim().split_once("://").unwrap_or(("nats", address.trim()));
+        format!("{scheme}://{}", rest.rsplit('@').next().unwrap_or(rest))
+    });
+    shown.collect::<Vec<_>>().join(",")
+}
+
 async fn log_event(url: String, event: Event) {
     match event {
         Event::Connected => tracing::info!(nats.url = url, "connected to NATS"),
@@ -233,5 +242,16 @@ async fn log_event(url: String, event: Event) {
         }
         Event::LameDuckMode => tracing::warn!(nats.url = url, "the NATS server is about to stop"),
         Event::Draining | Event::Closed => tracing::debug!(nats.url = url, %event, "NATS connection ends"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_shown_without_credentials() {
+        let shown = without_credentials("nats://broker:p@ss@one:4222, tls://s3cret@two, three:4222");
+        assert_eq!(shown, "nats://one:4222,tls://two,nats://three:4222");
     }
 }

@@ -59,7 +59,7 @@ impl Allocator {
         let claimed = tokio::time::timeout_at(deadline.into(), self.claim(&claim, give_up)).await;
         let (outcome, sandbox) = match claimed {
             Ok(Ok(claimed)) => claimed,
-            Ok(Err(ClaimError::Store(error))) => return Err(store_fault(&error)),
+            Ok(Err(ClaimError::Store(error))) => return Err(store_fault(request, &error)),
             Ok(Err(ClaimError::Scarce(Scarcity::Exhausted))) => {
                 return Err(Fault::new(
                     FaultCode::PoolExhausted,
@@ -72,7 +72,7 @@ impl Allocator {
                     "others were faster for every free sandbox; repeat with the same key",
                 ));
             }
-            Ok(Err(ClaimError::Scarce(Scarcity::Store(error)))) => return Err(store_fault(&error)),
+            Ok(Err(ClaimError::Scarce(Scarcity::Store(error)))) => return Err(store_fault(request, &error)),
             Err(_) => {
                 return Err(Fault::new(FaultCode::Timeout, "the deadline passed; repeat with the same key"));
             }

@@ -6,10 +6,10 @@
 //! whole round over all shards showed nothing but sandboxes that are known to be taken; while others are
 //! still being tried, the caller waits for their outcome. One round answers everybody who came before it.
 
+use crate::Metrics;
 use common::domain::{Candidate, NamePrefix, PoolName, SandboxId, StateName, Version};
 use common::random::{Random, shuffle};
 use common::store::{PageCursor, SortRange, StateQuery, Store, StoreError};
-use prometheus::IntCounter;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -51,7 +51,7 @@ pub(crate) enum Scarcity {
 pub(crate) struct Candidates {
     store: Arc<dyn Store>,
     random: Arc<dyn Random>,
-    rounds: IntCounter,
+    metrics: Metrics,
     book: Arc<Book>,
     shelves: Mutex<HashMap<Selector, Arc<Shelf>>>,
 }
@@ -137,8 +137,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // === impl Candidates ===
 
 impl Candidates {
-    pub(crate) fn new(store: Arc<dyn Store>, random: Arc<dyn Random>, rounds: IntCounter) -> Self {
-        Self { store, random, rounds, book: Arc::default(), shelves: Mutex::default() }
+    pub(crate) fn new(store: Arc<dyn Store>, random: Arc<dyn Random>, metrics: Metrics) -> Self {
+        Self { store, random, metrics, book: Arc::default(), shelves: Mutex::default() }
     }
 
     /// A candidate for `selector`, reserved in this process.
@@ -226,7 +226,7 @@ impl Candidates {
 
     /// One round over the shards: as many fresh candidates as are wanted, or all that there are.
     async fn look(&self, selector: &Selector, cursors: &mut Cursors) -> Result<Round, StoreError> {
-        self.rounds.inc();
+        self.metrics.candidate_round();
         let mut shards: Vec<u16> = (0..self.store.shards()).collect();
         shuffle(self.random.as_ref(), &mut shards);
         let mut round = Round::default();

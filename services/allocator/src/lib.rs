@@ -104,11 +104,8 @@ impl Allocator {
     /// An allocator that counts into `metrics`.
     #[must_use]
     pub fn new(config: Config, ports: Ports, metrics: Metrics) -> Self {
-        let candidates = candidates::Candidates::new(
-            Arc::clone(&ports.store),
-            Arc::clone(&ports.random),
-            metrics.candidates(),
-        );
+        let candidates =
+            candidates::Candidates::new(Arc::clone(&ports.store), Arc::clone(&ports.random), metrics.clone());
         Self { config, ports, candidates, metrics, announcing: TaskTracker::new() }
     }
 
@@ -133,8 +130,8 @@ impl Allocator {
             },
             Verb::Release => plain(self.release(request).await),
             Verb::Get => plain(self.get(request).await),
-            Verb::Stats => plain(self.stats().await),
-            Verb::Health => plain(self.health().await),
+            Verb::Stats => plain(self.stats(request).await),
+            Verb::Health => plain(self.health(request).await),
         }
     }
 
@@ -176,8 +173,13 @@ fn decode<T: DeserializeOwned>(body: &Bytes) -> Result<T, Fault> {
 }
 
 /// What a caller is told when the store could not say what happened. The cause is for the log.
-fn store_fault(error: &StoreError) -> Fault {
-    tracing::error!(error = %Chain(error), "the store failed");
+fn store_fault(request: &Request, error: &StoreError) -> Fault {
+    tracing::error!(
+        request.id = request.context.request_id,
+        request.verb = request.verb.as_str(),
+        error = %Chain(error),
+        "the store failed"
+    );
     match error {
         StoreError::Unavailable { .. } => {
             Fault::new(FaultCode::StoreUnavailable, "the table does not answer; repeat with the same key")

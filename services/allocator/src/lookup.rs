@@ -11,7 +11,7 @@ use common::store::{SortRange, StateQuery, StoreError};
 impl Allocator {
     pub(crate) async fn get(&self, request: &Request) -> Result<SandboxView, Fault> {
         let (id, owner) = parse_target(&decode::<SandboxRequest>(&request.body)?)?;
-        let found = self.ports.store.sandbox(&id).await.map_err(|error| store_fault(&error))?;
+        let found = self.ports.store.sandbox(&id).await.map_err(|error| store_fault(request, &error))?;
         let Some(sandbox) = found else {
             return Err(Fault::new(FaultCode::NotFound, "there is no such sandbox"));
         };
@@ -22,18 +22,18 @@ impl Allocator {
     }
 
     /// Counts every index shard. Costs a read of the whole index, so it is for operators, not for a loop.
-    pub(crate) async fn stats(&self) -> Result<StatsReply, Fault> {
+    pub(crate) async fn stats(&self, request: &Request) -> Result<StatsReply, Fault> {
         let mut reply = StatsReply::default();
         for pool in self.config.pools.pools() {
-            let stats = self.pool_stats(pool).await.map_err(|error| store_fault(&error))?;
+            let stats = self.pool_stats(pool).await.map_err(|error| store_fault(request, &error))?;
             reply.all.add(&stats);
             reply.pools.insert(pool.to_string(), stats);
         }
         Ok(reply)
     }
 
-    pub(crate) async fn health(&self) -> Result<HealthReply, Fault> {
-        self.ports.store.ping().await.map_err(|error| store_fault(&error))?;
+    pub(crate) async fn health(&self, request: &Request) -> Result<HealthReply, Fault> {
+        self.ports.store.ping().await.map_err(|error| store_fault(request, &error))?;
         Ok(HealthReply { store: "ok".to_owned() })
     }
 

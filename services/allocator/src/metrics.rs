@@ -2,20 +2,32 @@
 
 use common::bus::{ServiceInfo, VerbCounts};
 use common::contract::{FaultCode, Outcome, Verb};
+use common::runtime::metrics::{Collectors, register_all};
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// From half a millisecond (a good claim on a local table takes about one) to the longest deadline.
 const LATENCY_BUCKETS_SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 5.0, 10.0];
 
-/// The numbers of all allocators of a process.
+/// The numbers of all allocators of a process, and those of the one worker that this handle belongs to.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     requests: IntCounterVec,
     latency: HistogramVec,
     lost_races: IntCounter,
     candidate_rounds: IntCounter,
+    worker: Arc<Mutex<Worker>>,
+}
+
+/// What one worker did. Discovery asks each worker for its own numbers, and whoever asks adds them up.
+#[derive(Debug, Default)]
+struct Worker {
+    verbs: HashMap<Verb, VerbCounts>,
+    lost_races: u64,
+    candidate_rounds: u64,
 }
 
 // === impl Metrics ===
@@ -44,20 +56,33 @@ impl Metrics {
                 "broker_allocator_candidate_rounds_total",
                 "Rounds over the index for candidates",
             )?,
+            worker: Arc::default(),
         };
-        registry.register(Box::new(metrics.requests.clone()))?;
-        registry.register(Box::new(metrics.latency.clone()))?;
-        registry.register(Box::new(metrics.lost_races.clone()))?;
-        registry.register(Box::new(metrics.candidate_rounds.clone()))?;
+        register_all(registry, metrics.collectors())?;
         Ok(metrics)
     }
 
-    pub(crate) fn candidates(&self) -> IntCounter {
-        self.candidate_rounds.clone()
+    /// All that are registered.
+    #[must_use]
+    pub fn collectors(&self) -> Collectors {
+        let Self { requests, latency, lost_races, candidate_rounds, worker: _ } = self.clone();
+        vec![Box::new(requests), Box::new(latency), Box::new(lost_races), Box::new(candidate_rounds)]
+    }
+
+    /// A handle for another worker of the same process.
+    #[must_use]
+    pub fn of_another_worker(&self) -> Self {
+        Self { worker: Arc::default(), ..self.clone() }
+    }
+
+    pub(crate) fn candidate_round(&self) {
+        self.candidate_rounds.inc();
+        self.worker().candidate_rounds += 1;
     }
 
     pub(crate) fn lost_race(&self) {
         self.lost_races.inc();
+        self.worker().lost_races += 1;
     }
 
     pub(crate) fn answered(
@@ -67,33 +92,78 @@ impl Metrics {
         fault: Option<FaultCode>,
         took: Duration,
     ) {
-        let outcome = match (fault, outcome) {
+        let text = match (fault, outcome) {
             (Some(code), _) => code.as_str(),
             (None, Some(outcome)) => outcome.as_str(),
             (None, None) => "ok",
         };
-        self.requests.with_label_values(&[verb.as_str(), outcome]).inc();
+        self.requests.with_label_values(&[verb.as_str(), text]).inc();
         self.latency.with_label_values(&[verb.as_str()]).observe(took.as_secs_f64());
+        let mut worker = self.worker();
+        let counts = worker.verbs.entry(verb).or_default();
+        counts.requests += 1;
+        counts.errors += u64::from(fault.is_some());
+        counts.last_error = fault.or(counts.last_error);
+        counts.processing_ns =
+            counts.processing_ns.saturating_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    fn answered_with(&self, verb: Verb, outcome: &str) -> u64 {
-        self.requests.with_label_values(&[verb.as_str(), outcome]).get()
+    fn worker(&self) -> MutexGuard<'_, Worker> {
+        // Nothing panics while it is held, so a poisoned lock holds sound numbers.
+        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ServiceInfo for Metrics {
     fn counts(&self, verb: Verb) -> VerbCounts {
-        let latency = self.latency.with_label_values(&[verb.as_str()]);
-        let errors = FaultCode::ALL.iter().map(|code| self.answered_with(verb, code.as_str())).sum();
-        let processing = Duration::try_from_secs_f64(latency.get_sample_sum()).unwrap_or_default();
-        VerbCounts {
-            requests: latency.get_sample_count(),
-            errors,
-            processing_ns: u64::try_from(processing.as_nanos()).unwrap_or(u64::MAX),
-        }
+        self.worker().verbs.get(&verb).copied().unwrap_or_default()
     }
 
     fn further(&self) -> Vec<(&'static str, u64)> {
-        vec![("lost_races", self.lost_races.get()), ("candidate_rounds", self.candidate_rounds.get())]
+        let Worker { lost_races, candidate_rounds, .. } = &*self.worker();
+        vec![("lost_races", *lost_races), ("candidate_rounds", *candidate_rounds)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_worker_shows_its_own_numbers_and_the_process_all() {
+        let registry = Registry::new();
+        let first = Metrics::register(&registry).unwrap();
+        let second = first.of_another_worker();
+        let took = Duration::from_millis(2);
+        first.answered(Verb::Allocate, Some(Outcome::Created), None, took);
+        second.answered(Verb::Allocate, None, Some(FaultCode::PoolExhausted), took);
+        second.answered(Verb::Allocate, Some(Outcome::Existing), None, took);
+        second.lost_race();
+        let counts = |requests, errors, last_error| VerbCounts {
+            requests,
+            errors,
+            last_error,
+            processing_ns: requests * 2_000_000,
+        };
+        assert_eq!(first.counts(Verb::Allocate), counts(1, 0, None));
+        assert_eq!(second.counts(Verb::Allocate), counts(2, 1, Some(FaultCode::PoolExhausted)));
+        assert_eq!(second.counts(Verb::Get), VerbCounts::default());
+        let lost_races = |metrics: &Metrics| metrics.further().first().copied();
+        assert_eq!(lost_races(&first), Some(("lost_races", 0)));
+        assert_eq!(lost_races(&second), Some(("lost_races", 1)));
+        assert_eq!(first.latency.with_label_values(&["allocate"]).get_sample_count(), 3);
+        assert_eq!(first.lost_races.get(), 1);
+    }
+
+    #[test]
+    fn looking_makes_no_series() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        for verb in Verb::ALL {
+            metrics.counts(verb);
+        }
+        let has_series = |name: &str| registry.gather().iter().any(|family| family.name() == name);
+        assert!(!has_series("broker_allocator_requests_total"));
+        assert!(!has_series("broker_allocator_request_seconds"));
     }
 }

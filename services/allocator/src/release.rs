@@ -15,7 +15,7 @@ impl Allocator {
         let (id, owner) = crate::lookup::parse_target(&decode::<SandboxRequest>(&request.body)?)?;
         let now = self.ports.clock.now();
         let written =
-            self.ports.store.release(&id, &owner, now).await.map_err(|error| store_fault(&error))?;
+            self.ports.store.release(&id, &owner, now).await.map_err(|error| store_fault(request, &error))?;
         let sandbox = match written {
             Write::Done(sandbox) => {
                 self.announce(&sandbox);

@@ -24,6 +24,8 @@ enum Command {
     Role(Role),
     /// Print every setting of every role, as the table in docs/configuration.md.
     Settings,
+    /// Print every metric of every role, as the tables in docs/metrics.md.
+    Metrics,
     /// Become a program that dies with its parent.
     #[command(name = child::GUARD_COMMAND, hide = true)]
     Guard {
@@ -47,6 +49,7 @@ pub fn main() -> ExitCode {
             print!("{}", operate::settings_page());
             Ok(())
         }
+        Command::Metrics => operate::metrics_page().map(|page| print!("{page}")).map_err(Into::into),
         Command::Up(options) => block_on(up::run(options, &ProcessEnv)),
         Command::Role(role) => block_on(role.run(&ProcessEnv)),
     };

@@ -266,7 +266,7 @@ impl Fleet {
             store: Arc::clone(&table) as Arc<dyn Store>,
             deletions: Arc::new(bus.clone()) as Arc<dyn Deletions>,
         };
-        let metrics = self.metrics.allocator.clone();
+        let metrics = self.metrics.allocator.of_another_worker();
         let allocator = allocator::Allocator::new(config, ports, metrics.clone());
         let (stop, discovery_stop) = (self.workers_stop.clone(), self.workers_stop.clone());
         let discovery = bus.clone();

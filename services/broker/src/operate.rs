@@ -1,7 +1,9 @@
 //! Commands for operators.
 
 use crate::role::Role;
+use common::runtime::metrics::{Collectors, describe};
 use common::runtime::settings::{Env, Variable, table_rows};
+use prometheus::Registry;
 use std::collections::BTreeMap;
 
 /// An environment without variables: reading it shows every default.
@@ -42,6 +44,39 @@ pub fn settings_page() -> String {
     }
     page
 }
+
+/// `docs/metrics.md`: every metric of every role.
+///
+/// # Errors
+/// When two roles have metrics of the same name.
+pub fn metrics_page() -> Result<String, prometheus::Error> {
+    let mut page = String::from(METRICS_INTRODUCTION);
+    for (role, collectors) in collectors(&Registry::new())? {
+        let rows = common::runtime::metrics::table_rows(&describe(&collectors));
+        page.push_str(&format!("\n## {}\n\n{rows}", role.as_str()));
+    }
+    Ok(page)
+}
+
+/// The metrics of each role. The simulator has none: it stands in for somebody else's system.
+fn collectors(registry: &Registry) -> Result<[(Role, Collectors); 5], prometheus::Error> {
+    Ok([
+        (Role::Ingress, ingress::Metrics::register(registry)?.collectors()),
+        (Role::Allocator, allocator::Metrics::register(registry)?.collectors()),
+        (Role::Reaper, reaper::Metrics::register(registry)?.collectors()),
+        (Role::Reconciler, reconciler::Metrics::register(registry)?.collectors()),
+        (Role::Scheduler, scheduler::Metrics::register(registry)?.collectors()),
+    ])
+}
+
+const METRICS_INTRODUCTION: &str = "# Metrics\n\n\
+    Every role shows its metrics in the text format of Prometheus at `/metrics` of its own port (`OPS_LISTEN`); the\n\
+    ingress does so on the port of its API as well. This page is what `broker metrics` prints; a test compares the\n\
+    two, and another one finds every metric of a running fleet on this page.\n\n\
+    A metric with labels has no series before something was counted, except where a rate needs the zero. A process\n\
+    shows the numbers of all workers; those of roles that it does not play stay at zero. Several workers of a role\n\
+    in one process count together. A histogram has the series `_bucket` (label `le`), `_sum` and `_count`; its times\n\
+    are in seconds. On Linux a process also shows `process_*`: CPU time, memory, file descriptors, threads, start.\n";
 
 const INTRODUCTION: &str = "# Configuration\n\n\
     Every role reads its settings from the environment. All mistakes are reported together, before anything\n\

@@ -55,13 +55,13 @@ pub mod config;
 pub use caller::Role;
 pub use config::Config;
 pub use cors::Cors;
+pub use metrics::Metrics;
 pub use readiness::checks;
 
 use admin::TickDesk;
 use caller::{Gate, Tokens};
 use edge::Edge;
 use listener::Bounded;
-use metrics::Metrics;
 use relay::{Relay, RelayLimits};
 use routes::Parts;
 

@@ -1,12 +1,13 @@
 //! Every metric of the ingress. Labels come from fixed sets only: a caller cannot make new series.
 
 use axum::http::{Method, StatusCode};
+use common::runtime::metrics::{Collectors, register_all};
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
 use std::time::Duration;
 
 /// Handles of all metrics.
 #[derive(Clone, Debug)]
-pub(crate) struct Metrics {
+pub struct Metrics {
     requests: IntCounterVec,
     latency: HistogramVec,
     in_flight: IntGauge,
@@ -49,7 +50,10 @@ impl RetryReason {
 
 impl Metrics {
     /// Makes the metrics and puts them into `registry`.
-    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+    ///
+    /// # Errors
+    /// When a name is registered already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Self {
             requests: IntCounterVec::new(
                 Opts::new(
@@ -75,15 +79,19 @@ impl Metrics {
                 &["reason"],
             )?,
         };
-        registry.register(Box::new(metrics.requests.clone()))?;
-        registry.register(Box::new(metrics.latency.clone()))?;
-        registry.register(Box::new(metrics.in_flight.clone()))?;
-        registry.register(Box::new(metrics.retries.clone()))?;
+        register_all(registry, metrics.collectors())?;
         // A rate needs the zero before the first event.
         for reason in RetryReason::ALL {
             metrics.retries.with_label_values(&[reason.as_str()]);
         }
         Ok(metrics)
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn collectors(&self) -> Collectors {
+        let Self { requests, latency, in_flight, retries } = self.clone();
+        vec![Box::new(requests), Box::new(latency), Box::new(in_flight), Box::new(retries)]
     }
 
     pub(crate) fn begun(&self) {

@@ -1,5 +1,6 @@
 //! What a reaper counts: every name, help text, label and bucket.
 
+use common::runtime::metrics::{Collectors, register_all};
 use prometheus::{Histogram, HistogramOpts, HistogramTimer, IntCounterVec, Opts, Registry};
 
 /// A delete at the CSP takes 3 to 10 s; the buckets are dense there and end at its time-outs.
@@ -35,9 +36,16 @@ impl Metrics {
             )
             .buckets(CALL_BUCKETS_SECONDS.to_vec()),
         )?;
-        registry.register(Box::new(outcomes.clone()))?;
-        registry.register(Box::new(calls.clone()))?;
-        Ok(Self { outcomes, calls })
+        let metrics = Self { outcomes, calls };
+        register_all(registry, metrics.collectors())?;
+        Ok(metrics)
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn collectors(&self) -> Collectors {
+        let Self { outcomes, calls } = self.clone();
+        vec![Box::new(outcomes), Box::new(calls)]
     }
 
     pub(crate) fn time_call(&self) -> HistogramTimer {

@@ -1,6 +1,7 @@
 //! What a reconciler counts: every name, help text, label and bucket.
 
 use common::contract::{Report, TickKind};
+use common::runtime::metrics::{Collectors, register_all};
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 
 /// The numbers of all reconcilers of a process.
@@ -34,10 +35,16 @@ impl Metrics {
             "broker_allocated_missing",
             "Sandboxes that are held but were not listed by the provider at the last sync",
         )?;
-        registry.register(Box::new(runs.clone()))?;
-        registry.register(Box::new(sandboxes.clone()))?;
-        registry.register(Box::new(allocated_missing.clone()))?;
-        Ok(Self { runs, sandboxes, allocated_missing })
+        let metrics = Self { runs, sandboxes, allocated_missing };
+        register_all(registry, metrics.collectors())?;
+        Ok(metrics)
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn collectors(&self) -> Collectors {
+        let Self { runs, sandboxes, allocated_missing } = self.clone();
+        vec![Box::new(runs), Box::new(sandboxes), Box::new(allocated_missing)]
     }
 
     pub(crate) fn ran(&self, kind: TickKind, report: &Report) {

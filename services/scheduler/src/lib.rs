@@ -21,6 +21,7 @@ mod schedule;
 use common::bus::Ticks;
 use common::clock::Clock;
 use common::contract::TickKind;
+use common::runtime::metrics::{Collectors, register_all};
 use common::runtime::settings::Settings;
 use prometheus::{IntCounterVec, Opts, Registry};
 use std::convert::Infallible;
@@ -111,8 +112,16 @@ impl Metrics {
             ),
             &["kind", "result"],
         )?;
-        registry.register(Box::new(ticks.clone()))?;
-        Ok(Self { ticks })
+        let metrics = Self { ticks };
+        register_all(registry, metrics.collectors())?;
+        Ok(metrics)
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn collectors(&self) -> Collectors {
+        let Self { ticks } = self.clone();
+        vec![Box::new(ticks)]
     }
 
     fn count(&self, kind: TickKind, result: &str) {

@@ -6,7 +6,7 @@
 use super::{NatsBus, failed};
 use crate::bus::{BusError, ServiceInfo, VerbCounts};
 use crate::contract::subjects::ALLOCATOR_SERVICE;
-use crate::contract::{Subjects, Verb};
+use crate::contract::{FaultCode, Subjects, Verb};
 use crate::domain::UnixSeconds;
 use async_nats::Message;
 use futures_util::StreamExt as _;
@@ -91,17 +91,20 @@ fn answer(
     };
     match question {
         "INFO" => {
-            let endpoints: Vec<_> = Verb::ALL.into_iter().map(endpoint).collect();
+            let endpoints = Verb::ALL
+                .into_iter()
+                .map(|verb| EndpointInfo { endpoint: endpoint(verb), metadata: json!({}) });
+            let endpoints = endpoints.collect();
             json!(Info { common, description: "Hands out sandboxes and takes them back", endpoints })
         }
         "STATS" => {
             let endpoints = Verb::ALL.into_iter().map(|verb| {
-                let VerbCounts { requests, errors, processing_ns } = service.counts(verb);
+                let VerbCounts { requests, errors, last_error, processing_ns } = service.counts(verb);
                 EndpointStats {
                     endpoint: endpoint(verb),
                     num_requests: requests,
                     num_errors: errors,
-                    last_error: "",
+                    last_error: last_error.map(error_text).unwrap_or_default(),
                     processing_time: processing_ns,
                     average_processing_time: processing_ns.checked_div(requests).unwrap_or(0),
                     data: service.further().into_iter().collect(),
@@ -111,6 +114,11 @@ fn answer(
         }
         _ => json!(common),
     }
+}
+
+/// As the client libraries write it: number and text.
+fn error_text(code: FaultCode) -> String {
+    format!("{}:{}", code.status(), code.as_str())
 }
 
 // The shapes below are those of ADR-32; their field names are its words.
@@ -137,7 +145,14 @@ struct Info<'a> {
     #[serde(flatten)]
     common: Common<'a>,
     description: &'static str,
-    endpoints: Vec<EndpointName>,
+    endpoints: Vec<EndpointInfo>,
+}
+
+#[derive(Serialize)]
+struct EndpointInfo {
+    #[serde(flatten)]
+    endpoint: EndpointName,
+    metadata: Value,
 }
 
 #[derive(Serialize)]
@@ -146,7 +161,7 @@ struct EndpointStats {
     endpoint: EndpointName,
     num_requests: u64,
     num_errors: u64,
-    last_error: &'static str,
+    last_error: String,
     processing_time: u64,
     average_processing_time: u64,
     data: BTreeMap<&'static str, u64>,

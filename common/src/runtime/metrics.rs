@@ -1,0 +1,103 @@
+//! Metrics: registered together, and described for `docs/metrics.md`.
+
+use prometheus::core::Collector;
+use prometheus::proto::MetricType;
+use prometheus::{Error, Registry};
+use std::fmt::Write as _;
+
+/// All metrics of one service. What is not among them is neither shown nor described.
+pub type Collectors = Vec<Box<dyn Collector>>;
+
+/// One metric, as its page shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Names of its labels, in the order of their definition.
+    pub labels: Vec<String>,
+    /// What it counts.
+    pub help: String,
+}
+
+/// Puts metrics into a registry.
+///
+/// # Errors
+/// When a name is registered already.
+pub fn register_all(registry: &Registry, collectors: Collectors) -> Result<(), Error> {
+    collectors.into_iter().try_for_each(|collector| registry.register(collector))
+}
+
+/// What metrics say of themselves, whether or not they have counted anything yet.
+#[must_use]
+pub fn describe(collectors: &Collectors) -> Vec<Metric> {
+    let of_one = |collector: &dyn Collector| {
+        // Only the family knows the type, and only the description knows the labels. A gathered registry would
+        // not do: it leaves out whatever has no series yet.
+        let families = collector.collect();
+        let described = collector.desc().into_iter().map(|description| Metric {
+            name: description.fq_name.clone(),
+            kind: families
+                .iter()
+                .find(|family| family.name() == description.fq_name)
+                .map_or("unknown", |family| kind(family.get_field_type())),
+            labels: description.variable_labels.clone(),
+            help: description.help.clone(),
+        });
+        described.collect::<Vec<_>>()
+    };
+    collectors.iter().flat_map(|collector| of_one(collector.as_ref())).collect()
+}
+
+/// The rows of a table in `docs/metrics.md`.
+#[must_use]
+pub fn table_rows(metrics: &[Metric]) -> String {
+    let mut rows = String::from("| metric | type | labels | what it says |\n|---|---|---|---|\n");
+    for Metric { name, kind, labels, help } in metrics {
+        let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
+        // Writing into a String cannot fail.
+        let _ = writeln!(rows, "| `{name}` | {kind} | {} | {help} |", labels.join(", "));
+    }
+    rows
+}
+
+const fn kind(kind: MetricType) -> &'static str {
+    match kind {
+        MetricType::COUNTER => "counter",
+        MetricType::GAUGE => "gauge",
+        MetricType::HISTOGRAM => "histogram",
+        MetricType::SUMMARY => "summary",
+        MetricType::UNTYPED => "untyped",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts};
+
+    fn collectors() -> Collectors {
+        let counted = IntCounterVec::new(Opts::new("counted_total", "Things"), &["what", "how"]).unwrap();
+        let took = Histogram::with_opts(HistogramOpts::new("took_seconds", "Time")).unwrap();
+        vec![Box::new(counted), Box::new(IntGauge::new("open", "Open ones").unwrap()), Box::new(took)]
+    }
+
+    #[test]
+    fn a_metric_that_has_counted_nothing_is_described_too() {
+        assert_eq!(
+            table_rows(&describe(&collectors())),
+            "| metric | type | labels | what it says |\n|---|---|---|---|\n\
+             | `counted_total` | counter | `what`, `how` | Things |\n\
+             | `open` | gauge |  | Open ones |\n\
+             | `took_seconds` | histogram |  | Time |\n"
+        );
+    }
+
+    #[test]
+    fn a_name_is_registered_once() {
+        let registry = Registry::new();
+        register_all(&registry, collectors()).unwrap();
+        assert!(register_all(&registry, collectors()).is_err());
+    }
+}

@@ -1,0 +1,79 @@
+//! The settings: the page is what the program prints, and a variable means one thing.
+
+use crate::markdown::Document;
+use broker::operate::settings_page;
+use broker::role::Role;
+use common::runtime::settings::{Env, Variable};
+use std::collections::{BTreeMap, BTreeSet};
+
+const PAGE: &str = "docs/configuration.md";
+
+/// Nothing is set.
+struct Unset;
+
+impl Env for Unset {
+    fn get(&self, _name: &str) -> Option<String> {
+        None
+    }
+}
+
+/// Ends a test whose page is not what the program prints, with the first line that differs.
+pub(crate) fn assert_page(path: &'static str, printed: &str, command: &str) {
+    let written = Document::read(path);
+    let pairs = written.text().lines().zip(printed.lines()).zip(1..);
+    let differs = pairs.filter(|((written, printed), _)| written != printed).map(|(_, line)| line).next();
+    let rewrite = format!("to rewrite it: cargo run -p broker -- {command} > {path}");
+    assert!(differs.is_none(), "{path} is out of date from line {}; {rewrite}", differs.unwrap());
+    assert!(written.text() == printed, "{path} is out of date at its end; {rewrite}");
+}
+
+#[test]
+fn the_page_of_settings_is_what_the_program_prints() {
+    assert_page(PAGE, &settings_page(), "settings");
+}
+
+#[test]
+fn every_variable_has_one_meaning() {
+    let mut first: BTreeMap<&str, (Role, Variable)> = BTreeMap::new();
+    for role in Role::ALL {
+        for variable in role.variables(&Unset) {
+            let (known_role, known) = first.entry(variable.name).or_insert((role, variable.clone()));
+            assert_eq!(*known, variable, "{known_role:?} and {role:?} read it differently");
+        }
+    }
+    assert!(first.len() > 50, "only {} variables", first.len());
+    let rows = Document::read(PAGE).all_rows();
+    assert_eq!(rows.len(), first.len(), "every variable has one row");
+}
+
+#[test]
+fn a_variable_is_read_in_one_place() {
+    // Two meanings within one role would not show on the page: the first is kept. Tests may name what they like.
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let variables = Role::ALL.iter().flat_map(|role| role.variables(&Unset));
+    let names: BTreeSet<_> = variables.map(|variable| variable.name).collect();
+    for (path, text) in crate::logging::sources() {
+        for name in &names {
+            let literal = format!("\"{name}\"");
+            let reads = text.match_indices(&literal).filter(|(at, _)| is_read(&text[..*at]));
+            for _ in reads {
+                places.entry((*name).to_owned()).or_default().push(path.clone());
+            }
+        }
+    }
+    for name in names {
+        let places = places.remove(name).unwrap_or_default();
+        // Two sides of one wire: the provider's client and the simulator that stands in for the provider.
+        let allowed = if name == "CSP_API_TOKEN" { 2 } else { 1 };
+        assert!((1..=allowed).contains(&places.len()), "{name} is read in {places:?}");
+    }
+}
+
+/// Whether the text before a literal begins a call that reads a variable.
+fn is_read(before: &str) -> bool {
+    const CALLS: [&str; 10] =
+        ["text", "optional", "secret", "secrets", "number", "size", "seconds", "millis", "switch", "parsed"];
+    let before = before.trim_end();
+    // A function of its own takes the settings first.
+    before.ends_with("settings,") || CALLS.iter().any(|call| before.ends_with(&format!(".{call}(")))
+}

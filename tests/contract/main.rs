@@ -1,0 +1,20 @@
+//! The contract: what is written about it, and what a running fleet makes of it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that fails should panic"
+)]
+
+mod markdown;
+
+mod configuration;
+mod logging;
+mod messages;
+mod metrics;
+mod names;
+
+mod discovery;
+mod recipes;
+mod topology;

@@ -1,0 +1,222 @@
+//! Every message as it crosses the wire today. A snapshot that changes is a change of the contract: see
+//! "Evolution" in `nats/README.md` before accepting it.
+
+use common::contract::reports::{COMPLETED, FAILED, REFUSED};
+use common::contract::{
+    AllocateRequest, Allocation, DeletionWork, ExpiryReport, Fault, FaultBody, FaultCode, HealthReply,
+    Outcome, ParkedDeletion, PoolStats, ReleaseReply, Report, RunReport, SandboxRequest, SandboxView,
+    StatsReply, SweepReport, SyncReport, TickKind,
+};
+use insta::assert_snapshot;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+/// What is written, after showing that it can be read: by a reader of today, and when a newer writer has added
+/// fields to every object in it.
+fn wire<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T) -> String {
+    let written = serde_json::to_string(message).unwrap();
+    assert_eq!(serde_json::from_str::<T>(&written).unwrap(), *message, "what is written is read");
+    let newer = with_added_fields(serde_json::from_str(&written).unwrap(), true).to_string();
+    assert_eq!(serde_json::from_str::<T>(&newer).unwrap(), *message, "unknown fields are ignored in {newer}");
+    written
+}
+
+fn with_added_fields(value: Value, is_message: bool) -> Value {
+    let Value::Object(fields) = value else { return value };
+    // The keys of this one are names of pools, so a field cannot be added to it.
+    let of_field = |(name, value): (String, Value)| {
+        let is_message = name != "pools";
+        (name, with_added_fields(value, is_message))
+    };
+    let mut fields: serde_json::Map<_, _> = fields.into_iter().map(of_field).collect();
+    if is_message {
+        fields.insert("added_later".to_owned(), json!({"by": ["a newer writer"]}));
+    }
+    Value::Object(fields)
+}
+
+/// What an older writer sends, which has no fields but those that it must.
+fn reads<T: DeserializeOwned + PartialEq + Debug>(older: &str, message: &T) {
+    assert_eq!(serde_json::from_str::<T>(older).unwrap(), *message);
+}
+
+#[test]
+fn claims() {
+    let full = AllocateRequest {
+        owner: "student-1".to_owned(),
+        lab: Some("dns-basics".to_owned()),
+        idempotency_key: Some("second".to_owned()),
+        pool: Some("main".to_owned()),
+        name_prefix: Some("lab-dns-".to_owned()),
+        lab_duration_hours: Some(4),
+    };
+    assert_snapshot!(wire(&full), @r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"second","pool":"main","name_prefix":"lab-dns-","lab_duration_hours":4}"#);
+    let least = AllocateRequest { owner: "student-1".to_owned(), ..AllocateRequest::default() };
+    assert_snapshot!(wire(&least), @r#"{"owner":"student-1"}"#);
+    // Nothing at all is a request without an owner, which is told so by its own code.
+    reads("{}", &AllocateRequest::default());
+    reads(r#"{"owner":"student-1","lab":null,"pool":null}"#, &least);
+}
+
+#[test]
+fn leases() {
+    let lease = Allocation {
+        sandbox_id: "2000000".to_owned(),
+        name: "lab-00000".to_owned(),
+        external_id: "a90deeed-f0ec-4c4f-9897-a469083a0485".to_owned(),
+        allocated_at: 1_763_683_200,
+        expires_at: 1_763_697_600,
+        sfdc_account_id: Some("001SIM000002000000".to_owned()),
+        lease_epoch: 3,
+    };
+    assert_snapshot!(wire(&lease), @r#"{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed-f0ec-4c4f-9897-a469083a0485","allocated_at":1763683200,"expires_at":1763697600,"sfdc_account_id":"001SIM000002000000","lease_epoch":3}"#);
+    // Lab scripts read the field whether or not there is such an account.
+    let unknown = Allocation { sfdc_account_id: None, ..lease };
+    assert!(wire(&unknown).contains(r#""sfdc_account_id":null"#));
+    let outcomes = [Outcome::Created, Outcome::Existing].map(Outcome::as_str).join(" ");
+    assert_snapshot!(outcomes, @"created existing");
+}
+
+#[test]
+fn releases() {
+    let request = SandboxRequest { sandbox_id: "2000000".to_owned(), owner: "student-1".to_owned() };
+    assert_snapshot!(wire(&request), @r#"{"sandbox_id":"2000000","owner":"student-1"}"#);
+    reads("{}", &SandboxRequest::default());
+    let reply = ReleaseReply {
+        sandbox_id: "2000000".to_owned(),
+        status: "pending_deletion".to_owned(),
+        deletion_requested_at: 1_763_683_200,
+    };
+    assert_snapshot!(wire(&reply), @r#"{"sandbox_id":"2000000","status":"pending_deletion","deletion_requested_at":1763683200}"#);
+}
+
+#[test]
+fn looks() {
+    let held = SandboxView {
+        sandbox_id: "2000000".to_owned(),
+        name: "lab-00000".to_owned(),
+        external_id: "a90deeed-f0ec-4c4f-9897-a469083a0485".to_owned(),
+        status: "allocated".to_owned(),
+        allocated_to_track: Some("student-1".to_owned()),
+        allocated_at: Some(1_763_683_200),
+        expires_at: Some(1_763_697_600),
+        track_name: Some("dns-basics".to_owned()),
+        sfdc_account_id: Some("001SIM000002000000".to_owned()),
+    };
+    assert_snapshot!(wire(&held), @r#"{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed-f0ec-4c4f-9897-a469083a0485","status":"allocated","allocated_to_track":"student-1","allocated_at":1763683200,"expires_at":1763697600,"track_name":"dns-basics","sfdc_account_id":"001SIM000002000000"}"#);
+    let bare = SandboxView {
+        allocated_to_track: None,
+        allocated_at: None,
+        expires_at: None,
+        track_name: None,
+        sfdc_account_id: None,
+        ..held
+    };
+    assert_snapshot!(wire(&bare), @r#"{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed-f0ec-4c4f-9897-a469083a0485","status":"allocated","allocated_to_track":null,"allocated_at":null,"expires_at":null,"track_name":null,"sfdc_account_id":null}"#);
+    reads(
+        r#"{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed-f0ec-4c4f-9897-a469083a0485","status":"allocated"}"#,
+        &bare,
+    );
+}
+
+#[test]
+fn counts() {
+    let pool = PoolStats {
+        total: 21,
+        available: 1,
+        allocated: 2,
+        pending_deletion: 3,
+        stale: 4,
+        deletion_failed: 5,
+        quarantined: 6,
+    };
+    let stats = StatsReply { all: pool, pools: BTreeMap::from([("main".to_owned(), pool)]) };
+    assert_snapshot!(wire(&stats), @r#"{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6,"pools":{"main":{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6}}}"#);
+    assert_snapshot!(wire(&HealthReply { store: "ok".to_owned() }), @r#"{"store":"ok"}"#);
+}
+
+#[test]
+fn deletions() {
+    let work = DeletionWork {
+        version: 1,
+        sandbox_id: "2000000".to_owned(),
+        pool: "main".to_owned(),
+        epoch: 3,
+        requested_at: 1_763_683_200,
+    };
+    assert_snapshot!(wire(&work), @r#"{"version":1,"sandbox_id":"2000000","pool":"main","epoch":3,"requested_at":1763683200}"#);
+    let parked = ParkedDeletion {
+        work: work.clone(),
+        attempts: 8,
+        reason: "the provider answered 500".to_owned(),
+        parked_at: 1_763_686_800,
+    };
+    assert_snapshot!(wire(&parked), @r#"{"version":1,"sandbox_id":"2000000","pool":"main","epoch":3,"requested_at":1763683200,"attempts":8,"reason":"the provider answered 500","parked_at":1763686800}"#);
+    // Fit to be replayed: what is parked is read as the work that it was.
+    reads(&serde_json::to_string(&parked).unwrap(), &work);
+}
+
+#[test]
+fn failures() {
+    let exhausted = Fault::new(FaultCode::PoolExhausted, "there is no free sandbox").body("r-1");
+    assert_snapshot!(wire(&exhausted), @r#"{"detail":{"code":"POOL_EXHAUSTED","message":"there is no free sandbox","request_id":"r-1","retry_after":30}}"#);
+    let unknown = Fault::new(FaultCode::NotFound, "there is no such sandbox").body("r-2");
+    assert_snapshot!(wire(&unknown), @r#"{"detail":{"code":"NOT_FOUND","message":"there is no such sandbox","request_id":"r-2"}}"#);
+    // The reason for the rule that readers learn a code first.
+    let newer = r#"{"detail":{"code":"LATER","message":"","request_id":"r-3"}}"#;
+    assert!(serde_json::from_str::<FaultBody>(newer).is_err());
+}
+
+#[test]
+fn retry_advice() {
+    let advice = FaultCode::ALL.iter().filter_map(|code| {
+        let seconds = Fault::new(*code, "").retry_after_seconds?;
+        Some(format!("{} {seconds}", code.as_str()))
+    });
+    assert_snapshot!(advice.collect::<Vec<_>>().join("\n"), @r"
+    POOL_EXHAUSTED 30
+    RATE_LIMIT_EXCEEDED 1
+    CONTENDED 1
+    NO_WORKERS 1
+    STORE_UNAVAILABLE 5
+    UPSTREAM_UNAVAILABLE 5
+    TIMEOUT 1
+    ");
+}
+
+#[test]
+fn reports_of_syncs() {
+    let sync = SyncReport {
+        status: REFUSED.to_owned(),
+        reason: Some("9 of 10 would be marked stale".to_owned()),
+        listed: 1,
+        synced: 10,
+        inserted: 1,
+        restored: 2,
+        refreshed: 3,
+        unchanged: 4,
+        marked_stale: 5,
+        allocated_missing: 6,
+        tombstoned: 7,
+        skipped: 8,
+        raced: 9,
+    };
+    let run = RunReport { kind: TickKind::Sync, tick: 17, duration_ms: 100, report: Report::Sync(sync) };
+    assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":17,"duration_ms":100,"status":"refused","reason":"9 of 10 would be marked stale","listed":1,"synced":10,"inserted":1,"restored":2,"refreshed":3,"unchanged":4,"marked_stale":5,"allocated_missing":6,"tombstoned":7,"skipped":8,"raced":9}"#);
+    let done = SyncReport { status: COMPLETED.to_owned(), ..SyncReport::default() };
+    let run = RunReport { kind: TickKind::Sync, tick: 18, duration_ms: 0, report: Report::Sync(done) };
+    assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":18,"duration_ms":0,"status":"completed","listed":0,"synced":0,"inserted":0,"restored":0,"refreshed":0,"unchanged":0,"marked_stale":0,"allocated_missing":0,"tombstoned":0,"skipped":0,"raced":0}"#);
+}
+
+#[test]
+fn reports_of_expiry_runs_and_sweeps() {
+    let expiry = ExpiryReport { status: COMPLETED.to_owned(), due: 4, expired: 3, raced: 1, unannounced: 2 };
+    let run = RunReport { kind: TickKind::Expiry, tick: 19, duration_ms: 12, report: Report::Expiry(expiry) };
+    assert_snapshot!(wire(&run), @r#"{"kind":"expiry","tick":19,"duration_ms":12,"status":"completed","due":4,"expired":3,"raced":1,"unannounced":2}"#);
+    let sweep = SweepReport { status: FAILED.to_owned(), pending: 3, reannounced: 1, waiting: 2 };
+    let run = RunReport { kind: TickKind::Sweep, tick: 20, duration_ms: 9, report: Report::Sweep(sweep) };
+    assert_snapshot!(wire(&run), @r#"{"kind":"sweep","tick":20,"duration_ms":9,"status":"failed","pending":3,"reannounced":1,"waiting":2}"#);
+}

@@ -1,0 +1,65 @@
+//! The metrics: the page is what the program prints, and a fleet shows no metric that is not on it.
+
+use crate::configuration::assert_page;
+use crate::markdown::{Document, quoted};
+use broker::operate::metrics_page;
+use common::domain::StateName;
+use harness::rig::Plan;
+use prometheus::proto::MetricFamily;
+use std::collections::{BTreeMap, BTreeSet};
+
+const PAGE: &str = "docs/metrics.md";
+
+/// Type and labels of a metric.
+type Shape = (String, BTreeSet<String>);
+
+#[test]
+fn the_page_of_metrics_is_what_the_program_prints() {
+    assert_page(PAGE, &metrics_page().unwrap(), "metrics");
+}
+
+#[test]
+fn names_and_help_follow_the_custom() {
+    let mut names = BTreeSet::new();
+    for row in Document::read(PAGE).all_rows() {
+        let (name, kind, help) = (quoted(&row[0]).concat(), row[1].as_str(), &row[3]);
+        assert!(names.insert(name.clone()), "{name} is there twice");
+        assert!(name.starts_with("broker_"), "{name}");
+        assert_eq!(
+            name.ends_with("_total"),
+            kind == "counter",
+            "{name}: a counter, and only one, ends in _total"
+        );
+        assert_eq!(name.ends_with("_seconds"), kind == "histogram", "{name}: histograms count seconds");
+        assert!(["counter", "gauge", "histogram"].contains(&kind), "{name} is {kind}");
+        assert!(help.len() > 10 && !help.ends_with('.'), "{name}: {help:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_fleet_shows_what_the_page_says() {
+    let rig = Plan::new(6).start().await;
+    let claim = rig.api.allocate("student-1").await;
+    rig.api.release(claim.sandbox(), "student-1").await;
+    rig.until_state(claim.sandbox(), StateName::Deleted).await;
+    let rows = Document::read(PAGE).all_rows();
+    let written: BTreeMap<String, Shape> = rows
+        .iter()
+        .map(|row| (quoted(&row[0]).concat(), (row[1].clone(), quoted(&row[2]).into_iter().collect())))
+        .collect();
+    let gathered = rig.registry.gather();
+    let shown: BTreeMap<String, Shape> =
+        gathered.iter().map(|family| (family.name().to_owned(), shape(family))).collect();
+    for (name, shape) in &shown {
+        assert_eq!(written.get(name), Some(shape), "{name}");
+    }
+    // Two claims, a release and a few ticks have moved nearly all of them.
+    assert!(shown.len() >= 10, "only {shown:?}");
+    rig.stop().await;
+}
+
+fn shape(family: &MetricFamily) -> Shape {
+    let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+    let labels = family.get_metric().iter().flat_map(|metric| metric.get_label());
+    (kind, labels.map(|label| label.name().to_owned()).collect())
+}

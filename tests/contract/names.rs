@@ -1,0 +1,136 @@
+//! The names in `nats/README.md` are those of the code: no more, no fewer, no others.
+
+use crate::markdown::{Document, quoted};
+use common::contract::subjects::ALLOCATOR_SERVICE;
+use common::contract::{FaultCode, Subjects, TickKind, Verb};
+use common::domain::{PoolName, SandboxId};
+use std::collections::BTreeSet;
+
+const README: &str = "nats/README.md";
+/// A pool, an id and a sequence that stand for any.
+const ANY: (&str, &str, u64) = ("any-pool", "any-id", 4_711);
+
+/// Names that the code gives, by the functions of [`Subjects`] that give them.
+type Given = Vec<(&'static str, Vec<String>)>;
+
+fn any() -> (PoolName, SandboxId) {
+    (PoolName::parse(ANY.0).unwrap(), SandboxId::parse(ANY.1).unwrap())
+}
+
+/// A name with its variable parts as the document writes them.
+fn shown(name: &str) -> String {
+    name.replace(ANY.0, "<pool>").replace(ANY.1, "<id>").replace(&ANY.2.to_string(), "<sequence>")
+}
+
+fn subjects() -> Given {
+    let (code, (pool, id)) = (Subjects::default(), any());
+    vec![
+        ("request", Verb::ALL.map(|verb| code.request(verb)).to_vec()),
+        ("deletion_work", vec![code.deletion_work(&pool, &id)]),
+        ("deletion_retry", vec![code.deletion_retry(&pool, &id)]),
+        ("parked", vec![code.parked(&pool, &id)]),
+        ("parked_unreadable", vec![code.parked_unreadable(ANY.2)]),
+        ("tick", TickKind::ALL.map(|kind| code.tick(kind)).to_vec()),
+        ("report", TickKind::ALL.map(|kind| code.report(kind)).to_vec()),
+    ]
+}
+
+fn streams() -> Given {
+    let code = Subjects::default();
+    vec![
+        ("deletions_stream", vec![code.deletions_stream()]),
+        ("parked_stream", vec![code.parked_stream()]),
+        ("ticks_stream", vec![code.ticks_stream()]),
+    ]
+}
+
+fn filters() -> Given {
+    let code = Subjects::default();
+    vec![
+        ("deletion_work_all", vec![code.deletion_work_all()]),
+        ("deletion_retry_all", vec![code.deletion_retry_all()]),
+        ("parked_all", vec![code.parked_all()]),
+        ("tick_all", vec![code.tick_all()]),
+    ]
+}
+
+fn names(given: &Given) -> BTreeSet<String> {
+    given.iter().flat_map(|(_, names)| names.iter().map(|name| shown(name))).collect()
+}
+
+#[test]
+fn subjects_streams_and_filters_are_those_of_the_code() {
+    let readme = Document::read(README);
+    assert_eq!(readme.names("Subjects", 0), names(&subjects()));
+    assert_eq!(readme.names("Streams", 0), names(&streams()));
+    assert_eq!(readme.names("Streams", 1), names(&filters()));
+}
+
+#[test]
+fn every_function_that_gives_a_name_is_compared() {
+    let elsewhere = [
+        "with_prefix",
+        "prefix",
+        // Compared below, or with the running fleet.
+        "tick_consumer",
+        "bucket",
+        "allocator_group",
+        // In the prose below the table of streams.
+        "deletion_any",
+    ];
+    let compared = [subjects(), streams(), filters()].into_iter().flatten().map(|(function, _)| function);
+    let compared: BTreeSet<_> = compared.chain(elsewhere).collect();
+    let source = include_str!("../../common/src/contract/subjects.rs");
+    let block = source.split_once("impl Subjects {\n").unwrap().1.split_once("\n}\n").unwrap().0;
+    let functions = block.split("    pub fn ").skip(1).filter_map(|rest| rest.split('(').next());
+    assert_eq!(functions.collect::<BTreeSet<_>>(), compared, "a name that nats/README.md does not show");
+    let (code, (pool, id)) = (Subjects::default(), any());
+    let readme = Document::read(README);
+    assert!(readme.text().contains(&format!("`{}`", shown(&code.deletion_any(&pool, &id)))));
+}
+
+#[test]
+fn service_queue_group_and_bucket_are_those_of_the_code() {
+    let (code, readme) = (Subjects::default(), Document::read(README));
+    let of_kind = |heading, kind: &str| -> Vec<String> {
+        let rows = readme.rows(heading);
+        rows.iter().filter(|row| row[1] == kind).flat_map(|row| quoted(&row[0])).collect()
+    };
+    assert_eq!(of_kind("Service", "service"), [ALLOCATOR_SERVICE]);
+    assert_eq!(of_kind("Service", "queue group"), [code.allocator_group()]);
+    assert_eq!(of_kind("Bucket and keys", "bucket"), [code.bucket()]);
+    let blue = Subjects::with_prefix("blue").unwrap();
+    for name in [blue.deletions_stream(), blue.bucket()] {
+        assert!(readme.text().contains(&format!("`{name}`")), "{name}");
+    }
+}
+
+#[test]
+fn headers_are_those_of_the_code() {
+    let source = include_str!("../../common/src/contract/headers.rs");
+    let values =
+        source.lines().filter(|line| line.starts_with("pub const")).flat_map(|line| line.split('"').nth(1));
+    let headers: BTreeSet<_> = values.map(ToOwned::to_owned).collect();
+    assert_eq!(Document::read(README).names("Headers", 0), headers);
+}
+
+#[test]
+fn requests_have_their_bodies_explained() {
+    let code = Subjects::default();
+    let requests: BTreeSet<_> = Verb::ALL.map(|verb| code.request(verb)).into();
+    assert_eq!(Document::read(README).names("Requests", 0), requests);
+}
+
+#[test]
+fn errors_are_those_of_the_code_with_their_statuses() {
+    let written = Document::read("docs/errors.md").all_rows();
+    let written: Vec<(String, String)> =
+        written.iter().map(|row| (quoted(&row[0]).concat(), row[1].clone())).collect();
+    let known: BTreeSet<_> =
+        FaultCode::ALL.iter().map(|code| (code.as_str().to_owned(), code.status().to_string())).collect();
+    assert_eq!(written.len(), known.len(), "a code is there twice, or missing");
+    assert_eq!(written.into_iter().collect::<BTreeSet<_>>(), known);
+    let codes: BTreeSet<_> = known.into_iter().map(|(code, _)| code).collect();
+    let named = Document::read(README).names("What to repeat", 0);
+    assert!(named.is_subset(&codes), "nats/README.md names codes that there are not: {named:?}");
+}

@@ -1,0 +1,129 @@
+//! The recipes of `nats/README.md`, run one after the other as an operator would, by the real client on a real
+//! fleet.
+//!
+//! A recipe is a block of `sh` below a comment `<!-- run: shows TEXT -->`: it has to end well and show that
+//! text. Between some of them the world has to move on, as it does for an operator who reads on.
+
+use crate::markdown::{Block, Document};
+use harness::nats_cli::NatsCli;
+use harness::rig::{Plan, Rig};
+use harness::wait::{PATIENCE, eventually};
+use serde_json::Value;
+use simulator::{Fault, FaultKind, Operation};
+
+const README: &str = "nats/README.md";
+/// The sandbox that the document speaks of.
+const SANDBOX: &str = "2000000";
+
+/// A walk through the document.
+struct Walk {
+    rig: Rig,
+    cli: NatsCli,
+    /// The sandbox that was claimed in place of the one in the document.
+    claimed: Option<String>,
+}
+
+impl Walk {
+    /// A command of the document, for this test's fleet.
+    fn for_this_fleet(&self, text: &str) -> String {
+        let prefix = self.rig.bus.subjects().prefix();
+        let mut text = text.replace("sandbox.", &format!("{prefix}."));
+        for stream in ["DELETIONS", "PARKED", "TICKS"] {
+            text = text.replace(stream, &format!("{stream}-{prefix}"));
+        }
+        text = text.replace(" broker ", &format!(" broker-{prefix} "));
+        text.replace(SANDBOX, self.claimed.as_deref().unwrap_or(SANDBOX))
+    }
+
+    async fn run(&mut self, recipe: &Block) {
+        let place = format!("{README}:{}", recipe.line);
+        let comment =
+            recipe.comment.as_deref().unwrap_or_else(|| panic!("{place}: a recipe that is not run"));
+        let shows = comment.strip_prefix("run: shows ").unwrap_or_else(|| panic!("{place}: {comment:?}"));
+        let output = self.cli.run(&self.for_this_fleet(&recipe.code)).await;
+        let (said, noted) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{place}: {}\n{}\n{said}{noted}", output.status, recipe.code);
+        let shows = self.for_this_fleet(shows);
+        let is_shown = said.contains(&shows) || noted.contains(&shows);
+        assert!(is_shown, "{place}: does not show {shows:?}\n{}\n{said}{noted}", recipe.code);
+        if self.claimed.is_none() {
+            let claim = said.lines().find_map(|line| serde_json::from_str::<Value>(line).ok());
+            self.claimed = Some(claim.unwrap()["sandbox_id"].as_str().unwrap().to_owned());
+        }
+    }
+
+    /// What has to be so before the recipes below a heading make sense.
+    async fn come_to(&self, heading: &str) {
+        match heading {
+            "The deletion queue" => {
+                eventually("the announcement", PATIENCE, || async {
+                    match self.rig.queued().await {
+                        1 => Ok(()),
+                        other => Err(other),
+                    }
+                })
+                .await;
+            }
+            // The recipes before this one have let the reaper go on.
+            "Deletions that were put off" => {
+                eventually("the first attempt to fail", PATIENCE, || async {
+                    match self.rig.retries_scheduled().await {
+                        1 => Ok(()),
+                        other => Err(other),
+                    }
+                })
+                .await;
+            }
+            "Parked deletions" => {
+                eventually("the second attempt to fail", PATIENCE, || async {
+                    match self.rig.parked_count().await {
+                        1 => Ok(()),
+                        other => Err(other),
+                    }
+                })
+                .await;
+                assert_eq!(self.rig.deletes_at_csp(), 2, "the sweep has announced it once");
+            }
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_recipe_does_what_it_says() {
+    let document = Document::read(README);
+    let recipes = document.blocks("sh");
+    assert!(recipes.len() >= 20, "only {} recipes", recipes.len());
+    // Asked for the client first: without one there is nothing to start a fleet for.
+    let url = harness::servers::shared().await.nats_url.clone();
+    let Some(cli) = NatsCli::new(&url) else { return };
+    let rig = Plan::new(6)
+        .set("DELETION_ATTEMPTS_MAX", 2)
+        .set("DELETION_RETRY_SECONDS_MIN", 600)
+        .set("DELETION_RETRY_SECONDS_MAX", 600)
+        // Reports to be watched.
+        .set("EXPIRY_INTERVAL_SECONDS", 1)
+        .start()
+        .await;
+    let broken = FaultKind::Status {
+        status: 500,
+        message: None,
+        retry_after_seconds: None,
+        retry_after_as_date: false,
+    };
+    rig.csp.fail(Operation::Delete, Fault::always(broken)).unwrap();
+    // The reader finds a queue with something in it.
+    rig.pause_deletions().await;
+    let mut walk = Walk { rig, cli, claimed: None };
+    let mut heading = String::new();
+    for recipe in &recipes {
+        if recipe.heading != heading {
+            heading = recipe.heading.clone();
+            walk.come_to(&heading).await;
+        }
+        walk.run(recipe).await;
+    }
+    assert_eq!(walk.rig.parked_count().await, 0, "the last recipe about parked ones forgets it");
+    walk.rig.stop().await;
+}
