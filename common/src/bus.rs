@@ -4,7 +4,9 @@
 //! at least once. A worker turns a delivery into a [`Verdict`]; only the adapter turns verdicts into
 //! acknowledgements.
 
-use crate::contract::{DeletionWork, Fault, Outcome, ParkedDeletion, Report, RunReport, TickKind, Verb};
+use crate::contract::{
+    DeletionWork, Fault, FaultCode, Outcome, ParkedDeletion, Report, RunReport, TickKind, Verb,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::time::Duration;
@@ -172,6 +174,28 @@ pub trait Serve: Send + Sync {
         in_flight_max: usize,
         stop: CancellationToken,
     ) -> Result<(), BusError>;
+}
+
+/// Numbers of a live worker, asked for at the moment that somebody looks.
+pub trait ServiceInfo: Send + Sync {
+    /// Answered requests and failures of a verb since the start, and their summed time in nanoseconds.
+    fn counts(&self, verb: Verb) -> VerbCounts;
+
+    /// Further numbers, by name, shown as they stand.
+    fn further(&self) -> Vec<(&'static str, u64)>;
+}
+
+/// What a worker counted of one verb.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerbCounts {
+    /// Requests answered.
+    pub requests: u64,
+    /// Of these, with a failure.
+    pub errors: u64,
+    /// The last of these failures.
+    pub last_error: Option<FaultCode>,
+    /// Time spent on all of them, in nanoseconds.
+    pub processing_ns: u64,
 }
 
 /// Publishing deletion work.

@@ -1,1 +1,158 @@
-//! x
+//! An orderly stop: nothing that was taken is lost, by a worker that leaves or by a fleet that ends.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use common::bus::{Answer, Context, Handler, Request, Requests as _, Serve as _};
+use common::contract::Verb;
+use common::domain::StateName;
+use harness::rig::Plan;
+use harness::wait::{PATIENCE, eventually};
+use simulator::{Fault, FaultKind, Operation};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Requests in flight while workers leave.
+const CALLERS: usize = 64;
+/// Times that a worker leaves.
+const LEAVES: usize = 20;
+/// Patience of a request; nobody retries here, so a lost request shows as a time-out.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Answers after a moment, as a claim does.
+struct Slow;
+
+#[async_trait]
+impl Handler for Slow {
+    async fn handle(&self, _request: Request) -> Answer {
+        harness::wait::moment(Duration::from_millis(2)).await;
+        Answer { outcome: None, body: Ok(Bytes::from_static(b"{}")) }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_leaves_loses_no_request() {
+    let plan = Plan::new(1).counts(|counts| counts.allocators = 0);
+    let rig = plan.start_unsynced().await;
+    let serve = |bus: common::bus::nats::NatsBus, stop: CancellationToken| {
+        tokio::spawn(async move { bus.serve(Arc::new(Slow), 1_024, stop).await })
+    };
+    let stays = CancellationToken::new();
+    let staying = serve(rig.another_bus().await, stays.clone());
+    let context = Context { request_id: "r".to_owned(), deadline_ms: None, traceparent: None };
+    eventually("a worker that answers", PATIENCE, || async {
+        rig.bus.request(Verb::Get, &context, Bytes::new(), REQUEST_PATIENCE).await
+    })
+    .await;
+
+    let (done, answered, lost) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|_| {
+            let (bus, context) = (rig.bus.clone(), context.clone());
+            let (done, answered, lost) = (Arc::clone(&done), Arc::clone(&answered), Arc::clone(&lost));
+            tokio::spawn(async move {
+                while !done.load(Ordering::SeqCst) {
+                    let reply = bus.request(Verb::Get, &context, Bytes::new(), REQUEST_PATIENCE).await;
+                    let count = if reply.is_ok_and(|reply| !reply.is_fault) { &answered } else { &lost };
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    for _ in 0..LEAVES {
+        let before = answered.load(Ordering::SeqCst);
+        let bus = rig.another_bus().await;
+        let leaves = CancellationToken::new();
+        let leaving = serve(bus.clone(), leaves.clone());
+        eventually("some load", PATIENCE, || async {
+            let now = answered.load(Ordering::SeqCst);
+            if now > before + 2 * CALLERS { Ok(()) } else { Err(now) }
+        })
+        .await;
+        leaves.cancel();
+        leaving.await.unwrap().unwrap();
+        bus.close().await;
+    }
+    done.store(true, Ordering::SeqCst);
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    stays.cancel();
+    staying.await.unwrap().unwrap();
+    assert_eq!(lost.load(Ordering::SeqCst), 0, "of {}", answered.load(Ordering::SeqCst));
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_that_stops_answers_what_it_took() {
+    let mut rig = Plan::new(100).start().await;
+    let callers: Vec<_> = (0..100)
+        .map(|number| {
+            let api = rig.api.clone();
+            tokio::spawn(async move {
+                let request = api
+                    .client
+                    .post(format!("{}/v1/allocate", api.root))
+                    .bearer_auth(&api.lab_token)
+                    .header("X-Instruqt-Sandbox-ID", format!("student-{number}"));
+                request.send().await
+            })
+        })
+        .collect();
+    eventually("some claims", PATIENCE, || async {
+        let families = rig.registry.gather();
+        let answered = families
+            .iter()
+            .filter(|family| family.name() == "broker_allocator_requests_total")
+            .flat_map(prometheus::proto::MetricFamily::get_metric)
+            .map(|metric| metric.get_counter().get_value())
+            .sum::<f64>();
+        if answered >= 5.0 { Ok(()) } else { Err(answered) }
+    })
+    .await;
+    rig.stop_fleet().await.unwrap();
+    let mut claimed = 0;
+    for caller in callers {
+        match caller.await.unwrap() {
+            Ok(answer) => {
+                let status = answer.status().as_u16();
+                assert!(matches!(status, 201 | 503), "{status}");
+                claimed += usize::from(status == 201);
+            }
+            // Not taken: the caller knows that nothing happened.
+            Err(error) => assert!(error.is_connect(), "an accepted request was dropped: {error:?}"),
+        }
+    }
+    rig.start_again().await;
+    let allocated = eventually("the fleet to answer again", PATIENCE, || async {
+        let stats = rig.api.admin(reqwest::Method::GET, "/v1/admin/stats").await;
+        stats.body["allocated"].as_u64().ok_or(stats)
+    })
+    .await;
+    assert_eq!(allocated, claimed as u64, "everybody who holds a sandbox was told so");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_deletion_that_is_cut_off_is_finished_by_the_next_fleet() {
+    let mut rig = Plan::new(5).set("STOP_GRACE_SECONDS", 3).start().await;
+    rig.csp.fail(Operation::Delete, Fault::next(1, FaultKind::Hang)).unwrap();
+    let claim = rig.api.allocate("student-1").await;
+    rig.api.release(claim.sandbox(), "student-1").await;
+    eventually("the deletion to be under way", PATIENCE, || async {
+        let faults = rig.csp.faults();
+        let waiting = faults
+            .operations
+            .get(&Operation::Delete)
+            .is_some_and(|delete| delete.faults.iter().any(|fault| fault.next.is_none_or(|next| next > 0)));
+        if waiting { Err(faults) } else { Ok(()) }
+    })
+    .await;
+    rig.stop_fleet().await.unwrap();
+    assert_eq!(rig.sandbox(claim.sandbox()).await.unwrap().state.name(), StateName::PendingDeletion);
+    rig.start_again().await;
+    rig.until_state(claim.sandbox(), StateName::Deleted).await;
+    rig.stop().await;
+}

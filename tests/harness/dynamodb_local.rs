@@ -4,6 +4,7 @@
 //! the directory that `DYNAMODB_LOCAL_DIR` names. Without it the tests say that they leave it out; where
 //! `CI` is `true` they fail instead.
 
+use crate::wait;
 use common::runtime::settings::{Env, ProcessEnv};
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const JAR: &str = "DynamoDBLocal.jar";
 const LIBRARIES: &str = "DynamoDBLocal_lib";
@@ -19,7 +20,6 @@ const LIBRARIES: &str = "DynamoDBLocal_lib";
 const DEPTH_MAX: usize = 7;
 /// A JVM on a busy machine takes a few seconds until it listens.
 const START_MAX: Duration = Duration::from_secs(60);
-const LOOK_PAUSE: Duration = Duration::from_millis(50);
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// Starts on another port, should somebody take ours between choosing and listening.
 const STARTS_MAX: usize = 3;
@@ -86,15 +86,14 @@ fn serve(jar: PathBuf) -> String {
 fn start_once(jar: &Path) -> Option<(String, Child)> {
     let address = free_address();
     let mut child = command(jar, address.port()).spawn().expect("the engine cannot be started");
-    let deadline = Instant::now() + START_MAX;
-    while Instant::now() < deadline {
+    let listens = wait::until(START_MAX, || {
         if TcpStream::connect_timeout(&address, CONNECT_MAX).is_ok() {
-            return Some((format!("http://{address}"), child));
+            return Some(true);
         }
-        if child.try_wait().is_ok_and(|ended| ended.is_some()) {
-            return None;
-        }
-        std::thread::sleep(LOOK_PAUSE);
+        child.try_wait().is_ok_and(|ended| ended.is_some()).then_some(false)
+    });
+    if listens == Some(true) {
+        return Some((format!("http://{address}"), child));
     }
     let _ = child.kill();
     let _ = child.wait();

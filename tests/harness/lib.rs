@@ -4,13 +4,6 @@
 //! One `nats-server` and one embedded table serve a test binary; every test has its own table, its own subject
 //! prefix and its own simulator, so tests run side by side and twice in a row.
 
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a rig that cannot be set up should panic, and its tests fail"
-)]
-
 pub mod wait;
 
 pub mod dynamodb;
@@ -18,10 +11,13 @@ pub mod dynamodb_local;
 pub mod nats_cli;
 pub mod servers;
 
+pub mod deletions;
 pub mod faulty_store;
+pub mod interposed_store;
 pub mod lossy_proxy;
 
 pub mod clock;
 pub mod http;
+pub mod process;
 pub mod queue;
 pub mod rig;

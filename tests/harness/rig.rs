@@ -8,17 +8,17 @@ use broker::fleet::{Configs, Counts, Fleet, Shared};
 use bytes::Bytes;
 use common::bus::nats::{NatsBus, NatsConfig};
 use common::bus::{Context, Reply, RequestError, Requests, Ticks};
-use common::clock::Clock;
 use common::contract::{Report, RunReport, SweepReport, SyncReport, TickKind, Verb};
 use common::domain::{Sandbox, SandboxId, StateName};
 use common::random::Dice;
+use common::runtime::ops::listen;
 use common::runtime::settings::{Secret, Settings};
 use common::runtime::shutdown::{Lifecycle, LifecycleError};
 use common::store::Store;
 use futures_util::FutureExt as _;
 use prometheus::Registry;
 use serde_json::Value;
-use simulator::{Operation, Running, Simulator, SimulatorHandle};
+use simulator::{Operation, Simulator, SimulatorHandle};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,25 +37,40 @@ pub struct Plan {
     prefix: String,
 }
 
-/// A fleet that runs in this process.
+/// A fleet that runs in this process, with its provider.
 pub struct Rig {
+    /// The fleet of now.
+    pub running: Running,
+    /// The provider's controls.
+    pub csp: SimulatorHandle,
+    /// The fleet's clock.
+    pub clock: ShiftedClock,
+    /// The environment that it was read from.
+    pub env: BTreeMap<String, String>,
+    counts: Counts,
+    simulator: simulator::Running,
+}
+
+/// The fleet itself: what stops and starts again. A rig gives its parts as its own.
+pub struct Running {
     /// The HTTP face.
     pub api: Api,
     /// A connection of the test's own.
     pub bus: NatsBus,
     /// The table.
     pub store: Arc<dyn Store>,
-    /// The provider's controls.
-    pub csp: SimulatorHandle,
-    /// The fleet's clock.
-    pub clock: ShiftedClock,
     /// The fleet's metrics.
     pub registry: Registry,
-    /// The environment that it was read from.
-    pub env: BTreeMap<String, String>,
-    simulator: Option<Running>,
     asked: Option<oneshot::Sender<()>>,
-    running: JoinHandle<Result<(), LifecycleError>>,
+    ended: JoinHandle<Result<(), LifecycleError>>,
+}
+
+impl std::ops::Deref for Rig {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        &self.running
+    }
 }
 
 // === impl Plan ===
@@ -128,9 +143,8 @@ impl Plan {
         let Self { mut env, accounts, counts, .. } = self;
         let shared = servers::shared().await;
         let clock = ShiftedClock::default();
-        let ports: (Arc<dyn Clock>, _) = (Arc::new(clock.clone()), Arc::new(Dice::unseeded()));
         let config = simulator::Config { accounts, ..simulator::Config::local(Secret::new(CSP_TOKEN)) };
-        let simulator = Simulator::start(config, Arc::clone(&ports.0), ports.1.clone())
+        let simulator = Simulator::start(config, Arc::new(clock.clone()), Arc::new(Dice::unseeded()))
             .await
             .expect("the simulator starts");
         for (name, value) in [
@@ -141,10 +155,24 @@ impl Plan {
         ] {
             env.entry(name.to_owned()).or_insert(value);
         }
-        let configs = Configs::read(&env).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let running = Running::start(&env, counts, &clock).await;
+        let csp = simulator.handle();
+        Rig { running, csp, clock, env, counts, simulator }
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    async fn start(env: &BTreeMap<String, String>, counts: Counts, clock: &ShiftedClock) -> Self {
+        let configs = Configs::read(env).unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let registry = Registry::new();
-        let shared = Shared { clock: ports.0, random: ports.1, registry: registry.clone() };
-        let listener = common::runtime::ops::listen(configs.ingress.listen).await.expect("a free port");
+        let shared = Shared {
+            clock: Arc::new(clock.clone()),
+            random: Arc::new(Dice::unseeded()),
+            registry: registry.clone(),
+        };
+        let listener = listen(configs.ingress.listen).await.expect("a free port");
         let address = listener.local_addr().expect("a bound port");
         let mut lifecycle = Lifecycle::new(Duration::from_secs(20));
         let mut fleet = Fleet::new(configs.backends.clone(), shared).await.expect("the fleet is sound");
@@ -152,26 +180,14 @@ impl Plan {
         let store = fleet.store().expect("a table");
         fleet.start_all(&mut lifecycle, configs, counts, listener).await.expect("the services start");
         let (asked, stopped) = oneshot::channel::<()>();
-        let running = tokio::spawn(async move {
+        let ended = tokio::spawn(async move {
             let second_signal = std::future::pending::<()>();
             let ended = lifecycle.run_until(stopped.map(|_| second_signal)).await;
             fleet.close().await;
             ended
         });
         let api = Api::new(address, LAB_TOKEN, ADMIN_TOKEN);
-        let csp = simulator.handle();
-        Rig {
-            api,
-            bus,
-            store,
-            csp,
-            clock,
-            registry,
-            env,
-            simulator: Some(simulator),
-            asked: Some(asked),
-            running,
-        }
+        Self { api, bus, store, registry, asked: Some(asked), ended }
     }
 }
 
@@ -181,32 +197,51 @@ impl Rig {
     /// Stops the fleet in order and checks that it ended well.
     pub async fn stop(mut self) {
         self.stop_fleet().await.expect("the fleet ends in order");
-        if let Some(simulator) = self.simulator.take() {
-            simulator.stop().await.expect("the simulator ends");
-        }
+        self.simulator.stop().await.expect("the simulator ends");
     }
 
-    /// Stops the fleet in order and says how that went; the simulator goes on.
+    /// Stops the fleet in order and says how that went; the provider goes on.
     pub async fn stop_fleet(&mut self) -> Result<(), LifecycleError> {
-        drop(self.asked.take());
-        (&mut self.running).await.expect("the fleet did not panic")
+        self.ask_to_stop();
+        (&mut self.running.ended).await.expect("the fleet did not panic")
+    }
+
+    /// Asks the fleet to stop.
+    pub fn ask_to_stop(&mut self) {
+        drop(self.running.asked.take());
+    }
+
+    /// Starts the fleet again, over the same table, streams and provider.
+    pub async fn start_again(&mut self) {
+        self.running = Running::start(&self.env, self.counts, &self.clock).await;
     }
 
     /// Asks over NATS, once.
     pub async fn ask(&self, verb: Verb, body: Value) -> Result<Reply, RequestError> {
-        self.ask_by(verb, body, None).await
+        self.ask_within(verb, &body, None, Duration::from_secs(20)).await
     }
 
-    /// Asks over NATS, once, with a deadline.
-    pub async fn ask_by(
+    /// Asks over NATS, once, with a deadline, and waits no longer than `patience`.
+    pub async fn ask_within(
         &self,
         verb: Verb,
-        body: Value,
+        body: &Value,
+        deadline_ms: Option<u64>,
+        patience: Duration,
+    ) -> Result<Reply, RequestError> {
+        let context = Context { request_id: "test-request".to_owned(), deadline_ms, traceparent: None };
+        self.bus.request(verb, &context, Bytes::from(body.to_string()), patience).await
+    }
+
+    /// Asks over NATS, once, with a body that need not be JSON.
+    pub async fn ask_raw(
+        &self,
+        verb: Verb,
+        body: String,
         deadline_ms: Option<u64>,
     ) -> Result<Reply, RequestError> {
         let context = Context { request_id: "test-request".to_owned(), deadline_ms, traceparent: None };
-        let body = Bytes::from(body.to_string());
-        self.bus.request(verb, &context, body, Duration::from_secs(20)).await
+        self.bus.request(verb, &context, Bytes::from(body), Duration::from_secs(20)).await
     }
 
     /// Sends a tick and waits for the report of its run.

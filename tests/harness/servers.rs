@@ -2,7 +2,7 @@
 
 use broker::child;
 use broker::nats_server::{self, NatsServer};
-use common::runtime::settings::ProcessEnv;
+use common::runtime::settings::{Env as _, ProcessEnv};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use tokio::sync::OnceCell;
@@ -38,7 +38,7 @@ pub async fn start_nats() -> (NatsServer, PathBuf) {
 
 /// A NATS server on a given address, over the folder of an earlier one if there is one.
 pub async fn start_nats_on(address: SocketAddr, folder: Option<PathBuf>) -> (NatsServer, PathBuf) {
-    let binary = nats_server::find(&ProcessEnv).await.expect("a nats-server is to be had");
+    let binary = nats_binary().await;
     // Kept: it is in the target folder, so `cargo clean` removes it, and its log explains a failure.
     let folder =
         folder.unwrap_or_else(|| target_folder().join("test-nats").join(uuid::Uuid::now_v7().to_string()));
@@ -46,6 +46,16 @@ pub async fn start_nats_on(address: SocketAddr, folder: Option<PathBuf>) -> (Nat
     let server =
         NatsServer::start(&binary, &broker_binary(), &folder, address).await.expect("nats-server starts");
     (server, folder)
+}
+
+/// The `nats-server` that tests use: the one that `make test` names or has fetched, or another way to have one.
+pub async fn nats_binary() -> PathBuf {
+    let fetched = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../.tools/nats-server");
+    let named = ProcessEnv.get("NATS_SERVER").map(PathBuf::from);
+    match named.or_else(|| fetched.canonicalize().ok()) {
+        Some(path) => path,
+        None => nats_server::find(&ProcessEnv).await.expect("a nats-server is to be had"),
+    }
 }
 
 /// The `broker` binary that belongs to this test binary.

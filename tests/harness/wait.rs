@@ -26,3 +26,20 @@ where
         }
     }
 }
+
+/// Looks until `look` gives something, outside of any runtime. None when the patience is used up.
+pub fn until<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match look() {
+            Some(found) => return Some(found),
+            None if Instant::now() >= deadline => return None,
+            None => std::thread::sleep(LOOK_PAUSE),
+        }
+    }
+}
+
+/// Work that takes this long: what a handler of a test does, not a way to wait for something.
+pub async fn moment(span: Duration) {
+    tokio::time::sleep(span).await;
+}

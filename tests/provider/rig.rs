@@ -9,7 +9,7 @@ use common::runtime::settings::{Secret, Settings};
 use simulator::{AccountView, Config, FaultKind, Operation, Running, Simulator, SimulatorHandle};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(crate) const TOKEN: &str = "token-of-the-tests";
 /// How long a client waits that is going to wait in vain.
@@ -17,7 +17,6 @@ pub(crate) const SHORT: Duration = Duration::from_millis(300);
 /// How long one that gets its answer may wait at most.
 const LONG: Duration = Duration::from_secs(30);
 /// How often a condition is looked at.
-const GLANCE: Duration = Duration::from_millis(2);
 /// How long a condition may take to come true.
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -132,9 +131,9 @@ pub(crate) fn ids(accounts: &[Account]) -> Vec<&str> {
 
 /// Waits until `is_true`, and fails with what it waited for.
 pub(crate) async fn until(what: &str, mut is_true: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_true() {
-        assert!(begun.elapsed() < DEADLINE, "in vain: {what}");
-        tokio::time::sleep(GLANCE).await;
-    }
+    harness::wait::eventually(what, DEADLINE, || {
+        let found = if is_true() { Ok(()) } else { Err("not yet") };
+        std::future::ready(found)
+    })
+    .await;
 }

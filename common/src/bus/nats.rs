@@ -4,6 +4,7 @@ use crate::bus::BusError;
 use crate::clock::Clock;
 use crate::contract::Subjects;
 use crate::random::{Random, full_jitter};
+use crate::runtime::policy::read_stop_grace;
 use crate::runtime::settings::{Secret, Settings};
 use async_nats::connection::State;
 use async_nats::jetstream;
@@ -20,8 +21,6 @@ mod serving;
 mod streams;
 mod topology;
 
-pub use discovery::{ServiceInfo, VerbCounts};
-
 /// Commands that may wait for the connection; one more makes the caller wait inside its own deadline.
 const CLIENT_CAPACITY_COMMANDS: usize = 2_048;
 /// Messages that one subscription may hold. Our loops never stop reading, so a full one means that the
@@ -29,6 +28,9 @@ const CLIENT_CAPACITY_COMMANDS: usize = 2_048;
 const SUBSCRIPTION_CAPACITY_MESSAGES: usize = 16_384;
 /// Longest wait for an answer of JetStream: a new leader of a replicated stream takes about 5 s (measured).
 const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
+/// Part of a process's stopping time that is kept for what comes after the work: a fetch that ends, messages
+/// that are given back, replies that are sent.
+const CLOSING_TIME: Duration = Duration::from_secs(2);
 /// Longest pause between two attempts to connect.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
 /// First pause between two attempts to connect; it doubles.
@@ -55,6 +57,8 @@ pub struct NatsConfig {
     pub deletion_ack_wait: Duration,
     /// Deletions that the fleet may order in a minute.
     pub deletions_per_minute: u64,
+    /// Longest time that work under way is waited for when a consumer stops.
+    pub finish_patience: Duration,
 }
 
 /// A connection to NATS that keeps every promise of [`crate::bus`].
@@ -111,6 +115,8 @@ impl NatsConfig {
             1..=60_000,
             "deletions that the fleet may order at the provider in a minute, evenly spaced",
         );
+        // What is left of the process's time is for giving back what did not finish and for closing.
+        let finish_patience = read_stop_grace(settings).saturating_sub(CLOSING_TIME);
         Self {
             url,
             credentials_file,
@@ -121,6 +127,7 @@ impl NatsConfig {
             deletions_in_flight_max,
             deletion_ack_wait,
             deletions_per_minute,
+            finish_patience,
         }
     }
 }
@@ -233,9 +240,8 @@ async fn log_event(url: String, event: Event) {
         Event::ClientError(error) => {
             tracing::warn!(nats.url = url, %error, "NATS is not reachable; trying again");
         }
-        Event::LameDuckMode | Event::Draining | Event::Closed => {
-            tracing::info!(nats.url = url, %event, "NATS connection changes");
-        }
+        Event::LameDuckMode => tracing::warn!(nats.url = url, "the NATS server is about to stop"),
+        Event::Draining | Event::Closed => tracing::debug!(nats.url = url, %event, "NATS connection ends"),
     }
 }
 

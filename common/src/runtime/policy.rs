@@ -1,4 +1,4 @@
-//! Reading the rules that several services apply alike.
+//! Reading the rules that several services, or a service and its process, apply alike.
 
 use super::settings::Settings;
 use crate::domain::{LeasePolicy, PoolRules};
@@ -44,5 +44,15 @@ pub fn read_pools(settings: &mut Settings<'_>) -> Option<PoolRules> {
         "main",
         "the pools, `pool=name-prefix` or `pool`, separated by commas; the last has no prefix and takes the rest",
         |text| PoolRules::parse(text).map_err(|problem| problem.to_string()),
+    )
+}
+
+/// Reads `STOP_GRACE_SECONDS`.
+pub fn read_stop_grace(settings: &mut Settings<'_>) -> Duration {
+    settings.seconds(
+        "STOP_GRACE_SECONDS",
+        25,
+        3..=600,
+        "time to finish what is under way after the first signal; keep it below what the supervisor gives",
     )
 }

@@ -1,6 +1,7 @@
 //! Log lines.
 
 use std::fmt;
+use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -26,7 +27,8 @@ pub enum LogFormat {
 }
 
 /// The filter of an unset `LOG_FILTER`: our own lines, and only warnings of the libraries.
-pub const DEFAULT_FILTER: &str = "info,async_nats=warn,hyper=warn,aws_smithy_runtime=warn,reqwest=warn";
+pub const DEFAULT_FILTER: &str =
+    "info,async_nats=warn,hyper=warn,reqwest=warn,aws_config=error,aws_smithy_runtime=warn,dynoxide=error";
 
 /// An error with its causes, on one line: for the place where it is consumed.
 pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
@@ -72,7 +74,12 @@ impl TelemetryConfig {
                 registry.with(tracing_subscriber::fmt::layer().json().flatten_event(true)).try_init()
             }
             LogFormat::Text => registry
-                .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false))
+                .with(
+                    tracing_subscriber::fmt::layer()
+                        .with_writer(std::io::stderr)
+                        .with_ansi(std::io::stderr().is_terminal())
+                        .with_target(false),
+                )
                 .try_init(),
         };
     }

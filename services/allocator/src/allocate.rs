@@ -178,13 +178,7 @@ impl Allocator {
     async fn open(&self, claim: &Claim, deadline: Instant) -> Result<Held, ClaimError> {
         let reserved = match self.candidates.take(&claim.selector, deadline).await {
             Ok(reserved) => reserved,
-            // No free sandbox does not mean no answer: this may be the repeat of a claim that has one.
-            Err(scarcity) => {
-                return match self.ports.store.find_claim(&claim.key).await? {
-                    Some(record) => Ok(Held { record, reserved: None }),
-                    None => Err(ClaimError::Scarce(scarcity)),
-                };
-            }
+            Err(scarcity) => return self.follow(claim, None, scarcity).await,
         };
         let record = ClaimRecord { claim: claim.key.clone(), candidate: reserved.candidate().clone() };
         let keep_until = self.ports.clock.now().after(CLAIM_KEPT);
@@ -196,7 +190,10 @@ impl Allocator {
 
     /// Points the claim away from a sandbox that is gone, or goes on with where a twin has pointed it.
     async fn move_on(&self, claim: &Claim, from: ClaimRecord, deadline: Instant) -> Result<Held, ClaimError> {
-        let reserved = self.candidates.take(&claim.selector, deadline).await.map_err(ClaimError::Scarce)?;
+        let reserved = match self.candidates.take(&claim.selector, deadline).await {
+            Ok(reserved) => reserved,
+            Err(scarcity) => return self.follow(claim, Some(&from), scarcity).await,
+        };
         let keep_until = self.ports.clock.now().after(CLAIM_KEPT);
         match self.ports.store.move_claim(&from, reserved.candidate(), keep_until).await? {
             MoveClaim::Moved => {
@@ -208,6 +205,20 @@ impl Allocator {
                 drop(reserved);
                 self.open(claim, deadline).await
             }
+        }
+    }
+
+    /// No free sandbox does not mean no answer: this may be the repeat of a claim that has one, or a twin may
+    /// have pointed the claim away from `lost` and got the last one. The only read of a claim.
+    async fn follow(
+        &self,
+        claim: &Claim,
+        lost: Option<&ClaimRecord>,
+        scarcity: Scarcity,
+    ) -> Result<Held, ClaimError> {
+        match self.ports.store.find_claim(&claim.key).await? {
+            Some(record) if Some(&record) != lost => Ok(Held { record, reserved: None }),
+            _ => Err(ClaimError::Scarce(scarcity)),
         }
     }
 

@@ -4,7 +4,7 @@
 //! id that is being tried in this process is kept from everybody else in it; one that turned out taken is
 //! not offered again at that version, even while the index still shows it. *Exhausted* is said only after a
 //! whole round over all shards showed nothing but sandboxes that are known to be taken; while others are
-//! still being tried, the caller waits for their outcome.
+//! still being tried, the caller waits for their outcome. One round answers everybody who came before it.
 
 use crate::Metrics;
 use common::domain::{Candidate, NamePrefix, PoolName, SandboxId, StateName, Version};
@@ -24,6 +24,10 @@ const PAGE_LIMIT: u16 = 256;
 const TAKEN_MAX: usize = 65_536;
 /// Selectors with a shelf of their own; prefixes come from outside, so there has to be a limit.
 const SHELVES_MAX: usize = 1_024;
+
+/// Losses in a row after which the rest of a shelf counts as out of date: other processes have been there, and
+/// trying on costs two writes for each candidate, looking anew a few reads.
+const LOSSES_IN_A_ROW_MAX: u32 = 8;
 
 /// What narrows a claim.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -64,7 +68,8 @@ pub(crate) struct Reserved {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Unused,
-    Taken,
+    Won,
+    Lost,
 }
 
 /// What this process knows of sandboxes, whichever shelf they came from.
@@ -85,17 +90,37 @@ struct Entries {
 /// The candidates of one selector.
 #[derive(Default)]
 struct Shelf {
-    ready: Mutex<VecDeque<Candidate>>,
+    ready: Mutex<Ready>,
     /// Held by whoever looks for more; the others wait and share what is found.
-    round: tokio::sync::Mutex<Cursors>,
+    rounds: tokio::sync::Mutex<Rounds>,
     /// Numbers callers, so that a round that found nothing answers everybody who came before it.
     callers: AtomicU64,
-    /// The last caller that an empty round answers.
-    empty_for: AtomicU64,
+}
+
+#[derive(Default)]
+struct Ready {
+    candidates: VecDeque<Candidate>,
+    lost_in_a_row: u32,
+}
+
+#[derive(Default)]
+struct Rounds {
+    cursors: Cursors,
+    /// The last caller that the last round answers, and how, if it found nothing.
+    empty_handed: Option<(u64, EmptyHanded)>,
 }
 
 /// Where the next round goes on in each shard.
 type Cursors = HashMap<u16, PageCursor>;
+
+/// A round without a candidate.
+#[derive(Clone, Copy)]
+enum EmptyHanded {
+    /// Everything is taken.
+    Exhausted,
+    /// Something is being tried, and may come back.
+    InFlight,
+}
 
 /// What a round found.
 #[derive(Default)]
@@ -119,37 +144,59 @@ impl Candidates {
     /// A candidate for `selector`, reserved in this process.
     pub(crate) async fn take(&self, selector: &Selector, deadline: Instant) -> Result<Reserved, Scarcity> {
         let shelf = self.shelf(selector);
-        let ticket = shelf.callers.fetch_add(1, Ordering::SeqCst) + 1;
         loop {
             if let Some(reserved) = self.reserve(&shelf) {
                 return Ok(reserved);
             }
-            // Enrolled before the round, so that a trial that ends during it is not missed.
+            // Enrolled before any round that answers this caller, so that a trial that ends during it is not missed.
             let settled = self.book.settled.notified();
             tokio::pin!(settled);
             settled.as_mut().enable();
-            let mut cursors = shelf.round.lock().await;
-            if !lock(&shelf.ready).is_empty() {
-                continue;
-            }
-            if shelf.empty_for.load(Ordering::SeqCst) >= ticket {
-                return Err(Scarcity::Exhausted);
-            }
-            let answers = shelf.callers.load(Ordering::SeqCst);
-            let round = self.look(selector, &mut cursors).await.map_err(Scarcity::Store)?;
-            if !round.fresh.is_empty() {
-                lock(&shelf.ready).extend(round.fresh);
-                continue;
-            }
-            if !round.saw_in_flight {
-                shelf.empty_for.store(answers, Ordering::SeqCst);
-                return Err(Scarcity::Exhausted);
-            }
-            drop(cursors);
-            if tokio::time::timeout_at(deadline.into(), settled).await.is_err() {
+            let ticket = shelf.callers.fetch_add(1, Ordering::SeqCst) + 1;
+            let Ok(mut rounds) = tokio::time::timeout_at(deadline.into(), shelf.rounds.lock()).await else {
                 return Err(Scarcity::Contended);
+            };
+            if !lock(&shelf.ready).candidates.is_empty() {
+                continue;
+            }
+            let empty_handed = match rounds.empty_handed {
+                Some((answered, empty_handed)) if answered >= ticket => empty_handed,
+                _ => match self.round(selector, &shelf, &mut rounds).await.map_err(Scarcity::Store)? {
+                    Some(empty_handed) => empty_handed,
+                    None => continue,
+                },
+            };
+            drop(rounds);
+            match empty_handed {
+                EmptyHanded::Exhausted => return Err(Scarcity::Exhausted),
+                EmptyHanded::InFlight => {
+                    if tokio::time::timeout_at(deadline.into(), settled).await.is_err() {
+                        return Err(Scarcity::Contended);
+                    }
+                }
             }
         }
+    }
+
+    /// Fills the shelf, or says why not; that is the answer for everybody who has a number by now.
+    async fn round(
+        &self,
+        selector: &Selector,
+        shelf: &Shelf,
+        rounds: &mut Rounds,
+    ) -> Result<Option<EmptyHanded>, StoreError> {
+        let answered = shelf.callers.load(Ordering::SeqCst);
+        let round = self.look(selector, &mut rounds.cursors).await?;
+        let empty_handed = match round {
+            Round { fresh, .. } if !fresh.is_empty() => {
+                lock(&shelf.ready).candidates.extend(fresh);
+                None
+            }
+            Round { saw_in_flight: true, .. } => Some(EmptyHanded::InFlight),
+            Round { .. } => Some(EmptyHanded::Exhausted),
+        };
+        rounds.empty_handed = empty_handed.map(|empty_handed| (answered, empty_handed));
+        Ok(empty_handed)
     }
 
     fn shelf(&self, selector: &Selector) -> Arc<Shelf> {
@@ -167,7 +214,7 @@ impl Candidates {
     fn reserve(&self, shelf: &Arc<Shelf>) -> Option<Reserved> {
         let mut ready = lock(&shelf.ready);
         let mut entries = lock(&self.book.entries);
-        while let Some(candidate) = ready.pop_front() {
+        while let Some(candidate) = ready.candidates.pop_front() {
             if entries.is_free(&candidate) {
                 entries.in_flight.insert(candidate.id.clone());
                 let book = Arc::clone(&self.book);
@@ -262,12 +309,29 @@ impl Reserved {
 
     /// The claim got it.
     pub(crate) fn won(mut self) {
-        self.fate = Fate::Taken;
+        self.fate = Fate::Won;
     }
 
     /// Somebody else has it, or had it since it was seen.
     pub(crate) fn lost(mut self) {
-        self.fate = Fate::Taken;
+        self.fate = Fate::Lost;
+    }
+}
+
+// === impl Ready ===
+
+impl Ready {
+    fn note(&mut self, fate: Fate, candidate: &Candidate) {
+        match fate {
+            Fate::Unused => self.candidates.push_back(candidate.clone()),
+            Fate::Won => self.lost_in_a_row = 0,
+            Fate::Lost => {
+                self.lost_in_a_row += 1;
+                if self.lost_in_a_row >= LOSSES_IN_A_ROW_MAX {
+                    *self = Self::default();
+                }
+            }
+        }
     }
 }
 
@@ -276,13 +340,11 @@ impl Drop for Reserved {
         {
             let mut entries = lock(&self.book.entries);
             entries.in_flight.remove(&self.candidate.id);
-            if self.fate == Fate::Taken {
+            if self.fate != Fate::Unused {
                 entries.note_taken(&self.candidate);
             }
         }
-        if self.fate == Fate::Unused {
-            lock(&self.shelf.ready).push_back(self.candidate.clone());
-        }
+        lock(&self.shelf.ready).note(self.fate, &self.candidate);
         self.book.settled.notify_waiters();
     }
 }

@@ -1,6 +1,6 @@
 //! What an allocator counts: every name, help text, label and bucket.
 
-use common::bus::nats::{ServiceInfo, VerbCounts};
+use common::bus::{ServiceInfo, VerbCounts};
 use common::contract::{FaultCode, Outcome, Verb};
 use common::runtime::metrics::{Collectors, register_all};
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
@@ -119,9 +119,9 @@ impl ServiceInfo for Metrics {
         self.worker().verbs.get(&verb).copied().unwrap_or_default()
     }
 
-    fn data(&self) -> serde_json::Value {
+    fn further(&self) -> Vec<(&'static str, u64)> {
         let Worker { lost_races, candidate_rounds, .. } = &*self.worker();
-        serde_json::json!({"lost_races": lost_races, "candidate_rounds": candidate_rounds})
+        vec![("lost_races", *lost_races), ("candidate_rounds", *candidate_rounds)]
     }
 }
 
@@ -148,10 +148,9 @@ mod tests {
         assert_eq!(first.counts(Verb::Allocate), counts(1, 0, None));
         assert_eq!(second.counts(Verb::Allocate), counts(2, 1, Some(FaultCode::PoolExhausted)));
         assert_eq!(second.counts(Verb::Get), VerbCounts::default());
-        assert_eq!(
-            (first.data()["lost_races"].as_u64(), second.data()["lost_races"].as_u64()),
-            (Some(0), Some(1))
-        );
+        let lost_races = |metrics: &Metrics| metrics.further().first().copied();
+        assert_eq!(lost_races(&first), Some(("lost_races", 0)));
+        assert_eq!(lost_races(&second), Some(("lost_races", 1)));
         assert_eq!(first.latency.with_label_values(&["allocate"]).get_sample_count(), 3);
         assert_eq!(first.lost_races.get(), 1);
     }

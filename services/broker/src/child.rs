@@ -123,12 +123,22 @@ impl Child {
         self.watch().await
     }
 
+    /// Ends the child at once.
+    pub async fn kill(&self) {
+        self.signal(Signal::KILL);
+        self.ended().await;
+    }
+
+    /// Asks the child to end; it may take its time.
+    pub fn ask_to_stop(&self) {
+        self.signal(Signal::TERM);
+    }
+
     /// Asks the child to end, and ends it if it has not after `patience`.
     pub async fn stop(&self, patience: Duration) {
         self.signal(Signal::TERM);
         if tokio::time::timeout(patience, self.ended()).await.is_err() {
-            self.signal(Signal::KILL);
-            self.ended().await;
+            self.kill().await;
         }
     }
 

@@ -7,6 +7,7 @@ use common::clock::SystemClock;
 use common::provider::csp::CspConfig;
 use common::random::Dice;
 use common::runtime::ops::{Ops, listen};
+use common::runtime::policy::read_stop_grace;
 use common::runtime::settings::{Env, Settings, Variable};
 use common::runtime::shutdown::Lifecycle;
 use common::runtime::telemetry::{LogFormat, TelemetryConfig};
@@ -165,12 +166,7 @@ impl ProcessConfig {
                 |text| text.parse().map_err(|_| "must be address:port".to_owned()),
             )
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
-        let grace = settings.seconds(
-            "STOP_GRACE_SECONDS",
-            25,
-            1..=600,
-            "time to finish what is under way after the first signal; below what the supervisor gives",
-        );
+        let grace = read_stop_grace(settings);
         Self { telemetry, ops_listen, grace }
     }
 }

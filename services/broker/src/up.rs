@@ -147,6 +147,7 @@ pub async fn run(options: Options, env: &dyn Env) -> anyhow::Result<()> {
     // The one port that users type is tried first: the error comes before anything was started.
     let http = listen(options.http).await?;
     overlay.set("HTTP_LISTEN", http.local_addr()?.to_string());
+    overlay.set("STOP_GRACE_SECONDS", GRACE.as_secs().to_string());
     let mut embedded = Embedded::default();
     let ended = match embedded.start(&options, &data, &mut overlay, &shared).await {
         Ok(()) => serve(&options, &data, &overlay, &mut embedded, shared, http).await,

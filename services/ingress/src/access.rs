@@ -4,6 +4,7 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::Method;
 use axum::response::Response;
 use common::contract::FaultCode;
+use common::domain::{OwnerId, SandboxId};
 use tokio::time::Instant;
 
 use crate::metrics::{CALLER_GONE_STATUS, Metrics, UNMATCHED_ROUTE};
@@ -49,10 +50,10 @@ impl Entry {
         let method = self.method.as_str();
         let route = self.matched.as_ref().map_or(UNMATCHED_ROUTE, MatchedPath::as_str);
         self.metrics.ended(&self.method, route, status, took);
-        let duration_ms = took.as_micros() as f64 / 1_000.0;
+        let duration_ms = took.as_secs_f64() * 1_000.0;
         let request_id = self.facts.request_id.as_str();
-        let owner_id = self.facts.owner().map(|owner| owner.as_str());
-        let sandbox_id = self.facts.sandbox().map(|sandbox| sandbox.as_str());
+        let owner_id = self.facts.owner().map(OwnerId::as_str);
+        let sandbox_id = self.facts.sandbox().map(SandboxId::as_str);
         let fault_code = code.map(FaultCode::as_str);
         // The level is part of a call site, so a line whose level varies needs one site per level.
         macro_rules! line {

@@ -120,14 +120,14 @@ impl Pauses<'_> {
     /// How long to wait before another attempt makes sense; none if it does not any more.
     fn next(&mut self, reason: RetryReason, left: Duration) -> Option<Duration> {
         self.ceiling = (self.ceiling * 2).min(PAUSE_MAX);
-        let mut pause = PAUSE_MIN + full_jitter(self.random, self.ceiling - PAUSE_MIN);
+        let mut pause = PAUSE_MIN + full_jitter(self.random, self.ceiling.saturating_sub(PAUSE_MIN));
         if reason != RetryReason::TimedOut {
             if self.no_workers_left.is_zero() {
                 return None;
             }
             // The last pause ends with the patience, so that a worker that came late is still found.
             pause = pause.min(self.no_workers_left);
-            self.no_workers_left -= pause;
+            self.no_workers_left = self.no_workers_left.saturating_sub(pause);
         }
         (left >= pause + ATTEMPT_MIN).then_some(pause)
     }

@@ -4,7 +4,7 @@
 //! library's service type loses requests when it stops.
 
 use super::{NatsBus, failed};
-use crate::bus::BusError;
+use crate::bus::{BusError, ServiceInfo, VerbCounts};
 use crate::contract::subjects::ALLOCATOR_SERVICE;
 use crate::contract::{FaultCode, Subjects, Verb};
 use crate::domain::UnixSeconds;
@@ -13,6 +13,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::select_all;
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -22,28 +23,6 @@ const SERVICE_VERSION: &str = env!("CARGO_PKG_VERSION");
 const DISCOVERY_PREFIX: &str = "$SRV";
 /// The three questions of the service API.
 const QUESTIONS: [&str; 3] = ["PING", "INFO", "STATS"];
-
-/// Numbers of a live worker, asked for at the moment that somebody looks.
-pub trait ServiceInfo: Send + Sync {
-    /// Answered requests and failures of a verb since the start, and their summed time in nanoseconds.
-    fn counts(&self, verb: Verb) -> VerbCounts;
-
-    /// Further numbers, shown as they stand.
-    fn data(&self) -> Value;
-}
-
-/// What a worker counted of one verb.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct VerbCounts {
-    /// Requests answered.
-    pub requests: u64,
-    /// Of these, with a failure.
-    pub errors: u64,
-    /// The last of these failures.
-    pub last_error: Option<FaultCode>,
-    /// Time spent on all of them, in nanoseconds.
-    pub processing_ns: u64,
-}
 
 impl NatsBus {
     /// Answers discovery for an allocator until `stop`.
@@ -128,7 +107,7 @@ fn answer(
                     last_error: last_error.map(error_text).unwrap_or_default(),
                     processing_time: processing_ns,
                     average_processing_time: processing_ns.checked_div(requests).unwrap_or(0),
-                    data: service.data(),
+                    data: service.further().into_iter().collect(),
                 }
             });
             json!(Stats { common, started: super::publish::rfc3339(started), endpoints: endpoints.collect() })
@@ -185,7 +164,7 @@ struct EndpointStats {
     last_error: String,
     processing_time: u64,
     average_processing_time: u64,
-    data: Value,
+    data: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Serialize)]

@@ -30,9 +30,6 @@ use tokio_util::task::TaskTracker;
 const FETCH_WAIT: Duration = Duration::from_secs(1);
 /// Pause after a fetch that failed (stream not there yet, no connection).
 const FETCH_RETRY_DELAY: Duration = Duration::from_millis(500);
-/// Longest time that work under way is waited for when a consumer stops. What is cut off then is given
-/// back and done again elsewhere: every step of it is safe to repeat.
-const FINISH_PATIENCE: Duration = Duration::from_secs(3);
 /// A delivery is kept alive at this fraction of its acknowledgement wait.
 const KEEP_ALIVE_FRACTION: u32 = 3;
 
@@ -70,7 +67,8 @@ impl DeletionQueue for NatsBus {
             }
         }
         running.close();
-        if tokio::time::timeout(FINISH_PATIENCE, running.wait()).await.is_err() {
+        // What is cut off is given back and done again elsewhere: every step of it is safe to repeat.
+        if tokio::time::timeout(self.config.finish_patience, running.wait()).await.is_err() {
             cut.cancel();
             running.wait().await;
         }
@@ -94,7 +92,7 @@ impl TickQueue for NatsBus {
             while let Some(message) = source.next(&mut batch, &stop).await {
                 let patience = async {
                     stop.cancelled().await;
-                    tokio::time::sleep(FINISH_PATIENCE).await;
+                    tokio::time::sleep(self.config.finish_patience).await;
                 };
                 tokio::select! {
                     () = self.run_once(kind, runner.as_ref(), &message) => {}

@@ -1,0 +1,186 @@
+//! The routes of the operators.
+
+use crate::support::{ADMIN, Answer, Rig, Step, TICK};
+use axum::http::StatusCode;
+use common::contract::{ExpiryReport, FaultCode, Report, RunReport, SweepReport, SyncReport, TickKind, Verb};
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+const QUEUE_DOWN: &str = "the message queue is unavailable; try again shortly";
+
+fn rig() -> Rig {
+    Rig::new([Step::Say(None, "{}")])
+}
+
+fn sync_report(status: &str, reason: Option<&str>) -> RunReport {
+    let report = SyncReport {
+        status: status.to_owned(),
+        reason: reason.map(str::to_owned),
+        listed: 9,
+        synced: 8,
+        inserted: 1,
+        restored: 2,
+        refreshed: 3,
+        unchanged: 2,
+        marked_stale: 4,
+        allocated_missing: 5,
+        tombstoned: 6,
+        skipped: 1,
+        raced: 7,
+    };
+    RunReport { kind: TickKind::Sync, tick: TICK, duration_ms: 1_234, report: Report::Sync(report) }
+}
+
+async fn run_with(path: &str, report: RunReport) -> Answer {
+    let rig = rig();
+    *rig.ticks.report.lock().unwrap() = Some(report);
+    rig.ask("POST", path, ADMIN).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn stats_are_the_workers_byte_for_byte() {
+    let stats = r#"{"total":2, "available":1,"allocated":1,"pools":{"main":{}}}"#;
+    let rig = Rig::new([Step::Say(None, stats)]);
+    let answer = rig.ask("GET", "/v1/admin/stats", ADMIN).await;
+    assert_eq!((answer.status, answer.body.as_ref()), (StatusCode::OK, stats.as_bytes()));
+    let seen = rig.workers.only_seen();
+    assert_eq!((seen.verb, seen.body.as_ref()), (Verb::Stats, b"{}".as_slice()));
+    let rig = Rig::new([Step::Refuse(FaultCode::StoreUnavailable, "no table")]);
+    rig.ask("GET", "/v1/admin/stats", ADMIN).await.assert_fault(FaultCode::StoreUnavailable, "no table");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sync_that_is_done_in_time_shows_its_whole_report() {
+    let answer = run_with("/v1/admin/sync", sync_report("completed", None)).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(
+        answer.json(),
+        json!({
+            "kind": "sync", "tick": TICK, "duration_ms": 1_234, "status": "completed", "listed": 9, "synced": 8,
+            "inserted": 1, "restored": 2, "refreshed": 3, "unchanged": 2, "marked_stale": 4,
+            "allocated_missing": 5, "tombstoned": 6, "skipped": 1, "raced": 7,
+        })
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sync_that_refused_to_do_harm_is_an_answer_and_no_error() {
+    let answer = run_with("/v1/admin/sync", sync_report("refused", Some("would stale 80 %"))).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.json()["status"], "refused");
+    assert_eq!(answer.json()["reason"], "would stale 80 %");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_route_starts_its_kind_and_waits_as_long_as_set() {
+    let expiry =
+        ExpiryReport { status: "completed".to_owned(), due: 3, expired: 2, raced: 1, unannounced: 0 };
+    let sweep = SweepReport { status: "completed".to_owned(), pending: 3, reannounced: 1, waiting: 2 };
+    let cases = [
+        ("/v1/admin/sync", sync_report("completed", None)),
+        (
+            "/v1/admin/expire",
+            RunReport { kind: TickKind::Expiry, tick: TICK, duration_ms: 5, report: Report::Expiry(expiry) },
+        ),
+        (
+            "/v1/admin/cleanup",
+            RunReport { kind: TickKind::Sweep, tick: TICK, duration_ms: 6, report: Report::Sweep(sweep) },
+        ),
+    ];
+    for (path, report) in cases {
+        let rig = Rig::with(&[("ADMIN_WAIT_MS", "7000")], [Step::Hang]);
+        *rig.ticks.report.lock().unwrap() = Some(report.clone());
+        let answer = rig.ask("POST", path, ADMIN).await;
+        assert_eq!(answer.json(), serde_json::to_value(&report).unwrap());
+        assert_eq!(*rig.ticks.asked.lock().unwrap(), [(report.kind, Duration::from_secs(7))]);
+        assert!(rig.workers.seen().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_takes_longer_is_accepted_and_can_be_polled() {
+    let rig = rig();
+    let answer = rig.ask("POST", "/v1/admin/sync", ADMIN).await;
+    assert_eq!(answer.status, 202);
+    assert_eq!(answer.body, r#"{"status":"accepted","report_id":"sync/42"}"#);
+    let location = answer.header("location").unwrap().to_owned();
+    assert_eq!(location, "/v1/admin/reports/sync/42");
+    let answer = rig.ask("GET", &location, ADMIN).await;
+    assert_eq!((answer.status.as_u16(), answer.header("location")), (202, Some(location.as_str())));
+    // A run of an earlier tick does not answer for this one.
+    let report = |tick| RunReport { tick, ..sync_report("completed", None) };
+    *rig.ticks.report.lock().unwrap() = Some(report(TICK - 1));
+    assert_eq!(rig.ask("GET", &location, ADMIN).await.status, 202);
+    for tick in [TICK, TICK + 1] {
+        *rig.ticks.report.lock().unwrap() = Some(report(tick));
+        let answer = rig.ask("GET", &location, ADMIN).await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["tick"]), (200, &json!(tick)));
+    }
+    // Nor does a run of another kind.
+    assert_eq!(rig.ask("GET", "/v1/admin/reports/sweep/42", ADMIN).await.status, 202);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_failed_says_why_in_words_fit_for_anybody() {
+    let reason = "the listing failed\n\tat https://csp.example/v2?token=s3cret";
+    let message = "the sync run for tick 42 failed: the listing failed at (address withheld)";
+    let answer = run_with("/v1/admin/sync", sync_report("failed", Some(reason))).await;
+    answer.assert_fault(FaultCode::UpstreamUnavailable, message);
+    let rig = rig();
+    *rig.ticks.report.lock().unwrap() = Some(sync_report("failed", Some(reason)));
+    let answer = rig.ask("GET", "/v1/admin/reports/sync/1", ADMIN).await;
+    answer.assert_fault(FaultCode::UpstreamUnavailable, message);
+    let report = Report::Expiry(ExpiryReport { status: "failed".to_owned(), ..ExpiryReport::default() });
+    let run = RunReport { kind: TickKind::Expiry, tick: 3, duration_ms: 1, report };
+    let answer = run_with("/v1/admin/expire", run).await;
+    answer.assert_fault(FaultCode::UpstreamUnavailable, "the expiry run for tick 3 failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_that_cannot_be_is_refused() {
+    let rig = rig();
+    let kinds = "there are reports of sync, expiry and sweep, and no others";
+    for kind in ["census", "Sync", "expire"] {
+        let answer = rig.ask("GET", &format!("/v1/admin/reports/{kind}/1"), ADMIN).await;
+        answer.assert_fault(FaultCode::NotFound, kinds);
+    }
+    for tick in ["x", "-1", "1.5", "99999999999999999999"] {
+        let answer = rig.ask("GET", &format!("/v1/admin/reports/sync/{tick}"), ADMIN).await;
+        answer.assert_fault(FaultCode::InvalidRequest, "the tick in the path must be a whole number");
+    }
+    let answer = rig.ask("GET", "/v1/admin/reports/%FF/1", ADMIN).await;
+    answer.assert_fault(FaultCode::InvalidRequest, "the report id in the path is not text");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_is_down_is_said_without_its_address() {
+    let rig = rig();
+    rig.ticks.is_broken.store(true, Ordering::SeqCst);
+    for (method, path) in [("POST", "/v1/admin/sync"), ("GET", "/v1/admin/reports/sync/1")] {
+        rig.ask(method, path, ADMIN).await.assert_fault(FaultCode::UpstreamUnavailable, QUEUE_DOWN);
+    }
+}
+
+#[tokio::test]
+async fn only_so_many_may_wait_for_reports() {
+    let rig = Arc::new(rig());
+    rig.ticks.hangs.store(true, Ordering::SeqCst);
+    let mut waiters = tokio::task::JoinSet::new();
+    for _ in 0..ingress::admin::ADMIN_WAITERS_MAX {
+        let rig = Arc::clone(&rig);
+        waiters.spawn(async move { rig.ask("POST", "/v1/admin/sync", ADMIN).await });
+    }
+    let all_wait = async {
+        while rig.ticks.waiting.load(Ordering::SeqCst) < ingress::admin::ADMIN_WAITERS_MAX {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), all_wait).await.unwrap();
+    let answer = rig.ask("POST", "/v1/admin/sync", ADMIN).await;
+    answer.assert_fault(FaultCode::NoWorkers, "too many requests wait for reports");
+    waiters.shutdown().await;
+    rig.ticks.hangs.store(false, Ordering::SeqCst);
+    assert_eq!(rig.ask("POST", "/v1/admin/sync", ADMIN).await.status, 202);
+}

@@ -1,0 +1,89 @@
+//! Which web pages may call.
+
+use crate::support::{Answer, LAB, Rig, Step, and};
+use common::contract::FaultCode;
+
+const ORIGIN: (&str, &str) = ("Origin", "https://console.example");
+const OTHER: (&str, &str) = ("Origin", "https://evil.example");
+const ASKS: (&str, &str) = ("Access-Control-Request-Method", "POST");
+const TWO: (&str, &str) = ("CORS_ALLOWED_ORIGINS", "https://console.example, http://localhost:3000");
+
+fn rig(settings: &[(&str, &str)]) -> Rig {
+    Rig::with(settings, [Step::Say(None, "{}")])
+}
+
+fn assert_no_permission(answer: &Answer) {
+    let permissions: Vec<_> =
+        answer.headers.keys().filter(|name| name.as_str().starts_with("access-control-")).collect();
+    assert!(permissions.is_empty(), "{permissions:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_setting_no_page_may_call() {
+    let rig = rig(&[]);
+    let answer = rig.ask("OPTIONS", "/v1/allocate", &[ORIGIN, ASKS]).await;
+    assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, Some("POST")));
+    assert_no_permission(&answer);
+    let answer = rig.ask("POST", "/v1/allocate", &and(LAB, &[ORIGIN])).await;
+    assert_eq!(answer.status, 200);
+    assert_no_permission(&answer);
+    assert_eq!(answer.header("vary"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_named_origin_may_call_and_its_preflight_needs_no_token() {
+    let rig = rig(&[TWO]);
+    for origin in ["https://console.example", "http://localhost:3000"] {
+        let answer = rig.ask("OPTIONS", "/v1/allocate", &[("Origin", origin), ASKS]).await;
+        assert_eq!((answer.status.as_u16(), answer.body.len()), (204, 0));
+        assert_eq!(answer.header("access-control-allow-origin"), Some(origin));
+        assert_eq!(answer.header("access-control-allow-methods"), Some("GET, POST"));
+        let headers = answer.header("access-control-allow-headers").unwrap();
+        for needed in ["Authorization", "Idempotency-Key", "X-Instruqt-Sandbox-ID", "X-Lab-Duration"] {
+            assert!(headers.split(", ").any(|name| name == needed), "{needed} in {headers}");
+        }
+        assert_eq!(answer.header("access-control-max-age"), Some("3600"));
+        assert_eq!(answer.header("vary"), Some("Origin"));
+        assert_eq!(answer.header("access-control-allow-credentials"), None);
+    }
+    let answer = rig.ask("POST", "/v1/allocate", &and(LAB, &[ORIGIN])).await;
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://console.example"));
+    let exposed = Some("Location, Retry-After, X-Request-ID");
+    assert_eq!(answer.header("access-control-expose-headers"), exposed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_can_read_failures_too() {
+    let answer = rig(&[TWO]).ask("POST", "/v1/allocate", &[ORIGIN]).await;
+    assert_eq!(answer.status, 401);
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://console.example"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_other_origin_may_not() {
+    let rig = rig(&[TWO]);
+    let answer = rig.ask("OPTIONS", "/v1/allocate", &[OTHER, ASKS]).await;
+    assert_eq!(answer.status.as_u16(), FaultCode::MethodNotAllowed.status());
+    assert_no_permission(&answer);
+    let answer = rig.ask("POST", "/v1/allocate", &and(LAB, &[OTHER])).await;
+    assert_no_permission(&answer);
+    // A cache must not give this answer to the page that may.
+    assert_eq!(answer.header("vary"), Some("Origin"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_star_lets_every_page_in() {
+    let rig = rig(&[("CORS_ALLOWED_ORIGINS", "*")]);
+    let answer = rig.ask("OPTIONS", "/v1/allocate", &[OTHER, ASKS]).await;
+    assert_eq!(answer.status, 204);
+    assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+    assert_eq!(answer.header("vary"), None);
+    let answer = rig.ask("POST", "/v1/allocate", LAB).await;
+    assert_no_permission(&answer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_options_request_that_asks_for_nothing_is_no_preflight() {
+    let answer = rig(&[TWO]).ask("OPTIONS", "/v1/allocate", &[ORIGIN]).await;
+    assert_eq!(answer.status, 405);
+}

@@ -1,0 +1,21 @@
+//! The ingress against fakes of its ports: every rule of the HTTP API that can be broken without a fleet.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "clippy spares test functions only, and the rig beside them has to fail loudly too"
+)]
+
+mod admin;
+mod answers;
+mod callers;
+mod claims;
+mod cors;
+mod observed;
+mod readiness;
+mod relay;
+mod sandboxes;
+mod serving;
+mod support;

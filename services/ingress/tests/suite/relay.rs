@@ -1,0 +1,148 @@
+//! Repeats and deadlines. Time is tokio's paused clock; the dice always roll the longest pause.
+
+use crate::support::{EPOCH_MS, FRESH_ID, LAB, Rig, Step, and};
+use common::bus::RequestError;
+use common::contract::{FaultCode, Outcome};
+use std::sync::Arc;
+use std::time::Duration;
+
+const OK: Step = Step::Say(Some(Outcome::Created), "{}");
+const NOBODY: Step = Step::Fail(RequestError::NoResponders);
+const SILENCE: Step = Step::Fail(RequestError::TimedOut);
+const BUSY: Step = Step::Refuse(FaultCode::NoWorkers, "all workers are busy");
+
+const NO_WORKER: &str = "no worker took the request; try again shortly";
+const NO_ANSWER: &str = "no answer in time; repeat the same request, it is safe and leads to the same result";
+
+fn times_ms(rig: &Rig) -> Vec<u64> {
+    rig.workers.seen().iter().map(|seen| seen.at_ms).collect()
+}
+
+fn patiences_ms(rig: &Rig) -> Vec<u128> {
+    rig.workers.seen().iter().map(|seen| seen.patience.as_millis()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_context_carries_id_trace_and_deadline_and_is_the_same_on_every_attempt() {
+    let rig = Rig::new([SILENCE, NOBODY, BUSY, OK]);
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let headers = and(LAB, &[("X-Request-ID", "r-1"), ("traceparent", trace)]);
+    assert_eq!(rig.ask("POST", "/v1/allocate", &headers).await.status, 201);
+    let seen = rig.workers.seen();
+    assert_eq!(seen.len(), 4);
+    assert_eq!(seen[0].context.request_id, "r-1");
+    assert_eq!(seen[0].context.deadline_ms, Some(EPOCH_MS + 10_000));
+    assert_eq!(seen[0].context.traceparent.as_deref(), Some(trace));
+    for again in &seen[1..] {
+        assert_eq!((&again.context, &again.body), (&seen[0].context, &seen[0].body));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_without_an_id_goes_on_under_the_fresh_one() {
+    let rig = Rig::new([OK]);
+    rig.ask("POST", "/v1/allocate", &and(LAB, &[("traceparent", "nonsense")])).await;
+    let context = rig.workers.only_seen().context;
+    assert_eq!((context.request_id.as_str(), context.traceparent), (FRESH_ID, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_workers_it_looks_again_for_a_second_and_then_says_so() {
+    let rig = Rig::new([NOBODY]);
+    let answer = rig.ask("POST", "/v1/allocate", LAB).await;
+    answer.assert_fault(FaultCode::NoWorkers, NO_WORKER);
+    // Pauses of 100, 200, 400 and what is left of the second.
+    assert_eq!(times_ms(&rig), [0, 100, 300, 700, 1_000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_comes_late_is_still_found() {
+    let rig = Rig::new([NOBODY, NOBODY, OK]);
+    assert_eq!(rig.ask("POST", "/v1/allocate", LAB).await.status, 201);
+    assert_eq!(times_ms(&rig), [0, 100, 300]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn busy_workers_are_asked_again_like_absent_ones_and_have_the_last_word() {
+    let rig = Rig::new([BUSY]);
+    let answer = rig.ask("POST", "/v1/allocate", LAB).await;
+    answer.assert_fault(FaultCode::NoWorkers, "all workers are busy");
+    assert_eq!(times_ms(&rig), [0, 100, 300, 700, 1_000]);
+    let rig = Rig::new([BUSY, OK]);
+    assert_eq!(rig.ask("POST", "/v1/allocate", LAB).await.status, 201);
+}
+
+#[tokio::test(start_paused = true)]
+async fn absent_and_busy_workers_share_one_patience() {
+    let rig = Rig::new([NOBODY, BUSY, NOBODY, BUSY, NOBODY, OK]);
+    let answer = rig.ask("POST", "/v1/allocate", LAB).await;
+    answer.assert_fault(FaultCode::NoWorkers, NO_WORKER);
+    assert_eq!(times_ms(&rig), [0, 100, 300, 700, 1_000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_worker_is_asked_again_until_the_deadline() {
+    let rig = Rig::new([SILENCE]);
+    let answer = rig.ask("POST", "/v1/allocate", LAB).await;
+    answer.assert_fault(FaultCode::Timeout, NO_ANSWER);
+    assert_eq!(times_ms(&rig), [0, 2_100, 4_300, 6_700, 9_200]);
+    assert_eq!(patiences_ms(&rig), [2_000, 2_000, 2_000, 2_000, 800]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_after_silence_is_the_answer() {
+    let rig = Rig::new([SILENCE, Step::Say(Some(Outcome::Existing), "{}")]);
+    assert_eq!(rig.ask("POST", "/v1/allocate", LAB).await.status, 200);
+    assert_eq!(times_ms(&rig), [0, 2_100]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_settings_are_obeyed() {
+    let settings =
+        [("REQUEST_DEADLINE_MS", "1000"), ("REQUEST_ATTEMPT_MS", "300"), ("NO_RESPONDERS_PATIENCE_MS", "0")];
+    let rig = Rig::with(&settings, [SILENCE]);
+    rig.ask("POST", "/v1/allocate", LAB).await.assert_fault(FaultCode::Timeout, NO_ANSWER);
+    assert_eq!(times_ms(&rig), [0, 400, 900]);
+    assert_eq!(patiences_ms(&rig), [300, 300, 100]);
+    assert_eq!(rig.workers.seen()[0].context.deadline_ms, Some(EPOCH_MS + 1_000));
+    let rig = Rig::with(&settings, [NOBODY]);
+    rig.ask("POST", "/v1/allocate", LAB).await.assert_fault(FaultCode::NoWorkers, NO_WORKER);
+    assert_eq!(times_ms(&rig), [0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_also_ends_the_wait_for_workers() {
+    let settings = [("REQUEST_DEADLINE_MS", "500"), ("NO_RESPONDERS_PATIENCE_MS", "30000")];
+    let rig = Rig::with(&settings, [NOBODY]);
+    rig.ask("POST", "/v1/allocate", LAB).await.assert_fault(FaultCode::NoWorkers, NO_WORKER);
+    assert_eq!(times_ms(&rig), [0, 100, 300]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_connection_it_says_so_at_once() {
+    let rig = Rig::new([Step::Fail(RequestError::Disconnected)]);
+    let answer = rig.ask("POST", "/v1/allocate", LAB).await;
+    let message = "the broker cannot reach its workers; try again shortly";
+    answer.assert_fault(FaultCode::UpstreamUnavailable, message);
+    assert_eq!(times_ms(&rig), [0]);
+}
+
+#[tokio::test]
+async fn requests_beyond_the_limit_are_told_to_come_back_and_places_are_given_back() {
+    let rig = Arc::new(Rig::with(&[("IN_FLIGHT_MAX", "2")], [Step::Hang]));
+    let mut stuck = Vec::new();
+    for _ in 0..2 {
+        let rig = Arc::clone(&rig);
+        stuck.push(tokio::spawn(async move { rig.ask("POST", "/v1/allocate", LAB).await }));
+    }
+    let wait = Duration::from_secs(10);
+    tokio::time::timeout(wait, rig.workers.hanging.acquire_many(2)).await.unwrap().unwrap().forget();
+    rig.workers.follow([OK]);
+    let answer = rig.ask("POST", "/v1/allocate", LAB).await;
+    answer.assert_fault(FaultCode::NoWorkers, "the broker is busy; try again shortly");
+    // A caller that leaves gives its place back.
+    let left = stuck.pop().unwrap();
+    left.abort();
+    assert!(left.await.unwrap_err().is_cancelled());
+    assert_eq!(rig.ask("POST", "/v1/allocate", LAB).await.status, 201);
+}

@@ -1,0 +1,197 @@
+//! Real HTTP on a real socket: kept connections and the orderly stop.
+
+use crate::support::{Rig, Step};
+use common::contract::Outcome;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::io::AsyncBufReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const CLAIM: &str = "POST /v1/allocate HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer lab-token-1\r\n\
+                     X-Track-ID: p-1\r\nContent-Length: 0\r\n\r\n";
+const WAIT: Duration = Duration::from_secs(10);
+
+struct Server {
+    rig: Rig,
+    address: SocketAddr,
+    stop: CancellationToken,
+    run: JoinHandle<std::io::Result<()>>,
+}
+
+struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+impl Server {
+    async fn start(settings: &[(&str, &str)], script: impl IntoIterator<Item = Step>) -> Self {
+        let rig = Rig::with(settings, script);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let run = tokio::spawn(rig.ingress().run(listener, stop.clone()));
+        Self { rig, address, stop, run }
+    }
+
+    async fn client(&self) -> Client {
+        Client { stream: BufReader::new(TcpStream::connect(self.address).await.unwrap()) }
+    }
+
+    /// Waits for the end of the server, which has to be a good one.
+    async fn ended(self) {
+        tokio::time::timeout(WAIT, self.run).await.expect("the server does not end").unwrap().unwrap();
+    }
+}
+
+impl Client {
+    async fn write(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// Head and body of the next answer.
+    async fn read(&mut self) -> (String, String) {
+        tokio::time::timeout(WAIT, self.read_answer()).await.expect("no answer")
+    }
+
+    async fn read_answer(&mut self) -> (String, String) {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(self.stream.read_line(&mut head).await.unwrap(), 0, "closed after {head:?}");
+        }
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+        self.stream.read_exact(&mut body).await.unwrap();
+        (head, String::from_utf8(body).unwrap())
+    }
+
+    /// Waits until the server has closed the connection, and says what came before that.
+    async fn rest(&mut self) -> String {
+        let mut rest = String::new();
+        tokio::time::timeout(WAIT, self.stream.read_to_string(&mut rest)).await.expect("not closed").unwrap();
+        rest
+    }
+}
+
+fn created() -> Step {
+    Step::Say(Some(Outcome::Created), r#"{"sandbox_id":"7"}"#)
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_from_request_to_request() {
+    let server = Server::start(&[], [created()]).await;
+    let mut client = server.client().await;
+    for _ in 0..3 {
+        client.write(CLAIM).await;
+        let (head, body) = client.read().await;
+        assert!(head.starts_with("HTTP/1.1 201 Created\r\n"), "{head}");
+        assert!(!head.contains("connection: close"), "{head}");
+        assert_eq!(body, r#"{"sandbox_id":"7"}"#);
+    }
+    // Failures keep it as well.
+    client.write("GET /nothing HTTP/1.1\r\nHost: b\r\n\r\n").await;
+    assert!(client.read().await.0.starts_with("HTTP/1.1 404"));
+    client.write(CLAIM).await;
+    assert!(client.read().await.0.starts_with("HTTP/1.1 201"));
+}
+
+#[tokio::test]
+async fn a_head_request_has_the_headers_and_no_body() {
+    let server = Server::start(&[], [created()]).await;
+    let mut client = server.client().await;
+    client.write("HEAD /v1/sandboxes/7 HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n").await;
+    let all = client.rest().await;
+    assert!(all.starts_with("HTTP/1.1 401"), "{all}");
+    assert!(all.contains("www-authenticate: Bearer"), "{all}");
+    assert!(all.ends_with("\r\n\r\n"), "{all}");
+}
+
+#[tokio::test]
+async fn an_idle_server_stops_at_once() {
+    let server = Server::start(&[("HTTP_LINGER_MS", "60000")], [created()]).await;
+    server.stop.cancel();
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn while_stopping_a_kept_connection_still_gets_an_answer_and_is_then_closed() {
+    let server = Server::start(&[("HTTP_LINGER_MS", "60000")], [created()]).await;
+    let mut client = server.client().await;
+    client.write(CLAIM).await;
+    assert!(client.read().await.0.starts_with("HTTP/1.1 201"));
+    server.stop.cancel();
+    client.write(CLAIM).await;
+    let (head, _) = client.read().await;
+    assert!(head.starts_with("HTTP/1.1 201"), "{head}");
+    assert!(head.contains("connection: close\r\n"), "{head}");
+    assert_eq!(client.rest().await, "");
+    // The last connection is gone, so the rest of the minute is not waited for.
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn what_runs_when_the_stop_comes_is_finished() {
+    let server = Server::start(&[("HTTP_LINGER_MS", "0")], [Step::SayWhenLet("{}")]).await;
+    let (mut client, mut idle) = (server.client().await, server.client().await);
+    client.write(CLAIM).await;
+    let begun = server.rig.workers.hanging.acquire();
+    tokio::time::timeout(WAIT, begun).await.expect("the request does not arrive").unwrap().forget();
+    server.stop.cancel();
+    // The idle connection is closed already, and the busy one is not.
+    assert_eq!(idle.rest().await, "");
+    server.rig.workers.gate.add_permits(1);
+    let (head, _) = client.read().await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(head.contains("connection: close\r\n"), "{head}");
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn silent_connections_do_not_hold_up_the_stop() {
+    let server = Server::start(&[("HTTP_LINGER_MS", "0")], [created()]).await;
+    let mut fresh = server.client().await;
+    let mut kept = server.client().await;
+    kept.write(CLAIM).await;
+    assert!(kept.read().await.0.starts_with("HTTP/1.1 201"));
+    server.stop.cancel();
+    assert_eq!((fresh.rest().await, kept.rest().await), (String::new(), String::new()));
+    let address = server.address;
+    server.ended().await;
+    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn a_body_in_pieces_is_bounded_and_the_caller_is_told() {
+    let server = Server::start(&[], [created()]).await;
+    let mut client = server.client().await;
+    let head = CLAIM.replace("Content-Length: 0", "Transfer-Encoding: chunked");
+    client.write(&head).await;
+    let chunk = format!("4000\r\n{}\r\n", "x".repeat(0x4000));
+    for _ in 0..4 {
+        client.write(&chunk).await;
+    }
+    // Up to here it is as much as allowed. One byte more is refused, and nothing is left unread behind it.
+    client.write("1\r\nx\r\n").await;
+    let (head, body) = client.read().await;
+    assert!(head.starts_with("HTTP/1.1 413"), "{head}");
+    assert!(body.contains("BODY_TOO_LARGE"), "{body}");
+    assert!(server.rig.workers.seen().is_empty());
+}
+
+// docs/errors.md says so under "Answers without this shape".
+#[tokio::test]
+async fn what_is_no_http_is_refused_without_a_body_and_reaches_nobody() {
+    let server = Server::start(&[], [created()]).await;
+    let many = (0..101).map(|number| format!("X-{number}: 1\r\n")).collect::<String>();
+    for (text, status) in [
+        ("no http at all\r\n\r\n".to_owned(), "400 Bad Request"),
+        (format!("GET / HTTP/1.1\r\n{many}\r\n"), "431 Request Header Fields Too Large"),
+    ] {
+        let mut client = server.client().await;
+        client.write(&text).await;
+        let all = client.rest().await;
+        assert!(all.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{all}");
+        assert!(all.contains("content-length: 0\r\n") && all.ends_with("\r\n\r\n"), "{all}");
+    }
+}

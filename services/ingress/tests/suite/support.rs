@@ -1,0 +1,368 @@
+//! The rig: an ingress whose workers, runs, time and dice do what the test says.
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use bytes::Bytes;
+use common::bus::{BusError, Context, Reply, RequestError, Requests, TickReceipt, Ticks};
+use common::clock::Clock;
+use common::contract::{Fault, FaultCode, Outcome, RunReport, TickKind, Verb};
+use common::random::Random;
+use common::runtime::settings::Settings;
+use ingress::{Config, Ingress, Ports};
+use prometheus::Registry;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+pub(crate) const LAB_TOKEN: &str = "lab-token-1";
+pub(crate) const ADMIN_TOKEN: &str = "admin-token-1";
+pub(crate) const FRESH_ID: &str = "fresh-1";
+/// Where the rig's clock begins, in milliseconds since the Unix epoch.
+pub(crate) const EPOCH_MS: u64 = 1_800_000_000_000;
+
+pub(crate) type Headers<'a> = &'a [(&'a str, &'a str)];
+
+/// A lab's request as the scripts in the field send it.
+pub(crate) const LAB: Headers<'static> =
+    &[("Authorization", "Bearer lab-token-1"), ("X-Instruqt-Sandbox-ID", "p-1")];
+pub(crate) const ADMIN: Headers<'static> = &[("Authorization", "Bearer admin-token-1")];
+
+/// What a fake worker does with a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Say(Option<Outcome>, &'static str),
+    Refuse(FaultCode, &'static str),
+    SayRaw(Reply),
+    Fail(RequestError),
+    /// Says so once the gate lets it.
+    SayWhenLet(&'static str),
+    Hang,
+    Panic,
+}
+
+/// A request as the fake worker saw it.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) verb: Verb,
+    pub(crate) context: Context,
+    pub(crate) body: Bytes,
+    pub(crate) patience: Duration,
+    pub(crate) at_ms: u64,
+}
+
+/// Workers by script: each request takes the next step, the last one stays.
+#[derive(Debug)]
+pub(crate) struct FakeWorkers {
+    script: Mutex<VecDeque<Step>>,
+    seen: Mutex<Vec<Seen>>,
+    is_connected: AtomicBool,
+    clock: PausedClock,
+    /// Given one permit for every request that hangs, once it does.
+    pub(crate) hanging: tokio::sync::Semaphore,
+    /// Lets one [`Step::SayWhenLet`] go on for every permit.
+    pub(crate) gate: tokio::sync::Semaphore,
+}
+
+/// Runs by script.
+#[derive(Debug, Default)]
+pub(crate) struct FakeTicks {
+    pub(crate) report: Mutex<Option<RunReport>>,
+    pub(crate) is_broken: AtomicBool,
+    pub(crate) hangs: AtomicBool,
+    pub(crate) asked: Mutex<Vec<(TickKind, Duration)>>,
+    pub(crate) waiting: AtomicUsize,
+}
+
+/// Sequence of every tick that the fake takes.
+pub(crate) const TICK: u64 = 42;
+
+/// Tokio's time, which a paused test runtime moves by itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PausedClock {
+    began: Instant,
+}
+
+/// Dice that always roll the highest number.
+#[derive(Debug)]
+pub(crate) struct HighDice;
+
+pub(crate) struct Rig {
+    pub(crate) workers: Arc<FakeWorkers>,
+    pub(crate) ticks: Arc<FakeTicks>,
+    pub(crate) clock: PausedClock,
+    pub(crate) registry: Registry,
+    pub(crate) stop: CancellationToken,
+    pub(crate) router: Router,
+    env: BTreeMap<String, String>,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+// === impl Rig ===
+
+impl Rig {
+    /// An ingress with the defaults, whose workers follow `script`.
+    pub(crate) fn new(script: impl IntoIterator<Item = Step>) -> Self {
+        Self::with(&[], script)
+    }
+
+    /// As [`Rig::new`], with settings.
+    pub(crate) fn with(settings: Headers<'_>, script: impl IntoIterator<Item = Step>) -> Self {
+        let mut env: BTreeMap<String, String> = [
+            ("BROKER_API_TOKEN".to_owned(), format!("{LAB_TOKEN},lab-token-2")),
+            ("BROKER_ADMIN_TOKEN".to_owned(), ADMIN_TOKEN.to_owned()),
+        ]
+        .into();
+        env.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let clock = PausedClock { began: Instant::now() };
+        let workers = Arc::new(FakeWorkers {
+            script: Mutex::new(script.into_iter().collect()),
+            seen: Mutex::default(),
+            is_connected: AtomicBool::new(true),
+            clock,
+            hanging: tokio::sync::Semaphore::new(0),
+            gate: tokio::sync::Semaphore::new(0),
+        });
+        let (ticks, registry, stop) =
+            (Arc::new(FakeTicks::default()), Registry::new(), CancellationToken::new());
+        let ingress = build(&env, &workers, &ticks, clock, registry.clone());
+        let router = ingress.router(stop.clone());
+        Self { workers, ticks, clock, registry, stop, router, env }
+    }
+
+    /// The same ingress once more, to be run on a listener.
+    pub(crate) fn ingress(&self) -> Ingress {
+        build(&self.env, &self.workers, &self.ticks, self.clock, Registry::new())
+    }
+
+    /// What becomes of a second ingress on the same registry.
+    pub(crate) fn try_again(&self) -> Result<Ingress, prometheus::Error> {
+        try_build(&self.env, &self.workers, &self.ticks, self.clock, self.registry.clone())
+    }
+
+    /// Sends a request without a body.
+    pub(crate) async fn ask(&self, method: &str, path: &str, headers: Headers<'_>) -> Answer {
+        self.send(request(method, path, headers)).await
+    }
+
+    /// Sends a request.
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = to_bytes(body, 1 << 20).await.unwrap();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+}
+
+fn build(
+    env: &BTreeMap<String, String>,
+    workers: &Arc<FakeWorkers>,
+    ticks: &Arc<FakeTicks>,
+    clock: PausedClock,
+    registry: Registry,
+) -> Ingress {
+    try_build(env, workers, ticks, clock, registry).unwrap()
+}
+
+fn try_build(
+    env: &BTreeMap<String, String>,
+    workers: &Arc<FakeWorkers>,
+    ticks: &Arc<FakeTicks>,
+    clock: PausedClock,
+    registry: Registry,
+) -> Result<Ingress, prometheus::Error> {
+    let mut settings = Settings::new(env);
+    let config = Config::read(&mut settings);
+    let config = settings.finish(config).unwrap();
+    let ports = Ports {
+        requests: Arc::clone(workers) as Arc<dyn Requests>,
+        ticks: Arc::clone(ticks) as Arc<dyn Ticks>,
+        clock: Arc::new(clock),
+        random: Arc::new(HighDice),
+    };
+    Ingress::new(config, ports, registry)
+}
+
+/// A request without a body.
+pub(crate) fn request(method: &str, path: &str, headers: Headers<'_>) -> Request<Body> {
+    let mut request = Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap()).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, value.as_bytes());
+    }
+    request.body(Body::empty()).unwrap()
+}
+
+/// `base` and `more` together.
+pub(crate) fn and<'a>(base: &[(&'a str, &'a str)], more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    base.iter().chain(more).copied().collect()
+}
+
+// === impl Answer ===
+
+impl Answer {
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// Asserts that this is exactly that failure.
+    #[track_caller]
+    pub(crate) fn assert_fault(&self, code: FaultCode, message: &str) {
+        let fault = Fault::new(code, message);
+        let request_id = self.header("x-request-id").unwrap();
+        assert_eq!(self.json(), serde_json::to_value(fault.body(request_id)).unwrap());
+        assert_eq!(self.status.as_u16(), code.status());
+        assert_eq!(self.header("content-type"), Some("application/json"));
+        let retry_after = fault.retry_after_seconds.map(|seconds| seconds.to_string());
+        assert_eq!(self.header("retry-after"), retry_after.as_deref());
+    }
+}
+
+// === impl FakeWorkers ===
+
+impl FakeWorkers {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    pub(crate) fn only_seen(&self) -> Seen {
+        let seen = self.seen();
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        seen[0].clone()
+    }
+
+    pub(crate) fn follow(&self, script: impl IntoIterator<Item = Step>) {
+        *self.script.lock().unwrap() = script.into_iter().collect();
+    }
+
+    pub(crate) fn disconnect(&self) {
+        self.is_connected.store(false, Ordering::SeqCst);
+    }
+
+    fn next(&self) -> Step {
+        let mut script = self.script.lock().unwrap();
+        if script.len() > 1 { script.pop_front().unwrap() } else { script[0].clone() }
+    }
+}
+
+#[async_trait]
+impl Requests for FakeWorkers {
+    async fn request(
+        &self,
+        verb: Verb,
+        context: &Context,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<Reply, RequestError> {
+        let at_ms = self.clock.now_ms() - EPOCH_MS;
+        self.seen.lock().unwrap().push(Seen { verb, context: context.clone(), body, patience, at_ms });
+        match self.next() {
+            Step::Say(outcome, body) => {
+                Ok(Reply { outcome, is_fault: false, body: Bytes::from_static(body.as_bytes()) })
+            }
+            Step::Refuse(code, message) => {
+                let body = serde_json::to_vec(&Fault::new(code, message).body(&context.request_id)).unwrap();
+                Ok(Reply { outcome: None, is_fault: true, body: body.into() })
+            }
+            Step::SayRaw(reply) => Ok(reply),
+            Step::Fail(RequestError::TimedOut) => {
+                // On the paused clock of the runtime, so no time goes by.
+                let _ = tokio::time::timeout(patience, std::future::pending::<()>()).await;
+                Err(RequestError::TimedOut)
+            }
+            Step::Fail(error) => Err(error),
+            Step::SayWhenLet(body) => {
+                self.hanging.add_permits(1);
+                self.gate.acquire().await.unwrap().forget();
+                Ok(Reply { outcome: None, is_fault: false, body: Bytes::from_static(body.as_bytes()) })
+            }
+            Step::Hang => {
+                self.hanging.add_permits(1);
+                std::future::pending().await
+            }
+            Step::Panic => panic!("secret cause"),
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        self.is_connected.load(Ordering::SeqCst)
+    }
+}
+
+// === impl FakeTicks ===
+
+impl FakeTicks {
+    fn fail_if_broken(&self) -> Result<(), BusError> {
+        if self.is_broken.load(Ordering::SeqCst) {
+            return Err(BusError { operation: "tick", source: "nats://secret-host:4222 refused".into() });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Ticks for FakeTicks {
+    async fn tick(&self, _: TickKind, _: Option<u64>) -> Result<TickReceipt, BusError> {
+        self.fail_if_broken()?;
+        Ok(TickReceipt { sequence: TICK, duplicate: false })
+    }
+
+    async fn tick_and_wait(
+        &self,
+        kind: TickKind,
+        patience: Duration,
+    ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
+        self.asked.lock().unwrap().push((kind, patience));
+        let receipt = self.tick(kind, None).await?;
+        if self.hangs.load(Ordering::SeqCst) {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            std::future::pending::<()>().await;
+        }
+        Ok((receipt, self.report.lock().unwrap().clone()))
+    }
+
+    async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {
+        self.fail_if_broken()?;
+        Ok(self.report.lock().unwrap().clone().filter(|report| report.kind == kind))
+    }
+}
+
+// === impl PausedClock ===
+
+#[async_trait]
+impl Clock for PausedClock {
+    fn now_ms(&self) -> u64 {
+        EPOCH_MS + u64::try_from(self.began.elapsed().as_millis()).unwrap()
+    }
+
+    async fn sleep(&self, span: Duration) {
+        let _ = tokio::time::timeout(span, std::future::pending::<()>()).await;
+    }
+}
+
+// === impl HighDice ===
+
+impl Random for HighDice {
+    fn below(&self, bound: usize) -> usize {
+        bound.saturating_sub(1)
+    }
+
+    fn fresh_id(&self) -> String {
+        FRESH_ID.to_owned()
+    }
+}

@@ -1,0 +1,173 @@
+//! What a process knows of free sandboxes: what was not used is offered again, a crowd that waits is told so
+//! in time, and neither names nor losses pile up.
+
+use crate::settings::{OWNER, Subject};
+use crate::unsteady::Unsteady;
+use crate::world::{Process, World, claim_of};
+use common::contract::{AllocateRequest, FaultCode, Outcome};
+use common::store::memory::MemoryStore;
+use harness::faulty_store::Fault;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Time of the callers that are to wait in vain: short, because they do wait.
+const SHORT: Duration = Duration::from_millis(400);
+/// Callers who wait for one sandbox; looking one after the other would take them longer than their time.
+const CROWD: usize = 40;
+/// Selectors of the flood.
+const FLOOD: usize = 5_000;
+/// Selectors that a process may keep candidates for.
+const SELECTORS_KEPT_MAX: usize = 1_024;
+
+async fn world(sandbox_count: u64) -> World {
+    World::over(Arc::new(MemoryStore::new(2)), sandbox_count, 1).await
+}
+
+fn with_prefix(owner: &str, prefix: &str) -> AllocateRequest {
+    AllocateRequest { name_prefix: Some(prefix.to_owned()), ..claim_of(owner) }
+}
+
+/// The number of the first call of that name in a repeat of the owner.
+async fn call_of_a_repeat(operation: &str) -> usize {
+    let world = world(2).await;
+    world.process().claim(OWNER).await.unwrap();
+    let subject = Subject::new(&world, None);
+    subject.process.claim(OWNER).await.unwrap();
+    subject.store.calls().iter().position(|call| *call == operation).expect("a repeat makes that call")
+}
+
+#[tokio::test]
+async fn what_a_repeat_did_not_need_is_offered_again() {
+    let world = world(2).await;
+    world.process().claim(OWNER).await.unwrap();
+    let process = world.process();
+    assert_eq!(process.claim(OWNER).await.unwrap().outcome, Outcome::Existing);
+    assert_eq!(process.rounds(), 1);
+    assert_eq!(process.claim("other").await.unwrap().outcome, Outcome::Created);
+    assert_eq!(process.rounds(), 1, "it was at hand; there was no need to look");
+}
+
+#[tokio::test]
+async fn what_a_broken_claim_had_in_hand_is_offered_again() {
+    let call = call_of_a_repeat("open_claim").await;
+    for fault in [Fault::FailBefore, Fault::PauseBefore] {
+        let world = world(1).await;
+        let subject = Subject::new(&world, Some((call, fault)));
+        let started = subject.start().await;
+        match fault {
+            Fault::FailBefore => assert_eq!(started.answer().await, Err(FaultCode::StoreUnavailable)),
+            _ => started.drop_it().await,
+        }
+        assert_eq!(subject.process.claim("other").await.unwrap().outcome, Outcome::Created);
+        assert_eq!(subject.process.rounds(), 1, "{fault:?}: it was at hand; there was no need to look");
+    }
+}
+
+#[tokio::test]
+async fn who_waits_gets_what_is_given_back() {
+    let call = call_of_a_repeat("open_claim").await;
+    for hangs_up in [true, false] {
+        let world = world(2).await;
+        world.process().claim(OWNER).await.unwrap();
+        let subject = Subject::new(&world, Some((call, Fault::PauseBefore)));
+        let repeat = subject.start().await;
+        let waiting = tokio::spawn({
+            let process = subject.process.clone();
+            async move { process.claim("waiting").await }
+        });
+        let rounds = subject.process.rounds();
+        while subject.process.rounds() == rounds {
+            tokio::task::yield_now().await;
+        }
+        assert!(!waiting.is_finished(), "the last one is in other hands, and may come back");
+        if hangs_up {
+            repeat.drop_it().await;
+        } else {
+            subject.store.resume();
+            assert_eq!(repeat.answer().await.unwrap().outcome, Outcome::Existing);
+        }
+        assert_eq!(waiting.await.unwrap().unwrap().outcome, Outcome::Created);
+    }
+}
+
+// An answer that comes after the deadline would be TIMEOUT: the allocator sees to that itself.
+
+#[tokio::test]
+async fn who_waits_in_vain_is_told_so_in_time() {
+    let call = call_of_a_repeat("open_claim").await;
+    let world = world(1).await;
+    let subject = Subject::new(&world, Some((call, Fault::PauseBefore)));
+    let in_hand = subject.start().await;
+    assert_eq!(subject.process.ask(&claim_of("waiting"), SHORT).await, Err(FaultCode::Contended));
+    // Another name is another matter: for this one there is nothing to wait for.
+    let answer = subject.process.ask(&with_prefix("other", "nothing-"), SHORT).await;
+    assert_eq!(answer, Err(FaultCode::PoolExhausted));
+    subject.store.resume();
+    assert_eq!(in_hand.answer().await.unwrap().outcome, Outcome::Created);
+    assert_eq!(subject.process.claim("waiting").await, Err(FaultCode::PoolExhausted));
+}
+
+/// Everybody of a crowd, however long a look at the index takes: one look serves all who wait.
+#[tokio::test]
+async fn a_crowd_that_waits_in_vain_is_told_so_in_time() {
+    let call = call_of_a_repeat("open_claim").await;
+    let slow = Arc::new(Unsteady::slow(Duration::from_millis(10)));
+    let world = World::over(slow.over(Arc::new(MemoryStore::new(2))), 1, 1).await;
+    let subject = Subject::new(&world, Some((call, Fault::PauseBefore)));
+    let in_hand = subject.start().await;
+    let rounds = subject.process.rounds();
+    let crowd: Vec<_> = (0..CROWD)
+        .map(|number| {
+            let process = subject.process.clone();
+            tokio::spawn(async move { process.ask(&claim_of(&format!("waiting-{number}")), SHORT).await })
+        })
+        .collect();
+    for caller in crowd {
+        assert_eq!(caller.await.unwrap(), Err(FaultCode::Contended));
+    }
+    let looks = subject.process.rounds() - rounds;
+    assert!(looks <= 3, "{looks} looks at the index for {CROWD} callers who came together");
+    subject.store.resume();
+    assert_eq!(in_hand.answer().await.unwrap().outcome, Outcome::Created);
+}
+
+/// Candidates that were free long ago: others took them all since. A process that has lost a few of them looks
+/// anew, and does not try them one by one.
+#[tokio::test]
+async fn old_candidates_are_not_tried_to_the_last() {
+    let world = world(200).await;
+    let subject = Subject::new(&world, None);
+    subject.process.claim("warm").await.unwrap();
+    world.rivals(199).await;
+    let last = world.add().await;
+    let calls_before = subject.store.calls().len();
+    assert_eq!(subject.process.claim(OWNER).await.unwrap().id(), last.id);
+    let calls = subject.store.calls().len() - calls_before;
+    assert!(calls <= 40, "{calls} calls for one claim");
+}
+
+/// Prefixes come from outside. A process keeps candidates for some, and forgets them rather than keep all.
+#[tokio::test]
+async fn a_flood_of_prefixes_is_not_kept() {
+    let world = world(0).await;
+    let endless = Arc::new(crate::endless::Endless);
+    let process = world.process_over(endless.over(Arc::clone(&world.store)));
+    let mut looked = ask_all(&process, "first").await;
+    assert_eq!(looked, FLOOD, "each prefix is new, and so needs a look");
+    // Now each has two more at hand, unless it was forgotten.
+    looked = ask_all(&process, "second").await;
+    let kept = FLOOD - looked;
+    assert!(kept <= SELECTORS_KEPT_MAX, "candidates of {kept} prefixes are kept");
+    assert_eq!(process.lost_races(), 0);
+}
+
+/// One claim for each prefix of the flood; how many of them needed a look at the index.
+async fn ask_all(process: &Process, name: &str) -> usize {
+    let before = process.rounds();
+    for number in 0..FLOOD {
+        let request = with_prefix(&format!("{name}-{number}"), &format!("p{number:04}-"));
+        let answer = process.ask(&request, Duration::from_secs(60)).await;
+        assert_eq!(answer.map(|lent| lent.outcome), Ok(Outcome::Created));
+    }
+    usize::try_from(process.rounds() - before).unwrap()
+}

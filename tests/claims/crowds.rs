@@ -1,0 +1,160 @@
+//! Crowds: everybody who can be served is served, and *exhausted* is said only when nothing is free.
+
+use crate::engines::Engine;
+use crate::unsteady::Unsteady;
+use crate::world::{Answered, Process, World, claim_of};
+use common::contract::{AllocateRequest, FaultCode, Outcome};
+use common::domain::{SandboxId, StateName};
+use common::random::{Dice, Random as _};
+use common::store::memory::MemoryStore;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Time for a caller of a crowd: more than the slowest machine needs.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Seeds of the tests that need many.
+const SEEDS: u64 = 20;
+
+/// All at once, each through one of the processes.
+async fn crowd(processes: &[Process], requests: Vec<AllocateRequest>) -> Vec<Answered> {
+    let tasks: Vec<_> = requests
+        .into_iter()
+        .zip(processes.iter().cloned().cycle())
+        .map(|(request, process)| tokio::spawn(async move { process.ask(&request, PATIENCE).await }))
+        .collect();
+    let mut answers = Vec::new();
+    for task in tasks {
+        answers.push(task.await.unwrap());
+    }
+    answers
+}
+
+fn callers(count: usize, name: &str) -> Vec<AllocateRequest> {
+    (0..count).map(|number| claim_of(&format!("{name}-{number}"))).collect()
+}
+
+/// The sandboxes that were won, each once; everybody else was told that nothing is free.
+fn won(answers: &[Answered]) -> BTreeSet<SandboxId> {
+    let mut won = BTreeSet::new();
+    for answer in answers {
+        match answer {
+            Ok(lent) => {
+                assert_eq!(lent.outcome, Outcome::Created);
+                assert!(won.insert(lent.id()), "two holders of {lent:?}");
+            }
+            Err(code) => assert_eq!(*code, FaultCode::PoolExhausted),
+        }
+    }
+    won
+}
+
+async fn more_callers_than_sandboxes(world: &World, processes: &[Process], free: usize, more: usize) {
+    let answers = crowd(processes, callers(free + more, "first")).await;
+    assert_eq!(won(&answers).len(), free, "somebody was told that nothing is free, and something was");
+    assert_eq!(world.in_state(StateName::Available).await, []);
+    // What comes later is found, whatever the processes believe of the pool.
+    for _ in 0..processes.len() {
+        world.add().await;
+    }
+    let answers = crowd(processes, callers(processes.len() + more, "second")).await;
+    assert_eq!(won(&answers).len(), processes.len());
+}
+
+pub(crate) async fn everybody_gets_one_until_there_are_none(engine: Engine) {
+    let (seeds, free, more) = if engine.is_slow() { (1, 30, 10) } else { (SEEDS, 60, 20) };
+    for seed in 0..seeds {
+        let world = World::new(engine, free, seed).await;
+        let unsteady = Arc::new(Unsteady::mixing(seed));
+        let processes: Vec<_> =
+            (0..3).map(|_| world.process_over(unsteady.over(Arc::clone(&world.store)))).collect();
+        more_callers_than_sandboxes(&world, &processes, free as usize, more).await;
+    }
+}
+
+#[tokio::test]
+async fn everybody_gets_one_until_there_are_none_over_an_index_that_lags() {
+    for seed in 0..SEEDS {
+        let unsteady = Arc::new(Unsteady::lagging(seed, 12));
+        let world = World::over(unsteady.over(Arc::new(MemoryStore::new(1))), 60, seed).await;
+        let processes: Vec<_> = (0..3).map(|_| world.process()).collect();
+        let answers = crowd(&processes, callers(80, "first")).await;
+        // What the index has never shown to a process, that process cannot offer; here it has shown all.
+        assert_eq!(won(&answers).len(), 60, "seed {seed}");
+    }
+}
+
+/// One caller after the other, while sandboxes come, go missing and come back, and the index lags: whoever is
+/// told that nothing is free was shown nothing that was.
+#[tokio::test]
+async fn what_the_index_shows_free_and_is_free_is_found() {
+    let (mut exhausted, mut created) = (0, 0);
+    for seed in 0..SEEDS {
+        let unsteady = Arc::new(Unsteady::lagging(seed, 6));
+        let world = World::over(unsteady.over(Arc::new(MemoryStore::new(1))), 2, seed).await;
+        let processes: Vec<_> = (0..2).map(|_| world.process()).collect();
+        let dice = Dice::seeded(seed);
+        for turn in 0..60 {
+            match dice.below(5) {
+                0 if turn % 3 == 0 => drop(world.add().await),
+                1 => go_missing(&world).await,
+                2 => come_back(&world).await,
+                _ => {
+                    let process = &processes[dice.below(processes.len())];
+                    match process.claim(&format!("owner-{turn}")).await {
+                        Ok(_) => created += 1,
+                        Err(code) => {
+                            assert_eq!(code, FaultCode::PoolExhausted);
+                            exhausted += 1;
+                            let free = world.in_state(StateName::Available).await;
+                            let free: Vec<_> = free.iter().map(|sandbox| sandbox.candidate()).collect();
+                            let shown = unsteady.shown();
+                            assert!(!free.iter().any(|one| shown.contains(one)), "seed {seed}: {free:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(exhausted > 0 && created > 0, "{exhausted} times exhausted, {created} created");
+}
+
+async fn go_missing(world: &World) {
+    if let Some(sandbox) = world.in_state(StateName::Available).await.first() {
+        world.store.mark_missing(sandbox, crate::world::START).await.unwrap();
+    }
+}
+
+async fn come_back(world: &World) {
+    for sandbox in world.in_state(StateName::Stale).await {
+        world.store.mark_found(&sandbox, crate::world::START).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn two_hundred_callers_on_a_thousand_free_in_three_processes() {
+    let world = World::over(Arc::new(MemoryStore::new(4)), 1_000, 1).await;
+    let unsteady = Arc::new(Unsteady::mixing(1));
+    let processes: Vec<_> =
+        (0..3).map(|_| world.process_over(unsteady.over(Arc::clone(&world.store)))).collect();
+    assert_eq!(won(&crowd(&processes, callers(200, "owner")).await).len(), 200);
+}
+
+/// Everybody gets the first sandbox that they try, whatever they ask for: inside one process, nobody is sent
+/// after what somebody else is trying.
+#[tokio::test]
+async fn inside_one_process_nobody_is_in_anybodys_way() {
+    for seed in 0..SEEDS {
+        let world = World::over(Arc::new(MemoryStore::new(2)), 40, seed).await;
+        let unsteady = Arc::new(Unsteady::mixing(seed));
+        let process = world.process_over(unsteady.over(Arc::clone(&world.store)));
+        let mut requests = callers(40, "owner");
+        for (number, request) in requests.iter_mut().enumerate() {
+            // Every sandbox is on three shelves.
+            request.name_prefix =
+                [None, Some("lab-".to_owned()), Some("lab-0".to_owned())][number % 3].clone();
+        }
+        assert_eq!(won(&crowd(std::slice::from_ref(&process), requests).await).len(), 40, "seed {seed}");
+        assert_eq!((process.lost_races(), unsteady.grants()), (0, 40), "seed {seed}");
+    }
+}

@@ -1,0 +1,99 @@
+//! A lease that is over: its owner gets a new sandbox, and the old one ends exactly as if it were given back.
+
+use crate::engines::Engine;
+use crate::settings::OWNER;
+use crate::world::{GRACE, LEASE, World};
+use common::contract::{DeletionWork, FaultCode, Outcome};
+use common::domain::{DeletionCause, Sandbox, StateName};
+use harness::wait::{PATIENCE, eventually};
+use std::time::Duration;
+
+/// Waits until the deletion of `sandbox` is in the queue and its claim item no longer names it.
+async fn announced(world: &World, sandbox: &Sandbox) -> DeletionWork {
+    let record = sandbox.last_claim().expect("it was leased");
+    eventually("the announcement", PATIENCE, || async {
+        let work = world.deletions.of(&sandbox.id).ok_or("not announced")?;
+        let item = world.store.find_claim(&record.claim).await.unwrap();
+        if item.as_ref() == Some(&record) { Err("its claim item stays") } else { Ok(work) }
+    })
+    .await
+}
+
+pub(crate) async fn until_its_grace_is_over_a_lease_stays(engine: Engine) {
+    let world = World::new(engine, 2, 1).await;
+    let process = world.process();
+    let first = process.claim(OWNER).await.unwrap();
+    world.clock.advance(LEASE + GRACE - Duration::from_secs(1));
+    let repeat = process.claim(OWNER).await.unwrap();
+    assert_eq!((repeat.outcome, &repeat.body), (Outcome::Existing, &first.body));
+    assert_eq!(world.deletions.queued(), []);
+    world.clock.advance(Duration::from_secs(1));
+    let next = process.claim(OWNER).await.unwrap();
+    assert_eq!(next.outcome, Outcome::Created);
+    assert_ne!(next.id(), first.id());
+}
+
+pub(crate) async fn a_lease_that_is_over_ends_like_a_released_one(engine: Engine) {
+    let mut works = Vec::new();
+    let mut ended = Vec::new();
+    for cause in [DeletionCause::Expired, DeletionCause::Released] {
+        let world = World::new(engine, 2, 1).await;
+        let process = world.process();
+        let first = process.claim(OWNER).await.unwrap();
+        world.outlive_leases();
+        if cause == DeletionCause::Released {
+            process.release(&first.allocation.sandbox_id, OWNER).await.unwrap();
+        } else {
+            assert_eq!(process.claim(OWNER).await.unwrap().outcome, Outcome::Created);
+        }
+        let old = world.store.sandbox(&first.id()).await.unwrap().unwrap();
+        assert_eq!(old.state.name(), StateName::PendingDeletion);
+        let deletion = old.deletion().cloned().unwrap();
+        assert_eq!(deletion.cause, cause);
+        works.push(announced(&world, &old).await);
+        assert_eq!((world.deletions.queued().len(), world.deletions.repeated()), (1, 0));
+        assert_eq!(works.last(), DeletionWork::of(&old).as_ref());
+        ended.push((deletion.lease, deletion.requested_at, deletion.attempts));
+        // Either way the key is free for one sandbox, and the same one for good.
+        let next = process.claim(OWNER).await.unwrap();
+        assert_ne!(next.id(), first.id());
+        assert_eq!(world.process().claim(OWNER).await.unwrap().body, next.body);
+    }
+    assert_eq!(works[0], works[1]);
+    assert_eq!(ended[0], ended[1]);
+}
+
+pub(crate) async fn a_lease_that_is_over_ends_even_if_nothing_is_free(engine: Engine) {
+    let world = World::new(engine, 1, 1).await;
+    let process = world.process();
+    let first = process.claim(OWNER).await.unwrap();
+    world.outlive_leases();
+    assert_eq!(process.claim(OWNER).await, Err(FaultCode::PoolExhausted));
+    let old = world.store.sandbox(&first.id()).await.unwrap().unwrap();
+    assert_eq!(old.state.name(), StateName::PendingDeletion);
+    announced(&world, &old).await;
+    // Asking again neither announces it twice nor finds it again.
+    assert_eq!(process.claim(OWNER).await, Err(FaultCode::PoolExhausted));
+    assert_eq!((world.deletions.queued().len(), world.deletions.repeated()), (1, 0));
+    let added = world.add().await;
+    assert_eq!(process.claim(OWNER).await.unwrap().id(), added.id);
+}
+
+/// The queue is an accelerator: without it the claim and the state are the same, and the sweep announces.
+pub(crate) async fn a_queue_that_fails_holds_nobody_up(engine: Engine) {
+    let world = World::new(engine, 2, 1).await;
+    let process = world.process();
+    let first = process.claim(OWNER).await.unwrap();
+    world.outlive_leases();
+    world.deletions.fail(1);
+    let next = process.claim(OWNER).await.unwrap();
+    assert_eq!(next.outcome, Outcome::Created);
+    eventually("the failed announcement", PATIENCE, || async {
+        if world.deletions.failed() == 1 { Ok(()) } else { Err(world.deletions.failed()) }
+    })
+    .await;
+    assert_eq!(world.deletions.queued(), []);
+    let old = world.store.sandbox(&first.id()).await.unwrap().unwrap();
+    assert_eq!(old.state.name(), StateName::PendingDeletion);
+    world.assert_sound(&[&process, &world.process()]).await;
+}

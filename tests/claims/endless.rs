@@ -1,0 +1,66 @@
+//! A pool that has three sandboxes for every name prefix that anybody asks for.
+
+use async_trait::async_trait;
+use common::domain::{NewSandbox, SandboxId, SandboxName, StateName};
+use common::store::{Page, PageCursor, SortRange, StateQuery, Store, StoreError};
+use harness::interposed_store::{InterposedStore, Interposer};
+use std::sync::Arc;
+
+/// Sandboxes of one prefix.
+const EACH: usize = 3;
+
+/// Makes them when they are looked for.
+#[derive(Debug)]
+pub(crate) struct Endless;
+
+// === impl Endless ===
+
+impl Endless {
+    pub(crate) fn over(self: &Arc<Self>, inner: Arc<dyn Store>) -> Arc<dyn Store> {
+        Arc::new(InterposedStore::new(inner, Arc::clone(self)))
+    }
+}
+
+#[async_trait]
+impl Interposer for Endless {
+    async fn before(&self, _operation: &'static str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn after(&self, _operation: &'static str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn page(
+        &self,
+        inner: &dyn Store,
+        query: &StateQuery,
+        _after: Option<&PageCursor>,
+        _limit: u16,
+    ) -> Result<Page, StoreError> {
+        let SortRange::NamePrefix(prefix) = &query.range else { panic!("not asked for in this test") };
+        let mut page = Page::default();
+        // Each of them is in one shard; here it is the first.
+        for number in (0..EACH).filter(|_| query.shard == 0) {
+            let name = format!("{}{number}", prefix.as_str());
+            let id = SandboxId::parse(&name).unwrap();
+            let found = match inner.sandbox(&id).await? {
+                Some(found) => Some(found),
+                None => {
+                    let new = NewSandbox {
+                        name: SandboxName::parse(&name).unwrap(),
+                        ..NewSandbox {
+                            id: id.clone(),
+                            pool: query.pool.clone(),
+                            ..crate::world::new_sandbox(1)
+                        }
+                    };
+                    inner.insert(&new, crate::world::START).await?;
+                    inner.sandbox(&id).await?
+                }
+            };
+            page.sandboxes.extend(found.filter(|sandbox| sandbox.state.name() == StateName::Available));
+        }
+        Ok(page)
+    }
+}

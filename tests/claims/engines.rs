@@ -1,0 +1,34 @@
+//! The engines that the claims run on; every world gets a store of its own.
+
+use common::store::Store;
+use common::store::memory::MemoryStore;
+use harness::dynamodb;
+use std::sync::Arc;
+
+/// Few, so that a round over them is short, and more than one, so that they matter.
+const SHARDS: u16 = 2;
+
+/// Where the stores come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    /// In memory: every interleaving that can be thought of.
+    Memory,
+    /// The embedded DynamoDB: the same with real conditional writes, and fewer.
+    Dynoxide,
+}
+
+// === impl Engine ===
+
+impl Engine {
+    pub(crate) async fn fresh_store(self) -> Arc<dyn Store> {
+        match self {
+            Self::Memory => Arc::new(MemoryStore::new(SHARDS)),
+            Self::Dynoxide => Arc::new(dynamodb::fresh_store(dynamodb::dynoxide_endpoint(), SHARDS).await),
+        }
+    }
+
+    /// Whether to leave out most of what memory has shown already.
+    pub(crate) fn is_slow(self) -> bool {
+        self == Self::Dynoxide
+    }
+}

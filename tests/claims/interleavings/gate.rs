@@ -1,0 +1,176 @@
+//! Where calls wait for the scheduler: every read once, after it happened, and every write before and after.
+
+use async_trait::async_trait;
+use common::domain::{Sandbox, SandboxId};
+use common::store::StoreError;
+use harness::interposed_store::Interposer;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+
+/// Turns of the runtime without any news before everything counts as standing still. A call that ends may
+/// wake another one, which may wake a third; each takes a turn.
+const QUIET_TURNS: u32 = 6;
+/// How long the store may work on a call.
+const CALL_WAIT_MAX: Duration = Duration::from_secs(30);
+/// What changes nothing; there is no point in stopping before it.
+const READS: [&str; 3] = ["page", "find_claim", "sandbox"];
+
+/// What changes claim items only.
+const CLAIM_WRITES: [&str; 3] = ["open_claim", "move_claim", "close_claim"];
+
+/// Which side of a call a caller stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Before,
+    After,
+}
+
+/// A caller that waits.
+#[derive(Debug)]
+pub(crate) struct Point {
+    pub(crate) process: usize,
+    pub(crate) operation: &'static str,
+    pub(crate) side: Side,
+    go: oneshot::Sender<bool>,
+}
+
+/// All the callers that wait.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    state: Mutex<State>,
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Vec<Point>,
+    dead: BTreeSet<usize>,
+    /// Calls that the store works on.
+    busy: usize,
+    arrivals: u64,
+    /// Sandboxes that were written since somebody asked.
+    written: BTreeSet<SandboxId>,
+}
+
+/// The way of one process to the store.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    board: Arc<Board>,
+    process: usize,
+}
+
+/// The answer of a call that was failed, or whose process is dead.
+#[derive(Debug, thiserror::Error)]
+#[error("failed by the scheduler")]
+struct Failed;
+
+// === impl Point ===
+
+impl Point {
+    /// Lets the caller go on.
+    pub(crate) fn pass(self) {
+        let _ = self.go.send(true);
+    }
+
+    /// Fails the call: before it, nothing happened; after it, the answer is lost.
+    pub(crate) fn fail(self) {
+        let _ = self.go.send(false);
+    }
+
+    /// Whether letting it pass may change a sandbox.
+    pub(crate) fn changes_a_sandbox(&self) -> bool {
+        self.side == Side::Before && !CLAIM_WRITES.contains(&self.operation)
+    }
+}
+
+// === impl Board ===
+
+impl Board {
+    pub(crate) fn gate(self: &Arc<Self>, process: usize) -> Arc<Gate> {
+        Arc::new(Gate { board: Arc::clone(self), process })
+    }
+
+    /// How many wait. Those whose task is gone do not count.
+    pub(crate) fn waiting(&self) -> usize {
+        let mut state = self.state();
+        state.waiting.retain(|point| !point.go.is_closed());
+        state.waiting.len()
+    }
+
+    /// Takes one of those that wait.
+    pub(crate) fn take(&self, index: usize) -> Point {
+        self.state().waiting.remove(index)
+    }
+
+    /// From now on, no call of that process happens any more.
+    pub(crate) fn kill(&self, process: usize) {
+        let mut state = self.state();
+        state.dead.insert(process);
+        state.waiting.retain(|point| point.process != process);
+    }
+
+    /// The sandboxes that were written since the last time.
+    pub(crate) fn take_written(&self) -> Vec<SandboxId> {
+        std::mem::take(&mut self.state().written).into_iter().collect()
+    }
+
+    /// Waits until everybody waits, here or for one another.
+    pub(crate) async fn settle(&self) {
+        let mut quiet = 0;
+        let mut arrivals = self.state().arrivals;
+        while quiet < QUIET_TURNS {
+            if self.state().busy > 0 {
+                let news = tokio::time::timeout(CALL_WAIT_MAX, self.news.notified()).await;
+                news.expect("the store does not answer");
+            }
+            tokio::task::yield_now().await;
+            let state = self.state();
+            quiet = if state.busy == 0 && state.arrivals == arrivals { quiet + 1 } else { 0 };
+            arrivals = state.arrivals;
+        }
+    }
+
+    async fn stand(&self, process: usize, operation: &'static str, side: Side) -> Result<(), StoreError> {
+        let failed = || StoreError::Unavailable { operation, source: Box::new(Failed) };
+        let (go, gone) = oneshot::channel();
+        {
+            let mut state = self.state();
+            if state.dead.contains(&process) {
+                return Err(failed());
+            }
+            state.arrivals += 1;
+            state.waiting.push(Point { process, operation, side, go });
+        }
+        match gone.await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(failed()),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Interposer for Gate {
+    fn written(&self, sandbox: &Sandbox) {
+        self.board.state().written.insert(sandbox.id.clone());
+    }
+
+    async fn before(&self, operation: &'static str) -> Result<(), StoreError> {
+        if !READS.contains(&operation) {
+            self.board.stand(self.process, operation, Side::Before).await?;
+        }
+        self.board.state().busy += 1;
+        Ok(())
+    }
+
+    async fn after(&self, operation: &'static str) -> Result<(), StoreError> {
+        self.board.state().busy -= 1;
+        self.board.news.notify_one();
+        self.board.stand(self.process, operation, Side::After).await
+    }
+}

@@ -1,0 +1,118 @@
+//! A claim that breaks off at any of its calls, on both sides of it, and the owner who asks again.
+
+use crate::engines::Engine;
+use crate::settings::{OWNER, Rehearsal, Setting};
+use common::contract::{FaultCode, Outcome};
+use harness::faulty_store::Fault;
+
+/// How a claim breaks off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Break {
+    /// The process, or the caller's patience, ends before the call happens.
+    CrashBefore,
+    /// The call happens, and nobody is there any more to hear of it.
+    CrashAfter,
+    /// The store fails the call, which did not happen.
+    ErrorBefore,
+    /// The store fails the call, which did happen.
+    ErrorAfter,
+}
+
+impl Break {
+    const ALL: [Self; 4] = [Self::CrashBefore, Self::CrashAfter, Self::ErrorBefore, Self::ErrorAfter];
+
+    fn fault(self) -> Fault {
+        match self {
+            Self::CrashBefore => Fault::PauseBefore,
+            Self::CrashAfter => Fault::PauseAfter,
+            Self::ErrorBefore => Fault::FailBefore,
+            Self::ErrorAfter => Fault::FailAfter,
+        }
+    }
+
+    fn is_crash(self) -> bool {
+        matches!(self, Self::CrashBefore | Self::CrashAfter)
+    }
+}
+
+/// Breaks the claim off at `call` and lets its owner ask again, on another process or on the same one.
+async fn round(engine: Engine, setting: Setting, seed: u64, call: usize, how: Break, elsewhere: bool) {
+    let told = format!("{setting:?}, seed {seed}: {how:?} at call {call}, repeat elsewhere: {elsewhere}");
+    let (world, subjects) = setting.prepare(engine, seed, &[Some((call, how.fault()))]).await;
+    let subject = &subjects[0];
+    let started = subject.start().await;
+    let mut first = None;
+    if how.is_crash() && !started.is_done() {
+        started.drop_it().await;
+    } else {
+        match started.answer().await {
+            Ok(lent) => first = Some(lent),
+            Err(code) => assert_eq!(code, FaultCode::StoreUnavailable, "{told}"),
+        }
+    }
+    let held = world.held_by(OWNER).await;
+    assert!(held.len() <= 1, "{told}: {held:?}");
+
+    let other = world.process();
+    let again = if elsewhere { &other } else { &subject.process };
+    let repeat = again.claim(OWNER).await.unwrap_or_else(|code| panic!("{told}: {code:?}"));
+    match held.first() {
+        Some(held) => {
+            assert!(repeat.shows(held), "{told}: {repeat:?} for the holder of {held:?}");
+            assert_eq!(repeat.outcome, Outcome::Existing, "{told}");
+        }
+        None => assert_eq!(repeat.outcome, Outcome::Created, "{told}"),
+    }
+    if let Some(first) = first {
+        assert_eq!(first.body, repeat.body, "{told}");
+    }
+    for process in [&other, &subject.process, &other] {
+        let later = process.claim(OWNER).await.unwrap_or_else(|code| panic!("{told}: {code:?}"));
+        assert_eq!((later.outcome, &later.body), (Outcome::Existing, &repeat.body), "{told}");
+    }
+    assert_eq!(world.held_by(OWNER).await.len(), 1, "{told}");
+    world.assert_sound(&[&subject.process, &other]).await;
+}
+
+/// Every call of the claim, every way to break off, the repeat in both places.
+async fn every_call(engine: Engine, setting: Setting) {
+    let count = if engine.is_slow() { 1 } else { 8 };
+    for Rehearsal { seed, calls } in setting.rehearsals(engine, 1, count).await {
+        for call in calls {
+            for how in Break::ALL {
+                round(engine, setting, seed, call, how, true).await;
+                if !engine.is_slow() {
+                    round(engine, setting, seed, call, how, false).await;
+                }
+            }
+        }
+    }
+}
+
+pub(crate) async fn a_claim_of_a_cold_process_breaks_off_at_any_call(engine: Engine) {
+    every_call(engine, Setting::Cold).await;
+}
+
+pub(crate) async fn a_claim_with_outdated_candidates_breaks_off_at_any_call(engine: Engine) {
+    every_call(engine, Setting::Outdated).await;
+}
+
+pub(crate) async fn a_claim_of_the_last_one_breaks_off_at_any_call(engine: Engine) {
+    every_call(engine, Setting::Tight).await;
+}
+
+pub(crate) async fn a_repeat_breaks_off_at_any_call(engine: Engine) {
+    every_call(engine, Setting::Held).await;
+}
+
+pub(crate) async fn a_repeat_on_an_empty_pool_breaks_off_at_any_call(engine: Engine) {
+    every_call(engine, Setting::HeldAndEmpty).await;
+}
+
+pub(crate) async fn a_claim_after_the_lease_is_over_breaks_off_at_any_call(engine: Engine) {
+    every_call(engine, Setting::Over).await;
+}
+
+pub(crate) async fn a_claim_on_a_left_behind_item_breaks_off_at_any_call(engine: Engine) {
+    every_call(engine, Setting::LeftBehind).await;
+}

@@ -1,0 +1,159 @@
+//! A claim that stands still at any of its calls while its owner's life goes on without it, and then comes
+//! late.
+
+use crate::engines::Engine;
+use crate::settings::{OWNER, Rehearsal, Setting, Subject};
+use crate::soundness::{assert_in_order, assert_one_lease_a_key};
+use crate::world::{Lent, START, World, key_of};
+use common::contract::Outcome;
+use common::domain::{Cause, StateName};
+use harness::faulty_store::Fault;
+
+/// What happens while the claim stands still. A twin is the same claim in another process.
+#[derive(Clone, Copy, Debug)]
+enum Meanwhile {
+    /// A twin claims and gives back.
+    Released,
+    /// The same, and the sandbox is deleted.
+    Deleted,
+    /// A twin claims and gives back, and claims again.
+    ClaimedAgain,
+    /// The same, with the first sandbox deleted in between.
+    DeletedAndClaimedAgain,
+    /// A twin claims, and its lease ends by itself.
+    Expired,
+    /// The same, and the twin claims again.
+    ExpiredAndClaimedAgain,
+    /// Whatever is free goes missing and comes back.
+    MissingAndFound,
+    /// The same, and a twin claims.
+    FoundAndClaimed,
+}
+
+impl Meanwhile {
+    const ALL: [Self; 8] = [
+        Self::Released,
+        Self::Deleted,
+        Self::ClaimedAgain,
+        Self::DeletedAndClaimedAgain,
+        Self::Expired,
+        Self::ExpiredAndClaimedAgain,
+        Self::MissingAndFound,
+        Self::FoundAndClaimed,
+    ];
+
+    async fn happen(self, world: &World) {
+        let twin = world.process();
+        match self {
+            Self::Released | Self::Deleted | Self::ClaimedAgain | Self::DeletedAndClaimedAgain => {
+                let lent = twin.claim(OWNER).await.unwrap();
+                twin.release(&lent.allocation.sandbox_id, OWNER).await.unwrap();
+            }
+            Self::Expired | Self::ExpiredAndClaimedAgain => {
+                twin.claim(OWNER).await.unwrap();
+                world.outlive_leases();
+            }
+            Self::MissingAndFound | Self::FoundAndClaimed => go_and_come_back(world).await,
+        }
+        if matches!(self, Self::Deleted | Self::DeletedAndClaimedAgain) {
+            world.delete_pending().await;
+        }
+        if matches!(
+            self,
+            Self::ClaimedAgain
+                | Self::DeletedAndClaimedAgain
+                | Self::ExpiredAndClaimedAgain
+                | Self::FoundAndClaimed
+        ) {
+            twin.claim(OWNER).await.unwrap();
+        }
+    }
+}
+
+async fn go_and_come_back(world: &World) {
+    let now = START;
+    for sandbox in world.in_state(StateName::Available).await {
+        world.store.mark_missing(&sandbox, now).await.unwrap();
+    }
+    for sandbox in world.in_state(StateName::Stale).await {
+        world.store.mark_found(&sandbox, now).await.unwrap();
+    }
+}
+
+/// What the late one says was true: that lease was there.
+async fn assert_was_true(world: &World, lent: &Lent, told: &str) {
+    let sandbox = world.store.sandbox(&lent.id()).await.unwrap().unwrap();
+    let lease = sandbox.last_lease().expect("it was leased");
+    assert_eq!(lease.claim, key_of(OWNER), "{told}: somebody else's");
+    let times = (lent.allocation.allocated_at, lent.allocation.expires_at, lent.allocation.lease_epoch);
+    assert_eq!(times, (lease.granted_at.get(), lease.expires_at.get(), lease.epoch.get()), "{told}");
+    let claims = sandbox.history.iter().filter(|entry| entry.cause == Cause::Claimed);
+    assert_eq!(claims.count(), 1, "{told}: a sandbox is used once: {sandbox:?}");
+}
+
+async fn round(engine: Engine, setting: Setting, seed: u64, call: usize, side: Fault, meanwhile: Meanwhile) {
+    let told = format!("{setting:?}, seed {seed}: {side:?} at call {call}, meanwhile {meanwhile:?}");
+    let (world, subjects) = setting.prepare(engine, seed, &[Some((call, side))]).await;
+    // There is always one more, so that nobody is told that the pool is empty.
+    for _ in 0..3 {
+        world.add().await;
+    }
+    let subject: &Subject = &subjects[0];
+    let started = subject.start().await;
+    let was_done = started.is_done();
+    meanwhile.happen(&world).await;
+    let before = world.held_by(OWNER).await;
+    subject.store.resume();
+    let late = started.answer().await.unwrap_or_else(|code| panic!("{told}: {code:?}"));
+
+    let sandboxes = world.sandboxes().await;
+    sandboxes.iter().for_each(assert_in_order);
+    assert_one_lease_a_key(&sandboxes);
+    assert_was_true(&world, &late, &told).await;
+    let held = world.held_by(OWNER).await;
+    if let Some(before) = before.first() {
+        assert_eq!(held, std::slice::from_ref(before), "{told}: what was held is held");
+    }
+    // Only one whose deciding call was over may name a sandbox that is gone since.
+    let had_decided = was_done || (side == Fault::PauseAfter && subject.store.calls()[call] == "grant");
+    assert!(had_decided || held.iter().any(|held| late.shows(held)), "{told}: {late:?} but {held:?}");
+
+    let repeat = world.process().claim(OWNER).await.unwrap_or_else(|code| panic!("{told}: {code:?}"));
+    match held.first() {
+        Some(held) => {
+            assert!(repeat.outcome == Outcome::Existing && repeat.shows(held), "{told}: {repeat:?}")
+        }
+        None => assert_eq!(repeat.outcome, Outcome::Created, "{told}"),
+    }
+    world.assert_sound(&[&subject.process, &world.process()]).await;
+}
+
+async fn every_delay(engine: Engine, setting: Setting) {
+    let count = if engine.is_slow() { 1 } else { 3 };
+    for Rehearsal { seed, calls } in setting.rehearsals(engine, 1, count).await {
+        for call in calls {
+            for meanwhile in Meanwhile::ALL {
+                round(engine, setting, seed, call, Fault::PauseBefore, meanwhile).await;
+                if !engine.is_slow() {
+                    round(engine, setting, seed, call, Fault::PauseAfter, meanwhile).await;
+                }
+            }
+        }
+    }
+}
+
+pub(crate) async fn a_late_writer_of_a_cold_process_does_no_harm(engine: Engine) {
+    every_delay(engine, Setting::Cold).await;
+}
+
+pub(crate) async fn a_late_writer_with_outdated_candidates_does_no_harm(engine: Engine) {
+    every_delay(engine, Setting::Outdated).await;
+}
+
+pub(crate) async fn a_late_writer_after_the_lease_is_over_does_no_harm(engine: Engine) {
+    every_delay(engine, Setting::Over).await;
+}
+
+pub(crate) async fn a_late_writer_on_a_left_behind_item_does_no_harm(engine: Engine) {
+    every_delay(engine, Setting::LeftBehind).await;
+}

@@ -1,0 +1,114 @@
+//! The real allocator over stores that break off, stand still and lag: whatever happens at whichever call,
+//! one key holds one sandbox at most, its owner is told so, and nothing is lost to everybody else.
+//!
+//! Each case is a function over an engine; the macros below make a test of it in memory, and of some on the
+//! embedded DynamoDB. All of a test runs on one thread, so that its seed decides the order of everything.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that fails should panic"
+)]
+
+mod candidates;
+mod crowds;
+mod ended_leases;
+mod endless;
+mod engines;
+mod interleavings;
+mod interruptions;
+mod late_writers;
+mod settings;
+mod soundness;
+mod twins;
+mod unsteady;
+mod world;
+
+/// Tests of `cases` on one engine.
+macro_rules! on_engine {
+    ($name:ident $engine:ident: $($suite:ident { $($case:ident),+ $(,)? })+) => {
+        mod $name {
+            $(mod $suite {
+                $(#[tokio::test]
+                async fn $case() {
+                    crate::$suite::$case(crate::engines::Engine::$engine).await;
+                })+
+            })+
+        }
+    };
+}
+
+on_engine! { memory Memory:
+    interruptions {
+        a_claim_of_a_cold_process_breaks_off_at_any_call,
+        a_claim_with_outdated_candidates_breaks_off_at_any_call,
+        a_claim_of_the_last_one_breaks_off_at_any_call,
+        a_repeat_breaks_off_at_any_call,
+        a_repeat_on_an_empty_pool_breaks_off_at_any_call,
+        a_claim_after_the_lease_is_over_breaks_off_at_any_call,
+        a_claim_on_a_left_behind_item_breaks_off_at_any_call,
+    }
+    twins {
+        twins_of_cold_processes_stop_anywhere,
+        twins_with_outdated_candidates_stop_anywhere,
+        twins_after_the_last_one_stop_anywhere,
+        twins_that_repeat_stop_anywhere,
+        twins_after_the_lease_is_over_stop_anywhere,
+        twins_on_a_left_behind_item_stop_anywhere,
+        twins_in_one_process_stop_anywhere,
+        a_twin_is_not_told_that_the_pool_is_empty,
+    }
+    late_writers {
+        a_late_writer_of_a_cold_process_does_no_harm,
+        a_late_writer_with_outdated_candidates_does_no_harm,
+        a_late_writer_after_the_lease_is_over_does_no_harm,
+        a_late_writer_on_a_left_behind_item_does_no_harm,
+    }
+    interleavings {
+        nothing_fails_and_everything_comes_at_once,
+        now_and_then_something_breaks,
+        something_breaks_all_the_time,
+    }
+    crowds {
+        everybody_gets_one_until_there_are_none,
+    }
+    ended_leases {
+        until_its_grace_is_over_a_lease_stays,
+        a_lease_that_is_over_ends_like_a_released_one,
+        a_lease_that_is_over_ends_even_if_nothing_is_free,
+        a_queue_that_fails_holds_nobody_up,
+    }
+}
+
+// What between them makes every call of a claim; memory has shown the rest.
+on_engine! { dynoxide Dynoxide:
+    interruptions {
+        a_claim_with_outdated_candidates_breaks_off_at_any_call,
+        a_repeat_on_an_empty_pool_breaks_off_at_any_call,
+        a_claim_after_the_lease_is_over_breaks_off_at_any_call,
+    }
+    twins {
+        twins_with_outdated_candidates_stop_anywhere,
+        twins_after_the_lease_is_over_stop_anywhere,
+        a_twin_is_not_told_that_the_pool_is_empty,
+    }
+    late_writers {
+        a_late_writer_with_outdated_candidates_does_no_harm,
+    }
+    interleavings {
+        nothing_fails_and_everything_comes_at_once,
+        now_and_then_something_breaks,
+        something_breaks_all_the_time,
+    }
+    crowds {
+        everybody_gets_one_until_there_are_none,
+    }
+    ended_leases {
+        until_its_grace_is_over_a_lease_stays,
+        a_lease_that_is_over_ends_like_a_released_one,
+        a_lease_that_is_over_ends_even_if_nothing_is_free,
+        a_queue_that_fails_holds_nobody_up,
+    }
+}

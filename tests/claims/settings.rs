@@ -1,0 +1,188 @@
+//! What a claim may find: settings that lead it through every call that a claim can make.
+
+use crate::engines::Engine;
+use crate::world::{Answered, Process, World, id};
+use harness::faulty_store::{Fault, FaultyStore};
+use std::ops::Range;
+use std::sync::Arc;
+use tokio::task::JoinHandle;
+
+/// The owner whose claim is under test.
+pub(crate) const OWNER: &str = "owner";
+
+/// Seeds to try for a rehearsal that leads through all calls.
+const SEEDS_MAX: u64 = 100;
+
+/// What the claim finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Setting {
+    /// A process that knows nothing yet, and a pool of free sandboxes.
+    Cold,
+    /// A process whose candidates are mostly taken by now.
+    Outdated,
+    /// The same with a single free sandbox.
+    Tight,
+    /// The owner's lease.
+    Held,
+    /// The owner's lease, and no free sandbox.
+    HeldAndEmpty,
+    /// The owner's lease, which is over.
+    Over,
+    /// A claim item that a crash left behind, of a sandbox that somebody else took.
+    LeftBehind,
+}
+
+/// A process whose store can be told to break off or to stand still.
+pub(crate) struct Subject {
+    pub(crate) process: Process,
+    pub(crate) store: Arc<FaultyStore>,
+    /// Calls that were made before the claim under test.
+    pub(crate) calls_before: usize,
+}
+
+/// How the claim under test went when nothing went wrong.
+pub(crate) struct Rehearsal {
+    pub(crate) seed: u64,
+    /// Numbers of its calls; those before them prepared it.
+    pub(crate) calls: Range<usize>,
+}
+
+/// A claim under way.
+pub(crate) struct Started {
+    claim: JoinHandle<Answered>,
+    answer: Option<Answered>,
+}
+
+// === impl Setting ===
+
+impl Setting {
+    /// The calls that a claim makes here if nothing is in its way, without repetitions.
+    pub(crate) fn operations(self) -> &'static [&'static str] {
+        match self {
+            Self::Cold => &["page", "open_claim", "grant"],
+            Self::Outdated | Self::Tight => &["open_claim", "grant", "move_claim"],
+            Self::Held => &["page", "open_claim", "grant"],
+            Self::HeldAndEmpty => &["page", "find_claim", "grant"],
+            Self::Over => &["page", "open_claim", "grant", "expire", "move_claim"],
+            Self::LeftBehind => &["page", "open_claim", "grant", "move_claim"],
+        }
+    }
+
+    /// Makes the world, with one subject for each of `faults`.
+    pub(crate) async fn prepare(
+        self,
+        engine: Engine,
+        seed: u64,
+        faults: &[Option<(usize, Fault)>],
+    ) -> (World, Vec<Subject>) {
+        // Besides what is taken below, three or one are free.
+        let warm_ups = faults.len() as u64;
+        let sandbox_count = match self {
+            Self::Cold => 3,
+            Self::Outdated => warm_ups + 3 + 3,
+            Self::Tight => warm_ups + 3 + 1,
+            Self::Held | Self::Over | Self::LeftBehind => 1 + 3,
+            Self::HeldAndEmpty => 1,
+        };
+        let world = World::new(engine, sandbox_count, seed).await;
+        let mut subjects: Vec<_> = faults.iter().map(|fault| Subject::new(&world, *fault)).collect();
+        match self {
+            Self::Cold => {}
+            Self::Outdated | Self::Tight => {
+                for (number, subject) in subjects.iter_mut().enumerate() {
+                    subject.process.claim(&format!("warm-{number}")).await.unwrap();
+                    subject.calls_before = subject.store.calls().len();
+                }
+                world.rivals(3).await;
+            }
+            Self::Held | Self::HeldAndEmpty => {
+                world.process().claim(OWNER).await.unwrap();
+            }
+            Self::Over => {
+                world.process().claim(OWNER).await.unwrap();
+                world.outlive_leases();
+            }
+            Self::LeftBehind => {
+                let seen = world.store.sandbox(&id(1)).await.unwrap().unwrap().candidate();
+                world.leave_behind("rival", seen.clone()).await;
+                world.leave_behind(OWNER, seen).await;
+                world.process().claim("rival").await.unwrap();
+            }
+        }
+        (world, subjects)
+    }
+
+    /// Seeds whose dice lead the claim under test, when nothing goes wrong, through all of its calls here.
+    pub(crate) async fn rehearsals(self, engine: Engine, processes: usize, count: usize) -> Vec<Rehearsal> {
+        let mut rehearsals = Vec::new();
+        for seed in 1..=SEEDS_MAX {
+            let (_world, subjects) = self.prepare(engine, seed, &vec![None; processes]).await;
+            let subject = &subjects[0];
+            subject.process.claim(OWNER).await.expect("nothing is in its way");
+            let first = subject.calls_before;
+            let calls = subject.store.calls()[first..].to_vec();
+            if self.operations().iter().all(|operation| calls.contains(operation)) {
+                rehearsals.push(Rehearsal { seed, calls: first..first + calls.len() });
+            }
+            if rehearsals.len() == count {
+                return rehearsals;
+            }
+        }
+        panic!("{self:?} does not lead to {:?}", self.operations());
+    }
+}
+
+// === impl Subject ===
+
+impl Subject {
+    pub(crate) fn new(world: &World, fault: Option<(usize, Fault)>) -> Self {
+        let mut store = FaultyStore::new(Arc::clone(&world.store));
+        if let Some((call, fault)) = fault {
+            store = store.with(call, fault);
+        }
+        let store = Arc::new(store);
+        let process = world.process_over(Arc::clone(&store) as _);
+        Self { process, store, calls_before: 0 }
+    }
+
+    /// Starts the owner's claim and goes on when it stands still or is done.
+    pub(crate) async fn start(&self) -> Started {
+        self.start_for(OWNER).await
+    }
+
+    /// The same for somebody else.
+    pub(crate) async fn start_for(&self, owner: &'static str) -> Started {
+        let process = self.process.clone();
+        let mut claim = tokio::spawn(async move { process.claim(owner).await });
+        tokio::select! {
+            () = self.store.paused() => Started { claim, answer: None },
+            answer = &mut claim => Started { claim, answer: Some(answer.unwrap()) },
+        }
+    }
+}
+
+// === impl Started ===
+
+impl Started {
+    /// Whether it has answered already.
+    pub(crate) fn is_done(&self) -> bool {
+        self.answer.is_some()
+    }
+
+    /// Its answer, once nothing holds it up.
+    pub(crate) async fn answer(self) -> Answered {
+        match self.answer {
+            Some(answer) => answer,
+            None => self.claim.await.unwrap(),
+        }
+    }
+
+    /// Ends it where it stands, as a crash or a caller who hangs up does.
+    pub(crate) async fn drop_it(self) {
+        self.claim.abort();
+        if self.answer.is_none() {
+            // Wait until it is really gone; what it had reserved is then free again.
+            self.claim.await.expect_err("it was standing still");
+        }
+    }
+}

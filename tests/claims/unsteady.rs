@@ -1,0 +1,142 @@
+//! Stores that take their time: calls of several callers mix, pages are slow, and the index lags.
+
+use async_trait::async_trait;
+use common::clock::{Clock as _, SystemClock};
+use common::domain::{Candidate, Sandbox, StateName};
+use common::random::{Dice, Random as _};
+use common::store::{Page, PageCursor, SortRange, StateQuery, Store, StoreError};
+use harness::interposed_store::{InterposedStore, Interposer};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Turns that are enough to mix the calls of a crowd.
+const TURNS_MAX: usize = 4;
+
+/// How unsteady a store is.
+#[derive(Debug)]
+pub(crate) struct Unsteady {
+    dice: Dice,
+    /// Turns of the runtime that a call may take on either side.
+    turns_max: usize,
+    page_time: Duration,
+    /// How many writes the index may be behind. Zero: it is not.
+    lag_max: usize,
+    log: Mutex<Log>,
+    grants: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    /// Every write of a sandbox, in order, as it was after the write.
+    written: Vec<Sandbox>,
+    /// What the last page showed.
+    shown: Vec<Candidate>,
+}
+
+// === impl Unsteady ===
+
+impl Unsteady {
+    /// Calls mix, nothing else.
+    pub(crate) fn mixing(seed: u64) -> Self {
+        Self::new(seed, TURNS_MAX, Duration::ZERO, 0)
+    }
+
+    /// Pages take that long, and everything else no time.
+    pub(crate) fn slow(page_time: Duration) -> Self {
+        Self::new(1, 1, page_time, 0)
+    }
+
+    /// Every page shows the state from up to `lag_max` writes ago, now less and now more. All of it is one
+    /// page, so it is for stores of one shard and few sandboxes.
+    pub(crate) fn lagging(seed: u64, lag_max: usize) -> Self {
+        Self::new(seed, TURNS_MAX, Duration::ZERO, lag_max)
+    }
+
+    fn new(seed: u64, turns_max: usize, page_time: Duration, lag_max: usize) -> Self {
+        let dice = Dice::seeded(seed);
+        Self { dice, turns_max, page_time, lag_max, log: Mutex::default(), grants: AtomicUsize::new(0) }
+    }
+
+    /// The store that behaves like that.
+    pub(crate) fn over(self: &Arc<Self>, inner: Arc<dyn Store>) -> Arc<dyn Store> {
+        Arc::new(InterposedStore::new(inner, Arc::clone(self)))
+    }
+
+    /// Grants so far, won or lost.
+    pub(crate) fn grants(&self) -> usize {
+        self.grants.load(Ordering::SeqCst)
+    }
+
+    /// What the last page showed as free.
+    pub(crate) fn shown(&self) -> Vec<Candidate> {
+        self.log().shown.clone()
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn mix(&self) {
+        for _ in 0..self.dice.below(self.turns_max) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn lagging_page(&self, query: &StateQuery) -> Page {
+        assert_eq!(query.state, StateName::Available, "only what is free is looked for");
+        let mut log = self.log();
+        let late = self.dice.below(self.lag_max + 1);
+        let known = log.written.len().saturating_sub(late);
+        let latest: BTreeMap<_, _> =
+            log.written[..known].iter().map(|sandbox| (&sandbox.id, sandbox)).collect();
+        let is_wanted = |sandbox: &Sandbox| {
+            sandbox.state.name() == query.state
+                && match &query.range {
+                    SortRange::NamePrefix(prefix) => sandbox.name.as_str().starts_with(prefix.as_str()),
+                    SortRange::All | SortRange::DueBy(_) => true,
+                }
+        };
+        let sandboxes: Vec<Sandbox> =
+            latest.into_values().filter(|sandbox| is_wanted(sandbox)).cloned().collect();
+        log.shown = sandboxes.iter().map(Sandbox::candidate).collect();
+        Page { sandboxes, next: None }
+    }
+}
+
+#[async_trait]
+impl Interposer for Unsteady {
+    async fn before(&self, operation: &'static str) -> Result<(), StoreError> {
+        if operation == "grant" {
+            self.grants.fetch_add(1, Ordering::SeqCst);
+        }
+        if operation == "page" && !self.page_time.is_zero() {
+            SystemClock.sleep(self.page_time).await;
+        }
+        self.mix().await;
+        Ok(())
+    }
+
+    async fn after(&self, _operation: &'static str) -> Result<(), StoreError> {
+        self.mix().await;
+        Ok(())
+    }
+
+    fn written(&self, sandbox: &Sandbox) {
+        self.log().written.push(sandbox.clone());
+    }
+
+    async fn page(
+        &self,
+        inner: &dyn Store,
+        query: &StateQuery,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError> {
+        if self.lag_max == 0 {
+            return inner.page(query, after, limit).await;
+        }
+        Ok(self.lagging_page(query))
+    }
+}

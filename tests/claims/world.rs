@@ -1,0 +1,268 @@
+//! One pool, one clock, one queue, and as many allocators over them as a test wants.
+
+use crate::engines::Engine;
+use allocator::{Allocator, Config, Metrics, Ports};
+use common::bus::{Context, Handler as _, Request};
+use common::clock::{Clock as _, ManualClock};
+use common::contract::{
+    AllocateRequest, Allocation, FaultCode, Outcome, ReleaseReply, SandboxRequest, StatsReply, Verb,
+};
+use common::domain::{
+    Candidate, ClaimKey, ClaimRecord, ExternalId, IdempotencyKey, LeasePolicy, NewSandbox, OwnerId, PoolName,
+    PoolRules, Sandbox, SandboxId, SandboxName, StateName, UnixSeconds,
+};
+use common::random::Dice;
+use common::store::{Insert, Store};
+use harness::deletions::RecordedDeletions;
+use prometheus::Registry;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+pub(crate) const START: UnixSeconds = UnixSeconds::new(1_800_000_000);
+pub(crate) const POOL: &str = "main";
+/// The length of every lease here.
+pub(crate) const LEASE: Duration = Duration::from_secs(4 * 3_600);
+/// The time after its end before a lease is over.
+pub(crate) const GRACE: Duration = Duration::from_secs(1_800);
+/// Time for a request of a test that is not about time: more than the slowest machine needs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the processes of a test share.
+pub(crate) struct World {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: ManualClock,
+    pub(crate) deletions: Arc<RecordedDeletions>,
+    /// The sandboxes are numbered from 1.
+    sandbox_count: AtomicU64,
+    seed: AtomicU64,
+}
+
+/// An allocator with caches, dice and metrics of its own.
+#[derive(Clone)]
+pub(crate) struct Process {
+    allocator: Arc<Allocator>,
+    clock: ManualClock,
+    registry: Registry,
+}
+
+/// What an owner was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lent {
+    pub(crate) outcome: Outcome,
+    /// As it went over the wire: a repeat has to be the same byte for byte.
+    pub(crate) body: bytes::Bytes,
+    pub(crate) allocation: Allocation,
+}
+
+/// An answer to a claim.
+pub(crate) type Answered = Result<Lent, FaultCode>;
+
+pub(crate) fn id(number: u64) -> SandboxId {
+    SandboxId::parse(&number.to_string()).unwrap()
+}
+
+/// The key of an owner that sends none.
+pub(crate) fn key_of(owner: &str) -> ClaimKey {
+    ClaimKey { owner: OwnerId::parse(owner).unwrap(), key: IdempotencyKey::parse(owner).unwrap() }
+}
+
+pub(crate) fn new_sandbox(number: u64) -> NewSandbox {
+    NewSandbox {
+        id: id(number),
+        name: SandboxName::parse(&format!("lab-{number:04}")).unwrap(),
+        external_id: ExternalId::parse(&format!("identity/accounts/u-{number}")).unwrap(),
+        pool: PoolName::parse(POOL).unwrap(),
+        sfdc_account_id: None,
+    }
+}
+
+pub(crate) fn lease_policy() -> LeasePolicy {
+    LeasePolicy { duration: LEASE, duration_max: Duration::from_secs(48 * 3_600), grace: GRACE }
+}
+
+/// A claim without wishes.
+pub(crate) fn claim_of(owner: &str) -> AllocateRequest {
+    AllocateRequest { owner: owner.to_owned(), lab: Some("lab-a".to_owned()), ..AllocateRequest::default() }
+}
+
+// === impl World ===
+
+impl World {
+    /// A world of `sandbox_count` free sandboxes whose dice roll after `seed`.
+    pub(crate) async fn new(engine: Engine, sandbox_count: u64, seed: u64) -> Self {
+        Self::over(engine.fresh_store().await, sandbox_count, seed).await
+    }
+
+    /// A world over that store.
+    pub(crate) async fn over(store: Arc<dyn Store>, sandbox_count: u64, seed: u64) -> Self {
+        let world = Self {
+            store,
+            clock: ManualClock::at(START),
+            deletions: Arc::default(),
+            sandbox_count: AtomicU64::new(0),
+            // Far from the next test's, because every process takes one.
+            seed: AtomicU64::new(seed * 1_000),
+        };
+        for _ in 0..sandbox_count {
+            world.add().await;
+        }
+        world
+    }
+
+    /// Adds one more sandbox.
+    pub(crate) async fn add(&self) -> Sandbox {
+        let number = self.sandbox_count.fetch_add(1, Ordering::SeqCst) + 1;
+        match self.store.insert(&new_sandbox(number), self.clock.now()).await.unwrap() {
+            Insert::Inserted(sandbox) => *sandbox,
+            Insert::Exists(found) => panic!("there is already {found:?}"),
+        }
+    }
+
+    /// One more process.
+    pub(crate) fn process(&self) -> Process {
+        self.process_over(Arc::clone(&self.store))
+    }
+
+    /// One more process, with its own way to the store.
+    pub(crate) fn process_over(&self, store: Arc<dyn Store>) -> Process {
+        let config =
+            Config { leases: lease_policy(), pools: PoolRules::parse(POOL).unwrap(), in_flight_max: 512 };
+        let ports = Ports {
+            clock: Arc::new(self.clock.clone()),
+            random: Arc::new(Dice::seeded(self.seed.fetch_add(1, Ordering::SeqCst))),
+            store,
+            deletions: Arc::clone(&self.deletions) as _,
+        };
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let allocator = Arc::new(Allocator::new(config, ports, metrics));
+        Process { allocator, clock: self.clock.clone(), registry }
+    }
+
+    /// Every sandbox, read consistently.
+    pub(crate) async fn sandboxes(&self) -> Vec<Sandbox> {
+        let mut sandboxes = Vec::new();
+        for number in 1..=self.sandbox_count.load(Ordering::SeqCst) {
+            let found = self.store.sandbox(&id(number)).await.unwrap();
+            sandboxes.push(found.expect("sandboxes do not vanish"));
+        }
+        sandboxes
+    }
+
+    /// The sandboxes in that state.
+    pub(crate) async fn in_state(&self, state: StateName) -> Vec<Sandbox> {
+        self.sandboxes().await.into_iter().filter(|sandbox| sandbox.state.name() == state).collect()
+    }
+
+    /// What that owner holds under its default key; a lease that is over counts for nothing.
+    pub(crate) async fn held_by(&self, owner: &str) -> Vec<Sandbox> {
+        let key = key_of(owner);
+        let now = self.clock.now();
+        let holds = |sandbox: &Sandbox| {
+            sandbox.lease().is_some_and(|lease| lease.claim == key && !lease.is_over(now, GRACE))
+        };
+        self.sandboxes().await.into_iter().filter(holds).collect()
+    }
+
+    /// Lets `count` rivals take a sandbox each.
+    pub(crate) async fn rivals(&self, count: u64) {
+        let process = self.process();
+        for number in 0..count {
+            process.claim(&format!("rival-{number}")).await.expect("a rival gets one");
+        }
+    }
+
+    /// Lets time go by until every lease of now is over.
+    pub(crate) fn outlive_leases(&self) {
+        self.clock.advance(LEASE + GRACE);
+    }
+
+    /// Deletes at the provider what is on its way out.
+    pub(crate) async fn delete_pending(&self) {
+        let now = self.clock.now();
+        for sandbox in self.in_state(StateName::PendingDeletion).await {
+            let purge_at = now.after(LEASE);
+            self.store.finish_deletion(&sandbox.id, sandbox.epoch, now, purge_at).await.unwrap();
+        }
+    }
+
+    /// Leaves a claim item of `owner` that names `candidate`, as a claim does that broke off.
+    pub(crate) async fn leave_behind(&self, owner: &str, candidate: Candidate) {
+        let record = ClaimRecord { claim: key_of(owner), candidate };
+        self.store.open_claim(&record, self.clock.now().after(LEASE * 100)).await.unwrap();
+    }
+}
+
+// === impl Process ===
+
+impl Process {
+    pub(crate) async fn claim(&self, owner: &str) -> Answered {
+        self.ask(&claim_of(owner), PATIENCE).await
+    }
+
+    /// Asks with wishes, and waits no longer than `patience`.
+    pub(crate) async fn ask(&self, request: &AllocateRequest, patience: Duration) -> Answered {
+        let body = serde_json::to_vec(request).unwrap().into();
+        let answer = self.allocator.handle(self.request(Verb::Allocate, body, patience)).await;
+        let body = answer.body.map_err(|fault| fault.code)?;
+        let outcome = answer.outcome.expect("a granted claim says whether it made the lease");
+        let allocation = serde_json::from_slice(&body).unwrap();
+        Ok(Lent { outcome, body, allocation })
+    }
+
+    pub(crate) async fn release(&self, sandbox_id: &str, owner: &str) -> Result<ReleaseReply, FaultCode> {
+        let request = SandboxRequest { sandbox_id: sandbox_id.to_owned(), owner: owner.to_owned() };
+        self.plain(Verb::Release, serde_json::to_vec(&request).unwrap()).await
+    }
+
+    pub(crate) async fn stats(&self) -> Result<StatsReply, FaultCode> {
+        self.plain(Verb::Stats, Vec::new()).await
+    }
+
+    /// Rounds over the index so far.
+    pub(crate) fn rounds(&self) -> u64 {
+        self.counter("broker_allocator_candidate_rounds_total")
+    }
+
+    /// Candidates so far that turned out taken.
+    pub(crate) fn lost_races(&self) -> u64 {
+        self.counter("broker_allocator_lost_races_total")
+    }
+
+    async fn plain<T: DeserializeOwned>(&self, verb: Verb, body: Vec<u8>) -> Result<T, FaultCode> {
+        let answer = self.allocator.handle(self.request(verb, body.into(), PATIENCE)).await;
+        let body = answer.body.map_err(|fault| fault.code)?;
+        Ok(serde_json::from_slice(&body).unwrap())
+    }
+
+    fn request(&self, verb: Verb, body: bytes::Bytes, patience: Duration) -> Request {
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap();
+        let context = Context {
+            request_id: "request-of-the-test".to_owned(),
+            deadline_ms: Some(self.clock.now_ms() + patience_ms),
+            traceparent: None,
+        };
+        Request { verb, context, body }
+    }
+
+    fn counter(&self, name: &str) -> u64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name).expect("a known metric");
+        family.get_metric()[0].get_counter().get_value() as u64
+    }
+}
+
+// === impl Lent ===
+
+impl Lent {
+    pub(crate) fn id(&self) -> SandboxId {
+        SandboxId::parse(&self.allocation.sandbox_id).unwrap()
+    }
+
+    /// Whether this is what the holder of `sandbox` has to be told.
+    pub(crate) fn shows(&self, sandbox: &Sandbox) -> bool {
+        Allocation::of(sandbox).as_ref() == Some(&self.allocation)
+    }
+}

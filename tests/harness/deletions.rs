@@ -1,0 +1,87 @@
+//! A queue of deletion work that only remembers what was announced.
+
+use async_trait::async_trait;
+use common::bus::{Announced, BusError, Deletions};
+use common::contract::{DeletionWork, ParkedDeletion};
+use common::domain::SandboxId;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Deletion work in the order in which it was announced. Like the real queue it keeps one message for each
+/// sandbox; nobody works on them.
+#[derive(Debug, Default)]
+pub struct RecordedDeletions {
+    record: Mutex<Record>,
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    queued: Vec<DeletionWork>,
+    repeated: usize,
+    failures_left: usize,
+    failed: usize,
+}
+
+/// The answer of a queue that is told to fail.
+#[derive(Debug, thiserror::Error)]
+#[error("the queue fails on purpose")]
+struct Failing;
+
+// === impl RecordedDeletions ===
+
+impl RecordedDeletions {
+    /// Lets the next `count` announcements fail.
+    pub fn fail(&self, count: usize) {
+        self.record().failures_left = count;
+    }
+
+    /// The messages.
+    #[must_use]
+    pub fn queued(&self) -> Vec<DeletionWork> {
+        self.record().queued.clone()
+    }
+
+    /// The message of that sandbox.
+    #[must_use]
+    pub fn of(&self, id: &SandboxId) -> Option<DeletionWork> {
+        self.record().queued.iter().find(|work| work.sandbox_id == id.as_str()).cloned()
+    }
+
+    /// How many announcements found a message of their sandbox in the queue.
+    #[must_use]
+    pub fn repeated(&self) -> usize {
+        self.record().repeated
+    }
+
+    /// How many announcements failed.
+    #[must_use]
+    pub fn failed(&self) -> usize {
+        self.record().failed
+    }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Deletions for RecordedDeletions {
+    async fn announce(&self, work: &DeletionWork) -> Result<Announced, BusError> {
+        let mut record = self.record();
+        if record.failures_left > 0 {
+            record.failures_left -= 1;
+            record.failed += 1;
+            return Err(BusError { operation: "announce", source: Box::new(Failing) });
+        }
+        if record.queued.iter().any(|queued| queued.sandbox_id == work.sandbox_id) {
+            record.repeated += 1;
+            return Ok(Announced::AlreadyQueued);
+        }
+        record.queued.push(work.clone());
+        Ok(Announced::Queued)
+    }
+
+    /// Nobody works on these deletions, so nobody can give one up.
+    async fn park(&self, _parked: &ParkedDeletion) -> Result<(), BusError> {
+        Err(BusError { operation: "park", source: Box::new(Failing) })
+    }
+}

@@ -1,0 +1,207 @@
+//! A store with somebody in between, who may hold a call up, let it fail, or answer for the index.
+
+use async_trait::async_trait;
+use common::domain::{
+    Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, Sandbox, SandboxId, UnixSeconds,
+    Version,
+};
+use common::store::{
+    Description, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError, Write,
+};
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// Stands between a caller and a store.
+#[async_trait]
+pub trait Interposer: Send + Sync + Debug {
+    /// Before the call: an error keeps it from happening.
+    async fn before(&self, operation: &'static str) -> Result<(), StoreError>;
+
+    /// After the call: an error loses its answer.
+    async fn after(&self, operation: &'static str) -> Result<(), StoreError>;
+
+    /// A sandbox was written, and this is what it is now.
+    fn written(&self, _sandbox: &Sandbox) {}
+
+    /// What the index shows.
+    async fn page(
+        &self,
+        inner: &dyn Store,
+        query: &StateQuery,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError> {
+        inner.page(query, after, limit).await
+    }
+}
+
+/// A store and who stands before it.
+#[derive(Debug)]
+pub struct InterposedStore<I> {
+    inner: Arc<dyn Store>,
+    between: Arc<I>,
+}
+
+// === impl InterposedStore ===
+
+impl<I: Interposer> InterposedStore<I> {
+    /// Puts `between` before `inner`.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Store>, between: Arc<I>) -> Self {
+        Self { inner, between }
+    }
+
+    async fn pass<T>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        self.between.before(operation).await?;
+        let answer = call.await;
+        self.between.after(operation).await?;
+        answer
+    }
+
+    async fn write(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<Write, StoreError>> + Send,
+    ) -> Result<Write, StoreError> {
+        let noted = async {
+            let answer = call.await?;
+            if let Write::Done(sandbox) = &answer {
+                self.between.written(sandbox);
+            }
+            Ok(answer)
+        };
+        self.pass(operation, noted).await
+    }
+}
+
+#[async_trait]
+impl<I: Interposer> Store for InterposedStore<I> {
+    fn shards(&self) -> u16 {
+        self.inner.shards()
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.pass("ping", self.inner.ping()).await
+    }
+
+    async fn open_claim(
+        &self,
+        record: &ClaimRecord,
+        keep_until: UnixSeconds,
+    ) -> Result<OpenClaim, StoreError> {
+        self.pass("open_claim", self.inner.open_claim(record, keep_until)).await
+    }
+
+    async fn move_claim(
+        &self,
+        from: &ClaimRecord,
+        to: &Candidate,
+        keep_until: UnixSeconds,
+    ) -> Result<MoveClaim, StoreError> {
+        self.pass("move_claim", self.inner.move_claim(from, to, keep_until)).await
+    }
+
+    async fn close_claim(&self, record: &ClaimRecord) -> Result<(), StoreError> {
+        self.pass("close_claim", self.inner.close_claim(record)).await
+    }
+
+    async fn find_claim(&self, claim: &ClaimKey) -> Result<Option<ClaimRecord>, StoreError> {
+        self.pass("find_claim", self.inner.find_claim(claim)).await
+    }
+
+    async fn grant(&self, grant: &Grant) -> Result<Write, StoreError> {
+        self.write("grant", self.inner.grant(grant)).await
+    }
+
+    async fn release(&self, id: &SandboxId, owner: &OwnerId, now: UnixSeconds) -> Result<Write, StoreError> {
+        self.write("release", self.inner.release(id, owner, now)).await
+    }
+
+    async fn expire(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        ended_by: UnixSeconds,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write("expire", self.inner.expire(id, epoch, ended_by, now)).await
+    }
+
+    async fn note_attempt(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        attempts: u32,
+        error: &str,
+    ) -> Result<Write, StoreError> {
+        self.write("note_attempt", self.inner.note_attempt(id, epoch, attempts, error)).await
+    }
+
+    async fn finish_deletion(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        now: UnixSeconds,
+        purge_at: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write("finish_deletion", self.inner.finish_deletion(id, epoch, now, purge_at)).await
+    }
+
+    async fn park_deletion(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write("park_deletion", self.inner.park_deletion(id, epoch, now)).await
+    }
+
+    async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError> {
+        let noted = async {
+            let answer = self.inner.insert(sandbox, now).await?;
+            if let Insert::Inserted(entered) = &answer {
+                self.between.written(entered);
+            }
+            Ok(answer)
+        };
+        self.pass("insert", noted).await
+    }
+
+    async fn mark_missing(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
+        self.write("mark_missing", self.inner.mark_missing(seen, now)).await
+    }
+
+    async fn mark_found(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
+        self.write("mark_found", self.inner.mark_found(seen, now)).await
+    }
+
+    async fn describe(
+        &self,
+        id: &SandboxId,
+        version: Version,
+        description: &Description,
+    ) -> Result<Write, StoreError> {
+        self.write("describe", self.inner.describe(id, version, description)).await
+    }
+
+    async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
+        self.pass("sandbox", self.inner.sandbox(id)).await
+    }
+
+    async fn page(
+        &self,
+        query: &StateQuery,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError> {
+        self.pass("page", self.between.page(&*self.inner, query, after, limit)).await
+    }
+
+    async fn count(&self, query: &StateQuery) -> Result<u64, StoreError> {
+        self.pass("count", self.inner.count(query)).await
+    }
+}

@@ -1,0 +1,130 @@
+//! The built binary, run as a user runs it.
+
+use crate::http::Api;
+use crate::servers::{broker_binary, nats_binary};
+use crate::wait::{PATIENCE, eventually};
+use broker::child::{Child, Program};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+/// A `broker` process that dies with the test process.
+pub struct Broker {
+    /// The process.
+    pub child: Child,
+    log: PathBuf,
+}
+
+/// A `broker up` that is ready.
+pub struct Up {
+    /// The process.
+    pub broker: Broker,
+    /// Its HTTP face.
+    pub api: Api,
+    /// Its simulator, `http://host:port`.
+    pub simulator: String,
+    /// The token that its simulator asks for.
+    pub csp_token: String,
+}
+
+/// How long a command that should fail at once may take.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs a command that should end by itself.
+pub async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = tokio::process::Command::new(broker_binary());
+    command.env("NATS_SERVER", nats_binary().await);
+    command.args(arguments).envs(variables.iter().copied()).kill_on_drop(true);
+    tokio::time::timeout(COMMAND_PATIENCE, command.output())
+        .await
+        .expect("the command ends by itself")
+        .expect("the binary starts")
+}
+
+// === impl Broker ===
+
+impl Broker {
+    /// Starts `broker` with these arguments and variables, its output in a file in `folder`.
+    pub async fn start(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let log = folder.join(format!("broker-{}.log", uuid::Uuid::now_v7()));
+        let nats = ("NATS_SERVER".into(), nats_binary().await.into());
+        let program = Program {
+            guard: broker_binary(),
+            path: broker_binary(),
+            arguments: arguments.iter().map(Into::into).collect(),
+            variables: variables
+                .iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .chain([nats])
+                .collect(),
+            log: log.clone(),
+        };
+        let child = Child::start(program).await.expect("the binary starts");
+        Self { child, log }
+    }
+
+    /// What it printed so far.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Asks it to stop, as Ctrl-C and SIGTERM do, and says with which code it ended within `patience`.
+    pub async fn stop(&self, patience: Duration) -> Option<i32> {
+        self.child.ask_to_stop();
+        let ended = tokio::time::timeout(patience, self.child.ended()).await;
+        let status = ended.unwrap_or_else(|_| panic!("not gone after {patience:?}:\n{}", self.output()));
+        status.and_then(|status| status.code())
+    }
+}
+
+// === impl Up ===
+
+impl Up {
+    /// Starts `broker up` on free ports over `data` and waits until it says that it is ready.
+    pub async fn start(data: &Path, more: &[&str], variables: &[(&str, &str)]) -> Self {
+        let text = data.to_str().expect("a path that is text");
+        let any = "127.0.0.1:0";
+        let mut arguments =
+            vec!["up", "--http", any, "--nats-listen", any, "--simulator-listen", any, "--data", text];
+        arguments.extend(more);
+        let folder = data.parent().expect("a folder around the data");
+        let broker = Broker::start(folder, &arguments, variables).await;
+        let line = |name: &str| {
+            let output = broker.output();
+            let line = output.lines().find(|line| line.trim_start().starts_with(name))?;
+            line.split_whitespace().nth(1).map(ToOwned::to_owned)
+        };
+        let (http, simulator) = eventually("the fleet to be ready", PATIENCE, || async {
+            let found = line("http ").zip(line("simulator "));
+            match found {
+                Some(found) if broker.output().contains("Try it:") => Ok(found),
+                _ => Err(broker.output()),
+            }
+        })
+        .await;
+        let address: SocketAddr = http.trim_start_matches("http://").parse().expect("an address");
+        let token =
+            |name: &str| std::fs::read_to_string(data.join(name)).expect("a token file").trim().to_owned();
+        let api = Api::new(address, &token("api-token"), &token("admin-token"));
+        let simulator = simulator.trim_end_matches("/v2").to_owned();
+        Self { broker, api, simulator, csp_token: token("csp-token") }
+    }
+
+    /// The process id of its `nats-server`.
+    pub fn nats_pid(data: &Path) -> u32 {
+        let ports = std::fs::read_dir(data.join("nats/ports")).expect("the ports folder");
+        let name = ports.flatten().next().expect("a ports file").file_name();
+        let name = name.to_str().expect("a name that is text");
+        // nats-server_12345.ports
+        name.trim_end_matches(".ports").rsplit('_').next().and_then(|pid| pid.parse().ok()).expect("a pid")
+    }
+}
+
+/// Whether there is such a process (and it is not one that ended and was not waited for).
+pub fn is_running(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
+        !matches!(state, None | Some('Z'))
+    })
+}
