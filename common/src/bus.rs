@@ -12,7 +12,16 @@ use bytes::Bytes;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+mod intake;
+pub mod memory;
 pub mod nats;
+
+/// How long a slot's tick keeps its copies out: twice the longest period that a scheduler may have.
+pub(crate) const TICK_DEDUP_WINDOW: Duration = Duration::from_secs(2 * 3_600);
+/// Ticks of one kind that the stream holds: one that is being run on and one that waits.
+pub(crate) const TICKS_OF_A_KIND_MAX: usize = 2;
+/// Silence after which a tick is given to another reconciler; the one at work speaks every third of it.
+pub(crate) const TICK_ACK_WAIT: Duration = Duration::from_secs(15);
 
 /// What rides beside a request's body.
 #[derive(Clone, Debug, PartialEq, Eq)]

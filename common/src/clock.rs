@@ -14,6 +14,11 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
     /// Waits until `span` has gone by on this clock.
     async fn sleep(&self, span: Duration);
 
+    /// Waits until this clock shows `moment_ms`, in milliseconds since the Unix epoch; not at all if it does.
+    async fn sleep_until(&self, moment_ms: u64) {
+        self.sleep(Duration::from_millis(moment_ms.saturating_sub(self.now_ms()))).await;
+    }
+
     /// Whole seconds since the Unix epoch: what states record.
     fn now(&self) -> UnixSeconds {
         UnixSeconds::new(self.now_ms() / 1_000)
@@ -69,11 +74,14 @@ impl Clock for ManualClock {
     }
 
     async fn sleep(&self, span: Duration) {
-        let mut changes = self.now_ms.subscribe();
         let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        let wake_ms = self.now_ms().saturating_add(span_ms);
+        self.sleep_until(self.now_ms().saturating_add(span_ms)).await;
+    }
+
+    // By the moment and not by a span, or a clock that is moved meanwhile would make it too late.
+    async fn sleep_until(&self, moment_ms: u64) {
         // The sender lives as long as `self`, so the wait cannot fail.
-        let _ = changes.wait_for(|now_ms| *now_ms >= wake_ms).await;
+        let _ = self.now_ms.subscribe().wait_for(|now_ms| *now_ms >= moment_ms).await;
     }
 }
 
@@ -97,5 +105,12 @@ mod tests {
         assert!(!sleeper.is_finished());
         clock.advance(Duration::from_secs(1));
         assert_eq!(sleeper.await.unwrap(), UnixSeconds::new(105));
+    }
+
+    #[tokio::test]
+    async fn a_moment_that_has_come_is_not_waited_for() {
+        let clock = ManualClock::at(UnixSeconds::new(100));
+        clock.sleep_until(100_000).await;
+        SystemClock.sleep_until(SystemClock.now_ms()).await;
     }
 }

@@ -12,6 +12,7 @@ use crate::domain::{
 use async_trait::async_trait;
 
 pub mod dynamodb;
+pub mod faulty;
 mod index;
 pub mod memory;
 

@@ -1,6 +1,7 @@
 //! Publishing: deletion work, parked deletions, ticks, and the wait for a tick's report.
 
 use super::{NatsBus, failed};
+use crate::bus::intake::one_line;
 use crate::bus::{Announced, BusError, Deletions, TickReceipt, Ticks};
 use crate::contract::{DeletionWork, ParkedDeletion, RunReport, TickKind, headers};
 use crate::domain::UnixSeconds;
@@ -62,7 +63,7 @@ impl Deletions for NatsBus {
     async fn park(&self, parked: &ParkedDeletion) -> Result<(), BusError> {
         let (id, pool, epoch) = parked.work.parts().map_err(failed("park a deletion"))?;
         let mut map = HeaderMap::new();
-        map.insert(headers::PARKED_REASON, parked.reason.replace(['\r', '\n'], " "));
+        map.insert(headers::PARKED_REASON, one_line(&parked.reason));
         map.insert(headers::PARKED_AT, rfc3339(UnixSeconds::new(parked.parked_at)));
         map.insert(headers::ATTEMPTS, parked.attempts.to_string());
         let message = PublishMessage::build()
@@ -188,7 +189,7 @@ pub(super) fn rfc3339(moment: UnixSeconds) -> String {
         .unwrap_or_else(|| "9999-12-31T23:59:59Z".to_owned())
 }
 
-pub(super) fn encode<T: serde::Serialize>(value: &T, operation: &'static str) -> Result<Bytes, BusError> {
+fn encode<T: serde::Serialize>(value: &T, operation: &'static str) -> Result<Bytes, BusError> {
     serde_json::to_vec(value).map(Bytes::from).map_err(failed(operation))
 }
 

@@ -1,6 +1,7 @@
 //! The caller's side of requests.
 
 use super::NatsBus;
+use crate::bus::intake::one_line;
 use crate::bus::{Context, Reply, RequestError, Requests};
 use crate::contract::{Outcome, Verb, headers};
 use async_nats::{HeaderMap, RequestErrorKind};
@@ -49,15 +50,16 @@ impl Requests for NatsBus {
     }
 }
 
+/// The client library panics on a header value of two lines, so none gets there.
 fn headers_of(context: &Context) -> HeaderMap {
     let Context { request_id, deadline_ms, traceparent } = context;
     let mut map = HeaderMap::new();
-    map.insert(headers::REQUEST_ID, request_id.as_str());
+    map.insert(headers::REQUEST_ID, one_line(request_id));
     if let Some(deadline_ms) = deadline_ms {
         map.insert(headers::DEADLINE_MS, deadline_ms.to_string());
     }
     if let Some(traceparent) = traceparent {
-        map.insert(headers::TRACEPARENT, traceparent.as_str());
+        map.insert(headers::TRACEPARENT, one_line(traceparent));
     }
     map
 }

@@ -7,8 +7,9 @@
 //! subscription closed.
 
 use super::{NatsBus, failed};
+use crate::bus::intake::{self, one_line};
 use crate::bus::{Answer, BusError, Context, Handler, Request, Serve};
-use crate::contract::{Fault, FaultCode, Verb, headers};
+use crate::contract::{Verb, headers};
 use async_nats::{HeaderMap, Message, Subject, Subscriber};
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
@@ -19,10 +20,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Largest request body. A claim is some hundred bytes.
-const REQUEST_BYTES_MAX: usize = 64 * 1024;
-/// Longest request id that is taken over from a caller.
-const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Messages after which the server ends a subscription that is leaving, counted from those seen.
 const LEAVE_AFTER_MESSAGES: u64 = 256;
 /// A leaving subscription that was quiet for this long has nothing on its way any more.
@@ -123,21 +120,16 @@ impl Server {
         };
         let context = context_of(message.headers.as_ref(), || self.bus.random.fresh_id());
         let body = message.payload;
-        let permit = Arc::clone(&self.permits).try_acquire_owned();
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
         let bus = self.bus.clone();
         let handler = Arc::clone(&self.handler);
         self.running.spawn(async move {
             let request_id = context.request_id.clone();
-            let answer = match permit {
-                Ok(_permit) if body.len() <= REQUEST_BYTES_MAX => {
-                    let request = Request { verb, context, body };
-                    let Some(answer) = bounded(&bus, handler.as_ref(), request).await else { return };
-                    answer
-                }
-                Ok(_) => refuse(FaultCode::BodyTooLarge, "the request body is larger than 64 KiB"),
-                Err(_) => refuse(FaultCode::NoWorkers, "every worker is busy; try again"),
-            };
-            bus.reply(reply_to, &request_id, answer).await;
+            let request = Request { verb, context, body };
+            let answer = intake::answer(bus.clock.as_ref(), handler.as_ref(), request, permit).await;
+            if let Some(answer) = answer {
+                bus.reply(reply_to, &request_id, answer).await;
+            }
         });
     }
 }
@@ -164,38 +156,13 @@ impl NatsBus {
     }
 }
 
-/// Works on a request until its deadline. None for one that nobody waits for any more.
-async fn bounded(bus: &NatsBus, handler: &dyn Handler, request: Request) -> Option<Answer> {
-    let Some(deadline_ms) = request.context.deadline_ms else {
-        return Some(handler.handle(request).await);
-    };
-    let left_ms = deadline_ms.checked_sub(bus.clock.now_ms()).filter(|left_ms| *left_ms > 0)?;
-    let answer = tokio::time::timeout(Duration::from_millis(left_ms), handler.handle(request)).await;
-    Some(
-        answer
-            .unwrap_or_else(|_| refuse(FaultCode::Timeout, "the deadline passed; repeat with the same key")),
-    )
-}
-
-fn refuse(code: FaultCode, message: &str) -> Answer {
-    Answer { outcome: None, body: Err(Fault::new(code, message)) }
-}
-
 fn context_of(map: Option<&HeaderMap>, fresh_id: impl FnOnce() -> String) -> Context {
     let header = |name: &str| map.and_then(|map| map.get(name)).map(|value| value.as_str().to_owned());
-    let sane = |id: &String| {
-        !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.bytes().all(|byte| byte.is_ascii_graphic())
-    };
     Context {
-        request_id: header(headers::REQUEST_ID).filter(sane).unwrap_or_else(fresh_id),
+        request_id: intake::request_id(header(headers::REQUEST_ID).as_deref(), fresh_id),
         deadline_ms: header(headers::DEADLINE_MS).and_then(|value| value.parse().ok()),
         traceparent: header(headers::TRACEPARENT),
     }
-}
-
-/// Header values are one line.
-fn one_line(text: &str) -> String {
-    text.replace(['\r', '\n'], " ")
 }
 
 #[cfg(test)]

@@ -4,11 +4,10 @@
 //! leaves, so that a crash in between leaves two messages and never none. No more is fetched than can run
 //! at once: the acknowledgement timer of a message runs from its delivery.
 
-use super::publish::{encode, rfc3339};
-use super::topology::TICK_ACK_WAIT;
+use super::publish::rfc3339;
 use super::{NatsBus, failed};
-use crate::bus::{BusError, DeletionQueue, Delivery, Runner, TickQueue, Verdict, Worker};
-use crate::contract::deletions::DELETION_WORK_VERSION;
+use crate::bus::intake::{self, one_line};
+use crate::bus::{BusError, DeletionQueue, Delivery, Runner, TICK_ACK_WAIT, TickQueue, Verdict, Worker};
 use crate::contract::subjects::REAPER_CONSUMER;
 use crate::contract::{DeletionWork, RunReport, TickKind, headers};
 use crate::domain::UnixSeconds;
@@ -19,6 +18,7 @@ use async_nats::jetstream::consumer::pull::Batch;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{AckKind, Message};
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +28,9 @@ use tokio_util::task::TaskTracker;
 
 /// How long one fetch waits for messages; also the longest that an idle consumer takes to stop.
 const FETCH_WAIT: Duration = Duration::from_secs(1);
+/// How long a fetch is listened to before it counts as lost, which happens when the server went away. The
+/// library would listen for 5 s more than the fetch waits, and everybody's work would stand still that long.
+const FETCH_PATIENCE: Duration = Duration::from_secs(2);
 /// Pause after a fetch that failed (stream not there yet, no connection).
 const FETCH_RETRY_DELAY: Duration = Duration::from_millis(500);
 /// A delivery is kept alive at this fraction of its acknowledgement wait.
@@ -122,6 +125,13 @@ impl<'a> Source<'a> {
 
     /// Asks for at most `count` messages. None after a failure, which is waited out.
     async fn fetch(&mut self, count: usize, stop: &CancellationToken) -> Option<Batch> {
+        // Without this check the fetch would sit in the client's queue and be sent, stale, after a reconnect:
+        // what the server then gave out would reach nobody until its timer ran out.
+        if !self.bus.connected() {
+            let error = failed("fetch messages")("not connected");
+            self.wait_out(&error, stop).await;
+            return None;
+        }
         match self.try_fetch(count).await {
             Ok(batch) => Some(batch),
             Err(error) => {
@@ -135,7 +145,7 @@ impl<'a> Source<'a> {
     /// would be lost until its timer runs out; what comes then is given back.
     async fn next(&mut self, batch: &mut Batch, stop: &CancellationToken) -> Option<Message> {
         loop {
-            match batch.next().await? {
+            match tokio::time::timeout(FETCH_PATIENCE, batch.next()).await.ok()?? {
                 Ok(message) if stop.is_cancelled() => give_back(&message).await,
                 Ok(message) => return Some(message),
                 Err(error) => {
@@ -180,14 +190,9 @@ impl<'a> Source<'a> {
 
 impl NatsBus {
     async fn work_on(&self, worker: &dyn Worker, message: Message, cut: &CancellationToken) {
-        let work = match serde_json::from_slice::<DeletionWork>(&message.payload) {
-            Ok(work) if work.version == DELETION_WORK_VERSION && work.parts().is_ok() => work,
-            Ok(work) => {
-                let reason =
-                    format!("deletion work of version {} cannot be read by this build", work.version);
-                return self.set_aside(&message, &reason).await;
-            }
-            Err(error) => return self.set_aside(&message, &format!("no deletion work: {error}")).await,
+        let work = match intake::deletion_work(&message.payload) {
+            Ok(work) => work,
+            Err(reason) => return self.set_aside(&message, &reason).await,
         };
         let deliveries = message.info().map_or(1, |info| u64::try_from(info.delivered).unwrap_or(1));
         let delivery = Delivery { work: work.clone(), deliveries };
@@ -198,24 +203,32 @@ impl NatsBus {
         };
         match verdict {
             Verdict::Done => finish(&message).await,
-            Verdict::Retry { delay } => match self.schedule_retry(&work, delay).await {
-                Ok(()) => finish(&message).await,
-                Err(error) => {
-                    // Left as it is, the message comes back by itself after the acknowledgement wait.
-                    tracing::warn!(sandbox.id = work.sandbox_id, error = %Chain(&error), "retry not scheduled");
+            Verdict::Retry { delay } => {
+                match self.schedule_retry(&work, message.payload.clone(), delay).await {
+                    Ok(()) => finish(&message).await,
+                    Err(error) => {
+                        // Left as it is, the message comes back by itself after the acknowledgement wait.
+                        tracing::warn!(sandbox.id = work.sandbox_id, error = %Chain(&error), "retry not scheduled");
+                    }
                 }
-            },
+            }
             Verdict::GiveUp { reason } => self.terminate(&message, &reason).await,
         }
     }
 
-    async fn schedule_retry(&self, work: &DeletionWork, delay: Duration) -> Result<(), BusError> {
+    /// Schedules the message as it came, with fields of a newer writer as well.
+    async fn schedule_retry(
+        &self,
+        work: &DeletionWork,
+        payload: Bytes,
+        delay: Duration,
+    ) -> Result<(), BusError> {
         let (id, pool, _) = work.parts().map_err(failed("schedule a retry"))?;
         let subjects = &self.config.subjects;
         let due = UnixSeconds::new(self.clock.now_ms().div_ceil(1_000)).after(delay);
         let schedule = format!("@at {}", rfc3339(due));
         let message = PublishMessage::build()
-            .payload(encode(work, "schedule a retry")?)
+            .payload(payload)
             .header(async_nats::header::NATS_SCHEDULE, schedule.as_str())
             .header(async_nats::header::NATS_SCHEDULE_TARGET, subjects.deletion_work(&pool, &id).as_str());
         let subject = subjects.deletion_retry(&pool, &id);
@@ -226,7 +239,7 @@ impl NatsBus {
     async fn set_aside(&self, message: &Message, reason: &str) {
         let sequence = message.info().map_or(0, |info| info.stream_sequence);
         let mut map = HeaderMap::new();
-        map.insert(headers::PARKED_REASON, reason.replace(['\r', '\n'], " "));
+        map.insert(headers::PARKED_REASON, one_line(reason));
         map.insert(headers::PARKED_AT, rfc3339(self.clock.now()));
         let copy = PublishMessage::build().headers(map).payload(message.payload.clone());
         let subject = self.config.subjects.parked_unreadable(sequence);
@@ -245,7 +258,7 @@ impl NatsBus {
     /// call carries no reason.
     async fn terminate(&self, message: &Message, reason: &str) {
         let Some(reply) = message.reply.clone() else { return };
-        let line = format!("+TERM {}", reason.replace(['\r', '\n'], " "));
+        let line = format!("+TERM {}", one_line(reason));
         if let Err(error) = self.client.publish(reply, line.into()).await {
             tracing::warn!(nats.subject = %message.subject, %error, "a message was not terminated");
         }

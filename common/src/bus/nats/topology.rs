@@ -1,7 +1,7 @@
 //! The streams, consumers and the bucket of a fleet, made (or brought up to date) at start.
 
 use super::{NatsBus, failed};
-use crate::bus::BusError;
+use crate::bus::{BusError, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A_KIND_MAX};
 use crate::contract::TickKind;
 use crate::contract::subjects::REAPER_CONSUMER;
 use crate::runtime::telemetry::Chain;
@@ -12,12 +12,6 @@ use backon::{ExponentialBuilder, Retryable};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How long a slot's tick keeps its copies out: twice the longest period that a scheduler may have.
-pub(super) const TICK_DEDUP_WINDOW: Duration = Duration::from_secs(2 * 3_600);
-/// Ticks of one kind that the stream holds: one that is being run on and one that waits.
-const TICKS_OF_A_KIND_MAX: i64 = 2;
-/// Silence after which a tick is given to another reconciler; the one at work speaks every third of it.
-pub(super) const TICK_ACK_WAIT: Duration = Duration::from_secs(15);
 /// Most bytes of one message on any of our streams.
 const MESSAGE_BYTES_MAX: i32 = 64 * 1024;
 /// Longest pause between two attempts to set up the streams.
@@ -105,7 +99,7 @@ impl NatsBus {
             description: Some("Ticks: look now".to_owned()),
             subjects: vec![subjects.tick_all()],
             retention: RetentionPolicy::WorkQueue,
-            max_messages_per_subject: TICKS_OF_A_KIND_MAX,
+            max_messages_per_subject: i64::try_from(TICKS_OF_A_KIND_MAX).unwrap_or(i64::MAX),
             discard: DiscardPolicy::New,
             discard_new_per_subject: true,
             duplicate_window: TICK_DEDUP_WINDOW,

@@ -1,0 +1,134 @@
+//! A work queue: a message stays in it until it is finished with, and goes to one worker at a time.
+
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+/// Messages in the order in which they came.
+#[derive(Debug, Default)]
+pub(super) struct WorkQueue {
+    last_sequence: u64,
+    messages: BTreeMap<u64, Message>,
+}
+
+#[derive(Debug)]
+struct Message {
+    key: String,
+    payload: Bytes,
+    deliveries: u64,
+    place: Place,
+}
+
+/// Where a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// With nobody.
+    Waiting,
+    /// With a worker that is alive.
+    UnderWay,
+    /// With a worker that ended without a word; it takes until that moment to be sure of it.
+    Left { until_ms: u64 },
+}
+
+/// A message that was given to a worker.
+#[derive(Clone, Debug)]
+pub(super) struct Taken {
+    pub(super) sequence: u64,
+    pub(super) key: String,
+    pub(super) payload: Bytes,
+    /// How often it was given to a worker, this time included.
+    pub(super) deliveries: u64,
+}
+
+// === impl WorkQueue ===
+
+impl WorkQueue {
+    /// Adds a message and says its sequence.
+    pub(super) fn push(&mut self, key: String, payload: Bytes) -> u64 {
+        self.last_sequence += 1;
+        let message = Message { key, payload, deliveries: 0, place: Place::Waiting };
+        self.messages.insert(self.last_sequence, message);
+        self.last_sequence
+    }
+
+    /// Sequences of the messages with that key, oldest first.
+    pub(super) fn of_key(&self, key: &str) -> impl DoubleEndedIterator<Item = u64> {
+        self.messages.iter().filter(move |(_, message)| message.key == key).map(|(sequence, _)| *sequence)
+    }
+
+    /// Payloads of all messages, oldest first.
+    pub(super) fn payloads(&self) -> impl Iterator<Item = &Bytes> {
+        self.messages.values().map(|message| &message.payload)
+    }
+
+    /// Number of messages, wherever they are.
+    pub(super) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Gives the oldest waiting message with a wanted key to a worker, if fewer than `in_flight_max` of those
+    /// keys are with one.
+    pub(super) fn take(
+        &mut self,
+        now_ms: u64,
+        in_flight_max: usize,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Option<Taken> {
+        for message in self.messages.values_mut() {
+            if matches!(message.place, Place::Left { until_ms } if until_ms <= now_ms) {
+                message.place = Place::Waiting;
+            }
+        }
+        let wanted = || self.messages.values().filter(|message| is_wanted(&message.key));
+        if wanted().filter(|message| message.place != Place::Waiting).count() >= in_flight_max {
+            return None;
+        }
+        let (sequence, message) = self
+            .messages
+            .iter_mut()
+            .find(|(_, message)| message.place == Place::Waiting && is_wanted(&message.key))?;
+        message.place = Place::UnderWay;
+        message.deliveries += 1;
+        Some(Taken {
+            sequence: *sequence,
+            key: message.key.clone(),
+            payload: message.payload.clone(),
+            deliveries: message.deliveries,
+        })
+    }
+
+    /// When the next message of a worker that ended comes back; none if there is no such message.
+    pub(super) fn next_return_ms(&self) -> Option<u64> {
+        let returns = self.messages.values().filter_map(|message| match message.place {
+            Place::Left { until_ms } => Some(until_ms),
+            Place::Waiting | Place::UnderWay => None,
+        });
+        returns.min()
+    }
+
+    /// Removes a message that is done with.
+    pub(super) fn finish(&mut self, sequence: u64) {
+        self.messages.remove(&sequence);
+    }
+
+    /// Takes a message back from its worker: the next one may have it at once.
+    pub(super) fn give_back(&mut self, sequence: u64) {
+        self.put(sequence, Place::Waiting);
+    }
+
+    /// Notes that the worker of a message ended without a word.
+    pub(super) fn leave(&mut self, sequence: u64, until_ms: u64) {
+        self.put(sequence, Place::Left { until_ms });
+    }
+
+    /// Removes every message.
+    pub(super) fn clear(&mut self) {
+        self.messages.clear();
+    }
+
+    fn put(&mut self, sequence: u64, place: Place) {
+        // It may have been purged meanwhile.
+        if let Some(message) = self.messages.get_mut(&sequence) {
+            message.place = place;
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Ticks, the runs that they start, and the reports of those.
+
+use super::held::{Held, Queue};
+use super::queue::WorkQueue;
+use super::{Call, Inside, MemoryBus};
+use crate::bus::{
+    BusError, Runner, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A_KIND_MAX, TickQueue, TickReceipt, Ticks,
+};
+use crate::contract::{RunReport, TickKind};
+use crate::runtime::telemetry::Chain;
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+/// The stream of ticks. Its keys are the names of the kinds.
+#[derive(Debug, Default)]
+pub(super) struct TickStream {
+    pub(super) queue: WorkQueue,
+    slots: BTreeMap<(TickKind, u64), Published>,
+    reports: BTreeMap<TickKind, RunReport>,
+    waiting: Vec<Waiting>,
+}
+
+/// The tick of a slot.
+#[derive(Debug)]
+struct Published {
+    sequence: u64,
+    at_ms: u64,
+}
+
+/// Somebody who waits for the report of a run that began after a tick.
+#[derive(Debug)]
+struct Waiting {
+    kind: TickKind,
+    sequence: u64,
+    tell: oneshot::Sender<RunReport>,
+}
+
+#[async_trait]
+impl Ticks for MemoryBus {
+    async fn tick(&self, kind: TickKind, slot: Option<u64>) -> Result<TickReceipt, BusError> {
+        self.call(Call::Tick, |inside, now_ms| inside.ticks.publish(kind, slot, now_ms))
+    }
+
+    async fn tick_and_wait(
+        &self,
+        kind: TickKind,
+        patience: Duration,
+    ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
+        let (tell, told) = oneshot::channel();
+        // Under one lock, or a quick run would be missed.
+        let receipt = self.call(Call::Tick, |inside, now_ms| {
+            let receipt = inside.ticks.publish(kind, None, now_ms);
+            inside.ticks.waiting.push(Waiting { kind, sequence: receipt.sequence, tell });
+            receipt
+        })?;
+        let report = tokio::select! {
+            biased;
+            report = told => report.ok(),
+            () = self.shared.clock.sleep(patience) => None,
+        };
+        Ok((receipt, report))
+    }
+
+    async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {
+        self.read("read a report", |inside| inside.ticks.reports.get(&kind).cloned())
+    }
+}
+
+#[async_trait]
+impl TickQueue for MemoryBus {
+    async fn run_on_ticks(
+        &self,
+        kind: TickKind,
+        runner: Arc<dyn Runner>,
+        stop: CancellationToken,
+    ) -> Result<(), BusError> {
+        loop {
+            let held = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                held = self.next(Queue::Ticks, 1, TICK_ACK_WAIT, |key| key == kind.as_str()) => held,
+            };
+            let patience = async {
+                stop.cancelled().await;
+                self.shared.clock.sleep(self.shared.config.finish_patience).await;
+            };
+            tokio::select! {
+                biased;
+                () = self.run_once(kind, runner.as_ref(), &held) => held.finish(),
+                // Another reconciler looks again.
+                () = patience => held.give_back(),
+            }
+        }
+    }
+}
+
+impl MemoryBus {
+    async fn run_once(&self, kind: TickKind, runner: &dyn Runner, held: &Held) {
+        let started_ms = self.shared.clock.now_ms();
+        let report = runner.run(kind).await;
+        let duration_ms = self.shared.clock.now_ms().saturating_sub(started_ms);
+        let report = RunReport { kind, tick: held.taken.sequence, duration_ms, report };
+        if let Err(error) = self.call(Call::Report, |inside: &mut Inside, _| inside.ticks.tell(report)) {
+            tracing::warn!(tick.kind = kind.as_str(), error = %Chain(&error), "a report was not published");
+        }
+    }
+
+    /// Ticks of a kind that wait or are being run on.
+    #[must_use]
+    pub fn ticks_queued(&self, kind: TickKind) -> usize {
+        self.look(|inside, _| inside.ticks.queue.of_key(kind.as_str()).count())
+    }
+}
+
+// === impl TickStream ===
+
+impl TickStream {
+    fn publish(&mut self, kind: TickKind, slot: Option<u64>, now_ms: u64) -> TickReceipt {
+        let window_ms = u64::try_from(TICK_DEDUP_WINDOW.as_millis()).unwrap_or(u64::MAX);
+        self.slots.retain(|_, published| published.at_ms.saturating_add(window_ms) > now_ms);
+        let published = slot.and_then(|slot| self.slots.get(&(kind, slot)));
+        if let Some(Published { sequence, .. }) = published {
+            return TickReceipt { sequence: *sequence, duplicate: true };
+        }
+        if self.queue.of_key(kind.as_str()).count() >= TICKS_OF_A_KIND_MAX
+            && let Some(sequence) = self.queue.of_key(kind.as_str()).next_back()
+        {
+            // The one that waits says the same.
+            return TickReceipt { sequence, duplicate: true };
+        }
+        let sequence = self.queue.push(kind.as_str().to_owned(), Bytes::new());
+        if let Some(slot) = slot {
+            self.slots.insert((kind, slot), Published { sequence, at_ms: now_ms });
+        }
+        TickReceipt { sequence, duplicate: false }
+    }
+
+    fn tell(&mut self, report: RunReport) {
+        let is_answered =
+            |waiting: &mut Waiting| waiting.kind == report.kind && waiting.sequence <= report.tick;
+        for waiting in self.waiting.extract_if(.., is_answered) {
+            // Whoever waited may have given up.
+            let _ = waiting.tell.send(report.clone());
+        }
+        self.waiting.retain(|waiting| !waiting.tell.is_closed());
+        self.reports.insert(report.kind, report);
+    }
+}

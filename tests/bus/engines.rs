@@ -1,0 +1,373 @@
+//! The buses that the suite runs on.
+
+use async_nats::jetstream::{self, stream};
+use common::bus::memory::{MemoryBus, MemoryConfig, ParkedCopy};
+use common::bus::nats::{NatsBus, NatsConfig};
+use common::bus::{DeletionQueue, Deletions, Pace, Requests, Serve, TickQueue, Ticks};
+use common::clock::{Clock, SystemClock};
+use common::contract::subjects::REAPER_CONSUMER;
+use common::contract::{DeletionWork, ParkedDeletion, Subjects, TickKind, headers};
+use common::domain::UnixSeconds;
+use common::random::Dice;
+use futures_util::TryStreamExt as _;
+use harness::servers;
+use harness::wait::{PATIENCE, eventually};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Everything that a bus promises.
+pub(crate) trait Bus: Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + Pace {}
+
+impl<B> Bus for B where B: Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + Pace {}
+
+/// Which bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    Memory,
+    Nats,
+}
+
+/// A bus of one test, and what an operator could see of it.
+pub(crate) struct World {
+    /// A connection.
+    pub(crate) bus: Arc<dyn Bus>,
+    inside: Inside,
+}
+
+enum Inside {
+    Memory(MemoryBus),
+    Nats(Box<Nats>),
+}
+
+struct Nats {
+    config: NatsConfig,
+    clock: Arc<dyn Clock>,
+    streams: jetstream::Context,
+    own_server: Option<OwnServer>,
+}
+
+/// A server that a test may stop and start.
+struct OwnServer {
+    address: SocketAddr,
+    folder: PathBuf,
+    child: Option<broker::child::Child>,
+}
+
+/// What a test's bus is like unless the test says otherwise.
+const CONFIG: MemoryConfig = MemoryConfig {
+    deletions_in_flight_max: 8,
+    deletion_ack_wait: Duration::from_secs(1),
+    deletions_per_minute: 600,
+    finish_patience: Duration::from_secs(20),
+};
+
+// === impl Engine ===
+
+impl Engine {
+    /// A bus as most tests need it.
+    pub(crate) async fn world(self) -> World {
+        self.world_with(|_| {}).await
+    }
+
+    /// A bus with other settings.
+    pub(crate) async fn world_with(self, change: impl FnOnce(&mut MemoryConfig)) -> World {
+        self.world_at(Arc::new(SystemClock), change).await
+    }
+
+    /// A bus with a clock of the test's own. (A server has its own clock all the same.)
+    pub(crate) async fn world_at(
+        self,
+        clock: Arc<dyn Clock>,
+        change: impl FnOnce(&mut MemoryConfig),
+    ) -> World {
+        self.make(clock, change, false).await
+    }
+
+    /// A bus whose server can be stopped.
+    pub(crate) async fn world_that_stops(self, change: impl FnOnce(&mut MemoryConfig)) -> World {
+        self.make(Arc::new(SystemClock), change, true).await
+    }
+
+    async fn make(
+        self,
+        clock: Arc<dyn Clock>,
+        change: impl FnOnce(&mut MemoryConfig),
+        can_stop: bool,
+    ) -> World {
+        let mut settings = CONFIG;
+        change(&mut settings);
+        match self {
+            Self::Memory => {
+                let bus = MemoryBus::new(settings, clock, Arc::new(Dice::unseeded()));
+                World { bus: Arc::new(bus.clone()), inside: Inside::Memory(bus) }
+            }
+            Self::Nats => Nats::start(settings, clock, can_stop).await,
+        }
+    }
+}
+
+// === impl Nats ===
+
+impl Nats {
+    async fn start(settings: MemoryConfig, clock: Arc<dyn Clock>, can_stop: bool) -> World {
+        let (url, own_server) = if can_stop {
+            let (server, folder) = servers::start_nats().await;
+            let own = OwnServer { address: server.address, folder, child: Some(server.child) };
+            (format!("nats://{}", server.address), Some(own))
+        } else {
+            (servers::shared().await.nats_url.clone(), None)
+        };
+        let MemoryConfig {
+            deletions_in_flight_max,
+            deletion_ack_wait,
+            deletions_per_minute,
+            finish_patience,
+        } = settings;
+        let id = uuid::Uuid::now_v7().simple().to_string();
+        let config = NatsConfig {
+            url,
+            credentials_file: None,
+            user: None,
+            password: None,
+            subjects: Subjects::with_prefix(&format!("t{}", &id[16..])).expect("a prefix"),
+            replicas: 1,
+            deletions_in_flight_max,
+            deletion_ack_wait,
+            deletions_per_minute,
+            finish_patience,
+        };
+        let client = async_nats::connect(config.url.as_str()).await.expect("NATS answers");
+        let nats = Self { config, clock, streams: jetstream::new(client), own_server };
+        let bus = nats.connect().await;
+        bus.set_up(&CancellationToken::new()).await.expect("the streams are set up");
+        World { bus: Arc::new(bus), inside: Inside::Nats(Box::new(nats)) }
+    }
+
+    async fn connect(&self) -> NatsBus {
+        let dice = Arc::new(Dice::unseeded());
+        let bus = NatsBus::connect("test", self.config.clone(), Arc::clone(&self.clock), dice).await;
+        let bus = bus.expect("a connection");
+        until_connected(&bus).await;
+        bus
+    }
+
+    async fn deletions(&self) -> stream::Stream {
+        self.stream(self.config.subjects.deletions_stream()).await
+    }
+
+    async fn parked(&self) -> stream::Stream {
+        self.stream(self.config.subjects.parked_stream()).await
+    }
+
+    async fn stream(&self, name: String) -> stream::Stream {
+        self.streams.get_stream(name).await.expect("the stream is there")
+    }
+}
+
+async fn until_connected(bus: &dyn Requests) {
+    eventually("a connection", PATIENCE, || async {
+        if bus.is_connected() { Ok(()) } else { Err("not connected") }
+    })
+    .await;
+}
+
+// === impl World ===
+
+impl World {
+    /// Another connection to the same bus.
+    pub(crate) async fn connect(&self) -> Arc<dyn Bus> {
+        match &self.inside {
+            Inside::Memory(bus) => Arc::new(bus.clone()),
+            Inside::Nats(nats) => Arc::new(nats.connect().await),
+        }
+    }
+
+    /// Messages in the queue: work that waits or is under way, and scheduled retries.
+    pub(crate) async fn queued(&self) -> usize {
+        match &self.inside {
+            Inside::Memory(bus) => bus.queued_count(),
+            Inside::Nats(nats) => nats.deletions().await.cached_info().state.messages as usize,
+        }
+    }
+
+    /// Waits until the queue is empty.
+    pub(crate) async fn until_empty(&self) {
+        eventually("an empty queue", PATIENCE, || async {
+            match self.queued().await {
+                0 => Ok(()),
+                left => Err(left),
+            }
+        })
+        .await;
+    }
+
+    /// Waits until no tick of that kind waits or is being run on.
+    pub(crate) async fn until_no_tick(&self, kind: TickKind) {
+        eventually("the end of the ticks", PATIENCE, || async {
+            let left = match &self.inside {
+                Inside::Memory(bus) => bus.ticks_queued(kind),
+                Inside::Nats(nats) => {
+                    let stream = nats.stream(nats.config.subjects.ticks_stream()).await;
+                    let of_kind = stream.info_with_subjects(nats.config.subjects.tick(kind)).await;
+                    of_kind.expect("stream info").try_collect::<Vec<_>>().await.expect("stream info").len()
+                }
+            };
+            if left == 0 { Ok(()) } else { Err(left) }
+        })
+        .await;
+    }
+
+    /// Retries that wait for their time.
+    pub(crate) async fn retries(&self) -> usize {
+        match &self.inside {
+            Inside::Memory(bus) => bus.retries_scheduled(),
+            Inside::Nats(nats) => {
+                let subject = nats.config.subjects.deletion_retry_all();
+                let found = nats.deletions().await.info_with_subjects(subject).await.expect("stream info");
+                found.try_collect::<Vec<_>>().await.expect("stream info").len()
+            }
+        }
+    }
+
+    /// Waits until a retry is scheduled.
+    pub(crate) async fn until_a_retry_waits(&self) {
+        eventually("a scheduled retry", PATIENCE, || async {
+            match self.retries().await {
+                1 => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await;
+    }
+
+    /// Waits until so many consumers would take more, and the bus gives them no more.
+    pub(crate) async fn until_nothing_more_is_given(&self, consumers: usize) {
+        let Inside::Nats(nats) = &self.inside else {
+            // Who waits for a message gets it as soon as the test lets go of the thread.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            return;
+        };
+        let stream = nats.deletions().await;
+        eventually("consumers that wait", PATIENCE, || async {
+            let info = stream.consumer_info(REAPER_CONSUMER).await.expect("consumer info");
+            if info.num_waiting >= consumers { Ok(()) } else { Err(info) }
+        })
+        .await;
+    }
+
+    /// Every parked copy.
+    pub(crate) async fn parked(&self) -> Vec<ParkedCopy> {
+        let nats = match &self.inside {
+            Inside::Memory(bus) => return bus.all_parked(),
+            Inside::Nats(nats) => nats,
+        };
+        let stream = nats.parked().await;
+        let mut copies = Vec::new();
+        let state = &stream.cached_info().state;
+        for sequence in state.first_sequence..=state.last_sequence {
+            // One that was replaced is gone.
+            let Ok(message) = stream.get_raw_message(sequence).await else { continue };
+            let header = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned());
+            let parked_at = match serde_json::from_slice::<ParkedDeletion>(&message.payload) {
+                Ok(parked) => parked.parked_at,
+                // Only the header says when, to be read by people.
+                Err(_) => {
+                    assert!(header(headers::PARKED_AT).expect("a time").starts_with("20"));
+                    self.now()
+                }
+            };
+            copies.push(ParkedCopy {
+                reason: header(headers::PARKED_REASON).expect("a reason"),
+                parked_at: UnixSeconds::new(parked_at),
+                attempts: header(headers::ATTEMPTS).map(|attempts| attempts.parse().expect("a number")),
+                payload: message.payload.clone(),
+            });
+        }
+        copies
+    }
+
+    fn now(&self) -> u64 {
+        SystemClock.now().get()
+    }
+
+    /// Removes every message from the queue, as a lost stream would.
+    pub(crate) async fn purge_deletions(&self) {
+        match &self.inside {
+            Inside::Memory(bus) => bus.purge_deletions(),
+            Inside::Nats(nats) => drop(nats.deletions().await.purge().await.expect("a purge")),
+        }
+    }
+
+    /// Puts a message where the work of `place` waits, as somebody else might.
+    pub(crate) async fn publish_raw_deletion(&self, place: &DeletionWork, payload: &str) {
+        let (id, pool, _) = place.parts().expect("a sandbox");
+        match &self.inside {
+            Inside::Memory(bus) => bus.publish_raw_deletion(&pool, &id, payload.to_owned()),
+            Inside::Nats(nats) => {
+                let subject = nats.config.subjects.deletion_work(&pool, &id);
+                let published = nats.streams.publish(subject, payload.to_owned().into()).await;
+                published.expect("published").await.expect("stored");
+            }
+        }
+    }
+
+    /// The retry of `place` as it lies in the queue.
+    pub(crate) async fn raw_retry(&self, place: &DeletionWork) -> String {
+        let (id, pool, _) = place.parts().expect("a sandbox");
+        let payload = match &self.inside {
+            Inside::Memory(bus) => bus.raw_retry(&pool, &id).expect("a retry"),
+            Inside::Nats(nats) => {
+                let subject = nats.config.subjects.deletion_retry(&pool, &id);
+                let stream = nats.deletions().await;
+                stream.get_last_raw_message_by_subject(&subject).await.expect("a retry").payload.clone()
+            }
+        };
+        String::from_utf8(payload.to_vec()).expect("text")
+    }
+
+    /// Ends the server, or cuts every connection.
+    pub(crate) async fn stop_server(&mut self) {
+        match &mut self.inside {
+            Inside::Memory(bus) => bus.set_connected(false),
+            Inside::Nats(nats) => {
+                let child = nats.own_server.as_mut().and_then(|own| own.child.take());
+                // Killed, as by a crash: nothing is written on the way out.
+                child.expect("a server that runs").kill().await;
+            }
+        }
+    }
+
+    /// Starts the server again, at the same address and over the same streams.
+    pub(crate) async fn start_server(&mut self) {
+        match &mut self.inside {
+            Inside::Memory(bus) => bus.set_connected(true),
+            Inside::Nats(nats) => {
+                let own = nats.own_server.as_mut().expect("a server of its own");
+                let (server, _) = servers::start_nats_on(own.address, Some(own.folder.clone())).await;
+                own.child = Some(server.child);
+            }
+        }
+        until_connected(self.bus.as_ref()).await;
+    }
+
+    /// The fleet's names and a plain client.
+    pub(crate) fn nats(&self) -> (&Subjects, async_nats::Client) {
+        match &self.inside {
+            Inside::Memory(_) => panic!("there is no NATS here"),
+            Inside::Nats(nats) => (&nats.config.subjects, nats.streams.client().clone()),
+        }
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        if let Some(child) = &self.child {
+            child.ask_to_stop();
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What the cases of the suite have in common.
+
+use crate::desk::{RequestInbox, RunInbox, WorkInbox, desk};
+use crate::engines::{Bus, World};
+use bytes::Bytes;
+use common::bus::{Answer, BusError, Context, Reply, RequestError};
+use common::clock::{Clock as _, SystemClock};
+use common::contract::reports::COMPLETED;
+use common::contract::{DeletionWork, Report, SweepReport, TickKind, Verb};
+use harness::wait::{PATIENCE, eventually};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// A wait that is meant to end without an answer.
+pub(crate) const SHORT: Duration = Duration::from_millis(300);
+
+/// Something that runs on a bus until it is stopped.
+pub(crate) struct Running {
+    pub(crate) stop: CancellationToken,
+    pub(crate) ended: JoinHandle<Result<(), BusError>>,
+}
+
+/// The deletion of a sandbox.
+pub(crate) fn work(number: usize) -> DeletionWork {
+    DeletionWork {
+        version: 1,
+        sandbox_id: number.to_string(),
+        pool: "main".to_owned(),
+        epoch: 1,
+        requested_at: 1_763_683_200,
+    }
+}
+
+/// What rides beside a request with that id.
+pub(crate) fn context(request_id: &str) -> Context {
+    Context { request_id: request_id.to_owned(), deadline_ms: None, traceparent: None }
+}
+
+/// The moment that lies `span` ahead, in milliseconds since the Unix epoch.
+pub(crate) fn in_ms(span: Duration) -> u64 {
+    SystemClock.now_ms() + u64::try_from(span.as_millis()).unwrap()
+}
+
+/// An answer without an outcome.
+pub(crate) fn answer(body: &'static str) -> Answer {
+    Answer { outcome: None, body: Ok(Bytes::from_static(body.as_bytes())) }
+}
+
+/// The report of a sweep that saw so many deletions.
+pub(crate) fn report(pending: u64) -> Report {
+    Report::Sweep(SweepReport { status: COMPLETED.to_owned(), pending, ..SweepReport::default() })
+}
+
+/// Asks once somebody serves the verb.
+pub(crate) async fn ask(
+    bus: &dyn Bus,
+    verb: Verb,
+    context: &Context,
+    body: impl Into<Bytes>,
+) -> Result<Reply, RequestError> {
+    let body = body.into();
+    eventually("somebody who serves", PATIENCE, || async {
+        match bus.request(verb, context, body.clone(), PATIENCE).await {
+            Err(RequestError::NoResponders) => Err(RequestError::NoResponders),
+            other => Ok(other),
+        }
+    })
+    .await
+}
+
+/// Waits for something that can be seen from here.
+pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let look = || {
+        let is_so = is_so();
+        async move { if is_so { Ok(()) } else { Err("not yet") } }
+    };
+    eventually(what, PATIENCE, look).await;
+}
+
+/// Asks in the background.
+pub(crate) fn ask_later(
+    bus: &Arc<dyn Bus>,
+    context: Context,
+    body: &'static str,
+) -> JoinHandle<Result<Reply, RequestError>> {
+    let bus = Arc::clone(bus);
+    tokio::spawn(async move { ask(bus.as_ref(), Verb::Get, &context, body).await })
+}
+
+/// Serves requests from a desk.
+pub(crate) fn serve(bus: &Arc<dyn Bus>, in_flight_max: usize) -> (RequestInbox, Running) {
+    let (handler, inbox) = desk();
+    let running = run(|stop| {
+        let bus = Arc::clone(bus);
+        async move { bus.serve(handler, in_flight_max, stop).await }
+    });
+    (inbox, running)
+}
+
+/// Works through deletions at a desk.
+pub(crate) fn consume(bus: &Arc<dyn Bus>, in_flight_max: usize) -> (WorkInbox, Running) {
+    let (worker, inbox) = desk();
+    let running = run(|stop| {
+        let bus = Arc::clone(bus);
+        async move { bus.consume(worker, in_flight_max, stop).await }
+    });
+    (inbox, running)
+}
+
+/// Runs on ticks at a desk.
+pub(crate) fn run_on_ticks(bus: &Arc<dyn Bus>, kind: TickKind) -> (RunInbox, Running) {
+    let (runner, inbox) = desk();
+    let running = run(|stop| {
+        let bus = Arc::clone(bus);
+        async move { bus.run_on_ticks(kind, runner, stop).await }
+    });
+    (inbox, running)
+}
+
+fn run<F>(begin: impl FnOnce(CancellationToken) -> F) -> Running
+where
+    F: Future<Output = Result<(), BusError>> + Send + 'static,
+{
+    let stop = CancellationToken::new();
+    let ended = tokio::spawn(begin(stop.clone()));
+    Running { stop, ended }
+}
+
+/// Announces deletions, each of which has to be new.
+pub(crate) async fn announce(world: &World, numbers: impl IntoIterator<Item = usize>) {
+    for number in numbers {
+        let announced = world.bus.announce(&work(number)).await.unwrap();
+        assert_eq!(announced, common::bus::Announced::Queued, "{number}");
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Asks it to stop and waits until it has.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.ended().await;
+    }
+
+    /// Waits until it has ended.
+    pub(crate) async fn ended(self) {
+        let ended = tokio::time::timeout(PATIENCE, self.ended).await.expect("it ends in time");
+        ended.expect("it does not panic").expect("it ends well");
+    }
+}

@@ -1,0 +1,102 @@
+//! One suite for both buses: in memory, and on a real NATS server.
+//!
+//! Each case is a function over an engine; the macros below make a test of every case on every engine. What only
+//! NATS has (headers on the wire, subjects) and what only memory has (a clock that the test moves, calls that are
+//! lost on purpose) has its tests beside the suite.
+
+mod deletions;
+mod delivery;
+mod desk;
+mod engines;
+mod fixtures;
+mod on_memory;
+mod on_nats;
+mod outages;
+mod pace;
+mod requests;
+mod ticks;
+
+/// Tests of `cases` on one engine.
+macro_rules! on_engine {
+    ($name:ident $engine:ident: $($suite:ident { $($case:ident),+ $(,)? })+) => {
+        mod $name {
+            $(mod $suite {
+                $(#[tokio::test]
+                async fn $case() {
+                    crate::$suite::$case(crate::engines::Engine::$engine).await;
+                })+
+            })+
+        }
+    };
+}
+
+/// Cases that hold for every bus.
+macro_rules! on_every_engine {
+    ($($cases:tt)+) => {
+        on_engine!(memory Memory: $($cases)+);
+        on_engine!(nats Nats: $($cases)+);
+    };
+}
+
+on_every_engine! {
+    requests {
+        a_reply_carries_the_body_and_the_outcome,
+        a_failure_carries_its_code_and_the_request,
+        a_worker_sees_the_verb_and_what_rides_beside_it,
+        nobody_there_is_known_at_once,
+        a_worker_without_a_free_place_says_so_at_once,
+        a_request_whose_deadline_has_passed_is_dropped,
+        work_that_outlives_its_deadline_is_cut_and_says_so,
+        work_goes_on_when_its_caller_has_gone,
+        a_request_id_that_cannot_be_used_is_replaced,
+        a_body_may_be_as_large_as_allowed_and_no_larger,
+        every_worker_gets_some_and_every_request_one,
+        a_worker_that_leaves_answers_what_it_has,
+        a_worker_that_fails_at_one_request_goes_on_with_others,
+    }
+    deletions {
+        a_sandbox_has_one_message,
+        what_is_done_or_given_up_may_be_announced_again,
+        sandboxes_and_pools_do_not_get_in_each_others_way,
+        work_that_names_no_sandbox_is_not_taken,
+        a_lost_message_can_be_announced_again,
+        the_copy_of_a_parked_deletion_is_kept_once,
+        a_message_that_nobody_can_read_is_set_aside,
+        a_retry_keeps_what_a_newer_writer_says,
+    }
+    delivery {
+        a_retry_comes_back_after_its_delay_and_holds_no_place,
+        the_whole_bus_keeps_to_its_limit,
+        a_process_keeps_to_its_own_limit,
+        slow_work_is_kept_alive,
+        work_of_a_worker_that_fails_is_done_by_the_next,
+        work_of_a_process_that_is_gone_is_done_by_another,
+        a_consumer_that_stops_finishes_what_it_has,
+        a_consumer_that_stops_gives_back_what_it_does_not_finish,
+        every_work_of_many_gets_its_verdict,
+    }
+    ticks {
+        a_slot_is_published_once,
+        a_slot_that_was_run_on_is_not_published_again,
+        a_third_tick_folds_into_the_one_that_waits,
+        two_runs_are_never_at_once,
+        kinds_do_not_hold_each_other_up,
+        a_report_is_kept_and_told,
+        who_waits_is_told_of_a_run_that_began_after,
+        who_waits_for_nothing_is_told_so_in_time,
+        a_run_under_way_is_finished_before_the_stop,
+        a_run_that_takes_too_long_to_stop_is_run_again,
+    }
+    pace {
+        slots_lie_evenly_apart,
+        time_without_work_is_not_saved_up,
+        a_hold_keeps_everybody_away,
+        takers_at_once_get_slots_of_their_own,
+        no_minute_has_more_than_its_share,
+    }
+    outages {
+        deletions_go_on_after_an_outage,
+        an_announcement_during_an_outage_is_not_taken_for_one,
+        requests_and_ticks_go_on_after_an_outage,
+    }
+}

@@ -1,0 +1,128 @@
+//! What lies on the wire, for those who come without our client: `nats` on a command line, other services.
+
+use crate::engines::{Engine, World};
+use crate::fixtures::{answer, ask_later, context, serve, work};
+use async_nats::{Client, HeaderMap, RequestErrorKind};
+use bytes::Bytes;
+use common::bus::Answer;
+use common::contract::{Fault, FaultCode, Outcome, ParkedDeletion, Verb, headers};
+use futures_util::StreamExt as _;
+use harness::wait::PATIENCE;
+
+/// A world whose worker has answered once, so that it is there.
+async fn served() -> (World, crate::desk::RequestInbox) {
+    let world = Engine::Nats.world().await;
+    let (mut inbox, _running) = serve(&world.bus, 4);
+    let asked = ask_later(&world.bus, context("first"), "{}");
+    inbox.next().await.answer(answer("{}"));
+    asked.await.unwrap().unwrap();
+    (world, inbox)
+}
+
+async fn request(client: &Client, subject: String, map: HeaderMap) -> async_nats::Message {
+    let request = async_nats::Request::new().headers(map).payload(Bytes::from_static(b"{}"));
+    client.send_request(subject, request.timeout(Some(PATIENCE))).await.expect("a reply")
+}
+
+fn header(message: &async_nats::Message, name: &str) -> Option<String> {
+    message.headers.as_ref()?.get(name).map(|value| value.as_str().to_owned())
+}
+
+#[tokio::test]
+async fn a_plain_request_without_headers_is_answered() {
+    let (world, mut inbox) = served().await;
+    let (subjects, client) = world.nats();
+    let (reply, seen) =
+        tokio::join!(request(&client, subjects.request(Verb::Get), HeaderMap::new()), async {
+            let case = inbox.next().await;
+            let seen = case.what.context.clone();
+            case.answer(Answer {
+                outcome: Some(Outcome::Created),
+                body: Ok(Bytes::from_static(b"{\"a\":1}")),
+            });
+            seen
+        });
+    assert_eq!((seen.request_id.len(), seen.deadline_ms, seen.traceparent), (36, None, None));
+    assert_eq!(reply.payload, Bytes::from_static(b"{\"a\":1}"));
+    assert_eq!(header(&reply, headers::REQUEST_ID), Some(seen.request_id));
+    assert_eq!(header(&reply, headers::OUTCOME).as_deref(), Some("created"));
+    assert_eq!(header(&reply, headers::SERVICE_ERROR_CODE), None);
+}
+
+#[tokio::test]
+async fn headers_that_cannot_be_read_are_none() {
+    let (world, mut inbox) = served().await;
+    let (subjects, client) = world.nats();
+    for deadline in ["soon", "", "-1", "1e9", "99999999999999999999999"] {
+        let mut map = HeaderMap::new();
+        map.insert(headers::DEADLINE_MS, deadline);
+        map.insert(headers::REQUEST_ID, "with a blank");
+        let (_, seen) = tokio::join!(request(&client, subjects.request(Verb::Get), map), async {
+            let case = inbox.next().await;
+            let seen = case.what.context.clone();
+            case.answer(answer("{}"));
+            seen
+        });
+        assert_eq!((seen.request_id.len(), seen.deadline_ms), (36, None), "{deadline:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_failure_is_one_for_the_service_tools_as_well() {
+    let (world, mut inbox) = served().await;
+    let (subjects, client) = world.nats();
+    let (reply, ()) = tokio::join!(request(&client, subjects.request(Verb::Get), HeaderMap::new()), async {
+        let fault = Fault::new(FaultCode::PoolExhausted, "no free\r\nsandbox");
+        inbox.next().await.answer(Answer { outcome: None, body: Err(fault) });
+    });
+    assert_eq!(header(&reply, headers::SERVICE_ERROR_CODE).as_deref(), Some("409"));
+    assert_eq!(header(&reply, headers::SERVICE_ERROR).as_deref(), Some("no free  sandbox"));
+}
+
+#[tokio::test]
+async fn a_verb_that_is_none_has_no_responders() {
+    let (world, _inbox) = served().await;
+    let (subjects, client) = world.nats();
+    for subject in ["v1.nonsense", "v2.get", "v1.get.more", "v1"] {
+        let subject = format!("{}.{subject}", subjects.prefix());
+        let refused = client.request(subject.clone(), Bytes::new()).await.unwrap_err();
+        assert_eq!(refused.kind(), RequestErrorKind::NoResponders, "{subject}");
+    }
+}
+
+#[tokio::test]
+async fn a_reply_goes_to_inboxes_only() {
+    let (world, mut inbox) = served().await;
+    let (subjects, client) = world.nats();
+    let (id, pool, _) = work(7).parts().unwrap();
+    let forged = subjects.deletion_work(&pool, &id);
+    client.publish_with_reply(subjects.request(Verb::Get), forged, Bytes::new()).await.unwrap();
+    client.publish(subjects.request(Verb::Get), Bytes::new()).await.unwrap();
+    client.flush().await.unwrap();
+    let asked = ask_later(&world.bus, context("next"), "{}");
+    let case = inbox.next().await;
+    assert_eq!(case.what.context.request_id, "next", "no worker saw the others");
+    case.answer(answer("{}"));
+    asked.await.unwrap().unwrap();
+    assert_eq!(world.queued().await, 0, "nothing was written to the queue");
+}
+
+#[tokio::test]
+async fn a_parked_deletion_can_be_read_by_its_headers() {
+    let world = Engine::Nats.world().await;
+    let (subjects, client) = world.nats();
+    let mut parked = client.subscribe(subjects.parked_all()).await.unwrap();
+    client.flush().await.unwrap();
+    let copy = ParkedDeletion {
+        work: work(7),
+        attempts: 8,
+        reason: "status 500".to_owned(),
+        parked_at: 1_763_683_200,
+    };
+    world.bus.park(&copy).await.unwrap();
+    let message = tokio::time::timeout(PATIENCE, parked.next()).await.unwrap().unwrap();
+    assert_eq!(message.subject.as_str(), format!("{}.parked.main.7", subjects.prefix()));
+    let shown =
+        [headers::PARKED_REASON, headers::PARKED_AT, headers::ATTEMPTS].map(|name| header(&message, name));
+    assert_eq!(shown, ["status 500", "2025-11-21T00:00:00Z", "8"].map(|text| Some(text.to_owned())));
+}

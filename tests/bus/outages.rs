@@ -1,0 +1,88 @@
+//! The bus goes away in the middle of the work and comes back: everybody goes on, and nothing is lost.
+
+use crate::engines::Engine;
+use crate::fixtures::{announce, answer, ask, consume, context, report, run_on_ticks, serve, work};
+use bytes::Bytes;
+use common::bus::{Announced, RequestError, Verdict};
+use common::contract::{TickKind, Verb};
+use harness::wait::{PATIENCE, eventually};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+pub(crate) async fn deletions_go_on_after_an_outage(engine: Engine) {
+    const WORKS: usize = 10;
+    let mut world = engine.world_that_stops(|config| config.deletions_in_flight_max = 2).await;
+    announce(&world, 0..WORKS).await;
+    let other = world.connect().await;
+    let (mut inbox, _running) = consume(&other, 4);
+    inbox.next().await.answer(Verdict::Retry { delay: Duration::from_secs(1) });
+    world.until_a_retry_waits().await;
+    let under_way = [inbox.next().await, inbox.next().await];
+    world.stop_server().await;
+    for case in under_way {
+        case.answer(Verdict::Done);
+    }
+    world.start_server().await;
+    let mut done = BTreeSet::new();
+    eventually("every work to be done", PATIENCE, || {
+        while let Some(case) = inbox.poll() {
+            done.insert(case.what.work.sandbox_id.clone());
+            case.answer(Verdict::Done);
+        }
+        async {
+            match world.queued().await {
+                0 => Ok(()),
+                left => Err(left),
+            }
+        }
+    })
+    .await;
+    assert!(done.len() >= WORKS - 2, "all but those that were answered during the outage: {done:?}");
+    announce(&world, [0]).await;
+    let case = inbox.next().await;
+    assert_eq!(case.what.work, work(0));
+    case.answer(Verdict::Done);
+    world.until_empty().await;
+}
+
+pub(crate) async fn an_announcement_during_an_outage_is_not_taken_for_one(engine: Engine) {
+    let mut world = engine.world_that_stops(|_| {}).await;
+    world.stop_server().await;
+    eventually("the outage to be noticed", PATIENCE, || async {
+        if world.bus.is_connected() { Err("connected") } else { Ok(()) }
+    })
+    .await;
+    let refused = world.bus.request(Verb::Get, &context("r"), Bytes::new(), PATIENCE).await;
+    assert_eq!(refused.unwrap_err(), RequestError::Disconnected, "and not after its patience");
+    world.start_server().await;
+    let announced = eventually("the queue", PATIENCE, || async { world.bus.announce(&work(1)).await }).await;
+    assert_eq!(announced, Announced::Queued);
+    assert_eq!(world.queued().await, 1);
+}
+
+pub(crate) async fn requests_and_ticks_go_on_after_an_outage(engine: Engine) {
+    let mut world = engine.world_that_stops(|_| {}).await;
+    let other = world.connect().await;
+    let (requests, _serving) = serve(&other, 4);
+    let (mut runs, _running) = run_on_ticks(&other, TickKind::Sweep);
+    requests.answer_all(|_| answer("{}"));
+    ask(world.bus.as_ref(), Verb::Get, &context("r"), "{}").await.unwrap();
+    world.bus.tick(TickKind::Sweep, Some(7)).await.unwrap();
+    runs.next().await.answer(report(1));
+    // Its acknowledgement has to be in, or the same tick would come back after the acknowledgement wait.
+    world.until_no_tick(TickKind::Sweep).await;
+    world.stop_server().await;
+    world.start_server().await;
+    let reply = eventually("an answer", PATIENCE, || async {
+        world.bus.request(Verb::Get, &context("r"), Bytes::new(), Duration::from_secs(1)).await
+    })
+    .await;
+    assert!(!reply.is_fault);
+    let kept = world.bus.last_report(TickKind::Sweep).await.unwrap().unwrap();
+    assert_eq!(kept.report, report(1), "the report outlives the server");
+    runs.answer_all(|_| report(2));
+    let (_, told) =
+        eventually("a tick", PATIENCE, || async { world.bus.tick_and_wait(TickKind::Sweep, PATIENCE).await })
+            .await;
+    assert_eq!(told.unwrap().report, report(2));
+}

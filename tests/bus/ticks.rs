@@ -1,0 +1,202 @@
+//! Ticks: one for each slot, one run at a time, and reports that can be trusted.
+
+use crate::engines::Engine;
+use crate::fixtures::{SHORT, report, run_on_ticks, until};
+use common::contract::TickKind;
+use harness::wait::{PATIENCE, eventually};
+use std::sync::Arc;
+use std::time::Duration;
+
+const SWEEP: TickKind = TickKind::Sweep;
+
+pub(crate) async fn a_slot_is_published_once(engine: Engine) {
+    let world = engine.world().await;
+    let other = world.connect().await;
+    let first = world.bus.tick(SWEEP, Some(7)).await.unwrap();
+    let second = other.tick(SWEEP, Some(7)).await.unwrap();
+    assert_eq!((first.duplicate, second.duplicate), (false, true));
+    assert_eq!(first.sequence, second.sequence);
+    let other_kind = world.bus.tick(TickKind::Expiry, Some(7)).await.unwrap();
+    let other_slot = world.bus.tick(SWEEP, Some(8)).await.unwrap();
+    assert_eq!((other_kind.duplicate, other_slot.duplicate), (false, false));
+    assert!(first.sequence < other_kind.sequence && other_kind.sequence < other_slot.sequence);
+}
+
+pub(crate) async fn a_slot_that_was_run_on_is_not_published_again(engine: Engine) {
+    let world = engine.world().await;
+    let (mut inbox, _running) = run_on_ticks(&world.bus, SWEEP);
+    let first = world.bus.tick(SWEEP, Some(7)).await.unwrap();
+    inbox.next().await.answer(report(1));
+    eventually("the end of the run", PATIENCE, || async {
+        world.bus.last_report(SWEEP).await.unwrap().ok_or("no report")
+    })
+    .await;
+    let again = world.bus.tick(SWEEP, Some(7)).await.unwrap();
+    assert_eq!((again.duplicate, again.sequence), (true, first.sequence));
+    assert!(!world.bus.tick(SWEEP, Some(8)).await.unwrap().duplicate);
+    inbox.next().await.answer(report(2));
+}
+
+pub(crate) async fn a_third_tick_folds_into_the_one_that_waits(engine: Engine) {
+    let world = engine.world().await;
+    let first = world.bus.tick(SWEEP, None).await.unwrap();
+    let second = world.bus.tick(SWEEP, None).await.unwrap();
+    assert_eq!((first.duplicate, second.duplicate), (false, false));
+    for slot in [None, Some(7), None, Some(7)] {
+        let folded = world.bus.tick(SWEEP, slot).await.unwrap();
+        assert_eq!((folded.duplicate, folded.sequence), (true, second.sequence), "{slot:?}");
+    }
+    assert!(!world.bus.tick(TickKind::Sync, None).await.unwrap().duplicate, "another kind has its own");
+    let (mut inbox, _running) = run_on_ticks(&world.bus, SWEEP);
+    inbox.next().await.answer(report(1));
+    inbox.next().await.answer(report(2));
+    // A slot that was folded was not published, so it still can be.
+    let later = eventually("room for a tick", PATIENCE, || async {
+        let receipt = world.bus.tick(SWEEP, Some(7)).await.unwrap();
+        if receipt.duplicate { Err(receipt) } else { Ok(receipt) }
+    })
+    .await;
+    assert!(later.sequence > second.sequence);
+    inbox.next().await.answer(report(3));
+}
+
+pub(crate) async fn two_runs_are_never_at_once(engine: Engine) {
+    let world = engine.world().await;
+    let other = world.connect().await;
+    let (mut one, _one) = run_on_ticks(&world.bus, SWEEP);
+    let (mut two, _two) = run_on_ticks(&other, SWEEP);
+    let mut runs = 0;
+    let mut last = 0;
+    while runs < 4 {
+        for _ in 0..5 {
+            last = world.bus.tick(SWEEP, None).await.unwrap().sequence;
+        }
+        until("a run", || one.has_case() || two.has_case()).await;
+        assert_eq!(one.at_once() + two.at_once(), 1);
+        for inbox in [&mut one, &mut two] {
+            while let Some(case) = inbox.poll() {
+                runs += 1;
+                case.answer(report(runs));
+            }
+        }
+    }
+    one.answer_all(|_| report(99));
+    two.answer_all(|_| report(99));
+    let after = eventually("a run after the last tick", PATIENCE, || async {
+        match world.bus.last_report(SWEEP).await.unwrap() {
+            Some(found) if found.tick >= last => Ok(found),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert!(after.tick <= last, "a slow run builds no backlog: {after:?}, {last}");
+}
+
+pub(crate) async fn kinds_do_not_hold_each_other_up(engine: Engine) {
+    let world = engine.world().await;
+    let mut running: Vec<_> = TickKind::ALL.map(|kind| (kind, run_on_ticks(&world.bus, kind))).into();
+    for kind in TickKind::ALL {
+        world.bus.tick(kind, None).await.unwrap();
+    }
+    let mut cases = Vec::new();
+    for (kind, (inbox, _)) in &mut running {
+        let case = inbox.next().await;
+        assert_eq!(case.what, *kind);
+        cases.push(case);
+    }
+    for case in cases {
+        case.answer(report(1));
+    }
+}
+
+pub(crate) async fn a_report_is_kept_and_told(engine: Engine) {
+    let world = engine.world().await;
+    assert_eq!(world.bus.last_report(SWEEP).await.unwrap(), None);
+    let (mut inbox, _running) = run_on_ticks(&world.bus, SWEEP);
+    for number in 1..=2 {
+        let (told, ()) = tokio::join!(world.bus.tick_and_wait(SWEEP, PATIENCE), async {
+            inbox.next().await.answer(report(number));
+        });
+        let (receipt, told) = told.unwrap();
+        let told = told.expect("a report");
+        assert_eq!((told.kind, told.tick, &told.report), (SWEEP, receipt.sequence, &report(number)));
+        assert!(told.duration_ms < 10_000, "{told:?}");
+        assert_eq!(world.bus.last_report(SWEEP).await.unwrap(), Some(told));
+    }
+    assert_eq!(world.bus.last_report(TickKind::Sync).await.unwrap(), None);
+}
+
+pub(crate) async fn who_waits_is_told_of_a_run_that_began_after(engine: Engine) {
+    let world = engine.world().await;
+    let (mut inbox, _running) = run_on_ticks(&world.bus, SWEEP);
+    let first = world.bus.tick(SWEEP, None).await.unwrap();
+    let under_way = inbox.next().await;
+    // All of these come during the first run, which may have looked already.
+    let waiting: Vec<_> = (0..5)
+        .map(|_| {
+            let bus = Arc::clone(&world.bus);
+            tokio::spawn(async move { bus.tick_and_wait(SWEEP, PATIENCE).await })
+        })
+        .collect();
+    // The sequence after the first one is theirs as soon as the first of them is taken.
+    eventually("a tick that waits", PATIENCE, || async {
+        let folded = world.bus.tick(SWEEP, None).await.unwrap();
+        if folded.duplicate && folded.sequence > first.sequence { Ok(()) } else { Err(folded) }
+    })
+    .await;
+    under_way.answer(report(1));
+    inbox.answer_all(|_| report(2));
+    for waiting in waiting {
+        let (receipt, told) = waiting.await.unwrap().unwrap();
+        let told = told.expect("a report");
+        assert!(receipt.sequence > first.sequence);
+        assert!(told.tick >= receipt.sequence && told.report == report(2), "{receipt:?} {told:?}");
+    }
+}
+
+pub(crate) async fn who_waits_for_nothing_is_told_so_in_time(engine: Engine) {
+    let world = engine.world().await;
+    let (receipt, told) = world.bus.tick_and_wait(SWEEP, SHORT).await.unwrap();
+    assert_eq!((receipt.duplicate, told), (false, None));
+}
+
+pub(crate) async fn a_run_under_way_is_finished_before_the_stop(engine: Engine) {
+    let world = engine.world().await;
+    let (mut inbox, running) = run_on_ticks(&world.bus, SWEEP);
+    world.bus.tick(SWEEP, None).await.unwrap();
+    let waits = world.bus.tick(SWEEP, None).await.unwrap();
+    let case = inbox.next().await;
+    running.stop.cancel();
+    assert!(!case.is_abandoned());
+    case.answer(report(1));
+    running.ended().await;
+    assert_eq!(world.bus.last_report(SWEEP).await.unwrap().unwrap().report, report(1));
+    assert!(inbox.poll().is_none(), "it began no other");
+    let (mut next, _next) = run_on_ticks(&world.bus, SWEEP);
+    next.next().await.answer(report(2));
+    eventually("the run of the tick that waited", PATIENCE, || async {
+        match world.bus.last_report(SWEEP).await.unwrap() {
+            Some(found) if found.tick == waits.sequence => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+}
+
+pub(crate) async fn a_run_that_takes_too_long_to_stop_is_run_again(engine: Engine) {
+    let world = engine.world_with(|config| config.finish_patience = Duration::from_millis(100)).await;
+    let tick = world.bus.tick(SWEEP, None).await.unwrap();
+    let (mut inbox, running) = run_on_ticks(&world.bus, SWEEP);
+    let case = inbox.next().await;
+    running.stop().await;
+    assert!(case.is_abandoned());
+    assert_eq!(world.bus.last_report(SWEEP).await.unwrap(), None);
+    // At once: the silence after which a tick is taken from a reconciler is longer than this patience.
+    let (inbox, _running) = run_on_ticks(&world.bus, SWEEP);
+    inbox.answer_all(|_| report(2));
+    let again = eventually("the second run", Duration::from_secs(10), || async {
+        world.bus.last_report(SWEEP).await.unwrap().ok_or("no report")
+    })
+    .await;
+    assert_eq!((again.tick, again.report), (tick.sequence, report(2)));
+}
