@@ -181,8 +181,10 @@ impl Started {
     pub(crate) async fn drop_it(self) {
         self.claim.abort();
         if self.answer.is_none() {
-            // Wait until it is really gone; what it had reserved is then free again.
-            self.claim.await.expect_err("it was standing still");
+            // Wait until it is really gone; what it had reserved is then free again. Where the call that stands
+            // still is not the claim's own (what follows a lease that is over goes on behind its back), the
+            // claim may have ended by itself: an answer that nobody heard.
+            let _ = self.claim.await;
         }
     }
 }
