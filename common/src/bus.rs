@@ -10,6 +10,7 @@ use bytes::Bytes;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+pub mod http;
 pub mod nats;
 
 /// What rides beside a request's body.
