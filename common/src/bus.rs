@@ -12,6 +12,7 @@ use bytes::Bytes;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+pub mod http;
 mod intake;
 pub mod memory;
 pub mod nats;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod discovery;
+pub mod floor;
 mod pace;
 mod publish;
 mod requests;

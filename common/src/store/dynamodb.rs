@@ -18,6 +18,7 @@ mod attributes;
 mod claim;
 mod config;
 mod expression;
+pub mod floor;
 mod item;
 mod listing;
 pub mod table;

@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::role::Role;
-use crate::{child, operate, up};
+use crate::{bench, child, operate, up};
 use clap::{Parser, Subcommand};
 use common::runtime::settings::ProcessEnv;
 use std::ffi::OsString;
@@ -22,6 +22,9 @@ enum Command {
     Up(up::Options),
     #[command(flatten)]
     Role(Role),
+    /// Measure a broker under load.
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Print every setting of every role, as the table in docs/configuration.md.
     Settings,
     /// Print every metric of every role, as the tables in docs/metrics.md.
@@ -51,6 +54,7 @@ pub fn main() -> ExitCode {
         }
         Command::Metrics => operate::metrics_page().map(|page| print!("{page}")).map_err(Into::into),
         Command::Up(options) => block_on(up::run(options, &ProcessEnv)),
+        Command::Bench(bench) => block_on(bench.run(&ProcessEnv)),
         Command::Role(role) => block_on(role.run(&ProcessEnv)),
     };
     match ended {

@@ -28,4 +28,5 @@ pub mod data;
 pub mod embedded;
 pub mod nats_server;
 
+pub mod bench;
 pub mod operate;

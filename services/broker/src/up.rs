@@ -104,12 +104,17 @@ impl Env for Overlay<'_> {
     }
 }
 
-impl Overlay<'_> {
-    fn set(&mut self, name: &'static str, value: impl Into<String>) {
+impl<'a> Overlay<'a> {
+    /// An environment that decides nothing yet.
+    pub(crate) fn over(base: &'a dyn Env) -> Self {
+        Self { base, set: BTreeMap::new() }
+    }
+
+    pub(crate) fn set(&mut self, name: &'static str, value: impl Into<String>) {
         self.set.insert(name, value.into());
     }
 
-    fn set_default(&mut self, name: &'static str, value: impl Into<String>) {
+    pub(crate) fn set_default(&mut self, name: &'static str, value: impl Into<String>) {
         if self.base.get(name).is_none() {
             self.set(name, value);
         }
@@ -131,7 +136,7 @@ pub async fn run(options: Options, env: &dyn Env) -> anyhow::Result<()> {
         options.data.clone()
     };
     let data = DataDir::open(&directory, options.ephemeral)?;
-    let mut overlay = Overlay { base: env, set: BTreeMap::new() };
+    let mut overlay = Overlay::over(env);
     for (variable, file) in [("BROKER_API_TOKEN", API_TOKEN_FILE), ("BROKER_ADMIN_TOKEN", ADMIN_TOKEN_FILE)] {
         // Written even where the environment names tokens, so that the printed lines work.
         let token = data.token(file)?;

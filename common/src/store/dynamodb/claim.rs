@@ -134,7 +134,8 @@ fn key(claim: &ClaimKey) -> Item {
     ])
 }
 
-fn encode(record: &ClaimRecord, keep_until: UnixSeconds) -> Item {
+/// The whole claim item.
+pub(super) fn encode(record: &ClaimRecord, keep_until: UnixSeconds) -> Item {
     let ClaimRecord { claim, candidate: Candidate { id, pool, version } } = record;
     let mut item = key(claim);
     item.insert(SANDBOX_ID.to_owned(), text(id.as_str()));

@@ -4,6 +4,7 @@
 use super::attributes::{Item, number};
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::builders::UpdateBuilder;
 use std::collections::HashMap;
 
 /// A conditional update of one item.
@@ -69,17 +70,32 @@ impl Change {
 
     /// Puts the expressions into a request.
     pub(super) fn apply(self, request: UpdateItemFluentBuilder) -> UpdateItemFluentBuilder {
-        let Self { sets, removes, conditions, names, values } = self;
-        let mut update = format!("SET {}", sets.join(", "));
-        if !removes.is_empty() {
-            update.push_str(" REMOVE ");
-            update.push_str(&removes.join(", "));
-        }
         request
-            .update_expression(update)
-            .condition_expression(conditions.join(" AND "))
-            .set_expression_attribute_names(Some(names))
-            .set_expression_attribute_values(Some(values))
+            .update_expression(self.update_expression())
+            .condition_expression(self.condition_expression())
+            .set_expression_attribute_names(Some(self.names))
+            .set_expression_attribute_values(Some(self.values))
+    }
+
+    /// Puts the expressions into one part of a transaction.
+    pub(super) fn apply_in_transaction(self, part: UpdateBuilder) -> UpdateBuilder {
+        part.update_expression(self.update_expression())
+            .condition_expression(self.condition_expression())
+            .set_expression_attribute_names(Some(self.names))
+            .set_expression_attribute_values(Some(self.values))
+    }
+
+    fn update_expression(&self) -> String {
+        let mut update = format!("SET {}", self.sets.join(", "));
+        if !self.removes.is_empty() {
+            update.push_str(" REMOVE ");
+            update.push_str(&self.removes.join(", "));
+        }
+        update
+    }
+
+    fn condition_expression(&self) -> String {
+        self.conditions.join(" AND ")
     }
 
     fn only_if_compared(mut self, attribute: &str, comparison: &str, value: AttributeValue) -> Self {

@@ -52,8 +52,13 @@ impl DynamoStore {
     }
 
     pub(super) async fn write_grant(&self, grant: &Grant) -> Result<Write, StoreError> {
+        self.update("grant", &grant.candidate.id, self.grant_change(grant)).await
+    }
+
+    /// The change that a grant makes, apart from the call: the floor of the bench makes the same one.
+    pub(super) fn grant_change(&self, grant: &Grant) -> Change {
         let Grant { claim: ClaimKey { owner, key }, candidate, lab, granted_at, expires_at } = grant;
-        let mut change = self
+        let change = self
             .enter(&candidate.id, &candidate.pool, StateName::Allocated)
             .set(STATE_SORT, text(due_sort(*expires_at)))
             .set(OWNER, text(owner.as_str()))
@@ -66,10 +71,10 @@ impl DynamoStore {
             .append(HISTORY, item::history_entry(StateName::Allocated, Cause::Claimed, *granted_at))
             .only_if(STATE, text(StateName::Available.as_str()))
             .only_if(VERSION, number(candidate.version.get()));
-        if let Some(lab) = lab {
-            change = change.set(LAB, text(lab.as_str())).set(HELD_LAB, text(lab.as_str()));
+        match lab {
+            Some(lab) => change.set(LAB, text(lab.as_str())).set(HELD_LAB, text(lab.as_str())),
+            None => change,
         }
-        self.update("grant", &candidate.id, change).await
     }
 
     pub(super) async fn write_release(

@@ -1,0 +1,94 @@
+//! The measuring stick of `broker bench`: one bare request-reply round trip, with nothing of ours in it. No
+//! service uses this.
+//!
+//! The responder has a connection of its own and stands in a queue group, as an allocator does, so a round trip
+//! passes the server twice. Its subject is an inbox: it needs no name in the contract and collides with nobody.
+
+use super::{NatsBus, NatsConfig, failed};
+use crate::bus::{BusError, RequestError};
+use crate::clock::Clock;
+use crate::contract::subjects::ALLOCATOR_SERVICE;
+use crate::random::Random;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// Bytes of the reply: about those of a granted claim.
+const REPLY_BYTES: usize = 256;
+/// How long one round trip may take before the floor cannot be measured.
+const ROUND_TRIP_PATIENCE: Duration = Duration::from_secs(10);
+/// Pause between two looks whether the connections are there.
+const CONNECT_LOOK_PAUSE: Duration = Duration::from_millis(5);
+
+/// A responder and a caller that do nothing but answer and ask.
+#[derive(Debug)]
+pub struct NatsFloor {
+    caller: NatsBus,
+    responder: NatsBus,
+    subject: String,
+    answering: JoinHandle<()>,
+}
+
+// === impl NatsFloor ===
+
+impl NatsFloor {
+    /// Connects both and starts to answer.
+    ///
+    /// # Errors
+    /// [`BusError`] when there is no connection within ten seconds, or the server refuses the subscription.
+    pub async fn start(
+        config: &NatsConfig,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Self, BusError> {
+        let connect = |name| NatsBus::connect(name, config.clone(), Arc::clone(&clock), Arc::clone(&random));
+        let (caller, responder) = (connect("bench-floor-caller").await?, connect("bench-floor").await?);
+        let connected = async {
+            while !(caller.connected() && responder.connected()) {
+                clock.sleep(CONNECT_LOOK_PAUSE).await;
+            }
+        };
+        tokio::time::timeout(ROUND_TRIP_PATIENCE, connected).await.map_err(failed("connect to NATS"))?;
+        let subject = responder.client.new_inbox();
+        let mut requests = responder
+            .client
+            .queue_subscribe(subject.clone(), ALLOCATOR_SERVICE.to_owned())
+            .await
+            .map_err(failed("subscribe to round trips"))?;
+        responder.client.flush().await.map_err(failed("subscribe to round trips"))?;
+        let client = responder.client.clone();
+        let answering = tokio::spawn(async move {
+            let reply = Bytes::from_static(&[b'x'; REPLY_BYTES]);
+            while let Some(request) = requests.next().await {
+                let Some(inbox) = request.reply else { continue };
+                // An answer that cannot be sent is missed by the caller, who reports it.
+                let _ = client.publish(inbox, reply.clone()).await;
+            }
+        });
+        Ok(Self { caller, responder, subject, answering })
+    }
+
+    /// Asks once with `body` and waits for the answer.
+    ///
+    /// # Errors
+    /// [`RequestError`] when there is none within ten seconds.
+    pub async fn round_trip(&self, body: Bytes) -> Result<(), RequestError> {
+        let asked = self.caller.client.request(self.subject.clone(), body);
+        match tokio::time::timeout(ROUND_TRIP_PATIENCE, asked).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::NoResponders => {
+                Err(RequestError::NoResponders)
+            }
+            Ok(Err(_)) | Err(_) => Err(RequestError::TimedOut),
+        }
+    }
+
+    /// Closes both connections.
+    pub async fn stop(self) {
+        self.caller.close().await;
+        self.responder.close().await;
+        self.answering.abort();
+    }
+}

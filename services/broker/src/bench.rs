@@ -1,0 +1,127 @@
+//! `broker bench`: the load tool. It says how fast a broker is, against what it could be at best on this
+//! machine, and whether its answers were right while it was fast (`docs/benchmarks.md`).
+
+use crate::up::Overlay;
+use clap::{Parser, Subcommand};
+use common::clock::{Clock, SystemClock};
+use common::random::{Dice, Random};
+use common::runtime::settings::{Env, Settings};
+use common::runtime::telemetry::{LogFormat, TelemetryConfig};
+use serde::Serialize;
+use std::ffi::OsString;
+use std::sync::Arc;
+
+pub mod claim;
+pub mod floor;
+pub mod seed;
+pub mod suite;
+
+pub mod door;
+pub mod table;
+
+pub mod answers;
+pub mod arrivals;
+pub mod calls;
+pub mod load;
+
+pub mod plot;
+pub mod samples;
+pub mod summary;
+
+mod crew;
+mod progress;
+
+/// Log lines that a load tool writes unless it is told otherwise: one for each claim would be measured too.
+const FILTER: &str = "warn";
+
+/// What is to be measured.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Claim sandboxes of a broker, over HTTP or NATS, and check its answers. The claims are real: each one uses
+    /// up a sandbox.
+    Claim(claim::Options),
+    /// What this machine, NATS and the table could do at best: round trips, and the bare writes of a claim.
+    Floor(floor::Options),
+    /// Fill a table with free sandboxes that no provider knows (a sync would mark them stale).
+    Seed(seed::Options),
+    /// Start a fleet on embedded parts, fill it, and measure all of it against the floor.
+    Suite(suite::Options),
+}
+
+/// How a summary looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// A table for people.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// What every measurement needs.
+#[derive(Clone, Debug)]
+pub struct Ports {
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Rolls dice.
+    pub random: Arc<dyn Random>,
+}
+
+#[derive(Parser)]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+// === impl Command ===
+
+impl Command {
+    /// Measures, and prints what was found.
+    ///
+    /// # Errors
+    /// When it could not be measured, or an answer broke a promise.
+    pub async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
+        let mut overlay = Overlay::over(env);
+        overlay.set_default("LOG_FILTER", FILTER);
+        let mut settings = Settings::new(&overlay);
+        let telemetry = TelemetryConfig::read(&mut settings, LogFormat::Text);
+        settings.finish(telemetry)?.install();
+        let ports = Ports { clock: Arc::new(SystemClock), random: Arc::new(Dice::unseeded()) };
+        match self {
+            Self::Claim(options) => claim::command(options, env, &ports).await,
+            Self::Floor(options) => floor::command(options, env, &ports).await,
+            Self::Seed(options) => seed::command(options, env, &ports).await,
+            Self::Suite(options) => suite::command(options, env, &ports).await,
+        }
+    }
+}
+
+// === impl Output ===
+
+impl Output {
+    fn print<T: Serialize>(self, report: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
+        match self {
+            Self::Text => println!("{}", text(report)),
+            Self::Json => println!("{}", serde_json::to_string_pretty(report)?),
+        }
+        Ok(())
+    }
+}
+
+/// Reads the arguments of `broker bench`; the first is the program's name.
+///
+/// # Errors
+/// What clap has to say about them.
+pub fn parse<T>(arguments: impl IntoIterator<Item = T>) -> anyhow::Result<Command>
+where
+    T: Into<OsString> + Clone,
+{
+    Ok(Line::try_parse_from(arguments)?.command)
+}
+
+/// What the owners or the sandboxes of a run begin with; no other run has it.
+fn fresh_run(ports: &Ports) -> String {
+    // The end of the id is the random part; its beginning is the time.
+    let id: String = ports.random.fresh_id().chars().filter(|character| *character != '-').collect();
+    format!("bench-{}", id.get(id.len().saturating_sub(12)..).unwrap_or(&id))
+}

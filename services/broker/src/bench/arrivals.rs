@@ -1,0 +1,60 @@
+//! When the callers of an open loop come: a Poisson process, as students who do not know of each other come.
+
+use common::random::Random;
+use std::time::Duration;
+
+/// Steps of the dice between zero and one. Times are kept to the nanosecond; a finer one would be lost.
+const STEPS: usize = 1 << 30;
+
+/// The intended starts of every caller within `span`, in order, `rate_per_second` of them on average.
+#[must_use]
+pub fn poisson(random: &dyn Random, rate_per_second: f64, span: Duration) -> Vec<Duration> {
+    let mut arrivals = Vec::new();
+    let mut at_seconds = 0.0;
+    loop {
+        // Between two arrivals the time is exponential; the dice never show zero, whose logarithm is none.
+        let uniform = (random.below(STEPS) + 1) as f64 / STEPS as f64;
+        at_seconds -= uniform.ln() / rate_per_second;
+        match Duration::try_from_secs_f64(at_seconds) {
+            Ok(at) if at < span => arrivals.push(at),
+            _ => return arrivals,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::random::Dice;
+
+    const SPAN: Duration = Duration::from_secs(100);
+
+    #[test]
+    fn the_same_seed_gives_the_same_schedule() {
+        let schedule = |seed| poisson(&Dice::seeded(seed), 50.0, SPAN);
+        assert_eq!(schedule(7), schedule(7));
+        assert_ne!(schedule(7), schedule(8));
+    }
+
+    #[test]
+    fn it_is_in_order_and_within_the_span() {
+        let arrivals = poisson(&Dice::seeded(7), 200.0, SPAN);
+        assert!(arrivals.is_sorted());
+        assert!(arrivals.iter().all(|at| *at < SPAN));
+    }
+
+    #[test]
+    fn rate_and_spread_are_those_of_a_poisson_process() {
+        let arrivals = poisson(&Dice::seeded(7), 200.0, SPAN);
+        // 20,000 on average, with a standard deviation of 141.
+        assert!((19_400..20_600).contains(&arrivals.len()), "{}", arrivals.len());
+        let mut counts = vec![0.0_f64; 100];
+        for at in &arrivals {
+            counts[at.as_secs() as usize] += 1.0;
+        }
+        // Counts of a second vary as much as their mean; evenly spaced ones would not vary at all.
+        let mean = counts.iter().sum::<f64>() / 100.0;
+        let variance = counts.iter().map(|count| (count - mean).powi(2)).sum::<f64>() / 100.0;
+        assert!((0.6..1.6).contains(&(variance / mean)), "{variance} / {mean}");
+    }
+}

@@ -1,0 +1,250 @@
+//! What is asked, and what became of it.
+
+use bytes::Bytes;
+use common::bus::{Context, Reply, RequestError, Requests};
+use common::clock::Clock;
+use common::contract::{
+    AllocateRequest, Allocation, FaultBody, FaultCode, Outcome, ReleaseReply, SandboxRequest, Verb,
+};
+use common::domain::{NamePrefix, PoolName};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What a caller asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Call {
+    /// A sandbox, for an owner that has none.
+    Claim,
+    /// The same again.
+    Replay,
+    /// To give it back.
+    Release,
+}
+
+/// What became of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// A new lease.
+    Created,
+    /// The lease that the owner had.
+    Existing,
+    /// Given back.
+    Released,
+    /// A failure that the broker answered with.
+    Refused(FaultCode),
+    /// No answer.
+    Lost(RequestError),
+    /// An answer that is not what the contract says.
+    Unreadable,
+}
+
+/// One call, measured. Times are microseconds since the run began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// What was asked.
+    pub call: Call,
+    /// What became of it.
+    pub ending: Ending,
+    /// When it should have begun.
+    pub intended_start_us: u64,
+    /// When it began.
+    pub start_us: u64,
+    /// From the intended start to the answer: what somebody who came at that moment has waited.
+    pub latency_us: u64,
+}
+
+/// What every claim of a run asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selector {
+    /// The pool; the broker's first one without it.
+    pub pool: Option<PoolName>,
+    /// Only sandboxes whose name begins so.
+    pub name_prefix: Option<NamePrefix>,
+}
+
+/// Asks through one door, and reads the answers.
+#[derive(Clone)]
+pub struct Asker {
+    /// The door.
+    pub door: Arc<dyn Requests>,
+    /// Tells the broker's deadlines.
+    pub clock: Arc<dyn Clock>,
+    /// What claims ask for.
+    pub selector: Selector,
+    /// How long an answer is waited for.
+    pub patience: Duration,
+}
+
+/// An answer, with the moment that it came.
+#[derive(Clone, Debug)]
+pub struct Answered<T> {
+    /// What became of the call.
+    pub ending: Ending,
+    /// What was answered, if it was granted.
+    pub body: Option<T>,
+    /// When the answer was there, before anything was read of it.
+    pub at: Instant,
+}
+
+// === impl Call ===
+
+impl Call {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Claim => "claim",
+            Self::Replay => "replay",
+            Self::Release => "release",
+        }
+    }
+}
+
+// === impl Ending ===
+
+impl Ending {
+    /// Its name: lower case for what the caller wanted, the code of a failure, lower case for no answer.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Existing => "existing",
+            Self::Released => "released",
+            Self::Refused(code) => code.as_str(),
+            Self::Lost(RequestError::NoResponders) => "no_responders",
+            Self::Lost(RequestError::TimedOut) => "timed_out",
+            Self::Lost(RequestError::Disconnected) => "disconnected",
+            Self::Unreadable => "unreadable",
+        }
+    }
+
+    /// Whether the caller got what it wanted.
+    #[must_use]
+    pub const fn is_granted(self) -> bool {
+        matches!(self, Self::Created | Self::Existing | Self::Released)
+    }
+
+    /// Whether the next claim of the same kind can only end the same way: a caller in a closed loop stops here,
+    /// instead of counting refusals.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(
+            self,
+            Self::Refused(
+                FaultCode::PoolExhausted
+                    | FaultCode::InvalidRequest
+                    | FaultCode::Unauthorized
+                    | FaultCode::Forbidden
+                    | FaultCode::NotFound
+                    | FaultCode::MethodNotAllowed
+            )
+        )
+    }
+}
+
+// === impl Asker ===
+
+impl Asker {
+    /// Claims a sandbox for `owner`. `call` is the name of the request, for logs on the other side.
+    pub async fn claim(&self, owner: &str, call: Call) -> Answered<Allocation> {
+        let Selector { pool, name_prefix } = &self.selector;
+        let request = AllocateRequest {
+            owner: owner.to_owned(),
+            pool: pool.as_ref().map(ToString::to_string),
+            name_prefix: name_prefix.as_ref().map(ToString::to_string),
+            ..AllocateRequest::default()
+        };
+        let (reply, at) = self.ask(Verb::Allocate, owner, call, &request).await;
+        let granted = |reply: &Reply| match reply.outcome {
+            Some(Outcome::Created) => Some(Ending::Created),
+            Some(Outcome::Existing) => Some(Ending::Existing),
+            None => None,
+        };
+        read(reply, at, granted)
+    }
+
+    /// Gives a sandbox back.
+    pub async fn release(&self, owner: &str, sandbox_id: &str) -> Answered<ReleaseReply> {
+        let request = SandboxRequest { sandbox_id: sandbox_id.to_owned(), owner: owner.to_owned() };
+        let (reply, at) = self.ask(Verb::Release, owner, Call::Release, &request).await;
+        read(reply, at, |_| Some(Ending::Released))
+    }
+
+    async fn ask<T: Serialize>(
+        &self,
+        verb: Verb,
+        owner: &str,
+        call: Call,
+        request: &T,
+    ) -> (Result<Reply, RequestError>, Instant) {
+        let patience_ms = u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX);
+        let context = Context {
+            request_id: format!("{owner}-{}", call.as_str()),
+            deadline_ms: Some(self.clock.now_ms().saturating_add(patience_ms)),
+            traceparent: None,
+        };
+        // A struct of texts and numbers always has a JSON form.
+        let body = serde_json::to_vec(request).map(Bytes::from).unwrap_or_default();
+        let reply = self.door.request(verb, &context, body, self.patience).await;
+        (reply, Instant::now())
+    }
+}
+
+fn read<T: DeserializeOwned>(
+    reply: Result<Reply, RequestError>,
+    at: Instant,
+    granted: impl FnOnce(&Reply) -> Option<Ending>,
+) -> Answered<T> {
+    let unreadable = Answered { ending: Ending::Unreadable, body: None, at };
+    let reply = match reply {
+        Ok(reply) => reply,
+        Err(error) => return Answered { ending: Ending::Lost(error), body: None, at },
+    };
+    if reply.is_fault {
+        return match serde_json::from_slice::<FaultBody>(&reply.body) {
+            Ok(fault) => Answered { ending: Ending::Refused(fault.detail.code), body: None, at },
+            Err(_) => unreadable,
+        };
+    }
+    match (granted(&reply), serde_json::from_slice(&reply.body)) {
+        (Some(ending), Ok(body)) => Answered { ending, body: Some(body), at },
+        _ => unreadable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(outcome: Option<Outcome>, is_fault: bool, body: &'static str) -> Result<Reply, RequestError> {
+        Ok(Reply { outcome, is_fault, body: Bytes::from_static(body.as_bytes()) })
+    }
+
+    fn ending(reply: Result<Reply, RequestError>) -> Ending {
+        let granted = |reply: &Reply| reply.outcome.map(|_| Ending::Created);
+        read::<ReleaseReply>(reply, Instant::now(), granted).ending
+    }
+
+    #[test]
+    fn an_answer_counts_only_if_it_is_what_the_contract_says() {
+        let body = r#"{"sandbox_id":"7","status":"pending_deletion","deletion_requested_at":1}"#;
+        assert_eq!(ending(reply(Some(Outcome::Created), false, body)), Ending::Created);
+        assert_eq!(ending(reply(None, false, body)), Ending::Unreadable);
+        assert_eq!(ending(reply(Some(Outcome::Created), false, "{}")), Ending::Unreadable);
+        assert_eq!(ending(reply(None, true, "<html>")), Ending::Unreadable);
+        assert_eq!(ending(Err(RequestError::TimedOut)), Ending::Lost(RequestError::TimedOut));
+    }
+
+    #[test]
+    fn a_failure_is_known_by_its_code() {
+        let body = r#"{"detail":{"code":"POOL_EXHAUSTED","message":"m","request_id":"r","retry_after":30}}"#;
+        let ended = ending(reply(None, true, body));
+        assert_eq!(ended, Ending::Refused(FaultCode::PoolExhausted));
+        assert_eq!(ended.as_str(), "POOL_EXHAUSTED");
+        assert!(ended.is_final() && !ended.is_granted());
+        assert!(!Ending::Refused(FaultCode::Contended).is_final());
+    }
+}

@@ -1,0 +1,141 @@
+//! Floor, filling and suite on small counts.
+
+use crate::tool::{command, ports};
+use broker::bench::calls::Call;
+use broker::bench::floor::{ROUND_TRIP, TRANSACTION, TWO_WRITES};
+use broker::bench::{Command, floor, seed, suite};
+use common::domain::{PoolName, StateName};
+use common::store::{SortRange, StateQuery, Store};
+use harness::dynamodb::{self, fresh_table_name};
+use harness::{dynamodb_local, servers};
+use std::collections::BTreeMap;
+
+const SHARDS: u16 = 4;
+
+fn env(endpoint: &str, table: &str) -> BTreeMap<String, String> {
+    let shards = SHARDS.to_string();
+    [("DYNAMODB_ENDPOINT", endpoint), ("DYNAMODB_TABLE", table), ("STORE_SHARDS", &shards)]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+}
+
+async fn counted(store: &dyn Store, pool: &str, state: StateName) -> u64 {
+    let mut count = 0;
+    for shard in 0..store.shards() {
+        let pool = PoolName::parse(pool).unwrap();
+        count += store.count(&StateQuery { pool, state, shard, range: SortRange::All }).await.unwrap();
+    }
+    count
+}
+
+/// Measures the floor on an engine, and checks what is left on the table.
+async fn assert_floor(endpoint: &str, units: Option<[(f64, f64); 2]>) {
+    let shared = servers::shared().await;
+    let table = fresh_table_name();
+    let arguments = ["floor", "--nats", &shared.nats_url, "--round-trips", "100", "--claims", "70"];
+    let Command::Floor(options) = command(&arguments) else { panic!() };
+    let report = floor::run(&options, &env(endpoint, &table), &ports()).await.unwrap();
+    for in_flight in [1, 64] {
+        let count = |what| report.line(what, in_flight).unwrap().spread.count;
+        assert_eq!((count(ROUND_TRIP), count(TWO_WRITES), count(TRANSACTION)), (100, 70, 70));
+    }
+    if let Some(units) = units {
+        let found = report.costs.iter().map(|cost| (cost.table_units, cost.index_units));
+        assert_eq!(found.collect::<Vec<_>>(), units);
+    }
+    let client = dynamodb::client(endpoint);
+    let left = client.scan().table_name(&table).send().await.unwrap();
+    let states = left.items().iter().map(|item| item["state"].as_s().unwrap().as_str());
+    // 50 of each way for the units, and 70 of each way at each number in flight; no claim item is left.
+    assert_eq!(states.collect::<Vec<_>>(), vec!["deleted"; 380]);
+}
+
+#[tokio::test]
+async fn the_floor_is_measured_and_leaves_only_tombstones() {
+    // Two writes: one unit each, and the move within StateIndex. A transaction doubles the table's part.
+    let units = [(2.0, 2.0), (4.0, 2.0)];
+    assert_floor(dynamodb::dynoxide_endpoint(), Some(units)).await;
+}
+
+#[tokio::test]
+async fn the_floor_is_measured_on_dynamodb_local_as_well() {
+    if let Some(endpoint) = dynamodb_local::endpoint() {
+        assert_floor(endpoint, None).await;
+    }
+}
+
+#[tokio::test]
+async fn filling_puts_free_sandboxes_where_a_sync_would() {
+    let (endpoint, table) = (dynamodb::dynoxide_endpoint(), fresh_table_name());
+    let mut env = env(endpoint, &table);
+    env.insert("POOLS".to_owned(), "exams=exam-,main".to_owned());
+    let store =
+        common::store::dynamodb::DynamoStore::connect(&dynamodb::config(endpoint, &table, SHARDS)).await;
+    for (count, arguments) in
+        [(70, &["seed", "--count", "70", "--name-prefix", "exam-"][..]), (5, &["seed", "--count", "5"])]
+    {
+        let Command::Seed(options) = command(arguments) else { panic!() };
+        let report = seed::run(&options, &env, &ports()).await.unwrap();
+        assert_eq!(report.inserted, count);
+    }
+    assert_eq!(counted(&store, "exams", StateName::Available).await, 70);
+    assert_eq!(counted(&store, "main", StateName::Available).await, 5);
+}
+
+#[tokio::test]
+async fn a_table_of_aws_has_to_be_asked_for() {
+    let Command::Seed(options) = command(&["seed", "--count", "1"]) else { panic!() };
+    let error = seed::run(&options, &BTreeMap::new(), &ports()).await.unwrap_err().to_string();
+    assert!(error.contains("--dynamodb aws"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_suite_measures_every_case_and_finds_no_broken_promise() {
+    let shared = servers::shared().await;
+    let arguments = [
+        "suite",
+        "--nats-url",
+        &shared.nats_url,
+        "--dynamodb-endpoint",
+        &shared.table_endpoint,
+        "--callers",
+        "4",
+        "--claims",
+        "40",
+        "--burst",
+        "30",
+        "--round-trips",
+        "100",
+    ];
+    let Command::Suite(options) = command(&arguments) else { panic!() };
+    let report = suite::run(&options, &BTreeMap::new(), &ports()).await.unwrap();
+    assert_eq!(report.violations, Vec::<String>::new());
+    let created: Vec<(&str, u64)> = report
+        .lines
+        .iter()
+        .filter(|line| line.call == Call::Claim && line.outcome == "created")
+        .map(|line| (line.case, line.spread.count))
+        .collect();
+    let (open, closed) = created.split_last().unwrap();
+    assert_eq!(
+        closed,
+        [
+            ("HTTP, one caller", 10),
+            ("NATS, one caller", 10),
+            ("HTTP, crowd", 40),
+            ("NATS, crowd", 40),
+            ("HTTP, crowd, name prefix", 40),
+            ("HTTP, crowd, with replays", 40),
+            ("HTTP, burst", 30),
+            ("NATS, burst", 30),
+        ]
+    );
+    assert!(open.0.contains("open loop") && open.1 > 0, "{open:?}");
+    assert!(report.lines.iter().any(|line| line.call == Call::Replay && line.spread.count == 40));
+    let held_against_floor = report.lines.iter().filter(|line| line.floor_medians.is_some()).count();
+    assert_eq!(held_against_floor, 7, "the closed loops, and the replays");
+    let text = report.text();
+    for part in ["NATS round trip", "both in one transaction", "× floor p50", "0 broken promises"] {
+        assert!(text.contains(part), "{part} in:\n{text}");
+    }
+}

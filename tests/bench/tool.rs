@@ -1,0 +1,67 @@
+//! The tool, run in this process.
+
+use broker::bench::calls::Call;
+use broker::bench::claim::{self, Report};
+use broker::bench::{Command, Ports, parse};
+use common::clock::SystemClock;
+use common::random::Dice;
+use harness::rig::Rig;
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::sync::Arc;
+use tempfile::NamedTempFile;
+
+/// A door of a test's fleet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Door {
+    Http,
+    Nats,
+}
+
+pub(crate) const DOORS: [Door; 2] = [Door::Http, Door::Nats];
+
+/// What the tool measures with.
+pub(crate) fn ports() -> Ports {
+    Ports { clock: Arc::new(SystemClock), random: Arc::new(Dice::seeded(7)) }
+}
+
+/// `broker bench` with these arguments.
+pub(crate) fn command(arguments: &[&str]) -> Command {
+    let line = std::iter::once("bench").chain(arguments.iter().copied());
+    parse(line).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The arguments of `broker bench claim` at a door of `rig`, and the file that holds the token.
+pub(crate) fn claim_command(rig: &Rig, door: Door, more: &[&str]) -> (claim::Options, NamedTempFile) {
+    let mut token = NamedTempFile::new().unwrap();
+    writeln!(token, "{}", rig.api.lab_token).unwrap();
+    let file = token.path().to_str().unwrap().to_owned();
+    let mut arguments = vec!["claim"];
+    match door {
+        Door::Http => arguments.extend(["--http", &rig.api.root, "--token-file", &file]),
+        Door::Nats => {
+            arguments.extend([
+                "--nats",
+                &rig.env["NATS_URL"],
+                "--subject-prefix",
+                &rig.env["SUBJECT_PREFIX"],
+            ]);
+        }
+    }
+    arguments.extend(["--patience-ms", "30000"]);
+    arguments.extend(more);
+    let Command::Claim(options) = command(&arguments) else { panic!("{arguments:?}") };
+    (options, token)
+}
+
+/// Runs `broker bench claim` at a door of `rig`.
+pub(crate) async fn claim(rig: &Rig, door: Door, more: &[&str]) -> Report {
+    let (options, _token) = claim_command(rig, door, more);
+    claim::run(&options, &BTreeMap::new(), &ports()).await.unwrap()
+}
+
+/// How many calls ended so.
+pub(crate) fn count(report: &Report, call: Call, outcome: &str) -> u64 {
+    let row = report.calls.iter().find(|row| row.call == call && row.outcome == outcome);
+    row.map_or(0, |row| row.spread.count)
+}
