@@ -261,6 +261,10 @@ async fn a_role_whose_servers_are_not_there_waits_for_them() {
         if output.contains("NATS is not reachable; trying again") { Ok(()) } else { Err(output) }
     })
     .await;
+    // It can also be asked to stop before its servers come.
+    assert_eq!(broker.stop(PATIENCE).await, Some(0), "{}", broker.output());
+    let broker = Broker::start(folder.path(), &["allocator"], &variables).await;
+    eventually("an answer", PATIENCE, ready).await;
     let (server, _folder) = start_nats_on(nats, None).await;
     eventually("to be ready once NATS is there", PATIENCE, || async {
         match ready().await {

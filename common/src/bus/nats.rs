@@ -32,6 +32,8 @@ const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
 /// Part of a process's stopping time that is kept for what comes after the work: a fetch that ends, messages
 /// that are given back, replies that are sent.
 const CLOSING_TIME: Duration = Duration::from_secs(2);
+/// Longest time that closing a connection may take.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
 /// Longest pause between two attempts to connect.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
 /// First pause between two attempts to connect; it doubles.
@@ -194,9 +196,17 @@ impl NatsBus {
 
     /// Sends what is still buffered and closes the connection. The last thing that a process does with it.
     pub async fn close(&self) {
-        // A connection that is gone already has nothing to send.
-        let _ = self.client.flush().await;
-        let _ = self.client.drain().await;
+        self.send_rest().await;
+        // Returns once the command is taken; without a connection nobody takes it.
+        let _ = tokio::time::timeout(CLOSE_PATIENCE, self.client.drain()).await;
+    }
+
+    /// Sends what is still buffered. Without a connection there is nobody to send it to, and waiting for one
+    /// could take for ever; a reply that is lost so is asked for again.
+    async fn send_rest(&self) {
+        if self.connected() && tokio::time::timeout(CLOSE_PATIENCE, self.client.flush()).await.is_err() {
+            tracing::warn!("the last messages could not be sent to NATS");
+        }
     }
 }
 

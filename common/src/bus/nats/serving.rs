@@ -65,7 +65,8 @@ impl Serve for NatsBus {
         while loops.join_next().await.is_some() {}
         server.running.close();
         server.running.wait().await;
-        self.client.flush().await.map_err(failed("send the last replies"))
+        self.send_rest().await;
+        Ok(())
     }
 }
 
