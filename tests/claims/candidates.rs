@@ -56,7 +56,7 @@ async fn what_a_broken_claim_had_in_hand_is_offered_again() {
         let started = subject.start().await;
         match fault {
             Fault::FailBefore => assert_eq!(started.answer().await, Err(FaultCode::StoreUnavailable)),
-            _ => started.drop_it().await,
+            _ => assert_eq!(started.drop_it().await, None),
         }
         assert_eq!(subject.process.claim("other").await.unwrap().outcome, Outcome::Created);
         assert_eq!(subject.process.rounds(), 1, "{fault:?}: it was at hand; there was no need to look");
@@ -81,7 +81,7 @@ async fn who_waits_gets_what_is_given_back() {
         }
         assert!(!waiting.is_finished(), "the last one is in other hands, and may come back");
         if hangs_up {
-            repeat.drop_it().await;
+            assert_eq!(repeat.drop_it().await, None);
         } else {
             subject.store.resume();
             assert_eq!(repeat.answer().await.unwrap().outcome, Outcome::Existing);

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// Time for a caller of a crowd: more than the slowest machine needs.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Time for a caller who is to be told soon that nothing is free, and goes on trying if that is wrong.
+const SHORT: Duration = Duration::from_secs(2);
 /// Seeds of the tests that need many.
 const SEEDS: u64 = 20;
 
@@ -128,6 +130,22 @@ async fn go_missing(world: &World) {
 async fn come_back(world: &World) {
     for sandbox in world.in_state(StateName::Stale).await {
         world.store.mark_found(&sandbox, crate::world::START).await.unwrap();
+    }
+}
+
+/// What an index shows that stands still is tried once, however often it shows it.
+#[tokio::test]
+async fn an_index_that_stands_still_is_not_believed_twice() {
+    let unsteady = Arc::new(Unsteady::lagging(1, 1));
+    let world = World::over(unsteady.over(Arc::new(MemoryStore::new(1))), 10, 1).await;
+    unsteady.stand_still();
+    let rivals = crowd(&[world.process(), world.process()], callers(10, "rival")).await;
+    assert_eq!(won(&rivals).len(), 10);
+    let (process, before) = (world.process(), unsteady.grants());
+    for caller in 0..2 {
+        let answer = process.ask(&claim_of(&format!("late-{caller}")), SHORT).await;
+        assert_eq!(answer, Err(FaultCode::PoolExhausted));
+        assert_eq!(unsteady.grants() - before, 10, "each is tried once");
     }
 }
 

@@ -41,14 +41,9 @@ async fn round(engine: Engine, setting: Setting, seed: u64, call: usize, how: Br
     let (world, subjects) = setting.prepare(engine, seed, &[Some((call, how.fault()))]).await;
     let subject = &subjects[0];
     let started = subject.start().await;
-    let mut first = None;
-    if how.is_crash() && !started.is_done() {
-        started.drop_it().await;
-    } else {
-        match started.answer().await {
-            Ok(lent) => first = Some(lent),
-            Err(code) => assert_eq!(code, FaultCode::StoreUnavailable, "{told}"),
-        }
+    let first = if how.is_crash() { started.drop_it().await } else { Some(started.answer().await) };
+    if let Some(Err(code)) = first {
+        assert_eq!((code, how.is_crash()), (FaultCode::StoreUnavailable, false), "{told}");
     }
     let held = world.held_by(OWNER).await;
     assert!(held.len() <= 1, "{told}: {held:?}");
@@ -63,7 +58,7 @@ async fn round(engine: Engine, setting: Setting, seed: u64, call: usize, how: Br
         }
         None => assert_eq!(repeat.outcome, Outcome::Created, "{told}"),
     }
-    if let Some(first) = first {
+    if let Some(Ok(first)) = first {
         assert_eq!(first.body, repeat.body, "{told}");
     }
     for process in [&other, &subject.process, &other] {

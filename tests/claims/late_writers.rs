@@ -4,9 +4,10 @@
 use crate::engines::Engine;
 use crate::settings::{OWNER, Rehearsal, Setting, Subject};
 use crate::soundness::{assert_in_order, assert_one_lease_a_key};
-use crate::world::{Lent, START, World, key_of};
+use crate::world::{Lent, World, key_of};
+use common::clock::Clock as _;
 use common::contract::Outcome;
-use common::domain::{Cause, StateName};
+use common::domain::{Cause, Sandbox, StateName};
 use harness::faulty_store::Fault;
 
 /// What happens while the claim stands still. A twin is the same claim in another process.
@@ -28,10 +29,12 @@ enum Meanwhile {
     MissingAndFound,
     /// The same, and a twin claims.
     FoundAndClaimed,
+    /// What the claim is after goes missing, a twin claims another one, and the missing one comes back.
+    MissedAndFound,
 }
 
 impl Meanwhile {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Released,
         Self::Deleted,
         Self::ClaimedAgain,
@@ -40,6 +43,7 @@ impl Meanwhile {
         Self::ExpiredAndClaimedAgain,
         Self::MissingAndFound,
         Self::FoundAndClaimed,
+        Self::MissedAndFound,
     ];
 
     async fn happen(self, world: &World) {
@@ -53,7 +57,18 @@ impl Meanwhile {
                 twin.claim(OWNER).await.unwrap();
                 world.outlive_leases();
             }
-            Self::MissingAndFound | Self::FoundAndClaimed => go_and_come_back(world).await,
+            Self::MissingAndFound | Self::FoundAndClaimed => {
+                go_missing(world, world.in_state(StateName::Available).await).await;
+                come_back(world).await;
+            }
+            Self::MissedAndFound => {
+                let after = world.store.find_claim(&key_of(OWNER)).await.unwrap();
+                let mut missed = world.in_state(StateName::Available).await;
+                missed.retain(|free| after.as_ref().is_some_and(|item| item.candidate == free.candidate()));
+                go_missing(world, missed).await;
+                twin.claim(OWNER).await.unwrap();
+                come_back(world).await;
+            }
         }
         if matches!(self, Self::Deleted | Self::DeletedAndClaimedAgain) {
             world.delete_pending().await;
@@ -70,13 +85,15 @@ impl Meanwhile {
     }
 }
 
-async fn go_and_come_back(world: &World) {
-    let now = START;
-    for sandbox in world.in_state(StateName::Available).await {
-        world.store.mark_missing(&sandbox, now).await.unwrap();
+async fn go_missing(world: &World, sandboxes: Vec<Sandbox>) {
+    for sandbox in sandboxes {
+        world.store.mark_missing(&sandbox, world.clock.now()).await.unwrap();
     }
+}
+
+async fn come_back(world: &World) {
     for sandbox in world.in_state(StateName::Stale).await {
-        world.store.mark_found(&sandbox, now).await.unwrap();
+        world.store.mark_found(&sandbox, world.clock.now()).await.unwrap();
     }
 }
 
@@ -132,7 +149,9 @@ async fn every_delay(engine: Engine, setting: Setting) {
     let count = if engine.is_slow() { 1 } else { 3 };
     for Rehearsal { seed, calls } in setting.rehearsals(engine, 1, count).await {
         for call in calls {
-            for meanwhile in Meanwhile::ALL {
+            // On a slow engine, every other one: the next call gets what this one leaves out.
+            let step = if engine.is_slow() { 2 } else { 1 };
+            for meanwhile in Meanwhile::ALL.into_iter().skip(call % step).step_by(step) {
                 round(engine, setting, seed, call, Fault::PauseBefore, meanwhile).await;
                 if !engine.is_slow() {
                     round(engine, setting, seed, call, Fault::PauseAfter, meanwhile).await;

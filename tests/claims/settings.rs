@@ -166,7 +166,7 @@ impl Subject {
 impl Started {
     /// Whether it has answered already.
     pub(crate) fn is_done(&self) -> bool {
-        self.answer.is_some()
+        self.answer.is_some() || self.claim.is_finished()
     }
 
     /// Its answer, once nothing holds it up.
@@ -177,14 +177,14 @@ impl Started {
         }
     }
 
-    /// Ends it where it stands, as a crash or a caller who hangs up does.
-    pub(crate) async fn drop_it(self) {
-        self.claim.abort();
-        if self.answer.is_none() {
-            // Wait until it is really gone; what it had reserved is then free again. Where the call that stands
-            // still is not the claim's own (what follows a lease that is over goes on behind its back), the
-            // claim may have ended by itself: an answer that nobody heard.
-            let _ = self.claim.await;
+    /// Ends it where it stands, as a crash or a caller who hangs up does. If what stands still is only what goes
+    /// on behind the caller's back, there is an answer all the same.
+    pub(crate) async fn drop_it(self) -> Option<Answered> {
+        if self.answer.is_some() {
+            return self.answer;
         }
+        self.claim.abort();
+        // Wait until it is really gone; what it had reserved is then free again.
+        self.claim.await.ok()
     }
 }

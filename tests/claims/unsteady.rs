@@ -31,6 +31,8 @@ pub(crate) struct Unsteady {
 struct Log {
     /// Every write of a sandbox, in order, as it was after the write.
     written: Vec<Sandbox>,
+    /// How many writes the index will ever show, if it stands still.
+    stands_still_at: Option<usize>,
     /// What the last page showed.
     shown: Vec<Candidate>,
 }
@@ -74,6 +76,12 @@ impl Unsteady {
         self.log().shown.clone()
     }
 
+    /// From now on the index takes up nothing any more.
+    pub(crate) fn stand_still(&self) {
+        let mut log = self.log();
+        log.stands_still_at = Some(log.written.len());
+    }
+
     fn log(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -88,7 +96,7 @@ impl Unsteady {
         assert_eq!(query.state, StateName::Available, "only what is free is looked for");
         let mut log = self.log();
         let late = self.dice.below(self.lag_max + 1);
-        let known = log.written.len().saturating_sub(late);
+        let known = log.stands_still_at.unwrap_or(log.written.len().saturating_sub(late));
         let latest: BTreeMap<_, _> =
             log.written[..known].iter().map(|sandbox| (&sandbox.id, sandbox)).collect();
         let is_wanted = |sandbox: &Sandbox| {
