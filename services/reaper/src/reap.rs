@@ -215,3 +215,6 @@ impl Reaper {
         longest / 2 + full_jitter(self.ports.random.as_ref(), longest / 2)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,3 +63,6 @@ impl Reconciler {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

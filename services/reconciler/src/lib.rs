@@ -146,3 +146,6 @@ impl Runner for Reconciler {
         report
     }
 }
+
+#[cfg(test)]
+mod tests;

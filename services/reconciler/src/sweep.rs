@@ -60,3 +60,6 @@ impl Reconciler {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -172,3 +172,6 @@ fn public_reason(error: &SyncError) -> String {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

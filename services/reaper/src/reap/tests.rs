@@ -1,0 +1,291 @@
+//! A reaper on ports in memory: a provider that does as it is told, a clock that the test moves.
+
+use super::*;
+use crate::{Config, Metrics, Ports};
+use common::bus::memory::{MemoryBus, MemoryConfig};
+use common::clock::{Clock as _, ManualClock};
+use common::domain::{
+    Candidate, ClaimKey, ExternalId, Grant, IdempotencyKey, NewSandbox, OwnerId, PoolName, SandboxName,
+    StateName, UnixSeconds, Version,
+};
+use common::provider::Account;
+use common::provider::fake::{Call, FakeProvider};
+use common::random::Dice;
+use common::store::Store;
+use common::store::faulty::FaultyStore;
+use common::store::memory::MemoryStore;
+use prometheus::Registry;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+mod breakdowns;
+mod failures;
+mod parking;
+mod twins;
+mod wanted;
+
+const NOW: UnixSeconds = UnixSeconds::new(1_763_683_200);
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+const CONFIG: Config = Config {
+    in_flight_max: 4,
+    attempts_max: 3,
+    retry_delay_min: Duration::from_secs(10),
+    retry_delay_max: Duration::from_secs(600),
+    tombstone_kept: Duration::from_secs(30 * 24 * 3_600),
+};
+
+/// A reaper and what it works with.
+struct Rig {
+    reaper: Arc<Reaper>,
+    bus: MemoryBus,
+    provider: Arc<FakeProvider>,
+    store: Arc<dyn Store>,
+    faulty: Arc<FaultyStore>,
+    clock: ManualClock,
+    registry: Registry,
+}
+
+fn id() -> SandboxId {
+    SandboxId::parse("1").unwrap()
+}
+
+fn pool() -> PoolName {
+    PoolName::parse("main").unwrap()
+}
+
+fn external_id() -> ExternalId {
+    ExternalId::parse("identity/accounts/u-1").unwrap()
+}
+
+fn owner() -> OwnerId {
+    OwnerId::parse("student-1").unwrap()
+}
+
+fn failed(message: &str) -> ProviderError {
+    ProviderError::Failed { status: 500, message: message.to_owned() }
+}
+
+fn delivery(work: &DeletionWork) -> Delivery {
+    Delivery { work: work.clone(), deliveries: 1 }
+}
+
+/// Every task runs until it waits for the test or for the clock.
+async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+// === impl Rig ===
+
+impl Rig {
+    async fn new() -> Self {
+        Self::with(CONFIG, |store| store).await
+    }
+
+    /// A rig with another configuration, and a store with faults. The calls of the rig's own are not counted.
+    async fn with(config: Config, faults: impl FnOnce(FaultyStore) -> FaultyStore) -> Self {
+        let clock = ManualClock::at(NOW);
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(2));
+        let faulty = Arc::new(faults(FaultyStore::new(Arc::clone(&store))));
+        let provider = Arc::new(FakeProvider::new());
+        let settings = MemoryConfig { deletions_per_minute: 600, ..MemoryConfig::default() };
+        let random = Arc::new(Dice::seeded(7));
+        let bus = MemoryBus::new(settings, Arc::new(clock.clone()), random.clone());
+        let registry = Registry::new();
+        let ports = Ports {
+            clock: Arc::new(clock.clone()),
+            random,
+            store: faulty.clone(),
+            provider: provider.clone(),
+            deletions: Arc::new(bus.clone()),
+            pace: Arc::new(bus.clone()),
+        };
+        let metrics = Metrics::register(&registry).unwrap();
+        let reaper = Arc::new(Reaper::new(config, ports, metrics));
+        provider.add(Account {
+            id: id().to_string(),
+            external_id: external_id().to_string(),
+            name: "lab-1".to_owned(),
+            sfdc_account_id: None,
+        });
+        let rig = Self { reaper, bus, provider, store, faulty, clock, registry };
+        rig.insert().await;
+        rig
+    }
+
+    async fn insert(&self) {
+        let sandbox = NewSandbox {
+            id: id(),
+            name: SandboxName::parse("lab-1").unwrap(),
+            external_id: external_id(),
+            pool: pool(),
+            sfdc_account_id: None,
+        };
+        self.store.insert(&sandbox, NOW).await.unwrap();
+    }
+
+    async fn allocate(&self) {
+        let claim = ClaimKey { owner: owner(), key: IdempotencyKey::parse("student-1").unwrap() };
+        let candidate = Candidate { id: id(), pool: pool(), version: Version::new(1) };
+        let grant = Grant { claim, candidate, lab: None, granted_at: NOW, expires_at: NOW.after(DAY) };
+        assert!(matches!(self.store.grant(&grant).await.unwrap(), Write::Done(_)));
+    }
+
+    /// The work that ends the sandbox, which was allocated and released.
+    async fn released(&self) -> DeletionWork {
+        self.allocate().await;
+        match self.store.release(&id(), &owner(), NOW).await.unwrap() {
+            Write::Done(sandbox) => DeletionWork::of(&sandbox).unwrap(),
+            lost => panic!("{lost:?}"),
+        }
+    }
+
+    /// Works on it a little later, when there is a slot again.
+    async fn again(&self, work: &DeletionWork) -> Verdict {
+        self.clock.advance(SECOND);
+        self.reaper.work(delivery(work)).await
+    }
+
+    async fn sandbox(&self) -> Sandbox {
+        self.store.sandbox(&id()).await.unwrap().expect("a record")
+    }
+
+    async fn state(&self) -> StateName {
+        self.sandbox().await.state.name()
+    }
+
+    async fn attempts(&self) -> u32 {
+        self.sandbox().await.deletion().expect("a deletion").attempts
+    }
+
+    fn deletes(&self) -> usize {
+        self.provider.calls().iter().filter(|call| matches!(call, Call::Delete(_))).count()
+    }
+
+    /// How often each outcome was counted, those that never were left out.
+    fn outcomes(&self) -> Vec<(String, u64)> {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == "broker_deletions_total");
+        let metrics = family.map(|family| family.get_metric()).unwrap_or_default();
+        metrics
+            .iter()
+            .map(|metric| (metric.get_label()[0].value().to_owned(), metric.get_counter().get_value() as u64))
+            .collect()
+    }
+
+    fn assert_outcomes(&self, expected: &[(&str, u64)]) {
+        let expected: Vec<_> = expected.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        assert_eq!(self.outcomes(), expected);
+    }
+
+    /// Announces the work and lets a reaper work through the queue until it is empty, however long that takes on
+    /// the clock.
+    async fn work_through(&self, work: &DeletionWork) {
+        let stop = CancellationToken::new();
+        let consuming = tokio::spawn({
+            let (bus, reaper, stop) = (self.bus.clone(), Arc::clone(&self.reaper), stop.clone());
+            async move { common::bus::DeletionQueue::consume(&bus, reaper, 4, stop).await }
+        });
+        common::bus::Deletions::announce(&self.bus, work).await.unwrap();
+        for _ in 0..2_000 {
+            settle().await;
+            if self.bus.queued_count() == 0 {
+                stop.cancel();
+                return consuming.await.unwrap().unwrap();
+            }
+            self.clock.advance(SECOND);
+        }
+        panic!("the queue never got empty: {:?}", self.bus.queued());
+    }
+}
+
+#[tokio::test]
+async fn a_wanted_deletion_is_done_and_leaves_a_tombstone() {
+    let rig = Rig::new().await;
+    let work = rig.released().await;
+    rig.clock.advance(SECOND);
+    assert_eq!(rig.reaper.work(delivery(&work)).await, Verdict::Done);
+    assert_eq!(rig.provider.calls(), [Call::PreClean(external_id()), Call::Delete(external_id())]);
+    assert_eq!(rig.provider.accounts(), []);
+    let State::Deleted(tombstone) = rig.sandbox().await.state else { panic!("no tombstone") };
+    assert_eq!(tombstone.deleted_at, NOW.after(SECOND));
+    assert_eq!(tombstone.purge_at, NOW.after(SECOND).after(CONFIG.tombstone_kept));
+    rig.assert_outcomes(&[("deleted", 1)]);
+}
+
+#[tokio::test]
+async fn what_is_gone_already_counts_as_deleted() {
+    let rig = Rig::new().await;
+    rig.provider.set_accounts(Vec::new());
+    let work = rig.released().await;
+    assert_eq!(rig.reaper.work(delivery(&work)).await, Verdict::Done);
+    assert_eq!(rig.state().await, StateName::Deleted);
+    rig.assert_outcomes(&[("deleted", 1)]);
+}
+
+#[tokio::test]
+async fn a_provider_that_cannot_clear_is_not_asked_to() {
+    let rig = Rig::new().await;
+    let abilities = common::provider::Abilities { list: true, delete: true, pre_clean: false };
+    rig.provider.set_abilities(abilities);
+    let work = rig.released().await;
+    assert_eq!(rig.reaper.work(delivery(&work)).await, Verdict::Done);
+    assert_eq!(rig.provider.calls(), [Call::Delete(external_id())]);
+}
+
+#[tokio::test]
+async fn a_deletion_waits_for_its_slot() {
+    let rig = Rig::new().await;
+    let work = rig.released().await;
+    common::bus::Pace::hold(&rig.bus, 30 * SECOND).await.unwrap();
+    let working = tokio::spawn({
+        let (reaper, delivery) = (Arc::clone(&rig.reaper), delivery(&work));
+        async move { reaper.work(delivery).await }
+    });
+    settle().await;
+    rig.clock.advance(29 * SECOND);
+    settle().await;
+    assert_eq!(rig.provider.calls(), []);
+    rig.clock.advance(SECOND);
+    assert_eq!(working.await.unwrap(), Verdict::Done);
+}
+
+#[test]
+fn the_delay_doubles_up_to_the_longest_and_half_of_it_is_chance() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let rig = runtime.block_on(Rig::new());
+    let table = [
+        (0, 10),
+        (1, 10),
+        (2, 20),
+        (3, 40),
+        (4, 80),
+        (5, 160),
+        (6, 320),
+        (7, 600),
+        (8, 600),
+        (u32::MAX, 600),
+    ];
+    for (attempts, longest) in table {
+        let longest = Duration::from_secs(longest);
+        let delays: Vec<_> = (0..500).map(|_| rig.reaper.backoff(attempts)).collect();
+        let (least, most) = (delays.iter().min().unwrap(), delays.iter().max().unwrap());
+        assert!(*least >= longest / 2 && *most <= longest, "{attempts}: {least:?} to {most:?}");
+        assert!(*most - *least > longest / 3, "a crowd is spread out: {least:?} to {most:?}");
+    }
+}
+
+#[test]
+fn the_longest_delay_is_never_shorter_than_the_first() {
+    let env = std::collections::BTreeMap::from([
+        ("DELETION_RETRY_SECONDS_MIN".to_owned(), "100".to_owned()),
+        ("DELETION_RETRY_SECONDS_MAX".to_owned(), "10".to_owned()),
+    ]);
+    let mut settings = common::runtime::settings::Settings::new(&env);
+    let config = Config::read(&mut settings);
+    assert_eq!((config.retry_delay_min, config.retry_delay_max), (100 * SECOND, 100 * SECOND));
+    assert_eq!((config.attempts_max, config.in_flight_max, config.tombstone_kept), (8, 8, 30 * DAY));
+}

@@ -1,0 +1,156 @@
+//! Something of ours breaks at every possible place: the work is done or parked all the same, and counted right.
+
+use super::*;
+use common::bus::memory::{Call as BusCall, Loss};
+use common::store::faulty::Fault;
+
+const OWN_FAILURE: Verdict = Verdict::Retry { delay: OWN_FAILURE_DELAY };
+
+/// How the provider behaves.
+#[derive(Clone, Copy, Debug)]
+enum Course {
+    Deletes,
+    FailsTwice,
+    AlwaysFails,
+}
+
+impl Course {
+    const ALL: [Self; 3] = [Self::Deletes, Self::FailsTwice, Self::AlwaysFails];
+
+    fn script(self, rig: &Rig) {
+        let failures = match self {
+            Self::Deletes => 0,
+            Self::FailsTwice => 2,
+            Self::AlwaysFails => 100,
+        };
+        for _ in 0..failures {
+            rig.provider.script_delete(Err(failed("no licence")));
+        }
+    }
+
+    /// Checks how it ended.
+    async fn assert_ended(self, rig: &Rig, where_it_broke: &str) {
+        let state = rig.state().await;
+        let parked = rig.bus.all_parked();
+        match self {
+            Self::Deletes | Self::FailsTwice => {
+                assert_eq!(state, StateName::Deleted, "{self:?}, {where_it_broke}");
+                assert_eq!((rig.provider.accounts(), parked), (vec![], vec![]), "{self:?}, {where_it_broke}");
+            }
+            Self::AlwaysFails => {
+                assert_eq!(state, StateName::DeletionFailed, "{where_it_broke}");
+                assert_eq!(parked.len(), 1, "{where_it_broke}: {parked:?}");
+                assert_eq!(rig.attempts().await, 3, "{where_it_broke}");
+                assert_eq!(rig.provider.accounts().len(), 1);
+                assert!(rig.deletes() <= 4, "{where_it_broke}: {} deletes", rig.deletes());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_breaks_off_at_any_call_loses_no_work() {
+    let mut broken = 0;
+    for course in Course::ALL {
+        for fault in [Fault::FailBefore, Fault::FailAfter] {
+            for call in 0.. {
+                let rig = Rig::with(CONFIG, |store| store.with(call, fault)).await;
+                let work = rig.released().await;
+                course.script(&rig);
+                rig.work_through(&work).await;
+                let calls = rig.faulty.calls();
+                let Some(name) = calls.get(call) else { break };
+                course.assert_ended(&rig, &format!("{fault:?} at call {call}, {name}")).await;
+                broken += 1;
+            }
+        }
+    }
+    assert!(broken >= 30, "only {broken} calls were broken");
+}
+
+#[tokio::test]
+async fn a_bus_that_loses_any_call_loses_no_work() {
+    let calls =
+        [BusCall::Park, BusCall::ScheduleRetry, BusCall::Finish, BusCall::TakePace, BusCall::HoldPace];
+    for course in Course::ALL {
+        for call in calls {
+            for loss in [Loss::Message, Loss::Answer] {
+                for times in [1, 3] {
+                    let rig = Rig::new().await;
+                    let work = rig.released().await;
+                    course.script(&rig);
+                    for _ in 0..times {
+                        rig.bus.lose(call, loss);
+                    }
+                    rig.work_through(&work).await;
+                    course.assert_ended(&rig, &format!("{loss:?} of {times} {call:?}")).await;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bus_that_is_away_for_a_while_loses_no_work() {
+    for course in Course::ALL {
+        let rig = Rig::new().await;
+        let work = rig.released().await;
+        course.script(&rig);
+        // The work waits for its slot when the bus goes away, and is done while it is away.
+        common::bus::Pace::hold(&rig.bus, 5 * SECOND).await.unwrap();
+        let outage = tokio::spawn({
+            let (bus, clock) = (rig.bus.clone(), rig.clock.clone());
+            async move {
+                clock.sleep(SECOND).await;
+                bus.set_connected(false);
+                clock.sleep(60 * SECOND).await;
+                bus.set_connected(true);
+            }
+        });
+        rig.work_through(&work).await;
+        course.assert_ended(&rig, "an outage of a minute").await;
+        outage.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_asked_costs_no_attempt() {
+    let rig = Rig::with(CONFIG, |store| store.with(0, Fault::FailBefore)).await;
+    let work = rig.released().await;
+    assert_eq!(rig.reaper.work(delivery(&work)).await, OWN_FAILURE);
+    assert_eq!((rig.provider.calls(), rig.attempts().await), (vec![], 0));
+    rig.assert_outcomes(&[]);
+}
+
+#[tokio::test]
+async fn a_pace_that_is_not_known_costs_no_attempt_and_no_call() {
+    let rig = Rig::new().await;
+    let work = rig.released().await;
+    rig.bus.lose(BusCall::TakePace, Loss::Message);
+    assert_eq!(rig.reaper.work(delivery(&work)).await, OWN_FAILURE);
+    assert_eq!((rig.provider.calls(), rig.attempts().await), (vec![], 0));
+}
+
+#[tokio::test]
+async fn a_hold_that_cannot_be_told_still_delays_the_work() {
+    let rig = Rig::new().await;
+    let work = rig.released().await;
+    rig.bus.lose(BusCall::HoldPace, Loss::Message);
+    let refused = ProviderError::Unauthorized { status: 401, message: "no".to_owned() };
+    rig.provider.script_delete(Err(refused));
+    let verdict = rig.reaper.work(delivery(&work)).await;
+    assert!(matches!(verdict, Verdict::Retry { delay } if delay >= UNAUTHORIZED_DELAY), "{verdict:?}");
+    rig.assert_outcomes(&[("held", 1)]);
+}
+
+#[tokio::test]
+async fn a_tombstone_that_cannot_be_written_is_written_by_the_next_attempt() {
+    for fault in [Fault::FailBefore, Fault::FailAfter] {
+        let rig = Rig::with(CONFIG, |store| store.with(1, fault)).await;
+        let work = rig.released().await;
+        assert_eq!(rig.reaper.work(delivery(&work)).await, OWN_FAILURE);
+        assert_eq!((rig.faulty.calls().len(), rig.provider.accounts().len()), (2, 0));
+        assert_eq!(rig.again(&work).await, Verdict::Done);
+        assert_eq!((rig.state().await, rig.attempts().await), (StateName::Deleted, 0));
+    }
+}

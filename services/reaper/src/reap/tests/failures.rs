@@ -1,0 +1,121 @@
+//! What a provider can answer instead of a deletion, and what follows from each.
+
+use super::*;
+use common::bus::Pace as _;
+
+/// What has to follow from an error.
+enum Follows {
+    /// It counts as an attempt, and the work comes back after the usual delay.
+    Attempt,
+    /// It counts as none; the whole fleet stays away for that long.
+    Hold { seconds: u64 },
+}
+
+fn every_error() -> Vec<(ProviderError, Follows)> {
+    let message = || "of two lines".to_owned();
+    let slow_down = |seconds: Option<u64>| ProviderError::SlowDown {
+        retry_after: seconds.map(Duration::from_secs),
+        message: message(),
+    };
+    vec![
+        (ProviderError::Unauthorized { status: 401, message: message() }, Follows::Hold { seconds: 60 }),
+        (ProviderError::Unauthorized { status: 403, message: message() }, Follows::Hold { seconds: 60 }),
+        (slow_down(None), Follows::Hold { seconds: 30 }),
+        (slow_down(Some(20)), Follows::Hold { seconds: 20 }),
+        (slow_down(Some(0)), Follows::Hold { seconds: 0 }),
+        (slow_down(Some(86_400)), Follows::Hold { seconds: 3_600 }),
+        (failed("licence service"), Follows::Attempt),
+        (ProviderError::Unreachable { message: message() }, Follows::Attempt),
+        (ProviderError::TimedOut { waited_seconds: 15 }, Follows::Attempt),
+        (ProviderError::Garbled { message: message() }, Follows::Attempt),
+        (ProviderError::Refused { status: 409, message: message() }, Follows::Attempt),
+    ]
+}
+
+async fn assert_follows(rig: &Rig, error: &ProviderError, follows: Follows) {
+    let work = rig.released().await;
+    let Verdict::Retry { delay } = rig.reaper.work(delivery(&work)).await else {
+        panic!("{error:?} is no reason to end the work")
+    };
+    assert_eq!(rig.state().await, StateName::PendingDeletion);
+    let deletion = rig.sandbox().await.deletion().cloned().unwrap();
+    let until_the_next_slot = rig.bus.take().await.unwrap();
+    match follows {
+        Follows::Attempt => {
+            assert_eq!((deletion.attempts, deletion.last_error), (1, Some(error.to_string())));
+            assert!(delay >= 5 * SECOND && delay <= 10 * SECOND, "{error:?}: {delay:?}");
+            assert_eq!(until_the_next_slot, Duration::from_millis(100), "the others go on");
+            rig.assert_outcomes(&[("attempt_failed", 1)]);
+        }
+        Follows::Hold { seconds } => {
+            let held = Duration::from_secs(seconds);
+            assert_eq!((deletion.attempts, deletion.last_error), (0, None), "{error:?}");
+            assert!(delay >= held && delay <= held + held / 4, "{error:?}: {delay:?}");
+            assert_eq!(until_the_next_slot, held.max(Duration::from_millis(100)), "{error:?}");
+            rig.assert_outcomes(&[("held", 1)]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_answer_to_a_deletion_has_its_consequence() {
+    for (error, follows) in every_error() {
+        let rig = Rig::new().await;
+        rig.provider.script_delete(Err(error.clone()));
+        assert_follows(&rig, &error, follows).await;
+        assert_eq!(rig.provider.accounts().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn every_answer_to_a_clearing_has_the_same_and_nothing_is_deleted() {
+    for (error, follows) in every_error() {
+        let rig = Rig::new().await;
+        rig.provider.script_pre_clean(Err(error.clone()));
+        assert_follows(&rig, &error, follows).await;
+        assert_eq!(rig.deletes(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_hold_never_uses_up_attempts() {
+    let rig = Rig::with(Config { attempts_max: 1, ..CONFIG }, |store| store).await;
+    let work = rig.released().await;
+    let refused = ProviderError::Unauthorized { status: 401, message: "no".to_owned() };
+    for _ in 0..20 {
+        rig.provider.script_delete(Err(refused.clone()));
+    }
+    rig.work_through(&work).await;
+    assert_eq!((rig.state().await, rig.attempts().await), (StateName::Deleted, 0));
+    assert_eq!(rig.deletes(), 21);
+    rig.assert_outcomes(&[("deleted", 1), ("held", 20)]);
+}
+
+#[tokio::test]
+async fn failed_attempts_are_counted_until_one_goes_well() {
+    let rig = Rig::new().await;
+    let work = rig.released().await;
+    rig.provider.script_delete(Err(failed("first")));
+    rig.provider.script_delete(Err(failed("second")));
+    let before = rig.clock.now();
+    rig.work_through(&work).await;
+    let sandbox = rig.sandbox().await;
+    let deletion = sandbox.deletion().unwrap();
+    assert_eq!((sandbox.state.name(), deletion.attempts), (StateName::Deleted, 2));
+    assert!(deletion.last_error.as_ref().unwrap().contains("second"));
+    let took = rig.clock.now().get() - before.get();
+    assert!((15..=32).contains(&took), "two delays, of 5 to 10 s and of 10 to 20 s: {took} s");
+    rig.assert_outcomes(&[("attempt_failed", 2), ("deleted", 1)]);
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_is_settled_by_the_next_attempt() {
+    let rig = Rig::new().await;
+    let work = rig.released().await;
+    rig.provider.script_delete(Err(ProviderError::TimedOut { waited_seconds: 15 }));
+    assert!(matches!(rig.reaper.work(delivery(&work)).await, Verdict::Retry { .. }));
+    // It had happened after all.
+    rig.provider.set_accounts(Vec::new());
+    assert_eq!(rig.again(&work).await, Verdict::Done);
+    assert_eq!(rig.state().await, StateName::Deleted);
+}

@@ -1,0 +1,129 @@
+//! Giving up: the copy first, then the table, then the message; and nothing is lost when one of them fails.
+
+use super::*;
+use common::bus::memory::{Call as BusCall, Loss, ParkedCopy};
+use common::store::faulty::Fault;
+
+/// The table is asked for the sandbox, the attempt is counted, the deletion is parked.
+const PARK_CALL: usize = 2;
+const OWN_FAILURE: Verdict = Verdict::Retry { delay: OWN_FAILURE_DELAY };
+
+/// A rig whose next failure is the last one.
+async fn at_the_last_attempt(faults: impl FnOnce(FaultyStore) -> FaultyStore) -> (Rig, DeletionWork) {
+    let rig = Rig::with(Config { attempts_max: 1, ..CONFIG }, faults).await;
+    let work = rig.released().await;
+    rig.provider.script_delete(Err(failed("no licence")));
+    (rig, work)
+}
+
+fn only_copy(rig: &Rig) -> ParkedCopy {
+    let copies = rig.bus.all_parked();
+    assert_eq!(copies.len(), 1, "{copies:?}");
+    rig.bus.parked(&pool(), &id()).expect("a copy under the sandbox's own name")
+}
+
+#[tokio::test]
+async fn the_last_attempt_parks_the_deletion_with_its_reason() {
+    let rig = Rig::new().await;
+    let work = rig.released().await;
+    for number in 1..=3 {
+        rig.provider.script_delete(Err(failed(&format!("failure {number}"))));
+    }
+    let mut verdicts = Vec::new();
+    for _ in 0..3 {
+        verdicts.push(rig.again(&work).await);
+    }
+    assert!(
+        matches!(verdicts.as_slice(), [Verdict::Retry { .. }, Verdict::Retry { .. }, Verdict::GiveUp { reason }]
+        if reason.contains("failure 3")),
+        "{verdicts:?}"
+    );
+    assert_eq!((rig.state().await, rig.attempts().await), (StateName::DeletionFailed, 3));
+    let copy = only_copy(&rig);
+    assert_eq!((copy.attempts, copy.parked_at), (Some(3), NOW.after(3 * SECOND)));
+    assert!(copy.reason.contains("failure 3"));
+    let parked: ParkedDeletion = serde_json::from_slice(&copy.payload).unwrap();
+    assert_eq!(parked.work, work, "fit to be replayed as it stands");
+    rig.assert_outcomes(&[("attempt_failed", 3), ("parked", 1)]);
+}
+
+#[tokio::test]
+async fn work_that_has_no_attempt_left_is_parked_without_another_one() {
+    let rig = Rig::new().await;
+    let work = rig.released().await;
+    // The worker that counted the last attempt ended before it could park.
+    for attempts in 0..3 {
+        let last = format!("failure {attempts}");
+        rig.store.note_attempt(&id(), Epoch::new(1), attempts, &last).await.unwrap();
+    }
+    let verdict = rig.reaper.work(delivery(&work)).await;
+    assert_eq!(verdict, Verdict::GiveUp { reason: "failure 2".to_owned() });
+    assert_eq!(rig.provider.calls(), []);
+    assert_eq!((only_copy(&rig).attempts, rig.state().await), (Some(3), StateName::DeletionFailed));
+}
+
+#[tokio::test]
+async fn a_message_that_ends_its_workers_is_parked() {
+    let rig = Rig::new().await;
+    let work = rig.released().await;
+    let verdict = rig.reaper.work(Delivery { work: work.clone(), deliveries: DELIVERIES_MAX + 1 }).await;
+    assert!(matches!(&verdict, Verdict::GiveUp { reason } if reason.contains("101 times")), "{verdict:?}");
+    assert_eq!(rig.provider.calls(), []);
+    assert_eq!((only_copy(&rig).attempts, rig.state().await), (Some(0), StateName::DeletionFailed));
+
+    let rig = Rig::new().await;
+    let work = rig.released().await;
+    let verdict = rig.reaper.work(Delivery { work, deliveries: DELIVERIES_MAX }).await;
+    assert_eq!(verdict, Verdict::Done, "as often as that it may be tried");
+}
+
+#[tokio::test]
+async fn without_a_copy_the_table_is_not_told() {
+    for loss in [Loss::Message, Loss::Answer] {
+        let (rig, work) = at_the_last_attempt(|store| store).await;
+        rig.bus.lose(BusCall::Park, loss);
+        assert_eq!(rig.reaper.work(delivery(&work)).await, OWN_FAILURE);
+        assert_eq!((rig.state().await, rig.attempts().await), (StateName::PendingDeletion, 1));
+        assert_eq!(rig.bus.all_parked().len(), usize::from(loss == Loss::Answer));
+        let verdict = rig.again(&work).await;
+        assert!(
+            matches!(&verdict, Verdict::GiveUp { reason } if reason.contains("no licence")),
+            "{verdict:?}"
+        );
+        assert_eq!(rig.deletes(), 1, "there was no attempt left");
+        assert!(only_copy(&rig).reason.contains("no licence"));
+        assert_eq!(rig.state().await, StateName::DeletionFailed);
+        rig.assert_outcomes(&[("attempt_failed", 1), ("parked", 1)]);
+    }
+}
+
+#[tokio::test]
+async fn without_the_tables_word_the_message_stays() {
+    for fault in [Fault::FailBefore, Fault::FailAfter] {
+        let (rig, work) = at_the_last_attempt(|store| store.with(PARK_CALL, fault)).await;
+        assert_eq!(rig.reaper.work(delivery(&work)).await, OWN_FAILURE);
+        assert_eq!(rig.faulty.calls(), ["sandbox", "note_attempt", "park_deletion"]);
+        assert!(only_copy(&rig).reason.contains("no licence"), "the copy is kept before the table is told");
+        let verdict = rig.again(&work).await;
+        match fault {
+            Fault::FailBefore => assert!(matches!(verdict, Verdict::GiveUp { .. }), "{verdict:?}"),
+            // The table knew: the work is not wanted any more.
+            _ => assert_eq!(verdict, Verdict::Done),
+        }
+        assert_eq!(rig.state().await, StateName::DeletionFailed);
+        assert!(only_copy(&rig).reason.contains("no licence"));
+        assert_eq!(rig.deletes(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_long_reason_is_cut_where_the_table_keeps_it_and_has_one_line_in_the_copy() {
+    let rig = Rig::with(Config { attempts_max: 1, ..CONFIG }, |store| store).await;
+    let work = rig.released().await;
+    let long = format!("first line\nsecond line {}", "x".repeat(5_000));
+    rig.provider.script_delete(Err(failed(&long)));
+    assert!(matches!(rig.reaper.work(delivery(&work)).await, Verdict::GiveUp { .. }));
+    let kept = rig.sandbox().await.deletion().unwrap().last_error.clone().unwrap();
+    assert_eq!(kept.len(), common::domain::LAST_ERROR_BYTES_MAX);
+    assert!(only_copy(&rig).reason.lines().count() == 1);
+}

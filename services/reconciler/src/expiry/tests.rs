@@ -1,0 +1,191 @@
+//! Expiry: leases that are over are ended once, whoever else is at it.
+
+use super::*;
+use crate::listing::PAGE_LIMIT;
+use crate::tests::{HOUR, NOW, Rig, claim_key, done, id, owner};
+use common::bus::memory::{Call, Loss};
+use common::clock::Clock as _;
+use common::contract::{Report, TickKind};
+use common::domain::{DeletionCause, State};
+use common::store::faulty::Fault;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a lease outlives its end.
+const GRACE: Duration = Duration::from_secs(1_800);
+
+/// A run as a tick starts it.
+async fn run(rig: &Rig) -> ExpiryReport {
+    match rig.run(TickKind::Expiry).await {
+        Report::Expiry(report) => report,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn completed(due: u64, expired: u64, raced: u64, unannounced: u64) -> ExpiryReport {
+    ExpiryReport { status: COMPLETED.to_owned(), due, expired, raced, unannounced }
+}
+
+/// The leases that are over now, as a run would read them.
+async fn due(rig: &Rig) -> Vec<Sandbox> {
+    let ended_by = rig.reconciler.config.leases.ended_by(rig.clock.now());
+    let mut walk = rig.reconciler.walk(StateName::Allocated, &SortRange::DueBy(ended_by));
+    let mut sandboxes = Vec::new();
+    while let Some(page) = walk.next().await.unwrap() {
+        sandboxes.extend(page);
+    }
+    sandboxes
+}
+
+#[tokio::test]
+async fn a_lease_is_ended_when_the_grace_is_over_and_no_second_earlier() {
+    let rig = Rig::new();
+    rig.fill(3).await;
+    rig.allocate_until(0, NOW.after(HOUR)).await;
+    rig.allocate_until(1, NOW.after(HOUR + Duration::from_secs(1))).await;
+    rig.clock.advance(HOUR + GRACE - Duration::from_secs(1));
+    assert_eq!(run(&rig).await, completed(0, 0, 0, 0));
+    rig.clock.advance(Duration::from_secs(1));
+    assert_eq!(run(&rig).await, completed(1, 1, 0, 0));
+    let sandbox = rig.sandbox(0).await;
+    let State::PendingDeletion(deletion) = &sandbox.state else { panic!("{sandbox:?}") };
+    assert_eq!((deletion.cause, deletion.requested_at), (DeletionCause::Expired, rig.clock.now()));
+    assert_eq!(rig.bus.queued(), [DeletionWork::of(&sandbox).unwrap()]);
+    assert_eq!(rig.store.find_claim(&claim_key(0)).await.unwrap(), None, "the key is free for a next claim");
+    assert!(rig.store.find_claim(&claim_key(1)).await.unwrap().is_some());
+    assert_eq!(rig.state(1).await, StateName::Allocated);
+    let count = |what| rig.metric("broker_reconciled_total", &["expiry", what]);
+    assert_eq!(["expired", "raced", "unannounced"].map(count), [1, 0, 0]);
+    assert_eq!(rig.metric("broker_runs_total", &["expiry", COMPLETED]), 2);
+}
+
+#[tokio::test]
+async fn who_is_faster_than_the_run_wins() {
+    let rig = Rig::new();
+    rig.fill(4).await;
+    for number in 0..4 {
+        rig.allocate_until(number, NOW).await;
+    }
+    rig.clock.advance(GRACE);
+    let batch = due(&rig).await;
+    assert_eq!(batch.len(), 4);
+
+    // One is released, one expired by a twin, one released and deleted; the fourth nobody touches.
+    done(rig.store.release(&id(0), &owner(0), rig.clock.now()).await.unwrap());
+    done(rig.store.expire(&id(1), rig.sandbox(1).await.epoch, NOW, rig.clock.now()).await.unwrap());
+    done(rig.store.release(&id(2), &owner(2), NOW).await.unwrap());
+    done(rig.store.finish_deletion(&id(2), rig.sandbox(2).await.epoch, NOW, NOW.after(HOUR)).await.unwrap());
+    let before = [rig.sandbox(0).await, rig.sandbox(1).await, rig.sandbox(2).await];
+
+    let mut report = ExpiryReport::default();
+    rig.reconciler.expire_batch(batch, &mut report).await.unwrap();
+    assert_eq!((report.due, report.expired, report.raced), (4, 1, 3));
+    assert_eq!([rig.sandbox(0).await, rig.sandbox(1).await, rig.sandbox(2).await], before);
+    let queued = rig.bus.queued();
+    assert_eq!(queued, [DeletionWork::of(&rig.sandbox(3).await).unwrap()], "only what this run ended");
+}
+
+#[tokio::test]
+async fn a_lease_that_is_not_the_one_that_was_read_is_left_alone() {
+    let rig = Rig::new();
+    rig.fill(1).await;
+    let read = rig.allocate_until(0, NOW).await;
+    rig.clock.advance(GRACE);
+    // The same sandbox as the index may show it: with an older epoch, or with an end that has moved.
+    let older = Sandbox { epoch: common::domain::Epoch::new(0), ..read.clone() };
+    let mut report = ExpiryReport::default();
+    rig.reconciler.expire_batch(vec![older], &mut report).await.unwrap();
+    assert_eq!((report.due, report.raced), (1, 1));
+    assert_eq!(rig.sandbox(0).await, read);
+
+    let rig = Rig::new();
+    rig.fill(1).await;
+    let longer = rig.allocate_until(0, NOW.after(HOUR)).await;
+    rig.clock.advance(GRACE);
+    let mut report = ExpiryReport::default();
+    rig.reconciler.expire_batch(vec![longer.clone()], &mut report).await.unwrap();
+    assert_eq!((report.due, report.raced), (1, 1));
+    assert_eq!(rig.sandbox(0).await, longer);
+}
+
+#[tokio::test]
+async fn a_deletion_that_cannot_be_announced_is_counted_and_left_to_the_sweep() {
+    let rig = Rig::new();
+    rig.fill(3).await;
+    for number in 0..3 {
+        rig.allocate_until(number, NOW).await;
+    }
+    rig.clock.advance(GRACE);
+    rig.bus.lose(Call::Announce, Loss::Message);
+    assert_eq!(run(&rig).await, completed(3, 3, 0, 1));
+    assert_eq!(rig.in_state(StateName::PendingDeletion).await.len(), 3);
+    assert_eq!(rig.bus.queued_count(), 2);
+    rig.clock.advance(HOUR);
+    let swept = rig.reconciler.sweep().await;
+    assert_eq!((swept.pending, swept.reannounced, swept.waiting), (3, 1, 2));
+    assert_eq!(rig.bus.queued_count(), 3);
+}
+
+#[tokio::test]
+async fn more_leases_than_a_page_holds_are_ended_in_one_run() {
+    let count = 2 * usize::from(PAGE_LIMIT) + 300;
+    let rig = Rig::new();
+    rig.fill(count).await;
+    for number in 0..count {
+        rig.allocate_until(number, NOW).await;
+    }
+    rig.clock.advance(GRACE);
+    assert_eq!(run(&rig).await, completed(count as u64, count as u64, 0, 0));
+    assert_eq!(rig.bus.queued_count(), count);
+    assert_eq!(run(&rig).await, completed(0, 0, 0, 0));
+}
+
+#[tokio::test]
+async fn two_runs_at_once_end_every_lease_once() {
+    // The first run has read a page and is about to end the first lease on it.
+    let rig = Rig::with(|store| store.with(1, Fault::PauseBefore));
+    rig.fill(40).await;
+    for number in 0..40 {
+        rig.allocate_until(number, NOW).await;
+    }
+    rig.clock.advance(GRACE);
+    let first = tokio::spawn({
+        let reconciler = Arc::clone(&rig.reconciler);
+        async move { reconciler.expire_leases().await }
+    });
+    rig.faulty.paused().await;
+    assert_eq!(rig.faulty.calls(), ["page", "expire"]);
+    assert_eq!(run(&rig).await, completed(40, 40, 0, 0));
+    rig.faulty.resume();
+    let first = first.await.unwrap();
+    assert!(first.expired == 0 && first.raced > 0, "{first:?}");
+    assert_eq!(rig.bus.queued_count(), 40);
+}
+
+#[tokio::test]
+async fn a_store_that_breaks_off_at_any_call_is_told_and_the_next_run_goes_on() {
+    let mut broken = 0;
+    for fault in [Fault::FailBefore, Fault::FailAfter] {
+        for call in 0.. {
+            let rig = Rig::with(|store| store.with(call, fault));
+            rig.fill(3).await;
+            for number in 0..3 {
+                rig.allocate_until(number, NOW).await;
+            }
+            rig.clock.advance(GRACE);
+            let report = run(&rig).await;
+            let calls = rig.faulty.calls();
+            let Some(name) = calls.get(call) else { break };
+            assert_eq!(report.status, FAILED, "{fault:?} at {name}");
+            assert_eq!(rig.metric("broker_runs_total", &["expiry", FAILED]), 1);
+            assert_eq!(run(&rig).await.status, COMPLETED, "{fault:?} at {name}");
+            assert_eq!(rig.in_state(StateName::PendingDeletion).await.len(), 3, "{fault:?} at {name}");
+            // What was ended without being announced is found by the sweep.
+            rig.clock.advance(HOUR);
+            rig.reconciler.sweep().await;
+            assert_eq!(rig.bus.queued_count(), 3, "{fault:?} at {name}");
+            broken += 1;
+        }
+    }
+    assert!(broken >= 2 * 10, "only {broken} calls were broken");
+}

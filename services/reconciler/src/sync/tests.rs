@@ -1,0 +1,323 @@
+//! A sync: what it does with a listing, what it refuses to believe, and who wins while it writes.
+
+use super::*;
+use crate::listing::LISTING_MAX;
+use crate::plan::Listed;
+use crate::tests::{HOUR, NOW, Rig, account, done, every_provider_error, id};
+use common::contract::{Report, TickKind};
+use common::domain::{Epoch, StateName};
+use common::provider::fake::Call;
+use common::provider::{Account, Listing};
+use common::store::faulty::Fault;
+use std::sync::Arc;
+
+/// Pages of the index that a sync of a small pool reads before its first write: of two pools, in two shards, for
+/// each state.
+const PAGES_READ: usize = 2 * 2 * KNOWN_STATES.len();
+
+/// A sync as a tick starts it.
+async fn run(rig: &Rig) -> SyncReport {
+    match rig.run(TickKind::Sync).await {
+        Report::Sync(report) => report,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn free(rig: &Rig) -> usize {
+    rig.in_state(StateName::Available).await.len()
+}
+
+/// Calls that changed the store.
+fn writes(rig: &Rig) -> Vec<&'static str> {
+    rig.faulty.calls().into_iter().filter(|call| *call != "page").collect()
+}
+
+/// A sync that has to end so, without a single write.
+async fn assert_nothing_is_done(rig: &Rig, status: &str, reason: &str) {
+    let report = run(rig).await;
+    assert_eq!((report.status.as_str(), report.reason.as_deref()), (status, Some(reason)));
+    assert_eq!(report.synced + report.marked_stale + report.tombstoned + report.raced, 0, "{report:?}");
+    assert_eq!(writes(rig), Vec::<&str>::new());
+    assert_eq!(rig.metric("broker_runs_total", &["sync", status]), 1);
+}
+
+/// The plan of a sync that would begin now.
+async fn plan_of(rig: &Rig) -> Plan {
+    let listed: Listed = rig.reconciler.list().await.unwrap();
+    let stored = rig.reconciler.stored(&KNOWN_STATES).await.unwrap();
+    plan(&listed, &stored, rig.reconciler.config.limits).unwrap()
+}
+
+#[tokio::test]
+async fn the_pool_follows_the_listing() {
+    let rig = Rig::new();
+    rig.provider.set_page_size(2);
+    rig.list(0..4);
+    let report = run(&rig).await;
+    let expected = SyncReport {
+        status: COMPLETED.to_owned(),
+        listed: 4,
+        synced: 4,
+        inserted: 4,
+        ..SyncReport::default()
+    };
+    assert_eq!(report, expected);
+    assert_eq!(rig.provider.calls(), [0, 2, 4].map(|offset| Call::List { offset }));
+
+    // One is renamed, one is gone, one is new.
+    let renamed = Account { name: "lab-renamed".to_owned(), ..account(0) };
+    rig.provider.set_accounts([account(1), account(2), account(4), renamed].into());
+    let report = run(&rig).await;
+    let expected = SyncReport {
+        status: COMPLETED.to_owned(),
+        listed: 4,
+        synced: 4,
+        inserted: 1,
+        refreshed: 1,
+        unchanged: 2,
+        marked_stale: 1,
+        ..SyncReport::default()
+    };
+    assert_eq!(report, expected);
+    assert_eq!(rig.sandbox(0).await.name.as_str(), "lab-renamed");
+    assert_eq!((rig.state(3).await, free(&rig).await), (StateName::Stale, 4));
+
+    // It comes back.
+    rig.list(0..5);
+    let report = run(&rig).await;
+    assert_eq!((report.restored, report.refreshed, report.unchanged), (1, 1, 3), "{report:?}");
+    assert_eq!(free(&rig).await, 5);
+    let count = |what| rig.metric("broker_reconciled_total", &["sync", what]);
+    assert_eq!(["inserted", "restored", "refreshed", "marked_stale"].map(count), [5, 1, 2, 1]);
+    assert_eq!(rig.metric("broker_runs_total", &["sync", COMPLETED]), 3);
+}
+
+#[tokio::test]
+async fn a_name_decides_the_pool() {
+    let rig = Rig::new();
+    rig.provider.set_accounts([account(0), Account { name: "dns-1".to_owned(), ..account(1) }].into());
+    run(&rig).await;
+    assert_eq!((rig.sandbox(0).await.pool.as_str(), rig.sandbox(1).await.pool.as_str()), ("main", "dns"));
+}
+
+#[tokio::test]
+async fn nothing_is_marked_stale_before_a_second_listing_agrees() {
+    let rig = Rig::new();
+    rig.fill(10).await;
+    let page = |numbers: std::ops::Range<usize>| {
+        Ok(Listing { accounts: numbers.map(account).collect(), ..Listing::default() })
+    };
+    rig.provider.script_list(page(0..8));
+    rig.provider.script_list(page(0..9));
+    let report = run(&rig).await;
+    assert_eq!((report.marked_stale, report.unchanged), (1, 8), "{report:?}");
+    assert_eq!((rig.state(8).await, rig.state(9).await), (StateName::Available, StateName::Stale));
+}
+
+#[tokio::test]
+async fn a_provider_that_fails_changes_nothing_and_the_reason_is_public() {
+    for (error, reason) in every_provider_error() {
+        let rig = Rig::new();
+        rig.fill(3).await;
+        rig.list([0]);
+        rig.provider.script_list(Err(error.clone()));
+        assert_nothing_is_done(&rig, FAILED, reason).await;
+
+        // On the second page.
+        let rig = Rig::new();
+        rig.fill(3).await;
+        rig.provider.script_list(Ok(Listing {
+            accounts: vec![account(0)],
+            next: Some(1),
+            ..Listing::default()
+        }));
+        rig.provider.script_list(Err(error.clone()));
+        assert_nothing_is_done(&rig, FAILED, reason).await;
+
+        // In the listing that should have agreed.
+        let rig = Rig::new();
+        rig.fill(3).await;
+        rig.provider
+            .script_list(Ok(Listing { accounts: vec![account(0), account(7)], ..Listing::default() }));
+        rig.provider.script_list(Err(error));
+        assert_nothing_is_done(&rig, FAILED, reason).await;
+        assert_eq!(free(&rig).await, 3);
+    }
+}
+
+#[tokio::test]
+async fn a_listing_that_does_not_end_is_refused() {
+    let page = |next, ignored| Listing { accounts: vec![account(7)], next, ignored, ..Listing::default() };
+    let endless = [
+        // The same place again, at once or later, and a place before.
+        vec![page(Some(0), 0)],
+        vec![page(Some(1), 0), page(Some(1), 0)],
+        vec![page(Some(5), 0), page(Some(3), 0)],
+        // More than anybody has.
+        vec![page(Some(1), LISTING_MAX)],
+        vec![page(Some(1), LISTING_MAX / 2), page(None, LISTING_MAX / 2)],
+    ];
+    for pages in endless {
+        let rig = Rig::new();
+        rig.fill(3).await;
+        pages.into_iter().for_each(|page| rig.provider.script_list(Ok(page)));
+        assert_nothing_is_done(&rig, FAILED, "the provider's listing does not end").await;
+    }
+    let rig = Rig::new();
+    rig.provider.script_list(Ok(page(None, LISTING_MAX - 1)));
+    assert_eq!(run(&rig).await.inserted, 1, "as many as allowed are read");
+}
+
+#[tokio::test]
+async fn a_listing_that_cannot_be_believed_is_refused() {
+    let rig = Rig::new();
+    rig.fill(3).await;
+    rig.list([]);
+    assert_nothing_is_done(&rig, REFUSED, "the provider's listing is empty").await;
+
+    let rig = Rig::new();
+    rig.fill(100).await;
+    rig.list((0..79).chain([200]));
+    let reason = "21 of 100 free sandboxes are not listed, more than the 20 that one sync may mark stale";
+    assert_nothing_is_done(&rig, REFUSED, reason).await;
+    assert_eq!(free(&rig).await, 100);
+}
+
+#[tokio::test]
+async fn an_entry_that_cannot_be_used_is_counted_and_costs_nobody_a_place() {
+    let rig = Rig::new();
+    rig.fill(3).await;
+    let listing = Listing {
+        accounts: vec![account(0), Account { name: "a\nb".to_owned(), ..account(1) }],
+        malformed: vec!["no id".to_owned()],
+        ..Listing::default()
+    };
+    rig.provider.script_list(Ok(listing));
+    let report = run(&rig).await;
+    assert_eq!((report.status.as_str(), report.listed, report.skipped), (COMPLETED, 2, 2), "{report:?}");
+    assert_eq!((report.marked_stale, free(&rig).await), (0, 3), "any sandbox may be the one without an id");
+    assert_eq!(rig.metric("broker_reconciled_total", &["sync", "skipped"]), 2);
+}
+
+#[tokio::test]
+async fn a_held_sandbox_that_is_not_listed_is_told_and_left_alone() {
+    let rig = Rig::new();
+    rig.fill(3).await;
+    let held = rig.allocate(2).await;
+    rig.list(0..2);
+    let report = run(&rig).await;
+    assert_eq!((report.allocated_missing, report.marked_stale), (1, 0), "{report:?}");
+    assert_eq!(rig.sandbox(2).await, held);
+    assert_eq!(rig.metric("broker_allocated_missing", &[]), 1);
+    rig.list(0..3);
+    assert_eq!(run(&rig).await.allocated_missing, 0);
+    assert_eq!(rig.metric("broker_allocated_missing", &[]), 0);
+}
+
+#[tokio::test]
+async fn a_listing_that_lags_brings_no_deleted_sandbox_back() {
+    let rig = Rig::new();
+    rig.fill(3).await;
+    rig.release(1, NOW).await;
+    done(rig.store.finish_deletion(&id(1), Epoch::new(1), NOW, NOW.after(HOUR)).await.unwrap());
+    let report = run(&rig).await;
+    assert_eq!((report.tombstoned, report.inserted, report.raced), (1, 0, 0), "{report:?}");
+    assert_eq!((rig.state(1).await, free(&rig).await), (StateName::Deleted, 2));
+}
+
+#[tokio::test]
+async fn whoever_writes_between_the_plan_and_its_steps_wins() {
+    let rig = Rig::new();
+    rig.fill(8).await;
+    let stale = rig.sandbox(0).await;
+    done(rig.store.mark_missing(&stale, NOW).await.unwrap());
+    // 0 is back, 1 has another name, 2 and 3 are gone, 8 and 9 are new.
+    let renamed = Account { name: "lab-renamed".to_owned(), ..account(1) };
+    rig.list((4..10).chain([0]));
+    rig.provider.add(renamed);
+    let plan = plan_of(&rig).await;
+    assert_eq!(
+        (plan.insert.len(), plan.restore.len(), plan.describe.len(), plan.missing.len(), plan.unchanged),
+        (2, 1, 1, 2, 4)
+    );
+    let new = plan.insert.clone();
+
+    // A twin brings 0 back and adds 8; 1 and 2 are claimed; 9 was added, used up and deleted.
+    done(rig.store.mark_found(&rig.sandbox(0).await, NOW).await.unwrap());
+    for sandbox in &new {
+        rig.store.insert(sandbox, NOW).await.unwrap();
+    }
+    rig.allocate(1).await;
+    rig.allocate(2).await;
+    rig.release(9, NOW).await;
+    done(rig.store.finish_deletion(&id(9), Epoch::new(1), NOW, NOW.after(HOUR)).await.unwrap());
+    let before = [rig.sandbox(0).await, rig.sandbox(1).await, rig.sandbox(2).await, rig.sandbox(9).await];
+
+    let mut report = SyncReport::default();
+    rig.reconciler.apply(plan, &mut report).await.unwrap();
+    let expected = SyncReport { marked_stale: 1, raced: 4, tombstoned: 1, ..SyncReport::default() };
+    assert_eq!(report, expected);
+    let after = [rig.sandbox(0).await, rig.sandbox(1).await, rig.sandbox(2).await, rig.sandbox(9).await];
+    assert_eq!(after, before, "a lost write changes nothing");
+    assert_eq!(rig.state(3).await, StateName::Stale, "the one that nobody touched");
+}
+
+#[tokio::test]
+async fn a_claim_wins_over_a_sync_that_saw_the_sandbox_free() {
+    let rig = Rig::with(|store| store.with(PAGES_READ, Fault::PauseBefore));
+    rig.fill(10).await;
+    rig.list(0..9);
+    let syncing = tokio::spawn({
+        let reconciler = Arc::clone(&rig.reconciler);
+        async move { reconciler.sync().await }
+    });
+    rig.faulty.paused().await;
+    assert_eq!(rig.faulty.calls().last(), Some(&"mark_missing"));
+    let held = rig.allocate(9).await;
+    rig.faulty.resume();
+    let report = syncing.await.unwrap();
+    assert_eq!((report.status.as_str(), report.raced, report.marked_stale), (COMPLETED, 1, 0), "{report:?}");
+    assert_eq!(rig.sandbox(9).await, held);
+}
+
+#[tokio::test]
+async fn two_syncs_at_once_add_every_sandbox_once() {
+    let rig = Rig::with(|store| store.with(PAGES_READ, Fault::PauseBefore));
+    rig.list(0..60);
+    let first = tokio::spawn({
+        let reconciler = Arc::clone(&rig.reconciler);
+        async move { reconciler.sync().await }
+    });
+    rig.faulty.paused().await;
+    assert_eq!(rig.faulty.calls().get(PAGES_READ), Some(&"insert"));
+    let second = rig.reconciler.sync().await;
+    rig.faulty.resume();
+    let first = first.await.unwrap();
+    assert_eq!((first.status.as_str(), second.status.as_str()), (COMPLETED, COMPLETED));
+    assert_eq!(first.inserted + second.inserted, 60, "{first:?} {second:?}");
+    assert!(first.raced >= 1 && second.inserted >= 1, "{first:?} {second:?}");
+    assert_eq!(free(&rig).await, 60);
+}
+
+#[tokio::test]
+async fn a_store_that_breaks_off_at_any_call_is_told_and_the_next_sync_goes_on() {
+    let mut broken = 0;
+    for fault in [Fault::FailBefore, Fault::FailAfter] {
+        for call in 0.. {
+            let rig = Rig::with(|store| store.with(call, fault));
+            rig.fill(6).await;
+            rig.list([0, 1, 2, 3, 6, 7]);
+            let report = run(&rig).await;
+            let calls = rig.faulty.calls();
+            let Some(name) = calls.get(call) else { break };
+            let told = (report.status.as_str(), report.reason.as_deref());
+            assert_eq!(told, (FAILED, Some("the table does not answer")), "{fault:?} at {name}");
+            let report = run(&rig).await;
+            assert_eq!(report.status, COMPLETED, "{fault:?} at {name}: {report:?}");
+            assert_eq!(free(&rig).await, 6, "{fault:?} at {name}");
+            assert_eq!((rig.state(4).await, rig.state(5).await), (StateName::Stale, StateName::Stale));
+            broken += 1;
+        }
+    }
+    assert!(broken >= 2 * (PAGES_READ + 4), "only {broken} calls were broken");
+}

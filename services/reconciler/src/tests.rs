@@ -1,0 +1,254 @@
+//! A reconciler on ports in memory, and what its runs have in common: reports, metrics, ticks.
+
+use crate::{Config, Limits, Metrics, Ports, Reconciler};
+use common::bus::memory::{MemoryBus, MemoryConfig};
+use common::bus::{Runner, Ticks as _};
+use common::clock::ManualClock;
+use common::contract::reports::COMPLETED;
+use common::contract::{DeletionWork, Report, TickKind};
+use common::domain::{
+    ClaimKey, ClaimRecord, Grant, IdempotencyKey, LeasePolicy, OwnerId, PoolRules, Sandbox, SandboxId,
+    StateName, UnixSeconds,
+};
+use common::provider::fake::FakeProvider;
+use common::provider::{Account, ProviderError};
+use common::random::Dice;
+use common::runtime::settings::Settings;
+use common::store::faulty::FaultyStore;
+use common::store::memory::MemoryStore;
+use common::store::{SortRange, Store, Write};
+use prometheus::Registry;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const NOW: UnixSeconds = UnixSeconds::new(1_763_683_200);
+pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
+
+const LEASES: LeasePolicy = LeasePolicy {
+    duration: Duration::from_secs(4 * 3_600),
+    duration_max: Duration::from_secs(48 * 3_600),
+    grace: Duration::from_secs(1_800),
+};
+
+/// A reconciler and what it works with.
+pub(crate) struct Rig {
+    pub(crate) reconciler: Arc<Reconciler>,
+    pub(crate) bus: MemoryBus,
+    pub(crate) provider: Arc<FakeProvider>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) faulty: Arc<FaultyStore>,
+    pub(crate) clock: ManualClock,
+    registry: Registry,
+}
+
+pub(crate) fn id(number: usize) -> SandboxId {
+    SandboxId::parse(&number.to_string()).unwrap()
+}
+
+pub(crate) fn owner(number: usize) -> OwnerId {
+    OwnerId::parse(&format!("student-{number}")).unwrap()
+}
+
+pub(crate) fn claim_key(number: usize) -> ClaimKey {
+    ClaimKey { owner: owner(number), key: IdempotencyKey::parse("key").unwrap() }
+}
+
+/// What the provider lists of a sandbox.
+pub(crate) fn account(number: usize) -> Account {
+    Account {
+        id: number.to_string(),
+        external_id: format!("identity/accounts/u-{number}"),
+        name: format!("lab-{number}"),
+        sfdc_account_id: None,
+    }
+}
+
+/// A write that has to go through.
+pub(crate) fn done(write: Write) -> Sandbox {
+    match write {
+        Write::Done(sandbox) => *sandbox,
+        Write::Lost(found) => panic!("lost to {found:?}"),
+    }
+}
+
+// === impl Rig ===
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        Self::with(|store| store)
+    }
+
+    /// A rig over a store with faults. Calls of the test's own go past them and are not counted.
+    pub(crate) fn with(faults: impl FnOnce(FaultyStore) -> FaultyStore) -> Self {
+        let clock = ManualClock::at(NOW);
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(2));
+        let faulty = Arc::new(faults(FaultyStore::new(Arc::clone(&store))));
+        let provider = Arc::new(FakeProvider::new());
+        let dice = Arc::new(Dice::seeded(7));
+        let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), dice);
+        let registry = Registry::new();
+        let ports = Ports {
+            clock: Arc::new(clock.clone()),
+            store: faulty.clone(),
+            provider: provider.clone(),
+            deletions: Arc::new(bus.clone()),
+        };
+        let config = Config {
+            leases: LEASES,
+            pools: PoolRules::parse("dns=dns-,main").unwrap(),
+            limits: Limits { stale_percent_max: 20, stale_count_always: 5 },
+            sweep_after: Duration::from_secs(30),
+        };
+        let metrics = Metrics::register(&registry).unwrap();
+        let reconciler = Arc::new(Reconciler::new(config, ports, metrics));
+        Self { reconciler, bus, provider, store, faulty, clock, registry }
+    }
+
+    /// A run as a tick starts it.
+    pub(crate) async fn run(&self, kind: TickKind) -> Report {
+        Runner::run(self.reconciler.as_ref(), kind).await
+    }
+
+    /// Puts sandboxes into the pool, listed by the provider as well.
+    pub(crate) async fn fill(&self, count: usize) {
+        self.provider.set_accounts((0..count).map(account).collect());
+        let listed = self.reconciler.list().await.unwrap();
+        for sandbox in listed.usable.values() {
+            self.store.insert(sandbox, NOW).await.unwrap();
+        }
+    }
+
+    /// Lets the provider list these only.
+    pub(crate) fn list(&self, numbers: impl IntoIterator<Item = usize>) {
+        self.provider.set_accounts(numbers.into_iter().map(account).collect());
+    }
+
+    /// Gives a sandbox to an owner of the same number, until `expires_at`.
+    pub(crate) async fn allocate_until(&self, number: usize, expires_at: UnixSeconds) -> Sandbox {
+        let candidate = self.sandbox(number).await.candidate();
+        let record = ClaimRecord { claim: claim_key(number), candidate };
+        self.store.open_claim(&record, expires_at.after(HOUR)).await.unwrap();
+        let ClaimRecord { claim, candidate } = record;
+        let grant = Grant { claim, candidate, lab: None, granted_at: NOW, expires_at };
+        done(self.store.grant(&grant).await.unwrap())
+    }
+
+    /// Gives a sandbox to an owner for as long as usual.
+    pub(crate) async fn allocate(&self, number: usize) -> Sandbox {
+        self.allocate_until(number, NOW.after(LEASES.duration)).await
+    }
+
+    /// Gives a sandbox to an owner and back, and says which work that makes; nobody announces it.
+    pub(crate) async fn release(&self, number: usize, now: UnixSeconds) -> DeletionWork {
+        self.allocate(number).await;
+        let released = self.store.release(&id(number), &owner(number), now).await.unwrap();
+        DeletionWork::of(&done(released)).unwrap()
+    }
+
+    pub(crate) async fn sandbox(&self, number: usize) -> Sandbox {
+        self.store.sandbox(&id(number)).await.unwrap().expect("a record")
+    }
+
+    pub(crate) async fn state(&self, number: usize) -> StateName {
+        self.sandbox(number).await.state.name()
+    }
+
+    /// Sandboxes in a state, by the index.
+    pub(crate) async fn in_state(&self, state: StateName) -> Vec<Sandbox> {
+        let calls = self.faulty.calls().len();
+        let mut walk = self.reconciler.walk(state, &SortRange::All);
+        let mut sandboxes = Vec::new();
+        while let Some(page) = walk.next().await.unwrap() {
+            sandboxes.extend(page);
+        }
+        assert!(self.faulty.calls().len() > calls, "the index was read");
+        sandboxes
+    }
+
+    /// A counter's or gauge's value with these labels; zero if it was never touched.
+    pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> u64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name);
+        let metrics = family.map(|family| family.get_metric()).unwrap_or_default();
+        let found = metrics
+            .iter()
+            .find(|metric| metric.get_label().iter().map(|label| label.value()).eq(labels.iter().copied()));
+        found.map_or(0, |metric| {
+            let (counter, gauge) = (metric.get_counter().get_value(), metric.get_gauge().get_value());
+            counter.max(gauge) as u64
+        })
+    }
+}
+
+/// Every error of a provider, and what an operator is told of it.
+pub(crate) fn every_provider_error() -> Vec<(ProviderError, &'static str)> {
+    let message = || "said so".to_owned();
+    vec![
+        (
+            ProviderError::Unauthorized { status: 401, message: message() },
+            "the provider refuses our credentials (status 401)",
+        ),
+        (
+            ProviderError::SlowDown { retry_after: None, message: message() },
+            "the provider asks us to slow down: said so",
+        ),
+        (
+            ProviderError::Failed { status: 500, message: message() },
+            "the provider failed (status 500): said so",
+        ),
+        (ProviderError::Unreachable { message: message() }, "the provider could not be reached: said so"),
+        (
+            ProviderError::TimedOut { waited_seconds: 30 },
+            "the provider did not answer within 30 s; the outcome is unknown",
+        ),
+        (
+            ProviderError::Garbled { message: message() },
+            "the provider's answer cannot be understood: said so",
+        ),
+        (
+            ProviderError::Refused { status: 400, message: message() },
+            "the provider refused (status 400): said so",
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn a_tick_starts_the_run_of_its_kind_and_its_report_is_told() {
+    let rig = Rig::new();
+    rig.list(0..3);
+    let Rig { reconciler, bus, registry, .. } = rig;
+    let stop = CancellationToken::new();
+    let reconciler = Arc::into_inner(reconciler).expect("nobody else has it");
+    let running = tokio::spawn(reconciler.run(Arc::new(bus.clone()), stop.clone()));
+    for kind in TickKind::ALL {
+        let (_, told) = bus.tick_and_wait(kind, HOUR).await.unwrap();
+        let report = told.expect("a report").report;
+        let status = match (&report, kind) {
+            (Report::Sync(report), TickKind::Sync) => &report.status,
+            (Report::Expiry(report), TickKind::Expiry) => &report.status,
+            (Report::Sweep(report), TickKind::Sweep) => &report.status,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(status, COMPLETED);
+        assert_eq!(bus.last_report(kind).await.unwrap().unwrap().report, report);
+        let runs = registry.gather();
+        let runs = runs.iter().find(|family| family.name() == "broker_runs_total").unwrap();
+        assert!(runs.get_metric().iter().any(|metric| metric.get_label()[0].value() == kind.as_str()));
+    }
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[test]
+fn a_mistake_in_the_pools_leaves_no_configuration() {
+    let read = |pools: &str| {
+        let env = BTreeMap::from([("POOLS".to_owned(), pools.to_owned())]);
+        Config::read(&mut Settings::new(&env))
+    };
+    let config = read("dns=dns-,main").unwrap();
+    assert_eq!(config.limits, Limits { stale_percent_max: 20, stale_count_always: 5 });
+    assert_eq!(config.sweep_after, Duration::from_secs(30));
+    assert!(read("a,b").is_none());
+}
