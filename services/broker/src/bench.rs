@@ -31,8 +31,9 @@ pub mod summary;
 mod crew;
 mod progress;
 
-/// Log lines that a load tool writes unless it is told otherwise: one for each claim would be measured too.
-const FILTER: &str = "warn";
+/// Log lines that a load tool writes unless it is told otherwise: one for each claim, refusal or condition that
+/// does not hold would be measured too.
+const FILTER: &str = "warn,aws_config=error,dynoxide=error,ingress=error";
 
 /// What is to be measured.
 #[derive(Clone, Debug, Subcommand)]

@@ -57,7 +57,6 @@ impl NatsFloor {
             .queue_subscribe(subject.clone(), ALLOCATOR_SERVICE.to_owned())
             .await
             .map_err(failed("subscribe to round trips"))?;
-        responder.client.flush().await.map_err(failed("subscribe to round trips"))?;
         let client = responder.client.clone();
         let answering = tokio::spawn(async move {
             let reply = Bytes::from_static(&[b'x'; REPLY_BYTES]);
@@ -67,7 +66,17 @@ impl NatsFloor {
                 let _ = client.publish(inbox, reply.clone()).await;
             }
         });
-        Ok(Self { caller, responder, subject, answering })
+        let floor = Self { caller, responder, subject, answering };
+        // Nothing says when the server has taken the subscription, and the caller's connection may be faster.
+        let answered = async {
+            while let Err(RequestError::NoResponders) = floor.round_trip(Bytes::new()).await {
+                clock.sleep(CONNECT_LOOK_PAUSE).await;
+            }
+        };
+        tokio::time::timeout(ROUND_TRIP_PATIENCE, answered)
+            .await
+            .map_err(failed("subscribe to round trips"))?;
+        Ok(floor)
     }
 
     /// Asks once with `body` and waits for the answer.

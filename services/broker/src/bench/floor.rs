@@ -240,6 +240,19 @@ impl Report {
         self.lines.iter().find(|line| line.what == what && line.in_flight == in_flight)
     }
 
+    /// The faster of both, line by line. The costs are the same.
+    #[must_use]
+    pub fn or_better(mut self, other: Self) -> Self {
+        for line in &mut self.lines {
+            if let Some(better) = other.line(line.what, line.in_flight)
+                && better.rate_per_second > line.rate_per_second
+            {
+                *line = better.clone();
+            }
+        }
+        self
+    }
+
     /// The summary for people.
     #[must_use]
     pub fn text(&self) -> String {
@@ -280,6 +293,16 @@ mod tests {
         assert_eq!((cost.table_units, cost.index_units), (2.0, 2.0));
         assert_eq!(cost.million_claims_usd, Some(2.5));
         assert_eq!(Cost::of(Way::Transaction, WriteUnits::default(), 100).million_claims_usd, None);
+    }
+
+    #[test]
+    fn the_better_of_two_floors_is_chosen_line_by_line() {
+        let line =
+            |what, rate_per_second| Line { what, in_flight: 1, rate_per_second, spread: Spread::default() };
+        let report = |lines: [Line; 2]| Report { lines: lines.into(), costs: Vec::new() };
+        let before = report([line(ROUND_TRIP, 5.0), line(TWO_WRITES, 1.0)]);
+        let after = report([line(ROUND_TRIP, 4.0), line(TWO_WRITES, 2.0)]);
+        assert_eq!(before.or_better(after), report([line(ROUND_TRIP, 5.0), line(TWO_WRITES, 2.0)]));
     }
 
     #[test]

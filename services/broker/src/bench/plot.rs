@@ -12,7 +12,7 @@ const RIGHT: f64 = 20.0;
 /// Top and height of the upper panel.
 const OVER_TIME: (f64, f64) = (50.0, 270.0);
 /// Top and height of the lower panel.
-const DISTRIBUTION: (f64, f64) = (370.0, 210.0);
+const DISTRIBUTION: (f64, f64) = (390.0, 190.0);
 /// Dots that are drawn: more make a file that no browser likes, and no other picture.
 const DOTS_MAX: usize = 4_000;
 /// Columns of the upper panel; the slowest call of each is always drawn, however many dots are left out.

@@ -117,15 +117,8 @@ pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Res
 
 async fn measure_all(options: &Options, fleet: &Fleet, ports: &Ports) -> anyhow::Result<Report> {
     ready(fleet, ports).await?;
-    let floor = floor::measure(
-        &fleet.nats,
-        Arc::clone(&fleet.store),
-        options.round_trips,
-        options.claims.div_ceil(2),
-        ports,
-    )
-    .await?;
-    let mut report = Report::new(options.allocators, floor);
+    let before = measure_floor(options, fleet, ports).await?;
+    let mut report = Report::new(options.allocators);
     report.seeded = Some(seed(fleet, ports, NAME, options.needed()).await?);
     let mut crowd_rate = 0.0;
     for case in options.cases() {
@@ -152,7 +145,13 @@ async fn measure_all(options: &Options, fleet: &Fleet, ports: &Ports) -> anyhow:
     let measured = case.run(fleet, ports).await;
     report.add(case.name, None, &measured);
     save_picture(options, case.name, &measured)?;
+    report.hold_against(before, measure_floor(options, fleet, ports).await?);
     Ok(report)
+}
+
+async fn measure_floor(options: &Options, fleet: &Fleet, ports: &Ports) -> anyhow::Result<floor::Report> {
+    let (round_trips, claims) = (options.round_trips, options.claims.div_ceil(2));
+    floor::measure(&fleet.nats, Arc::clone(&fleet.store), round_trips, claims, ports).await
 }
 
 async fn ready(fleet: &Fleet, ports: &Ports) -> anyhow::Result<()> {

@@ -20,6 +20,8 @@ pub struct Line {
     /// How long they took, from their intended start.
     #[serde(flatten)]
     pub spread: Spread,
+    /// The number in flight of the floor that it is held against; none if there is no such.
+    pub in_flight: Option<usize>,
     /// Its median, in medians of the floor: one NATS round trip and the two bare writes, at as many in flight.
     pub floor_medians: Option<f64>,
     /// Its rate as a share of that of the two bare writes.
@@ -31,7 +33,8 @@ pub struct Line {
 pub struct Report {
     /// Allocators in the queue group.
     pub allocators: u16,
-    /// What the machine could do at best.
+    /// What the machine could do at best: each line is the better one of a measurement before and one after the
+    /// claims, because a machine that others use as well is not the same all the time.
     pub floor: floor::Report,
     /// How fast the table was filled.
     pub seeded: Option<seed::Report>,
@@ -48,10 +51,10 @@ pub struct Report {
 // === impl Report ===
 
 impl Report {
-    pub(super) fn new(allocators: u16, floor: floor::Report) -> Self {
+    pub(super) fn new(allocators: u16) -> Self {
         Self {
             allocators,
-            floor,
+            floor: floor::Report::default(),
             seeded: None,
             lines: Vec::new(),
             winners: 0,
@@ -60,13 +63,8 @@ impl Report {
         }
     }
 
-    /// Adds a measurement, held against the floor at `in_flight`.
+    /// Adds a measurement, to be held against the floor at `in_flight`.
     pub(super) fn add(&mut self, case: &'static str, in_flight: Option<usize>, measured: &claim::Report) {
-        let floor = in_flight.and_then(|in_flight| {
-            let writes = self.floor.line(floor::TWO_WRITES, in_flight)?;
-            let round_trip = self.floor.line(floor::ROUND_TRIP, in_flight)?;
-            Some(((writes.spread.p50_us + round_trip.spread.p50_us) as f64, writes.rate_per_second))
-        });
         for Row { call, outcome, rate_per_second, spread } in &measured.calls {
             self.lines.push(Line {
                 case,
@@ -74,13 +72,29 @@ impl Report {
                 outcome,
                 rate_per_second: *rate_per_second,
                 spread: *spread,
-                floor_medians: floor.map(|(median_us, _)| spread.p50_us as f64 / median_us),
-                floor_rate_share: floor.map(|(_, rate)| rate_per_second / rate),
+                in_flight,
+                floor_medians: None,
+                floor_rate_share: None,
             });
         }
         self.winners += measured.check.winners;
         self.same_repeats += measured.check.same_repeats;
         self.violations.extend(measured.check.shown.iter().map(|shown| format!("{case}: {shown}")));
+    }
+
+    /// Holds every measurement against the better of two floors.
+    pub(super) fn hold_against(&mut self, before: floor::Report, after: floor::Report) {
+        self.floor = before.or_better(after);
+        for line in &mut self.lines {
+            let Some(in_flight) = line.in_flight else { continue };
+            let writes = self.floor.line(floor::TWO_WRITES, in_flight);
+            let round_trip = self.floor.line(floor::ROUND_TRIP, in_flight);
+            if let Some((writes, round_trip)) = writes.zip(round_trip) {
+                let median_us = writes.spread.p50_us + round_trip.spread.p50_us;
+                line.floor_medians = Some(line.spread.p50_us as f64 / median_us as f64);
+                line.floor_rate_share = Some(line.rate_per_second / writes.rate_per_second);
+            }
+        }
     }
 
     /// The suite for people.
@@ -89,6 +103,7 @@ impl Report {
         let Self { allocators, floor, seeded, lines, winners, same_repeats, violations } = self;
         let mut text = floor.text();
         // Writing into a String cannot fail, here and below.
+        let _ = writeln!(text, "  (each line the better one of before and after the claims)");
         let _ = writeln!(text, "\n{allocators} allocators");
         if let Some(seeded) = seeded {
             let _ = writeln!(text, "{}", seeded.text());
