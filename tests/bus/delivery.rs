@@ -37,9 +37,9 @@ pub(crate) async fn the_whole_bus_keeps_to_its_limit(engine: Engine) {
     let (mut two, _two) = consume(&other, 8);
     let mut done = 0;
     while done < 12 {
-        world.until_nothing_more_is_given(2).await;
-        let at_once = one.at_once() + two.at_once();
-        assert_eq!(at_once, 3.min(12 - done), "with {done} done");
+        let expected = 3.min(12 - done);
+        let at_once = world.in_hand(|| one.at_once() + two.at_once(), expected, 2).await;
+        assert_eq!(at_once, expected, "with {done} done");
         for inbox in [&mut one, &mut two] {
             while let Some(case) = inbox.poll() {
                 case.answer(Verdict::Done);

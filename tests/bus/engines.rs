@@ -243,21 +243,30 @@ impl World {
         .await;
     }
 
-    /// Waits until so many consumers would take more, and the bus gives them no more.
-    pub(crate) async fn until_nothing_more_is_given(&self, consumers: usize) {
+    /// How many deliveries are worked on, by `count`, once so many consumers would take more and the bus gives
+    /// them no more. What the bus knows lags behind what the workers have answered, so it must say itself that
+    /// at least `expected` are out and that these are the counted ones.
+    pub(crate) async fn in_hand(
+        &self,
+        count: impl Fn() -> usize,
+        expected: usize,
+        consumers: usize,
+    ) -> usize {
         let Inside::Nats(nats) = &self.inside else {
             // Who waits for a message gets it as soon as the test lets go of the thread.
             for _ in 0..100 {
                 tokio::task::yield_now().await;
             }
-            return;
+            return count();
         };
         let stream = nats.deletions().await;
         eventually("consumers that wait", PATIENCE, || async {
             let info = stream.consumer_info(REAPER_CONSUMER).await.expect("consumer info");
-            if info.num_waiting >= consumers { Ok(()) } else { Err(info) }
+            let counted = count();
+            let settled = info.num_waiting >= consumers && info.num_ack_pending == counted;
+            if settled && counted >= expected { Ok(counted) } else { Err((counted, info)) }
         })
-        .await;
+        .await
     }
 
     /// Every parked copy.
