@@ -92,8 +92,7 @@ impl DynamoStore {
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .return_consumed_capacity(asked(asks_units));
-        let updated = self
-            .grant_change(grant)
+        let updated = Self::grant_change(grant, self.write_shards().await?)
             .apply(update)
             .send()
             .await
@@ -126,7 +125,8 @@ impl DynamoStore {
             .table_name(&self.table)
             .set_key(Some(item::key(&grant.candidate.id)))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        let update = self.grant_change(grant).apply_in_transaction(update).build().map_err(incomplete)?;
+        let change = Self::grant_change(grant, self.write_shards().await?);
+        let update = change.apply_in_transaction(update).build().map_err(incomplete)?;
         let written = self
             .client
             .transact_write_items()
