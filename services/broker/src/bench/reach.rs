@@ -36,6 +36,9 @@ const PREDECESSOR_CALLERS: usize = 100;
 /// Free sandboxes that must be left at the end of a case: at its end a pool is contended for, which is another
 /// measurement.
 const SPARE: u64 = 100;
+/// Length of the same load before the open loop, if that is not shorter itself: in its first moment every caller opens a
+/// connection and nothing is on the shelf, which is what the burst is about.
+const OPEN_WARM_UP: Duration = Duration::from_secs(2);
 /// Share of the crowd's rate that the open loop is run at.
 const OPEN_SHARE: f64 = 0.5;
 /// Free sandboxes for the open loop beyond those that its schedule has on average, in standard deviations of that number.
@@ -238,12 +241,13 @@ impl Rounds {
     ) -> anyhow::Result<Open> {
         let crowd = self.claims.get(&Name::SmallCrowd).and_then(|rounds| Figures::median(rounds));
         let rate_per_second = (crowd.context("the crowd got nothing")?.rate_per_second * OPEN_SHARE).max(1.0);
-        let taken = rate_per_second * options.seconds as f64 + WARM_UP_CLAIMS as f64;
+        let span = Duration::from_secs(options.seconds);
+        let warm_up = OPEN_WARM_UP.min(span);
+        let taken = rate_per_second * (span + warm_up).as_secs_f64();
         // Arrivals are a Poisson process, so their variance is their mean.
         let needed = (taken + OPEN_SPARE_DEVIATIONS * taken.sqrt()).ceil() as u64;
         tanks.open.size = options.sizes.open_pool.max(needed);
-        let shape = Shape::Open { rate_per_second, span: Duration::from_secs(options.seconds) };
-        let warm_up = Some(Limit::Claims(WARM_UP_CLAIMS));
+        let (shape, warm_up) = (Shape::Open { rate_per_second, span }, Some(Limit::Time(warm_up)));
         let plan = Plan { shape, warm_up, replay: false, release: false };
         let report = tanks.open.run(fleet, ports, plan).await?;
         self.note("open loop", &report);
