@@ -282,7 +282,7 @@ impl Engine {
                 claims_per_second: 41.0,
                 factor: 8.0,
                 alone_p50_ms: 29.0,
-                // Its median; its p99 was not measured, and can only be longer.
+                // Its median; no p99 of it is known, and it can only be longer, so this is the stricter bound.
                 crowd_p99_ms: 2_400.0,
                 narrow_per_second: 4.0,
             },
