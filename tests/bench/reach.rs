@@ -8,6 +8,13 @@ use broker::bench::{Command, footprint, growth};
 use harness::servers::{self, broker_binary};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// A fleet whose callers may wait: the machine is busy, and speed is not the question here.
+fn patient() -> BTreeMap<String, String> {
+    [("REQUEST_DEADLINE_MS", "60000"), ("REQUEST_ATTEMPT_MS", "30000")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+}
+
 /// Every case as fast as it has to be, and no faster: floor 1 ms alone, 2,000 a second in a crowd.
 fn just_good_enough() -> Measured {
     let figures = |rate_per_second, p50_ms, p99_ms| Figures {
@@ -155,7 +162,7 @@ async fn reach_measures_everything_and_judges_it() {
         "50",
     ];
     let Command::Reach(options) = command(&arguments) else { panic!() };
-    let report = Box::pin(reach::run(&options, &BTreeMap::new(), &ports())).await.unwrap();
+    let report = Box::pin(reach::run(&options, &patient(), &ports())).await.unwrap();
     assert_eq!(report.violations, Vec::<String>::new());
     let measured = &report.measured;
     assert_eq!((measured.claims.len(), measured.repeats.len()), (10, 2));
@@ -201,7 +208,7 @@ async fn growth_measures_every_pool_and_every_number_of_processes() {
         program.to_str().unwrap(),
     ];
     let Command::Growth(options) = command(&arguments) else { panic!() };
-    let report = Box::pin(growth::run(&options, &BTreeMap::new(), &ports())).await.unwrap();
+    let report = Box::pin(growth::run(&options, &patient(), &ports())).await.unwrap();
     assert_eq!(report.violations, Vec::<String>::new());
     let lines = |lines: &[growth::Line]| -> Vec<(u64, u16, u64, u64)> {
         lines.iter().map(|line| (line.pool, line.allocators, line.callers, line.granted)).collect()
@@ -232,7 +239,7 @@ async fn footprint_looks_at_every_role() {
         program.to_str().unwrap(),
     ];
     let Command::Footprint(options) = command(&arguments) else { panic!() };
-    let report = Box::pin(footprint::run(&options, &BTreeMap::new(), &ports())).await.unwrap();
+    let report = Box::pin(footprint::run(&options, &patient(), &ports())).await.unwrap();
     let roles: Vec<&str> = report.roles.iter().map(|line| line.process).collect();
     assert_eq!(roles, ["allocator", "ingress", "reaper", "reconciler", "scheduler"]);
     assert!(report.roles.iter().all(|line| line.memory.resident_bytes > 0));
