@@ -47,6 +47,7 @@ fn just_good_enough() -> Measured {
             figures: figures(600.0, 2.0, 10.0),
             granted: 36_000,
             not_granted: 0,
+            refusals: BTreeMap::new(),
             late_p99_us: 100.0,
         },
         distinct: true,

@@ -254,6 +254,8 @@ impl Rounds {
         let granted = report.granted().map_or(0, |row| row.spread.count);
         let figures = Figures::of(&report, Call::Claim, "created").unwrap_or_default();
         let not_granted = report.samples.len() as u64 - granted;
+        let refused = report.calls.iter().filter(|row| row.outcome != "created");
+        let refusals = refused.map(|row| (row.outcome, row.spread.count)).collect();
         let late_us = report.sent_late.p99_us as f64;
         Ok(Open {
             pool: tanks.open.size,
@@ -261,6 +263,7 @@ impl Rounds {
             figures,
             granted,
             not_granted,
+            refusals,
             late_p99_us: late_us,
         })
     }

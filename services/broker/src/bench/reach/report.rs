@@ -70,7 +70,7 @@ impl Report {
                 cases.push(head.into_iter().chain(figures.cells()));
             }
         }
-        let Open { pool, rate_per_second, figures, granted, not_granted: _, late_p99_us } = open;
+        let Open { pool, rate_per_second, figures, granted, not_granted: _, refusals, late_p99_us } = open;
         let head = ["open loop".to_owned(), "claim".to_owned()];
         let figures = Figures { rate_per_second: *rate_per_second, ..*figures };
         cases.push(head.into_iter().chain(figures.cells()));
@@ -96,6 +96,9 @@ impl Report {
             sizes.large_pool,
             late_p99_us / 1_000.0,
         );
+        for (told, count) in refusals {
+            let _ = writeln!(text, "  open loop: {count} without a sandbox, told {told}");
+        }
         let _ = writeln!(text, "  burst: {} callers in {:.3} s", burst.callers, burst.seconds);
         let predecessor = match engine {
             Engine::Dynoxide => "the embedded engine",

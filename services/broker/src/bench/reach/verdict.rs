@@ -75,7 +75,7 @@ pub struct Burst {
 }
 
 /// Callers by a schedule.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Open {
     /// Free sandboxes at the beginning.
     pub pool: u64,
@@ -87,6 +87,8 @@ pub struct Open {
     pub granted: u64,
     /// How many were not, whatever they were told.
     pub not_granted: u64,
+    /// What these were told, and how many of them.
+    pub refusals: BTreeMap<&'static str, u64>,
     /// 99 of a hundred were sent at most so late by this tool itself.
     pub late_p99_us: f64,
 }
