@@ -5,10 +5,11 @@
 //! out is everything else: looking for candidates, reading the answer, NATS, HTTP. Beside the two writes stands
 //! the one transaction over the same two items that the store could have made instead.
 
-use super::attributes::PK;
+use super::attributes::{Item, PK};
 use super::{DynamoStore, claim, item, unavailable};
-use crate::domain::{ClaimRecord, Grant, UnixSeconds};
+use crate::domain::{ClaimRecord, Grant, Sandbox, SandboxId, UnixSeconds};
 use crate::store::StoreError;
+use crate::store::index::shard_of;
 use aws_sdk_dynamodb::error::BuildError;
 use aws_sdk_dynamodb::types::{
     Capacity, ConsumedCapacity, Put, ReturnConsumedCapacity, ReturnValue,
@@ -22,6 +23,35 @@ pub struct WriteUnits {
     pub table: f64,
     /// On its indexes.
     pub indexes: f64,
+}
+
+/// A sandbox as it lies in the table: what the update of a claim answers with. Only the micro-benchmarks look at one
+/// by itself.
+#[derive(Clone, Debug)]
+pub struct StoredSandbox(Item);
+
+/// The index shard that a sandbox lies in, below `shards`.
+#[must_use]
+pub fn shard(id: &SandboxId, shards: u16) -> u16 {
+    shard_of(id, shards)
+}
+
+// === impl StoredSandbox ===
+
+impl StoredSandbox {
+    /// The item of a sandbox in an index of `shards` shards.
+    #[must_use]
+    pub fn of(sandbox: &Sandbox, shards: u16) -> Self {
+        Self(item::encode(sandbox, shards))
+    }
+
+    /// The sandbox of the item.
+    ///
+    /// # Errors
+    /// [`StoreError`] when an attribute is missing or is not what it should be.
+    pub fn decode(&self) -> Result<Sandbox, StoreError> {
+        item::decode(&self.0)
+    }
 }
 
 // === impl WriteUnits ===
