@@ -47,6 +47,24 @@ pub fn read_pools(settings: &mut Settings<'_>) -> Option<PoolRules> {
     )
 }
 
+/// Reads `WORKER_THREADS`: threads that run tasks, at least one.
+///
+/// Half of the cores by default. A claim passes through several processes (NATS, the table, two roles) that wait for
+/// each other, so on a machine that carries all of them a thread for each core only takes turns with the others:
+/// with everything on two cores, one thread instead of two made the claim of a single caller a third faster.
+pub fn read_worker_threads(settings: &mut Settings<'_>) -> usize {
+    let set = settings.size(
+        "WORKER_THREADS",
+        0,
+        0..=1_024,
+        "threads that run tasks; 0 is half of the cores, at least one",
+    );
+    if set > 0 {
+        return set;
+    }
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+}
+
 /// Reads `STOP_GRACE_SECONDS`.
 pub fn read_stop_grace(settings: &mut Settings<'_>) -> Duration {
     settings.seconds(

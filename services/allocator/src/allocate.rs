@@ -152,6 +152,12 @@ impl Allocator {
                     if let Some(reserved) = held.reserved.take() {
                         reserved.lost();
                     }
+                    tracing::debug!(
+                        sandbox.id = held.record.candidate.id.as_str(),
+                        sandbox.version = held.record.candidate.version.get(),
+                        found.version = found.as_ref().map(|found| found.version.get()),
+                        "not free any more"
+                    );
                     if let Some(sandbox) = found
                         && let Some(mine) = self.still_mine(claim, *sandbox).await?
                     {

@@ -22,25 +22,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
+mod shelf;
 mod starting_point;
 
-/// Candidates that a round looks for; more cost reads, fewer cost rounds.
-const SHELF_TARGET: usize = 256;
-/// Candidates left on a shelf from which on more are looked for in the background: what a busy process uses up
-/// while a round is under way.
-const SHELF_LOW: usize = 128;
+use shelf::{Fate, Ready};
+
+/// Candidates that a round looks for: what a busy process uses up in some 50 ms. More would cost fewer rounds, but every
+/// candidate that waits may be taken by another process meanwhile, and with more than a small pool has in a shard (1,000
+/// free, eight shards) two processes are in the same shards all the time: an eighth of their races was lost.
+const SHELF_TARGET: usize = 128;
 /// Time between two looks of a caller who waits for a supply to show, or for what others are trying.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// Sandboxes in one page of the index; about 600 bytes each, well under the 1 MiB of a query.
-const PAGE_LIMIT: u16 = 256;
+/// Sandboxes in one page of the index, about 600 bytes each. A page is read whole by the engine and decoded whole
+/// by us, in front of whatever claims wait there: 256 of them hold the embedded engine up for 2.9 ms, 64 for 0.9 ms.
+const PAGE_LIMIT: u16 = 64;
 /// Taken sandboxes that are remembered, to bridge the time until the index shows it too.
 const TAKEN_MAX: usize = 65_536;
 /// Selectors with a shelf of their own; prefixes come from outside, so there has to be a limit.
 const SHELVES_MAX: usize = 1_024;
-
-/// Losses in a row after which the rest of a shelf counts as out of date: other processes have been there, and
-/// trying on costs two writes for each candidate, looking anew a few reads.
-const LOSSES_IN_A_ROW_MAX: u32 = 8;
 
 /// What narrows a claim.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -79,13 +78,6 @@ pub(crate) struct Reserved {
     fate: Fate,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Unused,
-    Won,
-    Lost,
-}
-
 /// What this process knows of sandboxes, whichever shelf they came from.
 #[derive(Default)]
 struct Book {
@@ -109,17 +101,6 @@ struct Shelf {
     rounds: tokio::sync::Mutex<Rounds>,
     /// Numbers callers, so that a round that found nothing answers everybody who came before it.
     callers: AtomicU64,
-}
-
-#[derive(Default)]
-struct Ready {
-    candidates: VecDeque<Candidate>,
-    /// Their ids, so that a round that meets them again leaves them where they are.
-    ids: HashSet<SandboxId>,
-    lost_in_a_row: u32,
-    /// With fewer candidates than this, more are looked for in the background.
-    low: usize,
-    filling_up: bool,
 }
 
 #[derive(Default)]
@@ -187,7 +168,7 @@ impl Candidates {
             let Ok(mut rounds) = tokio::time::timeout_at(deadline.into(), shelf.rounds.lock()).await else {
                 return Err(Scarcity::Contended);
             };
-            if !lock(&shelf.ready).candidates.is_empty() {
+            if !lock(&shelf.ready).is_empty() {
                 continue;
             }
             let empty_handed = match rounds.empty_handed {
@@ -227,7 +208,7 @@ impl Candidates {
             {
                 tracing::warn!(error = %Chain(&error), "no candidates were found ahead of time");
             }
-            lock(&shelf.ready).filling_up = false;
+            lock(&shelf.ready).ends_to_fill_up();
         });
     }
 
@@ -278,8 +259,7 @@ impl Candidates {
     fn reserve(&self, shelf: &Arc<Shelf>) -> Option<Reserved> {
         let mut ready = lock(&shelf.ready);
         let mut entries = lock(&self.book.entries);
-        while let Some(candidate) = ready.candidates.pop_front() {
-            ready.ids.remove(&candidate.id);
+        while let Some(candidate) = ready.pop() {
             if entries.is_free(&candidate) {
                 entries.in_flight.insert(candidate.id.clone());
                 let book = Arc::clone(&self.book);
@@ -380,7 +360,7 @@ impl Candidates {
         for sandbox in sandboxes {
             let candidate = sandbox.candidate();
             // What is on the shelf may be in flight by the time that this round ends.
-            let is_shelved = ready.ids.contains(&candidate.id);
+            let is_shelved = ready.holds(&candidate.id);
             round.saw_in_flight |= is_shelved || entries.in_flight.contains(&candidate.id);
             if !is_shelved && entries.is_free(&candidate) && offered.insert(candidate.id.clone()) {
                 round.fresh.push(candidate);
@@ -424,46 +404,6 @@ impl Reserved {
     /// Somebody else has it, or had it since it was seen.
     pub(crate) fn lost(mut self) {
         self.fate = Fate::Lost;
-    }
-}
-
-// === impl Ready ===
-
-impl Ready {
-    /// Puts what a round found onto the shelf, and says whether there is anything on it now.
-    fn add(&mut self, fresh: Vec<Candidate>) -> bool {
-        for candidate in fresh {
-            self.put_back(candidate);
-        }
-        // A pool that holds no more than this is not read again and again as it runs out.
-        self.low = SHELF_LOW.min(self.candidates.len() / 2);
-        !self.candidates.is_empty()
-    }
-
-    fn put_back(&mut self, candidate: Candidate) {
-        if self.ids.insert(candidate.id.clone()) {
-            self.candidates.push_back(candidate);
-        }
-    }
-
-    /// Whether more is to be looked for in the background, by the one who asks.
-    fn begins_to_fill_up(&mut self) -> bool {
-        let begins = self.candidates.len() < self.low && !self.filling_up;
-        self.filling_up |= begins;
-        begins
-    }
-
-    fn note(&mut self, fate: Fate, candidate: &Candidate) {
-        match fate {
-            Fate::Unused => self.put_back(candidate.clone()),
-            Fate::Won => self.lost_in_a_row = 0,
-            Fate::Lost => {
-                self.lost_in_a_row += 1;
-                if self.lost_in_a_row >= LOSSES_IN_A_ROW_MAX {
-                    *self = Self { filling_up: self.filling_up, ..Self::default() };
-                }
-            }
-        }
     }
 }
 

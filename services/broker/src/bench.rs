@@ -5,6 +5,7 @@ use crate::up::Overlay;
 use clap::{Parser, Subcommand};
 use common::clock::{Clock, SystemClock};
 use common::random::{Dice, Random};
+use common::runtime::policy::read_worker_threads;
 use common::runtime::settings::{Env, Settings};
 use common::runtime::telemetry::{LogFormat, TelemetryConfig};
 use serde::Serialize;
@@ -99,6 +100,7 @@ impl Command {
         overlay.set_default("LOG_FILTER", FILTER);
         let mut settings = Settings::new(&overlay);
         let telemetry = TelemetryConfig::read(&mut settings, LogFormat::Text);
+        let _ = read_worker_threads(&mut settings);
         settings.finish(telemetry)?.install();
         let ports = Ports { clock: Arc::new(SystemClock), random: Arc::new(Dice::unseeded()) };
         match self {

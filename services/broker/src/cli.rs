@@ -3,7 +3,8 @@
 use crate::role::Role;
 use crate::{bench, child, operate, up};
 use clap::{Parser, Subcommand};
-use common::runtime::settings::ProcessEnv;
+use common::runtime::policy::read_worker_threads;
+use common::runtime::settings::{ProcessEnv, Settings};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -67,7 +68,10 @@ pub fn main() -> ExitCode {
 }
 
 fn block_on(run: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // A mistake in it is reported with all others, by whoever reads the rest.
+    let worker_threads = read_worker_threads(&mut Settings::new(&ProcessEnv));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(worker_threads).enable_all().build()?;
     let ended = runtime.block_on(run);
     // A blocked helper thread (a DNS look-up, a file system) must not hold up the end.
     runtime.shutdown_background();

@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+/// A claim makes some hundred small allocations on several threads; the C library's allocator took a fifth of the
+/// processor time of a busy fleet.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     broker::cli::main()
 }

@@ -7,7 +7,7 @@ use common::clock::SystemClock;
 use common::provider::csp::CspConfig;
 use common::random::Dice;
 use common::runtime::ops::{Ops, listen};
-use common::runtime::policy::read_stop_grace;
+use common::runtime::policy::{read_stop_grace, read_worker_threads};
 use common::runtime::settings::{Env, Settings, Variable};
 use common::runtime::shutdown::Lifecycle;
 use common::runtime::telemetry::{LogFormat, TelemetryConfig};
@@ -167,6 +167,8 @@ impl ProcessConfig {
             )
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
         let grace = read_stop_grace(settings);
+        // In force already, before anything could be read in order; here it is checked and listed.
+        let _ = read_worker_threads(settings);
         Self { telemetry, ops_listen, grace }
     }
 }

@@ -11,6 +11,7 @@ use common::clock::SystemClock;
 use common::contract::TickKind;
 use common::random::Dice;
 use common::runtime::ops::listen;
+use common::runtime::policy::read_worker_threads;
 use common::runtime::settings::{Env, Settings};
 use common::runtime::shutdown::{Lifecycle, LifecycleError};
 use common::runtime::telemetry::{Chain, LogFormat, TelemetryConfig};
@@ -129,6 +130,7 @@ impl<'a> Overlay<'a> {
 pub async fn run(options: Options, env: &dyn Env) -> anyhow::Result<()> {
     let mut settings = Settings::new(env);
     let telemetry = TelemetryConfig::read(&mut settings, LogFormat::Text);
+    let _ = read_worker_threads(&mut settings);
     settings.finish(telemetry)?.install();
     let directory = if options.ephemeral {
         std::env::temp_dir().join(format!("broker-{}", uuid::Uuid::now_v7()))

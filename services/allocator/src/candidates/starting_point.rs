@@ -6,6 +6,8 @@ use common::random::Random;
 
 /// Characters after the first one that differs: with ten digits, ten thousand places.
 const RANDOM_CHARS: usize = 4;
+/// Draws until a place lies inside; with names of one width, one is enough nearly always.
+const DRAWS_MAX: usize = 8;
 /// What random places are made of, in the order of their bytes.
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
@@ -18,21 +20,31 @@ pub(super) fn between(random: &dyn Random, first: &SandboxName, last: &SandboxNa
     let (low, high) = (first.as_str(), last.as_str());
     let shared: String =
         low.chars().zip(high.chars()).take_while(|(one, other)| one == other).map(|(one, _)| one).collect();
-    let rest = |name: &str| name.get(shared.len()..).unwrap_or_default().to_owned();
-    let seen = format!("{}{}", rest(low), rest(high));
+    let rest = |name: &'_ str| name.get(shared.len()..).unwrap_or_default().to_owned();
+    let (low_rest, high_rest) = (rest(low), rest(high));
+    let seen = format!("{low_rest}{high_rest}");
     let alphabet: Vec<char> = ALPHABET
         .iter()
         .map(|byte| char::from(*byte))
         .filter(|char| seen.chars().any(|other| alike(*char, other)))
         .collect();
-    let mut name = shared;
-    for _ in 0..=RANDOM_CHARS {
-        name.extend(alphabet.get(random.below(alphabet.len())));
+    // The first one decides whether a place lies inside at all.
+    let first_chars: Vec<char> = {
+        let (least, greatest) = (low_rest.chars().next().unwrap_or(char::MIN), high_rest.chars().next());
+        alphabet.iter().copied().filter(|char| least <= *char && Some(*char) <= greatest).collect()
+    };
+    for _ in 0..DRAWS_MAX {
+        let mut name = shared.clone();
+        name.extend(first_chars.get(random.below(first_chars.len())));
+        for _ in 0..RANDOM_CHARS {
+            name.extend(alphabet.get(random.below(alphabet.len())));
+        }
+        match SandboxName::parse(&name) {
+            Ok(name) if (low..=high).contains(&name.as_str()) => return name,
+            _ => {}
+        }
     }
-    match SandboxName::parse(&name) {
-        Ok(name) if (low..=high).contains(&name.as_str()) => name,
-        _ => first.clone(),
-    }
+    first.clone()
 }
 
 fn alike(one: char, other: char) -> bool {
@@ -60,6 +72,20 @@ mod tests {
             tenths[number / 10_000] += 1;
         }
         assert!(tenths.iter().all(|count| (60..=140).contains(count)), "{tenths:?}");
+    }
+
+    #[test]
+    fn the_beginning_is_no_more_likely_than_any_other_place() {
+        // Nine of ten digits would lead outside here, if the first one could be any.
+        let dice = Dice::seeded(7);
+        let (first, last) = (name("lab-00007"), name("lab-09998"));
+        let places: Vec<_> = (0..1_000).map(|_| between(&dice, &first, &last)).collect();
+        assert!(places.iter().filter(|place| **place == first).count() <= 5);
+        let upper_half = places.iter().filter(|place| place.as_str() > "lab-05").count();
+        assert!((400..=600).contains(&upper_half), "{upper_half} of 1000");
+        let narrow =
+            (0..100).filter(|_| between(&dice, &name("lab-1997"), &name("lab-3002")) > name("lab-2")).count();
+        assert!(narrow > 50, "{narrow} of 100");
     }
 
     #[test]
