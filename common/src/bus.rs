@@ -5,8 +5,10 @@
 //! acknowledgements.
 
 use crate::contract::{
-    DeletionWork, Fault, FaultCode, Outcome, ParkedDeletion, Report, RunReport, TickKind, Verb,
+    DeletionWork, DeletionsStatus, Fault, FaultCode, Outcome, ParkedDeletion, Pause, Report, RunReport,
+    TickKind, Verb,
 };
+use crate::domain::SandboxId;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub mod http;
 mod intake;
+pub mod line;
 pub mod memory;
 pub mod nats;
 
@@ -148,6 +151,12 @@ pub trait Handler: Send + Sync {
 pub trait Worker: Send + Sync {
     /// Works on one. The adapter keeps the delivery alive meanwhile.
     async fn work(&self, delivery: Delivery) -> Verdict;
+
+    /// How many deliveries it could use now, at most `places`; asked before anything is fetched. After a zero
+    /// it is asked again when that wait is over, or somewhat earlier.
+    async fn admit(&self, places: usize) -> (usize, Duration) {
+        (places, Duration::ZERO)
+    }
 }
 
 /// Runs when a tick says so.
@@ -261,12 +270,117 @@ pub trait TickQueue: Send + Sync {
     ) -> Result<(), BusError>;
 }
 
-/// The fleet's common pace towards the provider.
+/// The fleet's common line towards the provider: its pace, its breaker and the operators' pause.
 #[async_trait]
 pub trait Pace: Send + Sync {
-    /// Takes the next free slot and says how long it is until then.
-    async fn take(&self) -> Result<Duration, BusError>;
+    /// Asks for the next free slot. Nothing is taken unless the answer is [`Turn::Go`].
+    async fn take(&self) -> Result<Turn, BusError>;
 
-    /// Keeps every worker of the fleet away from the provider for that long.
-    async fn hold(&self, span: Duration) -> Result<(), BusError>;
+    /// Asks, when the slot has come and right before the call, whether it may still be used.
+    async fn confirm(&self, ticket: Ticket) -> Result<Confirmed, BusError>;
+
+    /// Tells how the call of a ticket ended, or that there was none. `sandbox` is whom it was about.
+    async fn tell(&self, ticket: Ticket, sandbox: &SandboxId, end: CallEnd) -> Result<Told, BusError>;
+
+    /// Looks at the line without taking anything.
+    async fn look(&self) -> Result<LineView, BusError>;
+}
+
+/// The operators' side of the line.
+#[async_trait]
+pub trait DeletionLine: Send + Sync {
+    /// Pauses all deletions, or replaces the pause that is on.
+    async fn pause(&self, pause: &Pause) -> Result<(), BusError>;
+
+    /// Ends the pause; says which one was on.
+    async fn resume(&self) -> Result<Option<Pause>, BusError>;
+
+    /// Shows the line and its queue.
+    async fn status(&self) -> Result<DeletionsStatus, BusError>;
+}
+
+/// A slot at the provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// When the call may begin, in microseconds since the Unix epoch; no two tickets have the same.
+    pub slot_us: u64,
+    /// Whether it is the one call that tries whether the provider is back.
+    pub is_probe: bool,
+}
+
+/// The answer to who asks for a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The slot is ours; it comes after that wait, which is short.
+    Go {
+        /// The slot.
+        ticket: Ticket,
+        /// How long until then.
+        wait: Duration,
+    },
+    /// Not now; nothing was taken.
+    Later {
+        /// When to ask again.
+        wait: Duration,
+    },
+}
+
+/// Whether a slot may be used that has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirmed {
+    /// Call now.
+    Go,
+    /// It has passed while we slept: take another one.
+    Missed,
+    /// The line was closed meanwhile; the ticket is given back.
+    Later {
+        /// When to ask again.
+        wait: Duration,
+    },
+}
+
+/// How a call to the provider ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallEnd {
+    /// It was not made.
+    Unused,
+    /// It went well.
+    Deleted,
+    /// The provider understood and refused: it works, and the sandbox is at fault.
+    Refused,
+    /// The provider failed, or could not be reached, or did not answer in time.
+    Failed,
+    /// The provider asks us to stay away.
+    SlowDown {
+        /// For how long.
+        span: Duration,
+    },
+    /// The provider refused our credentials.
+    Unauthorized,
+}
+
+/// What a failure means for the sandbox that it happened to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Whether the breaker is closed: an attempt counts only then.
+    pub is_closed: bool,
+    /// Whether all failures in a row are those of this sandbox.
+    pub is_alone: bool,
+    /// How long nobody may call.
+    pub wait: Duration,
+}
+
+/// The line at a glance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LineView {
+    /// Calls that may begin soon; work beyond that would only wait in somebody's hands.
+    pub calls: usize,
+    /// When to look again if that is none.
+    pub wait: Duration,
+    /// Whether an operator paused it.
+    pub is_paused: bool,
+    /// Whether the breaker is open or half-open.
+    pub is_broken: bool,
+    /// Deletions that the fleet may order in a minute now.
+    pub rate_per_minute: u64,
 }

@@ -6,12 +6,14 @@
 pub mod deletions;
 pub mod fault;
 pub mod headers;
+pub mod line;
 pub mod reports;
 pub mod sandboxes;
 pub mod subjects;
 
 pub use deletions::{DeletionWork, ParkedDeletion};
 pub use fault::{Fault, FaultBody, FaultCode};
+pub use line::{DeletionsStatus, LineState, Pause, PauseRequest};
 pub use reports::{ExpiryReport, Report, RunReport, SweepReport, SyncReport, TickKind};
 pub use sandboxes::{
     AllocateRequest, Allocation, HealthReply, Outcome, PoolStats, ReleaseReply, SandboxRequest, SandboxView,

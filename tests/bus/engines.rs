@@ -3,7 +3,7 @@
 use async_nats::jetstream::{self, stream};
 use common::bus::memory::{MemoryBus, MemoryConfig, ParkedCopy};
 use common::bus::nats::{NatsBus, NatsConfig};
-use common::bus::{DeletionQueue, Deletions, Pace, Requests, Serve, TickQueue, Ticks};
+use common::bus::{DeletionLine, DeletionQueue, Deletions, Pace, Requests, Serve, TickQueue, Ticks};
 use common::clock::{Clock, SystemClock};
 use common::contract::subjects::REAPER_CONSUMER;
 use common::contract::{DeletionWork, ParkedDeletion, Subjects, TickKind, headers};
@@ -19,9 +19,15 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Everything that a bus promises.
-pub(crate) trait Bus: Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + Pace {}
+pub(crate) trait Bus:
+    Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + Pace + DeletionLine
+{
+}
 
-impl<B> Bus for B where B: Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + Pace {}
+impl<B> Bus for B where
+    B: Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + Pace + DeletionLine
+{
+}
 
 /// Which bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,12 +63,14 @@ struct OwnServer {
 }
 
 /// What a test's bus is like unless the test says otherwise.
-const CONFIG: MemoryConfig = MemoryConfig {
-    deletions_in_flight_max: 8,
-    deletion_ack_wait: Duration::from_secs(1),
-    deletions_per_minute: 600,
-    finish_patience: Duration::from_secs(20),
-};
+fn config() -> MemoryConfig {
+    MemoryConfig {
+        deletions_in_flight_max: 8,
+        deletion_ack_wait: Duration::from_secs(1),
+        finish_patience: Duration::from_secs(20),
+        ..MemoryConfig::default()
+    }
+}
 
 // === impl Engine ===
 
@@ -97,7 +105,7 @@ impl Engine {
         change: impl FnOnce(&mut MemoryConfig),
         can_stop: bool,
     ) -> World {
-        let mut settings = CONFIG;
+        let mut settings = config();
         change(&mut settings);
         match self {
             Self::Memory => {
@@ -120,12 +128,7 @@ impl Nats {
         } else {
             (servers::shared().await.nats_url.clone(), None)
         };
-        let MemoryConfig {
-            deletions_in_flight_max,
-            deletion_ack_wait,
-            deletions_per_minute,
-            finish_patience,
-        } = settings;
+        let MemoryConfig { deletions_in_flight_max, deletion_ack_wait, line, finish_patience } = settings;
         let id = uuid::Uuid::now_v7().simple().to_string();
         let config = NatsConfig {
             url,
@@ -136,7 +139,7 @@ impl Nats {
             replicas: 1,
             deletions_in_flight_max,
             deletion_ack_wait,
-            deletions_per_minute,
+            line,
             finish_patience,
         };
         let client = async_nats::connect(config.url.as_str()).await.expect("NATS answers");

@@ -9,10 +9,10 @@ mod delivery;
 mod desk;
 mod engines;
 mod fixtures;
+mod line;
 mod on_memory;
 mod on_nats;
 mod outages;
-mod pace;
 mod requests;
 mod ticks;
 
@@ -87,12 +87,14 @@ on_every_engine! {
         a_run_under_way_is_finished_before_the_stop,
         a_run_that_takes_too_long_to_stop_is_run_again,
     }
-    pace {
-        slots_lie_evenly_apart,
-        time_without_work_is_not_saved_up,
-        a_hold_keeps_everybody_away,
+    line {
+        everybody_stands_in_the_same_line,
         takers_at_once_get_slots_of_their_own,
-        no_minute_has_more_than_its_share,
+        a_hold_keeps_everybody_away,
+        the_breaker_is_everybodys_and_one_of_them_tries,
+        a_pause_is_everybodys_and_ends_by_itself,
+        a_worker_that_admits_nothing_is_given_nothing,
+        the_queue_is_counted_by_pool,
     }
     outages {
         deletions_go_on_after_an_outage,

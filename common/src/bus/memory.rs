@@ -6,6 +6,7 @@
 //! Nothing survives the process.
 
 use super::BusError;
+use super::line::LineRules;
 use crate::clock::Clock;
 use crate::random::Random;
 use std::collections::{BTreeMap, VecDeque};
@@ -16,7 +17,7 @@ use tokio::sync::watch;
 
 mod deletions;
 mod held;
-mod pace;
+mod line;
 mod queue;
 mod requests;
 mod ticks;
@@ -30,8 +31,8 @@ pub struct MemoryConfig {
     pub deletions_in_flight_max: usize,
     /// Time after the end of a worker that said nothing, until its deletion is given to another one.
     pub deletion_ack_wait: Duration,
-    /// Deletions that the fleet may order in a minute.
-    pub deletions_per_minute: u64,
+    /// The line towards the provider.
+    pub line: LineRules,
     /// Longest time that work under way is waited for when a consumer stops.
     pub finish_patience: Duration,
 }
@@ -61,8 +62,12 @@ pub enum Call {
     Report,
     /// A slot at the provider, asked for.
     TakePace,
-    /// The word that the fleet stays away from the provider.
-    HoldPace,
+    /// Whether a slot that has come may be used.
+    ConfirmPace,
+    /// How a call to the provider ended.
+    TellPace,
+    /// A turn of the operators' switch.
+    Switch,
 }
 
 /// How much of a call is lost.
@@ -99,7 +104,7 @@ struct Inside {
     members: requests::Members,
     deletions: deletions::DeletionStreams,
     ticks: ticks::TickStream,
-    pace: pace::Line,
+    line: line::Line,
 }
 
 // === impl MemoryConfig ===
@@ -109,7 +114,7 @@ impl Default for MemoryConfig {
         Self {
             deletions_in_flight_max: 8,
             deletion_ack_wait: Duration::from_secs(15),
-            deletions_per_minute: 60,
+            line: LineRules::default(),
             finish_patience: Duration::from_secs(18),
         }
     }
@@ -127,7 +132,8 @@ impl Call {
             Self::Finish => "finish a message",
             Self::Tick => "publish a tick",
             Self::Report => "publish a report",
-            Self::TakePace | Self::HoldPace => "move the pace on",
+            Self::TakePace | Self::ConfirmPace | Self::TellPace => "move the line on",
+            Self::Switch => "switch deletions",
         }
     }
 }
@@ -150,7 +156,7 @@ impl MemoryBus {
             members: requests::Members::default(),
             deletions: deletions::DeletionStreams::default(),
             ticks: ticks::TickStream::default(),
-            pace: pace::Line::default(),
+            line: line::Line::default(),
         };
         let changes = watch::Sender::new(0);
         Self { shared: Arc::new(Shared { config, clock, random, inside: Mutex::new(inside), changes }) }

@@ -1,21 +1,23 @@
 //! The bus on NATS: one connection, shared by everything that a process does there.
 
 use crate::bus::BusError;
+use crate::bus::line::LineRules;
 use crate::clock::Clock;
 use crate::contract::Subjects;
 use crate::random::{Random, full_jitter};
 use crate::runtime::policy::read_stop_grace;
 use crate::runtime::settings::{Secret, Settings};
 use async_nats::connection::State;
-use async_nats::jetstream;
+use async_nats::jetstream::{self, kv};
 use async_nats::{Client, ConnectOptions, Event};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Mutex, OnceCell};
 
 mod discovery;
 pub mod floor;
-mod pace;
+mod line;
 mod publish;
 mod requests;
 mod serving;
@@ -58,8 +60,8 @@ pub struct NatsConfig {
     pub deletions_in_flight_max: usize,
     /// Time without a word from a reaper after which a deletion is given to another one.
     pub deletion_ack_wait: Duration,
-    /// Deletions that the fleet may order in a minute.
-    pub deletions_per_minute: u64,
+    /// The line towards the provider.
+    pub line: LineRules,
     /// Longest time that work under way is waited for when a consumer stops.
     pub finish_patience: Duration,
 }
@@ -72,6 +74,10 @@ pub struct NatsBus {
     config: Arc<NatsConfig>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    /// The bucket, once it was there.
+    bucket: Arc<OnceCell<kv::Store>>,
+    /// Whoever of this process changes the line.
+    line_turn: Arc<Mutex<()>>,
 }
 
 // === impl NatsConfig ===
@@ -112,12 +118,7 @@ impl NatsConfig {
             3..=3_600,
             "silence of a reaper after which its deletion is given to another one; it speaks every third of it",
         );
-        let deletions_per_minute = settings.number(
-            "DELETIONS_PER_MINUTE",
-            60,
-            1..=60_000,
-            "deletions that the fleet may order at the provider in a minute, evenly spaced",
-        );
+        let line = LineRules::read(settings);
         // What is left of the process's time is for giving back what did not finish and for closing.
         let finish_patience = read_stop_grace(settings).saturating_sub(CLOSING_TIME);
         Self {
@@ -129,7 +130,7 @@ impl NatsConfig {
             replicas,
             deletions_in_flight_max,
             deletion_ack_wait,
-            deletions_per_minute,
+            line,
             finish_patience,
         }
     }
@@ -179,7 +180,15 @@ impl NatsBus {
             .timeout(JETSTREAM_TIMEOUT)
             .ack_timeout(JETSTREAM_TIMEOUT)
             .build(client.clone());
-        Ok(Self { client, jetstream, config: Arc::new(config), clock, random })
+        Ok(Self {
+            client,
+            jetstream,
+            config: Arc::new(config),
+            clock,
+            random,
+            bucket: Arc::default(),
+            line_turn: Arc::default(),
+        })
     }
 
     /// The fleet's names.

@@ -7,7 +7,7 @@
 //! Scheduled retries; parked deletions; tombstones.
 //!
 //! # Calls
-//! The provider, at the fleet's common pace; the store.
+//! The provider, when the fleet's common line lets it; the store.
 //!
 //! # Guarantees
 //! A deletion leaves the queue only when the table says that it is done, no longer wanted, or parked. Work of
@@ -15,10 +15,11 @@
 //!
 //! # Never
 //! Deletes a sandbox whose deletion the table does not want at that epoch; gives up a deletion for a failure
-//! that is not the sandbox's own.
+//! that is not the sandbox's own; fetches work that the line would not let it do soon.
 
 mod metrics;
 mod reap;
+mod turn;
 
 use common::bus::{BusError, DeletionQueue, Deletions, Pace};
 use common::clock::Clock;
@@ -62,7 +63,7 @@ pub struct Ports {
     pub provider: Arc<dyn Provider>,
     /// Keeps parked deletions.
     pub deletions: Arc<dyn Deletions>,
-    /// The fleet's common pace.
+    /// The fleet's common line towards the provider.
     pub pace: Arc<dyn Pace>,
 }
 

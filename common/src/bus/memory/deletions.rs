@@ -5,6 +5,7 @@ use super::queue::WorkQueue;
 use super::{Call, MemoryBus, failed};
 use crate::bus::intake::{self, one_line};
 use crate::bus::{Announced, BusError, DeletionQueue, Deletions, Delivery, Verdict, Worker};
+use crate::contract::line::PoolDeletions;
 use crate::contract::{DeletionWork, ParkedDeletion};
 use crate::domain::{PoolName, SandboxId, UnixSeconds};
 use crate::runtime::telemetry::Chain;
@@ -86,6 +87,9 @@ impl DeletionQueue for MemoryBus {
         loop {
             let next = async {
                 let permit = Arc::clone(&permits).acquire_owned().await;
+                while let (0, wait) = worker.admit(1).await {
+                    self.shared.clock.sleep(wait).await;
+                }
                 let whole_bus_max = config.deletions_in_flight_max;
                 let held = self.next(Queue::Deletions, whole_bus_max, config.deletion_ack_wait, |_| true);
                 (permit, held.await)
@@ -234,6 +238,18 @@ impl DeletionStreams {
         for (key, retry) in due {
             self.work.push(key, retry.payload);
         }
+    }
+
+    /// What waits and what is under way, by pool.
+    pub(super) fn pools(&self) -> BTreeMap<String, PoolDeletions> {
+        let mut pools: BTreeMap<String, PoolDeletions> = BTreeMap::new();
+        for (key, is_waiting) in self.work.places() {
+            let pool = key.split('.').next().unwrap_or_default();
+            let counts = pools.entry(pool.to_owned()).or_default();
+            let count = if is_waiting { &mut counts.waiting } else { &mut counts.under_way };
+            *count += 1;
+        }
+        pools
     }
 
     /// When the next retry is due; none if there is none.

@@ -60,6 +60,11 @@ impl WorkQueue {
         self.messages.values().map(|message| &message.payload)
     }
 
+    /// Keys of all messages, and whether each waits.
+    pub(super) fn places(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.messages.values().map(|message| (message.key.as_str(), message.place == Place::Waiting))
+    }
+
     /// Number of messages, wherever they are.
     pub(super) fn len(&self) -> usize {
         self.messages.len()

@@ -174,9 +174,10 @@ impl NatsBus {
         self.client.publish(subject, payload).await.map_err(failed("publish a report"))
     }
 
+    /// The bucket. The handle holds only names, so one that was opened once is good for ever.
     pub(super) async fn bucket(&self) -> Result<async_nats::jetstream::kv::Store, BusError> {
-        let name = self.config.subjects.bucket();
-        self.jetstream.get_key_value(name).await.map_err(failed("open the bucket"))
+        let open = || async { self.jetstream.get_key_value(self.config.subjects.bucket()).await };
+        self.bucket.get_or_try_init(open).await.cloned().map_err(failed("open the bucket"))
     }
 }
 

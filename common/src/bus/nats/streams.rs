@@ -56,9 +56,15 @@ impl DeletionQueue for NatsBus {
                 () = stop.cancelled() => break,
             };
             drop(first);
-            let Some(mut batch) = source.fetch(permits.available_permits().max(1), &stop).await else {
+            let (count, wait) = worker.admit(permits.available_permits().max(1)).await;
+            if count == 0 {
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = stop.cancelled() => {}
+                }
                 continue;
-            };
+            }
+            let Some(mut batch) = source.fetch(count, &stop).await else { continue };
             while let Some(message) = source.next(&mut batch, &stop).await {
                 // A place is there for each message that was fetched; waiting is only a safety net.
                 let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { continue };
