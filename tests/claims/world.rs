@@ -2,6 +2,7 @@
 
 use crate::engines::Engine;
 use allocator::{Allocator, Config, Metrics, Ports};
+use common::bus::memory::{MemoryBus, MemoryConfig};
 use common::bus::{Context, Handler as _, Request};
 use common::clock::{Clock as _, ManualClock};
 use common::contract::{
@@ -134,6 +135,11 @@ impl World {
             random: Arc::new(Dice::seeded(self.seed.fetch_add(1, Ordering::SeqCst))),
             store,
             deletions: Arc::clone(&self.deletions) as _,
+            line: Arc::new(MemoryBus::new(
+                MemoryConfig::default(),
+                Arc::new(self.clock.clone()),
+                Arc::new(Dice::seeded(7)),
+            )),
         };
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();

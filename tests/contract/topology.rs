@@ -3,6 +3,8 @@
 use crate::markdown::{Document, quoted};
 use async_nats::jetstream::consumer::{self, AckPolicy};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
+use common::bus::DeletionLine as _;
+use common::contract::Pause;
 use common::domain::StateName;
 use futures_util::TryStreamExt as _;
 use harness::rig::{Plan, Rig};
@@ -103,6 +105,8 @@ async fn the_keys_of_the_bucket_are_as_they_are_written_down() {
     let claim = rig.api.allocate("student-1").await;
     rig.api.release(claim.sandbox(), "student-1").await;
     rig.until_state(claim.sandbox(), StateName::Deleted).await;
+    // A pause that is over.
+    rig.bus.pause(&Pause { until: Some(1), ..Pause::default() }).await.unwrap();
     let bucket = rig.jetstream().await.get_key_value(rig.bus.subjects().bucket()).await.unwrap();
     let written: BTreeSet<String> = Document::read(README)
         .rows("Bucket and keys")

@@ -196,7 +196,7 @@ impl LineRules {
         }
         let told = Told {
             is_closed: next.breaker == Breaker::Closed,
-            is_alone: next.failing == Failing::One(sandbox.to_owned()),
+            is_alone: next.failing == Failing::One { sandbox: sandbox.to_owned() },
             wait: match stand(&next, None, now_ms) {
                 Stand::Nobody { until_ms } => span_ms(now_ms, until_ms),
                 Stand::Everybody | Stand::OneProbe => Duration::ZERO,
@@ -227,10 +227,11 @@ impl LineRules {
             line.failures = line.failures.saturating_add(1);
             let is_same = match &line.failing {
                 Failing::Nobody => true,
-                Failing::One(first) => first == sandbox,
+                Failing::One { sandbox: first } => first == sandbox,
                 Failing::Several => false,
             };
-            line.failing = if is_same { Failing::One(sandbox.to_owned()) } else { Failing::Several };
+            line.failing =
+                if is_same { Failing::One { sandbox: sandbox.to_owned() } } else { Failing::Several };
         }
         let is_too_much = end == CallEnd::Unauthorized || line.failures >= self.failures_max;
         // What began before the breaker opened is no news about the provider.

@@ -35,20 +35,23 @@ pub struct LineState {
 
 /// Whose deletions have failed in a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(tag = "who", rename_all = "snake_case")]
 pub enum Failing {
     /// Nobody's: the last call went well.
     #[default]
     Nobody,
     /// Those of this sandbox alone.
-    One(String),
+    One {
+        /// Which.
+        sandbox: String,
+    },
     /// Those of several sandboxes.
     Several,
 }
 
 /// The breaker of the whole fleet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(tag = "state", rename_all = "snake_case")]
 pub enum Breaker {
     /// Deletions go on.
     #[default]
@@ -94,9 +97,10 @@ pub struct Pause {
     pub reason: Option<String>,
 }
 
-/// What an operator says to pause deletions; all of it may be left out.
+/// What an operator says to pause deletions; all of it may be left out. A field that is misspelt is refused: without
+/// its end the pause would last for ever.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct PauseRequest {
     /// For how long, in seconds.
     pub until_seconds: Option<u64>,

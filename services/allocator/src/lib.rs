@@ -25,7 +25,7 @@ mod release;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use common::bus::{Answer, BusError, Deletions, Handler, Request, Serve};
+use common::bus::{Answer, BusError, DeletionLine, Deletions, Handler, Request, Serve};
 use common::clock::Clock;
 use common::contract::{Fault, FaultCode, Verb};
 use common::domain::{LeasePolicy, PoolRules};
@@ -70,6 +70,8 @@ pub struct Ports {
     pub store: Arc<dyn Store>,
     /// Takes deletion work.
     pub deletions: Arc<dyn Deletions>,
+    /// Shows the deletions as a whole.
+    pub line: Arc<dyn DeletionLine>,
 }
 
 /// An allocator.

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use async_trait::async_trait;
 use common::bus::nats::{NatsBus, NatsConfig};
-use common::bus::{Deletions, Pace, Requests, Ticks};
+use common::bus::{DeletionLine, Deletions, Pace, Requests, Ticks};
 use common::clock::Clock;
 use common::provider::Provider;
 use common::provider::csp::{CspConfig, CspProvider};
@@ -80,6 +80,8 @@ pub struct Fleet {
     store: Option<Arc<DynamoStore>>,
     provider: Option<Arc<dyn Provider>>,
     buses: Vec<NatsBus>,
+    /// The line towards the provider, if a reaper of this process stands in it.
+    line: Option<Arc<dyn DeletionLine>>,
     metrics: WorkerMetrics,
     /// Cancelled after the ingress has answered its last request: until then it needs the workers.
     workers_stop: CancellationToken,
@@ -98,6 +100,9 @@ struct Connected(NatsBus);
 
 /// Ready when the table answers.
 struct TableAnswers(Arc<dyn Store>);
+
+/// Always ready: says what keeps deletions waiting.
+struct LineNote(Arc<dyn DeletionLine>);
 
 // === impl Backends ===
 
@@ -170,7 +175,7 @@ impl Fleet {
             scheduler: scheduler::Metrics::register(registry)?,
         };
         let workers_stop = CancellationToken::new();
-        Ok(Self { shared, backends, store, provider, buses: Vec::new(), metrics, workers_stop })
+        Ok(Self { shared, backends, store, provider, buses: Vec::new(), line: None, metrics, workers_stop })
     }
 
     /// A connection to the message queue, closed when the process ends.
@@ -235,7 +240,8 @@ impl Fleet {
         let bus = Arc::new(self.bus("ingress").await?);
         let ports = ingress::Ports {
             requests: Arc::clone(&bus) as Arc<dyn Requests>,
-            ticks: bus as Arc<dyn Ticks>,
+            ticks: Arc::clone(&bus) as Arc<dyn Ticks>,
+            line: bus as Arc<dyn DeletionLine>,
             clock: Arc::clone(&self.shared.clock),
             random: Arc::clone(&self.shared.random),
         };
@@ -265,6 +271,7 @@ impl Fleet {
             random: Arc::clone(&self.shared.random),
             store: Arc::clone(&table) as Arc<dyn Store>,
             deletions: Arc::new(bus.clone()) as Arc<dyn Deletions>,
+            line: Arc::new(bus.clone()) as Arc<dyn DeletionLine>,
         };
         let metrics = self.metrics.allocator.of_another_worker();
         let allocator = allocator::Allocator::new(config, ports, metrics.clone());
@@ -292,6 +299,7 @@ impl Fleet {
         config: reaper::Config,
     ) -> anyhow::Result<()> {
         let bus = Arc::new(self.bus("reaper").await?);
+        self.line = Some(Arc::clone(&bus) as Arc<dyn DeletionLine>);
         let table = Arc::clone(self.table()?);
         let ports = reaper::Ports {
             clock: Arc::clone(&self.shared.clock),
@@ -386,6 +394,9 @@ impl Fleet {
         if let Some(table) = &self.store {
             checks.push(Arc::new(TableAnswers(Arc::clone(table) as Arc<dyn Store>)));
         }
+        if let Some(line) = &self.line {
+            checks.push(Arc::new(LineNote(Arc::clone(line))));
+        }
         Ok(checks)
     }
 
@@ -445,5 +456,21 @@ impl Check for TableAnswers {
 
     async fn check(&self) -> Result<(), String> {
         self.0.ping().await.map_err(|_| "the table does not answer".to_owned())
+    }
+}
+
+#[async_trait]
+impl Check for LineNote {
+    fn name(&self) -> &'static str {
+        "deletions"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn note(&self) -> Option<String> {
+        let status = self.0.status().await.ok()?;
+        crate::line::note(&status)
     }
 }

@@ -29,4 +29,5 @@ pub mod embedded;
 pub mod nats_server;
 
 pub mod bench;
+pub mod line;
 pub mod operate;
