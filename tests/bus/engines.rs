@@ -5,7 +5,6 @@ use common::bus::memory::{MemoryBus, MemoryConfig, ParkedCopy};
 use common::bus::nats::{NatsBus, NatsConfig};
 use common::bus::{DeletionLine, DeletionQueue, Deletions, Pace, Requests, Serve, TickQueue, Ticks};
 use common::clock::{Clock, SystemClock};
-use common::contract::subjects::REAPER_CONSUMER;
 use common::contract::{DeletionWork, ParkedDeletion, Subjects, TickKind, headers};
 use common::domain::UnixSeconds;
 use common::random::Dice;
@@ -264,7 +263,7 @@ impl World {
         };
         let stream = nats.deletions().await;
         eventually("consumers that wait", PATIENCE, || async {
-            let info = stream.consumer_info(REAPER_CONSUMER).await.expect("consumer info");
+            let info = stream.consumer_info("reaper-main").await.expect("consumer info");
             let counted = count();
             let settled = info.num_waiting >= consumers && info.num_ack_pending == counted;
             if settled && counted >= expected { Ok(counted) } else { Err((counted, info)) }

@@ -74,6 +74,8 @@ on_every_engine! {
         a_consumer_that_stops_finishes_what_it_has,
         a_consumer_that_stops_gives_back_what_it_does_not_finish,
         every_work_of_many_gets_its_verdict,
+        a_pool_with_much_work_holds_up_no_other,
+        work_of_a_pool_that_nobody_announced_is_found,
     }
     ticks {
         a_slot_is_published_once,

@@ -73,6 +73,10 @@ fn every_function_that_gives_a_name_is_compared() {
         "prefix",
         // Compared below, or with the running fleet.
         "tick_consumer",
+        "reaper_consumer",
+        "deletion_work_of_pool",
+        "pool_of_consumer",
+        "pool_of_work",
         "bucket",
         "allocator_group",
         // In the prose below the table of streams.

@@ -5,7 +5,7 @@ use async_nats::jetstream::consumer::{self, AckPolicy};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use common::bus::DeletionLine as _;
 use common::contract::Pause;
-use common::domain::StateName;
+use common::domain::{PoolName, StateName};
 use futures_util::TryStreamExt as _;
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};
@@ -128,11 +128,12 @@ async fn the_keys_of_the_bucket_are_as_they_are_written_down() {
 #[tokio::test]
 async fn what_an_operator_paused_stays_paused_when_a_worker_starts() {
     let rig = Plan::new(3).start().await;
-    let (name, consumer) = (rig.bus.subjects().deletions_stream(), "reaper");
+    let (name, consumer) = (rig.bus.subjects().deletions_stream(), "reaper-main");
     let stream = rig.jetstream().await.get_stream(&name).await.unwrap();
     rig.pause_deletions().await;
     let worker = rig.another_bus().await;
     worker.set_up(&tokio_util::sync::CancellationToken::new()).await.unwrap();
+    worker.open_pool(&PoolName::parse("main").unwrap()).await.unwrap();
     assert!(stream.consumer_info(consumer).await.unwrap().paused, "a start has lifted the pause");
     worker.close().await;
     rig.stop().await;

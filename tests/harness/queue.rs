@@ -3,7 +3,6 @@
 use crate::rig::Rig;
 use async_nats::jetstream::{self, stream};
 use common::clock::{Clock as _, SystemClock};
-use common::contract::subjects::REAPER_CONSUMER;
 use common::contract::{ParkedDeletion, Subjects};
 use common::domain::{PoolName, SandboxId};
 use std::time::Duration;
@@ -39,7 +38,9 @@ impl Rig {
         let stream = self.stream(self.bus.subjects().deletions_stream()).await;
         let until = SystemClock.now().after(PAUSE).get();
         let until = OffsetDateTime::from_unix_timestamp(until as i64).expect("a time");
-        let paused = stream.pause_consumer(REAPER_CONSUMER, until).await;
+        let pool = PoolName::parse("main").expect("a pool");
+        self.bus.open_pool(&pool).await.expect("a consumer");
+        let paused = stream.pause_consumer(&self.bus.subjects().reaper_consumer(&pool), until).await;
         assert!(paused.expect("a pause").paused);
     }
 

@@ -27,7 +27,7 @@ pub use deletions::ParkedCopy;
 /// How a bus in memory works; the same settings as on NATS, with the same defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryConfig {
-    /// Deletions that may be under way on the whole bus.
+    /// Deletions of one pool that may be under way on the whole bus.
     pub deletions_in_flight_max: usize,
     /// Time after the end of a worker that said nothing, until its deletion is given to another one.
     pub deletion_ack_wait: Duration,

@@ -4,12 +4,14 @@ use crate::bus::BusError;
 use crate::bus::line::LineRules;
 use crate::clock::Clock;
 use crate::contract::Subjects;
+use crate::domain::PoolName;
 use crate::random::{Random, full_jitter};
 use crate::runtime::policy::read_stop_grace;
 use crate::runtime::settings::{Secret, Settings};
 use async_nats::connection::State;
 use async_nats::jetstream::{self, kv};
 use async_nats::{Client, ConnectOptions, Event};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +19,7 @@ use tokio::sync::{Mutex, OnceCell};
 
 mod discovery;
 pub mod floor;
+mod lanes;
 mod line;
 mod publish;
 mod requests;
@@ -56,7 +59,7 @@ pub struct NatsConfig {
     pub subjects: Subjects,
     /// Copies of each stream: 1 alone, 3 in a cluster.
     pub replicas: usize,
-    /// Deletions that may be under way in the whole fleet.
+    /// Deletions of one pool that may be under way in the whole fleet.
     pub deletions_in_flight_max: usize,
     /// Time without a word from a reaper after which a deletion is given to another one.
     pub deletion_ack_wait: Duration,
@@ -78,6 +81,8 @@ pub struct NatsBus {
     bucket: Arc<OnceCell<kv::Store>>,
     /// Whoever of this process changes the line.
     line_turn: Arc<Mutex<()>>,
+    /// Pools whose consumer this process has made sure of.
+    opened: Arc<std::sync::Mutex<BTreeSet<PoolName>>>,
 }
 
 // === impl NatsConfig ===
@@ -110,7 +115,7 @@ impl NatsConfig {
             "DELETIONS_IN_FLIGHT_MAX",
             8,
             1..=1_000,
-            "deletions that may be under way in the whole fleet",
+            "deletions of one pool that may be under way in the whole fleet",
         );
         let deletion_ack_wait = settings.seconds(
             "DELETION_ACK_WAIT_SECONDS",
@@ -188,6 +193,7 @@ impl NatsBus {
             random,
             bucket: Arc::default(),
             line_turn: Arc::default(),
+            opened: Arc::default(),
         })
     }
 

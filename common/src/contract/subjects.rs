@@ -9,8 +9,10 @@ pub const DEFAULT_PREFIX: &str = "sandbox";
 pub const REQUEST_VERSION: &str = "v1";
 /// Name of the NATS service (micro) that answers requests, and of its queue group.
 pub const ALLOCATOR_SERVICE: &str = "sandbox-allocator";
-/// Durable consumer of the deletion work.
-pub const REAPER_CONSUMER: &str = "reaper";
+/// What the durable consumer of a pool's deletion work begins with.
+const REAPER_CONSUMER_PREFIX: &str = "reaper-";
+/// Durable consumer of the deletion work of all pools, as former builds made it.
+pub const OLD_REAPER_CONSUMER: &str = "reaper";
 
 /// A request that an allocator answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -108,6 +110,31 @@ impl Subjects {
     #[must_use]
     pub fn deletion_any(&self, pool: &PoolName, id: &SandboxId) -> String {
         format!("{}.deletions.*.{pool}.{id}", self.prefix)
+    }
+
+    /// The waiting deletion work of one pool.
+    #[must_use]
+    pub fn deletion_work_of_pool(&self, pool: &PoolName) -> String {
+        format!("{}.deletions.work.{pool}.*", self.prefix)
+    }
+
+    /// The pool of a subject of deletion work; none if it is no such subject.
+    #[must_use]
+    pub fn pool_of_work(&self, subject: &str) -> Option<PoolName> {
+        let rest = subject.strip_prefix(&self.prefix)?.strip_prefix(".deletions.work.")?;
+        PoolName::parse(rest.split_once('.')?.0).ok()
+    }
+
+    /// Durable consumer of the deletion work of one pool.
+    #[must_use]
+    pub fn reaper_consumer(&self, pool: &PoolName) -> String {
+        format!("{REAPER_CONSUMER_PREFIX}{pool}")
+    }
+
+    /// The pool of such a consumer; none if it is another one.
+    #[must_use]
+    pub fn pool_of_consumer(&self, name: &str) -> Option<PoolName> {
+        PoolName::parse(name.strip_prefix(REAPER_CONSUMER_PREFIX)?).ok()
     }
 
     /// All waiting deletion work.
@@ -222,5 +249,22 @@ mod tests {
         assert_eq!(subjects.deletion_work(&pool, &id), "sandbox.deletions.work.main.7");
         assert_eq!(subjects.deletion_retry(&pool, &id), "sandbox.deletions.retry.main.7");
         assert_eq!(subjects.deletion_work_all(), "sandbox.deletions.work.*.*");
+        assert_eq!(subjects.deletion_work_of_pool(&pool), "sandbox.deletions.work.main.*");
+    }
+
+    #[test]
+    fn a_pool_is_known_by_its_consumer_and_by_its_work() {
+        let subjects = Subjects::default();
+        let pool = PoolName::parse("a-b_c").unwrap();
+        assert_eq!(subjects.pool_of_consumer(&subjects.reaper_consumer(&pool)), Some(pool.clone()));
+        assert_eq!(subjects.pool_of_work("sandbox.deletions.work.a-b_c.7"), Some(pool));
+        for other in ["reaper", "reaper-", "reconciler-sync"] {
+            assert_eq!(subjects.pool_of_consumer(other), None, "{other}");
+        }
+        for other in
+            ["sandbox.deletions.retry.main.7", "sandbox2.deletions.work.main.7", "sandbox.deletions.work.7"]
+        {
+            assert_eq!(subjects.pool_of_work(other), None, "{other}");
+        }
     }
 }

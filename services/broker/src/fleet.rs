@@ -273,6 +273,7 @@ impl Fleet {
             deletions: Arc::new(bus.clone()) as Arc<dyn Deletions>,
             line: Arc::new(bus.clone()) as Arc<dyn DeletionLine>,
         };
+        let pools: Vec<_> = config.pools.pools().cloned().collect();
         let metrics = self.metrics.allocator.of_another_worker();
         let allocator = allocator::Allocator::new(config, ports, metrics.clone());
         let (stop, discovery_stop) = (self.workers_stop.clone(), self.workers_stop.clone());
@@ -282,6 +283,10 @@ impl Fleet {
         });
         lifecycle.start("allocator", async move {
             if prepare(&bus, Some(&table), &stop).await {
+                for pool in &pools {
+                    // Operators find the consumers before the first deletion; who announces makes them as well.
+                    let _ = bus.open_pool(pool).await;
+                }
                 allocator.run(&bus, stop).await?;
             }
             Ok::<(), common::bus::BusError>(())

@@ -83,7 +83,7 @@ impl Config {
             "REAPER_IN_FLIGHT_MAX",
             8,
             1..=1_000,
-            "deletions at work at once in one reaper; DELETIONS_IN_FLIGHT_MAX bounds the fleet",
+            "deletions at work at once in one reaper, of all pools; DELETIONS_IN_FLIGHT_MAX bounds each pool in the fleet",
         );
         let attempts_max = settings.number(
             "DELETION_ATTEMPTS_MAX",

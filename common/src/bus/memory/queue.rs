@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 #[derive(Debug, Default)]
 pub(super) struct WorkQueue {
     last_sequence: u64,
+    /// The lane that was served last.
+    last_lane: String,
     messages: BTreeMap<u64, Message>,
 }
 
@@ -27,6 +29,13 @@ enum Place {
     UnderWay,
     /// With a worker that ended without a word; it takes until that moment to be sure of it.
     Left { until_ms: u64 },
+}
+
+/// What one lane has.
+#[derive(Debug, Default)]
+struct Lane {
+    oldest: Option<u64>,
+    under_way: usize,
 }
 
 /// A message that was given to a worker.
@@ -70,8 +79,8 @@ impl WorkQueue {
         self.messages.len()
     }
 
-    /// Gives the oldest waiting message with a wanted key to a worker, if fewer than `in_flight_max` of those
-    /// keys are with one.
+    /// Gives a waiting message with a wanted key to a worker: of each lane (what a key begins with, up to a dot) the
+    /// oldest, lane after lane, while fewer than `in_flight_max` of a lane are with one.
     pub(super) fn take(
         &mut self,
         now_ms: u64,
@@ -83,18 +92,23 @@ impl WorkQueue {
                 message.place = Place::Waiting;
             }
         }
-        let wanted = || self.messages.values().filter(|message| is_wanted(&message.key));
-        if wanted().filter(|message| message.place != Place::Waiting).count() >= in_flight_max {
-            return None;
+        let mut lanes: BTreeMap<&str, Lane> = BTreeMap::new();
+        for (sequence, message) in self.messages.iter().filter(|(_, message)| is_wanted(&message.key)) {
+            let lane = lanes.entry(lane_of(&message.key)).or_default();
+            match message.place {
+                Place::Waiting => lane.oldest = lane.oldest.or(Some(*sequence)),
+                Place::UnderWay | Place::Left { .. } => lane.under_way += 1,
+            }
         }
-        let (sequence, message) = self
-            .messages
-            .iter_mut()
-            .find(|(_, message)| message.place == Place::Waiting && is_wanted(&message.key))?;
+        let ready = |lane: &Lane| lane.oldest.filter(|_| lane.under_way < in_flight_max);
+        let after_last = lanes.iter().filter(|(name, _)| **name > self.last_lane.as_str());
+        let sequence = after_last.chain(lanes.iter()).find_map(|(_, lane)| ready(lane))?;
+        let message = self.messages.get_mut(&sequence)?;
+        lane_of(&message.key).clone_into(&mut self.last_lane);
         message.place = Place::UnderWay;
         message.deliveries += 1;
         Some(Taken {
-            sequence: *sequence,
+            sequence,
             key: message.key.clone(),
             payload: message.payload.clone(),
             deliveries: message.deliveries,
@@ -136,4 +150,8 @@ impl WorkQueue {
             message.place = place;
         }
     }
+}
+
+fn lane_of(key: &str) -> &str {
+    key.split_once('.').map_or(key, |(lane, _)| lane)
 }

@@ -127,7 +127,8 @@ impl NatsBus {
             .map_err(failed("look at the queue"))?;
         let infos: Vec<consumer::Info> =
             stream.consumers().try_collect().await.map_err(failed("look at the queue"))?;
-        Ok(infos.iter().map(|info| (info.name.clone(), pool_deletions(info))).collect())
+        let pool = |info: &consumer::Info| self.config.subjects.pool_of_consumer(&info.name);
+        Ok(infos.iter().filter_map(|info| Some((pool(info)?.to_string(), pool_deletions(info)))).collect())
     }
 }
 

@@ -53,7 +53,9 @@ impl Deletions for NatsBus {
             .expected_last_subject_sequence(0)
             .header(EXPECTED_SEQUENCE_SUBJECT, subjects.deletion_any(&pool, &id).as_str());
         let subject = subjects.deletion_work(&pool, &id);
-        match self.publish_until_acked(subject, message).await {
+        let published = self.publish_until_acked(subject, message).await;
+        self.open_pool_once(&pool).await;
+        match published {
             Ok(_) => Ok(Announced::Queued),
             Err(error) if is_conflict(&error) => Ok(Announced::AlreadyQueued),
             Err(error) => Err(failed("announce a deletion")(error)),
