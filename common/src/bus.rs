@@ -322,6 +322,8 @@ pub enum Turn {
     Later {
         /// When to ask again.
         wait: Duration,
+        /// Whether the line is closed, and not only full.
+        is_closed: bool,
     },
 }
 

@@ -31,7 +31,7 @@ fn sandbox(number: usize) -> SandboxId {
 async fn slot(bus: &dyn Bus) -> Ticket {
     match bus.take().await.unwrap() {
         Turn::Go { ticket, .. } => ticket,
-        Turn::Later { wait } => panic!("no slot for {wait:?}"),
+        Turn::Later { wait, .. } => panic!("no slot for {wait:?}"),
     }
 }
 
@@ -84,7 +84,10 @@ pub(crate) async fn a_hold_keeps_everybody_away(engine: Engine) {
     assert!(matches!(world.bus.confirm(waiting).await.unwrap(), Confirmed::Later { .. }));
     clock.advance(30 * SECOND - Duration::from_millis(1));
     for bus in [&world.bus, &other] {
-        assert_eq!(bus.take().await.unwrap(), Turn::Later { wait: Duration::from_millis(1) });
+        assert_eq!(
+            bus.take().await.unwrap(),
+            Turn::Later { wait: Duration::from_millis(1), is_closed: true }
+        );
         assert_eq!(bus.look().await.unwrap().calls, 0);
         assert_eq!(bus.status().await.unwrap().state, "held");
     }

@@ -5,6 +5,7 @@ mod claims;
 mod contention;
 mod deletions;
 mod doors;
+mod line;
 mod pool;
 mod shutdown;
 mod ticks;

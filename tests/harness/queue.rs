@@ -44,6 +44,14 @@ impl Rig {
         assert!(paused.expect("a pause").paused);
     }
 
+    /// Lets the reapers take work again.
+    pub async fn resume_consumer(&self) {
+        let subjects = self.bus.subjects();
+        let stream = self.stream(subjects.deletions_stream()).await;
+        let pool = PoolName::parse("main").expect("a pool");
+        stream.resume_consumer(&subjects.reaper_consumer(&pool)).await.expect("the end of the pause");
+    }
+
     /// Messages in PARKED.
     pub async fn parked_count(&self) -> u64 {
         self.stream(self.bus.subjects().parked_stream()).await.cached_info().state.messages

@@ -286,6 +286,13 @@ impl Rig {
         .await
     }
 
+    /// The value of a gauge without labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name).expect("a metric of that name");
+        family.get_metric()[0].get_gauge().get_value()
+    }
+
     /// Deletions that were ordered at the CSP, whatever it answered.
     pub fn deletes_at_csp(&self) -> usize {
         self.csp.log().iter().filter(|call| call.operation == Operation::Delete).count()

@@ -119,7 +119,10 @@ impl LineRules {
     ) -> (Turn, Option<LineState>) {
         let is_probe = match stand(line, pause, now_ms) {
             Stand::Nobody { until_ms } => {
-                return (Turn::Later { wait: span_ms(now_ms, until_ms).min(LATER_MAX) }, None);
+                return (
+                    Turn::Later { wait: span_ms(now_ms, until_ms).min(LATER_MAX), is_closed: true },
+                    None,
+                );
             }
             Stand::OneProbe => true,
             Stand::Everybody => false,
@@ -128,7 +131,7 @@ impl LineRules {
         let slot_us = line.next_us.max(now_us);
         if slot_us - now_us > SLOT_WAIT_MAX_US {
             let wait = span_us(slot_us - now_us - LEAD_US);
-            return (Turn::Later { wait }, None);
+            return (Turn::Later { wait, is_closed: false }, None);
         }
         let mut line = line.clone();
         line.next_us = slot_us.saturating_add(self.spacing_us(&line));

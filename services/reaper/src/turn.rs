@@ -15,6 +15,10 @@ pub(crate) const SLOW_DOWN_DELAY: Duration = Duration::from_secs(30);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 /// Delay of a deletion whose credentials were refused when the line cannot say how long it is closed.
 pub(crate) const UNAUTHORIZED_DELAY: Duration = Duration::from_secs(60);
+/// Longest time that a deletion waits in hand for a line that is full.
+const FULL_LINE_PATIENCE: Duration = Duration::from_secs(20);
+/// What each look at a full line costs of that at least, so that looking has an end.
+const FULL_LINE_STEP: Duration = Duration::from_millis(100);
 /// Least spread of deletions that are put off together.
 const SPREAD_MIN: Duration = Duration::from_secs(1);
 /// Looks at a line that does not answer.
@@ -39,10 +43,18 @@ impl Reaper {
 
     /// Waits for a slot; a verdict if there is none soon.
     pub(crate) async fn turn(&self, id: &SandboxId) -> Result<Ticket, Verdict> {
+        let mut patience = FULL_LINE_PATIENCE;
         loop {
             let (ticket, wait) = match self.ports.pace.take().await {
                 Ok(Turn::Go { ticket, wait }) => (ticket, wait),
-                Ok(Turn::Later { wait }) => return Err(self.put_off(wait)),
+                // Several pools fetched for the same slot: who came too early is better off here than at the end of
+                // its queue.
+                Ok(Turn::Later { wait, is_closed: false }) if wait <= patience => {
+                    patience = patience.saturating_sub(wait).saturating_sub(FULL_LINE_STEP);
+                    self.ports.clock.sleep(wait).await;
+                    continue;
+                }
+                Ok(Turn::Later { wait, .. }) => return Err(self.put_off(wait)),
                 Err(error) => return Err(unknown_line(&error)),
             };
             if wait.is_zero() {

@@ -48,13 +48,13 @@ impl Desk {
                 self.wait(wait);
                 ticket
             }
-            Turn::Later { wait } => panic!("{wait:?}: {:?}", self.line),
+            Turn::Later { wait, .. } => panic!("{wait:?}: {:?}", self.line),
         }
     }
 
     fn later(&mut self) -> Duration {
         match self.ask() {
-            Turn::Later { wait } => wait,
+            Turn::Later { wait, .. } => wait,
             Turn::Go { ticket, .. } => panic!("{ticket:?}: {:?}", self.line),
         }
     }
@@ -103,7 +103,7 @@ fn no_minute_has_more_than_its_share_however_late_calls_begin() {
         let (mut line, mut now_ms, mut calls) = (LineState::default(), NOW_MS, Vec::new());
         while calls.len() < 1_500 {
             match rules.take(&line, None, now_ms) {
-                (Turn::Later { wait }, None) => now_ms += u64::try_from(wait.as_millis()).unwrap(),
+                (Turn::Later { wait, .. }, None) => now_ms += u64::try_from(wait.as_millis()).unwrap(),
                 (Turn::Go { ticket, .. }, Some(next)) => {
                     line = next;
                     let begins_us = ticket.slot_us + dice.below(LATE_MAX_US as usize) as u64;

@@ -164,7 +164,7 @@ impl Rig {
     async fn slot(&self) -> Ticket {
         match self.bus.take().await.unwrap() {
             Turn::Go { ticket, .. } => ticket,
-            Turn::Later { wait } => panic!("no slot for {wait:?}"),
+            Turn::Later { wait, .. } => panic!("no slot for {wait:?}"),
         }
     }
 

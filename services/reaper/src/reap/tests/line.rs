@@ -168,3 +168,22 @@ async fn elsewhere_held(rig: &Rig) {
     let ticket = Ticket { slot_us: rig.clock.now_ms() * 1_000, is_probe: false };
     rig.bus.tell(ticket, &others(), CallEnd::Failed).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_line_that_is_full_is_waited_for_in_hand() {
+    let rig = Rig::new().await;
+    let work = rig.released().await;
+    while let Turn::Go { .. } = rig.bus.take().await.unwrap() {}
+    let working = tokio::spawn({
+        let (reaper, delivery) = (Arc::clone(&rig.reaper), delivery(&work));
+        async move { reaper.work(delivery).await }
+    });
+    settle().await;
+    assert!(!working.is_finished(), "it is not put off");
+    for _ in 0..10 {
+        rig.clock.advance(SECOND / 2);
+        settle().await;
+    }
+    assert_eq!(working.await.unwrap(), Verdict::Done);
+    rig.assert_outcomes(&[("deleted", 1)]);
+}
