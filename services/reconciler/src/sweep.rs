@@ -40,7 +40,7 @@ impl Reconciler {
 
     async fn try_sweep(&self, report: &mut SweepReport) -> Result<(), SweepError> {
         let requested_by = self.ports.clock.now().before(self.config.sweep_after);
-        let mut pending = self.walk(StateName::PendingDeletion, &SortRange::DueBy(requested_by));
+        let mut pending = self.walk(StateName::PendingDeletion, &SortRange::DueBy(requested_by)).await?;
         while let Some(batch) = pending.next().await? {
             self.announce_batch(batch, report).await?;
         }
