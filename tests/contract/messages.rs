@@ -216,7 +216,17 @@ fn reports_of_expiry_runs_and_sweeps() {
     let expiry = ExpiryReport { status: COMPLETED.to_owned(), due: 4, expired: 3, raced: 1, unannounced: 2 };
     let run = RunReport { kind: TickKind::Expiry, tick: 19, duration_ms: 12, report: Report::Expiry(expiry) };
     assert_snapshot!(wire(&run), @r#"{"kind":"expiry","tick":19,"duration_ms":12,"status":"completed","due":4,"expired":3,"raced":1,"unannounced":2}"#);
-    let sweep = SweepReport { status: FAILED.to_owned(), pending: 3, reannounced: 1, waiting: 2 };
+    let sweep = SweepReport {
+        status: FAILED.to_owned(),
+        pending: 3,
+        reannounced: 1,
+        waiting: 2,
+        unqueued: 4,
+        parked: 5,
+        reparked: 6,
+        unparked: 7,
+        events_filled: 8,
+    };
     let run = RunReport { kind: TickKind::Sweep, tick: 20, duration_ms: 9, report: Report::Sweep(sweep) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"sweep","tick":20,"duration_ms":9,"status":"failed","pending":3,"reannounced":1,"waiting":2}"#);
+    assert_snapshot!(wire(&run), @r#"{"kind":"sweep","tick":20,"duration_ms":9,"status":"failed","pending":3,"reannounced":1,"waiting":2,"unqueued":4,"parked":5,"reparked":6,"unparked":7,"events_filled":8}"#);
 }

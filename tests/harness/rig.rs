@@ -90,6 +90,8 @@ impl Plan {
             ("DELETION_RETRY_SECONDS_MIN", "1"),
             ("DELETION_RETRY_SECONDS_MAX", "1"),
             ("SWEEP_AFTER_SECONDS", "0"),
+            // Each stream reserves its space, and one server holds those of all tests.
+            ("EVENTS_BYTES_MAX", "8388608"),
             // Ticks come from the test, except the first of each kind.
             ("SYNC_INTERVAL_SECONDS", "3600"),
             ("EXPIRY_INTERVAL_SECONDS", "3600"),

@@ -3,12 +3,13 @@
 use anyhow::Context as _;
 use async_trait::async_trait;
 use common::bus::nats::{NatsBus, NatsConfig};
-use common::bus::{Deletions, Pace, Requests, Ticks};
+use common::bus::{Deletions, Ledger, Pace, Requests, Ticks, Upkeep};
 use common::clock::Clock;
 use common::provider::Provider;
 use common::provider::csp::{CspConfig, CspProvider};
 use common::random::Random;
 use common::runtime::ops::Check;
+use common::runtime::recorder::{LedgerMetrics, Recorder};
 use common::runtime::settings::{Env, Mistakes, Settings};
 use common::runtime::shutdown::Lifecycle;
 use common::runtime::telemetry::Chain;
@@ -91,6 +92,7 @@ struct WorkerMetrics {
     reaper: reaper::Metrics,
     reconciler: reconciler::Metrics,
     scheduler: scheduler::Metrics,
+    ledger: LedgerMetrics,
 }
 
 /// Ready when there is a connection to the message queue.
@@ -168,6 +170,7 @@ impl Fleet {
             reaper: reaper::Metrics::register(registry)?,
             reconciler: reconciler::Metrics::register(registry)?,
             scheduler: scheduler::Metrics::register(registry)?,
+            ledger: LedgerMetrics::register(registry)?,
         };
         let workers_stop = CancellationToken::new();
         Ok(Self { shared, backends, store, provider, buses: Vec::new(), metrics, workers_stop })
@@ -265,6 +268,8 @@ impl Fleet {
             random: Arc::clone(&self.shared.random),
             store: Arc::clone(&table) as Arc<dyn Store>,
             deletions: Arc::new(bus.clone()) as Arc<dyn Deletions>,
+            upkeep: Arc::new(bus.clone()) as Arc<dyn Upkeep>,
+            recorder: self.recorder(Arc::new(bus.clone())),
         };
         let metrics = self.metrics.allocator.of_another_worker();
         let allocator = allocator::Allocator::new(config, ports, metrics.clone());
@@ -300,6 +305,7 @@ impl Fleet {
             provider: self.provider()?,
             deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
             pace: Arc::clone(&bus) as Arc<dyn Pace>,
+            recorder: self.recorder(Arc::clone(&bus) as Arc<dyn Ledger>),
         };
         let reaper = reaper::Reaper::new(config, ports, self.metrics.reaper.clone());
         let stop = self.workers_stop.clone();
@@ -328,6 +334,8 @@ impl Fleet {
             store: Arc::clone(&table) as Arc<dyn Store>,
             provider: self.provider()?,
             deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
+            upkeep: Arc::clone(&bus) as Arc<dyn Upkeep>,
+            recorder: self.recorder(Arc::clone(&bus) as Arc<dyn Ledger>),
         };
         let reconciler = reconciler::Reconciler::new(config, ports, self.metrics.reconciler.clone());
         let stop = self.workers_stop.clone();
@@ -394,6 +402,10 @@ impl Fleet {
         for bus in &self.buses {
             bus.close().await;
         }
+    }
+
+    fn recorder(&self, ledger: Arc<dyn Ledger>) -> Recorder {
+        Recorder::new(Arc::clone(&self.shared.clock), ledger, self.metrics.ledger.clone())
     }
 
     fn table(&self) -> anyhow::Result<&Arc<DynamoStore>> {

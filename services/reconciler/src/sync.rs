@@ -107,7 +107,9 @@ impl Reconciler {
         }
         report.allocated_missing = u64::try_from(plan.allocated_missing.len()).unwrap_or(u64::MAX);
         report.unchanged = plan.unchanged;
-        self.apply(plan, report).await.map_err(SyncError::Store)
+        self.apply(plan, report).await.map_err(SyncError::Store)?;
+        self.complete_ledger_on_the_way(&stored).await;
+        Ok(())
     }
 
     /// Does what the plan says. A store that fails stops it; the next sync goes on.
@@ -140,7 +142,10 @@ impl Reconciler {
         let (write, done) = match step {
             Step::Insert(sandbox) => {
                 return Ok(match store.insert(&sandbox, now).await? {
-                    Insert::Inserted(_) => Stepped::Inserted,
+                    Insert::Inserted(entered) => {
+                        self.ports.recorder.note(&entered, None);
+                        Stepped::Inserted
+                    }
                     Insert::Exists(found) if matches!(found.state, State::Deleted(_)) => Stepped::Tombstoned,
                     Insert::Exists(_) => Stepped::Raced,
                 });
@@ -152,7 +157,12 @@ impl Reconciler {
             Step::MarkMissing(seen) => (store.mark_missing(&seen, now).await?, Stepped::MarkedStale),
         };
         Ok(match write {
-            Write::Done(_) => done,
+            Write::Done(changed) => {
+                if !matches!(done, Stepped::Described) {
+                    self.ports.recorder.note(&changed, None);
+                }
+                done
+            }
             Write::Lost(_) => Stepped::Raced,
         })
     }
