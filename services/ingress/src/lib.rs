@@ -4,8 +4,7 @@
 //! HTTP requests of lab scripts and operators, as [`routes`] lists them; reports of runs.
 //!
 //! # Produces
-//! NATS requests `allocate`, `release`, `get`, `stats` and `health`; ticks of an operator's "now"; one log
-//! line and the metrics of every request.
+//! NATS requests of every verb; ticks of an operator's "now"; one log line and the metrics of every request.
 //!
 //! # Calls
 //! The bus, by its ports [`Requests`] and [`Ticks`]. Nothing else: no store, no provider.
@@ -35,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 pub mod routes;
 
 pub mod admin;
+pub mod deletions;
 pub mod sandboxes;
 
 mod caller;

@@ -10,6 +10,7 @@ use common::runtime::ops::Ops;
 
 use crate::admin::{self, TickDesk};
 use crate::caller::{self, Gate, Role};
+use crate::deletions;
 use crate::edge::{self, Edge};
 use crate::relay::Relay;
 use crate::sandboxes;
@@ -83,6 +84,36 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/admin/reports/{kind}/{tick}",
         role: Role::Admin,
         endpoint: |method, _| on(method, admin::report),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/admin/deletions/parked",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, deletions::parked),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/admin/deletions/replay",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, deletions::replay_all),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/admin/deletions/{id}",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, deletions::show),
+    },
+    Route {
+        method: Method::DELETE,
+        path: "/v1/admin/deletions/{id}",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, deletions::remove),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/admin/deletions/{id}/replay",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, deletions::replay),
     },
     Route { method: Method::GET, path: "/healthz", role: Role::None, endpoint: ops },
     Route { method: Method::GET, path: "/readyz", role: Role::None, endpoint: ops },
