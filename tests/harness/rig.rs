@@ -208,6 +208,11 @@ impl Rig {
         (&mut self.running.ended).await.expect("the fleet did not panic")
     }
 
+    /// Changes how many of each kind there are from the next start on.
+    pub fn change_counts(&mut self, change: impl FnOnce(&mut Counts)) {
+        change(&mut self.counts);
+    }
+
     /// Asks the fleet to stop.
     pub fn ask_to_stop(&mut self) {
         drop(self.running.asked.take());

@@ -183,6 +183,7 @@ pub struct ReplayAllRequest {
 
 /// What a page of replays did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ReplayAllReply {
     /// Tried again from now on.
     pub replayed: u64,

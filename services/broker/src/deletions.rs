@@ -4,11 +4,11 @@ use clap::Subcommand;
 use common::runtime::settings::Env;
 
 mod client;
-pub mod parked;
+pub(crate) mod parked;
 
 /// What can be done with deletions.
 #[derive(Debug, Subcommand)]
-pub enum Deletions {
+pub(crate) enum Deletions {
     #[command(flatten)]
     Parked(parked::Command),
 }
@@ -20,7 +20,7 @@ impl Deletions {
     ///
     /// # Errors
     /// When the settings cannot be read, nobody answers, or the answer is a failure.
-    pub async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
+    pub(crate) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
         match self {
             Self::Parked(command) => command.run(env).await,
         }

@@ -25,7 +25,7 @@ pub mod up;
 
 pub mod child;
 pub mod data;
-pub mod deletions;
+mod deletions;
 pub mod embedded;
 pub mod nats_server;
 

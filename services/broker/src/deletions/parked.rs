@@ -20,7 +20,7 @@ const PAGES_MAX: usize = 10_000;
 
 /// What can be done with parked deletions.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// List deletions that used up their attempts, and messages that nobody could read.
     Parked {
         #[command(flatten)]
@@ -66,7 +66,7 @@ pub enum Command {
 
 /// Which parked deletions.
 #[derive(Clone, Debug, Default, Args)]
-pub struct Which {
+pub(crate) struct Which {
     /// Only those of this pool.
     #[arg(long)]
     pool: Option<String>,
@@ -77,7 +77,7 @@ pub struct Which {
 
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(crate) enum Output {
     /// For people.
     Text,
     /// For programs.
