@@ -1,6 +1,7 @@
 //! Deletions that were given up or lost, and brought back: by an operator, by the sweep, over every door.
 
 use common::domain::StateName;
+use futures_util::{StreamExt as _, stream};
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};
 use reqwest::Method;
@@ -23,15 +24,14 @@ fn refused() -> Fault {
 
 /// Claims and releases so many sandboxes.
 async fn release(rig: &Rig, count: usize) -> Vec<String> {
-    let mut ids = Vec::new();
-    for number in 0..count {
+    let one = |number: usize| async move {
         let owner = format!("student-{number}");
         let claim = rig.api.allocate(&owner).await;
         assert_eq!(claim.status, 201, "{claim:?}");
         rig.api.release(claim.sandbox(), &owner).await;
-        ids.push(claim.sandbox().to_owned());
-    }
-    ids
+        claim.sandbox().to_owned()
+    };
+    stream::iter(0..count).map(one).buffered(8).collect().await
 }
 
 async fn until_parked(rig: &Rig, count: usize) {

@@ -136,7 +136,7 @@ impl Recorder {
     /// # Errors
     /// [`BusError`] when the ledger did not answer, or others were faster again and again.
     pub async fn complete(&self, sandbox: &Sandbox) -> Result<u64, BusError> {
-        let added = self.add_missing(sandbox, None).await?;
+        let added = self.add_missing(sandbox, None, false).await?;
         self.inside.metrics.filled.inc_by(added);
         Ok(added)
     }
@@ -146,14 +146,14 @@ impl Recorder {
     /// # Errors
     /// As there.
     pub async fn tell_now(&self, sandbox: &Sandbox) -> Result<(), BusError> {
-        let added = self.add_missing(sandbox, None).await?;
+        let added = self.add_missing(sandbox, None, true).await?;
         self.inside.metrics.filled.inc_by(added.saturating_sub(1));
         Ok(())
     }
 
     async fn tell(&self, change: Change) {
         let Change { sandbox, request_id } = change;
-        match self.add_missing(&sandbox, request_id.as_deref()).await {
+        match self.add_missing(&sandbox, request_id.as_deref(), true).await {
             Ok(added) => self.inside.metrics.filled.inc_by(added.saturating_sub(1)),
             Err(error) => {
                 self.inside.metrics.left.inc();
@@ -167,13 +167,18 @@ impl Recorder {
         }
     }
 
-    async fn add_missing(&self, sandbox: &Sandbox, request_id: Option<&str>) -> Result<u64, BusError> {
+    async fn add_missing(
+        &self,
+        sandbox: &Sandbox,
+        request_id: Option<&str>,
+        is_writer: bool,
+    ) -> Result<u64, BusError> {
         let ledger = self.inside.ledger.as_ref();
         let oldest = self.inside.clock.now().before(ledger.kept());
         let mut added = 0;
         for round in 0..ROUNDS_MAX {
-            // A sandbox that is new has no events yet, which needs no look unless that turns out wrong.
-            let is_new = round == 0 && sandbox.version == Version::default().next();
+            // What its writer tells of a new sandbox is the first event, unless that turns out wrong.
+            let is_new = is_writer && round == 0 && sandbox.version == Version::default().next();
             let mut mark = if is_new { None } else { ledger.last_event(&sandbox.id).await? };
             let mut is_complete = true;
             for entry in missing(sandbox, mark, oldest) {

@@ -163,10 +163,13 @@ impl<'a> Source<'a> {
         self.consumer = None;
         tracing::warn!(nats.consumer = self.name, error = %Chain(error), "cannot fetch; trying again");
         // Somebody may have removed the stream; whoever finds it missing makes it again.
-        if self.bus.connected()
-            && let Err(error) = self.bus.mend().await
-        {
-            tracing::warn!(nats.consumer = self.name, error = %Chain(&error), "the streams are not whole");
+        if self.bus.connected() {
+            tokio::select! {
+                mended = self.bus.mend() => if let Err(error) = mended {
+                    tracing::warn!(nats.consumer = self.name, error = %Chain(&error), "the streams are not whole");
+                },
+                () = stop.cancelled() => return,
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(FETCH_RETRY_DELAY) => {}
