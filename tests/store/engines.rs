@@ -1,13 +1,21 @@
 //! The engines that the suite runs on.
 
 use common::store::Store;
-use common::store::dynamodb::DynamoStore;
+use common::store::dynamodb::{DynamoConfig, DynamoStore};
 use common::store::memory::MemoryStore;
 use harness::{dynamodb, dynamodb_local};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Few, so that shards fill, and more than one, so that they matter.
 pub(crate) const SHARDS: u16 = 3;
+
+/// Settings of one of several processes: how many shards it asks for, and how far it thinks an index may lag.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Set {
+    pub(crate) shards: u16,
+    pub(crate) index_lag_seconds: u64,
+}
 
 /// A table of one test on one DynamoDB engine.
 pub(crate) struct Table {
@@ -34,6 +42,44 @@ pub(crate) async fn dynoxide_table() -> Option<Table> {
 
 pub(crate) async fn dynamodb_local_table() -> Option<Table> {
     Some(table(dynamodb_local::endpoint()?).await)
+}
+
+/// A table that several processes work on.
+pub(crate) enum Shared {
+    Memory(MemoryStore),
+    Dynamo { endpoint: &'static str, name: String },
+}
+
+pub(crate) async fn shared_memory() -> Option<Shared> {
+    Some(Shared::Memory(MemoryStore::new(SHARDS)))
+}
+
+pub(crate) async fn shared_dynoxide() -> Option<Shared> {
+    Some(shared(dynamodb::dynoxide_endpoint()).await)
+}
+
+pub(crate) async fn shared_dynamodb_local() -> Option<Shared> {
+    Some(shared(dynamodb_local::endpoint()?).await)
+}
+
+async fn shared(endpoint: &'static str) -> Shared {
+    let Table { endpoint, name, store } = table(endpoint).await;
+    store.ensure_table().await.expect("the engine makes tables");
+    Shared::Dynamo { endpoint, name }
+}
+
+impl Shared {
+    /// One more process.
+    pub(crate) async fn process(&self, set: Set) -> Arc<dyn Store> {
+        let index_lag = Duration::from_secs(set.index_lag_seconds);
+        match self {
+            Self::Memory(store) => Arc::new(store.set_otherwise(set.shards, index_lag)),
+            Self::Dynamo { endpoint, name } => {
+                let config = DynamoConfig { index_lag, ..dynamodb::config(endpoint, name, set.shards) };
+                Arc::new(DynamoStore::connect(&config).await)
+            }
+        }
+    }
 }
 
 /// A table that is not made yet.

@@ -163,7 +163,7 @@ pub(crate) fn query(state: StateName, shard: u16, range: SortRange) -> StateQuer
 /// Everything in that state, shard by shard, over all pages.
 pub(crate) async fn listed(store: &dyn Store, state: StateName, range: SortRange) -> Vec<Sandbox> {
     let mut sandboxes = Vec::new();
-    for shard in 0..store.shards() {
+    for shard in 0..store.shards().await.unwrap() {
         let query = query(state, shard, range.clone());
         let mut after = None;
         loop {

@@ -30,7 +30,7 @@ pub(crate) async fn pages_follow_on_without_gap_or_repeat(store: Arc<dyn Store>)
     let total = 40;
     several_added(&*store, 1..1 + total).await;
     let mut seen = BTreeMap::new();
-    for shard in 0..store.shards() {
+    for shard in 0..store.shards().await.unwrap() {
         let query = query(StateName::Available, shard, SortRange::All);
         let whole = store.page(&query, None, PAGE_OF_ALL).await.unwrap();
         assert_eq!(whole.next, None);
@@ -57,7 +57,7 @@ pub(crate) async fn pages_follow_on_without_gap_or_repeat(store: Arc<dyn Store>)
         }
     }
     assert_eq!(seen.len(), total as usize);
-    let beyond = query(StateName::Available, store.shards(), SortRange::All);
+    let beyond = query(StateName::Available, store.shards().await.unwrap(), SortRange::All);
     assert_eq!(store.page(&beyond, None, PAGE_OF_ALL).await.unwrap().sandboxes, []);
 }
 
@@ -77,6 +77,52 @@ pub(crate) async fn a_prefix_narrows_a_page(store: Arc<dyn Store>) {
         let mut found = names(&found);
         found.sort_unstable();
         assert_eq!(found, expected, "{text}");
+    }
+}
+
+pub(crate) async fn a_listing_begins_at_any_name_and_goes_on_over_the_whole(store: Arc<dyn Store>) {
+    let mut all = Vec::new();
+    for (number, name) in (1..).zip(["alpha", "lab-a", "lab-b", "lab-c", "lab-ü", "labor", "omega"]) {
+        all.push(named(&*store, number, name).await);
+    }
+    for prefixed in [None, Some(NamePrefix::parse("lab-").unwrap())] {
+        let whole = match &prefixed {
+            None => SortRange::All,
+            Some(prefix) => SortRange::NamePrefix(prefix.clone()),
+        };
+        for from in ["lab-", "lab-b", "lab-bb", "lab-ü", "lab-z"] {
+            let from = SandboxName::parse(from).unwrap();
+            let expected: Vec<_> = all
+                .iter()
+                .filter(|sandbox| sandbox.name >= from)
+                .filter(|sandbox| prefixed.as_ref().is_none_or(|_| sandbox.name.as_str().starts_with("lab-")))
+                .cloned()
+                .collect();
+            let mut found = Vec::new();
+            for shard in 0..store.shards().await.unwrap() {
+                let range = SortRange::NamesFrom { from: from.clone(), prefix: prefixed.clone() };
+                let mut page = store.page(&query(StateName::Available, shard, range), None, 1).await.unwrap();
+                while let Some(cursor) = page.next.take() {
+                    found.append(&mut page.sandboxes);
+                    let rest = query(StateName::Available, shard, whole.clone());
+                    page = store.page(&rest, Some(&cursor), 2).await.unwrap();
+                }
+                found.append(&mut page.sandboxes);
+            }
+            found.sort_by(|one, other| one.name.cmp(&other.name));
+            assert_eq!(names(&found), names(&expected), "from {from} with {prefixed:?}");
+        }
+    }
+}
+
+pub(crate) async fn the_last_of_a_part_is_the_last_of_its_listing(store: Arc<dyn Store>) {
+    several_added(&*store, 1..31).await;
+    for shard in 0..store.shards().await.unwrap() {
+        for range in [SortRange::All, prefix("lab-001"), prefix("nothing")] {
+            let query = query(StateName::Available, shard, range);
+            let whole = store.page(&query, None, PAGE_OF_ALL).await.unwrap().sandboxes;
+            assert_eq!(store.last(&query).await.unwrap().as_ref(), whole.last(), "{query:?}");
+        }
     }
 }
 
@@ -135,7 +181,7 @@ pub(crate) async fn pools_do_not_mix(store: Arc<dyn Store>) {
     store.insert(&other, NOW).await.unwrap();
     assert_eq!(listed(&*store, StateName::Available, SortRange::All).await, [ours]);
     let mut count = 0;
-    for shard in 0..store.shards() {
+    for shard in 0..store.shards().await.unwrap() {
         let range = SortRange::All;
         let query = StateQuery { pool: pool("main-2"), state: StateName::Available, shard, range };
         count += store.count(&query).await.unwrap();
@@ -159,7 +205,7 @@ pub(crate) async fn counts_agree_with_pages(store: Arc<dyn Store>) {
     ];
     for (state, range, expected) in ranges {
         let mut count = 0;
-        for shard in 0..store.shards() {
+        for shard in 0..store.shards().await.unwrap() {
             count += store.count(&query(state, shard, range.clone())).await.unwrap();
         }
         assert_eq!(count, expected, "{state} {range:?}");

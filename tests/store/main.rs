@@ -7,6 +7,7 @@ mod claims;
 mod engines;
 mod fixtures;
 mod interruptions;
+mod layout;
 mod listing;
 mod lost_replies;
 mod outages;
@@ -37,6 +38,15 @@ macro_rules! on_every_engine {
         on_engine!(memory: $($cases)+);
         on_engine!(dynoxide: $($cases)+);
         on_engine!(dynamodb_local: $($cases)+);
+    };
+}
+
+/// Cases of several processes on one table.
+macro_rules! on_every_shared_engine {
+    ($($cases:tt)+) => {
+        on_engine!(shared_memory: $($cases)+);
+        on_engine!(shared_dynoxide: $($cases)+);
+        on_engine!(shared_dynamodb_local: $($cases)+);
     };
 }
 
@@ -93,6 +103,8 @@ on_every_engine! {
     listing {
         pages_follow_on_without_gap_or_repeat,
         a_prefix_narrows_a_page,
+        a_listing_begins_at_any_name_and_goes_on_over_the_whole,
+        the_last_of_a_part_is_the_last_of_its_listing,
         due_times_narrow_a_page,
         every_state_is_in_its_own_part_of_the_index,
         pools_do_not_mix,
@@ -100,6 +112,18 @@ on_every_engine! {
     }
     agreement {
         memory_gives_the_same_answers,
+    }
+}
+
+on_every_shared_engine! {
+    layout {
+        processes_agree_on_the_number_of_shards,
+        a_number_that_grows_hides_nothing,
+        a_number_that_falls_hides_nothing,
+        a_pool_that_grows_gets_more_shards,
+        twins_that_change_the_number_end_at_one,
+        a_supply_is_noted_and_the_latest_counts,
+        a_supply_settles_when_the_index_has_had_its_time,
     }
 }
 

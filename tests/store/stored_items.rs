@@ -6,6 +6,7 @@ use crate::fixtures::{
 };
 use aws_sdk_dynamodb::types::AttributeValue;
 use common::domain::{LabId, StateName, UnixSeconds};
+use common::store::layout::Layout as _;
 use common::store::{SortRange, Store, StoreError};
 use harness::dynamodb;
 use std::collections::HashMap;
@@ -92,7 +93,8 @@ pub(crate) async fn an_item_that_cannot_be_read_is_named(table: Table) {
     spoilt.insert("requested_at".to_owned(), AttributeValue::S("yesterday".to_owned()));
     let client = dynamodb::client(table.endpoint);
     client.put_item().table_name(&table.name).set_item(Some(spoilt)).send().await.unwrap();
-    let shard = (0..store.shards()).map(|shard| query(StateName::PendingDeletion, shard, SortRange::All));
+    let shard = (0..store.shards().await.unwrap())
+        .map(|shard| query(StateName::PendingDeletion, shard, SortRange::All));
     let mut errors = vec![
         store.sandbox(&sandbox.id).await.unwrap_err(),
         // The write is lost to an item that cannot be shown.

@@ -160,7 +160,10 @@ pub(crate) async fn a_replay_needs_its_epoch_and_counts_anew(store: Arc<dyn Stor
     assert_eq!(replayed.history.last().unwrap().by, Some(operator()));
     assert_eq!(lost(replay().await.unwrap()), replayed, "the same replay again");
     assert_eq!(listed(&*store, StateName::DeletionFailed, SortRange::All).await, []);
-    assert_eq!(listed(&*store, StateName::PendingDeletion, SortRange::All).await, [replayed.clone()]);
+    assert_eq!(
+        listed(&*store, StateName::PendingDeletion, SortRange::All).await,
+        std::slice::from_ref(&replayed)
+    );
     let again = done(store.park_deletion(&parked.id, parked.epoch, LATER).await.unwrap());
     let gone = done(store.replay_deletion(&again.id, again.epoch, &operator(), LATER).await.unwrap());
     done(store.finish_deletion(&gone.id, gone.epoch, LATER, KEEP_UNTIL).await.unwrap());

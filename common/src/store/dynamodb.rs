@@ -13,6 +13,8 @@ use crate::domain::{
 };
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
+use std::sync::Arc;
+use std::time::Duration;
 
 mod attributes;
 mod claim;
@@ -20,18 +22,23 @@ mod config;
 mod expression;
 pub mod floor;
 mod item;
+mod layout;
 mod listing;
 pub mod table;
 mod transitions;
 
-pub use config::{DynamoConfig, SHARDS_MAX};
+pub use config::DynamoConfig;
 
 /// Keeps sandboxes and claims in one DynamoDB table.
 #[derive(Clone, Debug)]
 pub struct DynamoStore {
     client: Client,
     table: String,
-    shards: u16,
+    /// Shards that the settings ask for; the table says how many there are.
+    shards_set: u16,
+    /// How far the indexes may lag behind the table.
+    index_lag: Duration,
+    known: Arc<layout::Known>,
 }
 
 /// Whatever kept a call from a usable answer: throttling, time-outs, connections, failures over there. A
@@ -45,10 +52,6 @@ fn unavailable(
 
 #[async_trait]
 impl Store for DynamoStore {
-    fn shards(&self) -> u16 {
-        self.shards
-    }
-
     async fn ping(&self) -> Result<(), StoreError> {
         self.read_nothing().await
     }
@@ -167,6 +170,10 @@ impl Store for DynamoStore {
         limit: u16,
     ) -> Result<Page, StoreError> {
         self.read_page(query, after, limit).await
+    }
+
+    async fn last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError> {
+        self.read_last(query).await
     }
 
     async fn count(&self, query: &StateQuery) -> Result<u64, StoreError> {

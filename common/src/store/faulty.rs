@@ -2,10 +2,11 @@
 //! tests of what stands before a store.
 
 use super::{
-    Description, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError, Write,
+    Description, Insert, Layout, MoveClaim, OpenClaim, Page, PageCursor, Shards, StateQuery, Store,
+    StoreError, Supply, Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, Sandbox, SandboxId,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, PoolName, Sandbox, SandboxId,
     UnixSeconds, Version,
 };
 use async_trait::async_trait;
@@ -121,11 +122,27 @@ fn broken_off(operation: &'static str) -> StoreError {
 }
 
 #[async_trait]
-impl Store for FaultyStore {
-    fn shards(&self) -> u16 {
-        self.inner.shards()
+impl Layout for FaultyStore {
+    // Not counted among the calls: it is answered from memory nearly always.
+    async fn shards(&self) -> Result<u16, StoreError> {
+        self.inner.shards().await
     }
 
+    async fn follow_size(&self, sandboxes: u64, now: UnixSeconds) -> Result<Shards, StoreError> {
+        self.pass("follow_size", self.inner.follow_size(sandboxes, now)).await
+    }
+
+    async fn note_supply(&self, pool: &PoolName, now: UnixSeconds) -> Result<(), StoreError> {
+        self.pass("note_supply", self.inner.note_supply(pool, now)).await
+    }
+
+    async fn supply(&self, pool: &PoolName) -> Result<Supply, StoreError> {
+        self.pass("supply", self.inner.supply(pool)).await
+    }
+}
+
+#[async_trait]
+impl Store for FaultyStore {
     async fn ping(&self) -> Result<(), StoreError> {
         self.pass("ping", self.inner.ping()).await
     }
@@ -244,6 +261,10 @@ impl Store for FaultyStore {
         limit: u16,
     ) -> Result<Page, StoreError> {
         self.pass("page", self.inner.page(query, after, limit)).await
+    }
+
+    async fn last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError> {
+        self.pass("last", self.inner.last(query)).await
     }
 
     async fn count(&self, query: &StateQuery) -> Result<u64, StoreError> {

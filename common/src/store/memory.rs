@@ -4,18 +4,20 @@
 //! DynamoDB adapter: `tests/store` runs one suite on both. Nothing survives the process.
 
 use super::index::{due_sort, shard_of, state_shard, state_sort};
+use super::layout::{Layout, Shards, Supply, settles_at, wanted_shards};
 use super::{
     Description, Insert, MoveClaim, OpenClaim, Page, PageCursor, SortRange, StateQuery, Store, StoreError,
     Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, InvalidTransition, NewSandbox, OwnerId, Sandbox,
-    SandboxId, State, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, InvalidTransition, NewSandbox, OwnerId, PoolName,
+    Sandbox, SandboxId, State, UnixSeconds, Version,
 };
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Names of the two parts of a cursor.
 const CURSOR_SORT: &str = "state_sort";
@@ -24,8 +26,9 @@ const CURSOR_ID: &str = "id";
 /// Sandboxes and claims in memory.
 #[derive(Debug)]
 pub struct MemoryStore {
-    shards: u16,
-    tables: Mutex<Tables>,
+    shards_set: u16,
+    index_lag: Duration,
+    tables: Arc<Mutex<Tables>>,
 }
 
 #[derive(Debug, Default)]
@@ -34,6 +37,10 @@ struct Tables {
     claims: BTreeMap<ClaimKey, StoredClaim>,
     /// Shard key → (sort key, id), as `StateIndex` has it.
     index: BTreeMap<String, BTreeSet<(String, SandboxId)>>,
+    /// Where each sandbox lies in the index; the number of shards may have changed since it was put there.
+    places: BTreeMap<SandboxId, (String, String)>,
+    shards: Option<Shards>,
+    supplied_at: BTreeMap<PoolName, UnixSeconds>,
 }
 
 #[derive(Clone, Debug)]
@@ -46,21 +53,21 @@ struct StoredClaim {
 
 impl Tables {
     fn put(&mut self, sandbox: Sandbox, shards: u16) {
-        if let Some(before) = self.sandboxes.get(&sandbox.id).cloned() {
-            self.unlist(&before, shards);
+        if let Some((key, sort)) = self.places.remove(&sandbox.id)
+            && let Some(entries) = self.index.get_mut(&key)
+        {
+            entries.remove(&(sort, sandbox.id.clone()));
         }
         if let Some(sort) = state_sort(&sandbox) {
-            let key = index_key(&sandbox, shards);
-            self.index.entry(key).or_default().insert((sort, sandbox.id.clone()));
+            let key = state_shard(&sandbox.pool, sandbox.state.name(), shard_of(&sandbox.id, shards));
+            self.index.entry(key.clone()).or_default().insert((sort.clone(), sandbox.id.clone()));
+            self.places.insert(sandbox.id.clone(), (key, sort));
         }
         self.sandboxes.insert(sandbox.id.clone(), sandbox);
     }
 
-    fn unlist(&mut self, sandbox: &Sandbox, shards: u16) {
-        let key = index_key(sandbox, shards);
-        if let (Some(sort), Some(entries)) = (state_sort(sandbox), self.index.get_mut(&key)) {
-            entries.remove(&(sort, sandbox.id.clone()));
-        }
+    fn shards(&mut self, set: u16) -> Shards {
+        *self.shards.get_or_insert_with(|| Shards::fresh(set, UnixSeconds::new(0)))
     }
 
     fn claim_record(&self, claim: &ClaimKey) -> Option<ClaimRecord> {
@@ -68,10 +75,6 @@ impl Tables {
             .get(claim)
             .map(|stored| ClaimRecord { claim: claim.clone(), candidate: stored.candidate.clone() })
     }
-}
-
-fn index_key(sandbox: &Sandbox, shards: u16) -> String {
-    state_shard(&sandbox.pool, sandbox.state.name(), shard_of(&sandbox.id, shards))
 }
 
 /// The same sandbox by id and version, which is all that a claim item is compared by.
@@ -85,7 +88,13 @@ impl MemoryStore {
     /// An empty store with `shards` shards (at least one) of each pool and state.
     #[must_use]
     pub fn new(shards: u16) -> Self {
-        Self { shards: shards.max(1), tables: Mutex::default() }
+        Self { shards_set: shards, index_lag: Duration::ZERO, tables: Arc::default() }
+    }
+
+    /// A process of other settings on the same tables.
+    #[must_use]
+    pub fn set_otherwise(&self, shards: u16, index_lag: Duration) -> Self {
+        Self { shards_set: shards, index_lag, tables: Arc::clone(&self.tables) }
     }
 
     /// Removes what DynamoDB's time to live would have removed by `now`, and says how many records that was.
@@ -114,7 +123,8 @@ impl MemoryStore {
         let Some(sandbox) = tables.sandboxes.get(id).cloned() else { return Write::Lost(None) };
         match step(sandbox) {
             Ok(changed) => {
-                tables.put(changed.clone(), self.shards);
+                let shards = tables.shards(self.shards_set).write;
+                tables.put(changed.clone(), shards);
                 Write::Done(Box::new(changed))
             }
             Err(InvalidTransition { step: _, from: _, sandbox }) => Write::Lost(Some(sandbox)),
@@ -123,11 +133,36 @@ impl MemoryStore {
 }
 
 #[async_trait]
-impl Store for MemoryStore {
-    fn shards(&self) -> u16 {
-        self.shards
+impl Layout for MemoryStore {
+    async fn shards(&self) -> Result<u16, StoreError> {
+        Ok(self.tables().shards(self.shards_set).read)
     }
 
+    async fn follow_size(&self, sandboxes: u64, now: UnixSeconds) -> Result<Shards, StoreError> {
+        let mut tables = self.tables();
+        let seen = tables.shards(self.shards_set);
+        let next = seen.towards(wanted_shards(self.shards_set, sandboxes), now).unwrap_or(seen);
+        tables.shards = Some(next);
+        Ok(next)
+    }
+
+    async fn note_supply(&self, pool: &PoolName, now: UnixSeconds) -> Result<(), StoreError> {
+        let mut tables = self.tables();
+        let at = tables.supplied_at.entry(pool.clone()).or_insert(now);
+        *at = now.max(*at);
+        Ok(())
+    }
+
+    async fn supply(&self, pool: &PoolName) -> Result<Supply, StoreError> {
+        let mut tables = self.tables();
+        let supplied_at = tables.supplied_at.get(pool).copied();
+        let shards = tables.shards(self.shards_set).read;
+        Ok(Supply { shards, settles_at: settles_at(supplied_at, self.index_lag) })
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
     }
@@ -251,7 +286,8 @@ impl Store for MemoryStore {
             return Ok(Insert::Exists(Box::new(existing.clone())));
         }
         let entered = sandbox.clone().enter(now);
-        tables.put(entered.clone(), self.shards);
+        let shards = tables.shards(self.shards_set).write;
+        tables.put(entered.clone(), shards);
         Ok(Insert::Inserted(Box::new(entered)))
     }
 
@@ -274,7 +310,8 @@ impl Store for MemoryStore {
         match tables.sandboxes.get(id).cloned() {
             Some(sandbox) if sandbox.version == version => {
                 let described = Sandbox { name, sfdc_account_id, ..sandbox };
-                tables.put(described.clone(), self.shards);
+                let shards = tables.shards(self.shards_set).write;
+                tables.put(described.clone(), shards);
                 Ok(Write::Done(Box::new(described)))
             }
             other => Ok(Write::Lost(other.map(Box::new))),
@@ -315,6 +352,13 @@ impl Store for MemoryStore {
         Ok(page)
     }
 
+    async fn last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError> {
+        let tables = self.tables();
+        let entries = tables.index.get(&state_shard(&query.pool, query.state, query.shard));
+        let last = entries.and_then(|entries| entries.iter().rfind(|(sort, _)| in_range(sort, &query.range)));
+        Ok(last.and_then(|(_, id)| tables.sandboxes.get(id).cloned()))
+    }
+
     async fn count(&self, query: &StateQuery) -> Result<u64, StoreError> {
         let tables = self.tables();
         let entries = tables.index.get(&state_shard(&query.pool, query.state, query.shard));
@@ -328,6 +372,9 @@ fn in_range(sort: &str, range: &SortRange) -> bool {
     match range {
         SortRange::All => true,
         SortRange::NamePrefix(prefix) => sort.starts_with(prefix.as_str()),
+        SortRange::NamesFrom { from, prefix } => {
+            sort >= from.as_str() && prefix.as_ref().is_none_or(|prefix| sort.starts_with(prefix.as_str()))
+        }
         SortRange::DueBy(at) => *sort <= *due_sort(*at),
     }
 }

@@ -1,23 +1,36 @@
 //! Candidates: free sandboxes to try, from memory.
 //!
-//! Each selector (pool, name prefix) has a shelf, filled from the index shard by shard in random order. An
-//! id that is being tried in this process is kept from everybody else in it; one that turned out taken is
-//! not offered again at that version, even while the index still shows it. *Exhausted* is said only after a
-//! whole round over all shards showed nothing but sandboxes that are known to be taken; while others are
-//! still being tried, the caller waits for their outcome. One round answers everybody who came before it.
+//! Each selector (pool, name prefix) has a shelf. It is filled from the index, shard by shard in random order
+//! and from a random place in each, and filled up in the background before it runs dry. An id that is being
+//! tried in this process is kept from everybody else in it; one that turned out taken is not offered again at
+//! that version, even while the index still shows it.
+//!
+//! *Exhausted* is said only after a whole round over all shards showed nothing but sandboxes that are known to
+//! be taken, over an index that has had its time to show whatever was made free before the round: the number of
+//! shards and the time of the last supply are read from the table itself. Until then, and while others are still
+//! being tried, the caller waits. One round answers everybody who came before it.
 
 use crate::Metrics;
-use common::domain::{Candidate, NamePrefix, PoolName, SandboxId, StateName, Version};
+use common::clock::Clock;
+use common::domain::{Candidate, NamePrefix, PoolName, Sandbox, SandboxId, StateName, Version};
 use common::random::{Random, shuffle};
-use common::store::{PageCursor, SortRange, StateQuery, Store, StoreError};
+use common::runtime::telemetry::Chain;
+use common::store::{Page, PageCursor, SortRange, StateQuery, Store, StoreError};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+
+mod starting_point;
 
 /// Candidates that a round looks for; more cost reads, fewer cost rounds.
 const SHELF_TARGET: usize = 256;
+/// Candidates left on a shelf from which on more are looked for in the background: what a busy process uses up
+/// while a round is under way.
+const SHELF_LOW: usize = 128;
+/// Time between two looks of a caller who waits for a supply to show, or for what others are trying.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Sandboxes in one page of the index; about 600 bytes each, well under the 1 MiB of a query.
 const PAGE_LIMIT: u16 = 256;
 /// Taken sandboxes that are remembered, to bridge the time until the index shows it too.
@@ -51,6 +64,7 @@ pub(crate) enum Scarcity {
 pub(crate) struct Candidates {
     store: Arc<dyn Store>,
     random: Arc<dyn Random>,
+    clock: Arc<dyn Clock>,
     metrics: Metrics,
     book: Arc<Book>,
     shelves: Mutex<HashMap<Selector, Arc<Shelf>>>,
@@ -100,7 +114,12 @@ struct Shelf {
 #[derive(Default)]
 struct Ready {
     candidates: VecDeque<Candidate>,
+    /// Their ids, so that a round that meets them again leaves them where they are.
+    ids: HashSet<SandboxId>,
     lost_in_a_row: u32,
+    /// With fewer candidates than this, more are looked for in the background.
+    low: usize,
+    filling_up: bool,
 }
 
 #[derive(Default)]
@@ -120,6 +139,8 @@ enum EmptyHanded {
     Exhausted,
     /// Something is being tried, and may come back.
     InFlight,
+    /// Something was made free so lately that the index may not show it yet.
+    Settling,
 }
 
 /// What a round found.
@@ -137,15 +158,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // === impl Candidates ===
 
 impl Candidates {
-    pub(crate) fn new(store: Arc<dyn Store>, random: Arc<dyn Random>, metrics: Metrics) -> Self {
-        Self { store, random, metrics, book: Arc::default(), shelves: Mutex::default() }
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        random: Arc<dyn Random>,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { store, random, clock, metrics, book: Arc::default(), shelves: Mutex::default() }
     }
 
     /// A candidate for `selector`, reserved in this process.
-    pub(crate) async fn take(&self, selector: &Selector, deadline: Instant) -> Result<Reserved, Scarcity> {
+    pub(crate) async fn take(
+        self: &Arc<Self>,
+        selector: &Selector,
+        deadline: Instant,
+    ) -> Result<Reserved, Scarcity> {
         let shelf = self.shelf(selector);
         loop {
             if let Some(reserved) = self.reserve(&shelf) {
+                self.fill_up(selector, &shelf);
                 return Ok(reserved);
             }
             // Enrolled before any round that answers this caller, so that a trial that ends during it is not missed.
@@ -169,13 +200,35 @@ impl Candidates {
             drop(rounds);
             match empty_handed {
                 EmptyHanded::Exhausted => return Err(Scarcity::Exhausted),
-                EmptyHanded::InFlight => {
-                    if tokio::time::timeout_at(deadline.into(), settled).await.is_err() {
-                        return Err(Scarcity::Contended);
-                    }
-                }
+                // Not only for a trial to end: what is listed meanwhile rings no bell.
+                EmptyHanded::InFlight => tokio::select! {
+                    () = settled => {}
+                    () = self.clock.sleep(LOOK_AGAIN) => {}
+                    () = tokio::time::sleep_until(deadline.into()) => return Err(Scarcity::Contended),
+                },
+                EmptyHanded::Settling => tokio::select! {
+                    () = self.clock.sleep(LOOK_AGAIN) => {}
+                    () = tokio::time::sleep_until(deadline.into()) => return Err(Scarcity::Contended),
+                },
             }
         }
+    }
+
+    /// Looks for more in the background if the shelf is low. The claim that noticed it does not wait.
+    fn fill_up(self: &Arc<Self>, selector: &Selector, shelf: &Arc<Shelf>) {
+        if !lock(&shelf.ready).begins_to_fill_up() {
+            return;
+        }
+        let (candidates, selector, shelf) = (Arc::clone(self), selector.clone(), Arc::clone(shelf));
+        tokio::spawn(async move {
+            // Somebody who looks already fills this very shelf.
+            if let Ok(mut rounds) = shelf.rounds.try_lock()
+                && let Err(error) = candidates.round(&selector, &shelf, &mut rounds).await
+            {
+                tracing::warn!(error = %Chain(&error), "no candidates were found ahead of time");
+            }
+            lock(&shelf.ready).filling_up = false;
+        });
     }
 
     /// Fills the shelf, or says why not; that is the answer for everybody who has a number by now.
@@ -186,14 +239,25 @@ impl Candidates {
         rounds: &mut Rounds,
     ) -> Result<Option<EmptyHanded>, StoreError> {
         let answered = shelf.callers.load(Ordering::SeqCst);
-        let round = self.look(selector, &mut rounds.cursors).await?;
-        let empty_handed = match round {
-            Round { fresh, .. } if !fresh.is_empty() => {
-                lock(&shelf.ready).candidates.extend(fresh);
-                None
+        let started = self.clock.now();
+        let mut shards = self.store.shards().await?;
+        let empty_handed = loop {
+            let round = self.look(selector, shards, shelf, &mut rounds.cursors).await?;
+            let saw_in_flight = round.saw_in_flight;
+            if lock(&shelf.ready).add(round.fresh) {
+                break None;
             }
-            Round { saw_in_flight: true, .. } => Some(EmptyHanded::InFlight),
-            Round { .. } => Some(EmptyHanded::Exhausted),
+            if saw_in_flight {
+                break Some(EmptyHanded::InFlight);
+            }
+            // Nothing is to be seen. Whether everything could be seen, the table knows.
+            let supply = self.store.supply(&selector.pool).await?;
+            if supply.shards > shards {
+                shards = supply.shards;
+                continue;
+            }
+            let settled = supply.settles_at.is_none_or(|at| at <= started);
+            break Some(if settled { EmptyHanded::Exhausted } else { EmptyHanded::Settling });
         };
         rounds.empty_handed = empty_handed.map(|empty_handed| (answered, empty_handed));
         Ok(empty_handed)
@@ -215,6 +279,7 @@ impl Candidates {
         let mut ready = lock(&shelf.ready);
         let mut entries = lock(&self.book.entries);
         while let Some(candidate) = ready.candidates.pop_front() {
+            ready.ids.remove(&candidate.id);
             if entries.is_free(&candidate) {
                 entries.in_flight.insert(candidate.id.clone());
                 let book = Arc::clone(&self.book);
@@ -225,13 +290,19 @@ impl Candidates {
     }
 
     /// One round over the shards: as many fresh candidates as are wanted, or all that there are.
-    async fn look(&self, selector: &Selector, cursors: &mut Cursors) -> Result<Round, StoreError> {
+    async fn look(
+        &self,
+        selector: &Selector,
+        shards: u16,
+        shelf: &Shelf,
+        cursors: &mut Cursors,
+    ) -> Result<Round, StoreError> {
         self.metrics.candidate_round();
-        let mut shards: Vec<u16> = (0..self.store.shards()).collect();
+        let mut shards: Vec<u16> = (0..shards).collect();
         shuffle(self.random.as_ref(), &mut shards);
         let mut round = Round::default();
         for shard in shards {
-            self.look_into(selector, shard, cursors, &mut round).await?;
+            self.look_into(selector, shard, shelf, cursors, &mut round).await?;
             if round.fresh.len() >= SHELF_TARGET {
                 break;
             }
@@ -241,40 +312,78 @@ impl Candidates {
         Ok(round)
     }
 
-    /// One shard, from where the last round stopped to its end, and then from its beginning.
+    /// One shard, from where the last round stopped or from a random place to its end, and then from its
+    /// beginning.
     async fn look_into(
         &self,
         selector: &Selector,
         shard: u16,
+        shelf: &Shelf,
         cursors: &mut Cursors,
         round: &mut Round,
     ) -> Result<(), StoreError> {
         let range = selector.prefix.clone().map_or(SortRange::All, SortRange::NamePrefix);
         let query = StateQuery { pool: selector.pool.clone(), state: StateName::Available, shard, range };
         let mut after = cursors.remove(&shard);
-        let mut from_the_beginning = after.is_none();
+        let mut from_the_beginning = false;
+        let mut page = match &after {
+            Some(cursor) => self.store.page(&query, Some(cursor), PAGE_LIMIT).await?,
+            None => {
+                let first = self.store.page(&query, None, PAGE_LIMIT).await?;
+                from_the_beginning = first.next.is_none();
+                if from_the_beginning { first } else { self.page_somewhere(&query, first).await? }
+            }
+        };
         let mut offered: HashSet<SandboxId> = HashSet::new();
         loop {
-            let page = self.store.page(&query, after.as_ref(), PAGE_LIMIT).await?;
-            {
-                let entries = lock(&self.book.entries);
-                for sandbox in page.sandboxes {
-                    let candidate = sandbox.candidate();
-                    round.saw_in_flight |= entries.in_flight.contains(&candidate.id);
-                    if entries.is_free(&candidate) && offered.insert(candidate.id.clone()) {
-                        round.fresh.push(candidate);
-                    }
-                }
-            }
             after = page.next;
-            match &after {
-                Some(cursor) if round.fresh.len() >= SHELF_TARGET => {
-                    cursors.insert(shard, cursor.clone());
+            self.sift(page.sandboxes, shelf, &mut offered, round);
+            let enough = round.fresh.len() >= SHELF_TARGET;
+            match after {
+                Some(cursor) if enough => {
+                    cursors.insert(shard, cursor);
                     return Ok(());
                 }
-                Some(_) => {}
-                None if from_the_beginning => return Ok(()),
+                None if enough || from_the_beginning => return Ok(()),
                 None => from_the_beginning = true,
+                Some(_) => {}
+            }
+            page = self.store.page(&query, after.as_ref(), PAGE_LIMIT).await?;
+        }
+    }
+
+    /// A page from a random place of a shard that has more than its `first` page.
+    async fn page_somewhere(&self, query: &StateQuery, first: Page) -> Result<Page, StoreError> {
+        let last = self.store.last(query).await?;
+        let (Some(first), Some(last)) = (first.sandboxes.first(), last) else {
+            return self.store.page(query, None, PAGE_LIMIT).await;
+        };
+        let from = starting_point::between(self.random.as_ref(), &first.name, &last.name);
+        let prefix = match &query.range {
+            SortRange::NamePrefix(prefix) => Some(prefix.clone()),
+            _ => None,
+        };
+        let query = StateQuery { range: SortRange::NamesFrom { from, prefix }, ..query.clone() };
+        self.store.page(&query, None, PAGE_LIMIT).await
+    }
+
+    /// Keeps of a page what can be tried and is not on the shelf.
+    fn sift(
+        &self,
+        sandboxes: Vec<Sandbox>,
+        shelf: &Shelf,
+        offered: &mut HashSet<SandboxId>,
+        round: &mut Round,
+    ) {
+        let ready = lock(&shelf.ready);
+        let entries = lock(&self.book.entries);
+        for sandbox in sandboxes {
+            let candidate = sandbox.candidate();
+            // What is on the shelf may be in flight by the time that this round ends.
+            let is_shelved = ready.ids.contains(&candidate.id);
+            round.saw_in_flight |= is_shelved || entries.in_flight.contains(&candidate.id);
+            if !is_shelved && entries.is_free(&candidate) && offered.insert(candidate.id.clone()) {
+                round.fresh.push(candidate);
             }
         }
     }
@@ -321,14 +430,37 @@ impl Reserved {
 // === impl Ready ===
 
 impl Ready {
+    /// Puts what a round found onto the shelf, and says whether there is anything on it now.
+    fn add(&mut self, fresh: Vec<Candidate>) -> bool {
+        for candidate in fresh {
+            self.put_back(candidate);
+        }
+        // A pool that holds no more than this is not read again and again as it runs out.
+        self.low = SHELF_LOW.min(self.candidates.len() / 2);
+        !self.candidates.is_empty()
+    }
+
+    fn put_back(&mut self, candidate: Candidate) {
+        if self.ids.insert(candidate.id.clone()) {
+            self.candidates.push_back(candidate);
+        }
+    }
+
+    /// Whether more is to be looked for in the background, by the one who asks.
+    fn begins_to_fill_up(&mut self) -> bool {
+        let begins = self.candidates.len() < self.low && !self.filling_up;
+        self.filling_up |= begins;
+        begins
+    }
+
     fn note(&mut self, fate: Fate, candidate: &Candidate) {
         match fate {
-            Fate::Unused => self.candidates.push_back(candidate.clone()),
+            Fate::Unused => self.put_back(candidate.clone()),
             Fate::Won => self.lost_in_a_row = 0,
             Fate::Lost => {
                 self.lost_in_a_row += 1;
                 if self.lost_in_a_row >= LOSSES_IN_A_ROW_MAX {
-                    *self = Self::default();
+                    *self = Self { filling_up: self.filling_up, ..Self::default() };
                 }
             }
         }

@@ -82,7 +82,7 @@ pub struct Ports {
 pub struct Allocator {
     config: Config,
     ports: Ports,
-    candidates: candidates::Candidates,
+    candidates: Arc<candidates::Candidates>,
     metrics: Metrics,
     announcing: TaskTracker,
 }
@@ -110,8 +110,8 @@ impl Allocator {
     /// An allocator that counts into `metrics`.
     #[must_use]
     pub fn new(config: Config, ports: Ports, metrics: Metrics) -> Self {
-        let candidates =
-            candidates::Candidates::new(Arc::clone(&ports.store), Arc::clone(&ports.random), metrics.clone());
+        let Ports { clock, random, store, deletions: _, upkeep: _, recorder: _ } = ports.clone();
+        let candidates = Arc::new(candidates::Candidates::new(store, random, clock, metrics.clone()));
         Self { config, ports, candidates, metrics, announcing: TaskTracker::new() }
     }
 

@@ -39,6 +39,7 @@ impl Allocator {
 
     async fn pool_stats(&self, pool: &PoolName) -> Result<PoolStats, StoreError> {
         let mut stats = PoolStats::default();
+        let shards = self.ports.store.shards().await?;
         for state in StateName::ALL {
             let count = match state {
                 StateName::Available => &mut stats.available,
@@ -50,7 +51,7 @@ impl Allocator {
                 // Tombstones are no part of the pool and in no index.
                 StateName::Deleted => continue,
             };
-            for shard in 0..self.ports.store.shards() {
+            for shard in 0..shards {
                 let query = StateQuery { pool: pool.clone(), state, shard, range: SortRange::All };
                 *count += self.ports.store.count(&query).await?;
             }

@@ -16,6 +16,10 @@ pub mod floor;
 pub mod seed;
 pub mod suite;
 
+pub mod footprint;
+pub mod growth;
+pub mod reach;
+
 pub mod door;
 pub mod table;
 
@@ -25,11 +29,14 @@ pub mod calls;
 pub mod load;
 
 pub mod plot;
+pub mod rounds;
 pub mod samples;
 pub mod summary;
 
 mod crew;
+mod fleet;
 mod progress;
+mod usage;
 
 /// Log lines that a load tool writes unless it is told otherwise: one for each claim, refusal or condition that
 /// does not hold would be measured too.
@@ -47,6 +54,12 @@ pub enum Command {
     Seed(seed::Options),
     /// Start a fleet on embedded parts, fill it, and measure all of it against the floor.
     Suite(suite::Options),
+    /// Hold the claim path against its targets: a fleet of its own, and for every target whether it is met.
+    Reach(reach::Options),
+    /// How claims change with the size of the pool and with the number of allocator processes.
+    Growth(growth::Options),
+    /// Memory of an allocator with a large pool, and what an idle fleet of processes costs (Linux).
+    Footprint(footprint::Options),
 }
 
 /// How a summary looks.
@@ -93,6 +106,9 @@ impl Command {
             Self::Floor(options) => floor::command(options, env, &ports).await,
             Self::Seed(options) => seed::command(options, env, &ports).await,
             Self::Suite(options) => suite::command(options, env, &ports).await,
+            Self::Reach(options) => reach::command(options, env, &ports).await,
+            Self::Growth(options) => growth::command(options, env, &ports).await,
+            Self::Footprint(options) => footprint::command(options, env, &ports).await,
         }
     }
 }

@@ -229,7 +229,7 @@ async fn serve(
 }
 
 /// Waits until a sync has run, so that the first claim finds a pool.
-async fn first_sync(reports: &dyn Ticks) {
+pub(crate) async fn first_sync(reports: &dyn Ticks) {
     let done = async {
         while !matches!(reports.last_report(TickKind::Sync).await, Ok(Some(_))) {
             tokio::time::sleep(FIRST_SYNC_LOOK_PAUSE).await;

@@ -32,7 +32,7 @@ impl Reconciler {
 
     async fn try_expire(&self, report: &mut ExpiryReport) -> Result<(), StoreError> {
         let ended_by = self.config.leases.ended_by(self.ports.clock.now());
-        let mut due = self.walk(StateName::Allocated, &SortRange::DueBy(ended_by));
+        let mut due = self.walk(StateName::Allocated, &SortRange::DueBy(ended_by)).await?;
         while let Some(batch) = due.next().await? {
             self.expire_batch(batch, report).await?;
         }

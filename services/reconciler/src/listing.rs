@@ -64,7 +64,7 @@ impl Reconciler {
     pub(crate) async fn stored(&self, states: &[StateName]) -> Result<Vec<Sandbox>, StoreError> {
         let mut sandboxes = Vec::new();
         for state in states {
-            let mut walk = self.walk(*state, &SortRange::All);
+            let mut walk = self.walk(*state, &SortRange::All).await?;
             while let Some(page) = walk.next().await? {
                 sandboxes.extend(page);
             }
@@ -73,9 +73,9 @@ impl Reconciler {
     }
 
     /// A walk over all shards of all pools in one state.
-    pub(crate) fn walk(&self, state: StateName, range: &SortRange) -> Walk<'_> {
+    pub(crate) async fn walk(&self, state: StateName, range: &SortRange) -> Result<Walk<'_>, StoreError> {
         let pools: Vec<&PoolName> = self.config.pools.pools().collect();
-        let shards = self.ports.store.shards();
+        let shards = self.ports.store.shards().await?;
         let queries = pools
             .into_iter()
             .flat_map(|pool| {
@@ -87,7 +87,7 @@ impl Reconciler {
                 })
             })
             .collect();
-        Walk { reconciler: self, queries, after: None }
+        Ok(Walk { reconciler: self, queries, after: None })
     }
 }
 

@@ -6,14 +6,16 @@
 //! being deleted, and a listing may lag.
 
 use crate::Reconciler;
-use crate::plan::{Plan, Refusal, plan};
+use crate::plan::{Listed, Plan, Refusal, plan};
 use common::contract::SyncReport;
 use common::contract::reports::{COMPLETED, FAILED, REFUSED};
-use common::domain::{NewSandbox, Sandbox, State, StateName};
+use common::domain::{NewSandbox, PoolName, Sandbox, State, StateName, UnixSeconds};
 use common::provider::ProviderError;
 use common::runtime::telemetry::Chain;
-use common::store::{Description, Insert, StoreError, Write};
+use common::store::{Description, Insert, Store, StoreError, Write};
 use futures_util::stream::{self, StreamExt as _};
+use std::collections::HashMap;
+use tokio::sync::Mutex;
 
 use crate::listing::ListingError;
 
@@ -56,6 +58,25 @@ enum Stepped {
     MarkedStale,
     Tombstoned,
     Raced,
+}
+
+/// What this sync has noted in the table before it made sandboxes free: once in a second for each pool, so that
+/// no allocator calls a pool exhausted while the index does not show them yet.
+#[derive(Default)]
+struct SupplyNotes(Mutex<HashMap<PoolName, UnixSeconds>>);
+
+// === impl SupplyNotes ===
+
+impl SupplyNotes {
+    async fn note(&self, store: &dyn Store, pool: &PoolName, now: UnixSeconds) -> Result<(), StoreError> {
+        // Held while it is written: whoever finds it noted may rely on that.
+        let mut noted = self.0.lock().await;
+        if noted.get(pool).is_none_or(|at| *at < now) {
+            store.note_supply(pool, now).await?;
+            noted.insert(pool.clone(), now);
+        }
+        Ok(())
+    }
 }
 
 // === impl Reconciler ===
@@ -107,9 +128,20 @@ impl Reconciler {
         }
         report.allocated_missing = u64::try_from(plan.allocated_missing.len()).unwrap_or(u64::MAX);
         report.unchanged = plan.unchanged;
+        self.follow_size(&listed).await?;
         self.apply(plan, report).await.map_err(SyncError::Store)?;
         self.complete_ledger_on_the_way(&stored).await;
         Ok(())
+    }
+
+    /// Lets the number of index shards follow the size of the largest pool.
+    async fn follow_size(&self, listed: &Listed) -> Result<(), StoreError> {
+        let mut sizes: HashMap<&PoolName, u64> = HashMap::new();
+        for sandbox in listed.usable.values() {
+            *sizes.entry(&sandbox.pool).or_default() += 1;
+        }
+        let largest = sizes.into_values().max().unwrap_or_default();
+        self.ports.store.follow_size(largest, self.ports.clock.now()).await.map(|_| ())
     }
 
     /// Does what the plan says. A store that fails stops it; the next sync goes on.
@@ -121,7 +153,9 @@ impl Reconciler {
             .chain(restore.into_iter().map(Step::Restore))
             .chain(describe.into_iter().map(|(sandbox, to)| Step::Describe(sandbox, to)))
             .chain(missing.into_iter().map(Step::MarkMissing));
-        let mut done = stream::iter(steps).map(|step| self.step(step)).buffer_unordered(WRITES_IN_FLIGHT_MAX);
+        let supply = SupplyNotes::default();
+        let mut done =
+            stream::iter(steps).map(|step| self.step(step, &supply)).buffer_unordered(WRITES_IN_FLIGHT_MAX);
         while let Some(stepped) = done.next().await {
             let count = match stepped? {
                 Stepped::Inserted => &mut report.inserted,
@@ -136,11 +170,12 @@ impl Reconciler {
         Ok(())
     }
 
-    async fn step(&self, step: Step) -> Result<Stepped, StoreError> {
+    async fn step(&self, step: Step, supply: &SupplyNotes) -> Result<Stepped, StoreError> {
         let store = &self.ports.store;
         let now = self.ports.clock.now();
         let (write, done) = match step {
             Step::Insert(sandbox) => {
+                supply.note(store.as_ref(), &sandbox.pool, now).await?;
                 return Ok(match store.insert(&sandbox, now).await? {
                     Insert::Inserted(entered) => {
                         self.ports.recorder.note(&entered, None);
@@ -150,7 +185,10 @@ impl Reconciler {
                     Insert::Exists(_) => Stepped::Raced,
                 });
             }
-            Step::Restore(seen) => (store.mark_found(&seen, now).await?, Stepped::Restored),
+            Step::Restore(seen) => {
+                supply.note(store.as_ref(), &seen.pool, now).await?;
+                (store.mark_found(&seen, now).await?, Stepped::Restored)
+            }
             Step::Describe(seen, to) => {
                 (store.describe(&seen.id, seen.version, &to).await?, Stepped::Described)
             }

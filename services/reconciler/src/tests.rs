@@ -165,7 +165,7 @@ impl Rig {
     /// Sandboxes in a state, by the index.
     pub(crate) async fn in_state(&self, state: StateName) -> Vec<Sandbox> {
         let calls = self.faulty.calls().len();
-        let mut walk = self.reconciler.walk(state, &SortRange::All);
+        let mut walk = self.reconciler.walk(state, &SortRange::All).await.unwrap();
         let mut sandboxes = Vec::new();
         while let Some(page) = walk.next().await.unwrap() {
             sandboxes.extend(page);

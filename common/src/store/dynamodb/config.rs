@@ -1,19 +1,21 @@
 //! Settings of the DynamoDB store, and the client that follows from them.
 
-use super::DynamoStore;
+use super::{DynamoStore, layout};
 use crate::runtime::settings::Settings;
+use crate::store::layout::SHARDS_MAX;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
+use std::sync::Arc;
 use std::time::Duration;
-
-/// Most shards of a pool and state: a census asks every one of them.
-pub const SHARDS_MAX: u16 = 256;
 
 const TABLE_DEFAULT: &str = "sandbox-broker";
 const REGION_DEFAULT: &str = "us-east-1";
 const SHARDS_DEFAULT: u16 = 8;
+/// AWS propagates to an index within a fraction of a second, and gives no bound; this is some tenfold of it.
+const INDEX_LAG_DEFAULT_SECONDS: u64 = 5;
+const INDEX_LAG_MAX_SECONDS: u64 = 600;
 /// DynamoDB answers within some 10 ms; a second means that the answer is lost.
 const ATTEMPT_TIMEOUT_DEFAULT_MS: u64 = 1_000;
 /// Below the time that a caller of the API waits, so that it still hears from us.
@@ -38,8 +40,10 @@ pub struct DynamoConfig {
     pub endpoint: Option<String>,
     /// The AWS region (`AWS_REGION`).
     pub region: String,
-    /// Shards of each pool and state (`STORE_SHARDS`).
+    /// Fewest shards of each pool and state (`STORE_SHARDS`).
     pub shards: u16,
+    /// How far the indexes may lag behind the table (`STORE_INDEX_LAG_SECONDS`).
+    pub index_lag: Duration,
     /// Time for one try of a call (`STORE_ATTEMPT_TIMEOUT_MS`).
     pub attempt_timeout: Duration,
     /// Time for a call with all its tries (`STORE_OPERATION_TIMEOUT_MS`).
@@ -69,7 +73,14 @@ impl DynamoConfig {
             "STORE_SHARDS",
             u64::from(SHARDS_DEFAULT),
             1..=u64::from(SHARDS_MAX),
-            "index shards of each pool and state; the same for the whole fleet, and never lowered on a table",
+            "fewest index shards of each pool and state; a table has more where a pool is larger (docs/architecture.md)",
+        );
+        let index_lag = settings.seconds(
+            "STORE_INDEX_LAG_SECONDS",
+            // Local engines write an index together with the table.
+            if endpoint.is_some() { 0 } else { INDEX_LAG_DEFAULT_SECONDS },
+            0..=INDEX_LAG_MAX_SECONDS,
+            "longest that an index may lag behind the table, clock differences included, in seconds: no pool is called exhausted sooner after new sandboxes came; 0 by default where DYNAMODB_ENDPOINT is set",
         );
         let attempt_timeout = settings.millis(
             "STORE_ATTEMPT_TIMEOUT_MS",
@@ -87,7 +98,7 @@ impl DynamoConfig {
             settings.mistake("STORE_OPERATION_TIMEOUT_MS", "must not be less than STORE_ATTEMPT_TIMEOUT_MS");
         }
         let shards = u16::try_from(shards).unwrap_or(SHARDS_DEFAULT);
-        Self { table, endpoint, region, shards, attempt_timeout, operation_timeout }
+        Self { table, endpoint, region, shards, index_lag, attempt_timeout, operation_timeout }
     }
 }
 
@@ -105,7 +116,8 @@ fn parse_table_name(name: &str) -> Result<String, String> {
 impl DynamoStore {
     /// A store for `config`. Calls nothing yet but the sources of credentials, and only without an endpoint.
     pub async fn connect(config: &DynamoConfig) -> Self {
-        let DynamoConfig { table, endpoint, region, shards, attempt_timeout, operation_timeout } = config;
+        let DynamoConfig { table, endpoint, region, shards, index_lag, attempt_timeout, operation_timeout } =
+            config;
         // Pinned: a new behaviour version may change retries and time-outs below us.
         let behaviour = BehaviorVersion::v2026_01_12();
         let base = match endpoint {
@@ -130,7 +142,14 @@ impl DynamoStore {
         let retries =
             RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX).with_initial_backoff(RETRY_PAUSE);
         let config = base.timeout_config(timeouts).retry_config(retries).build();
-        Self { client: Client::from_conf(config), table: table.clone(), shards: (*shards).max(1) }
+        Self {
+            client: Client::from_conf(config),
+            table: table.clone(),
+            shards_set: *shards,
+            // A note of supply is older than the write that it announces by as long as a call may take.
+            index_lag: if index_lag.is_zero() { Duration::ZERO } else { *index_lag + *operation_timeout },
+            known: Arc::new(layout::Known::default()),
+        }
     }
 }
 
@@ -153,6 +172,9 @@ mod tests {
         assert_eq!(config.table, "sandbox-broker");
         assert_eq!(config.endpoint, None);
         assert_eq!((config.region.as_str(), config.shards), ("us-east-1", 8));
+        assert_eq!(config.index_lag, Duration::from_secs(5));
+        let local = read(&[("DYNAMODB_ENDPOINT", "http://localhost:1")]).unwrap();
+        assert_eq!(local.index_lag, Duration::ZERO);
     }
 
     #[test]

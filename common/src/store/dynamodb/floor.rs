@@ -5,10 +5,11 @@
 //! out is everything else: looking for candidates, reading the answer, NATS, HTTP. Beside the two writes stands
 //! the one transaction over the same two items that the store could have made instead.
 
-use super::attributes::PK;
+use super::attributes::{Item, PK};
 use super::{DynamoStore, claim, item, unavailable};
-use crate::domain::{ClaimRecord, Grant, UnixSeconds};
+use crate::domain::{ClaimRecord, Grant, Sandbox, SandboxId, UnixSeconds};
 use crate::store::StoreError;
+use crate::store::index::shard_of;
 use aws_sdk_dynamodb::error::BuildError;
 use aws_sdk_dynamodb::types::{
     Capacity, ConsumedCapacity, Put, ReturnConsumedCapacity, ReturnValue,
@@ -22,6 +23,35 @@ pub struct WriteUnits {
     pub table: f64,
     /// On its indexes.
     pub indexes: f64,
+}
+
+/// A sandbox as it lies in the table: what the update of a claim answers with. Only the micro-benchmarks look at one
+/// by itself.
+#[derive(Clone, Debug)]
+pub struct StoredSandbox(Item);
+
+/// The index shard that a sandbox lies in, below `shards`.
+#[must_use]
+pub fn shard(id: &SandboxId, shards: u16) -> u16 {
+    shard_of(id, shards)
+}
+
+// === impl StoredSandbox ===
+
+impl StoredSandbox {
+    /// The item of a sandbox in an index of `shards` shards.
+    #[must_use]
+    pub fn of(sandbox: &Sandbox, shards: u16) -> Self {
+        Self(item::encode(sandbox, shards))
+    }
+
+    /// The sandbox of the item.
+    ///
+    /// # Errors
+    /// [`StoreError`] when an attribute is missing or is not what it should be.
+    pub fn decode(&self) -> Result<Sandbox, StoreError> {
+        item::decode(&self.0)
+    }
 }
 
 // === impl WriteUnits ===
@@ -92,8 +122,7 @@ impl DynamoStore {
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .return_consumed_capacity(asked(asks_units));
-        let updated = self
-            .grant_change(grant)
+        let updated = Self::grant_change(grant, self.write_shards().await?)
             .apply(update)
             .send()
             .await
@@ -126,7 +155,8 @@ impl DynamoStore {
             .table_name(&self.table)
             .set_key(Some(item::key(&grant.candidate.id)))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        let update = self.grant_change(grant).apply_in_transaction(update).build().map_err(incomplete)?;
+        let change = Self::grant_change(grant, self.write_shards().await?);
+        let update = change.apply_in_transaction(update).build().map_err(incomplete)?;
         let written = self
             .client
             .transact_write_items()

@@ -58,6 +58,17 @@ impl DynamoStore {
         Ok(Page { sandboxes, next })
     }
 
+    pub(super) async fn read_last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError> {
+        let found = self
+            .state_query(query)
+            .scan_index_forward(false)
+            .limit(1)
+            .send()
+            .await
+            .map_err(|error| unavailable("last", error))?;
+        found.items().first().map(item::decode).transpose()
+    }
+
     pub(super) async fn read_count(&self, query: &StateQuery) -> Result<u64, StoreError> {
         let mut count = 0_u64;
         let mut start = None;
@@ -91,6 +102,18 @@ impl DynamoStore {
             SortRange::All => return request.key_condition_expression("#shard = :shard"),
             SortRange::NamePrefix(prefix) => {
                 ("#shard = :shard AND begins_with(#sort, :bound)", text(prefix.as_str()))
+            }
+            SortRange::NamesFrom { from, prefix: None } => {
+                ("#shard = :shard AND #sort >= :bound", text(from.as_str()))
+            }
+            SortRange::NamesFrom { from, prefix: Some(prefix) } => {
+                // A key may be compared once, so the end of the prefix stands in for the prefix itself.
+                let last = format!("{prefix}{}", char::MAX);
+                let request = request.expression_attribute_values(":last", text(last));
+                return request
+                    .key_condition_expression("#shard = :shard AND #sort BETWEEN :bound AND :last")
+                    .expression_attribute_names("#sort", STATE_SORT)
+                    .expression_attribute_values(":bound", text(from.as_str()));
             }
             SortRange::DueBy(at) => ("#shard = :shard AND #sort <= :bound", text(due_sort(*at))),
         };

@@ -35,7 +35,7 @@ impl DynamoStore {
             .client
             .put_item()
             .table_name(&self.table)
-            .set_item(Some(item::encode(&entered, self.shards)))
+            .set_item(Some(item::encode(&entered, self.write_shards().await?)))
             .condition_expression("attribute_not_exists(#pk)")
             .expression_attribute_names("#pk", PK)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
@@ -52,14 +52,14 @@ impl DynamoStore {
     }
 
     pub(super) async fn write_grant(&self, grant: &Grant) -> Result<Write, StoreError> {
-        self.update("grant", &grant.candidate.id, self.grant_change(grant)).await
+        let change = Self::grant_change(grant, self.write_shards().await?);
+        self.update("grant", &grant.candidate.id, change).await
     }
 
     /// The change that a grant makes, apart from the call: the floor of the bench makes the same one.
-    pub(super) fn grant_change(&self, grant: &Grant) -> Change {
+    pub(super) fn grant_change(grant: &Grant, shards: u16) -> Change {
         let Grant { claim: ClaimKey { owner, key }, candidate, lab, granted_at, expires_at } = grant;
-        let change = self
-            .enter(&candidate.id, &candidate.pool, StateName::Allocated)
+        let change = enter(&candidate.id, &candidate.pool, StateName::Allocated, shards)
             .set(STATE_SORT, text(due_sort(*expires_at)))
             .set(OWNER, text(owner.as_str()))
             .set(CLAIM_KEY, text(key.as_str()))
@@ -168,8 +168,7 @@ impl DynamoStore {
         let Ok(missing) = seen.clone().go_missing(seen.version, now) else {
             return self.lost(&seen.id).await;
         };
-        let change = self
-            .enter(&seen.id, &seen.pool, StateName::Stale)
+        let change = enter(&seen.id, &seen.pool, StateName::Stale, self.write_shards().await?)
             .set(STATE_SORT, text(due_sort(now)))
             .set(SINCE, seconds(now))
             .set(HISTORY, item::history(&missing.history))
@@ -182,8 +181,7 @@ impl DynamoStore {
         let Ok(found) = seen.clone().come_back(seen.version, now) else {
             return self.lost(&seen.id).await;
         };
-        let change = self
-            .enter(&seen.id, &seen.pool, StateName::Available)
+        let change = enter(&seen.id, &seen.pool, StateName::Available, self.write_shards().await?)
             // Not the name in `seen`: a description may have been refreshed since, at the same version.
             .copy(STATE_SORT, NAME)
             .set(HISTORY, item::history(&found.history))
@@ -221,12 +219,6 @@ impl DynamoStore {
         }
     }
 
-    /// The part of every change that brings a sandbox of a known pool into `state`.
-    fn enter(&self, id: &SandboxId, pool: &PoolName, state: StateName) -> Change {
-        let shard = state_shard(pool, state, shard_of(id, self.shards));
-        step(state).set(STATE_SHARD, text(shard))
-    }
-
     /// The answer to a change that what the caller saw already rules out.
     async fn lost(&self, id: &SandboxId) -> Result<Write, StoreError> {
         Ok(Write::Lost(self.read_sandbox(id).await?.map(Box::new)))
@@ -259,6 +251,11 @@ impl DynamoStore {
             },
         }
     }
+}
+
+/// The part of every change that brings a sandbox of a known pool into `state`.
+fn enter(id: &SandboxId, pool: &PoolName, state: StateName, shards: u16) -> Change {
+    step(state).set(STATE_SHARD, text(state_shard(pool, state, shard_of(id, shards))))
 }
 
 /// The part of every state change: the state and the version.

@@ -5,23 +5,18 @@
 
 use super::calls::{Asker, Selector};
 use super::claim::{Report as ClaimReport, measure};
+use super::fleet::{Fleet, Ground};
 use super::load::{Limit, Plan, Shape};
-use super::seed::{Filling, fill};
-use super::{Output, Ports, floor, fresh_run, plot};
+use super::{Output, Ports, floor, plot};
 use anyhow::{Context as _, bail};
-use common::bus::Context;
-use common::contract::Verb;
 use common::domain::NamePrefix;
 use common::runtime::settings::Env;
-use common::store::Store;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-mod fleet;
 mod report;
 
-use fleet::Fleet;
 pub use report::{Line, Report};
 
 /// Claims before each measurement: they open connections and fill the allocators' shelves.
@@ -39,10 +34,6 @@ const NAME: &str = "lab-";
 const NARROW_NAME: &str = "exam-";
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the fleet may take until it can work.
-const READY_PATIENCE: Duration = Duration::from_secs(30);
-/// Pause between two looks whether it can.
-const READY_LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// What `broker bench suite` can be told.
 #[derive(Clone, Debug, clap::Args)]
@@ -103,7 +94,13 @@ pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::
 /// # Errors
 /// When a part cannot be started, or a measurement fails.
 pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<Report> {
-    let fleet = Box::pin(Fleet::start(options, env, ports)).await?;
+    let ground = Ground {
+        allocators: options.allocators,
+        nats_url: options.nats_url.as_deref(),
+        dynamodb_endpoint: options.dynamodb_endpoint.as_deref(),
+        pools: None,
+    };
+    let fleet = Box::pin(Fleet::start(ground, env, ports)).await?;
     let measured = tokio::select! {
         measured = Box::pin(measure_all(options, &fleet, ports)) => measured,
         // The children and the directory are to go away as well.
@@ -116,14 +113,14 @@ pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Res
 }
 
 async fn measure_all(options: &Options, fleet: &Fleet, ports: &Ports) -> anyhow::Result<Report> {
-    ready(fleet, ports).await?;
+    fleet.ready(ports).await?;
     let before = measure_floor(options, fleet, ports).await?;
     let mut report = Report::new(options.allocators);
-    report.seeded = Some(seed(fleet, ports, NAME, options.needed()).await?);
+    report.seeded = Some(fleet.seed(ports, NAME, options.needed()).await?);
     let mut crowd_rate = 0.0;
     for case in options.cases() {
         if case.is_narrow {
-            seed(fleet, ports, NARROW_NAME, options.claims + WARM_UP_CLAIMS + SPARE).await?;
+            fleet.seed(ports, NARROW_NAME, options.claims + WARM_UP_CLAIMS + SPARE).await?;
         }
         let measured = case.run(fleet, ports).await;
         if case.name == HTTP_CROWD {
@@ -152,32 +149,6 @@ async fn measure_all(options: &Options, fleet: &Fleet, ports: &Ports) -> anyhow:
 async fn measure_floor(options: &Options, fleet: &Fleet, ports: &Ports) -> anyhow::Result<floor::Report> {
     let (round_trips, claims) = (options.round_trips, options.claims.div_ceil(2));
     floor::measure(&fleet.nats, Arc::clone(&fleet.store), round_trips, claims, ports).await
-}
-
-async fn ready(fleet: &Fleet, ports: &Ports) -> anyhow::Result<()> {
-    let context = Context { request_id: fresh_run(ports), deadline_ms: None, traceparent: None };
-    let answers = async {
-        loop {
-            let asked = fleet.http.request(Verb::Health, &context, bytes::Bytes::new(), PATIENCE).await;
-            if asked.is_ok_and(|reply| !reply.is_fault) {
-                return;
-            }
-            tokio::time::sleep(READY_LOOK_PAUSE).await;
-        }
-    };
-    tokio::time::timeout(READY_PATIENCE, answers).await.context("the fleet does not get ready")
-}
-
-async fn seed(
-    fleet: &Fleet,
-    ports: &Ports,
-    name_prefix: &str,
-    count: u64,
-) -> anyhow::Result<super::seed::Report> {
-    let filling = Filling::by_rules(&fleet.pools, fresh_run(ports), name_prefix, count)?;
-    let store = Arc::clone(&fleet.store) as Arc<dyn Store>;
-    let (_, report) = fill(store, Arc::clone(&ports.clock), filling).await?;
-    Ok(report)
 }
 
 fn save_picture(options: &Options, name: &str, measured: &ClaimReport) -> anyhow::Result<()> {

@@ -64,7 +64,7 @@ impl Reconciler {
     pub(super) async fn sweep_ledger(&self, report: &mut SweepReport) -> Result<(), SweepError> {
         let mut trouble = None;
         for state in STATES {
-            let mut walk = self.walk(state, &SortRange::All);
+            let mut walk = self.walk(state, &SortRange::All).await?;
             while let Some(page) = walk.next().await? {
                 let (filled, error) = self.complete_ledger(&page).await;
                 report.events_filled += filled;

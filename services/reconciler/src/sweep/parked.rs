@@ -17,7 +17,7 @@ impl Reconciler {
         let copies = self.parked_copies().await?;
         report.parked = u64::try_from(copies.len()).unwrap_or(u64::MAX);
         let mut failed = BTreeSet::new();
-        let mut walk = self.walk(StateName::DeletionFailed, &SortRange::All);
+        let mut walk = self.walk(StateName::DeletionFailed, &SortRange::All).await?;
         while let Some(page) = walk.next().await? {
             for Sandbox { id, .. } in page {
                 if !copies.contains_key(&id) {

@@ -24,7 +24,7 @@ impl Reconciler {
 
     async fn wanted(&self) -> Result<Wanted, SweepError> {
         let mut wanted = Wanted::new();
-        let mut pending = self.walk(StateName::PendingDeletion, &SortRange::All);
+        let mut pending = self.walk(StateName::PendingDeletion, &SortRange::All).await?;
         while let Some(page) = pending.next().await? {
             let works =
                 page.iter().filter_map(|sandbox| Some((sandbox.id.clone(), DeletionWork::of(sandbox)?)));

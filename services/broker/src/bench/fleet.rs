@@ -1,32 +1,45 @@
-//! The fleet of the suite: an HTTP face and allocators, over a NATS server and a table of their own. No provider:
-//! nothing is to run beside what is measured.
+//! The fleet that is measured: an HTTP face and allocators, over a NATS server and a table of their own. No provider:
+//! nothing is to run beside what is measured. Roles in processes of their own can join it.
 
-use super::Options;
-use crate::bench::door::connect;
-use crate::bench::{Ports, fresh_run};
+use super::door::connect;
+use super::seed::{self, Filling, fill};
+use super::{Ports, fresh_run};
 use crate::data::DataDir;
 use crate::embedded::EmbeddedTable;
 use crate::fleet::{self, Backends, Shared};
 use crate::nats_server::{self, NatsServer};
+use crate::role::Role;
 use crate::up::{API_TOKEN_FILE, Overlay};
 use anyhow::Context as _;
-use common::bus::Requests;
 use common::bus::http::HttpRequests;
 use common::bus::nats::{NatsBus, NatsConfig};
+use common::bus::{Context, Requests, Ticks};
+use common::contract::Verb;
 use common::domain::PoolRules;
 use common::runtime::ops::listen;
 use common::runtime::policy::read_pools;
 use common::runtime::settings::{Env, Secret, Settings};
 use common::runtime::shutdown::{Lifecycle, LifecycleError};
+use common::store::Store;
 use common::store::dynamodb::{DynamoConfig, DynamoStore};
 use futures_util::FutureExt as _;
 use prometheus::Registry;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+pub(super) mod process;
+
+/// How long the fleet may take until it can work.
+const READY_PATIENCE: Duration = Duration::from_secs(30);
+/// Pause between two looks whether it can.
+const READY_LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// How long the answer to one such look is waited for.
+const READY_ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// Time for everybody to finish at the end.
 const GRACE: Duration = Duration::from_secs(10);
 /// Time for the NATS server to end after that.
@@ -36,6 +49,19 @@ const ATTEMPT_TIMEOUT_MS: &str = "10000";
 /// Time for a call to the table with all its tries.
 const OPERATION_TIMEOUT_MS: &str = "30000";
 
+/// What a fleet is to be.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ground<'a> {
+    /// Allocators in this process.
+    pub(super) allocators: u16,
+    /// A NATS server instead of a child process.
+    pub(super) nats_url: Option<&'a str>,
+    /// A DynamoDB engine instead of the embedded one.
+    pub(super) dynamodb_endpoint: Option<&'a str>,
+    /// Its pools, whatever the environment says.
+    pub(super) pools: Option<&'static str>,
+}
+
 /// A running fleet, with a caller at each of its doors.
 pub(super) struct Fleet {
     pub(super) nats: NatsConfig,
@@ -43,6 +69,8 @@ pub(super) struct Fleet {
     pub(super) pools: PoolRules,
     pub(super) http: Arc<dyn Requests>,
     pub(super) over_nats: Arc<dyn Requests>,
+    /// Every variable that a role of it would read, so that a process of it sees nothing else.
+    environment: BTreeMap<String, String>,
     caller: NatsBus,
     asked: oneshot::Sender<()>,
     ended: JoinHandle<Result<(), LifecycleError>>,
@@ -53,7 +81,7 @@ pub(super) struct Fleet {
 struct Parts {
     nats: Option<NatsServer>,
     table: Option<EmbeddedTable>,
-    _data: DataDir,
+    data: DataDir,
 }
 
 /// The settings of the fleet.
@@ -68,7 +96,7 @@ struct Config {
 // === impl Fleet ===
 
 impl Fleet {
-    pub(super) async fn start(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<Self> {
+    pub(super) async fn start(ground: Ground<'_>, env: &dyn Env, ports: &Ports) -> anyhow::Result<Self> {
         let run = fresh_run(ports);
         let data = DataDir::open(&std::env::temp_dir().join(&run), true)?;
         let token = data.token(API_TOKEN_FILE)?;
@@ -80,8 +108,11 @@ impl Fleet {
         overlay.set("DYNAMODB_TABLE", &run);
         overlay.set_default("STORE_ATTEMPT_TIMEOUT_MS", ATTEMPT_TIMEOUT_MS);
         overlay.set_default("STORE_OPERATION_TIMEOUT_MS", OPERATION_TIMEOUT_MS);
-        let parts = Parts::start(options, env, data, &mut overlay).await?;
-        let started = Self::start_on(&overlay, options.allocators, &token, ports).await;
+        if let Some(pools) = ground.pools {
+            overlay.set("POOLS", pools);
+        }
+        let parts = Parts::start(ground, env, data, &mut overlay).await?;
+        let started = Self::start_on(&overlay, ground.allocators, &token, ports).await;
         match started {
             Ok(start) => Ok(start(parts)),
             Err(error) => {
@@ -124,17 +155,63 @@ impl Fleet {
         let store = DynamoStore::connect(&table).await;
         store.ensure_table().await?;
         let http = HttpRequests::new(&root, Secret::new(token))?;
+        let environment = environment_of_roles(env);
         Ok(move |parts| Self {
             nats,
             store: Arc::new(store),
             pools,
             http: Arc::new(http),
             over_nats: Arc::new(caller.clone()),
+            environment,
             caller,
             asked,
             ended,
             parts,
         })
+    }
+
+    /// Waits until a claim would find somebody to work on it.
+    pub(super) async fn ready(&self, ports: &Ports) -> anyhow::Result<()> {
+        let context = Context { request_id: fresh_run(ports), deadline_ms: None, traceparent: None };
+        let answers = async {
+            loop {
+                let asked =
+                    self.http.request(Verb::Health, &context, bytes::Bytes::new(), READY_ANSWER_PATIENCE);
+                if asked.await.is_ok_and(|reply| !reply.is_fault) {
+                    return;
+                }
+                tokio::time::sleep(READY_LOOK_PAUSE).await;
+            }
+        };
+        tokio::time::timeout(READY_PATIENCE, answers).await.context("the fleet does not get ready")
+    }
+
+    /// Puts free sandboxes into the pool that takes such names.
+    pub(super) async fn seed(
+        &self,
+        ports: &Ports,
+        name_prefix: &str,
+        count: u64,
+    ) -> anyhow::Result<seed::Report> {
+        let filling = Filling::by_rules(&self.pools, fresh_run(ports), name_prefix, count)?;
+        let store = Arc::clone(&self.store) as Arc<dyn Store>;
+        let (_, report) = fill(store, Arc::clone(&ports.clock), filling).await?;
+        Ok(report)
+    }
+
+    /// Where the runs of its reconciler are reported.
+    pub(super) fn reports(&self) -> &dyn Ticks {
+        &self.caller
+    }
+
+    /// The process id of its NATS server, if that is a child.
+    pub(super) fn nats_id(&self) -> Option<i32> {
+        self.parts.nats.as_ref().map(|nats| nats.child.id())
+    }
+
+    /// Where its files are. They go away with it.
+    pub(super) fn folder(&self) -> &Path {
+        self.parts.data.path()
     }
 
     pub(super) async fn stop(self) -> anyhow::Result<()> {
@@ -147,28 +224,34 @@ impl Fleet {
     }
 }
 
+/// What `env` says of every variable that some role reads; empty, which is as good as unset, where it says nothing.
+fn environment_of_roles(env: &dyn Env) -> BTreeMap<String, String> {
+    let variables = Role::ALL.iter().flat_map(|role| role.variables(env));
+    variables.map(|variable| (variable.name.to_owned(), env.get(variable.name).unwrap_or_default())).collect()
+}
+
 // === impl Parts ===
 
 impl Parts {
     async fn start(
-        options: &Options,
+        ground: Ground<'_>,
         env: &dyn Env,
         data: DataDir,
         overlay: &mut Overlay<'_>,
     ) -> anyhow::Result<Self> {
-        let mut parts = Self { nats: None, table: None, _data: data };
-        if let Some(url) = &options.nats_url {
+        let mut parts = Self { nats: None, table: None, data };
+        if let Some(url) = ground.nats_url {
             overlay.set("NATS_URL", url);
         } else {
             let binary = nats_server::find(env).await?;
             let guard = std::env::current_exe().context("this program cannot find itself")?;
-            let folder = parts._data.path().join("nats");
+            let folder = parts.data.path().join("nats");
             let server =
                 NatsServer::start(&binary, &guard, &folder, SocketAddr::from(([127, 0, 0, 1], 0))).await?;
             overlay.set("NATS_URL", format!("nats://{}", server.address));
             parts.nats = Some(server);
         }
-        if let Some(endpoint) = &options.dynamodb_endpoint {
+        if let Some(endpoint) = ground.dynamodb_endpoint {
             overlay.set("DYNAMODB_ENDPOINT", endpoint);
         } else {
             let table = EmbeddedTable::start(None).await?;

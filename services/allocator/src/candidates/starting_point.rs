@@ -1,0 +1,91 @@
+//! A random place in a shard: where an allocator that knows nothing of a shard begins to read it, so that
+//! several of them do not all begin with the same sandboxes.
+
+use common::domain::SandboxName;
+use common::random::Random;
+
+/// Characters after the first one that differs: with ten digits, ten thousand places.
+const RANDOM_CHARS: usize = 4;
+/// What random places are made of, in the order of their bytes.
+const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// A name somewhere from `first` to `last`, fit to begin a listing at; `first` itself if there is no other.
+///
+/// What both begin with is kept, then come characters of the kinds that both go on with (digits, capitals, small
+/// letters). For names that end in numbers of one width, every place is about equally likely; for any others the
+/// places are only different, which is what matters.
+pub(super) fn between(random: &dyn Random, first: &SandboxName, last: &SandboxName) -> SandboxName {
+    let (low, high) = (first.as_str(), last.as_str());
+    let shared: String =
+        low.chars().zip(high.chars()).take_while(|(one, other)| one == other).map(|(one, _)| one).collect();
+    let rest = |name: &str| name.get(shared.len()..).unwrap_or_default().to_owned();
+    let seen = format!("{}{}", rest(low), rest(high));
+    let alphabet: Vec<char> = ALPHABET
+        .iter()
+        .map(|byte| char::from(*byte))
+        .filter(|char| seen.chars().any(|other| alike(*char, other)))
+        .collect();
+    let mut name = shared;
+    for _ in 0..=RANDOM_CHARS {
+        name.extend(alphabet.get(random.below(alphabet.len())));
+    }
+    match SandboxName::parse(&name) {
+        Ok(name) if (low..=high).contains(&name.as_str()) => name,
+        _ => first.clone(),
+    }
+}
+
+fn alike(one: char, other: char) -> bool {
+    (one.is_ascii_digit() && other.is_ascii_digit())
+        || (one.is_ascii_uppercase() && other.is_ascii_uppercase())
+        || (one.is_ascii_lowercase() && other.is_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::random::Dice;
+
+    fn name(text: &str) -> SandboxName {
+        SandboxName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn places_lie_all_over_names_that_end_in_numbers() {
+        let dice = Dice::seeded(7);
+        let mut tenths = [0_u32; 10];
+        for _ in 0..1_000 {
+            let place = between(&dice, &name("lab-00000"), &name("lab-99999"));
+            let number: usize = place.as_str().strip_prefix("lab-").unwrap().parse().unwrap();
+            tenths[number / 10_000] += 1;
+        }
+        assert!(tenths.iter().all(|count| (60..=140).contains(count)), "{tenths:?}");
+    }
+
+    #[test]
+    fn no_place_lies_outside() {
+        let dice = Dice::seeded(7);
+        for (first, last) in [
+            ("a", "a"),
+            ("a", "ab"),
+            ("lab 1", "lab 1000"),
+            ("Ärger", "Übung"),
+            ("x-7f", "x-a0"),
+            ("A.1", "z.9"),
+        ] {
+            for _ in 0..200 {
+                let place = between(&dice, &name(first), &name(last));
+                assert!((first..=last).contains(&place.as_str()), "{place} is not from {first} to {last}");
+            }
+        }
+    }
+
+    #[test]
+    fn two_that_begin_cold_begin_apart() {
+        let (one, other) = (Dice::seeded(1), Dice::seeded(2));
+        let (first, last) = (name("exam-0001"), name("exam-9000"));
+        let apart =
+            (0..100).filter(|_| between(&one, &first, &last) != between(&other, &first, &last)).count();
+        assert!(apart > 90, "{apart} of 100");
+    }
+}

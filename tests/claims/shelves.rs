@@ -1,0 +1,198 @@
+//! How a process comes by its candidates: ahead of time, not where everybody else begins, and without calling a
+//! pool empty that it cannot see all of.
+
+use crate::world::{Process, START, World, claim_of, new_sandbox};
+use async_trait::async_trait;
+use common::clock::Clock as _;
+use common::contract::{FaultCode, Outcome};
+use common::domain::{PoolName, SandboxId, StateName};
+use common::store::dynamodb::DynamoStore;
+use common::store::memory::MemoryStore;
+use common::store::{Insert, Layout as _, SortRange, StateQuery, Store, StoreError};
+use harness::dynamodb;
+use harness::interposed_store::{InterposedStore, Interposer};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Time of a caller who is to be told no, or is given one at once.
+const SHORT: Duration = Duration::from_millis(400);
+/// How far the index of a test may lag.
+const LAG: Duration = Duration::from_secs(30);
+
+/// Lets nobody look at the index while it is closed.
+#[derive(Debug)]
+struct Door {
+    open: watch::Sender<bool>,
+    waiting: watch::Sender<usize>,
+}
+
+#[async_trait]
+impl Interposer for Door {
+    async fn before(&self, operation: &'static str) -> Result<(), StoreError> {
+        if operation == "page" {
+            self.waiting.send_modify(|waiting| *waiting += 1);
+            self.open.subscribe().wait_for(|open| *open).await.expect("the door stays");
+            self.waiting.send_modify(|waiting| *waiting -= 1);
+        }
+        Ok(())
+    }
+
+    async fn after(&self, _operation: &'static str) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+fn main_pool() -> PoolName {
+    PoolName::parse(crate::world::POOL).unwrap()
+}
+
+async fn claim_next(process: &Process, number: &mut usize) {
+    *number += 1;
+    let answer = process.ask(&claim_of(&format!("owner-{number}")), SHORT).await;
+    assert_eq!(answer.map(|lent| lent.outcome), Ok(Outcome::Created), "claim {number}");
+}
+
+#[tokio::test]
+async fn more_are_looked_for_before_the_last_is_taken() {
+    let door = Arc::new(Door { open: watch::Sender::new(true), waiting: watch::Sender::new(0) });
+    let world = World::over(Arc::new(MemoryStore::new(2)), 2_000, 1).await;
+    let behind: Arc<dyn Store> = Arc::new(InterposedStore::new(Arc::clone(&world.store), Arc::clone(&door)));
+    let process = world.process_over(behind);
+    let mut number = 0;
+    claim_next(&process, &mut number).await;
+    assert_eq!(process.rounds(), 1);
+
+    door.open.send_replace(false);
+    while *door.waiting.borrow() == 0 {
+        // With an empty shelf this would wait in front of the door, in vain.
+        claim_next(&process, &mut number).await;
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..50 {
+        claim_next(&process, &mut number).await;
+    }
+    assert_eq!((process.rounds(), *door.waiting.borrow()), (2, 1), "one looks, the others go on");
+
+    door.open.send_replace(true);
+    for _ in 0..800 {
+        claim_next(&process, &mut number).await;
+    }
+    assert_eq!(process.lost_races(), 0);
+}
+
+#[tokio::test]
+async fn a_pool_near_its_end_is_not_read_for_every_claim() {
+    let world = World::over(Arc::new(MemoryStore::new(2)), 200, 1).await;
+    let process = world.process();
+    for number in 0..200 {
+        process.claim(&format!("owner-{number}")).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let rounds = process.rounds();
+    assert!(rounds <= 10, "{rounds} rounds for 200 claims");
+    assert_eq!(process.claim("one-too-many").await, Err(FaultCode::PoolExhausted));
+}
+
+#[tokio::test]
+async fn processes_that_know_nothing_begin_apart() {
+    for prefix in [None, Some("lab-".to_owned())] {
+        let world = World::over(Arc::new(MemoryStore::new(1)), 6_000, 1).await;
+        let processes = [world.process(), world.process(), world.process()];
+        for number in 0..100 {
+            for (place, process) in processes.iter().enumerate() {
+                let mut request = claim_of(&format!("owner-{place}-{number}"));
+                request.name_prefix.clone_from(&prefix);
+                process.ask(&request, SHORT).await.unwrap();
+            }
+        }
+        // From one beginning, each would have lost some forty.
+        let lost: u64 = processes.iter().map(Process::lost_races).sum();
+        assert!(lost <= 30, "{lost} lost races with prefix {prefix:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_pool_is_not_called_empty_while_the_index_may_hide_some() {
+    let memory = MemoryStore::new(2);
+    let lagging: Arc<dyn Store> = Arc::new(memory.set_otherwise(2, LAG));
+    let world = World::over(Arc::clone(&lagging), 0, 1).await;
+    let process = world.process();
+    assert_eq!(
+        process.ask(&claim_of("early"), SHORT).await,
+        Err(FaultCode::PoolExhausted),
+        "nothing ever came"
+    );
+
+    lagging.note_supply(&main_pool(), world.clock.now()).await.unwrap();
+    assert_eq!(process.ask(&claim_of("during"), SHORT).await, Err(FaultCode::Contended));
+    world.clock.advance(LAG);
+    assert_eq!(
+        process.ask(&claim_of("during"), SHORT).await,
+        Err(FaultCode::Contended),
+        "the note may be late"
+    );
+    world.clock.advance(LAG);
+    assert_eq!(process.ask(&claim_of("after"), SHORT).await, Err(FaultCode::PoolExhausted));
+}
+
+#[tokio::test]
+async fn who_waits_for_a_supply_to_show_gets_of_it() {
+    let memory = MemoryStore::new(2);
+    let lagging: Arc<dyn Store> = Arc::new(memory.set_otherwise(2, LAG));
+    let world = World::over(Arc::clone(&lagging), 0, 1).await;
+    lagging.note_supply(&main_pool(), START).await.unwrap();
+    let process = world.process();
+    let waiting = tokio::spawn({
+        let process = process.clone();
+        async move { process.claim("waiting").await }
+    });
+    while process.rounds() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let shown = world.add().await;
+    while !waiting.is_finished() {
+        world.clock.advance(Duration::from_millis(100));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(waiting.await.unwrap().unwrap().id(), shown.id);
+}
+
+/// A process knows the number of shards for a while; before it says no, it asks again.
+#[tokio::test]
+async fn new_shards_are_looked_into_before_a_pool_is_called_empty() {
+    let endpoint = dynamodb::dynoxide_endpoint();
+    let name = dynamodb::fresh_table_name();
+    let few = DynamoStore::connect(&dynamodb::config(endpoint, &name, 2)).await;
+    few.ensure_table().await.unwrap();
+    let world = World::over(Arc::new(few), 0, 1).await;
+    let process = world.process();
+    assert_eq!(process.ask(&claim_of("early"), SHORT).await, Err(FaultCode::PoolExhausted));
+
+    let many = DynamoStore::connect(&dynamodb::config(endpoint, &name, 64)).await;
+    many.follow_size(0, START).await.unwrap();
+    let shards = many.follow_size(0, START.after(Duration::from_secs(600))).await.unwrap();
+    assert_eq!((shards.write, shards.read), (64, 64));
+    let far = in_a_far_shard(&many).await;
+    assert_eq!(process.claim("late").await.unwrap().id(), far);
+}
+
+/// Adds sandboxes until one lies beyond the first two shards, and leaves only that one free.
+async fn in_a_far_shard(store: &DynamoStore) -> SandboxId {
+    for number in 1.. {
+        let Insert::Inserted(sandbox) = store.insert(&new_sandbox(number), START).await.unwrap() else {
+            panic!("{number} is there already");
+        };
+        let mut near = 0;
+        for shard in 0..2 {
+            let query =
+                StateQuery { pool: main_pool(), state: StateName::Available, shard, range: SortRange::All };
+            near += store.count(&query).await.unwrap();
+        }
+        if near == 0 {
+            return sandbox.id;
+        }
+        store.mark_missing(&sandbox, START).await.unwrap();
+    }
+    unreachable!("numbers do not end")
+}

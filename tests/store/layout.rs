@@ -1,0 +1,132 @@
+//! What a table says of itself: processes of different settings agree on the shards, and a change of their number
+//! hides no sandbox from anybody.
+
+use crate::engines::{Set, Shared};
+use crate::fixtures::{NOW, added, claim_key, done, grant_of, listed, pool, several_added};
+use common::domain::{StateName, UnixSeconds};
+use common::store::layout::SANDBOXES_PER_SHARD;
+use common::store::{SortRange, Store};
+use std::time::Duration;
+
+/// Longer than any process goes on with an old number, and than any clock is off.
+const LATER: Duration = Duration::from_secs(120);
+
+fn set(shards: u16) -> Set {
+    Set { shards, index_lag_seconds: 0 }
+}
+
+/// Everything that is free, as a process sees it that has just started.
+async fn free(table: &Shared) -> usize {
+    let fresh = table.process(set(1)).await;
+    listed(&*fresh, StateName::Available, SortRange::All).await.len()
+}
+
+/// Changes the number of shards as far as it goes.
+async fn change(store: &dyn Store, now: UnixSeconds) {
+    store.follow_size(0, now).await.unwrap();
+    store.follow_size(0, now.after(LATER)).await.unwrap();
+}
+
+pub(crate) async fn processes_agree_on_the_number_of_shards(table: Shared) {
+    let (one, other) = (table.process(set(4)).await, table.process(set(9)).await);
+    assert_eq!(one.shards().await.unwrap(), 4);
+    assert_eq!(other.shards().await.unwrap(), 4, "the table decides, not the setting of whoever comes later");
+    several_added(&*other, 1..21).await;
+    assert_eq!(listed(&*one, StateName::Available, SortRange::All).await.len(), 20);
+}
+
+pub(crate) async fn a_number_that_grows_hides_nothing(table: Shared) {
+    let old = table.process(set(2)).await;
+    several_added(&*old, 1..21).await;
+    let new = table.process(set(16)).await;
+    let raised = new.follow_size(0, NOW).await.unwrap();
+    assert_eq!((raised.write, raised.read), (2, 16), "first everybody has to look further");
+    several_added(&*new, 21..41).await;
+    assert_eq!(new.follow_size(0, NOW).await.unwrap(), raised, "too early for the other half");
+    assert_eq!(free(&table).await, 40);
+
+    let settled = new.follow_size(0, NOW.after(LATER)).await.unwrap();
+    assert_eq!((settled.write, settled.read), (16, 16));
+    several_added(&*new, 41..81).await;
+    // The old process still writes by its old number.
+    several_added(&*old, 81..101).await;
+    assert_eq!(free(&table).await, 100);
+    assert_eq!(old.supply(&pool("main")).await.unwrap().shards, 16, "a strong look finds the new number");
+    assert_eq!(listed(&*old, StateName::Available, SortRange::All).await.len(), 100);
+
+    // What lies in an old shard is found in each of its states, and leaves it with the next one.
+    for sandbox in listed(&*new, StateName::Available, SortRange::All).await {
+        done(
+            new.grant(&grant_of(&sandbox.candidate(), &claim_key("owner-1", sandbox.id.as_str())))
+                .await
+                .unwrap(),
+        );
+    }
+    assert_eq!(free(&table).await, 0);
+    assert_eq!(listed(&*old, StateName::Allocated, SortRange::All).await.len(), 100);
+}
+
+pub(crate) async fn a_number_that_falls_hides_nothing(table: Shared) {
+    let old = table.process(set(16)).await;
+    several_added(&*old, 1..41).await;
+    let new = table.process(set(2)).await;
+    let fallen = new.follow_size(0, NOW).await.unwrap();
+    assert_eq!((fallen.write, fallen.read), (2, 16), "what lies there is still looked for");
+    several_added(&*new, 41..61).await;
+    several_added(&*old, 61..81).await;
+    assert_eq!(free(&table).await, 80);
+}
+
+pub(crate) async fn a_pool_that_grows_gets_more_shards(table: Shared) {
+    let store = table.process(set(8)).await;
+    let small = store.follow_size(8 * SANDBOXES_PER_SHARD, NOW).await.unwrap();
+    assert_eq!((small.write, small.read), (8, 8));
+    let large = 8 * SANDBOXES_PER_SHARD + 1;
+    store.follow_size(large, NOW).await.unwrap();
+    let grown = store.follow_size(large, NOW.after(LATER)).await.unwrap();
+    assert_eq!((grown.write, grown.read), (16, 16));
+    assert_eq!(table.process(set(8)).await.shards().await.unwrap(), 16);
+}
+
+pub(crate) async fn twins_that_change_the_number_end_at_one(table: Shared) {
+    let one = table.process(set(4)).await;
+    several_added(&*one, 1..11).await;
+    let (few, many) = (table.process(set(2)).await, table.process(set(32)).await);
+    for round in 0..4 {
+        let now = NOW.after(LATER * 2 * round);
+        tokio::join!(change(&*few, now), change(&*many, now));
+    }
+    several_added(&*one, 11..21).await;
+    let shards = one.follow_size(0, NOW).await.unwrap();
+    assert!(shards.write <= shards.read && shards.read == 32, "{shards:?}");
+    assert_eq!(free(&table).await, 20);
+}
+
+pub(crate) async fn a_supply_is_noted_and_the_latest_counts(table: Shared) {
+    let store = table.process(Set { shards: 3, index_lag_seconds: 5 }).await;
+    let main = pool("main");
+    assert_eq!(store.supply(&main).await.unwrap().settles_at, None, "there never was one");
+    store.note_supply(&main, NOW).await.unwrap();
+    let settles_at = store.supply(&main).await.unwrap().settles_at.expect("there was one");
+    for earlier in [NOW, NOW.before(Duration::from_secs(60))] {
+        store.note_supply(&main, earlier).await.unwrap();
+        assert_eq!(store.supply(&main).await.unwrap().settles_at, Some(settles_at));
+    }
+    let later = Duration::from_secs(60);
+    store.note_supply(&main, NOW.after(later)).await.unwrap();
+    assert_eq!(store.supply(&main).await.unwrap().settles_at, Some(settles_at.after(later)));
+    assert_eq!(store.supply(&pool("other")).await.unwrap().settles_at, None, "each pool has its own");
+    added(&*store, 1).await;
+    assert_eq!(free(&table).await, 1, "the notes are no sandboxes");
+}
+
+pub(crate) async fn a_supply_settles_when_the_index_has_had_its_time(table: Shared) {
+    let main = pool("main");
+    let at_once = table.process(set(3)).await;
+    at_once.note_supply(&main, NOW).await.unwrap();
+    assert_eq!(at_once.supply(&main).await.unwrap().settles_at, None, "the index is written with the table");
+    let lagging = table.process(Set { shards: 3, index_lag_seconds: 30 }).await;
+    let settles_at = lagging.supply(&main).await.unwrap().settles_at.expect("there was one");
+    assert!(settles_at > NOW.after(Duration::from_secs(30)), "{settles_at}");
+    assert!(settles_at <= NOW.after(LATER), "{settles_at}");
+}
