@@ -16,7 +16,7 @@ use std::fmt::Debug;
 
 /// What is written, after showing that it can be read: by a reader of today, and when a newer writer has added
 /// fields to every object in it.
-fn wire<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T) -> String {
+pub(crate) fn wire<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T) -> String {
     let written = serde_json::to_string(message).unwrap();
     assert_eq!(serde_json::from_str::<T>(&written).unwrap(), *message, "what is written is read");
     let newer = with_added_fields(serde_json::from_str(&written).unwrap(), true).to_string();
@@ -39,7 +39,7 @@ fn with_added_fields(value: Value, is_message: bool) -> Value {
 }
 
 /// What an older writer sends, which has no fields but those that it must.
-fn reads<T: DeserializeOwned + PartialEq + Debug>(older: &str, message: &T) {
+pub(crate) fn reads<T: DeserializeOwned + PartialEq + Debug>(older: &str, message: &T) {
     assert_eq!(serde_json::from_str::<T>(older).unwrap(), *message);
 }
 
