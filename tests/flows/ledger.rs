@@ -81,10 +81,10 @@ async fn a_claim_is_told_with_its_request() {
 async fn what_a_crash_kept_back_is_told_by_the_sweep_in_order() {
     let rig = Plan::new(4).counts(|counts| counts.reapers = 0).start().await;
     let (held, ending) = (rig.api.allocate("student-1").await, live(&rig, "student-2").await);
-    for id in [held.sandbox(), &ending] {
+    for (id, told) in [(held.sandbox(), 2), (ending.as_str(), 3)] {
         eventually("the events of the fleet", PATIENCE, || async {
             let events = rig.events_of(id).await;
-            if events.len() >= 2 { Ok(()) } else { Err(events) }
+            if events.len() == told { Ok(()) } else { Err(events) }
         })
         .await;
     }

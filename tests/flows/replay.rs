@@ -10,7 +10,7 @@ use simulator::{Fault, FaultKind, Operation};
 use std::time::Duration;
 
 /// Many deletions on a busy machine.
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(300);
 
 fn refused() -> Fault {
     let kind = FaultKind::Status {
@@ -98,6 +98,7 @@ async fn a_thousand_that_a_provider_refused_are_replayed_and_deleted_once_it_is_
     const COUNT: usize = 1_000;
     let rig = Plan::new(COUNT + 5)
         .set("DELETION_ATTEMPTS_MAX", 1)
+        .set("EVENTS_BYTES_MAX", 32 * 1024 * 1024)
         .set("DELETIONS_IN_FLIGHT_MAX", 32)
         .set("REAPER_IN_FLIGHT_MAX", 32)
         .start()

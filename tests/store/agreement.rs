@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const SEED: u64 = 20_261_121;
-const OPERATIONS: u64 = 1_000;
+const OPERATIONS: u64 = 1_500;
 const SANDBOXES: usize = 60;
 /// Kinds of operations that [`Script::next`] chooses from.
 const KINDS: usize = 14;
