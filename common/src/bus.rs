@@ -34,6 +34,8 @@ pub struct Context {
     pub deadline_ms: Option<u64>,
     /// W3C trace context, if the caller sent one.
     pub traceparent: Option<String>,
+    /// What makes a repeated claim the same claim, if the caller sent it beside the body.
+    pub idempotency_key: Option<String>,
 }
 
 /// A request as a worker gets it.

@@ -46,6 +46,7 @@ pub(crate) async fn a_worker_sees_the_verb_and_what_rides_beside_it(engine: Engi
             request_id: format!("r-{}", verb.as_str()),
             deadline_ms: Some(in_ms(PATIENCE)),
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+            idempotency_key: Some("key/1".to_owned()),
         };
         let (asked, case) = tokio::join!(ask(world.bus.as_ref(), verb, &sent, "{}"), async {
             let case = inbox.next().await;

@@ -5,6 +5,7 @@ use crate::settings::{OWNER, Subject};
 use crate::unsteady::Unsteady;
 use crate::world::{Process, World, claim_of};
 use common::contract::{AllocateRequest, FaultCode, Outcome};
+use common::domain::StateName;
 use common::store::memory::MemoryStore;
 use harness::faulty_store::Fault;
 use std::sync::Arc;
@@ -170,4 +171,22 @@ async fn ask_all(process: &Process, name: &str) -> usize {
         assert_eq!(answer.map(|lent| lent.outcome), Ok(Outcome::Created));
     }
     usize::try_from(process.rounds() - before).unwrap()
+}
+
+/// A key beside the body is the body's key, and two that differ are a mistake and no claim.
+#[tokio::test]
+async fn a_key_may_ride_beside_the_body() {
+    let world = world(5).await;
+    let process = world.process();
+    let inside = |key: &str| AllocateRequest { idempotency_key: Some(key.to_owned()), ..claim_of(OWNER) };
+    let first = process.ask_with_key(&claim_of(OWNER), Some("k-1"), SHORT).await.unwrap();
+    for (body, beside) in [(inside("k-1"), None), (inside("k-1"), Some("k-1")), (inside(""), Some("k-1"))] {
+        let again = process.ask_with_key(&body, beside, SHORT).await.unwrap();
+        assert_eq!((again.outcome, again.id()), (Outcome::Existing, first.id()), "{beside:?}");
+    }
+    let other = process.ask_with_key(&claim_of(OWNER), Some("k-2"), SHORT).await.unwrap();
+    assert_ne!(other.id(), first.id());
+    let differ = process.ask_with_key(&inside("k-3"), Some("k-4"), SHORT).await;
+    assert_eq!(differ, Err(FaultCode::InvalidRequest));
+    assert_eq!(world.in_state(StateName::Allocated).await.len(), 2, "a mistake claims nothing");
 }

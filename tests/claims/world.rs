@@ -211,8 +211,20 @@ impl Process {
 
     /// Asks with wishes, and waits no longer than `patience`.
     pub(crate) async fn ask(&self, request: &AllocateRequest, patience: Duration) -> Answered {
+        self.ask_with_key(request, None, patience).await
+    }
+
+    /// The same, with a key beside the body.
+    pub(crate) async fn ask_with_key(
+        &self,
+        request: &AllocateRequest,
+        key: Option<&str>,
+        patience: Duration,
+    ) -> Answered {
         let body = serde_json::to_vec(request).unwrap().into();
-        let answer = self.allocator.handle(self.request(Verb::Allocate, body, patience)).await;
+        let mut request = self.request(Verb::Allocate, body, patience);
+        request.context.idempotency_key = key.map(ToOwned::to_owned);
+        let answer = self.allocator.handle(request).await;
         let body = answer.body.map_err(|fault| fault.code)?;
         let outcome = answer.outcome.expect("a granted claim says whether it made the lease");
         let allocation = serde_json::from_slice(&body).unwrap();
@@ -250,6 +262,7 @@ impl Process {
             request_id: "request-of-the-test".to_owned(),
             deadline_ms: Some(self.clock.now_ms() + patience_ms),
             traceparent: None,
+            idempotency_key: None,
         };
         Request { verb, context, body }
     }

@@ -236,7 +236,12 @@ impl Rig {
         deadline_ms: Option<u64>,
         patience: Duration,
     ) -> Result<Reply, RequestError> {
-        let context = Context { request_id: "test-request".to_owned(), deadline_ms, traceparent: None };
+        let context = Context {
+            request_id: "test-request".to_owned(),
+            deadline_ms,
+            traceparent: None,
+            idempotency_key: None,
+        };
         self.bus.request(verb, &context, Bytes::from(body.to_string()), patience).await
     }
 
@@ -247,7 +252,12 @@ impl Rig {
         body: String,
         deadline_ms: Option<u64>,
     ) -> Result<Reply, RequestError> {
-        let context = Context { request_id: "test-request".to_owned(), deadline_ms, traceparent: None };
+        let context = Context {
+            request_id: "test-request".to_owned(),
+            deadline_ms,
+            traceparent: None,
+            idempotency_key: None,
+        };
         self.bus.request(verb, &context, Bytes::from(body), Duration::from_secs(20)).await
     }
 

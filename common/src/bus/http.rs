@@ -197,7 +197,12 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_there_is_a_lost_connection() {
-        let context = Context { request_id: "r-1".to_owned(), deadline_ms: None, traceparent: None };
+        let context = Context {
+            request_id: "r-1".to_owned(),
+            deadline_ms: None,
+            traceparent: None,
+            idempotency_key: None,
+        };
         let body = Bytes::from_static(br#"{"owner":"p-1"}"#);
         let asked = caller().request(Verb::Allocate, &context, body, CONNECT_TIMEOUT).await;
         assert_eq!(asked.unwrap_err(), RequestError::Disconnected);

@@ -4,6 +4,8 @@
 pub const REQUEST_ID: &str = "X-Request-ID";
 /// When the caller stops waiting, in milliseconds since the Unix epoch; work past it is dropped.
 pub const DEADLINE_MS: &str = "Sandbox-Deadline-Ms";
+/// What makes a repeated claim the same claim; the body's own field says the same, or is left out.
+pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 /// On the reply of a claim: `created` or `existing`.
 pub const OUTCOME: &str = "Sandbox-Outcome";
 /// W3C trace context.

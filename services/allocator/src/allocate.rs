@@ -52,7 +52,7 @@ impl From<StoreError> for ClaimError {
 
 impl Allocator {
     pub(crate) async fn allocate(&self, request: &Request) -> Result<(Outcome, Allocation), Fault> {
-        let claim = self.parse_claim(&decode(&request.body)?)?;
+        let claim = self.parse_claim(&decode(&request.body)?, &request.context.idempotency_key)?;
         let deadline = self.deadline_of(request);
         // Candidates give up a little earlier, so that a crowd is told that it is one and not that time is up.
         let give_up = deadline.checked_sub(CONTENTION_MARGIN).unwrap_or(deadline);
@@ -95,10 +95,16 @@ impl Allocator {
         Ok((outcome, allocation))
     }
 
-    fn parse_claim(&self, request: &AllocateRequest) -> Result<Claim, Fault> {
+    fn parse_claim(&self, request: &AllocateRequest, beside: &Option<String>) -> Result<Claim, Fault> {
         let AllocateRequest { owner, lab, idempotency_key, pool, name_prefix, lab_duration_hours } = request;
         let owner = crate::lookup::parse_owner(owner)?;
-        let key = match present(idempotency_key) {
+        let key = match (present(idempotency_key), present(beside)) {
+            (Some(inside), Some(beside)) if inside != beside => {
+                return Err(Fault::invalid("idempotency_key", "differs from the header Idempotency-Key"));
+            }
+            (inside, beside) => inside.or(beside),
+        };
+        let key = match key {
             None => IdempotencyKey::from(&owner),
             Some(key) => {
                 IdempotencyKey::parse(key).map_err(|problem| Fault::invalid("idempotency_key", problem))?

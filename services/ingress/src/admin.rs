@@ -45,7 +45,7 @@ pub(crate) async fn stats(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
 ) -> Result<Response, Failure> {
-    let reply = relay.send(Verb::Stats, &facts, &NoFields {}).await?;
+    let reply = relay.send(Verb::Stats, &facts, None, &NoFields {}).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
 

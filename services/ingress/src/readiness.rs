@@ -76,6 +76,7 @@ impl StoreCheck {
             request_id: self.random.fresh_id(),
             deadline_ms: Some(self.clock.now_ms().saturating_add(patience_ms)),
             traceparent: None,
+            idempotency_key: None,
         };
         let body = Bytes::from_static(b"{}");
         match self.requests.request(Verb::Health, &context, body, HEALTH_PATIENCE).await {

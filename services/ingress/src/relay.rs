@@ -61,6 +61,7 @@ impl Relay {
         &self,
         verb: Verb,
         facts: &Facts,
+        idempotency_key: Option<&str>,
         request: &T,
     ) -> Result<Reply, Fault> {
         let Ok(_permit) = self.in_flight.try_acquire() else {
@@ -73,6 +74,7 @@ impl Relay {
             request_id: facts.request_id.to_string(),
             deadline_ms: Some(deadline_ms),
             traceparent: facts.traceparent.clone(),
+            idempotency_key: idempotency_key.map(ToOwned::to_owned),
         };
         self.ask_until(deadline_ms, verb, &context, body.into()).await
     }

@@ -46,7 +46,7 @@ pub(crate) async fn allocate(
         name_prefix: id(&headers, NAME_PREFIX_HEADER, NamePrefix::parse)?.map(|prefix| prefix.to_string()),
         lab_duration_hours: duration_hours(&headers)?,
     };
-    let reply = relay.send(Verb::Allocate, &facts, &request).await?;
+    let reply = relay.send(Verb::Allocate, &facts, request.idempotency_key.as_deref(), &request).await?;
     if let Some(sandbox) = sandbox_named_in(&reply.body).filter(|_| !reply.is_fault) {
         facts.note_sandbox(&sandbox);
     }
@@ -89,7 +89,7 @@ async fn about_one(
     let sandbox = sandbox_in_path(path)?;
     facts.note_sandbox(&sandbox);
     let request = SandboxRequest { sandbox_id: sandbox.to_string(), owner: owner.to_string() };
-    let reply = relay.send(verb, facts, &request).await?;
+    let reply = relay.send(verb, facts, None, &request).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
 

@@ -52,7 +52,7 @@ impl Requests for NatsBus {
 
 /// The client library panics on a header value of two lines, so none gets there.
 fn headers_of(context: &Context) -> HeaderMap {
-    let Context { request_id, deadline_ms, traceparent } = context;
+    let Context { request_id, deadline_ms, traceparent, idempotency_key } = context;
     let mut map = HeaderMap::new();
     map.insert(headers::REQUEST_ID, one_line(request_id));
     if let Some(deadline_ms) = deadline_ms {
@@ -60,6 +60,9 @@ fn headers_of(context: &Context) -> HeaderMap {
     }
     if let Some(traceparent) = traceparent {
         map.insert(headers::TRACEPARENT, one_line(traceparent));
+    }
+    if let Some(key) = idempotency_key {
+        map.insert(headers::IDEMPOTENCY_KEY, one_line(key));
     }
     map
 }

@@ -163,6 +163,7 @@ fn context_of(map: Option<&HeaderMap>, fresh_id: impl FnOnce() -> String) -> Con
         request_id: intake::request_id(header(headers::REQUEST_ID).as_deref(), fresh_id),
         deadline_ms: header(headers::DEADLINE_MS).and_then(|value| value.parse().ok()),
         traceparent: header(headers::TRACEPARENT),
+        idempotency_key: header(headers::IDEMPOTENCY_KEY),
     }
 }
 

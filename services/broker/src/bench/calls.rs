@@ -185,6 +185,7 @@ impl Asker {
             request_id: format!("{owner}-{}", call.as_str()),
             deadline_ms: Some(self.clock.now_ms().saturating_add(patience_ms)),
             traceparent: None,
+            idempotency_key: None,
         };
         // A struct of texts and numbers always has a JSON form.
         let body = serde_json::to_vec(request).map(Bytes::from).unwrap_or_default();

@@ -172,7 +172,12 @@ impl Fleet {
 
     /// Waits until a claim would find somebody to work on it.
     pub(super) async fn ready(&self, ports: &Ports) -> anyhow::Result<()> {
-        let context = Context { request_id: fresh_run(ports), deadline_ms: None, traceparent: None };
+        let context = Context {
+            request_id: fresh_run(ports),
+            deadline_ms: None,
+            traceparent: None,
+            idempotency_key: None,
+        };
         let answers = async {
             loop {
                 let asked =

@@ -26,13 +26,14 @@ fn patiences_ms(rig: &Rig) -> Vec<u128> {
 async fn the_context_carries_id_trace_and_deadline_and_is_the_same_on_every_attempt() {
     let rig = Rig::new([SILENCE, NOBODY, BUSY, OK]);
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    let headers = and(LAB, &[("X-Request-ID", "r-1"), ("traceparent", trace)]);
+    let headers = and(LAB, &[("X-Request-ID", "r-1"), ("traceparent", trace), ("Idempotency-Key", "k-1")]);
     assert_eq!(rig.ask("POST", "/v1/allocate", &headers).await.status, 201);
     let seen = rig.workers.seen();
     assert_eq!(seen.len(), 4);
     assert_eq!(seen[0].context.request_id, "r-1");
     assert_eq!(seen[0].context.deadline_ms, Some(EPOCH_MS + 10_000));
     assert_eq!(seen[0].context.traceparent.as_deref(), Some(trace));
+    assert_eq!(seen[0].context.idempotency_key.as_deref(), Some("k-1"));
     for again in &seen[1..] {
         assert_eq!((&again.context, &again.body), (&seen[0].context, &seen[0].body));
     }
