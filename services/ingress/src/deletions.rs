@@ -44,7 +44,7 @@ pub(crate) async fn parked(
     which: Asked,
 ) -> Result<Response, Failure> {
     let request = read(which)?.request();
-    let reply = relay.send(Verb::Parked, &facts, &request).await?;
+    let reply = relay.send(Verb::Parked, &facts, None, &request).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
 
@@ -55,7 +55,7 @@ pub(crate) async fn show(
     path: PathKey,
 ) -> Result<Response, Failure> {
     let request = DeletionRequest { sandbox_id: key(path)? };
-    let reply = relay.send(Verb::Deletion, &facts, &request).await?;
+    let reply = relay.send(Verb::Deletion, &facts, None, &request).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
 
@@ -67,7 +67,7 @@ pub(crate) async fn replay(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let request = KeyRequest { key: key(path)?, by: Some(operator(&headers)?.to_string()) };
-    let reply = relay.send(Verb::Replay, &facts, &request).await?;
+    let reply = relay.send(Verb::Replay, &facts, None, &request).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
 
@@ -79,7 +79,7 @@ pub(crate) async fn remove(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let request = KeyRequest { key: key(path)?, by: Some(operator(&headers)?.to_string()) };
-    let reply = relay.send(Verb::Remove, &facts, &request).await?;
+    let reply = relay.send(Verb::Remove, &facts, None, &request).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
 
@@ -100,7 +100,7 @@ pub(crate) async fn replay_all(
     let mut total = ReplayAllReply { cursor: request.which.cursor, ..ReplayAllReply::default() };
     let until_ms = relay.deadline_ms();
     for page in 0..PAGES_MAX {
-        let reply = match relay.send(Verb::ReplayAll, &facts, &request).await {
+        let reply = match relay.send(Verb::ReplayAll, &facts, None, &request).await {
             Ok(reply) if !reply.is_fault => reply,
             // What was done so far is worth more than the failure of a later page, which the next request meets.
             Ok(_) | Err(_) if page > 0 => break,

@@ -69,7 +69,12 @@ impl Rig {
     }
 
     async fn ask(&self, verb: Verb, body: Value) -> Result<Value, Fault> {
-        let context = Context { request_id: "r-1".to_owned(), deadline_ms: None, traceparent: None };
+        let context = Context {
+            request_id: "r-1".to_owned(),
+            deadline_ms: None,
+            traceparent: None,
+            idempotency_key: None,
+        };
         let request = Request { verb, context, body: Bytes::from(body.to_string()) };
         let answer = self.allocator.handle(request).await;
         answer.body.map(|body| serde_json::from_slice(&body).unwrap())
@@ -348,7 +353,8 @@ async fn a_claim_does_nothing_at_the_bus() {
     rig.add(1, "main").await;
     // Without a connection every call at the bus fails.
     rig.bus.set_connected(false);
-    let context = Context { request_id: "r-1".to_owned(), deadline_ms: None, traceparent: None };
+    let context =
+        Context { request_id: "r-1".to_owned(), deadline_ms: None, traceparent: None, idempotency_key: None };
     let request = Request { verb: Verb::Allocate, context, body: Bytes::from_static(br#"{"owner":"one"}"#) };
     let answer = rig.allocator.handle(request).await;
     assert_eq!((answer.outcome, answer.body.is_ok()), (Some(Outcome::Created), true));

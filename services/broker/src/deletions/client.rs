@@ -70,6 +70,7 @@ impl Client {
                 request_id: self.random.fresh_id(),
                 deadline_ms: Some(deadline_ms),
                 traceparent: None,
+                idempotency_key: None,
             };
             match self.bus.request(verb, &context, body.clone(), PATIENCE).await {
                 Ok(reply) if reply.is_fault => {
