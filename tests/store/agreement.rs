@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 const SEED: u64 = 20_261_121;
 const OPERATIONS: u64 = 1_500;
-const SANDBOXES: usize = 60;
+const SANDBOXES: usize = 120;
 /// Kinds of operations that [`Script::next`] chooses from.
 const KINDS: usize = 14;
 /// Outcomes that have to come up, or the sequence would prove little: every write done and every write lost.
