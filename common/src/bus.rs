@@ -5,10 +5,10 @@
 //! acknowledgements.
 
 use crate::contract::{
-    DeletionWork, DeletionsStatus, Fault, FaultCode, Outcome, ParkedDeletion, Pause, Report, RunReport,
-    TickKind, Verb,
+    DeletionWork, DeletionsStatus, Event, Fault, FaultCode, Outcome, ParkedDeletion, Pause, Report,
+    RunReport, TickKind, Verb,
 };
-use crate::domain::SandboxId;
+use crate::domain::{PoolName, SandboxId, UnixSeconds, Version};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::time::Duration;
@@ -387,4 +387,119 @@ pub struct LineView {
     pub is_broken: bool,
     /// Deletions that the fleet may order in a minute now.
     pub rate_per_minute: u64,
+}
+
+/// A message of the deletion queue, wherever it is: waiting, under way, or put off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueuedMessage {
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// What it says; none if nobody can read it.
+    pub work: Option<DeletionWork>,
+    /// Whether it waits for its next attempt.
+    pub is_put_off: bool,
+    /// Since when it is there.
+    pub since: UnixSeconds,
+}
+
+/// Under what something was parked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ParkedKey {
+    /// The deletion of a sandbox.
+    Sandbox {
+        /// Its pool.
+        pool: PoolName,
+        /// The sandbox.
+        id: SandboxId,
+    },
+    /// A message that nobody could read, by its sequence in the queue.
+    Unreadable(u64),
+}
+
+/// Something that was parked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedMessage {
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// Under what.
+    pub key: ParkedKey,
+    /// Why, in one line.
+    pub reason: String,
+    /// When.
+    pub parked_at: UnixSeconds,
+    /// Attempts made; none for a message that nobody could read.
+    pub attempts: Option<u32>,
+    /// The work that may be replayed; none as long as nobody can read it.
+    pub work: Option<DeletionWork>,
+}
+
+/// Looking into the deletion queue and at what was parked, and mending both: for the sweep and for operators.
+/// What is read is a hint; each thing that is removed is named by its sequence, so nothing newer goes with it.
+#[async_trait]
+pub trait Upkeep: Send + Sync {
+    /// Makes the streams and consumers that are missing. Says whether one was.
+    async fn mend(&self) -> Result<bool, BusError>;
+
+    /// At most `limit` messages of the queue after that sequence, oldest first; fewer only at the end.
+    async fn queued(&self, after: u64, limit: usize) -> Result<Vec<QueuedMessage>, BusError>;
+
+    /// The messages of one sandbox in the queue.
+    async fn queued_of(&self, pool: &PoolName, id: &SandboxId) -> Result<Vec<QueuedMessage>, BusError>;
+
+    /// Takes a message out of the queue; false if it was gone.
+    async fn unqueue(&self, sequence: u64) -> Result<bool, BusError>;
+
+    /// At most `limit` parked messages (of one pool) after that sequence, oldest first; fewer only at the end.
+    async fn parked(
+        &self,
+        pool: Option<&PoolName>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<ParkedMessage>, BusError>;
+
+    /// What is parked under that key.
+    async fn parked_of(&self, key: &ParkedKey) -> Result<Option<ParkedMessage>, BusError>;
+
+    /// Removes a parked message; false if it was gone.
+    async fn unpark(&self, sequence: u64) -> Result<bool, BusError>;
+
+    /// Keeps the copy of a parked deletion unless the sandbox has one.
+    async fn park_again(&self, parked: &ParkedDeletion) -> Result<Announced, BusError>;
+}
+
+/// The last event of a sandbox in the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LedgerMark {
+    /// The version of the sandbox that it tells of.
+    pub version: Version,
+    /// Its place in the stream.
+    pub sequence: u64,
+}
+
+/// What became of adding an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// It is the last one of its sandbox now.
+    Kept(LedgerMark),
+    /// The last event of the sandbox is another one than was said: look again.
+    Moved,
+}
+
+/// The ledger of events. Events of a sandbox follow each other without a hole: one is added only after the one
+/// that its writer saw as the last.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// How long an event is kept; the ledger is not completed beyond that.
+    fn kept(&self) -> Duration;
+
+    /// The last event of that sandbox.
+    async fn last_event(&self, id: &SandboxId) -> Result<Option<LedgerMark>, BusError>;
+
+    /// Adds an event of that sandbox, if its last one is `after`. Returns when it is kept.
+    async fn append(
+        &self,
+        id: &SandboxId,
+        event: &Event,
+        after: Option<LedgerMark>,
+    ) -> Result<Appended, BusError>;
 }

@@ -3,10 +3,12 @@
 use async_nats::jetstream::{self, stream};
 use common::bus::memory::{MemoryBus, MemoryConfig, ParkedCopy};
 use common::bus::nats::{NatsBus, NatsConfig};
-use common::bus::{DeletionLine, DeletionQueue, Deletions, Pace, Requests, Serve, TickQueue, Ticks};
+use common::bus::{
+    DeletionLine, DeletionQueue, Deletions, Ledger, Pace, Requests, Serve, TickQueue, Ticks, Upkeep,
+};
 use common::clock::{Clock, SystemClock};
-use common::contract::{DeletionWork, ParkedDeletion, Subjects, TickKind, headers};
-use common::domain::UnixSeconds;
+use common::contract::{DeletionWork, Event, ParkedDeletion, Subjects, TickKind, headers};
+use common::domain::{SandboxId, UnixSeconds};
 use common::random::Dice;
 use futures_util::TryStreamExt as _;
 use harness::servers;
@@ -19,12 +21,21 @@ use tokio_util::sync::CancellationToken;
 
 /// Everything that a bus promises.
 pub(crate) trait Bus:
-    Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + Pace + DeletionLine
+    Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + Pace + DeletionLine + Upkeep + Ledger
 {
 }
 
 impl<B> Bus for B where
-    B: Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + Pace + DeletionLine
+    B: Requests
+        + Serve
+        + Deletions
+        + DeletionQueue
+        + Ticks
+        + TickQueue
+        + Pace
+        + DeletionLine
+        + Upkeep
+        + Ledger
 {
 }
 
@@ -139,6 +150,8 @@ impl Nats {
             deletions_in_flight_max,
             deletion_ack_wait,
             line,
+            events_kept: Duration::from_secs(24 * 3_600),
+            events_bytes_max: 1024 * 1024,
             finish_patience,
         };
         let client = async_nats::connect(config.url.as_str()).await.expect("NATS answers");
@@ -300,6 +313,26 @@ impl World {
             });
         }
         copies
+    }
+
+    /// Every event of the ledger, oldest first.
+    pub(crate) async fn events(&self) -> Vec<Event> {
+        let nats = match &self.inside {
+            Inside::Memory(bus) => return bus.events(),
+            Inside::Nats(nats) => nats,
+        };
+        let stream = nats.stream(nats.config.subjects.events_stream()).await;
+        let state = &stream.cached_info().state;
+        let mut events = Vec::new();
+        for sequence in state.first_sequence.max(1)..=state.last_sequence {
+            let message = stream.get_raw_message(sequence).await.expect("an event");
+            let event: Event = serde_json::from_slice(&message.payload).expect("an event");
+            let cause = event.cause().expect("a known type");
+            let id = SandboxId::parse(&event.subject).expect("a sandbox");
+            assert_eq!(message.subject.as_str(), nats.config.subjects.event(cause, &id));
+            events.push(event);
+        }
+        events
     }
 
     fn now(&self) -> u64 {

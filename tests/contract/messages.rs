@@ -17,7 +17,7 @@ use std::fmt::Debug;
 
 /// What is written, after showing that it can be read: by a reader of today, and when a newer writer has added
 /// fields to every object in it.
-fn wire<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T) -> String {
+pub(crate) fn wire<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T) -> String {
     let written = serde_json::to_string(message).unwrap();
     assert_eq!(serde_json::from_str::<T>(&written).unwrap(), *message, "what is written is read");
     let newer = with_added_fields(serde_json::from_str(&written).unwrap(), true).to_string();
@@ -40,7 +40,7 @@ fn with_added_fields(value: Value, is_message: bool) -> Value {
 }
 
 /// What an older writer sends, which has no fields but those that it must.
-fn reads<T: DeserializeOwned + PartialEq + Debug>(older: &str, message: &T) {
+pub(crate) fn reads<T: DeserializeOwned + PartialEq + Debug>(older: &str, message: &T) {
     assert_eq!(serde_json::from_str::<T>(older).unwrap(), *message);
 }
 
@@ -268,7 +268,17 @@ fn reports_of_expiry_runs_and_sweeps() {
     let expiry = ExpiryReport { status: COMPLETED.to_owned(), due: 4, expired: 3, raced: 1, unannounced: 2 };
     let run = RunReport { kind: TickKind::Expiry, tick: 19, duration_ms: 12, report: Report::Expiry(expiry) };
     assert_snapshot!(wire(&run), @r#"{"kind":"expiry","tick":19,"duration_ms":12,"status":"completed","due":4,"expired":3,"raced":1,"unannounced":2}"#);
-    let sweep = SweepReport { status: FAILED.to_owned(), pending: 3, reannounced: 1, waiting: 2 };
+    let sweep = SweepReport {
+        status: FAILED.to_owned(),
+        pending: 3,
+        reannounced: 1,
+        waiting: 2,
+        unqueued: 4,
+        parked: 5,
+        reparked: 6,
+        unparked: 7,
+        events_filled: 8,
+    };
     let run = RunReport { kind: TickKind::Sweep, tick: 20, duration_ms: 9, report: Report::Sweep(sweep) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"sweep","tick":20,"duration_ms":9,"status":"failed","pending":3,"reannounced":1,"waiting":2}"#);
+    assert_snapshot!(wire(&run), @r#"{"kind":"sweep","tick":20,"duration_ms":9,"status":"failed","pending":3,"reannounced":1,"waiting":2,"unqueued":4,"parked":5,"reparked":6,"unparked":7,"events_filled":8}"#);
 }

@@ -90,6 +90,8 @@ impl Plan {
             ("DELETION_RETRY_SECONDS_MIN", "1"),
             ("DELETION_RETRY_SECONDS_MAX", "1"),
             ("SWEEP_AFTER_SECONDS", "0"),
+            // Each stream reserves its space, and one server holds those of all tests.
+            ("EVENTS_BYTES_MAX", "8388608"),
             // Ticks come from the test, except the first of each kind.
             ("SYNC_INTERVAL_SECONDS", "3600"),
             ("EXPIRY_INTERVAL_SECONDS", "3600"),
@@ -204,6 +206,11 @@ impl Rig {
     pub async fn stop_fleet(&mut self) -> Result<(), LifecycleError> {
         self.ask_to_stop();
         (&mut self.running.ended).await.expect("the fleet did not panic")
+    }
+
+    /// Changes how many of each kind there are from the next start on.
+    pub fn change_counts(&mut self, change: impl FnOnce(&mut Counts)) {
+        change(&mut self.counts);
     }
 
     /// Asks the fleet to stop.

@@ -17,10 +17,12 @@ use tokio::sync::watch;
 
 mod deletions;
 mod held;
+mod ledger;
 mod line;
 mod queue;
 mod requests;
 mod ticks;
+mod upkeep;
 
 pub use deletions::ParkedCopy;
 
@@ -52,6 +54,12 @@ pub enum Call {
     Announce,
     /// The copy of a deletion that is given up.
     Park,
+    /// The removal of a message from the queue.
+    Unqueue,
+    /// The removal of something that was parked.
+    Unpark,
+    /// An event for the ledger.
+    Append,
     /// A retry, published on behalf of a worker.
     ScheduleRetry,
     /// The word that a message is done with, on behalf of a worker or a runner.
@@ -103,6 +111,7 @@ struct Inside {
     losses: BTreeMap<Call, VecDeque<Loss>>,
     members: requests::Members,
     deletions: deletions::DeletionStreams,
+    events: ledger::EventStream,
     ticks: ticks::TickStream,
     line: line::Line,
 }
@@ -128,6 +137,8 @@ impl Call {
             Self::Request => "send a request",
             Self::Announce => "announce a deletion",
             Self::Park => "park a deletion",
+            Self::Unqueue | Self::Unpark => "remove a message",
+            Self::Append => "append an event",
             Self::ScheduleRetry => "schedule a retry",
             Self::Finish => "finish a message",
             Self::Tick => "publish a tick",
@@ -155,6 +166,7 @@ impl MemoryBus {
             losses: BTreeMap::new(),
             members: requests::Members::default(),
             deletions: deletions::DeletionStreams::default(),
+            events: ledger::EventStream::default(),
             ticks: ticks::TickStream::default(),
             line: line::Line::default(),
         };

@@ -20,12 +20,14 @@ use tokio::sync::{Mutex, OnceCell};
 mod discovery;
 pub mod floor;
 mod lanes;
+mod ledger;
 mod line;
 mod publish;
 mod requests;
 mod serving;
 mod streams;
 mod topology;
+mod upkeep;
 
 /// Commands that may wait for the connection; one more makes the caller wait inside its own deadline.
 const CLIENT_CAPACITY_COMMANDS: usize = 2_048;
@@ -39,6 +41,7 @@ const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
 const CLOSING_TIME: Duration = Duration::from_secs(2);
 /// Longest time that closing a connection may take.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
+const DAY_SECONDS: u64 = 24 * 3_600;
 /// Longest pause between two attempts to connect.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
 /// First pause between two attempts to connect; it doubles.
@@ -65,6 +68,10 @@ pub struct NatsConfig {
     pub deletion_ack_wait: Duration,
     /// The line towards the provider.
     pub line: LineRules,
+    /// How long events are kept.
+    pub events_kept: Duration,
+    /// Most bytes of events; beyond that the oldest go.
+    pub events_bytes_max: u64,
     /// Longest time that work under way is waited for when a consumer stops.
     pub finish_patience: Duration,
 }
@@ -124,6 +131,14 @@ impl NatsConfig {
             "silence of a reaper after which its deletion is given to another one; it speaks every third of it",
         );
         let line = LineRules::read(settings);
+        let events_days =
+            settings.number("EVENTS_DAYS", 30, 1..=3_650, "days that events of the ledger are kept");
+        let events_bytes_max = settings.number(
+            "EVENTS_BYTES_MAX",
+            256 * 1024 * 1024,
+            1024 * 1024..=1024 * 1024 * 1024 * 1024,
+            "bytes of events that are kept; beyond that the oldest go (a life of a sandbox takes about 3 KiB)",
+        );
         // What is left of the process's time is for giving back what did not finish and for closing.
         let finish_patience = read_stop_grace(settings).saturating_sub(CLOSING_TIME);
         Self {
@@ -136,6 +151,8 @@ impl NatsConfig {
             deletions_in_flight_max,
             deletion_ack_wait,
             line,
+            events_kept: Duration::from_secs(events_days * DAY_SECONDS),
+            events_bytes_max,
             finish_patience,
         }
     }

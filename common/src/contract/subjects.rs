@@ -1,7 +1,7 @@
 //! Every subject, stream, consumer and bucket name of the fleet. `nats/README.md` lists the same ones, by test.
 
 use super::reports::TickKind;
-use crate::domain::{PoolName, SandboxId};
+use crate::domain::{Cause, PoolName, SandboxId};
 
 /// What a fleet's subjects begin with unless it is told otherwise.
 pub const DEFAULT_PREFIX: &str = "sandbox";
@@ -9,6 +9,8 @@ pub const DEFAULT_PREFIX: &str = "sandbox";
 pub const REQUEST_VERSION: &str = "v1";
 /// Name of the NATS service (micro) that answers requests, and of its queue group.
 pub const ALLOCATOR_SERVICE: &str = "sandbox-allocator";
+/// Stands for the pool where messages are parked that nobody can read.
+pub const UNREADABLE: &str = "_unreadable";
 /// What the durable consumer of a pool's deletion work begins with.
 const REAPER_CONSUMER_PREFIX: &str = "reaper-";
 /// Durable consumer of the deletion work of all pools, as former builds made it.
@@ -27,6 +29,16 @@ pub enum Verb {
     Stats,
     /// Whether the worker can work.
     Health,
+    /// Show what was parked.
+    Parked,
+    /// Show the end of one sandbox.
+    Deletion,
+    /// Try a parked deletion again.
+    Replay,
+    /// Try all of them again, a page at a time.
+    ReplayAll,
+    /// Remove what nobody can read.
+    Remove,
 }
 
 /// The names of one fleet. Several fleets can share a NATS server by different prefixes; tests do.
@@ -44,7 +56,18 @@ pub struct InvalidPrefix;
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 5] = [Self::Allocate, Self::Release, Self::Get, Self::Stats, Self::Health];
+    pub const ALL: [Self; 10] = [
+        Self::Allocate,
+        Self::Release,
+        Self::Get,
+        Self::Stats,
+        Self::Health,
+        Self::Parked,
+        Self::Deletion,
+        Self::Replay,
+        Self::ReplayAll,
+        Self::Remove,
+    ];
 
     /// Last token of the verb's subject.
     #[must_use]
@@ -55,6 +78,11 @@ impl Verb {
             Self::Get => "get",
             Self::Stats => "stats",
             Self::Health => "health",
+            Self::Parked => "parked",
+            Self::Deletion => "deletion",
+            Self::Replay => "replay",
+            Self::ReplayAll => "replay-all",
+            Self::Remove => "remove",
         }
     }
 }
@@ -143,6 +171,18 @@ impl Subjects {
         format!("{}.deletions.work.*.*", self.prefix)
     }
 
+    /// Both of the above, of all sandboxes.
+    #[must_use]
+    pub fn deletion_every(&self) -> String {
+        format!("{}.deletions.*.*.*", self.prefix)
+    }
+
+    /// What the subject of every scheduled retry begins with.
+    #[must_use]
+    pub fn deletion_retry_prefix(&self) -> String {
+        format!("{}.deletions.retry.", self.prefix)
+    }
+
     /// All scheduled retries.
     #[must_use]
     pub fn deletion_retry_all(&self) -> String {
@@ -158,7 +198,31 @@ impl Subjects {
     /// Where a deletion message that nobody can read is parked.
     #[must_use]
     pub fn parked_unreadable(&self, sequence: u64) -> String {
-        format!("{}.parked._unreadable.{sequence}", self.prefix)
+        format!("{}.parked.{UNREADABLE}.{sequence}", self.prefix)
+    }
+
+    /// What is parked of one pool.
+    #[must_use]
+    pub fn parked_of_pool(&self, pool: &PoolName) -> String {
+        format!("{}.parked.{pool}.*", self.prefix)
+    }
+
+    /// Where an event of a sandbox is published; `kind` is the last part of its type.
+    #[must_use]
+    pub fn event(&self, kind: Cause, id: &SandboxId) -> String {
+        format!("{}.events.{}.{id}", self.prefix, kind.as_str())
+    }
+
+    /// All events of a sandbox.
+    #[must_use]
+    pub fn events_of(&self, id: &SandboxId) -> String {
+        format!("{}.events.*.{id}", self.prefix)
+    }
+
+    /// All events.
+    #[must_use]
+    pub fn event_all(&self) -> String {
+        format!("{}.events.*.*", self.prefix)
     }
 
     /// All parked deletions.
@@ -195,6 +259,12 @@ impl Subjects {
     #[must_use]
     pub fn parked_stream(&self) -> String {
         self.asset("PARKED")
+    }
+
+    /// Stream of events.
+    #[must_use]
+    pub fn events_stream(&self) -> String {
+        self.asset("EVENTS")
     }
 
     /// Stream of ticks.

@@ -3,12 +3,13 @@
 use anyhow::Context as _;
 use async_trait::async_trait;
 use common::bus::nats::{NatsBus, NatsConfig};
-use common::bus::{DeletionLine, Deletions, Pace, Requests, Ticks};
+use common::bus::{DeletionLine, Deletions, Ledger, Pace, Requests, Ticks, Upkeep};
 use common::clock::Clock;
 use common::provider::Provider;
 use common::provider::csp::{CspConfig, CspProvider};
 use common::random::Random;
 use common::runtime::ops::Check;
+use common::runtime::recorder::{LedgerMetrics, Recorder};
 use common::runtime::settings::{Env, Mistakes, Settings};
 use common::runtime::shutdown::Lifecycle;
 use common::runtime::telemetry::Chain;
@@ -93,6 +94,7 @@ struct WorkerMetrics {
     reaper: reaper::Metrics,
     reconciler: reconciler::Metrics,
     scheduler: scheduler::Metrics,
+    ledger: LedgerMetrics,
 }
 
 /// Ready when there is a connection to the message queue.
@@ -173,6 +175,7 @@ impl Fleet {
             reaper: reaper::Metrics::register(registry)?,
             reconciler: reconciler::Metrics::register(registry)?,
             scheduler: scheduler::Metrics::register(registry)?,
+            ledger: LedgerMetrics::register(registry)?,
         };
         let workers_stop = CancellationToken::new();
         Ok(Self { shared, backends, store, provider, buses: Vec::new(), line: None, metrics, workers_stop })
@@ -272,6 +275,8 @@ impl Fleet {
             store: Arc::clone(&table) as Arc<dyn Store>,
             deletions: Arc::new(bus.clone()) as Arc<dyn Deletions>,
             line: Arc::new(bus.clone()) as Arc<dyn DeletionLine>,
+            upkeep: Arc::new(bus.clone()) as Arc<dyn Upkeep>,
+            recorder: self.recorder(Arc::new(bus.clone())),
         };
         let pools: Vec<_> = config.pools.pools().cloned().collect();
         let metrics = self.metrics.allocator.of_another_worker();
@@ -313,6 +318,7 @@ impl Fleet {
             provider: self.provider()?,
             deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
             pace: Arc::clone(&bus) as Arc<dyn Pace>,
+            recorder: self.recorder(Arc::clone(&bus) as Arc<dyn Ledger>),
         };
         let reaper = reaper::Reaper::new(config, ports, self.metrics.reaper.clone());
         let stop = self.workers_stop.clone();
@@ -341,6 +347,8 @@ impl Fleet {
             store: Arc::clone(&table) as Arc<dyn Store>,
             provider: self.provider()?,
             deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
+            upkeep: Arc::clone(&bus) as Arc<dyn Upkeep>,
+            recorder: self.recorder(Arc::clone(&bus) as Arc<dyn Ledger>),
         };
         let reconciler = reconciler::Reconciler::new(config, ports, self.metrics.reconciler.clone());
         let stop = self.workers_stop.clone();
@@ -412,6 +420,10 @@ impl Fleet {
         }
     }
 
+    fn recorder(&self, ledger: Arc<dyn Ledger>) -> Recorder {
+        Recorder::new(Arc::clone(&self.shared.clock), ledger, self.metrics.ledger.clone())
+    }
+
     fn table(&self) -> anyhow::Result<&Arc<DynamoStore>> {
         self.store.as_ref().context("this process has no table")
     }
@@ -476,6 +488,6 @@ impl Check for LineNote {
 
     async fn note(&self) -> Option<String> {
         let status = self.0.status().await.ok()?;
-        crate::line::note(&status)
+        crate::deletions::line::note(&status)
     }
 }

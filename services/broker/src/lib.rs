@@ -25,9 +25,9 @@ pub mod up;
 
 pub mod child;
 pub mod data;
+mod deletions;
 pub mod embedded;
 pub mod nats_server;
 
 pub mod bench;
-pub mod line;
 pub mod operate;

@@ -4,8 +4,8 @@
 //! HTTP requests of lab scripts and operators, as [`routes`] lists them; reports of runs.
 //!
 //! # Produces
-//! NATS requests `allocate`, `release`, `get`, `stats` and `health`; ticks of an operator's "now"; the operators'
-//! switch of the deletions; one log line and the metrics of every request.
+//! NATS requests of every verb; ticks of an operator's "now"; the operators' switch of the deletions; one log line
+//! and the metrics of every request.
 //!
 //! # Calls
 //! The bus, by its ports [`Requests`], [`Ticks`] and [`DeletionLine`]. Nothing else: no store, no provider.
@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 pub mod routes;
 
 pub mod admin;
-mod deletions;
+pub mod deletions;
 pub mod sandboxes;
 
 mod caller;

@@ -4,13 +4,14 @@
 //! Deletion work from the durable consumer of DELETIONS.
 //!
 //! # Produces
-//! Scheduled retries; parked deletions; tombstones.
+//! Scheduled retries; parked deletions; tombstones; events.
 //!
 //! # Calls
 //! The provider, when the fleet's common line lets it; the store.
 //!
 //! # Guarantees
-//! A deletion leaves the queue only when the table says that it is done, no longer wanted, or parked. Work of
+//! A deletion leaves the queue only when the table says that it is done, no longer wanted, or parked, and one that
+//! is done only when the ledger has every event of its sandbox, because nobody looks at a tombstone again. Work of
 //! an older epoch does nothing. What is gone at the provider already counts as deleted.
 //!
 //! # Never
@@ -25,6 +26,7 @@ use common::bus::{BusError, DeletionQueue, Deletions, Pace};
 use common::clock::Clock;
 use common::provider::Provider;
 use common::random::Random;
+use common::runtime::recorder::Recorder;
 use common::runtime::settings::Settings;
 use common::store::Store;
 use std::sync::Arc;
@@ -65,6 +67,8 @@ pub struct Ports {
     pub deletions: Arc<dyn Deletions>,
     /// The fleet's common line towards the provider.
     pub pace: Arc<dyn Pace>,
+    /// Keeps the ledger of events.
+    pub recorder: Recorder,
 }
 
 /// A reaper.

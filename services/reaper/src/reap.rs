@@ -79,6 +79,9 @@ impl Reaper {
             tracing::warn!(sandbox.id = id.as_str(), "there is no record of {id}; nothing to delete");
             return Err(Verdict::Done);
         };
+        if matches!(sandbox.state, State::Deleted(_)) {
+            self.settle_ledger(&sandbox).await?;
+        }
         let Sandbox { name, external_id, sfdc_account_id, epoch: current, state, .. } = sandbox;
         match state {
             State::PendingDeletion(deletion) if current == epoch => {
@@ -114,7 +117,7 @@ impl Reaper {
         let now = self.ports.clock.now();
         let purge_at = now.after(self.config.tombstone_kept);
         match self.ports.store.finish_deletion(&wanted.id, wanted.epoch, now, purge_at).await {
-            Ok(Write::Done(_)) => {
+            Ok(Write::Done(sandbox)) => {
                 self.metrics.deleted();
                 tracing::info!(
                     sandbox.id = wanted.id.as_str(),
@@ -123,16 +126,29 @@ impl Reaper {
                     "deleted {}",
                     wanted.id,
                 );
-                Verdict::Done
+                self.settle_ledger(&sandbox).await.err().unwrap_or(Verdict::Done)
             }
             // Somebody else wrote the tombstone meanwhile.
-            Ok(Write::Lost(_)) => Verdict::Done,
+            Ok(Write::Lost(Some(sandbox))) => {
+                self.settle_ledger(&sandbox).await.err().unwrap_or(Verdict::Done)
+            }
+            Ok(Write::Lost(None)) => Verdict::Done,
             Err(error) => {
                 // The next attempt finds it gone at the provider and writes the tombstone.
                 tracing::warn!(sandbox.id = wanted.id.as_str(), error = %Chain(&error), "no tombstone yet");
                 Verdict::Retry { delay: OWN_FAILURE_DELAY }
             }
         }
+    }
+
+    /// Has the ledger complete before the message may go. A failure puts the message off; the next look finds the
+    /// tombstone and comes here again.
+    async fn settle_ledger(&self, sandbox: &Sandbox) -> Result<(), Verdict> {
+        self.ports.recorder.tell_now(sandbox).await.map_err(|error| {
+            let id = &sandbox.id;
+            tracing::warn!(sandbox.id = id.as_str(), error = %Chain(&error), "events of {id} are missing; later");
+            Verdict::Retry { delay: OWN_FAILURE_DELAY }
+        })
     }
 
     async fn after_failure(
@@ -187,7 +203,11 @@ impl Reaper {
             return Verdict::Retry { delay: OWN_FAILURE_DELAY };
         }
         match self.ports.store.park_deletion(&wanted.id, wanted.epoch, now).await {
-            Ok(_) => {
+            Ok(write) => {
+                if let Write::Done(sandbox) = write {
+                    // Left to the sweep if it fails: a parked sandbox stays where the sweep looks.
+                    let _ = self.settle_ledger(&sandbox).await;
+                }
                 self.metrics.parked();
                 tracing::error!(
                     sandbox.id = wanted.id.as_str(),

@@ -1,5 +1,6 @@
 //! A work queue: a message stays in it until it is finished with, and goes to one worker at a time.
 
+use crate::domain::UnixSeconds;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ pub(super) struct WorkQueue {
 struct Message {
     key: String,
     payload: Bytes,
+    since: UnixSeconds,
     deliveries: u64,
     place: Place,
 }
@@ -52,11 +54,24 @@ pub(super) struct Taken {
 
 impl WorkQueue {
     /// Adds a message and says its sequence.
-    pub(super) fn push(&mut self, key: String, payload: Bytes) -> u64 {
+    pub(super) fn push(&mut self, key: String, payload: Bytes, now_ms: u64) -> u64 {
+        let sequence = self.next_sequence();
+        let since = UnixSeconds::new(now_ms / 1_000);
+        let message = Message { key, payload, since, deliveries: 0, place: Place::Waiting };
+        self.messages.insert(sequence, message);
+        sequence
+    }
+
+    /// A place in the stream for something that is no work yet.
+    pub(super) fn next_sequence(&mut self) -> u64 {
         self.last_sequence += 1;
-        let message = Message { key, payload, deliveries: 0, place: Place::Waiting };
-        self.messages.insert(self.last_sequence, message);
         self.last_sequence
+    }
+
+    /// Sequence, key, payload and age of all messages, oldest first.
+    pub(super) fn messages(&self) -> impl Iterator<Item = (u64, &str, &Bytes, UnixSeconds)> {
+        let messages = self.messages.iter();
+        messages.map(|(sequence, message)| (*sequence, message.key.as_str(), &message.payload, message.since))
     }
 
     /// Sequences of the messages with that key, oldest first.
@@ -124,9 +139,9 @@ impl WorkQueue {
         returns.min()
     }
 
-    /// Removes a message that is done with.
-    pub(super) fn finish(&mut self, sequence: u64) {
-        self.messages.remove(&sequence);
+    /// Removes a message that is done with; false if it was gone.
+    pub(super) fn finish(&mut self, sequence: u64) -> bool {
+        self.messages.remove(&sequence).is_some()
     }
 
     /// Takes a message back from its worker: the next one may have it at once.

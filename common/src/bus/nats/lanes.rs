@@ -174,6 +174,21 @@ impl NatsBus {
         }
     }
 
+    /// Makes the missing consumers of pools that this process has worked for, or that have work in the queue. Says
+    /// whether one was missing.
+    pub(super) async fn open_pools_again(&self) -> Result<bool, BusError> {
+        let subjects = &self.config.subjects;
+        let there = self.deletion_consumers().await?;
+        let mut pools = self.pools_of_messages().await?;
+        pools.extend(self.opened.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        pools.retain(|pool| !there.contains(&subjects.reaper_consumer(pool)));
+        for pool in &pools {
+            tracing::warn!("the consumer of {pool} is missing; making it again");
+            self.open_pool(pool).await?;
+        }
+        Ok(!pools.is_empty())
+    }
+
     /// Removes the consumer of former builds, which took the work of all pools and leaves no room for others.
     pub(super) async fn remove_old_consumer(&self) -> Result<(), BusError> {
         let stream = self.config.subjects.deletions_stream();

@@ -4,10 +4,10 @@
 //! leaves, so that a crash in between leaves two messages and never none. No more is fetched than can run
 //! at once: the acknowledgement timer of a message runs from its delivery.
 
-use super::publish::rfc3339;
 use super::{NatsBus, failed};
 use crate::bus::intake::{self, one_line};
-use crate::bus::{BusError, Delivery, Runner, TICK_ACK_WAIT, TickQueue, Verdict, Worker};
+use crate::bus::{BusError, Delivery, Runner, TICK_ACK_WAIT, TickQueue, Upkeep as _, Verdict, Worker};
+use crate::contract::events::rfc3339;
 use crate::contract::{DeletionWork, RunReport, TickKind, headers};
 use crate::domain::UnixSeconds;
 use crate::runtime::telemetry::Chain;
@@ -114,6 +114,15 @@ impl<'a> Source<'a> {
     async fn wait_out(&mut self, error: &BusError, stop: &CancellationToken) {
         self.consumer = None;
         tracing::warn!(nats.consumer = self.name, error = %Chain(error), "cannot fetch; trying again");
+        // Somebody may have removed the stream; whoever finds it missing makes it again.
+        if self.bus.connected() {
+            tokio::select! {
+                mended = self.bus.mend() => if let Err(error) = mended {
+                    tracing::warn!(nats.consumer = self.name, error = %Chain(&error), "the streams are not whole");
+                },
+                () = stop.cancelled() => return,
+            }
+        }
         tokio::select! {
             () = tokio::time::sleep(FETCH_RETRY_DELAY) => {}
             () = stop.cancelled() => {}

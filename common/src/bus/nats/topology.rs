@@ -39,8 +39,10 @@ impl NatsBus {
             .await
     }
 
-    async fn set_up_once(&self) -> Result<(), BusError> {
-        for config in [self.deletions_config(), self.parked_config(), self.ticks_config()] {
+    pub(super) async fn set_up_once(&self) -> Result<(), BusError> {
+        let streams =
+            [self.deletions_config(), self.parked_config(), self.ticks_config(), self.events_config()];
+        for config in streams {
             self.jetstream.create_or_update_stream(config).await.map_err(failed("set up a stream"))?;
         }
         self.jetstream
@@ -104,6 +106,20 @@ impl NatsBus {
             discard: DiscardPolicy::New,
             discard_new_per_subject: true,
             duplicate_window: TICK_DEDUP_WINDOW,
+            ..self.stream_defaults()
+        }
+    }
+
+    /// EVENTS: the ledger. A sandbox's events are read one by one, by subject.
+    fn events_config(&self) -> stream::Config {
+        let subjects = &self.config.subjects;
+        stream::Config {
+            name: subjects.events_stream(),
+            description: Some("What happened to every sandbox".to_owned()),
+            subjects: vec![subjects.event_all()],
+            retention: RetentionPolicy::Limits,
+            max_age: self.config.events_kept,
+            max_bytes: i64::try_from(self.config.events_bytes_max).unwrap_or(i64::MAX),
             ..self.stream_defaults()
         }
     }

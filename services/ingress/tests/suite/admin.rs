@@ -79,7 +79,13 @@ async fn a_sync_that_refused_to_do_harm_is_an_answer_and_no_error() {
 async fn each_route_starts_its_kind_and_waits_as_long_as_set() {
     let expiry =
         ExpiryReport { status: "completed".to_owned(), due: 3, expired: 2, raced: 1, unannounced: 0 };
-    let sweep = SweepReport { status: "completed".to_owned(), pending: 3, reannounced: 1, waiting: 2 };
+    let sweep = SweepReport {
+        status: "completed".to_owned(),
+        pending: 3,
+        reannounced: 1,
+        waiting: 2,
+        ..SweepReport::default()
+    };
     let cases = [
         ("/v1/admin/sync", sync_report("completed", None)),
         (

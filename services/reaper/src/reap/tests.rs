@@ -13,6 +13,7 @@ use common::domain::{
 use common::provider::Account;
 use common::provider::fake::{Call, FakeProvider};
 use common::random::Dice;
+use common::runtime::recorder::{LedgerMetrics, Recorder};
 use common::store::Store;
 use common::store::faulty::FaultyStore;
 use common::store::memory::MemoryStore;
@@ -113,6 +114,11 @@ impl Rig {
             provider: provider.clone(),
             deletions: Arc::new(bus.clone()),
             pace: Arc::new(bus.clone()),
+            recorder: Recorder::new(
+                Arc::new(clock.clone()),
+                Arc::new(bus.clone()),
+                LedgerMetrics::register(&registry).unwrap(),
+            ),
         };
         let metrics = Metrics::register(&registry).unwrap();
         let reaper = Arc::new(Reaper::new(config, ports, metrics));

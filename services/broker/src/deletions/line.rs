@@ -1,23 +1,15 @@
 //! The operator's hand on the line towards the provider: `broker deletions pause | resume | status`.
 
-use anyhow::Context as _;
+use super::client::Client;
 use common::bus::DeletionLine as _;
-use common::bus::nats::{NatsBus, NatsConfig};
-use common::clock::{Clock, SystemClock};
+use common::bus::nats::NatsBus;
+use common::clock::{Clock as _, SystemClock};
 use common::contract::{DeletionsStatus, PauseRequest};
-use common::random::Dice;
-use common::runtime::settings::{Env, Settings};
-use std::sync::Arc;
-use std::time::Duration;
-
-/// Longest wait for a connection.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
-/// Pause between two looks for one.
-const CONNECT_LOOK: Duration = Duration::from_millis(20);
+use common::runtime::settings::Env;
 
 /// What can be done about all deletions.
 #[derive(Clone, Debug, clap::Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Pause all deletions: none is fetched or ordered until they are resumed. Claims, releases, sync and expiry
     /// go on.
     Pause {
@@ -47,16 +39,10 @@ impl Command {
     ///
     /// # Errors
     /// Mistakes in the environment, what cannot be used of the arguments, a queue that does not answer.
-    pub async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
-        let mut settings = Settings::new(env);
-        let config = NatsConfig::read(&mut settings);
-        let config = settings.finish(config)?;
-        let url = config.url.clone();
-        let bus =
-            NatsBus::connect("operator", config, Arc::new(SystemClock), Arc::new(Dice::unseeded())).await?;
-        until_connected(&bus).await.with_context(|| format!("no connection to {url}"))?;
-        let said = self.say(&bus).await;
-        bus.close().await;
+    pub(super) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
+        let client = Client::connect(env).await?;
+        let said = self.say(client.bus()).await;
+        client.close().await;
         println!("{}", said?);
         Ok(())
     }
@@ -82,7 +68,7 @@ impl Command {
 
 /// What keeps deletions waiting, in words; none if nothing does.
 #[must_use]
-pub fn note(status: &DeletionsStatus) -> Option<String> {
+pub(crate) fn note(status: &DeletionsStatus) -> Option<String> {
     let until = |until: Option<u64>| until.map(|until| format!(" until {until}")).unwrap_or_default();
     if let Some(pause) = &status.paused {
         let reason = pause.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -95,13 +81,4 @@ pub fn note(status: &DeletionsStatus) -> Option<String> {
         "held" => Some(format!("held{}", until(status.held_until))),
         state => Some(format!("{state}{}", until(status.breaker.until))),
     }
-}
-
-async fn until_connected(bus: &NatsBus) -> Result<(), tokio::time::error::Elapsed> {
-    tokio::time::timeout(CONNECT_PATIENCE, async {
-        while !bus.connected() {
-            tokio::time::sleep(CONNECT_LOOK).await;
-        }
-    })
-    .await
 }
