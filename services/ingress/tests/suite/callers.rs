@@ -15,6 +15,11 @@ fn path_of(route: &Route) -> String {
     if path.ends_with("/deletions/replay") { format!("{path}?all=true") } else { path }
 }
 
+/// The switch of all deletions is the queue's own, and no worker is asked.
+fn is_switch(route: &Route) -> bool {
+    route.path.ends_with("/pause") || route.path.ends_with("/resume")
+}
+
 fn rig() -> Rig {
     Rig::new([Step::Say(None, r#"{"store":"ok"}"#)])
 }
@@ -51,7 +56,7 @@ async fn every_route_lets_in_its_role_and_nobody_else() {
         assert!(answer.status.is_success(), "{method} {path}: {answer:?}");
         let is_relayed = route.role == Role::Lab
             || route.path == "/v1/admin/stats"
-            || route.path.starts_with("/v1/admin/deletions/");
+            || (route.path.starts_with("/v1/admin/deletions/") && !is_switch(route));
         assert_eq!(rig.workers.seen().len() - before, usize::from(is_relayed), "{method} {path}");
         walked += 1;
     }
