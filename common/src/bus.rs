@@ -5,8 +5,10 @@
 //! acknowledgements.
 
 use crate::contract::{
-    DeletionWork, Fault, FaultCode, Outcome, ParkedDeletion, Report, RunReport, TickKind, Verb,
+    DeletionWork, DeletionsStatus, Event, Fault, FaultCode, Outcome, ParkedDeletion, Pause, Report,
+    RunReport, TickKind, Verb,
 };
+use crate::domain::{PoolName, SandboxId, UnixSeconds, Version};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub mod http;
 mod intake;
+pub mod line;
 pub mod memory;
 pub mod nats;
 
@@ -150,6 +153,12 @@ pub trait Handler: Send + Sync {
 pub trait Worker: Send + Sync {
     /// Works on one. The adapter keeps the delivery alive meanwhile.
     async fn work(&self, delivery: Delivery) -> Verdict;
+
+    /// How many deliveries it could use now, at most `places`; asked before anything is fetched. After a zero
+    /// it is asked again when that wait is over, or somewhat earlier.
+    async fn admit(&self, places: usize) -> (usize, Duration) {
+        (places, Duration::ZERO)
+    }
 }
 
 /// Runs when a tick says so.
@@ -263,12 +272,234 @@ pub trait TickQueue: Send + Sync {
     ) -> Result<(), BusError>;
 }
 
-/// The fleet's common pace towards the provider.
+/// The fleet's common line towards the provider: its pace, its breaker and the operators' pause.
 #[async_trait]
 pub trait Pace: Send + Sync {
-    /// Takes the next free slot and says how long it is until then.
-    async fn take(&self) -> Result<Duration, BusError>;
+    /// Asks for the next free slot. Nothing is taken unless the answer is [`Turn::Go`].
+    async fn take(&self) -> Result<Turn, BusError>;
 
-    /// Keeps every worker of the fleet away from the provider for that long.
-    async fn hold(&self, span: Duration) -> Result<(), BusError>;
+    /// Asks, when the slot has come and right before the call, whether it may still be used.
+    async fn confirm(&self, ticket: Ticket) -> Result<Confirmed, BusError>;
+
+    /// Tells how the call of a ticket ended, or that there was none. `sandbox` is whom it was about.
+    async fn tell(&self, ticket: Ticket, sandbox: &SandboxId, end: CallEnd) -> Result<Told, BusError>;
+
+    /// Looks at the line without taking anything.
+    async fn look(&self) -> Result<LineView, BusError>;
+}
+
+/// The operators' side of the line.
+#[async_trait]
+pub trait DeletionLine: Send + Sync {
+    /// Pauses all deletions, or replaces the pause that is on.
+    async fn pause(&self, pause: &Pause) -> Result<(), BusError>;
+
+    /// Ends the pause; says which one was on.
+    async fn resume(&self) -> Result<Option<Pause>, BusError>;
+
+    /// Shows the line and its queue.
+    async fn status(&self) -> Result<DeletionsStatus, BusError>;
+}
+
+/// A slot at the provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// When the call may begin, in microseconds since the Unix epoch; no two tickets have the same.
+    pub slot_us: u64,
+    /// Whether it is the one call that tries whether the provider is back.
+    pub is_probe: bool,
+}
+
+/// The answer to who asks for a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The slot is ours; it comes after that wait, which is short.
+    Go {
+        /// The slot.
+        ticket: Ticket,
+        /// How long until then.
+        wait: Duration,
+    },
+    /// Not now; nothing was taken.
+    Later {
+        /// When to ask again.
+        wait: Duration,
+        /// Whether the line is closed, and not only full.
+        is_closed: bool,
+    },
+}
+
+/// Whether a slot may be used that has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirmed {
+    /// Call now.
+    Go,
+    /// It has passed while we slept: take another one.
+    Missed,
+    /// The line was closed meanwhile; the ticket is given back.
+    Later {
+        /// When to ask again.
+        wait: Duration,
+    },
+}
+
+/// How a call to the provider ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallEnd {
+    /// It was not made.
+    Unused,
+    /// It went well.
+    Deleted,
+    /// The provider understood and refused: it works, and the sandbox is at fault.
+    Refused,
+    /// The provider failed, or could not be reached, or did not answer in time.
+    Failed,
+    /// The provider asks us to stay away.
+    SlowDown {
+        /// For how long.
+        span: Duration,
+    },
+    /// The provider refused our credentials.
+    Unauthorized,
+}
+
+/// What a failure means for the sandbox that it happened to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Whether the breaker is closed: an attempt counts only then.
+    pub is_closed: bool,
+    /// Whether all failures in a row are those of this sandbox.
+    pub is_alone: bool,
+    /// How long nobody may call.
+    pub wait: Duration,
+}
+
+/// The line at a glance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LineView {
+    /// Calls that may begin soon; work beyond that would only wait in somebody's hands.
+    pub calls: usize,
+    /// When to look again if that is none.
+    pub wait: Duration,
+    /// Whether an operator paused it.
+    pub is_paused: bool,
+    /// Whether the breaker is open or half-open.
+    pub is_broken: bool,
+    /// Deletions that the fleet may order in a minute now.
+    pub rate_per_minute: u64,
+}
+
+/// A message of the deletion queue, wherever it is: waiting, under way, or put off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueuedMessage {
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// What it says; none if nobody can read it.
+    pub work: Option<DeletionWork>,
+    /// Whether it waits for its next attempt.
+    pub is_put_off: bool,
+    /// Since when it is there.
+    pub since: UnixSeconds,
+}
+
+/// Under what something was parked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ParkedKey {
+    /// The deletion of a sandbox.
+    Sandbox {
+        /// Its pool.
+        pool: PoolName,
+        /// The sandbox.
+        id: SandboxId,
+    },
+    /// A message that nobody could read, by its sequence in the queue.
+    Unreadable(u64),
+}
+
+/// Something that was parked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedMessage {
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// Under what.
+    pub key: ParkedKey,
+    /// Why, in one line.
+    pub reason: String,
+    /// When.
+    pub parked_at: UnixSeconds,
+    /// Attempts made; none for a message that nobody could read.
+    pub attempts: Option<u32>,
+    /// The work that may be replayed; none as long as nobody can read it.
+    pub work: Option<DeletionWork>,
+}
+
+/// Looking into the deletion queue and at what was parked, and mending both: for the sweep and for operators.
+/// What is read is a hint; each thing that is removed is named by its sequence, so nothing newer goes with it.
+#[async_trait]
+pub trait Upkeep: Send + Sync {
+    /// Makes the streams and consumers that are missing. Says whether one was.
+    async fn mend(&self) -> Result<bool, BusError>;
+
+    /// At most `limit` messages of the queue after that sequence, oldest first; fewer only at the end.
+    async fn queued(&self, after: u64, limit: usize) -> Result<Vec<QueuedMessage>, BusError>;
+
+    /// The messages of one sandbox in the queue.
+    async fn queued_of(&self, pool: &PoolName, id: &SandboxId) -> Result<Vec<QueuedMessage>, BusError>;
+
+    /// Takes a message out of the queue; false if it was gone.
+    async fn unqueue(&self, sequence: u64) -> Result<bool, BusError>;
+
+    /// At most `limit` parked messages (of one pool) after that sequence, oldest first; fewer only at the end.
+    async fn parked(
+        &self,
+        pool: Option<&PoolName>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<ParkedMessage>, BusError>;
+
+    /// What is parked under that key.
+    async fn parked_of(&self, key: &ParkedKey) -> Result<Option<ParkedMessage>, BusError>;
+
+    /// Removes a parked message; false if it was gone.
+    async fn unpark(&self, sequence: u64) -> Result<bool, BusError>;
+
+    /// Keeps the copy of a parked deletion unless the sandbox has one.
+    async fn park_again(&self, parked: &ParkedDeletion) -> Result<Announced, BusError>;
+}
+
+/// The last event of a sandbox in the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LedgerMark {
+    /// The version of the sandbox that it tells of.
+    pub version: Version,
+    /// Its place in the stream.
+    pub sequence: u64,
+}
+
+/// What became of adding an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// It is the last one of its sandbox now.
+    Kept(LedgerMark),
+    /// The last event of the sandbox is another one than was said: look again.
+    Moved,
+}
+
+/// The ledger of events. Events of a sandbox follow each other without a hole: one is added only after the one
+/// that its writer saw as the last.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// How long an event is kept; the ledger is not completed beyond that.
+    fn kept(&self) -> Duration;
+
+    /// The last event of that sandbox.
+    async fn last_event(&self, id: &SandboxId) -> Result<Option<LedgerMark>, BusError>;
+
+    /// Adds an event of that sandbox, if its last one is `after`. Returns when it is kept.
+    async fn append(
+        &self,
+        id: &SandboxId,
+        event: &Event,
+        after: Option<LedgerMark>,
+    ) -> Result<Appended, BusError>;
 }

@@ -4,14 +4,22 @@
 //! never given a new meaning. Faults have one shape everywhere ([`fault`]), equal to the HTTP error body.
 
 pub mod deletions;
+pub mod events;
 pub mod fault;
 pub mod headers;
+pub mod line;
 pub mod reports;
 pub mod sandboxes;
 pub mod subjects;
 
-pub use deletions::{DeletionWork, ParkedDeletion};
+pub use deletions::{
+    DeletionRequest, DeletionView, DeletionWork, HistoryView, KeyRequest, ParkedDeletion, ParkedReply,
+    ParkedRequest, ParkedView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayOutcome,
+    ReplayReply,
+};
+pub use events::{Event, EventData};
 pub use fault::{Fault, FaultBody, FaultCode};
+pub use line::{DeletionsStatus, LineState, Pause, PauseRequest};
 pub use reports::{ExpiryReport, Report, RunReport, SweepReport, SyncReport, TickKind};
 pub use sandboxes::{
     AllocateRequest, Allocation, HealthReply, Outcome, PoolStats, ReleaseReply, SandboxRequest, SandboxView,

@@ -13,7 +13,7 @@ pub mod time;
 
 pub use deletion::{Deletion, DeletionCause, LAST_ERROR_BYTES_MAX, Tombstone};
 pub use ids::{
-    Epoch, ExternalId, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, SandboxId,
+    Actor, Epoch, ExternalId, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, SandboxId,
     SandboxName, SfdcAccountId, Version,
 };
 pub use lease::{Candidate, ClaimKey, ClaimRecord, Grant, Lease};

@@ -3,6 +3,7 @@
 pub mod metrics;
 pub mod ops;
 pub mod policy;
+pub mod recorder;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;

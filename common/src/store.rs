@@ -6,8 +6,8 @@
 //! may not have happened, and every method here may be repeated without harm.
 
 use crate::domain::{
-    Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NamePrefix, NewSandbox, OwnerId, PoolName, Sandbox,
-    SandboxId, SandboxName, SfdcAccountId, StateName, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NamePrefix, NewSandbox, OwnerId, PoolName,
+    Sandbox, SandboxId, SandboxName, SfdcAccountId, StateName, UnixSeconds, Version,
 };
 use async_trait::async_trait;
 
@@ -204,6 +204,15 @@ pub trait Store: Layout {
         &self,
         id: &SandboxId,
         epoch: Epoch,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError>;
+
+    /// `deletion_failed` → `pending_deletion`, if a deletion of `epoch` is parked; its attempts count anew.
+    async fn replay_deletion(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        by: &Actor,
         now: UnixSeconds,
     ) -> Result<Write, StoreError>;
 

@@ -117,7 +117,7 @@ impl Lying {
 }
 
 async fn assert_caught(lie: Lie, words: &str, violations: u64) {
-    let lying = Lying::start(lie).await;
+    let lying = Box::pin(Lying::start(lie)).await;
     let arguments = ["--callers", "2", "--claims", "10", "--replay"];
     for door in DOORS {
         if lie == Lie::TwoWinners && matches!(door, Door::Nats) {

@@ -2,7 +2,8 @@
 
 use crate::engines::Engine;
 use crate::fixtures::{announce, consume, until, work};
-use common::bus::Verdict;
+use common::bus::{Announced, Verdict};
+use common::contract::DeletionWork;
 use common::random::{Dice, Random as _};
 use harness::wait::moment;
 use std::collections::BTreeMap;
@@ -197,4 +198,36 @@ pub(crate) async fn every_work_of_many_gets_its_verdict(engine: Engine) {
     world.until_empty().await;
     assert_eq!(tallies.len(), WORKS);
     assert!(tallies.values().all(|tries| *tries <= 2), "{tallies:?}");
+}
+
+pub(crate) async fn a_pool_with_much_work_holds_up_no_other(engine: Engine) {
+    const CROWD: usize = 500;
+    let world = engine.world().await;
+    announce(&world, 0..CROWD).await;
+    for number in 0..5 {
+        let few = DeletionWork { pool: "few".to_owned(), ..work(number) };
+        assert_eq!(world.bus.announce(&few).await.unwrap(), Announced::Queued);
+    }
+    let (mut inbox, running) = consume(&world.bus, 2);
+    let (mut crowd, mut few) = (0, 0);
+    while few < 5 {
+        let case = inbox.next().await;
+        *(if case.what.work.pool == "few" { &mut few } else { &mut crowd }) += 1;
+        case.answer(Verdict::Done);
+    }
+    assert!(crowd < CROWD / 2, "{crowd} of the crowd went before the five that came last");
+    running.stop().await;
+    world.purge_deletions().await;
+}
+
+pub(crate) async fn work_of_a_pool_that_nobody_announced_is_found(engine: Engine) {
+    let world = engine.world().await;
+    let (mut inbox, running) = consume(&world.bus, 2);
+    let elsewhere = DeletionWork { pool: "elsewhere".to_owned(), ..work(1) };
+    world.publish_raw_deletion(&elsewhere, &serde_json::to_string(&elsewhere).unwrap()).await;
+    let case = inbox.next().await;
+    assert_eq!(case.what.work, elsewhere);
+    case.answer(Verdict::Done);
+    world.until_empty().await;
+    running.stop().await;
 }

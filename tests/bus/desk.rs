@@ -6,7 +6,8 @@ use common::contract::{Report, TickKind};
 use harness::wait::PATIENCE;
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// Where the bus hands cases in. Each waits until the test has answered it.
@@ -34,6 +35,8 @@ pub(crate) struct Case<T, A> {
 struct Tally {
     at_once: AtomicUsize,
     at_once_max: AtomicUsize,
+    is_closed: AtomicBool,
+    admissions: AtomicUsize,
 }
 
 /// Counts a case until it is dropped, also when the bus gives up on it.
@@ -69,6 +72,11 @@ impl Drop for Counted<'_> {
 // === impl Desk ===
 
 impl<T, A> Desk<T, A> {
+    /// Lets nothing be fetched until the inbox says otherwise.
+    pub(crate) fn admit_nothing(&self) {
+        self.tally.is_closed.store(true, Ordering::SeqCst);
+    }
+
     async fn ask(&self, what: T) -> A {
         let _counted = self.tally.enter();
         let (answer, answered) = oneshot::channel();
@@ -84,6 +92,15 @@ impl<T, A> Desk<T, A> {
 impl Worker for Desk<Delivery, Verdict> {
     async fn work(&self, delivery: Delivery) -> Verdict {
         self.ask(delivery).await
+    }
+
+    async fn admit(&self, places: usize) -> (usize, Duration) {
+        self.tally.admissions.fetch_add(1, Ordering::SeqCst);
+        if self.tally.is_closed.load(Ordering::SeqCst) {
+            (0, Duration::from_millis(10))
+        } else {
+            (places, Duration::ZERO)
+        }
     }
 }
 
@@ -113,6 +130,16 @@ impl<T: Debug, A: Debug> Inbox<T, A> {
     /// The next case, if it is there.
     pub(crate) fn poll(&mut self) -> Option<Case<T, A>> {
         self.cases.try_recv().ok()
+    }
+
+    /// How often the bus asked whether it may fetch.
+    pub(crate) fn admissions(&self) -> usize {
+        self.tally.admissions.load(Ordering::SeqCst)
+    }
+
+    /// Lets everything be fetched.
+    pub(crate) fn admit_all(&self) {
+        self.tally.is_closed.store(false, Ordering::SeqCst);
     }
 
     /// Answers every case from now on.

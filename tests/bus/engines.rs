@@ -3,11 +3,12 @@
 use async_nats::jetstream::{self, stream};
 use common::bus::memory::{MemoryBus, MemoryConfig, ParkedCopy};
 use common::bus::nats::{NatsBus, NatsConfig};
-use common::bus::{DeletionQueue, Deletions, Pace, Requests, Serve, TickQueue, Ticks};
+use common::bus::{
+    DeletionLine, DeletionQueue, Deletions, Ledger, Pace, Requests, Serve, TickQueue, Ticks, Upkeep,
+};
 use common::clock::{Clock, SystemClock};
-use common::contract::subjects::REAPER_CONSUMER;
-use common::contract::{DeletionWork, ParkedDeletion, Subjects, TickKind, headers};
-use common::domain::UnixSeconds;
+use common::contract::{DeletionWork, Event, ParkedDeletion, Subjects, TickKind, headers};
+use common::domain::{SandboxId, UnixSeconds};
 use common::random::Dice;
 use futures_util::TryStreamExt as _;
 use harness::servers;
@@ -19,9 +20,24 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Everything that a bus promises.
-pub(crate) trait Bus: Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + Pace {}
+pub(crate) trait Bus:
+    Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + Pace + DeletionLine + Upkeep + Ledger
+{
+}
 
-impl<B> Bus for B where B: Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + Pace {}
+impl<B> Bus for B where
+    B: Requests
+        + Serve
+        + Deletions
+        + DeletionQueue
+        + Ticks
+        + TickQueue
+        + Pace
+        + DeletionLine
+        + Upkeep
+        + Ledger
+{
+}
 
 /// Which bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,12 +73,14 @@ struct OwnServer {
 }
 
 /// What a test's bus is like unless the test says otherwise.
-const CONFIG: MemoryConfig = MemoryConfig {
-    deletions_in_flight_max: 8,
-    deletion_ack_wait: Duration::from_secs(1),
-    deletions_per_minute: 600,
-    finish_patience: Duration::from_secs(20),
-};
+fn config() -> MemoryConfig {
+    MemoryConfig {
+        deletions_in_flight_max: 8,
+        deletion_ack_wait: Duration::from_secs(1),
+        finish_patience: Duration::from_secs(20),
+        ..MemoryConfig::default()
+    }
+}
 
 // === impl Engine ===
 
@@ -97,7 +115,7 @@ impl Engine {
         change: impl FnOnce(&mut MemoryConfig),
         can_stop: bool,
     ) -> World {
-        let mut settings = CONFIG;
+        let mut settings = config();
         change(&mut settings);
         match self {
             Self::Memory => {
@@ -120,12 +138,7 @@ impl Nats {
         } else {
             (servers::shared().await.nats_url.clone(), None)
         };
-        let MemoryConfig {
-            deletions_in_flight_max,
-            deletion_ack_wait,
-            deletions_per_minute,
-            finish_patience,
-        } = settings;
+        let MemoryConfig { deletions_in_flight_max, deletion_ack_wait, line, finish_patience } = settings;
         let id = uuid::Uuid::now_v7().simple().to_string();
         let config = NatsConfig {
             url,
@@ -136,7 +149,9 @@ impl Nats {
             replicas: 1,
             deletions_in_flight_max,
             deletion_ack_wait,
-            deletions_per_minute,
+            line,
+            events_kept: Duration::from_secs(24 * 3_600),
+            events_bytes_max: 1024 * 1024,
             finish_patience,
         };
         let client = async_nats::connect(config.url.as_str()).await.expect("NATS answers");
@@ -261,7 +276,7 @@ impl World {
         };
         let stream = nats.deletions().await;
         eventually("consumers that wait", PATIENCE, || async {
-            let info = stream.consumer_info(REAPER_CONSUMER).await.expect("consumer info");
+            let info = stream.consumer_info("reaper-main").await.expect("consumer info");
             let counted = count();
             let settled = info.num_waiting >= consumers && info.num_ack_pending == counted;
             if settled && counted >= expected { Ok(counted) } else { Err((counted, info)) }
@@ -298,6 +313,26 @@ impl World {
             });
         }
         copies
+    }
+
+    /// Every event of the ledger, oldest first.
+    pub(crate) async fn events(&self) -> Vec<Event> {
+        let nats = match &self.inside {
+            Inside::Memory(bus) => return bus.events(),
+            Inside::Nats(nats) => nats,
+        };
+        let stream = nats.stream(nats.config.subjects.events_stream()).await;
+        let state = &stream.cached_info().state;
+        let mut events = Vec::new();
+        for sequence in state.first_sequence.max(1)..=state.last_sequence {
+            let message = stream.get_raw_message(sequence).await.expect("an event");
+            let event: Event = serde_json::from_slice(&message.payload).expect("an event");
+            let cause = event.cause().expect("a known type");
+            let id = SandboxId::parse(&event.subject).expect("a sandbox");
+            assert_eq!(message.subject.as_str(), nats.config.subjects.event(cause, &id));
+            events.push(event);
+        }
+        events
     }
 
     fn now(&self) -> u64 {

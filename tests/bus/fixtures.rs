@@ -109,6 +109,17 @@ pub(crate) fn consume(bus: &Arc<dyn Bus>, in_flight_max: usize) -> (WorkInbox, R
     (inbox, running)
 }
 
+/// As [`consume`], with a worker that lets nothing be fetched yet.
+pub(crate) fn consume_closed(bus: &Arc<dyn Bus>, in_flight_max: usize) -> (WorkInbox, Running) {
+    let (worker, inbox) = desk();
+    worker.admit_nothing();
+    let running = run(|stop| {
+        let bus = Arc::clone(bus);
+        async move { bus.consume(worker, in_flight_max, stop).await }
+    });
+    (inbox, running)
+}
+
 /// Runs on ticks at a desk.
 pub(crate) fn run_on_ticks(bus: &Arc<dyn Bus>, kind: TickKind) -> (RunInbox, Running) {
     let (runner, inbox) = desk();

@@ -9,12 +9,14 @@ mod delivery;
 mod desk;
 mod engines;
 mod fixtures;
+mod ledger;
+mod line;
 mod on_memory;
 mod on_nats;
 mod outages;
-mod pace;
 mod requests;
 mod ticks;
+mod upkeep;
 
 /// Tests of `cases` on one engine.
 macro_rules! on_engine {
@@ -74,6 +76,8 @@ on_every_engine! {
         a_consumer_that_stops_finishes_what_it_has,
         a_consumer_that_stops_gives_back_what_it_does_not_finish,
         every_work_of_many_gets_its_verdict,
+        a_pool_with_much_work_holds_up_no_other,
+        work_of_a_pool_that_nobody_announced_is_found,
     }
     ticks {
         a_slot_is_published_once,
@@ -87,12 +91,35 @@ on_every_engine! {
         a_run_under_way_is_finished_before_the_stop,
         a_run_that_takes_too_long_to_stop_is_run_again,
     }
-    pace {
-        slots_lie_evenly_apart,
-        time_without_work_is_not_saved_up,
-        a_hold_keeps_everybody_away,
+    upkeep {
+        the_queue_is_read_page_by_page_and_stays,
+        what_is_put_off_and_what_nobody_can_read_is_seen_as_such,
+        a_message_is_taken_out_by_its_sequence_only,
+        a_retry_that_is_taken_out_does_not_come_back,
+        a_message_taken_out_while_it_is_under_way_harms_nobody,
+        what_is_parked_is_read_by_pool_and_page,
+        a_lost_copy_is_put_back_at_once_and_once,
+        a_message_that_nobody_can_read_is_parked_under_its_sequence,
+        a_bus_that_is_whole_needs_no_mending,
+    }
+    ledger {
+        an_event_follows_the_one_before_it,
+        an_event_that_is_there_is_not_added_again,
+        sandboxes_do_not_get_in_each_others_way,
+        an_event_says_what_happened,
+        a_life_is_told_once_however_often_and_by_whom,
+        what_is_noted_is_told_behind_the_back_of_its_writer,
+        what_waits_when_the_process_ends_is_told_before,
+        random_lives_are_told_in_order,
+    }
+    line {
+        everybody_stands_in_the_same_line,
         takers_at_once_get_slots_of_their_own,
-        no_minute_has_more_than_its_share,
+        a_hold_keeps_everybody_away,
+        the_breaker_is_everybodys_and_one_of_them_tries,
+        a_pause_is_everybodys_and_ends_by_itself,
+        a_worker_that_admits_nothing_is_given_nothing,
+        the_queue_is_counted_by_pool,
     }
     outages {
         deletions_go_on_after_an_outage,

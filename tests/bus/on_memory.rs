@@ -5,8 +5,8 @@ use crate::fixtures::{answer, context, report, work};
 use bytes::Bytes;
 use common::bus::memory::{Call, Loss, MemoryBus, MemoryConfig};
 use common::bus::{
-    Announced, DeletionQueue as _, Deletions as _, Pace as _, RequestError, Requests as _, Serve as _,
-    TickQueue as _, Ticks as _, Verdict,
+    Announced, CallEnd, DeletionQueue as _, Deletions as _, Pace as _, RequestError, Requests as _,
+    Serve as _, TickQueue as _, Ticks as _, Turn, Verdict,
 };
 use common::clock::{Clock as _, ManualClock};
 use common::contract::{ParkedDeletion, TickKind, Verb};
@@ -191,10 +191,11 @@ async fn a_lost_message_has_no_effect_and_a_lost_answer_hides_one() {
     }
     bus.lose(Call::TakePace, Loss::Message);
     assert!(bus.take().await.is_err());
-    assert_eq!(bus.take().await.unwrap(), Duration::ZERO);
-    bus.lose(Call::HoldPace, Loss::Answer);
-    assert!(bus.hold(HOUR).await.is_err());
-    assert_eq!(bus.take().await.unwrap(), HOUR);
+    let Turn::Go { ticket, wait: Duration::ZERO } = bus.take().await.unwrap() else { panic!("no slot") };
+    bus.lose(Call::TellPace, Loss::Answer);
+    let (id, _, _) = work(1).parts().unwrap();
+    assert!(bus.tell(ticket, &id, CallEnd::SlowDown { span: HOUR }).await.is_err());
+    assert!(matches!(bus.take().await.unwrap(), Turn::Later { .. }));
 }
 
 #[tokio::test]

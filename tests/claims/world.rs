@@ -2,6 +2,7 @@
 
 use crate::engines::Engine;
 use allocator::{Allocator, Config, Metrics, Ports};
+use common::bus::memory::{MemoryBus, MemoryConfig};
 use common::bus::{Context, Handler as _, Request};
 use common::clock::{Clock as _, ManualClock};
 use common::contract::{
@@ -12,6 +13,7 @@ use common::domain::{
     PoolRules, Sandbox, SandboxId, SandboxName, StateName, UnixSeconds,
 };
 use common::random::Dice;
+use common::runtime::recorder::{LedgerMetrics, Recorder};
 use common::store::{Insert, Store};
 use harness::deletions::RecordedDeletions;
 use prometheus::Registry;
@@ -129,11 +131,17 @@ impl World {
     pub(crate) fn process_over(&self, store: Arc<dyn Store>) -> Process {
         let config =
             Config { leases: lease_policy(), pools: PoolRules::parse(POOL).unwrap(), in_flight_max: 512 };
+        let (clock, dice) = (Arc::new(self.clock.clone()), Arc::new(Dice::seeded(0)));
+        let bus = Arc::new(MemoryBus::new(MemoryConfig::default(), clock.clone(), dice));
+        let metrics = LedgerMetrics::register(&Registry::new()).unwrap();
         let ports = Ports {
             clock: Arc::new(self.clock.clone()),
             random: Arc::new(Dice::seeded(self.seed.fetch_add(1, Ordering::SeqCst))),
             store,
             deletions: Arc::clone(&self.deletions) as _,
+            line: bus.clone(),
+            upkeep: bus.clone(),
+            recorder: Recorder::new(clock, bus, metrics),
         };
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();

@@ -14,6 +14,7 @@ mod logging;
 mod messages;
 mod metrics;
 mod names;
+mod operations;
 
 mod discovery;
 mod recipes;

@@ -1,11 +1,12 @@
 //! Every message as it crosses the wire today. A snapshot that changes is a change of the contract: see
 //! "Evolution" in `nats/README.md` before accepting it.
 
+use common::contract::line::{Breaker, BreakerReason, BreakerStatus, Failing, PoolDeletions};
 use common::contract::reports::{COMPLETED, FAILED, REFUSED};
 use common::contract::{
-    AllocateRequest, Allocation, DeletionWork, ExpiryReport, Fault, FaultBody, FaultCode, HealthReply,
-    Outcome, ParkedDeletion, PoolStats, ReleaseReply, Report, RunReport, SandboxRequest, SandboxView,
-    StatsReply, SweepReport, SyncReport, TickKind,
+    AllocateRequest, Allocation, DeletionWork, DeletionsStatus, ExpiryReport, Fault, FaultBody, FaultCode,
+    HealthReply, LineState, Outcome, ParkedDeletion, Pause, PauseRequest, PoolStats, ReleaseReply, Report,
+    RunReport, SandboxRequest, SandboxView, StatsReply, SweepReport, SyncReport, TickKind,
 };
 use insta::assert_snapshot;
 use serde::Serialize;
@@ -16,7 +17,7 @@ use std::fmt::Debug;
 
 /// What is written, after showing that it can be read: by a reader of today, and when a newer writer has added
 /// fields to every object in it.
-fn wire<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T) -> String {
+pub(crate) fn wire<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T) -> String {
     let written = serde_json::to_string(message).unwrap();
     assert_eq!(serde_json::from_str::<T>(&written).unwrap(), *message, "what is written is read");
     let newer = with_added_fields(serde_json::from_str(&written).unwrap(), true).to_string();
@@ -39,7 +40,7 @@ fn with_added_fields(value: Value, is_message: bool) -> Value {
 }
 
 /// What an older writer sends, which has no fields but those that it must.
-fn reads<T: DeserializeOwned + PartialEq + Debug>(older: &str, message: &T) {
+pub(crate) fn reads<T: DeserializeOwned + PartialEq + Debug>(older: &str, message: &T) {
     assert_eq!(serde_json::from_str::<T>(older).unwrap(), *message);
 }
 
@@ -133,9 +134,60 @@ fn counts() {
         deletion_failed: 5,
         quarantined: 6,
     };
-    let stats = StatsReply { all: pool, pools: BTreeMap::from([("main".to_owned(), pool)]) };
-    assert_snapshot!(wire(&stats), @r#"{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6,"pools":{"main":{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6}}}"#);
+    let stats = StatsReply { all: pool, pools: BTreeMap::from([("main".to_owned(), pool)]), deletions: None };
+    assert_snapshot!(wire(&stats), @r#"{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6,"pools":{"main":{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6}},"deletions":null}"#);
+    reads(
+        r#"{"total":0,"available":0,"allocated":0,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{}}"#,
+        &StatsReply::default(),
+    );
     assert_snapshot!(wire(&HealthReply { store: "ok".to_owned() }), @r#"{"store":"ok"}"#);
+}
+
+#[test]
+fn the_line() {
+    assert_snapshot!(wire(&LineState::default()), @r#"{"next_us":0,"rate_milli":0,"slowed_ms":0,"held_until_ms":0,"failures":0,"failing":{"who":"nobody"},"breaker":{"state":"closed"},"openings":0,"reason":null}"#);
+    let broken = LineState {
+        next_us: 1_763_683_200_000_000,
+        rate_milli: 30_000,
+        slowed_ms: 1_763_683_200_001,
+        held_until_ms: 1_763_683_260_000,
+        failures: 5,
+        failing: Failing::One { sandbox: "2000000".to_owned() },
+        breaker: Breaker::HalfOpen { probe_us: 1_763_683_199_000_000, until_ms: 1_763_683_379_000 },
+        openings: 2,
+        reason: Some(BreakerReason::Failures),
+    };
+    assert_snapshot!(wire(&broken), @r#"{"next_us":1763683200000000,"rate_milli":30000,"slowed_ms":1763683200001,"held_until_ms":1763683260000,"failures":5,"failing":{"who":"one","sandbox":"2000000"},"breaker":{"state":"half_open","probe_us":1763683199000000,"until_ms":1763683379000},"openings":2,"reason":"failures"}"#);
+    reads("{}", &LineState::default());
+    let pause = Pause {
+        by: "operator".to_owned(),
+        since: 1_763_683_200,
+        until: Some(1_763_683_260),
+        reason: Some("maintenance".to_owned()),
+    };
+    assert_snapshot!(wire(&pause), @r#"{"by":"operator","since":1763683200,"until":1763683260,"reason":"maintenance"}"#);
+    reads("{}", &Pause::default());
+    reads("{}", &PauseRequest::default());
+    let status = DeletionsStatus {
+        state: "paused".to_owned(),
+        paused: Some(pause),
+        breaker: BreakerStatus {
+            state: "open".to_owned(),
+            reason: broken.reason,
+            until: Some(1),
+            failures: 5,
+        },
+        held_until: Some(1_763_683_260),
+        rate_per_minute: 30,
+        rate_per_minute_max: 60,
+        consumer_paused_until: Some(1_763_683_300),
+        pools: BTreeMap::from([(
+            "main".to_owned(),
+            PoolDeletions { waiting: 3, under_way: 2, consumer_paused_until: Some(1_763_683_300) },
+        )]),
+    };
+    assert_snapshot!(wire(&status), @r#"{"state":"paused","paused":{"by":"operator","since":1763683200,"until":1763683260,"reason":"maintenance"},"breaker":{"state":"open","reason":"failures","until":1,"failures":5},"held_until":1763683260,"rate_per_minute":30,"rate_per_minute_max":60,"consumer_paused_until":1763683300,"pools":{"main":{"waiting":3,"under_way":2,"consumer_paused_until":1763683300}}}"#);
+    reads("{}", &DeletionsStatus::default());
 }
 
 #[test]
@@ -216,7 +268,17 @@ fn reports_of_expiry_runs_and_sweeps() {
     let expiry = ExpiryReport { status: COMPLETED.to_owned(), due: 4, expired: 3, raced: 1, unannounced: 2 };
     let run = RunReport { kind: TickKind::Expiry, tick: 19, duration_ms: 12, report: Report::Expiry(expiry) };
     assert_snapshot!(wire(&run), @r#"{"kind":"expiry","tick":19,"duration_ms":12,"status":"completed","due":4,"expired":3,"raced":1,"unannounced":2}"#);
-    let sweep = SweepReport { status: FAILED.to_owned(), pending: 3, reannounced: 1, waiting: 2 };
+    let sweep = SweepReport {
+        status: FAILED.to_owned(),
+        pending: 3,
+        reannounced: 1,
+        waiting: 2,
+        unqueued: 4,
+        parked: 5,
+        reparked: 6,
+        unparked: 7,
+        events_filled: 8,
+    };
     let run = RunReport { kind: TickKind::Sweep, tick: 20, duration_ms: 9, report: Report::Sweep(sweep) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"sweep","tick":20,"duration_ms":9,"status":"failed","pending":3,"reannounced":1,"waiting":2}"#);
+    assert_snapshot!(wire(&run), @r#"{"kind":"sweep","tick":20,"duration_ms":9,"status":"failed","pending":3,"reannounced":1,"waiting":2,"unqueued":4,"parked":5,"reparked":6,"unparked":7,"events_filled":8}"#);
 }

@@ -3,7 +3,7 @@
 use crate::markdown::{Document, quoted};
 use common::contract::subjects::ALLOCATOR_SERVICE;
 use common::contract::{FaultCode, Subjects, TickKind, Verb};
-use common::domain::{PoolName, SandboxId};
+use common::domain::{Cause, PoolName, SandboxId};
 use std::collections::BTreeSet;
 
 const README: &str = "nats/README.md";
@@ -29,6 +29,7 @@ fn subjects() -> Given {
         ("deletion_work", vec![code.deletion_work(&pool, &id)]),
         ("deletion_retry", vec![code.deletion_retry(&pool, &id)]),
         ("parked", vec![code.parked(&pool, &id)]),
+        ("event", Cause::ALL.map(|cause| code.event(cause, &id)).to_vec()),
         ("parked_unreadable", vec![code.parked_unreadable(ANY.2)]),
         ("tick", TickKind::ALL.map(|kind| code.tick(kind)).to_vec()),
         ("report", TickKind::ALL.map(|kind| code.report(kind)).to_vec()),
@@ -41,6 +42,7 @@ fn streams() -> Given {
         ("deletions_stream", vec![code.deletions_stream()]),
         ("parked_stream", vec![code.parked_stream()]),
         ("ticks_stream", vec![code.ticks_stream()]),
+        ("events_stream", vec![code.events_stream()]),
     ]
 }
 
@@ -51,6 +53,7 @@ fn filters() -> Given {
         ("deletion_retry_all", vec![code.deletion_retry_all()]),
         ("parked_all", vec![code.parked_all()]),
         ("tick_all", vec![code.tick_all()]),
+        ("event_all", vec![code.event_all()]),
     ]
 }
 
@@ -73,10 +76,19 @@ fn every_function_that_gives_a_name_is_compared() {
         "prefix",
         // Compared below, or with the running fleet.
         "tick_consumer",
+        "reaper_consumer",
+        "deletion_work_of_pool",
+        "pool_of_consumer",
+        "pool_of_work",
         "bucket",
         "allocator_group",
-        // In the prose below the table of streams.
+        // In the prose below the table of streams, and about events.
         "deletion_any",
+        "events_of",
+        // Filters of a reader, made of the subjects above.
+        "deletion_every",
+        "deletion_retry_prefix",
+        "parked_of_pool",
     ];
     let compared = [subjects(), streams(), filters()].into_iter().flatten().map(|(function, _)| function);
     let compared: BTreeSet<_> = compared.chain(elsewhere).collect();
@@ -86,7 +98,9 @@ fn every_function_that_gives_a_name_is_compared() {
     assert_eq!(functions.collect::<BTreeSet<_>>(), compared, "a name that nats/README.md does not show");
     let (code, (pool, id)) = (Subjects::default(), any());
     let readme = Document::read(README);
-    assert!(readme.text().contains(&format!("`{}`", shown(&code.deletion_any(&pool, &id)))));
+    for name in [code.deletion_any(&pool, &id), code.events_of(&id)] {
+        assert!(readme.text().contains(&format!("`{}`", shown(&name))), "{name}");
+    }
 }
 
 #[test]

@@ -5,15 +5,18 @@
 //! text. Between some of them the world has to move on, as it does for an operator who reads on.
 
 use crate::markdown::{Block, Document};
+use common::contract::Verb;
 use harness::nats_cli::NatsCli;
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};
-use serde_json::Value;
+use serde_json::{Value, json};
 use simulator::{Fault, FaultKind, Operation};
 
 const README: &str = "nats/README.md";
 /// The sandbox that the document speaks of.
 const SANDBOX: &str = "2000000";
+/// The message that the document speaks of, which nobody can read.
+const UNREADABLE: &str = "_unreadable.7";
 
 /// A walk through the document.
 struct Walk {
@@ -21,6 +24,8 @@ struct Walk {
     cli: NatsCli,
     /// The sandbox that was claimed in place of the one in the document.
     claimed: Option<String>,
+    /// The message that nobody can read, in place of the one in the document.
+    unreadable: String,
 }
 
 impl Walk {
@@ -28,10 +33,11 @@ impl Walk {
     fn for_this_fleet(&self, text: &str) -> String {
         let prefix = self.rig.bus.subjects().prefix();
         let mut text = text.replace("sandbox.", &format!("{prefix}."));
-        for stream in ["DELETIONS", "PARKED", "TICKS"] {
+        for stream in ["DELETIONS", "PARKED", "TICKS", "EVENTS"] {
             text = text.replace(stream, &format!("{stream}-{prefix}"));
         }
         text = text.replace(" broker ", &format!(" broker-{prefix} "));
+        text = text.replace(UNREADABLE, &self.unreadable);
         text.replace(SANDBOX, self.claimed.as_deref().unwrap_or(SANDBOX))
     }
 
@@ -53,8 +59,28 @@ impl Walk {
         }
     }
 
+    /// The replayed deletion fails, is put off, is tried again at once, and is parked.
+    async fn let_it_fail_twice(&self) {
+        eventually("the first attempt to fail", PATIENCE, || async {
+            match self.rig.retries_scheduled().await {
+                1 => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await;
+        self.rig.purge_deletions().await;
+        self.rig.sweep().await;
+        eventually("the second attempt to fail", PATIENCE, || async {
+            match self.rig.parked_count().await {
+                1 => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await;
+    }
+
     /// What has to be so before the recipes below a heading make sense.
-    async fn come_to(&self, heading: &str) {
+    async fn come_to(&mut self, heading: &str) {
         match heading {
             "The deletion queue" => {
                 eventually("the announcement", PATIENCE, || async {
@@ -84,6 +110,20 @@ impl Walk {
                 })
                 .await;
                 assert_eq!(self.rig.deletes_at_csp(), 2, "the sweep has announced it once");
+            }
+            "Replay all parked deletions" => {
+                assert_eq!(self.rig.parked_count().await, 0, "the replay takes the copy away");
+                self.let_it_fail_twice().await;
+            }
+            "Messages that nobody can read" => {
+                self.rig.publish_raw_deletion("main", "77", "this is no deletion").await;
+                let parked = eventually("a message set aside", PATIENCE, || async {
+                    let reply = self.rig.ask(Verb::Parked, json!({"reason": "no deletion work"})).await;
+                    let reply: Value = serde_json::from_slice(&reply.expect("an answer").body).unwrap();
+                    if reply["count"] == 1 { Ok(reply) } else { Err(reply) }
+                })
+                .await;
+                self.unreadable = parked["parked"][0]["key"].as_str().unwrap().to_owned();
             }
             _ => {}
         }
@@ -115,7 +155,7 @@ async fn every_recipe_does_what_it_says() {
     rig.csp.fail(Operation::Delete, Fault::always(broken)).unwrap();
     // The reader finds a queue with something in it.
     rig.pause_deletions().await;
-    let mut walk = Walk { rig, cli, claimed: None };
+    let mut walk = Walk { rig, cli, claimed: None, unreadable: UNREADABLE.to_owned() };
     let mut heading = String::new();
     for recipe in &recipes {
         if recipe.heading != heading {
@@ -124,6 +164,6 @@ async fn every_recipe_does_what_it_says() {
         }
         walk.run(recipe).await;
     }
-    assert_eq!(walk.rig.parked_count().await, 0, "the last recipe about parked ones forgets it");
+    assert_eq!(walk.rig.parked_count().await, 0, "the last recipe about parked ones removes it");
     walk.rig.stop().await;
 }

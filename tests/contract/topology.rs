@@ -3,7 +3,9 @@
 use crate::markdown::{Document, quoted};
 use async_nats::jetstream::consumer::{self, AckPolicy};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
-use common::domain::StateName;
+use common::bus::DeletionLine as _;
+use common::contract::Pause;
+use common::domain::{PoolName, StateName};
 use futures_util::TryStreamExt as _;
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};
@@ -35,7 +37,13 @@ fn stream_row(rig: &Rig, config: &stream::Config) -> Vec<String> {
         format!("`{}`", plain(rig, &config.name)),
         subjects.join(", "),
         retention.to_owned(),
-        if config.max_age.is_zero() { "ever".to_owned() } else { format!("{} s", config.max_age.as_secs()) },
+        if config.max_age.is_zero() {
+            assert!(config.max_bytes <= 0, "{}: {config:?}", config.name);
+            "ever".to_owned()
+        } else {
+            let days = config.max_age.as_secs() / 86_400;
+            format!("{days} days, {} MiB", config.max_bytes / (1_024 * 1_024))
+        },
         limit(config.max_messages_per_subject),
         beyond.to_owned(),
         format!("{} min", config.duplicate_window.as_secs() / 60),
@@ -68,18 +76,20 @@ fn without_settings(cell: &str) -> String {
 
 #[tokio::test]
 async fn streams_and_consumers_are_as_they_are_written_down() {
-    // The rig's own wait is shorter than the default that the document names.
-    let rig = Plan::new(3).set("DELETION_ACK_WAIT_SECONDS", 15).start().await;
+    // The rig's own wait is shorter, and its ledger smaller, than the defaults that the document names.
+    let rig = Plan::new(3)
+        .set("DELETION_ACK_WAIT_SECONDS", 15)
+        .set("EVENTS_BYTES_MAX", 256 * 1024 * 1024)
+        .start()
+        .await;
     let (jetstream, code) = (rig.jetstream().await, rig.bus.subjects());
     let (mut streams, mut consumers) = (Vec::new(), Vec::new());
-    for name in [code.deletions_stream(), code.parked_stream(), code.ticks_stream()] {
+    let names = [code.deletions_stream(), code.parked_stream(), code.ticks_stream(), code.events_stream()];
+    for name in names {
         let stream = jetstream.get_stream(&name).await.unwrap();
         let config = &stream.cached_info().config;
         assert_eq!((config.storage, config.num_replicas), (StorageType::File, 1), "{name}");
-        assert!(
-            config.allow_direct && config.max_messages <= 0 && config.max_bytes <= 0,
-            "{name}: {config:?}"
-        );
+        assert!(config.allow_direct && config.max_messages <= 0, "{name}: {config:?}");
         streams.push(stream_row(&rig, config));
         let of_stream: Vec<_> = stream.consumers().try_collect().await.unwrap();
         for info in &of_stream {
@@ -103,6 +113,8 @@ async fn the_keys_of_the_bucket_are_as_they_are_written_down() {
     let claim = rig.api.allocate("student-1").await;
     rig.api.release(claim.sandbox(), "student-1").await;
     rig.until_state(claim.sandbox(), StateName::Deleted).await;
+    // A pause that is over.
+    rig.bus.pause(&Pause { until: Some(1), ..Pause::default() }).await.unwrap();
     let bucket = rig.jetstream().await.get_key_value(rig.bus.subjects().bucket()).await.unwrap();
     let written: BTreeSet<String> = Document::read(README)
         .rows("Bucket and keys")
@@ -124,11 +136,12 @@ async fn the_keys_of_the_bucket_are_as_they_are_written_down() {
 #[tokio::test]
 async fn what_an_operator_paused_stays_paused_when_a_worker_starts() {
     let rig = Plan::new(3).start().await;
-    let (name, consumer) = (rig.bus.subjects().deletions_stream(), "reaper");
+    let (name, consumer) = (rig.bus.subjects().deletions_stream(), "reaper-main");
     let stream = rig.jetstream().await.get_stream(&name).await.unwrap();
     rig.pause_deletions().await;
     let worker = rig.another_bus().await;
     worker.set_up(&tokio_util::sync::CancellationToken::new()).await.unwrap();
+    worker.open_pool(&PoolName::parse("main").unwrap()).await.unwrap();
     assert!(stream.consumer_info(consumer).await.unwrap().paused, "a start has lifted the pause");
     worker.close().await;
     rig.stop().await;

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use common::domain::{
-    Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, PoolName, Sandbox, SandboxId,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, PoolName, Sandbox, SandboxId,
     UnixSeconds, Version,
 };
 use common::store::{
@@ -175,6 +175,16 @@ impl<I: Interposer> Store for InterposedStore<I> {
         now: UnixSeconds,
     ) -> Result<Write, StoreError> {
         self.write("park_deletion", self.inner.park_deletion(id, epoch, now)).await
+    }
+
+    async fn replay_deletion(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        by: &Actor,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write("replay_deletion", self.inner.replay_deletion(id, epoch, by, now)).await
     }
 
     async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError> {

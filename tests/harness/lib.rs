@@ -13,6 +13,7 @@ pub mod servers;
 
 pub mod deletions;
 pub mod faulty_store;
+pub mod freezing_proxy;
 pub mod interposed_store;
 pub mod lossy_proxy;
 

@@ -3,8 +3,7 @@
 use crate::rig::Rig;
 use async_nats::jetstream::{self, stream};
 use common::clock::{Clock as _, SystemClock};
-use common::contract::subjects::REAPER_CONSUMER;
-use common::contract::{ParkedDeletion, Subjects};
+use common::contract::{Event, ParkedDeletion, Subjects};
 use common::domain::{PoolName, SandboxId};
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -39,8 +38,18 @@ impl Rig {
         let stream = self.stream(self.bus.subjects().deletions_stream()).await;
         let until = SystemClock.now().after(PAUSE).get();
         let until = OffsetDateTime::from_unix_timestamp(until as i64).expect("a time");
-        let paused = stream.pause_consumer(REAPER_CONSUMER, until).await;
+        let pool = PoolName::parse("main").expect("a pool");
+        self.bus.open_pool(&pool).await.expect("a consumer");
+        let paused = stream.pause_consumer(&self.bus.subjects().reaper_consumer(&pool), until).await;
         assert!(paused.expect("a pause").paused);
+    }
+
+    /// Lets the reapers take work again.
+    pub async fn resume_consumer(&self) {
+        let subjects = self.bus.subjects();
+        let stream = self.stream(subjects.deletions_stream()).await;
+        let pool = PoolName::parse("main").expect("a pool");
+        stream.resume_consumer(&subjects.reaper_consumer(&pool)).await.expect("the end of the pause");
     }
 
     /// Messages in PARKED.
@@ -64,6 +73,37 @@ impl Rig {
         let jetstream = self.jetstream().await;
         let published = jetstream.publish(subjects.deletion_work(&pool, &id), body.to_owned().into());
         published.await.expect("published").await.expect("stored");
+    }
+
+    /// Removes the whole stream DELETIONS with its consumer, as an operator's slip would.
+    pub async fn delete_deletions_stream(&self) {
+        let name = self.bus.subjects().deletions_stream();
+        self.jetstream().await.delete_stream(name).await.expect("the stream is there");
+    }
+
+    /// Every event in the ledger, oldest first.
+    pub async fn events(&self) -> Vec<Event> {
+        let stream = self.stream(self.bus.subjects().events_stream()).await;
+        let state = &stream.cached_info().state;
+        let mut events = Vec::new();
+        for sequence in state.first_sequence.max(1)..=state.last_sequence {
+            let message = stream.direct_get(sequence).await.expect("an event");
+            events.push(serde_json::from_slice(&message.payload).expect("an event"));
+        }
+        events
+    }
+
+    /// Ids of the events of one sandbox, in the order of the ledger.
+    pub async fn events_of(&self, id: &str) -> Vec<String> {
+        let events = self.events().await.into_iter().filter(|event| event.subject == id);
+        events.map(|event| event.id).collect()
+    }
+
+    /// Removes the ledger's events of one sandbox but for the first ones, as lost ones would be missing.
+    pub async fn lose_events_of(&self, id: &str) {
+        let stream = self.stream(self.bus.subjects().events_stream()).await;
+        let id = SandboxId::parse(id).expect("a sandbox id");
+        stream.purge().filter(self.bus.subjects().events_of(&id)).await.expect("a purge");
     }
 
     /// JetStream over a connection of the test's own.

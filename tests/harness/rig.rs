@@ -90,6 +90,8 @@ impl Plan {
             ("DELETION_RETRY_SECONDS_MIN", "1"),
             ("DELETION_RETRY_SECONDS_MAX", "1"),
             ("SWEEP_AFTER_SECONDS", "0"),
+            // Each stream reserves its space, and one server holds those of all tests.
+            ("EVENTS_BYTES_MAX", "8388608"),
             // Ticks come from the test, except the first of each kind.
             ("SYNC_INTERVAL_SECONDS", "3600"),
             ("EXPIRY_INTERVAL_SECONDS", "3600"),
@@ -206,6 +208,11 @@ impl Rig {
         (&mut self.running.ended).await.expect("the fleet did not panic")
     }
 
+    /// Changes how many of each kind there are from the next start on.
+    pub fn change_counts(&mut self, change: impl FnOnce(&mut Counts)) {
+        change(&mut self.counts);
+    }
+
     /// Asks the fleet to stop.
     pub fn ask_to_stop(&mut self) {
         drop(self.running.asked.take());
@@ -294,6 +301,13 @@ impl Rig {
             if sandbox.state.name() == state { Ok(sandbox) } else { Err(sandbox.state) }
         })
         .await
+    }
+
+    /// The value of a gauge without labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name).expect("a metric of that name");
+        family.get_metric()[0].get_gauge().get_value()
     }
 
     /// Deletions that were ordered at the CSP, whatever it answered.

@@ -1,7 +1,9 @@
 //! The same few hundred operations, right and wrong, on the store in memory and on this one.
 
 use crate::engines::SHARDS;
-use crate::fixtures::{KEEP_UNTIL, LEASE_END, NOW, PAGE_OF_ALL, claim_key, id, new_sandbox, owner, pool};
+use crate::fixtures::{
+    KEEP_UNTIL, LEASE_END, NOW, PAGE_OF_ALL, claim_key, id, new_sandbox, operator, owner, pool,
+};
 use common::domain::{
     Candidate, ClaimKey, ClaimRecord, Epoch, Grant, LabId, NamePrefix, Sandbox, SandboxName, SfdcAccountId,
     State, StateName, UnixSeconds, Version,
@@ -13,12 +15,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const SEED: u64 = 20_261_121;
-const OPERATIONS: u64 = 1_000;
-const SANDBOXES: usize = 60;
+const OPERATIONS: u64 = 1_500;
+const SANDBOXES: usize = 120;
 /// Kinds of operations that [`Script::next`] chooses from.
-const KINDS: usize = 13;
+const KINDS: usize = 14;
 /// Outcomes that have to come up, or the sequence would prove little: every write done and every write lost.
-const OUTCOMES: [&str; 29] = [
+const OUTCOMES: [&str; 31] = [
     "insert done",
     "insert lost",
     "open done",
@@ -39,6 +41,8 @@ const OUTCOMES: [&str; 29] = [
     "finish lost",
     "park done",
     "park lost",
+    "replay done",
+    "replay lost",
     "missing done",
     "missing lost",
     "found done",
@@ -62,6 +66,7 @@ enum Operation {
     Attempt(u32, Epoch, u32),
     Finish(u32, Epoch),
     Park(u32, Epoch),
+    Replay(u32, Epoch),
     Missing(Box<Sandbox>),
     Found(Box<Sandbox>),
     Describe(u32, Version, Description),
@@ -101,6 +106,9 @@ async fn apply(store: &dyn Store, operation: &Operation, now: UnixSeconds) -> Ou
             store.finish_deletion(&id(*number), *epoch, now, KEEP_UNTIL).await
         }
         Operation::Park(number, epoch) => store.park_deletion(&id(*number), *epoch, now).await,
+        Operation::Replay(number, epoch) => {
+            store.replay_deletion(&id(*number), *epoch, &operator(), now).await
+        }
         Operation::Missing(seen) => store.mark_missing(seen, now).await,
         Operation::Found(seen) => store.mark_found(seen, now).await,
         Operation::Describe(number, version, description) => {
@@ -179,6 +187,7 @@ impl Script {
             9 => Operation::Park(number, epoch),
             10 => Operation::Missing(Box::new(seen)),
             11 => Operation::Found(Box::new(seen)),
+            12 => Operation::Replay(number, epoch),
             _ => Operation::Describe(number, seen.version, self.description(number)),
         }
     }
@@ -189,7 +198,8 @@ impl Script {
             State::Allocated(_) => &[5, 6],
             State::PendingDeletion(_) => &[7, 7, 8, 9],
             State::Stale { .. } => &[11],
-            State::DeletionFailed(_) | State::Quarantined { .. } | State::Deleted(_) => &[0, 12],
+            State::DeletionFailed(_) => &[12, 12, 12, 13],
+            State::Quarantined { .. } | State::Deleted(_) => &[0, 13],
         };
         kinds[self.dice.below(kinds.len())]
     }
@@ -218,6 +228,7 @@ impl Script {
             Operation::Attempt(..) => ("attempt", None),
             Operation::Finish(..) => ("finish", None),
             Operation::Park(..) => ("park", None),
+            Operation::Replay(..) => ("replay", None),
             Operation::Missing(_) => ("missing", None),
             Operation::Found(_) => ("found", None),
             Operation::Describe(..) => ("describe", None),

@@ -1,8 +1,8 @@
 //! Sandboxes, claims, and the claim loop of the design over the bare port.
 
 use common::domain::{
-    Candidate, ClaimKey, ClaimRecord, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId,
-    PoolName, Sandbox, SandboxId, SandboxName, SfdcAccountId, StateName, UnixSeconds,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox,
+    OwnerId, PoolName, Sandbox, SandboxId, SandboxName, SfdcAccountId, StateName, UnixSeconds,
 };
 use common::store::{Insert, MoveClaim, OpenClaim, SortRange, StateQuery, Store, StoreError, Write};
 use std::collections::HashSet;
@@ -44,6 +44,11 @@ pub(crate) fn id(number: u32) -> SandboxId {
 
 pub(crate) fn pool(name: &str) -> PoolName {
     PoolName::parse(name).unwrap()
+}
+
+/// Who replays.
+pub(crate) fn operator() -> Actor {
+    Actor::parse("operator-1").unwrap()
 }
 
 pub(crate) fn owner(name: &str) -> OwnerId {

@@ -66,6 +66,7 @@ on_every_engine! {
         a_release_needs_the_owner,
         an_expiry_needs_the_lease_and_its_end,
         a_deletion_needs_its_epoch,
+        a_replay_needs_its_epoch_and_counts_anew,
         an_attempt_is_counted_once,
         an_error_is_cut_where_the_domain_cuts_it,
         a_sandbox_goes_missing_and_comes_back,

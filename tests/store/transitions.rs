@@ -2,7 +2,7 @@
 
 use crate::fixtures::{
     KEEP_UNTIL, LATER, LEASE_END, NOW, REACHABLE, added, claim_key, done, ending, grant_of, held, in_state,
-    listed, lost, new_sandbox, owner,
+    listed, lost, new_sandbox, operator, owner,
 };
 use common::domain::{
     Epoch, HISTORY_ENTRIES_MAX, InvalidTransition, LAST_ERROR_BYTES_MAX, NamePrefix, Sandbox, SandboxName,
@@ -11,13 +11,14 @@ use common::domain::{
 use common::store::{Description, Insert, SortRange, Store, StoreError, Write};
 use std::sync::Arc;
 
-const STEPS: [&str; 8] = [
+const STEPS: [&str; 9] = [
     "grant",
     "release",
     "expire",
     "note_attempt",
     "finish_deletion",
     "park_deletion",
+    "replay_deletion",
     "mark_missing",
     "mark_found",
 ];
@@ -37,6 +38,7 @@ async fn in_store(store: &dyn Store, step: &str, sandbox: &Sandbox) -> Result<Wr
         "note_attempt" => store.note_attempt(id, epoch, attempts, "no").await,
         "finish_deletion" => store.finish_deletion(id, epoch, LATER, KEEP_UNTIL).await,
         "park_deletion" => store.park_deletion(id, epoch, LATER).await,
+        "replay_deletion" => store.replay_deletion(id, epoch, &operator(), LATER).await,
         "mark_missing" => store.mark_missing(sandbox, LATER).await,
         "mark_found" => store.mark_found(sandbox, LATER).await,
         other => panic!("no step {other}"),
@@ -56,6 +58,7 @@ fn in_domain(step: &str, sandbox: Sandbox) -> Result<Sandbox, InvalidTransition>
         "note_attempt" => sandbox.note_attempt(epoch, "no"),
         "finish_deletion" => sandbox.finish_deletion(epoch, LATER, KEEP_UNTIL),
         "park_deletion" => sandbox.park_deletion(epoch, LATER),
+        "replay_deletion" => sandbox.replay_deletion(epoch, &operator(), LATER),
         "mark_missing" => sandbox.go_missing(version, LATER),
         "mark_found" => sandbox.come_back(version, LATER),
         other => panic!("no step {other}"),
@@ -140,6 +143,30 @@ pub(crate) async fn a_deletion_needs_its_epoch(store: Arc<dyn Store>) {
         let park = store.park_deletion(&before.id, epoch, LATER).await.unwrap();
         assert_eq!(lost(park), before);
     }
+}
+
+pub(crate) async fn a_replay_needs_its_epoch_and_counts_anew(store: Arc<dyn Store>) {
+    let tried = ending(&*store, 1).await;
+    let tried = done(store.note_attempt(&tried.id, tried.epoch, 0, "status 500").await.unwrap());
+    let parked = done(store.park_deletion(&tried.id, tried.epoch, LATER).await.unwrap());
+    for epoch in [0, 2].map(Epoch::new) {
+        let refused = store.replay_deletion(&parked.id, epoch, &operator(), LATER).await.unwrap();
+        assert_eq!(lost(refused), parked);
+    }
+    let by = operator();
+    let replay = || store.replay_deletion(&parked.id, parked.epoch, &by, LATER);
+    let replayed = done(replay().await.unwrap());
+    assert_eq!(replayed, parked.clone().replay_deletion(parked.epoch, &operator(), LATER).unwrap());
+    assert_eq!(replayed.history.last().unwrap().by, Some(operator()));
+    assert_eq!(lost(replay().await.unwrap()), replayed, "the same replay again");
+    assert_eq!(listed(&*store, StateName::DeletionFailed, SortRange::All).await, []);
+    assert_eq!(
+        listed(&*store, StateName::PendingDeletion, SortRange::All).await,
+        std::slice::from_ref(&replayed)
+    );
+    let again = done(store.park_deletion(&parked.id, parked.epoch, LATER).await.unwrap());
+    let gone = done(store.replay_deletion(&again.id, again.epoch, &operator(), LATER).await.unwrap());
+    done(store.finish_deletion(&gone.id, gone.epoch, LATER, KEEP_UNTIL).await.unwrap());
 }
 
 pub(crate) async fn an_attempt_is_counted_once(store: Arc<dyn Store>) {

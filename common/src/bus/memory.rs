@@ -6,6 +6,7 @@
 //! Nothing survives the process.
 
 use super::BusError;
+use super::line::LineRules;
 use crate::clock::Clock;
 use crate::random::Random;
 use std::collections::{BTreeMap, VecDeque};
@@ -16,22 +17,24 @@ use tokio::sync::watch;
 
 mod deletions;
 mod held;
-mod pace;
+mod ledger;
+mod line;
 mod queue;
 mod requests;
 mod ticks;
+mod upkeep;
 
 pub use deletions::ParkedCopy;
 
 /// How a bus in memory works; the same settings as on NATS, with the same defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryConfig {
-    /// Deletions that may be under way on the whole bus.
+    /// Deletions of one pool that may be under way on the whole bus.
     pub deletions_in_flight_max: usize,
     /// Time after the end of a worker that said nothing, until its deletion is given to another one.
     pub deletion_ack_wait: Duration,
-    /// Deletions that the fleet may order in a minute.
-    pub deletions_per_minute: u64,
+    /// The line towards the provider.
+    pub line: LineRules,
     /// Longest time that work under way is waited for when a consumer stops.
     pub finish_patience: Duration,
 }
@@ -51,6 +54,12 @@ pub enum Call {
     Announce,
     /// The copy of a deletion that is given up.
     Park,
+    /// The removal of a message from the queue.
+    Unqueue,
+    /// The removal of something that was parked.
+    Unpark,
+    /// An event for the ledger.
+    Append,
     /// A retry, published on behalf of a worker.
     ScheduleRetry,
     /// The word that a message is done with, on behalf of a worker or a runner.
@@ -61,8 +70,12 @@ pub enum Call {
     Report,
     /// A slot at the provider, asked for.
     TakePace,
-    /// The word that the fleet stays away from the provider.
-    HoldPace,
+    /// Whether a slot that has come may be used.
+    ConfirmPace,
+    /// How a call to the provider ended.
+    TellPace,
+    /// A turn of the operators' switch.
+    Switch,
 }
 
 /// How much of a call is lost.
@@ -98,8 +111,9 @@ struct Inside {
     losses: BTreeMap<Call, VecDeque<Loss>>,
     members: requests::Members,
     deletions: deletions::DeletionStreams,
+    events: ledger::EventStream,
     ticks: ticks::TickStream,
-    pace: pace::Line,
+    line: line::Line,
 }
 
 // === impl MemoryConfig ===
@@ -109,7 +123,7 @@ impl Default for MemoryConfig {
         Self {
             deletions_in_flight_max: 8,
             deletion_ack_wait: Duration::from_secs(15),
-            deletions_per_minute: 60,
+            line: LineRules::default(),
             finish_patience: Duration::from_secs(18),
         }
     }
@@ -123,11 +137,14 @@ impl Call {
             Self::Request => "send a request",
             Self::Announce => "announce a deletion",
             Self::Park => "park a deletion",
+            Self::Unqueue | Self::Unpark => "remove a message",
+            Self::Append => "append an event",
             Self::ScheduleRetry => "schedule a retry",
             Self::Finish => "finish a message",
             Self::Tick => "publish a tick",
             Self::Report => "publish a report",
-            Self::TakePace | Self::HoldPace => "move the pace on",
+            Self::TakePace | Self::ConfirmPace | Self::TellPace => "move the line on",
+            Self::Switch => "switch deletions",
         }
     }
 }
@@ -149,8 +166,9 @@ impl MemoryBus {
             losses: BTreeMap::new(),
             members: requests::Members::default(),
             deletions: deletions::DeletionStreams::default(),
+            events: ledger::EventStream::default(),
             ticks: ticks::TickStream::default(),
-            pace: pace::Line::default(),
+            line: line::Line::default(),
         };
         let changes = watch::Sender::new(0);
         Self { shared: Arc::new(Shared { config, clock, random, inside: Mutex::new(inside), changes }) }

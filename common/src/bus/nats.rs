@@ -1,26 +1,33 @@
 //! The bus on NATS: one connection, shared by everything that a process does there.
 
 use crate::bus::BusError;
+use crate::bus::line::LineRules;
 use crate::clock::Clock;
 use crate::contract::Subjects;
+use crate::domain::PoolName;
 use crate::random::{Random, full_jitter};
 use crate::runtime::policy::read_stop_grace;
 use crate::runtime::settings::{Secret, Settings};
 use async_nats::connection::State;
-use async_nats::jetstream;
+use async_nats::jetstream::{self, kv};
 use async_nats::{Client, ConnectOptions, Event};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Mutex, OnceCell};
 
 mod discovery;
 pub mod floor;
-mod pace;
+mod lanes;
+mod ledger;
+mod line;
 mod publish;
 mod requests;
 mod serving;
 mod streams;
 mod topology;
+mod upkeep;
 
 /// Commands that may wait for the connection; one more makes the caller wait inside its own deadline.
 const CLIENT_CAPACITY_COMMANDS: usize = 2_048;
@@ -34,6 +41,7 @@ const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
 const CLOSING_TIME: Duration = Duration::from_secs(2);
 /// Longest time that closing a connection may take.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
+const DAY_SECONDS: u64 = 24 * 3_600;
 /// Longest pause between two attempts to connect.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
 /// First pause between two attempts to connect; it doubles.
@@ -54,12 +62,16 @@ pub struct NatsConfig {
     pub subjects: Subjects,
     /// Copies of each stream: 1 alone, 3 in a cluster.
     pub replicas: usize,
-    /// Deletions that may be under way in the whole fleet.
+    /// Deletions of one pool that may be under way in the whole fleet.
     pub deletions_in_flight_max: usize,
     /// Time without a word from a reaper after which a deletion is given to another one.
     pub deletion_ack_wait: Duration,
-    /// Deletions that the fleet may order in a minute.
-    pub deletions_per_minute: u64,
+    /// The line towards the provider.
+    pub line: LineRules,
+    /// How long events are kept.
+    pub events_kept: Duration,
+    /// Most bytes of events; beyond that the oldest go.
+    pub events_bytes_max: u64,
     /// Longest time that work under way is waited for when a consumer stops.
     pub finish_patience: Duration,
 }
@@ -72,6 +84,12 @@ pub struct NatsBus {
     config: Arc<NatsConfig>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    /// The bucket, once it was there.
+    bucket: Arc<OnceCell<kv::Store>>,
+    /// Whoever of this process changes the line.
+    line_turn: Arc<Mutex<()>>,
+    /// Pools whose consumer this process has made sure of.
+    opened: Arc<std::sync::Mutex<BTreeSet<PoolName>>>,
 }
 
 // === impl NatsConfig ===
@@ -104,7 +122,7 @@ impl NatsConfig {
             "DELETIONS_IN_FLIGHT_MAX",
             8,
             1..=1_000,
-            "deletions that may be under way in the whole fleet",
+            "deletions of one pool that may be under way in the whole fleet",
         );
         let deletion_ack_wait = settings.seconds(
             "DELETION_ACK_WAIT_SECONDS",
@@ -112,11 +130,14 @@ impl NatsConfig {
             3..=3_600,
             "silence of a reaper after which its deletion is given to another one; it speaks every third of it",
         );
-        let deletions_per_minute = settings.number(
-            "DELETIONS_PER_MINUTE",
-            60,
-            1..=60_000,
-            "deletions that the fleet may order at the provider in a minute, evenly spaced",
+        let line = LineRules::read(settings);
+        let events_days =
+            settings.number("EVENTS_DAYS", 30, 1..=3_650, "days that events of the ledger are kept");
+        let events_bytes_max = settings.number(
+            "EVENTS_BYTES_MAX",
+            256 * 1024 * 1024,
+            1024 * 1024..=1024 * 1024 * 1024 * 1024,
+            "bytes of events that are kept; beyond that the oldest go (a life of a sandbox takes about 3 KiB)",
         );
         // What is left of the process's time is for giving back what did not finish and for closing.
         let finish_patience = read_stop_grace(settings).saturating_sub(CLOSING_TIME);
@@ -129,7 +150,9 @@ impl NatsConfig {
             replicas,
             deletions_in_flight_max,
             deletion_ack_wait,
-            deletions_per_minute,
+            line,
+            events_kept: Duration::from_secs(events_days * DAY_SECONDS),
+            events_bytes_max,
             finish_patience,
         }
     }
@@ -179,7 +202,16 @@ impl NatsBus {
             .timeout(JETSTREAM_TIMEOUT)
             .ack_timeout(JETSTREAM_TIMEOUT)
             .build(client.clone());
-        Ok(Self { client, jetstream, config: Arc::new(config), clock, random })
+        Ok(Self {
+            client,
+            jetstream,
+            config: Arc::new(config),
+            clock,
+            random,
+            bucket: Arc::default(),
+            line_turn: Arc::default(),
+            opened: Arc::default(),
+        })
     }
 
     /// The fleet's names.

@@ -1,6 +1,6 @@
 //! Deletion work and what is kept of it when it is given up.
 
-use crate::domain::{Epoch, InvalidId, PoolName, Sandbox, SandboxId};
+use crate::domain::{Epoch, InvalidId, PoolName, Sandbox, SandboxId, State};
 use serde::{Deserialize, Serialize};
 
 /// Version of [`DeletionWork`] that this build writes and reads.
@@ -33,6 +33,211 @@ pub struct ParkedDeletion {
     pub reason: String,
     /// When it was parked, Unix seconds.
     pub parked_at: u64,
+}
+
+/// Which parked deletions to show.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkedRequest {
+    /// Only those of this pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// Only those whose reason contains this text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Where the page before ended; none for the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<u64>,
+    /// Most entries to look at, 1 to 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// Something that was parked, as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkedView {
+    /// What it goes by: the sandbox's id, or `_unreadable.<sequence>`.
+    pub key: String,
+    /// The pool; none for a message that nobody could read.
+    pub pool: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// Attempts made; none for a message that nobody could read.
+    pub attempts: Option<u32>,
+    /// When, Unix seconds.
+    pub parked_at: u64,
+}
+
+/// One page of what was parked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkedReply {
+    /// Entries, oldest first.
+    pub parked: Vec<ParkedView>,
+    /// How many there are on this page.
+    pub count: u64,
+    /// Where the next page begins; none after the last.
+    pub cursor: Option<u64>,
+}
+
+/// The deletion of which sandbox to show.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletionRequest {
+    /// The sandbox.
+    pub sandbox_id: String,
+}
+
+/// A message in the queue, as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuedView {
+    /// Whether it waits for its next attempt; else it waits for a reaper or is under way.
+    pub put_off: bool,
+    /// Since when it is there, Unix seconds.
+    pub since: u64,
+}
+
+/// One state change of a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryView {
+    /// The version that it made.
+    pub version: u64,
+    /// The epoch after it.
+    pub epoch: u64,
+    /// The state after it.
+    pub status: String,
+    /// What made it.
+    pub cause: String,
+    /// When, Unix seconds.
+    pub at: u64,
+    /// Who, if an operator did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// Everything about the end of one sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletionView {
+    /// The sandbox.
+    pub sandbox_id: String,
+    /// Its name.
+    pub name: String,
+    /// Its pool.
+    pub pool: String,
+    /// Its state.
+    pub status: String,
+    /// When its deletion was asked for, Unix seconds; none if it was not.
+    pub requested_at: Option<u64>,
+    /// Attempts that count.
+    pub attempts: u32,
+    /// What the last failed one said.
+    pub last_error: Option<String>,
+    /// Its messages in the queue.
+    pub queued: Vec<QueuedView>,
+    /// Its copy among the parked ones.
+    pub parked: Option<ParkedView>,
+    /// Its state changes, oldest first.
+    pub history: Vec<HistoryView>,
+}
+
+/// One parked thing, to be replayed or removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRequest {
+    /// The sandbox's id, or `_unreadable.<sequence>`.
+    pub key: String,
+    /// Who asks, for the history; `operator` if nobody says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// What became of a replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplayOutcome {
+    /// It is tried again, with its attempts counted anew.
+    Replayed,
+    /// It was on its way already.
+    AlreadyOnTheWay,
+    /// The sandbox is deleted, or its deletion is not wanted any more.
+    Gone,
+    /// The message still cannot be read.
+    Unreadable,
+}
+
+/// The answer to a replay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplayReply {
+    /// What was named.
+    pub key: String,
+    /// What became of it.
+    pub outcome: ReplayOutcome,
+}
+
+/// Replays what is parked, one page.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplayAllRequest {
+    /// Which page of which ones.
+    #[serde(flatten)]
+    pub which: ParkedRequest,
+    /// Who asks, for the history; `operator` if nobody says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// What a page of replays did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReplayAllReply {
+    /// Tried again from now on.
+    pub replayed: u64,
+    /// On their way already.
+    pub already_on_the_way: u64,
+    /// Deleted, or not wanted any more.
+    pub gone: u64,
+    /// Messages that still cannot be read; they stay parked.
+    pub unreadable: u64,
+    /// Could not be replayed now, because table or queue did not answer; they stay parked.
+    pub failed: u64,
+    /// Where the next page begins; none after the last.
+    pub cursor: Option<u64>,
+}
+
+/// What became of removing something that was parked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveReply {
+    /// What was named.
+    pub key: String,
+    /// Whether it was there.
+    pub removed: bool,
+}
+
+// === impl ParkedDeletion ===
+
+impl ParkedDeletion {
+    /// The copy of a sandbox whose deletion is parked, as the table still knows it; none for any other.
+    #[must_use]
+    pub fn of(sandbox: &Sandbox) -> Option<Self> {
+        let State::DeletionFailed(deletion) = &sandbox.state else { return None };
+        let parked_at = sandbox.history.last().map_or(deletion.requested_at, |entry| entry.at);
+        Some(Self {
+            work: DeletionWork::of(sandbox)?,
+            attempts: deletion.attempts,
+            reason: deletion.last_error.clone().unwrap_or_else(|| "no attempt has said why".to_owned()),
+            parked_at: parked_at.get(),
+        })
+    }
+}
+
+// === impl ReplayAllReply ===
+
+impl ReplayAllReply {
+    /// Adds the counts of a further page, and goes on where that ended.
+    pub fn add(&mut self, page: &Self) {
+        let Self { replayed, already_on_the_way, gone, unreadable, failed, cursor } = page;
+        self.replayed += replayed;
+        self.already_on_the_way += already_on_the_way;
+        self.gone += gone;
+        self.unreadable += unreadable;
+        self.failed += failed;
+        self.cursor = *cursor;
+    }
 }
 
 // === impl DeletionWork ===

@@ -10,7 +10,7 @@ pub enum TickKind {
     Sync,
     /// End leases that are over.
     Expiry,
-    /// Announce deletions whose message was lost.
+    /// Bring queue, parked copies and ledger in line with the table.
     Sweep,
 }
 
@@ -99,6 +99,21 @@ pub struct SweepReport {
     pub reannounced: u64,
     /// Of these, waiting in the queue as they should.
     pub waiting: u64,
+    /// Messages that were removed from the queue, because their sandboxes have moved on.
+    #[serde(default)]
+    pub unqueued: u64,
+    /// Parked deletions that have a copy.
+    #[serde(default)]
+    pub parked: u64,
+    /// Parked deletions whose copy was lost and put back.
+    #[serde(default)]
+    pub reparked: u64,
+    /// Copies that were removed, because their sandboxes are not parked any more.
+    #[serde(default)]
+    pub unparked: u64,
+    /// Events that were missing in the ledger and made from the history.
+    #[serde(default)]
+    pub events_filled: u64,
 }
 
 /// `status` of a run that did what it should.

@@ -1,5 +1,6 @@
 //! Requests about sandboxes, and their answers.
 
+use super::line::DeletionsStatus;
 use crate::domain::Sandbox;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -128,6 +129,9 @@ pub struct StatsReply {
     pub all: PoolStats,
     /// Each pool.
     pub pools: BTreeMap<String, PoolStats>,
+    /// The deletions as a whole; null if they cannot be looked at now.
+    #[serde(default)]
+    pub deletions: Option<DeletionsStatus>,
 }
 
 /// The answer to `health`: the worker answers, and so does its store.

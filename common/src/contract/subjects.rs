@@ -1,7 +1,7 @@
 //! Every subject, stream, consumer and bucket name of the fleet. `nats/README.md` lists the same ones, by test.
 
 use super::reports::TickKind;
-use crate::domain::{PoolName, SandboxId};
+use crate::domain::{Cause, PoolName, SandboxId};
 
 /// What a fleet's subjects begin with unless it is told otherwise.
 pub const DEFAULT_PREFIX: &str = "sandbox";
@@ -9,8 +9,12 @@ pub const DEFAULT_PREFIX: &str = "sandbox";
 pub const REQUEST_VERSION: &str = "v1";
 /// Name of the NATS service (micro) that answers requests, and of its queue group.
 pub const ALLOCATOR_SERVICE: &str = "sandbox-allocator";
-/// Durable consumer of the deletion work.
-pub const REAPER_CONSUMER: &str = "reaper";
+/// Stands for the pool where messages are parked that nobody can read.
+pub const UNREADABLE: &str = "_unreadable";
+/// What the durable consumer of a pool's deletion work begins with.
+const REAPER_CONSUMER_PREFIX: &str = "reaper-";
+/// Durable consumer of the deletion work of all pools, as former builds made it.
+pub const OLD_REAPER_CONSUMER: &str = "reaper";
 
 /// A request that an allocator answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,6 +29,16 @@ pub enum Verb {
     Stats,
     /// Whether the worker can work.
     Health,
+    /// Show what was parked.
+    Parked,
+    /// Show the end of one sandbox.
+    Deletion,
+    /// Try a parked deletion again.
+    Replay,
+    /// Try all of them again, a page at a time.
+    ReplayAll,
+    /// Remove what nobody can read.
+    Remove,
 }
 
 /// The names of one fleet. Several fleets can share a NATS server by different prefixes; tests do.
@@ -42,7 +56,18 @@ pub struct InvalidPrefix;
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 5] = [Self::Allocate, Self::Release, Self::Get, Self::Stats, Self::Health];
+    pub const ALL: [Self; 10] = [
+        Self::Allocate,
+        Self::Release,
+        Self::Get,
+        Self::Stats,
+        Self::Health,
+        Self::Parked,
+        Self::Deletion,
+        Self::Replay,
+        Self::ReplayAll,
+        Self::Remove,
+    ];
 
     /// Last token of the verb's subject.
     #[must_use]
@@ -53,6 +78,11 @@ impl Verb {
             Self::Get => "get",
             Self::Stats => "stats",
             Self::Health => "health",
+            Self::Parked => "parked",
+            Self::Deletion => "deletion",
+            Self::Replay => "replay",
+            Self::ReplayAll => "replay-all",
+            Self::Remove => "remove",
         }
     }
 }
@@ -110,10 +140,47 @@ impl Subjects {
         format!("{}.deletions.*.{pool}.{id}", self.prefix)
     }
 
+    /// The waiting deletion work of one pool.
+    #[must_use]
+    pub fn deletion_work_of_pool(&self, pool: &PoolName) -> String {
+        format!("{}.deletions.work.{pool}.*", self.prefix)
+    }
+
+    /// The pool of a subject of deletion work; none if it is no such subject.
+    #[must_use]
+    pub fn pool_of_work(&self, subject: &str) -> Option<PoolName> {
+        let rest = subject.strip_prefix(&self.prefix)?.strip_prefix(".deletions.work.")?;
+        PoolName::parse(rest.split_once('.')?.0).ok()
+    }
+
+    /// Durable consumer of the deletion work of one pool.
+    #[must_use]
+    pub fn reaper_consumer(&self, pool: &PoolName) -> String {
+        format!("{REAPER_CONSUMER_PREFIX}{pool}")
+    }
+
+    /// The pool of such a consumer; none if it is another one.
+    #[must_use]
+    pub fn pool_of_consumer(&self, name: &str) -> Option<PoolName> {
+        PoolName::parse(name.strip_prefix(REAPER_CONSUMER_PREFIX)?).ok()
+    }
+
     /// All waiting deletion work.
     #[must_use]
     pub fn deletion_work_all(&self) -> String {
         format!("{}.deletions.work.*.*", self.prefix)
+    }
+
+    /// Both of the above, of all sandboxes.
+    #[must_use]
+    pub fn deletion_every(&self) -> String {
+        format!("{}.deletions.*.*.*", self.prefix)
+    }
+
+    /// What the subject of every scheduled retry begins with.
+    #[must_use]
+    pub fn deletion_retry_prefix(&self) -> String {
+        format!("{}.deletions.retry.", self.prefix)
     }
 
     /// All scheduled retries.
@@ -131,7 +198,31 @@ impl Subjects {
     /// Where a deletion message that nobody can read is parked.
     #[must_use]
     pub fn parked_unreadable(&self, sequence: u64) -> String {
-        format!("{}.parked._unreadable.{sequence}", self.prefix)
+        format!("{}.parked.{UNREADABLE}.{sequence}", self.prefix)
+    }
+
+    /// What is parked of one pool.
+    #[must_use]
+    pub fn parked_of_pool(&self, pool: &PoolName) -> String {
+        format!("{}.parked.{pool}.*", self.prefix)
+    }
+
+    /// Where an event of a sandbox is published; `kind` is the last part of its type.
+    #[must_use]
+    pub fn event(&self, kind: Cause, id: &SandboxId) -> String {
+        format!("{}.events.{}.{id}", self.prefix, kind.as_str())
+    }
+
+    /// All events of a sandbox.
+    #[must_use]
+    pub fn events_of(&self, id: &SandboxId) -> String {
+        format!("{}.events.*.{id}", self.prefix)
+    }
+
+    /// All events.
+    #[must_use]
+    pub fn event_all(&self) -> String {
+        format!("{}.events.*.*", self.prefix)
     }
 
     /// All parked deletions.
@@ -168,6 +259,12 @@ impl Subjects {
     #[must_use]
     pub fn parked_stream(&self) -> String {
         self.asset("PARKED")
+    }
+
+    /// Stream of events.
+    #[must_use]
+    pub fn events_stream(&self) -> String {
+        self.asset("EVENTS")
     }
 
     /// Stream of ticks.
@@ -222,5 +319,22 @@ mod tests {
         assert_eq!(subjects.deletion_work(&pool, &id), "sandbox.deletions.work.main.7");
         assert_eq!(subjects.deletion_retry(&pool, &id), "sandbox.deletions.retry.main.7");
         assert_eq!(subjects.deletion_work_all(), "sandbox.deletions.work.*.*");
+        assert_eq!(subjects.deletion_work_of_pool(&pool), "sandbox.deletions.work.main.*");
+    }
+
+    #[test]
+    fn a_pool_is_known_by_its_consumer_and_by_its_work() {
+        let subjects = Subjects::default();
+        let pool = PoolName::parse("a-b_c").unwrap();
+        assert_eq!(subjects.pool_of_consumer(&subjects.reaper_consumer(&pool)), Some(pool.clone()));
+        assert_eq!(subjects.pool_of_work("sandbox.deletions.work.a-b_c.7"), Some(pool));
+        for other in ["reaper", "reaper-", "reconciler-sync"] {
+            assert_eq!(subjects.pool_of_consumer(other), None, "{other}");
+        }
+        for other in
+            ["sandbox.deletions.retry.main.7", "sandbox2.deletions.work.main.7", "sandbox.deletions.work.7"]
+        {
+            assert_eq!(subjects.pool_of_work(other), None, "{other}");
+        }
     }
 }

@@ -134,6 +134,10 @@ text_id!(
     ExternalId, EXTERNAL_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
 );
 text_id!(
+    /// Who did something by hand: an operator's name, as far as it is known.
+    Actor, HEADER_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
+);
+text_id!(
     /// The Salesforce account that a sandbox belongs to, if the provider names one.
     SfdcAccountId, HEADER_ID_BYTES_MAX, PRINTABLE, is_printable
 );

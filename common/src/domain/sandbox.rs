@@ -4,7 +4,9 @@
 //! and no way to forget the version, the epoch or the history entry of a step.
 
 use super::deletion::{Deletion, DeletionCause, Tombstone};
-use super::ids::{Epoch, ExternalId, OwnerId, PoolName, SandboxId, SandboxName, SfdcAccountId, Version};
+use super::ids::{
+    Actor, Epoch, ExternalId, OwnerId, PoolName, SandboxId, SandboxName, SfdcAccountId, Version,
+};
 use super::lease::{Candidate, ClaimRecord, Grant, Lease};
 use super::time::UnixSeconds;
 use std::fmt;
@@ -110,6 +112,8 @@ pub struct HistoryEntry {
     pub cause: Cause,
     /// When.
     pub at: UnixSeconds,
+    /// Who made it, if an operator did.
+    pub by: Option<Actor>,
 }
 
 /// What made a state change.
@@ -129,6 +133,8 @@ pub enum Cause {
     Deleted,
     /// Its deletion used up its attempts.
     Parked,
+    /// An operator had its parked deletion tried again.
+    Replayed,
     /// The provider stopped listing it.
     Missing,
     /// The provider lists it again.
@@ -210,7 +216,7 @@ impl State {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Listed,
         Self::Claimed,
         Self::Released,
@@ -218,6 +224,7 @@ impl Cause {
         Self::Ordered,
         Self::Deleted,
         Self::Parked,
+        Self::Replayed,
         Self::Missing,
         Self::Found,
     ];
@@ -233,6 +240,7 @@ impl Cause {
             Self::Ordered => "ordered",
             Self::Deleted => "deleted",
             Self::Parked => "parked",
+            Self::Replayed => "replayed",
             Self::Missing => "missing",
             Self::Found => "found",
         }
@@ -429,6 +437,30 @@ impl Sandbox {
         }
     }
 
+    /// `deletion_failed` → `pending_deletion`: an operator has it tried again. Its attempts count anew; when it
+    /// was asked for and what the last attempt said stay.
+    ///
+    /// # Errors
+    /// [`InvalidTransition`] when no deletion of `epoch` is parked.
+    pub fn replay_deletion(
+        self,
+        epoch: Epoch,
+        by: &Actor,
+        now: UnixSeconds,
+    ) -> Result<Self, InvalidTransition> {
+        match &self.state {
+            State::DeletionFailed(deletion) if self.epoch == epoch => {
+                let deletion = Deletion { attempts: 0, ..deletion.clone() };
+                let mut replayed = self.step(State::PendingDeletion(deletion), Cause::Replayed, now);
+                if let Some(entry) = replayed.history.last_mut() {
+                    entry.by = Some(by.clone());
+                }
+                Ok(replayed)
+            }
+            _ => Err(self.refuse("replayed")),
+        }
+    }
+
     /// available → stale: the provider no longer lists it.
     ///
     /// # Errors
@@ -467,8 +499,14 @@ impl Sandbox {
     fn step(mut self, state: State, cause: Cause, at: UnixSeconds) -> Self {
         self.version = self.version.next();
         self.state = state;
-        let entry =
-            HistoryEntry { version: self.version, epoch: self.epoch, state: self.state.name(), cause, at };
+        let entry = HistoryEntry {
+            version: self.version,
+            epoch: self.epoch,
+            state: self.state.name(),
+            cause,
+            at,
+            by: None,
+        };
         self.history.push(entry);
         let surplus = self.history.len().saturating_sub(HISTORY_ENTRIES_MAX);
         self.history.drain(..surplus);

@@ -25,6 +25,11 @@ pub trait Check: Send + Sync {
 
     /// Nothing, or what is wrong in words for an operator; shows no internal cause.
     async fn check(&self) -> Result<(), String>;
+
+    /// Something that an operator should know though it works; none if there is nothing.
+    async fn note(&self) -> Option<String> {
+        None
+    }
 }
 
 /// What the port shows.
@@ -75,6 +80,17 @@ impl Ops {
         }
         (findings.values().all(|finding| finding == "ok"), findings)
     }
+
+    /// What operators should know though it works, by the name of the check.
+    pub async fn notes(&self) -> BTreeMap<&'static str, String> {
+        let mut notes = BTreeMap::new();
+        for check in self.checks.iter() {
+            if let Ok(Some(note)) = tokio::time::timeout(CHECK_TIMEOUT, check.note()).await {
+                notes.insert(check.name(), note);
+            }
+        }
+        notes
+    }
 }
 
 /// Binds `address`, and says which one in a failure.
@@ -91,7 +107,13 @@ async fn ready(State(ops): State<Ops>) -> Response {
     let (is_ready, checks) = ops.look().await;
     let (status, word) =
         if is_ready { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not_ready") };
-    (status, axum::Json(serde_json::json!({"status": word, "checks": checks}))).into_response()
+    let notes = ops.notes().await;
+    let body = if notes.is_empty() {
+        serde_json::json!({"status": word, "checks": checks})
+    } else {
+        serde_json::json!({"status": word, "checks": checks, "notes": notes})
+    };
+    (status, axum::Json(body)).into_response()
 }
 
 async fn metrics(State(ops): State<Ops>) -> Response {

@@ -8,8 +8,8 @@ use super::{
     Description, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError, Write,
 };
 use crate::domain::{
-    Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, Sandbox, SandboxId, UnixSeconds,
-    Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, Sandbox, SandboxId,
+    UnixSeconds, Version,
 };
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
@@ -126,6 +126,16 @@ impl Store for DynamoStore {
         now: UnixSeconds,
     ) -> Result<Write, StoreError> {
         self.write_park(id, epoch, now).await
+    }
+
+    async fn replay_deletion(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        by: &Actor,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write_replay(id, epoch, by, now).await
     }
 
     async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError> {

@@ -6,7 +6,7 @@ use super::{
     StoreError, Supply, Write,
 };
 use crate::domain::{
-    Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, PoolName, Sandbox, SandboxId,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, PoolName, Sandbox, SandboxId,
     UnixSeconds, Version,
 };
 use async_trait::async_trait;
@@ -217,6 +217,16 @@ impl Store for FaultyStore {
         now: UnixSeconds,
     ) -> Result<Write, StoreError> {
         self.pass("park_deletion", self.inner.park_deletion(id, epoch, now)).await
+    }
+
+    async fn replay_deletion(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        by: &Actor,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.pass("replay_deletion", self.inner.replay_deletion(id, epoch, by, now)).await
     }
 
     async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError> {

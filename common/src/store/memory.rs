@@ -10,7 +10,7 @@ use super::{
     Write,
 };
 use crate::domain::{
-    Candidate, ClaimKey, ClaimRecord, Epoch, Grant, InvalidTransition, NewSandbox, OwnerId, PoolName,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, InvalidTransition, NewSandbox, OwnerId, PoolName,
     Sandbox, SandboxId, State, UnixSeconds, Version,
 };
 use async_trait::async_trait;
@@ -268,6 +268,16 @@ impl Store for MemoryStore {
         now: UnixSeconds,
     ) -> Result<Write, StoreError> {
         Ok(self.change(id, |sandbox| sandbox.park_deletion(epoch, now)))
+    }
+
+    async fn replay_deletion(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        by: &Actor,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        Ok(self.change(id, |sandbox| sandbox.replay_deletion(epoch, by, now)))
     }
 
     async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError> {

@@ -77,6 +77,9 @@ impl Allocator {
                 return Err(Fault::new(FaultCode::Timeout, "the deadline passed; repeat with the same key"));
             }
         };
+        if outcome == Outcome::Created {
+            self.ports.recorder.note(&sandbox, Some(&request.context.request_id));
+        }
         let Some(allocation) = Allocation::of(&sandbox) else {
             return Err(Fault::new(FaultCode::InternalError, "the sandbox has no lease"));
         };
@@ -181,7 +184,7 @@ impl Allocator {
         let ended_by = self.config.leases.ended_by(now);
         if let Write::Done(expired) = self.ports.store.expire(&sandbox.id, lease.epoch, ended_by, now).await?
         {
-            self.announce(&expired);
+            self.announce(&expired, None);
         }
         Ok(None)
     }

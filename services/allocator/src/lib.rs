@@ -1,10 +1,10 @@
 //! The allocator: hands out sandboxes and takes them back.
 //!
 //! # Consumes
-//! Requests on `<prefix>.v1.{allocate,release,get,stats,health}`, as one of a queue group.
+//! Requests on `<prefix>.v1.*`, as one of a queue group: claims, releases, looks, and operators' about deletions.
 //!
 //! # Produces
-//! Replies; deletion work for every sandbox that is given back.
+//! Replies; deletion work for every sandbox that is given back or replayed; events.
 //!
 //! # Calls
 //! The store, by conditional writes.
@@ -19,18 +19,20 @@
 
 mod allocate;
 mod candidates;
+mod deletions;
 mod lookup;
 mod metrics;
 mod release;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use common::bus::{Answer, BusError, Deletions, Handler, Request, Serve};
+use common::bus::{Answer, BusError, DeletionLine, Deletions, Handler, Request, Serve, Upkeep};
 use common::clock::Clock;
 use common::contract::{Fault, FaultCode, Verb};
 use common::domain::{LeasePolicy, PoolRules};
 use common::random::Random;
 use common::runtime::policy::{read_lease_policy, read_pools};
+use common::runtime::recorder::Recorder;
 use common::runtime::settings::Settings;
 use common::runtime::telemetry::Chain;
 use common::store::{Store, StoreError};
@@ -70,6 +72,12 @@ pub struct Ports {
     pub store: Arc<dyn Store>,
     /// Takes deletion work.
     pub deletions: Arc<dyn Deletions>,
+    /// Shows the deletions as a whole.
+    pub line: Arc<dyn DeletionLine>,
+    /// Shows what was parked.
+    pub upkeep: Arc<dyn Upkeep>,
+    /// Keeps the ledger of events.
+    pub recorder: Recorder,
 }
 
 /// An allocator.
@@ -104,7 +112,7 @@ impl Allocator {
     /// An allocator that counts into `metrics`.
     #[must_use]
     pub fn new(config: Config, ports: Ports, metrics: Metrics) -> Self {
-        let Ports { clock, random, store, deletions: _ } = ports.clone();
+        let Ports { clock, random, store, deletions: _, line: _, upkeep: _, recorder: _ } = ports.clone();
         let candidates = Arc::new(candidates::Candidates::new(store, random, clock, metrics.clone()));
         Self { config, ports, candidates, metrics, announcing: TaskTracker::new() }
     }
@@ -115,10 +123,18 @@ impl Allocator {
     /// [`BusError`] when the bus cannot be served.
     pub async fn run(self, bus: &dyn Serve, stop: CancellationToken) -> Result<(), BusError> {
         let allocator = Arc::new(self);
+        let (recorder, told) = (allocator.ports.recorder.clone(), CancellationToken::new());
+        let telling = tokio::spawn({
+            let told = told.clone();
+            async move { recorder.tell_until(told).await }
+        });
         let in_flight_max = allocator.config.in_flight_max;
         let served = bus.serve(Arc::clone(&allocator) as Arc<dyn Handler>, in_flight_max, stop).await;
         allocator.announcing.close();
         allocator.announcing.wait().await;
+        told.cancel();
+        // It ends by itself; if it was ended otherwise, the sweep tells what it did not.
+        let _ = telling.await;
         served
     }
 
@@ -132,6 +148,11 @@ impl Allocator {
             Verb::Get => plain(self.get(request).await),
             Verb::Stats => plain(self.stats(request).await),
             Verb::Health => plain(self.health(request).await),
+            Verb::Parked => plain(self.parked(request).await),
+            Verb::Deletion => plain(self.deletion(request).await),
+            Verb::Replay => plain(self.replay(request).await),
+            Verb::ReplayAll => plain(self.replay_all(request).await),
+            Verb::Remove => plain(self.remove(request).await),
         }
     }
 

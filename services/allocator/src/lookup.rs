@@ -2,9 +2,16 @@
 
 use crate::{Allocator, decode, store_fault};
 use common::bus::Request;
-use common::contract::{Fault, FaultCode, HealthReply, PoolStats, SandboxRequest, SandboxView, StatsReply};
+use common::contract::{
+    DeletionsStatus, Fault, FaultCode, HealthReply, PoolStats, SandboxRequest, SandboxView, StatsReply,
+};
 use common::domain::{OwnerId, PoolName, SandboxId, StateName};
+use common::runtime::telemetry::Chain;
 use common::store::{SortRange, StateQuery, StoreError};
+use std::time::Duration;
+
+/// Longest wait for what the queue says about the deletions.
+const STATUS_PATIENCE: Duration = Duration::from_secs(1);
 
 // === impl Allocator ===
 
@@ -29,7 +36,19 @@ impl Allocator {
             reply.all.add(&stats);
             reply.pools.insert(pool.to_string(), stats);
         }
+        reply.deletions = self.deletions_status().await;
         Ok(reply)
+    }
+
+    /// The deletions as a whole; none if the queue does not say in time, because the counts are worth having alone.
+    async fn deletions_status(&self) -> Option<DeletionsStatus> {
+        let status = tokio::select! {
+            status = self.ports.line.status() => status,
+            () = self.ports.clock.sleep(STATUS_PATIENCE) => return None,
+        };
+        status
+            .inspect_err(|error| tracing::warn!(error = %Chain(error), "deletions cannot be looked at"))
+            .ok()
     }
 
     pub(crate) async fn health(&self, request: &Request) -> Result<HealthReply, Fault> {

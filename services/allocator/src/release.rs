@@ -18,7 +18,7 @@ impl Allocator {
             self.ports.store.release(&id, &owner, now).await.map_err(|error| store_fault(request, &error))?;
         let sandbox = match written {
             Write::Done(sandbox) => {
-                self.announce(&sandbox);
+                self.announce(&sandbox, Some(&request.context.request_id));
                 tracing::info!(
                     request.id = request.context.request_id,
                     owner.id = owner.as_str(),
@@ -33,10 +33,11 @@ impl Allocator {
         reply_for(&sandbox, &owner)
     }
 
-    /// Puts the deletion into the queue and removes the claim item. Neither holds up the reply, and nothing
-    /// depends on either: the sweep announces what is lost here, and a claim item that stays is moved on by
+    /// Notes the change, puts the deletion into the queue and removes the claim item. None of it holds up the reply,
+    /// and nothing depends on it: the sweep announces what is lost here, and a claim item that stays is moved on by
     /// its owner's next claim.
-    pub(crate) fn announce(&self, sandbox: &Sandbox) {
+    pub(crate) fn announce(&self, sandbox: &Sandbox, request_id: Option<&str>) {
+        self.ports.recorder.note(sandbox, request_id);
         let Some(work) = DeletionWork::of(sandbox) else { return };
         let record = sandbox.last_claim();
         let store = Arc::clone(&self.ports.store);

@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::role::Role;
-use crate::{bench, child, operate, up};
+use crate::{bench, child, deletions, operate, up};
 use clap::{Parser, Subcommand};
 use common::runtime::policy::read_worker_threads;
 use common::runtime::settings::{ProcessEnv, Settings};
@@ -26,6 +26,9 @@ enum Command {
     /// Measure a broker under load.
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Look at the deletion queue and act on it, over NATS (`NATS_URL` …).
+    #[command(subcommand)]
+    Deletions(deletions::Deletions),
     /// Print every setting of every role, as the table in docs/configuration.md.
     Settings,
     /// Print every metric of every role, as the tables in docs/metrics.md.
@@ -56,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Metrics => operate::metrics_page().map(|page| print!("{page}")).map_err(Into::into),
         Command::Up(options) => block_on(up::run(options, &ProcessEnv)),
         Command::Bench(bench) => block_on(bench.run(&ProcessEnv)),
+        Command::Deletions(deletions) => block_on(deletions.run(&ProcessEnv)),
         Command::Role(role) => block_on(role.run(&ProcessEnv)),
     };
     match ended {

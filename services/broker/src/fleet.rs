@@ -3,12 +3,13 @@
 use anyhow::Context as _;
 use async_trait::async_trait;
 use common::bus::nats::{NatsBus, NatsConfig};
-use common::bus::{Deletions, Pace, Requests, Ticks};
+use common::bus::{DeletionLine, Deletions, Ledger, Pace, Requests, Ticks, Upkeep};
 use common::clock::Clock;
 use common::provider::Provider;
 use common::provider::csp::{CspConfig, CspProvider};
 use common::random::Random;
 use common::runtime::ops::Check;
+use common::runtime::recorder::{LedgerMetrics, Recorder};
 use common::runtime::settings::{Env, Mistakes, Settings};
 use common::runtime::shutdown::Lifecycle;
 use common::runtime::telemetry::Chain;
@@ -80,6 +81,8 @@ pub struct Fleet {
     store: Option<Arc<DynamoStore>>,
     provider: Option<Arc<dyn Provider>>,
     buses: Vec<NatsBus>,
+    /// The line towards the provider, if a reaper of this process stands in it.
+    line: Option<Arc<dyn DeletionLine>>,
     metrics: WorkerMetrics,
     /// Cancelled after the ingress has answered its last request: until then it needs the workers.
     workers_stop: CancellationToken,
@@ -91,6 +94,7 @@ struct WorkerMetrics {
     reaper: reaper::Metrics,
     reconciler: reconciler::Metrics,
     scheduler: scheduler::Metrics,
+    ledger: LedgerMetrics,
 }
 
 /// Ready when there is a connection to the message queue.
@@ -98,6 +102,9 @@ struct Connected(NatsBus);
 
 /// Ready when the table answers.
 struct TableAnswers(Arc<dyn Store>);
+
+/// Always ready: says what keeps deletions waiting.
+struct LineNote(Arc<dyn DeletionLine>);
 
 // === impl Backends ===
 
@@ -168,9 +175,10 @@ impl Fleet {
             reaper: reaper::Metrics::register(registry)?,
             reconciler: reconciler::Metrics::register(registry)?,
             scheduler: scheduler::Metrics::register(registry)?,
+            ledger: LedgerMetrics::register(registry)?,
         };
         let workers_stop = CancellationToken::new();
-        Ok(Self { shared, backends, store, provider, buses: Vec::new(), metrics, workers_stop })
+        Ok(Self { shared, backends, store, provider, buses: Vec::new(), line: None, metrics, workers_stop })
     }
 
     /// A connection to the message queue, closed when the process ends.
@@ -235,7 +243,8 @@ impl Fleet {
         let bus = Arc::new(self.bus("ingress").await?);
         let ports = ingress::Ports {
             requests: Arc::clone(&bus) as Arc<dyn Requests>,
-            ticks: bus as Arc<dyn Ticks>,
+            ticks: Arc::clone(&bus) as Arc<dyn Ticks>,
+            line: bus as Arc<dyn DeletionLine>,
             clock: Arc::clone(&self.shared.clock),
             random: Arc::clone(&self.shared.random),
         };
@@ -265,7 +274,11 @@ impl Fleet {
             random: Arc::clone(&self.shared.random),
             store: Arc::clone(&table) as Arc<dyn Store>,
             deletions: Arc::new(bus.clone()) as Arc<dyn Deletions>,
+            line: Arc::new(bus.clone()) as Arc<dyn DeletionLine>,
+            upkeep: Arc::new(bus.clone()) as Arc<dyn Upkeep>,
+            recorder: self.recorder(Arc::new(bus.clone())),
         };
+        let pools: Vec<_> = config.pools.pools().cloned().collect();
         let metrics = self.metrics.allocator.of_another_worker();
         let allocator = allocator::Allocator::new(config, ports, metrics.clone());
         let (stop, discovery_stop) = (self.workers_stop.clone(), self.workers_stop.clone());
@@ -275,6 +288,10 @@ impl Fleet {
         });
         lifecycle.start("allocator", async move {
             if prepare(&bus, Some(&table), &stop).await {
+                for pool in &pools {
+                    // Operators find the consumers before the first deletion; who announces makes them as well.
+                    let _ = bus.open_pool(pool).await;
+                }
                 allocator.run(&bus, stop).await?;
             }
             Ok::<(), common::bus::BusError>(())
@@ -292,6 +309,7 @@ impl Fleet {
         config: reaper::Config,
     ) -> anyhow::Result<()> {
         let bus = Arc::new(self.bus("reaper").await?);
+        self.line = Some(Arc::clone(&bus) as Arc<dyn DeletionLine>);
         let table = Arc::clone(self.table()?);
         let ports = reaper::Ports {
             clock: Arc::clone(&self.shared.clock),
@@ -300,6 +318,7 @@ impl Fleet {
             provider: self.provider()?,
             deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
             pace: Arc::clone(&bus) as Arc<dyn Pace>,
+            recorder: self.recorder(Arc::clone(&bus) as Arc<dyn Ledger>),
         };
         let reaper = reaper::Reaper::new(config, ports, self.metrics.reaper.clone());
         let stop = self.workers_stop.clone();
@@ -328,6 +347,8 @@ impl Fleet {
             store: Arc::clone(&table) as Arc<dyn Store>,
             provider: self.provider()?,
             deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
+            upkeep: Arc::clone(&bus) as Arc<dyn Upkeep>,
+            recorder: self.recorder(Arc::clone(&bus) as Arc<dyn Ledger>),
         };
         let reconciler = reconciler::Reconciler::new(config, ports, self.metrics.reconciler.clone());
         let stop = self.workers_stop.clone();
@@ -386,6 +407,9 @@ impl Fleet {
         if let Some(table) = &self.store {
             checks.push(Arc::new(TableAnswers(Arc::clone(table) as Arc<dyn Store>)));
         }
+        if let Some(line) = &self.line {
+            checks.push(Arc::new(LineNote(Arc::clone(line))));
+        }
         Ok(checks)
     }
 
@@ -394,6 +418,10 @@ impl Fleet {
         for bus in &self.buses {
             bus.close().await;
         }
+    }
+
+    fn recorder(&self, ledger: Arc<dyn Ledger>) -> Recorder {
+        Recorder::new(Arc::clone(&self.shared.clock), ledger, self.metrics.ledger.clone())
     }
 
     fn table(&self) -> anyhow::Result<&Arc<DynamoStore>> {
@@ -445,5 +473,21 @@ impl Check for TableAnswers {
 
     async fn check(&self) -> Result<(), String> {
         self.0.ping().await.map_err(|_| "the table does not answer".to_owned())
+    }
+}
+
+#[async_trait]
+impl Check for LineNote {
+    fn name(&self) -> &'static str {
+        "deletions"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn note(&self) -> Option<String> {
+        let status = self.0.status().await.ok()?;
+        crate::deletions::line::note(&status)
     }
 }

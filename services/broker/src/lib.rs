@@ -25,6 +25,7 @@ pub mod up;
 
 pub mod child;
 pub mod data;
+mod deletions;
 pub mod embedded;
 pub mod nats_server;
 

@@ -2,6 +2,7 @@
 
 use crate::role::Role;
 use common::runtime::metrics::{Collectors, describe};
+use common::runtime::recorder::LedgerMetrics;
 use common::runtime::settings::{Env, Variable, table_rows};
 use prometheus::Registry;
 use std::collections::BTreeMap;
@@ -51,21 +52,22 @@ pub fn settings_page() -> String {
 /// When two roles have metrics of the same name.
 pub fn metrics_page() -> Result<String, prometheus::Error> {
     let mut page = String::from(METRICS_INTRODUCTION);
-    for (role, collectors) in collectors(&Registry::new())? {
+    for (heading, collectors) in collectors(&Registry::new())? {
         let rows = common::runtime::metrics::table_rows(&describe(&collectors));
-        page.push_str(&format!("\n## {}\n\n{rows}", role.as_str()));
+        page.push_str(&format!("\n## {heading}\n\n{rows}"));
     }
     Ok(page)
 }
 
-/// The metrics of each role. The simulator has none: it stands in for somebody else's system.
-fn collectors(registry: &Registry) -> Result<[(Role, Collectors); 5], prometheus::Error> {
+/// The metrics of each role, and those that several roles have. The simulator has none: it stands in for somebody else's system.
+fn collectors(registry: &Registry) -> Result<[(&'static str, Collectors); 6], prometheus::Error> {
     Ok([
-        (Role::Ingress, ingress::Metrics::register(registry)?.collectors()),
-        (Role::Allocator, allocator::Metrics::register(registry)?.collectors()),
-        (Role::Reaper, reaper::Metrics::register(registry)?.collectors()),
-        (Role::Reconciler, reconciler::Metrics::register(registry)?.collectors()),
-        (Role::Scheduler, scheduler::Metrics::register(registry)?.collectors()),
+        (Role::Ingress.as_str(), ingress::Metrics::register(registry)?.collectors()),
+        (Role::Allocator.as_str(), allocator::Metrics::register(registry)?.collectors()),
+        (Role::Reaper.as_str(), reaper::Metrics::register(registry)?.collectors()),
+        (Role::Reconciler.as_str(), reconciler::Metrics::register(registry)?.collectors()),
+        (Role::Scheduler.as_str(), scheduler::Metrics::register(registry)?.collectors()),
+        ("allocator, reaper, reconciler", LedgerMetrics::register(registry)?.collectors()),
     ])
 }
 

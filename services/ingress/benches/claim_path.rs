@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use bytes::Bytes;
+use common::bus::memory::{MemoryBus, MemoryConfig};
 use common::bus::{BusError, Context, Reply, RequestError, Requests, TickReceipt, Ticks};
 use common::clock::SystemClock;
 use common::contract::{Outcome, RunReport, TickKind, Verb};
@@ -79,6 +80,11 @@ fn router() -> Result<axum::Router, Box<dyn Error>> {
     let ports = Ports {
         requests: Arc::new(AtOnce),
         ticks: Arc::new(AtOnce),
+        line: Arc::new(MemoryBus::new(
+            MemoryConfig::default(),
+            Arc::new(SystemClock),
+            Arc::new(Dice::unseeded()),
+        )),
         clock: Arc::new(SystemClock),
         random: Arc::new(Dice::unseeded()),
     };

@@ -135,13 +135,13 @@ fn accepted(kind: TickKind, tick: u64) -> Result<Response, Failure> {
     Ok(response.into_response())
 }
 
-fn written<T: Serialize>(status: StatusCode, body: &T) -> Result<Response, Failure> {
+pub(crate) fn written<T: Serialize>(status: StatusCode, body: &T) -> Result<Response, Failure> {
     let body = serde_json::to_vec(body)
         .map_err(|_| Fault::new(FaultCode::InternalError, "the answer could not be written"))?;
     Ok(json(status, body.into()))
 }
 
-fn unavailable(error: &BusError, facts: &Facts) -> Fault {
+pub(crate) fn unavailable(error: &BusError, facts: &Facts) -> Fault {
     tracing::warn!(
         request.id = facts.request_id.as_str(),
         error = %Chain(error),

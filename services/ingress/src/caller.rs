@@ -58,8 +58,10 @@ pub(crate) async fn admit(
 ) -> Result<Response, Failure> {
     gate.tokens.authorize(request.headers(), gate.role)?;
     let (parts, body) = request.into_parts();
-    limits::swallow(&parts.headers, body, &*gate.clock).await?;
-    Ok(next.run(Request::from_parts(parts, axum::body::Body::empty())).await)
+    // Only operators' routes read a body.
+    let is_kept = gate.role == Role::Admin;
+    let body = limits::take_in(&parts.headers, body, is_kept, &*gate.clock).await?;
+    Ok(next.run(Request::from_parts(parts, body.into())).await)
 }
 
 // === impl Role ===

@@ -4,11 +4,11 @@
 //! HTTP requests of lab scripts and operators, as [`routes`] lists them; reports of runs.
 //!
 //! # Produces
-//! NATS requests `allocate`, `release`, `get`, `stats` and `health`; ticks of an operator's "now"; one log
-//! line and the metrics of every request.
+//! NATS requests of every verb; ticks of an operator's "now"; the operators' switch of the deletions; one log line
+//! and the metrics of every request.
 //!
 //! # Calls
-//! The bus, by its ports [`Requests`] and [`Ticks`]. Nothing else: no store, no provider.
+//! The bus, by its ports [`Requests`], [`Ticks`] and [`DeletionLine`]. Nothing else: no store, no provider.
 //!
 //! # Guarantees
 //! * Whoever has no good token learns nothing but that: it is checked before everything else.
@@ -22,7 +22,7 @@
 //! Keeps state between requests, decides about sandboxes, shows an internal cause, or logs a token.
 
 use axum::Router;
-use common::bus::{Requests, Ticks};
+use common::bus::{DeletionLine, Requests, Ticks};
 use common::clock::Clock;
 use common::random::Random;
 use common::runtime::ops::Ops;
@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 pub mod routes;
 
 pub mod admin;
+pub mod deletions;
 pub mod sandboxes;
 
 mod caller;
@@ -60,6 +61,7 @@ pub use readiness::checks;
 
 use admin::TickDesk;
 use caller::{Gate, Tokens};
+use deletions::LineDesk;
 use edge::Edge;
 use listener::Bounded;
 use relay::{Relay, RelayLimits};
@@ -72,6 +74,8 @@ pub struct Ports {
     pub requests: Arc<dyn Requests>,
     /// The runs.
     pub ticks: Arc<dyn Ticks>,
+    /// The deletions as a whole.
+    pub line: Arc<dyn DeletionLine>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Jitter and fresh ids.
@@ -100,7 +104,7 @@ impl Ingress {
 
     /// Everything behind the listener; not ready any more once `stop` is cancelled.
     pub fn router(&self, stop: CancellationToken) -> Router {
-        let Ports { requests, ticks, clock, random } = self.ports.clone();
+        let Ports { requests, ticks, line, clock, random } = self.ports.clone();
         let config = &self.config;
         let checks = checks(&requests, &clock, &random);
         let gate = Gate {
@@ -116,6 +120,7 @@ impl Ingress {
             stop: stop.clone(),
         };
         let parts = Parts {
+            line: LineDesk { line, clock: Arc::clone(&clock) },
             relay: Relay {
                 requests,
                 clock,

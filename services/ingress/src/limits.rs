@@ -2,21 +2,27 @@
 
 use axum::body::{Body, HttpBody as _};
 use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
 use common::clock::Clock;
 use common::contract::{Fault, FaultCode};
 use futures_util::StreamExt as _;
 use std::time::Duration;
 
-/// Longest request body, in bytes. No route reads one; lab scripts send `{}` at most.
+/// Longest request body, in bytes. Lab scripts send `{}` at most, and operators some hundred bytes.
 pub const BODY_BYTES_MAX: u64 = 64 * 1_024;
 /// Longest time that a caller may take to send its body; 64 KiB need a fraction of it on any line.
 pub const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Reads a body to its end and forgets it: the connection can then be kept, and the caller of a request
-/// that is refused for its size is told so.
-pub(crate) async fn swallow(headers: &HeaderMap, body: Body, clock: &dyn Clock) -> Result<(), Fault> {
+/// Reads a body to its end: the connection can then be kept, and the caller of a request that is refused for its
+/// size is told so. The body itself is forgotten unless `is_kept`.
+pub(crate) async fn take_in(
+    headers: &HeaderMap,
+    body: Body,
+    is_kept: bool,
+    clock: &dyn Clock,
+) -> Result<Bytes, Fault> {
     if body.is_end_stream() {
-        return Ok(());
+        return Ok(Bytes::new());
     }
     // What is announced too long is not even begun to be read.
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -24,15 +30,16 @@ pub(crate) async fn swallow(headers: &HeaderMap, body: Body, clock: &dyn Clock) 
         return Err(too_large());
     }
     tokio::select! {
-        read = read_to_end(body) => read,
+        read = read_to_end(body, is_kept) => read,
         () = clock.sleep(BODY_PATIENCE) => {
             Err(Fault::invalid("the body", format!("did not arrive within {} s", BODY_PATIENCE.as_secs())))
         }
     }
 }
 
-async fn read_to_end(body: Body) -> Result<(), Fault> {
+async fn read_to_end(body: Body, is_kept: bool) -> Result<Bytes, Fault> {
     let mut chunks = body.into_data_stream();
+    let mut kept = BytesMut::new();
     let mut bytes: u64 = 0;
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|_| Fault::invalid("the body", "could not be read"))?;
@@ -40,8 +47,11 @@ async fn read_to_end(body: Body) -> Result<(), Fault> {
         if bytes > BODY_BYTES_MAX {
             return Err(too_large());
         }
+        if is_kept {
+            kept.extend_from_slice(&chunk);
+        }
     }
-    Ok(())
+    Ok(kept.freeze())
 }
 
 fn too_large() -> Fault {

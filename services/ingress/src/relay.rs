@@ -69,7 +69,7 @@ impl Relay {
         };
         let body = serde_json::to_vec(request)
             .map_err(|_| Fault::new(FaultCode::InternalError, "the request could not be written"))?;
-        let deadline_ms = self.clock.now_ms().saturating_add(millis(self.limits.deadline));
+        let deadline_ms = self.deadline_ms();
         let context = Context {
             request_id: facts.request_id.to_string(),
             deadline_ms: Some(deadline_ms),
@@ -109,6 +109,16 @@ impl Relay {
             );
             self.clock.sleep(pause).await;
         }
+    }
+
+    /// When a request that comes now has to have its answer, in milliseconds since the Unix epoch.
+    pub(crate) fn deadline_ms(&self) -> u64 {
+        self.clock.now_ms().saturating_add(millis(self.limits.deadline))
+    }
+
+    /// Whether that moment has come.
+    pub(crate) fn is_past(&self, moment_ms: u64) -> bool {
+        self.clock.now_ms() >= moment_ms
     }
 
     fn left_until(&self, deadline_ms: u64) -> Duration {

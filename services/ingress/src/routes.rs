@@ -10,6 +10,7 @@ use common::runtime::ops::Ops;
 
 use crate::admin::{self, TickDesk};
 use crate::caller::{self, Gate, Role};
+use crate::deletions::{self, LineDesk};
 use crate::edge::{self, Edge};
 use crate::relay::Relay;
 use crate::sandboxes;
@@ -31,6 +32,7 @@ pub struct Route {
 pub(crate) struct Parts {
     pub(crate) relay: Relay,
     pub(crate) desk: TickDesk,
+    pub(crate) line: LineDesk,
     pub(crate) ops: Ops,
 }
 
@@ -84,6 +86,48 @@ pub const ROUTES: &[Route] = &[
         role: Role::Admin,
         endpoint: |method, _| on(method, admin::report),
     },
+    Route {
+        method: Method::POST,
+        path: "/v1/admin/deletions/pause",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, deletions::pause),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/admin/deletions/resume",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, deletions::resume),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/admin/deletions/parked",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, deletions::parked),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/admin/deletions/replay",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, deletions::replay_all),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/admin/deletions/{id}",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, deletions::show),
+    },
+    Route {
+        method: Method::DELETE,
+        path: "/v1/admin/deletions/{id}",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, deletions::remove),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/admin/deletions/{id}/replay",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, deletions::replay),
+    },
     Route { method: Method::GET, path: "/healthz", role: Role::None, endpoint: ops },
     Route { method: Method::GET, path: "/readyz", role: Role::None, endpoint: ops },
     Route { method: Method::GET, path: "/metrics", role: Role::None, endpoint: ops },
@@ -126,6 +170,12 @@ impl FromRef<Parts> for Relay {
 impl FromRef<Parts> for TickDesk {
     fn from_ref(parts: &Parts) -> Self {
         parts.desk.clone()
+    }
+}
+
+impl FromRef<Parts> for LineDesk {
+    fn from_ref(parts: &Parts) -> Self {
+        parts.line.clone()
     }
 }
 

@@ -4,26 +4,29 @@
 //! Deletion work from the durable consumer of DELETIONS.
 //!
 //! # Produces
-//! Scheduled retries; parked deletions; tombstones.
+//! Scheduled retries; parked deletions; tombstones; events.
 //!
 //! # Calls
-//! The provider, at the fleet's common pace; the store.
+//! The provider, when the fleet's common line lets it; the store.
 //!
 //! # Guarantees
-//! A deletion leaves the queue only when the table says that it is done, no longer wanted, or parked. Work of
+//! A deletion leaves the queue only when the table says that it is done, no longer wanted, or parked, and one that
+//! is done only when the ledger has every event of its sandbox, because nobody looks at a tombstone again. Work of
 //! an older epoch does nothing. What is gone at the provider already counts as deleted.
 //!
 //! # Never
 //! Deletes a sandbox whose deletion the table does not want at that epoch; gives up a deletion for a failure
-//! that is not the sandbox's own.
+//! that is not the sandbox's own; fetches work that the line would not let it do soon.
 
 mod metrics;
 mod reap;
+mod turn;
 
 use common::bus::{BusError, DeletionQueue, Deletions, Pace};
 use common::clock::Clock;
 use common::provider::Provider;
 use common::random::Random;
+use common::runtime::recorder::Recorder;
 use common::runtime::settings::Settings;
 use common::store::Store;
 use std::sync::Arc;
@@ -62,8 +65,10 @@ pub struct Ports {
     pub provider: Arc<dyn Provider>,
     /// Keeps parked deletions.
     pub deletions: Arc<dyn Deletions>,
-    /// The fleet's common pace.
+    /// The fleet's common line towards the provider.
     pub pace: Arc<dyn Pace>,
+    /// Keeps the ledger of events.
+    pub recorder: Recorder,
 }
 
 /// A reaper.
@@ -82,7 +87,7 @@ impl Config {
             "REAPER_IN_FLIGHT_MAX",
             8,
             1..=1_000,
-            "deletions at work at once in one reaper; DELETIONS_IN_FLIGHT_MAX bounds the fleet",
+            "deletions at work at once in one reaper, of all pools; DELETIONS_IN_FLIGHT_MAX bounds each pool in the fleet",
         );
         let attempts_max = settings.number(
             "DELETION_ATTEMPTS_MAX",

@@ -1,7 +1,8 @@
 //! What a reaper counts: every name, help text, label and bucket.
 
+use common::bus::LineView;
 use common::runtime::metrics::{Collectors, register_all};
-use prometheus::{Histogram, HistogramOpts, HistogramTimer, IntCounterVec, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, HistogramTimer, IntCounterVec, IntGauge, Opts, Registry};
 
 /// A delete at the CSP takes 3 to 10 s; the buckets are dense there and end at its time-outs.
 const CALL_BUCKETS_SECONDS: [f64; 11] = [0.05, 0.25, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0, 60.0];
@@ -11,6 +12,9 @@ const CALL_BUCKETS_SECONDS: [f64; 11] = [0.05, 0.25, 1.0, 2.0, 3.0, 4.0, 6.0, 8.
 pub struct Metrics {
     outcomes: IntCounterVec,
     calls: Histogram,
+    paused: IntGauge,
+    breaker_open: IntGauge,
+    rate: IntGauge,
 }
 
 // === impl Metrics ===
@@ -25,7 +29,8 @@ impl Metrics {
             Opts::new(
                 "broker_deletions_total",
                 "Deliveries of deletion work, by outcome: deleted, skipped (not wanted any more), attempt_failed, \
-                 held (the provider asked to wait, or refused our credentials), parked",
+                 held (the provider is overloaded, refused our credentials, or fails for everybody), put_off (the \
+                 line was closed, or had no slot soon), parked",
             ),
             &["outcome"],
         )?;
@@ -36,7 +41,20 @@ impl Metrics {
             )
             .buckets(CALL_BUCKETS_SECONDS.to_vec()),
         )?;
-        let metrics = Self { outcomes, calls };
+        let paused = IntGauge::new(
+            "broker_deletions_paused",
+            "1 while an operator has paused all deletions; not for a paused consumer",
+        )?;
+        let breaker_open = IntGauge::new(
+            "broker_breaker_open",
+            "1 while the breaker stops all deletions, or lets a single one try, because the provider failed or \
+             refused our credentials",
+        )?;
+        let rate = IntGauge::new(
+            "broker_deletions_rate_per_minute",
+            "Deletions that the whole fleet may order in a minute now; every reaper shows the same",
+        )?;
+        let metrics = Self { outcomes, calls, paused, breaker_open, rate };
         register_all(registry, metrics.collectors())?;
         Ok(metrics)
     }
@@ -44,8 +62,15 @@ impl Metrics {
     /// All of them.
     #[must_use]
     pub fn collectors(&self) -> Collectors {
-        let Self { outcomes, calls } = self.clone();
-        vec![Box::new(outcomes), Box::new(calls)]
+        let Self { outcomes, calls, paused, breaker_open, rate } = self.clone();
+        vec![Box::new(outcomes), Box::new(calls), Box::new(paused), Box::new(breaker_open), Box::new(rate)]
+    }
+
+    /// Shows the line as it is now.
+    pub(crate) fn show(&self, view: &LineView) {
+        self.paused.set(i64::from(view.is_paused));
+        self.breaker_open.set(i64::from(view.is_broken));
+        self.rate.set(i64::try_from(view.rate_per_minute).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn time_call(&self) -> HistogramTimer {
@@ -66,6 +91,10 @@ impl Metrics {
 
     pub(crate) fn held(&self) {
         self.count("held");
+    }
+
+    pub(crate) fn put_off(&self) {
+        self.count("put_off");
     }
 
     pub(crate) fn parked(&self) {

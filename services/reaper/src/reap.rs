@@ -1,8 +1,9 @@
 //! One deletion: is it still wanted, is it our turn, do it, write down what happened.
 
 use crate::Reaper;
+use crate::turn::end_of;
 use async_trait::async_trait;
-use common::bus::{Delivery, Verdict, Worker};
+use common::bus::{CallEnd, Delivery, Told, Verdict, Worker};
 use common::contract::{DeletionWork, ParkedDeletion};
 use common::domain::{Deletion, Epoch, Sandbox, SandboxId, State};
 use common::provider::{Deleted, ProviderError, Target};
@@ -12,13 +13,7 @@ use common::store::Write;
 use std::time::Duration;
 
 /// Delay after a failure of ours (store, queue): short, and not counted against the sandbox.
-const OWN_FAILURE_DELAY: Duration = Duration::from_secs(5);
-/// How long the fleet stays away from a provider that is overloaded and does not say for how long.
-const SLOW_DOWN_DELAY: Duration = Duration::from_secs(30);
-/// How long the fleet stays away from a provider that refuses our credentials: an operator has to act.
-const UNAUTHORIZED_DELAY: Duration = Duration::from_secs(60);
-/// Longest pause that a provider's Retry-After can impose.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
+pub(crate) const OWN_FAILURE_DELAY: Duration = Duration::from_secs(5);
 /// Deliveries of one message without a verdict after which it is parked: something about it kills workers.
 const DELIVERIES_MAX: u64 = 100;
 
@@ -46,17 +41,24 @@ impl Worker for Reaper {
             let reason = format!("delivered {deliveries} times without an outcome");
             return self.give_up(&work, &wanted, wanted.deletion.attempts, reason).await;
         }
-        match self.ports.pace.take().await {
-            Ok(wait) => self.ports.clock.sleep(wait).await,
+        let ticket = match self.turn(&wanted.id).await {
+            Ok(ticket) => ticket,
+            Err(verdict) => return verdict,
+        };
+        match self.delete(&wanted).await {
+            Ok(deleted) => {
+                self.tell(ticket, &wanted.id, CallEnd::Deleted).await;
+                self.bury(&wanted, deleted).await
+            }
             Err(error) => {
-                tracing::warn!(error = %Chain(&error), "the pace is not known; waiting");
-                return Verdict::Retry { delay: OWN_FAILURE_DELAY };
+                let told = self.tell(ticket, &wanted.id, end_of(&error)).await;
+                self.after_failure(&work, &wanted, &error, told).await
             }
         }
-        match self.delete(&wanted).await {
-            Ok(deleted) => self.bury(&wanted, deleted).await,
-            Err(error) => self.after_failure(&work, &wanted, &error).await,
-        }
+    }
+
+    async fn admit(&self, places: usize) -> (usize, Duration) {
+        self.admitted(places).await
     }
 }
 
@@ -77,6 +79,9 @@ impl Reaper {
             tracing::warn!(sandbox.id = id.as_str(), "there is no record of {id}; nothing to delete");
             return Err(Verdict::Done);
         };
+        if matches!(sandbox.state, State::Deleted(_)) {
+            self.settle_ledger(&sandbox).await?;
+        }
         let Sandbox { name, external_id, sfdc_account_id, epoch: current, state, .. } = sandbox;
         match state {
             State::PendingDeletion(deletion) if current == epoch => {
@@ -112,7 +117,7 @@ impl Reaper {
         let now = self.ports.clock.now();
         let purge_at = now.after(self.config.tombstone_kept);
         match self.ports.store.finish_deletion(&wanted.id, wanted.epoch, now, purge_at).await {
-            Ok(Write::Done(_)) => {
+            Ok(Write::Done(sandbox)) => {
                 self.metrics.deleted();
                 tracing::info!(
                     sandbox.id = wanted.id.as_str(),
@@ -121,10 +126,13 @@ impl Reaper {
                     "deleted {}",
                     wanted.id,
                 );
-                Verdict::Done
+                self.settle_ledger(&sandbox).await.err().unwrap_or(Verdict::Done)
             }
             // Somebody else wrote the tombstone meanwhile.
-            Ok(Write::Lost(_)) => Verdict::Done,
+            Ok(Write::Lost(Some(sandbox))) => {
+                self.settle_ledger(&sandbox).await.err().unwrap_or(Verdict::Done)
+            }
+            Ok(Write::Lost(None)) => Verdict::Done,
             Err(error) => {
                 // The next attempt finds it gone at the provider and writes the tombstone.
                 tracing::warn!(sandbox.id = wanted.id.as_str(), error = %Chain(&error), "no tombstone yet");
@@ -133,23 +141,32 @@ impl Reaper {
         }
     }
 
-    async fn after_failure(&self, work: &DeletionWork, wanted: &Wanted, error: &ProviderError) -> Verdict {
+    /// Has the ledger complete before the message may go. A failure puts the message off; the next look finds the
+    /// tombstone and comes here again.
+    async fn settle_ledger(&self, sandbox: &Sandbox) -> Result<(), Verdict> {
+        self.ports.recorder.tell_now(sandbox).await.map_err(|error| {
+            let id = &sandbox.id;
+            tracing::warn!(sandbox.id = id.as_str(), error = %Chain(&error), "events of {id} are missing; later");
+            Verdict::Retry { delay: OWN_FAILURE_DELAY }
+        })
+    }
+
+    async fn after_failure(
+        &self,
+        work: &DeletionWork,
+        wanted: &Wanted,
+        error: &ProviderError,
+        told: Told,
+    ) -> Verdict {
         let reason = error.to_string();
         let id = &wanted.id;
-        if !error.counts_as_attempt() {
+        if !self.is_own_fault(wanted, error, told) {
             self.metrics.held();
-            let delay = match error {
-                ProviderError::SlowDown { retry_after, .. } => {
-                    retry_after.unwrap_or(SLOW_DOWN_DELAY).min(RETRY_AFTER_MAX)
-                }
-                _ => UNAUTHORIZED_DELAY,
-            };
+            // The last attempt of one that is not given up yet waits as long as after any other.
+            let wait = if told.wait.is_zero() { self.config.retry_delay_min } else { told.wait };
+            let delay = self.spread(wait);
             tracing::error!(sandbox.id = id.as_str(), reason, delay_s = delay.as_secs(), "deletions wait");
-            if let Err(error) = self.ports.pace.hold(delay).await {
-                tracing::warn!(error = %Chain(&error), "the fleet could not be told to wait");
-            }
-            // A little spread, so that a whole queue does not come back in one second.
-            return Verdict::Retry { delay: delay + full_jitter(self.ports.random.as_ref(), delay / 4) };
+            return Verdict::Retry { delay };
         }
         let before = wanted.deletion.attempts;
         let noted = self.ports.store.note_attempt(id, wanted.epoch, before, &reason).await;
@@ -186,7 +203,11 @@ impl Reaper {
             return Verdict::Retry { delay: OWN_FAILURE_DELAY };
         }
         match self.ports.store.park_deletion(&wanted.id, wanted.epoch, now).await {
-            Ok(_) => {
+            Ok(write) => {
+                if let Write::Done(sandbox) = write {
+                    // Left to the sweep if it fails: a parked sandbox stays where the sweep looks.
+                    let _ = self.settle_ledger(&sandbox).await;
+                }
                 self.metrics.parked();
                 tracing::error!(
                     sandbox.id = wanted.id.as_str(),
@@ -202,6 +223,16 @@ impl Reaper {
                 Verdict::Retry { delay: OWN_FAILURE_DELAY }
             }
         }
+    }
+
+    /// Whether the failure counts against the sandbox. While the breaker is not closed it says nothing about the
+    /// sandbox; and no failure gives it up while deletions of others fail as well.
+    fn is_own_fault(&self, wanted: &Wanted, error: &ProviderError, told: Told) -> bool {
+        if end_of(error) == CallEnd::Refused {
+            return true;
+        }
+        let is_last = wanted.deletion.attempts.saturating_add(1) >= self.config.attempts_max;
+        error.counts_as_attempt() && told.is_closed && (told.is_alone || !is_last)
     }
 
     /// Doubles with each attempt up to the longest; half of it is left to chance.

@@ -51,6 +51,7 @@ impl Reconciler {
                 continue;
             };
             report.expired += 1;
+            self.ports.recorder.note(&expired, None);
             let Some(work) = DeletionWork::of(&expired) else { continue };
             if let Err(error) = self.ports.deletions.announce(&work).await {
                 report.unannounced += 1;

@@ -4,7 +4,8 @@
 //! Ticks, one at a time for each kind in the whole fleet.
 //!
 //! # Produces
-//! Sandboxes in the pool; deletion work for leases that are over and for work that was lost; reports.
+//! Sandboxes in the pool; deletion work for leases that are over and for work that was lost; copies of parked
+//! deletions that were lost; events; reports.
 //!
 //! # Calls
 //! The provider's listing; the store.
@@ -25,12 +26,13 @@ mod sweep;
 mod sync;
 
 use async_trait::async_trait;
-use common::bus::{BusError, Deletions, Runner, TickQueue};
+use common::bus::{BusError, Deletions, Runner, TickQueue, Upkeep};
 use common::clock::Clock;
 use common::contract::{Report, TickKind};
 use common::domain::{LeasePolicy, PoolRules};
 use common::provider::Provider;
 use common::runtime::policy::{read_lease_policy, read_pools};
+use common::runtime::recorder::Recorder;
 use common::runtime::settings::Settings;
 use common::store::Store;
 use std::sync::Arc;
@@ -65,6 +67,10 @@ pub struct Ports {
     pub provider: Arc<dyn Provider>,
     /// Takes deletion work.
     pub deletions: Arc<dyn Deletions>,
+    /// Mends the queue and what was parked.
+    pub upkeep: Arc<dyn Upkeep>,
+    /// Keeps the ledger of events.
+    pub recorder: Recorder,
 }
 
 /// A reconciler.
@@ -72,6 +78,7 @@ pub struct Reconciler {
     config: Config,
     ports: Ports,
     metrics: Metrics,
+    verified: sweep::Verified,
 }
 
 // === impl Config ===
@@ -110,7 +117,7 @@ impl Reconciler {
     /// A reconciler that counts into `metrics`.
     #[must_use]
     pub fn new(config: Config, ports: Ports, metrics: Metrics) -> Self {
-        Self { config, ports, metrics }
+        Self { config, ports, metrics, verified: sweep::Verified::default() }
     }
 
     /// Runs on ticks until `stop`; then finishes the runs that are under way.
@@ -118,6 +125,22 @@ impl Reconciler {
     /// # Errors
     /// [`BusError`] when the ticks cannot be consumed.
     pub async fn run<Q>(self, ticks: Arc<Q>, stop: CancellationToken) -> Result<(), BusError>
+    where
+        Q: TickQueue + 'static,
+    {
+        let (recorder, told) = (self.ports.recorder.clone(), CancellationToken::new());
+        let telling = tokio::spawn({
+            let told = told.clone();
+            async move { recorder.tell_until(told).await }
+        });
+        let ended = self.run_on_all(ticks, stop).await;
+        told.cancel();
+        // It ends by itself; if it was ended otherwise, the sweep tells what it did not.
+        let _ = telling.await;
+        ended
+    }
+
+    async fn run_on_all<Q>(self, ticks: Arc<Q>, stop: CancellationToken) -> Result<(), BusError>
     where
         Q: TickQueue + 'static,
     {

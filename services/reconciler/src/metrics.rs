@@ -66,7 +66,15 @@ impl Metrics {
                 &report.status,
                 &[("expired", report.expired), ("raced", report.raced), ("unannounced", report.unannounced)],
             ),
-            Report::Sweep(report) => (&report.status, &[("reannounced", report.reannounced)]),
+            Report::Sweep(report) => {
+                let counts = &[
+                    ("reannounced", report.reannounced),
+                    ("unqueued", report.unqueued),
+                    ("reparked", report.reparked),
+                    ("unparked", report.unparked),
+                ];
+                return self.count(kind, &report.status, counts);
+            }
         };
         self.count(kind, status, counts);
     }

@@ -1,12 +1,23 @@
-//! Sweep: every wanted deletion has a message, because the state is the truth and messages can be lost.
+//! Sweep: the table is the truth, and everything beside it is brought in line with it.
+//!
+//! Every wanted deletion has a message, every parked one a copy, no message stays of a sandbox that moved on,
+//! and the ledger has every event. A stream that is missing is made again first.
 
 use crate::Reconciler;
-use common::bus::{Announced, BusError};
+use common::bus::BusError;
+use common::contract::SweepReport;
 use common::contract::reports::{COMPLETED, FAILED};
-use common::contract::{DeletionWork, SweepReport};
-use common::domain::{Sandbox, StateName};
 use common::runtime::telemetry::Chain;
-use common::store::{SortRange, StoreError};
+use common::store::StoreError;
+
+mod ledger;
+mod parked;
+mod queue;
+
+pub(crate) use ledger::Verified;
+
+/// Messages that are read from a stream in one go.
+const MESSAGES_PAGE: usize = 500;
 
 /// Why a sweep did not complete.
 #[derive(Debug, thiserror::Error)]
@@ -27,37 +38,31 @@ impl Reconciler {
             tracing::error!(error = %Chain(error), "the sweep did not complete");
         }
         report.status = if ended.is_ok() { COMPLETED } else { FAILED }.to_owned();
-        if report.reannounced > 0 {
+        let mended = report.reannounced + report.unqueued + report.reparked + report.unparked;
+        if mended > 0 || report.events_filled > 0 {
             tracing::warn!(
                 pending = report.pending,
                 reannounced = report.reannounced,
-                "{} deletions had no message and were announced again",
-                report.reannounced,
+                unqueued = report.unqueued,
+                parked = report.parked,
+                reparked = report.reparked,
+                unparked = report.unparked,
+                events_filled = report.events_filled,
+                "the sweep found {mended} messages missing or left over, and {} events missing",
+                report.events_filled,
             );
         }
         report
     }
 
     async fn try_sweep(&self, report: &mut SweepReport) -> Result<(), SweepError> {
-        let requested_by = self.ports.clock.now().before(self.config.sweep_after);
-        let mut pending = self.walk(StateName::PendingDeletion, &SortRange::DueBy(requested_by)).await?;
-        while let Some(batch) = pending.next().await? {
-            self.announce_batch(batch, report).await?;
+        if self.ports.upkeep.mend().await? {
+            // The ledger may be a new one.
+            self.verified.forget();
         }
-        Ok(())
-    }
-
-    /// Announces the deletions of one page; the queue itself keeps out a second message of the same sandbox.
-    async fn announce_batch(&self, batch: Vec<Sandbox>, report: &mut SweepReport) -> Result<(), SweepError> {
-        for sandbox in batch {
-            let Some(work) = DeletionWork::of(&sandbox) else { continue };
-            report.pending += 1;
-            match self.ports.deletions.announce(&work).await? {
-                Announced::Queued => report.reannounced += 1,
-                Announced::AlreadyQueued => report.waiting += 1,
-            }
-        }
-        Ok(())
+        self.sweep_queue(report).await?;
+        self.sweep_parked(report).await?;
+        self.sweep_ledger(report).await
     }
 }
 

@@ -129,7 +129,9 @@ impl Reconciler {
         report.allocated_missing = u64::try_from(plan.allocated_missing.len()).unwrap_or(u64::MAX);
         report.unchanged = plan.unchanged;
         self.follow_size(&listed).await?;
-        self.apply(plan, report).await.map_err(SyncError::Store)
+        self.apply(plan, report).await.map_err(SyncError::Store)?;
+        self.complete_ledger_on_the_way(&stored).await;
+        Ok(())
     }
 
     /// Lets the number of index shards follow the size of the largest pool.
@@ -175,7 +177,10 @@ impl Reconciler {
             Step::Insert(sandbox) => {
                 supply.note(store.as_ref(), &sandbox.pool, now).await?;
                 return Ok(match store.insert(&sandbox, now).await? {
-                    Insert::Inserted(_) => Stepped::Inserted,
+                    Insert::Inserted(entered) => {
+                        self.ports.recorder.note(&entered, None);
+                        Stepped::Inserted
+                    }
                     Insert::Exists(found) if matches!(found.state, State::Deleted(_)) => Stepped::Tombstoned,
                     Insert::Exists(_) => Stepped::Raced,
                 });
@@ -190,7 +195,12 @@ impl Reconciler {
             Step::MarkMissing(seen) => (store.mark_missing(&seen, now).await?, Stepped::MarkedStale),
         };
         Ok(match write {
-            Write::Done(_) => done,
+            Write::Done(changed) => {
+                if !matches!(done, Stepped::Described) {
+                    self.ports.recorder.note(&changed, None);
+                }
+                done
+            }
             Write::Lost(_) => Stepped::Raced,
         })
     }

@@ -13,6 +13,7 @@ use common::domain::{
 use common::provider::fake::FakeProvider;
 use common::provider::{Account, ProviderError};
 use common::random::Dice;
+use common::runtime::recorder::{LedgerMetrics, Recorder};
 use common::runtime::settings::Settings;
 use common::store::faulty::FaultyStore;
 use common::store::memory::MemoryStore;
@@ -94,6 +95,12 @@ impl Rig {
             store: faulty.clone(),
             provider: provider.clone(),
             deletions: Arc::new(bus.clone()),
+            upkeep: Arc::new(bus.clone()),
+            recorder: Recorder::new(
+                Arc::new(clock.clone()),
+                Arc::new(bus.clone()),
+                LedgerMetrics::register(&registry).unwrap(),
+            ),
         };
         let config = Config {
             leases: LEASES,

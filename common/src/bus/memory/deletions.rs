@@ -5,6 +5,8 @@ use super::queue::WorkQueue;
 use super::{Call, MemoryBus, failed};
 use crate::bus::intake::{self, one_line};
 use crate::bus::{Announced, BusError, DeletionQueue, Deletions, Delivery, Verdict, Worker};
+use crate::contract::line::PoolDeletions;
+use crate::contract::subjects::UNREADABLE;
 use crate::contract::{DeletionWork, ParkedDeletion};
 use crate::domain::{PoolName, SandboxId, UnixSeconds};
 use crate::runtime::telemetry::Chain;
@@ -25,16 +27,20 @@ const PARKED_DEDUP_WINDOW_MS: u64 = 120_000;
 #[derive(Debug, Default)]
 pub(super) struct DeletionStreams {
     pub(super) work: WorkQueue,
-    retries: BTreeMap<String, Retry>,
-    parked: BTreeMap<String, ParkedCopy>,
+    pub(super) retries: BTreeMap<String, Retry>,
+    /// With their places in the stream.
+    pub(super) parked: BTreeMap<String, (u64, ParkedCopy)>,
+    last_parked: u64,
     /// Ids of copies, and when each came.
     parked_ids: BTreeMap<String, u64>,
 }
 
 #[derive(Debug)]
-struct Retry {
+pub(super) struct Retry {
     due_ms: u64,
-    payload: Bytes,
+    pub(super) payload: Bytes,
+    pub(super) sequence: u64,
+    pub(super) since: UnixSeconds,
 }
 
 /// What is kept of a deletion that was given up, or of a message that nobody could read.
@@ -55,18 +61,13 @@ impl Deletions for MemoryBus {
     async fn announce(&self, work: &DeletionWork) -> Result<Announced, BusError> {
         let key = key_of(work).map_err(failed("announce a deletion"))?;
         let payload = encode(work, "announce a deletion")?;
-        self.call(Call::Announce, |inside, _| inside.deletions.announce(key, payload))
+        self.call(Call::Announce, |inside, now_ms| inside.deletions.announce(key, payload, now_ms))
     }
 
     async fn park(&self, parked: &ParkedDeletion) -> Result<(), BusError> {
         let key = key_of(&parked.work).map_err(failed("park a deletion"))?;
         let id = format!("{}:{}:{}", parked.work.sandbox_id, parked.work.epoch, parked.parked_at);
-        let copy = ParkedCopy {
-            reason: one_line(&parked.reason),
-            parked_at: UnixSeconds::new(parked.parked_at),
-            attempts: Some(parked.attempts),
-            payload: encode(parked, "park a deletion")?,
-        };
+        let copy = copy_of(parked)?;
         self.call(Call::Park, |inside, now_ms| inside.deletions.park(key, id, copy, now_ms))
     }
 }
@@ -86,6 +87,9 @@ impl DeletionQueue for MemoryBus {
         loop {
             let next = async {
                 let permit = Arc::clone(&permits).acquire_owned().await;
+                while let (0, wait) = worker.admit(1).await {
+                    self.shared.clock.sleep(wait).await;
+                }
                 let whole_bus_max = config.deletions_in_flight_max;
                 let held = self.next(Queue::Deletions, whole_bus_max, config.deletion_ack_wait, |_| true);
                 (permit, held.await)
@@ -141,21 +145,23 @@ impl MemoryBus {
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         self.call(Call::ScheduleRetry, |inside, now_ms| {
             let due_ms = now_ms.saturating_add(delay_ms);
-            inside.deletions.retries.insert(key, Retry { due_ms, payload });
+            let sequence = inside.deletions.work.next_sequence();
+            let since = UnixSeconds::new(now_ms / 1_000);
+            inside.deletions.retries.insert(key, Retry { due_ms, payload, sequence, since });
         })
     }
 
     /// Keeps a message that nobody can read, and only then takes it out of the queue.
     fn set_aside(&self, held: Held, reason: String) {
-        let key = format!("_unreadable.{}", held.taken.sequence);
+        let key = format!("{UNREADABLE}.{}", held.taken.sequence);
         let copy = ParkedCopy {
             reason: one_line(&reason),
             parked_at: self.shared.clock.now(),
             attempts: None,
             payload: held.taken.payload.clone(),
         };
-        match self.call(Call::Park, |inside, _| inside.deletions.parked.insert(key, copy)) {
-            Ok(_) => {
+        match self.call(Call::Park, |inside, _| inside.deletions.keep(key, copy)) {
+            Ok(()) => {
                 tracing::error!(reason, "an unreadable deletion was set aside");
                 held.finish();
             }
@@ -199,13 +205,23 @@ impl MemoryBus {
     /// The copy that is kept of a deletion that was given up.
     #[must_use]
     pub fn parked(&self, pool: &PoolName, id: &SandboxId) -> Option<ParkedCopy> {
-        self.look(|inside, _| inside.deletions.parked.get(&format!("{pool}.{id}")).cloned())
+        self.look(|inside, _| {
+            let found = inside.deletions.parked.get(&format!("{pool}.{id}"));
+            found.map(|(_, copy)| copy.clone())
+        })
     }
 
     /// Every copy that is kept, of messages that nobody could read as well.
     #[must_use]
     pub fn all_parked(&self) -> Vec<ParkedCopy> {
-        self.look(|inside, _| inside.deletions.parked.values().cloned().collect())
+        self.look(|inside, _| inside.deletions.parked.values().map(|(_, copy)| copy.clone()).collect())
+    }
+
+    /// Parks a message as one that nobody could read, though somebody can by now.
+    pub fn park_unreadable(&self, sequence: u64, payload: impl Into<Bytes>) {
+        let (reason, parked_at) = ("no deletion work".to_owned(), self.shared.clock.now());
+        let copy = ParkedCopy { reason, parked_at, attempts: None, payload: payload.into() };
+        self.change(|inside, _| inside.deletions.keep(format!("{UNREADABLE}.{sequence}"), copy));
     }
 
     /// Removes every message from the queue, as a lost stream would.
@@ -219,7 +235,9 @@ impl MemoryBus {
     /// Puts a message into the queue as somebody else might: whatever it is, and whether or not there is one.
     pub fn publish_raw_deletion(&self, pool: &PoolName, id: &SandboxId, payload: impl Into<Bytes>) {
         let (key, payload) = (format!("{pool}.{id}"), payload.into());
-        self.change(|inside, _| inside.deletions.work.push(key, payload));
+        self.change(|inside, now_ms| {
+            inside.deletions.work.push(key, payload, now_ms);
+        });
     }
 }
 
@@ -232,8 +250,20 @@ impl DeletionStreams {
         let mut due: Vec<(String, Retry)> = due.collect();
         due.sort_by_key(|(_, retry)| retry.due_ms);
         for (key, retry) in due {
-            self.work.push(key, retry.payload);
+            self.work.push(key, retry.payload, now_ms);
         }
+    }
+
+    /// What waits and what is under way, by pool.
+    pub(super) fn pools(&self) -> BTreeMap<String, PoolDeletions> {
+        let mut pools: BTreeMap<String, PoolDeletions> = BTreeMap::new();
+        for (key, is_waiting) in self.work.places() {
+            let pool = key.split('.').next().unwrap_or_default();
+            let counts = pools.entry(pool.to_owned()).or_default();
+            let count = if is_waiting { &mut counts.waiting } else { &mut counts.under_way };
+            *count += 1;
+        }
+        pools
     }
 
     /// When the next retry is due; none if there is none.
@@ -241,11 +271,11 @@ impl DeletionStreams {
         self.retries.values().map(|retry| retry.due_ms).min()
     }
 
-    fn announce(&mut self, key: String, payload: Bytes) -> Announced {
+    fn announce(&mut self, key: String, payload: Bytes, now_ms: u64) -> Announced {
         if self.work.of_key(&key).next().is_some() || self.retries.contains_key(&key) {
             return Announced::AlreadyQueued;
         }
-        self.work.push(key, payload);
+        self.work.push(key, payload, now_ms);
         Announced::Queued
     }
 
@@ -253,12 +283,34 @@ impl DeletionStreams {
         self.parked_ids.retain(|_, came_ms| came_ms.saturating_add(PARKED_DEDUP_WINDOW_MS) > now_ms);
         if let Entry::Vacant(unknown) = self.parked_ids.entry(id) {
             unknown.insert(now_ms);
-            self.parked.insert(key, copy);
+            self.keep(key, copy);
         }
+    }
+
+    fn keep(&mut self, key: String, copy: ParkedCopy) {
+        self.last_parked += 1;
+        self.parked.insert(key, (self.last_parked, copy));
+    }
+
+    pub(super) fn park_again(&mut self, key: String, copy: ParkedCopy) -> Announced {
+        if self.parked.contains_key(&key) {
+            return Announced::AlreadyQueued;
+        }
+        self.keep(key, copy);
+        Announced::Queued
     }
 }
 
-fn key_of(work: &DeletionWork) -> Result<String, crate::domain::InvalidId> {
+pub(super) fn copy_of(parked: &ParkedDeletion) -> Result<ParkedCopy, BusError> {
+    Ok(ParkedCopy {
+        reason: one_line(&parked.reason),
+        parked_at: UnixSeconds::new(parked.parked_at),
+        attempts: Some(parked.attempts),
+        payload: encode(parked, "park a deletion")?,
+    })
+}
+
+pub(super) fn key_of(work: &DeletionWork) -> Result<String, crate::domain::InvalidId> {
     let (id, pool, _) = work.parts()?;
     Ok(format!("{pool}.{id}"))
 }

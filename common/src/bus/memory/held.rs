@@ -87,7 +87,7 @@ impl Held {
     pub(super) fn finish(mut self) {
         let (queue, sequence) = (self.queue, self.taken.sequence);
         match self.bus.try_call(Call::Finish, |inside, _| queue.of(inside).finish(sequence)) {
-            Ok(()) => self.is_settled = true,
+            Ok(_) => self.is_settled = true,
             Err(error) => tracing::warn!(%error, "not finished; it will be delivered again"),
         }
     }

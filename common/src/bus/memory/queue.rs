@@ -1,5 +1,6 @@
 //! A work queue: a message stays in it until it is finished with, and goes to one worker at a time.
 
+use crate::domain::UnixSeconds;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -7,6 +8,8 @@ use std::collections::BTreeMap;
 #[derive(Debug, Default)]
 pub(super) struct WorkQueue {
     last_sequence: u64,
+    /// The lane that was served last.
+    last_lane: String,
     messages: BTreeMap<u64, Message>,
 }
 
@@ -14,6 +17,7 @@ pub(super) struct WorkQueue {
 struct Message {
     key: String,
     payload: Bytes,
+    since: UnixSeconds,
     deliveries: u64,
     place: Place,
 }
@@ -27,6 +31,13 @@ enum Place {
     UnderWay,
     /// With a worker that ended without a word; it takes until that moment to be sure of it.
     Left { until_ms: u64 },
+}
+
+/// What one lane has.
+#[derive(Debug, Default)]
+struct Lane {
+    oldest: Option<u64>,
+    under_way: usize,
 }
 
 /// A message that was given to a worker.
@@ -43,11 +54,24 @@ pub(super) struct Taken {
 
 impl WorkQueue {
     /// Adds a message and says its sequence.
-    pub(super) fn push(&mut self, key: String, payload: Bytes) -> u64 {
+    pub(super) fn push(&mut self, key: String, payload: Bytes, now_ms: u64) -> u64 {
+        let sequence = self.next_sequence();
+        let since = UnixSeconds::new(now_ms / 1_000);
+        let message = Message { key, payload, since, deliveries: 0, place: Place::Waiting };
+        self.messages.insert(sequence, message);
+        sequence
+    }
+
+    /// A place in the stream for something that is no work yet.
+    pub(super) fn next_sequence(&mut self) -> u64 {
         self.last_sequence += 1;
-        let message = Message { key, payload, deliveries: 0, place: Place::Waiting };
-        self.messages.insert(self.last_sequence, message);
         self.last_sequence
+    }
+
+    /// Sequence, key, payload and age of all messages, oldest first.
+    pub(super) fn messages(&self) -> impl Iterator<Item = (u64, &str, &Bytes, UnixSeconds)> {
+        let messages = self.messages.iter();
+        messages.map(|(sequence, message)| (*sequence, message.key.as_str(), &message.payload, message.since))
     }
 
     /// Sequences of the messages with that key, oldest first.
@@ -60,13 +84,18 @@ impl WorkQueue {
         self.messages.values().map(|message| &message.payload)
     }
 
+    /// Keys of all messages, and whether each waits.
+    pub(super) fn places(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.messages.values().map(|message| (message.key.as_str(), message.place == Place::Waiting))
+    }
+
     /// Number of messages, wherever they are.
     pub(super) fn len(&self) -> usize {
         self.messages.len()
     }
 
-    /// Gives the oldest waiting message with a wanted key to a worker, if fewer than `in_flight_max` of those
-    /// keys are with one.
+    /// Gives a waiting message with a wanted key to a worker: of each lane (what a key begins with, up to a dot) the
+    /// oldest, lane after lane, while fewer than `in_flight_max` of a lane are with one.
     pub(super) fn take(
         &mut self,
         now_ms: u64,
@@ -78,18 +107,23 @@ impl WorkQueue {
                 message.place = Place::Waiting;
             }
         }
-        let wanted = || self.messages.values().filter(|message| is_wanted(&message.key));
-        if wanted().filter(|message| message.place != Place::Waiting).count() >= in_flight_max {
-            return None;
+        let mut lanes: BTreeMap<&str, Lane> = BTreeMap::new();
+        for (sequence, message) in self.messages.iter().filter(|(_, message)| is_wanted(&message.key)) {
+            let lane = lanes.entry(lane_of(&message.key)).or_default();
+            match message.place {
+                Place::Waiting => lane.oldest = lane.oldest.or(Some(*sequence)),
+                Place::UnderWay | Place::Left { .. } => lane.under_way += 1,
+            }
         }
-        let (sequence, message) = self
-            .messages
-            .iter_mut()
-            .find(|(_, message)| message.place == Place::Waiting && is_wanted(&message.key))?;
+        let ready = |lane: &Lane| lane.oldest.filter(|_| lane.under_way < in_flight_max);
+        let after_last = lanes.iter().filter(|(name, _)| **name > self.last_lane.as_str());
+        let sequence = after_last.chain(lanes.iter()).find_map(|(_, lane)| ready(lane))?;
+        let message = self.messages.get_mut(&sequence)?;
+        lane_of(&message.key).clone_into(&mut self.last_lane);
         message.place = Place::UnderWay;
         message.deliveries += 1;
         Some(Taken {
-            sequence: *sequence,
+            sequence,
             key: message.key.clone(),
             payload: message.payload.clone(),
             deliveries: message.deliveries,
@@ -105,9 +139,9 @@ impl WorkQueue {
         returns.min()
     }
 
-    /// Removes a message that is done with.
-    pub(super) fn finish(&mut self, sequence: u64) {
-        self.messages.remove(&sequence);
+    /// Removes a message that is done with; false if it was gone.
+    pub(super) fn finish(&mut self, sequence: u64) -> bool {
+        self.messages.remove(&sequence).is_some()
     }
 
     /// Takes a message back from its worker: the next one may have it at once.
@@ -131,4 +165,8 @@ impl WorkQueue {
             message.place = place;
         }
     }
+}
+
+fn lane_of(key: &str) -> &str {
+    key.split_once('.').map_or(key, |(lane, _)| lane)
 }

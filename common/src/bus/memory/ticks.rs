@@ -133,7 +133,7 @@ impl TickStream {
             // The one that waits says the same.
             return TickReceipt { sequence, duplicate: true };
         }
-        let sequence = self.queue.push(kind.as_str().to_owned(), Bytes::new());
+        let sequence = self.queue.push(kind.as_str().to_owned(), Bytes::new(), now_ms);
         if let Some(slot) = slot {
             self.slots.insert((kind, slot), Published { sequence, at_ms: now_ms });
         }

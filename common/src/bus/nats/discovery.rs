@@ -110,7 +110,11 @@ fn answer(
                     data: service.further().into_iter().collect(),
                 }
             });
-            json!(Stats { common, started: super::publish::rfc3339(started), endpoints: endpoints.collect() })
+            json!(Stats {
+                common,
+                started: crate::contract::events::rfc3339(started),
+                endpoints: endpoints.collect()
+            })
         }
         _ => json!(common),
     }

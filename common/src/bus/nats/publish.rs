@@ -1,12 +1,10 @@
 //! Publishing: deletion work, parked deletions, ticks, and the wait for a tick's report.
 
+use super::upkeep::parked_headers;
 use super::{NatsBus, failed};
-use crate::bus::intake::one_line;
 use crate::bus::{Announced, BusError, Deletions, TickReceipt, Ticks};
-use crate::contract::{DeletionWork, ParkedDeletion, RunReport, TickKind, headers};
-use crate::domain::UnixSeconds;
+use crate::contract::{DeletionWork, ParkedDeletion, RunReport, TickKind};
 use crate::runtime::telemetry::Chain;
-use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
@@ -16,8 +14,6 @@ use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use std::time::Duration;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 /// Tries of a publish whose answer is needed. A replicated stream takes about 5 s to find a new leader.
 const PUBLISH_TRIES_MAX: usize = 6;
@@ -27,7 +23,7 @@ const PUBLISH_RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
 const PUBLISH_RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
 /// Checks the sequence of the last message on another subject than the message's own, here a wildcard; the
 /// client library has no constant for it.
-const EXPECTED_SEQUENCE_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+pub(super) const EXPECTED_SEQUENCE_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 /// Error codes of the server that mean the same conflict as a wrong last sequence, on replicated streams:
 /// the same subject, or the same message id, is in flight.
 const CONFLICT_ERROR_CODES: [u64; 2] = [10_164, 10_158];
@@ -53,7 +49,9 @@ impl Deletions for NatsBus {
             .expected_last_subject_sequence(0)
             .header(EXPECTED_SEQUENCE_SUBJECT, subjects.deletion_any(&pool, &id).as_str());
         let subject = subjects.deletion_work(&pool, &id);
-        match self.publish_until_acked(subject, message).await {
+        let published = self.publish_until_acked(subject, message).await;
+        self.open_pool_once(&pool).await;
+        match published {
             Ok(_) => Ok(Announced::Queued),
             Err(error) if is_conflict(&error) => Ok(Announced::AlreadyQueued),
             Err(error) => Err(failed("announce a deletion")(error)),
@@ -62,12 +60,8 @@ impl Deletions for NatsBus {
 
     async fn park(&self, parked: &ParkedDeletion) -> Result<(), BusError> {
         let (id, pool, epoch) = parked.work.parts().map_err(failed("park a deletion"))?;
-        let mut map = HeaderMap::new();
-        map.insert(headers::PARKED_REASON, one_line(&parked.reason));
-        map.insert(headers::PARKED_AT, rfc3339(UnixSeconds::new(parked.parked_at)));
-        map.insert(headers::ATTEMPTS, parked.attempts.to_string());
         let message = PublishMessage::build()
-            .headers(map)
+            .headers(parked_headers(parked))
             .payload(encode(parked, "park a deletion")?)
             .message_id(format!("{id}:{epoch}:{}", parked.parked_at));
         let subject = self.config.subjects.parked(&pool, &id);
@@ -174,27 +168,19 @@ impl NatsBus {
         self.client.publish(subject, payload).await.map_err(failed("publish a report"))
     }
 
+    /// The bucket. The handle holds only names, so one that was opened once is good for ever.
     pub(super) async fn bucket(&self) -> Result<async_nats::jetstream::kv::Store, BusError> {
-        let name = self.config.subjects.bucket();
-        self.jetstream.get_key_value(name).await.map_err(failed("open the bucket"))
+        let open = || async { self.jetstream.get_key_value(self.config.subjects.bucket()).await };
+        self.bucket.get_or_try_init(open).await.cloned().map_err(failed("open the bucket"))
     }
 }
 
-/// The moment as RFC 3339 text.
-pub(super) fn rfc3339(moment: UnixSeconds) -> String {
-    i64::try_from(moment.get())
-        .ok()
-        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
-        .and_then(|moment| moment.format(&Rfc3339).ok())
-        .unwrap_or_else(|| "9999-12-31T23:59:59Z".to_owned())
-}
-
-fn encode<T: serde::Serialize>(value: &T, operation: &'static str) -> Result<Bytes, BusError> {
+pub(super) fn encode<T: serde::Serialize>(value: &T, operation: &'static str) -> Result<Bytes, BusError> {
     serde_json::to_vec(value).map(Bytes::from).map_err(failed(operation))
 }
 
 /// Whether the stream refused because it has a message of this sandbox already.
-fn is_conflict(error: &PublishError) -> bool {
+pub(super) fn is_conflict(error: &PublishError) -> bool {
     error.kind() == PublishErrorKind::WrongLastSequence
         || server_code(error).is_some_and(|code| CONFLICT_ERROR_CODES.contains(&code))
 }
@@ -215,15 +201,4 @@ fn is_worth_a_retry(error: &PublishError) -> bool {
     let is_final =
         matches!(error.kind(), PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::WrongLastMessageId);
     !is_final && server_code(error) != Some(SUBJECT_FULL_ERROR_CODE)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_moment_is_written_as_rfc_3339() {
-        assert_eq!(rfc3339(UnixSeconds::new(1_763_683_200)), "2025-11-21T00:00:00Z");
-        assert_eq!(rfc3339(UnixSeconds::new(u64::MAX)), "9999-12-31T23:59:59Z");
-    }
 }

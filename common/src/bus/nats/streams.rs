@@ -4,11 +4,10 @@
 //! leaves, so that a crash in between leaves two messages and never none. No more is fetched than can run
 //! at once: the acknowledgement timer of a message runs from its delivery.
 
-use super::publish::rfc3339;
 use super::{NatsBus, failed};
 use crate::bus::intake::{self, one_line};
-use crate::bus::{BusError, DeletionQueue, Delivery, Runner, TICK_ACK_WAIT, TickQueue, Verdict, Worker};
-use crate::contract::subjects::REAPER_CONSUMER;
+use crate::bus::{BusError, Delivery, Runner, TICK_ACK_WAIT, TickQueue, Upkeep as _, Verdict, Worker};
+use crate::contract::events::rfc3339;
 use crate::contract::{DeletionWork, RunReport, TickKind, headers};
 use crate::domain::UnixSeconds;
 use crate::runtime::telemetry::Chain;
@@ -22,9 +21,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// How long one fetch waits for messages; also the longest that an idle consumer takes to stop.
 const FETCH_WAIT: Duration = Duration::from_secs(1);
@@ -35,49 +32,6 @@ const FETCH_PATIENCE: Duration = Duration::from_secs(2);
 const FETCH_RETRY_DELAY: Duration = Duration::from_millis(500);
 /// A delivery is kept alive at this fraction of its acknowledgement wait.
 const KEEP_ALIVE_FRACTION: u32 = 3;
-
-#[async_trait]
-impl DeletionQueue for NatsBus {
-    async fn consume(
-        &self,
-        worker: Arc<dyn Worker>,
-        in_flight_max: usize,
-        stop: CancellationToken,
-    ) -> Result<(), BusError> {
-        let stream = self.config.subjects.deletions_stream();
-        let cut = CancellationToken::new();
-        let running = TaskTracker::new();
-        let permits = Arc::new(Semaphore::new(in_flight_max));
-        let mut source = Source::new(self, stream, REAPER_CONSUMER.to_owned());
-        while !stop.is_cancelled() {
-            // Wait for one free place, then fetch as many as there are.
-            let first = tokio::select! {
-                permit = permits.acquire() => permit,
-                () = stop.cancelled() => break,
-            };
-            drop(first);
-            let Some(mut batch) = source.fetch(permits.available_permits().max(1), &stop).await else {
-                continue;
-            };
-            while let Some(message) = source.next(&mut batch, &stop).await {
-                // A place is there for each message that was fetched; waiting is only a safety net.
-                let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { continue };
-                let (bus, worker, cut) = (self.clone(), Arc::clone(&worker), cut.clone());
-                running.spawn(async move {
-                    bus.work_on(worker.as_ref(), message, &cut).await;
-                    drop(permit);
-                });
-            }
-        }
-        running.close();
-        // What is cut off is given back and done again elsewhere: every step of it is safe to repeat.
-        if tokio::time::timeout(self.config.finish_patience, running.wait()).await.is_err() {
-            cut.cancel();
-            running.wait().await;
-        }
-        Ok(())
-    }
-}
 
 #[async_trait]
 impl TickQueue for NatsBus {
@@ -109,7 +63,7 @@ impl TickQueue for NatsBus {
 }
 
 /// A durable consumer that is fetched from, opened again after a failure.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     bus: &'a NatsBus,
     stream: String,
     name: String,
@@ -119,12 +73,12 @@ struct Source<'a> {
 // === impl Source ===
 
 impl<'a> Source<'a> {
-    fn new(bus: &'a NatsBus, stream: String, name: String) -> Self {
+    pub(super) fn new(bus: &'a NatsBus, stream: String, name: String) -> Self {
         Self { bus, stream, name, consumer: None }
     }
 
     /// Asks for at most `count` messages. None after a failure, which is waited out.
-    async fn fetch(&mut self, count: usize, stop: &CancellationToken) -> Option<Batch> {
+    pub(super) async fn fetch(&mut self, count: usize, stop: &CancellationToken) -> Option<Batch> {
         // Without this check the fetch would sit in the client's queue and be sent, stale, after a reconnect:
         // what the server then gave out would reach nobody until its timer ran out.
         if !self.bus.connected() {
@@ -143,7 +97,7 @@ impl<'a> Source<'a> {
 
     /// The next message of a fetch. A fetch is not cut short by `stop`, because what the server has sent already
     /// would be lost until its timer runs out; what comes then is given back.
-    async fn next(&mut self, batch: &mut Batch, stop: &CancellationToken) -> Option<Message> {
+    pub(super) async fn next(&mut self, batch: &mut Batch, stop: &CancellationToken) -> Option<Message> {
         loop {
             match tokio::time::timeout(FETCH_PATIENCE, batch.next()).await.ok()?? {
                 Ok(message) if stop.is_cancelled() => give_back(&message).await,
@@ -160,6 +114,15 @@ impl<'a> Source<'a> {
     async fn wait_out(&mut self, error: &BusError, stop: &CancellationToken) {
         self.consumer = None;
         tracing::warn!(nats.consumer = self.name, error = %Chain(error), "cannot fetch; trying again");
+        // Somebody may have removed the stream; whoever finds it missing makes it again.
+        if self.bus.connected() {
+            tokio::select! {
+                mended = self.bus.mend() => if let Err(error) = mended {
+                    tracing::warn!(nats.consumer = self.name, error = %Chain(&error), "the streams are not whole");
+                },
+                () = stop.cancelled() => return,
+            }
+        }
         tokio::select! {
             () = tokio::time::sleep(FETCH_RETRY_DELAY) => {}
             () = stop.cancelled() => {}
@@ -189,30 +152,30 @@ impl<'a> Source<'a> {
 }
 
 impl NatsBus {
-    async fn work_on(&self, worker: &dyn Worker, message: Message, cut: &CancellationToken) {
+    pub(super) async fn work_on(&self, worker: &dyn Worker, message: &Message, cut: &CancellationToken) {
         let work = match intake::deletion_work(&message.payload) {
             Ok(work) => work,
-            Err(reason) => return self.set_aside(&message, &reason).await,
+            Err(reason) => return self.set_aside(message, &reason).await,
         };
         let deliveries = message.info().map_or(1, |info| u64::try_from(info.delivered).unwrap_or(1));
         let delivery = Delivery { work: work.clone(), deliveries };
         let verdict = tokio::select! {
             verdict = worker.work(delivery) => verdict,
-            () = keep_alive(&message, self.config.deletion_ack_wait) => return,
-            () = cut.cancelled() => return give_back(&message).await,
+            () = keep_alive(message, self.config.deletion_ack_wait) => return,
+            () = cut.cancelled() => return give_back(message).await,
         };
         match verdict {
-            Verdict::Done => finish(&message).await,
+            Verdict::Done => finish(message).await,
             Verdict::Retry { delay } => {
                 match self.schedule_retry(&work, message.payload.clone(), delay).await {
-                    Ok(()) => finish(&message).await,
+                    Ok(()) => finish(message).await,
                     Err(error) => {
                         // Left as it is, the message comes back by itself after the acknowledgement wait.
                         tracing::warn!(sandbox.id = work.sandbox_id, error = %Chain(&error), "retry not scheduled");
                     }
                 }
             }
-            Verdict::GiveUp { reason } => self.terminate(&message, &reason).await,
+            Verdict::GiveUp { reason } => self.terminate(message, &reason).await,
         }
     }
 
@@ -281,7 +244,7 @@ impl NatsBus {
 }
 
 /// Says again and again that the message is being worked on. Never ends while that can be said.
-async fn keep_alive(message: &Message, ack_wait: Duration) {
+pub(super) async fn keep_alive(message: &Message, ack_wait: Duration) {
     let period = ack_wait / KEEP_ALIVE_FRACTION;
     loop {
         tokio::time::sleep(period).await;
@@ -300,7 +263,7 @@ async fn finish(message: &Message) {
 }
 
 /// Not done: somebody else may have it at once.
-async fn give_back(message: &Message) {
+pub(super) async fn give_back(message: &Message) {
     if let Err(error) = message.ack_with(AckKind::Nak(None)).await {
         tracing::debug!(nats.subject = %message.subject, %error, "not given back; its timer will");
     }

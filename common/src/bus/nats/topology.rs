@@ -3,7 +3,7 @@
 use super::{NatsBus, failed};
 use crate::bus::{BusError, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A_KIND_MAX};
 use crate::contract::TickKind;
-use crate::contract::subjects::REAPER_CONSUMER;
+use crate::domain::PoolName;
 use crate::runtime::telemetry::Chain;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::kv;
@@ -39,22 +39,25 @@ impl NatsBus {
             .await
     }
 
-    async fn set_up_once(&self) -> Result<(), BusError> {
-        for config in [self.deletions_config(), self.parked_config(), self.ticks_config()] {
+    pub(super) async fn set_up_once(&self) -> Result<(), BusError> {
+        let streams =
+            [self.deletions_config(), self.parked_config(), self.ticks_config(), self.events_config()];
+        for config in streams {
             self.jetstream.create_or_update_stream(config).await.map_err(failed("set up a stream"))?;
         }
         self.jetstream
             .create_or_update_key_value(self.bucket_config())
             .await
             .map_err(failed("set up the bucket"))?;
-        self.make_consumer(self.config.subjects.deletions_stream(), self.reaper_config()).await?;
+        // Those of the pools are made when there is a pool.
+        self.remove_old_consumer().await?;
         for kind in TickKind::ALL {
             self.make_consumer(self.config.subjects.ticks_stream(), self.tick_consumer_config(kind)).await?;
         }
         Ok(())
     }
 
-    async fn make_consumer(&self, stream: String, config: pull::Config) -> Result<(), BusError> {
+    pub(super) async fn make_consumer(&self, stream: String, config: pull::Config) -> Result<(), BusError> {
         self.jetstream
             .create_consumer_on_stream(config, stream)
             .await
@@ -107,6 +110,20 @@ impl NatsBus {
         }
     }
 
+    /// EVENTS: the ledger. A sandbox's events are read one by one, by subject.
+    fn events_config(&self) -> stream::Config {
+        let subjects = &self.config.subjects;
+        stream::Config {
+            name: subjects.events_stream(),
+            description: Some("What happened to every sandbox".to_owned()),
+            subjects: vec![subjects.event_all()],
+            retention: RetentionPolicy::Limits,
+            max_age: self.config.events_kept,
+            max_bytes: i64::try_from(self.config.events_bytes_max).unwrap_or(i64::MAX),
+            ..self.stream_defaults()
+        }
+    }
+
     fn stream_defaults(&self) -> stream::Config {
         stream::Config {
             storage: StorageType::File,
@@ -129,11 +146,12 @@ impl NatsBus {
         }
     }
 
-    /// The fleet-wide cap on concurrent deletions is this consumer's `max_ack_pending`.
-    fn reaper_config(&self) -> pull::Config {
+    /// A consumer for each pool, so that none holds up another. The cap on concurrent deletions of a pool in the
+    /// whole fleet is its `max_ack_pending`.
+    pub(super) fn reaper_config(&self, pool: &PoolName) -> pull::Config {
         pull::Config {
-            durable_name: Some(REAPER_CONSUMER.to_owned()),
-            filter_subject: self.config.subjects.deletion_work_all(),
+            durable_name: Some(self.config.subjects.reaper_consumer(pool)),
+            filter_subject: self.config.subjects.deletion_work_of_pool(pool),
             ack_wait: self.config.deletion_ack_wait,
             max_ack_pending: i64::try_from(self.config.deletions_in_flight_max).unwrap_or(i64::MAX),
             ..consumer_defaults()

@@ -65,7 +65,7 @@ fn in_state(state: StateName) -> Sandbox {
 type Step = fn(Sandbox) -> Result<Sandbox, InvalidTransition>;
 
 /// Every step with arguments that fit the sandbox: name, where it starts, where it leads, how it is taken.
-const STEPS: [(&str, StateName, StateName, Step); 8] = [
+const STEPS: [(&str, StateName, StateName, Step); 9] = [
     ("claim", StateName::Available, StateName::Allocated, |sandbox| {
         let grant = grant_of(&sandbox);
         sandbox.claim(&grant)
@@ -88,6 +88,10 @@ const STEPS: [(&str, StateName, StateName, Step); 8] = [
     ("park_deletion", StateName::PendingDeletion, StateName::DeletionFailed, |sandbox| {
         let epoch = sandbox.epoch;
         sandbox.park_deletion(epoch, DELETED)
+    }),
+    ("replay_deletion", StateName::DeletionFailed, StateName::PendingDeletion, |sandbox| {
+        let epoch = sandbox.epoch;
+        sandbox.replay_deletion(epoch, &Actor::parse("alice").unwrap(), DELETED)
     }),
     ("go_missing", StateName::Available, StateName::Stale, |sandbox| {
         let version = sandbox.version;
@@ -257,4 +261,21 @@ fn names_of_states_and_causes_come_back_as_they_went() {
     }
     assert_eq!(StateName::parse("Available"), None);
     assert_eq!(Cause::parse(""), None);
+}
+
+#[test]
+fn a_replay_counts_anew_and_says_who_and_keeps_the_rest() {
+    let epoch = Epoch::new(1);
+    let tried = ending().note_attempt(epoch, "status 500").unwrap();
+    let parked = tried.park_deletion(epoch, DELETED).unwrap();
+    let alice = Actor::parse("alice").unwrap();
+    assert!(parked.clone().replay_deletion(epoch.next(), &alice, DELETED).is_err(), "another epoch");
+    let replayed = parked.clone().replay_deletion(epoch, &alice, DELETED).unwrap();
+    let deletion = replayed.deletion().unwrap();
+    assert_eq!((deletion.attempts, deletion.requested_at), (0, REQUESTED));
+    assert_eq!(deletion.last_error.as_deref(), Some("status 500"), "what is known stays known");
+    assert_eq!(replayed.history[..4], parked.history, "the old history is kept");
+    let entry = replayed.history.last().unwrap();
+    assert_eq!((entry.cause, entry.state), (Cause::Replayed, StateName::PendingDeletion));
+    assert_eq!((entry.version.get(), entry.by.as_ref()), (5, Some(&alice)));
 }

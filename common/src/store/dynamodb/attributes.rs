@@ -53,6 +53,7 @@ pub(super) const SEEN_VERSION: &str = "seen_version";
 /// Parts of a history entry.
 pub(super) const CAUSE: &str = "cause";
 pub(super) const AT: &str = "at";
+pub(super) const BY: &str = "by";
 
 /// A stored item.
 pub(super) type Item = HashMap<String, AttributeValue>;

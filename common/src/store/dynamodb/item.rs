@@ -5,13 +5,13 @@
 //! entry, and only a claim adds one to the epoch. A new operation has to keep that.
 
 use super::attributes::{
-    AT, CAUSE, CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD,
+    AT, BY, CAUSE, CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD,
     EPOCH, EXPIRES_AT, EXTERNAL_ID, Fields, GRANTED_AT, HELD_LAB, HISTORY, Item, LAB, LAST_ERROR,
     LEASE_EPOCH, NAME, OWNER, PARKED_SHARD, PK, POOL, QUARANTINE_REASON, REQUESTED_AT, SFDC_ACCOUNT_ID,
     SINCE, SK, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, key_text, number, seconds, text,
 };
 use crate::domain::{
-    Cause, ClaimKey, Deletion, DeletionCause, Epoch, ExternalId, HISTORY_ENTRIES_MAX, HistoryEntry,
+    Actor, Cause, ClaimKey, Deletion, DeletionCause, Epoch, ExternalId, HISTORY_ENTRIES_MAX, HistoryEntry,
     IdempotencyKey, LabId, Lease, OwnerId, PoolName, Sandbox, SandboxId, SandboxName, SfdcAccountId, State,
     StateName, Tombstone, UnixSeconds, Version,
 };
@@ -31,18 +31,32 @@ pub(super) fn key(id: &SandboxId) -> Item {
 
 /// A history entry as it is stored.
 pub(super) fn history_entry(state: StateName, cause: Cause, at: UnixSeconds) -> AttributeValue {
-    AttributeValue::M(Item::from([
+    history_entry_by(state, cause, at, None)
+}
+
+/// A history entry of something that an operator may have done, as it is stored.
+pub(super) fn history_entry_by(
+    state: StateName,
+    cause: Cause,
+    at: UnixSeconds,
+    by: Option<&Actor>,
+) -> AttributeValue {
+    let mut entry = Item::from([
         (STATE.to_owned(), text(state.as_str())),
         (CAUSE.to_owned(), text(cause.as_str())),
         (AT.to_owned(), seconds(at)),
-    ]))
+    ]);
+    if let Some(by) = by {
+        entry.insert(BY.to_owned(), text(by.as_str()));
+    }
+    AttributeValue::M(entry)
 }
 
 /// A whole history as it is stored.
 pub(super) fn history(entries: &[HistoryEntry]) -> AttributeValue {
     let entries = entries.iter().map(|entry| {
-        let HistoryEntry { version: _, epoch: _, state, cause, at } = entry;
-        history_entry(*state, *cause, *at)
+        let HistoryEntry { version: _, epoch: _, state, cause, at, by } = entry;
+        history_entry_by(*state, *cause, *at, by.as_ref())
     });
     AttributeValue::L(entries.collect())
 }
@@ -238,6 +252,7 @@ fn decode_history(
             state: decode_state_name(within)?,
             cause,
             at: within.seconds(AT)?,
+            by: within.optional_id(BY, Actor::parse)?,
         });
         let leases_before = if cause == Cause::Claimed { epoch.checked_sub(1) } else { Some(epoch) };
         (version, epoch) = version

@@ -15,7 +15,7 @@ use super::attributes::{
 use super::expression::Change;
 use super::{DynamoStore, item, unavailable};
 use crate::domain::{
-    Cause, ClaimKey, Deletion, DeletionCause, Epoch, Grant, NewSandbox, OwnerId, PoolName, Sandbox,
+    Actor, Cause, ClaimKey, Deletion, DeletionCause, Epoch, Grant, NewSandbox, OwnerId, PoolName, Sandbox,
     SandboxId, StateName, UnixSeconds, Version,
 };
 use crate::store::index::{due_sort, shard_of, state_shard};
@@ -144,6 +144,24 @@ impl DynamoStore {
         let change = end_deletion(StateName::DeletionFailed, Cause::Parked, epoch, now)
             .copy(STATE_SHARD, PARKED_SHARD);
         self.update("park_deletion", id, change).await
+    }
+
+    pub(super) async fn write_replay(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        by: &Actor,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        // The sort key stays here as well.
+        let entry = item::history_entry_by(StateName::PendingDeletion, Cause::Replayed, now, Some(by));
+        let change = step(StateName::PendingDeletion)
+            .copy(STATE_SHARD, DELETION_SHARD)
+            .set(DELETION_ATTEMPTS, number(0_u32))
+            .append(HISTORY, entry)
+            .only_if(STATE, text(StateName::DeletionFailed.as_str()))
+            .only_if(EPOCH, number(epoch.get()));
+        self.update("replay_deletion", id, change).await
     }
 
     pub(super) async fn write_missing(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {

@@ -1,7 +1,9 @@
 //! The routes of the operators.
 
-use crate::support::{ADMIN, Answer, Rig, Step, TICK};
+use crate::support::{ADMIN, Answer, EPOCH_MS, Rig, Step, TICK, request};
+use axum::body::Body;
 use axum::http::StatusCode;
+use common::bus::DeletionLine as _;
 use common::contract::{ExpiryReport, FaultCode, Report, RunReport, SweepReport, SyncReport, TickKind, Verb};
 use serde_json::json;
 use std::sync::Arc;
@@ -77,7 +79,13 @@ async fn a_sync_that_refused_to_do_harm_is_an_answer_and_no_error() {
 async fn each_route_starts_its_kind_and_waits_as_long_as_set() {
     let expiry =
         ExpiryReport { status: "completed".to_owned(), due: 3, expired: 2, raced: 1, unannounced: 0 };
-    let sweep = SweepReport { status: "completed".to_owned(), pending: 3, reannounced: 1, waiting: 2 };
+    let sweep = SweepReport {
+        status: "completed".to_owned(),
+        pending: 3,
+        reannounced: 1,
+        waiting: 2,
+        ..SweepReport::default()
+    };
     let cases = [
         ("/v1/admin/sync", sync_report("completed", None)),
         (
@@ -183,4 +191,67 @@ async fn only_so_many_may_wait_for_reports() {
     waiters.shutdown().await;
     rig.ticks.hangs.store(false, Ordering::SeqCst);
     assert_eq!(rig.ask("POST", "/v1/admin/sync", ADMIN).await.status, 202);
+}
+
+async fn pause_with(rig: &Rig, body: &str) -> Answer {
+    let mut request = request("POST", "/v1/admin/deletions/pause", ADMIN);
+    *request.body_mut() = Body::from(body.to_owned());
+    rig.send(request).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn deletions_are_paused_and_resumed() {
+    let rig = rig();
+    let now = EPOCH_MS / 1_000;
+    let answer = pause_with(&rig, r#"{"until_seconds":60,"reason":"maintenance","by":"me"}"#).await;
+    let pause = json!({"by": "me", "since": now, "until": now + 60, "reason": "maintenance"});
+    assert_eq!(
+        (answer.status, answer.json()),
+        (StatusCode::OK, json!({"status": "paused", "paused": pause}))
+    );
+    let answer = pause_with(&rig, &format!(r#"{{"until":{}}}"#, now + 5)).await;
+    assert_eq!(answer.json()["paused"]["until"], now + 5, "a pause replaces the one before");
+    let answer = rig.ask("POST", "/v1/admin/deletions/pause", ADMIN).await;
+    let pause = json!({"by": "admin API", "since": now, "until": null, "reason": null});
+    assert_eq!(answer.json(), json!({"status": "paused", "paused": pause}));
+    assert_eq!(rig.line.status().await.unwrap().state, "paused");
+    let answer = rig.ask("POST", "/v1/admin/deletions/resume", ADMIN).await;
+    assert_eq!(
+        (answer.status, answer.json()),
+        (StatusCode::OK, json!({"status": "running", "was_paused": pause}))
+    );
+    let answer = rig.ask("POST", "/v1/admin/deletions/resume", ADMIN).await;
+    assert_eq!(answer.json(), json!({"status": "running", "was_paused": null}), "a repeat is no mistake");
+    assert_eq!(rig.line.status().await.unwrap().state, "running");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_cannot_be_meant_is_refused() {
+    let rig = rig();
+    let long = format!(r#"{{"reason":"{}"}}"#, "x".repeat(201));
+    for body in [
+        "nonsense",
+        r#"{"until_second":60}"#,
+        "[]",
+        r#"{"until_seconds":0}"#,
+        r#"{"until_seconds":2592001}"#,
+        r#"{"until_seconds":-1}"#,
+        r#"{"until":5}"#,
+        r#"{"until":9999999999,"until_seconds":5}"#,
+        r#"{"reason":"two\nlines"}"#,
+        &long,
+    ] {
+        let answer = pause_with(&rig, body).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{body}: {answer:?}");
+    }
+    assert_eq!(rig.line.status().await.unwrap().paused, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_switch_that_cannot_be_reached_is_said_so() {
+    let rig = rig();
+    rig.line.set_connected(false);
+    for path in ["/v1/admin/deletions/pause", "/v1/admin/deletions/resume"] {
+        rig.ask("POST", path, ADMIN).await.assert_fault(FaultCode::UpstreamUnavailable, QUEUE_DOWN);
+    }
 }

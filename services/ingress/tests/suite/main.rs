@@ -13,6 +13,7 @@ mod answers;
 mod callers;
 mod claims;
 mod cors;
+mod deletions;
 mod observed;
 mod readiness;
 mod relay;

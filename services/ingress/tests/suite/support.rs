@@ -5,7 +5,8 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use bytes::Bytes;
-use common::bus::{BusError, Context, Reply, RequestError, Requests, TickReceipt, Ticks};
+use common::bus::memory::{MemoryBus, MemoryConfig};
+use common::bus::{BusError, Context, DeletionLine, Reply, RequestError, Requests, TickReceipt, Ticks};
 use common::clock::Clock;
 use common::contract::{Fault, FaultCode, Outcome, RunReport, TickKind, Verb};
 use common::random::Random;
@@ -95,6 +96,8 @@ pub(crate) struct HighDice;
 pub(crate) struct Rig {
     pub(crate) workers: Arc<FakeWorkers>,
     pub(crate) ticks: Arc<FakeTicks>,
+    /// Its switch and nothing else of it is used.
+    pub(crate) line: Arc<MemoryBus>,
     pub(crate) clock: PausedClock,
     pub(crate) registry: Registry,
     pub(crate) stop: CancellationToken,
@@ -137,19 +140,20 @@ impl Rig {
         });
         let (ticks, registry, stop) =
             (Arc::new(FakeTicks::default()), Registry::new(), CancellationToken::new());
-        let ingress = build(&env, &workers, &ticks, clock, registry.clone());
+        let line = Arc::new(MemoryBus::new(MemoryConfig::default(), Arc::new(clock), Arc::new(HighDice)));
+        let ingress = build(&env, &workers, &ticks, &line, clock, registry.clone());
         let router = ingress.router(stop.clone());
-        Self { workers, ticks, clock, registry, stop, router, env }
+        Self { workers, ticks, line, clock, registry, stop, router, env }
     }
 
     /// The same ingress once more, to be run on a listener.
     pub(crate) fn ingress(&self) -> Ingress {
-        build(&self.env, &self.workers, &self.ticks, self.clock, Registry::new())
+        build(&self.env, &self.workers, &self.ticks, &self.line, self.clock, Registry::new())
     }
 
     /// What becomes of a second ingress on the same registry.
     pub(crate) fn try_again(&self) -> Result<Ingress, prometheus::Error> {
-        try_build(&self.env, &self.workers, &self.ticks, self.clock, self.registry.clone())
+        try_build(&self.env, &self.workers, &self.ticks, &self.line, self.clock, self.registry.clone())
     }
 
     /// Sends a request without a body.
@@ -170,16 +174,18 @@ fn build(
     env: &BTreeMap<String, String>,
     workers: &Arc<FakeWorkers>,
     ticks: &Arc<FakeTicks>,
+    line: &Arc<MemoryBus>,
     clock: PausedClock,
     registry: Registry,
 ) -> Ingress {
-    try_build(env, workers, ticks, clock, registry).unwrap()
+    try_build(env, workers, ticks, line, clock, registry).unwrap()
 }
 
 fn try_build(
     env: &BTreeMap<String, String>,
     workers: &Arc<FakeWorkers>,
     ticks: &Arc<FakeTicks>,
+    line: &Arc<MemoryBus>,
     clock: PausedClock,
     registry: Registry,
 ) -> Result<Ingress, prometheus::Error> {
@@ -189,6 +195,7 @@ fn try_build(
     let ports = Ports {
         requests: Arc::clone(workers) as Arc<dyn Requests>,
         ticks: Arc::clone(ticks) as Arc<dyn Ticks>,
+        line: Arc::clone(line) as Arc<dyn DeletionLine>,
         clock: Arc::new(clock),
         random: Arc::new(HighDice),
     };

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::{Config, Metrics, Ports};
+use common::bus::line::LineRules;
 use common::bus::memory::{MemoryBus, MemoryConfig};
+use common::bus::{DeletionLine as _, Pace as _, Ticket, Turn};
 use common::clock::{Clock as _, ManualClock};
 use common::domain::{
     Candidate, ClaimKey, ExternalId, Grant, IdempotencyKey, NewSandbox, OwnerId, PoolName, SandboxName,
@@ -11,6 +13,7 @@ use common::domain::{
 use common::provider::Account;
 use common::provider::fake::{Call, FakeProvider};
 use common::random::Dice;
+use common::runtime::recorder::{LedgerMetrics, Recorder};
 use common::store::Store;
 use common::store::faulty::FaultyStore;
 use common::store::memory::MemoryStore;
@@ -20,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 mod breakdowns;
 mod failures;
+mod line;
 mod parking;
 mod twins;
 mod wanted;
@@ -34,6 +38,14 @@ const CONFIG: Config = Config {
     retry_delay_min: Duration::from_secs(10),
     retry_delay_max: Duration::from_secs(600),
     tombstone_kept: Duration::from_secs(30 * 24 * 3_600),
+};
+
+const RULES: LineRules = LineRules {
+    per_minute_max: 600,
+    per_minute_min: 60,
+    failures_max: 5,
+    open_min: Duration::from_secs(30),
+    open_max: Duration::from_secs(60),
 };
 
 /// A reaper and what it works with.
@@ -91,7 +103,7 @@ impl Rig {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(2));
         let faulty = Arc::new(faults(FaultyStore::new(Arc::clone(&store))));
         let provider = Arc::new(FakeProvider::new());
-        let settings = MemoryConfig { deletions_per_minute: 600, ..MemoryConfig::default() };
+        let settings = MemoryConfig { line: RULES, ..MemoryConfig::default() };
         let random = Arc::new(Dice::seeded(7));
         let bus = MemoryBus::new(settings, Arc::new(clock.clone()), random.clone());
         let registry = Registry::new();
@@ -102,6 +114,11 @@ impl Rig {
             provider: provider.clone(),
             deletions: Arc::new(bus.clone()),
             pace: Arc::new(bus.clone()),
+            recorder: Recorder::new(
+                Arc::new(clock.clone()),
+                Arc::new(bus.clone()),
+                LedgerMetrics::register(&registry).unwrap(),
+            ),
         };
         let metrics = Metrics::register(&registry).unwrap();
         let reaper = Arc::new(Reaper::new(config, ports, metrics));
@@ -147,6 +164,24 @@ impl Rig {
     async fn again(&self, work: &DeletionWork) -> Verdict {
         self.clock.advance(SECOND);
         self.reaper.work(delivery(work)).await
+    }
+
+    /// Takes the next slot, as another reaper would.
+    async fn slot(&self) -> Ticket {
+        match self.bus.take().await.unwrap() {
+            Turn::Go { ticket, .. } => ticket,
+            Turn::Later { wait, .. } => panic!("no slot for {wait:?}"),
+        }
+    }
+
+    /// The provider tells another reaper to stay away.
+    async fn hold(&self, span: Duration) {
+        self.bus.tell(self.slot().await, &id(), CallEnd::SlowDown { span }).await.unwrap();
+    }
+
+    /// What an operator sees of the line.
+    async fn line_state(&self) -> String {
+        self.bus.status().await.unwrap().state
     }
 
     async fn sandbox(&self) -> Sandbox {
@@ -240,16 +275,16 @@ async fn a_provider_that_cannot_clear_is_not_asked_to() {
 async fn a_deletion_waits_for_its_slot() {
     let rig = Rig::new().await;
     let work = rig.released().await;
-    common::bus::Pace::hold(&rig.bus, 30 * SECOND).await.unwrap();
+    rig.slot().await;
     let working = tokio::spawn({
         let (reaper, delivery) = (Arc::clone(&rig.reaper), delivery(&work));
         async move { reaper.work(delivery).await }
     });
     settle().await;
-    rig.clock.advance(29 * SECOND);
+    rig.clock.advance(Duration::from_millis(101));
     settle().await;
     assert_eq!(rig.provider.calls(), []);
-    rig.clock.advance(SECOND);
+    rig.clock.advance(Duration::from_millis(1));
     assert_eq!(working.await.unwrap(), Verdict::Done);
 }
 

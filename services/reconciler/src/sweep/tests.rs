@@ -2,13 +2,14 @@
 
 use super::*;
 use crate::listing::PAGE_LIMIT;
-use crate::tests::{HOUR, NOW, Rig, done, id};
+use crate::tests::{HOUR, NOW, Rig, done, id, owner};
 use common::bus::memory::{Call, Loss};
 use common::bus::{DeletionQueue as _, Deletions as _, Delivery, Verdict, Worker};
 use common::clock::Clock as _;
-use common::contract::{Report, TickKind};
+use common::contract::{DeletionWork, ParkedDeletion, Report, TickKind};
 use common::domain::Epoch;
 use common::store::faulty::Fault;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -18,14 +19,15 @@ const SWEEP_AFTER: Duration = Duration::from_secs(30);
 
 /// A run as a tick starts it.
 async fn run(rig: &Rig) -> SweepReport {
+    // What it finds missing in the ledger is about other tests.
     match rig.run(TickKind::Sweep).await {
-        Report::Sweep(report) => report,
+        Report::Sweep(report) => SweepReport { events_filled: 0, ..report },
         other => panic!("{other:?}"),
     }
 }
 
 fn completed(pending: u64, reannounced: u64, waiting: u64) -> SweepReport {
-    SweepReport { status: COMPLETED.to_owned(), pending, reannounced, waiting }
+    SweepReport { status: COMPLETED.to_owned(), pending, reannounced, waiting, ..SweepReport::default() }
 }
 
 /// A worker that puts everything off.
@@ -88,8 +90,123 @@ async fn parked_and_finished_deletions_are_not_announced() {
     done(rig.store.park_deletion(&id(0), Epoch::new(1), NOW).await.unwrap());
     done(rig.store.finish_deletion(&id(1), Epoch::new(1), NOW, NOW.after(HOUR)).await.unwrap());
     rig.clock.advance(HOUR);
-    assert_eq!(run(&rig).await, completed(0, 0, 0));
+    assert_eq!(run(&rig).await, SweepReport { reparked: 1, ..completed(0, 0, 0) });
     assert_eq!(rig.bus.queued_count(), 0);
+}
+
+#[tokio::test]
+async fn a_message_whose_sandbox_has_moved_on_is_removed() {
+    let rig = Rig::new();
+    rig.fill(5).await;
+    let works = [rig.release(0, NOW).await, rig.release(1, NOW).await, rig.release(2, NOW).await];
+    for work in &works {
+        rig.bus.announce(work).await.unwrap();
+    }
+    let older = DeletionWork { epoch: 0, ..rig.release(3, NOW).await };
+    let unknown = DeletionWork { sandbox_id: "4711".to_owned(), ..older.clone() };
+    let free = DeletionWork { sandbox_id: id(4).to_string(), epoch: 0, ..older.clone() };
+    for work in [&older, &unknown, &free] {
+        rig.bus.announce(work).await.unwrap();
+    }
+    done(rig.store.finish_deletion(&id(0), Epoch::new(1), NOW, NOW.after(HOUR)).await.unwrap());
+    done(rig.store.park_deletion(&id(1), Epoch::new(1), NOW).await.unwrap());
+    rig.clock.advance(SWEEP_AFTER);
+    let report = run(&rig).await;
+    assert_eq!((report.unqueued, report.reannounced, report.waiting), (5, 1, 1), "{report:?}");
+    let queued: BTreeSet<_> =
+        rig.bus.queued().into_iter().map(|work| (work.sandbox_id, work.epoch)).collect();
+    let expected = [2, 3].map(|number| (id(number).to_string(), 1));
+    assert_eq!(queued, BTreeSet::from(expected), "the older epoch made room for the one of today");
+    let events = rig.bus.events();
+    assert!(events.iter().any(|event| event.id == "0:4"), "the ledger of a tombstone is complete first");
+    assert_eq!(run(&rig).await.unqueued, 0);
+}
+
+#[tokio::test]
+async fn parked_sandboxes_and_their_copies_are_brought_together() {
+    let rig = Rig::new();
+    rig.fill(3).await;
+    for number in 0..3 {
+        rig.release(number, NOW).await;
+        rig.store.note_attempt(&id(number), Epoch::new(1), 0, "status 500").await.unwrap();
+    }
+    // One has lost its copy, one has it, and one has been deleted after all.
+    let lost = done(rig.store.park_deletion(&id(0), Epoch::new(1), NOW).await.unwrap());
+    let kept = done(rig.store.park_deletion(&id(1), Epoch::new(1), NOW).await.unwrap());
+    let gone = ParkedDeletion {
+        work: DeletionWork::of(&rig.sandbox(2).await).unwrap(),
+        attempts: 1,
+        reason: "status 500".to_owned(),
+        parked_at: NOW.get(),
+    };
+    rig.bus.park(&gone).await.unwrap();
+    rig.bus.park(&ParkedDeletion::of(&kept).unwrap()).await.unwrap();
+    done(rig.store.finish_deletion(&id(2), Epoch::new(1), NOW, NOW.after(HOUR)).await.unwrap());
+    let report = run(&rig).await;
+    assert_eq!((report.parked, report.reparked, report.unparked), (2, 1, 0), "a young copy is left alone");
+    rig.clock.advance(SWEEP_AFTER);
+    let report = run(&rig).await;
+    assert_eq!((report.parked, report.reparked, report.unparked), (3, 0, 1));
+    let copy = rig.bus.parked(&lost.pool, &lost.id).expect("a copy");
+    assert_eq!((copy.attempts, copy.reason.as_str(), copy.parked_at), (Some(1), "status 500", NOW));
+    assert!(rig.bus.parked(&lost.pool, &id(2)).is_none());
+    let report = run(&rig).await;
+    assert_eq!((report.parked, report.reparked, report.unparked), (2, 0, 0), "once is enough");
+}
+
+#[tokio::test]
+async fn holes_in_the_ledger_are_filled_in_order_and_once() {
+    let rig = Rig::new();
+    rig.fill(2).await;
+    rig.release(0, NOW).await;
+    let held = rig.allocate(1).await;
+    let sweep = || async {
+        match rig.run(TickKind::Sweep).await {
+            Report::Sweep(report) => report.events_filled,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(sweep().await, 0, "who made a young change may be about to tell it");
+    rig.clock.advance(SWEEP_AFTER);
+    assert_eq!(sweep().await, 5);
+    assert_eq!(sweep().await, 0);
+    let ids: Vec<_> = rig.bus.events().into_iter().map(|event| event.id).collect();
+    let of = |number: &str| ids.iter().filter(|id| id.starts_with(number)).cloned().collect::<Vec<_>>();
+    assert_eq!(
+        (of("0:"), of("1:")),
+        (["0:1", "0:2", "0:3"].map(str::to_owned).into(), ["1:1", "1:2"].map(str::to_owned).into())
+    );
+    let claimed = rig.bus.events().into_iter().find(|event| event.id == "1:2").unwrap();
+    assert_eq!((claimed.kind.as_str(), claimed.data.from.as_deref()), ("sandbox.claimed", Some("available")));
+    assert_eq!(claimed.data.owner.as_deref(), Some(held.lease().unwrap().claim.owner.as_str()));
+    // What was seen to be there is not looked up again, until something changes.
+    rig.bus.set_connected(false);
+    assert_eq!(rig.reconciler.sweep_ledger(&mut SweepReport::default()).await.map_err(|_| ()), Ok(()));
+    rig.bus.set_connected(true);
+    rig.bus.lose(Call::Append, Loss::Message);
+    rig.store.release(&held.id, &owner(1), NOW).await.unwrap();
+    assert_eq!(
+        rig.run(TickKind::Sweep).await,
+        Report::Sweep(SweepReport {
+            status: FAILED.to_owned(),
+            pending: 2,
+            reannounced: 1,
+            waiting: 1,
+            ..SweepReport::default()
+        })
+    );
+    assert_eq!(sweep().await, 1);
+    assert_eq!(rig.bus.events().len(), 6);
+}
+
+#[tokio::test]
+async fn a_sync_completes_the_ledger_of_free_sandboxes() {
+    let rig = Rig::new();
+    rig.fill(3).await;
+    rig.clock.advance(SWEEP_AFTER);
+    rig.run(TickKind::Sync).await;
+    let ids: BTreeSet<_> = rig.bus.events().into_iter().map(|event| event.id).collect();
+    assert_eq!(ids, BTreeSet::from(["0:1", "1:1", "2:1"].map(str::to_owned)));
 }
 
 #[tokio::test]
@@ -105,16 +222,17 @@ async fn what_happens_between_the_look_and_the_announcement_does_no_harm() {
     rig.bus.announce(&DeletionWork::of(&batch[0]).unwrap()).await.unwrap();
     done(rig.store.finish_deletion(&id(1), Epoch::new(1), NOW, NOW.after(HOUR)).await.unwrap());
     let mut report = SweepReport::default();
-    rig.reconciler.announce_batch(batch.clone(), &mut report).await.unwrap();
+    let wanted: BTreeMap<_, _> =
+        batch.iter().map(|sandbox| (sandbox.id.clone(), DeletionWork::of(sandbox).unwrap())).collect();
+    rig.clock.advance(SWEEP_AFTER);
+    rig.reconciler.announce_missing(&wanted, &BTreeSet::new(), &mut report).await.unwrap();
     assert_eq!((report.pending, report.waiting, report.reannounced), (3, 1, 2));
     let queued = rig.bus.queued();
     let expected: Vec<_> = batch.iter().filter_map(DeletionWork::of).collect();
     assert_eq!(queued, expected, "one message each; the table tells the worker that one is done already");
-    // A sandbox that wants no deletion makes no work, whatever the index says.
-    rig.fill(4).await;
-    let mut report = SweepReport::default();
-    rig.reconciler.announce_batch(vec![rig.sandbox(3).await], &mut report).await.unwrap();
-    assert_eq!(report, SweepReport::default());
+    // The next one takes the needless message away.
+    let report = run(&rig).await;
+    assert_eq!((report.pending, report.waiting, report.unqueued), (2, 2, 1));
 }
 
 #[tokio::test]
@@ -171,5 +289,8 @@ async fn a_store_that_breaks_off_at_any_call_is_told_and_the_next_run_goes_on() 
         assert_eq!(rig.bus.queued_count(), 3);
         broken += 1;
     }
-    assert_eq!(broken, 4, "a page of each shard of both pools");
+    assert_eq!(
+        broken, 28,
+        "a page of each shard of both pools, in two states for the queue and five for the ledger"
+    );
 }

@@ -1,6 +1,7 @@
 //! Something of ours breaks at every possible place: the work is done or parked all the same, and counted right.
 
 use super::*;
+use crate::turn::UNAUTHORIZED_DELAY;
 use common::bus::memory::{Call as BusCall, Loss};
 use common::store::faulty::Fault;
 
@@ -71,7 +72,7 @@ async fn a_store_that_breaks_off_at_any_call_loses_no_work() {
 #[tokio::test]
 async fn a_bus_that_loses_any_call_loses_no_work() {
     let calls =
-        [BusCall::Park, BusCall::ScheduleRetry, BusCall::Finish, BusCall::TakePace, BusCall::HoldPace];
+        [BusCall::Park, BusCall::ScheduleRetry, BusCall::Finish, BusCall::TakePace, BusCall::TellPace];
     for course in Course::ALL {
         for call in calls {
             for loss in [Loss::Message, Loss::Answer] {
@@ -96,8 +97,8 @@ async fn a_bus_that_is_away_for_a_while_loses_no_work() {
         let rig = Rig::new().await;
         let work = rig.released().await;
         course.script(&rig);
-        // The work waits for its slot when the bus goes away, and is done while it is away.
-        common::bus::Pace::hold(&rig.bus, 5 * SECOND).await.unwrap();
+        // The work is still in the queue when the bus goes away.
+        rig.hold(5 * SECOND).await;
         let outage = tokio::spawn({
             let (bus, clock) = (rig.bus.clone(), rig.clock.clone());
             async move {
@@ -132,10 +133,10 @@ async fn a_pace_that_is_not_known_costs_no_attempt_and_no_call() {
 }
 
 #[tokio::test]
-async fn a_hold_that_cannot_be_told_still_delays_the_work() {
+async fn a_refusal_that_cannot_be_told_still_delays_the_work() {
     let rig = Rig::new().await;
     let work = rig.released().await;
-    rig.bus.lose(BusCall::HoldPace, Loss::Message);
+    rig.bus.lose(BusCall::TellPace, Loss::Message);
     let refused = ProviderError::Unauthorized { status: 401, message: "no".to_owned() };
     rig.provider.script_delete(Err(refused));
     let verdict = rig.reaper.work(delivery(&work)).await;

@@ -1,29 +1,30 @@
 //! What a provider can answer instead of a deletion, and what follows from each.
 
 use super::*;
-use common::bus::Pace as _;
 
 /// What has to follow from an error.
 enum Follows {
     /// It counts as an attempt, and the work comes back after the usual delay.
     Attempt,
-    /// It counts as none; the whole fleet stays away for that long.
-    Hold { seconds: u64 },
+    /// It counts as none; the work stays away for that long, and the line is in that state.
+    Hold { seconds: u64, state: &'static str },
 }
 
 fn every_error() -> Vec<(ProviderError, Follows)> {
     let message = || "of two lines".to_owned();
+    let hold = |seconds, state| Follows::Hold { seconds, state };
     let slow_down = |seconds: Option<u64>| ProviderError::SlowDown {
         retry_after: seconds.map(Duration::from_secs),
         message: message(),
     };
     vec![
-        (ProviderError::Unauthorized { status: 401, message: message() }, Follows::Hold { seconds: 60 }),
-        (ProviderError::Unauthorized { status: 403, message: message() }, Follows::Hold { seconds: 60 }),
-        (slow_down(None), Follows::Hold { seconds: 30 }),
-        (slow_down(Some(20)), Follows::Hold { seconds: 20 }),
-        (slow_down(Some(0)), Follows::Hold { seconds: 0 }),
-        (slow_down(Some(86_400)), Follows::Hold { seconds: 3_600 }),
+        (ProviderError::Unauthorized { status: 401, message: message() }, hold(30, "unauthorized")),
+        (ProviderError::Unauthorized { status: 403, message: message() }, hold(30, "unauthorized")),
+        (slow_down(None), hold(30, "held")),
+        (slow_down(Some(20)), hold(20, "held")),
+        // As after any failure.
+        (slow_down(Some(0)), hold(10, "running")),
+        (slow_down(Some(86_400)), hold(3_600, "held")),
         (failed("licence service"), Follows::Attempt),
         (ProviderError::Unreachable { message: message() }, Follows::Attempt),
         (ProviderError::TimedOut { waited_seconds: 15 }, Follows::Attempt),
@@ -39,19 +40,19 @@ async fn assert_follows(rig: &Rig, error: &ProviderError, follows: Follows) {
     };
     assert_eq!(rig.state().await, StateName::PendingDeletion);
     let deletion = rig.sandbox().await.deletion().cloned().unwrap();
-    let until_the_next_slot = rig.bus.take().await.unwrap();
+    let state = rig.line_state().await;
     match follows {
         Follows::Attempt => {
             assert_eq!((deletion.attempts, deletion.last_error), (1, Some(error.to_string())));
             assert!(delay >= 5 * SECOND && delay <= 10 * SECOND, "{error:?}: {delay:?}");
-            assert_eq!(until_the_next_slot, Duration::from_millis(100), "the others go on");
+            assert_eq!(state, "running", "the others go on");
             rig.assert_outcomes(&[("attempt_failed", 1)]);
         }
-        Follows::Hold { seconds } => {
+        Follows::Hold { seconds, state: expected } => {
             let held = Duration::from_secs(seconds);
             assert_eq!((deletion.attempts, deletion.last_error), (0, None), "{error:?}");
             assert!(delay >= held && delay <= held + held / 4, "{error:?}: {delay:?}");
-            assert_eq!(until_the_next_slot, held.max(Duration::from_millis(100)), "{error:?}");
+            assert_eq!(state, expected, "{error:?}");
             rig.assert_outcomes(&[("held", 1)]);
         }
     }

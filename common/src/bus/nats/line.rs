@@ -1,0 +1,168 @@
+//! The line towards the provider: one key with its whole state, moved on by compare-and-set, and one key that an
+//! operator switches. The rules are [`crate::bus::line`]'s; here is how the fleet agrees on them.
+
+use super::{NatsBus, failed};
+use crate::bus::{BusError, CallEnd, Confirmed, DeletionLine, LineView, Pace, Ticket, Told, Turn};
+use crate::contract::line::PoolDeletions;
+use crate::contract::{DeletionsStatus, LineState, Pause};
+use crate::domain::SandboxId;
+use async_nats::jetstream::consumer;
+use async_nats::jetstream::kv::{CreateErrorKind, Entry, Operation, Store, UpdateErrorKind};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use std::time::Duration;
+
+/// Key of the line's state.
+const LINE_KEY: &str = "line.provider";
+/// Key of the operators' switch.
+const PAUSE_KEY: &str = "deletions.pause";
+/// Rounds that a writer may lose before it gives up. Each lost round is another worker's progress, so only
+/// a bucket that is out of order gets there.
+const ROUNDS_MAX: u32 = 1_000;
+/// Longest time that a look at the queue may take; the line itself is shown without it.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(2);
+
+#[async_trait]
+impl Pace for NatsBus {
+    async fn take(&self) -> Result<Turn, BusError> {
+        let pause = self.pause_switch().await?;
+        self.move_on(|line, now_ms| self.config.line.take(line, pause.as_ref(), now_ms)).await
+    }
+
+    async fn confirm(&self, ticket: Ticket) -> Result<Confirmed, BusError> {
+        let (line, pause) = self.read_line().await?;
+        Ok(self.config.line.confirm(&line, pause.as_ref(), ticket, self.clock.now_ms()))
+    }
+
+    async fn tell(&self, ticket: Ticket, sandbox: &SandboxId, end: CallEnd) -> Result<Told, BusError> {
+        self.move_on(|line, now_ms| self.config.line.tell(line, ticket, sandbox.as_str(), end, now_ms)).await
+    }
+
+    async fn look(&self) -> Result<LineView, BusError> {
+        let (line, pause) = self.read_line().await?;
+        Ok(self.config.line.view(&line, pause.as_ref(), self.clock.now_ms()))
+    }
+}
+
+#[async_trait]
+impl DeletionLine for NatsBus {
+    async fn pause(&self, pause: &Pause) -> Result<(), BusError> {
+        let value = serde_json::to_vec(pause).map_err(failed("pause deletions"))?;
+        let put = self.bucket().await?.put(PAUSE_KEY, value.into()).await;
+        put.map(|_| ()).map_err(failed("pause deletions"))
+    }
+
+    async fn resume(&self) -> Result<Option<Pause>, BusError> {
+        let pause = self.pause_switch().await?;
+        if pause.is_some() {
+            self.bucket().await?.purge(PAUSE_KEY).await.map_err(failed("resume deletions"))?;
+        }
+        let now_ms = self.clock.now_ms();
+        Ok(pause.filter(|pause| pause.is_on(now_ms)))
+    }
+
+    async fn status(&self) -> Result<DeletionsStatus, BusError> {
+        let (line, pause) = self.read_line().await?;
+        let mut status = self.config.line.status(&line, pause.as_ref(), self.clock.now_ms());
+        // Listing waits as long as the server lets it; whoever asks has less time.
+        status.pools = tokio::time::timeout(QUEUE_PATIENCE, self.pool_queues())
+            .await
+            .map_err(failed("look at the queue"))??
+            .into_iter()
+            .collect();
+        let pauses = status.pools.values().map(|pool| pool.consumer_paused_until);
+        status.consumer_paused_until = pauses.max().flatten();
+        Ok(status)
+    }
+}
+
+impl NatsBus {
+    /// Replaces the state of the line by what `step` makes of it and of the time, if it makes anything, and gives
+    /// back what `step` said.
+    async fn move_on<T>(
+        &self,
+        step: impl Fn(&LineState, u64) -> (T, Option<LineState>) + Send,
+    ) -> Result<T, BusError> {
+        let store = self.bucket().await?;
+        // One writer of this process at a time: they would only lose rounds to each other.
+        let _turn = self.line_turn.lock().await;
+        for _ in 0..ROUNDS_MAX {
+            let entry = put_entry(&store, LINE_KEY).await?;
+            let line = entry.as_ref().map(parse).unwrap_or_default();
+            let (answer, next) = step(&line, self.clock.now_ms());
+            let Some(next) = next else { return Ok(answer) };
+            if write(&store, entry.map(|entry| entry.revision), &next).await? {
+                return Ok(answer);
+            }
+        }
+        Err(failed("move the line on")("too many lost rounds"))
+    }
+
+    async fn read_line(&self) -> Result<(LineState, Option<Pause>), BusError> {
+        let store = self.bucket().await?;
+        let (line, pause) = tokio::join!(put_entry(&store, LINE_KEY), self.pause_switch());
+        Ok((line?.as_ref().map(parse).unwrap_or_default(), pause?))
+    }
+
+    async fn pause_switch(&self) -> Result<Option<Pause>, BusError> {
+        let store = self.bucket().await?;
+        let entry = put_entry(&store, PAUSE_KEY).await?;
+        // Whoever wrote something there wanted to stop the deletions, even if it cannot be read.
+        Ok(entry.map(|entry| {
+            serde_json::from_slice(&entry.value).unwrap_or_else(|_| Pause {
+                by: "unknown".to_owned(),
+                reason: Some("the switch holds something that cannot be read".to_owned()),
+                ..Pause::default()
+            })
+        }))
+    }
+
+    /// What waits and what is under way, as the server's consumers have it.
+    async fn pool_queues(&self) -> Result<Vec<(String, PoolDeletions)>, BusError> {
+        let stream = self
+            .jetstream
+            .get_stream_no_info(self.config.subjects.deletions_stream())
+            .await
+            .map_err(failed("look at the queue"))?;
+        let infos: Vec<consumer::Info> =
+            stream.consumers().try_collect().await.map_err(failed("look at the queue"))?;
+        let pool = |info: &consumer::Info| self.config.subjects.pool_of_consumer(&info.name);
+        Ok(infos.iter().filter_map(|info| Some((pool(info)?.to_string(), pool_deletions(info)))).collect())
+    }
+}
+
+fn pool_deletions(info: &consumer::Info) -> PoolDeletions {
+    let until = info.config.pause_until.filter(|_| info.paused);
+    PoolDeletions {
+        waiting: info.num_pending,
+        under_way: u64::try_from(info.num_ack_pending).unwrap_or(u64::MAX),
+        consumer_paused_until: until.and_then(|until| u64::try_from(until.unix_timestamp()).ok()),
+    }
+}
+
+async fn put_entry(store: &Store, key: &str) -> Result<Option<Entry>, BusError> {
+    let entry = store.entry(key).await.map_err(failed("read the line"))?;
+    Ok(entry.filter(|entry| entry.operation == Operation::Put))
+}
+
+async fn write(store: &Store, revision: Option<u64>, line: &LineState) -> Result<bool, BusError> {
+    let value = Bytes::from(serde_json::to_vec(line).map_err(failed("move the line on"))?);
+    match revision {
+        Some(revision) => match store.update(LINE_KEY, value, revision).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(false),
+            Err(error) => Err(failed("move the line on")(error)),
+        },
+        None => match store.create(LINE_KEY, value).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == CreateErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(failed("move the line on")(error)),
+        },
+    }
+}
+
+/// An unreadable value counts as a fresh line: the next writer puts it right.
+fn parse(entry: &Entry) -> LineState {
+    serde_json::from_slice(&entry.value).unwrap_or_default()
+}

@@ -1,0 +1,211 @@
+//! Looking into DELETIONS and PARKED, and making them whole again.
+
+use super::publish::{encode, is_conflict};
+use super::{NatsBus, failed};
+use crate::bus::intake::{self, one_line};
+use crate::bus::{Announced, BusError, ParkedKey, ParkedMessage, QueuedMessage, Upkeep};
+use crate::contract::events::rfc3339;
+use crate::contract::subjects::UNREADABLE;
+use crate::contract::{ParkedDeletion, TickKind, headers};
+use crate::domain::{PoolName, SandboxId, UnixSeconds};
+use async_nats::HeaderMap;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{ConsumerInfoErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use async_nats::jetstream::stream::{DeleteMessageErrorKind, DirectGetErrorKind, Stream};
+use async_trait::async_trait;
+
+#[async_trait]
+impl Upkeep for NatsBus {
+    async fn mend(&self) -> Result<bool, BusError> {
+        let is_whole = self.is_whole().await?;
+        if !is_whole {
+            tracing::warn!("a stream or a consumer is missing; making it again");
+            self.set_up_once().await?;
+        }
+        let is_pool_opened = self.open_pools_again().await?;
+        Ok(!is_whole || is_pool_opened)
+    }
+
+    async fn queued(&self, after: u64, limit: usize) -> Result<Vec<QueuedMessage>, BusError> {
+        let subject = self.config.subjects.deletion_every();
+        let found = self.read_after(self.config.subjects.deletions_stream(), &subject, after, limit).await?;
+        Ok(found.iter().map(|message| self.queued_message(message)).collect())
+    }
+
+    async fn queued_of(&self, pool: &PoolName, id: &SandboxId) -> Result<Vec<QueuedMessage>, BusError> {
+        let subjects = &self.config.subjects;
+        let mut found = Vec::new();
+        for subject in [subjects.deletion_work(pool, id), subjects.deletion_retry(pool, id)] {
+            // There is one of each at most, and both for a moment only.
+            found.extend(self.read_after(subjects.deletions_stream(), &subject, 0, 2).await?);
+        }
+        Ok(found.iter().map(|message| self.queued_message(message)).collect())
+    }
+
+    async fn unqueue(&self, sequence: u64) -> Result<bool, BusError> {
+        self.remove(self.config.subjects.deletions_stream(), sequence).await
+    }
+
+    async fn parked(
+        &self,
+        pool: Option<&PoolName>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<ParkedMessage>, BusError> {
+        let subjects = &self.config.subjects;
+        let subject = pool.map_or_else(|| subjects.parked_all(), |pool| subjects.parked_of_pool(pool));
+        let found = self.read_after(subjects.parked_stream(), &subject, after, limit).await?;
+        Ok(found.iter().filter_map(|message| self.parked_message(message)).collect())
+    }
+
+    async fn parked_of(&self, key: &ParkedKey) -> Result<Option<ParkedMessage>, BusError> {
+        let subjects = &self.config.subjects;
+        let subject = match key {
+            ParkedKey::Sandbox { pool, id } => subjects.parked(pool, id),
+            ParkedKey::Unreadable(sequence) => subjects.parked_unreadable(*sequence),
+        };
+        let found = self.read_after(subjects.parked_stream(), &subject, 0, 1).await?;
+        Ok(found.first().and_then(|message| self.parked_message(message)))
+    }
+
+    async fn unpark(&self, sequence: u64) -> Result<bool, BusError> {
+        self.remove(self.config.subjects.parked_stream(), sequence).await
+    }
+
+    async fn park_again(&self, parked: &ParkedDeletion) -> Result<Announced, BusError> {
+        const OPERATION: &str = "park a deletion again";
+        let (id, pool, _) = parked.work.parts().map_err(failed(OPERATION))?;
+        // No message id: it would be known for a while after the copy that it replaces was lost.
+        let message = PublishMessage::build()
+            .headers(parked_headers(parked))
+            .payload(encode(parked, OPERATION)?)
+            .expected_last_subject_sequence(0);
+        match self.publish_until_acked(self.config.subjects.parked(&pool, &id), message).await {
+            Ok(_) => Ok(Announced::Queued),
+            Err(error) if is_conflict(&error) => Ok(Announced::AlreadyQueued),
+            Err(error) => Err(failed(OPERATION)(error)),
+        }
+    }
+}
+
+/// What the headers of a parked deletion say.
+pub(super) fn parked_headers(parked: &ParkedDeletion) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    map.insert(headers::PARKED_REASON, one_line(&parked.reason));
+    map.insert(headers::PARKED_AT, rfc3339(UnixSeconds::new(parked.parked_at)));
+    map.insert(headers::ATTEMPTS, parked.attempts.to_string());
+    map
+}
+
+impl NatsBus {
+    /// Whether every stream is there, and every consumer but those of the pools.
+    async fn is_whole(&self) -> Result<bool, BusError> {
+        let subjects = &self.config.subjects;
+        let ticks = TickKind::ALL.map(|kind| subjects.tick_consumer(kind)).to_vec();
+        for (stream, consumers) in [
+            (subjects.deletions_stream(), Vec::new()),
+            (subjects.parked_stream(), Vec::new()),
+            (subjects.events_stream(), Vec::new()),
+            (subjects.ticks_stream(), ticks),
+        ] {
+            let stream = match self.jetstream.get_stream(stream).await {
+                Ok(stream) => stream,
+                Err(error) if is_missing_stream(&error.kind()) => return Ok(false),
+                Err(error) => return Err(failed("look for a stream")(error)),
+            };
+            for consumer in consumers {
+                match stream.consumer_info(consumer).await {
+                    Ok(_) => {}
+                    Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => return Ok(false),
+                    Err(error) => return Err(failed("look for a consumer")(error)),
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// A stream to be read from. Asks the server for nothing.
+    pub(super) async fn stream_to_read(&self, name: String) -> Result<Stream<()>, BusError> {
+        self.jetstream.get_stream_no_info(name).await.map_err(failed("open a stream"))
+    }
+
+    /// At most `limit` messages on `subject` after that sequence.
+    async fn read_after(
+        &self,
+        stream: String,
+        subject: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<StreamMessage>, BusError> {
+        let stream = self.stream_to_read(stream).await?;
+        let mut found = Vec::new();
+        let mut next = after.saturating_add(1);
+        while found.len() < limit {
+            match stream.direct_get_next_for_subject(subject, Some(next)).await {
+                Ok(message) => {
+                    next = message.sequence.saturating_add(1);
+                    found.push(message);
+                }
+                Err(error) if error.kind() == DirectGetErrorKind::NotFound => break,
+                Err(error) => return Err(failed("read a stream")(error)),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn remove(&self, stream: String, sequence: u64) -> Result<bool, BusError> {
+        let stream = self.stream_to_read(stream).await?;
+        match stream.delete_message(sequence).await {
+            Ok(is_removed) => Ok(is_removed),
+            Err(error) => match error.kind() {
+                DeleteMessageErrorKind::JetStream(answer) if is_no_message(&answer) => Ok(false),
+                _ => Err(failed("remove a message")(error)),
+            },
+        }
+    }
+
+    fn queued_message(&self, message: &StreamMessage) -> QueuedMessage {
+        QueuedMessage {
+            sequence: message.sequence,
+            work: intake::deletion_work(&message.payload).ok(),
+            is_put_off: message.subject.starts_with(self.config.subjects.deletion_retry_prefix().as_str()),
+            since: moment_of(message),
+        }
+    }
+
+    /// None for a subject that is none of ours.
+    fn parked_message(&self, message: &StreamMessage) -> Option<ParkedMessage> {
+        let mut tokens = message.subject.rsplit('.');
+        let (last, pool) = (tokens.next()?, tokens.next()?);
+        let key = if pool == UNREADABLE {
+            ParkedKey::Unreadable(last.parse().ok()?)
+        } else {
+            ParkedKey::Sandbox { pool: PoolName::parse(pool).ok()?, id: SandboxId::parse(last).ok()? }
+        };
+        let header = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned());
+        let copy = serde_json::from_slice::<ParkedDeletion>(&message.payload).ok();
+        Some(ParkedMessage {
+            sequence: message.sequence,
+            key,
+            reason: header(headers::PARKED_REASON).unwrap_or_default(),
+            parked_at: copy.map_or_else(|| moment_of(message), |copy| UnixSeconds::new(copy.parked_at)),
+            attempts: header(headers::ATTEMPTS).and_then(|attempts| attempts.parse().ok()),
+            work: intake::deletion_work(&message.payload).ok(),
+        })
+    }
+}
+
+fn is_missing_stream(kind: &GetStreamErrorKind) -> bool {
+    matches!(kind, GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// Whether the sequence holds nothing. Past the end the server has a code for that; in between it says so only in
+/// words, under the code of every failed removal.
+fn is_no_message(answer: &async_nats::jetstream::Error) -> bool {
+    answer.error_code() == ErrorCode::SEQUENCE_NOT_FOUND || answer.to_string().contains("no message found")
+}
+
+fn moment_of(message: &StreamMessage) -> UnixSeconds {
+    UnixSeconds::new(u64::try_from(message.time.unix_timestamp()).unwrap_or_default())
+}

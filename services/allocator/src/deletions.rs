@@ -1,0 +1,325 @@
+//! Operators' requests about deletions: look at what was parked, have it tried again, remove what nobody can read.
+//!
+//! A replay is three steps: the table says `pending_deletion` again, the work is announced, the parked copy goes.
+//! The first decides. Whatever is interrupted after it is finished by a repeat or by the sweep.
+
+use crate::{Allocator, decode, store_fault};
+use common::bus::{BusError, ParkedKey, ParkedMessage, QueuedMessage, Request};
+use common::contract::subjects::UNREADABLE;
+use common::contract::{
+    DeletionRequest, DeletionView, DeletionWork, Fault, FaultCode, HistoryView, KeyRequest, ParkedReply,
+    ParkedRequest, ParkedView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayOutcome,
+    ReplayReply,
+};
+use common::domain::{Actor, Epoch, HistoryEntry, PoolName, Sandbox, SandboxId, State};
+use common::runtime::telemetry::Chain;
+use common::store::{StoreError, Write};
+use futures_util::{StreamExt as _, stream};
+
+/// Entries of one page unless the caller says, and at most.
+const PAGE_LIMIT_DEFAULT: u32 = 50;
+const PAGE_LIMIT_MAX: u32 = 100;
+/// Replays at work at once in one request.
+const REPLAYS_AT_ONCE_MAX: usize = 8;
+/// Who asks, where nobody says.
+const ANYBODY: &str = "operator";
+
+/// Which page of what was parked.
+struct Which {
+    pool: Option<PoolName>,
+    reason: Option<String>,
+    after: u64,
+    limit: usize,
+}
+
+/// Why something could not be replayed.
+#[derive(Debug, thiserror::Error)]
+enum ReplayError {
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    #[error("the queue failed")]
+    Bus(#[from] BusError),
+}
+
+// === impl Which ===
+
+impl Which {
+    fn parse(request: &ParkedRequest) -> Result<Self, Fault> {
+        let ParkedRequest { pool, reason, cursor, limit } = request;
+        let pool = pool
+            .as_deref()
+            .map(PoolName::parse)
+            .transpose()
+            .map_err(|problem| Fault::invalid("pool", problem))?;
+        let limit = match limit.unwrap_or(PAGE_LIMIT_DEFAULT) {
+            limit @ 1..=PAGE_LIMIT_MAX => usize::try_from(limit).unwrap_or(usize::MAX),
+            _ => return Err(Fault::invalid("limit", format!("must be from 1 to {PAGE_LIMIT_MAX}"))),
+        };
+        Ok(Self { pool, reason: reason.clone(), after: cursor.unwrap_or_default(), limit })
+    }
+
+    fn is_wanted(&self, message: &ParkedMessage) -> bool {
+        self.reason.as_ref().is_none_or(|reason| message.reason.contains(reason.as_str()))
+    }
+}
+
+// === impl Allocator ===
+
+impl Allocator {
+    pub(crate) async fn parked(&self, request: &Request) -> Result<ParkedReply, Fault> {
+        let which = Which::parse(&decode::<ParkedRequest>(&request.body)?)?;
+        let (page, cursor) = self.parked_page(request, &which).await?;
+        let parked: Vec<_> = page.iter().map(parked_view).collect();
+        Ok(ParkedReply { count: u64::try_from(parked.len()).unwrap_or(u64::MAX), parked, cursor })
+    }
+
+    pub(crate) async fn deletion(&self, request: &Request) -> Result<DeletionView, Fault> {
+        let DeletionRequest { sandbox_id } = decode(&request.body)?;
+        let sandbox = self.sandbox_of(request, &sandbox_id).await?;
+        let upkeep = self.ports.upkeep.as_ref();
+        let key = ParkedKey::Sandbox { pool: sandbox.pool.clone(), id: sandbox.id.clone() };
+        let parked = upkeep.parked_of(&key).await.map_err(|error| bus_fault(request, &error))?;
+        let queued =
+            upkeep.queued_of(&sandbox.pool, &sandbox.id).await.map_err(|error| bus_fault(request, &error))?;
+        Ok(view(&sandbox, &queued, parked.as_ref()))
+    }
+
+    pub(crate) async fn replay(&self, request: &Request) -> Result<ReplayReply, Fault> {
+        let KeyRequest { key, by } = decode(&request.body)?;
+        let by = parse_actor(by.as_deref())?;
+        let outcome = match unreadable_sequence(&key) {
+            Some(sequence) => {
+                let key = ParkedKey::Unreadable(sequence);
+                let found = self.ports.upkeep.parked_of(&key).await;
+                let message = found.map_err(|error| bus_fault(request, &error))?.ok_or_else(not_parked)?;
+                self.replay_message(&message, &by, request).await
+            }
+            None => {
+                let sandbox = self.sandbox_of(request, &key).await?;
+                self.replay_sandbox(&sandbox, &by, request).await
+            }
+        };
+        let outcome = outcome.map_err(|error| replay_fault(request, &error))?;
+        Ok(ReplayReply { key, outcome })
+    }
+
+    pub(crate) async fn replay_all(&self, request: &Request) -> Result<ReplayAllReply, Fault> {
+        let ReplayAllRequest { which, by } = decode(&request.body)?;
+        let (which, by) = (Which::parse(&which)?, parse_actor(by.as_deref())?);
+        let (page, cursor) = self.parked_page(request, &which).await?;
+        let outcomes: Vec<_> = stream::iter(page)
+            .map(|message| self.replay_one_of_many(message, &by, request))
+            .buffer_unordered(REPLAYS_AT_ONCE_MAX)
+            .collect()
+            .await;
+        let mut reply = ReplayAllReply { cursor, ..ReplayAllReply::default() };
+        for outcome in outcomes {
+            match outcome {
+                Ok(ReplayOutcome::Replayed) => reply.replayed += 1,
+                Ok(ReplayOutcome::AlreadyOnTheWay) => reply.already_on_the_way += 1,
+                Ok(ReplayOutcome::Gone) => reply.gone += 1,
+                Ok(ReplayOutcome::Unreadable) => reply.unreadable += 1,
+                Err(error) => {
+                    reply.failed += 1;
+                    tracing::warn!(error = %Chain(&error), "a parked deletion was not replayed");
+                }
+            }
+        }
+        Ok(reply)
+    }
+
+    /// Removes what may go without a trace: a message that nobody can read. The copy of a parked sandbox stays,
+    /// because the sweep would put it back.
+    pub(crate) async fn remove(&self, request: &Request) -> Result<RemoveReply, Fault> {
+        let KeyRequest { key, by } = decode(&request.body)?;
+        let by = parse_actor(by.as_deref())?;
+        let Some(sequence) = unreadable_sequence(&key) else {
+            let message =
+                "only messages that nobody can read may be removed; replay a parked sandbox instead";
+            return Err(Fault::new(FaultCode::InvalidState, message));
+        };
+        let upkeep = self.ports.upkeep.as_ref();
+        let found = upkeep.parked_of(&ParkedKey::Unreadable(sequence)).await;
+        let removed = match found.map_err(|error| bus_fault(request, &error))? {
+            Some(message) => {
+                upkeep.unpark(message.sequence).await.map_err(|error| bus_fault(request, &error))?
+            }
+            None => false,
+        };
+        tracing::warn!(request.id = request.context.request_id, %by, key, removed, "removed by an operator");
+        Ok(RemoveReply { key, removed })
+    }
+
+    async fn parked_page(
+        &self,
+        request: &Request,
+        which: &Which,
+    ) -> Result<(Vec<ParkedMessage>, Option<u64>), Fault> {
+        let page = self.ports.upkeep.parked(which.pool.as_ref(), which.after, which.limit).await;
+        let mut page = page.map_err(|error| bus_fault(request, &error))?;
+        let is_full = page.len() >= which.limit;
+        let cursor = page.last().map(|message| message.sequence).filter(|_| is_full);
+        page.retain(|message| which.is_wanted(message));
+        Ok((page, cursor))
+    }
+
+    async fn sandbox_of(&self, request: &Request, id: &str) -> Result<Sandbox, Fault> {
+        let no_such = || Fault::new(FaultCode::NotFound, "there is no such sandbox");
+        let id = SandboxId::parse(id).map_err(|_| no_such())?;
+        let found = self.ports.store.sandbox(&id).await.map_err(|error| store_fault(request, &error))?;
+        found.ok_or_else(no_such)
+    }
+
+    async fn replay_sandbox(
+        &self,
+        sandbox: &Sandbox,
+        by: &Actor,
+        request: &Request,
+    ) -> Result<ReplayOutcome, ReplayError> {
+        let outcome = self.set_going(&sandbox.id, sandbox.epoch, by, request).await?;
+        let key = ParkedKey::Sandbox { pool: sandbox.pool.clone(), id: sandbox.id.clone() };
+        if let Some(message) = self.ports.upkeep.parked_of(&key).await? {
+            self.ports.upkeep.unpark(message.sequence).await?;
+        }
+        Ok(outcome)
+    }
+
+    async fn replay_one_of_many(
+        &self,
+        message: ParkedMessage,
+        by: &Actor,
+        request: &Request,
+    ) -> Result<ReplayOutcome, ReplayError> {
+        self.replay_message(&message, by, request).await
+    }
+
+    async fn replay_message(
+        &self,
+        message: &ParkedMessage,
+        by: &Actor,
+        request: &Request,
+    ) -> Result<ReplayOutcome, ReplayError> {
+        let Some((id, _, epoch)) = message.work.as_ref().and_then(|work| work.parts().ok()) else {
+            return Ok(ReplayOutcome::Unreadable);
+        };
+        let outcome = self.set_going(&id, epoch, by, request).await?;
+        self.ports.upkeep.unpark(message.sequence).await?;
+        Ok(outcome)
+    }
+
+    /// Has the deletion of that sandbox wanted and announced, if it is parked or wanted already.
+    async fn set_going(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        by: &Actor,
+        request: &Request,
+    ) -> Result<ReplayOutcome, ReplayError> {
+        let now = self.ports.clock.now();
+        let mut written = self.ports.store.replay_deletion(id, epoch, by, now).await?;
+        // Parked at another epoch than the copy says: the table knows better.
+        if let Write::Lost(Some(found)) = &written
+            && matches!(found.state, State::DeletionFailed(_))
+        {
+            let epoch = found.epoch;
+            written = self.ports.store.replay_deletion(id, epoch, by, now).await?;
+        }
+        let (sandbox, outcome) = match written {
+            Write::Done(sandbox) => {
+                self.ports.recorder.note(&sandbox, Some(&request.context.request_id));
+                tracing::info!(
+                    request.id = request.context.request_id,
+                    sandbox.id = id.as_str(),
+                    %by,
+                    "the deletion of {id} is tried again",
+                );
+                (sandbox, ReplayOutcome::Replayed)
+            }
+            Write::Lost(Some(found)) if matches!(found.state, State::PendingDeletion(_)) => {
+                (found, ReplayOutcome::AlreadyOnTheWay)
+            }
+            Write::Lost(_) => return Ok(ReplayOutcome::Gone),
+        };
+        if let Some(work) = DeletionWork::of(&sandbox) {
+            self.ports.deletions.announce(&work).await?;
+        }
+        Ok(outcome)
+    }
+}
+
+fn parse_actor(by: Option<&str>) -> Result<Actor, Fault> {
+    let by = by.map(str::trim).filter(|by| !by.is_empty()).unwrap_or(ANYBODY);
+    Actor::parse(by).map_err(|problem| Fault::invalid("by", problem))
+}
+
+/// The sequence in `_unreadable.<sequence>`.
+fn unreadable_sequence(key: &str) -> Option<u64> {
+    key.strip_prefix(UNREADABLE)?.strip_prefix('.')?.parse().ok()
+}
+
+fn parked_view(message: &ParkedMessage) -> ParkedView {
+    let (key, pool) = match &message.key {
+        ParkedKey::Sandbox { pool, id } => (id.to_string(), Some(pool.to_string())),
+        ParkedKey::Unreadable(sequence) => (format!("{UNREADABLE}.{sequence}"), None),
+    };
+    ParkedView {
+        key,
+        pool,
+        reason: message.reason.clone(),
+        attempts: message.attempts,
+        parked_at: message.parked_at.get(),
+    }
+}
+
+fn view(sandbox: &Sandbox, queued: &[QueuedMessage], parked: Option<&ParkedMessage>) -> DeletionView {
+    let deletion = sandbox.deletion();
+    let queued =
+        queued.iter().map(|message| QueuedView { put_off: message.is_put_off, since: message.since.get() });
+    let history = sandbox.history.iter().map(|entry| {
+        let HistoryEntry { version, epoch, state, cause, at, by } = entry;
+        HistoryView {
+            version: version.get(),
+            epoch: epoch.get(),
+            status: state.to_string(),
+            cause: cause.as_str().to_owned(),
+            at: at.get(),
+            by: by.as_ref().map(ToString::to_string),
+        }
+    });
+    DeletionView {
+        sandbox_id: sandbox.id.to_string(),
+        name: sandbox.name.to_string(),
+        pool: sandbox.pool.to_string(),
+        status: sandbox.state.name().to_string(),
+        requested_at: deletion.map(|deletion| deletion.requested_at.get()),
+        attempts: deletion.map_or(0, |deletion| deletion.attempts),
+        last_error: deletion.and_then(|deletion| deletion.last_error.clone()),
+        queued: queued.collect(),
+        parked: parked.map(parked_view),
+        history: history.collect(),
+    }
+}
+
+fn not_parked() -> Fault {
+    Fault::new(FaultCode::NotFound, "nothing is parked under that key")
+}
+
+fn replay_fault(request: &Request, error: &ReplayError) -> Fault {
+    match error {
+        ReplayError::Store(error) => store_fault(request, error),
+        ReplayError::Bus(error) => bus_fault(request, error),
+    }
+}
+
+fn bus_fault(request: &Request, error: &BusError) -> Fault {
+    tracing::warn!(
+        request.id = request.context.request_id,
+        request.verb = request.verb.as_str(),
+        error = %Chain(error),
+        "the queue failed"
+    );
+    Fault::new(FaultCode::UpstreamUnavailable, "the message queue does not answer; repeat the same request")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,32 @@
+//! `broker deletions`: the deletion queue from a shell, over NATS.
+
+use clap::Subcommand;
+use common::runtime::settings::Env;
+
+mod client;
+pub(crate) mod line;
+pub(crate) mod parked;
+
+/// What can be done with deletions.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Deletions {
+    #[command(flatten)]
+    Line(line::Command),
+    #[command(flatten)]
+    Parked(parked::Command),
+}
+
+// === impl Deletions ===
+
+impl Deletions {
+    /// Does it, and prints what it did.
+    ///
+    /// # Errors
+    /// When the settings cannot be read, nobody answers, or the answer is a failure.
+    pub(crate) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
+        match self {
+            Self::Line(command) => command.run(env).await,
+            Self::Parked(command) => command.run(env).await,
+        }
+    }
+}

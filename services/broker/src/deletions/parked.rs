@@ -1,0 +1,258 @@
+//! Parked deletions: look at them, have them tried again, remove what nobody can read.
+
+use super::client::Client;
+use anyhow::bail;
+use clap::{Args, Subcommand, ValueEnum};
+use common::contract::events::rfc3339;
+use common::contract::{
+    DeletionRequest, DeletionView, KeyRequest, ParkedReply, ParkedRequest, ParkedView, RemoveReply,
+    ReplayAllReply, ReplayAllRequest, ReplayOutcome, ReplayReply, Verb,
+};
+use common::domain::UnixSeconds;
+use common::runtime::settings::Env;
+use serde::Serialize;
+use std::fmt::Write as _;
+
+/// Entries of one page.
+const PAGE_LIMIT: u32 = 100;
+/// Pages of one command: a stream that grows as fast as it is read must not be read for ever.
+const PAGES_MAX: usize = 10_000;
+
+/// What can be done with parked deletions.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List deletions that used up their attempts, and messages that nobody could read.
+    Parked {
+        #[command(flatten)]
+        which: Which,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Show the end of one sandbox: its state, its attempts, where its message is, its history.
+    Show {
+        /// The sandbox.
+        id: String,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Have parked deletions tried again, with their attempts counted anew. May be repeated and interrupted.
+    Replay {
+        /// The sandbox, or the key of a message that could not be read.
+        #[arg(required_unless_present = "all", conflicts_with_all = ["all", "pool", "reason"])]
+        key: Option<String>,
+        /// All of them, or all that the filters leave.
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        which: Which,
+        /// Who asks, for the history; the user of this shell unless said.
+        #[arg(long)]
+        by: Option<String>,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Remove a parked message that nobody can read.
+    Remove {
+        /// Its key: `_unreadable.<sequence>`.
+        key: String,
+        /// Who asks, for the log; the user of this shell unless said.
+        #[arg(long)]
+        by: Option<String>,
+    },
+}
+
+/// Which parked deletions.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Which {
+    /// Only those of this pool.
+    #[arg(long)]
+    pool: Option<String>,
+    /// Only those whose reason contains this text.
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+// === impl Command ===
+
+impl Command {
+    pub(super) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
+        let by = |by: Option<String>| by.or_else(|| env.get("USER"));
+        let client = Client::connect(env).await?;
+        let ended = match self {
+            Self::Parked { which, output } => parked(&client, which, output).await,
+            Self::Show { id, output } => show(&client, id, output).await,
+            Self::Replay { key: Some(key), by: name, output, .. } => {
+                replay(&client, KeyRequest { key, by: by(name) }, output).await
+            }
+            Self::Replay { key: None, which, by: name, output, .. } => {
+                replay_all(&client, which, by(name), output).await
+            }
+            Self::Remove { key, by: name } => remove(&client, KeyRequest { key, by: by(name) }).await,
+        };
+        client.close().await;
+        ended
+    }
+}
+
+// === impl Which ===
+
+impl Which {
+    fn page(&self, cursor: Option<u64>) -> ParkedRequest {
+        let Self { pool, reason } = self.clone();
+        ParkedRequest { pool, reason, cursor, limit: Some(PAGE_LIMIT) }
+    }
+}
+
+async fn parked(client: &Client, which: Which, output: Output) -> anyhow::Result<()> {
+    let mut all = ParkedReply::default();
+    for _ in 0..PAGES_MAX {
+        let page: ParkedReply = client.ask(Verb::Parked, &which.page(all.cursor)).await?;
+        all.count += page.count;
+        all.parked.extend(page.parked);
+        all.cursor = page.cursor;
+        if all.cursor.is_none() {
+            break;
+        }
+    }
+    match output {
+        Output::Json => print_json(&all),
+        Output::Text => {
+            print!("{}", table(&all.parked));
+            Ok(())
+        }
+    }
+}
+
+async fn show(client: &Client, sandbox_id: String, output: Output) -> anyhow::Result<()> {
+    let view: DeletionView = client.ask(Verb::Deletion, &DeletionRequest { sandbox_id }).await?;
+    match output {
+        Output::Json => print_json(&view),
+        Output::Text => {
+            print!("{}", description(&view));
+            Ok(())
+        }
+    }
+}
+
+async fn replay(client: &Client, request: KeyRequest, output: Output) -> anyhow::Result<()> {
+    let reply: ReplayReply = client.ask(Verb::Replay, &request).await?;
+    let ReplayReply { key, outcome } = &reply;
+    match (output, outcome) {
+        (Output::Json, _) => print_json(&reply)?,
+        (Output::Text, ReplayOutcome::Replayed) => println!("{key} is tried again"),
+        (Output::Text, ReplayOutcome::AlreadyOnTheWay) => println!("{key} is on its way already"),
+        (Output::Text, ReplayOutcome::Gone) => println!("{key} needs no deletion any more"),
+        (Output::Text, ReplayOutcome::Unreadable) => {}
+    }
+    if *outcome == ReplayOutcome::Unreadable {
+        bail!("{key} still cannot be read; a newer build may, or `broker deletions remove {key}`");
+    }
+    Ok(())
+}
+
+async fn replay_all(client: &Client, which: Which, by: Option<String>, output: Output) -> anyhow::Result<()> {
+    let mut total = ReplayAllReply::default();
+    for _ in 0..PAGES_MAX {
+        let request = ReplayAllRequest { which: which.page(total.cursor), by: by.clone() };
+        let page: ReplayAllReply = client.ask(Verb::ReplayAll, &request).await?;
+        total.add(&page);
+        if total.cursor.is_none() {
+            break;
+        }
+    }
+    let ReplayAllReply { replayed, already_on_the_way, gone, unreadable, failed, .. } = &total;
+    match output {
+        Output::Json => print_json(&total)?,
+        Output::Text => println!(
+            "replayed {replayed}, already on the way {already_on_the_way}, gone {gone}, unreadable {unreadable}"
+        ),
+    }
+    if *failed > 0 {
+        bail!("{failed} could not be replayed now; repeat the same command");
+    }
+    Ok(())
+}
+
+async fn remove(client: &Client, request: KeyRequest) -> anyhow::Result<()> {
+    let RemoveReply { key, removed } = client.ask(Verb::Remove, &request).await?;
+    println!("{key} {}", if removed { "is removed" } else { "was not there" });
+    Ok(())
+}
+
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+fn table(parked: &[ParkedView]) -> String {
+    let mut text = String::new();
+    for ParkedView { key, pool, reason, attempts, parked_at } in parked {
+        let pool = pool.as_deref().unwrap_or("-");
+        let attempts = attempts.map_or_else(|| "-".to_owned(), |attempts| attempts.to_string());
+        let at = rfc3339(UnixSeconds::new(*parked_at));
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{key:<20} {pool:<12} {attempts:>3}  {at}  {reason}");
+    }
+    let _ = writeln!(text, "{} parked", parked.len());
+    text
+}
+
+fn description(view: &DeletionView) -> String {
+    let mut text = String::new();
+    let DeletionView {
+        sandbox_id, name, pool, status, attempts, last_error, queued, parked, history, ..
+    } = view;
+    let _ = writeln!(text, "{sandbox_id} ({name}) of pool {pool} is {status}; {attempts} attempts");
+    if let Some(error) = last_error {
+        let _ = writeln!(text, "last error: {error}");
+    }
+    for message in queued {
+        let since = rfc3339(UnixSeconds::new(message.since));
+        let place = if message.put_off { "waits for its next attempt" } else { "is in the queue" };
+        let _ = writeln!(text, "its message {place} since {since}");
+    }
+    if let Some(parked) = parked {
+        let at = rfc3339(UnixSeconds::new(parked.parked_at));
+        let _ = writeln!(text, "parked at {at}: {}", parked.reason);
+    }
+    for entry in history {
+        let at = rfc3339(UnixSeconds::new(entry.at));
+        let by = entry.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+        let _ = writeln!(text, "  {at}  {:<17} {}{by}", entry.status, entry.cause);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_names_what_an_operator_needs() {
+        let one = ParkedView {
+            key: "2000000".to_owned(),
+            pool: Some("main".to_owned()),
+            reason: "status 500".to_owned(),
+            attempts: Some(8),
+            parked_at: 1_763_683_200,
+        };
+        let other = ParkedView { key: "_unreadable.7".to_owned(), pool: None, attempts: None, ..one.clone() };
+        let text = table(&[one, other]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "2000000              main           8  2025-11-21T00:00:00Z  status 500");
+        assert_eq!(lines[1], "_unreadable.7        -              -  2025-11-21T00:00:00Z  status 500");
+        assert_eq!(lines[2], "2 parked");
+    }
+}

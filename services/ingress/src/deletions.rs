@@ -1,0 +1,151 @@
+//! The routes of the operators about deletions: what is parked, one of them, and having them tried again.
+
+use axum::Extension;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use common::contract::{
+    DeletionRequest, Fault, FaultCode, KeyRequest, ParkedRequest, ReplayAllReply, ReplayAllRequest, Verb,
+};
+use common::domain::Actor;
+use serde::Deserialize;
+
+use crate::admin::written;
+use crate::error::{Failure, pass_on};
+use crate::relay::Relay;
+use crate::request_id::Facts;
+
+mod switch;
+
+pub(crate) use switch::{LineDesk, pause, resume};
+
+/// Who asks, for the history of what is done.
+pub const OPERATOR_HEADER: &str = "X-Operator";
+/// Who asks over HTTP, where nobody says.
+const ANYBODY: &str = "admin";
+/// Pages of one request to replay all; what is left has a cursor.
+const PAGES_MAX: usize = 100;
+
+/// Which parked deletions are meant.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Which {
+    pool: Option<String>,
+    reason: Option<String>,
+    cursor: Option<u64>,
+    limit: Option<u32>,
+    /// Has to be said to replay all.
+    all: Option<bool>,
+}
+
+type Asked = Result<Query<Which>, QueryRejection>;
+type PathKey = Result<Path<String>, PathRejection>;
+
+/// `GET /v1/admin/deletions/parked`
+pub(crate) async fn parked(
+    State(relay): State<Relay>,
+    Extension(facts): Extension<Facts>,
+    which: Asked,
+) -> Result<Response, Failure> {
+    let request = read(which)?.request();
+    let reply = relay.send(Verb::Parked, &facts, None, &request).await?;
+    Ok(pass_on(reply, StatusCode::OK))
+}
+
+/// `GET /v1/admin/deletions/{id}`
+pub(crate) async fn show(
+    State(relay): State<Relay>,
+    Extension(facts): Extension<Facts>,
+    path: PathKey,
+) -> Result<Response, Failure> {
+    let request = DeletionRequest { sandbox_id: key(path)? };
+    let reply = relay.send(Verb::Deletion, &facts, None, &request).await?;
+    Ok(pass_on(reply, StatusCode::OK))
+}
+
+/// `POST /v1/admin/deletions/{id}/replay`
+pub(crate) async fn replay(
+    State(relay): State<Relay>,
+    Extension(facts): Extension<Facts>,
+    path: PathKey,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let request = KeyRequest { key: key(path)?, by: Some(operator(&headers)?.to_string()) };
+    let reply = relay.send(Verb::Replay, &facts, None, &request).await?;
+    Ok(pass_on(reply, StatusCode::OK))
+}
+
+/// `DELETE /v1/admin/deletions/{id}`
+pub(crate) async fn remove(
+    State(relay): State<Relay>,
+    Extension(facts): Extension<Facts>,
+    path: PathKey,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let request = KeyRequest { key: key(path)?, by: Some(operator(&headers)?.to_string()) };
+    let reply = relay.send(Verb::Remove, &facts, None, &request).await?;
+    Ok(pass_on(reply, StatusCode::OK))
+}
+
+/// `POST /v1/admin/deletions/replay?all=true`: page after page, until the last or for as long as a request may
+/// take. Every page is a request of its own to the workers and may be repeated.
+pub(crate) async fn replay_all(
+    State(relay): State<Relay>,
+    Extension(facts): Extension<Facts>,
+    which: Asked,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let which = read(which)?;
+    if which.all != Some(true) {
+        return Err(Fault::invalid("all", "must be true to replay more than one deletion").into());
+    }
+    let by = operator(&headers)?.to_string();
+    let mut request = ReplayAllRequest { which: which.request(), by: Some(by) };
+    let mut total = ReplayAllReply { cursor: request.which.cursor, ..ReplayAllReply::default() };
+    let until_ms = relay.deadline_ms();
+    for page in 0..PAGES_MAX {
+        let reply = match relay.send(Verb::ReplayAll, &facts, None, &request).await {
+            Ok(reply) if !reply.is_fault => reply,
+            // What was done so far is worth more than the failure of a later page, which the next request meets.
+            Ok(_) | Err(_) if page > 0 => break,
+            Ok(reply) => return Ok(pass_on(reply, StatusCode::OK)),
+            Err(fault) => return Err(fault.into()),
+        };
+        let counts: ReplayAllReply = serde_json::from_slice(&reply.body)
+            .map_err(|_| Fault::new(FaultCode::InternalError, "a worker's answer could not be read"))?;
+        total.add(&counts);
+        request.which.cursor = total.cursor;
+        if total.cursor.is_none() || relay.is_past(until_ms) {
+            break;
+        }
+    }
+    written(StatusCode::OK, &total)
+}
+
+// === impl Which ===
+
+impl Which {
+    fn request(self) -> ParkedRequest {
+        let Self { pool, reason, cursor, limit, all: _ } = self;
+        ParkedRequest { pool, reason, cursor, limit }
+    }
+}
+
+fn read(which: Asked) -> Result<Which, Fault> {
+    which.map(|Query(which)| which).map_err(|problem| Fault::invalid("the query", problem.body_text()))
+}
+
+fn key(path: PathKey) -> Result<String, Fault> {
+    path.map(|Path(key)| key).map_err(|_| Fault::invalid("the id", "in the path is not text"))
+}
+
+fn operator(headers: &HeaderMap) -> Result<Actor, Fault> {
+    let named = match headers.get(OPERATOR_HEADER).map(|value| value.to_str()) {
+        Some(Ok(name)) if !name.trim().is_empty() => name.trim(),
+        Some(Err(_)) => {
+            return Err(Fault::invalid(OPERATOR_HEADER, "may hold only visible ASCII characters"));
+        }
+        _ => ANYBODY,
+    };
+    Actor::parse(named).map_err(|problem| Fault::invalid(OPERATOR_HEADER, problem))
+}

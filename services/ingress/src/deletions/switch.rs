@@ -1,0 +1,76 @@
+//! The operators' switch of all deletions. It is a key of the queue's bucket, so it works without any worker.
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use bytes::Bytes;
+use common::bus::DeletionLine;
+use common::clock::Clock;
+use common::contract::{Fault, Pause, PauseRequest};
+use serde::Serialize;
+use std::sync::Arc;
+
+use crate::admin::{unavailable, written};
+use crate::error::Failure;
+use crate::request_id::Facts;
+
+/// Who pauses if the request does not say.
+const BY_DEFAULT: &str = "admin API";
+
+/// Where operators stop the deletions.
+#[derive(Clone)]
+pub(crate) struct LineDesk {
+    pub(crate) line: Arc<dyn DeletionLine>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+#[derive(Serialize)]
+struct Paused {
+    status: &'static str,
+    paused: Pause,
+}
+
+#[derive(Serialize)]
+struct Resumed {
+    status: &'static str,
+    was_paused: Option<Pause>,
+}
+
+/// `POST /v1/admin/deletions/pause`
+pub(crate) async fn pause(
+    State(desk): State<LineDesk>,
+    Extension(facts): Extension<Facts>,
+    body: Bytes,
+) -> Result<Response, Failure> {
+    let request: PauseRequest = if body.is_empty() {
+        PauseRequest::default()
+    } else if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Fault::invalid("the body", "is no JSON object").into());
+    } else {
+        serde_json::from_slice(&body).map_err(|error| {
+            Fault::invalid("the body", format!("is not the expected JSON object: {error}"))
+        })?
+    };
+    let paused = request
+        .at(desk.clock.now(), BY_DEFAULT)
+        .map_err(|(field, problem)| Fault::invalid(field, problem))?;
+    desk.line.pause(&paused).await.map_err(|error| unavailable(&error, &facts))?;
+    tracing::warn!(
+        request.id = facts.request_id.as_str(),
+        reason = paused.reason,
+        "deletions are paused by {}",
+        paused.by
+    );
+    written(StatusCode::OK, &Paused { status: "paused", paused })
+}
+
+/// `POST /v1/admin/deletions/resume`
+pub(crate) async fn resume(
+    State(desk): State<LineDesk>,
+    Extension(facts): Extension<Facts>,
+) -> Result<Response, Failure> {
+    let was_paused = desk.line.resume().await.map_err(|error| unavailable(&error, &facts))?;
+    tracing::warn!(request.id = facts.request_id.as_str(), "deletions are resumed");
+    written(StatusCode::OK, &Resumed { status: "running", was_paused })
+}

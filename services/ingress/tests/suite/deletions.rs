@@ -1,0 +1,115 @@
+//! The operators' routes about deletions.
+
+use crate::support::{ADMIN, Headers, Rig, Step};
+use common::bus::RequestError;
+use common::contract::{FaultCode, Verb};
+use serde_json::{Value, json};
+
+const BY_ALICE: Headers<'static> = &[("Authorization", "Bearer admin-token-1"), ("X-Operator", "alice")];
+
+fn page(replayed: u64, cursor: &'static str) -> Step {
+    let body = format!(
+        r#"{{"replayed":{replayed},"already_on_the_way":1,"gone":2,"unreadable":3,"failed":0,"cursor":{cursor}}}"#
+    );
+    Step::Say(None, body.leak())
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_route_asks_its_verb_and_passes_the_answer_on() {
+    let cases = [
+        ("GET", "/v1/admin/deletions/parked", Verb::Parked, json!({})),
+        (
+            "GET",
+            "/v1/admin/deletions/parked?pool=main&reason=status+500&limit=7&cursor=40",
+            Verb::Parked,
+            json!({"pool": "main", "reason": "status 500", "limit": 7, "cursor": 40}),
+        ),
+        ("GET", "/v1/admin/deletions/2000000", Verb::Deletion, json!({"sandbox_id": "2000000"})),
+        (
+            "POST",
+            "/v1/admin/deletions/2000000/replay",
+            Verb::Replay,
+            json!({"key": "2000000", "by": "alice"}),
+        ),
+        (
+            "DELETE",
+            "/v1/admin/deletions/_unreadable.7",
+            Verb::Remove,
+            json!({"key": "_unreadable.7", "by": "alice"}),
+        ),
+    ];
+    for (method, path, verb, body) in cases {
+        let rig = Rig::new([Step::Say(None, r#"{"as":"it stands"}"#)]);
+        let answer = rig.ask(method, path, BY_ALICE).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.body.as_ref()),
+            (200, br#"{"as":"it stands"}"#.as_slice())
+        );
+        let seen = rig.workers.seen();
+        assert_eq!(seen.len(), 1, "{path}");
+        assert_eq!((seen[0].verb, serde_json::from_slice::<Value>(&seen[0].body).unwrap()), (verb, body));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_named_is_the_admin_and_a_name_has_to_be_one() {
+    let rig = Rig::new([Step::Say(None, "{}")]);
+    rig.ask("POST", "/v1/admin/deletions/1/replay", ADMIN).await;
+    let body: Value = serde_json::from_slice(&rig.workers.seen()[0].body).unwrap();
+    assert_eq!(body["by"], "admin");
+    for bad in ["two words", "\u{e9}"] {
+        let headers = [("Authorization", "Bearer admin-token-1"), ("X-Operator", bad)];
+        let answer = rig.ask("POST", "/v1/admin/deletions/1/replay", &headers).await;
+        assert_eq!(answer.status, 400, "{bad:?}");
+    }
+    assert_eq!(rig.workers.seen().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_are_replayed_page_by_page_and_counted_together() {
+    let rig = Rig::new([page(50, "90"), page(50, "190"), page(7, "null")]);
+    let answer = rig.ask("POST", "/v1/admin/deletions/replay?all=true&pool=main", ADMIN).await;
+    assert_eq!(answer.status, 200);
+    let counts = json!({
+        "replayed": 107, "already_on_the_way": 3, "gone": 6, "unreadable": 9, "failed": 0, "cursor": null,
+    });
+    assert_eq!(answer.json(), counts);
+    let cursors: Vec<Value> = rig
+        .workers
+        .seen()
+        .iter()
+        .map(|seen| serde_json::from_slice::<Value>(&seen.body).unwrap())
+        .inspect(|body| assert_eq!(body["pool"], "main"))
+        .map(|body| body["cursor"].clone())
+        .collect();
+    assert_eq!(cursors, [Value::Null, json!(90), json!(190)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_replayed_before_a_page_failed_is_told_with_the_place_to_go_on() {
+    let rig = Rig::new([page(50, "90"), Step::Refuse(FaultCode::StoreUnavailable, "no table")]);
+    let answer = rig.ask("POST", "/v1/admin/deletions/replay?all=true", ADMIN).await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["cursor"]), (200, &json!(90)));
+    assert_eq!(answer.json()["replayed"], 50);
+    let rig = Rig::new([Step::Refuse(FaultCode::StoreUnavailable, "no table")]);
+    let answer = rig.ask("POST", "/v1/admin/deletions/replay?all=true", ADMIN).await;
+    assert_eq!(answer.status, 503);
+    let rig = Rig::new([Step::Fail(RequestError::Disconnected)]);
+    let answer = rig.ask("POST", "/v1/admin/deletions/replay?all=true", ADMIN).await;
+    assert_eq!(answer.status, 503);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_has_to_be_said_and_the_query_has_to_be_readable() {
+    let rig = Rig::new([Step::Say(None, "{}")]);
+    for path in [
+        "/v1/admin/deletions/replay",
+        "/v1/admin/deletions/replay?all=false",
+        "/v1/admin/deletions/replay?all=yes",
+        "/v1/admin/deletions/replay?all=true&cursor=x",
+    ] {
+        assert_eq!(rig.ask("POST", path, ADMIN).await.status, 400, "{path}");
+    }
+    assert_eq!(rig.ask("GET", "/v1/admin/deletions/parked?limit=-1", ADMIN).await.status, 400);
+    assert!(rig.workers.seen().is_empty());
+}

@@ -1,0 +1,114 @@
+//! The ledger: every event of every sandbox is there.
+
+use super::SweepError;
+use crate::Reconciler;
+use common::bus::BusError;
+use common::contract::SweepReport;
+use common::domain::{Sandbox, SandboxId, StateName, Version};
+use common::runtime::telemetry::Chain;
+use common::store::SortRange;
+use futures_util::{StreamExt as _, stream};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Sandboxes whose versions are remembered, at about 100 bytes each.
+const VERIFIED_MAX: usize = 200_000;
+/// Sandboxes that are held against the ledger at once.
+const LOOKS_AT_ONCE_MAX: usize = 16;
+/// States of sandboxes that are in use or on their way out. The sync looks at the free ones.
+const STATES: [StateName; 5] = [
+    StateName::PendingDeletion,
+    StateName::DeletionFailed,
+    StateName::Allocated,
+    StateName::Stale,
+    StateName::Quarantined,
+];
+
+/// Up to which version the events of a sandbox were seen to be in the ledger, so that a pool in which nothing
+/// happens costs nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Verified {
+    versions: Mutex<BTreeMap<SandboxId, Version>>,
+}
+
+// === impl Verified ===
+
+impl Verified {
+    pub(crate) fn forget(&self) {
+        self.versions().clear();
+    }
+
+    fn has(&self, sandbox: &Sandbox) -> bool {
+        self.versions().get(&sandbox.id).is_some_and(|version| *version >= sandbox.version)
+    }
+
+    fn note(&self, sandbox: &Sandbox) {
+        let mut versions = self.versions();
+        if versions.len() >= VERIFIED_MAX {
+            // Gone sandboxes are never taken out one by one; those that are there are soon known again.
+            versions.clear();
+        }
+        versions.insert(sandbox.id.clone(), sandbox.version);
+    }
+
+    fn versions(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Version>> {
+        // Every change is complete before the lock is let go, so a poisoned lock holds a sound state.
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    /// Goes on with the other sandboxes when one cannot be completed, and says so at the end.
+    pub(super) async fn sweep_ledger(&self, report: &mut SweepReport) -> Result<(), SweepError> {
+        let mut trouble = None;
+        for state in STATES {
+            let mut walk = self.walk(state, &SortRange::All).await?;
+            while let Some(page) = walk.next().await? {
+                let (filled, error) = self.complete_ledger(&page).await;
+                report.events_filled += filled;
+                trouble = trouble.or(error);
+            }
+        }
+        trouble.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Completes the ledger for sandboxes that a sync has read anyway. Nothing depends on it.
+    pub(crate) async fn complete_ledger_on_the_way(&self, sandboxes: &[Sandbox]) {
+        let (filled, error) = self.complete_ledger(sandboxes).await;
+        if filled > 0 {
+            tracing::warn!(events_filled = filled, "{filled} events were missing");
+        }
+        if let Some(error) = error {
+            tracing::warn!(error = %Chain(&error), "the ledger could not be completed; the next run goes on");
+        }
+    }
+
+    async fn complete_one(&self, sandbox: Sandbox) -> Result<u64, BusError> {
+        let added = self.ports.recorder.complete(&sandbox).await?;
+        self.verified.note(&sandbox);
+        Ok(added)
+    }
+
+    /// How many events were missing, and the first trouble that there was.
+    async fn complete_ledger(&self, sandboxes: &[Sandbox]) -> (u64, Option<BusError>) {
+        // Who made a younger change may be about to tell it.
+        let told_by = self.ports.clock.now().before(self.config.sweep_after);
+        let is_due = |sandbox: &&Sandbox| {
+            let is_settled = sandbox.history.last().is_none_or(|entry| entry.at <= told_by);
+            is_settled && !self.verified.has(sandbox)
+        };
+        let due: Vec<Sandbox> = sandboxes.iter().filter(is_due).cloned().collect();
+        let looks = stream::iter(due).map(|sandbox| self.complete_one(sandbox));
+        let (mut filled, mut trouble) = (0, None);
+        let mut looks = looks.buffer_unordered(LOOKS_AT_ONCE_MAX);
+        while let Some(looked) = looks.next().await {
+            match looked {
+                Ok(added) => filled += added,
+                Err(error) => trouble = trouble.or(Some(error)),
+            }
+        }
+        (filled, trouble)
+    }
+}

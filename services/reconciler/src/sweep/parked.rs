@@ -1,0 +1,81 @@
+//! What is parked: one copy for each sandbox that is `deletion_failed`, and none for any other.
+
+use super::{MESSAGES_PAGE, SweepError};
+use crate::Reconciler;
+use crate::listing::LISTING_MAX;
+use common::bus::{Announced, ParkedKey, ParkedMessage};
+use common::contract::{ParkedDeletion, SweepReport};
+use common::domain::{Sandbox, SandboxId, State, StateName};
+use common::store::SortRange;
+use std::collections::{BTreeMap, BTreeSet};
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    /// Each difference is held against the table itself, because index and stream may both lag behind it.
+    pub(super) async fn sweep_parked(&self, report: &mut SweepReport) -> Result<(), SweepError> {
+        let copies = self.parked_copies().await?;
+        report.parked = u64::try_from(copies.len()).unwrap_or(u64::MAX);
+        let mut failed = BTreeSet::new();
+        let mut walk = self.walk(StateName::DeletionFailed, &SortRange::All).await?;
+        while let Some(page) = walk.next().await? {
+            for Sandbox { id, .. } in page {
+                if !copies.contains_key(&id) {
+                    self.park_again(&id, report).await?;
+                }
+                failed.insert(id);
+            }
+        }
+        for (id, copy) in copies {
+            if !failed.contains(&id) {
+                self.remove_copy(&id, &copy, report).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn parked_copies(&self) -> Result<BTreeMap<SandboxId, ParkedMessage>, SweepError> {
+        let mut copies = BTreeMap::new();
+        let mut after = 0;
+        loop {
+            let page = self.ports.upkeep.parked(None, after, MESSAGES_PAGE).await?;
+            let is_last = page.len() < MESSAGES_PAGE || copies.len() > LISTING_MAX;
+            for message in page {
+                after = message.sequence;
+                if let ParkedKey::Sandbox { pool: _, id } = &message.key {
+                    copies.insert(id.clone(), message);
+                }
+            }
+            if is_last {
+                return Ok(copies);
+            }
+        }
+    }
+
+    async fn park_again(&self, id: &SandboxId, report: &mut SweepReport) -> Result<(), SweepError> {
+        let sandbox = self.ports.store.sandbox(id).await?;
+        let Some(parked) = sandbox.as_ref().and_then(ParkedDeletion::of) else { return Ok(()) };
+        if self.ports.upkeep.park_again(&parked).await? == Announced::Queued {
+            report.reparked += 1;
+        }
+        Ok(())
+    }
+
+    /// A young copy may belong to a reaper that is about to tell the table.
+    async fn remove_copy(
+        &self,
+        id: &SandboxId,
+        copy: &ParkedMessage,
+        report: &mut SweepReport,
+    ) -> Result<(), SweepError> {
+        if copy.parked_at > self.ports.clock.now().before(self.config.sweep_after) {
+            return Ok(());
+        }
+        let sandbox = self.ports.store.sandbox(id).await?;
+        let is_failed = sandbox.is_some_and(|sandbox| matches!(sandbox.state, State::DeletionFailed(_)));
+        if !is_failed && self.ports.upkeep.unpark(copy.sequence).await? {
+            report.unparked += 1;
+        }
+        Ok(())
+    }
+}

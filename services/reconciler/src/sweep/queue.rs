@@ -1,0 +1,113 @@
+//! The deletion queue: one message for each wanted deletion, and none for anything else.
+
+use super::{MESSAGES_PAGE, SweepError};
+use crate::Reconciler;
+use crate::listing::LISTING_MAX;
+use common::bus::{Announced, QueuedMessage};
+use common::contract::{DeletionWork, SweepReport};
+use common::domain::{Epoch, SandboxId, State, StateName, UnixSeconds};
+use common::store::SortRange;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Deletions that the index shows as wanted.
+pub(super) type Wanted = BTreeMap<SandboxId, DeletionWork>;
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    /// The index is read before the queue: whoever is in the one and not in the other has no message.
+    pub(super) async fn sweep_queue(&self, report: &mut SweepReport) -> Result<(), SweepError> {
+        let wanted = self.wanted().await?;
+        let queued = self.clear_queue(&wanted, report).await?;
+        self.announce_missing(&wanted, &queued, report).await
+    }
+
+    async fn wanted(&self) -> Result<Wanted, SweepError> {
+        let mut wanted = Wanted::new();
+        let mut pending = self.walk(StateName::PendingDeletion, &SortRange::All).await?;
+        while let Some(page) = pending.next().await? {
+            let works =
+                page.iter().filter_map(|sandbox| Some((sandbox.id.clone(), DeletionWork::of(sandbox)?)));
+            wanted.extend(works);
+        }
+        Ok(wanted)
+    }
+
+    /// Removes messages of sandboxes that have moved on, and says which ones have a message that is right.
+    async fn clear_queue(
+        &self,
+        wanted: &Wanted,
+        report: &mut SweepReport,
+    ) -> Result<BTreeSet<SandboxId>, SweepError> {
+        let mut queued = BTreeSet::new();
+        let mut after = 0;
+        loop {
+            let page = self.ports.upkeep.queued(after, MESSAGES_PAGE).await?;
+            let is_last = page.len() < MESSAGES_PAGE || queued.len() > LISTING_MAX;
+            for message in page {
+                after = message.sequence;
+                // What nobody can read is set aside by the reapers.
+                let Some((id, _, epoch)) = message.work.as_ref().and_then(|work| work.parts().ok()) else {
+                    continue;
+                };
+                let is_wanted = wanted.get(&id).is_some_and(|work| work.epoch == epoch.get());
+                if is_wanted || self.is_still_wanted(&id, epoch, &message).await? {
+                    queued.insert(id);
+                } else if self.ports.upkeep.unqueue(message.sequence).await? {
+                    report.unqueued += 1;
+                }
+            }
+            if is_last {
+                return Ok(queued);
+            }
+        }
+    }
+
+    /// Asks the table itself, because the index lags behind it.
+    async fn is_still_wanted(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        message: &QueuedMessage,
+    ) -> Result<bool, SweepError> {
+        let Some(sandbox) = self.ports.store.sandbox(id).await? else { return Ok(false) };
+        if matches!(sandbox.state, State::PendingDeletion(_)) && sandbox.epoch == epoch {
+            return Ok(true);
+        }
+        // Nobody looks at a tombstone again once its message is gone.
+        self.ports.recorder.complete(&sandbox).await?;
+        tracing::info!(
+            sandbox.id = id.as_str(),
+            nats.sequence = message.sequence,
+            sandbox.state = sandbox.state.name().as_str(),
+            "{id} has moved on; its message goes",
+        );
+        Ok(false)
+    }
+
+    /// Announces deletions that have had time to get a message and have none; the queue itself keeps out a
+    /// second one.
+    pub(super) async fn announce_missing(
+        &self,
+        wanted: &Wanted,
+        queued: &BTreeSet<SandboxId>,
+        report: &mut SweepReport,
+    ) -> Result<(), SweepError> {
+        let requested_by = self.ports.clock.now().before(self.config.sweep_after);
+        for (id, work) in wanted {
+            if UnixSeconds::new(work.requested_at) > requested_by {
+                continue;
+            }
+            report.pending += 1;
+            if queued.contains(id) {
+                report.waiting += 1;
+                continue;
+            }
+            match self.ports.deletions.announce(work).await? {
+                Announced::Queued => report.reannounced += 1,
+                Announced::AlreadyQueued => report.waiting += 1,
+            }
+        }
+        Ok(())
+    }
+}

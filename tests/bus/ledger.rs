@@ -1,0 +1,206 @@
+//! The ledger of events: those of a sandbox follow each other, each once.
+
+use crate::engines::Engine;
+use common::bus::{Appended, LedgerMark};
+use common::contract::Event;
+use common::domain::{
+    ClaimKey, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId, PoolName, Sandbox,
+    SandboxId, SandboxName, UnixSeconds,
+};
+use common::random::Dice;
+use common::runtime::recorder::{LedgerMetrics, Recorder};
+use harness::wait::{PATIENCE, eventually};
+use prometheus::Registry;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Something that happened a moment ago: older events are not asked for.
+fn now() -> UnixSeconds {
+    use common::clock::Clock as _;
+    common::clock::SystemClock.now()
+}
+
+fn free(number: usize) -> Sandbox {
+    NewSandbox {
+        id: SandboxId::parse(&number.to_string()).unwrap(),
+        name: SandboxName::parse(&format!("lab-{number}")).unwrap(),
+        external_id: ExternalId::parse(&format!("identity/accounts/{number}")).unwrap(),
+        pool: PoolName::parse("main").unwrap(),
+        sfdc_account_id: None,
+    }
+    .enter(now())
+}
+
+fn owner() -> OwnerId {
+    OwnerId::parse("student-1").unwrap()
+}
+
+/// A whole life, from free to deleted: each stage with everything before it.
+fn life(number: usize) -> Vec<Sandbox> {
+    let free = free(number);
+    let grant = Grant {
+        claim: ClaimKey { owner: owner(), key: IdempotencyKey::from(&owner()) },
+        candidate: free.candidate(),
+        lab: Some(LabId::parse("dns-basics").unwrap()),
+        granted_at: now(),
+        expires_at: now().after(Duration::from_secs(3_600)),
+    };
+    let held = free.clone().claim(&grant).unwrap();
+    let ending = held.clone().release(&owner(), now()).unwrap();
+    let gone = ending.clone().finish_deletion(Epoch::new(1), now(), now()).unwrap();
+    vec![free, held, ending, gone]
+}
+
+fn event(sandbox: &Sandbox, version: usize) -> Event {
+    Event::of(sandbox, &sandbox.history[version - 1], None)
+}
+
+fn kept(appended: Appended) -> LedgerMark {
+    match appended {
+        Appended::Kept(mark) => mark,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn recorder(world: &crate::engines::World, ledger: Arc<dyn crate::engines::Bus>) -> (Recorder, Registry) {
+    let _ = world;
+    let registry = Registry::new();
+    let metrics = LedgerMetrics::register(&registry).unwrap();
+    (Recorder::new(Arc::new(common::clock::SystemClock), ledger, metrics), registry)
+}
+
+fn count(registry: &Registry, name: &str) -> u64 {
+    let families = registry.gather();
+    let family = families.iter().find(|family| family.name() == name).expect("a metric");
+    family.get_metric()[0].get_counter().get_value() as u64
+}
+
+pub(crate) async fn an_event_follows_the_one_before_it(engine: Engine) {
+    let world = engine.world().await;
+    let gone = life(1).pop().unwrap();
+    assert_eq!(world.bus.last_event(&gone.id).await.unwrap(), None);
+    let first = kept(world.bus.append(&gone.id, &event(&gone, 1), None).await.unwrap());
+    assert_eq!(world.bus.last_event(&gone.id).await.unwrap(), Some(first));
+    let second = kept(world.bus.append(&gone.id, &event(&gone, 2), Some(first)).await.unwrap());
+    assert_eq!((first.version.get(), second.version.get()), (1, 2));
+    // A late writer, and one that has seen nothing.
+    for after in [Some(first), None] {
+        let refused = world.bus.append(&gone.id, &event(&gone, 3), after).await.unwrap();
+        assert_eq!(refused, Appended::Moved);
+    }
+    let third = kept(world.bus.append(&gone.id, &event(&gone, 3), Some(second)).await.unwrap());
+    assert_eq!(world.bus.last_event(&gone.id).await.unwrap(), Some(third));
+}
+
+pub(crate) async fn an_event_that_is_there_is_not_added_again(engine: Engine) {
+    let world = engine.world().await;
+    let gone = life(1).pop().unwrap();
+    let first = kept(world.bus.append(&gone.id, &event(&gone, 1), None).await.unwrap());
+    let again = world.bus.append(&gone.id, &event(&gone, 1), None).await.unwrap();
+    assert_eq!(again, Appended::Moved, "also right after the first, whose answer may have been lost");
+    assert_eq!(world.bus.last_event(&gone.id).await.unwrap(), Some(first));
+    assert_eq!(world.events().await.len(), 1);
+}
+
+pub(crate) async fn sandboxes_do_not_get_in_each_others_way(engine: Engine) {
+    let world = engine.world().await;
+    for number in [1, 11, 111] {
+        let sandbox = free(number);
+        kept(world.bus.append(&sandbox.id, &event(&sandbox, 1), None).await.unwrap());
+    }
+    assert_eq!(world.events().await.len(), 3);
+}
+
+pub(crate) async fn an_event_says_what_happened(engine: Engine) {
+    let world = engine.world().await;
+    let gone = life(7).pop().unwrap();
+    let (recorder, _) = recorder(&world, Arc::clone(&world.bus));
+    assert_eq!(recorder.complete(&gone).await.unwrap(), 4);
+    let events = world.events().await;
+    let kinds: Vec<_> = events.iter().map(|event| event.kind.as_str()).collect();
+    assert_eq!(kinds, ["sandbox.listed", "sandbox.claimed", "sandbox.released", "sandbox.deleted"]);
+    let claimed = &events[1];
+    assert_eq!((claimed.id.as_str(), claimed.subject.as_str()), ("7:2", "7"));
+    let data = &claimed.data;
+    assert_eq!((data.from.as_deref(), data.to.as_str()), (Some("available"), "allocated"));
+    assert_eq!((data.owner.as_deref(), data.lab.as_deref()), (Some("student-1"), Some("dns-basics")));
+    assert_eq!((data.epoch, data.version, data.by.as_str()), (1, 2, "student-1"));
+    let listed = &events[0].data;
+    assert_eq!((&listed.from, &listed.owner, listed.by.as_str()), (&None, &None, "sync"));
+    assert_eq!(events[3].data.by, "reaper");
+}
+
+pub(crate) async fn a_life_is_told_once_however_often_and_by_whom(engine: Engine) {
+    let world = engine.world().await;
+    let another = world.connect().await;
+    let (one, _) = recorder(&world, Arc::clone(&world.bus));
+    let (other, _) = recorder(&world, another);
+    let stages = life(1);
+    // Late, early, twice at once, from two processes.
+    let looks =
+        stages.iter().rev().chain(&stages).flat_map(|stage| [one.complete(stage), other.complete(stage)]);
+    for told in futures_util::future::join_all(looks).await {
+        told.unwrap();
+    }
+    let ids: Vec<_> = world.events().await.into_iter().map(|event| event.id).collect();
+    assert_eq!(ids, ["1:1", "1:2", "1:3", "1:4"]);
+}
+
+pub(crate) async fn what_is_noted_is_told_behind_the_back_of_its_writer(engine: Engine) {
+    let world = engine.world().await;
+    let (recorder, registry) = recorder(&world, Arc::clone(&world.bus));
+    let stages = life(1);
+    for (stage, request) in stages.iter().zip([None, Some("r-2"), Some("r-3"), None]) {
+        recorder.note(stage, request);
+    }
+    let told = CancellationToken::new();
+    let telling = tokio::spawn({
+        let (recorder, told) = (recorder.clone(), told.clone());
+        async move { recorder.tell_until(told).await }
+    });
+    // Whatever order they are told in, none is left out and none told twice.
+    eventually("four events", PATIENCE, || async {
+        let events = world.events().await;
+        if events.len() == 4 { Ok(()) } else { Err(events) }
+    })
+    .await;
+    told.cancel();
+    telling.await.unwrap();
+    assert_eq!(count(&registry, "broker_events_published_total"), 4);
+    assert_eq!(count(&registry, "broker_events_left_total"), 0);
+}
+
+pub(crate) async fn what_waits_when_the_process_ends_is_told_before(engine: Engine) {
+    let world = engine.world().await;
+    let (recorder, _) = recorder(&world, Arc::clone(&world.bus));
+    for number in 1..=20 {
+        recorder.note(&free(number), None);
+    }
+    let told = CancellationToken::new();
+    told.cancel();
+    recorder.tell_until(told).await;
+    assert_eq!(world.events().await.len(), 20);
+}
+
+pub(crate) async fn random_lives_are_told_in_order(engine: Engine) {
+    use common::random::Random as _;
+    let world = engine.world().await;
+    let dice = Dice::seeded(20_261_121);
+    let (recorder, _) = recorder(&world, Arc::clone(&world.bus));
+    let lives: Vec<_> = (1..=12).map(life).collect();
+    let mut looks = Vec::new();
+    for _ in 0..100 {
+        let stages = &lives[dice.below(lives.len())];
+        looks.push(recorder.complete(&stages[dice.below(stages.len())]));
+    }
+    for told in futures_util::future::join_all(looks).await {
+        told.unwrap();
+    }
+    for stages in &lives {
+        recorder.complete(stages.last().unwrap()).await.unwrap();
+        let of_it = |event: &Event| event.subject == stages[0].id.as_str();
+        let events = world.events().await.into_iter().filter(of_it).map(|event| event.data.version);
+        assert_eq!(events.collect::<Vec<_>>(), [1, 2, 3, 4]);
+    }
+}

@@ -1,0 +1,145 @@
+//! The messages of operators about deletions, and the events, as they cross the wire today.
+
+use crate::messages::{reads, wire};
+use common::contract::{
+    DeletionRequest, DeletionView, Event, HistoryView, KeyRequest, ParkedReply, ParkedRequest, ParkedView,
+    QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayOutcome, ReplayReply, Report, RunReport,
+    SweepReport,
+};
+use common::domain::{
+    ClaimKey, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId, PoolName, SandboxId,
+    SandboxName, UnixSeconds,
+};
+use insta::assert_snapshot;
+
+fn parked() -> ParkedView {
+    ParkedView {
+        key: "2000000".to_owned(),
+        pool: Some("main".to_owned()),
+        reason: "status 500".to_owned(),
+        attempts: Some(8),
+        parked_at: 1_763_686_800,
+    }
+}
+
+#[test]
+fn what_is_parked() {
+    let request = ParkedRequest {
+        pool: Some("main".to_owned()),
+        reason: Some("500".to_owned()),
+        cursor: Some(40),
+        limit: Some(100),
+    };
+    assert_snapshot!(wire(&request), @r#"{"pool":"main","reason":"500","cursor":40,"limit":100}"#);
+    reads("{}", &ParkedRequest::default());
+    let unreadable = ParkedView { key: "_unreadable.7".to_owned(), pool: None, attempts: None, ..parked() };
+    let reply = ParkedReply { parked: vec![parked(), unreadable], count: 2, cursor: None };
+    assert_snapshot!(wire(&reply), @r#"{"parked":[{"key":"2000000","pool":"main","reason":"status 500","attempts":8,"parked_at":1763686800},{"key":"_unreadable.7","pool":null,"reason":"status 500","attempts":null,"parked_at":1763686800}],"count":2,"cursor":null}"#);
+}
+
+#[test]
+fn one_deletion() {
+    let request = DeletionRequest { sandbox_id: "2000000".to_owned() };
+    assert_snapshot!(wire(&request), @r#"{"sandbox_id":"2000000"}"#);
+    let entry = HistoryView {
+        version: 5,
+        epoch: 1,
+        status: "pending_deletion".to_owned(),
+        cause: "replayed".to_owned(),
+        at: 1_763_686_900,
+        by: Some("alice".to_owned()),
+    };
+    let view = DeletionView {
+        sandbox_id: "2000000".to_owned(),
+        name: "lab-00000".to_owned(),
+        pool: "main".to_owned(),
+        status: "pending_deletion".to_owned(),
+        requested_at: Some(1_763_683_200),
+        attempts: 0,
+        last_error: Some("status 500".to_owned()),
+        queued: vec![QueuedView { put_off: true, since: 1_763_686_900 }],
+        parked: None,
+        history: vec![entry],
+    };
+    assert_snapshot!(wire(&view), @r#"{"sandbox_id":"2000000","name":"lab-00000","pool":"main","status":"pending_deletion","requested_at":1763683200,"attempts":0,"last_error":"status 500","queued":[{"put_off":true,"since":1763686900}],"parked":null,"history":[{"version":5,"epoch":1,"status":"pending_deletion","cause":"replayed","at":1763686900,"by":"alice"}]}"#);
+}
+
+#[test]
+fn replays() {
+    let request = KeyRequest { key: "2000000".to_owned(), by: Some("alice".to_owned()) };
+    assert_snapshot!(wire(&request), @r#"{"key":"2000000","by":"alice"}"#);
+    reads(r#"{"key":"2000000"}"#, &KeyRequest { by: None, ..request });
+    let outcomes = [
+        ReplayOutcome::Replayed,
+        ReplayOutcome::AlreadyOnTheWay,
+        ReplayOutcome::Gone,
+        ReplayOutcome::Unreadable,
+    ];
+    let replies = outcomes.map(|outcome| wire(&ReplayReply { key: "7".to_owned(), outcome }));
+    assert_snapshot!(replies.join("\n"), @r#"
+    {"key":"7","outcome":"replayed"}
+    {"key":"7","outcome":"already_on_the_way"}
+    {"key":"7","outcome":"gone"}
+    {"key":"7","outcome":"unreadable"}
+    "#);
+    let all = ReplayAllRequest {
+        which: ParkedRequest { pool: Some("main".to_owned()), ..ParkedRequest::default() },
+        by: Some("alice".to_owned()),
+    };
+    assert_snapshot!(wire(&all), @r#"{"pool":"main","by":"alice"}"#);
+    let counts = ReplayAllReply {
+        replayed: 1,
+        already_on_the_way: 2,
+        gone: 3,
+        unreadable: 4,
+        failed: 5,
+        cursor: Some(40),
+    };
+    assert_snapshot!(wire(&counts), @r#"{"replayed":1,"already_on_the_way":2,"gone":3,"unreadable":4,"failed":5,"cursor":40}"#);
+    let removed = RemoveReply { key: "_unreadable.7".to_owned(), removed: true };
+    assert_snapshot!(wire(&removed), @r#"{"key":"_unreadable.7","removed":true}"#);
+}
+
+#[test]
+fn a_report_of_an_older_sweep() {
+    let older = r#"{"kind":"sweep","tick":20,"duration_ms":9,"status":"completed","pending":3,"reannounced":1,"waiting":2}"#;
+    let report: RunReport = serde_json::from_str(older).unwrap();
+    let expected = SweepReport {
+        status: "completed".to_owned(),
+        pending: 3,
+        reannounced: 1,
+        waiting: 2,
+        ..SweepReport::default()
+    };
+    assert_eq!(report.report, Report::Sweep(expected));
+}
+
+#[test]
+fn events() {
+    let at = UnixSeconds::new(1_763_683_200);
+    let owner = OwnerId::parse("student-1").unwrap();
+    let free = NewSandbox {
+        id: SandboxId::parse("2000000").unwrap(),
+        name: SandboxName::parse("lab-00000").unwrap(),
+        external_id: ExternalId::parse("identity/accounts/a90deeed").unwrap(),
+        pool: PoolName::parse("main").unwrap(),
+        sfdc_account_id: None,
+    }
+    .enter(at);
+    let grant = Grant {
+        claim: ClaimKey { owner: owner.clone(), key: IdempotencyKey::from(&owner) },
+        candidate: free.candidate(),
+        lab: Some(LabId::parse("dns-basics").unwrap()),
+        granted_at: at,
+        expires_at: at,
+    };
+    let held = free.claim(&grant).unwrap();
+    let listed = Event::of(&held, &held.history[0], None);
+    assert_snapshot!(wire(&listed), @r#"{"specversion":"1.0","id":"2000000:1","source":"/sandbox-broker","type":"sandbox.listed","subject":"2000000","time":"2025-11-21T00:00:00Z","datacontenttype":"application/json","data":{"pool":"main","from":null,"to":"available","version":1,"epoch":0,"owner":null,"lab":null,"by":"sync"}}"#);
+    let claimed = Event::of(&held, &held.history[1], Some("r-1"));
+    let written = wire(&claimed);
+    assert_snapshot!(written, @r#"{"specversion":"1.0","id":"2000000:2","source":"/sandbox-broker","type":"sandbox.claimed","subject":"2000000","time":"2025-11-21T00:00:00Z","datacontenttype":"application/json","data":{"pool":"main","from":"available","to":"allocated","version":2,"epoch":1,"owner":"student-1","lab":"dns-basics","by":"student-1","request_id":"r-1"}}"#);
+    let readme = crate::markdown::Document::read("nats/README.md");
+    assert!(readme.text().contains(&written), "nats/README.md shows this very event");
+    assert_eq!(held.epoch, Epoch::new(1));
+}

@@ -1,0 +1,131 @@
+//! The ledger of a whole fleet: each change of each sandbox is told once, whatever is lost on the way.
+
+use common::contract::{Event, TickKind};
+use common::domain::StateName;
+use harness::rig::{Plan, Rig};
+use harness::wait::{PATIENCE, eventually};
+use std::collections::BTreeMap;
+
+/// A claim, a release and a deletion.
+async fn live(rig: &Rig, owner: &str) -> String {
+    let claim = rig.api.allocate(owner).await;
+    assert_eq!(claim.status, 201, "{claim:?}");
+    rig.api.release(claim.sandbox(), owner).await;
+    claim.sandbox().to_owned()
+}
+
+/// How often each event is there.
+fn counted(events: &[Event]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for event in events {
+        *counts.entry(event.id.clone()).or_default() += 1;
+    }
+    counts
+}
+
+async fn until_empty(rig: &Rig) {
+    eventually("an empty queue", PATIENCE, || async {
+        match rig.queued().await {
+            0 => Ok(()),
+            left => Err(left),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_change_of_every_life_is_told_once() {
+    let rig = Plan::new(12).start().await;
+    let mut ids = Vec::new();
+    for number in 0..8 {
+        ids.push(live(&rig, &format!("student-{number}")).await);
+    }
+    for id in &ids {
+        rig.until_state(id, StateName::Deleted).await;
+    }
+    until_empty(&rig).await;
+    rig.sweep().await;
+    rig.sync().await;
+    rig.sweep().await;
+    let events = rig.events().await;
+    for id in &ids {
+        let of_it: Vec<_> = events.iter().filter(|event| event.subject == *id).collect();
+        let versions: Vec<_> = of_it.iter().map(|event| event.data.version).collect();
+        assert_eq!(versions, [1, 2, 3, 4], "{id}");
+        let kinds: Vec<_> = of_it.iter().map(|event| event.kind.as_str()).collect();
+        assert_eq!(kinds, ["sandbox.listed", "sandbox.claimed", "sandbox.released", "sandbox.deleted"]);
+        assert!(of_it[1].data.owner.as_ref().is_some_and(|owner| owner.starts_with("student-")));
+    }
+    let counts = counted(&events);
+    assert!(counts.values().all(|count| *count == 1), "{counts:?}");
+    assert_eq!(counts.len(), 8 * 4 + 4, "and one each of those that were never claimed");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_claim_is_told_with_its_request() {
+    let rig = Plan::new(3).start().await;
+    let claim = rig.api.allocate_with("student-1", &[("X-Request-ID", "by-hand-1")]).await;
+    let event = eventually("the event", PATIENCE, || async {
+        let events = rig.events().await;
+        let claimed = events.into_iter().find(|event| event.kind == "sandbox.claimed");
+        claimed.ok_or("not yet")
+    })
+    .await;
+    assert_eq!((event.subject.as_str(), event.data.owner.as_deref()), (claim.sandbox(), Some("student-1")));
+    assert_eq!(event.data.request_id.as_deref(), Some("by-hand-1"));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_crash_kept_back_is_told_by_the_sweep_in_order() {
+    let rig = Plan::new(4).counts(|counts| counts.reapers = 0).start().await;
+    let (held, ending) = (rig.api.allocate("student-1").await, live(&rig, "student-2").await);
+    for (id, told) in [(held.sandbox(), 2), (ending.as_str(), 3)] {
+        eventually("the events of the fleet", PATIENCE, || async {
+            let events = rig.events_of(id).await;
+            if events.len() == told { Ok(()) } else { Err(events) }
+        })
+        .await;
+    }
+    rig.sweep().await;
+    // As if the ledger's stream had been removed: the next sweep finds it missing, and every event with it.
+    rig.jetstream().await.delete_stream(rig.bus.subjects().events_stream()).await.unwrap();
+    let report = rig.sweep().await;
+    assert_eq!(report.status, "completed", "{report:?}");
+    assert_eq!(report.events_filled, 5, "{report:?}");
+    assert_eq!(rig.events_of(held.sandbox()).await.len(), 2);
+    let expected: Vec<_> = (1..=3).map(|version| format!("{ending}:{version}")).collect();
+    assert_eq!(rig.events_of(&ending).await, expected);
+    let again = rig.sweep().await;
+    assert_eq!(again.events_filled, 0, "a steady pool costs nothing");
+    rig.run(TickKind::Sync).await;
+    let events = rig.events().await;
+    assert_eq!(counted(&events).len(), 2 + 3 + 2, "the sync tells of the free ones");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_deletion_does_not_leave_the_queue_before_the_ledger_is_complete() {
+    let rig = Plan::new(3).counts(|counts| counts.reapers = 0).start().await;
+    let id = live(&rig, "student-1").await;
+    eventually("the release to be told", PATIENCE, || async {
+        let events = rig.events_of(&id).await;
+        if events.len() == 3 { Ok(()) } else { Err(events) }
+    })
+    .await;
+    // All that was told of it is lost, and nobody sweeps before the reaper comes.
+    rig.jetstream().await.delete_stream(rig.bus.subjects().events_stream()).await.unwrap();
+    let another = rig.another_bus().await;
+    another.set_up(&tokio_util::sync::CancellationToken::new()).await.unwrap();
+    another.close().await;
+    let mut rig = rig;
+    rig.change_counts(|counts| counts.reapers = 1);
+    rig.stop_fleet().await.unwrap();
+    rig.start_again().await;
+    rig.until_state(&id, StateName::Deleted).await;
+    until_empty(&rig).await;
+    let expected: Vec<_> = (1..=4).map(|version| format!("{id}:{version}")).collect();
+    assert_eq!(rig.events_of(&id).await, expected);
+    rig.stop().await;
+}

@@ -1,0 +1,124 @@
+//! A TCP proxy that stands still at a chosen word, so that a process can be killed in the middle of a step.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+const BUFFER_BYTES: usize = 64 * 1_024;
+
+/// Where a proxy stands still.
+#[derive(Clone, Debug)]
+pub struct Freeze {
+    /// What a client says.
+    pub word: String,
+    /// The how-manieth time that it is said, from one.
+    pub time: usize,
+    /// Before the server hears it; else the server hears it, and its answer is kept back.
+    pub is_before: bool,
+}
+
+/// A proxy in front of a server; it ends when it is dropped. Once it stands still, nothing goes through it.
+#[derive(Debug)]
+pub struct FreezingProxy {
+    address: String,
+    state: Arc<State>,
+    accepting: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    freeze: Option<Freeze>,
+    said: AtomicUsize,
+    frozen: watch::Sender<bool>,
+}
+
+// === impl FreezingProxy ===
+
+impl FreezingProxy {
+    /// A proxy in front of `upstream` (`scheme://host:port`), on a port of its own. Without a `freeze` it only
+    /// passes on.
+    ///
+    /// # Panics
+    /// If there is no port to be had.
+    pub async fn start(upstream: &str, freeze: Option<Freeze>) -> Self {
+        let (scheme, upstream) = upstream.split_once("://").expect("a scheme");
+        let upstream = upstream.trim_end_matches('/').to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("no port on the loopback interface");
+        let address = format!("{scheme}://{}", listener.local_addr().expect("the listener has no address"));
+        let state = Arc::new(State { freeze, said: AtomicUsize::new(0), frozen: watch::Sender::new(false) });
+        let accepting = tokio::spawn({
+            let state = Arc::clone(&state);
+            async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    let Ok(server) = TcpStream::connect(&upstream).await else { continue };
+                    let ((from_client, to_client), (from_server, to_server)) =
+                        (client.into_split(), server.into_split());
+                    tokio::spawn(Arc::clone(&state).pass(from_client, to_server, true));
+                    tokio::spawn(Arc::clone(&state).pass(from_server, to_client, false));
+                }
+            }
+        });
+        Self { address, state, accepting }
+    }
+
+    /// Where it listens, as `scheme://host:port`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Whether it stands still.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        *self.state.frozen.borrow()
+    }
+}
+
+impl Drop for FreezingProxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+// === impl State ===
+
+impl State {
+    async fn pass(self: Arc<Self>, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, is_from_client: bool) {
+        let mut buffer = vec![0; BUFFER_BYTES];
+        // The end of what was passed on, in case that a word came in two parts.
+        let mut tail = Vec::new();
+        loop {
+            let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
+            let part = &buffer[..count];
+            let is_word = is_from_client && self.hears(&mut tail, part);
+            let freeze = self.freeze.as_ref().filter(|_| is_word);
+            if freeze.is_some_and(|freeze| freeze.is_before) || (!is_word && *self.frozen.borrow()) {
+                self.frozen.send_replace(true);
+                // The connection stays open, and nobody says anything on it.
+                return std::future::pending().await;
+            }
+            if freeze.is_some() {
+                self.frozen.send_replace(true);
+            }
+            if to.write_all(part).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Whether the chosen word ends in this part.
+    fn hears(&self, tail: &mut Vec<u8>, part: &[u8]) -> bool {
+        let Some(freeze) = &self.freeze else { return false };
+        let word = freeze.word.as_bytes();
+        tail.extend_from_slice(part);
+        let times = tail.windows(word.len()).filter(|seen| seen == &word).count();
+        let kept = tail.len().saturating_sub(word.len() - 1);
+        tail.drain(..kept);
+        let before = self.said.fetch_add(times, Ordering::SeqCst);
+        before < freeze.time && before + times >= freeze.time
+    }
+}
