@@ -134,7 +134,7 @@ impl Nats {
         let (url, own_server) = if can_stop {
             let (server, folder) = servers::start_nats().await;
             let own = OwnServer { address: server.address, folder, child: Some(server.child) };
-            (format!("nats://{}", server.address), Some(own))
+            (servers::nats_url(own.address), Some(own))
         } else {
             (servers::shared().await.nats_url.clone(), None)
         };

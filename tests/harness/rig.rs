@@ -149,12 +149,12 @@ impl Plan {
         let simulator = Simulator::start(config, Arc::new(clock.clone()), Arc::new(Dice::unseeded()))
             .await
             .expect("the simulator starts");
-        for (name, value) in [
-            ("NATS_URL", shared.nats_url.clone()),
+        let nats_of_roles = shared.nats_of_roles.clone();
+        for (name, value) in nats_of_roles.into_iter().chain([
             ("DYNAMODB_ENDPOINT", shared.table_endpoint.clone()),
             ("CSP_BASE_URL", simulator.base_url()),
             ("HTTP_LISTEN", "127.0.0.1:0".to_owned()),
-        ] {
+        ]) {
             env.entry(name.to_owned()).or_insert(value);
         }
         let running = Running::start(&env, counts, &clock).await;

@@ -33,6 +33,11 @@ enum Command {
     Settings,
     /// Print every metric of every role, as the tables in docs/metrics.md.
     Metrics,
+    /// Write the definition of every stream and consumer into a folder, as JSON for the `nats` client (nats/definitions).
+    Definitions {
+        /// The folder; it has to be there.
+        folder: PathBuf,
+    },
     /// Become a program that dies with its parent.
     #[command(name = child::GUARD_COMMAND, hide = true)]
     Guard {
@@ -57,6 +62,7 @@ pub fn main() -> ExitCode {
             Ok(())
         }
         Command::Metrics => operate::metrics_page().map(|page| print!("{page}")).map_err(Into::into),
+        Command::Definitions { folder } => operate::write_definitions(&folder, &ProcessEnv),
         Command::Up(options) => block_on(up::run(options, &ProcessEnv)),
         Command::Bench(bench) => block_on(bench.run(&ProcessEnv)),
         Command::Deletions(deletions) => block_on(deletions.run(&ProcessEnv)),

@@ -41,7 +41,7 @@ impl Client {
         let config = settings.finish(config)?;
         let url = config.url.clone();
         let random = Arc::new(Dice::unseeded());
-        let bus = NatsBus::connect("broker-cli", config, Arc::new(SystemClock), random.clone()).await?;
+        let bus = NatsBus::connect("operator", config, Arc::new(SystemClock), random.clone()).await?;
         let connected = async {
             while !bus.connected() {
                 SystemClock.sleep(PAUSE).await;
