@@ -1,6 +1,7 @@
 //! What an operator sets.
 
 use axum::http::HeaderValue;
+use common::runtime::policy::read_stale_kept;
 use common::runtime::settings::{Secret, Settings};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -26,6 +27,8 @@ pub struct Config {
     pub in_flight_max: usize,
     /// `ADMIN_WAIT_MS`: longest time that an operator's request waits for a report; 25,000.
     pub admin_wait: Duration,
+    /// `STALE_KEPT_HOURS`: how long stale sandboxes are kept, for who names it; 24.
+    pub stale_kept: Duration,
     /// `HTTP_CONNECTIONS_MAX`: connections that may be open at once; 8,192.
     pub connections_max: usize,
     /// `HTTP_LINGER_MS`: how long kept-alive connections are still served after the stop; 500.
@@ -92,6 +95,7 @@ impl Config {
                 100..=60_000,
                 "longest time that an operator's request waits for a report, in milliseconds",
             ),
+            stale_kept: read_stale_kept(settings),
             connections_max: settings.size(
                 "HTTP_CONNECTIONS_MAX",
                 8_192,
