@@ -145,7 +145,7 @@ fn counts() {
     let counted = Counted { by: Counted::CENSUS.to_owned(), at: 1_763_683_200, age_seconds: 9 };
     let stats =
         StatsReply { all: pool, pools: pools(), labs: Some(labs()), counted: Some(counted), deletions: None };
-    assert_snapshot!(wire(&stats), @r#"{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6,"pools":{"main":{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6}},"deletions":null}"#);
+    assert_snapshot!(wire(&stats), @r#"{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6,"pools":{"main":{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6}},"labs":{"main":{"dns-basics":2}},"counted":{"by":"census","at":1763683200,"age_seconds":9},"deletions":null}"#);
     reads(
         r#"{"total":0,"available":0,"allocated":0,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{}}"#,
         &StatsReply::default(),
@@ -284,7 +284,7 @@ fn reports_of_censuses_and_the_census_itself() {
         labs_left_out: 4,
         violations: Violation::ALL.map(|kind| (kind.as_str().to_owned(), 0)).into(),
     };
-    assert_snapshot!(wire(&census), @"");
+    assert_snapshot!(wire(&census), @r#"{"taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0}}"#);
     let report = CensusReport {
         status: COMPLETED.to_owned(),
         census,
@@ -294,14 +294,14 @@ fn reports_of_censuses_and_the_census_itself() {
         claims_removed: 8,
     };
     let run = RunReport { kind: TickKind::Census, tick: 21, duration_ms: 9, report: Report::Census(report) };
-    assert_snapshot!(wire(&run), @"");
+    assert_snapshot!(wire(&run), @r#"{"kind":"census","tick":21,"duration_ms":9,"status":"completed","taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0},"checked":5,"unchecked":6,"raced":7,"claims_removed":8}"#);
 }
 
 #[test]
 fn reports_of_removals_of_stale_sandboxes() {
     let stale = StaleReport { status: COMPLETED.to_owned(), due: 3, removed: 1, raced: 2, untold: 4 };
     let run = RunReport { kind: TickKind::Stale, tick: 22, duration_ms: 9, report: Report::Stale(stale) };
-    assert_snapshot!(wire(&run), @"");
+    assert_snapshot!(wire(&run), @r#"{"kind":"stale","tick":22,"duration_ms":9,"status":"completed","due":3,"removed":1,"raced":2,"untold":4}"#);
 }
 
 #[test]

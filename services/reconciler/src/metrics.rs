@@ -55,7 +55,7 @@ impl Metrics {
             &["kind"],
         )?;
         let census_taken = IntGauge::new(
-            "broker_census_taken_timestamp_seconds",
+            "broker_census_taken_at",
             "When the last census was taken, in Unix seconds; every reconciler shows the same",
         )?;
         let pools = Arc::default();

@@ -139,7 +139,7 @@ async fn a_census_is_kept_and_shown_and_reported_as_one() {
         assert_eq!(shown(pool, "deletion_failed"), stats.deletion_failed);
         assert_eq!(shown(pool, "quarantined"), 0);
     }
-    assert_eq!(rig.metric("broker_census_taken_timestamp_seconds", &[]), NOW.get());
+    assert_eq!(rig.metric("broker_census_taken_at", &[]), NOW.get());
     assert_eq!(rig.metric("broker_runs_total", &["census", COMPLETED]), 1);
 }
 
@@ -193,7 +193,7 @@ async fn a_census_that_breaks_off_leaves_the_last_one() {
     let report = run(&rig).await;
     assert_eq!(report.status, FAILED);
     assert_eq!(rig.bus.last_census().await.unwrap().unwrap(), expected);
-    assert_eq!(rig.metric("broker_census_taken_timestamp_seconds", &[]), NOW.get());
+    assert_eq!(rig.metric("broker_census_taken_at", &[]), NOW.get());
     let mut broken = 0;
     for call in 0.. {
         let rig = Rig::with(|store| store.with(call, Fault::FailBefore));
