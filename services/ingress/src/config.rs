@@ -49,14 +49,7 @@ impl Config {
                 text.parse().map_err(|_| "must be an address and a port, as 127.0.0.1:8080".to_owned())
             })
             .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)));
-        let cors = settings
-            .parsed(
-                "CORS_ALLOWED_ORIGINS",
-                "",
-                "origins whose pages may call the API, separated by commas, or `*`; none if empty",
-                parse_origins,
-            )
-            .unwrap_or_default();
+        let cors = origins(settings);
         Self {
             listen,
             lab_tokens: tokens(settings, "BROKER_API_TOKEN", "tokens of the labs, separated by commas"),
@@ -118,6 +111,17 @@ impl Config {
             cors,
         }
     }
+}
+
+fn origins(settings: &mut Settings<'_>) -> Cors {
+    settings
+        .parsed(
+            "CORS_ALLOWED_ORIGINS",
+            "",
+            "origins whose pages may call the API, separated by commas, or `*`; none if empty",
+            parse_origins,
+        )
+        .unwrap_or_default()
 }
 
 // A token that no header can carry would lock its holder out without a word.
