@@ -31,7 +31,12 @@ async fn faults(up: &Up, change: Option<Value>) -> Value {
 async fn a_broker_killed_in_the_middle_of_a_deletion_finishes_it_after_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let variables = [("DELETION_ACK_WAIT_SECONDS", "3"), ("DELETIONS_PER_MINUTE", "6000")];
+    let variables = [
+        ("DELETION_ACK_WAIT_SECONDS", "3"),
+        ("DELETIONS_PER_MINUTE", "6000"),
+        // Counts are of the moment that the test asks at.
+        ("STATS_CENSUS_AGE_SECONDS_MAX", "0"),
+    ];
     let up = Up::start(&data, &["--pool", "20"], &variables).await;
     let claim = up.api.allocate("student-1").await;
     assert_eq!(claim.status, 201, "{claim:?}");

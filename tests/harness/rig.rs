@@ -8,7 +8,9 @@ use broker::fleet::{Configs, Counts, Fleet, Shared};
 use bytes::Bytes;
 use common::bus::nats::{NatsBus, NatsConfig};
 use common::bus::{Context, Reply, RequestError, Requests, Ticks};
-use common::contract::{Report, RunReport, SweepReport, SyncReport, TickKind, Verb};
+use common::contract::{
+    CensusReport, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind, Verb,
+};
 use common::domain::{Sandbox, SandboxId, StateName};
 use common::random::Dice;
 use common::runtime::ops::listen;
@@ -96,6 +98,10 @@ impl Plan {
             ("SYNC_INTERVAL_SECONDS", "3600"),
             ("EXPIRY_INTERVAL_SECONDS", "3600"),
             ("SWEEP_INTERVAL_SECONDS", "3600"),
+            ("CENSUS_INTERVAL_SECONDS", "3600"),
+            ("STALE_INTERVAL_SECONDS", "3600"),
+            // Counts are of the moment that the test asks at.
+            ("STATS_CENSUS_AGE_SECONDS_MAX", "0"),
             ("STORE_ATTEMPT_TIMEOUT_MS", "10000"),
             ("STORE_OPERATION_TIMEOUT_MS", "30000"),
             ("SUBJECT_PREFIX", &prefix),
@@ -279,6 +285,22 @@ impl Rig {
     pub async fn sweep(&self) -> SweepReport {
         match self.run(TickKind::Sweep).await.report {
             Report::Sweep(report) => report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Takes a census.
+    pub async fn census(&self) -> CensusReport {
+        match self.run(TickKind::Census).await.report {
+            Report::Census(report) => report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Removes what has been stale for too long.
+    pub async fn remove_stale(&self) -> StaleReport {
+        match self.run(TickKind::Stale).await.report {
+            Report::Stale(report) => report,
             other => panic!("{other:?}"),
         }
     }

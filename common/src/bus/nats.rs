@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 
+mod census;
 mod discovery;
 pub mod floor;
 mod lanes;

@@ -139,6 +139,8 @@ pub enum Cause {
     Missing,
     /// The provider lists it again.
     Found,
+    /// It was not listed for so long that it was given up.
+    Forgotten,
 }
 
 /// A step that does not start from the state that the sandbox is in. Gives the sandbox back unchanged.
@@ -216,7 +218,7 @@ impl State {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Listed,
         Self::Claimed,
         Self::Released,
@@ -227,6 +229,7 @@ impl Cause {
         Self::Replayed,
         Self::Missing,
         Self::Found,
+        Self::Forgotten,
     ];
 
     /// The stored name.
@@ -243,6 +246,7 @@ impl Cause {
             Self::Replayed => "replayed",
             Self::Missing => "missing",
             Self::Found => "found",
+            Self::Forgotten => "forgotten",
         }
     }
 
@@ -482,6 +486,26 @@ impl Sandbox {
                 Ok(self.step(State::Available, Cause::Found, now))
             }
             _ => Err(self.refuse("found again")),
+        }
+    }
+
+    /// stale → deleted: the provider has not listed it for long. Nothing is left to be deleted there.
+    ///
+    /// # Errors
+    /// [`InvalidTransition`] when it is not stale, or moved on since `version` and `epoch`.
+    pub fn forget(
+        self,
+        version: Version,
+        epoch: Epoch,
+        now: UnixSeconds,
+        purge_at: UnixSeconds,
+    ) -> Result<Self, InvalidTransition> {
+        match self.state {
+            State::Stale { .. } if self.version == version && self.epoch == epoch => {
+                let tombstone = Tombstone { deletion: None, deleted_at: now, purge_at };
+                Ok(self.step(State::Deleted(tombstone), Cause::Forgotten, now))
+            }
+            _ => Err(self.refuse("forgotten")),
         }
     }
 
