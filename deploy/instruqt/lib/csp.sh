@@ -93,17 +93,24 @@ csp_read_found_or_none() {
     csp_user_id=$json_value
 }
 
+# What such an answer says is in its status alone, unless it is a page of something in front of the provider.
+csp_read_nothing() {
+    case $http_body in
+        [[:space:]]*'<'* | '<'*) return 1 ;;
+    esac
+}
+
 # Gives the user $1 the password $2.
 csp_set_password() {
     http_accepted='200 201 204'
-    http_reader=true
+    http_reader=csp_read_nothing
     http_call POST "$csp_base/v2/users/$1/password" "$csp_token" "{\"new_password\":\"$(lab_escaped "$2")\"}"
 }
 
 # Deletes the user $1. One that is gone is as good.
 csp_delete_user() {
     http_accepted='200 204 404'
-    http_reader=true
+    http_reader=csp_read_nothing
     http_call DELETE "$csp_base/v2/users/$1" "$csp_token" ''
 }
 

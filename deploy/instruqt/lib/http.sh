@@ -55,7 +55,10 @@ http_request() {
 }
 
 http_option() {
-    printf '%s = "%s"\n' "$1" "$(lab_escaped "$2")"
+    case $2 in
+        *[\\\"]*) printf '%s = "%s"\n' "$1" "$(lab_escaped "$2")" ;;
+        *) printf '%s = "%s"\n' "$1" "$2" ;;
+    esac
 }
 
 http_explain_code() {

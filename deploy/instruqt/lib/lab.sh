@@ -105,9 +105,15 @@ lab_escaped() {
 
 # Sets lab_quoted to $1 as one word of the shell, whatever is in it.
 lab_quote() {
-    # The x keeps line ends at the end of the text.
-    lab_quoted=$(printf '%sx' "$1" | sed "s/'/'\\\\''/g")
-    lab_quoted="'${lab_quoted%x}'"
+    lab_quoted=$1
+    case $1 in
+        *"'"*)
+            # The x keeps line ends at the end of the text.
+            lab_quoted=$(printf '%sx' "$1" | sed "s/'/'\\\\''/g")
+            lab_quoted=${lab_quoted%x}
+            ;;
+    esac
+    lab_quoted="'$lab_quoted'"
 }
 
 # Adds a line to lab_exports that sets $1 to $2.
@@ -129,7 +135,8 @@ lab_read() {
 # Replaces the file $1, with mode $2, by the text $3. A reader sees the old file or the new one, and never half of it.
 lab_put() {
     lab_compose "$@"
-    mv -f "$lab_temp" "$LAB_FILES_DIR/$1" || fail "cannot write $1"
+    # `mv` would put it into a folder of that name.
+    [ ! -d "$LAB_FILES_DIR/$1" ] && mv -f "$lab_temp" "$LAB_FILES_DIR/$1" || fail "cannot write $1"
     lab_temp=
 }
 

@@ -67,6 +67,11 @@ def change(**values):
     return Fault("change", change=values)
 
 
+def change_raw(**values):
+    """As `change`, in bytes of UTF-8 where `change` writes escapes."""
+    return Fault("change", change=values, status=1)
+
+
 def refusal(status, code, **headers):
     """An answer in the broker's own shape."""
     return answer(status, {"detail": {"code": code, "message": "made up", "request_id": "r"}}, **headers)
@@ -227,4 +232,4 @@ class Handler(BaseHTTPRequestHandler):
     def act_change(self, seen, fault):
         status, headers, body = self.forward(seen)
         value = {**json.loads(body), **fault.change}
-        self.send(status, headers, json.dumps(value).encode())
+        self.send(status, headers, json.dumps(value, ensure_ascii=fault.status == 0).encode())

@@ -48,6 +48,8 @@ class Implementation:
     name: str
     words: tuple
     is_python: bool
+    is_full: bool = True
+    """Whether every test runs; else only those that between them run every line of the package."""
 
     def command(self, command):
         """The words that run a command."""
@@ -63,7 +65,7 @@ def _implementations():
     found.append(Implementation("python", (sys.executable, "-m", "sandbox_lab"), True))
     oldest = next(_pythons_3_9(), None)
     if oldest and sys.version_info[:2] != (3, 9):
-        found.append(Implementation("python39", (oldest, "-m", "sandbox_lab"), True))
+        found.append(Implementation("python39", (oldest, "-m", "sandbox_lab"), True, False))
     return found
 
 
@@ -311,14 +313,19 @@ def finish(process):
     return Run(process.returncode, output.decode(errors="replace"))
 
 
-def for_each_implementation(cases):
+def for_each_implementation(cases, chosen=IMPLEMENTATIONS):
     """Makes a test of every method named `check_*` for every implementation, and of its rows where it has some."""
     for name, check in list(vars(cases).items()):
         if name.startswith("check_"):
-            for implementation in IMPLEMENTATIONS:
+            for implementation in chosen:
                 for row in getattr(check, "rows", [None]):
                     _add_test(cases, name, check, implementation, row)
     return cases
+
+
+def for_each_full_implementation(cases):
+    """The same without an implementation that differs from another in its version alone."""
+    return for_each_implementation(cases, [each for each in IMPLEMENTATIONS if each.is_full])
 
 
 def with_rows(rows):

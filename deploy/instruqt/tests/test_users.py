@@ -7,14 +7,12 @@ import uuid
 from tests import behaviour
 from tests.provider import Provider
 from tests.proxy import DROP, LOSE, PASS, Proxy
-from tests.rig import finish, for_each_implementation, with_rows
+from tests.rig import finish, for_each_full_implementation, for_each_implementation, with_rows
 
 PASSWORD = re.compile(r"[A-Za-z0-9!@#$%&]{16}")
 USER_FILES = ["user_credentials.sh", "user_email.txt", "user_id.txt", "user_password.txt"]
 CALLS_OF_PROVISION = 5
 CALLS_OF_REMOVE = 3
-# What answers of something in front mean is the same for every call; these speak of the broker's own shape.
-ROWS = tuple(row for row in behaviour.LINE if row.requests is None or row.code == 0)
 
 
 class Account:
@@ -54,7 +52,7 @@ def provider_of(lab, **options):
 class Provision(unittest.TestCase):
     """Each row of the line on the call that makes the user, where a lost answer costs most."""
 
-    @with_rows(ROWS)
+    @with_rows(behaviour.PROVISION)
     def check_provision(self, lab, row):
         with provider_of(lab) as provider:
             account = Account(lab, provider)
@@ -139,22 +137,20 @@ class Provision(unittest.TestCase):
             self.assertNotIn("wrong-one", run.output)
 
 
-@for_each_implementation
+@for_each_full_implementation
 class Remove(unittest.TestCase):
     """Each row of the line on the call that deletes."""
 
-    @with_rows(ROWS)
+    @with_rows(behaviour.REMOVE)
     def check_remove(self, lab, row):
         with provider_of(lab) as provider:
             account = Account(lab, provider)
             lab.must("provision-user", CSP_URL=provider.url)
             with Proxy(provider.url, [PASS] * 2 + list(row.faults), row.forever) as line:
-                # The body of an answer to a deletion says nothing: a page with 200 is taken for done.
-                pages = row.name.startswith("200 page")
                 lab.must("remove-user", row.code, CSP_URL=line.url, **row.env)
-                self.assertEqual(line.left(), 2 if pages else 0)
+                self.assertEqual(line.left(), 0)
             lab.must("remove-user", CSP_URL=provider.url)
-            self.assertEqual(provider.users(account.id), {} if not pages else provider.users(account.id))
+            self.assertEqual(provider.users(account.id), {})
             lab.must("remove-user", CSP_URL=provider.url)
 
     def check_nothing_to_remove(self, lab):

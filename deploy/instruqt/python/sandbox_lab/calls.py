@@ -174,7 +174,8 @@ def _answer(response: Any) -> Answer:
 
 
 def _explain(problem: object) -> str:
-    if isinstance(problem, TimeoutError):
+    # Two names for one thing only from Python 3.10 on.
+    if isinstance(problem, (TimeoutError, socket.timeout)):
         return "no answer in time"
     if isinstance(problem, (ConnectionError, http.client.HTTPException)):
         return "the server cannot be reached, or the connection was cut"

@@ -69,11 +69,11 @@ class Csp:
     def set_password(self, user_id: str, password: str) -> None:
         """Gives a user a password."""
         call = self._call("POST", f"users/{user_id}/password", {"new_password": password})
-        self._session.call(call, (200, 201, 204), lambda _answer: None)
+        self._session.call(call, (200, 201, 204), _read_nothing)
 
     def delete_user(self, user_id: str) -> None:
         """Deletes a user. One that is gone is as good."""
-        self._session.call(self._call("DELETE", f"users/{user_id}"), (200, 204, 404), lambda _answer: None)
+        self._session.call(self._call("DELETE", f"users/{user_id}"), (200, 204, 404), _read_nothing)
 
     def _call(self, method: str, path: str, body: Any = None) -> Call:
         return Call(method, f"{self._base}/v2/{path}", self._token, body=body)
@@ -101,6 +101,12 @@ def _read_created(answer: Answer) -> str:
     if not is_id(made):
         raise ValueError("no id")
     return made
+
+
+def _read_nothing(answer: Answer) -> None:
+    # What such an answer says is in its status alone, unless it is a page of something in front of the provider.
+    if answer.body.lstrip().startswith(b"<"):
+        raise ValueError("a page")
 
 
 def _account(files: Files) -> str:

@@ -31,7 +31,10 @@ class Files:
     def remove(self, *names: str) -> None:
         """Removes files; one that is not there is fine."""
         for name in names:
-            (self._folder / name).unlink(missing_ok=True)
+            try:
+                (self._folder / name).unlink(missing_ok=True)
+            except OSError as problem:
+                raise Failed(f"cannot remove {name}: {problem.strerror}") from None
 
     def put(self, name: str, text: str, mode: int = 0o644) -> None:
         """Replaces a file. A reader sees the old one or the new one, and never half of it."""
