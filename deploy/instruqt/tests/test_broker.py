@@ -4,7 +4,7 @@ import unittest
 
 from tests import behaviour
 from tests.proxy import DROP, change
-from tests.rig import Lab, fleet, finish, for_each_full_implementation, for_each_implementation, with_rows
+from tests.rig import Lab, finish, fleet, for_each_full_implementation, for_each_implementation, with_rows
 
 
 @for_each_implementation

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 from tests import behaviour
 from tests.proxy import change, change_raw, lie
-from tests.rig import ALLOCATED_FILES, IMPLEMENTATIONS, Lab, finish, fleet, for_each_full_implementation, for_each_implementation, wait, with_rows
+from tests.rig import (
+    ALLOCATED_FILES,
+    IMPLEMENTATIONS,
+    Lab,
+    finish,
+    fleet,
+    for_each_full_implementation,
+    for_each_implementation,
+    wait,
+    with_rows,
+)
 
 # The first is the note of an open claim, then come the files.
 RENAMES = 1 + len(ALLOCATED_FILES)

@@ -35,6 +35,8 @@ class Account:
         case.assertEqual(user["email"], f"{lab.owner}@infoblox.lab")
         case.assertEqual(user["password"], lab.text("user_password.txt"))
         case.assertRegex(user["password"], rf"\A{PASSWORD.pattern}\Z")
+        for letters, count in (("[A-Z]", 3), ("[a-z]", 5), ("[0-9]", 4), ("[!@#$%&]", 4)):
+            case.assertEqual(len(re.findall(letters, user["password"])), count)
         names = ("CSP_USER_EMAIL", "CSP_USER_PASSWORD", "CSP_USER_ID", "SFDC_ACCOUNT_ID")
         values = [user["email"], user["password"], lab.text("user_id.txt"), lab.text("sfdc_account_id.txt")]
         case.assertEqual(lab.sourced("user_credentials.sh", *names), values)
