@@ -102,6 +102,8 @@ class Proxy:
         self.upstream = urlsplit(upstream)
         self.note = note or (lambda *_true_answer: None)
         self.seen: list[Seen] = []
+        self.outlasted = 0
+        """How many answers were held for longer than any client may wait."""
         self._faults = list(faults)
         self._forever = forever
         self._lock = threading.Lock()
@@ -206,7 +208,8 @@ class Handler(BaseHTTPRequestHandler):
     def act_hang(self, seen, _fault):
         self.forward(seen)
         # Readable means that the client has hung up.
-        select.select([self.connection], [], [], HOLD_MAX_SECONDS)
+        if not select.select([self.connection], [], [], HOLD_MAX_SECONDS)[0]:
+            self.owner.outlasted += 1
 
     def act_trickle(self, seen, _fault):
         self.forward(seen)
@@ -216,6 +219,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             if select.select([self.connection], [], [], TRICKLE_SECONDS)[0]:
                 return
+        self.owner.outlasted += 1
 
     def act_delay(self, seen, fault):
         true = self.forward(seen)

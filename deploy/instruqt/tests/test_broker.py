@@ -15,7 +15,7 @@ class Allocate(unittest.TestCase):
     def check_allocate(self, lab, row):
         with fleet().line(row.faults, row.forever) as line:
             run = lab.must("allocate", row.code, BROKER_API_URL=line.url, **row.env)
-            self.assertEqual(line.left(), 0, run.output)
+            self.assertEqual((line.left(), line.outlasted), (0, 0), run.output)
             if row.requests:
                 self.assertEqual(len(line.seen), row.requests, run.output)
             keys = {(s.headers["idempotency-key"], s.headers["x-instruqt-sandbox-id"]) for s in line.seen}
@@ -91,7 +91,7 @@ class Cleanup(unittest.TestCase):
         sandbox = lab.holds_one()
         with fleet().line(row.faults, row.forever) as line:
             run = lab.must("cleanup", row.code, BROKER_API_URL=line.url, **row.env)
-            self.assertEqual(line.left(), 0, run.output)
+            self.assertEqual((line.left(), line.outlasted), (0, 0), run.output)
             if row.requests:
                 self.assertEqual(len(line.seen), row.requests, run.output)
             self.assertEqual({s.path for s in line.seen}, {f"/v1/sandboxes/{sandbox}/mark-for-deletion"})
