@@ -3,7 +3,7 @@
 import subprocess
 import unittest
 
-from tests.rig import LAB, RUN_MAX_SECONDS, fleet, for_each_implementation
+from tests.rig import LAB, RUN_MAX_SECONDS, for_each_implementation
 from tests.test_users import provider_of
 
 
