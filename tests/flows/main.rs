@@ -2,13 +2,17 @@
 
 mod binary;
 mod claims;
+mod clearing;
 mod contention;
 mod deletions;
 mod doors;
 mod killed;
 mod ledger;
 mod line;
+mod odd;
 mod pool;
+mod queue;
 mod replay;
 mod shutdown;
+mod stalled;
 mod ticks;
