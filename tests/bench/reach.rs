@@ -4,6 +4,7 @@ use crate::tool::{command, ports};
 use broker::bench::reach::verdict::{Bound, Burst, Engine, Floor, Measured, Open, Verdict, judge};
 use broker::bench::reach::{self, Name};
 use broker::bench::rounds::Figures;
+use broker::bench::summary::Spread;
 use broker::bench::{Command, footprint, growth};
 use harness::servers::{self, broker_binary};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,7 +41,7 @@ fn just_good_enough() -> Measured {
             (Name::RepeatedAlone, figures(600.0, 1.5, 50.0)),
             (Name::RepeatedCrowd, figures(600.0, 50.0, 500.0)),
         ]),
-        burst: Burst { callers: 1_000, served_least: 1_000, seconds: 0.75 },
+        burst: Burst { callers: 1_000, served_least: 1_000, seconds: 0.75, refusals: BTreeMap::new() },
         open: Open {
             pool: 30_000,
             rate_per_second: 600.0,
@@ -49,6 +50,7 @@ fn just_good_enough() -> Measured {
             not_granted: 0,
             refusals: BTreeMap::new(),
             late_p99_us: 100.0,
+            bare: Spread::default(),
         },
         distinct: true,
     }

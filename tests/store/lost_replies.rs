@@ -3,7 +3,7 @@
 use crate::engines::{SHARDS, Table};
 use crate::fixtures::{KEEP_UNTIL, added, claim_key, done, ending, grant_of, lost, record};
 use common::store::dynamodb::DynamoStore;
-use common::store::{MoveClaim, OpenClaim, Store};
+use common::store::{Layout, MoveClaim, OpenClaim, Store};
 use harness::dynamodb;
 use harness::lossy_proxy::LossyProxy;
 
@@ -14,6 +14,8 @@ async fn lossy(table: &Table) -> (LossyProxy, DynamoStore) {
     let config = dynamodb::config(proxy.endpoint(), &table.name, SHARDS);
     let store = DynamoStore::connect(&config).await;
     store.ping().await.unwrap();
+    // What a store learns once is known beforehand, so that the next reply is that of the write.
+    store.shards().await.unwrap();
     (proxy, store)
 }
 

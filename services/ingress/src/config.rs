@@ -18,7 +18,7 @@ pub struct Config {
     pub admin_tokens: Vec<Secret>,
     /// `REQUEST_DEADLINE_MS`: longest time that a lab waits for an answer; 10,000.
     pub request_deadline: Duration,
-    /// `REQUEST_ATTEMPT_MS`: longest time that one attempt waits for a worker; 2,000.
+    /// `REQUEST_ATTEMPT_MS`: longest time that one attempt waits for a worker; 4,000.
     pub request_attempt: Duration,
     /// `NO_RESPONDERS_PATIENCE_MS`: longest time that a request waits for a worker to appear; 1,000.
     pub no_responders_patience: Duration,
@@ -70,7 +70,9 @@ impl Config {
             ),
             request_attempt: settings.millis(
                 "REQUEST_ATTEMPT_MS",
-                2_000,
+                // Longer than a whole class waits for its turn on a slow engine: an attempt that is given up while a
+                // worker is at it only adds to what made it slow.
+                4_000,
                 50..=30_000,
                 "longest time that one attempt waits for a worker, in milliseconds",
             ),

@@ -133,7 +133,9 @@ impl Pauses<'_> {
     fn next(&mut self, reason: RetryReason, left: Duration) -> Option<Duration> {
         self.ceiling = (self.ceiling * 2).min(PAUSE_MAX);
         let mut pause = PAUSE_MIN + full_jitter(self.random, self.ceiling.saturating_sub(PAUSE_MIN));
-        if reason != RetryReason::TimedOut {
+        // Workers that are busy will be free: that is waited for as long as the caller waits. That none is there may
+        // not change so soon.
+        if reason == RetryReason::NoResponders {
             if self.no_workers_left.is_zero() {
                 return None;
             }

@@ -1,7 +1,7 @@
 //! When the callers of an open loop come: a Poisson process, as students who do not know of each other come.
 
 use common::random::Random;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Steps of the dice between zero and one. Times are kept to the nanosecond; a finer one would be lost.
 const STEPS: usize = 1 << 30;
@@ -20,6 +20,25 @@ pub fn poisson(random: &dyn Random, rate_per_second: f64, span: Duration) -> Vec
             _ => return arrivals,
         }
     }
+}
+
+/// Calls `send` with the intended start of every caller when it has come, and with its place in the schedule.
+pub async fn send_by<F>(schedule: Vec<Duration>, mut send: F)
+where
+    F: FnMut(Instant, Duration) + Send + 'static,
+{
+    let began = Instant::now();
+    // On a thread that only sleeps: the runtime's timer counts in whole milliseconds, which is as long as a good
+    // claim takes.
+    let pacer = move || {
+        for at in schedule {
+            let intended = began + at;
+            std::thread::sleep(intended.saturating_duration_since(Instant::now()));
+            send(intended, at);
+        }
+    };
+    // It fails only with the process.
+    let _ = tokio::task::spawn_blocking(pacer).await;
 }
 
 #[cfg(test)]

@@ -250,6 +250,16 @@ impl Report {
     /// The row of granted claims; none if none was granted.
     #[must_use]
     pub fn granted(&self) -> Option<&Row> {
-        self.calls.iter().find(|row| row.call == super::calls::Call::Claim && row.outcome == "created")
+        self.claimed("created")
+    }
+
+    /// The claims of new owners that found a lease of theirs: an attempt was given up whose work was done.
+    #[must_use]
+    pub fn found_again(&self) -> Option<&Row> {
+        self.claimed("existing")
+    }
+
+    fn claimed(&self, outcome: &str) -> Option<&Row> {
+        self.calls.iter().find(|row| row.call == super::calls::Call::Claim && row.outcome == outcome)
     }
 }

@@ -4,6 +4,7 @@
 //! The one transaction that could stand in the place of the two writes is measured beside them, in turns, so that
 //! a machine that gets slower or faster meanwhile does so for both.
 
+use super::arrivals::poisson;
 use super::crew::work;
 use super::progress::{Progress, Total};
 use super::summary::{SPREAD_HEADINGS, Spread, Table, per_second};
@@ -141,6 +142,22 @@ pub(super) async fn measure(
     measured?;
     cleared.context("the items of the floor were not all cleared away")?;
     Ok(report)
+}
+
+/// The two writes in an open loop: how long the engine by itself keeps callers waiting who come at that rate.
+pub(super) async fn measure_open(
+    store: Arc<DynamoStore>,
+    rate_per_second: f64,
+    span: Duration,
+    ports: &Ports,
+) -> anyhow::Result<Spread> {
+    let schedule = poisson(ports.random.as_ref(), rate_per_second, span);
+    let stock = Stock::with(store, schedule.len() as u64, ports).await?;
+    let measured = writes::measure_open(&stock, schedule).await;
+    let cleared = stock.clear(ports).await;
+    let latencies_us = measured?;
+    cleared.context("the items of the floor were not all cleared away")?;
+    Ok(Spread::of(latencies_us))
 }
 
 async fn measure_nats(nats: &NatsConfig, count: u64, ports: &Ports) -> anyhow::Result<Vec<Line>> {

@@ -8,7 +8,7 @@
 //! * Burst: everybody at once, one claim each.
 
 use super::answers::{Check, Ledger};
-use super::arrivals::poisson;
+use super::arrivals::{poisson, send_by};
 use super::calls::{Answered, Asker, Call, Ending, Sample};
 use super::progress::{Progress, Total};
 use common::random::Random;
@@ -187,27 +187,20 @@ async fn open(session: &Arc<Session>, schedule: Vec<Duration>, warm_up: Duration
     let callers = TaskTracker::new();
     let permits = Arc::new(Semaphore::new(OPEN_IN_FLIGHT_MAX));
     let runtime = tokio::runtime::Handle::current();
-    let began = Instant::now();
-    let pacer = {
+    let sending = {
         let (session, callers) = (Arc::clone(session), callers.clone());
-        // On a thread that only sleeps: the runtime's timer counts in whole milliseconds, which is as long as
-        // a good claim takes.
-        move || {
-            for at in schedule {
-                let arrival = Arrival { intended: began + at, is_warm_up: at < warm_up };
-                std::thread::sleep(arrival.intended.saturating_duration_since(Instant::now()));
-                let (session, permits) = (Arc::clone(&session), Arc::clone(&permits));
-                let caller = async move {
-                    // Never closed, so there is always a permit in the end.
-                    let _permit = permits.acquire_owned().await;
-                    session.serve_one(arrival).await;
-                };
-                callers.spawn_on(caller, &runtime);
-            }
+        move |intended, at| {
+            let arrival = Arrival { intended, is_warm_up: at < warm_up };
+            let (session, permits) = (Arc::clone(&session), Arc::clone(&permits));
+            let caller = async move {
+                // Never closed, so there is always a permit in the end.
+                let _permit = permits.acquire_owned().await;
+                session.serve_one(arrival).await;
+            };
+            callers.spawn_on(caller, &runtime);
         }
     };
-    // It fails only with the process.
-    let _ = tokio::task::spawn_blocking(pacer).await;
+    send_by(schedule, sending).await;
     callers.close();
     callers.wait().await;
     progress.end();

@@ -39,6 +39,8 @@ const SPARE: u64 = 100;
 /// Length of the same load before the open loop, if that is not shorter itself: in its first moment every caller opens a
 /// connection and nothing is on the shelf, which is what the burst is about.
 const OPEN_WARM_UP: Duration = Duration::from_secs(2);
+/// Longest open loop of the bare writes: its sandboxes are made and cleared away one by one.
+const BARE_SPAN_MAX: Duration = Duration::from_secs(20);
 /// Share of the crowd's rate that the open loop is run at.
 const OPEN_SHARE: f64 = 0.5;
 /// Free sandboxes for the open loop beyond those that its schedule has on average, in standard deviations of that number.
@@ -99,6 +101,7 @@ struct Rounds {
     repeats: BTreeMap<Name, Vec<Figures>>,
     served: Vec<u64>,
     burst_seconds: Vec<f64>,
+    burst_refusals: BTreeMap<&'static str, u64>,
     winners: u64,
     violations: Vec<String>,
 }
@@ -169,6 +172,12 @@ async fn measure_all(options: &Options, fleet: &Fleet, ports: &Ports) -> anyhow:
     rounds.into_report(sizes, engine, open)
 }
 
+/// What callers without a sandbox were told, and how many.
+fn refusals(report: &super::claim::Report) -> impl Iterator<Item = (&'static str, u64)> {
+    let refused = report.calls.iter().filter(|row| row.outcome != "created");
+    refused.map(|row| (row.outcome, row.spread.count))
+}
+
 // === impl Sizes ===
 
 impl Sizes {
@@ -227,8 +236,12 @@ impl Rounds {
         let plan = Plan { shape, warm_up: None, replay: false, release: false };
         let report = tanks.burst.run(fleet, ports, plan).await?;
         self.note("burst", &report);
-        self.served.push(report.granted().map_or(0, |row| row.spread.count));
+        let served = [report.granted(), report.found_again()];
+        self.served.push(served.into_iter().flatten().map(|row| row.spread.count).sum());
         self.burst_seconds.push(report.elapsed_seconds);
+        for (told, count) in refusals(&report).filter(|(told, _)| *told != "existing") {
+            *self.burst_refusals.entry(told).or_default() += count;
+        }
         Ok(())
     }
 
@@ -254,9 +267,10 @@ impl Rounds {
         let granted = report.granted().map_or(0, |row| row.spread.count);
         let figures = Figures::of(&report, Call::Claim, "created").unwrap_or_default();
         let not_granted = report.samples.len() as u64 - granted;
-        let refused = report.calls.iter().filter(|row| row.outcome != "created");
-        let refusals = refused.map(|row| (row.outcome, row.spread.count)).collect();
+        let refusals = refusals(&report).collect();
         let late_us = report.sent_late.p99_us as f64;
+        let store = Arc::clone(&fleet.store);
+        let bare = floor::measure_open(store, rate_per_second, span.min(BARE_SPAN_MAX), ports).await?;
         Ok(Open {
             pool: tanks.open.size,
             rate_per_second,
@@ -265,6 +279,7 @@ impl Rounds {
             not_granted,
             refusals,
             late_p99_us: late_us,
+            bare,
         })
     }
 
@@ -291,6 +306,7 @@ impl Rounds {
             callers: sizes.burst,
             served_least: self.served.iter().copied().min().unwrap_or_default(),
             seconds: median(self.burst_seconds).context("no burst")?,
+            refusals: self.burst_refusals,
         };
         let (claims, repeats) = (medians(self.claims), medians(self.repeats));
         let distinct = self.violations.is_empty();

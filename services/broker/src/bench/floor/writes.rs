@@ -1,6 +1,7 @@
 //! The two ways to write a claim, on sandboxes of their own.
 
 use super::{Cost, IN_FLIGHT, Report, TRANSACTION, TWO_WRITES, Timed, timed};
+use crate::bench::arrivals::send_by;
 use crate::bench::crew::work;
 use crate::bench::progress::{Progress, Total};
 use crate::bench::seed::{Filling, fill};
@@ -11,8 +12,9 @@ use common::store::dynamodb::DynamoStore;
 use common::store::dynamodb::floor::WriteUnits;
 use common::store::{Store as _, Write};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// Claims of each way whose write units are asked for. They come first, so they warm the table up as well.
 const UNITS_CLAIMS: u64 = 50;
@@ -61,6 +63,35 @@ pub(super) async fn measure(stock: &Arc<Stock>, claims: u64, report: &mut Report
     Ok(())
 }
 
+/// Latencies of the two writes, each from the moment that its caller was to come.
+pub(super) async fn measure_open(stock: &Arc<Stock>, schedule: Vec<Duration>) -> anyhow::Result<Vec<u64>> {
+    let done = Arc::new(AtomicU64::new(0));
+    let count = schedule.len();
+    let progress = Progress::show("bare writes", Total::Count(count as u64), &done);
+    let (latencies, mut measured) = mpsc::unbounded_channel();
+    let (stock, runtime) = (Arc::clone(stock), tokio::runtime::Handle::current());
+    let mut number = 0;
+    send_by(schedule, move |intended, _| {
+        let (stock, latencies, done) = (Arc::clone(&stock), latencies.clone(), Arc::clone(&done));
+        let mine = number;
+        number += 1;
+        runtime.spawn(async move {
+            let written = stock.write(Way::TwoWrites, mine, false).await;
+            let latency_us = u64::try_from(intended.elapsed().as_micros()).unwrap_or(u64::MAX);
+            done.fetch_add(1, Ordering::Relaxed);
+            // The receiver waits for all of them.
+            let _ = latencies.send(written.map(|_| latency_us));
+        });
+    })
+    .await;
+    let mut latencies_us = Vec::with_capacity(count);
+    while let Some(latency_us) = measured.recv().await {
+        latencies_us.push(latency_us?);
+    }
+    progress.end();
+    Ok(latencies_us)
+}
+
 async fn written(
     stock: &Arc<Stock>,
     way: Way,
@@ -106,11 +137,19 @@ impl Stock {
         claims: u64,
         ports: &Ports,
     ) -> anyhow::Result<Arc<Self>> {
+        let of_each_way = UNITS_CLAIMS + claims.div_ceil(2) * 2 * IN_FLIGHT.len() as u64;
+        Self::with(store, 2 * of_each_way, ports).await
+    }
+
+    /// So many sandboxes in a pool that no fleet knows.
+    pub(super) async fn with(
+        store: Arc<DynamoStore>,
+        count: u64,
+        ports: &Ports,
+    ) -> anyhow::Result<Arc<Self>> {
         let run = fresh_run(ports);
         let pool = PoolName::parse(&run)?;
-        let of_each_way = UNITS_CLAIMS + claims.div_ceil(2) * 2 * IN_FLIGHT.len() as u64;
-        let filling =
-            Filling { run: run.clone(), name_prefix: format!("{run}-"), pool, count: 2 * of_each_way };
+        let filling = Filling { run: run.clone(), name_prefix: format!("{run}-"), pool, count };
         let (candidates, _) = fill(store.clone(), Arc::clone(&ports.clock), filling).await?;
         let now = ports.clock.now();
         let grants = candidates.into_iter().enumerate().map(|(number, candidate)| {

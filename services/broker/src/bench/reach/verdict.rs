@@ -2,6 +2,7 @@
 
 use super::cases::Name;
 use crate::bench::rounds::Figures;
+use crate::bench::summary::Spread;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -64,7 +65,7 @@ pub struct Floor {
 }
 
 /// Everybody at once, on as many free sandboxes.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Burst {
     /// How many they were.
     pub callers: u64,
@@ -72,6 +73,8 @@ pub struct Burst {
     pub served_least: u64,
     /// From the start to the last answer, the median of all rounds.
     pub seconds: f64,
+    /// What those without a sandbox were told, and how many of them in all rounds.
+    pub refusals: BTreeMap<&'static str, u64>,
 }
 
 /// Callers by a schedule.
@@ -91,6 +94,8 @@ pub struct Open {
     pub refusals: BTreeMap<&'static str, u64>,
     /// 99 of a hundred were sent at most so late by this tool itself.
     pub late_p99_us: f64,
+    /// What the engine by itself, with the bare writes, does to callers who come as often.
+    pub bare: Spread,
 }
 
 /// Everything that targets are about.
@@ -201,7 +206,7 @@ fn of_repeats(measured: &Measured) -> Vec<Verdict> {
 }
 
 fn of_burst(measured: &Measured) -> Vec<Verdict> {
-    let Burst { callers, served_least, seconds } = measured.burst;
+    let Burst { callers, served_least, seconds, .. } = measured.burst;
     // Two callers with the same sandbox are not both served.
     let served = if measured.distinct { served_least } else { 0 };
     let bare_seconds = callers as f64 / measured.floor.crowd_writes_per_second;
