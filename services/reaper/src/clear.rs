@@ -45,19 +45,20 @@ pub(crate) enum Clearing {
 impl FailurePolicy {
     /// Reads the variable. More attempts than a deletion has would mean `block` without saying so.
     pub(crate) fn read(settings: &mut Settings<'_>, attempts_max: u32) -> Self {
-        const NAME: &str = "NIOSXAAS_FAILURE_POLICY";
-        let text = settings.text(
-            NAME,
+        let policy = settings.parsed(
+            "NIOSXAAS_FAILURE_POLICY",
             BLOCK,
             "a sandbox that cannot be cleared: `block` tries again and parks it at the end; `go-on-after-3` deletes it \
              all the same at its third attempt and says so in its record",
+            |text| {
+                Self::parse(text, attempts_max).ok_or_else(|| {
+                    format!(
+                        "must be `block`, or `go-on-after-` and a number from 1 to DELETION_ATTEMPTS_MAX ({attempts_max})"
+                    )
+                })
+            },
         );
-        Self::parse(&text, attempts_max).unwrap_or_else(|| {
-            let problem =
-                format!("must be `block`, or `go-on-after-` and a number from 1 to DELETION_ATTEMPTS_MAX ({attempts_max})");
-            settings.mistake(NAME, &problem);
-            Self::Block
-        })
+        policy.unwrap_or(Self::Block)
     }
 
     fn parse(text: &str, attempts_max: u32) -> Option<Self> {

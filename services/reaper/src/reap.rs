@@ -142,7 +142,8 @@ impl Reaper {
                     delivery.attempt = wanted.deletion.attempts.saturating_add(1),
                     already_gone = deleted == Deleted::AlreadyGone,
                     pre_clean = %pre_clean,
-                    "deleted {id}",
+                    "deleted {}",
+                    wanted.id,
                 );
                 self.settle_ledger(&sandbox).await.err().unwrap_or(Verdict::Done)
             }
