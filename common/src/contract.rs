@@ -3,6 +3,7 @@
 //! Bodies are JSON. Readers ignore fields that they do not know, so a newer writer may add some; a field is
 //! never given a new meaning. Faults have one shape everywhere ([`fault`]), equal to the HTTP error body.
 
+pub mod census;
 pub mod deletions;
 pub mod events;
 pub mod fault;
@@ -13,6 +14,7 @@ pub mod reports;
 pub mod sandboxes;
 pub mod subjects;
 
+pub use census::{Census, Counted, Violation};
 pub use deletions::{
     DeletionRequest, DeletionView, DeletionWork, HistoryView, KeyRequest, ParkedDeletion, ParkedReply,
     ParkedRequest, ParkedView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayOutcome,
@@ -24,7 +26,9 @@ pub use line::{DeletionsStatus, LineState, Pause, PauseRequest};
 pub use queue::{
     DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, PreCleanView,
 };
-pub use reports::{ExpiryReport, Report, RunReport, SweepReport, SyncReport, TickKind};
+pub use reports::{
+    CensusReport, ExpiryReport, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind,
+};
 pub use sandboxes::{
     AllocateRequest, Allocation, HealthReply, Outcome, PoolStats, ReleaseReply, SandboxRequest, SandboxView,
     StatsReply,

@@ -129,8 +129,12 @@ impl World {
 
     /// One more process, with its own way to the store.
     pub(crate) fn process_over(&self, store: Arc<dyn Store>) -> Process {
-        let config =
-            Config { leases: lease_policy(), pools: PoolRules::parse(POOL).unwrap(), in_flight_max: 512 };
+        let config = Config {
+            leases: lease_policy(),
+            pools: PoolRules::parse(POOL).unwrap(),
+            in_flight_max: 512,
+            census_age_max: Duration::ZERO,
+        };
         let (clock, dice) = (Arc::new(self.clock.clone()), Arc::new(Dice::seeded(0)));
         let bus = Arc::new(MemoryBus::new(MemoryConfig::default(), clock.clone(), dice));
         let metrics = LedgerMetrics::register(&Registry::new()).unwrap();
@@ -140,6 +144,7 @@ impl World {
             store,
             deletions: Arc::clone(&self.deletions) as _,
             line: bus.clone(),
+            census: bus.clone(),
             upkeep: bus.clone(),
             recorder: Recorder::new(clock, bus, metrics),
         };

@@ -1,6 +1,7 @@
 //! The stories of the broker on a whole fleet: real NATS, real HTTP, a real table, a CSP that answers over HTTP.
 
 mod binary;
+mod census;
 mod claims;
 mod clearing;
 mod contention;
@@ -14,5 +15,7 @@ mod pool;
 mod queue;
 mod replay;
 mod shutdown;
+mod slots;
 mod stalled;
+mod tick_command;
 mod ticks;

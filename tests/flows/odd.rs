@@ -68,7 +68,7 @@ async fn one_that_always_fails_or_is_always_forbidden_is_parked_after_its_attemp
     for answer in [500, 403] {
         // With others in between, and as the last one that is left.
         for others_after in [3, 0] {
-            let (rig, odd) = odd_one(answer, others_after).await;
+            let (rig, odd) = Box::pin(odd_one(answer, others_after)).await;
             let parked = rig.until_state(&odd, StateName::DeletionFailed).await;
             let deletion = parked.deletion().unwrap();
             assert_eq!(deletion.attempts, ATTEMPTS_MAX, "{answer}, {others_after} others");

@@ -68,7 +68,7 @@ async fn mixed() -> (Rig, String, String) {
 
 #[tokio::test]
 async fn operators_see_every_deletion_with_its_place_over_every_door() {
-    let (rig, put_off, given_up) = mixed().await;
+    let (rig, put_off, given_up) = Box::pin(mixed()).await;
     let all = list(&rig, "").await;
     assert_eq!((all.count, all.cursor.as_ref()), (5, None));
     let mut places: Vec<_> = all.deletions.iter().map(|entry| entry.place.as_str()).collect();

@@ -79,7 +79,7 @@ async fn late(fault: Option<FaultKind>, already_gone: bool) {
 
 #[tokio::test]
 async fn a_reaper_that_is_late_with_a_deletion_changes_nothing() {
-    late(None, true).await;
+    Box::pin(late(None, true)).await;
 }
 
 #[tokio::test]
@@ -90,5 +90,5 @@ async fn a_reaper_that_is_late_with_a_failed_attempt_changes_nothing() {
         retry_after_seconds: None,
         retry_after_as_date: false,
     };
-    late(Some(kind), false).await;
+    Box::pin(late(Some(kind), false)).await;
 }

@@ -18,9 +18,9 @@ const SEED: u64 = 20_261_121;
 const OPERATIONS: u64 = 1_500;
 const SANDBOXES: usize = 120;
 /// Kinds of operations that [`Script::next`] chooses from.
-const KINDS: usize = 15;
+const KINDS: usize = 16;
 /// Outcomes that have to come up, or the sequence would prove little: every write done and every write lost.
-const OUTCOMES: [&str; 33] = [
+const OUTCOMES: [&str; 35] = [
     "insert done",
     "insert lost",
     "open done",
@@ -49,6 +49,8 @@ const OUTCOMES: [&str; 33] = [
     "missing lost",
     "found done",
     "found lost",
+    "forget done",
+    "forget lost",
     "describe done",
     "describe lost",
     "grant absent",
@@ -72,6 +74,7 @@ enum Operation {
     Replay(u32, Epoch),
     Missing(Box<Sandbox>),
     Found(Box<Sandbox>),
+    Forget(Box<Sandbox>),
     Describe(u32, Version, Description),
 }
 
@@ -120,6 +123,7 @@ async fn apply(store: &dyn Store, operation: &Operation, now: UnixSeconds) -> Ou
         }
         Operation::Missing(seen) => store.mark_missing(seen, now).await,
         Operation::Found(seen) => store.mark_found(seen, now).await,
+        Operation::Forget(seen) => store.forget(seen, now, KEEP_UNTIL).await,
         Operation::Describe(number, version, description) => {
             store.describe(&id(*number), *version, description).await
         }
@@ -197,7 +201,8 @@ impl Script {
             10 => Operation::Missing(Box::new(seen)),
             11 => Operation::Found(Box::new(seen)),
             12 => Operation::Replay(number, epoch),
-            13 => Operation::Clear(number, epoch, attempts),
+            13 => Operation::Forget(Box::new(seen)),
+            14 => Operation::Clear(number, epoch, attempts),
             _ => Operation::Describe(number, seen.version, self.description(number)),
         }
     }
@@ -206,10 +211,10 @@ impl Script {
         let kinds: &[usize] = match state {
             State::Available => &[4, 4, 4, 10],
             State::Allocated(_) => &[5, 6],
-            State::PendingDeletion(_) => &[7, 7, 8, 9, 13],
-            State::Stale { .. } => &[11],
-            State::DeletionFailed(_) => &[12, 12, 12, 14],
-            State::Quarantined { .. } | State::Deleted(_) => &[0, 14],
+            State::PendingDeletion(_) => &[7, 7, 8, 9, 14],
+            State::Stale { .. } => &[11, 11, 13],
+            State::DeletionFailed(_) => &[12, 12, 12, 15],
+            State::Quarantined { .. } | State::Deleted(_) => &[0, 15],
         };
         kinds[self.dice.below(kinds.len())]
     }
@@ -242,6 +247,7 @@ impl Script {
             Operation::Replay(..) => ("replay", None),
             Operation::Missing(_) => ("missing", None),
             Operation::Found(_) => ("found", None),
+            Operation::Forget(_) => ("forget", None),
             Operation::Describe(..) => ("describe", None),
         };
         let result = match outcome {

@@ -125,6 +125,7 @@ const fn maker_of(cause: Cause, owner: Option<&str>) -> &str {
         (Cause::Claimed | Cause::Released, None) => "owner",
         (Cause::Listed | Cause::Missing | Cause::Found, _) => "sync",
         (Cause::Expired, _) => "expiry",
+        (Cause::Forgotten, _) => "stale",
         (Cause::Deleted | Cause::Parked, _) => "reaper",
         (Cause::Ordered | Cause::Replayed, _) => "operator",
     }

@@ -140,6 +140,8 @@ pub enum Cause {
     Missing,
     /// The provider lists it again.
     Found,
+    /// It was not listed for so long that it was given up.
+    Forgotten,
 }
 
 /// A step that does not start from the state that the sandbox is in. Gives the sandbox back unchanged.
@@ -217,7 +219,7 @@ impl State {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Listed,
         Self::Claimed,
         Self::Released,
@@ -228,6 +230,7 @@ impl Cause {
         Self::Replayed,
         Self::Missing,
         Self::Found,
+        Self::Forgotten,
     ];
 
     /// The stored name.
@@ -244,6 +247,7 @@ impl Cause {
             Self::Replayed => "replayed",
             Self::Missing => "missing",
             Self::Found => "found",
+            Self::Forgotten => "forgotten",
         }
     }
 
@@ -508,6 +512,26 @@ impl Sandbox {
                 Ok(self)
             }
             _ => Err(self.refuse(step)),
+        }
+    }
+
+    /// stale → deleted: the provider has not listed it for long. Nothing is left to be deleted there.
+    ///
+    /// # Errors
+    /// [`InvalidTransition`] when it is not stale, or moved on since `version` and `epoch`.
+    pub fn forget(
+        self,
+        version: Version,
+        epoch: Epoch,
+        now: UnixSeconds,
+        purge_at: UnixSeconds,
+    ) -> Result<Self, InvalidTransition> {
+        match self.state {
+            State::Stale { .. } if self.version == version && self.epoch == epoch => {
+                let tombstone = Tombstone { deletion: None, deleted_at: now, purge_at };
+                Ok(self.step(State::Deleted(tombstone), Cause::Forgotten, now))
+            }
+            _ => Err(self.refuse("forgotten")),
         }
     }
 

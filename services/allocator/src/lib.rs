@@ -26,7 +26,7 @@ mod release;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use common::bus::{Answer, BusError, DeletionLine, Deletions, Handler, Request, Serve, Upkeep};
+use common::bus::{Answer, BusError, CensusBoard, DeletionLine, Deletions, Handler, Request, Serve, Upkeep};
 use common::clock::Clock;
 use common::contract::{Fault, FaultCode, Verb};
 use common::domain::{LeasePolicy, PoolRules};
@@ -59,6 +59,8 @@ pub struct Config {
     pub pools: PoolRules,
     /// Requests at work at once in this process; a further one is told to come back.
     pub in_flight_max: usize,
+    /// Oldest census that stats are answered from; zero for none at all.
+    pub census_age_max: Duration,
 }
 
 /// What an allocator works with.
@@ -74,6 +76,8 @@ pub struct Ports {
     pub deletions: Arc<dyn Deletions>,
     /// Shows the deletions as a whole.
     pub line: Arc<dyn DeletionLine>,
+    /// Shows the last census.
+    pub census: Arc<dyn CensusBoard>,
     /// Shows what was parked.
     pub upkeep: Arc<dyn Upkeep>,
     /// Keeps the ledger of events.
@@ -102,7 +106,13 @@ impl Config {
             1..=65_536,
             "requests at work at once in one allocator; a further one is told to come back",
         );
-        Some(Self { leases, pools: pools?, in_flight_max })
+        let census_age_max = settings.seconds(
+            "STATS_CENSUS_AGE_SECONDS_MAX",
+            60,
+            0..=86_400,
+            "oldest census that stats are answered from; beyond it, and always with 0, the index is counted",
+        );
+        Some(Self { leases, pools: pools?, in_flight_max, census_age_max })
     }
 }
 
@@ -112,7 +122,8 @@ impl Allocator {
     /// An allocator that counts into `metrics`.
     #[must_use]
     pub fn new(config: Config, ports: Ports, metrics: Metrics) -> Self {
-        let Ports { clock, random, store, deletions: _, line: _, upkeep: _, recorder: _ } = ports.clone();
+        let (clock, random, store) =
+            (Arc::clone(&ports.clock), Arc::clone(&ports.random), Arc::clone(&ports.store));
         let candidates = Arc::new(candidates::Candidates::new(store, random, clock, metrics.clone()));
         Self { config, ports, candidates, metrics, announcing: TaskTracker::new() }
     }

@@ -28,6 +28,7 @@ use common::bus::{BusError, DeletionQueue, Deletions, Pace};
 use common::clock::Clock;
 use common::provider::Provider;
 use common::random::Random;
+use common::runtime::policy::read_tombstone_kept;
 use common::runtime::recorder::Recorder;
 use common::runtime::settings::Settings;
 use common::store::Store;
@@ -37,8 +38,6 @@ use tokio_util::sync::CancellationToken;
 
 pub use clear::FailurePolicy;
 pub use metrics::Metrics;
-
-const DAY_SECONDS: u64 = 24 * 3_600;
 
 /// How a reaper works.
 #[derive(Clone, Debug)]
@@ -112,19 +111,13 @@ impl Config {
             1..=86_400,
             "longest delay between two attempts at a deletion",
         );
-        let kept_days = settings.number(
-            "TOMBSTONE_DAYS",
-            30,
-            1..=3_650,
-            "days that the record of a deleted sandbox is kept, so that a late listing cannot bring it back",
-        );
         let attempts_max = u32::try_from(attempts_max).unwrap_or(u32::MAX);
         Self {
             in_flight_max,
             attempts_max,
             retry_delay_min,
             retry_delay_max: retry_delay_max.max(retry_delay_min),
-            tombstone_kept: Duration::from_secs(kept_days * DAY_SECONDS),
+            tombstone_kept: read_tombstone_kept(settings),
             failure_policy: FailurePolicy::read(settings, attempts_max),
         }
     }

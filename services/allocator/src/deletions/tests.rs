@@ -57,6 +57,7 @@ impl Rig {
             store: Arc::clone(&store),
             deletions: Arc::new(bus.clone()),
             line: Arc::new(bus.clone()),
+            census: Arc::new(bus.clone()),
             upkeep: Arc::new(bus.clone()),
             recorder: Recorder::new(
                 Arc::new(clock.clone()),
@@ -66,7 +67,7 @@ impl Rig {
         };
         let leases = LeasePolicy { duration: 4 * HOUR, duration_max: 48 * HOUR, grace: HOUR / 2 };
         let pools = PoolRules::parse("dns=dns-,main").unwrap();
-        let config = Config { leases, pools, in_flight_max: 8 };
+        let config = Config { leases, pools, in_flight_max: 8, census_age_max: HOUR };
         let allocator = Allocator::new(config, ports, Metrics::register(&registry).unwrap());
         Self { allocator, store, bus, clock, registry }
     }
