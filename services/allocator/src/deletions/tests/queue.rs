@@ -49,7 +49,8 @@ async fn under_way(rig: &Rig) -> u64 {
 
 fn entry(listed: &Value, number: usize) -> &Value {
     let entries = listed["deletions"].as_array().unwrap();
-    entries.iter().find(|entry| entry["sandbox_id"] == number.to_string()).expect("an entry")
+    let id = number.to_string();
+    entries.iter().find(|entry| entry["sandbox_id"].as_str() == Some(&id)).expect("an entry")
 }
 
 #[tokio::test]
