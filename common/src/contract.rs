@@ -9,6 +9,7 @@ pub mod events;
 pub mod fault;
 pub mod headers;
 pub mod line;
+pub mod queue;
 pub mod reports;
 pub mod sandboxes;
 pub mod subjects;
@@ -22,6 +23,9 @@ pub use deletions::{
 pub use events::{Event, EventData};
 pub use fault::{Fault, FaultBody, FaultCode};
 pub use line::{DeletionsStatus, LineState, Pause, PauseRequest};
+pub use queue::{
+    DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, PreCleanView,
+};
 pub use reports::{
     CensusReport, ExpiryReport, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind,
 };

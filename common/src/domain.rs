@@ -8,6 +8,7 @@ pub mod deletion;
 pub mod ids;
 pub mod lease;
 pub mod policy;
+pub mod pre_clean;
 pub mod sandbox;
 pub mod time;
 
@@ -18,6 +19,7 @@ pub use ids::{
 };
 pub use lease::{Candidate, ClaimKey, ClaimRecord, Grant, Lease};
 pub use policy::{InvalidPools, LeasePolicy, PoolRules};
+pub use pre_clean::{PreClean, Skip};
 pub use sandbox::{
     Cause, HISTORY_ENTRIES_MAX, HistoryEntry, InvalidTransition, NewSandbox, Sandbox, State, StateName,
 };

@@ -62,6 +62,8 @@ pub enum Deleted {
 pub enum PreCleaned {
     /// There was nothing to do, or it is switched off.
     Skipped,
+    /// There is no such sandbox any more.
+    AlreadyGone,
     /// This many services were deleted.
     Cleaned {
         /// How many.

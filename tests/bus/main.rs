@@ -95,6 +95,7 @@ on_every_engine! {
     upkeep {
         the_queue_is_read_page_by_page_and_stays,
         what_is_put_off_and_what_nobody_can_read_is_seen_as_such,
+        what_was_handed_out_is_told_from_what_waits,
         a_message_is_taken_out_by_its_sequence_only,
         a_retry_that_is_taken_out_does_not_come_back,
         a_message_taken_out_while_it_is_under_way_harms_nobody,

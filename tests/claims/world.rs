@@ -197,7 +197,7 @@ impl World {
         let now = self.clock.now();
         for sandbox in self.in_state(StateName::PendingDeletion).await {
             let purge_at = now.after(LEASE);
-            self.store.finish_deletion(&sandbox.id, sandbox.epoch, now, purge_at).await.unwrap();
+            self.store.finish_deletion(&sandbox.id, sandbox.epoch, now, purge_at, None).await.unwrap();
         }
     }
 

@@ -5,8 +5,8 @@ use crate::fixtures::{
     KEEP_UNTIL, LEASE_END, NOW, PAGE_OF_ALL, claim_key, id, new_sandbox, operator, owner, pool,
 };
 use common::domain::{
-    Candidate, ClaimKey, ClaimRecord, Epoch, Grant, LabId, NamePrefix, Sandbox, SandboxName, SfdcAccountId,
-    State, StateName, UnixSeconds, Version,
+    Candidate, ClaimKey, ClaimRecord, Epoch, Grant, LabId, NamePrefix, PreClean, Sandbox, SandboxName,
+    SfdcAccountId, State, StateName, UnixSeconds, Version,
 };
 use common::random::{Dice, Random};
 use common::store::memory::MemoryStore;
@@ -18,9 +18,9 @@ const SEED: u64 = 20_261_121;
 const OPERATIONS: u64 = 1_500;
 const SANDBOXES: usize = 120;
 /// Kinds of operations that [`Script::next`] chooses from.
-const KINDS: usize = 15;
+const KINDS: usize = 16;
 /// Outcomes that have to come up, or the sequence would prove little: every write done and every write lost.
-const OUTCOMES: [&str; 33] = [
+const OUTCOMES: [&str; 35] = [
     "insert done",
     "insert lost",
     "open done",
@@ -37,6 +37,8 @@ const OUTCOMES: [&str; 33] = [
     "expire lost",
     "attempt done",
     "attempt lost",
+    "clear done",
+    "clear lost",
     "finish done",
     "finish lost",
     "park done",
@@ -66,6 +68,7 @@ enum Operation {
     Release(u32, &'static str),
     Expire(u32, Epoch, UnixSeconds),
     Attempt(u32, Epoch, u32),
+    Clear(u32, Epoch, u32),
     Finish(u32, Epoch),
     Park(u32, Epoch),
     Replay(u32, Epoch),
@@ -103,10 +106,16 @@ async fn apply(store: &dyn Store, operation: &Operation, now: UnixSeconds) -> Ou
         Operation::Release(number, by) => store.release(&id(*number), &owner(by), now).await,
         Operation::Expire(number, epoch, by) => store.expire(&id(*number), *epoch, *by, now).await,
         Operation::Attempt(number, epoch, attempts) => {
-            store.note_attempt(&id(*number), *epoch, *attempts, "status 500").await
+            store.note_attempt(&id(*number), *epoch, *attempts, "status 500", None).await
+        }
+        Operation::Clear(number, epoch, attempts) => {
+            let cleaned = PreClean::Cleaned { services: *number };
+            store.note_pre_clean(&id(*number), *epoch, *attempts, &cleaned).await
         }
         Operation::Finish(number, epoch) => {
-            store.finish_deletion(&id(*number), *epoch, now, KEEP_UNTIL).await
+            let shadowed = PreClean::Shadowed { services: *number };
+            let known = Some(&shadowed).filter(|_| number.is_multiple_of(2));
+            store.finish_deletion(&id(*number), *epoch, now, KEEP_UNTIL, known).await
         }
         Operation::Park(number, epoch) => store.park_deletion(&id(*number), *epoch, now).await,
         Operation::Replay(number, epoch) => {
@@ -193,6 +202,7 @@ impl Script {
             11 => Operation::Found(Box::new(seen)),
             12 => Operation::Replay(number, epoch),
             13 => Operation::Forget(Box::new(seen)),
+            14 => Operation::Clear(number, epoch, attempts),
             _ => Operation::Describe(number, seen.version, self.description(number)),
         }
     }
@@ -201,10 +211,10 @@ impl Script {
         let kinds: &[usize] = match state {
             State::Available => &[4, 4, 4, 10],
             State::Allocated(_) => &[5, 6],
-            State::PendingDeletion(_) => &[7, 7, 8, 9],
+            State::PendingDeletion(_) => &[7, 7, 8, 9, 14],
             State::Stale { .. } => &[11, 11, 13],
-            State::DeletionFailed(_) => &[12, 12, 12, 14],
-            State::Quarantined { .. } | State::Deleted(_) => &[0, 14],
+            State::DeletionFailed(_) => &[12, 12, 12, 15],
+            State::Quarantined { .. } | State::Deleted(_) => &[0, 15],
         };
         kinds[self.dice.below(kinds.len())]
     }
@@ -231,6 +241,7 @@ impl Script {
             Operation::Release(..) => ("release", None),
             Operation::Expire(..) => ("expire", None),
             Operation::Attempt(..) => ("attempt", None),
+            Operation::Clear(..) => ("clear", None),
             Operation::Finish(..) => ("finish", None),
             Operation::Park(..) => ("park", None),
             Operation::Replay(..) => ("replay", None),

@@ -140,7 +140,7 @@ pub(crate) async fn in_state(store: &dyn Store, state: StateName, number: u32) -
         }
         StateName::Deleted => {
             let sandbox = ending(store, number).await;
-            done(store.finish_deletion(&sandbox.id, Epoch::new(1), NOW, KEEP_UNTIL).await.unwrap())
+            done(store.finish_deletion(&sandbox.id, Epoch::new(1), NOW, KEEP_UNTIL, None).await.unwrap())
         }
         StateName::Quarantined => panic!("no transition leads there"),
     }

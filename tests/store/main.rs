@@ -68,6 +68,7 @@ on_every_engine! {
         a_deletion_needs_its_epoch,
         a_replay_needs_its_epoch_and_counts_anew,
         an_attempt_is_counted_once,
+        what_clearing_came_to_is_kept_with_the_deletion,
         an_error_is_cut_where_the_domain_cuts_it,
         a_sandbox_goes_missing_and_comes_back,
         what_is_given_up_leaves_a_tombstone,

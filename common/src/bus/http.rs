@@ -73,7 +73,12 @@ impl HttpRequests {
             }
             Verb::Stats => self.call(Method::GET, "/v1/admin/stats"),
             Verb::Health => self.call(Method::GET, "/readyz"),
-            Verb::Parked | Verb::Deletion | Verb::Replay | Verb::ReplayAll | Verb::Remove => {
+            Verb::Deletions
+            | Verb::Parked
+            | Verb::Deletion
+            | Verb::Replay
+            | Verb::ReplayAll
+            | Verb::Remove => {
                 return Err(Fault::invalid("the verb", "is not asked for through this door"));
             }
         })

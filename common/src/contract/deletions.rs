@@ -1,5 +1,6 @@
 //! Deletion work and what is kept of it when it is given up.
 
+use super::queue::PreCleanView;
 use crate::domain::{Epoch, InvalidId, PoolName, Sandbox, SandboxId, State};
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +93,9 @@ pub struct QueuedView {
     pub put_off: bool,
     /// Since when it is there, Unix seconds.
     pub since: u64,
+    /// When its next attempt is due, Unix seconds, if it waits for one.
+    #[serde(default)]
+    pub due_at: Option<u64>,
 }
 
 /// One state change of a sandbox.
@@ -129,6 +133,9 @@ pub struct DeletionView {
     pub attempts: u32,
     /// What the last failed one said.
     pub last_error: Option<String>,
+    /// What clearing it came to, once it was tried.
+    #[serde(default)]
+    pub pre_clean: Option<PreCleanView>,
     /// Its messages in the queue.
     pub queued: Vec<QueuedView>,
     /// Its copy among the parked ones.

@@ -141,6 +141,13 @@ pub fn rfc3339(moment: UnixSeconds) -> String {
         .unwrap_or_else(|| "9999-12-31T23:59:59Z".to_owned())
 }
 
+/// The moment that such a text says; none if it is no such text, or before 1970.
+#[must_use]
+pub fn parse_rfc3339(text: &str) -> Option<UnixSeconds> {
+    let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    u64::try_from(moment.unix_timestamp()).ok().map(UnixSeconds::new)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +156,9 @@ mod tests {
     fn a_moment_is_written_as_rfc_3339() {
         assert_eq!(rfc3339(UnixSeconds::new(1_763_683_200)), "2025-11-21T00:00:00Z");
         assert_eq!(rfc3339(UnixSeconds::new(u64::MAX)), "9999-12-31T23:59:59Z");
+        let moment = UnixSeconds::new(1_763_683_200);
+        assert_eq!(parse_rfc3339(&rfc3339(moment)), Some(moment));
+        assert_eq!((parse_rfc3339("tomorrow"), parse_rfc3339("1969-12-31T00:00:00Z")), (None, None));
     }
 
     #[test]

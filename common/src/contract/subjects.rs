@@ -29,6 +29,8 @@ pub enum Verb {
     Stats,
     /// Whether the worker can work.
     Health,
+    /// Show the deletion queue.
+    Deletions,
     /// Show what was parked.
     Parked,
     /// Show the end of one sandbox.
@@ -56,12 +58,13 @@ pub struct InvalidPrefix;
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Allocate,
         Self::Release,
         Self::Get,
         Self::Stats,
         Self::Health,
+        Self::Deletions,
         Self::Parked,
         Self::Deletion,
         Self::Replay,
@@ -78,6 +81,7 @@ impl Verb {
             Self::Get => "get",
             Self::Stats => "stats",
             Self::Health => "health",
+            Self::Deletions => "deletions",
             Self::Parked => "parked",
             Self::Deletion => "deletion",
             Self::Replay => "replay",

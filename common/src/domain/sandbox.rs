@@ -8,6 +8,7 @@ use super::ids::{
     Actor, Epoch, ExternalId, OwnerId, PoolName, SandboxId, SandboxName, SfdcAccountId, Version,
 };
 use super::lease::{Candidate, ClaimRecord, Grant, Lease};
+use super::pre_clean::PreClean;
 use super::time::UnixSeconds;
 use std::fmt;
 
@@ -389,25 +390,33 @@ impl Sandbox {
         }
     }
 
-    /// Notes a failed attempt at the provider; the state stays, so neither version nor history grow.
+    /// Notes a failed attempt at the provider, and what clearing came to if that is known; the state stays, so
+    /// neither version nor history grow.
     ///
     /// # Errors
     /// [`InvalidTransition`] when no deletion of `epoch` is wanted.
-    pub fn note_attempt(mut self, epoch: Epoch, error: &str) -> Result<Self, InvalidTransition> {
-        if self.epoch != epoch {
-            return Err(self.refuse("tried"));
-        }
-        match &mut self.state {
-            State::PendingDeletion(deletion) => {
-                deletion.attempts = deletion.attempts.saturating_add(1);
-                deletion.last_error = Some(Deletion::bounded_error(error).to_owned());
-                Ok(self)
-            }
-            _ => Err(self.refuse("tried")),
-        }
+    pub fn note_attempt(
+        self,
+        epoch: Epoch,
+        error: &str,
+        pre_clean: Option<&PreClean>,
+    ) -> Result<Self, InvalidTransition> {
+        self.change_deletion(epoch, "tried", |deletion| {
+            deletion.attempts = deletion.attempts.saturating_add(1);
+            deletion.last_error = Some(Deletion::bounded_error(error).to_owned());
+            deletion.note(pre_clean);
+        })
     }
 
-    /// `pending_deletion` → deleted: the provider has deleted it.
+    /// Notes what clearing came to at an attempt that does not count; nothing else changes.
+    ///
+    /// # Errors
+    /// [`InvalidTransition`] when no deletion of `epoch` is wanted.
+    pub fn note_pre_clean(self, epoch: Epoch, pre_clean: &PreClean) -> Result<Self, InvalidTransition> {
+        self.change_deletion(epoch, "cleared", |deletion| deletion.note(Some(pre_clean)))
+    }
+
+    /// `pending_deletion` → deleted: the provider has deleted it, after clearing it as `pre_clean` says.
     ///
     /// # Errors
     /// [`InvalidTransition`] when no deletion of `epoch` is wanted.
@@ -416,11 +425,13 @@ impl Sandbox {
         epoch: Epoch,
         now: UnixSeconds,
         purge_at: UnixSeconds,
+        pre_clean: Option<&PreClean>,
     ) -> Result<Self, InvalidTransition> {
         match &self.state {
             State::PendingDeletion(deletion) if self.epoch == epoch => {
-                let deletion = Some(deletion.clone());
-                let tombstone = Tombstone { deletion, deleted_at: now, purge_at };
+                let mut deletion = deletion.clone();
+                deletion.note(pre_clean);
+                let tombstone = Tombstone { deletion: Some(deletion), deleted_at: now, purge_at };
                 Ok(self.step(State::Deleted(tombstone), Cause::Deleted, now))
             }
             _ => Err(self.refuse("deleted")),
@@ -489,6 +500,21 @@ impl Sandbox {
         }
     }
 
+    fn change_deletion(
+        mut self,
+        epoch: Epoch,
+        step: &'static str,
+        change: impl FnOnce(&mut Deletion),
+    ) -> Result<Self, InvalidTransition> {
+        match &mut self.state {
+            State::PendingDeletion(deletion) if self.epoch == epoch => {
+                change(deletion);
+                Ok(self)
+            }
+            _ => Err(self.refuse(step)),
+        }
+    }
+
     /// stale → deleted: the provider has not listed it for long. Nothing is left to be deleted there.
     ///
     /// # Errors
@@ -516,6 +542,7 @@ impl Sandbox {
             requested_at: now,
             attempts: 0,
             last_error: None,
+            pre_clean: None,
         };
         self.step(State::PendingDeletion(deletion), cause.into(), now)
     }

@@ -8,7 +8,7 @@ use super::{
     Description, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError, Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, Sandbox, SandboxId,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, PreClean, Sandbox, SandboxId,
     UnixSeconds, Version,
 };
 use async_trait::async_trait;
@@ -105,8 +105,19 @@ impl Store for DynamoStore {
         epoch: Epoch,
         attempts: u32,
         error: &str,
+        pre_clean: Option<&PreClean>,
     ) -> Result<Write, StoreError> {
-        self.write_attempt(id, epoch, attempts, error).await
+        self.write_attempt(id, epoch, attempts, error, pre_clean).await
+    }
+
+    async fn note_pre_clean(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        attempts: u32,
+        pre_clean: &PreClean,
+    ) -> Result<Write, StoreError> {
+        self.write_pre_clean(id, epoch, attempts, pre_clean).await
     }
 
     async fn finish_deletion(
@@ -115,8 +126,9 @@ impl Store for DynamoStore {
         epoch: Epoch,
         now: UnixSeconds,
         purge_at: UnixSeconds,
+        pre_clean: Option<&PreClean>,
     ) -> Result<Write, StoreError> {
-        self.write_finish(id, epoch, now, purge_at).await
+        self.write_finish(id, epoch, now, purge_at, pre_clean).await
     }
 
     async fn park_deletion(

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::domain::{
     Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, InvalidTransition, NewSandbox, OwnerId, PoolName,
-    Sandbox, SandboxId, State, UnixSeconds, Version,
+    PreClean, Sandbox, SandboxId, State, UnixSeconds, Version,
 };
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
@@ -240,15 +240,20 @@ impl Store for MemoryStore {
         epoch: Epoch,
         attempts: u32,
         error: &str,
+        pre_clean: Option<&PreClean>,
     ) -> Result<Write, StoreError> {
-        Ok(self.change(id, |sandbox| match &sandbox.state {
-            State::PendingDeletion(deletion) if deletion.attempts != attempts => Err(InvalidTransition {
-                step: "tried",
-                from: sandbox.state.name(),
-                sandbox: Box::new(sandbox),
-            }),
-            _ => sandbox.note_attempt(epoch, error),
-        }))
+        Ok(self
+            .change(id, |sandbox| after_attempts(sandbox, attempts)?.note_attempt(epoch, error, pre_clean)))
+    }
+
+    async fn note_pre_clean(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        attempts: u32,
+        pre_clean: &PreClean,
+    ) -> Result<Write, StoreError> {
+        Ok(self.change(id, |sandbox| after_attempts(sandbox, attempts)?.note_pre_clean(epoch, pre_clean)))
     }
 
     async fn finish_deletion(
@@ -257,8 +262,9 @@ impl Store for MemoryStore {
         epoch: Epoch,
         now: UnixSeconds,
         purge_at: UnixSeconds,
+        pre_clean: Option<&PreClean>,
     ) -> Result<Write, StoreError> {
-        Ok(self.change(id, |sandbox| sandbox.finish_deletion(epoch, now, purge_at)))
+        Ok(self.change(id, |sandbox| sandbox.finish_deletion(epoch, now, purge_at, pre_clean)))
     }
 
     async fn park_deletion(
@@ -374,6 +380,16 @@ impl Store for MemoryStore {
         let count = entries
             .map_or(0, |entries| entries.iter().filter(|(sort, _)| in_range(sort, &query.range)).count());
         Ok(u64::try_from(count).unwrap_or(u64::MAX))
+    }
+}
+
+/// The sandbox, unless another number of attempts was counted.
+fn after_attempts(sandbox: Sandbox, attempts: u32) -> Result<Sandbox, InvalidTransition> {
+    match &sandbox.state {
+        State::PendingDeletion(deletion) if deletion.attempts != attempts => {
+            Err(InvalidTransition { step: "tried", from: sandbox.state.name(), sandbox: Box::new(sandbox) })
+        }
+        _ => Ok(sandbox),
     }
 }
 

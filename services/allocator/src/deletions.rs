@@ -1,4 +1,4 @@
-//! Operators' requests about deletions: look at what was parked, have it tried again, remove what nobody can read.
+//! Operators' requests about deletions: look at the queue and at what was parked, have it tried again, remove what nobody can read.
 //!
 //! A replay is three steps: the table says `pending_deletion` again, the work is announced, the parked copy goes.
 //! The first decides. Whatever is interrupted after it is finished by a repeat or by the sweep.
@@ -8,13 +8,15 @@ use common::bus::{BusError, ParkedKey, ParkedMessage, QueuedMessage, Request};
 use common::contract::subjects::UNREADABLE;
 use common::contract::{
     DeletionRequest, DeletionView, DeletionWork, Fault, FaultCode, HistoryView, KeyRequest, ParkedReply,
-    ParkedRequest, ParkedView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayOutcome,
-    ReplayReply,
+    ParkedRequest, ParkedView, PreCleanView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest,
+    ReplayOutcome, ReplayReply,
 };
 use common::domain::{Actor, Epoch, HistoryEntry, PoolName, Sandbox, SandboxId, State};
 use common::runtime::telemetry::Chain;
 use common::store::{StoreError, Write};
 use futures_util::{StreamExt as _, stream};
+
+mod queue;
 
 /// Entries of one page unless the caller says, and at most.
 const PAGE_LIMIT_DEFAULT: u32 = 50;
@@ -273,8 +275,11 @@ fn parked_view(message: &ParkedMessage) -> ParkedView {
 
 fn view(sandbox: &Sandbox, queued: &[QueuedMessage], parked: Option<&ParkedMessage>) -> DeletionView {
     let deletion = sandbox.deletion();
-    let queued =
-        queued.iter().map(|message| QueuedView { put_off: message.is_put_off, since: message.since.get() });
+    let queued = queued.iter().map(|message| QueuedView {
+        put_off: message.is_put_off,
+        since: message.since.get(),
+        due_at: message.due_at.map(common::domain::UnixSeconds::get),
+    });
     let history = sandbox.history.iter().map(|entry| {
         let HistoryEntry { version, epoch, state, cause, at, by } = entry;
         HistoryView {
@@ -294,6 +299,7 @@ fn view(sandbox: &Sandbox, queued: &[QueuedMessage], parked: Option<&ParkedMessa
         requested_at: deletion.map(|deletion| deletion.requested_at.get()),
         attempts: deletion.map_or(0, |deletion| deletion.attempts),
         last_error: deletion.and_then(|deletion| deletion.last_error.clone()),
+        pre_clean: deletion.and_then(|deletion| deletion.pre_clean.as_ref()).map(PreCleanView::from),
         queued: queued.collect(),
         parked: parked.map(parked_view),
         history: history.collect(),

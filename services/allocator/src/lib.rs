@@ -159,6 +159,7 @@ impl Allocator {
             Verb::Get => plain(self.get(request).await),
             Verb::Stats => plain(self.stats(request).await),
             Verb::Health => plain(self.health(request).await),
+            Verb::Deletions => plain(self.deletions(request).await),
             Verb::Parked => plain(self.parked(request).await),
             Verb::Deletion => plain(self.deletion(request).await),
             Verb::Replay => plain(self.replay(request).await),

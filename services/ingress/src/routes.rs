@@ -112,6 +112,12 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         method: Method::GET,
+        path: "/v1/admin/deletions",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, deletions::list),
+    },
+    Route {
+        method: Method::GET,
         path: "/v1/admin/deletions/parked",
         role: Role::Admin,
         endpoint: |method, _| on(method, deletions::parked),

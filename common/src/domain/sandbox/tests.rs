@@ -58,7 +58,7 @@ fn in_state(state: StateName) -> Sandbox {
             let state = State::Quarantined { since: REQUESTED, reason: "smoke".to_owned() };
             Sandbox { state, ..free() }
         }
-        StateName::Deleted => ending().finish_deletion(Epoch::new(1), DELETED, PURGE).unwrap(),
+        StateName::Deleted => ending().finish_deletion(Epoch::new(1), DELETED, PURGE, None).unwrap(),
     }
 }
 
@@ -79,11 +79,11 @@ const STEPS: [(&str, StateName, StateName, Step); 9] = [
     }),
     ("note_attempt", StateName::PendingDeletion, StateName::PendingDeletion, |sandbox| {
         let epoch = sandbox.epoch;
-        sandbox.note_attempt(epoch, "no")
+        sandbox.note_attempt(epoch, "no", None)
     }),
     ("finish_deletion", StateName::PendingDeletion, StateName::Deleted, |sandbox| {
         let epoch = sandbox.epoch;
-        sandbox.finish_deletion(epoch, DELETED, PURGE)
+        sandbox.finish_deletion(epoch, DELETED, PURGE, None)
     }),
     ("park_deletion", StateName::PendingDeletion, StateName::DeletionFailed, |sandbox| {
         let epoch = sandbox.epoch;
@@ -221,8 +221,8 @@ fn only_a_lease_that_ended_expires_and_only_the_one_that_was_meant() {
 #[test]
 fn a_deletion_of_another_epoch_is_left_alone() {
     let old = Epoch::new(0);
-    assert!(ending().note_attempt(old, "no").is_err());
-    assert!(ending().finish_deletion(old, DELETED, PURGE).is_err());
+    assert!(ending().note_attempt(old, "no", None).is_err());
+    assert!(ending().finish_deletion(old, DELETED, PURGE, None).is_err());
     assert!(ending().park_deletion(old, DELETED).is_err());
 }
 
@@ -243,7 +243,8 @@ fn attempts_are_counted_and_their_error_is_cut_between_characters() {
     let epoch = Epoch::new(1);
     // Two bytes each, one of which would cross the limit.
     let long = format!("x{}", "ü".repeat(crate::domain::LAST_ERROR_BYTES_MAX));
-    let tried = ending().note_attempt(epoch, "first").unwrap().note_attempt(epoch, &long).unwrap();
+    let tried =
+        ending().note_attempt(epoch, "first", None).unwrap().note_attempt(epoch, &long, None).unwrap();
     let deletion = tried.deletion().unwrap();
     assert_eq!(deletion.attempts, 2);
     let kept = deletion.last_error.as_deref().unwrap();
@@ -266,7 +267,7 @@ fn names_of_states_and_causes_come_back_as_they_went() {
 #[test]
 fn a_replay_counts_anew_and_says_who_and_keeps_the_rest() {
     let epoch = Epoch::new(1);
-    let tried = ending().note_attempt(epoch, "status 500").unwrap();
+    let tried = ending().note_attempt(epoch, "status 500", None).unwrap();
     let parked = tried.park_deletion(epoch, DELETED).unwrap();
     let alice = Actor::parse("alice").unwrap();
     assert!(parked.clone().replay_deletion(epoch.next(), &alice, DELETED).is_err(), "another epoch");
@@ -278,4 +279,23 @@ fn a_replay_counts_anew_and_says_who_and_keeps_the_rest() {
     let entry = replayed.history.last().unwrap();
     assert_eq!((entry.cause, entry.state), (Cause::Replayed, StateName::PendingDeletion));
     assert_eq!((entry.version.get(), entry.by.as_ref()), (5, Some(&alice)));
+}
+
+#[test]
+fn what_clearing_came_to_is_kept_until_something_newer_is_known() {
+    let (epoch, cleaned) = (Epoch::new(1), PreClean::Cleaned { services: 2 });
+    let failed = PreClean::failed("status 500", false);
+    let tried = ending().note_attempt(epoch, "no", Some(&failed)).unwrap();
+    assert_eq!(tried.deletion().unwrap().pre_clean.as_ref(), Some(&failed));
+    let cleared = tried.note_pre_clean(epoch, &cleaned).unwrap();
+    let deletion = cleared.deletion().unwrap();
+    assert_eq!((deletion.attempts, deletion.pre_clean.as_ref()), (1, Some(&cleaned)));
+    assert_eq!((cleared.version, cleared.history.len()), (ending().version, 3), "no state change");
+    let parked =
+        cleared.clone().note_attempt(epoch, "no", None).unwrap().park_deletion(epoch, DELETED).unwrap();
+    assert_eq!(parked.deletion().unwrap().pre_clean.as_ref(), Some(&cleaned));
+    let gone = cleared.finish_deletion(epoch, DELETED, PURGE, Some(&failed)).unwrap();
+    assert_eq!(gone.deletion().unwrap().pre_clean.as_ref(), Some(&failed));
+    assert!(ending().note_pre_clean(epoch.next(), &cleaned).is_err(), "another epoch");
+    assert!(gone.note_pre_clean(epoch, &cleaned).is_err(), "it is over");
 }

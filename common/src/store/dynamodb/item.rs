@@ -7,8 +7,9 @@
 use super::attributes::{
     AT, BY, CAUSE, CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD,
     EPOCH, EXPIRES_AT, EXTERNAL_ID, Fields, GRANTED_AT, HELD_LAB, HISTORY, Item, LAB, LAST_ERROR,
-    LEASE_EPOCH, NAME, OWNER, PARKED_SHARD, PK, POOL, QUARANTINE_REASON, REQUESTED_AT, SFDC_ACCOUNT_ID,
-    SINCE, SK, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, key_text, number, seconds, text,
+    LEASE_EPOCH, NAME, OWNER, PARKED_SHARD, PK, POOL, PRE_CLEAN, QUARANTINE_REASON, REQUESTED_AT,
+    SFDC_ACCOUNT_ID, SINCE, SK, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, key_text, number, seconds,
+    text,
 };
 use crate::domain::{
     Actor, Cause, ClaimKey, Deletion, DeletionCause, Epoch, ExternalId, HISTORY_ENTRIES_MAX, HistoryEntry,
@@ -18,6 +19,8 @@ use crate::domain::{
 use crate::store::StoreError;
 use crate::store::index::{shard_of, state_shard, state_sort};
 use aws_sdk_dynamodb::types::AttributeValue;
+
+pub(super) mod pre_clean;
 
 /// Beginning of the partition key of a sandbox item.
 const SANDBOX_PREFIX: &str = "SBX#";
@@ -134,13 +137,16 @@ fn encode_state(item: &mut Item, state: &State) {
 }
 
 fn encode_deletion(item: &mut Item, deletion: &Deletion) {
-    let Deletion { lease, cause, requested_at, attempts, last_error } = deletion;
+    let Deletion { lease, cause, requested_at, attempts, last_error, pre_clean } = deletion;
     let mut put = |attribute: &str, value| item.insert(attribute.to_owned(), value);
     put(DELETION_CAUSE, text(deletion_cause(*cause)));
     put(REQUESTED_AT, seconds(*requested_at));
     put(DELETION_ATTEMPTS, number(*attempts));
     if let Some(last_error) = last_error {
         put(LAST_ERROR, text(last_error));
+    }
+    if let Some(pre_clean) = pre_clean {
+        put(PRE_CLEAN, pre_clean::encode(pre_clean));
     }
     if let Some(lease) = lease {
         encode_lease(item, lease);
@@ -216,6 +222,7 @@ fn decode_deletion(fields: Fields<'_>) -> Result<Deletion, StoreError> {
         requested_at: fields.seconds(REQUESTED_AT)?,
         attempts,
         last_error: fields.optional_text(LAST_ERROR)?.map(str::to_owned),
+        pre_clean: pre_clean::decode(fields)?,
     })
 }
 

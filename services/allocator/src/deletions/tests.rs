@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod queue;
+
 const NOW: UnixSeconds = UnixSeconds::new(1_763_683_200);
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -105,7 +107,7 @@ impl Rig {
         self.ask(Verb::Allocate, claim).await.unwrap();
         let owner = OwnerId::parse(&owner).unwrap();
         self.store.release(&id(number), &owner, NOW).await.unwrap();
-        self.store.note_attempt(&id(number), Epoch::new(1), 0, reason).await.unwrap();
+        self.store.note_attempt(&id(number), Epoch::new(1), 0, reason, None).await.unwrap();
         self.store.park_deletion(&id(number), Epoch::new(1), NOW).await.unwrap();
         let sandbox = self.sandbox(number).await;
         self.bus.park(&ParkedDeletion::of(&sandbox).unwrap()).await.unwrap();
@@ -165,7 +167,7 @@ async fn what_needs_no_replay_is_said_and_its_copy_goes() {
     rig.parked(1, "main", "status 500").await;
     let wanted = rig.parked(2, "main", "status 500").await;
     rig.replay(2).await;
-    rig.store.finish_deletion(&wanted.id, wanted.epoch, NOW, NOW.after(HOUR)).await.unwrap();
+    rig.store.finish_deletion(&wanted.id, wanted.epoch, NOW, NOW.after(HOUR), None).await.unwrap();
     rig.bus.park(&ParkedDeletion { parked_at: 1, ..ParkedDeletion::of(&wanted).unwrap() }).await.unwrap();
     assert_eq!(rig.replay(2).await, "gone");
     assert_eq!(rig.bus.all_parked().len(), 1, "that of the other");

@@ -221,7 +221,7 @@ async fn a_listing_that_lags_brings_no_deleted_sandbox_back() {
     let rig = Rig::new();
     rig.fill(3).await;
     rig.release(1, NOW).await;
-    done(rig.store.finish_deletion(&id(1), Epoch::new(1), NOW, NOW.after(HOUR)).await.unwrap());
+    done(rig.store.finish_deletion(&id(1), Epoch::new(1), NOW, NOW.after(HOUR), None).await.unwrap());
     let report = run(&rig).await;
     assert_eq!((report.tombstoned, report.inserted, report.raced), (1, 0, 0), "{report:?}");
     assert_eq!((rig.state(1).await, free(&rig).await), (StateName::Deleted, 2));
@@ -252,7 +252,7 @@ async fn whoever_writes_between_the_plan_and_its_steps_wins() {
     rig.allocate(1).await;
     rig.allocate(2).await;
     rig.release(9, NOW).await;
-    done(rig.store.finish_deletion(&id(9), Epoch::new(1), NOW, NOW.after(HOUR)).await.unwrap());
+    done(rig.store.finish_deletion(&id(9), Epoch::new(1), NOW, NOW.after(HOUR), None).await.unwrap());
     let before = [rig.sandbox(0).await, rig.sandbox(1).await, rig.sandbox(2).await, rig.sandbox(9).await];
 
     let mut report = SyncReport::default();
