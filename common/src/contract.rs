@@ -8,9 +8,11 @@ pub mod events;
 pub mod fault;
 pub mod headers;
 pub mod line;
+pub mod orders;
 pub mod reports;
 pub mod sandboxes;
 pub mod subjects;
+pub mod ticks;
 
 pub use deletions::{
     DeletionRequest, DeletionView, DeletionWork, HistoryView, KeyRequest, ParkedDeletion, ParkedReply,
@@ -20,9 +22,11 @@ pub use deletions::{
 pub use events::{Event, EventData};
 pub use fault::{Fault, FaultBody, FaultCode};
 pub use line::{DeletionsStatus, LineState, Pause, PauseRequest};
+pub use orders::{ExtendRequest, OrderReply, OrderRequest};
 pub use reports::{ExpiryReport, Report, RunReport, SweepReport, SyncReport, TickKind};
 pub use sandboxes::{
     AllocateRequest, Allocation, HealthReply, Outcome, PoolStats, ReleaseReply, SandboxRequest, SandboxView,
     StatsReply,
 };
 pub use subjects::{Subjects, Verb};
+pub use ticks::TickOrder;

@@ -81,7 +81,12 @@ pub(crate) fn new_sandbox(number: u64) -> NewSandbox {
 }
 
 pub(crate) fn lease_policy() -> LeasePolicy {
-    LeasePolicy { duration: LEASE, duration_max: Duration::from_secs(48 * 3_600), grace: GRACE }
+    LeasePolicy {
+        duration: LEASE,
+        duration_max: Duration::from_secs(48 * 3_600),
+        total_max: Duration::from_secs(72 * 3_600),
+        grace: GRACE,
+    }
 }
 
 /// A claim without wishes.
@@ -129,8 +134,12 @@ impl World {
 
     /// One more process, with its own way to the store.
     pub(crate) fn process_over(&self, store: Arc<dyn Store>) -> Process {
-        let config =
-            Config { leases: lease_policy(), pools: PoolRules::parse(POOL).unwrap(), in_flight_max: 512 };
+        let config = Config {
+            leases: lease_policy(),
+            pools: PoolRules::parse(POOL).unwrap(),
+            in_flight_max: 512,
+            health: None,
+        };
         let (clock, dice) = (Arc::new(self.clock.clone()), Arc::new(Dice::seeded(0)));
         let bus = Arc::new(MemoryBus::new(MemoryConfig::default(), clock.clone(), dice));
         let metrics = LedgerMetrics::register(&Registry::new()).unwrap();
@@ -142,6 +151,7 @@ impl World {
             line: bus.clone(),
             upkeep: bus.clone(),
             recorder: Recorder::new(clock, bus, metrics),
+            provider: None,
         };
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();

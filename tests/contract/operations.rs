@@ -2,9 +2,9 @@
 
 use crate::messages::{reads, wire};
 use common::contract::{
-    DeletionRequest, DeletionView, Event, HistoryView, KeyRequest, ParkedReply, ParkedRequest, ParkedView,
-    QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayOutcome, ReplayReply, Report, RunReport,
-    SweepReport,
+    DeletionRequest, DeletionView, Event, ExtendRequest, HistoryView, KeyRequest, OrderReply, OrderRequest,
+    ParkedReply, ParkedRequest, ParkedView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest,
+    ReplayOutcome, ReplayReply, Report, RunReport, SweepReport,
 };
 use common::domain::{
     ClaimKey, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId, PoolName, SandboxId,
@@ -48,6 +48,7 @@ fn one_deletion() {
         cause: "replayed".to_owned(),
         at: 1_763_686_900,
         by: Some("alice".to_owned()),
+        reason: None,
     };
     let view = DeletionView {
         sandbox_id: "2000000".to_owned(),
@@ -62,6 +63,42 @@ fn one_deletion() {
         history: vec![entry],
     };
     assert_snapshot!(wire(&view), @r#"{"sandbox_id":"2000000","name":"lab-00000","pool":"main","status":"pending_deletion","requested_at":1763683200,"attempts":0,"last_error":"status 500","queued":[{"put_off":true,"since":1763686900}],"parked":null,"history":[{"version":5,"epoch":1,"status":"pending_deletion","cause":"replayed","at":1763686900,"by":"alice"}]}"#);
+}
+
+#[test]
+fn more_time_and_an_operators_hand() {
+    let request = ExtendRequest {
+        sandbox_id: "2000000".to_owned(),
+        owner: "student-1".to_owned(),
+        lab_duration_hours: Some(6),
+        lease_epoch: Some(3),
+    };
+    assert_snapshot!(wire(&request), @r#"{"sandbox_id":"2000000","owner":"student-1","lab_duration_hours":6,"lease_epoch":3}"#);
+    reads("{}", &ExtendRequest::default());
+    let order = OrderRequest {
+        sandbox_id: "2000000".to_owned(),
+        reason: "smoke in it".to_owned(),
+        by: Some("alice".to_owned()),
+    };
+    assert_snapshot!(wire(&order), @r#"{"sandbox_id":"2000000","reason":"smoke in it","by":"alice"}"#);
+    reads("{}", &OrderRequest::default());
+    let entry = HistoryView {
+        version: 2,
+        epoch: 0,
+        status: "quarantined".to_owned(),
+        cause: "quarantined".to_owned(),
+        at: 1_763_683_200,
+        by: order.by.clone(),
+        reason: Some(order.reason.clone()),
+    };
+    let reply = OrderReply {
+        sandbox_id: "2000000".to_owned(),
+        name: "lab-00000".to_owned(),
+        pool: "main".to_owned(),
+        status: "quarantined".to_owned(),
+        history: vec![entry],
+    };
+    assert_snapshot!(wire(&reply), @r#"{"sandbox_id":"2000000","name":"lab-00000","pool":"main","status":"quarantined","history":[{"version":2,"epoch":0,"status":"quarantined","cause":"quarantined","at":1763683200,"by":"alice","reason":"smoke in it"}]}"#);
 }
 
 #[test]

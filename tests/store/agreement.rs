@@ -2,11 +2,11 @@
 
 use crate::engines::SHARDS;
 use crate::fixtures::{
-    KEEP_UNTIL, LEASE_END, NOW, PAGE_OF_ALL, claim_key, id, new_sandbox, operator, owner, pool,
+    KEEP_UNTIL, LEASE_END, NOW, PAGE_OF_ALL, claim_key, id, new_sandbox, operator, order, owner, pool,
 };
 use common::domain::{
-    Candidate, ClaimKey, ClaimRecord, Epoch, Grant, LabId, NamePrefix, Sandbox, SandboxName, SfdcAccountId,
-    State, StateName, UnixSeconds, Version,
+    Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, NamePrefix, Sandbox, SandboxName,
+    SfdcAccountId, State, StateName, UnixSeconds, Version,
 };
 use common::random::{Dice, Random};
 use common::store::memory::MemoryStore;
@@ -15,12 +15,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const SEED: u64 = 20_261_121;
-const OPERATIONS: u64 = 1_500;
+const OPERATIONS: u64 = 1_900;
 const SANDBOXES: usize = 120;
 /// Kinds of operations that [`Script::next`] chooses from.
-const KINDS: usize = 14;
+const KINDS: usize = 18;
 /// Outcomes that have to come up, or the sequence would prove little: every write done and every write lost.
-const OUTCOMES: [&str; 31] = [
+const OUTCOMES: [&str; 39] = [
     "insert done",
     "insert lost",
     "open done",
@@ -47,6 +47,14 @@ const OUTCOMES: [&str; 31] = [
     "missing lost",
     "found done",
     "found lost",
+    "extend done",
+    "extend lost",
+    "quarantine done",
+    "quarantine lost",
+    "unquarantine done",
+    "unquarantine lost",
+    "order done",
+    "order lost",
     "describe done",
     "describe lost",
     "grant absent",
@@ -69,6 +77,10 @@ enum Operation {
     Replay(u32, Epoch),
     Missing(Box<Sandbox>),
     Found(Box<Sandbox>),
+    Extend(Box<Sandbox>, Extension),
+    Quarantine(Candidate),
+    Unquarantine(Box<Sandbox>),
+    Order(Box<Sandbox>),
     Describe(u32, Version, Description),
 }
 
@@ -111,6 +123,10 @@ async fn apply(store: &dyn Store, operation: &Operation, now: UnixSeconds) -> Ou
         }
         Operation::Missing(seen) => store.mark_missing(seen, now).await,
         Operation::Found(seen) => store.mark_found(seen, now).await,
+        Operation::Extend(seen, extension) => store.extend(seen, extension, now).await,
+        Operation::Quarantine(seen) => store.quarantine(seen, &order(), now).await,
+        Operation::Unquarantine(seen) => store.unquarantine(seen, &order(), now).await,
+        Operation::Order(seen) => store.order_deletion(seen, &order(), now).await,
         Operation::Describe(number, version, description) => {
             store.describe(&id(*number), *version, description).await
         }
@@ -188,18 +204,26 @@ impl Script {
             10 => Operation::Missing(Box::new(seen)),
             11 => Operation::Found(Box::new(seen)),
             12 => Operation::Replay(number, epoch),
+            14 => {
+                let extension = Extension { owner: owner(holder), epoch, ended_by: NOW, expires_at: due };
+                Operation::Extend(Box::new(seen), extension)
+            }
+            15 => Operation::Quarantine(seen.candidate()),
+            16 => Operation::Unquarantine(Box::new(seen)),
+            17 => Operation::Order(Box::new(seen)),
             _ => Operation::Describe(number, seen.version, self.description(number)),
         }
     }
 
     fn fitting(&self, state: &State) -> usize {
         let kinds: &[usize] = match state {
-            State::Available => &[4, 4, 4, 10],
-            State::Allocated(_) => &[5, 6],
+            State::Available => &[4, 4, 4, 4, 10, 15],
+            State::Allocated(_) => &[5, 5, 6, 6, 14, 15, 17],
             State::PendingDeletion(_) => &[7, 7, 8, 9],
             State::Stale { .. } => &[11],
             State::DeletionFailed(_) => &[12, 12, 12, 13],
-            State::Quarantined { .. } | State::Deleted(_) => &[0, 13],
+            State::Quarantined { .. } => &[16, 17],
+            State::Deleted(_) => &[0, 13],
         };
         kinds[self.dice.below(kinds.len())]
     }
@@ -231,6 +255,10 @@ impl Script {
             Operation::Replay(..) => ("replay", None),
             Operation::Missing(_) => ("missing", None),
             Operation::Found(_) => ("found", None),
+            Operation::Extend(..) => ("extend", None),
+            Operation::Quarantine(_) => ("quarantine", None),
+            Operation::Unquarantine(_) => ("unquarantine", None),
+            Operation::Order(_) => ("order", None),
             Operation::Describe(..) => ("describe", None),
         };
         let result = match outcome {

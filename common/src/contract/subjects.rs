@@ -39,6 +39,14 @@ pub enum Verb {
     ReplayAll,
     /// Remove what nobody can read.
     Remove,
+    /// Give a lease more time.
+    Extend,
+    /// Take a sandbox out of use.
+    Quarantine,
+    /// Put it back into use.
+    Unquarantine,
+    /// End the lease or the quarantine of a sandbox and have it deleted.
+    ForceRelease,
 }
 
 /// The names of one fleet. Several fleets can share a NATS server by different prefixes; tests do.
@@ -56,7 +64,7 @@ pub struct InvalidPrefix;
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Allocate,
         Self::Release,
         Self::Get,
@@ -67,6 +75,10 @@ impl Verb {
         Self::Replay,
         Self::ReplayAll,
         Self::Remove,
+        Self::Extend,
+        Self::Quarantine,
+        Self::Unquarantine,
+        Self::ForceRelease,
     ];
 
     /// Last token of the verb's subject.
@@ -83,6 +95,10 @@ impl Verb {
             Self::Replay => "replay",
             Self::ReplayAll => "replay-all",
             Self::Remove => "remove",
+            Self::Extend => "extend",
+            Self::Quarantine => "quarantine",
+            Self::Unquarantine => "unquarantine",
+            Self::ForceRelease => "force-release",
         }
     }
 }

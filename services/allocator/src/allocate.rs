@@ -191,7 +191,7 @@ impl Allocator {
 
     /// Opens the claim on a free sandbox, or goes on with the claim item that is there.
     async fn open(&self, claim: &Claim, deadline: Instant) -> Result<Held, ClaimError> {
-        let reserved = match self.candidates.take(&claim.selector, deadline).await {
+        let reserved = match self.take_fit(&claim.selector, deadline).await {
             Ok(reserved) => reserved,
             Err(scarcity) => return self.follow(claim, None, scarcity).await,
         };
@@ -205,7 +205,7 @@ impl Allocator {
 
     /// Points the claim away from a sandbox that is gone, or goes on with where a twin has pointed it.
     async fn move_on(&self, claim: &Claim, from: ClaimRecord, deadline: Instant) -> Result<Held, ClaimError> {
-        let reserved = match self.candidates.take(&claim.selector, deadline).await {
+        let reserved = match self.take_fit(&claim.selector, deadline).await {
             Ok(reserved) => reserved,
             Err(scarcity) => return self.follow(claim, Some(&from), scarcity).await,
         };

@@ -54,6 +54,7 @@ pub(super) const SEEN_VERSION: &str = "seen_version";
 pub(super) const CAUSE: &str = "cause";
 pub(super) const AT: &str = "at";
 pub(super) const BY: &str = "by";
+pub(super) const REASON: &str = "reason";
 
 /// A stored item.
 pub(super) type Item = HashMap<String, AttributeValue>;

@@ -1,7 +1,7 @@
 //! A sandbox survives its way into an item and back; a bad item is named with its attribute.
 
 use super::*;
-use crate::domain::{Candidate, Grant, NewSandbox};
+use crate::domain::{Candidate, Grant, NewSandbox, Order};
 
 const SHARDS: u16 = 8;
 
@@ -34,6 +34,10 @@ fn ending() -> Sandbox {
     released.note_attempt(Epoch::new(1), "no such luck").unwrap()
 }
 
+fn smoke() -> Order {
+    Order { by: Actor::parse("alice").unwrap(), reason: Reason::parse("smoke in it").unwrap() }
+}
+
 fn deleted() -> Sandbox {
     ending().finish_deletion(Epoch::new(1), UnixSeconds::new(260), UnixSeconds::new(999)).unwrap()
 }
@@ -58,7 +62,8 @@ fn every_shape() -> Vec<Sandbox> {
         ending().park_deletion(Epoch::new(1), since).unwrap(),
         Sandbox { state: State::PendingDeletion(ordered), ..free() },
         free().go_missing(Version::new(1), since).unwrap(),
-        Sandbox { state: State::Quarantined { since, reason: String::new() }, ..free() },
+        free().quarantine(Version::new(1), &smoke(), since).unwrap(),
+        held(Some("lab-a")).quarantine(Version::new(2), &smoke(), since).unwrap(),
         deleted(),
         Sandbox { state: State::Deleted(forgotten), ..free() },
     ]
