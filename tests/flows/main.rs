@@ -8,6 +8,7 @@ mod doors;
 mod killed;
 mod ledger;
 mod line;
+mod orders;
 mod pool;
 mod replay;
 mod shutdown;
