@@ -6,10 +6,10 @@ BROKER := $(TARGET_DIR)/release/broker
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up build test bench tools smoke check fmt fmt-check clippy deny doc reset clean
+.PHONY: help up build test test-accounts bench tools smoke check fmt fmt-check clippy deny doc reset clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 up: build ## Run the whole fleet on this machine: make up ARGS="--pool 20"
 # `exec`, so that the broker is make's own child: signals reach it, and its exit code is what make judges.
@@ -23,6 +23,12 @@ test: ## Run every test; fetches a nats-server if there is none
 	@tools/nats-server.sh >/dev/null
 	cargo build --workspace --bins
 	NATS_SERVER="$$(tools/nats-server.sh)" cargo test --workspace $(ARGS)
+
+test-accounts: ## Run every test that needs NATS again, with a user for each role (nats/accounts.conf)
+	@tools/nats-server.sh >/dev/null
+	cargo build --workspace --bins
+	TEST_NATS_ACCOUNTS=1 NATS_SERVER="$$(tools/nats-server.sh)" cargo test --package tests \
+		--test bus --test flows --test claims --test contract --test bench $(ARGS)
 
 bench: ## Measure the pure parts of a claim, time and allocations (docs/benchmarks.md)
 	cargo bench --package common --package ingress --bench claim_path $(ARGS)

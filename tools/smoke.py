@@ -51,6 +51,8 @@ class Fleet:
         self.make = subprocess.Popen(
             ["make", "--no-print-directory", "up", "ARGS=" + " ".join(args)],
             cwd=ROOT,
+            # Counts are of the moment that the walk asks at, and not of the last census.
+            env=os.environ | {"STATS_CENSUS_AGE_SECONDS_MAX": "0"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

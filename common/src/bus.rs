@@ -5,7 +5,7 @@
 //! acknowledgements.
 
 use crate::contract::{
-    DeletionWork, DeletionsStatus, Event, Fault, FaultCode, Outcome, ParkedDeletion, Pause, Report,
+    Census, DeletionWork, DeletionsStatus, Event, Fault, FaultCode, Outcome, ParkedDeletion, Pause, Report,
     RunReport, TickKind, TickOrder, Verb,
 };
 use crate::domain::{PoolName, SandboxId, UnixSeconds, Version};
@@ -273,6 +273,16 @@ pub trait Ticks: Send + Sync {
 
     /// The last report of that kind, if there was a run yet.
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError>;
+}
+
+/// Keeping the last census.
+#[async_trait]
+pub trait CensusBoard: Send + Sync {
+    /// Keeps this census in place of the one before.
+    async fn keep_census(&self, census: &Census) -> Result<(), BusError>;
+
+    /// The last one, if there was one yet.
+    async fn last_census(&self) -> Result<Option<Census>, BusError>;
 }
 
 /// Running on ticks.

@@ -3,6 +3,7 @@
 //! Bodies are JSON. Readers ignore fields that they do not know, so a newer writer may add some; a field is
 //! never given a new meaning. Faults have one shape everywhere ([`fault`]), equal to the HTTP error body.
 
+pub mod census;
 pub mod deletions;
 pub mod events;
 pub mod fault;
@@ -14,6 +15,7 @@ pub mod sandboxes;
 pub mod subjects;
 pub mod ticks;
 
+pub use census::{Census, Counted, Violation};
 pub use deletions::{
     DeletionRequest, DeletionView, DeletionWork, HistoryView, KeyRequest, ParkedDeletion, ParkedReply,
     ParkedRequest, ParkedView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayOutcome,
@@ -23,7 +25,9 @@ pub use events::{Event, EventData};
 pub use fault::{Fault, FaultBody, FaultCode};
 pub use line::{DeletionsStatus, LineState, Pause, PauseRequest};
 pub use orders::{ExtendRequest, OrderReply, OrderRequest};
-pub use reports::{ExpiryReport, Report, RunReport, SweepReport, SyncReport, TickKind};
+pub use reports::{
+    CensusReport, ExpiryReport, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind,
+};
 pub use sandboxes::{
     AllocateRequest, Allocation, HealthReply, Outcome, PoolStats, ReleaseReply, SandboxRequest, SandboxView,
     StatsReply,

@@ -258,6 +258,14 @@ pub trait Store: Layout {
     /// stale → available, if it is still at the version of `seen`.
     async fn mark_found(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError>;
 
+    /// stale → deleted (tombstone), if it is still at the version and epoch of `seen`.
+    async fn forget(
+        &self,
+        seen: &Sandbox,
+        now: UnixSeconds,
+        purge_at: UnixSeconds,
+    ) -> Result<Write, StoreError>;
+
     /// Refreshes the description, if it is at `version`; state, version and history stay as they are.
     async fn describe(
         &self,

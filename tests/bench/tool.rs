@@ -6,6 +6,7 @@ use broker::bench::{Command, Ports, parse};
 use common::clock::SystemClock;
 use common::random::Dice;
 use harness::rig::Rig;
+use harness::servers::as_test_user;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
@@ -36,16 +37,12 @@ pub(crate) fn claim_command(rig: &Rig, door: Door, more: &[&str]) -> (claim::Opt
     let mut token = NamedTempFile::new().unwrap();
     writeln!(token, "{}", rig.api.lab_token).unwrap();
     let file = token.path().to_str().unwrap().to_owned();
+    let nats_url = as_test_user(&rig.env["NATS_URL"]);
     let mut arguments = vec!["claim"];
     match door {
         Door::Http => arguments.extend(["--http", &rig.api.root, "--token-file", &file]),
         Door::Nats => {
-            arguments.extend([
-                "--nats",
-                &rig.env["NATS_URL"],
-                "--subject-prefix",
-                &rig.env["SUBJECT_PREFIX"],
-            ]);
+            arguments.extend(["--nats", &nats_url, "--subject-prefix", &rig.env["SUBJECT_PREFIX"]]);
         }
     }
     arguments.extend(["--patience-ms", "30000"]);

@@ -4,7 +4,8 @@ use async_nats::jetstream::{self, stream};
 use common::bus::memory::{MemoryBus, MemoryConfig, ParkedCopy};
 use common::bus::nats::{NatsBus, NatsConfig};
 use common::bus::{
-    DeletionLine, DeletionQueue, Deletions, Ledger, Pace, Requests, Serve, TickQueue, Ticks, Upkeep,
+    CensusBoard, DeletionLine, DeletionQueue, Deletions, Ledger, Pace, Requests, Serve, TickQueue, Ticks,
+    Upkeep,
 };
 use common::clock::{Clock, SystemClock};
 use common::contract::{DeletionWork, Event, ParkedDeletion, Subjects, TickKind, headers};
@@ -21,7 +22,17 @@ use tokio_util::sync::CancellationToken;
 
 /// Everything that a bus promises.
 pub(crate) trait Bus:
-    Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + Pace + DeletionLine + Upkeep + Ledger
+    Requests
+    + Serve
+    + Deletions
+    + DeletionQueue
+    + Ticks
+    + TickQueue
+    + Pace
+    + DeletionLine
+    + Upkeep
+    + Ledger
+    + CensusBoard
 {
 }
 
@@ -36,6 +47,7 @@ impl<B> Bus for B where
         + DeletionLine
         + Upkeep
         + Ledger
+        + CensusBoard
 {
 }
 
@@ -134,7 +146,7 @@ impl Nats {
         let (url, own_server) = if can_stop {
             let (server, folder) = servers::start_nats().await;
             let own = OwnServer { address: server.address, folder, child: Some(server.child) };
-            (format!("nats://{}", server.address), Some(own))
+            (servers::nats_url(own.address), Some(own))
         } else {
             (servers::shared().await.nats_url.clone(), None)
         };

@@ -4,8 +4,9 @@ use crate::engines::Engine;
 use crate::fixtures::{SHORT, report, run_on_ticks, until};
 use async_trait::async_trait;
 use common::bus::Runner;
-use common::contract::{Report, TickKind, TickOrder};
+use common::contract::{Census, PoolStats, Report, TickKind, TickOrder};
 use harness::wait::{PATIENCE, eventually};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -248,4 +249,24 @@ pub(crate) async fn a_run_that_takes_too_long_to_stop_is_run_again(engine: Engin
     })
     .await;
     assert_eq!((again.tick, again.report), (tick.sequence, report(2)));
+}
+
+pub(crate) async fn the_last_census_is_kept_for_everybody(engine: Engine) {
+    let world = engine.world().await;
+    let other = world.connect().await;
+    assert_eq!(other.last_census().await.unwrap(), None);
+    for taken_at in [7, 8] {
+        let all = PoolStats { total: taken_at, available: taken_at, ..PoolStats::default() };
+        let labs = BTreeMap::from([("main".to_owned(), BTreeMap::from([("lab".to_owned(), 3)]))]);
+        let census = Census {
+            taken_at,
+            all,
+            pools: BTreeMap::from([("main".to_owned(), all)]),
+            labs,
+            labs_left_out: 2,
+            violations: BTreeMap::from([("held_twice".to_owned(), 1)]),
+        };
+        world.bus.keep_census(&census).await.unwrap();
+        assert_eq!(other.last_census().await.unwrap(), Some(census));
+    }
 }

@@ -139,6 +139,7 @@ impl World {
             pools: PoolRules::parse(POOL).unwrap(),
             in_flight_max: 512,
             health: None,
+            census_age_max: Duration::ZERO,
         };
         let (clock, dice) = (Arc::new(self.clock.clone()), Arc::new(Dice::seeded(0)));
         let bus = Arc::new(MemoryBus::new(MemoryConfig::default(), clock.clone(), dice));
@@ -149,6 +150,7 @@ impl World {
             store,
             deletions: Arc::clone(&self.deletions) as _,
             line: bus.clone(),
+            census: bus.clone(),
             upkeep: bus.clone(),
             recorder: Recorder::new(clock, bus, metrics),
             provider: None,

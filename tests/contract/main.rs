@@ -16,6 +16,8 @@ mod metrics;
 mod names;
 mod operations;
 
+mod accounts;
+mod definitions;
 mod discovery;
 mod recipes;
 mod topology;

@@ -1,12 +1,14 @@
 //! Every message as it crosses the wire today. A snapshot that changes is a change of the contract: see
 //! "Evolution" in `nats/README.md` before accepting it.
 
+use common::contract::census::LABS_MAX;
 use common::contract::line::{Breaker, BreakerReason, BreakerStatus, Failing, PoolDeletions};
 use common::contract::reports::{COMPLETED, FAILED, REFUSED};
 use common::contract::{
-    AllocateRequest, Allocation, DeletionWork, DeletionsStatus, ExpiryReport, Fault, FaultBody, FaultCode,
-    HealthReply, LineState, Outcome, ParkedDeletion, Pause, PauseRequest, PoolStats, ReleaseReply, Report,
-    RunReport, SandboxRequest, SandboxView, StatsReply, SweepReport, SyncReport, TickKind,
+    AllocateRequest, Allocation, Census, CensusReport, Counted, DeletionWork, DeletionsStatus, ExpiryReport,
+    Fault, FaultBody, FaultCode, HealthReply, LineState, Outcome, ParkedDeletion, Pause, PauseRequest,
+    PoolStats, ReleaseReply, Report, RunReport, SandboxRequest, SandboxView, StaleReport, StatsReply,
+    SweepReport, SyncReport, TickKind, Violation,
 };
 use insta::assert_snapshot;
 use serde::Serialize;
@@ -29,6 +31,10 @@ fn with_added_fields(value: Value, is_message: bool) -> Value {
     let Value::Object(fields) = value else { return value };
     // The keys of this one are names of pools, so a field cannot be added to it.
     let of_field = |(name, value): (String, Value)| {
+        // Nor to these: counts by the names of labs, within pools, and of promises.
+        if matches!(name.as_str(), "labs" | "violations") {
+            return (name, value);
+        }
         let is_message = name != "pools";
         (name, with_added_fields(value, is_message))
     };
@@ -134,8 +140,12 @@ fn counts() {
         deletion_failed: 5,
         quarantined: 6,
     };
-    let stats = StatsReply { all: pool, pools: BTreeMap::from([("main".to_owned(), pool)]), deletions: None };
-    assert_snapshot!(wire(&stats), @r#"{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6,"pools":{"main":{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6}},"deletions":null}"#);
+    let pools = || BTreeMap::from([("main".to_owned(), pool)]);
+    let labs = || BTreeMap::from([("main".to_owned(), BTreeMap::from([("dns-basics".to_owned(), 2)]))]);
+    let counted = Counted { by: Counted::CENSUS.to_owned(), at: 1_763_683_200, age_seconds: 9 };
+    let stats =
+        StatsReply { all: pool, pools: pools(), labs: Some(labs()), counted: Some(counted), deletions: None };
+    assert_snapshot!(wire(&stats), @r#"{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6,"pools":{"main":{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6}},"labs":{"main":{"dns-basics":2}},"counted":{"by":"census","at":1763683200,"age_seconds":9},"deletions":null}"#);
     reads(
         r#"{"total":0,"available":0,"allocated":0,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{}}"#,
         &StatsReply::default(),
@@ -262,6 +272,51 @@ fn reports_of_syncs() {
     let done = SyncReport { status: COMPLETED.to_owned(), ..SyncReport::default() };
     let run = RunReport { kind: TickKind::Sync, tick: 18, duration_ms: 0, report: Report::Sync(done) };
     assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":18,"duration_ms":0,"status":"completed","listed":0,"synced":0,"inserted":0,"restored":0,"refreshed":0,"unchanged":0,"marked_stale":0,"allocated_missing":0,"tombstoned":0,"skipped":0,"raced":0}"#);
+}
+
+#[test]
+fn reports_of_censuses_and_the_census_itself() {
+    let one = PoolStats { total: 3, available: 1, allocated: 2, ..PoolStats::default() };
+    let census = Census {
+        taken_at: 1_763_683_200,
+        all: one,
+        pools: BTreeMap::from([("main".to_owned(), one)]),
+        labs: BTreeMap::from([("main".to_owned(), BTreeMap::from([("dns-basics".to_owned(), 2)]))]),
+        labs_left_out: 4,
+        violations: Violation::ALL.map(|kind| (kind.as_str().to_owned(), 0)).into(),
+    };
+    assert_snapshot!(wire(&census), @r#"{"taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0}}"#);
+    let report = CensusReport {
+        status: COMPLETED.to_owned(),
+        census,
+        checked: 5,
+        unchecked: 6,
+        raced: 7,
+        claims_removed: 8,
+    };
+    let run = RunReport { kind: TickKind::Census, tick: 21, duration_ms: 9, report: Report::Census(report) };
+    assert_snapshot!(wire(&run), @r#"{"kind":"census","tick":21,"duration_ms":9,"status":"completed","taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0},"checked":5,"unchecked":6,"raced":7,"claims_removed":8}"#);
+}
+
+#[test]
+fn reports_of_removals_of_stale_sandboxes() {
+    let stale = StaleReport { status: COMPLETED.to_owned(), due: 3, removed: 1, raced: 2, untold: 4 };
+    let run = RunReport { kind: TickKind::Stale, tick: 22, duration_ms: 9, report: Report::Stale(stale) };
+    assert_snapshot!(wire(&run), @r#"{"kind":"stale","tick":22,"duration_ms":9,"status":"completed","due":3,"removed":1,"raced":2,"untold":4}"#);
+}
+
+#[test]
+fn the_largest_census_fits_under_its_key() {
+    // 64 KiB hold a key of the bucket; the names are as long as the ids may be.
+    let labs: BTreeMap<String, u64> =
+        (0..LABS_MAX).map(|number| (format!("{number:0>256}"), u64::MAX)).collect();
+    let stats =
+        PoolStats { total: u64::MAX, available: u64::MAX, allocated: u64::MAX, ..PoolStats::default() };
+    let pools: BTreeMap<String, PoolStats> =
+        (0..50).map(|number| (format!("{number:0>64}"), stats)).collect();
+    let labs = BTreeMap::from([("main".to_owned(), labs)]);
+    let census = Census { pools, labs, ..Census::default() };
+    assert!(wire(&census).len() < 64 * 1_024 - 1_024, "{}", wire(&census).len());
 }
 
 #[test]

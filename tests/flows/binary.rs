@@ -31,7 +31,12 @@ async fn faults(up: &Up, change: Option<Value>) -> Value {
 async fn a_broker_killed_in_the_middle_of_a_deletion_finishes_it_after_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let variables = [("DELETION_ACK_WAIT_SECONDS", "3"), ("DELETIONS_PER_MINUTE", "6000")];
+    let variables = [
+        ("DELETION_ACK_WAIT_SECONDS", "3"),
+        ("DELETIONS_PER_MINUTE", "6000"),
+        // Counts are of the moment that the test asks at.
+        ("STATS_CENSUS_AGE_SECONDS_MAX", "0"),
+    ];
     let up = Up::start(&data, &["--pool", "20"], &variables).await;
     let claim = up.api.allocate("student-1").await;
     assert_eq!(claim.status, 201, "{claim:?}");
@@ -184,7 +189,6 @@ async fn every_role_runs_alone_and_together_they_are_a_fleet() {
         ADMIN,
         ("CSP_API_TOKEN", "csp-token"),
         ("CSP_BASE_URL", csp_url.as_str()),
-        ("NATS_URL", shared.nats_url.as_str()),
         ("DYNAMODB_ENDPOINT", shared.table_endpoint.as_str()),
         ("DYNAMODB_TABLE", prefix.as_str()),
         ("SUBJECT_PREFIX", prefix.as_str()),
@@ -197,7 +201,9 @@ async fn every_role_runs_alone_and_together_they_are_a_fleet() {
     for role in ["simulator", "scheduler", "reconciler", "allocator", "reaper", "ingress"] {
         let ops = free_address();
         let ops_text = ops.to_string();
-        let variables: Vec<_> = common.iter().copied().chain([("OPS_LISTEN", ops_text.as_str())]).collect();
+        let nats = shared.nats_of_roles.iter().map(|(name, value)| (*name, value.as_str()));
+        let own = nats.chain([("OPS_LISTEN", ops_text.as_str())]);
+        let variables: Vec<_> = common.iter().copied().chain(own).collect();
         running.push((role, ops, Broker::start(folder.path(), &[role], &variables).await));
     }
     let api = harness::http::Api::new(http, LAB.1, ADMIN.1);
@@ -244,7 +250,7 @@ async fn a_role_whose_servers_are_not_there_waits_for_them() {
     let folder = tempfile::tempdir().unwrap();
     let (nats, ops) = (free_address(), free_address());
     let shared = servers::shared().await;
-    let (nats_url, ops_text) = (format!("nats://{nats}"), ops.to_string());
+    let (nats_url, ops_text) = (servers::nats_url(nats), ops.to_string());
     let prefix = format!("waits-{}", std::process::id());
     let variables = [
         ("NATS_URL", nats_url.as_str()),

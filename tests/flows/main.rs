@@ -1,6 +1,7 @@
 //! The stories of the broker on a whole fleet: real NATS, real HTTP, a real table, a CSP that answers over HTTP.
 
 mod binary;
+mod census;
 mod claims;
 mod contention;
 mod deletions;
@@ -12,4 +13,6 @@ mod orders;
 mod pool;
 mod replay;
 mod shutdown;
+mod slots;
+mod tick_command;
 mod ticks;

@@ -242,6 +242,15 @@ impl<I: Interposer> Store for InterposedStore<I> {
         self.write("mark_found", self.inner.mark_found(seen, now)).await
     }
 
+    async fn forget(
+        &self,
+        seen: &Sandbox,
+        now: UnixSeconds,
+        purge_at: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write("forget", self.inner.forget(seen, now, purge_at)).await
+    }
+
     async fn describe(
         &self,
         id: &SandboxId,

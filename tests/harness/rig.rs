@@ -8,7 +8,9 @@ use broker::fleet::{Configs, Counts, Fleet, Shared};
 use bytes::Bytes;
 use common::bus::nats::{NatsBus, NatsConfig};
 use common::bus::{Context, Reply, RequestError, Requests, Ticks};
-use common::contract::{Report, RunReport, SweepReport, SyncReport, TickKind, Verb};
+use common::contract::{
+    CensusReport, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind, Verb,
+};
 use common::domain::{Sandbox, SandboxId, StateName};
 use common::random::Dice;
 use common::runtime::ops::listen;
@@ -96,6 +98,10 @@ impl Plan {
             ("SYNC_INTERVAL_SECONDS", "3600"),
             ("EXPIRY_INTERVAL_SECONDS", "3600"),
             ("SWEEP_INTERVAL_SECONDS", "3600"),
+            ("CENSUS_INTERVAL_SECONDS", "3600"),
+            ("STALE_INTERVAL_SECONDS", "3600"),
+            // Counts are of the moment that the test asks at.
+            ("STATS_CENSUS_AGE_SECONDS_MAX", "0"),
             ("STORE_ATTEMPT_TIMEOUT_MS", "10000"),
             ("STORE_OPERATION_TIMEOUT_MS", "30000"),
             ("SUBJECT_PREFIX", &prefix),
@@ -149,12 +155,12 @@ impl Plan {
         let simulator = Simulator::start(config, Arc::new(clock.clone()), Arc::new(Dice::unseeded()))
             .await
             .expect("the simulator starts");
-        for (name, value) in [
-            ("NATS_URL", shared.nats_url.clone()),
+        let nats_of_roles = shared.nats_of_roles.clone();
+        for (name, value) in nats_of_roles.into_iter().chain([
             ("DYNAMODB_ENDPOINT", shared.table_endpoint.clone()),
             ("CSP_BASE_URL", simulator.base_url()),
             ("HTTP_LISTEN", "127.0.0.1:0".to_owned()),
-        ] {
+        ]) {
             env.entry(name.to_owned()).or_insert(value);
         }
         let running = Running::start(&env, counts, &clock).await;
@@ -279,6 +285,22 @@ impl Rig {
     pub async fn sweep(&self) -> SweepReport {
         match self.run(TickKind::Sweep).await.report {
             Report::Sweep(report) => report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Takes a census.
+    pub async fn census(&self) -> CensusReport {
+        match self.run(TickKind::Census).await.report {
+            Report::Census(report) => report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Removes what has been stale for too long.
+    pub async fn remove_stale(&self) -> StaleReport {
+        match self.run(TickKind::Stale).await.report {
+            Report::Stale(report) => report,
             other => panic!("{other:?}"),
         }
     }

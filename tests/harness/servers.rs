@@ -7,11 +7,22 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use tokio::sync::OnceCell;
 
+/// Switches the users of `nats/accounts.conf` on, for every server of the tests.
+pub const ACCOUNTS_SWITCH: &str = "TEST_NATS_ACCOUNTS";
+/// The configuration with a user for each role.
+const ACCOUNTS: &str = include_str!("../../nats/accounts.conf");
+/// The password of every user.
+pub const PASSWORD: &str = "not-a-secret";
+/// The user of tests themselves, who may do everything.
+const TEST_USER: &str = "test";
+
 /// Where the shared servers are.
 #[derive(Clone, Debug)]
 pub struct Servers {
-    /// URL of the NATS server.
+    /// URL of the NATS server, for whoever is no role: with a user who may do everything, if there are users.
     pub nats_url: String,
+    /// The settings with which a role reaches it, as its own user if there are users.
+    pub nats_of_roles: Vec<(&'static str, String)>,
     /// Endpoint of the embedded table.
     pub table_endpoint: String,
 }
@@ -23,12 +34,56 @@ pub async fn shared() -> &'static Servers {
     SERVERS
         .get_or_init(|| async {
             let (server, _folder) = start_nats().await;
-            let nats_url = format!("nats://{}", server.address);
+            let nats_url = nats_url(server.address);
+            let mut nats_of_roles = vec![("NATS_URL", format!("nats://{}", server.address))];
+            if with_accounts() {
+                nats_of_roles.push(("NATS_USER", "{role}".to_owned()));
+                nats_of_roles.push(("NATS_PASSWORD", PASSWORD.to_owned()));
+            }
             child::keep(server.child);
             let table_endpoint = crate::dynamodb::dynoxide_endpoint().to_owned();
-            Servers { nats_url, table_endpoint }
+            Servers { nats_url, nats_of_roles, table_endpoint }
         })
         .await
+}
+
+/// Whether servers have users.
+pub fn with_accounts() -> bool {
+    ProcessEnv.get(ACCOUNTS_SWITCH).is_some()
+}
+
+/// The URL of a server of the tests, for whoever is no role.
+pub fn nats_url(address: SocketAddr) -> String {
+    as_test_user(&format!("nats://{address}"))
+}
+
+/// The URL that a role has, for whoever is no role.
+pub fn as_test_user(url: &str) -> String {
+    match url.strip_prefix("nats://").filter(|_| with_accounts()) {
+        Some(address) => format!("nats://{TEST_USER}:{PASSWORD}@{address}"),
+        None => url.to_owned(),
+    }
+}
+
+/// The configuration with users, with their passwords.
+pub fn accounts() -> String {
+    let mut text = ACCOUNTS.to_owned();
+    for user in ["INGRESS", "ALLOCATOR", "REAPER", "RECONCILER", "SCHEDULER", "SERVICE", "OPERATOR", "SYSTEM"]
+    {
+        text = text.replace(&format!("$NATS_PASSWORD_{user}"), PASSWORD);
+    }
+    text
+}
+
+/// The same for many fleets on one server: each has a prefix of its own, so any first token will do, and any stream
+/// and bucket. What else the permissions say stays.
+fn accounts_of_any_fleet() -> String {
+    let mut text =
+        accounts().replace("sandbox.", "*.").replace("$KV.broker", "$KV.*").replace("KV_broker", "*");
+    for stream in ["DELETIONS", "PARKED", "TICKS", "EVENTS"] {
+        text = text.replace(&format!(".{stream}"), ".*");
+    }
+    text.replacen("users: [", &format!("users: [ {{ user: {TEST_USER}, password: {PASSWORD} }}"), 1)
 }
 
 /// A NATS server of one's own, on a free port.
@@ -43,9 +98,12 @@ pub async fn start_nats_on(address: SocketAddr, folder: Option<PathBuf>) -> (Nat
     let folder =
         folder.unwrap_or_else(|| target_folder().join("test-nats").join(uuid::Uuid::now_v7().to_string()));
     std::fs::create_dir_all(&folder).expect("the target folder can be written");
-    let server =
-        NatsServer::start(&binary, &broker_binary(), &folder, address).await.expect("nats-server starts");
-    (server, folder)
+    let server = if with_accounts() {
+        NatsServer::start_with(&binary, &broker_binary(), &folder, address, &accounts_of_any_fleet()).await
+    } else {
+        NatsServer::start(&binary, &broker_binary(), &folder, address).await
+    };
+    (server.expect("nats-server starts"), folder)
 }
 
 /// The `nats-server` that tests use: the one that `make test` names or has fetched, or another way to have one.

@@ -18,9 +18,9 @@ const SEED: u64 = 20_261_121;
 const OPERATIONS: u64 = 1_900;
 const SANDBOXES: usize = 120;
 /// Kinds of operations that [`Script::next`] chooses from.
-const KINDS: usize = 18;
+const KINDS: usize = 19;
 /// Outcomes that have to come up, or the sequence would prove little: every write done and every write lost.
-const OUTCOMES: [&str; 39] = [
+const OUTCOMES: [&str; 41] = [
     "insert done",
     "insert lost",
     "open done",
@@ -55,6 +55,8 @@ const OUTCOMES: [&str; 39] = [
     "unquarantine lost",
     "order done",
     "order lost",
+    "forget done",
+    "forget lost",
     "describe done",
     "describe lost",
     "grant absent",
@@ -81,6 +83,7 @@ enum Operation {
     Quarantine(Candidate),
     Unquarantine(Box<Sandbox>),
     Order(Box<Sandbox>),
+    Forget(Box<Sandbox>),
     Describe(u32, Version, Description),
 }
 
@@ -127,6 +130,7 @@ async fn apply(store: &dyn Store, operation: &Operation, now: UnixSeconds) -> Ou
         Operation::Quarantine(seen) => store.quarantine(seen, &order(), now).await,
         Operation::Unquarantine(seen) => store.unquarantine(seen, &order(), now).await,
         Operation::Order(seen) => store.order_deletion(seen, &order(), now).await,
+        Operation::Forget(seen) => store.forget(seen, now, KEEP_UNTIL).await,
         Operation::Describe(number, version, description) => {
             store.describe(&id(*number), *version, description).await
         }
@@ -204,26 +208,27 @@ impl Script {
             10 => Operation::Missing(Box::new(seen)),
             11 => Operation::Found(Box::new(seen)),
             12 => Operation::Replay(number, epoch),
-            14 => {
+            15 => {
                 let extension = Extension { owner: owner(holder), epoch, ended_by: NOW, expires_at: due };
                 Operation::Extend(Box::new(seen), extension)
             }
-            15 => Operation::Quarantine(seen.candidate()),
-            16 => Operation::Unquarantine(Box::new(seen)),
-            17 => Operation::Order(Box::new(seen)),
+            16 => Operation::Quarantine(seen.candidate()),
+            17 => Operation::Unquarantine(Box::new(seen)),
+            18 => Operation::Order(Box::new(seen)),
+            13 => Operation::Forget(Box::new(seen)),
             _ => Operation::Describe(number, seen.version, self.description(number)),
         }
     }
 
     fn fitting(&self, state: &State) -> usize {
         let kinds: &[usize] = match state {
-            State::Available => &[4, 4, 4, 4, 10, 15],
-            State::Allocated(_) => &[5, 5, 6, 6, 14, 15, 17],
+            State::Available => &[4, 4, 4, 4, 10, 16],
+            State::Allocated(_) => &[5, 5, 6, 6, 15, 16, 18],
             State::PendingDeletion(_) => &[7, 7, 8, 9],
-            State::Stale { .. } => &[11],
-            State::DeletionFailed(_) => &[12, 12, 12, 13],
-            State::Quarantined { .. } => &[16, 17],
-            State::Deleted(_) => &[0, 13],
+            State::Stale { .. } => &[11, 11, 13],
+            State::DeletionFailed(_) => &[12, 12, 12, 14],
+            State::Quarantined { .. } => &[17, 18],
+            State::Deleted(_) => &[0, 14],
         };
         kinds[self.dice.below(kinds.len())]
     }
@@ -259,6 +264,7 @@ impl Script {
             Operation::Quarantine(_) => ("quarantine", None),
             Operation::Unquarantine(_) => ("unquarantine", None),
             Operation::Order(_) => ("order", None),
+            Operation::Forget(_) => ("forget", None),
             Operation::Describe(..) => ("describe", None),
         };
         let result = match outcome {

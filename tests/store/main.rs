@@ -71,6 +71,7 @@ on_every_engine! {
         an_attempt_is_counted_once,
         an_error_is_cut_where_the_domain_cuts_it,
         a_sandbox_goes_missing_and_comes_back,
+        what_is_given_up_leaves_a_tombstone,
         a_description_touches_nothing_else,
         a_tombstone_is_not_brought_back,
         an_absent_sandbox_is_told_apart,

@@ -62,6 +62,7 @@ pub(crate) fn reconciler(
         provider,
         deletions: Arc::new(bus.clone()),
         upkeep: Arc::new(bus.clone()),
+        census: Arc::new(bus.clone()),
         recorder: Recorder::new(
             Arc::new(clock.clone()),
             Arc::new(bus),
@@ -78,6 +79,8 @@ pub(crate) fn reconciler(
         pools: PoolRules::parse("main").unwrap(),
         limits: Limits { stale_percent_max: 20, stale_count_always: 5 },
         sweep_after: Duration::from_secs(30),
+        stale_kept: HOUR,
+        tombstone_kept: HOUR,
     };
     Reconciler::new(config, ports, Metrics::register(&registry).unwrap())
 }

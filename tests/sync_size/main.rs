@@ -95,6 +95,7 @@ fn reconciler(store: Arc<dyn Store>, provider: Arc<Endless>) -> Reconciler {
         provider,
         deletions: Arc::new(bus.clone()),
         upkeep: Arc::new(bus.clone()),
+        census: Arc::new(bus.clone()),
         recorder: Recorder::new(clock, Arc::new(bus), LedgerMetrics::register(&registry).unwrap()),
     };
     let config = Config {
@@ -102,6 +103,8 @@ fn reconciler(store: Arc<dyn Store>, provider: Arc<Endless>) -> Reconciler {
         pools: PoolRules::parse("main").unwrap(),
         limits: Limits { stale_percent_max: 20, stale_count_always: 5 },
         sweep_after: Duration::from_secs(30),
+        stale_kept: HOUR,
+        tombstone_kept: HOUR,
     };
     Reconciler::new(config, ports, Metrics::register(&registry).unwrap())
 }

@@ -8,6 +8,7 @@
 use super::BusError;
 use super::line::LineRules;
 use crate::clock::Clock;
+use crate::contract::Census;
 use crate::random::Random;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
+mod census;
 mod deletions;
 mod held;
 mod ledger;
@@ -68,6 +70,8 @@ pub enum Call {
     Tick,
     /// The report of a run.
     Report,
+    /// A census, to be kept.
+    KeepCensus,
     /// A slot at the provider, asked for.
     TakePace,
     /// Whether a slot that has come may be used.
@@ -114,6 +118,7 @@ struct Inside {
     events: ledger::EventStream,
     ticks: ticks::TickStream,
     line: line::Line,
+    census: Option<Census>,
 }
 
 // === impl MemoryConfig ===
@@ -143,6 +148,7 @@ impl Call {
             Self::Finish => "finish a message",
             Self::Tick => "publish a tick",
             Self::Report => "publish a report",
+            Self::KeepCensus => "keep a census",
             Self::TakePace | Self::ConfirmPace | Self::TellPace => "move the line on",
             Self::Switch => "switch deletions",
         }
@@ -169,6 +175,7 @@ impl MemoryBus {
             events: ledger::EventStream::default(),
             ticks: ticks::TickStream::default(),
             line: line::Line::default(),
+            census: None,
         };
         let changes = watch::Sender::new(0);
         Self { shared: Arc::new(Shared { config, clock, random, inside: Mutex::new(inside), changes }) }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 
+mod census;
 mod discovery;
 pub mod floor;
 mod lanes;
@@ -28,6 +29,8 @@ mod serving;
 mod streams;
 mod topology;
 mod upkeep;
+
+pub use topology::Definition;
 
 /// Commands that may wait for the connection; one more makes the caller wait inside its own deadline.
 const CLIENT_CAPACITY_COMMANDS: usize = 2_048;
@@ -47,6 +50,9 @@ const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
 /// First pause between two attempts to connect; it doubles.
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
 
+/// What stands for the name of the connection in `NATS_USER`, so that one environment does for every role.
+const ROLE_IN_USER: &str = "{role}";
+
 /// How to reach NATS, and how a fleet uses it.
 #[derive(Clone, Debug)]
 pub struct NatsConfig {
@@ -54,7 +60,7 @@ pub struct NatsConfig {
     pub url: String,
     /// Credentials file of the role, if the server wants one.
     pub credentials_file: Option<PathBuf>,
-    /// User name, if the server wants one.
+    /// User name, if the server wants one; `{role}` in it stands for the name of the connection.
     pub user: Option<String>,
     /// Password of that user.
     pub password: Option<Secret>,
@@ -104,7 +110,8 @@ impl NatsConfig {
         );
         let credentials_file =
             settings.optional("NATS_CREDENTIALS_FILE", "credentials file of this role").map(PathBuf::from);
-        let user = settings.optional("NATS_USER", "user name of this role");
+        let user = settings
+            .optional("NATS_USER", "user name of this role; `{role}` in it stands for the role's name");
         let password = settings.optional("NATS_PASSWORD", "password of that user").map(Secret::new);
         if user.is_some() != password.is_some() {
             settings.mistake("NATS_USER", "and NATS_PASSWORD have to be set together");
@@ -175,6 +182,8 @@ impl NatsBus {
         let url = without_credentials(&config.url);
         let mut options = ConnectOptions::new()
             .name(name)
+            // Replies to one role are not for the eyes of another; nats/accounts.conf keeps to that.
+            .custom_inbox_prefix(format!("_INBOX.{name}"))
             .retry_on_initial_connect()
             .client_capacity(CLIENT_CAPACITY_COMMANDS)
             .subscription_capacity(SUBSCRIPTION_CAPACITY_MESSAGES)
@@ -184,7 +193,8 @@ impl NatsBus {
             })
             .event_callback(move |event| log_event(url.clone(), event));
         if let (Some(user), Some(password)) = (&config.user, &config.password) {
-            options = options.user_and_password(user.clone(), password.expose().to_owned());
+            options =
+                options.user_and_password(user.replace(ROLE_IN_USER, name), password.expose().to_owned());
         }
         if let Some(file) = &config.credentials_file {
             let text = tokio::fs::read_to_string(file).await.map_err(|source| BusError {

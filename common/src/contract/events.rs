@@ -129,6 +129,7 @@ const fn maker_of(cause: Cause, owner: Option<&str>) -> &str {
         (Cause::Claimed | Cause::Released | Cause::Extended, None) => "owner",
         (Cause::Listed | Cause::Missing | Cause::Found, _) => "sync",
         (Cause::Expired, _) => "expiry",
+        (Cause::Forgotten, _) => "stale",
         (Cause::Deleted | Cause::Parked, _) => "reaper",
         (Cause::Ordered | Cause::Replayed | Cause::Quarantined | Cause::Unquarantined, _) => "operator",
     }

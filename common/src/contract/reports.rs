@@ -1,5 +1,6 @@
 //! Ticks, and the reports of the runs that they start.
 
+use super::census::Census;
 use serde::{Deserialize, Serialize};
 
 /// What a tick says to look at. A tick carries no data: "sync now" is the same tick as the scheduled one.
@@ -12,6 +13,10 @@ pub enum TickKind {
     Expiry,
     /// Bring queue, parked copies and ledger in line with the table.
     Sweep,
+    /// Count the pools, and hold leases against claims.
+    Census,
+    /// Give up what the provider has not listed for long.
+    Stale,
 }
 
 /// What one run did, of whichever kind.
@@ -24,6 +29,10 @@ pub enum Report {
     Expiry(ExpiryReport),
     /// A sweep.
     Sweep(SweepReport),
+    /// A census.
+    Census(CensusReport),
+    /// A removal of stale sandboxes.
+    Stale(StaleReport),
 }
 
 /// A report with what identifies its run.
@@ -119,6 +128,39 @@ pub struct SweepReport {
     pub events_filled: u64,
 }
 
+/// What a census found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CensusReport {
+    /// `completed`, or `failed` when the store or the queue failed half-way; then the last census stands.
+    pub status: String,
+    /// The counts, and what must be zero.
+    #[serde(flatten)]
+    pub census: Census,
+    /// Claim items that were read.
+    pub checked: u64,
+    /// Leases whose claim item was left to the next census, because a run reads only so many.
+    pub unchecked: u64,
+    /// Of those that were read, changed meanwhile; the next census looks again.
+    pub raced: u64,
+    /// Claim items that were removed, because the lease that they name has ended.
+    pub claims_removed: u64,
+}
+
+/// What a removal of stale sandboxes did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaleReport {
+    /// `completed`, or `failed` when the store failed half-way; the next run goes on.
+    pub status: String,
+    /// Sandboxes that were stale for longer than they are kept.
+    pub due: u64,
+    /// Of these, those that are tombstones now.
+    pub removed: u64,
+    /// Found listed again, or removed by somebody else, meanwhile.
+    pub raced: u64,
+    /// Removed by this run or an earlier one, and not told to the ledger yet; the next run tries again.
+    pub untold: u64,
+}
+
 /// `status` of a run that did what it should.
 pub const COMPLETED: &str = "completed";
 /// `status` of a sync that stopped before it harmed the pool.
@@ -126,11 +168,36 @@ pub const REFUSED: &str = "refused";
 /// `status` of a run that could not finish.
 pub const FAILED: &str = "failed";
 
+// === impl Report ===
+
+impl Report {
+    /// How the run ended.
+    #[must_use]
+    pub fn status(&self) -> &str {
+        match self {
+            Self::Sync(run) => &run.status,
+            Self::Expiry(run) => &run.status,
+            Self::Sweep(run) => &run.status,
+            Self::Census(run) => &run.status,
+            Self::Stale(run) => &run.status,
+        }
+    }
+
+    /// Why it ended so, if it says.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Sync(run) => run.reason.as_deref(),
+            Self::Expiry(_) | Self::Sweep(_) | Self::Census(_) | Self::Stale(_) => None,
+        }
+    }
+}
+
 // === impl TickKind ===
 
 impl TickKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Sync, Self::Expiry, Self::Sweep];
+    pub const ALL: [Self; 5] = [Self::Sync, Self::Expiry, Self::Sweep, Self::Census, Self::Stale];
 
     /// Last token of the kind's subjects.
     #[must_use]
@@ -139,6 +206,8 @@ impl TickKind {
             Self::Sync => "sync",
             Self::Expiry => "expiry",
             Self::Sweep => "sweep",
+            Self::Census => "census",
+            Self::Stale => "stale",
         }
     }
 

@@ -1,7 +1,8 @@
 //! Requests about sandboxes, and their answers.
 
+use super::census::Counted;
 use super::line::DeletionsStatus;
-use crate::domain::Sandbox;
+use crate::domain::{Sandbox, StateName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -129,6 +130,12 @@ pub struct StatsReply {
     pub all: PoolStats,
     /// Each pool.
     pub pools: BTreeMap<String, PoolStats>,
+    /// By pool and lab, how many sandboxes the lab holds; null if the index was counted, which does not say.
+    #[serde(default)]
+    pub labs: Option<BTreeMap<String, BTreeMap<String, u64>>>,
+    /// How the counts were come by; none from a worker of an older build.
+    #[serde(default)]
+    pub counted: Option<Counted>,
     /// The deletions as a whole; null if they cannot be looked at now.
     #[serde(default)]
     pub deletions: Option<DeletionsStatus>,
@@ -203,6 +210,19 @@ impl SandboxView {
 // === impl PoolStats ===
 
 impl PoolStats {
+    /// The count of a state; none for tombstones, which are no part of a pool. The total is not kept up.
+    pub fn of_mut(&mut self, state: StateName) -> Option<&mut u64> {
+        match state {
+            StateName::Available => Some(&mut self.available),
+            StateName::Allocated => Some(&mut self.allocated),
+            StateName::PendingDeletion => Some(&mut self.pending_deletion),
+            StateName::DeletionFailed => Some(&mut self.deletion_failed),
+            StateName::Stale => Some(&mut self.stale),
+            StateName::Quarantined => Some(&mut self.quarantined),
+            StateName::Deleted => None,
+        }
+    }
+
     /// Adds `more` to every count.
     pub fn add(&mut self, more: &Self) {
         let Self { total, available, allocated, pending_deletion, stale, deletion_failed, quarantined } =

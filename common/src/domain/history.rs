@@ -51,6 +51,8 @@ pub enum Cause {
     Missing,
     /// The provider lists it again.
     Found,
+    /// It was not listed for so long that it was given up.
+    Forgotten,
     /// Its owner was given more time.
     Extended,
     /// It was taken out of use.
@@ -72,7 +74,7 @@ pub struct Order {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Listed,
         Self::Claimed,
         Self::Released,
@@ -83,6 +85,7 @@ impl Cause {
         Self::Replayed,
         Self::Missing,
         Self::Found,
+        Self::Forgotten,
         Self::Extended,
         Self::Quarantined,
         Self::Unquarantined,
@@ -102,6 +105,7 @@ impl Cause {
             Self::Replayed => "replayed",
             Self::Missing => "missing",
             Self::Found => "found",
+            Self::Forgotten => "forgotten",
             Self::Extended => "extended",
             Self::Quarantined => "quarantined",
             Self::Unquarantined => "unquarantined",

@@ -397,6 +397,26 @@ impl Sandbox {
         }
     }
 
+    /// stale → deleted: the provider has not listed it for long. Nothing is left to be deleted there.
+    ///
+    /// # Errors
+    /// [`InvalidTransition`] when it is not stale, or moved on since `version` and `epoch`.
+    pub fn forget(
+        self,
+        version: Version,
+        epoch: Epoch,
+        now: UnixSeconds,
+        purge_at: UnixSeconds,
+    ) -> Result<Self, InvalidTransition> {
+        match self.state {
+            State::Stale { .. } if self.version == version && self.epoch == epoch => {
+                let tombstone = Tombstone { deletion: None, deleted_at: now, purge_at };
+                Ok(self.step(State::Deleted(tombstone), Cause::Forgotten, now))
+            }
+            _ => Err(self.refuse("forgotten")),
+        }
+    }
+
     fn end_lease(self, cause: DeletionCause, now: UnixSeconds) -> Self {
         let deletion = Deletion {
             lease: self.last_lease().cloned(),

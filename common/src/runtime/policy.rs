@@ -6,6 +6,7 @@ use std::time::Duration;
 
 const HOUR_SECONDS: u64 = 3_600;
 const MINUTE_SECONDS: u64 = 60;
+const DAY_SECONDS: u64 = 24 * HOUR_SECONDS;
 
 /// Reads `LAB_DURATION_HOURS`, `LAB_DURATION_HOURS_MAX`, `LAB_DURATION_HOURS_TOTAL_MAX` and `GRACE_PERIOD_MINUTES`.
 pub fn read_lease_policy(settings: &mut Settings<'_>) -> LeasePolicy {
@@ -52,6 +53,28 @@ pub fn read_pools(settings: &mut Settings<'_>) -> Option<PoolRules> {
         "the pools, `pool=name-prefix` or `pool`, separated by commas; the last has no prefix and takes the rest",
         |text| PoolRules::parse(text).map_err(|problem| problem.to_string()),
     )
+}
+
+/// Reads `STALE_KEPT_HOURS`: how long a sandbox that the provider does not list is kept.
+pub fn read_stale_kept(settings: &mut Settings<'_>) -> Duration {
+    let hours = settings.number(
+        "STALE_KEPT_HOURS",
+        24,
+        1..=8_760,
+        "how long a sandbox that the provider does not list is kept before its record goes, in hours",
+    );
+    Duration::from_secs(hours * HOUR_SECONDS)
+}
+
+/// Reads `TOMBSTONE_DAYS`: how long a tombstone is kept; longer than any listing may lag.
+pub fn read_tombstone_kept(settings: &mut Settings<'_>) -> Duration {
+    let days = settings.number(
+        "TOMBSTONE_DAYS",
+        30,
+        1..=3_650,
+        "days that the record of a deleted sandbox is kept, so that a late listing cannot bring it back",
+    );
+    Duration::from_secs(days * DAY_SECONDS)
 }
 
 /// Reads `WORKER_THREADS`: threads that run tasks, at least one.

@@ -187,6 +187,15 @@ impl Store for DynamoStore {
         self.write_found(seen, now).await
     }
 
+    async fn forget(
+        &self,
+        seen: &Sandbox,
+        now: UnixSeconds,
+        purge_at: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write_forget(seen, now, purge_at).await
+    }
+
     async fn describe(
         &self,
         id: &SandboxId,

@@ -277,6 +277,15 @@ impl Store for FaultyStore {
         self.pass("mark_found", self.inner.mark_found(seen, now)).await
     }
 
+    async fn forget(
+        &self,
+        seen: &Sandbox,
+        now: UnixSeconds,
+        purge_at: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.pass("forget", self.inner.forget(seen, now, purge_at)).await
+    }
+
     async fn describe(
         &self,
         id: &SandboxId,

@@ -335,6 +335,15 @@ impl Store for MemoryStore {
         Ok(self.change(&seen.id, |sandbox| sandbox.come_back(seen.version, now)))
     }
 
+    async fn forget(
+        &self,
+        seen: &Sandbox,
+        now: UnixSeconds,
+        purge_at: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        Ok(self.change(&seen.id, |sandbox| sandbox.forget(seen.version, seen.epoch, now, purge_at)))
+    }
+
     async fn describe(
         &self,
         id: &SandboxId,

@@ -30,7 +30,7 @@ mod release;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use common::bus::{Answer, BusError, DeletionLine, Deletions, Handler, Request, Serve, Upkeep};
+use common::bus::{Answer, BusError, CensusBoard, DeletionLine, Deletions, Handler, Request, Serve, Upkeep};
 use common::clock::Clock;
 use common::contract::{Fault, FaultCode, Verb};
 use common::domain::{LeasePolicy, PoolRules};
@@ -67,6 +67,8 @@ pub struct Config {
     pub in_flight_max: usize,
     /// How sandboxes are looked at before they are handed out; none if they are not.
     pub health: Option<HealthConfig>,
+    /// Oldest census that stats are answered from; zero for none at all.
+    pub census_age_max: Duration,
 }
 
 /// What an allocator works with.
@@ -82,6 +84,8 @@ pub struct Ports {
     pub deletions: Arc<dyn Deletions>,
     /// Shows the deletions as a whole.
     pub line: Arc<dyn DeletionLine>,
+    /// Shows the last census.
+    pub census: Arc<dyn CensusBoard>,
     /// Shows what was parked.
     pub upkeep: Arc<dyn Upkeep>,
     /// Keeps the ledger of events.
@@ -113,8 +117,14 @@ impl Config {
             1..=65_536,
             "requests at work at once in one allocator; a further one is told to come back",
         );
+        let census_age_max = settings.seconds(
+            "STATS_CENSUS_AGE_SECONDS_MAX",
+            60,
+            0..=86_400,
+            "oldest census that stats are answered from; beyond it, and always with 0, the index is counted",
+        );
         let health = HealthConfig::read(settings);
-        Some(Self { leases, pools: pools?, in_flight_max, health })
+        Some(Self { leases, pools: pools?, in_flight_max, health, census_age_max })
     }
 }
 
@@ -124,9 +134,10 @@ impl Allocator {
     /// An allocator that counts into `metrics`.
     #[must_use]
     pub fn new(config: Config, ports: Ports, metrics: Metrics) -> Self {
-        let Ports { clock, random, store, deletions: _, line: _, upkeep: _, recorder: _, provider } =
-            ports.clone();
-        if config.health.is_some() && !provider.is_some_and(|provider| provider.abilities().check) {
+        let (clock, random, store) =
+            (Arc::clone(&ports.clock), Arc::clone(&ports.random), Arc::clone(&ports.store));
+        let offers_check = ports.provider.as_ref().is_some_and(|provider| provider.abilities().check);
+        if config.health.is_some() && !offers_check {
             tracing::warn!(
                 "HEALTH_CHECK_ENABLED is set, but the provider offers no check: nothing is looked at"
             );

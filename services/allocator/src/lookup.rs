@@ -3,14 +3,15 @@
 use crate::{Allocator, decode, store_fault};
 use common::bus::Request;
 use common::contract::{
-    DeletionsStatus, Fault, FaultCode, HealthReply, PoolStats, SandboxRequest, SandboxView, StatsReply,
+    Census, Counted, DeletionsStatus, Fault, FaultCode, HealthReply, PoolStats, SandboxRequest, SandboxView,
+    StatsReply,
 };
 use common::domain::{OwnerId, PoolName, SandboxId, StateName};
 use common::runtime::telemetry::Chain;
 use common::store::{SortRange, StateQuery, StoreError};
 use std::time::Duration;
 
-/// Longest wait for what the queue says about the deletions.
+/// Longest wait for what the queue says about the deletions, and for the census.
 const STATUS_PATIENCE: Duration = Duration::from_secs(1);
 
 // === impl Allocator ===
@@ -28,15 +29,49 @@ impl Allocator {
         Ok(SandboxView::of(&sandbox))
     }
 
-    /// Counts every index shard. Costs a read of the whole index, so it is for operators, not for a loop.
+    /// The last census if it is young enough; else every index shard is counted, which reads the whole index.
     pub(crate) async fn stats(&self, request: &Request) -> Result<StatsReply, Fault> {
-        let mut reply = StatsReply::default();
+        let (census, deletions) = tokio::join!(self.young_census(), self.deletions_status());
+        let mut reply = match census {
+            Some(reply) => reply,
+            None => self.count_index().await.map_err(|error| store_fault(request, &error))?,
+        };
+        reply.deletions = deletions;
+        Ok(reply)
+    }
+
+    async fn young_census(&self) -> Option<StatsReply> {
+        let age_max = self.config.census_age_max;
+        if age_max.is_zero() {
+            return None;
+        }
+        let census = tokio::select! {
+            census = self.ports.census.last_census() => census,
+            () = self.ports.clock.sleep(STATUS_PATIENCE) => return None,
+        };
+        let census = census
+            .inspect_err(|error| tracing::warn!(error = %Chain(error), "the census cannot be read"))
+            .ok()??;
+        let age_seconds = self.ports.clock.now().get().saturating_sub(census.taken_at);
+        let knows_pools = self.config.pools.pools().all(|pool| census.pools.contains_key(pool.as_str()));
+        // A census of other pools was taken by a reconciler with other settings.
+        if age_seconds > age_max.as_secs() || !knows_pools {
+            return None;
+        }
+        let Census { taken_at, all, pools, labs, labs_left_out: _, violations: _ } = census;
+        let counted = Counted { by: Counted::CENSUS.to_owned(), at: taken_at, age_seconds };
+        Some(StatsReply { all, pools, labs: Some(labs), counted: Some(counted), deletions: None })
+    }
+
+    async fn count_index(&self) -> Result<StatsReply, StoreError> {
+        let at = self.ports.clock.now().get();
+        let counted = Counted { by: Counted::INDEX.to_owned(), at, age_seconds: 0 };
+        let mut reply = StatsReply { counted: Some(counted), ..StatsReply::default() };
         for pool in self.config.pools.pools() {
-            let stats = self.pool_stats(pool).await.map_err(|error| store_fault(request, &error))?;
+            let stats = self.pool_stats(pool).await?;
             reply.all.add(&stats);
             reply.pools.insert(pool.to_string(), stats);
         }
-        reply.deletions = self.deletions_status().await;
         Ok(reply)
     }
 
@@ -60,21 +95,14 @@ impl Allocator {
         let mut stats = PoolStats::default();
         let shards = self.ports.store.shards().await?;
         for state in StateName::ALL {
-            let count = match state {
-                StateName::Available => &mut stats.available,
-                StateName::Allocated => &mut stats.allocated,
-                StateName::PendingDeletion => &mut stats.pending_deletion,
-                StateName::DeletionFailed => &mut stats.deletion_failed,
-                StateName::Stale => &mut stats.stale,
-                StateName::Quarantined => &mut stats.quarantined,
-                // Tombstones are no part of the pool and in no index.
-                StateName::Deleted => continue,
-            };
+            // Tombstones are no part of the pool and in no index.
+            let Some(count) = stats.of_mut(state) else { continue };
             for shard in 0..shards {
                 let query = StateQuery { pool: pool.clone(), state, shard, range: SortRange::All };
                 *count += self.ports.store.count(&query).await?;
             }
-            stats.total += *count;
+            let counted = *count;
+            stats.total += counted;
         }
         Ok(stats)
     }

@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::role::Role;
-use crate::{bench, child, deletions, operate, up};
+use crate::{bench, child, deletions, operate, tick, up};
 use clap::{Parser, Subcommand};
 use common::runtime::policy::read_worker_threads;
 use common::runtime::settings::{ProcessEnv, Settings};
@@ -29,10 +29,18 @@ enum Command {
     /// Look at the deletion queue and act on it, over NATS (`NATS_URL` …).
     #[command(subcommand)]
     Deletions(deletions::Deletions),
+    /// Have something looked at now, over NATS (`NATS_URL` …), and print what came of it as JSON. Ends with 0 after a
+    /// run that completed, 3 if it refused to do harm, 4 if it failed, 5 if no report came in time.
+    Tick(tick::Options),
     /// Print every setting of every role, as the table in docs/configuration.md.
     Settings,
     /// Print every metric of every role, as the tables in docs/metrics.md.
     Metrics,
+    /// Write the definition of every stream and consumer into a folder, as JSON for the `nats` client (nats/definitions).
+    Definitions {
+        /// The folder; it has to be there.
+        folder: PathBuf,
+    },
     /// Become a program that dies with its parent.
     #[command(name = child::GUARD_COMMAND, hide = true)]
     Guard {
@@ -57,13 +65,22 @@ pub fn main() -> ExitCode {
             Ok(())
         }
         Command::Metrics => operate::metrics_page().map(|page| print!("{page}")).map_err(Into::into),
+        Command::Definitions { folder } => operate::write_definitions(&folder, &ProcessEnv),
         Command::Up(options) => block_on(up::run(options, &ProcessEnv)),
         Command::Bench(bench) => block_on(bench.run(&ProcessEnv)),
         Command::Deletions(deletions) => block_on(deletions.run(&ProcessEnv)),
         Command::Role(role) => block_on(role.run(&ProcessEnv)),
+        Command::Tick(options) => {
+            let end = block_on(options.run(&ProcessEnv));
+            return finish(end.map(|end| ExitCode::from(end.code())));
+        }
     };
+    finish(ended.map(|()| ExitCode::SUCCESS))
+}
+
+fn finish(ended: anyhow::Result<ExitCode>) -> ExitCode {
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("broker: {error:#}");
             ExitCode::FAILURE
@@ -71,7 +88,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn block_on(run: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn block_on<T>(run: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     // A mistake in it is reported with all others, by whoever reads the rest.
     let worker_threads = read_worker_threads(&mut Settings::new(&ProcessEnv));
     let runtime =

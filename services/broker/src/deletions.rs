@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use common::runtime::settings::Env;
 
-mod client;
+pub(crate) mod client;
 pub(crate) mod line;
 pub(crate) mod parked;
 

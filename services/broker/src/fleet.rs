@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use async_trait::async_trait;
 use common::bus::nats::{NatsBus, NatsConfig};
-use common::bus::{DeletionLine, Deletions, Ledger, Pace, Requests, Ticks, Upkeep};
+use common::bus::{CensusBoard, DeletionLine, Deletions, Ledger, Pace, Requests, Ticks, Upkeep};
 use common::clock::Clock;
 use common::provider::Provider;
 use common::provider::csp::{CspConfig, CspProvider};
@@ -275,6 +275,7 @@ impl Fleet {
             store: Arc::clone(&table) as Arc<dyn Store>,
             deletions: Arc::new(bus.clone()) as Arc<dyn Deletions>,
             line: Arc::new(bus.clone()) as Arc<dyn DeletionLine>,
+            census: Arc::new(bus.clone()) as Arc<dyn CensusBoard>,
             upkeep: Arc::new(bus.clone()) as Arc<dyn Upkeep>,
             recorder: self.recorder(Arc::new(bus.clone())),
             provider: self.provider.clone().filter(|_| config.health.is_some()),
@@ -349,6 +350,7 @@ impl Fleet {
             provider: self.provider()?,
             deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
             upkeep: Arc::clone(&bus) as Arc<dyn Upkeep>,
+            census: Arc::clone(&bus) as Arc<dyn CensusBoard>,
             recorder: self.recorder(Arc::clone(&bus) as Arc<dyn Ledger>),
         };
         let reconciler = reconciler::Reconciler::new(config, ports, self.metrics.reconciler.clone());

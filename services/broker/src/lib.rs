@@ -28,6 +28,7 @@ pub mod data;
 mod deletions;
 pub mod embedded;
 pub mod nats_server;
+mod tick;
 
 pub mod bench;
 pub mod operate;

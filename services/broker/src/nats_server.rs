@@ -144,16 +144,31 @@ impl NatsServer {
         folder: &Path,
         address: SocketAddr,
     ) -> anyhow::Result<Self> {
+        Self::start_with(binary, guard, folder, address, CONFIGURATION).await
+    }
+
+    /// As [`NatsServer::start`], with a configuration of one's own. It finds the open one as `server.conf` beside it.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn start_with(
+        binary: &Path,
+        guard: &Path,
+        folder: &Path,
+        address: SocketAddr,
+        configured: &str,
+    ) -> anyhow::Result<Self> {
         let folder = std::path::absolute(folder)?;
         let (store, ports) = (folder.join("streams"), folder.join("ports"));
-        let (configuration, log) = (folder.join("server.conf"), folder.join("server.log"));
+        let (configuration, log) = (folder.join("nats.conf"), folder.join("server.log"));
         // A ports file of an earlier run would name a port that nobody listens on.
         let _ = tokio::fs::remove_dir_all(&ports).await;
         tokio::fs::create_dir_all(&ports)
             .await
             .with_context(|| format!("cannot write to {}", folder.display()))?;
         tokio::fs::create_dir_all(&store).await?;
-        tokio::fs::write(&configuration, CONFIGURATION).await?;
+        tokio::fs::write(folder.join("server.conf"), CONFIGURATION).await?;
+        tokio::fs::write(&configuration, configured).await?;
         // The server takes -1 for "a free port".
         let port = if address.port() == 0 { "-1".to_owned() } else { address.port().to_string() };
         let arguments: Vec<OsString> = vec![

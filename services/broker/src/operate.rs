@@ -1,11 +1,16 @@
 //! Commands for operators.
 
 use crate::role::Role;
+use anyhow::Context as _;
+use common::bus::nats::{Definition, NatsConfig};
+use common::domain::PoolName;
 use common::runtime::metrics::{Collectors, describe};
+use common::runtime::policy::read_pools;
 use common::runtime::recorder::LedgerMetrics;
-use common::runtime::settings::{Env, Variable, table_rows};
+use common::runtime::settings::{Env, Settings, Variable, table_rows};
 use prometheus::Registry;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// An environment without variables: reading it shows every default.
 struct NoEnv;
@@ -44,6 +49,34 @@ pub fn settings_page() -> String {
         page.push_str(&format!("\n## {}\n\n{}", names.join(", "), table_rows(&variables)));
     }
     page
+}
+
+/// Writes one file for each stream and consumer of a fleet with the settings of `env`.
+///
+/// # Errors
+/// Mistakes in the settings, or a folder that cannot be written to.
+pub fn write_definitions(folder: &Path, env: &dyn Env) -> anyhow::Result<()> {
+    for (file, text) in definitions(env)? {
+        let path = folder.join(file);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The name and the text of each such file.
+///
+/// # Errors
+/// Mistakes in the settings.
+pub fn definitions(env: &dyn Env) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut settings = Settings::new(env);
+    let read = (NatsConfig::read(&mut settings), read_pools(&mut settings));
+    let (nats, pools) = settings.finish(read)?;
+    let pools: Vec<PoolName> = pools.context("POOLS cannot be read")?.pools().cloned().collect();
+    let mut files = BTreeMap::new();
+    for Definition { file, config } in nats.definitions(&pools)? {
+        files.insert(file, format!("{}\n", serde_json::to_string_pretty(&config)?));
+    }
+    Ok(files)
 }
 
 /// `docs/metrics.md`: every metric of every role.

@@ -184,7 +184,7 @@ async fn serve(
         lifecycle.start("simulator", simulator.run(listener, providers_stop.clone()));
     }
     let mut fleet = Fleet::new(configs.backends.clone(), shared).await?;
-    let reports = fleet.bus("up").await?;
+    let reports = fleet.bus("operator").await?;
     let counts = Counts { allocators: options.allocators, reapers: options.reapers, schedulers: 1 };
     fleet.start_all(&mut lifecycle, configs, counts, http).await?;
     let stop = lifecycle.stop();

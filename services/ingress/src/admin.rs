@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use common::bus::{BusError, Ticks};
 use common::contract::reports::FAILED;
-use common::contract::{Fault, FaultCode, Report, RunReport, TickKind, TickOrder, Verb};
+use common::contract::{Fault, FaultCode, RunReport, TickKind, TickOrder, Verb};
 use common::runtime::telemetry::Chain;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -23,13 +23,22 @@ use crate::request_id::Facts;
 
 /// Operators' requests that may wait for a report at once; each holds a subscription on the queue.
 pub const ADMIN_WAITERS_MAX: usize = 64;
+const HOUR_SECONDS: u64 = 3_600;
 
 /// Where operators have runs started.
 #[derive(Clone)]
 pub(crate) struct TickDesk {
     pub(crate) ticks: Arc<dyn Ticks>,
     pub(crate) wait: Duration,
+    /// How long stale sandboxes are kept.
+    pub(crate) stale_kept: Duration,
     pub(crate) waiters: Arc<Semaphore>,
+}
+
+/// How long a sandbox has to be stale.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Grace {
+    grace_period_hours: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -88,6 +97,34 @@ pub(crate) async fn cleanup(
     desk.run(TickKind::Sweep, &facts).await
 }
 
+/// `POST /v1/admin/census`: counts the pools, and holds leases against claims.
+pub(crate) async fn census(
+    State(desk): State<TickDesk>,
+    Extension(facts): Extension<Facts>,
+) -> Result<Response, Failure> {
+    desk.run(TickKind::Census, &facts).await
+}
+
+/// `POST /v1/admin/auto-delete-stale`
+///
+/// A tick takes no instructions, so the grace period may be named only as it is set.
+pub(crate) async fn auto_delete_stale(
+    State(desk): State<TickDesk>,
+    Extension(facts): Extension<Facts>,
+    grace: Result<Query<Grace>, QueryRejection>,
+) -> Result<Response, Failure> {
+    const FIELD: &str = "grace_period_hours";
+    let Query(Grace { grace_period_hours }) =
+        grace.map_err(|_| Fault::invalid(FIELD, "must be a whole number"))?;
+    let set_hours = desk.stale_kept.as_secs() / HOUR_SECONDS;
+    if grace_period_hours.is_some_and(|hours| hours != set_hours) {
+        return Err(
+            Fault::invalid(FIELD, format!("can only be {set_hours}, as STALE_KEPT_HOURS has it")).into()
+        );
+    }
+    desk.run(TickKind::Stale, &facts).await
+}
+
 /// `GET /v1/admin/reports/{kind}/{tick}`
 pub(crate) async fn report(
     State(desk): State<TickDesk>,
@@ -96,7 +133,8 @@ pub(crate) async fn report(
 ) -> Result<Response, Failure> {
     let Path((kind, tick)) = path.map_err(|_| Fault::invalid("the report id", "in the path is not text"))?;
     let kind = TickKind::parse(&kind).ok_or_else(|| {
-        Fault::new(FaultCode::NotFound, "there are reports of sync, expiry and sweep, and no others")
+        let kinds = TickKind::ALL.map(TickKind::as_str).join(", ");
+        Fault::new(FaultCode::NotFound, format!("there are reports of {kinds}, and of nothing else"))
     })?;
     let tick =
         tick.parse::<u64>().map_err(|_| Fault::invalid("the tick in the path", "must be a whole number"))?;
@@ -141,11 +179,7 @@ impl TickDesk {
 }
 
 fn show(report: &RunReport) -> Result<Response, Failure> {
-    let (status, reason) = match &report.report {
-        Report::Sync(run) => (&run.status, run.reason.as_deref()),
-        Report::Expiry(run) => (&run.status, None),
-        Report::Sweep(run) => (&run.status, None),
-    };
+    let (status, reason) = (report.report.status(), report.report.reason());
     if status == FAILED {
         let (kind, tick) = (report.kind.as_str(), report.tick);
         let reason = reason.map(|reason| format!(": {}", public_words(reason))).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! What an operator sets.
 
 use axum::http::HeaderValue;
+use common::runtime::policy::read_stale_kept;
 use common::runtime::settings::{Secret, Settings};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -26,6 +27,8 @@ pub struct Config {
     pub in_flight_max: usize,
     /// `ADMIN_WAIT_MS`: longest time that an operator's request waits for a report; 25,000.
     pub admin_wait: Duration,
+    /// `STALE_KEPT_HOURS`: how long stale sandboxes are kept, for who names it; 24.
+    pub stale_kept: Duration,
     /// `HTTP_CONNECTIONS_MAX`: connections that may be open at once; 8,192.
     pub connections_max: usize,
     /// `HTTP_LINGER_MS`: how long kept-alive connections are still served after the stop; 500.
@@ -46,14 +49,7 @@ impl Config {
                 text.parse().map_err(|_| "must be an address and a port, as 127.0.0.1:8080".to_owned())
             })
             .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)));
-        let cors = settings
-            .parsed(
-                "CORS_ALLOWED_ORIGINS",
-                "",
-                "origins whose pages may call the API, separated by commas, or `*`; none if empty",
-                parse_origins,
-            )
-            .unwrap_or_default();
+        let cors = origins(settings);
         Self {
             listen,
             lab_tokens: tokens(settings, "BROKER_API_TOKEN", "tokens of the labs, separated by commas"),
@@ -94,6 +90,7 @@ impl Config {
                 100..=60_000,
                 "longest time that an operator's request waits for a report, in milliseconds",
             ),
+            stale_kept: read_stale_kept(settings),
             connections_max: settings.size(
                 "HTTP_CONNECTIONS_MAX",
                 8_192,
@@ -114,6 +111,17 @@ impl Config {
             cors,
         }
     }
+}
+
+fn origins(settings: &mut Settings<'_>) -> Cors {
+    settings
+        .parsed(
+            "CORS_ALLOWED_ORIGINS",
+            "",
+            "origins whose pages may call the API, separated by commas, or `*`; none if empty",
+            parse_origins,
+        )
+        .unwrap_or_default()
 }
 
 // A token that no header can carry would lock its holder out without a word.

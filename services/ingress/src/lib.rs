@@ -137,6 +137,7 @@ impl Ingress {
             desk: TickDesk {
                 ticks,
                 wait: config.admin_wait,
+                stale_kept: config.stale_kept,
                 waiters: Arc::new(Semaphore::new(admin::ADMIN_WAITERS_MAX)),
             },
             ops: Ops { registry: self.registry.clone(), checks: checks.into(), stop },

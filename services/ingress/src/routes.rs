@@ -88,6 +88,18 @@ pub const ROUTES: &[Route] = &[
         endpoint: |method, _| on(method, admin::cleanup),
     },
     Route {
+        method: Method::POST,
+        path: "/v1/admin/census",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, admin::census),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/admin/auto-delete-stale",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, admin::auto_delete_stale),
+    },
+    Route {
         method: Method::GET,
         path: "/v1/admin/reports/{kind}/{tick}",
         role: Role::Admin,

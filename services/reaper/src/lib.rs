@@ -26,6 +26,7 @@ use common::bus::{BusError, DeletionQueue, Deletions, Pace};
 use common::clock::Clock;
 use common::provider::Provider;
 use common::random::Random;
+use common::runtime::policy::read_tombstone_kept;
 use common::runtime::recorder::Recorder;
 use common::runtime::settings::Settings;
 use common::store::Store;
@@ -34,8 +35,6 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use metrics::Metrics;
-
-const DAY_SECONDS: u64 = 24 * 3_600;
 
 /// How a reaper works.
 #[derive(Clone, Debug)]
@@ -107,18 +106,12 @@ impl Config {
             1..=86_400,
             "longest delay between two attempts at a deletion",
         );
-        let kept_days = settings.number(
-            "TOMBSTONE_DAYS",
-            30,
-            1..=3_650,
-            "days that the record of a deleted sandbox is kept, so that a late listing cannot bring it back",
-        );
         Self {
             in_flight_max,
             attempts_max: u32::try_from(attempts_max).unwrap_or(u32::MAX),
             retry_delay_min,
             retry_delay_max: retry_delay_max.max(retry_delay_min),
-            tombstone_kept: Duration::from_secs(kept_days * DAY_SECONDS),
+            tombstone_kept: read_tombstone_kept(settings),
         }
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! # Produces
 //! Sandboxes in the pool; deletion work for leases that are over and for work that was lost; copies of parked
-//! deletions that were lost; events; reports.
+//! deletions that were lost; tombstones of what the provider has not listed for long; the census; events; reports.
 //!
 //! # Calls
 //! The provider's listing; the store.
@@ -16,22 +16,24 @@
 //!
 //! # Never
 //! Scans the table, deletes at the provider, or touches a sandbox that somebody holds except to end a lease
-//! that is over.
+//! that is over. A broken promise about leases is reported, never repaired: that takes a human.
 
+mod census;
 mod expiry;
 mod listing;
 mod metrics;
 mod plan;
+mod stale;
 mod sweep;
 mod sync;
 
 use async_trait::async_trait;
-use common::bus::{BusError, Deletions, Runner, TickQueue, Upkeep};
+use common::bus::{BusError, CensusBoard, Deletions, Runner, TickQueue, Upkeep};
 use common::clock::Clock;
 use common::contract::{Report, TickKind, TickOrder};
 use common::domain::{LeasePolicy, PoolRules};
 use common::provider::Provider;
-use common::runtime::policy::{read_lease_policy, read_pools};
+use common::runtime::policy::{read_lease_policy, read_pools, read_stale_kept, read_tombstone_kept};
 use common::runtime::recorder::Recorder;
 use common::runtime::settings::Settings;
 use common::store::Store;
@@ -54,6 +56,10 @@ pub struct Config {
     pub limits: Limits,
     /// Age of a wanted deletion from which the sweep expects a message for it.
     pub sweep_after: Duration,
+    /// How long a sandbox that the provider does not list is kept.
+    pub stale_kept: Duration,
+    /// How long a tombstone is kept: longer than any listing may lag.
+    pub tombstone_kept: Duration,
 }
 
 /// What a reconciler works with.
@@ -69,6 +75,8 @@ pub struct Ports {
     pub deletions: Arc<dyn Deletions>,
     /// Mends the queue and what was parked.
     pub upkeep: Arc<dyn Upkeep>,
+    /// Keeps the last census.
+    pub census: Arc<dyn CensusBoard>,
     /// Keeps the ledger of events.
     pub recorder: Recorder,
 }
@@ -79,6 +87,8 @@ pub struct Reconciler {
     ports: Ports,
     metrics: Metrics,
     verified: sweep::Verified,
+    checked: census::Checked,
+    untold: stale::Untold,
 }
 
 // === impl Config ===
@@ -107,7 +117,9 @@ impl Config {
             "age of a wanted deletion from which the sweep expects a message for it",
         );
         let limits = Limits { stale_percent_max: percent, stale_count_always: always };
-        Some(Self { leases, pools: pools?, limits, sweep_after })
+        let stale_kept = read_stale_kept(settings);
+        let tombstone_kept = read_tombstone_kept(settings);
+        Some(Self { leases, pools: pools?, limits, sweep_after, stale_kept, tombstone_kept })
     }
 }
 
@@ -117,7 +129,8 @@ impl Reconciler {
     /// A reconciler that counts into `metrics`.
     #[must_use]
     pub fn new(config: Config, ports: Ports, metrics: Metrics) -> Self {
-        Self { config, ports, metrics, verified: sweep::Verified::default() }
+        let (verified, checked) = (sweep::Verified::default(), census::Checked::default());
+        Self { config, ports, metrics, verified, checked, untold: stale::Untold::default() }
     }
 
     /// Runs on ticks until `stop`; then finishes the runs that are under way.
@@ -144,8 +157,16 @@ impl Reconciler {
     where
         Q: TickQueue + 'static,
     {
-        let runner: Arc<dyn Runner> = Arc::new(self);
+        let reconciler = Arc::new(self);
+        let runner: Arc<dyn Runner> = Arc::<Self>::clone(&reconciler);
         let mut kinds = JoinSet::new();
+        kinds.spawn({
+            let stop = stop.clone();
+            async move {
+                reconciler.show_census_until(stop).await;
+                Ok(())
+            }
+        });
         for kind in TickKind::ALL {
             let (ticks, runner, stop) = (Arc::clone(&ticks), Arc::clone(&runner), stop.clone());
             kinds.spawn(async move { ticks.run_on_ticks(kind, runner, stop).await });
@@ -168,6 +189,8 @@ impl Runner for Reconciler {
             TickKind::Sync => Report::Sync(self.sync(order).await),
             TickKind::Expiry => Report::Expiry(self.expire_leases().await),
             TickKind::Sweep => Report::Sweep(self.sweep().await),
+            TickKind::Census => Report::Census(self.take_census().await),
+            TickKind::Stale => Report::Stale(self.remove_stale().await),
         };
         self.metrics.ran(kind, &report);
         report

@@ -1,8 +1,11 @@
 //! What a reconciler counts: every name, help text, label and bucket.
 
-use common::contract::{Report, TickKind};
+use common::contract::{Census, PoolStats, Report, TickKind};
+use common::domain::StateName;
 use common::runtime::metrics::{Collectors, register_all};
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The numbers of all reconcilers of a process.
 #[derive(Clone, Debug)]
@@ -10,6 +13,11 @@ pub struct Metrics {
     runs: IntCounterVec,
     sandboxes: IntCounterVec,
     allocated_missing: IntGauge,
+    counts: IntGaugeVec,
+    violations: IntGaugeVec,
+    census_taken: IntGauge,
+    /// Pools that there are counts of.
+    pools: Arc<Mutex<BTreeSet<String>>>,
 }
 
 // === impl Metrics ===
@@ -35,7 +43,23 @@ impl Metrics {
             "broker_allocated_missing",
             "Sandboxes that are held but were not listed by the provider at the last sync",
         )?;
-        let metrics = Self { runs, sandboxes, allocated_missing };
+        let counts = IntGaugeVec::new(
+            Opts::new("broker_sandboxes", "Sandboxes by pool and state, as the last census counted them"),
+            &["pool", "state"],
+        )?;
+        let violations = IntGaugeVec::new(
+            Opts::new(
+                "broker_invariant_violations",
+                "Broken promises about leases that the last census has proved, by kind; anything but 0 is a page",
+            ),
+            &["kind"],
+        )?;
+        let census_taken = IntGauge::new(
+            "broker_census_taken_at",
+            "When the last census was taken, in Unix seconds; every reconciler shows the same",
+        )?;
+        let pools = Arc::default();
+        let metrics = Self { runs, sandboxes, allocated_missing, counts, violations, census_taken, pools };
         register_all(registry, metrics.collectors())?;
         Ok(metrics)
     }
@@ -43,14 +67,54 @@ impl Metrics {
     /// All of them.
     #[must_use]
     pub fn collectors(&self) -> Collectors {
-        let Self { runs, sandboxes, allocated_missing } = self.clone();
-        vec![Box::new(runs), Box::new(sandboxes), Box::new(allocated_missing)]
+        let Self { runs, sandboxes, allocated_missing, counts, violations, census_taken, pools: _ } =
+            self.clone();
+        vec![
+            Box::new(runs),
+            Box::new(sandboxes),
+            Box::new(allocated_missing),
+            Box::new(counts),
+            Box::new(violations),
+            Box::new(census_taken),
+        ]
+    }
+
+    /// Shows a census; the only place that sets these gauges. One that is older than what is shown changes nothing.
+    pub(crate) fn show(&self, census: &Census) {
+        let Census { taken_at, all: _, pools, labs: _, labs_left_out: _, violations } = census;
+        let taken_at = gauge(*taken_at);
+        // Held to the end: a run and the look at the kept census may come at once. Every change under it is
+        // complete in itself, so a poisoned lock holds a sound state.
+        let mut shown = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken_at < self.census_taken.get() {
+            return;
+        }
+        let counted: BTreeSet<String> = pools.keys().cloned().collect();
+        for gone in shown.difference(&counted) {
+            for state in StateName::ALL {
+                // There is none of a state that is not counted.
+                let _ = self.counts.remove_label_values(&[gone, state.as_str()]);
+            }
+        }
+        *shown = counted;
+        for (pool, stats) in pools {
+            let mut stats: PoolStats = *stats;
+            for state in StateName::ALL {
+                if let Some(count) = stats.of_mut(state) {
+                    self.counts.with_label_values(&[pool, state.as_str()]).set(gauge(*count));
+                }
+            }
+        }
+        for (kind, count) in violations {
+            self.violations.with_label_values(&[kind]).set(gauge(*count));
+        }
+        self.census_taken.set(taken_at);
     }
 
     pub(crate) fn ran(&self, kind: TickKind, report: &Report) {
         let (status, counts): (&str, &[(&str, u64)]) = match report {
             Report::Sync(report) => {
-                self.allocated_missing.set(i64::try_from(report.allocated_missing).unwrap_or(i64::MAX));
+                self.allocated_missing.set(gauge(report.allocated_missing));
                 let counts = &[
                     ("inserted", report.inserted),
                     ("restored", report.restored),
@@ -75,6 +139,10 @@ impl Metrics {
                 ];
                 return self.count(kind, &report.status, counts);
             }
+            Report::Census(report) => (&report.status, &[("claims_removed", report.claims_removed)]),
+            Report::Stale(report) => {
+                (&report.status, &[("removed", report.removed), ("raced", report.raced)])
+            }
         };
         self.count(kind, status, counts);
     }
@@ -85,4 +153,8 @@ impl Metrics {
             self.sandboxes.with_label_values(&[kind.as_str(), what]).inc_by(*count);
         }
     }
+}
+
+fn gauge(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }

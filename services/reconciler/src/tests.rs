@@ -7,8 +7,8 @@ use common::clock::ManualClock;
 use common::contract::reports::COMPLETED;
 use common::contract::{DeletionWork, Report, TickKind};
 use common::domain::{
-    ClaimKey, ClaimRecord, Grant, IdempotencyKey, LeasePolicy, OwnerId, PoolRules, Sandbox, SandboxId,
-    StateName, UnixSeconds,
+    ClaimKey, ClaimRecord, ExternalId, Grant, IdempotencyKey, LabId, LeasePolicy, NewSandbox, OwnerId,
+    PoolName, PoolRules, Sandbox, SandboxId, SandboxName, StateName, UnixSeconds,
 };
 use common::provider::fake::FakeProvider;
 use common::provider::{Account, ProviderError};
@@ -17,7 +17,7 @@ use common::runtime::recorder::{LedgerMetrics, Recorder};
 use common::runtime::settings::Settings;
 use common::store::faulty::FaultyStore;
 use common::store::memory::MemoryStore;
-use common::store::{SortRange, Store, Write};
+use common::store::{Insert, OpenClaim, SortRange, Store, Write};
 use prometheus::Registry;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -97,6 +97,7 @@ impl Rig {
             provider: provider.clone(),
             deletions: Arc::new(bus.clone()),
             upkeep: Arc::new(bus.clone()),
+            census: Arc::new(bus.clone()),
             recorder: Recorder::new(
                 Arc::new(clock.clone()),
                 Arc::new(bus.clone()),
@@ -108,6 +109,8 @@ impl Rig {
             pools: PoolRules::parse("dns=dns-,main").unwrap(),
             limits: Limits { stale_percent_max: 20, stale_count_always: 5 },
             sweep_after: Duration::from_secs(30),
+            stale_kept: 24 * HOUR,
+            tombstone_kept: 30 * 24 * HOUR,
         };
         let metrics = Metrics::register(&registry).unwrap();
         let reconciler = Arc::new(Reconciler::new(config, ports, metrics));
@@ -140,6 +143,38 @@ impl Rig {
         self.store.open_claim(&record, expires_at.after(HOUR)).await.unwrap();
         let ClaimRecord { claim, candidate } = record;
         let grant = Grant { claim, candidate, lab: None, granted_at: NOW, expires_at };
+        done(self.store.grant(&grant).await.unwrap())
+    }
+
+    /// Puts a sandbox into a pool, whatever the provider lists.
+    pub(crate) async fn add(&self, number: usize, pool: &str) -> Sandbox {
+        let text = |beginning: &str| format!("{beginning}-{number}");
+        let sandbox = NewSandbox {
+            id: id(number),
+            name: SandboxName::parse(&text("lab")).unwrap(),
+            external_id: ExternalId::parse(&text("identity/accounts/u")).unwrap(),
+            pool: PoolName::parse(pool).unwrap(),
+            sfdc_account_id: None,
+        };
+        match self.store.insert(&sandbox, NOW).await.unwrap() {
+            Insert::Inserted(sandbox) => *sandbox,
+            Insert::Exists(found) => panic!("{found:?}"),
+        }
+    }
+
+    /// The two writes of a claim, with the candidate that was seen.
+    pub(crate) async fn claim(&self, seen: &Sandbox, claim: ClaimKey, lab: Option<&str>) -> Sandbox {
+        let record = ClaimRecord { claim, candidate: seen.candidate() };
+        let opened = self.store.open_claim(&record, NOW.after(24 * HOUR)).await.unwrap();
+        assert_eq!(opened, OpenClaim::Opened);
+        self.grant(record, lab).await
+    }
+
+    /// The second of them alone.
+    pub(crate) async fn grant(&self, record: ClaimRecord, lab: Option<&str>) -> Sandbox {
+        let ClaimRecord { claim, candidate } = record;
+        let lab = lab.map(|lab| LabId::parse(lab).unwrap());
+        let grant = Grant { claim, candidate, lab, granted_at: NOW, expires_at: NOW.after(4 * HOUR) };
         done(self.store.grant(&grant).await.unwrap())
     }
 
@@ -233,13 +268,14 @@ async fn a_tick_starts_the_run_of_its_kind_and_its_report_is_told() {
     for kind in TickKind::ALL {
         let (_, told) = bus.tick_and_wait(kind, HOUR).await.unwrap();
         let report = told.expect("a report").report;
-        let status = match (&report, kind) {
-            (Report::Sync(report), TickKind::Sync) => &report.status,
-            (Report::Expiry(report), TickKind::Expiry) => &report.status,
-            (Report::Sweep(report), TickKind::Sweep) => &report.status,
+        match (&report, kind) {
+            (Report::Sync(_), TickKind::Sync)
+            | (Report::Expiry(_), TickKind::Expiry)
+            | (Report::Sweep(_), TickKind::Sweep)
+            | (Report::Census(_), TickKind::Census)
+            | (Report::Stale(_), TickKind::Stale) => assert_eq!(report.status(), COMPLETED),
             other => panic!("{other:?}"),
-        };
-        assert_eq!(status, COMPLETED);
+        }
         assert_eq!(bus.last_report(kind).await.unwrap().unwrap().report, report);
         let runs = registry.gather();
         let runs = runs.iter().find(|family| family.name() == "broker_runs_total").unwrap();
@@ -257,6 +293,7 @@ fn a_mistake_in_the_pools_leaves_no_configuration() {
     };
     let config = read("dns=dns-,main").unwrap();
     assert_eq!(config.limits, Limits { stale_percent_max: 20, stale_count_always: 5 });
-    assert_eq!(config.sweep_after, Duration::from_secs(30));
+    assert_eq!((config.sweep_after, config.stale_kept), (Duration::from_secs(30), 24 * HOUR));
+    assert_eq!(config.tombstone_kept, 30 * 24 * HOUR);
     assert!(read("a,b").is_none());
 }

@@ -17,32 +17,19 @@
 //! Knows what a tick sets going, or waits for it.
 
 mod schedule;
+mod table;
 
 use common::bus::Ticks;
 use common::clock::Clock;
 use common::contract::TickKind;
 use common::runtime::metrics::{Collectors, register_all};
-use common::runtime::settings::Settings;
 use prometheus::{IntCounterVec, Opts, Registry};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Longest period of a tick: half of the window in which the stream knows a slot again.
-const PERIOD_SECONDS_MAX: u64 = 3_600;
-
-/// When which ticks are published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Period of sync ticks.
-    pub sync: Duration,
-    /// Period of expiry ticks.
-    pub expiry: Duration,
-    /// Period of sweep ticks.
-    pub sweep: Duration,
-}
+pub use table::{Config, Rhythm};
 
 /// The numbers of all schedulers of a process.
 #[derive(Clone, Debug)]
@@ -57,44 +44,6 @@ pub struct Scheduler {
     clock: Arc<dyn Clock>,
     ticks: Arc<dyn Ticks>,
     metrics: Metrics,
-}
-
-// === impl Config ===
-
-impl Config {
-    /// Reads the variables of a scheduler.
-    pub fn read(settings: &mut Settings<'_>) -> Self {
-        let bounds = 1..=PERIOD_SECONDS_MAX;
-        let sync = settings.seconds(
-            "SYNC_INTERVAL_SECONDS",
-            600,
-            bounds.clone(),
-            "time between two comparisons of the provider's listing with the table",
-        );
-        let expiry = settings.seconds(
-            "EXPIRY_INTERVAL_SECONDS",
-            10,
-            bounds.clone(),
-            "time between two looks for leases that are over",
-        );
-        let sweep = settings.seconds(
-            "SWEEP_INTERVAL_SECONDS",
-            60,
-            bounds,
-            "time between two looks for deletions whose message was lost",
-        );
-        Self { sync, expiry, sweep }
-    }
-
-    /// The period of a kind.
-    #[must_use]
-    pub const fn period(&self, kind: TickKind) -> Duration {
-        match kind {
-            TickKind::Sync => self.sync,
-            TickKind::Expiry => self.expiry,
-            TickKind::Sweep => self.sweep,
-        }
-    }
 }
 
 // === impl Metrics ===

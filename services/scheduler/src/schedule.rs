@@ -12,17 +12,18 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 impl Scheduler {
     pub(crate) async fn publish_for_ever(&self, kind: TickKind) {
-        let period_ms = u64::try_from(self.config.period(kind).as_millis()).unwrap_or(u64::MAX);
+        let rhythm = self.config.rhythm(kind);
         let mut published = None;
         loop {
             // Looked up anew each time: after a clock step or a suspended process, the slot of now is what counts.
-            let slot = slot_at(self.clock.now_ms(), period_ms);
+            let slot = rhythm.slot_at(self.clock.now_ms());
             if published != Some(slot) && !self.publish(kind, slot).await {
                 self.clock.sleep(RETRY_DELAY).await;
                 continue;
             }
             published = Some(slot);
-            self.clock.sleep(until_next(self.clock.now_ms(), period_ms)).await;
+            // By the moment and not by a span, so that nothing that takes time makes the next one late.
+            self.clock.sleep_until(rhythm.start_ms(slot.saturating_add(1))).await;
         }
     }
 
@@ -39,17 +40,6 @@ impl Scheduler {
             }
         }
     }
-}
-
-/// The number of the slot that a moment is in.
-fn slot_at(now_ms: u64, period_ms: u64) -> u64 {
-    now_ms / period_ms.max(1)
-}
-
-/// Time from a moment to the beginning of the next slot.
-fn until_next(now_ms: u64, period_ms: u64) -> Duration {
-    let period_ms = period_ms.max(1);
-    Duration::from_millis(period_ms - now_ms % period_ms)
 }
 
 #[cfg(test)]
@@ -97,22 +87,18 @@ mod tests {
         }
     }
 
-    #[test]
-    fn slots_follow_the_clock_and_do_not_drift() {
-        assert_eq!(slot_at(59_999, 10_000), 5);
-        assert_eq!(until_next(59_999, 10_000), Duration::from_millis(1));
-        assert_eq!(until_next(60_000, 10_000), Duration::from_secs(10));
-    }
-
     #[tokio::test]
     async fn three_schedulers_leave_one_tick_in_each_slot() {
         let clock = ManualClock::at(UnixSeconds::new(1_000_000));
         let stream = Arc::new(Stream::default());
         let stop = CancellationToken::new();
+        let every = |seconds| crate::Rhythm { period: Duration::from_secs(seconds), offset: Duration::ZERO };
         let config = crate::Config {
-            sync: Duration::from_secs(600),
-            expiry: Duration::from_secs(10),
-            sweep: Duration::from_secs(60),
+            sync: every(600),
+            expiry: every(10),
+            sweep: every(60),
+            census: every(15),
+            stale: every(3_600),
         };
         let registry = prometheus::Registry::new();
         let metrics = crate::Metrics::register(&registry).unwrap();
@@ -134,10 +120,8 @@ mod tests {
         }
         let kept = stream.0.lock().unwrap();
         let slots_of = |kind| kept.0.iter().filter(|(of, _)| *of == kind).count();
-        assert_eq!(
-            (slots_of(TickKind::Expiry), slots_of(TickKind::Sweep), slots_of(TickKind::Sync)),
-            (61, 11, 2)
-        );
-        assert_eq!(kept.1, 3 * (61 + 11 + 2));
+        // Ten minutes, in steps that miss no slot.
+        assert_eq!(TickKind::ALL.map(slots_of), [2, 61, 11, 41, 1]);
+        assert_eq!(kept.1, 3 * (2 + 61 + 11 + 41 + 1));
     }
 }

@@ -158,7 +158,7 @@ impl NatsBus {
     /// # Errors
     /// [`BusError`] when the server does not make it.
     pub async fn open_pool(&self, pool: &PoolName) -> Result<(), BusError> {
-        self.make_consumer(self.config.subjects.deletions_stream(), self.reaper_config(pool)).await?;
+        self.make_consumer(self.config.subjects.deletions_stream(), self.config.reaper_config(pool)).await?;
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).insert(pool.clone());
         Ok(())
     }

@@ -1,11 +1,11 @@
 //! The streams, consumers and the bucket of a fleet, made (or brought up to date) at start.
 
-use super::{NatsBus, failed};
+use super::{NatsBus, NatsConfig, failed};
 use crate::bus::{BusError, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A_KIND_MAX};
 use crate::contract::TickKind;
 use crate::domain::PoolName;
 use crate::runtime::telemetry::Chain;
-use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, IntoConsumerConfig as _, pull};
 use async_nats::jetstream::kv;
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use backon::{ExponentialBuilder, Retryable};
@@ -40,19 +40,18 @@ impl NatsBus {
     }
 
     pub(super) async fn set_up_once(&self) -> Result<(), BusError> {
-        let streams =
-            [self.deletions_config(), self.parked_config(), self.ticks_config(), self.events_config()];
-        for config in streams {
+        for config in self.config.streams() {
             self.jetstream.create_or_update_stream(config).await.map_err(failed("set up a stream"))?;
         }
         self.jetstream
-            .create_or_update_key_value(self.bucket_config())
+            .create_or_update_key_value(self.config.bucket_config())
             .await
             .map_err(failed("set up the bucket"))?;
         // Those of the pools are made when there is a pool.
         self.remove_old_consumer().await?;
         for kind in TickKind::ALL {
-            self.make_consumer(self.config.subjects.ticks_stream(), self.tick_consumer_config(kind)).await?;
+            self.make_consumer(self.config.subjects.ticks_stream(), self.config.tick_consumer_config(kind))
+                .await?;
         }
         Ok(())
     }
@@ -64,10 +63,48 @@ impl NatsBus {
             .map(|_| ())
             .map_err(failed("set up a consumer"))
     }
+}
+
+/// A stream or a consumer as the fleet makes it, in the words of the server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Definition {
+    /// Name of its file under `nats/definitions`.
+    pub file: String,
+    /// What the server is told, as `nats stream add --config` and `nats consumer add --config` take it.
+    pub config: serde_json::Value,
+}
+
+// === impl NatsConfig ===
+
+impl NatsConfig {
+    /// The definition of every stream, and of every consumer of a fleet with these pools.
+    ///
+    /// # Errors
+    /// When one cannot be written as JSON.
+    pub fn definitions(&self, pools: &[PoolName]) -> Result<Vec<Definition>, serde_json::Error> {
+        let mut all = Vec::new();
+        for config in self.streams() {
+            let (file, config) = (format!("{}.stream.json", config.name), serde_json::to_value(config)?);
+            all.push(Definition { file, config });
+        }
+        let subjects = &self.subjects;
+        let reapers = pools.iter().map(|pool| (subjects.deletions_stream(), self.reaper_config(pool)));
+        let ticks = TickKind::ALL.map(|kind| (subjects.ticks_stream(), self.tick_consumer_config(kind)));
+        for (stream, config) in reapers.chain(ticks) {
+            let name = config.durable_name.clone().unwrap_or_default();
+            let config = serde_json::to_value(config.into_consumer_config())?;
+            all.push(Definition { file: format!("{stream}.{name}.consumer.json"), config });
+        }
+        Ok(all)
+    }
+
+    fn streams(&self) -> [stream::Config; 4] {
+        [self.deletions_config(), self.parked_config(), self.ticks_config(), self.events_config()]
+    }
 
     /// DELETIONS: the work queue. A retry waits as a scheduled message, so schedules have to be on.
     fn deletions_config(&self) -> stream::Config {
-        let subjects = &self.config.subjects;
+        let subjects = &self.subjects;
         stream::Config {
             name: subjects.deletions_stream(),
             description: Some("Sandboxes that are to be deleted at the provider".to_owned()),
@@ -81,7 +118,7 @@ impl NatsBus {
 
     /// PARKED: deletions that used up their attempts, the latest of each sandbox.
     fn parked_config(&self) -> stream::Config {
-        let subjects = &self.config.subjects;
+        let subjects = &self.subjects;
         stream::Config {
             name: subjects.parked_stream(),
             description: Some("Deletions that used up their attempts, with their reason".to_owned()),
@@ -96,7 +133,7 @@ impl NatsBus {
     /// backlog. A further one is refused, because the one that waits says the same. It must not push out the
     /// oldest instead: that is the one being run on, and a second run would begin beside it.
     fn ticks_config(&self) -> stream::Config {
-        let subjects = &self.config.subjects;
+        let subjects = &self.subjects;
         stream::Config {
             name: subjects.ticks_stream(),
             description: Some("Ticks: look now".to_owned()),
@@ -112,14 +149,14 @@ impl NatsBus {
 
     /// EVENTS: the ledger. A sandbox's events are read one by one, by subject.
     fn events_config(&self) -> stream::Config {
-        let subjects = &self.config.subjects;
+        let subjects = &self.subjects;
         stream::Config {
             name: subjects.events_stream(),
             description: Some("What happened to every sandbox".to_owned()),
             subjects: vec![subjects.event_all()],
             retention: RetentionPolicy::Limits,
-            max_age: self.config.events_kept,
-            max_bytes: i64::try_from(self.config.events_bytes_max).unwrap_or(i64::MAX),
+            max_age: self.events_kept,
+            max_bytes: i64::try_from(self.events_bytes_max).unwrap_or(i64::MAX),
             ..self.stream_defaults()
         }
     }
@@ -127,7 +164,7 @@ impl NatsBus {
     fn stream_defaults(&self) -> stream::Config {
         stream::Config {
             storage: StorageType::File,
-            num_replicas: self.config.replicas,
+            num_replicas: self.replicas,
             discard: DiscardPolicy::Old,
             max_message_size: MESSAGE_BYTES_MAX,
             allow_direct: true,
@@ -137,10 +174,10 @@ impl NatsBus {
 
     fn bucket_config(&self) -> kv::Config {
         kv::Config {
-            bucket: self.config.subjects.bucket(),
+            bucket: self.subjects.bucket(),
             description: "Shared switches, paces and last reports of the fleet".to_owned(),
             history: 1,
-            num_replicas: self.config.replicas,
+            num_replicas: self.replicas,
             max_value_size: MESSAGE_BYTES_MAX,
             ..Default::default()
         }
@@ -150,10 +187,10 @@ impl NatsBus {
     /// whole fleet is its `max_ack_pending`.
     pub(super) fn reaper_config(&self, pool: &PoolName) -> pull::Config {
         pull::Config {
-            durable_name: Some(self.config.subjects.reaper_consumer(pool)),
-            filter_subject: self.config.subjects.deletion_work_of_pool(pool),
-            ack_wait: self.config.deletion_ack_wait,
-            max_ack_pending: i64::try_from(self.config.deletions_in_flight_max).unwrap_or(i64::MAX),
+            durable_name: Some(self.subjects.reaper_consumer(pool)),
+            filter_subject: self.subjects.deletion_work_of_pool(pool),
+            ack_wait: self.deletion_ack_wait,
+            max_ack_pending: i64::try_from(self.deletions_in_flight_max).unwrap_or(i64::MAX),
             ..consumer_defaults()
         }
     }
@@ -161,8 +198,8 @@ impl NatsBus {
     /// One consumer for each kind, so that a long sync holds up no expiry; one tick at a time each.
     fn tick_consumer_config(&self, kind: TickKind) -> pull::Config {
         pull::Config {
-            durable_name: Some(self.config.subjects.tick_consumer(kind)),
-            filter_subject: self.config.subjects.tick(kind),
+            durable_name: Some(self.subjects.tick_consumer(kind)),
+            filter_subject: self.subjects.tick(kind),
             ack_wait: TICK_ACK_WAIT,
             max_ack_pending: 1,
             ..consumer_defaults()

@@ -124,13 +124,10 @@ impl DynamoStore {
         now: UnixSeconds,
         purge_at: UnixSeconds,
     ) -> Result<Write, StoreError> {
-        let change = end_deletion(StateName::Deleted, Cause::Deleted, epoch, now)
-            .set(DELETED_AT, seconds(now))
-            .set(TTL, seconds(purge_at))
-            .remove(STATE_SHARD)
-            .remove(STATE_SORT)
-            .remove(DELETION_SHARD)
-            .remove(PARKED_SHARD);
+        let change = bury(now, purge_at)
+            .append(HISTORY, item::history_entry(StateName::Deleted, Cause::Deleted, now))
+            .only_if(STATE, text(StateName::PendingDeletion.as_str()))
+            .only_if(EPOCH, number(epoch.get()));
         self.update("finish_deletion", id, change).await
     }
 
@@ -141,8 +138,12 @@ impl DynamoStore {
         now: UnixSeconds,
     ) -> Result<Write, StoreError> {
         // The sort key stays: both states sort by the time of the request.
-        let change = end_deletion(StateName::DeletionFailed, Cause::Parked, epoch, now)
-            .copy(STATE_SHARD, PARKED_SHARD);
+        let entry = item::history_entry(StateName::DeletionFailed, Cause::Parked, now);
+        let change = step(StateName::DeletionFailed)
+            .copy(STATE_SHARD, PARKED_SHARD)
+            .append(HISTORY, entry)
+            .only_if(STATE, text(StateName::PendingDeletion.as_str()))
+            .only_if(EPOCH, number(epoch.get()));
         self.update("park_deletion", id, change).await
     }
 
@@ -189,6 +190,21 @@ impl DynamoStore {
             .only_if(STATE, text(StateName::Stale.as_str()))
             .only_if(VERSION, number(seen.version.get()));
         self.update("mark_found", &seen.id, change).await
+    }
+
+    pub(super) async fn write_forget(
+        &self,
+        seen: &Sandbox,
+        now: UnixSeconds,
+        purge_at: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        let change = bury(now, purge_at)
+            .append(HISTORY, item::history_entry(StateName::Deleted, Cause::Forgotten, now))
+            .remove(SINCE)
+            .only_if(STATE, text(StateName::Stale.as_str()))
+            .only_if(VERSION, number(seen.version.get()))
+            .only_if(EPOCH, number(seen.epoch.get()));
+        self.update("forget", &seen.id, change).await
     }
 
     /// One write for a free sandbox, whose name is also its sort key. Any other is found out by that write
@@ -276,10 +292,13 @@ fn end_lease(cause: DeletionCause, now: UnixSeconds) -> Change {
         .only_if(STATE, text(StateName::Allocated.as_str()))
 }
 
-/// `pending_deletion` → `state`, if it is the deletion of `epoch`.
-fn end_deletion(state: StateName, cause: Cause, epoch: Epoch, now: UnixSeconds) -> Change {
-    step(state)
-        .append(HISTORY, item::history_entry(state, cause, now))
-        .only_if(STATE, text(StateName::PendingDeletion.as_str()))
-        .only_if(EPOCH, number(epoch.get()))
+/// The part of every change that leaves a tombstone, which is in no index.
+fn bury(now: UnixSeconds, purge_at: UnixSeconds) -> Change {
+    step(StateName::Deleted)
+        .set(DELETED_AT, seconds(now))
+        .set(TTL, seconds(purge_at))
+        .remove(STATE_SHARD)
+        .remove(STATE_SORT)
+        .remove(DELETION_SHARD)
+        .remove(PARKED_SHARD)
 }

@@ -69,6 +69,7 @@ impl Rig {
             store: Arc::clone(&store),
             deletions: Arc::new(bus.clone()),
             line: Arc::new(bus.clone()),
+            census: Arc::new(bus.clone()),
             upkeep: Arc::new(bus.clone()),
             recorder: Recorder::new(
                 Arc::new(clock.clone()),
@@ -84,7 +85,7 @@ impl Rig {
             grace: HOUR / 2,
         };
         let pools = PoolRules::parse("dns=dns-,main").unwrap();
-        let config = Config { leases, pools, in_flight_max: 8, health };
+        let config = Config { leases, pools, in_flight_max: 8, health, census_age_max: HOUR };
         let allocator = Allocator::new(config, ports, Metrics::register(&registry).unwrap());
         Self { allocator, store, memory, provider, bus, clock, registry }
     }

@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const TRIES_MAX: usize = 3;
 
 /// A connection of one command.
-pub(super) struct Client {
+pub(crate) struct Client {
     bus: NatsBus,
     random: Arc<Dice>,
 }
@@ -35,13 +35,13 @@ impl Client {
     ///
     /// # Errors
     /// Mistakes in the environment; no connection in time.
-    pub(super) async fn connect(env: &dyn Env) -> anyhow::Result<Self> {
+    pub(crate) async fn connect(env: &dyn Env) -> anyhow::Result<Self> {
         let mut settings = Settings::new(env);
         let config = NatsConfig::read(&mut settings);
         let config = settings.finish(config)?;
         let url = config.url.clone();
         let random = Arc::new(Dice::unseeded());
-        let bus = NatsBus::connect("broker-cli", config, Arc::new(SystemClock), random.clone()).await?;
+        let bus = NatsBus::connect("operator", config, Arc::new(SystemClock), random.clone()).await?;
         let connected = async {
             while !bus.connected() {
                 SystemClock.sleep(PAUSE).await;
@@ -57,7 +57,7 @@ impl Client {
     ///
     /// # Errors
     /// When nobody answers, or the answer is a failure or cannot be read.
-    pub(super) async fn ask<T: DeserializeOwned>(
+    pub(crate) async fn ask<T: DeserializeOwned>(
         &self,
         verb: Verb,
         request: &impl Serialize,
@@ -88,12 +88,12 @@ impl Client {
     }
 
     /// The connection itself, for what needs no worker.
-    pub(super) fn bus(&self) -> &NatsBus {
+    pub(crate) fn bus(&self) -> &NatsBus {
         &self.bus
     }
 
     /// Closes the connection.
-    pub(super) async fn close(self) {
+    pub(crate) async fn close(self) {
         self.bus.close().await;
     }
 }

@@ -5,7 +5,8 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use common::bus::DeletionLine as _;
 use common::contract::{
-    ExpiryReport, FaultCode, Report, RunReport, SweepReport, SyncReport, TickKind, TickOrder, Verb,
+    CensusReport, ExpiryReport, FaultCode, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind,
+    TickOrder, Verb,
 };
 use serde_json::json;
 use std::sync::Arc;
@@ -89,7 +90,14 @@ async fn each_route_starts_its_kind_and_waits_as_long_as_set() {
         waiting: 2,
         ..SweepReport::default()
     };
+    let status = || "completed".to_owned();
+    let run = |kind, report| RunReport { kind, tick: TICK, duration_ms: 7, report };
+    let census = Report::Census(CensusReport { status: status(), checked: 4, ..CensusReport::default() });
+    let stale = Report::Stale(StaleReport { status: status(), due: 2, removed: 1, raced: 1, untold: 0 });
     let cases = [
+        ("/v1/admin/census", run(TickKind::Census, census)),
+        ("/v1/admin/auto-delete-stale", run(TickKind::Stale, stale.clone())),
+        ("/v1/admin/auto-delete-stale?grace_period_hours=24", run(TickKind::Stale, stale)),
         ("/v1/admin/sync", sync_report("completed", None)),
         (
             "/v1/admin/expire",
@@ -169,10 +177,27 @@ async fn a_run_that_failed_says_why_in_words_fit_for_anybody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_grace_period_that_is_not_the_fleets_is_refused() {
+    let rig = Rig::with(&[("STALE_KEPT_HOURS", "48")], [Step::Hang]);
+    let path = |hours: &str| format!("/v1/admin/auto-delete-stale?grace_period_hours={hours}");
+    for hours in ["24", "0", "x", "-48", ""] {
+        let answer = rig.ask("POST", &path(hours), ADMIN).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{hours}: {answer:?}");
+    }
+    assert!(rig.ticks.asked.lock().unwrap().is_empty(), "no run was started");
+    let refused = rig.ask("POST", &path("24"), ADMIN).await;
+    refused.assert_fault(
+        FaultCode::InvalidRequest,
+        "grace_period_hours can only be 48, as STALE_KEPT_HOURS has it",
+    );
+    assert_eq!(rig.ask("POST", &path("48"), ADMIN).await.status, 202);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_report_that_cannot_be_is_refused() {
     let rig = rig();
-    let kinds = "there are reports of sync, expiry and sweep, and no others";
-    for kind in ["census", "Sync", "expire"] {
+    let kinds = "there are reports of sync, expiry, sweep, census, stale, and of nothing else";
+    for kind in ["console", "Sync", "expire"] {
         let answer = rig.ask("GET", &format!("/v1/admin/reports/{kind}/1"), ADMIN).await;
         answer.assert_fault(FaultCode::NotFound, kinds);
     }

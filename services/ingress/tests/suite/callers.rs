@@ -63,7 +63,7 @@ async fn every_route_lets_in_its_role_and_nobody_else() {
         assert_eq!(rig.workers.seen().len() - before, usize::from(is_relayed), "{method} {path}");
         walked += 1;
     }
-    assert_eq!(walked, 19);
+    assert_eq!(walked, 21);
 }
 
 #[test]

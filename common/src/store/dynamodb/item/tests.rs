@@ -156,3 +156,48 @@ fn what_cannot_be_read_is_named() {
     );
     assert_eq!(spoil(PK, Some(text("OWNER#1"))), "OWNER#1/META PK does not begin with SBX#");
 }
+
+/// What DynamoDB counts for a value, in bytes, by the rules of its manual.
+fn bytes_of(value: &AttributeValue) -> usize {
+    match value {
+        AttributeValue::S(text) => text.len(),
+        // One byte for two digits, and one more.
+        AttributeValue::N(number) => number.len().div_ceil(2) + 1,
+        AttributeValue::L(entries) => 3 + entries.iter().map(|entry| 1 + bytes_of(entry)).sum::<usize>(),
+        AttributeValue::M(map) => {
+            3 + map.iter().map(|(name, value)| 1 + name.len() + bytes_of(value)).sum::<usize>()
+        }
+        other => panic!("no item of ours holds {other:?}"),
+    }
+}
+
+#[test]
+fn items_are_as_large_as_the_cost_of_a_census_is_computed_from() {
+    // With ids as they are in the field.
+    let at = UnixSeconds::new(1_763_683_200);
+    let owner = OwnerId::parse("instruqt-8f2c1d3e4b5a6978").unwrap();
+    let free = NewSandbox {
+        id: SandboxId::parse("2019842").unwrap(),
+        name: SandboxName::parse("instruqt-lab-00042").unwrap(),
+        external_id: ExternalId::parse("identity/accounts/a90deeed-f0ec-4c4f-9897-a469083a0485").unwrap(),
+        pool: PoolName::parse("main").unwrap(),
+        sfdc_account_id: Some(SfdcAccountId::parse("0013000001ABCDEFGH").unwrap()),
+    }
+    .enter(at);
+    let grant = Grant {
+        claim: ClaimKey { key: IdempotencyKey::from(&owner), owner: owner.clone() },
+        candidate: free.candidate(),
+        lab: Some(LabId::parse("dns-security-basics").unwrap()),
+        granted_at: at,
+        expires_at: at,
+    };
+    let held = free.clone().claim(&grant).unwrap();
+    let ending = held.clone().release(&owner, at).unwrap();
+    let stale = free.clone().go_missing(free.version, at).unwrap();
+    let size = |sandbox| -> usize {
+        encode(sandbox, SHARDS).iter().map(|(name, value)| name.len() + bytes_of(value)).sum()
+    };
+    let sizes = [&free, &held, &ending, &stale].map(size);
+    // docs/decisions/0024 computes with these.
+    assert_eq!(sizes, [353, 563, 658, 387]);
+}

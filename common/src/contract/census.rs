@@ -1,0 +1,78 @@
+//! The census: how many sandboxes there are of each pool, state and lab, and how many break a promise.
+
+use super::sandboxes::PoolStats;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Labs that a census names, those that hold most. A key of the bucket holds 64 KiB and the name of a lab may have
+/// 256 bytes.
+pub const LABS_MAX: usize = 150;
+
+/// The pools at one moment, as the reconciler counted them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Census {
+    /// When counting began, in Unix seconds.
+    pub taken_at: u64,
+    /// All pools together.
+    #[serde(flatten)]
+    pub all: PoolStats,
+    /// Each pool.
+    pub pools: BTreeMap<String, PoolStats>,
+    /// By pool and lab, how many sandboxes the lab holds; at most [`LABS_MAX`] labs.
+    #[serde(default)]
+    pub labs: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Sandboxes held for labs that are not named.
+    #[serde(default)]
+    pub labs_left_out: u64,
+    /// How often each promise is broken, by [`Violation`]; all of them are there, and zero if all is well.
+    #[serde(default)]
+    pub violations: BTreeMap<String, u64>,
+}
+
+/// How the counts in an answer were come by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// `census`: the last one, young enough; `index`: for this answer.
+    pub by: String,
+    /// When counting began, in Unix seconds.
+    pub at: u64,
+    /// How long ago that was, in seconds.
+    pub age_seconds: u64,
+}
+
+/// A promise about leases that can be broken. Each kind is proved by strongly consistent reads before it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Violation {
+    /// A sandbox is held, and its owner's key has no claim item: a repeat of the claim would get a second one.
+    ClaimMissing,
+    /// A sandbox is held, and the claim item of its owner's key names another sandbox or version.
+    ClaimElsewhere,
+    /// One owner's key holds several sandboxes.
+    HeldTwice,
+}
+
+// === impl Counted ===
+
+impl Counted {
+    /// By the last census.
+    pub const CENSUS: &str = "census";
+    /// In the index, for this answer.
+    pub const INDEX: &str = "index";
+}
+
+// === impl Violation ===
+
+impl Violation {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::ClaimMissing, Self::ClaimElsewhere, Self::HeldTwice];
+
+    /// Its name in reports and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ClaimMissing => "claim_missing",
+            Self::ClaimElsewhere => "claim_elsewhere",
+            Self::HeldTwice => "held_twice",
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! `broker tick`: has something looked at now, and shows what the run did.
+
+use crate::deletions::client::Client;
+use common::bus::{TickReceipt, Ticks as _};
+use common::contract::reports::{COMPLETED, REFUSED};
+use common::contract::{Report, TickKind};
+use common::runtime::settings::Env;
+use serde::Serialize;
+use std::time::Duration;
+
+/// Longest time that a report may be waited for, in seconds: a sync of a large listing takes minutes.
+const PATIENCE_SECONDS_MAX: u64 = 3_600;
+
+/// What to look at.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// What to look at: sync, expiry, sweep, census or stale.
+    #[arg(value_parser = parse_kind)]
+    kind: TickKind,
+    /// Wait for the report of a run that began after this, and print it.
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait for it.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 60,
+        requires = "wait",
+        value_parser = clap::value_parser!(u64).range(1..=PATIENCE_SECONDS_MAX)
+    )]
+    patience_seconds: u64,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The tick was taken and nobody waited for more.
+    Taken,
+    /// The run completed.
+    Completed,
+    /// It stopped before it did harm.
+    Refused,
+    /// It failed.
+    Failed,
+    /// There was no report in time. The tick stays where it is.
+    Unheard,
+}
+
+/// What is printed of a tick whose run is not waited for, or was not heard of.
+#[derive(Serialize)]
+struct Taken {
+    kind: TickKind,
+    tick: u64,
+    status: &'static str,
+}
+
+// === impl Options ===
+
+impl Options {
+    /// Publishes the tick as the scheduler would, and prints what came of it.
+    ///
+    /// # Errors
+    /// Mistakes in the environment; a queue that does not answer.
+    pub(crate) async fn run(self, env: &dyn Env) -> anyhow::Result<End> {
+        let client = Client::connect(env).await?;
+        let said = self.say(&client).await;
+        client.close().await;
+        let (text, end) = said?;
+        println!("{text}");
+        Ok(end)
+    }
+
+    async fn say(&self, client: &Client) -> anyhow::Result<(String, End)> {
+        let Self { kind, wait, patience_seconds } = *self;
+        if !wait {
+            let receipt = client.bus().tick(kind, None).await?;
+            return Ok((taken(kind, receipt)?, End::Taken));
+        }
+        let patience = Duration::from_secs(patience_seconds);
+        let (receipt, report) = client.bus().tick_and_wait(kind, patience).await?;
+        Ok(match report {
+            Some(report) => (serde_json::to_string(&report)?, End::of(&report.report)),
+            None => (taken(kind, receipt)?, End::Unheard),
+        })
+    }
+}
+
+fn taken(kind: TickKind, receipt: TickReceipt) -> Result<String, serde_json::Error> {
+    let TickReceipt { sequence, duplicate } = receipt;
+    // One that waits already says the same, and its sequence is the one to wait for.
+    let status = if duplicate { "waiting_already" } else { "accepted" };
+    serde_json::to_string(&Taken { kind, tick: sequence, status })
+}
+
+fn parse_kind(name: &str) -> Result<TickKind, String> {
+    let kinds = TickKind::ALL.map(TickKind::as_str).join(", ");
+    TickKind::parse(name).ok_or_else(|| format!("must be one of {kinds}"))
+}
+
+// === impl End ===
+
+impl End {
+    fn of(report: &Report) -> Self {
+        match report.status() {
+            COMPLETED => Self::Completed,
+            REFUSED => Self::Refused,
+            _ => Self::Failed,
+        }
+    }
+
+    /// The exit code. 1 is an error of the command itself, 2 of its arguments.
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            Self::Taken | Self::Completed => 0,
+            Self::Refused => 3,
+            Self::Failed => 4,
+            Self::Unheard => 5,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::contract::{SyncReport, reports::FAILED};
+
+    #[test]
+    fn the_exit_code_follows_the_status() {
+        let codes = [COMPLETED, REFUSED, FAILED, "what a newer build says"].map(|status| {
+            End::of(&Report::Sync(SyncReport { status: status.to_owned(), ..SyncReport::default() })).code()
+        });
+        assert_eq!(codes, [0, 3, 4, 4]);
+        assert_eq!((End::Taken.code(), End::Unheard.code()), (0, 5));
+    }
+
+    #[test]
+    fn every_kind_can_be_named() {
+        for kind in TickKind::ALL {
+            assert_eq!(parse_kind(kind.as_str()), Ok(kind));
+        }
+        assert_eq!(parse_kind("Sync").unwrap_err(), "must be one of sync, expiry, sweep, census, stale");
+    }
+}

@@ -1,0 +1,191 @@
+//! Census: counts the pools in the index, and holds every lease against its claim item.
+//!
+//! Sandboxes that nobody holds are counted without being looked at. Those that are held, or on their way out, are
+//! read: they name the lab, and the claim item that has to be there, or has to be gone.
+
+use crate::Reconciler;
+use common::bus::BusError;
+use common::contract::census::LABS_MAX;
+use common::contract::reports::{COMPLETED, FAILED};
+use common::contract::{Census, CensusReport, PoolStats};
+use common::domain::{PoolName, Sandbox, StateName};
+use common::runtime::telemetry::Chain;
+use common::store::{SortRange, StateQuery, StoreError};
+use futures_util::{StreamExt as _, stream};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+mod claims;
+
+use claims::Case;
+pub(crate) use claims::Checked;
+
+use crate::listing::PAGE_LIMIT;
+
+/// Index shards that are read at once.
+const SHARDS_AT_ONCE_MAX: usize = 8;
+/// Time between two looks at the kept census, for the metrics of a reconciler that did not take it.
+const SHOW_PERIOD: Duration = Duration::from_secs(5);
+
+/// Why a census did not complete.
+#[derive(Debug, thiserror::Error)]
+enum CensusError {
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    #[error("the queue failed")]
+    Bus(#[from] BusError),
+}
+
+/// What one shard holds.
+struct Part {
+    pool: PoolName,
+    state: StateName,
+    count: u64,
+    labs: BTreeMap<String, u64>,
+    cases: Vec<Case>,
+}
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    pub(crate) async fn take_census(&self) -> CensusReport {
+        let mut report = CensusReport::default();
+        let ended = self.try_census(&mut report).await;
+        if let Err(error) = &ended {
+            tracing::error!(error = %Chain(error), "the census did not complete");
+        }
+        report.status = if ended.is_ok() { COMPLETED } else { FAILED }.to_owned();
+        if report.claims_removed > 0 {
+            tracing::info!(
+                claims_removed = report.claims_removed,
+                "{} claims of leases that have ended were removed",
+                report.claims_removed,
+            );
+        }
+        report
+    }
+
+    /// Shows the kept census in the metrics until `stop`, whichever reconciler took it.
+    pub(crate) async fn show_census_until(&self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = self.ports.clock.sleep(SHOW_PERIOD) => {}
+                () = stop.cancelled() => return,
+            }
+            match self.ports.census.last_census().await {
+                Ok(Some(census)) => self.metrics.show(&census),
+                Ok(None) => {}
+                Err(error) => tracing::debug!(error = %Chain(&error), "the census cannot be read"),
+            }
+        }
+    }
+
+    async fn try_census(&self, report: &mut CensusReport) -> Result<(), CensusError> {
+        let taken_at = self.ports.clock.now().get();
+        let (census, cases) = self.count_pools().await?;
+        report.census = Census { taken_at, ..census };
+        report.census.violations = self.check_claims(cases, report).await?;
+        self.ports.census.keep_census(&report.census).await?;
+        self.metrics.show(&report.census);
+        Ok(())
+    }
+
+    async fn count_pools(&self) -> Result<(Census, Vec<Case>), StoreError> {
+        let shards = self.ports.store.shards().await?;
+        let mut queries = Vec::new();
+        let mut census = Census::default();
+        for pool in self.config.pools.pools() {
+            census.pools.insert(pool.to_string(), PoolStats::default());
+            // Tombstones are in no index.
+            for state in StateName::ALL.into_iter().filter(|state| *state != StateName::Deleted) {
+                let of_shard = |shard| StateQuery { pool: pool.clone(), state, shard, range: SortRange::All };
+                queries.extend((0..shards).map(of_shard));
+            }
+        }
+        let mut cases = Vec::new();
+        let parts = stream::iter(queries).map(|query| self.count_shard(query));
+        let mut parts = parts.buffer_unordered(SHARDS_AT_ONCE_MAX);
+        while let Some(part) = parts.next().await {
+            let Part { pool, state, count, labs, cases: more } = part?;
+            let stats = census.pools.entry(pool.to_string()).or_default();
+            if let Some(of_state) = stats.of_mut(state) {
+                *of_state += count;
+                stats.total += count;
+            }
+            for (lab, held) in labs {
+                *census.labs.entry(pool.to_string()).or_default().entry(lab).or_default() += held;
+            }
+            cases.extend(more);
+        }
+        for stats in census.pools.values() {
+            census.all.add(stats);
+        }
+        census.labs_left_out = leave_out_small_labs(&mut census.labs, LABS_MAX);
+        Ok((census, cases))
+    }
+
+    async fn count_shard(&self, query: StateQuery) -> Result<Part, StoreError> {
+        let StateQuery { pool, state, .. } = query.clone();
+        let mut part = Part { pool, state, count: 0, labs: BTreeMap::new(), cases: Vec::new() };
+        if !Case::is_in(state) {
+            part.count = self.ports.store.count(&query).await?;
+            return Ok(part);
+        }
+        let mut after = None;
+        // Ends by itself: every round moves on within one shard.
+        loop {
+            let page = self.ports.store.page(&query, after.as_ref(), PAGE_LIMIT).await?;
+            for sandbox in &page.sandboxes {
+                part.take(sandbox);
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(part),
+            }
+        }
+    }
+}
+
+// === impl Part ===
+
+impl Part {
+    fn take(&mut self, sandbox: &Sandbox) {
+        self.count += 1;
+        if let Some(lab) = sandbox.lease().and_then(|lease| lease.lab.as_ref()) {
+            *self.labs.entry(lab.to_string()).or_default() += 1;
+        }
+        self.cases.extend(Case::of(sandbox));
+    }
+}
+
+/// Keeps the `kept` labs that hold most, and says how many sandboxes the others hold.
+fn leave_out_small_labs(labs: &mut BTreeMap<String, BTreeMap<String, u64>>, kept: usize) -> u64 {
+    let mut counts: Vec<u64> = labs.values().flat_map(BTreeMap::values).copied().collect();
+    if counts.len() <= kept {
+        return 0;
+    }
+    counts.sort_unstable_by(|one, other| other.cmp(one));
+    let least = counts.get(kept.saturating_sub(1)).copied().unwrap_or(u64::MAX);
+    // Of those that hold just as many as the last one that is kept, only so many have a place.
+    let mut places = counts.iter().take(kept).filter(|count| **count == least).count();
+    let mut left_out = 0;
+    for of_pool in labs.values_mut() {
+        of_pool.retain(|_, held| {
+            let has_place = *held == least && places > 0;
+            if has_place {
+                places -= 1;
+            }
+            let stays = *held > least || has_place;
+            if !stays {
+                left_out += *held;
+            }
+            stays
+        });
+    }
+    labs.retain(|_, of_pool| !of_pool.is_empty());
+    left_out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,245 @@
+//! The double-owner check: every lease has its claim item, and no key has two leases.
+//!
+//! What the index shows is a hint, so nothing counts before it is proved by strongly consistent reads. The proof
+//! rests on versions, which only grow: a sandbox that has the same version at two reads was the same all the time
+//! between them. Thus a claim item that was read in between was wrong at that moment, whatever went on beside; and
+//! sandboxes that all stayed the same over two rounds of reads were all held at once. A claim that is opened and
+//! not granted yet breaks nothing, and is never looked at: the check begins with sandboxes, not with claims.
+
+use super::CensusError;
+use crate::Reconciler;
+use common::contract::{CensusReport, Violation};
+use common::domain::{ClaimKey, ClaimRecord, Sandbox, SandboxId, State, StateName, UnixSeconds, Version};
+use common::store::StoreError;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Claim items that one census reads; each costs a read unit. A fleet that starts over catches up in a few runs.
+pub(super) const CLAIMS_READ_MAX: usize = 2_000;
+/// Claim items that are read at once.
+const READS_AT_ONCE_MAX: usize = 16;
+/// Keys with several leases that one census looks at.
+const KEYS_READ_MAX: usize = 200;
+/// A lease whose claim item was in order is looked at again after this time.
+const RECHECK_AFTER: Duration = Duration::from_secs(3_600);
+
+/// A sandbox and the claim item that belongs to it.
+#[derive(Clone, Debug)]
+pub(super) struct Case {
+    id: SandboxId,
+    version: Version,
+    record: ClaimRecord,
+    /// When the deletion was asked for; none while the lease lives.
+    ended_at: Option<UnixSeconds>,
+}
+
+/// What was found out about a sandbox at a version.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    version: Version,
+    at: UnixSeconds,
+    violation: Option<Violation>,
+}
+
+/// What is known of every sandbox that is held or on its way out, so that a lease costs one read and not one in
+/// each census.
+#[derive(Debug, Default)]
+pub(crate) struct Checked {
+    marks: Mutex<BTreeMap<SandboxId, Mark>>,
+}
+
+/// What one look at a claim item came to.
+enum Found {
+    InOrder,
+    Broken(Violation),
+    /// The item of a lease that has ended is gone now.
+    Removed,
+    /// The sandbox changed meanwhile.
+    Raced,
+}
+
+// === impl Case ===
+
+impl Case {
+    /// Whether sandboxes in that state have a claim item to look at.
+    pub(super) fn is_in(state: StateName) -> bool {
+        matches!(state, StateName::Allocated | StateName::PendingDeletion | StateName::DeletionFailed)
+    }
+
+    /// The case of a sandbox; none if nobody ever held it.
+    pub(super) fn of(sandbox: &Sandbox) -> Option<Self> {
+        let ended_at = match &sandbox.state {
+            State::Allocated(_) => None,
+            State::PendingDeletion(deletion) | State::DeletionFailed(deletion) => Some(deletion.requested_at),
+            _ => return None,
+        };
+        let record = sandbox.last_claim()?;
+        Some(Self { id: sandbox.id.clone(), version: sandbox.version, record, ended_at })
+    }
+
+    /// Whether the sandbox is still held by the lease of this case.
+    fn still_holds(&self, sandbox: Option<&Sandbox>) -> bool {
+        sandbox.is_some_and(|sandbox| {
+            sandbox.version == self.version
+                && sandbox.lease().is_some_and(|lease| lease.claim == self.record.claim)
+        })
+    }
+}
+
+// === impl Checked ===
+
+impl Checked {
+    fn marks(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Mark>> {
+        // Every change is complete before the lock is let go, so a poisoned lock holds a sound state.
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets what is not there any more, and says which cases are due: those that were never looked at first,
+    /// then those whose last look is longest ago.
+    fn due<'a>(&self, cases: &'a [Case], now: UnixSeconds, settled_by: UnixSeconds) -> Vec<&'a Case> {
+        let mut marks = self.marks();
+        let mut known = std::mem::take(&mut *marks);
+        let recheck_before = now.before(RECHECK_AFTER);
+        let mut due: Vec<(Option<UnixSeconds>, &Case)> = Vec::new();
+        for case in cases {
+            let mark = known.remove(&case.id).filter(|mark| mark.version == case.version);
+            if let Some(mark) = mark {
+                marks.insert(case.id.clone(), mark);
+            }
+            let is_due = match (mark, case.ended_at) {
+                (None, None) => true,
+                // Whoever ended the lease may be about to remove the claim item.
+                (None, Some(ended_at)) => ended_at <= settled_by,
+                (Some(mark), _) => mark.violation.is_some() || mark.at <= recheck_before,
+            };
+            if is_due {
+                due.push((mark.map(|mark| mark.at), case));
+            }
+        }
+        due.sort_by_key(|(at, _)| *at);
+        due.into_iter().map(|(_, case)| case).collect()
+    }
+
+    fn note(&self, case: &Case, at: UnixSeconds, violation: Option<Violation>) {
+        self.marks().insert(case.id.clone(), Mark { version: case.version, at, violation });
+    }
+
+    fn forget(&self, case: &Case) {
+        self.marks().remove(&case.id);
+    }
+
+    fn count(&self, violation: Violation) -> u64 {
+        let broken = self.marks().values().filter(|mark| mark.violation == Some(violation)).count();
+        u64::try_from(broken).unwrap_or(u64::MAX)
+    }
+}
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    /// How often each promise about leases is broken.
+    pub(super) async fn check_claims(
+        &self,
+        cases: Vec<Case>,
+        report: &mut CensusReport,
+    ) -> Result<BTreeMap<String, u64>, CensusError> {
+        let now = self.ports.clock.now();
+        let due = self.checked.due(&cases, now, now.before(self.config.sweep_after));
+        let read = due.len().min(CLAIMS_READ_MAX);
+        report.unchecked = u64::try_from(due.len() - read).unwrap_or(u64::MAX);
+        let due: Vec<Case> = due.into_iter().take(read).cloned().collect();
+        let looks = stream::iter(due).map(|case| self.look_at_claim(case));
+        let mut looks = looks.buffer_unordered(READS_AT_ONCE_MAX);
+        while let Some(looked) = looks.next().await {
+            let (case, found) = looked?;
+            report.checked += 1;
+            match found {
+                Found::InOrder => self.checked.note(&case, now, None),
+                Found::Removed => {
+                    report.claims_removed += 1;
+                    self.checked.note(&case, now, None);
+                }
+                Found::Broken(violation) => {
+                    tell_of(&case, violation);
+                    self.checked.note(&case, now, Some(violation));
+                }
+                Found::Raced => {
+                    report.raced += 1;
+                    self.checked.forget(&case);
+                }
+            }
+        }
+        let mut violations: BTreeMap<Violation, u64> =
+            Violation::ALL.into_iter().map(|kind| (kind, self.checked.count(kind))).collect();
+        violations.insert(Violation::HeldTwice, self.keys_with_two(&cases).await?);
+        Ok(violations.into_iter().map(|(kind, count)| (kind.as_str().to_owned(), count)).collect())
+    }
+
+    async fn look_at_claim(&self, case: Case) -> Result<(Case, Found), StoreError> {
+        let found = self.ports.store.find_claim(&case.record.claim).await?;
+        let names_it = found.as_ref().is_some_and(|found| {
+            found.candidate.id == case.id && found.candidate.version == case.record.candidate.version
+        });
+        let outcome = match (case.ended_at, names_it) {
+            (None, true) | (Some(_), false) => Found::InOrder,
+            (Some(_), true) => {
+                // Safe whatever goes on: the lease that it names has ended, the sandbox never gets that version
+                // again, and only an item that names this very version is removed.
+                self.ports.store.close_claim(&case.record).await?;
+                Found::Removed
+            }
+            (None, false) => {
+                let sandbox = self.ports.store.sandbox(&case.id).await?;
+                if !case.still_holds(sandbox.as_ref()) {
+                    Found::Raced
+                } else if found.is_none() {
+                    Found::Broken(Violation::ClaimMissing)
+                } else {
+                    Found::Broken(Violation::ClaimElsewhere)
+                }
+            }
+        };
+        Ok((case, outcome))
+    }
+
+    /// Keys that hold several sandboxes at one moment: the one between two rounds of reads.
+    async fn keys_with_two(&self, cases: &[Case]) -> Result<u64, StoreError> {
+        let mut held: BTreeMap<&ClaimKey, Vec<&Case>> = BTreeMap::new();
+        for case in cases.iter().filter(|case| case.ended_at.is_none()) {
+            held.entry(&case.record.claim).or_default().push(case);
+        }
+        let several = held.into_values().filter(|cases| cases.len() > 1).take(KEYS_READ_MAX);
+        let several: Vec<Vec<Case>> = several.map(|cases| cases.into_iter().cloned().collect()).collect();
+        let mut keys = 0;
+        for cases in several {
+            let first = self.still_held(cases).await?;
+            let both = self.still_held(first).await?;
+            if let [one, _, ..] = both.as_slice() {
+                tell_of(one, Violation::HeldTwice);
+                keys += 1;
+            }
+        }
+        Ok(keys)
+    }
+
+    async fn still_held(&self, cases: Vec<Case>) -> Result<Vec<Case>, StoreError> {
+        let looks = stream::iter(cases).map(|case| async move {
+            let sandbox = self.ports.store.sandbox(&case.id).await?;
+            Ok(case.still_holds(sandbox.as_ref()).then_some(case))
+        });
+        looks.buffered(READS_AT_ONCE_MAX).try_filter_map(|case| async move { Ok(case) }).try_collect().await
+    }
+}
+
+fn tell_of(case: &Case, violation: Violation) {
+    tracing::error!(
+        violation = violation.as_str(),
+        sandbox.id = case.id.as_str(),
+        owner.id = case.record.claim.owner.as_str(),
+        "{} is held, but its claim is not in order ({})",
+        case.id,
+        violation.as_str(),
+    );
+}

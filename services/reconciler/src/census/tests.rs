@@ -1,0 +1,398 @@
+//! Census: exact counts, kept and shown, and leases that are held against their claims.
+
+use super::claims::CLAIMS_READ_MAX;
+use super::*;
+use crate::tests::{HOUR, NOW, Rig, claim_key, done, id, owner};
+use common::bus::CensusBoard as _;
+use common::bus::memory::{Call, Loss};
+use common::clock::Clock as _;
+use common::contract::{Report, TickKind, Violation};
+use common::domain::{ClaimKey, ClaimRecord};
+use common::store::faulty::Fault;
+use std::sync::Arc;
+
+/// A run as a tick starts it.
+async fn run(rig: &Rig) -> CensusReport {
+    match rig.run(TickKind::Census).await {
+        Report::Census(report) => report,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A run that has to complete, and how often each promise is broken.
+async fn violations(rig: &Rig) -> [u64; 3] {
+    let report = run(rig).await;
+    assert_eq!(report.status, COMPLETED);
+    let shown = Violation::ALL.map(|kind| report.census.violations[kind.as_str()]);
+    let gauges = Violation::ALL.map(|kind| rig.metric("broker_invariant_violations", &[kind.as_str()]));
+    assert_eq!(shown, gauges);
+    shown
+}
+
+/// Claims of the census's own calls to the store since `before` of them.
+fn claims_read(rig: &Rig, before: usize) -> usize {
+    rig.faulty.calls().iter().skip(before).filter(|call| **call == "find_claim").count()
+}
+
+/// Brings a fresh sandbox into the state that its number says, and counts it.
+async fn live(rig: &Rig, number: usize, expected: &mut Census) {
+    let pool = if number.is_multiple_of(4) { "dns" } else { "main" };
+    let seen = rig.add(number, pool).await;
+    let (state, lab) = (number % 10, format!("lab-{}", number % 7));
+    let stats = expected.pools.entry(pool.to_owned()).or_default();
+    let count = match state {
+        0 => {
+            let held = rig.claim(&seen, claim_key(number), Some(&lab)).await;
+            assert_eq!(held.state.name(), StateName::Allocated);
+            *expected.labs.entry(pool.to_owned()).or_default().entry(lab).or_default() += 1;
+            &mut stats.allocated
+        }
+        1 => {
+            rig.claim(&seen, claim_key(number), None).await;
+            &mut stats.allocated
+        }
+        2 | 3 => {
+            let held = rig.claim(&seen, claim_key(number), Some(&lab)).await;
+            done(rig.store.release(&held.id, &owner(number), NOW).await.unwrap());
+            rig.store.close_claim(&held.last_claim().unwrap()).await.unwrap();
+            if state == 2 {
+                &mut stats.pending_deletion
+            } else {
+                done(rig.store.park_deletion(&held.id, held.epoch, NOW).await.unwrap());
+                &mut stats.deletion_failed
+            }
+        }
+        4 => {
+            let missing = done(rig.store.mark_missing(&seen, NOW).await.unwrap());
+            if number % 20 == 4 {
+                // A tombstone is no part of a pool.
+                done(rig.store.forget(&missing, NOW, NOW.after(HOUR)).await.unwrap());
+                return;
+            }
+            &mut stats.stale
+        }
+        _ => &mut stats.available,
+    };
+    *count += 1;
+    stats.total += 1;
+}
+
+async fn pool_of(count: usize) -> (Rig, Census) {
+    let rig = Rig::new();
+    let mut expected = Census { taken_at: NOW.get(), ..Census::default() };
+    for number in 0..count {
+        live(&rig, number, &mut expected).await;
+    }
+    for stats in expected.pools.values() {
+        expected.all.add(stats);
+    }
+    expected.violations = Violation::ALL.map(|kind| (kind.as_str().to_owned(), 0)).into();
+    (rig, expected)
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_sandboxes_are_counted_exactly() {
+    const SANDBOXES: usize = 100_000;
+    let (rig, expected) = pool_of(SANDBOXES).await;
+    let report = run(&rig).await;
+    assert_eq!(report.census, expected);
+    assert_eq!(report.census.all.total as usize, SANDBOXES - SANDBOXES / 20);
+    let (held, cap) = (SANDBOXES as u64 / 5, CLAIMS_READ_MAX as u64);
+    assert_eq!((report.checked, report.unchecked), (cap, held - cap));
+    // What is free is counted and not read.
+    let pages = rig.faulty.calls().iter().filter(|call| **call == "page").count();
+    assert!(pages < SANDBOXES * 2 / 5 / usize::from(PAGE_LIMIT) + 3 * 4 * 2, "{pages} pages");
+}
+
+#[tokio::test]
+async fn leases_are_held_against_their_claims_a_few_thousand_at_a_time_and_once() {
+    let (rig, expected) = pool_of(25_000).await;
+    let held = expected.all.allocated;
+    let mut checked = 0;
+    for _ in 0..3 {
+        let report = run(&rig).await;
+        assert_eq!(report.census, expected);
+        checked += report.checked;
+        assert_eq!(report.unchecked, held - checked);
+    }
+    assert_eq!(checked, held);
+    let calls = rig.faulty.calls().len();
+    assert_eq!((run(&rig).await.checked, claims_read(&rig, calls)), (0, 0), "a lease costs one read");
+    // After an hour each is looked at again, the oldest look first, beside the claims of leases that have ended.
+    rig.clock.advance(HOUR);
+    let report = run(&rig).await;
+    assert_eq!(report.checked, CLAIMS_READ_MAX as u64);
+    assert_eq!(report.census.violations, expected.violations);
+}
+
+#[tokio::test]
+async fn a_census_is_kept_and_shown_and_reported_as_one() {
+    let (rig, expected) = pool_of(200).await;
+    let report = run(&rig).await;
+    assert_eq!((report.status.as_str(), &report.census), (COMPLETED, &expected));
+    assert_eq!(rig.bus.last_census().await.unwrap().as_ref(), Some(&expected));
+    let shown = |pool, state| rig.metric("broker_sandboxes", &[pool, state]);
+    for pool in ["dns", "main"] {
+        let stats = expected.pools[pool];
+        assert_eq!(shown(pool, "available"), stats.available);
+        assert_eq!(shown(pool, "allocated"), stats.allocated);
+        assert_eq!(shown(pool, "deletion_failed"), stats.deletion_failed);
+        assert_eq!(shown(pool, "quarantined"), 0);
+    }
+    assert_eq!(rig.metric("broker_census_taken_at", &[]), NOW.get());
+    assert_eq!(rig.metric("broker_runs_total", &["census", COMPLETED]), 1);
+}
+
+#[tokio::test]
+async fn a_census_that_another_reconciler_took_is_shown_as_well() {
+    let rig = Rig::new();
+    let stop = CancellationToken::new();
+    let showing = tokio::spawn({
+        let (reconciler, stop) = (Arc::clone(&rig.reconciler), stop.clone());
+        async move { reconciler.show_census_until(stop).await }
+    });
+    let census = |taken_at, pool: &str, available| {
+        let stats = PoolStats { total: available, available, ..PoolStats::default() };
+        let violations = [("held_twice".to_owned(), available)].into();
+        Census {
+            taken_at,
+            all: stats,
+            pools: [(pool.to_owned(), stats)].into(),
+            violations,
+            ..Census::default()
+        }
+    };
+    // A census that is older than what is shown changes nothing; a pool that went is not shown any more.
+    let cases = [(8, "main", 3, 3), (7, "main", 9, 3), (9, "main", 4, 4), (10, "other", 5, 0)];
+    for (taken_at, pool, available, shown) in cases {
+        rig.bus.keep_census(&census(taken_at, pool, available)).await.unwrap();
+        // Once to look, and once more, so that the first look is over.
+        for _ in 0..2 {
+            for _ in 0..50 {
+                tokio::task::yield_now().await;
+            }
+            rig.clock.advance(SHOW_PERIOD);
+        }
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(rig.metric("broker_sandboxes", &["main", "available"]), shown, "{taken_at}");
+    }
+    assert_eq!(rig.metric("broker_sandboxes", &["other", "available"]), 5);
+    assert_eq!(rig.metric("broker_invariant_violations", &["held_twice"]), 5);
+    stop.cancel();
+    showing.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_census_that_breaks_off_leaves_the_last_one() {
+    let (rig, expected) = pool_of(50).await;
+    run(&rig).await;
+    rig.clock.advance(HOUR);
+    rig.bus.lose(Call::KeepCensus, Loss::Message);
+    let report = run(&rig).await;
+    assert_eq!(report.status, FAILED);
+    assert_eq!(rig.bus.last_census().await.unwrap().unwrap(), expected);
+    assert_eq!(rig.metric("broker_census_taken_at", &[]), NOW.get());
+    let mut broken = 0;
+    for call in 0.. {
+        let rig = Rig::with(|store| store.with(call, Fault::FailBefore));
+        let seen = rig.add(1, "main").await;
+        rig.claim(&seen, claim_key(1), None).await;
+        let report = run(&rig).await;
+        if rig.faulty.calls().len() <= call {
+            assert_eq!(report.status, COMPLETED);
+            break;
+        }
+        assert_eq!(report.status, FAILED);
+        assert_eq!(rig.bus.last_census().await.unwrap(), None, "half a census is none");
+        assert_eq!(violations(&rig).await, [0, 0, 0]);
+        broken += 1;
+    }
+    // Six states of two pools with two shards, and the claim.
+    assert_eq!(broken, 6 * 2 * 2 + 1);
+}
+
+#[test]
+fn only_the_largest_labs_are_named() {
+    let labs = |of_pool: &[(&str, u64)]| -> BTreeMap<String, u64> {
+        of_pool.iter().map(|(lab, held)| ((*lab).to_owned(), *held)).collect()
+    };
+    let all = || -> BTreeMap<String, BTreeMap<String, u64>> {
+        [
+            ("dns".to_owned(), labs(&[("a", 5), ("b", 1), ("c", 3)])),
+            ("main".to_owned(), labs(&[("a", 3), ("d", 3), ("e", 2)])),
+            ("other".to_owned(), labs(&[("f", 1)])),
+        ]
+        .into()
+    };
+    let mut kept = all();
+    assert_eq!((leave_out_small_labs(&mut kept, 7), &kept), (0, &all()));
+    assert_eq!(leave_out_small_labs(&mut kept, 3), 1 + 3 + 2 + 1);
+    assert_eq!(kept["dns"], labs(&[("a", 5), ("c", 3)]));
+    assert_eq!(kept["main"], labs(&[("a", 3)]));
+    assert_eq!(kept.len(), 2);
+}
+
+#[tokio::test]
+async fn a_lease_without_its_claim_is_told_until_it_ends() {
+    let rig = Rig::new();
+    let seen = rig.add(1, "main").await;
+    // The first of the two writes is left out.
+    let held = rig.grant(ClaimRecord { claim: claim_key(1), candidate: seen.candidate() }, None).await;
+    for _ in 0..3 {
+        assert_eq!(violations(&rig).await, [1, 0, 0]);
+    }
+    assert_eq!(rig.sandbox(1).await, held, "a human has to look at it");
+    assert_eq!(rig.store.find_claim(&claim_key(1)).await.unwrap(), None);
+    done(rig.store.release(&held.id, &owner(1), NOW).await.unwrap());
+    assert_eq!(violations(&rig).await, [0, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_claim_that_names_another_sandbox_or_version_is_told() {
+    let rig = Rig::new();
+    let (one, two) = (rig.add(1, "main").await, rig.add(2, "main").await);
+    let record = ClaimRecord { claim: claim_key(1), candidate: one.candidate() };
+    rig.claim(&one, claim_key(1), None).await;
+    assert_eq!(violations(&rig).await, [0, 0, 0]);
+    // Pointed elsewhere under a live lease, which the protocol never does.
+    rig.store.move_claim(&record, &two.candidate(), NOW.after(HOUR)).await.unwrap();
+    assert_eq!(violations(&rig).await, [0, 0, 0], "it was in order an hour ago at most");
+    rig.clock.advance(HOUR);
+    assert_eq!(violations(&rig).await, [0, 1, 0]);
+    let elsewhere = ClaimRecord { candidate: two.candidate(), ..record.clone() };
+    let mut older = one.candidate();
+    older.version = older.version.next();
+    rig.store.move_claim(&elsewhere, &older, NOW.after(HOUR)).await.unwrap();
+    assert_eq!(violations(&rig).await, [0, 1, 0], "the right sandbox at another version");
+    let wrong = ClaimRecord { candidate: older, ..record.clone() };
+    rig.store.move_claim(&wrong, &one.candidate(), NOW.after(HOUR)).await.unwrap();
+    assert_eq!(violations(&rig).await, [0, 0, 0], "mended by hand");
+}
+
+#[tokio::test]
+async fn a_key_with_two_sandboxes_is_told_and_left_alone() {
+    let rig = Rig::new();
+    let (one, two) = (rig.add(1, "main").await, rig.add(2, "dns").await);
+    rig.claim(&one, claim_key(1), None).await;
+    rig.grant(ClaimRecord { claim: claim_key(1), candidate: two.candidate() }, None).await;
+    // The same owner with another key is another claim.
+    let three = rig.add(3, "main").await;
+    let other = ClaimKey { key: common::domain::IdempotencyKey::parse("other").unwrap(), ..claim_key(1) };
+    rig.claim(&three, other, None).await;
+    let before = [rig.sandbox(1).await, rig.sandbox(2).await, rig.sandbox(3).await];
+    assert_eq!(violations(&rig).await, [0, 1, 1], "two leases, one of which has no claim");
+    assert_eq!([rig.sandbox(1).await, rig.sandbox(2).await, rig.sandbox(3).await], before);
+    done(rig.store.release(&id(2), &owner(1), NOW).await.unwrap());
+    assert_eq!(violations(&rig).await, [0, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_claim_that_is_opened_and_not_granted_is_none_of_it() {
+    let rig = Rig::new();
+    let (free, held) = (rig.add(1, "main").await, rig.add(2, "main").await);
+    // One points at a free sandbox, the other lost the race for one that somebody else has now.
+    for (number, seen) in [(7, &free), (8, &held)] {
+        let record = ClaimRecord { claim: claim_key(number), candidate: seen.candidate() };
+        rig.store.open_claim(&record, NOW.after(HOUR)).await.unwrap();
+    }
+    rig.claim(&held, claim_key(2), None).await;
+    for _ in 0..3 {
+        rig.clock.advance(HOUR);
+        assert_eq!(violations(&rig).await, [0, 0, 0]);
+    }
+    for number in [7, 8] {
+        assert!(rig.store.find_claim(&claim_key(number)).await.unwrap().is_some(), "its owner goes on there");
+    }
+}
+
+#[tokio::test]
+async fn the_claim_of_a_lease_that_has_ended_is_removed_and_no_other() {
+    let rig = Rig::new();
+    for number in 1..=3 {
+        let seen = rig.add(number, "main").await;
+        rig.claim(&seen, claim_key(number), None).await;
+        // Released by a process that died before it removed the claim.
+        done(rig.store.release(&id(number), &owner(number), NOW).await.unwrap());
+    }
+    done(rig.store.park_deletion(&id(2), rig.sandbox(2).await.epoch, NOW).await.unwrap());
+    // The third owner has gone on with another sandbox.
+    let next = rig.add(4, "main").await;
+    let from = rig.sandbox(3).await.last_claim().unwrap();
+    rig.store.move_claim(&from, &next.candidate(), NOW.after(HOUR)).await.unwrap();
+    let record = ClaimRecord { candidate: next.candidate(), ..from };
+    rig.grant(record.clone(), None).await;
+    assert_eq!(run(&rig).await.claims_removed, 0, "whoever released it may be about to");
+    rig.clock.advance(std::time::Duration::from_secs(31));
+    let report = run(&rig).await;
+    assert_eq!((report.claims_removed, report.checked), (2, 3));
+    assert_eq!(rig.metric("broker_reconciled_total", &["census", "claims_removed"]), 2);
+    for number in [1, 2] {
+        assert_eq!(rig.store.find_claim(&claim_key(number)).await.unwrap(), None);
+    }
+    assert_eq!(rig.store.find_claim(&claim_key(3)).await.unwrap(), Some(record));
+    assert_eq!(violations(&rig).await, [0, 0, 0]);
+}
+
+#[tokio::test]
+async fn what_changes_during_the_check_is_no_violation() {
+    // The census has counted and is about to read the claim, or about to read the sandbox once more; meanwhile
+    // the lease ends, its claim goes, and the key wins another sandbox.
+    const PAGES_AND_COUNTS: usize = 6 * 2 * 2;
+    for (call, name) in [(PAGES_AND_COUNTS, "find_claim"), (PAGES_AND_COUNTS + 1, "sandbox")] {
+        let rig = Rig::with(|store| store.with(call, Fault::PauseBefore));
+        let (one, two) = (rig.add(1, "main").await, rig.add(2, "main").await);
+        let record = ClaimRecord { claim: claim_key(1), candidate: one.candidate() };
+        let held = rig.grant(record.clone(), None).await;
+        if name == "find_claim" {
+            rig.store.open_claim(&record, NOW.after(HOUR)).await.unwrap();
+        }
+        let running = tokio::spawn({
+            let reconciler = Arc::clone(&rig.reconciler);
+            async move { reconciler.take_census().await }
+        });
+        rig.faulty.paused().await;
+        assert_eq!(rig.faulty.calls().last(), Some(&name));
+        done(rig.store.release(&held.id, &owner(1), rig.clock.now()).await.unwrap());
+        rig.store.close_claim(&record).await.unwrap();
+        rig.claim(&two, claim_key(1), None).await;
+        rig.faulty.resume();
+        let report = running.await.unwrap();
+        assert_eq!((report.status.as_str(), report.raced), (COMPLETED, 1), "{name}");
+        assert!(report.census.violations.values().all(|count| *count == 0), "{name}: {report:?}");
+        assert_eq!(violations(&rig).await, [0, 0, 0], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_changes_its_sandbox_between_two_reads_holds_one() {
+    // The index shows both leases of a key: the old one and the new one. The old one ends at each of the reads.
+    const PAGES_AND_COUNTS: usize = 6 * 2 * 2;
+    let mut paused = 0;
+    for read in 0..8 {
+        let rig = Rig::with(|store| store.with(PAGES_AND_COUNTS + read, Fault::PauseBefore));
+        let (one, two) = (rig.add(1, "main").await, rig.add(2, "main").await);
+        rig.claim(&one, claim_key(1), None).await;
+        // Two at once, as hand-made as before; a moment later one of them is over.
+        rig.grant(ClaimRecord { claim: claim_key(1), candidate: two.candidate() }, None).await;
+        let running = tokio::spawn({
+            let reconciler = Arc::clone(&rig.reconciler);
+            async move { reconciler.take_census().await }
+        });
+        rig.faulty.paused().await;
+        let calls = rig.faulty.calls();
+        let proofs = calls.iter().skip(PAGES_AND_COUNTS + 3).filter(|call| **call == "sandbox").count();
+        done(rig.store.release(&id(1), &owner(1), rig.clock.now()).await.unwrap());
+        rig.faulty.resume();
+        let report = running.await.unwrap();
+        // Proved only once both rounds are through.
+        let told = report.census.violations[Violation::HeldTwice.as_str()];
+        assert!(told == 0 || proofs == 4, "{told} after {calls:?}");
+        paused += 1;
+        if proofs == 4 {
+            break;
+        }
+    }
+    assert!(paused >= 4, "only {paused} reads were tried");
+}

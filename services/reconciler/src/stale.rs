@@ -1,0 +1,126 @@
+//! Stale removal: what the provider has not listed for long leaves the pool and becomes a tombstone; by due time
+//! from the index, never by a scan.
+
+use crate::Reconciler;
+use common::contract::StaleReport;
+use common::contract::reports::{COMPLETED, FAILED};
+use common::domain::{Sandbox, SandboxId, StateName};
+use common::runtime::telemetry::Chain;
+use common::store::{SortRange, StoreError, Write};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Sandboxes that are remembered for the ledger; only an outage of days gets there.
+const UNTOLD_MAX: usize = 100_000;
+
+/// Sandboxes that may be tombstones by now without the ledger knowing. They are in no index, so they are kept in
+/// mind until the ledger has been told.
+#[derive(Debug, Default)]
+pub(crate) struct Untold(Mutex<BTreeSet<SandboxId>>);
+
+// === impl Untold ===
+
+impl Untold {
+    fn ids(&self) -> MutexGuard<'_, BTreeSet<SandboxId>> {
+        // Every change is complete before the lock is let go, so a poisoned lock holds a sound state.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, id: &SandboxId) {
+        let mut ids = self.ids();
+        if ids.len() < UNTOLD_MAX {
+            ids.insert(id.clone());
+        }
+    }
+
+    fn forget(&self, id: &SandboxId) {
+        self.ids().remove(id);
+    }
+}
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    pub(crate) async fn remove_stale(&self) -> StaleReport {
+        let mut report = StaleReport::default();
+        let ended = self.try_remove_stale(&mut report).await;
+        if let Err(error) = &ended {
+            tracing::error!(error = %Chain(error), "the removal of stale sandboxes did not complete");
+        }
+        report.status = if ended.is_ok() { COMPLETED } else { FAILED }.to_owned();
+        report.untold = u64::try_from(self.untold.ids().len()).unwrap_or(u64::MAX);
+        if report.due > 0 {
+            tracing::info!(
+                due = report.due,
+                removed = report.removed,
+                raced = report.raced,
+                untold = report.untold,
+                "{} of {} stale sandboxes removed",
+                report.removed,
+                report.due,
+            );
+        }
+        report
+    }
+
+    async fn try_remove_stale(&self, report: &mut StaleReport) -> Result<(), StoreError> {
+        self.tell_of_former_runs().await?;
+        let since = self.ports.clock.now().before(self.config.stale_kept);
+        let mut due = self.walk(StateName::Stale, &SortRange::DueBy(since)).await?;
+        while let Some(batch) = due.next().await? {
+            self.remove_batch(batch, report).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes tombstones of one page, each only if the sandbox is still what the index showed.
+    async fn remove_batch(&self, batch: Vec<Sandbox>, report: &mut StaleReport) -> Result<(), StoreError> {
+        for sandbox in batch {
+            report.due += 1;
+            let now = self.ports.clock.now();
+            let purge_at = now.after(self.config.tombstone_kept);
+            // Noted first: a write whose answer is lost may have happened.
+            self.untold.note(&sandbox.id);
+            let Write::Done(gone) = self.ports.store.forget(&sandbox, now, purge_at).await? else {
+                self.untold.forget(&sandbox.id);
+                report.raced += 1;
+                continue;
+            };
+            report.removed += 1;
+            match self.ports.recorder.tell_now(&gone).await {
+                Ok(()) => self.untold.forget(&gone.id),
+                Err(error) => tracing::warn!(
+                    sandbox.id = gone.id.as_str(),
+                    error = %Chain(&error),
+                    "the ledger does not say yet that {} was given up; the next run does",
+                    gone.id,
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells what could not be told before, and only of sandboxes that really went.
+    async fn tell_of_former_runs(&self) -> Result<(), StoreError> {
+        let ids: Vec<SandboxId> = self.untold.ids().iter().cloned().collect();
+        for id in ids {
+            let sandbox = self.ports.store.sandbox(&id).await?;
+            let gone = sandbox.filter(|sandbox| sandbox.state.name() == StateName::Deleted);
+            let told = match &gone {
+                Some(gone) => self.ports.recorder.complete(gone).await,
+                None => Ok(0),
+            };
+            match told {
+                Ok(_) => self.untold.forget(&id),
+                Err(error) => {
+                    tracing::warn!(sandbox.id = id.as_str(), error = %Chain(&error), "not told yet");
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

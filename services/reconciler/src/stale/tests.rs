@@ -1,0 +1,176 @@
+//! Stale removal: what has been away for long becomes a tombstone, and what came back stays.
+
+use super::*;
+use crate::listing::PAGE_LIMIT;
+use crate::tests::{HOUR, NOW, Rig, account, done, id};
+use common::bus::memory::{Call, Loss};
+use common::clock::Clock as _;
+use common::contract::{Report, TickKind};
+use common::domain::{Cause, State};
+use common::store::Insert;
+use common::store::faulty::Fault;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A run as a tick starts it.
+async fn run(rig: &Rig) -> StaleReport {
+    match rig.run(TickKind::Stale).await {
+        Report::Stale(report) => report,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn completed(due: u64, removed: u64, raced: u64) -> StaleReport {
+    StaleReport { status: COMPLETED.to_owned(), due, removed, raced, untold: 0 }
+}
+
+/// Lets a sandbox go missing at the moment of the clock.
+async fn miss(rig: &Rig, number: usize) -> Sandbox {
+    done(rig.store.mark_missing(&rig.sandbox(number).await, rig.clock.now()).await.unwrap())
+}
+
+#[tokio::test]
+async fn what_was_stale_for_a_day_becomes_a_tombstone_and_no_second_earlier() {
+    let rig = Rig::new();
+    rig.fill(4).await;
+    miss(&rig, 0).await;
+    rig.clock.advance(Duration::from_secs(1));
+    miss(&rig, 1).await;
+    rig.clock.advance(24 * HOUR - Duration::from_secs(2));
+    assert_eq!(run(&rig).await, completed(0, 0, 0));
+    rig.clock.advance(Duration::from_secs(1));
+    assert_eq!(run(&rig).await, completed(1, 1, 0));
+    let gone = rig.sandbox(0).await;
+    let State::Deleted(tombstone) = &gone.state else { panic!("{gone:?}") };
+    let now = NOW.after(24 * HOUR);
+    assert_eq!((tombstone.deleted_at, tombstone.purge_at), (now, now.after(30 * 24 * HOUR)));
+    assert_eq!(tombstone.deletion, None);
+    assert_eq!(gone.history.last().unwrap().cause, Cause::Forgotten);
+    assert_eq!([rig.state(1).await, rig.state(2).await], [StateName::Stale, StateName::Available]);
+    // A listing that lags does not bring it back, and the ledger knows all of its life.
+    let listed = rig.reconciler.list().await.unwrap().usable;
+    let again = rig.store.insert(&listed[&id(0)], now).await.unwrap();
+    assert_eq!(again, Insert::Exists(Box::new(gone.clone())));
+    let told: Vec<_> = rig.bus.events().into_iter().filter(|event| event.subject == "0").collect();
+    let kinds: Vec<_> = told.iter().map(|event| event.kind.as_str()).collect();
+    assert_eq!(kinds, ["sandbox.listed", "sandbox.missing", "sandbox.forgotten"]);
+    assert_eq!(told[2].data.by, "stale");
+    let count = |what| rig.metric("broker_reconciled_total", &["stale", what]);
+    assert_eq!(["removed", "raced"].map(count), [1, 0]);
+    assert_eq!(rig.metric("broker_runs_total", &["stale", COMPLETED]), 2);
+}
+
+#[tokio::test]
+async fn who_comes_back_in_the_last_moment_stays() {
+    let rig = Rig::new();
+    rig.fill(4).await;
+    for number in 0..4 {
+        miss(&rig, number).await;
+    }
+    rig.clock.advance(25 * HOUR);
+    let now = rig.clock.now();
+    let mut walk =
+        rig.reconciler.walk(StateName::Stale, &SortRange::DueBy(now.before(24 * HOUR))).await.unwrap();
+    let mut batch = Vec::new();
+    while let Some(page) = walk.next().await.unwrap() {
+        batch.extend(page);
+    }
+    assert_eq!(batch.len(), 4);
+    // One is listed again, one is listed and claimed, one came and went: each after the index was read.
+    let back = |number| {
+        let rig = &rig;
+        async move { done(rig.store.mark_found(&rig.sandbox(number).await, now).await.unwrap()) }
+    };
+    back(0).await;
+    back(1).await;
+    rig.allocate(1).await;
+    back(2).await;
+    miss(&rig, 2).await;
+    let before = [rig.sandbox(0).await, rig.sandbox(1).await, rig.sandbox(2).await];
+    let mut report = StaleReport::default();
+    rig.reconciler.remove_batch(batch, &mut report).await.unwrap();
+    assert_eq!((report.due, report.removed, report.raced), (4, 1, 3));
+    assert_eq!([rig.sandbox(0).await, rig.sandbox(1).await, rig.sandbox(2).await], before);
+    assert_eq!(rig.state(3).await, StateName::Deleted);
+}
+
+#[tokio::test]
+async fn a_run_and_a_listing_that_meet_have_one_winner_each() {
+    // The run has read its first page and is about to write, when the sandboxes are listed again.
+    let rig = Rig::with(|store| store.with(1, Fault::PauseBefore));
+    rig.fill(40).await;
+    for number in 0..40 {
+        miss(&rig, number).await;
+    }
+    rig.clock.advance(25 * HOUR);
+    let running = tokio::spawn({
+        let reconciler = Arc::clone(&rig.reconciler);
+        async move { reconciler.remove_stale().await }
+    });
+    rig.faulty.paused().await;
+    assert_eq!(rig.faulty.calls(), ["page", "forget"]);
+    for number in 0..40 {
+        done(rig.store.mark_found(&rig.sandbox(number).await, rig.clock.now()).await.unwrap());
+    }
+    rig.faulty.resume();
+    let report = running.await.unwrap();
+    assert!(report.removed == 0 && report.raced > 0, "{report:?}");
+    assert_eq!(rig.in_state(StateName::Available).await.len(), 40);
+}
+
+#[tokio::test]
+async fn more_than_a_page_holds_is_removed_in_one_run() {
+    let count = 2 * usize::from(PAGE_LIMIT) + 100;
+    let rig = Rig::new();
+    rig.fill(count).await;
+    for number in 0..count {
+        miss(&rig, number).await;
+    }
+    rig.provider.set_accounts(vec![account(count)]);
+    rig.clock.advance(24 * HOUR);
+    assert_eq!(run(&rig).await, completed(count as u64, count as u64, 0));
+    assert_eq!(run(&rig).await, completed(0, 0, 0));
+}
+
+#[tokio::test]
+async fn what_breaks_off_is_told_and_the_next_run_goes_on() {
+    let mut broken = 0;
+    for fault in [Fault::FailBefore, Fault::FailAfter] {
+        for call in 0.. {
+            let rig = Rig::with(|store| store.with(call, fault));
+            rig.fill(3).await;
+            for number in 0..3 {
+                miss(&rig, number).await;
+            }
+            rig.clock.advance(25 * HOUR);
+            let report = run(&rig).await;
+            let calls = rig.faulty.calls();
+            let Some(name) = calls.get(call) else { break };
+            assert_eq!(report.status, FAILED, "{fault:?} at {name}");
+            assert_eq!(run(&rig).await.status, COMPLETED, "{fault:?} at {name}");
+            for number in 0..3 {
+                assert_eq!(rig.state(number).await, StateName::Deleted, "{fault:?} at {name}");
+            }
+            // Also those whose write had happened when its answer was lost.
+            let told = rig.bus.events().into_iter().filter(|event| event.kind == "sandbox.forgotten").count();
+            assert_eq!(told, 3, "{fault:?} at {name}");
+            broken += 1;
+        }
+    }
+    assert!(broken >= 2 * 5, "only {broken} calls were broken");
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_away_holds_nothing_up_and_is_told_later() {
+    let rig = Rig::new();
+    rig.fill(1).await;
+    miss(&rig, 0).await;
+    rig.clock.advance(25 * HOUR);
+    rig.bus.lose(Call::Append, Loss::Message);
+    let report = run(&rig).await;
+    assert_eq!((report.status.as_str(), report.removed, report.untold), (COMPLETED, 1, 1));
+    assert!(rig.bus.events().is_empty());
+    let report = run(&rig).await;
+    assert_eq!((report.status.as_str(), report.due, report.untold), (COMPLETED, 0, 0));
+    assert_eq!(rig.bus.events().last().unwrap().kind, "sandbox.forgotten");
+}

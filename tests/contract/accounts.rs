@@ -1,0 +1,126 @@
+//! `nats/accounts.conf`, to the letter: whom it lets do what, on a server that runs with it.
+
+use async_nats::{Client, ConnectOptions, Event};
+use broker::nats_server::NatsServer;
+use common::contract::Subjects;
+use harness::servers::{self, PASSWORD, accounts, broker_binary, nats_binary};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How long a violation may take to be told; nothing waits for it where none comes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const ROLES: [&str; 5] = ["ingress", "allocator", "reaper", "reconciler", "scheduler"];
+
+/// A user of the server, and what the server says of it.
+struct User {
+    name: &'static str,
+    client: Client,
+    said: mpsc::UnboundedReceiver<String>,
+}
+
+async fn server() -> NatsServer {
+    let folder = servers::target_folder().join("test-nats").join(uuid::Uuid::now_v7().to_string());
+    std::fs::create_dir_all(&folder).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    NatsServer::start_with(&nats_binary().await, &broker_binary(), &folder, any, &accounts()).await.unwrap()
+}
+
+impl User {
+    async fn connect(server: &NatsServer, name: &'static str) -> Self {
+        let (sender, said) = mpsc::unbounded_channel();
+        let options = ConnectOptions::with_user_and_password(name.to_owned(), PASSWORD.to_owned())
+            .custom_inbox_prefix(format!("_INBOX.{name}"))
+            .event_callback(move |event| {
+                let sender = sender.clone();
+                async move {
+                    if let Event::ServerError(error) = event {
+                        let _ = sender.send(error.to_string());
+                    }
+                }
+            });
+        let client = options.connect(server.address.to_string()).await.unwrap();
+        Self { name, client, said }
+    }
+
+    /// Whether the server lets this user publish there. A publish that is allowed is followed by one that is not, so
+    /// that there is something to wait for in both cases.
+    async fn may_publish(&mut self, subject: &str) -> bool {
+        const NOBODY: &str = "nobody.may.publish.here";
+        self.client.publish(subject.to_owned(), "x".into()).await.unwrap();
+        self.client.publish(NOBODY, "x".into()).await.unwrap();
+        self.client.flush().await.unwrap();
+        let mut is_allowed = true;
+        loop {
+            let said = tokio::time::timeout(PATIENCE, self.said.recv()).await.expect("a violation").unwrap();
+            assert!(
+                said.to_lowercase().contains("permissions violation for publish"),
+                "{}: {said}",
+                self.name
+            );
+            if said.to_lowercase().contains(NOBODY) {
+                return is_allowed;
+            }
+            assert!(said.contains(subject), "{}: {said}", self.name);
+            is_allowed = false;
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_role_may_do_the_work_of_another() {
+    let server = server().await;
+    let subjects = Subjects::default();
+    let cases: [(&str, &[&str]); 10] = [
+        ("sandbox.v1.allocate", &["ingress", "service", "operator"]),
+        ("sandbox.v1.replay", &["ingress", "operator"]),
+        ("sandbox.deletions.work.main.2000000", &["allocator", "reconciler"]),
+        ("sandbox.deletions.retry.main.2000000", &["reaper"]),
+        ("sandbox.parked.main.2000000", &["reaper", "reconciler"]),
+        ("sandbox.ticks.sync", &["ingress", "scheduler", "operator"]),
+        ("sandbox.events.claimed.2000000", &["allocator", "reaper", "reconciler"]),
+        ("sandbox.reports.sync", &["reconciler"]),
+        ("$KV.broker.deletions.pause", &["ingress", "operator"]),
+        ("$JS.API.STREAM.DELETE.DELETIONS", &["operator"]),
+    ];
+    assert!(cases[0].0.starts_with(subjects.prefix()), "the file is about the default prefix");
+    for name in ROLES.into_iter().chain(["service", "operator"]) {
+        let mut user = User::connect(&server, name).await;
+        for (subject, allowed) in cases {
+            assert_eq!(user.may_publish(subject).await, allowed.contains(&name), "{name} on {subject}");
+        }
+        for stream in ["EVENTS", "PARKED"] {
+            let subject = format!("$JS.API.STREAM.PURGE.{stream}");
+            let is_operator_on_parked = name == "operator" && stream == "PARKED";
+            assert_eq!(user.may_publish(&subject).await, is_operator_on_parked, "{name} on {subject}");
+        }
+    }
+    server.child.stop(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn nobody_reads_what_is_not_meant_for_them() {
+    let server = server().await;
+    for name in ROLES.into_iter().chain(["service"]) {
+        let mut user = User::connect(&server, name).await;
+        for subject in ["sandbox.>", "_INBOX.>", "sandbox.v1.allocate", "_INBOX.operator.>", "$JS.ACK.>"] {
+            let _refused = user.client.subscribe(subject).await.unwrap();
+            let said = tokio::time::timeout(PATIENCE, user.said.recv()).await.expect("a violation").unwrap();
+            let said = said.to_lowercase();
+            let is_refused = said.contains("permissions violation for subscription");
+            assert!(is_refused && said.contains(&subject.to_lowercase()), "{name} on {subject}: {said}");
+        }
+    }
+    server.child.stop(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn without_a_password_nobody_comes_in() {
+    let server = server().await;
+    let address = server.address.to_string();
+    assert!(async_nats::connect(&address).await.is_err());
+    let wrong = ConnectOptions::with_user_and_password("operator".to_owned(), "guess".to_owned());
+    assert!(wrong.connect(&address).await.is_err());
+    server.child.stop(PATIENCE).await;
+}

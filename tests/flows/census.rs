@@ -1,0 +1,151 @@
+//! The census on a whole fleet: what it counts, what stats make of it, and that it cries no wolf.
+
+use common::bus::CensusBoard as _;
+use common::contract::Violation;
+use common::domain::StateName;
+use harness::rig::{Plan, Rig};
+use harness::wait::{PATIENCE, eventually};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn all_well() -> Value {
+    Violation::ALL.into_iter().map(|kind| (kind.as_str(), json!(0))).collect()
+}
+
+/// Claims for an owner of that number, in a lab.
+async fn claim(rig: &Rig, number: usize, lab: &str) -> String {
+    let claim = rig.api.allocate_with(&format!("student-{number}"), &[("X-Instruqt-Track-ID", lab)]).await;
+    assert_eq!(claim.status, 201, "{claim:?}");
+    claim.sandbox().to_owned()
+}
+
+#[tokio::test]
+async fn stats_come_from_the_census_while_it_is_young() {
+    let rig = Plan::new(20).set("STATS_CENSUS_AGE_SECONDS_MAX", 600).start_unsynced().await;
+    rig.sync().await;
+    for number in 0..5 {
+        claim(&rig, number, if number < 3 { "dns-basics" } else { "routing" }).await;
+    }
+    let report = rig.census().await;
+    let census = report.census.clone();
+    assert_eq!((census.all.total, census.all.available, census.all.allocated), (20, 15, 5));
+    let labs = json!({"main": {"dns-basics": 3, "routing": 2}});
+    assert_eq!(json!(census.labs), labs);
+    assert_eq!(json!(census.violations), all_well());
+    assert_eq!((report.checked, report.unchecked, report.raced), (5, 0, 0));
+    // What happened since is not in it, and it says so.
+    claim(&rig, 6, "routing").await;
+    let stats = rig.api.stats().await;
+    assert_eq!((&stats["available"], &stats["allocated"], &stats["labs"]), (&json!(15), &json!(5), &labs));
+    assert_eq!(stats["counted"]["by"], "census");
+    assert_eq!(stats["counted"]["at"], census.taken_at);
+    assert!(stats["counted"]["age_seconds"].as_u64().unwrap() < 600);
+    // Too old, and the index is counted.
+    rig.clock.advance(Duration::from_secs(601));
+    let stats = rig.api.stats().await;
+    assert_eq!(
+        (&stats["available"], &stats["allocated"], &stats["labs"]),
+        (&json!(14), &json!(6), &json!(null))
+    );
+    assert_eq!((&stats["counted"]["by"], &stats["counted"]["age_seconds"]), (&json!("index"), &json!(0)));
+    // By hand, over HTTP.
+    let taken = rig.api.admin(Method::POST, "/v1/admin/census").await;
+    assert_eq!(
+        (taken.status, &taken.body["status"], &taken.body["allocated"]),
+        (200, &json!("completed"), &json!(6))
+    );
+    assert_eq!(rig.api.stats().await["counted"]["by"], "census");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_crowd_of_claims_and_releases_is_never_called_a_violation() {
+    const OWNERS: usize = 24;
+    const ROUNDS: usize = 8;
+    // A sweep's patience of zero lets the census remove the claim of a lease in the moment that it ends.
+    let rig = Arc::new(Plan::new(400).set("SWEEP_AFTER_SECONDS", 0).start().await);
+    rig.pause_deletions().await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let watching = tokio::spawn({
+        let (rig, is_over) = (Arc::clone(&rig), Arc::clone(&is_over));
+        async move {
+            let mut censuses = 0;
+            while !is_over.load(Ordering::SeqCst) {
+                let report = rig.census().await;
+                assert_eq!(report.status, "completed");
+                assert_eq!(json!(report.census.violations), all_well(), "{report:?}");
+                censuses += 1;
+            }
+            censuses
+        }
+    });
+    let crowd: Vec<_> = (0..OWNERS)
+        .map(|number| {
+            let rig = Arc::clone(&rig);
+            tokio::spawn(async move {
+                let owner = format!("student-{number}");
+                for round in 0..ROUNDS {
+                    let sandbox = claim(&rig, number, "crowd").await;
+                    let again = rig.api.allocate(&owner).await;
+                    assert_eq!((again.status, again.sandbox()), (200, sandbox.as_str()));
+                    if round + 1 < ROUNDS {
+                        assert_eq!(rig.api.release(&sandbox, &owner).await.status, 200);
+                    }
+                }
+            })
+        })
+        .collect();
+    for owner in crowd {
+        owner.await.unwrap();
+    }
+    is_over.store(true, Ordering::SeqCst);
+    assert!(watching.await.unwrap() > 1, "more than one census saw the crowd");
+    // Quiet now: exact, and every claim that is left belongs to a lease.
+    let report = eventually("the releases to be tidied up", PATIENCE, || async {
+        let report = rig.census().await;
+        if report.claims_removed == 0 && report.checked == 0 { Ok(report) } else { Err(report) }
+    })
+    .await;
+    let released = (OWNERS * (ROUNDS - 1)) as u64;
+    let all = report.census.all;
+    assert_eq!((all.allocated, all.pending_deletion), (OWNERS as u64, released));
+    assert_eq!((all.total, all.available), (400, 400 - released - OWNERS as u64));
+    assert_eq!(json!(report.census.labs), json!({"main": {"crowd": OWNERS}}));
+    assert_eq!(json!(report.census.violations), all_well());
+    assert_eq!(rig.bus.last_census().await.unwrap().unwrap(), report.census);
+    Arc::into_inner(rig).expect("nobody else has it").stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_listed_for_a_day_is_given_up_for_good() {
+    let rig = Plan::new(10).set("SYNC_STALE_PERCENT_MAX", 100).start().await;
+    let claimed = claim(&rig, 1, "routing").await;
+    let gone = eventually("a free sandbox", PATIENCE, || async {
+        for number in 2_000_000..2_000_010 {
+            let id = number.to_string();
+            if id != claimed && rig.sandbox(&id).await.is_some() {
+                return Ok(id);
+            }
+        }
+        Err("none")
+    })
+    .await;
+    rig.delete_at_csp(&gone).await;
+    assert_eq!(rig.sync().await.marked_stale, 1);
+    rig.clock.advance(23 * HOUR);
+    assert_eq!(rig.remove_stale().await.due, 0);
+    rig.clock.advance(2 * HOUR);
+    let answer = rig.api.admin(Method::POST, "/v1/admin/auto-delete-stale?grace_period_hours=24").await;
+    assert_eq!((answer.status, &answer.body["removed"]), (200, &json!(1)), "{answer:?}");
+    assert_eq!(rig.sandbox(&gone).await.unwrap().state.name(), StateName::Deleted);
+    // The next listing changes nothing about it, and it is no part of the pool.
+    assert_eq!(rig.sync().await.status, "completed");
+    let stats = rig.census().await.census.all;
+    assert_eq!((stats.stale, stats.total), (0, 9));
+    rig.stop().await;
+}
