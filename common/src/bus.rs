@@ -6,7 +6,7 @@
 
 use crate::contract::{
     Census, DeletionWork, DeletionsStatus, Event, Fault, FaultCode, Outcome, ParkedDeletion, Pause, Report,
-    RunReport, TickKind, Verb,
+    RunReport, TickKind, TickOrder, Verb,
 };
 use crate::domain::{PoolName, SandboxId, UnixSeconds, Version};
 use async_trait::async_trait;
@@ -166,6 +166,11 @@ pub trait Worker: Send + Sync {
 pub trait Runner: Send + Sync {
     /// Looks once, and says what it did.
     async fn run(&self, kind: TickKind) -> Report;
+
+    /// Looks once as ordered. Who knows no orders looks as ever.
+    async fn run_ordered(&self, kind: TickKind, _order: &TickOrder) -> Report {
+        self.run(kind).await
+    }
 }
 
 /// The caller's side of requests.
@@ -254,6 +259,17 @@ pub trait Ticks: Send + Sync {
         kind: TickKind,
         patience: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError>;
+
+    /// Publishes a tick with an order and waits for its report as above. If one without it waits already, the order is
+    /// not taken, which the receipt shows (`duplicate`), and nothing is waited for.
+    async fn order_and_wait(
+        &self,
+        _kind: TickKind,
+        _order: &TickOrder,
+        _patience: Duration,
+    ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
+        Err(BusError { operation: "order a run", source: "this bus takes no orders".into() })
+    }
 
     /// The last report of that kind, if there was a run yet.
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError>;

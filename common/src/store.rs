@@ -6,8 +6,8 @@
 //! may not have happened, and every method here may be repeated without harm.
 
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NamePrefix, NewSandbox, OwnerId, PoolName,
-    PreClean, Sandbox, SandboxId, SandboxName, SfdcAccountId, StateName, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, NamePrefix, NewSandbox, Order, OwnerId,
+    PoolName, PreClean, Sandbox, SandboxId, SandboxName, SfdcAccountId, StateName, UnixSeconds, Version,
 };
 use async_trait::async_trait;
 
@@ -216,6 +216,39 @@ pub trait Store: Layout {
         id: &SandboxId,
         epoch: Epoch,
         ended_by: UnixSeconds,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError>;
+
+    /// allocated → allocated with a later end, if it is still at the version of `seen`, and its lease is the one
+    /// that the extension means, not over, and ends earlier.
+    async fn extend(
+        &self,
+        seen: &Sandbox,
+        extension: &Extension,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError>;
+
+    /// available | allocated → quarantined, if it is still at the version that it was seen at.
+    async fn quarantine(
+        &self,
+        seen: &Candidate,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError>;
+
+    /// quarantined → available, if it is still at the version of `seen` and nobody ever held it.
+    async fn unquarantine(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError>;
+
+    /// allocated | quarantined → `pending_deletion` by an operator, if it is still at the version of `seen`.
+    async fn order_deletion(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
         now: UnixSeconds,
     ) -> Result<Write, StoreError>;
 

@@ -83,6 +83,7 @@ on_every_engine! {
         a_slot_is_published_once,
         a_slot_that_was_run_on_is_not_published_again,
         a_third_tick_folds_into_the_one_that_waits,
+        an_order_rides_with_its_tick_and_is_not_folded_into_another,
         two_runs_are_never_at_once,
         kinds_do_not_hold_each_other_up,
         a_report_is_kept_and_told,

@@ -257,6 +257,7 @@ fn reports_of_syncs() {
     let sync = SyncReport {
         status: REFUSED.to_owned(),
         reason: Some("9 of 10 would be marked stale".to_owned()),
+        forced_by: Some("alice".to_owned()),
         listed: 1,
         synced: 10,
         inserted: 1,
@@ -270,7 +271,7 @@ fn reports_of_syncs() {
         raced: 9,
     };
     let run = RunReport { kind: TickKind::Sync, tick: 17, duration_ms: 100, report: Report::Sync(sync) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":17,"duration_ms":100,"status":"refused","reason":"9 of 10 would be marked stale","listed":1,"synced":10,"inserted":1,"restored":2,"refreshed":3,"unchanged":4,"marked_stale":5,"allocated_missing":6,"tombstoned":7,"skipped":8,"raced":9}"#);
+    assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":17,"duration_ms":100,"status":"refused","reason":"9 of 10 would be marked stale","forced_by":"alice","listed":1,"synced":10,"inserted":1,"restored":2,"refreshed":3,"unchanged":4,"marked_stale":5,"allocated_missing":6,"tombstoned":7,"skipped":8,"raced":9}"#);
     let done = SyncReport { status: COMPLETED.to_owned(), ..SyncReport::default() };
     let run = RunReport { kind: TickKind::Sync, tick: 18, duration_ms: 0, report: Report::Sync(done) };
     assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":18,"duration_ms":0,"status":"completed","listed":0,"synced":0,"inserted":0,"restored":0,"refreshed":0,"unchanged":0,"marked_stale":0,"allocated_missing":0,"tombstoned":0,"skipped":0,"raced":0}"#);

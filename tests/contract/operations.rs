@@ -3,9 +3,9 @@
 use crate::messages::{reads, wire};
 use common::contract::{
     DeletionEntry, DeletionPlace, DeletionRequest, DeletionTotals, DeletionView, DeletionsReply,
-    DeletionsRequest, Event, HistoryView, KeyRequest, ParkedReply, ParkedRequest, ParkedView, PreCleanView,
-    QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayOutcome, ReplayReply, Report, RunReport,
-    SweepReport,
+    DeletionsRequest, Event, ExtendRequest, HistoryView, KeyRequest, OrderReply, OrderRequest, ParkedReply,
+    ParkedRequest, ParkedView, PreCleanView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest,
+    ReplayOutcome, ReplayReply, Report, RunReport, SweepReport,
 };
 use common::domain::{
     ClaimKey, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId, PoolName, PreClean,
@@ -49,6 +49,7 @@ fn one_deletion() {
         cause: "replayed".to_owned(),
         at: 1_763_686_900,
         by: Some("alice".to_owned()),
+        reason: None,
     };
     let view = DeletionView {
         sandbox_id: "2000000".to_owned(),
@@ -118,6 +119,42 @@ fn the_queue_of_deletions() {
     for place in places {
         assert_eq!(wire(&place), format!("\"{}\"", place.as_str()));
     }
+}
+
+#[test]
+fn more_time_and_an_operators_hand() {
+    let request = ExtendRequest {
+        sandbox_id: "2000000".to_owned(),
+        owner: "student-1".to_owned(),
+        lab_duration_hours: Some(6),
+        lease_epoch: Some(3),
+    };
+    assert_snapshot!(wire(&request), @r#"{"sandbox_id":"2000000","owner":"student-1","lab_duration_hours":6,"lease_epoch":3}"#);
+    reads("{}", &ExtendRequest::default());
+    let order = OrderRequest {
+        sandbox_id: "2000000".to_owned(),
+        reason: "smoke in it".to_owned(),
+        by: Some("alice".to_owned()),
+    };
+    assert_snapshot!(wire(&order), @r#"{"sandbox_id":"2000000","reason":"smoke in it","by":"alice"}"#);
+    reads("{}", &OrderRequest::default());
+    let entry = HistoryView {
+        version: 2,
+        epoch: 0,
+        status: "quarantined".to_owned(),
+        cause: "quarantined".to_owned(),
+        at: 1_763_683_200,
+        by: order.by.clone(),
+        reason: Some(order.reason.clone()),
+    };
+    let reply = OrderReply {
+        sandbox_id: "2000000".to_owned(),
+        name: "lab-00000".to_owned(),
+        pool: "main".to_owned(),
+        status: "quarantined".to_owned(),
+        history: vec![entry],
+    };
+    assert_snapshot!(wire(&reply), @r#"{"sandbox_id":"2000000","name":"lab-00000","pool":"main","status":"quarantined","history":[{"version":2,"epoch":0,"status":"quarantined","cause":"quarantined","at":1763683200,"by":"alice","reason":"smoke in it"}]}"#);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod killed;
 mod ledger;
 mod line;
 mod odd;
+mod orders;
 mod pool;
 mod queue;
 mod replay;

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use common::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, PoolName, PreClean, Sandbox,
-    SandboxId, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, NewSandbox, Order, OwnerId, PoolName,
+    PreClean, Sandbox, SandboxId, UnixSeconds, Version,
 };
 use common::store::{
     Description, Insert, Layout, MoveClaim, OpenClaim, Page, PageCursor, Shards, StateQuery, Store,
@@ -146,6 +146,42 @@ impl<I: Interposer> Store for InterposedStore<I> {
         now: UnixSeconds,
     ) -> Result<Write, StoreError> {
         self.write("expire", self.inner.expire(id, epoch, ended_by, now)).await
+    }
+
+    async fn extend(
+        &self,
+        seen: &Sandbox,
+        extension: &Extension,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write("extend", self.inner.extend(seen, extension, now)).await
+    }
+
+    async fn quarantine(
+        &self,
+        seen: &Candidate,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write("quarantine", self.inner.quarantine(seen, order, now)).await
+    }
+
+    async fn unquarantine(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write("unquarantine", self.inner.unquarantine(seen, order, now)).await
+    }
+
+    async fn order_deletion(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write("order_deletion", self.inner.order_deletion(seen, order, now)).await
     }
 
     async fn note_attempt(

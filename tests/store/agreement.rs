@@ -2,11 +2,11 @@
 
 use crate::engines::SHARDS;
 use crate::fixtures::{
-    KEEP_UNTIL, LEASE_END, NOW, PAGE_OF_ALL, claim_key, id, new_sandbox, operator, owner, pool,
+    KEEP_UNTIL, LEASE_END, NOW, PAGE_OF_ALL, claim_key, id, new_sandbox, operator, order, owner, pool,
 };
 use common::domain::{
-    Candidate, ClaimKey, ClaimRecord, Epoch, Grant, LabId, NamePrefix, PreClean, Sandbox, SandboxName,
-    SfdcAccountId, State, StateName, UnixSeconds, Version,
+    Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, NamePrefix, PreClean, Sandbox,
+    SandboxName, SfdcAccountId, State, StateName, UnixSeconds, Version,
 };
 use common::random::{Dice, Random};
 use common::store::memory::MemoryStore;
@@ -15,12 +15,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const SEED: u64 = 20_261_121;
-const OPERATIONS: u64 = 1_500;
+const OPERATIONS: u64 = 1_900;
 const SANDBOXES: usize = 120;
 /// Kinds of operations that [`Script::next`] chooses from.
-const KINDS: usize = 16;
+const KINDS: usize = 20;
 /// Outcomes that have to come up, or the sequence would prove little: every write done and every write lost.
-const OUTCOMES: [&str; 35] = [
+const OUTCOMES: [&str; 43] = [
     "insert done",
     "insert lost",
     "open done",
@@ -49,6 +49,14 @@ const OUTCOMES: [&str; 35] = [
     "missing lost",
     "found done",
     "found lost",
+    "extend done",
+    "extend lost",
+    "quarantine done",
+    "quarantine lost",
+    "unquarantine done",
+    "unquarantine lost",
+    "order done",
+    "order lost",
     "forget done",
     "forget lost",
     "describe done",
@@ -74,6 +82,10 @@ enum Operation {
     Replay(u32, Epoch),
     Missing(Box<Sandbox>),
     Found(Box<Sandbox>),
+    Extend(Box<Sandbox>, Extension),
+    Quarantine(Candidate),
+    Unquarantine(Box<Sandbox>),
+    Order(Box<Sandbox>),
     Forget(Box<Sandbox>),
     Describe(u32, Version, Description),
 }
@@ -123,6 +135,10 @@ async fn apply(store: &dyn Store, operation: &Operation, now: UnixSeconds) -> Ou
         }
         Operation::Missing(seen) => store.mark_missing(seen, now).await,
         Operation::Found(seen) => store.mark_found(seen, now).await,
+        Operation::Extend(seen, extension) => store.extend(seen, extension, now).await,
+        Operation::Quarantine(seen) => store.quarantine(seen, &order(), now).await,
+        Operation::Unquarantine(seen) => store.unquarantine(seen, &order(), now).await,
+        Operation::Order(seen) => store.order_deletion(seen, &order(), now).await,
         Operation::Forget(seen) => store.forget(seen, now, KEEP_UNTIL).await,
         Operation::Describe(number, version, description) => {
             store.describe(&id(*number), *version, description).await
@@ -201,6 +217,13 @@ impl Script {
             10 => Operation::Missing(Box::new(seen)),
             11 => Operation::Found(Box::new(seen)),
             12 => Operation::Replay(number, epoch),
+            15 => {
+                let extension = Extension { owner: owner(holder), epoch, ended_by: NOW, expires_at: due };
+                Operation::Extend(Box::new(seen), extension)
+            }
+            16 => Operation::Quarantine(seen.candidate()),
+            17 => Operation::Unquarantine(Box::new(seen)),
+            18 => Operation::Order(Box::new(seen)),
             13 => Operation::Forget(Box::new(seen)),
             14 => Operation::Clear(number, epoch, attempts),
             _ => Operation::Describe(number, seen.version, self.description(number)),
@@ -209,12 +232,13 @@ impl Script {
 
     fn fitting(&self, state: &State) -> usize {
         let kinds: &[usize] = match state {
-            State::Available => &[4, 4, 4, 10],
-            State::Allocated(_) => &[5, 6],
+            State::Available => &[4, 4, 4, 4, 10, 16],
+            State::Allocated(_) => &[5, 5, 6, 6, 15, 16, 18],
             State::PendingDeletion(_) => &[7, 7, 8, 9, 14],
             State::Stale { .. } => &[11, 11, 13],
-            State::DeletionFailed(_) => &[12, 12, 12, 15],
-            State::Quarantined { .. } | State::Deleted(_) => &[0, 15],
+            State::DeletionFailed(_) => &[12, 12, 12, 19],
+            State::Quarantined { .. } => &[17, 18],
+            State::Deleted(_) => &[0, 19],
         };
         kinds[self.dice.below(kinds.len())]
     }
@@ -247,6 +271,10 @@ impl Script {
             Operation::Replay(..) => ("replay", None),
             Operation::Missing(_) => ("missing", None),
             Operation::Found(_) => ("found", None),
+            Operation::Extend(..) => ("extend", None),
+            Operation::Quarantine(_) => ("quarantine", None),
+            Operation::Unquarantine(_) => ("unquarantine", None),
+            Operation::Order(_) => ("order", None),
             Operation::Forget(_) => ("forget", None),
             Operation::Describe(..) => ("describe", None),
         };

@@ -1,8 +1,8 @@
 //! Every transition, and every way to lose one, held against the domain's own answer.
 
 use crate::fixtures::{
-    KEEP_UNTIL, LATER, LEASE_END, NOW, REACHABLE, added, claim_key, done, ending, grant_of, held, in_state,
-    listed, lost, new_sandbox, operator, owner,
+    KEEP_UNTIL, LATER, LEASE_END, NOW, added, claim_key, done, ending, extension, grant_of, held, in_state,
+    listed, lost, new_sandbox, operator, order, owner,
 };
 use common::domain::{
     Epoch, HISTORY_ENTRIES_MAX, InvalidTransition, LAST_ERROR_BYTES_MAX, NamePrefix, PreClean, Sandbox,
@@ -11,7 +11,7 @@ use common::domain::{
 use common::store::{Description, Insert, SortRange, Store, StoreError, Write};
 use std::sync::Arc;
 
-const STEPS: [&str; 11] = [
+const STEPS: [&str; 15] = [
     "grant",
     "release",
     "expire",
@@ -22,6 +22,10 @@ const STEPS: [&str; 11] = [
     "replay_deletion",
     "mark_missing",
     "mark_found",
+    "extend",
+    "quarantine",
+    "unquarantine",
+    "order_deletion",
     "forget",
 ];
 
@@ -46,6 +50,10 @@ async fn in_store(store: &dyn Store, step: &str, sandbox: &Sandbox) -> Result<Wr
         "replay_deletion" => store.replay_deletion(id, epoch, &operator(), LATER).await,
         "mark_missing" => store.mark_missing(sandbox, LATER).await,
         "mark_found" => store.mark_found(sandbox, LATER).await,
+        "extend" => store.extend(sandbox, &extension(epoch), LATER).await,
+        "quarantine" => store.quarantine(&sandbox.candidate(), &order(), LATER).await,
+        "unquarantine" => store.unquarantine(sandbox, &order(), LATER).await,
+        "order_deletion" => store.order_deletion(sandbox, &order(), LATER).await,
         "forget" => store.forget(sandbox, LATER, KEEP_UNTIL).await,
         other => panic!("no step {other}"),
     }
@@ -68,6 +76,10 @@ fn in_domain(step: &str, sandbox: Sandbox) -> Result<Sandbox, InvalidTransition>
         "replay_deletion" => sandbox.replay_deletion(epoch, &operator(), LATER),
         "mark_missing" => sandbox.go_missing(version, LATER),
         "mark_found" => sandbox.come_back(version, LATER),
+        "extend" => sandbox.extend(version, &extension(epoch), LATER),
+        "quarantine" => sandbox.quarantine(version, &order(), LATER),
+        "unquarantine" => sandbox.unquarantine(version, &order(), LATER),
+        "order_deletion" => sandbox.order_deletion(version, &order(), LATER),
         "forget" => sandbox.forget(version, epoch, LATER, KEEP_UNTIL),
         other => panic!("no step {other}"),
     }
@@ -75,7 +87,7 @@ fn in_domain(step: &str, sandbox: Sandbox) -> Result<Sandbox, InvalidTransition>
 
 pub(crate) async fn every_step_from_every_state_answers_like_the_domain(store: Arc<dyn Store>) {
     let mut number = 0;
-    for state in REACHABLE {
+    for state in StateName::ALL {
         for step in STEPS {
             number += 1;
             let before = in_state(&*store, state, number).await;
@@ -259,7 +271,7 @@ pub(crate) async fn what_is_given_up_leaves_a_tombstone(store: Arc<dyn Store>) {
 }
 
 pub(crate) async fn a_description_touches_nothing_else(store: Arc<dyn Store>) {
-    for (number, state) in (1..).zip(REACHABLE) {
+    for (number, state) in (1..).zip(StateName::ALL) {
         let before = in_state(&*store, state, number).await;
         let name = SandboxName::parse(&format!("renamed {number}")).unwrap();
         let described = Description { name: name.clone(), sfdc_account_id: None };

@@ -41,6 +41,14 @@ pub enum Verb {
     ReplayAll,
     /// Remove what nobody can read.
     Remove,
+    /// Give a lease more time.
+    Extend,
+    /// Take a sandbox out of use.
+    Quarantine,
+    /// Put it back into use.
+    Unquarantine,
+    /// End the lease or the quarantine of a sandbox and have it deleted.
+    ForceRelease,
 }
 
 /// The names of one fleet. Several fleets can share a NATS server by different prefixes; tests do.
@@ -58,7 +66,7 @@ pub struct InvalidPrefix;
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Allocate,
         Self::Release,
         Self::Get,
@@ -70,6 +78,10 @@ impl Verb {
         Self::Replay,
         Self::ReplayAll,
         Self::Remove,
+        Self::Extend,
+        Self::Quarantine,
+        Self::Unquarantine,
+        Self::ForceRelease,
     ];
 
     /// Last token of the verb's subject.
@@ -87,6 +99,10 @@ impl Verb {
             Self::Replay => "replay",
             Self::ReplayAll => "replay-all",
             Self::Remove => "remove",
+            Self::Extend => "extend",
+            Self::Quarantine => "quarantine",
+            Self::Unquarantine => "unquarantine",
+            Self::ForceRelease => "force-release",
         }
     }
 }

@@ -4,17 +4,16 @@
 //! and no way to forget the version, the epoch or the history entry of a step.
 
 use super::deletion::{Deletion, DeletionCause, Tombstone};
+use super::history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry};
 use super::ids::{
-    Actor, Epoch, ExternalId, OwnerId, PoolName, SandboxId, SandboxName, SfdcAccountId, Version,
+    Actor, Epoch, ExternalId, OwnerId, PoolName, Reason, SandboxId, SandboxName, SfdcAccountId, Version,
 };
 use super::lease::{Candidate, ClaimRecord, Grant, Lease};
 use super::pre_clean::PreClean;
 use super::time::UnixSeconds;
 use std::fmt;
 
-/// History entries kept on a sandbox; older ones go, because a DynamoDB item may hold 400 KiB and each
-/// write pays for its whole size. A normal life has four entries.
-pub const HISTORY_ENTRIES_MAX: usize = 32;
+mod orders;
 
 /// One real thing at a provider, used once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +74,9 @@ pub enum State {
         /// Since when.
         since: UnixSeconds,
         /// Why.
-        reason: String,
+        reason: Reason,
+        /// The lease that ended there, if somebody held it: such a sandbox is used and can only be deleted.
+        lease: Option<Lease>,
     },
     /// Gone.
     Deleted(Tombstone),
@@ -98,50 +99,6 @@ pub enum StateName {
     Quarantined,
     /// Gone.
     Deleted,
-}
-
-/// One state change, as recorded in the same write that made it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HistoryEntry {
-    /// The version that the change made.
-    pub version: Version,
-    /// The epoch after the change.
-    pub epoch: Epoch,
-    /// The state after the change.
-    pub state: StateName,
-    /// What made it.
-    pub cause: Cause,
-    /// When.
-    pub at: UnixSeconds,
-    /// Who made it, if an operator did.
-    pub by: Option<Actor>,
-}
-
-/// What made a state change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// The provider listed it for the first time.
-    Listed,
-    /// An owner claimed it.
-    Claimed,
-    /// Its owner gave it back.
-    Released,
-    /// Its lease ended.
-    Expired,
-    /// An operator ordered its deletion.
-    Ordered,
-    /// The provider deleted it.
-    Deleted,
-    /// Its deletion used up its attempts.
-    Parked,
-    /// An operator had its parked deletion tried again.
-    Replayed,
-    /// The provider stopped listing it.
-    Missing,
-    /// The provider lists it again.
-    Found,
-    /// It was not listed for so long that it was given up.
-    Forgotten,
 }
 
 /// A step that does not start from the state that the sandbox is in. Gives the sandbox back unchanged.
@@ -215,59 +172,6 @@ impl State {
     }
 }
 
-// === impl Cause ===
-
-impl Cause {
-    /// Every cause.
-    pub const ALL: [Self; 11] = [
-        Self::Listed,
-        Self::Claimed,
-        Self::Released,
-        Self::Expired,
-        Self::Ordered,
-        Self::Deleted,
-        Self::Parked,
-        Self::Replayed,
-        Self::Missing,
-        Self::Found,
-        Self::Forgotten,
-    ];
-
-    /// The stored name.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Listed => "listed",
-            Self::Claimed => "claimed",
-            Self::Released => "released",
-            Self::Expired => "expired",
-            Self::Ordered => "ordered",
-            Self::Deleted => "deleted",
-            Self::Parked => "parked",
-            Self::Replayed => "replayed",
-            Self::Missing => "missing",
-            Self::Found => "found",
-            Self::Forgotten => "forgotten",
-        }
-    }
-
-    /// The cause of that stored name.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|cause| cause.as_str() == name)
-    }
-}
-
-impl From<DeletionCause> for Cause {
-    fn from(cause: DeletionCause) -> Self {
-        match cause {
-            DeletionCause::Released => Self::Released,
-            DeletionCause::Expired => Self::Expired,
-            DeletionCause::Operator => Self::Ordered,
-        }
-    }
-}
-
 // === impl NewSandbox ===
 
 impl NewSandbox {
@@ -318,10 +222,14 @@ impl Sandbox {
         }
     }
 
-    /// The live lease, or the last one of a sandbox that is on its way out.
+    /// The live lease, or the last one of a sandbox that is out of use or on its way out.
     #[must_use]
     pub fn last_lease(&self) -> Option<&Lease> {
-        self.lease().or_else(|| self.deletion().and_then(|deletion| deletion.lease.as_ref()))
+        match &self.state {
+            State::Allocated(lease) => Some(lease),
+            State::Quarantined { since: _, reason: _, lease } => lease.as_ref(),
+            _ => self.deletion().and_then(|deletion| deletion.lease.as_ref()),
+        }
     }
 
     /// The claim item that the live or last lease was won by.
@@ -537,7 +445,7 @@ impl Sandbox {
 
     fn end_lease(self, cause: DeletionCause, now: UnixSeconds) -> Self {
         let deletion = Deletion {
-            lease: self.lease().cloned(),
+            lease: self.last_lease().cloned(),
             cause,
             requested_at: now,
             attempts: 0,
@@ -557,6 +465,7 @@ impl Sandbox {
             cause,
             at,
             by: None,
+            reason: None,
         };
         self.history.push(entry);
         let surplus = self.history.len().saturating_sub(HISTORY_ENTRIES_MAX);

@@ -8,8 +8,8 @@ use super::{
     Description, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError, Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, PreClean, Sandbox, SandboxId,
-    UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, NewSandbox, Order, OwnerId, PreClean,
+    Sandbox, SandboxId, UnixSeconds, Version,
 };
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
@@ -24,6 +24,7 @@ pub mod floor;
 mod item;
 mod layout;
 mod listing;
+mod orders;
 pub mod table;
 mod transitions;
 
@@ -97,6 +98,42 @@ impl Store for DynamoStore {
         now: UnixSeconds,
     ) -> Result<Write, StoreError> {
         self.write_expire(id, epoch, ended_by, now).await
+    }
+
+    async fn extend(
+        &self,
+        seen: &Sandbox,
+        extension: &Extension,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write_extension(seen, extension, now).await
+    }
+
+    async fn quarantine(
+        &self,
+        seen: &Candidate,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write_quarantine(seen, order, now).await
+    }
+
+    async fn unquarantine(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write_unquarantine(seen, order, now).await
+    }
+
+    async fn order_deletion(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write_ordered_deletion(seen, order, now).await
     }
 
     async fn note_attempt(

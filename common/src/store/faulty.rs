@@ -6,8 +6,8 @@ use super::{
     StoreError, Supply, Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, PoolName, PreClean, Sandbox,
-    SandboxId, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, NewSandbox, Order, OwnerId, PoolName,
+    PreClean, Sandbox, SandboxId, UnixSeconds, Version,
 };
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -188,6 +188,42 @@ impl Store for FaultyStore {
         now: UnixSeconds,
     ) -> Result<Write, StoreError> {
         self.pass("expire", self.inner.expire(id, epoch, ended_by, now)).await
+    }
+
+    async fn extend(
+        &self,
+        seen: &Sandbox,
+        extension: &Extension,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.pass("extend", self.inner.extend(seen, extension, now)).await
+    }
+
+    async fn quarantine(
+        &self,
+        seen: &Candidate,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.pass("quarantine", self.inner.quarantine(seen, order, now)).await
+    }
+
+    async fn unquarantine(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.pass("unquarantine", self.inner.unquarantine(seen, order, now)).await
+    }
+
+    async fn order_deletion(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.pass("order_deletion", self.inner.order_deletion(seen, order, now)).await
     }
 
     async fn note_attempt(

@@ -10,8 +10,8 @@ use super::{
     Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, InvalidTransition, NewSandbox, OwnerId, PoolName,
-    PreClean, Sandbox, SandboxId, State, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, InvalidTransition, NewSandbox, Order,
+    OwnerId, PoolName, PreClean, Sandbox, SandboxId, State, UnixSeconds, Version,
 };
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
@@ -232,6 +232,42 @@ impl Store for MemoryStore {
         now: UnixSeconds,
     ) -> Result<Write, StoreError> {
         Ok(self.change(id, |sandbox| sandbox.expire(epoch, ended_by, now)))
+    }
+
+    async fn extend(
+        &self,
+        seen: &Sandbox,
+        extension: &Extension,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        Ok(self.change(&seen.id, |sandbox| sandbox.extend(seen.version, extension, now)))
+    }
+
+    async fn quarantine(
+        &self,
+        seen: &Candidate,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        Ok(self.change(&seen.id, |sandbox| sandbox.quarantine(seen.version, order, now)))
+    }
+
+    async fn unquarantine(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        Ok(self.change(&seen.id, |sandbox| sandbox.unquarantine(seen.version, order, now)))
+    }
+
+    async fn order_deletion(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        Ok(self.change(&seen.id, |sandbox| sandbox.order_deletion(seen.version, order, now)))
     }
 
     async fn note_attempt(

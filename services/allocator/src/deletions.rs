@@ -11,7 +11,7 @@ use common::contract::{
     ParkedRequest, ParkedView, PreCleanView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest,
     ReplayOutcome, ReplayReply,
 };
-use common::domain::{Actor, Epoch, HistoryEntry, PoolName, Sandbox, SandboxId, State};
+use common::domain::{Actor, Epoch, PoolName, Sandbox, SandboxId, State};
 use common::runtime::telemetry::Chain;
 use common::store::{StoreError, Write};
 use futures_util::{StreamExt as _, stream};
@@ -165,7 +165,7 @@ impl Allocator {
         Ok((page, cursor))
     }
 
-    async fn sandbox_of(&self, request: &Request, id: &str) -> Result<Sandbox, Fault> {
+    pub(crate) async fn sandbox_of(&self, request: &Request, id: &str) -> Result<Sandbox, Fault> {
         let no_such = || Fault::new(FaultCode::NotFound, "there is no such sandbox");
         let id = SandboxId::parse(id).map_err(|_| no_such())?;
         let found = self.ports.store.sandbox(&id).await.map_err(|error| store_fault(request, &error))?;
@@ -249,7 +249,7 @@ impl Allocator {
     }
 }
 
-fn parse_actor(by: Option<&str>) -> Result<Actor, Fault> {
+pub(crate) fn parse_actor(by: Option<&str>) -> Result<Actor, Fault> {
     let by = by.map(str::trim).filter(|by| !by.is_empty()).unwrap_or(ANYBODY);
     Actor::parse(by).map_err(|problem| Fault::invalid("by", problem))
 }
@@ -280,17 +280,6 @@ fn view(sandbox: &Sandbox, queued: &[QueuedMessage], parked: Option<&ParkedMessa
         since: message.since.get(),
         due_at: message.due_at.map(common::domain::UnixSeconds::get),
     });
-    let history = sandbox.history.iter().map(|entry| {
-        let HistoryEntry { version, epoch, state, cause, at, by } = entry;
-        HistoryView {
-            version: version.get(),
-            epoch: epoch.get(),
-            status: state.to_string(),
-            cause: cause.as_str().to_owned(),
-            at: at.get(),
-            by: by.as_ref().map(ToString::to_string),
-        }
-    });
     DeletionView {
         sandbox_id: sandbox.id.to_string(),
         name: sandbox.name.to_string(),
@@ -302,7 +291,7 @@ fn view(sandbox: &Sandbox, queued: &[QueuedMessage], parked: Option<&ParkedMessa
         pre_clean: deletion.and_then(|deletion| deletion.pre_clean.as_ref()).map(PreCleanView::from),
         queued: queued.collect(),
         parked: parked.map(parked_view),
-        history: history.collect(),
+        history: HistoryView::all_of(sandbox),
     }
 }
 
@@ -328,4 +317,4 @@ fn bus_fault(request: &Request, error: &BusError) -> Fault {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

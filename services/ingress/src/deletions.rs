@@ -151,7 +151,7 @@ fn key(path: PathKey) -> Result<String, Fault> {
     path.map(|Path(key)| key).map_err(|_| Fault::invalid("the id", "in the path is not text"))
 }
 
-fn operator(headers: &HeaderMap) -> Result<Actor, Fault> {
+pub(crate) fn operator(headers: &HeaderMap) -> Result<Actor, Fault> {
     let named = match headers.get(OPERATOR_HEADER).map(|value| value.to_str()) {
         Some(Ok(name)) if !name.trim().is_empty() => name.trim(),
         Some(Err(_)) => {

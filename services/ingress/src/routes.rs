@@ -12,6 +12,7 @@ use crate::admin::{self, TickDesk};
 use crate::caller::{self, Gate, Role};
 use crate::deletions::{self, LineDesk};
 use crate::edge::{self, Edge};
+use crate::orders;
 use crate::relay::Relay;
 use crate::sandboxes;
 
@@ -49,6 +50,12 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/sandboxes/{id}/mark-for-deletion",
         role: Role::Lab,
         endpoint: |method, _| on(method, sandboxes::mark_for_deletion),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/sandboxes/{id}/extend",
+        role: Role::Lab,
+        endpoint: |method, _| on(method, sandboxes::extend),
     },
     Route {
         method: Method::GET,
@@ -97,6 +104,24 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/admin/reports/{kind}/{tick}",
         role: Role::Admin,
         endpoint: |method, _| on(method, admin::report),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/admin/sandboxes/{id}/release",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, orders::release),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/admin/sandboxes/{id}/quarantine",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, orders::quarantine),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/admin/sandboxes/{id}/unquarantine",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, orders::unquarantine),
     },
     Route {
         method: Method::POST,

@@ -1,21 +1,22 @@
 //! Every pair of states, and what every step has to keep.
 
 use super::*;
+use crate::domain::history::Order;
 use crate::domain::ids::{IdempotencyKey, LabId};
-use crate::domain::lease::ClaimKey;
+use crate::domain::lease::{ClaimKey, Extension};
 
 const ENTERED: UnixSeconds = UnixSeconds::new(1_000);
-const GRANTED: UnixSeconds = UnixSeconds::new(2_000);
-const EXPIRES: UnixSeconds = UnixSeconds::new(3_000);
-const REQUESTED: UnixSeconds = UnixSeconds::new(4_000);
+pub(super) const GRANTED: UnixSeconds = UnixSeconds::new(2_000);
+pub(super) const EXPIRES: UnixSeconds = UnixSeconds::new(3_000);
+pub(super) const REQUESTED: UnixSeconds = UnixSeconds::new(4_000);
 const DELETED: UnixSeconds = UnixSeconds::new(5_000);
 const PURGE: UnixSeconds = UnixSeconds::new(9_000);
 
-fn owner() -> OwnerId {
+pub(super) fn owner() -> OwnerId {
     OwnerId::parse("owner-1").unwrap()
 }
 
-fn free() -> Sandbox {
+pub(super) fn free() -> Sandbox {
     NewSandbox {
         id: SandboxId::parse("7").unwrap(),
         name: SandboxName::parse("lab-7").unwrap(),
@@ -36,10 +37,14 @@ fn grant_of(sandbox: &Sandbox) -> Grant {
     }
 }
 
-fn held() -> Sandbox {
+pub(super) fn held() -> Sandbox {
     let sandbox = free();
     let grant = grant_of(&sandbox);
     sandbox.claim(&grant).unwrap()
+}
+
+pub(super) fn order() -> Order {
+    Order { by: Actor::parse("alice").unwrap(), reason: Reason::parse("smoke in it").unwrap() }
 }
 
 fn ending() -> Sandbox {
@@ -54,18 +59,16 @@ fn in_state(state: StateName) -> Sandbox {
         StateName::PendingDeletion => ending(),
         StateName::DeletionFailed => ending().park_deletion(Epoch::new(1), DELETED).unwrap(),
         StateName::Stale => free().go_missing(Version::new(1), REQUESTED).unwrap(),
-        StateName::Quarantined => {
-            let state = State::Quarantined { since: REQUESTED, reason: "smoke".to_owned() };
-            Sandbox { state, ..free() }
-        }
+        StateName::Quarantined => free().quarantine(Version::new(1), &order(), REQUESTED).unwrap(),
         StateName::Deleted => ending().finish_deletion(Epoch::new(1), DELETED, PURGE, None).unwrap(),
     }
 }
 
 type Step = fn(Sandbox) -> Result<Sandbox, InvalidTransition>;
 
-/// Every step with arguments that fit the sandbox: name, where it starts, where it leads, how it is taken.
-const STEPS: [(&str, StateName, StateName, Step); 9] = [
+/// Every step with arguments that fit the sandbox: name, where it starts, where it leads, how it is taken. Two more
+/// start from either of two states; they have tests of their own.
+const STEPS: [(&str, StateName, StateName, Step); 11] = [
     ("claim", StateName::Available, StateName::Allocated, |sandbox| {
         let grant = grant_of(&sandbox);
         sandbox.claim(&grant)
@@ -100,6 +103,15 @@ const STEPS: [(&str, StateName, StateName, Step); 9] = [
     ("come_back", StateName::Stale, StateName::Available, |sandbox| {
         let version = sandbox.version;
         sandbox.come_back(version, DELETED)
+    }),
+    ("extend", StateName::Allocated, StateName::Allocated, |sandbox| {
+        let (version, epoch) = (sandbox.version, sandbox.epoch);
+        let extension = Extension { owner: owner(), epoch, ended_by: GRANTED, expires_at: DELETED };
+        sandbox.extend(version, &extension, REQUESTED)
+    }),
+    ("unquarantine", StateName::Quarantined, StateName::Available, |sandbox| {
+        let version = sandbox.version;
+        sandbox.unquarantine(version, &order(), DELETED)
     }),
 ];
 

@@ -165,7 +165,7 @@ impl DynamoStore {
         now: UnixSeconds,
     ) -> Result<Write, StoreError> {
         // The sort key stays here as well.
-        let entry = item::history_entry_by(StateName::PendingDeletion, Cause::Replayed, now, Some(by));
+        let entry = item::history_entry_by(StateName::PendingDeletion, Cause::Replayed, now, Some(by), None);
         let change = step(StateName::PendingDeletion)
             .copy(STATE_SHARD, DELETION_SHARD)
             .set(DELETION_ATTEMPTS, number(0_u32))
@@ -246,11 +246,11 @@ impl DynamoStore {
     }
 
     /// The answer to a change that what the caller saw already rules out.
-    async fn lost(&self, id: &SandboxId) -> Result<Write, StoreError> {
+    pub(super) async fn lost(&self, id: &SandboxId) -> Result<Write, StoreError> {
         Ok(Write::Lost(self.read_sandbox(id).await?.map(Box::new)))
     }
 
-    async fn update(
+    pub(super) async fn update(
         &self,
         operation: &'static str,
         id: &SandboxId,
@@ -280,12 +280,12 @@ impl DynamoStore {
 }
 
 /// The part of every change that brings a sandbox of a known pool into `state`.
-fn enter(id: &SandboxId, pool: &PoolName, state: StateName, shards: u16) -> Change {
+pub(super) fn enter(id: &SandboxId, pool: &PoolName, state: StateName, shards: u16) -> Change {
     step(state).set(STATE_SHARD, text(state_shard(pool, state, shard_of(id, shards))))
 }
 
 /// The part of every state change: the state and the version.
-fn step(state: StateName) -> Change {
+pub(super) fn step(state: StateName) -> Change {
     Change::default().set(STATE, text(state.as_str())).set_next(VERSION, VERSION)
 }
 

@@ -266,7 +266,7 @@ async fn what_is_gone_already_counts_as_deleted() {
 #[tokio::test]
 async fn a_provider_that_cannot_clear_is_not_asked_to() {
     let rig = Rig::new().await;
-    let abilities = common::provider::Abilities { list: true, delete: true, pre_clean: false };
+    let abilities = common::provider::Abilities { list: true, delete: true, pre_clean: false, check: false };
     rig.provider.set_abilities(abilities);
     let work = rig.released().await;
     assert_eq!(rig.reaper.work(delivery(&work)).await, Verdict::Done);

@@ -2,7 +2,7 @@
 
 use super::super::attributes::{REASON, RESULT, SERVICES};
 use super::*;
-use crate::domain::{Candidate, Grant, NewSandbox, PreClean, Skip};
+use crate::domain::{Candidate, Grant, NewSandbox, Order, PreClean, Skip};
 
 const SHARDS: u16 = 8;
 
@@ -35,6 +35,10 @@ fn ending() -> Sandbox {
     released.note_attempt(Epoch::new(1), "no such luck", None).unwrap()
 }
 
+fn smoke() -> Order {
+    Order { by: Actor::parse("alice").unwrap(), reason: Reason::parse("smoke in it").unwrap() }
+}
+
 fn deleted() -> Sandbox {
     ending().finish_deletion(Epoch::new(1), UnixSeconds::new(260), UnixSeconds::new(999), None).unwrap()
 }
@@ -65,7 +69,8 @@ fn every_shape() -> Vec<Sandbox> {
         ending().park_deletion(Epoch::new(1), since).unwrap(),
         Sandbox { state: State::PendingDeletion(ordered), ..free() },
         free().go_missing(Version::new(1), since).unwrap(),
-        Sandbox { state: State::Quarantined { since, reason: String::new() }, ..free() },
+        free().quarantine(Version::new(1), &smoke(), since).unwrap(),
+        held(Some("lab-a")).quarantine(Version::new(2), &smoke(), since).unwrap(),
         deleted(),
         cleared(PreClean::Cleaned { services: 2 }),
         cleared(PreClean::Shadowed { services: 1 }),

@@ -38,7 +38,7 @@ async fn every_result_is_written_with_the_tombstone_and_costs_no_further_write()
 #[tokio::test]
 async fn a_provider_that_clears_nothing_is_written_down_as_switched_off() {
     let rig = Rig::new().await;
-    let abilities = common::provider::Abilities { list: true, delete: true, pre_clean: false };
+    let abilities = common::provider::Abilities { list: true, delete: true, pre_clean: false, check: false };
     rig.provider.set_abilities(abilities);
     let work = rig.released().await;
     assert_eq!(rig.again(&work).await, Verdict::Done);
