@@ -12,6 +12,7 @@ use crate::admin::{self, TickDesk};
 use crate::caller::{self, Gate, Role};
 use crate::deletions::{self, LineDesk};
 use crate::edge::{self, Edge};
+use crate::orders;
 use crate::relay::Relay;
 use crate::sandboxes;
 
@@ -49,6 +50,12 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/sandboxes/{id}/mark-for-deletion",
         role: Role::Lab,
         endpoint: |method, _| on(method, sandboxes::mark_for_deletion),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/sandboxes/{id}/extend",
+        role: Role::Lab,
+        endpoint: |method, _| on(method, sandboxes::extend),
     },
     Route {
         method: Method::GET,
@@ -100,6 +107,24 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         method: Method::POST,
+        path: "/v1/admin/sandboxes/{id}/release",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, orders::release),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/admin/sandboxes/{id}/quarantine",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, orders::quarantine),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/admin/sandboxes/{id}/unquarantine",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, orders::unquarantine),
+    },
+    Route {
+        method: Method::POST,
         path: "/v1/admin/deletions/pause",
         role: Role::Admin,
         endpoint: |method, _| on(method, deletions::pause),
@@ -109,6 +134,12 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/admin/deletions/resume",
         role: Role::Admin,
         endpoint: |method, _| on(method, deletions::resume),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/admin/deletions",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, deletions::list),
     },
     Route {
         method: Method::GET,
