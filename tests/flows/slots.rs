@@ -222,35 +222,50 @@ impl World {
     }
 }
 
+/// Where the server dies this time.
+#[derive(Clone, Copy, PartialEq)]
+enum Death {
+    /// As the slot begins.
+    AtItsBegin,
+    /// With a run under way that outlives the server.
+    DuringARun,
+    /// Between two slots, with slots that nobody can hear of.
+    BeforeOthers,
+}
+
+/// The death of the server in the slot after so many.
+fn death_after(handled: u64) -> Option<Death> {
+    let deaths = [Death::AtItsBegin, Death::DuringARun, Death::BeforeOthers];
+    let is_one = handled % SLOTS_BETWEEN_KILLS == SLOTS_BETWEEN_KILLS / 2;
+    deaths.into_iter().cycle().nth((handled / SLOTS_BETWEEN_KILLS) as usize).filter(|_| is_one)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_slot_is_lost_that_the_server_was_up_for_and_none_runs_twice_at_once() {
     let mut world = World::start().await;
     let (mut handled, mut kills, mut shared) = (0, 0_u64, 0);
+    let mut begun_before = 0;
     while handled < SLOTS {
         let slot = world.slot();
-        let is_kill = handled % SLOTS_BETWEEN_KILLS == SLOTS_BETWEEN_KILLS / 2;
-        if is_kill {
+        let death = death_after(handled);
+        if let Some(death) = death {
             kills += 1;
-            // Each time somewhere else: as the slot begins; with a run under way that outlives the server; between
-            // two slots, with slots that nobody can hear of.
-            match kills % 3 {
-                1 => world.kill().await,
-                2 => {
-                    world.runs.is_open.send_replace(false);
-                    let begun = world.runs.begun.load(Ordering::SeqCst);
+            match death {
+                Death::AtItsBegin => world.kill().await,
+                Death::DuringARun => {
                     world.until_published(slot).await;
                     eventually("a run to be under way", PATIENCE, || async {
                         let now = world.runs.begun.load(Ordering::SeqCst);
-                        if now > begun || world.runs.at_once.load(Ordering::SeqCst) == 1 {
+                        if now > begun_before && world.runs.at_once.load(Ordering::SeqCst) == 1 {
                             Ok(())
                         } else {
-                            Err(now)
+                            Err((begun_before, now))
                         }
                     })
                     .await;
                     world.kill().await;
                 }
-                _ => {
+                Death::BeforeOthers => {
                     let receipts = world.until_published(slot).await;
                     world.until_handled(&receipts).await;
                     world.kill().await;
@@ -264,13 +279,18 @@ async fn no_slot_is_lost_that_the_server_was_up_for_and_none_runs_twice_at_once(
         let slot = world.slot();
         let receipts = world.until_published(slot).await;
         world.until_handled(&receipts).await;
-        if !is_kill {
+        if death.is_none() {
             // Without an outage the stream takes the first and knows the others, which are the same tick.
             let fresh = receipts.iter().filter(|receipt| !receipt.duplicate).count();
             assert!(fresh <= 1, "slot {slot}: {receipts:?}");
             shared += 1;
         }
         handled += 1;
+        if death_after(handled) == Some(Death::DuringARun) {
+            // Shut before the slot begins: its run may be over as soon as it has begun.
+            world.runs.is_open.send_replace(false);
+            begun_before = world.runs.begun.load(Ordering::SeqCst);
+        }
         // To the very start of the next slot, however far this one went.
         let next_ms = world.rhythm.start_ms(slot + 1);
         world.clock.advance(Duration::from_millis(next_ms - world.clock.now_ms()));
