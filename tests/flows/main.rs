@@ -15,3 +15,4 @@ mod shutdown;
 mod slots;
 mod tick_command;
 mod ticks;
+mod tokens;

@@ -18,6 +18,7 @@
 //! Reads before it writes on the hot path, waits for the queue before it replies, or calls the provider.
 
 mod allocate;
+mod bounds;
 mod candidates;
 mod deletions;
 mod lookup;
@@ -28,7 +29,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use common::bus::{Answer, BusError, CensusBoard, DeletionLine, Deletions, Handler, Request, Serve, Upkeep};
 use common::clock::Clock;
-use common::contract::{Fault, FaultCode, Verb};
+use common::contract::{Allocation, Fault, FaultCode, Outcome, Verb};
 use common::domain::{LeasePolicy, PoolRules};
 use common::random::Random;
 use common::runtime::policy::{read_lease_policy, read_pools};
@@ -150,8 +151,12 @@ impl Allocator {
     }
 
     async fn answer(&self, request: &Request) -> Answer {
+        let bounds = match self.keep_to_pools(request).await {
+            Ok(bounds) => bounds,
+            Err(fault) => return Answer { outcome: None, body: Err(fault) },
+        };
         match request.verb {
-            Verb::Allocate => match self.allocate(request).await {
+            Verb::Allocate => match self.allocate_within(&bounds, request).await {
                 Ok((outcome, allocation)) => Answer { outcome: Some(outcome), body: encode(&allocation) },
                 Err(fault) => Answer { outcome: None, body: Err(fault) },
             },
@@ -165,6 +170,16 @@ impl Allocator {
             Verb::ReplayAll => plain(self.replay_all(request).await),
             Verb::Remove => plain(self.remove(request).await),
         }
+    }
+
+    async fn allocate_within(
+        &self,
+        bounds: &bounds::Bounds,
+        request: &Request,
+    ) -> Result<(Outcome, Allocation), Fault> {
+        let (outcome, allocation) = self.allocate(request).await?;
+        self.keep_claimed_to(bounds, &allocation, request).await?;
+        Ok((outcome, allocation))
     }
 
     /// When work on `request` has to end, on this process's clock.

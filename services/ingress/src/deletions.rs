@@ -20,10 +20,8 @@ mod switch;
 
 pub(crate) use switch::{LineDesk, pause, resume};
 
-/// Who asks, for the history of what is done.
+/// Who of those that share a token asks, for the history of what is done.
 pub const OPERATOR_HEADER: &str = "X-Operator";
-/// Who asks over HTTP, where nobody says.
-const ANYBODY: &str = "admin";
 /// Pages of one request to replay all; what is left has a cursor.
 const PAGES_MAX: usize = 100;
 
@@ -70,7 +68,7 @@ pub(crate) async fn replay(
     path: PathKey,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let request = KeyRequest { key: key(path)?, by: Some(operator(&headers)?.to_string()) };
+    let request = KeyRequest { key: key(path)?, by: Some(operator(&headers, &facts)?.to_string()) };
     let reply = relay.send(Verb::Replay, &facts, None, &request).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
@@ -82,7 +80,7 @@ pub(crate) async fn remove(
     path: PathKey,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let request = KeyRequest { key: key(path)?, by: Some(operator(&headers)?.to_string()) };
+    let request = KeyRequest { key: key(path)?, by: Some(operator(&headers, &facts)?.to_string()) };
     let reply = relay.send(Verb::Remove, &facts, None, &request).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
@@ -99,7 +97,7 @@ pub(crate) async fn replay_all(
     if which.all != Some(true) {
         return Err(Fault::invalid("all", "must be true to replay more than one deletion").into());
     }
-    let by = operator(&headers)?.to_string();
+    let by = operator(&headers, &facts)?.to_string();
     let mut request = ReplayAllRequest { which: which.request(), by: Some(by) };
     let mut total = ReplayAllReply { cursor: request.which.cursor, ..ReplayAllReply::default() };
     let until_ms = relay.deadline_ms();
@@ -139,13 +137,15 @@ fn key(path: PathKey) -> Result<String, Fault> {
     path.map(|Path(key)| key).map_err(|_| Fault::invalid("the id", "in the path is not text"))
 }
 
-fn operator(headers: &HeaderMap) -> Result<Actor, Fault> {
+/// Who asks, for the history: the name of the token, and behind it the name that the caller gives itself.
+pub(crate) fn operator(headers: &HeaderMap, facts: &Facts) -> Result<Actor, Fault> {
     let named = match headers.get(OPERATOR_HEADER).map(|value| value.to_str()) {
-        Some(Ok(name)) if !name.trim().is_empty() => name.trim(),
+        Some(Ok(name)) if !name.trim().is_empty() => Some(name.trim()),
         Some(Err(_)) => {
             return Err(Fault::invalid(OPERATOR_HEADER, "may hold only visible ASCII characters"));
         }
-        _ => ANYBODY,
+        _ => None,
     };
-    Actor::parse(named).map_err(|problem| Fault::invalid(OPERATOR_HEADER, problem))
+    let by = facts.actor(named);
+    Actor::parse(&by).map_err(|problem| Fault::invalid(OPERATOR_HEADER, problem))
 }

@@ -25,7 +25,7 @@ use axum::Router;
 use common::bus::{DeletionLine, Requests, Ticks};
 use common::clock::Clock;
 use common::random::Random;
-use common::runtime::ops::Ops;
+use common::runtime::ops::{Check, Ops};
 use prometheus::Registry;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -43,6 +43,7 @@ mod cors;
 pub mod limits;
 pub mod readiness;
 mod relay;
+pub mod tokens;
 
 mod access;
 mod edge;
@@ -58,14 +59,16 @@ pub use config::Config;
 pub use cors::Cors;
 pub use metrics::Metrics;
 pub use readiness::checks;
+pub use tokens::Scope;
 
 use admin::TickDesk;
-use caller::{Gate, Tokens};
+use caller::Gate;
 use deletions::LineDesk;
 use edge::Edge;
 use listener::Bounded;
 use relay::{Relay, RelayLimits};
 use routes::Parts;
+use tokens::Keeper;
 
 /// What the ingress talks to.
 #[derive(Clone)]
@@ -82,12 +85,14 @@ pub struct Ports {
     pub random: Arc<dyn Random>,
 }
 
-/// The ingress, ready to be run.
+/// The ingress, ready to be run. A clone is the same one: it has the same tokens and counts into the same metrics.
+#[derive(Clone)]
 pub struct Ingress {
     config: Config,
     ports: Ports,
     registry: Registry,
     metrics: Metrics,
+    keeper: Keeper,
 }
 
 // === impl Ingress ===
@@ -99,17 +104,27 @@ impl Ingress {
     /// When the registry has metrics of the same names already.
     pub fn new(config: Config, ports: Ports, registry: Registry) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::register(&registry)?;
-        Ok(Self { config, ports, registry, metrics })
+        let keeper = Keeper::new(&config.tokens, metrics.clone());
+        Ok(Self { config, ports, registry, metrics, keeper })
+    }
+
+    /// What an operator should know of its settings as they are now; never a reason not to be ready.
+    #[must_use]
+    pub fn notes(&self) -> Vec<Arc<dyn Check>> {
+        self.keeper.check().into_iter().collect()
     }
 
     /// Everything behind the listener; not ready any more once `stop` is cancelled.
     pub fn router(&self, stop: CancellationToken) -> Router {
         let Ports { requests, ticks, line, clock, random } = self.ports.clone();
         let config = &self.config;
-        let checks = checks(&requests, &clock, &random);
+        let mut checks = checks(&requests, &clock, &random);
+        checks.extend(self.notes());
         let gate = Gate {
             role: Role::None,
-            tokens: Tokens::new(&config.lab_tokens, &config.admin_tokens),
+            only_looks: false,
+            holds_to_pools: false,
+            tokens: self.keeper.tokens(),
             clock: Arc::clone(&clock),
         };
         let edge = Edge {
@@ -164,6 +179,10 @@ impl Ingress {
                 _ = open.wait_for(|open| *open == 0) => {}
             }
         };
-        axum::serve(listener, router).with_graceful_shutdown(close).await
+        let clock = Arc::clone(&self.ports.clock);
+        tokio::select! {
+            served = axum::serve(listener, router).with_graceful_shutdown(close).into_future() => served,
+            never = self.keeper.watch(&*clock) => match never {},
+        }
     }
 }

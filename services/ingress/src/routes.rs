@@ -14,6 +14,7 @@ use crate::deletions::{self, LineDesk};
 use crate::edge::{self, Edge};
 use crate::relay::Relay;
 use crate::sandboxes;
+use crate::tokens::Scope;
 
 /// One thing that can be asked over HTTP.
 #[derive(Debug)]
@@ -146,11 +147,20 @@ pub const ROUTES: &[Route] = &[
     Route { method: Method::GET, path: "/", role: Role::None, endpoint: |method, _| on(method, about) },
 ];
 
+/// The routes behind which a token that is for some pools is held to them; all others refuse such a token.
+const HOLDS_TO_POOLS: [&str; 3] =
+    ["/v1/allocate", "/v1/sandboxes/{id}/mark-for-deletion", "/v1/sandboxes/{id}"];
+
 /// The router of all routes. `gate` stands before each one, with the route's role; `edge` around all.
 pub(crate) fn router(parts: Parts, gate: &Gate, edge: Edge) -> Router {
     let mut router = Router::new();
     for route in ROUTES {
-        let gate = Gate { role: route.role, ..gate.clone() };
+        let gate = Gate {
+            role: route.role,
+            only_looks: caller::only_looks(&route.method),
+            holds_to_pools: route.holds_to_pools(),
+            ..gate.clone()
+        };
         let endpoint =
             (route.endpoint)(route.filter(), &parts).route_layer(from_fn_with_state(gate, caller::admit));
         router = router.route(route.path, endpoint);
@@ -165,6 +175,18 @@ pub(crate) fn router(parts: Parts, gate: &Gate, edge: Edge) -> Router {
 // === impl Route ===
 
 impl Route {
+    /// Whether a token with this right may use it.
+    #[must_use]
+    pub fn admits(&self, scope: Scope) -> bool {
+        self.role.admits(scope, &self.method)
+    }
+
+    /// Whether a token that is for some pools may use it.
+    #[must_use]
+    pub fn holds_to_pools(&self) -> bool {
+        HOLDS_TO_POOLS.contains(&self.path)
+    }
+
     fn filter(&self) -> MethodFilter {
         // Every method of the table has a filter; a test asks each route by its method.
         MethodFilter::try_from(self.method.clone()).unwrap_or(MethodFilter::GET)

@@ -5,6 +5,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use common::contract::bounds::Bounded;
 use common::contract::{AllocateRequest, Fault, FaultCode, Outcome, SandboxRequest, Verb};
 use common::domain::{IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
 use serde::Deserialize;
@@ -42,11 +43,12 @@ pub(crate) async fn allocate(
         lab: id(&headers, LAB_HEADER, LabId::parse)?.map(|lab| lab.to_string()),
         idempotency_key: id(&headers, IDEMPOTENCY_KEY_HEADER, IdempotencyKey::parse)?
             .map(|key| key.to_string()),
-        pool: id(&headers, POOL_HEADER, PoolName::parse)?.map(|pool| pool.to_string()),
+        pool: pool(&headers, &facts)?.map(|pool| pool.to_string()),
         name_prefix: id(&headers, NAME_PREFIX_HEADER, NamePrefix::parse)?.map(|prefix| prefix.to_string()),
         lab_duration_hours: duration_hours(&headers)?,
     };
-    let reply = relay.send(Verb::Allocate, &facts, request.idempotency_key.as_deref(), &request).await?;
+    let key = request.idempotency_key.clone();
+    let reply = relay.send(Verb::Allocate, &facts, key.as_deref(), &bounded(request, &facts)).await?;
     if let Some(sandbox) = sandbox_named_in(&reply.body).filter(|_| !reply.is_fault) {
         facts.note_sandbox(&sandbox);
     }
@@ -89,8 +91,25 @@ async fn about_one(
     let sandbox = sandbox_in_path(path)?;
     facts.note_sandbox(&sandbox);
     let request = SandboxRequest { sandbox_id: sandbox.to_string(), owner: owner.to_string() };
-    let reply = relay.send(verb, facts, None, &request).await?;
+    let reply = relay.send(verb, facts, None, &bounded(request, facts)).await?;
     Ok(pass_on(reply, StatusCode::OK))
+}
+
+/// The request, held to the pools that the caller's token is for.
+fn bounded<T>(request: T, facts: &Facts) -> Bounded<T> {
+    let pools = facts.caller().map(|caller| caller.pools.iter().map(ToString::to_string).collect());
+    Bounded { request, pools: pools.unwrap_or_default() }
+}
+
+// Without the header, a token that is for some pools means its first one.
+fn pool(headers: &HeaderMap, facts: &Facts) -> Result<Option<PoolName>, Fault> {
+    let named = id(headers, POOL_HEADER, PoolName::parse)?;
+    let pools = facts.caller().map_or(&[][..], |caller| &caller.pools);
+    match named {
+        None => Ok(pools.first().cloned()),
+        Some(pool) if pools.is_empty() || pools.contains(&pool) => Ok(Some(pool)),
+        Some(_) => Err(Fault::new(FaultCode::Forbidden, "this token is not for this pool")),
+    }
 }
 
 fn owner(headers: &HeaderMap, facts: &Facts) -> Result<OwnerId, Fault> {

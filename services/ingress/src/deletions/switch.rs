@@ -15,9 +15,6 @@ use crate::admin::{unavailable, written};
 use crate::error::Failure;
 use crate::request_id::Facts;
 
-/// Who pauses if the request does not say.
-const BY_DEFAULT: &str = "admin API";
-
 /// Where operators stop the deletions.
 #[derive(Clone)]
 pub(crate) struct LineDesk {
@@ -43,7 +40,7 @@ pub(crate) async fn pause(
     Extension(facts): Extension<Facts>,
     body: Bytes,
 ) -> Result<Response, Failure> {
-    let request: PauseRequest = if body.is_empty() {
+    let mut request: PauseRequest = if body.is_empty() {
         PauseRequest::default()
     } else if !body.trim_ascii_start().starts_with(b"{") {
         return Err(Fault::invalid("the body", "is no JSON object").into());
@@ -52,9 +49,10 @@ pub(crate) async fn pause(
             Fault::invalid("the body", format!("is not the expected JSON object: {error}"))
         })?
     };
-    let paused = request
-        .at(desk.clock.now(), BY_DEFAULT)
-        .map_err(|(field, problem)| Fault::invalid(field, problem))?;
+    let by = facts.actor(request.by.as_deref().filter(|by| !by.trim().is_empty()));
+    request.by = Some(by.clone());
+    let paused =
+        request.at(desk.clock.now(), &by).map_err(|(field, problem)| Fault::invalid(field, problem))?;
     desk.line.pause(&paused).await.map_err(|error| unavailable(&error, &facts))?;
     tracing::warn!(
         request.id = facts.request_id.as_str(),
@@ -71,6 +69,7 @@ pub(crate) async fn resume(
     Extension(facts): Extension<Facts>,
 ) -> Result<Response, Failure> {
     let was_paused = desk.line.resume().await.map_err(|error| unavailable(&error, &facts))?;
-    tracing::warn!(request.id = facts.request_id.as_str(), "deletions are resumed");
+    let by = facts.actor(None);
+    tracing::warn!(request.id = facts.request_id.as_str(), by, "deletions are resumed by {by}");
     written(StatusCode::OK, &Resumed { status: "running", was_paused })
 }

@@ -20,3 +20,4 @@ mod relay;
 mod sandboxes;
 mod serving;
 mod support;
+mod tokens;
