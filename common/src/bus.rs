@@ -6,7 +6,7 @@
 
 use crate::contract::{
     Census, DeletionWork, DeletionsStatus, Event, Fault, FaultCode, Outcome, ParkedDeletion, Pause, Report,
-    RunReport, TickKind, Verb,
+    RunReport, TickKind, TickOrder, Verb,
 };
 use crate::domain::{PoolName, SandboxId, UnixSeconds, Version};
 use async_trait::async_trait;
@@ -166,6 +166,11 @@ pub trait Worker: Send + Sync {
 pub trait Runner: Send + Sync {
     /// Looks once, and says what it did.
     async fn run(&self, kind: TickKind) -> Report;
+
+    /// Looks once as ordered. Who knows no orders looks as ever.
+    async fn run_ordered(&self, kind: TickKind, _order: &TickOrder) -> Report {
+        self.run(kind).await
+    }
 }
 
 /// The caller's side of requests.
@@ -254,6 +259,17 @@ pub trait Ticks: Send + Sync {
         kind: TickKind,
         patience: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError>;
+
+    /// Publishes a tick with an order and waits for its report as above. If one without it waits already, the order is
+    /// not taken, which the receipt shows (`duplicate`), and nothing is waited for.
+    async fn order_and_wait(
+        &self,
+        _kind: TickKind,
+        _order: &TickOrder,
+        _patience: Duration,
+    ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
+        Err(BusError { operation: "order a run", source: "this bus takes no orders".into() })
+    }
 
     /// The last report of that kind, if there was a run yet.
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError>;
@@ -371,15 +387,28 @@ pub enum CallEnd {
     },
     /// The provider refused our credentials.
     Unauthorized,
+    /// The provider forbade this call (403): our credentials may have lost a right, or the account is an odd one.
+    Forbidden,
 }
 
-/// What a failure means for the sandbox that it happened to.
+/// Whom a failure is put down to, as far as the line can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// Not the sandbox: the attempt does not count.
+    Nobody,
+    /// Perhaps the sandbox: the attempt counts, but nothing is given up on it.
+    Unclear,
+    /// The sandbox: the attempt counts, and may be the last.
+    Sandbox,
+}
+
+/// What the end of a call means for the sandbox that it was about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// Whether the breaker is closed: an attempt counts only then.
+    /// Whether the breaker is closed.
     pub is_closed: bool,
-    /// Whether all failures in a row are those of this sandbox.
-    pub is_alone: bool,
+    /// Whom a failure is put down to.
+    pub blame: Blame,
     /// How long nobody may call.
     pub wait: Duration,
 }
@@ -408,6 +437,8 @@ pub struct QueuedMessage {
     pub work: Option<DeletionWork>,
     /// Whether it waits for its next attempt.
     pub is_put_off: bool,
+    /// When that attempt is due; none if it does not wait for one, or does not say.
+    pub due_at: Option<UnixSeconds>,
     /// Since when it is there.
     pub since: UnixSeconds,
 }
@@ -455,6 +486,10 @@ pub trait Upkeep: Send + Sync {
 
     /// The messages of one sandbox in the queue.
     async fn queued_of(&self, pool: &PoolName, id: &SandboxId) -> Result<Vec<QueuedMessage>, BusError>;
+
+    /// The place in the stream up to which messages of that pool were handed out. What is still in the queue up to
+    /// there is with a worker, or was given back by one a moment ago.
+    async fn handed_out(&self, pool: &PoolName) -> Result<u64, BusError>;
 
     /// Takes a message out of the queue; false if it was gone.
     async fn unqueue(&self, sequence: u64) -> Result<bool, BusError>;

@@ -10,9 +10,12 @@ pub mod events;
 pub mod fault;
 pub mod headers;
 pub mod line;
+pub mod orders;
+pub mod queue;
 pub mod reports;
 pub mod sandboxes;
 pub mod subjects;
+pub mod ticks;
 
 pub use census::{Census, Counted, Violation};
 pub use deletions::{
@@ -23,6 +26,10 @@ pub use deletions::{
 pub use events::{Event, EventData};
 pub use fault::{Fault, FaultBody, FaultCode};
 pub use line::{DeletionsStatus, LineState, Pause, PauseRequest};
+pub use orders::{ExtendRequest, OrderReply, OrderRequest};
+pub use queue::{
+    DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, PreCleanView,
+};
 pub use reports::{
     CensusReport, ExpiryReport, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind,
 };
@@ -31,3 +38,4 @@ pub use sandboxes::{
     StatsReply,
 };
 pub use subjects::{Subjects, Verb};
+pub use ticks::TickOrder;

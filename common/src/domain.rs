@@ -5,20 +5,22 @@
 //! `tests/store` holds the DynamoDB adapter to the same answers.
 
 pub mod deletion;
+pub mod history;
 pub mod ids;
 pub mod lease;
 pub mod policy;
+pub mod pre_clean;
 pub mod sandbox;
 pub mod time;
 
 pub use deletion::{Deletion, DeletionCause, LAST_ERROR_BYTES_MAX, Tombstone};
+pub use history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry, Order};
 pub use ids::{
-    Actor, Epoch, ExternalId, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, SandboxId,
-    SandboxName, SfdcAccountId, Version,
+    Actor, Epoch, ExternalId, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, Reason,
+    SandboxId, SandboxName, SfdcAccountId, Version,
 };
-pub use lease::{Candidate, ClaimKey, ClaimRecord, Grant, Lease};
+pub use lease::{Candidate, ClaimKey, ClaimRecord, Extension, Grant, Lease};
 pub use policy::{InvalidPools, LeasePolicy, PoolRules};
-pub use sandbox::{
-    Cause, HISTORY_ENTRIES_MAX, HistoryEntry, InvalidTransition, NewSandbox, Sandbox, State, StateName,
-};
+pub use pre_clean::{PreClean, Skip};
+pub use sandbox::{InvalidTransition, NewSandbox, Sandbox, State, StateName};
 pub use time::UnixSeconds;

@@ -20,6 +20,8 @@ pub struct Abilities {
     pub delete: bool,
     /// It clears what a student left inside before the deletion.
     pub pre_clean: bool,
+    /// It says whether one is fit to be handed out.
+    pub check: bool,
 }
 
 /// One entry of a listing, as it came; nothing in it is checked yet but that it can be used.
@@ -57,11 +59,25 @@ pub enum Deleted {
     AlreadyGone,
 }
 
+/// What a look at a sandbox before it is handed out found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It is fit to be handed out.
+    Sound,
+    /// It is not.
+    Unsound {
+        /// Why.
+        reason: String,
+    },
+}
+
 /// What clearing a sandbox did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PreCleaned {
     /// There was nothing to do, or it is switched off.
     Skipped,
+    /// There is no such sandbox any more.
+    AlreadyGone,
     /// This many services were deleted.
     Cleaned {
         /// How many.
@@ -148,6 +164,12 @@ pub trait Provider: Send + Sync + std::fmt::Debug {
 
     /// One page of what it has, from `offset` on (zero for the first).
     async fn list(&self, offset: u64) -> Result<Listing, ProviderError>;
+
+    /// Looks whether it is fit to be handed out. An error says nothing about the sandbox. A provider without the
+    /// ability is never asked.
+    async fn check(&self, _target: &Target) -> Result<Health, ProviderError> {
+        Ok(Health::Sound)
+    }
 
     /// Clears what a student left inside. Safe to repeat.
     async fn pre_clean(&self, target: &Target) -> Result<PreCleaned, ProviderError>;

@@ -6,8 +6,8 @@
 //! may not have happened, and every method here may be repeated without harm.
 
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NamePrefix, NewSandbox, OwnerId, PoolName,
-    Sandbox, SandboxId, SandboxName, SfdcAccountId, StateName, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, NamePrefix, NewSandbox, Order, OwnerId,
+    PoolName, PreClean, Sandbox, SandboxId, SandboxName, SfdcAccountId, StateName, UnixSeconds, Version,
 };
 use async_trait::async_trait;
 
@@ -135,6 +135,44 @@ pub enum StoreError {
     },
 }
 
+// === impl PageCursor ===
+
+/// Between the parts of a cursor as text, none of which can hold it.
+const CURSOR_PART_END: char = '\u{1f}';
+
+impl PageCursor {
+    /// The cursor as a token of letters and digits, to be given away and read again.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        use std::fmt::Write as _;
+        let parts = self.0.iter().flat_map(|(name, value)| [name, value]);
+        let mut text = String::new();
+        for byte in parts.flat_map(|part| part.bytes().chain([CURSOR_PART_END as u8])) {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        text
+    }
+
+    /// The cursor of such a token; none if it is no such token.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
+        let bytes: Vec<u8> = digits
+            .map(|pair| {
+                pair.filter(|pair| pair.len() == 2).and_then(|pair| u8::from_str_radix(pair, 16).ok())
+            })
+            .collect::<Option<_>>()?;
+        let text = String::from_utf8(bytes).ok()?;
+        let mut parts = text.strip_suffix(CURSOR_PART_END)?.split(CURSOR_PART_END);
+        let mut pairs = Vec::new();
+        while let Some(name) = parts.next() {
+            pairs.push((name.to_owned(), parts.next()?.to_owned()));
+        }
+        Some(Self(pairs))
+    }
+}
+
 /// Keeps sandboxes and claims.
 #[async_trait]
 pub trait Store: Layout {
@@ -181,13 +219,58 @@ pub trait Store: Layout {
         now: UnixSeconds,
     ) -> Result<Write, StoreError>;
 
-    /// Counts a failed attempt, if a deletion of `epoch` is wanted and `attempts` were made before it.
+    /// allocated → allocated with a later end, if it is still at the version of `seen`, and its lease is the one
+    /// that the extension means, not over, and ends earlier.
+    async fn extend(
+        &self,
+        seen: &Sandbox,
+        extension: &Extension,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError>;
+
+    /// available | allocated → quarantined, if it is still at the version that it was seen at.
+    async fn quarantine(
+        &self,
+        seen: &Candidate,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError>;
+
+    /// quarantined → available, if it is still at the version of `seen` and nobody ever held it.
+    async fn unquarantine(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError>;
+
+    /// allocated | quarantined → `pending_deletion` by an operator, if it is still at the version of `seen`.
+    async fn order_deletion(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError>;
+
+    /// Counts a failed attempt and takes down what clearing came to, if a deletion of `epoch` is wanted and `attempts`
+    /// were made before it.
     async fn note_attempt(
         &self,
         id: &SandboxId,
         epoch: Epoch,
         attempts: u32,
         error: &str,
+        pre_clean: Option<&PreClean>,
+    ) -> Result<Write, StoreError>;
+
+    /// Takes down what clearing came to at an attempt that does not count, if a deletion of `epoch` is wanted and
+    /// `attempts` were counted before it.
+    async fn note_pre_clean(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        attempts: u32,
+        pre_clean: &PreClean,
     ) -> Result<Write, StoreError>;
 
     /// `pending_deletion` → deleted (tombstone), if a deletion of `epoch` is wanted.
@@ -197,6 +280,7 @@ pub trait Store: Layout {
         epoch: Epoch,
         now: UnixSeconds,
         purge_at: UnixSeconds,
+        pre_clean: Option<&PreClean>,
     ) -> Result<Write, StoreError>;
 
     /// `pending_deletion` → `deletion_failed`, if a deletion of `epoch` is wanted.
@@ -259,4 +343,22 @@ pub trait Store: Layout {
 
     /// How many sandboxes are in one index shard. Reads the whole shard.
     async fn count(&self, query: &StateQuery) -> Result<u64, StoreError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_comes_back_as_it_went() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let cursor =
+            PageCursor(vec![pair("PK", "SBX#7"), pair("state_sort", "lab-\u{fc} 1"), pair("id", "")]);
+        let text = cursor.to_text();
+        assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{text}");
+        assert_eq!(PageCursor::parse(&text), Some(cursor));
+        for bad in ["", "7", "zz", "+1", "411f", "\u{fc}", "ff1f411f", "41"] {
+            assert_eq!(PageCursor::parse(bad), None, "{bad:?}");
+        }
+    }
 }

@@ -152,11 +152,12 @@ impl Nats {
         };
         let MemoryConfig { deletions_in_flight_max, deletion_ack_wait, line, finish_patience } = settings;
         let id = uuid::Uuid::now_v7().simple().to_string();
+        let (user, password) = servers::test_user();
         let config = NatsConfig {
             url,
             credentials_file: None,
-            user: None,
-            password: None,
+            user,
+            password,
             subjects: Subjects::with_prefix(&format!("t{}", &id[16..])).expect("a prefix"),
             replicas: 1,
             deletions_in_flight_max,
@@ -166,7 +167,7 @@ impl Nats {
             events_bytes_max: 1024 * 1024,
             finish_patience,
         };
-        let client = async_nats::connect(config.url.as_str()).await.expect("NATS answers");
+        let client = servers::nats_client(&config.url).await;
         let nats = Self { config, clock, streams: jetstream::new(client), own_server };
         let bus = nats.connect().await;
         bus.set_up(&CancellationToken::new()).await.expect("the streams are set up");

@@ -48,7 +48,7 @@ fn life(number: usize) -> Vec<Sandbox> {
     };
     let held = free.clone().claim(&grant).unwrap();
     let ending = held.clone().release(&owner(), now()).unwrap();
-    let gone = ending.clone().finish_deletion(Epoch::new(1), now(), now()).unwrap();
+    let gone = ending.clone().finish_deletion(Epoch::new(1), now(), now(), None).unwrap();
     vec![free, held, ending, gone]
 }
 

@@ -83,6 +83,7 @@ on_every_engine! {
         a_slot_is_published_once,
         a_slot_that_was_run_on_is_not_published_again,
         a_third_tick_folds_into_the_one_that_waits,
+        an_order_rides_with_its_tick_and_is_not_folded_into_another,
         two_runs_are_never_at_once,
         kinds_do_not_hold_each_other_up,
         a_report_is_kept_and_told,
@@ -95,6 +96,7 @@ on_every_engine! {
     upkeep {
         the_queue_is_read_page_by_page_and_stays,
         what_is_put_off_and_what_nobody_can_read_is_seen_as_such,
+        what_was_handed_out_is_told_from_what_waits,
         a_message_is_taken_out_by_its_sequence_only,
         a_retry_that_is_taken_out_does_not_come_back,
         a_message_taken_out_while_it_is_under_way_harms_nobody,

@@ -2,11 +2,15 @@
 
 use crate::engines::Engine;
 use crate::fixtures::{SHORT, report, run_on_ticks, until};
-use common::contract::{Census, PoolStats, TickKind};
+use async_trait::async_trait;
+use common::bus::Runner;
+use common::contract::{Census, PoolStats, Report, TickKind, TickOrder};
 use harness::wait::{PATIENCE, eventually};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 const SWEEP: TickKind = TickKind::Sweep;
 
@@ -59,6 +63,51 @@ pub(crate) async fn a_third_tick_folds_into_the_one_that_waits(engine: Engine) {
     .await;
     assert!(later.sequence > second.sequence);
     inbox.next().await.answer(report(3));
+}
+
+/// Tells with which order each run began.
+struct Ordered(mpsc::UnboundedSender<TickOrder>);
+
+#[async_trait]
+impl Runner for Ordered {
+    async fn run(&self, _: TickKind) -> Report {
+        panic!("a tick comes with its order, if only with none");
+    }
+
+    async fn run_ordered(&self, _: TickKind, order: &TickOrder) -> Report {
+        self.0.send(order.clone()).unwrap();
+        report(1)
+    }
+}
+
+pub(crate) async fn an_order_rides_with_its_tick_and_is_not_folded_into_another(engine: Engine) {
+    let world = engine.world().await;
+    for _ in 0..2 {
+        assert!(!world.bus.tick(SWEEP, None).await.unwrap().duplicate);
+    }
+    let order = TickOrder::forced("alice");
+    let (receipt, told) = world.bus.order_and_wait(SWEEP, &order, PATIENCE).await.unwrap();
+    assert!(receipt.duplicate && told.is_none(), "one without it waits already: {receipt:?}");
+    let (sender, mut orders) = mpsc::unbounded_channel();
+    let (bus, stop) = (Arc::clone(&world.bus), CancellationToken::new());
+    let running = tokio::spawn({
+        let stop = stop.clone();
+        async move { bus.run_on_ticks(SWEEP, Arc::new(Ordered(sender)), stop).await }
+    });
+    for _ in 0..2 {
+        assert_eq!(orders.recv().await, Some(TickOrder::default()));
+    }
+    let (_, told) = eventually("room for the order", PATIENCE, || async {
+        match world.bus.order_and_wait(SWEEP, &order, PATIENCE).await.unwrap() {
+            (receipt, _) if receipt.duplicate => Err(receipt),
+            taken => Ok(taken),
+        }
+    })
+    .await;
+    assert!(told.is_some(), "its run is reported");
+    assert_eq!(orders.recv().await, Some(order));
+    stop.cancel();
+    running.await.unwrap().unwrap();
 }
 
 pub(crate) async fn two_runs_are_never_at_once(engine: Engine) {

@@ -52,8 +52,30 @@ pub(crate) async fn what_is_put_off_and_what_nobody_can_read_is_seen_as_such(eng
     running.stop().await;
     world.publish_raw_deletion(&work(2), "this is no deletion").await;
     let seen = world.bus.queued(0, 10).await.unwrap();
+    let (since, due) = (seen[0].since, seen[0].due_at.expect("a retry has its time"));
+    let delay = due.get() - since.get();
+    assert!((3_599..=3_605).contains(&delay), "put off at {since:?} until {due:?}");
+    assert_eq!(seen[1].due_at, None);
     let seen: Vec<_> = seen.into_iter().map(|message| (message.work, message.is_put_off)).collect();
     assert_eq!(seen, [(Some(work(1)), true), (None, false)]);
+}
+
+pub(crate) async fn what_was_handed_out_is_told_from_what_waits(engine: Engine) {
+    let world = engine.world().await;
+    let (pool, _) = place(1);
+    assert_eq!(world.bus.handed_out(&pool).await.unwrap(), 0);
+    announce(&world, 1..=3).await;
+    let (mut inbox, _running) = consume(&world.bus, 2);
+    let held = [inbox.next().await, inbox.next().await];
+    let seen = world.bus.queued(0, 10).await.unwrap();
+    assert_eq!(world.bus.handed_out(&pool).await.unwrap(), seen[1].sequence);
+    let nobody = PoolName::parse("nobody").unwrap();
+    assert_eq!(world.bus.handed_out(&nobody).await.unwrap(), 0);
+    for case in held {
+        case.answer(Verdict::Done);
+    }
+    inbox.next().await.answer(Verdict::Done);
+    world.until_empty().await;
 }
 
 pub(crate) async fn a_message_is_taken_out_by_its_sequence_only(engine: Engine) {

@@ -2,11 +2,44 @@
 
 use crate::engines::Engine;
 use crate::settings::OWNER;
-use crate::world::{GRACE, LEASE, World};
+use crate::world::{GRACE, LEASE, START, World, key_of};
+use async_trait::async_trait;
 use common::contract::{DeletionWork, FaultCode, Outcome};
-use common::domain::{DeletionCause, Sandbox, StateName};
+use common::domain::{DeletionCause, Extension, Sandbox, StateName};
+use common::store::{Store, StoreError, Write};
+use harness::interposed_store::{InterposedStore, Interposer};
 use harness::wait::{PATIENCE, eventually};
+use std::sync::Arc;
 use std::time::Duration;
+
+/// Extends the owner's lease just before somebody who takes it for over would end it, as an allocator does whose
+/// clock is behind.
+#[derive(Debug)]
+struct ExtendsInTime(Arc<dyn Store>);
+
+#[async_trait]
+impl Interposer for ExtendsInTime {
+    async fn before(&self, operation: &'static str) -> Result<(), StoreError> {
+        if operation != "expire" {
+            return Ok(());
+        }
+        let record = self.0.find_claim(&key_of(OWNER)).await?.expect("a claim");
+        let seen = self.0.sandbox(&record.candidate.id).await?.expect("a sandbox");
+        let extension = Extension {
+            owner: record.claim.owner,
+            epoch: seen.epoch,
+            ended_by: START,
+            expires_at: START.after(10 * LEASE),
+        };
+        let written = self.0.extend(&seen, &extension, START.after(LEASE)).await?;
+        assert!(matches!(written, Write::Done(_)), "{written:?}");
+        Ok(())
+    }
+
+    async fn after(&self, _operation: &'static str) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
 
 /// Waits until the deletion of `sandbox` is in the queue and its claim item no longer names it.
 async fn announced(world: &World, sandbox: &Sandbox) -> DeletionWork {
@@ -96,4 +129,16 @@ pub(crate) async fn a_queue_that_fails_holds_nobody_up(engine: Engine) {
     let old = world.store.sandbox(&first.id()).await.unwrap().unwrap();
     assert_eq!(old.state.name(), StateName::PendingDeletion);
     world.assert_sound(&[&process, &world.process()]).await;
+}
+
+pub(crate) async fn a_lease_that_is_extended_at_its_end_stays_the_one_of_its_key(engine: Engine) {
+    let world = World::new(engine, 2, 1).await;
+    let first = world.process().claim(OWNER).await.unwrap();
+    world.outlive_leases();
+    let between = Arc::new(ExtendsInTime(Arc::clone(&world.store)));
+    let process = world.process_over(Arc::new(InterposedStore::new(Arc::clone(&world.store), between)));
+    let repeat = process.claim(OWNER).await.unwrap();
+    assert_eq!((repeat.outcome, repeat.id()), (Outcome::Existing, first.id()));
+    assert_eq!(world.held_by(OWNER).await.len(), 1);
+    assert_eq!(world.deletions.queued(), []);
 }

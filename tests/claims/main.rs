@@ -79,6 +79,7 @@ on_engine! { memory Memory:
         until_its_grace_is_over_a_lease_stays,
         a_lease_that_is_over_ends_like_a_released_one,
         a_lease_that_is_over_ends_even_if_nothing_is_free,
+        a_lease_that_is_extended_at_its_end_stays_the_one_of_its_key,
         a_queue_that_fails_holds_nobody_up,
     }
 }
@@ -110,6 +111,7 @@ on_engine! { dynoxide Dynoxide:
         until_its_grace_is_over_a_lease_stays,
         a_lease_that_is_over_ends_like_a_released_one,
         a_lease_that_is_over_ends_even_if_nothing_is_free,
+        a_lease_that_is_extended_at_its_end_stays_the_one_of_its_key,
         a_queue_that_fails_holds_nobody_up,
     }
 }

@@ -81,7 +81,12 @@ pub(crate) fn new_sandbox(number: u64) -> NewSandbox {
 }
 
 pub(crate) fn lease_policy() -> LeasePolicy {
-    LeasePolicy { duration: LEASE, duration_max: Duration::from_secs(48 * 3_600), grace: GRACE }
+    LeasePolicy {
+        duration: LEASE,
+        duration_max: Duration::from_secs(48 * 3_600),
+        total_max: Duration::from_secs(72 * 3_600),
+        grace: GRACE,
+    }
 }
 
 /// A claim without wishes.
@@ -133,6 +138,7 @@ impl World {
             leases: lease_policy(),
             pools: PoolRules::parse(POOL).unwrap(),
             in_flight_max: 512,
+            health: None,
             census_age_max: Duration::ZERO,
         };
         let (clock, dice) = (Arc::new(self.clock.clone()), Arc::new(Dice::seeded(0)));
@@ -147,6 +153,7 @@ impl World {
             census: bus.clone(),
             upkeep: bus.clone(),
             recorder: Recorder::new(clock, bus, metrics),
+            provider: None,
         };
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
@@ -197,7 +204,7 @@ impl World {
         let now = self.clock.now();
         for sandbox in self.in_state(StateName::PendingDeletion).await {
             let purge_at = now.after(LEASE);
-            self.store.finish_deletion(&sandbox.id, sandbox.epoch, now, purge_at).await.unwrap();
+            self.store.finish_deletion(&sandbox.id, sandbox.epoch, now, purge_at, None).await.unwrap();
         }
     }
 

@@ -6,7 +6,7 @@ use common::clock::SystemClock;
 use common::random::Dice;
 use common::runtime::settings::Settings;
 use harness::nats_cli::NatsCli;
-use harness::servers::{nats_url, start_nats};
+use harness::servers::{nats_client, nats_url, start_nats};
 use harness::wait::{PATIENCE, eventually};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ fn the_files_are_what_the_code_makes() {
 /// Every stream and consumer of the server, as it has them, without what changes by itself.
 async fn on_server(url: &str) -> BTreeMap<String, serde_json::Value> {
     use futures_util::TryStreamExt as _;
-    let jetstream = async_nats::jetstream::new(async_nats::connect(url).await.unwrap());
+    let jetstream = async_nats::jetstream::new(nats_client(url).await);
     let mut found = BTreeMap::new();
     let streams: Vec<_> = jetstream.streams().try_collect().await.unwrap();
     for info in streams {

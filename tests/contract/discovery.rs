@@ -5,7 +5,7 @@ use common::contract::subjects::ALLOCATOR_SERVICE;
 use common::contract::{FaultCode, Verb};
 use futures_util::StreamExt as _;
 use harness::rig::{Plan, Rig};
-use harness::servers::as_test_user;
+use harness::servers::nats_client;
 use harness::wait::PATIENCE;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 /// Asks on a subject and takes answers of this fleet until there are as many as asked for; one server serves
 /// the fleets of many tests.
 async fn ask(rig: &Rig, subject: &str, answers: usize) -> Vec<Value> {
-    let client = async_nats::connect(as_test_user(&rig.env["NATS_URL"])).await.unwrap();
+    let client = nats_client(&rig.env["NATS_URL"]).await;
     let inbox = client.new_inbox();
     let mut replies = client.subscribe(inbox.clone()).await.unwrap();
     client.publish_with_reply(subject.to_owned(), inbox, "".into()).await.unwrap();

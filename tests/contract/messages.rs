@@ -2,7 +2,7 @@
 //! "Evolution" in `nats/README.md` before accepting it.
 
 use common::contract::census::LABS_MAX;
-use common::contract::line::{Breaker, BreakerReason, BreakerStatus, Failing, PoolDeletions};
+use common::contract::line::{Breaker, BreakerReason, BreakerStatus, Failing, Forbidden, PoolDeletions};
 use common::contract::reports::{COMPLETED, FAILED, REFUSED};
 use common::contract::{
     AllocateRequest, Allocation, Census, CensusReport, Counted, DeletionWork, DeletionsStatus, ExpiryReport,
@@ -155,7 +155,7 @@ fn counts() {
 
 #[test]
 fn the_line() {
-    assert_snapshot!(wire(&LineState::default()), @r#"{"next_us":0,"rate_milli":0,"slowed_ms":0,"held_until_ms":0,"failures":0,"failing":{"who":"nobody"},"breaker":{"state":"closed"},"openings":0,"reason":null}"#);
+    assert_snapshot!(wire(&LineState::default()), @r#"{"next_us":0,"rate_milli":0,"slowed_ms":0,"held_until_ms":0,"failures":0,"failing":{"who":"nobody"},"failing_since_ms":0,"good_ms":0,"forbidden":[],"breaker":{"state":"closed"},"openings":0,"reason":null}"#);
     let broken = LineState {
         next_us: 1_763_683_200_000_000,
         rate_milli: 30_000,
@@ -163,11 +163,14 @@ fn the_line() {
         held_until_ms: 1_763_683_260_000,
         failures: 5,
         failing: Failing::One { sandbox: "2000000".to_owned() },
+        failing_since_ms: 1_763_683_190_000,
+        good_ms: 1_763_683_180_000,
+        forbidden: vec![Forbidden { sandbox: "2000001".to_owned(), since_ms: 1_763_683_170_000 }],
         breaker: Breaker::HalfOpen { probe_us: 1_763_683_199_000_000, until_ms: 1_763_683_379_000 },
         openings: 2,
         reason: Some(BreakerReason::Failures),
     };
-    assert_snapshot!(wire(&broken), @r#"{"next_us":1763683200000000,"rate_milli":30000,"slowed_ms":1763683200001,"held_until_ms":1763683260000,"failures":5,"failing":{"who":"one","sandbox":"2000000"},"breaker":{"state":"half_open","probe_us":1763683199000000,"until_ms":1763683379000},"openings":2,"reason":"failures"}"#);
+    assert_snapshot!(wire(&broken), @r#"{"next_us":1763683200000000,"rate_milli":30000,"slowed_ms":1763683200001,"held_until_ms":1763683260000,"failures":5,"failing":{"who":"one","sandbox":"2000000"},"failing_since_ms":1763683190000,"good_ms":1763683180000,"forbidden":[{"sandbox":"2000001","since_ms":1763683170000}],"breaker":{"state":"half_open","probe_us":1763683199000000,"until_ms":1763683379000},"openings":2,"reason":"failures"}"#);
     reads("{}", &LineState::default());
     let pause = Pause {
         by: "operator".to_owned(),
@@ -254,6 +257,7 @@ fn reports_of_syncs() {
     let sync = SyncReport {
         status: REFUSED.to_owned(),
         reason: Some("9 of 10 would be marked stale".to_owned()),
+        forced_by: Some("alice".to_owned()),
         listed: 1,
         synced: 10,
         inserted: 1,
@@ -267,7 +271,7 @@ fn reports_of_syncs() {
         raced: 9,
     };
     let run = RunReport { kind: TickKind::Sync, tick: 17, duration_ms: 100, report: Report::Sync(sync) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":17,"duration_ms":100,"status":"refused","reason":"9 of 10 would be marked stale","listed":1,"synced":10,"inserted":1,"restored":2,"refreshed":3,"unchanged":4,"marked_stale":5,"allocated_missing":6,"tombstoned":7,"skipped":8,"raced":9}"#);
+    assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":17,"duration_ms":100,"status":"refused","reason":"9 of 10 would be marked stale","forced_by":"alice","listed":1,"synced":10,"inserted":1,"restored":2,"refreshed":3,"unchanged":4,"marked_stale":5,"allocated_missing":6,"tombstoned":7,"skipped":8,"raced":9}"#);
     let done = SyncReport { status: COMPLETED.to_owned(), ..SyncReport::default() };
     let run = RunReport { kind: TickKind::Sync, tick: 18, duration_ms: 0, report: Report::Sync(done) };
     assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":18,"duration_ms":0,"status":"completed","listed":0,"synced":0,"inserted":0,"restored":0,"refreshed":0,"unchanged":0,"marked_stale":0,"allocated_missing":0,"tombstoned":0,"skipped":0,"raced":0}"#);

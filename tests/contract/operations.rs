@@ -2,13 +2,14 @@
 
 use crate::messages::{reads, wire};
 use common::contract::{
-    DeletionRequest, DeletionView, Event, HistoryView, KeyRequest, ParkedReply, ParkedRequest, ParkedView,
-    QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayOutcome, ReplayReply, Report, RunReport,
-    SweepReport,
+    DeletionEntry, DeletionPlace, DeletionRequest, DeletionTotals, DeletionView, DeletionsReply,
+    DeletionsRequest, Event, ExtendRequest, HistoryView, KeyRequest, OrderReply, OrderRequest, ParkedReply,
+    ParkedRequest, ParkedView, PreCleanView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest,
+    ReplayOutcome, ReplayReply, Report, RunReport, SweepReport,
 };
 use common::domain::{
-    ClaimKey, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId, PoolName, SandboxId,
-    SandboxName, UnixSeconds,
+    ClaimKey, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId, PoolName, PreClean,
+    SandboxId, SandboxName, UnixSeconds,
 };
 use insta::assert_snapshot;
 
@@ -48,6 +49,7 @@ fn one_deletion() {
         cause: "replayed".to_owned(),
         at: 1_763_686_900,
         by: Some("alice".to_owned()),
+        reason: None,
     };
     let view = DeletionView {
         sandbox_id: "2000000".to_owned(),
@@ -57,11 +59,102 @@ fn one_deletion() {
         requested_at: Some(1_763_683_200),
         attempts: 0,
         last_error: Some("status 500".to_owned()),
-        queued: vec![QueuedView { put_off: true, since: 1_763_686_900 }],
+        pre_clean: Some(PreCleanView::from(&PreClean::failed("status 500", true))),
+        queued: vec![QueuedView { put_off: true, since: 1_763_686_900, due_at: Some(1_763_686_960) }],
         parked: None,
         history: vec![entry],
     };
-    assert_snapshot!(wire(&view), @r#"{"sandbox_id":"2000000","name":"lab-00000","pool":"main","status":"pending_deletion","requested_at":1763683200,"attempts":0,"last_error":"status 500","queued":[{"put_off":true,"since":1763686900}],"parked":null,"history":[{"version":5,"epoch":1,"status":"pending_deletion","cause":"replayed","at":1763686900,"by":"alice"}]}"#);
+    assert_snapshot!(wire(&view), @r#"{"sandbox_id":"2000000","name":"lab-00000","pool":"main","status":"pending_deletion","requested_at":1763683200,"attempts":0,"last_error":"status 500","pre_clean":{"result":"failed","services":null,"reason":"status 500","went_on":true,"summary":"failed, went on without: status 500"},"queued":[{"put_off":true,"since":1763686900,"due_at":1763686960}],"parked":null,"history":[{"version":5,"epoch":1,"status":"pending_deletion","cause":"replayed","at":1763686900,"by":"alice"}]}"#);
+}
+
+#[test]
+fn what_an_older_worker_says_of_one_deletion() {
+    let older = r#"{"sandbox_id":"7","name":"lab","pool":"main","status":"deleted","requested_at":null,"attempts":0,"last_error":null,"queued":[{"put_off":false,"since":1}],"parked":null,"history":[]}"#;
+    let read: DeletionView = serde_json::from_str(older).unwrap();
+    assert_eq!((read.pre_clean, read.queued[0].due_at), (None, None));
+}
+
+#[test]
+fn the_queue_of_deletions() {
+    let request = DeletionsRequest {
+        pool: Some("main".to_owned()),
+        status: Some("deletion_failed".to_owned()),
+        cursor: Some("main.deletion_failed.0.".to_owned()),
+        limit: Some(100),
+    };
+    assert_snapshot!(wire(&request), @r#"{"pool":"main","status":"deletion_failed","cursor":"main.deletion_failed.0.","limit":100}"#);
+    reads("{}", &DeletionsRequest::default());
+    let entry = DeletionEntry {
+        sandbox_id: "2000000".to_owned(),
+        name: "lab-00000".to_owned(),
+        pool: "main".to_owned(),
+        status: "pending_deletion".to_owned(),
+        place: DeletionPlace::Retrying,
+        requested_at: 1_763_683_200,
+        age_seconds: 60,
+        attempts: 1,
+        last_error: Some("status 500".to_owned()),
+        retry_at: Some(1_763_683_270),
+        pre_clean: Some(PreCleanView::from(&PreClean::Cleaned { services: 2 })),
+    };
+    let totals = DeletionTotals {
+        pending: 3,
+        parked: 1,
+        waiting: Some(1),
+        running: Some(1),
+        retrying: Some(1),
+        oldest_requested_at: Some(1_763_683_200),
+        oldest_age_seconds: Some(60),
+    };
+    let reply = DeletionsReply { deletions: vec![entry], count: 1, cursor: None, totals: Some(totals) };
+    assert_snapshot!(wire(&reply), @r#"{"deletions":[{"sandbox_id":"2000000","name":"lab-00000","pool":"main","status":"pending_deletion","place":"retrying","requested_at":1763683200,"age_seconds":60,"attempts":1,"last_error":"status 500","retry_at":1763683270,"pre_clean":{"result":"cleaned","services":2,"reason":null,"went_on":false,"summary":"cleaned 2"}}],"count":1,"cursor":null,"totals":{"pending":3,"parked":1,"waiting":1,"running":1,"retrying":1,"oldest_requested_at":1763683200,"oldest_age_seconds":60}}"#);
+    reads("{}", &DeletionsReply::default());
+    let places = [
+        DeletionPlace::Waiting,
+        DeletionPlace::Running,
+        DeletionPlace::Retrying,
+        DeletionPlace::Parked,
+        DeletionPlace::Unannounced,
+    ];
+    for place in places {
+        assert_eq!(wire(&place), format!("\"{}\"", place.as_str()));
+    }
+}
+
+#[test]
+fn more_time_and_an_operators_hand() {
+    let request = ExtendRequest {
+        sandbox_id: "2000000".to_owned(),
+        owner: "student-1".to_owned(),
+        lab_duration_hours: Some(6),
+        lease_epoch: Some(3),
+    };
+    assert_snapshot!(wire(&request), @r#"{"sandbox_id":"2000000","owner":"student-1","lab_duration_hours":6,"lease_epoch":3}"#);
+    reads("{}", &ExtendRequest::default());
+    let order = OrderRequest {
+        sandbox_id: "2000000".to_owned(),
+        reason: "smoke in it".to_owned(),
+        by: Some("alice".to_owned()),
+    };
+    assert_snapshot!(wire(&order), @r#"{"sandbox_id":"2000000","reason":"smoke in it","by":"alice"}"#);
+    reads("{}", &OrderRequest::default());
+    let entry = HistoryView {
+        version: 2,
+        epoch: 0,
+        status: "quarantined".to_owned(),
+        cause: "quarantined".to_owned(),
+        at: 1_763_683_200,
+        by: order.by.clone(),
+        reason: Some(order.reason.clone()),
+    };
+    let reply = OrderReply {
+        sandbox_id: "2000000".to_owned(),
+        name: "lab-00000".to_owned(),
+        pool: "main".to_owned(),
+        status: "quarantined".to_owned(),
+        history: vec![entry],
+    };
+    assert_snapshot!(wire(&reply), @r#"{"sandbox_id":"2000000","name":"lab-00000","pool":"main","status":"quarantined","history":[{"version":2,"epoch":0,"status":"quarantined","cause":"quarantined","at":1763683200,"by":"alice","reason":"smoke in it"}]}"#);
 }
 
 #[test]

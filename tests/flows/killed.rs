@@ -122,7 +122,7 @@ async fn a_reaper_killed_at_any_step_leaves_one_deletion_done_once() {
     let steps = [
         // The look at the table, the slot, the tombstone, the ledger, the acknowledgement.
         (Table, "SBX#", 1, Deleted),
-        (Queue, "pace.provider", 1, Deleted),
+        (Queue, "line.provider", 1, Deleted),
         (Table, "SBX#", 2, Deleted),
         (Queue, ".events.*.", 1, Deleted),
         (Queue, ".events.deleted.", 1, Deleted),

@@ -21,7 +21,8 @@ pub struct Freeze {
     pub is_before: bool,
 }
 
-/// A proxy in front of a server; it ends when it is dropped. Once it stands still, nothing goes through it.
+/// A proxy in front of a server; it ends when it is dropped. Once it stands still, nothing goes through it until it is
+/// let go.
 #[derive(Debug)]
 pub struct FreezingProxy {
     address: String,
@@ -71,6 +72,16 @@ impl FreezingProxy {
         &self.address
     }
 
+    /// Lets it stand still from now on, as a network does that lost its way.
+    pub fn hold(&self) {
+        self.state.frozen.send_replace(true);
+    }
+
+    /// Lets everything through that was kept back, and what follows.
+    pub fn let_go(&self) {
+        self.state.frozen.send_replace(false);
+    }
+
     /// Whether it stands still.
     #[must_use]
     pub fn is_frozen(&self) -> bool {
@@ -98,10 +109,9 @@ impl State {
             let freeze = self.freeze.as_ref().filter(|_| is_word);
             if freeze.is_some_and(|freeze| freeze.is_before) || (!is_word && *self.frozen.borrow()) {
                 self.frozen.send_replace(true);
-                // The connection stays open, and nobody says anything on it.
-                return std::future::pending().await;
-            }
-            if freeze.is_some() {
+                // The connection stays open, and nobody says anything on it. The sender lives as long as `self`.
+                let _ = self.frozen.subscribe().wait_for(|frozen| !frozen).await;
+            } else if freeze.is_some() {
                 self.frozen.send_replace(true);
             }
             if to.write_all(part).await.is_err() {

@@ -70,6 +70,21 @@ impl Api {
         answer(request.send().await.expect("the broker answers")).await
     }
 
+    /// `POST /v1/sandboxes/{id}/extend` as `owner`: `hours` in all.
+    pub async fn extend(&self, id: &str, owner: &str, hours: u32) -> Answer {
+        let request = self.lab(Method::POST, &format!("/v1/sandboxes/{id}/extend"), owner);
+        let request = request.header("X-Lab-Duration", hours.to_string());
+        answer(request.send().await.expect("the broker answers")).await
+    }
+
+    /// `POST /v1/admin/sandboxes/{id}/{order}` by the operator `alice`.
+    pub async fn order(&self, id: &str, order: &str, reason: &str) -> Answer {
+        let path = format!("{}/v1/admin/sandboxes/{id}/{order}", self.root);
+        let request = self.client.post(path).bearer_auth(&self.admin_token).header("X-Operator", "alice");
+        let body = serde_json::json!({"reason": reason}).to_string();
+        answer(request.body(body).send().await.expect("the broker answers")).await
+    }
+
     /// An admin call.
     pub async fn admin(&self, method: Method, path: &str) -> Answer {
         let request =

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use common::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, PoolName, Sandbox, SandboxId,
-    UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, NewSandbox, Order, OwnerId, PoolName,
+    PreClean, Sandbox, SandboxId, UnixSeconds, Version,
 };
 use common::store::{
     Description, Insert, Layout, MoveClaim, OpenClaim, Page, PageCursor, Shards, StateQuery, Store,
@@ -148,14 +148,61 @@ impl<I: Interposer> Store for InterposedStore<I> {
         self.write("expire", self.inner.expire(id, epoch, ended_by, now)).await
     }
 
+    async fn extend(
+        &self,
+        seen: &Sandbox,
+        extension: &Extension,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write("extend", self.inner.extend(seen, extension, now)).await
+    }
+
+    async fn quarantine(
+        &self,
+        seen: &Candidate,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write("quarantine", self.inner.quarantine(seen, order, now)).await
+    }
+
+    async fn unquarantine(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write("unquarantine", self.inner.unquarantine(seen, order, now)).await
+    }
+
+    async fn order_deletion(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write("order_deletion", self.inner.order_deletion(seen, order, now)).await
+    }
+
     async fn note_attempt(
         &self,
         id: &SandboxId,
         epoch: Epoch,
         attempts: u32,
         error: &str,
+        pre_clean: Option<&PreClean>,
     ) -> Result<Write, StoreError> {
-        self.write("note_attempt", self.inner.note_attempt(id, epoch, attempts, error)).await
+        self.write("note_attempt", self.inner.note_attempt(id, epoch, attempts, error, pre_clean)).await
+    }
+
+    async fn note_pre_clean(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        attempts: u32,
+        pre_clean: &PreClean,
+    ) -> Result<Write, StoreError> {
+        self.write("note_pre_clean", self.inner.note_pre_clean(id, epoch, attempts, pre_clean)).await
     }
 
     async fn finish_deletion(
@@ -164,8 +211,9 @@ impl<I: Interposer> Store for InterposedStore<I> {
         epoch: Epoch,
         now: UnixSeconds,
         purge_at: UnixSeconds,
+        pre_clean: Option<&PreClean>,
     ) -> Result<Write, StoreError> {
-        self.write("finish_deletion", self.inner.finish_deletion(id, epoch, now, purge_at)).await
+        self.write("finish_deletion", self.inner.finish_deletion(id, epoch, now, purge_at, pre_clean)).await
     }
 
     async fn park_deletion(

@@ -1,7 +1,7 @@
 //! Looking into the fleet's streams, as an operator would, with a client of the test's own.
 
 use crate::rig::Rig;
-use crate::servers::as_test_user;
+use crate::servers::nats_client;
 use async_nats::jetstream::{self, stream};
 use common::clock::{Clock as _, SystemClock};
 use common::contract::{Event, ParkedDeletion, Subjects};
@@ -109,7 +109,7 @@ impl Rig {
 
     /// JetStream over a connection of the test's own.
     pub async fn jetstream(&self) -> jetstream::Context {
-        let client = async_nats::connect(as_test_user(&self.env["NATS_URL"])).await.expect("NATS answers");
+        let client = nats_client(&self.env["NATS_URL"]).await;
         jetstream::new(client)
     }
 

@@ -2,7 +2,7 @@
 
 use broker::child;
 use broker::nats_server::{self, NatsServer};
-use common::runtime::settings::{Env as _, ProcessEnv};
+use common::runtime::settings::{Env as _, ProcessEnv, Secret};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use tokio::sync::OnceCell;
@@ -63,6 +63,21 @@ pub fn as_test_user(url: &str) -> String {
         Some(address) => format!("nats://{TEST_USER}:{PASSWORD}@{address}"),
         None => url.to_owned(),
     }
+}
+
+/// A connection of the test's own to a server at either of these URLs.
+pub async fn nats_client(url: &str) -> async_nats::Client {
+    let address = url.rsplit('@').next().expect("an address");
+    let mut options = async_nats::ConnectOptions::new();
+    if with_accounts() {
+        options = options.user_and_password(TEST_USER.to_owned(), PASSWORD.to_owned());
+    }
+    options.connect(address).await.expect("NATS answers")
+}
+
+/// User and password for a configuration that is not read from an environment.
+pub fn test_user() -> (Option<String>, Option<Secret>) {
+    if with_accounts() { (Some(TEST_USER.to_owned()), Some(Secret::new(PASSWORD))) } else { (None, None) }
 }
 
 /// The configuration with users, with their passwords.

@@ -149,7 +149,7 @@ async fn an_account_that_is_gone_needs_no_clearing() {
     let rig = Rig::new(1, &ON).await;
     let target = with_services(&rig, 0, &[OURS]);
     rig.provider.delete(&target).await.unwrap();
-    assert_eq!(rig.provider.pre_clean(&target).await, Ok(PreCleaned::Skipped));
+    assert_eq!(rig.provider.pre_clean(&target).await, Ok(PreCleaned::AlreadyGone));
     assert_eq!(rig.count(Operation::ListServices), 0);
 }
 

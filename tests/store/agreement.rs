@@ -2,11 +2,11 @@
 
 use crate::engines::SHARDS;
 use crate::fixtures::{
-    KEEP_UNTIL, LEASE_END, NOW, PAGE_OF_ALL, claim_key, id, new_sandbox, operator, owner, pool,
+    KEEP_UNTIL, LEASE_END, NOW, PAGE_OF_ALL, claim_key, id, new_sandbox, operator, order, owner, pool,
 };
 use common::domain::{
-    Candidate, ClaimKey, ClaimRecord, Epoch, Grant, LabId, NamePrefix, Sandbox, SandboxName, SfdcAccountId,
-    State, StateName, UnixSeconds, Version,
+    Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, NamePrefix, PreClean, Sandbox,
+    SandboxName, SfdcAccountId, State, StateName, UnixSeconds, Version,
 };
 use common::random::{Dice, Random};
 use common::store::memory::MemoryStore;
@@ -15,12 +15,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const SEED: u64 = 20_261_121;
-const OPERATIONS: u64 = 1_500;
+const OPERATIONS: u64 = 1_900;
 const SANDBOXES: usize = 120;
 /// Kinds of operations that [`Script::next`] chooses from.
-const KINDS: usize = 15;
+const KINDS: usize = 20;
 /// Outcomes that have to come up, or the sequence would prove little: every write done and every write lost.
-const OUTCOMES: [&str; 33] = [
+const OUTCOMES: [&str; 43] = [
     "insert done",
     "insert lost",
     "open done",
@@ -37,6 +37,8 @@ const OUTCOMES: [&str; 33] = [
     "expire lost",
     "attempt done",
     "attempt lost",
+    "clear done",
+    "clear lost",
     "finish done",
     "finish lost",
     "park done",
@@ -47,6 +49,14 @@ const OUTCOMES: [&str; 33] = [
     "missing lost",
     "found done",
     "found lost",
+    "extend done",
+    "extend lost",
+    "quarantine done",
+    "quarantine lost",
+    "unquarantine done",
+    "unquarantine lost",
+    "order done",
+    "order lost",
     "forget done",
     "forget lost",
     "describe done",
@@ -66,11 +76,16 @@ enum Operation {
     Release(u32, &'static str),
     Expire(u32, Epoch, UnixSeconds),
     Attempt(u32, Epoch, u32),
+    Clear(u32, Epoch, u32),
     Finish(u32, Epoch),
     Park(u32, Epoch),
     Replay(u32, Epoch),
     Missing(Box<Sandbox>),
     Found(Box<Sandbox>),
+    Extend(Box<Sandbox>, Extension),
+    Quarantine(Candidate),
+    Unquarantine(Box<Sandbox>),
+    Order(Box<Sandbox>),
     Forget(Box<Sandbox>),
     Describe(u32, Version, Description),
 }
@@ -103,10 +118,16 @@ async fn apply(store: &dyn Store, operation: &Operation, now: UnixSeconds) -> Ou
         Operation::Release(number, by) => store.release(&id(*number), &owner(by), now).await,
         Operation::Expire(number, epoch, by) => store.expire(&id(*number), *epoch, *by, now).await,
         Operation::Attempt(number, epoch, attempts) => {
-            store.note_attempt(&id(*number), *epoch, *attempts, "status 500").await
+            store.note_attempt(&id(*number), *epoch, *attempts, "status 500", None).await
+        }
+        Operation::Clear(number, epoch, attempts) => {
+            let cleaned = PreClean::Cleaned { services: *number };
+            store.note_pre_clean(&id(*number), *epoch, *attempts, &cleaned).await
         }
         Operation::Finish(number, epoch) => {
-            store.finish_deletion(&id(*number), *epoch, now, KEEP_UNTIL).await
+            let shadowed = PreClean::Shadowed { services: *number };
+            let known = Some(&shadowed).filter(|_| number.is_multiple_of(2));
+            store.finish_deletion(&id(*number), *epoch, now, KEEP_UNTIL, known).await
         }
         Operation::Park(number, epoch) => store.park_deletion(&id(*number), *epoch, now).await,
         Operation::Replay(number, epoch) => {
@@ -114,6 +135,10 @@ async fn apply(store: &dyn Store, operation: &Operation, now: UnixSeconds) -> Ou
         }
         Operation::Missing(seen) => store.mark_missing(seen, now).await,
         Operation::Found(seen) => store.mark_found(seen, now).await,
+        Operation::Extend(seen, extension) => store.extend(seen, extension, now).await,
+        Operation::Quarantine(seen) => store.quarantine(seen, &order(), now).await,
+        Operation::Unquarantine(seen) => store.unquarantine(seen, &order(), now).await,
+        Operation::Order(seen) => store.order_deletion(seen, &order(), now).await,
         Operation::Forget(seen) => store.forget(seen, now, KEEP_UNTIL).await,
         Operation::Describe(number, version, description) => {
             store.describe(&id(*number), *version, description).await
@@ -192,19 +217,28 @@ impl Script {
             10 => Operation::Missing(Box::new(seen)),
             11 => Operation::Found(Box::new(seen)),
             12 => Operation::Replay(number, epoch),
+            15 => {
+                let extension = Extension { owner: owner(holder), epoch, ended_by: NOW, expires_at: due };
+                Operation::Extend(Box::new(seen), extension)
+            }
+            16 => Operation::Quarantine(seen.candidate()),
+            17 => Operation::Unquarantine(Box::new(seen)),
+            18 => Operation::Order(Box::new(seen)),
             13 => Operation::Forget(Box::new(seen)),
+            14 => Operation::Clear(number, epoch, attempts),
             _ => Operation::Describe(number, seen.version, self.description(number)),
         }
     }
 
     fn fitting(&self, state: &State) -> usize {
         let kinds: &[usize] = match state {
-            State::Available => &[4, 4, 4, 10],
-            State::Allocated(_) => &[5, 6],
-            State::PendingDeletion(_) => &[7, 7, 8, 9],
+            State::Available => &[4, 4, 4, 4, 10, 16],
+            State::Allocated(_) => &[5, 5, 6, 6, 15, 16, 18],
+            State::PendingDeletion(_) => &[7, 7, 8, 9, 14],
             State::Stale { .. } => &[11, 11, 13],
-            State::DeletionFailed(_) => &[12, 12, 12, 14],
-            State::Quarantined { .. } | State::Deleted(_) => &[0, 14],
+            State::DeletionFailed(_) => &[12, 12, 12, 19],
+            State::Quarantined { .. } => &[17, 18],
+            State::Deleted(_) => &[0, 19],
         };
         kinds[self.dice.below(kinds.len())]
     }
@@ -231,11 +265,16 @@ impl Script {
             Operation::Release(..) => ("release", None),
             Operation::Expire(..) => ("expire", None),
             Operation::Attempt(..) => ("attempt", None),
+            Operation::Clear(..) => ("clear", None),
             Operation::Finish(..) => ("finish", None),
             Operation::Park(..) => ("park", None),
             Operation::Replay(..) => ("replay", None),
             Operation::Missing(_) => ("missing", None),
             Operation::Found(_) => ("found", None),
+            Operation::Extend(..) => ("extend", None),
+            Operation::Quarantine(_) => ("quarantine", None),
+            Operation::Unquarantine(_) => ("unquarantine", None),
+            Operation::Order(_) => ("order", None),
             Operation::Forget(_) => ("forget", None),
             Operation::Describe(..) => ("describe", None),
         };

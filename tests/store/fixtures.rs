@@ -1,8 +1,9 @@
 //! Sandboxes, claims, and the claim loop of the design over the bare port.
 
 use common::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox,
-    OwnerId, PoolName, Sandbox, SandboxId, SandboxName, SfdcAccountId, StateName, UnixSeconds,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, ExternalId, Grant, IdempotencyKey, LabId,
+    NewSandbox, Order, OwnerId, PoolName, Reason, Sandbox, SandboxId, SandboxName, SfdcAccountId, StateName,
+    UnixSeconds,
 };
 use common::store::{Insert, MoveClaim, OpenClaim, SortRange, StateQuery, Store, StoreError, Write};
 use std::collections::HashSet;
@@ -44,6 +45,17 @@ pub(crate) fn id(number: u32) -> SandboxId {
 
 pub(crate) fn pool(name: &str) -> PoolName {
     PoolName::parse(name).unwrap()
+}
+
+/// What an operator says.
+pub(crate) fn order() -> Order {
+    Order { by: operator(), reason: Reason::parse("smoke in it").unwrap() }
+}
+
+/// An hour more for the lease of [`held`].
+pub(crate) fn extension(epoch: Epoch) -> Extension {
+    let expires_at = UnixSeconds::new(LEASE_END.get() + 3_600);
+    Extension { owner: owner("owner-1"), epoch, ended_by: NOW, expires_at }
 }
 
 /// Who replays.
@@ -124,7 +136,7 @@ pub(crate) async fn ending(store: &dyn Store, number: u32) -> Sandbox {
     done(store.release(&sandbox.id, &owner("owner-1"), NOW).await.unwrap())
 }
 
-/// A new sandbox that was led into `state`; there is no way to `quarantined` in the port.
+/// A new sandbox that was led into `state`.
 pub(crate) async fn in_state(store: &dyn Store, state: StateName, number: u32) -> Sandbox {
     match state {
         StateName::Available => added(store, number).await,
@@ -140,21 +152,14 @@ pub(crate) async fn in_state(store: &dyn Store, state: StateName, number: u32) -
         }
         StateName::Deleted => {
             let sandbox = ending(store, number).await;
-            done(store.finish_deletion(&sandbox.id, Epoch::new(1), NOW, KEEP_UNTIL).await.unwrap())
+            done(store.finish_deletion(&sandbox.id, Epoch::new(1), NOW, KEEP_UNTIL, None).await.unwrap())
         }
-        StateName::Quarantined => panic!("no transition leads there"),
+        StateName::Quarantined => {
+            let sandbox = added(store, number).await;
+            done(store.quarantine(&sandbox.candidate(), &order(), NOW).await.unwrap())
+        }
     }
 }
-
-/// The states that [`in_state`] leads to.
-pub(crate) const REACHABLE: [StateName; 6] = [
-    StateName::Available,
-    StateName::Allocated,
-    StateName::PendingDeletion,
-    StateName::DeletionFailed,
-    StateName::Stale,
-    StateName::Deleted,
-];
 
 pub(crate) fn query(state: StateName, shard: u16, range: SortRange) -> StateQuery {
     StateQuery { pool: pool("main"), state, shard, range }

@@ -1,8 +1,8 @@
 //! Pages and counts of the index.
 
 use crate::fixtures::{
-    LEASE_END, NOW, PAGE_OF_ALL, REACHABLE, added, claim_key, done, grant_of, id, in_state, listed,
-    new_sandbox, owner, pool, query, several_added,
+    LEASE_END, NOW, PAGE_OF_ALL, added, claim_key, done, grant_of, id, in_state, listed, new_sandbox, owner,
+    pool, query, several_added,
 };
 use common::domain::{NamePrefix, Sandbox, SandboxName, StateName, UnixSeconds};
 use common::store::{Insert, SortRange, StateQuery, Store};
@@ -159,7 +159,7 @@ pub(crate) async fn due_times_narrow_a_page(store: Arc<dyn Store>) {
 
 pub(crate) async fn every_state_is_in_its_own_part_of_the_index(store: Arc<dyn Store>) {
     let mut expected: BTreeMap<StateName, Vec<Sandbox>> = BTreeMap::new();
-    for (number, state) in (1..).zip(REACHABLE.into_iter().cycle().take(3 * REACHABLE.len())) {
+    for (number, state) in (1..).zip(StateName::ALL.into_iter().cycle().take(3 * StateName::ALL.len())) {
         let sandbox = in_state(&*store, state, number).await;
         if state != StateName::Deleted {
             expected.entry(state).or_default().push(sandbox);

@@ -53,8 +53,8 @@ pub(crate) async fn an_attempt_whose_reply_is_lost_is_counted_once(table: Table)
     let (proxy, store) = lossy(&table).await;
     let sandbox = ending(&table.store, 1).await;
     proxy.lose_next_reply();
-    let found = lost(store.note_attempt(&sandbox.id, sandbox.epoch, 0, "no").await.unwrap());
+    let found = lost(store.note_attempt(&sandbox.id, sandbox.epoch, 0, "no", None).await.unwrap());
     assert_eq!((found.deletion().unwrap().attempts, proxy.lost()), (1, 1));
-    let next = done(store.note_attempt(&sandbox.id, sandbox.epoch, 1, "no").await.unwrap());
+    let next = done(store.note_attempt(&sandbox.id, sandbox.epoch, 1, "no", None).await.unwrap());
     assert_eq!(next.deletion().unwrap().attempts, 2);
 }

@@ -10,6 +10,7 @@ mod interruptions;
 mod layout;
 mod listing;
 mod lost_replies;
+mod orders;
 mod outages;
 mod races;
 mod stored_items;
@@ -68,6 +69,7 @@ on_every_engine! {
         a_deletion_needs_its_epoch,
         a_replay_needs_its_epoch_and_counts_anew,
         an_attempt_is_counted_once,
+        what_clearing_came_to_is_kept_with_the_deletion,
         an_error_is_cut_where_the_domain_cuts_it,
         a_sandbox_goes_missing_and_comes_back,
         what_is_given_up_leaves_a_tombstone,
@@ -100,6 +102,14 @@ on_every_engine! {
         a_late_move_does_not_undo_a_twins_claim,
         a_crashed_release_leaves_nothing_that_blocks,
         a_key_that_found_nothing_gets_what_comes_later,
+    }
+    orders {
+        an_extension_needs_the_lease_and_its_time,
+        an_extended_lease_is_due_at_its_new_end_only,
+        more_time_and_the_end_of_a_lease_do_not_both_win,
+        a_lease_that_is_extended_often_keeps_a_short_history,
+        a_quarantined_sandbox_is_not_granted_and_comes_back_by_its_name,
+        a_lease_ends_with_its_quarantine_and_is_remembered,
     }
     listing {
         pages_follow_on_without_gap_or_repeat,

@@ -147,7 +147,7 @@ pub(crate) async fn an_attempt_is_counted_by_one(store: Arc<dyn Store>) {
     for attempts in 0..3 {
         let answers = everybody(|_| {
             let store = Arc::clone(&store);
-            async move { store.note_attempt(&id(1), Epoch::new(1), attempts, "no").await }
+            async move { store.note_attempt(&id(1), Epoch::new(1), attempts, "no", None).await }
         })
         .await;
         assert_eq!(assert_one_winner(&answers).deletion().unwrap().attempts, attempts + 1);
@@ -161,7 +161,7 @@ pub(crate) async fn a_deletion_ends_one_way(store: Arc<dyn Store>) {
         let store = Arc::clone(&store);
         async move {
             if caller % 2 == 0 {
-                store.finish_deletion(&id(1), Epoch::new(1), LATER, KEEP_UNTIL).await
+                store.finish_deletion(&id(1), Epoch::new(1), LATER, KEEP_UNTIL, None).await
             } else {
                 store.park_deletion(&id(1), Epoch::new(1), LATER).await
             }

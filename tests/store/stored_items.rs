@@ -70,7 +70,7 @@ pub(crate) async fn what_is_over_gets_a_time_to_live(table: Table) {
     assert_eq!(item(&table, "SBX#1", "META").await.get("ttl"), None);
     done(store.release(&sandbox.id, &owner("owner-1"), NOW).await.unwrap());
     assert_eq!(item(&table, "SBX#1", "META").await.get("ttl"), None);
-    done(store.finish_deletion(&sandbox.id, sandbox.epoch, NOW, UnixSeconds::new(77)).await.unwrap());
+    done(store.finish_deletion(&sandbox.id, sandbox.epoch, NOW, UnixSeconds::new(77), None).await.unwrap());
     let tombstone = item(&table, "SBX#1", "META").await;
     assert_eq!(tombstone.get("ttl").cloned(), ttl(77));
     for gone in ["state_shard", "state_sort", "deletion_shard", "parked_shard", "held_lab"] {

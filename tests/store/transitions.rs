@@ -1,28 +1,35 @@
 //! Every transition, and every way to lose one, held against the domain's own answer.
 
 use crate::fixtures::{
-    KEEP_UNTIL, LATER, LEASE_END, NOW, REACHABLE, added, claim_key, done, ending, grant_of, held, in_state,
-    listed, lost, new_sandbox, operator, owner,
+    KEEP_UNTIL, LATER, LEASE_END, NOW, added, claim_key, done, ending, extension, grant_of, held, in_state,
+    listed, lost, new_sandbox, operator, order, owner,
 };
 use common::domain::{
-    Epoch, HISTORY_ENTRIES_MAX, InvalidTransition, LAST_ERROR_BYTES_MAX, NamePrefix, Sandbox, SandboxName,
-    StateName, UnixSeconds, Version,
+    Epoch, HISTORY_ENTRIES_MAX, InvalidTransition, LAST_ERROR_BYTES_MAX, NamePrefix, PreClean, Sandbox,
+    SandboxName, StateName, UnixSeconds, Version,
 };
 use common::store::{Description, Insert, SortRange, Store, StoreError, Write};
 use std::sync::Arc;
 
-const STEPS: [&str; 10] = [
+const STEPS: [&str; 15] = [
     "grant",
     "release",
     "expire",
     "note_attempt",
+    "note_pre_clean",
     "finish_deletion",
     "park_deletion",
     "replay_deletion",
     "mark_missing",
     "mark_found",
+    "extend",
+    "quarantine",
+    "unquarantine",
+    "order_deletion",
     "forget",
 ];
+
+const CLEANED: PreClean = PreClean::Cleaned { services: 2 };
 
 fn prefix(text: &str) -> SortRange {
     SortRange::NamePrefix(NamePrefix::parse(text).unwrap())
@@ -36,12 +43,17 @@ async fn in_store(store: &dyn Store, step: &str, sandbox: &Sandbox) -> Result<Wr
         "grant" => store.grant(&grant_of(&sandbox.candidate(), &claim_key("owner-1", "key-1"))).await,
         "release" => store.release(id, &owner("owner-1"), LATER).await,
         "expire" => store.expire(id, epoch, LEASE_END, LATER).await,
-        "note_attempt" => store.note_attempt(id, epoch, attempts, "no").await,
-        "finish_deletion" => store.finish_deletion(id, epoch, LATER, KEEP_UNTIL).await,
+        "note_attempt" => store.note_attempt(id, epoch, attempts, "no", None).await,
+        "note_pre_clean" => store.note_pre_clean(id, epoch, attempts, &CLEANED).await,
+        "finish_deletion" => store.finish_deletion(id, epoch, LATER, KEEP_UNTIL, None).await,
         "park_deletion" => store.park_deletion(id, epoch, LATER).await,
         "replay_deletion" => store.replay_deletion(id, epoch, &operator(), LATER).await,
         "mark_missing" => store.mark_missing(sandbox, LATER).await,
         "mark_found" => store.mark_found(sandbox, LATER).await,
+        "extend" => store.extend(sandbox, &extension(epoch), LATER).await,
+        "quarantine" => store.quarantine(&sandbox.candidate(), &order(), LATER).await,
+        "unquarantine" => store.unquarantine(sandbox, &order(), LATER).await,
+        "order_deletion" => store.order_deletion(sandbox, &order(), LATER).await,
         "forget" => store.forget(sandbox, LATER, KEEP_UNTIL).await,
         other => panic!("no step {other}"),
     }
@@ -57,12 +69,17 @@ fn in_domain(step: &str, sandbox: Sandbox) -> Result<Sandbox, InvalidTransition>
         }
         "release" => sandbox.release(&owner("owner-1"), LATER),
         "expire" => sandbox.expire(epoch, LEASE_END, LATER),
-        "note_attempt" => sandbox.note_attempt(epoch, "no"),
-        "finish_deletion" => sandbox.finish_deletion(epoch, LATER, KEEP_UNTIL),
+        "note_attempt" => sandbox.note_attempt(epoch, "no", None),
+        "note_pre_clean" => sandbox.note_pre_clean(epoch, &CLEANED),
+        "finish_deletion" => sandbox.finish_deletion(epoch, LATER, KEEP_UNTIL, None),
         "park_deletion" => sandbox.park_deletion(epoch, LATER),
         "replay_deletion" => sandbox.replay_deletion(epoch, &operator(), LATER),
         "mark_missing" => sandbox.go_missing(version, LATER),
         "mark_found" => sandbox.come_back(version, LATER),
+        "extend" => sandbox.extend(version, &extension(epoch), LATER),
+        "quarantine" => sandbox.quarantine(version, &order(), LATER),
+        "unquarantine" => sandbox.unquarantine(version, &order(), LATER),
+        "order_deletion" => sandbox.order_deletion(version, &order(), LATER),
         "forget" => sandbox.forget(version, epoch, LATER, KEEP_UNTIL),
         other => panic!("no step {other}"),
     }
@@ -70,7 +87,7 @@ fn in_domain(step: &str, sandbox: Sandbox) -> Result<Sandbox, InvalidTransition>
 
 pub(crate) async fn every_step_from_every_state_answers_like_the_domain(store: Arc<dyn Store>) {
     let mut number = 0;
-    for state in REACHABLE {
+    for state in StateName::ALL {
         for step in STEPS {
             number += 1;
             let before = in_state(&*store, state, number).await;
@@ -139,9 +156,9 @@ pub(crate) async fn an_expiry_needs_the_lease_and_its_end(store: Arc<dyn Store>)
 pub(crate) async fn a_deletion_needs_its_epoch(store: Arc<dyn Store>) {
     let before = ending(&*store, 1).await;
     for epoch in [0, 2].map(Epoch::new) {
-        let attempt = store.note_attempt(&before.id, epoch, 0, "no").await.unwrap();
+        let attempt = store.note_attempt(&before.id, epoch, 0, "no", None).await.unwrap();
         assert_eq!(lost(attempt), before);
-        let finish = store.finish_deletion(&before.id, epoch, LATER, KEEP_UNTIL).await.unwrap();
+        let finish = store.finish_deletion(&before.id, epoch, LATER, KEEP_UNTIL, None).await.unwrap();
         assert_eq!(lost(finish), before);
         let park = store.park_deletion(&before.id, epoch, LATER).await.unwrap();
         assert_eq!(lost(park), before);
@@ -150,7 +167,7 @@ pub(crate) async fn a_deletion_needs_its_epoch(store: Arc<dyn Store>) {
 
 pub(crate) async fn a_replay_needs_its_epoch_and_counts_anew(store: Arc<dyn Store>) {
     let tried = ending(&*store, 1).await;
-    let tried = done(store.note_attempt(&tried.id, tried.epoch, 0, "status 500").await.unwrap());
+    let tried = done(store.note_attempt(&tried.id, tried.epoch, 0, "status 500", None).await.unwrap());
     let parked = done(store.park_deletion(&tried.id, tried.epoch, LATER).await.unwrap());
     for epoch in [0, 2].map(Epoch::new) {
         let refused = store.replay_deletion(&parked.id, epoch, &operator(), LATER).await.unwrap();
@@ -169,31 +186,56 @@ pub(crate) async fn a_replay_needs_its_epoch_and_counts_anew(store: Arc<dyn Stor
     );
     let again = done(store.park_deletion(&parked.id, parked.epoch, LATER).await.unwrap());
     let gone = done(store.replay_deletion(&again.id, again.epoch, &operator(), LATER).await.unwrap());
-    done(store.finish_deletion(&gone.id, gone.epoch, LATER, KEEP_UNTIL).await.unwrap());
+    done(store.finish_deletion(&gone.id, gone.epoch, LATER, KEEP_UNTIL, None).await.unwrap());
 }
 
 pub(crate) async fn an_attempt_is_counted_once(store: Arc<dyn Store>) {
     let before = ending(&*store, 1).await;
     let epoch = before.epoch;
-    let first = done(store.note_attempt(&before.id, epoch, 0, "status 500").await.unwrap());
-    assert_eq!(first, before.note_attempt(epoch, "status 500").unwrap());
+    let first = done(store.note_attempt(&before.id, epoch, 0, "status 500", None).await.unwrap());
+    assert_eq!(first, before.note_attempt(epoch, "status 500", None).unwrap());
     // The same attempt again, after its answer got lost.
-    assert_eq!(lost(store.note_attempt(&first.id, epoch, 0, "status 500").await.unwrap()), first);
-    assert_eq!(lost(store.note_attempt(&first.id, epoch, 2, "status 500").await.unwrap()), first);
-    let second = done(store.note_attempt(&first.id, epoch, 1, "").await.unwrap());
+    assert_eq!(lost(store.note_attempt(&first.id, epoch, 0, "status 500", None).await.unwrap()), first);
+    assert_eq!(lost(store.note_attempt(&first.id, epoch, 2, "status 500", None).await.unwrap()), first);
+    let second = done(store.note_attempt(&first.id, epoch, 1, "", None).await.unwrap());
     assert_eq!(second.deletion().unwrap().attempts, 2);
     assert_eq!(second.deletion().unwrap().last_error.as_deref(), Some(""));
     let parked = done(store.park_deletion(&first.id, epoch, LATER).await.unwrap());
     assert_eq!(parked.deletion(), second.deletion());
 }
 
+pub(crate) async fn what_clearing_came_to_is_kept_with_the_deletion(store: Arc<dyn Store>) {
+    let before = ending(&*store, 1).await;
+    let (id, epoch) = (&before.id, before.epoch);
+    let failed = PreClean::failed(&"x".repeat(5_000), false);
+    let tried = done(store.note_attempt(id, epoch, 0, "no", Some(&failed)).await.unwrap());
+    assert_eq!(tried, before.clone().note_attempt(epoch, "no", Some(&failed)).unwrap());
+    for (epoch, attempts) in [(epoch.next(), 1), (epoch, 0), (epoch, 2)] {
+        let refused = store.note_pre_clean(id, epoch, attempts, &CLEANED).await.unwrap();
+        assert_eq!(lost(refused), tried, "epoch {epoch}, {attempts} attempts");
+    }
+    let cleared = done(store.note_pre_clean(id, epoch, 1, &CLEANED).await.unwrap());
+    assert_eq!(cleared, tried.note_pre_clean(epoch, &CLEANED).unwrap());
+    let again = done(store.note_attempt(id, epoch, 1, "no", None).await.unwrap());
+    assert_eq!(again.deletion().unwrap().pre_clean, Some(CLEANED), "what is known stays known");
+    let parked = done(store.park_deletion(id, epoch, LATER).await.unwrap());
+    let replayed = done(store.replay_deletion(id, epoch, &operator(), LATER).await.unwrap());
+    for kept in [parked, replayed] {
+        assert_eq!(kept.deletion().unwrap().pre_clean, Some(CLEANED));
+    }
+    let shadowed = PreClean::Shadowed { services: 1 };
+    let gone = done(store.finish_deletion(id, epoch, LATER, KEEP_UNTIL, Some(&shadowed)).await.unwrap());
+    assert_eq!(gone.deletion().unwrap().pre_clean, Some(shadowed));
+    assert_eq!(store.sandbox(id).await.unwrap(), Some(gone));
+}
+
 pub(crate) async fn an_error_is_cut_where_the_domain_cuts_it(store: Arc<dyn Store>) {
     let before = ending(&*store, 1).await;
     let long = format!("x{}", "ü".repeat(LAST_ERROR_BYTES_MAX));
-    let tried = done(store.note_attempt(&before.id, before.epoch, 0, &long).await.unwrap());
+    let tried = done(store.note_attempt(&before.id, before.epoch, 0, &long, None).await.unwrap());
     let kept = tried.deletion().unwrap().last_error.clone().unwrap();
     assert_eq!(kept.len(), LAST_ERROR_BYTES_MAX - 1);
-    assert_eq!(tried, before.note_attempt(tried.epoch, &long).unwrap());
+    assert_eq!(tried, before.note_attempt(tried.epoch, &long, None).unwrap());
 }
 
 pub(crate) async fn a_sandbox_goes_missing_and_comes_back(store: Arc<dyn Store>) {
@@ -229,7 +271,7 @@ pub(crate) async fn what_is_given_up_leaves_a_tombstone(store: Arc<dyn Store>) {
 }
 
 pub(crate) async fn a_description_touches_nothing_else(store: Arc<dyn Store>) {
-    for (number, state) in (1..).zip(REACHABLE) {
+    for (number, state) in (1..).zip(StateName::ALL) {
         let before = in_state(&*store, state, number).await;
         let name = SandboxName::parse(&format!("renamed {number}")).unwrap();
         let described = Description { name: name.clone(), sfdc_account_id: None };

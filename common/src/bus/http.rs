@@ -2,7 +2,7 @@
 //! promise that a NATS caller has. `broker bench` measures both doors with it.
 
 use crate::bus::{BusError, Context, Reply, RequestError, Requests};
-use crate::contract::{AllocateRequest, Fault, Outcome, SandboxRequest, Verb, headers};
+use crate::contract::{AllocateRequest, ExtendRequest, Fault, Outcome, SandboxRequest, Verb, headers};
 use crate::domain::SandboxId;
 use crate::runtime::settings::Secret;
 use async_trait::async_trait;
@@ -25,6 +25,9 @@ const POOL_HEADER: &str = "X-Sandbox-Pool";
 const IDEMPOTENCY_KEY_HEADER: &str = "Idempotency-Key";
 /// Length of the lease, in whole hours.
 const LAB_DURATION_HEADER: &str = "X-Lab-Duration";
+
+/// The lease that is meant.
+const LEASE_EPOCH_HEADER: &str = "X-Lease-Epoch";
 
 /// A caller of the HTTP API, with as many kept-alive connections as it has requests under way.
 #[derive(Clone, Debug)]
@@ -73,7 +76,16 @@ impl HttpRequests {
             }
             Verb::Stats => self.call(Method::GET, "/v1/admin/stats"),
             Verb::Health => self.call(Method::GET, "/readyz"),
-            Verb::Parked | Verb::Deletion | Verb::Replay | Verb::ReplayAll | Verb::Remove => {
+            Verb::Extend => self.extend(&decode(body)?)?,
+            Verb::Deletions
+            | Verb::Parked
+            | Verb::Deletion
+            | Verb::Replay
+            | Verb::ReplayAll
+            | Verb::Remove
+            | Verb::Quarantine
+            | Verb::Unquarantine
+            | Verb::ForceRelease => {
                 return Err(Fault::invalid("the verb", "is not asked for through this door"));
             }
         })
@@ -96,6 +108,21 @@ impl HttpRequests {
             call = call.header(LAB_DURATION_HEADER, hours.to_string());
         }
         call
+    }
+
+    fn extend(&self, request: &ExtendRequest) -> Result<RequestBuilder, Fault> {
+        let ExtendRequest { sandbox_id, owner, lab_duration_hours, lease_epoch } = request;
+        // It becomes a segment of the path.
+        let id = SandboxId::parse(sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))?;
+        let path = format!("/v1/sandboxes/{id}/extend");
+        let mut call = self.call(Method::POST, &path).header(OWNER_HEADER, owner);
+        if let Some(hours) = lab_duration_hours {
+            call = call.header(LAB_DURATION_HEADER, hours.to_string());
+        }
+        if let Some(epoch) = lease_epoch {
+            call = call.header(LEASE_EPOCH_HEADER, epoch.to_string());
+        }
+        Ok(call)
     }
 
     fn call(&self, method: Method, path: &str) -> RequestBuilder {
@@ -191,6 +218,12 @@ mod tests {
     fn a_sandbox_becomes_a_path_and_nothing_else_does() {
         let request = request_of(Verb::Release, r#"{"sandbox_id":"7","owner":"p-1"}"#).unwrap();
         assert_eq!(request.url().path(), "/v1/sandboxes/7/mark-for-deletion");
+        let body = r#"{"sandbox_id":"7","owner":"p-1","lab_duration_hours":6,"lease_epoch":1}"#;
+        let request = request_of(Verb::Extend, body).unwrap();
+        assert_eq!(request.url().path(), "/v1/sandboxes/7/extend");
+        let header = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap());
+        assert_eq!((header(LAB_DURATION_HEADER), header(LEASE_EPOCH_HEADER)), (Some("6"), Some("1")));
+        assert!(request_of(Verb::Extend, r#"{"sandbox_id":"../7","owner":"p-1"}"#).is_err());
         assert!(request_of(Verb::Get, r#"{"sandbox_id":"../7","owner":"p-1"}"#).is_err());
         assert!(request_of(Verb::Allocate, "[1]").is_err());
     }

@@ -4,11 +4,13 @@
 //! each deletion that goes well and halves when the provider fails. A breaker closes the line after too many
 //! failures in a row, and lets one call of the whole fleet try from time to time.
 
-use super::{CallEnd, Confirmed, LineView, Ticket, Told, Turn};
+use super::{Blame, CallEnd, Confirmed, LineView, Ticket, Told, Turn};
 use crate::contract::line::{Breaker, BreakerReason, BreakerStatus, DeletionsStatus, Failing};
 use crate::contract::{LineState, Pause};
 use crate::runtime::settings::Settings;
 use std::time::Duration;
+
+mod evidence;
 
 /// What a minute's worth of slots takes, in microseconds. The 2 % above a minute are room for calls that begin
 /// late: without them a late call and a punctual one after it could lie too close together.
@@ -177,29 +179,42 @@ impl LineRules {
     ) -> (Told, Option<LineState>) {
         let mut next = line.clone();
         let is_our_probe = line.breaker_probe() == Some(ticket.slot_us);
-        match end {
-            CallEnd::Unused if is_our_probe => next.breaker = Breaker::Open { until_ms: now_ms },
-            CallEnd::Unused => {}
-            CallEnd::Deleted | CallEnd::Refused => {
+        let blame = match end {
+            CallEnd::Unused => {
                 if is_our_probe {
-                    next.breaker = Breaker::Closed;
-                    (next.openings, next.reason) = (0, None);
+                    next.breaker = Breaker::Open { until_ms: now_ms };
                 }
-                if next.breaker == Breaker::Closed {
-                    (next.failures, next.failing) = (0, Failing::Nobody);
+                Blame::Nobody
+            }
+            CallEnd::Deleted => {
+                evidence::note_good(&mut next, ticket, is_our_probe, sandbox);
+                close(&mut next, is_our_probe);
+                let step = (self.per_minute_max * 1_000).div_ceil(STEPS_TO_CEILING);
+                self.set_rate(&mut next, self.rate_milli(line).saturating_add(step));
+                Blame::Nobody
+            }
+            CallEnd::Refused => {
+                close(&mut next, is_our_probe);
+                Blame::Sandbox
+            }
+            CallEnd::Forbidden => {
+                let blame = evidence::forbid(&mut next, sandbox, now_ms);
+                match (blame, is_our_probe) {
+                    (Blame::Nobody, _) => self.fail(&mut next, ticket, is_our_probe, sandbox, end, now_ms),
+                    // It says nothing about the others, so another one tries at once.
+                    (_, true) => next.breaker = Breaker::Open { until_ms: now_ms },
+                    (_, false) => {}
                 }
-                if end == CallEnd::Deleted {
-                    let step = (self.per_minute_max * 1_000).div_ceil(STEPS_TO_CEILING);
-                    self.set_rate(&mut next, self.rate_milli(line).saturating_add(step));
-                }
+                blame
             }
             CallEnd::Failed | CallEnd::SlowDown { .. } | CallEnd::Unauthorized => {
                 self.fail(&mut next, ticket, is_our_probe, sandbox, end, now_ms);
+                evidence::blame(&next, end)
             }
-        }
+        };
         let told = Told {
             is_closed: next.breaker == Breaker::Closed,
-            is_alone: next.failing == Failing::One { sandbox: sandbox.to_owned() },
+            blame,
             wait: match stand(&next, None, now_ms) {
                 Stand::Nobody { until_ms } => span_ms(now_ms, until_ms),
                 Stand::Everybody | Stand::OneProbe => Duration::ZERO,
@@ -219,24 +234,16 @@ impl LineRules {
     ) {
         // Calls that began before the last halving say nothing about the rate after it: ten of them that fail
         // together halve it once.
-        if end != CallEnd::Unauthorized && ticket.slot_us / 1_000 >= line.slowed_ms {
+        let is_refused = matches!(end, CallEnd::Unauthorized | CallEnd::Forbidden);
+        if !is_refused && ticket.slot_us / 1_000 >= line.slowed_ms {
             self.set_rate(line, self.rate_milli(line) / 2);
             line.slowed_ms = now_ms.saturating_add(1);
         }
         if let CallEnd::SlowDown { span } = end {
             line.held_until_ms = line.held_until_ms.max(after(now_ms, span));
         }
-        if line.breaker == Breaker::Closed {
-            line.failures = line.failures.saturating_add(1);
-            let is_same = match &line.failing {
-                Failing::Nobody => true,
-                Failing::One { sandbox: first } => first == sandbox,
-                Failing::Several => false,
-            };
-            line.failing =
-                if is_same { Failing::One { sandbox: sandbox.to_owned() } } else { Failing::Several };
-        }
-        let is_too_much = end == CallEnd::Unauthorized || line.failures >= self.failures_max;
+        evidence::note_failure(line, sandbox, now_ms);
+        let is_too_much = is_refused || (line.failures >= self.failures_max && !evidence::is_odd(line));
         // What began before the breaker opened is no news about the provider.
         if is_our_probe || (line.breaker == Breaker::Closed && is_too_much) {
             line.openings = line.openings.saturating_add(1);
@@ -244,7 +251,7 @@ impl LineRules {
             let span = self.open_min.saturating_mul(2_u32.saturating_pow(doublings)).min(self.open_max);
             line.breaker = Breaker::Open { until_ms: after(now_ms, span).max(line.held_until_ms) };
             line.reason = Some(match end {
-                CallEnd::Unauthorized => BreakerReason::Unauthorized,
+                _ if is_refused => BreakerReason::Unauthorized,
                 _ => BreakerReason::Failures,
             });
         }
@@ -338,6 +345,17 @@ impl LineState {
             Breaker::HalfOpen { probe_us, .. } => Some(probe_us),
             Breaker::Closed | Breaker::Open { .. } => None,
         }
+    }
+}
+
+/// The provider works: a try that showed it closes the breaker, and a row of failures ends.
+fn close(line: &mut LineState, is_our_probe: bool) {
+    if is_our_probe {
+        line.breaker = Breaker::Closed;
+        (line.openings, line.reason) = (0, None);
+    }
+    if line.breaker == Breaker::Closed {
+        (line.failures, line.failing, line.failing_since_ms) = (0, Failing::Nobody, 0);
     }
 }
 

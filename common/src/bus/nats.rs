@@ -110,9 +110,17 @@ impl NatsConfig {
         );
         let credentials_file =
             settings.optional("NATS_CREDENTIALS_FILE", "credentials file of this role").map(PathBuf::from);
-        let user = settings
+        let mut user = settings
             .optional("NATS_USER", "user name of this role; `{role}` in it stands for the role's name");
-        let password = settings.optional("NATS_PASSWORD", "password of that user").map(Secret::new);
+        let mut password = settings.optional("NATS_PASSWORD", "password of that user").map(Secret::new);
+        // The client library leaves those of an address unused.
+        if let Some((in_url, of_url)) = credentials_in(&url) {
+            if user.is_some() || password.is_some() {
+                settings.mistake("NATS_URL", "names a user, and so does NATS_USER; leave one of them out");
+            }
+            user = Some(in_url);
+            password = Some(Secret::new(of_url));
+        }
         if user.is_some() != password.is_some() {
             settings.mistake("NATS_USER", "and NATS_PASSWORD have to be set together");
         }
@@ -270,6 +278,16 @@ fn reconnect_delay(random: &dyn Random, attempts: usize) -> Duration {
     RECONNECT_DELAY_MIN + full_jitter(random, longest)
 }
 
+/// User and password of the first address that has them (`nats://user:password@host`), as they are written.
+fn credentials_in(addresses: &str) -> Option<(String, String)> {
+    addresses.split(',').find_map(|address| {
+        let (_, rest) = address.split_once("://")?;
+        let (credentials, _) = rest.rsplit_once('@')?;
+        let (user, password) = credentials.split_once(':')?;
+        Some((user.to_owned(), password.to_owned()))
+    })
+}
+
 /// Addresses as they may be shown: one may carry a user, a password or a token before its host.
 fn without_credentials(addresses: &str) -> String {
     let shown = addresses.split(',').map(|address| {
@@ -301,6 +319,24 @@ async fn log_event(url: String, event: Event) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_of_an_address_are_those_of_the_connection() {
+        let read = |variables: &[(&str, &str)]| {
+            let env: std::collections::BTreeMap<_, _> =
+                variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let mut settings = Settings::new(&env);
+            let config = NatsConfig::read(&mut settings);
+            settings.finish(config)
+        };
+        let url = ("NATS_URL", "nats://one:4222, nats://broker:p@ss:w@two:4222");
+        let config = read(&[url]).unwrap();
+        let password = config.password.unwrap();
+        assert_eq!((config.user.as_deref(), password.expose()), (Some("broker"), "p@ss:w"));
+        let both = read(&[url, ("NATS_USER", "broker"), ("NATS_PASSWORD", "other")]).unwrap_err();
+        assert!(both.to_string().contains("NATS_URL"), "{both}");
+        assert!(read(&[("NATS_URL", "nats://one:4222")]).unwrap().user.is_none());
+    }
 
     #[test]
     fn addresses_are_shown_without_credentials() {

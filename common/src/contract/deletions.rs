@@ -1,6 +1,7 @@
 //! Deletion work and what is kept of it when it is given up.
 
-use crate::domain::{Epoch, InvalidId, PoolName, Sandbox, SandboxId, State};
+use super::queue::PreCleanView;
+use crate::domain::{Epoch, HistoryEntry, InvalidId, PoolName, Sandbox, SandboxId, State};
 use serde::{Deserialize, Serialize};
 
 /// Version of [`DeletionWork`] that this build writes and reads.
@@ -92,6 +93,9 @@ pub struct QueuedView {
     pub put_off: bool,
     /// Since when it is there, Unix seconds.
     pub since: u64,
+    /// When its next attempt is due, Unix seconds, if it waits for one.
+    #[serde(default)]
+    pub due_at: Option<u64>,
 }
 
 /// One state change of a sandbox.
@@ -110,6 +114,9 @@ pub struct HistoryView {
     /// Who, if an operator did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+    /// Why, if it was ordered with a reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Everything about the end of one sandbox.
@@ -129,6 +136,9 @@ pub struct DeletionView {
     pub attempts: u32,
     /// What the last failed one said.
     pub last_error: Option<String>,
+    /// What clearing it came to, once it was tried.
+    #[serde(default)]
+    pub pre_clean: Option<PreCleanView>,
     /// Its messages in the queue.
     pub queued: Vec<QueuedView>,
     /// Its copy among the parked ones.
@@ -206,6 +216,28 @@ pub struct RemoveReply {
     pub key: String,
     /// Whether it was there.
     pub removed: bool,
+}
+
+// === impl HistoryView ===
+
+impl HistoryView {
+    /// The state changes of `sandbox`, oldest first.
+    #[must_use]
+    pub fn all_of(sandbox: &Sandbox) -> Vec<Self> {
+        let view = |entry: &HistoryEntry| {
+            let HistoryEntry { version, epoch, state, cause, at, by, reason } = entry;
+            Self {
+                version: version.get(),
+                epoch: epoch.get(),
+                status: state.to_string(),
+                cause: cause.as_str().to_owned(),
+                at: at.get(),
+                by: by.as_ref().map(ToString::to_string),
+                reason: reason.as_ref().map(ToString::to_string),
+            }
+        };
+        sandbox.history.iter().map(view).collect()
+    }
 }
 
 // === impl ParkedDeletion ===

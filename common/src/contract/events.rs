@@ -58,6 +58,9 @@ pub struct EventData {
     pub lab: Option<String>,
     /// Who made the change: a name for an owner or operator, else the part of the broker that did it.
     pub by: String,
+    /// Why, if it was ordered with a reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// The request that made it, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
@@ -69,7 +72,7 @@ impl Event {
     /// The event of one entry in the sandbox's history.
     #[must_use]
     pub fn of(sandbox: &Sandbox, entry: &HistoryEntry, request_id: Option<&str>) -> Self {
-        let HistoryEntry { version, epoch, state, cause, at, by } = entry;
+        let HistoryEntry { version, epoch, state, cause, at, by, reason } = entry;
         let before = sandbox.history.iter().find(|before| before.version.next() == *version);
         let lease = sandbox.last_lease().filter(|lease| lease.epoch == *epoch);
         let owner = lease.map(|lease| lease.claim.owner.to_string());
@@ -94,6 +97,7 @@ impl Event {
                 owner,
                 lab: lease.and_then(|lease| lease.lab.as_ref()).map(ToString::to_string),
                 by,
+                reason: reason.as_ref().map(ToString::to_string),
                 request_id: request_id.map(ToOwned::to_owned),
             },
         }
@@ -121,13 +125,13 @@ impl Event {
 /// Who makes changes of that kind when the history names nobody.
 const fn maker_of(cause: Cause, owner: Option<&str>) -> &str {
     match (cause, owner) {
-        (Cause::Claimed | Cause::Released, Some(owner)) => owner,
-        (Cause::Claimed | Cause::Released, None) => "owner",
+        (Cause::Claimed | Cause::Released | Cause::Extended, Some(owner)) => owner,
+        (Cause::Claimed | Cause::Released | Cause::Extended, None) => "owner",
         (Cause::Listed | Cause::Missing | Cause::Found, _) => "sync",
         (Cause::Expired, _) => "expiry",
         (Cause::Forgotten, _) => "stale",
         (Cause::Deleted | Cause::Parked, _) => "reaper",
-        (Cause::Ordered | Cause::Replayed, _) => "operator",
+        (Cause::Ordered | Cause::Replayed | Cause::Quarantined | Cause::Unquarantined, _) => "operator",
     }
 }
 
@@ -141,6 +145,13 @@ pub fn rfc3339(moment: UnixSeconds) -> String {
         .unwrap_or_else(|| "9999-12-31T23:59:59Z".to_owned())
 }
 
+/// The moment that such a text says; none if it is no such text, or before 1970.
+#[must_use]
+pub fn parse_rfc3339(text: &str) -> Option<UnixSeconds> {
+    let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    u64::try_from(moment.unix_timestamp()).ok().map(UnixSeconds::new)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +160,9 @@ mod tests {
     fn a_moment_is_written_as_rfc_3339() {
         assert_eq!(rfc3339(UnixSeconds::new(1_763_683_200)), "2025-11-21T00:00:00Z");
         assert_eq!(rfc3339(UnixSeconds::new(u64::MAX)), "9999-12-31T23:59:59Z");
+        let moment = UnixSeconds::new(1_763_683_200);
+        assert_eq!(parse_rfc3339(&rfc3339(moment)), Some(moment));
+        assert_eq!((parse_rfc3339("tomorrow"), parse_rfc3339("1969-12-31T00:00:00Z")), (None, None));
     }
 
     #[test]

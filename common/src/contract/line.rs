@@ -25,6 +25,12 @@ pub struct LineState {
     pub failures: u32,
     /// Whose deletions these failures are.
     pub failing: Failing,
+    /// When the first of them happened, in milliseconds since the Unix epoch.
+    pub failing_since_ms: u64,
+    /// When the latest call that deleted something began, in milliseconds since the Unix epoch.
+    pub good_ms: u64,
+    /// Sandboxes whose deletions were forbidden, oldest first.
+    pub forbidden: Vec<Forbidden>,
     /// Whether the line is open to everybody.
     pub breaker: Breaker,
     /// How often in a row the breaker has opened.
@@ -47,6 +53,16 @@ pub enum Failing {
     },
     /// Those of several sandboxes.
     Several,
+}
+
+/// A sandbox whose deletion the provider forbade.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Forbidden {
+    /// Which.
+    pub sandbox: String,
+    /// When it did so first, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
 }
 
 /// The breaker of the whole fleet.

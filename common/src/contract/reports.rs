@@ -55,9 +55,12 @@ pub struct SyncReport {
     /// `completed`; `refused` when it would have staled too much of the pool; `failed` when the listing could
     /// not be had or the store failed.
     pub status: String,
-    /// Why, unless completed.
+    /// Why, unless completed; or what was overridden by force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Who forced it, if somebody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced_by: Option<String>,
     /// Sandboxes that the provider lists.
     pub listed: u64,
     /// Sandboxes that are as listed at the end: `inserted + restored + refreshed + unchanged`.

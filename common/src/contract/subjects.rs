@@ -29,6 +29,8 @@ pub enum Verb {
     Stats,
     /// Whether the worker can work.
     Health,
+    /// Show the deletion queue.
+    Deletions,
     /// Show what was parked.
     Parked,
     /// Show the end of one sandbox.
@@ -39,6 +41,14 @@ pub enum Verb {
     ReplayAll,
     /// Remove what nobody can read.
     Remove,
+    /// Give a lease more time.
+    Extend,
+    /// Take a sandbox out of use.
+    Quarantine,
+    /// Put it back into use.
+    Unquarantine,
+    /// End the lease or the quarantine of a sandbox and have it deleted.
+    ForceRelease,
 }
 
 /// The names of one fleet. Several fleets can share a NATS server by different prefixes; tests do.
@@ -56,17 +66,22 @@ pub struct InvalidPrefix;
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 15] = [
         Self::Allocate,
         Self::Release,
         Self::Get,
         Self::Stats,
         Self::Health,
+        Self::Deletions,
         Self::Parked,
         Self::Deletion,
         Self::Replay,
         Self::ReplayAll,
         Self::Remove,
+        Self::Extend,
+        Self::Quarantine,
+        Self::Unquarantine,
+        Self::ForceRelease,
     ];
 
     /// Last token of the verb's subject.
@@ -78,11 +93,16 @@ impl Verb {
             Self::Get => "get",
             Self::Stats => "stats",
             Self::Health => "health",
+            Self::Deletions => "deletions",
             Self::Parked => "parked",
             Self::Deletion => "deletion",
             Self::Replay => "replay",
             Self::ReplayAll => "replay-all",
             Self::Remove => "remove",
+            Self::Extend => "extend",
+            Self::Quarantine => "quarantine",
+            Self::Unquarantine => "unquarantine",
+            Self::ForceRelease => "force-release",
         }
     }
 }

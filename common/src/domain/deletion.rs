@@ -1,6 +1,7 @@
 //! The end of a sandbox: the deletion that is under way, and the tombstone that it leaves.
 
 use super::lease::Lease;
+use super::pre_clean::PreClean;
 use super::time::UnixSeconds;
 
 /// Longest text kept of a failed attempt, in bytes: a provider may answer with a whole page, and every
@@ -31,6 +32,8 @@ pub struct Deletion {
     pub attempts: u32,
     /// What the last failed attempt said, cut to [`LAST_ERROR_BYTES_MAX`].
     pub last_error: Option<String>,
+    /// What clearing it came to; none before the first attempt, and in records of former builds.
+    pub pre_clean: Option<PreClean>,
 }
 
 /// What is left of a deleted sandbox, so that a listing that lags cannot bring it back as free.
@@ -49,5 +52,12 @@ impl Deletion {
     #[must_use]
     pub fn bounded_error(error: &str) -> &str {
         error.get(..error.floor_char_boundary(LAST_ERROR_BYTES_MAX)).unwrap_or_default()
+    }
+
+    /// Takes down what clearing came to, if that is known.
+    pub(super) fn note(&mut self, pre_clean: Option<&PreClean>) {
+        if let Some(pre_clean) = pre_clean {
+            self.pre_clean = Some(pre_clean.clone());
+        }
     }
 }

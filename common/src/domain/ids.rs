@@ -10,6 +10,8 @@ pub const SANDBOX_ID_BYTES_MAX: usize = 128;
 pub const POOL_NAME_BYTES_MAX: usize = 64;
 /// Longest sandbox name, in bytes; it is a DynamoDB sort key, which may hold 1,024.
 pub const SANDBOX_NAME_BYTES_MAX: usize = 256;
+/// Longest reason that an operator may give, in bytes; every later write of the sandbox pays for it.
+pub const REASON_BYTES_MAX: usize = 256;
 /// Longest id at the provider, in bytes.
 pub const EXTERNAL_ID_BYTES_MAX: usize = 512;
 
@@ -142,6 +144,22 @@ text_id!(
     SfdcAccountId, HEADER_ID_BYTES_MAX, PRINTABLE, is_printable
 );
 
+text_id!(
+    /// Why somebody did something by hand, in one line.
+    Reason, REASON_BYTES_MAX, PRINTABLE, is_printable
+);
+
+impl Reason {
+    /// What is left of a text of others when it is cut to one line of [`REASON_BYTES_MAX`] bytes.
+    #[must_use]
+    pub fn cut(text: &str) -> Self {
+        let line: String = text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
+        let line = line.trim();
+        let kept = line.get(..line.floor_char_boundary(REASON_BYTES_MAX)).unwrap_or_default().trim();
+        Self(if kept.is_empty() { "no reason was given".to_owned() } else { kept.to_owned() })
+    }
+}
+
 impl From<&OwnerId> for IdempotencyKey {
     /// The key of a claim that brings none of its own: the owner.
     fn from(owner: &OwnerId) -> Self {
@@ -232,6 +250,15 @@ mod tests {
     fn a_name_may_hold_blanks_but_no_line_break() {
         assert!(SandboxName::parse("lab 7 – Zürich").is_ok());
         assert!(SandboxName::parse("lab\n7").is_err());
+    }
+
+    #[test]
+    fn a_reason_of_others_is_cut_to_one_line() {
+        assert_eq!(Reason::cut(" status 500\r\n<html> ").as_str(), "status 500  <html>");
+        assert_eq!(Reason::cut(" \n").as_str(), "no reason was given");
+        let long = Reason::cut(&"ü".repeat(REASON_BYTES_MAX));
+        assert_eq!(long.as_str().len(), REASON_BYTES_MAX);
+        assert_eq!(Reason::parse(long.as_str()), Ok(long));
     }
 
     #[test]

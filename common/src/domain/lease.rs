@@ -29,6 +29,19 @@ impl Lease {
     }
 }
 
+/// More time for a lease, ready to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extension {
+    /// Who holds the sandbox.
+    pub owner: OwnerId,
+    /// The lease that is meant.
+    pub epoch: Epoch,
+    /// A lease that ended at or before this moment is over and not extended any more.
+    pub ended_by: UnixSeconds,
+    /// The new end; never an earlier one than before.
+    pub expires_at: UnixSeconds,
+}
+
 /// What makes two claims the same claim: the owner and the owner's key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClaimKey {

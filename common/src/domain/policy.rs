@@ -11,6 +11,8 @@ pub struct LeasePolicy {
     pub duration: Duration,
     /// Longest lease that a caller may ask for.
     pub duration_max: Duration,
+    /// Longest that a lease may last in all, however often it is extended; never less than the one above.
+    pub total_max: Duration,
     /// Time after the end of a lease before its sandbox is taken away.
     pub grace: Duration,
 }
@@ -47,6 +49,12 @@ impl LeasePolicy {
             Some(wanted) if wanted.is_zero() || wanted > self.duration_max => None,
             Some(wanted) => Some(wanted),
         }
+    }
+
+    /// Whether a lease may be extended to that length, counted from its start.
+    #[must_use]
+    pub fn may_last(&self, wanted: Duration) -> bool {
+        !wanted.is_zero() && wanted <= self.total_max.max(self.duration_max)
     }
 }
 
@@ -127,11 +135,21 @@ mod tests {
     #[test]
     fn a_lease_may_not_be_longer_than_allowed() {
         let hour = Duration::from_secs(3_600);
-        let policy = LeasePolicy { duration: 4 * hour, duration_max: 48 * hour, grace: hour / 2 };
+        let policy = LeasePolicy {
+            duration: 4 * hour,
+            duration_max: 48 * hour,
+            total_max: 72 * hour,
+            grace: hour / 2,
+        };
         assert_eq!(policy.length(None), Some(4 * hour));
         assert_eq!(policy.length(Some(48 * hour)), Some(48 * hour));
         assert_eq!(policy.length(Some(49 * hour)), None);
         assert_eq!(policy.length(Some(Duration::ZERO)), None);
+        assert!(
+            policy.may_last(72 * hour) && !policy.may_last(73 * hour) && !policy.may_last(Duration::ZERO)
+        );
+        let policy = LeasePolicy { total_max: hour, ..policy };
+        assert!(policy.may_last(48 * hour), "what may be asked for at once may be asked for later");
         assert_eq!(policy.ended_by(UnixSeconds::new(10_000)), UnixSeconds::new(8_200));
     }
 }

@@ -4,16 +4,16 @@
 //! and no way to forget the version, the epoch or the history entry of a step.
 
 use super::deletion::{Deletion, DeletionCause, Tombstone};
+use super::history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry};
 use super::ids::{
-    Actor, Epoch, ExternalId, OwnerId, PoolName, SandboxId, SandboxName, SfdcAccountId, Version,
+    Actor, Epoch, ExternalId, OwnerId, PoolName, Reason, SandboxId, SandboxName, SfdcAccountId, Version,
 };
 use super::lease::{Candidate, ClaimRecord, Grant, Lease};
+use super::pre_clean::PreClean;
 use super::time::UnixSeconds;
 use std::fmt;
 
-/// History entries kept on a sandbox; older ones go, because a DynamoDB item may hold 400 KiB and each
-/// write pays for its whole size. A normal life has four entries.
-pub const HISTORY_ENTRIES_MAX: usize = 32;
+mod orders;
 
 /// One real thing at a provider, used once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +74,9 @@ pub enum State {
         /// Since when.
         since: UnixSeconds,
         /// Why.
-        reason: String,
+        reason: Reason,
+        /// The lease that ended there, if somebody held it: such a sandbox is used and can only be deleted.
+        lease: Option<Lease>,
     },
     /// Gone.
     Deleted(Tombstone),
@@ -97,50 +99,6 @@ pub enum StateName {
     Quarantined,
     /// Gone.
     Deleted,
-}
-
-/// One state change, as recorded in the same write that made it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HistoryEntry {
-    /// The version that the change made.
-    pub version: Version,
-    /// The epoch after the change.
-    pub epoch: Epoch,
-    /// The state after the change.
-    pub state: StateName,
-    /// What made it.
-    pub cause: Cause,
-    /// When.
-    pub at: UnixSeconds,
-    /// Who made it, if an operator did.
-    pub by: Option<Actor>,
-}
-
-/// What made a state change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// The provider listed it for the first time.
-    Listed,
-    /// An owner claimed it.
-    Claimed,
-    /// Its owner gave it back.
-    Released,
-    /// Its lease ended.
-    Expired,
-    /// An operator ordered its deletion.
-    Ordered,
-    /// The provider deleted it.
-    Deleted,
-    /// Its deletion used up its attempts.
-    Parked,
-    /// An operator had its parked deletion tried again.
-    Replayed,
-    /// The provider stopped listing it.
-    Missing,
-    /// The provider lists it again.
-    Found,
-    /// It was not listed for so long that it was given up.
-    Forgotten,
 }
 
 /// A step that does not start from the state that the sandbox is in. Gives the sandbox back unchanged.
@@ -214,59 +172,6 @@ impl State {
     }
 }
 
-// === impl Cause ===
-
-impl Cause {
-    /// Every cause.
-    pub const ALL: [Self; 11] = [
-        Self::Listed,
-        Self::Claimed,
-        Self::Released,
-        Self::Expired,
-        Self::Ordered,
-        Self::Deleted,
-        Self::Parked,
-        Self::Replayed,
-        Self::Missing,
-        Self::Found,
-        Self::Forgotten,
-    ];
-
-    /// The stored name.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Listed => "listed",
-            Self::Claimed => "claimed",
-            Self::Released => "released",
-            Self::Expired => "expired",
-            Self::Ordered => "ordered",
-            Self::Deleted => "deleted",
-            Self::Parked => "parked",
-            Self::Replayed => "replayed",
-            Self::Missing => "missing",
-            Self::Found => "found",
-            Self::Forgotten => "forgotten",
-        }
-    }
-
-    /// The cause of that stored name.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|cause| cause.as_str() == name)
-    }
-}
-
-impl From<DeletionCause> for Cause {
-    fn from(cause: DeletionCause) -> Self {
-        match cause {
-            DeletionCause::Released => Self::Released,
-            DeletionCause::Expired => Self::Expired,
-            DeletionCause::Operator => Self::Ordered,
-        }
-    }
-}
-
 // === impl NewSandbox ===
 
 impl NewSandbox {
@@ -317,10 +222,14 @@ impl Sandbox {
         }
     }
 
-    /// The live lease, or the last one of a sandbox that is on its way out.
+    /// The live lease, or the last one of a sandbox that is out of use or on its way out.
     #[must_use]
     pub fn last_lease(&self) -> Option<&Lease> {
-        self.lease().or_else(|| self.deletion().and_then(|deletion| deletion.lease.as_ref()))
+        match &self.state {
+            State::Allocated(lease) => Some(lease),
+            State::Quarantined { since: _, reason: _, lease } => lease.as_ref(),
+            _ => self.deletion().and_then(|deletion| deletion.lease.as_ref()),
+        }
     }
 
     /// The claim item that the live or last lease was won by.
@@ -389,25 +298,33 @@ impl Sandbox {
         }
     }
 
-    /// Notes a failed attempt at the provider; the state stays, so neither version nor history grow.
+    /// Notes a failed attempt at the provider, and what clearing came to if that is known; the state stays, so
+    /// neither version nor history grow.
     ///
     /// # Errors
     /// [`InvalidTransition`] when no deletion of `epoch` is wanted.
-    pub fn note_attempt(mut self, epoch: Epoch, error: &str) -> Result<Self, InvalidTransition> {
-        if self.epoch != epoch {
-            return Err(self.refuse("tried"));
-        }
-        match &mut self.state {
-            State::PendingDeletion(deletion) => {
-                deletion.attempts = deletion.attempts.saturating_add(1);
-                deletion.last_error = Some(Deletion::bounded_error(error).to_owned());
-                Ok(self)
-            }
-            _ => Err(self.refuse("tried")),
-        }
+    pub fn note_attempt(
+        self,
+        epoch: Epoch,
+        error: &str,
+        pre_clean: Option<&PreClean>,
+    ) -> Result<Self, InvalidTransition> {
+        self.change_deletion(epoch, "tried", |deletion| {
+            deletion.attempts = deletion.attempts.saturating_add(1);
+            deletion.last_error = Some(Deletion::bounded_error(error).to_owned());
+            deletion.note(pre_clean);
+        })
     }
 
-    /// `pending_deletion` → deleted: the provider has deleted it.
+    /// Notes what clearing came to at an attempt that does not count; nothing else changes.
+    ///
+    /// # Errors
+    /// [`InvalidTransition`] when no deletion of `epoch` is wanted.
+    pub fn note_pre_clean(self, epoch: Epoch, pre_clean: &PreClean) -> Result<Self, InvalidTransition> {
+        self.change_deletion(epoch, "cleared", |deletion| deletion.note(Some(pre_clean)))
+    }
+
+    /// `pending_deletion` → deleted: the provider has deleted it, after clearing it as `pre_clean` says.
     ///
     /// # Errors
     /// [`InvalidTransition`] when no deletion of `epoch` is wanted.
@@ -416,11 +333,13 @@ impl Sandbox {
         epoch: Epoch,
         now: UnixSeconds,
         purge_at: UnixSeconds,
+        pre_clean: Option<&PreClean>,
     ) -> Result<Self, InvalidTransition> {
         match &self.state {
             State::PendingDeletion(deletion) if self.epoch == epoch => {
-                let deletion = Some(deletion.clone());
-                let tombstone = Tombstone { deletion, deleted_at: now, purge_at };
+                let mut deletion = deletion.clone();
+                deletion.note(pre_clean);
+                let tombstone = Tombstone { deletion: Some(deletion), deleted_at: now, purge_at };
                 Ok(self.step(State::Deleted(tombstone), Cause::Deleted, now))
             }
             _ => Err(self.refuse("deleted")),
@@ -489,6 +408,21 @@ impl Sandbox {
         }
     }
 
+    fn change_deletion(
+        mut self,
+        epoch: Epoch,
+        step: &'static str,
+        change: impl FnOnce(&mut Deletion),
+    ) -> Result<Self, InvalidTransition> {
+        match &mut self.state {
+            State::PendingDeletion(deletion) if self.epoch == epoch => {
+                change(deletion);
+                Ok(self)
+            }
+            _ => Err(self.refuse(step)),
+        }
+    }
+
     /// stale → deleted: the provider has not listed it for long. Nothing is left to be deleted there.
     ///
     /// # Errors
@@ -511,11 +445,12 @@ impl Sandbox {
 
     fn end_lease(self, cause: DeletionCause, now: UnixSeconds) -> Self {
         let deletion = Deletion {
-            lease: self.lease().cloned(),
+            lease: self.last_lease().cloned(),
             cause,
             requested_at: now,
             attempts: 0,
             last_error: None,
+            pre_clean: None,
         };
         self.step(State::PendingDeletion(deletion), cause.into(), now)
     }
@@ -530,6 +465,7 @@ impl Sandbox {
             cause,
             at,
             by: None,
+            reason: None,
         };
         self.history.push(entry);
         let surplus = self.history.len().saturating_sub(HISTORY_ENTRIES_MAX);

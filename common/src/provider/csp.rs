@@ -156,7 +156,8 @@ impl CspProvider {
 #[async_trait]
 impl Provider for CspProvider {
     fn abilities(&self) -> Abilities {
-        Abilities { list: true, delete: true, pre_clean: self.pre_cleaner.is_some() }
+        // There is no call that shows one account.
+        Abilities { list: true, delete: true, pre_clean: self.pre_cleaner.is_some(), check: false }
     }
 
     async fn list(&self, offset: u64) -> Result<Listing, ProviderError> {

@@ -1,6 +1,6 @@
 //! A provider in memory, with scripted results: for tests of the services that call one.
 
-use super::{Abilities, Account, Deleted, Listing, PreCleaned, Provider, ProviderError, Target};
+use super::{Abilities, Account, Deleted, Health, Listing, PreCleaned, Provider, ProviderError, Target};
 use crate::domain::ExternalId;
 use async_trait::async_trait;
 use std::collections::{HashMap, VecDeque};
@@ -29,6 +29,8 @@ pub enum Call {
     PreClean(ExternalId),
     /// A sandbox was to be deleted.
     Delete(ExternalId),
+    /// A sandbox was looked at.
+    Check(ExternalId),
 }
 
 #[derive(Debug)]
@@ -39,6 +41,7 @@ struct Inside {
     lists: VecDeque<Result<Listing, ProviderError>>,
     pre_cleans: Script<PreCleaned>,
     deletes: Script<Deleted>,
+    checks: Script<Health>,
     calls: Vec<Call>,
     in_flight: usize,
     in_flight_max: usize,
@@ -67,12 +70,13 @@ impl FakeProvider {
     #[must_use]
     pub fn new() -> Self {
         let inside = Inside {
-            abilities: Abilities { list: true, delete: true, pre_clean: true },
+            abilities: Abilities { list: true, delete: true, pre_clean: true, check: true },
             page_size: PAGE_SIZE,
             accounts: Vec::new(),
             lists: VecDeque::new(),
             pre_cleans: Script::default(),
             deletes: Script::default(),
+            checks: Script::default(),
             calls: Vec::new(),
             in_flight: 0,
             in_flight_max: 0,
@@ -129,6 +133,16 @@ impl FakeProvider {
     /// Answers the next deletion of this sandbox with this. The account goes only with an `Ok`.
     pub fn script_delete_of(&self, id: &ExternalId, result: Result<Deleted, ProviderError>) {
         self.inside().deletes.of_one.entry(id.as_str().to_owned()).or_default().push_back(result);
+    }
+
+    /// Answers the next look at any sandbox with this.
+    pub fn script_check(&self, result: Result<Health, ProviderError>) {
+        self.inside().checks.of_any.push_back(result);
+    }
+
+    /// Answers the next look at this sandbox with this.
+    pub fn script_check_of(&self, id: &ExternalId, result: Result<Health, ProviderError>) {
+        self.inside().checks.of_one.entry(id.as_str().to_owned()).or_default().push_back(result);
     }
 
     /// Makes every call wait, from arrival on, until [`FakeProvider::let_go`].
@@ -201,6 +215,11 @@ impl Provider for FakeProvider {
     async fn pre_clean(&self, target: &Target) -> Result<PreCleaned, ProviderError> {
         let _in_flight = self.arrive(Call::PreClean(target.external_id.clone())).await;
         self.inside().pre_cleans.next(&target.external_id).unwrap_or(Ok(PreCleaned::Skipped))
+    }
+
+    async fn check(&self, target: &Target) -> Result<Health, ProviderError> {
+        let _in_flight = self.arrive(Call::Check(target.external_id.clone())).await;
+        self.inside().checks.next(&target.external_id).unwrap_or(Ok(Health::Sound))
     }
 
     async fn delete(&self, target: &Target) -> Result<Deleted, ProviderError> {

@@ -202,7 +202,7 @@ impl PreCleaner {
         deleted: &mut usize,
     ) -> Result<PreCleaned, ProviderError> {
         let Some(inside) = self.switch_account(session, target).await? else {
-            return Ok(PreCleaned::Skipped);
+            return Ok(PreCleaned::AlreadyGone);
         };
         let services = self.services(&inside).await?;
         if self.config.shadow {

@@ -8,7 +8,7 @@ const HOUR_SECONDS: u64 = 3_600;
 const MINUTE_SECONDS: u64 = 60;
 const DAY_SECONDS: u64 = 24 * HOUR_SECONDS;
 
-/// Reads `LAB_DURATION_HOURS`, `LAB_DURATION_HOURS_MAX` and `GRACE_PERIOD_MINUTES`.
+/// Reads `LAB_DURATION_HOURS`, `LAB_DURATION_HOURS_MAX`, `LAB_DURATION_HOURS_TOTAL_MAX` and `GRACE_PERIOD_MINUTES`.
 pub fn read_lease_policy(settings: &mut Settings<'_>) -> LeasePolicy {
     let hours = settings.number(
         "LAB_DURATION_HOURS",
@@ -25,6 +25,12 @@ pub fn read_lease_policy(settings: &mut Settings<'_>) -> LeasePolicy {
     if hours > hours_max {
         settings.mistake("LAB_DURATION_HOURS", "must not be more than LAB_DURATION_HOURS_MAX");
     }
+    let hours_total_max = settings.number(
+        "LAB_DURATION_HOURS_TOTAL_MAX",
+        72,
+        1..=1_440,
+        "longest that a lease may last in all after extensions, in hours; at least LAB_DURATION_HOURS_MAX in effect",
+    );
     let grace = settings.number(
         "GRACE_PERIOD_MINUTES",
         30,
@@ -34,6 +40,7 @@ pub fn read_lease_policy(settings: &mut Settings<'_>) -> LeasePolicy {
     LeasePolicy {
         duration: Duration::from_secs(hours * HOUR_SECONDS),
         duration_max: Duration::from_secs(hours_max * HOUR_SECONDS),
+        total_max: Duration::from_secs(hours_total_max.max(hours_max) * HOUR_SECONDS),
         grace: Duration::from_secs(grace * MINUTE_SECONDS),
     }
 }

@@ -8,8 +8,8 @@ use super::{
     Description, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError, Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, Sandbox, SandboxId,
-    UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, NewSandbox, Order, OwnerId, PreClean,
+    Sandbox, SandboxId, UnixSeconds, Version,
 };
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
@@ -24,6 +24,7 @@ pub mod floor;
 mod item;
 mod layout;
 mod listing;
+mod orders;
 pub mod table;
 mod transitions;
 
@@ -99,14 +100,61 @@ impl Store for DynamoStore {
         self.write_expire(id, epoch, ended_by, now).await
     }
 
+    async fn extend(
+        &self,
+        seen: &Sandbox,
+        extension: &Extension,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write_extension(seen, extension, now).await
+    }
+
+    async fn quarantine(
+        &self,
+        seen: &Candidate,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write_quarantine(seen, order, now).await
+    }
+
+    async fn unquarantine(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write_unquarantine(seen, order, now).await
+    }
+
+    async fn order_deletion(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write_ordered_deletion(seen, order, now).await
+    }
+
     async fn note_attempt(
         &self,
         id: &SandboxId,
         epoch: Epoch,
         attempts: u32,
         error: &str,
+        pre_clean: Option<&PreClean>,
     ) -> Result<Write, StoreError> {
-        self.write_attempt(id, epoch, attempts, error).await
+        self.write_attempt(id, epoch, attempts, error, pre_clean).await
+    }
+
+    async fn note_pre_clean(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        attempts: u32,
+        pre_clean: &PreClean,
+    ) -> Result<Write, StoreError> {
+        self.write_pre_clean(id, epoch, attempts, pre_clean).await
     }
 
     async fn finish_deletion(
@@ -115,8 +163,9 @@ impl Store for DynamoStore {
         epoch: Epoch,
         now: UnixSeconds,
         purge_at: UnixSeconds,
+        pre_clean: Option<&PreClean>,
     ) -> Result<Write, StoreError> {
-        self.write_finish(id, epoch, now, purge_at).await
+        self.write_finish(id, epoch, now, purge_at, pre_clean).await
     }
 
     async fn park_deletion(

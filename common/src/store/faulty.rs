@@ -6,8 +6,8 @@ use super::{
     StoreError, Supply, Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, NewSandbox, OwnerId, PoolName, Sandbox, SandboxId,
-    UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, NewSandbox, Order, OwnerId, PoolName,
+    PreClean, Sandbox, SandboxId, UnixSeconds, Version,
 };
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -190,14 +190,61 @@ impl Store for FaultyStore {
         self.pass("expire", self.inner.expire(id, epoch, ended_by, now)).await
     }
 
+    async fn extend(
+        &self,
+        seen: &Sandbox,
+        extension: &Extension,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.pass("extend", self.inner.extend(seen, extension, now)).await
+    }
+
+    async fn quarantine(
+        &self,
+        seen: &Candidate,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.pass("quarantine", self.inner.quarantine(seen, order, now)).await
+    }
+
+    async fn unquarantine(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.pass("unquarantine", self.inner.unquarantine(seen, order, now)).await
+    }
+
+    async fn order_deletion(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.pass("order_deletion", self.inner.order_deletion(seen, order, now)).await
+    }
+
     async fn note_attempt(
         &self,
         id: &SandboxId,
         epoch: Epoch,
         attempts: u32,
         error: &str,
+        pre_clean: Option<&PreClean>,
     ) -> Result<Write, StoreError> {
-        self.pass("note_attempt", self.inner.note_attempt(id, epoch, attempts, error)).await
+        self.pass("note_attempt", self.inner.note_attempt(id, epoch, attempts, error, pre_clean)).await
+    }
+
+    async fn note_pre_clean(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        attempts: u32,
+        pre_clean: &PreClean,
+    ) -> Result<Write, StoreError> {
+        self.pass("note_pre_clean", self.inner.note_pre_clean(id, epoch, attempts, pre_clean)).await
     }
 
     async fn finish_deletion(
@@ -206,8 +253,9 @@ impl Store for FaultyStore {
         epoch: Epoch,
         now: UnixSeconds,
         purge_at: UnixSeconds,
+        pre_clean: Option<&PreClean>,
     ) -> Result<Write, StoreError> {
-        self.pass("finish_deletion", self.inner.finish_deletion(id, epoch, now, purge_at)).await
+        self.pass("finish_deletion", self.inner.finish_deletion(id, epoch, now, purge_at, pre_clean)).await
     }
 
     async fn park_deletion(

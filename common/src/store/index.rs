@@ -37,7 +37,7 @@ pub(crate) fn state_sort(sandbox: &Sandbox) -> Option<String> {
         State::PendingDeletion(deletion) | State::DeletionFailed(deletion) => {
             Some(due_sort(deletion.requested_at))
         }
-        State::Stale { since } | State::Quarantined { since, reason: _ } => Some(due_sort(*since)),
+        State::Stale { since } | State::Quarantined { since, reason: _, lease: _ } => Some(due_sort(*since)),
         State::Deleted(_) => None,
     }
 }

@@ -10,8 +10,8 @@ use super::{
     Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Grant, InvalidTransition, NewSandbox, OwnerId, PoolName,
-    Sandbox, SandboxId, State, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, InvalidTransition, NewSandbox, Order,
+    OwnerId, PoolName, PreClean, Sandbox, SandboxId, State, UnixSeconds, Version,
 };
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
@@ -234,21 +234,62 @@ impl Store for MemoryStore {
         Ok(self.change(id, |sandbox| sandbox.expire(epoch, ended_by, now)))
     }
 
+    async fn extend(
+        &self,
+        seen: &Sandbox,
+        extension: &Extension,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        Ok(self.change(&seen.id, |sandbox| sandbox.extend(seen.version, extension, now)))
+    }
+
+    async fn quarantine(
+        &self,
+        seen: &Candidate,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        Ok(self.change(&seen.id, |sandbox| sandbox.quarantine(seen.version, order, now)))
+    }
+
+    async fn unquarantine(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        Ok(self.change(&seen.id, |sandbox| sandbox.unquarantine(seen.version, order, now)))
+    }
+
+    async fn order_deletion(
+        &self,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        Ok(self.change(&seen.id, |sandbox| sandbox.order_deletion(seen.version, order, now)))
+    }
+
     async fn note_attempt(
         &self,
         id: &SandboxId,
         epoch: Epoch,
         attempts: u32,
         error: &str,
+        pre_clean: Option<&PreClean>,
     ) -> Result<Write, StoreError> {
-        Ok(self.change(id, |sandbox| match &sandbox.state {
-            State::PendingDeletion(deletion) if deletion.attempts != attempts => Err(InvalidTransition {
-                step: "tried",
-                from: sandbox.state.name(),
-                sandbox: Box::new(sandbox),
-            }),
-            _ => sandbox.note_attempt(epoch, error),
-        }))
+        Ok(self
+            .change(id, |sandbox| after_attempts(sandbox, attempts)?.note_attempt(epoch, error, pre_clean)))
+    }
+
+    async fn note_pre_clean(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        attempts: u32,
+        pre_clean: &PreClean,
+    ) -> Result<Write, StoreError> {
+        Ok(self.change(id, |sandbox| after_attempts(sandbox, attempts)?.note_pre_clean(epoch, pre_clean)))
     }
 
     async fn finish_deletion(
@@ -257,8 +298,9 @@ impl Store for MemoryStore {
         epoch: Epoch,
         now: UnixSeconds,
         purge_at: UnixSeconds,
+        pre_clean: Option<&PreClean>,
     ) -> Result<Write, StoreError> {
-        Ok(self.change(id, |sandbox| sandbox.finish_deletion(epoch, now, purge_at)))
+        Ok(self.change(id, |sandbox| sandbox.finish_deletion(epoch, now, purge_at, pre_clean)))
     }
 
     async fn park_deletion(
@@ -374,6 +416,16 @@ impl Store for MemoryStore {
         let count = entries
             .map_or(0, |entries| entries.iter().filter(|(sort, _)| in_range(sort, &query.range)).count());
         Ok(u64::try_from(count).unwrap_or(u64::MAX))
+    }
+}
+
+/// The sandbox, unless another number of attempts was counted.
+fn after_attempts(sandbox: Sandbox, attempts: u32) -> Result<Sandbox, InvalidTransition> {
+    match &sandbox.state {
+        State::PendingDeletion(deletion) if deletion.attempts != attempts => {
+            Err(InvalidTransition { step: "tried", from: sandbox.state.name(), sandbox: Box::new(sandbox) })
+        }
+        _ => Ok(sandbox),
     }
 }
 

@@ -182,16 +182,23 @@ impl Allocator {
             return Ok(Some(sandbox));
         }
         let ended_by = self.config.leases.ended_by(now);
-        if let Write::Done(expired) = self.ports.store.expire(&sandbox.id, lease.epoch, ended_by, now).await?
-        {
-            self.announce(&expired, None);
+        match self.ports.store.expire(&sandbox.id, lease.epoch, ended_by, now).await? {
+            Write::Done(expired) => {
+                self.announce(&expired, None);
+                Ok(None)
+            }
+            // Another allocator, whose clock is behind, may have extended the lease meanwhile: then it is still the one
+            // lease of this key. Whatever else happened to it, it is over.
+            Write::Lost(found) => Ok(found.map(|found| *found).filter(|found| {
+                let lease = found.lease().filter(|lease| lease.claim == claim.key);
+                lease.is_some_and(|lease| !lease.is_over(now, self.config.leases.grace))
+            })),
         }
-        Ok(None)
     }
 
     /// Opens the claim on a free sandbox, or goes on with the claim item that is there.
     async fn open(&self, claim: &Claim, deadline: Instant) -> Result<Held, ClaimError> {
-        let reserved = match self.candidates.take(&claim.selector, deadline).await {
+        let reserved = match self.take_fit(&claim.selector, deadline).await {
             Ok(reserved) => reserved,
             Err(scarcity) => return self.follow(claim, None, scarcity).await,
         };
@@ -205,7 +212,7 @@ impl Allocator {
 
     /// Points the claim away from a sandbox that is gone, or goes on with where a twin has pointed it.
     async fn move_on(&self, claim: &Claim, from: ClaimRecord, deadline: Instant) -> Result<Held, ClaimError> {
-        let reserved = match self.candidates.take(&claim.selector, deadline).await {
+        let reserved = match self.take_fit(&claim.selector, deadline).await {
             Ok(reserved) => reserved,
             Err(scarcity) => return self.follow(claim, Some(&from), scarcity).await,
         };

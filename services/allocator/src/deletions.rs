@@ -1,4 +1,4 @@
-//! Operators' requests about deletions: look at what was parked, have it tried again, remove what nobody can read.
+//! Operators' requests about deletions: look at the queue and at what was parked, have it tried again, remove what nobody can read.
 //!
 //! A replay is three steps: the table says `pending_deletion` again, the work is announced, the parked copy goes.
 //! The first decides. Whatever is interrupted after it is finished by a repeat or by the sweep.
@@ -8,13 +8,15 @@ use common::bus::{BusError, ParkedKey, ParkedMessage, QueuedMessage, Request};
 use common::contract::subjects::UNREADABLE;
 use common::contract::{
     DeletionRequest, DeletionView, DeletionWork, Fault, FaultCode, HistoryView, KeyRequest, ParkedReply,
-    ParkedRequest, ParkedView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayOutcome,
-    ReplayReply,
+    ParkedRequest, ParkedView, PreCleanView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest,
+    ReplayOutcome, ReplayReply,
 };
-use common::domain::{Actor, Epoch, HistoryEntry, PoolName, Sandbox, SandboxId, State};
+use common::domain::{Actor, Epoch, PoolName, Sandbox, SandboxId, State};
 use common::runtime::telemetry::Chain;
 use common::store::{StoreError, Write};
 use futures_util::{StreamExt as _, stream};
+
+mod queue;
 
 /// Entries of one page unless the caller says, and at most.
 const PAGE_LIMIT_DEFAULT: u32 = 50;
@@ -163,7 +165,7 @@ impl Allocator {
         Ok((page, cursor))
     }
 
-    async fn sandbox_of(&self, request: &Request, id: &str) -> Result<Sandbox, Fault> {
+    pub(crate) async fn sandbox_of(&self, request: &Request, id: &str) -> Result<Sandbox, Fault> {
         let no_such = || Fault::new(FaultCode::NotFound, "there is no such sandbox");
         let id = SandboxId::parse(id).map_err(|_| no_such())?;
         let found = self.ports.store.sandbox(&id).await.map_err(|error| store_fault(request, &error))?;
@@ -247,7 +249,7 @@ impl Allocator {
     }
 }
 
-fn parse_actor(by: Option<&str>) -> Result<Actor, Fault> {
+pub(crate) fn parse_actor(by: Option<&str>) -> Result<Actor, Fault> {
     let by = by.map(str::trim).filter(|by| !by.is_empty()).unwrap_or(ANYBODY);
     Actor::parse(by).map_err(|problem| Fault::invalid("by", problem))
 }
@@ -273,18 +275,10 @@ fn parked_view(message: &ParkedMessage) -> ParkedView {
 
 fn view(sandbox: &Sandbox, queued: &[QueuedMessage], parked: Option<&ParkedMessage>) -> DeletionView {
     let deletion = sandbox.deletion();
-    let queued =
-        queued.iter().map(|message| QueuedView { put_off: message.is_put_off, since: message.since.get() });
-    let history = sandbox.history.iter().map(|entry| {
-        let HistoryEntry { version, epoch, state, cause, at, by } = entry;
-        HistoryView {
-            version: version.get(),
-            epoch: epoch.get(),
-            status: state.to_string(),
-            cause: cause.as_str().to_owned(),
-            at: at.get(),
-            by: by.as_ref().map(ToString::to_string),
-        }
+    let queued = queued.iter().map(|message| QueuedView {
+        put_off: message.is_put_off,
+        since: message.since.get(),
+        due_at: message.due_at.map(common::domain::UnixSeconds::get),
     });
     DeletionView {
         sandbox_id: sandbox.id.to_string(),
@@ -294,9 +288,10 @@ fn view(sandbox: &Sandbox, queued: &[QueuedMessage], parked: Option<&ParkedMessa
         requested_at: deletion.map(|deletion| deletion.requested_at.get()),
         attempts: deletion.map_or(0, |deletion| deletion.attempts),
         last_error: deletion.and_then(|deletion| deletion.last_error.clone()),
+        pre_clean: deletion.and_then(|deletion| deletion.pre_clean.as_ref()).map(PreCleanView::from),
         queued: queued.collect(),
         parked: parked.map(parked_view),
-        history: history.collect(),
+        history: HistoryView::all_of(sandbox),
     }
 }
 
@@ -322,4 +317,4 @@ fn bus_fault(request: &Request, error: &BusError) -> Fault {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

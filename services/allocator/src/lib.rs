@@ -7,7 +7,7 @@
 //! Replies; deletion work for every sandbox that is given back or replayed; events.
 //!
 //! # Calls
-//! The store, by conditional writes.
+//! The store, by conditional writes. The provider, only where sandboxes are looked at before they are handed out.
 //!
 //! # Guarantees
 //! A sandbox has at most one live lease, and an owner at most one for each idempotency key, whatever crashes
@@ -15,14 +15,18 @@
 //! sweep announces what this service could not.
 //!
 //! # Never
-//! Reads before it writes on the hot path, waits for the queue before it replies, or calls the provider.
+//! Reads before it writes on the hot path (unless health checks are switched on), or waits for the queue before it
+//! replies.
 
 mod allocate;
 mod bounds;
 mod candidates;
 mod deletions;
+mod extend;
+mod health;
 mod lookup;
 mod metrics;
+mod orders;
 mod release;
 
 use async_trait::async_trait;
@@ -31,6 +35,7 @@ use common::bus::{Answer, BusError, CensusBoard, DeletionLine, Deletions, Handle
 use common::clock::Clock;
 use common::contract::{Allocation, Fault, FaultCode, Outcome, Verb};
 use common::domain::{LeasePolicy, PoolRules};
+use common::provider::Provider;
 use common::random::Random;
 use common::runtime::policy::{read_lease_policy, read_pools};
 use common::runtime::recorder::Recorder;
@@ -44,6 +49,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use health::HealthConfig;
 pub use metrics::Metrics;
 
 /// Time for a request whose caller set no deadline.
@@ -60,6 +66,8 @@ pub struct Config {
     pub pools: PoolRules,
     /// Requests at work at once in this process; a further one is told to come back.
     pub in_flight_max: usize,
+    /// How sandboxes are looked at before they are handed out; none if they are not.
+    pub health: Option<HealthConfig>,
     /// Oldest census that stats are answered from; zero for none at all.
     pub census_age_max: Duration,
 }
@@ -83,6 +91,8 @@ pub struct Ports {
     pub upkeep: Arc<dyn Upkeep>,
     /// Keeps the ledger of events.
     pub recorder: Recorder,
+    /// Says whether a sandbox is fit to be handed out; none where nobody asks.
+    pub provider: Option<Arc<dyn Provider>>,
 }
 
 /// An allocator.
@@ -92,6 +102,7 @@ pub struct Allocator {
     candidates: Arc<candidates::Candidates>,
     metrics: Metrics,
     announcing: TaskTracker,
+    quarantines: health::Quarantines,
 }
 
 // === impl Config ===
@@ -113,7 +124,8 @@ impl Config {
             0..=86_400,
             "oldest census that stats are answered from; beyond it, and always with 0, the index is counted",
         );
-        Some(Self { leases, pools: pools?, in_flight_max, census_age_max })
+        let health = HealthConfig::read(settings);
+        Some(Self { leases, pools: pools?, in_flight_max, health, census_age_max })
     }
 }
 
@@ -125,8 +137,21 @@ impl Allocator {
     pub fn new(config: Config, ports: Ports, metrics: Metrics) -> Self {
         let (clock, random, store) =
             (Arc::clone(&ports.clock), Arc::clone(&ports.random), Arc::clone(&ports.store));
+        let offers_check = ports.provider.as_ref().is_some_and(|provider| provider.abilities().check);
+        if config.health.is_some() && !offers_check {
+            tracing::warn!(
+                "HEALTH_CHECK_ENABLED is set, but the provider offers no check: nothing is looked at"
+            );
+        }
         let candidates = Arc::new(candidates::Candidates::new(store, random, clock, metrics.clone()));
-        Self { config, ports, candidates, metrics, announcing: TaskTracker::new() }
+        Self {
+            config,
+            ports,
+            candidates,
+            metrics,
+            announcing: TaskTracker::new(),
+            quarantines: health::Quarantines::default(),
+        }
     }
 
     /// Serves requests until `stop`; then finishes what it has taken and returns.
@@ -164,11 +189,16 @@ impl Allocator {
             Verb::Get => plain(self.get(request).await),
             Verb::Stats => plain(self.stats(request).await),
             Verb::Health => plain(self.health(request).await),
+            Verb::Deletions => plain(self.deletions(request).await),
             Verb::Parked => plain(self.parked(request).await),
             Verb::Deletion => plain(self.deletion(request).await),
             Verb::Replay => plain(self.replay(request).await),
             Verb::ReplayAll => plain(self.replay_all(request).await),
             Verb::Remove => plain(self.remove(request).await),
+            Verb::Extend => plain(self.extend(request).await),
+            Verb::Quarantine => plain(self.quarantine(request).await),
+            Verb::Unquarantine => plain(self.unquarantine(request).await),
+            Verb::ForceRelease => plain(self.force_release(request).await),
         }
     }
 

@@ -76,7 +76,7 @@ impl Allocator {
     }
 
     /// The deletions as a whole; none if the queue does not say in time, because the counts are worth having alone.
-    async fn deletions_status(&self) -> Option<DeletionsStatus> {
+    pub(crate) async fn deletions_status(&self) -> Option<DeletionsStatus> {
         let status = tokio::select! {
             status = self.ports.line.status() => status,
             () = self.ports.clock.sleep(STATUS_PATIENCE) => return None,

@@ -19,6 +19,7 @@ pub struct Metrics {
     latency: HistogramVec,
     lost_races: IntCounter,
     candidate_rounds: IntCounter,
+    health_checks: IntCounterVec,
     worker: Arc<Mutex<Worker>>,
 }
 
@@ -56,6 +57,13 @@ impl Metrics {
                 "broker_allocator_candidate_rounds_total",
                 "Rounds over the index for candidates",
             )?,
+            health_checks: IntCounterVec::new(
+                Opts::new(
+                    "broker_allocator_health_checks_total",
+                    "Sandboxes that were looked at before they were handed out, by what was found",
+                ),
+                &["outcome"],
+            )?,
             worker: Arc::default(),
         };
         register_all(registry, metrics.collectors())?;
@@ -65,8 +73,14 @@ impl Metrics {
     /// All that are registered.
     #[must_use]
     pub fn collectors(&self) -> Collectors {
-        let Self { requests, latency, lost_races, candidate_rounds, worker: _ } = self.clone();
-        vec![Box::new(requests), Box::new(latency), Box::new(lost_races), Box::new(candidate_rounds)]
+        let Self { requests, latency, lost_races, candidate_rounds, health_checks, worker: _ } = self.clone();
+        vec![
+            Box::new(requests),
+            Box::new(latency),
+            Box::new(lost_races),
+            Box::new(candidate_rounds),
+            Box::new(health_checks),
+        ]
     }
 
     /// A handle for another worker of the same process.
@@ -78,6 +92,10 @@ impl Metrics {
     pub(crate) fn candidate_round(&self) {
         self.candidate_rounds.inc();
         self.worker().candidate_rounds += 1;
+    }
+
+    pub(crate) fn checked(&self, outcome: &str) {
+        self.health_checks.with_label_values(&[outcome]).inc();
     }
 
     pub(crate) fn lost_race(&self) {

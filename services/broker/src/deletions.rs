@@ -5,6 +5,7 @@ use common::runtime::settings::Env;
 
 pub(crate) mod client;
 pub(crate) mod line;
+mod list;
 pub(crate) mod parked;
 
 /// What can be done with deletions.
@@ -12,6 +13,8 @@ pub(crate) mod parked;
 pub(crate) enum Deletions {
     #[command(flatten)]
     Line(line::Command),
+    /// List every deletion: where it is, its attempts, its last error and when it is tried again.
+    List(list::List),
     #[command(flatten)]
     Parked(parked::Command),
 }
@@ -26,6 +29,7 @@ impl Deletions {
     pub(crate) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
         match self {
             Self::Line(command) => command.run(env).await,
+            Self::List(list) => list.run(env).await,
             Self::Parked(command) => command.run(env).await,
         }
     }

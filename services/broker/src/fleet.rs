@@ -291,6 +291,7 @@ impl Fleet {
             census: Arc::new(bus.clone()) as Arc<dyn CensusBoard>,
             upkeep: Arc::new(bus.clone()) as Arc<dyn Upkeep>,
             recorder: self.recorder(Arc::new(bus.clone())),
+            provider: self.provider.clone().filter(|_| config.health.is_some()),
         };
         let pools: Vec<_> = config.pools.pools().cloned().collect();
         let metrics = self.metrics.allocator.of_another_worker();

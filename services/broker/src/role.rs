@@ -132,8 +132,11 @@ impl Role {
                 Some(RoleConfig::Ingress(ingress::Config::read(settings)))
             }
             Self::Allocator => {
-                stand_on(settings, true, false);
-                allocator::Config::read(settings).map(RoleConfig::Allocator)
+                let config = allocator::Config::read(settings);
+                // It needs the provider only where it asks about sandboxes before it hands them out.
+                let asks = config.as_ref().is_some_and(|config| config.health.is_some());
+                stand_on(settings, true, asks);
+                config.map(RoleConfig::Allocator)
             }
             Self::Reaper => {
                 stand_on(settings, true, true);

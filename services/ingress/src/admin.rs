@@ -5,17 +5,18 @@
 use axum::Extension;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use common::bus::{BusError, Ticks};
 use common::contract::reports::FAILED;
-use common::contract::{Fault, FaultCode, RunReport, TickKind, Verb};
+use common::contract::{Fault, FaultCode, RunReport, TickKind, TickOrder, Verb};
 use common::runtime::telemetry::Chain;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
+use crate::deletions::operator;
 use crate::error::{Failure, json, pass_on, public_words};
 use crate::relay::Relay;
 use crate::request_id::Facts;
@@ -49,6 +50,12 @@ struct Accepted {
 #[derive(Serialize)]
 struct NoFields {}
 
+/// How a sync is asked for.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct How {
+    force: Option<bool>,
+}
+
 /// `GET /v1/admin/stats`
 pub(crate) async fn stats(
     State(relay): State<Relay>,
@@ -58,12 +65,20 @@ pub(crate) async fn stats(
     Ok(pass_on(reply, StatusCode::OK))
 }
 
-/// `POST /v1/admin/sync`
+/// `POST /v1/admin/sync`, or with `?force=true`: whatever is listed, and not behind a sync that waits already.
 pub(crate) async fn sync(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
+    how: Result<Query<How>, QueryRejection>,
+    headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    desk.run(TickKind::Sync, &facts).await
+    let Query(How { force }) = how.map_err(|problem| Fault::invalid("the query", problem.body_text()))?;
+    if force != Some(true) {
+        return desk.run(TickKind::Sync, &facts).await;
+    }
+    let by = operator(&headers, &facts)?;
+    tracing::warn!(request.id = facts.request_id.as_str(), %by, "{by} forces a sync");
+    desk.force(TickKind::Sync, &TickOrder::forced(by.as_str()), &facts).await
 }
 
 /// `POST /v1/admin/expire`
@@ -134,6 +149,22 @@ pub(crate) async fn report(
 // === impl TickDesk ===
 
 impl TickDesk {
+    /// As [`Self::run`], with an order, which is refused while a tick without it waits.
+    async fn force(&self, kind: TickKind, order: &TickOrder, facts: &Facts) -> Result<Response, Failure> {
+        let Ok(_permit) = self.waiters.try_acquire() else {
+            return Err(Fault::new(FaultCode::NoWorkers, "too many requests wait for reports").into());
+        };
+        let ordered = self.ticks.order_and_wait(kind, order, self.wait).await;
+        match ordered.map_err(|error| unavailable(&error, facts))? {
+            (_, Some(report)) => show(&report),
+            (receipt, None) if receipt.duplicate => {
+                Err(Fault::new(FaultCode::Contended, "an ordinary run waits to begin; force it after that")
+                    .into())
+            }
+            (receipt, None) => accepted(kind, receipt.sequence),
+        }
+    }
+
     async fn run(&self, kind: TickKind, facts: &Facts) -> Result<Response, Failure> {
         let Ok(_permit) = self.waiters.try_acquire() else {
             return Err(Fault::new(FaultCode::NoWorkers, "too many requests wait for reports").into());

@@ -1,4 +1,4 @@
-//! The routes of the operators about deletions: what is parked, one of them, and having them tried again.
+//! The routes of the operators about deletions: the queue, what is parked, one of them, and having them tried again.
 
 use axum::Extension;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -6,7 +6,8 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use common::contract::{
-    DeletionRequest, Fault, FaultCode, KeyRequest, ParkedRequest, ReplayAllReply, ReplayAllRequest, Verb,
+    DeletionRequest, DeletionsRequest, Fault, FaultCode, KeyRequest, ParkedRequest, ReplayAllReply,
+    ReplayAllRequest, Verb,
 };
 use common::domain::Actor;
 use serde::Deserialize;
@@ -38,6 +39,17 @@ pub(crate) struct Which {
 
 type Asked = Result<Query<Which>, QueryRejection>;
 type PathKey = Result<Path<String>, PathRejection>;
+
+/// `GET /v1/admin/deletions`
+pub(crate) async fn list(
+    State(relay): State<Relay>,
+    Extension(facts): Extension<Facts>,
+    which: Result<Query<DeletionsRequest>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let Query(request) = which.map_err(|problem| Fault::invalid("the query", problem.body_text()))?;
+    let reply = relay.send(Verb::Deletions, &facts, None, &request).await?;
+    Ok(pass_on(reply, StatusCode::OK))
+}
 
 /// `GET /v1/admin/deletions/parked`
 pub(crate) async fn parked(

@@ -36,6 +36,7 @@ pub mod routes;
 
 pub mod admin;
 pub mod deletions;
+mod orders;
 pub mod sandboxes;
 
 mod caller;

@@ -12,6 +12,7 @@ use crate::admin::{self, TickDesk};
 use crate::caller::{self, Gate, Role};
 use crate::deletions::{self, LineDesk};
 use crate::edge::{self, Edge};
+use crate::orders;
 use crate::relay::Relay;
 use crate::sandboxes;
 use crate::tokens::Scope;
@@ -50,6 +51,12 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/sandboxes/{id}/mark-for-deletion",
         role: Role::Lab,
         endpoint: |method, _| on(method, sandboxes::mark_for_deletion),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/sandboxes/{id}/extend",
+        role: Role::Lab,
+        endpoint: |method, _| on(method, sandboxes::extend),
     },
     Route {
         method: Method::GET,
@@ -101,6 +108,24 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         method: Method::POST,
+        path: "/v1/admin/sandboxes/{id}/release",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, orders::release),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/admin/sandboxes/{id}/quarantine",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, orders::quarantine),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/admin/sandboxes/{id}/unquarantine",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, orders::unquarantine),
+    },
+    Route {
+        method: Method::POST,
         path: "/v1/admin/deletions/pause",
         role: Role::Admin,
         endpoint: |method, _| on(method, deletions::pause),
@@ -110,6 +135,12 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/admin/deletions/resume",
         role: Role::Admin,
         endpoint: |method, _| on(method, deletions::resume),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/admin/deletions",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, deletions::list),
     },
     Route {
         method: Method::GET,
@@ -148,8 +179,12 @@ pub const ROUTES: &[Route] = &[
 ];
 
 /// The routes behind which a token that is for some pools is held to them; all others refuse such a token.
-const HOLDS_TO_POOLS: [&str; 3] =
-    ["/v1/allocate", "/v1/sandboxes/{id}/mark-for-deletion", "/v1/sandboxes/{id}"];
+const HOLDS_TO_POOLS: [&str; 4] = [
+    "/v1/allocate",
+    "/v1/sandboxes/{id}/mark-for-deletion",
+    "/v1/sandboxes/{id}/extend",
+    "/v1/sandboxes/{id}",
+];
 
 /// The router of all routes. `gate` stands before each one, with the route's role; `edge` around all.
 pub(crate) fn router(parts: Parts, gate: &Gate, edge: Edge) -> Router {

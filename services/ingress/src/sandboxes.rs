@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use common::contract::bounds::Bounded;
-use common::contract::{AllocateRequest, Fault, FaultCode, Outcome, SandboxRequest, Verb};
+use common::contract::{AllocateRequest, ExtendRequest, Fault, FaultCode, Outcome, SandboxRequest, Verb};
 use common::domain::{IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
 use serde::Deserialize;
 
@@ -26,6 +26,8 @@ pub const NAME_PREFIX_HEADER: &str = "X-Sandbox-Name-Prefix";
 pub const POOL_HEADER: &str = "X-Sandbox-Pool";
 /// What makes a repeat the same claim.
 pub const IDEMPOTENCY_KEY_HEADER: &str = "Idempotency-Key";
+/// The lease that is meant, by its epoch.
+pub const LEASE_EPOCH_HEADER: &str = "X-Lease-Epoch";
 /// Length of the lease, in whole hours.
 pub const LAB_DURATION_HEADER: &str = "X-Lab-Duration";
 
@@ -68,6 +70,29 @@ pub(crate) async fn mark_for_deletion(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     about_one(Verb::Release, &relay, &facts, path, &headers).await
+}
+
+/// `POST /v1/sandboxes/{id}/extend`
+pub(crate) async fn extend(
+    State(relay): State<Relay>,
+    Extension(facts): Extension<Facts>,
+    path: PathId,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let owner = owner(&headers, &facts)?;
+    let sandbox = sandbox_in_path(path)?;
+    facts.note_sandbox(&sandbox);
+    let hours = duration_hours(&headers)?.ok_or_else(|| {
+        Fault::invalid(LAB_DURATION_HEADER, "has to say how long the lease is to last in all")
+    })?;
+    let request = ExtendRequest {
+        sandbox_id: sandbox.to_string(),
+        owner: owner.to_string(),
+        lab_duration_hours: Some(hours),
+        lease_epoch: lease_epoch(&headers)?,
+    };
+    let reply = relay.send(Verb::Extend, &facts, None, &bounded(request, &facts)).await?;
+    Ok(pass_on(reply, StatusCode::OK))
 }
 
 /// `GET /v1/sandboxes/{id}`
@@ -126,7 +151,7 @@ fn owner(headers: &HeaderMap, facts: &Facts) -> Result<OwnerId, Fault> {
     Ok(owner)
 }
 
-fn sandbox_in_path(path: PathId) -> Result<SandboxId, Fault> {
+pub(crate) fn sandbox_in_path(path: PathId) -> Result<SandboxId, Fault> {
     let Path(text) = path.map_err(|_| Fault::invalid("the sandbox id", "in the path is not text"))?;
     SandboxId::parse(&text).map_err(|problem| Fault::invalid("the sandbox id in the path", problem))
 }
@@ -162,12 +187,25 @@ fn duration_hours(headers: &HeaderMap) -> Result<Option<u32>, Fault> {
     let Some(text) = only_text(headers, LAB_DURATION_HEADER)?.filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    // `parse` alone would take a sign.
-    let hours = if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None };
-    match hours {
+    match digits(text) {
         Some(hours @ 1..) => Ok(Some(hours)),
         _ => Err(Fault::invalid(LAB_DURATION_HEADER, "must be a whole number of hours, at least 1")),
     }
+}
+
+fn lease_epoch(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
+    let Some(text) = only_text(headers, LEASE_EPOCH_HEADER)?.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    match digits(text) {
+        Some(epoch) => Ok(Some(epoch)),
+        None => Err(Fault::invalid(LEASE_EPOCH_HEADER, "must be a whole number")),
+    }
+}
+
+// `parse` alone would take a sign.
+fn digits<T: std::str::FromStr>(text: &str) -> Option<T> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 // For the log line only; the body itself is passed on unread.

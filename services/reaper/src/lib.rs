@@ -12,12 +12,14 @@
 //! # Guarantees
 //! A deletion leaves the queue only when the table says that it is done, no longer wanted, or parked, and one that
 //! is done only when the ledger has every event of its sandbox, because nobody looks at a tombstone again. Work of
-//! an older epoch does nothing. What is gone at the provider already counts as deleted.
+//! an older epoch does nothing. What is gone at the provider already counts as deleted. A sandbox that is not known to
+//! be clear is deleted only where the policy says so, and its record tells.
 //!
 //! # Never
 //! Deletes a sandbox whose deletion the table does not want at that epoch; gives up a deletion for a failure
 //! that is not the sandbox's own; fetches work that the line would not let it do soon.
 
+mod clear;
 mod metrics;
 mod reap;
 mod turn;
@@ -34,6 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+pub use clear::FailurePolicy;
 pub use metrics::Metrics;
 
 /// How a reaper works.
@@ -49,6 +52,8 @@ pub struct Config {
     pub retry_delay_max: Duration,
     /// How long a tombstone is kept: longer than any listing may lag.
     pub tombstone_kept: Duration,
+    /// What becomes of a deletion whose sandbox cannot be cleared.
+    pub failure_policy: FailurePolicy,
 }
 
 /// What a reaper works with.
@@ -106,12 +111,14 @@ impl Config {
             1..=86_400,
             "longest delay between two attempts at a deletion",
         );
+        let attempts_max = u32::try_from(attempts_max).unwrap_or(u32::MAX);
         Self {
             in_flight_max,
-            attempts_max: u32::try_from(attempts_max).unwrap_or(u32::MAX),
+            attempts_max,
             retry_delay_min,
             retry_delay_max: retry_delay_max.max(retry_delay_min),
             tombstone_kept: read_tombstone_kept(settings),
+            failure_policy: FailurePolicy::read(settings, attempts_max),
         }
     }
 }

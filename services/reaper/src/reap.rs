@@ -1,12 +1,13 @@
 //! One deletion: is it still wanted, is it our turn, do it, write down what happened.
 
 use crate::Reaper;
+use crate::clear::Clearing;
 use crate::turn::end_of;
 use async_trait::async_trait;
-use common::bus::{CallEnd, Delivery, Told, Verdict, Worker};
+use common::bus::{Blame, CallEnd, Delivery, Told, Verdict, Worker};
 use common::contract::{DeletionWork, ParkedDeletion};
-use common::domain::{Deletion, Epoch, Sandbox, SandboxId, State};
-use common::provider::{Deleted, ProviderError, Target};
+use common::domain::{Deletion, Epoch, PreClean, Sandbox, SandboxId, State};
+use common::provider::{Deleted, Target};
 use common::random::full_jitter;
 use common::runtime::telemetry::Chain;
 use common::store::Write;
@@ -18,11 +19,23 @@ pub(crate) const OWN_FAILURE_DELAY: Duration = Duration::from_secs(5);
 const DELIVERIES_MAX: u64 = 100;
 
 /// A deletion that is wanted, as the table has it.
-struct Wanted {
-    id: SandboxId,
+pub(crate) struct Wanted {
+    pub(crate) id: SandboxId,
     epoch: Epoch,
-    target: Target,
-    deletion: Deletion,
+    pub(crate) target: Target,
+    pub(crate) deletion: Deletion,
+}
+
+/// What came of clearing and deleting a sandbox.
+struct Tried {
+    pre_clean: PreClean,
+    ended: Result<Deleted, Failure>,
+}
+
+/// Why an attempt failed.
+struct Failure {
+    reason: String,
+    end: CallEnd,
 }
 
 #[async_trait]
@@ -45,14 +58,15 @@ impl Worker for Reaper {
             Ok(ticket) => ticket,
             Err(verdict) => return verdict,
         };
-        match self.delete(&wanted).await {
+        let Tried { pre_clean, ended } = self.delete(&wanted).await;
+        match ended {
             Ok(deleted) => {
                 self.tell(ticket, &wanted.id, CallEnd::Deleted).await;
-                self.bury(&wanted, deleted).await
+                self.bury(&wanted, deleted, &pre_clean).await
             }
-            Err(error) => {
-                let told = self.tell(ticket, &wanted.id, end_of(&error)).await;
-                self.after_failure(&work, &wanted, &error, told).await
+            Err(failure) => {
+                let told = self.tell(ticket, &wanted.id, failure.end).await;
+                self.after_failure(&work, &wanted, &pre_clean, failure, told).await
             }
         }
     }
@@ -101,28 +115,33 @@ impl Reaper {
         }
     }
 
-    async fn delete(&self, wanted: &Wanted) -> Result<Deleted, ProviderError> {
+    async fn delete(&self, wanted: &Wanted) -> Tried {
         let timer = self.metrics.time_call();
-        let provider = self.ports.provider.as_ref();
-        if provider.abilities().pre_clean {
-            let cleaned = provider.pre_clean(&wanted.target).await?;
-            tracing::info!(sandbox.id = wanted.id.as_str(), pre_clean = ?cleaned, "cleared {}", wanted.id);
-        }
-        let deleted = provider.delete(&wanted.target).await;
+        let pre_clean = match self.clear(wanted).await {
+            Clearing::Over(pre_clean) => pre_clean,
+            Clearing::Failed { error, pre_clean, end } => {
+                let reason = format!("clearing failed: {error}");
+                return Tried { pre_clean, ended: Err(Failure { reason, end }) };
+            }
+        };
+        let deleted = self.ports.provider.delete(&wanted.target).await;
         timer.observe_duration();
-        deleted
+        let ended = deleted.map_err(|error| Failure { reason: error.to_string(), end: end_of(&error) });
+        Tried { pre_clean, ended }
     }
 
-    async fn bury(&self, wanted: &Wanted, deleted: Deleted) -> Verdict {
+    async fn bury(&self, wanted: &Wanted, deleted: Deleted, pre_clean: &PreClean) -> Verdict {
         let now = self.ports.clock.now();
         let purge_at = now.after(self.config.tombstone_kept);
-        match self.ports.store.finish_deletion(&wanted.id, wanted.epoch, now, purge_at).await {
+        let (id, epoch) = (&wanted.id, wanted.epoch);
+        match self.ports.store.finish_deletion(id, epoch, now, purge_at, Some(pre_clean)).await {
             Ok(Write::Done(sandbox)) => {
                 self.metrics.deleted();
                 tracing::info!(
                     sandbox.id = wanted.id.as_str(),
                     delivery.attempt = wanted.deletion.attempts.saturating_add(1),
                     already_gone = deleted == Deleted::AlreadyGone,
+                    pre_clean = %pre_clean,
                     "deleted {}",
                     wanted.id,
                 );
@@ -155,13 +174,15 @@ impl Reaper {
         &self,
         work: &DeletionWork,
         wanted: &Wanted,
-        error: &ProviderError,
+        pre_clean: &PreClean,
+        failure: Failure,
         told: Told,
     ) -> Verdict {
-        let reason = error.to_string();
+        let Failure { reason, end } = failure;
         let id = &wanted.id;
-        if !self.is_own_fault(wanted, error, told) {
+        if !self.is_own_fault(wanted, end, told) {
             self.metrics.held();
+            self.keep_what_was_cleaned(wanted, pre_clean).await;
             // The last attempt of one that is not given up yet waits as long as after any other.
             let wait = if told.wait.is_zero() { self.config.retry_delay_min } else { told.wait };
             let delay = self.spread(wait);
@@ -169,7 +190,7 @@ impl Reaper {
             return Verdict::Retry { delay };
         }
         let before = wanted.deletion.attempts;
-        let noted = self.ports.store.note_attempt(id, wanted.epoch, before, &reason).await;
+        let noted = self.ports.store.note_attempt(id, wanted.epoch, before, &reason, Some(pre_clean)).await;
         let attempts = match noted {
             Ok(Write::Done(_)) => before.saturating_add(1),
             // A twin counted it, or the sandbox moved on: the next look finds out.
@@ -225,14 +246,29 @@ impl Reaper {
         }
     }
 
-    /// Whether the failure counts against the sandbox. While the breaker is not closed it says nothing about the
-    /// sandbox; and no failure gives it up while deletions of others fail as well.
-    fn is_own_fault(&self, wanted: &Wanted, error: &ProviderError, told: Told) -> bool {
-        if end_of(error) == CallEnd::Refused {
-            return true;
+    /// An attempt that does not count writes nothing, but what it deleted inside would be found by no later one.
+    async fn keep_what_was_cleaned(&self, wanted: &Wanted, pre_clean: &PreClean) {
+        let is_new = wanted.deletion.pre_clean.as_ref() != Some(pre_clean);
+        if !is_new || !matches!(pre_clean, PreClean::Cleaned { .. }) {
+            return;
         }
+        let (id, attempts) = (&wanted.id, wanted.deletion.attempts);
+        // Lost to a twin, it is the twin's to say what is there.
+        if let Err(error) = self.ports.store.note_pre_clean(id, wanted.epoch, attempts, pre_clean).await {
+            tracing::warn!(sandbox.id = id.as_str(), pre_clean = %pre_clean, error = %Chain(&error), "not noted");
+        }
+    }
+
+    /// Whether the failure counts against the sandbox.
+    fn is_own_fault(&self, wanted: &Wanted, end: CallEnd, told: Told) -> bool {
         let is_last = wanted.deletion.attempts.saturating_add(1) >= self.config.attempts_max;
-        error.counts_as_attempt() && told.is_closed && (told.is_alone || !is_last)
+        match told.blame {
+            // Clearing failed, and says nothing about deletions.
+            _ if end == CallEnd::Unused => true,
+            Blame::Sandbox => true,
+            Blame::Unclear => !is_last,
+            Blame::Nobody => false,
+        }
     }
 
     /// Doubles with each attempt up to the longest; half of it is left to chance.

@@ -2,7 +2,7 @@
 
 use crate::Reaper;
 use crate::reap::OWN_FAILURE_DELAY;
-use common::bus::{BusError, CallEnd, Confirmed, Ticket, Told, Turn, Verdict};
+use common::bus::{Blame, BusError, CallEnd, Confirmed, Ticket, Told, Turn, Verdict};
 use common::domain::SandboxId;
 use common::provider::ProviderError;
 use common::random::full_jitter;
@@ -77,17 +77,22 @@ impl Reaper {
         }
     }
 
-    /// Tells the line how a call ended, and says what that means. A line that cannot be told is taken for a
-    /// closed breaker with others failing: attempts count, but nothing is given up on that.
+    /// Tells the line how a call ended, and says what that means. While it cannot be told, attempts of failures
+    /// count, but nothing is given up on them.
     pub(crate) async fn tell(&self, ticket: Ticket, id: &SandboxId, end: CallEnd) -> Told {
         self.ports.pace.tell(ticket, id, end).await.unwrap_or_else(|error| {
             tracing::warn!(error = %Chain(&error), "the line could not be told how a call ended");
             let wait = match end {
                 CallEnd::SlowDown { span } => span,
-                CallEnd::Unauthorized => UNAUTHORIZED_DELAY,
+                CallEnd::Unauthorized | CallEnd::Forbidden => UNAUTHORIZED_DELAY,
                 _ => Duration::ZERO,
             };
-            Told { is_closed: true, is_alone: false, wait }
+            let blame = match end {
+                CallEnd::Refused => Blame::Sandbox,
+                CallEnd::Failed => Blame::Unclear,
+                _ => Blame::Nobody,
+            };
+            Told { is_closed: true, blame, wait }
         })
     }
 
@@ -110,6 +115,7 @@ fn unknown_line(error: &BusError) -> Verdict {
 /// What a failure says about the provider.
 pub(crate) fn end_of(error: &ProviderError) -> CallEnd {
     match error {
+        ProviderError::Unauthorized { status: 403, .. } => CallEnd::Forbidden,
         ProviderError::Unauthorized { .. } => CallEnd::Unauthorized,
         ProviderError::SlowDown { retry_after, .. } => {
             CallEnd::SlowDown { span: retry_after.unwrap_or(SLOW_DOWN_DELAY).min(RETRY_AFTER_MAX) }

@@ -30,7 +30,7 @@ mod sync;
 use async_trait::async_trait;
 use common::bus::{BusError, CensusBoard, Deletions, Runner, TickQueue, Upkeep};
 use common::clock::Clock;
-use common::contract::{Report, TickKind};
+use common::contract::{Report, TickKind, TickOrder};
 use common::domain::{LeasePolicy, PoolRules};
 use common::provider::Provider;
 use common::runtime::policy::{read_lease_policy, read_pools, read_stale_kept, read_tombstone_kept};
@@ -43,7 +43,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use metrics::Metrics;
-pub use plan::{Limits, Listed, Plan, Refusal, plan};
+pub use plan::{Belief, Limits, Listed, Plan, Planner, Refusal, Sighted, plan};
 
 /// How a reconciler works.
 #[derive(Clone, Debug)]
@@ -181,8 +181,12 @@ impl Reconciler {
 #[async_trait]
 impl Runner for Reconciler {
     async fn run(&self, kind: TickKind) -> Report {
+        self.run_ordered(kind, &TickOrder::default()).await
+    }
+
+    async fn run_ordered(&self, kind: TickKind, order: &TickOrder) -> Report {
         let report = match kind {
-            TickKind::Sync => Report::Sync(self.sync().await),
+            TickKind::Sync => Report::Sync(self.sync(order).await),
             TickKind::Expiry => Report::Expiry(self.expire_leases().await),
             TickKind::Sweep => Report::Sweep(self.sweep().await),
             TickKind::Census => Report::Census(self.take_census().await),

@@ -1,11 +1,10 @@
 //! Reading: the whole listing of the provider, and the whole pool as the index shows it.
 
 use crate::Reconciler;
-use crate::plan::Listed;
+use crate::plan::{Listed, Sighted};
 use common::domain::{PoolName, Sandbox, StateName};
-use common::provider::{Account, ProviderError};
+use common::provider::{Listing, ProviderError};
 use common::store::{Page, PageCursor, SortRange, StateQuery, StoreError};
-use std::collections::BTreeSet;
 
 /// Most accounts of one listing; a provider that lists more is not believed.
 pub(crate) const LISTING_MAX: usize = 500_000;
@@ -31,10 +30,34 @@ pub(crate) struct Walk<'a> {
 // === impl Reconciler ===
 
 impl Reconciler {
-    /// Every page of the listing, checked entry by entry.
+    /// The whole listing, checked entry by entry.
     pub(crate) async fn list(&self) -> Result<Listed, ListingError> {
         let mut listed = Listed::default();
-        let mut ids_seen: BTreeSet<String> = BTreeSet::new();
+        let take = |page: Listing| {
+            for problem in &page.malformed {
+                listed.skip_unknown(problem);
+            }
+            for account in page.accounts {
+                listed.take(account, &self.config.pools);
+            }
+        };
+        self.each_page(take).await?;
+        Ok(listed)
+    }
+
+    /// The ids of a further listing.
+    pub(crate) async fn list_again(&self) -> Result<Sighted, ListingError> {
+        let mut sighted = Sighted::default();
+        let take = |page: Listing| {
+            page.malformed.iter().for_each(|_| sighted.skip_unknown());
+            page.accounts.iter().for_each(|account| sighted.take(account));
+        };
+        self.each_page(take).await?;
+        Ok(sighted)
+    }
+
+    /// Gives every page to `take` as it comes, and keeps none.
+    async fn each_page(&self, mut take: impl FnMut(Listing)) -> Result<(), ListingError> {
         let mut offset = 0;
         let mut received = 0_usize;
         loop {
@@ -43,33 +66,15 @@ impl Reconciler {
             if received > LISTING_MAX {
                 return Err(ListingError::Endless);
             }
-            for problem in page.malformed {
-                listed.skip_unknown(&problem);
-            }
-            for account in page.accounts {
-                let Account { id, .. } = &account;
-                let first = ids_seen.insert(id.clone());
-                listed.take(account, first, &self.config.pools);
-            }
-            match page.next {
+            let next = page.next;
+            take(page);
+            match next {
                 // A provider that sends the same place again would be listed for ever.
                 Some(next) if next > offset => offset = next,
                 Some(_) => return Err(ListingError::Endless),
-                None => return Ok(listed),
+                None => return Ok(()),
             }
         }
-    }
-
-    /// All sandboxes of the pools in `states`, from the index.
-    pub(crate) async fn stored(&self, states: &[StateName]) -> Result<Vec<Sandbox>, StoreError> {
-        let mut sandboxes = Vec::new();
-        for state in states {
-            let mut walk = self.walk(*state, &SortRange::All).await?;
-            while let Some(page) = walk.next().await? {
-                sandboxes.extend(page);
-            }
-        }
-        Ok(sandboxes)
     }
 
     /// A walk over all shards of all pools in one state.

@@ -1,11 +1,12 @@
 //! What a sync has to do: decided here without any I/O, done elsewhere without any judgement.
 
 use common::domain::{
-    ExternalId, NewSandbox, PoolRules, Sandbox, SandboxId, SandboxName, SfdcAccountId, State,
+    Candidate, ExternalId, NewSandbox, PoolRules, Sandbox, SandboxId, SandboxName, SfdcAccountId, State,
+    Version,
 };
 use common::provider::Account;
 use common::store::Description;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// What a sync may take out of the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,15 @@ pub struct Limits {
     pub stale_percent_max: u64,
     /// Number that it may mark stale whatever share that is.
     pub stale_count_always: u64,
+}
+
+/// Whether a listing that cannot be believed is followed all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belief {
+    /// It is refused.
+    Careful,
+    /// An operator answers for it.
+    Forced,
 }
 
 /// The provider's listing, checked.
@@ -45,21 +55,39 @@ pub enum Refusal {
     },
 }
 
-/// What a sync has to do.
+/// What a sync has to do. It names sandboxes by small keys: a pool of 50,000 has to fit into memory several times.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// To be added.
     pub insert: Vec<NewSandbox>,
     /// Stale, listed again.
-    pub restore: Vec<Sandbox>,
+    pub restore: Vec<Candidate>,
     /// Description changed.
-    pub describe: Vec<(Sandbox, Description)>,
+    pub describe: Vec<(SandboxId, Version, Description)>,
     /// Free, not listed any more.
-    pub missing: Vec<Sandbox>,
+    pub missing: Vec<Candidate>,
     /// Held, not listed any more.
     pub allocated_missing: Vec<SandboxId>,
     /// As listed.
     pub unchanged: u64,
+    /// Why nothing at all would be done, had nobody forced it.
+    pub overridden: Option<Refusal>,
+}
+
+/// Makes a plan while the pool is read, page by page. Nothing of what was read is kept but what there is to do.
+#[derive(Debug)]
+pub struct Planner {
+    listed: Listed,
+    known: HashSet<SandboxId>,
+    free: u64,
+    plan: Plan,
+}
+
+/// The ids of a listing: all that a second one is needed for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sighted {
+    ids: HashSet<SandboxId>,
+    unclear: bool,
 }
 
 // === impl Refusal ===
@@ -104,14 +132,14 @@ impl Listed {
         tracing::warn!(problem, "an entry of the listing was skipped: {problem}");
     }
 
-    /// Takes an entry; `first` unless its id came before in this listing.
-    pub fn take(&mut self, account: Account, first: bool, pools: &PoolRules) {
+    /// Takes an entry.
+    pub fn take(&mut self, account: Account, pools: &PoolRules) {
         let Account { id, external_id, name, sfdc_account_id } = account;
         let id = match SandboxId::parse(&id) {
             Ok(id) => id,
             Err(problem) => return self.skip_unknown(&format!("its id {problem}")),
         };
-        if !first {
+        if self.contains(&id) {
             let again = self.usable.get(&id).is_some_and(|known| known.external_id.as_str() == external_id);
             if !again {
                 self.unclear = true;
@@ -156,66 +184,111 @@ fn check(
     Ok(NewSandbox { id: id.clone(), name, external_id, pool, sfdc_account_id })
 }
 
-// === impl Plan ===
+// === impl Sighted ===
 
-impl Plan {
-    /// Drops from `missing` and `allocated_missing` what a second listing shows after all.
-    pub fn confirm_missing(&mut self, second: &Listed) {
-        self.missing.retain(|sandbox| !second.contains(&sandbox.id));
-        self.allocated_missing.retain(|id| !second.contains(id));
+impl Sighted {
+    /// Notes an entry.
+    pub fn take(&mut self, account: &Account) {
+        match SandboxId::parse(&account.id) {
+            Ok(id) => {
+                self.ids.insert(id);
+            }
+            Err(_) => self.unclear = true,
+        }
+    }
+
+    /// Notes an entry that names no sandbox.
+    pub fn skip_unknown(&mut self) {
+        self.unclear = true;
+    }
+}
+
+// === impl Planner ===
+
+impl Planner {
+    /// A plan that begins with what is listed.
+    #[must_use]
+    pub fn new(listed: Listed) -> Self {
+        Self { listed, known: HashSet::new(), free: 0, plan: Plan::default() }
+    }
+
+    /// Compares a sandbox, as the index shows it, with the listing. One that changes its state while the index is
+    /// read may be shown twice; the first sight counts, and the write that follows from it says so.
+    pub fn see(&mut self, sandbox: &Sandbox) {
+        if !self.known.insert(sandbox.id.clone()) {
+            return;
+        }
+        self.free += u64::from(sandbox.state == State::Available);
+        match self.listed.usable.get(&sandbox.id) {
+            Some(entry) => self.plan.compare(sandbox, entry),
+            None if self.listed.present.contains_key(&sandbox.id) => {}
+            None => self.plan.note_missing(sandbox),
+        }
+    }
+
+    /// The plan, once all of the pool was seen.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the listing cannot be believed and nobody forces it; then nothing at all is to be done.
+    pub fn finish(self, limits: Limits, belief: Belief) -> Result<Plan, Refusal> {
+        let Self { listed, known, free, mut plan } = self;
+        let refusal = listed.is_empty().then_some(Refusal::Empty);
+        let Listed { usable, present: _, unknown: _, unclear } = listed;
+        plan.insert = usable.into_values().filter(|entry| !known.contains(&entry.id)).collect();
+        if unclear {
+            // Any of the missing may be behind an entry that could not be understood.
+            plan.missing.clear();
+        }
+        let missing = u64::try_from(plan.missing.len()).unwrap_or(u64::MAX);
+        let allowed = (free.saturating_mul(limits.stale_percent_max) / 100).max(limits.stale_count_always);
+        let too_many = (missing > allowed).then_some(Refusal::TooManyMissing { missing, free, allowed });
+        match (refusal.or(too_many), belief) {
+            (None, _) => Ok(plan),
+            (Some(refusal), Belief::Careful) => Err(refusal),
+            (Some(refusal), Belief::Forced) => Ok(Plan { overridden: Some(refusal), ..plan }),
+        }
     }
 }
 
 /// What has to be done so that the pool is as listed.
 ///
 /// # Errors
-/// [`Refusal`] when the listing cannot be believed; then nothing at all is to be done.
-pub fn plan(listed: &Listed, stored: &[Sandbox], limits: Limits) -> Result<Plan, Refusal> {
-    if listed.is_empty() {
-        return Err(Refusal::Empty);
-    }
-    let mut plan = Plan::default();
-    let mut free = 0_u64;
-    let mut known = std::collections::HashSet::with_capacity(stored.len());
+/// [`Refusal`] when the listing cannot be believed and nobody forces it; then nothing at all is to be done.
+pub fn plan(listed: Listed, stored: &[Sandbox], limits: Limits, belief: Belief) -> Result<Plan, Refusal> {
+    let mut planner = Planner::new(listed);
     for sandbox in stored {
-        known.insert(&sandbox.id);
-        free += u64::from(sandbox.state == State::Available);
-        match listed.usable.get(&sandbox.id) {
-            Some(entry) => plan.compare(sandbox, entry),
-            None if listed.present.contains_key(&sandbox.id) => {}
-            None => plan.note_missing(sandbox),
-        }
+        planner.see(sandbox);
     }
-    plan.insert = listed.usable.values().filter(|entry| !known.contains(&entry.id)).cloned().collect();
-    if listed.unclear {
-        // Any of the missing may be behind an entry that could not be understood.
-        plan.missing.clear();
-    }
-    let missing = u64::try_from(plan.missing.len()).unwrap_or(u64::MAX);
-    let allowed = (free.saturating_mul(limits.stale_percent_max) / 100).max(limits.stale_count_always);
-    if missing > allowed {
-        return Err(Refusal::TooManyMissing { missing, free, allowed });
-    }
-    Ok(plan)
+    planner.finish(limits, belief)
 }
 
+// === impl Plan ===
+
 impl Plan {
+    /// Drops from `missing` and `allocated_missing` what a second listing shows after all. If one of its entries may
+    /// be any sandbox, nothing is missing for sure.
+    pub fn confirm_missing(&mut self, second: &Sighted) {
+        self.missing.retain(|sandbox| !second.unclear && !second.ids.contains(&sandbox.id));
+        self.allocated_missing.retain(|id| !second.ids.contains(id));
+    }
+
     fn compare(&mut self, sandbox: &Sandbox, entry: &NewSandbox) {
-        let described =
-            Description { name: entry.name.clone(), sfdc_account_id: entry.sfdc_account_id.clone() };
-        let is_described =
-            sandbox.name == described.name && sandbox.sfdc_account_id == described.sfdc_account_id;
+        let is_described = sandbox.name == entry.name && sandbox.sfdc_account_id == entry.sfdc_account_id;
         match sandbox.state {
             // Its description follows with the next sync.
-            State::Stale { .. } => self.restore.push(sandbox.clone()),
-            State::Available if !is_described => self.describe.push((sandbox.clone(), described)),
+            State::Stale { .. } => self.restore.push(sandbox.candidate()),
+            State::Available if !is_described => {
+                let description =
+                    Description { name: entry.name.clone(), sfdc_account_id: entry.sfdc_account_id.clone() };
+                self.describe.push((sandbox.id.clone(), sandbox.version, description));
+            }
             _ => self.unchanged += 1,
         }
     }
 
     fn note_missing(&mut self, sandbox: &Sandbox) {
         match sandbox.state {
-            State::Available => self.missing.push(sandbox.clone()),
+            State::Available => self.missing.push(sandbox.candidate()),
             State::Allocated(_) => self.allocated_missing.push(sandbox.id.clone()),
             _ => {}
         }

@@ -14,7 +14,7 @@ mod ledger;
 mod parked;
 mod queue;
 
-pub(crate) use ledger::Verified;
+pub(crate) use ledger::{Due, Verified};
 
 /// Messages that are read from a stream in one go.
 const MESSAGES_PAGE: usize = 500;

@@ -6,13 +6,16 @@
 //! being deleted, and a listing may lag.
 
 use crate::Reconciler;
-use crate::plan::{Listed, Plan, Refusal, plan};
-use common::contract::SyncReport;
+use crate::plan::{Belief, Listed, Plan, Planner, Refusal};
+use crate::sweep::Due;
 use common::contract::reports::{COMPLETED, FAILED, REFUSED};
-use common::domain::{NewSandbox, PoolName, Sandbox, State, StateName, UnixSeconds};
+use common::contract::{SyncReport, TickOrder};
+use common::domain::{
+    Candidate, NewSandbox, PoolName, Sandbox, SandboxId, State, StateName, UnixSeconds, Version,
+};
 use common::provider::ProviderError;
 use common::runtime::telemetry::Chain;
-use common::store::{Description, Insert, Store, StoreError, Write};
+use common::store::{Description, Insert, SortRange, Store, StoreError, Write};
 use futures_util::stream::{self, StreamExt as _};
 use std::collections::HashMap;
 use tokio::sync::Mutex;
@@ -45,9 +48,9 @@ enum SyncError {
 /// One write of a plan.
 enum Step {
     Insert(NewSandbox),
-    Restore(Sandbox),
-    Describe(Sandbox, Description),
-    MarkMissing(Sandbox),
+    Restore(Candidate),
+    Describe(SandboxId, Version, Description),
+    MarkMissing(Candidate),
 }
 
 /// What became of one write.
@@ -82,8 +85,14 @@ impl SupplyNotes {
 // === impl Reconciler ===
 
 impl Reconciler {
-    pub(crate) async fn sync(&self) -> SyncReport {
-        let mut report = SyncReport::default();
+    /// One sync. An order to force it overrides the refusal of a listing that is empty or would cost too much of the
+    /// pool, and nothing else.
+    pub(crate) async fn sync(&self, order: &TickOrder) -> SyncReport {
+        let mut report =
+            SyncReport { forced_by: order.forced_by().map(ToOwned::to_owned), ..SyncReport::default() };
+        if let Some(by) = &report.forced_by {
+            tracing::warn!(by, "{by} forces a sync, whatever is listed");
+        }
         let status = match self.try_sync(&mut report).await {
             Ok(()) => COMPLETED,
             Err(error) => {
@@ -121,37 +130,47 @@ impl Reconciler {
         let listed = self.list().await?;
         report.listed = u64::try_from(listed.len()).unwrap_or(u64::MAX);
         report.skipped = listed.skipped();
-        let stored = self.stored(&KNOWN_STATES).await?;
-        let mut plan = plan(&listed, &stored, self.config.limits).map_err(SyncError::Refused)?;
+        let largest_pool = largest_pool(&listed);
+        let belief = if report.forced_by.is_some() { Belief::Forced } else { Belief::Careful };
+        let mut due = Due::default();
+        let mut plan = self.plan(listed, belief, &mut due).await?;
         if !plan.missing.is_empty() || !plan.allocated_missing.is_empty() {
-            plan.confirm_missing(&self.list().await?);
+            plan.confirm_missing(&self.list_again().await?);
+        }
+        if let Some(refusal) = &plan.overridden {
+            tracing::warn!(%refusal, "done all the same, because it is forced: {refusal}");
+            report.reason = Some(format!("forced although {refusal}"));
         }
         report.allocated_missing = u64::try_from(plan.allocated_missing.len()).unwrap_or(u64::MAX);
         report.unchanged = plan.unchanged;
-        self.follow_size(&listed).await?;
+        self.ports.store.follow_size(largest_pool, self.ports.clock.now()).await?;
         self.apply(plan, report).await.map_err(SyncError::Store)?;
-        self.complete_ledger_on_the_way(&stored).await;
+        self.complete_ledger_on_the_way(due).await;
         Ok(())
     }
 
-    /// Lets the number of index shards follow the size of the largest pool.
-    async fn follow_size(&self, listed: &Listed) -> Result<(), StoreError> {
-        let mut sizes: HashMap<&PoolName, u64> = HashMap::new();
-        for sandbox in listed.usable.values() {
-            *sizes.entry(&sandbox.pool).or_default() += 1;
+    /// Holds the pool, page by page as the index shows it, against the listing.
+    async fn plan(&self, listed: Listed, belief: Belief, due: &mut Due) -> Result<Plan, SyncError> {
+        let mut planner = Planner::new(listed);
+        for state in KNOWN_STATES {
+            let mut walk = self.walk(state, &SortRange::All).await?;
+            while let Some(page) = walk.next().await? {
+                page.iter().for_each(|sandbox| planner.see(sandbox));
+                self.note_due(page, due);
+            }
         }
-        let largest = sizes.into_values().max().unwrap_or_default();
-        self.ports.store.follow_size(largest, self.ports.clock.now()).await.map(|_| ())
+        planner.finish(self.config.limits, belief).map_err(SyncError::Refused)
     }
 
     /// Does what the plan says. A store that fails stops it; the next sync goes on.
     async fn apply(&self, plan: Plan, report: &mut SyncReport) -> Result<(), StoreError> {
-        let Plan { insert, restore, describe, missing, allocated_missing: _, unchanged: _ } = plan;
+        let Plan { insert, restore, describe, missing, allocated_missing: _, unchanged: _, overridden: _ } =
+            plan;
         let steps = insert
             .into_iter()
             .map(Step::Insert)
             .chain(restore.into_iter().map(Step::Restore))
-            .chain(describe.into_iter().map(|(sandbox, to)| Step::Describe(sandbox, to)))
+            .chain(describe.into_iter().map(|(id, version, to)| Step::Describe(id, version, to)))
             .chain(missing.into_iter().map(Step::MarkMissing));
         let supply = SupplyNotes::default();
         let mut done =
@@ -170,6 +189,13 @@ impl Reconciler {
         Ok(())
     }
 
+    /// The whole sandbox, if it is still as it was seen; a write that lost is spared, and the history is not kept in
+    /// memory for all of the pool.
+    async fn still(&self, seen: &Candidate) -> Result<Option<Sandbox>, StoreError> {
+        let found = self.ports.store.sandbox(&seen.id).await?;
+        Ok(found.filter(|sandbox| sandbox.version == seen.version))
+    }
+
     async fn step(&self, step: Step, supply: &SupplyNotes) -> Result<Stepped, StoreError> {
         let store = &self.ports.store;
         let now = self.ports.clock.now();
@@ -186,13 +212,15 @@ impl Reconciler {
                 });
             }
             Step::Restore(seen) => {
+                let Some(stale) = self.still(&seen).await? else { return Ok(Stepped::Raced) };
                 supply.note(store.as_ref(), &seen.pool, now).await?;
-                (store.mark_found(&seen, now).await?, Stepped::Restored)
+                (store.mark_found(&stale, now).await?, Stepped::Restored)
             }
-            Step::Describe(seen, to) => {
-                (store.describe(&seen.id, seen.version, &to).await?, Stepped::Described)
+            Step::Describe(id, version, to) => (store.describe(&id, version, &to).await?, Stepped::Described),
+            Step::MarkMissing(seen) => {
+                let Some(free) = self.still(&seen).await? else { return Ok(Stepped::Raced) };
+                (store.mark_missing(&free, now).await?, Stepped::MarkedStale)
             }
-            Step::MarkMissing(seen) => (store.mark_missing(&seen, now).await?, Stepped::MarkedStale),
         };
         Ok(match write {
             Write::Done(changed) => {
@@ -204,6 +232,15 @@ impl Reconciler {
             Write::Lost(_) => Stepped::Raced,
         })
     }
+}
+
+/// How many sandboxes the largest pool has, as listed.
+fn largest_pool(listed: &Listed) -> u64 {
+    let mut sizes: HashMap<&PoolName, u64> = HashMap::new();
+    for sandbox in listed.usable.values() {
+        *sizes.entry(&sandbox.pool).or_default() += 1;
+    }
+    sizes.into_values().max().unwrap_or_default()
 }
 
 /// The reason as an operator sees it in an answer: which side failed, and what the provider said.

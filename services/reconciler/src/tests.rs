@@ -30,6 +30,7 @@ pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 const LEASES: LeasePolicy = LeasePolicy {
     duration: Duration::from_secs(4 * 3_600),
     duration_max: Duration::from_secs(48 * 3_600),
+    total_max: Duration::from_secs(72 * 3_600),
     grace: Duration::from_secs(1_800),
 };
 

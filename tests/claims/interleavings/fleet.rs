@@ -463,7 +463,7 @@ impl Chore {
             Self::Found => store.mark_found(&seen, now).await?,
             Self::Expire => store.expire(&seen.id, seen.epoch, now.before(GRACE), now).await?,
             Self::Delete | Self::List => {
-                store.finish_deletion(&seen.id, seen.epoch, now, now.after(LEASE)).await?
+                store.finish_deletion(&seen.id, seen.epoch, now, now.after(LEASE), None).await?
             }
         };
         Ok(())

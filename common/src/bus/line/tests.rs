@@ -1,6 +1,8 @@
 use super::*;
 use crate::random::{Dice, Random as _};
 
+mod evidence;
+
 const NOW_MS: u64 = 1_763_683_200_000;
 const MINUTE_MS: u64 = 60_000;
 const SECOND: Duration = Duration::from_secs(1);
@@ -319,11 +321,12 @@ fn refused_credentials_stop_the_line_at_once() {
 #[test]
 fn it_is_known_whether_one_sandbox_fails_or_many() {
     let mut desk = Desk::default();
-    assert!(desk.call("1", CallEnd::Failed).is_alone);
-    assert!(desk.call("1", CallEnd::Failed).is_alone);
+    let fails = |desk: &mut Desk, sandbox: &str| desk.call(sandbox, CallEnd::Failed).blame;
+    assert_eq!(fails(&mut desk, "1"), Blame::Sandbox);
+    assert_eq!(fails(&mut desk, "1"), Blame::Sandbox);
     desk.call("2", CallEnd::Deleted);
-    assert!(desk.call("1", CallEnd::Failed).is_alone, "the row began anew");
-    assert!(!desk.call("3", CallEnd::Failed).is_alone);
+    assert_eq!(fails(&mut desk, "1"), Blame::Sandbox, "the row began anew");
+    assert_eq!(fails(&mut desk, "3"), Blame::Unclear);
 }
 
 #[test]

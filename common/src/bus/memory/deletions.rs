@@ -37,7 +37,7 @@ pub(super) struct DeletionStreams {
 
 #[derive(Debug)]
 pub(super) struct Retry {
-    due_ms: u64,
+    pub(super) due_ms: u64,
     pub(super) payload: Bytes,
     pub(super) sequence: u64,
     pub(super) since: UnixSeconds,

@@ -89,6 +89,15 @@ impl WorkQueue {
         self.messages.values().map(|message| (message.key.as_str(), message.place == Place::Waiting))
     }
 
+    /// The last sequence of a lane that is with a worker; zero if none is.
+    pub(super) fn handed_out(&self, lane: &str) -> u64 {
+        let messages = self.messages.iter().rev();
+        let mut with_workers = messages
+            .filter(|(_, message)| lane_of(&message.key) == lane && message.place != Place::Waiting)
+            .map(|(sequence, _)| *sequence);
+        with_workers.next().unwrap_or_default()
+    }
+
     /// Number of messages, wherever they are.
     pub(super) fn len(&self) -> usize {
         self.messages.len()

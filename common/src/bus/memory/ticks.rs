@@ -6,7 +6,7 @@ use super::{Call, Inside, MemoryBus};
 use crate::bus::{
     BusError, Runner, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A_KIND_MAX, TickQueue, TickReceipt, Ticks,
 };
-use crate::contract::{RunReport, TickKind};
+use crate::contract::{RunReport, TickKind, TickOrder};
 use crate::runtime::telemetry::Chain;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -43,7 +43,7 @@ struct Waiting {
 #[async_trait]
 impl Ticks for MemoryBus {
     async fn tick(&self, kind: TickKind, slot: Option<u64>) -> Result<TickReceipt, BusError> {
-        self.call(Call::Tick, |inside, now_ms| inside.ticks.publish(kind, slot, now_ms))
+        self.call(Call::Tick, |inside, now_ms| inside.ticks.publish(kind, slot, Bytes::new(), now_ms))
     }
 
     async fn tick_and_wait(
@@ -51,19 +51,18 @@ impl Ticks for MemoryBus {
         kind: TickKind,
         patience: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
-        let (tell, told) = oneshot::channel();
-        // Under one lock, or a quick run would be missed.
-        let receipt = self.call(Call::Tick, |inside, now_ms| {
-            let receipt = inside.ticks.publish(kind, None, now_ms);
-            inside.ticks.waiting.push(Waiting { kind, sequence: receipt.sequence, tell });
-            receipt
-        })?;
-        let report = tokio::select! {
-            biased;
-            report = told => report.ok(),
-            () = self.shared.clock.sleep(patience) => None,
-        };
-        Ok((receipt, report))
+        self.publish_and_wait(kind, Bytes::new(), patience).await
+    }
+
+    async fn order_and_wait(
+        &self,
+        kind: TickKind,
+        order: &TickOrder,
+        patience: Duration,
+    ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
+        let body = serde_json::to_vec(order)
+            .map_err(|source| BusError { operation: "order a run", source: Box::new(source) })?;
+        self.publish_and_wait(kind, body.into(), patience).await
     }
 
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {
@@ -100,9 +99,35 @@ impl TickQueue for MemoryBus {
 }
 
 impl MemoryBus {
+    async fn publish_and_wait(
+        &self,
+        kind: TickKind,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
+        let (tell, told) = oneshot::channel();
+        let is_order = !body.is_empty();
+        // Under one lock, or a quick run would be missed.
+        let receipt = self.call(Call::Tick, |inside, now_ms| {
+            let receipt = inside.ticks.publish(kind, None, body, now_ms);
+            inside.ticks.waiting.push(Waiting { kind, sequence: receipt.sequence, tell });
+            receipt
+        })?;
+        if is_order && receipt.duplicate {
+            return Ok((receipt, None));
+        }
+        let report = tokio::select! {
+            biased;
+            report = told => report.ok(),
+            () = self.shared.clock.sleep(patience) => None,
+        };
+        Ok((receipt, report))
+    }
+
     async fn run_once(&self, kind: TickKind, runner: &dyn Runner, held: &Held) {
         let started_ms = self.shared.clock.now_ms();
-        let report = runner.run(kind).await;
+        let order = TickOrder::read(&held.taken.payload);
+        let report = runner.run_ordered(kind, &order).await;
         let duration_ms = self.shared.clock.now_ms().saturating_sub(started_ms);
         let report = RunReport { kind, tick: held.taken.sequence, duration_ms, report };
         if let Err(error) = self.call(Call::Report, |inside: &mut Inside, _| inside.ticks.tell(report)) {
@@ -120,7 +145,7 @@ impl MemoryBus {
 // === impl TickStream ===
 
 impl TickStream {
-    fn publish(&mut self, kind: TickKind, slot: Option<u64>, now_ms: u64) -> TickReceipt {
+    fn publish(&mut self, kind: TickKind, slot: Option<u64>, body: Bytes, now_ms: u64) -> TickReceipt {
         let window_ms = u64::try_from(TICK_DEDUP_WINDOW.as_millis()).unwrap_or(u64::MAX);
         self.slots.retain(|_, published| published.at_ms.saturating_add(window_ms) > now_ms);
         let published = slot.and_then(|slot| self.slots.get(&(kind, slot)));
@@ -133,7 +158,7 @@ impl TickStream {
             // The one that waits says the same.
             return TickReceipt { sequence, duplicate: true };
         }
-        let sequence = self.queue.push(kind.as_str().to_owned(), Bytes::new(), now_ms);
+        let sequence = self.queue.push(kind.as_str().to_owned(), body, now_ms);
         if let Some(slot) = slot {
             self.slots.insert((kind, slot), Published { sequence, at_ms: now_ms });
         }

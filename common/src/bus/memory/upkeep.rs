@@ -6,7 +6,7 @@ use crate::bus::intake;
 use crate::bus::{Announced, BusError, ParkedKey, ParkedMessage, QueuedMessage, Upkeep};
 use crate::contract::ParkedDeletion;
 use crate::contract::subjects::UNREADABLE;
-use crate::domain::{PoolName, SandboxId};
+use crate::domain::{PoolName, SandboxId, UnixSeconds};
 use async_trait::async_trait;
 
 #[async_trait]
@@ -26,6 +26,11 @@ impl Upkeep for MemoryBus {
 
     async fn queued_of(&self, pool: &PoolName, id: &SandboxId) -> Result<Vec<QueuedMessage>, BusError> {
         self.read("read a stream", |inside| inside.deletions.of_key(&format!("{pool}.{id}")))
+    }
+
+    async fn handed_out(&self, pool: &PoolName) -> Result<u64, BusError> {
+        let pool = pool.as_str();
+        self.read("look for a consumer", |inside| inside.deletions.work.handed_out(pool))
     }
 
     async fn unqueue(&self, sequence: u64) -> Result<bool, BusError> {
@@ -87,6 +92,7 @@ impl DeletionStreams {
                     sequence,
                     work: intake::deletion_work(payload).ok(),
                     is_put_off: false,
+                    due_at: None,
                     since,
                 },
             )
@@ -94,7 +100,8 @@ impl DeletionStreams {
         let put_off = self.retries.iter().map(|(key, retry)| {
             let work = intake::deletion_work(&retry.payload).ok();
             let (sequence, since) = (retry.sequence, retry.since);
-            (key.as_str(), QueuedMessage { sequence, work, is_put_off: true, since })
+            let due_at = Some(UnixSeconds::new(retry.due_ms.div_ceil(1_000)));
+            (key.as_str(), QueuedMessage { sequence, work, is_put_off: true, due_at, since })
         });
         let all = waiting.chain(put_off);
         all.filter(|(key, _)| is_wanted(key)).map(|(_, message)| message).collect()

@@ -3,8 +3,9 @@
 use super::upkeep::parked_headers;
 use super::{NatsBus, failed};
 use crate::bus::{Announced, BusError, Deletions, TickReceipt, Ticks};
-use crate::contract::{DeletionWork, ParkedDeletion, RunReport, TickKind};
+use crate::contract::{DeletionWork, ParkedDeletion, RunReport, TickKind, TickOrder};
 use crate::runtime::telemetry::Chain;
+use async_nats::Subscriber;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
@@ -31,6 +32,18 @@ const CONFLICT_ERROR_CODES: [u64; 2] = [10_164, 10_158];
 const SUBJECT_FULL_ERROR_CODE: u64 = 10_077;
 /// Times that a tick may be refused because one waits that is gone a moment later.
 const FOLD_ROUNDS_MAX: usize = 10;
+
+/// The report of a run that began after the tick was taken.
+async fn answer_to(receipt: TickReceipt, reports: &mut Subscriber) -> Option<RunReport> {
+    while let Some(message) = reports.next().await {
+        match serde_json::from_slice::<RunReport>(&message.payload) {
+            Ok(report) if report.tick >= receipt.sequence => return Some(report),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "a report cannot be read"),
+        }
+    }
+    None
+}
 
 /// Key under which the last report of a kind is kept.
 pub(super) fn report_key(kind: TickKind) -> String {
@@ -76,6 +89,48 @@ impl Ticks for NatsBus {
         if let Some(slot) = slot {
             message = message.message_id(format!("{}:{slot}", kind.as_str()));
         }
+        self.publish_tick(kind, message).await
+    }
+
+    async fn tick_and_wait(
+        &self,
+        kind: TickKind,
+        patience: Duration,
+    ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
+        let mut reports = self.reports(kind).await?;
+        let receipt = self.tick(kind, None).await?;
+        let report = tokio::time::timeout(patience, answer_to(receipt, &mut reports)).await.unwrap_or(None);
+        Ok((receipt, report))
+    }
+
+    async fn order_and_wait(
+        &self,
+        kind: TickKind,
+        order: &TickOrder,
+        patience: Duration,
+    ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
+        let mut reports = self.reports(kind).await?;
+        let message = PublishMessage::build().payload(encode(order, "order a run")?);
+        let receipt = self.publish_tick(kind, message).await?;
+        if receipt.duplicate {
+            return Ok((receipt, None));
+        }
+        let report = tokio::time::timeout(patience, answer_to(receipt, &mut reports)).await.unwrap_or(None);
+        Ok((receipt, report))
+    }
+
+    async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {
+        let store = self.bucket().await?;
+        let Some(value) = store.get(report_key(kind)).await.map_err(failed("read a report"))? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&value).map(Some).map_err(failed("read a report"))
+    }
+}
+
+impl NatsBus {
+    /// Puts a tick into the stream, unless one of its kind waits there.
+    async fn publish_tick(&self, kind: TickKind, message: PublishMessage) -> Result<TickReceipt, BusError> {
         let subject = self.config.subjects.tick(kind);
         for _ in 0..FOLD_ROUNDS_MAX {
             match self.publish_until_acked(subject.clone(), message.clone()).await {
@@ -91,39 +146,13 @@ impl Ticks for NatsBus {
         Err(failed("publish a tick")("the stream is full and empty at once"))
     }
 
-    async fn tick_and_wait(
-        &self,
-        kind: TickKind,
-        patience: Duration,
-    ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
+    /// The reports of a kind from now on. Listening begins before the tick is published, or a quick run would be
+    /// missed.
+    async fn reports(&self, kind: TickKind) -> Result<Subscriber, BusError> {
         let subject = self.config.subjects.report(kind);
-        // Listening begins before the tick is published, or a quick run would be missed.
-        let mut reports = self.client.subscribe(subject).await.map_err(failed("wait for a report"))?;
-        let receipt = self.tick(kind, None).await?;
-        let answered = async {
-            while let Some(message) = reports.next().await {
-                match serde_json::from_slice::<RunReport>(&message.payload) {
-                    Ok(report) if report.tick >= receipt.sequence => return Some(report),
-                    Ok(_) => {}
-                    Err(error) => tracing::warn!(%error, "a report cannot be read"),
-                }
-            }
-            None
-        };
-        let report = tokio::time::timeout(patience, answered).await.unwrap_or(None);
-        Ok((receipt, report))
+        self.client.subscribe(subject).await.map_err(failed("wait for a report"))
     }
 
-    async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {
-        let store = self.bucket().await?;
-        let Some(value) = store.get(report_key(kind)).await.map_err(failed("read a report"))? else {
-            return Ok(None);
-        };
-        serde_json::from_slice(&value).map(Some).map_err(failed("read a report"))
-    }
-}
-
-impl NatsBus {
     /// The sequence of the last tick on `subject`; none if it has been run on meanwhile.
     async fn waiting_tick(&self, subject: &str) -> Result<Option<u64>, BusError> {
         let stream = self

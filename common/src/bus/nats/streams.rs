@@ -8,7 +8,7 @@ use super::{NatsBus, failed};
 use crate::bus::intake::{self, one_line};
 use crate::bus::{BusError, Delivery, Runner, TICK_ACK_WAIT, TickQueue, Upkeep as _, Verdict, Worker};
 use crate::contract::events::rfc3339;
-use crate::contract::{DeletionWork, RunReport, TickKind, headers};
+use crate::contract::{DeletionWork, RunReport, TickKind, TickOrder, headers};
 use crate::domain::UnixSeconds;
 use crate::runtime::telemetry::Chain;
 use async_nats::HeaderMap;
@@ -229,9 +229,10 @@ impl NatsBus {
 
     async fn run_once(&self, kind: TickKind, runner: &dyn Runner, message: &Message) {
         let tick = message.info().map_or(0, |info| info.stream_sequence);
+        let order = TickOrder::read(&message.payload);
         let started_ms = self.clock.now_ms();
         let report = tokio::select! {
-            report = runner.run(kind) => report,
+            report = runner.run_ordered(kind, &order) => report,
             () = keep_alive(message, TICK_ACK_WAIT) => return,
         };
         let duration_ms = self.clock.now_ms().saturating_sub(started_ms);

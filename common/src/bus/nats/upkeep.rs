@@ -4,7 +4,7 @@ use super::publish::{encode, is_conflict};
 use super::{NatsBus, failed};
 use crate::bus::intake::{self, one_line};
 use crate::bus::{Announced, BusError, ParkedKey, ParkedMessage, QueuedMessage, Upkeep};
-use crate::contract::events::rfc3339;
+use crate::contract::events::{parse_rfc3339, rfc3339};
 use crate::contract::subjects::UNREADABLE;
 use crate::contract::{ParkedDeletion, TickKind, headers};
 use crate::domain::{PoolName, SandboxId, UnixSeconds};
@@ -41,6 +41,16 @@ impl Upkeep for NatsBus {
             found.extend(self.read_after(subjects.deletions_stream(), &subject, 0, 2).await?);
         }
         Ok(found.iter().map(|message| self.queued_message(message)).collect())
+    }
+
+    async fn handed_out(&self, pool: &PoolName) -> Result<u64, BusError> {
+        let stream = self.stream_to_read(self.config.subjects.deletions_stream()).await?;
+        match stream.consumer_info(self.config.subjects.reaper_consumer(pool)).await {
+            Ok(info) => Ok(info.delivered.stream_sequence),
+            // Nobody has made it yet, so nothing was handed out.
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => Ok(0),
+            Err(error) => Err(failed("look for a consumer")(error)),
+        }
     }
 
     async fn unqueue(&self, sequence: u64) -> Result<bool, BusError> {
@@ -170,6 +180,7 @@ impl NatsBus {
             sequence: message.sequence,
             work: intake::deletion_work(&message.payload).ok(),
             is_put_off: message.subject.starts_with(self.config.subjects.deletion_retry_prefix().as_str()),
+            due_at: due_of(message),
             since: moment_of(message),
         }
     }
@@ -204,6 +215,12 @@ fn is_missing_stream(kind: &GetStreamErrorKind) -> bool {
 /// words, under the code of every failed removal.
 fn is_no_message(answer: &async_nats::jetstream::Error) -> bool {
     answer.error_code() == ErrorCode::SEQUENCE_NOT_FOUND || answer.to_string().contains("no message found")
+}
+
+/// The moment in the schedule of a message, as [`super::streams`] writes it.
+fn due_of(message: &StreamMessage) -> Option<UnixSeconds> {
+    let schedule = message.headers.get(async_nats::header::NATS_SCHEDULE)?.as_str();
+    parse_rfc3339(schedule.strip_prefix("@at ")?)
 }
 
 fn moment_of(message: &StreamMessage) -> UnixSeconds {

@@ -1,21 +1,22 @@
 //! Every pair of states, and what every step has to keep.
 
 use super::*;
+use crate::domain::history::Order;
 use crate::domain::ids::{IdempotencyKey, LabId};
-use crate::domain::lease::ClaimKey;
+use crate::domain::lease::{ClaimKey, Extension};
 
 const ENTERED: UnixSeconds = UnixSeconds::new(1_000);
-const GRANTED: UnixSeconds = UnixSeconds::new(2_000);
-const EXPIRES: UnixSeconds = UnixSeconds::new(3_000);
-const REQUESTED: UnixSeconds = UnixSeconds::new(4_000);
+pub(super) const GRANTED: UnixSeconds = UnixSeconds::new(2_000);
+pub(super) const EXPIRES: UnixSeconds = UnixSeconds::new(3_000);
+pub(super) const REQUESTED: UnixSeconds = UnixSeconds::new(4_000);
 const DELETED: UnixSeconds = UnixSeconds::new(5_000);
 const PURGE: UnixSeconds = UnixSeconds::new(9_000);
 
-fn owner() -> OwnerId {
+pub(super) fn owner() -> OwnerId {
     OwnerId::parse("owner-1").unwrap()
 }
 
-fn free() -> Sandbox {
+pub(super) fn free() -> Sandbox {
     NewSandbox {
         id: SandboxId::parse("7").unwrap(),
         name: SandboxName::parse("lab-7").unwrap(),
@@ -36,10 +37,14 @@ fn grant_of(sandbox: &Sandbox) -> Grant {
     }
 }
 
-fn held() -> Sandbox {
+pub(super) fn held() -> Sandbox {
     let sandbox = free();
     let grant = grant_of(&sandbox);
     sandbox.claim(&grant).unwrap()
+}
+
+pub(super) fn order() -> Order {
+    Order { by: Actor::parse("alice").unwrap(), reason: Reason::parse("smoke in it").unwrap() }
 }
 
 fn ending() -> Sandbox {
@@ -54,18 +59,16 @@ fn in_state(state: StateName) -> Sandbox {
         StateName::PendingDeletion => ending(),
         StateName::DeletionFailed => ending().park_deletion(Epoch::new(1), DELETED).unwrap(),
         StateName::Stale => free().go_missing(Version::new(1), REQUESTED).unwrap(),
-        StateName::Quarantined => {
-            let state = State::Quarantined { since: REQUESTED, reason: "smoke".to_owned() };
-            Sandbox { state, ..free() }
-        }
-        StateName::Deleted => ending().finish_deletion(Epoch::new(1), DELETED, PURGE).unwrap(),
+        StateName::Quarantined => free().quarantine(Version::new(1), &order(), REQUESTED).unwrap(),
+        StateName::Deleted => ending().finish_deletion(Epoch::new(1), DELETED, PURGE, None).unwrap(),
     }
 }
 
 type Step = fn(Sandbox) -> Result<Sandbox, InvalidTransition>;
 
-/// Every step with arguments that fit the sandbox: name, where it starts, where it leads, how it is taken.
-const STEPS: [(&str, StateName, StateName, Step); 9] = [
+/// Every step with arguments that fit the sandbox: name, where it starts, where it leads, how it is taken. Two more
+/// start from either of two states; they have tests of their own.
+const STEPS: [(&str, StateName, StateName, Step); 11] = [
     ("claim", StateName::Available, StateName::Allocated, |sandbox| {
         let grant = grant_of(&sandbox);
         sandbox.claim(&grant)
@@ -79,11 +82,11 @@ const STEPS: [(&str, StateName, StateName, Step); 9] = [
     }),
     ("note_attempt", StateName::PendingDeletion, StateName::PendingDeletion, |sandbox| {
         let epoch = sandbox.epoch;
-        sandbox.note_attempt(epoch, "no")
+        sandbox.note_attempt(epoch, "no", None)
     }),
     ("finish_deletion", StateName::PendingDeletion, StateName::Deleted, |sandbox| {
         let epoch = sandbox.epoch;
-        sandbox.finish_deletion(epoch, DELETED, PURGE)
+        sandbox.finish_deletion(epoch, DELETED, PURGE, None)
     }),
     ("park_deletion", StateName::PendingDeletion, StateName::DeletionFailed, |sandbox| {
         let epoch = sandbox.epoch;
@@ -100,6 +103,15 @@ const STEPS: [(&str, StateName, StateName, Step); 9] = [
     ("come_back", StateName::Stale, StateName::Available, |sandbox| {
         let version = sandbox.version;
         sandbox.come_back(version, DELETED)
+    }),
+    ("extend", StateName::Allocated, StateName::Allocated, |sandbox| {
+        let (version, epoch) = (sandbox.version, sandbox.epoch);
+        let extension = Extension { owner: owner(), epoch, ended_by: GRANTED, expires_at: DELETED };
+        sandbox.extend(version, &extension, REQUESTED)
+    }),
+    ("unquarantine", StateName::Quarantined, StateName::Available, |sandbox| {
+        let version = sandbox.version;
+        sandbox.unquarantine(version, &order(), DELETED)
     }),
 ];
 
@@ -221,8 +233,8 @@ fn only_a_lease_that_ended_expires_and_only_the_one_that_was_meant() {
 #[test]
 fn a_deletion_of_another_epoch_is_left_alone() {
     let old = Epoch::new(0);
-    assert!(ending().note_attempt(old, "no").is_err());
-    assert!(ending().finish_deletion(old, DELETED, PURGE).is_err());
+    assert!(ending().note_attempt(old, "no", None).is_err());
+    assert!(ending().finish_deletion(old, DELETED, PURGE, None).is_err());
     assert!(ending().park_deletion(old, DELETED).is_err());
 }
 
@@ -243,7 +255,8 @@ fn attempts_are_counted_and_their_error_is_cut_between_characters() {
     let epoch = Epoch::new(1);
     // Two bytes each, one of which would cross the limit.
     let long = format!("x{}", "ü".repeat(crate::domain::LAST_ERROR_BYTES_MAX));
-    let tried = ending().note_attempt(epoch, "first").unwrap().note_attempt(epoch, &long).unwrap();
+    let tried =
+        ending().note_attempt(epoch, "first", None).unwrap().note_attempt(epoch, &long, None).unwrap();
     let deletion = tried.deletion().unwrap();
     assert_eq!(deletion.attempts, 2);
     let kept = deletion.last_error.as_deref().unwrap();
@@ -266,7 +279,7 @@ fn names_of_states_and_causes_come_back_as_they_went() {
 #[test]
 fn a_replay_counts_anew_and_says_who_and_keeps_the_rest() {
     let epoch = Epoch::new(1);
-    let tried = ending().note_attempt(epoch, "status 500").unwrap();
+    let tried = ending().note_attempt(epoch, "status 500", None).unwrap();
     let parked = tried.park_deletion(epoch, DELETED).unwrap();
     let alice = Actor::parse("alice").unwrap();
     assert!(parked.clone().replay_deletion(epoch.next(), &alice, DELETED).is_err(), "another epoch");
@@ -278,4 +291,23 @@ fn a_replay_counts_anew_and_says_who_and_keeps_the_rest() {
     let entry = replayed.history.last().unwrap();
     assert_eq!((entry.cause, entry.state), (Cause::Replayed, StateName::PendingDeletion));
     assert_eq!((entry.version.get(), entry.by.as_ref()), (5, Some(&alice)));
+}
+
+#[test]
+fn what_clearing_came_to_is_kept_until_something_newer_is_known() {
+    let (epoch, cleaned) = (Epoch::new(1), PreClean::Cleaned { services: 2 });
+    let failed = PreClean::failed("status 500", false);
+    let tried = ending().note_attempt(epoch, "no", Some(&failed)).unwrap();
+    assert_eq!(tried.deletion().unwrap().pre_clean.as_ref(), Some(&failed));
+    let cleared = tried.note_pre_clean(epoch, &cleaned).unwrap();
+    let deletion = cleared.deletion().unwrap();
+    assert_eq!((deletion.attempts, deletion.pre_clean.as_ref()), (1, Some(&cleaned)));
+    assert_eq!((cleared.version, cleared.history.len()), (ending().version, 3), "no state change");
+    let parked =
+        cleared.clone().note_attempt(epoch, "no", None).unwrap().park_deletion(epoch, DELETED).unwrap();
+    assert_eq!(parked.deletion().unwrap().pre_clean.as_ref(), Some(&cleaned));
+    let gone = cleared.finish_deletion(epoch, DELETED, PURGE, Some(&failed)).unwrap();
+    assert_eq!(gone.deletion().unwrap().pre_clean.as_ref(), Some(&failed));
+    assert!(ending().note_pre_clean(epoch.next(), &cleaned).is_err(), "another epoch");
+    assert!(gone.note_pre_clean(epoch, &cleaned).is_err(), "it is over");
 }

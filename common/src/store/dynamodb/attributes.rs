@@ -43,6 +43,13 @@ pub(super) const DELETION_CAUSE: &str = "deletion_cause";
 pub(super) const REQUESTED_AT: &str = "requested_at";
 pub(super) const DELETION_ATTEMPTS: &str = "deletion_attempts";
 pub(super) const LAST_ERROR: &str = "last_error";
+/// What clearing came to: a map; absent before the first attempt, and on items of former builds.
+pub(super) const PRE_CLEAN: &str = "pre_clean";
+/// Parts of that map.
+pub(super) const RESULT: &str = "result";
+pub(super) const SERVICES: &str = "services";
+pub(super) const REASON: &str = "reason";
+pub(super) const WENT_ON: &str = "went_on";
 pub(super) const DELETED_AT: &str = "deleted_at";
 pub(super) const SINCE: &str = "since";
 pub(super) const QUARANTINE_REASON: &str = "quarantine_reason";
@@ -129,6 +136,24 @@ impl<'a> Fields<'a> {
     /// A moment that has to be there.
     pub(super) fn seconds(self, attribute: &'static str) -> Result<UnixSeconds, StoreError> {
         self.number(attribute).map(UnixSeconds::new)
+    }
+
+    /// A switch that has to be there.
+    pub(super) fn switch(self, attribute: &'static str) -> Result<bool, StoreError> {
+        match self.attributes.get(attribute) {
+            None => Err(self.missing(attribute)),
+            Some(AttributeValue::Bool(value)) => Ok(*value),
+            Some(_) => Err(self.corrupt(attribute, "is neither true nor false")),
+        }
+    }
+
+    /// A map that may be absent.
+    pub(super) fn optional_map(self, attribute: &'static str) -> Result<Option<&'a Item>, StoreError> {
+        match self.attributes.get(attribute) {
+            None => Ok(None),
+            Some(AttributeValue::M(map)) => Ok(Some(map)),
+            Some(_) => Err(self.corrupt(attribute, "is not a map")),
+        }
     }
 
     /// A list of maps that has to be there.

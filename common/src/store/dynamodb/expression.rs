@@ -63,6 +63,18 @@ impl Change {
         self.only_if_compared(attribute, "<>", value)
     }
 
+    /// Only if the attribute equals one of `values`.
+    pub(super) fn only_if_one_of<const N: usize>(
+        mut self,
+        attribute: &str,
+        values: [AttributeValue; N],
+    ) -> Self {
+        let name = self.name(attribute);
+        let values = values.map(|value| self.value(value));
+        self.conditions.push(format!("{name} IN ({})", values.join(", ")));
+        self
+    }
+
     /// Only if the attribute is at most `value`.
     pub(super) fn only_if_at_most(self, attribute: &str, value: AttributeValue) -> Self {
         self.only_if_compared(attribute, "<=", value)

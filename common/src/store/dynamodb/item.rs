@@ -7,17 +7,20 @@
 use super::attributes::{
     AT, BY, CAUSE, CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD,
     EPOCH, EXPIRES_AT, EXTERNAL_ID, Fields, GRANTED_AT, HELD_LAB, HISTORY, Item, LAB, LAST_ERROR,
-    LEASE_EPOCH, NAME, OWNER, PARKED_SHARD, PK, POOL, QUARANTINE_REASON, REQUESTED_AT, SFDC_ACCOUNT_ID,
-    SINCE, SK, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, key_text, number, seconds, text,
+    LEASE_EPOCH, NAME, OWNER, PARKED_SHARD, PK, POOL, PRE_CLEAN, QUARANTINE_REASON, REASON, REQUESTED_AT,
+    SFDC_ACCOUNT_ID, SINCE, SK, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, key_text, number, seconds,
+    text,
 };
 use crate::domain::{
     Actor, Cause, ClaimKey, Deletion, DeletionCause, Epoch, ExternalId, HISTORY_ENTRIES_MAX, HistoryEntry,
-    IdempotencyKey, LabId, Lease, OwnerId, PoolName, Sandbox, SandboxId, SandboxName, SfdcAccountId, State,
-    StateName, Tombstone, UnixSeconds, Version,
+    IdempotencyKey, LabId, Lease, OwnerId, PoolName, Reason, Sandbox, SandboxId, SandboxName, SfdcAccountId,
+    State, StateName, Tombstone, UnixSeconds, Version,
 };
 use crate::store::StoreError;
 use crate::store::index::{shard_of, state_shard, state_sort};
 use aws_sdk_dynamodb::types::AttributeValue;
+
+pub(super) mod pre_clean;
 
 /// Beginning of the partition key of a sandbox item.
 const SANDBOX_PREFIX: &str = "SBX#";
@@ -31,15 +34,16 @@ pub(super) fn key(id: &SandboxId) -> Item {
 
 /// A history entry as it is stored.
 pub(super) fn history_entry(state: StateName, cause: Cause, at: UnixSeconds) -> AttributeValue {
-    history_entry_by(state, cause, at, None)
+    history_entry_by(state, cause, at, None, None)
 }
 
-/// A history entry of something that an operator may have done, as it is stored.
+/// A history entry of something that may have been ordered, as it is stored.
 pub(super) fn history_entry_by(
     state: StateName,
     cause: Cause,
     at: UnixSeconds,
     by: Option<&Actor>,
+    reason: Option<&Reason>,
 ) -> AttributeValue {
     let mut entry = Item::from([
         (STATE.to_owned(), text(state.as_str())),
@@ -49,14 +53,17 @@ pub(super) fn history_entry_by(
     if let Some(by) = by {
         entry.insert(BY.to_owned(), text(by.as_str()));
     }
+    if let Some(reason) = reason {
+        entry.insert(REASON.to_owned(), text(reason.as_str()));
+    }
     AttributeValue::M(entry)
 }
 
 /// A whole history as it is stored.
 pub(super) fn history(entries: &[HistoryEntry]) -> AttributeValue {
     let entries = entries.iter().map(|entry| {
-        let HistoryEntry { version: _, epoch: _, state, cause, at, by } = entry;
-        history_entry_by(*state, *cause, *at, by.as_ref())
+        let HistoryEntry { version: _, epoch: _, state, cause, at, by, reason } = entry;
+        history_entry_by(*state, *cause, *at, by.as_ref(), reason.as_ref())
     });
     AttributeValue::L(entries.collect())
 }
@@ -119,9 +126,12 @@ fn encode_state(item: &mut Item, state: &State) {
         State::Stale { since } => {
             put(SINCE, seconds(*since));
         }
-        State::Quarantined { since, reason } => {
+        State::Quarantined { since, reason, lease } => {
             put(SINCE, seconds(*since));
-            put(QUARANTINE_REASON, text(reason));
+            put(QUARANTINE_REASON, text(reason.as_str()));
+            if let Some(lease) = lease {
+                encode_lease(item, lease);
+            }
         }
         State::Deleted(Tombstone { deletion, deleted_at, purge_at }) => {
             put(DELETED_AT, seconds(*deleted_at));
@@ -134,13 +144,16 @@ fn encode_state(item: &mut Item, state: &State) {
 }
 
 fn encode_deletion(item: &mut Item, deletion: &Deletion) {
-    let Deletion { lease, cause, requested_at, attempts, last_error } = deletion;
+    let Deletion { lease, cause, requested_at, attempts, last_error, pre_clean } = deletion;
     let mut put = |attribute: &str, value| item.insert(attribute.to_owned(), value);
     put(DELETION_CAUSE, text(deletion_cause(*cause)));
     put(REQUESTED_AT, seconds(*requested_at));
     put(DELETION_ATTEMPTS, number(*attempts));
     if let Some(last_error) = last_error {
         put(LAST_ERROR, text(last_error));
+    }
+    if let Some(pre_clean) = pre_clean {
+        put(PRE_CLEAN, pre_clean::encode(pre_clean));
     }
     if let Some(lease) = lease {
         encode_lease(item, lease);
@@ -191,7 +204,8 @@ fn decode_state(fields: Fields<'_>) -> Result<State, StoreError> {
         StateName::Stale => State::Stale { since: fields.seconds(SINCE)? },
         StateName::Quarantined => State::Quarantined {
             since: fields.seconds(SINCE)?,
-            reason: fields.text(QUARANTINE_REASON)?.to_owned(),
+            reason: fields.id(QUARANTINE_REASON, Reason::parse)?,
+            lease: if fields.has(OWNER) { Some(decode_lease(fields)?) } else { None },
         },
         StateName::Deleted => State::Deleted(Tombstone {
             deletion: if fields.has(DELETION_CAUSE) { Some(decode_deletion(fields)?) } else { None },
@@ -216,6 +230,7 @@ fn decode_deletion(fields: Fields<'_>) -> Result<Deletion, StoreError> {
         requested_at: fields.seconds(REQUESTED_AT)?,
         attempts,
         last_error: fields.optional_text(LAST_ERROR)?.map(str::to_owned),
+        pre_clean: pre_clean::decode(fields)?,
     })
 }
 
@@ -253,6 +268,7 @@ fn decode_history(
             cause,
             at: within.seconds(AT)?,
             by: within.optional_id(BY, Actor::parse)?,
+            reason: within.optional_id(REASON, Reason::parse)?,
         });
         let leases_before = if cause == Cause::Claimed { epoch.checked_sub(1) } else { Some(epoch) };
         (version, epoch) = version

@@ -9,14 +9,14 @@
 use super::attributes::{
     CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD, EPOCH,
     EXPIRES_AT, GRANTED_AT, HELD_LAB, HISTORY, LAB, LAST_ERROR, LEASE_EPOCH, NAME, OWNER, PARKED_SHARD, PK,
-    REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, number, seconds,
-    text,
+    PRE_CLEAN, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, number,
+    seconds, text,
 };
 use super::expression::Change;
 use super::{DynamoStore, item, unavailable};
 use crate::domain::{
-    Actor, Cause, ClaimKey, Deletion, DeletionCause, Epoch, Grant, NewSandbox, OwnerId, PoolName, Sandbox,
-    SandboxId, StateName, UnixSeconds, Version,
+    Actor, Cause, ClaimKey, Deletion, DeletionCause, Epoch, Grant, NewSandbox, OwnerId, PoolName, PreClean,
+    Sandbox, SandboxId, StateName, UnixSeconds, Version,
 };
 use crate::store::index::{due_sort, shard_of, state_shard};
 use crate::store::{Description, Insert, StoreError, Write};
@@ -106,15 +106,24 @@ impl DynamoStore {
         epoch: Epoch,
         attempts: u32,
         error: &str,
+        pre_clean: Option<&PreClean>,
     ) -> Result<Write, StoreError> {
         // Neither version nor history: the state stays.
-        let change = Change::default()
+        let change = note_clearing(Change::default(), pre_clean)
             .set(DELETION_ATTEMPTS, number(attempts.saturating_add(1)))
-            .set(LAST_ERROR, text(Deletion::bounded_error(error)))
-            .only_if(STATE, text(StateName::PendingDeletion.as_str()))
-            .only_if(EPOCH, number(epoch.get()))
-            .only_if(DELETION_ATTEMPTS, number(attempts));
-        self.update("note_attempt", id, change).await
+            .set(LAST_ERROR, text(Deletion::bounded_error(error)));
+        self.update("note_attempt", id, within_attempt(change, epoch, attempts)).await
+    }
+
+    pub(super) async fn write_pre_clean(
+        &self,
+        id: &SandboxId,
+        epoch: Epoch,
+        attempts: u32,
+        pre_clean: &PreClean,
+    ) -> Result<Write, StoreError> {
+        let change = note_clearing(Change::default(), Some(pre_clean));
+        self.update("note_pre_clean", id, within_attempt(change, epoch, attempts)).await
     }
 
     pub(super) async fn write_finish(
@@ -123,8 +132,9 @@ impl DynamoStore {
         epoch: Epoch,
         now: UnixSeconds,
         purge_at: UnixSeconds,
+        pre_clean: Option<&PreClean>,
     ) -> Result<Write, StoreError> {
-        let change = bury(now, purge_at)
+        let change = note_clearing(bury(now, purge_at), pre_clean)
             .append(HISTORY, item::history_entry(StateName::Deleted, Cause::Deleted, now))
             .only_if(STATE, text(StateName::PendingDeletion.as_str()))
             .only_if(EPOCH, number(epoch.get()));
@@ -155,7 +165,7 @@ impl DynamoStore {
         now: UnixSeconds,
     ) -> Result<Write, StoreError> {
         // The sort key stays here as well.
-        let entry = item::history_entry_by(StateName::PendingDeletion, Cause::Replayed, now, Some(by));
+        let entry = item::history_entry_by(StateName::PendingDeletion, Cause::Replayed, now, Some(by), None);
         let change = step(StateName::PendingDeletion)
             .copy(STATE_SHARD, DELETION_SHARD)
             .set(DELETION_ATTEMPTS, number(0_u32))
@@ -236,11 +246,11 @@ impl DynamoStore {
     }
 
     /// The answer to a change that what the caller saw already rules out.
-    async fn lost(&self, id: &SandboxId) -> Result<Write, StoreError> {
+    pub(super) async fn lost(&self, id: &SandboxId) -> Result<Write, StoreError> {
         Ok(Write::Lost(self.read_sandbox(id).await?.map(Box::new)))
     }
 
-    async fn update(
+    pub(super) async fn update(
         &self,
         operation: &'static str,
         id: &SandboxId,
@@ -270,12 +280,12 @@ impl DynamoStore {
 }
 
 /// The part of every change that brings a sandbox of a known pool into `state`.
-fn enter(id: &SandboxId, pool: &PoolName, state: StateName, shards: u16) -> Change {
+pub(super) fn enter(id: &SandboxId, pool: &PoolName, state: StateName, shards: u16) -> Change {
     step(state).set(STATE_SHARD, text(state_shard(pool, state, shard_of(id, shards))))
 }
 
 /// The part of every state change: the state and the version.
-fn step(state: StateName) -> Change {
+pub(super) fn step(state: StateName) -> Change {
     Change::default().set(STATE, text(state.as_str())).set_next(VERSION, VERSION)
 }
 
@@ -290,6 +300,22 @@ fn end_lease(cause: DeletionCause, now: UnixSeconds) -> Change {
         .append(HISTORY, item::history_entry(StateName::PendingDeletion, cause.into(), now))
         .remove(HELD_LAB)
         .only_if(STATE, text(StateName::Allocated.as_str()))
+}
+
+/// Takes down what clearing came to, if that is known.
+fn note_clearing(change: Change, pre_clean: Option<&PreClean>) -> Change {
+    match pre_clean {
+        Some(pre_clean) => change.set(PRE_CLEAN, item::pre_clean::encode(pre_clean)),
+        None => change,
+    }
+}
+
+/// Only if the deletion of `epoch` is wanted and so many attempts were counted.
+fn within_attempt(change: Change, epoch: Epoch, attempts: u32) -> Change {
+    change
+        .only_if(STATE, text(StateName::PendingDeletion.as_str()))
+        .only_if(EPOCH, number(epoch.get()))
+        .only_if(DELETION_ATTEMPTS, number(attempts))
 }
 
 /// The part of every change that leaves a tombstone, which is in no index.

@@ -1,7 +1,7 @@
 //! Operators' requests on ports in memory.
 
 use super::*;
-use crate::{Config, Metrics, Ports};
+use crate::{Config, HealthConfig, Metrics, Ports};
 use bytes::Bytes;
 use common::bus::memory::{Call, Loss, MemoryBus, MemoryConfig};
 use common::bus::{Appended, Context, Deletions as _, Handler as _, Ledger, LedgerMark, Upkeep};
@@ -10,6 +10,7 @@ use common::contract::{Event, Outcome, ParkedDeletion, Verb};
 use common::domain::{
     ExternalId, LeasePolicy, NewSandbox, OwnerId, PoolRules, SandboxName, StateName, UnixSeconds,
 };
+use common::provider::fake::FakeProvider;
 use common::random::Dice;
 use common::runtime::recorder::{LedgerMetrics, Recorder, WAITING_MAX};
 use common::store::Store;
@@ -19,18 +20,22 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-const NOW: UnixSeconds = UnixSeconds::new(1_763_683_200);
-const HOUR: Duration = Duration::from_secs(3_600);
+mod queue;
 
-struct Rig {
-    allocator: Allocator,
-    store: Arc<dyn Store>,
-    bus: MemoryBus,
-    clock: ManualClock,
+pub(crate) const NOW: UnixSeconds = UnixSeconds::new(1_763_683_200);
+pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
+
+pub(crate) struct Rig {
+    pub(crate) allocator: Allocator,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) memory: Arc<MemoryStore>,
+    pub(crate) provider: Arc<FakeProvider>,
+    pub(crate) bus: MemoryBus,
+    pub(crate) clock: ManualClock,
     registry: Registry,
 }
 
-fn id(number: usize) -> SandboxId {
+pub(crate) fn id(number: usize) -> SandboxId {
     SandboxId::parse(&number.to_string()).unwrap()
 }
 
@@ -39,13 +44,24 @@ fn pool(name: &str) -> PoolName {
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::over(|bus| Arc::new(bus.clone()))
     }
 
     fn over(ledger: impl FnOnce(&MemoryBus) -> Arc<dyn Ledger>) -> Self {
+        Self::with(ledger, None)
+    }
+
+    /// One that looks at sandboxes before it hands them out.
+    pub(crate) fn checking(health: HealthConfig) -> Self {
+        Self::with(|bus| Arc::new(bus.clone()), Some(health))
+    }
+
+    fn with(ledger: impl FnOnce(&MemoryBus) -> Arc<dyn Ledger>, health: Option<HealthConfig>) -> Self {
+        let provider = Arc::new(FakeProvider::new());
         let clock = ManualClock::at(NOW);
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(2));
+        let memory = Arc::new(MemoryStore::new(2));
+        let store: Arc<dyn Store> = memory.clone();
         let dice = Arc::new(Dice::seeded(7));
         let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), dice.clone());
         let registry = Registry::new();
@@ -62,15 +78,21 @@ impl Rig {
                 ledger(&bus),
                 LedgerMetrics::register(&registry).unwrap(),
             ),
+            provider: Some(provider.clone()),
         };
-        let leases = LeasePolicy { duration: 4 * HOUR, duration_max: 48 * HOUR, grace: HOUR / 2 };
+        let leases = LeasePolicy {
+            duration: 4 * HOUR,
+            duration_max: 48 * HOUR,
+            total_max: 72 * HOUR,
+            grace: HOUR / 2,
+        };
         let pools = PoolRules::parse("dns=dns-,main").unwrap();
-        let config = Config { leases, pools, in_flight_max: 8, census_age_max: HOUR };
+        let config = Config { leases, pools, in_flight_max: 8, health, census_age_max: HOUR };
         let allocator = Allocator::new(config, ports, Metrics::register(&registry).unwrap());
-        Self { allocator, store, bus, clock, registry }
+        Self { allocator, store, memory, provider, bus, clock, registry }
     }
 
-    async fn ask(&self, verb: Verb, body: Value) -> Result<Value, Fault> {
+    pub(crate) async fn ask(&self, verb: Verb, body: Value) -> Result<Value, Fault> {
         let context = Context {
             request_id: "r-1".to_owned(),
             deadline_ms: None,
@@ -86,7 +108,7 @@ impl Rig {
         self.ask(Verb::Replay, json!({"key": number.to_string()})).await.unwrap()["outcome"].clone()
     }
 
-    async fn add(&self, number: usize, pool: &str) {
+    pub(crate) async fn add(&self, number: usize, pool: &str) {
         let sandbox = NewSandbox {
             id: id(number),
             name: SandboxName::parse(&format!("lab-{number}")).unwrap(),
@@ -105,18 +127,18 @@ impl Rig {
         self.ask(Verb::Allocate, claim).await.unwrap();
         let owner = OwnerId::parse(&owner).unwrap();
         self.store.release(&id(number), &owner, NOW).await.unwrap();
-        self.store.note_attempt(&id(number), Epoch::new(1), 0, reason).await.unwrap();
+        self.store.note_attempt(&id(number), Epoch::new(1), 0, reason, None).await.unwrap();
         self.store.park_deletion(&id(number), Epoch::new(1), NOW).await.unwrap();
         let sandbox = self.sandbox(number).await;
         self.bus.park(&ParkedDeletion::of(&sandbox).unwrap()).await.unwrap();
         sandbox
     }
 
-    async fn sandbox(&self, number: usize) -> Sandbox {
+    pub(crate) async fn sandbox(&self, number: usize) -> Sandbox {
         self.store.sandbox(&id(number)).await.unwrap().unwrap()
     }
 
-    fn count(&self, name: &str) -> u64 {
+    pub(crate) fn count(&self, name: &str) -> u64 {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == name).expect("a metric");
         family.get_metric()[0].get_counter().get_value() as u64
@@ -165,7 +187,7 @@ async fn what_needs_no_replay_is_said_and_its_copy_goes() {
     rig.parked(1, "main", "status 500").await;
     let wanted = rig.parked(2, "main", "status 500").await;
     rig.replay(2).await;
-    rig.store.finish_deletion(&wanted.id, wanted.epoch, NOW, NOW.after(HOUR)).await.unwrap();
+    rig.store.finish_deletion(&wanted.id, wanted.epoch, NOW, NOW.after(HOUR), None).await.unwrap();
     rig.bus.park(&ParkedDeletion { parked_at: 1, ..ParkedDeletion::of(&wanted).unwrap() }).await.unwrap();
     assert_eq!(rig.replay(2).await, "gone");
     assert_eq!(rig.bus.all_parked().len(), 1, "that of the other");

@@ -191,7 +191,7 @@ async fn remove(client: &Client, request: KeyRequest) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
@@ -212,16 +212,30 @@ fn table(parked: &[ParkedView]) -> String {
 fn description(view: &DeletionView) -> String {
     let mut text = String::new();
     let DeletionView {
-        sandbox_id, name, pool, status, attempts, last_error, queued, parked, history, ..
+        sandbox_id,
+        name,
+        pool,
+        status,
+        attempts,
+        last_error,
+        pre_clean,
+        queued,
+        parked,
+        history,
+        ..
     } = view;
     let _ = writeln!(text, "{sandbox_id} ({name}) of pool {pool} is {status}; {attempts} attempts");
     if let Some(error) = last_error {
         let _ = writeln!(text, "last error: {error}");
     }
+    if let Some(pre_clean) = pre_clean {
+        let _ = writeln!(text, "pre-clean: {}", pre_clean.summary);
+    }
     for message in queued {
         let since = rfc3339(UnixSeconds::new(message.since));
         let place = if message.put_off { "waits for its next attempt" } else { "is in the queue" };
-        let _ = writeln!(text, "its message {place} since {since}");
+        let due = message.due_at.map(|due| format!(", due at {}", rfc3339(UnixSeconds::new(due))));
+        let _ = writeln!(text, "its message {place} since {since}{}", due.unwrap_or_default());
     }
     if let Some(parked) = parked {
         let at = rfc3339(UnixSeconds::new(parked.parked_at));

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use common::bus::DeletionLine as _;
 use common::contract::{
     CensusReport, ExpiryReport, FaultCode, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind,
-    Verb,
+    TickOrder, Verb,
 };
 use serde_json::json;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ fn sync_report(status: &str, reason: Option<&str>) -> RunReport {
     let report = SyncReport {
         status: status.to_owned(),
         reason: reason.map(str::to_owned),
+        forced_by: None,
         listed: 9,
         synced: 8,
         inserted: 1,
@@ -115,6 +116,25 @@ async fn each_route_starts_its_kind_and_waits_as_long_as_set() {
         assert_eq!(*rig.ticks.asked.lock().unwrap(), [(report.kind, Duration::from_secs(7))]);
         assert!(rig.workers.seen().is_empty());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sync_is_forced_by_name_and_not_behind_one_that_waits() {
+    let by_alice = [("Authorization", "Bearer admin-token-1"), ("X-Operator", "alice")];
+    let rig = rig();
+    *rig.ticks.report.lock().unwrap() = Some(sync_report("completed", Some("forced although it is empty")));
+    let answer = rig.ask("POST", "/v1/admin/sync?force=true", &by_alice).await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["status"]), (200, &json!("completed")));
+    assert_eq!(*rig.ticks.ordered.lock().unwrap(), [TickOrder::forced("admin/alice")]);
+    rig.ticks.is_full.store(true, Ordering::SeqCst);
+    rig.ask("POST", "/v1/admin/sync?force=true", ADMIN)
+        .await
+        .assert_fault(FaultCode::Contended, "an ordinary run waits to begin; force it after that");
+    assert_eq!(rig.ticks.ordered.lock().unwrap().last(), Some(&TickOrder::forced("admin")));
+    // An ordinary one is the tick that it always was.
+    rig.ask("POST", "/v1/admin/sync?force=false", ADMIN).await;
+    assert_eq!(rig.ticks.ordered.lock().unwrap().len(), 2);
+    assert_eq!(rig.ask("POST", "/v1/admin/sync?force=yes", ADMIN).await.status, 400);
 }
 
 #[tokio::test(start_paused = true)]

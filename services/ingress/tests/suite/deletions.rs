@@ -17,6 +17,13 @@ fn page(replayed: u64, cursor: &'static str) -> Step {
 #[tokio::test(start_paused = true)]
 async fn each_route_asks_its_verb_and_passes_the_answer_on() {
     let cases = [
+        ("GET", "/v1/admin/deletions", Verb::Deletions, json!({})),
+        (
+            "GET",
+            "/v1/admin/deletions?pool=main&status=deletion_failed&limit=7&cursor=main.x",
+            Verb::Deletions,
+            json!({"pool": "main", "status": "deletion_failed", "limit": 7, "cursor": "main.x"}),
+        ),
         ("GET", "/v1/admin/deletions/parked", Verb::Parked, json!({})),
         (
             "GET",
@@ -110,6 +117,8 @@ async fn all_has_to_be_said_and_the_query_has_to_be_readable() {
     ] {
         assert_eq!(rig.ask("POST", path, ADMIN).await.status, 400, "{path}");
     }
-    assert_eq!(rig.ask("GET", "/v1/admin/deletions/parked?limit=-1", ADMIN).await.status, 400);
+    for path in ["/v1/admin/deletions/parked?limit=-1", "/v1/admin/deletions?limit=many"] {
+        assert_eq!(rig.ask("GET", path, ADMIN).await.status, 400, "{path}");
+    }
     assert!(rig.workers.seen().is_empty());
 }

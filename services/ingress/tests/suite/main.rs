@@ -15,6 +15,7 @@ mod claims;
 mod cors;
 mod deletions;
 mod observed;
+mod orders;
 mod readiness;
 mod relay;
 mod sandboxes;

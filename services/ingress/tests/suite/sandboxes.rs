@@ -69,3 +69,45 @@ async fn faults_of_the_worker_keep_their_status() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn more_time_is_asked_for_by_headers() {
+    const EXTENDED: &str = r#"{"sandbox_id":"7","expires_at":1800000000,"lease_epoch":2}"#;
+    let owner = [("Authorization", "Bearer lab-token-1"), ("X-Track-ID", "p-1")];
+    let rig = Rig::new([Step::Say(None, EXTENDED)]);
+    let headers = [owner[0], owner[1], ("X-Lab-Duration", "6"), ("X-Lease-Epoch", "2")];
+    let answer = rig.ask("POST", "/v1/sandboxes/7/extend", &headers).await;
+    assert_eq!((answer.status.as_u16(), answer.body.as_ref()), (200, EXTENDED.as_bytes()));
+    let seen = rig.workers.only_seen();
+    let sent: serde_json::Value = serde_json::from_slice(&seen.body).unwrap();
+    let asked = json!({"sandbox_id": "7", "owner": "p-1", "lab_duration_hours": 6, "lease_epoch": 2});
+    assert_eq!((seen.verb, sent), (Verb::Extend, asked));
+    let rig = Rig::new([Step::Say(None, EXTENDED)]);
+    let answer = rig.ask("POST", "/v1/sandboxes/7/extend", &headers[..3]).await;
+    assert_eq!(answer.status, 200);
+    let sent: serde_json::Value = serde_json::from_slice(&rig.workers.only_seen().body).unwrap();
+    assert_eq!(sent, json!({"sandbox_id": "7", "owner": "p-1", "lab_duration_hours": 6}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_time_needs_a_length_and_an_epoch_is_a_number() {
+    let owner = [("Authorization", "Bearer lab-token-1"), ("X-Track-ID", "p-1")];
+    let cases = [
+        (None, "X-Lab-Duration has to say how long the lease is to last in all"),
+        (Some(("X-Lab-Duration", "0")), "X-Lab-Duration must be a whole number of hours, at least 1"),
+        (Some(("X-Lab-Duration", "+3")), "X-Lab-Duration must be a whole number of hours, at least 1"),
+        (Some(("X-Lease-Epoch", "-1")), "X-Lease-Epoch must be a whole number"),
+        (Some(("X-Lease-Epoch", "x")), "X-Lease-Epoch must be a whole number"),
+    ];
+    for (header, message) in cases {
+        let rig = Rig::new([Step::Say(None, "{}")]);
+        let mut headers = owner.to_vec();
+        headers.extend(header);
+        if header.is_some_and(|(name, _)| name == "X-Lease-Epoch") {
+            headers.push(("X-Lab-Duration", "6"));
+        }
+        let answer = rig.ask("POST", "/v1/sandboxes/7/extend", &headers).await;
+        answer.assert_fault(FaultCode::InvalidRequest, message);
+        assert!(rig.workers.seen().is_empty());
+    }
+}

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use common::bus::memory::{MemoryBus, MemoryConfig};
 use common::bus::{BusError, Context, DeletionLine, Reply, RequestError, Requests, TickReceipt, Ticks};
 use common::clock::Clock;
-use common::contract::{Fault, FaultCode, Outcome, RunReport, TickKind, Verb};
+use common::contract::{Fault, FaultCode, Outcome, RunReport, TickKind, TickOrder, Verb};
 use common::random::Random;
 use common::runtime::settings::Settings;
 use ingress::{Config, Ingress, Ports};
@@ -74,6 +74,8 @@ pub(crate) struct FakeWorkers {
 /// Runs by script.
 #[derive(Debug, Default)]
 pub(crate) struct FakeTicks {
+    pub(crate) ordered: Mutex<Vec<TickOrder>>,
+    pub(crate) is_full: AtomicBool,
     pub(crate) report: Mutex<Option<RunReport>>,
     pub(crate) is_broken: AtomicBool,
     pub(crate) hangs: AtomicBool,
@@ -348,6 +350,20 @@ impl Ticks for FakeTicks {
             std::future::pending::<()>().await;
         }
         Ok((receipt, self.report.lock().unwrap().clone()))
+    }
+
+    async fn order_and_wait(
+        &self,
+        kind: TickKind,
+        order: &TickOrder,
+        patience: Duration,
+    ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
+        self.asked.lock().unwrap().push((kind, patience));
+        self.ordered.lock().unwrap().push(order.clone());
+        self.fail_if_broken()?;
+        let duplicate = self.is_full.load(Ordering::SeqCst);
+        let report = self.report.lock().unwrap().clone().filter(|_| !duplicate);
+        Ok((TickReceipt { sequence: TICK, duplicate }, report))
     }
 
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {

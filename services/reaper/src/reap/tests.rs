@@ -1,7 +1,7 @@
 //! A reaper on ports in memory: a provider that does as it is told, a clock that the test moves.
 
 use super::*;
-use crate::{Config, Metrics, Ports};
+use crate::{Config, FailurePolicy, Metrics, Ports};
 use common::bus::line::LineRules;
 use common::bus::memory::{MemoryBus, MemoryConfig};
 use common::bus::{DeletionLine as _, Pace as _, Ticket, Turn};
@@ -10,8 +10,8 @@ use common::domain::{
     Candidate, ClaimKey, ExternalId, Grant, IdempotencyKey, NewSandbox, OwnerId, PoolName, SandboxName,
     StateName, UnixSeconds, Version,
 };
-use common::provider::Account;
 use common::provider::fake::{Call, FakeProvider};
+use common::provider::{Account, ProviderError};
 use common::random::Dice;
 use common::runtime::recorder::{LedgerMetrics, Recorder};
 use common::store::Store;
@@ -22,6 +22,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 mod breakdowns;
+mod clearing;
 mod failures;
 mod line;
 mod parking;
@@ -38,6 +39,7 @@ const CONFIG: Config = Config {
     retry_delay_min: Duration::from_secs(10),
     retry_delay_max: Duration::from_secs(600),
     tombstone_kept: Duration::from_secs(30 * 24 * 3_600),
+    failure_policy: FailurePolicy::Block,
 };
 
 const RULES: LineRules = LineRules {
@@ -264,7 +266,7 @@ async fn what_is_gone_already_counts_as_deleted() {
 #[tokio::test]
 async fn a_provider_that_cannot_clear_is_not_asked_to() {
     let rig = Rig::new().await;
-    let abilities = common::provider::Abilities { list: true, delete: true, pre_clean: false };
+    let abilities = common::provider::Abilities { list: true, delete: true, pre_clean: false, check: false };
     rig.provider.set_abilities(abilities);
     let work = rig.released().await;
     assert_eq!(rig.reaper.work(delivery(&work)).await, Verdict::Done);

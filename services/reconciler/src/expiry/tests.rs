@@ -74,7 +74,12 @@ async fn who_is_faster_than_the_run_wins() {
     done(rig.store.release(&id(0), &owner(0), rig.clock.now()).await.unwrap());
     done(rig.store.expire(&id(1), rig.sandbox(1).await.epoch, NOW, rig.clock.now()).await.unwrap());
     done(rig.store.release(&id(2), &owner(2), NOW).await.unwrap());
-    done(rig.store.finish_deletion(&id(2), rig.sandbox(2).await.epoch, NOW, NOW.after(HOUR)).await.unwrap());
+    done(
+        rig.store
+            .finish_deletion(&id(2), rig.sandbox(2).await.epoch, NOW, NOW.after(HOUR), None)
+            .await
+            .unwrap(),
+    );
     let before = [rig.sandbox(0).await, rig.sandbox(1).await, rig.sandbox(2).await];
 
     let mut report = ExpiryReport::default();

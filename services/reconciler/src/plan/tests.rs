@@ -1,6 +1,6 @@
 //! The plan of a sync, case by case.
 
-use super::*;
+use super::{plan as plan_with, *};
 use common::domain::UnixSeconds;
 
 const LIMITS: Limits = Limits { stale_percent_max: 20, stale_count_always: 5 };
@@ -21,16 +21,25 @@ fn account(number: usize) -> Account {
 
 fn listing(accounts: impl IntoIterator<Item = Account>) -> Listed {
     let mut listed = Listed::default();
-    let mut seen = std::collections::HashSet::new();
     for account in accounts {
-        let first = seen.insert(account.id.clone());
-        listed.take(account, first, &pools());
+        listed.take(account, &pools());
     }
     listed
 }
 
 fn stored(number: usize) -> Sandbox {
     listing([account(number)]).usable.into_values().next().unwrap().enter(NOW)
+}
+
+/// The plan that nobody forces.
+fn plan(listed: &Listed, stored: &[Sandbox], limits: Limits) -> Result<Plan, Refusal> {
+    plan_with(listed.clone(), stored, limits, Belief::Careful)
+}
+
+fn sighted(accounts: impl IntoIterator<Item = Account>) -> Sighted {
+    let mut sighted = Sighted::default();
+    accounts.into_iter().for_each(|account| sighted.take(&account));
+    sighted
 }
 
 fn all_stored(count: usize) -> Vec<Sandbox> {
@@ -51,12 +60,12 @@ fn new_renamed_missing_and_restored_sandboxes_are_told_apart() {
     let renamed = Account { name: "lab-new-name".to_owned(), ..account(1) };
     let listed = listing([0, 2, 3, 5, 6, 7, 8, 9, 10].map(account).into_iter().chain([renamed]));
     let plan = plan(&listed, &known, LIMITS).unwrap();
-    let ids = |sandboxes: &[Sandbox]| sandboxes.iter().map(|one| one.id.to_string()).collect::<Vec<_>>();
+    let ids = |sandboxes: &[Candidate]| sandboxes.iter().map(|one| one.id.to_string()).collect::<Vec<_>>();
     assert_eq!(plan.insert.iter().map(|one| one.id.to_string()).collect::<Vec<_>>(), ["10"]);
     assert_eq!(ids(&plan.restore), ["3"]);
     assert_eq!(ids(&plan.missing), ["4"]);
     assert_eq!(plan.describe.len(), 1);
-    assert_eq!(plan.describe[0].1.name.as_str(), "lab-new-name");
+    assert_eq!(plan.describe[0].2.name.as_str(), "lab-new-name");
 }
 
 #[test]
@@ -106,6 +115,42 @@ fn an_entry_that_may_be_any_sandbox_keeps_everything_from_being_marked_stale() {
 fn a_second_listing_clears_what_the_first_one_missed() {
     let mut first = plan(&listing((0..8).map(account)), &all_stored(10), LIMITS).unwrap();
     assert_eq!(first.missing.len(), 2);
-    first.confirm_missing(&listing((0..9).map(account)));
+    first.confirm_missing(&sighted((0..9).map(account)));
     assert_eq!(first.missing.len(), 1);
+    // One of its entries may be the one that is left.
+    let mut second = sighted((0..9).map(account));
+    second.skip_unknown();
+    first.confirm_missing(&second);
+    assert_eq!(first.missing, []);
+}
+
+#[test]
+fn a_forced_plan_says_what_it_overrides_and_overrides_nothing_else() {
+    let forced = |listed: Listed| plan_with(listed, &all_stored(100), LIMITS, Belief::Forced).unwrap();
+    let emptied = forced(listing([]));
+    assert_eq!((emptied.missing.len(), emptied.overridden), (100, Some(Refusal::Empty)));
+    let short = forced(listing((0..50).map(account)));
+    let refusal = Refusal::TooManyMissing { missing: 50, free: 100, allowed: 20 };
+    assert_eq!((short.missing.len(), short.overridden), (50, Some(refusal)));
+    assert_eq!(forced(listing((0..90).map(account))).overridden, None, "nothing had to be forced");
+    let mut unclear = listing((0..50).map(account));
+    unclear.skip_unknown("no id");
+    assert_eq!(forced(unclear).missing, [], "what may be listed is not gone");
+}
+
+#[test]
+fn a_sandbox_that_moves_while_the_index_is_read_is_counted_once() {
+    let twice = [stored(0), stored(0), stored(1)];
+    let planned = plan(&listing((0..2).map(account)), &twice, LIMITS).unwrap();
+    assert_eq!(planned, Plan { unchanged: 2, ..Plan::default() });
+    let planned = plan(&listing([account(1)]), &twice, LIMITS).unwrap();
+    assert_eq!(planned.missing.len(), 1);
+}
+
+#[test]
+fn blanks_around_an_id_make_no_other_sandbox() {
+    let padded =
+        Account { id: " 1 ".to_owned(), external_id: "identity/accounts/other".to_owned(), ..account(1) };
+    let listed = listing([account(1), padded]);
+    assert_eq!((listed.usable.len(), listed.present.len(), listed.unclear), (0, 1, true));
 }

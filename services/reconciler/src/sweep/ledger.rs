@@ -6,7 +6,7 @@ use common::bus::BusError;
 use common::contract::SweepReport;
 use common::domain::{Sandbox, SandboxId, StateName, Version};
 use common::runtime::telemetry::Chain;
-use common::store::SortRange;
+use common::store::{SortRange, StoreError};
 use futures_util::{StreamExt as _, stream};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,6 +15,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const VERIFIED_MAX: usize = 200_000;
 /// Sandboxes that are held against the ledger at once.
 const LOOKS_AT_ONCE_MAX: usize = 16;
+/// Sandboxes that a sync keeps for a look at the ledger after its writes, at about 2 KiB each. If more are due, it
+/// reads the index of the free ones again.
+const DUE_MAX: usize = 2_000;
 /// States of sandboxes that are in use or on their way out. The sync looks at the free ones.
 const STATES: [StateName; 5] = [
     StateName::PendingDeletion,
@@ -29,6 +32,13 @@ const STATES: [StateName; 5] = [
 #[derive(Debug, Default)]
 pub(crate) struct Verified {
     versions: Mutex<BTreeMap<SandboxId, Version>>,
+}
+
+/// Sandboxes that a sync came by and that have to be held against the ledger.
+#[derive(Debug, Default)]
+pub(crate) struct Due {
+    sandboxes: Vec<Sandbox>,
+    overflowed: bool,
 }
 
 // === impl Verified ===
@@ -66,7 +76,7 @@ impl Reconciler {
         for state in STATES {
             let mut walk = self.walk(state, &SortRange::All).await?;
             while let Some(page) = walk.next().await? {
-                let (filled, error) = self.complete_ledger(&page).await;
+                let (filled, error) = self.complete_ledger(page).await;
                 report.events_filled += filled;
                 trouble = trouble.or(error);
             }
@@ -74,15 +84,55 @@ impl Reconciler {
         trouble.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Completes the ledger for sandboxes that a sync has read anyway. Nothing depends on it.
-    pub(crate) async fn complete_ledger_on_the_way(&self, sandboxes: &[Sandbox]) {
-        let (filled, error) = self.complete_ledger(sandboxes).await;
+    /// Keeps what has to be held against the ledger of a page that a sync has read anyway.
+    pub(crate) fn note_due(&self, page: Vec<Sandbox>, due: &mut Due) {
+        let place = DUE_MAX.saturating_sub(due.sandboxes.len());
+        let mut found = page.into_iter().filter(|sandbox| self.is_due(sandbox));
+        due.sandboxes.extend(found.by_ref().take(place));
+        due.overflowed |= found.next().is_some();
+    }
+
+    /// Completes the ledger for what a sync came by. Nothing depends on it.
+    pub(crate) async fn complete_ledger_on_the_way(&self, due: Due) {
+        let (mut filled, mut error) = self.complete_ledger(due.sandboxes).await;
+        if due.overflowed && error.is_none() {
+            match self.complete_free().await {
+                Ok((more, trouble)) => {
+                    filled += more;
+                    error = trouble;
+                }
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&error), "the free sandboxes could not be read again")
+                }
+            }
+        }
         if filled > 0 {
             tracing::warn!(events_filled = filled, "{filled} events were missing");
         }
         if let Some(error) = error {
             tracing::warn!(error = %Chain(&error), "the ledger could not be completed; the next run goes on");
         }
+    }
+
+    /// The free sandboxes, page by page, until there is trouble; the sweep looks at all others.
+    async fn complete_free(&self) -> Result<(u64, Option<BusError>), StoreError> {
+        let mut filled = 0;
+        let mut walk = self.walk(StateName::Available, &SortRange::All).await?;
+        while let Some(page) = walk.next().await? {
+            let (more, trouble) = self.complete_ledger(page).await;
+            filled += more;
+            if trouble.is_some() {
+                return Ok((filled, trouble));
+            }
+        }
+        Ok((filled, None))
+    }
+
+    /// Whether the ledger may lack an event of it. Who made a young change may be about to tell it.
+    fn is_due(&self, sandbox: &Sandbox) -> bool {
+        let told_by = self.ports.clock.now().before(self.config.sweep_after);
+        let is_settled = sandbox.history.last().is_none_or(|entry| entry.at <= told_by);
+        is_settled && !self.verified.has(sandbox)
     }
 
     async fn complete_one(&self, sandbox: Sandbox) -> Result<u64, BusError> {
@@ -92,14 +142,8 @@ impl Reconciler {
     }
 
     /// How many events were missing, and the first trouble that there was.
-    async fn complete_ledger(&self, sandboxes: &[Sandbox]) -> (u64, Option<BusError>) {
-        // Who made a younger change may be about to tell it.
-        let told_by = self.ports.clock.now().before(self.config.sweep_after);
-        let is_due = |sandbox: &&Sandbox| {
-            let is_settled = sandbox.history.last().is_none_or(|entry| entry.at <= told_by);
-            is_settled && !self.verified.has(sandbox)
-        };
-        let due: Vec<Sandbox> = sandboxes.iter().filter(is_due).cloned().collect();
+    async fn complete_ledger(&self, sandboxes: Vec<Sandbox>) -> (u64, Option<BusError>) {
+        let due: Vec<Sandbox> = sandboxes.into_iter().filter(|sandbox| self.is_due(sandbox)).collect();
         let looks = stream::iter(due).map(|sandbox| self.complete_one(sandbox));
         let (mut filled, mut trouble) = (0, None);
         let mut looks = looks.buffer_unordered(LOOKS_AT_ONCE_MAX);

@@ -88,7 +88,7 @@ async fn parked_and_finished_deletions_are_not_announced() {
     rig.release(0, NOW).await;
     rig.release(1, NOW).await;
     done(rig.store.park_deletion(&id(0), Epoch::new(1), NOW).await.unwrap());
-    done(rig.store.finish_deletion(&id(1), Epoch::new(1), NOW, NOW.after(HOUR)).await.unwrap());
+    done(rig.store.finish_deletion(&id(1), Epoch::new(1), NOW, NOW.after(HOUR), None).await.unwrap());
     rig.clock.advance(HOUR);
     assert_eq!(run(&rig).await, SweepReport { reparked: 1, ..completed(0, 0, 0) });
     assert_eq!(rig.bus.queued_count(), 0);
@@ -108,7 +108,7 @@ async fn a_message_whose_sandbox_has_moved_on_is_removed() {
     for work in [&older, &unknown, &free] {
         rig.bus.announce(work).await.unwrap();
     }
-    done(rig.store.finish_deletion(&id(0), Epoch::new(1), NOW, NOW.after(HOUR)).await.unwrap());
+    done(rig.store.finish_deletion(&id(0), Epoch::new(1), NOW, NOW.after(HOUR), None).await.unwrap());
     done(rig.store.park_deletion(&id(1), Epoch::new(1), NOW).await.unwrap());
     rig.clock.advance(SWEEP_AFTER);
     let report = run(&rig).await;
@@ -128,7 +128,7 @@ async fn parked_sandboxes_and_their_copies_are_brought_together() {
     rig.fill(3).await;
     for number in 0..3 {
         rig.release(number, NOW).await;
-        rig.store.note_attempt(&id(number), Epoch::new(1), 0, "status 500").await.unwrap();
+        rig.store.note_attempt(&id(number), Epoch::new(1), 0, "status 500", None).await.unwrap();
     }
     // One has lost its copy, one has it, and one has been deleted after all.
     let lost = done(rig.store.park_deletion(&id(0), Epoch::new(1), NOW).await.unwrap());
@@ -141,7 +141,7 @@ async fn parked_sandboxes_and_their_copies_are_brought_together() {
     };
     rig.bus.park(&gone).await.unwrap();
     rig.bus.park(&ParkedDeletion::of(&kept).unwrap()).await.unwrap();
-    done(rig.store.finish_deletion(&id(2), Epoch::new(1), NOW, NOW.after(HOUR)).await.unwrap());
+    done(rig.store.finish_deletion(&id(2), Epoch::new(1), NOW, NOW.after(HOUR), None).await.unwrap());
     let report = run(&rig).await;
     assert_eq!((report.parked, report.reparked, report.unparked), (2, 1, 0), "a young copy is left alone");
     rig.clock.advance(SWEEP_AFTER);
@@ -220,7 +220,7 @@ async fn what_happens_between_the_look_and_the_announcement_does_no_harm() {
     }
     // One is announced after all, one is finished, one is still as it was read.
     rig.bus.announce(&DeletionWork::of(&batch[0]).unwrap()).await.unwrap();
-    done(rig.store.finish_deletion(&id(1), Epoch::new(1), NOW, NOW.after(HOUR)).await.unwrap());
+    done(rig.store.finish_deletion(&id(1), Epoch::new(1), NOW, NOW.after(HOUR), None).await.unwrap());
     let mut report = SweepReport::default();
     let wanted: BTreeMap<_, _> =
         batch.iter().map(|sandbox| (sandbox.id.clone(), DeletionWork::of(sandbox).unwrap())).collect();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::listing::LISTING_MAX;
-use crate::plan::Listed;
+use crate::plan::{Belief, Listed};
 use crate::tests::{HOUR, NOW, Rig, account, done, every_provider_error, id};
 use common::contract::{Report, TickKind};
 use common::domain::{Epoch, StateName};
@@ -31,7 +31,7 @@ async fn free(rig: &Rig) -> usize {
 
 /// Calls that changed the store.
 fn writes(rig: &Rig) -> Vec<&'static str> {
-    rig.faulty.calls().into_iter().filter(|call| !["page", "follow_size"].contains(call)).collect()
+    rig.faulty.calls().into_iter().filter(|call| !["page", "follow_size", "sandbox"].contains(call)).collect()
 }
 
 /// A sync that has to end so, without a single write.
@@ -46,8 +46,7 @@ async fn assert_nothing_is_done(rig: &Rig, status: &str, reason: &str) {
 /// The plan of a sync that would begin now.
 async fn plan_of(rig: &Rig) -> Plan {
     let listed: Listed = rig.reconciler.list().await.unwrap();
-    let stored = rig.reconciler.stored(&KNOWN_STATES).await.unwrap();
-    plan(&listed, &stored, rig.reconciler.config.limits).unwrap()
+    rig.reconciler.plan(listed, Belief::Careful, &mut Due::default()).await.unwrap()
 }
 
 #[tokio::test]
@@ -186,6 +185,37 @@ async fn a_listing_that_cannot_be_believed_is_refused() {
 }
 
 #[tokio::test]
+async fn a_forced_sync_follows_a_listing_that_is_refused_otherwise_and_says_who() {
+    let forced = async |rig: &Rig| rig.reconciler.sync(&TickOrder::forced("alice")).await;
+    let rig = Rig::new();
+    rig.fill(100).await;
+    rig.allocate(7).await;
+    rig.list(0..10);
+    assert_eq!(run(&rig).await.status, REFUSED);
+    let report = forced(&rig).await;
+    let reason = "forced although 90 of 99 free sandboxes are not listed, more than the 19 that one sync may mark stale";
+    assert_eq!((report.status.as_str(), report.reason.as_deref()), (COMPLETED, Some(reason)));
+    assert_eq!((report.forced_by.as_deref(), report.marked_stale), (Some("alice"), 90));
+    assert_eq!(rig.state(7).await, StateName::Allocated);
+
+    // An empty one as well; a sandbox that is held is told and left alone.
+    rig.list([]);
+    let report = forced(&rig).await;
+    assert_eq!(report.reason.as_deref(), Some("forced although the provider's listing is empty"));
+    assert_eq!((report.marked_stale, report.allocated_missing, free(&rig).await), (9, 1, 0));
+
+    // Nothing else is forced: one that fails, one that shows nobody by name, and one that a second listing denies.
+    let rig = Rig::new();
+    rig.fill(100).await;
+    rig.provider.script_list(Err(common::provider::ProviderError::Garbled { message: "no".to_owned() }));
+    assert_eq!(forced(&rig).await.status, FAILED);
+    rig.provider.script_list(Ok(Listing { malformed: vec!["no id".to_owned()], ..Listing::default() }));
+    assert_eq!(forced(&rig).await.marked_stale, 0);
+    rig.provider.script_list(Ok(Listing::default()));
+    assert_eq!((forced(&rig).await.marked_stale, free(&rig).await), (0, 100));
+}
+
+#[tokio::test]
 async fn an_entry_that_cannot_be_used_is_counted_and_costs_nobody_a_place() {
     let rig = Rig::new();
     rig.fill(3).await;
@@ -221,7 +251,7 @@ async fn a_listing_that_lags_brings_no_deleted_sandbox_back() {
     let rig = Rig::new();
     rig.fill(3).await;
     rig.release(1, NOW).await;
-    done(rig.store.finish_deletion(&id(1), Epoch::new(1), NOW, NOW.after(HOUR)).await.unwrap());
+    done(rig.store.finish_deletion(&id(1), Epoch::new(1), NOW, NOW.after(HOUR), None).await.unwrap());
     let report = run(&rig).await;
     assert_eq!((report.tombstoned, report.inserted, report.raced), (1, 0, 0), "{report:?}");
     assert_eq!((rig.state(1).await, free(&rig).await), (StateName::Deleted, 2));
@@ -252,7 +282,7 @@ async fn whoever_writes_between_the_plan_and_its_steps_wins() {
     rig.allocate(1).await;
     rig.allocate(2).await;
     rig.release(9, NOW).await;
-    done(rig.store.finish_deletion(&id(9), Epoch::new(1), NOW, NOW.after(HOUR)).await.unwrap());
+    done(rig.store.finish_deletion(&id(9), Epoch::new(1), NOW, NOW.after(HOUR), None).await.unwrap());
     let before = [rig.sandbox(0).await, rig.sandbox(1).await, rig.sandbox(2).await, rig.sandbox(9).await];
 
     let mut report = SyncReport::default();
@@ -266,12 +296,12 @@ async fn whoever_writes_between_the_plan_and_its_steps_wins() {
 
 #[tokio::test]
 async fn a_claim_wins_over_a_sync_that_saw_the_sandbox_free() {
-    let rig = Rig::with(|store| store.with(PAGES_READ + 1, Fault::PauseBefore));
+    let rig = Rig::with(|store| store.with(PAGES_READ + 2, Fault::PauseBefore));
     rig.fill(10).await;
     rig.list(0..9);
     let syncing = tokio::spawn({
         let reconciler = Arc::clone(&rig.reconciler);
-        async move { reconciler.sync().await }
+        async move { reconciler.sync(&TickOrder::default()).await }
     });
     rig.faulty.paused().await;
     assert_eq!(rig.faulty.calls().last(), Some(&"mark_missing"));
@@ -288,11 +318,11 @@ async fn two_syncs_at_once_add_every_sandbox_once() {
     rig.list(0..60);
     let first = tokio::spawn({
         let reconciler = Arc::clone(&rig.reconciler);
-        async move { reconciler.sync().await }
+        async move { reconciler.sync(&TickOrder::default()).await }
     });
     rig.faulty.paused().await;
     assert_eq!(rig.faulty.calls().get(CALLS_BEFORE_INSERT), Some(&"insert"));
-    let second = rig.reconciler.sync().await;
+    let second = rig.reconciler.sync(&TickOrder::default()).await;
     rig.faulty.resume();
     let first = first.await.unwrap();
     assert_eq!((first.status.as_str(), second.status.as_str()), (COMPLETED, COMPLETED));

@@ -1,7 +1,8 @@
 //! A sandbox survives its way into an item and back; a bad item is named with its attribute.
 
+use super::super::attributes::{REASON, RESULT, SERVICES};
 use super::*;
-use crate::domain::{Candidate, Grant, NewSandbox};
+use crate::domain::{Candidate, Grant, NewSandbox, Order, PreClean, Skip};
 
 const SHARDS: u16 = 8;
 
@@ -31,11 +32,20 @@ fn held(lab: Option<&str>) -> Sandbox {
 fn ending() -> Sandbox {
     let owner = OwnerId::parse("p-1").unwrap();
     let released = held(Some("lab-a")).release(&owner, UnixSeconds::new(250)).unwrap();
-    released.note_attempt(Epoch::new(1), "no such luck").unwrap()
+    released.note_attempt(Epoch::new(1), "no such luck", None).unwrap()
+}
+
+fn smoke() -> Order {
+    Order { by: Actor::parse("alice").unwrap(), reason: Reason::parse("smoke in it").unwrap() }
 }
 
 fn deleted() -> Sandbox {
-    ending().finish_deletion(Epoch::new(1), UnixSeconds::new(260), UnixSeconds::new(999)).unwrap()
+    ending().finish_deletion(Epoch::new(1), UnixSeconds::new(260), UnixSeconds::new(999), None).unwrap()
+}
+
+fn cleared(pre_clean: PreClean) -> Sandbox {
+    let (at, purge_at) = (UnixSeconds::new(260), UnixSeconds::new(999));
+    ending().finish_deletion(Epoch::new(1), at, purge_at, Some(&pre_clean)).unwrap()
 }
 
 /// One sandbox of every state, and of every shape that a state may have.
@@ -48,6 +58,7 @@ fn every_shape() -> Vec<Sandbox> {
         requested_at: since,
         attempts: 0,
         last_error: None,
+        pre_clean: None,
     };
     vec![
         free(),
@@ -58,8 +69,15 @@ fn every_shape() -> Vec<Sandbox> {
         ending().park_deletion(Epoch::new(1), since).unwrap(),
         Sandbox { state: State::PendingDeletion(ordered), ..free() },
         free().go_missing(Version::new(1), since).unwrap(),
-        Sandbox { state: State::Quarantined { since, reason: String::new() }, ..free() },
+        free().quarantine(Version::new(1), &smoke(), since).unwrap(),
+        held(Some("lab-a")).quarantine(Version::new(2), &smoke(), since).unwrap(),
         deleted(),
+        cleared(PreClean::Cleaned { services: 2 }),
+        cleared(PreClean::Shadowed { services: 1 }),
+        cleared(PreClean::Skipped(Skip::SwitchedOff)),
+        cleared(PreClean::Skipped(Skip::NothingInside)),
+        cleared(PreClean::failed("status 500", true)),
+        ending().note_attempt(Epoch::new(1), "no", Some(&PreClean::failed("", false))).unwrap(),
         Sandbox { state: State::Deleted(forgotten), ..free() },
     ]
 }
@@ -114,6 +132,36 @@ fn a_history_that_grew_too_long_is_cut_to_its_latest_entries() {
     entries.insert(0, history_entry(StateName::Available, Cause::Listed, UnixSeconds::new(100)));
     assert_eq!(decode(&longer).unwrap(), sandbox);
     assert_eq!(sandbox.history.len(), HISTORY_ENTRIES_MAX);
+}
+
+#[test]
+fn an_item_of_a_build_that_took_nothing_down_of_clearing_is_read() {
+    let cleared = cleared(PreClean::Cleaned { services: 2 });
+    let mut older = encode(&cleared, SHARDS);
+    assert!(older.remove(PRE_CLEAN).is_some());
+    let read = decode(&older).unwrap();
+    assert_eq!(read.deletion().unwrap().pre_clean, None);
+    assert_eq!(read.deletion().unwrap().last_error, cleared.deletion().unwrap().last_error);
+}
+
+#[test]
+fn a_result_of_clearing_that_cannot_be_read_is_named() {
+    let spoil = |parts: &[(&str, AttributeValue)]| {
+        let mut item = encode(&ending(), SHARDS);
+        let map = parts.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        item.insert(PRE_CLEAN.to_owned(), AttributeValue::M(map));
+        decode(&item).unwrap_err().to_string()
+    };
+    let begin = "item SBX#2019842/META: attribute ";
+    assert_eq!(spoil(&[]), format!("{begin}result: is missing"));
+    assert_eq!(spoil(&[(RESULT, text("maybe"))]), format!("{begin}pre_clean: is no result of clearing"));
+    assert_eq!(spoil(&[(RESULT, text("cleaned"))]), format!("{begin}services: is missing"));
+    let whim = [(RESULT, text("skipped")), (REASON, text("whim"))];
+    assert_eq!(spoil(&whim), format!("{begin}pre_clean: was skipped for a reason that there is not"));
+    let failed = [(RESULT, text("failed")), (REASON, text("status 500"))];
+    assert_eq!(spoil(&failed), format!("{begin}went_on: is missing"));
+    let many = [(RESULT, text("shadowed")), (SERVICES, number(u64::MAX))];
+    assert_eq!(spoil(&many), format!("{begin}pre_clean: counts too many services"));
 }
 
 #[test]

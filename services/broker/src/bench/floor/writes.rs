@@ -175,7 +175,7 @@ impl Stock {
                 let (id, owner) = (&grant.candidate.id, &grant.claim.owner);
                 // One that was never claimed, because the measurement ended early, has no lease to end.
                 if let Write::Done(sandbox) = stock.store.release(id, owner, now).await? {
-                    stock.store.finish_deletion(id, sandbox.epoch, now, now).await?;
+                    stock.store.finish_deletion(id, sandbox.epoch, now, now, None).await?;
                 }
                 Ok(stock.store.close_claim(record).await?)
             }

@@ -33,7 +33,7 @@ fn every_error() -> Vec<(ProviderError, Follows)> {
     ]
 }
 
-async fn assert_follows(rig: &Rig, error: &ProviderError, follows: Follows) {
+async fn assert_follows(rig: &Rig, error: &ProviderError, begin: &str, follows: Follows) {
     let work = rig.released().await;
     let Verdict::Retry { delay } = rig.reaper.work(delivery(&work)).await else {
         panic!("{error:?} is no reason to end the work")
@@ -43,7 +43,7 @@ async fn assert_follows(rig: &Rig, error: &ProviderError, follows: Follows) {
     let state = rig.line_state().await;
     match follows {
         Follows::Attempt => {
-            assert_eq!((deletion.attempts, deletion.last_error), (1, Some(error.to_string())));
+            assert_eq!((deletion.attempts, deletion.last_error), (1, Some(format!("{begin}{error}"))));
             assert!(delay >= 5 * SECOND && delay <= 10 * SECOND, "{error:?}: {delay:?}");
             assert_eq!(state, "running", "the others go on");
             rig.assert_outcomes(&[("attempt_failed", 1)]);
@@ -63,7 +63,7 @@ async fn every_answer_to_a_deletion_has_its_consequence() {
     for (error, follows) in every_error() {
         let rig = Rig::new().await;
         rig.provider.script_delete(Err(error.clone()));
-        assert_follows(&rig, &error, follows).await;
+        assert_follows(&rig, &error, "", follows).await;
         assert_eq!(rig.provider.accounts().len(), 1);
     }
 }
@@ -73,7 +73,7 @@ async fn every_answer_to_a_clearing_has_the_same_and_nothing_is_deleted() {
     for (error, follows) in every_error() {
         let rig = Rig::new().await;
         rig.provider.script_pre_clean(Err(error.clone()));
-        assert_follows(&rig, &error, follows).await;
+        assert_follows(&rig, &error, "clearing failed: ", follows).await;
         assert_eq!(rig.deletes(), 0);
     }
 }
@@ -119,4 +119,44 @@ async fn an_unknown_outcome_is_settled_by_the_next_attempt() {
     rig.provider.set_accounts(Vec::new());
     assert_eq!(rig.again(&work).await, Verdict::Done);
     assert_eq!(rig.state().await, StateName::Deleted);
+}
+
+#[tokio::test]
+async fn an_account_that_is_forbidden_while_others_are_deleted_is_parked_with_its_reason() {
+    let rig = Rig::new().await;
+    let work = rig.released().await;
+    let forbidden = ProviderError::Unauthorized { status: 403, message: "not yours".to_owned() };
+    let mut verdicts = Vec::new();
+    for _ in 0..3 {
+        let others = SandboxId::parse("another").unwrap();
+        rig.bus.tell(rig.slot().await, &others, CallEnd::Deleted).await.unwrap();
+        rig.provider.script_delete(Err(forbidden.clone()));
+        verdicts.push(rig.again(&work).await);
+        assert_eq!(rig.line_state().await, "running");
+    }
+    assert!(
+        matches!(verdicts.as_slice(), [Verdict::Retry { .. }, Verdict::Retry { .. }, Verdict::GiveUp { reason }]
+        if reason.contains("not yours")),
+        "{verdicts:?}"
+    );
+    rig.assert_outcomes(&[("attempt_failed", 3), ("parked", 1)]);
+}
+
+#[tokio::test]
+async fn one_that_is_forbidden_for_the_first_time_is_not_given_up_on_it() {
+    let rig = Rig::with(Config { attempts_max: 1, ..CONFIG }, |store| store).await;
+    let work = rig.released().await;
+    let others = SandboxId::parse("another").unwrap();
+    rig.bus.tell(rig.slot().await, &others, CallEnd::Deleted).await.unwrap();
+    let forbidden = ProviderError::Unauthorized { status: 403, message: "no".to_owned() };
+    rig.provider.script_delete(Err(forbidden.clone()));
+    assert!(matches!(rig.again(&work).await, Verdict::Retry { .. }));
+    // The next one is refused as well: it was the token.
+    rig.clock.advance(SECOND);
+    rig.bus.tell(rig.slot().await, &others, CallEnd::Forbidden).await.unwrap();
+    for _ in 0..5 {
+        rig.provider.script_delete(Err(forbidden.clone()));
+    }
+    rig.work_through(&work).await;
+    assert_eq!((rig.state().await, rig.attempts().await), (StateName::Deleted, 0));
 }

@@ -54,7 +54,7 @@ async fn work_that_has_no_attempt_left_is_parked_without_another_one() {
     // The worker that counted the last attempt ended before it could park.
     for attempts in 0..3 {
         let last = format!("failure {attempts}");
-        rig.store.note_attempt(&id(), Epoch::new(1), attempts, &last).await.unwrap();
+        rig.store.note_attempt(&id(), Epoch::new(1), attempts, &last, None).await.unwrap();
     }
     let verdict = rig.reaper.work(delivery(&work)).await;
     assert_eq!(verdict, Verdict::GiveUp { reason: "failure 2".to_owned() });

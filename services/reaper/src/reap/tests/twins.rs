@@ -20,7 +20,7 @@ async fn an_attempt_that_a_twin_has_counted_is_not_counted_again() {
     let work = rig.released().await;
     rig.provider.script_delete(Err(failed("late")));
     let working = under_way(&rig, &work).await;
-    rig.store.note_attempt(&id(), Epoch::new(1), 0, "the twin's").await.unwrap();
+    rig.store.note_attempt(&id(), Epoch::new(1), 0, "the twin's", None).await.unwrap();
     rig.provider.let_go();
     assert_eq!(working.await.unwrap(), Verdict::Retry { delay: CONFIG.retry_delay_min });
     assert_eq!(rig.attempts().await, 1);
@@ -33,7 +33,7 @@ async fn a_deletion_that_a_twin_has_finished_is_done() {
     let rig = Rig::new().await;
     let work = rig.released().await;
     let working = under_way(&rig, &work).await;
-    rig.store.finish_deletion(&id(), Epoch::new(1), NOW, NOW.after(DAY)).await.unwrap();
+    rig.store.finish_deletion(&id(), Epoch::new(1), NOW, NOW.after(DAY), None).await.unwrap();
     let tombstone = rig.sandbox().await;
     rig.provider.let_go();
     assert_eq!(working.await.unwrap(), Verdict::Done);
@@ -47,7 +47,7 @@ async fn a_failure_after_a_twin_has_finished_changes_nothing() {
     let work = rig.released().await;
     rig.provider.script_delete(Err(failed("late")));
     let working = under_way(&rig, &work).await;
-    rig.store.finish_deletion(&id(), Epoch::new(1), NOW, NOW.after(DAY)).await.unwrap();
+    rig.store.finish_deletion(&id(), Epoch::new(1), NOW, NOW.after(DAY), None).await.unwrap();
     rig.provider.let_go();
     assert_eq!(working.await.unwrap(), Verdict::Retry { delay: CONFIG.retry_delay_min });
     assert_eq!((rig.state().await, rig.bus.all_parked()), (StateName::Deleted, vec![]));

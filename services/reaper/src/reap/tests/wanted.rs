@@ -47,7 +47,7 @@ async fn work_for_a_sandbox_in_another_state_does_nothing() {
             }
             StateName::Deleted => {
                 rig.released().await;
-                rig.store.finish_deletion(&id(), Epoch::new(1), NOW, NOW).await.unwrap();
+                rig.store.finish_deletion(&id(), Epoch::new(1), NOW, NOW, None).await.unwrap();
             }
         }
         assert_eq!(rig.state().await, state);

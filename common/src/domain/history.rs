@@ -1,0 +1,130 @@
+//! What is remembered of a sandbox's life, and what made its changes.
+
+use super::deletion::DeletionCause;
+use super::ids::{Actor, Epoch, Reason, Version};
+use super::sandbox::StateName;
+use super::time::UnixSeconds;
+
+/// History entries kept on a sandbox; older ones go, because a DynamoDB item may hold 400 KiB and each
+/// write pays for its whole size. A normal life has four entries.
+pub const HISTORY_ENTRIES_MAX: usize = 32;
+
+/// One state change, as recorded in the same write that made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryEntry {
+    /// The version that the change made.
+    pub version: Version,
+    /// The epoch after the change.
+    pub epoch: Epoch,
+    /// The state after the change.
+    pub state: StateName,
+    /// What made it.
+    pub cause: Cause,
+    /// When.
+    pub at: UnixSeconds,
+    /// Who made it, if it was ordered.
+    pub by: Option<Actor>,
+    /// Why, if it was ordered with a reason.
+    pub reason: Option<Reason>,
+}
+
+/// What made a state change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The provider listed it for the first time.
+    Listed,
+    /// An owner claimed it.
+    Claimed,
+    /// Its owner gave it back.
+    Released,
+    /// Its lease ended.
+    Expired,
+    /// An operator ordered its deletion.
+    Ordered,
+    /// The provider deleted it.
+    Deleted,
+    /// Its deletion used up its attempts.
+    Parked,
+    /// An operator had its parked deletion tried again.
+    Replayed,
+    /// The provider stopped listing it.
+    Missing,
+    /// The provider lists it again.
+    Found,
+    /// It was not listed for so long that it was given up.
+    Forgotten,
+    /// Its owner was given more time.
+    Extended,
+    /// It was taken out of use.
+    Quarantined,
+    /// An operator put it back into use.
+    Unquarantined,
+}
+
+/// Who ordered something by hand, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Who.
+    pub by: Actor,
+    /// Why.
+    pub reason: Reason,
+}
+
+// === impl Cause ===
+
+impl Cause {
+    /// Every cause.
+    pub const ALL: [Self; 14] = [
+        Self::Listed,
+        Self::Claimed,
+        Self::Released,
+        Self::Expired,
+        Self::Ordered,
+        Self::Deleted,
+        Self::Parked,
+        Self::Replayed,
+        Self::Missing,
+        Self::Found,
+        Self::Forgotten,
+        Self::Extended,
+        Self::Quarantined,
+        Self::Unquarantined,
+    ];
+
+    /// The stored name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Listed => "listed",
+            Self::Claimed => "claimed",
+            Self::Released => "released",
+            Self::Expired => "expired",
+            Self::Ordered => "ordered",
+            Self::Deleted => "deleted",
+            Self::Parked => "parked",
+            Self::Replayed => "replayed",
+            Self::Missing => "missing",
+            Self::Found => "found",
+            Self::Forgotten => "forgotten",
+            Self::Extended => "extended",
+            Self::Quarantined => "quarantined",
+            Self::Unquarantined => "unquarantined",
+        }
+    }
+
+    /// The cause of that stored name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|cause| cause.as_str() == name)
+    }
+}
+
+impl From<DeletionCause> for Cause {
+    fn from(cause: DeletionCause) -> Self {
+        match cause {
+            DeletionCause::Released => Self::Released,
+            DeletionCause::Expired => Self::Expired,
+            DeletionCause::Operator => Self::Ordered,
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What clearing a sandbox before its deletion came to.
+
+use super::deletion::Deletion;
+use std::fmt;
+
+/// What clearing came to at the last attempt that was written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PreClean {
+    /// Nothing was deleted inside, because there was nothing to delete.
+    Skipped(Skip),
+    /// So many services were deleted, by all attempts that cleared it together.
+    Cleaned {
+        /// How many.
+        services: u32,
+    },
+    /// So many services would have been deleted; they are still there.
+    Shadowed {
+        /// How many.
+        services: u32,
+    },
+    /// It is not known to be clear.
+    Failed {
+        /// What went wrong.
+        reason: String,
+        /// Whether the deletion went on all the same, so that services may be orphaned.
+        went_on: bool,
+    },
+}
+
+/// Why nothing was deleted inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Skip {
+    /// Clearing is switched off, or the provider has nothing to clear.
+    SwitchedOff,
+    /// Somebody looked, and there was none of ours inside.
+    NothingInside,
+    /// The sandbox was gone already.
+    AlreadyGone,
+}
+
+// === impl PreClean ===
+
+impl PreClean {
+    /// The name of the result.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Skipped(_) => "skipped",
+            Self::Cleaned { .. } => "cleaned",
+            Self::Shadowed { .. } => "shadowed",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
+    /// It failed. Of `reason` as much is kept as a deletion keeps of an error.
+    #[must_use]
+    pub fn failed(reason: &str, went_on: bool) -> Self {
+        Self::Failed { reason: Deletion::bounded_error(reason).to_owned(), went_on }
+    }
+
+    /// What is true after this attempt and an `earlier` one: a second look that finds nothing does not unsay what
+    /// the first one deleted, and one that finds the sandbox gone says nothing new.
+    #[must_use]
+    pub fn after(self, earlier: Option<&Self>) -> Self {
+        match (self, earlier) {
+            (Self::Cleaned { services }, Some(Self::Cleaned { services: before })) => {
+                Self::Cleaned { services: services.saturating_add(*before) }
+            }
+            (Self::Skipped(_), Some(Self::Cleaned { services })) => Self::Cleaned { services: *services },
+            (Self::Skipped(Skip::AlreadyGone), Some(earlier)) => earlier.clone(),
+            (now, _) => now,
+        }
+    }
+}
+
+impl fmt::Display for PreClean {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Skipped(skip) => write!(formatter, "skipped: {}", skip.words()),
+            Self::Cleaned { services } => write!(formatter, "cleaned {services}"),
+            Self::Shadowed { services } => write!(formatter, "shadowed {services}"),
+            Self::Failed { reason, went_on: false } => write!(formatter, "failed: {reason}"),
+            Self::Failed { reason, went_on: true } => write!(formatter, "failed, went on without: {reason}"),
+        }
+    }
+}
+
+// === impl Skip ===
+
+impl Skip {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::SwitchedOff, Self::NothingInside, Self::AlreadyGone];
+
+    /// The stored name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SwitchedOff => "switched_off",
+            Self::NothingInside => "nothing_inside",
+            Self::AlreadyGone => "already_gone",
+        }
+    }
+
+    /// The one of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|skip| skip.as_str() == name)
+    }
+
+    const fn words(self) -> &'static str {
+        match self {
+            Self::SwitchedOff => "switched off",
+            Self::NothingInside => "nothing inside",
+            Self::AlreadyGone => "gone already",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: PreClean = PreClean::Cleaned { services: 2 };
+
+    #[test]
+    fn what_was_deleted_inside_stays_said() {
+        assert_eq!(TWO.after(Some(&TWO)), PreClean::Cleaned { services: 4 });
+        for skip in Skip::ALL {
+            assert_eq!(PreClean::Skipped(skip).after(Some(&TWO)), TWO);
+            assert_eq!(PreClean::Skipped(skip).after(None), PreClean::Skipped(skip));
+        }
+        let failed = PreClean::failed("status 500", false);
+        assert_eq!(failed.clone().after(Some(&TWO)), failed, "it is not known to be clear");
+        assert_eq!(TWO.after(Some(&failed)), TWO);
+    }
+
+    #[test]
+    fn a_sandbox_that_is_gone_says_nothing_new() {
+        let gone = PreClean::Skipped(Skip::AlreadyGone);
+        for earlier in [PreClean::Shadowed { services: 1 }, PreClean::failed("status 500", true)] {
+            assert_eq!(gone.clone().after(Some(&earlier)), earlier);
+            let empty = PreClean::Skipped(Skip::NothingInside);
+            assert_eq!(empty.clone().after(Some(&earlier)), empty, "somebody looked since");
+        }
+    }
+
+    #[test]
+    fn it_reads_well() {
+        let all = [
+            PreClean::Skipped(Skip::NothingInside),
+            TWO,
+            PreClean::Shadowed { services: 1 },
+            PreClean::failed("status 500", false),
+            PreClean::failed("status 500", true),
+        ];
+        let words = all.map(|one| one.to_string()).join("; ");
+        assert_eq!(
+            words,
+            "skipped: nothing inside; cleaned 2; shadowed 1; failed: status 500; failed, went on without: status 500"
+        );
+        let long = PreClean::failed(&"x".repeat(5_000), false).to_string();
+        assert_eq!(long.len(), "failed: ".len() + super::super::LAST_ERROR_BYTES_MAX);
+    }
+}

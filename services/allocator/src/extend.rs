@@ -1,0 +1,124 @@
+//! More time for a lease. The one length of a lease is its stored end: what is written here is what a repeat of the
+//! claim is shown, and what the expiry run goes by.
+
+use crate::{Allocator, decode, store_fault};
+use common::bus::Request;
+use common::contract::{Allocation, ExtendRequest, Fault, FaultCode, SandboxRequest};
+use common::domain::{
+    DeletionCause, Epoch, Extension, Lease, OwnerId, Sandbox, SandboxId, State, UnixSeconds,
+};
+use common::store::Write;
+use std::time::Duration;
+
+/// Writes of one request; each further one means that the sandbox was changed by somebody else in between.
+const TRIES_MAX: usize = 4;
+const HOUR_SECONDS: u64 = 3_600;
+
+/// What is asked for, checked.
+struct Wanted {
+    id: SandboxId,
+    owner: OwnerId,
+    length: Duration,
+    epoch: Option<Epoch>,
+}
+
+// === impl Allocator ===
+
+impl Allocator {
+    pub(crate) async fn extend(&self, request: &Request) -> Result<Allocation, Fault> {
+        let wanted = self.parse_extension(decode(&request.body)?)?;
+        let store = &self.ports.store;
+        let mut seen = self.sandbox_of(request, wanted.id.as_str()).await?;
+        for _ in 0..TRIES_MAX {
+            let now = self.ports.clock.now();
+            let lease = self.lease_to_extend(&wanted, &seen, now)?;
+            let expires_at = lease.granted_at.after(wanted.length);
+            if expires_at <= lease.expires_at {
+                // It lasts as long already: a repeat, or less than it has. An end is never drawn nearer.
+                return told(&seen);
+            }
+            let extension = Extension {
+                owner: wanted.owner.clone(),
+                epoch: lease.epoch,
+                ended_by: self.config.leases.ended_by(now),
+                expires_at,
+            };
+            let written = store.extend(&seen, &extension, now).await;
+            seen = match written.map_err(|error| store_fault(request, &error))? {
+                Write::Done(extended) => {
+                    self.ports.recorder.note(&extended, Some(&request.context.request_id));
+                    tracing::info!(
+                        request.id = request.context.request_id,
+                        owner.id = wanted.owner.as_str(),
+                        sandbox.id = wanted.id.as_str(),
+                        lease.expires_at = expires_at.get(),
+                        "the lease of {} ends at {expires_at} now",
+                        wanted.id,
+                    );
+                    return told(&extended);
+                }
+                Write::Lost(Some(found)) => *found,
+                Write::Lost(None) => return Err(Fault::new(FaultCode::NotFound, "there is no such sandbox")),
+            };
+        }
+        Err(Fault::new(
+            FaultCode::Contended,
+            "the sandbox is being changed by others; repeat the same request",
+        ))
+    }
+
+    fn parse_extension(&self, request: ExtendRequest) -> Result<Wanted, Fault> {
+        let ExtendRequest { sandbox_id, owner, lab_duration_hours, lease_epoch } = request;
+        let (id, owner) = crate::lookup::parse_target(&SandboxRequest { sandbox_id, owner })?;
+        let hours = lab_duration_hours.ok_or_else(|| {
+            Fault::invalid("lab_duration_hours", "has to say how long the lease is to last")
+        })?;
+        let length = Duration::from_secs(u64::from(hours) * HOUR_SECONDS);
+        if !self.config.leases.may_last(length) {
+            let hours_max = self.config.leases.total_max.as_secs() / HOUR_SECONDS;
+            return Err(Fault::invalid("lab_duration_hours", format!("must be from 1 to {hours_max}")));
+        }
+        Ok(Wanted { id, owner, length, epoch: lease_epoch.map(Epoch::new) })
+    }
+
+    /// The lease that may be extended: the caller's own, the one that is meant, and not over.
+    fn lease_to_extend<'a>(
+        &self,
+        wanted: &Wanted,
+        sandbox: &'a Sandbox,
+        now: UnixSeconds,
+    ) -> Result<&'a Lease, Fault> {
+        if !sandbox.belongs_to(&wanted.owner) {
+            return Err(Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you"));
+        }
+        let over = || Fault::new(FaultCode::AllocationExpired, "the lease is over; claim a new sandbox");
+        let Some(lease) = sandbox.lease() else {
+            let has_expired =
+                sandbox.deletion().is_some_and(|deletion| deletion.cause == DeletionCause::Expired);
+            return Err(match &sandbox.state {
+                _ if has_expired => over(),
+                State::Quarantined { .. } => {
+                    Fault::new(FaultCode::InvalidState, "this sandbox was taken out of use; claim a new one")
+                }
+                _ => Fault::new(FaultCode::InvalidState, "this sandbox has been given back"),
+            });
+        };
+        if wanted.epoch.is_some_and(|epoch| epoch != lease.epoch) {
+            return Err(Fault::new(
+                FaultCode::InvalidState,
+                "the lease of that epoch is not the one that is live",
+            ));
+        }
+        if lease.is_over(now, self.config.leases.grace) {
+            return Err(over());
+        }
+        Ok(lease)
+    }
+}
+
+fn told(sandbox: &Sandbox) -> Result<Allocation, Fault> {
+    Allocation::of(sandbox).ok_or_else(|| Fault::new(FaultCode::InternalError, "the sandbox has no lease"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+//! A look at a sandbox before it is handed out: off unless it is set, and between the choice of a candidate and the
+//! first write of its claim, so that the claim itself stays the same two writes.
+//!
+//! One that is unsound is quarantined with the reason and the next one is tried. A provider that does not say is no
+//! verdict: the sandbox is handed out unseen. A provider that calls everything unsound must not empty the pool, so
+//! each process quarantines a set number an hour and from then on only passes the unsound ones over.
+
+use crate::Allocator;
+use crate::candidates::{Reserved, Scarcity, Selector};
+use common::domain::{Actor, Candidate, Order, Reason, Sandbox};
+use common::provider::{Health, Target};
+use common::runtime::settings::Settings;
+use common::runtime::telemetry::Chain;
+use common::store::{StoreError, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Unsound sandboxes that one claim comes by before its caller is told to repeat.
+const UNSOUND_MAX: usize = 5;
+/// Who quarantines what is unsound, for the history.
+const CHECKER: &str = "health-check";
+const HOUR_SECONDS: u64 = 3_600;
+
+/// How sandboxes are looked at before they are handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthConfig {
+    /// Longest wait for the provider's word.
+    pub patience: Duration,
+    /// Sandboxes that one process may quarantine in an hour.
+    pub quarantines_per_hour_max: u64,
+}
+
+/// How many sandboxes this process has quarantined in the present hour.
+#[derive(Debug, Default)]
+pub(crate) struct Quarantines(Mutex<(u64, u64)>);
+
+/// What became of a candidate that was looked at.
+enum Sight {
+    Fit,
+    /// It was known to be taken, or is now.
+    Taken,
+    /// Unsound, but this process has quarantined enough.
+    PassedOver,
+}
+
+// === impl HealthConfig ===
+
+impl HealthConfig {
+    /// Reads the variables; none unless it is switched on.
+    pub fn read(settings: &mut Settings<'_>) -> Option<Self> {
+        let enabled = settings.switch(
+            "HEALTH_CHECK_ENABLED",
+            false,
+            "whether the provider is asked about a sandbox before it is handed out; the provider has to offer it",
+        );
+        let patience = settings.millis(
+            "HEALTH_CHECK_MS",
+            1_000,
+            10..=30_000,
+            "longest wait for that word, in milliseconds; without it the sandbox is handed out unseen",
+        );
+        let quarantines_per_hour_max = settings.number(
+            "HEALTH_CHECK_QUARANTINES_PER_HOUR",
+            10,
+            0..=1_000_000,
+            "unsound sandboxes that one allocator may quarantine in an hour; further ones are only passed over",
+        );
+        enabled.then_some(Self { patience, quarantines_per_hour_max })
+    }
+}
+
+// === impl Quarantines ===
+
+impl Quarantines {
+    /// Counts one more in the hour of that moment, unless there are `max` already.
+    fn take(&self, hour: u64, max: u64) -> bool {
+        // Both numbers are set at once, so a poisoned lock holds a sound state.
+        let mut inside = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, count) = *inside;
+        let count = if at == hour { count } else { 0 };
+        if count >= max {
+            return false;
+        }
+        *inside = (hour, count + 1);
+        true
+    }
+}
+
+// === impl Allocator ===
+
+impl Allocator {
+    /// A candidate that is fit to be handed out, as far as that is looked at.
+    pub(crate) async fn take_fit(
+        &self,
+        selector: &Selector,
+        deadline: Instant,
+    ) -> Result<Reserved, Scarcity> {
+        let Some(config) = self.config.health else { return self.candidates.take(selector, deadline).await };
+        for _ in 0..UNSOUND_MAX {
+            let reserved = self.candidates.take(selector, deadline).await?;
+            match self.look_at(reserved.candidate(), config).await.map_err(Scarcity::Store)? {
+                Sight::Fit => return Ok(reserved),
+                Sight::Taken => reserved.lost(),
+                Sight::PassedOver => drop(reserved),
+            }
+        }
+        Err(Scarcity::Contended)
+    }
+
+    async fn look_at(&self, candidate: &Candidate, config: HealthConfig) -> Result<Sight, StoreError> {
+        let Some(provider) = self.ports.provider.as_ref().filter(|provider| provider.abilities().check)
+        else {
+            return Ok(Sight::Fit);
+        };
+        let found = self.ports.store.sandbox(&candidate.id).await?;
+        let Some(sandbox) = found.filter(|found| found.version == candidate.version) else {
+            return Ok(Sight::Taken);
+        };
+        let Sandbox { external_id, name, sfdc_account_id, .. } = &sandbox;
+        let target = Target {
+            external_id: external_id.clone(),
+            name: name.clone(),
+            sfdc_account_id: sfdc_account_id.clone(),
+        };
+        let checked = tokio::select! {
+            biased;
+            checked = provider.check(&target) => checked,
+            () = self.ports.clock.sleep(config.patience) => {
+                self.metrics.checked("unknown");
+                tracing::warn!(sandbox.id = candidate.id.as_str(), "no word about {} in time", candidate.id);
+                return Ok(Sight::Fit);
+            }
+        };
+        match checked {
+            Ok(Health::Sound) => {
+                self.metrics.checked("sound");
+                Ok(Sight::Fit)
+            }
+            Ok(Health::Unsound { reason }) => {
+                self.metrics.checked("unsound");
+                self.put_aside(candidate, &reason, config).await
+            }
+            Err(error) => {
+                self.metrics.checked("unknown");
+                tracing::warn!(sandbox.id = candidate.id.as_str(), error = %Chain(&error), "it was not looked at");
+                Ok(Sight::Fit)
+            }
+        }
+    }
+
+    async fn put_aside(
+        &self,
+        candidate: &Candidate,
+        reason: &str,
+        config: HealthConfig,
+    ) -> Result<Sight, StoreError> {
+        let now = self.ports.clock.now();
+        if !self.quarantines.take(now.get() / HOUR_SECONDS, config.quarantines_per_hour_max) {
+            tracing::error!(
+                sandbox.id = candidate.id.as_str(),
+                reason,
+                "{} is unsound as well, but enough were quarantined in this hour",
+                candidate.id
+            );
+            return Ok(Sight::PassedOver);
+        }
+        let reason = Reason::cut(reason);
+        let Ok(by) = Actor::parse(CHECKER) else { return Ok(Sight::PassedOver) };
+        if let Write::Done(kept) =
+            self.ports.store.quarantine(candidate, &Order { by, reason: reason.clone() }, now).await?
+        {
+            self.ports.recorder.note(&kept, None);
+            tracing::error!(
+                sandbox.id = candidate.id.as_str(),
+                reason = reason.as_str(),
+                "{} is quarantined: {reason}",
+                candidate.id,
+            );
+        }
+        Ok(Sight::Taken)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! An operator's hand: take a sandbox out of use, put it back, or have it deleted. Each is one conditional write that
+//! starts from what was just read, with who and why in the history; a repeat finds it done.
+
+use crate::deletions::parse_actor;
+use crate::{Allocator, decode, store_fault};
+use common::bus::Request;
+use common::contract::{Fault, FaultCode, OrderReply, OrderRequest};
+use common::domain::{Order, Reason, Sandbox, State, StateName, UnixSeconds};
+use common::store::{StoreError, Write};
+
+/// Writes of one request; each further one means that the sandbox was changed by somebody else in between.
+const TRIES_MAX: usize = 4;
+
+/// What an operator may order.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hand {
+    Quarantine,
+    Unquarantine,
+    ForceRelease,
+}
+
+// === impl Hand ===
+
+impl Hand {
+    /// The state that it leads to.
+    const fn leads_to(self) -> StateName {
+        match self {
+            Self::Quarantine => StateName::Quarantined,
+            Self::Unquarantine => StateName::Available,
+            Self::ForceRelease => StateName::PendingDeletion,
+        }
+    }
+
+    /// Whether `sandbox` is where an earlier try of the same order has brought it.
+    fn is_done(self, sandbox: &Sandbox) -> bool {
+        sandbox.state.name() == self.leads_to()
+            || (self == Self::ForceRelease && sandbox.deletion().is_some())
+    }
+
+    /// Whether it may be tried on `sandbox`.
+    ///
+    /// # Errors
+    /// [`Fault`] with what it would need.
+    fn check(self, sandbox: &Sandbox) -> Result<(), Fault> {
+        let needed = match (self, &sandbox.state) {
+            (Self::Quarantine | Self::ForceRelease, State::Allocated(_))
+            | (Self::Quarantine, State::Available)
+            | (Self::Unquarantine, State::Quarantined { since: _, reason: _, lease: None })
+            | (Self::ForceRelease, State::Quarantined { .. }) => return Ok(()),
+            (Self::Unquarantine, State::Quarantined { .. }) => {
+                "this sandbox was held and is used; release it instead"
+            }
+            (Self::Quarantine, _) => "only a sandbox that is free or held can be quarantined",
+            (Self::Unquarantine, _) => "this sandbox is not quarantined",
+            (Self::ForceRelease, _) => "only a sandbox that is held or quarantined can be released",
+        };
+        Err(Fault::new(FaultCode::InvalidState, needed))
+    }
+}
+
+// === impl Allocator ===
+
+impl Allocator {
+    pub(crate) async fn quarantine(&self, request: &Request) -> Result<OrderReply, Fault> {
+        self.by_hand(Hand::Quarantine, request).await
+    }
+
+    pub(crate) async fn unquarantine(&self, request: &Request) -> Result<OrderReply, Fault> {
+        self.by_hand(Hand::Unquarantine, request).await
+    }
+
+    pub(crate) async fn force_release(&self, request: &Request) -> Result<OrderReply, Fault> {
+        self.by_hand(Hand::ForceRelease, request).await
+    }
+
+    async fn by_hand(&self, hand: Hand, request: &Request) -> Result<OrderReply, Fault> {
+        let OrderRequest { sandbox_id, reason, by } = decode(&request.body)?;
+        let reason = Reason::parse(&reason).map_err(|problem| Fault::invalid("reason", problem))?;
+        let order = Order { by: parse_actor(by.as_deref())?, reason };
+        let mut seen = self.sandbox_of(request, &sandbox_id).await?;
+        for _ in 0..TRIES_MAX {
+            if hand.is_done(&seen) {
+                return Ok(OrderReply::of(&seen));
+            }
+            hand.check(&seen)?;
+            let written = self.write_order(hand, &seen, &order, self.ports.clock.now()).await;
+            seen = match written.map_err(|error| store_fault(request, &error))? {
+                Write::Done(changed) => {
+                    // A deletion is announced as well; of the others only the ledger is told.
+                    self.announce(&changed, Some(&request.context.request_id));
+                    tracing::warn!(
+                        request.id = request.context.request_id,
+                        sandbox.id = sandbox_id,
+                        sandbox.state = changed.state.name().as_str(),
+                        reason = order.reason.as_str(),
+                        by = %order.by,
+                        "{sandbox_id} is {} by order of {}",
+                        changed.state.name(),
+                        order.by,
+                    );
+                    return Ok(OrderReply::of(&changed));
+                }
+                Write::Lost(Some(found)) => *found,
+                Write::Lost(None) => return Err(Fault::new(FaultCode::NotFound, "there is no such sandbox")),
+            };
+        }
+        Err(Fault::new(
+            FaultCode::Contended,
+            "the sandbox is being changed by others; repeat the same request",
+        ))
+    }
+
+    async fn write_order(
+        &self,
+        hand: Hand,
+        seen: &Sandbox,
+        order: &Order,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        let store = &self.ports.store;
+        match hand {
+            Hand::Quarantine => store.quarantine(&seen.candidate(), order, now).await,
+            Hand::Unquarantine => {
+                // Noted first, as by a sync: nobody may call the pool exhausted before the index shows it.
+                store.note_supply(&seen.pool, now).await?;
+                store.unquarantine(seen, order, now).await
+            }
+            Hand::ForceRelease => store.order_deletion(seen, order, now).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

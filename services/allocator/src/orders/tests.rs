@@ -1,0 +1,111 @@
+//! An operator's hand on ports in memory.
+
+use crate::deletions::tests::{NOW, Rig, id};
+use common::bus::Upkeep as _;
+use common::contract::{FaultCode, Verb};
+use common::domain::{OwnerId, PoolName, State};
+use common::store::Layout as _;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+fn order(id: u32) -> Value {
+    json!({"sandbox_id": id.to_string(), "reason": "smoke in it", "by": "alice"})
+}
+
+async fn held(rig: &Rig) -> Value {
+    rig.ask(Verb::Allocate, json!({"owner": "p-1"})).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_free_sandbox_goes_out_of_use_and_comes_back() {
+    let rig = Rig::new();
+    rig.add(1, "main").await;
+    let kept = rig.ask(Verb::Quarantine, order(1)).await.unwrap();
+    assert_eq!(
+        (&kept["status"], kept["history"][1]["reason"].as_str()),
+        (&json!("quarantined"), Some("smoke in it"))
+    );
+    assert_eq!(kept["history"][1]["by"], "alice");
+    let fault = rig.ask(Verb::Allocate, json!({"owner": "p-1"})).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::PoolExhausted);
+    assert_eq!(rig.ask(Verb::Quarantine, order(1)).await.unwrap(), kept, "a repeat");
+    let back = rig.ask(Verb::Unquarantine, order(1)).await.unwrap();
+    assert_eq!(back["status"], "available");
+    assert_eq!(rig.ask(Verb::Unquarantine, order(1)).await.unwrap(), back, "a repeat");
+    // Noted as a supply, so that nobody calls the pool exhausted on an older look.
+    let with_a_lag = rig.memory.set_otherwise(2, Duration::from_secs(5));
+    let supply = with_a_lag.supply(&PoolName::parse("main").unwrap()).await.unwrap();
+    assert!(supply.settles_at.is_some());
+    assert_eq!(held(&rig).await["sandbox_id"], "1");
+}
+
+#[tokio::test]
+async fn who_held_it_gets_another_and_it_never_comes_back() {
+    let rig = Rig::new();
+    rig.add(1, "main").await;
+    assert_eq!(held(&rig).await["sandbox_id"], "1");
+    assert_eq!(rig.ask(Verb::Quarantine, order(1)).await.unwrap()["status"], "quarantined");
+    let shown = rig.ask(Verb::Get, json!({"sandbox_id": "1", "owner": "p-1"})).await.unwrap();
+    assert_eq!(shown["status"], "quarantined", "its last owner may look");
+    let fault = rig.ask(Verb::Unquarantine, order(1)).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::InvalidState);
+    rig.add(2, "main").await;
+    assert_eq!(held(&rig).await["sandbox_id"], "2", "the same owner and key");
+    // Its end leaves the new lease alone.
+    assert_eq!(rig.ask(Verb::ForceRelease, order(1)).await.unwrap()["status"], "pending_deletion");
+    rig.allocator.announcing.close();
+    rig.allocator.announcing.wait().await;
+    assert_eq!(held(&rig).await["sandbox_id"], "2");
+    let queued = rig.bus.queued_of(&PoolName::parse("main").unwrap(), &id(1)).await.unwrap();
+    assert_eq!(queued.len(), 1, "the deletion is announced");
+}
+
+#[tokio::test]
+async fn a_held_sandbox_is_released_by_order_and_a_repeat_finds_it_so() {
+    let rig = Rig::new();
+    rig.add(1, "main").await;
+    held(&rig).await;
+    let gone = rig.ask(Verb::ForceRelease, order(1)).await.unwrap();
+    assert_eq!(
+        (&gone["status"], &gone["history"][2]["cause"]),
+        (&json!("pending_deletion"), &json!("ordered"))
+    );
+    assert_eq!(gone["history"][2]["reason"], "smoke in it");
+    assert_eq!(rig.ask(Verb::ForceRelease, order(1)).await.unwrap(), gone);
+    let sandbox = rig.sandbox(1).await;
+    assert!(sandbox.belongs_to(&OwnerId::parse("p-1").unwrap()));
+    // The owner that gives it back all the same is told what it wanted.
+    let told = rig.ask(Verb::Release, json!({"sandbox_id": "1", "owner": "p-1"})).await.unwrap();
+    assert_eq!(told["deletion_requested_at"], NOW.get());
+}
+
+#[tokio::test]
+async fn what_cannot_be_ordered_says_why() {
+    let rig = Rig::new();
+    rig.add(1, "main").await;
+    for (verb, message) in [
+        (Verb::ForceRelease, "only a sandbox that is held or quarantined can be released"),
+        (Verb::Unquarantine, ""),
+    ] {
+        let answer = rig.ask(verb, order(1)).await;
+        match answer {
+            Err(fault) => {
+                assert_eq!((fault.code, fault.message.as_str()), (FaultCode::InvalidState, message))
+            }
+            Ok(view) => assert_eq!((verb, &view["status"]), (Verb::Unquarantine, &json!("available"))),
+        }
+    }
+    held(&rig).await;
+    rig.ask(Verb::Release, json!({"sandbox_id": "1", "owner": "p-1"})).await.unwrap();
+    for verb in [Verb::Quarantine, Verb::Unquarantine] {
+        assert_eq!(rig.ask(verb, order(1)).await.unwrap_err().code, FaultCode::InvalidState, "{verb:?}");
+    }
+    assert!(matches!(rig.sandbox(1).await.state, State::PendingDeletion(_)));
+    assert_eq!(rig.ask(Verb::Quarantine, order(9)).await.unwrap_err().code, FaultCode::NotFound);
+    let long = "x".repeat(257);
+    for reason in ["", "  ", "two\nlines", long.as_str()] {
+        let asked = json!({"sandbox_id": "1", "reason": reason});
+        let fault = rig.ask(Verb::Quarantine, asked).await.unwrap_err();
+        assert_eq!(fault.code, FaultCode::InvalidRequest, "{reason:?}");
+    }
+}

@@ -1,0 +1,92 @@
+//! The routes of the operators about one sandbox: take it out of use, put it back, have it deleted.
+
+use axum::Extension;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use bytes::Bytes;
+use common::contract::{Fault, OrderRequest, Verb};
+use common::domain::Reason;
+use serde::Deserialize;
+
+use crate::deletions::operator;
+use crate::error::{Failure, pass_on};
+use crate::relay::Relay;
+use crate::request_id::Facts;
+use crate::sandboxes::sandbox_in_path;
+
+/// The body of an order.
+#[derive(Debug, Default, Deserialize)]
+struct Why {
+    #[serde(default)]
+    reason: String,
+}
+
+type PathId = Result<Path<String>, PathRejection>;
+
+/// `POST /v1/admin/sandboxes/{id}/quarantine`
+pub(crate) async fn quarantine(
+    State(relay): State<Relay>,
+    Extension(facts): Extension<Facts>,
+    path: PathId,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Failure> {
+    order(Verb::Quarantine, &relay, &facts, path, &headers, &body).await
+}
+
+/// `POST /v1/admin/sandboxes/{id}/unquarantine`
+pub(crate) async fn unquarantine(
+    State(relay): State<Relay>,
+    Extension(facts): Extension<Facts>,
+    path: PathId,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Failure> {
+    order(Verb::Unquarantine, &relay, &facts, path, &headers, &body).await
+}
+
+/// `POST /v1/admin/sandboxes/{id}/release`
+pub(crate) async fn release(
+    State(relay): State<Relay>,
+    Extension(facts): Extension<Facts>,
+    path: PathId,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Failure> {
+    order(Verb::ForceRelease, &relay, &facts, path, &headers, &body).await
+}
+
+async fn order(
+    verb: Verb,
+    relay: &Relay,
+    facts: &Facts,
+    path: PathId,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Result<Response, Failure> {
+    let sandbox = sandbox_in_path(path)?;
+    facts.note_sandbox(&sandbox);
+    let by = operator(headers, facts)?;
+    let request = OrderRequest {
+        sandbox_id: sandbox.to_string(),
+        reason: reason(body)?.to_string(),
+        by: Some(by.to_string()),
+    };
+    let reply = relay.send(verb, facts, None, &request).await?;
+    Ok(pass_on(reply, StatusCode::OK))
+}
+
+fn reason(body: &Bytes) -> Result<Reason, Fault> {
+    let Why { reason } = if body.is_empty() {
+        Why::default()
+    } else if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Fault::invalid("the body", "is no JSON object"));
+    } else {
+        serde_json::from_slice(body).map_err(|error| {
+            Fault::invalid("the body", format!("is not the expected JSON object: {error}"))
+        })?
+    };
+    Reason::parse(&reason).map_err(|problem| Fault::invalid("reason", problem))
+}

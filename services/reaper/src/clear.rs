@@ -1,0 +1,168 @@
+//! Clearing a sandbox before its deletion: what it came to, and whether the deletion may go on without it.
+
+use crate::Reaper;
+use crate::reap::Wanted;
+use crate::turn::end_of;
+use common::bus::CallEnd;
+use common::domain::{PreClean, Skip};
+use common::provider::{PreCleaned, ProviderError};
+use common::runtime::settings::Settings;
+
+/// Deletes nothing before it is known to be clear.
+const BLOCK: &str = "block";
+/// What the other policy begins with; a number of attempts follows.
+const GO_ON_AFTER: &str = "go-on-after-";
+
+/// What becomes of a deletion whose sandbox cannot be cleared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailurePolicy {
+    /// It is tried again and parked at the end, like any deletion that fails: nothing is ever orphaned.
+    Block,
+    /// At this attempt and later ones it goes on all the same, and the record says so.
+    GoOnAfter {
+        /// Which attempt, counted from one.
+        attempts: u32,
+    },
+}
+
+/// How clearing ended, as far as the deletion is concerned.
+pub(crate) enum Clearing {
+    /// The deletion may follow.
+    Over(PreClean),
+    /// It may not, for now.
+    Failed {
+        /// Why.
+        error: ProviderError,
+        /// What is written down of it.
+        pre_clean: PreClean,
+        /// What the line is told.
+        end: CallEnd,
+    },
+}
+
+// === impl FailurePolicy ===
+
+impl FailurePolicy {
+    /// Reads the variable. More attempts than a deletion has would mean `block` without saying so.
+    pub(crate) fn read(settings: &mut Settings<'_>, attempts_max: u32) -> Self {
+        let policy = settings.parsed(
+            "NIOSXAAS_FAILURE_POLICY",
+            BLOCK,
+            "a sandbox that cannot be cleared: `block` tries again and parks it at the end; `go-on-after-3` deletes it \
+             all the same at its third attempt and says so in its record",
+            |text| {
+                Self::parse(text, attempts_max).ok_or_else(|| {
+                    format!(
+                        "must be `block`, or `go-on-after-` and a number from 1 to DELETION_ATTEMPTS_MAX ({attempts_max})"
+                    )
+                })
+            },
+        );
+        policy.unwrap_or(Self::Block)
+    }
+
+    fn parse(text: &str, attempts_max: u32) -> Option<Self> {
+        if text == BLOCK {
+            return Some(Self::Block);
+        }
+        let attempts = text.strip_prefix(GO_ON_AFTER)?.parse().ok()?;
+        (1..=attempts_max).contains(&attempts).then_some(Self::GoOnAfter { attempts })
+    }
+
+    /// Whether a deletion goes on whose clearing failed at its attempt of that number. Not when the provider asked
+    /// us to stay away: the deletion would be the next call.
+    fn goes_on(self, attempt: u32, error: &ProviderError) -> bool {
+        match self {
+            Self::Block => false,
+            Self::GoOnAfter { attempts } => {
+                attempt >= attempts && !matches!(error, ProviderError::SlowDown { .. })
+            }
+        }
+    }
+
+    /// What a failed clearing says about the provider. Where deletions do not depend on clearing, its failures
+    /// say nothing about them: the breaker would keep away the very call that goes on without it.
+    fn end_of(self, error: &ProviderError) -> CallEnd {
+        match (self, end_of(error)) {
+            (Self::GoOnAfter { .. }, CallEnd::SlowDown { span }) => CallEnd::SlowDown { span },
+            (Self::GoOnAfter { .. }, _) => CallEnd::Unused,
+            // Whoever signs in is the broker, whatever the status.
+            (Self::Block, CallEnd::Forbidden) => CallEnd::Unauthorized,
+            (Self::Block, end) => end,
+        }
+    }
+}
+
+// === impl Reaper ===
+
+impl Reaper {
+    /// Clears the sandbox, if the provider can and it is switched on.
+    pub(crate) async fn clear(&self, wanted: &Wanted) -> Clearing {
+        let provider = self.ports.provider.as_ref();
+        let earlier = wanted.deletion.pre_clean.as_ref();
+        if !provider.abilities().pre_clean {
+            return Clearing::Over(PreClean::Skipped(Skip::SwitchedOff).after(earlier));
+        }
+        let id = &wanted.id;
+        match provider.pre_clean(&wanted.target).await {
+            Ok(cleaned) => {
+                let pre_clean = record_of(&cleaned).after(earlier);
+                tracing::info!(sandbox.id = id.as_str(), pre_clean = %pre_clean, "cleared {id}");
+                Clearing::Over(pre_clean)
+            }
+            Err(error) => {
+                let (policy, reason) = (self.config.failure_policy, error.to_string());
+                let attempt = wanted.deletion.attempts.saturating_add(1);
+                if policy.goes_on(attempt, &error) {
+                    tracing::error!(
+                        sandbox.id = id.as_str(),
+                        delivery.attempt = attempt,
+                        reason,
+                        "{id} cannot be cleared; its deletion goes on, and services may be orphaned",
+                    );
+                    return Clearing::Over(PreClean::failed(&reason, true));
+                }
+                let (pre_clean, end) = (PreClean::failed(&reason, false), policy.end_of(&error));
+                Clearing::Failed { error, pre_clean, end }
+            }
+        }
+    }
+}
+
+fn record_of(cleaned: &PreCleaned) -> PreClean {
+    let count = |services: usize| u32::try_from(services).unwrap_or(u32::MAX);
+    match *cleaned {
+        PreCleaned::Skipped => PreClean::Skipped(Skip::NothingInside),
+        PreCleaned::AlreadyGone => PreClean::Skipped(Skip::AlreadyGone),
+        PreCleaned::Cleaned { services } => PreClean::Cleaned { services: count(services) },
+        PreCleaned::Shadowed { services } => PreClean::Shadowed { services: count(services) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_is_one_of_two_and_within_the_attempts() {
+        let parse = |text| FailurePolicy::parse(text, 8);
+        assert_eq!(parse("block"), Some(FailurePolicy::Block));
+        assert_eq!(parse("go-on-after-1"), Some(FailurePolicy::GoOnAfter { attempts: 1 }));
+        assert_eq!(parse("go-on-after-8"), Some(FailurePolicy::GoOnAfter { attempts: 8 }));
+        for bad in ["", "Block", "go-on", "go-on-after-", "go-on-after-0", "go-on-after-9", "go-on-after-x"] {
+            assert_eq!(parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_policy_that_cannot_be_is_a_mistake() {
+        let env = std::collections::BTreeMap::from([
+            ("NIOSXAAS_FAILURE_POLICY".to_owned(), "go-on-after-4".to_owned()),
+            ("DELETION_ATTEMPTS_MAX".to_owned(), "3".to_owned()),
+        ]);
+        let mut settings = Settings::new(&env);
+        let config = crate::Config::read(&mut settings);
+        let mistakes = settings.finish(config).unwrap_err().to_string();
+        assert!(mistakes.contains("NIOSXAAS_FAILURE_POLICY must be"), "{mistakes}");
+    }
+}

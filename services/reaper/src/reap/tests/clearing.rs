@@ -1,0 +1,183 @@
+//! What clearing came to is written down with the deletion, and the policy decides what a failure means.
+
+use super::*;
+use common::domain::Skip;
+use common::provider::PreCleaned;
+use common::store::faulty::Fault;
+
+const GO_ON_AFTER_2: Config = Config { failure_policy: FailurePolicy::GoOnAfter { attempts: 2 }, ..CONFIG };
+
+impl Rig {
+    async fn pre_clean(&self) -> Option<PreClean> {
+        self.sandbox().await.deletion().expect("a deletion").pre_clean.clone()
+    }
+}
+
+fn down() -> ProviderError {
+    failed("services are down")
+}
+
+#[tokio::test]
+async fn every_result_is_written_with_the_tombstone_and_costs_no_further_write() {
+    let cases = [
+        (PreCleaned::Skipped, PreClean::Skipped(Skip::NothingInside)),
+        (PreCleaned::AlreadyGone, PreClean::Skipped(Skip::AlreadyGone)),
+        (PreCleaned::Cleaned { services: 2 }, PreClean::Cleaned { services: 2 }),
+        (PreCleaned::Shadowed { services: 3 }, PreClean::Shadowed { services: 3 }),
+    ];
+    for (result, expected) in cases {
+        let rig = Rig::new().await;
+        let work = rig.released().await;
+        rig.provider.script_pre_clean(Ok(result));
+        assert_eq!(rig.again(&work).await, Verdict::Done);
+        assert_eq!(rig.pre_clean().await, Some(expected));
+        assert_eq!(rig.faulty.calls(), ["sandbox", "finish_deletion"]);
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_clears_nothing_is_written_down_as_switched_off() {
+    let rig = Rig::new().await;
+    let abilities = common::provider::Abilities { list: true, delete: true, pre_clean: false, check: false };
+    rig.provider.set_abilities(abilities);
+    let work = rig.released().await;
+    assert_eq!(rig.again(&work).await, Verdict::Done);
+    assert_eq!(rig.pre_clean().await, Some(PreClean::Skipped(Skip::SwitchedOff)));
+}
+
+#[tokio::test]
+async fn what_an_earlier_attempt_cleaned_is_added_to_what_the_last_one_found() {
+    let rig = Rig::new().await;
+    let work = rig.released().await;
+    rig.provider.script_pre_clean(Ok(PreCleaned::Cleaned { services: 2 }));
+    rig.provider.script_delete(Err(failed("no licence")));
+    assert!(matches!(rig.again(&work).await, Verdict::Retry { .. }));
+    assert_eq!(rig.pre_clean().await, Some(PreClean::Cleaned { services: 2 }));
+    rig.provider.script_pre_clean(Ok(PreCleaned::Cleaned { services: 1 }));
+    rig.provider.script_delete(Err(failed("no licence")));
+    assert!(matches!(rig.again(&work).await, Verdict::Retry { .. }));
+    assert_eq!(rig.again(&work).await, Verdict::Done);
+    assert_eq!(rig.pre_clean().await, Some(PreClean::Cleaned { services: 3 }));
+}
+
+#[tokio::test]
+async fn what_was_cleaned_is_written_down_even_if_the_attempt_does_not_count() {
+    let rig = Rig::new().await;
+    let work = rig.released().await;
+    let unauthorized = ProviderError::Unauthorized { status: 401, message: "no".to_owned() };
+    rig.provider.script_pre_clean(Ok(PreCleaned::Cleaned { services: 2 }));
+    rig.provider.script_delete(Err(unauthorized));
+    assert!(matches!(rig.again(&work).await, Verdict::Retry { .. }));
+    let deletion = rig.sandbox().await.deletion().cloned().unwrap();
+    assert_eq!((deletion.attempts, deletion.pre_clean), (0, Some(PreClean::Cleaned { services: 2 })));
+    assert_eq!(rig.faulty.calls(), ["sandbox", "note_pre_clean"]);
+    rig.work_through(&work).await;
+    assert_eq!(rig.pre_clean().await, Some(PreClean::Cleaned { services: 2 }));
+}
+
+#[tokio::test]
+async fn a_write_of_it_that_breaks_off_harms_nothing() {
+    for fault in [Fault::FailBefore, Fault::FailAfter] {
+        let rig = Rig::with(CONFIG, |store| store.with(1, fault)).await;
+        let work = rig.released().await;
+        let unauthorized = ProviderError::Unauthorized { status: 401, message: "no".to_owned() };
+        rig.provider.script_pre_clean(Ok(PreCleaned::Cleaned { services: 2 }));
+        rig.provider.script_delete(Err(unauthorized));
+        rig.work_through(&work).await;
+        assert_eq!(rig.state().await, StateName::Deleted);
+    }
+}
+
+#[tokio::test]
+async fn by_default_a_sandbox_that_cannot_be_cleared_is_parked_and_never_deleted() {
+    let rig = Rig::new().await;
+    let work = rig.released().await;
+    for _ in 0..10 {
+        rig.provider.script_pre_clean(Err(down()));
+    }
+    rig.work_through(&work).await;
+    assert_eq!((rig.state().await, rig.attempts().await), (StateName::DeletionFailed, 3));
+    assert_eq!(rig.deletes(), 0);
+    assert_eq!(rig.pre_clean().await, Some(PreClean::failed(&down().to_string(), false)));
+    let copy = rig.bus.all_parked().remove(0);
+    assert!(copy.reason.contains("clearing failed: ") && copy.reason.contains("services are down"));
+}
+
+#[tokio::test]
+async fn where_it_may_go_on_it_does_so_at_that_attempt_and_says_so() {
+    let rig = Rig::with(GO_ON_AFTER_2, |store| store).await;
+    let work = rig.released().await;
+    for _ in 0..10 {
+        rig.provider.script_pre_clean(Err(down()));
+    }
+    assert!(matches!(rig.again(&work).await, Verdict::Retry { .. }));
+    assert_eq!((rig.deletes(), rig.attempts().await), (0, 1));
+    assert_eq!(rig.pre_clean().await, Some(PreClean::failed(&down().to_string(), false)));
+    assert_eq!(rig.again(&work).await, Verdict::Done);
+    assert_eq!((rig.deletes(), rig.state().await), (1, StateName::Deleted));
+    assert_eq!(rig.pre_clean().await, Some(PreClean::failed(&down().to_string(), true)));
+}
+
+#[tokio::test]
+async fn where_it_may_go_on_a_clearing_that_goes_well_in_time_is_taken() {
+    let rig = Rig::with(GO_ON_AFTER_2, |store| store).await;
+    let work = rig.released().await;
+    rig.provider.script_pre_clean(Err(down()));
+    rig.provider.script_pre_clean(Ok(PreCleaned::Cleaned { services: 1 }));
+    rig.work_through(&work).await;
+    assert_eq!(rig.pre_clean().await, Some(PreClean::Cleaned { services: 1 }));
+}
+
+#[tokio::test]
+async fn where_it_may_go_on_failed_clearings_close_the_line_for_nobody() {
+    let config =
+        Config { failure_policy: FailurePolicy::GoOnAfter { attempts: 20 }, attempts_max: 20, ..CONFIG };
+    let errors = [
+        down(),
+        ProviderError::Unauthorized { status: 401, message: "sign-in".to_owned() },
+        ProviderError::Unauthorized { status: 403, message: "sign-in".to_owned() },
+        ProviderError::TimedOut { waited_seconds: 30 },
+    ];
+    for error in errors {
+        let rig = Rig::with(config.clone(), |store| store).await;
+        let work = rig.released().await;
+        for _ in 0..100 {
+            rig.provider.script_pre_clean(Err(error.clone()));
+        }
+        for attempts in 1..20 {
+            assert!(matches!(rig.again(&work).await, Verdict::Retry { .. }));
+            assert_eq!(
+                (rig.attempts().await, rig.line_state().await.as_str()),
+                (attempts, "running"),
+                "{error}"
+            );
+        }
+        assert_eq!(rig.again(&work).await, Verdict::Done);
+        assert_eq!(rig.pre_clean().await, Some(PreClean::failed(&error.to_string(), true)));
+    }
+}
+
+#[tokio::test]
+async fn a_clearing_that_is_told_to_wait_waits_also_where_it_may_go_on() {
+    let config = Config { failure_policy: FailurePolicy::GoOnAfter { attempts: 1 }, ..CONFIG };
+    let rig = Rig::with(config, |store| store).await;
+    let work = rig.released().await;
+    let span = Some(20 * SECOND);
+    rig.provider
+        .script_pre_clean(Err(ProviderError::SlowDown { retry_after: span, message: "later".to_owned() }));
+    let verdict = rig.again(&work).await;
+    assert!(matches!(verdict, Verdict::Retry { delay } if delay >= 20 * SECOND), "{verdict:?}");
+    assert_eq!((rig.deletes(), rig.attempts().await, rig.line_state().await.as_str()), (0, 0, "held"));
+}
+
+#[tokio::test]
+async fn by_default_a_sign_in_that_is_forbidden_stops_the_line_whoever_was_deleted_before() {
+    let rig = Rig::new().await;
+    let work = rig.released().await;
+    let others = SandboxId::parse("another").unwrap();
+    rig.bus.tell(rig.slot().await, &others, CallEnd::Deleted).await.unwrap();
+    let forbidden = ProviderError::Unauthorized { status: 403, message: "sign-in".to_owned() };
+    rig.provider.script_pre_clean(Err(forbidden));
+    assert!(matches!(rig.again(&work).await, Verdict::Retry { .. }));
+    assert_eq!((rig.attempts().await, rig.line_state().await.as_str()), (0, "unauthorized"));
+}

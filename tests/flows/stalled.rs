@@ -1,0 +1,94 @@
+//! Two reapers, of which one loses its network for longer than its acknowledgement wait: the other one ends the
+//! deletion, and the late one changes nothing.
+
+use common::domain::{PreClean, Skip, StateName};
+use harness::freezing_proxy::{Freeze, FreezingProxy};
+use harness::process::Broker;
+use harness::rig::{Plan, Rig};
+use harness::wait::{PATIENCE, eventually};
+use simulator::{Fault, FaultKind, Operation};
+
+/// A reaper of its own process, over these two servers.
+async fn reaper(rig: &Rig, folder: &std::path::Path, nats: &str, table: &str) -> Broker {
+    let mut env = rig.env.clone();
+    env.insert("NATS_URL".to_owned(), nats.to_owned());
+    env.insert("DYNAMODB_ENDPOINT".to_owned(), table.to_owned());
+    env.insert("OPS_LISTEN".to_owned(), "127.0.0.1:0".to_owned());
+    let variables: Vec<_> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    Broker::start(folder, &["reaper"], &variables).await
+}
+
+/// Stalls a reaper right before its write about the deletion, and lets it go when another one has ended that.
+async fn late(fault: Option<FaultKind>, already_gone: bool) {
+    // Its own time-outs would make it give up before the test lets it go.
+    let plan = Plan::new(2).set("STORE_ATTEMPT_TIMEOUT_MS", 60_000).set("STORE_OPERATION_TIMEOUT_MS", 60_000);
+    let rig = plan.counts(|counts| counts.reapers = 0).start().await;
+    if let Some(kind) = fault.clone() {
+        rig.csp.fail(Operation::Delete, Fault::next(1, kind)).unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (nats, table) = (rig.env["NATS_URL"].clone(), rig.env["DYNAMODB_ENDPOINT"].clone());
+    let to_nats = FreezingProxy::start(&nats, None).await;
+    // The first word about the sandbox is the look, the second the write.
+    let write = Freeze { word: "SBX#".to_owned(), time: 2, is_before: true };
+    let to_table = FreezingProxy::start(&table, Some(write)).await;
+    let first = reaper(&rig, folder.path(), to_nats.address(), to_table.address()).await;
+    let claim = rig.api.allocate("student-1").await;
+    rig.api.release(claim.sandbox(), "student-1").await;
+    eventually("a reaper before its write", PATIENCE, || async {
+        if to_table.is_frozen() { Ok(()) } else { Err(first.output()) }
+    })
+    .await;
+    to_nats.hold();
+    let second = reaper(&rig, folder.path(), &nats, &table).await;
+    let ended = rig.until_state(claim.sandbox(), StateName::Deleted).await;
+    eventually("the other one to finish", PATIENCE, || async {
+        match rig.queued().await {
+            0 => Ok(()),
+            left => Err(left),
+        }
+    })
+    .await;
+    let (calls, events) = (rig.deletes_at_csp(), rig.events_of(claim.sandbox()).await);
+    assert_eq!(calls, 2, "each of them ordered it once: {}", first.output());
+
+    to_nats.let_go();
+    to_table.let_go();
+    assert_eq!(first.stop(PATIENCE).await, Some(0), "{}", first.output());
+    eventually("an empty queue", PATIENCE, || async {
+        match rig.queued().await {
+            0 => Ok(()),
+            left => Err(left),
+        }
+    })
+    .await;
+    let after = rig.sandbox(claim.sandbox()).await.unwrap();
+    assert_eq!(after, ended, "the late one changed nothing: {}", first.output());
+    let deletion = after.deletion().unwrap();
+    assert_eq!((deletion.attempts, deletion.last_error.as_ref()), (0, None));
+    assert_eq!(deletion.pre_clean, Some(PreClean::Skipped(Skip::SwitchedOff)));
+    assert_eq!(after.history.len(), 4);
+    assert_eq!(rig.events_of(claim.sandbox()).await, events, "nor told anything twice");
+    assert_eq!((rig.deletes_at_csp(), rig.parked_count().await), (2, 0));
+    assert_eq!(rig.csp.census().live, 1);
+    let said = format!("\"already_gone\":{already_gone}");
+    assert!(second.output().contains(&said), "{}", second.output());
+    assert_eq!(second.stop(PATIENCE).await, Some(0), "{}", second.output());
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_reaper_that_is_late_with_a_deletion_changes_nothing() {
+    Box::pin(late(None, true)).await;
+}
+
+#[tokio::test]
+async fn a_reaper_that_is_late_with_a_failed_attempt_changes_nothing() {
+    let kind = FaultKind::Status {
+        status: 500,
+        message: None,
+        retry_after_seconds: None,
+        retry_after_as_date: false,
+    };
+    Box::pin(late(Some(kind), false)).await;
+}

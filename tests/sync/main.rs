@@ -1,0 +1,8 @@
+//! The real reconciler against everybody else at once: syncs among claims and deletions in seeded orders, and what an
+//! expiry run reads and ends.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that fails should panic")]
+
+mod expiry;
+mod interleavings;
+mod world;

@@ -1,0 +1,118 @@
+//! A reconciler on ports in memory, with somebody between it and the store.
+
+use common::bus::Runner;
+use common::bus::memory::{MemoryBus, MemoryConfig};
+use common::clock::ManualClock;
+use common::contract::{ExpiryReport, Report, SyncReport, TickKind};
+use common::domain::{
+    ClaimKey, ClaimRecord, ExternalId, Grant, IdempotencyKey, LeasePolicy, NewSandbox, OwnerId, PoolName,
+    PoolRules, Sandbox, SandboxId, SandboxName, UnixSeconds,
+};
+use common::provider::{Account, Provider};
+use common::random::Dice;
+use common::runtime::recorder::{LedgerMetrics, Recorder};
+use common::store::{Store, Write};
+use prometheus::Registry;
+use reconciler::{Config, Limits, Metrics, Ports, Reconciler};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) const NOW: UnixSeconds = UnixSeconds::new(1_800_000_000);
+pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
+pub(crate) const GRACE: Duration = Duration::from_secs(1_800);
+
+pub(crate) fn id(number: usize) -> SandboxId {
+    SandboxId::parse(&number.to_string()).unwrap()
+}
+
+pub(crate) fn owner(number: usize) -> OwnerId {
+    OwnerId::parse(&format!("student-{number}")).unwrap()
+}
+
+pub(crate) fn account(number: usize) -> Account {
+    Account {
+        id: number.to_string(),
+        external_id: format!("identity/accounts/u-{number}"),
+        name: format!("lab-{number}"),
+        sfdc_account_id: None,
+    }
+}
+
+pub(crate) fn new_sandbox(number: usize) -> NewSandbox {
+    NewSandbox {
+        id: id(number),
+        name: SandboxName::parse(&format!("lab-{number}")).unwrap(),
+        external_id: ExternalId::parse(&account(number).external_id).unwrap(),
+        pool: PoolName::parse("main").unwrap(),
+        sfdc_account_id: None,
+    }
+}
+
+/// A reconciler of its own process over these ports.
+pub(crate) fn reconciler(
+    store: Arc<dyn Store>,
+    provider: Arc<dyn Provider>,
+    clock: &ManualClock,
+) -> Reconciler {
+    let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), Arc::new(Dice::seeded(7)));
+    let registry = Registry::new();
+    let ports = Ports {
+        clock: Arc::new(clock.clone()),
+        store,
+        provider,
+        deletions: Arc::new(bus.clone()),
+        upkeep: Arc::new(bus.clone()),
+        census: Arc::new(bus.clone()),
+        recorder: Recorder::new(
+            Arc::new(clock.clone()),
+            Arc::new(bus),
+            LedgerMetrics::register(&registry).unwrap(),
+        ),
+    };
+    let config = Config {
+        leases: LeasePolicy {
+            duration: 4 * HOUR,
+            duration_max: 48 * HOUR,
+            total_max: 72 * HOUR,
+            grace: GRACE,
+        },
+        pools: PoolRules::parse("main").unwrap(),
+        limits: Limits { stale_percent_max: 20, stale_count_always: 5 },
+        sweep_after: Duration::from_secs(30),
+        stale_kept: HOUR,
+        tombstone_kept: HOUR,
+    };
+    Reconciler::new(config, ports, Metrics::register(&registry).unwrap())
+}
+
+pub(crate) async fn sync(reconciler: &Reconciler) -> SyncReport {
+    match reconciler.run(TickKind::Sync).await {
+        Report::Sync(report) => report,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) async fn expire(reconciler: &Reconciler) -> ExpiryReport {
+    match reconciler.run(TickKind::Expiry).await {
+        Report::Expiry(report) => report,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A claim of `seen` by the owner of that number, as far as the sandbox decides it.
+pub(crate) async fn claim(
+    store: &dyn Store,
+    seen: &Sandbox,
+    number: usize,
+    expires_at: UnixSeconds,
+) -> Option<Sandbox> {
+    let key = IdempotencyKey::parse("key").unwrap();
+    let record = ClaimRecord { claim: ClaimKey { owner: owner(number), key }, candidate: seen.candidate() };
+    store.open_claim(&record, expires_at.after(HOUR)).await.unwrap();
+    let ClaimRecord { claim, candidate } = record;
+    let grant = Grant { claim, candidate, lab: None, granted_at: NOW, expires_at };
+    match store.grant(&grant).await.unwrap() {
+        Write::Done(sandbox) => Some(*sandbox),
+        Write::Lost(_) => None,
+    }
+}

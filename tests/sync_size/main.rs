@@ -1,0 +1,148 @@
+//! A pool of 50,000, listed 100 at a time: what a sync writes, and how much memory it takes. The only test of its
+//! process, because the memory of a process cannot be shared out among its tests.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that fails should panic")]
+
+use async_trait::async_trait;
+use common::bus::Runner;
+use common::bus::memory::{MemoryBus, MemoryConfig};
+use common::clock::ManualClock;
+use common::contract::{Report, SyncReport, TickKind};
+use common::domain::{LeasePolicy, PoolRules, UnixSeconds};
+use common::provider::{Abilities, Account, Deleted, Listing, PreCleaned, Provider, ProviderError, Target};
+use common::random::Dice;
+use common::runtime::recorder::{LedgerMetrics, Recorder};
+use common::store::memory::MemoryStore;
+use common::store::{Store, StoreError};
+use harness::interposed_store::{InterposedStore, Interposer};
+use prometheus::Registry;
+use reconciler::{Config, Limits, Metrics, Ports, Reconciler};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+const ACCOUNTS: u64 = 50_000;
+const PAGE: u64 = 100;
+/// One in a hundred is renamed.
+const CHANGED: u64 = ACCOUNTS / 100;
+/// What all of the process may take, with the whole pool in the store in memory: in the fleet the pool is in the table.
+const MEMORY_MAX_MIB: u64 = 150;
+const NOW: UnixSeconds = UnixSeconds::new(1_800_000_000);
+const HOUR: Duration = Duration::from_secs(3_600);
+/// Operations that change nothing in the table.
+const READS: [&str; 5] = ["page", "sandbox", "count", "last", "supply"];
+
+/// A provider that makes up its listing, so that it takes no memory of its own.
+#[derive(Debug, Default)]
+struct Endless {
+    renamed: AtomicU64,
+}
+
+/// Counts what is written.
+#[derive(Debug, Default)]
+struct Writes(AtomicU64);
+
+#[async_trait]
+impl Provider for Endless {
+    fn abilities(&self) -> Abilities {
+        Abilities { list: true, delete: false, pre_clean: false, check: false }
+    }
+
+    async fn list(&self, offset: u64) -> Result<Listing, ProviderError> {
+        let renamed = self.renamed.load(Ordering::SeqCst);
+        let account = |number: u64| Account {
+            id: (2_000_000 + number).to_string(),
+            external_id: format!("identity/accounts/a90deeed-f0ec-4c4f-9897-{number:012}"),
+            name: if number < renamed { format!("lab-new-{number:05}") } else { format!("lab-{number:05}") },
+            sfdc_account_id: Some(format!("001SIM00000{number:07}")),
+        };
+        let end = (offset + PAGE).min(ACCOUNTS);
+        let accounts = (offset..end).map(account).collect();
+        Ok(Listing { accounts, next: (end < ACCOUNTS).then_some(end), ..Listing::default() })
+    }
+
+    async fn pre_clean(&self, _: &Target) -> Result<PreCleaned, ProviderError> {
+        Ok(PreCleaned::Skipped)
+    }
+
+    async fn delete(&self, _: &Target) -> Result<Deleted, ProviderError> {
+        Ok(Deleted::AlreadyGone)
+    }
+}
+
+#[async_trait]
+impl Interposer for Writes {
+    async fn before(&self, operation: &'static str) -> Result<(), StoreError> {
+        // The number of shards is written only when it changes, which this cannot see: its reads do not count.
+        if !READS.contains(&operation) && operation != "follow_size" {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    async fn after(&self, _: &'static str) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+fn reconciler(store: Arc<dyn Store>, provider: Arc<Endless>) -> Reconciler {
+    let clock = Arc::new(ManualClock::at(NOW));
+    let bus = MemoryBus::new(MemoryConfig::default(), clock.clone(), Arc::new(Dice::seeded(7)));
+    let registry = Registry::new();
+    let ports = Ports {
+        clock: clock.clone(),
+        store,
+        provider,
+        deletions: Arc::new(bus.clone()),
+        upkeep: Arc::new(bus.clone()),
+        census: Arc::new(bus.clone()),
+        recorder: Recorder::new(clock, Arc::new(bus), LedgerMetrics::register(&registry).unwrap()),
+    };
+    let config = Config {
+        leases: LeasePolicy { duration: HOUR, duration_max: HOUR, total_max: HOUR, grace: HOUR },
+        pools: PoolRules::parse("main").unwrap(),
+        limits: Limits { stale_percent_max: 20, stale_count_always: 5 },
+        sweep_after: Duration::from_secs(30),
+        stale_kept: HOUR,
+        tombstone_kept: HOUR,
+    };
+    Reconciler::new(config, ports, Metrics::register(&registry).unwrap())
+}
+
+async fn sync(reconciler: &Reconciler) -> SyncReport {
+    match reconciler.run(TickKind::Sync).await {
+        Report::Sync(report) => report,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Most memory that this process ever had; none where the system does not say.
+fn peak_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib / 1_024)
+}
+
+#[tokio::test]
+async fn a_sync_of_50_000_writes_what_changed_and_takes_little_memory() {
+    let (writes, provider) = (Arc::new(Writes::default()), Arc::new(Endless::default()));
+    let memory: Arc<dyn Store> = Arc::new(MemoryStore::new(8));
+    let store: Arc<dyn Store> = Arc::new(InterposedStore::new(memory, writes.clone()));
+    let reconciler = reconciler(store, provider.clone());
+    let first = sync(&reconciler).await;
+    assert_eq!((first.listed, first.inserted), (ACCOUNTS, ACCOUNTS), "{first:?}");
+    writes.0.store(0, Ordering::SeqCst);
+
+    provider.renamed.store(CHANGED, Ordering::SeqCst);
+    let second = sync(&reconciler).await;
+    assert_eq!((second.refreshed, second.unchanged), (CHANGED, ACCOUNTS - CHANGED), "{second:?}");
+    let written = writes.0.swap(0, Ordering::SeqCst);
+    assert!(written <= CHANGED + CHANGED / 100, "{written} writes for {CHANGED} changes");
+
+    let third = sync(&reconciler).await;
+    assert_eq!((third.unchanged, writes.0.load(Ordering::SeqCst)), (ACCOUNTS, 0), "{third:?}");
+    if let Some(peak) = peak_mib() {
+        println!("at most {peak} MiB for {ACCOUNTS} accounts, the pool itself among them");
+        assert!(peak < MEMORY_MAX_MIB, "{peak} MiB");
+    }
+}
