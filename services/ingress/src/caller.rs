@@ -3,14 +3,17 @@
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use common::clock::Clock;
 use common::contract::{Fault, FaultCode};
+use common::domain::OwnerId;
 use std::sync::Arc;
 
 use crate::error::Failure;
 use crate::limits;
+use crate::rates::{Rates, Standing};
 use crate::request_id::Facts;
+use crate::sandboxes;
 use crate::tokens::{Caller, Scope, Tokens};
 
 /// Who may use a route.
@@ -33,29 +36,24 @@ pub(crate) struct Gate {
     /// Whether a token that is for some pools is held to them behind the gate.
     pub(crate) holds_to_pools: bool,
     pub(crate) tokens: Tokens,
+    pub(crate) rates: Rates,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
 const SCHEME: &[u8] = b"bearer";
 
-/// Lets a request pass if its caller has the role and its body is within bounds, in this order.
-pub(crate) async fn admit(
-    State(gate): State<Gate>,
-    request: Request,
-    next: Next,
-) -> Result<Response, Failure> {
-    if gate.role != Role::None {
-        let caller = gate.identify(request.headers())?;
-        if let Some(facts) = request.extensions().get::<Facts>() {
-            facts.note_caller(&caller);
-        }
-        gate.authorize(&caller)?;
+/// Lets a request pass if its caller has the role, does not come too often, and its body is within bounds, in
+/// this order.
+pub(crate) async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    let mut standing = None;
+    let mut response = match gate.check(request, &mut standing).await {
+        Ok(request) => next.run(request).await,
+        Err(fault) => Failure::from(fault).into_response(),
+    };
+    if let Some(standing) = standing {
+        standing.write(response.headers_mut());
     }
-    let (parts, body) = request.into_parts();
-    // Only operators' routes read a body.
-    let is_kept = gate.role == Role::Admin;
-    let body = limits::take_in(&parts.headers, body, is_kept, &*gate.clock).await?;
-    Ok(next.run(Request::from_parts(parts, body.into())).await)
+    response
 }
 
 // === impl Role ===
@@ -80,6 +78,31 @@ pub(crate) fn only_looks(method: &Method) -> bool {
 // === impl Gate ===
 
 impl Gate {
+    async fn check(&self, request: Request, standing: &mut Option<Standing>) -> Result<Request, Fault> {
+        if self.role != Role::None {
+            let caller = self.identify(request.headers())?;
+            if let Some(facts) = request.extensions().get::<Facts>() {
+                facts.note_caller(&caller);
+            }
+            count(self.rates.count_token(&caller.name), standing)?;
+            self.authorize(&caller)?;
+            // Only now: whoever has no token must not be able to use up what an owner may ask for.
+            if let Some(owner) = self.owner(request.headers()) {
+                count(self.rates.count_owner(&caller.name, &owner), standing)?;
+            }
+        }
+        let (parts, body) = request.into_parts();
+        // Only operators' routes read a body.
+        let is_kept = self.role == Role::Admin;
+        let body = limits::take_in(&parts.headers, body, is_kept, &*self.clock).await?;
+        Ok(Request::from_parts(parts, body.into()))
+    }
+
+    /// Whose request it is; the handler refuses it if that cannot be read.
+    fn owner(&self, headers: &HeaderMap) -> Option<OwnerId> {
+        (self.role == Role::Lab).then(|| sandboxes::owner_in(headers).ok()).flatten()
+    }
+
     fn identify(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Fault> {
         bearer_token(headers).and_then(|token| self.tokens.now().find(token)).ok_or_else(|| {
             Fault::new(FaultCode::Unauthorized, "a valid token is needed: `Authorization: Bearer <token>`")
@@ -96,6 +119,23 @@ impl Gate {
             return Err(Fault::new(FaultCode::Forbidden, message));
         }
         Ok(())
+    }
+}
+
+/// Notes where the caller stands; the last count, which is the narrowest, is what it is told.
+fn count(
+    counted: Result<Option<Standing>, (Fault, Standing)>,
+    standing: &mut Option<Standing>,
+) -> Result<(), Fault> {
+    match counted {
+        Ok(here) => {
+            *standing = here.or(*standing);
+            Ok(())
+        }
+        Err((fault, here)) => {
+            *standing = Some(here);
+            Err(fault)
+        }
     }
 }
 

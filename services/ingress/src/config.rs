@@ -7,6 +7,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::cors::Cors;
+use crate::rates::RateConfig;
+use crate::rates::peer::TrustedProxies;
 use crate::tokens::TokenConfig;
 
 /// Settings of the ingress. Each field names its variable, its unit and its default.
@@ -16,6 +18,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// `BROKER_API_TOKEN`, `BROKER_ADMIN_TOKEN`, `TOKENS_FILE`: the tokens that are good.
     pub tokens: TokenConfig,
+    /// How often callers may ask.
+    pub rates: RateConfig,
+    /// `TRUSTED_PROXIES`: whose `X-Forwarded-For` is believed; nobody's.
+    pub trusted_proxies: TrustedProxies,
     /// `REQUEST_DEADLINE_MS`: longest time that a lab waits for an answer; 10,000.
     pub request_deadline: Duration,
     /// `REQUEST_ATTEMPT_MS`: longest time that one attempt waits for a worker; 4,000.
@@ -52,6 +58,15 @@ impl Config {
         Self {
             listen,
             tokens: TokenConfig::read(settings),
+            rates: RateConfig::read(settings),
+            trusted_proxies: settings
+                .parsed(
+                    "TRUSTED_PROXIES",
+                    "",
+                    "addresses and networks, separated by commas, whose `X-Forwarded-For` is believed; none if empty",
+                    TrustedProxies::parse,
+                )
+                .unwrap_or_default(),
             request_deadline: settings.millis(
                 "REQUEST_DEADLINE_MS",
                 10_000,

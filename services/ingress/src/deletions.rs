@@ -14,10 +14,11 @@ use serde::Deserialize;
 
 use crate::admin::written;
 use crate::error::{Failure, pass_on};
+use crate::openapi::faults::{OfLook, OfLookAtOne, OfOrder};
 use crate::relay::Relay;
 use crate::request_id::Facts;
 
-mod switch;
+pub(crate) mod switch;
 
 pub(crate) use switch::{LineDesk, pause, resume};
 
@@ -41,6 +42,17 @@ type Asked = Result<Query<Which>, QueryRejection>;
 type PathKey = Result<Path<String>, PathRejection>;
 
 /// `GET /v1/admin/deletions`
+#[utoipa::path(
+    get, path = "/v1/admin/deletions", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    params(
+        ("pool" = Option<String>, Query, description = "of this pool only"),
+        ("status" = Option<String>, Query, description = "`pending_deletion` or `deletion_failed` only"),
+        ("cursor" = Option<String>, Query, description = "where the last page ended"),
+        ("limit" = Option<u32>, Query, description = "entries of a page, 1 to 100")
+    ),
+    responses(
+        (status = 200, description = "the queue of deletions", body = common::contract::DeletionsReply), OfLook)
+)]
 pub(crate) async fn list(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
@@ -52,6 +64,13 @@ pub(crate) async fn list(
 }
 
 /// `GET /v1/admin/deletions/parked`
+#[utoipa::path(
+    get, path = "/v1/admin/deletions/parked", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    params(("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason holds this"), ("cursor" = Option<u64>, Query, description = "where the last page ended"), ("limit" = Option<u32>, Query, description = "entries of a page")),
+    responses(
+        (status = 200, description = "a page of what was given up", body = common::contract::ParkedReply,
+         example = json!({"parked": [], "count": 0, "cursor": null})), OfLook)
+)]
 pub(crate) async fn parked(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
@@ -63,6 +82,12 @@ pub(crate) async fn parked(
 }
 
 /// `GET /v1/admin/deletions/{id}`
+#[utoipa::path(
+    get, path = "/v1/admin/deletions/{id}", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    params(("id" = String, Path, description = "the sandbox, or the key of a message that nobody can read")),
+    responses(
+        (status = 200, description = "one deletion", body = common::contract::DeletionView), OfLookAtOne)
+)]
 pub(crate) async fn show(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
@@ -74,6 +99,13 @@ pub(crate) async fn show(
 }
 
 /// `POST /v1/admin/deletions/{id}/replay`
+#[utoipa::path(
+    post, path = "/v1/admin/deletions/{id}/replay", tag = "operators", security(("admin" = [])),
+    params(("id" = String, Path, description = "the sandbox, or the key of a message that nobody can read"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    responses(
+        (status = 200, description = "what became of it", body = common::contract::ReplayReply,
+         example = json!({"key": "2000018", "outcome": "replayed"})), OfOrder)
+)]
 pub(crate) async fn replay(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
@@ -86,6 +118,13 @@ pub(crate) async fn replay(
 }
 
 /// `DELETE /v1/admin/deletions/{id}`
+#[utoipa::path(
+    delete, path = "/v1/admin/deletions/{id}", tag = "operators", security(("admin" = [])),
+    params(("id" = String, Path, description = "the sandbox, or the key of a message that nobody can read"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    responses(
+        (status = 200, description = "whether it was there", body = common::contract::RemoveReply,
+         example = json!({"key": "_unreadable.7", "removed": true})), OfOrder)
+)]
 pub(crate) async fn remove(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
@@ -99,6 +138,13 @@ pub(crate) async fn remove(
 
 /// `POST /v1/admin/deletions/replay?all=true`: page after page, until the last or for as long as a request may
 /// take. Every page is a request of its own to the workers and may be repeated.
+#[utoipa::path(
+    post, path = "/v1/admin/deletions/replay", tag = "operators", security(("admin" = [])),
+    params(("all" = bool, Query, description = "has to be true"), ("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason holds this"), ("cursor" = Option<u64>, Query, description = "where the last page ended"), ("limit" = Option<u32>, Query, description = "entries of a page"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    responses(
+        (status = 200, description = "what became of them", body = ReplayAllReply,
+         example = json!({"replayed": 7, "already_on_the_way": 0, "gone": 0, "unreadable": 0, "failed": 0, "cursor": null})), OfLook)
+)]
 pub(crate) async fn replay_all(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,

@@ -34,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 
 pub mod routes;
 
+mod openapi;
+
 pub mod admin;
 pub mod deletions;
 mod orders;
@@ -42,6 +44,7 @@ pub mod sandboxes;
 mod caller;
 mod cors;
 pub mod limits;
+pub mod rates;
 pub mod readiness;
 mod relay;
 pub mod tokens;
@@ -59,6 +62,7 @@ pub use caller::Role;
 pub use config::Config;
 pub use cors::Cors;
 pub use metrics::Metrics;
+pub use rates::peer::Peer;
 pub use readiness::checks;
 pub use tokens::Scope;
 
@@ -67,6 +71,7 @@ use caller::Gate;
 use deletions::LineDesk;
 use edge::Edge;
 use listener::Bounded;
+use rates::Rates;
 use relay::{Relay, RelayLimits};
 use routes::Parts;
 use tokens::Keeper;
@@ -94,6 +99,7 @@ pub struct Ingress {
     registry: Registry,
     metrics: Metrics,
     keeper: Keeper,
+    rates: Rates,
 }
 
 // === impl Ingress ===
@@ -106,7 +112,8 @@ impl Ingress {
     pub fn new(config: Config, ports: Ports, registry: Registry) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::register(&registry)?;
         let keeper = Keeper::new(&config.tokens, metrics.clone());
-        Ok(Self { config, ports, registry, metrics, keeper })
+        let rates = Rates::new(&config.rates, &metrics);
+        Ok(Self { config, ports, registry, metrics, keeper, rates })
     }
 
     /// What an operator should know of its settings as they are now; never a reason not to be ready.
@@ -126,6 +133,7 @@ impl Ingress {
             only_looks: false,
             holds_to_pools: false,
             tokens: self.keeper.tokens(),
+            rates: self.rates.clone(),
             clock: Arc::clone(&clock),
         };
         let edge = Edge {
@@ -133,6 +141,8 @@ impl Ingress {
             metrics: self.metrics.clone(),
             cors: Arc::new(config.cors.clone()),
             hsts_enabled: config.hsts_enabled,
+            rates: self.rates.clone(),
+            proxies: Arc::new(config.trusted_proxies.clone()),
             stop: stop.clone(),
         };
         let parts = Parts {
@@ -171,7 +181,7 @@ impl Ingress {
         let clock = Arc::clone(&self.ports.clock);
         let listener = Bounded::new(listener, connections_max, listener::STANDSTILL_MAX);
         let mut open = listener.open();
-        let router = self.router(stop.clone());
+        let router = self.router(stop.clone()).into_make_service_with_connect_info::<Peer>();
         let close = async move {
             stop.cancelled().await;
             tokio::select! {

@@ -7,6 +7,7 @@ use prometheus::{
 };
 use std::time::Duration;
 
+use crate::rates::Limit;
 use crate::tokens::Scope;
 
 /// Handles of all metrics.
@@ -19,6 +20,8 @@ pub struct Metrics {
     tokens: IntGaugeVec,
     tokens_file_bad: IntGauge,
     tokens_file_reads: IntCounterVec,
+    limited: IntCounterVec,
+    limit_keys: IntGaugeVec,
 }
 
 /// Why a relayed request was sent again.
@@ -104,11 +107,28 @@ impl Metrics {
                 ),
                 &["outcome"],
             )?,
+            limited: IntCounterVec::new(
+                Opts::new(
+                    "broker_http_rate_limited_total",
+                    "Requests refused for coming too often, by what was counted",
+                ),
+                &["limit"],
+            )?,
+            limit_keys: IntGaugeVec::new(
+                Opts::new(
+                    "broker_http_rate_limit_keys",
+                    "Addresses, tokens and owners that are remembered, 65536 of each at most",
+                ),
+                &["limit"],
+            )?,
         };
         register_all(registry, metrics.collectors())?;
         // A rate needs the zero before the first event.
         for reason in RetryReason::ALL {
             metrics.retries.with_label_values(&[reason.as_str()]);
+        }
+        for limit in Limit::ALL {
+            metrics.limited.with_label_values(&[limit.as_str()]);
         }
         for outcome in [READ, BAD] {
             metrics.tokens_file_reads.with_label_values(&[outcome]);
@@ -119,8 +139,17 @@ impl Metrics {
     /// All of them.
     #[must_use]
     pub fn collectors(&self) -> Collectors {
-        let Self { requests, latency, in_flight, retries, tokens, tokens_file_bad, tokens_file_reads } =
-            self.clone();
+        let Self {
+            requests,
+            latency,
+            in_flight,
+            retries,
+            tokens,
+            tokens_file_bad,
+            tokens_file_reads,
+            limited,
+            limit_keys,
+        } = self.clone();
         vec![
             Box::new(requests),
             Box::new(latency),
@@ -129,6 +158,8 @@ impl Metrics {
             Box::new(tokens),
             Box::new(tokens_file_bad),
             Box::new(tokens_file_reads),
+            Box::new(limited),
+            Box::new(limit_keys),
         ]
     }
 
@@ -146,6 +177,15 @@ impl Metrics {
 
     pub(crate) fn retried(&self, reason: RetryReason) {
         self.retries.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    pub(crate) fn limited(&self, limit: Limit) {
+        self.limited.with_label_values(&[limit.as_str()]).inc();
+    }
+
+    pub(crate) fn remembers(&self, limit: Limit, keys: usize) {
+        let keys = i64::try_from(keys).unwrap_or(i64::MAX);
+        self.limit_keys.with_label_values(&[limit.as_str()]).set(keys);
     }
 
     pub(crate) fn tokens_are(&self, scope: Scope, count: usize) {

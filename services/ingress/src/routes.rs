@@ -12,6 +12,8 @@ use crate::admin::{self, TickDesk};
 use crate::caller::{self, Gate, Role};
 use crate::deletions::{self, LineDesk};
 use crate::edge::{self, Edge};
+use crate::openapi;
+use crate::openapi::faults::OfOpen;
 use crate::orders;
 use crate::relay::Relay;
 use crate::sandboxes;
@@ -172,6 +174,30 @@ pub const ROUTES: &[Route] = &[
         role: Role::Admin,
         endpoint: |method, _| on(method, deletions::replay),
     },
+    Route {
+        method: Method::GET,
+        path: "/v1/openapi.json",
+        role: Role::None,
+        endpoint: |method, _| on(method, openapi::document),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/docs",
+        role: Role::None,
+        endpoint: |method, _| on(method, openapi::page),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/docs/page.css",
+        role: Role::None,
+        endpoint: |method, _| on(method, openapi::style),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/docs/page.js",
+        role: Role::None,
+        endpoint: |method, _| on(method, openapi::script),
+    },
     Route { method: Method::GET, path: "/healthz", role: Role::None, endpoint: ops },
     Route { method: Method::GET, path: "/readyz", role: Role::None, endpoint: ops },
     Route { method: Method::GET, path: "/metrics", role: Role::None, endpoint: ops },
@@ -253,7 +279,16 @@ fn ops(method: MethodFilter, parts: &Parts) -> MethodRouter<Parts> {
     on_service(method, parts.ops.clone().router())
 }
 
-async fn about() -> Response {
+/// What this is.
+#[utoipa::path(
+    get, path = "/", tag = "open",
+    responses(
+        (status = 200, description = "name and version", body = serde_json::Value,
+         example = json!({"service": "sandbox-broker", "version": "0.1.0"})),
+        OfOpen
+    )
+)]
+pub(crate) async fn about() -> Response {
     let about = serde_json::json!({"service": "sandbox-broker", "version": env!("CARGO_PKG_VERSION")});
     (StatusCode::OK, axum::Json(about)).into_response()
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::admin::{unavailable, written};
 use crate::error::Failure;
+use crate::openapi::faults::OfSwitch;
 use crate::request_id::Facts;
 
 /// Where operators stop the deletions.
@@ -22,19 +23,26 @@ pub(crate) struct LineDesk {
     pub(crate) clock: Arc<dyn Clock>,
 }
 
-#[derive(Serialize)]
-struct Paused {
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Paused {
     status: &'static str,
     paused: Pause,
 }
 
-#[derive(Serialize)]
-struct Resumed {
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Resumed {
     status: &'static str,
     was_paused: Option<Pause>,
 }
 
 /// `POST /v1/admin/deletions/pause`
+#[utoipa::path(
+    post, path = "/v1/admin/deletions/pause", tag = "operators", security(("admin" = [])),
+    request_body(content = Option<PauseRequest>, example = json!({"until_seconds": 600, "reason": "maintenance"})),
+    responses(
+        (status = 200, description = "no deletion begins", body = Paused,
+         example = json!({"status": "paused", "paused": {"by": "admin", "since": 1763683200, "until": null, "reason": null}})), OfSwitch)
+)]
 pub(crate) async fn pause(
     State(desk): State<LineDesk>,
     Extension(facts): Extension<Facts>,
@@ -64,6 +72,11 @@ pub(crate) async fn pause(
 }
 
 /// `POST /v1/admin/deletions/resume`
+#[utoipa::path(
+    post, path = "/v1/admin/deletions/resume", tag = "operators", security(("admin" = [])),
+    responses(
+        (status = 200, description = "they go on", body = Resumed, example = json!({"status": "running", "was_paused": null})), OfSwitch)
+)]
 pub(crate) async fn resume(
     State(desk): State<LineDesk>,
     Extension(facts): Extension<Facts>,
