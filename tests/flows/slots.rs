@@ -118,7 +118,7 @@ async fn connect(url: &str) -> NatsBus {
 impl World {
     async fn start() -> Self {
         let (server, folder) = servers::start_nats().await;
-        let url = format!("nats://{}", server.address);
+        let url = servers::nats_url(server.address);
         let eye = connect(&url).await;
         let stop = CancellationToken::new();
         eye.set_up(&stop).await.unwrap();

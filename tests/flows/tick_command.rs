@@ -2,13 +2,15 @@
 
 use harness::process;
 use harness::rig::{Plan, Rig};
+use harness::servers::as_test_user;
 use serde_json::{Value, json};
 use simulator::{Fault, FaultKind, Operation};
 
 /// Runs the command, and says with which code it ended and what it printed.
 async fn tick(rig: &Rig, arguments: &[&str]) -> (i32, Value) {
     let arguments = [&["tick"], arguments].concat();
-    let variables = ["NATS_URL", "SUBJECT_PREFIX"].map(|name| (name, rig.env[name].as_str()));
+    let nats_url = as_test_user(&rig.env["NATS_URL"]);
+    let variables = [("NATS_URL", nats_url.as_str()), ("SUBJECT_PREFIX", rig.env["SUBJECT_PREFIX"].as_str())];
     let output = process::run(&arguments, &variables).await;
     let code = output.status.code().expect("an exit code");
     let printed = String::from_utf8(output.stdout).unwrap();
