@@ -6,7 +6,7 @@ BROKER := $(TARGET_DIR)/release/broker
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up build test test-accounts bench tools smoke check fmt fmt-check clippy deny doc reset clean
+.PHONY: help up build test test-accounts test-scripts bench tools smoke check fmt fmt-check clippy deny doc reset clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,11 @@ test-accounts: ## Run every test that needs NATS again, with a user for each rol
 	cargo build --workspace --bins
 	TEST_NATS_ACCOUNTS=1 NATS_SERVER="$$(tools/nats-server.sh)" cargo test --package tests \
 		--test bus --test flows --test claims --test contract --test bench $(ARGS)
+
+test-scripts: ## Run the lab's scripts against a real `broker up`, over a line that fails (ARGS: parts of names)
+	@tools/nats-server.sh >/dev/null
+	cargo build --package broker --bin broker
+	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" deploy/instruqt/tests/run.py $(ARGS)
 
 bench: ## Measure the pure parts of a claim, time and allocations (docs/benchmarks.md)
 	cargo bench --package common --package ingress --bench claim_path $(ARGS)

@@ -1,0 +1,61 @@
+# shellcheck shell=sh
+# The broker's two calls. Sourced after lab.sh and http.sh.
+
+# A file that is there while a claim may be open that no other file tells of.
+PENDING=allocation_pending.txt
+# No sandbox is named like this, so a claim for it is answered with what its owner has already, or with nothing.
+NO_PREFIX=no-sandbox-has-this-name
+
+broker_begin() {
+    lab_required BROKER_API_TOKEN
+    lab_required INSTRUQT_PARTICIPANT_ID
+    lab_required BROKER_API_URL
+    case $BROKER_API_URL in
+        http://?* | https://?*) ;;
+        *) fail 'BROKER_API_URL must begin with http:// or https://' ;;
+    esac
+    broker_base=${BROKER_API_URL%/}
+    broker_base=${broker_base%/v1}/v1
+}
+
+# Claims a sandbox whose name begins with $1 under the one key of this participant: however often this is asked, and
+# by however many at once, there is one sandbox. Sets broker_id, broker_external_id, broker_name and broker_sfdc.
+broker_claim() {
+    http_headers="X-Instruqt-Sandbox-ID: $INSTRUQT_PARTICIPANT_ID
+Idempotency-Key: $INSTRUQT_PARTICIPANT_ID
+X-Instruqt-Track-ID: ${INSTRUQT_TRACK_SLUG:-unknown-lab}${1:+
+X-Sandbox-Name-Prefix: $1}"
+    http_accepted='200 201'
+    http_reader=broker_read_claim
+    http_call POST "$broker_base/allocate" "$BROKER_API_TOKEN" ''
+}
+
+broker_read_claim() {
+    json_get sandbox_id && lab_is_id "$json_value" || return 1
+    broker_id=$json_value
+    json_get external_id || return 1
+    broker_external_id=${json_value##*/}
+    lab_is_id "$broker_external_id" || return 1
+    json_get name || return 1
+    broker_name=$json_value
+    json_get sfdc_account_id || return 1
+    broker_sfdc=$json_value
+}
+
+# Gives the sandbox $1 back. One that is gone, or going, is as good.
+broker_release() {
+    http_headers="X-Instruqt-Sandbox-ID: $INSTRUQT_PARTICIPANT_ID"
+    http_accepted='200 404 410'
+    http_reader=broker_read_release
+    http_waits_for_pool=no
+    http_call POST "$broker_base/sandboxes/$1/mark-for-deletion" "$BROKER_API_TOKEN" ''
+}
+
+# The broker itself has to say it: a page of something in front of it says nothing about the sandbox.
+broker_read_release() {
+    if [ "$http_status" = 200 ]; then
+        json_get sandbox_id
+    else
+        json_get detail.code
+    fi && [ -n "$json_value" ]
+}

@@ -1,0 +1,167 @@
+# shellcheck shell=sh
+# One HTTP call, and the same call until it has an answer. Sourced after lab.sh; $lab_lib is the folder of this file.
+
+# Calls $1 (method) $2 (URL) with the token $3 (or none) and the JSON body $4 (or none), and with the lines of
+# $http_headers. Sets http_status (000: no answer), http_body, http_retry_after and http_problem.
+# Curl reads all of it from its input: what stands in its arguments, every user of the machine can read.
+http_request() {
+    http_answer=$(
+        {
+            http_option request "$1"
+            http_option url "$2"
+            [ -z "$3" ] || http_option header "Authorization: Bearer $3"
+            http_option header 'Accept: application/json'
+            if [ -n "$4" ]; then
+                http_option header 'Content-Type: application/json'
+                http_option data-raw "$4"
+            elif [ "$1" = POST ]; then
+                http_option header 'Content-Type:'
+                http_option data-raw ''
+            fi
+            [ -z "$http_headers" ] || printf '%s\n' "$http_headers" | while IFS= read -r http_line; do
+                http_option header "$http_line"
+            done
+        } | curl -q --silent --include --globoff --max-filesize "$BODY_BYTES_MAX" \
+            --connect-timeout "$LAB_CONNECT_SECONDS" --max-time "$LAB_TIMEOUT_SECONDS" \
+            --write-out '\n%{http_code}' --config -
+    )
+    http_code=$?
+    http_retry_after=
+    http_body=
+    http_problem=
+    if [ "$http_code" -ne 0 ]; then
+        http_status=000
+        http_explain_code
+        return
+    fi
+    http_newline='
+'
+    http_end=$(printf '\r\n\r')$http_newline
+    http_status=${http_answer##*"$http_newline"}
+    http_body=${http_answer%"$http_newline"*}
+    # Interim answers and those of a proxy come before the one that counts.
+    while :; do
+        case $http_body in
+            HTTP/*"$http_end"*)
+                http_head=${http_body%%"$http_end"*}
+                http_body=${http_body#*"$http_end"}
+                ;;
+            *) break ;;
+        esac
+    done
+    http_retry_after=$(printf '%s\n' "$http_head" | tr -d '\r' |
+        sed -n 's/^[Rr][Ee][Tt][Rr][Yy]-[Aa][Ff][Tt][Ee][Rr]:[[:blank:]]*\([0-9]\{1,9\}\)[[:blank:]]*$/\1/p' |
+        sed -n '$s/^0*\([0-9]\)/\1/p')
+}
+
+http_option() {
+    case $2 in
+        *[\\\"]*) printf '%s = "%s"\n' "$1" "$(lab_escaped "$2")" ;;
+        *) printf '%s = "%s"\n' "$1" "$2" ;;
+    esac
+}
+
+http_explain_code() {
+    case $http_code in
+        6) http_problem='the name of the server is unknown' ;;
+        7) http_problem='the server cannot be reached' ;;
+        18 | 52 | 55 | 56) http_problem='the connection was cut' ;;
+        28) http_problem='no answer in time' ;;
+        35 | 60) http_problem='no secure connection' ;;
+        *) http_problem="no answer (curl says $http_code)" ;;
+    esac
+}
+
+# Sets json_value to the value below $1 in the last answer. Ends with 1 if that is not JSON.
+json_get() {
+    json_value=$(printf '%s' "$http_body" | awk -v get="$1" -f "$lab_lib/json.awk" && printf x) || return 1
+    json_value=${json_value%x}
+}
+
+# Sets json_value to the id of the object in `results` of the last answer whose $1 is $2.
+json_find() {
+    json_value=$(printf '%s' "$http_body" |
+        WANTED=$2 awk -v list=results -v key="$1" -f "$lab_lib/json.awk" && printf x) || return 1
+    json_value=${json_value%x}
+}
+
+# Makes the call of http_request until its status is among the words of $http_accepted and $http_reader can read it.
+# Ends with 1 after an answer that will not change, or when the time of the script is over.
+http_call() {
+    http_backoff_ms=$LAB_BACKOFF_MS
+    while :; do
+        http_request "$@"
+        http_judge "$3"
+        case $http_verdict in
+            done) return 0 ;;
+            final)
+                say "$http_problem"
+                return 1
+                ;;
+        esac
+        lab_clock
+        if [ "$lab_now" -ge "$lab_deadline" ]; then
+            say "$http_problem; gave up after $LAB_WAIT_SECONDS s"
+            return 1
+        fi
+        http_choose_wait
+        say "$http_problem; next try in $((http_wait_ms / 1000)).$((http_wait_ms % 1000 / 100)) s"
+        lab_pause "$http_wait_ms"
+    done
+}
+
+# Sets http_verdict to done, again or final, and http_problem to what a person should know. $1 is never printed.
+http_judge() {
+    http_verdict=again
+    [ "$http_status" != 000 ] || return 0
+    case " $http_accepted " in
+        *" $http_status "*)
+            http_problem="an answer that cannot be read ($http_status)"
+            ! "$http_reader" || http_verdict=done
+            return 0
+            ;;
+    esac
+    http_code_word=
+    ! json_get detail.code || http_code_word=$(printf '%s' "$json_value" | tr -cd 'A-Z_')
+    http_describe "$1"
+    case $http_status in
+        408 | 425 | 429 | 5??) ;;
+        409)
+            # The header may be lost on the way; the body says it too.
+            if [ -z "$http_retry_after" ] && [ "$http_code_word" != POOL_EXHAUSTED ] ||
+                [ "$http_waits_for_pool" = no ]; then
+                http_verdict=final
+            fi
+            ;;
+        # A broker that refuses says so in JSON. Anything else stands in front of it, and may let the next try through.
+        403) ! json_get x || http_verdict=final ;;
+        *) http_verdict=final ;;
+    esac
+}
+
+http_describe() {
+    http_problem="answer $http_status${http_code_word:+ $http_code_word}"
+    json_get detail.message || return 0
+    http_message=$(printf '%s' "$json_value" | tr -cd ' -~' | cut -c 1-200)
+    [ -n "$http_message" ] || return 0
+    case $http_message in
+        *"${1:-$http_message}"*) ;; # It holds the token, or there is none and a password was sent.
+        *) http_problem="$http_problem: $http_message" ;;
+    esac
+}
+
+# Sets http_wait_ms: what the answer asks for, else twice the last wait; never beyond the end of the script's time.
+http_choose_wait() {
+    lab_draw
+    if [ -n "$http_retry_after" ]; then
+        [ "$http_retry_after" -le "$LAB_RETRY_AFTER_MAX_SECONDS" ] || http_retry_after=$LAB_RETRY_AFTER_MAX_SECONDS
+        # A little more than that, and not the same for everybody who was told so.
+        http_wait_ms=$((http_retry_after * 1000 + LAB_BACKOFF_MS / 2 + lab_random * (LAB_BACKOFF_MS / 2) / 65536))
+    else
+        http_wait_ms=$((http_backoff_ms / 2 + lab_random * (http_backoff_ms / 2) / 65536))
+        http_backoff_ms=$((http_backoff_ms * 2))
+        [ "$http_backoff_ms" -le "$LAB_BACKOFF_MAX_MS" ] || http_backoff_ms=$LAB_BACKOFF_MAX_MS
+    fi
+    http_left_ms=$(((lab_deadline - lab_now) * 1000))
+    [ "$http_wait_ms" -le "$http_left_ms" ] || http_wait_ms=$http_left_ms
+}

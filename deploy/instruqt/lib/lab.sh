@@ -1,0 +1,161 @@
+# shellcheck shell=sh
+# What the four scripts have in common: settings, messages, the clock, and files that appear whole or not at all.
+# Sourced, never run. Needs what POSIX says a system has, and curl. No variable is local: each has a prefix of its own.
+
+set +x # A trace would print tokens and passwords.
+set -u
+# Bytes stay bytes, and ranges in patterns mean ASCII.
+LC_ALL=C
+export LC_ALL
+
+# One answer may take this much memory. The largest real ones have a few kilobytes.
+BODY_BYTES_MAX=1048576
+
+say() {
+    printf '%s: %s\n' "$lab_name" "$*" >&2
+}
+
+fail() {
+    say "$@"
+    exit 1
+}
+
+# Checks what every script needs before it does anything. $1 is the name that messages begin with.
+lab_begin() {
+    lab_name=$1
+    trap 'lab_end' EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    lab_temp=
+    command -v curl >/dev/null || fail 'curl is not installed'
+    lab_number LAB_WAIT_SECONDS 600
+    lab_number LAB_TIMEOUT_SECONDS 30
+    lab_number LAB_CONNECT_SECONDS 5
+    lab_number LAB_BACKOFF_MS 1000
+    lab_number LAB_BACKOFF_MAX_MS 30000
+    lab_number LAB_RETRY_AFTER_MAX_SECONDS 60
+    LAB_FILES_DIR=${LAB_FILES_DIR:-.}
+    [ -d "$LAB_FILES_DIR" ] || fail "LAB_FILES_DIR: there is no folder $LAB_FILES_DIR"
+    lab_clock
+    lab_deadline=$((lab_now + LAB_WAIT_SECONDS))
+}
+
+lab_end() {
+    [ -z "$lab_temp" ] || rm -f "$lab_temp"
+}
+
+# Sets the variable named $1 to its value or to $2, and ends the script unless that is a whole number.
+lab_number() {
+    eval "lab_value=\${$1:-$2}"
+    case $lab_value in
+        *[!0-9]* | ??????????*) fail "$1 must be a whole number with at most 9 digits" ;;
+    esac
+    while :; do
+        case $lab_value in
+            0?*) lab_value=${lab_value#0} ;; # Else it would count as octal.
+            *) break ;;
+        esac
+    done
+    eval "$1=\$lab_value"
+}
+
+# Ends the script unless the variable named $1 has a value that can stand in a header.
+lab_required() {
+    eval "lab_value=\${$1:-}"
+    [ -n "$lab_value" ] || fail "$1 is not set"
+    lab_header_safe "$1" "$lab_value"
+}
+
+lab_header_safe() {
+    case $2 in
+        *[!\ -~]* | ' '* | *' ') fail "$1 holds characters that cannot be sent" ;;
+    esac
+}
+
+# Sets lab_now to seconds of a clock that nobody sets back, where there is one.
+lab_clock() {
+    if [ -r /proc/uptime ]; then
+        read -r lab_now lab_rest </proc/uptime
+        : "$lab_rest"
+        lab_now=${lab_now%%.*}
+    else
+        lab_now=$(date +%s)
+    fi
+}
+
+# Sets lab_random to a number from 0 to 65535.
+lab_draw() {
+    lab_random=$(od -An -v -tu2 -N2 /dev/urandom | tr -cd 0-9)
+    lab_random=${lab_random:-0}
+}
+
+# Waits for $1 milliseconds.
+lab_pause() {
+    lab_fraction=000$(($1 % 1000))
+    lab_fraction=${lab_fraction#"${lab_fraction%???}"}
+    # POSIX promises whole seconds only.
+    sleep "$(($1 / 1000)).$lab_fraction" 2>/dev/null || sleep $((($1 + 999) / 1000))
+}
+
+# Escapes what ends a string, for JSON and for curl's configuration alike. The text has no control characters.
+lab_escaped() {
+    printf '%s\n' "$1" | sed 's/[\\"]/\\&/g'
+}
+
+# Sets lab_quoted to $1 as one word of the shell, whatever is in it.
+lab_quote() {
+    lab_quoted=$1
+    case $1 in
+        *"'"*)
+            # The x keeps line ends at the end of the text.
+            lab_quoted=$(printf '%sx' "$1" | sed "s/'/'\\\\''/g")
+            lab_quoted=${lab_quoted%x}
+            ;;
+    esac
+    lab_quoted="'$lab_quoted'"
+}
+
+# Adds a line to lab_exports that sets $1 to $2.
+lab_export() {
+    lab_quote "$2"
+    lab_exports="${lab_exports}export $1=$lab_quoted
+"
+}
+
+# Sets lab_text to the content of the file $1 without blanks around it; empty if there is no such file.
+lab_read() {
+    lab_text=
+    [ -r "$LAB_FILES_DIR/$1" ] || return 0
+    lab_text=$(cat "$LAB_FILES_DIR/$1")
+    lab_text=${lab_text#"${lab_text%%[![:space:]]*}"}
+    lab_text=${lab_text%"${lab_text##*[![:space:]]}"}
+}
+
+# Replaces the file $1, with mode $2, by the text $3. A reader sees the old file or the new one, and never half of it.
+lab_put() {
+    lab_compose "$@"
+    # `mv` would put it into a folder of that name.
+    [ ! -d "$LAB_FILES_DIR/$1" ] && mv -f "$lab_temp" "$LAB_FILES_DIR/$1" || fail "cannot write $1"
+    lab_temp=
+}
+
+# As lab_put, but a file that is there already stays as it is, also one that appears at this moment.
+lab_put_new() {
+    lab_compose "$@"
+    ln "$lab_temp" "$LAB_FILES_DIR/$1" 2>/dev/null || [ -s "$LAB_FILES_DIR/$1" ] || fail "cannot write $1"
+    rm -f "$lab_temp"
+    lab_temp=
+}
+
+lab_compose() {
+    lab_temp=$LAB_FILES_DIR/.$1.$$.tmp
+    (umask 077 && printf '%s' "$3" >"$lab_temp") && chmod "$2" "$lab_temp" || fail "cannot write $1"
+}
+
+# Whether $1 can be one part of a path of a URL, and nothing else.
+lab_is_id() {
+    case $1 in
+        '' | .* | *[!A-Za-z0-9._-]*) return 1 ;;
+    esac
+}

@@ -1,0 +1,182 @@
+"""One HTTP call: a whole answer within its time, or the reason why there is none."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import threading
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from typing import Any, Mapping
+
+BODY_BYTES_MAX = 1_048_576
+"""The largest real answers have a few kilobytes."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What to ask for."""
+
+    method: str
+    url: str
+    token: str = field(default="", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Any = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back. Status 0 means that nothing did; `problem` says why."""
+
+    status: int
+    body: bytes = field(default=b"", repr=False)
+    retry_after_seconds: int | None = None
+    problem: str = ""
+
+    def json(self) -> Any:
+        """The decoded body; fails with ValueError if it is not JSON."""
+        return json.loads(self.body.decode("utf-8", errors="replace"), parse_constant=_no_constant)
+
+    def get(self, path: str) -> str:
+        """The text below names with full stops between them. Empty for null, and where there is nothing.
+
+        Fails with ValueError if the body is not JSON or the value is neither text nor number.
+        """
+        value = self.json()
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        return _text(value)
+
+    def find(self, key: str, wanted: str) -> str:
+        """The `id` of the first object in `results` whose `key` is `wanted`, in any case; empty without one."""
+        results = self.json()
+        results = results.get("results") if isinstance(results, dict) else None
+        for entry in results if isinstance(results, list) else []:
+            if isinstance(entry, dict) and str(entry.get(key)).lower() == wanted.lower():
+                return _text(entry.get("id"))
+        return ""
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError("neither a text nor a number")
+    # Neither a zero byte nor half of a pair can stand in a file of text.
+    return re.sub("[\0\ud800-\udfff]", "\ufffd", str(value))
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer that nobody asked for: following one could take the token elsewhere."""
+
+    def redirect_request(self, *_arguments: Any) -> None:
+        return None
+
+
+class Caller:
+    """Makes calls. Heeds the proxy of the environment, as curl does."""
+
+    def __init__(self, timeout_seconds: int, connect_seconds: int) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._connect_seconds = connect_seconds
+
+    def call(self, call: Call) -> Answer:
+        """One try. The time-out is for all of it: a server that sends a byte now and then does not stretch it."""
+        answers: list[Answer] = []
+        sockets: list[socket.socket] = []
+        worker = threading.Thread(target=lambda: answers.append(self._call(call, sockets)), daemon=True)
+        worker.start()
+        worker.join(self._timeout_seconds)
+        if answers:
+            return answers[0]
+        for left in list(sockets):
+            try:
+                left.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        return Answer(0, problem="no answer in time")
+
+    def _call(self, call: Call, sockets: list[socket.socket]) -> Answer:
+        try:
+            with self._opener(sockets).open(_request(call), timeout=self._connect_seconds) as response:
+                return _answer(response)
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                try:
+                    return _answer(refusal)
+                except (OSError, http.client.HTTPException):
+                    return Answer(0, problem="the connection was cut")
+        except urllib.error.URLError as problem:
+            return Answer(0, problem=_explain(problem.reason))
+        except (OSError, http.client.HTTPException, ValueError) as problem:
+            return Answer(0, problem=_explain(problem))
+
+    def _opener(self, sockets: list[socket.socket]) -> urllib.request.OpenerDirector:
+        timeout_seconds = self._timeout_seconds
+
+        def keep(connection: http.client.HTTPConnection) -> None:
+            # Connecting has a shorter time than the answer.
+            if connection.sock is not None:
+                connection.sock.settimeout(timeout_seconds)
+                sockets.append(connection.sock)
+
+        class Plain(http.client.HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                keep(self)
+
+        class Secure(http.client.HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                keep(self)
+
+        class PlainHandler(urllib.request.HTTPHandler):
+            def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+                return self.do_open(Plain, request)
+
+        class SecureHandler(urllib.request.HTTPSHandler):
+            def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+                return self.do_open(Secure, request)
+
+        return urllib.request.build_opener(_NoRedirect, PlainHandler, SecureHandler)
+
+
+def _request(call: Call) -> urllib.request.Request:
+    data = None
+    headers = {"Accept": "application/json", **call.headers}
+    if call.body is not None:
+        data = json.dumps(call.body).encode()
+        headers["Content-Type"] = "application/json"
+    elif call.method == "POST":
+        data = b""
+        # Else urllib says that a form is sent.
+        headers["Content-Type"] = "application/octet-stream"
+    if call.token:
+        headers["Authorization"] = f"Bearer {call.token}"
+    return urllib.request.Request(call.url, data=data, headers=headers, method=call.method)
+
+
+def _answer(response: Any) -> Answer:
+    body = response.read(BODY_BYTES_MAX + 1)
+    # With a limit, `read` does not complain of a body that ends too early.
+    if len(body) > BODY_BYTES_MAX or response.length:
+        return Answer(0, problem="the connection was cut")
+    after = (response.headers.get("Retry-After") or "").strip()
+    seconds = int(after) if re.fullmatch(r"[0-9]{1,9}", after) else None
+    return Answer(response.status, body, seconds)
+
+
+def _explain(problem: object) -> str:
+    # Two names for one thing only from Python 3.10 on.
+    if isinstance(problem, (TimeoutError, socket.timeout)):
+        return "no answer in time"
+    if isinstance(problem, (ConnectionError, http.client.HTTPException)):
+        return "the server cannot be reached, or the connection was cut"
+    return f"no answer ({type(problem).__name__})"

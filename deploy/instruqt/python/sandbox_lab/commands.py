@@ -1,0 +1,42 @@
+"""The four commands, with the exit codes that labs know: 0 if all is well, 1 if not."""
+
+from __future__ import annotations
+
+import sys
+from typing import Callable
+
+from sandbox_lab import broker, csp
+from sandbox_lab.files import Files
+from sandbox_lab.retry import Session
+from sandbox_lab.settings import Failed, Settings
+
+
+def _run(name: str, command: Callable[[Session, Files], int]) -> int:
+    try:
+        settings = Settings.from_env()
+        return command(Session(name, settings), Files(settings.files))
+    except Failed as failure:
+        print(f"{name}: {failure}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def allocate() -> int:
+    """Claims a sandbox."""
+    return _run("allocate", broker.allocate)
+
+
+def cleanup() -> int:
+    """Gives it back."""
+    return _run("cleanup", broker.cleanup)
+
+
+def provision_user() -> int:
+    """Makes a user in it."""
+    return _run("provision-user", csp.provision_user)
+
+
+def remove_user() -> int:
+    """Removes that user."""
+    return _run("remove-user", csp.remove_user)

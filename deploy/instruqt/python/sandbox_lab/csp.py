@@ -1,0 +1,186 @@
+"""The provider's user API, as far as a lab needs it, and the two commands that use it."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+from urllib.parse import quote
+
+from sandbox_lab.calls import Answer, Call
+from sandbox_lab.files import Files, exports
+from sandbox_lab.password import new_password
+from sandbox_lab.retry import Refused, Session
+from sandbox_lab.settings import Failed, is_id, required
+
+EMAIL = r"[A-Za-z0-9._+-]+@[A-Za-z0-9._+-]+"
+
+
+class Csp:
+    """The provider, seen from inside one account once `enter` was called."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._email = required("INFOBLOX_EMAIL")
+        self._password = os.environ.get("INFOBLOX_PASSWORD", "")
+        if not self._password:
+            raise Failed("INFOBLOX_PASSWORD is not set")
+        if re.search("[\0-\x1f\x7f]", self._password):
+            raise Failed("INFOBLOX_PASSWORD holds characters that cannot be sent")
+        url = os.environ.get("CSP_URL") or "csp.infoblox.com"
+        url = url[:-1] if url.endswith("/") else url
+        self._base = url if re.match(r"https?://.", url) else f"https://{url}"
+        self._token = ""
+
+    def enter(self, account: str) -> None:
+        """Signs in and steps into an account."""
+        credentials = {"email": self._email, "password": self._password}
+        self._token = self._session.call(
+            self._call("POST", "session/users/sign_in", credentials), (200, 201), _read_token
+        )
+        target = {"id": f"identity/accounts/{account}"}
+        self._token = self._session.call(
+            self._call("POST", "session/account_switch", target), (200, 201), _read_token
+        )
+
+    def groups(self) -> list[str]:
+        """The two groups of a user. A fresh account may show its groups a moment late."""
+        return self._session.call(self._call("GET", "groups"), (200,), _read_groups)
+
+    def user(self, name: str, email: str, groups: list[str]) -> str:
+        """Makes a user unless there is one with this e-mail address; returns its id."""
+        wanted = {"name": name, "email": email, "type": "interactive", "group_ids": groups}
+        made = self._session.call(self._call("POST", "users", wanted), (200, 201, 409), _read_created)
+        # The first try may have made it, and its answer was lost.
+        return made or self.find_user(email, must_be_there=True)
+
+    def find_user(self, email: str, must_be_there: bool) -> str:
+        """The id of the user with this e-mail address; empty without one, or asked for again if it must be there."""
+
+        def read(answer: Answer) -> str:
+            found = answer.find("email", email).rsplit("/", 1)[-1]
+            if not is_id(found) and (found or must_be_there):
+                raise ValueError("no id")
+            return found
+
+        wanted = quote(f'email=="{email}"', safe="@")
+        return self._session.call(self._call("GET", f"users?_filter={wanted}"), (200,), read)
+
+    def set_password(self, user_id: str, password: str) -> None:
+        """Gives a user a password."""
+        call = self._call("POST", f"users/{user_id}/password", {"new_password": password})
+        self._session.call(call, (200, 201, 204), _read_nothing)
+
+    def delete_user(self, user_id: str) -> None:
+        """Deletes a user. One that is gone is as good."""
+        self._session.call(self._call("DELETE", f"users/{user_id}"), (200, 204, 404), _read_nothing)
+
+    def _call(self, method: str, path: str, body: Any = None) -> Call:
+        return Call(method, f"{self._base}/v2/{path}", self._token, body=body)
+
+
+def _read_token(answer: Answer) -> str:
+    token = answer.get("jwt")
+    if not re.fullmatch("[!-~]+", token):
+        raise ValueError("no token")
+    return token
+
+
+def _read_groups(answer: Answer) -> list[str]:
+    groups = [answer.find("name", "user"), answer.find("name", "act_admin")]
+    # Groups are named back as they were given: `identity/groups/<id>` or `<id>`.
+    if not all(re.fullmatch(r"[A-Za-z0-9._/-]+", group) for group in groups):
+        raise ValueError("not both groups")
+    return groups
+
+
+def _read_created(answer: Answer) -> str:
+    if answer.status == 409:
+        return ""
+    made = answer.get("result.id").rsplit("/", 1)[-1]
+    if not is_id(made):
+        raise ValueError("no id")
+    return made
+
+
+def _read_nothing(answer: Answer) -> None:
+    # What such an answer says is in its status alone, unless it is a page of something in front of the provider.
+    if answer.body.lstrip().startswith(b"<"):
+        raise ValueError("a page")
+
+
+def _account(files: Files) -> str:
+    account = files.read("sandbox_id.txt").rsplit("/", 1)[-1]
+    if account and not is_id(account):
+        raise Failed("sandbox_id.txt holds no id of an account")
+    return account
+
+
+def provision_user(session: Session, files: Files) -> int:
+    """Makes a user in the claimed sandbox and writes down how to sign in. Again keeps user and password."""
+    csp = Csp(session)
+    participant = required("INSTRUQT_PARTICIPANT_ID")
+    email = f"{participant}@{os.environ.get('USER_DOMAIN') or 'infoblox.lab'}"
+    if not re.fullmatch(EMAIL, email):
+        raise Failed("INSTRUQT_PARTICIPANT_ID and USER_DOMAIN make no e-mail address")
+    account = _account(files)
+    if not account:
+        raise Failed("sandbox_id.txt is missing; run allocate first")
+    if not files.has("sandbox_name.txt"):
+        raise Failed("sandbox_name.txt is missing; run allocate first")
+
+    # Written before it is set: whoever runs at the same time, or after a kill, sets the same one.
+    if files.read("user_email.txt") != email:
+        files.remove("user_password.txt", "user_credentials.sh", "user_id.txt")
+        files.put("user_email.txt", email)
+    files.put_new("user_password.txt", new_password(), 0o600)
+    password = files.read("user_password.txt")
+
+    doing = "sign in to the account of the sandbox"
+    try:
+        csp.enter(account)
+        doing = "find the groups user and act_admin"
+        groups = csp.groups()
+        doing = "make the user"
+        user_id = csp.user(participant, email, groups)
+        files.put("user_id.txt", user_id)
+        doing = "set the password"
+        csp.set_password(user_id, password)
+    except Refused:
+        raise Failed(f"cannot {doing}") from None
+
+    values = {
+        "CSP_USER_EMAIL": email,
+        "CSP_USER_PASSWORD": password,
+        "CSP_USER_ID": user_id,
+        # A sandbox without one is fine.
+        "SFDC_ACCOUNT_ID": files.read("sfdc_account_id.txt"),
+    }
+    files.put("user_credentials.sh", exports("provision-user", values), 0o600)
+    session.say(f"user {email} is ready")
+    return 0
+
+
+def remove_user(session: Session, files: Files) -> int:
+    """Removes the user that `provision_user` has made. Again, or without a user, is fine."""
+    csp = Csp(session)
+    account, user_id, email = _account(files), files.read("user_id.txt"), files.read("user_email.txt")
+    if not account or not (user_id or email):
+        session.say("there is no user to remove")
+        return 0
+    if user_id and not is_id(user_id):
+        raise Failed("user_id.txt holds no id of a user")
+    if not user_id and not re.fullmatch(EMAIL, email):
+        raise Failed("user_email.txt holds no e-mail address")
+    try:
+        csp.enter(account)
+        # provision_user was stopped before it could write down whom it made.
+        user_id = user_id or csp.find_user(email, must_be_there=False)
+        if not user_id:
+            session.say("there is no user to remove")
+            return 0
+        csp.delete_user(user_id)
+    except Refused:
+        raise Failed("the user is NOT removed") from None
+    session.say(f"user {user_id} is removed")
+    return 0

@@ -1,0 +1,81 @@
+"""Files that appear whole or not at all, whenever the process is killed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Mapping
+
+from sandbox_lab.settings import Failed
+
+
+class Files:
+    """The files of one lab, in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return (self._folder / name).exists()
+
+    def read(self, name: str) -> str:
+        """The content without blanks around it; empty if there is no such file."""
+        try:
+            return (self._folder / name).read_text(encoding="utf-8", errors="replace").strip()
+        except FileNotFoundError:
+            return ""
+        except OSError as problem:
+            raise Failed(f"cannot read {name}: {problem.strerror}") from None
+
+    def remove(self, *names: str) -> None:
+        """Removes files; one that is not there is fine."""
+        for name in names:
+            try:
+                (self._folder / name).unlink(missing_ok=True)
+            except OSError as problem:
+                raise Failed(f"cannot remove {name}: {problem.strerror}") from None
+
+    def put(self, name: str, text: str, mode: int = 0o644) -> None:
+        """Replaces a file. A reader sees the old one or the new one, and never half of it."""
+        temporary = self._compose(name, text, mode)
+        try:
+            os.replace(temporary, self._folder / name)
+        except OSError as problem:
+            temporary.unlink(missing_ok=True)
+            raise Failed(f"cannot write {name}: {problem.strerror}") from None
+
+    def put_new(self, name: str, text: str, mode: int) -> None:
+        """As `put`, but a file that is there already stays as it is, also one that appears at this moment."""
+        temporary = self._compose(name, text, mode)
+        try:
+            os.link(temporary, self._folder / name)
+        except FileExistsError:
+            pass
+        except OSError as problem:
+            raise Failed(f"cannot write {name}: {problem.strerror}") from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _compose(self, name: str, text: str, mode: int) -> Path:
+        temporary = self._folder / f".{name}.{os.getpid()}.tmp"
+        try:
+            temporary.unlink(missing_ok=True)
+            # Nobody else may look into it, not even for a moment.
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(text.encode())
+            os.chmod(temporary, mode)
+        except OSError as problem:
+            temporary.unlink(missing_ok=True)
+            raise Failed(f"cannot write {name}: {problem.strerror}") from None
+        return temporary
+
+
+def exports(writer: str, values: Mapping[str, str]) -> str:
+    """A file for a shell to source. Each value is one word of the shell, whatever is in it."""
+    lines = [f"# Written by {writer}. Source it."]
+    for name, value in values.items():
+        quoted = value.replace("'", "'\\''")
+        lines.append(f"export {name}='{quoted}'")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""Both implementations of the lab's commands, against a real broker, over a line that fails in every known way."""
