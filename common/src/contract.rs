@@ -3,6 +3,7 @@
 //! Bodies are JSON. Readers ignore fields that they do not know, so a newer writer may add some; a field is
 //! never given a new meaning. Faults have one shape everywhere ([`fault`]), equal to the HTTP error body.
 
+pub mod bounds;
 pub mod census;
 pub mod deletions;
 pub mod events;

@@ -22,8 +22,8 @@ const PROMISE_CRATES: [&str; 10] = [
     "tracing",
     "uuid",
 ];
-/// What only `contract` adds: it says how things look on the wire.
-const WIRE_CRATES: [&str; 2] = ["serde", "serde_json"];
+/// What only `contract` adds: it says how things look on the wire, and describes that to the API's document.
+const WIRE_CRATES: [&str; 3] = ["serde", "serde_json", "utoipa"];
 /// Clients of the world outside; only adapters may hold them.
 const SDK_CRATES: [&str; 3] = ["async_nats", "reqwest", "rusqlite"];
 /// What answers HTTP, and the services that do.

@@ -238,7 +238,7 @@ async fn every_role_runs_alone_and_together_they_are_a_fleet() {
     let ready = client.get(format!("http://{reaper_ops}/readyz")).send().await.unwrap();
     assert!(ready.status().is_success(), "a pause is no reason not to be ready");
     let ready: Value = ready.json().await.unwrap();
-    assert_eq!(ready["notes"]["deletions"], "paused by admin API", "{ready}");
+    assert_eq!(ready["notes"]["deletions"], "paused by admin", "{ready}");
     // From the front to the back, as a supervisor would.
     for (role, _, broker) in running.iter().rev() {
         assert_eq!(broker.stop(PATIENCE).await, Some(0), "{role}: {}", broker.output());

@@ -20,3 +20,4 @@ mod slots;
 mod stalled;
 mod tick_command;
 mod ticks;
+mod tokens;

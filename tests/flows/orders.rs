@@ -48,7 +48,7 @@ async fn a_sandbox_goes_out_of_use_by_hand_and_its_owner_gets_another() {
     let kept = rig.api.order(claim.sandbox(), "quarantine", "smoke in it").await;
     assert_eq!((kept.status, &kept.body["status"]), (200, &"quarantined".into()), "{kept:?}");
     let entry = kept.body["history"].as_array().unwrap().last().unwrap();
-    assert_eq!((&entry["by"], &entry["reason"]), (&"alice".into(), &"smoke in it".into()));
+    assert_eq!((&entry["by"], &entry["reason"]), (&"admin/alice".into(), &"smoke in it".into()));
     let other = rig.api.allocate("student-1").await;
     assert_eq!(other.status, 201, "{other:?}");
     assert_ne!(other.sandbox(), claim.sandbox());

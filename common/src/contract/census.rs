@@ -3,13 +3,14 @@
 use super::sandboxes::PoolStats;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use utoipa::ToSchema;
 
 /// Labs that a census names, those that hold most. A key of the bucket holds 64 KiB and the name of a lab may have
 /// 256 bytes.
 pub const LABS_MAX: usize = 150;
 
 /// The pools at one moment, as the reconciler counted them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Census {
     /// When counting began, in Unix seconds.
     pub taken_at: u64,
@@ -30,7 +31,7 @@ pub struct Census {
 }
 
 /// How the counts in an answer were come by.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Counted {
     /// `census`: the last one, young enough; `index`: for this answer.
     pub by: String,

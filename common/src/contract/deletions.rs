@@ -3,12 +3,13 @@
 use super::queue::PreCleanView;
 use crate::domain::{Epoch, HistoryEntry, InvalidId, PoolName, Sandbox, SandboxId, State};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Version of [`DeletionWork`] that this build writes and reads.
 pub const DELETION_WORK_VERSION: u32 = 1;
 
 /// One sandbox that should be deleted. The table decides whether it still should: the epoch fences.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeletionWork {
     /// Version of this shape; a reader parks what it does not know.
     pub version: u32,
@@ -23,7 +24,7 @@ pub struct DeletionWork {
 }
 
 /// A deletion that used up its attempts, as kept in PARKED.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ParkedDeletion {
     /// The work, fit to be replayed as it stands.
     #[serde(flatten)]
@@ -37,7 +38,7 @@ pub struct ParkedDeletion {
 }
 
 /// Which parked deletions to show.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ParkedRequest {
     /// Only those of this pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,7 +55,7 @@ pub struct ParkedRequest {
 }
 
 /// Something that was parked, as an operator sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ParkedView {
     /// What it goes by: the sandbox's id, or `_unreadable.<sequence>`.
     pub key: String,
@@ -69,7 +70,7 @@ pub struct ParkedView {
 }
 
 /// One page of what was parked.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ParkedReply {
     /// Entries, oldest first.
     pub parked: Vec<ParkedView>,
@@ -80,14 +81,14 @@ pub struct ParkedReply {
 }
 
 /// The deletion of which sandbox to show.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeletionRequest {
     /// The sandbox.
     pub sandbox_id: String,
 }
 
 /// A message in the queue, as an operator sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct QueuedView {
     /// Whether it waits for its next attempt; else it waits for a reaper or is under way.
     pub put_off: bool,
@@ -99,7 +100,7 @@ pub struct QueuedView {
 }
 
 /// One state change of a sandbox.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HistoryView {
     /// The version that it made.
     pub version: u64,
@@ -120,7 +121,7 @@ pub struct HistoryView {
 }
 
 /// Everything about the end of one sandbox.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeletionView {
     /// The sandbox.
     pub sandbox_id: String,
@@ -148,7 +149,7 @@ pub struct DeletionView {
 }
 
 /// One parked thing, to be replayed or removed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct KeyRequest {
     /// The sandbox's id, or `_unreadable.<sequence>`.
     pub key: String,
@@ -158,7 +159,7 @@ pub struct KeyRequest {
 }
 
 /// What became of a replay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplayOutcome {
     /// It is tried again, with its attempts counted anew.
@@ -172,7 +173,7 @@ pub enum ReplayOutcome {
 }
 
 /// The answer to a replay.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReplayReply {
     /// What was named.
     pub key: String,
@@ -181,7 +182,7 @@ pub struct ReplayReply {
 }
 
 /// Replays what is parked, one page.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReplayAllRequest {
     /// Which page of which ones.
     #[serde(flatten)]
@@ -192,7 +193,7 @@ pub struct ReplayAllRequest {
 }
 
 /// What a page of replays did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct ReplayAllReply {
     /// Tried again from now on.
@@ -210,7 +211,7 @@ pub struct ReplayAllReply {
 }
 
 /// What became of removing something that was parked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RemoveReply {
     /// What was named.
     pub key: String,

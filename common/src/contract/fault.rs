@@ -1,9 +1,10 @@
 //! The one shape of a failure, on NATS and over HTTP.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What went wrong, as a stable code. Programs act on it; its text never changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum FaultCode {
     /// No owner was named.
@@ -56,14 +57,14 @@ pub struct Fault {
 }
 
 /// The body of a failure.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FaultBody {
     /// All of it; the level is there because lab scripts in the field read `.detail.code`.
     pub detail: FaultDetail,
 }
 
 /// What a failure's body says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FaultDetail {
     /// The code.
     pub code: FaultCode,

@@ -3,6 +3,7 @@
 use crate::domain::UnixSeconds;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use utoipa::ToSchema;
 
 /// Longest pause that is asked for by its length, in seconds: 30 days. A longer one has no end.
 pub const PAUSE_SECONDS_MAX: u64 = 30 * 24 * 3_600;
@@ -10,7 +11,7 @@ pub const PAUSE_SECONDS_MAX: u64 = 30 * 24 * 3_600;
 pub const PAUSE_TEXT_CHARS_MAX: usize = 200;
 
 /// The state of the line, one value for the whole fleet. It changes only by compare-and-set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct LineState {
     /// Next free slot, in microseconds since the Unix epoch.
@@ -40,7 +41,7 @@ pub struct LineState {
 }
 
 /// Whose deletions have failed in a row.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "who", rename_all = "snake_case")]
 pub enum Failing {
     /// Nobody's: the last call went well.
@@ -56,7 +57,7 @@ pub enum Failing {
 }
 
 /// A sandbox whose deletion the provider forbade.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Forbidden {
     /// Which.
@@ -66,7 +67,7 @@ pub struct Forbidden {
 }
 
 /// The breaker of the whole fleet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Breaker {
     /// Deletions go on.
@@ -87,7 +88,7 @@ pub enum Breaker {
 }
 
 /// Why the breaker opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BreakerReason {
     /// The provider failed too often in a row.
@@ -97,7 +98,7 @@ pub enum BreakerReason {
 }
 
 /// The operators' switch: no deletion is fetched or ordered while it is on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Pause {
     /// Who paused.
     #[serde(default)]
@@ -115,7 +116,7 @@ pub struct Pause {
 
 /// What an operator says to pause deletions; all of it may be left out. A field that is misspelt is refused: without
 /// its end the pause would last for ever.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PauseRequest {
     /// For how long, in seconds.
@@ -129,7 +130,7 @@ pub struct PauseRequest {
 }
 
 /// Everything that an operator sees of the deletions as a whole.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct DeletionsStatus {
     /// `running`, `paused`, `held`, `breaker_open`, `half_open` or `unauthorized`.
@@ -151,7 +152,7 @@ pub struct DeletionsStatus {
 }
 
 /// The breaker as an operator sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct BreakerStatus {
     /// `closed`, `open` or `half_open`.
@@ -165,7 +166,7 @@ pub struct BreakerStatus {
 }
 
 /// The queue of one pool.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct PoolDeletions {
     /// Deletions that wait for a reaper; retries before their time are not among them.

@@ -3,9 +3,10 @@
 use super::deletions::HistoryView;
 use crate::domain::Sandbox;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// More time: `extend`. The length is counted from the start of the lease, so a repeat asks for nothing more.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ExtendRequest {
     /// Which sandbox; required.
     #[serde(default)]
@@ -22,7 +23,7 @@ pub struct ExtendRequest {
 }
 
 /// An operator's order about one sandbox: `quarantine`, `unquarantine`, `force-release`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OrderRequest {
     /// Which sandbox; required.
     #[serde(default)]
@@ -36,7 +37,7 @@ pub struct OrderRequest {
 }
 
 /// The answer to an order: the sandbox as it is now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OrderReply {
     /// The sandbox.
     pub sandbox_id: String,

@@ -2,9 +2,10 @@
 
 use crate::domain::PreClean;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Which deletions to show.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeletionsRequest {
     /// Only those of this pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -21,7 +22,7 @@ pub struct DeletionsRequest {
 }
 
 /// Where a deletion is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DeletionPlace {
     /// In the queue, for a reaper.
@@ -37,7 +38,7 @@ pub enum DeletionPlace {
 }
 
 /// What clearing a sandbox before its deletion came to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct PreCleanView {
     /// `skipped`, `cleaned`, `shadowed` or `failed`.
@@ -53,7 +54,7 @@ pub struct PreCleanView {
 }
 
 /// One deletion.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeletionEntry {
     /// The sandbox.
     pub sandbox_id: String,
@@ -80,7 +81,7 @@ pub struct DeletionEntry {
 }
 
 /// All deletions together.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct DeletionTotals {
     /// Sandboxes that are to be deleted.
@@ -100,7 +101,7 @@ pub struct DeletionTotals {
 }
 
 /// One page of the deletion queue.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct DeletionsReply {
     /// Entries. Those of a part of the index are in the order of their requests, but not those of all parts.

@@ -2,9 +2,10 @@
 
 use super::census::Census;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What a tick says to look at. A tick carries no data: "sync now" is the same tick as the scheduled one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TickKind {
     /// Compare the provider's listing with the table.
@@ -20,7 +21,7 @@ pub enum TickKind {
 }
 
 /// What one run did, of whichever kind.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum Report {
     /// A sync.
@@ -36,7 +37,7 @@ pub enum Report {
 }
 
 /// A report with what identifies its run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunReport {
     /// Which kind of run.
     pub kind: TickKind,
@@ -50,7 +51,7 @@ pub struct RunReport {
 }
 
 /// What a sync did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SyncReport {
     /// `completed`; `refused` when it would have staled too much of the pool; `failed` when the listing could
     /// not be had or the store failed.
@@ -86,7 +87,7 @@ pub struct SyncReport {
 }
 
 /// What an expiry run did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ExpiryReport {
     /// `completed`, or `failed` when the store failed half-way; the next run goes on.
     pub status: String,
@@ -101,7 +102,7 @@ pub struct ExpiryReport {
 }
 
 /// What a sweep did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SweepReport {
     /// `completed`, or `failed` when the store or the queue failed half-way; the next run goes on.
     pub status: String,
@@ -129,7 +130,7 @@ pub struct SweepReport {
 }
 
 /// What a census found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CensusReport {
     /// `completed`, or `failed` when the store or the queue failed half-way; then the last census stands.
     pub status: String,
@@ -147,7 +148,7 @@ pub struct CensusReport {
 }
 
 /// What a removal of stale sandboxes did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StaleReport {
     /// `completed`, or `failed` when the store failed half-way; the next run goes on.
     pub status: String,

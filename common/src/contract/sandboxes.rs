@@ -5,9 +5,10 @@ use super::line::DeletionsStatus;
 use crate::domain::{Sandbox, StateName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use utoipa::ToSchema;
 
 /// A claim: `allocate`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AllocateRequest {
     /// Who claims; required.
     #[serde(default)]
@@ -30,7 +31,7 @@ pub struct AllocateRequest {
 }
 
 /// A request about one sandbox: `release`, `get`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SandboxRequest {
     /// Which one; required.
     #[serde(default)]
@@ -51,7 +52,7 @@ pub enum Outcome {
 }
 
 /// The answer to a claim. Times are Unix seconds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Allocation {
     /// The sandbox.
     pub sandbox_id: String,
@@ -70,7 +71,7 @@ pub struct Allocation {
 }
 
 /// The answer to a release.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReleaseReply {
     /// The sandbox.
     pub sandbox_id: String,
@@ -81,7 +82,7 @@ pub struct ReleaseReply {
 }
 
 /// One sandbox as its owner sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SandboxView {
     /// The sandbox.
     pub sandbox_id: String,
@@ -104,7 +105,7 @@ pub struct SandboxView {
 }
 
 /// Counts of one pool, or of all of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PoolStats {
     /// All of the below.
     pub total: u64,
@@ -123,7 +124,7 @@ pub struct PoolStats {
 }
 
 /// The answer to `stats`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StatsReply {
     /// All pools together.
     #[serde(flatten)]
@@ -142,7 +143,7 @@ pub struct StatsReply {
 }
 
 /// The answer to `health`: the worker answers, and so does its store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HealthReply {
     /// `ok`, or what is wrong.
     pub store: String,

@@ -132,13 +132,13 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// A comma-separated list of secrets, at least one.
-    pub fn secrets(&mut self, name: &'static str, meaning: &'static str) -> Vec<Secret> {
+    /// A comma-separated list of secrets, at least one if it `is_needed`.
+    pub fn secrets(&mut self, name: &'static str, is_needed: bool, meaning: &'static str) -> Vec<Secret> {
         self.note(name, "required", meaning);
         let value = self.env.get(name).unwrap_or_default();
         let secrets: Vec<Secret> =
             value.split(',').map(str::trim).filter(|one| !one.is_empty()).map(Secret::new).collect();
-        if secrets.is_empty() {
+        if secrets.is_empty() && is_needed {
             self.mistake(name, "is required and not set (several are separated by commas)");
         }
         secrets
@@ -300,8 +300,10 @@ mod tests {
     fn several_tokens_may_be_valid_at_once_and_none_is_shown() {
         let env = env(&[("T", "one, two,,")]);
         let mut settings = Settings::new(&env);
-        let tokens = settings.secrets("T", "t");
+        let tokens = settings.secrets("T", true, "t");
         assert_eq!(tokens.len(), 2);
         assert!(!format!("{tokens:?}").contains("one"));
+        assert!(settings.secrets("U", false, "u").is_empty());
+        assert!(settings.finish(()).is_ok());
     }
 }

@@ -19,6 +19,7 @@
 //! replies.
 
 mod allocate;
+mod bounds;
 mod candidates;
 mod deletions;
 mod extend;
@@ -32,7 +33,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use common::bus::{Answer, BusError, CensusBoard, DeletionLine, Deletions, Handler, Request, Serve, Upkeep};
 use common::clock::Clock;
-use common::contract::{Fault, FaultCode, Verb};
+use common::contract::{Allocation, Fault, FaultCode, Outcome, Verb};
 use common::domain::{LeasePolicy, PoolRules};
 use common::provider::Provider;
 use common::random::Random;
@@ -175,8 +176,12 @@ impl Allocator {
     }
 
     async fn answer(&self, request: &Request) -> Answer {
+        let bounds = match self.keep_to_pools(request).await {
+            Ok(bounds) => bounds,
+            Err(fault) => return Answer { outcome: None, body: Err(fault) },
+        };
         match request.verb {
-            Verb::Allocate => match self.allocate(request).await {
+            Verb::Allocate => match self.allocate_within(&bounds, request).await {
                 Ok((outcome, allocation)) => Answer { outcome: Some(outcome), body: encode(&allocation) },
                 Err(fault) => Answer { outcome: None, body: Err(fault) },
             },
@@ -195,6 +200,16 @@ impl Allocator {
             Verb::Unquarantine => plain(self.unquarantine(request).await),
             Verb::ForceRelease => plain(self.force_release(request).await),
         }
+    }
+
+    async fn allocate_within(
+        &self,
+        bounds: &bounds::Bounds,
+        request: &Request,
+    ) -> Result<(Outcome, Allocation), Fault> {
+        let (outcome, allocation) = self.allocate(request).await?;
+        self.keep_claimed_to(bounds, &allocation, request).await?;
+        Ok((outcome, allocation))
     }
 
     /// When work on `request` has to end, on this process's clock.

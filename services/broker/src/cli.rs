@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::role::Role;
-use crate::{bench, child, deletions, operate, tick, up};
+use crate::{bench, child, deletions, operate, tick, token, up};
 use clap::{Parser, Subcommand};
 use common::runtime::policy::read_worker_threads;
 use common::runtime::settings::{ProcessEnv, Settings};
@@ -32,6 +32,8 @@ enum Command {
     /// Have something looked at now, over NATS (`NATS_URL` …), and print what came of it as JSON. Ends with 0 after a
     /// run that completed, 3 if it refused to do harm, 4 if it failed, 5 if no report came in time.
     Tick(tick::Options),
+    /// Make a token, and print the line that makes it good in the file of tokens (`TOKENS_FILE`).
+    Token(token::Options),
     /// Print every setting of every role, as the table in docs/configuration.md.
     Settings,
     /// Print every metric of every role, as the tables in docs/metrics.md.
@@ -66,6 +68,7 @@ pub fn main() -> ExitCode {
         }
         Command::Metrics => operate::metrics_page().map(|page| print!("{page}")).map_err(Into::into),
         Command::Definitions { folder } => operate::write_definitions(&folder, &ProcessEnv),
+        Command::Token(options) => options.run(),
         Command::Up(options) => block_on(up::run(options, &ProcessEnv)),
         Command::Bench(bench) => block_on(bench.run(&ProcessEnv)),
         Command::Deletions(deletions) => block_on(deletions.run(&ProcessEnv)),

@@ -92,7 +92,8 @@ impl Drop for DataDir {
     }
 }
 
-fn fresh_token() -> anyhow::Result<String> {
+/// A token that nobody can guess.
+pub(crate) fn fresh_token() -> anyhow::Result<String> {
     let mut bytes = [0_u8; TOKEN_BYTES];
     aws_lc_rs::rand::fill(&mut bytes).ok().context("no random bytes to be had")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

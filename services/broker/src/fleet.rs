@@ -83,6 +83,8 @@ pub struct Fleet {
     buses: Vec<NatsBus>,
     /// The line towards the provider, if a reaper of this process stands in it.
     line: Option<Arc<dyn DeletionLine>>,
+    /// What the ingress of this process has to say in its readiness.
+    notes: Vec<Arc<dyn Check>>,
     metrics: WorkerMetrics,
     /// Cancelled after the ingress has answered its last request: until then it needs the workers.
     workers_stop: CancellationToken,
@@ -178,7 +180,17 @@ impl Fleet {
             ledger: LedgerMetrics::register(registry)?,
         };
         let workers_stop = CancellationToken::new();
-        Ok(Self { shared, backends, store, provider, buses: Vec::new(), line: None, metrics, workers_stop })
+        Ok(Self {
+            shared,
+            backends,
+            store,
+            provider,
+            buses: Vec::new(),
+            line: None,
+            notes: Vec::new(),
+            metrics,
+            workers_stop,
+        })
     }
 
     /// A connection to the message queue, closed when the process ends.
@@ -249,6 +261,7 @@ impl Fleet {
             random: Arc::clone(&self.shared.random),
         };
         let ingress = ingress::Ingress::new(config, ports, self.shared.registry.clone())?;
+        self.notes.extend(ingress.notes());
         let (stop, workers_stop) = (lifecycle.stop(), self.workers_stop.clone());
         lifecycle.start("ingress", async move {
             let ended = ingress.run(listener, stop).await;
@@ -413,6 +426,7 @@ impl Fleet {
         if let Some(line) = &self.line {
             checks.push(Arc::new(LineNote(Arc::clone(line))));
         }
+        checks.extend(self.notes.iter().map(Arc::clone));
         Ok(checks)
     }
 

@@ -29,6 +29,7 @@ mod deletions;
 pub mod embedded;
 pub mod nats_server;
 mod tick;
+mod token;
 
 pub mod bench;
 pub mod operate;

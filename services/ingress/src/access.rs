@@ -52,6 +52,7 @@ impl Entry {
         self.metrics.ended(&self.method, route, status, took);
         let duration_ms = took.as_secs_f64() * 1_000.0;
         let request_id = self.facts.request_id.as_str();
+        let caller_name = self.facts.caller().map(|caller| caller.name.as_str());
         let owner_id = self.facts.owner().map(OwnerId::as_str);
         let sandbox_id = self.facts.sandbox().map(SandboxId::as_str);
         let fault_code = code.map(FaultCode::as_str);
@@ -64,6 +65,7 @@ impl Entry {
                     http.status = status,
                     duration_ms,
                     request.id = request_id,
+                    caller.name = caller_name,
                     owner.id = owner_id,
                     sandbox.id = sandbox_id,
                     fault.code = fault_code,

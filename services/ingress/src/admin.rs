@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 
 use crate::deletions::operator;
 use crate::error::{Failure, json, pass_on, public_words};
+use crate::openapi::faults::{OfForcedRun, OfLook, OfReport, OfRun};
 use crate::relay::Relay;
 use crate::request_id::Facts;
 
@@ -41,8 +42,8 @@ pub(crate) struct Grace {
     grace_period_hours: Option<u64>,
 }
 
-#[derive(Serialize)]
-struct Accepted {
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Accepted {
     status: &'static str,
     report_id: String,
 }
@@ -57,6 +58,13 @@ pub(crate) struct How {
 }
 
 /// `GET /v1/admin/stats`
+#[utoipa::path(
+    get, path = "/v1/admin/stats", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    responses(
+        (status = 200, description = "counts of all pools, and of each", body = common::contract::StatsReply,
+         example = json!({"total": 20, "available": 18, "allocated": 2, "pending_deletion": 0, "stale": 0, "deletion_failed": 0,
+                          "quarantined": 0, "pools": {}, "labs": null, "counted": null, "deletions": null})), OfLook)
+)]
 pub(crate) async fn stats(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
@@ -66,6 +74,15 @@ pub(crate) async fn stats(
 }
 
 /// `POST /v1/admin/sync`, or with `?force=true`: whatever is listed, and not behind a sync that waits already.
+#[utoipa::path(
+    post, path = "/v1/admin/sync", tag = "operators", security(("admin" = [])),
+    params(("force" = Option<bool>, Query, description = "whatever is listed, and however much would go stale")),
+    responses(
+        (status = 200, description = "the run's report", body = RunReport,
+         example = json!({"kind": "sync", "tick": 17, "duration_ms": 100, "status": "completed"})),
+        (status = 202, description = "it takes longer; ask for the report at `Location`", body = Accepted,
+         example = json!({"status": "accepted", "report_id": "sync/17"})), OfForcedRun)
+)]
 pub(crate) async fn sync(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
@@ -76,12 +93,20 @@ pub(crate) async fn sync(
     if force != Some(true) {
         return desk.run(TickKind::Sync, &facts).await;
     }
-    let by = operator(&headers)?;
+    let by = operator(&headers, &facts)?;
     tracing::warn!(request.id = facts.request_id.as_str(), %by, "{by} forces a sync");
     desk.force(TickKind::Sync, &TickOrder::forced(by.as_str()), &facts).await
 }
 
 /// `POST /v1/admin/expire`
+#[utoipa::path(
+    post, path = "/v1/admin/expire", tag = "operators", security(("admin" = [])),
+    responses(
+        (status = 200, description = "the run's report", body = RunReport,
+         example = json!({"kind": "expiry", "tick": 17, "duration_ms": 100, "status": "completed"})),
+        (status = 202, description = "it takes longer; ask for the report at `Location`", body = Accepted,
+         example = json!({"status": "accepted", "report_id": "expiry/17"})), OfRun)
+)]
 pub(crate) async fn expire(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
@@ -90,6 +115,14 @@ pub(crate) async fn expire(
 }
 
 /// `POST /v1/admin/cleanup`: the sweep, which has every deletion worked on that was forgotten.
+#[utoipa::path(
+    post, path = "/v1/admin/cleanup", tag = "operators", security(("admin" = [])),
+    responses(
+        (status = 200, description = "the run's report", body = RunReport,
+         example = json!({"kind": "sweep", "tick": 17, "duration_ms": 100, "status": "completed"})),
+        (status = 202, description = "it takes longer; ask for the report at `Location`", body = Accepted,
+         example = json!({"status": "accepted", "report_id": "sweep/17"})), OfRun)
+)]
 pub(crate) async fn cleanup(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
@@ -98,6 +131,14 @@ pub(crate) async fn cleanup(
 }
 
 /// `POST /v1/admin/census`: counts the pools, and holds leases against claims.
+#[utoipa::path(
+    post, path = "/v1/admin/census", tag = "operators", security(("admin" = [])),
+    responses(
+        (status = 200, description = "the run's report", body = RunReport,
+         example = json!({"kind": "census", "tick": 17, "duration_ms": 100, "status": "completed"})),
+        (status = 202, description = "it takes longer; ask for the report at `Location`", body = Accepted,
+         example = json!({"status": "accepted", "report_id": "census/17"})), OfRun)
+)]
 pub(crate) async fn census(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
@@ -108,6 +149,15 @@ pub(crate) async fn census(
 /// `POST /v1/admin/auto-delete-stale`
 ///
 /// A tick takes no instructions, so the grace period may be named only as it is set.
+#[utoipa::path(
+    post, path = "/v1/admin/auto-delete-stale", tag = "operators", security(("admin" = [])),
+    params(("grace_period_hours" = Option<u64>, Query, description = "as `STALE_KEPT_HOURS` has it, or left out")),
+    responses(
+        (status = 200, description = "the run's report", body = RunReport,
+         example = json!({"kind": "stale", "tick": 17, "duration_ms": 100, "status": "completed"})),
+        (status = 202, description = "it takes longer; ask for the report at `Location`", body = Accepted,
+         example = json!({"status": "accepted", "report_id": "stale/17"})), OfRun)
+)]
 pub(crate) async fn auto_delete_stale(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
@@ -126,6 +176,15 @@ pub(crate) async fn auto_delete_stale(
 }
 
 /// `GET /v1/admin/reports/{kind}/{tick}`
+#[utoipa::path(
+    get, path = "/v1/admin/reports/{kind}/{tick}", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    params(("kind" = String, Path, description = "`sync`, `expiry`, `sweep`, `census` or `stale`"), ("tick" = u64, Path, description = "the tick that the run has to be for")),
+    responses(
+        (status = 200, description = "the report of a run for that tick or a later one", body = RunReport,
+         example = json!({"kind": "sync", "tick": 17, "duration_ms": 100, "status": "completed"})),
+        (status = 202, description = "there is none yet", body = Accepted,
+         example = json!({"status": "accepted", "report_id": "sync/17"})), OfReport)
+)]
 pub(crate) async fn report(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,

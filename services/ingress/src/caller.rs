@@ -1,18 +1,20 @@
 //! Token → caller. The first check of every route that has a role.
 
-use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use common::clock::Clock;
 use common::contract::{Fault, FaultCode};
-use common::runtime::settings::Secret;
+use common::domain::OwnerId;
 use std::sync::Arc;
-use subtle::{Choice, ConstantTimeEq as _};
 
 use crate::error::Failure;
 use crate::limits;
+use crate::rates::{Rates, Standing};
+use crate::request_id::Facts;
+use crate::sandboxes;
+use crate::tokens::{Caller, Scope, Tokens};
 
 /// Who may use a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,104 +23,120 @@ pub enum Role {
     None,
     /// Holders of a lab token.
     Lab,
-    /// Holders of an admin token.
+    /// Holders of an admin token; if the route only looks, those of a read-only token too.
     Admin,
-}
-
-/// What the holder of a good token may do. A token that is in both lists has both rights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Caller {
-    is_lab: bool,
-    is_admin: bool,
-}
-
-/// The tokens that are good, as digests: they are compared at one length, and a core dump shows none.
-#[derive(Clone)]
-pub(crate) struct Tokens {
-    lab: Arc<[[u8; DIGEST_BYTES]]>,
-    admin: Arc<[[u8; DIGEST_BYTES]]>,
 }
 
 /// What stands before one route.
 #[derive(Clone)]
 pub(crate) struct Gate {
     pub(crate) role: Role,
+    /// Whether the route changes nothing.
+    pub(crate) only_looks: bool,
+    /// Whether a token that is for some pools is held to them behind the gate.
+    pub(crate) holds_to_pools: bool,
     pub(crate) tokens: Tokens,
+    pub(crate) rates: Rates,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
-const DIGEST_BYTES: usize = 32;
 const SCHEME: &[u8] = b"bearer";
 
-/// Lets a request pass if its caller has the role and its body is within bounds, in this order.
-pub(crate) async fn admit(
-    State(gate): State<Gate>,
-    request: Request,
-    next: Next,
-) -> Result<Response, Failure> {
-    gate.tokens.authorize(request.headers(), gate.role)?;
-    let (parts, body) = request.into_parts();
-    // Only operators' routes read a body.
-    let is_kept = gate.role == Role::Admin;
-    let body = limits::take_in(&parts.headers, body, is_kept, &*gate.clock).await?;
-    Ok(next.run(Request::from_parts(parts, body.into())).await)
+/// Lets a request pass if its caller has the role, does not come too often, and its body is within bounds, in
+/// this order.
+pub(crate) async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    let mut standing = None;
+    let mut response = match gate.check(request, &mut standing).await {
+        Ok(request) => next.run(request).await,
+        Err(fault) => Failure::from(fault).into_response(),
+    };
+    if let Some(standing) = standing {
+        standing.write(response.headers_mut());
+    }
+    response
 }
 
 // === impl Role ===
 
 impl Role {
-    fn is_held_by(self, caller: Caller) -> bool {
-        match self {
-            Self::None => true,
-            Self::Lab => caller.is_lab,
-            Self::Admin => caller.is_admin,
+    /// Whether a token with this right may use a route of this role and method.
+    #[must_use]
+    pub fn admits(self, scope: Scope, method: &Method) -> bool {
+        match (self, scope) {
+            (Self::None, _) | (Self::Lab, Scope::Lab) | (Self::Admin, Scope::Admin) => true,
+            (Self::Admin, Scope::ReadOnly) => only_looks(method),
+            _ => false,
         }
     }
 }
 
-// === impl Tokens ===
+/// Whether a request of this method changes nothing.
+pub(crate) fn only_looks(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
 
-impl Tokens {
-    pub(crate) fn new(lab: &[Secret], admin: &[Secret]) -> Self {
-        let digests = |secrets: &[Secret]| {
-            secrets.iter().map(|secret| fingerprint(secret.expose().as_bytes())).collect()
-        };
-        Self { lab: digests(lab), admin: digests(admin) }
+// === impl Gate ===
+
+impl Gate {
+    async fn check(&self, request: Request, standing: &mut Option<Standing>) -> Result<Request, Fault> {
+        if self.role != Role::None {
+            let caller = self.identify(request.headers())?;
+            if let Some(facts) = request.extensions().get::<Facts>() {
+                facts.note_caller(&caller);
+            }
+            count(self.rates.count_token(&caller.name), standing)?;
+            self.authorize(&caller)?;
+            // Only now: whoever has no token must not be able to use up what an owner may ask for.
+            if let Some(owner) = self.owner(request.headers()) {
+                count(self.rates.count_owner(&caller.name, &owner), standing)?;
+            }
+        }
+        let (parts, body) = request.into_parts();
+        // Only operators' routes read a body.
+        let is_kept = self.role == Role::Admin;
+        let body = limits::take_in(&parts.headers, body, is_kept, &*self.clock).await?;
+        Ok(Request::from_parts(parts, body.into()))
     }
 
-    fn authorize(&self, headers: &HeaderMap, role: Role) -> Result<(), Fault> {
-        if role == Role::None {
-            return Ok(());
-        }
-        let caller = bearer_token(headers).and_then(|token| self.caller(token)).ok_or_else(|| {
+    /// Whose request it is; the handler refuses it if that cannot be read.
+    fn owner(&self, headers: &HeaderMap) -> Option<OwnerId> {
+        (self.role == Role::Lab).then(|| sandboxes::owner_in(headers).ok()).flatten()
+    }
+
+    fn identify(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Fault> {
+        bearer_token(headers).and_then(|token| self.tokens.now().find(token)).ok_or_else(|| {
             Fault::new(FaultCode::Unauthorized, "a valid token is needed: `Authorization: Bearer <token>`")
-        })?;
-        if role.is_held_by(caller) {
-            Ok(())
-        } else {
-            Err(Fault::new(FaultCode::Forbidden, "this token does not give the right to do this"))
-        }
+        })
     }
 
-    // Takes the same time for every token of one length, whether and where it matches.
-    fn caller(&self, token: &[u8]) -> Option<Caller> {
-        let presented = fingerprint(token);
-        let is_among = |digests: &[[u8; DIGEST_BYTES]]| {
-            let found =
-                digests.iter().fold(Choice::from(0), |found, digest| found | digest.ct_eq(&presented));
-            bool::from(found)
-        };
-        let caller = Caller { is_lab: is_among(&self.lab), is_admin: is_among(&self.admin) };
-        (caller.is_lab || caller.is_admin).then_some(caller)
+    fn authorize(&self, caller: &Caller) -> Result<(), Fault> {
+        let method = if self.only_looks { Method::GET } else { Method::POST };
+        if !caller.scopes.iter().any(|scope| self.role.admits(*scope, &method)) {
+            return Err(Fault::new(FaultCode::Forbidden, "this token does not give the right to do this"));
+        }
+        if !caller.pools.is_empty() && !self.holds_to_pools {
+            let message = "this token is for some pools only, and this request cannot be held to them";
+            return Err(Fault::new(FaultCode::Forbidden, message));
+        }
+        Ok(())
     }
 }
 
-fn fingerprint(token: &[u8]) -> [u8; DIGEST_BYTES] {
-    let mut bytes = [0; DIGEST_BYTES];
-    for (byte, digested) in bytes.iter_mut().zip(digest(&SHA256, token).as_ref()) {
-        *byte = *digested;
+/// Notes where the caller stands; the last count, which is the narrowest, is what it is told.
+fn count(
+    counted: Result<Option<Standing>, (Fault, Standing)>,
+    standing: &mut Option<Standing>,
+) -> Result<(), Fault> {
+    match counted {
+        Ok(here) => {
+            *standing = here.or(*standing);
+            Ok(())
+        }
+        Err((fault, here)) => {
+            *standing = Some(here);
+            Err(fault)
+        }
     }
-    bytes
 }
 
 // Two `Authorization` headers are a smuggling attempt or a mistake; neither is taken.
@@ -149,25 +167,5 @@ mod tests {
             assert_eq!(bearer_token(&headers(&[bad])), None, "{bad}");
         }
         assert_eq!(bearer_token(&headers(&["Bearer t", "Bearer t"])), None);
-    }
-
-    #[test]
-    fn every_token_of_a_list_is_good_and_no_other() {
-        let secrets = |texts: &[&str]| texts.iter().map(|text| Secret::new(*text)).collect::<Vec<_>>();
-        let tokens = Tokens::new(&secrets(&["old", "new", "both"]), &secrets(&["root", "both"]));
-        let rights = |token: &str| tokens.caller(token.as_bytes()).map(|one| (one.is_lab, one.is_admin));
-        assert_eq!(rights("old"), Some((true, false)));
-        assert_eq!(rights("new"), Some((true, false)));
-        assert_eq!(rights("root"), Some((false, true)));
-        assert_eq!(rights("both"), Some((true, true)));
-        for wrong in ["", "ol", "oldx", "OLD", "old,new"] {
-            assert_eq!(rights(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_fingerprint_is_sha_256() {
-        let expected = [0xba, 0x78, 0x16, 0xbf, 0x8f, 0x01, 0xcf, 0xea];
-        assert_eq!(fingerprint(b"abc")[..8], expected);
     }
 }

@@ -2,21 +2,26 @@
 
 use axum::http::HeaderValue;
 use common::runtime::policy::read_stale_kept;
-use common::runtime::settings::{Secret, Settings};
+use common::runtime::settings::Settings;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::cors::Cors;
+use crate::rates::RateConfig;
+use crate::rates::peer::TrustedProxies;
+use crate::tokens::TokenConfig;
 
 /// Settings of the ingress. Each field names its variable, its unit and its default.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `HTTP_LISTEN`: address and port of the API; `127.0.0.1:8080`.
     pub listen: SocketAddr,
-    /// `BROKER_API_TOKEN`: tokens of the labs, separated by commas; required.
-    pub lab_tokens: Vec<Secret>,
-    /// `BROKER_ADMIN_TOKEN`: tokens of the operators, separated by commas; required.
-    pub admin_tokens: Vec<Secret>,
+    /// `BROKER_API_TOKEN`, `BROKER_ADMIN_TOKEN`, `TOKENS_FILE`: the tokens that are good.
+    pub tokens: TokenConfig,
+    /// How often callers may ask.
+    pub rates: RateConfig,
+    /// `TRUSTED_PROXIES`: whose `X-Forwarded-For` is believed; nobody's.
+    pub trusted_proxies: TrustedProxies,
     /// `REQUEST_DEADLINE_MS`: longest time that a lab waits for an answer; 10,000.
     pub request_deadline: Duration,
     /// `REQUEST_ATTEMPT_MS`: longest time that one attempt waits for a worker; 4,000.
@@ -52,12 +57,16 @@ impl Config {
         let cors = origins(settings);
         Self {
             listen,
-            lab_tokens: tokens(settings, "BROKER_API_TOKEN", "tokens of the labs, separated by commas"),
-            admin_tokens: tokens(
-                settings,
-                "BROKER_ADMIN_TOKEN",
-                "tokens of the operators, separated by commas",
-            ),
+            tokens: TokenConfig::read(settings),
+            rates: RateConfig::read(settings),
+            trusted_proxies: settings
+                .parsed(
+                    "TRUSTED_PROXIES",
+                    "",
+                    "addresses and networks, separated by commas, whose `X-Forwarded-For` is believed; none if empty",
+                    TrustedProxies::parse,
+                )
+                .unwrap_or_default(),
             request_deadline: settings.millis(
                 "REQUEST_DEADLINE_MS",
                 10_000,
@@ -124,15 +133,6 @@ fn origins(settings: &mut Settings<'_>) -> Cors {
         .unwrap_or_default()
 }
 
-// A token that no header can carry would lock its holder out without a word.
-fn tokens(settings: &mut Settings<'_>, name: &'static str, meaning: &'static str) -> Vec<Secret> {
-    let secrets = settings.secrets(name, meaning);
-    if secrets.iter().any(|secret| !secret.expose().bytes().all(|byte| byte.is_ascii_graphic())) {
-        settings.mistake(name, "may hold only visible ASCII characters");
-    }
-    secrets
-}
-
 fn parse_origins(text: &str) -> Result<Cors, String> {
     const PROBLEM: &str =
         "must be origins as https://console.example.org (no path), separated by commas, or *";
@@ -169,10 +169,10 @@ mod tests {
         let config = Config::read(&mut settings);
         let config = settings.finish(config).unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
-        assert_eq!((config.lab_tokens.len(), config.admin_tokens.len()), (2, 1));
+        let names: Vec<_> = config.tokens.named.iter().map(|entry| entry.caller.name.as_str()).collect();
+        assert_eq!(names, ["lab", "lab-2", "admin"]);
         assert_eq!(config.request_deadline, Duration::from_secs(10));
         assert_eq!(config.cors, Cors::Nobody);
-        assert!(!format!("{config:?}").contains("Secret(\""));
     }
 
     #[test]

@@ -23,7 +23,9 @@ const ALLOW_HEADERS: HeaderValue = HeaderValue::from_static(
     "Authorization, Content-Type, Idempotency-Key, X-Instruqt-Sandbox-ID, X-Instruqt-Track-ID, \
      X-Lab-Duration, X-Lease-Epoch, X-Operator, X-Request-ID, X-Sandbox-Name-Prefix, X-Sandbox-Pool, X-Track-ID",
 );
-const EXPOSE_HEADERS: HeaderValue = HeaderValue::from_static("Location, Retry-After, X-Request-ID");
+const EXPOSE_HEADERS: HeaderValue = HeaderValue::from_static(
+    "Location, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, X-Request-ID",
+);
 /// How long a browser may remember the answer to a preflight: an hour, in seconds.
 const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("3600");
 

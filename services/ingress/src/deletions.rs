@@ -14,17 +14,16 @@ use serde::Deserialize;
 
 use crate::admin::written;
 use crate::error::{Failure, pass_on};
+use crate::openapi::faults::{OfLook, OfLookAtOne, OfOrder};
 use crate::relay::Relay;
 use crate::request_id::Facts;
 
-mod switch;
+pub(crate) mod switch;
 
 pub(crate) use switch::{LineDesk, pause, resume};
 
-/// Who asks, for the history of what is done.
+/// Who of those that share a token asks, for the history of what is done.
 pub const OPERATOR_HEADER: &str = "X-Operator";
-/// Who asks over HTTP, where nobody says.
-const ANYBODY: &str = "admin";
 /// Pages of one request to replay all; what is left has a cursor.
 const PAGES_MAX: usize = 100;
 
@@ -43,6 +42,17 @@ type Asked = Result<Query<Which>, QueryRejection>;
 type PathKey = Result<Path<String>, PathRejection>;
 
 /// `GET /v1/admin/deletions`
+#[utoipa::path(
+    get, path = "/v1/admin/deletions", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    params(
+        ("pool" = Option<String>, Query, description = "of this pool only"),
+        ("status" = Option<String>, Query, description = "`pending_deletion` or `deletion_failed` only"),
+        ("cursor" = Option<String>, Query, description = "where the last page ended"),
+        ("limit" = Option<u32>, Query, description = "entries of a page, 1 to 100")
+    ),
+    responses(
+        (status = 200, description = "the queue of deletions", body = common::contract::DeletionsReply), OfLook)
+)]
 pub(crate) async fn list(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
@@ -54,6 +64,13 @@ pub(crate) async fn list(
 }
 
 /// `GET /v1/admin/deletions/parked`
+#[utoipa::path(
+    get, path = "/v1/admin/deletions/parked", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    params(("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason holds this"), ("cursor" = Option<u64>, Query, description = "where the last page ended"), ("limit" = Option<u32>, Query, description = "entries of a page")),
+    responses(
+        (status = 200, description = "a page of what was given up", body = common::contract::ParkedReply,
+         example = json!({"parked": [], "count": 0, "cursor": null})), OfLook)
+)]
 pub(crate) async fn parked(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
@@ -65,6 +82,12 @@ pub(crate) async fn parked(
 }
 
 /// `GET /v1/admin/deletions/{id}`
+#[utoipa::path(
+    get, path = "/v1/admin/deletions/{id}", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    params(("id" = String, Path, description = "the sandbox, or the key of a message that nobody can read")),
+    responses(
+        (status = 200, description = "one deletion", body = common::contract::DeletionView), OfLookAtOne)
+)]
 pub(crate) async fn show(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
@@ -76,31 +99,52 @@ pub(crate) async fn show(
 }
 
 /// `POST /v1/admin/deletions/{id}/replay`
+#[utoipa::path(
+    post, path = "/v1/admin/deletions/{id}/replay", tag = "operators", security(("admin" = [])),
+    params(("id" = String, Path, description = "the sandbox, or the key of a message that nobody can read"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    responses(
+        (status = 200, description = "what became of it", body = common::contract::ReplayReply,
+         example = json!({"key": "2000018", "outcome": "replayed"})), OfOrder)
+)]
 pub(crate) async fn replay(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
     path: PathKey,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let request = KeyRequest { key: key(path)?, by: Some(operator(&headers)?.to_string()) };
+    let request = KeyRequest { key: key(path)?, by: Some(operator(&headers, &facts)?.to_string()) };
     let reply = relay.send(Verb::Replay, &facts, None, &request).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
 
 /// `DELETE /v1/admin/deletions/{id}`
+#[utoipa::path(
+    delete, path = "/v1/admin/deletions/{id}", tag = "operators", security(("admin" = [])),
+    params(("id" = String, Path, description = "the sandbox, or the key of a message that nobody can read"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    responses(
+        (status = 200, description = "whether it was there", body = common::contract::RemoveReply,
+         example = json!({"key": "_unreadable.7", "removed": true})), OfOrder)
+)]
 pub(crate) async fn remove(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
     path: PathKey,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let request = KeyRequest { key: key(path)?, by: Some(operator(&headers)?.to_string()) };
+    let request = KeyRequest { key: key(path)?, by: Some(operator(&headers, &facts)?.to_string()) };
     let reply = relay.send(Verb::Remove, &facts, None, &request).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
 
 /// `POST /v1/admin/deletions/replay?all=true`: page after page, until the last or for as long as a request may
 /// take. Every page is a request of its own to the workers and may be repeated.
+#[utoipa::path(
+    post, path = "/v1/admin/deletions/replay", tag = "operators", security(("admin" = [])),
+    params(("all" = bool, Query, description = "has to be true"), ("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason holds this"), ("cursor" = Option<u64>, Query, description = "where the last page ended"), ("limit" = Option<u32>, Query, description = "entries of a page"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    responses(
+        (status = 200, description = "what became of them", body = ReplayAllReply,
+         example = json!({"replayed": 7, "already_on_the_way": 0, "gone": 0, "unreadable": 0, "failed": 0, "cursor": null})), OfLook)
+)]
 pub(crate) async fn replay_all(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
@@ -111,7 +155,7 @@ pub(crate) async fn replay_all(
     if which.all != Some(true) {
         return Err(Fault::invalid("all", "must be true to replay more than one deletion").into());
     }
-    let by = operator(&headers)?.to_string();
+    let by = operator(&headers, &facts)?.to_string();
     let mut request = ReplayAllRequest { which: which.request(), by: Some(by) };
     let mut total = ReplayAllReply { cursor: request.which.cursor, ..ReplayAllReply::default() };
     let until_ms = relay.deadline_ms();
@@ -151,13 +195,15 @@ fn key(path: PathKey) -> Result<String, Fault> {
     path.map(|Path(key)| key).map_err(|_| Fault::invalid("the id", "in the path is not text"))
 }
 
-pub(crate) fn operator(headers: &HeaderMap) -> Result<Actor, Fault> {
+/// Who asks, for the history: the name of the token, and behind it the name that the caller gives itself.
+pub(crate) fn operator(headers: &HeaderMap, facts: &Facts) -> Result<Actor, Fault> {
     let named = match headers.get(OPERATOR_HEADER).map(|value| value.to_str()) {
-        Some(Ok(name)) if !name.trim().is_empty() => name.trim(),
+        Some(Ok(name)) if !name.trim().is_empty() => Some(name.trim()),
         Some(Err(_)) => {
             return Err(Fault::invalid(OPERATOR_HEADER, "may hold only visible ASCII characters"));
         }
-        _ => ANYBODY,
+        _ => None,
     };
-    Actor::parse(named).map_err(|problem| Fault::invalid(OPERATOR_HEADER, problem))
+    let by = facts.actor(named);
+    Actor::parse(&by).map_err(|problem| Fault::invalid(OPERATOR_HEADER, problem))
 }

@@ -16,6 +16,8 @@ use crate::access::Entry;
 use crate::cors::Cors;
 use crate::error::{self, Failure};
 use crate::metrics::Metrics;
+use crate::rates::Rates;
+use crate::rates::peer::TrustedProxies;
 use crate::request_id::{Facts, REQUEST_ID_HEADER};
 
 /// What the edge needs.
@@ -25,6 +27,8 @@ pub(crate) struct Edge {
     pub(crate) metrics: Metrics,
     pub(crate) cors: Arc<Cors>,
     pub(crate) hsts_enabled: bool,
+    pub(crate) rates: Rates,
+    pub(crate) proxies: Arc<TrustedProxies>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -42,6 +46,9 @@ const SECURITY_HEADERS: [(HeaderName, HeaderValue); 5] = [
     ),
 ];
 
+/// What load balancers ask.
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+
 /// A year, in seconds; what preload lists ask for.
 const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000; includeSubDomains");
 
@@ -51,7 +58,8 @@ pub(crate) async fn stand(State(edge): State<Edge>, mut request: Request, next: 
     let entry = Entry::begin(&edge.metrics, &facts, &request);
     let allowed_origin = edge.cors.allowed_origin(request.headers());
     request.extensions_mut().insert(facts.clone());
-    let mut response = match edge.cors.preflight(request.method(), request.headers()) {
+    let early = edge.refuse_crowd(&request);
+    let mut response = match early.or_else(|| edge.cors.preflight(request.method(), request.headers())) {
         Some(answer) => answer,
         None => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
             Ok(answer) => answer,
@@ -78,9 +86,22 @@ pub(crate) async fn no_such_method() -> Failure {
 // === impl Edge ===
 
 impl Edge {
+    /// The answer to an address that asks too often, before anything is done for it. Probes are never refused:
+    /// an ingress in demand must not be taken for one that is down.
+    fn refuse_crowd(&self, request: &Request) -> Option<Response> {
+        if PROBES.contains(&request.uri().path()) {
+            return None;
+        }
+        let (fault, standing) = self.rates.count_peer(self.proxies.origin(request)?).err()?;
+        let mut response = Failure::from(fault).into_response();
+        standing.write(response.headers_mut());
+        Some(response)
+    }
+
     fn dress(&self, facts: &Facts, answer: &mut HeaderMap) {
         for (name, value) in SECURITY_HEADERS {
-            answer.insert(name, value);
+            // A page says itself what it may load; everything else may load nothing.
+            answer.entry(name).or_insert(value);
         }
         if self.hsts_enabled {
             answer.insert(header::STRICT_TRANSPORT_SECURITY, HSTS);

@@ -25,7 +25,7 @@ use axum::Router;
 use common::bus::{DeletionLine, Requests, Ticks};
 use common::clock::Clock;
 use common::random::Random;
-use common::runtime::ops::Ops;
+use common::runtime::ops::{Check, Ops};
 use prometheus::Registry;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -33,6 +33,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub mod routes;
+
+mod openapi;
 
 pub mod admin;
 pub mod deletions;
@@ -42,8 +44,10 @@ pub mod sandboxes;
 mod caller;
 mod cors;
 pub mod limits;
+pub mod rates;
 pub mod readiness;
 mod relay;
+pub mod tokens;
 
 mod access;
 mod edge;
@@ -58,15 +62,19 @@ pub use caller::Role;
 pub use config::Config;
 pub use cors::Cors;
 pub use metrics::Metrics;
+pub use rates::peer::Peer;
 pub use readiness::checks;
+pub use tokens::Scope;
 
 use admin::TickDesk;
-use caller::{Gate, Tokens};
+use caller::Gate;
 use deletions::LineDesk;
 use edge::Edge;
 use listener::Bounded;
+use rates::Rates;
 use relay::{Relay, RelayLimits};
 use routes::Parts;
+use tokens::Keeper;
 
 /// What the ingress talks to.
 #[derive(Clone)]
@@ -83,12 +91,15 @@ pub struct Ports {
     pub random: Arc<dyn Random>,
 }
 
-/// The ingress, ready to be run.
+/// The ingress, ready to be run. A clone is the same one: it has the same tokens and counts into the same metrics.
+#[derive(Clone)]
 pub struct Ingress {
     config: Config,
     ports: Ports,
     registry: Registry,
     metrics: Metrics,
+    keeper: Keeper,
+    rates: Rates,
 }
 
 // === impl Ingress ===
@@ -100,17 +111,29 @@ impl Ingress {
     /// When the registry has metrics of the same names already.
     pub fn new(config: Config, ports: Ports, registry: Registry) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::register(&registry)?;
-        Ok(Self { config, ports, registry, metrics })
+        let keeper = Keeper::new(&config.tokens, metrics.clone());
+        let rates = Rates::new(&config.rates, &metrics);
+        Ok(Self { config, ports, registry, metrics, keeper, rates })
+    }
+
+    /// What an operator should know of its settings as they are now; never a reason not to be ready.
+    #[must_use]
+    pub fn notes(&self) -> Vec<Arc<dyn Check>> {
+        self.keeper.check().into_iter().collect()
     }
 
     /// Everything behind the listener; not ready any more once `stop` is cancelled.
     pub fn router(&self, stop: CancellationToken) -> Router {
         let Ports { requests, ticks, line, clock, random } = self.ports.clone();
         let config = &self.config;
-        let checks = checks(&requests, &clock, &random);
+        let mut checks = checks(&requests, &clock, &random);
+        checks.extend(self.notes());
         let gate = Gate {
             role: Role::None,
-            tokens: Tokens::new(&config.lab_tokens, &config.admin_tokens),
+            only_looks: false,
+            holds_to_pools: false,
+            tokens: self.keeper.tokens(),
+            rates: self.rates.clone(),
             clock: Arc::clone(&clock),
         };
         let edge = Edge {
@@ -118,6 +141,8 @@ impl Ingress {
             metrics: self.metrics.clone(),
             cors: Arc::new(config.cors.clone()),
             hsts_enabled: config.hsts_enabled,
+            rates: self.rates.clone(),
+            proxies: Arc::new(config.trusted_proxies.clone()),
             stop: stop.clone(),
         };
         let parts = Parts {
@@ -156,7 +181,7 @@ impl Ingress {
         let clock = Arc::clone(&self.ports.clock);
         let listener = Bounded::new(listener, connections_max, listener::STANDSTILL_MAX);
         let mut open = listener.open();
-        let router = self.router(stop.clone());
+        let router = self.router(stop.clone()).into_make_service_with_connect_info::<Peer>();
         let close = async move {
             stop.cancelled().await;
             tokio::select! {
@@ -165,6 +190,10 @@ impl Ingress {
                 _ = open.wait_for(|open| *open == 0) => {}
             }
         };
-        axum::serve(listener, router).with_graceful_shutdown(close).await
+        let clock = Arc::clone(&self.ports.clock);
+        tokio::select! {
+            served = axum::serve(listener, router).with_graceful_shutdown(close).into_future() => served,
+            never = self.keeper.watch(&*clock) => match never {},
+        }
     }
 }

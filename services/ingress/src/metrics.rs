@@ -2,8 +2,13 @@
 
 use axum::http::{Method, StatusCode};
 use common::runtime::metrics::{Collectors, register_all};
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 use std::time::Duration;
+
+use crate::rates::Limit;
+use crate::tokens::Scope;
 
 /// Handles of all metrics.
 #[derive(Clone, Debug)]
@@ -12,6 +17,11 @@ pub struct Metrics {
     latency: HistogramVec,
     in_flight: IntGauge,
     retries: IntCounterVec,
+    tokens: IntGaugeVec,
+    tokens_file_bad: IntGauge,
+    tokens_file_reads: IntCounterVec,
+    limited: IntCounterVec,
+    limit_keys: IntGaugeVec,
 }
 
 /// Why a relayed request was sent again.
@@ -26,6 +36,10 @@ pub(crate) enum RetryReason {
 pub(crate) const UNMATCHED_ROUTE: &str = "unmatched";
 /// The status of a request whose caller went away before the answer, as nginx writes it.
 pub(crate) const CALLER_GONE_STATUS: u16 = 499;
+
+/// What came of a change of the file of tokens.
+const READ: &str = "read";
+const BAD: &str = "bad";
 
 /// Seconds. An ingress that answers by itself needs under 1 ms; a claim 2–10 ms; a retry adds 50–500 ms; 2 s
 /// is one attempt, 10 s the deadline of labs, and 25–30 s what an operator's wait for a report may take.
@@ -78,11 +92,46 @@ impl Metrics {
                 Opts::new("broker_relay_retries_total", "Relayed requests that were sent again, by reason"),
                 &["reason"],
             )?,
+            tokens: IntGaugeVec::new(
+                Opts::new("broker_http_tokens", "Tokens that are good, by what they give the right to"),
+                &["scope"],
+            )?,
+            tokens_file_bad: IntGauge::new(
+                "broker_http_tokens_file_bad",
+                "1 while the file of tokens cannot be used and older tokens stay good",
+            )?,
+            tokens_file_reads: IntCounterVec::new(
+                Opts::new(
+                    "broker_http_tokens_file_reads_total",
+                    "Changes of the file of tokens, by what came of them",
+                ),
+                &["outcome"],
+            )?,
+            limited: IntCounterVec::new(
+                Opts::new(
+                    "broker_http_rate_limited_total",
+                    "Requests refused for coming too often, by what was counted",
+                ),
+                &["limit"],
+            )?,
+            limit_keys: IntGaugeVec::new(
+                Opts::new(
+                    "broker_http_rate_limit_keys",
+                    "Addresses, tokens and owners that are remembered, 65536 of each at most",
+                ),
+                &["limit"],
+            )?,
         };
         register_all(registry, metrics.collectors())?;
         // A rate needs the zero before the first event.
         for reason in RetryReason::ALL {
             metrics.retries.with_label_values(&[reason.as_str()]);
+        }
+        for limit in Limit::ALL {
+            metrics.limited.with_label_values(&[limit.as_str()]);
+        }
+        for outcome in [READ, BAD] {
+            metrics.tokens_file_reads.with_label_values(&[outcome]);
         }
         Ok(metrics)
     }
@@ -90,8 +139,28 @@ impl Metrics {
     /// All of them.
     #[must_use]
     pub fn collectors(&self) -> Collectors {
-        let Self { requests, latency, in_flight, retries } = self.clone();
-        vec![Box::new(requests), Box::new(latency), Box::new(in_flight), Box::new(retries)]
+        let Self {
+            requests,
+            latency,
+            in_flight,
+            retries,
+            tokens,
+            tokens_file_bad,
+            tokens_file_reads,
+            limited,
+            limit_keys,
+        } = self.clone();
+        vec![
+            Box::new(requests),
+            Box::new(latency),
+            Box::new(in_flight),
+            Box::new(retries),
+            Box::new(tokens),
+            Box::new(tokens_file_bad),
+            Box::new(tokens_file_reads),
+            Box::new(limited),
+            Box::new(limit_keys),
+        ]
     }
 
     pub(crate) fn begun(&self) {
@@ -109,9 +178,28 @@ impl Metrics {
     pub(crate) fn retried(&self, reason: RetryReason) {
         self.retries.with_label_values(&[reason.as_str()]).inc();
     }
+
+    pub(crate) fn limited(&self, limit: Limit) {
+        self.limited.with_label_values(&[limit.as_str()]).inc();
+    }
+
+    pub(crate) fn remembers(&self, limit: Limit, keys: usize) {
+        let keys = i64::try_from(keys).unwrap_or(i64::MAX);
+        self.limit_keys.with_label_values(&[limit.as_str()]).set(keys);
+    }
+
+    pub(crate) fn tokens_are(&self, scope: Scope, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.tokens.with_label_values(&[scope.as_str()]).set(count);
+    }
+
+    pub(crate) fn tokens_read(&self, is_bad: bool) {
+        self.tokens_file_bad.set(i64::from(is_bad));
+        self.tokens_file_reads.with_label_values(&[if is_bad { BAD } else { READ }]).inc();
+    }
 }
 
-// Any token may be a method, and a caller may try them all.
+// Any word may be a method, and a caller may try them all.
 fn method_label(method: &Method) -> &'static str {
     const KNOWN: [(Method, &str); 7] = [
         (Method::GET, "GET"),

@@ -12,13 +12,14 @@ use serde::Deserialize;
 
 use crate::deletions::operator;
 use crate::error::{Failure, pass_on};
+use crate::openapi::faults::OfOrder;
 use crate::relay::Relay;
 use crate::request_id::Facts;
 use crate::sandboxes::sandbox_in_path;
 
 /// The body of an order.
-#[derive(Debug, Default, Deserialize)]
-struct Why {
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+pub(crate) struct Why {
     #[serde(default)]
     reason: String,
 }
@@ -26,6 +27,13 @@ struct Why {
 type PathId = Result<Path<String>, PathRejection>;
 
 /// `POST /v1/admin/sandboxes/{id}/quarantine`
+#[utoipa::path(
+    post, path = "/v1/admin/sandboxes/{id}/quarantine", tag = "operators", security(("admin" = [])),
+    params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    request_body(content = Why, example = json!({"reason": "smoke in it"})),
+    responses(
+        (status = 200, description = "it is kept out of use", body = common::contract::OrderReply), OfOrder)
+)]
 pub(crate) async fn quarantine(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
@@ -37,6 +45,13 @@ pub(crate) async fn quarantine(
 }
 
 /// `POST /v1/admin/sandboxes/{id}/unquarantine`
+#[utoipa::path(
+    post, path = "/v1/admin/sandboxes/{id}/unquarantine", tag = "operators", security(("admin" = [])),
+    params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    request_body(content = Why, example = json!({"reason": "smoke in it"})),
+    responses(
+        (status = 200, description = "it is of the pool again, or on its way out", body = common::contract::OrderReply), OfOrder)
+)]
 pub(crate) async fn unquarantine(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
@@ -48,6 +63,13 @@ pub(crate) async fn unquarantine(
 }
 
 /// `POST /v1/admin/sandboxes/{id}/release`
+#[utoipa::path(
+    post, path = "/v1/admin/sandboxes/{id}/release", tag = "operators", security(("admin" = [])),
+    params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    request_body(content = Why, example = json!({"reason": "smoke in it"})),
+    responses(
+        (status = 200, description = "it is on its way out", body = common::contract::OrderReply), OfOrder)
+)]
 pub(crate) async fn release(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
@@ -68,7 +90,7 @@ async fn order(
 ) -> Result<Response, Failure> {
     let sandbox = sandbox_in_path(path)?;
     facts.note_sandbox(&sandbox);
-    let by = operator(headers)?;
+    let by = operator(headers, facts)?;
     let request = OrderRequest {
         sandbox_id: sandbox.to_string(),
         reason: reason(body)?.to_string(),

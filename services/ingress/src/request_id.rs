@@ -6,6 +6,8 @@ use common::random::Random;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+use crate::tokens::Caller;
+
 /// The header that carries the id, both ways.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
 /// Longest id that is taken from a caller, in bytes.
@@ -27,6 +29,7 @@ pub(crate) struct Facts {
 
 #[derive(Debug, Default)]
 struct Notes {
+    caller: OnceLock<Arc<Caller>>,
     owner: OnceLock<OwnerId>,
     sandbox: OnceLock<SandboxId>,
 }
@@ -66,6 +69,11 @@ impl Facts {
         }
     }
 
+    /// Notes whose token it is; the first note stays.
+    pub(crate) fn note_caller(&self, caller: &Arc<Caller>) {
+        self.notes.caller.get_or_init(|| Arc::clone(caller));
+    }
+
     /// Notes who asks; the first note stays.
     pub(crate) fn note_owner(&self, owner: &OwnerId) {
         self.notes.owner.get_or_init(|| owner.clone());
@@ -74,6 +82,17 @@ impl Facts {
     /// Notes which sandbox it is about; the first note stays.
     pub(crate) fn note_sandbox(&self, sandbox: &SandboxId) {
         self.notes.sandbox.get_or_init(|| sandbox.clone());
+    }
+
+    pub(crate) fn caller(&self) -> Option<&Caller> {
+        self.notes.caller.get().map(AsRef::as_ref)
+    }
+
+    /// Who is said to do something by hand: whose token it is, and the name that the caller gives itself. The
+    /// first is proved and always there, the second is not.
+    pub(crate) fn actor(&self, named: Option<&str>) -> String {
+        let proved = self.caller().map_or("nobody", |caller| caller.name.as_str());
+        named.map_or_else(|| proved.to_owned(), |named| format!("{proved}/{named}"))
     }
 
     pub(crate) fn owner(&self) -> Option<&OwnerId> {

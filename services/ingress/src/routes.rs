@@ -12,9 +12,12 @@ use crate::admin::{self, TickDesk};
 use crate::caller::{self, Gate, Role};
 use crate::deletions::{self, LineDesk};
 use crate::edge::{self, Edge};
+use crate::openapi;
+use crate::openapi::faults::OfOpen;
 use crate::orders;
 use crate::relay::Relay;
 use crate::sandboxes;
+use crate::tokens::Scope;
 
 /// One thing that can be asked over HTTP.
 #[derive(Debug)]
@@ -171,17 +174,54 @@ pub const ROUTES: &[Route] = &[
         role: Role::Admin,
         endpoint: |method, _| on(method, deletions::replay),
     },
+    Route {
+        method: Method::GET,
+        path: "/v1/openapi.json",
+        role: Role::None,
+        endpoint: |method, _| on(method, openapi::document),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/docs",
+        role: Role::None,
+        endpoint: |method, _| on(method, openapi::page),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/docs/page.css",
+        role: Role::None,
+        endpoint: |method, _| on(method, openapi::style),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/docs/page.js",
+        role: Role::None,
+        endpoint: |method, _| on(method, openapi::script),
+    },
     Route { method: Method::GET, path: "/healthz", role: Role::None, endpoint: ops },
     Route { method: Method::GET, path: "/readyz", role: Role::None, endpoint: ops },
     Route { method: Method::GET, path: "/metrics", role: Role::None, endpoint: ops },
     Route { method: Method::GET, path: "/", role: Role::None, endpoint: |method, _| on(method, about) },
 ];
 
+/// The routes behind which a token that is for some pools is held to them; all others refuse such a token.
+const HOLDS_TO_POOLS: [&str; 4] = [
+    "/v1/allocate",
+    "/v1/sandboxes/{id}/mark-for-deletion",
+    "/v1/sandboxes/{id}/extend",
+    "/v1/sandboxes/{id}",
+];
+
 /// The router of all routes. `gate` stands before each one, with the route's role; `edge` around all.
 pub(crate) fn router(parts: Parts, gate: &Gate, edge: Edge) -> Router {
     let mut router = Router::new();
     for route in ROUTES {
-        let gate = Gate { role: route.role, ..gate.clone() };
+        let gate = Gate {
+            role: route.role,
+            only_looks: caller::only_looks(&route.method),
+            holds_to_pools: route.holds_to_pools(),
+            ..gate.clone()
+        };
         let endpoint =
             (route.endpoint)(route.filter(), &parts).route_layer(from_fn_with_state(gate, caller::admit));
         router = router.route(route.path, endpoint);
@@ -196,6 +236,18 @@ pub(crate) fn router(parts: Parts, gate: &Gate, edge: Edge) -> Router {
 // === impl Route ===
 
 impl Route {
+    /// Whether a token with this right may use it.
+    #[must_use]
+    pub fn admits(&self, scope: Scope) -> bool {
+        self.role.admits(scope, &self.method)
+    }
+
+    /// Whether a token that is for some pools may use it.
+    #[must_use]
+    pub fn holds_to_pools(&self) -> bool {
+        HOLDS_TO_POOLS.contains(&self.path)
+    }
+
     fn filter(&self) -> MethodFilter {
         // Every method of the table has a filter; a test asks each route by its method.
         MethodFilter::try_from(self.method.clone()).unwrap_or(MethodFilter::GET)
@@ -227,7 +279,16 @@ fn ops(method: MethodFilter, parts: &Parts) -> MethodRouter<Parts> {
     on_service(method, parts.ops.clone().router())
 }
 
-async fn about() -> Response {
+/// What this is.
+#[utoipa::path(
+    get, path = "/", tag = "open",
+    responses(
+        (status = 200, description = "name and version", body = serde_json::Value,
+         example = json!({"service": "sandbox-broker", "version": "0.1.0"})),
+        OfOpen
+    )
+)]
+pub(crate) async fn about() -> Response {
     let about = serde_json::json!({"service": "sandbox-broker", "version": env!("CARGO_PKG_VERSION")});
     (StatusCode::OK, axum::Json(about)).into_response()
 }

@@ -5,11 +5,13 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use common::contract::bounds::Bounded;
 use common::contract::{AllocateRequest, ExtendRequest, Fault, FaultCode, Outcome, SandboxRequest, Verb};
 use common::domain::{IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
 use serde::Deserialize;
 
 use crate::error::{Failure, pass_on};
+use crate::openapi::faults::{OfClaim, OfExtend, OfOwnLook, OfRelease};
 use crate::relay::Relay;
 use crate::request_id::Facts;
 
@@ -33,6 +35,21 @@ pub const LAB_DURATION_HEADER: &str = "X-Lab-Duration";
 type PathId = Result<Path<String>, PathRejection>;
 
 /// `POST /v1/allocate`
+#[utoipa::path(
+    post, path = "/v1/allocate", tag = "labs", security(("lab" = [])),
+    params(
+        ("X-Instruqt-Sandbox-ID" = String, Header, description = "who asks (Instruqt participant id); older scripts send `X-Track-ID`"),
+        ("X-Instruqt-Track-ID" = Option<String>, Header, description = "the lab (Instruqt track slug)"),
+        ("X-Sandbox-Name-Prefix" = Option<String>, Header, description = "only sandboxes whose name begins so"),
+        ("X-Sandbox-Pool" = Option<String>, Header, description = "the pool; the default one without it"),
+        ("Idempotency-Key" = Option<String>, Header, description = "what makes a repeat the same claim; the owner without it"),
+        ("X-Lab-Duration" = Option<u32>, Header, description = "length of the lease in hours, within the set maximum")
+    ),
+    responses(
+        (status = 201, description = "a new lease", body = common::contract::Allocation, example = json!({"sandbox_id": "2000018", "name": "lab-00018", "external_id": "6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11",
+                         "allocated_at": 1763683200, "expires_at": 1763697600, "sfdc_account_id": null, "lease_epoch": 1})),
+        (status = 200, description = "the lease that this owner and key have already", body = common::contract::Allocation), OfClaim)
+)]
 pub(crate) async fn allocate(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
@@ -44,11 +61,12 @@ pub(crate) async fn allocate(
         lab: id(&headers, LAB_HEADER, LabId::parse)?.map(|lab| lab.to_string()),
         idempotency_key: id(&headers, IDEMPOTENCY_KEY_HEADER, IdempotencyKey::parse)?
             .map(|key| key.to_string()),
-        pool: id(&headers, POOL_HEADER, PoolName::parse)?.map(|pool| pool.to_string()),
+        pool: pool(&headers, &facts)?.map(|pool| pool.to_string()),
         name_prefix: id(&headers, NAME_PREFIX_HEADER, NamePrefix::parse)?.map(|prefix| prefix.to_string()),
         lab_duration_hours: duration_hours(&headers)?,
     };
-    let reply = relay.send(Verb::Allocate, &facts, request.idempotency_key.as_deref(), &request).await?;
+    let key = request.idempotency_key.clone();
+    let reply = relay.send(Verb::Allocate, &facts, key.as_deref(), &bounded(request, &facts)).await?;
     if let Some(sandbox) = sandbox_named_in(&reply.body).filter(|_| !reply.is_fault) {
         facts.note_sandbox(&sandbox);
     }
@@ -61,6 +79,13 @@ pub(crate) async fn allocate(
 }
 
 /// `POST /v1/sandboxes/{id}/mark-for-deletion`
+#[utoipa::path(
+    post, path = "/v1/sandboxes/{id}/mark-for-deletion", tag = "labs", security(("lab" = [])),
+    params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "who asks (Instruqt participant id); older scripts send `X-Track-ID`")),
+    responses(
+        (status = 200, description = "it is on its way out; a repeat has the same answer", body = common::contract::ReleaseReply,
+         example = json!({"sandbox_id": "2000018", "status": "pending_deletion", "deletion_requested_at": 1763690000})), OfRelease)
+)]
 pub(crate) async fn mark_for_deletion(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
@@ -71,6 +96,15 @@ pub(crate) async fn mark_for_deletion(
 }
 
 /// `POST /v1/sandboxes/{id}/extend`
+#[utoipa::path(
+    post, path = "/v1/sandboxes/{id}/extend", tag = "labs", security(("lab" = [])),
+    params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "who asks (Instruqt participant id); older scripts send `X-Track-ID`"),
+        ("X-Lab-Duration" = u32, Header, description = "how many hours the lease is to last in all"),
+        ("X-Lease-Epoch" = Option<u64>, Header, description = "the lease that is meant, by its epoch")),
+    responses(
+        (status = 200, description = "the lease with its new end", body = common::contract::Allocation, example = json!({"sandbox_id": "2000018", "name": "lab-00018", "external_id": "6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11",
+                         "allocated_at": 1763683200, "expires_at": 1763697600, "sfdc_account_id": null, "lease_epoch": 1})), OfExtend)
+)]
 pub(crate) async fn extend(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
@@ -89,11 +123,20 @@ pub(crate) async fn extend(
         lab_duration_hours: Some(hours),
         lease_epoch: lease_epoch(&headers)?,
     };
-    let reply = relay.send(Verb::Extend, &facts, None, &request).await?;
+    let reply = relay.send(Verb::Extend, &facts, None, &bounded(request, &facts)).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
 
 /// `GET /v1/sandboxes/{id}`
+#[utoipa::path(
+    get, path = "/v1/sandboxes/{id}", tag = "labs", security(("lab" = [])),
+    params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "who asks (Instruqt participant id); older scripts send `X-Track-ID`")),
+    responses(
+        (status = 200, description = "the owner's sandbox", body = common::contract::SandboxView,
+         example = json!({"sandbox_id": "2000018", "name": "lab-00018", "external_id": "6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11",
+                          "status": "allocated", "allocated_to_track": "student-1", "allocated_at": 1763683200,
+                          "expires_at": 1763697600, "track_name": "dns-basics", "sfdc_account_id": null})), OfOwnLook)
+)]
 pub(crate) async fn get(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
@@ -114,22 +157,44 @@ async fn about_one(
     let sandbox = sandbox_in_path(path)?;
     facts.note_sandbox(&sandbox);
     let request = SandboxRequest { sandbox_id: sandbox.to_string(), owner: owner.to_string() };
-    let reply = relay.send(verb, facts, None, &request).await?;
+    let reply = relay.send(verb, facts, None, &bounded(request, facts)).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
 
+/// The request, held to the pools that the caller's token is for.
+fn bounded<T>(request: T, facts: &Facts) -> Bounded<T> {
+    let pools = facts.caller().map(|caller| caller.pools.iter().map(ToString::to_string).collect());
+    Bounded { request, pools: pools.unwrap_or_default() }
+}
+
+// Without the header, a token that is for some pools means its first one.
+fn pool(headers: &HeaderMap, facts: &Facts) -> Result<Option<PoolName>, Fault> {
+    let named = id(headers, POOL_HEADER, PoolName::parse)?;
+    let pools = facts.caller().map_or(&[][..], |caller| &caller.pools);
+    match named {
+        None => Ok(pools.first().cloned()),
+        Some(pool) if pools.is_empty() || pools.contains(&pool) => Ok(Some(pool)),
+        Some(_) => Err(Fault::new(FaultCode::Forbidden, "this token is not for this pool")),
+    }
+}
+
 fn owner(headers: &HeaderMap, facts: &Facts) -> Result<OwnerId, Fault> {
-    let owner = match id(headers, OWNER_HEADER, OwnerId::parse)? {
-        Some(owner) => owner,
+    let owner = owner_in(headers)?;
+    facts.note_owner(&owner);
+    Ok(owner)
+}
+
+/// Who asks, as the headers have it.
+pub(crate) fn owner_in(headers: &HeaderMap) -> Result<OwnerId, Fault> {
+    match id(headers, OWNER_HEADER, OwnerId::parse)? {
+        Some(owner) => Ok(owner),
         None => id(headers, LEGACY_OWNER_HEADER, OwnerId::parse)?.ok_or_else(|| {
             Fault::new(
                 FaultCode::MissingSandboxId,
                 format!("{OWNER_HEADER} (or the older {LEGACY_OWNER_HEADER}) has to name the owner"),
             )
-        })?,
-    };
-    facts.note_owner(&owner);
-    Ok(owner)
+        }),
+    }
 }
 
 pub(crate) fn sandbox_in_path(path: PathId) -> Result<SandboxId, Fault> {

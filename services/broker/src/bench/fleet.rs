@@ -48,6 +48,16 @@ const NATS_STOP_PATIENCE: Duration = Duration::from_secs(2);
 const ATTEMPT_TIMEOUT_MS: &str = "10000";
 /// Time for a call to the table with all its tries.
 const OPERATION_TIMEOUT_MS: &str = "30000";
+/// The limits of callers, and what no load here comes near.
+const RATE_SETTINGS: [&str; 6] = [
+    "PEER_RATE_PER_SECOND",
+    "PEER_RATE_BURST",
+    "TOKEN_RATE_PER_SECOND",
+    "TOKEN_RATE_BURST",
+    "OWNER_RATE_PER_SECOND",
+    "OWNER_RATE_BURST",
+];
+const RATE_MAX: &str = "1000000";
 
 /// What a fleet is to be.
 #[derive(Clone, Copy, Debug, Default)]
@@ -103,6 +113,10 @@ impl Fleet {
         let mut overlay = Overlay::over(env);
         overlay.set("BROKER_API_TOKEN", &token);
         overlay.set("BROKER_ADMIN_TOKEN", data.token("admin-token")?);
+        // One address with one token asks for everybody. The limits are at work, and far away.
+        for name in RATE_SETTINGS {
+            overlay.set_default(name, RATE_MAX);
+        }
         // Its own names, should the server or the engine be somebody's.
         overlay.set("SUBJECT_PREFIX", &run);
         overlay.set("DYNAMODB_TABLE", &run);

@@ -13,10 +13,8 @@ use std::sync::Arc;
 
 use crate::admin::{unavailable, written};
 use crate::error::Failure;
+use crate::openapi::faults::OfSwitch;
 use crate::request_id::Facts;
-
-/// Who pauses if the request does not say.
-const BY_DEFAULT: &str = "admin API";
 
 /// Where operators stop the deletions.
 #[derive(Clone)]
@@ -25,25 +23,32 @@ pub(crate) struct LineDesk {
     pub(crate) clock: Arc<dyn Clock>,
 }
 
-#[derive(Serialize)]
-struct Paused {
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Paused {
     status: &'static str,
     paused: Pause,
 }
 
-#[derive(Serialize)]
-struct Resumed {
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Resumed {
     status: &'static str,
     was_paused: Option<Pause>,
 }
 
 /// `POST /v1/admin/deletions/pause`
+#[utoipa::path(
+    post, path = "/v1/admin/deletions/pause", tag = "operators", security(("admin" = [])),
+    request_body(content = Option<PauseRequest>, example = json!({"until_seconds": 600, "reason": "maintenance"})),
+    responses(
+        (status = 200, description = "no deletion begins", body = Paused,
+         example = json!({"status": "paused", "paused": {"by": "admin", "since": 1763683200, "until": null, "reason": null}})), OfSwitch)
+)]
 pub(crate) async fn pause(
     State(desk): State<LineDesk>,
     Extension(facts): Extension<Facts>,
     body: Bytes,
 ) -> Result<Response, Failure> {
-    let request: PauseRequest = if body.is_empty() {
+    let mut request: PauseRequest = if body.is_empty() {
         PauseRequest::default()
     } else if !body.trim_ascii_start().starts_with(b"{") {
         return Err(Fault::invalid("the body", "is no JSON object").into());
@@ -52,9 +57,10 @@ pub(crate) async fn pause(
             Fault::invalid("the body", format!("is not the expected JSON object: {error}"))
         })?
     };
-    let paused = request
-        .at(desk.clock.now(), BY_DEFAULT)
-        .map_err(|(field, problem)| Fault::invalid(field, problem))?;
+    let by = facts.actor(request.by.as_deref().filter(|by| !by.trim().is_empty()));
+    request.by = Some(by.clone());
+    let paused =
+        request.at(desk.clock.now(), &by).map_err(|(field, problem)| Fault::invalid(field, problem))?;
     desk.line.pause(&paused).await.map_err(|error| unavailable(&error, &facts))?;
     tracing::warn!(
         request.id = facts.request_id.as_str(),
@@ -66,11 +72,17 @@ pub(crate) async fn pause(
 }
 
 /// `POST /v1/admin/deletions/resume`
+#[utoipa::path(
+    post, path = "/v1/admin/deletions/resume", tag = "operators", security(("admin" = [])),
+    responses(
+        (status = 200, description = "they go on", body = Resumed, example = json!({"status": "running", "was_paused": null})), OfSwitch)
+)]
 pub(crate) async fn resume(
     State(desk): State<LineDesk>,
     Extension(facts): Extension<Facts>,
 ) -> Result<Response, Failure> {
     let was_paused = desk.line.resume().await.map_err(|error| unavailable(&error, &facts))?;
-    tracing::warn!(request.id = facts.request_id.as_str(), "deletions are resumed");
+    let by = facts.actor(None);
+    tracing::warn!(request.id = facts.request_id.as_str(), by, "deletions are resumed by {by}");
     written(StatusCode::OK, &Resumed { status: "running", was_paused })
 }

@@ -125,7 +125,7 @@ async fn a_sync_is_forced_by_name_and_not_behind_one_that_waits() {
     *rig.ticks.report.lock().unwrap() = Some(sync_report("completed", Some("forced although it is empty")));
     let answer = rig.ask("POST", "/v1/admin/sync?force=true", &by_alice).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["status"]), (200, &json!("completed")));
-    assert_eq!(*rig.ticks.ordered.lock().unwrap(), [TickOrder::forced("alice")]);
+    assert_eq!(*rig.ticks.ordered.lock().unwrap(), [TickOrder::forced("admin/alice")]);
     rig.ticks.is_full.store(true, Ordering::SeqCst);
     rig.ask("POST", "/v1/admin/sync?force=true", ADMIN)
         .await
@@ -251,7 +251,7 @@ async fn deletions_are_paused_and_resumed() {
     let rig = rig();
     let now = EPOCH_MS / 1_000;
     let answer = pause_with(&rig, r#"{"until_seconds":60,"reason":"maintenance","by":"me"}"#).await;
-    let pause = json!({"by": "me", "since": now, "until": now + 60, "reason": "maintenance"});
+    let pause = json!({"by": "admin/me", "since": now, "until": now + 60, "reason": "maintenance"});
     assert_eq!(
         (answer.status, answer.json()),
         (StatusCode::OK, json!({"status": "paused", "paused": pause}))
@@ -259,7 +259,7 @@ async fn deletions_are_paused_and_resumed() {
     let answer = pause_with(&rig, &format!(r#"{{"until":{}}}"#, now + 5)).await;
     assert_eq!(answer.json()["paused"]["until"], now + 5, "a pause replaces the one before");
     let answer = rig.ask("POST", "/v1/admin/deletions/pause", ADMIN).await;
-    let pause = json!({"by": "admin API", "since": now, "until": null, "reason": null});
+    let pause = json!({"by": "admin", "since": now, "until": null, "reason": null});
     assert_eq!(answer.json(), json!({"status": "paused", "paused": pause}));
     assert_eq!(rig.line.status().await.unwrap().state, "paused");
     let answer = rig.ask("POST", "/v1/admin/deletions/resume", ADMIN).await;

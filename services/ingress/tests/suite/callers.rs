@@ -1,15 +1,22 @@
 //! Who may ask what: the table of routes, walked.
 
-use crate::support::{ADMIN, ADMIN_TOKEN, LAB, LAB_TOKEN, Rig, Step, and, request};
+use crate::support::{ADMIN, ADMIN_TOKEN, Answer, LAB, LAB_TOKEN, Rig, Step, and, request};
 use axum::body::Body;
 use common::contract::FaultCode;
-use ingress::Role;
+use common::domain::PoolName;
 use ingress::routes::{ROUTES, Route};
+use ingress::tokens::{file, fingerprint, parse_name};
+use ingress::{Role, Scope};
+use std::fs;
+use tempfile::TempDir;
 
 const NO_TOKEN: &str = "a valid token is needed: `Authorization: Bearer <token>`";
+const NOT_HELD: &str = "this token is for some pools only, and this request cannot be held to them";
+const READ_ONLY_TOKEN: &str = "read-only-token-1";
+const BOUND_TOKEN: &str = "bound-token-1";
 const NO_RIGHT: &str = "this token does not give the right to do this";
 
-fn path_of(route: &Route) -> String {
+pub(crate) fn path_of(route: &Route) -> String {
     let path = route.path.replace("{id}", "7").replace("{kind}", "sync").replace("{tick}", "1");
     // The one route that wants to be asked twice whether it is meant.
     if path.ends_with("/deletions/replay") { format!("{path}?all=true") } else { path }
@@ -24,46 +31,92 @@ fn rig() -> Rig {
     Rig::new([Step::Say(None, r#"{"store":"ok"}"#)])
 }
 
+/// A token of every scope, and one that is for a pool only, each by the name of what it gives the right to.
+fn tokens() -> (TempDir, [(Scope, &'static str); 3]) {
+    let folder = tempfile::tempdir().unwrap();
+    let line = |name: &str, token: &str, scope, pools: &[PoolName]| {
+        file::line(&parse_name(name).unwrap(), &[scope], &fingerprint(token.as_bytes()), pools).unwrap()
+    };
+    let main = PoolName::parse("main").unwrap();
+    let lines = [
+        line("looker", READ_ONLY_TOKEN, Scope::ReadOnly, &[]),
+        line("bound", BOUND_TOKEN, Scope::Lab, &[main]),
+    ];
+    fs::write(folder.path().join("tokens"), lines.join("\n")).unwrap();
+    (folder, [(Scope::Lab, LAB_TOKEN), (Scope::Admin, ADMIN_TOKEN), (Scope::ReadOnly, READ_ONLY_TOKEN)])
+}
+
 #[tokio::test(start_paused = true)]
-async fn every_route_lets_in_its_role_and_nobody_else() {
-    let rig = rig();
+async fn every_route_lets_in_its_scopes_and_nobody_else() {
+    let (folder, tokens) = tokens();
+    let file = folder.path().join("tokens");
+    let rig = Rig::with(&[("TOKENS_FILE", file.to_str().unwrap())], [Step::Say(None, r#"{"store":"ok"}"#)]);
     let mut walked = 0;
-    for route in ROUTES {
+    for route in ROUTES.iter().filter(|route| route.role != Role::None) {
         let (method, path) = (route.method.as_str(), path_of(route));
-        let bearer = |token: &str| format!("Bearer {token}");
-        let (right, wrong_role) = match route.role {
-            Role::None => {
-                let answer = rig.ask(method, &path, &[]).await;
-                assert_eq!(answer.status, 200, "{method} {path}");
-                continue;
-            }
-            Role::Lab => (LAB_TOKEN, ADMIN_TOKEN),
-            Role::Admin => (ADMIN_TOKEN, LAB_TOKEN),
-        };
         for authorization in [None, Some("Bearer nobody"), Some("Basic bGFiOg=="), Some(LAB_TOKEN)] {
             let headers: Vec<_> = authorization.into_iter().map(|value| ("Authorization", value)).collect();
             let answer = rig.ask(method, &path, &headers).await;
             answer.assert_fault(FaultCode::Unauthorized, NO_TOKEN);
             assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{method} {path}");
         }
-        let answer = rig.ask(method, &path, &[("Authorization", &bearer(wrong_role))]).await;
-        answer.assert_fault(FaultCode::Forbidden, NO_RIGHT);
-        assert_eq!(answer.header("www-authenticate"), None);
-        let before = rig.workers.seen().len();
-        let authorization = bearer(right);
-        // What a route needs to be relayed; who does not need it does not mind.
-        let (owner, hours) = (("X-Instruqt-Sandbox-ID", "p-1"), ("X-Lab-Duration", "6"));
-        let asked = request(method, &path, &[("Authorization", &authorization), owner, hours]);
-        let answer = rig.send(asked.map(|_| Body::from(r#"{"reason":"smoke in it"}"#))).await;
-        assert!(answer.status.is_success(), "{method} {path}: {answer:?}");
-        let is_relayed = route.role == Role::Lab
-            || route.path == "/v1/admin/stats"
-            || route.path.starts_with("/v1/admin/sandboxes/")
-            || (route.path.starts_with("/v1/admin/deletions") && !is_switch(route));
-        assert_eq!(rig.workers.seen().len() - before, usize::from(is_relayed), "{method} {path}");
+        for (scope, token) in tokens {
+            let before = rig.workers.seen().len();
+            let answer = ask_with(&rig, route, token).await;
+            if !route.admits(scope) {
+                answer.assert_fault(FaultCode::Forbidden, NO_RIGHT);
+                assert_eq!(answer.header("www-authenticate"), None);
+                assert_eq!(rig.workers.seen().len(), before, "{method} {path}: a worker was asked");
+                continue;
+            }
+            assert!(answer.status.is_success(), "{method} {path} as {scope:?}: {answer:?}");
+            let is_relayed = route.role == Role::Lab
+                || route.path == "/v1/admin/stats"
+                || route.path.starts_with("/v1/admin/sandboxes/")
+                || (route.path.starts_with("/v1/admin/deletions") && !is_switch(route));
+            assert_eq!(rig.workers.seen().len() - before, usize::from(is_relayed), "{method} {path}");
+        }
+        let answer = ask_with(&rig, route, BOUND_TOKEN).await;
+        match (route.admits(Scope::Lab), route.holds_to_pools()) {
+            (true, true) => assert!(answer.status.is_success(), "{method} {path}: {answer:?}"),
+            (true, false) => answer.assert_fault(FaultCode::Forbidden, NOT_HELD),
+            (false, _) => answer.assert_fault(FaultCode::Forbidden, NO_RIGHT),
+        }
         walked += 1;
     }
     assert_eq!(walked, 22);
+}
+
+async fn ask_with(rig: &Rig, route: &Route, token: &str) -> Answer {
+    let bearer = format!("Bearer {token}");
+    // What a route needs to be relayed; who does not need it does not mind.
+    let (owner, hours) = (("X-Instruqt-Sandbox-ID", "p-1"), ("X-Lab-Duration", "6"));
+    let asked = request(route.method.as_str(), &path_of(route), &[("Authorization", &bearer), owner, hours]);
+    rig.send(asked.map(|_| Body::from(r#"{"reason":"smoke in it"}"#))).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn open_routes_ask_for_nothing() {
+    let rig = rig();
+    for route in ROUTES.iter().filter(|route| route.role == Role::None) {
+        let answer = rig.ask(route.method.as_str(), &path_of(route), &[]).await;
+        assert_eq!(answer.status, 200, "{}", route.path);
+    }
+}
+
+#[test]
+fn every_route_is_for_some_scopes_and_only_looking_is_for_read_only() {
+    for route in ROUTES {
+        let admitted: Vec<_> = Scope::ALL.into_iter().filter(|scope| route.admits(*scope)).collect();
+        let expected = match (route.role, route.method.as_str()) {
+            (Role::None, _) => Scope::ALL.to_vec(),
+            (Role::Lab, _) => vec![Scope::Lab],
+            (Role::Admin, "GET") => vec![Scope::Admin, Scope::ReadOnly],
+            (Role::Admin, _) => vec![Scope::Admin],
+        };
+        assert_eq!(admitted, expected, "{} {}", route.method, route.path);
+        assert!(!route.holds_to_pools() || route.role == Role::Lab, "{}", route.path);
+    }
 }
 
 #[test]
@@ -71,6 +124,8 @@ fn everything_below_v1_needs_a_token_and_admin_routes_an_admin_one() {
     for route in ROUTES {
         let expected = match route.path {
             path if path.starts_with("/v1/admin/") => Role::Admin,
+            // What the API says of itself is no secret.
+            "/v1/openapi.json" | "/v1/docs" | "/v1/docs/page.css" | "/v1/docs/page.js" => Role::None,
             path if path.starts_with("/v1/") => Role::Lab,
             _ => Role::None,
         };

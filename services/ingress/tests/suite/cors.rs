@@ -48,7 +48,9 @@ async fn a_named_origin_may_call_and_its_preflight_needs_no_token() {
     }
     let answer = rig.ask("POST", "/v1/allocate", &and(LAB, &[ORIGIN])).await;
     assert_eq!(answer.header("access-control-allow-origin"), Some("https://console.example"));
-    let exposed = Some("Location, Retry-After, X-Request-ID");
+    let exposed = Some(
+        "Location, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, X-Request-ID",
+    );
     assert_eq!(answer.header("access-control-expose-headers"), exposed);
 }
 

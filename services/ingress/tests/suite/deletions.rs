@@ -36,13 +36,13 @@ async fn each_route_asks_its_verb_and_passes_the_answer_on() {
             "POST",
             "/v1/admin/deletions/2000000/replay",
             Verb::Replay,
-            json!({"key": "2000000", "by": "alice"}),
+            json!({"key": "2000000", "by": "admin/alice"}),
         ),
         (
             "DELETE",
             "/v1/admin/deletions/_unreadable.7",
             Verb::Remove,
-            json!({"key": "_unreadable.7", "by": "alice"}),
+            json!({"key": "_unreadable.7", "by": "admin/alice"}),
         ),
     ];
     for (method, path, verb, body) in cases {
@@ -59,7 +59,7 @@ async fn each_route_asks_its_verb_and_passes_the_answer_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_named_is_the_admin_and_a_name_has_to_be_one() {
+async fn the_actor_is_the_name_of_the_token_with_the_name_that_was_given_behind_it() {
     let rig = Rig::new([Step::Say(None, "{}")]);
     rig.ask("POST", "/v1/admin/deletions/1/replay", ADMIN).await;
     let body: Value = serde_json::from_slice(&rig.workers.seen()[0].body).unwrap();

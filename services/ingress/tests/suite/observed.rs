@@ -81,7 +81,8 @@ async fn a_claim_is_one_line_with_owner_and_sandbox() {
         lines.requests(),
         [json!({
             "level": "INFO", "message": "POST /v1/allocate 201", "http.method": "POST",
-            "http.route": "/v1/allocate", "http.status": 201, "request.id": "r-1", "owner.id": "p-1",
+            "http.route": "/v1/allocate", "http.status": 201, "request.id": "r-1",
+            "caller.name": "lab", "owner.id": "p-1",
             "sandbox.id": "7",
         })]
     );
@@ -97,7 +98,7 @@ async fn a_failure_is_one_line_with_its_code_at_a_fitting_level() {
         [json!({
             "level": "INFO", "message": "GET /v1/sandboxes/{id} 404", "http.method": "GET",
             "http.route": "/v1/sandboxes/{id}", "http.status": 404, "request.id": "fresh-1",
-            "owner.id": "p-1", "sandbox.id": "9", "fault.code": "NOT_FOUND",
+            "caller.name": "lab", "owner.id": "p-1", "sandbox.id": "9", "fault.code": "NOT_FOUND",
         })]
     );
     for code in FaultCode::ALL {

@@ -25,7 +25,7 @@ async fn each_order_goes_to_its_verb_with_who_and_why() {
         let sent: Value = serde_json::from_slice(&seen.body).unwrap();
         assert_eq!(
             (seen.verb, sent),
-            (verb, json!({"sandbox_id": "7", "reason": "smoke in it", "by": "alice"}))
+            (verb, json!({"sandbox_id": "7", "reason": "smoke in it", "by": "admin/alice"}))
         );
     }
 }

@@ -195,3 +195,20 @@ async fn what_is_no_http_is_refused_without_a_body_and_reaches_nobody() {
         assert!(all.contains("content-length: 0\r\n") && all.ends_with("\r\n\r\n"), "{all}");
     }
 }
+
+#[tokio::test]
+async fn a_connection_has_the_address_that_its_requests_are_counted_by() {
+    let limits = [("PEER_RATE_PER_SECOND", "1"), ("PEER_RATE_BURST", "1")];
+    let server = Server::start(&limits, [created()]).await;
+    let mut client = server.client().await;
+    let mut heads = Vec::new();
+    // However slow the machine is, some two of so many come within a second of each other.
+    for _ in 0..1_000 {
+        client.write(CLAIM).await;
+        heads.push(client.read().await.0);
+        if heads.last().is_some_and(|head| head.starts_with("HTTP/1.1 429")) {
+            return;
+        }
+    }
+    panic!("never refused: {heads:?}");
+}

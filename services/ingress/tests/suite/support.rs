@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -104,11 +105,12 @@ pub(crate) struct Rig {
     pub(crate) registry: Registry,
     pub(crate) stop: CancellationToken,
     pub(crate) router: Router,
+    own: Ingress,
     env: BTreeMap<String, String>,
 }
 
 /// An answer, read to its end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -145,10 +147,15 @@ impl Rig {
         let line = Arc::new(MemoryBus::new(MemoryConfig::default(), Arc::new(clock), Arc::new(HighDice)));
         let ingress = build(&env, &workers, &ticks, &line, clock, registry.clone());
         let router = ingress.router(stop.clone());
-        Self { workers, ticks, line, clock, registry, stop, router, env }
+        Self { workers, ticks, line, clock, registry, stop, router, own: ingress, env }
     }
 
-    /// The same ingress once more, to be run on a listener.
+    /// Runs the ingress that the router is of.
+    pub(crate) async fn run(&self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
+        self.own.clone().run(listener, stop).await
+    }
+
+    /// Another ingress of the same kind, to be run on a listener.
     pub(crate) fn ingress(&self) -> Ingress {
         build(&self.env, &self.workers, &self.ticks, &self.line, self.clock, Registry::new())
     }

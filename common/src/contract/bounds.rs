@@ -1,0 +1,32 @@
+//! Requests on behalf of a caller that may use some pools only.
+
+use serde::{Deserialize, Serialize};
+
+/// A request, and the only pools that it may have to do with. A worker refuses what lies outside of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounded<T> {
+    /// The request.
+    #[serde(flatten)]
+    pub request: T,
+    /// The pools; none at all means every pool, as in a request without the field.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<String>,
+}
+
+/// What a request is about, whatever else it says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    /// The sandbox; absent where it is about none yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox_id: Option<String>,
+    /// The pool that is asked for by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+}
+
+// === impl Bounded ===
+
+impl<T> Bounded<T> {
+    /// The field's name, as it stands in the JSON of a bounded request and in that of no other.
+    pub const FIELD: &'static [u8] = b"\"pools\"";
+}

@@ -1,0 +1,71 @@
+//! Callers that may use some pools only are held to them here, because only the table knows a sandbox's pool.
+//!
+//! A sandbox never changes its pool, so reading it before the work proper proves what it has to prove.
+
+use crate::{Allocator, decode, store_fault};
+use common::bus::Request;
+use common::contract::bounds::{Bounded, Subject};
+use common::contract::{Allocation, Fault, FaultCode};
+use common::domain::SandboxId;
+
+/// The pools of a request; nothing if it may use every pool.
+pub(crate) type Bounds = Option<Vec<String>>;
+
+// === impl Allocator ===
+
+impl Allocator {
+    /// What the request is held to, after seeing that it asks for nothing outside.
+    pub(crate) async fn keep_to_pools(&self, request: &Request) -> Result<Bounds, Fault> {
+        // Hardly any request is bounded; the others are not read twice.
+        let field = Bounded::<Subject>::FIELD;
+        if !request.body.windows(field.len()).any(|window| window == field) {
+            return Ok(None);
+        }
+        let Bounded { request: Subject { sandbox_id, pool }, pools } =
+            decode::<Bounded<Subject>>(&request.body)?;
+        if pools.is_empty() {
+            return Ok(None);
+        }
+        if pool.is_some_and(|pool| !pools.contains(&pool)) {
+            return Err(outside());
+        }
+        // What is no id is no sandbox's, and the work proper says so.
+        if let Some(id) = sandbox_id.and_then(|id| SandboxId::parse(&id).ok()) {
+            self.keep_sandbox_to(&pools, &id, request).await?;
+        }
+        Ok(Some(pools))
+    }
+
+    /// A claim may find a lease of its key that lies outside: it is not shown.
+    pub(crate) async fn keep_claimed_to(
+        &self,
+        bounds: &Bounds,
+        claimed: &Allocation,
+        request: &Request,
+    ) -> Result<(), Fault> {
+        match (bounds, SandboxId::parse(&claimed.sandbox_id)) {
+            (Some(pools), Ok(id)) => self.keep_sandbox_to(pools, &id, request).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn keep_sandbox_to(
+        &self,
+        pools: &[String],
+        id: &SandboxId,
+        request: &Request,
+    ) -> Result<(), Fault> {
+        let found = self.ports.store.sandbox(id).await.map_err(|error| store_fault(request, &error))?;
+        match found {
+            Some(sandbox) if !pools.iter().any(|pool| pool == sandbox.pool.as_str()) => Err(outside()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn outside() -> Fault {
+    Fault::new(FaultCode::Forbidden, "this token is not for the pool of this sandbox")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+//! Bounded requests on ports in memory: two pools, and callers that may use one of them.
+
+use crate::deletions::tests::Rig;
+use common::contract::{Fault, FaultCode, Verb};
+use serde_json::{Value, json};
+
+/// An allocator over one free sandbox in each of the pools `dns` (number 1) and `main` (number 2).
+async fn rig() -> Rig {
+    let rig = Rig::new();
+    rig.add(1, "dns").await;
+    rig.add(2, "main").await;
+    rig
+}
+
+fn refused() -> Result<Value, Fault> {
+    Err(Fault::new(FaultCode::Forbidden, "this token is not for the pool of this sandbox"))
+}
+
+#[tokio::test]
+async fn a_sandbox_of_another_pool_can_be_neither_seen_nor_given_back() {
+    let rig = rig().await;
+    let claim = json!({"owner": "s", "pool": "main"});
+    assert_eq!(rig.ask(Verb::Allocate, claim).await.unwrap()["sandbox_id"], "2");
+    for verb in [Verb::Get, Verb::Extend, Verb::Release] {
+        let bounded = json!({
+            "sandbox_id": "2", "owner": "s", "pools": ["dns"], "lab_duration_hours": 6,
+        });
+        assert_eq!(rig.ask(verb, bounded).await, refused(), "{verb:?}");
+    }
+    let view = rig.ask(Verb::Get, json!({"sandbox_id": "2", "owner": "s"})).await.unwrap();
+    assert_eq!(view["status"], "allocated", "nothing was changed");
+    let within = json!({"sandbox_id": "2", "owner": "s", "pools": ["dns", "main"]});
+    assert_eq!(rig.ask(Verb::Release, within).await.unwrap()["status"], "pending_deletion");
+}
+
+#[tokio::test]
+async fn what_does_not_exist_is_not_found_however_the_caller_is_bounded() {
+    let rig = rig().await;
+    for id in ["9", "no id!"] {
+        let bounded = json!({"sandbox_id": id, "owner": "s", "pools": ["dns"]});
+        let fault = rig.ask(Verb::Get, bounded).await.unwrap_err();
+        assert_eq!(fault.code, FaultCode::NotFound, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_stays_within_and_shows_no_lease_from_outside() {
+    let rig = rig().await;
+    let outside = json!({"owner": "a", "pool": "main", "pools": ["dns"]});
+    assert_eq!(rig.ask(Verb::Allocate, outside).await, refused());
+    let within = json!({"owner": "a", "pool": "dns", "pools": ["dns"]});
+    assert_eq!(rig.ask(Verb::Allocate, within).await.unwrap()["sandbox_id"], "1");
+    let elsewhere = json!({"owner": "b", "pool": "main"});
+    assert_eq!(rig.ask(Verb::Allocate, elsewhere).await.unwrap()["sandbox_id"], "2");
+    // The same owner and key, by a token of the other pool: the lease is there, and not for it to see.
+    let repeat = json!({"owner": "b", "pool": "dns", "pools": ["dns"]});
+    assert_eq!(rig.ask(Verb::Allocate, repeat).await, refused());
+}
+
+#[tokio::test]
+async fn an_empty_list_bounds_nothing() {
+    let rig = rig().await;
+    let claim = json!({"owner": "a", "pool": "main", "pools": []});
+    assert_eq!(rig.ask(Verb::Allocate, claim).await.unwrap()["sandbox_id"], "2");
+}

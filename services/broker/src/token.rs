@@ -1,0 +1,79 @@
+//! `broker token`: a new token, and the line that makes it good.
+
+use anyhow::{Context as _, anyhow};
+use common::domain::PoolName;
+use ingress::tokens::{Scope, file, fingerprint, parse_name};
+use std::io::{IsTerminal as _, Read as _};
+
+/// Longest token that is taken from stdin, in bytes; a header may hold a few thousand.
+const TOKEN_BYTES_MAX: u64 = 1_024;
+/// Shortest one: a plain digest of it could be guessed otherwise.
+const TOKEN_BYTES_MIN: usize = 32;
+
+/// The token that is wanted.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Its name, for log lines and the history; a further token of the same holder needs another one.
+    #[arg(long)]
+    name: String,
+    /// What it gives the right to: `lab`, `admin` or `read-only`; several separated by commas.
+    #[arg(long, value_delimiter = ',', required = true, value_parser = scope)]
+    scope: Vec<Scope>,
+    /// The only pools that it is for, separated by commas; every pool without it. For lab tokens only.
+    #[arg(long, value_delimiter = ',', value_parser = pool)]
+    pools: Vec<PoolName>,
+    /// Takes the token from stdin instead of making one: a long random one that is in use already.
+    #[arg(long)]
+    from_stdin: bool,
+}
+
+// === impl Options ===
+
+impl Options {
+    /// Prints the line to stdout, so that it can be appended to the file as it is, and a new token to stderr.
+    ///
+    /// # Errors
+    /// A name that cannot be one, pools for an operator, a token that is too short or too long, no random bytes.
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let name = parse_name(&self.name).map_err(|problem| anyhow!("--name: {problem}"))?;
+        let token = if self.from_stdin { read_token()? } else { crate::data::fresh_token()? };
+        let line = file::line(&name, &self.scope, &fingerprint(token.as_bytes()), &self.pools)
+            .map_err(|problem| anyhow!("--pools: {problem}"))?;
+        println!("{line}");
+        if !self.from_stdin {
+            eprintln!("{token}");
+            if std::io::stderr().is_terminal() {
+                eprintln!(
+                    "That is the token. It is shown now and never again; the line above goes into the file."
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_token() -> anyhow::Result<String> {
+    let mut text = String::new();
+    std::io::stdin()
+        .take(TOKEN_BYTES_MAX + 1)
+        .read_to_string(&mut text)
+        .context("stdin cannot be read as text")?;
+    let token = text.trim();
+    let is_fit = token.len() >= TOKEN_BYTES_MIN
+        && u64::try_from(token.len()).is_ok_and(|bytes| bytes <= TOKEN_BYTES_MAX)
+        && token.bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_fit {
+        return Err(anyhow!(
+            "a token has {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} visible ASCII characters; a shorter one could be guessed"
+        ));
+    }
+    Ok(token.to_owned())
+}
+
+fn scope(text: &str) -> Result<Scope, String> {
+    Scope::parse(text).ok_or_else(|| "must be lab, admin or read-only".to_owned())
+}
+
+fn pool(text: &str) -> Result<PoolName, String> {
+    PoolName::parse(text).map_err(|problem| problem.to_string())
+}

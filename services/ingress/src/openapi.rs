@@ -1,0 +1,137 @@
+//! The API's description of itself: made from the handlers, served as JSON, and shown as a page.
+//!
+//! The page is ours and small (`docs/decisions/0027-a-page-of-our-own-for-the-api.md`): three files in the binary, nothing
+//! from elsewhere, and no script within the markup.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use common::contract::{Fault, FaultBody, FaultCode};
+use std::sync::LazyLock;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use crate::error::{Failure, json};
+use crate::{admin, deletions, orders, routes, sandboxes};
+
+pub(crate) mod faults;
+
+use faults::{OfOpen, OfProbe};
+
+/// The description; handlers are named here, and a test holds the list against the table of routes.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Sandbox broker",
+        description = "Hands out pre-created cloud sandboxes, takes them back, and deletes them without losing one. \
+                       Times are Unix seconds. Every answer has X-Request-ID. Every failure has one shape; a program \
+                       acts on its code. Unknown paths are 404 NOT_FOUND, and wrong methods 405 METHOD_NOT_ALLOWED."
+    ),
+    paths(
+        sandboxes::allocate, sandboxes::mark_for_deletion, sandboxes::extend, sandboxes::get, admin::stats,
+        admin::sync, admin::expire, admin::cleanup, admin::census, admin::auto_delete_stale, admin::report,
+        orders::release, orders::quarantine, orders::unquarantine, deletions::switch::pause, deletions::switch::resume,
+        deletions::list, deletions::parked, deletions::replay_all, deletions::show, deletions::remove,
+        deletions::replay, healthz, readyz, metrics, document, page, style, script, routes::about,
+    ),
+    components(schemas(FaultBody)),
+    modifiers(&Tokens),
+)]
+struct Api;
+
+/// The kinds of tokens.
+struct Tokens;
+
+impl Modify for Tokens {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        let components = api.components.get_or_insert_default();
+        for (name, holder) in [("lab", "a lab"), ("admin", "an operator"), ("read-only", "who only looks")] {
+            let scheme = HttpBuilder::new()
+                .scheme(HttpAuthScheme::Bearer)
+                .description(Some(format!("a token of {holder}")))
+                .build();
+            components.add_security_scheme(name, SecurityScheme::Http(scheme));
+        }
+    }
+}
+
+static DOCUMENT: LazyLock<Option<String>> = LazyLock::new(|| Api::openapi().to_json().ok());
+
+/// The page may load its own two files and ask for the description; nothing else, from nowhere else.
+const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; \
+     frame-ancestors 'none'",
+);
+
+/// The API's description of itself, as OpenAPI 3.1.
+#[utoipa::path(
+    get, path = "/v1/openapi.json", tag = "open",
+    responses((status = 200, description = "this document", body = serde_json::Value), OfOpen)
+)]
+pub(crate) async fn document() -> Result<Response, Failure> {
+    match DOCUMENT.as_deref() {
+        Some(text) => Ok(json(StatusCode::OK, text.as_bytes().into())),
+        None => Err(Fault::new(FaultCode::InternalError, "the description could not be written").into()),
+    }
+}
+
+/// The description as a page.
+#[utoipa::path(
+    get, path = "/v1/docs", tag = "open",
+    responses((status = 200, description = "the page", body = String, content_type = "text/html"), OfOpen)
+)]
+pub(crate) async fn page() -> Response {
+    file("text/html; charset=utf-8", include_str!("../assets/docs.html"))
+}
+
+/// The looks of the page.
+#[utoipa::path(
+    get, path = "/v1/docs/page.css", tag = "open",
+    responses((status = 200, description = "a style sheet", body = String, content_type = "text/css"), OfOpen)
+)]
+pub(crate) async fn style() -> Response {
+    file("text/css; charset=utf-8", include_str!("../assets/docs.css"))
+}
+
+/// The script of the page.
+#[utoipa::path(
+    get, path = "/v1/docs/page.js", tag = "open",
+    responses((status = 200, description = "a script", body = String, content_type = "text/javascript"), OfOpen)
+)]
+pub(crate) async fn script() -> Response {
+    file("text/javascript; charset=utf-8", include_str!("../assets/docs.js"))
+}
+
+fn file(kind: &'static str, text: &'static str) -> Response {
+    let kind = HeaderValue::from_static(kind);
+    ([(header::CONTENT_TYPE, kind), (header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], text).into_response()
+}
+
+/// Whether the process is alive.
+#[utoipa::path(
+    get, path = "/healthz", tag = "open",
+    responses((status = 200, description = "it is", body = serde_json::Value, example = json!({"status": "healthy"})), OfProbe)
+)]
+#[expect(dead_code, reason = "the port of every role serves it; this describes it")]
+fn healthz() {}
+
+/// Whether the queue and, through a worker, the store can be reached.
+#[utoipa::path(
+    get, path = "/readyz", tag = "open",
+    responses(
+        (status = 200, description = "all can be reached", body = serde_json::Value,
+         example = json!({"status": "ready", "checks": {"queue": "ok", "store": "ok"}})),
+        (status = 503, description = "something cannot; it is named", body = serde_json::Value,
+         example = json!({"status": "not_ready", "checks": {"queue": "ok", "store": "no worker is there"}})),
+        OfProbe
+    )
+)]
+#[expect(dead_code, reason = "the port of every role serves it; this describes it")]
+fn readyz() {}
+
+/// The process's metrics.
+#[utoipa::path(
+    get, path = "/metrics", tag = "open",
+    responses((status = 200, description = "in the text format of Prometheus", body = String, content_type = "text/plain"), OfOpen)
+)]
+#[expect(dead_code, reason = "the port of every role serves it; this describes it")]
+fn metrics() {}

@@ -1,0 +1,194 @@
+//! Whose request it is, by address. What a header says counts only if a proxy of ours said it.
+
+use axum::extract::Request;
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::http::HeaderMap;
+use axum::serve::IncomingStream;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use crate::listener::Bounded;
+
+/// The other end of a connection; every request that came over one has it as its `ConnectInfo`.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
+/// Addresses that share their beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Network {
+    address: IpAddr,
+    prefix_bits: u32,
+}
+
+impl Connected<IncomingStream<'_, Bounded>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Bounded>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
+/// Proxies whose word about the address in front of them is taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustedProxies(Vec<Network>);
+
+const FORWARDED_FOR: &str = "x-forwarded-for";
+/// Hops that are looked at; a longer chain is somebody playing.
+const HOPS_MAX: usize = 16;
+/// A home or a server has a /64 at least, so its addresses count as one.
+const IPV6_GROUP_BITS: u32 = 64;
+
+// === impl Network ===
+
+impl Network {
+    fn parse(text: &str) -> Option<Self> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits.parse::<u32>().ok()?)),
+            None => (text, None),
+        };
+        let address = plain(address.parse().ok()?);
+        let bits_max = if address.is_ipv4() { u32::BITS } else { u128::BITS };
+        let prefix_bits = bits.unwrap_or(bits_max);
+        (prefix_bits <= bits_max).then_some(Self { address, prefix_bits })
+    }
+
+    fn holds(&self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
+                let differ = u128::from(ours.to_bits() ^ theirs.to_bits());
+                differ.checked_shr(u32::BITS - self.prefix_bits).unwrap_or_default() == 0
+            }
+            (IpAddr::V6(ours), IpAddr::V6(theirs)) => {
+                let differ = ours.to_bits() ^ theirs.to_bits();
+                differ.checked_shr(u128::BITS - self.prefix_bits).unwrap_or_default() == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+// === impl TrustedProxies ===
+
+impl TrustedProxies {
+    /// Reads a list of addresses and networks.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts.map(Network::parse).collect::<Option<_>>().map(Self).ok_or_else(|| {
+            "must be addresses or networks as 10.0.0.0/8 or fd00::/8, separated by commas".to_owned()
+        })
+    }
+
+    /// Whose request this is: the last address on its way that is no proxy of ours. None if it came over no
+    /// connection.
+    pub(crate) fn origin(&self, request: &Request) -> Option<IpAddr> {
+        let ConnectInfo(Peer(peer)) = request.extensions().get::<ConnectInfo<Peer>>()?;
+        Some(self.behind(plain(peer.ip()), request.headers()))
+    }
+
+    fn behind(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let mut origin = peer;
+        let values = headers.get_all(FORWARDED_FOR).iter().rev();
+        // A proxy appends, so the end is nearest to us; what stands before an unknown hop may be made up.
+        let hops = values.flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
+        for hop in hops.take(HOPS_MAX) {
+            if !self.0.iter().any(|network| network.holds(origin)) {
+                break;
+            }
+            match address_of(hop.trim()) {
+                Some(address) => origin = address,
+                None => break,
+            }
+        }
+        origin
+    }
+}
+
+/// What counts as one caller.
+pub(crate) fn group(address: IpAddr) -> IpAddr {
+    match plain(address) {
+        IpAddr::V6(address) => {
+            let mask = u128::MAX << (u128::BITS - IPV6_GROUP_BITS);
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & mask))
+        }
+        address => address,
+    }
+}
+
+/// An IPv4 address as such, also where a socket of both kinds shows it as an IPv6 one.
+fn plain(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}
+
+/// An address as proxies write it: bare, or with a port.
+fn address_of(text: &str) -> Option<IpAddr> {
+    let bare = || text.parse().ok();
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let in_brackets = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    bare().or_else(with_port).or_else(in_brackets).map(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn origin(trusted: &str, peer: &str, forwarded: &[&'static str]) -> String {
+        let mut headers = HeaderMap::new();
+        for value in forwarded {
+            headers.append(FORWARDED_FOR, HeaderValue::from_static(value));
+        }
+        let trusted = TrustedProxies::parse(trusted).unwrap();
+        trusted.behind(plain(peer.parse().unwrap()), &headers).to_string()
+    }
+
+    #[test]
+    fn nobody_is_believed_but_a_proxy_of_ours() {
+        assert_eq!(origin("", "9.9.9.9", &["1.1.1.1"]), "9.9.9.9");
+        assert_eq!(origin("10.0.0.0/8", "9.9.9.9", &["1.1.1.1"]), "9.9.9.9");
+        assert_eq!(origin("10.0.0.0/8", "10.1.2.3", &["1.1.1.1"]), "1.1.1.1");
+        assert_eq!(origin("10.0.0.0/8", "::ffff:10.1.2.3", &["1.1.1.1"]), "1.1.1.1");
+        assert_eq!(origin("fd00::/8", "fd00::1", &["2001:db8::7"]), "2001:db8::7");
+    }
+
+    #[test]
+    fn what_stands_before_an_unknown_hop_is_made_up() {
+        assert_eq!(origin("10.0.0.0/8", "10.0.0.1", &["6.6.6.6, 1.1.1.1, 10.0.0.2"]), "1.1.1.1");
+        assert_eq!(origin("10.0.0.0/8", "10.0.0.1", &["6.6.6.6", "1.1.1.1"]), "1.1.1.1");
+        assert_eq!(origin("10.0.0.0/8", "10.0.0.1", &["6.6.6.6, nonsense, 10.0.0.2"]), "10.0.0.2");
+        assert_eq!(origin("10.0.0.0/8", "10.0.0.1", &[""]), "10.0.0.1");
+        assert_eq!(origin("10.0.0.0/8", "10.0.0.1", &["10.0.0.9"]), "10.0.0.9");
+    }
+
+    #[test]
+    fn a_port_is_no_part_of_an_address() {
+        for written in ["1.1.1.1:80", "1.1.1.1"] {
+            assert_eq!(address_of(written).unwrap().to_string(), "1.1.1.1");
+        }
+        for written in ["[2001:db8::7]:80", "[2001:db8::7]", "2001:db8::7"] {
+            assert_eq!(address_of(written).unwrap().to_string(), "2001:db8::7");
+        }
+        assert_eq!(address_of("unknown"), None);
+    }
+
+    #[test]
+    fn a_network_holds_what_begins_like_it() {
+        let holds =
+            |network: &str, address: &str| Network::parse(network).unwrap().holds(address.parse().unwrap());
+        assert!(holds("10.1.0.0/16", "10.1.255.1") && !holds("10.1.0.0/16", "10.2.0.1"));
+        assert!(holds("10.1.2.3", "10.1.2.3") && !holds("10.1.2.3", "10.1.2.4"));
+        assert!(holds("0.0.0.0/0", "255.0.0.1") && !holds("0.0.0.0/0", "::1"));
+        assert!(
+            holds("::/0", "2001:db8::1")
+                && holds("2001:db8::/32", "2001:db8:1::")
+                && !holds("fd00::/8", "fe80::1")
+        );
+        for bad in ["10.0.0.0/33", "::/129", "10.0.0/8", "host", "10.0.0.0/x", "/8"] {
+            assert!(TrustedProxies::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_addresses_of_one_ipv6_network_count_as_one() {
+        let group = |text: &str| group(text.parse().unwrap()).to_string();
+        assert_eq!(group("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(group("2001:db8:1:2::"), group("2001:db8:1:2:ffff::1"));
+        assert_eq!((group("1.2.3.4").as_str(), group("::ffff:1.2.3.4").as_str()), ("1.2.3.4", "1.2.3.4"));
+    }
+}

@@ -1,0 +1,251 @@
+//! Tokens: who holds one, what it gives the right to, and which of them are good at this moment.
+//!
+//! Only digests are kept. A token is long and random, so one SHA-256 of it can be neither turned back nor guessed,
+//! and a check costs a microsecond (`docs/decisions/0028-tokens-are-kept-as-plain-digests.md`).
+
+use aws_lc_rs::digest::{SHA256, digest};
+use common::domain::{Actor, PoolName};
+use std::sync::{Arc, PoisonError, RwLock};
+use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
+
+pub mod file;
+pub(crate) mod keeper;
+mod settings;
+
+pub(crate) use keeper::Keeper;
+pub use settings::TokenConfig;
+
+/// Bytes of the digest of a token.
+pub const DIGEST_BYTES: usize = 32;
+/// Longest name of a token, in bytes.
+pub const TOKEN_NAME_BYTES_MAX: usize = 64;
+/// Tokens that may be good at once; each costs every request a comparison.
+pub const TOKENS_MAX: usize = 512;
+
+/// What is kept of a token.
+pub type Digest = [u8; DIGEST_BYTES];
+
+/// What a token gives the right to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// The routes of the labs.
+    Lab,
+    /// The routes of the operators.
+    Admin,
+    /// Those routes of the operators that only look.
+    ReadOnly,
+}
+
+/// Whoever holds a token, as far as the token says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The token's name; it is in log lines, and in the history of what an operator does.
+    pub name: Actor,
+    /// Its rights, at least one.
+    pub scopes: Vec<Scope>,
+    /// The only pools that it is good for; every pool if there is none. Only lab tokens have any.
+    pub pools: Vec<PoolName>,
+}
+
+/// A token that is good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its holder.
+    pub caller: Arc<Caller>,
+}
+
+/// All tokens that are good at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TokenSet(Vec<Entry>);
+
+/// All tokens that are good now.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tokens(Arc<RwLock<Arc<TokenSet>>>);
+
+/// The digest of a token.
+#[must_use]
+pub fn fingerprint(token: &[u8]) -> Digest {
+    let mut bytes = [0; DIGEST_BYTES];
+    for (byte, digested) in bytes.iter_mut().zip(digest(&SHA256, token).as_ref()) {
+        *byte = *digested;
+    }
+    bytes
+}
+
+/// A token's name of this text.
+///
+/// # Errors
+/// What is wrong with it, in words; the text itself may be a misplaced secret and is not shown.
+pub fn parse_name(text: &str) -> Result<Actor, String> {
+    let is_fit = (1..=TOKEN_NAME_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if !is_fit {
+        return Err(format!(
+            "a name has 1 to {TOKEN_NAME_BYTES_MAX} ASCII letters, digits, '-', '_' and '.'"
+        ));
+    }
+    Actor::parse(text).map_err(|problem| format!("the name {problem}"))
+}
+
+// === impl Scope ===
+
+impl Scope {
+    /// Every scope.
+    pub const ALL: [Self; 3] = [Self::Lab, Self::Admin, Self::ReadOnly];
+
+    /// Its name in the file and on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Lab => "lab",
+            Self::Admin => "admin",
+            Self::ReadOnly => "read-only",
+        }
+    }
+
+    /// The scope of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == name)
+    }
+}
+
+// === impl Caller ===
+
+impl Caller {
+    /// Whether the token has this right.
+    #[must_use]
+    pub fn may(&self, scope: Scope) -> bool {
+        self.scopes.contains(&scope)
+    }
+}
+
+// === impl TokenSet ===
+
+impl TokenSet {
+    /// The set of these. The same token twice has the rights of both, as for one that is in both variables.
+    ///
+    /// # Errors
+    /// Two tokens of one name, or too many: what is wrong, in words.
+    pub(crate) fn new(entries: impl IntoIterator<Item = Entry>) -> Result<Self, String> {
+        let mut set: Vec<Entry> = Vec::new();
+        for entry in entries {
+            if let Some(known) = set.iter_mut().find(|known| known.digest == entry.digest) {
+                known.caller = Arc::new(both(&known.caller, &entry.caller));
+            } else if set.iter().any(|known| known.caller.name == entry.caller.name) {
+                return Err(format!("two tokens are called {}", entry.caller.name));
+            } else {
+                set.push(entry);
+            }
+        }
+        if set.len() > TOKENS_MAX {
+            return Err(format!("there may be {TOKENS_MAX} tokens, not {}", set.len()));
+        }
+        Ok(Self(set))
+    }
+
+    /// The holder of this token. Takes the same time for every token of one length, whether and where it matches.
+    pub(crate) fn find(&self, token: &[u8]) -> Option<Arc<Caller>> {
+        let presented = fingerprint(token);
+        let mut place = 0_u32;
+        for (entry, here) in self.0.iter().zip(1_u32..) {
+            place.conditional_assign(&here, entry.digest.ct_eq(&presented));
+        }
+        let index = usize::try_from(place.checked_sub(1)?).ok()?;
+        self.0.get(index).map(|entry| Arc::clone(&entry.caller))
+    }
+
+    /// How many have this right.
+    pub(crate) fn count(&self, scope: Scope) -> usize {
+        self.0.iter().filter(|entry| entry.caller.may(scope)).count()
+    }
+}
+
+// === impl Tokens ===
+
+impl Tokens {
+    pub(crate) fn new(set: TokenSet) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(set))))
+    }
+
+    /// Those of this moment.
+    pub(crate) fn now(&self) -> Arc<TokenSet> {
+        // A panic while it is held is not possible, so a poisoned lock holds a sound set.
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes these the good ones. Requests that are under way keep what they were let in with.
+    pub(crate) fn replace(&self, set: TokenSet) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(set);
+    }
+}
+
+fn both(one: &Caller, other: &Caller) -> Caller {
+    let mut scopes = [one.scopes.as_slice(), &other.scopes].concat();
+    scopes.sort_unstable();
+    scopes.dedup();
+    // Whoever may use every pool by one entry may do so.
+    let is_bound = !one.pools.is_empty() && !other.pools.is_empty();
+    let pools = if is_bound { [one.pools.as_slice(), &other.pools].concat() } else { Vec::new() };
+    Caller { name: one.name.clone(), scopes, pools }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, token: &str, scope: Scope, pools: &[&str]) -> Entry {
+        let pools = pools.iter().map(|pool| PoolName::parse(pool).unwrap()).collect();
+        let caller = Caller { name: parse_name(name).unwrap(), scopes: vec![scope], pools };
+        Entry { digest: fingerprint(token.as_bytes()), caller: Arc::new(caller) }
+    }
+
+    #[test]
+    fn every_token_of_a_set_is_good_and_no_other() {
+        let set = TokenSet::new([
+            entry("a", "old", Scope::Lab, &[]),
+            entry("b", "new", Scope::Lab, &[]),
+            entry("c", "root", Scope::Admin, &[]),
+        ])
+        .unwrap();
+        let name = |token: &str| set.find(token.as_bytes()).map(|caller| caller.name.to_string());
+        assert_eq!(name("old").as_deref(), Some("a"));
+        assert_eq!(name("new").as_deref(), Some("b"));
+        assert_eq!(name("root").as_deref(), Some("c"));
+        for wrong in ["", "ol", "oldx", "OLD", "old,new"] {
+            assert_eq!(name(wrong), None, "{wrong}");
+        }
+        assert_eq!((set.count(Scope::Lab), set.count(Scope::Admin), set.count(Scope::ReadOnly)), (2, 1, 0));
+    }
+
+    #[test]
+    fn a_token_that_is_there_twice_has_both_rights() {
+        let set = TokenSet::new([
+            entry("lab", "both", Scope::Lab, &["a"]),
+            entry("admin", "both", Scope::Admin, &[]),
+        ])
+        .unwrap();
+        let caller = set.find(b"both").unwrap();
+        assert_eq!(
+            (caller.name.as_str(), caller.may(Scope::Lab), caller.may(Scope::Admin)),
+            ("lab", true, true)
+        );
+        assert!(caller.pools.is_empty(), "one of the two is good for every pool");
+    }
+
+    #[test]
+    fn two_tokens_of_one_name_could_not_be_told_apart() {
+        let set = TokenSet::new([entry("a", "1", Scope::Lab, &[]), entry("a", "2", Scope::Lab, &[])]);
+        assert_eq!(set.unwrap_err(), "two tokens are called a");
+        let many = (0..=TOKENS_MAX).map(|one| entry(&format!("t{one}"), &one.to_string(), Scope::Lab, &[]));
+        assert_eq!(TokenSet::new(many).unwrap_err(), "there may be 512 tokens, not 513");
+    }
+
+    #[test]
+    fn a_fingerprint_is_sha_256() {
+        let expected = [0xba, 0x78, 0x16, 0xbf, 0x8f, 0x01, 0xcf, 0xea];
+        assert_eq!(fingerprint(b"abc")[..8], expected);
+    }
+}

@@ -1,0 +1,253 @@
+//! The API's description of itself: every route with every status that it can be brought to, and none else.
+
+use crate::support::{ADMIN_TOKEN, Answer, LAB_TOKEN, Rig, Step, TICK, request};
+use axum::body::{Body, Bytes};
+use axum::extract::ConnectInfo;
+use common::bus::RequestError;
+use common::contract::{ExpiryReport, FaultBody, FaultCode, Outcome, Report, RunReport, TickKind};
+use futures_util::stream;
+use ingress::routes::{ROUTES, Route};
+use ingress::{Peer, Role, Scope};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+const OWNER: (&str, &str) = ("X-Instruqt-Sandbox-ID", "p-1");
+const HOURS: (&str, &str) = ("X-Lab-Duration", "6");
+
+async fn document() -> Value {
+    let answer = Rig::new([Step::Hang]).ask("GET", "/v1/openapi.json", &[]).await;
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    answer.json()
+}
+
+fn operation<'a>(document: &'a Value, route: &Route) -> &'a Value {
+    &document["paths"][route.path][route.method.as_str().to_lowercase()]
+}
+
+/// Faults that the workers may answer to the requests of a route, beside those that they answer to any.
+fn of_workers(route: &Route) -> &'static [FaultCode] {
+    use FaultCode::{
+        AllocationExpired, Contended, InvalidState, MissingSandboxId, NotFound, NotSandboxOwner,
+        PoolExhausted,
+    };
+    match (route.method.as_str(), route.path) {
+        (_, "/v1/allocate") => &[MissingSandboxId, PoolExhausted, Contended],
+        (_, "/v1/sandboxes/{id}") => &[MissingSandboxId, NotFound, NotSandboxOwner],
+        (_, "/v1/sandboxes/{id}/mark-for-deletion") => {
+            &[MissingSandboxId, NotFound, NotSandboxOwner, InvalidState]
+        }
+        (_, "/v1/sandboxes/{id}/extend") => {
+            &[MissingSandboxId, NotFound, NotSandboxOwner, InvalidState, AllocationExpired, Contended]
+        }
+        ("GET", "/v1/admin/deletions/{id}") => &[NotFound],
+        (_, "/v1/admin/deletions/{id}" | "/v1/admin/deletions/{id}/replay") => &[NotFound, InvalidState],
+        (_, path) if path.starts_with("/v1/admin/sandboxes/") => &[NotFound, InvalidState, Contended],
+        _ => &[],
+    }
+}
+
+/// Asks a route as it wants to be asked, with a token that may.
+async fn ask(rig: &Rig, route: &Route, body: Body) -> Answer {
+    let token = if route.role == Role::Admin { ADMIN_TOKEN } else { LAB_TOKEN };
+    let bearer = format!("Bearer {token}");
+    let path = crate::callers::path_of(route);
+    let headers = [("Authorization", bearer.as_str()), OWNER, HOURS];
+    let mut request =
+        request(route.method.as_str(), &path, &headers[usize::from(route.role == Role::None)..]);
+    request.extensions_mut().insert(ConnectInfo(Peer("1.1.1.1:1".parse().unwrap())));
+    rig.send(request.map(|_| body)).await
+}
+
+fn plain() -> Body {
+    Body::from(r#"{"reason":"smoke in it"}"#)
+}
+
+/// What the gate and the edge answer, whatever lies behind.
+async fn at_the_gate(route: &Route) -> Vec<Answer> {
+    let rig = Rig::new([Step::Say(None, r#"{"store":"ok"}"#)]);
+    let path = crate::callers::path_of(route);
+    let mut answers = vec![
+        ask(&rig, route, Body::from(vec![b'x'; 70_000])).await,
+        ask(&rig, route, Body::from_stream(stream::iter([Err::<Bytes, _>(std::io::Error::other("reset"))])))
+            .await,
+    ];
+    if route.role != Role::None {
+        answers.push(rig.ask(route.method.as_str(), &path, &[]).await);
+        let wrong = if route.role == Role::Lab { ADMIN_TOKEN } else { LAB_TOKEN };
+        let bearer = format!("Bearer {wrong}");
+        answers.push(rig.ask(route.method.as_str(), &path, &[("Authorization", &bearer)]).await);
+    }
+    let narrow = [("PEER_RATE_PER_SECOND", "1"), ("PEER_RATE_BURST", "1")];
+    let rig = Rig::with(&narrow, [Step::Say(None, r#"{"store":"ok"}"#)]);
+    answers.push(ask(&rig, route, plain()).await);
+    answers.push(ask(&rig, route, plain()).await);
+    answers
+}
+
+/// What becomes of a request that gets through, in every way that it can go.
+async fn behind_the_gate(route: &Route) -> Vec<Answer> {
+    let mut steps: Vec<Step> = [
+        FaultCode::InvalidRequest,
+        FaultCode::Forbidden,
+        FaultCode::StoreUnavailable,
+        FaultCode::NoWorkers,
+        FaultCode::Timeout,
+        FaultCode::InternalError,
+    ]
+    .iter()
+    .chain(of_workers(route))
+    .map(|code| Step::Refuse(*code, "no"))
+    .collect();
+    steps.extend([
+        Step::Say(Some(Outcome::Existing), r#"{"store":"ok"}"#),
+        Step::Say(Some(Outcome::Created), r#"{"store":"ok"}"#),
+        Step::Fail(RequestError::NoResponders),
+        Step::Fail(RequestError::TimedOut),
+        Step::Fail(RequestError::Disconnected),
+        Step::Panic,
+    ]);
+    let mut answers = Vec::new();
+    // A readiness check asks workers too, and a worker's panic would be its own.
+    let is_readiness = route.path == "/readyz";
+    for step in steps {
+        if is_readiness && matches!(step, Step::Panic) {
+            continue;
+        }
+        let rig = Rig::new([step]);
+        answers.push(ask(&rig, route, plain()).await);
+    }
+    let rig = Rig::new([Step::Say(None, "{}")]);
+    rig.line.set_connected(false);
+    rig.ticks.is_broken.store(true, Ordering::SeqCst);
+    answers.push(ask(&rig, route, plain()).await);
+    for status in ["completed", "failed"] {
+        let rig = Rig::new([Step::Say(None, "{}")]);
+        let expiry = ExpiryReport { status: status.to_owned(), due: 0, expired: 0, raced: 0, unannounced: 0 };
+        let report = Report::Expiry(expiry);
+        *rig.ticks.report.lock().unwrap() =
+            Some(RunReport { kind: TickKind::Sync, tick: TICK, duration_ms: 1, report });
+        answers.push(ask(&rig, route, plain()).await);
+    }
+    if route.path.contains("{kind}") {
+        let headers = [("Authorization", "Bearer admin-token-1")];
+        answers.push(rig.ask("GET", "/v1/admin/reports/nothing/1", &headers).await);
+    }
+    answers
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_route_is_described_with_every_status_that_it_shows_and_none_else() {
+    let document = document().await;
+    for route in ROUTES {
+        let described = operation(&document, route)["responses"].as_object();
+        let described =
+            described.unwrap_or_else(|| panic!("{} {} is not described", route.method, route.path));
+        let described: BTreeSet<u16> = described.keys().map(|status| status.parse().unwrap()).collect();
+        let answers = [at_the_gate(route).await, behind_the_gate(route).await].concat();
+        let shown: BTreeSet<u16> = answers.iter().map(|answer| answer.status.as_u16()).collect();
+        assert_eq!(described, shown, "{} {}", route.method, route.path);
+    }
+    let operations: usize =
+        document["paths"].as_object().unwrap().values().map(|item| item.as_object().unwrap().len()).sum();
+    assert_eq!(operations, ROUTES.len(), "nothing is described that is not there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_route_says_which_tokens_it_takes() {
+    let document = document().await;
+    assert_eq!(document["openapi"].as_str().unwrap().split_once('.').unwrap().0, "3");
+    for route in ROUTES {
+        let security = operation(&document, route)["security"].as_array().cloned().unwrap_or_default();
+        let named: BTreeSet<String> =
+            security.iter().flat_map(|one| one.as_object().unwrap().keys().cloned()).collect();
+        let admitted =
+            Scope::ALL.into_iter().filter(|scope| route.role != Role::None && route.admits(*scope));
+        let admitted: BTreeSet<String> = admitted.map(|scope| scope.as_str().to_owned()).collect();
+        assert_eq!(named, admitted, "{} {}", route.method, route.path);
+        for scheme in named {
+            assert_eq!(document["components"]["securitySchemes"][&scheme]["scheme"], "bearer");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_failure_is_shown_with_an_example_of_each_of_its_codes() {
+    let document = document().await;
+    let mut shown = BTreeSet::new();
+    for route in ROUTES {
+        for (status, response) in operation(&document, route)["responses"].as_object().unwrap() {
+            let content = &response["content"]["application/json"];
+            if route.path == "/readyz" && status == "503" || status.parse::<u16>().unwrap() < 400 {
+                continue;
+            }
+            assert_eq!(
+                content["schema"]["$ref"], "#/components/schemas/FaultBody",
+                "{} {status}",
+                route.path
+            );
+            let examples = content["examples"].as_object().unwrap();
+            assert!(!examples.is_empty());
+            for (name, example) in examples {
+                let body: FaultBody = serde_json::from_value(example["value"].clone()).unwrap();
+                let code = body.detail.code;
+                assert_eq!((code.as_str(), code.status().to_string()), (name.as_str(), status.clone()));
+                assert_eq!(response["headers"]["Retry-After"].is_object(), has_retry(response));
+                shown.insert(code.as_str());
+            }
+        }
+    }
+    let unshown: Vec<_> = FaultCode::ALL.iter().filter(|code| !shown.contains(code.as_str())).collect();
+    assert_eq!(unshown, [&FaultCode::MethodNotAllowed], "no route answers that its own method is wrong");
+}
+
+fn has_retry(response: &Value) -> bool {
+    let examples = response["content"]["application/json"]["examples"].as_object().unwrap();
+    examples.values().any(|example| example["value"]["detail"].get("retry_after").is_some())
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_schema_that_is_named_is_there() {
+    let document = document().await;
+    let text = document.to_string();
+    let named: BTreeSet<_> =
+        text.split("#/components/schemas/").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert!(named.len() > 10, "{named:?}");
+    for name in named {
+        assert!(document["components"]["schemas"][name].is_object(), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_page_needs_nothing_from_elsewhere_and_no_script_in_its_markup() {
+    let rig = Rig::new([Step::Hang]);
+    let page = rig.ask("GET", "/v1/docs", &[]).await;
+    assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+    let policy = page.header("content-security-policy").unwrap();
+    assert_eq!(page.headers.get_all("content-security-policy").iter().count(), 1);
+    assert!(
+        policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';")
+    );
+    assert!(!policy.contains("unsafe") && !policy.contains("http"), "{policy}");
+    let text = String::from_utf8(page.body.to_vec()).unwrap();
+    assert!(!text.contains("<style") && !text.contains("style=") && !text.contains("<script>"), "{text}");
+    let mut linked = 0;
+    for attribute in ["href=\"", "src=\""] {
+        for rest in text.split(attribute).skip(1) {
+            let path = rest.split('"').next().unwrap();
+            assert_eq!(rig.ask("GET", path, &[]).await.status, 200, "{path}");
+            linked += 1;
+        }
+    }
+    assert_eq!(linked, 4);
+    let script = rig.ask("GET", "/v1/docs/page.js", &[]).await;
+    assert_eq!(script.header("content-type"), Some("text/javascript; charset=utf-8"));
+    let script = String::from_utf8(script.body.to_vec()).unwrap();
+    for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "eval", "Function(", "://"] {
+        assert!(!script.contains(word), "{word}");
+    }
+    assert_eq!(
+        rig.ask("GET", "/v1/docs/page.css", &[]).await.header("content-type"),
+        Some("text/css; charset=utf-8")
+    );
+}

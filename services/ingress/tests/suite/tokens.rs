@@ -1,0 +1,178 @@
+//! The file of tokens: names, rights, pools, and a change without a restart.
+
+use crate::support::{Answer, Rig, Step};
+use common::contract::{FaultCode, Verb};
+use common::domain::PoolName;
+use common::runtime::settings::Settings;
+use ingress::Config;
+use ingress::tokens::{Scope, file, fingerprint, parse_name};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+const NO_TOKEN: &str = "a valid token is needed: `Authorization: Bearer <token>`";
+
+/// The line of a token whose name it is as well.
+fn line(token: &str, scope: Scope, pools: &[&str]) -> String {
+    let pools: Vec<_> = pools.iter().map(|pool| PoolName::parse(pool).unwrap()).collect();
+    file::line(&parse_name(token).unwrap(), &[scope], &fingerprint(token.as_bytes()), &pools).unwrap()
+}
+
+fn folder_with(lines: &[String]) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens");
+    fs::write(&path, lines.join("\n")).unwrap();
+    (folder, path)
+}
+
+fn rig(path: &std::path::Path) -> Rig {
+    let settings = [
+        ("TOKENS_FILE", path.to_str().unwrap()),
+        ("TOKENS_FILE_LOOK_SECONDS", "1"),
+        ("BROKER_API_TOKEN", ""),
+        ("BROKER_ADMIN_TOKEN", "by-hand:admin-token-1"),
+    ];
+    Rig::with(&settings, [Step::Say(None, r#"{"store":"ok"}"#)])
+}
+
+async fn ask(rig: &Rig, method: &str, path: &str, token: &str) -> Answer {
+    let bearer = format!("Bearer {token}");
+    rig.ask(method, path, &[("Authorization", &bearer), ("X-Track-ID", "p-1")]).await
+}
+
+async fn status(rig: &Rig, token: &str) -> u16 {
+    ask(rig, "POST", "/v1/allocate", token).await.status.as_u16()
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_of_the_file_and_of_the_environment_are_good_together() {
+    let (_folder, path) = folder_with(&[line("one", Scope::Lab, &[]), line("look", Scope::ReadOnly, &[])]);
+    let rig = rig(&path);
+    assert_eq!(status(&rig, "one").await, 200);
+    assert_eq!(ask(&rig, "GET", "/v1/admin/stats", "look").await.status, 200);
+    assert_eq!(ask(&rig, "POST", "/v1/admin/sync", "look").await.status, 403);
+    assert_eq!(ask(&rig, "POST", "/v1/admin/sync", "admin-token-1").await.status, 202);
+    ask(&rig, "POST", "/v1/admin/deletions/1/replay", "admin-token-1").await;
+    let body: Value = serde_json::from_slice(&rig.workers.seen().last().unwrap().body).unwrap();
+    assert_eq!(body["by"], "by-hand", "the name before the colon");
+    // Neither the line of the file nor the digest in it is a token.
+    ask(&rig, "POST", "/v1/allocate", &line("one", Scope::Lab, &[]).replace(' ', ""))
+        .await
+        .assert_fault(FaultCode::Unauthorized, NO_TOKEN);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_for_some_pools_is_held_to_them() {
+    let (_folder, path) =
+        folder_with(&[line("events", Scope::Lab, &["dns", "main"]), line("free", Scope::Lab, &[])]);
+    let rig = rig(&path);
+    for (pool, sent) in [(None, "dns"), (Some("main"), "main")] {
+        let mut headers = vec![("Authorization", "Bearer events"), ("X-Track-ID", "p-1")];
+        headers.extend(pool.map(|pool| ("X-Sandbox-Pool", pool)));
+        assert_eq!(rig.ask("POST", "/v1/allocate", &headers).await.status, 200);
+        let body: Value = serde_json::from_slice(&rig.workers.seen().last().unwrap().body).unwrap();
+        assert_eq!(body, json!({"owner": "p-1", "pool": sent, "pools": ["dns", "main"]}));
+    }
+    let asked = rig.workers.seen().len();
+    let headers = [("Authorization", "Bearer events"), ("X-Track-ID", "p-1"), ("X-Sandbox-Pool", "other")];
+    let answer = rig.ask("POST", "/v1/allocate", &headers).await;
+    answer.assert_fault(FaultCode::Forbidden, "this token is not for this pool");
+    assert_eq!(rig.workers.seen().len(), asked);
+    ask(&rig, "POST", "/v1/sandboxes/7/mark-for-deletion", "events").await;
+    let seen = rig.workers.seen().pop().unwrap();
+    let body: Value = serde_json::from_slice(&seen.body).unwrap();
+    assert_eq!(
+        (seen.verb, body),
+        (Verb::Release, json!({"sandbox_id": "7", "owner": "p-1", "pools": ["dns", "main"]}))
+    );
+    ask(&rig, "GET", "/v1/sandboxes/7", "free").await;
+    let body: Value = serde_json::from_slice(&rig.workers.seen().pop().unwrap().body).unwrap();
+    assert_eq!(
+        body,
+        json!({"sandbox_id": "7", "owner": "p-1"}),
+        "nothing is added for a token of every pool"
+    );
+}
+
+/// Lets the ingress run, which looks at its file by itself, until `done`.
+async fn until(rig: &Rig, done: impl AsyncFn() -> bool) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stop = CancellationToken::new();
+    let seen = async {
+        while !done().await {
+            tokio::time::timeout(Duration::from_secs(1), std::future::pending::<()>()).await.unwrap_err();
+        }
+    };
+    tokio::select! {
+        ended = rig.run(listener, stop) => panic!("{ended:?}"),
+        seen = tokio::time::timeout(Duration::from_secs(600), seen) => seen.expect("it never came"),
+    }
+}
+
+async fn metric(rig: &Rig, line: &str) -> bool {
+    let metrics = rig.ask("GET", "/metrics", &[]).await;
+    String::from_utf8_lossy(&metrics.body).contains(line)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_file_takes_effect_without_a_restart_and_a_bad_one_changes_nothing() {
+    let (_folder, path) = folder_with(&[line("old", Scope::Lab, &[])]);
+    let rig = rig(&path);
+    assert_eq!((status(&rig, "old").await, status(&rig, "new").await), (200, 401));
+    assert!(metric(&rig, r#"broker_http_tokens{scope="lab"} 1"#).await);
+    let rotated = [line("old", Scope::Lab, &[]), line("new", Scope::Lab, &[])].join("\n");
+    fs::write(&path, &rotated).unwrap();
+    until(&rig, async || status(&rig, "new").await == 200).await;
+    assert_eq!(status(&rig, "old").await, 200);
+    assert!(metric(&rig, r#"broker_http_tokens{scope="lab"} 2"#).await);
+
+    let note = "the file of tokens cannot be used; the tokens before it stay good";
+    for text in ["new lab plain-secret", ""] {
+        fs::write(&path, text).unwrap();
+        until(&rig, async || metric(&rig, "broker_http_tokens_file_bad 1\n").await).await;
+        let ready = rig.ask("GET", "/readyz", &[]).await;
+        assert_eq!((ready.status.as_u16(), &ready.json()["notes"]["tokens"]), (200, &json!(note)));
+        assert_eq!((status(&rig, "old").await, status(&rig, "new").await), (200, 200));
+        fs::write(&path, &rotated).unwrap();
+        until(&rig, async || metric(&rig, "broker_http_tokens_file_bad 0\n").await).await;
+    }
+    fs::remove_file(&path).unwrap();
+    until(&rig, async || metric(&rig, "broker_http_tokens_file_bad 1\n").await).await;
+    assert_eq!(status(&rig, "old").await, 200);
+    fs::write(&path, line("new", Scope::Lab, &[])).unwrap();
+    until(&rig, async || status(&rig, "old").await == 401).await;
+    assert_eq!(status(&rig, "new").await, 200);
+    assert_eq!(rig.ask("GET", "/readyz", &[]).await.json().get("notes"), None);
+    assert!(metric(&rig, r#"broker_http_tokens_file_reads_total{outcome="bad"} 3"#).await);
+    assert!(metric(&rig, r#"broker_http_tokens_file_reads_total{outcome="read"} 4"#).await);
+}
+
+#[test]
+fn a_file_that_is_bad_at_the_start_is_a_mistake_that_shows_nothing_of_it() {
+    let (_folder, path) = folder_with(&["alice admin s3cret".to_owned()]);
+    let missing = path.with_extension("missing");
+    for (file, problem) in [
+        (&path, "TOKENS_FILE line 1: the third word must be sha256: and 64 hexadecimal digits"),
+        (&missing, "TOKENS_FILE cannot be read: No such file or directory (os error 2)"),
+    ] {
+        let env = BTreeMap::from([("TOKENS_FILE".to_owned(), file.to_str().unwrap().to_owned())]);
+        let mut settings = Settings::new(&env);
+        let config = Config::read(&mut settings);
+        assert_eq!(settings.finish(config).unwrap_err().0, [problem]);
+    }
+}
+
+#[test]
+fn a_name_that_is_there_twice_is_a_mistake() {
+    let (_folder, path) = folder_with(&[line("lab", Scope::Lab, &[])]);
+    let env: BTreeMap<_, _> = [("TOKENS_FILE", path.to_str().unwrap()), ("BROKER_API_TOKEN", "other")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+    let mut settings = Settings::new(&env);
+    let config = Config::read(&mut settings);
+    assert_eq!(settings.finish(config).unwrap_err().0, ["TOKENS_FILE two tokens are called lab"]);
+}
