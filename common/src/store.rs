@@ -6,8 +6,9 @@
 //! may not have happened, and every method here may be repeated without harm.
 
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, NamePrefix, NewSandbox, Order, OwnerId,
-    PoolName, PreClean, Sandbox, SandboxId, SandboxName, SfdcAccountId, StateName, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, NamePrefix, NewSandbox, Order,
+    OwnerId, PoolName, PreClean, Sandbox, SandboxId, SandboxName, SfdcAccountId, StateName, UnixSeconds,
+    Version,
 };
 use async_trait::async_trait;
 
@@ -17,7 +18,7 @@ mod index;
 pub mod layout;
 pub mod memory;
 
-pub use layout::{Layout, Shards, Supply};
+pub use layout::{CURSOR_KEY_BYTES, CursorKey, Layout, SHARDS_MAX, Shards, Supply};
 
 /// What became of a conditional write on a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +99,15 @@ pub struct PageCursor(pub(crate) Vec<(String, String)>);
 pub struct Page {
     /// The sandboxes, in the order of the index.
     pub sandboxes: Vec<Sandbox>,
+    /// Where to go on; none on the last page.
+    pub next: Option<PageCursor>,
+}
+
+/// One page of the claim items of an owner.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClaimPage {
+    /// The claim items, in the order of their keys.
+    pub claims: Vec<ClaimRecord>,
     /// Where to go on; none on the last page.
     pub next: Option<PageCursor>,
 }
@@ -309,10 +319,12 @@ pub trait Store: Layout {
     /// stale → available, if it is still at the version of `seen`.
     async fn mark_found(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError>;
 
-    /// stale → deleted (tombstone), if it is still at the version and epoch of `seen`.
+    /// stale → deleted (tombstone), if it is still at the version and epoch of `seen`; `by` is who ordered it, if
+    /// somebody did.
     async fn forget(
         &self,
         seen: &Sandbox,
+        by: Option<&Actor>,
         now: UnixSeconds,
         purge_at: UnixSeconds,
     ) -> Result<Write, StoreError>;
@@ -337,6 +349,23 @@ pub trait Store: Layout {
         after: Option<&PageCursor>,
         limit: u16,
     ) -> Result<Page, StoreError>;
+
+    /// One page of the sandboxes that a lab holds now, at most `limit`, by the start of their leases.
+    async fn held_by_lab(
+        &self,
+        lab: &LabId,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError>;
+
+    /// One page of the claim items of an owner, at most `limit`, in the order of their keys; by a strongly consistent
+    /// read.
+    async fn claims_of(
+        &self,
+        owner: &OwnerId,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<ClaimPage, StoreError>;
 
     /// The last sandbox of a part of one index shard.
     async fn last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError>;

@@ -2,12 +2,12 @@
 
 use async_trait::async_trait;
 use common::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, NewSandbox, Order, OwnerId, PoolName,
-    PreClean, Sandbox, SandboxId, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, NewSandbox, Order, OwnerId,
+    PoolName, PreClean, Sandbox, SandboxId, UnixSeconds, Version,
 };
 use common::store::{
-    Description, Insert, Layout, MoveClaim, OpenClaim, Page, PageCursor, Shards, StateQuery, Store,
-    StoreError, Supply, Write,
+    ClaimPage, CursorKey, Description, Insert, Layout, MoveClaim, OpenClaim, Page, PageCursor, Shards,
+    StateQuery, Store, StoreError, Supply, Write,
 };
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -96,6 +96,10 @@ impl<I: Interposer> Layout for InterposedStore<I> {
 
     async fn supply(&self, pool: &PoolName) -> Result<Supply, StoreError> {
         self.pass("supply", self.inner.supply(pool)).await
+    }
+
+    async fn cursor_key(&self, fresh: &CursorKey) -> Result<CursorKey, StoreError> {
+        self.pass("cursor_key", self.inner.cursor_key(fresh)).await
     }
 }
 
@@ -257,10 +261,11 @@ impl<I: Interposer> Store for InterposedStore<I> {
     async fn forget(
         &self,
         seen: &Sandbox,
+        by: Option<&Actor>,
         now: UnixSeconds,
         purge_at: UnixSeconds,
     ) -> Result<Write, StoreError> {
-        self.write("forget", self.inner.forget(seen, now, purge_at)).await
+        self.write("forget", self.inner.forget(seen, by, now, purge_at)).await
     }
 
     async fn describe(
@@ -283,6 +288,24 @@ impl<I: Interposer> Store for InterposedStore<I> {
         limit: u16,
     ) -> Result<Page, StoreError> {
         self.pass("page", self.between.page(&*self.inner, query, after, limit)).await
+    }
+
+    async fn held_by_lab(
+        &self,
+        lab: &LabId,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError> {
+        self.pass("held_by_lab", self.inner.held_by_lab(lab, after, limit)).await
+    }
+
+    async fn claims_of(
+        &self,
+        owner: &OwnerId,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<ClaimPage, StoreError> {
+        self.pass("claims_of", self.inner.claims_of(owner, after, limit)).await
     }
 
     async fn last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError> {

@@ -139,7 +139,7 @@ async fn apply(store: &dyn Store, operation: &Operation, now: UnixSeconds) -> Ou
         Operation::Quarantine(seen) => store.quarantine(seen, &order(), now).await,
         Operation::Unquarantine(seen) => store.unquarantine(seen, &order(), now).await,
         Operation::Order(seen) => store.order_deletion(seen, &order(), now).await,
-        Operation::Forget(seen) => store.forget(seen, now, KEEP_UNTIL).await,
+        Operation::Forget(seen) => store.forget(seen, Some(&operator()), now, KEEP_UNTIL).await,
         Operation::Describe(number, version, description) => {
             store.describe(&id(*number), *version, description).await
         }

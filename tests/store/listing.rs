@@ -1,11 +1,11 @@
 //! Pages and counts of the index.
 
 use crate::fixtures::{
-    LEASE_END, NOW, PAGE_OF_ALL, added, claim_key, done, grant_of, id, in_state, listed, new_sandbox, owner,
-    pool, query, several_added,
+    KEEP_UNTIL, LATER, LEASE_END, NOW, PAGE_OF_ALL, added, claim_key, done, grant_of, id, in_state, listed,
+    new_sandbox, owner, pool, query, record, several_added,
 };
-use common::domain::{NamePrefix, Sandbox, SandboxName, StateName, UnixSeconds};
-use common::store::{Insert, SortRange, StateQuery, Store};
+use common::domain::{LabId, NamePrefix, Sandbox, SandboxName, StateName, UnixSeconds};
+use common::store::{Insert, PageCursor, SortRange, StateQuery, Store};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -211,5 +211,70 @@ pub(crate) async fn counts_agree_with_pages(store: Arc<dyn Store>) {
         assert_eq!(count, expected, "{state} {range:?}");
         let paged = listed(&*store, state, range.clone()).await.len();
         assert_eq!(paged as u64, expected, "{state} {range:?}");
+    }
+}
+
+pub(crate) async fn what_a_lab_holds_comes_page_by_page(store: Arc<dyn Store>) {
+    let lab = |name: &str| LabId::parse(name).unwrap();
+    let mut held = Vec::new();
+    for number in 1..24 {
+        let candidate = added(&*store, number).await.candidate();
+        let mut grant = grant_of(&candidate, &claim_key("owner-1", &format!("key-{number}")));
+        // Several begin in one second, and two labs take turns.
+        grant.granted_at = UnixSeconds::new(NOW.get() + u64::from(number / 4));
+        grant.lab = Some(lab(if number.is_multiple_of(3) { "lab-b" } else { "lab-a" }));
+        held.push(done(store.grant(&grant).await.unwrap()));
+    }
+    let gone = done(store.release(&id(5), &owner("owner-1"), LATER).await.unwrap());
+    for name in ["lab-a", "lab-b", "lab-c"] {
+        for limit in [1, 2, 5, 100] {
+            let (mut found, mut after) = (Vec::new(), None);
+            loop {
+                let page = store.held_by_lab(&lab(name), after.as_ref(), limit).await.unwrap();
+                assert!(page.sandboxes.len() <= usize::from(limit));
+                found.extend(page.sandboxes);
+                // As it comes back from a caller.
+                after = page.next.map(|next| PageCursor::parse(&next.to_text()).unwrap());
+                if after.is_none() {
+                    break;
+                }
+            }
+            let begun = |sandbox: &Sandbox| sandbox.lease().unwrap().granted_at;
+            assert!(found.is_sorted_by_key(begun), "by the start of the leases");
+            let is_meant = |one: &&Sandbox| one.id != gone.id && one.lease().unwrap().lab == Some(lab(name));
+            let mut expected: Vec<_> = held.iter().filter(is_meant).cloned().collect();
+            found.sort_by(|one, other| one.id.cmp(&other.id));
+            expected.sort_by(|one, other| one.id.cmp(&other.id));
+            assert_eq!(found, expected, "{name} by {limit}");
+        }
+    }
+}
+
+pub(crate) async fn an_owners_claims_come_page_by_page(store: Arc<dyn Store>) {
+    let mut records = Vec::new();
+    for number in 1..12 {
+        let candidate = added(&*store, number).await.candidate();
+        // Owners whose names begin alike have nothing to do with each other.
+        for name in ["p", "p-1", "p-1#x"] {
+            let record = record(&claim_key(name, &format!("key-{number:02}#")), &candidate);
+            store.open_claim(&record, KEEP_UNTIL).await.unwrap();
+            records.push(record);
+        }
+    }
+    for name in ["p", "p-1", "p-1#x", "p-"] {
+        let expected: Vec<_> = records.iter().filter(|one| one.claim.owner == owner(name)).cloned().collect();
+        for limit in [1, 4, 100] {
+            let (mut found, mut after) = (Vec::new(), None);
+            loop {
+                let page = store.claims_of(&owner(name), after.as_ref(), limit).await.unwrap();
+                assert!(page.claims.len() <= usize::from(limit));
+                found.extend(page.claims);
+                after = page.next.map(|next| PageCursor::parse(&next.to_text()).unwrap());
+                if after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(found, expected, "{name} by {limit}, in the order of the keys");
+        }
     }
 }

@@ -120,6 +120,8 @@ on_every_engine! {
         every_state_is_in_its_own_part_of_the_index,
         pools_do_not_mix,
         counts_agree_with_pages,
+        what_a_lab_holds_comes_page_by_page,
+        an_owners_claims_come_page_by_page,
     }
     agreement {
         memory_gives_the_same_answers,
@@ -135,6 +137,7 @@ on_every_shared_engine! {
         twins_that_change_the_number_end_at_one,
         a_supply_is_noted_and_the_latest_counts,
         a_supply_settles_when_the_index_has_had_its_time,
+        processes_agree_on_the_key_of_cursors,
     }
 }
 

@@ -11,7 +11,7 @@ use common::domain::{
 use common::store::{Description, Insert, SortRange, Store, StoreError, Write};
 use std::sync::Arc;
 
-const STEPS: [&str; 15] = [
+const STEPS: [&str; 16] = [
     "grant",
     "release",
     "expire",
@@ -27,6 +27,7 @@ const STEPS: [&str; 15] = [
     "unquarantine",
     "order_deletion",
     "forget",
+    "forget by order",
 ];
 
 const CLEANED: PreClean = PreClean::Cleaned { services: 2 };
@@ -54,7 +55,8 @@ async fn in_store(store: &dyn Store, step: &str, sandbox: &Sandbox) -> Result<Wr
         "quarantine" => store.quarantine(&sandbox.candidate(), &order(), LATER).await,
         "unquarantine" => store.unquarantine(sandbox, &order(), LATER).await,
         "order_deletion" => store.order_deletion(sandbox, &order(), LATER).await,
-        "forget" => store.forget(sandbox, LATER, KEEP_UNTIL).await,
+        "forget" => store.forget(sandbox, None, LATER, KEEP_UNTIL).await,
+        "forget by order" => store.forget(sandbox, Some(&operator()), LATER, KEEP_UNTIL).await,
         other => panic!("no step {other}"),
     }
 }
@@ -80,7 +82,8 @@ fn in_domain(step: &str, sandbox: Sandbox) -> Result<Sandbox, InvalidTransition>
         "quarantine" => sandbox.quarantine(version, &order(), LATER),
         "unquarantine" => sandbox.unquarantine(version, &order(), LATER),
         "order_deletion" => sandbox.order_deletion(version, &order(), LATER),
-        "forget" => sandbox.forget(version, epoch, LATER, KEEP_UNTIL),
+        "forget" => sandbox.forget(version, epoch, None, LATER, KEEP_UNTIL),
+        "forget by order" => sandbox.forget(version, epoch, Some(&operator()), LATER, KEEP_UNTIL),
         other => panic!("no step {other}"),
     }
 }
@@ -254,18 +257,18 @@ pub(crate) async fn a_sandbox_goes_missing_and_comes_back(store: Arc<dyn Store>)
 
 pub(crate) async fn what_is_given_up_leaves_a_tombstone(store: Arc<dyn Store>) {
     let seen = added(&*store, 1).await;
-    assert_eq!(lost(store.forget(&seen, LATER, KEEP_UNTIL).await.unwrap()), seen, "it is not stale");
+    assert_eq!(lost(store.forget(&seen, None, LATER, KEEP_UNTIL).await.unwrap()), seen, "it is not stale");
     let missing = done(store.mark_missing(&seen, NOW).await.unwrap());
     // Came back and went again: the same state, but not what was seen.
     let back = done(store.mark_found(&missing, NOW).await.unwrap());
     let again = done(store.mark_missing(&back, LATER).await.unwrap());
-    assert_eq!(lost(store.forget(&missing, LATER, KEEP_UNTIL).await.unwrap()), again);
+    assert_eq!(lost(store.forget(&missing, None, LATER, KEEP_UNTIL).await.unwrap()), again);
     let other_epoch = Sandbox { epoch: again.epoch.next(), ..again.clone() };
-    assert_eq!(lost(store.forget(&other_epoch, LATER, KEEP_UNTIL).await.unwrap()), again);
-    let gone = done(store.forget(&again, LATER, KEEP_UNTIL).await.unwrap());
-    assert_eq!(gone, again.clone().forget(again.version, again.epoch, LATER, KEEP_UNTIL).unwrap());
+    assert_eq!(lost(store.forget(&other_epoch, None, LATER, KEEP_UNTIL).await.unwrap()), again);
+    let gone = done(store.forget(&again, None, LATER, KEEP_UNTIL).await.unwrap());
+    assert_eq!(gone, again.clone().forget(again.version, again.epoch, None, LATER, KEEP_UNTIL).unwrap());
     assert_eq!(listed(&*store, StateName::Stale, SortRange::All).await, []);
-    assert_eq!(lost(store.forget(&again, LATER, KEEP_UNTIL).await.unwrap()), gone);
+    assert_eq!(lost(store.forget(&again, None, LATER, KEEP_UNTIL).await.unwrap()), gone);
     assert_eq!(lost(store.mark_found(&again, LATER).await.unwrap()), gone);
     assert_eq!(store.insert(&new_sandbox(1), LATER).await.unwrap(), Insert::Exists(Box::new(gone)));
 }

@@ -423,7 +423,8 @@ impl Sandbox {
         }
     }
 
-    /// stale → deleted: the provider has not listed it for long. Nothing is left to be deleted there.
+    /// stale → deleted: the provider has not listed it for long, or an operator gives it up. Nothing is left to be
+    /// deleted there, and nobody ever held it.
     ///
     /// # Errors
     /// [`InvalidTransition`] when it is not stale, or moved on since `version` and `epoch`.
@@ -431,13 +432,18 @@ impl Sandbox {
         self,
         version: Version,
         epoch: Epoch,
+        by: Option<&Actor>,
         now: UnixSeconds,
         purge_at: UnixSeconds,
     ) -> Result<Self, InvalidTransition> {
         match self.state {
             State::Stale { .. } if self.version == version && self.epoch == epoch => {
                 let tombstone = Tombstone { deletion: None, deleted_at: now, purge_at };
-                Ok(self.step(State::Deleted(tombstone), Cause::Forgotten, now))
+                let mut gone = self.step(State::Deleted(tombstone), Cause::Forgotten, now);
+                if let Some(entry) = gone.history.last_mut() {
+                    entry.by = by.cloned();
+                }
+                Ok(gone)
             }
             _ => Err(self.refuse("forgotten")),
         }

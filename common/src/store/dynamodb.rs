@@ -5,11 +5,12 @@
 //! not hold is an answer, never a [`StoreError`].
 
 use super::{
-    Description, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError, Write,
+    ClaimPage, Description, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError,
+    Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, NewSandbox, Order, OwnerId, PreClean,
-    Sandbox, SandboxId, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, NewSandbox, Order, OwnerId,
+    PreClean, Sandbox, SandboxId, UnixSeconds, Version,
 };
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
@@ -202,10 +203,11 @@ impl Store for DynamoStore {
     async fn forget(
         &self,
         seen: &Sandbox,
+        by: Option<&Actor>,
         now: UnixSeconds,
         purge_at: UnixSeconds,
     ) -> Result<Write, StoreError> {
-        self.write_forget(seen, now, purge_at).await
+        self.write_forget(seen, by, now, purge_at).await
     }
 
     async fn describe(
@@ -228,6 +230,24 @@ impl Store for DynamoStore {
         limit: u16,
     ) -> Result<Page, StoreError> {
         self.read_page(query, after, limit).await
+    }
+
+    async fn held_by_lab(
+        &self,
+        lab: &LabId,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError> {
+        self.read_lab(lab, after, limit).await
+    }
+
+    async fn claims_of(
+        &self,
+        owner: &OwnerId,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<ClaimPage, StoreError> {
+        self.read_claims(owner, after, limit).await
     }
 
     async fn last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError> {

@@ -2,12 +2,12 @@
 //! tests of what stands before a store.
 
 use super::{
-    Description, Insert, Layout, MoveClaim, OpenClaim, Page, PageCursor, Shards, StateQuery, Store,
-    StoreError, Supply, Write,
+    ClaimPage, CursorKey, Description, Insert, Layout, MoveClaim, OpenClaim, Page, PageCursor, Shards,
+    StateQuery, Store, StoreError, Supply, Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, NewSandbox, Order, OwnerId, PoolName,
-    PreClean, Sandbox, SandboxId, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, NewSandbox, Order, OwnerId,
+    PoolName, PreClean, Sandbox, SandboxId, UnixSeconds, Version,
 };
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -138,6 +138,10 @@ impl Layout for FaultyStore {
 
     async fn supply(&self, pool: &PoolName) -> Result<Supply, StoreError> {
         self.pass("supply", self.inner.supply(pool)).await
+    }
+
+    async fn cursor_key(&self, fresh: &CursorKey) -> Result<CursorKey, StoreError> {
+        self.pass("cursor_key", self.inner.cursor_key(fresh)).await
     }
 }
 
@@ -292,10 +296,11 @@ impl Store for FaultyStore {
     async fn forget(
         &self,
         seen: &Sandbox,
+        by: Option<&Actor>,
         now: UnixSeconds,
         purge_at: UnixSeconds,
     ) -> Result<Write, StoreError> {
-        self.pass("forget", self.inner.forget(seen, now, purge_at)).await
+        self.pass("forget", self.inner.forget(seen, by, now, purge_at)).await
     }
 
     async fn describe(
@@ -318,6 +323,24 @@ impl Store for FaultyStore {
         limit: u16,
     ) -> Result<Page, StoreError> {
         self.pass("page", self.inner.page(query, after, limit)).await
+    }
+
+    async fn held_by_lab(
+        &self,
+        lab: &LabId,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError> {
+        self.pass("held_by_lab", self.inner.held_by_lab(lab, after, limit)).await
+    }
+
+    async fn claims_of(
+        &self,
+        owner: &OwnerId,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<ClaimPage, StoreError> {
+        self.pass("claims_of", self.inner.claims_of(owner, after, limit)).await
     }
 
     async fn last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError> {

@@ -43,6 +43,13 @@ pub struct Supply {
     pub settles_at: Option<UnixSeconds>,
 }
 
+/// Bytes of a [`CursorKey`]: as many as the hash that it is used with.
+pub const CURSOR_KEY_BYTES: usize = 32;
+
+/// What a fleet seals the cursors of its listings with. It keeps cursors honest and guards nothing else.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CursorKey([u8; CURSOR_KEY_BYTES]);
+
 /// What a table says of itself. Part of every store.
 #[async_trait]
 pub trait Layout: Send + Sync + std::fmt::Debug {
@@ -59,6 +66,48 @@ pub trait Layout: Send + Sync + std::fmt::Debug {
 
     /// What is certain of `pool`, by a strongly consistent read. Not for the hot path.
     async fn supply(&self, pool: &PoolName) -> Result<Supply, StoreError>;
+
+    /// The key that all processes on this table seal cursors with, by a strongly consistent read; `fresh` becomes it
+    /// if there is none yet.
+    async fn cursor_key(&self, fresh: &CursorKey) -> Result<CursorKey, StoreError>;
+}
+
+// === impl CursorKey ===
+
+impl CursorKey {
+    /// The key of these bytes, which have to come from a source of randomness that is fit for keys.
+    #[must_use]
+    pub const fn new(bytes: [u8; CURSOR_KEY_BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8; CURSOR_KEY_BYTES] {
+        &self.0
+    }
+
+    /// The key as a table keeps it: hexadecimal digits.
+    pub(crate) fn to_text(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The key of such a text; none if it is no such text.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
+        let bytes: Option<Vec<u8>> =
+            digits.map(|pair| pair.and_then(|pair| u8::from_str_radix(pair, 16).ok())).collect();
+        Some(Self(bytes?.try_into().ok()?))
+    }
+}
+
+impl std::fmt::Debug for CursorKey {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("CursorKey(..)")
+    }
 }
 
 // === impl Shards ===
@@ -128,6 +177,17 @@ mod tests {
         assert_eq!(lowered.towards(8, NOW), None);
         let again = lowered.towards(16, NOW.after(READ_SETTLE)).unwrap();
         assert_eq!((again.write, again.read), (16, 32));
+    }
+
+    #[test]
+    fn a_key_comes_back_as_it_went_and_does_not_show_itself() {
+        let key = CursorKey::new(std::array::from_fn(|at| u8::try_from(at * 8).unwrap()));
+        assert_eq!(CursorKey::parse(&key.to_text()), Some(key.clone()));
+        assert_eq!(format!("{key:?}"), "CursorKey(..)");
+        let long = "00".repeat(CURSOR_KEY_BYTES + 1);
+        for bad in ["", "00", &long, &"+1".repeat(CURSOR_KEY_BYTES), &"\u{fc}".repeat(CURSOR_KEY_BYTES)] {
+            assert_eq!(CursorKey::parse(bad), None, "{bad:?}");
+        }
     }
 
     #[test]

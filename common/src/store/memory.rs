@@ -4,14 +4,14 @@
 //! DynamoDB adapter: `tests/store` runs one suite on both. Nothing survives the process.
 
 use super::index::{due_sort, shard_of, state_shard, state_sort};
-use super::layout::{Layout, Shards, Supply, settles_at, wanted_shards};
+use super::layout::{CursorKey, Layout, Shards, Supply, settles_at, wanted_shards};
 use super::{
-    Description, Insert, MoveClaim, OpenClaim, Page, PageCursor, SortRange, StateQuery, Store, StoreError,
-    Write,
+    ClaimPage, Description, Insert, MoveClaim, OpenClaim, Page, PageCursor, SortRange, StateQuery, Store,
+    StoreError, Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, InvalidTransition, NewSandbox, Order,
-    OwnerId, PoolName, PreClean, Sandbox, SandboxId, State, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, InvalidTransition, LabId, NewSandbox,
+    Order, OwnerId, PoolName, PreClean, Sandbox, SandboxId, State, UnixSeconds, Version,
 };
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +22,9 @@ use std::time::Duration;
 /// Names of the two parts of a cursor.
 const CURSOR_SORT: &str = "state_sort";
 const CURSOR_ID: &str = "id";
+
+/// Name of the one part of a cursor over claim items.
+const CURSOR_CLAIM: &str = "key";
 
 /// Sandboxes and claims in memory.
 #[derive(Debug)]
@@ -41,6 +44,7 @@ struct Tables {
     places: BTreeMap<SandboxId, (String, String)>,
     shards: Option<Shards>,
     supplied_at: BTreeMap<PoolName, UnixSeconds>,
+    cursor_key: Option<CursorKey>,
 }
 
 #[derive(Clone, Debug)]
@@ -158,6 +162,10 @@ impl Layout for MemoryStore {
         let supplied_at = tables.supplied_at.get(pool).copied();
         let shards = tables.shards(self.shards_set).read;
         Ok(Supply { shards, settles_at: settles_at(supplied_at, self.index_lag) })
+    }
+
+    async fn cursor_key(&self, fresh: &CursorKey) -> Result<CursorKey, StoreError> {
+        Ok(self.tables().cursor_key.get_or_insert_with(|| fresh.clone()).clone())
     }
 }
 
@@ -344,10 +352,11 @@ impl Store for MemoryStore {
     async fn forget(
         &self,
         seen: &Sandbox,
+        by: Option<&Actor>,
         now: UnixSeconds,
         purge_at: UnixSeconds,
     ) -> Result<Write, StoreError> {
-        Ok(self.change(&seen.id, |sandbox| sandbox.forget(seen.version, seen.epoch, now, purge_at)))
+        Ok(self.change(&seen.id, |sandbox| sandbox.forget(seen.version, seen.epoch, by, now, purge_at)))
     }
 
     async fn describe(
@@ -401,6 +410,46 @@ impl Store for MemoryStore {
             }
         }
         Ok(page)
+    }
+
+    async fn held_by_lab(
+        &self,
+        lab: &LabId,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError> {
+        let tables = self.tables();
+        let after = after.map(position).transpose()?;
+        let granted = |sandbox: &Sandbox| {
+            let lease = sandbox.lease().filter(|lease| lease.lab.as_ref() == Some(lab))?;
+            Some((due_sort(lease.granted_at), sandbox.id.clone()))
+        };
+        let mut held: Vec<_> = tables.sandboxes.values().filter_map(granted).collect();
+        held.retain(|place| after.as_ref().is_none_or(|after| place > after));
+        held.sort_unstable();
+        held.truncate(usize::from(limit.max(1)));
+        let full = held.len() == usize::from(limit.max(1));
+        let next = held.last().filter(|_| full).map(|(sort, id)| cursor_at(sort, id));
+        let sandboxes = held.iter().filter_map(|(_, id)| tables.sandboxes.get(id).cloned()).collect();
+        Ok(Page { sandboxes, next })
+    }
+
+    async fn claims_of(
+        &self,
+        owner: &OwnerId,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<ClaimPage, StoreError> {
+        let tables = self.tables();
+        let limit = usize::from(limit.max(1));
+        let after = after.and_then(|cursor| cursor.0.first()).map(|(_, key)| key.as_str());
+        let keys = tables.claims.keys().filter(|claim| claim.owner == *owner);
+        let keys = keys.filter(|claim| after.is_none_or(|after| claim.key.as_str() > after)).take(limit);
+        let claims: Vec<_> = keys.filter_map(|claim| tables.claim_record(claim)).collect();
+        let last = claims.last().filter(|_| claims.len() == limit);
+        let next =
+            last.map(|last| PageCursor(vec![(CURSOR_CLAIM.to_owned(), last.claim.key.as_str().to_owned())]));
+        Ok(ClaimPage { claims, next })
     }
 
     async fn last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError> {

@@ -81,7 +81,7 @@ impl Reconciler {
             let purge_at = now.after(self.config.tombstone_kept);
             // Noted first: a write whose answer is lost may have happened.
             self.untold.note(&sandbox.id);
-            let Write::Done(gone) = self.ports.store.forget(&sandbox, now, purge_at).await? else {
+            let Write::Done(gone) = self.ports.store.forget(&sandbox, None, now, purge_at).await? else {
                 self.untold.forget(&sandbox.id);
                 report.raced += 1;
                 continue;

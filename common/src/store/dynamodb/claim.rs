@@ -4,11 +4,12 @@ use super::attributes::{
     Fields, Item, PK, POOL, SANDBOX_ID, SEEN_VERSION, SK, TTL, key_text, number, seconds, text,
 };
 use super::expression::Change;
+use super::listing::{cursor_of, start_key};
 use super::{DynamoStore, unavailable};
 use crate::domain::{
     Candidate, ClaimKey, ClaimRecord, IdempotencyKey, OwnerId, PoolName, SandboxId, UnixSeconds, Version,
 };
-use crate::store::{MoveClaim, OpenClaim, StoreError};
+use crate::store::{ClaimPage, MoveClaim, OpenClaim, PageCursor, StoreError};
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
@@ -105,6 +106,32 @@ impl DynamoStore {
             Some(DeleteItemError::ConditionalCheckFailedException(_)) => Ok(()),
             _ => Err(unavailable("close_claim", error)),
         }
+    }
+
+    pub(super) async fn read_claims(
+        &self,
+        owner: &OwnerId,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<ClaimPage, StoreError> {
+        let found = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .consistent_read(true)
+            .key_condition_expression("#pk = :owner AND begins_with(#sk, :claim)")
+            .expression_attribute_names("#pk", PK)
+            .expression_attribute_names("#sk", SK)
+            .expression_attribute_values(":owner", text(format!("{OWNER_PREFIX}{owner}")))
+            .expression_attribute_values(":claim", text(CLAIM_PREFIX))
+            .set_exclusive_start_key(after.map(start_key))
+            .limit(i32::from(limit.max(1)))
+            .send()
+            .await
+            .map_err(|error| unavailable("claims_of", error))?;
+        let claims = found.items().iter().map(decode).collect::<Result<_, _>>()?;
+        let next = found.last_evaluated_key().map(|key| cursor_of(key, [PK, SK])).transpose()?;
+        Ok(ClaimPage { claims, next })
     }
 
     pub(super) async fn read_claim(&self, claim: &ClaimKey) -> Result<Option<ClaimRecord>, StoreError> {

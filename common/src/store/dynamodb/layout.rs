@@ -1,12 +1,14 @@
-//! What the table says of itself: one item with the number of shards, and one item for each pool with the
-//! moment of its last supply.
+//! What the table says of itself: one item with the number of shards, one with the key of cursors, and one item for
+//! each pool with the moment of its last supply.
 
 use super::attributes::{AT, Fields, Item, PK, SK, key_text, number, seconds, text};
 use super::expression::Change;
 use super::{DynamoStore, unavailable};
 use crate::domain::{PoolName, UnixSeconds};
 use crate::store::StoreError;
-use crate::store::layout::{Layout, SHARDS_AGE_MAX, SHARDS_MAX, Shards, Supply, settles_at, wanted_shards};
+use crate::store::layout::{
+    CursorKey, Layout, SHARDS_AGE_MAX, SHARDS_MAX, Shards, Supply, settles_at, wanted_shards,
+};
 use async_trait::async_trait;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
@@ -16,6 +18,10 @@ use std::time::Instant;
 
 /// Key of the item with the number of shards.
 const LAYOUT_KEY: (&str, &str) = ("TABLE", "LAYOUT");
+/// Key of the item with the key of cursors.
+const CURSOR_KEY: (&str, &str) = ("TABLE", "CURSOR_KEY");
+/// The key of cursors, as hexadecimal digits.
+const SEAL: &str = "seal";
 /// Beginning of the partition key of a pool's item.
 const POOL_PREFIX: &str = "POOL#";
 /// Sort key of a pool's item.
@@ -116,6 +122,35 @@ impl Layout for DynamoStore {
         };
         Ok(Supply { shards: shards.read, settles_at: settles_at(supplied_at, self.index_lag) })
     }
+
+    async fn cursor_key(&self, fresh: &CursorKey) -> Result<CursorKey, StoreError> {
+        let (hash, range) = CURSOR_KEY;
+        let key = Item::from([(PK.to_owned(), text(hash)), (SK.to_owned(), text(range))]);
+        if let Some(found) = self.read_item("cursor_key", key.clone()).await? {
+            return decode_cursor_key(&found);
+        }
+        let mut item = key;
+        item.insert(SEAL.to_owned(), text(fresh.to_text()));
+        let sent = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .condition_expression("attribute_not_exists(#pk)")
+            .expression_attribute_names("#pk", PK)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .send()
+            .await;
+        let Err(error) = sent else { return Ok(fresh.clone()) };
+        match error.as_service_error() {
+            // A twin was faster, or our first try got through and its reply was lost.
+            Some(PutItemError::ConditionalCheckFailedException(refused)) => match refused.item() {
+                Some(found) => decode_cursor_key(found),
+                None => Err(unavailable("cursor_key", error)),
+            },
+            _ => Err(unavailable("cursor_key", error)),
+        }
+    }
 }
 
 // === impl DynamoStore ===
@@ -186,6 +221,12 @@ fn layout_key() -> Item {
 
 fn supply_key(pool: &PoolName) -> Item {
     Item::from([(PK.to_owned(), text(format!("{POOL_PREFIX}{pool}"))), (SK.to_owned(), text(SUPPLY_SORT))])
+}
+
+fn decode_cursor_key(item: &Item) -> Result<CursorKey, StoreError> {
+    let key = key_text(item);
+    let fields = Fields::new(item, &key);
+    CursorKey::parse(fields.text(SEAL)?).ok_or_else(|| fields.corrupt(SEAL, "is no key of cursors"))
 }
 
 fn encode(shards: Shards) -> Item {

@@ -1,8 +1,8 @@
-//! Reading: one sandbox, and pages and counts of `StateIndex`.
+//! Reading: one sandbox, pages and counts of `StateIndex`, and pages of `LabIndex`.
 
-use super::attributes::{PK, SK, STATE_SHARD, STATE_SORT, text};
+use super::attributes::{GRANTED_AT, HELD_LAB, PK, SK, STATE_SHARD, STATE_SORT, text};
 use super::{DynamoStore, item, table, unavailable};
-use crate::domain::{Sandbox, SandboxId};
+use crate::domain::{LabId, Sandbox, SandboxId};
 use crate::store::index::{due_sort, state_shard};
 use crate::store::{Page, PageCursor, SortRange, StateQuery, StoreError};
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
@@ -55,6 +55,31 @@ impl DynamoStore {
             .map_err(|error| unavailable("page", error))?;
         let sandboxes = found.items().iter().map(item::decode).collect::<Result<_, _>>()?;
         let next = found.last_evaluated_key().map(cursor).transpose()?;
+        Ok(Page { sandboxes, next })
+    }
+
+    pub(super) async fn read_lab(
+        &self,
+        lab: &LabId,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError> {
+        let found = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .index_name(table::LAB_INDEX.name)
+            .key_condition_expression("#lab = :lab")
+            .expression_attribute_names("#lab", HELD_LAB)
+            .expression_attribute_values(":lab", text(lab.as_str()))
+            .set_exclusive_start_key(after.map(start_key))
+            .limit(i32::from(limit.max(1)))
+            .send()
+            .await
+            .map_err(|error| unavailable("held_by_lab", error))?;
+        let sandboxes = found.items().iter().map(item::decode).collect::<Result<_, _>>()?;
+        let parts = [PK, SK, HELD_LAB, GRANTED_AT];
+        let next = found.last_evaluated_key().map(|key| cursor_of(key, parts)).transpose()?;
         Ok(Page { sandboxes, next })
     }
 
@@ -124,18 +149,30 @@ impl DynamoStore {
     }
 }
 
-fn start_key(cursor: &PageCursor) -> HashMap<String, AttributeValue> {
-    cursor.0.iter().map(|(name, value)| (name.clone(), text(value))).collect()
+pub(super) fn start_key(cursor: &PageCursor) -> HashMap<String, AttributeValue> {
+    let attribute = |name: &str, value: &str| {
+        // The one key attribute that is a number.
+        if name == GRANTED_AT { AttributeValue::N(value.to_owned()) } else { text(value) }
+    };
+    cursor.0.iter().map(|(name, value)| (name.clone(), attribute(name, value))).collect()
 }
 
 fn cursor(key: &HashMap<String, AttributeValue>) -> Result<PageCursor, StoreError> {
+    cursor_of(key, [PK, SK, STATE_SHARD, STATE_SORT])
+}
+
+/// The cursor of a key that has these parts.
+pub(super) fn cursor_of<const N: usize>(
+    key: &HashMap<String, AttributeValue>,
+    parts: [&'static str; N],
+) -> Result<PageCursor, StoreError> {
     let part = |name: &'static str| match key.get(name) {
-        Some(AttributeValue::S(value)) => Ok((name.to_owned(), value.clone())),
+        Some(AttributeValue::S(value) | AttributeValue::N(value)) => Ok((name.to_owned(), value.clone())),
         _ => Err(StoreError::Corrupt {
             item: "page cursor".to_owned(),
             attribute: name,
-            problem: "is not a string".to_owned(),
+            problem: "is neither text nor number".to_owned(),
         }),
     };
-    Ok(PageCursor(vec![part(PK)?, part(SK)?, part(STATE_SHARD)?, part(STATE_SORT)?]))
+    Ok(PageCursor(parts.into_iter().map(part).collect::<Result<_, _>>()?))
 }

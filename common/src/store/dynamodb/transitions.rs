@@ -205,11 +205,13 @@ impl DynamoStore {
     pub(super) async fn write_forget(
         &self,
         seen: &Sandbox,
+        by: Option<&Actor>,
         now: UnixSeconds,
         purge_at: UnixSeconds,
     ) -> Result<Write, StoreError> {
+        let entry = item::history_entry_by(StateName::Deleted, Cause::Forgotten, now, by, None);
         let change = bury(now, purge_at)
-            .append(HISTORY, item::history_entry(StateName::Deleted, Cause::Forgotten, now))
+            .append(HISTORY, entry)
             .remove(SINCE)
             .only_if(STATE, text(StateName::Stale.as_str()))
             .only_if(VERSION, number(seen.version.get()))

@@ -66,7 +66,7 @@ async fn live(rig: &Rig, number: usize, expected: &mut Census) {
             let missing = done(rig.store.mark_missing(&seen, NOW).await.unwrap());
             if number % 20 == 4 {
                 // A tombstone is no part of a pool.
-                done(rig.store.forget(&missing, NOW, NOW.after(HOUR)).await.unwrap());
+                done(rig.store.forget(&missing, None, NOW, NOW.after(HOUR)).await.unwrap());
                 return;
             }
             &mut stats.stale
