@@ -10,6 +10,7 @@ pub mod events;
 pub mod fault;
 pub mod headers;
 pub mod line;
+pub mod listing;
 pub mod orders;
 pub mod queue;
 pub mod reports;
@@ -26,6 +27,10 @@ pub use deletions::{
 pub use events::{Event, EventData};
 pub use fault::{Fault, FaultBody, FaultCode};
 pub use line::{DeletionsStatus, LineState, Pause, PauseRequest};
+pub use listing::{
+    BulkDeleteEntry, BulkDeleteOutcome, BulkDeleteReply, BulkDeleteRequest, DeletionState, LeaseView,
+    RecordRequest, RecordView, SandboxEntry, SandboxesReply, SandboxesRequest, TombstoneView,
+};
 pub use orders::{ExtendRequest, OrderReply, OrderRequest};
 pub use queue::{
     DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, PreCleanView,

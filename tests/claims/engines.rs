@@ -21,9 +21,14 @@ pub(crate) enum Engine {
 
 impl Engine {
     pub(crate) async fn fresh_store(self) -> Arc<dyn Store> {
+        self.fresh_store_of(SHARDS).await
+    }
+
+    /// A store whose index has that many shards.
+    pub(crate) async fn fresh_store_of(self, shards: u16) -> Arc<dyn Store> {
         match self {
-            Self::Memory => Arc::new(MemoryStore::new(SHARDS)),
-            Self::Dynoxide => Arc::new(dynamodb::fresh_store(dynamodb::dynoxide_endpoint(), SHARDS).await),
+            Self::Memory => Arc::new(MemoryStore::new(shards)),
+            Self::Dynoxide => Arc::new(dynamodb::fresh_store(dynamodb::dynoxide_endpoint(), shards).await),
         }
     }
 

@@ -12,6 +12,7 @@
     reason = "a test that fails should panic"
 )]
 
+mod bulk_deletes;
 mod candidates;
 mod crowds;
 mod ended_leases;
@@ -20,6 +21,7 @@ mod engines;
 mod interleavings;
 mod interruptions;
 mod late_writers;
+mod listing;
 mod settings;
 mod shelves;
 mod soundness;
@@ -82,6 +84,18 @@ on_engine! { memory Memory:
         a_lease_that_is_extended_at_its_end_stays_the_one_of_its_key,
         a_queue_that_fails_holds_nobody_up,
     }
+    listing {
+        every_filter_and_every_combination_shows_what_is_there,
+        what_stays_is_shown_once_while_others_change,
+        an_index_that_grows_during_a_walk_hides_nothing,
+    }
+    bulk_deletes {
+        what_a_sync_finds_again_in_that_moment_stays,
+        a_tombstone_holds_against_a_late_listing,
+        a_deletion_that_was_given_up_is_only_ended_by_a_replay,
+        a_removal_whose_answer_is_lost_is_done_once,
+        two_removals_at_once_remove_each_once,
+    }
 }
 
 // What between them makes every call of a claim; memory has shown the rest.
@@ -113,5 +127,17 @@ on_engine! { dynoxide Dynoxide:
         a_lease_that_is_over_ends_even_if_nothing_is_free,
         a_lease_that_is_extended_at_its_end_stays_the_one_of_its_key,
         a_queue_that_fails_holds_nobody_up,
+    }
+    listing {
+        every_filter_and_every_combination_shows_what_is_there,
+        what_stays_is_shown_once_while_others_change,
+        an_index_that_grows_during_a_walk_hides_nothing,
+    }
+    bulk_deletes {
+        what_a_sync_finds_again_in_that_moment_stays,
+        a_tombstone_holds_against_a_late_listing,
+        a_deletion_that_was_given_up_is_only_ended_by_a_replay,
+        a_removal_whose_answer_is_lost_is_done_once,
+        two_removals_at_once_remove_each_once,
     }
 }

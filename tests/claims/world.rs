@@ -39,6 +39,8 @@ pub(crate) struct World {
     /// The sandboxes are numbered from 1.
     sandbox_count: AtomicU64,
     seed: AtomicU64,
+    /// The rules of its pools.
+    pools: &'static str,
 }
 
 /// An allocator with caches, dice and metrics of its own.
@@ -111,11 +113,17 @@ impl World {
             sandbox_count: AtomicU64::new(0),
             // Far from the next test's, because every process takes one.
             seed: AtomicU64::new(seed * 1_000),
+            pools: POOL,
         };
         for _ in 0..sandbox_count {
             world.add().await;
         }
         world
+    }
+
+    /// The same world with these pools.
+    pub(crate) fn with_pools(self, pools: &'static str) -> Self {
+        Self { pools, ..self }
     }
 
     /// Adds one more sandbox.
@@ -136,10 +144,11 @@ impl World {
     pub(crate) fn process_over(&self, store: Arc<dyn Store>) -> Process {
         let config = Config {
             leases: lease_policy(),
-            pools: PoolRules::parse(POOL).unwrap(),
+            pools: PoolRules::parse(self.pools).unwrap(),
             in_flight_max: 512,
             health: None,
             census_age_max: Duration::ZERO,
+            tombstone_kept: Duration::from_secs(86_400),
         };
         let (clock, dice) = (Arc::new(self.clock.clone()), Arc::new(Dice::seeded(0)));
         let bus = Arc::new(MemoryBus::new(MemoryConfig::default(), clock.clone(), dice));
@@ -263,7 +272,8 @@ impl Process {
         self.counter("broker_allocator_lost_races_total")
     }
 
-    async fn plain<T: DeserializeOwned>(&self, verb: Verb, body: Vec<u8>) -> Result<T, FaultCode> {
+    /// Asks for anything else.
+    pub(crate) async fn plain<T: DeserializeOwned>(&self, verb: Verb, body: Vec<u8>) -> Result<T, FaultCode> {
         let answer = self.allocator.handle(self.request(verb, body.into(), PATIENCE)).await;
         let body = answer.body.map_err(|fault| fault.code)?;
         Ok(serde_json::from_slice(&body).unwrap())

@@ -10,6 +10,7 @@
 mod markdown;
 
 mod configuration;
+mod listing;
 mod logging;
 mod messages;
 mod metrics;

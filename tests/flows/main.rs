@@ -14,6 +14,7 @@ mod odd;
 mod orders;
 mod pool;
 mod queue;
+mod records;
 mod replay;
 mod shutdown;
 mod slots;

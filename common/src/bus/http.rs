@@ -85,7 +85,10 @@ impl HttpRequests {
             | Verb::Remove
             | Verb::Quarantine
             | Verb::Unquarantine
-            | Verb::ForceRelease => {
+            | Verb::ForceRelease
+            | Verb::Sandboxes
+            | Verb::Sandbox
+            | Verb::BulkDelete => {
                 return Err(Fault::invalid("the verb", "is not asked for through this door"));
             }
         })

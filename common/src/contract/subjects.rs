@@ -49,6 +49,12 @@ pub enum Verb {
     Unquarantine,
     /// End the lease or the quarantine of a sandbox and have it deleted.
     ForceRelease,
+    /// List sandboxes, page by page.
+    Sandboxes,
+    /// Show everything about one.
+    Sandbox,
+    /// Remove records that leave nothing behind, a page at a time.
+    BulkDelete,
 }
 
 /// The names of one fleet. Several fleets can share a NATS server by different prefixes; tests do.
@@ -66,7 +72,7 @@ pub struct InvalidPrefix;
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::Allocate,
         Self::Release,
         Self::Get,
@@ -82,6 +88,9 @@ impl Verb {
         Self::Quarantine,
         Self::Unquarantine,
         Self::ForceRelease,
+        Self::Sandboxes,
+        Self::Sandbox,
+        Self::BulkDelete,
     ];
 
     /// Last token of the verb's subject.
@@ -103,6 +112,9 @@ impl Verb {
             Self::Quarantine => "quarantine",
             Self::Unquarantine => "unquarantine",
             Self::ForceRelease => "force-release",
+            Self::Sandboxes => "sandboxes",
+            Self::Sandbox => "sandbox",
+            Self::BulkDelete => "bulk-delete",
         }
     }
 }

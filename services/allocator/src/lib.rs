@@ -20,10 +20,12 @@
 
 mod allocate;
 mod bounds;
+mod bulk_delete;
 mod candidates;
 mod deletions;
 mod extend;
 mod health;
+mod listing;
 mod lookup;
 mod metrics;
 mod orders;
@@ -37,7 +39,7 @@ use common::contract::{Allocation, Fault, FaultCode, Outcome, Verb};
 use common::domain::{LeasePolicy, PoolRules};
 use common::provider::Provider;
 use common::random::Random;
-use common::runtime::policy::{read_lease_policy, read_pools};
+use common::runtime::policy::{read_lease_policy, read_pools, read_tombstone_kept};
 use common::runtime::recorder::Recorder;
 use common::runtime::settings::Settings;
 use common::runtime::telemetry::Chain;
@@ -70,6 +72,8 @@ pub struct Config {
     pub health: Option<HealthConfig>,
     /// Oldest census that stats are answered from; zero for none at all.
     pub census_age_max: Duration,
+    /// How long a tombstone is kept.
+    pub tombstone_kept: Duration,
 }
 
 /// What an allocator works with.
@@ -103,6 +107,7 @@ pub struct Allocator {
     metrics: Metrics,
     announcing: TaskTracker,
     quarantines: health::Quarantines,
+    seals: listing::Seals,
 }
 
 // === impl Config ===
@@ -125,7 +130,8 @@ impl Config {
             "oldest census that stats are answered from; beyond it, and always with 0, the index is counted",
         );
         let health = HealthConfig::read(settings);
-        Some(Self { leases, pools: pools?, in_flight_max, health, census_age_max })
+        let tombstone_kept = read_tombstone_kept(settings);
+        Some(Self { leases, pools: pools?, in_flight_max, health, census_age_max, tombstone_kept })
     }
 }
 
@@ -151,6 +157,7 @@ impl Allocator {
             metrics,
             announcing: TaskTracker::new(),
             quarantines: health::Quarantines::default(),
+            seals: listing::Seals::default(),
         }
     }
 
@@ -199,6 +206,9 @@ impl Allocator {
             Verb::Quarantine => plain(self.quarantine(request).await),
             Verb::Unquarantine => plain(self.unquarantine(request).await),
             Verb::ForceRelease => plain(self.force_release(request).await),
+            Verb::Sandboxes => plain(self.sandboxes(&bounds, request).await),
+            Verb::Sandbox => plain(self.record(request).await),
+            Verb::BulkDelete => plain(self.bulk_delete(&bounds, request).await),
         }
     }
 

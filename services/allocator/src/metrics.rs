@@ -1,7 +1,7 @@
 //! What an allocator counts: every name, help text, label and bucket.
 
 use common::bus::{ServiceInfo, VerbCounts};
-use common::contract::{FaultCode, Outcome, Verb};
+use common::contract::{BulkDeleteOutcome, FaultCode, Outcome, Verb};
 use common::runtime::metrics::{Collectors, register_all};
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 use std::collections::HashMap;
@@ -20,6 +20,7 @@ pub struct Metrics {
     lost_races: IntCounter,
     candidate_rounds: IntCounter,
     health_checks: IntCounterVec,
+    bulk_deletes: IntCounterVec,
     worker: Arc<Mutex<Worker>>,
 }
 
@@ -64,6 +65,13 @@ impl Metrics {
                 ),
                 &["outcome"],
             )?,
+            bulk_deletes: IntCounterVec::new(
+                Opts::new(
+                    "broker_allocator_bulk_deletes_total",
+                    "Records that bulk deletes looked at, by what became of them; without dry runs",
+                ),
+                &["outcome"],
+            )?,
             worker: Arc::default(),
         };
         register_all(registry, metrics.collectors())?;
@@ -73,13 +81,15 @@ impl Metrics {
     /// All that are registered.
     #[must_use]
     pub fn collectors(&self) -> Collectors {
-        let Self { requests, latency, lost_races, candidate_rounds, health_checks, worker: _ } = self.clone();
+        let Self { requests, latency, lost_races, candidate_rounds, health_checks, bulk_deletes, worker: _ } =
+            self.clone();
         vec![
             Box::new(requests),
             Box::new(latency),
             Box::new(lost_races),
             Box::new(candidate_rounds),
             Box::new(health_checks),
+            Box::new(bulk_deletes),
         ]
     }
 
@@ -96,6 +106,10 @@ impl Metrics {
 
     pub(crate) fn checked(&self, outcome: &str) {
         self.health_checks.with_label_values(&[outcome]).inc();
+    }
+
+    pub(crate) fn bulk_deleted(&self, outcome: BulkDeleteOutcome) {
+        self.bulk_deletes.with_label_values(&[outcome.as_str()]).inc();
     }
 
     pub(crate) fn lost_race(&self) {

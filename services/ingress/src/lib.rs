@@ -39,6 +39,7 @@ mod openapi;
 pub mod admin;
 pub mod deletions;
 mod orders;
+mod records;
 pub mod sandboxes;
 
 mod caller;

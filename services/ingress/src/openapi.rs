@@ -11,7 +11,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use crate::error::{Failure, json};
-use crate::{admin, deletions, orders, routes, sandboxes};
+use crate::{admin, deletions, orders, records, routes, sandboxes};
 
 pub(crate) mod faults;
 
@@ -29,7 +29,7 @@ use faults::{OfOpen, OfProbe};
     paths(
         sandboxes::allocate, sandboxes::mark_for_deletion, sandboxes::extend, sandboxes::get, admin::stats,
         admin::sync, admin::expire, admin::cleanup, admin::census, admin::auto_delete_stale, admin::report,
-        orders::release, orders::quarantine, orders::unquarantine, deletions::switch::pause, deletions::switch::resume,
+        records::list, records::show, records::bulk_delete, orders::release, orders::quarantine, orders::unquarantine, deletions::switch::pause, deletions::switch::resume,
         deletions::list, deletions::parked, deletions::replay_all, deletions::show, deletions::remove,
         deletions::replay, healthz, readyz, metrics, document, page, style, script, routes::about,
     ),

@@ -15,6 +15,7 @@ use crate::edge::{self, Edge};
 use crate::openapi;
 use crate::openapi::faults::OfOpen;
 use crate::orders;
+use crate::records;
 use crate::relay::Relay;
 use crate::sandboxes;
 use crate::tokens::Scope;
@@ -107,6 +108,24 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/admin/reports/{kind}/{tick}",
         role: Role::Admin,
         endpoint: |method, _| on(method, admin::report),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/admin/sandboxes",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, records::list),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/admin/sandboxes/{id}",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, records::show),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/admin/bulk-delete",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, records::bulk_delete),
     },
     Route {
         method: Method::POST,

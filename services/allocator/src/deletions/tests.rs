@@ -48,7 +48,7 @@ impl Rig {
         Self::over(|bus| Arc::new(bus.clone()))
     }
 
-    fn over(ledger: impl FnOnce(&MemoryBus) -> Arc<dyn Ledger>) -> Self {
+    pub(crate) fn over(ledger: impl FnOnce(&MemoryBus) -> Arc<dyn Ledger>) -> Self {
         Self::with(ledger, None)
     }
 
@@ -87,7 +87,8 @@ impl Rig {
             grace: HOUR / 2,
         };
         let pools = PoolRules::parse("dns=dns-,main").unwrap();
-        let config = Config { leases, pools, in_flight_max: 8, health, census_age_max: HOUR };
+        let (census_age_max, tombstone_kept) = (HOUR, 24 * HOUR);
+        let config = Config { leases, pools, in_flight_max: 8, health, census_age_max, tombstone_kept };
         let allocator = Allocator::new(config, ports, Metrics::register(&registry).unwrap());
         Self { allocator, store, memory, provider, bus, clock, registry }
     }
@@ -120,7 +121,7 @@ impl Rig {
     }
 
     /// A sandbox whose deletion was given up, with its copy.
-    async fn parked(&self, number: usize, pool: &str, reason: &str) -> Sandbox {
+    pub(crate) async fn parked(&self, number: usize, pool: &str, reason: &str) -> Sandbox {
         self.add(number, pool).await;
         let owner = format!("student-{number}");
         let claim = json!({"owner": owner, "pool": pool, "name_prefix": format!("lab-{number}")});

@@ -62,6 +62,8 @@ faults! {
     OfLookAtOne: GATE, RELAY => NotFound;
     /// Of an operator's order about one thing.
     OfOrder: GATE, RELAY => NotFound, InvalidState, Contended;
+    /// Of the removal of records.
+    OfBulkDelete: GATE, RELAY => InvalidState;
     /// Of a run on demand.
     OfRun: GATE => NoWorkers, UpstreamUnavailable;
     /// Of a run that may be forced.

@@ -19,6 +19,7 @@ mod openapi;
 mod orders;
 mod rates;
 mod readiness;
+mod records;
 mod relay;
 mod sandboxes;
 mod serving;

@@ -40,7 +40,8 @@ fn of_workers(route: &Route) -> &'static [FaultCode] {
         (_, "/v1/sandboxes/{id}/extend") => {
             &[MissingSandboxId, NotFound, NotSandboxOwner, InvalidState, AllocationExpired, Contended]
         }
-        ("GET", "/v1/admin/deletions/{id}") => &[NotFound],
+        ("GET", "/v1/admin/deletions/{id}" | "/v1/admin/sandboxes/{id}") => &[NotFound],
+        (_, "/v1/admin/bulk-delete") => &[InvalidState],
         (_, "/v1/admin/deletions/{id}" | "/v1/admin/deletions/{id}/replay") => &[NotFound, InvalidState],
         (_, path) if path.starts_with("/v1/admin/sandboxes/") => &[NotFound, InvalidState, Contended],
         _ => &[],

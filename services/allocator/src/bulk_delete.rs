@@ -1,0 +1,225 @@
+//! Removing records that leave nothing behind, a page at a time
+//! (`docs/decisions/0030-only-stale-records-are-removed-in-bulk.md`).
+//!
+//! Only what is stale goes: two listings of the provider agreed that it is not there, and nobody ever held it. Each goes
+//! by the same conditional write as with the stale sweep, so one that a sync finds again in that moment stays. A
+//! deletion that was given up stays in any case: its sandbox was used, and only the provider's own answer to a replay
+//! can say that it is gone.
+
+use crate::bounds::Bounds;
+use crate::deletions::parse_actor;
+use crate::listing::{Which, page_limit};
+use crate::{Allocator, decode};
+use common::bus::{BusError, Request};
+use common::contract::{BulkDeleteOutcome, BulkDeleteReply, BulkDeleteRequest, Fault, FaultCode};
+use common::domain::{Actor, Sandbox, StateName};
+use common::runtime::telemetry::Chain;
+use common::store::{StoreError, Write};
+use futures_util::{StreamExt as _, stream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Removals at work at once in one request.
+const REMOVALS_AT_ONCE_MAX: usize = 8;
+/// Tries to tell the ledger of one removal before it is left to the queue of the process.
+const TELLINGS_MAX: usize = 3;
+/// Why a record whose deletion was given up stays.
+const USED: &str = "these sandboxes were used and may still be at the provider; replay their deletions, and those that \
+                    are gone there become tombstones";
+
+/// Why a record could not be removed.
+#[derive(Debug, thiserror::Error)]
+enum RemovalError {
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    #[error("the ledger failed")]
+    Ledger(#[from] BusError),
+}
+
+/// How long one request goes on: until its deadline, or until table or ledger fail it once, because each further record
+/// would wait for them as long.
+struct Patience {
+    until: Instant,
+    is_over: AtomicBool,
+}
+
+/// What became of one record.
+struct Removal {
+    sandbox: Sandbox,
+    outcome: BulkDeleteOutcome,
+    is_untold: bool,
+}
+
+// === impl Patience ===
+
+impl Patience {
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed) || Instant::now() >= self.until
+    }
+
+    fn give_up(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+// === impl Allocator ===
+
+impl Allocator {
+    pub(crate) async fn bulk_delete(
+        &self,
+        bounds: &Bounds,
+        request: &Request,
+    ) -> Result<BulkDeleteReply, Fault> {
+        let BulkDeleteRequest { status, pool, dry_run, cursor, limit, by } = decode(&request.body)?;
+        let status = removable(status.as_deref())?;
+        let by = parse_actor(by.as_deref())?;
+        let (pools, is_narrowed) = self.pools_of(pool.as_deref(), bounds)?;
+        let which = Which {
+            purpose: if dry_run { "bulk-delete, dry" } else { "bulk-delete" },
+            status: Some(status),
+            pools,
+            is_narrowed,
+            lab: None,
+            owner: None,
+            prefix: None,
+            cursor,
+            limit: page_limit(limit)?,
+        };
+        let (page, cursor) = self.page_of_sandboxes(&which, request).await?;
+        let mut reply = BulkDeleteReply {
+            status: status.to_string(),
+            dry_run,
+            more: cursor.is_some(),
+            cursor,
+            ..BulkDeleteReply::default()
+        };
+        let (by, is_stale) = (&by, status == StateName::Stale);
+        let patience = &Patience { until: self.deadline_of(request), is_over: AtomicBool::new(false) };
+        let removals = page.into_iter().map(|sandbox| async move {
+            let (outcome, is_untold) = match (is_stale, dry_run) {
+                (false, _) => (BulkDeleteOutcome::Refused, false),
+                (true, true) => (BulkDeleteOutcome::Removed, false),
+                (true, false) => self.remove_record(&sandbox, by, patience, request).await,
+            };
+            Removal { sandbox, outcome, is_untold }
+        });
+        let removals: Vec<_> = removals.collect();
+        let mut removals = stream::iter(removals).buffered(REMOVALS_AT_ONCE_MAX);
+        while let Some(Removal { sandbox, outcome, is_untold }) = removals.next().await {
+            reply.add(&sandbox, outcome);
+            reply.untold += u64::from(is_untold);
+            if !dry_run {
+                self.metrics.bulk_deleted(outcome);
+            }
+        }
+        reply.reason = (reply.refused > 0).then(|| USED.to_owned());
+        if !dry_run {
+            log(&reply, by, request);
+        }
+        Ok(reply)
+    }
+
+    async fn remove_record(
+        &self,
+        sandbox: &Sandbox,
+        by: &Actor,
+        patience: &Patience,
+        request: &Request,
+    ) -> (BulkDeleteOutcome, bool) {
+        if patience.is_over() {
+            return (BulkDeleteOutcome::Failed, false);
+        }
+        match self.try_remove_record(sandbox, by).await {
+            Ok(None) => (BulkDeleteOutcome::Raced, false),
+            Ok(Some(gone)) => {
+                let is_told = self.tell_of(&gone).await;
+                if !is_told {
+                    self.ports.recorder.note(&gone, Some(&request.context.request_id));
+                }
+                (BulkDeleteOutcome::Removed, !is_told)
+            }
+            Err(error) => {
+                patience.give_up();
+                tracing::warn!(
+                    request.id = request.context.request_id,
+                    sandbox.id = sandbox.id.as_str(),
+                    error = %Chain(&error),
+                    "the record of {} was not removed",
+                    sandbox.id,
+                );
+                (BulkDeleteOutcome::Failed, false)
+            }
+        }
+    }
+
+    /// Makes a tombstone, if the sandbox is still what the index showed.
+    async fn try_remove_record(&self, seen: &Sandbox, by: &Actor) -> Result<Option<Sandbox>, RemovalError> {
+        // A tombstone is in no index, so no sweep would fill a hole before it; and a ledger that does not take this
+        // would not take the removal either.
+        self.ports.recorder.complete(seen).await?;
+        let now = self.ports.clock.now();
+        let purge_at = now.after(self.config.tombstone_kept);
+        match self.ports.store.forget(seen, Some(by), now, purge_at).await? {
+            Write::Done(gone) => Ok(Some(*gone)),
+            // The same order, whose first try got through while its answer was lost.
+            Write::Lost(Some(found)) if is_ours(&found, seen, by) => Ok(Some(*found)),
+            Write::Lost(_) => Ok(None),
+        }
+    }
+
+    async fn tell_of(&self, gone: &Sandbox) -> bool {
+        for _ in 0..TELLINGS_MAX {
+            match self.ports.recorder.tell_now(gone).await {
+                Ok(()) => return true,
+                Err(error) => tracing::warn!(
+                    sandbox.id = gone.id.as_str(),
+                    error = %Chain(&error),
+                    "the ledger does not say yet that {} was given up",
+                    gone.id,
+                ),
+            }
+        }
+        false
+    }
+}
+
+/// Whether the tombstone is what this order makes of `seen`.
+fn is_ours(found: &Sandbox, seen: &Sandbox, by: &Actor) -> bool {
+    found.state.name() == StateName::Deleted
+        && found.version == seen.version.next()
+        && found.history.last().is_some_and(|entry| entry.by.as_ref() == Some(by))
+}
+
+/// The state of a request, if records in it may be removed at all.
+fn removable(status: Option<&str>) -> Result<StateName, Fault> {
+    let Some(status) = status else {
+        return Err(Fault::invalid("status", "has to be said: stale or deletion_failed"));
+    };
+    match StateName::parse(status) {
+        Some(status @ (StateName::Stale | StateName::DeletionFailed)) => Ok(status),
+        Some(status) => {
+            let message = format!("records of sandboxes that are {status} are never removed in bulk");
+            Err(Fault::new(FaultCode::InvalidState, message))
+        }
+        None => Err(Fault::invalid("status", "must be stale or deletion_failed")),
+    }
+}
+
+fn log(reply: &BulkDeleteReply, by: &Actor, request: &Request) {
+    tracing::warn!(
+        request.id = request.context.request_id,
+        %by,
+        status = reply.status,
+        removed = reply.removed,
+        refused = reply.refused,
+        raced = reply.raced,
+        failed = reply.failed,
+        untold = reply.untold,
+        "{} records of {} sandboxes removed by order of {by}",
+        reply.removed,
+        reply.status,
+    );
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! Lists on a store in memory: limits, filters, cursors that are not ours, and what one request may read.
+
+use super::*;
+use crate::deletions::tests::{NOW, Rig, id};
+use common::contract::Verb;
+use common::domain::{ExternalId, NewSandbox, SandboxId, SandboxName, UnixSeconds};
+use common::store::Write;
+use serde_json::{Value, json};
+
+const START_AGAIN: &str =
+    "cursor is not one of this listing with these filters; start again without a cursor";
+
+async fn page(rig: &Rig, body: Value) -> Value {
+    rig.ask(Verb::Sandboxes, body).await.unwrap()
+}
+
+#[track_caller]
+fn assert_not_ours(answer: Result<Value, Fault>, what: &str) {
+    let fault = answer.expect_err(what);
+    assert_eq!((fault.code, fault.message.as_str()), (FaultCode::InvalidRequest, START_AGAIN), "{what}");
+}
+
+async fn rig_of(sandboxes: usize) -> Rig {
+    let rig = Rig::new();
+    for number in 1..=sandboxes {
+        rig.add(number, "main").await;
+    }
+    rig
+}
+
+async fn go_stale(rig: &Rig, name: &str, number: usize) {
+    let sandbox = NewSandbox {
+        id: SandboxId::parse(&format!("s{number}")).unwrap(),
+        name: SandboxName::parse(name).unwrap(),
+        external_id: ExternalId::parse("identity/accounts/1").unwrap(),
+        pool: PoolName::parse("main").unwrap(),
+        sfdc_account_id: None,
+    };
+    let entered = sandbox.clone().enter(NOW);
+    rig.store.insert(&sandbox, NOW).await.unwrap();
+    assert!(matches!(rig.store.mark_missing(&entered, NOW).await.unwrap(), Write::Done(_)));
+}
+
+#[tokio::test]
+async fn a_page_has_from_one_to_a_hundred_entries() {
+    let rig = rig_of(120).await;
+    for limit in [1, 2, 99, 100] {
+        let reply = page(&rig, json!({"limit": limit})).await;
+        assert_eq!((&reply["count"], reply["sandboxes"].as_array().unwrap().len()), (&json!(limit), limit));
+    }
+    assert_eq!(page(&rig, json!({})).await["count"], PAGE_LIMIT_DEFAULT);
+    for limit in [0, 101, u32::MAX] {
+        let fault = rig.ask(Verb::Sandboxes, json!({"limit": limit})).await.unwrap_err();
+        assert_eq!(fault.message, "limit must be from 1 to 100");
+    }
+}
+
+#[tokio::test]
+async fn an_entry_says_what_its_owner_sees_and_more() {
+    let rig = rig_of(1).await;
+    let claim = json!({"owner": "student-1", "lab": "dns-basics", "idempotency_key": "a-key-of-its-own"});
+    rig.ask(Verb::Allocate, claim).await.unwrap();
+    let reply = page(&rig, json!({"owner": "student-1"})).await;
+    let expected = json!({
+        "sandbox_id": "1", "name": "lab-1", "external_id": "1", "status": "allocated",
+        "allocated_to_track": "student-1", "allocated_at": NOW.get(), "expires_at": NOW.get() + 14_400,
+        "track_name": "dns-basics", "sfdc_account_id": null, "pool": "main", "version": 2, "epoch": 1,
+        "changed_at": NOW.get(),
+    });
+    assert_eq!(reply, json!({"sandboxes": [expected], "count": 1, "cursor": null}));
+    assert!(!reply.to_string().contains("a-key-of-its-own"));
+}
+
+#[tokio::test]
+async fn filters_that_make_no_sense_are_named() {
+    let rig = rig_of(1).await;
+    for (body, message) in [
+        (
+            json!({"status": "gone"}),
+            "status must be one of available, allocated, pending_deletion, deletion_failed, stale, quarantined",
+        ),
+        (
+            json!({"status": "deleted"}),
+            "status deleted cannot be listed, because tombstones are in no index; ask for one sandbox by its id",
+        ),
+        (json!({"pool": ""}), "pool must not be empty"),
+        (json!({"owner": " "}), "owner must not be empty"),
+        (json!({"lab": "a b"}), "lab may hold only visible ASCII characters"),
+        (json!({"name_prefix": ""}), "name_prefix must not be empty"),
+    ] {
+        let fault = rig.ask(Verb::Sandboxes, body.clone()).await.unwrap_err();
+        assert_eq!((fault.code, fault.message.as_str()), (FaultCode::InvalidRequest, message), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_with_any_byte_changed_is_refused() {
+    let rig = rig_of(9).await;
+    let cursor = page(&rig, json!({"limit": 3})).await["cursor"].as_str().unwrap().to_owned();
+    assert_eq!(page(&rig, json!({"limit": 3, "cursor": cursor})).await["count"], 3, "as it is it is good");
+    let mut tried = 0;
+    for at in 0..cursor.len() {
+        for other in [b'0', b'a', b'.', b'A', b' ', cursor.as_bytes()[at] ^ 0x20, cursor.as_bytes()[at] ^ 1] {
+            let mut bytes = cursor.clone().into_bytes();
+            bytes[at] = other;
+            let Ok(forged) = String::from_utf8(bytes) else { continue };
+            if forged == cursor {
+                continue;
+            }
+            assert_not_ours(rig.ask(Verb::Sandboxes, json!({"limit": 3, "cursor": forged})).await, &forged);
+            tried += 1;
+        }
+        for cut in [&cursor[..at], &cursor[at + 1..]] {
+            assert_not_ours(rig.ask(Verb::Sandboxes, json!({"cursor": cut})).await, cut);
+        }
+    }
+    assert!(tried > cursor.len() * 4);
+    let (text, _) = cursor.rsplit_once('.').unwrap();
+    for forged in ["", ".", "x", &format!("{cursor}0"), &format!("{cursor}.{cursor}"), text, "\u{fc}.\u{fc}"]
+    {
+        assert_not_ours(rig.ask(Verb::Sandboxes, json!({"cursor": forged})).await, forged);
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_is_good_for_its_own_filters_and_for_any_limit() {
+    let rig = rig_of(30).await;
+    let filters = [
+        json!({}),
+        json!({"status": "available"}),
+        json!({"pool": "main"}),
+        json!({"name_prefix": "lab"}),
+        json!({"name_prefix": "lab-"}),
+        json!({"status": "available", "pool": "main"}),
+    ];
+    let mut cursors = Vec::new();
+    for filter in &filters {
+        let mut body = filter.clone();
+        body["limit"] = json!(2);
+        cursors.push(page(&rig, body).await["cursor"].clone());
+    }
+    for (made, cursor) in cursors.iter().enumerate() {
+        for (asked, filter) in filters.iter().enumerate() {
+            let mut body = filter.clone();
+            (body["cursor"], body["limit"]) = (cursor.clone(), json!(7));
+            let answer = rig.ask(Verb::Sandboxes, body).await;
+            if made == asked {
+                assert_eq!(answer.unwrap()["count"], 7);
+            } else {
+                assert_not_ours(answer, &format!("{made} for {asked}"));
+            }
+        }
+    }
+    let body = json!({"status": "stale", "cursor": cursors[1]});
+    assert_not_ours(rig.ask(Verb::BulkDelete, body).await, "a cursor of a list");
+}
+
+#[tokio::test]
+async fn a_cursor_of_another_fleet_is_refused_and_one_of_a_twin_is_not() {
+    let (rig, other) = (rig_of(9).await, rig_of(9).await);
+    let cursor = page(&other, json!({"limit": 3})).await["cursor"].clone();
+    assert_not_ours(rig.ask(Verb::Sandboxes, json!({"cursor": cursor})).await, "of another fleet");
+    // A process on the same table, which has not seen the key yet.
+    let cursor = page(&rig, json!({"limit": 3})).await["cursor"].clone();
+    let twin = Seals::default();
+    let which =
+        Which::parse(SandboxesRequest::default(), rig.allocator.pools_of(None, &None).unwrap()).unwrap();
+    let text = twin.open(rig.store.as_ref(), &which, cursor.as_str().unwrap()).await.ok();
+    assert!(text.is_some_and(|text| text.starts_with("available.main.")));
+}
+
+#[tokio::test]
+async fn a_request_reads_so_much_and_the_next_one_goes_on() {
+    let rig = Rig::new();
+    let others = SANDBOXES_OF_REQUEST_MAX + 600;
+    for number in 0..others {
+        go_stale(&rig, &format!("lab-{number}"), number).await;
+    }
+    for number in others..others + 3 {
+        go_stale(&rig, "rare-1", number).await;
+    }
+    let (mut found, mut pages, mut empty, mut cursor) = (0, 0, 0, Value::Null);
+    loop {
+        let reply = page(&rig, json!({"status": "stale", "name_prefix": "rare", "cursor": cursor})).await;
+        let count = reply["count"].as_u64().unwrap();
+        (found, pages, empty) = (found + count, pages + 1, empty + u64::from(count == 0));
+        cursor = reply["cursor"].clone();
+        if cursor.is_null() {
+            break;
+        }
+        assert!(pages < 10, "it moves on");
+    }
+    assert_eq!(found, 3);
+    assert!(pages >= 2, "all of it is too much for one request: {pages} pages, {empty} empty");
+}
+
+#[tokio::test]
+async fn a_caller_for_some_pools_is_shown_these() {
+    let rig = Rig::new();
+    for (number, pool) in [(1, "main"), (2, "dns"), (3, "main")] {
+        rig.add(number, pool).await;
+    }
+    let reply = page(&rig, json!({"pools": ["dns"]})).await;
+    assert_eq!((&reply["count"], &reply["sandboxes"][0]["sandbox_id"]), (&json!(1), &json!("2")));
+    let refused = rig.ask(Verb::Sandboxes, json!({"pools": ["dns"], "pool": "main"})).await.unwrap_err();
+    assert_eq!(refused.code, FaultCode::Forbidden);
+    let refused = rig.ask(Verb::Sandbox, json!({"pools": ["dns"], "sandbox_id": "1"})).await.unwrap_err();
+    assert_eq!(refused.code, FaultCode::Forbidden);
+}
+
+#[tokio::test]
+async fn one_is_shown_with_everything_but_its_key() {
+    let rig = rig_of(1).await;
+    let claim = json!({"owner": "student-1", "lab": "dns-basics", "idempotency_key": "a-key-of-its-own"});
+    rig.ask(Verb::Allocate, claim).await.unwrap();
+    let shown = rig.ask(Verb::Sandbox, json!({"sandbox_id": "1"})).await.unwrap();
+    let lease = json!({
+        "owner": "student-1", "lab": "dns-basics", "epoch": 1, "claimed_version": 1, "granted_at": NOW.get(),
+        "expires_at": NOW.get() + 14_400, "is_live": true,
+    });
+    assert_eq!((&shown["lease"], &shown["provider_id"]), (&lease, &json!("identity/accounts/1")));
+    assert!(!shown.to_string().contains("a-key-of-its-own"));
+    let held = rig.sandbox(1).await;
+    rig.ask(Verb::Release, json!({"sandbox_id": "1", "owner": "student-1"})).await.unwrap();
+    rig.store.note_attempt(&id(1), held.epoch, 0, "status 500", None).await.unwrap();
+    rig.store.park_deletion(&id(1), held.epoch, NOW).await.unwrap();
+    let shown = rig.ask(Verb::Sandbox, json!({"sandbox_id": "1"})).await.unwrap();
+    let deletion = json!({
+        "cause": "released", "requested_at": NOW.get(), "attempts": 1, "last_error": "status 500", "pre_clean": null,
+    });
+    assert_eq!((&shown["deletion"], &shown["lease"]["is_live"]), (&deletion, &json!(false)));
+    let causes: Vec<_> = shown["history"].as_array().unwrap().iter().map(|entry| &entry["cause"]).collect();
+    assert_eq!(causes, ["listed", "claimed", "released", "parked"]);
+    for unknown in ["4711", "a.b", ""] {
+        let fault = rig.ask(Verb::Sandbox, json!({"sandbox_id": unknown})).await.unwrap_err();
+        assert_eq!(fault.code, FaultCode::NotFound, "{unknown:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_tombstone_and_a_quarantine_are_shown_too() {
+    let rig = rig_of(2).await;
+    let quarantine = json!({"sandbox_id": "1", "reason": "smoke in it", "by": "alice"});
+    rig.ask(Verb::Quarantine, quarantine).await.unwrap();
+    let shown = rig.ask(Verb::Sandbox, json!({"sandbox_id": "1"})).await.unwrap();
+    assert_eq!((&shown["quarantine_reason"], &shown["since"]), (&json!("smoke in it"), &json!(NOW.get())));
+    assert_eq!((&shown["lease"], &shown["history"][1]["by"]), (&Value::Null, &json!("alice")));
+    let seen = rig.sandbox(2).await;
+    let Write::Done(stale) = rig.store.mark_missing(&seen, NOW).await.unwrap() else { panic!("not free") };
+    rig.store.forget(&stale, None, NOW, UnixSeconds::new(NOW.get() + 9)).await.unwrap();
+    let shown = rig.ask(Verb::Sandbox, json!({"sandbox_id": "2"})).await.unwrap();
+    assert_eq!(shown["tombstone"], json!({"deleted_at": NOW.get(), "purge_at": NOW.get() + 9}));
+    assert_eq!(page(&rig, json!({})).await["count"], 1, "which is in no list");
+}

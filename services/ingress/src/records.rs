@@ -1,0 +1,138 @@
+//! The routes of the operators about all sandboxes: the list, one with everything, and the removal of records that leave
+//! nothing behind.
+
+use axum::Extension;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use common::contract::{BulkDeleteReply, BulkDeleteRequest, Fault, RecordRequest, SandboxesRequest, Verb};
+use serde::Deserialize;
+
+use crate::deletions::operator;
+use crate::error::{Failure, pass_on};
+use crate::openapi::faults::{OfBulkDelete, OfLook, OfLookAtOne};
+use crate::relay::Relay;
+use crate::request_id::Facts;
+use crate::sandboxes::sandbox_in_path;
+
+/// Which sandboxes are meant. A filter that there is not is refused: without it the list would show the wrong ones.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Which {
+    status: Option<String>,
+    pool: Option<String>,
+    lab: Option<String>,
+    owner: Option<String>,
+    name_prefix: Option<String>,
+    cursor: Option<String>,
+    limit: Option<u32>,
+}
+
+/// Which records are to go. A word that there is not is refused, or a `dry_run` with a letter wrong would be none.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Doomed {
+    status: Option<String>,
+    pool: Option<String>,
+    #[serde(default)]
+    dry_run: bool,
+    cursor: Option<String>,
+    limit: Option<u32>,
+}
+
+/// `GET /v1/admin/sandboxes`
+#[utoipa::path(
+    get, path = "/v1/admin/sandboxes", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    params(
+        ("status" = Option<String>, Query, description = "in this state only; any but `deleted`, which is in no list"),
+        ("pool" = Option<String>, Query, description = "of this pool only"),
+        ("lab" = Option<String>, Query, description = "whose live or last lease is for this lab"),
+        ("owner" = Option<String>, Query, description = "that this owner holds, or was the last to hold"),
+        ("name_prefix" = Option<String>, Query, description = "whose name begins so"),
+        ("limit" = Option<u32>, Query, description = "sandboxes of a page, 1 to 100; 50 without it"),
+        ("cursor" = Option<String>, Query, description = "where the last page ended, with the same filters")
+    ),
+    responses(
+        (status = 200, description = "a page; it may hold fewer than `limit`, and the last one has no cursor",
+         body = common::contract::SandboxesReply,
+         example = json!({"sandboxes": [{"sandbox_id": "2000018", "name": "lab-00018",
+             "external_id": "6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11", "status": "allocated",
+             "allocated_to_track": "student-1", "allocated_at": 1_763_683_200, "expires_at": 1_763_697_600,
+             "track_name": "dns-basics", "sfdc_account_id": null, "pool": "main", "version": 2, "epoch": 1,
+             "changed_at": 1_763_683_200}], "count": 1, "cursor": null})), OfLook)
+)]
+pub(crate) async fn list(
+    State(relay): State<Relay>,
+    Extension(facts): Extension<Facts>,
+    which: Result<Query<Which>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let Query(which) = which.map_err(|problem| Fault::invalid("the query", problem.body_text()))?;
+    let Which { status, pool, lab, owner, name_prefix, cursor, limit } = which;
+    let request = SandboxesRequest { status, pool, lab, owner, name_prefix, cursor, limit };
+    let reply = relay.send(Verb::Sandboxes, &facts, None, &request).await?;
+    Ok(pass_on(reply, StatusCode::OK))
+}
+
+/// `GET /v1/admin/sandboxes/{id}`
+#[utoipa::path(
+    get, path = "/v1/admin/sandboxes/{id}", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    params(("id" = String, Path, description = "the sandbox")),
+    responses(
+        (status = 200, description = "everything about it, with its history, by a consistent read; also of a deleted one",
+         body = common::contract::RecordView,
+         example = json!({"sandbox_id": "2000018", "name": "lab-00018",
+             "external_id": "6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11", "status": "allocated",
+             "allocated_to_track": "student-1", "allocated_at": 1_763_683_200, "expires_at": 1_763_697_600,
+             "track_name": "dns-basics", "sfdc_account_id": null, "pool": "main", "version": 2, "epoch": 1,
+             "changed_at": 1_763_683_200, "provider_id": "identity/accounts/6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11",
+             "since": null, "quarantine_reason": null,
+             "lease": {"owner": "student-1", "lab": "dns-basics", "epoch": 1, "claimed_version": 1,
+                 "granted_at": 1_763_683_200, "expires_at": 1_763_697_600, "is_live": true},
+             "deletion": null, "tombstone": null,
+             "history": [{"version": 1, "epoch": 0, "status": "available", "cause": "listed", "at": 1_763_600_000},
+                 {"version": 2, "epoch": 1, "status": "allocated", "cause": "claimed", "at": 1_763_683_200}]})),
+        OfLookAtOne)
+)]
+pub(crate) async fn show(
+    State(relay): State<Relay>,
+    Extension(facts): Extension<Facts>,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Response, Failure> {
+    let sandbox = sandbox_in_path(path)?;
+    facts.note_sandbox(&sandbox);
+    let request = RecordRequest { sandbox_id: sandbox.to_string() };
+    let reply = relay.send(Verb::Sandbox, &facts, None, &request).await?;
+    Ok(pass_on(reply, StatusCode::OK))
+}
+
+/// `POST /v1/admin/bulk-delete`: one page of records in each call.
+#[utoipa::path(
+    post, path = "/v1/admin/bulk-delete", tag = "operators", security(("admin" = [])),
+    params(
+        ("status" = String, Query, description = "`stale`, or `deletion_failed`, which are only counted: replay them"),
+        ("pool" = Option<String>, Query, description = "of this pool only"),
+        ("dry_run" = Option<bool>, Query, description = "`true` shows what would be done, and does nothing"),
+        ("limit" = Option<u32>, Query, description = "records of a call, 1 to 100; 50 without it"),
+        ("cursor" = Option<String>, Query, description = "where the last call ended, with the same words"),
+        ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")
+    ),
+    responses(
+        (status = 200, description = "what became of each; go on with the cursor while there is more", body = BulkDeleteReply,
+         example = json!({"status": "stale", "dry_run": false, "removed": 1, "refused": 0, "raced": 0, "failed": 0,
+             "untold": 0, "reason": null, "sandboxes": [{"sandbox_id": "2000018", "name": "lab-00018", "pool": "main",
+             "outcome": "removed"}], "more": false, "cursor": null})), OfBulkDelete)
+)]
+pub(crate) async fn bulk_delete(
+    State(relay): State<Relay>,
+    Extension(facts): Extension<Facts>,
+    doomed: Result<Query<Doomed>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let Query(doomed) = doomed.map_err(|problem| Fault::invalid("the query", problem.body_text()))?;
+    let Doomed { status, pool, dry_run, cursor, limit } = doomed;
+    let by = Some(operator(&headers, &facts)?.to_string());
+    let request = BulkDeleteRequest { status, pool, dry_run, cursor, limit, by };
+    let reply = relay.send(Verb::BulkDelete, &facts, None, &request).await?;
+    Ok(pass_on(reply, StatusCode::OK))
+}
