@@ -8,7 +8,8 @@
 //! and the metrics of every request.
 //!
 //! # Calls
-//! The bus, by its ports [`Requests`], [`Ticks`] and [`DeletionLine`]. Nothing else: no store, no provider.
+//! The bus, by its ports [`Requests`], [`Ticks`], [`DeletionLine`], [`EventFeed`] and [`Discovery`]. Nothing else: no
+//! store, no provider.
 //!
 //! # Guarantees
 //! * Whoever has no good token learns nothing but that: it is checked before everything else.
@@ -22,7 +23,7 @@
 //! Keeps state between requests, decides about sandboxes, shows an internal cause, or logs a token.
 
 use axum::Router;
-use common::bus::{DeletionLine, Requests, Ticks};
+use common::bus::{DeletionLine, Discovery, EventFeed, Requests, ServiceInfo, Ticks};
 use common::clock::Clock;
 use common::random::Random;
 use common::runtime::ops::{Check, Ops};
@@ -38,6 +39,8 @@ mod openapi;
 
 pub mod admin;
 pub mod deletions;
+pub mod events;
+pub mod fleet;
 mod orders;
 pub mod sandboxes;
 
@@ -70,6 +73,8 @@ use admin::TickDesk;
 use caller::Gate;
 use deletions::LineDesk;
 use edge::Edge;
+use events::EventDesk;
+use fleet::FleetDesk;
 use listener::Bounded;
 use rates::Rates;
 use relay::{Relay, RelayLimits};
@@ -85,6 +90,10 @@ pub struct Ports {
     pub ticks: Arc<dyn Ticks>,
     /// The deletions as a whole.
     pub line: Arc<dyn DeletionLine>,
+    /// What happened.
+    pub events: Arc<dyn EventFeed>,
+    /// Who works.
+    pub discovery: Arc<dyn Discovery>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Jitter and fresh ids.
@@ -122,9 +131,15 @@ impl Ingress {
         self.keeper.check().into_iter().collect()
     }
 
+    /// What this ingress shows of itself to whoever asks who works.
+    #[must_use]
+    pub fn service_info(&self) -> Arc<dyn ServiceInfo> {
+        Arc::new(self.metrics.clone())
+    }
+
     /// Everything behind the listener; not ready any more once `stop` is cancelled.
     pub fn router(&self, stop: CancellationToken) -> Router {
-        let Ports { requests, ticks, line, clock, random } = self.ports.clone();
+        let Ports { requests, ticks, line, events, discovery, clock, random } = self.ports.clone();
         let config = &self.config;
         let mut checks = checks(&requests, &clock, &random);
         checks.extend(self.notes());
@@ -147,6 +162,13 @@ impl Ingress {
         };
         let parts = Parts {
             line: LineDesk { line, clock: Arc::clone(&clock) },
+            events: EventDesk {
+                feed: events,
+                clock: Arc::clone(&clock),
+                readers: Arc::new(Semaphore::new(events::EVENT_READERS_MAX)),
+                stop: stop.clone(),
+            },
+            fleet: FleetDesk { discovery },
             relay: Relay {
                 requests,
                 clock,
