@@ -16,6 +16,8 @@ use common::runtime::recorder::{LedgerMetrics, Recorder};
 use common::runtime::settings::{Env, Mistakes, Settings};
 use common::runtime::shutdown::Lifecycle;
 use common::runtime::telemetry::Chain;
+use common::secrets::Secrets;
+use common::secrets::aws::{AwsSecrets, SecretsConfig};
 use common::store::Store;
 use common::store::dynamodb::{DynamoConfig, DynamoStore};
 use prometheus::Registry;
@@ -36,6 +38,8 @@ pub struct Backends {
     pub table: Option<DynamoConfig>,
     /// The provider; needed by reaper and reconciler.
     pub provider: Option<CspConfig>,
+    /// Where secrets are read; needed by the ingress.
+    pub secrets: Option<SecretsConfig>,
 }
 
 /// What the services of this process share.
@@ -120,6 +124,7 @@ impl Backends {
             nats: NatsConfig::read(settings),
             table: Some(DynamoConfig::read(settings)),
             provider: Some(CspConfig::read(settings)),
+            secrets: Some(SecretsConfig::read(settings)),
         }
     }
 }
@@ -252,9 +257,11 @@ impl Fleet {
     pub async fn start_ingress(
         &mut self,
         lifecycle: &mut Lifecycle,
-        config: ingress::Config,
+        mut config: ingress::Config,
         listener: TcpListener,
     ) -> anyhow::Result<()> {
+        let secrets = self.secrets().await;
+        config.tokens.fetch(secrets.as_deref()).await.context("no tokens")?;
         let bus = Arc::new(self.bus("ingress").await?);
         let ports = ingress::Ports {
             requests: Arc::clone(&bus) as Arc<dyn Requests>,
@@ -262,6 +269,7 @@ impl Fleet {
             line: Arc::clone(&bus) as Arc<dyn DeletionLine>,
             events: Arc::clone(&bus) as Arc<dyn EventFeed>,
             discovery: Arc::clone(&bus) as Arc<dyn Discovery>,
+            secrets,
             clock: Arc::clone(&self.shared.clock),
             random: Arc::clone(&self.shared.random),
         };
@@ -455,6 +463,12 @@ impl Fleet {
 
     fn table(&self) -> anyhow::Result<&Arc<DynamoStore>> {
         self.store.as_ref().context("this process has no table")
+    }
+
+    async fn secrets(&self) -> Option<Arc<dyn Secrets>> {
+        let config = self.backends.secrets.as_ref()?;
+        // A large future, for a call that is made once.
+        Some(Arc::new(Box::pin(AwsSecrets::connect(config)).await) as Arc<dyn Secrets>)
     }
 
     fn provider(&self) -> anyhow::Result<Arc<dyn Provider>> {

@@ -87,6 +87,7 @@ fn router() -> Result<axum::Router, Box<dyn Error>> {
         line: Arc::clone(&bus) as Arc<dyn DeletionLine>,
         events: Arc::clone(&bus) as Arc<dyn EventFeed>,
         discovery: bus,
+        secrets: None,
         clock: Arc::new(SystemClock),
         random: Arc::new(Dice::unseeded()),
     };

@@ -27,6 +27,7 @@ use common::bus::{DeletionLine, Discovery, EventFeed, Requests, ServiceInfo, Tic
 use common::clock::Clock;
 use common::random::Random;
 use common::runtime::ops::{Check, Ops};
+use common::secrets::Secrets;
 use prometheus::Registry;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -94,6 +95,8 @@ pub struct Ports {
     pub events: Arc<dyn EventFeed>,
     /// Who works.
     pub discovery: Arc<dyn Discovery>,
+    /// Where the secret of tokens is read again; needed only if one is named.
+    pub secrets: Option<Arc<dyn Secrets>>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Jitter and fresh ids.
@@ -120,7 +123,7 @@ impl Ingress {
     /// When the registry has metrics of the same names already.
     pub fn new(config: Config, ports: Ports, registry: Registry) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::register(&registry)?;
-        let keeper = Keeper::new(&config.tokens, metrics.clone());
+        let keeper = Keeper::new(&config.tokens, ports.secrets.clone(), metrics.clone());
         let rates = Rates::new(&config.rates, &metrics);
         Ok(Self { config, ports, registry, metrics, keeper, rates })
     }
@@ -128,7 +131,7 @@ impl Ingress {
     /// What an operator should know of its settings as they are now; never a reason not to be ready.
     #[must_use]
     pub fn notes(&self) -> Vec<Arc<dyn Check>> {
-        self.keeper.check().into_iter().collect()
+        self.keeper.checks()
     }
 
     /// What this ingress shows of itself to whoever asks who works.
@@ -139,7 +142,8 @@ impl Ingress {
 
     /// Everything behind the listener; not ready any more once `stop` is cancelled.
     pub fn router(&self, stop: CancellationToken) -> Router {
-        let Ports { requests, ticks, line, events, discovery, clock, random } = self.ports.clone();
+        let Ports { requests, ticks, line, events, discovery, secrets: _, clock, random } =
+            self.ports.clone();
         let config = &self.config;
         let mut checks = checks(&requests, &clock, &random);
         checks.extend(self.notes());
@@ -215,7 +219,7 @@ impl Ingress {
         let clock = Arc::clone(&self.ports.clock);
         tokio::select! {
             served = axum::serve(listener, router).with_graceful_shutdown(close).into_future() => served,
-            never = self.keeper.watch(&*clock) => match never {},
+            () = self.keeper.watch(&*clock) => Ok(()),
         }
     }
 }

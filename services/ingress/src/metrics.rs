@@ -101,12 +101,12 @@ impl Metrics {
             )?,
             tokens_file_bad: IntGauge::new(
                 "broker_http_tokens_file_bad",
-                "1 while the file of tokens cannot be used and older tokens stay good",
+                "1 while the file or secret of tokens cannot be used and older tokens stay good",
             )?,
             tokens_file_reads: IntCounterVec::new(
                 Opts::new(
                     "broker_http_tokens_file_reads_total",
-                    "Changes of the file of tokens, by what came of them",
+                    "Changes of the file or secret of tokens, by what came of them",
                 ),
                 &["outcome"],
             )?,
@@ -207,8 +207,8 @@ impl Metrics {
         self.tokens.with_label_values(&[scope.as_str()]).set(count);
     }
 
-    pub(crate) fn tokens_read(&self, is_bad: bool) {
-        self.tokens_file_bad.set(i64::from(is_bad));
+    pub(crate) fn tokens_read(&self, is_bad: bool, is_any_bad: bool) {
+        self.tokens_file_bad.set(i64::from(is_any_bad));
         self.tokens_file_reads.with_label_values(&[if is_bad { BAD } else { READ }]).inc();
     }
 }

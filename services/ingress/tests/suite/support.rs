@@ -209,6 +209,7 @@ fn try_build(
         line: Arc::clone(line) as Arc<dyn DeletionLine>,
         events: Arc::clone(line) as Arc<dyn EventFeed>,
         discovery: Arc::clone(line) as Arc<dyn Discovery>,
+        secrets: None,
         clock: Arc::new(clock),
         random: Arc::new(HighDice),
     };
