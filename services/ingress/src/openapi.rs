@@ -13,6 +13,7 @@ use utoipa::{Modify, OpenApi};
 use crate::error::{Failure, json};
 use crate::{admin, deletions, orders, routes, sandboxes};
 
+mod bounds;
 pub(crate) mod faults;
 
 use faults::{OfOpen, OfProbe};
@@ -54,7 +55,11 @@ impl Modify for Tokens {
     }
 }
 
-static DOCUMENT: LazyLock<Option<String>> = LazyLock::new(|| Api::openapi().to_json().ok());
+static DOCUMENT: LazyLock<Option<String>> = LazyLock::new(|| {
+    let mut document = serde_json::to_value(Api::openapi()).ok()?;
+    bounds::add(&mut document);
+    Some(document.to_string())
+});
 
 /// The page may load its own two files and ask for the description; nothing else, from nowhere else.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
