@@ -17,3 +17,6 @@ pub mod provider;
 pub mod store;
 
 pub mod runtime;
+
+#[doc(hidden)]
+pub mod door;
