@@ -35,6 +35,9 @@ const ADMIN_TOKEN: &str = "admin-token-1";
 /// Longest answer: the description of the API.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
+/// The one answer without an end.
+const EVENT_STREAM: &str = "text/event-stream";
+
 /// The ingress, its one thread, and what its workers were asked.
 struct World {
     router: Router,
@@ -67,6 +70,10 @@ pub fn hold(input: &[u8]) {
     let (parts, body) = world.runtime.block_on(async {
         let answer = world.router.clone().oneshot(request).await.expect("a router cannot fail");
         let (parts, body) = answer.into_parts();
+        // Events have no end; their reader goes away at once.
+        if parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == EVENT_STREAM) {
+            return (parts, Bytes::new());
+        }
         (parts, to_bytes(body, ANSWER_BYTES_MAX).await.expect("an answer has an end"))
     });
     let id = parts.headers.get(REQUEST_ID_HEADER).expect("every answer has an id");
@@ -183,8 +190,16 @@ impl World {
         let random = Arc::new(Dice::seeded(1));
         let workers = Arc::new(Workers::default());
         let bus = MemoryBus::new(MemoryConfig::default(), clock.clone(), random.clone());
-        let ports =
-            Ports { requests: workers.clone(), ticks: Arc::new(NoRuns), line: Arc::new(bus), clock, random };
+        let ports = Ports {
+            requests: workers.clone(),
+            ticks: Arc::new(NoRuns),
+            line: Arc::new(bus.clone()),
+            events: Arc::new(bus.clone()),
+            discovery: Arc::new(bus),
+            secrets: None,
+            clock,
+            random,
+        };
         let ingress = Ingress::new(config, ports, Registry::new()).expect("an empty registry");
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         Self { router: ingress.router(CancellationToken::new()), runtime, workers }

@@ -43,6 +43,9 @@ SETTINGS = {
     "LAB_DURATION_HOURS_MAX": "720",
     "LAB_DURATION_HOURS_TOTAL_MAX": "1440",
 }
+# Events have no end, and on a quiet ledger no beginning: each case would wait for its whole time. The tests of the ingress
+# and of the flows (watching.rs) are about them.
+LEFT_OUT = ["GET /v1/admin/events"]
 # Name, the schemes that its token stands for, the token of each scheme, phases, examples of an operation.
 RUNS = [
     ("fitting tokens", "lab,admin,read-only", {"lab": "lab", "admin": "admin", "read-only": "read-only"},
@@ -130,7 +133,10 @@ def describe(fleet):
     # From a file, since an operation that schemathesis has the description from is left out by it.
     (fleet.folder / "openapi.json").write_text(json.dumps(document))
     methods = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
-    return sum(method in methods for item in document["paths"].values() for method in item)
+    known = {f"{method.upper()} {path}" for path, item in document["paths"].items() for method in methods & set(item)}
+    if gone := set(LEFT_OUT) - known:
+        raise Broken(f"left out, and not there: {gone}")
+    return len(known - set(LEFT_OUT))
 
 
 def settings(fleet, tokens):
@@ -163,6 +169,8 @@ def start(fleet, run):
              fleet.folder / "openapi.json", "--url", fleet.url, "--no-color", "--checks", "all", "--phases", phases,
              "--max-examples", str(examples), "--report-json-path", folder / "report.json", "--report", "json",
              "--generation-with-security-parameters", "true" if len(set(tokens.values())) > 1 else "false"]
+    for operation in LEFT_OUT:
+        words += ["--exclude-name", operation]
     with (folder / "log").open("wb") as out:
         process = subprocess.Popen(words, cwd=folder, env={**os.environ, "API_SCHEMES": schemes},
                                    stdin=subprocess.DEVNULL, stdout=out, stderr=out)

@@ -95,14 +95,14 @@ fn schema_of(place: &Place<'_>) -> Option<Value> {
         "pool" => Some(text(TOKEN, 1, POOL_NAME_BYTES_MAX)),
         // The key of a message that nobody can read has a dot.
         "id" if place.path.starts_with("/v1/admin/deletions/") => Some(text(KEY, 1, SANDBOX_ID_BYTES_MAX)),
-        "id" => Some(text(TOKEN, 1, SANDBOX_ID_BYTES_MAX)),
+        "id" | "sandbox" => Some(text(TOKEN, 1, SANDBOX_ID_BYTES_MAX)),
         "kind" => Some(json!({"type": "string", "enum": TickKind::ALL.map(TickKind::as_str)})),
         "status" if place.path == "/v1/admin/deletions" => {
             Some(json!({"type": "string", "enum": ["pending_deletion", "deletion_failed"]}))
         }
         "limit" => Some(json!({"type": "integer", "minimum": 1, "maximum": PAGE_LIMIT_MAX})),
-        "X-Lease-Epoch" | "tick" => Some(whole()),
-        "cursor" | "grace_period_hours" if place.is_number => Some(whole()),
+        "X-Lease-Epoch" | "Last-Event-ID" | "tick" => Some(whole()),
+        "cursor" | "grace_period_hours" | "after" | "since" if place.is_number => Some(whole()),
         _ => None,
     }
 }
