@@ -18,3 +18,6 @@ pub mod secrets;
 pub mod store;
 
 pub mod runtime;
+
+#[doc(hidden)]
+pub mod door;

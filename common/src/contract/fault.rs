@@ -165,6 +165,9 @@ impl FaultCode {
     }
 }
 
+/// Longest message about a field that cannot be used, in characters.
+pub const INVALID_MESSAGE_CHARS_MAX: usize = 500;
+
 // === impl Fault ===
 
 impl Fault {
@@ -174,10 +177,14 @@ impl Fault {
         Self { code, message: message.into(), retry_after_seconds: code.retry_after_seconds() }
     }
 
-    /// A field that cannot be used, and why.
+    /// A field that cannot be used, and why, in one line of at most [`INVALID_MESSAGE_CHARS_MAX`] characters: a parser's
+    /// words may hold a piece of what it refused.
     #[must_use]
     pub fn invalid(field: &str, problem: impl std::fmt::Display) -> Self {
-        Self::new(FaultCode::InvalidRequest, format!("{field} {problem}"))
+        let message = format!("{field} {problem}");
+        let chars = message.chars().take(INVALID_MESSAGE_CHARS_MAX);
+        let line: String = chars.map(|char| if char.is_control() { ' ' } else { char }).collect();
+        Self::new(FaultCode::InvalidRequest, line)
     }
 
     /// The body that says so.
@@ -197,6 +204,14 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_refused_is_named_in_one_short_line() {
+        let hostile = format!("holds `a\nb\u{7f}{}`", "x".repeat(2 * INVALID_MESSAGE_CHARS_MAX));
+        let message = Fault::invalid("the body", hostile).message;
+        assert!(message.starts_with("the body holds `a b x"), "{message}");
+        assert_eq!(message.chars().count(), INVALID_MESSAGE_CHARS_MAX);
+    }
 
     #[test]
     fn the_text_of_a_code_is_what_its_json_says() {

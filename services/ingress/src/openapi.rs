@@ -14,6 +14,7 @@ use utoipa_swagger_ui::Config;
 use crate::error::{Failure, json};
 use crate::{admin, deletions, events, fleet, orders, routes, sandboxes};
 
+mod bounds;
 pub(crate) mod faults;
 
 use faults::{OfOpen, OfProbe};
@@ -55,7 +56,11 @@ impl Modify for Tokens {
     }
 }
 
-static DOCUMENT: LazyLock<Option<String>> = LazyLock::new(|| Api::openapi().to_json().ok());
+static DOCUMENT: LazyLock<Option<String>> = LazyLock::new(|| {
+    let mut document = serde_json::to_value(Api::openapi()).ok()?;
+    bounds::add(&mut document);
+    Some(document.to_string())
+});
 
 /// The page may load its own files and call this API; nothing else, and from nowhere else. Its icons are within its
 /// style sheet and script.
