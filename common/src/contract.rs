@@ -9,6 +9,7 @@ pub mod deletions;
 pub mod events;
 pub mod fault;
 pub mod headers;
+pub mod limits;
 pub mod line;
 pub mod orders;
 pub mod queue;
@@ -24,7 +25,7 @@ pub use deletions::{
     ReplayReply,
 };
 pub use events::{Event, EventData};
-pub use fault::{Fault, FaultBody, FaultCode};
+pub use fault::{Fault, FaultBody, FaultCode, Repeat};
 pub use line::{DeletionsStatus, LineState, Pause, PauseRequest};
 pub use orders::{ExtendRequest, OrderReply, OrderRequest};
 pub use queue::{

@@ -43,6 +43,11 @@ enum Command {
         /// The folder; it has to be there.
         folder: PathBuf,
     },
+    /// Write the contract on NATS into a folder: asyncapi.json, and a JSON Schema for each message below schemas (nats).
+    Contract {
+        /// The folder; it has to be there, and in it a folder `schemas`.
+        folder: PathBuf,
+    },
     /// Become a program that dies with its parent.
     #[command(name = child::GUARD_COMMAND, hide = true)]
     Guard {
@@ -68,6 +73,7 @@ pub fn main() -> ExitCode {
         }
         Command::Metrics => operate::metrics_page().map(|page| print!("{page}")).map_err(Into::into),
         Command::Definitions { folder } => operate::write_definitions(&folder, &ProcessEnv),
+        Command::Contract { folder } => operate::write_contract(&folder),
         Command::Token(options) => options.run(),
         Command::Up(options) => block_on(up::run(options, &ProcessEnv)),
         Command::Bench(bench) => block_on(bench.run(&ProcessEnv)),

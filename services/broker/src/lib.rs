@@ -31,5 +31,6 @@ pub mod nats_server;
 mod tick;
 mod token;
 
+pub mod asyncapi;
 pub mod bench;
 pub mod operate;
