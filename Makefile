@@ -6,7 +6,7 @@ BROKER := $(TARGET_DIR)/release/broker
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up build test test-accounts test-scripts asyncapi bench tools smoke check fmt fmt-check clippy deny doc reset clean
+.PHONY: help up build test test-accounts test-scripts test-clients asyncapi bench tools smoke check fmt fmt-check clippy deny doc reset clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,11 @@ test-scripts: ## Run the lab's scripts against a real `broker up`, over a line t
 	@tools/nats-server.sh >/dev/null
 	cargo build --package broker --bin broker
 	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" deploy/instruqt/tests/run.py $(ARGS)
+
+test-clients: ## Run the clients in nats/examples (Go, Python, shell, TypeScript) against a real fleet with users
+	@tools/nats-server.sh >/dev/null
+	cargo build --package broker --bin broker
+	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" nats/examples/run.py
 
 asyncapi: ## Judge nats/asyncapi.json and the schemas beside it by AsyncAPI's parser (npm)
 	@tools/asyncapi.sh

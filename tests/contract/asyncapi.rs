@@ -171,3 +171,28 @@ fn examples_are_the_messages_of_this_suite_and_all_of_them() {
     let missing: Vec<_> = snapshots.iter().filter(|body| !is_shown(body)).collect();
     assert!(missing.is_empty(), "messages that no schema is held against: {missing:#?}");
 }
+
+#[test]
+fn the_page_for_clients_says_what_the_document_says() {
+    let (document, page) = (document(), Document::read("nats/clients.md"));
+    let messages = entries(&document["components"]["messages"]).map(|(_, message)| message);
+    let faults: BTreeSet<_> = messages
+        .filter_map(|message| {
+            let code = message["x-code"].as_str()?;
+            let meaning = message["summary"].as_str()?.strip_prefix(code)?.strip_prefix(": ")?;
+            let (status, repeat) = (message["x-status"].to_string(), message["x-repeat"].as_str()?);
+            Some([code, &status, meaning, repeat].map(ToOwned::to_owned))
+        })
+        .collect();
+    let rows = page.rows("Failures one by one");
+    let written: BTreeSet<_> = rows
+        .iter()
+        .map(|row| [quoted(&row[0]).concat(), row[1].clone(), row[2].clone(), row[3].clone()])
+        .collect();
+    assert_eq!((rows.len(), written), (faults.len(), faults));
+    let limits: BTreeSet<_> =
+        entries(&document["info"]["x-limits"]).map(|(name, most)| (name.clone(), most.to_string())).collect();
+    let rows = page.rows("Limits");
+    let written: BTreeSet<_> = rows.iter().map(|row| (quoted(&row[0]).concat(), row[1].clone())).collect();
+    assert_eq!(written, limits);
+}
