@@ -24,6 +24,7 @@ pub mod role;
 pub mod up;
 
 pub mod child;
+mod client;
 pub mod data;
 mod deletions;
 pub mod embedded;
