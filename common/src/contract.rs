@@ -8,6 +8,7 @@ pub mod census;
 pub mod deletions;
 pub mod events;
 pub mod fault;
+pub mod fleet;
 pub mod headers;
 pub mod limits;
 pub mod line;
@@ -26,6 +27,7 @@ pub use deletions::{
 };
 pub use events::{Event, EventData};
 pub use fault::{Fault, FaultBody, FaultCode, Repeat};
+pub use fleet::{FleetReply, WorkView, WorkerRole, WorkerView};
 pub use line::{DeletionsStatus, LineState, Pause, PauseRequest};
 pub use orders::{ExtendRequest, OrderReply, OrderRequest};
 pub use queue::{

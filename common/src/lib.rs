@@ -16,6 +16,7 @@ pub mod random;
 pub mod bus;
 pub mod client;
 pub mod provider;
+pub mod secrets;
 pub mod store;
 
 pub mod runtime;

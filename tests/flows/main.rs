@@ -22,3 +22,4 @@ mod stalled;
 mod tick_command;
 mod ticks;
 mod tokens;
+mod watching;

@@ -14,6 +14,8 @@ mod callers;
 mod claims;
 mod cors;
 mod deletions;
+mod events;
+mod fleet;
 mod observed;
 mod openapi;
 mod orders;
