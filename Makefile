@@ -6,7 +6,7 @@ BROKER := $(TARGET_DIR)/release/broker
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up build test test-accounts test-scripts test-api fuzz fuzz-keep bench tools smoke check fmt fmt-check clippy deny doc reset clean
+.PHONY: help up build test test-accounts test-scripts test-clients test-api fuzz fuzz-keep asyncapi bench tools smoke check fmt fmt-check clippy deny doc reset clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,14 @@ fuzz: ## Let libFuzzer attack every parser of outside bytes (FUZZ_SECONDS=60 for
 
 fuzz-keep: ## Take what the runs of `make fuzz` found into fuzz/corpus, minimised
 	@tools/fuzz.py keep $(ARGS)
+
+test-clients: ## Run the clients in nats/examples (Go, Python, shell, TypeScript) against a real fleet with users
+	@tools/nats-server.sh >/dev/null
+	cargo build --package broker --bin broker
+	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" nats/examples/run.py
+
+asyncapi: ## Judge nats/asyncapi.json and the schemas beside it by AsyncAPI's parser (npm)
+	@tools/asyncapi.sh
 
 bench: ## Measure the pure parts of a claim, time and allocations (docs/benchmarks.md)
 	cargo bench --package common --package ingress --bench claim_path $(ARGS)

@@ -145,6 +145,7 @@ fn layer_of(tree: &Tree, module: &[String]) -> Option<Layer> {
         "domain" => Some(Layer::Domain),
         "contract" => Some(Layer::Promise { is_wire: true }),
         "clock" | "random" => Some(Layer::Promise { is_wire: false }),
+        "client" => Some(Layer::Adapter { family: "client".to_owned() }),
         "runtime" => Some(Layer::Adapter { family: "runtime".to_owned() }),
         port @ ("store" | "provider" | "bus" | "secrets") => match module.get(1) {
             Some(adapter) if below(port, adapter) => Some(Layer::Adapter { family: port.to_owned() }),
