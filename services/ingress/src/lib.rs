@@ -52,9 +52,10 @@ pub mod tokens;
 mod access;
 mod edge;
 mod error;
-mod listener;
+pub mod listener;
 mod metrics;
 pub mod request_id;
+pub mod tls;
 
 pub mod config;
 
@@ -70,10 +71,11 @@ use admin::TickDesk;
 use caller::Gate;
 use deletions::LineDesk;
 use edge::Edge;
-use listener::Bounded;
+use listener::Listener;
 use rates::Rates;
 use relay::{Relay, RelayLimits};
 use routes::Parts;
+use tls::TlsKeeper;
 use tokens::Keeper;
 
 /// What the ingress talks to.
@@ -99,6 +101,7 @@ pub struct Ingress {
     registry: Registry,
     metrics: Metrics,
     keeper: Keeper,
+    tls: Option<TlsKeeper>,
     rates: Rates,
 }
 
@@ -112,14 +115,15 @@ impl Ingress {
     pub fn new(config: Config, ports: Ports, registry: Registry) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::register(&registry)?;
         let keeper = Keeper::new(&config.tokens, metrics.clone());
+        let tls = config.tls.as_ref().map(|config| TlsKeeper::new(config, metrics.clone()));
         let rates = Rates::new(&config.rates, &metrics);
-        Ok(Self { config, ports, registry, metrics, keeper, rates })
+        Ok(Self { config, ports, registry, metrics, keeper, tls, rates })
     }
 
     /// What an operator should know of its settings as they are now; never a reason not to be ready.
     #[must_use]
     pub fn notes(&self) -> Vec<Arc<dyn Check>> {
-        self.keeper.check().into_iter().collect()
+        self.keeper.check().into_iter().chain(self.tls.as_ref().map(TlsKeeper::check)).collect()
     }
 
     /// Everything behind the listener; not ready any more once `stop` is cancelled.
@@ -134,13 +138,14 @@ impl Ingress {
             holds_to_pools: false,
             tokens: self.keeper.tokens(),
             rates: self.rates.clone(),
+            body_patience: config.connections.body_patience,
             clock: Arc::clone(&clock),
         };
         let edge = Edge {
             random: Arc::clone(&random),
             metrics: self.metrics.clone(),
             cors: Arc::new(config.cors.clone()),
-            hsts_enabled: config.hsts_enabled,
+            hsts_enabled: config.hsts_enabled || config.tls.is_some(),
             rates: self.rates.clone(),
             proxies: Arc::new(config.trusted_proxies.clone()),
             stop: stop.clone(),
@@ -171,18 +176,18 @@ impl Ingress {
     }
 
     /// Serves until `stop`. From then on every answer asks for its connection to be closed; for the time of
-    /// `HTTP_LINGER_MS`, or until no connection is left, new requests are answered as well. Returns when the
-    /// last one is.
+    /// `HTTP_LINGER_MS`, or until no connection is left, new requests are answered as well. After that nobody listens any
+    /// more, connections without a request are closed, a request that comes over a kept one is refused with 503, and
+    /// streams end. Returns when the last answer is written.
     ///
     /// # Errors
-    /// When the listener fails.
+    /// None; the type is that of a part of a process.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-        let Config { connections_max, linger, .. } = self.config;
         let clock = Arc::clone(&self.ports.clock);
-        let listener = Bounded::new(listener, connections_max, listener::STANDSTILL_MAX);
+        let listener = self.listener(listener, self.router(stop.clone()));
         let mut open = listener.open();
-        let router = self.router(stop.clone()).into_make_service_with_connect_info::<Peer>();
-        let close = async move {
+        let linger = self.config.connections.linger;
+        let close = async {
             stop.cancelled().await;
             tokio::select! {
                 () = clock.sleep(linger) => {}
@@ -190,10 +195,22 @@ impl Ingress {
                 _ = open.wait_for(|open| *open == 0) => {}
             }
         };
-        let clock = Arc::clone(&self.ports.clock);
+        let watch_tls = async {
+            match &self.tls {
+                Some(tls) => tls.watch(&*clock).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            served = axum::serve(listener, router).with_graceful_shutdown(close).into_future() => served,
+            () = listener.serve(close) => Ok(()),
             never = self.keeper.watch(&*clock) => match never {},
+            never = watch_tls => match never {},
         }
+    }
+
+    fn listener(&self, inner: TcpListener, router: Router) -> Listener {
+        let config = &self.config;
+        let proxies = Arc::new(config.trusted_proxies.clone());
+        Listener::new(inner, router, &config.connections, proxies, self.tls.clone(), self.metrics.clone())
     }
 }

@@ -7,6 +7,11 @@ use prometheus::{
 };
 use std::time::Duration;
 
+mod connections;
+
+pub(crate) use connections::Closed;
+use connections::ConnectionMetrics;
+
 use crate::rates::Limit;
 use crate::tokens::Scope;
 
@@ -22,6 +27,7 @@ pub struct Metrics {
     tokens_file_reads: IntCounterVec,
     limited: IntCounterVec,
     limit_keys: IntGaugeVec,
+    connections: ConnectionMetrics,
 }
 
 /// Why a relayed request was sent again.
@@ -121,6 +127,7 @@ impl Metrics {
                 ),
                 &["limit"],
             )?,
+            connections: ConnectionMetrics::new()?,
         };
         register_all(registry, metrics.collectors())?;
         // A rate needs the zero before the first event.
@@ -149,8 +156,9 @@ impl Metrics {
             tokens_file_reads,
             limited,
             limit_keys,
+            connections,
         } = self.clone();
-        vec![
+        let mut collectors: Collectors = vec![
             Box::new(requests),
             Box::new(latency),
             Box::new(in_flight),
@@ -160,7 +168,9 @@ impl Metrics {
             Box::new(tokens_file_reads),
             Box::new(limited),
             Box::new(limit_keys),
-        ]
+        ];
+        collectors.extend(connections.collectors());
+        collectors
     }
 
     pub(crate) fn begun(&self) {
