@@ -163,7 +163,7 @@ impl Plan {
         ]) {
             env.entry(name.to_owned()).or_insert(value);
         }
-        let running = Running::start(&env, counts, &clock).await;
+        let running = Box::pin(Running::start(&env, counts, &clock)).await;
         let csp = simulator.handle();
         Rig { running, csp, clock, env, counts, simulator }
     }
@@ -226,7 +226,7 @@ impl Rig {
 
     /// Starts the fleet again, over the same table, streams and provider.
     pub async fn start_again(&mut self) {
-        self.running = Running::start(&self.env, self.counts, &self.clock).await;
+        self.running = Box::pin(Running::start(&self.env, self.counts, &self.clock)).await;
     }
 
     /// Asks over NATS, once.

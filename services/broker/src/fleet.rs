@@ -252,6 +252,7 @@ impl Fleet {
         config: ingress::Config,
         listener: TcpListener,
     ) -> anyhow::Result<()> {
+        crate::descriptors::make_room(config.connections.connections_max);
         let bus = Arc::new(self.bus("ingress").await?);
         let ports = ingress::Ports {
             requests: Arc::clone(&bus) as Arc<dyn Requests>,

@@ -26,6 +26,7 @@ pub mod up;
 pub mod child;
 pub mod data;
 mod deletions;
+mod descriptors;
 pub mod embedded;
 pub mod nats_server;
 mod tick;

@@ -39,7 +39,7 @@ pub struct Config {
     /// How many connections there may be, and how long each step of one may take.
     pub connections: ConnectionConfig,
     /// `TLS_CERT_FILE`, `TLS_KEY_FILE`, `TLS_CLIENT_CA_FILE`: TLS of our own; none.
-    pub tls: Option<TlsConfig>,
+    pub tls: Option<Box<TlsConfig>>,
     /// `HSTS_ENABLED`: whether TLS ends in front of the ingress; false.
     pub hsts_enabled: bool,
     /// `CORS_ALLOWED_ORIGINS`: origins whose pages may call, separated by commas, or `*`; none.
@@ -103,7 +103,7 @@ impl Config {
             ),
             stale_kept: read_stale_kept(settings),
             connections: ConnectionConfig::read(settings),
-            tls: TlsConfig::read(settings),
+            tls: TlsConfig::read(settings).map(Box::new),
             hsts_enabled: settings.switch(
                 "HSTS_ENABLED",
                 false,

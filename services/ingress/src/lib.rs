@@ -96,7 +96,7 @@ pub struct Ports {
 /// The ingress, ready to be run. A clone is the same one: it has the same tokens and counts into the same metrics.
 #[derive(Clone)]
 pub struct Ingress {
-    config: Config,
+    config: Arc<Config>,
     ports: Ports,
     registry: Registry,
     metrics: Metrics,
@@ -117,6 +117,7 @@ impl Ingress {
         let keeper = Keeper::new(&config.tokens, metrics.clone());
         let tls = config.tls.as_ref().map(|config| TlsKeeper::new(config, metrics.clone()));
         let rates = Rates::new(&config.rates, &metrics);
+        let config = Arc::new(config);
         Ok(Self { config, ports, registry, metrics, keeper, tls, rates })
     }
 
