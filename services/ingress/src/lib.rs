@@ -16,6 +16,7 @@
 //! * A worker's answer is passed on byte for byte.
 //! * A request has its answer by its deadline, however the workers fare, and is repeated only because every
 //!   request that is relayed may be.
+//! * What passes for a request can be read in one way only, and no connection costs more than its limits.
 //! * What runs when the stop comes is finished, and who kept a connection is told to open another one.
 //!
 //! # Never
