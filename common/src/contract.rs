@@ -8,6 +8,7 @@ pub mod census;
 pub mod deletions;
 pub mod events;
 pub mod fault;
+pub mod fleet;
 pub mod headers;
 pub mod line;
 pub mod orders;
@@ -25,6 +26,7 @@ pub use deletions::{
 };
 pub use events::{Event, EventData};
 pub use fault::{Fault, FaultBody, FaultCode};
+pub use fleet::{FleetReply, WorkView, WorkerRole, WorkerView};
 pub use line::{DeletionsStatus, LineState, Pause, PauseRequest};
 pub use orders::{ExtendRequest, OrderReply, OrderRequest};
 pub use queue::{

@@ -14,6 +14,7 @@ pub mod random;
 
 pub mod bus;
 pub mod provider;
+pub mod secrets;
 pub mod store;
 
 pub mod runtime;

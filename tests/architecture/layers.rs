@@ -135,7 +135,7 @@ fn layer_of(tree: &Tree, module: &[String]) -> Option<Layer> {
         "contract" => Some(Layer::Promise { is_wire: true }),
         "clock" | "random" => Some(Layer::Promise { is_wire: false }),
         "runtime" => Some(Layer::Adapter { family: "runtime".to_owned() }),
-        port @ ("store" | "provider" | "bus") => match module.get(1) {
+        port @ ("store" | "provider" | "bus" | "secrets") => match module.get(1) {
             Some(adapter) if below(port, adapter) => Some(Layer::Adapter { family: port.to_owned() }),
             _ => Some(Layer::Promise { is_wire: false }),
         },

@@ -21,3 +21,4 @@ mod stalled;
 mod tick_command;
 mod ticks;
 mod tokens;
+mod watching;

@@ -134,7 +134,7 @@ impl Plan {
     /// Starts the fleet and waits until its first sync has filled the pool.
     pub async fn start(self) -> Rig {
         let accounts = self.accounts;
-        let rig = self.start_unsynced().await;
+        let rig = Box::pin(self.start_unsynced()).await;
         eventually("the first sync", PATIENCE, || async {
             match rig.bus.last_report(TickKind::Sync).await {
                 Ok(Some(report)) => Ok(report),

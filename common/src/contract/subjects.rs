@@ -11,6 +11,8 @@ pub const REQUEST_VERSION: &str = "v1";
 pub const ALLOCATOR_SERVICE: &str = "sandbox-allocator";
 /// Stands for the pool where messages are parked that nobody can read.
 pub const UNREADABLE: &str = "_unreadable";
+/// What stands for any one token of a subject.
+const ANY_TOKEN: &str = "*";
 /// What the durable consumer of a pool's deletion work begins with.
 const REAPER_CONSUMER_PREFIX: &str = "reaper-";
 /// Durable consumer of the deletion work of all pools, as former builds made it.
@@ -239,6 +241,14 @@ impl Subjects {
         format!("{}.events.*.{id}", self.prefix)
     }
 
+    /// Events of one kind, of one sandbox, of both, or all.
+    #[must_use]
+    pub fn event_wanted(&self, kind: Option<Cause>, id: Option<&SandboxId>) -> String {
+        let kind = kind.map_or(ANY_TOKEN, Cause::as_str);
+        let id = id.map_or(ANY_TOKEN, SandboxId::as_str);
+        format!("{}.events.{kind}.{id}", self.prefix)
+    }
+
     /// All events.
     #[must_use]
     pub fn event_all(&self) -> String {
@@ -249,6 +259,12 @@ impl Subjects {
     #[must_use]
     pub fn parked_all(&self) -> String {
         format!("{}.parked.*.*", self.prefix)
+    }
+
+    /// All requests.
+    #[must_use]
+    pub fn request_all(&self) -> String {
+        format!("{}.{REQUEST_VERSION}.*", self.prefix)
     }
 
     /// Where the ticks of a kind are published.

@@ -4,6 +4,7 @@ use super::settings::Settings;
 use crate::domain::{LeasePolicy, PoolRules};
 use std::time::Duration;
 
+const REGION_DEFAULT: &str = "us-east-1";
 const HOUR_SECONDS: u64 = 3_600;
 const MINUTE_SECONDS: u64 = 60;
 const DAY_SECONDS: u64 = 24 * HOUR_SECONDS;
@@ -93,6 +94,11 @@ pub fn read_worker_threads(settings: &mut Settings<'_>) -> usize {
         return set;
     }
     std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+}
+
+/// Reads `AWS_REGION`.
+pub fn read_region(settings: &mut Settings<'_>) -> String {
+    settings.text("AWS_REGION", REGION_DEFAULT, "the AWS region of the table and of secrets")
 }
 
 /// Reads `STOP_GRACE_SECONDS`.

@@ -11,6 +11,7 @@ use common::runtime::policy::{read_stop_grace, read_worker_threads};
 use common::runtime::settings::{Env, Settings, Variable};
 use common::runtime::shutdown::Lifecycle;
 use common::runtime::telemetry::{LogFormat, TelemetryConfig};
+use common::secrets::aws::SecretsConfig;
 use common::store::dynamodb::DynamoConfig;
 use prometheus::Registry;
 use std::net::SocketAddr;
@@ -119,11 +120,13 @@ impl Role {
     fn read(self, settings: &mut Settings<'_>) -> (ProcessConfig, Option<Backends>, Option<RoleConfig>) {
         let process = ProcessConfig::read(settings);
         let mut backends = None;
+        let secrets = self == Self::Ingress;
         let mut stand_on = |settings: &mut Settings<'_>, table: bool, provider: bool| {
             backends = Some(Backends {
                 nats: NatsConfig::read(settings),
                 table: table.then(|| DynamoConfig::read(settings)),
                 provider: provider.then(|| CspConfig::read(settings)),
+                secrets: secrets.then(|| SecretsConfig::read(settings)),
             });
         };
         let config = match self {

@@ -8,7 +8,8 @@
 //! and the metrics of every request.
 //!
 //! # Calls
-//! The bus, by its ports [`Requests`], [`Ticks`] and [`DeletionLine`]. Nothing else: no store, no provider.
+//! The bus, by its ports [`Requests`], [`Ticks`], [`DeletionLine`], [`EventFeed`] and [`Discovery`]. Nothing else: no
+//! store, no provider.
 //!
 //! # Guarantees
 //! * Whoever has no good token learns nothing but that: it is checked before everything else.
@@ -23,10 +24,11 @@
 //! Keeps state between requests, decides about sandboxes, shows an internal cause, or logs a token.
 
 use axum::Router;
-use common::bus::{DeletionLine, Requests, Ticks};
+use common::bus::{DeletionLine, Discovery, EventFeed, Requests, ServiceInfo, Ticks};
 use common::clock::Clock;
 use common::random::Random;
 use common::runtime::ops::{Check, Ops};
+use common::secrets::Secrets;
 use prometheus::Registry;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -39,6 +41,8 @@ mod openapi;
 
 pub mod admin;
 pub mod deletions;
+pub mod events;
+pub mod fleet;
 mod orders;
 pub mod sandboxes;
 
@@ -72,6 +76,8 @@ use admin::TickDesk;
 use caller::Gate;
 use deletions::LineDesk;
 use edge::Edge;
+use events::EventDesk;
+use fleet::FleetDesk;
 use listener::Listener;
 use rates::Rates;
 use relay::{Relay, RelayLimits};
@@ -88,6 +94,12 @@ pub struct Ports {
     pub ticks: Arc<dyn Ticks>,
     /// The deletions as a whole.
     pub line: Arc<dyn DeletionLine>,
+    /// What happened.
+    pub events: Arc<dyn EventFeed>,
+    /// Who works.
+    pub discovery: Arc<dyn Discovery>,
+    /// Where the secret of tokens is read again; needed only if one is named.
+    pub secrets: Option<Arc<dyn Secrets>>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Jitter and fresh ids.
@@ -115,7 +127,7 @@ impl Ingress {
     /// When the registry has metrics of the same names already.
     pub fn new(config: Config, ports: Ports, registry: Registry) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::register(&registry)?;
-        let keeper = Keeper::new(&config.tokens, metrics.clone());
+        let keeper = Keeper::new(&config.tokens, ports.secrets.clone(), metrics.clone());
         let tls = config.tls.as_ref().map(|config| TlsKeeper::new(config, metrics.clone()));
         let rates = Rates::new(&config.rates, &metrics);
         let config = Arc::new(config);
@@ -125,12 +137,19 @@ impl Ingress {
     /// What an operator should know of its settings as they are now; never a reason not to be ready.
     #[must_use]
     pub fn notes(&self) -> Vec<Arc<dyn Check>> {
-        self.keeper.check().into_iter().chain(self.tls.as_ref().map(TlsKeeper::check)).collect()
+        self.keeper.checks().into_iter().chain(self.tls.as_ref().map(TlsKeeper::check)).collect()
+    }
+
+    /// What this ingress shows of itself to whoever asks who works.
+    #[must_use]
+    pub fn service_info(&self) -> Arc<dyn ServiceInfo> {
+        Arc::new(self.metrics.clone())
     }
 
     /// Everything behind the listener; not ready any more once `stop` is cancelled.
     pub fn router(&self, stop: CancellationToken) -> Router {
-        let Ports { requests, ticks, line, clock, random } = self.ports.clone();
+        let Ports { requests, ticks, line, events, discovery, secrets: _, clock, random } =
+            self.ports.clone();
         let config = &self.config;
         let mut checks = checks(&requests, &clock, &random);
         checks.extend(self.notes());
@@ -154,6 +173,13 @@ impl Ingress {
         };
         let parts = Parts {
             line: LineDesk { line, clock: Arc::clone(&clock) },
+            events: EventDesk {
+                feed: events,
+                clock: Arc::clone(&clock),
+                readers: Arc::new(Semaphore::new(events::EVENT_READERS_MAX)),
+                stop: stop.clone(),
+            },
+            fleet: FleetDesk { discovery },
             relay: Relay {
                 requests,
                 clock,
@@ -205,7 +231,7 @@ impl Ingress {
         };
         tokio::select! {
             () = listener.serve(close) => Ok(()),
-            never = self.keeper.watch(&*clock) => match never {},
+            () = self.keeper.watch(&*clock) => Ok(()),
             never = watch_tls => match never {},
         }
     }

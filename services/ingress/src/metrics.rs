@@ -1,10 +1,13 @@
 //! Every metric of the ingress. Labels come from fixed sets only: a caller cannot make new series.
 
 use axum::http::{Method, StatusCode};
-use common::runtime::metrics::{Collectors, register_all};
+use common::bus::{ServiceInfo, WorkCounts};
+use common::contract::WorkerRole;
+use common::runtime::metrics::{Collectors, counted, register_all};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 mod connections;
@@ -104,12 +107,12 @@ impl Metrics {
             )?,
             tokens_file_bad: IntGauge::new(
                 "broker_http_tokens_file_bad",
-                "1 while the file of tokens cannot be used and older tokens stay good",
+                "1 while the file or secret of tokens cannot be used and older tokens stay good",
             )?,
             tokens_file_reads: IntCounterVec::new(
                 Opts::new(
                     "broker_http_tokens_file_reads_total",
-                    "Changes of the file of tokens, by what came of them",
+                    "Changes of the file or secret of tokens, by what came of them",
                 ),
                 &["outcome"],
             )?,
@@ -185,6 +188,17 @@ impl Metrics {
         latency.observe(took.as_secs_f64());
     }
 
+    /// Answers by their status, over all routes.
+    fn by_status(&self) -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        for (labels, count) in counted(&self.requests) {
+            if let Some((_, status)) = labels.rsplit_once('.') {
+                *sums.entry(status.to_owned()).or_default() += count;
+            }
+        }
+        sums
+    }
+
     pub(crate) fn retried(&self, reason: RetryReason) {
         self.retries.with_label_values(&[reason.as_str()]).inc();
     }
@@ -203,9 +217,29 @@ impl Metrics {
         self.tokens.with_label_values(&[scope.as_str()]).set(count);
     }
 
-    pub(crate) fn tokens_read(&self, is_bad: bool) {
-        self.tokens_file_bad.set(i64::from(is_bad));
+    pub(crate) fn tokens_read(&self, is_bad: bool, is_any_bad: bool) {
+        self.tokens_file_bad.set(i64::from(is_any_bad));
         self.tokens_file_reads.with_label_values(&[if is_bad { BAD } else { READ }]).inc();
+    }
+}
+
+impl ServiceInfo for Metrics {
+    fn role(&self) -> WorkerRole {
+        WorkerRole::Ingress
+    }
+
+    fn in_flight(&self) -> Option<u64> {
+        Some(u64::try_from(self.in_flight.get()).unwrap_or(0))
+    }
+
+    fn total(&self) -> WorkCounts {
+        let by_status = self.by_status();
+        let failed = by_status.iter().filter(|(status, _)| status.starts_with('5'));
+        WorkCounts::of(by_status.values().sum(), failed.map(|(_, count)| count).sum())
+    }
+
+    fn further(&self) -> Vec<(String, u64)> {
+        self.by_status().into_iter().map(|(status, count)| (format!("status_{status}"), count)).collect()
     }
 }
 

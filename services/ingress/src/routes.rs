@@ -12,6 +12,8 @@ use crate::admin::{self, TickDesk};
 use crate::caller::{self, Gate, Role};
 use crate::deletions::{self, LineDesk};
 use crate::edge::{self, Edge};
+use crate::events::{self, EventDesk};
+use crate::fleet::{self, FleetDesk};
 use crate::openapi;
 use crate::openapi::faults::OfOpen;
 use crate::orders;
@@ -37,6 +39,8 @@ pub(crate) struct Parts {
     pub(crate) relay: Relay,
     pub(crate) desk: TickDesk,
     pub(crate) line: LineDesk,
+    pub(crate) events: EventDesk,
+    pub(crate) fleet: FleetDesk,
     pub(crate) ops: Ops,
 }
 
@@ -176,6 +180,18 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         method: Method::GET,
+        path: "/v1/admin/events",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, events::events),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/admin/fleet",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, fleet::fleet),
+    },
+    Route {
+        method: Method::GET,
         path: "/v1/openapi.json",
         role: Role::None,
         endpoint: |method, _| on(method, openapi::document),
@@ -271,6 +287,18 @@ impl FromRef<Parts> for TickDesk {
 impl FromRef<Parts> for LineDesk {
     fn from_ref(parts: &Parts) -> Self {
         parts.line.clone()
+    }
+}
+
+impl FromRef<Parts> for EventDesk {
+    fn from_ref(parts: &Parts) -> Self {
+        parts.events.clone()
+    }
+}
+
+impl FromRef<Parts> for FleetDesk {
+    fn from_ref(parts: &Parts) -> Self {
+        parts.fleet.clone()
     }
 }
 

@@ -153,7 +153,8 @@ impl Fleet {
             random: Arc::clone(&ports.random),
             registry: Registry::new(),
         };
-        let backends = Backends { nats: nats.clone(), table: Some(table.clone()), provider: None };
+        let backends =
+            Backends { nats: nats.clone(), table: Some(table.clone()), provider: None, secrets: None };
         let mut lifecycle = Lifecycle::new(GRACE);
         let mut fleet = fleet::Fleet::new(backends, shared).await?;
         let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).await?;

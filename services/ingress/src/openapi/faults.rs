@@ -69,6 +69,8 @@ faults! {
     OfForcedRun: GATE => NoWorkers, UpstreamUnavailable, Contended;
     /// Of a look at a run's report.
     OfReport: GATE => NotFound, UpstreamUnavailable;
+    /// Of following the events.
+    OfEvents: GATE => NoWorkers, UpstreamUnavailable;
     /// Of the switch of all deletions.
     OfSwitch: GATE => UpstreamUnavailable;
 }

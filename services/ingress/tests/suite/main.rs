@@ -15,6 +15,8 @@ mod claims;
 mod cors;
 mod deletions;
 mod hostile;
+mod events;
+mod fleet;
 mod observed;
 mod openapi;
 mod orders;

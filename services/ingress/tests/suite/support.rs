@@ -6,7 +6,9 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use bytes::Bytes;
 use common::bus::memory::{MemoryBus, MemoryConfig};
-use common::bus::{BusError, Context, DeletionLine, Reply, RequestError, Requests, TickReceipt, Ticks};
+use common::bus::{
+    BusError, Context, DeletionLine, Discovery, EventFeed, Reply, RequestError, Requests, TickReceipt, Ticks,
+};
 use common::clock::Clock;
 use common::contract::{Fault, FaultCode, Outcome, RunReport, TickKind, TickOrder, Verb};
 use common::random::Random;
@@ -199,6 +201,9 @@ fn try_build(
         requests: Arc::clone(workers) as Arc<dyn Requests>,
         ticks: Arc::clone(ticks) as Arc<dyn Ticks>,
         line: Arc::clone(line) as Arc<dyn DeletionLine>,
+        events: Arc::clone(line) as Arc<dyn EventFeed>,
+        discovery: Arc::clone(line) as Arc<dyn Discovery>,
+        secrets: None,
         clock: Arc::new(clock),
         random: Arc::new(HighDice),
     };
@@ -367,6 +372,13 @@ impl Ticks for FakeTicks {
 }
 
 // === impl PausedClock ===
+
+impl PausedClock {
+    /// When the test began, on the runtime's clock.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+}
 
 #[async_trait]
 impl Clock for PausedClock {
