@@ -67,17 +67,17 @@ const CLIENT_CA: &str = "TLS_CLIENT_CA_FILE";
 impl TlsConfig {
     /// Reads the variables and the files that they name; mistakes are noted in `settings`. None: no TLS.
     pub(crate) fn read(settings: &mut Settings<'_>) -> Option<Self> {
-        let mut path = |name, meaning| settings.optional(name, meaning).map(PathBuf::from);
-        let chain = path(
-            CERT,
+        let chain = settings.optional("TLS_CERT_FILE",
             "certificate chain (PEM) of the HTTP API, which then speaks TLS; needs `TLS_KEY_FILE`; read again when it changes",
         );
-        let key =
-            path(KEY, "private key (PEM: PKCS#8, PKCS#1 or SEC1) of the certificate in `TLS_CERT_FILE`");
-        let client_ca = path(
-            CLIENT_CA,
+        let key = settings.optional(
+            "TLS_KEY_FILE",
+            "private key (PEM: PKCS#8, PKCS#1 or SEC1) of the certificate in `TLS_CERT_FILE`",
+        );
+        let client_ca = settings.optional("TLS_CLIENT_CA_FILE",
             "authorities (PEM) one of which has to have signed the certificate of every caller; none is asked for if empty",
         );
+        let [chain, key, client_ca] = [chain, key, client_ca].map(|path| path.map(PathBuf::from));
         let look_every = settings.seconds(
             "TLS_FILES_LOOK_SECONDS",
             10,
