@@ -24,6 +24,7 @@ pub mod role;
 pub mod up;
 
 pub mod child;
+mod client;
 pub mod data;
 mod deletions;
 mod descriptors;
@@ -32,5 +33,6 @@ pub mod nats_server;
 mod tick;
 mod token;
 
+pub mod asyncapi;
 pub mod bench;
 pub mod operate;
