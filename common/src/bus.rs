@@ -5,8 +5,8 @@
 //! acknowledgements.
 
 use crate::contract::{
-    Census, DeletionWork, DeletionsStatus, Event, Fault, FaultCode, Outcome, ParkedDeletion, Pause, Report,
-    RunReport, TickKind, TickOrder, Verb,
+    Census, DeletionWork, DeletionsStatus, Event, Fault, Outcome, ParkedDeletion, Pause, Report, RunReport,
+    TickKind, TickOrder, Verb,
 };
 use crate::domain::{PoolName, SandboxId, UnixSeconds, Version};
 use async_trait::async_trait;
@@ -14,11 +14,16 @@ use bytes::Bytes;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+mod feed;
 pub mod http;
 mod intake;
 pub mod line;
 pub mod memory;
 pub mod nats;
+
+pub use feed::{
+    Discovery, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds, ServiceInfo, WorkCounts,
+};
 
 /// How long a slot's tick keeps its copies out: twice the longest period that a scheduler may have.
 pub(crate) const TICK_DEDUP_WINDOW: Duration = Duration::from_secs(2 * 3_600);
@@ -200,28 +205,6 @@ pub trait Serve: Send + Sync {
         in_flight_max: usize,
         stop: CancellationToken,
     ) -> Result<(), BusError>;
-}
-
-/// Numbers of a live worker, asked for at the moment that somebody looks.
-pub trait ServiceInfo: Send + Sync {
-    /// Answered requests and failures of a verb since the start, and their summed time in nanoseconds.
-    fn counts(&self, verb: Verb) -> VerbCounts;
-
-    /// Further numbers, by name, shown as they stand.
-    fn further(&self) -> Vec<(&'static str, u64)>;
-}
-
-/// What a worker counted of one verb.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct VerbCounts {
-    /// Requests answered.
-    pub requests: u64,
-    /// Of these, with a failure.
-    pub errors: u64,
-    /// The last of these failures.
-    pub last_error: Option<FaultCode>,
-    /// Time spent on all of them, in nanoseconds.
-    pub processing_ns: u64,
 }
 
 /// Publishing deletion work.

@@ -8,7 +8,9 @@ pub mod census;
 pub mod deletions;
 pub mod events;
 pub mod fault;
+pub mod fleet;
 pub mod headers;
+pub mod limits;
 pub mod line;
 pub mod listing;
 pub mod orders;
@@ -25,7 +27,8 @@ pub use deletions::{
     ReplayReply,
 };
 pub use events::{Event, EventData};
-pub use fault::{Fault, FaultBody, FaultCode};
+pub use fault::{Fault, FaultBody, FaultCode, Repeat};
+pub use fleet::{FleetReply, WorkView, WorkerRole, WorkerView};
 pub use line::{DeletionsStatus, LineState, Pause, PauseRequest};
 pub use listing::{
     BulkDeleteEntry, BulkDeleteOutcome, BulkDeleteReply, BulkDeleteRequest, DeletionState, LeaseView,

@@ -5,7 +5,7 @@ use crate::tree::Tree;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The files of the ports that have adapters. (Clock and chance keep their fakes beside them, in one file.)
-const PORTS: [&str; 3] = ["bus", "provider", "store"];
+const PORTS: [&str; 5] = ["bus", "bus/feed", "provider", "secrets", "store"];
 /// The other side of the bus: the services keep these, and the bus calls them.
 const CALLED_BY_THE_BUS: [&str; 4] = ["Handler", "Runner", "ServiceInfo", "Worker"];
 /// Pointers that pass a promise on and do not keep one.

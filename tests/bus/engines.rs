@@ -4,8 +4,8 @@ use async_nats::jetstream::{self, stream};
 use common::bus::memory::{MemoryBus, MemoryConfig, ParkedCopy};
 use common::bus::nats::{NatsBus, NatsConfig};
 use common::bus::{
-    CensusBoard, DeletionLine, DeletionQueue, Deletions, Ledger, Pace, Requests, Serve, TickQueue, Ticks,
-    Upkeep,
+    CensusBoard, DeletionLine, DeletionQueue, Deletions, Discovery, EventFeed, Ledger, Pace, Requests, Serve,
+    TickQueue, Ticks, Upkeep,
 };
 use common::clock::{Clock, SystemClock};
 use common::contract::{DeletionWork, Event, ParkedDeletion, Subjects, TickKind, headers};
@@ -20,35 +20,20 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Everything that a bus promises.
-pub(crate) trait Bus:
-    Requests
-    + Serve
-    + Deletions
-    + DeletionQueue
-    + Ticks
-    + TickQueue
-    + Pace
-    + DeletionLine
-    + Upkeep
-    + Ledger
-    + CensusBoard
-{
+/// A trait of all these, and every type that has them.
+macro_rules! all_of {
+    ($(#[$doc:meta])* $name:ident: $first:ident $(+ $port:ident)+) => {
+        $(#[$doc])*
+        pub(crate) trait $name: $first $(+ $port)+ {}
+
+        impl<B> $name for B where B: $first $(+ $port)+ {}
+    };
 }
 
-impl<B> Bus for B where
-    B: Requests
-        + Serve
-        + Deletions
-        + DeletionQueue
-        + Ticks
-        + TickQueue
-        + Pace
-        + DeletionLine
-        + Upkeep
-        + Ledger
-        + CensusBoard
-{
+all_of! {
+    /// Everything that a bus promises.
+    Bus: Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + Pace + DeletionLine + Upkeep + Ledger
+        + CensusBoard + EventFeed + Discovery
 }
 
 /// Which bus.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Something that happened a moment ago: older events are not asked for.
-fn now() -> UnixSeconds {
+pub(crate) fn now() -> UnixSeconds {
     use common::clock::Clock as _;
     common::clock::SystemClock.now()
 }
@@ -37,7 +37,7 @@ fn owner() -> OwnerId {
 }
 
 /// A whole life, from free to deleted: each stage with everything before it.
-fn life(number: usize) -> Vec<Sandbox> {
+pub(crate) fn life(number: usize) -> Vec<Sandbox> {
     let free = free(number);
     let grant = Grant {
         claim: ClaimKey { owner: owner(), key: IdempotencyKey::from(&owner()) },
@@ -52,11 +52,11 @@ fn life(number: usize) -> Vec<Sandbox> {
     vec![free, held, ending, gone]
 }
 
-fn event(sandbox: &Sandbox, version: usize) -> Event {
+pub(crate) fn event(sandbox: &Sandbox, version: usize) -> Event {
     Event::of(sandbox, &sandbox.history[version - 1], None)
 }
 
-fn kept(appended: Appended) -> LedgerMark {
+pub(crate) fn kept(appended: Appended) -> LedgerMark {
     match appended {
         Appended::Kept(mark) => mark,
         other => panic!("{other:?}"),

@@ -8,6 +8,7 @@ mod deletions;
 mod delivery;
 mod desk;
 mod engines;
+mod feed;
 mod fixtures;
 mod ledger;
 mod line;
@@ -114,6 +115,13 @@ on_every_engine! {
         what_is_noted_is_told_behind_the_back_of_its_writer,
         what_waits_when_the_process_ends_is_told_before,
         random_lives_are_told_in_order,
+    }
+    feed {
+        the_ledger_is_read_from_any_place_on,
+        the_ledger_is_read_from_a_moment_on,
+        only_wanted_events_are_read,
+        the_bell_rings_for_what_comes,
+        workers_are_seen_while_they_work,
     }
     line {
         everybody_stands_in_the_same_line,

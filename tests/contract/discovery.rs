@@ -2,7 +2,7 @@
 
 use async_nats::service::{Info, PingResponse, Stats};
 use common::contract::subjects::ALLOCATOR_SERVICE;
-use common::contract::{FaultCode, Verb};
+use common::contract::{FaultCode, Verb, WorkerRole};
 use futures_util::StreamExt as _;
 use harness::rig::{Plan, Rig};
 use harness::servers::nats_client;
@@ -11,9 +11,18 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::timeout;
 
-/// Asks on a subject and takes answers of this fleet until there are as many as asked for; one server serves
-/// the fleets of many tests.
+/// Asks on a subject and takes answers of this fleet's allocators until there are as many as asked for.
 async fn ask(rig: &Rig, subject: &str, answers: usize) -> Vec<Value> {
+    ask_of(rig, subject, &|name| name == ALLOCATOR_SERVICE, answers).await
+}
+
+/// As [`ask`], of the services whose names are `wanted`; one server serves the fleets of many tests.
+async fn ask_of(
+    rig: &Rig,
+    subject: &str,
+    wanted: &(dyn Fn(&str) -> bool + Sync),
+    answers: usize,
+) -> Vec<Value> {
     let client = nats_client(&rig.env["NATS_URL"]).await;
     let inbox = client.new_inbox();
     let mut replies = client.subscribe(inbox.clone()).await.unwrap();
@@ -24,7 +33,8 @@ async fn ask(rig: &Rig, subject: &str, answers: usize) -> Vec<Value> {
         let reply = reply.unwrap_or_else(|_| panic!("{subject}: only {found:?}")).unwrap();
         assert_ne!(reply.status, Some(async_nats::StatusCode::NO_RESPONDERS), "{subject}: nobody answers");
         let answer: Value = serde_json::from_slice(&reply.payload).unwrap();
-        if answer["metadata"]["prefix"] == rig.bus.subjects().prefix() {
+        let is_ours = answer["metadata"]["prefix"] == rig.bus.subjects().prefix();
+        if is_ours && wanted(answer["name"].as_str().unwrap()) {
             found.push(answer);
         }
     }
@@ -38,7 +48,7 @@ fn ids(answers: &[Value]) -> BTreeSet<String> {
 /// What every answer has, by ADR-32, and nothing that it does not know.
 fn assert_common(answer: &Value, question: &str, further: &[&str]) {
     assert_eq!(answer["type"], format!("io.nats.micro.v1.{question}_response"));
-    assert_eq!(answer["name"], ALLOCATOR_SERVICE);
+    assert!(WorkerRole::of_service(answer["name"].as_str().unwrap()).is_some(), "{answer}");
     let version: Vec<_> = answer["version"].as_str().unwrap().split('.').collect();
     assert!(version.len() == 3 && version.iter().all(|part| part.parse::<u32>().is_ok()), "{version:?}");
     assert!(answer["metadata"].as_object().unwrap().values().all(Value::is_string), "{answer}");
@@ -152,5 +162,33 @@ async fn each_allocator_counts_the_requests_that_it_answered() {
     }
     assert_eq!((requests["allocate"], requests["get"], requests["release"]), (30, 7, 0));
     assert_eq!((errors["allocate"], errors["get"]), (0, 7));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn every_role_answers_in_the_same_shape_and_serves_nothing_but_an_allocator() {
+    let rig = Plan::new(3).start().await;
+    let others = |name: &str| name != ALLOCATOR_SERVICE;
+    let expected = ["sandbox-ingress", "sandbox-reaper", "sandbox-reconciler", "sandbox-scheduler"];
+    let names = |answers: &[Value]| -> BTreeSet<String> {
+        answers.iter().map(|answer| answer["name"].as_str().unwrap().to_owned()).collect()
+    };
+    for answer in ask_of(&rig, "$SRV.PING", &others, expected.len()).await {
+        assert_common(&answer, "ping", &[]);
+        serde_json::from_value::<PingResponse>(answer).unwrap();
+    }
+    let answers = ask_of(&rig, "$SRV.INFO", &others, expected.len()).await;
+    assert_eq!(names(&answers), expected.map(ToOwned::to_owned).into());
+    for answer in answers {
+        assert_common(&answer, "info", &["description", "endpoints"]);
+        let info: Info = serde_json::from_value(answer).unwrap();
+        let served: Vec<_> =
+            info.endpoints.iter().map(|one| (one.name.as_str(), one.queue_group.as_str())).collect();
+        assert_eq!(served, [("work", "")]);
+    }
+    for answer in ask_of(&rig, "$SRV.STATS", &others, expected.len()).await {
+        assert_common(&answer, "stats", &["started", "endpoints"]);
+        serde_json::from_value::<Stats>(answer).unwrap();
+    }
     rig.stop().await;
 }

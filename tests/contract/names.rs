@@ -1,8 +1,7 @@
 //! The names in `nats/README.md` are those of the code: no more, no fewer, no others.
 
 use crate::markdown::{Document, quoted};
-use common::contract::subjects::ALLOCATOR_SERVICE;
-use common::contract::{FaultCode, Subjects, TickKind, Verb};
+use common::contract::{FaultCode, Subjects, TickKind, Verb, WorkerRole};
 use common::domain::{Cause, PoolName, SandboxId};
 use std::collections::BTreeSet;
 
@@ -89,6 +88,9 @@ fn every_function_that_gives_a_name_is_compared() {
         "deletion_every",
         "deletion_retry_prefix",
         "parked_of_pool",
+        "event_wanted",
+        // What the ingress asks, as discovery shows it.
+        "request_all",
     ];
     let compared = [subjects(), streams(), filters()].into_iter().flatten().map(|(function, _)| function);
     let compared: BTreeSet<_> = compared.chain(elsewhere).collect();
@@ -110,7 +112,7 @@ fn service_queue_group_and_bucket_are_those_of_the_code() {
         let rows = readme.rows(heading);
         rows.iter().filter(|row| row[1] == kind).flat_map(|row| quoted(&row[0])).collect()
     };
-    assert_eq!(of_kind("Service", "service"), [ALLOCATOR_SERVICE]);
+    assert_eq!(of_kind("Service", "service"), WorkerRole::ALL.map(WorkerRole::service));
     assert_eq!(of_kind("Service", "queue group"), [code.allocator_group()]);
     assert_eq!(of_kind("Bucket and keys", "bucket"), [code.bucket()]);
     let blue = Subjects::with_prefix("blue").unwrap();

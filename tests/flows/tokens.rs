@@ -1,8 +1,11 @@
 //! Tokens from the command line to the gate, on a whole fleet.
 
+use common::secrets::aws::{AwsSecrets, SecretsConfig};
+use common::secrets::{SECRET_BYTES_MAX, SecretError, SecretId, Secrets as _};
 use harness::http::Api;
 use harness::process::run;
 use harness::rig::{Plan, Rig};
+use harness::secrets::{Kept, SecretsManager};
 use harness::wait::eventually;
 use reqwest::Method;
 use std::fs;
@@ -71,4 +74,103 @@ async fn a_token_of_the_command_line_is_good_for_its_pools_until_its_line_is_gon
     assert_eq!(bound.allocate("student-1").await.status, 401, "its line is gone");
     assert_eq!(bound.admin(Method::GET, "/v1/admin/stats").await.status, 401);
     rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_secret_is_rotated_without_a_restart_and_a_bad_one_changes_nothing() {
+    const SECRET: &str = "broker/tokens";
+    let manager = SecretsManager::start().await;
+    let (old, old_line) = token(&["--name", "old", "--scope", "lab,admin"]).await;
+    manager.put(SECRET, Kept::Text(old_line.clone()));
+    let plan = Plan::new(5).set("TOKENS_SECRET", SECRET).set("TOKENS_SECRET_LOOK_SECONDS", 1);
+    let rig = plan.set("SECRETS_MANAGER_ENDPOINT", &manager.endpoint).start().await;
+    let by_old = api(&rig, &old, &old);
+    assert_eq!(by_old.allocate("student-1").await.status, 201);
+    assert_eq!(rig.api.allocate("student-2").await.status, 201, "those of the environment are good as well");
+
+    let (new, new_line) = token(&["--name", "new", "--scope", "lab,admin"]).await;
+    let by_new = api(&rig, &new, &new);
+    assert_eq!(by_new.allocate("student-1").await.status, 401);
+    manager.put(SECRET, Kept::Text(format!("{old_line}{new_line}")));
+    eventually("the new token to be good", PATIENCE, || async {
+        let answer = by_new.allocate("student-1").await;
+        if answer.status == 200 { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    assert_eq!(by_old.allocate("student-1").await.status, 200);
+
+    // Each way in which it may go wrong is told, and locks nobody out.
+    for bad in [Kept::Forbidden, Kept::Text("no list".to_owned()), Kept::Failing] {
+        manager.put(SECRET, bad);
+        eventually("a note", PATIENCE, || async {
+            let ready = by_new.admin(Method::GET, "/readyz").await;
+            match ready.body["notes"]["tokens_secret"].as_str() {
+                Some("the secret of tokens cannot be used; the tokens before it stay good") => Ok(()),
+                _ => Err(ready),
+            }
+        })
+        .await;
+        assert_eq!(by_new.allocate("student-1").await.status, 200);
+        manager.put(SECRET, Kept::Text(format!("{old_line}{new_line}")));
+        eventually("no note", PATIENCE, || async {
+            let ready = by_new.admin(Method::GET, "/readyz").await;
+            if ready.body["notes"]["tokens_secret"].is_null() { Ok(()) } else { Err(ready) }
+        })
+        .await;
+    }
+    manager.put(SECRET, Kept::Text(new_line));
+    eventually("the old token to be gone", PATIENCE, || async {
+        let answer = by_old.allocate("student-1").await;
+        if answer.status == 401 { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    assert_eq!(by_new.allocate("student-1").await.status, 200);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_without_its_secret_does_not_start_and_says_why() {
+    let manager = SecretsManager::start().await;
+    manager.put("forbidden", Kept::Forbidden);
+    manager.put("no-list", Kept::Text("s3cret".to_owned()));
+    for (secret, problem) in [
+        ("missing", "TOKENS_SECRET cannot be read: there is no such secret, or it has no value"),
+        ("forbidden", "TOKENS_SECRET cannot be read: reading it is not allowed"),
+        ("no-list", "TOKENS_SECRET line 1: a line has a name, rights and a digest"),
+    ] {
+        let env = [
+            ("TOKENS_SECRET", secret),
+            ("SECRETS_MANAGER_ENDPOINT", manager.endpoint.as_str()),
+            ("HTTP_LISTEN", "127.0.0.1:0"),
+            ("OPS_LISTEN", "127.0.0.1:0"),
+            ("NATS_URL", "nats://127.0.0.1:1"),
+        ];
+        let output = run(&["ingress"], &env).await;
+        assert!(!output.status.success());
+        let said =
+            String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains(problem) && !said.contains("s3cret"), "{secret}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn what_secrets_manager_says_is_told_apart() {
+    let manager = SecretsManager::start().await;
+    let config = SecretsConfig { region: "eu-west-1".to_owned(), endpoint: Some(manager.endpoint.clone()) };
+    let secrets = AwsSecrets::connect(&config).await;
+    let id = |name| SecretId::parse(name).unwrap();
+    manager.put("good", Kept::Text("text\n".to_owned()));
+    manager.put("long", Kept::Text("x".repeat(SECRET_BYTES_MAX + 1)));
+    manager.put("forbidden", Kept::Forbidden);
+    manager.put("failing", Kept::Failing);
+    assert_eq!(secrets.read(&id("good")).await.unwrap(), b"text\n");
+    assert!(matches!(secrets.read(&id("long")).await, Err(SecretError::TooLong)));
+    assert!(matches!(secrets.read(&id("forbidden")).await, Err(SecretError::Forbidden)));
+    assert!(matches!(secrets.read(&id("missing")).await, Err(SecretError::Missing)));
+    assert!(matches!(secrets.read(&id("failing")).await, Err(SecretError::Unavailable(_))));
+    let endpoint = manager.endpoint.clone();
+    drop(manager);
+    let config = SecretsConfig { region: "eu-west-1".to_owned(), endpoint: Some(endpoint) };
+    let refused = AwsSecrets::connect(&config).await.read(&id("good")).await;
+    assert!(matches!(refused, Err(SecretError::Unavailable(_))));
 }

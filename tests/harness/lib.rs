@@ -16,6 +16,7 @@ pub mod faulty_store;
 pub mod freezing_proxy;
 pub mod interposed_store;
 pub mod lossy_proxy;
+pub mod secrets;
 
 pub mod clock;
 pub mod http;

@@ -2,6 +2,7 @@
 
 use crate::clock::ShiftedClock;
 use crate::http::Api;
+use crate::process::Broker;
 use crate::servers;
 use crate::wait::{PATIENCE, eventually};
 use broker::fleet::{Configs, Counts, Fleet, Shared};
@@ -134,7 +135,7 @@ impl Plan {
     /// Starts the fleet and waits until its first sync has filled the pool.
     pub async fn start(self) -> Rig {
         let accounts = self.accounts;
-        let rig = self.start_unsynced().await;
+        let rig = Box::pin(self.start_unsynced()).await;
         eventually("the first sync", PATIENCE, || async {
             match rig.bus.last_report(TickKind::Sync).await {
                 Ok(Some(report)) => Ok(report),
@@ -163,7 +164,7 @@ impl Plan {
         ]) {
             env.entry(name.to_owned()).or_insert(value);
         }
-        let running = Running::start(&env, counts, &clock).await;
+        let running = Box::pin(Running::start(&env, counts, &clock)).await;
         let csp = simulator.handle();
         Rig { running, csp, clock, env, counts, simulator }
     }
@@ -226,7 +227,17 @@ impl Rig {
 
     /// Starts the fleet again, over the same table, streams and provider.
     pub async fn start_again(&mut self) {
-        self.running = Running::start(&self.env, self.counts, &self.clock).await;
+        self.running = Box::pin(Running::start(&self.env, self.counts, &self.clock)).await;
+    }
+
+    /// Starts a reaper of its own process, over these two servers.
+    pub async fn start_reaper(&self, folder: &std::path::Path, nats: &str, table: &str) -> Broker {
+        let mut env = self.env.clone();
+        env.insert("NATS_URL".to_owned(), nats.to_owned());
+        env.insert("DYNAMODB_ENDPOINT".to_owned(), table.to_owned());
+        env.insert("OPS_LISTEN".to_owned(), "127.0.0.1:0".to_owned());
+        let variables: Vec<_> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        Broker::start(folder, &["reaper"], &variables).await
     }
 
     /// Asks over NATS, once.

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 mod census;
 mod deletions;
+mod feed;
 mod held;
 mod ledger;
 mod line;
@@ -119,6 +120,7 @@ struct Inside {
     ticks: ticks::TickStream,
     line: line::Line,
     census: Option<Census>,
+    services: feed::Services,
 }
 
 // === impl MemoryConfig ===
@@ -176,6 +178,7 @@ impl MemoryBus {
             ticks: ticks::TickStream::default(),
             line: line::Line::default(),
             census: None,
+            services: feed::Services::default(),
         };
         let changes = watch::Sender::new(0);
         Self { shared: Arc::new(Shared { config, clock, random, inside: Mutex::new(inside), changes }) }

@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, OnceCell};
 
 mod census;
 mod discovery;
+mod feed;
 pub mod floor;
 mod lanes;
 mod ledger;

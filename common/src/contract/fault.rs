@@ -21,8 +21,12 @@ pub enum FaultCode {
     NotFound,
     /// There is such a path, but not for this method.
     MethodNotAllowed,
+    /// A request that did not arrive in time.
+    RequestTimeout,
     /// More bytes than a body may have.
     BodyTooLarge,
+    /// More bytes or lines than the head of a request may have.
+    HeadTooLarge,
     /// The selector has no free sandbox.
     PoolExhausted,
     /// The sandbox is in a state that does not allow this.
@@ -43,6 +47,17 @@ pub enum FaultCode {
     Timeout,
     /// A bug of ours.
     InternalError,
+}
+
+/// Whether a request that failed may be sent again as it stands. It is always safe; this says whether it helps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// The answer would be the same: the caller has to change something first.
+    Never,
+    /// Once; then it is to be reported with its request id.
+    Once,
+    /// After the failure's own `retry_after`, for as long as the caller has time.
+    After,
 }
 
 /// A failure: a stable code, a message for the caller, and when a retry makes sense. Causes stay inside.
@@ -88,7 +103,7 @@ pub const RETRY_AFTER_DOWN_SECONDS: u32 = 5;
 
 impl FaultCode {
     /// Every code.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::MissingSandboxId,
         Self::InvalidRequest,
         Self::Unauthorized,
@@ -96,7 +111,9 @@ impl FaultCode {
         Self::NotSandboxOwner,
         Self::NotFound,
         Self::MethodNotAllowed,
+        Self::RequestTimeout,
         Self::BodyTooLarge,
+        Self::HeadTooLarge,
         Self::PoolExhausted,
         Self::InvalidState,
         Self::AllocationExpired,
@@ -118,10 +135,12 @@ impl FaultCode {
             Self::Forbidden | Self::NotSandboxOwner => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
+            Self::RequestTimeout => 408,
             Self::PoolExhausted | Self::InvalidState => 409,
             Self::AllocationExpired => 410,
             Self::BodyTooLarge => 413,
             Self::RateLimitExceeded => 429,
+            Self::HeadTooLarge => 431,
             Self::InternalError => 500,
             Self::Contended | Self::NoWorkers | Self::StoreUnavailable | Self::UpstreamUnavailable => 503,
             Self::Timeout => 504,
@@ -139,7 +158,9 @@ impl FaultCode {
             Self::NotSandboxOwner => "NOT_SANDBOX_OWNER",
             Self::NotFound => "NOT_FOUND",
             Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
+            Self::RequestTimeout => "REQUEST_TIMEOUT",
             Self::BodyTooLarge => "BODY_TOO_LARGE",
+            Self::HeadTooLarge => "HEAD_TOO_LARGE",
             Self::PoolExhausted => "POOL_EXHAUSTED",
             Self::InvalidState => "INVALID_STATE",
             Self::AllocationExpired => "ALLOCATION_EXPIRED",
@@ -150,6 +171,32 @@ impl FaultCode {
             Self::UpstreamUnavailable => "UPSTREAM_UNAVAILABLE",
             Self::Timeout => "TIMEOUT",
             Self::InternalError => "INTERNAL_ERROR",
+        }
+    }
+
+    /// Whether a request that failed so may be sent again.
+    #[must_use]
+    pub const fn repeat(self) -> Repeat {
+        match self {
+            Self::PoolExhausted
+            | Self::RateLimitExceeded
+            | Self::Contended
+            | Self::NoWorkers
+            | Self::StoreUnavailable
+            | Self::UpstreamUnavailable
+            | Self::Timeout => Repeat::After,
+            Self::InternalError | Self::RequestTimeout => Repeat::Once,
+            Self::MissingSandboxId
+            | Self::InvalidRequest
+            | Self::Unauthorized
+            | Self::Forbidden
+            | Self::NotSandboxOwner
+            | Self::NotFound
+            | Self::MethodNotAllowed
+            | Self::BodyTooLarge
+            | Self::HeadTooLarge
+            | Self::InvalidState
+            | Self::AllocationExpired => Repeat::Never,
         }
     }
 
@@ -165,6 +212,23 @@ impl FaultCode {
     }
 }
 
+/// Longest message about a field that cannot be used, in characters.
+pub const INVALID_MESSAGE_CHARS_MAX: usize = 500;
+
+// === impl Repeat ===
+
+impl Repeat {
+    /// As the documents write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Once => "once",
+            Self::After => "after",
+        }
+    }
+}
+
 // === impl Fault ===
 
 impl Fault {
@@ -174,10 +238,14 @@ impl Fault {
         Self { code, message: message.into(), retry_after_seconds: code.retry_after_seconds() }
     }
 
-    /// A field that cannot be used, and why.
+    /// A field that cannot be used, and why, in one line of at most [`INVALID_MESSAGE_CHARS_MAX`] characters: a parser's
+    /// words may hold a piece of what it refused.
     #[must_use]
     pub fn invalid(field: &str, problem: impl std::fmt::Display) -> Self {
-        Self::new(FaultCode::InvalidRequest, format!("{field} {problem}"))
+        let message = format!("{field} {problem}");
+        let chars = message.chars().take(INVALID_MESSAGE_CHARS_MAX);
+        let line: String = chars.map(|char| if char.is_control() { ' ' } else { char }).collect();
+        Self::new(FaultCode::InvalidRequest, line)
     }
 
     /// The body that says so.
@@ -197,6 +265,22 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_refused_is_named_in_one_short_line() {
+        let hostile = format!("holds `a\nb\u{7f}{}`", "x".repeat(2 * INVALID_MESSAGE_CHARS_MAX));
+        let message = Fault::invalid("the body", hostile).message;
+        assert!(message.starts_with("the body holds `a b x"), "{message}");
+        assert_eq!(message.chars().count(), INVALID_MESSAGE_CHARS_MAX);
+    }
+
+    #[test]
+    fn only_what_may_be_repeated_says_when() {
+        for code in FaultCode::ALL {
+            let says_when = Fault::new(code, "").retry_after_seconds.is_some();
+            assert_eq!(says_when, code.repeat() == Repeat::After, "{}", code.as_str());
+        }
+    }
 
     #[test]
     fn the_text_of_a_code_is_what_its_json_says() {

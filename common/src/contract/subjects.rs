@@ -11,6 +11,8 @@ pub const REQUEST_VERSION: &str = "v1";
 pub const ALLOCATOR_SERVICE: &str = "sandbox-allocator";
 /// Stands for the pool where messages are parked that nobody can read.
 pub const UNREADABLE: &str = "_unreadable";
+/// What stands for any one token of a subject.
+const ANY_TOKEN: &str = "*";
 /// What the durable consumer of a pool's deletion work begins with.
 const REAPER_CONSUMER_PREFIX: &str = "reaper-";
 /// Durable consumer of the deletion work of all pools, as former builds made it.
@@ -182,7 +184,7 @@ impl Subjects {
     #[must_use]
     pub fn pool_of_work(&self, subject: &str) -> Option<PoolName> {
         let rest = subject.strip_prefix(&self.prefix)?.strip_prefix(".deletions.work.")?;
-        PoolName::parse(rest.split_once('.')?.0).ok()
+        pool(rest.split_once('.')?.0)
     }
 
     /// Durable consumer of the deletion work of one pool.
@@ -194,7 +196,7 @@ impl Subjects {
     /// The pool of such a consumer; none if it is another one.
     #[must_use]
     pub fn pool_of_consumer(&self, name: &str) -> Option<PoolName> {
-        PoolName::parse(name.strip_prefix(REAPER_CONSUMER_PREFIX)?).ok()
+        pool(name.strip_prefix(REAPER_CONSUMER_PREFIX)?)
     }
 
     /// All waiting deletion work.
@@ -251,6 +253,14 @@ impl Subjects {
         format!("{}.events.*.{id}", self.prefix)
     }
 
+    /// Events of one kind, of one sandbox, of both, or all.
+    #[must_use]
+    pub fn event_wanted(&self, kind: Option<Cause>, id: Option<&SandboxId>) -> String {
+        let kind = kind.map_or(ANY_TOKEN, Cause::as_str);
+        let id = id.map_or(ANY_TOKEN, SandboxId::as_str);
+        format!("{}.events.{kind}.{id}", self.prefix)
+    }
+
     /// All events.
     #[must_use]
     pub fn event_all(&self) -> String {
@@ -261,6 +271,12 @@ impl Subjects {
     #[must_use]
     pub fn parked_all(&self) -> String {
         format!("{}.parked.*.*", self.prefix)
+    }
+
+    /// All requests.
+    #[must_use]
+    pub fn request_all(&self) -> String {
+        format!("{}.{REQUEST_VERSION}.*", self.prefix)
     }
 
     /// Where the ticks of a kind are published.
@@ -328,6 +344,11 @@ impl Subjects {
     fn asset(&self, name: &str) -> String {
         if self.prefix == DEFAULT_PREFIX { name.to_owned() } else { format!("{name}-{}", self.prefix) }
     }
+}
+
+/// A pool as it stands in a name. Blanks around it, which a request may have, would make two names of one pool.
+fn pool(text: &str) -> Option<PoolName> {
+    PoolName::parse(text).ok().filter(|pool| pool.as_str() == text)
 }
 
 #[cfg(test)]

@@ -3,7 +3,10 @@
 use prometheus::core::Collector;
 use prometheus::proto::MetricType;
 use prometheus::{Error, Registry};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// All metrics of one service. What is not among them is neither shown nor described.
 pub type Collectors = Vec<Box<dyn Collector>>;
@@ -19,6 +22,55 @@ pub struct Metric {
     pub labels: Vec<String>,
     /// What it counts.
     pub help: String,
+}
+
+/// How much a worker has under way. A clone counts the same.
+#[derive(Clone, Debug, Default)]
+pub struct InFlight(Arc<AtomicU64>);
+
+/// One thing under way, until it is dropped.
+#[derive(Debug)]
+pub struct UnderWay(InFlight);
+
+// === impl InFlight ===
+
+impl InFlight {
+    /// Counts one thing more, for as long as what is returned lives.
+    #[must_use]
+    pub fn begin(&self) -> UnderWay {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        UnderWay(self.clone())
+    }
+
+    /// How much that is now.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+// === impl UnderWay ===
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The counters of a metric by the values of their labels, with a `.` in between. Makes no series by looking.
+#[must_use]
+pub fn counted(metric: &dyn Collector) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for family in metric.collect() {
+        for series in family.get_metric() {
+            let labels: Vec<_> = series.get_label().iter().map(|label| label.value()).collect();
+            // A counter of whole numbers, which the text format knows as floating point only.
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+            let value = series.get_counter().get_value() as u64;
+            sums.insert(labels.join("."), value);
+        }
+    }
+    sums
 }
 
 /// Puts metrics into a registry.
@@ -92,6 +144,27 @@ mod tests {
              | `open` | gauge |  | Open ones |\n\
              | `took_seconds` | histogram |  | Time |\n"
         );
+    }
+
+    #[test]
+    fn counters_are_read_by_their_labels() {
+        let counters = IntCounterVec::new(Opts::new("counted_total", "Things"), &["what", "how"]).unwrap();
+        assert!(counted(&counters).is_empty());
+        counters.with_label_values(&["cup", "washed"]).inc_by(3);
+        counters.with_label_values(&["cup", "broken"]).inc();
+        // By the names of the labels: `how` before `what`.
+        let expected = [("broken.cup".to_owned(), 1), ("washed.cup".to_owned(), 3)];
+        assert_eq!(counted(&counters), expected.into());
+    }
+
+    #[test]
+    fn what_is_under_way_is_counted_until_it_is_dropped() {
+        let in_flight = InFlight::default();
+        let (one, other) = (in_flight.begin(), in_flight.clone().begin());
+        assert_eq!(in_flight.now(), 2);
+        drop(one);
+        drop(other);
+        assert_eq!(in_flight.now(), 0);
     }
 
     #[test]

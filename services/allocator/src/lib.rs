@@ -236,6 +236,7 @@ impl Allocator {
 impl Handler for Allocator {
     async fn handle(&self, request: Request) -> Answer {
         let started = Instant::now();
+        let _under_way = self.metrics.begin();
         let answer = self.answer(&request).await;
         let code = answer.body.as_ref().err().map(|fault| fault.code);
         self.metrics.answered(request.verb, answer.outcome, code, started.elapsed());

@@ -7,6 +7,7 @@
 use crate::bounds::Bounds;
 use crate::{Allocator, decode, store_fault};
 use common::bus::Request;
+use common::contract::queue::PAGE_LIMIT_MAX;
 use common::contract::{
     Fault, FaultCode, RecordRequest, RecordView, SandboxEntry, SandboxesReply, SandboxesRequest,
 };
@@ -21,9 +22,8 @@ mod seal;
 use places::Place;
 pub(crate) use seal::Seals;
 
-/// Entries of one page unless the caller says, and at most.
+/// Entries of one page unless the caller says.
 const PAGE_LIMIT_DEFAULT: u32 = 50;
-const PAGE_LIMIT_MAX: u32 = 100;
 /// Reads of one request: more than a few pools have parts, so that a small fleet is shown at once.
 const READS_OF_REQUEST_MAX: usize = 256;
 /// Sandboxes that one request reads, wanted or not. Beyond it a filter that fits few of a large pool takes more pages.

@@ -1,8 +1,8 @@
 //! What an allocator counts: every name, help text, label and bucket.
 
-use common::bus::{ServiceInfo, VerbCounts};
-use common::contract::{BulkDeleteOutcome, FaultCode, Outcome, Verb};
-use common::runtime::metrics::{Collectors, register_all};
+use common::bus::{ServiceInfo, WorkCounts};
+use common::contract::{BulkDeleteOutcome, FaultCode, Outcome, Verb, WorkerRole};
+use common::runtime::metrics::{Collectors, InFlight, UnderWay, register_all};
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,12 +22,13 @@ pub struct Metrics {
     health_checks: IntCounterVec,
     bulk_deletes: IntCounterVec,
     worker: Arc<Mutex<Worker>>,
+    in_flight: InFlight,
 }
 
 /// What one worker did. Discovery asks each worker for its own numbers, and whoever asks adds them up.
 #[derive(Debug, Default)]
 struct Worker {
-    verbs: HashMap<Verb, VerbCounts>,
+    verbs: HashMap<Verb, WorkCounts>,
     lost_races: u64,
     candidate_rounds: u64,
 }
@@ -73,6 +74,7 @@ impl Metrics {
                 &["outcome"],
             )?,
             worker: Arc::default(),
+            in_flight: InFlight::default(),
         };
         register_all(registry, metrics.collectors())?;
         Ok(metrics)
@@ -81,8 +83,16 @@ impl Metrics {
     /// All that are registered.
     #[must_use]
     pub fn collectors(&self) -> Collectors {
-        let Self { requests, latency, lost_races, candidate_rounds, health_checks, bulk_deletes, worker: _ } =
-            self.clone();
+        let Self {
+            requests,
+            latency,
+            lost_races,
+            candidate_rounds,
+            health_checks,
+            bulk_deletes,
+            worker: _,
+            in_flight: _,
+        } = self.clone();
         vec![
             Box::new(requests),
             Box::new(latency),
@@ -96,7 +106,12 @@ impl Metrics {
     /// A handle for another worker of the same process.
     #[must_use]
     pub fn of_another_worker(&self) -> Self {
-        Self { worker: Arc::default(), ..self.clone() }
+        Self { worker: Arc::default(), in_flight: InFlight::default(), ..self.clone() }
+    }
+
+    /// A request is under way for as long as what is returned lives.
+    pub(crate) fn begin(&self) -> UnderWay {
+        self.in_flight.begin()
     }
 
     pub(crate) fn candidate_round(&self) {
@@ -147,13 +162,21 @@ impl Metrics {
 }
 
 impl ServiceInfo for Metrics {
-    fn counts(&self, verb: Verb) -> VerbCounts {
+    fn role(&self) -> WorkerRole {
+        WorkerRole::Allocator
+    }
+
+    fn in_flight(&self) -> Option<u64> {
+        Some(self.in_flight.now())
+    }
+
+    fn counts(&self, verb: Verb) -> WorkCounts {
         self.worker().verbs.get(&verb).copied().unwrap_or_default()
     }
 
-    fn further(&self) -> Vec<(&'static str, u64)> {
+    fn further(&self) -> Vec<(String, u64)> {
         let Worker { lost_races, candidate_rounds, .. } = &*self.worker();
-        vec![("lost_races", *lost_races), ("candidate_rounds", *candidate_rounds)]
+        vec![("lost_races".to_owned(), *lost_races), ("candidate_rounds".to_owned(), *candidate_rounds)]
     }
 }
 
@@ -171,7 +194,7 @@ mod tests {
         second.answered(Verb::Allocate, None, Some(FaultCode::PoolExhausted), took);
         second.answered(Verb::Allocate, Some(Outcome::Existing), None, took);
         second.lost_race();
-        let counts = |requests, errors, last_error| VerbCounts {
+        let counts = |requests, errors, last_error| WorkCounts {
             requests,
             errors,
             last_error,
@@ -179,10 +202,12 @@ mod tests {
         };
         assert_eq!(first.counts(Verb::Allocate), counts(1, 0, None));
         assert_eq!(second.counts(Verb::Allocate), counts(2, 1, Some(FaultCode::PoolExhausted)));
-        assert_eq!(second.counts(Verb::Get), VerbCounts::default());
-        let lost_races = |metrics: &Metrics| metrics.further().first().copied();
-        assert_eq!(lost_races(&first), Some(("lost_races", 0)));
-        assert_eq!(lost_races(&second), Some(("lost_races", 1)));
+        assert_eq!(second.counts(Verb::Get), WorkCounts::default());
+        let lost_races = |metrics: &Metrics| metrics.further().first().cloned();
+        assert_eq!(lost_races(&first), Some(("lost_races".to_owned(), 0)));
+        assert_eq!(lost_races(&second), Some(("lost_races".to_owned(), 1)));
+        let _one = first.begin();
+        assert_eq!((first.in_flight(), second.in_flight()), (Some(1), Some(0)));
         assert_eq!(first.latency.with_label_values(&["allocate"]).get_sample_count(), 3);
         assert_eq!(first.lost_races.get(), 1);
     }

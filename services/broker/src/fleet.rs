@@ -3,7 +3,10 @@
 use anyhow::Context as _;
 use async_trait::async_trait;
 use common::bus::nats::{NatsBus, NatsConfig};
-use common::bus::{CensusBoard, DeletionLine, Deletions, Ledger, Pace, Requests, Ticks, Upkeep};
+use common::bus::{
+    CensusBoard, DeletionLine, Deletions, Discovery, EventFeed, Ledger, Pace, Requests, ServiceInfo, Ticks,
+    Upkeep,
+};
 use common::clock::Clock;
 use common::provider::Provider;
 use common::provider::csp::{CspConfig, CspProvider};
@@ -13,6 +16,8 @@ use common::runtime::recorder::{LedgerMetrics, Recorder};
 use common::runtime::settings::{Env, Mistakes, Settings};
 use common::runtime::shutdown::Lifecycle;
 use common::runtime::telemetry::Chain;
+use common::secrets::Secrets;
+use common::secrets::aws::{AwsSecrets, SecretsConfig};
 use common::store::Store;
 use common::store::dynamodb::{DynamoConfig, DynamoStore};
 use prometheus::Registry;
@@ -33,6 +38,8 @@ pub struct Backends {
     pub table: Option<DynamoConfig>,
     /// The provider; needed by reaper and reconciler.
     pub provider: Option<CspConfig>,
+    /// Where secrets are read; needed by the ingress.
+    pub secrets: Option<SecretsConfig>,
 }
 
 /// What the services of this process share.
@@ -117,6 +124,7 @@ impl Backends {
             nats: NatsConfig::read(settings),
             table: Some(DynamoConfig::read(settings)),
             provider: Some(CspConfig::read(settings)),
+            secrets: Some(SecretsConfig::read(settings)),
         }
     }
 }
@@ -249,19 +257,26 @@ impl Fleet {
     pub async fn start_ingress(
         &mut self,
         lifecycle: &mut Lifecycle,
-        config: ingress::Config,
+        mut config: ingress::Config,
         listener: TcpListener,
     ) -> anyhow::Result<()> {
+        crate::descriptors::make_room(config.connections.connections_max);
+        let secrets = self.secrets().await;
+        config.tokens.fetch(secrets.as_deref()).await.context("no tokens")?;
         let bus = Arc::new(self.bus("ingress").await?);
         let ports = ingress::Ports {
             requests: Arc::clone(&bus) as Arc<dyn Requests>,
             ticks: Arc::clone(&bus) as Arc<dyn Ticks>,
-            line: bus as Arc<dyn DeletionLine>,
+            line: Arc::clone(&bus) as Arc<dyn DeletionLine>,
+            events: Arc::clone(&bus) as Arc<dyn EventFeed>,
+            discovery: Arc::clone(&bus) as Arc<dyn Discovery>,
+            secrets,
             clock: Arc::clone(&self.shared.clock),
             random: Arc::clone(&self.shared.random),
         };
         let ingress = ingress::Ingress::new(config, ports, self.shared.registry.clone())?;
         self.notes.extend(ingress.notes());
+        self.show(lifecycle, &bus, ingress.service_info());
         let (stop, workers_stop) = (lifecycle.stop(), self.workers_stop.clone());
         lifecycle.start("ingress", async move {
             let ended = ingress.run(listener, stop).await;
@@ -296,11 +311,8 @@ impl Fleet {
         let pools: Vec<_> = config.pools.pools().cloned().collect();
         let metrics = self.metrics.allocator.of_another_worker();
         let allocator = allocator::Allocator::new(config, ports, metrics.clone());
-        let (stop, discovery_stop) = (self.workers_stop.clone(), self.workers_stop.clone());
-        let discovery = bus.clone();
-        lifecycle.start("discovery", async move {
-            discovery.answer_discovery(Arc::new(metrics), discovery_stop).await
-        });
+        self.show(lifecycle, &bus, Arc::new(metrics));
+        let stop = self.workers_stop.clone();
         lifecycle.start("allocator", async move {
             if prepare(&bus, Some(&table), &stop).await {
                 for pool in &pools {
@@ -335,6 +347,7 @@ impl Fleet {
             pace: Arc::clone(&bus) as Arc<dyn Pace>,
             recorder: self.recorder(Arc::clone(&bus) as Arc<dyn Ledger>),
         };
+        self.show(lifecycle, &bus, Arc::new(self.metrics.reaper.clone()));
         let reaper = reaper::Reaper::new(config, ports, self.metrics.reaper.clone());
         let stop = self.workers_stop.clone();
         lifecycle.start("reaper", async move {
@@ -366,6 +379,7 @@ impl Fleet {
             census: Arc::clone(&bus) as Arc<dyn CensusBoard>,
             recorder: self.recorder(Arc::clone(&bus) as Arc<dyn Ledger>),
         };
+        self.show(lifecycle, &bus, Arc::new(self.metrics.reconciler.clone()));
         let reconciler = reconciler::Reconciler::new(config, ports, self.metrics.reconciler.clone());
         let stop = self.workers_stop.clone();
         lifecycle.start("reconciler", async move {
@@ -389,6 +403,7 @@ impl Fleet {
         let bus = self.bus("scheduler").await?;
         let clock = Arc::clone(&self.shared.clock);
         let ticks = Arc::new(bus.clone()) as Arc<dyn Ticks>;
+        self.show(lifecycle, &bus, Arc::new(self.metrics.scheduler.clone()));
         let scheduler = scheduler::Scheduler::new(config, clock, ticks, self.metrics.scheduler.clone());
         let stop = self.workers_stop.clone();
         lifecycle.start("scheduler", async move {
@@ -437,12 +452,24 @@ impl Fleet {
         }
     }
 
+    /// Lets a worker answer whoever asks who works.
+    fn show(&self, lifecycle: &mut Lifecycle, bus: &NatsBus, service: Arc<dyn ServiceInfo>) {
+        let (bus, stop) = (bus.clone(), self.workers_stop.clone());
+        lifecycle.start("discovery", async move { bus.answer_discovery(service, stop).await });
+    }
+
     fn recorder(&self, ledger: Arc<dyn Ledger>) -> Recorder {
         Recorder::new(Arc::clone(&self.shared.clock), ledger, self.metrics.ledger.clone())
     }
 
     fn table(&self) -> anyhow::Result<&Arc<DynamoStore>> {
         self.store.as_ref().context("this process has no table")
+    }
+
+    async fn secrets(&self) -> Option<Arc<dyn Secrets>> {
+        let config = self.backends.secrets.as_ref()?;
+        // A large future, for a call that is made once.
+        Some(Arc::new(Box::pin(AwsSecrets::connect(config)).await) as Arc<dyn Secrets>)
     }
 
     fn provider(&self) -> anyhow::Result<Arc<dyn Provider>> {

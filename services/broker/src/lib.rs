@@ -24,12 +24,15 @@ pub mod role;
 pub mod up;
 
 pub mod child;
+mod client;
 pub mod data;
 mod deletions;
+mod descriptors;
 pub mod embedded;
 pub mod nats_server;
 mod tick;
 mod token;
 
+pub mod asyncapi;
 pub mod bench;
 pub mod operate;

@@ -11,6 +11,7 @@ use common::runtime::policy::{read_stop_grace, read_worker_threads};
 use common::runtime::settings::{Env, Settings, Variable};
 use common::runtime::shutdown::Lifecycle;
 use common::runtime::telemetry::{LogFormat, TelemetryConfig};
+use common::secrets::aws::SecretsConfig;
 use common::store::dynamodb::DynamoConfig;
 use prometheus::Registry;
 use std::net::SocketAddr;
@@ -36,7 +37,7 @@ pub enum Role {
 
 /// The configuration of one role.
 enum RoleConfig {
-    Ingress(ingress::Config),
+    Ingress(Box<ingress::Config>),
     Allocator(allocator::Config),
     Reaper(reaper::Config),
     Reconciler(reconciler::Config),
@@ -119,17 +120,19 @@ impl Role {
     fn read(self, settings: &mut Settings<'_>) -> (ProcessConfig, Option<Backends>, Option<RoleConfig>) {
         let process = ProcessConfig::read(settings);
         let mut backends = None;
+        let secrets = self == Self::Ingress;
         let mut stand_on = |settings: &mut Settings<'_>, table: bool, provider: bool| {
             backends = Some(Backends {
                 nats: NatsConfig::read(settings),
                 table: table.then(|| DynamoConfig::read(settings)),
                 provider: provider.then(|| CspConfig::read(settings)),
+                secrets: secrets.then(|| SecretsConfig::read(settings)),
             });
         };
         let config = match self {
             Self::Ingress => {
                 stand_on(settings, false, false);
-                Some(RoleConfig::Ingress(ingress::Config::read(settings)))
+                Some(RoleConfig::Ingress(Box::new(ingress::Config::read(settings))))
             }
             Self::Allocator => {
                 let config = allocator::Config::read(settings);
@@ -196,7 +199,7 @@ async fn start(
         RoleConfig::Ingress(config) => {
             let listener = listen(config.listen).await?;
             tracing::info!(listen = %listener.local_addr()?, "the HTTP API listens");
-            return fleet.start_ingress(lifecycle, config, listener).await;
+            return fleet.start_ingress(lifecycle, *config, listener).await;
         }
         RoleConfig::Allocator(config) => fleet.start_allocator(lifecycle, config).await?,
         RoleConfig::Reaper(config) => fleet.start_reaper(lifecycle, config).await?,

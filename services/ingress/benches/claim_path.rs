@@ -6,7 +6,9 @@ use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use bytes::Bytes;
 use common::bus::memory::{MemoryBus, MemoryConfig};
-use common::bus::{BusError, Context, Reply, RequestError, Requests, TickReceipt, Ticks};
+use common::bus::{
+    BusError, Context, DeletionLine, EventFeed, Reply, RequestError, Requests, TickReceipt, Ticks,
+};
 use common::clock::SystemClock;
 use common::contract::{Outcome, RunReport, TickKind, Verb};
 use common::random::Dice;
@@ -77,14 +79,15 @@ fn router() -> Result<axum::Router, Box<dyn Error>> {
     let mut settings = Settings::new(&env);
     let config = Config::read(&mut settings);
     let config = settings.finish(config)?;
+    let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(SystemClock), Arc::new(Dice::unseeded()));
+    let bus = Arc::new(bus);
     let ports = Ports {
         requests: Arc::new(AtOnce),
         ticks: Arc::new(AtOnce),
-        line: Arc::new(MemoryBus::new(
-            MemoryConfig::default(),
-            Arc::new(SystemClock),
-            Arc::new(Dice::unseeded()),
-        )),
+        line: Arc::clone(&bus) as Arc<dyn DeletionLine>,
+        events: Arc::clone(&bus) as Arc<dyn EventFeed>,
+        discovery: bus,
+        secrets: None,
         clock: Arc::new(SystemClock),
         random: Arc::new(Dice::unseeded()),
     };

@@ -8,7 +8,8 @@
 //! and the metrics of every request.
 //!
 //! # Calls
-//! The bus, by its ports [`Requests`], [`Ticks`] and [`DeletionLine`]. Nothing else: no store, no provider.
+//! The bus, by its ports [`Requests`], [`Ticks`], [`DeletionLine`], [`EventFeed`] and [`Discovery`]. Nothing else: no
+//! store, no provider.
 //!
 //! # Guarantees
 //! * Whoever has no good token learns nothing but that: it is checked before everything else.
@@ -16,16 +17,18 @@
 //! * A worker's answer is passed on byte for byte.
 //! * A request has its answer by its deadline, however the workers fare, and is repeated only because every
 //!   request that is relayed may be.
+//! * What passes for a request can be read in one way only, and no connection costs more than its limits.
 //! * What runs when the stop comes is finished, and who kept a connection is told to open another one.
 //!
 //! # Never
 //! Keeps state between requests, decides about sandboxes, shows an internal cause, or logs a token.
 
 use axum::Router;
-use common::bus::{DeletionLine, Requests, Ticks};
+use common::bus::{DeletionLine, Discovery, EventFeed, Requests, ServiceInfo, Ticks};
 use common::clock::Clock;
 use common::random::Random;
 use common::runtime::ops::{Check, Ops};
+use common::secrets::Secrets;
 use prometheus::Registry;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -38,6 +41,8 @@ mod openapi;
 
 pub mod admin;
 pub mod deletions;
+pub mod events;
+pub mod fleet;
 mod orders;
 mod records;
 pub mod sandboxes;
@@ -53,9 +58,10 @@ pub mod tokens;
 mod access;
 mod edge;
 mod error;
-mod listener;
+pub mod listener;
 mod metrics;
 pub mod request_id;
+pub mod tls;
 
 pub mod config;
 
@@ -71,10 +77,13 @@ use admin::TickDesk;
 use caller::Gate;
 use deletions::LineDesk;
 use edge::Edge;
-use listener::Bounded;
+use events::EventDesk;
+use fleet::FleetDesk;
+use listener::Listener;
 use rates::Rates;
 use relay::{Relay, RelayLimits};
 use routes::Parts;
+use tls::TlsKeeper;
 use tokens::Keeper;
 
 /// What the ingress talks to.
@@ -86,6 +95,12 @@ pub struct Ports {
     pub ticks: Arc<dyn Ticks>,
     /// The deletions as a whole.
     pub line: Arc<dyn DeletionLine>,
+    /// What happened.
+    pub events: Arc<dyn EventFeed>,
+    /// Who works.
+    pub discovery: Arc<dyn Discovery>,
+    /// Where the secret of tokens is read again; needed only if one is named.
+    pub secrets: Option<Arc<dyn Secrets>>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Jitter and fresh ids.
@@ -95,11 +110,12 @@ pub struct Ports {
 /// The ingress, ready to be run. A clone is the same one: it has the same tokens and counts into the same metrics.
 #[derive(Clone)]
 pub struct Ingress {
-    config: Config,
+    config: Arc<Config>,
     ports: Ports,
     registry: Registry,
     metrics: Metrics,
     keeper: Keeper,
+    tls: Option<TlsKeeper>,
     rates: Rates,
 }
 
@@ -112,20 +128,29 @@ impl Ingress {
     /// When the registry has metrics of the same names already.
     pub fn new(config: Config, ports: Ports, registry: Registry) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::register(&registry)?;
-        let keeper = Keeper::new(&config.tokens, metrics.clone());
+        let keeper = Keeper::new(&config.tokens, ports.secrets.clone(), metrics.clone());
+        let tls = config.tls.as_ref().map(|config| TlsKeeper::new(config, metrics.clone()));
         let rates = Rates::new(&config.rates, &metrics);
-        Ok(Self { config, ports, registry, metrics, keeper, rates })
+        let config = Arc::new(config);
+        Ok(Self { config, ports, registry, metrics, keeper, tls, rates })
     }
 
     /// What an operator should know of its settings as they are now; never a reason not to be ready.
     #[must_use]
     pub fn notes(&self) -> Vec<Arc<dyn Check>> {
-        self.keeper.check().into_iter().collect()
+        self.keeper.checks().into_iter().chain(self.tls.as_ref().map(TlsKeeper::check)).collect()
+    }
+
+    /// What this ingress shows of itself to whoever asks who works.
+    #[must_use]
+    pub fn service_info(&self) -> Arc<dyn ServiceInfo> {
+        Arc::new(self.metrics.clone())
     }
 
     /// Everything behind the listener; not ready any more once `stop` is cancelled.
     pub fn router(&self, stop: CancellationToken) -> Router {
-        let Ports { requests, ticks, line, clock, random } = self.ports.clone();
+        let Ports { requests, ticks, line, events, discovery, secrets: _, clock, random } =
+            self.ports.clone();
         let config = &self.config;
         let mut checks = checks(&requests, &clock, &random);
         checks.extend(self.notes());
@@ -135,19 +160,27 @@ impl Ingress {
             holds_to_pools: false,
             tokens: self.keeper.tokens(),
             rates: self.rates.clone(),
+            body_patience: config.connections.body_patience,
             clock: Arc::clone(&clock),
         };
         let edge = Edge {
             random: Arc::clone(&random),
             metrics: self.metrics.clone(),
             cors: Arc::new(config.cors.clone()),
-            hsts_enabled: config.hsts_enabled,
+            hsts_enabled: config.hsts_enabled || config.tls.is_some(),
             rates: self.rates.clone(),
             proxies: Arc::new(config.trusted_proxies.clone()),
             stop: stop.clone(),
         };
         let parts = Parts {
             line: LineDesk { line, clock: Arc::clone(&clock) },
+            events: EventDesk {
+                feed: events,
+                clock: Arc::clone(&clock),
+                readers: Arc::new(Semaphore::new(events::EVENT_READERS_MAX)),
+                stop: stop.clone(),
+            },
+            fleet: FleetDesk { discovery },
             relay: Relay {
                 requests,
                 clock,
@@ -172,18 +205,18 @@ impl Ingress {
     }
 
     /// Serves until `stop`. From then on every answer asks for its connection to be closed; for the time of
-    /// `HTTP_LINGER_MS`, or until no connection is left, new requests are answered as well. Returns when the
-    /// last one is.
+    /// `HTTP_LINGER_MS`, or until no connection is left, new requests are answered as well. After that nobody listens any
+    /// more, connections without a request are closed, a request that comes over a kept one is refused with 503, and
+    /// streams end. Returns when the last answer is written.
     ///
     /// # Errors
-    /// When the listener fails.
+    /// None; the type is that of a part of a process.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-        let Config { connections_max, linger, .. } = self.config;
         let clock = Arc::clone(&self.ports.clock);
-        let listener = Bounded::new(listener, connections_max, listener::STANDSTILL_MAX);
+        let listener = self.listener(listener, self.router(stop.clone()));
         let mut open = listener.open();
-        let router = self.router(stop.clone()).into_make_service_with_connect_info::<Peer>();
-        let close = async move {
+        let linger = self.config.connections.linger;
+        let close = async {
             stop.cancelled().await;
             tokio::select! {
                 () = clock.sleep(linger) => {}
@@ -191,10 +224,22 @@ impl Ingress {
                 _ = open.wait_for(|open| *open == 0) => {}
             }
         };
-        let clock = Arc::clone(&self.ports.clock);
+        let watch_tls = async {
+            match &self.tls {
+                Some(tls) => tls.watch(&*clock).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            served = axum::serve(listener, router).with_graceful_shutdown(close).into_future() => served,
-            never = self.keeper.watch(&*clock) => match never {},
+            () = listener.serve(close) => Ok(()),
+            () = self.keeper.watch(&*clock) => Ok(()),
+            never = watch_tls => match never {},
         }
+    }
+
+    fn listener(&self, inner: TcpListener, router: Router) -> Listener {
+        let config = &self.config;
+        let proxies = Arc::new(config.trusted_proxies.clone());
+        Listener::new(inner, router, &config.connections, proxies, self.tls.clone(), self.metrics.clone())
     }
 }

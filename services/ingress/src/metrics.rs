@@ -1,11 +1,19 @@
 //! Every metric of the ingress. Labels come from fixed sets only: a caller cannot make new series.
 
 use axum::http::{Method, StatusCode};
-use common::runtime::metrics::{Collectors, register_all};
+use common::bus::{ServiceInfo, WorkCounts};
+use common::contract::WorkerRole;
+use common::runtime::metrics::{Collectors, counted, register_all};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+mod connections;
+
+pub(crate) use connections::Closed;
+use connections::ConnectionMetrics;
 
 use crate::rates::Limit;
 use crate::tokens::Scope;
@@ -22,6 +30,7 @@ pub struct Metrics {
     tokens_file_reads: IntCounterVec,
     limited: IntCounterVec,
     limit_keys: IntGaugeVec,
+    connections: ConnectionMetrics,
 }
 
 /// Why a relayed request was sent again.
@@ -98,12 +107,12 @@ impl Metrics {
             )?,
             tokens_file_bad: IntGauge::new(
                 "broker_http_tokens_file_bad",
-                "1 while the file of tokens cannot be used and older tokens stay good",
+                "1 while the file or secret of tokens cannot be used and older tokens stay good",
             )?,
             tokens_file_reads: IntCounterVec::new(
                 Opts::new(
                     "broker_http_tokens_file_reads_total",
-                    "Changes of the file of tokens, by what came of them",
+                    "Changes of the file or secret of tokens, by what came of them",
                 ),
                 &["outcome"],
             )?,
@@ -121,6 +130,7 @@ impl Metrics {
                 ),
                 &["limit"],
             )?,
+            connections: ConnectionMetrics::new()?,
         };
         register_all(registry, metrics.collectors())?;
         // A rate needs the zero before the first event.
@@ -149,8 +159,9 @@ impl Metrics {
             tokens_file_reads,
             limited,
             limit_keys,
+            connections,
         } = self.clone();
-        vec![
+        let mut collectors: Collectors = vec![
             Box::new(requests),
             Box::new(latency),
             Box::new(in_flight),
@@ -160,7 +171,9 @@ impl Metrics {
             Box::new(tokens_file_reads),
             Box::new(limited),
             Box::new(limit_keys),
-        ]
+        ];
+        collectors.extend(connections.collectors());
+        collectors
     }
 
     pub(crate) fn begun(&self) {
@@ -173,6 +186,17 @@ impl Metrics {
         self.requests.with_label_values(&[method, route, status_label(status).as_str()]).inc();
         let latency: Histogram = self.latency.with_label_values(&[method, route]);
         latency.observe(took.as_secs_f64());
+    }
+
+    /// Answers by their status, over all routes.
+    fn by_status(&self) -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        for (labels, count) in counted(&self.requests) {
+            if let Some((_, status)) = labels.rsplit_once('.') {
+                *sums.entry(status.to_owned()).or_default() += count;
+            }
+        }
+        sums
     }
 
     pub(crate) fn retried(&self, reason: RetryReason) {
@@ -193,9 +217,29 @@ impl Metrics {
         self.tokens.with_label_values(&[scope.as_str()]).set(count);
     }
 
-    pub(crate) fn tokens_read(&self, is_bad: bool) {
-        self.tokens_file_bad.set(i64::from(is_bad));
+    pub(crate) fn tokens_read(&self, is_bad: bool, is_any_bad: bool) {
+        self.tokens_file_bad.set(i64::from(is_any_bad));
         self.tokens_file_reads.with_label_values(&[if is_bad { BAD } else { READ }]).inc();
+    }
+}
+
+impl ServiceInfo for Metrics {
+    fn role(&self) -> WorkerRole {
+        WorkerRole::Ingress
+    }
+
+    fn in_flight(&self) -> Option<u64> {
+        Some(u64::try_from(self.in_flight.get()).unwrap_or(0))
+    }
+
+    fn total(&self) -> WorkCounts {
+        let by_status = self.by_status();
+        let failed = by_status.iter().filter(|(status, _)| status.starts_with('5'));
+        WorkCounts::of(by_status.values().sum(), failed.map(|(_, count)| count).sum())
+    }
+
+    fn further(&self) -> Vec<(String, u64)> {
+        self.by_status().into_iter().map(|(status, count)| (format!("status_{status}"), count)).collect()
     }
 }
 

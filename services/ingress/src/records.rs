@@ -62,7 +62,7 @@ pub(crate) struct Doomed {
              "track_name": "dns-basics", "sfdc_account_id": null, "pool": "main", "version": 2, "epoch": 1,
              "changed_at": 1_763_683_200}], "count": 1, "cursor": null})), OfLook)
 )]
-pub(crate) async fn list(
+pub(crate) async fn list_sandboxes(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
     which: Result<Query<Which>, QueryRejection>,
@@ -94,7 +94,7 @@ pub(crate) async fn list(
                  {"version": 2, "epoch": 1, "status": "allocated", "cause": "claimed", "at": 1_763_683_200}]})),
         OfLookAtOne)
 )]
-pub(crate) async fn show(
+pub(crate) async fn show_sandbox(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
     path: Result<Path<String>, PathRejection>,

@@ -12,6 +12,8 @@ use crate::admin::{self, TickDesk};
 use crate::caller::{self, Gate, Role};
 use crate::deletions::{self, LineDesk};
 use crate::edge::{self, Edge};
+use crate::events::{self, EventDesk};
+use crate::fleet::{self, FleetDesk};
 use crate::openapi;
 use crate::openapi::faults::OfOpen;
 use crate::orders;
@@ -38,6 +40,8 @@ pub(crate) struct Parts {
     pub(crate) relay: Relay,
     pub(crate) desk: TickDesk,
     pub(crate) line: LineDesk,
+    pub(crate) events: EventDesk,
+    pub(crate) fleet: FleetDesk,
     pub(crate) ops: Ops,
 }
 
@@ -113,13 +117,13 @@ pub const ROUTES: &[Route] = &[
         method: Method::GET,
         path: "/v1/admin/sandboxes",
         role: Role::Admin,
-        endpoint: |method, _| on(method, records::list),
+        endpoint: |method, _| on(method, records::list_sandboxes),
     },
     Route {
         method: Method::GET,
         path: "/v1/admin/sandboxes/{id}",
         role: Role::Admin,
-        endpoint: |method, _| on(method, records::show),
+        endpoint: |method, _| on(method, records::show_sandbox),
     },
     Route {
         method: Method::POST,
@@ -195,6 +199,18 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         method: Method::GET,
+        path: "/v1/admin/events",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, events::events),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/admin/fleet",
+        role: Role::Admin,
+        endpoint: |method, _| on(method, fleet::fleet),
+    },
+    Route {
+        method: Method::GET,
         path: "/v1/openapi.json",
         role: Role::None,
         endpoint: |method, _| on(method, openapi::document),
@@ -207,9 +223,15 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         method: Method::GET,
-        path: "/v1/docs/page.css",
+        path: "/v1/docs/swagger-ui.css",
         role: Role::None,
         endpoint: |method, _| on(method, openapi::style),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/docs/swagger-ui-bundle.js",
+        role: Role::None,
+        endpoint: |method, _| on(method, openapi::bundle),
     },
     Route {
         method: Method::GET,
@@ -290,6 +312,18 @@ impl FromRef<Parts> for TickDesk {
 impl FromRef<Parts> for LineDesk {
     fn from_ref(parts: &Parts) -> Self {
         parts.line.clone()
+    }
+}
+
+impl FromRef<Parts> for EventDesk {
+    fn from_ref(parts: &Parts) -> Self {
+        parts.events.clone()
+    }
+}
+
+impl FromRef<Parts> for FleetDesk {
+    fn from_ref(parts: &Parts) -> Self {
+        parts.fleet.clone()
     }
 }
 

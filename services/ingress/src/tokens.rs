@@ -13,7 +13,7 @@ pub(crate) mod keeper;
 mod settings;
 
 pub(crate) use keeper::Keeper;
-pub use settings::TokenConfig;
+pub use settings::{BadTokens, ListPlace, TokenConfig, TokenList};
 
 /// Bytes of the digest of a token.
 pub const DIGEST_BYTES: usize = 32;

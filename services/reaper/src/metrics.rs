@@ -1,11 +1,16 @@
 //! What a reaper counts: every name, help text, label and bucket.
 
-use common::bus::LineView;
-use common::runtime::metrics::{Collectors, register_all};
+use common::bus::{LineView, ServiceInfo, WorkCounts};
+use common::contract::WorkerRole;
+use common::runtime::metrics::{Collectors, InFlight, UnderWay, counted, register_all};
 use prometheus::{Histogram, HistogramOpts, HistogramTimer, IntCounterVec, IntGauge, Opts, Registry};
 
 /// A delete at the CSP takes 3 to 10 s; the buckets are dense there and end at its time-outs.
 const CALL_BUCKETS_SECONDS: [f64; 11] = [0.05, 0.25, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0, 60.0];
+
+/// Outcomes that are failures.
+const ATTEMPT_FAILED: &str = "attempt_failed";
+const HELD: &str = "held";
 
 /// The numbers of all reapers of a process.
 #[derive(Clone, Debug)]
@@ -15,6 +20,7 @@ pub struct Metrics {
     paused: IntGauge,
     breaker_open: IntGauge,
     rate: IntGauge,
+    in_flight: InFlight,
 }
 
 // === impl Metrics ===
@@ -54,7 +60,8 @@ impl Metrics {
             "broker_deletions_rate_per_minute",
             "Deletions that the whole fleet may order in a minute now; every reaper shows the same",
         )?;
-        let metrics = Self { outcomes, calls, paused, breaker_open, rate };
+        let in_flight = InFlight::default();
+        let metrics = Self { outcomes, calls, paused, breaker_open, rate, in_flight };
         register_all(registry, metrics.collectors())?;
         Ok(metrics)
     }
@@ -62,7 +69,7 @@ impl Metrics {
     /// All of them.
     #[must_use]
     pub fn collectors(&self) -> Collectors {
-        let Self { outcomes, calls, paused, breaker_open, rate } = self.clone();
+        let Self { outcomes, calls, paused, breaker_open, rate, in_flight: _ } = self.clone();
         vec![Box::new(outcomes), Box::new(calls), Box::new(paused), Box::new(breaker_open), Box::new(rate)]
     }
 
@@ -71,6 +78,11 @@ impl Metrics {
         self.paused.set(i64::from(view.is_paused));
         self.breaker_open.set(i64::from(view.is_broken));
         self.rate.set(i64::try_from(view.rate_per_minute).unwrap_or(i64::MAX));
+    }
+
+    /// A delivery is under way for as long as what is returned lives.
+    pub(crate) fn begin(&self) -> UnderWay {
+        self.in_flight.begin()
     }
 
     pub(crate) fn time_call(&self) -> HistogramTimer {
@@ -86,11 +98,11 @@ impl Metrics {
     }
 
     pub(crate) fn attempt_failed(&self) {
-        self.count("attempt_failed");
+        self.count(ATTEMPT_FAILED);
     }
 
     pub(crate) fn held(&self) {
-        self.count("held");
+        self.count(HELD);
     }
 
     pub(crate) fn put_off(&self) {
@@ -103,5 +115,25 @@ impl Metrics {
 
     fn count(&self, outcome: &str) {
         self.outcomes.with_label_values(&[outcome]).inc();
+    }
+}
+
+impl ServiceInfo for Metrics {
+    fn role(&self) -> WorkerRole {
+        WorkerRole::Reaper
+    }
+
+    fn in_flight(&self) -> Option<u64> {
+        Some(self.in_flight.now())
+    }
+
+    fn total(&self) -> WorkCounts {
+        let outcomes = counted(&self.outcomes);
+        let failed = [ATTEMPT_FAILED, HELD].iter().filter_map(|outcome| outcomes.get(*outcome)).sum();
+        WorkCounts::of(outcomes.values().sum(), failed)
+    }
+
+    fn further(&self) -> Vec<(String, u64)> {
+        counted(&self.outcomes).into_iter().collect()
     }
 }

@@ -41,6 +41,7 @@ struct Failure {
 #[async_trait]
 impl Worker for Reaper {
     async fn work(&self, delivery: Delivery) -> Verdict {
+        let _under_way = self.metrics.begin();
         let Delivery { work, deliveries } = delivery;
         let wanted = match self.look_up(&work).await {
             Ok(wanted) => wanted,

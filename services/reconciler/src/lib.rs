@@ -185,6 +185,7 @@ impl Runner for Reconciler {
     }
 
     async fn run_ordered(&self, kind: TickKind, order: &TickOrder) -> Report {
+        let _under_way = self.metrics.begin();
         let report = match kind {
             TickKind::Sync => Report::Sync(self.sync(order).await),
             TickKind::Expiry => Report::Expiry(self.expire_leases().await),

@@ -1,8 +1,10 @@
 //! What a reconciler counts: every name, help text, label and bucket.
 
-use common::contract::{Census, PoolStats, Report, TickKind};
+use common::bus::{ServiceInfo, WorkCounts};
+use common::contract::reports::FAILED;
+use common::contract::{Census, PoolStats, Report, TickKind, WorkerRole};
 use common::domain::StateName;
-use common::runtime::metrics::{Collectors, register_all};
+use common::runtime::metrics::{Collectors, InFlight, UnderWay, counted, register_all};
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +20,7 @@ pub struct Metrics {
     census_taken: IntGauge,
     /// Pools that there are counts of.
     pools: Arc<Mutex<BTreeSet<String>>>,
+    in_flight: InFlight,
 }
 
 // === impl Metrics ===
@@ -58,8 +61,9 @@ impl Metrics {
             "broker_census_taken_at",
             "When the last census was taken, in Unix seconds; every reconciler shows the same",
         )?;
-        let pools = Arc::default();
-        let metrics = Self { runs, sandboxes, allocated_missing, counts, violations, census_taken, pools };
+        let (pools, in_flight) = (Arc::default(), InFlight::default());
+        let metrics =
+            Self { runs, sandboxes, allocated_missing, counts, violations, census_taken, pools, in_flight };
         register_all(registry, metrics.collectors())?;
         Ok(metrics)
     }
@@ -67,8 +71,16 @@ impl Metrics {
     /// All of them.
     #[must_use]
     pub fn collectors(&self) -> Collectors {
-        let Self { runs, sandboxes, allocated_missing, counts, violations, census_taken, pools: _ } =
-            self.clone();
+        let Self {
+            runs,
+            sandboxes,
+            allocated_missing,
+            counts,
+            violations,
+            census_taken,
+            pools: _,
+            in_flight: _,
+        } = self.clone();
         vec![
             Box::new(runs),
             Box::new(sandboxes),
@@ -77,6 +89,11 @@ impl Metrics {
             Box::new(violations),
             Box::new(census_taken),
         ]
+    }
+
+    /// A run is under way for as long as what is returned lives.
+    pub(crate) fn begin(&self) -> UnderWay {
+        self.in_flight.begin()
     }
 
     /// Shows a census; the only place that sets these gauges. One that is older than what is shown changes nothing.
@@ -152,6 +169,26 @@ impl Metrics {
         for (what, count) in counts {
             self.sandboxes.with_label_values(&[kind.as_str(), what]).inc_by(*count);
         }
+    }
+}
+
+impl ServiceInfo for Metrics {
+    fn role(&self) -> WorkerRole {
+        WorkerRole::Reconciler
+    }
+
+    fn in_flight(&self) -> Option<u64> {
+        Some(self.in_flight.now())
+    }
+
+    fn total(&self) -> WorkCounts {
+        let runs = counted(&self.runs);
+        let failed = runs.iter().filter(|(labels, _)| labels.ends_with(&format!(".{FAILED}")));
+        WorkCounts::of(runs.values().sum(), failed.map(|(_, count)| count).sum())
+    }
+
+    fn further(&self) -> Vec<(String, u64)> {
+        counted(&self.runs).into_iter().collect()
     }
 }
 

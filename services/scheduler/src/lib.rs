@@ -19,10 +19,10 @@
 mod schedule;
 mod table;
 
-use common::bus::Ticks;
+use common::bus::{ServiceInfo, Ticks, WorkCounts};
 use common::clock::Clock;
-use common::contract::TickKind;
-use common::runtime::metrics::{Collectors, register_all};
+use common::contract::{TickKind, WorkerRole};
+use common::runtime::metrics::{Collectors, counted, register_all};
 use prometheus::{IntCounterVec, Opts, Registry};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -75,6 +75,26 @@ impl Metrics {
 
     fn count(&self, kind: TickKind, result: &str) {
         self.ticks.with_label_values(&[kind.as_str(), result]).inc();
+    }
+}
+
+impl ServiceInfo for Metrics {
+    fn role(&self) -> WorkerRole {
+        WorkerRole::Scheduler
+    }
+
+    fn in_flight(&self) -> Option<u64> {
+        None
+    }
+
+    fn total(&self) -> WorkCounts {
+        let ticks = counted(&self.ticks);
+        let failed = ticks.iter().filter(|(labels, _)| labels.ends_with(".failed"));
+        WorkCounts::of(ticks.values().sum(), failed.map(|(_, count)| count).sum())
+    }
+
+    fn further(&self) -> Vec<(String, u64)> {
+        counted(&self.ticks).into_iter().collect()
     }
 }
 

@@ -13,7 +13,9 @@ const KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// Events in the order in which they came. The place of one is its number, from one on.
 #[derive(Debug, Default)]
 pub(super) struct EventStream {
-    events: Vec<Event>,
+    pub(super) events: Vec<Event>,
+    /// The oldest that are not kept any more.
+    pub(super) dropped: u64,
 }
 
 #[async_trait]
@@ -66,6 +68,6 @@ impl EventStream {
     }
 }
 
-fn sequence_of(place: usize) -> u64 {
+pub(super) fn sequence_of(place: usize) -> u64 {
     u64::try_from(place).unwrap_or(u64::MAX).saturating_add(1)
 }

@@ -1,6 +1,7 @@
 //! Settings of the DynamoDB store, and the client that follows from them.
 
 use super::{DynamoStore, layout};
+use crate::runtime::policy::read_region;
 use crate::runtime::settings::Settings;
 use crate::store::layout::SHARDS_MAX;
 use aws_sdk_dynamodb::Client;
@@ -11,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const TABLE_DEFAULT: &str = "sandbox-broker";
-const REGION_DEFAULT: &str = "us-east-1";
 const SHARDS_DEFAULT: u16 = 8;
 /// AWS propagates to an index within a fraction of a second, and gives no bound; this is some tenfold of it.
 const INDEX_LAG_DEFAULT_SECONDS: u64 = 5;
@@ -68,7 +68,7 @@ impl DynamoConfig {
                 "must begin with http:// (it is for a local engine; AWS itself needs none)",
             );
         }
-        let region = settings.text("AWS_REGION", REGION_DEFAULT, "the AWS region of the table");
+        let region = read_region(settings);
         let shards = settings.number(
             "STORE_SHARDS",
             u64::from(SHARDS_DEFAULT),

@@ -1,48 +1,68 @@
-//! Looks at the file of tokens, and has a changed one take effect without a restart.
+//! Looks at the lists of tokens, and has a changed one take effect without a restart.
 
 use async_trait::async_trait;
 use common::clock::Clock;
 use common::runtime::ops::Check;
-use std::convert::Infallible;
-use std::path::PathBuf;
+use common::secrets::Secrets;
+use futures_util::future::join_all;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::settings::{read_file, together};
-use super::{Digest, Entry, Scope, TokenConfig, Tokens, fingerprint};
+use super::settings::read_file;
+use super::{Digest, Entry, ListPlace, Scope, TokenConfig, TokenList, TokenSet, Tokens, file, fingerprint};
 use crate::metrics::Metrics;
 
-/// Keeps the good tokens in step with the file.
-#[derive(Clone, Debug)]
+/// Keeps the good tokens in step with their lists.
+#[derive(Clone)]
 pub(crate) struct Keeper {
     tokens: Tokens,
     named: Arc<[Entry]>,
-    file: Option<PathBuf>,
-    look_every: Duration,
-    // The digest of what was seen last, good or bad, so that each change is told once; none if it could not be read.
-    seen: Arc<Mutex<Option<Digest>>>,
-    is_bad: Arc<AtomicBool>,
+    lists: Arc<[Watched]>,
+    // Held while a new set is put together, so that two lists that change at once do not undo each other.
+    known: Arc<Mutex<Vec<Known>>>,
+    secrets: Option<Arc<dyn Secrets>>,
     metrics: Metrics,
 }
 
-/// Always ready: says when the file cannot be used.
-struct FileNote(Arc<AtomicBool>);
+/// A list and whether it can be used.
+struct Watched {
+    list: TokenList,
+    is_bad: Arc<AtomicBool>,
+}
+
+/// What is known of a list.
+struct Known {
+    // The digest of what was seen last, good or bad, so that each change is told once; none if it could not be read.
+    seen: Option<Digest>,
+    // The tokens that it held when it could be used.
+    entries: Vec<Entry>,
+}
+
+/// Always ready: says when a list cannot be used.
+struct ListNote {
+    place: ListPlace,
+    is_bad: Arc<AtomicBool>,
+}
 
 // === impl Keeper ===
 
 impl Keeper {
-    pub(crate) fn new(config: &TokenConfig, metrics: Metrics) -> Self {
+    pub(crate) fn new(config: &TokenConfig, secrets: Option<Arc<dyn Secrets>>, metrics: Metrics) -> Self {
         for scope in Scope::ALL {
             metrics.tokens_are(scope, config.first.count(scope));
         }
+        let known = config.lists.iter().map(|list| Known {
+            seen: list.bytes.as_deref().map(fingerprint),
+            entries: list.bytes.as_deref().and_then(|bytes| file::parse(bytes).ok()).unwrap_or_default(),
+        });
+        let known = Arc::new(Mutex::new(known.collect()));
+        let watch = |list: &TokenList| Watched { list: list.clone(), is_bad: Arc::default() };
         Self {
             tokens: Tokens::new(config.first.clone()),
             named: config.named.clone().into(),
-            file: config.file.clone(),
-            look_every: config.look_every,
-            seen: Arc::new(Mutex::new(Some(fingerprint(&config.first_bytes)))),
-            is_bad: Arc::default(),
+            lists: config.lists.iter().map(watch).collect(),
+            known,
+            secrets,
             metrics,
         }
     }
@@ -52,36 +72,33 @@ impl Keeper {
         self.tokens.clone()
     }
 
-    /// What readiness says of the file; nothing if there is none.
-    pub(crate) fn check(&self) -> Option<Arc<dyn Check>> {
-        self.file.as_ref()?;
-        Some(Arc::new(FileNote(Arc::clone(&self.is_bad))))
+    /// What readiness says of the lists.
+    pub(crate) fn checks(&self) -> Vec<Arc<dyn Check>> {
+        let note = |watched: &Watched| {
+            let Watched { list, is_bad } = watched;
+            Arc::new(ListNote { place: list.place.clone(), is_bad: Arc::clone(is_bad) }) as Arc<dyn Check>
+        };
+        self.lists.iter().map(note).collect()
     }
 
-    /// Looks again and again.
-    pub(crate) async fn watch(&self, clock: &dyn Clock) -> Infallible {
-        loop {
-            clock.sleep(self.look_every).await;
-            self.look().await;
-        }
-    }
-
-    /// Looks once. A file that cannot be used changes nothing: the tokens that were good stay good.
-    async fn look(&self) {
-        let Some(path) = self.file.clone() else { return };
-        let named = Arc::clone(&self.named);
-        // A file system may hang, and must not hold up requests. The task does not panic; if the process ends
-        // meanwhile, nobody waits for it any more.
-        let read = tokio::task::spawn_blocking(move || read_file(&path)).await;
-        let read = read.unwrap_or_else(|_| Err("cannot be read".to_owned()));
-        let digest = read.as_ref().ok().map(|bytes| fingerprint(bytes));
-        {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if std::mem::replace(&mut *seen, digest) == digest {
-                return;
+    /// Looks at every list again and again; never ends.
+    pub(crate) async fn watch(&self, clock: &dyn Clock) {
+        let each = self.lists.iter().enumerate().map(|(place, watched)| async move {
+            loop {
+                clock.sleep(watched.list.look_every).await;
+                self.look(place, watched).await;
             }
-        }
-        let set = read.and_then(|bytes| together(&named, &bytes));
+        });
+        join_all(each).await;
+        // Without lists there is nothing to look at, and that is no reason to end.
+        std::future::pending().await
+    }
+
+    /// Looks once. A list that cannot be used changes nothing: the tokens that were good stay good.
+    async fn look(&self, place: usize, watched: &Watched) {
+        let read = self.read(&watched.list.place).await;
+        let Some(set) = self.take(place, read) else { return };
+        let word = watched.list.place.word();
         let is_bad = set.is_err();
         match set {
             Ok(set) => {
@@ -92,24 +109,75 @@ impl Keeper {
                 self.tokens.replace(set);
                 let [lab, admin, read_only] = counts;
                 tracing::info!(
-                    "the file of tokens was read again: {lab} lab, {admin} admin, {read_only} read-only"
+                    "the {word} of tokens was read again: now {lab} lab, {admin} admin, {read_only} read-only in all"
                 );
             }
             Err(problem) => {
-                tracing::error!(problem, "the file of tokens cannot be used; the tokens before it stay good");
+                tracing::error!(
+                    problem,
+                    "the {word} of tokens cannot be used; the tokens before it stay good"
+                );
             }
         }
-        self.is_bad.store(is_bad, Ordering::Relaxed);
-        self.metrics.tokens_read(is_bad);
+        watched.is_bad.store(is_bad, Ordering::Relaxed);
+        self.metrics.tokens_read(is_bad, self.lists.iter().any(|list| list.is_bad.load(Ordering::Relaxed)));
+    }
+
+    async fn read(&self, place: &ListPlace) -> Result<Vec<u8>, String> {
+        match (place, &self.secrets) {
+            (ListPlace::File(path), _) => {
+                let path = path.clone();
+                // A file system may hang, and must not hold up requests. The task does not panic; if the process
+                // ends meanwhile, nobody waits for it any more.
+                let read = tokio::task::spawn_blocking(move || read_file(&path)).await;
+                read.unwrap_or_else(|_| Err("cannot be read".to_owned()))
+            }
+            (ListPlace::Secret(id), Some(secrets)) => {
+                secrets.read(id).await.map_err(|error| format!("cannot be read: {error}"))
+            }
+            (ListPlace::Secret(_), None) => Err("cannot be read: there is no store of secrets".to_owned()),
+        }
+    }
+
+    /// All tokens with what this list holds now; nothing if that is what was seen last.
+    fn take(&self, place: usize, read: Result<Vec<u8>, String>) -> Option<Result<TokenSet, String>> {
+        let mut known = self.known();
+        let digest = read.as_ref().ok().map(|bytes| fingerprint(bytes));
+        let of_this = known.get_mut(place)?;
+        if std::mem::replace(&mut of_this.seen, digest) == digest {
+            return None;
+        }
+        let entries = match read.and_then(|bytes| file::parse(&bytes)) {
+            Ok(entries) => entries,
+            Err(problem) => return Some(Err(problem)),
+        };
+        let before = std::mem::replace(&mut of_this.entries, entries);
+        let of_lists = known.iter().flat_map(|list| list.entries.iter().cloned());
+        let set = TokenSet::new(self.named.iter().cloned().chain(of_lists));
+        if set.is_err() {
+            // Good in itself, but not together with the others.
+            if let Some(of_this) = known.get_mut(place) {
+                of_this.entries = before;
+            }
+        }
+        Some(set)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Vec<Known>> {
+        // Nothing panics while it is held, so a poisoned lock holds a sound state.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-// === impl FileNote ===
+// === impl ListNote ===
 
 #[async_trait]
-impl Check for FileNote {
+impl Check for ListNote {
     fn name(&self) -> &'static str {
-        "tokens"
+        match self.place {
+            ListPlace::File(_) => "tokens",
+            ListPlace::Secret(_) => "tokens_secret",
+        }
     }
 
     async fn check(&self) -> Result<(), String> {
@@ -117,7 +185,8 @@ impl Check for FileNote {
     }
 
     async fn note(&self) -> Option<String> {
-        let is_bad = self.0.load(Ordering::Relaxed);
-        is_bad.then(|| "the file of tokens cannot be used; the tokens before it stay good".to_owned())
+        let word = self.place.word();
+        let is_bad = self.is_bad.load(Ordering::Relaxed);
+        is_bad.then(|| format!("the {word} of tokens cannot be used; the tokens before it stay good"))
     }
 }

@@ -1,6 +1,7 @@
-//! Where tokens come from: two variables, and a file.
+//! Where tokens come from: two variables, a file, and a secret.
 
 use common::runtime::settings::{Secret, Settings};
+use common::secrets::{SecretId, Secrets};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,66 +13,145 @@ use super::{Caller, Entry, Scope, TokenSet, file, fingerprint, parse_name};
 pub struct TokenConfig {
     /// `BROKER_API_TOKEN` and `BROKER_ADMIN_TOKEN`: the tokens of the environment, as digests.
     pub named: Vec<Entry>,
-    /// `TOKENS_FILE`: the file of tokens, if there is one.
-    pub file: Option<PathBuf>,
-    /// `TOKENS_FILE_LOOK_SECONDS`: time between two looks at the file; 5.
-    pub look_every: Duration,
-    /// Those of both at the start.
+    /// `TOKENS_FILE` and `TOKENS_SECRET`: where lists of tokens are, and what they held when they were read first.
+    pub lists: Vec<TokenList>,
+    /// The tokens of all of them.
     pub(crate) first: TokenSet,
-    /// What the file held then.
-    pub(crate) first_bytes: Vec<u8>,
+}
+
+/// A list of tokens that is read again and again.
+#[derive(Clone, Debug)]
+pub struct TokenList {
+    /// Where it is.
+    pub place: ListPlace,
+    /// Time between two looks.
+    pub look_every: Duration,
+    /// What it held at the start; none for a secret that was not read yet.
+    pub(crate) bytes: Option<Vec<u8>>,
+}
+
+/// Where a list of tokens is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListPlace {
+    /// In a file.
+    File(PathBuf),
+    /// In a secret.
+    Secret(SecretId),
+}
+
+/// Why there are no tokens.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{variable} {problem}")]
+pub struct BadTokens {
+    /// The variable that names the place.
+    pub variable: &'static str,
+    /// What is wrong there; shows no token.
+    pub problem: String,
 }
 
 // === impl TokenConfig ===
 
 impl TokenConfig {
-    /// Reads the variables, and the file that they name; mistakes are noted in `settings`.
+    /// Reads the variables, and the file that they name; mistakes are noted in `settings`. A secret is read by
+    /// [`TokenConfig::fetch`].
     pub(crate) fn read(settings: &mut Settings<'_>) -> Self {
-        let path = settings
-            .optional(
-                "TOKENS_FILE",
-                "file of tokens, as `broker token` makes its lines; read again when it changes",
-            )
-            .map(PathBuf::from);
-        let is_needed = path.is_none();
+        let lists: Vec<_> = [file_list(settings), secret_list(settings)].into_iter().flatten().collect();
+        let is_needed = lists.is_empty();
         let mut named = Vec::new();
-        let lab_meaning =
-            "tokens of the labs, or `name:token`, separated by commas; needed without `TOKENS_FILE`";
+        let lab_meaning = "tokens of the labs, or `name:token`, separated by commas; needed without `TOKENS_FILE` and `TOKENS_SECRET`";
         named.extend(tokens(settings, "BROKER_API_TOKEN", Scope::Lab, is_needed, lab_meaning));
-        let admin_meaning =
-            "tokens of the operators, or `name:token`, separated by commas; needed without `TOKENS_FILE`";
+        let admin_meaning = "tokens of the operators, or `name:token`, separated by commas; needed without `TOKENS_FILE` and `TOKENS_SECRET`";
         named.extend(tokens(settings, "BROKER_ADMIN_TOKEN", Scope::Admin, is_needed, admin_meaning));
-        let look_every = settings.seconds(
-            "TOKENS_FILE_LOOK_SECONDS",
-            5,
-            1..=3_600,
-            "time between two looks at the file of tokens",
-        );
-        let mut config =
-            Self { named, file: path, look_every, first: TokenSet::default(), first_bytes: Vec::new() };
+        let mut config = Self { named, lists, first: TokenSet::default() };
         match config.take_stock() {
-            Ok((set, bytes)) => (config.first, config.first_bytes) = (set, bytes),
-            Err((variable, problem)) => settings.mistake(variable, &problem),
+            Ok(set) => config.first = set,
+            Err(BadTokens { variable, problem }) => settings.mistake(variable, &problem),
         }
         config
     }
 
-    /// The tokens of both places.
-    fn take_stock(&self) -> Result<(TokenSet, Vec<u8>), (&'static str, String)> {
-        let Some(path) = &self.file else {
-            let set = TokenSet::new(self.named.iter().cloned());
-            return Ok((set.map_err(|problem| ("BROKER_API_TOKEN", problem))?, Vec::new()));
-        };
-        let bytes = read_file(path).map_err(|problem| ("TOKENS_FILE", problem))?;
-        let set = together(&self.named, &bytes).map_err(|problem| ("TOKENS_FILE", problem))?;
-        Ok((set, bytes))
+    /// Reads the secret, if one is named. Once, before the ingress is made.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no list of tokens.
+    pub async fn fetch(&mut self, secrets: Option<&dyn Secrets>) -> Result<(), BadTokens> {
+        for list in &mut self.lists {
+            let ListPlace::Secret(id) = &list.place else { continue };
+            let bad = |problem| BadTokens { variable: SECRET_VARIABLE, problem };
+            let secrets =
+                secrets.ok_or_else(|| bad("cannot be read: there is no store of secrets".to_owned()))?;
+            list.bytes =
+                Some(secrets.read(id).await.map_err(|error| bad(format!("cannot be read: {error}")))?);
+        }
+        self.first = self.take_stock()?;
+        Ok(())
+    }
+
+    /// The tokens of all places that were read.
+    fn take_stock(&self) -> Result<TokenSet, BadTokens> {
+        let mut entries = self.named.clone();
+        for list in &self.lists {
+            let variable = list.place.variable();
+            let bytes = list.bytes.as_deref().map(file::parse).transpose();
+            entries.extend(bytes.map_err(|problem| BadTokens { variable, problem })?.unwrap_or_default());
+        }
+        let variable = self.lists.last().map_or("BROKER_API_TOKEN", |list| list.place.variable());
+        TokenSet::new(entries).map_err(|problem| BadTokens { variable, problem })
     }
 }
 
-/// The tokens of the environment and those of a file's text.
-pub(super) fn together(named: &[Entry], bytes: &[u8]) -> Result<TokenSet, String> {
-    let of_file = file::parse(bytes)?;
-    TokenSet::new(named.iter().cloned().chain(of_file))
+// === impl ListPlace ===
+
+impl ListPlace {
+    /// The variable that names it.
+    pub(crate) const fn variable(&self) -> &'static str {
+        match self {
+            Self::File(_) => FILE_VARIABLE,
+            Self::Secret(_) => SECRET_VARIABLE,
+        }
+    }
+
+    /// What it is called in what operators read.
+    pub(crate) const fn word(&self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::Secret(_) => "secret",
+        }
+    }
+}
+
+const FILE_VARIABLE: &str = "TOKENS_FILE";
+const SECRET_VARIABLE: &str = "TOKENS_SECRET";
+
+fn file_list(settings: &mut Settings<'_>) -> Option<TokenList> {
+    let path = settings.optional(
+        "TOKENS_FILE",
+        "file of tokens, as `broker token` makes its lines; read again when it changes",
+    );
+    let look_every = settings.seconds(
+        "TOKENS_FILE_LOOK_SECONDS",
+        5,
+        1..=3_600,
+        "time between two looks at the file of tokens",
+    );
+    let path = PathBuf::from(path?);
+    let bytes = read_file(&path).map_err(|problem| settings.mistake(FILE_VARIABLE, &problem)).ok();
+    Some(TokenList { place: ListPlace::File(path), look_every, bytes })
+}
+
+fn secret_list(settings: &mut Settings<'_>) -> Option<TokenList> {
+    let id = settings.optional(
+        "TOKENS_SECRET",
+        "name or ARN of a secret in AWS Secrets Manager that holds tokens as a file would; read again when it changes",
+    );
+    let look_every = settings.seconds(
+        "TOKENS_SECRET_LOOK_SECONDS",
+        60,
+        1..=3_600,
+        "time between two looks at the secret of tokens",
+    );
+    let id = SecretId::parse(&id?).map_err(|problem| settings.mistake(SECRET_VARIABLE, &problem)).ok()?;
+    Some(TokenList { place: ListPlace::Secret(id), look_every, bytes: None })
 }
 
 /// What the file holds, or why that cannot be known; never more than a file may hold.

@@ -72,6 +72,7 @@ async fn at_the_gate(route: &Route) -> Vec<Answer> {
         ask(&rig, route, Body::from(vec![b'x'; 70_000])).await,
         ask(&rig, route, Body::from_stream(stream::iter([Err::<Bytes, _>(std::io::Error::other("reset"))])))
             .await,
+        ask(&rig, route, Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>())).await,
     ];
     if route.role != Role::None {
         answers.push(rig.ask(route.method.as_str(), &path, &[]).await);
@@ -199,7 +200,8 @@ async fn every_failure_is_shown_with_an_example_of_each_of_its_codes() {
         }
     }
     let unshown: Vec<_> = FaultCode::ALL.iter().filter(|code| !shown.contains(code.as_str())).collect();
-    assert_eq!(unshown, [&FaultCode::MethodNotAllowed], "no route answers that its own method is wrong");
+    // No route answers that its own method is wrong, and a head that is too long has not named one yet.
+    assert_eq!(unshown, [&FaultCode::MethodNotAllowed, &FaultCode::HeadTooLarge]);
 }
 
 fn has_retry(response: &Value) -> bool {
@@ -226,9 +228,9 @@ async fn the_page_needs_nothing_from_elsewhere_and_no_script_in_its_markup() {
     assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
     let policy = page.header("content-security-policy").unwrap();
     assert_eq!(page.headers.get_all("content-security-policy").iter().count(), 1);
-    assert!(
-        policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';")
-    );
+    let own =
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';";
+    assert!(policy.starts_with(own), "{policy}");
     assert!(!policy.contains("unsafe") && !policy.contains("http"), "{policy}");
     let text = String::from_utf8(page.body.to_vec()).unwrap();
     assert!(!text.contains("<style") && !text.contains("style=") && !text.contains("<script>"), "{text}");
@@ -236,19 +238,24 @@ async fn the_page_needs_nothing_from_elsewhere_and_no_script_in_its_markup() {
     for attribute in ["href=\"", "src=\""] {
         for rest in text.split(attribute).skip(1) {
             let path = rest.split('"').next().unwrap();
+            // An empty icon, so that browsers do not ask for one.
+            if path == "data:," {
+                continue;
+            }
             assert_eq!(rig.ask("GET", path, &[]).await.status, 200, "{path}");
             linked += 1;
         }
     }
-    assert_eq!(linked, 4);
+    assert_eq!(linked, 4, "style sheet, two scripts, and the description itself");
     let script = rig.ask("GET", "/v1/docs/page.js", &[]).await;
     assert_eq!(script.header("content-type"), Some("text/javascript; charset=utf-8"));
     let script = String::from_utf8(script.body.to_vec()).unwrap();
     for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "eval", "Function(", "://"] {
         assert!(!script.contains(word), "{word}");
     }
-    assert_eq!(
-        rig.ask("GET", "/v1/docs/page.css", &[]).await.header("content-type"),
-        Some("text/css; charset=utf-8")
-    );
+    for (file, kind) in [("swagger-ui.css", "text/css"), ("swagger-ui-bundle.js", "text/javascript")] {
+        let answer = rig.ask("GET", &format!("/v1/docs/{file}"), &[]).await;
+        assert_eq!(answer.header("content-type"), Some(format!("{kind}; charset=utf-8").as_str()));
+        assert!(answer.body.len() > 100_000, "{file} has {} bytes", answer.body.len());
+    }
 }

@@ -6,7 +6,9 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use bytes::Bytes;
 use common::bus::memory::{MemoryBus, MemoryConfig};
-use common::bus::{BusError, Context, DeletionLine, Reply, RequestError, Requests, TickReceipt, Ticks};
+use common::bus::{
+    BusError, Context, DeletionLine, Discovery, EventFeed, Reply, RequestError, Requests, TickReceipt, Ticks,
+};
 use common::clock::Clock;
 use common::contract::{Fault, FaultCode, Outcome, RunReport, TickKind, TickOrder, Verb};
 use common::random::Random;
@@ -17,7 +19,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -150,14 +151,9 @@ impl Rig {
         Self { workers, ticks, line, clock, registry, stop, router, own: ingress, env }
     }
 
-    /// Runs the ingress that the router is of.
-    pub(crate) async fn run(&self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-        self.own.clone().run(listener, stop).await
-    }
-
-    /// Another ingress of the same kind, to be run on a listener.
-    pub(crate) fn ingress(&self) -> Ingress {
-        build(&self.env, &self.workers, &self.ticks, &self.line, self.clock, Registry::new())
+    /// The ingress that the router is of.
+    pub(crate) fn own(&self) -> Ingress {
+        self.own.clone()
     }
 
     /// What becomes of a second ingress on the same registry.
@@ -174,7 +170,7 @@ impl Rig {
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
-        let body = to_bytes(body, 1 << 20).await.unwrap();
+        let body = to_bytes(body, 4 << 20).await.unwrap();
         Answer { status: parts.status, headers: parts.headers, body }
     }
 }
@@ -205,6 +201,9 @@ fn try_build(
         requests: Arc::clone(workers) as Arc<dyn Requests>,
         ticks: Arc::clone(ticks) as Arc<dyn Ticks>,
         line: Arc::clone(line) as Arc<dyn DeletionLine>,
+        events: Arc::clone(line) as Arc<dyn EventFeed>,
+        discovery: Arc::clone(line) as Arc<dyn Discovery>,
+        secrets: None,
         clock: Arc::new(clock),
         random: Arc::new(HighDice),
     };
@@ -373,6 +372,13 @@ impl Ticks for FakeTicks {
 }
 
 // === impl PausedClock ===
+
+impl PausedClock {
+    /// When the test began, on the runtime's clock.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+}
 
 #[async_trait]
 impl Clock for PausedClock {

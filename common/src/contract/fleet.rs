@@ -1,0 +1,115 @@
+//! Who works: what discovery shows of the live workers of a fleet.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// A part of the fleet that may run as a process of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerRole {
+    /// The HTTP face.
+    Ingress,
+    /// Answers requests.
+    Allocator,
+    /// Works through deletions.
+    Reaper,
+    /// Runs on ticks.
+    Reconciler,
+    /// Sends ticks.
+    Scheduler,
+}
+
+/// What a worker did of one kind since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WorkView {
+    /// How often.
+    pub requests: u64,
+    /// Of these, with a failure.
+    pub errors: u64,
+    /// Mean time of one, in microseconds.
+    pub mean_us: u64,
+    /// The last failure, as `status:CODE`; none if there was none.
+    pub last_error: Option<String>,
+}
+
+/// A live worker, as it shows itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WorkerView {
+    /// What it is.
+    pub role: WorkerRole,
+    /// Its own id; a fresh one at every start.
+    pub id: String,
+    /// Version of the broker.
+    pub version: String,
+    /// When it started, in Unix seconds.
+    pub started_at: u64,
+    /// What it has under way now; none if it never has anything under way.
+    pub in_flight: Option<u64>,
+    /// What it did, by kind: the verbs of an allocator, `work` of any other.
+    pub work: BTreeMap<String, WorkView>,
+    /// Its other numbers. Those of an allocator are its own; of any other, those of its process.
+    pub numbers: BTreeMap<String, u64>,
+}
+
+/// The reply to `GET /v1/admin/fleet`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FleetReply {
+    /// How many there are of each role; 0 of a role that nobody plays.
+    pub roles: BTreeMap<WorkerRole, u64>,
+    /// Every worker that answered, by role and id.
+    pub workers: Vec<WorkerView>,
+}
+
+// === impl WorkerRole ===
+
+impl WorkerRole {
+    /// Every role.
+    pub const ALL: [Self; 5] =
+        [Self::Ingress, Self::Allocator, Self::Reaper, Self::Reconciler, Self::Scheduler];
+
+    /// The role's name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Allocator => "allocator",
+            Self::Reaper => "reaper",
+            Self::Reconciler => "reconciler",
+            Self::Scheduler => "scheduler",
+        }
+    }
+
+    /// The name of its service in discovery.
+    #[must_use]
+    pub const fn service(self) -> &'static str {
+        match self {
+            Self::Ingress => "sandbox-ingress",
+            Self::Allocator => super::subjects::ALLOCATOR_SERVICE,
+            Self::Reaper => "sandbox-reaper",
+            Self::Reconciler => "sandbox-reconciler",
+            Self::Scheduler => "sandbox-scheduler",
+        }
+    }
+
+    /// The role of a service.
+    #[must_use]
+    pub fn of_service(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.service() == name)
+    }
+}
+
+// === impl FleetReply ===
+
+impl FleetReply {
+    /// These workers, counted and in order.
+    #[must_use]
+    pub fn of(mut workers: Vec<WorkerView>) -> Self {
+        workers.sort_by(|one, other| (one.role, &one.id).cmp(&(other.role, &other.id)));
+        let mut roles: BTreeMap<_, _> = WorkerRole::ALL.map(|role| (role, 0)).into();
+        for worker in &workers {
+            *roles.entry(worker.role).or_default() += 1;
+        }
+        Self { roles, workers }
+    }
+}

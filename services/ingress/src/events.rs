@@ -1,0 +1,326 @@
+//! `GET /v1/admin/events`: the ledger as Server-Sent Events, from a place or a moment on, and then as it grows.
+//!
+//! Nothing is kept for a reader between two pages. A reader that comes back with `Last-Event-ID` misses nothing
+//! that the ledger still holds, and is told (`event: gap`) when it holds less than that.
+
+use axum::Extension;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::sse::{Event as Frame, Sse};
+use axum::response::{IntoResponse as _, Response};
+use common::bus::{BusError, EventFeed, EventsFrom, EventsWanted, KeptEvent};
+use common::clock::Clock;
+use common::contract::{Event, Fault, FaultCode};
+use common::domain::{Cause, PoolName, SandboxId, UnixSeconds};
+use common::runtime::telemetry::Chain;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt as _, stream};
+use serde::Deserialize;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::unavailable;
+use crate::error::Failure;
+use crate::openapi::faults::OfEvents;
+use crate::request_id::Facts;
+
+/// Readers of one ingress at once; each holds a connection and a subscription.
+pub const EVENT_READERS_MAX: usize = 64;
+/// Events that are read at once: some 100 KiB.
+const PAGE_EVENTS: usize = 256;
+/// Longest silence on the line: proxies give up a connection after some minute of it.
+pub const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Age at which an answer ends. Its reader comes back by itself, and its token is looked at again.
+pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(15 * 60);
+/// First pause before another look after the bell rang and nothing was there yet; it doubles.
+const LOOK_AGAIN_MIN: Duration = Duration::from_millis(20);
+/// Looks after the bell rang; together they take about a second.
+const LOOKS_MAX: u32 = 6;
+/// When a reader whose connection was lost comes back, as it is told.
+const COME_BACK: Duration = Duration::from_secs(2);
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Tells nginx not to keep an answer until it is whole.
+const NO_BUFFERING: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+
+/// As every other answer says; the framework would say less.
+const NO_STORE: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+
+/// Where readers of the ledger are served.
+#[derive(Clone)]
+pub(crate) struct EventDesk {
+    pub(crate) feed: Arc<dyn EventFeed>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) readers: Arc<Semaphore>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// What is asked for.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Wanted {
+    after: Option<u64>,
+    since: Option<u64>,
+    sandbox: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    pool: Option<String>,
+    follow: Option<bool>,
+}
+
+/// A reader and how far it has come.
+struct Reading {
+    desk: EventDesk,
+    request_id: String,
+    from: EventsFrom,
+    wanted: EventsWanted,
+    pool: Option<PoolName>,
+    bell: Option<BoxStream<'static, ()>>,
+    /// When the answer ends, in milliseconds since the Unix epoch.
+    until_ms: u64,
+    /// What is to be sent before anything else is read.
+    waiting: VecDeque<Frame>,
+    /// Looks that are still worth it after the bell rang.
+    looks_left: u32,
+    is_over: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// `GET /v1/admin/events`
+///
+/// Server-Sent Events: one message for each event, with its place in the ledger as `id` and a CloudEvent as `data`. An
+/// answer ends after a quarter of an hour at the latest; come back with `Last-Event-ID`.
+#[utoipa::path(
+    get, path = "/v1/admin/events", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    params(
+        ("after" = Option<u64>, Query, description = "the place behind which to begin; 0 is the beginning of the ledger"),
+        ("since" = Option<u64>, Query, description = "the moment at which to begin, in Unix seconds; not with `after`"),
+        ("sandbox" = Option<String>, Query, description = "of this sandbox only"),
+        ("type" = Option<String>, Query, description = "of this type only, as `claimed` or `sandbox.claimed`"),
+        ("pool" = Option<String>, Query, description = "of this pool only"),
+        ("follow" = Option<bool>, Query, description = "whether to go on at the end of the ledger; true"),
+        ("Last-Event-ID" = Option<u64>, Header, description = "as `after`, and before it: what a browser sends when it comes back")
+    ),
+    responses(
+        (status = 200, description = "the events; without `after` and `since` those from now on, or with `follow=false` all",
+         body = String, content_type = "text/event-stream",
+         example = "id: 17\ndata: {\"specversion\":\"1.0\",\"type\":\"sandbox.claimed\"}\n\n"), OfEvents)
+)]
+pub(crate) async fn events(
+    State(desk): State<EventDesk>,
+    Extension(facts): Extension<Facts>,
+    headers: HeaderMap,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let Query(wanted) = wanted.map_err(|problem| Fault::invalid("the query", problem.body_text()))?;
+    let is_followed = wanted.follow != Some(false);
+    let reading = desk.open(wanted, last_event_id(&headers)?, &facts).await?;
+    let frames = Sse::new(reading.frames(is_followed));
+    Ok(([NO_BUFFERING, NO_STORE], frames).into_response())
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
+    let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
+    let place = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    place
+        .map(Some)
+        .ok_or_else(|| Fault::invalid("Last-Event-ID", "must be the id of an event, a whole number"))
+}
+
+// === impl Wanted ===
+
+impl Wanted {
+    /// What to read, and where to begin if that is said.
+    fn parts(
+        &self,
+        last: Option<u64>,
+    ) -> Result<(Option<EventsFrom>, EventsWanted, Option<PoolName>), Fault> {
+        let from = match (last.or(self.after), self.since) {
+            (Some(_), Some(_)) if last.is_none() => {
+                return Err(Fault::invalid("after", "cannot be given together with since"));
+            }
+            (Some(place), _) => Some(EventsFrom::After(place)),
+            (None, Some(moment)) => Some(EventsFrom::Since(UnixSeconds::new(moment))),
+            (None, None) => None,
+        };
+        let sandbox = self.sandbox.as_deref().map(SandboxId::parse).transpose();
+        let pool = self.pool.as_deref().map(PoolName::parse).transpose();
+        let cause = self.kind.as_deref().map(|kind| {
+            let word = kind.strip_prefix("sandbox.").unwrap_or(kind);
+            Cause::parse(word).ok_or_else(|| {
+                let known = Cause::ALL.map(Cause::as_str).join(", ");
+                Fault::invalid("type", format!("must be one of {known}"))
+            })
+        });
+        let wanted = EventsWanted {
+            cause: cause.transpose()?,
+            sandbox: sandbox.map_err(|problem| Fault::invalid("sandbox", problem.to_string()))?,
+        };
+        let pool = pool.map_err(|problem| Fault::invalid("pool", problem.to_string()))?;
+        Ok((from, wanted, pool))
+    }
+}
+
+// === impl EventDesk ===
+
+impl EventDesk {
+    async fn open(&self, wanted: Wanted, last: Option<u64>, facts: &Facts) -> Result<Reading, Failure> {
+        let (from, wanted_events, pool) = wanted.parts(last)?;
+        let Ok(permit) = Arc::clone(&self.readers).try_acquire_owned() else {
+            let message = format!("{EVENT_READERS_MAX} readers follow the events already; try again later");
+            return Err(Fault::new(FaultCode::NoWorkers, message).into());
+        };
+        let is_followed = wanted.follow != Some(false);
+        let failed = |error| Failure::from(unavailable(&error, facts));
+        // The bell first: what comes between the look and the bell would be late.
+        let bell = match is_followed {
+            true => Some(self.feed.event_bell(&wanted_events).await.map_err(failed)?),
+            false => None,
+        };
+        let ends = self.feed.ledger_ends().await.map_err(failed)?;
+        let from = from.unwrap_or(EventsFrom::After(if is_followed { ends.last } else { 0 }));
+        let mut waiting = VecDeque::from([Frame::default().retry(COME_BACK).comment("events")]);
+        let mut reading = Reading {
+            desk: self.clone(),
+            request_id: facts.request_id.as_str().to_owned(),
+            from,
+            wanted: wanted_events,
+            pool,
+            bell,
+            until_ms: self.clock.now_ms().saturating_add(millis(ANSWER_TIME_MAX)),
+            waiting: VecDeque::new(),
+            looks_left: 0,
+            is_over: false,
+            _permit: permit,
+        };
+        waiting.extend(reading.catch_up(ends.first, ends.last));
+        reading.waiting = waiting;
+        Ok(reading)
+    }
+}
+
+// === impl Reading ===
+
+impl Reading {
+    fn frames(self, is_followed: bool) -> impl Stream<Item = Result<Frame, Infallible>> {
+        stream::unfold(self, move |mut reading| async move {
+            loop {
+                if let Some(frame) = reading.waiting.pop_front() {
+                    return Some((Ok(frame), reading));
+                }
+                if reading.is_over || !reading.read_on(is_followed).await {
+                    return None;
+                }
+            }
+        })
+    }
+
+    /// Reads what there is, or waits for more. False when this answer ends here.
+    async fn read_on(&mut self, is_followed: bool) -> bool {
+        if self.desk.stop.is_cancelled() || self.desk.clock.now_ms() >= self.until_ms {
+            return false;
+        }
+        let page = match self.desk.feed.events_from(self.from, &self.wanted, PAGE_EVENTS).await {
+            Ok(page) => page,
+            Err(error) => return self.give_up(&error),
+        };
+        if let Some(last) = page.last() {
+            self.from = EventsFrom::After(last.sequence);
+            self.looks_left = 0;
+            for kept in page {
+                self.take(kept);
+            }
+            // A page of which nothing is wanted is no reason to wait.
+            return true;
+        }
+        is_followed && self.wait().await
+    }
+
+    /// Waits for the bell, or until it is time to show that we are there. False when this answer ends here.
+    async fn wait(&mut self) -> bool {
+        let is_heard = self.looks_left > 0;
+        let patience = match is_heard {
+            true => LOOK_AGAIN_MIN * 2_u32.pow(LOOKS_MAX - self.looks_left),
+            false => HEARTBEAT,
+        };
+        let bell = async {
+            match self.bell.as_mut() {
+                Some(bell) => bell.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ring = bell => {
+                self.looks_left = LOOKS_MAX;
+                if ring.is_none() {
+                    // Nothing rings any more: whoever reads comes back, to a bell that does.
+                    self.is_over = true;
+                }
+                return true;
+            }
+            () = self.desk.clock.sleep(patience) => {}
+            () = self.desk.stop.cancelled() => return false,
+        }
+        if is_heard {
+            self.looks_left -= 1;
+            return true;
+        }
+        match self.desk.feed.ledger_ends().await {
+            Ok(ends) => {
+                self.waiting.push_back(Frame::default().comment("still here"));
+                let gap = self.catch_up(ends.first, ends.last);
+                self.waiting.extend(gap);
+                true
+            }
+            Err(error) => self.give_up(&error),
+        }
+    }
+
+    /// Goes on where the ledger begins when it does not hold what comes next: because the oldest went, or because it
+    /// was lost and made again. Says so to the reader.
+    fn catch_up(&mut self, first: u64, last: u64) -> Option<Frame> {
+        let EventsFrom::After(after) = self.from else { return None };
+        // From the beginning means from whatever the beginning is.
+        if after == 0 || (after >= first.saturating_sub(1) && after <= last) {
+            return None;
+        }
+        self.from = EventsFrom::After(first.saturating_sub(1));
+        let gap = serde_json::json!({"after": after, "next": first});
+        tracing::warn!(
+            request.id = self.request_id,
+            event.sequence = after,
+            "a reader of events asks for a place that the ledger does not hold"
+        );
+        Some(Frame::default().event("gap").data(gap.to_string()))
+    }
+
+    fn take(&mut self, kept: KeptEvent) {
+        let KeptEvent { sequence, event: Some(event) } = kept else { return };
+        if self.pool.as_ref().is_some_and(|pool| event.data.pool != pool.as_str()) {
+            return;
+        }
+        if let Some(data) = text(&event) {
+            self.waiting.push_back(Frame::default().id(sequence.to_string()).data(data));
+        }
+    }
+
+    fn give_up(&mut self, error: &BusError) -> bool {
+        tracing::warn!(request.id = self.request_id, error = %Chain(error), "a reader of events is sent away");
+        self.is_over = true;
+        false
+    }
+}
+
+/// The event as one line of JSON: what no line break can cut.
+fn text(event: &Event) -> Option<String> {
+    serde_json::to_string(event).ok()
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

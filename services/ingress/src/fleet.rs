@@ -1,0 +1,43 @@
+//! `GET /v1/admin/fleet`: who works.
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use common::bus::Discovery;
+use common::contract::FleetReply;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::admin::{unavailable, written};
+use crate::error::Failure;
+use crate::openapi::faults::OfSwitch;
+use crate::request_id::Facts;
+
+/// Longest wait for the workers; those of a fleet answer within milliseconds, and silence ends it sooner.
+pub const ANSWERS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Where the workers are asked.
+#[derive(Clone)]
+pub(crate) struct FleetDesk {
+    pub(crate) discovery: Arc<dyn Discovery>,
+}
+
+/// `GET /v1/admin/fleet`: every worker that answers now, of every role.
+#[utoipa::path(
+    get, path = "/v1/admin/fleet", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    responses(
+        (status = 200, description = "the live workers", body = FleetReply,
+         example = json!({"roles": {"ingress": 1, "allocator": 0, "reaper": 0, "reconciler": 0, "scheduler": 0},
+                          "workers": [{"role": "ingress", "id": "01a1fbf8-5833-72d7-9905-4df296534c67", "version": "0.1.0",
+                                       "started_at": 1_800_000_000, "in_flight": 1,
+                                       "work": {"work": {"requests": 17, "errors": 0, "mean_us": 0, "last_error": null}},
+                                       "numbers": {"status_200": 17}}]})), OfSwitch)
+)]
+pub(crate) async fn fleet(
+    State(desk): State<FleetDesk>,
+    Extension(facts): Extension<Facts>,
+) -> Result<Response, Failure> {
+    let workers = desk.discovery.workers(ANSWERS_PATIENCE).await;
+    written(StatusCode::OK, &FleetReply::of(workers.map_err(|error| unavailable(&error, &facts))?))
+}

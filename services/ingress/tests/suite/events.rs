@@ -1,0 +1,275 @@
+//! The ledger over HTTP: where reading begins, what is left out, how a reader goes on, and when an answer ends.
+
+use crate::support::{ADMIN, Answer, Headers, Rig, and, request};
+use axum::body::BodyDataStream;
+use axum::http::StatusCode;
+use common::bus::Ledger as _;
+use common::bus::memory::MemoryBus;
+use common::contract::{Event, EventData, FaultCode};
+use common::domain::SandboxId;
+use futures_util::StreamExt as _;
+use ingress::events::{ANSWER_TIME_MAX, EVENT_READERS_MAX, HEARTBEAT};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tower::ServiceExt as _;
+
+/// A reader of an answer that may never end.
+struct Reader {
+    body: BodyDataStream,
+    read: String,
+}
+
+/// One event of Server-Sent Events, comments left out.
+#[derive(Debug, PartialEq)]
+struct Frame {
+    name: String,
+    id: String,
+    data: Value,
+}
+
+impl Reader {
+    /// Reads until there are so many frames.
+    async fn frames(&mut self, count: usize) -> Vec<Frame> {
+        while frames(&self.read).len() < count {
+            assert!(self.read_on().await, "the answer ended: {}", self.read);
+        }
+        frames(&self.read)
+    }
+
+    /// Reads some more; false at the end.
+    async fn read_on(&mut self) -> bool {
+        let Some(bytes) = self.body.next().await else { return false };
+        self.read.push_str(std::str::from_utf8(&bytes.unwrap()).unwrap());
+        true
+    }
+}
+
+fn frames(text: &str) -> Vec<Frame> {
+    let whole = text.split_inclusive("\n\n").filter(|frame| frame.ends_with("\n\n"));
+    let parsed = whole.filter_map(|frame| {
+        let field = |name: &str| {
+            frame
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("{name}: ")))
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let data = field("data");
+        let data = (!data.is_empty()).then(|| serde_json::from_str(&data).unwrap())?;
+        Some(Frame { name: field("event"), id: field("id"), data })
+    });
+    parsed.collect()
+}
+
+fn event(sandbox: &str, version: u64, kind: &str, pool: &str) -> Event {
+    Event {
+        specversion: "1.0".to_owned(),
+        id: format!("{sandbox}:{version}"),
+        source: "/sandbox-broker".to_owned(),
+        kind: format!("sandbox.{kind}"),
+        subject: sandbox.to_owned(),
+        time: "2027-01-15T08:00:00Z".to_owned(),
+        datacontenttype: "application/json".to_owned(),
+        data: EventData {
+            pool: pool.to_owned(),
+            from: None,
+            to: "available".to_owned(),
+            version,
+            epoch: 0,
+            owner: None,
+            lab: None,
+            by: "sync".to_owned(),
+            reason: Some("two\r\nlines".to_owned()),
+            request_id: None,
+        },
+    }
+}
+
+async fn tell(bus: &MemoryBus, event: &Event) {
+    let id = SandboxId::parse(&event.subject).unwrap();
+    let last = bus.last_event(&id).await.unwrap();
+    bus.append(&id, event, last).await.unwrap();
+}
+
+/// Sandboxes 1, 2 and 3, the last in another pool; the first was claimed as well.
+async fn told() -> Rig {
+    let rig = Rig::new([]);
+    for told in [
+        event("1", 1, "listed", "main"),
+        event("2", 1, "listed", "main"),
+        event("3", 1, "listed", "other"),
+        event("1", 2, "claimed", "main"),
+    ] {
+        tell(&rig.line, &told).await;
+    }
+    rig
+}
+
+async fn open(rig: &Rig, path: &str, headers: Headers<'_>) -> Reader {
+    let response = rig.router.clone().oneshot(request("GET", path, headers)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK, "{path}");
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    assert_eq!(response.headers()["cache-control"], "no-store");
+    assert_eq!(response.headers()["x-accel-buffering"], "no");
+    Reader { body: response.into_body().into_data_stream(), read: String::new() }
+}
+
+/// The places that an answer to the end of the ledger shows.
+async fn places(rig: &Rig, query: &str, headers: Headers<'_>) -> Vec<String> {
+    let mut reader = open(rig, &format!("/v1/admin/events?follow=false{query}"), headers).await;
+    while reader.read_on().await {}
+    frames(&reader.read).into_iter().map(|frame| frame.id).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_is_a_message_with_its_place() {
+    let rig = told().await;
+    let mut reader = open(&rig, "/v1/admin/events?after=3", ADMIN).await;
+    let frames = reader.frames(1).await;
+    let expected = serde_json::to_value(event("1", 2, "claimed", "main")).unwrap();
+    assert_eq!(frames, [Frame { name: String::new(), id: "4".to_owned(), data: expected }]);
+    assert!(reader.read.contains("retry: 2000"), "{}", reader.read);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reading_begins_where_it_is_told_and_ends_with_the_ledger_if_asked() {
+    let rig = told().await;
+    for (query, expected) in [
+        ("", vec!["1", "2", "3", "4"]),
+        ("&after=0", vec!["1", "2", "3", "4"]),
+        ("&after=2", vec!["3", "4"]),
+        ("&after=4", vec![]),
+        ("&since=1700000000", vec!["1", "2", "3", "4"]),
+        ("&since=1900000000", vec![]),
+        ("&sandbox=1", vec!["1", "4"]),
+        ("&type=claimed", vec!["4"]),
+        ("&type=sandbox.listed", vec!["1", "2", "3"]),
+        ("&sandbox=1&type=listed", vec!["1"]),
+        ("&pool=other", vec!["3"]),
+        ("&pool=main&after=1", vec!["2", "4"]),
+        ("&pool=nobody", vec![]),
+    ] {
+        assert_eq!(places(&rig, query, ADMIN).await, expected, "{query}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_goes_on_behind_what_it_has() {
+    let rig = told().await;
+    let back = and(ADMIN, &[("Last-Event-ID", "2")]);
+    // A browser repeats the address that it began with.
+    assert_eq!(places(&rig, "&after=0", &back).await, ["3", "4"]);
+    assert_eq!(places(&rig, "&since=1700000000", &back).await, ["3", "4"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_from_now_on_gets_what_comes_and_nothing_else() {
+    let rig = told().await;
+    let mut reader = open(&rig, "/v1/admin/events?type=claimed", ADMIN).await;
+    tell(&rig.line, &event("4", 1, "listed", "main")).await;
+    tell(&rig.line, &event("2", 2, "claimed", "main")).await;
+    assert_eq!(reader.frames(1).await[0].id, "6");
+    tell(&rig.line, &event("3", 2, "claimed", "other")).await;
+    assert_eq!(reader.frames(2).await[1].id, "7");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_line_shows_that_it_is_alive() {
+    let rig = told().await;
+    let began = rig.clock.began();
+    let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
+    while !reader.read.contains(": still here") {
+        assert!(reader.read_on().await);
+    }
+    assert_eq!(began.elapsed(), HEARTBEAT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hole_in_the_ledger_is_told() {
+    let rig = told().await;
+    rig.line.drop_events_before(4);
+    let mut reader = open(&rig, "/v1/admin/events?after=1", ADMIN).await;
+    let frames = reader.frames(2).await;
+    assert_eq!((frames[0].name.as_str(), &frames[0].data), ("gap", &json!({"after": 1, "next": 4})));
+    assert_eq!(frames[1].id, "4");
+    // The beginning is wherever it is now.
+    assert_eq!(places(&rig, "&after=0", ADMIN).await, ["4"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_was_made_again_is_read_from_its_beginning() {
+    let rig = told().await;
+    let mut reader = open(&rig, "/v1/admin/events?after=4", ADMIN).await;
+    rig.line.forget_events();
+    tell(&rig.line, &event("9", 1, "listed", "main")).await;
+    let frames = reader.frames(2).await;
+    assert_eq!((frames[0].name.as_str(), &frames[0].data), ("gap", &json!({"after": 4, "next": 1})));
+    assert_eq!((frames[1].id.as_str(), &frames[1].data["id"]), ("1", &json!("9:1")));
+    assert_eq!(places(&rig, "&after=4711", ADMIN).await, ["", "1"], "also if it comes only now");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_ends_with_the_process_and_after_its_time() {
+    let rig = told().await;
+    let began = rig.clock.began();
+    let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
+    while reader.read_on().await {}
+    assert!(
+        (ANSWER_TIME_MAX..ANSWER_TIME_MAX + HEARTBEAT).contains(&began.elapsed()),
+        "{:?}",
+        began.elapsed()
+    );
+    let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
+    rig.stop.cancel();
+    let began = rig.clock.began().elapsed();
+    while reader.read_on().await {}
+    assert_eq!(rig.clock.began().elapsed() - began, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_queue_ends_the_answer_and_refuses_the_next() {
+    let rig = told().await;
+    let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
+    rig.line.set_connected(false);
+    while reader.read_on().await {}
+    let refused = rig.ask("GET", "/v1/admin/events", ADMIN).await;
+    refused
+        .assert_fault(FaultCode::UpstreamUnavailable, "the message queue is unavailable; try again shortly");
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_are_bounded_and_make_room() {
+    let rig = told().await;
+    let mut readers = Vec::new();
+    for _ in 0..EVENT_READERS_MAX {
+        readers.push(open(&rig, "/v1/admin/events", ADMIN).await);
+    }
+    let refused = rig.ask("GET", "/v1/admin/events", ADMIN).await;
+    let message = format!("{EVENT_READERS_MAX} readers follow the events already; try again later");
+    refused.assert_fault(FaultCode::NoWorkers, &message);
+    readers.pop();
+    open(&rig, "/v1/admin/events", ADMIN).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_meant_is_refused() {
+    let rig = told().await;
+    for (query, field) in [
+        ("after=-1", "the query"),
+        ("after=x", "the query"),
+        ("since=yesterday", "the query"),
+        ("follow=perhaps", "the query"),
+        ("after=1&since=2", "after"),
+        ("sandbox=a%20b", "sandbox"),
+        ("type=exploded", "type"),
+        ("pool=A%20b", "pool"),
+    ] {
+        let answer: Answer = rig.ask("GET", &format!("/v1/admin/events?{query}"), ADMIN).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{query}");
+        let message = answer.json()["detail"]["message"].as_str().unwrap().to_owned();
+        assert!(message.starts_with(field), "{query}: {message}");
+    }
+    let answer = rig.ask("GET", "/v1/admin/events", &and(ADMIN, &[("Last-Event-ID", "abc")])).await;
+    answer
+        .assert_fault(FaultCode::InvalidRequest, "Last-Event-ID must be the id of an event, a whole number");
+}
