@@ -11,7 +11,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use crate::error::{Failure, json};
-use crate::{admin, deletions, events, fleet, orders, routes, sandboxes};
+use crate::{admin, console, deletions, events, fleet, orders, routes, sandboxes};
 
 pub(crate) mod faults;
 
@@ -31,7 +31,7 @@ use faults::{OfOpen, OfProbe};
         admin::sync, admin::expire, admin::cleanup, admin::census, admin::auto_delete_stale, admin::report,
         orders::release, orders::quarantine, orders::unquarantine, deletions::switch::pause, deletions::switch::resume,
         deletions::list, deletions::parked, deletions::replay_all, deletions::show, deletions::remove,
-        deletions::replay, events::events, fleet::fleet, healthz, readyz, metrics, document, page, style, script, routes::about,
+        deletions::replay, events::events, fleet::fleet, healthz, readyz, metrics, document, page, style, script, console::page, console::file, routes::about,
     ),
     components(schemas(FaultBody)),
     modifiers(&Tokens),
