@@ -6,7 +6,7 @@ BROKER := $(TARGET_DIR)/release/broker
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up build test test-accounts test-scripts bench tools smoke check fmt fmt-check clippy deny doc reset clean
+.PHONY: help up build test test-accounts test-scripts test-clients test-api fuzz fuzz-keep asyncapi bench tools smoke check fmt fmt-check clippy deny doc reset clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,26 @@ test-scripts: ## Run the lab's scripts against a real `broker up`, over a line t
 	@tools/nats-server.sh >/dev/null
 	cargo build --package broker --bin broker
 	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" deploy/instruqt/tests/run.py $(ARGS)
+
+test-api: ## Try every HTTP operation with hostile and odd requests, and hold the answers against the description
+	@tools/nats-server.sh >/dev/null
+	cargo build --package broker --bin broker
+	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" \
+		PYTHONPATH="$$(tools/schemathesis.sh)" tests/api/run.py
+
+fuzz: ## Let libFuzzer attack every parser of outside bytes (FUZZ_SECONDS=60 for each target, ARGS: targets)
+	@tools/fuzz.py $(ARGS)
+
+fuzz-keep: ## Take what the runs of `make fuzz` found into fuzz/corpus, minimised
+	@tools/fuzz.py keep $(ARGS)
+
+test-clients: ## Run the clients in nats/examples (Go, Python, shell, TypeScript) against a real fleet with users
+	@tools/nats-server.sh >/dev/null
+	cargo build --package broker --bin broker
+	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" nats/examples/run.py
+
+asyncapi: ## Judge nats/asyncapi.json and the schemas beside it by AsyncAPI's parser (npm)
+	@tools/asyncapi.sh
 
 bench: ## Measure the pure parts of a claim, time and allocations (docs/benchmarks.md)
 	cargo bench --package common --package ingress --bench claim_path $(ARGS)
@@ -68,4 +88,4 @@ reset: ## Forget the state of `make up` (.broker); refused while it runs
 
 clean: ## Remove everything built and fetched; the state in .broker stays
 	cargo clean
-	rm -rf .tools
+	rm -rf .tools .fuzz

@@ -10,6 +10,7 @@ pub mod events;
 pub mod fault;
 pub mod fleet;
 pub mod headers;
+pub mod limits;
 pub mod line;
 pub mod orders;
 pub mod queue;
@@ -25,7 +26,7 @@ pub use deletions::{
     ReplayReply,
 };
 pub use events::{Event, EventData};
-pub use fault::{Fault, FaultBody, FaultCode};
+pub use fault::{Fault, FaultBody, FaultCode, Repeat};
 pub use fleet::{FleetReply, WorkView, WorkerRole, WorkerView};
 pub use line::{DeletionsStatus, LineState, Pause, PauseRequest};
 pub use orders::{ExtendRequest, OrderReply, OrderRequest};

@@ -157,6 +157,10 @@ impl PageCursor {
     /// The cursor of such a token; none if it is no such token.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
+        // A number may have a sign, and a token of ours has none.
+        if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
         let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
         let bytes: Vec<u8> = digits
             .map(|pair| {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::{fs, io};
 
 /// What is not ours: built, fetched, or the state of something that runs. (A build folder elsewhere names itself.)
-const SKIPPED: [&str; 5] = [".git", ".tools", ".broker", "node_modules", "target"];
+const SKIPPED: [&str; 6] = [".git", ".tools", ".broker", ".fuzz", "node_modules", "target"];
 
 /// Files by their path from the root, with `/` between the parts. Folders are there too, with a final `/`.
 #[derive(Default)]

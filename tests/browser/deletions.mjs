@@ -38,8 +38,8 @@ export const checks = {
     const { paused } = (await fleet.stats()).deletions;
     assert.deepEqual([paused.reason, paused.until - paused.since], ["<b>maintenance</b>", 1_800]);
     const id = await wanted(fleet, "paused-1");
-    const row = await place(page, id);
-    assert.equal(row[3], "waiting");
+    // A reaper that had it when the pause began gives it back for later.
+    assert.match((await place(page, id))[3], /^(waiting|retrying)$/);
     await says(fact(page.locator("#line"), "Pending"), /^1$/);
     await page.getByRole("button", { name: "Resume", exact: true }).click();
     await says(page.locator("#said"), "Deletions go on.");

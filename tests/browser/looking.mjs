@@ -78,7 +78,10 @@ export const checks = {
         });
       });
       await rig.watch.expect([status], async () => {
-        await page.clock.runFor(6_000);
+        await eventually("the look", async () => {
+          await page.clock.runFor(1_000);
+          return asked;
+        });
         await says(page.locator("#view .fault"), `${code}: later Try again in 40 s. Request r-1.`);
         await page.clock.runFor(30_000);
         assert.equal(asked, 1);

@@ -69,7 +69,7 @@ export class Fleet {
       if (fleet.process.exitCode !== null) throw new Error(`broker up ended:\n${fleet.printed}`);
       return address("http");
     });
-    fleet.provider = address("simulator");
+    fleet.provider = new URL(address("simulator")).origin;
     await eventually("a full pool", async () => (await fleet.stats()).available === POOL);
     return fleet;
   }

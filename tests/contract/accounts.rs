@@ -72,7 +72,7 @@ impl User {
 async fn no_role_may_do_the_work_of_another() {
     let server = server().await;
     let subjects = Subjects::default();
-    let cases: [(&str, &[&str]); 10] = [
+    let cases: [(&str, &[&str]); 12] = [
         ("sandbox.v1.allocate", &["ingress", "service", "operator"]),
         ("sandbox.v1.replay", &["ingress", "operator"]),
         ("sandbox.deletions.work.main.2000000", &["allocator", "reconciler"]),
@@ -83,9 +83,11 @@ async fn no_role_may_do_the_work_of_another() {
         ("sandbox.reports.sync", &["reconciler"]),
         ("$KV.broker.deletions.pause", &["ingress", "operator"]),
         ("$JS.API.STREAM.DELETE.DELETIONS", &["operator"]),
+        ("$JS.API.CONSUMER.CREATE.EVENTS.books", &["auditor", "operator"]),
+        ("$JS.API.CONSUMER.MSG.NEXT.DELETIONS.reaper-main", &["reaper", "operator"]),
     ];
     assert!(cases[0].0.starts_with(subjects.prefix()), "the file is about the default prefix");
-    for name in ROLES.into_iter().chain(["service", "operator"]) {
+    for name in ROLES.into_iter().chain(["service", "auditor", "operator"]) {
         let mut user = User::connect(&server, name).await;
         for (subject, allowed) in cases {
             assert_eq!(user.may_publish(subject).await, allowed.contains(&name), "{name} on {subject}");
@@ -102,7 +104,7 @@ async fn no_role_may_do_the_work_of_another() {
 #[tokio::test]
 async fn nobody_reads_what_is_not_meant_for_them() {
     let server = server().await;
-    for name in ROLES.into_iter().chain(["service"]) {
+    for name in ROLES.into_iter().chain(["service", "auditor"]) {
         let mut user = User::connect(&server, name).await;
         for subject in ["sandbox.>", "_INBOX.>", "sandbox.v1.allocate", "_INBOX.operator.>", "$JS.ACK.>"] {
             let _refused = user.client.subscribe(subject).await.unwrap();

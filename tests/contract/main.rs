@@ -9,6 +9,7 @@
 
 mod markdown;
 
+mod asyncapi;
 mod configuration;
 mod logging;
 mod messages;

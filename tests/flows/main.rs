@@ -4,6 +4,7 @@ mod binary;
 mod census;
 mod claims;
 mod clearing;
+mod client;
 mod contention;
 mod deletions;
 mod doors;

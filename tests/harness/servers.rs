@@ -83,8 +83,8 @@ pub fn test_user() -> (Option<String>, Option<Secret>) {
 /// The configuration with users, with their passwords.
 pub fn accounts() -> String {
     let mut text = ACCOUNTS.to_owned();
-    for user in ["INGRESS", "ALLOCATOR", "REAPER", "RECONCILER", "SCHEDULER", "SERVICE", "OPERATOR", "SYSTEM"]
-    {
+    let roles = ["INGRESS", "ALLOCATOR", "REAPER", "RECONCILER", "SCHEDULER"];
+    for user in roles.into_iter().chain(["SERVICE", "AUDITOR", "OPERATOR", "SYSTEM"]) {
         text = text.replace(&format!("$NATS_PASSWORD_{user}"), PASSWORD);
     }
     text

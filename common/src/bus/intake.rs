@@ -4,12 +4,8 @@
 use super::{Answer, Handler, Request};
 use crate::clock::Clock;
 use crate::contract::deletions::DELETION_WORK_VERSION;
+use crate::contract::limits::{REQUEST_BYTES_MAX, REQUEST_ID_BYTES_MAX};
 use crate::contract::{DeletionWork, Fault, FaultCode};
-
-/// Largest request body. A claim is some hundred bytes.
-const REQUEST_BYTES_MAX: usize = 64 * 1024;
-/// Longest request id that is taken over from a caller.
-const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// The caller's request id if it can stand in a header and in a log line, or else a fresh one.
 pub(super) fn request_id(given: Option<&str>, fresh: impl FnOnce() -> String) -> String {

@@ -1,9 +1,10 @@
 //! Requests on behalf of a caller that may use some pools only.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A request, and the only pools that it may have to do with. A worker refuses what lies outside of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Bounded<T> {
     /// The request.
     #[serde(flatten)]

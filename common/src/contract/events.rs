@@ -7,6 +7,7 @@ use crate::domain::{Cause, HistoryEntry, Sandbox, SandboxId, UnixSeconds, Versio
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use utoipa::ToSchema;
 
 /// Version of CloudEvents.
 const SPEC_VERSION: &str = "1.0";
@@ -18,7 +19,7 @@ const DATA_CONTENT_TYPE: &str = "application/json";
 const TYPE_PREFIX: &str = "sandbox.";
 
 /// One state change of a sandbox, in the shape of CloudEvents.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     /// Always `1.0`.
     pub specversion: String,
@@ -40,7 +41,7 @@ pub struct Event {
 }
 
 /// What an event tells beside what happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventData {
     /// The pool.
     pub pool: String,

@@ -45,6 +45,17 @@ pub enum FaultCode {
     InternalError,
 }
 
+/// Whether a request that failed may be sent again as it stands. It is always safe; this says whether it helps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// The answer would be the same: the caller has to change something first.
+    Never,
+    /// Once; then it is to be reported with its request id.
+    Once,
+    /// After the failure's own `retry_after`, for as long as the caller has time.
+    After,
+}
+
 /// A failure: a stable code, a message for the caller, and when a retry makes sense. Causes stay inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -153,6 +164,31 @@ impl FaultCode {
         }
     }
 
+    /// Whether a request that failed so may be sent again.
+    #[must_use]
+    pub const fn repeat(self) -> Repeat {
+        match self {
+            Self::PoolExhausted
+            | Self::RateLimitExceeded
+            | Self::Contended
+            | Self::NoWorkers
+            | Self::StoreUnavailable
+            | Self::UpstreamUnavailable
+            | Self::Timeout => Repeat::After,
+            Self::InternalError => Repeat::Once,
+            Self::MissingSandboxId
+            | Self::InvalidRequest
+            | Self::Unauthorized
+            | Self::Forbidden
+            | Self::NotSandboxOwner
+            | Self::NotFound
+            | Self::MethodNotAllowed
+            | Self::BodyTooLarge
+            | Self::InvalidState
+            | Self::AllocationExpired => Repeat::Never,
+        }
+    }
+
     const fn retry_after_seconds(self) -> Option<u32> {
         match self {
             Self::PoolExhausted => Some(RETRY_AFTER_EXHAUSTED_SECONDS),
@@ -161,6 +197,23 @@ impl FaultCode {
             }
             Self::StoreUnavailable | Self::UpstreamUnavailable => Some(RETRY_AFTER_DOWN_SECONDS),
             _ => None,
+        }
+    }
+}
+
+/// Longest message about a field that cannot be used, in characters.
+pub const INVALID_MESSAGE_CHARS_MAX: usize = 500;
+
+// === impl Repeat ===
+
+impl Repeat {
+    /// As the documents write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Once => "once",
+            Self::After => "after",
         }
     }
 }
@@ -174,10 +227,14 @@ impl Fault {
         Self { code, message: message.into(), retry_after_seconds: code.retry_after_seconds() }
     }
 
-    /// A field that cannot be used, and why.
+    /// A field that cannot be used, and why, in one line of at most [`INVALID_MESSAGE_CHARS_MAX`] characters: a parser's
+    /// words may hold a piece of what it refused.
     #[must_use]
     pub fn invalid(field: &str, problem: impl std::fmt::Display) -> Self {
-        Self::new(FaultCode::InvalidRequest, format!("{field} {problem}"))
+        let message = format!("{field} {problem}");
+        let chars = message.chars().take(INVALID_MESSAGE_CHARS_MAX);
+        let line: String = chars.map(|char| if char.is_control() { ' ' } else { char }).collect();
+        Self::new(FaultCode::InvalidRequest, line)
     }
 
     /// The body that says so.
@@ -197,6 +254,22 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_refused_is_named_in_one_short_line() {
+        let hostile = format!("holds `a\nb\u{7f}{}`", "x".repeat(2 * INVALID_MESSAGE_CHARS_MAX));
+        let message = Fault::invalid("the body", hostile).message;
+        assert!(message.starts_with("the body holds `a b x"), "{message}");
+        assert_eq!(message.chars().count(), INVALID_MESSAGE_CHARS_MAX);
+    }
+
+    #[test]
+    fn only_what_may_be_repeated_says_when() {
+        for code in FaultCode::ALL {
+            let says_when = Fault::new(code, "").retry_after_seconds.is_some();
+            assert_eq!(says_when, code.repeat() == Repeat::After, "{}", code.as_str());
+        }
+    }
 
     #[test]
     fn the_text_of_a_code_is_what_its_json_says() {

@@ -4,6 +4,9 @@ use crate::domain::PreClean;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// Most entries of a page.
+pub const PAGE_LIMIT_MAX: u32 = 100;
+
 /// Which deletions to show.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeletionsRequest {

@@ -172,7 +172,7 @@ impl Subjects {
     #[must_use]
     pub fn pool_of_work(&self, subject: &str) -> Option<PoolName> {
         let rest = subject.strip_prefix(&self.prefix)?.strip_prefix(".deletions.work.")?;
-        PoolName::parse(rest.split_once('.')?.0).ok()
+        pool(rest.split_once('.')?.0)
     }
 
     /// Durable consumer of the deletion work of one pool.
@@ -184,7 +184,7 @@ impl Subjects {
     /// The pool of such a consumer; none if it is another one.
     #[must_use]
     pub fn pool_of_consumer(&self, name: &str) -> Option<PoolName> {
-        PoolName::parse(name.strip_prefix(REAPER_CONSUMER_PREFIX)?).ok()
+        pool(name.strip_prefix(REAPER_CONSUMER_PREFIX)?)
     }
 
     /// All waiting deletion work.
@@ -332,6 +332,11 @@ impl Subjects {
     fn asset(&self, name: &str) -> String {
         if self.prefix == DEFAULT_PREFIX { name.to_owned() } else { format!("{name}-{}", self.prefix) }
     }
+}
+
+/// A pool as it stands in a name. Blanks around it, which a request may have, would make two names of one pool.
+fn pool(text: &str) -> Option<PoolName> {
+    PoolName::parse(text).ok().filter(|pool| pool.as_str() == text)
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! What a tick may say beyond "look now": nearly always nothing.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Who asks, where an order does not say.
 const ANYBODY: &str = "operator";
 
 /// The body of a tick. One without a body is the default: look, and be careful.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TickOrder {
     /// Whether a sync follows a listing that is empty or would cost too much of the pool. Nothing else is forced by it.
     #[serde(default, skip_serializing_if = "is_false")]

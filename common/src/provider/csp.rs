@@ -61,6 +61,13 @@ struct PageMark {
     first_id: String,
 }
 
+/// For the door: a page from the bytes of an answer.
+pub(crate) fn listing_of(body: &[u8], offset: u64, page_size: usize) -> Result<Listing, ProviderError> {
+    let body = serde_json::from_slice(body)
+        .map_err(|error| ProviderError::Garbled { message: format!("no readable JSON: {error}") })?;
+    Ok(listing::read(&body, offset, page_size)?.listing)
+}
+
 // === impl CspConfig ===
 
 impl CspConfig {

@@ -9,18 +9,23 @@ const HOUR_SECONDS: u64 = 3_600;
 const MINUTE_SECONDS: u64 = 60;
 const DAY_SECONDS: u64 = 24 * HOUR_SECONDS;
 
+/// Most that `LAB_DURATION_HOURS_MAX` can be.
+pub const HOURS_MAX_MAX: u64 = 720;
+/// Most that `LAB_DURATION_HOURS_TOTAL_MAX` can be.
+pub const HOURS_TOTAL_MAX_MAX: u64 = 1_440;
+
 /// Reads `LAB_DURATION_HOURS`, `LAB_DURATION_HOURS_MAX`, `LAB_DURATION_HOURS_TOTAL_MAX` and `GRACE_PERIOD_MINUTES`.
 pub fn read_lease_policy(settings: &mut Settings<'_>) -> LeasePolicy {
     let hours = settings.number(
         "LAB_DURATION_HOURS",
         4,
-        1..=720,
+        1..=HOURS_MAX_MAX,
         "length of a lease whose caller asks for none, in hours",
     );
     let hours_max = settings.number(
         "LAB_DURATION_HOURS_MAX",
         48,
-        1..=720,
+        1..=HOURS_MAX_MAX,
         "longest lease that a caller may ask for, in hours",
     );
     if hours > hours_max {
@@ -29,7 +34,7 @@ pub fn read_lease_policy(settings: &mut Settings<'_>) -> LeasePolicy {
     let hours_total_max = settings.number(
         "LAB_DURATION_HOURS_TOTAL_MAX",
         72,
-        1..=1_440,
+        1..=HOURS_TOTAL_MAX_MAX,
         "longest that a lease may last in all after extensions, in hours; at least LAB_DURATION_HOURS_MAX in effect",
     );
     let grace = settings.number(

@@ -19,6 +19,7 @@ use std::time::Duration;
 mod attributes;
 mod claim;
 mod config;
+pub(crate) mod door;
 mod expression;
 pub mod floor;
 mod item;

@@ -5,6 +5,7 @@
 
 use crate::{Allocator, decode, store_fault};
 use common::bus::{BusError, ParkedKey, ParkedMessage, QueuedMessage, Request};
+use common::contract::queue::PAGE_LIMIT_MAX;
 use common::contract::subjects::UNREADABLE;
 use common::contract::{
     DeletionRequest, DeletionView, DeletionWork, Fault, FaultCode, HistoryView, KeyRequest, ParkedReply,
@@ -18,9 +19,8 @@ use futures_util::{StreamExt as _, stream};
 
 mod queue;
 
-/// Entries of one page unless the caller says, and at most.
+/// Entries of one page unless the caller says.
 const PAGE_LIMIT_DEFAULT: u32 = 50;
-const PAGE_LIMIT_MAX: u32 = 100;
 /// Replays at work at once in one request.
 const REPLAYS_AT_ONCE_MAX: usize = 8;
 /// Who asks, where nobody says.

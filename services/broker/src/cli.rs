@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::role::Role;
-use crate::{bench, child, deletions, operate, tick, token, up};
+use crate::{bench, child, client, deletions, operate, tick, token, up};
 use clap::{Parser, Subcommand};
 use common::runtime::policy::read_worker_threads;
 use common::runtime::settings::{ProcessEnv, Settings};
@@ -29,6 +29,9 @@ enum Command {
     /// Look at the deletion queue and act on it, over NATS (`NATS_URL` …).
     #[command(subcommand)]
     Deletions(deletions::Deletions),
+    /// Ask as a lab does, over HTTP or NATS, with the repeats that it takes, and print the answer as JSON. Ends with 0
+    /// after an answer, 3 if it was refused for good, 4 if the same call may go better later.
+    Client(client::Options),
     /// Have something looked at now, over NATS (`NATS_URL` …), and print what came of it as JSON. Ends with 0 after a
     /// run that completed, 3 if it refused to do harm, 4 if it failed, 5 if no report came in time.
     Tick(tick::Options),
@@ -41,6 +44,11 @@ enum Command {
     /// Write the definition of every stream and consumer into a folder, as JSON for the `nats` client (nats/definitions).
     Definitions {
         /// The folder; it has to be there.
+        folder: PathBuf,
+    },
+    /// Write the contract on NATS into a folder: asyncapi.json, and a JSON Schema for each message below schemas (nats).
+    Contract {
+        /// The folder; it has to be there, and in it a folder `schemas`.
         folder: PathBuf,
     },
     /// Become a program that dies with its parent.
@@ -68,11 +76,16 @@ pub fn main() -> ExitCode {
         }
         Command::Metrics => operate::metrics_page().map(|page| print!("{page}")).map_err(Into::into),
         Command::Definitions { folder } => operate::write_definitions(&folder, &ProcessEnv),
+        Command::Contract { folder } => operate::write_contract(&folder),
         Command::Token(options) => options.run(),
         Command::Up(options) => block_on(up::run(options, &ProcessEnv)),
         Command::Bench(bench) => block_on(bench.run(&ProcessEnv)),
         Command::Deletions(deletions) => block_on(deletions.run(&ProcessEnv)),
         Command::Role(role) => block_on(role.run(&ProcessEnv)),
+        Command::Client(options) => {
+            let end = block_on(options.run(&ProcessEnv));
+            return finish(end.map(|end| ExitCode::from(end.code())));
+        }
         Command::Tick(options) => {
             let end = block_on(options.run(&ProcessEnv));
             return finish(end.map(|end| ExitCode::from(end.code())));

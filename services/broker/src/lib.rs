@@ -24,6 +24,7 @@ pub mod role;
 pub mod up;
 
 pub mod child;
+mod client;
 pub mod data;
 mod deletions;
 pub mod embedded;
@@ -31,5 +32,6 @@ pub mod nats_server;
 mod tick;
 mod token;
 
+pub mod asyncapi;
 pub mod bench;
 pub mod operate;

@@ -1,5 +1,6 @@
 //! Commands for operators.
 
+use crate::asyncapi;
 use crate::role::Role;
 use anyhow::Context as _;
 use common::bus::nats::{Definition, NatsConfig};
@@ -56,7 +57,19 @@ pub fn settings_page() -> String {
 /// # Errors
 /// Mistakes in the settings, or a folder that cannot be written to.
 pub fn write_definitions(folder: &Path, env: &dyn Env) -> anyhow::Result<()> {
-    for (file, text) in definitions(env)? {
+    write(folder, definitions(env)?)
+}
+
+/// Writes the document of the contract and the schema of each message.
+///
+/// # Errors
+/// A folder that cannot be written to.
+pub fn write_contract(folder: &Path) -> anyhow::Result<()> {
+    write(folder, asyncapi::files()?)
+}
+
+fn write(folder: &Path, files: BTreeMap<String, String>) -> anyhow::Result<()> {
+    for (file, text) in files {
         let path = folder.join(file);
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }

@@ -7,7 +7,7 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use common::bus::{BusError, Ticks};
+use common::bus::{BusError, TickReceipt, Ticks};
 use common::contract::reports::FAILED;
 use common::contract::{Fault, FaultCode, RunReport, TickKind, TickOrder, Verb};
 use common::runtime::telemetry::Chain;
@@ -210,30 +210,37 @@ pub(crate) async fn report(
 impl TickDesk {
     /// As [`Self::run`], with an order, which is refused while a tick without it waits.
     async fn force(&self, kind: TickKind, order: &TickOrder, facts: &Facts) -> Result<Response, Failure> {
-        let Ok(_permit) = self.waiters.try_acquire() else {
-            return Err(Fault::new(FaultCode::NoWorkers, "too many requests wait for reports").into());
-        };
-        let ordered = self.ticks.order_and_wait(kind, order, self.wait).await;
-        match ordered.map_err(|error| unavailable(&error, facts))? {
-            (_, Some(report)) => show(&report),
-            (receipt, None) if receipt.duplicate => {
-                Err(Fault::new(FaultCode::Contended, "an ordinary run waits to begin; force it after that")
-                    .into())
-            }
-            (receipt, None) => accepted(kind, receipt.sequence),
+        let (receipt, report) = self.wait(self.ticks.order_and_wait(kind, order, self.wait), facts).await?;
+        if report.is_none() && receipt.duplicate {
+            let message = "an ordinary run waits to begin; force it after that";
+            return Err(Fault::new(FaultCode::Contended, message).into());
         }
+        answer(kind, receipt, report.as_ref())
     }
 
     async fn run(&self, kind: TickKind, facts: &Facts) -> Result<Response, Failure> {
+        let (receipt, report) = self.wait(self.ticks.tick_and_wait(kind, self.wait), facts).await?;
+        answer(kind, receipt, report.as_ref())
+    }
+
+    /// Waits for a report if not too many do already.
+    async fn wait(
+        &self,
+        ticked: impl Future<Output = Result<(TickReceipt, Option<RunReport>), BusError>>,
+        facts: &Facts,
+    ) -> Result<(TickReceipt, Option<RunReport>), Fault> {
         let Ok(_permit) = self.waiters.try_acquire() else {
-            return Err(Fault::new(FaultCode::NoWorkers, "too many requests wait for reports").into());
+            return Err(Fault::new(FaultCode::NoWorkers, "too many requests wait for reports"));
         };
-        let (receipt, report) =
-            self.ticks.tick_and_wait(kind, self.wait).await.map_err(|error| unavailable(&error, facts))?;
-        match report {
-            Some(report) => show(&report),
-            None => accepted(kind, receipt.sequence),
-        }
+        ticked.await.map_err(|error| unavailable(&error, facts))
+    }
+}
+
+/// The report, or where it will be.
+fn answer(kind: TickKind, receipt: TickReceipt, report: Option<&RunReport>) -> Result<Response, Failure> {
+    match report {
+        Some(report) => show(report),
+        None => accepted(kind, receipt.sequence),
     }
 }
 

@@ -10,6 +10,7 @@ use common::contract::{
     ReplayAllRequest, Verb,
 };
 use common::domain::Actor;
+use common::domain::ids::HEADER_ID_BYTES_MAX;
 use serde::Deserialize;
 
 use crate::admin::written;
@@ -17,6 +18,7 @@ use crate::error::{Failure, pass_on};
 use crate::openapi::faults::{OfLook, OfLookAtOne, OfOrder};
 use crate::relay::Relay;
 use crate::request_id::Facts;
+use crate::tokens::TOKEN_NAME_BYTES_MAX;
 
 pub(crate) mod switch;
 
@@ -24,6 +26,8 @@ pub(crate) use switch::{LineDesk, pause, resume};
 
 /// Who of those that share a token asks, for the history of what is done.
 pub const OPERATOR_HEADER: &str = "X-Operator";
+/// Longest name in [`OPERATOR_HEADER`], in bytes: with the name of any token before it, it is still an actor.
+pub const OPERATOR_BYTES_MAX: usize = HEADER_ID_BYTES_MAX - TOKEN_NAME_BYTES_MAX - 1;
 /// Pages of one request to replay all; what is left has a cursor.
 const PAGES_MAX: usize = 100;
 
@@ -204,6 +208,9 @@ pub(crate) fn operator(headers: &HeaderMap, facts: &Facts) -> Result<Actor, Faul
         }
         _ => None,
     };
+    if named.is_some_and(|name| name.len() > OPERATOR_BYTES_MAX) {
+        return Err(Fault::invalid(OPERATOR_HEADER, format!("may have at most {OPERATOR_BYTES_MAX} bytes")));
+    }
     let by = facts.actor(named);
     Actor::parse(&by).map_err(|problem| Fault::invalid(OPERATOR_HEADER, problem))
 }

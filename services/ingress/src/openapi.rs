@@ -1,18 +1,20 @@
 //! The API's description of itself: made from the handlers, served as JSON, and shown as a page.
 //!
-//! The page is ours and small (`docs/decisions/0027-a-page-of-our-own-for-the-api.md`): three files in the binary, nothing
-//! from elsewhere, and no script within the markup.
+//! The page is Swagger UI (`docs/decisions/0039-swagger-ui-from-the-binary.md`): its files are in the binary, nothing
+//! comes from elsewhere, and there is no script within the markup.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use common::contract::{Fault, FaultBody, FaultCode};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
+use utoipa_swagger_ui::Config;
 
 use crate::error::{Failure, json};
 use crate::{admin, console, deletions, events, fleet, orders, routes, sandboxes};
 
+mod bounds;
 pub(crate) mod faults;
 
 use faults::{OfOpen, OfProbe};
@@ -31,7 +33,8 @@ use faults::{OfOpen, OfProbe};
         admin::sync, admin::expire, admin::cleanup, admin::census, admin::auto_delete_stale, admin::report,
         orders::release, orders::quarantine, orders::unquarantine, deletions::switch::pause, deletions::switch::resume,
         deletions::list, deletions::parked, deletions::replay_all, deletions::show, deletions::remove,
-        deletions::replay, events::events, fleet::fleet, healthz, readyz, metrics, document, page, style, script, console::page, console::file, routes::about,
+        deletions::replay, events::events, fleet::fleet, healthz, readyz, metrics, document, page, style, bundle, script,
+        console::page, console::file, routes::about,
     ),
     components(schemas(FaultBody)),
     modifiers(&Tokens),
@@ -54,12 +57,17 @@ impl Modify for Tokens {
     }
 }
 
-static DOCUMENT: LazyLock<Option<String>> = LazyLock::new(|| Api::openapi().to_json().ok());
+static DOCUMENT: LazyLock<Option<String>> = LazyLock::new(|| {
+    let mut document = serde_json::to_value(Api::openapi()).ok()?;
+    bounds::add(&mut document);
+    Some(document.to_string())
+});
 
-/// The page may load its own two files and ask for the description; nothing else, from nowhere else.
+/// The page may load its own files and call this API; nothing else, and from nowhere else. Its icons are within its
+/// style sheet and script.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; \
-     frame-ancestors 'none'",
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; \
+     form-action 'none'; frame-ancestors 'none'",
 );
 
 /// The API's description of itself, as OpenAPI 3.1.
@@ -83,22 +91,41 @@ pub(crate) async fn page() -> Response {
     file("text/html; charset=utf-8", include_str!("../assets/docs.html"))
 }
 
-/// The looks of the page.
+/// The looks of Swagger UI.
 #[utoipa::path(
-    get, path = "/v1/docs/page.css", tag = "open",
+    get, path = "/v1/docs/swagger-ui.css", tag = "open",
     responses((status = 200, description = "a style sheet", body = String, content_type = "text/css"), OfOpen)
 )]
-pub(crate) async fn style() -> Response {
-    file("text/css; charset=utf-8", include_str!("../assets/docs.css"))
+pub(crate) async fn style() -> Result<Response, Failure> {
+    of_swagger_ui("swagger-ui.css", "text/css; charset=utf-8")
 }
 
-/// The script of the page.
+/// Swagger UI.
+#[utoipa::path(
+    get, path = "/v1/docs/swagger-ui-bundle.js", tag = "open",
+    responses((status = 200, description = "a script", body = String, content_type = "text/javascript"), OfOpen)
+)]
+pub(crate) async fn bundle() -> Result<Response, Failure> {
+    of_swagger_ui("swagger-ui-bundle.js", "text/javascript; charset=utf-8")
+}
+
+/// The script that starts it.
 #[utoipa::path(
     get, path = "/v1/docs/page.js", tag = "open",
     responses((status = 200, description = "a script", body = String, content_type = "text/javascript"), OfOpen)
 )]
 pub(crate) async fn script() -> Response {
     file("text/javascript; charset=utf-8", include_str!("../assets/docs.js"))
+}
+
+/// A file of Swagger UI, as its package has it.
+fn of_swagger_ui(name: &str, kind: &'static str) -> Result<Response, Failure> {
+    let found = utoipa_swagger_ui::serve(name, Arc::new(Config::from("/v1/openapi.json")));
+    let Ok(Some(found)) = found else {
+        return Err(Fault::new(FaultCode::InternalError, "the page could not be read").into());
+    };
+    let kind = HeaderValue::from_static(kind);
+    Ok(([(header::CONTENT_TYPE, kind)], found.bytes.into_owned()).into_response())
 }
 
 fn file(kind: &'static str, text: &'static str) -> Response {

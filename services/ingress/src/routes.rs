@@ -205,9 +205,15 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         method: Method::GET,
-        path: "/v1/docs/page.css",
+        path: "/v1/docs/swagger-ui.css",
         role: Role::None,
         endpoint: |method, _| on(method, openapi::style),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/docs/swagger-ui-bundle.js",
+        role: Role::None,
+        endpoint: |method, _| on(method, openapi::bundle),
     },
     Route {
         method: Method::GET,

@@ -97,10 +97,7 @@ impl Ticks for NatsBus {
         kind: TickKind,
         patience: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
-        let mut reports = self.reports(kind).await?;
-        let receipt = self.tick(kind, None).await?;
-        let report = tokio::time::timeout(patience, answer_to(receipt, &mut reports)).await.unwrap_or(None);
-        Ok((receipt, report))
+        self.publish_and_wait(kind, PublishMessage::build(), patience, |_| true).await
     }
 
     async fn order_and_wait(
@@ -109,14 +106,9 @@ impl Ticks for NatsBus {
         order: &TickOrder,
         patience: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
-        let mut reports = self.reports(kind).await?;
         let message = PublishMessage::build().payload(encode(order, "order a run")?);
-        let receipt = self.publish_tick(kind, message).await?;
-        if receipt.duplicate {
-            return Ok((receipt, None));
-        }
-        let report = tokio::time::timeout(patience, answer_to(receipt, &mut reports)).await.unwrap_or(None);
-        Ok((receipt, report))
+        // The run of a tick that waited already knows nothing of the order.
+        self.publish_and_wait(kind, message, patience, |receipt| !receipt.duplicate).await
     }
 
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {
@@ -144,6 +136,23 @@ impl NatsBus {
             }
         }
         Err(failed("publish a tick")("the stream is full and empty at once"))
+    }
+
+    /// Publishes a tick and, if what became of it is worth that, waits for the report of a run that began after it.
+    async fn publish_and_wait(
+        &self,
+        kind: TickKind,
+        message: PublishMessage,
+        patience: Duration,
+        is_worth_it: fn(&TickReceipt) -> bool,
+    ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
+        let mut reports = self.reports(kind).await?;
+        let receipt = self.publish_tick(kind, message).await?;
+        if !is_worth_it(&receipt) {
+            return Ok((receipt, None));
+        }
+        let report = tokio::time::timeout(patience, answer_to(receipt, &mut reports)).await.unwrap_or(None);
+        Ok((receipt, report))
     }
 
     /// The reports of a kind from now on. Listening begins before the tick is published, or a quick run would be

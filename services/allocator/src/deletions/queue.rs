@@ -4,6 +4,7 @@
 use super::bus_fault;
 use crate::{Allocator, decode, store_fault};
 use common::bus::{BusError, Request};
+use common::contract::queue::PAGE_LIMIT_MAX;
 use common::contract::{
     DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, Fault, PreCleanView,
 };
@@ -12,9 +13,8 @@ use common::store::{PageCursor, SortRange, StateQuery, StoreError};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use std::collections::BTreeMap;
 
-/// Entries of one page unless the caller says, and at most.
+/// Entries of one page unless the caller says.
 const PAGE_LIMIT_DEFAULT: u32 = 50;
-const PAGE_LIMIT_MAX: u32 = 100;
 /// Parts of the index that one page looks into at most, so that many empty ones cost several short pages.
 const PARTS_OF_PAGE_MAX: usize = 64;
 /// Messages that are looked for at once.

@@ -145,7 +145,7 @@ pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::
 /// When the door cannot be opened or a file cannot be written. A broken promise is in the report.
 pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<Report> {
     let plan = options.plan()?;
-    let door = Door::open(&options.door, env, ports).await?;
+    let door = Door::open(&options.door, env, ports, "bench").await?;
     let asker = Asker {
         door: door.requests(),
         clock: ports.clock.clone(),

@@ -61,11 +61,11 @@ impl Options {
 // === impl Door ===
 
 impl Door {
-    /// Opens the door.
+    /// Opens the door; `name` is what a connection to NATS is called.
     ///
     /// # Errors
     /// When the token cannot be read, a setting is wrong, or NATS cannot be reached within ten seconds.
-    pub async fn open(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<Self> {
+    pub async fn open(options: &Options, env: &dyn Env, ports: &Ports, name: &str) -> anyhow::Result<Self> {
         match (&options.http, &options.nats) {
             (Some(root), _) => {
                 let file = options.token_file.as_ref().context("--http needs --token-file")?;
@@ -81,7 +81,7 @@ impl Door {
                 }
                 let mut settings = Settings::new(&overlay);
                 let config = NatsConfig::read(&mut settings);
-                let bus = connect(settings.finish(config)?, ports).await?;
+                let bus = connect(settings.finish(config)?, ports, name).await?;
                 Ok(Self::Nats(Box::new(bus)))
             }
             (None, None) => bail!("--http or --nats has to say where the broker is"),
@@ -105,13 +105,13 @@ impl Door {
     }
 }
 
-/// A connection to NATS that is there.
+/// A connection to NATS, called `name`, that is there.
 ///
 /// # Errors
 /// When it is not there within ten seconds.
-pub async fn connect(config: NatsConfig, ports: &Ports) -> anyhow::Result<NatsBus> {
+pub async fn connect(config: NatsConfig, ports: &Ports, name: &str) -> anyhow::Result<NatsBus> {
     let url = config.url.clone();
-    let bus = NatsBus::connect("bench", config, Arc::clone(&ports.clock), Arc::clone(&ports.random)).await?;
+    let bus = NatsBus::connect(name, config, Arc::clone(&ports.clock), Arc::clone(&ports.random)).await?;
     let connected = async {
         while !bus.connected() {
             tokio::time::sleep(CONNECT_LOOK_PAUSE).await;

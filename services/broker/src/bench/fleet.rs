@@ -166,7 +166,7 @@ impl Fleet {
             fleet.close().await;
             ended
         });
-        let caller = connect(nats.clone(), ports).await?;
+        let caller = connect(nats.clone(), ports, "bench").await?;
         let store = DynamoStore::connect(&table).await;
         store.ensure_table().await?;
         let http = HttpRequests::new(&root, Secret::new(token))?;

@@ -1,31 +1,28 @@
 //! Asking the allocators from a shell.
 
-use anyhow::{Context as _, bail};
-use bytes::Bytes;
+use anyhow::bail;
 use common::bus::nats::{NatsBus, NatsConfig};
-use common::bus::{Context, RequestError, Requests as _};
+use common::client::Patience;
 use common::clock::{Clock as _, SystemClock};
-use common::contract::{FaultBody, Verb};
-use common::random::{Dice, Random as _};
+use common::contract::Verb;
+use common::random::Dice;
 use common::runtime::settings::{Env, Settings};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long one answer is waited for: a page of replays is some hundred writes.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long one answer is waited for (a page of replays is some hundred writes), and all repeats together.
+const PATIENCE: Patience = Patience { call: Duration::from_secs(45), attempt: Duration::from_secs(15) };
 /// How long a connection is waited for.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
-/// Pause between two looks at the connection, and two tries of a request.
+/// Pause between two looks at the connection.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Tries of one request. Every one may be repeated.
-const TRIES_MAX: usize = 3;
 
 /// A connection of one command.
 pub(crate) struct Client {
     bus: NatsBus,
-    random: Arc<Dice>,
+    client: common::client::Client,
 }
 
 // === impl Client ===
@@ -40,15 +37,17 @@ impl Client {
         let config = NatsConfig::read(&mut settings);
         let config = settings.finish(config)?;
         let url = config.url.clone();
-        let random = Arc::new(Dice::unseeded());
-        let bus = NatsBus::connect("operator", config, Arc::new(SystemClock), random.clone()).await?;
+        let (clock, random) = (Arc::new(SystemClock), Arc::new(Dice::unseeded()));
+        let bus = NatsBus::connect("operator", config, clock.clone(), random.clone()).await?;
+        let door = Arc::new(bus.clone());
+        let client = common::client::Client::new(door, clock, random, PATIENCE);
         let connected = async {
             while !bus.connected() {
                 SystemClock.sleep(PAUSE).await;
             }
         };
         tokio::select! {
-            () = connected => Ok(Self { bus, random }),
+            () = connected => Ok(Self { bus, client }),
             () = SystemClock.sleep(CONNECT_PATIENCE) => bail!("cannot reach NATS at {url} (NATS_URL)"),
         }
     }
@@ -62,29 +61,7 @@ impl Client {
         verb: Verb,
         request: &impl Serialize,
     ) -> anyhow::Result<T> {
-        let body = Bytes::from(serde_json::to_vec(request)?);
-        let mut last = RequestError::TimedOut;
-        for _ in 0..TRIES_MAX {
-            let deadline_ms = SystemClock.now_ms() + u64::try_from(PATIENCE.as_millis())?;
-            let context = Context {
-                request_id: self.random.fresh_id(),
-                deadline_ms: Some(deadline_ms),
-                traceparent: None,
-                idempotency_key: None,
-            };
-            match self.bus.request(verb, &context, body.clone(), PATIENCE).await {
-                Ok(reply) if reply.is_fault => {
-                    let FaultBody { detail } = serde_json::from_slice(&reply.body)?;
-                    bail!("{} ({}, request {})", detail.message, detail.code.as_str(), detail.request_id);
-                }
-                Ok(reply) => return serde_json::from_slice(&reply.body).context("an answer cannot be read"),
-                Err(error) => {
-                    last = error;
-                    SystemClock.sleep(PAUSE).await;
-                }
-            }
-        }
-        Err(last).context("no allocator has answered")
+        Ok(self.client.ask(verb, request).await?)
     }
 
     /// The connection itself, for what needs no worker.

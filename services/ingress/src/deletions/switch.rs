@@ -38,7 +38,7 @@ pub(crate) struct Resumed {
 /// `POST /v1/admin/deletions/pause`
 #[utoipa::path(
     post, path = "/v1/admin/deletions/pause", tag = "operators", security(("admin" = [])),
-    request_body(content = Option<PauseRequest>, example = json!({"until_seconds": 600, "reason": "maintenance"})),
+    request_body(content = PauseRequest, example = json!({"until_seconds": 600, "reason": "maintenance"})),
     responses(
         (status = 200, description = "no deletion begins", body = Paused,
          example = json!({"status": "paused", "paused": {"by": "admin", "since": 1763683200, "until": null, "reason": null}})), OfSwitch)

@@ -125,7 +125,7 @@ const SECRET_VARIABLE: &str = "TOKENS_SECRET";
 
 fn file_list(settings: &mut Settings<'_>) -> Option<TokenList> {
     let path = settings.optional(
-        FILE_VARIABLE,
+        "TOKENS_FILE",
         "file of tokens, as `broker token` makes its lines; read again when it changes",
     );
     let look_every = settings.seconds(
@@ -141,7 +141,7 @@ fn file_list(settings: &mut Settings<'_>) -> Option<TokenList> {
 
 fn secret_list(settings: &mut Settings<'_>) -> Option<TokenList> {
     let id = settings.optional(
-        SECRET_VARIABLE,
+        "TOKENS_SECRET",
         "name or ARN of a secret in AWS Secrets Manager that holds tokens as a file would; read again when it changes",
     );
     let look_every = settings.seconds(

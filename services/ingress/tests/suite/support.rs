@@ -176,7 +176,7 @@ impl Rig {
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
-        let body = to_bytes(body, 1 << 20).await.unwrap();
+        let body = to_bytes(body, 4 << 20).await.unwrap();
         Answer { status: parts.status, headers: parts.headers, body }
     }
 }

@@ -1,0 +1,66 @@
+//! What the provider and the table answer: a page of the CSP's listing, and a stored item.
+
+use crate::{is_one_line, split_line};
+use common::door;
+use common::provider::ProviderError;
+use common::store::StoreError;
+use serde_json::Value;
+
+/// Entries that a page is asked for.
+const PAGE_SIZE: usize = 4;
+/// Where the page begins.
+const OFFSET: u64 = 8;
+/// Bytes that a listing may hold beyond those of its answer, for each entry: words that say what is wrong with it, and
+/// characters that need an escape in them.
+const WORDS_OF_ENTRY_BYTES: usize = 128;
+const ESCAPED_BYTES_MAX: usize = 8;
+
+/// What is read names something that is there, and is no larger than what it was read from.
+pub fn hold(input: &[u8]) {
+    match split_line(input) {
+        Some(("listing", body)) => listing(body),
+        Some(("item", body)) => item(body),
+        _ => {}
+    }
+}
+
+fn listing(body: &[u8]) {
+    let answer: Option<Value> = serde_json::from_slice(body).ok();
+    let entries = answer.as_ref().and_then(|answer| answer.get("results")?.as_array()).map(Vec::len);
+    match door::listing_page(body, OFFSET, PAGE_SIZE) {
+        Err(ProviderError::Garbled { message }) => assert!(!message.is_empty()),
+        Err(other) => assert_eq!(other.to_string(), "", "a body can only be garbled"),
+        Ok(listing) => {
+            let entries = entries.expect("a listing has results");
+            let counted = listing.accounts.len() + listing.malformed.len() + listing.ignored;
+            assert_eq!(counted, entries, "entries are lost");
+            assert!(listing.next.is_none_or(|next| next > OFFSET), "a page that leads back");
+            let mut bytes = 0;
+            for account in &listing.accounts {
+                assert!(!account.id.trim().is_empty(), "a sandbox without an id");
+                assert!(!account.external_id.trim().is_empty(), "a sandbox that the provider cannot find");
+                assert!(!account.name.trim().is_empty(), "a sandbox without a name");
+                bytes += account.id.len() + account.external_id.len() + account.name.len();
+            }
+            bytes += listing.malformed.iter().map(String::len).sum::<usize>();
+            let most = ESCAPED_BYTES_MAX * body.len() + WORDS_OF_ENTRY_BYTES * entries;
+            assert!(bytes <= most, "{bytes} bytes of an answer with {}", body.len());
+        }
+    }
+}
+
+fn item(body: &[u8]) {
+    let Ok(answer) = serde_json::from_slice::<Value>(body) else { return };
+    match door::stored_item(&answer) {
+        None => {}
+        Some(Err(StoreError::Corrupt { attribute, problem, .. })) => {
+            assert!(!attribute.is_empty() && !problem.is_empty(), "a mistake without a place");
+        }
+        Some(Err(other)) => assert_eq!(other.to_string(), "", "an item can only be corrupt"),
+        Some(Ok(sandbox)) => {
+            assert!(is_one_line(sandbox.id.as_str()) && is_one_line(sandbox.name.as_str()));
+            let again = door::stored_again(&sandbox).expect("what was read can be stored");
+            assert_eq!(again, sandbox, "it changed on its way");
+        }
+    }
+}

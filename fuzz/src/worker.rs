@@ -1,0 +1,133 @@
+//! A NATS request, as an allocator takes it: a verb on the first line, the body behind it.
+
+use crate::{is_refusal, split_line};
+use allocator::{Allocator, Config, Metrics, Ports};
+use bytes::Bytes;
+use common::bus::memory::{MemoryBus, MemoryConfig};
+use common::bus::{Context, Handler as _, Request};
+use common::clock::ManualClock;
+use common::contract::{Allocation, Fault, FaultCode, Verb};
+use common::domain::{ExternalId, NewSandbox, PoolName, SandboxId, SandboxName};
+use common::random::Dice;
+use common::runtime::recorder::{LedgerMetrics, Recorder};
+use common::runtime::settings::Settings;
+use common::store::Store as _;
+use common::store::memory::MemoryStore;
+use prometheus::Registry;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+use tokio::runtime::{Builder, Runtime};
+
+/// Sandboxes in the world of each input.
+const SANDBOXES: usize = 3;
+const SHARDS: u16 = 2;
+
+/// What does not change from one input to the next.
+struct Frame {
+    runtime: Runtime,
+    config: Config,
+    metrics: Metrics,
+    ledger: LedgerMetrics,
+}
+
+static FRAME: LazyLock<Frame> = LazyLock::new(Frame::new);
+
+/// Every body has an answer that its caller can act on, and a field that nobody knows changes nothing.
+pub fn hold(input: &[u8]) {
+    let Some((verb, body)) = split_line(input) else { return };
+    let Some(verb) = Verb::ALL.into_iter().find(|known| known.as_str() == verb) else { return };
+    judge(verb, &ask(verb, Bytes::copy_from_slice(body)));
+    let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) else { return };
+    let plain = ask(verb, Value::Object(fields.clone()).to_string().into());
+    if fields.insert("of_a_later_build".to_owned(), Value::Bool(true)).is_none() {
+        let later = ask(verb, Value::Object(fields).to_string().into());
+        // The words of a refusal may say where in the body it is.
+        let code = |answer: Result<Value, Fault>| answer.map_err(|fault| fault.code);
+        assert_eq!(code(later), code(plain), "an unknown field is passed over");
+    }
+}
+
+fn judge(verb: Verb, answer: &Result<Value, Fault>) {
+    match answer {
+        Err(fault) => {
+            assert_ne!(fault.code, FaultCode::InternalError, "{}", fault.message);
+            assert!(is_refusal(&fault.message), "{:?}", fault.message);
+        }
+        Ok(body) => {
+            assert!(body.is_object(), "an answer is an object: {body}");
+            if verb == Verb::Allocate {
+                let claim: Allocation = serde_json::from_value(body.clone()).expect("an allocation");
+                assert!(claim.expires_at > claim.allocated_at, "a lease of no length");
+                assert_eq!(claim.allocated_at, crate::NOW.get());
+            }
+        }
+    }
+}
+
+/// The answer of an allocator in a world of its own.
+fn ask(verb: Verb, body: Bytes) -> Result<Value, Fault> {
+    let frame = &*FRAME;
+    frame.runtime.block_on(async {
+        let allocator = frame.allocator().await;
+        let context = Context {
+            request_id: "r-1".to_owned(),
+            deadline_ms: None,
+            traceparent: None,
+            idempotency_key: None,
+        };
+        let answer = allocator.handle(Request { verb, context, body }).await;
+        answer.body.map(|body| serde_json::from_slice(&body).expect("an answer is JSON"))
+    })
+}
+
+fn sandbox(number: usize) -> Option<NewSandbox> {
+    Some(NewSandbox {
+        id: SandboxId::parse(&number.to_string()).ok()?,
+        name: SandboxName::parse(&format!("lab-{number}")).ok()?,
+        external_id: ExternalId::parse(&format!("identity/accounts/{number}")).ok()?,
+        pool: PoolName::parse("main").ok()?,
+        sfdc_account_id: None,
+    })
+}
+
+// === impl Frame ===
+
+impl Frame {
+    fn new() -> Self {
+        let env: BTreeMap<String, String> = [("POOLS".to_owned(), "dns=dns-,main".to_owned())].into();
+        let mut settings = Settings::new(&env);
+        let config = Config::read(&mut settings);
+        let config = settings.finish(config).expect("good settings").expect("good pools");
+        let registry = Registry::new();
+        Self {
+            runtime: Builder::new_current_thread().enable_all().build().expect("a runtime"),
+            config,
+            metrics: Metrics::register(&registry).expect("an empty registry"),
+            ledger: LedgerMetrics::register(&registry).expect("an empty registry"),
+        }
+    }
+
+    async fn allocator(&self) -> Allocator {
+        let clock = Arc::new(ManualClock::at(crate::NOW));
+        let random = Arc::new(Dice::seeded(7));
+        let store = Arc::new(MemoryStore::new(SHARDS));
+        for sandbox in (1..=SANDBOXES).filter_map(sandbox) {
+            let inserted = store.insert(&sandbox, crate::NOW).await;
+            inserted.expect("memory takes it");
+        }
+        let bus = Arc::new(MemoryBus::new(MemoryConfig::default(), clock.clone(), random.clone()));
+        let ports = Ports {
+            clock: clock.clone(),
+            random,
+            store,
+            deletions: bus.clone(),
+            line: bus.clone(),
+            census: bus.clone(),
+            upkeep: bus.clone(),
+            recorder: Recorder::new(clock, bus, self.ledger.clone()),
+            provider: None,
+        };
+        Allocator::new(self.config.clone(), ports, self.metrics.clone())
+    }
+}

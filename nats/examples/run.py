@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""Runs every example of this folder against a real fleet with the users of nats/accounts.conf, and checks what they did.
+
+`make test-clients` calls it. Each example first meets nobody at all, then a broker that is busy, loses a request and cannot reach
+its table (verify.py), and at last the fleet. Needs Go, Node, npm and Python with pip; everything else is pinned here.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+CACHE = ROOT / ".tools/examples"
+BROKER = Path(os.environ.get("BROKER") or ROOT / "target/debug/broker")
+NATS_SERVER = os.environ.get("NATS_SERVER") or str(ROOT / ".tools/nats-server")
+USERS = ("INGRESS", "ALLOCATOR", "REAPER", "RECONCILER", "SCHEDULER", "SERVICE", "AUDITOR", "OPERATOR", "SYSTEM")
+PASSWORD = "not-a-secret"
+LANGUAGES = ("go", "python", "shell", "typescript")
+INSTALL_MAX_SECONDS = 300
+READY_MAX_SECONDS = 90
+RUN_MAX_SECONDS = 150
+STOP_MAX_SECONDS = 10
+
+
+def call(*words, **options):
+    """Runs a command to its end; what it printed is shown if it failed."""
+    run = subprocess.run(
+        [str(word) for word in words], capture_output=True, text=True, timeout=INSTALL_MAX_SECONDS, check=False, **options
+    )
+    if run.returncode != 0:
+        raise RuntimeError(f"{words} ended with {run.returncode}:\n{run.stdout}{run.stderr}")
+    return run.stdout.strip()
+
+
+def install_go():
+    call("go", "vet", "./...", cwd=HERE / "go", env={**os.environ, "GOFLAGS": "-mod=readonly"})
+    call("go", "build", "-o", CACHE / "client-go", ".", cwd=HERE / "go", env={**os.environ, "GOFLAGS": "-mod=readonly"})
+    return [CACHE / "client-go"]
+
+
+def install_python():
+    folder = CACHE / "python"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"]
+    wanted = ["--only-binary", ":all:", "--require-hashes", "--requirement", HERE / "python/requirements.txt"]
+    call(*pip, *wanted, "--target", folder)
+    return [sys.executable, HERE / "python/client.py"]
+
+
+def install_shell():
+    client = Path(call(ROOT / "tools/nats-cli.sh"))
+    return ["env", f"PATH={client.parent}:{os.environ['PATH']}", "sh", HERE / "shell/client.sh"]
+
+
+def install_typescript():
+    folder = CACHE / "typescript"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / "package-lock.json"
+    wanted = (HERE / "typescript/package-lock.json").read_bytes()
+    is_there = lock.exists() and lock.read_bytes() == wanted and (folder / "node_modules").is_dir()
+    for name in ("package.json", "package-lock.json", "tsconfig.json", "client.ts"):
+        shutil.copy(HERE / "typescript" / name, folder / name)
+    if not is_there:
+        call("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", cwd=folder)
+    # Types are checked by the same run that makes the script.
+    call("node", folder / "node_modules/typescript/bin/tsc", cwd=folder)
+    return ["node", folder / "dist/client.js"]
+
+
+def install():
+    """The command of each example, all of them made ready at once."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor() as pool:
+        making = {name: pool.submit(globals()[f"install_{name}"]) for name in LANGUAGES}
+        return {name: [str(word) for word in made.result()] for name, made in making.items()}
+
+
+class Servers:
+    """A NATS server with users, and a fleet on it, each ended by its own id."""
+
+    def __init__(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="nats-examples-"))
+        self._running = []
+
+    def start(self, name, words, env):
+        """Starts a process; what it prints is kept under its name."""
+        log = (self.folder / f"{name}.log").open("wb")
+        process = subprocess.Popen(words, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._running.append(process)
+        return process
+
+    def printed(self, name):
+        """What a process has printed so far."""
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def wait(self, name, process, ready):
+        """Asks until there is a true answer, and returns it; fails if the process ends before."""
+        end = time.monotonic() + READY_MAX_SECONDS
+        while not (found := ready()):
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"{name} is not ready:\n{self.printed(name)}")
+            time.sleep(0.1)
+        return found
+
+    def start_nats(self):
+        """Starts the server on a free port and returns its URL."""
+        ports = self.folder / "ports"
+        ports.mkdir()
+        words = [NATS_SERVER, "-c", str(ROOT / "nats/accounts.conf"), "-a", "127.0.0.1", "-p", "-1"]
+        env = {f"NATS_PASSWORD_{user}": PASSWORD for user in USERS}
+        process = self.start(
+            "nats-server", [*words, "--ports_file_dir", str(ports)], {**env, "NATS_STORE_DIR": f'"{self.folder}/streams"'}
+        )
+
+        def url():
+            try:
+                return json.loads(next(ports.iterdir()).read_text())["nats"][0]
+            except (StopIteration, ValueError):
+                return None
+
+        return self.wait("nats-server", process, url)
+
+    def start_fleet(self, url):
+        """Starts a fleet on that server, over the table of the last one, and waits until it is ready."""
+        words = [str(BROKER), "up", "--data", str(self.folder / "data"), "--pool", "20", "--nats-url", url]
+        for door in ("http", "simulator-listen"):
+            words += [f"--{door}", "127.0.0.1:0"]
+        process = self.start("broker", words, {"NATS_USER": "{role}", "NATS_PASSWORD": PASSWORD})
+        self.wait("broker", process, lambda: re.search(r" http +\S*http://", self.printed("broker")))
+
+    def stop_last(self):
+        """Ends what was started last."""
+        process = self._running.pop()
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_MAX_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def stop(self):
+        """Ends what runs, last first."""
+        while self._running:
+            self.stop_last()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def main():
+    """Ends with 0 if every example ran, ended well, and did what the ledger says it should."""
+    began = time.monotonic()
+    servers = Servers()
+    try:
+        with ThreadPoolExecutor() as pool:
+            installing = pool.submit(install)
+            url = servers.start_nats()
+            # Meanwhile the table is filled, so that the fleet that comes later has sandboxes with its first breath.
+            servers.start_fleet(url)
+            servers.stop_last()
+            commands = installing.result()
+        installed = time.monotonic() - began
+        env = {**os.environ, "NATS_URL": url, "PYTHONPATH": str(CACHE / "python"), "PYTHONDONTWRITEBYTECODE": "1"}
+        verify = [sys.executable, str(HERE / "verify.py")]
+        users = {"NATS_USER": "service", "NATS_PASSWORD": PASSWORD, "NATS_PASSWORD_AUDITOR": PASSWORD}
+        running = {}
+        for name, words in commands.items():
+            running[name] = servers.start(name, words, {**env, **users, "OWNER": f"example-{name}"})
+        # Nobody is there yet, and each of them has to notice and to go on.
+        for name, process in running.items():
+            servers.wait(name, process, lambda name=name: "attempt 1" in servers.printed(name))
+        as_verifier = {**env, "PASSWORD": PASSWORD}
+        stand_in = subprocess.run([*verify, "stand-in", *LANGUAGES], env=as_verifier, timeout=RUN_MAX_SECONDS, check=False)
+        failed = [] if stand_in.returncode == 0 else ["the stand-in"]
+        servers.start_fleet(url)
+        for name, process in running.items():
+            try:
+                code = process.wait(RUN_MAX_SECONDS)
+            except subprocess.TimeoutExpired:
+                code = "no end"
+            if code != 0:
+                failed.append(name)
+                print(f"FAILED {name} ended with {code}:\n{servers.printed(name)}")
+            elif os.environ.get("SHOW"):
+                print(f"== {name}\n{servers.printed(name)}")
+        if not failed:
+            books = subprocess.run([*verify, "books", *LANGUAGES], env=as_verifier, timeout=RUN_MAX_SECONDS, check=False)
+            failed += [] if books.returncode == 0 else ["the books"]
+        if failed:
+            print(servers.printed("broker")[-4000:])
+    finally:
+        servers.stop()
+    ran = len(running)
+    took = time.monotonic() - began
+    print(f"NATS clients by {', '.join(LANGUAGES)}: {ran} ran, {len(failed)} failed, {took:.0f} s ({installed:.0f} s to install)")
+    return 0 if ran == len(LANGUAGES) and not failed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+//! The contract as documents: `nats/asyncapi.json`, and a JSON Schema for each message in `nats/schemas`.
+//!
+//! Everything is made from the types of `common::contract` and from the tables beside this file. A verb, a cause or a
+//! fault that is new does not compile before it has its row there.
+
+use common::contract::limits::{REQUEST_BYTES_MAX, REQUEST_ID_BYTES_MAX};
+use common::contract::subjects::ALLOCATOR_SERVICE;
+use common::contract::{FaultCode, Subjects, Verb};
+use common::domain::ids::{
+    HEADER_ID_BYTES_MAX, POOL_NAME_BYTES_MAX, REASON_BYTES_MAX, SANDBOX_ID_BYTES_MAX, SANDBOX_NAME_BYTES_MAX,
+};
+use message::Message;
+use schemas::{Schemas, sorted};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+mod examples;
+mod faults;
+mod message;
+mod schemas;
+mod streams;
+mod verbs;
+
+/// Version of AsyncAPI.
+const ASYNCAPI: &str = "3.0.0";
+/// Version of the document: that of the requests, and a number that grows with what is added to them.
+const VERSION: &str = "1.0.0";
+/// The channel that stands for the caller's inbox.
+const REPLIES: &str = "replies";
+/// Where a channel's messages come from in the document.
+const MESSAGES: &str = "#/components/messages";
+
+const ABOUT: &str = "Hands out pre-created cloud sandboxes, takes them back, and deletes them without losing one. \
+    Bodies are JSON; times are Unix seconds; readers ignore fields that they do not know. A reply that has the header \
+    Nats-Service-Error-Code is a failure: act on `detail.code` of its body, and repeat as its x-repeat says \
+    (`never`; `once`; `after` the seconds in `detail.retry_after`). Every request may be repeated as it stands. \
+    The document is written from the broker's side: it receives requests and sends events. nats/README.md says the \
+    rest: what to repeat, deadlines, evolution.";
+
+/// Every file below the folder `nats`, by its path: the document, and a schema for each message.
+///
+/// # Errors
+/// When something cannot be written as JSON: a mistake of ours.
+pub fn files() -> anyhow::Result<BTreeMap<String, String>> {
+    let mut schemas = Schemas::default();
+    let messages = all_messages(&mut schemas)?;
+    let mut files = BTreeMap::new();
+    for message in &messages {
+        let schema = schemas.standing_alone(&message.name, &message.payload, &message.examples);
+        files.insert(format!("schemas/{}.json", message.name), written(schema)?);
+    }
+    files.insert("asyncapi.json".to_owned(), written(document(&messages, &schemas))?);
+    Ok(files)
+}
+
+/// Every message, in the order of the tables.
+fn all_messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
+    let mut messages = Vec::new();
+    for verb in Verb::ALL {
+        messages.extend(verbs::messages(verb, schemas)?);
+    }
+    for code in FaultCode::ALL.into_iter().filter(|code| faults::is_on_nats(*code)) {
+        messages.push(faults::message(code, schemas)?);
+    }
+    messages.extend(streams::messages(schemas)?);
+    Ok(messages)
+}
+
+fn document(messages: &[Message], schemas: &Schemas) -> Value {
+    let subjects = Subjects::default();
+    let (mut channels, mut operations) = (Map::new(), Map::new());
+    for verb in Verb::ALL {
+        channels.insert(verb.as_str().to_owned(), verbs::channel(verb, &subjects));
+        operations.insert(verb.as_str().to_owned(), verbs::operation(verb, &subjects));
+    }
+    channels.insert(REPLIES.to_owned(), replies());
+    for place in streams::places(&subjects) {
+        operations.extend(place.operations());
+        channels.insert(place.name.to_owned(), place.channel());
+    }
+    let messages: Map<_, _> =
+        messages.iter().map(|message| (message.name.clone(), message.in_document())).collect();
+    json!({
+        "asyncapi": ASYNCAPI,
+        "id": "urn:sandbox-broker",
+        "info": {
+            "title": "Sandbox broker on NATS",
+            "version": VERSION,
+            "description": ABOUT,
+            "tags": [{ "name": "lab" }, { "name": "operator" }, { "name": "stream" }],
+            "x-limits": limits(),
+        },
+        "defaultContentType": "application/json",
+        "servers": { "fleet": server() },
+        "channels": channels,
+        "operations": operations,
+        "components": {
+            "messages": messages,
+            "schemas": schemas.in_document(),
+            "securitySchemes": { "user": {
+                "type": "userPassword",
+                "description": "A user of nats/accounts.conf: `service` for a service that claims by itself, `auditor` \
+                                for one that reads the ledger, `operator` for people. Its inbox begins with \
+                                `_INBOX.<user>`.",
+            } },
+        },
+    })
+}
+
+/// The inbox that a caller names in the reply field of its request.
+fn replies() -> Value {
+    let own = Verb::ALL.into_iter().map(verbs::reply_name);
+    let failures = FaultCode::ALL.into_iter().filter(|code| faults::is_on_nats(*code)).map(faults::name);
+    let messages: Map<_, _> = own.chain(failures).map(|name| (name.clone(), reference(&name))).collect();
+    json!({
+        "address": null,
+        "title": "The caller's inbox",
+        "description": "The reply subject of the request, which has to begin with `_INBOX`.",
+        "messages": messages,
+    })
+}
+
+fn server() -> Value {
+    json!({
+        "host": "localhost:4222",
+        "protocol": "nats",
+        "title": "The NATS server of a fleet",
+        "description": format!(
+            "`broker up` starts one here, without users; NATS 2.12 or later. Requests are served by the NATS service \
+             `{ALLOCATOR_SERVICE}` and its queue group. Another fleet on the same server has another prefix than \
+             `sandbox`: its subjects begin with that, and its streams end with it."
+        ),
+        "security": [{ "$ref": "#/components/securitySchemes/user" }],
+    })
+}
+
+/// What a fleet takes, by name with its unit.
+fn limits() -> Value {
+    json!({
+        "request_bytes_max": REQUEST_BYTES_MAX,
+        "request_id_bytes_max": REQUEST_ID_BYTES_MAX,
+        "owner_lab_and_key_bytes_max": HEADER_ID_BYTES_MAX,
+        "sandbox_id_bytes_max": SANDBOX_ID_BYTES_MAX,
+        "pool_bytes_max": POOL_NAME_BYTES_MAX,
+        "name_prefix_bytes_max": SANDBOX_NAME_BYTES_MAX,
+        "reason_bytes_max": REASON_BYTES_MAX,
+        "default_deadline_ms": u64::try_from(allocator::DEFAULT_DEADLINE.as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+/// A reference to a message of the components.
+fn reference(message: &str) -> Value {
+    json!({ "$ref": format!("{MESSAGES}/{message}") })
+}
+
+fn written(value: Value) -> anyhow::Result<String> {
+    Ok(format!("{}\n", serde_json::to_string_pretty(&sorted(value))?))
+}

@@ -1,0 +1,90 @@
+//! Bodies as they cross the wire, to the letter: those of the snapshots in `tests/contract`. A test compares the two.
+
+/// Nothing: the body of a request that needs none.
+pub(super) const NOTHING: &str = "{}";
+/// What became of a replay.
+pub(super) const REPLAYED: &str = r#"{"key":"7","outcome":"replayed"}"#;
+/// A tick: a body that says no more than an empty one.
+pub(super) const TICK: &str = "{}";
+/// A tick that has a sync follow the listing, whatever it costs.
+pub(super) const TICK_FORCED: &str = r#"{"force":true,"by":"alice"}"#;
+/// A claim that says everything.
+pub(super) const ALLOCATE_FULL: &str = r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"second","pool":"main","name_prefix":"lab-dns-","lab_duration_hours":4}"#;
+/// The shortest claim.
+pub(super) const ALLOCATE_LEAST: &str = r#"{"owner":"student-1"}"#;
+/// A lease.
+pub(super) const ALLOCATION: &str = r#"{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed-f0ec-4c4f-9897-a469083a0485","allocated_at":1763683200,"expires_at":1763697600,"sfdc_account_id":"001SIM000002000000","lease_epoch":3}"#;
+/// A sandbox, and who asks.
+pub(super) const OWN_SANDBOX: &str = r#"{"sandbox_id":"2000000","owner":"student-1"}"#;
+/// The answer to a release.
+pub(super) const RELEASED: &str =
+    r#"{"sandbox_id":"2000000","status":"pending_deletion","deletion_requested_at":1763683200}"#;
+/// A sandbox as its owner sees it.
+pub(super) const HELD: &str = r#"{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed-f0ec-4c4f-9897-a469083a0485","status":"allocated","allocated_to_track":"student-1","allocated_at":1763683200,"expires_at":1763697600,"track_name":"dns-basics","sfdc_account_id":"001SIM000002000000"}"#;
+/// A sandbox that nobody holds.
+pub(super) const BARE: &str = r#"{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed-f0ec-4c4f-9897-a469083a0485","status":"allocated","allocated_to_track":null,"allocated_at":null,"expires_at":null,"track_name":null,"sfdc_account_id":null}"#;
+/// The counts.
+pub(super) const COUNTS: &str = r#"{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6,"pools":{"main":{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6}},"labs":{"main":{"dns-basics":2}},"counted":{"by":"census","at":1763683200,"age_seconds":9},"deletions":null}"#;
+/// A worker that can work.
+pub(super) const HEALTHY: &str = r#"{"store":"ok"}"#;
+/// The line towards the provider at its beginning.
+pub(super) const LINE_NEW: &str = r#"{"next_us":0,"rate_milli":0,"slowed_ms":0,"held_until_ms":0,"failures":0,"failing":{"who":"nobody"},"failing_since_ms":0,"good_ms":0,"forbidden":[],"breaker":{"state":"closed"},"openings":0,"reason":null}"#;
+/// The line while its breaker lets one call try.
+pub(super) const LINE_BROKEN: &str = r#"{"next_us":1763683200000000,"rate_milli":30000,"slowed_ms":1763683200001,"held_until_ms":1763683260000,"failures":5,"failing":{"who":"one","sandbox":"2000000"},"failing_since_ms":1763683190000,"good_ms":1763683180000,"forbidden":[{"sandbox":"2000001","since_ms":1763683170000}],"breaker":{"state":"half_open","probe_us":1763683199000000,"until_ms":1763683379000},"openings":2,"reason":"failures"}"#;
+/// The operators' switch.
+pub(super) const PAUSE: &str =
+    r#"{"by":"operator","since":1763683200,"until":1763683260,"reason":"maintenance"}"#;
+/// The deletions as a whole, within the counts.
+pub(super) const DELETIONS_STATUS: &str = r#"{"state":"paused","paused":{"by":"operator","since":1763683200,"until":1763683260,"reason":"maintenance"},"breaker":{"state":"open","reason":"failures","until":1,"failures":5},"held_until":1763683260,"rate_per_minute":30,"rate_per_minute_max":60,"consumer_paused_until":1763683300,"pools":{"main":{"waiting":3,"under_way":2,"consumer_paused_until":1763683300}}}"#;
+/// Deletion work.
+pub(super) const WORK: &str =
+    r#"{"version":1,"sandbox_id":"2000000","pool":"main","epoch":3,"requested_at":1763683200}"#;
+/// Deletion work that was given up.
+pub(super) const PARKED: &str = r#"{"version":1,"sandbox_id":"2000000","pool":"main","epoch":3,"requested_at":1763683200,"attempts":8,"reason":"the provider answered 500","parked_at":1763686800}"#;
+/// A sync that would have harmed the pool.
+pub(super) const REPORT_SYNC_REFUSED: &str = r#"{"kind":"sync","tick":17,"duration_ms":100,"status":"refused","reason":"9 of 10 would be marked stale","forced_by":"alice","listed":1,"synced":10,"inserted":1,"restored":2,"refreshed":3,"unchanged":4,"marked_stale":5,"allocated_missing":6,"tombstoned":7,"skipped":8,"raced":9}"#;
+/// A sync that did its work.
+pub(super) const REPORT_SYNC: &str = r#"{"kind":"sync","tick":18,"duration_ms":0,"status":"completed","listed":0,"synced":0,"inserted":0,"restored":0,"refreshed":0,"unchanged":0,"marked_stale":0,"allocated_missing":0,"tombstoned":0,"skipped":0,"raced":0}"#;
+/// The census.
+pub(super) const CENSUS: &str = r#"{"taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0}}"#;
+/// The report of a census.
+pub(super) const REPORT_CENSUS: &str = r#"{"kind":"census","tick":21,"duration_ms":9,"status":"completed","taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0},"checked":5,"unchecked":6,"raced":7,"claims_removed":8}"#;
+/// The report of a removal of stale sandboxes.
+pub(super) const REPORT_STALE: &str = r#"{"kind":"stale","tick":22,"duration_ms":9,"status":"completed","due":3,"removed":1,"raced":2,"untold":4}"#;
+/// The report of an expiry run.
+pub(super) const REPORT_EXPIRY: &str = r#"{"kind":"expiry","tick":19,"duration_ms":12,"status":"completed","due":4,"expired":3,"raced":1,"unannounced":2}"#;
+/// The report of a sweep.
+pub(super) const REPORT_SWEEP: &str = r#"{"kind":"sweep","tick":20,"duration_ms":9,"status":"failed","pending":3,"reannounced":1,"waiting":2,"unqueued":4,"parked":5,"reparked":6,"unparked":7,"events_filled":8}"#;
+/// Which parked deletions to show.
+pub(super) const ASK_PARKED: &str = r#"{"pool":"main","reason":"500","cursor":40,"limit":100}"#;
+/// A page of what was parked.
+pub(super) const ALL_PARKED: &str = r#"{"parked":[{"key":"2000000","pool":"main","reason":"status 500","attempts":8,"parked_at":1763686800},{"key":"_unreadable.7","pool":null,"reason":"status 500","attempts":null,"parked_at":1763686800}],"count":2,"cursor":null}"#;
+/// A sandbox.
+pub(super) const ONE_SANDBOX: &str = r#"{"sandbox_id":"2000000"}"#;
+/// The end of one sandbox.
+pub(super) const DELETION: &str = r#"{"sandbox_id":"2000000","name":"lab-00000","pool":"main","status":"pending_deletion","requested_at":1763683200,"attempts":0,"last_error":"status 500","pre_clean":{"result":"failed","services":null,"reason":"status 500","went_on":true,"summary":"failed, went on without: status 500"},"queued":[{"put_off":true,"since":1763686900,"due_at":1763686960}],"parked":null,"history":[{"version":5,"epoch":1,"status":"pending_deletion","cause":"replayed","at":1763686900,"by":"alice"}]}"#;
+/// Which deletions to show.
+pub(super) const ASK_DELETIONS: &str =
+    r#"{"pool":"main","status":"deletion_failed","cursor":"main.deletion_failed.0.","limit":100}"#;
+/// A page of the deletion queue.
+pub(super) const DELETIONS: &str = r#"{"deletions":[{"sandbox_id":"2000000","name":"lab-00000","pool":"main","status":"pending_deletion","place":"retrying","requested_at":1763683200,"age_seconds":60,"attempts":1,"last_error":"status 500","retry_at":1763683270,"pre_clean":{"result":"cleaned","services":2,"reason":null,"went_on":false,"summary":"cleaned 2"}}],"count":1,"cursor":null,"totals":{"pending":3,"parked":1,"waiting":1,"running":1,"retrying":1,"oldest_requested_at":1763683200,"oldest_age_seconds":60}}"#;
+/// More time.
+pub(super) const EXTEND: &str =
+    r#"{"sandbox_id":"2000000","owner":"student-1","lab_duration_hours":6,"lease_epoch":3}"#;
+/// An operator's order.
+pub(super) const ORDER: &str = r#"{"sandbox_id":"2000000","reason":"smoke in it","by":"alice"}"#;
+/// The answer to an order.
+pub(super) const ORDERED: &str = r#"{"sandbox_id":"2000000","name":"lab-00000","pool":"main","status":"quarantined","history":[{"version":2,"epoch":0,"status":"quarantined","cause":"quarantined","at":1763683200,"by":"alice","reason":"smoke in it"}]}"#;
+/// Something parked, and who asks.
+pub(super) const KEY: &str = r#"{"key":"2000000","by":"alice"}"#;
+/// All of a pool, and who asks.
+pub(super) const REPLAY_ALL: &str = r#"{"pool":"main","by":"alice"}"#;
+/// What a page of replays did.
+pub(super) const REPLAYED_ALL: &str =
+    r#"{"replayed":1,"already_on_the_way":2,"gone":3,"unreadable":4,"failed":5,"cursor":40}"#;
+/// What became of a removal.
+pub(super) const REMOVED: &str = r#"{"key":"_unreadable.7","removed":true}"#;
+/// The first event of a sandbox.
+pub(super) const EVENT_LISTED: &str = r#"{"specversion":"1.0","id":"2000000:1","source":"/sandbox-broker","type":"sandbox.listed","subject":"2000000","time":"2025-11-21T00:00:00Z","datacontenttype":"application/json","data":{"pool":"main","from":null,"to":"available","version":1,"epoch":0,"owner":null,"lab":null,"by":"sync"}}"#;
+/// The event of a claim.
+pub(super) const EVENT_CLAIMED: &str = r#"{"specversion":"1.0","id":"2000000:2","source":"/sandbox-broker","type":"sandbox.claimed","subject":"2000000","time":"2025-11-21T00:00:00Z","datacontenttype":"application/json","data":{"pool":"main","from":"available","to":"allocated","version":2,"epoch":1,"owner":"student-1","lab":"dns-basics","by":"student-1","request_id":"r-1"}}"#;

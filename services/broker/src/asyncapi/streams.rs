@@ -1,0 +1,195 @@
+//! What is not asked for but told: the messages of the streams, the reports, and the keys of the bucket.
+
+use super::message::{Header, Message};
+use super::schemas::Schemas;
+use super::verbs::at;
+use super::{examples, reference};
+use common::contract::ticks::TickOrder;
+use common::contract::{
+    Census, DeletionWork, Event, LineState, ParkedDeletion, Pause, RunReport, Subjects, TickKind,
+};
+use common::domain::{Cause, PoolName, SandboxId};
+use serde_json::{Map, Value, json};
+
+/// A pool, a sandbox and a number that stand for any in a subject.
+const ANY: (&str, &str, u64) = ("any-pool", "any-id", 4_711);
+
+/// A subject that is no request, and what is told there.
+pub(super) struct Place {
+    /// Its name in the document.
+    pub(super) name: &'static str,
+    address: String,
+    summary: &'static str,
+    message: &'static str,
+    stream: Option<String>,
+    /// The values of a part of the subject that has only some.
+    kinds: Vec<&'static str>,
+    /// Whether others than the broker may send there as well.
+    is_open: bool,
+}
+
+/// Every message of these places.
+///
+/// # Errors
+/// When a schema or an example is no JSON.
+pub(super) fn messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
+    use examples as e;
+    let reports = [
+        e::REPORT_SYNC,
+        e::REPORT_SYNC_REFUSED,
+        e::REPORT_EXPIRY,
+        e::REPORT_SWEEP,
+        e::REPORT_CENSUS,
+        e::REPORT_STALE,
+    ];
+    let parked = [Header::ParkedReason, Header::ParkedAt, Header::Attempts];
+    let unreadable = [Header::ParkedReason, Header::ParkedAt];
+    let mut any =
+        Message::of::<serde_json::Value>("Unreadable", "a message that nobody could read", &[], schemas)?
+            .with_headers(&[], &unreadable);
+    // It is kept to the byte, and is no JSON more often than not.
+    any.payload = json!({ "description": "Whatever it was." });
+    any.more.insert("contentType".to_owned(), "application/octet-stream".into());
+    let event = Message::of::<Event>(
+        "Event",
+        "one state change of one sandbox, in the shape of CloudEvents 1.0; its id is the Nats-Msg-Id as well",
+        &[e::EVENT_LISTED, e::EVENT_CLAIMED],
+        schemas,
+    )?;
+    let mut all = vec![
+        Message::of::<DeletionWork>(
+            "DeletionWork",
+            "look at this sandbox; the table decides",
+            &[e::WORK],
+            schemas,
+        )?,
+        Message::of::<ParkedDeletion>(
+            "ParkedDeletion",
+            "this one was given up, and why",
+            &[e::PARKED],
+            schemas,
+        )?
+        .with_headers(&[], &parked),
+        any,
+        Message::of::<TickOrder>(
+            "Tick",
+            "look now; the body may be empty, and matters to a sync that is forced alone",
+            &[e::TICK, e::TICK_FORCED],
+            schemas,
+        )?,
+        event,
+        Message::of::<RunReport>("RunReport", "what a run did", &reports, schemas)?,
+    ];
+    all.push(Message::of::<Census>("Census", "the last census that completed", &[e::CENSUS], schemas)?);
+    all.push(Message::of::<Pause>("Pause", "the operators' switch of all deletions", &[e::PAUSE], schemas)?);
+    let line = [e::LINE_NEW, e::LINE_BROKEN];
+    all.push(Message::of::<LineState>("LineState", "the line towards the provider", &line, schemas)?);
+    schemas.show("DeletionsStatus", e::DELETIONS_STATUS)?;
+    Ok(all)
+}
+
+/// Every such place.
+pub(super) fn places(subjects: &Subjects) -> Vec<Place> {
+    let (Ok(pool), Ok(id)) = (PoolName::parse(ANY.0), SandboxId::parse(ANY.1)) else { return Vec::new() };
+    let ticks = || TickKind::ALL.map(TickKind::as_str).to_vec();
+    let place = |name, address: String, message, summary| Place {
+        name,
+        address: address
+            .replace(ANY.0, "{pool}")
+            .replace(ANY.1, "{id}")
+            .replace(&ANY.2.to_string(), "{sequence}"),
+        summary,
+        message,
+        stream: None,
+        kinds: Vec::new(),
+        is_open: false,
+    };
+    let in_stream = |stream: String, place: Place| Place { stream: Some(stream), ..place };
+    let work =
+        place("deletion-work", subjects.deletion_work(&pool, &id), "DeletionWork", "delete this sandbox");
+    let retry = place(
+        "deletion-retry",
+        subjects.deletion_retry(&pool, &id),
+        "DeletionWork",
+        "the same, not before its time",
+    );
+    let parked =
+        place("parked-deletions", subjects.parked(&pool, &id), "ParkedDeletion", "what was given up");
+    let unreadable =
+        place("unreadable", subjects.parked_unreadable(ANY.2), "Unreadable", "what nobody could read");
+    let tick = subjects.tick(TickKind::Sync).replace(TickKind::Sync.as_str(), "{kind}");
+    let tick = place("ticks", tick, "Tick", "look now");
+    let event = subjects.event(Cause::Listed, &id).replace(Cause::Listed.as_str(), "{kind}");
+    let event = place("events", event, "Event", "what happened to every sandbox");
+    let report = subjects.report(TickKind::Sync).replace(TickKind::Sync.as_str(), "{kind}");
+    let report = place("reports", report, "RunReport", "what a run did");
+    let key = |name, key: &str, message, summary| {
+        let place = place(name, format!("$KV.{}.{key}", subjects.bucket()), message, summary);
+        in_stream(format!("KV_{}", subjects.bucket()), place)
+    };
+    vec![
+        in_stream(subjects.deletions_stream(), work),
+        in_stream(subjects.deletions_stream(), retry),
+        in_stream(subjects.parked_stream(), parked),
+        in_stream(subjects.parked_stream(), unreadable),
+        Place { kinds: ticks(), is_open: true, ..in_stream(subjects.ticks_stream(), tick) },
+        Place { kinds: Cause::ALL.map(Cause::as_str).to_vec(), ..in_stream(subjects.events_stream(), event) },
+        Place { kinds: ticks(), ..report },
+        Place {
+            kinds: ticks(),
+            ..key("key-report", "report.{kind}", "RunReport", "the last report of each kind")
+        },
+        key("key-census", "census", "Census", "the last census"),
+        Place { is_open: true, ..key("key-pause", "deletions.pause", "Pause", "the operators' switch") },
+        key("key-line", "line.provider", "LineState", "the line towards the provider"),
+    ]
+}
+
+// === impl Place ===
+
+impl Place {
+    /// As a channel of the document.
+    pub(super) fn channel(&self) -> Value {
+        let Self { name, address, summary, message, stream, .. } = self;
+        let mut channel = json!({
+            "address": address,
+            "title": name,
+            "summary": summary,
+            "messages": { *message: reference(message) },
+            "parameters": self.parameters(),
+            "tags": [{ "name": "stream" }],
+        });
+        if let (Some(stream), Some(fields)) = (stream, channel.as_object_mut()) {
+            fields.insert("x-stream".to_owned(), stream.as_str().into());
+        }
+        channel
+    }
+
+    fn parameters(&self) -> Map<String, Value> {
+        let known = [
+            ("pool", json!({ "description": "the pool", "examples": ["main"] })),
+            ("id", json!({ "description": "the sandbox", "examples": ["2000000"] })),
+            ("sequence", json!({ "description": "its sequence in DELETIONS", "examples": ["7"] })),
+            ("kind", json!({ "description": "what kind", "enum": self.kinds })),
+        ];
+        let is_there = |name: &str| self.address.contains(&format!("{{{name}}}"));
+        known.into_iter().filter(|(name, _)| is_there(name)).map(|(name, is)| (name.to_owned(), is)).collect()
+    }
+
+    /// What the broker does there; and what it takes, where others may send as well.
+    pub(super) fn operations(&self) -> Vec<(String, Value)> {
+        let Self { name, summary, message, is_open, .. } = self;
+        let operation = |action: &str| {
+            let operation = json!({
+                "action": action,
+                "summary": summary,
+                "channel": { "$ref": format!("#/channels/{name}") },
+                "messages": [at(name, message)],
+                "tags": [{ "name": "stream" }],
+            });
+            (format!("{action}-{name}"), operation)
+        };
+        let actions: &[&str] = if *is_open { &["receive", "send"] } else { &["send"] };
+        actions.iter().map(|action| operation(action)).collect()
+    }
+}

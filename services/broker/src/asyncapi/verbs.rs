@@ -1,0 +1,228 @@
+//! The requests: one row for each verb.
+
+use super::faults::{self, ANY};
+use super::message::{Header, Message};
+use super::schemas::Schemas;
+use super::{REPLIES, examples, reference};
+use common::contract::bounds::Bounded;
+use common::contract::{
+    AllocateRequest, Allocation, DeletionRequest, DeletionView, DeletionsReply, DeletionsRequest,
+    ExtendRequest, FaultCode, HealthReply, KeyRequest, OrderReply, OrderRequest, ParkedReply, ParkedRequest,
+    ReleaseReply, RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayReply, SandboxRequest, SandboxView,
+    StatsReply, Subjects, Verb,
+};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+/// The header in which AsyncAPI looks for NATS's own reply field.
+const REPLY_TO: &str = "$message.header#/reply-to";
+
+/// Asks for nothing in particular; the body may be empty as well.
+#[derive(ToSchema)]
+struct Nothing {}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    /// Any service of the account.
+    Anybody,
+    /// People and their tools.
+    Operator,
+}
+
+/// A request and its reply.
+struct Exchange {
+    summary: &'static str,
+    asker: Asker,
+    request: Maker,
+    asks: &'static [&'static str],
+    reply: Maker,
+    answers: &'static [&'static str],
+    /// What the worker may say beside [`ANY`].
+    faults: &'static [FaultCode],
+}
+
+/// Makes a message: its name, its summary, its examples, and where its schemas go.
+type Maker = fn(String, String, &[&str], &mut Schemas) -> anyhow::Result<Message>;
+
+/// The row of a verb. Its summary is the one in `nats/README.md`.
+fn exchange(verb: Verb) -> Exchange {
+    use FaultCode as F;
+    match verb {
+        Verb::Allocate => anybody::<AllocateRequest, Allocation>("claim a sandbox")
+            .shown(&[examples::ALLOCATE_FULL, examples::ALLOCATE_LEAST], &[examples::ALLOCATION])
+            .or(&[F::MissingSandboxId, F::PoolExhausted, F::Contended]),
+        Verb::Release => anybody::<SandboxRequest, ReleaseReply>("give it back")
+            .shown(&[examples::OWN_SANDBOX], &[examples::RELEASED])
+            .or(&[F::MissingSandboxId, F::NotSandboxOwner, F::NotFound, F::InvalidState]),
+        Verb::Get => anybody::<SandboxRequest, SandboxView>("show me my sandbox")
+            .shown(&[examples::OWN_SANDBOX], &[examples::HELD, examples::BARE])
+            .or(&[F::MissingSandboxId, F::NotSandboxOwner, F::NotFound]),
+        Verb::Stats => {
+            anybody::<Nothing, StatsReply>("count the pools").shown(&[examples::NOTHING], &[examples::COUNTS])
+        }
+        Verb::Health => {
+            anybody::<Nothing, HealthReply>("can you work").shown(&[examples::NOTHING], &[examples::HEALTHY])
+        }
+        Verb::Deletions => operator::<DeletionsRequest, DeletionsReply>("show the deletion queue")
+            .shown(&[examples::ASK_DELETIONS], &[examples::DELETIONS])
+            .or(&[F::UpstreamUnavailable]),
+        Verb::Parked => operator::<ParkedRequest, ParkedReply>("which deletions were given up")
+            .shown(&[examples::ASK_PARKED], &[examples::ALL_PARKED])
+            .or(&[F::UpstreamUnavailable]),
+        Verb::Deletion => operator::<DeletionRequest, DeletionView>("show the end of one sandbox")
+            .shown(&[examples::ONE_SANDBOX], &[examples::DELETION])
+            .or(&[F::NotFound, F::UpstreamUnavailable]),
+        Verb::Replay => operator::<KeyRequest, ReplayReply>("try a parked deletion again")
+            .shown(&[examples::KEY], &[examples::REPLAYED])
+            .or(&[F::NotFound, F::InvalidState, F::Contended, F::UpstreamUnavailable]),
+        Verb::ReplayAll => {
+            operator::<ReplayAllRequest, ReplayAllReply>("try all of them again, a page at a time")
+                .shown(&[examples::REPLAY_ALL], &[examples::REPLAYED_ALL])
+                .or(&[F::UpstreamUnavailable])
+        }
+        Verb::Remove => operator::<KeyRequest, RemoveReply>("remove a parked message that nobody can read")
+            .shown(&[examples::KEY], &[examples::REMOVED])
+            .or(&[F::NotFound, F::InvalidState, F::UpstreamUnavailable]),
+        Verb::Extend => anybody::<ExtendRequest, Allocation>("more time for my lease")
+            .shown(&[examples::EXTEND], &[examples::ALLOCATION])
+            .or(&[
+                F::MissingSandboxId,
+                F::NotSandboxOwner,
+                F::NotFound,
+                F::InvalidState,
+                F::AllocationExpired,
+                F::Contended,
+            ]),
+        Verb::Quarantine => order("take a sandbox out of use"),
+        Verb::Unquarantine => order("put it back into use"),
+        Verb::ForceRelease => order("end its lease or quarantine and have it deleted"),
+    }
+}
+
+fn anybody<Q: ToSchema, R: ToSchema>(summary: &'static str) -> Exchange {
+    Exchange {
+        summary,
+        asker: Asker::Anybody,
+        request: bounded::<Q>,
+        asks: &[],
+        reply: Message::of::<R>,
+        answers: &[],
+        faults: &[],
+    }
+}
+
+/// A request, and the pools that it is held to. The wrapper does not name the schema of what it wraps.
+fn bounded<Q: ToSchema>(
+    name: String,
+    summary: String,
+    examples: &[&str],
+    schemas: &mut Schemas,
+) -> anyhow::Result<Message> {
+    schemas.take::<Q>()?;
+    Message::of::<Bounded<Q>>(name, summary, examples, schemas)
+}
+
+fn operator<Q: ToSchema, R: ToSchema>(summary: &'static str) -> Exchange {
+    Exchange { asker: Asker::Operator, ..anybody::<Q, R>(summary) }
+}
+
+fn order(summary: &'static str) -> Exchange {
+    operator::<OrderRequest, OrderReply>(summary).shown(&[examples::ORDER], &[examples::ORDERED]).or(&[
+        FaultCode::NotFound,
+        FaultCode::InvalidState,
+        FaultCode::Contended,
+    ])
+}
+
+// === impl Exchange ===
+
+impl Exchange {
+    const fn shown(mut self, asks: &'static [&'static str], answers: &'static [&'static str]) -> Self {
+        self.asks = asks;
+        self.answers = answers;
+        self
+    }
+
+    const fn or(mut self, faults: &'static [FaultCode]) -> Self {
+        self.faults = faults;
+        self
+    }
+}
+
+/// The name of a verb in the names of its messages: `ReplayAll` for `replay-all`.
+fn title(verb: Verb) -> String {
+    let words = verb.as_str().split('-').map(|word| {
+        let (first, rest) = word.split_at_checked(1).unwrap_or((word, ""));
+        format!("{}{rest}", first.to_ascii_uppercase())
+    });
+    words.collect()
+}
+
+fn request_name(verb: Verb) -> String {
+    format!("{}Request", title(verb))
+}
+
+/// The name of the message that answers a verb.
+pub(super) fn reply_name(verb: Verb) -> String {
+    format!("{}Reply", title(verb))
+}
+
+/// The request and the reply of a verb.
+///
+/// # Errors
+/// When a schema or an example is no JSON.
+pub(super) fn messages(verb: Verb, schemas: &mut Schemas) -> anyhow::Result<[Message; 2]> {
+    let Exchange { summary, request, asks, reply, answers, .. } = exchange(verb);
+    let asked = [Header::RequestId, Header::DeadlineMs, Header::Traceparent];
+    let (of_claim, of_lease): (&[_], &[_]) = match verb {
+        Verb::Allocate => (&[Header::IdempotencyKey], &[Header::Outcome]),
+        _ => (&[], &[]),
+    };
+    let asked = [&asked[..], of_claim].concat();
+    let request = request(request_name(verb), format!("{summary}: the request"), asks, schemas)?;
+    let reply = reply(reply_name(verb), format!("{summary}: the answer"), answers, schemas)?;
+    Ok([request.with_headers(&asked, &[]), reply.with_headers(&[Header::RequestId], of_lease)])
+}
+
+/// The subject of a verb.
+pub(super) fn channel(verb: Verb, subjects: &Subjects) -> Value {
+    let name = request_name(verb);
+    json!({
+        "address": subjects.request(verb),
+        "title": title(verb),
+        "summary": exchange(verb).summary,
+        "messages": { name.as_str(): reference(&name) },
+    })
+}
+
+/// The request of a verb, with all that may come back.
+pub(super) fn operation(verb: Verb, subjects: &Subjects) -> Value {
+    let Exchange { summary, asker, faults: own, .. } = exchange(verb);
+    let failures = FaultCode::ALL.into_iter().filter(|code| ANY.contains(code) || own.contains(code));
+    let replies = std::iter::once(reply_name(verb)).chain(failures.map(faults::name));
+    let replies: Vec<_> = replies.map(|name| at(REPLIES, &name)).collect();
+    let tag = if asker == Asker::Anybody { "lab" } else { "operator" };
+    json!({
+        "action": "receive",
+        "title": title(verb),
+        "summary": summary,
+        "channel": { "$ref": format!("#/channels/{}", verb.as_str()) },
+        "messages": [at(verb.as_str(), &request_name(verb))],
+        "tags": [{ "name": tag }],
+        "bindings": { "nats": { "queue": subjects.allocator_group(), "bindingVersion": "0.1.0" } },
+        "reply": {
+            "address": {
+                "location": REPLY_TO,
+                "description": "The reply field of the NATS message, which every client library sets on a request.",
+            },
+            "channel": { "$ref": format!("#/channels/{REPLIES}") },
+            "messages": replies,
+        },
+    })
+}
+
+/// A reference to a message of a channel.
+pub(super) fn at(channel: &str, message: &str) -> Value {
+    json!({ "$ref": format!("#/channels/{channel}/messages/{message}") })
+}

@@ -1,0 +1,191 @@
+//! `broker client`: the requests of a lab from a shell, through either door, with the repeats that they need.
+
+use crate::bench::Ports;
+use crate::bench::door::{self, Door};
+use clap::Subcommand;
+use common::client::{Claim, Client, ClientError, Patience};
+use common::clock::SystemClock;
+use common::contract::Allocation;
+use common::domain::{IdempotencyKey, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
+use common::random::Dice;
+use common::runtime::settings::Env;
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest time that a call may be given, in seconds.
+const PATIENCE_SECONDS_MAX: u64 = 3_600;
+/// What the connection is called, and `{role}` in `NATS_USER` stands for.
+const CONNECTION: &str = "service";
+
+/// A call, and the door that it goes through.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    door: door::Options,
+    /// How long the call may take, repeats included.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=PATIENCE_SECONDS_MAX))]
+    patience_seconds: u64,
+    /// What the request is called in the broker's logs; a fresh id without it.
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+    #[command(subcommand)]
+    call: Call,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, Subcommand)]
+enum Call {
+    /// Claim a sandbox; again with the same owner and key it is the same one.
+    Allocate {
+        /// Who claims.
+        #[arg(value_parser = OwnerId::parse)]
+        owner: OwnerId,
+        /// What makes a repeat the same claim; the owner without it.
+        #[arg(long, value_parser = IdempotencyKey::parse)]
+        key: Option<IdempotencyKey>,
+        /// The lab that it is for.
+        #[arg(long, value_parser = LabId::parse)]
+        lab: Option<LabId>,
+        /// The pool.
+        #[arg(long, value_parser = PoolName::parse)]
+        pool: Option<PoolName>,
+        /// Only sandboxes whose name begins so.
+        #[arg(long, value_name = "PREFIX", value_parser = NamePrefix::parse)]
+        name_prefix: Option<NamePrefix>,
+        /// Length of the lease in hours.
+        #[arg(long)]
+        hours: Option<u32>,
+    },
+    /// Show a sandbox to its owner.
+    Get(Own),
+    /// Have a lease last longer.
+    Extend {
+        #[command(flatten)]
+        own: Own,
+        /// How long it is to last in all, in hours.
+        #[arg(long)]
+        hours: u32,
+        /// The lease that is meant, by its epoch.
+        #[arg(long)]
+        epoch: Option<u64>,
+    },
+    /// Give a sandbox back.
+    Release(Own),
+    /// Count the pools; over HTTP with a token that may.
+    Stats,
+    /// Whether a worker answers, and its store; over NATS.
+    Health,
+}
+
+/// A sandbox, and who holds it.
+#[derive(Clone, Debug, clap::Args)]
+struct Own {
+    /// The sandbox.
+    #[arg(value_parser = SandboxId::parse)]
+    sandbox: SandboxId,
+    /// Who holds it.
+    #[arg(value_parser = OwnerId::parse)]
+    owner: OwnerId,
+}
+
+/// What is printed of a claim: the lease, and whether it is new.
+#[derive(Serialize)]
+struct Granted {
+    outcome: &'static str,
+    #[serde(flatten)]
+    lease: Allocation,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// With the answer.
+    Answered,
+    /// Refused: the same call again would have the same answer.
+    Refused,
+    /// Not now: the same call may go better later, and is safe.
+    NotNow,
+    /// With an answer that cannot be read.
+    Unreadable,
+}
+
+// === impl Options ===
+
+impl Options {
+    /// Asks, and prints the answer as JSON, or what went wrong.
+    ///
+    /// # Errors
+    /// Mistakes in the environment; a door that cannot be opened.
+    pub(crate) async fn run(self, env: &dyn Env) -> anyhow::Result<End> {
+        let Self { door, patience_seconds, request_id, call } = self;
+        let ports = Ports { clock: Arc::new(SystemClock), random: Arc::new(Dice::unseeded()) };
+        let door = Door::open(&door, env, &ports, CONNECTION).await?;
+        let patience = Patience { call: Duration::from_secs(patience_seconds), ..Patience::default() };
+        let client = Client::new(door.requests(), ports.clock, ports.random, patience);
+        let client = match request_id {
+            Some(request_id) => client.named(&request_id),
+            None => client,
+        };
+        let said = call.ask(&client).await;
+        door.close().await;
+        Ok(match said {
+            Ok(text) => {
+                println!("{text}");
+                End::Answered
+            }
+            Err(error) => {
+                eprintln!("broker: {error}");
+                End::of(&error)
+            }
+        })
+    }
+}
+
+// === impl Call ===
+
+impl Call {
+    async fn ask(self, client: &Client) -> Result<String, ClientError> {
+        Ok(match self {
+            Self::Allocate { owner, key, lab, pool, name_prefix, hours } => {
+                let claim = Claim { owner, key, lab, pool, name_prefix, hours };
+                let claimed = client.allocate(&claim).await?;
+                text(&Granted { outcome: claimed.outcome.as_str(), lease: claimed.lease })
+            }
+            Self::Get(Own { sandbox, owner }) => text(&client.get(&sandbox, &owner).await?),
+            Self::Extend { own: Own { sandbox, owner }, hours, epoch } => {
+                text(&client.extend(&sandbox, &owner, hours, epoch).await?)
+            }
+            Self::Release(Own { sandbox, owner }) => text(&client.release(&sandbox, &owner).await?),
+            Self::Stats => text(&client.stats().await?),
+            Self::Health => text(&client.health().await?),
+        })
+    }
+}
+
+// Structs of texts and numbers, which always have a JSON form.
+fn text(reply: &impl Serialize) -> String {
+    serde_json::to_string(reply).unwrap_or_default()
+}
+
+// === impl End ===
+
+impl End {
+    const fn of(error: &ClientError) -> Self {
+        match error {
+            ClientError::Unreadable { .. } => Self::Unreadable,
+            _ if error.may_pass() => Self::NotNow,
+            _ => Self::Refused,
+        }
+    }
+
+    /// The exit code that says so.
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            Self::Answered => 0,
+            Self::Unreadable => 1,
+            Self::Refused => 3,
+            Self::NotNow => 4,
+        }
+    }
+}

@@ -1,0 +1,230 @@
+#!/usr/bin/env python3
+"""Runs schemathesis against a real `broker up`: every operation of its description, with every kind of token.
+
+First the description itself is held against the rules of OpenAPI 3.1, by another program. The one run that has the
+fitting token for each operation goes through all phases, the stateful one too, which follows the links from a claim to
+what can be done with it. The others show that each kind of token, and no token, is let in or kept out.
+Relies on schemathesis on the PYTHONPATH (tools/schemathesis.sh). BROKER names the binary, NATS_SERVER the server.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+BROKER = Path(os.environ.get("BROKER") or ROOT / "target/debug/broker")
+
+POOL = 1500
+READY_MAX_SECONDS = 90
+STOP_MAX_SECONDS = 10
+RUN_MAX_SECONDS = 300
+POLL_SECONDS = 0.1
+OWNERS = ["student-1", "student-2", "student-3"]
+SANDBOXES_OF_OWNER = 4
+
+# Callers are slowed down nowhere, reports are not waited for, and every length of a lease that the description knows
+# is one that this installation takes.
+SETTINGS = {
+    "PEER_RATE_PER_SECOND": "0",
+    "TOKEN_RATE_PER_SECOND": "0",
+    "OWNER_RATE_PER_SECOND": "0",
+    "ADMIN_WAIT_MS": "100",
+    "LAB_DURATION_HOURS_MAX": "720",
+    "LAB_DURATION_HOURS_TOTAL_MAX": "1440",
+}
+# Events have no end, and on a quiet ledger no beginning: each case would wait for its whole time. The tests of the ingress
+# and of the flows (watching.rs) are about them.
+LEFT_OUT = ["GET /v1/admin/events"]
+# Name, the schemes that its token stands for, the token of each scheme, phases, examples of an operation.
+RUNS = [
+    ("fitting tokens", "lab,admin,read-only", {"lab": "lab", "admin": "admin", "read-only": "read-only"},
+     "examples,coverage,fuzzing,stateful", 12),
+    ("lab token", "lab", dict.fromkeys(("lab", "admin", "read-only"), "lab"), "examples,fuzzing", 5),
+    ("admin token", "admin", dict.fromkeys(("lab", "admin", "read-only"), "admin"), "examples,fuzzing", 5),
+    ("read-only token", "read-only", dict.fromkeys(("lab", "admin", "read-only"), "read-only"),
+     "examples,fuzzing", 5),
+    ("no token", "", {}, "examples,fuzzing", 5),
+]
+
+
+class Broken(Exception):
+    """Something that is not as it has to be."""
+
+
+class Fleet:
+    """A running `broker up`, ended by its own id."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.log = folder / "log"
+        lines, self.tokens = [], {}
+        for scope in ("lab", "admin", "read-only"):
+            made = subprocess.run([BROKER, "token", "--name", f"rig-{scope}", "--scope", scope],
+                                  check=True, capture_output=True, text=True, timeout=READY_MAX_SECONDS)
+            lines.append(made.stdout)
+            self.tokens[scope] = made.stderr.split()[-1]
+        (folder / "tokens").write_text("".join(lines))
+        words = [BROKER, "up", "--ephemeral", "--pool", str(POOL)]
+        for door in ("http", "nats-listen", "simulator-listen"):
+            words += [f"--{door}", "127.0.0.1:0"]
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                words, env={**os.environ, **SETTINGS, "TOKENS_FILE": str(folder / "tokens")},
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+
+    def wait_ready(self):
+        """Waits for the fleet and for a full pool."""
+        self.url = wait("the fleet", self._printed_url)
+        wait("a full pool", lambda: self.call("GET", "/v1/admin/stats", "admin")["available"] == POOL)
+
+    def _printed_url(self):
+        printed = re.sub(r"\x1b\[[0-9;]*m", "", self.log.read_text(errors="replace"))
+        if self.process.poll() is not None:
+            raise Broken(f"broker up ended before it was ready:\n{printed}")
+        found = re.search(r"^ +http +(http://\S+)", printed, re.MULTILINE)
+        return found and found.group(1)
+
+    def call(self, method, path, scope, **headers):
+        """A call's answer, which has to be a good one."""
+        headers = {"Authorization": f"Bearer {self.tokens[scope]}", **headers}
+        request = urllib.request.Request(self.url + path, method=method, headers=headers)
+        with urllib.request.urlopen(request, timeout=READY_MAX_SECONDS) as response:
+            return json.load(response)
+
+    def stop(self):
+        """Ends it; the exit code has to be good."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_MAX_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+def wait(what, ready):
+    """Asks until there is a true answer, and returns it."""
+    end = time.monotonic() + READY_MAX_SECONDS
+    while True:
+        if found := ready():
+            return found
+        if time.monotonic() > end:
+            raise Broken(f"waited {READY_MAX_SECONDS} s for {what}")
+        time.sleep(POLL_SECONDS)
+
+
+def describe(fleet):
+    """The description, which has to be valid by a validator that is not schemathesis."""
+    document = fleet.call("GET", "/v1/openapi.json", "lab")
+    problems = [f"{'/'.join(map(str, e.absolute_path))}: {e.message}" for e in
+                OpenAPIV31SpecValidator(document).iter_errors()]
+    if problems:
+        raise Broken("/v1/openapi.json is no OpenAPI 3.1:\n" + "\n".join(problems))
+    # From a file, since an operation that schemathesis has the description from is left out by it.
+    (fleet.folder / "openapi.json").write_text(json.dumps(document))
+    methods = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
+    known = {f"{method.upper()} {path}" for path, item in document["paths"].items() for method in methods & set(item)}
+    if gone := set(LEFT_OUT) - known:
+        raise Broken(f"left out, and not there: {gone}")
+    return len(known - set(LEFT_OUT))
+
+
+def settings(fleet, tokens):
+    """The settings of a run: the file, and what only a running fleet knows."""
+    claims = [(owner, fleet.call("POST", "/v1/allocate", "lab", **{"X-Instruqt-Sandbox-ID": owner,
+                                                                  "Idempotency-Key": f"rig-{n}"}))
+              for owner in OWNERS for n in range(SANDBOXES_OF_OWNER)]
+    lines = [(HERE / "settings.toml").read_text().replace('"hooks.py"', json.dumps(str(HERE / "hooks.py")))]
+    # Half of the cases are about something that is there.
+    for name, values in {"owners": OWNERS, "ids": [claim["sandbox_id"] for _, claim in claims],
+                         "pools": ["main"]}.items():
+        lines += [f"[dictionaries.{name}]", f"values = {json.dumps(values)}"]
+    lines += ["[parameters]", '"path.id" = { dictionary = "ids", probability = 0.5 }',
+              '"header.X-Instruqt-Sandbox-ID" = { dictionary = "owners", probability = 0.5 }',
+              # Any other pool is refused: which there are is a matter of the installation.
+              '"header.X-Sandbox-Pool" = { dictionary = "pools" }']
+    if tokens:
+        lines += ["[auth.openapi]"]
+        lines += [f"{scheme} = {{ bearer = {json.dumps(fleet.tokens[scope])} }}" for scheme, scope in tokens.items()]
+    return "\n".join(lines) + "\n"
+
+
+def start(fleet, run):
+    """Starts one run of schemathesis."""
+    name, schemes, tokens, phases, examples = run
+    folder = fleet.folder / name.replace(" ", "-")
+    folder.mkdir()
+    (folder / "schemathesis.toml").write_text(settings(fleet, tokens))
+    words = [sys.executable, "-m", "schemathesis.cli", "--config-file", folder / "schemathesis.toml", "run",
+             fleet.folder / "openapi.json", "--url", fleet.url, "--no-color", "--checks", "all", "--phases", phases,
+             "--max-examples", str(examples), "--report-json-path", folder / "report.json", "--report", "json",
+             "--generation-with-security-parameters", "true" if len(set(tokens.values())) > 1 else "false"]
+    for operation in LEFT_OUT:
+        words += ["--exclude-name", operation]
+    with (folder / "log").open("wb") as out:
+        process = subprocess.Popen(words, cwd=folder, env={**os.environ, "API_SCHEMES": schemes},
+                                   stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    return name, folder, process
+
+
+def judge(started, operations):
+    """What became of a run: its cases and its findings."""
+    name, folder, process = started
+    code = process.wait(RUN_MAX_SECONDS)
+    report = json.loads((folder / "report.json").read_text()) if (folder / "report.json").exists() else {}
+    cases = report.get("test_cases", {}).get("generated", 0)
+    tested = report.get("operations", {}).get("tested", 0)
+    findings = sum(failure["count"] for failure in report.get("failures", []))
+    problems = []
+    if code or findings or not report.get("complete"):
+        problems.append(f"it ended with {code}")
+    if tested != operations or not cases:
+        problems.append(f"{tested} of {operations} operations were tested by {cases} cases")
+    print(f"api: {name}: {tested} operations, {cases} cases, {report.get('running_time', 0):.0f} s", flush=True)
+    if problems:
+        print((folder / "log").read_text(errors="replace"), flush=True)
+        print(f"api: {name}: FAILED: {'; '.join(problems)}", flush=True)
+    return cases, max(findings, len(problems))
+
+
+def main():
+    """Runs everything; the exit code says whether nothing was found."""
+    folder = Path(tempfile.mkdtemp(prefix="broker-api-"))
+    fleet = Fleet(folder)
+    started = []
+    try:
+        fleet.wait_ready()
+        operations = describe(fleet)
+        # At the same time: each waits for the broker more than it works.
+        started = [start(fleet, run) for run in RUNS]
+        results = [judge(each, operations) for each in started]
+        code = fleet.stop()
+    except (Broken, OSError, KeyError, ValueError, subprocess.SubprocessError) as failure:
+        print(fleet.log.read_text(errors="replace")[-4000:], flush=True)
+        print(f"api: FAILED: {type(failure).__name__}: {failure}", flush=True)
+        return 1
+    finally:
+        for _, _, process in started:
+            if process.poll() is None:
+                process.kill()
+        if fleet.process.poll() is None:
+            fleet.stop()
+        if not os.environ.get("API_KEEP"):
+            shutil.rmtree(folder, ignore_errors=True)
+    cases, findings = (sum(column) for column in zip(*results))
+    print(f"api: {operations} operations, {cases} cases in {len(RUNS)} runs, {findings} findings, exit code {code}")
+    return 1 if findings or code or not cases else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
