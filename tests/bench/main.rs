@@ -6,4 +6,5 @@ mod files;
 mod floor;
 mod liars;
 mod reach;
+mod siege;
 mod tool;

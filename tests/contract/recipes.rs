@@ -146,12 +146,7 @@ async fn every_recipe_does_what_it_says() {
         .set("EXPIRY_INTERVAL_SECONDS", 1)
         .start()
         .await;
-    let broken = FaultKind::Status {
-        status: 500,
-        message: None,
-        retry_after_seconds: None,
-        retry_after_as_date: false,
-    };
+    let broken = FaultKind::status(500);
     rig.csp.fail(Operation::Delete, Fault::always(broken)).unwrap();
     // The reader finds a queue with something in it.
     rig.pause_deletions().await;

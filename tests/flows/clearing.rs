@@ -11,12 +11,7 @@ use simulator::{Fault, FaultKind, Operation};
 const OURS: &str = "Instrqt-SaaS";
 
 fn failing() -> Fault {
-    let kind = FaultKind::Status {
-        status: 500,
-        message: None,
-        retry_after_seconds: None,
-        retry_after_as_date: false,
-    };
+    let kind = FaultKind::status(500);
     Fault::always(kind)
 }
 

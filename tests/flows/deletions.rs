@@ -7,10 +7,6 @@ use harness::rig::Plan;
 use harness::wait::{PATIENCE, eventually};
 use simulator::{Fault, FaultKind, Latency, Operation};
 
-fn status(status: u16) -> FaultKind {
-    FaultKind::Status { status, message: None, retry_after_seconds: None, retry_after_as_date: false }
-}
-
 #[tokio::test]
 async fn a_release_ends_in_a_tombstone_that_a_late_listing_cannot_undo() {
     let rig = Plan::new(6).start().await;
@@ -46,7 +42,7 @@ async fn a_release_ends_in_a_tombstone_that_a_late_listing_cannot_undo() {
 #[tokio::test]
 async fn a_failed_attempt_is_counted_and_tried_again() {
     let rig = Plan::new(6).start().await;
-    rig.csp.fail(Operation::Delete, Fault::next(2, status(500))).unwrap();
+    rig.csp.fail(Operation::Delete, Fault::next(2, FaultKind::status(500))).unwrap();
     let claim = rig.api.allocate("student-1").await;
     rig.api.release(claim.sandbox(), "student-1").await;
     let gone = rig.until_state(claim.sandbox(), StateName::Deleted).await;
@@ -70,7 +66,7 @@ async fn a_deletion_whose_outcome_is_unknown_is_settled_by_the_next_attempt() {
 #[tokio::test]
 async fn a_deletion_that_uses_up_its_attempts_is_parked_with_its_reason() {
     let rig = Plan::new(6).set("DELETION_ATTEMPTS_MAX", 2).start().await;
-    rig.csp.fail(Operation::Delete, Fault::always(status(500))).unwrap();
+    rig.csp.fail(Operation::Delete, Fault::always(FaultKind::status(500))).unwrap();
     let claim = rig.api.allocate("student-1").await;
     rig.api.release(claim.sandbox(), "student-1").await;
     let parked = rig.until_state(claim.sandbox(), StateName::DeletionFailed).await;
@@ -92,7 +88,7 @@ async fn a_deletion_that_uses_up_its_attempts_is_parked_with_its_reason() {
 #[tokio::test]
 async fn credentials_that_are_refused_use_up_no_attempt() {
     let rig = Plan::new(6).set("DELETION_ATTEMPTS_MAX", 1).start().await;
-    rig.csp.fail(Operation::Delete, Fault::always(status(401))).unwrap();
+    rig.csp.fail(Operation::Delete, Fault::always(FaultKind::status(401))).unwrap();
     let claim = rig.api.allocate("student-1").await;
     rig.api.release(claim.sandbox(), "student-1").await;
     eventually("a refused call", PATIENCE, || async {

@@ -4,7 +4,6 @@ use common::contract::TickKind;
 use common::domain::StateName;
 use futures_util::{StreamExt as _, stream};
 use harness::freezing_proxy::{Freeze, FreezingProxy};
-use harness::process::Broker;
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};
 use simulator::{Fault, FaultKind, Operation};
@@ -29,23 +28,9 @@ enum Course {
     Parked,
 }
 
-fn status(status: u16) -> FaultKind {
-    FaultKind::Status { status, message: None, retry_after_seconds: None, retry_after_as_date: false }
-}
-
 fn plan(course: Course) -> Plan {
     let attempts = if course == Course::Parked { 1 } else { 8 };
     Plan::new(2).set("DELETION_ATTEMPTS_MAX", attempts).counts(|counts| counts.reapers = 0)
-}
-
-/// A reaper of its own process, over these two servers.
-async fn reaper(rig: &Rig, folder: &std::path::Path, nats: &str, table: &str) -> Broker {
-    let mut env = rig.env.clone();
-    env.insert("NATS_URL".to_owned(), nats.to_owned());
-    env.insert("DYNAMODB_ENDPOINT".to_owned(), table.to_owned());
-    env.insert("OPS_LISTEN".to_owned(), "127.0.0.1:0".to_owned());
-    let variables: Vec<_> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    Broker::start(folder, &["reaper"], &variables).await
 }
 
 /// Lets a reaper come to that word, kills it there, and lets another one go on.
@@ -54,8 +39,8 @@ async fn killed_at(way: Way, word: &str, time: usize, is_before: bool, course: C
     let rig = plan(course).start().await;
     match course {
         Course::Deleted => {}
-        Course::Retried => rig.csp.fail(Operation::Delete, Fault::next(1, status(500))).unwrap(),
-        Course::Parked => rig.csp.fail(Operation::Delete, Fault::always(status(500))).unwrap(),
+        Course::Retried => rig.csp.fail(Operation::Delete, Fault::next(1, FaultKind::status(500))).unwrap(),
+        Course::Parked => rig.csp.fail(Operation::Delete, Fault::always(FaultKind::status(500))).unwrap(),
     }
     let folder = tempfile::tempdir().unwrap();
     let (nats, table) = (rig.env["NATS_URL"].clone(), rig.env["DYNAMODB_ENDPOINT"].clone());
@@ -66,7 +51,7 @@ async fn killed_at(way: Way, word: &str, time: usize, is_before: bool, course: C
     };
     let to_nats = FreezingProxy::start(&nats, on_nats).await;
     let to_table = FreezingProxy::start(&table, on_table).await;
-    let first = reaper(&rig, folder.path(), to_nats.address(), to_table.address()).await;
+    let first = rig.start_reaper(folder.path(), to_nats.address(), to_table.address()).await;
     let claim = rig.api.allocate("student-1").await;
     rig.api.release(claim.sandbox(), "student-1").await;
     eventually(&format!("a reaper at this step: {case}"), PATIENCE, || async {
@@ -75,7 +60,7 @@ async fn killed_at(way: Way, word: &str, time: usize, is_before: bool, course: C
     .await;
     first.child.kill().await;
     drop((to_nats, to_table));
-    let second = reaper(&rig, folder.path(), &nats, &table).await;
+    let second = rig.start_reaper(folder.path(), &nats, &table).await;
     settled(&rig, claim.sandbox(), course, &case).await;
     assert_eq!(second.stop(PATIENCE).await, Some(0), "{case}: {}", second.output());
     rig.stop().await;
@@ -149,7 +134,7 @@ async fn a_reaper_killed_during_the_call_leaves_one_deletion_done_once() {
         rig.csp.fail(Operation::Delete, Fault::next(1, kind.clone())).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let (nats, table) = (rig.env["NATS_URL"].clone(), rig.env["DYNAMODB_ENDPOINT"].clone());
-        let first = reaper(&rig, folder.path(), &nats, &table).await;
+        let first = rig.start_reaper(folder.path(), &nats, &table).await;
         let claim = rig.api.allocate("student-1").await;
         rig.api.release(claim.sandbox(), "student-1").await;
         eventually("the call to be under way", PATIENCE, || async {
@@ -157,7 +142,7 @@ async fn a_reaper_killed_during_the_call_leaves_one_deletion_done_once() {
         })
         .await;
         first.child.kill().await;
-        let second = reaper(&rig, folder.path(), &nats, &table).await;
+        let second = rig.start_reaper(folder.path(), &nats, &table).await;
         let gone = rig.until_state(claim.sandbox(), StateName::Deleted).await;
         assert!(!rig.csp.exists(&gone.external_id), "{kind:?}");
         assert_eq!(gone.history.len(), 4, "{kind:?}");

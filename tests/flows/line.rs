@@ -22,7 +22,7 @@ fn status(status: u16, retry_after_seconds: Option<u64>) -> FaultKind {
 }
 
 /// A plan whose breaker tries every second.
-fn plan(accounts: usize) -> Plan {
+pub(crate) fn plan(accounts: usize) -> Plan {
     Plan::new(accounts)
         .set("BREAKER_OPEN_SECONDS_MIN", 1)
         .set("BREAKER_OPEN_SECONDS_MAX", 1)

@@ -1,22 +1,11 @@
 //! One account that nobody can delete, among others that can be: it is parked with its reason, and stops nobody.
 
+use crate::line::plan;
 use common::contract::DeletionsStatus;
 use common::domain::StateName;
-use harness::rig::{Plan, Rig};
+use harness::rig::Rig;
 use harness::wait::{PATIENCE, eventually};
 use simulator::{Fault, FaultKind, Operation};
-
-fn status(status: u16) -> FaultKind {
-    FaultKind::Status { status, message: None, retry_after_seconds: None, retry_after_as_date: false }
-}
-
-fn plan(accounts: usize) -> Plan {
-    Plan::new(accounts)
-        .set("BREAKER_OPEN_SECONDS_MIN", 1)
-        .set("BREAKER_OPEN_SECONDS_MAX", 1)
-        .set("DELETIONS_PER_MINUTE_MIN", 600)
-        .counts(|counts| counts.reapers = 2)
-}
 
 async fn claim(rig: &Rig, owner: &str) -> String {
     let claim = rig.api.allocate(owner).await;
@@ -37,7 +26,7 @@ async fn odd_one(answer: u16, others_after: usize) -> (Rig, String) {
     let rig = plan(20).start().await;
     let odd = claim(&rig, "odd").await;
     let account = rig.sandbox(&odd).await.unwrap().external_id.bare().to_owned();
-    let fault = Fault { account: Some(account), ..Fault::always(status(answer)) };
+    let fault = Fault { account: Some(account), ..Fault::always(FaultKind::status(answer)) };
     rig.csp.fail(Operation::Delete, fault).unwrap();
     for number in 0..5 {
         let owner = format!("before-{number}");
@@ -92,7 +81,7 @@ async fn a_token_that_loses_its_rights_in_the_middle_stops_the_line_and_parks_no
         let first = claim(&rig, "first").await;
         give_back(&rig, &first, "first").await;
         rig.until_state(&first, StateName::Deleted).await;
-        rig.csp.fail(Operation::Delete, Fault::always(status(answer))).unwrap();
+        rig.csp.fail(Operation::Delete, Fault::always(FaultKind::status(answer))).unwrap();
         let mut crowd = Vec::new();
         for number in 0..12 {
             let owner = format!("student-{number}");

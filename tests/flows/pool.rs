@@ -4,10 +4,6 @@ use common::domain::{NamePrefix, StateName};
 use harness::rig::{Plan, Rig};
 use simulator::{BrokenEntry, Fault, FaultKind, Latency, Operation};
 
-fn status(status: u16) -> FaultKind {
-    FaultKind::Status { status, message: None, retry_after_seconds: None, retry_after_as_date: false }
-}
-
 #[tokio::test]
 async fn a_second_sync_changes_nothing() {
     let rig = Plan::new(230).start().await;
@@ -106,9 +102,9 @@ async fn a_provider_that_lies_or_fails_costs_the_pool_nothing() {
     nothing_is_lost(&rig, "an empty list", FaultKind::EmptyList, "refused").await;
     nothing_is_lost(&rig, "a list cut after a page", FaultKind::ShortList { pages: 1 }, "refused").await;
     nothing_is_lost(&rig, "garbage", FaultKind::Garbage, "failed").await;
-    nothing_is_lost(&rig, "401", status(401), "failed").await;
-    nothing_is_lost(&rig, "429", status(429), "failed").await;
-    nothing_is_lost(&rig, "500", status(500), "failed").await;
+    nothing_is_lost(&rig, "401", FaultKind::status(401), "failed").await;
+    nothing_is_lost(&rig, "429", FaultKind::status(429), "failed").await;
+    nothing_is_lost(&rig, "500", FaultKind::status(500), "failed").await;
     nothing_is_lost(&rig, "a hang", FaultKind::Hang, "failed").await;
     nothing_is_lost(&rig, "a cut connection", FaultKind::Reset, "failed").await;
     // The admin sees the same report over HTTP.

@@ -30,12 +30,7 @@ async fn mixed() -> (Rig, String, String) {
         .set("DELETION_RETRY_SECONDS_MAX", 3_600)
         .start()
         .await;
-    let kind = FaultKind::Status {
-        status: 500,
-        message: None,
-        retry_after_seconds: None,
-        retry_after_as_date: false,
-    };
+    let kind = FaultKind::status(500);
     rig.csp.fail(Operation::Delete, Fault::always(kind)).unwrap();
     let put_off = release(&rig, "put-off").await;
     eventually("a scheduled retry", PATIENCE, || async {

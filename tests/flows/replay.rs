@@ -14,12 +14,7 @@ const LONG: Duration = Duration::from_secs(300);
 
 /// What counts against each account alone; failures of all of them would be an outage, which parks nothing.
 fn refused() -> Fault {
-    let kind = FaultKind::Status {
-        status: 409,
-        message: None,
-        retry_after_seconds: None,
-        retry_after_as_date: false,
-    };
+    let kind = FaultKind::status(409);
     Fault::always(kind)
 }
 

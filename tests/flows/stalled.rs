@@ -3,20 +3,9 @@
 
 use common::domain::{PreClean, Skip, StateName};
 use harness::freezing_proxy::{Freeze, FreezingProxy};
-use harness::process::Broker;
-use harness::rig::{Plan, Rig};
+use harness::rig::Plan;
 use harness::wait::{PATIENCE, eventually};
 use simulator::{Fault, FaultKind, Operation};
-
-/// A reaper of its own process, over these two servers.
-async fn reaper(rig: &Rig, folder: &std::path::Path, nats: &str, table: &str) -> Broker {
-    let mut env = rig.env.clone();
-    env.insert("NATS_URL".to_owned(), nats.to_owned());
-    env.insert("DYNAMODB_ENDPOINT".to_owned(), table.to_owned());
-    env.insert("OPS_LISTEN".to_owned(), "127.0.0.1:0".to_owned());
-    let variables: Vec<_> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    Broker::start(folder, &["reaper"], &variables).await
-}
 
 /// Stalls a reaper right before its write about the deletion, and lets it go when another one has ended that.
 async fn late(fault: Option<FaultKind>, already_gone: bool) {
@@ -32,7 +21,7 @@ async fn late(fault: Option<FaultKind>, already_gone: bool) {
     // The first word about the sandbox is the look, the second the write.
     let write = Freeze { word: "SBX#".to_owned(), time: 2, is_before: true };
     let to_table = FreezingProxy::start(&table, Some(write)).await;
-    let first = reaper(&rig, folder.path(), to_nats.address(), to_table.address()).await;
+    let first = rig.start_reaper(folder.path(), to_nats.address(), to_table.address()).await;
     let claim = rig.api.allocate("student-1").await;
     rig.api.release(claim.sandbox(), "student-1").await;
     eventually("a reaper before its write", PATIENCE, || async {
@@ -40,7 +29,7 @@ async fn late(fault: Option<FaultKind>, already_gone: bool) {
     })
     .await;
     to_nats.hold();
-    let second = reaper(&rig, folder.path(), &nats, &table).await;
+    let second = rig.start_reaper(folder.path(), &nats, &table).await;
     let ended = rig.until_state(claim.sandbox(), StateName::Deleted).await;
     eventually("the other one to finish", PATIENCE, || async {
         match rig.queued().await {
@@ -84,11 +73,6 @@ async fn a_reaper_that_is_late_with_a_deletion_changes_nothing() {
 
 #[tokio::test]
 async fn a_reaper_that_is_late_with_a_failed_attempt_changes_nothing() {
-    let kind = FaultKind::Status {
-        status: 500,
-        message: None,
-        retry_after_seconds: None,
-        retry_after_as_date: false,
-    };
+    let kind = FaultKind::status(500);
     Box::pin(late(Some(kind), false)).await;
 }

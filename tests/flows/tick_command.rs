@@ -34,12 +34,7 @@ async fn a_tick_by_hand_shows_its_report_and_ends_by_its_status() {
     rig.delete_at_csp(id).await;
     let (code, report) = tick(&rig, &["sync", "--wait"]).await;
     assert_eq!((code, &report["status"]), (3, &json!("refused")), "{report}");
-    let broken = FaultKind::Status {
-        status: 500,
-        message: None,
-        retry_after_seconds: None,
-        retry_after_as_date: false,
-    };
+    let broken = FaultKind::status(500);
     rig.csp.fail(Operation::List, Fault::always(broken)).unwrap();
     let (code, report) = tick(&rig, &["sync", "--wait"]).await;
     assert_eq!((code, &report["status"]), (4, &json!("failed")), "{report}");

@@ -2,6 +2,7 @@
 
 use crate::clock::ShiftedClock;
 use crate::http::Api;
+use crate::process::Broker;
 use crate::servers;
 use crate::wait::{PATIENCE, eventually};
 use broker::fleet::{Configs, Counts, Fleet, Shared};
@@ -227,6 +228,16 @@ impl Rig {
     /// Starts the fleet again, over the same table, streams and provider.
     pub async fn start_again(&mut self) {
         self.running = Box::pin(Running::start(&self.env, self.counts, &self.clock)).await;
+    }
+
+    /// Starts a reaper of its own process, over these two servers.
+    pub async fn start_reaper(&self, folder: &std::path::Path, nats: &str, table: &str) -> Broker {
+        let mut env = self.env.clone();
+        env.insert("NATS_URL".to_owned(), nats.to_owned());
+        env.insert("DYNAMODB_ENDPOINT".to_owned(), table.to_owned());
+        env.insert("OPS_LISTEN".to_owned(), "127.0.0.1:0".to_owned());
+        let variables: Vec<_> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        Broker::start(folder, &["reaper"], &variables).await
     }
 
     /// Asks over NATS, once.

@@ -21,8 +21,12 @@ pub enum FaultCode {
     NotFound,
     /// There is such a path, but not for this method.
     MethodNotAllowed,
+    /// A request that did not arrive in time.
+    RequestTimeout,
     /// More bytes than a body may have.
     BodyTooLarge,
+    /// More bytes or lines than the head of a request may have.
+    HeadTooLarge,
     /// The selector has no free sandbox.
     PoolExhausted,
     /// The sandbox is in a state that does not allow this.
@@ -99,7 +103,7 @@ pub const RETRY_AFTER_DOWN_SECONDS: u32 = 5;
 
 impl FaultCode {
     /// Every code.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::MissingSandboxId,
         Self::InvalidRequest,
         Self::Unauthorized,
@@ -107,7 +111,9 @@ impl FaultCode {
         Self::NotSandboxOwner,
         Self::NotFound,
         Self::MethodNotAllowed,
+        Self::RequestTimeout,
         Self::BodyTooLarge,
+        Self::HeadTooLarge,
         Self::PoolExhausted,
         Self::InvalidState,
         Self::AllocationExpired,
@@ -129,10 +135,12 @@ impl FaultCode {
             Self::Forbidden | Self::NotSandboxOwner => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
+            Self::RequestTimeout => 408,
             Self::PoolExhausted | Self::InvalidState => 409,
             Self::AllocationExpired => 410,
             Self::BodyTooLarge => 413,
             Self::RateLimitExceeded => 429,
+            Self::HeadTooLarge => 431,
             Self::InternalError => 500,
             Self::Contended | Self::NoWorkers | Self::StoreUnavailable | Self::UpstreamUnavailable => 503,
             Self::Timeout => 504,
@@ -150,7 +158,9 @@ impl FaultCode {
             Self::NotSandboxOwner => "NOT_SANDBOX_OWNER",
             Self::NotFound => "NOT_FOUND",
             Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
+            Self::RequestTimeout => "REQUEST_TIMEOUT",
             Self::BodyTooLarge => "BODY_TOO_LARGE",
+            Self::HeadTooLarge => "HEAD_TOO_LARGE",
             Self::PoolExhausted => "POOL_EXHAUSTED",
             Self::InvalidState => "INVALID_STATE",
             Self::AllocationExpired => "ALLOCATION_EXPIRED",
@@ -175,7 +185,7 @@ impl FaultCode {
             | Self::StoreUnavailable
             | Self::UpstreamUnavailable
             | Self::Timeout => Repeat::After,
-            Self::InternalError => Repeat::Once,
+            Self::InternalError | Self::RequestTimeout => Repeat::Once,
             Self::MissingSandboxId
             | Self::InvalidRequest
             | Self::Unauthorized
@@ -184,6 +194,7 @@ impl FaultCode {
             | Self::NotFound
             | Self::MethodNotAllowed
             | Self::BodyTooLarge
+            | Self::HeadTooLarge
             | Self::InvalidState
             | Self::AllocationExpired => Repeat::Never,
         }

@@ -20,6 +20,7 @@ pub mod suite;
 pub mod footprint;
 pub mod growth;
 pub mod reach;
+pub mod siege;
 
 pub mod door;
 pub mod table;
@@ -61,6 +62,11 @@ pub enum Command {
     Growth(growth::Options),
     /// Memory of an allocator with a large pool, and what an idle fleet of processes costs (Linux).
     Footprint(footprint::Options),
+    /// What is left of the rate of claims while somebody attacks the HTTP API of a fleet of its own.
+    Siege(siege::Options),
+    /// One attack on a broker of this machine.
+    #[command(hide = true)]
+    Attack(siege::attacker::Options),
 }
 
 /// How a summary looks.
@@ -111,6 +117,8 @@ impl Command {
             Self::Reach(options) => reach::command(options, env, &ports).await,
             Self::Growth(options) => growth::command(options, env, &ports).await,
             Self::Footprint(options) => footprint::command(options, env, &ports).await,
+            Self::Siege(options) => siege::command(options, env, &ports).await,
+            Self::Attack(options) => siege::attacker::command(options).await,
         }
     }
 }

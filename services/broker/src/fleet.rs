@@ -260,6 +260,7 @@ impl Fleet {
         mut config: ingress::Config,
         listener: TcpListener,
     ) -> anyhow::Result<()> {
+        crate::descriptors::make_room(config.connections.connections_max);
         let secrets = self.secrets().await;
         config.tokens.fetch(secrets.as_deref()).await.context("no tokens")?;
         let bus = Arc::new(self.bus("ingress").await?);

@@ -27,6 +27,7 @@ pub mod child;
 mod client;
 pub mod data;
 mod deletions;
+mod descriptors;
 pub mod embedded;
 pub mod nats_server;
 mod tick;

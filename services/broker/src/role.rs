@@ -37,7 +37,7 @@ pub enum Role {
 
 /// The configuration of one role.
 enum RoleConfig {
-    Ingress(ingress::Config),
+    Ingress(Box<ingress::Config>),
     Allocator(allocator::Config),
     Reaper(reaper::Config),
     Reconciler(reconciler::Config),
@@ -132,7 +132,7 @@ impl Role {
         let config = match self {
             Self::Ingress => {
                 stand_on(settings, false, false);
-                Some(RoleConfig::Ingress(ingress::Config::read(settings)))
+                Some(RoleConfig::Ingress(Box::new(ingress::Config::read(settings))))
             }
             Self::Allocator => {
                 let config = allocator::Config::read(settings);
@@ -199,7 +199,7 @@ async fn start(
         RoleConfig::Ingress(config) => {
             let listener = listen(config.listen).await?;
             tracing::info!(listen = %listener.local_addr()?, "the HTTP API listens");
-            return fleet.start_ingress(lifecycle, config, listener).await;
+            return fleet.start_ingress(lifecycle, *config, listener).await;
         }
         RoleConfig::Allocator(config) => fleet.start_allocator(lifecycle, config).await?,
         RoleConfig::Reaper(config) => fleet.start_reaper(lifecycle, config).await?,

@@ -176,6 +176,7 @@ async fn serve(
     let mut lifecycle = Lifecycle::new(GRACE);
     let address = http.local_addr()?;
     let nats_url = configs.backends.nats.url.clone();
+    let scheme = if configs.ingress.tls.is_some() { "https" } else { "http" };
     let mut simulator_address = None;
     let providers_stop = tokio_util::sync::CancellationToken::new();
     if let Some((simulator, listener)) = embedded.simulator.take() {
@@ -194,7 +195,7 @@ async fn serve(
         Ok::<(), std::convert::Infallible>(())
     });
     let welcome = welcome::Welcome {
-        http: address,
+        root: format!("{scheme}://{address}"),
         nats_url,
         simulator: simulator_address,
         data: data.path().to_owned(),

@@ -7,6 +7,7 @@ use common::contract::FaultCode;
 use common::domain::{OwnerId, SandboxId};
 use tokio::time::Instant;
 
+use crate::listener::Refusal;
 use crate::metrics::{CALLER_GONE_STATUS, Metrics, UNMATCHED_ROUTE};
 use crate::request_id::Facts;
 
@@ -18,6 +19,8 @@ pub(crate) struct Entry {
     matched: Option<MatchedPath>,
     // Measures and decides nothing, so it may be finer than the Clock port, which counts milliseconds.
     began: Instant,
+    /// It was refused before it was a request: anybody can have as many of these lines as connections.
+    is_refused: bool,
     is_written: bool,
 }
 
@@ -35,6 +38,7 @@ impl Entry {
             method: request.method().clone(),
             matched: request.extensions().get::<MatchedPath>().cloned(),
             began: Instant::now(),
+            is_refused: request.extensions().get::<Refusal>().is_some(),
             is_written: false,
         }
     }
@@ -74,6 +78,7 @@ impl Entry {
             };
         }
         match status {
+            _ if self.is_refused => line!(debug),
             500 => line!(error),
             501.. => line!(warn),
             ..400 if PROBES.contains(&route) => line!(debug),

@@ -8,6 +8,7 @@ use common::clock::Clock;
 use common::contract::{Fault, FaultCode};
 use common::domain::OwnerId;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::Failure;
 use crate::limits;
@@ -37,6 +38,7 @@ pub(crate) struct Gate {
     pub(crate) holds_to_pools: bool,
     pub(crate) tokens: Tokens,
     pub(crate) rates: Rates,
+    pub(crate) body_patience: Duration,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -94,7 +96,7 @@ impl Gate {
         let (parts, body) = request.into_parts();
         // Only operators' routes read a body.
         let is_kept = self.role == Role::Admin;
-        let body = limits::take_in(&parts.headers, body, is_kept, &*self.clock).await?;
+        let body = limits::take_in(&parts.headers, body, is_kept, self.body_patience, &*self.clock).await?;
         Ok(Request::from_parts(parts, body.into()))
     }
 

@@ -7,8 +7,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::cors::Cors;
+use crate::listener::ConnectionConfig;
 use crate::rates::RateConfig;
 use crate::rates::peer::TrustedProxies;
+use crate::tls::TlsConfig;
 use crate::tokens::TokenConfig;
 
 /// Settings of the ingress. Each field names its variable, its unit and its default.
@@ -34,10 +36,10 @@ pub struct Config {
     pub admin_wait: Duration,
     /// `STALE_KEPT_HOURS`: how long stale sandboxes are kept, for who names it; 24.
     pub stale_kept: Duration,
-    /// `HTTP_CONNECTIONS_MAX`: connections that may be open at once; 8,192.
-    pub connections_max: usize,
-    /// `HTTP_LINGER_MS`: how long kept-alive connections are still served after the stop; 500.
-    pub linger: Duration,
+    /// How many connections there may be, and how long each step of one may take.
+    pub connections: ConnectionConfig,
+    /// `TLS_CERT_FILE`, `TLS_KEY_FILE`, `TLS_CLIENT_CA_FILE`: TLS of our own; none.
+    pub tls: Option<Box<TlsConfig>>,
     /// `HSTS_ENABLED`: whether TLS ends in front of the ingress; false.
     pub hsts_enabled: bool,
     /// `CORS_ALLOWED_ORIGINS`: origins whose pages may call, separated by commas, or `*`; none.
@@ -100,18 +102,8 @@ impl Config {
                 "longest time that an operator's request waits for a report, in milliseconds",
             ),
             stale_kept: read_stale_kept(settings),
-            connections_max: settings.size(
-                "HTTP_CONNECTIONS_MAX",
-                8_192,
-                1..=1_000_000,
-                "HTTP connections that may be open at once",
-            ),
-            linger: settings.millis(
-                "HTTP_LINGER_MS",
-                500,
-                0..=60_000,
-                "how long kept-alive connections are still served after the stop, in milliseconds",
-            ),
+            connections: ConnectionConfig::read(settings),
+            tls: TlsConfig::read(settings).map(Box::new),
             hsts_enabled: settings.switch(
                 "HSTS_ENABLED",
                 false,

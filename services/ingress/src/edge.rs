@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::Entry;
 use crate::cors::Cors;
 use crate::error::{self, Failure};
+use crate::listener::Refusal;
 use crate::metrics::Metrics;
 use crate::rates::Rates;
 use crate::rates::peer::TrustedProxies;
@@ -58,7 +59,11 @@ pub(crate) async fn stand(State(edge): State<Edge>, mut request: Request, next: 
     let entry = Entry::begin(&edge.metrics, &facts, &request);
     let allowed_origin = edge.cors.allowed_origin(request.headers());
     request.extensions_mut().insert(facts.clone());
-    let early = edge.refuse_crowd(&request);
+    let refusal = request.extensions().get::<Refusal>().copied();
+    let early = match refusal {
+        Some(refusal) => Some(Failure::from(refusal.fault()).into_response()),
+        None => edge.refuse_crowd(&request),
+    };
     let mut response = match early.or_else(|| edge.cors.preflight(request.method(), request.headers())) {
         Some(answer) => answer,
         None => match AssertUnwindSafe(next.run(request)).catch_unwind().await {

@@ -17,6 +17,7 @@
 //! * A worker's answer is passed on byte for byte.
 //! * A request has its answer by its deadline, however the workers fare, and is repeated only because every
 //!   request that is relayed may be.
+//! * What passes for a request can be read in one way only, and no connection costs more than its limits.
 //! * What runs when the stop comes is finished, and who kept a connection is told to open another one.
 //!
 //! # Never
@@ -57,9 +58,10 @@ pub mod tokens;
 mod access;
 mod edge;
 mod error;
-mod listener;
+pub mod listener;
 mod metrics;
 pub mod request_id;
+pub mod tls;
 
 pub mod config;
 
@@ -77,10 +79,11 @@ use deletions::LineDesk;
 use edge::Edge;
 use events::EventDesk;
 use fleet::FleetDesk;
-use listener::Bounded;
+use listener::Listener;
 use rates::Rates;
 use relay::{Relay, RelayLimits};
 use routes::Parts;
+use tls::TlsKeeper;
 use tokens::Keeper;
 
 /// What the ingress talks to.
@@ -107,11 +110,12 @@ pub struct Ports {
 /// The ingress, ready to be run. A clone is the same one: it has the same tokens and counts into the same metrics.
 #[derive(Clone)]
 pub struct Ingress {
-    config: Config,
+    config: Arc<Config>,
     ports: Ports,
     registry: Registry,
     metrics: Metrics,
     keeper: Keeper,
+    tls: Option<TlsKeeper>,
     rates: Rates,
 }
 
@@ -125,14 +129,16 @@ impl Ingress {
     pub fn new(config: Config, ports: Ports, registry: Registry) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::register(&registry)?;
         let keeper = Keeper::new(&config.tokens, ports.secrets.clone(), metrics.clone());
+        let tls = config.tls.as_ref().map(|config| TlsKeeper::new(config, metrics.clone()));
         let rates = Rates::new(&config.rates, &metrics);
-        Ok(Self { config, ports, registry, metrics, keeper, rates })
+        let config = Arc::new(config);
+        Ok(Self { config, ports, registry, metrics, keeper, tls, rates })
     }
 
     /// What an operator should know of its settings as they are now; never a reason not to be ready.
     #[must_use]
     pub fn notes(&self) -> Vec<Arc<dyn Check>> {
-        self.keeper.checks()
+        self.keeper.checks().into_iter().chain(self.tls.as_ref().map(TlsKeeper::check)).collect()
     }
 
     /// What this ingress shows of itself to whoever asks who works.
@@ -154,13 +160,14 @@ impl Ingress {
             holds_to_pools: false,
             tokens: self.keeper.tokens(),
             rates: self.rates.clone(),
+            body_patience: config.connections.body_patience,
             clock: Arc::clone(&clock),
         };
         let edge = Edge {
             random: Arc::clone(&random),
             metrics: self.metrics.clone(),
             cors: Arc::new(config.cors.clone()),
-            hsts_enabled: config.hsts_enabled,
+            hsts_enabled: config.hsts_enabled || config.tls.is_some(),
             rates: self.rates.clone(),
             proxies: Arc::new(config.trusted_proxies.clone()),
             stop: stop.clone(),
@@ -198,18 +205,18 @@ impl Ingress {
     }
 
     /// Serves until `stop`. From then on every answer asks for its connection to be closed; for the time of
-    /// `HTTP_LINGER_MS`, or until no connection is left, new requests are answered as well. Returns when the
-    /// last one is.
+    /// `HTTP_LINGER_MS`, or until no connection is left, new requests are answered as well. After that nobody listens any
+    /// more, connections without a request are closed, a request that comes over a kept one is refused with 503, and
+    /// streams end. Returns when the last answer is written.
     ///
     /// # Errors
-    /// When the listener fails.
+    /// None; the type is that of a part of a process.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-        let Config { connections_max, linger, .. } = self.config;
         let clock = Arc::clone(&self.ports.clock);
-        let listener = Bounded::new(listener, connections_max, listener::STANDSTILL_MAX);
+        let listener = self.listener(listener, self.router(stop.clone()));
         let mut open = listener.open();
-        let router = self.router(stop.clone()).into_make_service_with_connect_info::<Peer>();
-        let close = async move {
+        let linger = self.config.connections.linger;
+        let close = async {
             stop.cancelled().await;
             tokio::select! {
                 () = clock.sleep(linger) => {}
@@ -217,10 +224,22 @@ impl Ingress {
                 _ = open.wait_for(|open| *open == 0) => {}
             }
         };
-        let clock = Arc::clone(&self.ports.clock);
+        let watch_tls = async {
+            match &self.tls {
+                Some(tls) => tls.watch(&*clock).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            served = axum::serve(listener, router).with_graceful_shutdown(close).into_future() => served,
+            () = listener.serve(close) => Ok(()),
             () = self.keeper.watch(&*clock) => Ok(()),
+            never = watch_tls => match never {},
         }
+    }
+
+    fn listener(&self, inner: TcpListener, router: Router) -> Listener {
+        let config = &self.config;
+        let proxies = Arc::new(config.trusted_proxies.clone());
+        Listener::new(inner, router, &config.connections, proxies, self.tls.clone(), self.metrics.clone())
     }
 }

@@ -10,15 +10,13 @@ use std::time::Duration;
 
 /// Longest request body, in bytes. Lab scripts send `{}` at most, and operators some hundred bytes.
 pub const BODY_BYTES_MAX: u64 = 64 * 1_024;
-/// Longest time that a caller may take to send its body; 64 KiB need a fraction of it on any line.
-pub const BODY_PATIENCE: Duration = Duration::from_secs(10);
-
 /// Reads a body to its end: the connection can then be kept, and the caller of a request that is refused for its
 /// size is told so. The body itself is forgotten unless `is_kept`.
 pub(crate) async fn take_in(
     headers: &HeaderMap,
     body: Body,
     is_kept: bool,
+    patience: Duration,
     clock: &dyn Clock,
 ) -> Result<Bytes, Fault> {
     if body.is_end_stream() {
@@ -31,8 +29,9 @@ pub(crate) async fn take_in(
     }
     tokio::select! {
         read = read_to_end(body, is_kept) => read,
-        () = clock.sleep(BODY_PATIENCE) => {
-            Err(Fault::invalid("the body", format!("did not arrive within {} s", BODY_PATIENCE.as_secs())))
+        () = clock.sleep(patience) => {
+            let message = format!("the body did not arrive within {} ms", patience.as_millis());
+            Err(Fault::new(FaultCode::RequestTimeout, message))
         }
     }
 }

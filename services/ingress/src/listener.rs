@@ -1,191 +1,273 @@
-//! Connections with limits: how many may be open, and how long one may say nothing.
+//! Connections with limits: how many may be open, how long each step may take, and what may pass for a request.
 //!
-//! `axum::serve` has neither limit. Without them, a caller that opens connections and stays silent would use
-//! up the process's file descriptors.
+//! A loop of our own over the HTTP library's connections, because `axum::serve` shows none of them
+//! (`docs/decisions/0031-a-listener-of-our-own.md`). Every limit is in `docs/limits.md`.
 
+use axum::Router;
+use common::contract::{Fault, FaultCode};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-/// Longest time that a connection may stand still. Longer than any request may take (60 s), and longer than
-/// the 60 s that load balancers keep an idle connection: they should close first, or a request gets lost.
-pub(crate) const STANDSTILL_MAX: Duration = Duration::from_secs(75);
+use crate::metrics::{Closed, Metrics};
+use crate::rates::peer::TrustedProxies;
+use crate::tls::TlsKeeper;
 
-/// Accepts connections within the limits.
-pub(crate) struct Bounded {
+mod chunks;
+mod connection;
+mod gate;
+mod head;
+mod outlet;
+mod seats;
+mod settings;
+
+use connection::Common;
+pub use head::{HEAD_BYTES_MAX, HEADER_LINES_MAX};
+use seats::Seats;
+pub use settings::ConnectionConfig;
+
+/// Longest time for a TLS handshake.
+pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time that a connection takes to end: until our side is closed, and then until the caller has stopped sending.
+pub const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
+/// Pause before the next try when the system gives us no connection, for want of file descriptors as a rule.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// How long each step of a connection may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// Between two requests.
+    pub(crate) idle: Duration,
+    /// From the first byte of a head to its last.
+    pub(crate) head: Duration,
+    /// Until what was written has gone out.
+    pub(crate) write: Duration,
+    /// A TLS handshake.
+    pub(crate) handshake: Duration,
+    /// Either half of the end.
+    pub(crate) leave: Duration,
+}
+
+/// Why a request is refused before it is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It is no HTTP, or could be read in two ways.
+    Malformed(&'static str),
+    /// Its head is too long.
+    HeadTooLarge,
+    /// Its head did not arrive in time.
+    HeadTooSlow,
+    /// There are too many connections, and this one has waited longest.
+    Full,
+    /// This ingress is stopping.
+    Stopping,
+}
+
+/// Accepts connections and serves them.
+pub(crate) struct Listener {
     inner: TcpListener,
-    connections_max: usize,
-    standstill_max: Duration,
-    open: watch::Sender<usize>,
+    seats: Seats,
+    proxies: Arc<TrustedProxies>,
+    common: Common,
 }
 
-/// One connection; it counts as open until it is dropped.
-pub(crate) struct Connection {
-    stream: TcpStream,
-    standstill_max: Duration,
-    moved_at: Instant,
-    alarm: Pin<Box<Sleep>>,
-    open: watch::Sender<usize>,
+/// What is read from and written to.
+pub(crate) enum Wire {
+    /// In plain text.
+    Plain(TcpStream),
+    /// Over TLS.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
-// === impl Bounded ===
+// === impl Refusal ===
 
-impl Bounded {
-    pub(crate) fn new(inner: TcpListener, connections_max: usize, standstill_max: Duration) -> Self {
-        Self { inner, connections_max, standstill_max, open: watch::Sender::new(0) }
+impl Refusal {
+    /// What the caller is told.
+    pub(crate) fn fault(self) -> Fault {
+        match self {
+            Self::Malformed(what) => Fault::invalid("the request", format!("cannot be read: {what}")),
+            Self::HeadTooLarge => Fault::new(
+                FaultCode::HeadTooLarge,
+                format!(
+                    "the head of a request may have at most {HEAD_BYTES_MAX} bytes and {HEADER_LINES_MAX} headers"
+                ),
+            ),
+            Self::HeadTooSlow => {
+                Fault::new(FaultCode::RequestTimeout, "the head of the request did not arrive in time")
+            }
+            Self::Full => Fault::new(FaultCode::NoWorkers, "too many connections are open"),
+            Self::Stopping => Fault::new(FaultCode::NoWorkers, "this ingress is stopping"),
+        }
+    }
+
+    fn closed(self) -> Closed {
+        match self {
+            Self::Malformed(_) | Self::HeadTooLarge => Closed::Refused,
+            Self::HeadTooSlow => Closed::HeadTooSlow,
+            Self::Full => Closed::MadeRoom,
+            Self::Stopping => Closed::Stopping,
+        }
+    }
+}
+
+// === impl Listener ===
+
+impl Listener {
+    pub(crate) fn new(
+        inner: TcpListener,
+        router: Router,
+        config: &ConnectionConfig,
+        proxies: Arc<TrustedProxies>,
+        tls: Option<TlsKeeper>,
+        metrics: Metrics,
+    ) -> Self {
+        let seats = Seats::new(config.connections_max, config.of_peer_max, metrics.clone());
+        let times = Times {
+            idle: config.idle,
+            head: config.head_patience,
+            write: config.write_patience,
+            handshake: HANDSHAKE_PATIENCE,
+            leave: LEAVE_PATIENCE,
+        };
+        let common = Common { router, tls, times, metrics, closing: CancellationToken::new() };
+        Self { inner, seats, proxies, common }
     }
 
     /// How many connections are open, now and whenever that changes.
     pub(crate) fn open(&self) -> watch::Receiver<usize> {
-        self.open.subscribe()
+        self.seats.open()
     }
-}
 
-impl axum::serve::Listener for Bounded {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        // Nobody else accepts, so there is still room when the wait is over. Its sender is our own field, so
-        // it cannot fail. Whoever comes meanwhile waits in the backlog of the kernel.
-        let _ = self.open.subscribe().wait_for(|open| *open < self.connections_max).await;
-        let (stream, peer) = axum::serve::Listener::accept(&mut self.inner).await;
-        // Answers are small and written at once; waiting for more to send would only delay them.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY could not be set");
+    /// Serves until `close` is ready; then whoever waits is sent away, and what runs is finished.
+    pub(crate) async fn serve(self, close: impl Future<Output = ()>) {
+        let tasks = TaskTracker::new();
+        // Should this future be dropped, so are the connections.
+        let cut = CancellationToken::new();
+        let _cut_with_us = cut.clone().drop_guard();
+        let closing = self.common.closing.clone();
+        tokio::select! {
+            biased;
+            () = close => {}
+            never = self.accept_all(&tasks, &cut) => match never {},
         }
-        self.open.send_modify(|open| *open += 1);
-        let now = Instant::now();
-        let connection = Connection {
-            stream,
-            standstill_max: self.standstill_max,
-            moved_at: now,
-            alarm: Box::pin(tokio::time::sleep_until(now + self.standstill_max)),
-            open: self.open.clone(),
-        };
-        (connection, peer)
+        closing.cancel();
+        // Nobody listens any more: a new connection is refused at once, and its caller asks another ingress.
+        drop(self);
+        tasks.close();
+        tasks.wait().await;
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
-    }
-}
-
-// === impl Connection ===
-
-impl Connection {
-    // What the socket says, unless it has said "not yet" for too long. The alarm is moved only when it rings:
-    // that is cheaper than at every byte.
-    fn watched<T>(
-        &mut self,
-        context: &mut Context<'_>,
-        progress: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if progress.is_ready() {
-            self.moved_at = Instant::now();
-            return progress;
-        }
+    async fn accept_all(&self, tasks: &TaskTracker, cut: &CancellationToken) -> std::convert::Infallible {
         loop {
-            ready!(self.alarm.as_mut().poll(context));
-            let due = self.moved_at + self.standstill_max;
-            if due <= Instant::now() {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            let (stream, peer) = self.accept().await;
+            // Answers are small and written at once; waiting for more to send would only delay them.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "TCP_NODELAY could not be set");
             }
-            self.alarm.as_mut().reset(due);
+            let counted = (!self.proxies.hold(peer.ip())).then(|| peer.ip());
+            self.seats.room().await;
+            let Some(taken) = self.seats.take(counted) else {
+                self.common.metrics.closed(Closed::Peer);
+                tracing::debug!(peer = %peer, "this address has all the connections that one may have");
+                continue;
+            };
+            let (common, cut) = (self.common.clone(), cut.clone());
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = common.serve(stream, peer, taken) => {}
+                    () = cut.cancelled() => {}
+                }
+            });
+        }
+    }
+
+    async fn accept(&self) -> (TcpStream, SocketAddr) {
+        let mut is_told = false;
+        loop {
+            match self.inner.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) if is_of_one_caller(&error) => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut is_told, true) {
+                        tracing::error!(%error, "no connection can be accepted; trying again");
+                    }
+                    // One that waits has what is missing here.
+                    self.seats.call_in_longest();
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+                }
+            }
         }
     }
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.open.send_modify(|open| *open = open.saturating_sub(1));
-    }
+/// Whether it is the fault of one connection that went away again.
+fn is_of_one_caller(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-impl AsyncRead for Connection {
+// === impl Wire ===
+
+impl AsyncRead for Wire {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let progress = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.watched(context, progress)
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
     }
 }
 
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let progress = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watched(context, progress)
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let progress = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.watched(context, progress)
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use axum::serve::Listener as _;
-    use std::future::Future as _;
-    use tokio::io::AsyncReadExt as _;
-
-    async fn bounded(connections_max: usize, standstill_max: Duration) -> (Bounded, SocketAddr) {
-        let inner = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = inner.local_addr().unwrap();
-        (Bounded::new(inner, connections_max, standstill_max), address)
-    }
-
-    #[tokio::test]
-    async fn a_connection_that_stands_still_is_given_up() {
-        let (mut listener, address) = bounded(1, Duration::from_millis(30)).await;
-        let _silent = TcpStream::connect(address).await.unwrap();
-        let (mut connection, _) = listener.accept().await;
-        let read = tokio::time::timeout(Duration::from_secs(10), connection.read_u8()).await.unwrap();
-        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut);
-    }
-
-    #[tokio::test]
-    async fn a_further_connection_waits_until_one_is_closed() {
-        let (mut listener, address) = bounded(1, STANDSTILL_MAX).await;
-        let _one = TcpStream::connect(address).await.unwrap();
-        let _two = TcpStream::connect(address).await.unwrap();
-        let (first, _) = listener.accept().await;
-        assert_eq!(*listener.open().borrow(), 1);
-        let mut further = Box::pin(listener.accept());
-        // The second connection is in the backlog already: only the limit keeps it waiting.
-        let early = std::future::poll_fn(|context| Poll::Ready(further.as_mut().poll(context).is_ready()));
-        assert!(!early.await);
-        drop(first);
-        let (_second, _) = tokio::time::timeout(Duration::from_secs(10), further).await.unwrap();
-        assert_eq!(*listener.open().borrow(), 1);
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
     }
 }

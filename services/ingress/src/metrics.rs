@@ -10,6 +10,11 @@ use prometheus::{
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+mod connections;
+
+pub(crate) use connections::Closed;
+use connections::ConnectionMetrics;
+
 use crate::rates::Limit;
 use crate::tokens::Scope;
 
@@ -25,6 +30,7 @@ pub struct Metrics {
     tokens_file_reads: IntCounterVec,
     limited: IntCounterVec,
     limit_keys: IntGaugeVec,
+    connections: ConnectionMetrics,
 }
 
 /// Why a relayed request was sent again.
@@ -124,6 +130,7 @@ impl Metrics {
                 ),
                 &["limit"],
             )?,
+            connections: ConnectionMetrics::new()?,
         };
         register_all(registry, metrics.collectors())?;
         // A rate needs the zero before the first event.
@@ -152,8 +159,9 @@ impl Metrics {
             tokens_file_reads,
             limited,
             limit_keys,
+            connections,
         } = self.clone();
-        vec![
+        let mut collectors: Collectors = vec![
             Box::new(requests),
             Box::new(latency),
             Box::new(in_flight),
@@ -163,7 +171,9 @@ impl Metrics {
             Box::new(tokens_file_reads),
             Box::new(limited),
             Box::new(limit_keys),
-        ]
+        ];
+        collectors.extend(connections.collectors());
+        collectors
     }
 
     pub(crate) fn begun(&self) {

@@ -198,6 +198,16 @@ impl Latency {
     }
 }
 
+// === impl FaultKind ===
+
+impl FaultKind {
+    /// Answers this status, with words of the simulator's own.
+    #[must_use]
+    pub const fn status(status: u16) -> Self {
+        Self::Status { status, message: None, retry_after_seconds: None, retry_after_as_date: false }
+    }
+}
+
 // === impl Faults ===
 
 impl Default for Faults {

@@ -27,7 +27,11 @@ pub(super) const fn is_on_nats(code: FaultCode) -> bool {
 /// What it means to who sent a request on NATS; none for what only the HTTP face says.
 const fn meaning(code: FaultCode) -> Option<&'static str> {
     Some(match code {
-        FaultCode::Unauthorized | FaultCode::MethodNotAllowed | FaultCode::RateLimitExceeded => return None,
+        FaultCode::Unauthorized
+        | FaultCode::MethodNotAllowed
+        | FaultCode::RequestTimeout
+        | FaultCode::HeadTooLarge
+        | FaultCode::RateLimitExceeded => return None,
         FaultCode::MissingSandboxId => "no owner was named",
         FaultCode::InvalidRequest => "the body or a field of it cannot be used",
         FaultCode::Forbidden => "the sandbox or the pool lies outside of the request's `pools`",

@@ -78,6 +78,7 @@ pub(super) struct Fleet {
     pub(super) store: Arc<DynamoStore>,
     pub(super) pools: PoolRules,
     pub(super) http: Arc<dyn Requests>,
+    pub(super) http_address: SocketAddr,
     pub(super) over_nats: Arc<dyn Requests>,
     /// Every variable that a role of it would read, so that a process of it sees nothing else.
     environment: BTreeMap<String, String>,
@@ -117,6 +118,10 @@ impl Fleet {
         for name in RATE_SETTINGS {
             overlay.set_default(name, RATE_MAX);
         }
+        // The load tool trusts nobody but the authorities of the system.
+        for name in ["TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"] {
+            overlay.set(name, "");
+        }
         // Its own names, should the server or the engine be somebody's.
         overlay.set("SUBJECT_PREFIX", &run);
         overlay.set("DYNAMODB_TABLE", &run);
@@ -153,7 +158,8 @@ impl Fleet {
         let mut lifecycle = Lifecycle::new(GRACE);
         let mut fleet = fleet::Fleet::new(backends, shared).await?;
         let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
-        let root = format!("http://{}", listener.local_addr()?);
+        let http_address = listener.local_addr()?;
+        let root = format!("http://{http_address}");
         fleet.start_ingress(&mut lifecycle, ingress, listener).await?;
         for _ in 0..allocators {
             fleet.start_allocator(&mut lifecycle, allocator.clone()).await?;
@@ -176,6 +182,7 @@ impl Fleet {
             store: Arc::new(store),
             pools,
             http: Arc::new(http),
+            http_address,
             over_nats: Arc::new(caller.clone()),
             environment,
             caller,

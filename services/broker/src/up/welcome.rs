@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// The addresses and files that a user needs.
 pub(super) struct Welcome {
-    pub(super) http: SocketAddr,
+    pub(super) root: String,
     pub(super) nats_url: String,
     pub(super) simulator: Option<SocketAddr>,
     pub(super) data: PathBuf,
@@ -21,7 +21,7 @@ impl Welcome {
     }
 
     fn text(&self) -> String {
-        let Self { http, nats_url, simulator, data } = self;
+        let Self { root, nats_url, simulator, data } = self;
         let data = data.display();
         let simulator = simulator.map_or_else(
             || "  provider     a real one (--csp-url)".to_owned(),
@@ -29,16 +29,16 @@ impl Welcome {
         );
         format!(
             "\nThe fleet is ready.\n\n  \
-             http         http://{http}\n  \
+             http         {root}\n  \
              nats         {nats_url}\n\
              {simulator}\n  \
              data         {data}\n  \
              lab token    {data}/{API_TOKEN_FILE}\n  \
              admin token  {data}/{ADMIN_TOKEN_FILE}\n\n\
              Try it:\n\n  \
-             curl -sX POST http://{http}/v1/allocate -H \"Authorization: Bearer $(cat {data}/{API_TOKEN_FILE})\" -H 'X-Instruqt-Sandbox-ID: student-1'\n  \
-             curl -sX POST http://{http}/v1/sandboxes/SANDBOX_ID/mark-for-deletion -H \"Authorization: Bearer $(cat {data}/{API_TOKEN_FILE})\" -H 'X-Instruqt-Sandbox-ID: student-1'\n  \
-             curl -s http://{http}/v1/admin/stats -H \"Authorization: Bearer $(cat {data}/{ADMIN_TOKEN_FILE})\"\n"
+             curl -sX POST {root}/v1/allocate -H \"Authorization: Bearer $(cat {data}/{API_TOKEN_FILE})\" -H 'X-Instruqt-Sandbox-ID: student-1'\n  \
+             curl -sX POST {root}/v1/sandboxes/SANDBOX_ID/mark-for-deletion -H \"Authorization: Bearer $(cat {data}/{API_TOKEN_FILE})\" -H 'X-Instruqt-Sandbox-ID: student-1'\n  \
+             curl -s {root}/v1/admin/stats -H \"Authorization: Bearer $(cat {data}/{ADMIN_TOKEN_FILE})\"\n"
         )
     }
 }
@@ -50,14 +50,14 @@ mod tests {
     #[test]
     fn it_names_the_addresses_the_token_files_and_three_lines_to_try() {
         let text = Welcome {
-            http: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            root: "https://127.0.0.1:8080".to_owned(),
             nats_url: "nats://127.0.0.1:4222".to_owned(),
             simulator: Some(SocketAddr::from(([127, 0, 0, 1], 8090))),
             data: PathBuf::from(".broker"),
         }
         .text();
         for part in
-            ["http://127.0.0.1:8080", "nats://127.0.0.1:4222", ".broker/api-token", ".broker/admin-token"]
+            ["https://127.0.0.1:8080", "nats://127.0.0.1:4222", ".broker/api-token", ".broker/admin-token"]
         {
             assert!(text.contains(part), "{part}");
         }

@@ -13,6 +13,7 @@ const GATE: &[FaultCode] = &[
     FaultCode::InvalidRequest,
     FaultCode::Unauthorized,
     FaultCode::Forbidden,
+    FaultCode::RequestTimeout,
     FaultCode::BodyTooLarge,
     FaultCode::RateLimitExceeded,
 ];
@@ -25,7 +26,7 @@ const RELAY: &[FaultCode] = &[
     FaultCode::Timeout,
 ];
 /// What the gate says on an open route.
-const OPEN: &[FaultCode] = &[FaultCode::InvalidRequest, FaultCode::BodyTooLarge];
+const OPEN: &[FaultCode] = &[FaultCode::InvalidRequest, FaultCode::RequestTimeout, FaultCode::BodyTooLarge];
 
 /// Failures of a route, for its description.
 macro_rules! faults {
@@ -117,6 +118,8 @@ const fn message(code: FaultCode) -> &'static str {
         FaultCode::NotSandboxOwner => "this sandbox is not allocated to you",
         FaultCode::NotFound => "there is no such sandbox",
         FaultCode::MethodNotAllowed => "this path does not know this method; see `Allow`",
+        FaultCode::RequestTimeout => "the body did not arrive within 15000 ms",
+        FaultCode::HeadTooLarge => "the head of a request may have at most 16384 bytes and 64 headers",
         FaultCode::BodyTooLarge => "the body may have at most 65536 bytes",
         FaultCode::PoolExhausted => "there is no free sandbox for this pool and prefix",
         FaultCode::InvalidState => "this sandbox cannot be given back as it is",

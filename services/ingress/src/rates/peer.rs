@@ -1,12 +1,9 @@
 //! Whose request it is, by address. What a header says counts only if a proxy of ours said it.
 
 use axum::extract::Request;
-use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::connect_info::ConnectInfo;
 use axum::http::HeaderMap;
-use axum::serve::IncomingStream;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-
-use crate::listener::Bounded;
 
 /// The other end of a connection; every request that came over one has it as its `ConnectInfo`.
 #[derive(Clone, Copy, Debug)]
@@ -17,12 +14,6 @@ pub struct Peer(pub SocketAddr);
 pub(crate) struct Network {
     address: IpAddr,
     prefix_bits: u32,
-}
-
-impl Connected<IncomingStream<'_, Bounded>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Bounded>) -> Self {
-        Self(*stream.remote_addr())
-    }
 }
 
 /// Proxies whose word about the address in front of them is taken.
@@ -75,6 +66,12 @@ impl TrustedProxies {
         })
     }
 
+    /// Whether a proxy of ours is there.
+    pub(crate) fn hold(&self, address: IpAddr) -> bool {
+        let address = plain(address);
+        self.0.iter().any(|network| network.holds(address))
+    }
+
     /// Whose request this is: the last address on its way that is no proxy of ours. None if it came over no
     /// connection.
     pub(crate) fn origin(&self, request: &Request) -> Option<IpAddr> {
@@ -88,7 +85,7 @@ impl TrustedProxies {
         // A proxy appends, so the end is nearest to us; what stands before an unknown hop may be made up.
         let hops = values.flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
         for hop in hops.take(HOPS_MAX) {
-            if !self.0.iter().any(|network| network.holds(origin)) {
+            if !self.hold(origin) {
                 break;
             }
             match address_of(hop.trim()) {

@@ -183,7 +183,7 @@ async fn a_body_that_does_not_come_or_breaks_off_is_refused() {
     let rig = rig();
     let never = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
     let answer = rig.send(with_body(never)).await;
-    answer.assert_fault(FaultCode::InvalidRequest, "the body did not arrive within 10 s");
+    answer.assert_fault(FaultCode::RequestTimeout, "the body did not arrive within 15000 ms");
     let broken = Body::from_stream(stream::iter([Err::<Bytes, _>(std::io::Error::other("reset"))]));
     let answer = rig.send(with_body(broken)).await;
     answer.assert_fault(FaultCode::InvalidRequest, "the body could not be read");

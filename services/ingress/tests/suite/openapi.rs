@@ -71,6 +71,7 @@ async fn at_the_gate(route: &Route) -> Vec<Answer> {
         ask(&rig, route, Body::from(vec![b'x'; 70_000])).await,
         ask(&rig, route, Body::from_stream(stream::iter([Err::<Bytes, _>(std::io::Error::other("reset"))])))
             .await,
+        ask(&rig, route, Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>())).await,
     ];
     if route.role != Role::None {
         answers.push(rig.ask(route.method.as_str(), &path, &[]).await);
@@ -202,7 +203,8 @@ async fn every_failure_is_shown_with_an_example_of_each_of_its_codes() {
         }
     }
     let unshown: Vec<_> = FaultCode::ALL.iter().filter(|code| !shown.contains(code.as_str())).collect();
-    assert_eq!(unshown, [&FaultCode::MethodNotAllowed], "no route answers that its own method is wrong");
+    // No route answers that its own method is wrong, and a head that is too long has not named one yet.
+    assert_eq!(unshown, [&FaultCode::MethodNotAllowed, &FaultCode::HeadTooLarge]);
 }
 
 fn has_retry(response: &Value) -> bool {

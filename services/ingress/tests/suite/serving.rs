@@ -1,82 +1,8 @@
 //! Real HTTP on a real socket: kept connections and the orderly stop.
 
-use crate::support::{Rig, Step};
-use common::contract::Outcome;
-use std::net::SocketAddr;
-use std::time::Duration;
-use tokio::io::AsyncBufReadExt as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-
-const CLAIM: &str = "POST /v1/allocate HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer lab-token-1\r\n\
-                     X-Track-ID: p-1\r\nContent-Length: 0\r\n\r\n";
-const WAIT: Duration = Duration::from_secs(10);
-
-struct Server {
-    rig: Rig,
-    address: SocketAddr,
-    stop: CancellationToken,
-    run: JoinHandle<std::io::Result<()>>,
-}
-
-struct Client {
-    stream: BufReader<TcpStream>,
-}
-
-impl Server {
-    async fn start(settings: &[(&str, &str)], script: impl IntoIterator<Item = Step>) -> Self {
-        let rig = Rig::with(settings, script);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        let run = tokio::spawn(rig.ingress().run(listener, stop.clone()));
-        Self { rig, address, stop, run }
-    }
-
-    async fn client(&self) -> Client {
-        Client { stream: BufReader::new(TcpStream::connect(self.address).await.unwrap()) }
-    }
-
-    /// Waits for the end of the server, which has to be a good one.
-    async fn ended(self) {
-        tokio::time::timeout(WAIT, self.run).await.expect("the server does not end").unwrap().unwrap();
-    }
-}
-
-impl Client {
-    async fn write(&mut self, text: &str) {
-        self.stream.write_all(text.as_bytes()).await.unwrap();
-    }
-
-    /// Head and body of the next answer.
-    async fn read(&mut self) -> (String, String) {
-        tokio::time::timeout(WAIT, self.read_answer()).await.expect("no answer")
-    }
-
-    async fn read_answer(&mut self) -> (String, String) {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            assert_ne!(self.stream.read_line(&mut head).await.unwrap(), 0, "closed after {head:?}");
-        }
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-        let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
-        self.stream.read_exact(&mut body).await.unwrap();
-        (head, String::from_utf8(body).unwrap())
-    }
-
-    /// Waits until the server has closed the connection, and says what came before that.
-    async fn rest(&mut self) -> String {
-        let mut rest = String::new();
-        tokio::time::timeout(WAIT, self.stream.read_to_string(&mut rest)).await.expect("not closed").unwrap();
-        rest
-    }
-}
-
-fn created() -> Step {
-    Step::Say(Some(Outcome::Created), r#"{"sandbox_id":"7"}"#)
-}
+use crate::support::Step;
+use crate::wire::{CLAIM, Server, WAIT, created};
+use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn a_connection_is_kept_from_request_to_request() {
@@ -177,23 +103,6 @@ async fn a_body_in_pieces_is_bounded_and_the_caller_is_told() {
     assert!(head.starts_with("HTTP/1.1 413"), "{head}");
     assert!(body.contains("BODY_TOO_LARGE"), "{body}");
     assert!(server.rig.workers.seen().is_empty());
-}
-
-// docs/errors.md says so under "Answers without this shape".
-#[tokio::test]
-async fn what_is_no_http_is_refused_without_a_body_and_reaches_nobody() {
-    let server = Server::start(&[], [created()]).await;
-    let many = (0..101).map(|number| format!("X-{number}: 1\r\n")).collect::<String>();
-    for (text, status) in [
-        ("no http at all\r\n\r\n".to_owned(), "400 Bad Request"),
-        (format!("GET / HTTP/1.1\r\n{many}\r\n"), "431 Request Header Fields Too Large"),
-    ] {
-        let mut client = server.client().await;
-        client.write(&text).await;
-        let all = client.rest().await;
-        assert!(all.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{all}");
-        assert!(all.contains("content-length: 0\r\n") && all.ends_with("\r\n\r\n"), "{all}");
-    }
 }
 
 #[tokio::test]

@@ -19,7 +19,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -152,14 +151,9 @@ impl Rig {
         Self { workers, ticks, line, clock, registry, stop, router, own: ingress, env }
     }
 
-    /// Runs the ingress that the router is of.
-    pub(crate) async fn run(&self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-        self.own.clone().run(listener, stop).await
-    }
-
-    /// Another ingress of the same kind, to be run on a listener.
-    pub(crate) fn ingress(&self) -> Ingress {
-        build(&self.env, &self.workers, &self.ticks, &self.line, self.clock, Registry::new())
+    /// The ingress that the router is of.
+    pub(crate) fn own(&self) -> Ingress {
+        self.own.clone()
     }
 
     /// What becomes of a second ingress on the same registry.

@@ -108,7 +108,7 @@ async fn until(rig: &Rig, done: impl AsyncFn() -> bool) {
         }
     };
     tokio::select! {
-        ended = rig.run(listener, stop) => panic!("{ended:?}"),
+        ended = rig.own().run(listener, stop) => panic!("{ended:?}"),
         seen = tokio::time::timeout(Duration::from_secs(600), seen) => seen.expect("it never came"),
     }
 }

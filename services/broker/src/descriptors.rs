@@ -1,0 +1,72 @@
+//! File descriptors: a process needs one for every connection, and systems give few unless asked.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// What a process needs beside its connections: the table, NATS, logs, files that are read again.
+const OTHERS: u64 = 512;
+
+/// What came of asking for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// There are enough.
+    Enough,
+    /// The process may raise its own limit to this.
+    RaiseTo(u64),
+    /// That is not enough: nobody may have more than this here.
+    OnlyUpTo(u64),
+}
+
+/// Makes room for so many connections, as far as this process may. Says so in the log where that is not far enough.
+pub(crate) fn make_room(connections: usize) {
+    let needed = u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(OTHERS);
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = match ask(limit.current, limit.maximum, needed) {
+        Asked::Enough => return,
+        Asked::RaiseTo(wanted) => wanted,
+        Asked::OnlyUpTo(most) => {
+            tracing::warn!(
+                needed,
+                limit = most,
+                "there are fewer file descriptors than connections may need: raise the hard limit (RLIMIT_NOFILE), or \
+                 set fewer connections"
+            );
+            most
+        }
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum })
+    {
+        tracing::warn!(%error, wanted, "the limit of file descriptors could not be raised");
+    }
+}
+
+// No limit is written as none.
+fn ask(current: Option<u64>, maximum: Option<u64>, needed: u64) -> Asked {
+    match (current, maximum) {
+        (None, _) => Asked::Enough,
+        (Some(current), _) if current >= needed => Asked::Enough,
+        (_, Some(maximum)) if maximum < needed => Asked::OnlyUpTo(maximum),
+        _ => Asked::RaiseTo(needed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_raised_as_far_as_needed_and_allowed() {
+        assert_eq!(ask(Some(1_024), Some(1_048_576), 8_704), Asked::RaiseTo(8_704));
+        assert_eq!(ask(Some(1_024), None, 8_704), Asked::RaiseTo(8_704));
+        assert_eq!(ask(Some(1_024), Some(4_096), 8_704), Asked::OnlyUpTo(4_096));
+        assert_eq!(ask(Some(20_000), Some(20_000), 8_704), Asked::Enough);
+        assert_eq!(ask(None, None, 8_704), Asked::Enough);
+    }
+
+    #[test]
+    fn this_process_gets_what_it_may_have() {
+        make_room(1_024);
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        let needed = 1_024 + OTHERS;
+        assert!(current.is_none_or(|current| current >= needed.min(maximum.unwrap_or(needed))));
+    }
+}

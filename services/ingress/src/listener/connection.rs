@@ -1,0 +1,175 @@
+//! The life of one connection: the handshake, its requests one after the other, its end.
+
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::ConnectInfo;
+use axum::http::{HeaderValue, Request, Response, header};
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
+use std::future::Future as _;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use tokio::net::TcpStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tower::ServiceExt as _;
+
+use super::gate::Gate;
+use super::head::HEADER_LINES_MAX;
+use super::seats::{Seat, Taken, UnderWay};
+use super::{Times, Wire};
+use crate::metrics::{Closed, Metrics};
+use crate::rates::peer::Peer;
+use crate::tls::TlsKeeper;
+
+/// Most bytes that the HTTP library buffers each way: a head is far smaller, and a body goes piece by piece.
+const LIBRARY_BUFFER_BYTES: usize = 64 * 1_024;
+
+/// What all connections of a listener have in common.
+#[derive(Clone)]
+pub(super) struct Common {
+    pub(super) router: Router,
+    pub(super) tls: Option<TlsKeeper>,
+    pub(super) times: Times,
+    pub(super) metrics: Metrics,
+    /// Cancelled when no further request is taken.
+    pub(super) closing: CancellationToken,
+}
+
+/// An answer's body. The request is under way until it is gone.
+struct Answer {
+    body: Body,
+    _under_way: UnderWay,
+    /// Ends a stream, which would not end by itself.
+    closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+// === impl Common ===
+
+impl Common {
+    /// Serves a connection to its end.
+    pub(super) async fn serve(self, stream: TcpStream, peer: SocketAddr, taken: Taken) {
+        let seat = Arc::clone(&taken.seat);
+        self.converse(stream, peer, &taken).await;
+        let reason = seat.why().unwrap_or(Closed::Ended).as_str();
+        tracing::debug!(peer = %peer, reason, "a connection ended");
+    }
+
+    async fn converse(self, stream: TcpStream, peer: SocketAddr, taken: &Taken) {
+        let (seat, seats) = (&taken.seat, &taken.seats);
+        let Some(wire) = self.shake_hands(stream, seat).await else { return };
+        let closing = self.closing.clone();
+        let mut gate = Gate::new(wire, seats.clone(), Arc::clone(seat), closing.clone(), self.times);
+        let first = async {
+            tokio::select! {
+                biased;
+                is_there = gate.first() => is_there,
+                // The gate looks once more: bytes that are there already have an answer.
+                () = closing.cancelled() => gate.first().await,
+            }
+        };
+        if seat.drive(first).await != Some(true) {
+            return;
+        }
+        let service = service_fn(|request: Request<Incoming>| {
+            // It begins here, whatever becomes of the answer.
+            let under_way = seats.under_way(seat);
+            answer(self.router.clone(), self.closing.clone(), Arc::clone(seat), under_way, peer, request)
+        });
+        let connection = http1::Builder::new()
+            // The gate has limits of its own, which say what they refuse.
+            .header_read_timeout(None)
+            .max_headers(HEADER_LINES_MAX + 1)
+            .max_buf_size(LIBRARY_BUFFER_BYTES)
+            .serve_connection(TokioIo::new(gate), service);
+        let ended = seat.drive(async {
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                biased;
+                ended = connection.as_mut() => ended,
+                // The gate looks once more here as well.
+                () = closing.cancelled() => connection.await,
+            }
+        });
+        if let Some(Err(error)) = ended.await {
+            seat.end(Closed::Failed);
+            tracing::debug!(peer = %peer, %error, "a connection failed");
+        }
+    }
+
+    /// The socket, behind TLS if that is spoken here; none if the caller does not manage it.
+    async fn shake_hands(&self, stream: TcpStream, seat: &Seat) -> Option<Wire> {
+        let Some(tls) = &self.tls else { return Some(Wire::Plain(stream)) };
+        let why = tokio::select! {
+            shaken = seat.drive(tls.acceptor().accept(stream)) => match shaken? {
+                Ok(stream) => return Some(Wire::Tls(Box::new(stream))),
+                Err(error) => {
+                    tracing::debug!(%error, "a TLS handshake failed");
+                    Closed::Handshake
+                }
+            },
+            () = tokio::time::sleep(self.times.handshake) => Closed::Handshake,
+            () = self.closing.cancelled() => Closed::Stopping,
+        };
+        if why == Closed::Handshake {
+            self.metrics.handshake_failed();
+        }
+        seat.end(why);
+        None
+    }
+}
+
+async fn answer(
+    router: Router,
+    closing: CancellationToken,
+    seat: Arc<Seat>,
+    under_way: UnderWay,
+    peer: SocketAddr,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, Infallible> {
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(ConnectInfo(Peer(peer)));
+    if let Some(refusal) = seat.take_refusal() {
+        request.extensions_mut().insert(refusal);
+    }
+    let mut response = router.oneshot(request).await?;
+    // A body that nobody has read to its end cannot be told from the next request, so there will be none.
+    if seat.is_called_in() || seat.is_mid_body.load(Ordering::Acquire) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response.map(|body| {
+        let is_stream = body.size_hint().exact().is_none();
+        let closing = is_stream.then(|| Box::pin(closing.cancelled_owned()));
+        Answer { body, _under_way: under_way, closing }
+    }))
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if let Some(closing) = &mut self.closing
+            && closing.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(None);
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

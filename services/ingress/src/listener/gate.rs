@@ -1,0 +1,334 @@
+//! Stands between the socket and the HTTP library: what passes is one well-formed message after the other.
+//!
+//! A head passes once it is complete and beyond doubt, and only when the answer before it is done. Where one may not
+//! pass, a request of our own takes its place, whose answer says why: it goes the way of every answer, with its shape,
+//! headers and request id, and the connection is closed behind it.
+
+use bytes::{Buf as _, BytesMut};
+use std::future::Future as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::chunks::Chunks;
+use super::head::{self, Flaw, Framing, Scan};
+use super::outlet::Outlet;
+use super::seats::{Seat, Seats};
+use super::{Refusal, Times, Wire};
+use crate::metrics::Closed;
+
+/// Bytes that are asked of the socket at once.
+const READ_BYTES: usize = 8 * 1_024;
+/// What stands in the place of a head that may not pass.
+const STAND_IN: &[u8] = b"REFUSED /refused HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
+
+/// The reading side of a connection, and its [`Outlet`].
+pub(super) struct Gate {
+    outlet: Outlet,
+    seats: Seats,
+    seat: Arc<Seat>,
+    closing: CancellationToken,
+    times: Times,
+    /// Read, and not yet passed on.
+    inbox: BytesMut,
+    /// How much of it may pass.
+    passing: usize,
+    place: Place,
+    /// When the connection began to wait for a request, and when the first byte of its head came.
+    waits_since: Instant,
+    is_after_request: bool,
+    head_began: Option<Instant>,
+    alarm: Pin<Box<Sleep>>,
+    rings_at: Instant,
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// A head, of which this was seen.
+    Head(Scan),
+    /// So many bytes of a body.
+    Length(u64),
+    /// A body in chunks.
+    Chunks(Chunks),
+    /// Nothing: the last answer is a refusal.
+    Refused,
+    /// Nothing: the caller is done, or its body is no body.
+    Over,
+}
+
+// === impl Gate ===
+
+impl Gate {
+    pub(super) fn new(
+        wire: Wire,
+        seats: Seats,
+        seat: Arc<Seat>,
+        closing: CancellationToken,
+        times: Times,
+    ) -> Self {
+        let now = Instant::now();
+        let rings_at = now + times.idle;
+        Self {
+            outlet: Outlet::new(wire, times, Arc::clone(&seat)),
+            seats,
+            seat,
+            closing,
+            times,
+            inbox: BytesMut::new(),
+            passing: 0,
+            place: Place::Head(Scan::default()),
+            waits_since: now,
+            is_after_request: false,
+            head_began: None,
+            alarm: Box::pin(tokio::time::sleep_until(rings_at)),
+            rings_at,
+        }
+    }
+
+    /// Waits for the first request; false if there will be none. Until then the HTTP library, with its buffers, need not
+    /// be there.
+    pub(super) async fn first(&mut self) -> bool {
+        std::future::poll_fn(|context| self.poll_passable(context)).await.unwrap_or(false)
+    }
+
+    /// Ready once something may pass: true; or when nothing will any more: false.
+    fn poll_passable(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            if self.passing > 0 {
+                return Poll::Ready(Ok(true));
+            }
+            match self.place {
+                Place::Over => return Poll::Ready(Ok(false)),
+                // Its answer ends the connection; until then the library only listens for the caller's leaving.
+                Place::Refused => return Poll::Pending,
+                Place::Head(scan) => {
+                    if !ready!(self.poll_head(context, scan))? {
+                        self.place = Place::Over;
+                    }
+                }
+                Place::Length(_) | Place::Chunks(_) => {
+                    if self.inbox.is_empty() && ready!(self.poll_fill(context))? == 0 {
+                        self.place = Place::Over;
+                    } else {
+                        self.admit_body()?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ready with true when there was progress, and with false at the end.
+    fn poll_head(&mut self, context: &mut Context<'_>, mut scan: Scan) -> Poll<io::Result<bool>> {
+        if self.seat.is_busy() {
+            return self.poll_while_busy(context);
+        }
+        if std::mem::take(&mut self.is_after_request) {
+            self.waits_since = Instant::now();
+        }
+        loop {
+            if !self.inbox.is_empty() {
+                self.head_began.get_or_insert_with(Instant::now);
+                match scan.advance(&self.inbox) {
+                    Ok(None) => {}
+                    Ok(Some(length)) => return Poll::Ready(Ok(self.admit_head(length))),
+                    Err(flaw) => return Poll::Ready(Ok(self.refuse(flaw.into()))),
+                }
+                self.place = Place::Head(scan);
+            }
+            match self.poll_fill(context) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(false)),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return self.poll_patience(context),
+            }
+        }
+    }
+
+    /// While an answer is under way, the next request stays outside; a caller that leaves is noticed.
+    fn poll_while_busy(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if !self.inbox.is_empty() {
+            return Poll::Pending;
+        }
+        match ready!(self.poll_fill(context))? {
+            0 => Poll::Ready(Ok(false)),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Nothing more has come yet: is there anything to wait for?
+    fn poll_patience(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let refusal = if self.closing.is_cancelled() {
+            Some((Refusal::Stopping, Closed::Stopping))
+        } else if self.seat.is_called_in() {
+            Some((Refusal::Full, Closed::MadeRoom))
+        } else {
+            None
+        };
+        if let Some((refusal, why)) = refusal {
+            return Poll::Ready(Ok(self.give_up(refusal, why)));
+        }
+        let due = match self.head_began {
+            Some(began) => began + self.times.head,
+            None => self.waits_since + self.times.idle,
+        };
+        // The alarm is moved only when it rings, or would ring too late: that is cheaper than for every request.
+        loop {
+            if due < self.rings_at {
+                self.ring_at(due);
+            }
+            ready!(self.alarm.as_mut().poll(context));
+            if due <= Instant::now() {
+                return Poll::Ready(Ok(self.give_up(Refusal::HeadTooSlow, Closed::Idle)));
+            }
+            self.ring_at(due);
+        }
+    }
+
+    fn ring_at(&mut self, due: Instant) {
+        self.rings_at = due;
+        self.alarm.as_mut().reset(due);
+    }
+
+    /// Whoever has begun a head is told; whoever has said nothing is asked nothing.
+    fn give_up(&mut self, refusal: Refusal, why: Closed) -> bool {
+        if self.head_began.is_some() {
+            return self.refuse(refusal);
+        }
+        self.seat.end(why);
+        false
+    }
+
+    fn admit_head(&mut self, length: usize) -> bool {
+        if self.closing.is_cancelled() {
+            return self.refuse(Refusal::Stopping);
+        }
+        let framing = match head::check(self.inbox.get(..length).unwrap_or_default()) {
+            Ok(framing) => framing,
+            Err(flaw) => return self.refuse(flaw.into()),
+        };
+        self.place = match framing {
+            Framing::Empty => Place::Head(Scan::default()),
+            Framing::Length(bytes) => Place::Length(bytes),
+            Framing::Chunked => Place::Chunks(Chunks::default()),
+        };
+        self.seat.is_mid_body.store(framing != Framing::Empty, Ordering::Release);
+        (self.head_began, self.is_after_request) = (None, true);
+        self.passing = length;
+        self.seats.begin(&self.seat);
+        true
+    }
+
+    /// Lets a request of our own pass, which is answered with the refusal.
+    fn refuse(&mut self, refusal: Refusal) -> bool {
+        self.seat.end(refusal.closed());
+        self.seat.refuse(refusal);
+        self.seats.begin(&self.seat);
+        self.outlet.lingers();
+        self.inbox = BytesMut::from(STAND_IN);
+        self.passing = STAND_IN.len();
+        self.place = Place::Refused;
+        true
+    }
+
+    fn admit_body(&mut self) -> io::Result<()> {
+        let is_over = match &mut self.place {
+            Place::Length(left) => {
+                let here = u64::try_from(self.inbox.len()).unwrap_or(u64::MAX).min(*left);
+                self.passing = usize::try_from(here).unwrap_or(usize::MAX);
+                *left -= here;
+                *left == 0
+            }
+            Place::Chunks(chunks) => {
+                let Ok(here) = chunks.advance(&self.inbox) else {
+                    // The handler that reads the body learns it, and answers that the body is none.
+                    self.place = Place::Over;
+                    return Err(io::ErrorKind::InvalidData.into());
+                };
+                self.passing = here;
+                chunks.is_over()
+            }
+            _ => return Ok(()),
+        };
+        if is_over {
+            self.place = Place::Head(Scan::default());
+            self.seat.is_mid_body.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Reads what the socket has. A connection that waits has no buffer of its own.
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.inbox.is_empty() {
+            self.inbox = BytesMut::new();
+        }
+        let mut bytes = [0; READ_BYTES];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let read = Pin::new(self.outlet.wire()).poll_read(context, &mut buffer);
+        self.inbox.extend_from_slice(buffer.filled());
+        read.map_ok(|()| buffer.filled().len())
+    }
+}
+
+impl From<Flaw> for Refusal {
+    fn from(flaw: Flaw) -> Self {
+        match flaw {
+            Flaw::TooLarge => Self::HeadTooLarge,
+            Flaw::Malformed(what) => Self::Malformed(what),
+        }
+    }
+}
+
+impl AsyncRead for Gate {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if ready!(self.poll_passable(context))? {
+            let here = self.passing.min(buffer.remaining());
+            buffer.put_slice(self.inbox.get(..here).unwrap_or_default());
+            self.inbox.advance(here);
+            self.passing -= here;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Gate {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.outlet.poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.outlet.poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.outlet.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.outlet.poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.inbox.is_empty() {
+            self.outlet.lingers();
+        }
+        self.outlet.poll_shutdown(context)
+    }
+}

@@ -1,0 +1,123 @@
+//! Metrics of the connections that requests come over.
+
+use common::runtime::metrics::Collectors;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
+
+/// Why a connection ended, or was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// In the ordinary way, by either end.
+    Ended,
+    /// It failed, as a rule because the caller went away in the middle.
+    Failed,
+    /// Nothing was asked for too long.
+    Idle,
+    /// A head did not arrive in time.
+    HeadTooSlow,
+    /// What came could not be taken for a request.
+    Refused,
+    /// It waited longest when another one came and all places were taken.
+    MadeRoom,
+    /// An answer was not read.
+    Unread,
+    /// This ingress stopped.
+    Stopping,
+    /// The TLS handshake came to nothing.
+    Handshake,
+    /// Its address has all the connections that one may have.
+    Peer,
+}
+
+/// Handles of these metrics.
+#[derive(Clone, Debug)]
+pub(super) struct ConnectionMetrics {
+    open: IntGauge,
+    closed: IntCounterVec,
+    handshakes_failed: IntCounter,
+    tls_files_bad: IntGauge,
+}
+
+// === impl Closed ===
+
+impl Closed {
+    const ALL: [Self; 10] = [
+        Self::Ended,
+        Self::Failed,
+        Self::Idle,
+        Self::HeadTooSlow,
+        Self::Refused,
+        Self::MadeRoom,
+        Self::Unread,
+        Self::Stopping,
+        Self::Handshake,
+        Self::Peer,
+    ];
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ended => "ended",
+            Self::Failed => "failed",
+            Self::Idle => "idle",
+            Self::HeadTooSlow => "head_too_slow",
+            Self::Refused => "refused",
+            Self::MadeRoom => "made_room",
+            Self::Unread => "unread",
+            Self::Stopping => "stopping",
+            Self::Handshake => "handshake",
+            Self::Peer => "peer",
+        }
+    }
+}
+
+// === impl ConnectionMetrics ===
+
+impl ConnectionMetrics {
+    pub(super) fn new() -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            open: IntGauge::new("broker_http_connections", "HTTP connections that are open")?,
+            closed: IntCounterVec::new(
+                Opts::new(
+                    "broker_http_connections_closed_total",
+                    "HTTP connections that ended or were not taken, by reason",
+                ),
+                &["reason"],
+            )?,
+            handshakes_failed: IntCounter::new(
+                "broker_http_tls_handshakes_failed_total",
+                "TLS handshakes that failed or took too long",
+            )?,
+            tls_files_bad: IntGauge::new(
+                "broker_http_tls_files_bad",
+                "1 while the TLS files cannot be used and older ones stay good",
+            )?,
+        };
+        // A rate needs the zero before the first event.
+        for reason in Closed::ALL {
+            metrics.closed.with_label_values(&[reason.as_str()]);
+        }
+        Ok(metrics)
+    }
+
+    pub(super) fn collectors(&self) -> Collectors {
+        let Self { open, closed, handshakes_failed, tls_files_bad } = self.clone();
+        vec![Box::new(open), Box::new(closed), Box::new(handshakes_failed), Box::new(tls_files_bad)]
+    }
+}
+
+impl super::Metrics {
+    pub(crate) fn connections_are(&self, open: usize) {
+        self.connections.open.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn closed(&self, reason: Closed) {
+        self.connections.closed.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    pub(crate) fn handshake_failed(&self) {
+        self.connections.handshakes_failed.inc();
+    }
+
+    pub(crate) fn tls_files_are(&self, bad: bool) {
+        self.connections.tls_files_bad.set(i64::from(bad));
+    }
+}
