@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Opens /console and /v1/docs of a real fleet in headless chromium, and does there what an operator does.
 //
-//     BROKER=… NATS_SERVER=… tests/browser/run.mjs <folder of playwright-core> <path of chromium>
+//     BROKER=… NATS_SERVER=… tests/browser/run.mjs <folder of playwright-core> <path of chromium> [part of a name]…
 //
 // Ends with the number of checks, and with 1 if one failed, or if there was none.
 
@@ -16,8 +16,7 @@ import * as runs from "./runs.mjs";
 import * as events from "./events.mjs";
 
 const SUITES = { entering, looking, sandboxes, runs, events, docs, deletions };
-const [home, chromium] = process.argv.slice(2);
-const wanted = (process.env.ONLY ?? "").split(" ").filter(Boolean);
+const [home, chromium, ...wanted] = process.argv.slice(2);
 const began = Date.now();
 let passed = 0;
 const failed = [];
