@@ -36,7 +36,7 @@ pub mod samples;
 pub mod summary;
 
 mod crew;
-mod fleet;
+pub mod fleet;
 mod progress;
 mod usage;
 
@@ -86,6 +86,12 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     /// Rolls dice.
     pub random: Arc<dyn Random>,
+}
+
+/// Fails if answers broke a promise: however fast they were, they are worth nothing then.
+fn no_broken_promises(violations: &[String]) -> anyhow::Result<()> {
+    anyhow::ensure!(violations.is_empty(), "broken promises: {}", violations.join("; "));
+    Ok(())
 }
 
 #[derive(Parser)]

@@ -59,15 +59,25 @@ const RATE_SETTINGS: [&str; 6] = [
 ];
 const RATE_MAX: &str = "1000000";
 
+/// The servers that a fleet stands on, where they are not its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+#[group(skip)]
+pub struct Servers {
+    /// A DynamoDB engine instead of the embedded one.
+    #[arg(long, value_name = "URL")]
+    pub dynamodb_endpoint: Option<String>,
+    /// A NATS server instead of a child process.
+    #[arg(long, value_name = "URL")]
+    pub nats_url: Option<String>,
+}
+
 /// What a fleet is to be.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Ground<'a> {
     /// Allocators in this process.
     pub(super) allocators: u16,
-    /// A NATS server instead of a child process.
-    pub(super) nats_url: Option<&'a str>,
-    /// A DynamoDB engine instead of the embedded one.
-    pub(super) dynamodb_endpoint: Option<&'a str>,
+    /// What it stands on.
+    pub(super) servers: &'a Servers,
     /// Its pools, whatever the environment says.
     pub(super) pools: Option<&'static str>,
 }
@@ -249,6 +259,23 @@ impl Fleet {
         parts.stop().await;
         Ok(ended??)
     }
+
+    /// Stops all of it, whatever came of the measuring, and says what that was.
+    pub(super) async fn end<T>(self, measured: anyhow::Result<T>) -> anyhow::Result<T> {
+        let stopped = self.stop().await;
+        let measured = measured?;
+        stopped.map(|()| measured)
+    }
+}
+
+/// Measures until it is done or interrupted. What was started has to be stopped in both cases.
+pub(super) async fn interruptible<T>(
+    measuring: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    tokio::select! {
+        measured = Box::pin(measuring) => measured,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    }
 }
 
 /// What `env` says of every variable that some role reads; empty, which is as good as unset, where it says nothing.
@@ -267,7 +294,7 @@ impl Parts {
         overlay: &mut Overlay<'_>,
     ) -> anyhow::Result<Self> {
         let mut parts = Self { nats: None, table: None, data };
-        if let Some(url) = ground.nats_url {
+        if let Some(url) = ground.servers.nats_url.as_deref() {
             overlay.set("NATS_URL", url);
         } else {
             let binary = nats_server::find(env).await?;
@@ -278,7 +305,7 @@ impl Parts {
             overlay.set("NATS_URL", format!("nats://{}", server.address));
             parts.nats = Some(server);
         }
-        if let Some(endpoint) = ground.dynamodb_endpoint {
+        if let Some(endpoint) = ground.servers.dynamodb_endpoint.as_deref() {
             overlay.set("DYNAMODB_ENDPOINT", endpoint);
         } else {
             let table = EmbeddedTable::start(None).await?;

@@ -5,7 +5,7 @@
 //! full hour only: the idle time shows heartbeats, ticks, sweeps and looks for leases that are over.
 
 use super::fleet::process::{self, RoleProcess};
-use super::fleet::{Fleet, Ground};
+use super::fleet::{Fleet, Ground, Servers, interruptible};
 use super::reach::verdict::{Bound, Verdict};
 use super::rounds::{Tank, closed};
 use super::summary::Table;
@@ -54,12 +54,9 @@ pub struct Options {
     /// The `broker` binary that the processes are made of, instead of this one.
     #[arg(long, value_name = "FILE")]
     pub program: Option<PathBuf>,
-    /// A DynamoDB engine instead of the embedded one.
-    #[arg(long, value_name = "URL")]
-    pub dynamodb_endpoint: Option<String>,
-    /// A NATS server instead of a child process; its own use is not shown then.
-    #[arg(long, value_name = "URL")]
-    pub nats_url: Option<String>,
+    /// What it stands on.
+    #[command(flatten)]
+    pub servers: Servers,
     /// How the summary looks.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
@@ -122,24 +119,12 @@ pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Res
     if !usage::is_shown() {
         bail!("only Linux shows what a process uses in the way that this command reads it (/proc)");
     }
-    let ground = Ground {
-        allocators: 0,
-        nats_url: options.nats_url.as_deref(),
-        dynamodb_endpoint: options.dynamodb_endpoint.as_deref(),
-        pools: Some("main"),
-    };
+    let ground = Ground { allocators: 0, servers: &options.servers, pools: Some("main") };
     let fleet = Box::pin(Fleet::start(ground, env, ports)).await?;
     let mut processes = Vec::new();
-    let measured = tokio::select! {
-        measured = Box::pin(measure(options, &fleet, &mut processes, ports)) => measured,
-        // The children and the directory are to go away as well.
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
+    let measured = interruptible(measure(options, &fleet, &mut processes, ports)).await;
     RoleProcess::stop_all(processes).await;
-    let stopped = fleet.stop().await;
-    let report = measured?;
-    stopped?;
-    Ok(report)
+    fleet.end(measured).await
 }
 
 async fn measure(

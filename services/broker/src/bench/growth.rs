@@ -6,12 +6,12 @@
 
 use super::calls::Sample;
 use super::fleet::process::{self, RoleProcess};
-use super::fleet::{Fleet, Ground};
+use super::fleet::{Fleet, Ground, Servers, interruptible};
 use super::rounds::{Figures, Tank, closed};
 use super::summary::Table;
-use super::{Output, Ports};
+use super::{Output, Ports, no_broken_promises};
 use crate::role::Role;
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use common::runtime::settings::Env;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -51,12 +51,9 @@ pub struct Options {
     /// The `broker` binary that the processes are made of, instead of this one.
     #[arg(long, value_name = "FILE")]
     pub program: Option<PathBuf>,
-    /// A DynamoDB engine instead of the embedded one.
-    #[arg(long, value_name = "URL")]
-    pub dynamodb_endpoint: Option<String>,
-    /// A NATS server instead of a child process.
-    #[arg(long, value_name = "URL")]
-    pub nats_url: Option<String>,
+    /// What it stands on.
+    #[command(flatten)]
+    pub servers: Servers,
     /// How the summary looks.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
@@ -98,10 +95,7 @@ pub struct Report {
 pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<()> {
     let report = run(&options, env, ports).await?;
     options.output.print(&report, Report::text)?;
-    if !report.violations.is_empty() {
-        bail!("broken promises: {}", report.violations.join("; "));
-    }
-    Ok(())
+    no_broken_promises(&report.violations)
 }
 
 /// Measures fleet after fleet.
@@ -112,26 +106,25 @@ pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Res
     let mut report = Report::default();
     for &pool in &options.pools {
         let fleet = Box::pin(Fleet::start(options.ground(ALLOCATORS), env, ports)).await?;
-        let measured = tokio::select! {
-            measured = Box::pin(of_pool(options, pool, &fleet, ports, &mut report)) => measured,
-            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-        };
-        let stopped = fleet.stop().await;
-        measured?;
-        stopped?;
+        let measured = interruptible(of_pool(options, pool, &fleet, ports, &mut report)).await;
+        fleet.end(measured).await?;
     }
     let binary = process::program(options.program.as_deref())?;
     for &allocators in &options.allocators {
         let fleet = Box::pin(Fleet::start(options.ground(0), env, ports)).await?;
         let mut processes = Vec::new();
-        let measured = tokio::select! {
-            measured = Box::pin(of_processes(options, allocators, &binary, &mut processes, &fleet, ports, &mut report)) => measured,
-            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-        };
+        let measured = interruptible(of_processes(
+            options,
+            allocators,
+            &binary,
+            &mut processes,
+            &fleet,
+            ports,
+            &mut report,
+        ))
+        .await;
         RoleProcess::stop_all(processes).await;
-        let stopped = fleet.stop().await;
-        measured?;
-        stopped?;
+        fleet.end(measured).await?;
     }
     Ok(report)
 }
@@ -231,12 +224,7 @@ async fn measured(
 
 impl Options {
     fn ground(&self, allocators: u16) -> Ground<'_> {
-        Ground {
-            allocators,
-            nats_url: self.nats_url.as_deref(),
-            dynamodb_endpoint: self.dynamodb_endpoint.as_deref(),
-            pools: Some("main"),
-        }
+        Ground { allocators, servers: &self.servers, pools: Some("main") }
     }
 }
 

@@ -6,11 +6,11 @@
 //! case.
 
 use super::calls::Call;
-use super::fleet::{Fleet, Ground};
+use super::fleet::{Fleet, Ground, Servers, interruptible};
 use super::floor::{self, CROWD, ROUND_TRIP, TWO_WRITES};
 use super::load::{Limit, Plan, Shape};
 use super::rounds::{Figures, closed, median};
-use super::{Output, Ports};
+use super::{Output, Ports, no_broken_promises};
 use anyhow::{Context as _, bail};
 use common::runtime::settings::Env;
 use std::collections::BTreeMap;
@@ -52,12 +52,9 @@ pub struct Options {
     /// Length of the open loop.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub seconds: u64,
-    /// A DynamoDB engine instead of the embedded one; the predecessor's figures are then those on DynamoDB Local.
-    #[arg(long, value_name = "URL")]
-    pub dynamodb_endpoint: Option<String>,
-    /// A NATS server instead of a child process.
-    #[arg(long, value_name = "URL")]
-    pub nats_url: Option<String>,
+    /// What it stands on.
+    #[command(flatten)]
+    pub servers: Servers,
     /// How much of everything.
     #[command(flatten)]
     pub sizes: Sizes,
@@ -114,10 +111,7 @@ struct Rounds {
 pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<()> {
     let report = run(&options, env, ports).await?;
     options.output.print(&report, Report::text)?;
-    if !report.violations.is_empty() {
-        bail!("broken promises: {}", report.violations.join("; "));
-    }
-    Ok(())
+    no_broken_promises(&report.violations)
 }
 
 /// Starts a fleet, measures it, stops it, and judges.
@@ -126,22 +120,10 @@ pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::
 /// When sizes do not fit together, a part cannot be started, or a measurement fails.
 pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<Report> {
     options.sizes.check()?;
-    let ground = Ground {
-        allocators: ALLOCATORS,
-        nats_url: options.nats_url.as_deref(),
-        dynamodb_endpoint: options.dynamodb_endpoint.as_deref(),
-        pools: Some(POOLS),
-    };
+    let ground = Ground { allocators: ALLOCATORS, servers: &options.servers, pools: Some(POOLS) };
     let fleet = Box::pin(Fleet::start(ground, env, ports)).await?;
-    let measured = tokio::select! {
-        measured = Box::pin(measure_all(options, &fleet, ports)) => measured,
-        // The children and the directory are to go away as well.
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
-    let stopped = fleet.stop().await;
-    let report = measured?;
-    stopped?;
-    Ok(report)
+    let measured = interruptible(measure_all(options, &fleet, ports)).await;
+    fleet.end(measured).await
 }
 
 async fn measure_all(options: &Options, fleet: &Fleet, ports: &Ports) -> anyhow::Result<Report> {
@@ -165,7 +147,7 @@ async fn measure_all(options: &Options, fleet: &Fleet, ports: &Ports) -> anyhow:
         rounds.measure_floor(sizes, fleet, ports).await?;
     }
     let open = rounds.open(options, &mut tanks, fleet, ports).await?;
-    let engine = match options.dynamodb_endpoint {
+    let engine = match options.servers.dynamodb_endpoint {
         None => Engine::Dynoxide,
         Some(_) => Engine::DynamodbLocal,
     };

@@ -6,12 +6,12 @@
 
 use super::calls::Call;
 use super::fleet::process::program;
-use super::fleet::{Fleet, Ground};
+use super::fleet::{Fleet, Ground, Servers, interruptible};
 use super::reach::table_of;
 use super::reach::verdict::{Bound, Verdict};
 use super::rounds::{Figures, Tank, closed, median};
 use super::summary::Table;
-use super::{Output, Ports, usage};
+use super::{Output, Ports, no_broken_promises, usage};
 use crate::child::{Child, Program};
 use anyhow::{Context as _, bail};
 use common::runtime::settings::Env;
@@ -73,12 +73,9 @@ pub struct Options {
     /// The `broker` binary that attackers are made of, instead of this one.
     #[arg(long, value_name = "FILE")]
     pub program: Option<PathBuf>,
-    /// A DynamoDB engine instead of the embedded one.
-    #[arg(long, value_name = "URL")]
-    pub dynamodb_endpoint: Option<String>,
-    /// A NATS server instead of a child process.
-    #[arg(long, value_name = "URL")]
-    pub nats_url: Option<String>,
+    /// What it stands on.
+    #[command(flatten)]
+    pub servers: Servers,
     /// How the summary looks.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
@@ -148,10 +145,7 @@ struct Siege<'a> {
 pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<()> {
     let report = run(&options, env, ports).await?;
     options.output.print(&report, Report::text)?;
-    if !report.violations.is_empty() {
-        bail!("broken promises: {}", report.violations.join("; "));
-    }
-    Ok(())
+    no_broken_promises(&report.violations)
 }
 
 /// Starts a fleet, besieges it, stops it.
@@ -159,22 +153,10 @@ pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::
 /// # Errors
 /// When a part cannot be started or an attacker does not attack.
 pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<Report> {
-    let ground = Ground {
-        allocators: ALLOCATORS,
-        nats_url: options.nats_url.as_deref(),
-        dynamodb_endpoint: options.dynamodb_endpoint.as_deref(),
-        pools: Some("main"),
-    };
+    let ground = Ground { allocators: ALLOCATORS, servers: &options.servers, pools: Some("main") };
     let fleet = Box::pin(Fleet::start(ground, env, ports)).await?;
-    let measured = tokio::select! {
-        measured = Box::pin(besiege(options, &fleet, ports)) => measured,
-        // The children and the directory are to go away as well.
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
-    let stopped = fleet.stop().await;
-    let report = measured?;
-    stopped?;
-    Ok(report)
+    let measured = interruptible(besiege(options, &fleet, ports)).await;
+    fleet.end(measured).await
 }
 
 async fn besiege(options: &Options, fleet: &Fleet, ports: &Ports) -> anyhow::Result<Report> {

@@ -5,10 +5,10 @@
 
 use super::calls::{Asker, Selector};
 use super::claim::{Report as ClaimReport, measure};
-use super::fleet::{Fleet, Ground};
+use super::fleet::{Fleet, Ground, Servers, interruptible};
 use super::load::{Limit, Plan, Shape};
-use super::{Output, Ports, floor, plot};
-use anyhow::{Context as _, bail};
+use super::{Output, Ports, floor, no_broken_promises, plot};
+use anyhow::Context as _;
 use common::domain::NamePrefix;
 use common::runtime::settings::Env;
 use std::path::PathBuf;
@@ -53,12 +53,9 @@ pub struct Options {
     /// NATS round trips at each number in flight.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
     pub round_trips: u64,
-    /// A DynamoDB engine instead of the embedded one.
-    #[arg(long, value_name = "URL")]
-    pub dynamodb_endpoint: Option<String>,
-    /// A NATS server instead of a child process.
-    #[arg(long, value_name = "URL")]
-    pub nats_url: Option<String>,
+    /// What it stands on.
+    #[command(flatten)]
+    pub servers: Servers,
     /// A picture of every measurement, in this directory.
     #[arg(long, value_name = "DIR")]
     pub svg: Option<PathBuf>,
@@ -83,10 +80,7 @@ struct Case {
 pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<()> {
     let report = run(&options, env, ports).await?;
     options.output.print(&report, Report::text)?;
-    if !report.violations.is_empty() {
-        bail!("broken promises: {}", report.violations.join("; "));
-    }
-    Ok(())
+    no_broken_promises(&report.violations)
 }
 
 /// Starts the fleet, measures it, and stops it.
@@ -94,22 +88,10 @@ pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::
 /// # Errors
 /// When a part cannot be started, or a measurement fails.
 pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<Report> {
-    let ground = Ground {
-        allocators: options.allocators,
-        nats_url: options.nats_url.as_deref(),
-        dynamodb_endpoint: options.dynamodb_endpoint.as_deref(),
-        pools: None,
-    };
+    let ground = Ground { allocators: options.allocators, servers: &options.servers, pools: None };
     let fleet = Box::pin(Fleet::start(ground, env, ports)).await?;
-    let measured = tokio::select! {
-        measured = Box::pin(measure_all(options, &fleet, ports)) => measured,
-        // The children and the directory are to go away as well.
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
-    let stopped = fleet.stop().await;
-    let report = measured?;
-    stopped?;
-    Ok(report)
+    let measured = interruptible(measure_all(options, &fleet, ports)).await;
+    fleet.end(measured).await
 }
 
 async fn measure_all(options: &Options, fleet: &Fleet, ports: &Ports) -> anyhow::Result<Report> {
