@@ -27,12 +27,13 @@ for (const [suite, { checks }] of Object.entries(SUITES)) {
   for (const [name, check] of Object.entries(checks)) {
     const title = `${suite}: ${name}`;
     if (wanted.length && !wanted.some((word) => title.includes(word))) continue;
+    const begun = Date.now();
     const watch = await watched(browser, fleet.url);
     try {
       await check({ fleet, watch, page: watch.page, browser });
       watch.assertQuiet();
       passed += 1;
-      console.log(`ok      ${title}`);
+      console.log(`ok      ${title} (${((Date.now() - begun) / 1_000).toFixed(1)} s)`);
     } catch (error) {
       failed.push(title);
       console.log(`failed  ${title}\n${error.stack}\n${await watch.page.locator("body").innerText().catch(() => "")}`);
