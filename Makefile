@@ -6,7 +6,7 @@ BROKER := $(TARGET_DIR)/release/broker
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up build test test-accounts test-scripts test-clients test-api fuzz fuzz-keep asyncapi bench tools smoke check fmt fmt-check clippy deny doc reset clean
+.PHONY: help up build test test-accounts test-scripts test-clients test-api test-browser fuzz fuzz-keep asyncapi bench tools smoke check fmt fmt-check clippy deny doc reset clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,13 @@ test-api: ## Try every HTTP operation with hostile and odd requests, and hold th
 	cargo build --package broker --bin broker
 	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" \
 		PYTHONPATH="$$(tools/schemathesis.sh)" tests/api/run.py
+
+test-browser: ## Walk through the console and the API's page in a headless chromium (ARGS: parts of names)
+	@tools/nats-server.sh >/dev/null
+	@tools/browser.sh >/dev/null
+	cargo build --package broker --bin broker
+	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" \
+		tests/browser/run.mjs $$(tools/browser.sh) $(ARGS)
 
 fuzz: ## Let libFuzzer attack every parser of outside bytes (FUZZ_SECONDS=60 for each target, ARGS: targets)
 	@tools/fuzz.py $(ARGS)

@@ -40,6 +40,7 @@ pub mod routes;
 mod openapi;
 
 pub mod admin;
+pub mod console;
 pub mod deletions;
 pub mod events;
 pub mod fleet;

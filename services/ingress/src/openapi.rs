@@ -12,7 +12,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::Config;
 
 use crate::error::{Failure, json};
-use crate::{admin, deletions, events, fleet, orders, records, routes, sandboxes};
+use crate::{admin, console, deletions, events, fleet, orders, records, routes, sandboxes};
 
 mod bounds;
 pub(crate) mod faults;
@@ -33,7 +33,8 @@ use faults::{OfOpen, OfProbe};
         admin::sync, admin::expire, admin::cleanup, admin::census, admin::auto_delete_stale, admin::report,
         records::list_sandboxes, records::show_sandbox, records::bulk_delete, orders::release, orders::quarantine, orders::unquarantine, deletions::switch::pause, deletions::switch::resume,
         deletions::list, deletions::parked, deletions::replay_all, deletions::show, deletions::remove,
-        deletions::replay, events::events, fleet::fleet, healthz, readyz, metrics, document, page, style, bundle, script, routes::about,
+        deletions::replay, events::events, fleet::fleet, healthz, readyz, metrics, document, page, style, bundle, script,
+        console::page, console::file, routes::about,
     ),
     components(schemas(FaultBody)),
     modifiers(&Tokens),

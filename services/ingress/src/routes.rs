@@ -10,6 +10,7 @@ use common::runtime::ops::Ops;
 
 use crate::admin::{self, TickDesk};
 use crate::caller::{self, Gate, Role};
+use crate::console;
 use crate::deletions::{self, LineDesk};
 use crate::edge::{self, Edge};
 use crate::events::{self, EventDesk};
@@ -238,6 +239,18 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/docs/page.js",
         role: Role::None,
         endpoint: |method, _| on(method, openapi::script),
+    },
+    Route {
+        method: Method::GET,
+        path: "/console",
+        role: Role::None,
+        endpoint: |method, _| on(method, console::page),
+    },
+    Route {
+        method: Method::GET,
+        path: "/console/{file}",
+        role: Role::None,
+        endpoint: |method, _| on(method, console::file),
     },
     Route { method: Method::GET, path: "/healthz", role: Role::None, endpoint: ops },
     Route { method: Method::GET, path: "/readyz", role: Role::None, endpoint: ops },

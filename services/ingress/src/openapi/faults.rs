@@ -49,6 +49,8 @@ faults! {
     OfProbe: OPEN;
     /// Of any other open route.
     OfOpen: OPEN => RateLimitExceeded;
+    /// Of an open route that has a name in its path.
+    OfOpenFile: OPEN => NotFound, RateLimitExceeded;
     /// Of a claim.
     OfClaim: GATE, RELAY => MissingSandboxId, PoolExhausted, Contended;
     /// Of a look at one's own sandbox.

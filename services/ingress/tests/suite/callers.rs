@@ -18,6 +18,7 @@ const NO_RIGHT: &str = "this token does not give the right to do this";
 
 pub(crate) fn path_of(route: &Route) -> String {
     let path = route.path.replace("{id}", "7").replace("{kind}", "sync").replace("{tick}", "1");
+    let path = path.replace("{file}", "main.js");
     match route.path {
         // It wants to be asked twice whether it is meant.
         path if path.ends_with("/deletions/replay") => format!("{path}?all=true"),

@@ -12,6 +12,7 @@ mod admin;
 mod answers;
 mod callers;
 mod claims;
+mod console;
 mod cors;
 mod deletions;
 mod events;

@@ -131,6 +131,10 @@ async fn behind_the_gate(route: &Route) -> Vec<Answer> {
             Some(RunReport { kind: TickKind::Sync, tick: TICK, duration_ms: 1, report });
         answers.push(ask(&rig, route, plain()).await);
     }
+    if route.path.contains("{file}") {
+        answers.push(rig.ask("GET", "/console/nothing.js", &[]).await);
+        answers.push(rig.ask("GET", "/console/%ff", &[]).await);
+    }
     if route.path.contains("{kind}") {
         let headers = [("Authorization", "Bearer admin-token-1")];
         answers.push(rig.ask("GET", "/v1/admin/reports/nothing/1", &headers).await);

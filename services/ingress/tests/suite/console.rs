@@ -1,0 +1,83 @@
+//! The operators' page: its files, what it may load, and what its script must not do. What it does in a browser is tested
+//! by `make test-browser`.
+
+use crate::support::{Rig, Step};
+use ingress::console::FILES;
+use std::collections::BTreeSet;
+
+/// What makes markup or script of text, keeps a token, or puts it where others see it.
+const FORBIDDEN: [&str; 16] = [
+    "innerHTML",
+    "outerHTML",
+    "insertAdjacentHTML",
+    "setHTML",
+    "document.write",
+    "DOMParser",
+    "createContextualFragment",
+    "eval(",
+    "Function(",
+    "import(",
+    "localStorage",
+    "sessionStorage",
+    "indexedDB",
+    "document.cookie",
+    "://",
+    ".style",
+];
+
+#[tokio::test(start_paused = true)]
+async fn the_page_and_its_files_are_served_and_may_load_only_each_other() {
+    let rig = Rig::new([Step::Hang]);
+    let mut paths = vec![("/console".to_owned(), "text/html; charset=utf-8")];
+    for file in FILES {
+        let kind = match file.name.rsplit_once('.').unwrap().1 {
+            "js" => "text/javascript; charset=utf-8",
+            "css" => "text/css; charset=utf-8",
+            "svg" => "image/svg+xml",
+            other => panic!("{other}"),
+        };
+        paths.push((format!("/console/{}", file.name), kind));
+    }
+    for (path, kind) in paths {
+        let answer = rig.ask("GET", &path, &[]).await;
+        assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, Some(kind)), "{path}");
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{path}");
+        assert_eq!(answer.headers.get_all("content-security-policy").iter().count(), 1);
+        let policy = answer.header("content-security-policy").unwrap();
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"), "{policy}");
+        assert!(policy.contains("require-trusted-types-for 'script'; trusted-types 'none'"), "{policy}");
+        for word in ["unsafe", "http", "data:", "*"] {
+            assert!(!policy.contains(word), "{policy}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_page_names_is_there_and_every_file_is_named() {
+    let rig = Rig::new([Step::Hang]);
+    let page = String::from_utf8(rig.ask("GET", "/console", &[]).await.body.to_vec()).unwrap();
+    let texts = FILES.iter().map(|file| file.text).chain([page.as_str()]);
+    let named: BTreeSet<_> = texts
+        .flat_map(|text| text.split("\"/console/").skip(1))
+        .map(|rest| rest.split('"').next().unwrap().to_owned())
+        .collect();
+    let there: BTreeSet<_> = FILES.iter().map(|file| file.name.to_owned()).collect();
+    assert_eq!(named, there);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_inline_and_no_script_makes_markup_or_keeps_a_token() {
+    let rig = Rig::new([Step::Hang]);
+    let page = String::from_utf8(rig.ask("GET", "/console", &[]).await.body.to_vec()).unwrap();
+    let in_markup = ["<style", "style=", "<script>", "javascript:", "://", " action="];
+    for word in in_markup.into_iter().chain([" onclick", " onload", " onerror", " onsubmit", " onfocus"]) {
+        assert!(!page.contains(word), "{word}");
+    }
+    for file in FILES.iter().filter(|file| file.name.ends_with(".js")) {
+        for word in FORBIDDEN {
+            assert!(!file.text.contains(word), "{}: {word}", file.name);
+        }
+        let lines = file.text.lines().count();
+        assert!(lines <= 400, "{}: {lines} lines", file.name);
+    }
+}

@@ -1,0 +1,81 @@
+// The ledger as it grows.
+
+import assert from "node:assert/strict";
+import { eventually } from "./rig.mjs";
+import { enter, rows, says } from "./steps.mjs";
+
+const body = (page) => page.locator("#view .scroll");
+
+async function followFrom(page, from, { type = "", sandbox = "" } = {}) {
+  await page.getByLabel("From").selectOption(from);
+  await page.getByLabel("Type").fill(type);
+  await page.getByLabel("Sandbox", { exact: true }).fill(sandbox);
+  await page.getByRole("button", { name: "Follow" }).click();
+}
+
+export const checks = {
+  "what happens is shown as it happens, and nothing after it is stopped": async (rig) => {
+    const { page, fleet } = rig;
+    await enter(rig, "events");
+    await followFrom(page, "now", { type: "claimed" });
+    await says(page.locator("#feed"), "Following.");
+    const { sandbox_id: id } = await fleet.claim("<b>events-1</b>", "events-lab");
+    await eventually("the event", async () => (await rows(body(page))).length === 1);
+    const [row] = await rows(body(page));
+    assert.deepEqual(row.slice(2, 9), ["claimed", id, "main", "allocated", "<b>events-1</b>", "events-lab", "<b>events-1</b>"]);
+    assert.match(row[0], /^\d+$/);
+    await page.getByRole("button", { name: "Stop" }).click();
+    await says(page.locator("#feed"), "Stopped.");
+    await fleet.claim("events-2", "events-lab");
+    await followFrom(page, "all", { type: "claimed" });
+    await eventually("both", async () => (await rows(body(page))).filter((one) => one[7] === "events-lab").length === 2);
+    await followFrom(page, "hour", { sandbox: id });
+    await eventually("those of one sandbox", async () => {
+      assert.deepEqual((await rows(body(page))).map((one) => [one[2], one[3]]), [["claimed", id], ["listed", id]]);
+      return true;
+    });
+  },
+
+  "a line that ends is taken up where it ended, and a gap is shown": async (rig) => {
+    const { page, fleet } = rig;
+    const asked = [];
+    await enter(rig, "events");
+    await fleet.claim("gap-1", "gap-lab");
+    await page.route("**/v1/admin/events*", async (route) => {
+      asked.push(route.request().headers()["last-event-id"]);
+      if (asked.length > 1) return route.continue();
+      const event = { type: "sandbox.claimed", subject: "7", time: "2026-01-01T00:00:00Z", data: { pool: "main", to: "allocated" } };
+      // A place that the ledger never had; the last message is cut off and does not count.
+      const text = `retry: 100\n: events\n\nid: 999999999\ndata: ${JSON.stringify(event)}\n\nid: 5\ndata: {"cut`;
+      return route.fulfill({ contentType: "text/event-stream", body: text });
+    });
+    await followFrom(page, "now", { type: "claimed" });
+    await says(page.locator(".gap"), /^A gap: what came after 999999999 is not kept any more; it goes on at 1\.$/);
+    await eventually("what the ledger holds", async () => (await rows(body(page))).some((row) => row[6] === "gap-1"));
+    assert.deepEqual(asked, [undefined, "999999999"]);
+    assert.ok((await rows(body(page))).some((row) => row[0] === "999999999" && row[3] === "7"));
+  },
+
+  "a broker that is away is asked again, and what is wrong in the question is said": async (rig) => {
+    const { page } = rig;
+    await enter(rig, "events");
+    let asked = 0;
+    await page.route("**/v1/admin/events*", (route) => {
+      asked += 1;
+      if (asked > 1) return route.continue();
+      const detail = { code: "NO_WORKERS", message: "64 readers follow", request_id: "r-9", retry_after: 1 };
+      return route.fulfill({ status: 503, headers: { "Retry-After": "1" }, json: { detail } });
+    });
+    await rig.watch.expect([503], async () => {
+      await followFrom(page, "now");
+      await says(page.locator("#view .fault"), "NO_WORKERS: 64 readers follow Try again in 1 s. Request r-9.");
+      await says(page.locator("#feed"), "Following.");
+    });
+    await page.locator("#view .fault").waitFor({ state: "detached" });
+    await rig.watch.expect([400], async () => {
+      await followFrom(page, "now", { type: "nothing" });
+      await says(page.locator("#view .fault"), "INVALID_REQUEST");
+    });
+    await says(page.locator("#feed"), "Stopped.");
+  },
+};

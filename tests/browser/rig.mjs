@@ -1,0 +1,159 @@
+// The fleet and the browser of one run: `broker up --ephemeral` with tokens of the run's own, and headless chromium.
+
+import { spawn } from "node:child_process";
+import { createHash, randomBytes } from "node:crypto";
+import { mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+export const POOL = 60;
+/** Longest wait for anything, on a machine that is slow and loaded. */
+export const PATIENCE_MS = 60_000;
+const POLL_MS = 100;
+const STOP_MS_MAX = 20_000;
+
+const secret = () => randomBytes(24).toString("hex");
+
+/** Asks until there is a true answer, and returns it. What fails meanwhile is named if the time is over. */
+export async function eventually(what, look) {
+  const end = Date.now() + PATIENCE_MS;
+  let last = "nothing";
+  for (;;) {
+    try {
+      const found = await look();
+      if (found) return found;
+      last = found;
+    } catch (error) {
+      last = error.message;
+    }
+    if (Date.now() > end) throw new Error(`waited ${PATIENCE_MS / 1_000} s for ${what}; last: ${last}`);
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+}
+
+/** A running `broker up`. */
+export class Fleet {
+  static async start(broker) {
+    const fleet = new Fleet();
+    fleet.folder = mkdtempSync(join(tmpdir(), "console-"));
+    fleet.tokens = { lab: secret(), admin: secret(), looker: secret(), provider: secret() };
+    fleet.kept = new Map([["looker", fleet.tokens.looker]]);
+    fleet.writeTokens();
+    const doors = ["http", "nats-listen", "simulator-listen"].flatMap((door) => [`--${door}`, "127.0.0.1:0"]);
+    fleet.process = spawn(broker, ["up", "--ephemeral", "--pool", String(POOL), ...doors], {
+      cwd: fleet.folder,
+      stdio: ["ignore", "pipe", "pipe"],
+      env: {
+        ...process.env,
+        BROKER_API_TOKEN: fleet.tokens.lab,
+        BROKER_ADMIN_TOKEN: `alice:${fleet.tokens.admin}`,
+        TOKENS_FILE: join(fleet.folder, "tokens"),
+        TOKENS_FILE_LOOK_SECONDS: "1",
+        CSP_API_TOKEN: fleet.tokens.provider,
+        // Counts are of the moment that the page asks at, and not of the last census.
+        STATS_CENSUS_AGE_SECONDS_MAX: "0",
+        // One failed attempt and it is parked; and no pace that a test would have to wait for.
+        DELETION_ATTEMPTS_MAX: "1",
+        DELETIONS_PER_MINUTE: "6000",
+      },
+    });
+    fleet.printed = "";
+    for (const stream of [fleet.process.stdout, fleet.process.stderr]) {
+      stream.setEncoding("utf8").on("data", (text) => { fleet.printed += text; });
+    }
+    fleet.ended = new Promise((resolve) => { fleet.process.on("exit", resolve); });
+    process.on("exit", () => { fleet.process.kill("SIGKILL"); });
+    const address = (name) => fleet.lines().match(new RegExp(`^ +${name} +(http://\\S+)`, "m"))?.[1];
+    fleet.url = await eventually("the fleet", () => {
+      if (fleet.process.exitCode !== null) throw new Error(`broker up ended:\n${fleet.printed}`);
+      return address("http");
+    });
+    fleet.provider = new URL(address("simulator")).origin;
+    await eventually("a full pool", async () => (await fleet.stats()).available === POOL);
+    return fleet;
+  }
+
+  /** A further token that only looks. It is good some moments later. */
+  async addToken(name) {
+    const token = secret();
+    this.kept.set(name, token);
+    this.writeTokens();
+    await eventually("the new token", () => this.call("GET", "/v1/admin/stats", token));
+    return token;
+  }
+
+  removeToken(name) {
+    this.kept.delete(name);
+    this.writeTokens();
+  }
+
+  // Under another name first: half a file would be read as one with a mistake.
+  writeTokens() {
+    const digest = (token) => createHash("sha256").update(token).digest("hex");
+    const lines = [...this.kept].map(([name, token]) => `${name} read-only sha256:${digest(token)}\n`);
+    writeFileSync(join(this.folder, "tokens.new"), lines.join(""));
+    renameSync(join(this.folder, "tokens.new"), join(this.folder, "tokens"));
+  }
+
+  lines() {
+    // eslint-disable-next-line no-control-regex
+    return this.printed.replace(/\x1b\[[0-9;]*m/g, "");
+  }
+
+  async stop() {
+    this.process.kill("SIGTERM");
+    const late = setTimeout(() => this.process.kill("SIGKILL"), STOP_MS_MAX);
+    await this.ended;
+    clearTimeout(late);
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  /** One call of the API; fails unless it went well. */
+  async call(method, path, token, { headers = {}, body } = {}) {
+    const answer = await fetch(this.url + path, {
+      method,
+      headers: { Authorization: `Bearer ${token}`, ...headers },
+      body: body && JSON.stringify(body),
+    });
+    const text = await answer.text();
+    if (!answer.ok) throw new Error(`${method} ${path}: ${answer.status} ${text}`);
+    return JSON.parse(text);
+  }
+
+  admin(method, path, body) {
+    return this.call(method, `/v1/admin/${path}`, this.tokens.admin, { body });
+  }
+
+  stats() {
+    return this.admin("GET", "stats");
+  }
+
+  /** Claims a sandbox as a lab does. */
+  claim(owner, lab) {
+    const headers = { "X-Instruqt-Sandbox-ID": owner, "X-Instruqt-Track-ID": lab };
+    return this.call("POST", "/v1/allocate", this.tokens.lab, { headers });
+  }
+
+  /** Gives a sandbox back as a lab does. */
+  giveBack(owner, id) {
+    return this.call("POST", `/v1/sandboxes/${id}/mark-for-deletion`, this.tokens.lab, { headers: { "X-Instruqt-Sandbox-ID": owner } });
+  }
+
+  /** What the provider does wrong from now on; nothing without operations. */
+  async faults(operations = {}) {
+    const answer = await fetch(`${this.provider}/simulator/faults`, {
+      method: "PUT",
+      headers: { Authorization: `Token ${this.tokens.provider}` },
+      body: JSON.stringify({ operations }),
+    });
+    if (!answer.ok) throw new Error(`faults: ${answer.status} ${await answer.text()}`);
+  }
+}
+
+/** A headless chromium. */
+export async function launch(home, executablePath) {
+  const { chromium } = createRequire(join(home, "package.json"))("playwright-core");
+  // The sandbox of chromium wants more rights than containers give, and the pages are our own.
+  return chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"] });
+}

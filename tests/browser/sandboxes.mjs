@@ -1,0 +1,124 @@
+// The list of sandboxes, one of them, and the operator's hand.
+
+import assert from "node:assert/strict";
+import { eventually } from "./rig.mjs";
+import { answer, enter, fact, rows, says } from "./steps.mjs";
+
+const SCRIPT = "<img src=x onerror=alert(1)>";
+const OWNER = "<svg/onload=alert(2)>";
+
+async function openOne(rig, id) {
+  await enter(rig, `sandbox?id=${id}`, { operator: "al" });
+  await says(rig.page.locator("#record"), "History");
+}
+
+async function order({ page }, name, reason) {
+  await page.getByRole("button", { name, exact: true }).click();
+  await answer(page, { reason, yes: name });
+}
+
+async function ids(page) {
+  return (await rows(page.locator("#list"))).map(([id]) => id);
+}
+
+export const checks = {
+  "the list holds every sandbox, page by page": async (rig) => {
+    const { page, fleet } = rig;
+    await enter(rig, "sandboxes?status=available");
+    await says(page.locator("#list caption"), "Sandboxes");
+    const seen = [];
+    for (;;) {
+      seen.push(...(await ids(page)));
+      const next = page.getByRole("button", { name: "Next page" });
+      if (await next.isDisabled()) break;
+      const number = Number(/\d+/.exec(await page.getByText(/^Page \d+$/).innerText())[0]);
+      await next.click();
+      await page.getByText(`Page ${number + 1}`, { exact: true }).waitFor();
+    }
+    assert.equal(new Set(seen).size, seen.length);
+    assert.equal(seen.length, (await fleet.stats()).available);
+    assert.ok(seen.length > 50, "one page would prove nothing");
+    await page.getByRole("button", { name: "First page" }).click();
+    await page.getByText("Page 1", { exact: true }).waitFor();
+    assert.deepEqual(await ids(page), seen.slice(0, (await ids(page)).length));
+  },
+
+  "every filter shows what it says, and nothing in a name is markup": async (rig) => {
+    const { page, fleet } = rig;
+    const held = await fleet.claim(OWNER, "filter-lab");
+    const other = await fleet.claim("filter-2", "filter-lab");
+    await enter(rig, "sandboxes");
+    const show = async (filters) => {
+      for (const name of ["pool", "lab", "owner", "name_prefix"]) await page.locator(`#f-${name}`).fill(filters[name] ?? "");
+      await page.locator("#f-status").selectOption(filters.status ?? "");
+      await page.getByRole("button", { name: "Show", exact: true }).click();
+    };
+    const shows = (what, wanted) => eventually(what, async () => {
+      assert.deepEqual((await ids(page)).sort(), wanted.sort());
+      return true;
+    });
+    await show({ owner: OWNER });
+    await shows("the owner's", [held.sandbox_id]);
+    assert.equal((await rows(page.locator("#list")))[0][4], OWNER);
+    assert.equal(await page.locator("#view img, #view svg").count(), 0);
+    await show({ lab: "filter-lab" });
+    await shows("the lab's", [held.sandbox_id, other.sandbox_id]);
+    await show({ lab: "filter-lab", name_prefix: other.name });
+    await shows("the name's", [other.sandbox_id]);
+    await show({ lab: "filter-lab", status: "allocated", pool: "main" });
+    await shows("the state's", [held.sandbox_id, other.sandbox_id]);
+    await show({ lab: "filter-lab", status: "stale" });
+    await shows("none", []);
+    await page.goBack();
+    await shows("those before", [held.sandbox_id, other.sandbox_id]);
+    await page.getByRole("link", { name: held.sandbox_id }).click();
+    await says(page.locator("#record"), "filter-lab");
+    assert.equal(await fact(page.locator("#record"), "Owner").innerText(), OWNER);
+  },
+
+  "a sandbox that there is not is said with code and request": async (rig) => {
+    const { page } = rig;
+    await enter(rig, "sandboxes");
+    await page.getByLabel("Or one sandbox").fill("2999999");
+    await rig.watch.expect([404], async () => {
+      await page.getByRole("button", { name: "Open" }).click();
+      await says(page.locator("#view .fault"), /NOT_FOUND: .* Request [0-9a-f-]{36}\./);
+    });
+  },
+
+  "a quarantine and its end stand in the history, with the reason as it was written": async (rig) => {
+    const { page, fleet } = rig;
+    const { sandboxes } = await fleet.admin("GET", "sandboxes?status=available&limit=1");
+    const id = sandboxes[0].sandbox_id;
+    await openOne(rig, id);
+    await page.getByRole("button", { name: "Quarantine", exact: true }).click();
+    await answer(page, { reason: "never mind", yes: "Cancel" });
+    assert.equal((await fleet.admin("GET", `sandboxes/${id}`)).status, "available");
+    await order(rig, "Quarantine", SCRIPT);
+    await says(page.locator("#said"), `Sandbox ${id} is quarantined now.`);
+    await eventually("the history", async () => (await rows(page.locator("#record")))[0][2] === "quarantined");
+    const [newest] = await rows(page.locator("#record"));
+    assert.equal(newest[6], SCRIPT);
+    assert.match(newest[5], /alice.*al/);
+    assert.equal(await fact(page.locator("#record"), "Quarantined because").innerText(), SCRIPT);
+    assert.equal(await page.locator("#view img").count(), 0);
+    await order(rig, "Let go", "it was nothing");
+    await eventually("the history", async () => (await rows(page.locator("#record")))[0][2] === "unquarantined");
+    assert.equal((await fleet.admin("GET", `sandboxes/${id}`)).status, "available");
+  },
+
+  "a release ends the lease and deletes the sandbox": async (rig) => {
+    const { page, fleet } = rig;
+    const { sandbox_id: id } = await fleet.claim("released-1", "release-lab");
+    await openOne(rig, id);
+    assert.equal(await fact(page.locator("#record"), "Owner").innerText(), "released-1");
+    await order(rig, "Release", "the lab is over");
+    await eventually("the end", async () => (await rows(page.locator("#record")))[0][2] === "deleted");
+    await says(page.locator("#record h2"), "Tombstone");
+    assert.ok((await rows(page.locator("#record"))).some((row) => row[2] === "ordered" && row[6] === "the lab is over"));
+    await rig.watch.expect([409], async () => {
+      await order(rig, "Quarantine", "too late");
+      await says(page.locator("#view .fault"), "INVALID_STATE");
+    });
+  },
+};
