@@ -15,6 +15,7 @@ use async_trait::async_trait;
 pub mod dynamodb;
 pub mod faulty;
 mod index;
+pub mod interposed;
 pub mod layout;
 pub mod memory;
 

@@ -6,8 +6,8 @@ use crate::unsteady::Unsteady;
 use crate::world::{Process, World, claim_of};
 use common::contract::{AllocateRequest, FaultCode, Outcome};
 use common::domain::StateName;
+use common::store::faulty::Fault;
 use common::store::memory::MemoryStore;
-use harness::faulty_store::Fault;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -6,8 +6,8 @@ use crate::world::{GRACE, LEASE, START, World, key_of};
 use async_trait::async_trait;
 use common::contract::{DeletionWork, FaultCode, Outcome};
 use common::domain::{DeletionCause, Extension, Sandbox, StateName};
+use common::store::interposed::{Call, InterposedStore, Interposer};
 use common::store::{Store, StoreError, Write};
-use harness::interposed_store::{InterposedStore, Interposer};
 use harness::wait::{PATIENCE, eventually};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +19,8 @@ struct ExtendsInTime(Arc<dyn Store>);
 
 #[async_trait]
 impl Interposer for ExtendsInTime {
-    async fn before(&self, operation: &'static str) -> Result<(), StoreError> {
-        if operation != "expire" {
+    async fn before(&self, call: Call) -> Result<(), StoreError> {
+        if call.operation != "expire" {
             return Ok(());
         }
         let record = self.0.find_claim(&key_of(OWNER)).await?.expect("a claim");
@@ -36,7 +36,7 @@ impl Interposer for ExtendsInTime {
         Ok(())
     }
 
-    async fn after(&self, _operation: &'static str) -> Result<(), StoreError> {
+    async fn after(&self, _call: Call) -> Result<(), StoreError> {
         Ok(())
     }
 }
@@ -136,7 +136,7 @@ pub(crate) async fn a_lease_that_is_extended_at_its_end_stays_the_one_of_its_key
     let first = world.process().claim(OWNER).await.unwrap();
     world.outlive_leases();
     let between = Arc::new(ExtendsInTime(Arc::clone(&world.store)));
-    let process = world.process_over(Arc::new(InterposedStore::new(Arc::clone(&world.store), between)));
+    let process = world.process_over(Arc::new(InterposedStore::over(Arc::clone(&world.store), between)));
     let repeat = process.claim(OWNER).await.unwrap();
     assert_eq!((repeat.outcome, repeat.id()), (Outcome::Existing, first.id()));
     assert_eq!(world.held_by(OWNER).await.len(), 1);

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use common::domain::{NewSandbox, SandboxId, SandboxName, StateName};
+use common::store::interposed::{Call, InterposedStore, Interposer};
 use common::store::{Page, PageCursor, SortRange, StateQuery, Store, StoreError};
-use harness::interposed_store::{InterposedStore, Interposer};
 use std::sync::Arc;
 
 /// Sandboxes of one prefix.
@@ -17,17 +17,17 @@ pub(crate) struct Endless;
 
 impl Endless {
     pub(crate) fn over(self: &Arc<Self>, inner: Arc<dyn Store>) -> Arc<dyn Store> {
-        Arc::new(InterposedStore::new(inner, Arc::clone(self)))
+        Arc::new(InterposedStore::over(inner, Arc::clone(self)))
     }
 }
 
 #[async_trait]
 impl Interposer for Endless {
-    async fn before(&self, _operation: &'static str) -> Result<(), StoreError> {
+    async fn before(&self, _call: Call) -> Result<(), StoreError> {
         Ok(())
     }
 
-    async fn after(&self, _operation: &'static str) -> Result<(), StoreError> {
+    async fn after(&self, _call: Call) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use crate::engines::Engine;
 use crate::settings::{OWNER, Rehearsal, Setting};
 use common::contract::{FaultCode, Outcome};
-use harness::faulty_store::Fault;
+use common::store::faulty::Fault;
 
 /// How a claim breaks off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

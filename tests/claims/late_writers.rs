@@ -8,7 +8,7 @@ use crate::world::{Lent, World, key_of};
 use common::clock::Clock as _;
 use common::contract::Outcome;
 use common::domain::{Cause, Sandbox, StateName};
-use harness::faulty_store::Fault;
+use common::store::faulty::Fault;
 
 /// What happens while the claim stands still. A twin is the same claim in another process.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 
 use crate::engines::Engine;
 use crate::world::{Answered, Process, World, id};
-use harness::faulty_store::{Fault, FaultyStore};
+use common::store::faulty::{Fault, FaultyStore};
 use std::ops::Range;
 use std::sync::Arc;
 use tokio::task::JoinHandle;

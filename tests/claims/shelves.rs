@@ -7,10 +7,10 @@ use common::clock::Clock as _;
 use common::contract::{FaultCode, Outcome};
 use common::domain::{PoolName, SandboxId, StateName};
 use common::store::dynamodb::DynamoStore;
+use common::store::interposed::{Call, InterposedStore, Interposer};
 use common::store::memory::MemoryStore;
 use common::store::{Insert, Layout as _, SortRange, StateQuery, Store, StoreError};
 use harness::dynamodb;
-use harness::interposed_store::{InterposedStore, Interposer};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -29,8 +29,8 @@ struct Door {
 
 #[async_trait]
 impl Interposer for Door {
-    async fn before(&self, operation: &'static str) -> Result<(), StoreError> {
-        if operation == "page" {
+    async fn before(&self, call: Call) -> Result<(), StoreError> {
+        if call.operation == "page" {
             self.waiting.send_modify(|waiting| *waiting += 1);
             self.open.subscribe().wait_for(|open| *open).await.expect("the door stays");
             self.waiting.send_modify(|waiting| *waiting -= 1);
@@ -38,7 +38,7 @@ impl Interposer for Door {
         Ok(())
     }
 
-    async fn after(&self, _operation: &'static str) -> Result<(), StoreError> {
+    async fn after(&self, _call: Call) -> Result<(), StoreError> {
         Ok(())
     }
 }
@@ -57,7 +57,7 @@ async fn claim_next(process: &Process, number: &mut usize) {
 async fn more_are_looked_for_before_the_last_is_taken() {
     let door = Arc::new(Door { open: watch::Sender::new(true), waiting: watch::Sender::new(0) });
     let world = World::over(Arc::new(MemoryStore::new(2)), 2_000, 1).await;
-    let behind: Arc<dyn Store> = Arc::new(InterposedStore::new(Arc::clone(&world.store), Arc::clone(&door)));
+    let behind: Arc<dyn Store> = Arc::new(InterposedStore::over(Arc::clone(&world.store), Arc::clone(&door)));
     let process = world.process_over(behind);
     let mut number = 0;
     claim_next(&process, &mut number).await;

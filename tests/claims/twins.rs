@@ -4,7 +4,7 @@ use crate::engines::Engine;
 use crate::settings::{OWNER, Rehearsal, Setting, Subject};
 use crate::world::World;
 use common::contract::Outcome;
-use harness::faulty_store::Fault;
+use common::store::faulty::Fault;
 use std::ops::Range;
 
 /// Calls that a claim may need more than it needs alone, because a twin gets in its way.

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use common::clock::{Clock as _, SystemClock};
 use common::domain::{Candidate, Sandbox, StateName};
 use common::random::{Dice, Random as _};
+use common::store::interposed::{Call, InterposedStore, Interposer};
 use common::store::{Page, PageCursor, SortRange, StateQuery, Store, StoreError};
-use harness::interposed_store::{InterposedStore, Interposer};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -63,7 +63,7 @@ impl Unsteady {
 
     /// The store that behaves like that.
     pub(crate) fn over(self: &Arc<Self>, inner: Arc<dyn Store>) -> Arc<dyn Store> {
-        Arc::new(InterposedStore::new(inner, Arc::clone(self)))
+        Arc::new(InterposedStore::over(inner, Arc::clone(self)))
     }
 
     /// Grants so far, won or lost.
@@ -116,18 +116,18 @@ impl Unsteady {
 
 #[async_trait]
 impl Interposer for Unsteady {
-    async fn before(&self, operation: &'static str) -> Result<(), StoreError> {
-        if operation == "grant" {
+    async fn before(&self, call: Call) -> Result<(), StoreError> {
+        if call.operation == "grant" {
             self.grants.fetch_add(1, Ordering::SeqCst);
         }
-        if operation == "page" && !self.page_time.is_zero() {
+        if call.operation == "page" && !self.page_time.is_zero() {
             SystemClock.sleep(self.page_time).await;
         }
         self.mix().await;
         Ok(())
     }
 
-    async fn after(&self, _operation: &'static str) -> Result<(), StoreError> {
+    async fn after(&self, _call: Call) -> Result<(), StoreError> {
         self.mix().await;
         Ok(())
     }

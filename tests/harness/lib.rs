@@ -12,9 +12,7 @@ pub mod nats_cli;
 pub mod servers;
 
 pub mod deletions;
-pub mod faulty_store;
 pub mod freezing_proxy;
-pub mod interposed_store;
 pub mod lossy_proxy;
 pub mod secrets;
 

@@ -8,8 +8,8 @@ use crate::fixtures::{
     record, several_added,
 };
 use common::domain::{Candidate, ClaimKey, Sandbox, SandboxId};
+use common::store::faulty::{Fault, FaultyStore};
 use common::store::{Store, StoreError};
-use harness::faulty_store::{Fault, FaultyStore};
 use std::sync::Arc;
 
 /// The writes of the claim above.

@@ -5,9 +5,9 @@ use async_trait::async_trait;
 use common::clock::{Clock as _, ManualClock};
 use common::domain::{DeletionCause, Epoch, StateName, UnixSeconds};
 use common::provider::fake::FakeProvider;
+use common::store::interposed::{Call, InterposedStore, Interposer};
 use common::store::memory::MemoryStore;
 use common::store::{Page, PageCursor, StateQuery, Store, StoreError, Write};
-use harness::interposed_store::{InterposedStore, Interposer};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -32,9 +32,9 @@ struct Counts {
 
 #[async_trait]
 impl Interposer for Watch {
-    async fn before(&self, operation: &'static str) -> Result<(), StoreError> {
+    async fn before(&self, call: Call) -> Result<(), StoreError> {
         let mut counts = self.counts.lock().unwrap();
-        match operation {
+        match call.operation {
             "page" => counts.pages += 1,
             "sandbox" => counts.sandboxes_read += 1,
             "expire" => counts.writes += 1,
@@ -43,7 +43,7 @@ impl Interposer for Watch {
         Ok(())
     }
 
-    async fn after(&self, _: &'static str) -> Result<(), StoreError> {
+    async fn after(&self, _: Call) -> Result<(), StoreError> {
         Ok(())
     }
 
@@ -85,7 +85,7 @@ async fn a_run_reads_what_is_due_and_two_runs_end_all_of_it() {
     let (store, clock) = held().await;
     let watch = Arc::new(Watch::default());
     let watched: Arc<dyn Store> =
-        Arc::new(InterposedStore::new(store.clone() as Arc<dyn Store>, watch.clone()));
+        Arc::new(InterposedStore::over(store.clone() as Arc<dyn Store>, watch.clone()));
     let reconciler = reconciler(watched, Arc::new(FakeProvider::new()), &clock);
     let first = expire(&reconciler).await;
     assert_eq!((first.due, first.expired), (DUE as u64, DUE as u64));

@@ -8,9 +8,9 @@ use common::domain::{ExternalId, State, StateName, UnixSeconds};
 use common::provider::fake::FakeProvider;
 use common::provider::{Abilities, Deleted, Listing, PreCleaned, Provider, ProviderError, Target};
 use common::random::{Dice, Random as _, shuffle};
+use common::store::interposed::{Call, InterposedStore, Interposer};
 use common::store::memory::MemoryStore;
 use common::store::{Store, StoreError, Write};
-use harness::interposed_store::{InterposedStore, Interposer};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::task::{JoinSet, yield_now};
@@ -57,12 +57,12 @@ impl Turns {
 
 #[async_trait]
 impl Interposer for Turns {
-    async fn before(&self, _: &'static str) -> Result<(), StoreError> {
+    async fn before(&self, _: Call) -> Result<(), StoreError> {
         self.give_way().await;
         Ok(())
     }
 
-    async fn after(&self, _: &'static str) -> Result<(), StoreError> {
+    async fn after(&self, _: Call) -> Result<(), StoreError> {
         self.give_way().await;
         Ok(())
     }
@@ -141,7 +141,7 @@ async fn delete_one(store: Arc<dyn Store>, provider: Arc<Slow>, number: usize, t
 async fn one_order(seed: u64, tally: &mut Tally) {
     let memory: Arc<dyn Store> = Arc::new(MemoryStore::new(4));
     let turns = Arc::new(Turns { dice: Dice::seeded(seed) });
-    let store: Arc<dyn Store> = Arc::new(InterposedStore::new(Arc::clone(&memory), Arc::clone(&turns)));
+    let store: Arc<dyn Store> = Arc::new(InterposedStore::over(Arc::clone(&memory), Arc::clone(&turns)));
     let provider = Arc::new(Slow { inner: FakeProvider::new(), turns: Arc::clone(&turns) });
     let dice = Dice::seeded(seed + 1_000_000);
     provider.inner.set_page_size(100);

@@ -12,9 +12,9 @@ use common::domain::{LeasePolicy, PoolRules, UnixSeconds};
 use common::provider::{Abilities, Account, Deleted, Listing, PreCleaned, Provider, ProviderError, Target};
 use common::random::Dice;
 use common::runtime::recorder::{LedgerMetrics, Recorder};
+use common::store::interposed::{Call, InterposedStore, Interposer};
 use common::store::memory::MemoryStore;
 use common::store::{Store, StoreError};
-use harness::interposed_store::{InterposedStore, Interposer};
 use prometheus::Registry;
 use reconciler::{Config, Limits, Metrics, Ports, Reconciler};
 use std::sync::Arc;
@@ -72,15 +72,15 @@ impl Provider for Endless {
 
 #[async_trait]
 impl Interposer for Writes {
-    async fn before(&self, operation: &'static str) -> Result<(), StoreError> {
+    async fn before(&self, call: Call) -> Result<(), StoreError> {
         // The number of shards is written only when it changes, which this cannot see: its reads do not count.
-        if !READS.contains(&operation) && operation != "follow_size" {
+        if !READS.contains(&call.operation) && call.operation != "follow_size" {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
         Ok(())
     }
 
-    async fn after(&self, _: &'static str) -> Result<(), StoreError> {
+    async fn after(&self, _: Call) -> Result<(), StoreError> {
         Ok(())
     }
 }
@@ -127,7 +127,7 @@ fn peak_mib() -> Option<u64> {
 async fn a_sync_of_50_000_writes_what_changed_and_takes_little_memory() {
     let (writes, provider) = (Arc::new(Writes::default()), Arc::new(Endless::default()));
     let memory: Arc<dyn Store> = Arc::new(MemoryStore::new(8));
-    let store: Arc<dyn Store> = Arc::new(InterposedStore::new(memory, writes.clone()));
+    let store: Arc<dyn Store> = Arc::new(InterposedStore::over(memory, writes.clone()));
     let reconciler = reconciler(store, provider.clone());
     let first = sync(&reconciler).await;
     assert_eq!((first.listed, first.inserted), (ACCOUNTS, ACCOUNTS), "{first:?}");

@@ -10,8 +10,8 @@ use common::contract::{AllocateRequest, FaultCode, Outcome, ReleaseReply};
 use common::domain::{ClaimKey, DeletionCause, IdempotencyKey, OwnerId, Sandbox, SandboxId, StateName};
 use common::random::{Dice, Random as _};
 use common::store::Store;
+use common::store::interposed::InterposedStore;
 use futures_util::future::join_all;
-use harness::interposed_store::InterposedStore;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -197,7 +197,7 @@ impl Fleet {
 
     /// The store by the way of that process.
     fn gated(&self, process: usize) -> Arc<dyn Store> {
-        Arc::new(InterposedStore::new(Arc::clone(&self.world.store), self.board.gate(process)))
+        Arc::new(InterposedStore::over(Arc::clone(&self.world.store), self.board.gate(process)))
     }
 
     fn crash(&mut self) {

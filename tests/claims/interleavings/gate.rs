@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use common::domain::{Sandbox, SandboxId};
 use common::store::StoreError;
-use harness::interposed_store::Interposer;
+use common::store::interposed::{Call, Interposer};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -160,17 +160,17 @@ impl Interposer for Gate {
         self.board.state().written.insert(sandbox.id.clone());
     }
 
-    async fn before(&self, operation: &'static str) -> Result<(), StoreError> {
-        if !READS.contains(&operation) {
-            self.board.stand(self.process, operation, Side::Before).await?;
+    async fn before(&self, call: Call) -> Result<(), StoreError> {
+        if !READS.contains(&call.operation) {
+            self.board.stand(self.process, call.operation, Side::Before).await?;
         }
         self.board.state().busy += 1;
         Ok(())
     }
 
-    async fn after(&self, operation: &'static str) -> Result<(), StoreError> {
+    async fn after(&self, call: Call) -> Result<(), StoreError> {
         self.board.state().busy -= 1;
         self.board.news.notify_one();
-        self.board.stand(self.process, operation, Side::After).await
+        self.board.stand(self.process, call.operation, Side::After).await
     }
 }

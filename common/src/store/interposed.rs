@@ -1,25 +1,35 @@
 //! A store with somebody in between, who may hold a call up, let it fail, or answer for the index.
 
-use async_trait::async_trait;
-use common::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, NewSandbox, Order, OwnerId,
-    PoolName, PreClean, Sandbox, SandboxId, UnixSeconds, Version,
-};
-use common::store::{
+use super::{
     ClaimPage, CursorKey, Description, Insert, Layout, MoveClaim, OpenClaim, Page, PageCursor, Shards,
     StateQuery, Store, StoreError, Supply, Write,
 };
+use crate::domain::{
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, NewSandbox, Order, OwnerId,
+    PoolName, PreClean, Sandbox, SandboxId, UnixSeconds, Version,
+};
+use async_trait::async_trait;
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A call of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The method.
+    pub operation: &'static str,
+    /// Its number, from zero over all methods.
+    pub number: usize,
+}
 
 /// Stands between a caller and a store.
 #[async_trait]
 pub trait Interposer: Send + Sync + Debug {
     /// Before the call: an error keeps it from happening.
-    async fn before(&self, operation: &'static str) -> Result<(), StoreError>;
+    async fn before(&self, call: Call) -> Result<(), StoreError>;
 
     /// After the call: an error loses its answer.
-    async fn after(&self, operation: &'static str) -> Result<(), StoreError>;
+    async fn after(&self, call: Call) -> Result<(), StoreError>;
 
     /// A sandbox was written, and this is what it is now.
     fn written(&self, _sandbox: &Sandbox) {}
@@ -41,6 +51,7 @@ pub trait Interposer: Send + Sync + Debug {
 pub struct InterposedStore<I> {
     inner: Arc<dyn Store>,
     between: Arc<I>,
+    begun: AtomicUsize,
 }
 
 // === impl InterposedStore ===
@@ -48,8 +59,13 @@ pub struct InterposedStore<I> {
 impl<I: Interposer> InterposedStore<I> {
     /// Puts `between` before `inner`.
     #[must_use]
-    pub fn new(inner: Arc<dyn Store>, between: Arc<I>) -> Self {
-        Self { inner, between }
+    pub fn over(inner: Arc<dyn Store>, between: Arc<I>) -> Self {
+        Self { inner, between, begun: AtomicUsize::new(0) }
+    }
+
+    /// Who stands between.
+    pub(super) fn between(&self) -> &I {
+        &self.between
     }
 
     async fn pass<T>(
@@ -57,9 +73,10 @@ impl<I: Interposer> InterposedStore<I> {
         operation: &'static str,
         call: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
-        self.between.before(operation).await?;
+        let this = Call { operation, number: self.begun.fetch_add(1, Ordering::SeqCst) };
+        self.between.before(this).await?;
         let answer = call.await;
-        self.between.after(operation).await?;
+        self.between.after(this).await?;
         answer
     }
 
