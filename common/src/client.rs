@@ -149,6 +149,7 @@ impl Claim {
             pool: pool.as_ref().map(ToString::to_string),
             name_prefix: name_prefix.as_ref().map(ToString::to_string),
             lab_duration_hours: *hours,
+            by: None,
         }
     }
 }
@@ -224,9 +225,9 @@ impl Client {
         hours: u32,
         epoch: Option<u64>,
     ) -> Result<Allocation, ClientError> {
-        let SandboxRequest { sandbox_id, owner } = own(id, owner);
+        let SandboxRequest { sandbox_id, owner, by } = own(id, owner);
         let request =
-            ExtendRequest { sandbox_id, owner, lab_duration_hours: Some(hours), lease_epoch: epoch };
+            ExtendRequest { sandbox_id, owner, lab_duration_hours: Some(hours), lease_epoch: epoch, by };
         self.ask(Verb::Extend, &request).await
     }
 
@@ -345,7 +346,7 @@ fn refused(reply: &Reply, request_id: &str, attempt: u32) -> Setback {
 }
 
 fn own(id: &SandboxId, owner: &OwnerId) -> SandboxRequest {
-    SandboxRequest { sandbox_id: id.to_string(), owner: owner.to_string() }
+    SandboxRequest { sandbox_id: id.to_string(), owner: owner.to_string(), by: None }
 }
 
 fn millis(span: Duration) -> u64 {

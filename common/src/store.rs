@@ -222,8 +222,14 @@ pub trait Store: Layout {
 
     // --- the other transitions ---
 
-    /// allocated → `pending_deletion`, if `owner` holds it.
-    async fn release(&self, id: &SandboxId, owner: &OwnerId, now: UnixSeconds) -> Result<Write, StoreError>;
+    /// allocated → `pending_deletion`, if `owner` holds it. `by` is who asks on the owner's behalf.
+    async fn release(
+        &self,
+        id: &SandboxId,
+        owner: &OwnerId,
+        by: Option<&Actor>,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError>;
 
     /// allocated → `pending_deletion`, if the lease of `epoch` ended at or before `ended_by`.
     async fn expire(

@@ -30,6 +30,7 @@ impl Interposer for ExtendsInTime {
             epoch: seen.epoch,
             ended_by: START,
             expires_at: START.after(10 * LEASE),
+            by: None,
         };
         let written = self.0.extend(&seen, &extension, START.after(LEASE)).await?;
         assert!(matches!(written, Write::Done(_)), "{written:?}");

@@ -93,6 +93,7 @@ async fn granted(store: &dyn Store, number: u32, candidate: Candidate) -> Sandbo
         candidate: record.candidate,
         // Some callers do not say.
         lab: (!number.is_multiple_of(10)).then_some(lab),
+        by: None,
         granted_at: START,
         expires_at: LATER,
     };
@@ -101,7 +102,7 @@ async fn granted(store: &dyn Store, number: u32, candidate: Candidate) -> Sandbo
 
 async fn ending(store: &dyn Store, number: u32) -> Sandbox {
     let sandbox = held(store, number).await;
-    let ending = done(store.release(&sandbox.id, &owner_of(number), LATER).await.unwrap());
+    let ending = done(store.release(&sandbox.id, &owner_of(number), None, LATER).await.unwrap());
     // An allocator removes the claim item, unless it dies before that.
     if number.is_multiple_of(2) {
         store.close_claim(&sandbox.last_claim().unwrap()).await.unwrap();
@@ -312,7 +313,7 @@ pub(crate) async fn what_stays_is_shown_once_while_others_change(engine: Engine)
                             continue;
                         }
                         granted(&*store, number, seen.candidate()).await;
-                        done(store.release(&seen.id, &owner_of(number), LATER).await.unwrap());
+                        done(store.release(&seen.id, &owner_of(number), None, LATER).await.unwrap());
                     }
                 }
             }

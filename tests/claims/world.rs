@@ -254,7 +254,7 @@ impl Process {
     }
 
     pub(crate) async fn release(&self, sandbox_id: &str, owner: &str) -> Result<ReleaseReply, FaultCode> {
-        let request = SandboxRequest { sandbox_id: sandbox_id.to_owned(), owner: owner.to_owned() };
+        let request = SandboxRequest { sandbox_id: sandbox_id.to_owned(), owner: owner.to_owned(), by: None };
         self.plain(Verb::Release, serde_json::to_vec(&request).unwrap()).await
     }
 

@@ -59,8 +59,9 @@ fn claims() {
         pool: Some("main".to_owned()),
         name_prefix: Some("lab-dns-".to_owned()),
         lab_duration_hours: Some(4),
+        by: Some("lab-2026".to_owned()),
     };
-    assert_snapshot!(wire(&full), @r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"second","pool":"main","name_prefix":"lab-dns-","lab_duration_hours":4}"#);
+    assert_snapshot!(wire(&full), @r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"second","pool":"main","name_prefix":"lab-dns-","lab_duration_hours":4,"by":"lab-2026"}"#);
     let least = AllocateRequest { owner: "student-1".to_owned(), ..AllocateRequest::default() };
     assert_snapshot!(wire(&least), @r#"{"owner":"student-1"}"#);
     // Nothing at all is a request without an owner, which is told so by its own code.
@@ -89,8 +90,11 @@ fn leases() {
 
 #[test]
 fn releases() {
-    let request = SandboxRequest { sandbox_id: "2000000".to_owned(), owner: "student-1".to_owned() };
-    assert_snapshot!(wire(&request), @r#"{"sandbox_id":"2000000","owner":"student-1"}"#);
+    let by = Some("lab-2026".to_owned());
+    let request = SandboxRequest { sandbox_id: "2000000".to_owned(), owner: "student-1".to_owned(), by };
+    assert_snapshot!(wire(&request), @r#"{"sandbox_id":"2000000","owner":"student-1","by":"lab-2026"}"#);
+    let least = SandboxRequest { by: None, ..request };
+    assert_snapshot!(wire(&least), @r#"{"sandbox_id":"2000000","owner":"student-1"}"#);
     reads("{}", &SandboxRequest::default());
     let reply = ReleaseReply {
         sandbox_id: "2000000".to_owned(),

@@ -128,8 +128,9 @@ fn more_time_and_an_operators_hand() {
         owner: "student-1".to_owned(),
         lab_duration_hours: Some(6),
         lease_epoch: Some(3),
+        by: Some("lab-2026".to_owned()),
     };
-    assert_snapshot!(wire(&request), @r#"{"sandbox_id":"2000000","owner":"student-1","lab_duration_hours":6,"lease_epoch":3}"#);
+    assert_snapshot!(wire(&request), @r#"{"sandbox_id":"2000000","owner":"student-1","lab_duration_hours":6,"lease_epoch":3,"by":"lab-2026"}"#);
     reads("{}", &ExtendRequest::default());
     let order = OrderRequest {
         sandbox_id: "2000000".to_owned(),
@@ -223,6 +224,7 @@ fn events() {
         claim: ClaimKey { owner: owner.clone(), key: IdempotencyKey::from(&owner) },
         candidate: free.candidate(),
         lab: Some(LabId::parse("dns-basics").unwrap()),
+        by: None,
         granted_at: at,
         expires_at: at,
     };

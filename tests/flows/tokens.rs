@@ -61,6 +61,12 @@ async fn a_token_of_the_command_line_is_good_for_its_pools_until_its_line_is_gon
     }
     assert_eq!(rig.api.get(other.sandbox(), "student-2").await.body["status"], "allocated");
     assert_eq!(bound.stats().await["allocated"], 2);
+    let by = async |id: &str| {
+        let seen = rig.api.admin(Method::GET, &format!("/v1/admin/sandboxes/{id}")).await;
+        let history = seen.body["history"].as_array().unwrap_or_else(|| panic!("{seen:?}")).clone();
+        history.iter().map(|entry| entry["by"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(by(claim.sandbox()).await, [serde_json::Value::Null, "events".into()]);
     assert_eq!(bound.get(claim.sandbox(), "student-1").await.body["status"], "allocated");
 
     let (next, next_line) = token(&["--name", "next", "--scope", "lab"]).await;

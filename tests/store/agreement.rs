@@ -5,7 +5,7 @@ use crate::fixtures::{
     KEEP_UNTIL, LEASE_END, NOW, PAGE_OF_ALL, claim_key, id, new_sandbox, operator, order, owner, pool,
 };
 use common::domain::{
-    Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, NamePrefix, PreClean, Sandbox,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, NamePrefix, PreClean, Sandbox,
     SandboxName, SfdcAccountId, State, StateName, UnixSeconds, Version,
 };
 use common::random::{Dice, Random};
@@ -73,7 +73,7 @@ enum Operation {
     Move(ClaimRecord, Candidate),
     Close(ClaimRecord),
     Grant(Grant),
-    Release(u32, &'static str),
+    Release(u32, &'static str, Option<Actor>),
     Expire(u32, Epoch, UnixSeconds),
     Attempt(u32, Epoch, u32),
     Clear(u32, Epoch, u32),
@@ -115,7 +115,9 @@ async fn apply(store: &dyn Store, operation: &Operation, now: UnixSeconds) -> Ou
             return Outcome::Closed;
         }
         Operation::Grant(grant) => store.grant(grant).await,
-        Operation::Release(number, by) => store.release(&id(*number), &owner(by), now).await,
+        Operation::Release(number, holder, by) => {
+            store.release(&id(*number), &owner(holder), by.as_ref(), now).await
+        }
         Operation::Expire(number, epoch, by) => store.expire(&id(*number), *epoch, *by, now).await,
         Operation::Attempt(number, epoch, attempts) => {
             store.note_attempt(&id(*number), *epoch, *attempts, "status 500", None).await
@@ -176,6 +178,10 @@ impl Script {
         claim_key(names[self.dice.below(names.len())], keys[self.dice.below(keys.len())])
     }
 
+    fn helper(&self) -> Option<Actor> {
+        (self.dice.below(2) == 0).then(|| Actor::parse("lab-2026").unwrap())
+    }
+
     fn number(&self) -> u32 {
         u32::try_from(self.dice.below(SANDBOXES)).unwrap()
     }
@@ -206,10 +212,14 @@ impl Script {
                 claim: self.key(),
                 candidate: Candidate { id: id(number), ..seen.candidate() },
                 lab: (self.dice.below(2) == 0).then(|| LabId::parse("lab-a").unwrap()),
+                by: self.helper(),
                 granted_at: NOW,
                 expires_at: due,
             }),
-            5 => Operation::Release(number, if self.dice.below(4) == 0 { "owner-3" } else { holder }),
+            5 => {
+                let holder = if self.dice.below(4) == 0 { "owner-3" } else { holder };
+                Operation::Release(number, holder, self.helper())
+            }
             6 => Operation::Expire(number, epoch, due),
             7 => Operation::Attempt(number, epoch, attempts),
             8 => Operation::Finish(number, epoch),
@@ -218,7 +228,8 @@ impl Script {
             11 => Operation::Found(Box::new(seen)),
             12 => Operation::Replay(number, epoch),
             15 => {
-                let extension = Extension { owner: owner(holder), epoch, ended_by: NOW, expires_at: due };
+                let extension =
+                    Extension { owner: owner(holder), epoch, ended_by: NOW, expires_at: due, by: None };
                 Operation::Extend(Box::new(seen), extension)
             }
             16 => Operation::Quarantine(seen.candidate()),

@@ -109,7 +109,7 @@ pub(crate) async fn a_claim_after_a_release_gets_another_sandbox(store: Arc<dyn 
         let Claimed::Fresh(held) = claimed else { panic!("{claimed:?}") };
         assert!(used.iter().all(|before| before.id != held.id), "used once, then deleted");
         let lease = held.lease().unwrap().clone();
-        done(store.release(&held.id, &owner("owner-1"), LATER).await.unwrap());
+        done(store.release(&held.id, &owner("owner-1"), None, LATER).await.unwrap());
         if close {
             let mut candidate = held.candidate();
             candidate.version = lease.claimed_version;

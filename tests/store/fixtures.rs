@@ -55,7 +55,7 @@ pub(crate) fn order() -> Order {
 /// An hour more for the lease of [`held`].
 pub(crate) fn extension(epoch: Epoch) -> Extension {
     let expires_at = UnixSeconds::new(LEASE_END.get() + 3_600);
-    Extension { owner: owner("owner-1"), epoch, ended_by: NOW, expires_at }
+    Extension { owner: owner("owner-1"), epoch, ended_by: NOW, expires_at, by: None }
 }
 
 /// Who replays.
@@ -86,6 +86,7 @@ pub(crate) fn grant_of(candidate: &Candidate, claim: &ClaimKey) -> Grant {
         claim: claim.clone(),
         candidate: candidate.clone(),
         lab: Some(LabId::parse("lab-a").unwrap()),
+        by: None,
         granted_at: NOW,
         expires_at: LEASE_END,
     }
@@ -133,7 +134,7 @@ pub(crate) async fn held(store: &dyn Store, number: u32) -> Sandbox {
 
 pub(crate) async fn ending(store: &dyn Store, number: u32) -> Sandbox {
     let sandbox = held(store, number).await;
-    done(store.release(&sandbox.id, &owner("owner-1"), NOW).await.unwrap())
+    done(store.release(&sandbox.id, &owner("owner-1"), None, NOW).await.unwrap())
 }
 
 /// A new sandbox that was led into `state`.

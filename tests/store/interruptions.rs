@@ -67,7 +67,7 @@ impl Round {
     /// Gives back what is held and removes the claim item, as a release does.
     async fn release(&self, held: &Sandbox) {
         let lease = held.lease().unwrap();
-        done(self.store.release(&held.id, &lease.claim.owner, LATER).await.unwrap());
+        done(self.store.release(&held.id, &lease.claim.owner, None, LATER).await.unwrap());
         let candidate = Candidate { version: lease.claimed_version, ..held.candidate() };
         self.store.close_claim(&record(&lease.claim, &candidate)).await.unwrap();
     }
@@ -167,7 +167,7 @@ pub(crate) async fn a_crashed_release_leaves_nothing_that_blocks(store: Arc<dyn 
     let held = round.twin().await.sandbox().clone();
     // The release happened, its answer is lost, and the claim item was never removed.
     let faulty = FaultyStore::new(Arc::clone(&store)).with(0, Fault::FailAfter);
-    faulty.release(&held.id, &owner("owner-1"), LATER).await.expect_err("it crashed");
+    faulty.release(&held.id, &owner("owner-1"), None, LATER).await.expect_err("it crashed");
     assert!(store.find_claim(&round.key).await.unwrap().is_some());
     let next = round.twin().await;
     assert!(matches!(&next, Claimed::Fresh(sandbox) if sandbox.id != held.id), "{next:?}");

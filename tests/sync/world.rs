@@ -110,7 +110,7 @@ pub(crate) async fn claim(
     let record = ClaimRecord { claim: ClaimKey { owner: owner(number), key }, candidate: seen.candidate() };
     store.open_claim(&record, expires_at.after(HOUR)).await.unwrap();
     let ClaimRecord { claim, candidate } = record;
-    let grant = Grant { claim, candidate, lab: None, granted_at: NOW, expires_at };
+    let grant = Grant { claim, candidate, lab: None, by: None, granted_at: NOW, expires_at };
     match store.grant(&grant).await.unwrap() {
         Write::Done(sandbox) => Some(*sandbox),
         Write::Lost(_) => None,

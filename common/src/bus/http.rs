@@ -95,7 +95,8 @@ impl HttpRequests {
     }
 
     fn allocate(&self, request: &AllocateRequest) -> RequestBuilder {
-        let AllocateRequest { owner, lab, idempotency_key, pool, name_prefix, lab_duration_hours } = request;
+        let AllocateRequest { owner, lab, idempotency_key, pool, name_prefix, lab_duration_hours, by: _ } =
+            request;
         let mut call = self.call(Method::POST, "/v1/allocate").header(OWNER_HEADER, owner);
         for (name, value) in [
             (LAB_HEADER, lab),
@@ -114,7 +115,7 @@ impl HttpRequests {
     }
 
     fn extend(&self, request: &ExtendRequest) -> Result<RequestBuilder, Fault> {
-        let ExtendRequest { sandbox_id, owner, lab_duration_hours, lease_epoch } = request;
+        let ExtendRequest { sandbox_id, owner, lab_duration_hours, lease_epoch, by: _ } = request;
         // It becomes a segment of the path.
         let id = SandboxId::parse(sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))?;
         let path = format!("/v1/sandboxes/{id}/extend");
@@ -169,7 +170,8 @@ impl Requests for HttpRequests {
 }
 
 fn target(body: &[u8]) -> Result<(SandboxId, String), Fault> {
-    let SandboxRequest { sandbox_id, owner } = decode(body)?;
+    // Over HTTP the token says who asks.
+    let SandboxRequest { sandbox_id, owner, by: _ } = decode(body)?;
     // It becomes a segment of the path.
     let id = SandboxId::parse(&sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))?;
     Ok((id, owner))

@@ -57,7 +57,8 @@ pub struct EventData {
     pub owner: Option<String>,
     /// For which lab.
     pub lab: Option<String>,
-    /// Who made the change: a name for an owner or operator, else the part of the broker that did it.
+    /// Who made the change: whoever asked (the name of a token, a service or an operator), else the owner, else the
+    /// part of the broker that did it.
     pub by: String,
     /// Why, if it was ordered with a reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]

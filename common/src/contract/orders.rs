@@ -20,6 +20,9 @@ pub struct ExtendRequest {
     /// The lease that is meant, if the caller says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_epoch: Option<u64>,
+    /// Who asks on the owner's behalf, for the history; the owner if nobody says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// An operator's order about one sandbox: `quarantine`, `unquarantine`, `force-release`.

@@ -28,6 +28,9 @@ pub struct AllocateRequest {
     /// Length of the lease in hours; the fleet's default if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lab_duration_hours: Option<u32>,
+    /// Who asks on the owner's behalf, for the history; the owner if nobody says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// A request about one sandbox: `release`, `get`.
@@ -39,6 +42,9 @@ pub struct SandboxRequest {
     /// Who asks; required.
     #[serde(default)]
     pub owner: String,
+    /// Who asks on the owner's behalf, for the history; the owner if nobody says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// Whether a claim made a lease or found it. Rides in a header, so that the body of a repeat is the body of

@@ -1,6 +1,6 @@
 //! Leases, and the claim that leads to one.
 
-use super::ids::{Epoch, IdempotencyKey, LabId, OwnerId, PoolName, SandboxId, Version};
+use super::ids::{Actor, Epoch, IdempotencyKey, LabId, OwnerId, PoolName, SandboxId, Version};
 use super::time::UnixSeconds;
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub struct Extension {
     pub ended_by: UnixSeconds,
     /// The new end; never an earlier one than before.
     pub expires_at: UnixSeconds,
+    /// Who asks on the owner's behalf, for the history; none if that is the owner.
+    pub by: Option<Actor>,
 }
 
 /// What makes two claims the same claim: the owner and the owner's key.
@@ -80,6 +82,8 @@ pub struct Grant {
     pub candidate: Candidate,
     /// The lab, if the caller said.
     pub lab: Option<LabId>,
+    /// Who asks on the owner's behalf, for the history; none if that is the owner.
+    pub by: Option<Actor>,
     /// Start of the lease.
     pub granted_at: UnixSeconds,
     /// End of the lease.

@@ -264,17 +264,22 @@ impl Sandbox {
         };
         let mut claimed = self;
         claimed.epoch = lease.epoch;
-        Ok(claimed.step(State::Allocated(lease), Cause::Claimed, grant.granted_at))
+        Ok(claimed.step_by(State::Allocated(lease), Cause::Claimed, grant.granted_at, grant.by.as_ref()))
     }
 
     /// allocated → `pending_deletion`, by its owner.
     ///
     /// # Errors
     /// [`InvalidTransition`] when it is not held by `owner`.
-    pub fn release(self, owner: &OwnerId, now: UnixSeconds) -> Result<Self, InvalidTransition> {
+    pub fn release(
+        self,
+        owner: &OwnerId,
+        by: Option<&Actor>,
+        now: UnixSeconds,
+    ) -> Result<Self, InvalidTransition> {
         match &self.state {
             State::Allocated(lease) if lease.claim.owner == *owner => {
-                Ok(self.end_lease(DeletionCause::Released, now))
+                Ok(self.end_lease(DeletionCause::Released, by, now))
             }
             _ => Err(self.refuse("released")),
         }
@@ -292,7 +297,7 @@ impl Sandbox {
     ) -> Result<Self, InvalidTransition> {
         match &self.state {
             State::Allocated(lease) if lease.epoch == epoch && lease.expires_at <= ended_by => {
-                Ok(self.end_lease(DeletionCause::Expired, now))
+                Ok(self.end_lease(DeletionCause::Expired, None, now))
             }
             _ => Err(self.refuse("expired")),
         }
@@ -449,7 +454,7 @@ impl Sandbox {
         }
     }
 
-    fn end_lease(self, cause: DeletionCause, now: UnixSeconds) -> Self {
+    fn end_lease(self, cause: DeletionCause, by: Option<&Actor>, now: UnixSeconds) -> Self {
         let deletion = Deletion {
             lease: self.last_lease().cloned(),
             cause,
@@ -458,10 +463,14 @@ impl Sandbox {
             last_error: None,
             pre_clean: None,
         };
-        self.step(State::PendingDeletion(deletion), cause.into(), now)
+        self.step_by(State::PendingDeletion(deletion), cause.into(), now, by)
     }
 
-    fn step(mut self, state: State, cause: Cause, at: UnixSeconds) -> Self {
+    fn step(self, state: State, cause: Cause, at: UnixSeconds) -> Self {
+        self.step_by(state, cause, at, None)
+    }
+
+    fn step_by(mut self, state: State, cause: Cause, at: UnixSeconds, by: Option<&Actor>) -> Self {
         self.version = self.version.next();
         self.state = state;
         let entry = HistoryEntry {
@@ -470,7 +479,7 @@ impl Sandbox {
             state: self.state.name(),
             cause,
             at,
-            by: None,
+            by: by.cloned(),
             reason: None,
         };
         self.history.push(entry);

@@ -88,8 +88,14 @@ impl Store for DynamoStore {
         self.write_grant(grant).await
     }
 
-    async fn release(&self, id: &SandboxId, owner: &OwnerId, now: UnixSeconds) -> Result<Write, StoreError> {
-        self.write_release(id, owner, now).await
+    async fn release(
+        &self,
+        id: &SandboxId,
+        owner: &OwnerId,
+        by: Option<&Actor>,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write_release(id, owner, by, now).await
     }
 
     async fn expire(

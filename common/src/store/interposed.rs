@@ -155,8 +155,14 @@ impl<I: Interposer> Store for InterposedStore<I> {
         self.write("grant", self.inner.grant(grant)).await
     }
 
-    async fn release(&self, id: &SandboxId, owner: &OwnerId, now: UnixSeconds) -> Result<Write, StoreError> {
-        self.write("release", self.inner.release(id, owner, now)).await
+    async fn release(
+        &self,
+        id: &SandboxId,
+        owner: &OwnerId,
+        by: Option<&Actor>,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        self.write("release", self.inner.release(id, owner, by, now)).await
     }
 
     async fn expire(

@@ -228,8 +228,14 @@ impl Store for MemoryStore {
         Ok(self.change(&grant.candidate.id, |sandbox| sandbox.claim(grant)))
     }
 
-    async fn release(&self, id: &SandboxId, owner: &OwnerId, now: UnixSeconds) -> Result<Write, StoreError> {
-        Ok(self.change(id, |sandbox| sandbox.release(owner, now)))
+    async fn release(
+        &self,
+        id: &SandboxId,
+        owner: &OwnerId,
+        by: Option<&Actor>,
+        now: UnixSeconds,
+    ) -> Result<Write, StoreError> {
+        Ok(self.change(id, |sandbox| sandbox.release(owner, by, now)))
     }
 
     async fn expire(

@@ -9,7 +9,7 @@ use crate::{Allocator, decode, store_fault};
 use common::bus::Request;
 use common::contract::{AllocateRequest, Allocation, Fault, FaultCode, Outcome};
 use common::domain::{
-    Candidate, ClaimKey, ClaimRecord, Grant, IdempotencyKey, LabId, NamePrefix, PoolName, Sandbox,
+    Actor, Candidate, ClaimKey, ClaimRecord, Grant, IdempotencyKey, LabId, NamePrefix, PoolName, Sandbox,
 };
 use common::store::{MoveClaim, OpenClaim, StoreError, Write};
 use std::time::{Duration, Instant};
@@ -27,6 +27,7 @@ struct Claim {
     lab: Option<LabId>,
     selector: Selector,
     length: Duration,
+    by: Option<Actor>,
 }
 
 /// Why a claim was not granted.
@@ -96,7 +97,8 @@ impl Allocator {
     }
 
     fn parse_claim(&self, request: &AllocateRequest, beside: &Option<String>) -> Result<Claim, Fault> {
-        let AllocateRequest { owner, lab, idempotency_key, pool, name_prefix, lab_duration_hours } = request;
+        let AllocateRequest { owner, lab, idempotency_key, pool, name_prefix, lab_duration_hours, by } =
+            request;
         let owner = crate::lookup::parse_owner(owner)?;
         let key = match (present(idempotency_key), present(beside)) {
             (Some(inside), Some(beside)) if inside != beside => {
@@ -122,7 +124,8 @@ impl Allocator {
             return Err(Fault::invalid("lab_duration_hours", format!("must be from 1 to {hours_max}")));
         };
         let selector = Selector { pool: self.parse_pool(present(pool))?, prefix };
-        Ok(Claim { key: ClaimKey { owner, key }, lab, selector, length })
+        let by = crate::lookup::parse_helper(by.as_deref())?;
+        Ok(Claim { key: ClaimKey { owner, key }, lab, selector, length, by })
     }
 
     fn parse_pool(&self, pool: Option<&str>) -> Result<PoolName, Fault> {
@@ -250,6 +253,7 @@ impl Allocator {
             claim: claim.key.clone(),
             candidate: candidate.clone(),
             lab: claim.lab.clone(),
+            by: claim.by.clone(),
             granted_at,
             expires_at: granted_at.after(claim.length),
         }

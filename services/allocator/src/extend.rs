@@ -5,7 +5,7 @@ use crate::{Allocator, decode, store_fault};
 use common::bus::Request;
 use common::contract::{Allocation, ExtendRequest, Fault, FaultCode, SandboxRequest};
 use common::domain::{
-    DeletionCause, Epoch, Extension, Lease, OwnerId, Sandbox, SandboxId, State, UnixSeconds,
+    Actor, DeletionCause, Epoch, Extension, Lease, OwnerId, Sandbox, SandboxId, State, UnixSeconds,
 };
 use common::store::Write;
 use std::time::Duration;
@@ -20,6 +20,7 @@ struct Wanted {
     owner: OwnerId,
     length: Duration,
     epoch: Option<Epoch>,
+    by: Option<Actor>,
 }
 
 // === impl Allocator ===
@@ -42,6 +43,7 @@ impl Allocator {
                 epoch: lease.epoch,
                 ended_by: self.config.leases.ended_by(now),
                 expires_at,
+                by: wanted.by.clone(),
             };
             let written = store.extend(&seen, &extension, now).await;
             seen = match written.map_err(|error| store_fault(request, &error))? {
@@ -68,8 +70,9 @@ impl Allocator {
     }
 
     fn parse_extension(&self, request: ExtendRequest) -> Result<Wanted, Fault> {
-        let ExtendRequest { sandbox_id, owner, lab_duration_hours, lease_epoch } = request;
-        let (id, owner) = crate::lookup::parse_target(&SandboxRequest { sandbox_id, owner })?;
+        let ExtendRequest { sandbox_id, owner, lab_duration_hours, lease_epoch, by } = request;
+        let by = crate::lookup::parse_helper(by.as_deref())?;
+        let (id, owner) = crate::lookup::parse_target(&SandboxRequest { sandbox_id, owner, by: None })?;
         let hours = lab_duration_hours.ok_or_else(|| {
             Fault::invalid("lab_duration_hours", "has to say how long the lease is to last")
         })?;
@@ -78,7 +81,7 @@ impl Allocator {
             let hours_max = self.config.leases.total_max.as_secs() / HOUR_SECONDS;
             return Err(Fault::invalid("lab_duration_hours", format!("must be from 1 to {hours_max}")));
         }
-        Ok(Wanted { id, owner, length, epoch: lease_epoch.map(Epoch::new) })
+        Ok(Wanted { id, owner, length, epoch: lease_epoch.map(Epoch::new), by })
     }
 
     /// The lease that may be extended: the caller's own, the one that is meant, and not over.

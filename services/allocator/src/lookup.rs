@@ -6,7 +6,7 @@ use common::contract::{
     Census, Counted, DeletionsStatus, Fault, FaultCode, HealthReply, PoolStats, SandboxRequest, SandboxView,
     StatsReply,
 };
-use common::domain::{OwnerId, PoolName, SandboxId, StateName};
+use common::domain::{Actor, OwnerId, PoolName, SandboxId, StateName};
 use common::runtime::telemetry::Chain;
 use common::store::{SortRange, StateQuery, StoreError};
 use std::time::Duration;
@@ -117,8 +117,15 @@ pub(crate) fn parse_owner(owner: &str) -> Result<OwnerId, Fault> {
 }
 
 /// The sandbox and the owner of a request, checked.
+/// Who asks on the owner's behalf; nobody if that is not said.
+pub(crate) fn parse_helper(by: Option<&str>) -> Result<Option<Actor>, Fault> {
+    let by = by.map(str::trim).filter(|by| !by.is_empty());
+    by.map(Actor::parse).transpose().map_err(|problem| Fault::invalid("by", problem))
+}
+
 pub(crate) fn parse_target(request: &SandboxRequest) -> Result<(SandboxId, OwnerId), Fault> {
-    let SandboxRequest { sandbox_id, owner } = request;
+    // Who asks on the owner's behalf matters only to what is written.
+    let SandboxRequest { sandbox_id, owner, by: _ } = request;
     let owner = parse_owner(owner)?;
     // A text that can be no sandbox's id is the id of no sandbox.
     let id = SandboxId::parse(sandbox_id)

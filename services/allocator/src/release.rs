@@ -12,10 +12,16 @@ use std::sync::Arc;
 
 impl Allocator {
     pub(crate) async fn release(&self, request: &Request) -> Result<ReleaseReply, Fault> {
-        let (id, owner) = crate::lookup::parse_target(&decode::<SandboxRequest>(&request.body)?)?;
+        let asked = decode::<SandboxRequest>(&request.body)?;
+        let (id, owner) = crate::lookup::parse_target(&asked)?;
+        let by = crate::lookup::parse_helper(asked.by.as_deref())?;
         let now = self.ports.clock.now();
-        let written =
-            self.ports.store.release(&id, &owner, now).await.map_err(|error| store_fault(request, &error))?;
+        let written = self
+            .ports
+            .store
+            .release(&id, &owner, by.as_ref(), now)
+            .await
+            .map_err(|error| store_fault(request, &error))?;
         let sandbox = match written {
             Write::Done(sandbox) => {
                 self.announce(&sandbox, Some(&request.context.request_id));

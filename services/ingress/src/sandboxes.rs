@@ -64,6 +64,7 @@ pub(crate) async fn allocate(
         pool: pool(&headers, &facts)?.map(|pool| pool.to_string()),
         name_prefix: id(&headers, NAME_PREFIX_HEADER, NamePrefix::parse)?.map(|prefix| prefix.to_string()),
         lab_duration_hours: duration_hours(&headers)?,
+        by: whose_token(&facts),
     };
     let key = request.idempotency_key.clone();
     let reply = relay.send(Verb::Allocate, &facts, key.as_deref(), &bounded(request, &facts)).await?;
@@ -122,6 +123,7 @@ pub(crate) async fn extend(
         owner: owner.to_string(),
         lab_duration_hours: Some(hours),
         lease_epoch: lease_epoch(&headers)?,
+        by: whose_token(&facts),
     };
     let reply = relay.send(Verb::Extend, &facts, None, &bounded(request, &facts)).await?;
     Ok(pass_on(reply, StatusCode::OK))
@@ -156,9 +158,16 @@ async fn about_one(
     let owner = owner(headers, facts)?;
     let sandbox = sandbox_in_path(path)?;
     facts.note_sandbox(&sandbox);
-    let request = SandboxRequest { sandbox_id: sandbox.to_string(), owner: owner.to_string() };
+    // A look is no part of the history.
+    let by = whose_token(facts).filter(|_| verb != Verb::Get);
+    let request = SandboxRequest { sandbox_id: sandbox.to_string(), owner: owner.to_string(), by };
     let reply = relay.send(verb, facts, None, &bounded(request, facts)).await?;
     Ok(pass_on(reply, StatusCode::OK))
+}
+
+/// The name of the token, for the history.
+fn whose_token(facts: &Facts) -> Option<String> {
+    facts.caller().map(|caller| caller.name.to_string())
 }
 
 /// The request, held to the pools that the caller's token is for.

@@ -142,7 +142,7 @@ impl Rig {
         let record = ClaimRecord { claim: claim_key(number), candidate };
         self.store.open_claim(&record, expires_at.after(HOUR)).await.unwrap();
         let ClaimRecord { claim, candidate } = record;
-        let grant = Grant { claim, candidate, lab: None, granted_at: NOW, expires_at };
+        let grant = Grant { claim, candidate, lab: None, by: None, granted_at: NOW, expires_at };
         done(self.store.grant(&grant).await.unwrap())
     }
 
@@ -174,7 +174,8 @@ impl Rig {
     pub(crate) async fn grant(&self, record: ClaimRecord, lab: Option<&str>) -> Sandbox {
         let ClaimRecord { claim, candidate } = record;
         let lab = lab.map(|lab| LabId::parse(lab).unwrap());
-        let grant = Grant { claim, candidate, lab, granted_at: NOW, expires_at: NOW.after(4 * HOUR) };
+        let grant =
+            Grant { claim, candidate, lab, by: None, granted_at: NOW, expires_at: NOW.after(4 * HOUR) };
         done(self.store.grant(&grant).await.unwrap())
     }
 
@@ -186,7 +187,7 @@ impl Rig {
     /// Gives a sandbox to an owner and back, and says which work that makes; nobody announces it.
     pub(crate) async fn release(&self, number: usize, now: UnixSeconds) -> DeletionWork {
         self.allocate(number).await;
-        let released = self.store.release(&id(number), &owner(number), now).await.unwrap();
+        let released = self.store.release(&id(number), &owner(number), None, now).await.unwrap();
         DeletionWork::of(&done(released)).unwrap()
     }
 

@@ -21,7 +21,7 @@ impl Sandbox {
         extension: &Extension,
         now: UnixSeconds,
     ) -> Result<Self, InvalidTransition> {
-        let Extension { owner, epoch, ended_by, expires_at } = extension;
+        let Extension { owner, epoch, ended_by, expires_at, by } = extension;
         match &self.state {
             State::Allocated(lease)
                 if self.version == version
@@ -31,7 +31,7 @@ impl Sandbox {
                     && lease.expires_at < *expires_at =>
             {
                 let lease = Lease { expires_at: *expires_at, ..lease.clone() };
-                Ok(self.step(State::Allocated(lease), Cause::Extended, now))
+                Ok(self.step_by(State::Allocated(lease), Cause::Extended, now, by.as_ref()))
             }
             _ => Err(self.refuse("extended")),
         }
@@ -87,7 +87,7 @@ impl Sandbox {
     ) -> Result<Self, InvalidTransition> {
         match &self.state {
             State::Allocated(_) | State::Quarantined { .. } if self.version == version => {
-                Ok(self.end_lease(DeletionCause::Operator, now).ordered(order))
+                Ok(self.end_lease(DeletionCause::Operator, None, now).ordered(order))
             }
             _ => Err(self.refuse("deleted by order")),
         }

@@ -32,6 +32,7 @@ fn grant_of(sandbox: &Sandbox) -> Grant {
         claim: ClaimKey { owner: owner(), key: IdempotencyKey::parse("key-1").unwrap() },
         candidate: sandbox.candidate(),
         lab: Some(LabId::parse("lab-a").unwrap()),
+        by: None,
         granted_at: GRANTED,
         expires_at: EXPIRES,
     }
@@ -48,7 +49,7 @@ pub(super) fn order() -> Order {
 }
 
 fn ending() -> Sandbox {
-    held().release(&owner(), REQUESTED).unwrap()
+    held().release(&owner(), None, REQUESTED).unwrap()
 }
 
 /// A sandbox in that state, as far as possible by the way that leads there.
@@ -74,7 +75,7 @@ const STEPS: [(&str, StateName, StateName, Step); 11] = [
         sandbox.claim(&grant)
     }),
     ("release", StateName::Allocated, StateName::PendingDeletion, |sandbox| {
-        sandbox.release(&owner(), REQUESTED)
+        sandbox.release(&owner(), None, REQUESTED)
     }),
     ("expire", StateName::Allocated, StateName::PendingDeletion, |sandbox| {
         let epoch = sandbox.epoch;
@@ -106,7 +107,7 @@ const STEPS: [(&str, StateName, StateName, Step); 11] = [
     }),
     ("extend", StateName::Allocated, StateName::Allocated, |sandbox| {
         let (version, epoch) = (sandbox.version, sandbox.epoch);
-        let extension = Extension { owner: owner(), epoch, ended_by: GRANTED, expires_at: DELETED };
+        let extension = Extension { owner: owner(), epoch, ended_by: GRANTED, expires_at: DELETED, by: None };
         sandbox.extend(version, &extension, REQUESTED)
     }),
     ("unquarantine", StateName::Quarantined, StateName::Available, |sandbox| {
@@ -217,8 +218,8 @@ fn a_lease_names_the_claim_that_led_to_it() {
 #[test]
 fn only_the_owner_releases() {
     let other = OwnerId::parse("owner-2").unwrap();
-    assert!(held().release(&other, REQUESTED).is_err());
-    assert!(held().release(&owner(), REQUESTED).is_ok());
+    assert!(held().release(&other, None, REQUESTED).is_err());
+    assert!(held().release(&owner(), None, REQUESTED).is_ok());
 }
 
 #[test]
@@ -310,4 +311,13 @@ fn what_clearing_came_to_is_kept_until_something_newer_is_known() {
     assert_eq!(gone.deletion().unwrap().pre_clean.as_ref(), Some(&failed));
     assert!(ending().note_pre_clean(epoch.next(), &cleaned).is_err(), "another epoch");
     assert!(gone.note_pre_clean(epoch, &cleaned).is_err(), "it is over");
+}
+
+#[test]
+fn who_asks_on_an_owners_behalf_is_in_the_history() {
+    let helper = Actor::parse("lab-2026").unwrap();
+    let claimed = free().claim(&Grant { by: Some(helper.clone()), ..grant_of(&free()) }).unwrap();
+    let released = claimed.release(&owner(), Some(&helper), REQUESTED).unwrap();
+    let by: Vec<_> = released.history.iter().map(|entry| entry.by.clone()).collect();
+    assert_eq!(by, [None, Some(helper.clone()), Some(helper)]);
 }

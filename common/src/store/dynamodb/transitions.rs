@@ -58,7 +58,9 @@ impl DynamoStore {
 
     /// The change that a grant makes, apart from the call: the floor of the bench makes the same one.
     pub(super) fn grant_change(grant: &Grant, shards: u16) -> Change {
-        let Grant { claim: ClaimKey { owner, key }, candidate, lab, granted_at, expires_at } = grant;
+        let Grant { claim: ClaimKey { owner, key }, candidate, lab, by, granted_at, expires_at } = grant;
+        let (state, cause) = (StateName::Allocated, Cause::Claimed);
+        let entry = item::history_entry_by(state, cause, *granted_at, by.as_ref(), None);
         let change = enter(&candidate.id, &candidate.pool, StateName::Allocated, shards)
             .set(STATE_SORT, text(due_sort(*expires_at)))
             .set(OWNER, text(owner.as_str()))
@@ -68,7 +70,7 @@ impl DynamoStore {
             .set(CLAIMED_VERSION, number(candidate.version.get()))
             .set(GRANTED_AT, seconds(*granted_at))
             .set(EXPIRES_AT, seconds(*expires_at))
-            .append(HISTORY, item::history_entry(StateName::Allocated, Cause::Claimed, *granted_at))
+            .append(HISTORY, entry)
             .only_if(STATE, text(StateName::Available.as_str()))
             .only_if(VERSION, number(candidate.version.get()));
         match lab {
@@ -81,9 +83,10 @@ impl DynamoStore {
         &self,
         id: &SandboxId,
         owner: &OwnerId,
+        by: Option<&Actor>,
         now: UnixSeconds,
     ) -> Result<Write, StoreError> {
-        let change = end_lease(DeletionCause::Released, now).only_if(OWNER, text(owner.as_str()));
+        let change = end_lease(DeletionCause::Released, by, now).only_if(OWNER, text(owner.as_str()));
         self.update("release", id, change).await
     }
 
@@ -94,7 +97,7 @@ impl DynamoStore {
         ended_by: UnixSeconds,
         now: UnixSeconds,
     ) -> Result<Write, StoreError> {
-        let change = end_lease(DeletionCause::Expired, now)
+        let change = end_lease(DeletionCause::Expired, None, now)
             .only_if(EPOCH, number(epoch.get()))
             .only_if_at_most(EXPIRES_AT, seconds(ended_by));
         self.update("expire", id, change).await
@@ -292,14 +295,15 @@ pub(super) fn step(state: StateName) -> Change {
 }
 
 /// allocated → `pending_deletion`. The lease stays on the item: it says whose sandbox this was.
-fn end_lease(cause: DeletionCause, now: UnixSeconds) -> Change {
+fn end_lease(cause: DeletionCause, by: Option<&Actor>, now: UnixSeconds) -> Change {
+    let entry = item::history_entry_by(StateName::PendingDeletion, cause.into(), now, by, None);
     step(StateName::PendingDeletion)
         .copy(STATE_SHARD, DELETION_SHARD)
         .set(STATE_SORT, text(due_sort(now)))
         .set(DELETION_CAUSE, text(item::deletion_cause(cause)))
         .set(REQUESTED_AT, seconds(now))
         .set(DELETION_ATTEMPTS, number(0_u32))
-        .append(HISTORY, item::history_entry(StateName::PendingDeletion, cause.into(), now))
+        .append(HISTORY, entry)
         .remove(HELD_LAB)
         .only_if(STATE, text(StateName::Allocated.as_str()))
 }

@@ -127,7 +127,7 @@ impl Rig {
         let claim = json!({"owner": owner, "pool": pool, "name_prefix": format!("lab-{number}")});
         self.ask(Verb::Allocate, claim).await.unwrap();
         let owner = OwnerId::parse(&owner).unwrap();
-        self.store.release(&id(number), &owner, NOW).await.unwrap();
+        self.store.release(&id(number), &owner, None, NOW).await.unwrap();
         self.store.note_attempt(&id(number), Epoch::new(1), 0, reason, None).await.unwrap();
         self.store.park_deletion(&id(number), Epoch::new(1), NOW).await.unwrap();
         let sandbox = self.sandbox(number).await;

@@ -9,13 +9,15 @@ pub(super) const TICK: &str = "{}";
 /// A tick that has a sync follow the listing, whatever it costs.
 pub(super) const TICK_FORCED: &str = r#"{"force":true,"by":"alice"}"#;
 /// A claim that says everything.
-pub(super) const ALLOCATE_FULL: &str = r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"second","pool":"main","name_prefix":"lab-dns-","lab_duration_hours":4}"#;
+pub(super) const ALLOCATE_FULL: &str = r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"second","pool":"main","name_prefix":"lab-dns-","lab_duration_hours":4,"by":"lab-2026"}"#;
 /// The shortest claim.
 pub(super) const ALLOCATE_LEAST: &str = r#"{"owner":"student-1"}"#;
 /// A lease.
 pub(super) const ALLOCATION: &str = r#"{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed-f0ec-4c4f-9897-a469083a0485","allocated_at":1763683200,"expires_at":1763697600,"sfdc_account_id":"001SIM000002000000","lease_epoch":3}"#;
 /// A sandbox, and who asks.
 pub(super) const OWN_SANDBOX: &str = r#"{"sandbox_id":"2000000","owner":"student-1"}"#;
+/// The same, asked by somebody on the owner's behalf.
+pub(super) const OWN_SANDBOX_BY: &str = r#"{"sandbox_id":"2000000","owner":"student-1","by":"lab-2026"}"#;
 /// The answer to a release.
 pub(super) const RELEASED: &str =
     r#"{"sandbox_id":"2000000","status":"pending_deletion","deletion_requested_at":1763683200}"#;
@@ -70,7 +72,7 @@ pub(super) const ASK_DELETIONS: &str =
 pub(super) const DELETIONS: &str = r#"{"deletions":[{"sandbox_id":"2000000","name":"lab-00000","pool":"main","status":"pending_deletion","place":"retrying","requested_at":1763683200,"age_seconds":60,"attempts":1,"last_error":"status 500","retry_at":1763683270,"pre_clean":{"result":"cleaned","services":2,"reason":null,"went_on":false,"summary":"cleaned 2"}}],"count":1,"cursor":null,"totals":{"pending":3,"parked":1,"waiting":1,"running":1,"retrying":1,"oldest_requested_at":1763683200,"oldest_age_seconds":60}}"#;
 /// More time.
 pub(super) const EXTEND: &str =
-    r#"{"sandbox_id":"2000000","owner":"student-1","lab_duration_hours":6,"lease_epoch":3}"#;
+    r#"{"sandbox_id":"2000000","owner":"student-1","lab_duration_hours":6,"lease_epoch":3,"by":"lab-2026"}"#;
 /// An operator's order.
 pub(super) const ORDER: &str = r#"{"sandbox_id":"2000000","reason":"smoke in it","by":"alice"}"#;
 /// The answer to an order.

@@ -54,7 +54,7 @@ fn exchange(verb: Verb) -> Exchange {
             .shown(&[examples::ALLOCATE_FULL, examples::ALLOCATE_LEAST], &[examples::ALLOCATION])
             .or(&[F::MissingSandboxId, F::PoolExhausted, F::Contended]),
         Verb::Release => anybody::<SandboxRequest, ReleaseReply>("give it back")
-            .shown(&[examples::OWN_SANDBOX], &[examples::RELEASED])
+            .shown(&[examples::OWN_SANDBOX_BY, examples::OWN_SANDBOX], &[examples::RELEASED])
             .or(&[F::MissingSandboxId, F::NotSandboxOwner, F::NotFound, F::InvalidState]),
         Verb::Get => anybody::<SandboxRequest, SandboxView>("show me my sandbox")
             .shown(&[examples::OWN_SANDBOX], &[examples::HELD, examples::BARE])

@@ -168,7 +168,7 @@ impl Asker {
 
     /// Gives a sandbox back.
     pub async fn release(&self, owner: &str, sandbox_id: &str) -> Answered<ReleaseReply> {
-        let request = SandboxRequest { sandbox_id: sandbox_id.to_owned(), owner: owner.to_owned() };
+        let request = SandboxRequest { sandbox_id: sandbox_id.to_owned(), owner: owner.to_owned(), by: None };
         let (reply, at) = self.ask(Verb::Release, owner, Call::Release, &request).await;
         read(reply, at, |_| Some(Ending::Released))
     }

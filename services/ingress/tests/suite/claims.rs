@@ -49,7 +49,7 @@ async fn every_header_reaches_the_worker_without_blanks() {
         sent,
         json!({
             "owner": "p-1", "lab": "lab-dns", "idempotency_key": "key/1", "pool": "main",
-            "name_prefix": "lab-", "lab_duration_hours": 12,
+            "name_prefix": "lab-", "lab_duration_hours": 12, "by": "lab",
         })
     );
 }
@@ -69,7 +69,7 @@ async fn blank_headers_are_absent_and_the_older_owner_header_stands_in() {
     ];
     assert_eq!(rig.ask("POST", "/v1/allocate", &headers).await.status, 201);
     let sent: serde_json::Value = serde_json::from_slice(&rig.workers.only_seen().body).unwrap();
-    assert_eq!(sent, json!({"owner": "p-2"}));
+    assert_eq!(sent, json!({"owner": "p-2", "by": "lab"}));
 }
 
 #[tokio::test(start_paused = true)]

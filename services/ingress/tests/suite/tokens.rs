@@ -75,7 +75,7 @@ async fn a_token_for_some_pools_is_held_to_them() {
         headers.extend(pool.map(|pool| ("X-Sandbox-Pool", pool)));
         assert_eq!(rig.ask("POST", "/v1/allocate", &headers).await.status, 200);
         let body: Value = serde_json::from_slice(&rig.workers.seen().last().unwrap().body).unwrap();
-        assert_eq!(body, json!({"owner": "p-1", "pool": sent, "pools": ["dns", "main"]}));
+        assert_eq!(body, json!({"owner": "p-1", "pool": sent, "by": "events", "pools": ["dns", "main"]}));
     }
     let asked = rig.workers.seen().len();
     let headers = [("Authorization", "Bearer events"), ("X-Track-ID", "p-1"), ("X-Sandbox-Pool", "other")];
@@ -87,7 +87,7 @@ async fn a_token_for_some_pools_is_held_to_them() {
     let body: Value = serde_json::from_slice(&seen.body).unwrap();
     assert_eq!(
         (seen.verb, body),
-        (Verb::Release, json!({"sandbox_id": "7", "owner": "p-1", "pools": ["dns", "main"]}))
+        (Verb::Release, json!({"sandbox_id": "7", "owner": "p-1", "by": "events", "pools": ["dns", "main"]}))
     );
     ask(&rig, "GET", "/v1/sandboxes/7", "free").await;
     let body: Value = serde_json::from_slice(&rig.workers.seen().pop().unwrap().body).unwrap();

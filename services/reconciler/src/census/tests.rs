@@ -53,7 +53,7 @@ async fn live(rig: &Rig, number: usize, expected: &mut Census) {
         }
         2 | 3 => {
             let held = rig.claim(&seen, claim_key(number), Some(&lab)).await;
-            done(rig.store.release(&held.id, &owner(number), NOW).await.unwrap());
+            done(rig.store.release(&held.id, &owner(number), None, NOW).await.unwrap());
             rig.store.close_claim(&held.last_claim().unwrap()).await.unwrap();
             if state == 2 {
                 &mut stats.pending_deletion
@@ -245,7 +245,7 @@ async fn a_lease_without_its_claim_is_told_until_it_ends() {
     }
     assert_eq!(rig.sandbox(1).await, held, "a human has to look at it");
     assert_eq!(rig.store.find_claim(&claim_key(1)).await.unwrap(), None);
-    done(rig.store.release(&held.id, &owner(1), NOW).await.unwrap());
+    done(rig.store.release(&held.id, &owner(1), None, NOW).await.unwrap());
     assert_eq!(violations(&rig).await, [0, 0, 0]);
 }
 
@@ -284,7 +284,7 @@ async fn a_key_with_two_sandboxes_is_told_and_left_alone() {
     let before = [rig.sandbox(1).await, rig.sandbox(2).await, rig.sandbox(3).await];
     assert_eq!(violations(&rig).await, [0, 1, 1], "two leases, one of which has no claim");
     assert_eq!([rig.sandbox(1).await, rig.sandbox(2).await, rig.sandbox(3).await], before);
-    done(rig.store.release(&id(2), &owner(1), NOW).await.unwrap());
+    done(rig.store.release(&id(2), &owner(1), None, NOW).await.unwrap());
     assert_eq!(violations(&rig).await, [0, 0, 0]);
 }
 
@@ -314,7 +314,7 @@ async fn the_claim_of_a_lease_that_has_ended_is_removed_and_no_other() {
         let seen = rig.add(number, "main").await;
         rig.claim(&seen, claim_key(number), None).await;
         // Released by a process that died before it removed the claim.
-        done(rig.store.release(&id(number), &owner(number), NOW).await.unwrap());
+        done(rig.store.release(&id(number), &owner(number), None, NOW).await.unwrap());
     }
     done(rig.store.park_deletion(&id(2), rig.sandbox(2).await.epoch, NOW).await.unwrap());
     // The third owner has gone on with another sandbox.
@@ -354,7 +354,7 @@ async fn what_changes_during_the_check_is_no_violation() {
         });
         rig.faulty.paused().await;
         assert_eq!(rig.faulty.calls().last(), Some(&name));
-        done(rig.store.release(&held.id, &owner(1), rig.clock.now()).await.unwrap());
+        done(rig.store.release(&held.id, &owner(1), None, rig.clock.now()).await.unwrap());
         rig.store.close_claim(&record).await.unwrap();
         rig.claim(&two, claim_key(1), None).await;
         rig.faulty.resume();
@@ -383,7 +383,7 @@ async fn a_key_that_changes_its_sandbox_between_two_reads_holds_one() {
         rig.faulty.paused().await;
         let calls = rig.faulty.calls();
         let proofs = calls.iter().skip(PAGES_AND_COUNTS + 3).filter(|call| **call == "sandbox").count();
-        done(rig.store.release(&id(1), &owner(1), rig.clock.now()).await.unwrap());
+        done(rig.store.release(&id(1), &owner(1), None, rig.clock.now()).await.unwrap());
         rig.faulty.resume();
         let report = running.await.unwrap();
         // Proved only once both rounds are through.

@@ -71,9 +71,9 @@ async fn who_is_faster_than_the_run_wins() {
     assert_eq!(batch.len(), 4);
 
     // One is released, one expired by a twin, one released and deleted; the fourth nobody touches.
-    done(rig.store.release(&id(0), &owner(0), rig.clock.now()).await.unwrap());
+    done(rig.store.release(&id(0), &owner(0), None, rig.clock.now()).await.unwrap());
     done(rig.store.expire(&id(1), rig.sandbox(1).await.epoch, NOW, rig.clock.now()).await.unwrap());
-    done(rig.store.release(&id(2), &owner(2), NOW).await.unwrap());
+    done(rig.store.release(&id(2), &owner(2), None, NOW).await.unwrap());
     done(
         rig.store
             .finish_deletion(&id(2), rig.sandbox(2).await.epoch, NOW, NOW.after(HOUR), None)

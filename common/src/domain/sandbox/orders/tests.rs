@@ -7,7 +7,7 @@ use crate::domain::sandbox::tests::{EXPIRES, GRANTED, REQUESTED, free, held, ord
 
 fn longer() -> Extension {
     let expires_at = UnixSeconds::new(EXPIRES.get() + 100);
-    Extension { owner: owner(), epoch: held().epoch, ended_by: GRANTED, expires_at }
+    Extension { owner: owner(), epoch: held().epoch, ended_by: GRANTED, expires_at, by: None }
 }
 
 #[test]

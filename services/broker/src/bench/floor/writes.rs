@@ -157,7 +157,7 @@ impl Stock {
             let claim = ClaimKey { key: IdempotencyKey::from(&owner), owner };
             let record = ClaimRecord { claim: claim.clone(), candidate: candidate.clone() };
             let expires_at = now.after(LEASE);
-            Ok((record, Grant { claim, candidate, lab: None, granted_at: now, expires_at }))
+            Ok((record, Grant { claim, candidate, lab: None, by: None, granted_at: now, expires_at }))
         });
         let grants = grants.collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Arc::new(Self { store, grants, keep_until: now.after(2 * LEASE) }))
@@ -174,7 +174,7 @@ impl Stock {
                 let (record, grant) = stock.grant(number)?;
                 let (id, owner) = (&grant.candidate.id, &grant.claim.owner);
                 // One that was never claimed, because the measurement ended early, has no lease to end.
-                if let Write::Done(sandbox) = stock.store.release(id, owner, now).await? {
+                if let Write::Done(sandbox) = stock.store.release(id, owner, None, now).await? {
                     stock.store.finish_deletion(id, sandbox.epoch, now, now, None).await?;
                 }
                 Ok(stock.store.close_claim(record).await?)
