@@ -60,7 +60,7 @@ files! {
 
 /// The operators' page.
 #[utoipa::path(
-    get, path = "/console", tag = "open",
+    get, path = "/console", operation_id = "console", tag = "open",
     responses((status = 200, description = "the page; it asks for a token", body = String, content_type = "text/html"), OfOpen)
 )]
 pub(crate) async fn page() -> Response {
@@ -69,7 +69,7 @@ pub(crate) async fn page() -> Response {
 
 /// What the operators' page is made of.
 #[utoipa::path(
-    get, path = "/console/{file}", tag = "open",
+    get, path = "/console/{file}", operation_id = "console_file", tag = "open",
     params(("file" = String, Path, description = "as the page names it")),
     responses((status = 200, description = "the file", body = String, content_type = "text/javascript"), OfOpenFile)
 )]

@@ -214,6 +214,16 @@ fn has_retry(response: &Value) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_operation_has_a_name_of_its_own() {
+    let document = document().await;
+    let names: BTreeSet<_> = ROUTES
+        .iter()
+        .map(|route| operation(&document, route)["operationId"].as_str().expect("a name").to_owned())
+        .collect();
+    assert_eq!(names.len(), ROUTES.len(), "{names:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_schema_that_is_named_is_there() {
     let document = document().await;
     let text = document.to_string();
