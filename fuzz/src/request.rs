@@ -32,8 +32,8 @@ use tower::ServiceExt as _;
 
 const LAB_TOKEN: &str = "lab-token-1";
 const ADMIN_TOKEN: &str = "admin-token-1";
-/// Longest answer: the description of the API.
-const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Longest answer: the script of Swagger UI.
+const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The one answer without an end.
 const EVENT_STREAM: &str = "text/event-stream";
@@ -91,11 +91,19 @@ pub fn hold(input: &[u8]) {
         assert_eq!(fault.detail.code.status(), parts.status.as_u16());
         assert_ne!(fault.detail.code, FaultCode::InternalError, "{}", fault.detail.message);
         assert!(is_refusal(&fault.detail.message), "{:?}", fault.detail.message);
-        assert!(![LAB_TOKEN, ADMIN_TOKEN].iter().any(|token| fault.detail.message.contains(token)));
+        let told = |token: &&str| fault.detail.message.contains(*token) && !is_elsewhere(input, token);
+        assert_eq!([LAB_TOKEN, ADMIN_TOKEN].iter().find(|token| told(token)), None, "a token is told");
     }
     for (verb, context, body) in seen.into_iter().filter(|(verb, _, _)| *verb != Verb::Health) {
         relayed(verb, &context, &body, id);
     }
+}
+
+/// Whether a caller wrote that into another place than where a token belongs: a field that nobody knows is named in the
+/// refusal, whatever it is called.
+fn is_elsewhere(input: &[u8], token: &str) -> bool {
+    let belongs = |line: &str| line.to_ascii_lowercase().starts_with("authorization:");
+    String::from_utf8_lossy(input).lines().any(|line| line.contains(token) && !belongs(line))
 }
 
 fn relayed(verb: Verb, context: &Context, body: &[u8], id: &str) {
