@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-const NANOS_IN_A_MICRO: u64 = 1_000;
+/// What times are counted in, in what they are shown in.
+pub(super) const NANOS_IN_A_MICRO: u64 = 1_000;
 
 /// Where reading begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

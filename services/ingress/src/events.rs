@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::unavailable;
 use crate::error::Failure;
 use crate::openapi::faults::OfEvents;
+use crate::relay::millis;
 use crate::request_id::Facts;
 
 /// Readers of one ingress at once; each holds a connection and a subscription.
@@ -80,6 +81,7 @@ struct Reading {
     from: EventsFrom,
     wanted: EventsWanted,
     pool: Option<PoolName>,
+    /// Rings for what comes; none for a reader that ends with the ledger.
     bell: Option<BoxStream<'static, ()>>,
     /// When the answer ends, in milliseconds since the Unix epoch.
     until_ms: u64,
@@ -118,10 +120,8 @@ pub(crate) async fn events(
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Response, Failure> {
     let Query(wanted) = wanted.map_err(|problem| Fault::invalid("the query", problem.body_text()))?;
-    let is_followed = wanted.follow != Some(false);
     let reading = desk.open(wanted, last_event_id(&headers)?, &facts).await?;
-    let frames = Sse::new(reading.frames(is_followed));
-    Ok(([NO_BUFFERING, NO_STORE], frames).into_response())
+    Ok(([NO_BUFFERING, NO_STORE], Sse::new(reading.frames())).into_response())
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
@@ -207,13 +207,13 @@ impl EventDesk {
 // === impl Reading ===
 
 impl Reading {
-    fn frames(self, is_followed: bool) -> impl Stream<Item = Result<Frame, Infallible>> {
-        stream::unfold(self, move |mut reading| async move {
+    fn frames(self) -> impl Stream<Item = Result<Frame, Infallible>> {
+        stream::unfold(self, async |mut reading| {
             loop {
                 if let Some(frame) = reading.waiting.pop_front() {
                     return Some((Ok(frame), reading));
                 }
-                if reading.is_over || !reading.read_on(is_followed).await {
+                if reading.is_over || !reading.read_on().await {
                     return None;
                 }
             }
@@ -221,7 +221,7 @@ impl Reading {
     }
 
     /// Reads what there is, or waits for more. False when this answer ends here.
-    async fn read_on(&mut self, is_followed: bool) -> bool {
+    async fn read_on(&mut self) -> bool {
         if self.desk.stop.is_cancelled() || self.desk.clock.now_ms() >= self.until_ms {
             return false;
         }
@@ -238,24 +238,19 @@ impl Reading {
             // A page of which nothing is wanted is no reason to wait.
             return true;
         }
-        is_followed && self.wait().await
+        self.wait().await
     }
 
     /// Waits for the bell, or until it is time to show that we are there. False when this answer ends here.
     async fn wait(&mut self) -> bool {
+        let Some(bell) = self.bell.as_mut() else { return false };
         let is_heard = self.looks_left > 0;
         let patience = match is_heard {
             true => LOOK_AGAIN_MIN * 2_u32.pow(LOOKS_MAX - self.looks_left),
             false => HEARTBEAT,
         };
-        let bell = async {
-            match self.bell.as_mut() {
-                Some(bell) => bell.next().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            ring = bell => {
+            ring = bell.next() => {
                 self.looks_left = LOOKS_MAX;
                 if ring.is_none() {
                     // Nothing rings any more: whoever reads comes back, to a bell that does.
@@ -319,8 +314,4 @@ impl Reading {
 /// The event as one line of JSON: what no line break can cut.
 fn text(event: &Event) -> Option<String> {
     serde_json::to_string(event).ok()
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

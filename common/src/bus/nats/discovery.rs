@@ -4,7 +4,7 @@
 //! library's service type loses requests when it stops.
 
 use super::{NatsBus, failed};
-use crate::bus::feed::error_text;
+use crate::bus::feed::{NANOS_IN_A_MICRO, error_text};
 use crate::bus::{BusError, Discovery, ServiceInfo, WorkCounts};
 use crate::contract::events::{parse_rfc3339, rfc3339};
 use crate::contract::{Subjects, Verb, WorkView, WorkerRole, WorkerView};
@@ -36,7 +36,6 @@ const IN_FLIGHT_KEY: &str = "in_flight";
 const WORKERS_MAX: usize = 1_000;
 /// Silence after which nobody else is expected to answer; the `nats` client waits as long.
 const SILENCE: Duration = Duration::from_millis(300);
-const NANOS_IN_A_MICRO: u64 = 1_000;
 
 #[async_trait]
 impl Discovery for NatsBus {
