@@ -140,6 +140,15 @@ export class Fleet {
     return this.call("POST", `/v1/sandboxes/${id}/mark-for-deletion`, this.tokens.lab, { headers: { "X-Instruqt-Sandbox-ID": owner } });
   }
 
+  /** Removes an account at the provider, behind the back of the broker. */
+  async vanish(externalId) {
+    const answer = await fetch(`${this.provider}/v2/sandbox/accounts/${externalId.split("/").at(-1)}`, {
+      method: "DELETE",
+      headers: { Authorization: `Token ${this.tokens.provider}` },
+    });
+    if (!answer.ok) throw new Error(`vanish: ${answer.status} ${await answer.text()}`);
+  }
+
   /** What the provider does wrong from now on; nothing without operations. */
   async faults(operations = {}) {
     const answer = await fetch(`${this.provider}/simulator/faults`, {

@@ -121,4 +121,35 @@ export const checks = {
       await says(page.locator("#view .fault"), "INVALID_STATE");
     });
   },
+
+  "records of stale sandboxes are removed after a question, and no others": async (rig) => {
+    const { page, fleet } = rig;
+    const { sandboxes } = await fleet.admin("GET", "sandboxes?status=available&limit=2");
+    for (const one of sandboxes) await fleet.vanish(one.external_id);
+    const isGone = async () => {
+      await fleet.admin("POST", "sync");
+      return (await fleet.stats()).stale === sandboxes.length;
+    };
+    await eventually("two listings without them", isGone);
+    await enter(rig, "sandboxes");
+    const button = page.getByRole("button", { name: "Remove these records" });
+    await says(page.locator("#list"), "lab-");
+    assert.equal(await button.count(), 0);
+    await page.goto(`${fleet.url}/console#sandboxes?status=stale&lab=some`);
+    await says(page.locator("#list"), "none.");
+    assert.equal(await button.count(), 0);
+    await page.goto(`${fleet.url}/console#sandboxes?status=stale&pool=main`);
+    await button.click();
+    await says(page.getByRole("dialog"), sandboxes[1].name);
+    await answer(page, { yes: "Cancel" });
+    assert.equal((await fleet.stats()).stale, sandboxes.length);
+    await button.click();
+    await answer(page, { yes: "Remove" });
+    await says(page.locator("#said"), "2 removed, 0 changed meanwhile, 0 failed.");
+    await says(page.locator("#list"), "none.");
+    const { history } = await fleet.admin("GET", `sandboxes/${sandboxes[0].sandbox_id}`);
+    assert.match(JSON.stringify(history.at(-1)), /alice/);
+    await button.click();
+    await says(page.locator("#said"), "There is nothing to remove.");
+  },
 };

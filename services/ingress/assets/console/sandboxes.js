@@ -3,9 +3,13 @@
 import { ask } from "/console/api.js";
 import { choice, fault, field, link, make, moment, state, table } from "/console/dom.js";
 import { STATES } from "/console/overview.js";
-import { Pages } from "/console/work.js";
+import { Pages, action, change, confirmed } from "/console/work.js";
 
 const PAGE_SIZE = 50;
+/** Records of one call; the broker takes no more. */
+const REMOVED_AT_ONCE = 100;
+/** Names in the question before a removal. */
+const NAMES_SHOWN = 10;
 const FILTERS = ["status", "pool", "lab", "owner", "name_prefix"];
 
 export function sandboxes(root, parameters, signal) {
@@ -20,7 +24,10 @@ export function sandboxes(root, parameters, signal) {
   const notice = make("div");
   const list = make("section", { id: "list" });
   const pages = new Pages(() => look());
-  root.append(form, byId, notice, list, pages.node);
+  const removal = isRemovable(wanted)
+    ? make("p", { class: "row changes" }, action("Remove these records", "remove", notice, () => remove(wanted.pool, signal, look)))
+    : null;
+  root.append(form, byId, notice, ...(removal ? [removal] : []), list, pages.node);
 
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -47,6 +54,36 @@ export function sandboxes(root, parameters, signal) {
     }
   }
   look();
+}
+
+// What the broker removes in bulk: all stale ones, or those of one pool. A narrower choice it cannot make.
+function isRemovable({ status, lab, owner, name_prefix: prefix }) {
+  return status === "stale" && !lab && !owner && !prefix;
+}
+
+async function remove(pool, signal, look) {
+  const call = (more) => change("POST", "/v1/admin/bulk-delete",
+    { query: { status: "stale", pool, limit: REMOVED_AT_ONCE, ...more }, signal });
+  const { body: first } = await call({ dry_run: "true" });
+  const names = first.sandboxes.map((one) => one.name);
+  if (!names.length) return "There is nothing to remove.";
+  const shown = names.slice(0, NAMES_SHOWN).join(", ");
+  const rest = names.length > NAMES_SHOWN ? `, … (${first.more ? "more than " : ""}${names.length} in all)` : "";
+  const answer = await confirmed({
+    title: "Remove the records of stale sandboxes?", yes: "Remove",
+    text: `The provider has not listed them in two syncs. They become tombstones: ${shown}${rest}.`,
+  });
+  if (!answer) return null;
+  const sums = { removed: 0, raced: 0, failed: 0, untold: 0 };
+  let cursor = null;
+  do {
+    const { body } = await call({ cursor });
+    for (const name of Object.keys(sums)) sums[name] += body[name];
+    cursor = body.cursor;
+  } while (cursor && !signal.aborted);
+  await look();
+  const left = `${sums.raced} changed meanwhile, ${sums.failed} failed`;
+  return `${sums.removed} removed, ${left}${sums.untold ? `, ${sums.untold} not in the ledger yet` : ""}.`;
 }
 
 function showList({ sandboxes: found, cursor }) {
