@@ -15,6 +15,7 @@ pub mod line;
 pub mod listing;
 pub mod orders;
 pub mod queue;
+mod refusals;
 pub mod reports;
 pub mod sandboxes;
 pub mod subjects;

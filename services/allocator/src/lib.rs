@@ -239,6 +239,11 @@ impl Handler for Allocator {
         let _under_way = self.metrics.begin();
         let answer = self.answer(&request).await;
         let code = answer.body.as_ref().err().map(|fault| fault.code);
+        debug_assert!(
+            code.is_none_or(|code| request.verb.may_end_in(code)),
+            "the contract of {:?} does not know {code:?}",
+            request.verb
+        );
         self.metrics.answered(request.verb, answer.outcome, code, started.elapsed());
         answer
     }

@@ -8,17 +8,6 @@ use serde_json::json;
 /// The request id of examples.
 const REQUEST_ID: &str = "r-1";
 
-/// What any request may come to, whatever it asks for.
-pub(super) const ANY: &[FaultCode] = &[
-    FaultCode::InvalidRequest,
-    FaultCode::Forbidden,
-    FaultCode::BodyTooLarge,
-    FaultCode::NoWorkers,
-    FaultCode::StoreUnavailable,
-    FaultCode::Timeout,
-    FaultCode::InternalError,
-];
-
 /// Whether a worker ever says it; the others are said by the HTTP face alone.
 pub(super) const fn is_on_nats(code: FaultCode) -> bool {
     meaning(code).is_some()

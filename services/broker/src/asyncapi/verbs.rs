@@ -1,6 +1,6 @@
 //! The requests: one row for each verb.
 
-use super::faults::{self, ANY};
+use super::faults;
 use super::message::{Header, Message};
 use super::schemas::Schemas;
 use super::{REPLIES, examples, reference};
@@ -39,8 +39,6 @@ struct Exchange {
     asks: &'static [&'static str],
     reply: Maker,
     answers: &'static [&'static str],
-    /// What the worker may say beside [`ANY`].
-    faults: &'static [FaultCode],
 }
 
 /// Makes a message: its name, its summary, its examples, and where its schemas go.
@@ -48,17 +46,13 @@ type Maker = fn(String, String, &[&str], &mut Schemas) -> anyhow::Result<Message
 
 /// The row of a verb. Its summary is the one in `nats/README.md`.
 fn exchange(verb: Verb) -> Exchange {
-    use FaultCode as F;
     match verb {
         Verb::Allocate => anybody::<AllocateRequest, Allocation>("claim a sandbox")
-            .shown(&[examples::ALLOCATE_FULL, examples::ALLOCATE_LEAST], &[examples::ALLOCATION])
-            .or(&[F::MissingSandboxId, F::PoolExhausted, F::Contended]),
+            .shown(&[examples::ALLOCATE_FULL, examples::ALLOCATE_LEAST], &[examples::ALLOCATION]),
         Verb::Release => anybody::<SandboxRequest, ReleaseReply>("give it back")
-            .shown(&[examples::OWN_SANDBOX_BY, examples::OWN_SANDBOX], &[examples::RELEASED])
-            .or(&[F::MissingSandboxId, F::NotSandboxOwner, F::NotFound, F::InvalidState]),
+            .shown(&[examples::OWN_SANDBOX_BY, examples::OWN_SANDBOX], &[examples::RELEASED]),
         Verb::Get => anybody::<SandboxRequest, SandboxView>("show me my sandbox")
-            .shown(&[examples::OWN_SANDBOX], &[examples::HELD, examples::BARE])
-            .or(&[F::MissingSandboxId, F::NotSandboxOwner, F::NotFound]),
+            .shown(&[examples::OWN_SANDBOX], &[examples::HELD, examples::BARE]),
         Verb::Stats => {
             anybody::<Nothing, StatsReply>("count the pools").shown(&[examples::NOTHING], &[examples::COUNTS])
         }
@@ -66,48 +60,32 @@ fn exchange(verb: Verb) -> Exchange {
             anybody::<Nothing, HealthReply>("can you work").shown(&[examples::NOTHING], &[examples::HEALTHY])
         }
         Verb::Deletions => operator::<DeletionsRequest, DeletionsReply>("show the deletion queue")
-            .shown(&[examples::ASK_DELETIONS], &[examples::DELETIONS])
-            .or(&[F::UpstreamUnavailable]),
+            .shown(&[examples::ASK_DELETIONS], &[examples::DELETIONS]),
         Verb::Parked => operator::<ParkedRequest, ParkedReply>("which deletions were given up")
-            .shown(&[examples::ASK_PARKED], &[examples::ALL_PARKED])
-            .or(&[F::UpstreamUnavailable]),
+            .shown(&[examples::ASK_PARKED], &[examples::ALL_PARKED]),
         Verb::Deletion => operator::<DeletionRequest, DeletionView>("show the end of one sandbox")
-            .shown(&[examples::ONE_SANDBOX], &[examples::DELETION])
-            .or(&[F::NotFound, F::UpstreamUnavailable]),
+            .shown(&[examples::ONE_SANDBOX], &[examples::DELETION]),
         Verb::Replay => operator::<KeyRequest, ReplayReply>("try a parked deletion again")
-            .shown(&[examples::KEY], &[examples::REPLAYED])
-            .or(&[F::NotFound, F::InvalidState, F::Contended, F::UpstreamUnavailable]),
+            .shown(&[examples::KEY], &[examples::REPLAYED]),
         Verb::ReplayAll => {
             operator::<ReplayAllRequest, ReplayAllReply>("try all of them again, a page at a time")
                 .shown(&[examples::REPLAY_ALL], &[examples::REPLAYED_ALL])
-                .or(&[F::UpstreamUnavailable])
         }
         Verb::Remove => operator::<KeyRequest, RemoveReply>("remove a parked message that nobody can read")
-            .shown(&[examples::KEY], &[examples::REMOVED])
-            .or(&[F::NotFound, F::InvalidState, F::UpstreamUnavailable]),
+            .shown(&[examples::KEY], &[examples::REMOVED]),
         Verb::Extend => anybody::<ExtendRequest, Allocation>("more time for my lease")
-            .shown(&[examples::EXTEND], &[examples::ALLOCATION])
-            .or(&[
-                F::MissingSandboxId,
-                F::NotSandboxOwner,
-                F::NotFound,
-                F::InvalidState,
-                F::AllocationExpired,
-                F::Contended,
-            ]),
+            .shown(&[examples::EXTEND], &[examples::ALLOCATION]),
         Verb::Quarantine => order("take a sandbox out of use"),
         Verb::Unquarantine => order("put it back into use"),
         Verb::ForceRelease => order("end its lease or quarantine and have it deleted"),
         Verb::Sandboxes => operator::<SandboxesRequest, SandboxesReply>("list sandboxes, page by page")
             .shown(&[examples::ASK_SANDBOXES], &[examples::SANDBOXES]),
         Verb::Sandbox => operator::<RecordRequest, RecordView>("show everything about one")
-            .shown(&[examples::ONE_SANDBOX], &[examples::RECORD])
-            .or(&[F::NotFound]),
+            .shown(&[examples::ONE_SANDBOX], &[examples::RECORD]),
         Verb::BulkDelete => operator::<BulkDeleteRequest, BulkDeleteReply>(
             "remove records that leave nothing behind, a page at a time",
         )
-        .shown(&[examples::ASK_BULK_DELETE], &[examples::BULK_DELETED])
-        .or(&[F::InvalidState]),
+        .shown(&[examples::ASK_BULK_DELETE], &[examples::BULK_DELETED]),
     }
 }
 
@@ -119,7 +97,6 @@ fn anybody<Q: ToSchema, R: ToSchema>(summary: &'static str) -> Exchange {
         asks: &[],
         reply: Message::of::<R>,
         answers: &[],
-        faults: &[],
     }
 }
 
@@ -139,11 +116,7 @@ fn operator<Q: ToSchema, R: ToSchema>(summary: &'static str) -> Exchange {
 }
 
 fn order(summary: &'static str) -> Exchange {
-    operator::<OrderRequest, OrderReply>(summary).shown(&[examples::ORDER], &[examples::ORDERED]).or(&[
-        FaultCode::NotFound,
-        FaultCode::InvalidState,
-        FaultCode::Contended,
-    ])
+    operator::<OrderRequest, OrderReply>(summary).shown(&[examples::ORDER], &[examples::ORDERED])
 }
 
 // === impl Exchange ===
@@ -152,11 +125,6 @@ impl Exchange {
     const fn shown(mut self, asks: &'static [&'static str], answers: &'static [&'static str]) -> Self {
         self.asks = asks;
         self.answers = answers;
-        self
-    }
-
-    const fn or(mut self, faults: &'static [FaultCode]) -> Self {
-        self.faults = faults;
         self
     }
 }
@@ -209,8 +177,8 @@ pub(super) fn channel(verb: Verb, subjects: &Subjects) -> Value {
 
 /// The request of a verb, with all that may come back.
 pub(super) fn operation(verb: Verb, subjects: &Subjects) -> Value {
-    let Exchange { summary, asker, faults: own, .. } = exchange(verb);
-    let failures = FaultCode::ALL.into_iter().filter(|code| ANY.contains(code) || own.contains(code));
+    let Exchange { summary, asker, .. } = exchange(verb);
+    let failures = FaultCode::ALL.into_iter().filter(|code| verb.may_end_in(*code));
     let replies = std::iter::once(reply_name(verb)).chain(failures.map(faults::name));
     let replies: Vec<_> = replies.map(|name| at(REPLIES, &name)).collect();
     let tag = if asker == Asker::Anybody { "lab" } else { "operator" };

@@ -1,6 +1,6 @@
 //! The failures of each route, by status, with an example of every code.
 
-use common::contract::{Fault, FaultBody, FaultCode};
+use common::contract::{Fault, FaultBody, FaultCode, Verb};
 use std::collections::BTreeMap;
 use utoipa::openapi::example::ExampleBuilder;
 use utoipa::openapi::header::HeaderBuilder;
@@ -52,21 +52,21 @@ faults! {
     /// Of an open route that has a name in its path.
     OfOpenFile: OPEN => NotFound, RateLimitExceeded;
     /// Of a claim.
-    OfClaim: GATE, RELAY => MissingSandboxId, PoolExhausted, Contended;
+    OfClaim: GATE, RELAY, Verb::Allocate.own_faults();
     /// Of a look at one's own sandbox.
-    OfOwnLook: GATE, RELAY => MissingSandboxId, NotSandboxOwner, NotFound;
+    OfOwnLook: GATE, RELAY, Verb::Get.own_faults();
     /// Of giving back.
-    OfRelease: GATE, RELAY => MissingSandboxId, NotSandboxOwner, NotFound, InvalidState;
+    OfRelease: GATE, RELAY, Verb::Release.own_faults();
     /// Of asking for more time.
-    OfExtend: GATE, RELAY => MissingSandboxId, NotSandboxOwner, NotFound, InvalidState, AllocationExpired, Contended;
+    OfExtend: GATE, RELAY, Verb::Extend.own_faults();
     /// Of an operator's look at many things.
-    OfLook: GATE, RELAY;
+    OfLook: GATE, RELAY, Verb::Deletions.own_faults();
     /// Of an operator's look at one thing.
-    OfLookAtOne: GATE, RELAY => NotFound;
+    OfLookAtOne: GATE, RELAY, Verb::Deletion.own_faults();
     /// Of an operator's order about one thing.
-    OfOrder: GATE, RELAY => NotFound, InvalidState, Contended;
+    OfOrder: GATE, RELAY, Verb::Replay.own_faults();
     /// Of the removal of records.
-    OfBulkDelete: GATE, RELAY => InvalidState;
+    OfBulkDelete: GATE, RELAY, Verb::BulkDelete.own_faults();
     /// Of a run on demand.
     OfRun: GATE => NoWorkers, UpstreamUnavailable;
     /// Of a run that may be forced.
