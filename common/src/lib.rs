@@ -13,6 +13,7 @@ pub mod clock;
 pub mod contract;
 pub mod random;
 
+mod aws;
 pub mod bus;
 pub mod client;
 pub mod provider;

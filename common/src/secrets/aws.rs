@@ -1,13 +1,12 @@
 //! AWS Secrets Manager.
 
 use super::{SECRET_BYTES_MAX, SecretError, SecretId, Secrets};
+use crate::aws::Calls;
 use crate::runtime::policy::read_region;
 use crate::runtime::settings::Settings;
 use async_trait::async_trait;
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::config::retry::RetryConfig;
-use aws_sdk_secretsmanager::config::timeout::TimeoutConfig;
-use aws_sdk_secretsmanager::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_secretsmanager::error::{ProvideErrorMetadata as _, SdkError};
 use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
 use std::time::Duration;
@@ -18,8 +17,6 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tries of one call, the first included.
 const ATTEMPTS_MAX: u32 = 3;
-/// What a stand-in is signed in with. It wants a signature, and takes any.
-const LOCAL_KEY: &str = "local";
 /// What AWS calls it when credentials give no right to do this.
 const ACCESS_DENIED: &str = "AccessDeniedException";
 
@@ -63,29 +60,14 @@ impl AwsSecrets {
     /// A client for `config`. Calls nothing yet but the sources of credentials, and only without an endpoint.
     pub async fn connect(config: &SecretsConfig) -> Self {
         let SecretsConfig { region, endpoint } = config;
-        // Pinned: a new behaviour version may change retries and time-outs below us.
-        let behaviour = BehaviorVersion::v2026_01_12();
-        let region = Region::new(region.clone());
-        let base = match endpoint {
-            Some(endpoint) => aws_sdk_secretsmanager::Config::builder()
-                .behavior_version(behaviour)
-                .endpoint_url(endpoint)
-                .region(region)
-                .credentials_provider(Credentials::new(LOCAL_KEY, LOCAL_KEY, None, None, LOCAL_KEY))
-                .http_client(aws_smithy_http_client::Builder::new().build_http()),
-            None => {
-                let loaded = aws_config::defaults(behaviour).region(region).load().await;
-                aws_sdk_secretsmanager::config::Builder::from(&loaded)
-            }
+        let calls = Calls {
+            region,
+            endpoint: endpoint.as_deref(),
+            attempt_timeout: ATTEMPT_TIMEOUT,
+            operation_timeout: OPERATION_TIMEOUT,
+            retries: RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX),
         };
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(ATTEMPT_TIMEOUT)
-            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-            .operation_timeout(OPERATION_TIMEOUT)
-            .build();
-        let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX);
-        let config = base.timeout_config(timeouts).retry_config(retries).build();
-        Self { client: Client::from_conf(config) }
+        Self { client: Client::new(&calls.config().await) }
     }
 }
 

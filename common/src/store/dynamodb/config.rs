@@ -1,13 +1,12 @@
 //! Settings of the DynamoDB store, and the client that follows from them.
 
 use super::{DynamoStore, layout};
+use crate::aws::Calls;
 use crate::runtime::policy::read_region;
 use crate::runtime::settings::Settings;
 use crate::store::layout::SHARDS_MAX;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
-use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
-use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,8 +27,6 @@ const ATTEMPTS_MAX: u32 = 3;
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Lengths of a table name that DynamoDB allows, in bytes.
 const TABLE_NAME_BYTES: std::ops::RangeInclusive<usize> = 3..=255;
-/// What a local engine is signed in with. It wants a signature, and takes any.
-const LOCAL_KEY: &str = "local";
 
 /// Where the table is and how patient we are with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,32 +115,17 @@ impl DynamoStore {
     pub async fn connect(config: &DynamoConfig) -> Self {
         let DynamoConfig { table, endpoint, region, shards, index_lag, attempt_timeout, operation_timeout } =
             config;
-        // Pinned: a new behaviour version may change retries and time-outs below us.
-        let behaviour = BehaviorVersion::v2026_01_12();
-        let base = match endpoint {
-            // A local engine: no TLS (the usual connector would load the machine's root certificates for
-            // nothing, and fails where there are none) and nobody's real credentials.
-            Some(endpoint) => aws_sdk_dynamodb::Config::builder()
-                .behavior_version(behaviour)
-                .endpoint_url(endpoint)
-                .region(Region::new(region.clone()))
-                .credentials_provider(Credentials::new(LOCAL_KEY, LOCAL_KEY, None, None, LOCAL_KEY))
-                .http_client(aws_smithy_http_client::Builder::new().build_http()),
-            None => {
-                let loaded = aws_config::defaults(behaviour).region(Region::new(region.clone())).load().await;
-                aws_sdk_dynamodb::config::Builder::from(&loaded)
-            }
-        };
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(*attempt_timeout)
-            .operation_attempt_timeout(*attempt_timeout)
-            .operation_timeout(*operation_timeout)
-            .build();
         let retries =
             RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX).with_initial_backoff(RETRY_PAUSE);
-        let config = base.timeout_config(timeouts).retry_config(retries).build();
+        let calls = Calls {
+            region,
+            endpoint: endpoint.as_deref(),
+            attempt_timeout: *attempt_timeout,
+            operation_timeout: *operation_timeout,
+            retries,
+        };
         Self {
-            client: Client::from_conf(config),
+            client: Client::new(&calls.config().await),
             table: table.clone(),
             shards_set: *shards,
             // A note of supply is older than the write that it announces by as long as a call may take.
