@@ -127,7 +127,7 @@ impl Config {
             "STATS_CENSUS_AGE_SECONDS_MAX",
             60,
             0..=86_400,
-            "oldest census that stats are answered from; beyond it, and always with 0, the index is counted",
+            "oldest census that stats are answered from; beyond it, and always with 0, the index is counted, which does not know labs",
         );
         let health = HealthConfig::read(settings);
         let tombstone_kept = read_tombstone_kept(settings);
@@ -261,6 +261,10 @@ fn encode<T: Serialize>(body: &T) -> Result<Bytes, Fault> {
 }
 
 fn decode<T: DeserializeOwned>(body: &Bytes) -> Result<T, Fault> {
+    // A list would be read as the fields in their order, which is no promise of the contract.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Fault::invalid("the body", "is not the expected JSON object"));
+    }
     serde_json::from_slice(body)
         .map_err(|error| Fault::invalid("the body", format!("is not the expected JSON object: {error}")))
 }

@@ -36,10 +36,10 @@ async fn a_sandbox_of_another_pool_can_be_neither_seen_nor_given_back() {
 #[tokio::test]
 async fn what_does_not_exist_is_not_found_however_the_caller_is_bounded() {
     let rig = rig().await;
-    for id in ["9", "no id!"] {
+    for (id, code) in [("9", FaultCode::NotFound), ("no id!", FaultCode::InvalidRequest)] {
         let bounded = json!({"sandbox_id": id, "owner": "s", "pools": ["dns"]});
         let fault = rig.ask(Verb::Get, bounded).await.unwrap_err();
-        assert_eq!(fault.code, FaultCode::NotFound, "{id}");
+        assert_eq!(fault.code, code, "{id}");
     }
 }
 
