@@ -141,7 +141,7 @@ pub(crate) async fn remove(
 }
 
 /// `POST /v1/admin/deletions/replay?all=true`: page after page, until the last or for as long as a request may
-/// take. Every page is a request of its own to the workers and may be repeated.
+/// take. Every page is a request of its own to the workers; one whose answer is lost is the last.
 #[utoipa::path(
     post, path = "/v1/admin/deletions/replay", tag = "operators", security(("admin" = [])),
     params(("all" = bool, Query, description = "has to be true"), ("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason holds this"), ("cursor" = Option<u64>, Query, description = "where the last page ended"), ("limit" = Option<u32>, Query, description = "entries of a page"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),

@@ -1,7 +1,8 @@
 //! Bounded requests on ports in memory: two pools, and callers that may use one of them.
 
-use crate::deletions::tests::Rig;
+use crate::deletions::tests::{HOUR, NOW, Rig};
 use common::contract::{Fault, FaultCode, Verb};
+use common::domain::{ClaimKey, ClaimRecord, IdempotencyKey, OwnerId, StateName};
 use serde_json::{Value, json};
 
 /// An allocator over one free sandbox in each of the pools `dns` (number 1) and `main` (number 2).
@@ -55,6 +56,49 @@ async fn a_claim_stays_within_and_shows_no_lease_from_outside() {
     // The same owner and key, by a token of the other pool: the lease is there, and not for it to see.
     let repeat = json!({"owner": "b", "pool": "dns", "pools": ["dns"]});
     assert_eq!(rig.ask(Verb::Allocate, repeat).await, refused());
+}
+
+/// Leaves a claim item of that owner on the free sandbox of that number, as a claim does that broke off.
+async fn leave_behind(rig: &Rig, owner: &str, number: usize) {
+    let claim =
+        ClaimKey { owner: OwnerId::parse(owner).unwrap(), key: IdempotencyKey::parse(owner).unwrap() };
+    let record = ClaimRecord { claim, candidate: rig.sandbox(number).await.candidate() };
+    rig.store.open_claim(&record, NOW.after(100 * HOUR)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_claim_follows_no_item_that_was_left_on_a_free_sandbox_outside() {
+    let rig = rig().await;
+    leave_behind(&rig, "a", 2).await;
+    let bounded = json!({"owner": "a", "pool": "dns", "pools": ["dns"]});
+    for _ in 0..2 {
+        assert_eq!(rig.ask(Verb::Allocate, bounded.clone()).await, refused());
+        for number in [1, 2] {
+            assert_eq!(rig.sandbox(number).await.state.name(), StateName::Available, "{number}");
+        }
+    }
+    // Somebody else gets it, and the item leads nowhere any more: then the claim moves on to where it may.
+    let elsewhere = json!({"owner": "b", "pool": "main"});
+    assert_eq!(rig.ask(Verb::Allocate, elsewhere).await.unwrap()["sandbox_id"], "2");
+    assert_eq!(rig.ask(Verb::Allocate, bounded).await.unwrap()["sandbox_id"], "1");
+}
+
+#[tokio::test]
+async fn a_claim_follows_an_item_that_was_left_on_a_free_sandbox_within() {
+    let rig = rig().await;
+    leave_behind(&rig, "a", 1).await;
+    rig.add(3, "dns").await;
+    let bounded = json!({"owner": "a", "pool": "dns", "pools": ["dns"]});
+    assert_eq!(rig.ask(Verb::Allocate, bounded).await.unwrap()["sandbox_id"], "1");
+}
+
+#[tokio::test]
+async fn the_pool_that_is_meant_without_a_name_has_to_be_within_as_well() {
+    let rig = rig().await;
+    assert_eq!(rig.ask(Verb::Allocate, json!({"owner": "a", "pools": ["dns"]})).await, refused());
+    assert_eq!(rig.sandbox(2).await.state.name(), StateName::Available);
+    let within = rig.ask(Verb::Allocate, json!({"owner": "a", "pools": ["main"]})).await;
+    assert_eq!(within.unwrap()["sandbox_id"], "2");
 }
 
 #[tokio::test]
