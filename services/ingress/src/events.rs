@@ -89,6 +89,9 @@ struct Reading {
     waiting: VecDeque<Frame>,
     /// Looks that are still worth it after the bell rang.
     looks_left: u32,
+    /// When to show that we are there if nothing is shown until then, in milliseconds since the Unix epoch. Neither
+    /// a ring nor a page of which nothing is wanted puts it off.
+    heartbeat_ms: u64,
     is_over: bool,
     _permit: OwnedSemaphorePermit,
 }
@@ -184,6 +187,7 @@ impl EventDesk {
         };
         let ends = self.feed.ledger_ends().await.map_err(failed)?;
         let from = from.unwrap_or(EventsFrom::After(if is_followed { ends.last } else { 0 }));
+        let now_ms = self.clock.now_ms();
         let mut waiting = VecDeque::from([Frame::default().retry(COME_BACK).comment("events")]);
         let mut reading = Reading {
             desk: self.clone(),
@@ -192,9 +196,10 @@ impl EventDesk {
             wanted: wanted_events,
             pool,
             bell,
-            until_ms: self.clock.now_ms().saturating_add(millis(ANSWER_TIME_MAX)),
+            until_ms: now_ms.saturating_add(millis(ANSWER_TIME_MAX)),
             waiting: VecDeque::new(),
             looks_left: 0,
+            heartbeat_ms: now_ms.saturating_add(millis(HEARTBEAT)),
             is_over: false,
             _permit: permit,
         };
@@ -229,26 +234,33 @@ impl Reading {
             Ok(page) => page,
             Err(error) => return self.give_up(&error),
         };
+        let is_end = page.is_empty();
         if let Some(last) = page.last() {
             self.from = EventsFrom::After(last.sequence);
             self.looks_left = 0;
             for kept in page {
                 self.take(kept);
             }
-            // A page of which nothing is wanted is no reason to wait.
-            return true;
         }
-        self.wait().await
+        if is_end && self.bell.is_none() {
+            return false;
+        }
+        if self.desk.clock.now_ms() >= self.heartbeat_ms {
+            return self.show_life().await;
+        }
+        // A page of which nothing is wanted is no reason to wait.
+        !is_end || self.wait().await
     }
 
-    /// Waits for the bell, or until it is time to show that we are there. False when this answer ends here.
+    /// Waits for the bell, for the next look after it rang, or until it is time to show that we are there. False when
+    /// this answer ends here.
     async fn wait(&mut self) -> bool {
         let Some(bell) = self.bell.as_mut() else { return false };
-        let is_heard = self.looks_left > 0;
-        let patience = match is_heard {
-            true => LOOK_AGAIN_MIN * 2_u32.pow(LOOKS_MAX - self.looks_left),
-            false => HEARTBEAT,
-        };
+        let look_ms = self.looks_left.checked_sub(1).map(|left| {
+            let pause = LOOK_AGAIN_MIN * 2_u32.pow((LOOKS_MAX - 1).saturating_sub(left));
+            self.desk.clock.now_ms().saturating_add(millis(pause))
+        });
+        let until_ms = look_ms.map_or(self.heartbeat_ms, |look_ms| look_ms.min(self.heartbeat_ms));
         tokio::select! {
             ring = bell.next() => {
                 self.looks_left = LOOKS_MAX;
@@ -256,24 +268,26 @@ impl Reading {
                     // Nothing rings any more: whoever reads comes back, to a bell that does.
                     self.is_over = true;
                 }
-                return true;
             }
-            () = self.desk.clock.sleep(patience) => {}
+            () = self.desk.clock.sleep_until(until_ms) => self.looks_left = self.looks_left.saturating_sub(1),
             () = self.desk.stop.cancelled() => return false,
         }
-        if is_heard {
-            self.looks_left -= 1;
-            return true;
+        true
+    }
+
+    /// Shows that we are there, and looks whether the ledger still holds what comes next. False when this answer ends
+    /// here.
+    async fn show_life(&mut self) -> bool {
+        let ends = match self.desk.feed.ledger_ends().await {
+            Ok(ends) => ends,
+            Err(error) => return self.give_up(&error),
+        };
+        let gap = self.catch_up(ends.first, ends.last);
+        self.show(Frame::default().comment("still here"));
+        if let Some(gap) = gap {
+            self.show(gap);
         }
-        match self.desk.feed.ledger_ends().await {
-            Ok(ends) => {
-                self.waiting.push_back(Frame::default().comment("still here"));
-                let gap = self.catch_up(ends.first, ends.last);
-                self.waiting.extend(gap);
-                true
-            }
-            Err(error) => self.give_up(&error),
-        }
+        true
     }
 
     /// Goes on where the ledger begins when it does not hold what comes next: because the oldest went, or because it
@@ -300,8 +314,13 @@ impl Reading {
             return;
         }
         if let Some(data) = text(&event) {
-            self.waiting.push_back(Frame::default().id(sequence.to_string()).data(data));
+            self.show(Frame::default().id(sequence.to_string()).data(data));
         }
+    }
+
+    fn show(&mut self, frame: Frame) {
+        self.waiting.push_back(frame);
+        self.heartbeat_ms = self.desk.clock.now_ms().saturating_add(millis(HEARTBEAT));
     }
 
     fn give_up(&mut self, error: &BusError) -> bool {

@@ -184,6 +184,47 @@ async fn a_quiet_line_shows_that_it_is_alive() {
     assert_eq!(began.elapsed(), HEARTBEAT);
 }
 
+/// Claims in `main` every three seconds, as long as `told` does not end.
+async fn while_main_is_busy<T>(rig: &Rig, told: impl Future<Output = T>) -> T {
+    let busy = async {
+        for version in 3.. {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            tell(&rig.line, &event("1", version, "claimed", "main")).await;
+        }
+        unreachable!("versions do not end");
+    };
+    tokio::select! {
+        () = busy => unreachable!(),
+        told = told => told,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_is_alive_while_there_is_much_that_is_not_wanted() {
+    let rig = told().await;
+    let began = rig.clock.began();
+    let mut reader = open(&rig, "/v1/admin/events?pool=quiet", ADMIN).await;
+    for heartbeats in 1..=2 {
+        let alive = async {
+            while reader.read.matches(": still here").count() < heartbeats {
+                assert!(reader.read_on().await);
+            }
+        };
+        while_main_is_busy(&rig, alive).await;
+        let expected = HEARTBEAT * u32::try_from(heartbeats).unwrap();
+        assert_eq!(began.elapsed(), expected, "{}", reader.read);
+    }
+    assert_eq!(frames(&reader.read), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_shown_is_a_sign_of_life_too() {
+    let rig = told().await;
+    let mut reader = open(&rig, "/v1/admin/events?pool=main", ADMIN).await;
+    while_main_is_busy(&rig, reader.frames(20)).await;
+    assert!(!reader.read.contains(": still here"), "{}", reader.read);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_hole_in_the_ledger_is_told() {
     let rig = told().await;
