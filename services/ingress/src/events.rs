@@ -1,7 +1,9 @@
 //! `GET /v1/admin/events`: the ledger as Server-Sent Events, from a place or a moment on, and then as it grows.
 //!
 //! Nothing is kept for a reader between two pages. A reader that comes back with `Last-Event-ID` misses nothing
-//! that the ledger still holds, and is told (`event: gap`) when it holds less than that.
+//! that the ledger still holds, and is told (`event: gap`) when it holds less than that. It is told its place with every
+//! event, and without one (`id` alone, which a browser keeps and shows nobody) at the beginning and with each sign of
+//! life.
 
 use axum::Extension;
 use axum::extract::rejection::QueryRejection;
@@ -9,7 +11,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::sse::{Event as Frame, Sse};
 use axum::response::{IntoResponse as _, Response};
-use common::bus::{BusError, EventFeed, EventsFrom, EventsWanted, KeptEvent};
+use common::bus::{BusError, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds};
 use common::clock::Clock;
 use common::contract::{Event, Fault, FaultCode};
 use common::domain::{Cause, PoolName, SandboxId, UnixSeconds};
@@ -92,6 +94,8 @@ struct Reading {
     /// When to show that we are there if nothing is shown until then, in milliseconds since the Unix epoch. Neither
     /// a ring nor a page of which nothing is wanted puts it off.
     heartbeat_ms: u64,
+    /// The end of the ledger at the last sign of life.
+    end_then: u64,
     is_over: bool,
     _permit: OwnedSemaphorePermit,
 }
@@ -99,7 +103,8 @@ struct Reading {
 /// `GET /v1/admin/events`
 ///
 /// Server-Sent Events: one message for each event, with its place in the ledger as `id` and a CloudEvent as `data`. An
-/// answer ends after a quarter of an hour at the latest; come back with `Last-Event-ID`.
+/// answer ends after a quarter of an hour at the latest; come back with `Last-Event-ID`. A block with an `id` and no
+/// `data` is no message, but says where to go on: one comes at the beginning and one with every sign of life.
 #[utoipa::path(
     get, path = "/v1/admin/events", tag = "operators", security(("admin" = []), ("read-only" = [])),
     params(
@@ -114,7 +119,7 @@ struct Reading {
     responses(
         (status = 200, description = "the events; without `after` and `since` those from now on, or with `follow=false` all",
          body = String, content_type = "text/event-stream",
-         example = "id: 17\ndata: {\"specversion\":\"1.0\",\"type\":\"sandbox.claimed\"}\n\n"), OfEvents)
+         example = "retry: 2000\nid: 16\n: events\n\nid: 17\ndata: {\"specversion\":\"1.0\",\"type\":\"sandbox.claimed\"}\n\n"), OfEvents)
 )]
 pub(crate) async fn events(
     State(desk): State<EventDesk>,
@@ -188,7 +193,6 @@ impl EventDesk {
         let ends = self.feed.ledger_ends().await.map_err(failed)?;
         let from = from.unwrap_or(EventsFrom::After(if is_followed { ends.last } else { 0 }));
         let now_ms = self.clock.now_ms();
-        let mut waiting = VecDeque::from([Frame::default().retry(COME_BACK).comment("events")]);
         let mut reading = Reading {
             desk: self.clone(),
             request_id: facts.request_id.as_str().to_owned(),
@@ -200,11 +204,11 @@ impl EventDesk {
             waiting: VecDeque::new(),
             looks_left: 0,
             heartbeat_ms: now_ms.saturating_add(millis(HEARTBEAT)),
+            end_then: ends.last,
             is_over: false,
             _permit: permit,
         };
-        waiting.extend(reading.catch_up(ends.first, ends.last));
-        reading.waiting = waiting;
+        reading.show_place(Frame::default().retry(COME_BACK), "events", ends);
         Ok(reading)
     }
 }
@@ -246,7 +250,7 @@ impl Reading {
             return false;
         }
         if self.desk.clock.now_ms() >= self.heartbeat_ms {
-            return self.show_life().await;
+            return self.show_life(is_end).await;
         }
         // A page of which nothing is wanted is no reason to wait.
         !is_end || self.wait().await
@@ -277,22 +281,42 @@ impl Reading {
 
     /// Shows that we are there, and looks whether the ledger still holds what comes next. False when this answer ends
     /// here.
-    async fn show_life(&mut self) -> bool {
+    async fn show_life(&mut self, is_end: bool) -> bool {
         let ends = match self.desk.feed.ledger_ends().await {
             Ok(ends) => ends,
             Err(error) => return self.give_up(&error),
         };
-        let gap = self.catch_up(ends.first, ends.last);
-        self.show(Frame::default().comment("still here"));
-        if let Some(gap) = gap {
-            self.show(gap);
+        // The place moves on although nothing was wanted, or the ledger would let it go one day. Not to where the
+        // ledger ends now: what is read may lag behind that, but not by the time between two signs of life.
+        if let EventsFrom::After(after) = &mut self.from
+            && is_end
+        {
+            *after = self.end_then.max(*after);
         }
+        self.end_then = ends.last;
+        self.show_place(Frame::default(), "still here", ends);
         true
+    }
+
+    /// Shows where to come back to, if that is known: who reads from a moment on and got nothing yet says that again.
+    /// A gap is told with the place behind it, so that nobody gets to that place without having heard of it.
+    fn show_place(&mut self, frame: Frame, comment: &str, ends: LedgerEnds) {
+        let frame = frame.comment(comment);
+        let gap = self.catch_up(ends);
+        let placed = |frame: Frame| match self.from {
+            EventsFrom::After(place) => frame.id(place.to_string()),
+            EventsFrom::Since(_) => frame,
+        };
+        let frames = match gap {
+            Some(gap) => vec![frame, placed(gap)],
+            None => vec![placed(frame)],
+        };
+        frames.into_iter().for_each(|frame| self.show(frame));
     }
 
     /// Goes on where the ledger begins when it does not hold what comes next: because the oldest went, or because it
     /// was lost and made again. Says so to the reader.
-    fn catch_up(&mut self, first: u64, last: u64) -> Option<Frame> {
+    fn catch_up(&mut self, LedgerEnds { first, last }: LedgerEnds) -> Option<Frame> {
         let EventsFrom::After(after) = self.from else { return None };
         // From the beginning means from whatever the beginning is.
         if after == 0 || (after >= first.saturating_sub(1) && after <= last) {
