@@ -11,7 +11,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::sse::{Event as Frame, Sse};
 use axum::response::{IntoResponse as _, Response};
-use common::bus::{BusError, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds};
+use common::bus::{BusError, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds, SINCE_SECONDS_MAX};
 use common::clock::Clock;
 use common::contract::{Event, Fault, FaultCode};
 use common::domain::{Cause, PoolName, SandboxId, UnixSeconds};
@@ -140,6 +140,14 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
         .ok_or_else(|| Fault::invalid("Last-Event-ID", "must be the id of an event, a whole number"))
 }
 
+fn unix_seconds(moment: u64) -> Result<UnixSeconds, Fault> {
+    if moment <= SINCE_SECONDS_MAX {
+        return Ok(UnixSeconds::new(moment));
+    }
+    let problem = format!("must be in Unix seconds, not in milliseconds, and at most {SINCE_SECONDS_MAX}");
+    Err(Fault::invalid("since", problem))
+}
+
 // === impl Wanted ===
 
 impl Wanted {
@@ -153,7 +161,7 @@ impl Wanted {
                 return Err(Fault::invalid("after", "cannot be given together with since"));
             }
             (Some(place), _) => Some(EventsFrom::After(place)),
-            (None, Some(moment)) => Some(EventsFrom::Since(UnixSeconds::new(moment))),
+            (None, Some(moment)) => Some(EventsFrom::Since(unix_seconds(moment)?)),
             (None, None) => None,
         };
         let sandbox = self.sandbox.as_deref().map(SandboxId::parse).transpose();

@@ -432,6 +432,15 @@ async fn what_cannot_be_meant_is_refused() {
         let message = answer.json()["detail"]["message"].as_str().unwrap().to_owned();
         assert!(message.starts_with(field), "{query}: {message}");
     }
+    let too_late = "since must be in Unix seconds, not in milliseconds, and at most 9223372036";
+    // One more than that, the year 9999, and a moment in milliseconds and in nanoseconds.
+    for since in
+        ["9223372037", "253402300799", "1763683200000", "1763683200000000000", "18446744073709551615"]
+    {
+        let answer = rig.ask("GET", &format!("/v1/admin/events?since={since}"), ADMIN).await;
+        answer.assert_fault(FaultCode::InvalidRequest, too_late);
+    }
+    assert_eq!(places(&rig, "&since=9223372036", ADMIN).await, [""; 0]);
     let answer = rig.ask("GET", "/v1/admin/events", &and(ADMIN, &[("Last-Event-ID", "abc")])).await;
     answer
         .assert_fault(FaultCode::InvalidRequest, "Last-Event-ID must be the id of an event, a whole number");
