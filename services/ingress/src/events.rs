@@ -17,13 +17,14 @@ use common::contract::{Event, Fault, FaultCode};
 use common::domain::{Cause, PoolName, SandboxId, UnixSeconds};
 use common::runtime::telemetry::Chain;
 use futures_util::stream::BoxStream;
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
 use serde::Deserialize;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::unconstrained;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::unavailable;
@@ -44,6 +45,8 @@ pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(15 * 60);
 const LOOK_AGAIN_MIN: Duration = Duration::from_millis(20);
 /// Looks after the bell rang; together they take about a second.
 const LOOKS_MAX: u32 = 6;
+/// Rings that one look answers: more than can wait at once.
+const RINGS_AT_ONCE_MAX: usize = 32_768;
 /// When a reader whose connection was lost comes back, as it is told.
 const COME_BACK: Duration = Duration::from_secs(2);
 
@@ -89,6 +92,8 @@ struct Reading {
     until_ms: u64,
     /// What is to be sent before anything else is read.
     waiting: VecDeque<Frame>,
+    /// Rings that were heard, and whose events may not have been read yet.
+    rings: usize,
     /// Looks that are still worth it after the bell rang.
     looks_left: u32,
     /// When to show that we are there if nothing is shown until then, in milliseconds since the Unix epoch. Neither
@@ -96,7 +101,6 @@ struct Reading {
     heartbeat_ms: u64,
     /// The end of the ledger at the last sign of life.
     end_then: u64,
-    is_over: bool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -210,10 +214,10 @@ impl EventDesk {
             bell,
             until_ms: now_ms.saturating_add(millis(ANSWER_TIME_MAX)),
             waiting: VecDeque::new(),
+            rings: 0,
             looks_left: 0,
             heartbeat_ms: now_ms.saturating_add(millis(HEARTBEAT)),
             end_then: ends.last,
-            is_over: false,
             _permit: permit,
         };
         reading.show_place(Frame::default().retry(COME_BACK), "events", ends);
@@ -230,7 +234,7 @@ impl Reading {
                 if let Some(frame) = reading.waiting.pop_front() {
                     return Some((Ok(frame), reading));
                 }
-                if reading.is_over || !reading.read_on().await {
+                if !reading.read_on().await {
                     return None;
                 }
             }
@@ -242,6 +246,9 @@ impl Reading {
         if self.desk.stop.is_cancelled() || self.desk.clock.now_ms() >= self.until_ms {
             return false;
         }
+        if !self.hear() {
+            return false;
+        }
         let page = match self.desk.feed.events_from(self.from, &self.wanted, PAGE_EVENTS).await {
             Ok(page) => page,
             Err(error) => return self.give_up(&error),
@@ -249,7 +256,11 @@ impl Reading {
         let is_end = page.is_empty();
         if let Some(last) = page.last() {
             self.from = EventsFrom::After(last.sequence);
-            self.looks_left = 0;
+            // One ring may be for what this look came too early for.
+            self.rings = self.rings.saturating_sub(page.len());
+            if self.rings == 0 {
+                self.looks_left = 0;
+            }
             for kept in page {
                 self.take(kept);
             }
@@ -274,17 +285,36 @@ impl Reading {
         });
         let until_ms = look_ms.map_or(self.heartbeat_ms, |look_ms| look_ms.min(self.heartbeat_ms));
         tokio::select! {
-            ring = bell.next() => {
-                self.looks_left = LOOKS_MAX;
-                if ring.is_none() {
-                    // Nothing rings any more: whoever reads comes back, to a bell that does.
-                    self.is_over = true;
-                }
-            }
-            () = self.desk.clock.sleep_until(until_ms) => self.looks_left = self.looks_left.saturating_sub(1),
+            ring = bell.next() => return self.rang(ring),
+            () = self.desk.clock.sleep_until(until_ms) => {}
             () = self.desk.stop.cancelled() => return false,
         }
+        self.looks_left = self.looks_left.saturating_sub(1);
+        if self.looks_left == 0 {
+            self.rings = 0;
+        }
         true
+    }
+
+    /// Takes every ring that waits, because one look answers them all. False when this answer ends here.
+    fn hear(&mut self) -> bool {
+        for _ in 0..RINGS_AT_ONCE_MAX {
+            // The runtime would have it pause after some hundred of them, and each pause would be a look.
+            let ring = self.bell.as_mut().and_then(|bell| unconstrained(bell.next()).now_or_never());
+            match ring {
+                Some(ring) if !self.rang(ring) => return false,
+                Some(_) => {}
+                None => return true,
+            }
+        }
+        true
+    }
+
+    /// Notes a ring. False without one: nothing rings any more, and whoever reads comes back, to a bell that does.
+    fn rang(&mut self, ring: Option<()>) -> bool {
+        self.rings = self.rings.saturating_add(1);
+        self.looks_left = LOOKS_MAX;
+        ring.is_some()
     }
 
     /// Shows that we are there, and looks whether the ledger still holds what comes next. False when this answer ends
@@ -355,9 +385,8 @@ impl Reading {
         self.heartbeat_ms = self.desk.clock.now_ms().saturating_add(millis(HEARTBEAT));
     }
 
-    fn give_up(&mut self, error: &BusError) -> bool {
+    fn give_up(&self, error: &BusError) -> bool {
         tracing::warn!(request.id = self.request_id, error = %Chain(error), "a reader of events is sent away");
-        self.is_over = true;
         false
     }
 }

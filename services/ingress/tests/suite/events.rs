@@ -291,6 +291,49 @@ async fn the_place_does_not_move_past_what_cannot_be_read_yet() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_look_answers_all_rings_that_wait() {
+    let mut rig = told().await;
+    let (feed, rings) = SlowFeed::of(&mut rig);
+    feed.can_be_read_after(Duration::ZERO, 5).await;
+    let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
+    tell(&rig.line, &event("9", 1, "listed", "main")).await;
+    for _ in 0..10_000 {
+        rings.send(()).unwrap();
+    }
+    assert_eq!(reader.frames(1).await[0].id, "5");
+    reader.heartbeats(1).await;
+    let reads = feed.reads.load(Ordering::Relaxed);
+    assert!(reads <= 10, "{reads} reads for one event");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lags_behind_its_ring_is_not_forgotten_for_what_does_not() {
+    let mut rig = told().await;
+    let (feed, rings) = SlowFeed::of(&mut rig);
+    feed.can_be_read_after(Duration::ZERO, 5).await;
+    let began = rig.clock.began();
+    let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
+    for sandbox in ["8", "9"] {
+        tell(&rig.line, &event(sandbox, 1, "listed", "main")).await;
+        rings.send(()).unwrap();
+    }
+    let soon = feed.can_be_read_after(Duration::from_millis(300), 6);
+    let (frames, ()) = tokio::join!(reader.frames(2), soon);
+    assert_eq!((frames[0].id.as_str(), frames[1].id.as_str()), ("5", "6"));
+    assert!(began.elapsed() < HEARTBEAT, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bell_that_rings_no_more_ends_the_answer() {
+    let mut rig = told().await;
+    let (_feed, rings) = SlowFeed::of(&mut rig);
+    let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
+    assert!(reader.read_on().await);
+    drop(rings);
+    assert!(!reader.read_on().await, "{}", reader.read);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_reads_from_a_moment_on_has_no_place_before_its_first_event() {
     let rig = told().await;
     let mut reader = open(&rig, "/v1/admin/events?since=1900000000", ADMIN).await;
