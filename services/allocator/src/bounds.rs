@@ -5,7 +5,7 @@
 use crate::{Allocator, decode, store_fault};
 use common::bus::Request;
 use common::contract::bounds::{Bounded, Subject};
-use common::contract::{Fault, FaultCode};
+use common::contract::{Fault, FaultCode, Verb};
 use common::domain::{Candidate, PoolName, SandboxId};
 use common::store::StoreError;
 
@@ -26,6 +26,10 @@ impl Allocator {
             decode::<Bounded<Subject>>(&request.body)?;
         if pools.is_empty() {
             return Ok(None);
+        }
+        if !can_be_held(request.verb) {
+            let message = "this request is about all pools, and cannot be held to some of them";
+            return Err(Fault::new(FaultCode::Forbidden, message));
         }
         if pool.is_some_and(|pool| !pools.contains(&pool)) {
             return Err(outside());
@@ -61,6 +65,25 @@ impl Allocator {
             Some(sandbox) if lies_outside(pools, &sandbox.pool) => Err(outside()),
             _ => Ok(()),
         }
+    }
+}
+
+/// Whether a request of this verb names what it is about, or knows how to keep to some pools.
+const fn can_be_held(verb: Verb) -> bool {
+    match verb {
+        Verb::Allocate
+        | Verb::Release
+        | Verb::Get
+        | Verb::Extend
+        | Verb::Health
+        | Verb::Deletion
+        | Verb::Quarantine
+        | Verb::Unquarantine
+        | Verb::ForceRelease
+        | Verb::Sandboxes
+        | Verb::Sandbox
+        | Verb::BulkDelete => true,
+        Verb::Stats | Verb::Deletions | Verb::Parked | Verb::Replay | Verb::ReplayAll | Verb::Remove => false,
     }
 }
 

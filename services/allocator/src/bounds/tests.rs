@@ -107,3 +107,15 @@ async fn an_empty_list_bounds_nothing() {
     let claim = json!({"owner": "a", "pool": "main", "pools": []});
     assert_eq!(rig.ask(Verb::Allocate, claim).await.unwrap()["sandbox_id"], "2");
 }
+
+#[tokio::test]
+async fn what_is_about_all_pools_is_refused_to_whom_some_are_for() {
+    let rig = rig().await;
+    for verb in [Verb::Stats, Verb::Deletions, Verb::Parked, Verb::Replay, Verb::ReplayAll, Verb::Remove] {
+        let asked = |pools| json!({"key": "2", "pools": pools});
+        let fault = rig.ask(verb, asked(vec!["main"])).await.unwrap_err();
+        assert_eq!(fault.code, FaultCode::Forbidden, "{verb:?}");
+        let free = rig.ask(verb, asked(vec![])).await;
+        assert_ne!(free.err().map(|fault| fault.code), Some(FaultCode::Forbidden), "{verb:?}");
+    }
+}
