@@ -6,6 +6,7 @@ use axum::body::BodyDataStream;
 use axum::http::StatusCode;
 use common::bus::memory::MemoryBus;
 use common::bus::{BusError, EventFeed, EventsFrom, EventsWanted, KeptEvent, Ledger as _, LedgerEnds};
+use common::clock::Clock;
 use common::contract::{Event, EventData, FaultCode};
 use common::domain::SandboxId;
 use futures_util::stream::BoxStream;
@@ -55,8 +56,8 @@ impl SlowFeed {
         (feed, rings)
     }
 
-    async fn can_be_read_after(&self, span: Duration, place: u64) {
-        tokio::time::sleep(span).await;
+    async fn can_be_read_after(&self, clock: &dyn Clock, span: Duration, place: u64) {
+        clock.sleep(span).await;
         self.readable.store(place, Ordering::Relaxed);
     }
 }
@@ -285,7 +286,7 @@ async fn the_place_does_not_move_past_what_cannot_be_read_yet() {
     tell(&rig.line, &event("9", 1, "listed", "main")).await;
     reader.heartbeats(1).await;
     assert_eq!(reader.place(), Some("4"));
-    let soon = feed.can_be_read_after(Duration::from_secs(1), 5);
+    let soon = feed.can_be_read_after(&rig.clock, Duration::from_secs(1), 5);
     let (frames, ()) = tokio::join!(reader.frames(1), soon);
     assert_eq!((frames[0].id.as_str(), &frames[0].data["id"]), ("5", &json!("9:1")));
 }
@@ -294,7 +295,7 @@ async fn the_place_does_not_move_past_what_cannot_be_read_yet() {
 async fn one_look_answers_all_rings_that_wait() {
     let mut rig = told().await;
     let (feed, rings) = SlowFeed::of(&mut rig);
-    feed.can_be_read_after(Duration::ZERO, 5).await;
+    feed.can_be_read_after(&rig.clock, Duration::ZERO, 5).await;
     let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
     tell(&rig.line, &event("9", 1, "listed", "main")).await;
     for _ in 0..10_000 {
@@ -310,14 +311,14 @@ async fn one_look_answers_all_rings_that_wait() {
 async fn what_lags_behind_its_ring_is_not_forgotten_for_what_does_not() {
     let mut rig = told().await;
     let (feed, rings) = SlowFeed::of(&mut rig);
-    feed.can_be_read_after(Duration::ZERO, 5).await;
+    feed.can_be_read_after(&rig.clock, Duration::ZERO, 5).await;
     let began = rig.clock.began();
     let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
     for sandbox in ["8", "9"] {
         tell(&rig.line, &event(sandbox, 1, "listed", "main")).await;
         rings.send(()).unwrap();
     }
-    let soon = feed.can_be_read_after(Duration::from_millis(300), 6);
+    let soon = feed.can_be_read_after(&rig.clock, Duration::from_millis(300), 6);
     let (frames, ()) = tokio::join!(reader.frames(2), soon);
     assert_eq!((frames[0].id.as_str(), frames[1].id.as_str()), ("5", "6"));
     assert!(began.elapsed() < HEARTBEAT, "{:?}", began.elapsed());
@@ -357,7 +358,7 @@ async fn a_quiet_line_shows_that_it_is_alive() {
 async fn while_main_is_busy<T>(rig: &Rig, told: impl Future<Output = T>) -> T {
     let busy = async {
         for version in 3.. {
-            tokio::time::sleep(Duration::from_secs(3)).await;
+            rig.clock.sleep(Duration::from_secs(3)).await;
             tell(&rig.line, &event("1", version, "claimed", "main")).await;
         }
         unreachable!("versions do not end");
