@@ -236,7 +236,9 @@ pub trait Ticks: Send + Sync {
     /// Publishes a tick. With a `slot`, the stream keeps only the first of that slot.
     async fn tick(&self, kind: TickKind, slot: Option<u64>) -> Result<TickReceipt, BusError>;
 
-    /// Publishes a tick and waits at most `patience` for the report of a run that began after it was taken.
+    /// Publishes a tick and waits for the report of a run that began after it was taken. All of that takes at most
+    /// `patience`; a tick that was not taken by then is a failure. While there is no connection it is refused at once,
+    /// and one call is one tick, however often it has to be sent.
     async fn tick_and_wait(
         &self,
         kind: TickKind,
@@ -300,7 +302,8 @@ pub trait Pace: Send + Sync {
 /// The operators' side of the line.
 #[async_trait]
 pub trait DeletionLine: Send + Sync {
-    /// Pauses all deletions, or replaces the pause that is on.
+    /// Pauses all deletions, or replaces the pause that is on. While there is no connection, this and its opposite
+    /// are refused at once, and not done later.
     async fn pause(&self, pause: &Pause) -> Result<(), BusError>;
 
     /// Ends the pause; says which one was on.

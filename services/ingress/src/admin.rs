@@ -8,6 +8,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use common::bus::{BusError, TickReceipt, Ticks};
+use common::clock::Clock;
 use common::contract::reports::FAILED;
 use common::contract::{Fault, FaultCode, RunReport, TickKind, TickOrder, Verb};
 use common::runtime::telemetry::Chain;
@@ -19,18 +20,22 @@ use tokio::sync::Semaphore;
 use crate::deletions::operator;
 use crate::error::{Failure, json, pass_on, public_words};
 use crate::openapi::faults::{OfForcedRun, OfLook, OfReport, OfRun};
-use crate::relay::Relay;
+use crate::relay::{Relay, millis};
 use crate::request_id::Facts;
 
 /// Operators' requests that may wait for a report at once; each holds a subscription on the queue.
 pub const ADMIN_WAITERS_MAX: usize = 64;
 const HOUR_SECONDS: u64 = 3_600;
+/// Part of the wait for a report that is left for what comes after it.
+const ANSWER_MARGIN: Duration = Duration::from_millis(50);
 
 /// Where operators have runs started.
 #[derive(Clone)]
 pub(crate) struct TickDesk {
     pub(crate) ticks: Arc<dyn Ticks>,
+    /// How long a request may take in all.
     pub(crate) wait: Duration,
+    pub(crate) clock: Arc<dyn Clock>,
     /// How long stale sandboxes are kept.
     pub(crate) stale_kept: Duration,
     pub(crate) waiters: Arc<Semaphore>,
@@ -95,7 +100,8 @@ pub(crate) async fn sync(
     }
     let by = operator(&headers, &facts)?;
     tracing::warn!(request.id = facts.request_id.as_str(), %by, "{by} forces a sync");
-    desk.force(TickKind::Sync, &TickOrder::forced(by.as_str()), &facts).await
+    let until_ms = desk.clock.now_ms().saturating_add(millis(desk.wait));
+    desk.force(TickKind::Sync, &TickOrder::forced(by.as_str()).until(until_ms), &facts).await
 }
 
 /// `POST /v1/admin/expire`
@@ -197,7 +203,8 @@ pub(crate) async fn report(
     })?;
     let tick =
         tick.parse::<u64>().map_err(|_| Fault::invalid("the tick in the path", "must be a whole number"))?;
-    let last = desk.ticks.last_report(kind).await.map_err(|error| unavailable(&error, &facts))?;
+    let last = in_time(desk.ticks.last_report(kind), desk.wait, &*desk.clock).await;
+    let last = last.map_err(|error| unavailable(&error, &facts))?;
     // A later run has looked after the earlier tick as well.
     match last.filter(|report| report.tick >= tick) {
         Some(report) => show(&report),
@@ -210,7 +217,8 @@ pub(crate) async fn report(
 impl TickDesk {
     /// As [`Self::run`], with an order, which is refused while a tick without it waits.
     async fn force(&self, kind: TickKind, order: &TickOrder, facts: &Facts) -> Result<Response, Failure> {
-        let (receipt, report) = self.wait(self.ticks.order_and_wait(kind, order, self.wait), facts).await?;
+        let (receipt, report) =
+            self.wait(self.ticks.order_and_wait(kind, order, self.patience()), facts).await?;
         if report.is_none() && receipt.duplicate {
             let message = "an ordinary run waits to begin; force it after that";
             return Err(Fault::new(FaultCode::Contended, message).into());
@@ -219,8 +227,13 @@ impl TickDesk {
     }
 
     async fn run(&self, kind: TickKind, facts: &Facts) -> Result<Response, Failure> {
-        let (receipt, report) = self.wait(self.ticks.tick_and_wait(kind, self.wait), facts).await?;
+        let (receipt, report) = self.wait(self.ticks.tick_and_wait(kind, self.patience()), facts).await?;
         answer(kind, receipt, report.as_ref())
+    }
+
+    /// How long the queue may take: it knows whether the tick was taken, which is lost if its time is cut off.
+    fn patience(&self) -> Duration {
+        self.wait.saturating_sub(ANSWER_MARGIN)
     }
 
     /// Waits for a report if not too many do already.
@@ -232,7 +245,22 @@ impl TickDesk {
         let Ok(_permit) = self.waiters.try_acquire() else {
             return Err(Fault::new(FaultCode::NoWorkers, "too many requests wait for reports"));
         };
-        ticked.await.map_err(|error| unavailable(&error, facts))
+        in_time(ticked, self.wait, &*self.clock).await.map_err(|error| unavailable(&error, facts))
+    }
+}
+
+/// What the queue says, unless it takes longer than an operator's request may.
+pub(crate) async fn in_time<T>(
+    asked: impl Future<Output = Result<T, BusError>>,
+    wait: Duration,
+    clock: &dyn Clock,
+) -> Result<T, BusError> {
+    tokio::select! {
+        biased;
+        said = asked => said,
+        () = clock.sleep(wait) => {
+            Err(BusError { operation: "wait for the queue", source: "no answer in time".into() })
+        }
     }
 }
 

@@ -10,8 +10,9 @@ use common::clock::Clock;
 use common::contract::{Fault, Pause, PauseRequest};
 use serde::Serialize;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::admin::{unavailable, written};
+use crate::admin::{in_time, unavailable, written};
 use crate::error::Failure;
 use crate::openapi::faults::OfSwitch;
 use crate::request_id::Facts;
@@ -21,6 +22,8 @@ use crate::request_id::Facts;
 pub(crate) struct LineDesk {
     pub(crate) line: Arc<dyn DeletionLine>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// How long a turn of the switch may take.
+    pub(crate) wait: Duration,
 }
 
 #[derive(Serialize, utoipa::ToSchema)]
@@ -61,7 +64,8 @@ pub(crate) async fn pause(
     request.by = Some(by.clone());
     let paused =
         request.at(desk.clock.now(), &by).map_err(|(field, problem)| Fault::invalid(field, problem))?;
-    desk.line.pause(&paused).await.map_err(|error| unavailable(&error, &facts))?;
+    let turned = in_time(desk.line.pause(&paused), desk.wait, &*desk.clock).await;
+    turned.map_err(|error| unavailable(&error, &facts))?;
     tracing::warn!(
         request.id = facts.request_id.as_str(),
         reason = paused.reason,
@@ -81,7 +85,8 @@ pub(crate) async fn resume(
     State(desk): State<LineDesk>,
     Extension(facts): Extension<Facts>,
 ) -> Result<Response, Failure> {
-    let was_paused = desk.line.resume().await.map_err(|error| unavailable(&error, &facts))?;
+    let turned = in_time(desk.line.resume(), desk.wait, &*desk.clock).await;
+    let was_paused = turned.map_err(|error| unavailable(&error, &facts))?;
     let by = facts.actor(None);
     tracing::warn!(request.id = facts.request_id.as_str(), by, "deletions are resumed by {by}");
     written(StatusCode::OK, &Resumed { status: "running", was_paused })

@@ -328,6 +328,13 @@ impl FakeTicks {
         }
         Ok(())
     }
+
+    async fn hang_if_set(&self) {
+        if self.hangs.load(Ordering::SeqCst) {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 #[async_trait]
@@ -344,10 +351,7 @@ impl Ticks for FakeTicks {
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
         self.asked.lock().unwrap().push((kind, patience));
         let receipt = self.tick(kind, None).await?;
-        if self.hangs.load(Ordering::SeqCst) {
-            self.waiting.fetch_add(1, Ordering::SeqCst);
-            std::future::pending::<()>().await;
-        }
+        self.hang_if_set().await;
         Ok((receipt, self.report.lock().unwrap().clone()))
     }
 
@@ -360,6 +364,7 @@ impl Ticks for FakeTicks {
         self.asked.lock().unwrap().push((kind, patience));
         self.ordered.lock().unwrap().push(order.clone());
         self.fail_if_broken()?;
+        self.hang_if_set().await;
         let duplicate = self.is_full.load(Ordering::SeqCst);
         let report = self.report.lock().unwrap().clone().filter(|_| !duplicate);
         Ok((TickReceipt { sequence: TICK, duplicate }, report))
