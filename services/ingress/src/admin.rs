@@ -3,8 +3,8 @@
 //! "Sync now" publishes the same tick as the scheduler; the answer is the report of a run that began after it.
 
 use axum::Extension;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use common::bus::{BusError, TickReceipt, Ticks};
@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use crate::deletions::operator;
 use crate::error::{Failure, json, pass_on, public_words};
 use crate::openapi::faults::{OfForcedRun, OfLook, OfReport, OfRun};
+use crate::query::{Asked, NoQuery};
 use crate::relay::{Relay, millis};
 use crate::request_id::Facts;
 
@@ -43,6 +44,7 @@ pub(crate) struct TickDesk {
 
 /// How long a sandbox has to be stale.
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Grace {
     grace_period_hours: Option<u64>,
 }
@@ -58,6 +60,7 @@ struct NoFields {}
 
 /// How a sync is asked for.
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct How {
     force: Option<bool>,
 }
@@ -73,6 +76,7 @@ pub(crate) struct How {
 pub(crate) async fn stats(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
+    _: NoQuery,
 ) -> Result<Response, Failure> {
     let reply = relay.send(Verb::Stats, &facts, None, &NoFields {}).await?;
     Ok(pass_on(reply, StatusCode::OK))
@@ -91,10 +95,9 @@ pub(crate) async fn stats(
 pub(crate) async fn sync(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
-    how: Result<Query<How>, QueryRejection>,
+    Asked(How { force }): Asked<How>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let Query(How { force }) = how.map_err(|problem| Fault::invalid("the query", problem.body_text()))?;
     if force != Some(true) {
         return desk.run(TickKind::Sync, &facts).await;
     }
@@ -116,6 +119,7 @@ pub(crate) async fn sync(
 pub(crate) async fn expire(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
+    _: NoQuery,
 ) -> Result<Response, Failure> {
     desk.run(TickKind::Expiry, &facts).await
 }
@@ -132,6 +136,7 @@ pub(crate) async fn expire(
 pub(crate) async fn cleanup(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
+    _: NoQuery,
 ) -> Result<Response, Failure> {
     desk.run(TickKind::Sweep, &facts).await
 }
@@ -148,6 +153,7 @@ pub(crate) async fn cleanup(
 pub(crate) async fn census(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
+    _: NoQuery,
 ) -> Result<Response, Failure> {
     desk.run(TickKind::Census, &facts).await
 }
@@ -167,11 +173,9 @@ pub(crate) async fn census(
 pub(crate) async fn auto_delete_stale(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
-    grace: Result<Query<Grace>, QueryRejection>,
+    Asked(Grace { grace_period_hours }): Asked<Grace>,
 ) -> Result<Response, Failure> {
     const FIELD: &str = "grace_period_hours";
-    let Query(Grace { grace_period_hours }) =
-        grace.map_err(|_| Fault::invalid(FIELD, "must be a whole number"))?;
     let set_hours = desk.stale_kept.as_secs() / HOUR_SECONDS;
     if grace_period_hours.is_some_and(|hours| hours != set_hours) {
         return Err(
@@ -195,6 +199,7 @@ pub(crate) async fn report(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
     path: Result<Path<(String, String)>, PathRejection>,
+    _: NoQuery,
 ) -> Result<Response, Failure> {
     let Path((kind, tick)) = path.map_err(|_| Fault::invalid("the report id", "in the path is not text"))?;
     let kind = TickKind::parse(&kind).ok_or_else(|| {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::admin::{unavailable, written};
 use crate::error::Failure;
 use crate::openapi::faults::OfSwitch;
+use crate::query::NoQuery;
 use crate::request_id::Facts;
 
 /// Longest wait for the workers; those of a fleet answer within milliseconds, and silence ends it sooner.
@@ -37,6 +38,7 @@ pub(crate) struct FleetDesk {
 pub(crate) async fn fleet(
     State(desk): State<FleetDesk>,
     Extension(facts): Extension<Facts>,
+    _: NoQuery,
 ) -> Result<Response, Failure> {
     let workers = desk.discovery.workers(ANSWERS_PATIENCE).await;
     written(StatusCode::OK, &FleetReply::of(workers.map_err(|error| unavailable(&error, &facts))?))

@@ -45,6 +45,7 @@ pub mod deletions;
 pub mod events;
 pub mod fleet;
 mod orders;
+mod query;
 mod records;
 pub mod sandboxes;
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::admin::{in_time, unavailable, written};
 use crate::error::Failure;
 use crate::openapi::faults::OfSwitch;
+use crate::query::NoQuery;
 use crate::request_id::Facts;
 
 /// Where operators stop the deletions.
@@ -49,6 +50,7 @@ pub(crate) struct Resumed {
 pub(crate) async fn pause(
     State(desk): State<LineDesk>,
     Extension(facts): Extension<Facts>,
+    _: NoQuery,
     body: Bytes,
 ) -> Result<Response, Failure> {
     let mut request: PauseRequest = if body.is_empty() {
@@ -84,6 +86,7 @@ pub(crate) async fn pause(
 pub(crate) async fn resume(
     State(desk): State<LineDesk>,
     Extension(facts): Extension<Facts>,
+    _: NoQuery,
 ) -> Result<Response, Failure> {
     let turned = in_time(desk.line.resume(), desk.wait, &*desk.clock).await;
     let was_paused = turned.map_err(|error| unavailable(&error, &facts))?;
