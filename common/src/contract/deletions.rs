@@ -166,7 +166,8 @@ pub enum ReplayOutcome {
     Replayed,
     /// It was on its way already.
     AlreadyOnTheWay,
-    /// The sandbox is deleted, or its deletion is not wanted any more.
+    /// The sandbox is deleted; or, of a copy, its deletion is not wanted any more. A living sandbox that is named itself is
+    /// refused.
     Gone,
     /// The message still cannot be read.
     Unreadable,
