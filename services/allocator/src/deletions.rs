@@ -5,6 +5,7 @@
 
 use crate::{Allocator, decode, store_fault};
 use common::bus::{BusError, ParkedKey, ParkedMessage, QueuedMessage, Request};
+use common::contract::deletions::unreadable_sequence;
 use common::contract::queue::PAGE_LIMIT_MAX;
 use common::contract::subjects::UNREADABLE;
 use common::contract::{
@@ -148,6 +149,7 @@ impl Allocator {
         let KeyRequest { key, by } = decode(&request.body)?;
         let by = parse_actor(by.as_deref())?;
         let Some(sequence) = unreadable_sequence(&key) else {
+            self.sandbox_of(request, &key).await?;
             let message =
                 "only messages that nobody can read may be removed; replay a parked sandbox instead";
             return Err(Fault::new(FaultCode::InvalidState, message));
@@ -275,11 +277,6 @@ impl Allocator {
 pub(crate) fn parse_actor(by: Option<&str>) -> Result<Actor, Fault> {
     let by = by.map(str::trim).filter(|by| !by.is_empty()).unwrap_or(ANYBODY);
     Actor::parse(by).map_err(|problem| Fault::invalid("by", problem))
-}
-
-/// The sequence in `_unreadable.<sequence>`.
-fn unreadable_sequence(key: &str) -> Option<u64> {
-    key.strip_prefix(UNREADABLE)?.strip_prefix('.')?.parse().ok()
 }
 
 fn parked_view(message: &ParkedMessage) -> ParkedView {

@@ -5,6 +5,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use common::contract::deletions::unreadable_sequence;
 use common::contract::{
     DeletionRequest, DeletionsRequest, Fault, FaultCode, KeyRequest, ParkedRequest, ReplayAllReply,
     ReplayAllRequest, Verb,
@@ -19,6 +20,7 @@ use crate::openapi::faults::{OfLook, OfLookAtOne, OfOrder};
 use crate::query::{Asked, NoQuery};
 use crate::relay::Relay;
 use crate::request_id::Facts;
+use crate::sandboxes::sandbox_in_path;
 use crate::tokens::TOKEN_NAME_BYTES_MAX;
 
 pub(crate) mod switch;
@@ -120,7 +122,7 @@ pub(crate) async fn show(
     path: PathKey,
     _: NoQuery,
 ) -> Result<Response, Failure> {
-    let request = DeletionRequest { sandbox_id: key(path)? };
+    let request = DeletionRequest { sandbox_id: key(path, &facts)? };
     let reply = relay.send(Verb::Deletion, &facts, None, &request).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
@@ -140,7 +142,7 @@ pub(crate) async fn replay(
     _: NoQuery,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let request = KeyRequest { key: key(path)?, by: Some(operator(&headers, &facts)?.to_string()) };
+    let request = KeyRequest { key: key(path, &facts)?, by: Some(operator(&headers, &facts)?.to_string()) };
     let reply = relay.send(Verb::Replay, &facts, None, &request).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
@@ -160,7 +162,7 @@ pub(crate) async fn remove(
     _: NoQuery,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let request = KeyRequest { key: key(path)?, by: Some(operator(&headers, &facts)?.to_string()) };
+    let request = KeyRequest { key: key(path, &facts)?, by: Some(operator(&headers, &facts)?.to_string()) };
     let reply = relay.send(Verb::Remove, &facts, None, &request).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
@@ -209,8 +211,16 @@ pub(crate) async fn replay_all(
     written(StatusCode::OK, &total)
 }
 
-fn key(path: PathKey) -> Result<String, Fault> {
-    path.map(|Path(key)| key).map_err(|_| Fault::invalid("the id", "in the path is not text"))
+/// A sandbox, or the key of a message that nobody can read.
+fn key(path: PathKey, facts: &Facts) -> Result<String, Fault> {
+    match path {
+        Ok(Path(key)) if unreadable_sequence(&key).is_some() => Ok(key),
+        path => {
+            let sandbox = sandbox_in_path(path)?;
+            facts.note_sandbox(&sandbox);
+            Ok(sandbox.to_string())
+        }
+    }
 }
 
 /// Who asks, for the history: the name of the token, and behind it the name that the caller gives itself.

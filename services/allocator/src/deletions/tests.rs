@@ -319,6 +319,10 @@ async fn a_message_that_nobody_could_read_is_replayed_once_it_can_be_and_removed
     assert_eq!(fault.code, FaultCode::NotFound);
     let fault = rig.ask(Verb::Remove, json!({"key": "1"})).await.unwrap_err();
     assert_eq!(fault.code, FaultCode::InvalidState, "a sandbox is never forgotten so");
+    let unknown = |key| rig.ask(Verb::Remove, json!({"key": key}));
+    for key in ["9999", "_unreadable.+7"] {
+        assert_eq!(unknown(key).await.unwrap_err().code, FaultCode::NotFound, "{key}");
+    }
     assert!(Upkeep::parked(&rig.bus, None, 0, 9).await.unwrap().is_empty());
 }
 

@@ -168,3 +168,18 @@ async fn a_word_that_there_is_not_is_refused_before_anything_is_done() {
     assert!(rig.workers.seen().is_empty() && rig.ticks.asked.lock().unwrap().is_empty());
     assert_eq!(rig.line.status().await.unwrap().paused, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_cannot_be_is_refused_on_each_route_in_the_same_way() {
+    let long = "x".repeat(129);
+    let rig = Rig::new([Step::Say(None, "{}")]);
+    let keys = ["a%20b", "a.b", long.as_str(), "%FF", "_unreadable.x", "_unreadable.+7", "_unreadable."];
+    for key in keys {
+        for (method, way) in [("GET", ""), ("DELETE", ""), ("POST", "/replay")] {
+            let answer = rig.ask(method, &format!("/v1/admin/deletions/{key}{way}"), ADMIN).await;
+            assert_eq!(answer.status, 400, "{method} {key}: {answer:?}");
+            assert_eq!(answer.json()["detail"]["code"], "INVALID_REQUEST", "{method} {key}");
+        }
+    }
+    assert!(rig.workers.seen().is_empty());
+}
