@@ -85,7 +85,10 @@ pub(crate) async fn stats(
 /// `POST /v1/admin/sync`, or with `?force=true`: whatever is listed, and not behind a sync that waits already.
 #[utoipa::path(
     post, path = "/v1/admin/sync", tag = "operators", security(("admin" = [])),
-    params(("force" = Option<bool>, Query, description = "whatever is listed, and however much would go stale")),
+    params(
+        ("force" = Option<bool>, Query, description = "whatever is listed, and however much would go stale"),
+        ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")
+    ),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
          example = json!({"kind": "sync", "tick": 17, "duration_ms": 100, "status": "completed"})),
@@ -99,7 +102,7 @@ pub(crate) async fn sync(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     if force != Some(true) {
-        return desk.run(TickKind::Sync, &facts).await;
+        return desk.run(TickKind::Sync, &headers, &facts).await;
     }
     let by = operator(&headers, &facts)?;
     tracing::warn!(request.id = facts.request_id.as_str(), %by, "{by} forces a sync");
@@ -110,6 +113,7 @@ pub(crate) async fn sync(
 /// `POST /v1/admin/expire`
 #[utoipa::path(
     post, path = "/v1/admin/expire", tag = "operators", security(("admin" = [])),
+    params(("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
          example = json!({"kind": "expiry", "tick": 17, "duration_ms": 100, "status": "completed"})),
@@ -120,13 +124,15 @@ pub(crate) async fn expire(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
     _: NoQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    desk.run(TickKind::Expiry, &facts).await
+    desk.run(TickKind::Expiry, &headers, &facts).await
 }
 
 /// `POST /v1/admin/cleanup`: the sweep, which has every deletion worked on that was forgotten.
 #[utoipa::path(
     post, path = "/v1/admin/cleanup", tag = "operators", security(("admin" = [])),
+    params(("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
          example = json!({"kind": "sweep", "tick": 17, "duration_ms": 100, "status": "completed"})),
@@ -137,13 +143,15 @@ pub(crate) async fn cleanup(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
     _: NoQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    desk.run(TickKind::Sweep, &facts).await
+    desk.run(TickKind::Sweep, &headers, &facts).await
 }
 
 /// `POST /v1/admin/census`: counts the pools, and holds leases against claims.
 #[utoipa::path(
     post, path = "/v1/admin/census", tag = "operators", security(("admin" = [])),
+    params(("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
          example = json!({"kind": "census", "tick": 17, "duration_ms": 100, "status": "completed"})),
@@ -154,8 +162,9 @@ pub(crate) async fn census(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
     _: NoQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    desk.run(TickKind::Census, &facts).await
+    desk.run(TickKind::Census, &headers, &facts).await
 }
 
 /// `POST /v1/admin/auto-delete-stale`
@@ -163,7 +172,10 @@ pub(crate) async fn census(
 /// A tick takes no instructions, so the grace period may be named only as it is set.
 #[utoipa::path(
     post, path = "/v1/admin/auto-delete-stale", tag = "operators", security(("admin" = [])),
-    params(("grace_period_hours" = Option<u64>, Query, description = "as `STALE_KEPT_HOURS` has it, or left out")),
+    params(
+        ("grace_period_hours" = Option<u64>, Query, description = "as `STALE_KEPT_HOURS` has it, or left out"),
+        ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")
+    ),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
          example = json!({"kind": "stale", "tick": 17, "duration_ms": 100, "status": "completed"})),
@@ -174,6 +186,7 @@ pub(crate) async fn auto_delete_stale(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
     Asked(Grace { grace_period_hours }): Asked<Grace>,
+    headers: HeaderMap,
 ) -> Result<Response, Failure> {
     const FIELD: &str = "grace_period_hours";
     let set_hours = desk.stale_kept.as_secs() / HOUR_SECONDS;
@@ -182,7 +195,7 @@ pub(crate) async fn auto_delete_stale(
             Fault::invalid(FIELD, format!("can only be {set_hours}, as STALE_KEPT_HOURS has it")).into()
         );
     }
-    desk.run(TickKind::Stale, &facts).await
+    desk.run(TickKind::Stale, &headers, &facts).await
 }
 
 /// `GET /v1/admin/reports/{kind}/{tick}`
@@ -231,7 +244,15 @@ impl TickDesk {
         answer(kind, receipt, report.as_ref())
     }
 
-    async fn run(&self, kind: TickKind, facts: &Facts) -> Result<Response, Failure> {
+    async fn run(&self, kind: TickKind, headers: &HeaderMap, facts: &Facts) -> Result<Response, Failure> {
+        let by = operator(headers, facts)?;
+        tracing::info!(
+            request.id = facts.request_id.as_str(),
+            tick.kind = kind.as_str(),
+            %by,
+            "{by} asks for a {} run",
+            kind.as_str()
+        );
         let (receipt, report) = self.wait(self.ticks.tick_and_wait(kind, self.patience()), facts).await?;
         answer(kind, receipt, report.as_ref())
     }

@@ -20,7 +20,7 @@ use crate::openapi::faults::{OfLook, OfLookAtOne, OfOrder};
 use crate::query::{Asked, NoQuery};
 use crate::relay::Relay;
 use crate::request_id::Facts;
-use crate::sandboxes::sandbox_in_path;
+use crate::sandboxes::{only_text, sandbox_in_path};
 use crate::tokens::TOKEN_NAME_BYTES_MAX;
 
 pub(crate) mod switch;
@@ -225,16 +225,15 @@ fn key(path: PathKey, facts: &Facts) -> Result<String, Fault> {
 
 /// Who asks, for the history: the name of the token, and behind it the name that the caller gives itself.
 pub(crate) fn operator(headers: &HeaderMap, facts: &Facts) -> Result<Actor, Fault> {
-    let named = match headers.get(OPERATOR_HEADER).map(|value| value.to_str()) {
-        Some(Ok(name)) if !name.trim().is_empty() => Some(name.trim()),
-        Some(Err(_)) => {
-            return Err(Fault::invalid(OPERATOR_HEADER, "may hold only visible ASCII characters"));
-        }
-        _ => None,
-    };
+    let by = facts.actor(operator_name(headers)?);
+    Actor::parse(&by).map_err(|problem| Fault::invalid(OPERATOR_HEADER, problem))
+}
+
+/// The name that the caller gives itself, if it does.
+fn operator_name(headers: &HeaderMap) -> Result<Option<&str>, Fault> {
+    let named = only_text(headers, OPERATOR_HEADER)?.filter(|name| !name.is_empty());
     if named.is_some_and(|name| name.len() > OPERATOR_BYTES_MAX) {
         return Err(Fault::invalid(OPERATOR_HEADER, format!("may have at most {OPERATOR_BYTES_MAX} bytes")));
     }
-    let by = facts.actor(named);
-    Actor::parse(&by).map_err(|problem| Fault::invalid(OPERATOR_HEADER, problem))
+    Ok(named)
 }

@@ -2,7 +2,7 @@
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 use common::bus::DeletionLine;
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admin::{in_time, unavailable, written};
+use crate::deletions::{OPERATOR_HEADER, operator};
 use crate::error::Failure;
 use crate::openapi::faults::OfSwitch;
 use crate::query::NoQuery;
@@ -42,6 +43,7 @@ pub(crate) struct Resumed {
 /// `POST /v1/admin/deletions/pause`
 #[utoipa::path(
     post, path = "/v1/admin/deletions/pause", tag = "operators", security(("admin" = [])),
+    params(("X-Operator" = Option<String>, Header, description = "who of those that share the token asks; `by` in the body says the same")),
     request_body(content = PauseRequest, example = json!({"until_seconds": 600, "reason": "maintenance"})),
     responses(
         (status = 200, description = "no deletion begins", body = Paused,
@@ -51,6 +53,7 @@ pub(crate) async fn pause(
     State(desk): State<LineDesk>,
     Extension(facts): Extension<Facts>,
     _: NoQuery,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Failure> {
     let mut request: PauseRequest = if body.is_empty() {
@@ -62,7 +65,7 @@ pub(crate) async fn pause(
             Fault::invalid("the body", format!("is not the expected JSON object: {error}"))
         })?
     };
-    let by = facts.actor(request.by.as_deref().filter(|by| !by.trim().is_empty()));
+    let by = paused_by(&headers, request.by.as_deref(), &facts)?;
     request.by = Some(by.clone());
     let paused =
         request.at(desk.clock.now(), &by).map_err(|(field, problem)| Fault::invalid(field, problem))?;
@@ -80,6 +83,7 @@ pub(crate) async fn pause(
 /// `POST /v1/admin/deletions/resume`
 #[utoipa::path(
     post, path = "/v1/admin/deletions/resume", tag = "operators", security(("admin" = [])),
+    params(("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
     responses(
         (status = 200, description = "they go on", body = Resumed, example = json!({"status": "running", "was_paused": null})), OfSwitch)
 )]
@@ -87,10 +91,22 @@ pub(crate) async fn resume(
     State(desk): State<LineDesk>,
     Extension(facts): Extension<Facts>,
     _: NoQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Failure> {
+    let by = operator(&headers, &facts)?;
     let turned = in_time(desk.line.resume(), desk.wait, &*desk.clock).await;
     let was_paused = turned.map_err(|error| unavailable(&error, &facts))?;
-    let by = facts.actor(None);
-    tracing::warn!(request.id = facts.request_id.as_str(), by, "deletions are resumed by {by}");
+    tracing::warn!(request.id = facts.request_id.as_str(), %by, "deletions are resumed by {by}");
     written(StatusCode::OK, &Resumed { status: "running", was_paused })
+}
+
+/// Who pauses. The body may say it as well as the header; of two names one would be wrong.
+fn paused_by(headers: &HeaderMap, in_body: Option<&str>, facts: &Facts) -> Result<String, Fault> {
+    let by_header = operator(headers, facts)?.to_string();
+    let Some(named) = in_body.map(str::trim).filter(|by| !by.is_empty()) else { return Ok(by_header) };
+    let by_body = facts.actor(Some(named));
+    if by_header != by_body && by_header != facts.actor(None) {
+        return Err(Fault::invalid("by", format!("and {OPERATOR_HEADER} say two names: send one of them")));
+    }
+    Ok(by_body)
 }

@@ -1,6 +1,7 @@
 //! The operators' routes about deletions.
 
 use crate::support::{ADMIN, Headers, Rig, Step, request};
+use axum::http::HeaderValue;
 use common::bus::{DeletionLine as _, RequestError};
 use common::contract::{FaultCode, Verb};
 use serde_json::{Value, json};
@@ -182,4 +183,61 @@ async fn an_id_that_cannot_be_is_refused_on_each_route_in_the_same_way() {
         }
     }
     assert!(rig.workers.seen().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_order_heeds_the_operators_name_and_refuses_one_that_cannot_be() {
+    let rig = Rig::new([Step::Say(None, "{}")]);
+    let orders = [
+        ("POST", "/v1/admin/deletions/pause"),
+        ("POST", "/v1/admin/deletions/resume"),
+        ("POST", "/v1/admin/deletions/1/replay"),
+        ("DELETE", "/v1/admin/deletions/_unreadable.7"),
+        ("POST", "/v1/admin/deletions/replay?all=true"),
+        ("POST", "/v1/admin/sync"),
+        ("POST", "/v1/admin/sync?force=true"),
+        ("POST", "/v1/admin/expire"),
+        ("POST", "/v1/admin/cleanup"),
+        ("POST", "/v1/admin/census"),
+        ("POST", "/v1/admin/auto-delete-stale"),
+        ("POST", "/v1/admin/bulk-delete?status=stale"),
+        ("POST", "/v1/admin/sandboxes/7/quarantine"),
+        ("POST", "/v1/admin/sandboxes/7/unquarantine"),
+        ("POST", "/v1/admin/sandboxes/7/release"),
+    ];
+    let body = r#"{"reason":"smoke"}"#;
+    for (method, path) in orders {
+        for names in [&["two words"][..], &["\u{e9}"], &["alice", "bob"], &["alice", "alice"]] {
+            let mut request = request(method, path, ADMIN);
+            for name in names {
+                request.headers_mut().append("X-Operator", HeaderValue::from_bytes(name.as_bytes()).unwrap());
+            }
+            *request.body_mut() = body.into();
+            let answer = rig.send(request).await;
+            assert_eq!(answer.status, 400, "{path} {names:?}: {answer:?}");
+        }
+    }
+    assert!(rig.workers.seen().is_empty() && rig.ticks.asked.lock().unwrap().is_empty());
+    assert_eq!(rig.line.status().await.unwrap().paused, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_is_by_whom_the_header_or_the_body_names() {
+    let rig = Rig::new([Step::Say(None, "{}")]);
+    for (header, body, by) in [
+        ("alice", "", Some("admin/alice")),
+        ("alice", r#"{"by":"alice"}"#, Some("admin/alice")),
+        ("", r#"{"by":"bob b"}"#, Some("admin/bob b")),
+        ("", r#"{"by":" "}"#, Some("admin")),
+        ("alice", r#"{"by":"bob"}"#, None),
+    ] {
+        let mut request = request("POST", "/v1/admin/deletions/pause", ADMIN);
+        request.headers_mut().append("X-Operator", HeaderValue::from_static(header));
+        *request.body_mut() = body.into();
+        let answer = rig.send(request).await;
+        assert_eq!(answer.status, if by.is_some() { 200 } else { 400 }, "{header} {body}: {answer:?}");
+        if let Some(by) = by {
+            assert_eq!(answer.json()["paused"]["by"], by, "{header} {body}");
+        }
+    }
 }
