@@ -4,7 +4,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use common::bus::Discovery;
+use common::bus::{BusError, Discovery};
 use common::contract::FleetReply;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,5 +41,11 @@ pub(crate) async fn fleet(
     _: NoQuery,
 ) -> Result<Response, Failure> {
     let workers = desk.discovery.workers(ANSWERS_PATIENCE).await;
-    written(StatusCode::OK, &FleetReply::of(workers.map_err(|error| unavailable(&error, &facts))?))
+    let workers = workers.map_err(|error| unavailable(&error, &facts))?;
+    // This ingress answers as well: where not even that comes through, the queue stands still and nothing is known.
+    if workers.is_empty() {
+        let silence = BusError { operation: "ask who works", source: "nobody answers, not even we".into() };
+        return Err(unavailable(&silence, &facts).into());
+    }
+    written(StatusCode::OK, &FleetReply::of(workers))
 }

@@ -7,10 +7,11 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use bytes::Bytes;
 use common::bus::memory::{MemoryBus, MemoryConfig};
 use common::bus::{
-    BusError, Context, DeletionLine, Discovery, EventFeed, Reply, RequestError, Requests, TickReceipt, Ticks,
+    BusError, Context, DeletionLine, Discovery, EventFeed, Reply, RequestError, Requests, ServiceInfo,
+    TickReceipt, Ticks,
 };
 use common::clock::Clock;
-use common::contract::{Fault, FaultCode, Outcome, RunReport, TickKind, TickOrder, Verb};
+use common::contract::{Fault, FaultCode, Outcome, RunReport, TickKind, TickOrder, Verb, WorkerRole};
 use common::random::Random;
 use common::runtime::settings::Settings;
 use ingress::{Config, Ingress, Ports};
@@ -110,6 +111,9 @@ pub(crate) struct Rig {
     env: BTreeMap<String, String>,
 }
 
+/// An ingress that shows itself.
+struct Shown;
+
 /// An answer, read to its end.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
@@ -159,6 +163,13 @@ impl Rig {
     /// What becomes of a second ingress on the same registry.
     pub(crate) fn try_again(&self) -> Result<Ingress, prometheus::Error> {
         try_build(&self.env, &self.workers, &self.ticks, &self.line, self.clock, self.registry.clone())
+    }
+
+    /// Has an ingress show itself to whoever asks who works, as on every bus that works.
+    pub(crate) async fn show_itself(&self) {
+        let (bus, stop) = (Arc::clone(&self.line), self.stop.clone());
+        tokio::spawn(async move { bus.answer_discovery(Arc::new(Shown), stop).await });
+        tokio::task::yield_now().await;
     }
 
     /// Sends a request without a body.
@@ -222,6 +233,22 @@ pub(crate) fn request(method: &str, path: &str, headers: Headers<'_>) -> Request
 /// `base` and `more` together.
 pub(crate) fn and<'a>(base: &[(&'a str, &'a str)], more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     base.iter().chain(more).copied().collect()
+}
+
+// === impl Shown ===
+
+impl ServiceInfo for Shown {
+    fn role(&self) -> WorkerRole {
+        WorkerRole::Ingress
+    }
+
+    fn in_flight(&self) -> Option<u64> {
+        None
+    }
+
+    fn further(&self) -> Vec<(String, u64)> {
+        Vec::new()
+    }
 }
 
 // === impl Answer ===
