@@ -258,6 +258,12 @@ pub trait Ticks: Send + Sync {
 
     /// The last report of that kind, if there was a run yet.
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError>;
+
+    /// The sequence of the last tick that was ever taken, of whichever kind; 0 before the first, none if this bus
+    /// cannot tell.
+    async fn last_tick(&self) -> Result<Option<u64>, BusError> {
+        Ok(None)
+    }
 }
 
 /// Keeping the last census.

@@ -27,6 +27,8 @@ use crate::request_id::Facts;
 /// Operators' requests that may wait for a report at once; each holds a subscription on the queue.
 pub const ADMIN_WAITERS_MAX: usize = 64;
 const HOUR_SECONDS: u64 = 3_600;
+/// Longest time that a look for the last tick may take; without it, the answer is that there is no report yet.
+const LAST_TICK_PATIENCE: Duration = Duration::from_secs(1);
 /// Part of the wait for a report that is left for what comes after it.
 const ANSWER_MARGIN: Duration = Duration::from_millis(50);
 
@@ -201,7 +203,7 @@ pub(crate) async fn auto_delete_stale(
 /// `GET /v1/admin/reports/{kind}/{tick}`
 #[utoipa::path(
     get, path = "/v1/admin/reports/{kind}/{tick}", tag = "operators", security(("admin" = []), ("read-only" = [])),
-    params(("kind" = String, Path, description = "`sync`, `expiry`, `sweep`, `census` or `stale`"), ("tick" = u64, Path, description = "the tick that the run has to be for")),
+    params(("kind" = String, Path, description = "`sync`, `expiry`, `sweep`, `census` or `stale`"), ("tick" = u64, Path, description = "the tick that the run has to be for; 0 is any")),
     responses(
         (status = 200, description = "the report of a run for that tick or a later one", body = RunReport,
          example = json!({"kind": "sync", "tick": 17, "duration_ms": 100, "status": "completed"})),
@@ -226,6 +228,9 @@ pub(crate) async fn report(
     // A later run has looked after the earlier tick as well.
     match last.filter(|report| report.tick >= tick) {
         Some(report) => show(&report),
+        None if desk.was_never_issued(tick).await => {
+            Err(Fault::new(FaultCode::NotFound, format!("there was no tick {tick} yet")).into())
+        }
         None => accepted(kind, tick),
     }
 }
@@ -255,6 +260,12 @@ impl TickDesk {
         );
         let (receipt, report) = self.wait(self.ticks.tick_and_wait(kind, self.patience()), facts).await?;
         answer(kind, receipt, report.as_ref())
+    }
+
+    /// Whether nobody has been told of such a tick. Where that cannot be known it is waited for.
+    async fn was_never_issued(&self, tick: u64) -> bool {
+        let last = in_time(self.ticks.last_tick(), LAST_TICK_PATIENCE, &*self.clock).await;
+        matches!(last, Ok(Some(last)) if last < tick)
     }
 
     /// How long the queue may take: it knows whether the tick was taken, which is lost if its time is cut off.

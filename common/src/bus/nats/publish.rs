@@ -130,6 +130,11 @@ impl Ticks for NatsBus {
         };
         serde_json::from_slice(&value).map(Some).map_err(failed("read a report"))
     }
+
+    async fn last_tick(&self) -> Result<Option<u64>, BusError> {
+        let stream = self.jetstream.get_stream(self.config.subjects.ticks_stream()).await;
+        Ok(Some(stream.map_err(failed("look for a tick"))?.cached_info().state.last_sequence))
+    }
 }
 
 impl NatsBus {

@@ -163,6 +163,22 @@ async fn a_run_that_takes_longer_is_accepted_and_can_be_polled() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_report_for_a_tick_that_never_was_is_not_waited_for() {
+    let rig = rig();
+    let of = |tick: u64| format!("/v1/admin/reports/sync/{tick}");
+    let answer = rig.ask("GET", &of(TICK + 1), ADMIN).await;
+    answer.assert_fault(FaultCode::NotFound, "there was no tick 43 yet");
+    for tick in [0, TICK] {
+        assert_eq!(rig.ask("GET", &of(tick), ADMIN).await.status, 202, "{tick}");
+    }
+    // Where it cannot be known, it may still come.
+    rig.ticks.hangs.store(true, Ordering::SeqCst);
+    assert_eq!(rig.ask("GET", &of(TICK + 1), ADMIN).await.status, 202);
+    rig.ticks.forgets.store(true, Ordering::SeqCst);
+    assert_eq!(rig.ask("GET", &of(TICK + 1), ADMIN).await.status, 202);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_that_failed_says_why_in_words_fit_for_anybody() {
     let reason = "the listing failed\n\tat https://csp.example/v2?token=s3cret";
     let message = "the sync run for tick 42 failed: the listing failed at (address withheld)";

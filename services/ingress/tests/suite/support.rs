@@ -81,6 +81,8 @@ pub(crate) struct FakeTicks {
     pub(crate) report: Mutex<Option<RunReport>>,
     pub(crate) is_broken: AtomicBool,
     pub(crate) hangs: AtomicBool,
+    /// Whether it does not know its last tick.
+    pub(crate) forgets: AtomicBool,
     pub(crate) asked: Mutex<Vec<(TickKind, Duration)>>,
     pub(crate) waiting: AtomicUsize,
 }
@@ -400,6 +402,14 @@ impl Ticks for FakeTicks {
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {
         self.fail_if_broken()?;
         Ok(self.report.lock().unwrap().clone().filter(|report| report.kind == kind))
+    }
+
+    async fn last_tick(&self) -> Result<Option<u64>, BusError> {
+        if self.forgets.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        self.hang_if_set().await;
+        Ok(Some(TICK))
     }
 }
 
