@@ -22,7 +22,8 @@ pub mod memory;
 pub mod nats;
 
 pub use feed::{
-    Discovery, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds, ServiceInfo, WorkCounts,
+    Discovery, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds, SINCE_SECONDS_MAX, ServiceInfo,
+    WorkCounts,
 };
 
 /// How long a slot's tick keeps its copies out: twice the longest period that a scheduler may have.

@@ -168,7 +168,7 @@ pub(crate) async fn remove(
 }
 
 /// `POST /v1/admin/deletions/replay?all=true`: one page of `limit`; without it page after page, until the last or for as
-/// long as a request may take. Every page is a request of its own to the workers and may be repeated.
+/// long as a request may take. Every page is a request of its own to the workers; one whose answer is lost is the last.
 #[utoipa::path(
     post, path = "/v1/admin/deletions/replay", tag = "operators", security(("admin" = [])),
     params(("all" = bool, Query, description = "has to be true"), ("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason holds this"), ("cursor" = Option<u64>, Query, description = "where the last call ended, with the same filters"), ("limit" = Option<u32>, Query, description = "look at so many in this call, 1 to 100, and go on with the cursor; without it all are replayed that there is time for"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),

@@ -3,6 +3,7 @@
 //! The limits come from the constants that the parsers use, by the name of the parameter. A header that may be left
 //! out may be blank as well, so its pattern lets it.
 
+use common::bus::SINCE_SECONDS_MAX;
 use common::contract::TickKind;
 use common::contract::line::{PAUSE_SECONDS_MAX, PAUSE_TEXT_CHARS_MAX};
 use common::contract::queue::PAGE_LIMIT_MAX;
@@ -111,7 +112,8 @@ fn schema_of(place: &Place<'_>) -> Option<Value> {
         "name_prefix" => Some(text(VISIBLE, 1, SANDBOX_NAME_BYTES_MAX)),
         "limit" => Some(json!({"type": "integer", "minimum": 1, "maximum": PAGE_LIMIT_MAX})),
         "X-Lease-Epoch" | "Last-Event-ID" | "tick" => Some(whole()),
-        "cursor" | "grace_period_hours" | "after" | "since" if place.is_number => Some(whole()),
+        "since" => Some(json!({"type": "integer", "minimum": 0, "maximum": SINCE_SECONDS_MAX})),
+        "cursor" | "grace_period_hours" | "after" if place.is_number => Some(whole()),
         _ => None,
     }
 }

@@ -152,7 +152,8 @@ impl Rig {
         let (ticks, registry, stop) =
             (Arc::new(FakeTicks::default()), Registry::new(), CancellationToken::new());
         let line = Arc::new(MemoryBus::new(MemoryConfig::default(), Arc::new(clock), Arc::new(HighDice)));
-        let ingress = build(&env, &workers, &ticks, &line, clock, registry.clone());
+        let ports = ports(&workers, &ticks, &line, clock);
+        let ingress = try_build(&env, ports, registry.clone()).unwrap();
         let router = ingress.router(stop.clone());
         Self { workers, ticks, line, clock, registry, stop, router, own: ingress, env }
     }
@@ -164,7 +165,17 @@ impl Rig {
 
     /// What becomes of a second ingress on the same registry.
     pub(crate) fn try_again(&self) -> Result<Ingress, prometheus::Error> {
-        try_build(&self.env, &self.workers, &self.ticks, &self.line, self.clock, self.registry.clone())
+        try_build(&self.env, self.ports(), self.registry.clone())
+    }
+
+    /// Gives the router another ledger to read.
+    pub(crate) fn read_events_from(&mut self, events: Arc<dyn EventFeed>) {
+        let ports = Ports { events, ..self.ports() };
+        self.router = try_build(&self.env, ports, Registry::new()).unwrap().router(self.stop.clone());
+    }
+
+    fn ports(&self) -> Ports {
+        ports(&self.workers, &self.ticks, &self.line, self.clock)
     }
 
     /// Has an ingress show itself to whoever asks who works, as on every bus that works.
@@ -188,29 +199,13 @@ impl Rig {
     }
 }
 
-fn build(
-    env: &BTreeMap<String, String>,
+fn ports(
     workers: &Arc<FakeWorkers>,
     ticks: &Arc<FakeTicks>,
     line: &Arc<MemoryBus>,
     clock: PausedClock,
-    registry: Registry,
-) -> Ingress {
-    try_build(env, workers, ticks, line, clock, registry).unwrap()
-}
-
-fn try_build(
-    env: &BTreeMap<String, String>,
-    workers: &Arc<FakeWorkers>,
-    ticks: &Arc<FakeTicks>,
-    line: &Arc<MemoryBus>,
-    clock: PausedClock,
-    registry: Registry,
-) -> Result<Ingress, prometheus::Error> {
-    let mut settings = Settings::new(env);
-    let config = Config::read(&mut settings);
-    let config = settings.finish(config).unwrap();
-    let ports = Ports {
+) -> Ports {
+    Ports {
         requests: Arc::clone(workers) as Arc<dyn Requests>,
         ticks: Arc::clone(ticks) as Arc<dyn Ticks>,
         line: Arc::clone(line) as Arc<dyn DeletionLine>,
@@ -219,11 +214,20 @@ fn try_build(
         secrets: None,
         clock: Arc::new(clock),
         random: Arc::new(HighDice),
-    };
+    }
+}
+
+fn try_build(
+    env: &BTreeMap<String, String>,
+    ports: Ports,
+    registry: Registry,
+) -> Result<Ingress, prometheus::Error> {
+    let mut settings = Settings::new(env);
+    let config = Config::read(&mut settings);
+    let config = settings.finish(config).unwrap();
     Ingress::new(config, ports, registry)
 }
 
-/// A request without a body.
 pub(crate) fn request(method: &str, path: &str, headers: Headers<'_>) -> Request<Body> {
     let mut request = Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap()).uri(path);
     for (name, value) in headers {
