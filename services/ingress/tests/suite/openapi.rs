@@ -121,6 +121,7 @@ async fn behind_the_gate(route: &Route) -> Vec<Answer> {
             continue;
         }
         let rig = Rig::new([step]);
+        rig.show_itself().await;
         answers.push(ask(&rig, route, plain()).await);
     }
     let rig = Rig::new([Step::Say(None, "{}")]);
