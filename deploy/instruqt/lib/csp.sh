@@ -32,6 +32,7 @@ csp_read_token() {
         '' | *[!!-~]*) return 1 ;;
     esac
     csp_token=$json_value
+    lab_keep_secret "$csp_token"
 }
 
 # Sets csp_group_user and csp_group_admin. A fresh account may show its groups a moment late.

@@ -110,7 +110,7 @@ http_call() {
     done
 }
 
-# Sets http_verdict to done, again or final, and http_problem to what a person should know. $1 is never printed.
+# Sets http_verdict to done, again or final, and http_problem to what a person should know. $1 is the token.
 http_judge() {
     http_verdict=again
     [ "$http_status" != 000 ] || return 0
@@ -122,7 +122,12 @@ http_judge() {
             ;;
     esac
     http_code_word=
-    ! json_get detail.code || http_code_word=$(printf '%s' "$json_value" | tr -cd 'A-Z_')
+    if json_get detail.code; then
+        case $json_value in
+            *[!A-Z_]*) ;; # It is none of the broker's.
+            *) http_code_word=$json_value ;;
+        esac
+    fi
     http_describe "$1"
     case $http_status in
         408 | 425 | 429 | 5??) ;;
@@ -139,15 +144,17 @@ http_judge() {
     esac
 }
 
+# Sets http_problem to what the answer says of itself. $1 is the token that was sent.
 http_describe() {
-    http_problem="answer $http_status${http_code_word:+ $http_code_word}"
+    http_problem="answer $http_status"
+    [ -z "$http_code_word" ] || lab_tells_a_secret "$http_code_word" || http_problem="$http_problem $http_code_word"
+    # Without a token, a password was sent.
+    [ -n "$1" ] || return 0
     json_get detail.message || return 0
-    http_message=$(printf '%s' "$json_value" | tr -cd ' -~' | cut -c 1-200)
-    [ -n "$http_message" ] || return 0
-    case $http_message in
-        *"${1:-$http_message}"*) ;; # It holds the token, or there is none and a password was sent.
-        *) http_problem="$http_problem: $http_message" ;;
-    esac
+    http_message=$(printf '%s' "$json_value" | tr -cd ' -~')
+    # All of it is looked at, and not the beginning alone: half a secret is one, too.
+    [ -z "$http_message" ] || lab_tells_a_secret "$http_message" ||
+        http_problem="$http_problem: $(printf '%s' "$http_message" | cut -c 1-200)"
 }
 
 # Sets http_wait_ms: what the answer asks for, else twice the last wait; never beyond the end of the script's time.

@@ -28,6 +28,10 @@ lab_begin() {
     trap 'exit 130' INT
     trap 'exit 143' TERM
     lab_temp=
+    lab_child=
+    lab_secrets=
+    lab_keep_secret "${BROKER_API_TOKEN:-}"
+    lab_keep_secret "${INFOBLOX_PASSWORD:-}"
     command -v curl >/dev/null || fail 'curl is not installed'
     lab_number LAB_WAIT_SECONDS 600
     lab_number LAB_TIMEOUT_SECONDS 30
@@ -43,6 +47,26 @@ lab_begin() {
 
 lab_end() {
     [ -z "$lab_temp" ] || rm -f "$lab_temp"
+}
+
+# Waits for the process $1 of this script, which ends with the script, and sets lab_code to how it ended. A signal is
+# heeded at once, while it would wait for a process in the foreground.
+lab_wait_for() {
+    lab_child=$1
+    lab_code=0
+    wait "$lab_child" || lab_code=$?
+    lab_child=
+}
+
+# From now on no answer that holds $1 is printed.
+lab_keep_secret() {
+    [ -z "$1" ] || lab_secrets="$lab_secrets$1
+"
+}
+
+# Whether $1, one line, holds anything that must not be printed.
+lab_tells_a_secret() {
+    ! printf '%s%s\n' "$lab_secrets" "$1" | awk -f "$lab_lib/secret.awk"
 }
 
 # Sets the variable named $1 to its value or to $2, and ends the script unless that is a whole number.

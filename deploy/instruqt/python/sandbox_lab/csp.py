@@ -38,10 +38,12 @@ class Csp:
         self._token = self._session.call(
             self._call("POST", "session/users/sign_in", credentials), (200, 201), _read_token
         )
+        self._session.secrets.keep(self._token)
         target = {"id": f"identity/accounts/{account}"}
         self._token = self._session.call(
             self._call("POST", "session/account_switch", target), (200, 201), _read_token
         )
+        self._session.secrets.keep(self._token)
 
     def groups(self) -> list[str]:
         """The two groups of a user. A fresh account may show its groups a moment late."""
