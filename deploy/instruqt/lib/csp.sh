@@ -121,3 +121,9 @@ csp_account() {
     sandbox_id=${lab_text##*/}
     [ -z "$sandbox_id" ] || lab_is_id "$sandbox_id" || fail 'sandbox_id.txt holds no id of an account'
 }
+
+# Whether the files of a user are of the account $1.
+csp_user_is_of() {
+    lab_read user_sandbox_id.txt
+    [ "$lab_text" = "$1" ]
+}

@@ -150,8 +150,8 @@ lab_export() {
 # Sets lab_text to the content of the file $1 without blanks around it; empty if there is no such file.
 lab_read() {
     lab_text=
-    [ -r "$LAB_FILES_DIR/$1" ] || return 0
-    lab_text=$(cat "$LAB_FILES_DIR/$1")
+    [ -e "$LAB_FILES_DIR/$1" ] || return 0
+    lab_text=$(cat "$LAB_FILES_DIR/$1" 2>/dev/null) || fail "cannot read $1"
     lab_text=${lab_text#"${lab_text%%[![:space:]]*}"}
     lab_text=${lab_text%"${lab_text##*[![:space:]]}"}
 }
@@ -167,9 +167,17 @@ lab_put() {
 # As lab_put, but a file that is there already stays as it is, also one that appears at this moment.
 lab_put_new() {
     lab_compose "$@"
-    ln "$lab_temp" "$LAB_FILES_DIR/$1" 2>/dev/null || [ -s "$LAB_FILES_DIR/$1" ] || fail "cannot write $1"
+    [ -e "$LAB_FILES_DIR/$1" ] || ln "$lab_temp" "$LAB_FILES_DIR/$1" 2>/dev/null || [ -e "$LAB_FILES_DIR/$1" ] ||
+        fail "cannot write $1"
     rm -f "$lab_temp"
     lab_temp=
+}
+
+# Removes what is known of a user: the address last, by which it can be found.
+lab_forget_user() {
+    lab_user=$LAB_FILES_DIR/user_
+    rm -f "${lab_user}credentials.sh" "${lab_user}password.txt" "${lab_user}id.txt" "${lab_user}sandbox_id.txt" \
+        "${lab_user}email.txt" || fail 'cannot remove the files of the user'
 }
 
 lab_compose() {

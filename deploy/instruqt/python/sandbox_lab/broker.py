@@ -95,6 +95,9 @@ def allocate(session: Session, files: Files) -> int:
     # sandbox_env.sh comes last and is never of another sandbox: where it is, everything is.
     if files.read("subtenant_id.txt") != sandbox.id:
         files.remove("sandbox_env.sh")
+    # The user of another sandbox is none of this one, and may be called the same.
+    if files.read("user_sandbox_id.txt") != sandbox.external_id:
+        files.forget_user()
     files.put("subtenant_id.txt", sandbox.id)
     files.put("external_id.txt", sandbox.external_id)
     files.put("sandbox_id.txt", sandbox.external_id)
@@ -140,4 +143,6 @@ def cleanup(session: Session, files: Files) -> int:
             code = 1
     if code == 0:
         files.remove(PENDING)
+        # The sandbox takes its user along.
+        files.forget_user()
     return code
