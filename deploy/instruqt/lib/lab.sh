@@ -8,11 +8,18 @@ set -u
 LC_ALL=C
 export LC_ALL
 
-# One answer may take this much memory. The largest real ones have a few kilobytes.
-BODY_BYTES_MAX=1048576
+# One body may have this much. The largest real ones have a few kilobytes.
+BODY_BYTES_MAX=65536
+TOO_LARGE='the answer is too large'
 
+# What is closed must not be taken by the next file that is opened.
+(: >&2) || exec 2>/dev/null
+(: <&0) 2>/dev/null || exec </dev/null
+(: >&1) 2>/dev/null || exec >/dev/null
+
+# Whether anybody hears it changes nothing of what was done.
 say() {
-    printf '%s: %s\n' "$lab_name" "$*" >&2
+    printf '%s: %s\n' "$lab_name" "$*" >&2 || :
 }
 
 fail() {
@@ -46,6 +53,7 @@ lab_begin() {
 }
 
 lab_end() {
+    [ -z "$lab_child" ] || kill "$lab_child" 2>/dev/null || :
     [ -z "$lab_temp" ] || rm -f "$lab_temp"
 }
 
@@ -119,7 +127,12 @@ lab_pause() {
     lab_fraction=000$(($1 % 1000))
     lab_fraction=${lab_fraction#"${lab_fraction%???}"}
     # POSIX promises whole seconds only.
-    sleep "$(($1 / 1000)).$lab_fraction" 2>/dev/null || sleep $((($1 + 999) / 1000))
+    sleep "$(($1 / 1000)).$lab_fraction" >/dev/null 2>&1 &
+    lab_wait_for $!
+    [ "$lab_code" -eq 0 ] || {
+        sleep $((($1 + 999) / 1000)) >/dev/null 2>&1 &
+        lab_wait_for $!
+    }
 }
 
 # Escapes what ends a string, for JSON and for curl's configuration alike. The text has no control characters.

@@ -6,7 +6,7 @@ import unittest
 from dataclasses import dataclass
 
 from tests import behaviour
-from tests.proxy import change, change_raw, lie
+from tests.proxy import HANG, change, change_raw, lie
 from tests.rig import (
     ALLOCATED_FILES,
     IMPLEMENTATIONS,
@@ -150,6 +150,28 @@ class Killed(unittest.TestCase):
         with fleet().line(forever=lie(503)) as line:
             process = lab.start("allocate", BROKER_API_URL=line.url)
             wait("the first request", lambda: line.seen)
+            process.terminate()
+            self.assertIn(finish(process).code, (143, -15))
+        lab.must("cleanup")
+        lab.holds_none()
+
+
+    def check_a_signal_during_a_call(self, lab):
+        """Neither the command nor what it started outlives the signal: both hold the pipe that is read to its end."""
+        with fleet().line(forever=HANG) as line:
+            process = lab.start("allocate", BROKER_API_URL=line.url, LAB_TIMEOUT_SECONDS="600")
+            wait("the first request", lambda: line.seen)
+            process.terminate()
+            self.assertIn(finish(process).code, (143, -15))
+            self.assertEqual(line.outlasted, 0)
+        lab.must("cleanup")
+        lab.holds_none()
+
+    def check_a_signal_during_a_wait(self, lab):
+        patient = {"LAB_WAIT_SECONDS": "900", "LAB_BACKOFF_MS": "900000", "LAB_BACKOFF_MAX_MS": "900000"}
+        with fleet().line(forever=lie(503)) as line:
+            process = lab.start("allocate", BROKER_API_URL=line.url, **patient)
+            self.assertIn(b"next try in", process.stdout.readline())
             process.terminate()
             self.assertIn(finish(process).code, (143, -15))
         lab.must("cleanup")
