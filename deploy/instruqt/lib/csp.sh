@@ -12,6 +12,7 @@ csp_begin() {
         http://?* | https://?*) csp_base=${CSP_URL%/} ;;
         *) csp_base=https://${CSP_URL%/} ;;
     esac
+    lab_url CSP_URL "$csp_base"
     http_headers=
     http_waits_for_pool=no
     csp_token=

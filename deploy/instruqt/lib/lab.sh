@@ -42,12 +42,19 @@ lab_begin() {
     command -v curl >/dev/null || fail 'curl is not installed'
     lab_number LAB_WAIT_SECONDS 600
     lab_number LAB_TIMEOUT_SECONDS 30
+    lab_not_zero LAB_TIMEOUT_SECONDS
     lab_number LAB_CONNECT_SECONDS 5
+    lab_not_zero LAB_CONNECT_SECONDS
     lab_number LAB_BACKOFF_MS 1000
     lab_number LAB_BACKOFF_MAX_MS 30000
     lab_number LAB_RETRY_AFTER_MAX_SECONDS 60
     LAB_FILES_DIR=${LAB_FILES_DIR:-.}
     [ -d "$LAB_FILES_DIR" ] || fail "LAB_FILES_DIR: there is no folder $LAB_FILES_DIR"
+    # Else a name could pose as an option.
+    case $LAB_FILES_DIR in
+        /*) ;;
+        *) LAB_FILES_DIR=./$LAB_FILES_DIR ;;
+    esac
     lab_clock
     lab_deadline=$((lab_now + LAB_WAIT_SECONDS))
 }
@@ -90,6 +97,40 @@ lab_number() {
         esac
     done
     eval "$1=\$lab_value"
+}
+
+lab_not_zero() {
+    eval "[ \"\$$1\" -gt 0 ]" || fail "$1 must be at least 1"
+}
+
+# Ends the script unless $2, the value of the variable named $1, is the URL of a server: scheme, host, perhaps a port
+# and a path. It may hold a secret and is not printed.
+lab_url() {
+    lab_place=${2#http://}
+    lab_place=${lab_place#https://}
+    lab_place=${lab_place%%/*}
+    lab_port=80
+    case $lab_place in
+        \[*\]:*) lab_port=${lab_place##*:} lab_host=${lab_place%:*} ;;
+        \[*) lab_host=$lab_place ;;
+        *:*) lab_port=${lab_place#*:} lab_host=${lab_place%%:*} ;;
+        *) lab_host=$lab_place ;;
+    esac
+    case $lab_host in
+        \[*\]) lab_host=${lab_host#?} lab_host=${lab_host%?} lab_odd='*[!0-9A-Za-z:.%]*' ;;
+        *) lab_odd='*[!0-9A-Za-z._-]*' ;;
+    esac
+    case $2 in
+        *[!!-~]* | *[?#]*) lab_host= ;;
+    esac
+    # shellcheck disable=SC2254 # It is a pattern.
+    case $lab_host in
+        '' | $lab_odd) fail "$1 is no URL of a server" ;;
+    esac
+    case $lab_port in
+        '' | *[!0-9]* | ??????*) lab_port=0 ;;
+    esac
+    [ "$lab_port" -gt 0 ] && [ "$lab_port" -le 65535 ] || fail "$1 names no port from 1 to 65535"
 }
 
 # Ends the script unless the variable named $1 has a value that can stand in a header.

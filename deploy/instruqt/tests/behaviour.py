@@ -126,6 +126,13 @@ SETTINGS = (
     Row("participant beyond ASCII", code=1, env={"INSTRUQT_PARTICIPANT_ID": "zoë"}),
     Row("no URL", code=1, env={"BROKER_API_URL": None}),
     Row("URL of a file", code=1, env={"BROKER_API_URL": "file:///etc/passwd"}),
+    Row("URL with a blank", code=1, env={"BROKER_API_URL": "http://127.0.0.1:9/a b"}),
+    Row("URL with a port beyond", code=1, env={"BROKER_API_URL": "http://127.0.0.1:99999"}),
+    Row("URL with no port", code=1, env={"BROKER_API_URL": "http://127.0.0.1:/v1"}),
+    Row("URL with two ports", code=1, env={"BROKER_API_URL": "http://127.0.0.1:9:9"}),
+    Row("URL with a question", code=1, env={"BROKER_API_URL": "http://127.0.0.1:9/?x"}),
+    Row("no time for a call", code=1, env={"LAB_TIMEOUT_SECONDS": "0"}),
+    Row("no time for a connection", code=1, env={"LAB_CONNECT_SECONDS": "00"}),
     Row("wait is no number", code=1, env={"LAB_WAIT_SECONDS": "1; true"}),
     Row("no such folder", code=1, env={"LAB_FILES_DIR": "/nowhere/at/all"}),
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import unittest
 from dataclasses import dataclass
 
@@ -208,13 +209,15 @@ class Written(unittest.TestCase):
         self.assertEqual(finish(process).code, 0)
 
     def check_another_folder(self, lab):
-        place = lab.folder / "a 'quoted' place"
-        place.mkdir()
-        lab.must("allocate", LAB_FILES_DIR=place.name)
-        self.assertEqual(lab.names(), [place.name])
-        self.assertEqual(sorted(os.listdir(place)), sorted(ALLOCATED_FILES))
-        lab.must("cleanup", LAB_FILES_DIR=str(place))
-        self.assertEqual(fleet().held(lab.owner), [])
+        for name in ("a 'quoted' place", "-d"):
+            place = lab.folder / name
+            place.mkdir()
+            lab.must("allocate", LAB_FILES_DIR=place.name)
+            self.assertEqual(lab.names(), [place.name])
+            self.assertEqual(sorted(os.listdir(place)), sorted(ALLOCATED_FILES))
+            lab.must("cleanup", LAB_FILES_DIR=place.name)
+            self.assertEqual(fleet().held(lab.owner), [])
+            shutil.rmtree(place)
 
     def check_a_folder_that_cannot_be_written(self, lab):
         """A folder stands where a file should be: root may write everywhere, but not there."""

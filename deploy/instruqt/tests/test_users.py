@@ -146,6 +146,8 @@ class Provision(unittest.TestCase):
                     ("INSTRUQT_PARTICIPANT_ID", None),
                     ("INSTRUQT_PARTICIPANT_ID", 'a"b'),
                     ("USER_DOMAIN", "a b"),
+                    ("CSP_URL", "http://127.0.0.1:9/a b"),
+                    ("CSP_URL", "127.0.0.1:99999"),
                 ):
                     run = lab.must("provision-user", 1, **{"CSP_URL": line.url, name: value})
                     self.assertNotIn("gave up", run.output)

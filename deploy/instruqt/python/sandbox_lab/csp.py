@@ -11,7 +11,7 @@ from sandbox_lab.calls import Answer, Call
 from sandbox_lab.files import Files, exports
 from sandbox_lab.password import new_password
 from sandbox_lab.retry import Refused, Session
-from sandbox_lab.settings import Failed, is_id, required
+from sandbox_lab.settings import Failed, is_id, required, server_url
 
 EMAIL = r"[A-Za-z0-9._+-]+@[A-Za-z0-9._+-]+"
 
@@ -29,7 +29,7 @@ class Csp:
             raise Failed("INFOBLOX_PASSWORD holds characters that cannot be sent")
         url = os.environ.get("CSP_URL") or "csp.infoblox.com"
         url = url[:-1] if url.endswith("/") else url
-        self._base = url if re.match(r"https?://.", url) else f"https://{url}"
+        self._base = server_url("CSP_URL", url if re.match(r"https?://.", url) else f"https://{url}")
         self._token = ""
 
     def enter(self, account: str) -> None:
