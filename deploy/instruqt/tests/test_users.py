@@ -103,6 +103,23 @@ class Provision(unittest.TestCase):
             self.assertNotEqual(lab.text("user_password.txt"), first)
             self.assertEqual(lab.text("user_email.txt"), "another@infoblox.lab")
 
+    def check_password_that_is_replaced_meanwhile(self, lab):
+        """Two that begin at once may each think that the other's file is of an earlier user."""
+        put = []
+
+        def replace(seen, _status, _body):
+            if seen.path.endswith("/password") and not put:
+                put.append(seen.path)
+                (lab.folder / "user_password.txt").write_text("ABCabcde1234!@#$")
+
+        with provider_of(lab) as provider:
+            account = Account(lab, provider)
+            with Proxy(provider.url, note=replace) as line:
+                lab.must("provision-user", CSP_URL=line.url)
+            self.assertEqual(lab.text("user_password.txt"), "ABCabcde1234!@#$")
+            (lab.folder / "user_password.txt").chmod(0o600)
+            account.has_one_user()
+
     def check_no_password_but_a_whole_one(self, lab):
         with provider_of(lab) as provider:
             account = Account(lab, provider)
