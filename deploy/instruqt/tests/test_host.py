@@ -7,7 +7,7 @@ import unittest
 from tests import behaviour
 from tests.rig import LAB, Implementation, for_each_implementation
 
-SHUT = ("2>&-", "2>/dev/full", ">&- 2>&- <&-")
+SHUT = ("2>/dev/full", ">&- 2>&- <&-")
 
 
 class At(Implementation):

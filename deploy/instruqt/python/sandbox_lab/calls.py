@@ -174,7 +174,8 @@ class Caller:
             def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
                 return self.do_open(Secure, request)
 
-        return urllib.request.build_opener(urllib.request.ProxyHandler(_proxies()), _NoRedirect, PlainHandler, SecureHandler)
+        proxies = urllib.request.ProxyHandler(_proxies())
+        return urllib.request.build_opener(proxies, _NoRedirect, PlainHandler, SecureHandler)
 
 
 def _request(call: Call) -> urllib.request.Request:
