@@ -22,7 +22,8 @@ pub mod memory;
 pub mod nats;
 
 pub use feed::{
-    Discovery, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds, ServiceInfo, WorkCounts,
+    Discovery, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds, SINCE_SECONDS_MAX, ServiceInfo,
+    WorkCounts,
 };
 
 /// How long a slot's tick keeps its copies out: twice the longest period that a scheduler may have.
@@ -236,7 +237,9 @@ pub trait Ticks: Send + Sync {
     /// Publishes a tick. With a `slot`, the stream keeps only the first of that slot.
     async fn tick(&self, kind: TickKind, slot: Option<u64>) -> Result<TickReceipt, BusError>;
 
-    /// Publishes a tick and waits at most `patience` for the report of a run that began after it was taken.
+    /// Publishes a tick and waits for the report of a run that began after it was taken. All of that takes at most
+    /// `patience`; a tick that was not taken by then is a failure. While there is no connection it is refused at once,
+    /// and one call is one tick, however often it has to be sent.
     async fn tick_and_wait(
         &self,
         kind: TickKind,
@@ -256,6 +259,12 @@ pub trait Ticks: Send + Sync {
 
     /// The last report of that kind, if there was a run yet.
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError>;
+
+    /// The sequence of the last tick that was ever taken, of whichever kind; 0 before the first, none if this bus
+    /// cannot tell.
+    async fn last_tick(&self) -> Result<Option<u64>, BusError> {
+        Ok(None)
+    }
 }
 
 /// Keeping the last census.
@@ -300,7 +309,8 @@ pub trait Pace: Send + Sync {
 /// The operators' side of the line.
 #[async_trait]
 pub trait DeletionLine: Send + Sync {
-    /// Pauses all deletions, or replaces the pause that is on.
+    /// Pauses all deletions, or replaces the pause that is on. While there is no connection, this and its opposite
+    /// are refused at once, and not done later.
     async fn pause(&self, pause: &Pause) -> Result<(), BusError>;
 
     /// Ends the pause; says which one was on.

@@ -4,7 +4,8 @@
 //! # Guarantees
 //! All attempts of a call are the same request: same body, same idempotency key, same request id. A failure that says
 //! when is repeated after that time, one that a repeat cannot help is returned at once, and nothing takes longer than
-//! the call's deadline.
+//! the call's deadline. A page of work, of which a repeat would do another one ([`Verb::leads_to_the_same`]), has all of
+//! that time in one attempt, and is repeated only if nobody began with it.
 //!
 //! # Never
 //! Makes a second claim of one call: a repeated claim has the key of the first.
@@ -97,7 +98,8 @@ pub enum ClientError {
     /// The broker said so: at once, or it was still its last word when the time was over.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Nobody answered before the time was over. It may have been done: the same call again is safe.
+    /// Nobody answered before the time was over. It may have been done: the same call again is safe if its verb
+    /// [leads to the same](Verb::leads_to_the_same).
     #[error("no allocator has answered: {reason} (request {request_id})")]
     Unanswered {
         /// Why the last attempt brought nothing.
@@ -157,12 +159,22 @@ impl Claim {
 // === impl ClientError ===
 
 impl ClientError {
-    /// Whether the same call may go better later. It is always safe.
+    /// Whether the same call may go better later. It is safe for every verb that
+    /// [leads to the same](Verb::leads_to_the_same).
     #[must_use]
     pub const fn may_pass(&self) -> bool {
         match self {
             Self::Refused(refusal) => !matches!(refusal.code.repeat(), Repeat::Never),
             Self::Unanswered { .. } => true,
+            Self::Unreadable { .. } => false,
+        }
+    }
+
+    /// Whether nobody began with the attempt that ended so.
+    const fn is_unbegun(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.code.is_unbegun(),
+            Self::Unanswered { reason, .. } => matches!(reason, RequestError::NoResponders),
             Self::Unreadable { .. } => false,
         }
     }
@@ -283,9 +295,11 @@ impl Client {
             .with_max_delay(PAUSE_MAX)
             .without_max_times();
         let mut ceilings = ceilings.build();
+        let leads_to_the_same = verb.leads_to_the_same();
+        let attempt_max = if leads_to_the_same { self.patience.attempt } else { self.patience.call };
         let mut attempt = 1_u32;
         loop {
-            let left = self.left_until(ends_ms).min(self.patience.attempt);
+            let left = self.left_until(ends_ms).min(attempt_max);
             let context = Context {
                 request_id: request_id.to_owned(),
                 deadline_ms: Some(self.clock.now_ms().saturating_add(millis(left))),
@@ -301,6 +315,7 @@ impl Client {
                     Setback { error, again_after: Some(Duration::ZERO) }
                 }
             };
+            let again_after = again_after.filter(|_| leads_to_the_same || error.is_unbegun());
             let Some(wanted) = again_after else { return Err(error) };
             let ceiling = ceilings.next().unwrap_or(PAUSE_MAX);
             let pause = wanted + PAUSE_MIN + full_jitter(&*self.random, ceiling);
@@ -323,7 +338,7 @@ impl Client {
 fn refused(reply: &Reply, request_id: &str, attempt: u32) -> Setback {
     let detail = match serde_json::from_slice::<FaultBody>(&reply.body) {
         Ok(FaultBody { detail }) => detail,
-        // Of a code that is newer than this build, or of somebody in between: to repeat is safe.
+        // Of a code that is newer than this build, or of somebody in between.
         Err(error) => {
             let error =
                 ClientError::Unreadable { problem: error.to_string(), request_id: request_id.to_owned() };

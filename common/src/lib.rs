@@ -13,13 +13,13 @@ pub mod clock;
 pub mod contract;
 pub mod random;
 
-mod aws;
 pub mod bus;
 pub mod client;
 pub mod provider;
 pub mod secrets;
 pub mod store;
 
+mod aws;
 pub mod runtime;
 
 #[doc(hidden)]

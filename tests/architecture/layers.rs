@@ -44,7 +44,7 @@ enum Layer {
     Promise {
         is_wire: bool,
     },
-    /// An adapter; the family is the port that it keeps, or `runtime`.
+    /// An adapter; the family is the port that it keeps, or `runtime`, or `aws`, which adapters of several ports are made with.
     Adapter {
         family: String,
     },
@@ -145,8 +145,7 @@ fn layer_of(tree: &Tree, module: &[String]) -> Option<Layer> {
         "domain" => Some(Layer::Domain),
         "contract" => Some(Layer::Promise { is_wire: true }),
         "clock" | "random" => Some(Layer::Promise { is_wire: false }),
-        "client" => Some(Layer::Adapter { family: "client".to_owned() }),
-        "runtime" => Some(Layer::Adapter { family: "runtime".to_owned() }),
+        family @ ("client" | "runtime" | "aws") => Some(Layer::Adapter { family: family.to_owned() }),
         port @ ("store" | "provider" | "bus" | "secrets") => match module.get(1) {
             Some(adapter) if below(port, adapter) => Some(Layer::Adapter { family: port.to_owned() }),
             _ => Some(Layer::Promise { is_wire: false }),
@@ -162,7 +161,7 @@ fn refused_layer(from: &Layer, to: &Layer) -> Option<String> {
         }
         (Layer::Promise { .. }, Layer::Adapter { .. }) => Some("a promise knows no adapter".to_owned()),
         (Layer::Adapter { family: from }, Layer::Adapter { family: to }) => {
-            let allowed = from == to || to == "runtime";
+            let allowed = from == to || to == "runtime" || to == "aws";
             (!allowed).then(|| format!("an adapter of `{from}` knows none of `{to}`; go through the port"))
         }
         _ => None,

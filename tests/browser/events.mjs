@@ -56,6 +56,29 @@ export const checks = {
     assert.ok((await rows(body(page))).some((row) => row[0] === "999999999" && row[3] === "7"));
   },
 
+  "what happens while the line is away is shown, also if nothing was shown before": async (rig) => {
+    const { page, fleet } = rig;
+    const asked = [];
+    await enter(rig, "events");
+    await page.route("**/v1/admin/events*", async (route) => {
+      const request = route.request();
+      asked.push(request.headers()["last-event-id"]);
+      if (asked.length > 1) return route.continue();
+      // The line is cut behind the first thing that the broker says, and something happens before it is there again.
+      const answer = await fetch(request.url(), { headers: { Authorization: request.headers().authorization } });
+      const reader = answer.body.getReader();
+      const { value } = await reader.read();
+      await reader.cancel();
+      await fleet.claim("away-1", "away-lab");
+      return route.fulfill({ contentType: "text/event-stream", body: Buffer.from(value) });
+    });
+    await followFrom(page, "now", { type: "claimed" });
+    await eventually("what happened meanwhile", async () => (await rows(body(page))).some((row) => row[6] === "away-1"));
+    assert.equal(asked[0], undefined);
+    assert.match(asked[1], /^\d+$/);
+    assert.equal(await page.locator(".gap").count(), 0);
+  },
+
   "a broker that is away is asked again, and what is wrong in the question is said": async (rig) => {
     const { page } = rig;
     await enter(rig, "events");

@@ -2,9 +2,9 @@
 
 use crate::engines::{Engine, World};
 use crate::ledger::{event, kept, life, now};
-use common::bus::{EventsFrom, EventsWanted, KeptEvent, ServiceInfo, WorkCounts};
+use common::bus::{EventsFrom, EventsWanted, KeptEvent, SINCE_SECONDS_MAX, ServiceInfo, WorkCounts};
 use common::contract::{FaultCode, Verb, WorkerRole, WorkerView};
-use common::domain::{Cause, SandboxId};
+use common::domain::{Cause, SandboxId, UnixSeconds};
 use futures_util::StreamExt as _;
 use harness::wait::{PATIENCE, eventually};
 use std::sync::Arc;
@@ -80,6 +80,11 @@ pub(crate) async fn the_ledger_is_read_from_a_moment_on(engine: Engine) {
     assert_eq!(places(&read(&world, earlier, &all, 12).await), (1..=12).collect::<Vec<_>>());
     let later = EventsFrom::Since(now().after(HOUR));
     assert!(world.bus.events_from(later, &all, 100).await.unwrap().is_empty());
+    // Also where the nanoseconds of a server overflow, or a date has no text any more.
+    for beyond in [SINCE_SECONDS_MAX, SINCE_SECONDS_MAX + 1, 253_402_300_799, 253_402_300_800, u64::MAX] {
+        let beyond = EventsFrom::Since(UnixSeconds::new(beyond));
+        assert_eq!(world.bus.events_from(beyond, &all, 100).await.unwrap(), [], "{beyond:?}");
+    }
 }
 
 pub(crate) async fn only_wanted_events_are_read(engine: Engine) {

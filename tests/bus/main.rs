@@ -136,5 +136,6 @@ on_every_engine! {
         deletions_go_on_after_an_outage,
         an_announcement_during_an_outage_is_not_taken_for_one,
         requests_and_ticks_go_on_after_an_outage,
+        an_order_that_is_refused_in_an_outage_is_not_carried_out_after_it,
     }
 }

@@ -1,11 +1,11 @@
 //! What lies on the wire, for those who come without our client: `nats` on a command line, other services.
 
 use crate::engines::{Engine, World};
-use crate::fixtures::{answer, ask_later, context, serve, work};
+use crate::fixtures::{SHORT, answer, ask_later, context, serve, work};
 use async_nats::{Client, HeaderMap, RequestErrorKind, jetstream};
 use bytes::Bytes;
 use common::bus::Answer;
-use common::contract::{Fault, FaultCode, Outcome, ParkedDeletion, Verb, headers};
+use common::contract::{Fault, FaultCode, Outcome, ParkedDeletion, TickKind, TickOrder, Verb, headers};
 use harness::wait::PATIENCE;
 
 /// A world whose worker has answered once, so that it is there.
@@ -124,4 +124,30 @@ async fn a_parked_deletion_can_be_read_by_its_headers() {
     let shown = [headers::PARKED_REASON, headers::PARKED_AT, headers::ATTEMPTS]
         .map(|name| message.headers.get(name).map(ToString::to_string));
     assert_eq!(shown, ["status 500", "2025-11-21T00:00:00Z", "8"].map(|text| Some(text.to_owned())));
+}
+
+#[tokio::test]
+async fn an_order_is_one_message_however_often_it_is_sent() {
+    let world = Engine::Nats.world().await;
+    let order = TickOrder::forced("alice").until(7);
+    let (first, _) = world.bus.order_and_wait(TickKind::Sync, &order, SHORT).await.unwrap();
+    let (second, _) = world.bus.tick_and_wait(TickKind::Sync, SHORT).await.unwrap();
+    let (subjects, client) = world.nats();
+    let streams = jetstream::new(client);
+    let stream = streams.get_stream(subjects.ticks_stream()).await.unwrap();
+    let mut ids = Vec::new();
+    for receipt in [first, second] {
+        assert!(!receipt.duplicate);
+        let message = stream.get_raw_message(receipt.sequence).await.unwrap();
+        ids.push(message.headers.get("Nats-Msg-Id").expect("an id").as_str().to_owned());
+        // As after an answer that was lost.
+        let again = streams.publish_with_headers(
+            subjects.tick(TickKind::Sync),
+            message.headers.clone(),
+            message.payload.clone(),
+        );
+        let again = again.await.unwrap().await.unwrap();
+        assert_eq!((again.sequence, again.duplicate), (receipt.sequence, true));
+    }
+    assert!(ids[0] != ids[1] && ids[0].starts_with("sync:order:"), "{ids:?}");
 }

@@ -4,7 +4,8 @@ use crate::engines::Engine;
 use crate::fixtures::{announce, answer, ask, consume, context, report, run_on_ticks, serve, work};
 use bytes::Bytes;
 use common::bus::{Announced, RequestError, Verdict};
-use common::contract::{TickKind, Verb};
+use common::contract::{Pause, TickKind, TickOrder, Verb};
+use futures_util::FutureExt as _;
 use harness::wait::{PATIENCE, eventually};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -85,4 +86,30 @@ pub(crate) async fn requests_and_ticks_go_on_after_an_outage(engine: Engine) {
         eventually("a tick", PATIENCE, || async { world.bus.tick_and_wait(TickKind::Sweep, PATIENCE).await })
             .await;
     assert_eq!(told.unwrap().report, report(2));
+}
+
+pub(crate) async fn an_order_that_is_refused_in_an_outage_is_not_carried_out_after_it(engine: Engine) {
+    const SYNC: TickKind = TickKind::Sync;
+    let mut world = engine.world_that_stops(|_| {}).await;
+    world.bus.pause(&Pause::default()).await.unwrap();
+    world.stop_server().await;
+    eventually("the outage to be noticed", PATIENCE, || async {
+        if world.bus.is_connected() { Err("connected") } else { Ok(()) }
+    })
+    .await;
+    // Polled once: whatever is not refused at once waits for the queue, and would be sent when that is back.
+    let order = TickOrder::forced("alice");
+    let ordered = world.bus.order_and_wait(SYNC, &order, PATIENCE).now_or_never();
+    assert!(ordered.is_some_and(|answer| answer.is_err()));
+    let ticked = world.bus.tick_and_wait(SYNC, PATIENCE).now_or_never();
+    assert!(ticked.is_some_and(|answer| answer.is_err()));
+    let resumed = world.bus.resume().now_or_never();
+    assert!(resumed.is_some_and(|answer| answer.is_err()));
+    let late = Pause { by: "late".to_owned(), ..Pause::default() };
+    assert!(world.bus.pause(&late).now_or_never().is_some_and(|answer| answer.is_err()));
+    world.start_server().await;
+    // Behind everything that this connection may have kept for later.
+    let after = eventually("a tick", PATIENCE, || async { world.bus.tick(SYNC, Some(1)).await }).await;
+    assert_eq!((after.sequence, after.duplicate), (1, false), "the first that the stream has ever seen");
+    assert_eq!(world.bus.status().await.unwrap().paused, Some(Pause::default()));
 }

@@ -67,7 +67,11 @@ async fn wrong_requests_over_nats_change_nothing() {
         (Verb::Allocate, "{}", FaultCode::MissingSandboxId),
         (Verb::Allocate, r#"{"owner": "a b"}"#, FaultCode::InvalidRequest),
         (Verb::Allocate, r#"{"owner": "a", "pool": "no.pool"}"#, FaultCode::InvalidRequest),
-        (Verb::Release, r#"{"owner": "a", "sandbox_id": "../1"}"#, FaultCode::NotFound),
+        (Verb::Allocate, r#"["a"]"#, FaultCode::InvalidRequest),
+        (Verb::Quarantine, r#"["1", "why"]"#, FaultCode::InvalidRequest),
+        (Verb::Release, r#"{"owner": "a", "sandbox_id": "../1"}"#, FaultCode::InvalidRequest),
+        (Verb::Release, r#"{"owner": "a"}"#, FaultCode::InvalidRequest),
+        (Verb::Release, r#"{"owner": "a", "sandbox_id": "9"}"#, FaultCode::NotFound),
         (Verb::Get, r#"{"sandbox_id": "1"}"#, FaultCode::MissingSandboxId),
     ] {
         let fault = fault(&rig, verb, body).await;

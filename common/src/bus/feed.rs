@@ -12,12 +12,17 @@ use tokio_util::sync::CancellationToken;
 /// What times are counted in, in what they are shown in.
 pub(super) const NANOS_IN_A_MICRO: u64 = 1_000;
 
+/// The last moment that reading can begin at, in Unix seconds: in the year 2262. The server counts in nanoseconds of 63
+/// bits, and shows everything from the beginning if that overflows.
+pub const SINCE_SECONDS_MAX: u64 = i64::MAX.unsigned_abs() / 1_000_000_000;
+
 /// Where reading begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventsFrom {
     /// Behind that place of the ledger; 0 is its beginning.
     After(u64),
-    /// With the first event that the ledger took at that moment or later.
+    /// With the first event that the ledger took at that moment or later. What is beyond [`SINCE_SECONDS_MAX`] is as
+    /// far as that.
     Since(UnixSeconds),
 }
 

@@ -33,11 +33,13 @@ pub(super) async fn answer<P: Send>(
     if deadline_ms <= clock.now_ms() {
         return None;
     }
+    let verb = request.verb;
     tokio::select! {
         biased;
         answer = handler.handle(request) => Some(answer),
         () = clock.sleep_until(deadline_ms) => {
-            Some(refuse(FaultCode::Timeout, "the deadline passed; repeat with the same key"))
+            let fault = verb.unseen_end(FaultCode::Timeout, "the deadline passed; repeat with the same key");
+            Some(Answer { outcome: None, body: Err(fault) })
         }
     }
 }

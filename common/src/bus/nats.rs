@@ -245,6 +245,12 @@ impl NatsBus {
         self.client.connection_state() == State::Connected
     }
 
+    /// Refuses at once while there is no connection. The client library would keep what it is given and send it, stale,
+    /// after a reconnect; an order that was refused has to stay undone.
+    fn refuse_unconnected(&self, operation: &'static str) -> Result<(), BusError> {
+        if self.connected() { Ok(()) } else { Err(failed(operation)("not connected")) }
+    }
+
     /// Sends what is still buffered and closes the connection. The last thing that a process does with it.
     pub async fn close(&self) {
         self.send_rest().await;

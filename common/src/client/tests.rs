@@ -172,3 +172,41 @@ async fn a_good_answer_that_cannot_be_read_is_told_and_not_repeated() {
     assert!(matches!(ended, Err(ClientError::Unreadable { .. })), "{ended:?}");
     assert_eq!(seen.len(), 1);
 }
+
+/// Asks for a page of work at a door with these answers; what came of it, and what the door saw.
+async fn page(
+    verb: Verb,
+    answers: Vec<Result<Reply, RequestError>>,
+) -> (Result<serde_json::Value, ClientError>, Vec<Seen>) {
+    let clock = Leaping(ManualClock::at(UnixSeconds::new(1_763_683_200)));
+    let door =
+        Arc::new(Door { clock: clock.clone(), answers: Mutex::new(answers.into()), seen: Mutex::default() });
+    let client = Client::new(door.clone(), Arc::new(clock), Arc::new(Dice::seeded(7)), Patience::default());
+    let ended = client.ask(verb, &serde_json::json!({"limit": 100})).await;
+    let seen = door.seen.lock().unwrap().clone();
+    (ended, seen)
+}
+
+#[tokio::test]
+async fn a_page_of_work_is_repeated_only_if_nobody_began_with_it() {
+    for verb in [Verb::BulkDelete, Verb::ReplayAll] {
+        let unbegun = vec![Err(RequestError::NoResponders), fault(FaultCode::NoWorkers), released()];
+        let (ended, seen) = page(verb, unbegun).await;
+        assert_eq!((ended.is_ok(), seen.len()), (true, 3), "{verb:?}");
+        let unreadable = Ok(Reply { outcome: None, is_fault: true, body: Bytes::from_static(b"<html>") });
+        for unseen in [
+            Err(RequestError::TimedOut),
+            Err(RequestError::Disconnected),
+            fault(FaultCode::Timeout),
+            fault(FaultCode::StoreUnavailable),
+            fault(FaultCode::UpstreamUnavailable),
+            fault(FaultCode::InternalError),
+            unreadable,
+        ] {
+            let (ended, seen) = page(verb, vec![unseen.clone(), released()]).await;
+            assert_eq!((ended.is_err(), seen.len()), (true, 1), "{verb:?} {unseen:?}");
+            assert_eq!(seen[0].patience, Patience::default().call, "one attempt has all of the time");
+            assert_eq!(seen[0].context.deadline_ms, Some(seen[0].at_ms + 30_000));
+        }
+    }
+}

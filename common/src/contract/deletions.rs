@@ -1,6 +1,7 @@
 //! Deletion work and what is kept of it when it is given up.
 
 use super::queue::PreCleanView;
+use super::subjects::UNREADABLE;
 use crate::domain::{Epoch, HistoryEntry, InvalidId, PoolName, Sandbox, SandboxId, State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -166,7 +167,8 @@ pub enum ReplayOutcome {
     Replayed,
     /// It was on its way already.
     AlreadyOnTheWay,
-    /// The sandbox is deleted, or its deletion is not wanted any more.
+    /// The sandbox is deleted; or, of a copy, its deletion is not wanted any more. A living sandbox that is named itself is
+    /// refused.
     Gone,
     /// The message still cannot be read.
     Unreadable,
@@ -217,6 +219,14 @@ pub struct RemoveReply {
     pub key: String,
     /// Whether it was there.
     pub removed: bool,
+}
+
+/// The sequence in `_unreadable.<sequence>`, the key of a parked message that nobody can read; none in any other key.
+#[must_use]
+pub fn unreadable_sequence(key: &str) -> Option<u64> {
+    let sequence = key.strip_prefix(UNREADABLE)?.strip_prefix('.')?;
+    // `parse` alone would take a sign.
+    if sequence.bytes().all(|byte| byte.is_ascii_digit()) { sequence.parse().ok() } else { None }
 }
 
 // === impl HistoryView ===

@@ -49,7 +49,8 @@ pub enum FaultCode {
     InternalError,
 }
 
-/// Whether a request that failed may be sent again as it stands. It is always safe; this says whether it helps.
+/// Whether a request that failed may be sent again as it stands. This says whether it helps; it is safe for every verb
+/// that [leads to the same](super::Verb::leads_to_the_same).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
     /// The answer would be the same: the caller has to change something first.
@@ -198,6 +199,12 @@ impl FaultCode {
             | Self::InvalidState
             | Self::AllocationExpired => Repeat::Never,
         }
+    }
+
+    /// Whether nobody began with a request that failed so, and that therefore may be sent again whatever it does.
+    #[must_use]
+    pub const fn is_unbegun(self) -> bool {
+        matches!(self, Self::NoWorkers | Self::RateLimitExceeded)
     }
 
     const fn retry_after_seconds(self) -> Option<u32> {

@@ -166,7 +166,7 @@ pub enum BulkDeleteOutcome {
     Refused,
     /// It stays, because it changed since it was listed.
     Raced,
-    /// It stays, because the table or the ledger did not answer, or the time was over.
+    /// It stays as far as is known: the table or the ledger did not answer, or the time was over.
     Failed,
 }
 
@@ -197,7 +197,7 @@ pub struct BulkDeleteReply {
     pub refused: u64,
     /// Records that stay, because they changed since they were listed.
     pub raced: u64,
-    /// Records that stay, because the table or the ledger did not answer, or the time was over.
+    /// Records that stay as far as is known: the table or the ledger did not answer, or the time was over.
     pub failed: u64,
     /// Of the removed ones: those that the ledger was not told of yet.
     pub untold: u64,

@@ -1,7 +1,12 @@
 //! What a request of each verb may be refused with: a promise to callers, of which every description of the contract
-//! is made, and which workers are held to wherever debug assertions are on.
+//! is made, and which workers are held to wherever debug assertions are on. And what a caller may do that was told
+//! nothing.
 
-use super::{FaultCode as F, Verb};
+use super::{Fault, FaultCode as F, Verb};
+
+/// What a caller is told that must not ask again before it has looked.
+const LOOK_FIRST: &str = "it is not known how much was done; look at what is left before you ask again: a dry run of a \
+                          bulk delete, or the list of parked deletions";
 
 /// What any request may come to, whatever it asks for.
 const OF_ANY: &[F] = &[
@@ -43,9 +48,42 @@ impl Verb {
         }
     }
 
+    /// Whether the same request once more, after one whose end nobody saw, leads to what the first alone leads to. A
+    /// page of work does not: what the first has done is not there any more, so the second takes as many others. Such
+    /// a request is repeated only if nobody began with it.
+    #[must_use]
+    pub const fn leads_to_the_same(self) -> bool {
+        !matches!(self, Self::ReplayAll | Self::BulkDelete)
+    }
+
+    /// The failure of a request whose end nobody saw: in these words, unless it must not be repeated as they say.
+    #[must_use]
+    pub fn unseen_end(self, code: F, words: &str) -> Fault {
+        if self.leads_to_the_same() {
+            Fault::new(code, words)
+        } else {
+            Fault { retry_after_seconds: None, ..Fault::new(code, LOOK_FIRST) }
+        }
+    }
+
     /// Whether a worker may refuse such a request with `code`.
     #[must_use]
     pub fn may_end_in(self, code: F) -> bool {
         OF_ANY.contains(&code) || self.own_faults().contains(&code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asked_for_a_page_of_work_is_told_to_look_first() {
+        for verb in Verb::ALL {
+            let fault = verb.unseen_end(F::Timeout, "repeat it");
+            let is_page = matches!(verb, Verb::ReplayAll | Verb::BulkDelete);
+            assert_eq!(fault.message == "repeat it", !is_page, "{verb:?}");
+            assert_eq!((fault.code, fault.retry_after_seconds.is_some()), (F::Timeout, !is_page), "{verb:?}");
+        }
     }
 }

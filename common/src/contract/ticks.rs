@@ -15,6 +15,10 @@ pub struct TickOrder {
     /// Who asks, for log and report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+    /// Until when it is wanted, in milliseconds since the Unix epoch: whoever forced it has given up by then. One that
+    /// is run on later forces nothing, and is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted_until_ms: Option<u64>,
 }
 
 // === impl TickOrder ===
@@ -23,7 +27,19 @@ impl TickOrder {
     /// The order of `by` to follow the listing.
     #[must_use]
     pub fn forced(by: &str) -> Self {
-        Self { force: true, by: Some(by.to_owned()) }
+        Self { force: true, by: Some(by.to_owned()), wanted_until_ms: None }
+    }
+
+    /// This order, wanted until that moment and not after it.
+    #[must_use]
+    pub fn until(self, moment_ms: u64) -> Self {
+        Self { wanted_until_ms: Some(moment_ms), ..self }
+    }
+
+    /// Whether it is forced, and nobody waits for it any more: what overrides a refusal is not done unattended.
+    #[must_use]
+    pub fn is_too_late(&self, now_ms: u64) -> bool {
+        self.force && self.wanted_until_ms.is_some_and(|until_ms| now_ms > until_ms)
     }
 
     /// Who forces it; none if nobody does.
@@ -61,5 +77,15 @@ mod tests {
         for body in ["", "{}", r#"{"by":"alice"}"#, r#"{"force":"yes"}"#, "now", "[]", r#"{"force":false}"#] {
             assert_eq!(TickOrder::read(body.as_bytes()).forced_by(), None, "{body}");
         }
+    }
+
+    #[test]
+    fn only_what_is_forced_comes_too_late() {
+        let order = TickOrder::read(br#"{"force":true,"wanted_until_ms":7,"of_a_later_version":1}"#);
+        assert_eq!(order.forced_by(), Some("operator"));
+        assert!(!order.is_too_late(7) && order.is_too_late(8));
+        assert!(!TickOrder::forced("alice").is_too_late(u64::MAX), "an old sender does not say");
+        let ordinary = TickOrder { wanted_until_ms: Some(7), ..TickOrder::default() };
+        assert!(!ordinary.is_too_late(8), "a look is always in time");
     }
 }

@@ -4,6 +4,7 @@
 //! sandbox was seen gone at the version that the item names; versions only grow, so whoever comes late with
 //! an old version fails. That is why one key can never win two sandboxes.
 
+use crate::bounds::{Bounds, lies_outside, outside};
 use crate::candidates::{Reserved, Scarcity, Selector};
 use crate::{Allocator, decode, store_fault};
 use common::bus::Request;
@@ -28,12 +29,14 @@ struct Claim {
     selector: Selector,
     length: Duration,
     by: Option<Actor>,
+    bounds: Bounds,
 }
 
 /// Why a claim was not granted.
 enum ClaimError {
     Scarce(Scarcity),
     Store(StoreError),
+    Outside,
 }
 
 /// The claim item as it stands after opening or moving it, with the reservation of the candidate that it
@@ -52,34 +55,29 @@ impl From<StoreError> for ClaimError {
 // === impl Allocator ===
 
 impl Allocator {
-    pub(crate) async fn allocate(&self, request: &Request) -> Result<(Outcome, Allocation), Fault> {
-        let claim = self.parse_claim(&decode(&request.body)?, &request.context.idempotency_key)?;
+    pub(crate) async fn allocate(
+        &self,
+        bounds: Bounds,
+        request: &Request,
+    ) -> Result<(Outcome, Allocation), Fault> {
+        let claim = self.parse_claim(&decode(&request.body)?, &request.context.idempotency_key, bounds)?;
         let deadline = self.deadline_of(request);
         // Candidates give up a little earlier, so that a crowd is told that it is one and not that time is up.
         let give_up = deadline.checked_sub(CONTENTION_MARGIN).unwrap_or(deadline);
         let claimed = tokio::time::timeout_at(deadline.into(), self.claim(&claim, give_up)).await;
         let (outcome, sandbox) = match claimed {
             Ok(Ok(claimed)) => claimed,
-            Ok(Err(ClaimError::Store(error))) => return Err(store_fault(request, &error)),
-            Ok(Err(ClaimError::Scarce(Scarcity::Exhausted))) => {
-                return Err(Fault::new(
-                    FaultCode::PoolExhausted,
-                    "there is no free sandbox for this pool and prefix",
-                ));
-            }
-            Ok(Err(ClaimError::Scarce(Scarcity::Contended))) => {
-                return Err(Fault::new(
-                    FaultCode::Contended,
-                    "others were faster for every free sandbox; repeat with the same key",
-                ));
-            }
-            Ok(Err(ClaimError::Scarce(Scarcity::Store(error)))) => return Err(store_fault(request, &error)),
+            Ok(Err(error)) => return Err(claim_fault(request, &error)),
             Err(_) => {
                 return Err(Fault::new(FaultCode::Timeout, "the deadline passed; repeat with the same key"));
             }
         };
         if outcome == Outcome::Created {
             self.ports.recorder.note(&sandbox, Some(&request.context.request_id));
+        }
+        // A lease of this key that lies outside is there, and not shown.
+        if claim.bounds.as_ref().is_some_and(|pools| lies_outside(pools, &sandbox.pool)) {
+            return Err(outside());
         }
         let Some(allocation) = Allocation::of(&sandbox) else {
             return Err(Fault::new(FaultCode::InternalError, "the sandbox has no lease"));
@@ -96,7 +94,12 @@ impl Allocator {
         Ok((outcome, allocation))
     }
 
-    fn parse_claim(&self, request: &AllocateRequest, beside: &Option<String>) -> Result<Claim, Fault> {
+    fn parse_claim(
+        &self,
+        request: &AllocateRequest,
+        beside: &Option<String>,
+        bounds: Bounds,
+    ) -> Result<Claim, Fault> {
         let AllocateRequest { owner, lab, idempotency_key, pool, name_prefix, lab_duration_hours, by } =
             request;
         let owner = crate::lookup::parse_owner(owner)?;
@@ -124,8 +127,12 @@ impl Allocator {
             return Err(Fault::invalid("lab_duration_hours", format!("must be from 1 to {hours_max}")));
         };
         let selector = Selector { pool: self.parse_pool(present(pool))?, prefix };
+        // The pool that a claim means without naming one is no more allowed than if it had.
+        if bounds.as_ref().is_some_and(|pools| lies_outside(pools, &selector.pool)) {
+            return Err(outside());
+        }
         let by = crate::lookup::parse_helper(by.as_deref())?;
-        Ok(Claim { key: ClaimKey { owner, key }, lab, selector, length, by })
+        Ok(Claim { key: ClaimKey { owner, key }, lab, selector, length, by, bounds })
     }
 
     fn parse_pool(&self, pool: Option<&str>) -> Result<PoolName, Fault> {
@@ -146,6 +153,10 @@ impl Allocator {
     async fn claim(&self, claim: &Claim, deadline: Instant) -> Result<(Outcome, Sandbox), ClaimError> {
         let mut held = self.open(claim, deadline).await?;
         loop {
+            // Our own candidates are of the pool that was asked for.
+            if held.reserved.is_none() && self.leads_outside(&claim.bounds, &held.record.candidate).await? {
+                return Err(ClaimError::Outside);
+            }
             let grant = self.grant_of(claim, &held.record.candidate);
             match self.ports.store.grant(&grant).await? {
                 Write::Done(sandbox) => {
@@ -257,6 +268,21 @@ impl Allocator {
             granted_at,
             expires_at: granted_at.after(claim.length),
         }
+    }
+}
+
+/// What a caller is told that got nothing.
+fn claim_fault(request: &Request, error: &ClaimError) -> Fault {
+    match error {
+        ClaimError::Store(error) | ClaimError::Scarce(Scarcity::Store(error)) => store_fault(request, error),
+        ClaimError::Scarce(Scarcity::Exhausted) => {
+            Fault::new(FaultCode::PoolExhausted, "there is no free sandbox for this pool and prefix")
+        }
+        ClaimError::Scarce(Scarcity::Contended) => Fault::new(
+            FaultCode::Contended,
+            "others were faster for every free sandbox; repeat with the same key",
+        ),
+        ClaimError::Outside => outside(),
     }
 }
 

@@ -5,8 +5,9 @@
 use crate::{Allocator, decode, store_fault};
 use common::bus::Request;
 use common::contract::bounds::{Bounded, Subject};
-use common::contract::{Allocation, Fault, FaultCode};
-use common::domain::SandboxId;
+use common::contract::{Fault, FaultCode, Verb};
+use common::domain::{Candidate, PoolName, SandboxId};
+use common::store::StoreError;
 
 /// The pools of a request; nothing if it may use every pool.
 pub(crate) type Bounds = Option<Vec<String>>;
@@ -26,6 +27,10 @@ impl Allocator {
         if pools.is_empty() {
             return Ok(None);
         }
+        if !can_be_held(request.verb) {
+            let message = "this request is about all pools, and cannot be held to some of them";
+            return Err(Fault::new(FaultCode::Forbidden, message));
+        }
         if pool.is_some_and(|pool| !pools.contains(&pool)) {
             return Err(outside());
         }
@@ -36,17 +41,17 @@ impl Allocator {
         Ok(Some(pools))
     }
 
-    /// A claim may find a lease of its key that lies outside: it is not shown.
-    pub(crate) async fn keep_claimed_to(
+    /// Whether a grant of `candidate`, which a claim item named, would make a lease outside. Such an item may be left
+    /// from a claim of the same owner and key that was for another pool. One that cannot be granted any more leads to
+    /// no lease, and may be followed to where the claim moves on.
+    pub(crate) async fn leads_outside(
         &self,
         bounds: &Bounds,
-        claimed: &Allocation,
-        request: &Request,
-    ) -> Result<(), Fault> {
-        match (bounds, SandboxId::parse(&claimed.sandbox_id)) {
-            (Some(pools), Ok(id)) => self.keep_sandbox_to(pools, &id, request).await,
-            _ => Ok(()),
-        }
+        candidate: &Candidate,
+    ) -> Result<bool, StoreError> {
+        let Some(pools) = bounds else { return Ok(false) };
+        let found = self.ports.store.sandbox(&candidate.id).await?;
+        Ok(found.is_some_and(|found| found.version == candidate.version && lies_outside(pools, &found.pool)))
     }
 
     async fn keep_sandbox_to(
@@ -57,13 +62,38 @@ impl Allocator {
     ) -> Result<(), Fault> {
         let found = self.ports.store.sandbox(id).await.map_err(|error| store_fault(request, &error))?;
         match found {
-            Some(sandbox) if !pools.iter().any(|pool| pool == sandbox.pool.as_str()) => Err(outside()),
+            Some(sandbox) if lies_outside(pools, &sandbox.pool) => Err(outside()),
             _ => Ok(()),
         }
     }
 }
 
-fn outside() -> Fault {
+/// Whether a request of this verb names what it is about, or knows how to keep to some pools.
+const fn can_be_held(verb: Verb) -> bool {
+    match verb {
+        Verb::Allocate
+        | Verb::Release
+        | Verb::Get
+        | Verb::Extend
+        | Verb::Health
+        | Verb::Deletion
+        | Verb::Quarantine
+        | Verb::Unquarantine
+        | Verb::ForceRelease
+        | Verb::Sandboxes
+        | Verb::Sandbox
+        | Verb::BulkDelete => true,
+        Verb::Stats | Verb::Deletions | Verb::Parked | Verb::Replay | Verb::ReplayAll | Verb::Remove => false,
+    }
+}
+
+/// Whether that pool is none of these.
+pub(crate) fn lies_outside(pools: &[String], pool: &PoolName) -> bool {
+    !pools.iter().any(|one| one == pool.as_str())
+}
+
+/// What a caller is told that reached outside of its pools.
+pub(crate) fn outside() -> Fault {
     Fault::new(FaultCode::Forbidden, "this token is not for the pool of this sandbox")
 }
 

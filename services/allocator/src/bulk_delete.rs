@@ -14,26 +14,34 @@ use common::bus::{BusError, Request};
 use common::contract::{BulkDeleteOutcome, BulkDeleteReply, BulkDeleteRequest, Fault, FaultCode};
 use common::domain::{Actor, Sandbox, StateName};
 use common::runtime::telemetry::Chain;
-use common::store::{StoreError, Write};
+use common::store::StoreError;
 use futures_util::{StreamExt as _, stream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use tokio::task::JoinError;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout_at};
+
+mod remover;
+
+use remover::Remover;
 
 /// Removals at work at once in one request.
 const REMOVALS_AT_ONCE_MAX: usize = 8;
-/// Tries to tell the ledger of one removal before it is left to the queue of the process.
-const TELLINGS_MAX: usize = 3;
 /// Why a record whose deletion was given up stays.
 const USED: &str = "these sandboxes were used and may still be at the provider; replay their deletions, and those that \
                     are gone there become tombstones";
 
-/// Why a record could not be removed.
+/// Why a record was not removed, as far as one knows.
 #[derive(Debug, thiserror::Error)]
 enum RemovalError {
     #[error("the store failed")]
     Store(#[from] StoreError),
     #[error("the ledger failed")]
     Ledger(#[from] BusError),
+    #[error("the time of the request is up")]
+    TimeIsUp(#[from] Elapsed),
+    #[error("the removal broke off")]
+    Broken(#[from] JoinError),
 }
 
 /// How long one request goes on: until its deadline, or until table or ledger fail it once, because each further record
@@ -94,7 +102,7 @@ impl Allocator {
             ..BulkDeleteReply::default()
         };
         let (by, is_stale) = (&by, status == StateName::Stale);
-        let patience = &Patience { until: self.deadline_of(request), is_over: AtomicBool::new(false) };
+        let patience = &Patience { until: self.deadline_of(request).into(), is_over: AtomicBool::new(false) };
         let removals = page.into_iter().map(|sandbox| async move {
             let (outcome, is_untold) = match (is_stale, dry_run) {
                 (false, _) => (BulkDeleteOutcome::Refused, false),
@@ -129,22 +137,15 @@ impl Allocator {
         if patience.is_over() {
             return (BulkDeleteOutcome::Failed, false);
         }
-        match self.try_remove_record(sandbox, by).await {
-            Ok(None) => (BulkDeleteOutcome::Raced, false),
-            Ok(Some(gone)) => {
-                let is_told = self.tell_of(&gone).await;
-                if !is_told {
-                    self.ports.recorder.note(&gone, Some(&request.context.request_id));
-                }
-                (BulkDeleteOutcome::Removed, !is_told)
-            }
+        match self.try_remove_record(sandbox, by, patience, request).await {
+            Ok(removed) => removed,
             Err(error) => {
                 patience.give_up();
                 tracing::warn!(
                     request.id = request.context.request_id,
                     sandbox.id = sandbox.id.as_str(),
                     error = %Chain(&error),
-                    "the record of {} was not removed",
+                    "the record of {} was not seen to be removed",
                     sandbox.id,
                 );
                 (BulkDeleteOutcome::Failed, false)
@@ -152,42 +153,28 @@ impl Allocator {
         }
     }
 
-    /// Makes a tombstone, if the sandbox is still what the index showed.
-    async fn try_remove_record(&self, seen: &Sandbox, by: &Actor) -> Result<Option<Sandbox>, RemovalError> {
+    /// What became of the record, and whether the ledger is still to be told.
+    async fn try_remove_record(
+        &self,
+        seen: &Sandbox,
+        by: &Actor,
+        patience: &Patience,
+        request: &Request,
+    ) -> Result<(BulkDeleteOutcome, bool), RemovalError> {
         // A tombstone is in no index, so no sweep would fill a hole before it; and a ledger that does not take this
         // would not take the removal either.
-        self.ports.recorder.complete(seen).await?;
-        let now = self.ports.clock.now();
-        let purge_at = now.after(self.config.tombstone_kept);
-        match self.ports.store.forget(seen, Some(by), now, purge_at).await? {
-            Write::Done(gone) => Ok(Some(*gone)),
-            // The same order, whose first try got through while its answer was lost.
-            Write::Lost(Some(found)) if is_ours(&found, seen, by) => Ok(Some(*found)),
-            Write::Lost(_) => Ok(None),
+        timeout_at(patience.until, self.ports.recorder.complete(seen)).await??;
+        if patience.is_over() {
+            return Ok((BulkDeleteOutcome::Failed, false));
         }
+        let request_id = request.context.request_id.clone();
+        let writing = Remover::of(self).begin(seen.clone(), by.clone(), request_id);
+        let Some(telling) = timeout_at(patience.until, writing).await??? else {
+            return Ok((BulkDeleteOutcome::Raced, false));
+        };
+        let is_told = matches!(timeout_at(patience.until, telling).await, Ok(Ok(true)));
+        Ok((BulkDeleteOutcome::Removed, !is_told))
     }
-
-    async fn tell_of(&self, gone: &Sandbox) -> bool {
-        for _ in 0..TELLINGS_MAX {
-            match self.ports.recorder.tell_now(gone).await {
-                Ok(()) => return true,
-                Err(error) => tracing::warn!(
-                    sandbox.id = gone.id.as_str(),
-                    error = %Chain(&error),
-                    "the ledger does not say yet that {} was given up",
-                    gone.id,
-                ),
-            }
-        }
-        false
-    }
-}
-
-/// Whether the tombstone is what this order makes of `seen`.
-fn is_ours(found: &Sandbox, seen: &Sandbox, by: &Actor) -> bool {
-    found.state.name() == StateName::Deleted
-        && found.version == seen.version.next()
-        && found.history.last().is_some_and(|entry| entry.by.as_ref() == Some(by))
 }
 
 /// The state of a request, if records in it may be removed at all.

@@ -5,6 +5,7 @@
 
 use crate::{Allocator, decode, store_fault};
 use common::bus::{BusError, ParkedKey, ParkedMessage, QueuedMessage, Request};
+use common::contract::deletions::unreadable_sequence;
 use common::contract::queue::PAGE_LIMIT_MAX;
 use common::contract::subjects::UNREADABLE;
 use common::contract::{
@@ -12,7 +13,7 @@ use common::contract::{
     ParkedRequest, ParkedView, PreCleanView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest,
     ReplayOutcome, ReplayReply,
 };
-use common::domain::{Actor, Epoch, PoolName, Sandbox, SandboxId, State};
+use common::domain::{Actor, Epoch, PoolName, Sandbox, SandboxId, State, StateName};
 use common::runtime::telemetry::Chain;
 use common::store::{StoreError, Write};
 use futures_util::{StreamExt as _, stream};
@@ -41,6 +42,18 @@ enum ReplayError {
     Store(#[from] StoreError),
     #[error("the queue failed")]
     Bus(#[from] BusError),
+    #[error("no deletion of it is wanted: it is {0}")]
+    NotWanted(StateName),
+}
+
+/// What became of setting a deletion going.
+enum Going {
+    /// It goes.
+    Set(ReplayOutcome),
+    /// The sandbox is deleted.
+    Over,
+    /// The sandbox lives, and nobody wants it deleted.
+    NotWanted(StateName),
 }
 
 // === impl Which ===
@@ -136,6 +149,7 @@ impl Allocator {
         let KeyRequest { key, by } = decode(&request.body)?;
         let by = parse_actor(by.as_deref())?;
         let Some(sequence) = unreadable_sequence(&key) else {
+            self.sandbox_of(request, &key).await?;
             let message =
                 "only messages that nobody can read may be removed; replay a parked sandbox instead";
             return Err(Fault::new(FaultCode::InvalidState, message));
@@ -178,7 +192,12 @@ impl Allocator {
         by: &Actor,
         request: &Request,
     ) -> Result<ReplayOutcome, ReplayError> {
-        let outcome = self.set_going(&sandbox.id, sandbox.epoch, by, request).await?;
+        let outcome = match self.set_going(&sandbox.id, sandbox.epoch, by, request).await? {
+            Going::Set(outcome) => outcome,
+            Going::Over => ReplayOutcome::Gone,
+            // Whoever names a sandbox that is in use means another one. A copy that is left of it is the sweep's.
+            Going::NotWanted(state) => return Err(ReplayError::NotWanted(state)),
+        };
         let key = ParkedKey::Sandbox { pool: sandbox.pool.clone(), id: sandbox.id.clone() };
         if let Some(message) = self.ports.upkeep.parked_of(&key).await? {
             self.ports.upkeep.unpark(message.sequence).await?;
@@ -204,7 +223,10 @@ impl Allocator {
         let Some((id, _, epoch)) = message.work.as_ref().and_then(|work| work.parts().ok()) else {
             return Ok(ReplayOutcome::Unreadable);
         };
-        let outcome = self.set_going(&id, epoch, by, request).await?;
+        let outcome = match self.set_going(&id, epoch, by, request).await? {
+            Going::Set(outcome) => outcome,
+            Going::Over | Going::NotWanted(_) => ReplayOutcome::Gone,
+        };
         self.ports.upkeep.unpark(message.sequence).await?;
         Ok(outcome)
     }
@@ -216,7 +238,7 @@ impl Allocator {
         epoch: Epoch,
         by: &Actor,
         request: &Request,
-    ) -> Result<ReplayOutcome, ReplayError> {
+    ) -> Result<Going, ReplayError> {
         let now = self.ports.clock.now();
         let mut written = self.ports.store.replay_deletion(id, epoch, by, now).await?;
         // Parked at another epoch than the copy says: the table knows better.
@@ -240,23 +262,21 @@ impl Allocator {
             Write::Lost(Some(found)) if matches!(found.state, State::PendingDeletion(_)) => {
                 (found, ReplayOutcome::AlreadyOnTheWay)
             }
-            Write::Lost(_) => return Ok(ReplayOutcome::Gone),
+            Write::Lost(Some(found)) if !matches!(found.state, State::Deleted(_)) => {
+                return Ok(Going::NotWanted(found.state.name()));
+            }
+            Write::Lost(_) => return Ok(Going::Over),
         };
         if let Some(work) = DeletionWork::of(&sandbox) {
             self.ports.deletions.announce(&work).await?;
         }
-        Ok(outcome)
+        Ok(Going::Set(outcome))
     }
 }
 
 pub(crate) fn parse_actor(by: Option<&str>) -> Result<Actor, Fault> {
     let by = by.map(str::trim).filter(|by| !by.is_empty()).unwrap_or(ANYBODY);
     Actor::parse(by).map_err(|problem| Fault::invalid("by", problem))
-}
-
-/// The sequence in `_unreadable.<sequence>`.
-fn unreadable_sequence(key: &str) -> Option<u64> {
-    key.strip_prefix(UNREADABLE)?.strip_prefix('.')?.parse().ok()
 }
 
 fn parked_view(message: &ParkedMessage) -> ParkedView {
@@ -303,6 +323,7 @@ fn replay_fault(request: &Request, error: &ReplayError) -> Fault {
     match error {
         ReplayError::Store(error) => store_fault(request, error),
         ReplayError::Bus(error) => bus_fault(request, error),
+        ReplayError::NotWanted(_) => Fault::new(FaultCode::InvalidState, error.to_string()),
     }
 }
 

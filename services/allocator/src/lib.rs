@@ -35,7 +35,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use common::bus::{Answer, BusError, CensusBoard, DeletionLine, Deletions, Handler, Request, Serve, Upkeep};
 use common::clock::Clock;
-use common::contract::{Allocation, Fault, FaultCode, Outcome, Verb};
+use common::contract::{Fault, FaultCode, Verb};
 use common::domain::{LeasePolicy, PoolRules};
 use common::provider::Provider;
 use common::random::Random;
@@ -127,7 +127,7 @@ impl Config {
             "STATS_CENSUS_AGE_SECONDS_MAX",
             60,
             0..=86_400,
-            "oldest census that stats are answered from; beyond it, and always with 0, the index is counted",
+            "oldest census that stats are answered from; beyond it, and always with 0, the index is counted, which does not know labs",
         );
         let health = HealthConfig::read(settings);
         let tombstone_kept = read_tombstone_kept(settings);
@@ -188,7 +188,7 @@ impl Allocator {
             Err(fault) => return Answer { outcome: None, body: Err(fault) },
         };
         match request.verb {
-            Verb::Allocate => match self.allocate_within(&bounds, request).await {
+            Verb::Allocate => match self.allocate(bounds, request).await {
                 Ok((outcome, allocation)) => Answer { outcome: Some(outcome), body: encode(&allocation) },
                 Err(fault) => Answer { outcome: None, body: Err(fault) },
             },
@@ -210,16 +210,6 @@ impl Allocator {
             Verb::Sandbox => plain(self.record(request).await),
             Verb::BulkDelete => plain(self.bulk_delete(&bounds, request).await),
         }
-    }
-
-    async fn allocate_within(
-        &self,
-        bounds: &bounds::Bounds,
-        request: &Request,
-    ) -> Result<(Outcome, Allocation), Fault> {
-        let (outcome, allocation) = self.allocate(request).await?;
-        self.keep_claimed_to(bounds, &allocation, request).await?;
-        Ok((outcome, allocation))
     }
 
     /// When work on `request` has to end, on this process's clock.
@@ -261,6 +251,10 @@ fn encode<T: Serialize>(body: &T) -> Result<Bytes, Fault> {
 }
 
 fn decode<T: DeserializeOwned>(body: &Bytes) -> Result<T, Fault> {
+    // A list would be read as the fields in their order, which is no promise of the contract.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Fault::invalid("the body", "is not the expected JSON object"));
+    }
     serde_json::from_slice(body)
         .map_err(|error| Fault::invalid("the body", format!("is not the expected JSON object: {error}")))
 }

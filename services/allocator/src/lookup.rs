@@ -116,19 +116,18 @@ pub(crate) fn parse_owner(owner: &str) -> Result<OwnerId, Fault> {
     OwnerId::parse(owner).map_err(|problem| Fault::invalid("owner", problem))
 }
 
-/// The sandbox and the owner of a request, checked.
 /// Who asks on the owner's behalf; nobody if that is not said.
 pub(crate) fn parse_helper(by: Option<&str>) -> Result<Option<Actor>, Fault> {
     let by = by.map(str::trim).filter(|by| !by.is_empty());
     by.map(Actor::parse).transpose().map_err(|problem| Fault::invalid("by", problem))
 }
 
+/// The sandbox and the owner of a request, checked.
 pub(crate) fn parse_target(request: &SandboxRequest) -> Result<(SandboxId, OwnerId), Fault> {
     // Who asks on the owner's behalf matters only to what is written.
     let SandboxRequest { sandbox_id, owner, by: _ } = request;
     let owner = parse_owner(owner)?;
-    // A text that can be no sandbox's id is the id of no sandbox.
-    let id = SandboxId::parse(sandbox_id)
-        .map_err(|_| Fault::new(FaultCode::NotFound, "there is no such sandbox"))?;
+    // Not "no such sandbox": whoever gives one back may take that as done, and a field with a wrong name would look like it.
+    let id = SandboxId::parse(sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))?;
     Ok((id, owner))
 }

@@ -33,7 +33,8 @@ const MESSAGES: &str = "#/components/messages";
 const ABOUT: &str = "Hands out pre-created cloud sandboxes, takes them back, and deletes them without losing one. \
     Bodies are JSON; times are Unix seconds; readers ignore fields that they do not know. A reply that has the header \
     Nats-Service-Error-Code is a failure: act on `detail.code` of its body, and repeat as its x-repeat says \
-    (`never`; `once`; `after` the seconds in `detail.retry_after`). Every request may be repeated as it stands. \
+    (`never`; `once`; `after` the seconds in `detail.retry_after`). Every request may be repeated as it stands, but \
+    replay-all and bulk-delete only if nobody began with it (no responders, NO_WORKERS). \
     The document is written from the broker's side: it receives requests and sends events. nats/README.md says the \
     rest: what to repeat, deadlines, evolution.";
 

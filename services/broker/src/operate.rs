@@ -71,6 +71,8 @@ pub fn write_contract(folder: &Path) -> anyhow::Result<()> {
 fn write(folder: &Path, files: BTreeMap<String, String>) -> anyhow::Result<()> {
     for (file, text) in files {
         let path = folder.join(file);
+        let parent = path.parent().unwrap_or(folder);
+        std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())

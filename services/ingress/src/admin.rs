@@ -3,11 +3,12 @@
 //! "Sync now" publishes the same tick as the scheduler; the answer is the report of a run that began after it.
 
 use axum::Extension;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use common::bus::{BusError, TickReceipt, Ticks};
+use common::clock::Clock;
 use common::contract::reports::FAILED;
 use common::contract::{Fault, FaultCode, RunReport, TickKind, TickOrder, Verb};
 use common::runtime::telemetry::Chain;
@@ -19,18 +20,25 @@ use tokio::sync::Semaphore;
 use crate::deletions::operator;
 use crate::error::{Failure, json, pass_on, public_words};
 use crate::openapi::faults::{OfForcedRun, OfLook, OfReport, OfRun};
-use crate::relay::Relay;
+use crate::query::{Asked, NoQuery};
+use crate::relay::{Relay, millis};
 use crate::request_id::Facts;
 
 /// Operators' requests that may wait for a report at once; each holds a subscription on the queue.
 pub const ADMIN_WAITERS_MAX: usize = 64;
 const HOUR_SECONDS: u64 = 3_600;
+/// Longest time that a look for the last tick may take; without it, the answer is that there is no report yet.
+const LAST_TICK_PATIENCE: Duration = Duration::from_secs(1);
+/// Part of the wait for a report that is left for what comes after it.
+const ANSWER_MARGIN: Duration = Duration::from_millis(50);
 
 /// Where operators have runs started.
 #[derive(Clone)]
 pub(crate) struct TickDesk {
     pub(crate) ticks: Arc<dyn Ticks>,
+    /// How long a request may take in all.
     pub(crate) wait: Duration,
+    pub(crate) clock: Arc<dyn Clock>,
     /// How long stale sandboxes are kept.
     pub(crate) stale_kept: Duration,
     pub(crate) waiters: Arc<Semaphore>,
@@ -38,6 +46,7 @@ pub(crate) struct TickDesk {
 
 /// How long a sandbox has to be stale.
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Grace {
     grace_period_hours: Option<u64>,
 }
@@ -53,6 +62,7 @@ struct NoFields {}
 
 /// How a sync is asked for.
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct How {
     force: Option<bool>,
 }
@@ -68,6 +78,7 @@ pub(crate) struct How {
 pub(crate) async fn stats(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
+    _: NoQuery,
 ) -> Result<Response, Failure> {
     let reply = relay.send(Verb::Stats, &facts, None, &NoFields {}).await?;
     Ok(pass_on(reply, StatusCode::OK))
@@ -76,7 +87,10 @@ pub(crate) async fn stats(
 /// `POST /v1/admin/sync`, or with `?force=true`: whatever is listed, and not behind a sync that waits already.
 #[utoipa::path(
     post, path = "/v1/admin/sync", tag = "operators", security(("admin" = [])),
-    params(("force" = Option<bool>, Query, description = "whatever is listed, and however much would go stale")),
+    params(
+        ("force" = Option<bool>, Query, description = "whatever is listed, and however much would go stale"),
+        ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")
+    ),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
          example = json!({"kind": "sync", "tick": 17, "duration_ms": 100, "status": "completed"})),
@@ -86,21 +100,22 @@ pub(crate) async fn stats(
 pub(crate) async fn sync(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
-    how: Result<Query<How>, QueryRejection>,
+    Asked(How { force }): Asked<How>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let Query(How { force }) = how.map_err(|problem| Fault::invalid("the query", problem.body_text()))?;
     if force != Some(true) {
-        return desk.run(TickKind::Sync, &facts).await;
+        return desk.run(TickKind::Sync, &headers, &facts).await;
     }
     let by = operator(&headers, &facts)?;
     tracing::warn!(request.id = facts.request_id.as_str(), %by, "{by} forces a sync");
-    desk.force(TickKind::Sync, &TickOrder::forced(by.as_str()), &facts).await
+    let until_ms = desk.clock.now_ms().saturating_add(millis(desk.wait));
+    desk.force(TickKind::Sync, &TickOrder::forced(by.as_str()).until(until_ms), &facts).await
 }
 
 /// `POST /v1/admin/expire`
 #[utoipa::path(
     post, path = "/v1/admin/expire", tag = "operators", security(("admin" = [])),
+    params(("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
          example = json!({"kind": "expiry", "tick": 17, "duration_ms": 100, "status": "completed"})),
@@ -110,13 +125,16 @@ pub(crate) async fn sync(
 pub(crate) async fn expire(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
+    _: NoQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    desk.run(TickKind::Expiry, &facts).await
+    desk.run(TickKind::Expiry, &headers, &facts).await
 }
 
 /// `POST /v1/admin/cleanup`: the sweep, which has every deletion worked on that was forgotten.
 #[utoipa::path(
     post, path = "/v1/admin/cleanup", tag = "operators", security(("admin" = [])),
+    params(("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
          example = json!({"kind": "sweep", "tick": 17, "duration_ms": 100, "status": "completed"})),
@@ -126,13 +144,16 @@ pub(crate) async fn expire(
 pub(crate) async fn cleanup(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
+    _: NoQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    desk.run(TickKind::Sweep, &facts).await
+    desk.run(TickKind::Sweep, &headers, &facts).await
 }
 
 /// `POST /v1/admin/census`: counts the pools, and holds leases against claims.
 #[utoipa::path(
     post, path = "/v1/admin/census", tag = "operators", security(("admin" = [])),
+    params(("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
          example = json!({"kind": "census", "tick": 17, "duration_ms": 100, "status": "completed"})),
@@ -142,8 +163,10 @@ pub(crate) async fn cleanup(
 pub(crate) async fn census(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
+    _: NoQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    desk.run(TickKind::Census, &facts).await
+    desk.run(TickKind::Census, &headers, &facts).await
 }
 
 /// `POST /v1/admin/auto-delete-stale`
@@ -151,7 +174,10 @@ pub(crate) async fn census(
 /// A tick takes no instructions, so the grace period may be named only as it is set.
 #[utoipa::path(
     post, path = "/v1/admin/auto-delete-stale", tag = "operators", security(("admin" = [])),
-    params(("grace_period_hours" = Option<u64>, Query, description = "as `STALE_KEPT_HOURS` has it, or left out")),
+    params(
+        ("grace_period_hours" = Option<u64>, Query, description = "as `STALE_KEPT_HOURS` has it, or left out"),
+        ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")
+    ),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
          example = json!({"kind": "stale", "tick": 17, "duration_ms": 100, "status": "completed"})),
@@ -161,24 +187,23 @@ pub(crate) async fn census(
 pub(crate) async fn auto_delete_stale(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
-    grace: Result<Query<Grace>, QueryRejection>,
+    Asked(Grace { grace_period_hours }): Asked<Grace>,
+    headers: HeaderMap,
 ) -> Result<Response, Failure> {
     const FIELD: &str = "grace_period_hours";
-    let Query(Grace { grace_period_hours }) =
-        grace.map_err(|_| Fault::invalid(FIELD, "must be a whole number"))?;
     let set_hours = desk.stale_kept.as_secs() / HOUR_SECONDS;
     if grace_period_hours.is_some_and(|hours| hours != set_hours) {
         return Err(
             Fault::invalid(FIELD, format!("can only be {set_hours}, as STALE_KEPT_HOURS has it")).into()
         );
     }
-    desk.run(TickKind::Stale, &facts).await
+    desk.run(TickKind::Stale, &headers, &facts).await
 }
 
 /// `GET /v1/admin/reports/{kind}/{tick}`
 #[utoipa::path(
     get, path = "/v1/admin/reports/{kind}/{tick}", tag = "operators", security(("admin" = []), ("read-only" = [])),
-    params(("kind" = String, Path, description = "`sync`, `expiry`, `sweep`, `census` or `stale`"), ("tick" = u64, Path, description = "the tick that the run has to be for")),
+    params(("kind" = String, Path, description = "`sync`, `expiry`, `sweep`, `census` or `stale`"), ("tick" = u64, Path, description = "the tick that the run has to be for; 0 is any")),
     responses(
         (status = 200, description = "the report of a run for that tick or a later one", body = RunReport,
          example = json!({"kind": "sync", "tick": 17, "duration_ms": 100, "status": "completed"})),
@@ -189,6 +214,7 @@ pub(crate) async fn report(
     State(desk): State<TickDesk>,
     Extension(facts): Extension<Facts>,
     path: Result<Path<(String, String)>, PathRejection>,
+    _: NoQuery,
 ) -> Result<Response, Failure> {
     let Path((kind, tick)) = path.map_err(|_| Fault::invalid("the report id", "in the path is not text"))?;
     let kind = TickKind::parse(&kind).ok_or_else(|| {
@@ -197,10 +223,14 @@ pub(crate) async fn report(
     })?;
     let tick =
         tick.parse::<u64>().map_err(|_| Fault::invalid("the tick in the path", "must be a whole number"))?;
-    let last = desk.ticks.last_report(kind).await.map_err(|error| unavailable(&error, &facts))?;
+    let last = in_time(desk.ticks.last_report(kind), desk.wait, &*desk.clock).await;
+    let last = last.map_err(|error| unavailable(&error, &facts))?;
     // A later run has looked after the earlier tick as well.
     match last.filter(|report| report.tick >= tick) {
         Some(report) => show(&report),
+        None if desk.was_never_issued(tick).await => {
+            Err(Fault::new(FaultCode::NotFound, format!("there was no tick {tick} yet")).into())
+        }
         None => accepted(kind, tick),
     }
 }
@@ -210,7 +240,8 @@ pub(crate) async fn report(
 impl TickDesk {
     /// As [`Self::run`], with an order, which is refused while a tick without it waits.
     async fn force(&self, kind: TickKind, order: &TickOrder, facts: &Facts) -> Result<Response, Failure> {
-        let (receipt, report) = self.wait(self.ticks.order_and_wait(kind, order, self.wait), facts).await?;
+        let (receipt, report) =
+            self.wait(self.ticks.order_and_wait(kind, order, self.patience()), facts).await?;
         if report.is_none() && receipt.duplicate {
             let message = "an ordinary run waits to begin; force it after that";
             return Err(Fault::new(FaultCode::Contended, message).into());
@@ -218,9 +249,28 @@ impl TickDesk {
         answer(kind, receipt, report.as_ref())
     }
 
-    async fn run(&self, kind: TickKind, facts: &Facts) -> Result<Response, Failure> {
-        let (receipt, report) = self.wait(self.ticks.tick_and_wait(kind, self.wait), facts).await?;
+    async fn run(&self, kind: TickKind, headers: &HeaderMap, facts: &Facts) -> Result<Response, Failure> {
+        let by = operator(headers, facts)?;
+        tracing::info!(
+            request.id = facts.request_id.as_str(),
+            tick.kind = kind.as_str(),
+            %by,
+            "{by} asks for a {} run",
+            kind.as_str()
+        );
+        let (receipt, report) = self.wait(self.ticks.tick_and_wait(kind, self.patience()), facts).await?;
         answer(kind, receipt, report.as_ref())
+    }
+
+    /// Whether nobody has been told of such a tick. Where that cannot be known it is waited for.
+    async fn was_never_issued(&self, tick: u64) -> bool {
+        let last = in_time(self.ticks.last_tick(), LAST_TICK_PATIENCE, &*self.clock).await;
+        matches!(last, Ok(Some(last)) if last < tick)
+    }
+
+    /// How long the queue may take: it knows whether the tick was taken, which is lost if its time is cut off.
+    fn patience(&self) -> Duration {
+        self.wait.saturating_sub(ANSWER_MARGIN)
     }
 
     /// Waits for a report if not too many do already.
@@ -232,7 +282,22 @@ impl TickDesk {
         let Ok(_permit) = self.waiters.try_acquire() else {
             return Err(Fault::new(FaultCode::NoWorkers, "too many requests wait for reports"));
         };
-        ticked.await.map_err(|error| unavailable(&error, facts))
+        in_time(ticked, self.wait, &*self.clock).await.map_err(|error| unavailable(&error, facts))
+    }
+}
+
+/// What the queue says, unless it takes longer than an operator's request may.
+pub(crate) async fn in_time<T>(
+    asked: impl Future<Output = Result<T, BusError>>,
+    wait: Duration,
+    clock: &dyn Clock,
+) -> Result<T, BusError> {
+    tokio::select! {
+        biased;
+        said = asked => said,
+        () = clock.sleep(wait) => {
+            Err(BusError { operation: "wait for the queue", source: "no answer in time".into() })
+        }
     }
 }
 

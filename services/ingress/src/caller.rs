@@ -42,6 +42,10 @@ pub(crate) struct Gate {
     pub(crate) clock: Arc<dyn Clock>,
 }
 
+/// Stands in an answer to a caller whose token is good.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known;
+
 const SCHEME: &[u8] = b"bearer";
 
 /// Lets a request pass if its caller has the role, does not come too often, and its body is within bounds, in
@@ -49,7 +53,13 @@ const SCHEME: &[u8] = b"bearer";
 pub(crate) async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     let mut standing = None;
     let mut response = match gate.check(request, &mut standing).await {
-        Ok(request) => next.run(request).await,
+        Ok(request) => {
+            let mut response = next.run(request).await;
+            if gate.role != Role::None {
+                response.extensions_mut().insert(Known);
+            }
+            response
+        }
         Err(fault) => Failure::from(fault).into_response(),
     };
     if let Some(standing) = standing {
@@ -81,17 +91,21 @@ pub(crate) fn only_looks(method: &Method) -> bool {
 
 impl Gate {
     async fn check(&self, request: Request, standing: &mut Option<Standing>) -> Result<Request, Fault> {
-        if self.role != Role::None {
-            let caller = self.identify(request.headers())?;
-            if let Some(facts) = request.extensions().get::<Facts>() {
-                facts.note_caller(&caller);
-            }
-            count(self.rates.count_token(&caller.name), standing)?;
-            self.authorize(&caller)?;
-            // Only now: whoever has no token must not be able to use up what an owner may ask for.
-            if let Some(owner) = self.owner(request.headers()) {
-                count(self.rates.count_owner(&caller.name, &owner), standing)?;
-            }
+        if self.role == Role::None {
+            // Nobody waits for what somebody unknown says that it will send: with one byte that never comes, it could
+            // keep a connection that cannot be asked to make room.
+            limits::refuse_too_large(request.headers())?;
+            return Ok(request);
+        }
+        let caller = self.identify(request.headers())?;
+        if let Some(facts) = request.extensions().get::<Facts>() {
+            facts.note_caller(&caller);
+        }
+        count(self.rates.count_token(&caller.name), standing)?;
+        self.authorize(&caller)?;
+        // Only now: whoever has no token must not be able to use up what an owner may ask for.
+        if let Some(owner) = self.owner(request.headers()) {
+            count(self.rates.count_owner(&caller.name, &owner), standing)?;
         }
         let (parts, body) = request.into_parts();
         // Only operators' routes read a body.

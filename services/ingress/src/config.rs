@@ -32,7 +32,8 @@ pub struct Config {
     pub no_responders_patience: Duration,
     /// `IN_FLIGHT_MAX`: requests that may wait for workers at once; 4,096.
     pub in_flight_max: usize,
-    /// `ADMIN_WAIT_MS`: longest time that an operator's request waits for a report; 25,000.
+    /// `ADMIN_WAIT_MS`: longest time that an operator's request for a run, or to the switch of the deletions,
+    /// takes; 25,000.
     pub admin_wait: Duration,
     /// `STALE_KEPT_HOURS`: how long stale sandboxes are kept, for who names it; 24.
     pub stale_kept: Duration,
@@ -99,7 +100,7 @@ impl Config {
                 "ADMIN_WAIT_MS",
                 25_000,
                 100..=60_000,
-                "longest time that an operator's request waits for a report, in milliseconds",
+                "longest time that an operator's request for a run, with its report, or to the switch takes, in milliseconds",
             ),
             stale_kept: read_stale_kept(settings),
             connections: ConnectionConfig::read(settings),

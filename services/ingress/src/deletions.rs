@@ -1,10 +1,11 @@
 //! The routes of the operators about deletions: the queue, what is parked, one of them, and having them tried again.
 
 use axum::Extension;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use common::contract::deletions::unreadable_sequence;
 use common::contract::{
     DeletionRequest, DeletionsRequest, Fault, FaultCode, KeyRequest, ParkedRequest, ReplayAllReply,
     ReplayAllRequest, Verb,
@@ -16,8 +17,10 @@ use serde::Deserialize;
 use crate::admin::written;
 use crate::error::{Failure, pass_on};
 use crate::openapi::faults::{OfLook, OfLookAtOne, OfOrder};
+use crate::query::{Asked, NoQuery};
 use crate::relay::Relay;
 use crate::request_id::Facts;
+use crate::sandboxes::{only_text, sandbox_in_path};
 use crate::tokens::TOKEN_NAME_BYTES_MAX;
 
 pub(crate) mod switch;
@@ -31,18 +34,39 @@ pub const OPERATOR_BYTES_MAX: usize = HEADER_ID_BYTES_MAX - TOKEN_NAME_BYTES_MAX
 /// Pages of one request to replay all; what is left has a cursor.
 const PAGES_MAX: usize = 100;
 
+/// Which deletions of the queue are meant.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Queued {
+    pool: Option<String>,
+    status: Option<String>,
+    cursor: Option<String>,
+    limit: Option<u32>,
+}
+
 /// Which parked deletions are meant.
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Which {
     pool: Option<String>,
     reason: Option<String>,
     cursor: Option<u64>,
     limit: Option<u32>,
-    /// Has to be said to replay all.
+}
+
+/// Which parked deletions are to be replayed.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Again {
+    pool: Option<String>,
+    reason: Option<String>,
+    cursor: Option<u64>,
+    /// How many at most in this call; without it, all of them.
+    limit: Option<u32>,
+    /// Has to be said: nobody replays more than one by leaving something out.
     all: Option<bool>,
 }
 
-type Asked = Result<Query<Which>, QueryRejection>;
 type PathKey = Result<Path<String>, PathRejection>;
 
 /// `GET /v1/admin/deletions`
@@ -60,9 +84,9 @@ type PathKey = Result<Path<String>, PathRejection>;
 pub(crate) async fn list(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
-    which: Result<Query<DeletionsRequest>, QueryRejection>,
+    Asked(Queued { pool, status, cursor, limit }): Asked<Queued>,
 ) -> Result<Response, Failure> {
-    let Query(request) = which.map_err(|problem| Fault::invalid("the query", problem.body_text()))?;
+    let request = DeletionsRequest { pool, status, cursor, limit };
     let reply = relay.send(Verb::Deletions, &facts, None, &request).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
@@ -70,7 +94,7 @@ pub(crate) async fn list(
 /// `GET /v1/admin/deletions/parked`
 #[utoipa::path(
     get, path = "/v1/admin/deletions/parked", tag = "operators", security(("admin" = []), ("read-only" = [])),
-    params(("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason holds this"), ("cursor" = Option<u64>, Query, description = "where the last page ended"), ("limit" = Option<u32>, Query, description = "entries of a page")),
+    params(("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason holds this"), ("cursor" = Option<u64>, Query, description = "where the last page ended"), ("limit" = Option<u32>, Query, description = "entries of a page, 1 to 100; 50 without it")),
     responses(
         (status = 200, description = "a page of what was given up", body = common::contract::ParkedReply,
          example = json!({"parked": [], "count": 0, "cursor": null})), OfLook)
@@ -78,9 +102,9 @@ pub(crate) async fn list(
 pub(crate) async fn parked(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
-    which: Asked,
+    Asked(Which { pool, reason, cursor, limit }): Asked<Which>,
 ) -> Result<Response, Failure> {
-    let request = read(which)?.request();
+    let request = ParkedRequest { pool, reason, cursor, limit };
     let reply = relay.send(Verb::Parked, &facts, None, &request).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
@@ -96,8 +120,9 @@ pub(crate) async fn show(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
     path: PathKey,
+    _: NoQuery,
 ) -> Result<Response, Failure> {
-    let request = DeletionRequest { sandbox_id: key(path)? };
+    let request = DeletionRequest { sandbox_id: key(path, &facts)? };
     let reply = relay.send(Verb::Deletion, &facts, None, &request).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
@@ -114,9 +139,10 @@ pub(crate) async fn replay(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
     path: PathKey,
+    _: NoQuery,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let request = KeyRequest { key: key(path)?, by: Some(operator(&headers, &facts)?.to_string()) };
+    let request = KeyRequest { key: key(path, &facts)?, by: Some(operator(&headers, &facts)?.to_string()) };
     let reply = relay.send(Verb::Replay, &facts, None, &request).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
@@ -133,18 +159,19 @@ pub(crate) async fn remove(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
     path: PathKey,
+    _: NoQuery,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let request = KeyRequest { key: key(path)?, by: Some(operator(&headers, &facts)?.to_string()) };
+    let request = KeyRequest { key: key(path, &facts)?, by: Some(operator(&headers, &facts)?.to_string()) };
     let reply = relay.send(Verb::Remove, &facts, None, &request).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
 
-/// `POST /v1/admin/deletions/replay?all=true`: page after page, until the last or for as long as a request may
-/// take. Every page is a request of its own to the workers and may be repeated.
+/// `POST /v1/admin/deletions/replay?all=true`: one page of `limit`; without it page after page, until the last or for as
+/// long as a request may take. Every page is a request of its own to the workers; one whose answer is lost is the last.
 #[utoipa::path(
     post, path = "/v1/admin/deletions/replay", tag = "operators", security(("admin" = [])),
-    params(("all" = bool, Query, description = "has to be true"), ("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason holds this"), ("cursor" = Option<u64>, Query, description = "where the last page ended"), ("limit" = Option<u32>, Query, description = "entries of a page"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    params(("all" = bool, Query, description = "has to be true"), ("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason holds this"), ("cursor" = Option<u64>, Query, description = "where the last call ended, with the same filters"), ("limit" = Option<u32>, Query, description = "look at so many in this call, 1 to 100, and go on with the cursor; without it all are replayed that there is time for"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
     responses(
         (status = 200, description = "what became of them", body = ReplayAllReply,
          example = json!({"replayed": 7, "already_on_the_way": 0, "gone": 0, "unreadable": 0, "failed": 0, "cursor": null})), OfLook)
@@ -152,18 +179,20 @@ pub(crate) async fn remove(
 pub(crate) async fn replay_all(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
-    which: Asked,
+    Asked(again): Asked<Again>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let which = read(which)?;
-    if which.all != Some(true) {
+    let Again { pool, reason, cursor, limit, all } = again;
+    if all != Some(true) {
         return Err(Fault::invalid("all", "must be true to replay more than one deletion").into());
     }
     let by = operator(&headers, &facts)?.to_string();
-    let mut request = ReplayAllRequest { which: which.request(), by: Some(by) };
+    let which = ParkedRequest { pool, reason, cursor, limit };
+    let mut request = ReplayAllRequest { which, by: Some(by) };
     let mut total = ReplayAllReply { cursor: request.which.cursor, ..ReplayAllReply::default() };
     let until_ms = relay.deadline_ms();
-    for page in 0..PAGES_MAX {
+    let pages_max = if limit.is_some() { 1 } else { PAGES_MAX };
+    for page in 0..pages_max {
         let reply = match relay.send(Verb::ReplayAll, &facts, None, &request).await {
             Ok(reply) if !reply.is_fault => reply,
             // What was done so far is worth more than the failure of a later page, which the next request meets.
@@ -182,35 +211,29 @@ pub(crate) async fn replay_all(
     written(StatusCode::OK, &total)
 }
 
-// === impl Which ===
-
-impl Which {
-    fn request(self) -> ParkedRequest {
-        let Self { pool, reason, cursor, limit, all: _ } = self;
-        ParkedRequest { pool, reason, cursor, limit }
+/// A sandbox, or the key of a message that nobody can read.
+fn key(path: PathKey, facts: &Facts) -> Result<String, Fault> {
+    match path {
+        Ok(Path(key)) if unreadable_sequence(&key).is_some() => Ok(key),
+        path => {
+            let sandbox = sandbox_in_path(path)?;
+            facts.note_sandbox(&sandbox);
+            Ok(sandbox.to_string())
+        }
     }
-}
-
-fn read(which: Asked) -> Result<Which, Fault> {
-    which.map(|Query(which)| which).map_err(|problem| Fault::invalid("the query", problem.body_text()))
-}
-
-fn key(path: PathKey) -> Result<String, Fault> {
-    path.map(|Path(key)| key).map_err(|_| Fault::invalid("the id", "in the path is not text"))
 }
 
 /// Who asks, for the history: the name of the token, and behind it the name that the caller gives itself.
 pub(crate) fn operator(headers: &HeaderMap, facts: &Facts) -> Result<Actor, Fault> {
-    let named = match headers.get(OPERATOR_HEADER).map(|value| value.to_str()) {
-        Some(Ok(name)) if !name.trim().is_empty() => Some(name.trim()),
-        Some(Err(_)) => {
-            return Err(Fault::invalid(OPERATOR_HEADER, "may hold only visible ASCII characters"));
-        }
-        _ => None,
-    };
+    let by = facts.actor(operator_name(headers)?);
+    Actor::parse(&by).map_err(|problem| Fault::invalid(OPERATOR_HEADER, problem))
+}
+
+/// The name that the caller gives itself, if it does.
+fn operator_name(headers: &HeaderMap) -> Result<Option<&str>, Fault> {
+    let named = only_text(headers, OPERATOR_HEADER)?.filter(|name| !name.is_empty());
     if named.is_some_and(|name| name.len() > OPERATOR_BYTES_MAX) {
         return Err(Fault::invalid(OPERATOR_HEADER, format!("may have at most {OPERATOR_BYTES_MAX} bytes")));
     }
-    let by = facts.actor(named);
-    Actor::parse(&by).map_err(|problem| Fault::invalid(OPERATOR_HEADER, problem))
+    Ok(named)
 }

@@ -1,7 +1,9 @@
 //! `GET /v1/admin/events`: the ledger as Server-Sent Events, from a place or a moment on, and then as it grows.
 //!
 //! Nothing is kept for a reader between two pages. A reader that comes back with `Last-Event-ID` misses nothing
-//! that the ledger still holds, and is told (`event: gap`) when it holds less than that.
+//! that the ledger still holds, and is told (`event: gap`) when it holds less than that. It is told its place with every
+//! event, and without one (`id` alone, which a browser keeps and shows nobody) at the beginning and with each sign of
+//! life.
 
 use axum::Extension;
 use axum::extract::rejection::QueryRejection;
@@ -9,19 +11,20 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::sse::{Event as Frame, Sse};
 use axum::response::{IntoResponse as _, Response};
-use common::bus::{BusError, EventFeed, EventsFrom, EventsWanted, KeptEvent};
+use common::bus::{BusError, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds, SINCE_SECONDS_MAX};
 use common::clock::Clock;
 use common::contract::{Event, Fault, FaultCode};
 use common::domain::{Cause, PoolName, SandboxId, UnixSeconds};
 use common::runtime::telemetry::Chain;
 use futures_util::stream::BoxStream;
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
 use serde::Deserialize;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::unconstrained;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::unavailable;
@@ -42,6 +45,8 @@ pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(15 * 60);
 const LOOK_AGAIN_MIN: Duration = Duration::from_millis(20);
 /// Looks after the bell rang; together they take about a second.
 const LOOKS_MAX: u32 = 6;
+/// Rings that one look answers: more than can wait at once.
+const RINGS_AT_ONCE_MAX: usize = 32_768;
 /// When a reader whose connection was lost comes back, as it is told.
 const COME_BACK: Duration = Duration::from_secs(2);
 
@@ -87,16 +92,23 @@ struct Reading {
     until_ms: u64,
     /// What is to be sent before anything else is read.
     waiting: VecDeque<Frame>,
+    /// Rings that were heard, and whose events may not have been read yet.
+    rings: usize,
     /// Looks that are still worth it after the bell rang.
     looks_left: u32,
-    is_over: bool,
+    /// When to show that we are there if nothing is shown until then, in milliseconds since the Unix epoch. Neither
+    /// a ring nor a page of which nothing is wanted puts it off.
+    heartbeat_ms: u64,
+    /// The end of the ledger at the last sign of life.
+    end_then: u64,
     _permit: OwnedSemaphorePermit,
 }
 
 /// `GET /v1/admin/events`
 ///
 /// Server-Sent Events: one message for each event, with its place in the ledger as `id` and a CloudEvent as `data`. An
-/// answer ends after a quarter of an hour at the latest; come back with `Last-Event-ID`.
+/// answer ends after a quarter of an hour at the latest; come back with `Last-Event-ID`. A block with an `id` and no
+/// `data` is no message, but says where to go on: one comes at the beginning and one with every sign of life.
 #[utoipa::path(
     get, path = "/v1/admin/events", tag = "operators", security(("admin" = []), ("read-only" = [])),
     params(
@@ -111,7 +123,7 @@ struct Reading {
     responses(
         (status = 200, description = "the events; without `after` and `since` those from now on, or with `follow=false` all",
          body = String, content_type = "text/event-stream",
-         example = "id: 17\ndata: {\"specversion\":\"1.0\",\"type\":\"sandbox.claimed\"}\n\n"), OfEvents)
+         example = "retry: 2000\nid: 16\n: events\n\nid: 17\ndata: {\"specversion\":\"1.0\",\"type\":\"sandbox.claimed\"}\n\n"), OfEvents)
 )]
 pub(crate) async fn events(
     State(desk): State<EventDesk>,
@@ -132,6 +144,14 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
         .ok_or_else(|| Fault::invalid("Last-Event-ID", "must be the id of an event, a whole number"))
 }
 
+fn unix_seconds(moment: u64) -> Result<UnixSeconds, Fault> {
+    if moment <= SINCE_SECONDS_MAX {
+        return Ok(UnixSeconds::new(moment));
+    }
+    let problem = format!("must be in Unix seconds, not in milliseconds, and at most {SINCE_SECONDS_MAX}");
+    Err(Fault::invalid("since", problem))
+}
+
 // === impl Wanted ===
 
 impl Wanted {
@@ -145,7 +165,7 @@ impl Wanted {
                 return Err(Fault::invalid("after", "cannot be given together with since"));
             }
             (Some(place), _) => Some(EventsFrom::After(place)),
-            (None, Some(moment)) => Some(EventsFrom::Since(UnixSeconds::new(moment))),
+            (None, Some(moment)) => Some(EventsFrom::Since(unix_seconds(moment)?)),
             (None, None) => None,
         };
         let sandbox = self.sandbox.as_deref().map(SandboxId::parse).transpose();
@@ -184,7 +204,7 @@ impl EventDesk {
         };
         let ends = self.feed.ledger_ends().await.map_err(failed)?;
         let from = from.unwrap_or(EventsFrom::After(if is_followed { ends.last } else { 0 }));
-        let mut waiting = VecDeque::from([Frame::default().retry(COME_BACK).comment("events")]);
+        let now_ms = self.clock.now_ms();
         let mut reading = Reading {
             desk: self.clone(),
             request_id: facts.request_id.as_str().to_owned(),
@@ -192,14 +212,15 @@ impl EventDesk {
             wanted: wanted_events,
             pool,
             bell,
-            until_ms: self.clock.now_ms().saturating_add(millis(ANSWER_TIME_MAX)),
+            until_ms: now_ms.saturating_add(millis(ANSWER_TIME_MAX)),
             waiting: VecDeque::new(),
+            rings: 0,
             looks_left: 0,
-            is_over: false,
+            heartbeat_ms: now_ms.saturating_add(millis(HEARTBEAT)),
+            end_then: ends.last,
             _permit: permit,
         };
-        waiting.extend(reading.catch_up(ends.first, ends.last));
-        reading.waiting = waiting;
+        reading.show_place(Frame::default().retry(COME_BACK), "events", ends);
         Ok(reading)
     }
 }
@@ -213,7 +234,7 @@ impl Reading {
                 if let Some(frame) = reading.waiting.pop_front() {
                     return Some((Ok(frame), reading));
                 }
-                if reading.is_over || !reading.read_on().await {
+                if !reading.read_on().await {
                     return None;
                 }
             }
@@ -225,60 +246,115 @@ impl Reading {
         if self.desk.stop.is_cancelled() || self.desk.clock.now_ms() >= self.until_ms {
             return false;
         }
+        if !self.hear() {
+            return false;
+        }
         let page = match self.desk.feed.events_from(self.from, &self.wanted, PAGE_EVENTS).await {
             Ok(page) => page,
             Err(error) => return self.give_up(&error),
         };
+        let is_end = page.is_empty();
         if let Some(last) = page.last() {
             self.from = EventsFrom::After(last.sequence);
-            self.looks_left = 0;
+            // One ring may be for what this look came too early for.
+            self.rings = self.rings.saturating_sub(page.len());
+            if self.rings == 0 {
+                self.looks_left = 0;
+            }
             for kept in page {
                 self.take(kept);
             }
-            // A page of which nothing is wanted is no reason to wait.
-            return true;
         }
-        self.wait().await
+        if is_end && self.bell.is_none() {
+            return false;
+        }
+        if self.desk.clock.now_ms() >= self.heartbeat_ms {
+            return self.show_life(is_end).await;
+        }
+        // A page of which nothing is wanted is no reason to wait.
+        !is_end || self.wait().await
     }
 
-    /// Waits for the bell, or until it is time to show that we are there. False when this answer ends here.
+    /// Waits for the bell, for the next look after it rang, or until it is time to show that we are there. False when
+    /// this answer ends here.
     async fn wait(&mut self) -> bool {
         let Some(bell) = self.bell.as_mut() else { return false };
-        let is_heard = self.looks_left > 0;
-        let patience = match is_heard {
-            true => LOOK_AGAIN_MIN * 2_u32.pow(LOOKS_MAX - self.looks_left),
-            false => HEARTBEAT,
-        };
+        let look_ms = self.looks_left.checked_sub(1).map(|left| {
+            let pause = LOOK_AGAIN_MIN * 2_u32.pow((LOOKS_MAX - 1).saturating_sub(left));
+            self.desk.clock.now_ms().saturating_add(millis(pause))
+        });
+        let until_ms = look_ms.map_or(self.heartbeat_ms, |look_ms| look_ms.min(self.heartbeat_ms));
         tokio::select! {
-            ring = bell.next() => {
-                self.looks_left = LOOKS_MAX;
-                if ring.is_none() {
-                    // Nothing rings any more: whoever reads comes back, to a bell that does.
-                    self.is_over = true;
-                }
-                return true;
-            }
-            () = self.desk.clock.sleep(patience) => {}
+            ring = bell.next() => return self.rang(ring),
+            () = self.desk.clock.sleep_until(until_ms) => {}
             () = self.desk.stop.cancelled() => return false,
         }
-        if is_heard {
-            self.looks_left -= 1;
-            return true;
+        self.looks_left = self.looks_left.saturating_sub(1);
+        if self.looks_left == 0 {
+            self.rings = 0;
         }
-        match self.desk.feed.ledger_ends().await {
-            Ok(ends) => {
-                self.waiting.push_back(Frame::default().comment("still here"));
-                let gap = self.catch_up(ends.first, ends.last);
-                self.waiting.extend(gap);
-                true
+        true
+    }
+
+    /// Takes every ring that waits, because one look answers them all. False when this answer ends here.
+    fn hear(&mut self) -> bool {
+        for _ in 0..RINGS_AT_ONCE_MAX {
+            // The runtime would have it pause after some hundred of them, and each pause would be a look.
+            let ring = self.bell.as_mut().and_then(|bell| unconstrained(bell.next()).now_or_never());
+            match ring {
+                Some(ring) if !self.rang(ring) => return false,
+                Some(_) => {}
+                None => return true,
             }
-            Err(error) => self.give_up(&error),
         }
+        true
+    }
+
+    /// Notes a ring. False without one: nothing rings any more, and whoever reads comes back, to a bell that does.
+    fn rang(&mut self, ring: Option<()>) -> bool {
+        self.rings = self.rings.saturating_add(1);
+        self.looks_left = LOOKS_MAX;
+        ring.is_some()
+    }
+
+    /// Shows that we are there, and looks whether the ledger still holds what comes next. False when this answer ends
+    /// here.
+    async fn show_life(&mut self, is_end: bool) -> bool {
+        let ends = match self.desk.feed.ledger_ends().await {
+            Ok(ends) => ends,
+            Err(error) => return self.give_up(&error),
+        };
+        // The place moves on although nothing was wanted, or the ledger would let it go one day. Not to where the
+        // ledger ends now: what is read may lag behind that, but not by the time between two signs of life.
+        if let EventsFrom::After(after) = &mut self.from
+            && is_end
+        {
+            *after = self.end_then.max(*after);
+        }
+        self.end_then = ends.last;
+        self.show_place(Frame::default(), "still here", ends);
+        true
+    }
+
+    /// Shows where to come back to, if that is known: who reads from a moment on and got nothing yet says that again.
+    /// A gap is told with the place behind it, so that nobody gets to that place without having heard of it.
+    fn show_place(&mut self, frame: Frame, comment: &str, ends: LedgerEnds) {
+        let frame = frame.comment(comment);
+        let gap = self.catch_up(ends);
+        let placed = |frame: Frame| match self.from {
+            EventsFrom::After(place) => frame.id(place.to_string()),
+            EventsFrom::Since(_) => frame,
+        };
+        let frames = match gap {
+            Some(gap) => vec![frame, placed(gap)],
+            None => vec![placed(frame)],
+        };
+        frames.into_iter().for_each(|frame| self.show(frame));
     }
 
     /// Goes on where the ledger begins when it does not hold what comes next: because the oldest went, or because it
     /// was lost and made again. Says so to the reader.
-    fn catch_up(&mut self, first: u64, last: u64) -> Option<Frame> {
+    fn catch_up(&mut self, LedgerEnds { first, last }: LedgerEnds) -> Option<Frame> {
         let EventsFrom::After(after) = self.from else { return None };
         // From the beginning means from whatever the beginning is.
         if after == 0 || (after >= first.saturating_sub(1) && after <= last) {
@@ -300,13 +376,17 @@ impl Reading {
             return;
         }
         if let Some(data) = text(&event) {
-            self.waiting.push_back(Frame::default().id(sequence.to_string()).data(data));
+            self.show(Frame::default().id(sequence.to_string()).data(data));
         }
     }
 
-    fn give_up(&mut self, error: &BusError) -> bool {
+    fn show(&mut self, frame: Frame) {
+        self.waiting.push_back(frame);
+        self.heartbeat_ms = self.desk.clock.now_ms().saturating_add(millis(HEARTBEAT));
+    }
+
+    fn give_up(&self, error: &BusError) -> bool {
         tracing::warn!(request.id = self.request_id, error = %Chain(error), "a reader of events is sent away");
-        self.is_over = true;
         false
     }
 }

@@ -4,7 +4,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use common::bus::Discovery;
+use common::bus::{BusError, Discovery};
 use common::contract::FleetReply;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::admin::{unavailable, written};
 use crate::error::Failure;
 use crate::openapi::faults::OfSwitch;
+use crate::query::NoQuery;
 use crate::request_id::Facts;
 
 /// Longest wait for the workers; those of a fleet answer within milliseconds, and silence ends it sooner.
@@ -37,7 +38,14 @@ pub(crate) struct FleetDesk {
 pub(crate) async fn fleet(
     State(desk): State<FleetDesk>,
     Extension(facts): Extension<Facts>,
+    _: NoQuery,
 ) -> Result<Response, Failure> {
     let workers = desk.discovery.workers(ANSWERS_PATIENCE).await;
-    written(StatusCode::OK, &FleetReply::of(workers.map_err(|error| unavailable(&error, &facts))?))
+    let workers = workers.map_err(|error| unavailable(&error, &facts))?;
+    // This ingress answers as well: where not even that comes through, the queue stands still and nothing is known.
+    if workers.is_empty() {
+        let silence = BusError { operation: "ask who works", source: "nobody answers, not even we".into() };
+        return Err(unavailable(&silence, &facts).into());
+    }
+    written(StatusCode::OK, &FleetReply::of(workers))
 }

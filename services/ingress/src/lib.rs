@@ -45,6 +45,7 @@ pub mod deletions;
 pub mod events;
 pub mod fleet;
 mod orders;
+mod query;
 mod records;
 pub mod sandboxes;
 
@@ -174,7 +175,7 @@ impl Ingress {
             stop: stop.clone(),
         };
         let parts = Parts {
-            line: LineDesk { line, clock: Arc::clone(&clock) },
+            line: LineDesk { line, clock: Arc::clone(&clock), wait: config.admin_wait },
             events: EventDesk {
                 feed: events,
                 clock: Arc::clone(&clock),
@@ -182,6 +183,13 @@ impl Ingress {
                 stop: stop.clone(),
             },
             fleet: FleetDesk { discovery },
+            desk: TickDesk {
+                ticks,
+                wait: config.admin_wait,
+                clock: Arc::clone(&clock),
+                stale_kept: config.stale_kept,
+                waiters: Arc::new(Semaphore::new(admin::ADMIN_WAITERS_MAX)),
+            },
             relay: Relay {
                 requests,
                 clock,
@@ -193,12 +201,6 @@ impl Ingress {
                     no_workers: config.no_responders_patience,
                 },
                 in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
-            },
-            desk: TickDesk {
-                ticks,
-                wait: config.admin_wait,
-                stale_kept: config.stale_kept,
-                waiters: Arc::new(Semaphore::new(admin::ADMIN_WAITERS_MAX)),
             },
             ops: Ops { registry: self.registry.clone(), checks: checks.into(), stop },
         };

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 /// Longest request body, in bytes. Lab scripts send `{}` at most, and operators some hundred bytes.
 pub const BODY_BYTES_MAX: u64 = 64 * 1_024;
+
 /// Reads a body to its end: the connection can then be kept, and the caller of a request that is refused for its
 /// size is told so. The body itself is forgotten unless `is_kept`.
 pub(crate) async fn take_in(
@@ -23,16 +24,22 @@ pub(crate) async fn take_in(
         return Ok(Bytes::new());
     }
     // What is announced too long is not even begun to be read.
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|bytes: u64| bytes > BODY_BYTES_MAX) {
-        return Err(too_large());
-    }
+    refuse_too_large(headers)?;
     tokio::select! {
         read = read_to_end(body, is_kept) => read,
         () = clock.sleep(patience) => {
             let message = format!("the body did not arrive within {} ms", patience.as_millis());
             Err(Fault::new(FaultCode::RequestTimeout, message))
         }
+    }
+}
+
+/// Refuses a body that is announced to be longer than one may be.
+pub(crate) fn refuse_too_large(headers: &HeaderMap) -> Result<(), Fault> {
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    match announced.is_some_and(|bytes: u64| bytes > BODY_BYTES_MAX) {
+        true => Err(too_large()),
+        false => Ok(()),
     }
 }
 

@@ -5,7 +5,9 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
 use common::contract::{Fault, FaultBody, FaultCode};
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
@@ -57,11 +59,14 @@ impl Modify for Tokens {
     }
 }
 
-static DOCUMENT: LazyLock<Option<String>> = LazyLock::new(|| {
+static DOCUMENT: LazyLock<Option<Bytes>> = LazyLock::new(|| {
     let mut document = serde_json::to_value(Api::openapi()).ok()?;
     bounds::add(&mut document);
-    Some(document.to_string())
+    Some(document.to_string().into())
 });
+
+const STYLE: &str = "swagger-ui.css";
+const BUNDLE: &str = "swagger-ui-bundle.js";
 
 /// The page may load its own files and call this API; nothing else, and from nowhere else. Its icons are within its
 /// style sheet and script.
@@ -76,8 +81,8 @@ const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
     responses((status = 200, description = "this document", body = serde_json::Value), OfOpen)
 )]
 pub(crate) async fn document() -> Result<Response, Failure> {
-    match DOCUMENT.as_deref() {
-        Some(text) => Ok(json(StatusCode::OK, text.as_bytes().into())),
+    match DOCUMENT.as_ref() {
+        Some(text) => Ok(json(StatusCode::OK, text.clone())),
         None => Err(Fault::new(FaultCode::InternalError, "the description could not be written").into()),
     }
 }
@@ -97,7 +102,7 @@ pub(crate) async fn page() -> Response {
     responses((status = 200, description = "a style sheet", body = String, content_type = "text/css"), OfOpen)
 )]
 pub(crate) async fn style() -> Result<Response, Failure> {
-    of_swagger_ui("swagger-ui.css", "text/css; charset=utf-8")
+    of_swagger_ui(STYLE, "text/css; charset=utf-8")
 }
 
 /// Swagger UI.
@@ -106,7 +111,7 @@ pub(crate) async fn style() -> Result<Response, Failure> {
     responses((status = 200, description = "a script", body = String, content_type = "text/javascript"), OfOpen)
 )]
 pub(crate) async fn bundle() -> Result<Response, Failure> {
-    of_swagger_ui("swagger-ui-bundle.js", "text/javascript; charset=utf-8")
+    of_swagger_ui(BUNDLE, "text/javascript; charset=utf-8")
 }
 
 /// The script that starts it.
@@ -118,14 +123,23 @@ pub(crate) async fn script() -> Response {
     file("text/javascript; charset=utf-8", include_str!("../assets/docs.js"))
 }
 
+/// The files of Swagger UI. One copy for everybody: who asks for them is unknown, and may be slow to read a megabyte.
+static SWAGGER_UI: LazyLock<BTreeMap<&'static str, Bytes>> = LazyLock::new(|| {
+    let config = Arc::new(Config::from("/v1/openapi.json"));
+    let found = [STYLE, BUNDLE].map(|name| (name, utoipa_swagger_ui::serve(name, Arc::clone(&config))));
+    found
+        .into_iter()
+        .filter_map(|(name, found)| Some((name, Bytes::from(found.ok()??.bytes.into_owned()))))
+        .collect()
+});
+
 /// A file of Swagger UI, as its package has it.
 fn of_swagger_ui(name: &str, kind: &'static str) -> Result<Response, Failure> {
-    let found = utoipa_swagger_ui::serve(name, Arc::new(Config::from("/v1/openapi.json")));
-    let Ok(Some(found)) = found else {
+    let Some(bytes) = SWAGGER_UI.get(name) else {
         return Err(Fault::new(FaultCode::InternalError, "the page could not be read").into());
     };
     let kind = HeaderValue::from_static(kind);
-    Ok(([(header::CONTENT_TYPE, kind)], found.bytes.into_owned()).into_response())
+    Ok(([(header::CONTENT_TYPE, kind)], bytes.clone()).into_response())
 }
 
 fn file(kind: &'static str, text: &'static str) -> Response {

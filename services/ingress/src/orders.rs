@@ -13,6 +13,7 @@ use serde::Deserialize;
 use crate::deletions::operator;
 use crate::error::{Failure, pass_on};
 use crate::openapi::faults::OfOrder;
+use crate::query::NoQuery;
 use crate::relay::Relay;
 use crate::request_id::Facts;
 use crate::sandboxes::sandbox_in_path;
@@ -38,6 +39,7 @@ pub(crate) async fn quarantine(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
     path: PathId,
+    _: NoQuery,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Failure> {
@@ -56,6 +58,7 @@ pub(crate) async fn unquarantine(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
     path: PathId,
+    _: NoQuery,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Failure> {
@@ -74,6 +77,7 @@ pub(crate) async fn release(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
     path: PathId,
+    _: NoQuery,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Failure> {

@@ -2,16 +2,17 @@
 //! nothing behind.
 
 use axum::Extension;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use common::contract::{BulkDeleteReply, BulkDeleteRequest, Fault, RecordRequest, SandboxesRequest, Verb};
+use common::contract::{BulkDeleteReply, BulkDeleteRequest, RecordRequest, SandboxesRequest, Verb};
 use serde::Deserialize;
 
 use crate::deletions::operator;
 use crate::error::{Failure, pass_on};
 use crate::openapi::faults::{OfBulkDelete, OfLook, OfLookAtOne};
+use crate::query::{Asked, NoQuery};
 use crate::relay::Relay;
 use crate::request_id::Facts;
 use crate::sandboxes::sandbox_in_path;
@@ -65,9 +66,8 @@ pub(crate) struct Doomed {
 pub(crate) async fn list_sandboxes(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
-    which: Result<Query<Which>, QueryRejection>,
+    Asked(which): Asked<Which>,
 ) -> Result<Response, Failure> {
-    let Query(which) = which.map_err(|problem| Fault::invalid("the query", problem.body_text()))?;
     let Which { status, pool, lab, owner, name_prefix, cursor, limit } = which;
     let request = SandboxesRequest { status, pool, lab, owner, name_prefix, cursor, limit };
     let reply = relay.send(Verb::Sandboxes, &facts, None, &request).await?;
@@ -98,6 +98,7 @@ pub(crate) async fn show_sandbox(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
     path: Result<Path<String>, PathRejection>,
+    _: NoQuery,
 ) -> Result<Response, Failure> {
     let sandbox = sandbox_in_path(path)?;
     facts.note_sandbox(&sandbox);
@@ -126,10 +127,9 @@ pub(crate) async fn show_sandbox(
 pub(crate) async fn bulk_delete(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
-    doomed: Result<Query<Doomed>, QueryRejection>,
+    Asked(doomed): Asked<Doomed>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let Query(doomed) = doomed.map_err(|problem| Fault::invalid("the query", problem.body_text()))?;
     let Doomed { status, pool, dry_run, cursor, limit } = doomed;
     let by = Some(operator(&headers, &facts)?.to_string());
     let request = BulkDeleteRequest { status, pool, dry_run, cursor, limit, by };

@@ -1,7 +1,9 @@
 //! HTTP → NATS request. Repeats what may be repeated, within the caller's deadline.
 //!
-//! Every request that goes through here may be sent twice: a claim is keyed, a release is idempotent, and the
-//! rest only looks. So a lost answer costs time and nothing else.
+//! Nearly every request that goes through here may be sent twice: a claim is keyed, a release or an order finds itself
+//! done, and to look changes nothing. So a lost answer costs time and nothing else. A page of work is the exception
+//! ([`Verb::leads_to_the_same`]): its first attempt may take all of the time, and only one with which nobody began is
+//! followed by another.
 
 use bytes::Bytes;
 use common::bus::{Context, Reply, RequestError, Requests};
@@ -88,15 +90,18 @@ impl Relay {
     ) -> Result<Reply, Fault> {
         let mut pauses =
             Pauses { random: &*self.random, ceiling: PAUSE_MIN, no_workers_left: self.limits.no_workers };
+        let leads_to_the_same = verb.leads_to_the_same();
+        let attempt_max = if leads_to_the_same { self.limits.attempt } else { self.limits.deadline };
         loop {
-            let patience = self.limits.attempt.min(self.left_until(deadline_ms));
+            let patience = attempt_max.min(self.left_until(deadline_ms));
             let (reason, last_word) = match self.requests.request(verb, context, body.clone(), patience).await
             {
                 Ok(reply) if error::is_busy(&reply) => (RetryReason::Busy, Ok(reply)),
                 Ok(reply) => return Ok(reply),
                 Err(RequestError::NoResponders) => (RetryReason::NoResponders, Err(no_workers())),
-                Err(RequestError::TimedOut) => (RetryReason::TimedOut, Err(timed_out())),
-                Err(RequestError::Disconnected) => return Err(disconnected()),
+                Err(RequestError::TimedOut) if !leads_to_the_same => return Err(timed_out(verb)),
+                Err(RequestError::TimedOut) => (RetryReason::TimedOut, Err(timed_out(verb))),
+                Err(RequestError::Disconnected) => return Err(disconnected(verb)),
             };
             let Some(pause) = pauses.next(reason, self.left_until(deadline_ms)) else { return last_word };
             self.metrics.retried(reason);
@@ -155,13 +160,14 @@ fn no_workers() -> Fault {
     Fault::new(FaultCode::NoWorkers, "no worker took the request; try again shortly")
 }
 
-fn timed_out() -> Fault {
-    Fault::new(
+fn timed_out(verb: Verb) -> Fault {
+    verb.unseen_end(
         FaultCode::Timeout,
         "no answer in time; repeat the same request, it is safe and leads to the same result",
     )
 }
 
-fn disconnected() -> Fault {
-    Fault::new(FaultCode::UpstreamUnavailable, "the broker cannot reach its workers; try again shortly")
+fn disconnected(verb: Verb) -> Fault {
+    // The connection may have gone while the answer was waited for.
+    verb.unseen_end(FaultCode::UpstreamUnavailable, "the broker cannot reach its workers; try again shortly")
 }

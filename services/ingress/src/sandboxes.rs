@@ -226,7 +226,7 @@ fn id<T>(
 }
 
 // Of two values one would have to be chosen, and a proxy in between may choose the other.
-fn only_text<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Fault> {
+pub(crate) fn only_text<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Fault> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {

@@ -43,6 +43,8 @@ enum SyncError {
     Store(#[from] StoreError),
     #[error("{0}")]
     Refused(Refusal),
+    #[error("forced too late: whoever ordered it had given up {}.{:03} s before it could begin", .late_ms / 1_000, .late_ms % 1_000)]
+    TooLate { late_ms: u64 },
 }
 
 /// One write of a plan.
@@ -86,19 +88,27 @@ impl SupplyNotes {
 
 impl Reconciler {
     /// One sync. An order to force it overrides the refusal of a listing that is empty or would cost too much of the
-    /// pool, and nothing else.
+    /// pool, and nothing else; one that comes when nobody waits for it any more is refused itself.
     pub(crate) async fn sync(&self, order: &TickOrder) -> SyncReport {
         let mut report =
             SyncReport { forced_by: order.forced_by().map(ToOwned::to_owned), ..SyncReport::default() };
         if let Some(by) = &report.forced_by {
-            tracing::warn!(by, "{by} forces a sync, whatever is listed");
+            tracing::warn!(by, order.wanted_until_ms, "{by} forces a sync, whatever is listed");
         }
-        let status = match self.try_sync(&mut report).await {
+        let now_ms = self.ports.clock.now_ms();
+        let synced = if order.is_too_late(now_ms) {
+            let late_ms = now_ms.saturating_sub(order.wanted_until_ms.unwrap_or(now_ms));
+            Err(SyncError::TooLate { late_ms })
+        } else {
+            self.try_sync(&mut report).await
+        };
+        let status = match synced {
             Ok(()) => COMPLETED,
             Err(error) => {
                 tracing::error!(error = %Chain(&error), "the sync did not complete");
                 report.reason = Some(public_reason(&error));
-                if matches!(error, SyncError::Refused(_)) { REFUSED } else { FAILED }
+                let is_refused = matches!(error, SyncError::Refused(_) | SyncError::TooLate { .. });
+                if is_refused { REFUSED } else { FAILED }
             }
         };
         report.status = status.to_owned();
@@ -246,7 +256,7 @@ fn largest_pool(listed: &Listed) -> u64 {
 /// The reason as an operator sees it in an answer: which side failed, and what the provider said.
 fn public_reason(error: &SyncError) -> String {
     match error {
-        SyncError::Refused(refusal) => refusal.to_string(),
+        SyncError::Refused(_) | SyncError::TooLate { .. } => error.to_string(),
         SyncError::Store(_) => "the table does not answer".to_owned(),
         SyncError::Listing(ListingError::Endless) => "the provider's listing does not end".to_owned(),
         SyncError::Listing(ListingError::Provider(error)) => match error {

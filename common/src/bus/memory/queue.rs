@@ -62,6 +62,11 @@ impl WorkQueue {
         sequence
     }
 
+    /// The last sequence that was given; 0 before the first.
+    pub(super) const fn last_sequence(&self) -> u64 {
+        self.last_sequence
+    }
+
     /// A place in the stream for something that is no work yet.
     pub(super) fn next_sequence(&mut self) -> u64 {
         self.last_sequence += 1;

@@ -68,6 +68,10 @@ impl Ticks for MemoryBus {
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {
         self.read("read a report", |inside| inside.ticks.reports.get(&kind).cloned())
     }
+
+    async fn last_tick(&self) -> Result<Option<u64>, BusError> {
+        self.read("look for a tick", |inside| Some(inside.ticks.queue.last_sequence()))
+    }
 }
 
 #[async_trait]

@@ -4,8 +4,9 @@
 //! comes back goes on where it was.
 
 use super::{JETSTREAM_TIMEOUT, NatsBus, failed};
-use crate::bus::{BusError, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds};
+use crate::bus::{BusError, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds, SINCE_SECONDS_MAX};
 use crate::contract::events::rfc3339;
+use crate::domain::UnixSeconds;
 use async_nats::{HeaderMap, Message, StatusCode};
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
@@ -49,7 +50,9 @@ impl EventFeed for NatsBus {
         let subjects = &self.config.subjects;
         let (seq, start_time) = match from {
             EventsFrom::After(sequence) => (Some(sequence.saturating_add(1)), None),
-            EventsFrom::Since(moment) => (None, Some(rfc3339(moment))),
+            EventsFrom::Since(moment) => {
+                (None, Some(rfc3339(moment.min(UnixSeconds::new(SINCE_SECONDS_MAX)))))
+            }
         };
         let subject = subjects.event_wanted(wanted.cause, wanted.sandbox.as_ref());
         let batch = Batch { seq, start_time, batch: limit, next_by_subj: &subject };

@@ -49,11 +49,13 @@ impl Pace for NatsBus {
 impl DeletionLine for NatsBus {
     async fn pause(&self, pause: &Pause) -> Result<(), BusError> {
         let value = serde_json::to_vec(pause).map_err(failed("pause deletions"))?;
+        self.refuse_unconnected("pause deletions")?;
         let put = self.bucket().await?.put(PAUSE_KEY, value.into()).await;
         put.map(|_| ()).map_err(failed("pause deletions"))
     }
 
     async fn resume(&self) -> Result<Option<Pause>, BusError> {
+        self.refuse_unconnected("resume deletions")?;
         let pause = self.pause_switch().await?;
         if pause.is_some() {
             self.bucket().await?.purge(PAUSE_KEY).await.map_err(failed("resume deletions"))?;

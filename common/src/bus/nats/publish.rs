@@ -33,6 +33,14 @@ const SUBJECT_FULL_ERROR_CODE: u64 = 10_077;
 /// Times that a tick may be refused because one waits that is gone a moment later.
 const FOLD_ROUNDS_MAX: usize = 10;
 
+/// What became of publishing a tick.
+enum Published {
+    /// The stream has it.
+    Taken(PublishAck),
+    /// The stream has no room for it: a tick of its kind waits, with that sequence.
+    Waiting(u64),
+}
+
 /// The report of a run that began after the tick was taken.
 async fn answer_to(receipt: TickReceipt, reports: &mut Subscriber) -> Option<RunReport> {
     while let Some(message) = reports.next().await {
@@ -89,7 +97,11 @@ impl Ticks for NatsBus {
         if let Some(slot) = slot {
             message = message.message_id(format!("{}:{slot}", kind.as_str()));
         }
-        self.publish_tick(kind, message).await
+        let PublishAck { sequence, duplicate, .. } = match self.publish_tick(kind, message).await? {
+            Published::Taken(ack) => ack,
+            Published::Waiting(sequence) => return Ok(TickReceipt { sequence, duplicate: true }),
+        };
+        Ok(TickReceipt { sequence, duplicate })
     }
 
     async fn tick_and_wait(
@@ -97,7 +109,7 @@ impl Ticks for NatsBus {
         kind: TickKind,
         patience: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
-        self.publish_and_wait(kind, PublishMessage::build(), patience, |_| true).await
+        self.publish_and_wait(kind, Bytes::new(), patience, |_| true).await
     }
 
     async fn order_and_wait(
@@ -106,9 +118,9 @@ impl Ticks for NatsBus {
         order: &TickOrder,
         patience: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
-        let message = PublishMessage::build().payload(encode(order, "order a run")?);
+        let body = encode(order, "order a run")?;
         // The run of a tick that waited already knows nothing of the order.
-        self.publish_and_wait(kind, message, patience, |receipt| !receipt.duplicate).await
+        self.publish_and_wait(kind, body, patience, |receipt| !receipt.duplicate).await
     }
 
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {
@@ -118,41 +130,64 @@ impl Ticks for NatsBus {
         };
         serde_json::from_slice(&value).map(Some).map_err(failed("read a report"))
     }
+
+    async fn last_tick(&self) -> Result<Option<u64>, BusError> {
+        let stream = self.jetstream.get_stream(self.config.subjects.ticks_stream()).await;
+        Ok(Some(stream.map_err(failed("look for a tick"))?.cached_info().state.last_sequence))
+    }
 }
 
 impl NatsBus {
     /// Puts a tick into the stream, unless one of its kind waits there.
-    async fn publish_tick(&self, kind: TickKind, message: PublishMessage) -> Result<TickReceipt, BusError> {
+    async fn publish_tick(&self, kind: TickKind, message: PublishMessage) -> Result<Published, BusError> {
         let subject = self.config.subjects.tick(kind);
         for _ in 0..FOLD_ROUNDS_MAX {
             match self.publish_until_acked(subject.clone(), message.clone()).await {
-                Ok(ack) => return Ok(TickReceipt { sequence: ack.sequence, duplicate: ack.duplicate }),
+                Ok(ack) => return Ok(Published::Taken(ack)),
                 Err(error) if server_code(&error) == Some(SUBJECT_FULL_ERROR_CODE) => {
                     if let Some(sequence) = self.waiting_tick(&subject).await? {
-                        return Ok(TickReceipt { sequence, duplicate: true });
+                        return Ok(Published::Waiting(sequence));
                     }
                 }
+                // The same message id is on its way into a replicated stream: soon it will be in there.
+                Err(error) if is_conflict(&error) => self.clock.sleep(PUBLISH_RETRY_DELAY_MIN).await,
                 Err(error) => return Err(failed("publish a tick")(error)),
             }
         }
         Err(failed("publish a tick")("the stream is full and empty at once"))
     }
 
-    /// Publishes a tick and, if what became of it is worth that, waits for the report of a run that began after it.
+    /// Publishes a tick that somebody ordered and, if what became of it is worth that, waits for the report of a run
+    /// that began after it. All of that takes no longer than `patience`.
     async fn publish_and_wait(
         &self,
         kind: TickKind,
-        message: PublishMessage,
+        body: Bytes,
         patience: Duration,
         is_worth_it: fn(&TickReceipt) -> bool,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
-        let mut reports = self.reports(kind).await?;
-        let receipt = self.publish_tick(kind, message).await?;
-        if !is_worth_it(&receipt) {
-            return Ok((receipt, None));
+        const OPERATION: &str = "order a run";
+        self.refuse_unconnected(OPERATION)?;
+        // One order is one message, however often it has to be sent: every try carries the same id.
+        let id = format!("{}:order:{}", kind.as_str(), self.random.fresh_id());
+        let message = PublishMessage::build().payload(body).message_id(id);
+        let mut taken = None;
+        let answered = tokio::time::timeout(patience, async {
+            let mut reports = self.reports(kind).await?;
+            let receipt = match self.publish_tick(kind, message).await? {
+                // A copy of this very order is no other tick: an earlier try, whose answer was lost, put it there.
+                Published::Taken(ack) => TickReceipt { sequence: ack.sequence, duplicate: false },
+                Published::Waiting(sequence) => TickReceipt { sequence, duplicate: true },
+            };
+            taken = Some(receipt);
+            let report = if is_worth_it(&receipt) { answer_to(receipt, &mut reports).await } else { None };
+            Ok((receipt, report))
+        });
+        match (answered.await, taken) {
+            (Ok(answered), _) => answered,
+            (Err(_), Some(receipt)) => Ok((receipt, None)),
+            (Err(late), None) => Err(failed(OPERATION)(late)),
         }
-        let report = tokio::time::timeout(patience, answer_to(receipt, &mut reports)).await.unwrap_or(None);
-        Ok((receipt, report))
     }
 
     /// The reports of a kind from now on. Listening begins before the tick is published, or a quick run would be

@@ -1,7 +1,8 @@
 //! Bounded requests on ports in memory: two pools, and callers that may use one of them.
 
-use crate::deletions::tests::Rig;
+use crate::deletions::tests::{HOUR, NOW, Rig};
 use common::contract::{Fault, FaultCode, Verb};
+use common::domain::{ClaimKey, ClaimRecord, IdempotencyKey, OwnerId, StateName};
 use serde_json::{Value, json};
 
 /// An allocator over one free sandbox in each of the pools `dns` (number 1) and `main` (number 2).
@@ -36,10 +37,10 @@ async fn a_sandbox_of_another_pool_can_be_neither_seen_nor_given_back() {
 #[tokio::test]
 async fn what_does_not_exist_is_not_found_however_the_caller_is_bounded() {
     let rig = rig().await;
-    for id in ["9", "no id!"] {
+    for (id, code) in [("9", FaultCode::NotFound), ("no id!", FaultCode::InvalidRequest)] {
         let bounded = json!({"sandbox_id": id, "owner": "s", "pools": ["dns"]});
         let fault = rig.ask(Verb::Get, bounded).await.unwrap_err();
-        assert_eq!(fault.code, FaultCode::NotFound, "{id}");
+        assert_eq!(fault.code, code, "{id}");
     }
 }
 
@@ -57,9 +58,64 @@ async fn a_claim_stays_within_and_shows_no_lease_from_outside() {
     assert_eq!(rig.ask(Verb::Allocate, repeat).await, refused());
 }
 
+/// Leaves a claim item of that owner on the free sandbox of that number, as a claim does that broke off.
+async fn leave_behind(rig: &Rig, owner: &str, number: usize) {
+    let claim =
+        ClaimKey { owner: OwnerId::parse(owner).unwrap(), key: IdempotencyKey::parse(owner).unwrap() };
+    let record = ClaimRecord { claim, candidate: rig.sandbox(number).await.candidate() };
+    rig.store.open_claim(&record, NOW.after(100 * HOUR)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_claim_follows_no_item_that_was_left_on_a_free_sandbox_outside() {
+    let rig = rig().await;
+    leave_behind(&rig, "a", 2).await;
+    let bounded = json!({"owner": "a", "pool": "dns", "pools": ["dns"]});
+    for _ in 0..2 {
+        assert_eq!(rig.ask(Verb::Allocate, bounded.clone()).await, refused());
+        for number in [1, 2] {
+            assert_eq!(rig.sandbox(number).await.state.name(), StateName::Available, "{number}");
+        }
+    }
+    // Somebody else gets it, and the item leads nowhere any more: then the claim moves on to where it may.
+    let elsewhere = json!({"owner": "b", "pool": "main"});
+    assert_eq!(rig.ask(Verb::Allocate, elsewhere).await.unwrap()["sandbox_id"], "2");
+    assert_eq!(rig.ask(Verb::Allocate, bounded).await.unwrap()["sandbox_id"], "1");
+}
+
+#[tokio::test]
+async fn a_claim_follows_an_item_that_was_left_on_a_free_sandbox_within() {
+    let rig = rig().await;
+    leave_behind(&rig, "a", 1).await;
+    rig.add(3, "dns").await;
+    let bounded = json!({"owner": "a", "pool": "dns", "pools": ["dns"]});
+    assert_eq!(rig.ask(Verb::Allocate, bounded).await.unwrap()["sandbox_id"], "1");
+}
+
+#[tokio::test]
+async fn the_pool_that_is_meant_without_a_name_has_to_be_within_as_well() {
+    let rig = rig().await;
+    assert_eq!(rig.ask(Verb::Allocate, json!({"owner": "a", "pools": ["dns"]})).await, refused());
+    assert_eq!(rig.sandbox(2).await.state.name(), StateName::Available);
+    let within = rig.ask(Verb::Allocate, json!({"owner": "a", "pools": ["main"]})).await;
+    assert_eq!(within.unwrap()["sandbox_id"], "2");
+}
+
 #[tokio::test]
 async fn an_empty_list_bounds_nothing() {
     let rig = rig().await;
     let claim = json!({"owner": "a", "pool": "main", "pools": []});
     assert_eq!(rig.ask(Verb::Allocate, claim).await.unwrap()["sandbox_id"], "2");
+}
+
+#[tokio::test]
+async fn what_is_about_all_pools_is_refused_to_whom_some_are_for() {
+    let rig = rig().await;
+    for verb in [Verb::Stats, Verb::Deletions, Verb::Parked, Verb::Replay, Verb::ReplayAll, Verb::Remove] {
+        let asked = |pools| json!({"key": "2", "pools": pools});
+        let fault = rig.ask(verb, asked(vec!["main"])).await.unwrap_err();
+        assert_eq!(fault.code, FaultCode::Forbidden, "{verb:?}");
+        let free = rig.ask(verb, asked(vec![])).await;
+        assert_ne!(free.err().map(|fault| fault.code), Some(FaultCode::Forbidden), "{verb:?}");
+    }
 }

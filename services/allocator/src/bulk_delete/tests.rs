@@ -2,10 +2,15 @@
 
 use super::*;
 use crate::deletions::tests::{HOUR, NOW, Rig, id};
-use common::bus::Ledger as _;
-use common::contract::Verb;
-use common::domain::{Cause, State};
+use common::bus::memory::MemoryBus;
+use common::bus::{Appended, Ledger, LedgerMark};
+use common::contract::{Event, Verb};
+use common::domain::{Cause, SandboxId, State};
+use common::store::Write;
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
 
 async fn stale(rig: &Rig, numbers: std::ops::RangeInclusive<usize>, pool: &str) {
     for number in numbers {
@@ -159,7 +164,7 @@ async fn deletions_that_were_given_up_are_counted_and_stay() {
 
 #[tokio::test]
 async fn without_a_ledger_nothing_goes() {
-    let rig = Rig::over(|_| std::sync::Arc::new(BrokenLedger));
+    let rig = Rig::over(|_| Arc::new(BrokenLedger));
     stale(&rig, 1..=3, "main").await;
     let reply = asked(&rig, json!({"status": "stale"})).await;
     assert_eq!((&reply["removed"], &reply["failed"]), (&json!(0), &json!(3)));
@@ -168,29 +173,98 @@ async fn without_a_ledger_nothing_goes() {
     }
 }
 
+/// The version of the last event of that sandbox in the ledger.
+async fn told_version(rig: &Rig, number: usize) -> Option<u64> {
+    rig.bus.last_event(&id(number)).await.unwrap().map(|mark| mark.version.get())
+}
+
+#[tokio::test]
+async fn a_request_that_is_dropped_in_the_middle_leaves_no_tombstone_that_nobody_tells_of() {
+    let (arrived, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let rig = Rig::over(|bus| {
+        Arc::new(GatedLedger { bus: bus.clone(), arrived: arrived.clone(), gate: gate.clone() })
+    });
+    stale(&rig, 1..=3, "main").await;
+    tokio::select! {
+        reply = asked(&rig, json!({"status": "stale"})) => panic!("the ledger stands still: {reply}"),
+        all = arrived.acquire_many(3) => all.unwrap().forget(),
+    }
+    for number in 1..=3 {
+        assert_eq!(
+            (state_of(&rig, number).await, told_version(&rig, number).await),
+            (StateName::Deleted, Some(2))
+        );
+    }
+    gate.add_permits(3);
+    rig.allocator.announcing.close();
+    rig.allocator.announcing.wait().await;
+    for number in 1..=3 {
+        assert_eq!(told_version(&rig, number).await, Some(3), "{number}");
+    }
+    let forgotten = rig.bus.events().iter().filter(|event| event.cause() == Some(Cause::Forgotten)).count();
+    assert_eq!(forgotten, 3, "each once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_stands_still_holds_up_the_telling_and_not_the_answer() {
+    let (arrived, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let rig = Rig::over(|bus| Arc::new(GatedLedger { bus: bus.clone(), arrived, gate: gate.clone() }));
+    stale(&rig, 1..=2, "main").await;
+    let reply = asked(&rig, json!({"status": "stale"})).await;
+    assert_eq!((&reply["removed"], &reply["untold"], &reply["failed"]), (&json!(2), &json!(2), &json!(0)));
+    gate.add_permits(2);
+    rig.allocator.announcing.close();
+    rig.allocator.announcing.wait().await;
+    assert_eq!((told_version(&rig, 1).await, told_version(&rig, 2).await), (Some(3), Some(3)));
+}
+
+/// A ledger that takes no `forgotten` before it is let.
+#[derive(Debug)]
+struct GatedLedger {
+    bus: MemoryBus,
+    arrived: Arc<Semaphore>,
+    gate: Arc<Semaphore>,
+}
+
+#[async_trait::async_trait]
+impl Ledger for GatedLedger {
+    async fn last_event(&self, id: &SandboxId) -> Result<Option<LedgerMark>, BusError> {
+        self.bus.last_event(id).await
+    }
+
+    async fn append(
+        &self,
+        id: &SandboxId,
+        event: &Event,
+        after: Option<LedgerMark>,
+    ) -> Result<Appended, BusError> {
+        if event.cause() == Some(Cause::Forgotten) {
+            self.arrived.add_permits(1);
+            self.gate.acquire().await.unwrap().forget();
+        }
+        self.bus.append(id, event, after).await
+    }
+
+    fn kept(&self) -> Duration {
+        self.bus.kept()
+    }
+}
+
 /// A ledger that nobody can reach.
 #[derive(Debug)]
 struct BrokenLedger;
 
 #[async_trait::async_trait]
-impl common::bus::Ledger for BrokenLedger {
-    async fn last_event(
-        &self,
-        _: &common::domain::SandboxId,
-    ) -> Result<Option<common::bus::LedgerMark>, BusError> {
+impl Ledger for BrokenLedger {
+    async fn last_event(&self, _: &SandboxId) -> Result<Option<LedgerMark>, BusError> {
         Err(BusError { operation: "last event", source: "not reachable".into() })
     }
 
-    async fn append(
-        &self,
-        _: &common::domain::SandboxId,
-        _: &common::contract::Event,
-        _: Option<common::bus::LedgerMark>,
-    ) -> Result<common::bus::Appended, BusError> {
+    async fn append(&self, _: &SandboxId, _: &Event, _: Option<LedgerMark>) -> Result<Appended, BusError> {
         Err(BusError { operation: "append", source: "not reachable".into() })
     }
 
-    fn kept(&self) -> std::time::Duration {
+    fn kept(&self) -> Duration {
         HOUR
     }
 }

@@ -193,8 +193,16 @@ async fn what_needs_no_replay_is_said_and_its_copy_goes() {
     assert_eq!(rig.replay(2).await, "gone");
     assert_eq!(rig.bus.all_parked().len(), 1, "that of the other");
     rig.add(3, "main").await;
-    assert_eq!(rig.replay(3).await, "gone", "a free sandbox is left alone");
-    assert_eq!(rig.sandbox(3).await.state.name(), StateName::Available);
+    let held = rig.ask(Verb::Allocate, json!({"owner": "student-4"})).await.unwrap();
+    assert_eq!(held["sandbox_id"], "3");
+    rig.add(5, "main").await;
+    for (number, state) in [(3, StateName::Allocated), (5, StateName::Available)] {
+        let before = rig.sandbox(number).await;
+        let fault = rig.ask(Verb::Replay, json!({"key": number.to_string()})).await.unwrap_err();
+        let message = format!("no deletion of it is wanted: it is {state}");
+        assert_eq!((fault.code, fault.message), (FaultCode::InvalidState, message));
+        assert_eq!((rig.sandbox(number).await, before.state.name()), (before, state), "it is left alone");
+    }
     for unknown in ["4711", "a.b", ""] {
         let fault = rig.ask(Verb::Replay, json!({"key": unknown})).await.unwrap_err();
         assert_eq!(fault.code, FaultCode::NotFound, "{unknown:?}");
@@ -311,6 +319,10 @@ async fn a_message_that_nobody_could_read_is_replayed_once_it_can_be_and_removed
     assert_eq!(fault.code, FaultCode::NotFound);
     let fault = rig.ask(Verb::Remove, json!({"key": "1"})).await.unwrap_err();
     assert_eq!(fault.code, FaultCode::InvalidState, "a sandbox is never forgotten so");
+    let unknown = |key| rig.ask(Verb::Remove, json!({"key": key}));
+    for key in ["9999", "_unreadable.+7"] {
+        assert_eq!(unknown(key).await.unwrap_err().code, FaultCode::NotFound, "{key}");
+    }
     assert!(Upkeep::parked(&rig.bus, None, 0, 9).await.unwrap().is_empty());
 }
 

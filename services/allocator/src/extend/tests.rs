@@ -85,7 +85,7 @@ async fn only_the_owner_and_only_the_lease_that_is_meant() {
     assert_eq!(rig.ask(Verb::Extend, asked.clone()).await.unwrap_err().code, FaultCode::InvalidState);
     asked["lease_epoch"] = lease["lease_epoch"].clone();
     assert!(rig.ask(Verb::Extend, asked).await.is_ok());
-    for (id, code) in [("2", FaultCode::NotFound), ("a.b", FaultCode::NotFound)] {
+    for (id, code) in [("2", FaultCode::NotFound), ("a.b", FaultCode::InvalidRequest)] {
         let asked = json!({"sandbox_id": id, "owner": "p-1", "lab_duration_hours": 6});
         assert_eq!(rig.ask(Verb::Extend, asked).await.unwrap_err().code, code);
     }

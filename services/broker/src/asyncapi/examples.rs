@@ -7,7 +7,7 @@ pub(super) const REPLAYED: &str = r#"{"key":"7","outcome":"replayed"}"#;
 /// A tick: a body that says no more than an empty one.
 pub(super) const TICK: &str = "{}";
 /// A tick that has a sync follow the listing, whatever it costs.
-pub(super) const TICK_FORCED: &str = r#"{"force":true,"by":"alice"}"#;
+pub(super) const TICK_FORCED: &str = r#"{"force":true,"by":"alice","wanted_until_ms":1763683225000}"#;
 /// A claim that says everything.
 pub(super) const ALLOCATE_FULL: &str = r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"second","pool":"main","name_prefix":"lab-dns-","lab_duration_hours":4,"by":"lab-2026"}"#;
 /// The shortest claim.

@@ -67,10 +67,10 @@ fn exchange(verb: Verb) -> Exchange {
             .shown(&[examples::ONE_SANDBOX], &[examples::DELETION]),
         Verb::Replay => operator::<KeyRequest, ReplayReply>("try a parked deletion again")
             .shown(&[examples::KEY], &[examples::REPLAYED]),
-        Verb::ReplayAll => {
-            operator::<ReplayAllRequest, ReplayAllReply>("try all of them again, a page at a time")
-                .shown(&[examples::REPLAY_ALL], &[examples::REPLAYED_ALL])
-        }
+        Verb::ReplayAll => operator::<ReplayAllRequest, ReplayAllReply>(
+            "try all of them again, a page at a time; not to be repeated blindly",
+        )
+        .shown(&[examples::REPLAY_ALL], &[examples::REPLAYED_ALL]),
         Verb::Remove => operator::<KeyRequest, RemoveReply>("remove a parked message that nobody can read")
             .shown(&[examples::KEY], &[examples::REMOVED]),
         Verb::Extend => anybody::<ExtendRequest, Allocation>("more time for my lease")
@@ -83,7 +83,7 @@ fn exchange(verb: Verb) -> Exchange {
         Verb::Sandbox => operator::<RecordRequest, RecordView>("show everything about one")
             .shown(&[examples::ONE_SANDBOX], &[examples::RECORD]),
         Verb::BulkDelete => operator::<BulkDeleteRequest, BulkDeleteReply>(
-            "remove records that leave nothing behind, a page at a time",
+            "remove records that leave nothing behind, a page at a time; not to be repeated blindly",
         )
         .shown(&[examples::ASK_BULK_DELETE], &[examples::BULK_DELETED]),
     }

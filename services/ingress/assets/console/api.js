@@ -93,7 +93,8 @@ export function pause(ms, signal) {
 async function send(method, path, { query, body, signal, headers = {} }) {
   const words = Object.entries(query || {}).filter(([, value]) => value !== undefined && value !== null && value !== "");
   const tail = words.length ? `?${new URLSearchParams(words)}` : "";
-  const all = { Authorization: `Bearer ${token}`, ...headers };
+  const sent = token;
+  const all = { Authorization: `Bearer ${sent}`, ...headers };
   if (operator && method !== "GET") all["X-Operator"] = operator;
   if (body !== undefined) all["Content-Type"] = "application/json";
   const answer = await reach(path + tail, {
@@ -106,7 +107,8 @@ async function send(method, path, { query, body, signal, headers = {} }) {
   });
   if (answer.ok) return answer;
   const fault = refusal(answer, await readJson(answer));
-  if (answer.status === 401) {
+  // A late answer to a token of before says nothing about the one of now.
+  if (answer.status === 401 && sent === token) {
     signOut();
     document.dispatchEvent(new CustomEvent("token-refused", { detail: fault }));
   }

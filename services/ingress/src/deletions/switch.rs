@@ -2,7 +2,7 @@
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 use common::bus::DeletionLine;
@@ -10,10 +10,13 @@ use common::clock::Clock;
 use common::contract::{Fault, Pause, PauseRequest};
 use serde::Serialize;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::admin::{unavailable, written};
+use crate::admin::{in_time, unavailable, written};
+use crate::deletions::{OPERATOR_HEADER, operator};
 use crate::error::Failure;
 use crate::openapi::faults::OfSwitch;
+use crate::query::NoQuery;
 use crate::request_id::Facts;
 
 /// Where operators stop the deletions.
@@ -21,6 +24,8 @@ use crate::request_id::Facts;
 pub(crate) struct LineDesk {
     pub(crate) line: Arc<dyn DeletionLine>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// How long a turn of the switch may take.
+    pub(crate) wait: Duration,
 }
 
 #[derive(Serialize, utoipa::ToSchema)]
@@ -38,6 +43,7 @@ pub(crate) struct Resumed {
 /// `POST /v1/admin/deletions/pause`
 #[utoipa::path(
     post, path = "/v1/admin/deletions/pause", tag = "operators", security(("admin" = [])),
+    params(("X-Operator" = Option<String>, Header, description = "who of those that share the token asks; `by` in the body says the same")),
     request_body(content = PauseRequest, example = json!({"until_seconds": 600, "reason": "maintenance"})),
     responses(
         (status = 200, description = "no deletion begins", body = Paused,
@@ -46,6 +52,8 @@ pub(crate) struct Resumed {
 pub(crate) async fn pause(
     State(desk): State<LineDesk>,
     Extension(facts): Extension<Facts>,
+    _: NoQuery,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Failure> {
     let mut request: PauseRequest = if body.is_empty() {
@@ -57,11 +65,12 @@ pub(crate) async fn pause(
             Fault::invalid("the body", format!("is not the expected JSON object: {error}"))
         })?
     };
-    let by = facts.actor(request.by.as_deref().filter(|by| !by.trim().is_empty()));
+    let by = paused_by(&headers, request.by.as_deref(), &facts)?;
     request.by = Some(by.clone());
     let paused =
         request.at(desk.clock.now(), &by).map_err(|(field, problem)| Fault::invalid(field, problem))?;
-    desk.line.pause(&paused).await.map_err(|error| unavailable(&error, &facts))?;
+    let turned = in_time(desk.line.pause(&paused), desk.wait, &*desk.clock).await;
+    turned.map_err(|error| unavailable(&error, &facts))?;
     tracing::warn!(
         request.id = facts.request_id.as_str(),
         reason = paused.reason,
@@ -74,15 +83,30 @@ pub(crate) async fn pause(
 /// `POST /v1/admin/deletions/resume`
 #[utoipa::path(
     post, path = "/v1/admin/deletions/resume", tag = "operators", security(("admin" = [])),
+    params(("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
     responses(
         (status = 200, description = "they go on", body = Resumed, example = json!({"status": "running", "was_paused": null})), OfSwitch)
 )]
 pub(crate) async fn resume(
     State(desk): State<LineDesk>,
     Extension(facts): Extension<Facts>,
+    _: NoQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let was_paused = desk.line.resume().await.map_err(|error| unavailable(&error, &facts))?;
-    let by = facts.actor(None);
-    tracing::warn!(request.id = facts.request_id.as_str(), by, "deletions are resumed by {by}");
+    let by = operator(&headers, &facts)?;
+    let turned = in_time(desk.line.resume(), desk.wait, &*desk.clock).await;
+    let was_paused = turned.map_err(|error| unavailable(&error, &facts))?;
+    tracing::warn!(request.id = facts.request_id.as_str(), %by, "deletions are resumed by {by}");
     written(StatusCode::OK, &Resumed { status: "running", was_paused })
+}
+
+/// Who pauses. The body may say it as well as the header; of two names one would be wrong.
+fn paused_by(headers: &HeaderMap, in_body: Option<&str>, facts: &Facts) -> Result<String, Fault> {
+    let by_header = operator(headers, facts)?.to_string();
+    let Some(named) = in_body.map(str::trim).filter(|by| !by.is_empty()) else { return Ok(by_header) };
+    let by_body = facts.actor(Some(named));
+    if by_header != by_body && by_header != facts.actor(None) {
+        return Err(Fault::invalid("by", format!("and {OPERATOR_HEADER} say two names: send one of them")));
+    }
+    Ok(by_body)
 }

@@ -23,6 +23,7 @@ use super::gate::Gate;
 use super::head::HEADER_LINES_MAX;
 use super::seats::{Seat, Taken, UnderWay};
 use super::{Times, Wire};
+use crate::caller::Known;
 use crate::metrics::{Closed, Metrics};
 use crate::rates::peer::Peer;
 use crate::tls::TlsKeeper;
@@ -41,7 +42,7 @@ pub(super) struct Common {
     pub(super) closing: CancellationToken,
 }
 
-/// An answer's body. The request is under way until it is gone.
+/// An answer's body. The answer is whole once it is gone.
 struct Answer {
     body: Body,
     _under_way: UnderWay,
@@ -128,7 +129,7 @@ async fn answer(
     router: Router,
     closing: CancellationToken,
     seat: Arc<Seat>,
-    under_way: UnderWay,
+    mut under_way: UnderWay,
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
@@ -138,6 +139,7 @@ async fn answer(
         request.extensions_mut().insert(refusal);
     }
     let mut response = router.oneshot(request).await?;
+    under_way.is_known = response.extensions().get::<Known>().is_some();
     // A body that nobody has read to its end cannot be told from the next request, so there will be none.
     if seat.is_called_in() || seat.is_mid_body.load(Ordering::Acquire) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

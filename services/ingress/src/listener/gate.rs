@@ -322,7 +322,12 @@ impl AsyncWrite for Gate {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.outlet.poll_flush(context)
+        let flushed = self.outlet.poll_flush(context);
+        // The library flushes when it has nothing left to write, and an answer's body is gone before that.
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            self.seats.sent(&self.seat);
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -53,6 +53,8 @@ enum Turn {
 pub(super) struct Seat {
     turn: Mutex<Turn>,
     is_busy: AtomicBool,
+    /// Whether the answer is whole, and only has to go out.
+    is_answered: AtomicBool,
     is_called_in: AtomicBool,
     /// Whether a request's body has bytes that nobody has read.
     pub(super) is_mid_body: AtomicBool,
@@ -69,10 +71,12 @@ pub(super) struct Taken {
     counted: Option<IpAddr>,
 }
 
-/// A request that is under way until this is dropped.
+/// A request whose answer is not whole until this is dropped.
 pub(super) struct UnderWay {
     seat: Arc<Seat>,
     seats: Seats,
+    /// Whether its caller has shown a token that is good.
+    pub(super) is_known: bool,
 }
 
 // Nothing panics while it holds one of these locks, and what they guard is whole at every moment.
@@ -138,7 +142,21 @@ impl Seats {
 
     /// Ends with the guard what [`Seats::begin`] began.
     pub(super) fn under_way(&self, seat: &Arc<Seat>) -> UnderWay {
-        UnderWay { seat: Arc::clone(seat), seats: self.clone() }
+        UnderWay { seat: Arc::clone(seat), seats: self.clone(), is_known: false }
+    }
+
+    /// Everything that was written has gone out. If that was an answer to its end, the request is over.
+    pub(super) fn sent(&self, seat: &Arc<Seat>) {
+        if !seat.is_answered.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let is_in_line = !matches!(*lock(&seat.turn), Turn::None);
+        if !is_in_line {
+            self.wait_in_line(seat);
+        }
+        seat.is_busy.store(false, Ordering::Release);
+        // The next head may be there already and was held back.
+        seat.driver.wake();
     }
 
     fn wait_in_line(&self, seat: &Arc<Seat>) {
@@ -155,7 +173,12 @@ impl Seats {
         let mut waiting = lock(&self.0.waiting);
         match std::mem::take(&mut *lock(&seat.turn)) {
             Turn::Waits(turn) => drop(waiting.by_turn.remove(&turn)),
-            Turn::CalledIn => waiting.called_in -= 1,
+            Turn::CalledIn => {
+                waiting.called_in -= 1;
+                drop(waiting);
+                // It was called in vain: the acceptor has to call another one.
+                self.0.changed.notify_one();
+            }
             Turn::None => {}
         }
     }
@@ -178,7 +201,7 @@ impl Seats {
 // === impl Seat ===
 
 impl Seat {
-    /// Whether a request is under way.
+    /// Whether a request is under way, or its answer is still going out.
     pub(super) fn is_busy(&self) -> bool {
         self.is_busy.load(Ordering::Acquire)
     }
@@ -188,15 +211,19 @@ impl Seat {
         self.is_called_in.load(Ordering::Acquire)
     }
 
-    /// Drives a connection. None if it has to go at once: it has to make room, no request is under way, and it has had
-    /// the chance to say so.
+    /// Whether it is in the way of another connection, and no request has come since it was called in.
+    fn has_to_go(&self) -> bool {
+        self.is_called_in() && matches!(*lock(&self.turn), Turn::CalledIn)
+    }
+
+    /// Drives a connection. None if it has to go at once: it has to make room, and it has had the chance to say so.
     pub(super) async fn drive<T>(&self, connection: impl Future<Output = T>) -> Option<T> {
         let mut connection = std::pin::pin!(connection);
         let driven = poll_fn(|context| {
             self.driver.register(context.waker());
             match connection.as_mut().poll(context) {
                 Poll::Ready(ended) => Poll::Ready(Some(ended)),
-                Poll::Pending if self.is_called_in() && !self.is_busy() => Poll::Ready(None),
+                Poll::Pending if self.has_to_go() => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             }
         });
@@ -250,10 +277,12 @@ impl Drop for Taken {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.seats.wait_in_line(&self.seat);
-        self.seat.is_busy.store(false, Ordering::Release);
-        // The next head may be there already and was held back.
-        self.seat.driver.wake();
+        // An answer to somebody unknown makes room before all of it has gone out: else whoever reads none of the open
+        // pages would keep everybody else out.
+        if !self.is_known {
+            self.seats.wait_in_line(&self.seat);
+        }
+        self.seat.is_answered.store(true, Ordering::Release);
     }
 }
 
@@ -293,8 +322,44 @@ mod tests {
         }
         assert!(!only.seat.is_called_in());
         drop(under_way);
+        seats.sent(&only.seat);
         assert!(room.as_mut().now_or_never().is_none());
         assert!(only.seat.is_called_in() && !only.seat.is_busy());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_still_going_out_makes_room_only_if_nobody_known_waits_for_it() {
+        for is_known in [true, false] {
+            let seats = seats(1, 0);
+            let only = seats.take(None).unwrap();
+            seats.begin(&only.seat);
+            let mut under_way = seats.under_way(&only.seat);
+            under_way.is_known = is_known;
+            drop(under_way);
+            let mut room = Box::pin(seats.room());
+            for _ in 0..3 {
+                assert!(room.as_mut().now_or_never().is_none());
+            }
+            assert!(only.seat.is_busy());
+            assert_eq!(only.seat.has_to_go(), !is_known);
+            seats.sent(&only.seat);
+            assert!(room.as_mut().now_or_never().is_none());
+            assert!(only.seat.has_to_go() && !only.seat.is_busy());
+        }
+    }
+
+    #[tokio::test]
+    async fn if_a_request_comes_of_whom_was_called_in_the_next_one_is_called_in() {
+        let seats = seats(2, 0);
+        let [first, second] = [(); 2].map(|()| seats.take(None).unwrap());
+        let mut room = Box::pin(seats.room());
+        for _ in 0..3 {
+            assert!(room.as_mut().now_or_never().is_none());
+        }
+        assert!(first.seat.has_to_go() && !second.seat.has_to_go());
+        seats.begin(&first.seat);
+        assert!(room.as_mut().now_or_never().is_none());
+        assert!(!first.seat.has_to_go() && second.seat.has_to_go());
     }
 
     #[test]

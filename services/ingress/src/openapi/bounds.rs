@@ -3,9 +3,11 @@
 //! The limits come from the constants that the parsers use, by the name of the parameter. A header that may be left
 //! out may be blank as well, so its pattern lets it.
 
+use common::bus::SINCE_SECONDS_MAX;
 use common::contract::TickKind;
 use common::contract::line::{PAUSE_SECONDS_MAX, PAUSE_TEXT_CHARS_MAX};
 use common::contract::queue::PAGE_LIMIT_MAX;
+use common::contract::subjects::UNREADABLE;
 use common::domain::StateName;
 use common::domain::ids::{
     HEADER_ID_BYTES_MAX, POOL_NAME_BYTES_MAX, REASON_BYTES_MAX, SANDBOX_ID_BYTES_MAX, SANDBOX_NAME_BYTES_MAX,
@@ -18,7 +20,6 @@ use crate::request_id::REQUEST_ID_BYTES_MAX;
 
 const VISIBLE: &str = "[!-~]";
 const TOKEN: &str = "[A-Za-z0-9_-]";
-const KEY: &str = "[A-Za-z0-9_.-]";
 /// No control character.
 const ONE_LINE: &str = r"^[^\x00-\x1f\x7f-\x9f]*$";
 /// The same, and something in it that is no blank.
@@ -94,8 +95,7 @@ fn schema_of(place: &Place<'_>) -> Option<Value> {
             Some(json!({"type": "integer", "minimum": 1, "maximum": most}))
         }
         "pool" => Some(text(TOKEN, 1, POOL_NAME_BYTES_MAX)),
-        // The key of a message that nobody can read has a dot.
-        "id" if place.path.starts_with("/v1/admin/deletions/") => Some(text(KEY, 1, SANDBOX_ID_BYTES_MAX)),
+        "id" if place.path.starts_with("/v1/admin/deletions/") => Some(key()),
         "id" | "sandbox" => Some(text(TOKEN, 1, SANDBOX_ID_BYTES_MAX)),
         "kind" => Some(json!({"type": "string", "enum": TickKind::ALL.map(TickKind::as_str)})),
         "status" if place.path == "/v1/admin/deletions" => {
@@ -112,13 +112,20 @@ fn schema_of(place: &Place<'_>) -> Option<Value> {
         "name_prefix" => Some(text(VISIBLE, 1, SANDBOX_NAME_BYTES_MAX)),
         "limit" => Some(json!({"type": "integer", "minimum": 1, "maximum": PAGE_LIMIT_MAX})),
         "X-Lease-Epoch" | "Last-Event-ID" | "tick" => Some(whole()),
-        "cursor" | "grace_period_hours" | "after" | "since" if place.is_number => Some(whole()),
+        "since" => Some(json!({"type": "integer", "minimum": 0, "maximum": SINCE_SECONDS_MAX})),
+        "cursor" | "grace_period_hours" | "after" if place.is_number => Some(whole()),
         _ => None,
     }
 }
 
 fn text(set: &str, least: usize, most: usize) -> Value {
     json!({"type": "string", "pattern": format!("^{set}{{{least},{most}}}$")})
+}
+
+/// A sandbox, or the key of a message that nobody can read: whatever has so many digits is a sequence.
+fn key() -> Value {
+    let pattern = format!(r"^({TOKEN}{{1,{SANDBOX_ID_BYTES_MAX}}}|{UNREADABLE}\.[0-9]{{1,19}})$");
+    json!({"type": "string", "pattern": pattern})
 }
 
 /// A whole number of 64 bits. `int64` as its format would end at half of them.

@@ -26,7 +26,7 @@ const RELAY: &[FaultCode] = &[
     FaultCode::Timeout,
 ];
 /// What the gate says on an open route.
-const OPEN: &[FaultCode] = &[FaultCode::InvalidRequest, FaultCode::RequestTimeout, FaultCode::BodyTooLarge];
+const OPEN: &[FaultCode] = &[FaultCode::BodyTooLarge];
 
 /// Failures of a route, for its description.
 macro_rules! faults {

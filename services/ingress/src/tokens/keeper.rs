@@ -36,6 +36,16 @@ struct Known {
     seen: Option<Digest>,
     // The tokens that it held when it could be used.
     entries: Vec<Entry>,
+    // Those that it holds now, if they are good in themselves but not beside those of the other list. Its bytes do not
+    // change any more, so they are tried again whenever the other list does.
+    waiting: Option<Vec<Entry>>,
+}
+
+/// What a look led to.
+struct Taken {
+    set: TokenSet,
+    // The lists whose tokens had been waiting for this one, by place.
+    late: Vec<usize>,
 }
 
 /// Always ready: says when a list cannot be used.
@@ -54,6 +64,7 @@ impl Keeper {
         let known = config.lists.iter().map(|list| Known {
             seen: list.bytes.as_deref().map(fingerprint),
             entries: list.bytes.as_deref().and_then(|bytes| file::parse(bytes).ok()).unwrap_or_default(),
+            waiting: None,
         });
         let known = Arc::new(Mutex::new(known.collect()));
         let watch = |list: &TokenList| Watched { list: list.clone(), is_bad: Arc::default() };
@@ -97,11 +108,11 @@ impl Keeper {
     /// Looks once. A list that cannot be used changes nothing: the tokens that were good stay good.
     async fn look(&self, place: usize, watched: &Watched) {
         let read = self.read(&watched.list.place).await;
-        let Some(set) = self.take(place, read) else { return };
+        let Some(taken) = self.take(place, read) else { return };
         let word = watched.list.place.word();
-        let is_bad = set.is_err();
-        match set {
-            Ok(set) => {
+        let is_bad = taken.is_err();
+        match taken {
+            Ok(Taken { set, late }) => {
                 let counts = Scope::ALL.map(|scope| set.count(scope));
                 for (scope, count) in Scope::ALL.into_iter().zip(counts) {
                     self.metrics.tokens_are(scope, count);
@@ -111,6 +122,13 @@ impl Keeper {
                 tracing::info!(
                     "the {word} of tokens was read again: now {lab} lab, {admin} admin, {read_only} read-only in all"
                 );
+                for other in late.into_iter().filter_map(|place| self.lists.get(place)) {
+                    other.is_bad.store(false, Ordering::Relaxed);
+                    tracing::info!(
+                        "the {} of tokens, which was refused beside the former {word}, is taken now",
+                        other.list.place.word()
+                    );
+                }
             }
             Err(problem) => {
                 tracing::error!(
@@ -140,27 +158,46 @@ impl Keeper {
     }
 
     /// All tokens with what this list holds now; nothing if that is what was seen last.
-    fn take(&self, place: usize, read: Result<Vec<u8>, String>) -> Option<Result<TokenSet, String>> {
+    fn take(&self, place: usize, read: Result<Vec<u8>, String>) -> Option<Result<Taken, String>> {
         let mut known = self.known();
         let digest = read.as_ref().ok().map(|bytes| fingerprint(bytes));
         let of_this = known.get_mut(place)?;
         if std::mem::replace(&mut of_this.seen, digest) == digest {
             return None;
         }
+        of_this.waiting = None;
         let entries = match read.and_then(|bytes| file::parse(&bytes)) {
             Ok(entries) => entries,
             Err(problem) => return Some(Err(problem)),
         };
-        let before = std::mem::replace(&mut of_this.entries, entries);
-        let of_lists = known.iter().flat_map(|list| list.entries.iter().cloned());
-        let set = TokenSet::new(self.named.iter().cloned().chain(of_lists));
-        if set.is_err() {
-            // Good in itself, but not together with the others.
-            if let Some(of_this) = known.get_mut(place) {
-                of_this.entries = before;
+        of_this.waiting = Some(entries);
+        Some(self.settle(place, &mut known))
+    }
+
+    /// Takes what waits: all of it, or else that of `place` alone. There are two lists at most, so there is no other
+    /// way. Two lists that exchange a token are each refused beside the former other one, and good together.
+    fn settle(&self, place: usize, known: &mut [Known]) -> Result<Taken, String> {
+        let (set, is_all) = match self.union(known, |_| true) {
+            Ok(set) => (set, true),
+            Err(_) => (self.union(known, |one| one == place)?, false),
+        };
+        let mut late = Vec::new();
+        for (one, list) in known.iter_mut().enumerate().filter(|(one, _)| is_all || *one == place) {
+            let Some(entries) = list.waiting.take() else { continue };
+            list.entries = entries;
+            if one != place {
+                late.push(one);
             }
         }
-        Some(set)
+        Ok(Taken { set, late })
+    }
+
+    /// All tokens, with those that wait in the lists that are `fresh` in the place of the former ones.
+    fn union(&self, known: &[Known], fresh: impl Fn(usize) -> bool) -> Result<TokenSet, String> {
+        let of_lists = known.iter().enumerate().flat_map(|(place, list)| {
+            list.waiting.as_ref().filter(|_| fresh(place)).unwrap_or(&list.entries)
+        });
+        TokenSet::new(self.named.iter().chain(of_lists).cloned())
     }
 
     fn known(&self) -> MutexGuard<'_, Vec<Known>> {
@@ -190,3 +227,6 @@ impl Check for ListNote {
         is_bad.then(|| format!("the {word} of tokens cannot be used; the tokens before it stay good"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use crate::support::{ADMIN, Answer, EPOCH_MS, Rig, Step, TICK, request};
 use axum::body::Body;
 use axum::http::StatusCode;
 use common::bus::DeletionLine as _;
+use common::clock::Clock as _;
 use common::contract::{
     CensusReport, ExpiryReport, FaultCode, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind,
     TickOrder, Verb,
@@ -113,7 +114,7 @@ async fn each_route_starts_its_kind_and_waits_as_long_as_set() {
         *rig.ticks.report.lock().unwrap() = Some(report.clone());
         let answer = rig.ask("POST", path, ADMIN).await;
         assert_eq!(answer.json(), serde_json::to_value(&report).unwrap());
-        assert_eq!(*rig.ticks.asked.lock().unwrap(), [(report.kind, Duration::from_secs(7))]);
+        assert_eq!(*rig.ticks.asked.lock().unwrap(), [(report.kind, Duration::from_millis(6_950))]);
         assert!(rig.workers.seen().is_empty());
     }
 }
@@ -125,12 +126,13 @@ async fn a_sync_is_forced_by_name_and_not_behind_one_that_waits() {
     *rig.ticks.report.lock().unwrap() = Some(sync_report("completed", Some("forced although it is empty")));
     let answer = rig.ask("POST", "/v1/admin/sync?force=true", &by_alice).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["status"]), (200, &json!("completed")));
-    assert_eq!(*rig.ticks.ordered.lock().unwrap(), [TickOrder::forced("admin/alice")]);
+    let until_ms = EPOCH_MS + 25_000;
+    assert_eq!(*rig.ticks.ordered.lock().unwrap(), [TickOrder::forced("admin/alice").until(until_ms)]);
     rig.ticks.is_full.store(true, Ordering::SeqCst);
     rig.ask("POST", "/v1/admin/sync?force=true", ADMIN)
         .await
         .assert_fault(FaultCode::Contended, "an ordinary run waits to begin; force it after that");
-    assert_eq!(rig.ticks.ordered.lock().unwrap().last(), Some(&TickOrder::forced("admin")));
+    assert_eq!(rig.ticks.ordered.lock().unwrap().last(), Some(&TickOrder::forced("admin").until(until_ms)));
     // An ordinary one is the tick that it always was.
     rig.ask("POST", "/v1/admin/sync?force=false", ADMIN).await;
     assert_eq!(rig.ticks.ordered.lock().unwrap().len(), 2);
@@ -158,6 +160,22 @@ async fn a_run_that_takes_longer_is_accepted_and_can_be_polled() {
     }
     // Nor does a run of another kind.
     assert_eq!(rig.ask("GET", "/v1/admin/reports/sweep/42", ADMIN).await.status, 202);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_for_a_tick_that_never_was_is_not_waited_for() {
+    let rig = rig();
+    let of = |tick: u64| format!("/v1/admin/reports/sync/{tick}");
+    let answer = rig.ask("GET", &of(TICK + 1), ADMIN).await;
+    answer.assert_fault(FaultCode::NotFound, "there was no tick 43 yet");
+    for tick in [0, TICK] {
+        assert_eq!(rig.ask("GET", &of(tick), ADMIN).await.status, 202, "{tick}");
+    }
+    // Where it cannot be known, it may still come.
+    rig.ticks.hangs.store(true, Ordering::SeqCst);
+    assert_eq!(rig.ask("GET", &of(TICK + 1), ADMIN).await.status, 202);
+    rig.ticks.forgets.store(true, Ordering::SeqCst);
+    assert_eq!(rig.ask("GET", &of(TICK + 1), ADMIN).await.status, 202);
 }
 
 #[tokio::test(start_paused = true)]
@@ -215,6 +233,17 @@ async fn a_queue_that_is_down_is_said_without_its_address() {
     rig.ticks.is_broken.store(true, Ordering::SeqCst);
     for (method, path) in [("POST", "/v1/admin/sync"), ("GET", "/v1/admin/reports/sync/1")] {
         rig.ask(method, path, ADMIN).await.assert_fault(FaultCode::UpstreamUnavailable, QUEUE_DOWN);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_order_waits_longer_than_set_for_a_queue_that_hangs() {
+    for path in ["sync", "sync?force=true", "expire", "cleanup", "census", "auto-delete-stale"] {
+        let rig = Rig::with(&[("ADMIN_WAIT_MS", "3000")], [Step::Hang]);
+        rig.ticks.hangs.store(true, Ordering::SeqCst);
+        let answer = rig.ask("POST", &format!("/v1/admin/{path}"), ADMIN).await;
+        answer.assert_fault(FaultCode::UpstreamUnavailable, QUEUE_DOWN);
+        assert_eq!(rig.clock.now_ms(), EPOCH_MS + 3_000, "{path}");
     }
 }
 

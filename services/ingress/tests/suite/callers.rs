@@ -57,6 +57,7 @@ async fn every_route_lets_in_its_scopes_and_nobody_else() {
     let (folder, tokens) = tokens();
     let file = folder.path().join("tokens");
     let rig = Rig::with(&[("TOKENS_FILE", file.to_str().unwrap())], [Step::Say(None, r#"{"store":"ok"}"#)]);
+    rig.show_itself().await;
     let mut walked = 0;
     for route in ROUTES.iter().filter(|route| route.role != Role::None) {
         let (method, path) = (route.method.as_str(), path_of(route));

@@ -37,9 +37,11 @@ async fn a_named_origin_may_call_and_its_preflight_needs_no_token() {
         let answer = rig.ask("OPTIONS", "/v1/allocate", &[("Origin", origin), ASKS]).await;
         assert_eq!((answer.status.as_u16(), answer.body.len()), (204, 0));
         assert_eq!(answer.header("access-control-allow-origin"), Some(origin));
-        assert_eq!(answer.header("access-control-allow-methods"), Some("GET, POST"));
+        assert_eq!(answer.header("access-control-allow-methods"), Some("GET, POST, DELETE"));
         let headers = answer.header("access-control-allow-headers").unwrap();
-        for needed in ["Authorization", "Idempotency-Key", "X-Instruqt-Sandbox-ID", "X-Lab-Duration"] {
+        for needed in
+            ["Authorization", "Idempotency-Key", "Last-Event-ID", "X-Instruqt-Sandbox-ID", "X-Lab-Duration"]
+        {
             assert!(headers.split(", ").any(|name| name == needed), "{needed} in {headers}");
         }
         assert_eq!(answer.header("access-control-max-age"), Some("3600"));

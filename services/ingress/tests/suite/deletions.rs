@@ -1,7 +1,8 @@
 //! The operators' routes about deletions.
 
-use crate::support::{ADMIN, Headers, Rig, Step};
-use common::bus::RequestError;
+use crate::support::{ADMIN, Headers, Rig, Step, request};
+use axum::http::HeaderValue;
+use common::bus::{DeletionLine as _, RequestError};
 use common::contract::{FaultCode, Verb};
 use serde_json::{Value, json};
 
@@ -121,4 +122,122 @@ async fn all_has_to_be_said_and_the_query_has_to_be_readable() {
         assert_eq!(rig.ask("GET", path, ADMIN).await.status, 400, "{path}");
     }
     assert!(rig.workers.seen().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_bounds_the_call_and_the_cursor_goes_on() {
+    let rig = Rig::new([page(1, "90")]);
+    let answer = rig.ask("POST", "/v1/admin/deletions/replay?all=true&limit=1&cursor=40", ADMIN).await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["replayed"]), (200, &json!(1)));
+    assert_eq!(answer.json()["cursor"], 90);
+    let body: Value = serde_json::from_slice(&rig.workers.only_seen().body).unwrap();
+    assert_eq!(body, json!({"limit": 1, "cursor": 40, "by": "admin"}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_word_that_there_is_not_is_refused_before_anything_is_done() {
+    let rig = Rig::new([Step::Say(None, "{}")]);
+    for (method, path) in [
+        ("POST", "/v1/admin/deletions/replay?all=true&pol=events"),
+        ("POST", "/v1/admin/deletions/1/replay?all=true"),
+        ("DELETE", "/v1/admin/deletions/_unreadable.7?dry_run=true"),
+        ("POST", "/v1/admin/deletions/pause?until_seconds=60"),
+        ("POST", "/v1/admin/deletions/resume?pool=dns"),
+        ("POST", "/v1/admin/sync?forse=true"),
+        ("POST", "/v1/admin/expire?dry_run=true"),
+        ("POST", "/v1/admin/cleanup?pool=dns"),
+        ("POST", "/v1/admin/census?x"),
+        ("POST", "/v1/admin/auto-delete-stale?grace=24"),
+        ("POST", "/v1/admin/sandboxes/7/quarantine?reason=smoke"),
+        ("POST", "/v1/admin/sandboxes/7/unquarantine?reason=smoke"),
+        ("POST", "/v1/admin/sandboxes/7/release?reason=smoke"),
+        ("POST", "/v1/admin/bulk-delete?status=stale&dryrun=true"),
+        ("GET", "/v1/admin/stats?pool=main"),
+        ("GET", "/v1/admin/reports/sync/1?wait=true"),
+        ("GET", "/v1/admin/deletions?state=parked"),
+        ("GET", "/v1/admin/deletions/parked?all=true"),
+        ("GET", "/v1/admin/deletions/7?x=1"),
+        ("GET", "/v1/admin/sandboxes/7?x=1"),
+        ("GET", "/v1/admin/fleet?role=reaper"),
+    ] {
+        let mut request = request(method, path, ADMIN);
+        *request.body_mut() = axum::body::Body::from(r#"{"reason":"smoke"}"#);
+        let answer = rig.send(request).await;
+        assert_eq!(answer.status, 400, "{path}: {answer:?}");
+        assert_eq!(answer.json()["detail"]["code"], "INVALID_REQUEST", "{path}");
+    }
+    assert!(rig.workers.seen().is_empty() && rig.ticks.asked.lock().unwrap().is_empty());
+    assert_eq!(rig.line.status().await.unwrap().paused, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_cannot_be_is_refused_on_each_route_in_the_same_way() {
+    let long = "x".repeat(129);
+    let rig = Rig::new([Step::Say(None, "{}")]);
+    let keys = ["a%20b", "a.b", long.as_str(), "%FF", "_unreadable.x", "_unreadable.+7", "_unreadable."];
+    for key in keys {
+        for (method, way) in [("GET", ""), ("DELETE", ""), ("POST", "/replay")] {
+            let answer = rig.ask(method, &format!("/v1/admin/deletions/{key}{way}"), ADMIN).await;
+            assert_eq!(answer.status, 400, "{method} {key}: {answer:?}");
+            assert_eq!(answer.json()["detail"]["code"], "INVALID_REQUEST", "{method} {key}");
+        }
+    }
+    assert!(rig.workers.seen().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_order_heeds_the_operators_name_and_refuses_one_that_cannot_be() {
+    let rig = Rig::new([Step::Say(None, "{}")]);
+    let orders = [
+        ("POST", "/v1/admin/deletions/pause"),
+        ("POST", "/v1/admin/deletions/resume"),
+        ("POST", "/v1/admin/deletions/1/replay"),
+        ("DELETE", "/v1/admin/deletions/_unreadable.7"),
+        ("POST", "/v1/admin/deletions/replay?all=true"),
+        ("POST", "/v1/admin/sync"),
+        ("POST", "/v1/admin/sync?force=true"),
+        ("POST", "/v1/admin/expire"),
+        ("POST", "/v1/admin/cleanup"),
+        ("POST", "/v1/admin/census"),
+        ("POST", "/v1/admin/auto-delete-stale"),
+        ("POST", "/v1/admin/bulk-delete?status=stale"),
+        ("POST", "/v1/admin/sandboxes/7/quarantine"),
+        ("POST", "/v1/admin/sandboxes/7/unquarantine"),
+        ("POST", "/v1/admin/sandboxes/7/release"),
+    ];
+    let body = r#"{"reason":"smoke"}"#;
+    for (method, path) in orders {
+        for names in [&["two words"][..], &["\u{e9}"], &["alice", "bob"], &["alice", "alice"]] {
+            let mut request = request(method, path, ADMIN);
+            for name in names {
+                request.headers_mut().append("X-Operator", HeaderValue::from_bytes(name.as_bytes()).unwrap());
+            }
+            *request.body_mut() = body.into();
+            let answer = rig.send(request).await;
+            assert_eq!(answer.status, 400, "{path} {names:?}: {answer:?}");
+        }
+    }
+    assert!(rig.workers.seen().is_empty() && rig.ticks.asked.lock().unwrap().is_empty());
+    assert_eq!(rig.line.status().await.unwrap().paused, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_is_by_whom_the_header_or_the_body_names() {
+    let rig = Rig::new([Step::Say(None, "{}")]);
+    for (header, body, by) in [
+        ("alice", "", Some("admin/alice")),
+        ("alice", r#"{"by":"alice"}"#, Some("admin/alice")),
+        ("", r#"{"by":"bob b"}"#, Some("admin/bob b")),
+        ("", r#"{"by":" "}"#, Some("admin")),
+        ("alice", r#"{"by":"bob"}"#, None),
+    ] {
+        let mut request = request("POST", "/v1/admin/deletions/pause", ADMIN);
+        request.headers_mut().append("X-Operator", HeaderValue::from_static(header));
+        *request.body_mut() = body.into();
+        let answer = rig.send(request).await;
+        assert_eq!(answer.status, if by.is_some() { 200 } else { 400 }, "{header} {body}: {answer:?}");
+        if let Some(by) = by {
+            assert_eq!(answer.json()["paused"]["by"], by, "{header} {body}");
+        }
+    }
 }

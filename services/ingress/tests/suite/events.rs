@@ -1,16 +1,22 @@
 //! The ledger over HTTP: where reading begins, what is left out, how a reader goes on, and when an answer ends.
 
 use crate::support::{ADMIN, Answer, Headers, Rig, and, request};
+use async_trait::async_trait;
 use axum::body::BodyDataStream;
 use axum::http::StatusCode;
-use common::bus::Ledger as _;
 use common::bus::memory::MemoryBus;
+use common::bus::{BusError, EventFeed, EventsFrom, EventsWanted, KeptEvent, Ledger as _, LedgerEnds};
+use common::clock::Clock;
 use common::contract::{Event, EventData, FaultCode};
 use common::domain::SandboxId;
-use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, stream};
 use ingress::events::{ANSWER_TIME_MAX, EVENT_READERS_MAX, HEARTBEAT};
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tower::ServiceExt as _;
 
 /// A reader of an answer that may never end.
@@ -27,6 +33,59 @@ struct Frame {
     data: Value,
 }
 
+/// A ledger as servers show it: what is read may lag behind where it ends, and it rings for each event by itself.
+struct SlowFeed {
+    line: Arc<MemoryBus>,
+    /// The last place that can be read yet.
+    readable: AtomicU64,
+    reads: AtomicUsize,
+    bell: std::sync::Mutex<Option<mpsc::UnboundedReceiver<()>>>,
+}
+
+impl SlowFeed {
+    /// In the place of the rig's ledger, of which everything can be read so far; and what rings for it.
+    fn of(rig: &mut Rig) -> (Arc<Self>, mpsc::UnboundedSender<()>) {
+        let (rings, bell) = mpsc::unbounded_channel();
+        let feed = Arc::new(Self {
+            line: Arc::clone(&rig.line),
+            readable: AtomicU64::new(4),
+            reads: AtomicUsize::new(0),
+            bell: std::sync::Mutex::new(Some(bell)),
+        });
+        rig.read_events_from(Arc::clone(&feed) as Arc<dyn EventFeed>);
+        (feed, rings)
+    }
+
+    async fn can_be_read_after(&self, clock: &dyn Clock, span: Duration, place: u64) {
+        clock.sleep(span).await;
+        self.readable.store(place, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl EventFeed for SlowFeed {
+    async fn ledger_ends(&self) -> Result<LedgerEnds, BusError> {
+        self.line.ledger_ends().await
+    }
+
+    async fn events_from(
+        &self,
+        from: EventsFrom,
+        wanted: &EventsWanted,
+        limit: usize,
+    ) -> Result<Vec<KeptEvent>, BusError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let mut page = self.line.events_from(from, wanted, limit).await?;
+        page.retain(|kept| kept.sequence <= self.readable.load(Ordering::Relaxed));
+        Ok(page)
+    }
+
+    async fn event_bell(&self, _: &EventsWanted) -> Result<BoxStream<'static, ()>, BusError> {
+        let bell = self.bell.lock().unwrap().take().unwrap();
+        Ok(stream::unfold(bell, async |mut bell| Some((bell.recv().await?, bell))).boxed())
+    }
+}
+
 impl Reader {
     /// Reads until there are so many frames.
     async fn frames(&mut self, count: usize) -> Vec<Frame> {
@@ -41,6 +100,19 @@ impl Reader {
         let Some(bytes) = self.body.next().await else { return false };
         self.read.push_str(std::str::from_utf8(&bytes.unwrap()).unwrap());
         true
+    }
+
+    /// Reads until there are so many signs of life.
+    async fn heartbeats(&mut self, count: usize) {
+        while self.read.matches(": still here").count() < count {
+            assert!(self.read_on().await, "the answer ended: {}", self.read);
+        }
+    }
+
+    /// Where a browser comes back to: the last `id` of a whole block, whether there is `data` in that or not.
+    fn place(&self) -> Option<&str> {
+        let (whole, _) = self.read.rsplit_once("\n\n")?;
+        whole.lines().filter_map(|line| line.strip_prefix("id: ")).next_back()
     }
 }
 
@@ -174,14 +246,148 @@ async fn a_reader_from_now_on_gets_what_comes_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_got_nothing_yet_comes_back_to_where_it_began() {
+    for (rig, now) in [(told().await, "4"), (Rig::new([]), "0")] {
+        let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
+        assert!(reader.read_on().await);
+        assert_eq!((reader.place(), frames(&reader.read)), (Some(now), vec![]));
+        let back = [("Last-Event-ID", now)];
+        drop(reader);
+        tell(&rig.line, &event("9", 1, "listed", "main")).await;
+        let mut reader = open(&rig, "/v1/admin/events", &and(ADMIN, &back)).await;
+        assert_eq!(reader.frames(1).await[0].data["id"], "9:1");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_place_moves_on_with_what_is_not_wanted() {
+    for query in ["pool=quiet", "sandbox=9", "type=parked", "pool=quiet&after=0", "sandbox=9&after=0"] {
+        let rig = told().await;
+        let mut reader = open(&rig, &format!("/v1/admin/events?{query}"), ADMIN).await;
+        for version in 3..8 {
+            tell(&rig.line, &event("1", version, "claimed", "main")).await;
+        }
+        reader.heartbeats(2).await;
+        assert_eq!(reader.place(), Some("9"), "{query}: {}", reader.read);
+        // What it has passed by may go, and is no gap, whether it stays or comes back.
+        rig.line.drop_events_before(10);
+        reader.heartbeats(3).await;
+        let query = format!("&{query}");
+        assert_eq!(places(&rig, &query, &and(ADMIN, &[("Last-Event-ID", "9")])).await, [""; 0]);
+        assert_eq!(frames(&reader.read), [], "{query}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_place_does_not_move_past_what_cannot_be_read_yet() {
+    let mut rig = told().await;
+    let (feed, _rings) = SlowFeed::of(&mut rig);
+    let mut reader = open(&rig, "/v1/admin/events?sandbox=9", ADMIN).await;
+    tell(&rig.line, &event("9", 1, "listed", "main")).await;
+    reader.heartbeats(1).await;
+    assert_eq!(reader.place(), Some("4"));
+    let soon = feed.can_be_read_after(&rig.clock, Duration::from_secs(1), 5);
+    let (frames, ()) = tokio::join!(reader.frames(1), soon);
+    assert_eq!((frames[0].id.as_str(), &frames[0].data["id"]), ("5", &json!("9:1")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_look_answers_all_rings_that_wait() {
+    let mut rig = told().await;
+    let (feed, rings) = SlowFeed::of(&mut rig);
+    feed.can_be_read_after(&rig.clock, Duration::ZERO, 5).await;
+    let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
+    tell(&rig.line, &event("9", 1, "listed", "main")).await;
+    for _ in 0..10_000 {
+        rings.send(()).unwrap();
+    }
+    assert_eq!(reader.frames(1).await[0].id, "5");
+    reader.heartbeats(1).await;
+    let reads = feed.reads.load(Ordering::Relaxed);
+    assert!(reads <= 10, "{reads} reads for one event");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lags_behind_its_ring_is_not_forgotten_for_what_does_not() {
+    let mut rig = told().await;
+    let (feed, rings) = SlowFeed::of(&mut rig);
+    feed.can_be_read_after(&rig.clock, Duration::ZERO, 5).await;
+    let began = rig.clock.began();
+    let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
+    for sandbox in ["8", "9"] {
+        tell(&rig.line, &event(sandbox, 1, "listed", "main")).await;
+        rings.send(()).unwrap();
+    }
+    let soon = feed.can_be_read_after(&rig.clock, Duration::from_millis(300), 6);
+    let (frames, ()) = tokio::join!(reader.frames(2), soon);
+    assert_eq!((frames[0].id.as_str(), frames[1].id.as_str()), ("5", "6"));
+    assert!(began.elapsed() < HEARTBEAT, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bell_that_rings_no_more_ends_the_answer() {
+    let mut rig = told().await;
+    let (_feed, rings) = SlowFeed::of(&mut rig);
+    let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
+    assert!(reader.read_on().await);
+    drop(rings);
+    assert!(!reader.read_on().await, "{}", reader.read);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_from_a_moment_on_has_no_place_before_its_first_event() {
+    let rig = told().await;
+    let mut reader = open(&rig, "/v1/admin/events?since=1900000000", ADMIN).await;
+    reader.heartbeats(2).await;
+    assert_eq!(reader.place(), None);
+    let mut reader = open(&rig, "/v1/admin/events?since=1700000000&pool=quiet", ADMIN).await;
+    reader.heartbeats(1).await;
+    assert_eq!(reader.place(), Some("4"), "what was read and is not wanted counts");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_quiet_line_shows_that_it_is_alive() {
     let rig = told().await;
     let began = rig.clock.began();
     let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
-    while !reader.read.contains(": still here") {
-        assert!(reader.read_on().await);
-    }
+    reader.heartbeats(1).await;
     assert_eq!(began.elapsed(), HEARTBEAT);
+}
+
+/// Claims in `main` every three seconds, as long as `told` does not end.
+async fn while_main_is_busy<T>(rig: &Rig, told: impl Future<Output = T>) -> T {
+    let busy = async {
+        for version in 3.. {
+            rig.clock.sleep(Duration::from_secs(3)).await;
+            tell(&rig.line, &event("1", version, "claimed", "main")).await;
+        }
+        unreachable!("versions do not end");
+    };
+    tokio::select! {
+        () = busy => unreachable!(),
+        told = told => told,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_is_alive_while_there_is_much_that_is_not_wanted() {
+    let rig = told().await;
+    let began = rig.clock.began();
+    let mut reader = open(&rig, "/v1/admin/events?pool=quiet", ADMIN).await;
+    for heartbeats in 1..=2 {
+        while_main_is_busy(&rig, reader.heartbeats(heartbeats)).await;
+        let expected = HEARTBEAT * u32::try_from(heartbeats).unwrap();
+        assert_eq!(began.elapsed(), expected, "{}", reader.read);
+    }
+    assert_eq!(frames(&reader.read), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_shown_is_a_sign_of_life_too() {
+    let rig = told().await;
+    let mut reader = open(&rig, "/v1/admin/events?pool=main", ADMIN).await;
+    while_main_is_busy(&rig, reader.frames(20)).await;
+    assert!(!reader.read.contains(": still here"), "{}", reader.read);
 }
 
 #[tokio::test(start_paused = true)]
@@ -191,7 +397,8 @@ async fn a_hole_in_the_ledger_is_told() {
     let mut reader = open(&rig, "/v1/admin/events?after=1", ADMIN).await;
     let frames = reader.frames(2).await;
     assert_eq!((frames[0].name.as_str(), &frames[0].data), ("gap", &json!({"after": 1, "next": 4})));
-    assert_eq!(frames[1].id, "4");
+    assert_eq!((frames[0].id.as_str(), frames[1].id.as_str()), ("3", "4"));
+    assert!(!reader.read.split("event: gap").next().unwrap().contains("id: "), "{}", reader.read);
     // The beginning is wherever it is now.
     assert_eq!(places(&rig, "&after=0", ADMIN).await, ["4"]);
 }
@@ -205,7 +412,7 @@ async fn a_ledger_that_was_made_again_is_read_from_its_beginning() {
     let frames = reader.frames(2).await;
     assert_eq!((frames[0].name.as_str(), &frames[0].data), ("gap", &json!({"after": 4, "next": 1})));
     assert_eq!((frames[1].id.as_str(), &frames[1].data["id"]), ("1", &json!("9:1")));
-    assert_eq!(places(&rig, "&after=4711", ADMIN).await, ["", "1"], "also if it comes only now");
+    assert_eq!(places(&rig, "&after=4711", ADMIN).await, ["0", "1"], "also if it comes only now");
 }
 
 #[tokio::test(start_paused = true)]
@@ -269,6 +476,15 @@ async fn what_cannot_be_meant_is_refused() {
         let message = answer.json()["detail"]["message"].as_str().unwrap().to_owned();
         assert!(message.starts_with(field), "{query}: {message}");
     }
+    let too_late = "since must be in Unix seconds, not in milliseconds, and at most 9223372036";
+    // One more than that, the year 9999, and a moment in milliseconds and in nanoseconds.
+    for since in
+        ["9223372037", "253402300799", "1763683200000", "1763683200000000000", "18446744073709551615"]
+    {
+        let answer = rig.ask("GET", &format!("/v1/admin/events?since={since}"), ADMIN).await;
+        answer.assert_fault(FaultCode::InvalidRequest, too_late);
+    }
+    assert_eq!(places(&rig, "&since=9223372036", ADMIN).await, [""; 0]);
     let answer = rig.ask("GET", "/v1/admin/events", &and(ADMIN, &[("Last-Event-ID", "abc")])).await;
     answer
         .assert_fault(FaultCode::InvalidRequest, "Last-Event-ID must be the id of an event, a whole number");

@@ -7,6 +7,8 @@ use serde_json::json;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
+const QUEUE_DOWN: &str = "the message queue is unavailable; try again shortly";
+
 struct Reaper;
 
 impl ServiceInfo for Reaper {
@@ -49,8 +51,9 @@ async fn every_worker_is_shown_and_every_role_counted() {
     assert_eq!(answer.json(), expected);
     stop.cancel();
     answering.await.unwrap().unwrap();
-    let answer = rig.ask("GET", "/v1/admin/fleet", ADMIN).await;
-    assert_eq!(answer.json()["workers"], json!([]));
+    // A bus that works has one answer at least.
+    let silence = rig.ask("GET", "/v1/admin/fleet", ADMIN).await;
+    silence.assert_fault(FaultCode::UpstreamUnavailable, QUEUE_DOWN);
 }
 
 #[tokio::test(start_paused = true)]
@@ -58,6 +61,5 @@ async fn without_the_queue_nobody_can_be_asked() {
     let rig = Rig::new([]);
     rig.line.set_connected(false);
     let refused = rig.ask("GET", "/v1/admin/fleet", ADMIN).await;
-    refused
-        .assert_fault(FaultCode::UpstreamUnavailable, "the message queue is unavailable; try again shortly");
+    refused.assert_fault(FaultCode::UpstreamUnavailable, QUEUE_DOWN);
 }

@@ -1,7 +1,7 @@
 //! The API's description of itself: every route with every status that it can be brought to, and none else.
 
 use crate::support::{ADMIN_TOKEN, Answer, LAB_TOKEN, Rig, Step, TICK, request};
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::ConnectInfo;
 use common::bus::RequestError;
 use common::contract::{ExpiryReport, FaultBody, FaultCode, Outcome, Report, RunReport, TickKind};
@@ -56,6 +56,10 @@ async fn ask(rig: &Rig, route: &Route, body: Body) -> Answer {
     let headers = [("Authorization", bearer.as_str()), OWNER, HOURS];
     let mut request =
         request(route.method.as_str(), &path, &headers[usize::from(route.role == Role::None)..]);
+    // As a caller over HTTP would have to say.
+    if let Some(bytes) = body.size_hint().exact() {
+        request.headers_mut().insert("Content-Length", bytes.into());
+    }
     request.extensions_mut().insert(ConnectInfo(Peer("1.1.1.1:1".parse().unwrap())));
     rig.send(request.map(|_| body)).await
 }
@@ -117,6 +121,7 @@ async fn behind_the_gate(route: &Route) -> Vec<Answer> {
             continue;
         }
         let rig = Rig::new([step]);
+        rig.show_itself().await;
         answers.push(ask(&rig, route, plain()).await);
     }
     let rig = Rig::new([Step::Say(None, "{}")]);

@@ -3,6 +3,7 @@
 
 use crate::support::{Rig, Step};
 use crate::wire::{CLAIM, Client, Server, created};
+use tokio::net::TcpStream;
 
 const HEAD: &str =
     "POST /v1/allocate HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer lab-token-1\r\nX-Track-ID: p-1\r\n";
@@ -187,4 +188,81 @@ async fn what_comes_after_the_stop_is_refused_and_half_a_head_does_not_hold_it_u
     assert!(all.starts_with("HTTP/1.1 200 ") && all.contains("connection: close\r\n"), "{all}");
     drop((slow, busy));
     server.ended().await;
+}
+
+/// So much that no buffer holds it.
+fn large_answer() -> Step {
+    let body: &'static str =
+        Box::leak(format!(r#"{{"text":"{}"}}"#, "x".repeat(LARGE_BYTES)).into_boxed_str());
+    Step::Say(None, body)
+}
+
+const LARGE_BYTES: usize = 32 << 20;
+const LOOK: &str =
+    "GET /v1/admin/sandboxes HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer admin-token-1\r\n\r\n";
+
+/// A client whose answer has begun, and is not read.
+async fn slow_reader(server: &Server) -> Client {
+    let mut client = server.client().await;
+    client.write(LOOK).await;
+    while !client.has_something().await {}
+    client
+}
+
+#[tokio::test]
+async fn an_answer_that_is_going_out_is_not_cut_off_for_another_connection() {
+    let settings = [("HTTP_CONNECTIONS_MAX", "2"), ("HTTP_IDLE_MS", NEVER)];
+    let server = Server::start(&settings, [large_answer(), created()]).await;
+    let mut slow = slow_reader(&server).await;
+    let mut waits = server.client().await;
+    waits.write(CLAIM).await;
+    assert!(waits.read().await.0.starts_with("HTTP/1.1 201"));
+    let mut next = server.client().await;
+    next.write(CLAIM).await;
+    assert!(next.read().await.0.starts_with("HTTP/1.1 201"));
+    assert_eq!(waits.rest().await, "");
+    assert_eq!(slow.read().await.1.len(), LARGE_BYTES + r#"{"text":""}"#.len());
+}
+
+#[tokio::test]
+async fn an_answer_that_is_going_out_is_not_cut_off_by_the_stop_or_for_being_slow() {
+    let server = Server::start(&[("HTTP_IDLE_MS", "50")], [large_answer()]).await;
+    let (mut slow, mut idle) = (slow_reader(&server).await, server.client().await);
+    // By now the other connection has been silent for as long.
+    assert_eq!(idle.rest().await, "");
+    server.stop.cancel();
+    while TcpStream::connect(server.address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(slow.read().await.1.len(), LARGE_BYTES + r#"{"text":""}"#.len());
+    assert_eq!(slow.rest().await, "");
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn whoever_reads_nothing_of_an_open_page_keeps_nobody_out() {
+    let settings =
+        [("HTTP_CONNECTIONS_MAX", "1"), ("HTTP_IDLE_MS", NEVER), ("HTTP_WRITE_PATIENCE_MS", NEVER)];
+    let server = Server::start(&settings, [created()]).await;
+    let mut greedy = server.client().await;
+    let page = "GET /v1/docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: b\r\n\r\n";
+    greedy.write(&page.repeat(50)).await;
+    while !greedy.has_something().await {}
+    let mut next = server.client().await;
+    next.write(CLAIM).await;
+    assert!(next.read().await.0.starts_with("HTTP/1.1 201"));
+    assert_eq!(closed(&server.rig, "made_room"), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_never_comes_to_an_open_page_keeps_nobody_out() {
+    let settings = [("HTTP_CONNECTIONS_MAX", "1"), ("HTTP_IDLE_MS", NEVER), ("HTTP_BODY_PATIENCE_MS", NEVER)];
+    let server = Server::start(&settings, [created()]).await;
+    let mut greedy = server.client().await;
+    greedy.write("GET /healthz HTTP/1.1\r\nHost: b\r\nContent-Length: 5\r\n\r\n").await;
+    let (head, _) = greedy.read().await;
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("connection: close\r\n"), "{head}");
+    let mut next = server.client().await;
+    next.write(CLAIM).await;
+    assert!(next.read().await.0.starts_with("HTTP/1.1 201"));
 }

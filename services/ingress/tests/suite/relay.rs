@@ -1,6 +1,6 @@
 //! Repeats and deadlines. Time is tokio's paused clock; the dice always roll the longest pause.
 
-use crate::support::{EPOCH_MS, FRESH_ID, LAB, Rig, Step, and};
+use crate::support::{ADMIN, EPOCH_MS, FRESH_ID, LAB, Rig, Step, and};
 use common::bus::RequestError;
 use common::contract::{FaultCode, Outcome};
 use std::sync::Arc;
@@ -118,6 +118,35 @@ async fn the_deadline_also_ends_the_wait_for_workers() {
     let rig = Rig::with(&settings, [NOBODY]);
     rig.ask("POST", "/v1/allocate", LAB).await.assert_fault(FaultCode::NoWorkers, NO_WORKER);
     assert_eq!(times_ms(&rig), [0, 100, 300]);
+}
+
+/// The requests that do a page of work.
+const PAGES: [&str; 2] = ["/v1/admin/bulk-delete?status=stale", "/v1/admin/deletions/replay?all=true"];
+
+#[tokio::test(start_paused = true)]
+async fn a_page_of_work_that_may_have_been_begun_is_not_sent_again() {
+    let ends = [(RequestError::TimedOut, "TIMEOUT"), (RequestError::Disconnected, "UPSTREAM_UNAVAILABLE")];
+    for (path, (end, code)) in PAGES.into_iter().flat_map(|path| ends.map(|end| (path, end))) {
+        let rig = Rig::new([Step::Fail(end), OK]);
+        let answer = rig.ask("POST", path, ADMIN).await;
+        let detail = &answer.json()["detail"];
+        assert_eq!(detail["code"], code, "{path}");
+        assert!(detail["message"].as_str().unwrap().contains("look at what is left"), "{path}: {detail}");
+        assert_eq!((detail.get("retry_after"), answer.header("retry-after")), (None, None), "{path}");
+        let seen = rig.workers.only_seen();
+        assert_eq!(seen.patience, Duration::from_secs(10), "{path}: one attempt has all of the time");
+        assert_eq!(seen.context.deadline_ms, Some(EPOCH_MS + 10_000));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_of_work_that_nobody_began_is_sent_again() {
+    for path in PAGES {
+        let rig = Rig::new([NOBODY, BUSY, OK]);
+        assert_eq!(rig.ask("POST", path, ADMIN).await.status, 200, "{path}");
+        assert_eq!(times_ms(&rig), [0, 100, 300], "{path}");
+        assert_eq!(patiences_ms(&rig), [10_000, 9_900, 9_700], "{path}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,10 +7,11 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use bytes::Bytes;
 use common::bus::memory::{MemoryBus, MemoryConfig};
 use common::bus::{
-    BusError, Context, DeletionLine, Discovery, EventFeed, Reply, RequestError, Requests, TickReceipt, Ticks,
+    BusError, Context, DeletionLine, Discovery, EventFeed, Reply, RequestError, Requests, ServiceInfo,
+    TickReceipt, Ticks,
 };
 use common::clock::Clock;
-use common::contract::{Fault, FaultCode, Outcome, RunReport, TickKind, TickOrder, Verb};
+use common::contract::{Fault, FaultCode, Outcome, RunReport, TickKind, TickOrder, Verb, WorkerRole};
 use common::random::Random;
 use common::runtime::settings::Settings;
 use ingress::{Config, Ingress, Ports};
@@ -80,6 +81,8 @@ pub(crate) struct FakeTicks {
     pub(crate) report: Mutex<Option<RunReport>>,
     pub(crate) is_broken: AtomicBool,
     pub(crate) hangs: AtomicBool,
+    /// Whether it does not know its last tick.
+    pub(crate) forgets: AtomicBool,
     pub(crate) asked: Mutex<Vec<(TickKind, Duration)>>,
     pub(crate) waiting: AtomicUsize,
 }
@@ -109,6 +112,9 @@ pub(crate) struct Rig {
     own: Ingress,
     env: BTreeMap<String, String>,
 }
+
+/// An ingress that shows itself.
+struct Shown;
 
 /// An answer, read to its end.
 #[derive(Clone, Debug)]
@@ -146,7 +152,8 @@ impl Rig {
         let (ticks, registry, stop) =
             (Arc::new(FakeTicks::default()), Registry::new(), CancellationToken::new());
         let line = Arc::new(MemoryBus::new(MemoryConfig::default(), Arc::new(clock), Arc::new(HighDice)));
-        let ingress = build(&env, &workers, &ticks, &line, clock, registry.clone());
+        let ports = ports(&workers, &ticks, &line, clock);
+        let ingress = try_build(&env, ports, registry.clone()).unwrap();
         let router = ingress.router(stop.clone());
         Self { workers, ticks, line, clock, registry, stop, router, own: ingress, env }
     }
@@ -158,7 +165,24 @@ impl Rig {
 
     /// What becomes of a second ingress on the same registry.
     pub(crate) fn try_again(&self) -> Result<Ingress, prometheus::Error> {
-        try_build(&self.env, &self.workers, &self.ticks, &self.line, self.clock, self.registry.clone())
+        try_build(&self.env, self.ports(), self.registry.clone())
+    }
+
+    /// Gives the router another ledger to read.
+    pub(crate) fn read_events_from(&mut self, events: Arc<dyn EventFeed>) {
+        let ports = Ports { events, ..self.ports() };
+        self.router = try_build(&self.env, ports, Registry::new()).unwrap().router(self.stop.clone());
+    }
+
+    fn ports(&self) -> Ports {
+        ports(&self.workers, &self.ticks, &self.line, self.clock)
+    }
+
+    /// Has an ingress show itself to whoever asks who works, as on every bus that works.
+    pub(crate) async fn show_itself(&self) {
+        let (bus, stop) = (Arc::clone(&self.line), self.stop.clone());
+        tokio::spawn(async move { bus.answer_discovery(Arc::new(Shown), stop).await });
+        tokio::task::yield_now().await;
     }
 
     /// Sends a request without a body.
@@ -175,29 +199,13 @@ impl Rig {
     }
 }
 
-fn build(
-    env: &BTreeMap<String, String>,
+fn ports(
     workers: &Arc<FakeWorkers>,
     ticks: &Arc<FakeTicks>,
     line: &Arc<MemoryBus>,
     clock: PausedClock,
-    registry: Registry,
-) -> Ingress {
-    try_build(env, workers, ticks, line, clock, registry).unwrap()
-}
-
-fn try_build(
-    env: &BTreeMap<String, String>,
-    workers: &Arc<FakeWorkers>,
-    ticks: &Arc<FakeTicks>,
-    line: &Arc<MemoryBus>,
-    clock: PausedClock,
-    registry: Registry,
-) -> Result<Ingress, prometheus::Error> {
-    let mut settings = Settings::new(env);
-    let config = Config::read(&mut settings);
-    let config = settings.finish(config).unwrap();
-    let ports = Ports {
+) -> Ports {
+    Ports {
         requests: Arc::clone(workers) as Arc<dyn Requests>,
         ticks: Arc::clone(ticks) as Arc<dyn Ticks>,
         line: Arc::clone(line) as Arc<dyn DeletionLine>,
@@ -206,11 +214,20 @@ fn try_build(
         secrets: None,
         clock: Arc::new(clock),
         random: Arc::new(HighDice),
-    };
+    }
+}
+
+fn try_build(
+    env: &BTreeMap<String, String>,
+    ports: Ports,
+    registry: Registry,
+) -> Result<Ingress, prometheus::Error> {
+    let mut settings = Settings::new(env);
+    let config = Config::read(&mut settings);
+    let config = settings.finish(config).unwrap();
     Ingress::new(config, ports, registry)
 }
 
-/// A request without a body.
 pub(crate) fn request(method: &str, path: &str, headers: Headers<'_>) -> Request<Body> {
     let mut request = Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap()).uri(path);
     for (name, value) in headers {
@@ -222,6 +239,22 @@ pub(crate) fn request(method: &str, path: &str, headers: Headers<'_>) -> Request
 /// `base` and `more` together.
 pub(crate) fn and<'a>(base: &[(&'a str, &'a str)], more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     base.iter().chain(more).copied().collect()
+}
+
+// === impl Shown ===
+
+impl ServiceInfo for Shown {
+    fn role(&self) -> WorkerRole {
+        WorkerRole::Ingress
+    }
+
+    fn in_flight(&self) -> Option<u64> {
+        None
+    }
+
+    fn further(&self) -> Vec<(String, u64)> {
+        Vec::new()
+    }
 }
 
 // === impl Answer ===
@@ -328,6 +361,13 @@ impl FakeTicks {
         }
         Ok(())
     }
+
+    async fn hang_if_set(&self) {
+        if self.hangs.load(Ordering::SeqCst) {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 #[async_trait]
@@ -344,10 +384,7 @@ impl Ticks for FakeTicks {
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
         self.asked.lock().unwrap().push((kind, patience));
         let receipt = self.tick(kind, None).await?;
-        if self.hangs.load(Ordering::SeqCst) {
-            self.waiting.fetch_add(1, Ordering::SeqCst);
-            std::future::pending::<()>().await;
-        }
+        self.hang_if_set().await;
         Ok((receipt, self.report.lock().unwrap().clone()))
     }
 
@@ -360,6 +397,7 @@ impl Ticks for FakeTicks {
         self.asked.lock().unwrap().push((kind, patience));
         self.ordered.lock().unwrap().push(order.clone());
         self.fail_if_broken()?;
+        self.hang_if_set().await;
         let duplicate = self.is_full.load(Ordering::SeqCst);
         let report = self.report.lock().unwrap().clone().filter(|_| !duplicate);
         Ok((TickReceipt { sequence: TICK, duplicate }, report))
@@ -368,6 +406,14 @@ impl Ticks for FakeTicks {
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {
         self.fail_if_broken()?;
         Ok(self.report.lock().unwrap().clone().filter(|report| report.kind == kind))
+    }
+
+    async fn last_tick(&self) -> Result<Option<u64>, BusError> {
+        if self.forgets.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        self.hang_if_set().await;
+        Ok(Some(TICK))
     }
 }
 

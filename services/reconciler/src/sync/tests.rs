@@ -4,12 +4,14 @@ use super::*;
 use crate::listing::LISTING_MAX;
 use crate::plan::{Belief, Listed};
 use crate::tests::{HOUR, NOW, Rig, account, done, every_provider_error, id};
+use common::clock::Clock as _;
 use common::contract::{Report, TickKind};
 use common::domain::{Epoch, StateName};
 use common::provider::fake::Call;
 use common::provider::{Account, Listing};
 use common::store::faulty::Fault;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Pages of the index that a sync of a small pool reads before its first write: of two pools, in two shards, for
 /// each state.
@@ -213,6 +215,22 @@ async fn a_forced_sync_follows_a_listing_that_is_refused_otherwise_and_says_who(
     assert_eq!(forced(&rig).await.marked_stale, 0);
     rig.provider.script_list(Ok(Listing::default()));
     assert_eq!((forced(&rig).await.marked_stale, free(&rig).await), (0, 100));
+}
+
+#[tokio::test]
+async fn a_forced_sync_that_nobody_waits_for_any_more_is_refused() {
+    let rig = Rig::new();
+    rig.fill(100).await;
+    rig.list(0..10);
+    let until_ms = rig.clock.now_ms();
+    rig.clock.advance(Duration::from_millis(77_000));
+    let order = TickOrder::forced("alice");
+    let report = rig.reconciler.sync(&order.clone().until(until_ms)).await;
+    let reason = "forced too late: whoever ordered it had given up 77.000 s before it could begin";
+    assert_eq!((report.status.as_str(), report.reason.as_deref()), (REFUSED, Some(reason)));
+    assert_eq!((report.forced_by.as_deref(), report.listed, free(&rig).await), (Some("alice"), 0, 100));
+    let report = rig.reconciler.sync(&order.until(rig.clock.now_ms())).await;
+    assert_eq!((report.status.as_str(), report.marked_stale), (COMPLETED, 90), "the last moment is in time");
 }
 
 #[tokio::test]

@@ -1,0 +1,95 @@
+//! One removal: the conditional write, and the event after it, in tasks of their own.
+//!
+//! A tombstone is in no index, so no sweep would tell of one that is not told of here. A request that has come to its
+//! deadline drops whatever it waits for; these tasks go on, and the end of the process waits for them.
+
+use crate::Allocator;
+use common::clock::Clock;
+use common::domain::{Actor, Sandbox, StateName};
+use common::runtime::recorder::Recorder;
+use common::runtime::telemetry::Chain;
+use common::store::{Store, StoreError, Write};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+/// Tries to tell the ledger of one removal before it is left to the queue of the process.
+const TELLINGS_MAX: usize = 3;
+
+/// What came of the write: the task that tells of the removal, and whether it could; none if the sandbox was not any
+/// more what the index showed.
+pub(super) type Written = Result<Option<JoinHandle<bool>>, StoreError>;
+
+/// Removes records.
+pub(super) struct Remover {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    recorder: Recorder,
+    tombstone_kept: Duration,
+    tasks: TaskTracker,
+}
+
+// === impl Remover ===
+
+impl Remover {
+    pub(super) fn of(allocator: &Allocator) -> Self {
+        Self {
+            store: Arc::clone(&allocator.ports.store),
+            clock: Arc::clone(&allocator.ports.clock),
+            recorder: allocator.ports.recorder.clone(),
+            tombstone_kept: allocator.config.tombstone_kept,
+            tasks: allocator.announcing.clone(),
+        }
+    }
+
+    /// Begins the removal. It goes on even if nobody waits for it any more.
+    pub(super) fn begin(self, seen: Sandbox, by: Actor, request_id: String) -> JoinHandle<Written> {
+        let tasks = self.tasks.clone();
+        tasks.clone().spawn(async move {
+            let Some(gone) = self.forget(&seen, &by).await? else { return Ok(None) };
+            Ok(Some(tasks.spawn(async move { self.tell_of(&gone, &request_id).await })))
+        })
+    }
+
+    /// Makes a tombstone, if the sandbox is still what the index showed.
+    async fn forget(&self, seen: &Sandbox, by: &Actor) -> Result<Option<Sandbox>, StoreError> {
+        let now = self.clock.now();
+        let purge_at = now.after(self.tombstone_kept);
+        let found = match self.store.forget(seen, Some(by), now, purge_at).await {
+            Ok(Write::Done(gone)) => return Ok(Some(*gone)),
+            Ok(Write::Lost(found)) => found.map(|found| *found),
+            // It may have been done, and then there is a removal to tell of.
+            Err(error) => match self.store.sandbox(&seen.id).await {
+                Ok(Some(found)) if is_ours(&found, seen, by) => Some(found),
+                _ => return Err(error),
+            },
+        };
+        // The same order, whose first try got through while its answer was lost.
+        Ok(found.filter(|found| is_ours(found, seen, by)))
+    }
+
+    async fn tell_of(&self, gone: &Sandbox, request_id: &str) -> bool {
+        for _ in 0..TELLINGS_MAX {
+            match self.recorder.tell_now(gone).await {
+                Ok(()) => return true,
+                Err(error) => tracing::warn!(
+                    request.id = request_id,
+                    sandbox.id = gone.id.as_str(),
+                    error = %Chain(&error),
+                    "the ledger does not say yet that {} was given up",
+                    gone.id,
+                ),
+            }
+        }
+        self.recorder.note(gone, Some(request_id));
+        false
+    }
+}
+
+/// Whether the tombstone is what this order makes of `seen`.
+fn is_ours(found: &Sandbox, seen: &Sandbox, by: &Actor) -> bool {
+    found.state.name() == StateName::Deleted
+        && found.version == seen.version.next()
+        && found.history.last().is_some_and(|entry| entry.by.as_ref() == Some(by))
+}
