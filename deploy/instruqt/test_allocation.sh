@@ -5,6 +5,8 @@
 #
 #   ./test_allocation.sh                              the scripts beside this one
 #   PYTHONPATH=python ./test_allocation.sh python3 -m sandbox_lab
+# A trace would print the token.
+{ set +x; } 2>/dev/null
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)

@@ -14,6 +14,7 @@ broker_begin() {
         http://?* | https://?*) ;;
         *) fail 'BROKER_API_URL must begin with http:// or https://' ;;
     esac
+    lab_url BROKER_API_URL "$BROKER_API_URL"
     broker_base=${BROKER_API_URL%/}
     broker_base=${broker_base%/v1}/v1
 }

@@ -12,6 +12,7 @@ csp_begin() {
         http://?* | https://?*) csp_base=${CSP_URL%/} ;;
         *) csp_base=https://${CSP_URL%/} ;;
     esac
+    lab_url CSP_URL "$csp_base"
     http_headers=
     http_waits_for_pool=no
     csp_token=
@@ -32,6 +33,7 @@ csp_read_token() {
         '' | *[!!-~]*) return 1 ;;
     esac
     csp_token=$json_value
+    lab_keep_secret "$csp_token"
 }
 
 # Sets csp_group_user and csp_group_admin. A fresh account may show its groups a moment late.
@@ -119,4 +121,10 @@ csp_account() {
     lab_read sandbox_id.txt
     sandbox_id=${lab_text##*/}
     [ -z "$sandbox_id" ] || lab_is_id "$sandbox_id" || fail 'sandbox_id.txt holds no id of an account'
+}
+
+# Whether the files of a user are of the account $1.
+csp_user_is_of() {
+    lab_read user_sandbox_id.txt
+    [ "$lab_text" = "$1" ]
 }

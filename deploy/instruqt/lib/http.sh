@@ -1,57 +1,110 @@
 # shellcheck shell=sh
 # One HTTP call, and the same call until it has an answer. Sourced after lab.sh; $lab_lib is the folder of this file.
 
+# The system's own limit on what one answer may take, in blocks of 512 bytes (of 1024 in bash): body and headers.
+ANSWER_BLOCKS_MAX=192
+http_return=$(printf '\r')
+http_newline='
+'
+
 # Calls $1 (method) $2 (URL) with the token $3 (or none) and the JSON body $4 (or none), and with the lines of
 # $http_headers. Sets http_status (000: no answer), http_body, http_retry_after and http_problem.
-# Curl reads all of it from its input: what stands in its arguments, every user of the machine can read.
 http_request() {
-    http_answer=$(
-        {
-            http_option request "$1"
-            http_option url "$2"
-            [ -z "$3" ] || http_option header "Authorization: Bearer $3"
-            http_option header 'Accept: application/json'
-            if [ -n "$4" ]; then
-                http_option header 'Content-Type: application/json'
-                http_option data-raw "$4"
-            elif [ "$1" = POST ]; then
-                http_option header 'Content-Type:'
-                http_option data-raw ''
-            fi
-            [ -z "$http_headers" ] || printf '%s\n' "$http_headers" | while IFS= read -r http_line; do
-                http_option header "$http_line"
-            done
-        } | curl -q --silent --include --globoff --max-filesize "$BODY_BYTES_MAX" \
-            --connect-timeout "$LAB_CONNECT_SECONDS" --max-time "$LAB_TIMEOUT_SECONDS" \
-            --write-out '\n%{http_code}' --config -
-    )
-    http_code=$?
+    http_status=000
     http_retry_after=
+    http_head=
     http_body=
     http_problem=
+    http_run "$@"
     if [ "$http_code" -ne 0 ]; then
-        http_status=000
         http_explain_code
         return
     fi
-    http_newline='
-'
-    http_end=$(printf '\r\n\r')$http_newline
-    http_status=${http_answer##*"$http_newline"}
     http_body=${http_answer%"$http_newline"*}
     # Interim answers and those of a proxy come before the one that counts.
     while :; do
         case $http_body in
-            HTTP/*"$http_end"*)
-                http_head=${http_body%%"$http_end"*}
-                http_body=${http_body#*"$http_end"}
-                ;;
+            HTTP/*) http_split || break ;;
             *) break ;;
         esac
     done
+    if [ "${#http_body}" -gt "$BODY_BYTES_MAX" ]; then
+        http_problem=$TOO_LARGE
+        return
+    fi
+    http_status=${http_answer##*"$http_newline"}
     http_retry_after=$(printf '%s\n' "$http_head" | tr -d '\r' |
         sed -n 's/^[Rr][Ee][Tt][Rr][Yy]-[Aa][Ff][Tt][Ee][Rr]:[[:blank:]]*\([0-9]\{1,9\}\)[[:blank:]]*$/\1/p' |
         sed -n '$s/^0*\([0-9]\)/\1/p')
+}
+
+# Sets http_code to what curl ends with, and http_answer to the headers, the body and the status. The answer goes
+# through a file that has lost its name already, because a shell that waits for a pipe hears no signal.
+http_run() {
+    http_open
+    http_config "$@" | (
+        # Curl itself holds only those bodies to a limit that tell their length before.
+        trap '' XFSZ
+        ulimit -f "$ANSWER_BLOCKS_MAX" || :
+        exec curl -q --silent --include --globoff --max-filesize "$BODY_BYTES_MAX" \
+            --connect-timeout "$LAB_CONNECT_SECONDS" --max-time "$LAB_TIMEOUT_SECONDS" \
+            --write-out '\n%{http_code}' --config -
+    ) >&3 &
+    lab_wait_for $!
+    http_code=$lab_code
+    # No shell can hold a zero byte.
+    http_answer=$(tr -d '\000' <&4)
+    exec 3>&- 4<&-
+}
+
+# Opens an empty file without a name for writing as 3 and for reading as 4. In memory if there is such a place: a
+# sandbox can be given back by a host whose disk is full.
+http_open() {
+    for http_folder in /dev/shm "$LAB_FILES_DIR"; do
+        lab_temp=$http_folder/.answer.$$.tmp
+        [ "$http_folder" = /dev/shm ] || rm -f "$lab_temp"
+        # It was not there before, so it is no link of somebody else.
+        if (umask 077 && set -C && : >"$lab_temp") 2>/dev/null; then
+            exec 3>"$lab_temp" 4<"$lab_temp"
+            rm -f "$lab_temp"
+            lab_temp=
+            return
+        fi
+    done
+    lab_temp=
+    fail 'there is no place for an answer'
+}
+
+# Prints the call of http_request in curl's own language, for its input: what stands in the arguments of a process,
+# every user of the machine can read.
+http_config() {
+    http_option request "$1"
+    http_option url "$2"
+    [ -z "$3" ] || http_option header "Authorization: Bearer $3"
+    http_option header 'Accept: application/json'
+    if [ -n "$4" ]; then
+        http_option header 'Content-Type: application/json'
+        http_option data-raw "$4"
+    elif [ "$1" = POST ]; then
+        http_option header 'Content-Type:'
+        http_option data-raw ''
+    fi
+    [ -z "$http_headers" ] || printf '%s\n' "$http_headers" | while IFS= read -r http_line; do
+        http_option header "$http_line"
+    done
+}
+
+# Moves the headers at the beginning of http_body to http_head. Lines may end without a carriage return.
+http_split() {
+    http_end=$http_newline$http_newline
+    http_head=${http_body%%"$http_end"*}
+    http_other=${http_body%%"$http_newline$http_return$http_newline"*}
+    if [ "${#http_other}" -lt "${#http_head}" ]; then
+        http_end=$http_newline$http_return$http_newline
+        http_head=$http_other
+    fi
+    [ "$http_head" != "$http_body" ] || return 1
+    http_body=${http_body#"$http_head$http_end"}
 }
 
 http_option() {
@@ -66,6 +119,7 @@ http_explain_code() {
         6) http_problem='the name of the server is unknown' ;;
         7) http_problem='the server cannot be reached' ;;
         18 | 52 | 55 | 56) http_problem='the connection was cut' ;;
+        23 | 63) http_problem=$TOO_LARGE ;;
         28) http_problem='no answer in time' ;;
         35 | 60) http_problem='no secure connection' ;;
         *) http_problem="no answer (curl says $http_code)" ;;
@@ -110,7 +164,7 @@ http_call() {
     done
 }
 
-# Sets http_verdict to done, again or final, and http_problem to what a person should know. $1 is never printed.
+# Sets http_verdict to done, again or final, and http_problem to what a person should know. $1 is the token.
 http_judge() {
     http_verdict=again
     [ "$http_status" != 000 ] || return 0
@@ -122,7 +176,12 @@ http_judge() {
             ;;
     esac
     http_code_word=
-    ! json_get detail.code || http_code_word=$(printf '%s' "$json_value" | tr -cd 'A-Z_')
+    if json_get detail.code; then
+        case $json_value in
+            *[!A-Z_]*) ;; # It is none of the broker's.
+            *) http_code_word=$json_value ;;
+        esac
+    fi
     http_describe "$1"
     case $http_status in
         408 | 425 | 429 | 5??) ;;
@@ -139,15 +198,17 @@ http_judge() {
     esac
 }
 
+# Sets http_problem to what the answer says of itself. $1 is the token that was sent.
 http_describe() {
-    http_problem="answer $http_status${http_code_word:+ $http_code_word}"
+    http_problem="answer $http_status"
+    [ -z "$http_code_word" ] || lab_tells_a_secret "$http_code_word" || http_problem="$http_problem $http_code_word"
+    # Without a token, a password was sent.
+    [ -n "$1" ] || return 0
     json_get detail.message || return 0
-    http_message=$(printf '%s' "$json_value" | tr -cd ' -~' | cut -c 1-200)
-    [ -n "$http_message" ] || return 0
-    case $http_message in
-        *"${1:-$http_message}"*) ;; # It holds the token, or there is none and a password was sent.
-        *) http_problem="$http_problem: $http_message" ;;
-    esac
+    http_message=$(printf '%s' "$json_value" | tr -cd ' -~')
+    # All of it is looked at, and not the beginning alone: half a secret is one, too.
+    [ -z "$http_message" ] || lab_tells_a_secret "$http_message" ||
+        http_problem="$http_problem: $(printf '%s' "$http_message" | cut -c 1-200)"
 }
 
 # Sets http_wait_ms: what the answer asks for, else twice the last wait; never beyond the end of the script's time.

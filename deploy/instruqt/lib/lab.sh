@@ -8,11 +8,18 @@ set -u
 LC_ALL=C
 export LC_ALL
 
-# One answer may take this much memory. The largest real ones have a few kilobytes.
-BODY_BYTES_MAX=1048576
+# One body may have this much. The largest real ones have a few kilobytes.
+BODY_BYTES_MAX=65536
+TOO_LARGE='the answer is too large'
 
+# What is closed must not be taken by the next file that is opened.
+(: >&2) || exec 2>/dev/null
+(: <&0) 2>/dev/null || exec </dev/null
+(: >&1) 2>/dev/null || exec >/dev/null
+
+# Whether anybody hears it changes nothing of what was done.
 say() {
-    printf '%s: %s\n' "$lab_name" "$*" >&2
+    printf '%s: %s\n' "$lab_name" "$*" >&2 || :
 }
 
 fail() {
@@ -28,21 +35,53 @@ lab_begin() {
     trap 'exit 130' INT
     trap 'exit 143' TERM
     lab_temp=
+    lab_child=
+    lab_secrets=
+    lab_keep_secret "${BROKER_API_TOKEN:-}"
+    lab_keep_secret "${INFOBLOX_PASSWORD:-}"
     command -v curl >/dev/null || fail 'curl is not installed'
     lab_number LAB_WAIT_SECONDS 600
     lab_number LAB_TIMEOUT_SECONDS 30
+    lab_not_zero LAB_TIMEOUT_SECONDS
     lab_number LAB_CONNECT_SECONDS 5
+    lab_not_zero LAB_CONNECT_SECONDS
     lab_number LAB_BACKOFF_MS 1000
     lab_number LAB_BACKOFF_MAX_MS 30000
     lab_number LAB_RETRY_AFTER_MAX_SECONDS 60
     LAB_FILES_DIR=${LAB_FILES_DIR:-.}
     [ -d "$LAB_FILES_DIR" ] || fail "LAB_FILES_DIR: there is no folder $LAB_FILES_DIR"
+    # Else a name could pose as an option.
+    case $LAB_FILES_DIR in
+        /*) ;;
+        *) LAB_FILES_DIR=./$LAB_FILES_DIR ;;
+    esac
     lab_clock
     lab_deadline=$((lab_now + LAB_WAIT_SECONDS))
 }
 
 lab_end() {
+    [ -z "$lab_child" ] || kill "$lab_child" 2>/dev/null || :
     [ -z "$lab_temp" ] || rm -f "$lab_temp"
+}
+
+# Waits for the process $1 of this script, which ends with the script, and sets lab_code to how it ended. A signal is
+# heeded at once, while it would wait for a process in the foreground.
+lab_wait_for() {
+    lab_child=$1
+    lab_code=0
+    wait "$lab_child" || lab_code=$?
+    lab_child=
+}
+
+# From now on no answer that holds $1 is printed.
+lab_keep_secret() {
+    [ -z "$1" ] || lab_secrets="$lab_secrets$1
+"
+}
+
+# Whether $1, one line, holds anything that must not be printed.
+lab_tells_a_secret() {
+    ! printf '%s%s\n' "$lab_secrets" "$1" | awk -f "$lab_lib/secret.awk"
 }
 
 # Sets the variable named $1 to its value or to $2, and ends the script unless that is a whole number.
@@ -58,6 +97,40 @@ lab_number() {
         esac
     done
     eval "$1=\$lab_value"
+}
+
+lab_not_zero() {
+    eval "[ \"\$$1\" -gt 0 ]" || fail "$1 must be at least 1"
+}
+
+# Ends the script unless $2, the value of the variable named $1, is the URL of a server: scheme, host, perhaps a port
+# and a path. It may hold a secret and is not printed.
+lab_url() {
+    lab_place=${2#http://}
+    lab_place=${lab_place#https://}
+    lab_place=${lab_place%%/*}
+    lab_port=80
+    case $lab_place in
+        \[*\]:*) lab_port=${lab_place##*:} lab_host=${lab_place%:*} ;;
+        \[*) lab_host=$lab_place ;;
+        *:*) lab_port=${lab_place#*:} lab_host=${lab_place%%:*} ;;
+        *) lab_host=$lab_place ;;
+    esac
+    case $lab_host in
+        \[*\]) lab_host=${lab_host#?} lab_host=${lab_host%?} lab_odd='*[!0-9A-Za-z:.%]*' ;;
+        *) lab_odd='*[!0-9A-Za-z._-]*' ;;
+    esac
+    case $2 in
+        *[!!-~]* | *[?#]*) lab_host= ;;
+    esac
+    # shellcheck disable=SC2254 # It is a pattern.
+    case $lab_host in
+        '' | $lab_odd) fail "$1 is no URL of a server" ;;
+    esac
+    case $lab_port in
+        '' | *[!0-9]* | ??????*) lab_port=0 ;;
+    esac
+    [ "$lab_port" -gt 0 ] && [ "$lab_port" -le 65535 ] || fail "$1 names no port from 1 to 65535"
 }
 
 # Ends the script unless the variable named $1 has a value that can stand in a header.
@@ -95,7 +168,12 @@ lab_pause() {
     lab_fraction=000$(($1 % 1000))
     lab_fraction=${lab_fraction#"${lab_fraction%???}"}
     # POSIX promises whole seconds only.
-    sleep "$(($1 / 1000)).$lab_fraction" 2>/dev/null || sleep $((($1 + 999) / 1000))
+    sleep "$(($1 / 1000)).$lab_fraction" >/dev/null 2>&1 &
+    lab_wait_for $!
+    [ "$lab_code" -eq 0 ] || {
+        sleep $((($1 + 999) / 1000)) >/dev/null 2>&1 &
+        lab_wait_for $!
+    }
 }
 
 # Escapes what ends a string, for JSON and for curl's configuration alike. The text has no control characters.
@@ -126,8 +204,8 @@ lab_export() {
 # Sets lab_text to the content of the file $1 without blanks around it; empty if there is no such file.
 lab_read() {
     lab_text=
-    [ -r "$LAB_FILES_DIR/$1" ] || return 0
-    lab_text=$(cat "$LAB_FILES_DIR/$1")
+    [ -e "$LAB_FILES_DIR/$1" ] || return 0
+    lab_text=$(cat "$LAB_FILES_DIR/$1" 2>/dev/null) || fail "cannot read $1"
     lab_text=${lab_text#"${lab_text%%[![:space:]]*}"}
     lab_text=${lab_text%"${lab_text##*[![:space:]]}"}
 }
@@ -143,9 +221,17 @@ lab_put() {
 # As lab_put, but a file that is there already stays as it is, also one that appears at this moment.
 lab_put_new() {
     lab_compose "$@"
-    ln "$lab_temp" "$LAB_FILES_DIR/$1" 2>/dev/null || [ -s "$LAB_FILES_DIR/$1" ] || fail "cannot write $1"
+    [ -e "$LAB_FILES_DIR/$1" ] || ln "$lab_temp" "$LAB_FILES_DIR/$1" 2>/dev/null || [ -e "$LAB_FILES_DIR/$1" ] ||
+        fail "cannot write $1"
     rm -f "$lab_temp"
     lab_temp=
+}
+
+# Removes what is known of a user: the address last, by which it can be found.
+lab_forget_user() {
+    lab_user=$LAB_FILES_DIR/user_
+    rm -f "${lab_user}credentials.sh" "${lab_user}password.txt" "${lab_user}id.txt" "${lab_user}sandbox_id.txt" \
+        "${lab_user}email.txt" || fail 'cannot remove the files of the user'
 }
 
 lab_compose() {

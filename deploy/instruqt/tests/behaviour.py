@@ -4,7 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tests.proxy import CUT, DROP, HANG, LOSE, PASS, RESET, TRICKLE, Fault, answer, change, delay, lie, refusal
+from tests.proxy import (
+    BARE,
+    CUT,
+    DROP,
+    EARLY,
+    FLOOD,
+    HANG,
+    LOSE,
+    PASS,
+    RESET,
+    TRICKLE,
+    Fault,
+    answer,
+    bare,
+    change,
+    delay,
+    lie,
+    refusal,
+)
 
 PAGE = b"<html>somebody else's page</html>"
 IMPATIENT = {"LAB_TIMEOUT_SECONDS": "1"}
@@ -81,6 +99,12 @@ ALLOCATE = (
     Row("a null SFDC id", (change(sfdc_account_id=None),)),
     Row("any name", env={"SANDBOX_NAME_PREFIX": ""}),
     Row("no name like that", code=1, env={"SANDBOX_NAME_PREFIX": "nothing-", **HURRIED}),
+    Row("a body without end", (FLOOD,), requests=2),
+    Row("a name that is too long", (change(name="n" * 1_000_000),), requests=2),
+    Row("the longest body, of line ends", (answer(503, b"\n" * 65_536),), requests=2),
+    Row("brackets without end", (answer(503, b"[" * 60_000), answer(201, b'{"a":' * 12_000)), requests=3),
+    Row("lines without carriage returns", (bare(503, {}, Retry_After="1"), BARE), requests=2),
+    Row("interim answers", (EARLY,), requests=1),
     Row("no slug", env={"INSTRUQT_TRACK_SLUG": None}),
 )
 
@@ -102,6 +126,13 @@ SETTINGS = (
     Row("participant beyond ASCII", code=1, env={"INSTRUQT_PARTICIPANT_ID": "zoë"}),
     Row("no URL", code=1, env={"BROKER_API_URL": None}),
     Row("URL of a file", code=1, env={"BROKER_API_URL": "file:///etc/passwd"}),
+    Row("URL with a blank", code=1, env={"BROKER_API_URL": "http://127.0.0.1:9/a b"}),
+    Row("URL with a port beyond", code=1, env={"BROKER_API_URL": "http://127.0.0.1:99999"}),
+    Row("URL with no port", code=1, env={"BROKER_API_URL": "http://127.0.0.1:/v1"}),
+    Row("URL with two ports", code=1, env={"BROKER_API_URL": "http://127.0.0.1:9:9"}),
+    Row("URL with a question", code=1, env={"BROKER_API_URL": "http://127.0.0.1:9/?x"}),
+    Row("no time for a call", code=1, env={"LAB_TIMEOUT_SECONDS": "0"}),
+    Row("no time for a connection", code=1, env={"LAB_CONNECT_SECONDS": "00"}),
     Row("wait is no number", code=1, env={"LAB_WAIT_SECONDS": "1; true"}),
     Row("no such folder", code=1, env={"LAB_FILES_DIR": "/nowhere/at/all"}),
 )

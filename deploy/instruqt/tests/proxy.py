@@ -11,12 +11,15 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Callable
-from urllib.parse import urlsplit
+from urllib.parse import quote, quote_plus, urlsplit
 
 FORWARD_MAX_SECONDS = 30
 # A client that does not hang up by itself has no time-out, which the test then sees.
 HOLD_MAX_SECONDS = 30
 TRICKLE_SECONDS = 0.1
+# Far more than lies in the buffers between the two ends.
+FLOOD_BYTES = 256 << 20
+CUT_OF_A_MESSAGE = 200
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,23 @@ HANG = Fault("hang")
 """The work is done; the answer comes after any patience."""
 TRICKLE = Fault("trickle")
 """The work is done; the answer comes a byte at a time, and never ends."""
+
+FLOOD = Fault("flood")
+"""An answer whose body has no length and no end."""
+BARE = Fault("bare")
+"""The true answer, with lines that end without a carriage return."""
+EARLY = Fault("early")
+"""The true answer after two interim ones."""
+
+
+def bare(status, body=b"", **headers):
+    """As `answer`, with lines that end without a carriage return."""
+    return Fault("bare", status=status, body=_bytes(body), headers=_headers(headers))
+
+
+def reflect(status, form):
+    """A refusal whose message is the token and the body of the request, told in some form."""
+    return Fault("reflect", status=status, change={"form": form})
 
 
 def delay(seconds):
@@ -237,3 +257,37 @@ class Handler(BaseHTTPRequestHandler):
         status, headers, body = self.forward(seen)
         value = {**json.loads(body), **fault.change}
         self.send(status, headers, json.dumps(value, ensure_ascii=fault.status == 0).encode())
+
+    def act_flood(self, _seen, _fault):
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
+        for _ in range(FLOOD_BYTES >> 16):
+            self.wfile.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+        self.owner.outlasted += 1
+
+    def act_bare(self, seen, fault):
+        true = (fault.status, fault.headers.items(), fault.body) if fault.status else self.forward(seen)
+        lines = [f"HTTP/1.1 {true[0]} X", *(f"{name}: {value}" for name, value in true[1])]
+        lines += [f"Content-Length: {len(true[2])}", "Connection: close", "\n"]
+        self.wfile.write("\n".join(lines).encode() + true[2])
+
+    def act_early(self, seen, _fault):
+        true = self.forward(seen)
+        self.wfile.write(b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
+        self.send(*true)
+
+    def act_reflect(self, seen, fault):
+        told = seen.headers.get("authorization", "").removeprefix("Bearer ") + " " + seen.body.decode()
+        message = REFLECTED[fault.change["form"]](told)
+        body = {"detail": {"code": "REFLECTED", "message": message}}
+        self.send(fault.status, [], json.dumps(body).encode())
+
+
+REFLECTED = {
+    "as it is": str,
+    "in JSON": json.dumps,
+    "in a URL": quote,
+    "in a form": quote_plus,
+    "beyond the cut": lambda told: "x" * (CUT_OF_A_MESSAGE - 20) + told,
+    "between control characters": "\n".join,
+}
+"""How a server may tell what it was told."""

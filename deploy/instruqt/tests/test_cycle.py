@@ -21,7 +21,8 @@ class Cycle(unittest.TestCase):
         lab.holds_none()
 
     def check_cycle_says_when_it_is_broken(self, lab):
-        run = self.walk(lab, "sh", list(lab.implementation.words[:1]) + ["-c", "exit 3"])
+        run = self.walk(lab, "sh -x", list(lab.implementation.words[:1]) + ["-c", "exit 3"])
+        self.assertNotIn(lab.env["BROKER_API_TOKEN"], run.stdout)
         self.assertNotEqual(run.returncode, 0)
         self.assertTrue(run.stdout.endswith("test: FAILED\n"), run.stdout)
 
@@ -29,7 +30,7 @@ class Cycle(unittest.TestCase):
     def walk(lab, shell, words, **env):
         """Runs the walk as one participant."""
         return subprocess.run(
-            [shell, str(LAB / "test_allocation.sh"), *words],
+            [*shell.split(), str(LAB / "test_allocation.sh"), *words],
             cwd=lab.folder,
             env={**lab.env, **env},
             stdin=subprocess.DEVNULL,

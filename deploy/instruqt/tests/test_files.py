@@ -2,11 +2,12 @@
 
 import json
 import os
+import shutil
 import unittest
 from dataclasses import dataclass
 
 from tests import behaviour
-from tests.proxy import change, change_raw, lie
+from tests.proxy import HANG, change, change_raw, lie
 from tests.rig import (
     ALLOCATED_FILES,
     IMPLEMENTATIONS,
@@ -156,6 +157,28 @@ class Killed(unittest.TestCase):
         lab.holds_none()
 
 
+    def check_a_signal_during_a_call(self, lab):
+        """Neither the command nor what it started outlives the signal: both hold the pipe that is read to its end."""
+        with fleet().line(forever=HANG) as line:
+            process = lab.start("allocate", BROKER_API_URL=line.url, LAB_TIMEOUT_SECONDS="600")
+            wait("the first request", lambda: line.seen)
+            process.terminate()
+            self.assertIn(finish(process).code, (143, -15))
+            self.assertEqual(line.outlasted, 0)
+        lab.must("cleanup")
+        lab.holds_none()
+
+    def check_a_signal_during_a_wait(self, lab):
+        patient = {"LAB_WAIT_SECONDS": "900", "LAB_BACKOFF_MS": "900000", "LAB_BACKOFF_MAX_MS": "900000"}
+        with fleet().line(forever=lie(503)) as line:
+            process = lab.start("allocate", BROKER_API_URL=line.url, **patient)
+            self.assertIn(b"next try in", process.stdout.readline())
+            process.terminate()
+            self.assertIn(finish(process).code, (143, -15))
+        lab.must("cleanup")
+        lab.holds_none()
+
+
 @for_each_implementation
 class Written(unittest.TestCase):
     """What a reader of the files sees."""
@@ -186,13 +209,15 @@ class Written(unittest.TestCase):
         self.assertEqual(finish(process).code, 0)
 
     def check_another_folder(self, lab):
-        place = lab.folder / "a 'quoted' place"
-        place.mkdir()
-        lab.must("allocate", LAB_FILES_DIR=place.name)
-        self.assertEqual(lab.names(), [place.name])
-        self.assertEqual(sorted(os.listdir(place)), sorted(ALLOCATED_FILES))
-        lab.must("cleanup", LAB_FILES_DIR=str(place))
-        self.assertEqual(fleet().held(lab.owner), [])
+        for name in ("a 'quoted' place", "-d"):
+            place = lab.folder / name
+            place.mkdir()
+            lab.must("allocate", LAB_FILES_DIR=place.name)
+            self.assertEqual(lab.names(), [place.name])
+            self.assertEqual(sorted(os.listdir(place)), sorted(ALLOCATED_FILES))
+            lab.must("cleanup", LAB_FILES_DIR=place.name)
+            self.assertEqual(fleet().held(lab.owner), [])
+            shutil.rmtree(place)
 
     def check_a_folder_that_cannot_be_written(self, lab):
         """A folder stands where a file should be: root may write everywhere, but not there."""

@@ -1,9 +1,11 @@
 """No secret in what is printed, in the arguments of a process, or at an address that nobody meant."""
 
 import dataclasses
+import json
 import unittest
+from urllib.parse import quote, quote_plus
 
-from tests.proxy import DROP, HANG, Proxy, answer
+from tests.proxy import DROP, HANG, PASS, REFLECTED, Proxy, answer, reflect, refusal
 from tests.rig import fleet, for_each_implementation
 from tests.test_users import Account, provider_of
 
@@ -49,6 +51,35 @@ class Secrets(unittest.TestCase):
         for secret in (token, password, made, *sessions):
             self.assertNotIn(secret, output)
         self.assertIn("answer 503 X", output)
+
+    def check_no_answer_tells_what_it_was_told(self, lab):
+        """The new password goes to one call and the operator's to another: no answer of any call may print either."""
+        output = ""
+        with provider_of(lab) as provider:
+            Account(lab, provider)
+            for form in ("as it is", "in a URL", "beyond the cut"):
+                with Proxy(provider.url, [PASS, reflect(503, form), PASS, PASS, PASS, reflect(400, form)]) as line:
+                    output += lab.must("provision-user", 1, CSP_URL=line.url).output
+                    self.assertEqual(line.left(), 0)
+            made, operators = lab.text("user_password.txt"), lab.env["INFOBLOX_PASSWORD"]
+            for told in (json.dumps(operators), f"{'x' * 190}{operators}"):
+                late = answer(400, {"detail": {"code": "BAD", "message": told}})
+                with Proxy(provider.url, [PASS, PASS, late]) as line:
+                    output += lab.must("provision-user", 1, CSP_URL=line.url).output
+            sessions = list(provider.sessions)
+        for form in REFLECTED:
+            with fleet().line([reflect(400, form)]) as line:
+                output += lab.must("allocate", 1, BROKER_API_URL=line.url).output
+        token = lab.env["BROKER_API_TOKEN"]
+        with fleet().line([refusal(400, token)]) as line:
+            output += lab.must("allocate", 1, BROKER_API_URL=line.url).output
+        for secret in (token, made, operators, *sessions):
+            for shape in (secret, json.dumps(secret)[1:-1], quote(secret), quote_plus(secret)):
+                self.assertNotIn(shape[:10], output)
+        self.assertIn("answer 503 REFLECTED;", output)
+        with fleet().line([refusal(400, "INVALID_REQUEST")]) as line:
+            output = lab.must("allocate", 1, BROKER_API_URL=line.url).output
+        self.assertIn("answer 400 INVALID_REQUEST: made up", output)
 
     def check_nothing_in_arguments(self, lab):
         """A process that calls does not show the token to whoever lists the processes."""

@@ -10,7 +10,7 @@ from tests.proxy import DROP, LOSE, PASS, Proxy
 from tests.rig import finish, for_each_full_implementation, for_each_implementation, with_rows
 
 PASSWORD = re.compile(r"[A-Za-z0-9!@#$%&]{16}")
-USER_FILES = ["user_credentials.sh", "user_email.txt", "user_id.txt", "user_password.txt"]
+USER_FILES = ["user_credentials.sh", "user_email.txt", "user_id.txt", "user_password.txt", "user_sandbox_id.txt"]
 CALLS_OF_PROVISION = 5
 CALLS_OF_REMOVE = 3
 
@@ -103,6 +103,43 @@ class Provision(unittest.TestCase):
             self.assertNotEqual(lab.text("user_password.txt"), first)
             self.assertEqual(lab.text("user_email.txt"), "another@infoblox.lab")
 
+    def check_password_that_is_replaced_meanwhile(self, lab):
+        """Two that begin at once may each think that the other's file is of an earlier user."""
+        put = []
+
+        def replace(seen, _status, _body):
+            if seen.path.endswith("/password") and not put:
+                put.append(seen.path)
+                (lab.folder / "user_password.txt").write_text("ABCabcde1234!@#$")
+
+        with provider_of(lab) as provider:
+            account = Account(lab, provider)
+            with Proxy(provider.url, note=replace) as line:
+                lab.must("provision-user", CSP_URL=line.url)
+            self.assertEqual(lab.text("user_password.txt"), "ABCabcde1234!@#$")
+            (lab.folder / "user_password.txt").chmod(0o600)
+            account.has_one_user()
+
+    def check_no_password_but_a_whole_one(self, lab):
+        with provider_of(lab) as provider:
+            account = Account(lab, provider)
+            lab.must("provision-user", CSP_URL=provider.url)
+            file = lab.folder / "user_password.txt"
+            for text in ("", " \n"):
+                file.write_text(text)
+                lab.must("provision-user", CSP_URL=provider.url)
+                account.has_one_user()
+            with Proxy(provider.url) as line:
+                for text in ("Short123!", "with a blank 1234", "two\nlines of it, 1"):
+                    file.write_text(text)
+                    lab.must("provision-user", 1, CSP_URL=line.url)
+                file.unlink()
+                # Root may read everything, but not this.
+                file.mkdir()
+                run = lab.must("provision-user", 1, CSP_URL=line.url)
+                self.assertIn("cannot read user_password.txt", run.output)
+                self.assertEqual((line.seen, list(file.iterdir())), ([], []))
+
     def check_sfdc_id(self, lab):
         for text in ("001SAND'$(x)", None):
             with provider_of(lab) as provider:
@@ -126,8 +163,11 @@ class Provision(unittest.TestCase):
                     ("INSTRUQT_PARTICIPANT_ID", None),
                     ("INSTRUQT_PARTICIPANT_ID", 'a"b'),
                     ("USER_DOMAIN", "a b"),
+                    ("CSP_URL", "http://127.0.0.1:9/a b"),
+                    ("CSP_URL", "127.0.0.1:99999"),
                 ):
-                    lab.must("provision-user", 1, **{"CSP_URL": line.url, name: value})
+                    run = lab.must("provision-user", 1, **{"CSP_URL": line.url, name: value})
+                    self.assertNotIn("gave up", run.output)
                 (lab.folder / "sandbox_name.txt").unlink()
                 lab.must("provision-user", 1, CSP_URL=line.url)
                 self.assertEqual(line.seen, [])
@@ -174,3 +214,39 @@ class Remove(unittest.TestCase):
             self.assertEqual((len(provider.users(account.id)), lab.text("user_id.txt")), (1, None))
             lab.must("remove-user", CSP_URL=provider.url)
             self.assertEqual(provider.users(account.id), {})
+
+    def check_files_of_another_sandboxs_user(self, lab):
+        """The folder tells of a user of an earlier sandbox, and the answer to making this one's was lost for good."""
+        with provider_of(lab) as provider:
+            Account(lab, provider)
+            lab.must("provision-user", CSP_URL=provider.url)
+            earlier = {name: lab.text(name) for name in USER_FILES}
+            account = Account(lab, provider)
+            with Proxy(provider.url, [PASS] * 3 + [DROP], LOSE) as line:
+                lab.must("provision-user", 1, CSP_URL=line.url, **behaviour.HURRIED)
+            self.assertNotEqual(lab.text("user_password.txt"), earlier["user_password.txt"])
+            self.assertEqual(len(provider.users(account.id)), 1)
+            for name, text in earlier.items():
+                (lab.folder / name).write_text(text)
+            lab.must("remove-user", CSP_URL=provider.url)
+            self.assertEqual(provider.users(account.id), {})
+            self.assertEqual([name for name in lab.names() if name.startswith("user")], [])
+            (lab.folder / "user_id.txt").write_text(earlier["user_id.txt"])
+            (lab.folder / "user_sandbox_id.txt").write_text(earlier["user_sandbox_id.txt"])
+            lab.must("remove-user", 1, CSP_URL=provider.url)
+
+    def check_a_user_goes_with_its_sandbox(self, lab):
+        """Of the commands of the broker only those that change the sandbox take the user's files away."""
+        with provider_of(lab) as provider:
+            for _ in range(2):
+                lab.must("allocate")
+                lab.must("provision-user", CSP_URL=provider.url)
+                made = {name: lab.text(name) for name in USER_FILES}
+                lab.must("allocate")
+                self.assertEqual({name: lab.text(name) for name in USER_FILES}, made)
+                lab.must("cleanup")
+                self.assertEqual([name for name in lab.names() if name.startswith("user")], [])
+            for name, text in made.items():
+                (lab.folder / name).write_text(text)
+            lab.must("allocate")
+            lab.is_complete()

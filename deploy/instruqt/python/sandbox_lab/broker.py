@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sandbox_lab.calls import Answer, Call
 from sandbox_lab.files import Files, exports
 from sandbox_lab.retry import Refused, Session
-from sandbox_lab.settings import Failed, header_safe, is_id, required
+from sandbox_lab.settings import Failed, header_safe, is_id, required, server_url
 
 PENDING = "allocation_pending.txt"
 """A file that is there while a claim may be open that no other file tells of."""
@@ -37,6 +37,7 @@ class Broker:
         url = required("BROKER_API_URL")
         if not re.match(r"https?://.", url):
             raise Failed("BROKER_API_URL must begin with http:// or https://")
+        server_url("BROKER_API_URL", url)
         self._base = re.sub(r"/v1$", "", url[:-1] if url.endswith("/") else url) + "/v1"
         self._lab = header_safe("INSTRUQT_TRACK_SLUG", os.environ.get("INSTRUQT_TRACK_SLUG", "")) or "unknown-lab"
 
@@ -95,6 +96,9 @@ def allocate(session: Session, files: Files) -> int:
     # sandbox_env.sh comes last and is never of another sandbox: where it is, everything is.
     if files.read("subtenant_id.txt") != sandbox.id:
         files.remove("sandbox_env.sh")
+    # The user of another sandbox is none of this one, and may be called the same.
+    if files.read("user_sandbox_id.txt") != sandbox.external_id:
+        files.forget_user()
     files.put("subtenant_id.txt", sandbox.id)
     files.put("external_id.txt", sandbox.external_id)
     files.put("sandbox_id.txt", sandbox.external_id)
@@ -140,4 +144,6 @@ def cleanup(session: Session, files: Files) -> int:
             code = 1
     if code == 0:
         files.remove(PENDING)
+        # The sandbox takes its user along.
+        files.forget_user()
     return code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import socket
 import threading
@@ -12,7 +13,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from typing import Any, Mapping
 
-BODY_BYTES_MAX = 1_048_576
+BODY_BYTES_MAX = 65_536
 """The largest real answers have a few kilobytes."""
 
 
@@ -38,7 +39,10 @@ class Answer:
 
     def json(self) -> Any:
         """The decoded body; fails with ValueError if it is not JSON."""
-        return json.loads(self.body.decode("utf-8", errors="replace"), parse_constant=_no_constant)
+        try:
+            return json.loads(self.body.decode("utf-8", errors="replace"), parse_constant=_no_constant)
+        except RecursionError:
+            raise ValueError("too deep") from None
 
     def get(self, path: str) -> str:
         """The text below names with full stops between them. Empty for null, and where there is nothing.
@@ -78,6 +82,27 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_arguments: Any) -> None:
         return None
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer that counts: `http.client` passes over 100, and over no other interim one."""
+
+    def begin(self) -> None:
+        super().begin()
+        while 100 <= self.status < 200 and self.status != 101:
+            # Else it would think that it has begun.
+            setattr(self, "headers", None)
+            super().begin()
+
+
+def _proxies() -> dict[str, str]:
+    """The proxies of the environment that curl would take. A server's own variables may look like HTTP_PROXY."""
+    names = {"http": ("http_proxy",), "https": ("https_proxy", "HTTPS_PROXY")}
+    found = {
+        scheme: next(filter(None, map(os.environ.get, (*own, "all_proxy", "ALL_PROXY"))), None)
+        for scheme, own in names.items()
+    }
+    return {scheme: proxy for scheme, proxy in found.items() if proxy}
 
 
 class Caller:
@@ -128,11 +153,15 @@ class Caller:
                 sockets.append(connection.sock)
 
         class Plain(http.client.HTTPConnection):
+            response_class = _Response
+
             def connect(self) -> None:
                 super().connect()
                 keep(self)
 
         class Secure(http.client.HTTPSConnection):
+            response_class = _Response
+
             def connect(self) -> None:
                 super().connect()
                 keep(self)
@@ -145,7 +174,8 @@ class Caller:
             def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
                 return self.do_open(Secure, request)
 
-        return urllib.request.build_opener(_NoRedirect, PlainHandler, SecureHandler)
+        proxies = urllib.request.ProxyHandler(_proxies())
+        return urllib.request.build_opener(proxies, _NoRedirect, PlainHandler, SecureHandler)
 
 
 def _request(call: Call) -> urllib.request.Request:
@@ -165,8 +195,10 @@ def _request(call: Call) -> urllib.request.Request:
 
 def _answer(response: Any) -> Answer:
     body = response.read(BODY_BYTES_MAX + 1)
+    if len(body) > BODY_BYTES_MAX:
+        return Answer(0, problem="the answer is too large")
     # With a limit, `read` does not complain of a body that ends too early.
-    if len(body) > BODY_BYTES_MAX or response.length:
+    if response.length:
         return Answer(0, problem="the connection was cut")
     after = (response.headers.get("Retry-After") or "").strip()
     seconds = int(after) if re.fullmatch(r"[0-9]{1,9}", after) else None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Callable
 
 from sandbox_lab import broker, csp
 from sandbox_lab.files import Files
 from sandbox_lab.retry import Session
 from sandbox_lab.settings import Failed, Settings
+from sandbox_lab.voice import say
 
 
 def _run(name: str, command: Callable[[Session, Files], int]) -> int:
@@ -16,7 +16,7 @@ def _run(name: str, command: Callable[[Session, Files], int]) -> int:
         settings = Settings.from_env()
         return command(Session(name, settings), Files(settings.files))
     except Failed as failure:
-        print(f"{name}: {failure}", file=sys.stderr, flush=True)
+        say(name, str(failure))
         return 1
     except KeyboardInterrupt:
         return 130

@@ -11,7 +11,7 @@ from sandbox_lab.calls import Answer, Call
 from sandbox_lab.files import Files, exports
 from sandbox_lab.password import new_password
 from sandbox_lab.retry import Refused, Session
-from sandbox_lab.settings import Failed, is_id, required
+from sandbox_lab.settings import Failed, is_id, required, server_url
 
 EMAIL = r"[A-Za-z0-9._+-]+@[A-Za-z0-9._+-]+"
 
@@ -29,7 +29,7 @@ class Csp:
             raise Failed("INFOBLOX_PASSWORD holds characters that cannot be sent")
         url = os.environ.get("CSP_URL") or "csp.infoblox.com"
         url = url[:-1] if url.endswith("/") else url
-        self._base = url if re.match(r"https?://.", url) else f"https://{url}"
+        self._base = server_url("CSP_URL", url if re.match(r"https?://.", url) else f"https://{url}")
         self._token = ""
 
     def enter(self, account: str) -> None:
@@ -38,10 +38,12 @@ class Csp:
         self._token = self._session.call(
             self._call("POST", "session/users/sign_in", credentials), (200, 201), _read_token
         )
+        self._session.secrets.keep(self._token)
         target = {"id": f"identity/accounts/{account}"}
         self._token = self._session.call(
             self._call("POST", "session/account_switch", target), (200, 201), _read_token
         )
+        self._session.secrets.keep(self._token)
 
     def groups(self) -> list[str]:
         """The two groups of a user. A fresh account may show its groups a moment late."""
@@ -116,6 +118,20 @@ def _account(files: Files) -> str:
     return account
 
 
+def _password(files: Files) -> str:
+    """The password that is in its file, where a new one is put if there is none."""
+    name, new = "user_password.txt", new_password()
+    files.put_new(name, new, 0o600)
+    if not files.read(name):
+        files.put(name, new, 0o600)
+    password = files.read(name)
+    if re.search("[^!-~]", password):
+        raise Failed(f"{name} holds characters that no password has")
+    if len(password) < len(new):
+        raise Failed(f"{name} holds less than a password")
+    return password
+
+
 def provision_user(session: Session, files: Files) -> int:
     """Makes a user in the claimed sandbox and writes down how to sign in. Again keeps user and password."""
     csp = Csp(session)
@@ -129,12 +145,14 @@ def provision_user(session: Session, files: Files) -> int:
     if not files.has("sandbox_name.txt"):
         raise Failed("sandbox_name.txt is missing; run allocate first")
 
-    # Written before it is set: whoever runs at the same time, or after a kill, sets the same one.
-    if files.read("user_email.txt") != email:
-        files.remove("user_password.txt", "user_credentials.sh", "user_id.txt")
+    # Written before it is set: whoever runs at the same time, or after a kill, sets the same one. All of it is of one
+    # address in one sandbox.
+    if files.read("user_email.txt") != email or files.read("user_sandbox_id.txt") != account:
+        files.forget_user()
+        files.put("user_sandbox_id.txt", account)
         files.put("user_email.txt", email)
-    files.put_new("user_password.txt", new_password(), 0o600)
-    password = files.read("user_password.txt")
+    password = _password(files)
+    session.secrets.keep(password)
 
     doing = "sign in to the account of the sandbox"
     try:
@@ -146,6 +164,11 @@ def provision_user(session: Session, files: Files) -> int:
         files.put("user_id.txt", user_id)
         doing = "set the password"
         csp.set_password(user_id, password)
+        # Whoever began at the same time may have put another one there.
+        while _password(files) != password:
+            password = _password(files)
+            session.secrets.keep(password)
+            csp.set_password(user_id, password)
     except Refused:
         raise Failed(f"cannot {doing}") from None
 
@@ -168,6 +191,11 @@ def remove_user(session: Session, files: Files) -> int:
     if not account or not (user_id or email):
         session.say("there is no user to remove")
         return 0
+    # The id of a user of another sandbox says nothing of this one's, which may be there under the same address.
+    if files.read("user_sandbox_id.txt") != account:
+        if not email:
+            raise Failed("user_id.txt is of another sandbox, and there is no user_email.txt")
+        user_id = ""
     if user_id and not is_id(user_id):
         raise Failed("user_id.txt holds no id of a user")
     if not user_id and not re.fullmatch(EMAIL, email):
@@ -177,10 +205,12 @@ def remove_user(session: Session, files: Files) -> int:
         # provision_user was stopped before it could write down whom it made.
         user_id = user_id or csp.find_user(email, must_be_there=False)
         if not user_id:
+            files.forget_user()
             session.say("there is no user to remove")
             return 0
         csp.delete_user(user_id)
     except Refused:
         raise Failed("the user is NOT removed") from None
+    files.forget_user()
     session.say(f"user {user_id} is removed")
     return 0

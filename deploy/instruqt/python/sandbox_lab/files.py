@@ -9,6 +9,10 @@ from typing import Mapping
 from sandbox_lab.settings import Failed
 
 
+USER_FILES = ("user_credentials.sh", "user_password.txt", "user_id.txt", "user_sandbox_id.txt", "user_email.txt")
+"""What is known of a user: the address last, by which it can be found."""
+
+
 class Files:
     """The files of one lab, in one folder."""
 
@@ -35,6 +39,10 @@ class Files:
                 (self._folder / name).unlink(missing_ok=True)
             except OSError as problem:
                 raise Failed(f"cannot remove {name}: {problem.strerror}") from None
+
+    def forget_user(self) -> None:
+        """Removes what is known of a user."""
+        self.remove(*USER_FILES)
 
     def put(self, name: str, text: str, mode: int = 0o644) -> None:
         """Replaces a file. A reader sees the old one or the new one, and never half of it."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import secrets
-import sys
 import time
 from enum import Enum
 from typing import Callable, Collection, TypeVar
 
 from sandbox_lab.calls import Answer, Call, Caller
 from sandbox_lab.settings import Settings
+from sandbox_lab.voice import Secrets, printable, say
 
 Read = TypeVar("Read")
 
@@ -38,10 +39,12 @@ class Session:
         self._settings = settings
         self._caller = Caller(settings.timeout_seconds, settings.connect_seconds)
         self._deadline = time.monotonic() + settings.wait_seconds
+        self.secrets = Secrets()
+        """What no line of the log may hold."""
 
     def say(self, text: str) -> None:
         """One line for the lab's log."""
-        print(f"{self._name}: {text}", file=sys.stderr, flush=True)
+        say(self._name, text)
 
     def call(
         self,
@@ -66,7 +69,7 @@ class Session:
             elif answer.status:
                 code = _code(answer)
                 verdict = judge(answer, code, waits_for_pool)
-                problem = _describe(answer, code, call.token)
+                problem = self._describe(answer, code, call.token)
             if verdict is Verdict.FINAL:
                 self.say(problem)
                 raise Refused(answer, code)
@@ -78,6 +81,17 @@ class Session:
             wait_ms = min(wait_ms, left_ms)
             self.say(f"{problem}; next try in {wait_ms / 1000:.1f} s")
             time.sleep(wait_ms / 1000)
+
+    def _describe(self, answer: Answer, code: str, token: str) -> str:
+        text = f"answer {answer.status}"
+        if code and not self.secrets.told_by(code):
+            text += f" {code}"
+        message = printable(_detail(answer, "message"))
+        # Without a token, a password was sent. And all of it is looked at, not the beginning alone: half a secret is
+        # one, too.
+        if not token or not message or self.secrets.told_by(message):
+            return text
+        return f"{text}: {message[:200]}"
 
     def _wait(self, answer: Answer, backoff_ms: int) -> tuple[float, int]:
         """This wait, and the base of the next: what the answer asks for, else twice the last one."""
@@ -112,7 +126,9 @@ def judge(answer: Answer, code: str, waits_for_pool: bool) -> Verdict:
 
 
 def _code(answer: Answer) -> str:
-    return "".join(c for c in _detail(answer, "code") if c.isascii() and (c.isupper() or c == "_"))
+    code = _detail(answer, "code")
+    # Any other is none of the broker's.
+    return code if re.fullmatch("[A-Z_]+", code) else ""
 
 
 def _detail(answer: Answer, name: str) -> str:
@@ -120,12 +136,3 @@ def _detail(answer: Answer, name: str) -> str:
         return answer.get(f"detail.{name}")
     except ValueError:
         return ""
-
-
-def _describe(answer: Answer, code: str, token: str) -> str:
-    text = f"answer {answer.status}" + (f" {code}" if code else "")
-    message = "".join(c for c in _detail(answer, "message") if " " <= c <= "~")[:200]
-    # Without a token, a password was sent.
-    if not message or not token or token in message:
-        return text
-    return f"{text}: {message}"

@@ -39,8 +39,8 @@ class Settings:
             raise Failed(f"LAB_FILES_DIR: there is no folder {folder}")
         return cls(
             wait_seconds=_number("LAB_WAIT_SECONDS", 600),
-            timeout_seconds=_number("LAB_TIMEOUT_SECONDS", 30),
-            connect_seconds=_number("LAB_CONNECT_SECONDS", 5),
+            timeout_seconds=_number("LAB_TIMEOUT_SECONDS", 30, least=1),
+            connect_seconds=_number("LAB_CONNECT_SECONDS", 5, least=1),
             backoff_ms=_number("LAB_BACKOFF_MS", 1000),
             backoff_max_ms=_number("LAB_BACKOFF_MAX_MS", 30000),
             retry_after_max_seconds=_number("LAB_RETRY_AFTER_MAX_SECONDS", 60),
@@ -48,10 +48,12 @@ class Settings:
         )
 
 
-def _number(name: str, default: int) -> int:
+def _number(name: str, default: int, least: int = 0) -> int:
     text = os.environ.get(name) or str(default)
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise Failed(f"{name} must be a whole number with at most 9 digits")
+    if int(text) < least:
+        raise Failed(f"{name} must be at least {least}")
     return int(text)
 
 
@@ -67,6 +69,18 @@ def header_safe(name: str, text: str) -> str:
     """The text, if it can stand in a header as it is: printable ASCII without blanks at its ends."""
     if text and not re.fullmatch(r"[!-~]([ -~]*[!-~])?", text):
         raise Failed(f"{name} holds characters that cannot be sent")
+    return text
+
+
+def server_url(name: str, text: str) -> str:
+    """The text, if it is the URL of a server: scheme, host, perhaps a port and a path. It is not printed if not."""
+    host = r"([A-Za-z0-9._-]+|\[[0-9A-Za-z:.%]+\])"
+    parts = re.fullmatch(rf"https?://{host}(?::([^/]*))?(/[!-~]*)?", text)
+    if not parts or re.search("[?#]", text):
+        raise Failed(f"{name} is no URL of a server")
+    port = "80" if parts[2] is None else parts[2]
+    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) <= 65535:
+        raise Failed(f"{name} names no port from 1 to 65535")
     return text
 
 
