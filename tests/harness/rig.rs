@@ -280,6 +280,8 @@ impl Rig {
 
     /// Sends a tick and waits for the report of its run.
     pub async fn run(&self, kind: TickKind) -> RunReport {
+        // Without a connection it is refused, also before the first one.
+        connected(&self.bus).await;
         let (_, report) = self.bus.tick_and_wait(kind, PATIENCE).await.expect("the tick is taken");
         report.unwrap_or_else(|| panic!("no report of {kind:?}"))
     }
@@ -364,10 +366,14 @@ impl Rig {
         let bus =
             NatsBus::connect("test", config, Arc::new(self.clock.clone()), Arc::new(Dice::unseeded())).await;
         let bus = bus.expect("a connection");
-        eventually("a connection to NATS", PATIENCE, || async {
-            if bus.connected() { Ok(()) } else { Err("not connected") }
-        })
-        .await;
+        connected(&bus).await;
         bus
     }
+}
+
+async fn connected(bus: &NatsBus) {
+    eventually("a connection to NATS", PATIENCE, || async {
+        if bus.connected() { Ok(()) } else { Err("not connected") }
+    })
+    .await;
 }
