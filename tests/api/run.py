@@ -33,8 +33,8 @@ POLL_SECONDS = 0.1
 OWNERS = ["student-1", "student-2", "student-3"]
 SANDBOXES_OF_OWNER = 4
 
-# Callers are slowed down nowhere, a report is waited for little longer than the queue may need to take its tick, and every length of a lease that the description knows
-# is one that this installation takes.
+# Callers are slowed down nowhere, a report is waited for little longer than the queue may need to take its tick, and
+# every length of a lease that the description knows is one that this installation takes.
 SETTINGS = {
     "PEER_RATE_PER_SECOND": "0",
     "TOKEN_RATE_PER_SECOND": "0",
