@@ -71,7 +71,7 @@ fn read_entry(entry: &Value) -> Result<Entry, NotAnObject> {
         return Ok(Entry::Malformed(format!("account without id (csp_id {csp_id})")));
     };
     let id = match entry.get("csp_id") {
-        None | Some(Value::Null) => last_segment(external_id).to_owned(),
+        None | Some(Value::Null) => last_segment(external_id).trim().to_owned(),
         Some(Value::Number(number)) if number.is_u64() => number.to_string(),
         Some(Value::String(csp_id)) if !csp_id.trim().is_empty() => csp_id.trim().to_owned(),
         Some(_) => {
@@ -155,14 +155,15 @@ mod tests {
             sandbox(json!(1), json!(null)),
             sandbox(json!(-2), json!("identity/accounts/u-2")),
             sandbox(json!(null), json!("identity/accounts/")),
+            sandbox(json!(null), json!("identity/accounts/  ")),
             sandbox(json!([3]), json!("identity/accounts/u-3")),
             "text",
             sandbox(json!(5), json!("identity/accounts/u-5")),
         ]));
         assert_eq!(listing.accounts.len(), 1);
-        assert_eq!(listing.malformed.len(), 5);
+        assert_eq!(listing.malformed.len(), 6);
         assert_eq!(listing.malformed[0], "account without id (csp_id 1)");
-        assert_eq!(listing.malformed[4], "entry 4 is no object");
+        assert_eq!(listing.malformed[5], "entry 5 is no object");
     }
 
     #[test]
