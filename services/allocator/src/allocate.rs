@@ -76,7 +76,7 @@ impl Allocator {
             self.ports.recorder.note(&sandbox, Some(&request.context.request_id));
         }
         // A lease of this key that lies outside is there, and not shown.
-        if claim.bounds.as_ref().is_some_and(|pools| lies_outside(pools, &sandbox.pool)) {
+        if lies_outside(&claim.bounds, &sandbox.pool) {
             return Err(outside());
         }
         let Some(allocation) = Allocation::of(&sandbox) else {
@@ -128,7 +128,7 @@ impl Allocator {
         };
         let selector = Selector { pool: self.parse_pool(present(pool))?, prefix };
         // The pool that a claim means without naming one is no more allowed than if it had.
-        if bounds.as_ref().is_some_and(|pools| lies_outside(pools, &selector.pool)) {
+        if lies_outside(&bounds, &selector.pool) {
             return Err(outside());
         }
         let by = crate::lookup::parse_helper(by.as_deref())?;

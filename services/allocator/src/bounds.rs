@@ -34,11 +34,12 @@ impl Allocator {
         if pool.is_some_and(|pool| !pools.contains(&pool)) {
             return Err(outside());
         }
+        let bounds = Some(pools);
         // What is no id is no sandbox's, and the work proper says so.
         if let Some(id) = sandbox_id.and_then(|id| SandboxId::parse(&id).ok()) {
-            self.keep_sandbox_to(&pools, &id, request).await?;
+            self.keep_sandbox_to(&bounds, &id, request).await?;
         }
-        Ok(Some(pools))
+        Ok(bounds)
     }
 
     /// Whether a grant of `candidate`, which a claim item named, would make a lease outside. Such an item may be left
@@ -49,20 +50,17 @@ impl Allocator {
         bounds: &Bounds,
         candidate: &Candidate,
     ) -> Result<bool, StoreError> {
-        let Some(pools) = bounds else { return Ok(false) };
+        if bounds.is_none() {
+            return Ok(false);
+        }
         let found = self.ports.store.sandbox(&candidate.id).await?;
-        Ok(found.is_some_and(|found| found.version == candidate.version && lies_outside(pools, &found.pool)))
+        Ok(found.is_some_and(|found| found.version == candidate.version && lies_outside(bounds, &found.pool)))
     }
 
-    async fn keep_sandbox_to(
-        &self,
-        pools: &[String],
-        id: &SandboxId,
-        request: &Request,
-    ) -> Result<(), Fault> {
+    async fn keep_sandbox_to(&self, bounds: &Bounds, id: &SandboxId, request: &Request) -> Result<(), Fault> {
         let found = self.ports.store.sandbox(id).await.map_err(|error| store_fault(request, &error))?;
         match found {
-            Some(sandbox) if lies_outside(pools, &sandbox.pool) => Err(outside()),
+            Some(sandbox) if lies_outside(bounds, &sandbox.pool) => Err(outside()),
             _ => Ok(()),
         }
     }
@@ -87,9 +85,9 @@ const fn can_be_held(verb: Verb) -> bool {
     }
 }
 
-/// Whether that pool is none of these.
-pub(crate) fn lies_outside(pools: &[String], pool: &PoolName) -> bool {
-    !pools.iter().any(|one| one == pool.as_str())
+/// Whether a request that is held to `bounds` has nothing to do with that pool.
+pub(crate) fn lies_outside(bounds: &Bounds, pool: &PoolName) -> bool {
+    bounds.as_ref().is_some_and(|pools| !pools.iter().any(|one| one == pool.as_str()))
 }
 
 /// What a caller is told that reached outside of its pools.

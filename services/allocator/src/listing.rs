@@ -4,7 +4,7 @@
 //! where there. So every page works with every filter, and a sandbox that stays as it is lies in one part only and is
 //! shown once. What one request may read is bounded; then it answers with what it found, and where to go on.
 
-use crate::bounds::Bounds;
+use crate::bounds::{Bounds, lies_outside};
 use crate::{Allocator, decode, store_fault};
 use common::bus::Request;
 use common::contract::queue::PAGE_LIMIT_MAX;
@@ -141,9 +141,7 @@ impl Allocator {
             return Ok((vec![pool], true));
         }
         let mut pools: Vec<_> = self.config.pools.pools().cloned().collect();
-        if let Some(bounds) = bounds {
-            pools.retain(|pool| bounds.iter().any(|bound| bound == pool.as_str()));
-        }
+        pools.retain(|pool| !lies_outside(bounds, pool));
         pools.sort_unstable();
         Ok((pools, bounds.is_some()))
     }
