@@ -36,10 +36,12 @@ impl TickOrder {
         Self { wanted_until_ms: Some(moment_ms), ..self }
     }
 
-    /// Whether it is forced, and nobody waits for it any more: what overrides a refusal is not done unattended.
+    /// By how many milliseconds it comes too late; none if it does not. Only one that is forced can: what overrides a
+    /// refusal is not done unattended.
     #[must_use]
-    pub fn is_too_late(&self, now_ms: u64) -> bool {
-        self.force && self.wanted_until_ms.is_some_and(|until_ms| now_ms > until_ms)
+    pub fn late_by_ms(&self, now_ms: u64) -> Option<u64> {
+        let until_ms = self.wanted_until_ms.filter(|_| self.force)?;
+        now_ms.checked_sub(until_ms).filter(|late_ms| *late_ms > 0)
     }
 
     /// Who forces it; none if nobody does.
@@ -83,9 +85,9 @@ mod tests {
     fn only_what_is_forced_comes_too_late() {
         let order = TickOrder::read(br#"{"force":true,"wanted_until_ms":7,"of_a_later_version":1}"#);
         assert_eq!(order.forced_by(), Some("operator"));
-        assert!(!order.is_too_late(7) && order.is_too_late(8));
-        assert!(!TickOrder::forced("alice").is_too_late(u64::MAX), "an old sender does not say");
+        assert_eq!((order.late_by_ms(0), order.late_by_ms(7), order.late_by_ms(8)), (None, None, Some(1)));
+        assert_eq!(TickOrder::forced("alice").late_by_ms(u64::MAX), None, "an old sender does not say");
         let ordinary = TickOrder { wanted_until_ms: Some(7), ..TickOrder::default() };
-        assert!(!ordinary.is_too_late(8), "a look is always in time");
+        assert_eq!(ordinary.late_by_ms(8), None, "a look is always in time");
     }
 }

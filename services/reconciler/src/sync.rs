@@ -95,12 +95,9 @@ impl Reconciler {
         if let Some(by) = &report.forced_by {
             tracing::warn!(by, order.wanted_until_ms, "{by} forces a sync, whatever is listed");
         }
-        let now_ms = self.ports.clock.now_ms();
-        let synced = if order.is_too_late(now_ms) {
-            let late_ms = now_ms.saturating_sub(order.wanted_until_ms.unwrap_or(now_ms));
-            Err(SyncError::TooLate { late_ms })
-        } else {
-            self.try_sync(&mut report).await
+        let synced = match order.late_by_ms(self.ports.clock.now_ms()) {
+            Some(late_ms) => Err(SyncError::TooLate { late_ms }),
+            None => self.try_sync(&mut report).await,
         };
         let status = match synced {
             Ok(()) => COMPLETED,
