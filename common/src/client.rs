@@ -296,7 +296,7 @@ impl Client {
             .without_max_times();
         let mut ceilings = ceilings.build();
         let leads_to_the_same = verb.leads_to_the_same();
-        let attempt_max = if leads_to_the_same { self.patience.attempt } else { self.patience.call };
+        let attempt_max = verb.attempt_max(self.patience.attempt, self.patience.call);
         let mut attempt = 1_u32;
         loop {
             let left = self.left_until(ends_ms).min(attempt_max);

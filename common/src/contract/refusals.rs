@@ -3,6 +3,7 @@
 //! nothing.
 
 use super::{Fault, FaultCode as F, Verb};
+use std::time::Duration;
 
 /// What a caller is told that must not ask again before it has looked.
 const LOOK_FIRST: &str = "it is not known how much was done; look at what is left before you ask again: a dry run of a \
@@ -54,6 +55,12 @@ impl Verb {
     #[must_use]
     pub const fn leads_to_the_same(self) -> bool {
         !matches!(self, Self::ReplayAll | Self::BulkDelete)
+    }
+
+    /// Longest time of one attempt at it: the usual one, or all that there is if a second one would do something else.
+    #[must_use]
+    pub const fn attempt_max(self, usual: Duration, all: Duration) -> Duration {
+        if self.leads_to_the_same() { usual } else { all }
     }
 
     /// The failure of a request whose end nobody saw: in these words, unless it must not be repeated as they say.

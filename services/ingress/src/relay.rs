@@ -91,7 +91,7 @@ impl Relay {
         let mut pauses =
             Pauses { random: &*self.random, ceiling: PAUSE_MIN, no_workers_left: self.limits.no_workers };
         let leads_to_the_same = verb.leads_to_the_same();
-        let attempt_max = if leads_to_the_same { self.limits.attempt } else { self.limits.deadline };
+        let attempt_max = verb.attempt_max(self.limits.attempt, self.limits.deadline);
         loop {
             let patience = attempt_max.min(self.left_until(deadline_ms));
             let (reason, last_word) = match self.requests.request(verb, context, body.clone(), patience).await
