@@ -6,8 +6,7 @@
 //! life.
 
 use axum::Extension;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::sse::{Event as Frame, Sse};
 use axum::response::{IntoResponse as _, Response};
@@ -30,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::unavailable;
 use crate::error::Failure;
 use crate::openapi::faults::OfEvents;
+use crate::query::Asked;
 use crate::relay::millis;
 use crate::request_id::Facts;
 
@@ -129,9 +129,8 @@ pub(crate) async fn events(
     State(desk): State<EventDesk>,
     Extension(facts): Extension<Facts>,
     headers: HeaderMap,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    Asked(wanted): Asked<Wanted>,
 ) -> Result<Response, Failure> {
-    let Query(wanted) = wanted.map_err(|problem| Fault::invalid("the query", problem.body_text()))?;
     let reading = desk.open(wanted, last_event_id(&headers)?, &facts).await?;
     Ok(([NO_BUFFERING, NO_STORE], Sse::new(reading.frames())).into_response())
 }

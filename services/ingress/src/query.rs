@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Failure;
 
-/// What was asked for. `T` has to deny fields that it does not know.
+/// What was asked for. `T` has to deny fields that it does not know; only readers of events may send words of their own,
+/// as some libraries do.
 pub(crate) struct Asked<T>(pub(crate) T);
 
 /// The query of a route that has none.

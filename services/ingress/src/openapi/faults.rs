@@ -60,7 +60,7 @@ faults! {
     /// Of asking for more time.
     OfExtend: GATE, RELAY, Verb::Extend.own_faults();
     /// Of an operator's look at many things.
-    OfLook: GATE, RELAY, Verb::Deletions.own_faults();
+    OfLook: GATE, RELAY;
     /// Of an operator's look at one thing.
     OfLookAtOne: GATE, RELAY, Verb::Deletion.own_faults();
     /// Of an operator's order about one thing.
