@@ -18,8 +18,7 @@ async fn a_connection_is_kept_from_request_to_request() {
     // Failures keep it as well.
     client.write("GET /nothing HTTP/1.1\r\nHost: b\r\n\r\n").await;
     assert!(client.read().await.0.starts_with("HTTP/1.1 404"));
-    client.write(CLAIM).await;
-    assert!(client.read().await.0.starts_with("HTTP/1.1 201"));
+    client.claims().await;
 }
 
 #[tokio::test]
@@ -44,8 +43,7 @@ async fn an_idle_server_stops_at_once() {
 async fn while_stopping_a_kept_connection_still_gets_an_answer_and_is_then_closed() {
     let server = Server::start(&[("HTTP_LINGER_MS", "60000")], [created()]).await;
     let mut client = server.client().await;
-    client.write(CLAIM).await;
-    assert!(client.read().await.0.starts_with("HTTP/1.1 201"));
+    client.claims().await;
     server.stop.cancel();
     client.write(CLAIM).await;
     let (head, _) = client.read().await;
@@ -78,8 +76,7 @@ async fn silent_connections_do_not_hold_up_the_stop() {
     let server = Server::start(&[("HTTP_LINGER_MS", "0")], [created()]).await;
     let mut fresh = server.client().await;
     let mut kept = server.client().await;
-    kept.write(CLAIM).await;
-    assert!(kept.read().await.0.starts_with("HTTP/1.1 201"));
+    kept.claims().await;
     server.stop.cancel();
     assert_eq!((fresh.rest().await, kept.rest().await), (String::new(), String::new()));
     let address = server.address;

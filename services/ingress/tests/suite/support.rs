@@ -228,6 +228,7 @@ fn try_build(
     Ingress::new(config, ports, registry)
 }
 
+/// A request without a body.
 pub(crate) fn request(method: &str, path: &str, headers: Headers<'_>) -> Request<Body> {
     let mut request = Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap()).uri(path);
     for (name, value) in headers {

@@ -72,6 +72,13 @@ impl Client {
         let _ = self.stream.shutdown().await;
     }
 
+    /// Claims, and has to get a sandbox.
+    pub(crate) async fn claims(&mut self) {
+        self.write(CLAIM).await;
+        let (head, _) = self.read().await;
+        assert!(head.starts_with("HTTP/1.1 201"), "{head}");
+    }
+
     /// Head and body of the next answer.
     pub(crate) async fn read(&mut self) -> (String, String) {
         tokio::time::timeout(WAIT, self.read_answer()).await.expect("no answer")
