@@ -1,5 +1,6 @@
 """What the host is like: how a command is started, who listens to it, and which proxy it is told of."""
 
+import contextlib
 import dataclasses
 import shutil
 import unittest
@@ -7,6 +8,7 @@ import unittest
 from tests import behaviour
 from tests.rig import LAB, Implementation, for_each_implementation
 
+COMMANDS = ("allocate", "cleanup", "provision-user", "remove-user")
 SHUT = ("2>/dev/full", ">&- 2>&- <&-")
 
 
@@ -17,6 +19,21 @@ class At(Implementation):
         return [*self.words, f"./{command}"]
 
 
+@contextlib.contextmanager
+def used(lab, implementation):
+    """Has the lab use another implementation for a while."""
+    former, lab.implementation = lab.implementation, implementation
+    try:
+        yield
+    finally:
+        lab.implementation = former
+
+
+def moved(lab):
+    """Has the lab use the scripts that stand in its own folder, for a while."""
+    return used(lab, At(**dataclasses.asdict(lab.implementation)))
+
+
 @for_each_implementation
 class Host(unittest.TestCase):
     """Each by all implementations that it can concern."""
@@ -25,13 +42,12 @@ class Host(unittest.TestCase):
         implementation = lab.implementation
         for shut in SHUT:
             words = ("sh", "-c", f'exec "$@" {shut}', "sh", *implementation.words)
-            lab.implementation = dataclasses.replace(implementation, words=words)
-            lab.must("allocate")
-            lab.is_complete()
-            lab.must("cleanup")
-            lab.holds_none()
-            lab.must("allocate", 1, BROKER_API_TOKEN=None)
-        lab.implementation = implementation
+            with used(lab, dataclasses.replace(implementation, words=words)):
+                lab.must("allocate")
+                lab.is_complete()
+                lab.must("cleanup")
+                lab.holds_none()
+                lab.must("allocate", 1, BROKER_API_TOKEN=None)
 
     def check_proxy(self, lab):
         nowhere = "http://127.0.0.1:9"
@@ -42,29 +58,25 @@ class Host(unittest.TestCase):
 
     def check_a_link(self, lab):
         """The folder `lib` is beside the script, and not beside a link to it."""
-        implementation = lab.implementation
-        if implementation.is_python:
+        if lab.implementation.is_python:
             return
-        lab.implementation = At(**dataclasses.asdict(implementation))
-        for command in ("allocate", "cleanup", "provision-user", "remove-user"):
+        for command in COMMANDS:
             (lab.folder / f"{command} of it").symlink_to(LAB / command)
             (lab.folder / command).symlink_to(f"{command} of it")
-        lab.must("allocate")
-        lab.holds_one()
-        lab.must("provision-user", 1, INFOBLOX_EMAIL=None)
-        lab.must("remove-user")
-        lab.must("cleanup")
-        lab.holds_none()
-        lab.implementation = implementation
+        with moved(lab):
+            lab.must("allocate")
+            lab.holds_one()
+            lab.must("provision-user", 1, INFOBLOX_EMAIL=None)
+            lab.must("remove-user")
+            lab.must("cleanup")
+            lab.holds_none()
 
     def check_a_script_alone(self, lab):
-        implementation = lab.implementation
-        if implementation.is_python:
+        if lab.implementation.is_python:
             return
-        lab.implementation = At(**dataclasses.asdict(implementation))
-        for command in ("allocate", "cleanup", "provision-user", "remove-user"):
-            shutil.copy(LAB / command, lab.folder)
-            run = lab.must(command, 1)
-            self.assertEqual(run.output, f"{command}: there is no folder lib beside ./{command}\n")
-        self.assertEqual(lab.names(), ["allocate", "cleanup", "provision-user", "remove-user"])
-        lab.implementation = implementation
+        with moved(lab):
+            for command in COMMANDS:
+                shutil.copy(LAB / command, lab.folder)
+                run = lab.must(command, 1)
+                self.assertEqual(run.output, f"{command}: there is no folder lib beside ./{command}\n")
+        self.assertEqual(lab.names(), sorted(COMMANDS))
