@@ -4,6 +4,7 @@
 //! at least once. A worker turns a delivery into a [`Verdict`]; only the adapter turns verdicts into
 //! acknowledgements.
 
+use crate::clock::Clock;
 use crate::contract::{
     Census, DeletionWork, DeletionsStatus, Event, Fault, Outcome, ParkedDeletion, Pause, Report, RunReport,
     TickKind, TickOrder, Verb,
@@ -38,12 +39,22 @@ pub(crate) const TICK_ACK_WAIT: Duration = Duration::from_secs(15);
 pub struct Context {
     /// The caller's request id, or a fresh one.
     pub request_id: String,
-    /// When the caller stops waiting, in milliseconds since the Unix epoch; none if it did not say.
+    /// When the caller stops waiting, in milliseconds since the Unix epoch by the clock of this process, on whichever
+    /// side; none if it did not say. Between two processes it travels as what remains.
     pub deadline_ms: Option<u64>,
     /// W3C trace context, if the caller sent one.
     pub traceparent: Option<String>,
     /// What makes a repeated claim the same claim, if the caller sent it beside the body.
     pub idempotency_key: Option<String>,
+}
+
+/// Why a request was dropped without an answer: its caller does not wait any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// It was on its way for longer than its caller waits.
+    Late,
+    /// Its time was over before work on it began.
+    Expired,
 }
 
 /// A request as a worker gets it.
@@ -152,6 +163,38 @@ pub enum Verdict {
 pub trait Handler: Send + Sync {
     /// Answers one. Must not take longer than the deadline in its context.
     async fn handle(&self, request: Request) -> Answer;
+
+    /// Counts one that is not answered.
+    fn dropped(&self, _verb: Verb, _request_id: &str, _why: Dropped) {}
+}
+
+// === impl Context ===
+
+impl Context {
+    /// How much time is left; none if the caller did not say.
+    #[must_use]
+    pub fn remaining(&self, clock: &dyn Clock) -> Option<Duration> {
+        self.deadline_ms.map(|deadline_ms| Duration::from_millis(deadline_ms.saturating_sub(clock.now_ms())))
+    }
+
+    /// Whether the caller has stopped waiting.
+    #[must_use]
+    pub fn is_over(&self, clock: &dyn Clock) -> bool {
+        self.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= clock.now_ms())
+    }
+}
+
+// === impl Dropped ===
+
+impl Dropped {
+    /// Its name in metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Late => "late",
+            Self::Expired => "expired",
+        }
+    }
 }
 
 /// Works on deliveries.

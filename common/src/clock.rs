@@ -2,14 +2,24 @@
 
 use crate::domain::UnixSeconds;
 use async_trait::async_trait;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
+
+mod server_time;
+
+pub use server_time::ServerTime;
 
 /// Tells the time and waits.
 #[async_trait]
 pub trait Clock: Send + Sync + std::fmt::Debug {
     /// Milliseconds since the Unix epoch: deadlines and durations.
     fn now_ms(&self) -> u64;
+
+    /// Time since some fixed moment of this process. It never steps, whatever is done to the wall clock.
+    fn monotonic(&self) -> Duration {
+        SystemClock.monotonic()
+    }
 
     /// Waits until `span` has gone by on this clock.
     async fn sleep(&self, span: Duration);
@@ -46,6 +56,11 @@ impl Clock for SystemClock {
         u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
     }
 
+    fn monotonic(&self) -> Duration {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        START.elapsed()
+    }
+
     async fn sleep(&self, span: Duration) {
         tokio::time::sleep(span).await;
     }
@@ -71,6 +86,11 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now_ms(&self) -> u64 {
         *self.now_ms.borrow()
+    }
+
+    // It is moved forward only.
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.now_ms())
     }
 
     async fn sleep(&self, span: Duration) {

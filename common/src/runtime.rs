@@ -6,6 +6,7 @@ pub mod policy;
 pub mod recorder;
 pub mod settings;
 pub mod shutdown;
+pub mod skew;
 pub mod telemetry;
 
 /// Chooses the one TLS back end of the process. async-nats builds its TLS settings from the process-wide

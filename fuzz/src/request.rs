@@ -206,6 +206,7 @@ impl World {
             events: Arc::new(bus.clone()),
             discovery: Arc::new(bus),
             secrets: None,
+            checks: Vec::new(),
             clock,
             random,
         };

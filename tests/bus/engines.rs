@@ -151,6 +151,7 @@ impl Nats {
             events_kept: Duration::from_secs(24 * 3_600),
             events_bytes_max: 1024 * 1024,
             finish_patience,
+            clock_skew_max: None,
         };
         let client = servers::nats_client(&config.url).await;
         let nats = Self { config, clock, streams: jetstream::new(client), own_server };
@@ -196,6 +197,16 @@ impl World {
             Inside::Memory(bus) => Arc::new(bus.clone()),
             Inside::Nats(nats) => Arc::new(nats.connect().await),
         }
+    }
+
+    /// Another connection, of a process with that clock, which it compares.
+    pub(crate) async fn connect_at(&self, clock: Arc<dyn Clock>, skew_max: Option<Duration>) -> Arc<NatsBus> {
+        let Inside::Nats(nats) = &self.inside else { panic!("there is no NATS here") };
+        let config = NatsConfig { clock_skew_max: skew_max, ..nats.config.clone() };
+        let bus = NatsBus::connect("test", config, clock, Arc::new(Dice::unseeded())).await;
+        let bus = bus.expect("a connection");
+        until_connected(&bus).await;
+        Arc::new(bus)
     }
 
     /// Messages in the queue: work that waits or is under way, and scheduled retries.

@@ -16,6 +16,7 @@ mod on_memory;
 mod on_nats;
 mod outages;
 mod requests;
+mod skew;
 mod ticks;
 mod upkeep;
 

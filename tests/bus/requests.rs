@@ -55,6 +55,10 @@ pub(crate) async fn a_worker_sees_the_verb_and_what_rides_beside_it(engine: Engi
             seen
         });
         asked.unwrap();
+        // It travels as what remains, so the way there is added to it.
+        let seen_ms = case.1.deadline_ms.unwrap();
+        assert!((in_ms(Duration::ZERO)..=in_ms(PATIENCE)).contains(&seen_ms), "{seen_ms}");
+        let sent = Context { deadline_ms: Some(seen_ms), ..sent };
         assert_eq!(case, (verb, sent));
     }
 }

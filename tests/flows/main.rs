@@ -18,6 +18,7 @@ mod queue;
 mod records;
 mod replay;
 mod shutdown;
+mod skew;
 mod slots;
 mod stalled;
 mod tick_command;

@@ -20,6 +20,11 @@ impl ShiftedClock {
     pub fn advance(&self, span: Duration) {
         self.ahead_ms.fetch_add(span.as_millis() as u64, Ordering::SeqCst);
     }
+
+    /// Sets the clock right again.
+    pub fn set_right(&self) {
+        self.ahead_ms.store(0, Ordering::SeqCst);
+    }
 }
 
 #[async_trait]

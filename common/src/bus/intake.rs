@@ -1,7 +1,7 @@
 //! What every bus does alike with what comes in: requests are checked before a handler sees them, and deletion
 //! work is read before a worker does.
 
-use super::{Answer, Handler, Request};
+use super::{Answer, Dropped, Handler, Request};
 use crate::clock::Clock;
 use crate::contract::deletions::DELETION_WORK_VERSION;
 use crate::contract::limits::{REQUEST_BYTES_MAX, REQUEST_ID_BYTES_MAX};
@@ -29,11 +29,12 @@ pub(super) async fn answer<P: Send>(
     if request.body.len() > REQUEST_BYTES_MAX {
         return Some(refuse(FaultCode::BodyTooLarge, "the request body is larger than 64 KiB"));
     }
-    let Some(deadline_ms) = request.context.deadline_ms else { return Some(handler.handle(request).await) };
-    if deadline_ms <= clock.now_ms() {
+    let verb = request.verb;
+    if request.context.is_over(clock) {
+        handler.dropped(verb, &request.context.request_id, Dropped::Expired);
         return None;
     }
-    let verb = request.verb;
+    let Some(deadline_ms) = request.context.deadline_ms else { return Some(handler.handle(request).await) };
     tokio::select! {
         biased;
         answer = handler.handle(request) => Some(answer),
@@ -44,7 +45,7 @@ pub(super) async fn answer<P: Send>(
     }
 }
 
-fn refuse(code: FaultCode, message: &str) -> Answer {
+pub(super) fn refuse(code: FaultCode, message: &str) -> Answer {
     Answer { outcome: None, body: Err(Fault::new(code, message)) }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::bus::BusError;
 use crate::bus::line::LineRules;
-use crate::clock::Clock;
+use crate::clock::{Clock, ServerTime};
 use crate::contract::Subjects;
 use crate::domain::PoolName;
 use crate::random::{Random, full_jitter};
@@ -28,6 +28,7 @@ mod publish;
 mod requests;
 mod serving;
 mod streams;
+mod time;
 mod topology;
 mod upkeep;
 
@@ -81,6 +82,8 @@ pub struct NatsConfig {
     pub events_bytes_max: u64,
     /// Longest time that work under way is waited for when a consumer stops.
     pub finish_patience: Duration,
+    /// How far the clock of a process may be from the server's before it takes no work; none: not compared.
+    pub clock_skew_max: Option<Duration>,
 }
 
 /// A connection to NATS that keeps every promise of [`crate::bus`].
@@ -90,6 +93,8 @@ pub struct NatsBus {
     jetstream: jetstream::Context,
     config: Arc<NatsConfig>,
     clock: Arc<dyn Clock>,
+    /// The server's time.
+    time: Arc<ServerTime>,
     random: Arc<dyn Random>,
     /// The bucket, once it was there.
     bucket: Arc<OnceCell<kv::Store>>,
@@ -157,6 +162,13 @@ impl NatsConfig {
         );
         // What is left of the process's time is for giving back what did not finish and for closing.
         let finish_patience = read_stop_grace(settings).saturating_sub(CLOSING_TIME);
+        let clock_skew_max = settings.seconds(
+            "CLOCK_SKEW_MAX_SECONDS",
+            10,
+            0..=3_600,
+            "how far the clock of a process may be from the clock of NATS; beyond it, it takes no work and is not ready; \
+             0: not compared",
+        );
         Self {
             url,
             credentials_file,
@@ -170,6 +182,7 @@ impl NatsConfig {
             events_kept: Duration::from_secs(events_days * DAY_SECONDS),
             events_bytes_max,
             finish_patience,
+            clock_skew_max: Some(clock_skew_max).filter(|max| !max.is_zero()),
         }
     }
 }
@@ -221,11 +234,13 @@ impl NatsBus {
             .timeout(JETSTREAM_TIMEOUT)
             .ack_timeout(JETSTREAM_TIMEOUT)
             .build(client.clone());
+        let time = Arc::new(ServerTime::new(Arc::clone(&clock), config.clock_skew_max));
         Ok(Self {
             client,
             jetstream,
             config: Arc::new(config),
             clock,
+            time,
             random,
             bucket: Arc::default(),
             line_turn: Arc::default(),

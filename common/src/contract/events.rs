@@ -154,6 +154,13 @@ pub fn parse_rfc3339(text: &str) -> Option<UnixSeconds> {
     u64::try_from(moment.unix_timestamp()).ok().map(UnixSeconds::new)
 }
 
+/// The same in milliseconds.
+#[must_use]
+pub fn parse_rfc3339_ms(text: &str) -> Option<u64> {
+    let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    u64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,6 +172,7 @@ mod tests {
         let moment = UnixSeconds::new(1_763_683_200);
         assert_eq!(parse_rfc3339(&rfc3339(moment)), Some(moment));
         assert_eq!((parse_rfc3339("tomorrow"), parse_rfc3339("1969-12-31T00:00:00Z")), (None, None));
+        assert_eq!(parse_rfc3339_ms("2025-11-21T00:00:00.123456789Z"), Some(1_763_683_200_123));
     }
 
     #[test]

@@ -2,7 +2,13 @@
 
 /// The caller's request id; logs, faults and the HTTP answer carry the same one.
 pub const REQUEST_ID: &str = "X-Request-ID";
-/// When the caller stops waiting, in milliseconds since the Unix epoch; work past it is dropped.
+/// How much longer the caller waits, in milliseconds from when it sent the request. With it, the deadline is not read.
+pub const REMAINING_MS: &str = "Sandbox-Remaining-Ms";
+/// When the request was sent at the latest, by the clock of NATS, in milliseconds since the Unix epoch; only from a
+/// sender that has measured that clock.
+pub const SENT_AT_MS: &str = "Sandbox-Sent-At-Ms";
+/// When the caller stops waiting, in milliseconds since the Unix epoch; for callers that do not send the two above,
+/// and for workers that do not know them.
 pub const DEADLINE_MS: &str = "Sandbox-Deadline-Ms";
 /// What makes a repeated claim the same claim; the body's own field says the same, or is left out.
 pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";

@@ -33,7 +33,9 @@ mod release;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use common::bus::{Answer, BusError, CensusBoard, DeletionLine, Deletions, Handler, Request, Serve, Upkeep};
+use common::bus::{
+    Answer, BusError, CensusBoard, DeletionLine, Deletions, Dropped, Handler, Request, Serve, Upkeep,
+};
 use common::clock::Clock;
 use common::contract::{Fault, FaultCode, Verb};
 use common::domain::{LeasePolicy, PoolRules};
@@ -56,6 +58,8 @@ pub use metrics::Metrics;
 
 /// Time for a request whose caller set no deadline.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
+/// Requests of a verb that are dropped for one warning, after the first few.
+const DROPPED_PER_WARNING: u64 = 1_000;
 /// Kept back from a deadline for the reply to get home.
 const REPLY_TIME: Duration = Duration::from_millis(20);
 
@@ -214,11 +218,8 @@ impl Allocator {
 
     /// When work on `request` has to end, on this process's clock.
     fn deadline_of(&self, request: &Request) -> Instant {
-        let now_ms = self.ports.clock.now_ms();
-        let left = request.context.deadline_ms.map_or(DEFAULT_DEADLINE, |deadline_ms| {
-            Duration::from_millis(deadline_ms.saturating_sub(now_ms)).saturating_sub(REPLY_TIME)
-        });
-        Instant::now() + left
+        let remaining = request.context.remaining(self.ports.clock.as_ref());
+        Instant::now() + remaining.map_or(DEFAULT_DEADLINE, |left| left.saturating_sub(REPLY_TIME))
     }
 }
 
@@ -236,6 +237,24 @@ impl Handler for Allocator {
         );
         self.metrics.answered(request.verb, answer.outcome, code, started.elapsed());
         answer
+    }
+
+    fn dropped(&self, verb: Verb, request_id: &str, why: Dropped) {
+        let count = self.metrics.dropped(verb, why);
+        // One in a while is a caller that left; a stream of them is a clock or an overload, and one line is enough.
+        let is_shown = count.is_power_of_two() || count.is_multiple_of(DROPPED_PER_WARNING);
+        let (verb, reason) = (verb.as_str(), why.as_str());
+        if is_shown {
+            tracing::warn!(
+                request.id = request_id,
+                request.verb = verb,
+                reason,
+                count,
+                "requests were dropped"
+            );
+        } else {
+            tracing::debug!(request.id = request_id, request.verb = verb, reason, "a request was dropped");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What an allocator counts: every name, help text, label and bucket.
 
-use common::bus::{ServiceInfo, WorkCounts};
+use common::bus::{Dropped, ServiceInfo, WorkCounts};
 use common::contract::{BulkDeleteOutcome, FaultCode, Outcome, Verb, WorkerRole};
 use common::runtime::metrics::{Collectors, InFlight, UnderWay, register_all};
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
@@ -16,6 +16,7 @@ const LATENCY_BUCKETS_SECONDS: [f64; 14] =
 #[derive(Clone, Debug)]
 pub struct Metrics {
     requests: IntCounterVec,
+    dropped: IntCounterVec,
     latency: HistogramVec,
     lost_races: IntCounter,
     candidate_rounds: IntCounter,
@@ -45,6 +46,14 @@ impl Metrics {
             requests: IntCounterVec::new(
                 Opts::new("broker_allocator_requests_total", "Requests answered, by verb and outcome"),
                 &["verb", "outcome"],
+            )?,
+            dropped: IntCounterVec::new(
+                Opts::new(
+                    "broker_allocator_requests_dropped_total",
+                    "Requests not answered because their caller does not wait any more, by verb and why: late (too long \
+                     on their way), expired (too long in this process)",
+                ),
+                &["verb", "reason"],
             )?,
             latency: HistogramVec::new(
                 HistogramOpts::new("broker_allocator_request_seconds", "Time to answer a request, by verb")
@@ -85,6 +94,7 @@ impl Metrics {
     pub fn collectors(&self) -> Collectors {
         let Self {
             requests,
+            dropped,
             latency,
             lost_races,
             candidate_rounds,
@@ -95,6 +105,7 @@ impl Metrics {
         } = self.clone();
         vec![
             Box::new(requests),
+            Box::new(dropped),
             Box::new(latency),
             Box::new(lost_races),
             Box::new(candidate_rounds),
@@ -130,6 +141,13 @@ impl Metrics {
     pub(crate) fn lost_race(&self) {
         self.lost_races.inc();
         self.worker().lost_races += 1;
+    }
+
+    /// Counts a request that is not answered; says how many of its kind there were.
+    pub(crate) fn dropped(&self, verb: Verb, why: Dropped) -> u64 {
+        let counter = self.dropped.with_label_values(&[verb.as_str(), why.as_str()]);
+        counter.inc();
+        counter.get()
     }
 
     pub(crate) fn answered(

@@ -15,6 +15,7 @@ use common::runtime::ops::Check;
 use common::runtime::recorder::{LedgerMetrics, Recorder};
 use common::runtime::settings::{Env, Mistakes, Settings};
 use common::runtime::shutdown::Lifecycle;
+use common::runtime::skew::{ClockCheck, ClockMetrics};
 use common::runtime::telemetry::Chain;
 use common::secrets::Secrets;
 use common::secrets::aws::{AwsSecrets, SecretsConfig};
@@ -104,6 +105,7 @@ struct WorkerMetrics {
     reconciler: reconciler::Metrics,
     scheduler: scheduler::Metrics,
     ledger: LedgerMetrics,
+    clock: ClockMetrics,
 }
 
 /// Ready when there is a connection to the message queue.
@@ -186,6 +188,7 @@ impl Fleet {
             reconciler: reconciler::Metrics::register(registry)?,
             scheduler: scheduler::Metrics::register(registry)?,
             ledger: LedgerMetrics::register(registry)?,
+            clock: ClockMetrics::register(registry)?,
         };
         let workers_stop = CancellationToken::new();
         Ok(Self {
@@ -271,6 +274,7 @@ impl Fleet {
             events: Arc::clone(&bus) as Arc<dyn EventFeed>,
             discovery: Arc::clone(&bus) as Arc<dyn Discovery>,
             secrets,
+            checks: vec![Arc::new(ClockCheck(Arc::clone(bus.server_time())))],
             clock: Arc::clone(&self.shared.clock),
             random: Arc::clone(&self.shared.random),
         };
@@ -434,7 +438,8 @@ impl Fleet {
             Some(bus) => bus.clone(),
             None => self.bus("readiness").await?,
         };
-        let mut checks: Vec<Arc<dyn Check>> = vec![Arc::new(Connected(bus))];
+        let mut checks: Vec<Arc<dyn Check>> =
+            vec![Arc::new(ClockCheck(Arc::clone(bus.server_time()))), Arc::new(Connected(bus))];
         if let Some(table) = &self.store {
             checks.push(Arc::new(TableAnswers(Arc::clone(table) as Arc<dyn Store>)));
         }
@@ -452,8 +457,15 @@ impl Fleet {
         }
     }
 
-    /// Lets a worker answer whoever asks who works.
+    /// Lets a worker answer whoever asks who works, and compare its clock.
     fn show(&self, lifecycle: &mut Lifecycle, bus: &NatsBus, service: Arc<dyn ServiceInfo>) {
+        let (clocked, metrics) = (bus.clone(), self.metrics.clock.clone());
+        let stop = self.workers_stop.clone();
+        lifecycle.start("clock", async move {
+            clocked.keep_time(metrics, stop.clone()).await;
+            stop.cancelled().await;
+            Ok::<(), std::convert::Infallible>(())
+        });
         let (bus, stop) = (bus.clone(), self.workers_stop.clone());
         lifecycle.start("discovery", async move { bus.answer_discovery(service, stop).await });
     }

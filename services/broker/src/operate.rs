@@ -9,6 +9,7 @@ use common::runtime::metrics::{Collectors, describe};
 use common::runtime::policy::read_pools;
 use common::runtime::recorder::LedgerMetrics;
 use common::runtime::settings::{Env, Settings, Variable, table_rows};
+use common::runtime::skew::ClockMetrics;
 use prometheus::Registry;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -108,7 +109,7 @@ pub fn metrics_page() -> Result<String, prometheus::Error> {
 }
 
 /// The metrics of each role, and those that several roles have. The simulator has none: it stands in for somebody else's system.
-fn collectors(registry: &Registry) -> Result<[(&'static str, Collectors); 6], prometheus::Error> {
+fn collectors(registry: &Registry) -> Result<[(&'static str, Collectors); 7], prometheus::Error> {
     Ok([
         (Role::Ingress.as_str(), ingress::Metrics::register(registry)?.collectors()),
         (Role::Allocator.as_str(), allocator::Metrics::register(registry)?.collectors()),
@@ -116,6 +117,7 @@ fn collectors(registry: &Registry) -> Result<[(&'static str, Collectors); 6], pr
         (Role::Reconciler.as_str(), reconciler::Metrics::register(registry)?.collectors()),
         (Role::Scheduler.as_str(), scheduler::Metrics::register(registry)?.collectors()),
         ("allocator, reaper, reconciler", LedgerMetrics::register(registry)?.collectors()),
+        ("every role but the simulator", ClockMetrics::register(registry)?.collectors()),
     ])
 }
 

@@ -88,6 +88,7 @@ fn router() -> Result<axum::Router, Box<dyn Error>> {
         events: Arc::clone(&bus) as Arc<dyn EventFeed>,
         discovery: bus,
         secrets: None,
+        checks: Vec::new(),
         clock: Arc::new(SystemClock),
         random: Arc::new(Dice::unseeded()),
     };

@@ -103,6 +103,8 @@ pub struct Ports {
     pub discovery: Arc<dyn Discovery>,
     /// Where the secret of tokens is read again; needed only if one is named.
     pub secrets: Option<Arc<dyn Secrets>>,
+    /// What else the readiness depends on.
+    pub checks: Vec<Arc<dyn Check>>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Jitter and fresh ids.
@@ -151,10 +153,11 @@ impl Ingress {
 
     /// Everything behind the listener; not ready any more once `stop` is cancelled.
     pub fn router(&self, stop: CancellationToken) -> Router {
-        let Ports { requests, ticks, line, events, discovery, secrets: _, clock, random } =
+        let Ports { requests, ticks, line, events, discovery, secrets: _, checks: further, clock, random } =
             self.ports.clone();
         let config = &self.config;
         let mut checks = checks(&requests, &clock, &random);
+        checks.extend(further);
         checks.extend(self.notes());
         let gate = Gate {
             role: Role::None,

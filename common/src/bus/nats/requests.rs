@@ -3,6 +3,7 @@
 use super::NatsBus;
 use crate::bus::intake::one_line;
 use crate::bus::{Context, Reply, RequestError, Requests};
+use crate::clock::{Clock, ServerTime};
 use crate::contract::{Outcome, Verb, headers};
 use async_nats::{HeaderMap, RequestErrorKind};
 use async_trait::async_trait;
@@ -22,7 +23,10 @@ impl Requests for NatsBus {
         if !self.connected() {
             return Err(RequestError::Disconnected);
         }
-        let request = async_nats::Request::new().headers(headers_of(context)).payload(body).timeout(None);
+        let request = async_nats::Request::new()
+            .headers(headers_of(context, self.clock.as_ref(), &self.time))
+            .payload(body)
+            .timeout(None);
         let subject = self.config.subjects.request(verb);
         // The client's own time-out starts only once the command is queued; this one bounds all of it.
         let sent = tokio::time::timeout(patience, self.client.send_request(subject, request)).await;
@@ -51,12 +55,18 @@ impl Requests for NatsBus {
 }
 
 /// The client library panics on a header value of two lines, so none gets there.
-fn headers_of(context: &Context) -> HeaderMap {
-    let Context { request_id, deadline_ms, traceparent, idempotency_key } = context;
+fn headers_of(context: &Context, clock: &dyn Clock, time: &ServerTime) -> HeaderMap {
+    let Context { request_id, deadline_ms: _, traceparent, idempotency_key } = context;
     let mut map = HeaderMap::new();
     map.insert(headers::REQUEST_ID, one_line(request_id));
-    if let Some(deadline_ms) = deadline_ms {
-        map.insert(headers::DEADLINE_MS, deadline_ms.to_string());
+    if let Some(remaining) = context.remaining(clock) {
+        let remaining_ms = u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX);
+        map.insert(headers::REMAINING_MS, remaining_ms.to_string());
+        if let Some((_, latest_ms)) = time.range_ms() {
+            map.insert(headers::SENT_AT_MS, latest_ms.to_string());
+        }
+        // Workers of former builds know only this one.
+        map.insert(headers::DEADLINE_MS, time.now_ms().saturating_add(remaining_ms).to_string());
     }
     if let Some(traceparent) = traceparent {
         map.insert(headers::TRACEPARENT, one_line(traceparent));

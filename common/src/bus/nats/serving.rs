@@ -8,8 +8,9 @@
 
 use super::{NatsBus, failed};
 use crate::bus::intake::{self, one_line};
-use crate::bus::{Answer, BusError, Context, Handler, Request, Serve};
-use crate::contract::{Verb, headers};
+use crate::bus::{Answer, BusError, Context, Dropped, Handler, Request, Serve};
+use crate::clock::{Clock, ServerTime};
+use crate::contract::{FaultCode, Verb, headers};
 use async_nats::{HeaderMap, Message, Subject, Subscriber};
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
@@ -119,7 +120,15 @@ impl Server {
             tracing::debug!(nats.subject = %message.subject, "a request without an inbox to reply to was dropped");
             return;
         };
-        let context = context_of(message.headers.as_ref(), || self.bus.random.fresh_id());
+        let (context, dropped) = context_of(
+            message.headers.as_ref(),
+            || self.bus.random.fresh_id(),
+            self.bus.clock.as_ref(),
+            &self.bus.time,
+        );
+        if let Some(why) = dropped {
+            return self.handler.dropped(verb, &context.request_id, why);
+        }
         let body = message.payload;
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
         let bus = self.bus.clone();
@@ -127,7 +136,13 @@ impl Server {
         self.running.spawn(async move {
             let request_id = context.request_id.clone();
             let request = Request { verb, context, body };
-            let answer = intake::answer(bus.clock.as_ref(), handler.as_ref(), request, permit).await;
+            // To look at the worker changes nothing; all else records moments, or ends what is due.
+            let answer = match bus.time.problem().filter(|_| verb != Verb::Health) {
+                Some(_) => {
+                    Some(intake::refuse(FaultCode::NoWorkers, "this worker's clock is off; try again"))
+                }
+                None => intake::answer(bus.clock.as_ref(), handler.as_ref(), request, permit).await,
+            };
             if let Some(answer) = answer {
                 bus.reply(reply_to, &request_id, answer).await;
             }
@@ -157,40 +172,112 @@ impl NatsBus {
     }
 }
 
-fn context_of(map: Option<&HeaderMap>, fresh_id: impl FnOnce() -> String) -> Context {
+/// What rides beside a request, and whether it came too late to be looked at.
+fn context_of(
+    map: Option<&HeaderMap>,
+    fresh_id: impl FnOnce() -> String,
+    clock: &dyn Clock,
+    time: &ServerTime,
+) -> (Context, Option<Dropped>) {
     let header = |name: &str| map.and_then(|map| map.get(name)).map(|value| value.as_str().to_owned());
-    Context {
+    let number = |name: &str| header(name).and_then(|value| value.parse::<u64>().ok());
+    let (left_ms, dropped) = match number(headers::REMAINING_MS) {
+        Some(remaining_ms) => {
+            // The shortest that it can have been on its way, by clocks that are known.
+            let earliest_ms = time.range_ms().map(|(earliest_ms, _)| earliest_ms);
+            let way_ms = earliest_ms.zip(number(headers::SENT_AT_MS));
+            let way_ms = way_ms.map_or(0, |(now_ms, sent_ms)| now_ms.saturating_sub(sent_ms));
+            let left_ms = remaining_ms.saturating_sub(way_ms);
+            (Some(left_ms), (way_ms > 0 && left_ms == 0).then_some(Dropped::Late))
+        }
+        None => (number(headers::DEADLINE_MS).map(|until_ms| until_ms.saturating_sub(time.now_ms())), None),
+    };
+    let context = Context {
         request_id: intake::request_id(header(headers::REQUEST_ID).as_deref(), fresh_id),
-        deadline_ms: header(headers::DEADLINE_MS).and_then(|value| value.parse().ok()),
+        deadline_ms: left_ms.map(|left_ms| clock.now_ms().saturating_add(left_ms)),
         traceparent: header(headers::TRACEPARENT),
         idempotency_key: header(headers::IDEMPOTENCY_KEY),
-    }
+    };
+    (context, dropped)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ManualClock;
+    use crate::domain::UnixSeconds;
+
+    const NOW_MS: u64 = 1_700_000_000_000;
+
+    /// What is read at [`NOW_MS`] of a clock that is so much ahead of the server's.
+    fn read(headers: &[(&str, u64)], ahead_ms: Option<u64>) -> (Option<u64>, Option<Dropped>) {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, value.to_string());
+        }
+        let clock = ManualClock::at(UnixSeconds::new(NOW_MS / 1_000));
+        let time = ServerTime::new(Arc::new(clock.clone()), Some(Duration::from_secs(10)));
+        if let Some(ahead_ms) = ahead_ms {
+            time.note(clock.monotonic(), NOW_MS - ahead_ms);
+        }
+        let (context, dropped) = context_of(Some(&map), fresh, &clock, &time);
+        (context.remaining(&clock).map(|left| left.as_millis() as u64), dropped)
+    }
 
     fn fresh() -> String {
         "fresh".to_owned()
     }
 
     #[test]
+    fn what_remains_is_counted_from_the_sending_on_the_clock_of_nats() {
+        const AHEAD_MS: u64 = 600_000;
+        let sent =
+            |way_ms: u64| [(headers::REMAINING_MS, 4_000), (headers::SENT_AT_MS, NOW_MS - AHEAD_MS - way_ms)];
+        for (way_ms, left_ms, dropped) in [
+            (0, 4_000, None),
+            (1_000, 3_001, None),
+            // The bound of the measurement is the request's, or the clocks would decide.
+            (4_000, 1, None),
+            (4_001, 0, Some(Dropped::Late)),
+            (60_000, 0, Some(Dropped::Late)),
+        ] {
+            assert_eq!(read(&sent(way_ms), Some(AHEAD_MS)), (Some(left_ms), dropped), "{way_ms}");
+            assert_eq!(read(&sent(way_ms), None), (Some(4_000), None), "a clock of which nothing is known");
+        }
+        assert_eq!(read(&[(headers::REMAINING_MS, 4_000)], Some(AHEAD_MS)), (Some(4_000), None));
+    }
+
+    #[test]
+    fn a_caller_of_a_former_build_sends_a_deadline_only() {
+        let deadline = [(headers::DEADLINE_MS, NOW_MS + 4_000)];
+        assert_eq!(read(&deadline, None), (Some(4_000), None));
+        assert_eq!(read(&deadline, Some(600_000)), (Some(604_000), None), "by the clock of NATS");
+        let both = [(headers::DEADLINE_MS, NOW_MS - 1), (headers::REMAINING_MS, 4_000)];
+        assert_eq!(read(&both, None), (Some(4_000), None));
+        assert_eq!(read(&[(headers::DEADLINE_MS, NOW_MS - 1)], None), (Some(0), None), "left to the intake");
+    }
+
+    #[test]
     fn a_sane_request_id_is_taken_over_and_others_are_not() {
+        let clock = ManualClock::at(UnixSeconds::new(1));
+        let time = ServerTime::new(Arc::new(clock.clone()), None);
+        let request_id = |map: Option<&HeaderMap>| context_of(map, fresh, &clock, &time).0.request_id;
         let mut map = HeaderMap::new();
         map.insert(headers::REQUEST_ID, "r-1");
-        assert_eq!(context_of(Some(&map), fresh).request_id, "r-1");
+        assert_eq!(request_id(Some(&map)), "r-1");
         map.insert(headers::REQUEST_ID, "a b");
-        assert_eq!(context_of(Some(&map), fresh).request_id, "fresh");
-        assert_eq!(context_of(None, fresh).request_id, "fresh");
+        assert_eq!(request_id(Some(&map)), "fresh");
+        assert_eq!(request_id(None), "fresh");
     }
 
     #[test]
     fn an_unreadable_deadline_is_no_deadline() {
-        let mut map = HeaderMap::new();
-        map.insert(headers::DEADLINE_MS, "1700000000000");
-        assert_eq!(context_of(Some(&map), fresh).deadline_ms, Some(1_700_000_000_000));
-        map.insert(headers::DEADLINE_MS, "soon");
-        assert_eq!(context_of(Some(&map), fresh).deadline_ms, None);
+        let clock = ManualClock::at(UnixSeconds::new(1));
+        let time = ServerTime::new(Arc::new(clock.clone()), None);
+        for name in [headers::DEADLINE_MS, headers::REMAINING_MS] {
+            let mut map = HeaderMap::new();
+            map.insert(name, "soon");
+            assert_eq!(context_of(Some(&map), fresh, &clock, &time).0.deadline_ms, None);
+        }
     }
 }

@@ -45,6 +45,9 @@ impl TickQueue for NatsBus {
         let consumer = self.config.subjects.tick_consumer(kind);
         let mut source = Source::new(self, stream, consumer);
         while !stop.is_cancelled() {
+            if self.waits_for_clock(&stop).await {
+                continue;
+            }
             let Some(mut batch) = source.fetch(1, &stop).await else { continue };
             while let Some(message) = source.next(&mut batch, &stop).await {
                 let patience = async {
@@ -55,6 +58,7 @@ impl TickQueue for NatsBus {
                     () = self.run_once(kind, runner.as_ref(), &message) => {}
                     // The tick is not acknowledged, so another reconciler looks again.
                     () = patience => give_back(&message).await,
+                    () = self.until_clock_is_off() => give_back(&message).await,
                 }
             }
         }

@@ -11,6 +11,8 @@ use utoipa::ToSchema;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Header {
     RequestId,
+    RemainingMs,
+    SentAtMs,
     DeadlineMs,
     Traceparent,
     IdempotencyKey,
@@ -45,6 +47,8 @@ impl Header {
     const fn name(self) -> &'static str {
         match self {
             Self::RequestId => headers::REQUEST_ID,
+            Self::RemainingMs => headers::REMAINING_MS,
+            Self::SentAtMs => headers::SENT_AT_MS,
             Self::DeadlineMs => headers::DEADLINE_MS,
             Self::Traceparent => headers::TRACEPARENT,
             Self::IdempotencyKey => headers::IDEMPOTENCY_KEY,
@@ -64,8 +68,18 @@ impl Header {
                 "description": "what this request is called in logs and faults; a fresh one takes the place of a bad one",
                 "minLength": 1, "maxLength": REQUEST_ID_BYTES_MAX, "pattern": "^[!-~]+$",
             }),
+            Self::RemainingMs => json!({
+                "description": "how much longer the caller waits, in milliseconds from the sending", "pattern": digits,
+            }),
+            Self::SentAtMs => json!({
+                "description": "when it was sent at the latest, by the clock of NATS, in milliseconds since the Unix epoch; \
+                    left out by a caller that has not measured that clock",
+                "pattern": digits,
+            }),
             Self::DeadlineMs => json!({
-                "description": "when the caller stops waiting, in milliseconds since the Unix epoch", "pattern": digits,
+                "description": "when the caller stops waiting, in milliseconds since the Unix epoch; not read beside \
+                    `Sandbox-Remaining-Ms`",
+                "pattern": digits,
             }),
             Self::Traceparent => json!({ "description": "W3C trace context" }),
             Self::IdempotencyKey => json!({

@@ -212,6 +212,7 @@ fn ports(
         events: Arc::clone(line) as Arc<dyn EventFeed>,
         discovery: Arc::clone(line) as Arc<dyn Discovery>,
         secrets: None,
+        checks: Vec::new(),
         clock: Arc::new(clock),
         random: Arc::new(HighDice),
     }

@@ -1,0 +1,119 @@
+//! A process whose clock is wrong, on a server whose clock is right. The memory bus has one clock for all, so these
+//! run on NATS only.
+
+use crate::engines::{Bus, Engine};
+use crate::fixtures::{
+    SHORT, announce, answer, ask_later, consume, context, in_ms, report, run_on_ticks, serve, until,
+};
+use bytes::Bytes;
+use common::bus::nats::NatsBus;
+use common::bus::{Context, Verdict};
+use common::clock::SystemClock;
+use common::contract::{FaultBody, FaultCode, TickKind, Verb, headers};
+use common::runtime::skew::ClockMetrics;
+use harness::clock::ShiftedClock;
+use harness::wait::PATIENCE;
+use prometheus::Registry;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+const MAX: Option<Duration> = Some(Duration::from_secs(10));
+const AHEAD: Duration = Duration::from_secs(600);
+
+/// Measures the server's time from now on.
+async fn keep_time(bus: &Arc<NatsBus>) {
+    let metrics = ClockMetrics::register(&Registry::new()).unwrap();
+    tokio::spawn({
+        let bus = Arc::clone(bus);
+        async move { bus.keep_time(metrics, CancellationToken::new()).await }
+    });
+    until("a measurement", || bus.server_time().skew_ms().is_some()).await;
+}
+
+#[tokio::test]
+async fn a_request_with_time_left_reaches_a_worker_whose_clock_is_ahead() {
+    let world = Engine::Nats.world().await;
+    let clock = ShiftedClock::default();
+    clock.advance(AHEAD);
+    let worker: Arc<dyn Bus> = world.connect_at(Arc::new(clock), None).await;
+    let (mut inbox, _running) = serve(&worker, 4);
+    let sent = Context { deadline_ms: Some(in_ms(PATIENCE)), ..context("r") };
+    let asked = ask_later(&world.bus, sent, "{}");
+    inbox.next().await.answer(answer("{}"));
+    assert!(!asked.await.unwrap().unwrap().is_fault);
+}
+
+#[tokio::test]
+async fn a_process_whose_clock_is_off_takes_no_work_until_it_is_right() {
+    let world = Engine::Nats.world().await;
+    let clock = ShiftedClock::default();
+    let bus = world.connect_at(Arc::new(clock.clone()), MAX).await;
+    keep_time(&bus).await;
+    clock.advance(AHEAD);
+    // No measurement is waited for: the step shows against the monotonic clock.
+    assert!(bus.server_time().problem().unwrap().contains("600 s ahead of"));
+    let off: Arc<dyn Bus> = bus;
+    let (mut requests, _serving) = serve(&off, 4);
+    let (mut deletions, consuming) = consume(&off, 4);
+    let (mut runs, running) = run_on_ticks(&off, TickKind::Expiry);
+    let reply = ask_later(&world.bus, context("r"), "{}").await.unwrap().unwrap();
+    let fault = serde_json::from_slice::<FaultBody>(&reply.body).unwrap().detail;
+    assert_eq!((reply.is_fault, fault.code), (true, FaultCode::NoWorkers));
+    announce(&world, [7]).await;
+    world.bus.tick(TickKind::Expiry, None).await.unwrap();
+    // Another process has both at once: this one has fetched neither.
+    let (mut other_deletions, _consuming) = consume(&world.bus, 4);
+    let (mut other_runs, _running) = run_on_ticks(&world.bus, TickKind::Expiry);
+    other_deletions.next().await.answer(Verdict::Done);
+    other_runs.next().await.answer(report(0));
+    world.until_empty().await;
+    world.until_no_tick(TickKind::Expiry).await;
+    assert!(requests.poll().is_none() && deletions.poll().is_none() && runs.poll().is_none());
+    clock.set_right();
+    let asked = ask_later(&world.bus, context("r"), "{}");
+    requests.next().await.answer(answer("{}"));
+    assert!(!asked.await.unwrap().unwrap().is_fault);
+    consuming.stop().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_run_that_the_clock_steps_away_from_is_given_to_another_process() {
+    let world = Engine::Nats.world().await;
+    let clock = ShiftedClock::default();
+    let bus = world.connect_at(Arc::new(clock.clone()), MAX).await;
+    keep_time(&bus).await;
+    let off: Arc<dyn Bus> = bus;
+    let (mut runs, _running) = run_on_ticks(&off, TickKind::Expiry);
+    world.bus.tick(TickKind::Expiry, None).await.unwrap();
+    let begun = runs.next().await;
+    clock.advance(AHEAD);
+    let (mut other, _other_running) = run_on_ticks(&world.bus, TickKind::Expiry);
+    other.next().await.answer(report(0));
+    assert!(begun.is_abandoned());
+}
+
+#[tokio::test]
+async fn a_request_that_was_too_long_on_its_way_is_dropped() {
+    let world = Engine::Nats.world().await;
+    let bus = world.connect_at(Arc::new(SystemClock), MAX).await;
+    keep_time(&bus).await;
+    let bus: Arc<dyn Bus> = bus;
+    let (mut inbox, _running) = serve(&bus, 4);
+    let asked = ask_later(&bus, Context { deadline_ms: Some(in_ms(PATIENCE)), ..context("first") }, "{}");
+    inbox.next().await.answer(answer("{}"));
+    assert!(!asked.await.unwrap().unwrap().is_fault, "what was sent just now is in time");
+    let (subjects, client) = world.nats();
+    let mut map = async_nats::HeaderMap::new();
+    map.insert(headers::REMAINING_MS, "4000");
+    map.insert(headers::SENT_AT_MS, (in_ms(Duration::ZERO) - 5_000).to_string());
+    let request = async_nats::Request::new().headers(map).payload(Bytes::from_static(b"{}"));
+    let request = request.timeout(Some(SHORT));
+    assert!(client.send_request(subjects.request(Verb::Get), request).await.is_err());
+    let asked = ask_later(&bus, context("next"), "{}");
+    let case = inbox.next().await;
+    assert_eq!(case.what.context.request_id, "next", "the worker never saw the late one");
+    case.answer(answer("{}"));
+    asked.await.unwrap().unwrap();
+}
