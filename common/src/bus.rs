@@ -236,6 +236,11 @@ pub trait Requests: Send + Sync {
 
     /// Whether there is a connection right now.
     fn is_connected(&self) -> bool;
+
+    /// Asks the bus itself, within a second, whether it answers; or else what is wrong, in words for an operator.
+    async fn probe(&self) -> Result<(), String> {
+        if self.is_connected() { Ok(()) } else { Err("not connected".to_owned()) }
+    }
 }
 
 /// The worker's side of requests.

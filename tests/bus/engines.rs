@@ -2,7 +2,7 @@
 
 use async_nats::jetstream::{self, stream};
 use common::bus::memory::{MemoryBus, MemoryConfig, ParkedCopy};
-use common::bus::nats::{NatsBus, NatsConfig};
+use common::bus::nats::{LinkConfig, NatsBus, NatsConfig};
 use common::bus::{
     CensusBoard, DeletionLine, DeletionQueue, Deletions, Discovery, EventFeed, Ledger, Pace, Requests, Serve,
     TickQueue, Ticks, Upkeep,
@@ -70,7 +70,7 @@ struct OwnServer {
 }
 
 /// What a test's bus is like unless the test says otherwise.
-fn config() -> MemoryConfig {
+pub(crate) fn config() -> MemoryConfig {
     MemoryConfig {
         deletions_in_flight_max: 8,
         deletion_ack_wait: Duration::from_secs(1),
@@ -126,6 +126,31 @@ impl Engine {
 
 // === impl Nats ===
 
+/// A fleet of its own on the servers at `url`.
+pub(crate) fn nats_config(url: String, settings: MemoryConfig) -> NatsConfig {
+    let MemoryConfig { deletions_in_flight_max, deletion_ack_wait, line, finish_patience } = settings;
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    let (user, password) = servers::test_user();
+    NatsConfig {
+        url,
+        credentials_file: None,
+        user,
+        password,
+        password_file: None,
+        link: LinkConfig::default(),
+        subjects: Subjects::with_prefix(&format!("t{}", &id[16..])).expect("a prefix"),
+        replicas: 1,
+        deletions_in_flight_max,
+        deletion_ack_wait,
+        line,
+        events_kept: Duration::from_secs(24 * 3_600),
+        events_bytes_max: 1024 * 1024,
+        check_period: Duration::from_secs(10),
+        finish_patience,
+        clock_skew_max: None,
+    }
+}
+
 impl Nats {
     async fn start(settings: MemoryConfig, clock: Arc<dyn Clock>, can_stop: bool) -> World {
         let (url, own_server) = if can_stop {
@@ -135,24 +160,7 @@ impl Nats {
         } else {
             (servers::shared().await.nats_url.clone(), None)
         };
-        let MemoryConfig { deletions_in_flight_max, deletion_ack_wait, line, finish_patience } = settings;
-        let id = uuid::Uuid::now_v7().simple().to_string();
-        let (user, password) = servers::test_user();
-        let config = NatsConfig {
-            url,
-            credentials_file: None,
-            user,
-            password,
-            subjects: Subjects::with_prefix(&format!("t{}", &id[16..])).expect("a prefix"),
-            replicas: 1,
-            deletions_in_flight_max,
-            deletion_ack_wait,
-            line,
-            events_kept: Duration::from_secs(24 * 3_600),
-            events_bytes_max: 1024 * 1024,
-            finish_patience,
-            clock_skew_max: None,
-        };
+        let config = nats_config(url, settings);
         let client = servers::nats_client(&config.url).await;
         let nats = Self { config, clock, streams: jetstream::new(client), own_server };
         let bus = nats.connect().await;
@@ -181,7 +189,7 @@ impl Nats {
     }
 }
 
-async fn until_connected(bus: &dyn Requests) {
+pub(crate) async fn until_connected(bus: &dyn Requests) {
     eventually("a connection", PATIENCE, || async {
         if bus.is_connected() { Ok(()) } else { Err("not connected") }
     })

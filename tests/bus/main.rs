@@ -12,6 +12,7 @@ mod feed;
 mod fixtures;
 mod ledger;
 mod line;
+mod links;
 mod on_memory;
 mod on_nats;
 mod outages;
@@ -19,6 +20,7 @@ mod requests;
 mod skew;
 mod ticks;
 mod upkeep;
+mod whole;
 
 /// Tests of `cases` on one engine.
 macro_rules! on_engine {

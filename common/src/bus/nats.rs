@@ -15,15 +15,18 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::{Mutex, OnceCell, watch};
 
 mod census;
+mod credentials;
 mod discovery;
 mod feed;
 pub mod floor;
+mod judge;
 mod lanes;
 mod ledger;
 mod line;
+mod link;
 mod publish;
 mod requests;
 mod serving;
@@ -31,8 +34,14 @@ mod streams;
 mod time;
 mod topology;
 mod upkeep;
+mod whole;
 
+pub use link::LinkConfig;
 pub use topology::Definition;
+pub use whole::Care;
+
+use credentials::{Credentials, Login};
+use link::{Chooser, Seen};
 
 /// Commands that may wait for the connection; one more makes the caller wait inside its own deadline.
 const CLIENT_CAPACITY_COMMANDS: usize = 2_048;
@@ -66,6 +75,10 @@ pub struct NatsConfig {
     pub user: Option<String>,
     /// Password of that user.
     pub password: Option<Secret>,
+    /// File with the password, in its place.
+    pub password_file: Option<PathBuf>,
+    /// How the connection is kept.
+    pub link: LinkConfig,
     /// The fleet's names.
     pub subjects: Subjects,
     /// Copies of each stream: 1 alone, 3 in a cluster.
@@ -80,6 +93,8 @@ pub struct NatsConfig {
     pub events_kept: Duration,
     /// Most bytes of events; beyond that the oldest go.
     pub events_bytes_max: u64,
+    /// Time between two looks whether every stream, consumer and bucket is there.
+    pub check_period: Duration,
     /// Longest time that work under way is waited for when a consumer stops.
     pub finish_patience: Duration,
     /// How far the clock of a process may be from the server's before it takes no work; none: not compared.
@@ -100,6 +115,12 @@ pub struct NatsBus {
     bucket: Arc<OnceCell<kv::Store>>,
     /// Whoever of this process changes the line.
     line_turn: Arc<Mutex<()>>,
+    chooser: Arc<Chooser>,
+    seen: Seen,
+    /// What the last look for streams, consumers and bucket found.
+    whole: watch::Sender<Result<(), String>>,
+    /// Why the server could not store the last message, if it could not.
+    storing: watch::Sender<Result<(), String>>,
     /// Pools whose consumer this process has made sure of.
     opened: Arc<std::sync::Mutex<BTreeSet<PoolName>>>,
 }
@@ -109,27 +130,8 @@ pub struct NatsBus {
 impl NatsConfig {
     /// Reads the variables of the connection.
     pub fn read(settings: &mut Settings<'_>) -> Self {
-        let url = settings.text(
-            "NATS_URL",
-            "nats://127.0.0.1:4222",
-            "addresses of the NATS servers, separated by commas",
-        );
-        let credentials_file =
-            settings.optional("NATS_CREDENTIALS_FILE", "credentials file of this role").map(PathBuf::from);
-        let mut user = settings
-            .optional("NATS_USER", "user name of this role; `{role}` in it stands for the role's name");
-        let mut password = settings.optional("NATS_PASSWORD", "password of that user").map(Secret::new);
-        // The client library leaves those of an address unused.
-        if let Some((in_url, of_url)) = credentials_in(&url) {
-            if user.is_some() || password.is_some() {
-                settings.mistake("NATS_URL", "names a user, and so does NATS_USER; leave one of them out");
-            }
-            user = Some(in_url);
-            password = Some(Secret::new(of_url));
-        }
-        if user.is_some() != password.is_some() {
-            settings.mistake("NATS_USER", "and NATS_PASSWORD have to be set together");
-        }
+        let Login { url, credentials_file, user, password, password_file } = Login::read(settings);
+        let link = LinkConfig::read(settings);
         let subjects = settings
             .parsed(
                 "SUBJECT_PREFIX",
@@ -160,6 +162,12 @@ impl NatsConfig {
             1024 * 1024..=1024 * 1024 * 1024 * 1024,
             "bytes of events that are kept; beyond that the oldest go (a life of a sandbox takes about 3 KiB)",
         );
+        let check_period = settings.seconds(
+            "NATS_CHECK_SECONDS",
+            10,
+            1..=3_600,
+            "time between two looks whether every stream, consumer and bucket is there; the reconciler also puts edited settings right",
+        );
         // What is left of the process's time is for giving back what did not finish and for closing.
         let finish_patience = read_stop_grace(settings).saturating_sub(CLOSING_TIME);
         let clock_skew_max = settings.seconds(
@@ -174,6 +182,8 @@ impl NatsConfig {
             credentials_file,
             user,
             password,
+            password_file,
+            link,
             subjects,
             replicas,
             deletions_in_flight_max,
@@ -181,6 +191,7 @@ impl NatsConfig {
             line,
             events_kept: Duration::from_secs(events_days * DAY_SECONDS),
             events_bytes_max,
+            check_period,
             finish_patience,
             clock_skew_max: Some(clock_skew_max).filter(|max| !max.is_zero()),
         }
@@ -201,33 +212,9 @@ impl NatsBus {
         random: Arc<dyn Random>,
     ) -> Result<Self, BusError> {
         crate::runtime::install_crypto();
-        let url = without_credentials(&config.url);
-        let mut options = ConnectOptions::new()
-            .name(name)
-            // Replies to one role are not for the eyes of another; nats/accounts.conf keeps to that.
-            .custom_inbox_prefix(format!("_INBOX.{name}"))
-            .retry_on_initial_connect()
-            .client_capacity(CLIENT_CAPACITY_COMMANDS)
-            .subscription_capacity(SUBSCRIPTION_CAPACITY_MESSAGES)
-            .reconnect_delay_callback({
-                let random = Arc::clone(&random);
-                move |attempts| reconnect_delay(random.as_ref(), attempts)
-            })
-            .event_callback(move |event| log_event(url.clone(), event));
-        if let (Some(user), Some(password)) = (&config.user, &config.password) {
-            options =
-                options.user_and_password(user.replace(ROLE_IN_USER, name), password.expose().to_owned());
-        }
-        if let Some(file) = &config.credentials_file {
-            let text = tokio::fs::read_to_string(file).await.map_err(|source| BusError {
-                operation: "read NATS_CREDENTIALS_FILE",
-                source: Box::new(source),
-            })?;
-            options = options.credentials(&text).map_err(|source| BusError {
-                operation: "read NATS_CREDENTIALS_FILE",
-                source: Box::new(source),
-            })?;
-        }
+        let chooser = Arc::new(Chooser::new(Arc::clone(&random)));
+        let seen = Seen::new();
+        let options = connect_options(name, &config, &chooser, &seen, &random).await?;
         let servers: Vec<&str> = config.url.split(',').map(str::trim).collect();
         let client = options.connect(servers).await.map_err(failed("connect to NATS"))?;
         let jetstream = jetstream::context::ContextBuilder::new()
@@ -244,6 +231,10 @@ impl NatsBus {
             random,
             bucket: Arc::default(),
             line_turn: Arc::default(),
+            chooser,
+            seen,
+            whole: watch::Sender::new(Err("not looked at yet".to_owned())),
+            storing: watch::Sender::new(Ok(())),
             opened: Arc::default(),
         })
     }
@@ -289,6 +280,47 @@ where
     move |error| BusError { operation, source: error.into() }
 }
 
+async fn connect_options(
+    name: &str,
+    config: &NatsConfig,
+    chooser: &Arc<Chooser>,
+    seen: &Seen,
+    random: &Arc<dyn Random>,
+) -> Result<ConnectOptions, BusError> {
+    let options = match Credentials::of(config, name) {
+        Some(credentials) => {
+            credentials.check().await?;
+            let credentials = Arc::new(credentials);
+            ConnectOptions::with_auth_callback(move |nonce| {
+                let credentials = Arc::clone(&credentials);
+                async move { credentials.auth(&nonce).await }
+            })
+        }
+        None => ConnectOptions::new(),
+    };
+    let (url, seen) = (without_credentials(&config.url), seen.clone());
+    let (chooser, random) = (Arc::clone(chooser), Arc::clone(random));
+    Ok(options
+        .name(name)
+        // Replies to one role are not for the eyes of another; nats/accounts.conf keeps to that.
+        .custom_inbox_prefix(format!("_INBOX.{name}"))
+        .retry_on_initial_connect()
+        .ping_interval(config.link.ping_interval)
+        .connection_timeout(config.link.connect_timeout)
+        .client_capacity(CLIENT_CAPACITY_COMMANDS)
+        .subscription_capacity(SUBSCRIPTION_CAPACITY_MESSAGES)
+        .reconnect_to_server_callback(move |servers, _| std::future::ready(chooser.choose(&servers)))
+        .reconnect_delay_callback(move |attempts| reconnect_delay(random.as_ref(), attempts))
+        .event_callback(move |event| {
+            match &event {
+                Event::Connected => seen.connected(),
+                Event::ServerError(error) => seen.server_error(&error.to_string()),
+                _ => {}
+            }
+            log_event(url.clone(), event)
+        }))
+}
+
 fn reconnect_delay(random: &dyn Random, attempts: usize) -> Duration {
     // The first attempt after a loss is immediate; a crowd of workers then spreads out.
     let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
@@ -298,16 +330,6 @@ fn reconnect_delay(random: &dyn Random, attempts: usize) -> Duration {
     let longest =
         RECONNECT_DELAY_MIN.saturating_mul(2_u32.saturating_pow(doublings)).min(RECONNECT_DELAY_MAX);
     RECONNECT_DELAY_MIN + full_jitter(random, longest)
-}
-
-/// User and password of the first address that has them (`nats://user:password@host`), as they are written.
-fn credentials_in(addresses: &str) -> Option<(String, String)> {
-    addresses.split(',').find_map(|address| {
-        let (_, rest) = address.split_once("://")?;
-        let (credentials, _) = rest.rsplit_once('@')?;
-        let (user, password) = credentials.split_once(':')?;
-        Some((user.to_owned(), password.to_owned()))
-    })
 }
 
 /// Addresses as they may be shown: one may carry a user, a password or a token before its host.

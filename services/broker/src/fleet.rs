@@ -1,8 +1,9 @@
 //! A fleet, or a part of one, in this process: connections, services and their order of stopping.
 
+use crate::readiness::{NatsAnswers, Standing, StreamsThere};
 use anyhow::Context as _;
 use async_trait::async_trait;
-use common::bus::nats::{NatsBus, NatsConfig};
+use common::bus::nats::{Care, NatsBus, NatsConfig};
 use common::bus::{
     CensusBoard, DeletionLine, Deletions, Discovery, EventFeed, Ledger, Pace, Requests, ServiceInfo, Ticks,
     Upkeep,
@@ -89,6 +90,8 @@ pub struct Fleet {
     store: Option<Arc<DynamoStore>>,
     provider: Option<Arc<dyn Provider>>,
     buses: Vec<NatsBus>,
+    standing: Standing,
+    streams: StreamsThere,
     /// The line towards the provider, if a reaper of this process stands in it.
     line: Option<Arc<dyn DeletionLine>>,
     /// What the ingress of this process has to say in its readiness.
@@ -107,9 +110,6 @@ struct WorkerMetrics {
     ledger: LedgerMetrics,
     clock: ClockMetrics,
 }
-
-/// Ready when there is a connection to the message queue.
-struct Connected(NatsBus);
 
 /// Ready when the table answers.
 struct TableAnswers(Arc<dyn Store>);
@@ -197,6 +197,8 @@ impl Fleet {
             store,
             provider,
             buses: Vec::new(),
+            standing: Standing::default(),
+            streams: StreamsThere { needed_by: Vec::new(), noted_by: Vec::new() },
             line: None,
             notes: Vec::new(),
             metrics,
@@ -281,6 +283,7 @@ impl Fleet {
         let ingress = ingress::Ingress::new(config, ports, self.shared.registry.clone())?;
         self.notes.extend(ingress.notes());
         self.show(lifecycle, &bus, ingress.service_info());
+        self.keep_spread(lifecycle, &bus);
         let (stop, workers_stop) = (lifecycle.stop(), self.workers_stop.clone());
         lifecycle.start("ingress", async move {
             let ended = ingress.run(listener, stop).await;
@@ -312,17 +315,19 @@ impl Fleet {
             recorder: self.recorder(Arc::new(bus.clone())),
             provider: self.provider.clone().filter(|_| config.health.is_some()),
         };
-        let pools: Vec<_> = config.pools.pools().cloned().collect();
+        // Operators find the consumers before the first deletion; who announces makes them as well.
+        bus.expect_pools(config.pools.pools().cloned());
         let metrics = self.metrics.allocator.of_another_worker();
         let allocator = allocator::Allocator::new(config, ports, metrics.clone());
         self.show(lifecycle, &bus, Arc::new(metrics));
-        let stop = self.workers_stop.clone();
+        self.streams.noted_by.push(bus.clone());
+        self.keep_streams(lifecycle, &bus, Care::Make);
+        let (standing, stop) = (self.standing.clone(), self.workers_stop.clone());
+        standing.waits("allocator", "table");
         lifecycle.start("allocator", async move {
-            if prepare(&bus, Some(&table), &stop).await {
-                for pool in &pools {
-                    // Operators find the consumers before the first deletion; who announces makes them as well.
-                    let _ = bus.open_pool(pool).await;
-                }
+            // Claims need no stream, so nothing else is waited for.
+            if reached(&table, &stop).await {
+                standing.works("allocator");
                 allocator.run(&bus, stop).await?;
             }
             Ok::<(), common::bus::BusError>(())
@@ -353,9 +358,10 @@ impl Fleet {
         };
         self.show(lifecycle, &bus, Arc::new(self.metrics.reaper.clone()));
         let reaper = reaper::Reaper::new(config, ports, self.metrics.reaper.clone());
+        let ready = self.ready(lifecycle, "reaper", &bus, Some(table), Care::Make);
         let stop = self.workers_stop.clone();
         lifecycle.start("reaper", async move {
-            if prepare(&bus, Some(&table), &stop).await {
+            if ready.await {
                 reaper.run(bus.as_ref(), stop).await?;
             }
             Ok::<(), common::bus::BusError>(())
@@ -385,9 +391,10 @@ impl Fleet {
         };
         self.show(lifecycle, &bus, Arc::new(self.metrics.reconciler.clone()));
         let reconciler = reconciler::Reconciler::new(config, ports, self.metrics.reconciler.clone());
+        let ready = self.ready(lifecycle, "reconciler", &bus, Some(table), Care::Correct);
         let stop = self.workers_stop.clone();
         lifecycle.start("reconciler", async move {
-            if prepare(&bus, Some(&table), &stop).await {
+            if ready.await {
                 reconciler.run(bus, stop).await?;
             }
             Ok::<(), common::bus::BusError>(())
@@ -409,9 +416,10 @@ impl Fleet {
         let ticks = Arc::new(bus.clone()) as Arc<dyn Ticks>;
         self.show(lifecycle, &bus, Arc::new(self.metrics.scheduler.clone()));
         let scheduler = scheduler::Scheduler::new(config, clock, ticks, self.metrics.scheduler.clone());
+        let ready = self.ready(lifecycle, "scheduler", &bus, None, Care::Make);
         let stop = self.workers_stop.clone();
         lifecycle.start("scheduler", async move {
-            if prepare(&bus, None, &stop).await {
+            if ready.await {
                 scheduler.run(stop).await?;
             }
             Ok::<(), std::convert::Infallible>(())
@@ -434,12 +442,21 @@ impl Fleet {
     /// # Errors
     /// When a connection cannot be made.
     pub async fn checks(&mut self) -> anyhow::Result<Vec<Arc<dyn Check>>> {
-        let bus = match self.buses.first() {
-            Some(bus) => bus.clone(),
-            None => self.bus("readiness").await?,
+        if self.buses.is_empty() {
+            self.bus("readiness").await?;
+        }
+        let streams = StreamsThere {
+            needed_by: self.streams.needed_by.clone(),
+            noted_by: self.streams.noted_by.clone(),
         };
-        let mut checks: Vec<Arc<dyn Check>> =
-            vec![Arc::new(ClockCheck(Arc::clone(bus.server_time()))), Arc::new(Connected(bus))];
+        let mut checks: Vec<Arc<dyn Check>> = vec![
+            Arc::new(NatsAnswers(self.buses.clone())),
+            Arc::new(self.standing.clone()),
+            Arc::new(streams),
+        ];
+        if let Some(bus) = self.buses.first() {
+            checks.push(Arc::new(ClockCheck(Arc::clone(bus.server_time()))));
+        }
         if let Some(table) = &self.store {
             checks.push(Arc::new(TableAnswers(Arc::clone(table) as Arc<dyn Store>)));
         }
@@ -470,6 +487,53 @@ impl Fleet {
         lifecycle.start("discovery", async move { bus.answer_discovery(service, stop).await });
     }
 
+    /// Keeps the streams whole behind the back of a role that works without them.
+    fn keep_streams(&self, lifecycle: &mut Lifecycle, bus: &NatsBus, care: Care) {
+        let (kept, stop) = (bus.clone(), self.workers_stop.clone());
+        lifecycle.start("streams", async move {
+            kept.keep_whole(care, &stop).await;
+            Ok::<(), std::convert::Infallible>(())
+        });
+        self.keep_spread(lifecycle, bus);
+    }
+
+    fn keep_spread(&self, lifecycle: &mut Lifecycle, bus: &NatsBus) {
+        let (bus, stop) = (bus.clone(), self.workers_stop.clone());
+        lifecycle.start("connection", async move {
+            bus.stay_spread(&stop).await;
+            Ok::<(), std::convert::Infallible>(())
+        });
+    }
+
+    /// A wait until the table and the streams are there, for a role that can do nothing before; false if the stop came
+    /// first. Until then the role is not ready.
+    fn ready(
+        &mut self,
+        lifecycle: &mut Lifecycle,
+        role: &'static str,
+        bus: &NatsBus,
+        table: Option<Arc<DynamoStore>>,
+        care: Care,
+    ) -> impl Future<Output = bool> + Send + use<> {
+        self.streams.needed_by.push(bus.clone());
+        self.keep_streams(lifecycle, bus, care);
+        let (bus, standing, stop) = (bus.clone(), self.standing.clone(), self.workers_stop.clone());
+        standing.waits(role, if table.is_some() { "table" } else { "streams" });
+        async move {
+            if let Some(table) = &table {
+                if !reached(table, &stop).await {
+                    return false;
+                }
+                standing.waits(role, "streams");
+            }
+            let is_ready = bus.until_whole(&stop).await;
+            if is_ready {
+                standing.works(role);
+            }
+            is_ready
+        }
+    }
+
     fn recorder(&self, ledger: Arc<dyn Ledger>) -> Recorder {
         Recorder::new(Arc::clone(&self.shared.clock), ledger, self.metrics.ledger.clone())
     }
@@ -489,16 +553,10 @@ impl Fleet {
     }
 }
 
-/// Waits until the table and the streams are there. False if `stop` came first.
-async fn prepare(bus: &NatsBus, table: Option<&Arc<DynamoStore>>, stop: &CancellationToken) -> bool {
-    let ready = async {
-        if let Some(table) = table {
-            reach_table(table).await;
-        }
-        bus.set_up(stop).await.is_ok()
-    };
+/// Waits until the table is there. False if `stop` came first.
+async fn reached(table: &DynamoStore, stop: &CancellationToken) -> bool {
     tokio::select! {
-        ready = ready => ready,
+        () = reach_table(table) => true,
         () = stop.cancelled() => false,
     }
 }
@@ -507,17 +565,6 @@ async fn reach_table(table: &DynamoStore) {
     while let Err(error) = table.ensure_table().await {
         tracing::warn!(error = %Chain(&error), "the table is not there yet; trying again");
         tokio::time::sleep(TABLE_RETRY_DELAY).await;
-    }
-}
-
-#[async_trait]
-impl Check for Connected {
-    fn name(&self) -> &'static str {
-        "nats"
-    }
-
-    async fn check(&self) -> Result<(), String> {
-        if self.0.connected() { Ok(()) } else { Err("not connected to NATS".to_owned()) }
     }
 }
 

@@ -20,6 +20,7 @@
 pub mod cli;
 
 pub mod fleet;
+mod readiness;
 pub mod role;
 pub mod up;
 

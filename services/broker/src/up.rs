@@ -157,7 +157,7 @@ pub async fn run(options: Options, env: &dyn Env) -> anyhow::Result<()> {
     overlay.set("STOP_GRACE_SECONDS", GRACE.as_secs().to_string());
     let mut embedded = Embedded::default();
     let ended = match embedded.start(&options, &data, &mut overlay, &shared).await {
-        Ok(()) => serve(&options, &data, &overlay, &mut embedded, shared, http).await,
+        Ok(()) => Box::pin(serve(&options, &data, &overlay, &mut embedded, shared, http)).await,
         Err(error) => Err(error),
     };
     embedded.stop().await;

@@ -19,7 +19,7 @@ pub const HEALTH_PATIENCE: Duration = Duration::from_millis(1_500);
 /// could have the store asked at any rate.
 pub const HEALTH_FRESH_MS: u64 = 1_000;
 
-/// Whether there is a connection to the queue.
+/// Whether the queue answers.
 struct QueueCheck {
     requests: Arc<dyn Requests>,
 }
@@ -63,7 +63,7 @@ impl Check for QueueCheck {
     }
 
     async fn check(&self) -> Result<(), String> {
-        if self.requests.is_connected() { Ok(()) } else { Err("not connected".to_owned()) }
+        self.requests.probe().await
     }
 }
 

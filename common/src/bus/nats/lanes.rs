@@ -5,6 +5,7 @@
 //! in the order of arrival. So a delivery waits for no more than one round of the other lanes.
 
 use super::streams::{Source, keep_alive};
+use super::whole::Care;
 use super::{NatsBus, failed};
 use crate::bus::{BusError, DeletionQueue, Worker};
 use crate::contract::subjects::OLD_REAPER_CONSUMER;
@@ -161,9 +162,15 @@ impl NatsBus {
     /// # Errors
     /// [`BusError`] when the server does not make it.
     pub async fn open_pool(&self, pool: &PoolName) -> Result<(), BusError> {
-        self.make_consumer(self.config.subjects.deletions_stream(), self.config.reaper_config(pool)).await?;
+        let stream = self.config.subjects.deletions_stream();
+        self.keep_consumer(stream, self.config.reaper_config(pool), Care::Correct).await?;
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).insert(pool.clone());
         Ok(())
+    }
+
+    /// Has the consumers of these pools made with the streams.
+    pub fn expect_pools(&self, pools: impl IntoIterator<Item = PoolName>) {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).extend(pools);
     }
 
     /// As [`NatsBus::open_pool`], once in this process.
@@ -177,19 +184,23 @@ impl NatsBus {
         }
     }
 
-    /// Makes the missing consumers of pools that this process has worked for, or that have work in the queue. Says
-    /// whether one was missing.
-    pub(super) async fn open_pools_again(&self) -> Result<bool, BusError> {
+    /// Takes care of the consumers of pools that this process has worked for, that have one, or that have work in the
+    /// queue. Says whether anything was done.
+    pub(super) async fn open_pools_again(&self, care: Care) -> Result<bool, BusError> {
         let subjects = &self.config.subjects;
-        let there = self.deletion_consumers().await?;
+        let names = self.deletion_consumers().await?;
         let mut pools = self.pools_of_messages().await?;
+        pools.extend(names.iter().filter_map(|name| subjects.pool_of_consumer(name)));
         pools.extend(self.opened.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
-        pools.retain(|pool| !there.contains(&subjects.reaper_consumer(pool)));
+        let mut is_changed = false;
         for pool in &pools {
-            tracing::warn!("the consumer of {pool} is missing; making it again");
-            self.open_pool(pool).await?;
+            // Those that are there and need no correction cost no call.
+            if care == Care::Correct || !names.contains(&subjects.reaper_consumer(pool)) {
+                let config = self.config.reaper_config(pool);
+                is_changed |= self.keep_consumer(subjects.deletions_stream(), config, care).await?;
+            }
         }
-        Ok(!pools.is_empty())
+        Ok(is_changed)
     }
 
     /// Removes the consumer of former builds, which took the work of all pools and leaves no room for others.

@@ -1,13 +1,14 @@
 //! The line towards the provider: one key with its whole state, moved on by compare-and-set, and one key that an
 //! operator switches. The rules are [`crate::bus::line`]'s; here is how the fleet agrees on them.
 
+use super::judge::Refusal;
 use super::{NatsBus, failed};
 use crate::bus::{BusError, CallEnd, Confirmed, DeletionLine, LineView, Pace, Ticket, Told, Turn};
 use crate::contract::line::PoolDeletions;
 use crate::contract::{DeletionsStatus, LineState, Pause};
 use crate::domain::SandboxId;
 use async_nats::jetstream::consumer;
-use async_nats::jetstream::kv::{CreateErrorKind, Entry, Operation, Store, UpdateErrorKind};
+use async_nats::jetstream::kv::{CreateErrorKind, Entry, Operation, Store};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
@@ -148,20 +149,22 @@ async fn put_entry(store: &Store, key: &str) -> Result<Option<Entry>, BusError> 
     Ok(entry.filter(|entry| entry.operation == Operation::Put))
 }
 
+/// False if another writer was first.
 async fn write(store: &Store, revision: Option<u64>, line: &LineState) -> Result<bool, BusError> {
-    let value = Bytes::from(serde_json::to_vec(line).map_err(failed("move the line on"))?);
-    match revision {
+    const OPERATION: &str = "move the line on";
+    let value = Bytes::from(serde_json::to_vec(line).map_err(failed(OPERATION))?);
+    let error: Box<dyn std::error::Error + Send + Sync> = match revision {
         Some(revision) => match store.update(LINE_KEY, value, revision).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(false),
-            Err(error) => Err(failed("move the line on")(error)),
+            Ok(_) => return Ok(true),
+            Err(error) => error.into(),
         },
         None => match store.create(LINE_KEY, value).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == CreateErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(failed("move the line on")(error)),
+            Ok(_) => return Ok(true),
+            Err(error) if error.kind() == CreateErrorKind::AlreadyExists => return Ok(false),
+            Err(error) => error.into(),
         },
-    }
+    };
+    if Refusal::of(error.as_ref()).is_conflict() { Ok(false) } else { Err(failed(OPERATION)(error)) }
 }
 
 /// An unreadable value counts as a fresh line: the next writer puts it right.

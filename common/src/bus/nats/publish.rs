@@ -1,5 +1,6 @@
 //! Publishing: deletion work, parked deletions, ticks, and the wait for a tick's report.
 
+use super::judge::{Refusal, server_answer};
 use super::upkeep::parked_headers;
 use super::{NatsBus, failed};
 use crate::bus::{Announced, BusError, Deletions, TickReceipt, Ticks};
@@ -25,11 +26,6 @@ const PUBLISH_RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
 /// Checks the sequence of the last message on another subject than the message's own, here a wildcard; the
 /// client library has no constant for it.
 pub(super) const EXPECTED_SEQUENCE_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
-/// Error codes of the server that mean the same conflict as a wrong last sequence, on replicated streams:
-/// the same subject, or the same message id, is in flight.
-const CONFLICT_ERROR_CODES: [u64; 2] = [10_164, 10_158];
-/// Error code of the server for a subject that holds as many messages as it may.
-const SUBJECT_FULL_ERROR_CODE: u64 = 10_077;
 /// Times that a tick may be refused because one waits that is gone a moment later.
 const FOLD_ROUNDS_MAX: usize = 10;
 
@@ -144,7 +140,7 @@ impl NatsBus {
         for _ in 0..FOLD_ROUNDS_MAX {
             match self.publish_until_acked(subject.clone(), message.clone()).await {
                 Ok(ack) => return Ok(Published::Taken(ack)),
-                Err(error) if server_code(&error) == Some(SUBJECT_FULL_ERROR_CODE) => {
+                Err(error) if Refusal::of(&error) == Refusal::SubjectFull => {
                     if let Some(sequence) = self.waiting_tick(&subject).await? {
                         return Ok(Published::Waiting(sequence));
                     }
@@ -223,13 +219,33 @@ impl NatsBus {
             .with_max_times(PUBLISH_TRIES_MAX - 1)
             .with_jitter();
         let publish = || async { self.jetstream.send_publish(subject.clone(), message.clone()).await?.await };
-        publish
+        let published = publish
             .retry(backoff)
-            .when(|error| !is_conflict(error) && is_worth_a_retry(error))
+            .when(is_worth_a_retry)
             .notify(|error, _| {
                 tracing::warn!(nats.subject = subject, error = %Chain(error), "publishing again");
             })
-            .await
+            .await;
+        self.note_storing(&published);
+        published
+    }
+
+    /// Remembers for readiness whether the server can store messages. A refusal for another reason says that it can.
+    fn note_storing(&self, published: &Result<PublishAck, PublishError>) {
+        let able = match published {
+            Err(error) if Refusal::of(error) == Refusal::Unable => {
+                let words = server_answer(error).map(ToString::to_string).unwrap_or_default();
+                Err(format!("NATS does not store messages: {words}"))
+            }
+            // It did not say why: what the last look at the streams found is all that is known.
+            Err(error) if !is_conflict(error) => return,
+            Ok(_) | Err(_) => Ok(()),
+        };
+        self.storing.send_if_modified(|known| {
+            let is_news = *known != able;
+            *known = able;
+            is_news
+        });
     }
 
     /// Tells whoever waits what a run did, and keeps it for those who ask later.
@@ -254,24 +270,11 @@ pub(super) fn encode<T: serde::Serialize>(value: &T, operation: &'static str) ->
 
 /// Whether the stream refused because it has a message of this sandbox already.
 pub(super) fn is_conflict(error: &PublishError) -> bool {
-    error.kind() == PublishErrorKind::WrongLastSequence
-        || server_code(error).is_some_and(|code| CONFLICT_ERROR_CODES.contains(&code))
-}
-
-/// The server's own error code, which the client library does not tell apart.
-fn server_code(error: &PublishError) -> Option<u64> {
-    let mut cause = std::error::Error::source(error);
-    while let Some(source) = cause {
-        if let Some(answer) = source.downcast_ref::<async_nats::jetstream::Error>() {
-            return Some(answer.error_code().0);
-        }
-        cause = source.source();
-    }
-    None
+    Refusal::of(error).is_conflict()
 }
 
 fn is_worth_a_retry(error: &PublishError) -> bool {
     let is_final =
         matches!(error.kind(), PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::WrongLastMessageId);
-    !is_final && server_code(error) != Some(SUBJECT_FULL_ERROR_CODE)
+    !is_final && !is_conflict(error) && Refusal::of(error) != Refusal::SubjectFull
 }

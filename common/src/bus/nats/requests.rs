@@ -52,6 +52,10 @@ impl Requests for NatsBus {
     fn is_connected(&self) -> bool {
         self.connected()
     }
+
+    async fn probe(&self) -> Result<(), String> {
+        self.round_trip().await
+    }
 }
 
 /// The client library panics on a header value of two lines, so none gets there.

@@ -1,21 +1,33 @@
 //! The streams, consumers and the bucket of a fleet, made (or brought up to date) at start.
 
+use super::whole::Care;
 use super::{NatsBus, NatsConfig, failed};
 use crate::bus::{BusError, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A_KIND_MAX};
 use crate::contract::TickKind;
 use crate::domain::PoolName;
-use crate::runtime::telemetry::Chain;
 use async_nats::jetstream::consumer::{AckPolicy, IntoConsumerConfig as _, pull};
-use async_nats::jetstream::kv;
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
-use backon::{ExponentialBuilder, Retryable};
-use std::time::Duration;
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
 
 /// Most bytes of one message on any of our streams.
 const MESSAGE_BYTES_MAX: i32 = 64 * 1024;
-/// Longest pause between two attempts to set up the streams.
-const SETUP_RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
+/// What operators may decide about a stream or a consumer, and what the server adds by itself.
+const OPERATORS_PART: [&str; 11] = [
+    "metadata",
+    "placement",
+    "compression",
+    "first_seq",
+    "consumer_limits",
+    "mirror_direct",
+    "persist_mode",
+    "pause_until",
+    "max_waiting",
+    "name",
+    "api_level",
+];
 
 impl NatsBus {
     /// Makes the fleet's streams, consumers and bucket, or brings them up to date. Safe to repeat, and by many
@@ -24,44 +36,12 @@ impl NatsBus {
     /// # Errors
     /// [`BusError`] only after `stop`.
     pub async fn set_up(&self, stop: &CancellationToken) -> Result<(), BusError> {
-        let backoff = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(50))
-            .with_max_delay(SETUP_RETRY_DELAY_MAX)
-            .with_jitter()
-            .without_max_times();
-        (|| self.set_up_once())
-            .retry(backoff)
-            .when(|_| !stop.is_cancelled())
-            .notify(|error, delay| {
-                let retry_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-                tracing::warn!(error = %Chain(error), retry_ms, "the streams are not set up yet");
-            })
-            .await
-    }
-
-    pub(super) async fn set_up_once(&self) -> Result<(), BusError> {
-        for config in self.config.streams() {
-            self.jetstream.create_or_update_stream(config).await.map_err(failed("set up a stream"))?;
+        let done = CancellationToken::new();
+        tokio::select! {
+            () = self.keep_whole(Care::Correct, stop) => {}
+            _ = self.until_whole(&done) => {}
         }
-        self.jetstream
-            .create_or_update_key_value(self.config.bucket_config())
-            .await
-            .map_err(failed("set up the bucket"))?;
-        // Those of the pools are made when there is a pool.
-        self.remove_old_consumer().await?;
-        for kind in TickKind::ALL {
-            self.make_consumer(self.config.subjects.ticks_stream(), self.config.tick_consumer_config(kind))
-                .await?;
-        }
-        Ok(())
-    }
-
-    pub(super) async fn make_consumer(&self, stream: String, config: pull::Config) -> Result<(), BusError> {
-        self.jetstream
-            .create_consumer_on_stream(config, stream)
-            .await
-            .map(|_| ())
-            .map_err(failed("set up a consumer"))
+        self.whole.borrow().clone().map_err(failed("set up the streams"))
     }
 }
 
@@ -98,7 +78,7 @@ impl NatsConfig {
         Ok(all)
     }
 
-    fn streams(&self) -> [stream::Config; 4] {
+    pub(super) fn streams(&self) -> [stream::Config; 4] {
         [self.deletions_config(), self.parked_config(), self.ticks_config(), self.events_config()]
     }
 
@@ -111,6 +91,8 @@ impl NatsConfig {
             subjects: vec![subjects.deletion_work_all(), subjects.deletion_retry_all()],
             retention: RetentionPolicy::WorkQueue,
             allow_message_schedules: true,
+            // The server switches it on with schedules, said or not.
+            allow_rollup: true,
             allow_message_ttl: true,
             ..self.stream_defaults()
         }
@@ -172,15 +154,26 @@ impl NatsConfig {
         }
     }
 
-    fn bucket_config(&self) -> kv::Config {
-        kv::Config {
-            bucket: self.subjects.bucket(),
-            description: "Shared switches, paces and last reports of the fleet".to_owned(),
-            history: 1,
-            num_replicas: self.replicas,
-            max_value_size: MESSAGE_BYTES_MAX,
-            ..Default::default()
+    /// The bucket, as the stream that it is.
+    pub(super) fn bucket_config(&self) -> stream::Config {
+        let bucket = self.subjects.bucket();
+        stream::Config {
+            name: format!("KV_{bucket}"),
+            description: Some("Shared switches, paces and last reports of the fleet".to_owned()),
+            subjects: vec![format!("$KV.{bucket}.>")],
+            max_messages_per_subject: 1,
+            discard: DiscardPolicy::New,
+            allow_rollup: true,
+            deny_delete: true,
+            ..self.stream_defaults()
         }
+    }
+
+    /// What the first message of a new stream counts as. Reports are known by the sequence of their tick, and outlive
+    /// the stream of ticks: one that is made again must not give a number twice. It begins at the milliseconds of now,
+    /// which no stream has counted up to that began earlier.
+    pub(super) fn first_sequence(&self, stream: &str, now_ms: u64) -> Option<u64> {
+        (stream == self.subjects.ticks_stream()).then_some(now_ms)
     }
 
     /// A consumer for each pool, so that none holds up another. The cap on concurrent deletions of a pool in the
@@ -196,7 +189,7 @@ impl NatsConfig {
     }
 
     /// One consumer for each kind, so that a long sync holds up no expiry; one tick at a time each.
-    fn tick_consumer_config(&self, kind: TickKind) -> pull::Config {
+    pub(super) fn tick_consumer_config(&self, kind: TickKind) -> pull::Config {
         pull::Config {
             durable_name: Some(self.subjects.tick_consumer(kind)),
             filter_subject: self.subjects.tick(kind),
@@ -213,5 +206,49 @@ fn consumer_defaults() -> pull::Config {
         // A message past `max_deliver` would stay in the queue unseen; who gives up a message is our own code.
         max_deliver: -1,
         ..Default::default()
+    }
+}
+
+/// The settings that the server has otherwise than we would make them, without the operators' part.
+pub(super) fn differing<T: Serialize>(ours: &T, theirs: &T) -> Vec<String> {
+    let (Ok(Value::Object(ours)), Ok(Value::Object(theirs))) =
+        (serde_json::to_value(ours), serde_json::to_value(theirs))
+    else {
+        return Vec::new();
+    };
+    let keys: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+    let differs = |key: &&String| {
+        let (our, their) = (ours.get(*key).unwrap_or(&Value::Null), theirs.get(*key).unwrap_or(&Value::Null));
+        // What we leave open in these is the server's to fill in.
+        let is_filled_in = matches!(key.as_str(), "duplicate_window" | "num_replicas") && is_unset(our);
+        let is_same = our == their || (is_unset(our) && is_unset(their));
+        !is_same && !is_filled_in && !OPERATORS_PART.contains(&key.as_str())
+    };
+    keys.into_iter().filter(differs).cloned().collect()
+}
+
+/// Whether it says nothing. The server writes "without a limit" as -1.
+fn is_unset(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(is_on) => !is_on,
+        Value::Number(number) => number.as_i64().is_some_and(|number| number <= 0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    }
+}
+
+/// Our settings with the operators' part as it is.
+pub(super) fn without_operators_part(ours: stream::Config, theirs: stream::Config) -> stream::Config {
+    stream::Config {
+        metadata: theirs.metadata,
+        placement: theirs.placement,
+        compression: theirs.compression,
+        first_sequence: theirs.first_sequence,
+        consumer_limits: theirs.consumer_limits,
+        mirror_direct: theirs.mirror_direct,
+        persist_mode: theirs.persist_mode,
+        ..ours
     }
 }

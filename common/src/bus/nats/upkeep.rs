@@ -1,16 +1,17 @@
 //! Looking into DELETIONS and PARKED, and making them whole again.
 
 use super::publish::{encode, is_conflict};
+use super::whole::Care;
 use super::{NatsBus, failed};
 use crate::bus::intake::{self, one_line};
 use crate::bus::{Announced, BusError, ParkedKey, ParkedMessage, QueuedMessage, Upkeep};
 use crate::contract::events::{parse_rfc3339, rfc3339};
 use crate::contract::subjects::UNREADABLE;
-use crate::contract::{ParkedDeletion, TickKind, headers};
+use crate::contract::{ParkedDeletion, headers};
 use crate::domain::{PoolName, SandboxId, UnixSeconds};
 use async_nats::HeaderMap;
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::{ConsumerInfoErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{DeleteMessageErrorKind, DirectGetErrorKind, Stream};
 use async_trait::async_trait;
@@ -18,13 +19,7 @@ use async_trait::async_trait;
 #[async_trait]
 impl Upkeep for NatsBus {
     async fn mend(&self) -> Result<bool, BusError> {
-        let is_whole = self.is_whole().await?;
-        if !is_whole {
-            tracing::warn!("a stream or a consumer is missing; making it again");
-            self.set_up_once().await?;
-        }
-        let is_pool_opened = self.open_pools_again().await?;
-        Ok(!is_whole || is_pool_opened)
+        self.make_whole(Care::Correct).await
     }
 
     async fn queued(&self, after: u64, limit: usize) -> Result<Vec<QueuedMessage>, BusError> {
@@ -109,32 +104,6 @@ pub(super) fn parked_headers(parked: &ParkedDeletion) -> HeaderMap {
 }
 
 impl NatsBus {
-    /// Whether every stream is there, and every consumer but those of the pools.
-    async fn is_whole(&self) -> Result<bool, BusError> {
-        let subjects = &self.config.subjects;
-        let ticks = TickKind::ALL.map(|kind| subjects.tick_consumer(kind)).to_vec();
-        for (stream, consumers) in [
-            (subjects.deletions_stream(), Vec::new()),
-            (subjects.parked_stream(), Vec::new()),
-            (subjects.events_stream(), Vec::new()),
-            (subjects.ticks_stream(), ticks),
-        ] {
-            let stream = match self.jetstream.get_stream(stream).await {
-                Ok(stream) => stream,
-                Err(error) if is_missing_stream(&error.kind()) => return Ok(false),
-                Err(error) => return Err(failed("look for a stream")(error)),
-            };
-            for consumer in consumers {
-                match stream.consumer_info(consumer).await {
-                    Ok(_) => {}
-                    Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => return Ok(false),
-                    Err(error) => return Err(failed("look for a consumer")(error)),
-                }
-            }
-        }
-        Ok(true)
-    }
-
     /// A stream to be read from. Asks the server for nothing.
     pub(super) async fn stream_to_read(&self, name: String) -> Result<Stream<()>, BusError> {
         self.jetstream.get_stream_no_info(name).await.map_err(failed("open a stream"))
@@ -205,10 +174,6 @@ impl NatsBus {
             work: intake::deletion_work(&message.payload).ok(),
         })
     }
-}
-
-fn is_missing_stream(kind: &GetStreamErrorKind) -> bool {
-    matches!(kind, GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
 /// Whether the sequence holds nothing. Past the end the server has a code for that; in between it says so only in

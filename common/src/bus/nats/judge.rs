@@ -1,0 +1,110 @@
+//! What a refusal of JetStream means, in one place for streams and buckets.
+//!
+//! The client library tells only some refusals apart, and others by the same kind on a single server and in a cluster.
+//! So the server's own code is looked for among the causes of an error.
+
+use async_nats::jetstream;
+use async_nats::jetstream::ErrorCode;
+use std::error::Error;
+
+/// What the server answers to a message that is one too many for its subject. The code stands for every failure to
+/// store a message, a full disk among them.
+const SUBJECT_FULL_WORD: &str = "maximum messages per subject";
+
+/// What to make of a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Another message was first: look again, and decide anew.
+    Conflict,
+    /// Another message is on its way into a replicated stream: as a conflict, but what can be read does not show it yet.
+    InFlight,
+    /// The subject holds as many messages as it may.
+    SubjectFull,
+    /// JetStream as a whole, or the stream, takes nothing at the moment, as the server itself says.
+    Unable,
+    /// Anything else: it may have been stored.
+    Other,
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// What the server said, as far as `error` still knows.
+    pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
+        let Some(answer) = server_answer(error) else { return Self::Other };
+        match answer.error_code() {
+            ErrorCode::STREAM_WRONG_LAST_SEQUENCE => Self::Conflict,
+            ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => {
+                Self::InFlight
+            }
+            ErrorCode::STREAM_STORE_FAILED if answer.to_string().contains(SUBJECT_FULL_WORD) => {
+                Self::SubjectFull
+            }
+            ErrorCode::STREAM_STORE_FAILED
+            | ErrorCode::INSUFFICIENT_RESOURCES
+            | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+            | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+            | ErrorCode::JETSTREAM_NOT_ENABLED
+            | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
+            | ErrorCode::TEMP_STORAGE_FAILED
+            | ErrorCode::CLUSTER_NOT_ACTIVE
+            | ErrorCode::CLUSTER_NOT_ASSIGNED
+            | ErrorCode::CLUSTER_NOT_AVAILABLE
+            | ErrorCode::CLUSTER_NOT_LEADER
+            | ErrorCode::CLUSTER_NO_PEERS => Self::Unable,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether the write lost to another one.
+    pub(super) const fn is_conflict(self) -> bool {
+        matches!(self, Self::Conflict | Self::InFlight)
+    }
+}
+
+/// The server's own answer among the causes of an error.
+pub(super) fn server_answer<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a jetstream::Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(answer) = error.downcast_ref::<jetstream::Error>() {
+            return Some(answer);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+    use async_nats::jetstream::kv::{UpdateError, UpdateErrorKind};
+
+    fn answer(code: u64, words: &str) -> jetstream::Error {
+        let text = serde_json::json!({ "code": 400, "err_code": code, "description": words });
+        serde_json::from_value(text).unwrap()
+    }
+
+    fn publish(code: u64, words: &str) -> PublishError {
+        PublishError::with_source(PublishErrorKind::Other, answer(code, words))
+    }
+
+    #[test]
+    fn refusals_are_told_apart_by_the_code_of_the_server() {
+        let full = "maximum messages per subject exceeded";
+        for (code, words, expected) in [
+            (10_071, "wrong last sequence: 7", Refusal::Conflict),
+            (10_164, "wrong last sequence", Refusal::InFlight),
+            (10_158, "duplicate message id is in process", Refusal::InFlight),
+            (10_077, full, Refusal::SubjectFull),
+            (10_077, "no space left on device", Refusal::Unable),
+            (10_008, "JetStream system temporarily unavailable", Refusal::Unable),
+            (10_060, "expected stream does not match", Refusal::Other),
+        ] {
+            assert_eq!(Refusal::of(&publish(code, words)), expected, "{code} {words}");
+            let update = UpdateError::with_source(UpdateErrorKind::Other, publish(code, words));
+            assert_eq!(Refusal::of(&update), expected, "a bucket: {code} {words}");
+        }
+        assert_eq!(Refusal::of(&PublishError::new(PublishErrorKind::TimedOut)), Refusal::Other);
+    }
+}

@@ -1,0 +1,80 @@
+//! What the readiness of a process of workers depends on: a role that does not do its work is not ready, and says why.
+
+use async_trait::async_trait;
+use common::bus::nats::NatsBus;
+use common::runtime::ops::Check;
+use futures_util::future::try_join_all;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What each role of this process still waits for; empty once all of them work.
+#[derive(Clone, Default)]
+pub(crate) struct Standing(Arc<Mutex<BTreeMap<&'static str, &'static str>>>);
+
+/// Ready when NATS answers on every connection.
+pub(crate) struct NatsAnswers(pub(crate) Vec<NatsBus>);
+
+/// Ready when every stream, consumer and bucket is there, as far as the roles of this process need them.
+pub(crate) struct StreamsThere {
+    /// Roles that can do nothing without them.
+    pub(crate) needed_by: Vec<NatsBus>,
+    /// Roles whose work goes on without them.
+    pub(crate) noted_by: Vec<NatsBus>,
+}
+
+// === impl Standing ===
+
+impl Standing {
+    /// From now on the role does nothing until `what` is there.
+    pub(crate) fn waits(&self, role: &'static str, what: &'static str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(role, what);
+    }
+
+    /// From now on the role works.
+    pub(crate) fn works(&self, role: &'static str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(role);
+    }
+}
+
+#[async_trait]
+impl Check for Standing {
+    fn name(&self) -> &'static str {
+        "roles"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let words: Vec<_> =
+            waiting.iter().map(|(role, what)| format!("the {role} does not work yet: no {what}")).collect();
+        Err(words.join("; "))
+    }
+}
+
+#[async_trait]
+impl Check for NatsAnswers {
+    fn name(&self) -> &'static str {
+        "nats"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        try_join_all(self.0.iter().map(NatsBus::round_trip)).await.map(|_| ())
+    }
+}
+
+#[async_trait]
+impl Check for StreamsThere {
+    fn name(&self) -> &'static str {
+        "streams"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        self.needed_by.iter().try_for_each(NatsBus::is_whole)
+    }
+
+    async fn note(&self) -> Option<String> {
+        self.noted_by.iter().find_map(|bus| bus.is_whole().err())
+    }
+}

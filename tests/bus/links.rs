@@ -1,0 +1,147 @@
+//! The connection itself: servers that fall silent, go and come back, and credentials that are renewed.
+
+use crate::engines::{config, nats_config, until_connected};
+use broker::nats_server::NatsServer;
+use common::bus::Requests as _;
+use common::bus::nats::{NatsBus, NatsConfig};
+use common::clock::SystemClock;
+use common::random::Dice;
+use common::runtime::settings::Secret;
+use futures_util::future::join_all;
+use harness::freezing_proxy::FreezingProxy;
+use harness::servers;
+use harness::wait::{PATIENCE, eventually};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Connections that are spread over the servers. That none of them goes to one of two is one chance in 65,536.
+const CONNECTIONS: u64 = 16;
+
+async fn connect(config: NatsConfig, seed: u64) -> NatsBus {
+    let bus = NatsBus::connect("test", config, Arc::new(SystemClock), Arc::new(Dice::seeded(seed))).await;
+    let bus = bus.expect("a connection");
+    until_connected(&bus).await;
+    bus
+}
+
+fn config_of(urls: &[String]) -> NatsConfig {
+    let mut config = nats_config(urls.join(","), config());
+    config.link.ping_interval = SECOND;
+    config.link.connect_timeout = SECOND;
+    config
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_is_noticed_at_once_and_left_within_a_few_pings() {
+    let server = servers::shared().await;
+    let address = server.nats_url.rsplit('@').next().unwrap().trim_start_matches("nats://");
+    let mut proxies = Vec::new();
+    for _ in 0..2 {
+        proxies.push(FreezingProxy::start(&format!("nats://{address}"), None).await);
+    }
+    let urls: Vec<_> = proxies.iter().map(|proxy| servers::as_test_user(proxy.address())).collect();
+    let bus = connect(config_of(&urls), 7).await;
+    bus.probe().await.unwrap();
+    // Only one of them carries the connection.
+    proxies[0].hold();
+    if bus.probe().await.is_ok() {
+        proxies[0].let_go();
+        proxies[1].hold();
+    }
+    let since = Instant::now();
+    let problem = bus.probe().await.unwrap_err();
+    assert!(problem.contains("does not answer") && bus.connected(), "{problem}");
+    eventually("an answer of the other server", PATIENCE, || bus.probe()).await;
+    let took = since.elapsed();
+    assert!(took < Duration::from_secs(8), "the client took {took:?} to go to the other server");
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_is_used_again() {
+    let (stays, _folder) = servers::start_nats().await;
+    let (goes, folder) = servers::start_nats().await;
+    let addresses = [stays.address, goes.address];
+    let urls = addresses.map(servers::nats_url);
+    let mut config = config_of(&urls);
+    config.link.spread_after = SECOND;
+    let buses = join_all((0..CONNECTIONS).map(|seed| connect(config.clone(), seed))).await;
+    let stop = CancellationToken::new();
+    let spreading = buses.iter().cloned().map(|bus| {
+        let stop = stop.clone();
+        tokio::spawn(async move { bus.stay_spread(&stop).await })
+    });
+    let spreading: Vec<_> = spreading.collect();
+    let count_at =
+        |address: SocketAddr| buses.iter().filter(|bus| bus.server_port() == address.port()).count();
+    assert!(addresses.iter().all(|address| count_at(*address) > 0), "both are used at first");
+    goes.child.kill().await;
+    eventually("all of them at the other one", PATIENCE, || async {
+        let answers = join_all(buses.iter().map(|bus| bus.probe())).await;
+        if answers.iter().all(Result::is_ok) { Ok(()) } else { Err(answers) }
+    })
+    .await;
+    assert_eq!(count_at(stays.address) as u64, CONNECTIONS);
+    let (back, _folder) = servers::start_nats_on(goes.address, Some(folder)).await;
+    eventually("some of them at the one that is back", PATIENCE, || async {
+        if count_at(back.address) > 0 { Ok(()) } else { Err("all at one") }
+    })
+    .await;
+    stop.cancel();
+    join_all(spreading).await;
+    stays.child.kill().await;
+    back.child.kill().await;
+}
+
+/// A server with one user, and that user's password.
+fn one_user(password: &str) -> String {
+    format!(
+        "include ./server.conf\nauthorization {{ users: [ {{ user: reaper, password: {password} }} ] }}\n"
+    )
+}
+
+#[tokio::test]
+async fn a_renewed_password_needs_no_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let password_file = folder.path().join("password");
+    std::fs::write(&password_file, "first\n").unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (binary, guard) = (servers::nats_binary().await, servers::broker_binary());
+    let first = one_user("first");
+    let server = NatsServer::start_with(&binary, &guard, folder.path(), any, &first).await.unwrap();
+    let mut config = config_of(&[format!("nats://{}", server.address)]);
+    config.user = Some("reaper".to_owned());
+    config.password = None;
+    config.password_file = Some(password_file.clone());
+    let bus = connect(config, 7).await;
+    bus.probe().await.unwrap();
+    // As a secret is rotated: the server takes the new one and ends the connections with the old one.
+    std::fs::write(folder.path().join("nats.conf"), one_user("second")).unwrap();
+    let pid = server.child.id().to_string();
+    let told = tokio::process::Command::new("kill").args(["-HUP", &pid]).status().await.unwrap();
+    assert!(told.success());
+    eventually("the old password to be refused", PATIENCE, || async {
+        if bus.probe().await.is_err() { Ok(()) } else { Err("still accepted") }
+    })
+    .await;
+    std::fs::write(&password_file, "second\n").unwrap();
+    eventually("the new password to be used", PATIENCE, || bus.probe()).await;
+    server.child.kill().await;
+}
+
+#[tokio::test]
+async fn a_server_that_takes_too_small_messages_is_found_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (binary, guard) = (servers::nats_binary().await, servers::broker_binary());
+    let text = "max_payload: 16KB\n";
+    let server = NatsServer::start_with(&binary, &guard, folder.path(), any, text).await.unwrap();
+    let mut config = config_of(&[format!("nats://{}", server.address)]);
+    (config.user, config.password) = (None, None::<Secret>);
+    let bus = connect(config, 7).await;
+    let problem = bus.probe().await.unwrap_err();
+    assert!(problem.contains("max_payload") && problem.contains("16384"), "{problem}");
+    server.child.kill().await;
+}

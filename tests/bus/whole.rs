@@ -1,0 +1,221 @@
+//! Streams, consumers and the bucket that go missing, are edited, or are refused by the server.
+
+use crate::engines::{config, nats_config, until_connected};
+use crate::fixtures::work;
+use async_nats::jetstream::{self, consumer, stream};
+use broker::nats_server::NatsServer;
+use common::bus::nats::{Care, NatsBus, NatsConfig};
+use common::bus::{Deletions as _, Pace as _, TickReceipt, Ticks as _, Upkeep as _};
+use common::clock::SystemClock;
+use common::contract::TickKind;
+use common::domain::PoolName;
+use common::random::Dice;
+use harness::servers;
+use harness::wait::{PATIENCE, eventually};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Between two looks, in tests.
+const CHECK_PERIOD: Duration = Duration::from_millis(100);
+
+struct Whole {
+    bus: NatsBus,
+    config: NatsConfig,
+    streams: jetstream::Context,
+    stop: CancellationToken,
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// A process that keeps everything whole.
+async fn kept(care: Care) -> Whole {
+    let url = servers::shared().await.nats_url.clone();
+    let streams = jetstream::new(servers::nats_client(&url).await);
+    let mut config = nats_config(url, config());
+    config.check_period = CHECK_PERIOD;
+    let bus = connect(config.clone()).await;
+    let stop = CancellationToken::new();
+    tokio::spawn({
+        let (bus, stop) = (bus.clone(), stop.clone());
+        async move { bus.keep_whole(care, &stop).await }
+    });
+    assert!(bus.until_whole(&stop).await);
+    Whole { bus, config, streams, stop }
+}
+
+async fn connect(config: NatsConfig) -> NatsBus {
+    let bus = NatsBus::connect("test", config, Arc::new(SystemClock), Arc::new(Dice::unseeded())).await;
+    let bus = bus.expect("a connection");
+    until_connected(&bus).await;
+    bus
+}
+
+fn all_streams(config: &NatsConfig) -> [String; 5] {
+    let subjects = &config.subjects;
+    let bucket = format!("KV_{}", subjects.bucket());
+    [
+        subjects.deletions_stream(),
+        subjects.parked_stream(),
+        subjects.events_stream(),
+        subjects.ticks_stream(),
+        bucket,
+    ]
+}
+
+#[tokio::test]
+async fn what_goes_missing_is_made_again_while_work_goes_on() {
+    let whole = kept(Care::Make).await;
+    let pool = PoolName::parse("main").unwrap();
+    whole.bus.open_pool(&pool).await.unwrap();
+    for name in all_streams(&whole.config) {
+        whole.streams.delete_stream(&name).await.unwrap();
+        eventually(&format!("{name} to be there again"), PATIENCE, || whole.streams.get_stream(&name)).await;
+    }
+    // Deletions stood still without the bucket, whatever else was there.
+    eventually("the line to be moved on", PATIENCE, || whole.bus.take()).await;
+    let consumers = [
+        (whole.config.subjects.deletions_stream(), whole.config.subjects.reaper_consumer(&pool)),
+        (whole.config.subjects.ticks_stream(), whole.config.subjects.tick_consumer(TickKind::Expiry)),
+    ];
+    for (stream, name) in consumers {
+        eventually("the consumer", PATIENCE, || {
+            whole.streams.get_consumer_from_stream::<consumer::pull::Config, _, _>(&name, &stream)
+        })
+        .await;
+        whole.streams.delete_consumer_from_stream(&name, &stream).await.unwrap();
+        eventually("the consumer again", PATIENCE, || {
+            whole.streams.get_consumer_from_stream::<consumer::pull::Config, _, _>(&name, &stream)
+        })
+        .await;
+    }
+    eventually("readiness", PATIENCE, || async { whole.bus.is_whole() }).await;
+}
+
+#[tokio::test]
+async fn edited_limits_are_put_right_and_what_operators_decide_stays() {
+    let whole = kept(Care::Correct).await;
+    for name in all_streams(&whole.config) {
+        let mut edited = whole.streams.get_stream(&name).await.unwrap().cached_info().config.clone();
+        let as_made = edited.clone();
+        (edited.max_messages, edited.max_message_size) = (3, 1_024);
+        edited.metadata.insert("team".to_owned(), "labs".to_owned());
+        whole.streams.update_stream(edited).await.unwrap();
+        eventually(&format!("{name} to be put right"), PATIENCE, || async {
+            let found = whole.streams.get_stream(&name).await.unwrap().cached_info().config.clone();
+            let limits = (found.max_messages, found.max_message_size);
+            if limits == (as_made.max_messages, as_made.max_message_size) { Ok(found) } else { Err(found) }
+        })
+        .await;
+        let found = whole.streams.get_stream(&name).await.unwrap().cached_info().config.clone();
+        assert_eq!(found.metadata.get("team").map(String::as_str), Some("labs"));
+    }
+    let pool = PoolName::parse("main").unwrap();
+    whole.bus.open_pool(&pool).await.unwrap();
+    let name = whole.config.subjects.reaper_consumer(&pool);
+    let stream = whole.streams.get_stream(whole.config.subjects.deletions_stream()).await.unwrap();
+    let edited: consumer::Info = stream.consumer_info(&name).await.unwrap();
+    let edited = consumer::Config { max_deliver: 1, max_ack_pending: 1, ..edited.config };
+    stream.create_consumer(edited).await.unwrap();
+    eventually("the consumer to be put right", PATIENCE, || async {
+        let found = stream.consumer_info(&name).await.unwrap().config;
+        if (found.max_deliver, found.max_ack_pending) == (-1, 8) { Ok(()) } else { Err(found) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_process_that_only_makes_leaves_settings_alone() {
+    let whole = kept(Care::Make).await;
+    let name = whole.config.subjects.parked_stream();
+    let edited = whole.streams.get_stream(&name).await.unwrap().cached_info().config.clone();
+    whole.streams.update_stream(stream::Config { max_messages: 3, ..edited }).await.unwrap();
+    // A look that begins after the edit ends after this one, which makes something.
+    let other = whole.config.subjects.events_stream();
+    for _ in 0..2 {
+        whole.streams.delete_stream(&other).await.unwrap();
+        eventually("another look", PATIENCE, || whole.streams.get_stream(&other)).await;
+    }
+    assert_eq!(whole.streams.get_stream(&name).await.unwrap().cached_info().config.max_messages, 3);
+    assert!(whole.bus.mend().await.unwrap(), "a sweep puts it right");
+    assert_eq!(whole.streams.get_stream(&name).await.unwrap().cached_info().config.max_messages, -1);
+}
+
+#[tokio::test]
+async fn ticks_of_a_stream_that_was_made_again_have_new_numbers() {
+    let whole = kept(Care::Make).await;
+    let tick = || async { whole.bus.tick(TickKind::Sync, None).await };
+    let TickReceipt { sequence: first, .. } = tick().await.unwrap();
+    whole.streams.delete_stream(whole.config.subjects.ticks_stream()).await.unwrap();
+    let TickReceipt { sequence: second, .. } = eventually("the stream", PATIENCE, tick).await;
+    assert!(second > first, "{second} is not new after {first}");
+    // A former build knows nothing of this and updates the stream as it starts.
+    let name = whole.config.subjects.ticks_stream();
+    let there = whole.streams.get_stream(&name).await.unwrap().cached_info().config.clone();
+    let former = stream::Config { first_sequence: None, max_messages: 7, ..there };
+    whole.streams.update_stream(former).await.expect("a former build starts");
+}
+
+/// A server that stores less than a fleet wants.
+async fn small_server(folder: &std::path::Path, jetstream: &str) -> NatsServer {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (binary, guard) = (servers::nats_binary().await, servers::broker_binary());
+    NatsServer::start_with(&binary, &guard, folder, any, jetstream).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_the_server_refuses_is_named_and_does_not_keep_the_rest_from_being_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let jetstream =
+        "jetstream { store_dir: $NATS_STORE_DIR, max_file_store: 512KB, max_memory_store: 1MB }\n";
+    let server = small_server(folder.path(), jetstream).await;
+    let mut config = nats_config(format!("nats://{}", server.address), config());
+    (config.user, config.password, config.check_period) = (None, None, CHECK_PERIOD);
+    let bus = connect(config.clone()).await;
+    let stop = CancellationToken::new();
+    let keeping = tokio::spawn({
+        let (bus, stop) = (bus.clone(), stop.clone());
+        async move { bus.keep_whole(Care::Make, &stop).await }
+    });
+    let problem = eventually("the refusal", PATIENCE, || async {
+        match bus.is_whole() {
+            Err(problem) if problem.contains("EVENTS") => Ok(problem),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert!(problem.contains("insufficient storage"), "{problem}");
+    bus.announce(&work(1)).await.expect("the other streams are there");
+    stop.cancel();
+    keeping.await.unwrap();
+    server.child.kill().await;
+}
+
+#[tokio::test]
+async fn a_server_without_jetstream_is_named_as_such() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = small_server(folder.path(), "max_payload: 1MB\n").await;
+    let mut config = nats_config(format!("nats://{}", server.address), config());
+    (config.user, config.password) = (None, None);
+    let bus = connect(config).await;
+    let stop = CancellationToken::new();
+    let keeping = tokio::spawn({
+        let (bus, stop) = (bus.clone(), stop.clone());
+        async move { bus.keep_whole(Care::Make, &stop).await }
+    });
+    eventually("the finding", PATIENCE, || async {
+        match bus.is_whole() {
+            Err(problem) if problem.contains("JetStream") => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    stop.cancel();
+    keeping.await.unwrap();
+    server.child.kill().await;
+}
