@@ -125,7 +125,16 @@ pub struct Description {
 /// Why the store could not say what happened.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Not reachable, throttled or failing; worth another try.
+    /// Refused because of too many requests; worth another try a little later. Nothing was done.
+    #[error("the store is throttled ({operation})")]
+    Throttled {
+        /// What was tried.
+        operation: &'static str,
+        /// What the store said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Not reachable or failing; worth another try.
     #[error("the store is unavailable ({operation})")]
     Unavailable {
         /// What was tried.

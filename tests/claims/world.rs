@@ -146,6 +146,7 @@ impl World {
             leases: lease_policy(),
             pools: PoolRules::parse(self.pools).unwrap(),
             in_flight_max: 512,
+            latency_target: Duration::from_millis(300),
             health: None,
             census_age_max: Duration::ZERO,
             tombstone_kept: Duration::from_secs(86_400),

@@ -41,6 +41,8 @@ pub enum FaultCode {
     NoWorkers,
     /// The table does not answer.
     StoreUnavailable,
+    /// The table refuses because it has more to do than it is provisioned for.
+    StoreThrottled,
     /// The provider, or the queue, does not answer.
     UpstreamUnavailable,
     /// No answer before the deadline.
@@ -104,7 +106,7 @@ pub const RETRY_AFTER_DOWN_SECONDS: u32 = 5;
 
 impl FaultCode {
     /// Every code.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::MissingSandboxId,
         Self::InvalidRequest,
         Self::Unauthorized,
@@ -122,6 +124,7 @@ impl FaultCode {
         Self::Contended,
         Self::NoWorkers,
         Self::StoreUnavailable,
+        Self::StoreThrottled,
         Self::UpstreamUnavailable,
         Self::Timeout,
         Self::InternalError,
@@ -143,7 +146,11 @@ impl FaultCode {
             Self::RateLimitExceeded => 429,
             Self::HeadTooLarge => 431,
             Self::InternalError => 500,
-            Self::Contended | Self::NoWorkers | Self::StoreUnavailable | Self::UpstreamUnavailable => 503,
+            Self::Contended
+            | Self::NoWorkers
+            | Self::StoreUnavailable
+            | Self::StoreThrottled
+            | Self::UpstreamUnavailable => 503,
             Self::Timeout => 504,
         }
     }
@@ -169,6 +176,7 @@ impl FaultCode {
             Self::Contended => "CONTENDED",
             Self::NoWorkers => "NO_WORKERS",
             Self::StoreUnavailable => "STORE_UNAVAILABLE",
+            Self::StoreThrottled => "STORE_THROTTLED",
             Self::UpstreamUnavailable => "UPSTREAM_UNAVAILABLE",
             Self::Timeout => "TIMEOUT",
             Self::InternalError => "INTERNAL_ERROR",
@@ -184,6 +192,7 @@ impl FaultCode {
             | Self::Contended
             | Self::NoWorkers
             | Self::StoreUnavailable
+            | Self::StoreThrottled
             | Self::UpstreamUnavailable
             | Self::Timeout => Repeat::After,
             Self::InternalError | Self::RequestTimeout => Repeat::Once,
@@ -210,7 +219,11 @@ impl FaultCode {
     const fn retry_after_seconds(self) -> Option<u32> {
         match self {
             Self::PoolExhausted => Some(RETRY_AFTER_EXHAUSTED_SECONDS),
-            Self::Contended | Self::NoWorkers | Self::Timeout | Self::RateLimitExceeded => {
+            Self::Contended
+            | Self::NoWorkers
+            | Self::StoreThrottled
+            | Self::Timeout
+            | Self::RateLimitExceeded => {
                 Some(RETRY_AFTER_BUSY_SECONDS)
             }
             Self::StoreUnavailable | Self::UpstreamUnavailable => Some(RETRY_AFTER_DOWN_SECONDS),

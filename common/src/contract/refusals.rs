@@ -16,6 +16,7 @@ const OF_ANY: &[F] = &[
     F::BodyTooLarge,
     F::NoWorkers,
     F::StoreUnavailable,
+    F::StoreThrottled,
     F::Timeout,
     F::InternalError,
 ];

@@ -14,6 +14,7 @@ use crate::domain::{
 };
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,14 @@ mod transitions;
 
 pub use config::DynamoConfig;
 
+/// What DynamoDB refuses a call with that comes too fast, after the tries of the SDK.
+const THROTTLING_CODES: [&str; 4] = [
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "Throttling",
+    "ThrottlingException",
+];
+
 /// Keeps sandboxes and claims in one DynamoDB table.
 #[derive(Clone, Debug)]
 pub struct DynamoStore {
@@ -44,12 +53,15 @@ pub struct DynamoStore {
     known: Arc<layout::Known>,
 }
 
-/// Whatever kept a call from a usable answer: throttling, time-outs, connections, failures over there. A
-/// failed condition never comes here.
+/// What kept a call from a usable answer: throttling, time-outs, connections, failures of the service. A failed condition
+/// never comes here.
 fn unavailable(
     operation: &'static str,
-    source: impl std::error::Error + Send + Sync + 'static,
+    source: impl std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
 ) -> StoreError {
+    if source.code().is_some_and(|code| THROTTLING_CODES.contains(&code)) {
+        return StoreError::Throttled { operation, source: Box::new(source) };
+    }
     StoreError::Unavailable { operation, source: Box::new(source) }
 }
 

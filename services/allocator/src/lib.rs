@@ -18,6 +18,7 @@
 //! Reads before it writes on the hot path (unless health checks are switched on), or waits for the queue before it
 //! replies.
 
+mod admission;
 mod allocate;
 mod bounds;
 mod bulk_delete;
@@ -48,11 +49,13 @@ use common::runtime::telemetry::Chain;
 use common::store::{Store, StoreError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use admission::Permit;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use admission::Admission;
 pub use health::HealthConfig;
 pub use metrics::Metrics;
 
@@ -60,6 +63,11 @@ pub use metrics::Metrics;
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 /// Requests of a verb that are dropped for one warning, after the first few.
 const DROPPED_PER_WARNING: u64 = 1_000;
+/// Well below the second that one call to the store may take, two of which make a claim; and far above what they take
+/// as long as the store is not overloaded.
+const LATENCY_TARGET_DEFAULT_MS: u64 = 300;
+/// Requests that one allocator has in its hands, whether they wait or are worked on.
+const HELD_MAX: usize = 32_768;
 /// Kept back from a deadline for the reply to get home.
 const REPLY_TIME: Duration = Duration::from_millis(20);
 
@@ -70,8 +78,10 @@ pub struct Config {
     pub leases: LeasePolicy,
     /// The pools.
     pub pools: PoolRules,
-    /// Requests at work at once in this process; a further one is told to come back.
+    /// Most requests at work at once in this process.
     pub in_flight_max: usize,
+    /// Average time of a request above which fewer are worked on at once.
+    pub latency_target: Duration,
     /// How sandboxes are looked at before they are handed out; none if they are not.
     pub health: Option<HealthConfig>,
     /// Oldest census that stats are answered from; zero for none at all.
@@ -110,6 +120,7 @@ pub struct Allocator {
     candidates: Arc<candidates::Candidates>,
     metrics: Metrics,
     announcing: TaskTracker,
+    admission: Admission,
     quarantines: health::Quarantines,
     seals: listing::Seals,
 }
@@ -125,7 +136,13 @@ impl Config {
             "ALLOCATOR_IN_FLIGHT_MAX",
             512,
             1..=65_536,
-            "requests at work at once in one allocator; a further one is told to come back",
+            "most requests at work at once in one process; the others wait (docs/architecture.md)",
+        );
+        let latency_target = settings.millis(
+            "ALLOCATOR_LATENCY_TARGET_MS",
+            LATENCY_TARGET_DEFAULT_MS,
+            10..=5_000,
+            "average time of a request above which fewer are worked on at once, in milliseconds; well below STORE_ATTEMPT_TIMEOUT_MS",
         );
         let census_age_max = settings.seconds(
             "STATS_CENSUS_AGE_SECONDS_MAX",
@@ -135,7 +152,15 @@ impl Config {
         );
         let health = HealthConfig::read(settings);
         let tombstone_kept = read_tombstone_kept(settings);
-        Some(Self { leases, pools: pools?, in_flight_max, health, census_age_max, tombstone_kept })
+        Some(Self {
+            leases,
+            pools: pools?,
+            in_flight_max,
+            latency_target,
+            health,
+            census_age_max,
+            tombstone_kept,
+        })
     }
 }
 
@@ -153,6 +178,7 @@ impl Allocator {
                 "HEALTH_CHECK_ENABLED is set, but the provider offers no check: nothing is looked at"
             );
         }
+        let admission = Admission::new(&config, &metrics);
         let candidates = Arc::new(candidates::Candidates::new(store, random, clock, metrics.clone()));
         Self {
             config,
@@ -160,9 +186,16 @@ impl Allocator {
             candidates,
             metrics,
             announcing: TaskTracker::new(),
+            admission,
             quarantines: health::Quarantines::default(),
             seals: listing::Seals::default(),
         }
+    }
+
+    /// One of several allocators of a process: together they do what one admission lets in.
+    #[must_use]
+    pub fn sharing(self, admission: Admission) -> Self {
+        Self { admission, ..self }
     }
 
     /// Serves requests until `stop`; then finishes what it has taken and returns.
@@ -176,8 +209,7 @@ impl Allocator {
             let told = told.clone();
             async move { recorder.tell_until(told).await }
         });
-        let in_flight_max = allocator.config.in_flight_max;
-        let served = bus.serve(Arc::clone(&allocator) as Arc<dyn Handler>, in_flight_max, stop).await;
+        let served = bus.serve(Arc::clone(&allocator) as Arc<dyn Handler>, HELD_MAX, stop).await;
         allocator.announcing.close();
         allocator.announcing.wait().await;
         told.cancel();
@@ -216,6 +248,15 @@ impl Allocator {
         }
     }
 
+    /// Waits until work on `request` may begin. Looking after the worker itself needs no turn: it is asked most when the
+    /// worker has least time.
+    async fn admit(&self, request: &Request) -> Result<Option<Permit>, Fault> {
+        match request.verb {
+            Verb::Health => Ok(None),
+            _ => self.admission.enter(request, self.deadline_of(request)).await.map(Some),
+        }
+    }
+
     /// When work on `request` has to end, on this process's clock.
     fn deadline_of(&self, request: &Request) -> Instant {
         let remaining = request.context.remaining(self.ports.clock.as_ref());
@@ -227,8 +268,17 @@ impl Allocator {
 impl Handler for Allocator {
     async fn handle(&self, request: Request) -> Answer {
         let started = Instant::now();
-        let _under_way = self.metrics.begin();
-        let answer = self.answer(&request).await;
+        let answer = match self.admit(&request).await {
+            Ok(permit) => {
+                let _under_way = self.metrics.begin();
+                let answer = self.answer(&request).await;
+                if let Some(mut permit) = permit {
+                    permit.note(request.verb, answer.body.as_ref().err().map(|fault| fault.code));
+                }
+                answer
+            }
+            Err(fault) => Answer { outcome: None, body: Err(fault) },
+        };
         let code = answer.body.as_ref().err().map(|fault| fault.code);
         debug_assert!(
             code.is_none_or(|code| request.verb.may_end_in(code)),
@@ -287,6 +337,10 @@ fn store_fault(request: &Request, error: &StoreError) -> Fault {
         "the store failed"
     );
     match error {
+        StoreError::Throttled { .. } => Fault::new(
+            FaultCode::StoreThrottled,
+            "the table has more to do than it is provisioned for; repeat with the same key",
+        ),
         StoreError::Unavailable { .. } => {
             Fault::new(FaultCode::StoreUnavailable, "the table does not answer; repeat with the same key")
         }

@@ -3,7 +3,7 @@
 use common::bus::{Dropped, ServiceInfo, WorkCounts};
 use common::contract::{BulkDeleteOutcome, FaultCode, Outcome, Verb, WorkerRole};
 use common::runtime::metrics::{Collectors, InFlight, UnderWay, register_all};
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,8 +22,17 @@ pub struct Metrics {
     candidate_rounds: IntCounter,
     health_checks: IntCounterVec,
     bulk_deletes: IntCounterVec,
+    load: Load,
     worker: Arc<Mutex<Worker>>,
     in_flight: InFlight,
+}
+
+/// What admission shows of the load on a process.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    pub(crate) limit: IntGauge,
+    pub(crate) waiting: IntGauge,
+    pub(crate) refused: IntCounter,
 }
 
 /// What one worker did. Discovery asks each worker for its own numbers, and whoever asks adds them up.
@@ -82,6 +91,7 @@ impl Metrics {
                 ),
                 &["outcome"],
             )?,
+            load: Load::new()?,
             worker: Arc::default(),
             in_flight: InFlight::default(),
         };
@@ -100,6 +110,7 @@ impl Metrics {
             candidate_rounds,
             health_checks,
             bulk_deletes,
+            load: Load { limit, waiting, refused },
             worker: _,
             in_flight: _,
         } = self.clone();
@@ -111,7 +122,15 @@ impl Metrics {
             Box::new(candidate_rounds),
             Box::new(health_checks),
             Box::new(bulk_deletes),
+            Box::new(limit),
+            Box::new(waiting),
+            Box::new(refused),
         ]
+    }
+
+    /// What the admission of this process counts into.
+    pub(crate) fn load(&self) -> Load {
+        self.load.clone()
     }
 
     /// A handle for another worker of the same process.
@@ -176,6 +195,27 @@ impl Metrics {
     fn worker(&self) -> MutexGuard<'_, Worker> {
         // Nothing panics while it is held, so a poisoned lock holds sound numbers.
         self.worker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Load ===
+
+impl Load {
+    fn new() -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            limit: IntGauge::new(
+                "broker_allocator_in_flight_limit",
+                "Requests that the process works on at once; it falls while the store is slow",
+            )?,
+            waiting: IntGauge::new(
+                "broker_allocator_waiting_requests",
+                "Requests that wait for their turn",
+            )?,
+            refused: IntCounter::new(
+                "broker_allocator_refused_requests_total",
+                "Requests that were refused because they could not be answered in time; nothing was written for them",
+            )?,
+        })
     }
 }
 

@@ -97,6 +97,8 @@ pub struct Fleet {
     /// What the ingress of this process has to say in its readiness.
     notes: Vec<Arc<dyn Check>>,
     metrics: WorkerMetrics,
+    /// What the allocators of this process share.
+    admission: Option<allocator::Admission>,
     /// Cancelled after the ingress has answered its last request: until then it needs the workers.
     workers_stop: CancellationToken,
 }
@@ -202,6 +204,7 @@ impl Fleet {
             line: None,
             notes: Vec::new(),
             metrics,
+            admission: None,
             workers_stop,
         })
     }
@@ -318,7 +321,9 @@ impl Fleet {
         // Operators find the consumers before the first deletion; who announces makes them as well.
         bus.expect_pools(config.pools.pools().cloned());
         let metrics = self.metrics.allocator.of_another_worker();
-        let allocator = allocator::Allocator::new(config, ports, metrics.clone());
+        let admission =
+            self.admission.get_or_insert_with(|| allocator::Admission::new(&config, &metrics)).clone();
+        let allocator = allocator::Allocator::new(config, ports, metrics.clone()).sharing(admission);
         self.show(lifecycle, &bus, Arc::new(metrics));
         self.streams.noted_by.push(bus.clone());
         self.keep_streams(lifecycle, &bus, Care::Make);

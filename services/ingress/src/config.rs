@@ -30,7 +30,7 @@ pub struct Config {
     pub request_attempt: Duration,
     /// `NO_RESPONDERS_PATIENCE_MS`: longest time that a request waits for a worker to appear; 1,000.
     pub no_responders_patience: Duration,
-    /// `IN_FLIGHT_MAX`: requests that may wait for workers at once; 4,096.
+    /// `IN_FLIGHT_MAX`: requests that may wait for workers at once; 16,384.
     pub in_flight_max: usize,
     /// `ADMIN_WAIT_MS`: longest time that an operator's request for a run, or to the switch of the deletions,
     /// takes; 25,000.
@@ -92,7 +92,7 @@ impl Config {
             ),
             in_flight_max: settings.size(
                 "IN_FLIGHT_MAX",
-                4_096,
+                16_384,
                 1..=65_536,
                 "requests that may wait for workers at once",
             ),

@@ -5,7 +5,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use common::bus::Reply;
+use common::contract::fault::RETRY_AFTER_BUSY_SECONDS;
 use common::contract::{Fault, FaultBody, FaultCode};
+use std::time::Duration;
 
 use crate::request_id::RequestId;
 
@@ -33,9 +35,11 @@ pub(crate) fn pass_on(reply: Reply, success: StatusCode) -> Response {
     response
 }
 
-/// Whether the worker had no place for the request, so that another try may find one.
-pub(crate) fn is_busy(reply: &Reply) -> bool {
-    reply.is_fault && fault_of(&reply.body).is_some_and(|(code, _)| code == FaultCode::NoWorkers)
+/// The time after which the worker that had no place for the request will have one; none if that is not what it says.
+pub(crate) fn busy_for(reply: &Reply) -> Option<Duration> {
+    let (code, retry_after_seconds) = fault_of(&reply.body).filter(|_| reply.is_fault)?;
+    let seconds = retry_after_seconds.unwrap_or(RETRY_AFTER_BUSY_SECONDS);
+    (code == FaultCode::NoWorkers).then(|| Duration::from_secs(u64::from(seconds)))
 }
 
 /// Gives a failure its body, if the answer is one.

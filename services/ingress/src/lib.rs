@@ -204,6 +204,7 @@ impl Ingress {
                     no_workers: config.no_responders_patience,
                 },
                 in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
+                advised_ms: Arc::default(),
             },
             ops: Ops { registry: self.registry.clone(), checks: checks.into(), stop },
         };

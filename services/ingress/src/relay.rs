@@ -12,6 +12,7 @@ use common::contract::{Fault, FaultCode, Verb};
 use common::random::{Random, full_jitter};
 use serde::Serialize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -28,6 +29,8 @@ pub(crate) struct Relay {
     pub(crate) metrics: Metrics,
     pub(crate) limits: RelayLimits,
     pub(crate) in_flight: Arc<Semaphore>,
+    /// What busy workers advised last, in milliseconds.
+    pub(crate) advised_ms: Arc<AtomicU64>,
 }
 
 /// How long a request may take.
@@ -39,6 +42,15 @@ pub(crate) struct RelayLimits {
     pub(crate) attempt: Duration,
     /// All pauses together in which no worker was there, or had a place.
     pub(crate) no_workers: Duration,
+}
+
+/// Why an attempt brought no answer.
+#[derive(Clone, Copy, Debug)]
+enum Unanswered {
+    NoResponders,
+    /// The workers will have a place after that time.
+    Busy(Duration),
+    TimedOut,
 }
 
 /// The pauses between the attempts of one request.
@@ -54,6 +66,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// An attempt with less time left than this cannot bring an answer: claims take 2–10 ms.
 const ATTEMPT_MIN: Duration = Duration::from_millis(20);
+/// The same while the workers have more to do than they can: who comes back waits for some time even then.
+const BUSY_ATTEMPT_MIN: Duration = Duration::from_secs(1);
+/// Step of the advice of busy workers.
+const ADVICE_STEP: Duration = Duration::from_secs(1);
 
 // === impl Relay ===
 
@@ -67,7 +83,7 @@ impl Relay {
         request: &T,
     ) -> Result<Reply, Fault> {
         let Ok(_permit) = self.in_flight.try_acquire() else {
-            return Err(Fault::new(FaultCode::NoWorkers, "the broker is busy; try again shortly"));
+            return Err(self.full());
         };
         let body = serde_json::to_vec(request)
             .map_err(|_| Fault::new(FaultCode::InternalError, "the request could not be written"))?;
@@ -96,15 +112,20 @@ impl Relay {
             let patience = attempt_max.min(self.left_until(deadline_ms));
             let (reason, last_word) = match self.requests.request(verb, context, body.clone(), patience).await
             {
-                Ok(reply) if error::is_busy(&reply) => (RetryReason::Busy, Ok(reply)),
-                Ok(reply) => return Ok(reply),
-                Err(RequestError::NoResponders) => (RetryReason::NoResponders, Err(no_workers())),
+                Ok(reply) => match error::busy_for(&reply) {
+                    Some(advised) => {
+                        self.advised_ms.store(millis(advised), Ordering::Relaxed);
+                        (Unanswered::Busy(advised), Ok(reply))
+                    }
+                    None => return Ok(reply),
+                },
+                Err(RequestError::NoResponders) => (Unanswered::NoResponders, Err(no_workers())),
                 Err(RequestError::TimedOut) if !leads_to_the_same => return Err(timed_out(verb)),
-                Err(RequestError::TimedOut) => (RetryReason::TimedOut, Err(timed_out(verb))),
+                Err(RequestError::TimedOut) => (Unanswered::TimedOut, Err(timed_out(verb))),
                 Err(RequestError::Disconnected) => return Err(disconnected(verb)),
             };
             let Some(pause) = pauses.next(reason, self.left_until(deadline_ms)) else { return last_word };
-            self.metrics.retried(reason);
+            self.metrics.retried(reason.into());
             tracing::debug!(
                 request.id = context.request_id,
                 request.verb = verb.as_str(),
@@ -126,6 +147,15 @@ impl Relay {
         self.clock.now_ms() >= moment_ms
     }
 
+    /// The answer while as many requests wait as may: it is as bad as what the workers said last.
+    fn full(&self) -> Fault {
+        let advised_ms = self.advised_ms.load(Ordering::Relaxed);
+        let mut fault = Fault::new(FaultCode::NoWorkers, "the broker is busy; try again shortly");
+        let seconds = u32::try_from(advised_ms.div_ceil(1_000)).unwrap_or(u32::MAX);
+        fault.retry_after_seconds = fault.retry_after_seconds.max(Some(seconds));
+        fault
+    }
+
     fn left_until(&self, deadline_ms: u64) -> Duration {
         Duration::from_millis(deadline_ms.saturating_sub(self.clock.now_ms()))
     }
@@ -135,20 +165,49 @@ impl Relay {
 
 impl Pauses<'_> {
     /// How long to wait before another attempt makes sense; none if it does not any more.
-    fn next(&mut self, reason: RetryReason, left: Duration) -> Option<Duration> {
+    fn next(&mut self, reason: Unanswered, left: Duration) -> Option<Duration> {
         self.ceiling = (self.ceiling * 2).min(PAUSE_MAX);
-        let mut pause = PAUSE_MIN + full_jitter(self.random, self.ceiling.saturating_sub(PAUSE_MIN));
-        // Workers that are busy will be free: that is waited for as long as the caller waits. That none is there may
-        // not change so soon.
-        if reason == RetryReason::NoResponders {
-            if self.no_workers_left.is_zero() {
-                return None;
+        let jitter = full_jitter(self.random, self.ceiling.saturating_sub(PAUSE_MIN));
+        let pause = match reason {
+            Unanswered::TimedOut => PAUSE_MIN + jitter,
+            // The advice is in whole seconds, rounded up: those who got the same one come spread over that second.
+            Unanswered::Busy(advised) => {
+                PAUSE_MIN.max(advised.saturating_sub(full_jitter(self.random, ADVICE_STEP)))
             }
-            // The last pause ends with the patience, so that a worker that came late is still found.
-            pause = pause.min(self.no_workers_left);
-            self.no_workers_left = self.no_workers_left.saturating_sub(pause);
+            // That no worker is there may not change so soon.
+            Unanswered::NoResponders => {
+                if self.no_workers_left.is_zero() {
+                    return None;
+                }
+                // The last pause ends with the patience, so that a worker that came late is still found.
+                let pause = (PAUSE_MIN + jitter).min(self.no_workers_left);
+                self.no_workers_left = self.no_workers_left.saturating_sub(pause);
+                pause
+            }
+        };
+        (left >= pause + reason.attempt_min()).then_some(pause)
+    }
+}
+
+// === impl Unanswered ===
+
+impl Unanswered {
+    /// Another attempt with less time than this cannot bring an answer.
+    const fn attempt_min(self) -> Duration {
+        match self {
+            Self::Busy(_) => BUSY_ATTEMPT_MIN,
+            Self::NoResponders | Self::TimedOut => ATTEMPT_MIN,
         }
-        (left >= pause + ATTEMPT_MIN).then_some(pause)
+    }
+}
+
+impl From<Unanswered> for RetryReason {
+    fn from(reason: Unanswered) -> Self {
+        match reason {
+            Unanswered::NoResponders => Self::NoResponders,
+            Unanswered::Busy(_) => Self::Busy,
+            Unanswered::TimedOut => Self::TimedOut,
+        }
     }
 }
 

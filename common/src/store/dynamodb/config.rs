@@ -6,7 +6,7 @@ use crate::runtime::policy::read_region;
 use crate::runtime::settings::Settings;
 use crate::store::layout::SHARDS_MAX;
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::config::retry::RetryConfig;
+use aws_sdk_dynamodb::config::retry::{RetryConfig, RetryPartition, TokenBucket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,10 @@ const TIMEOUT_MAX_MS: u64 = 60_000;
 const ATTEMPTS_MAX: u32 = 3;
 /// Longest pause before the second try; it doubles from there, with full jitter.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// Repeats that the budget holds when nothing failed for a while.
+const RETRY_BURST: usize = 50;
+/// Calls that succeed for one that may be repeated.
+const RETRY_COST: u32 = 10;
 /// Lengths of a table name that DynamoDB allows, in bytes.
 const TABLE_NAME_BYTES: std::ops::RangeInclusive<usize> = 3..=255;
 
@@ -99,6 +103,19 @@ impl DynamoConfig {
     }
 }
 
+/// What all calls of one client may repeat together. A table that is slow because too much is asked of it must not be
+/// asked for more: beyond a first burst, one call in ten is repeated.
+fn retry_budget() -> RetryPartition {
+    let tokens = TokenBucket::builder()
+        .capacity(RETRY_BURST * RETRY_COST as usize)
+        .retry_cost(RETRY_COST)
+        .timeout_retry_cost(RETRY_COST)
+        .throttling_retry_cost(RETRY_COST)
+        .success_reward(1.0)
+        .build();
+    RetryPartition::custom("sandbox-table").token_bucket(tokens).build()
+}
+
 fn parse_table_name(name: &str) -> Result<String, String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if TABLE_NAME_BYTES.contains(&name.len()) && name.bytes().all(allowed) {
@@ -125,7 +142,11 @@ impl DynamoStore {
             retries,
         };
         Self {
-            client: Client::new(&calls.config().await),
+            client: Client::from_conf(
+                aws_sdk_dynamodb::config::Builder::from(&calls.config().await)
+                    .retry_partition(retry_budget())
+                    .build(),
+            ),
             table: table.clone(),
             shards_set: *shards,
             // A note of supply is older than the write that it announces by as long as a call may take.

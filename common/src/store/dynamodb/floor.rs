@@ -142,7 +142,10 @@ impl DynamoStore {
         keep_until: UnixSeconds,
         asks_units: bool,
     ) -> Result<WriteUnits, StoreError> {
-        let incomplete = |error: BuildError| unavailable("floor: make the transaction", error);
+        let incomplete = |error: BuildError| StoreError::Unavailable {
+            operation: "floor: make the transaction",
+            source: Box::new(error),
+        };
         let put = Put::builder()
             .table_name(&self.table)
             .set_item(Some(claim::encode(record, keep_until)))

@@ -88,7 +88,9 @@ impl Rig {
         };
         let pools = PoolRules::parse("dns=dns-,main").unwrap();
         let (census_age_max, tombstone_kept) = (HOUR, 24 * HOUR);
-        let config = Config { leases, pools, in_flight_max: 8, health, census_age_max, tombstone_kept };
+        let (in_flight_max, latency_target) = (8, Duration::from_millis(300));
+        let config =
+            Config { leases, pools, in_flight_max, latency_target, health, census_age_max, tombstone_kept };
         let allocator = Allocator::new(config, ports, Metrics::register(&registry).unwrap());
         Self { allocator, store, memory, provider, bus, clock, registry }
     }

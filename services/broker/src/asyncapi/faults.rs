@@ -33,6 +33,7 @@ const fn meaning(code: FaultCode) -> Option<&'static str> {
         FaultCode::Contended => "others were faster until the deadline",
         FaultCode::NoWorkers => "every worker is busy",
         FaultCode::StoreUnavailable => "the table does not answer; it may have been done",
+        FaultCode::StoreThrottled => "the table has more to do than it is provisioned for; it may have been done in part",
         FaultCode::UpstreamUnavailable => "the queue or the provider does not answer; it may have been done",
         FaultCode::Timeout => "the deadline passed; it may have been done",
         FaultCode::InternalError => "a bug of ours",

@@ -22,6 +22,7 @@ const RELAY: &[FaultCode] = &[
     FaultCode::InternalError,
     FaultCode::NoWorkers,
     FaultCode::StoreUnavailable,
+    FaultCode::StoreThrottled,
     FaultCode::UpstreamUnavailable,
     FaultCode::Timeout,
 ];
@@ -130,6 +131,7 @@ const fn message(code: FaultCode) -> &'static str {
         FaultCode::Contended => "others were faster for every free sandbox; repeat with the same key",
         FaultCode::NoWorkers => "no worker took the request; try again shortly",
         FaultCode::StoreUnavailable => "the table does not answer; repeat with the same key",
+        FaultCode::StoreThrottled => "the table has more to do than it is provisioned for; repeat with the same key",
         FaultCode::UpstreamUnavailable => "the broker cannot reach its workers; try again shortly",
         FaultCode::Timeout => {
             "no answer in time; repeat the same request, it is safe and leads to the same result"

@@ -207,8 +207,8 @@ async fn retries_are_counted_by_reason_and_the_wait_lands_in_its_bucket() {
         r#"broker_relay_retries_total{reason="no_responders"} 2"#,
         r#"broker_relay_retries_total{reason="busy"} 1"#,
         r#"broker_relay_retries_total{reason="timed_out"} 1"#,
-        r#"broker_http_request_duration_seconds_bucket{method="POST",route="/v1/allocate",le="5"} 0"#,
-        r#"broker_http_request_duration_seconds_bucket{method="POST",route="/v1/allocate",le="10"} 1"#,
+        r#"broker_http_request_duration_seconds_bucket{method="POST",route="/v1/allocate",le="2.5"} 0"#,
+        r#"broker_http_request_duration_seconds_bucket{method="POST",route="/v1/allocate",le="5"} 1"#,
     ] {
         assert!(metrics.contains(line), "{line} not in\n{metrics}");
     }

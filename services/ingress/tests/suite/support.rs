@@ -42,6 +42,8 @@ pub(crate) const ADMIN: Headers<'static> = &[("Authorization", "Bearer admin-tok
 pub(crate) enum Step {
     Say(Option<Outcome>, &'static str),
     Refuse(FaultCode, &'static str),
+    /// With advice of so many seconds.
+    RefuseFor(FaultCode, &'static str, u32),
     SayRaw(Reply),
     Fail(RequestError),
     /// Says so once the gate lets it.
@@ -327,6 +329,11 @@ impl Requests for FakeWorkers {
             }
             Step::Refuse(code, message) => {
                 let body = serde_json::to_vec(&Fault::new(code, message).body(&context.request_id)).unwrap();
+                Ok(Reply { outcome: None, is_fault: true, body: body.into() })
+            }
+            Step::RefuseFor(code, message, seconds) => {
+                let fault = Fault { retry_after_seconds: Some(seconds), ..Fault::new(code, message) };
+                let body = serde_json::to_vec(&fault.body(&context.request_id)).unwrap();
                 Ok(Reply { outcome: None, is_fault: true, body: body.into() })
             }
             Step::SayRaw(reply) => Ok(reply),

@@ -1,0 +1,195 @@
+//! Who is worked on, who waits, and who is refused: decisions without time or tasks of their own.
+
+use super::limit::Limit;
+use super::promises::{Promise, Promises};
+use super::rate::Rate;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Requests that wait in one process; about 1 KiB each, with their bodies.
+pub(super) const WAITING_MAX: usize = 16_384;
+/// Part of the time that is left to a request that it may have to wait: estimates are off by something.
+const WAIT_PART: f64 = 0.75;
+/// Beyond this part, a request that waits already is refused: it would be too late.
+const SHED_PART: f64 = 0.9;
+/// Part of the time that is left below which the queue counts as short: whoever comes is let in, so that nothing is idle
+/// where those who were refused do not come back.
+const SHORT_PART: f64 = 0.1;
+/// Times the average latency that has to be left to a request with which work begins.
+const LATENCIES_NEEDED: u32 = 3;
+/// Least time that has to be left to a request with which work begins.
+const NEEDED_MIN: Duration = Duration::from_millis(50);
+/// What a request is assumed to take while nothing was measured.
+const SPACING_UNKNOWN: Duration = Duration::from_millis(10);
+
+/// Requests of one process. `W` is how a waiting one is reached.
+#[derive(Debug)]
+pub(super) struct Queue<W> {
+    limit: Limit,
+    rate: Rate,
+    promises: Promises,
+    at_work: usize,
+    /// By deadline: the one that has least time left is next.
+    waiting: BTreeMap<(Instant, u64), Waiting<W>>,
+    sequence: u64,
+}
+
+#[derive(Debug)]
+struct Waiting<W> {
+    key: u64,
+    waiter: W,
+}
+
+/// What becomes of a request that arrives.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// Work begins.
+    Go,
+    /// It waits, under that name.
+    Waits((Instant, u64)),
+    /// It is refused; a repeat makes sense after that time.
+    Refused(Duration),
+}
+
+/// What becomes of one that waited.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Work begins.
+    Go,
+    /// It would be too late; a repeat makes sense after that time.
+    Refused(Duration),
+}
+
+/// What is to be said to those who waited.
+pub(super) type Verdicts<W> = Vec<(W, Verdict)>;
+
+/// How work on a request ended, as far as it says something about the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The store did its part.
+    Answered,
+    /// The store did not answer, or refused because it is overloaded.
+    StoreFailed,
+    /// It says nothing: it waited for something else.
+    Unrelated,
+}
+
+// === impl Queue ===
+
+impl<W> Queue<W> {
+    pub(super) fn new(in_flight_max: usize, latency_target: Duration) -> Self {
+        Self {
+            limit: Limit::new(in_flight_max, latency_target),
+            rate: Rate::default(),
+            promises: Promises::default(),
+            at_work: 0,
+            waiting: BTreeMap::new(),
+            sequence: 0,
+        }
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit.current()
+    }
+
+    /// A request arrives that has to be answered by `deadline`; its repeats have the same `key`.
+    pub(super) fn arrive(&mut self, now: Instant, deadline: Instant, key: u64, waiter: W) -> Arrival {
+        if self.waiting.is_empty() && self.at_work < self.limit.current() {
+            self.promises.kept(key);
+            self.at_work += 1;
+            return Arrival::Go;
+        }
+        let left = deadline.saturating_duration_since(now);
+        let wait = self.rate.time_for(self.waiting.len() + 1).unwrap_or_default();
+        let fits = wait <= left.mul_f64(WAIT_PART);
+        let is_short = wait <= left.mul_f64(SHORT_PART);
+        let enters = match self.promises.of(now, key) {
+            Promise::Due => fits,
+            Promise::Early(_) => is_short,
+            Promise::None => is_short || (fits && self.promises.wait(now).is_zero()),
+        };
+        if !enters || self.waiting.len() >= WAITING_MAX {
+            return Arrival::Refused(self.refuse(now, key, self.waiting.len()));
+        }
+        self.promises.kept(key);
+        self.sequence += 1;
+        let name = (deadline, self.sequence);
+        self.waiting.insert(name, Waiting { key, waiter });
+        Arrival::Waits(name)
+    }
+
+    /// Work on a request is over.
+    pub(super) fn finish(&mut self, now: Instant, took: Duration, end: End) -> Verdicts<W> {
+        let is_used = self.at_work >= self.limit.current();
+        self.at_work = self.at_work.saturating_sub(1);
+        if end != End::Unrelated {
+            self.limit.observe(now, took, end == End::StoreFailed, is_used);
+        }
+        let mut verdicts = Vec::new();
+        if self.waiting.is_empty() {
+            self.rate.is_idle();
+        } else if self.rate.finished(now) {
+            self.shed(now, &mut verdicts);
+        }
+        self.begin(now, &mut verdicts);
+        verdicts
+    }
+
+    /// One whose turn it was is gone.
+    pub(super) fn give_back(&mut self, now: Instant) -> Verdicts<W> {
+        self.at_work = self.at_work.saturating_sub(1);
+        let mut verdicts = Vec::new();
+        self.begin(now, &mut verdicts);
+        verdicts
+    }
+
+    /// A request that waited is not waited for any more, or its time is up. Says after which time a repeat makes sense.
+    pub(super) fn leave(&mut self, now: Instant, name: (Instant, u64)) -> Option<Duration> {
+        let Waiting { key, .. } = self.waiting.remove(&name)?;
+        Some(self.refuse(now, key, self.waiting.len()))
+    }
+
+    /// Begins with those who wait, while there is room. One that cannot be answered in time is refused before anything
+    /// was written.
+    fn begin(&mut self, now: Instant, verdicts: &mut Verdicts<W>) {
+        let needed = self.needed();
+        while self.at_work < self.limit.current() {
+            let Some(((deadline, _), Waiting { key, waiter })) = self.waiting.pop_first() else { break };
+            if deadline.saturating_duration_since(now) < needed {
+                let after = self.refuse(now, key, self.waiting.len());
+                verdicts.push((waiter, Verdict::Refused(after)));
+            } else {
+                self.at_work += 1;
+                verdicts.push((waiter, Verdict::Go));
+            }
+        }
+    }
+
+    /// Refuses those who will not have their turn in time.
+    fn shed(&mut self, now: Instant, verdicts: &mut Verdicts<W>) {
+        let mut late = Vec::new();
+        let mut kept = 0;
+        for name in self.waiting.keys() {
+            let left = name.0.saturating_duration_since(now);
+            let wait = self.rate.time_for(kept + 1).unwrap_or_default();
+            if wait > left.mul_f64(SHED_PART) { late.push(*name) } else { kept += 1 }
+        }
+        for name in late {
+            if let Some(Waiting { key, waiter }) = self.waiting.remove(&name) {
+                let after = self.refuse(now, key, kept);
+                verdicts.push((waiter, Verdict::Refused(after)));
+            }
+        }
+    }
+
+    /// The time that has to be left to a request with which work begins.
+    fn needed(&self) -> Duration {
+        self.limit.latency().map_or(NEEDED_MIN, |latency| (latency * LATENCIES_NEEDED).max(NEEDED_MIN))
+    }
+
+    fn refuse(&mut self, now: Instant, key: u64, in_front: usize) -> Duration {
+        let queue = self.rate.time_for(in_front).unwrap_or_default();
+        let spacing = self.rate.spacing().unwrap_or(SPACING_UNKNOWN);
+        self.promises.make(now, key, queue, spacing)
+    }
+}
