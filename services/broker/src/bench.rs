@@ -19,6 +19,7 @@ pub mod suite;
 
 pub mod footprint;
 pub mod growth;
+pub mod overload;
 pub mod reach;
 pub mod siege;
 
@@ -64,6 +65,8 @@ pub enum Command {
     Footprint(footprint::Options),
     /// What is left of the rate of claims while somebody attacks the HTTP API of a fleet of its own.
     Siege(siege::Options),
+    /// What is left of the rate of claims when far more come than can be served: a fleet of its own on a limited table.
+    Overload(overload::Options),
     /// One attack on a broker of this machine.
     #[command(hide = true)]
     Attack(siege::attacker::Options),
@@ -124,6 +127,7 @@ impl Command {
             Self::Growth(options) => growth::command(options, env, &ports).await,
             Self::Footprint(options) => footprint::command(options, env, &ports).await,
             Self::Siege(options) => siege::command(options, env, &ports).await,
+            Self::Overload(options) => overload::command(options, env, &ports).await,
             Self::Attack(options) => siege::attacker::command(options).await,
         }
     }

@@ -85,6 +85,8 @@ pub struct Answered<T> {
     pub ending: Ending,
     /// What was answered, if it was granted.
     pub body: Option<T>,
+    /// After which time it says that a repeat makes sense.
+    pub retry_after: Option<Duration>,
     /// When the answer was there, before anything was read of it.
     pub at: Instant,
 }
@@ -199,19 +201,23 @@ fn read<T: DeserializeOwned>(
     at: Instant,
     granted: impl FnOnce(&Reply) -> Option<Ending>,
 ) -> Answered<T> {
-    let unreadable = Answered { ending: Ending::Unreadable, body: None, at };
+    let without_body = |ending| Answered { ending, body: None, retry_after: None, at };
+    let unreadable = without_body(Ending::Unreadable);
     let reply = match reply {
         Ok(reply) => reply,
-        Err(error) => return Answered { ending: Ending::Lost(error), body: None, at },
+        Err(error) => return without_body(Ending::Lost(error)),
     };
     if reply.is_fault {
         return match serde_json::from_slice::<FaultBody>(&reply.body) {
-            Ok(fault) => Answered { ending: Ending::Refused(fault.detail.code), body: None, at },
+            Ok(FaultBody { detail }) => Answered {
+                retry_after: detail.retry_after.map(|seconds| Duration::from_secs(seconds.into())),
+                ..without_body(Ending::Refused(detail.code))
+            },
             Err(_) => unreadable,
         };
     }
     match (granted(&reply), serde_json::from_slice(&reply.body)) {
-        (Some(ending), Ok(body)) => Answered { ending, body: Some(body), at },
+        (Some(ending), Ok(body)) => Answered { ending, body: Some(body), retry_after: None, at },
         _ => unreadable,
     }
 }

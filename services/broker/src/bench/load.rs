@@ -25,7 +25,7 @@ const SAMPLES_MAX: u64 = 10_000_000;
 const LOST_PAUSE: Duration = Duration::from_millis(100);
 /// Callers of an open loop that may have sent and not been answered; a further one waits, and its latency counts
 /// that. Well below the connections and ports of one machine.
-const OPEN_IN_FLIGHT_MAX: usize = 8_192;
+pub(super) const OPEN_IN_FLIGHT_MAX: usize = 8_192;
 
 /// How the claims come.
 #[derive(Clone, Debug, PartialEq)]
