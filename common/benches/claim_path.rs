@@ -40,8 +40,16 @@ struct Claim {
 type Fallible<T> = Result<T, Box<dyn Error>>;
 
 fn parse_and_check(body: &[u8]) -> Fallible<Claim> {
-    let AllocateRequest { owner, lab, idempotency_key, pool, name_prefix, lab_duration_hours: _, by: _ } =
-        serde_json::from_slice(body)?;
+    let AllocateRequest {
+        owner,
+        lab,
+        idempotency_key,
+        pool,
+        name_prefix,
+        lab_duration_hours: _,
+        lab_duration_minutes: _,
+        by: _,
+    } = serde_json::from_slice(body)?;
     let owner = OwnerId::parse(&owner)?;
     let key = match &idempotency_key {
         None => IdempotencyKey::from(&owner),
@@ -75,7 +83,15 @@ fn grant_of(sandbox: &Sandbox) -> Fallible<Grant> {
     let claim = ClaimKey { key: IdempotencyKey::parse("8f2c1d3e-4b5a-6978")?, owner };
     let lab = Some(LabId::parse("dns-security-101")?);
     let expires_at = NOW.after(LEASE);
-    Ok(Grant { claim, candidate: sandbox.candidate(), lab, by: None, granted_at: NOW, expires_at })
+    Ok(Grant {
+        claim,
+        candidate: sandbox.candidate(),
+        lab,
+        by: None,
+        request: None,
+        granted_at: NOW,
+        expires_at,
+    })
 }
 
 fn held() -> Fallible<Sandbox> {

@@ -46,6 +46,18 @@ pub struct Context {
     pub traceparent: Option<String>,
     /// What makes a repeated claim the same claim, if the caller sent it beside the body.
     pub idempotency_key: Option<String>,
+    /// Which attempt at which request this is, if the caller said.
+    pub attempt: Option<Attempt>,
+}
+
+/// One attempt at a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The request: all attempts at it have the same key, and no other request has it.
+    pub request_key: String,
+    /// The number of the attempt, from 1; none if the caller does not say. Whoever makes a further attempt takes no
+    /// answer to an earlier one any more.
+    pub number: Option<u32>,
 }
 
 /// Why a request was dropped without an answer: its caller does not wait any more.

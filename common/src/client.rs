@@ -10,11 +10,11 @@
 //! # Never
 //! Makes a second claim of one call: a repeated claim has the key of the first.
 
-use crate::bus::{Context, Reply, RequestError, Requests};
+use crate::bus::{Attempt, Context, Reply, RequestError, Requests};
 use crate::clock::Clock;
 use crate::contract::{
     AllocateRequest, Allocation, ExtendRequest, FaultBody, FaultCode, HealthReply, Outcome, ReleaseReply,
-    Repeat, SandboxRequest, SandboxView, StatsReply, Verb,
+    ReleaseRequest, Repeat, SandboxRequest, SandboxView, StatsReply, Verb,
 };
 use crate::domain::{IdempotencyKey, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
 use crate::random::{Random, full_jitter};
@@ -72,7 +72,7 @@ pub struct Claim {
 /// A claim that was granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claimed {
-    /// Whether it made the lease or found it. A claim whose first reply was lost finds it.
+    /// Whether it made the lease or found it. Over HTTP, a claim whose first reply was lost finds it.
     pub outcome: Outcome,
     /// The lease.
     pub lease: Allocation,
@@ -151,6 +151,7 @@ impl Claim {
             pool: pool.as_ref().map(ToString::to_string),
             name_prefix: name_prefix.as_ref().map(ToString::to_string),
             lab_duration_hours: *hours,
+            lab_duration_minutes: None,
             by: None,
         }
     }
@@ -210,12 +211,18 @@ impl Client {
         Ok(Claimed { outcome: reply.outcome.unwrap_or(Outcome::Existing), lease })
     }
 
-    /// Gives a sandbox back.
+    /// Gives a sandbox back. With an `epoch`, only if that is the lease which is held, or was the last one.
     ///
     /// # Errors
     /// [`ClientError`], as for every call.
-    pub async fn release(&self, id: &SandboxId, owner: &OwnerId) -> Result<ReleaseReply, ClientError> {
-        self.ask(Verb::Release, &own(id, owner)).await
+    pub async fn release(
+        &self,
+        id: &SandboxId,
+        owner: &OwnerId,
+        epoch: Option<u64>,
+    ) -> Result<ReleaseReply, ClientError> {
+        let SandboxRequest { sandbox_id, owner, by } = own(id, owner);
+        self.ask(Verb::Release, &ReleaseRequest { sandbox_id, owner, lease_epoch: epoch, by }).await
     }
 
     /// Shows a sandbox to its owner.
@@ -238,8 +245,14 @@ impl Client {
         epoch: Option<u64>,
     ) -> Result<Allocation, ClientError> {
         let SandboxRequest { sandbox_id, owner, by } = own(id, owner);
-        let request =
-            ExtendRequest { sandbox_id, owner, lab_duration_hours: Some(hours), lease_epoch: epoch, by };
+        let request = ExtendRequest {
+            sandbox_id,
+            owner,
+            lab_duration_hours: Some(hours),
+            lease_epoch: epoch,
+            by,
+            ..ExtendRequest::default()
+        };
         self.ask(Verb::Extend, &request).await
     }
 
@@ -297,6 +310,7 @@ impl Client {
         let mut ceilings = ceilings.build();
         let leads_to_the_same = verb.leads_to_the_same();
         let attempt_max = verb.attempt_max(self.patience.attempt, self.patience.call);
+        let request_key = self.random.fresh_id();
         let mut attempt = 1_u32;
         loop {
             let left = self.left_until(ends_ms).min(attempt_max);
@@ -305,6 +319,7 @@ impl Client {
                 deadline_ms: Some(self.clock.now_ms().saturating_add(millis(left))),
                 traceparent: None,
                 idempotency_key: None,
+                attempt: Some(Attempt { request_key: request_key.clone(), number: Some(attempt) }),
             };
             let answered = self.door.request(verb, &context, body.clone(), left).await;
             let Setback { error, again_after } = match answered {

@@ -6,6 +6,7 @@
 pub mod bounds;
 pub mod census;
 pub mod deletions;
+mod duration;
 pub mod events;
 pub mod fault;
 pub mod fleet;
@@ -27,6 +28,7 @@ pub use deletions::{
     ParkedRequest, ParkedView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayOutcome,
     ReplayReply,
 };
+pub use duration::LabDuration;
 pub use events::{Event, EventData};
 pub use fault::{Fault, FaultBody, FaultCode, Repeat};
 pub use fleet::{FleetReply, WorkView, WorkerRole, WorkerView};
@@ -43,8 +45,8 @@ pub use reports::{
     CensusReport, ExpiryReport, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind,
 };
 pub use sandboxes::{
-    AllocateRequest, Allocation, HealthReply, Outcome, PoolStats, ReleaseReply, SandboxRequest, SandboxView,
-    StatsReply,
+    AllocateRequest, Allocation, HealthReply, Outcome, PoolStats, ReleaseReply, ReleaseRequest,
+    SandboxRequest, SandboxView, StatsReply,
 };
 pub use subjects::{Subjects, Verb};
 pub use ticks::TickOrder;

@@ -17,9 +17,11 @@ pub use deletion::{Deletion, DeletionCause, LAST_ERROR_BYTES_MAX, Tombstone};
 pub use history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry, Order};
 pub use ids::{
     Actor, Epoch, ExternalId, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, Reason,
-    SandboxId, SandboxName, SfdcAccountId, Version,
+    RequestKey, SandboxId, SandboxName, SfdcAccountId, Version,
 };
-pub use lease::{Candidate, ClaimKey, ClaimRecord, Extension, Grant, Lease};
+pub use lease::{
+    CLOSED_CLAIM_KEPT, Candidate, ClaimKey, ClaimRecord, Extension, Grant, Lease, REQUESTS_KEPT_MAX,
+};
 pub use policy::{InvalidPools, LeasePolicy, PoolRules};
 pub use pre_clean::{PreClean, Skip};
 pub use sandbox::{InvalidTransition, NewSandbox, Sandbox, State, StateName};

@@ -6,9 +6,9 @@
 //! may not have happened, and every method here may be repeated without harm.
 
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, NamePrefix, NewSandbox, Order,
-    OwnerId, PoolName, PreClean, Sandbox, SandboxId, SandboxName, SfdcAccountId, StateName, UnixSeconds,
-    Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, Lease, NamePrefix, NewSandbox,
+    Order, OwnerId, PoolName, PreClean, RequestKey, Sandbox, SandboxId, SandboxName, SfdcAccountId,
+    StateName, UnixSeconds, Version,
 };
 use async_trait::async_trait;
 
@@ -35,7 +35,7 @@ pub enum Write {
 pub enum OpenClaim {
     /// The claim item is ours and names our candidate.
     Opened,
-    /// There is one already; go on with what it names.
+    /// There is one already; go on with it.
     Held(ClaimRecord),
 }
 
@@ -212,16 +212,18 @@ pub trait Store: Layout {
         keep_until: UnixSeconds,
     ) -> Result<OpenClaim, StoreError>;
 
-    /// Points the claim item of `from` at another candidate, if it still names the one in `from`.
+    /// Puts `to`, of the same key, in the place of the claim item, if that is still as `from` says.
     async fn move_claim(
         &self,
         from: &ClaimRecord,
-        to: &Candidate,
+        to: &ClaimRecord,
         keep_until: UnixSeconds,
     ) -> Result<MoveClaim, StoreError>;
 
-    /// Removes the claim item if it names exactly this candidate. Nothing depends on whether it happened.
-    async fn close_claim(&self, record: &ClaimRecord) -> Result<(), StoreError>;
+    /// Marks the claim item closed and adds the answered requests of `record`, if it names the candidate of `record` and
+    /// is open. Only for a lease that has ended. The item may be purged after `keep_until`. Nothing depends on whether
+    /// it happened, because the sandbox says the same as long as there is a record of it.
+    async fn close_claim(&self, record: &ClaimRecord, keep_until: UnixSeconds) -> Result<(), StoreError>;
 
     /// The claim item, by a strongly consistent read. Not for the hot path.
     async fn find_claim(&self, claim: &ClaimKey) -> Result<Option<ClaimRecord>, StoreError>;
@@ -231,11 +233,22 @@ pub trait Store: Layout {
 
     // --- the other transitions ---
 
-    /// allocated → `pending_deletion`, if `owner` holds it. `by` is who asks on the owner's behalf.
+    /// Notes that the lease `seen` is the answer to one more request, if it is live and no other request was noted
+    /// since. Neither version nor history grow.
+    async fn note_answer(
+        &self,
+        id: &SandboxId,
+        seen: &Lease,
+        request: &RequestKey,
+    ) -> Result<Write, StoreError>;
+
+    /// allocated → `pending_deletion`, if `owner` holds it, by the lease of `epoch` if one is named. `by` is who asks on
+    /// the owner's behalf.
     async fn release(
         &self,
         id: &SandboxId,
         owner: &OwnerId,
+        epoch: Option<Epoch>,
         by: Option<&Actor>,
         now: UnixSeconds,
     ) -> Result<Write, StoreError>;

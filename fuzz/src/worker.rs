@@ -88,6 +88,7 @@ fn ask(verb: Verb, body: Bytes) -> Result<Value, Fault> {
             deadline_ms: None,
             traceparent: None,
             idempotency_key: None,
+            attempt: None,
         };
         let answer = allocator.handle(Request { verb, context, body }).await;
         answer.body.map(|body| serde_json::from_slice(&body).expect("an answer is JSON"))

@@ -35,7 +35,13 @@ pub(crate) fn work(number: usize) -> DeletionWork {
 
 /// What rides beside a request with that id.
 pub(crate) fn context(request_id: &str) -> Context {
-    Context { request_id: request_id.to_owned(), deadline_ms: None, traceparent: None, idempotency_key: None }
+    Context {
+        request_id: request_id.to_owned(),
+        deadline_ms: None,
+        traceparent: None,
+        idempotency_key: None,
+        attempt: None,
+    }
 }
 
 /// The moment that lies `span` ahead, in milliseconds since the Unix epoch.

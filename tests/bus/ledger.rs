@@ -44,11 +44,12 @@ pub(crate) fn life(number: usize) -> Vec<Sandbox> {
         candidate: free.candidate(),
         lab: Some(LabId::parse("dns-basics").unwrap()),
         by: None,
+        request: None,
         granted_at: now(),
         expires_at: now().after(Duration::from_secs(3_600)),
     };
     let held = free.clone().claim(&grant).unwrap();
-    let ending = held.clone().release(&owner(), None, now()).unwrap();
+    let ending = held.clone().release(&owner(), None, None, now()).unwrap();
     let gone = ending.clone().finish_deletion(Epoch::new(1), now(), now(), None).unwrap();
     vec![free, held, ending, gone]
 }

@@ -3,7 +3,7 @@
 use crate::engines::Engine;
 use crate::fixtures::{SHORT, answer, ask, ask_later, context, in_ms, serve, until};
 use bytes::Bytes;
-use common::bus::{Answer, Context, RequestError};
+use common::bus::{Answer, Attempt, Context, RequestError};
 use common::contract::{Fault, FaultBody, FaultCode, Outcome, Verb};
 use harness::wait::PATIENCE;
 use std::time::Duration;
@@ -47,6 +47,7 @@ pub(crate) async fn a_worker_sees_the_verb_and_what_rides_beside_it(engine: Engi
             deadline_ms: Some(in_ms(PATIENCE)),
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
             idempotency_key: Some("key/1".to_owned()),
+            attempt: Some(Attempt { request_key: "request/1".to_owned(), number: Some(2) }),
         };
         let (asked, case) = tokio::join!(ask(world.bus.as_ref(), verb, &sent, "{}"), async {
             let case = inbox.next().await;

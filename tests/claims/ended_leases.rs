@@ -42,13 +42,14 @@ impl Interposer for ExtendsInTime {
     }
 }
 
-/// Waits until the deletion of `sandbox` is in the queue and its claim item no longer names it.
+/// Waits until the deletion of `sandbox` is in the queue and its claim item is closed, or names another one.
 async fn announced(world: &World, sandbox: &Sandbox) -> DeletionWork {
     let record = sandbox.last_claim().expect("it was leased");
     eventually("the announcement", PATIENCE, || async {
         let work = world.deletions.of(&sandbox.id).ok_or("not announced")?;
         let item = world.store.find_claim(&record.claim).await.unwrap();
-        if item.as_ref() == Some(&record) { Err("its claim item stays") } else { Ok(work) }
+        let stays = item.is_some_and(|item| item.candidate.is(&record.candidate) && !item.is_closed);
+        if stays { Err("its claim item stays open") } else { Ok(work) }
     })
     .await
 }

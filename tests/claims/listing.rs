@@ -85,7 +85,7 @@ async fn held(store: &dyn Store, number: u32) -> Sandbox {
 }
 
 async fn granted(store: &dyn Store, number: u32, candidate: Candidate) -> Sandbox {
-    let record = ClaimRecord { claim: claim_of(number), candidate };
+    let record = ClaimRecord::new(claim_of(number), candidate);
     store.open_claim(&record, LATER.after(Duration::from_secs(1 << 30))).await.unwrap();
     let lab = LabId::parse(&format!("lab-{}", number % LABS)).unwrap();
     let grant = Grant {
@@ -94,6 +94,7 @@ async fn granted(store: &dyn Store, number: u32, candidate: Candidate) -> Sandbo
         // Some callers do not say.
         lab: (!number.is_multiple_of(10)).then_some(lab),
         by: None,
+        request: None,
         granted_at: START,
         expires_at: LATER,
     };
@@ -102,10 +103,10 @@ async fn granted(store: &dyn Store, number: u32, candidate: Candidate) -> Sandbo
 
 async fn ending(store: &dyn Store, number: u32) -> Sandbox {
     let sandbox = held(store, number).await;
-    let ending = done(store.release(&sandbox.id, &owner_of(number), None, LATER).await.unwrap());
+    let ending = done(store.release(&sandbox.id, &owner_of(number), None, None, LATER).await.unwrap());
     // An allocator removes the claim item, unless it dies before that.
     if number.is_multiple_of(2) {
-        store.close_claim(&sandbox.last_claim().unwrap()).await.unwrap();
+        store.close_claim(&sandbox.last_claim().unwrap(), LATER).await.unwrap();
     }
     ending
 }
@@ -122,7 +123,7 @@ async fn made(store: &dyn Store, number: u32) -> Sandbox {
             });
             for claim in claims.into_iter().filter(|_| number.is_multiple_of(4)) {
                 let candidate = sandbox.last_claim().unwrap().candidate;
-                store.open_claim(&ClaimRecord { claim, candidate }, LATER).await.unwrap();
+                store.open_claim(&ClaimRecord::new(claim, candidate), LATER).await.unwrap();
             }
             sandbox
         }
@@ -313,7 +314,7 @@ pub(crate) async fn what_stays_is_shown_once_while_others_change(engine: Engine)
                             continue;
                         }
                         granted(&*store, number, seen.candidate()).await;
-                        done(store.release(&seen.id, &owner_of(number), None, LATER).await.unwrap());
+                        done(store.release(&seen.id, &owner_of(number), None, None, LATER).await.unwrap());
                     }
                 }
             }

@@ -18,10 +18,13 @@ mod crowds;
 mod ended_leases;
 mod endless;
 mod engines;
+mod exhaustive;
 mod interleavings;
 mod interruptions;
+mod late_attempts;
 mod late_writers;
 mod listing;
+mod repeats;
 mod settings;
 mod shelves;
 mod soundness;
@@ -62,6 +65,15 @@ on_both! {
     crowds {
         everybody_gets_one_until_there_are_none,
     }
+    repeats {
+        the_request_that_made_a_lease_is_told_so_again,
+        a_request_key_that_cannot_be_one_is_refused,
+        a_repeat_is_noted_unless_it_was_the_only_attempt,
+        a_new_request_replaces_a_closed_claim_by_three_writes,
+        a_claim_without_a_request_replaces_a_closed_one_too,
+        a_process_that_stood_still_writes_nothing_after_its_deadline,
+        a_release_of_another_epoch_is_refused,
+    }
     ended_leases {
         until_its_grace_is_over_a_lease_stays,
         a_lease_that_is_over_ends_like_a_released_one,
@@ -84,6 +96,13 @@ on_both! {
 }
 
 on_engine! { memory Memory:
+    late_attempts {
+        a_late_attempt_of_a_cold_process_takes_nothing,
+        a_late_attempt_with_outdated_candidates_takes_nothing,
+        a_late_attempt_at_a_repeat_takes_nothing,
+        a_late_attempt_after_the_lease_is_over_takes_nothing,
+        a_late_attempt_on_a_left_behind_item_takes_nothing,
+    }
     interruptions {
         a_claim_of_a_cold_process_breaks_off_at_any_call,
         a_claim_with_outdated_candidates_breaks_off_at_any_call,
@@ -113,6 +132,10 @@ on_engine! { memory Memory:
 
 // What between them makes every call of a claim; memory has shown the rest.
 on_engine! { dynoxide Dynoxide:
+    late_attempts {
+        a_late_attempt_with_outdated_candidates_takes_nothing,
+        a_late_attempt_at_a_repeat_takes_nothing,
+    }
     interruptions {
         a_claim_with_outdated_candidates_breaks_off_at_any_call,
         a_repeat_on_an_empty_pool_breaks_off_at_any_call,

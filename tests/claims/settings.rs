@@ -153,7 +153,16 @@ impl Subject {
     /// The same for somebody else.
     pub(crate) async fn start_for(&self, owner: &'static str) -> Started {
         let process = self.process.clone();
-        let mut claim = tokio::spawn(async move { process.claim(owner).await });
+        self.go_on(tokio::spawn(async move { process.claim(owner).await })).await
+    }
+
+    /// The same for an attempt at a request of the owner.
+    pub(crate) async fn start_attempt(&self, request_key: &'static str, number: u32) -> Started {
+        let process = self.process.clone();
+        self.go_on(tokio::spawn(async move { process.attempt(OWNER, request_key, Some(number)).await })).await
+    }
+
+    async fn go_on(&self, mut claim: JoinHandle<Answered>) -> Started {
         tokio::select! {
             () = self.store.paused() => Started { claim, answer: None },
             answer = &mut claim => Started { claim, answer: Some(answer.unwrap()) },

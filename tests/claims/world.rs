@@ -3,10 +3,10 @@
 use crate::engines::Engine;
 use allocator::{Allocator, Config, Metrics, Ports};
 use common::bus::memory::{MemoryBus, MemoryConfig};
-use common::bus::{Context, Handler as _, Request};
+use common::bus::{Attempt, Context, Handler as _, Request};
 use common::clock::{Clock as _, ManualClock};
 use common::contract::{
-    AllocateRequest, Allocation, FaultCode, Outcome, ReleaseReply, SandboxRequest, StatsReply, Verb,
+    AllocateRequest, Allocation, FaultCode, Outcome, ReleaseReply, ReleaseRequest, StatsReply, Verb,
 };
 use common::domain::{
     Candidate, ClaimKey, ClaimRecord, ExternalId, IdempotencyKey, LeasePolicy, NewSandbox, OwnerId, PoolName,
@@ -220,7 +220,7 @@ impl World {
 
     /// Leaves a claim item of `owner` that names `candidate`, as a claim does that broke off.
     pub(crate) async fn leave_behind(&self, owner: &str, candidate: Candidate) {
-        let record = ClaimRecord { claim: key_of(owner), candidate };
+        let record = ClaimRecord::new(key_of(owner), candidate);
         self.store.open_claim(&record, self.clock.now().after(LEASE * 100)).await.unwrap();
     }
 }
@@ -237,16 +237,33 @@ impl Process {
         self.ask_with_key(request, None, patience).await
     }
 
-    /// The same, with a key beside the body.
+    /// Attempt `number` at a request of that owner.
+    pub(crate) async fn attempt(&self, owner: &str, request_key: &str, number: Option<u32>) -> Answered {
+        let attempt = Attempt { request_key: request_key.to_owned(), number };
+        self.answer_to(&claim_of(owner), None, Some(attempt), PATIENCE).await
+    }
+
+    /// The same as [`Self::ask`], with a key beside the body.
     pub(crate) async fn ask_with_key(
         &self,
         request: &AllocateRequest,
         key: Option<&str>,
         patience: Duration,
     ) -> Answered {
+        self.answer_to(request, key, None, patience).await
+    }
+
+    async fn answer_to(
+        &self,
+        request: &AllocateRequest,
+        key: Option<&str>,
+        attempt: Option<Attempt>,
+        patience: Duration,
+    ) -> Answered {
         let body = serde_json::to_vec(request).unwrap().into();
         let mut request = self.request(Verb::Allocate, body, patience);
         request.context.idempotency_key = key.map(ToOwned::to_owned);
+        request.context.attempt = attempt;
         let answer = self.allocator.handle(request).await;
         let body = answer.body.map_err(|fault| fault.code)?;
         let outcome = answer.outcome.expect("a granted claim says whether it made the lease");
@@ -255,7 +272,18 @@ impl Process {
     }
 
     pub(crate) async fn release(&self, sandbox_id: &str, owner: &str) -> Result<ReleaseReply, FaultCode> {
-        let request = SandboxRequest { sandbox_id: sandbox_id.to_owned(), owner: owner.to_owned(), by: None };
+        self.release_lease(sandbox_id, owner, None).await
+    }
+
+    /// Gives back the lease of that epoch.
+    pub(crate) async fn release_lease(
+        &self,
+        sandbox_id: &str,
+        owner: &str,
+        lease_epoch: Option<u64>,
+    ) -> Result<ReleaseReply, FaultCode> {
+        let (sandbox_id, owner) = (sandbox_id.to_owned(), owner.to_owned());
+        let request = ReleaseRequest { sandbox_id, owner, lease_epoch, by: None };
         self.plain(Verb::Release, serde_json::to_vec(&request).unwrap()).await
     }
 
@@ -287,6 +315,7 @@ impl Process {
             deadline_ms: Some(self.clock.now_ms() + patience_ms),
             traceparent: None,
             idempotency_key: None,
+            attempt: None,
         };
         Request { verb, context, body }
     }

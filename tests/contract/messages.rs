@@ -7,8 +7,8 @@ use common::contract::reports::{COMPLETED, FAILED, REFUSED};
 use common::contract::{
     AllocateRequest, Allocation, Census, CensusReport, Counted, DeletionWork, DeletionsStatus, ExpiryReport,
     Fault, FaultBody, FaultCode, HealthReply, LineState, Outcome, ParkedDeletion, Pause, PauseRequest,
-    PoolStats, ReleaseReply, Report, RunReport, SandboxRequest, SandboxView, StaleReport, StatsReply,
-    SweepReport, SyncReport, TickKind, Violation,
+    PoolStats, ReleaseReply, ReleaseRequest, Report, RunReport, SandboxRequest, SandboxView, StaleReport,
+    StatsReply, SweepReport, SyncReport, TickKind, Violation,
 };
 use insta::assert_snapshot;
 use serde::Serialize;
@@ -58,10 +58,11 @@ fn claims() {
         idempotency_key: Some("second".to_owned()),
         pool: Some("main".to_owned()),
         name_prefix: Some("lab-dns-".to_owned()),
-        lab_duration_hours: Some(4),
+        lab_duration_hours: Some(2),
+        lab_duration_minutes: Some(90),
         by: Some("lab-2026".to_owned()),
     };
-    assert_snapshot!(wire(&full), @r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"second","pool":"main","name_prefix":"lab-dns-","lab_duration_hours":4,"by":"lab-2026"}"#);
+    assert_snapshot!(wire(&full), @r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"second","pool":"main","name_prefix":"lab-dns-","lab_duration_hours":2,"lab_duration_minutes":90,"by":"lab-2026"}"#);
     let least = AllocateRequest { owner: "student-1".to_owned(), ..AllocateRequest::default() };
     assert_snapshot!(wire(&least), @r#"{"owner":"student-1"}"#);
     // Nothing at all is a request without an owner, which is told so by its own code.
@@ -96,6 +97,14 @@ fn releases() {
     let least = SandboxRequest { by: None, ..request };
     assert_snapshot!(wire(&least), @r#"{"sandbox_id":"2000000","owner":"student-1"}"#);
     reads("{}", &SandboxRequest::default());
+    let release = ReleaseRequest {
+        sandbox_id: "2000000".to_owned(),
+        owner: "student-1".to_owned(),
+        lease_epoch: Some(3),
+        by: Some("lab-2026".to_owned()),
+    };
+    assert_snapshot!(wire(&release), @r#"{"sandbox_id":"2000000","owner":"student-1","lease_epoch":3,"by":"lab-2026"}"#);
+    reads("{}", &ReleaseRequest::default());
     let reply = ReleaseReply {
         sandbox_id: "2000000".to_owned(),
         status: "pending_deletion".to_owned(),

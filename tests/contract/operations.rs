@@ -127,10 +127,11 @@ fn more_time_and_an_operators_hand() {
         sandbox_id: "2000000".to_owned(),
         owner: "student-1".to_owned(),
         lab_duration_hours: Some(6),
+        lab_duration_minutes: Some(330),
         lease_epoch: Some(3),
         by: Some("lab-2026".to_owned()),
     };
-    assert_snapshot!(wire(&request), @r#"{"sandbox_id":"2000000","owner":"student-1","lab_duration_hours":6,"lease_epoch":3,"by":"lab-2026"}"#);
+    assert_snapshot!(wire(&request), @r#"{"sandbox_id":"2000000","owner":"student-1","lab_duration_hours":6,"lab_duration_minutes":330,"lease_epoch":3,"by":"lab-2026"}"#);
     reads("{}", &ExtendRequest::default());
     let order = OrderRequest {
         sandbox_id: "2000000".to_owned(),
@@ -225,6 +226,7 @@ fn events() {
         candidate: free.candidate(),
         lab: Some(LabId::parse("dns-basics").unwrap()),
         by: None,
+        request: None,
         granted_at: at,
         expires_at: at,
     };

@@ -9,6 +9,7 @@ mod contention;
 mod deletions;
 mod doors;
 mod killed;
+mod late_attempts;
 mod ledger;
 mod line;
 mod odd;

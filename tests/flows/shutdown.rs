@@ -40,8 +40,13 @@ async fn a_worker_that_leaves_loses_no_request() {
     };
     let stays = CancellationToken::new();
     let staying = serve(rig.another_bus().await, stays.clone());
-    let context =
-        Context { request_id: "r".to_owned(), deadline_ms: None, traceparent: None, idempotency_key: None };
+    let context = Context {
+        request_id: "r".to_owned(),
+        deadline_ms: None,
+        traceparent: None,
+        idempotency_key: None,
+        attempt: None,
+    };
     eventually("a worker that answers", PATIENCE, || async {
         rig.bus.request(Verb::Get, &context, Bytes::new(), REQUEST_PATIENCE).await
     })

@@ -234,12 +234,23 @@ impl Rig {
 
     /// Starts a reaper of its own process, over these two servers.
     pub async fn start_reaper(&self, folder: &std::path::Path, nats: &str, table: &str) -> Broker {
+        self.start_role("reaper", folder, nats, table).await
+    }
+
+    /// Starts any role as a process, over these two servers.
+    pub async fn start_role(
+        &self,
+        role: &'static str,
+        folder: &std::path::Path,
+        nats: &str,
+        table: &str,
+    ) -> Broker {
         let mut env = self.env.clone();
         env.insert("NATS_URL".to_owned(), nats.to_owned());
         env.insert("DYNAMODB_ENDPOINT".to_owned(), table.to_owned());
         env.insert("OPS_LISTEN".to_owned(), "127.0.0.1:0".to_owned());
         let variables: Vec<_> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        Broker::start(folder, &["reaper"], &variables).await
+        Broker::start(folder, &[role], &variables).await
     }
 
     /// Asks over NATS, once.
@@ -260,6 +271,7 @@ impl Rig {
             deadline_ms,
             traceparent: None,
             idempotency_key: None,
+            attempt: None,
         };
         self.bus.request(verb, &context, Bytes::from(body.to_string()), patience).await
     }
@@ -276,6 +288,7 @@ impl Rig {
             deadline_ms,
             traceparent: None,
             idempotency_key: None,
+            attempt: None,
         };
         self.bus.request(verb, &context, Bytes::from(body), Duration::from_secs(20)).await
     }

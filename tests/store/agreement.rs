@@ -3,10 +3,11 @@
 use crate::engines::SHARDS;
 use crate::fixtures::{
     KEEP_UNTIL, LEASE_END, NOW, PAGE_OF_ALL, claim_key, id, new_sandbox, operator, order, owner, pool,
+    request,
 };
 use common::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, NamePrefix, PreClean, Sandbox,
-    SandboxName, SfdcAccountId, State, StateName, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, Lease, NamePrefix, PreClean,
+    RequestKey, Sandbox, SandboxName, SfdcAccountId, State, StateName, UnixSeconds, Version,
 };
 use common::random::{Dice, Random};
 use common::store::memory::MemoryStore;
@@ -18,9 +19,9 @@ const SEED: u64 = 20_261_121;
 const OPERATIONS: u64 = 1_900;
 const SANDBOXES: usize = 120;
 /// Kinds of operations that [`Script::next`] chooses from.
-const KINDS: usize = 20;
+const KINDS: usize = 21;
 /// Outcomes that have to come up, or the sequence would prove little: every write done and every write lost.
-const OUTCOMES: [&str; 43] = [
+const OUTCOMES: [&str; 45] = [
     "insert done",
     "insert lost",
     "open done",
@@ -29,6 +30,8 @@ const OUTCOMES: [&str; 43] = [
     "move lost",
     "move absent",
     "close",
+    "answer done",
+    "answer lost",
     "grant done",
     "grant lost",
     "release done",
@@ -70,10 +73,11 @@ const OUTCOMES: [&str; 43] = [
 enum Operation {
     Insert(u32),
     Open(ClaimRecord),
-    Move(ClaimRecord, Candidate),
+    Move(ClaimRecord, ClaimRecord),
     Close(ClaimRecord),
     Grant(Grant),
-    Release(u32, &'static str, Option<Actor>),
+    Answer(u32, Lease, RequestKey),
+    Release(u32, &'static str, Option<Epoch>, Option<Actor>),
     Expire(u32, Epoch, UnixSeconds),
     Attempt(u32, Epoch, u32),
     Clear(u32, Epoch, u32),
@@ -111,12 +115,13 @@ async fn apply(store: &dyn Store, operation: &Operation, now: UnixSeconds) -> Ou
             return Outcome::Move(store.move_claim(from, to, KEEP_UNTIL).await.unwrap());
         }
         Operation::Close(record) => {
-            store.close_claim(record).await.unwrap();
+            store.close_claim(record, KEEP_UNTIL).await.unwrap();
             return Outcome::Closed;
         }
         Operation::Grant(grant) => store.grant(grant).await,
-        Operation::Release(number, holder, by) => {
-            store.release(&id(*number), &owner(holder), by.as_ref(), now).await
+        Operation::Answer(number, seen, request) => store.note_answer(&id(*number), seen, request).await,
+        Operation::Release(number, holder, epoch, by) => {
+            store.release(&id(*number), &owner(holder), *epoch, by.as_ref(), now).await
         }
         Operation::Expire(number, epoch, by) => store.expire(&id(*number), *epoch, *by, now).await,
         Operation::Attempt(number, epoch, attempts) => {
@@ -178,6 +183,15 @@ impl Script {
         claim_key(names[self.dice.below(names.len())], keys[self.dice.below(keys.len())])
     }
 
+    fn request(&self) -> RequestKey {
+        request(&format!("request-{}", self.dice.below(40)))
+    }
+
+    /// One or none.
+    fn requests(&self) -> Vec<RequestKey> {
+        if self.dice.below(2) == 0 { vec![self.request()] } else { Vec::new() }
+    }
+
     fn helper(&self) -> Option<Actor> {
         (self.dice.below(2) == 0).then(|| Actor::parse("lab-2026").unwrap())
     }
@@ -192,9 +206,8 @@ impl Script {
             if self.dice.below(8) == 0 { self.number() } else { seen.id.as_str().parse().unwrap() };
         let epoch = if self.dice.below(6) == 0 { seen.epoch.next() } else { seen.epoch };
         let attempts = seen.deletion().map_or(0, |deletion| deletion.attempts);
-        let record = self
-            .pick(&self.records)
-            .unwrap_or_else(|| ClaimRecord { claim: self.key(), candidate: seen.candidate() });
+        let record =
+            self.pick(&self.records).unwrap_or_else(|| ClaimRecord::new(self.key(), seen.candidate()));
         let holder = seen.lease().map_or("owner-1", |lease| match lease.claim.owner.as_str() {
             "owner-2" => "owner-2",
             "owner-3" => "owner-3",
@@ -205,20 +218,27 @@ impl Script {
         let kind = if self.dice.below(2) == 0 { self.fitting(&seen.state) } else { self.dice.below(KINDS) };
         match kind {
             0 => Operation::Insert(self.number()),
-            1 => Operation::Open(ClaimRecord { claim: self.key(), candidate: seen.candidate() }),
-            2 => Operation::Move(record, seen.candidate()),
-            3 => Operation::Close(record),
+            1 => Operation::Open(ClaimRecord::new(self.key(), seen.candidate())),
+            2 => {
+                // Now and then of a key that has no item.
+                let nobodys = ClaimRecord::new(claim_key("nobody", "key-1"), seen.candidate());
+                let from = if self.dice.below(8) == 0 { nobodys } else { record };
+                let to = from.moved_to(seen.candidate(), &self.requests());
+                Operation::Move(from, to)
+            }
+            3 => Operation::Close(record.closed(&self.requests())),
             4 => Operation::Grant(Grant {
                 claim: self.key(),
                 candidate: Candidate { id: id(number), ..seen.candidate() },
                 lab: (self.dice.below(2) == 0).then(|| LabId::parse("lab-a").unwrap()),
                 by: self.helper(),
+                request: self.requests().pop(),
                 granted_at: NOW,
                 expires_at: due,
             }),
             5 => {
                 let holder = if self.dice.below(4) == 0 { "owner-3" } else { holder };
-                Operation::Release(number, holder, self.helper())
+                Operation::Release(number, holder, (self.dice.below(2) == 0).then_some(epoch), self.helper())
             }
             6 => Operation::Expire(number, epoch, due),
             7 => Operation::Attempt(number, epoch, attempts),
@@ -227,6 +247,10 @@ impl Script {
             10 => Operation::Missing(Box::new(seen)),
             11 => Operation::Found(Box::new(seen)),
             12 => Operation::Replay(number, epoch),
+            20 => match seen.last_lease() {
+                Some(lease) => Operation::Answer(number, lease.clone(), self.request()),
+                None => Operation::Insert(self.number()),
+            },
             15 => {
                 let extension =
                     Extension { owner: owner(holder), epoch, ended_by: NOW, expires_at: due, by: None };
@@ -244,7 +268,7 @@ impl Script {
     fn fitting(&self, state: &State) -> usize {
         let kinds: &[usize] = match state {
             State::Available => &[4, 4, 4, 4, 10, 16],
-            State::Allocated(_) => &[5, 5, 6, 6, 15, 16, 18],
+            State::Allocated(_) => &[5, 5, 6, 6, 15, 16, 18, 20, 20],
             State::PendingDeletion(_) => &[7, 7, 8, 9, 14],
             State::Stale { .. } => &[11, 11, 13],
             State::DeletionFailed(_) => &[12, 12, 12, 19],
@@ -268,10 +292,9 @@ impl Script {
         let (name, claim) = match operation {
             Operation::Insert(_) => ("insert", None),
             Operation::Open(record) => ("open", Some(record.clone())),
-            Operation::Move(from, to) => {
-                ("move", Some(ClaimRecord { claim: from.claim.clone(), candidate: to.clone() }))
-            }
-            Operation::Close(_) => ("close", None),
+            Operation::Move(_, to) => ("move", Some(to.clone())),
+            Operation::Close(record) => ("close", Some(record.clone())),
+            Operation::Answer(..) => ("answer", None),
             Operation::Grant(_) => ("grant", None),
             Operation::Release(..) => ("release", None),
             Operation::Expire(..) => ("expire", None),
@@ -307,7 +330,10 @@ impl Script {
                 " lost"
             }
             Outcome::Move(MoveClaim::Absent) | Outcome::Write(Write::Lost(None)) => " absent",
-            Outcome::Closed => "",
+            Outcome::Closed => {
+                self.records.extend(claim);
+                ""
+            }
         };
         format!("{name}{result}")
     }

@@ -2,8 +2,8 @@
 
 use common::domain::{
     Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, ExternalId, Grant, IdempotencyKey, LabId,
-    NewSandbox, Order, OwnerId, PoolName, Reason, Sandbox, SandboxId, SandboxName, SfdcAccountId, StateName,
-    UnixSeconds,
+    NewSandbox, Order, OwnerId, PoolName, Reason, RequestKey, Sandbox, SandboxId, SandboxName, SfdcAccountId,
+    StateName, UnixSeconds,
 };
 use common::store::{Insert, MoveClaim, OpenClaim, SortRange, StateQuery, Store, StoreError, Write};
 use std::collections::HashSet;
@@ -81,19 +81,25 @@ pub(crate) fn new_sandbox(number: u32) -> NewSandbox {
     }
 }
 
+/// A request of a caller.
+pub(crate) fn request(name: &str) -> RequestKey {
+    RequestKey::parse(name).unwrap()
+}
+
 pub(crate) fn grant_of(candidate: &Candidate, claim: &ClaimKey) -> Grant {
     Grant {
         claim: claim.clone(),
         candidate: candidate.clone(),
         lab: Some(LabId::parse("lab-a").unwrap()),
         by: None,
+        request: None,
         granted_at: NOW,
         expires_at: LEASE_END,
     }
 }
 
 pub(crate) fn record(claim: &ClaimKey, candidate: &Candidate) -> ClaimRecord {
-    ClaimRecord { claim: claim.clone(), candidate: candidate.clone() }
+    ClaimRecord::new(claim.clone(), candidate.clone())
 }
 
 pub(crate) fn done(write: Write) -> Sandbox {
@@ -134,7 +140,7 @@ pub(crate) async fn held(store: &dyn Store, number: u32) -> Sandbox {
 
 pub(crate) async fn ending(store: &dyn Store, number: u32) -> Sandbox {
     let sandbox = held(store, number).await;
-    done(store.release(&sandbox.id, &owner("owner-1"), None, NOW).await.unwrap())
+    done(store.release(&sandbox.id, &owner("owner-1"), None, None, NOW).await.unwrap())
 }
 
 /// A new sandbox that was led into `state`.
@@ -198,19 +204,27 @@ pub(crate) async fn claim(
     let mut at = open(store, record(claim, first)).await?;
     let mut gone = HashSet::new();
     for _ in 0..STEPS_MAX {
-        match store.grant(&grant_of(&at.candidate, claim)).await? {
-            Write::Done(sandbox) => return Ok(Claimed::Fresh(*sandbox)),
-            Write::Lost(Some(found)) if found.lease().is_some_and(|lease| lease.claim == *claim) => {
-                return Ok(Claimed::Repeated(*found));
+        let mut ended = Vec::new();
+        if !at.is_closed {
+            match store.grant(&grant_of(&at.candidate, claim)).await? {
+                Write::Done(sandbox) => return Ok(Claimed::Fresh(*sandbox)),
+                Write::Lost(Some(found)) if found.lease().is_some_and(|lease| lease.claim == *claim) => {
+                    return Ok(Claimed::Repeated(*found));
+                }
+                Write::Lost(found) => {
+                    let mine = found.and_then(|found| found.last_claim()).filter(|last| last.claim == *claim);
+                    ended.extend(mine.into_iter().flat_map(|last| last.answered));
+                }
             }
-            Write::Lost(_) => gone.insert(at.candidate.clone()),
-        };
+        }
+        gone.insert(at.candidate.clone());
         // The first one, too, if the claim item led elsewhere before it was ever tried.
         let Some(next) = candidates.iter().find(|next| !gone.contains(*next)) else {
             return Ok(Claimed::Exhausted);
         };
-        at = match store.move_claim(&at, next, KEEP_UNTIL).await? {
-            MoveClaim::Moved => record(claim, next),
+        let moved = at.moved_to(next.clone(), &ended);
+        at = match store.move_claim(&at, &moved, KEEP_UNTIL).await? {
+            MoveClaim::Moved => moved,
             MoveClaim::Held(held) => held,
             MoveClaim::Absent => open(store, record(claim, next)).await?,
         };

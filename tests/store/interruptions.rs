@@ -4,8 +4,8 @@
 //! first sandbox, moves the item and wins the second.
 
 use crate::fixtures::{
-    Claimed, LATER, added, assert_sound, candidates, claim, claim_key, done, grant_of, id, leases, owner,
-    record, several_added,
+    Claimed, KEEP_UNTIL, LATER, added, assert_sound, candidates, claim, claim_key, done, grant_of, id,
+    leases, owner, record, several_added,
 };
 use common::domain::{Candidate, ClaimKey, Sandbox, SandboxId};
 use common::store::faulty::{Fault, FaultyStore};
@@ -67,9 +67,9 @@ impl Round {
     /// Gives back what is held and removes the claim item, as a release does.
     async fn release(&self, held: &Sandbox) {
         let lease = held.lease().unwrap();
-        done(self.store.release(&held.id, &lease.claim.owner, None, LATER).await.unwrap());
+        done(self.store.release(&held.id, &lease.claim.owner, None, None, LATER).await.unwrap());
         let candidate = Candidate { version: lease.claimed_version, ..held.candidate() };
-        self.store.close_claim(&record(&lease.claim, &candidate)).await.unwrap();
+        self.store.close_claim(&record(&lease.claim, &candidate), KEEP_UNTIL).await.unwrap();
     }
 
     async fn assert_sound(&self, number: u32) {
@@ -167,14 +167,14 @@ pub(crate) async fn a_crashed_release_leaves_nothing_that_blocks(store: Arc<dyn 
     let held = round.twin().await.sandbox().clone();
     // The release happened, its answer is lost, and the claim item was never removed.
     let faulty = FaultyStore::new(Arc::clone(&store)).with(0, Fault::FailAfter);
-    faulty.release(&held.id, &owner("owner-1"), None, LATER).await.expect_err("it crashed");
+    faulty.release(&held.id, &owner("owner-1"), None, None, LATER).await.expect_err("it crashed");
     assert!(store.find_claim(&round.key).await.unwrap().is_some());
     let next = round.twin().await;
     assert!(matches!(&next, Claimed::Fresh(sandbox) if sandbox.id != held.id), "{next:?}");
-    // The removal of the old item comes late and must not take the new one.
+    // The closing of the old item comes late and must not touch the new one.
     let lease = held.lease().unwrap();
     let old = Candidate { version: lease.claimed_version, ..held.candidate() };
-    store.close_claim(&record(&round.key, &old)).await.unwrap();
+    store.close_claim(&record(&round.key, &old), KEEP_UNTIL).await.unwrap();
     assert_eq!(round.twin().await, Claimed::Repeated(next.sandbox().clone()));
     round.assert_sound(1).await;
 }

@@ -146,7 +146,7 @@ pub(crate) async fn due_times_narrow_a_page(store: Arc<dyn Store>) {
     }
     // A request is due by its own time, and stays in order while it is parked.
     for (number, at) in [(1, 30), (2, 10), (3, 20)] {
-        done(store.release(&id(number), &owner("owner-1"), None, UnixSeconds::new(at)).await.unwrap());
+        done(store.release(&id(number), &owner("owner-1"), None, None, UnixSeconds::new(at)).await.unwrap());
     }
     let parked = store.sandbox(&id(2)).await.unwrap().unwrap();
     done(store.park_deletion(&parked.id, parked.epoch, NOW).await.unwrap());
@@ -225,7 +225,7 @@ pub(crate) async fn what_a_lab_holds_comes_page_by_page(store: Arc<dyn Store>) {
         grant.lab = Some(lab(if number.is_multiple_of(3) { "lab-b" } else { "lab-a" }));
         held.push(done(store.grant(&grant).await.unwrap()));
     }
-    let gone = done(store.release(&id(5), &owner("owner-1"), None, LATER).await.unwrap());
+    let gone = done(store.release(&id(5), &owner("owner-1"), None, None, LATER).await.unwrap());
     for name in ["lab-a", "lab-b", "lab-c"] {
         for limit in [1, 2, 5, 100] {
             let (mut found, mut after) = (Vec::new(), None);

@@ -35,7 +35,7 @@ pub(crate) async fn a_move_whose_reply_is_lost_has_moved(table: Table) {
     let from = record(&claim_key("owner-1", "key-1"), &a.candidate());
     store.open_claim(&from, KEEP_UNTIL).await.unwrap();
     proxy.lose_next_reply();
-    let moved = store.move_claim(&from, &b.candidate(), KEEP_UNTIL).await.unwrap();
+    let moved = store.move_claim(&from, &from.moved_to(b.candidate(), []), KEEP_UNTIL).await.unwrap();
     assert_eq!((moved, proxy.lost()), (MoveClaim::Moved, 1));
 }
 

@@ -81,7 +81,9 @@ on_every_engine! {
     claims {
         a_claim_item_is_written_once,
         a_claim_item_moves_only_from_what_it_names,
-        a_claim_item_is_closed_only_by_its_own_record,
+        a_claim_item_is_closed_once_and_only_by_its_own_record,
+        a_closed_claim_item_is_replaced_and_keeps_its_requests,
+        a_lease_knows_the_requests_that_it_was_the_answer_to,
         a_key_belongs_to_its_owner,
         a_repeat_gets_the_same_lease,
         a_claim_after_a_release_gets_another_sandbox,

@@ -88,7 +88,7 @@ pub(crate) async fn a_lease_ends_with_its_quarantine_and_is_remembered(store: Ar
     let kept = done(store.quarantine(&before.candidate(), &order(), NOW).await.unwrap());
     assert_eq!(kept, before.clone().quarantine(before.version, &order(), NOW).unwrap());
     assert!(kept.belongs_to(&owner("owner-1")) && kept.lease().is_none());
-    assert_eq!(lost(store.release(&id(1), &owner("owner-1"), None, NOW).await.unwrap()), kept);
+    assert_eq!(lost(store.release(&id(1), &owner("owner-1"), None, None, NOW).await.unwrap()), kept);
     assert_eq!(lost(store.unquarantine(&kept, &order(), NOW).await.unwrap()), kept, "it is used");
     let ending = done(store.order_deletion(&kept, &order(), LATER).await.unwrap());
     assert_eq!(ending, kept.clone().order_deletion(kept.version, &order(), LATER).unwrap());

@@ -130,7 +130,7 @@ pub(crate) async fn a_lease_ends_once(store: Arc<dyn Store>) {
         let store = Arc::clone(&store);
         async move {
             if caller % 2 == 0 {
-                store.release(&id(1), &owner("owner-1"), None, LATER).await
+                store.release(&id(1), &owner("owner-1"), None, None, LATER).await
             } else {
                 store.expire(&id(1), Epoch::new(1), LEASE_END, LATER).await
             }

@@ -54,7 +54,7 @@ pub(crate) async fn the_lab_index_holds_what_a_lab_holds_now(table: Table) {
     // Oldest first.
     assert_eq!(held_for(&table, "lab-a").await, ["SBX#2", "SBX#1"]);
     assert_eq!(held_for(&table, "lab-b").await, ["SBX#4"]);
-    let released = done(store.release(&id(2), &owner("owner-1"), None, NOW).await.unwrap());
+    let released = done(store.release(&id(2), &owner("owner-1"), None, None, NOW).await.unwrap());
     assert_eq!(released.last_lease().unwrap().lab, Some(LabId::parse("lab-a").unwrap()));
     assert_eq!(held_for(&table, "lab-a").await, ["SBX#1"]);
     let expired = store.expire(&id(4), released.epoch, KEEP_UNTIL, NOW).await.unwrap();
@@ -68,7 +68,7 @@ pub(crate) async fn what_is_over_gets_a_time_to_live(table: Table) {
     let ttl = |at: u64| Some(AttributeValue::N(at.to_string()));
     let sandbox = held(store, 1).await;
     assert_eq!(item(&table, "SBX#1", "META").await.get("ttl"), None);
-    done(store.release(&sandbox.id, &owner("owner-1"), None, NOW).await.unwrap());
+    done(store.release(&sandbox.id, &owner("owner-1"), None, None, NOW).await.unwrap());
     assert_eq!(item(&table, "SBX#1", "META").await.get("ttl"), None);
     done(store.finish_deletion(&sandbox.id, sandbox.epoch, NOW, UnixSeconds::new(77), None).await.unwrap());
     let tombstone = item(&table, "SBX#1", "META").await;
@@ -81,8 +81,11 @@ pub(crate) async fn what_is_over_gets_a_time_to_live(table: Table) {
     store.open_claim(&claimed, UnixSeconds::new(88)).await.unwrap();
     assert_eq!(item(&table, "OWNER#owner-1", "CLAIM#key-1").await.get("ttl").cloned(), ttl(88));
     let other = added(store, 2).await.candidate();
-    store.move_claim(&claimed, &other, UnixSeconds::new(99)).await.unwrap();
+    let moved = claimed.moved_to(other, []);
+    store.move_claim(&claimed, &moved, UnixSeconds::new(99)).await.unwrap();
     assert_eq!(item(&table, "OWNER#owner-1", "CLAIM#key-1").await.get("ttl").cloned(), ttl(99));
+    store.close_claim(&moved, UnixSeconds::new(77)).await.unwrap();
+    assert_eq!(item(&table, "OWNER#owner-1", "CLAIM#key-1").await.get("ttl").cloned(), ttl(77));
 }
 
 pub(crate) async fn an_item_that_cannot_be_read_is_named(table: Table) {
@@ -98,7 +101,7 @@ pub(crate) async fn an_item_that_cannot_be_read_is_named(table: Table) {
     let mut errors = vec![
         store.sandbox(&sandbox.id).await.unwrap_err(),
         // The write is lost to an item that cannot be shown.
-        store.release(&sandbox.id, &owner("owner-1"), None, NOW).await.unwrap_err(),
+        store.release(&sandbox.id, &owner("owner-1"), None, None, NOW).await.unwrap_err(),
     ];
     for query in shard {
         errors.extend(store.page(&query, None, 10).await.err());

@@ -42,7 +42,7 @@ async fn in_store(store: &dyn Store, step: &str, sandbox: &Sandbox) -> Result<Wr
     let (id, epoch) = (&sandbox.id, sandbox.epoch);
     match step {
         "grant" => store.grant(&grant_of(&sandbox.candidate(), &claim_key("owner-1", "key-1"))).await,
-        "release" => store.release(id, &owner("owner-1"), None, LATER).await,
+        "release" => store.release(id, &owner("owner-1"), None, None, LATER).await,
         "expire" => store.expire(id, epoch, LEASE_END, LATER).await,
         "note_attempt" => store.note_attempt(id, epoch, attempts, "no", None).await,
         "note_pre_clean" => store.note_pre_clean(id, epoch, attempts, &CLEANED).await,
@@ -69,7 +69,7 @@ fn in_domain(step: &str, sandbox: Sandbox) -> Result<Sandbox, InvalidTransition>
             let grant = grant_of(&sandbox.candidate(), &claim_key("owner-1", "key-1"));
             sandbox.claim(&grant)
         }
-        "release" => sandbox.release(&owner("owner-1"), None, LATER),
+        "release" => sandbox.release(&owner("owner-1"), None, None, LATER),
         "expire" => sandbox.expire(epoch, LEASE_END, LATER),
         "note_attempt" => sandbox.note_attempt(epoch, "no", None),
         "note_pre_clean" => sandbox.note_pre_clean(epoch, &CLEANED),
@@ -136,12 +136,17 @@ pub(crate) async fn a_grant_needs_the_version_that_was_seen(store: Arc<dyn Store
 
 pub(crate) async fn a_release_needs_the_owner(store: Arc<dyn Store>) {
     let before = held(&*store, 1).await;
-    let stranger = store.release(&before.id, &owner("owner-2"), None, LATER).await.unwrap();
+    let stranger = store.release(&before.id, &owner("owner-2"), None, None, LATER).await.unwrap();
     assert_eq!(lost(stranger), before);
-    let released = done(store.release(&before.id, &owner("owner-1"), None, LATER).await.unwrap());
-    assert_eq!(released, before.release(&owner("owner-1"), None, LATER).unwrap());
+    let epoch = before.epoch;
+    let other_lease =
+        store.release(&before.id, &owner("owner-1"), Some(epoch.next()), None, LATER).await.unwrap();
+    assert_eq!(lost(other_lease), before);
+    let released =
+        done(store.release(&before.id, &owner("owner-1"), Some(epoch), None, LATER).await.unwrap());
+    assert_eq!(released, before.release(&owner("owner-1"), None, None, LATER).unwrap());
     // A repeat shows the deletion of the first time.
-    let repeat = store.release(&released.id, &owner("owner-1"), None, KEEP_UNTIL).await.unwrap();
+    let repeat = store.release(&released.id, &owner("owner-1"), None, None, KEEP_UNTIL).await.unwrap();
     assert_eq!(lost(repeat), released);
 }
 
@@ -331,7 +336,7 @@ pub(crate) async fn a_long_history_keeps_its_latest_entries(store: Arc<dyn Store
     let grant = grant_of(&sandbox.candidate(), &claim_key("owner-1", "key-1"));
     let granted = done(store.grant(&grant).await.unwrap());
     assert_eq!(granted, sandbox.claim(&grant).unwrap());
-    let released = done(store.release(&granted.id, &owner("owner-1"), None, LATER).await.unwrap());
-    assert_eq!(released, granted.release(&owner("owner-1"), None, LATER).unwrap());
+    let released = done(store.release(&granted.id, &owner("owner-1"), None, None, LATER).await.unwrap());
+    assert_eq!(released, granted.release(&owner("owner-1"), None, None, LATER).unwrap());
     assert_eq!(store.sandbox(&released.id).await.unwrap(), Some(released));
 }

@@ -110,7 +110,8 @@ async fn every_lease_ends_once_by_the_run_or_by_its_owner() {
         let mut released = BTreeSet::new();
         for number in (0..DUE).rev() {
             tokio::task::yield_now().await;
-            if let Write::Done(_) = store.release(&id(number), &owner(number), None, now).await.unwrap() {
+            if let Write::Done(_) = store.release(&id(number), &owner(number), None, None, now).await.unwrap()
+            {
                 released.insert(number);
             }
         }

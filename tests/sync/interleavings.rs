@@ -123,7 +123,7 @@ async fn claim_one(store: Arc<dyn Store>, number: usize, order: Vec<usize>, turn
 /// The end of a held sandbox, as release and reaper make it.
 async fn delete_one(store: Arc<dyn Store>, provider: Arc<Slow>, number: usize, turns: usize) {
     wait(turns).await;
-    let released = match store.release(&id(number), &owner(number), None, NOW).await.unwrap() {
+    let released = match store.release(&id(number), &owner(number), None, None, NOW).await.unwrap() {
         Write::Done(released) => released,
         Write::Lost(found) => panic!("{found:?}"),
     };

@@ -107,10 +107,10 @@ pub(crate) async fn claim(
     expires_at: UnixSeconds,
 ) -> Option<Sandbox> {
     let key = IdempotencyKey::parse("key").unwrap();
-    let record = ClaimRecord { claim: ClaimKey { owner: owner(number), key }, candidate: seen.candidate() };
+    let record = ClaimRecord::new(ClaimKey { owner: owner(number), key }, seen.candidate());
     store.open_claim(&record, expires_at.after(HOUR)).await.unwrap();
-    let ClaimRecord { claim, candidate } = record;
-    let grant = Grant { claim, candidate, lab: None, by: None, granted_at: NOW, expires_at };
+    let ClaimRecord { claim, candidate, .. } = record;
+    let grant = Grant { claim, candidate, lab: None, by: None, request: None, granted_at: NOW, expires_at };
     match store.grant(&grant).await.unwrap() {
         Write::Done(sandbox) => Some(*sandbox),
         Write::Lost(_) => None,

@@ -2,7 +2,10 @@
 //! promise that a NATS caller has. `broker bench` measures both doors with it.
 
 use crate::bus::{BusError, Context, Reply, RequestError, Requests};
-use crate::contract::{AllocateRequest, ExtendRequest, Fault, Outcome, SandboxRequest, Verb, headers};
+use crate::contract::{
+    AllocateRequest, ExtendRequest, Fault, LabDuration, Outcome, ReleaseRequest, SandboxRequest, Verb,
+    headers,
+};
 use crate::domain::SandboxId;
 use crate::runtime::settings::Secret;
 use async_trait::async_trait;
@@ -68,7 +71,9 @@ impl HttpRequests {
             Verb::Release => {
                 let (id, owner) = target(body)?;
                 let path = format!("/v1/sandboxes/{id}/mark-for-deletion");
-                self.call(Method::POST, &path).header(OWNER_HEADER, owner)
+                let call = self.call(Method::POST, &path).header(OWNER_HEADER, owner);
+                let ReleaseRequest { lease_epoch, .. } = decode(body)?;
+                with_epoch(call, lease_epoch)
             }
             Verb::Get => {
                 let (id, owner) = target(body)?;
@@ -95,8 +100,16 @@ impl HttpRequests {
     }
 
     fn allocate(&self, request: &AllocateRequest) -> RequestBuilder {
-        let AllocateRequest { owner, lab, idempotency_key, pool, name_prefix, lab_duration_hours, by: _ } =
-            request;
+        let AllocateRequest {
+            owner,
+            lab,
+            idempotency_key,
+            pool,
+            name_prefix,
+            lab_duration_hours,
+            lab_duration_minutes,
+            by: _,
+        } = request;
         let mut call = self.call(Method::POST, "/v1/allocate").header(OWNER_HEADER, owner);
         for (name, value) in [
             (LAB_HEADER, lab),
@@ -108,25 +121,23 @@ impl HttpRequests {
                 call = call.header(name, value);
             }
         }
-        if let Some(hours) = lab_duration_hours {
-            call = call.header(LAB_DURATION_HEADER, hours.to_string());
+        if let Some(duration) = LabDuration::of_fields(*lab_duration_hours, *lab_duration_minutes) {
+            call = call.header(LAB_DURATION_HEADER, duration.to_string());
         }
         call
     }
 
     fn extend(&self, request: &ExtendRequest) -> Result<RequestBuilder, Fault> {
-        let ExtendRequest { sandbox_id, owner, lab_duration_hours, lease_epoch, by: _ } = request;
+        let ExtendRequest { sandbox_id, owner, lab_duration_hours, lab_duration_minutes, lease_epoch, by: _ } =
+            request;
         // It becomes a segment of the path.
         let id = SandboxId::parse(sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))?;
         let path = format!("/v1/sandboxes/{id}/extend");
         let mut call = self.call(Method::POST, &path).header(OWNER_HEADER, owner);
-        if let Some(hours) = lab_duration_hours {
-            call = call.header(LAB_DURATION_HEADER, hours.to_string());
+        if let Some(duration) = LabDuration::of_fields(*lab_duration_hours, *lab_duration_minutes) {
+            call = call.header(LAB_DURATION_HEADER, duration.to_string());
         }
-        if let Some(epoch) = lease_epoch {
-            call = call.header(LEASE_EPOCH_HEADER, epoch.to_string());
-        }
-        Ok(call)
+        Ok(with_epoch(call, *lease_epoch))
     }
 
     fn call(&self, method: Method, path: &str) -> RequestBuilder {
@@ -166,6 +177,13 @@ impl Requests for HttpRequests {
     /// Always: a connection is opened when there is something to ask.
     fn is_connected(&self) -> bool {
         true
+    }
+}
+
+fn with_epoch(call: RequestBuilder, epoch: Option<u64>) -> RequestBuilder {
+    match epoch {
+        Some(epoch) => call.header(LEASE_EPOCH_HEADER, epoch.to_string()),
+        None => call,
     }
 }
 
@@ -240,6 +258,7 @@ mod tests {
             deadline_ms: None,
             traceparent: None,
             idempotency_key: None,
+            attempt: None,
         };
         let body = Bytes::from_static(br#"{"owner":"p-1"}"#);
         let asked = caller().request(Verb::Allocate, &context, body, CONNECT_TIMEOUT).await;

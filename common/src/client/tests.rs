@@ -85,7 +85,7 @@ async fn release(
     let client = Client::new(door.clone(), Arc::new(clock), Arc::new(Dice::seeded(7)), Patience::default())
         .named("r-1");
     let (id, owner) = (SandboxId::parse("7").unwrap(), OwnerId::parse("student-1").unwrap());
-    let ended = client.release(&id, &owner).await;
+    let ended = client.release(&id, &owner, None).await;
     let seen = door.seen.lock().unwrap().clone();
     (ended, seen)
 }

@@ -223,9 +223,7 @@ impl FaultCode {
             | Self::NoWorkers
             | Self::StoreThrottled
             | Self::Timeout
-            | Self::RateLimitExceeded => {
-                Some(RETRY_AFTER_BUSY_SECONDS)
-            }
+            | Self::RateLimitExceeded => Some(RETRY_AFTER_BUSY_SECONDS),
             Self::StoreUnavailable | Self::UpstreamUnavailable => Some(RETRY_AFTER_DOWN_SECONDS),
             _ => None,
         }

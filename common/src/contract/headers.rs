@@ -2,6 +2,11 @@
 
 /// The caller's request id; logs, faults and the HTTP answer carry the same one.
 pub const REQUEST_ID: &str = "X-Request-ID";
+/// Which request this is an attempt at. All attempts at a request have the same id, and no other request has it: it is
+/// made afresh where the request begins, and is never the `X-Request-ID`, which a caller may use again.
+pub const REQUEST_KEY: &str = "Sandbox-Request-Key";
+/// Which attempt at the request this is, from 1. Whoever sends it takes no answer to an earlier attempt any more.
+pub const ATTEMPT: &str = "Sandbox-Attempt";
 /// How much longer the caller waits, in milliseconds from when it sent the request. With it, the deadline is not read.
 pub const REMAINING_MS: &str = "Sandbox-Remaining-Ms";
 /// When the request was sent at the latest, by the clock of NATS, in milliseconds since the Unix epoch; only from a

@@ -232,7 +232,8 @@ impl SandboxEntry {
 impl LeaseView {
     fn of(lease: &Lease, is_live: bool) -> Self {
         // The idempotency key is its owner's own and stays out: whoever has it can be answered in the owner's place.
-        let Lease { claim, lab, epoch, claimed_version, granted_at, expires_at } = lease;
+        let Lease { claim, lab, epoch, claimed_version, granted_at, expires_at, request: _, answered: _ } =
+            lease;
         Self {
             owner: claim.owner.to_string(),
             lab: lab.as_ref().map(ToString::to_string),

@@ -14,9 +14,12 @@ pub struct ExtendRequest {
     /// Who holds it; required.
     #[serde(default)]
     pub owner: String,
-    /// How long the lease is to last in all, in hours; required.
+    /// How long the lease is to last in all, in hours; this or the minutes are required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lab_duration_hours: Option<u32>,
+    /// The same in minutes; counts instead of the hours if it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lab_duration_minutes: Option<u32>,
     /// The lease that is meant, if the caller says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_epoch: Option<u64>,

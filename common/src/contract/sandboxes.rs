@@ -28,12 +28,32 @@ pub struct AllocateRequest {
     /// Length of the lease in hours; the fleet's default if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lab_duration_hours: Option<u32>,
+    /// The same in minutes; counts instead of the hours if it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lab_duration_minutes: Option<u32>,
     /// Who asks on the owner's behalf, for the history; the owner if nobody says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
 
-/// A request about one sandbox: `release`, `get`.
+/// Gives a sandbox back: `release`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReleaseRequest {
+    /// Which one; required.
+    #[serde(default)]
+    pub sandbox_id: String,
+    /// Who asks; required.
+    #[serde(default)]
+    pub owner: String,
+    /// The lease that is meant, by its epoch; whichever is live if absent. The native API will require it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_epoch: Option<u64>,
+    /// Who asks on the owner's behalf, for the history; the owner if nobody says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// A request about one sandbox: `get`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SandboxRequest {
     /// Which one; required.

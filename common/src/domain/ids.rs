@@ -12,6 +12,8 @@ pub const POOL_NAME_BYTES_MAX: usize = 64;
 pub const SANDBOX_NAME_BYTES_MAX: usize = 256;
 /// Longest reason that an operator may give, in bytes; every later write of the sandbox pays for it.
 pub const REASON_BYTES_MAX: usize = 256;
+/// Longest key of a request, in bytes: a UUID has 36, and every write of a claim item pays for each that it keeps.
+pub const REQUEST_KEY_BYTES_MAX: usize = 64;
 /// Longest id at the provider, in bytes.
 pub const EXTERNAL_ID_BYTES_MAX: usize = 512;
 
@@ -122,6 +124,11 @@ text_id!(
 text_id!(
     /// What makes a repeated claim the same claim. Belongs to its owner: two owners may use the same key.
     IdempotencyKey, HEADER_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
+);
+text_id!(
+    /// One request of a caller: all attempts at it have the same key, and no other request has it. It is made afresh
+    /// where the request is received, and is not the `X-Request-ID`, which callers may choose and use again.
+    RequestKey, REQUEST_KEY_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
 );
 text_id!(
     /// The name that people see; the sort key of a free sandbox, so a prefix of it is a key condition.

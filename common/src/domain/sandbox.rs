@@ -232,12 +232,13 @@ impl Sandbox {
         }
     }
 
-    /// The claim item that the live or last lease was won by.
+    /// The claim item that the live or last lease was won by, as it should be now: closed if the lease has ended.
     #[must_use]
     pub fn last_claim(&self) -> Option<ClaimRecord> {
         let lease = self.last_lease()?;
         let candidate = Candidate { version: lease.claimed_version, ..self.candidate() };
-        Some(ClaimRecord { claim: lease.claim.clone(), candidate })
+        let record = ClaimRecord::new(lease.claim.clone(), candidate);
+        Some(if self.lease().is_some() { record } else { record.closed(lease.requests()) })
     }
 
     /// Whether `owner` holds it, or was the last to hold it.
@@ -261,24 +262,29 @@ impl Sandbox {
             claimed_version: self.version,
             granted_at: grant.granted_at,
             expires_at: grant.expires_at,
+            request: grant.request.clone(),
+            answered: Vec::new(),
         };
         let mut claimed = self;
         claimed.epoch = lease.epoch;
         Ok(claimed.step_by(State::Allocated(lease), Cause::Claimed, grant.granted_at, grant.by.as_ref()))
     }
 
-    /// allocated → `pending_deletion`, by its owner.
+    /// allocated → `pending_deletion`, by its owner; with an `epoch`, only if it is the lease of that epoch.
     ///
     /// # Errors
-    /// [`InvalidTransition`] when it is not held by `owner`.
+    /// [`InvalidTransition`] when it is not held by `owner`, or by another lease.
     pub fn release(
         self,
         owner: &OwnerId,
+        epoch: Option<Epoch>,
         by: Option<&Actor>,
         now: UnixSeconds,
     ) -> Result<Self, InvalidTransition> {
         match &self.state {
-            State::Allocated(lease) if lease.claim.owner == *owner => {
+            State::Allocated(lease)
+                if lease.claim.owner == *owner && epoch.is_none_or(|epoch| epoch == lease.epoch) =>
+            {
                 Ok(self.end_lease(DeletionCause::Released, by, now))
             }
             _ => Err(self.refuse("released")),

@@ -9,8 +9,8 @@ use super::{
     Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, NewSandbox, Order, OwnerId,
-    PreClean, Sandbox, SandboxId, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, Lease, NewSandbox, Order,
+    OwnerId, PreClean, RequestKey, Sandbox, SandboxId, UnixSeconds, Version,
 };
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
@@ -34,12 +34,8 @@ mod transitions;
 pub use config::DynamoConfig;
 
 /// What DynamoDB refuses a call with that comes too fast, after the tries of the SDK.
-const THROTTLING_CODES: [&str; 4] = [
-    "ProvisionedThroughputExceededException",
-    "RequestLimitExceeded",
-    "Throttling",
-    "ThrottlingException",
-];
+const THROTTLING_CODES: [&str; 4] =
+    ["ProvisionedThroughputExceededException", "RequestLimitExceeded", "Throttling", "ThrottlingException"];
 
 /// Keeps sandboxes and claims in one DynamoDB table.
 #[derive(Clone, Debug)]
@@ -82,14 +78,14 @@ impl Store for DynamoStore {
     async fn move_claim(
         &self,
         from: &ClaimRecord,
-        to: &Candidate,
+        to: &ClaimRecord,
         keep_until: UnixSeconds,
     ) -> Result<MoveClaim, StoreError> {
         self.swap_claim(from, to, keep_until).await
     }
 
-    async fn close_claim(&self, record: &ClaimRecord) -> Result<(), StoreError> {
-        self.delete_claim(record).await
+    async fn close_claim(&self, record: &ClaimRecord, keep_until: UnixSeconds) -> Result<(), StoreError> {
+        self.mark_closed(record, keep_until).await
     }
 
     async fn find_claim(&self, claim: &ClaimKey) -> Result<Option<ClaimRecord>, StoreError> {
@@ -100,14 +96,24 @@ impl Store for DynamoStore {
         self.write_grant(grant).await
     }
 
+    async fn note_answer(
+        &self,
+        id: &SandboxId,
+        seen: &Lease,
+        request: &RequestKey,
+    ) -> Result<Write, StoreError> {
+        self.write_answer(id, seen, request).await
+    }
+
     async fn release(
         &self,
         id: &SandboxId,
         owner: &OwnerId,
+        epoch: Option<Epoch>,
         by: Option<&Actor>,
         now: UnixSeconds,
     ) -> Result<Write, StoreError> {
-        self.write_release(id, owner, by, now).await
+        self.write_release(id, owner, epoch, by, now).await
     }
 
     async fn expire(

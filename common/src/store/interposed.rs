@@ -5,8 +5,8 @@ use super::{
     StateQuery, Store, StoreError, Supply, Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, NewSandbox, Order, OwnerId,
-    PoolName, PreClean, Sandbox, SandboxId, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, Lease, NewSandbox, Order,
+    OwnerId, PoolName, PreClean, RequestKey, Sandbox, SandboxId, UnixSeconds, Version,
 };
 use async_trait::async_trait;
 use std::fmt::Debug;
@@ -137,14 +137,14 @@ impl<I: Interposer> Store for InterposedStore<I> {
     async fn move_claim(
         &self,
         from: &ClaimRecord,
-        to: &Candidate,
+        to: &ClaimRecord,
         keep_until: UnixSeconds,
     ) -> Result<MoveClaim, StoreError> {
         self.pass("move_claim", self.inner.move_claim(from, to, keep_until)).await
     }
 
-    async fn close_claim(&self, record: &ClaimRecord) -> Result<(), StoreError> {
-        self.pass("close_claim", self.inner.close_claim(record)).await
+    async fn close_claim(&self, record: &ClaimRecord, keep_until: UnixSeconds) -> Result<(), StoreError> {
+        self.pass("close_claim", self.inner.close_claim(record, keep_until)).await
     }
 
     async fn find_claim(&self, claim: &ClaimKey) -> Result<Option<ClaimRecord>, StoreError> {
@@ -155,14 +155,24 @@ impl<I: Interposer> Store for InterposedStore<I> {
         self.write("grant", self.inner.grant(grant)).await
     }
 
+    async fn note_answer(
+        &self,
+        id: &SandboxId,
+        seen: &Lease,
+        request: &RequestKey,
+    ) -> Result<Write, StoreError> {
+        self.write("note_answer", self.inner.note_answer(id, seen, request)).await
+    }
+
     async fn release(
         &self,
         id: &SandboxId,
         owner: &OwnerId,
+        epoch: Option<Epoch>,
         by: Option<&Actor>,
         now: UnixSeconds,
     ) -> Result<Write, StoreError> {
-        self.write("release", self.inner.release(id, owner, by, now)).await
+        self.write("release", self.inner.release(id, owner, epoch, by, now)).await
     }
 
     async fn expire(

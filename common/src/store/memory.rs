@@ -10,8 +10,9 @@ use super::{
     StoreError, Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, InvalidTransition, LabId, NewSandbox,
-    Order, OwnerId, PoolName, PreClean, Sandbox, SandboxId, State, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, InvalidTransition, LabId, Lease,
+    NewSandbox, Order, OwnerId, PoolName, PreClean, RequestKey, Sandbox, SandboxId, State, UnixSeconds,
+    Version,
 };
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,7 +50,7 @@ struct Tables {
 
 #[derive(Clone, Debug)]
 struct StoredClaim {
-    candidate: Candidate,
+    record: ClaimRecord,
     keep_until: UnixSeconds,
 }
 
@@ -75,15 +76,12 @@ impl Tables {
     }
 
     fn claim_record(&self, claim: &ClaimKey) -> Option<ClaimRecord> {
-        self.claims
-            .get(claim)
-            .map(|stored| ClaimRecord { claim: claim.clone(), candidate: stored.candidate.clone() })
+        self.claims.get(claim).map(|stored| stored.record.clone())
     }
-}
 
-/// The same sandbox by id and version, which is all that a claim item is compared by.
-fn same_candidate(one: &Candidate, other: &Candidate) -> bool {
-    one.id == other.id && one.version == other.version
+    fn put_claim(&mut self, record: ClaimRecord, keep_until: UnixSeconds) {
+        self.claims.insert(record.claim.clone(), StoredClaim { record, keep_until });
+    }
 }
 
 // === impl MemoryStore ===
@@ -182,11 +180,10 @@ impl Store for MemoryStore {
     ) -> Result<OpenClaim, StoreError> {
         let mut tables = self.tables();
         match tables.claim_record(&record.claim) {
-            Some(held) if same_candidate(&held.candidate, &record.candidate) => Ok(OpenClaim::Opened),
+            Some(held) if held == *record => Ok(OpenClaim::Opened),
             Some(held) => Ok(OpenClaim::Held(held)),
             None => {
-                let stored = StoredClaim { candidate: record.candidate.clone(), keep_until };
-                tables.claims.insert(record.claim.clone(), stored);
+                tables.put_claim(record.clone(), keep_until);
                 Ok(OpenClaim::Opened)
             }
         }
@@ -195,27 +192,26 @@ impl Store for MemoryStore {
     async fn move_claim(
         &self,
         from: &ClaimRecord,
-        to: &Candidate,
+        to: &ClaimRecord,
         keep_until: UnixSeconds,
     ) -> Result<MoveClaim, StoreError> {
         let mut tables = self.tables();
         match tables.claim_record(&from.claim) {
-            Some(held) if same_candidate(&held.candidate, &from.candidate) => {
-                let stored = StoredClaim { candidate: to.clone(), keep_until };
-                tables.claims.insert(from.claim.clone(), stored);
+            Some(held) if held == *from => {
+                tables.put_claim(to.clone(), keep_until);
                 Ok(MoveClaim::Moved)
             }
-            Some(held) if same_candidate(&held.candidate, to) => Ok(MoveClaim::Moved),
+            Some(held) if held == *to => Ok(MoveClaim::Moved),
             Some(held) => Ok(MoveClaim::Held(held)),
             None => Ok(MoveClaim::Absent),
         }
     }
 
-    async fn close_claim(&self, record: &ClaimRecord) -> Result<(), StoreError> {
+    async fn close_claim(&self, record: &ClaimRecord, keep_until: UnixSeconds) -> Result<(), StoreError> {
         let mut tables = self.tables();
-        let held = tables.claim_record(&record.claim);
-        if held.is_some_and(|held| same_candidate(&held.candidate, &record.candidate)) {
-            tables.claims.remove(&record.claim);
+        let open = tables.claim_record(&record.claim).filter(|held| !held.is_closed);
+        if let Some(open) = open.filter(|open| open.candidate.is(&record.candidate)) {
+            tables.put_claim(open.closed(&record.answered), keep_until);
         }
         Ok(())
     }
@@ -228,14 +224,24 @@ impl Store for MemoryStore {
         Ok(self.change(&grant.candidate.id, |sandbox| sandbox.claim(grant)))
     }
 
+    async fn note_answer(
+        &self,
+        id: &SandboxId,
+        seen: &Lease,
+        request: &RequestKey,
+    ) -> Result<Write, StoreError> {
+        Ok(self.change(id, |sandbox| sandbox.note_answer(seen, request)))
+    }
+
     async fn release(
         &self,
         id: &SandboxId,
         owner: &OwnerId,
+        epoch: Option<Epoch>,
         by: Option<&Actor>,
         now: UnixSeconds,
     ) -> Result<Write, StoreError> {
-        Ok(self.change(id, |sandbox| sandbox.release(owner, by, now)))
+        Ok(self.change(id, |sandbox| sandbox.release(owner, epoch, by, now)))
     }
 
     async fn expire(

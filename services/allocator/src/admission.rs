@@ -86,7 +86,9 @@ impl Admission {
             }
         };
         match verdict {
-            Verdict::Go => Ok(Permit { shared: Arc::clone(&self.shared), began: Instant::now(), end: End::Unrelated }),
+            Verdict::Go => {
+                Ok(Permit { shared: Arc::clone(&self.shared), began: Instant::now(), end: End::Unrelated })
+            }
             Verdict::Refused(after) => {
                 self.shared.load.refused.inc();
                 Err(refusal(after))

@@ -3,24 +3,27 @@
 //! The claim item says where to look, the sandbox decides. A claim item leaves a sandbox only after that
 //! sandbox was seen gone at the version that the item names; versions only grow, so whoever comes late with
 //! an old version fails. That is why one key can never win two sandboxes.
+//!
+//! A request is answered once. A lease knows the requests that it was the answer to; when it ends, its claim item is
+//! closed and keeps them. An attempt at one of them that comes later is refused, whatever stage it stopped at: it either
+//! finds them on the claim item, or on the sandbox that the item led it to.
 
 use crate::bounds::{Bounds, lies_outside, outside};
 use crate::candidates::{Reserved, Scarcity, Selector};
+use crate::deadline::{Deadline, Late};
 use crate::{Allocator, decode, store_fault};
-use common::bus::Request;
-use common::contract::{AllocateRequest, Allocation, Fault, FaultCode, Outcome};
+use common::bus::{Attempt, Request};
+use common::contract::{AllocateRequest, Allocation, Fault, FaultCode, LabDuration, Outcome, headers};
 use common::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Grant, IdempotencyKey, LabId, NamePrefix, PoolName, Sandbox,
+    Actor, Candidate, ClaimKey, ClaimRecord, Grant, IdempotencyKey, LabId, Lease, NamePrefix, PoolName,
+    RequestKey, Sandbox,
 };
 use common::store::{MoveClaim, OpenClaim, StoreError, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a claim item is kept if nobody removes it: far beyond any lease, because a claim item that is
 /// purged under a live lease would let its key win a second one.
 const CLAIM_KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
-/// Time between giving up on finding a candidate and the deadline.
-const CONTENTION_MARGIN: Duration = Duration::from_millis(50);
-const HOUR_SECONDS: u64 = 3_600;
 
 /// A claim, checked.
 struct Claim {
@@ -30,6 +33,10 @@ struct Claim {
     length: Duration,
     by: Option<Actor>,
     bounds: Bounds,
+    /// The request, if the caller said which.
+    request: Option<RequestKey>,
+    /// Whether no other attempt at the request can be under way or come later, if this one is answered.
+    is_only_attempt: bool,
 }
 
 /// Why a claim was not granted.
@@ -37,6 +44,19 @@ enum ClaimError {
     Scarce(Scarcity),
     Store(StoreError),
     Outside,
+    /// The request was answered, by a lease that has ended.
+    Answered,
+    Late,
+}
+
+/// What a sandbox that is not free means for a claim.
+enum Found {
+    /// It is held by this claim.
+    Mine(Outcome, Box<Sandbox>),
+    /// It was held by this claim, as the answer to these requests, and is not any more.
+    Ended(Vec<RequestKey>),
+    /// It is none of this claim's.
+    Other,
 }
 
 /// The claim item as it stands after opening or moving it, with the reservation of the candidate that it
@@ -44,6 +64,12 @@ enum ClaimError {
 struct Held {
     record: ClaimRecord,
     reserved: Option<Reserved>,
+}
+
+impl From<Late> for ClaimError {
+    fn from(_: Late) -> Self {
+        Self::Late
+    }
 }
 
 impl From<StoreError> for ClaimError {
@@ -60,17 +86,14 @@ impl Allocator {
         bounds: Bounds,
         request: &Request,
     ) -> Result<(Outcome, Allocation), Fault> {
-        let claim = self.parse_claim(&decode(&request.body)?, &request.context.idempotency_key, bounds)?;
+        let mut claim =
+            self.parse_claim(&decode(&request.body)?, &request.context.idempotency_key, bounds)?;
+        claim.attempt_at(request.context.attempt.as_ref())?;
         let deadline = self.deadline_of(request);
-        // Candidates give up a little earlier, so that a crowd is told that it is one and not that time is up.
-        let give_up = deadline.checked_sub(CONTENTION_MARGIN).unwrap_or(deadline);
-        let claimed = tokio::time::timeout_at(deadline.into(), self.claim(&claim, give_up)).await;
-        let (outcome, sandbox) = match claimed {
-            Ok(Ok(claimed)) => claimed,
-            Ok(Err(error)) => return Err(claim_fault(request, &error)),
-            Err(_) => {
-                return Err(Fault::new(FaultCode::Timeout, "the deadline passed; repeat with the same key"));
-            }
+        let claimed = tokio::time::timeout_at(deadline.at().into(), self.claim(&claim, &deadline)).await;
+        let (outcome, sandbox) = match claimed.unwrap_or(Err(ClaimError::Late)) {
+            Ok(claimed) => claimed,
+            Err(error) => return Err(claim_fault(request, &error)),
         };
         if outcome == Outcome::Created {
             self.ports.recorder.note(&sandbox, Some(&request.context.request_id));
@@ -100,8 +123,16 @@ impl Allocator {
         beside: &Option<String>,
         bounds: Bounds,
     ) -> Result<Claim, Fault> {
-        let AllocateRequest { owner, lab, idempotency_key, pool, name_prefix, lab_duration_hours, by } =
-            request;
+        let AllocateRequest {
+            owner,
+            lab,
+            idempotency_key,
+            pool,
+            name_prefix,
+            lab_duration_hours,
+            lab_duration_minutes,
+            by,
+        } = request;
         let owner = crate::lookup::parse_owner(owner)?;
         let key = match (present(idempotency_key), present(beside)) {
             (Some(inside), Some(beside)) if inside != beside => {
@@ -121,10 +152,9 @@ impl Allocator {
             .map(NamePrefix::parse)
             .transpose()
             .map_err(|problem| Fault::invalid("name_prefix", problem))?;
-        let wanted = lab_duration_hours.map(|hours| Duration::from_secs(u64::from(hours) * HOUR_SECONDS));
-        let Some(length) = self.config.leases.length(wanted) else {
-            let hours_max = self.config.leases.duration_max.as_secs() / HOUR_SECONDS;
-            return Err(Fault::invalid("lab_duration_hours", format!("must be from 1 to {hours_max}")));
+        let wanted = LabDuration::of_fields(*lab_duration_hours, *lab_duration_minutes);
+        let Some(length) = self.config.leases.length(wanted.map(LabDuration::length)) else {
+            return Err(crate::lookup::bad_duration(wanted, self.config.leases.duration_max));
         };
         let selector = Selector { pool: self.parse_pool(present(pool))?, prefix };
         // The pool that a claim means without naming one is no more allowed than if it had.
@@ -132,7 +162,8 @@ impl Allocator {
             return Err(outside());
         }
         let by = crate::lookup::parse_helper(by.as_deref())?;
-        Ok(Claim { key: ClaimKey { owner, key }, lab, selector, length, by, bounds })
+        let key = ClaimKey { owner, key };
+        Ok(Claim { key, lab, selector, length, by, bounds, request: None, is_only_attempt: false })
     }
 
     fn parse_pool(&self, pool: Option<&str>) -> Result<PoolName, Fault> {
@@ -150,92 +181,130 @@ impl Allocator {
         Ok(pool)
     }
 
-    async fn claim(&self, claim: &Claim, deadline: Instant) -> Result<(Outcome, Sandbox), ClaimError> {
+    async fn claim(&self, claim: &Claim, deadline: &Deadline) -> Result<(Outcome, Sandbox), ClaimError> {
         let mut held = self.open(claim, deadline).await?;
         loop {
-            // Our own candidates are of the pool that was asked for.
-            if held.reserved.is_none() && self.leads_outside(&claim.bounds, &held.record.candidate).await? {
-                return Err(ClaimError::Outside);
-            }
-            let grant = self.grant_of(claim, &held.record.candidate);
-            match self.ports.store.grant(&grant).await? {
-                Write::Done(sandbox) => {
-                    if let Some(reserved) = held.reserved {
-                        reserved.won();
-                    }
-                    return Ok((Outcome::Created, *sandbox));
+            claim.refuse_if_answered(&held.record.answered)?;
+            let mut ended = Vec::new();
+            if !held.record.is_closed {
+                // Our own candidates are of the pool that was asked for.
+                if held.reserved.is_none()
+                    && self.leads_outside(&claim.bounds, &held.record.candidate).await?
+                {
+                    return Err(ClaimError::Outside);
                 }
-                Write::Lost(found) => {
-                    if let Some(reserved) = held.reserved.take() {
-                        reserved.lost();
-                    }
-                    tracing::debug!(
-                        sandbox.id = held.record.candidate.id.as_str(),
-                        sandbox.version = held.record.candidate.version.get(),
-                        found.version = found.as_ref().map(|found| found.version.get()),
-                        "not free any more"
-                    );
-                    if let Some(sandbox) = found
-                        && let Some(mine) = self.still_mine(claim, *sandbox).await?
-                    {
-                        return Ok((Outcome::Existing, mine));
-                    }
+                match self.try_grant(claim, &mut held, deadline).await? {
+                    Found::Mine(outcome, sandbox) => return Ok((outcome, *sandbox)),
+                    Found::Ended(requests) => ended = requests,
+                    Found::Other => {}
                 }
+                claim.refuse_if_answered(&ended)?;
+                self.metrics.lost_race();
             }
-            self.metrics.lost_race();
-            held = self.move_on(claim, held.record, deadline).await?;
+            held = self.move_on(claim, held.record, &ended, deadline).await?;
         }
     }
 
-    /// The lease that this claim has already, unless it is over. One that is over is ended here and now, as the
-    /// expiry run would do a moment later: its owner asks for a new one.
-    async fn still_mine(&self, claim: &Claim, sandbox: Sandbox) -> Result<Option<Sandbox>, StoreError> {
-        let Some(lease) = sandbox.lease().filter(|lease| lease.claim == claim.key) else { return Ok(None) };
-        let now = self.ports.clock.now();
-        if !lease.is_over(now, self.config.leases.grace) {
-            return Ok(Some(sandbox));
-        }
-        let ended_by = self.config.leases.ended_by(now);
-        match self.ports.store.expire(&sandbox.id, lease.epoch, ended_by, now).await? {
-            Write::Done(expired) => {
-                self.announce(&expired, None);
-                Ok(None)
+    /// Takes the candidate that the claim item names, or finds out what became of it.
+    async fn try_grant(
+        &self,
+        claim: &Claim,
+        held: &mut Held,
+        deadline: &Deadline,
+    ) -> Result<Found, ClaimError> {
+        let grant = self.grant_of(claim, &held.record.candidate);
+        match self.writer(deadline)?.grant(&grant).await? {
+            Write::Done(sandbox) => {
+                if let Some(reserved) = held.reserved.take() {
+                    reserved.won();
+                }
+                Ok(Found::Mine(Outcome::Created, sandbox))
             }
-            // Another allocator, whose clock is behind, may have extended the lease meanwhile: then it is still the one
-            // lease of this key. Whatever else happened to it, it is over.
-            Write::Lost(found) => Ok(found.map(|found| *found).filter(|found| {
-                let lease = found.lease().filter(|lease| lease.claim == claim.key);
-                lease.is_some_and(|lease| !lease.is_over(now, self.config.leases.grace))
-            })),
+            Write::Lost(found) => {
+                if let Some(reserved) = held.reserved.take() {
+                    reserved.lost();
+                }
+                tracing::debug!(
+                    sandbox.id = held.record.candidate.id.as_str(),
+                    sandbox.version = held.record.candidate.version.get(),
+                    found.version = found.as_ref().map(|found| found.version.get()),
+                    "not free any more"
+                );
+                self.look_at_holder(claim, found, deadline).await
+            }
+        }
+    }
+
+    /// What a sandbox that is not free means for the claim. A lease that is over is ended here and now, as the expiry run
+    /// would do a moment later: its owner asks for a new one.
+    async fn look_at_holder(
+        &self,
+        claim: &Claim,
+        mut found: Option<Box<Sandbox>>,
+        deadline: &Deadline,
+    ) -> Result<Found, ClaimError> {
+        loop {
+            let Some(sandbox) = found else { return Ok(Found::Other) };
+            let Some(lease) = sandbox.last_lease().filter(|lease| lease.claim == claim.key) else {
+                return Ok(Found::Other);
+            };
+            if sandbox.lease().is_none() {
+                return Ok(Found::Ended(lease.requests().cloned().collect()));
+            }
+            let now = self.ports.clock.now();
+            let written = if lease.is_over(now, self.config.leases.grace) {
+                let ended_by = self.config.leases.ended_by(now);
+                self.writer(deadline)?.expire(&sandbox.id, lease.epoch, ended_by, now).await?
+            } else if let Some(request) = claim.to_be_noted(lease) {
+                self.writer(deadline)?.note_answer(&sandbox.id, lease, request).await?
+            } else {
+                return Ok(Found::Mine(claim.outcome_of(lease), sandbox));
+            };
+            // What was lost is looked at again: another allocator, whose clock is behind, may have extended a lease that
+            // is over by ours, or a twin may have noted another request.
+            found = match written {
+                Write::Done(changed) => {
+                    if changed.lease().is_none() {
+                        self.announce(&changed, None);
+                    }
+                    Some(changed)
+                }
+                Write::Lost(found) => found,
+            };
         }
     }
 
     /// Opens the claim on a free sandbox, or goes on with the claim item that is there.
-    async fn open(&self, claim: &Claim, deadline: Instant) -> Result<Held, ClaimError> {
-        let reserved = match self.take_fit(&claim.selector, deadline).await {
+    async fn open(&self, claim: &Claim, deadline: &Deadline) -> Result<Held, ClaimError> {
+        let reserved = match self.take_fit(&claim.selector, deadline.give_up_at()).await {
             Ok(reserved) => reserved,
             Err(scarcity) => return self.follow(claim, None, scarcity).await,
         };
-        let record = ClaimRecord { claim: claim.key.clone(), candidate: reserved.candidate().clone() };
+        let record = ClaimRecord::new(claim.key.clone(), reserved.candidate().clone());
         let keep_until = self.ports.clock.now().after(CLAIM_KEPT);
-        match self.ports.store.open_claim(&record, keep_until).await? {
+        match self.writer(deadline)?.open_claim(&record, keep_until).await? {
             OpenClaim::Opened => Ok(Held { record, reserved: Some(reserved) }),
             OpenClaim::Held(record) => Ok(Held { record, reserved: None }),
         }
     }
 
-    /// Points the claim away from a sandbox that is gone, or goes on with where a twin has pointed it.
-    async fn move_on(&self, claim: &Claim, from: ClaimRecord, deadline: Instant) -> Result<Held, ClaimError> {
-        let reserved = match self.take_fit(&claim.selector, deadline).await {
+    /// Points the claim away from a sandbox that is gone, or goes on with where a twin has pointed it. `ended` are the
+    /// requests that a lease of this claim on that sandbox was the answer to.
+    async fn move_on(
+        &self,
+        claim: &Claim,
+        from: ClaimRecord,
+        ended: &[RequestKey],
+        deadline: &Deadline,
+    ) -> Result<Held, ClaimError> {
+        let reserved = match self.take_fit(&claim.selector, deadline.give_up_at()).await {
             Ok(reserved) => reserved,
             Err(scarcity) => return self.follow(claim, Some(&from), scarcity).await,
         };
         let keep_until = self.ports.clock.now().after(CLAIM_KEPT);
-        match self.ports.store.move_claim(&from, reserved.candidate(), keep_until).await? {
-            MoveClaim::Moved => {
-                let record = ClaimRecord { claim: from.claim, candidate: reserved.candidate().clone() };
-                Ok(Held { record, reserved: Some(reserved) })
-            }
+        let record = from.moved_to(reserved.candidate().clone(), ended);
+        match self.writer(deadline)?.move_claim(&from, &record, keep_until).await? {
+            MoveClaim::Moved => Ok(Held { record, reserved: Some(reserved) }),
             MoveClaim::Held(record) => Ok(Held { record, reserved: None }),
             MoveClaim::Absent => {
                 drop(reserved);
@@ -265,9 +334,43 @@ impl Allocator {
             candidate: candidate.clone(),
             lab: claim.lab.clone(),
             by: claim.by.clone(),
+            request: claim.request.clone(),
             granted_at,
             expires_at: granted_at.after(claim.length),
         }
+    }
+}
+
+// === impl Claim ===
+
+impl Claim {
+    /// Takes over which request this is an attempt at.
+    fn attempt_at(&mut self, attempt: Option<&Attempt>) -> Result<(), Fault> {
+        let Some(Attempt { request_key, number }) = attempt else { return Ok(()) };
+        let request = RequestKey::parse(request_key)
+            .map_err(|problem| Fault::invalid(headers::REQUEST_KEY, problem))?;
+        self.request = Some(request);
+        // Before the second attempt, the caller stops waiting for the first.
+        self.is_only_attempt = *number == Some(1);
+        Ok(())
+    }
+
+    /// An attempt at a request that was answered comes too late: what it would get, nobody waits for.
+    fn refuse_if_answered(&self, answered: &[RequestKey]) -> Result<(), ClaimError> {
+        let is_answered = self.request.as_ref().is_some_and(|request| answered.contains(request));
+        if is_answered { Err(ClaimError::Answered) } else { Ok(()) }
+    }
+
+    /// The request, if the lease does not know yet that it is the answer to it and another attempt may come late.
+    fn to_be_noted(&self, lease: &Lease) -> Option<&RequestKey> {
+        let request = self.request.as_ref().filter(|_| !self.is_only_attempt)?;
+        (!lease.requests().any(|known| known == request)).then_some(request)
+    }
+
+    /// Whether this very request made the lease: an attempt whose answer was lost may have.
+    fn outcome_of(&self, lease: &Lease) -> Outcome {
+        let is_creator = self.request.is_some() && self.request == lease.request;
+        if is_creator { Outcome::Created } else { Outcome::Existing }
     }
 }
 
@@ -283,6 +386,11 @@ fn claim_fault(request: &Request, error: &ClaimError) -> Fault {
             "others were faster for every free sandbox; repeat with the same key",
         ),
         ClaimError::Outside => outside(),
+        ClaimError::Answered => Fault::new(
+            FaultCode::AllocationExpired,
+            "this request was answered already, by a lease that has ended; claim again by a new request",
+        ),
+        ClaimError::Late => Fault::new(FaultCode::Timeout, "the deadline passed; repeat with the same key"),
     }
 }
 

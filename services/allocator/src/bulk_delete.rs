@@ -102,7 +102,8 @@ impl Allocator {
             ..BulkDeleteReply::default()
         };
         let (by, is_stale) = (&by, status == StateName::Stale);
-        let patience = &Patience { until: self.deadline_of(request).into(), is_over: AtomicBool::new(false) };
+        let patience =
+            &Patience { until: self.deadline_of(request).at().into(), is_over: AtomicBool::new(false) };
         let removals = page.into_iter().map(|sandbox| async move {
             let (outcome, is_untold) = match (is_stale, dry_run) {
                 (false, _) => (BulkDeleteOutcome::Refused, false),

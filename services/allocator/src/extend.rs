@@ -3,7 +3,7 @@
 
 use crate::{Allocator, decode, store_fault};
 use common::bus::Request;
-use common::contract::{Allocation, ExtendRequest, Fault, FaultCode, SandboxRequest};
+use common::contract::{Allocation, ExtendRequest, Fault, FaultCode, LabDuration, SandboxRequest};
 use common::domain::{
     Actor, DeletionCause, Epoch, Extension, Lease, OwnerId, Sandbox, SandboxId, State, UnixSeconds,
 };
@@ -12,7 +12,6 @@ use std::time::Duration;
 
 /// Writes of one request; each further one means that the sandbox was changed by somebody else in between.
 const TRIES_MAX: usize = 4;
-const HOUR_SECONDS: u64 = 3_600;
 
 /// What is asked for, checked.
 struct Wanted {
@@ -28,7 +27,7 @@ struct Wanted {
 impl Allocator {
     pub(crate) async fn extend(&self, request: &Request) -> Result<Allocation, Fault> {
         let wanted = self.parse_extension(decode(&request.body)?)?;
-        let store = &self.ports.store;
+        let deadline = self.deadline_of(request);
         let mut seen = self.sandbox_of(request, wanted.id.as_str()).await?;
         for _ in 0..TRIES_MAX {
             let now = self.ports.clock.now();
@@ -45,6 +44,7 @@ impl Allocator {
                 expires_at,
                 by: wanted.by.clone(),
             };
+            let store = self.writer(&deadline).map_err(|late| late.fault(request))?;
             let written = store.extend(&seen, &extension, now).await;
             seen = match written.map_err(|error| store_fault(request, &error))? {
                 Write::Done(extended) => {
@@ -70,16 +70,16 @@ impl Allocator {
     }
 
     fn parse_extension(&self, request: ExtendRequest) -> Result<Wanted, Fault> {
-        let ExtendRequest { sandbox_id, owner, lab_duration_hours, lease_epoch, by } = request;
+        let ExtendRequest { sandbox_id, owner, lab_duration_hours, lab_duration_minutes, lease_epoch, by } =
+            request;
         let by = crate::lookup::parse_helper(by.as_deref())?;
         let (id, owner) = crate::lookup::parse_target(&SandboxRequest { sandbox_id, owner, by: None })?;
-        let hours = lab_duration_hours.ok_or_else(|| {
+        let wanted = LabDuration::of_fields(lab_duration_hours, lab_duration_minutes).ok_or_else(|| {
             Fault::invalid("lab_duration_hours", "has to say how long the lease is to last")
         })?;
-        let length = Duration::from_secs(u64::from(hours) * HOUR_SECONDS);
+        let length = wanted.length();
         if !self.config.leases.may_last(length) {
-            let hours_max = self.config.leases.total_max.as_secs() / HOUR_SECONDS;
-            return Err(Fault::invalid("lab_duration_hours", format!("must be from 1 to {hours_max}")));
+            return Err(crate::lookup::bad_duration(Some(wanted), self.config.leases.total_max));
         }
         Ok(Wanted { id, owner, length, epoch: lease_epoch.map(Epoch::new), by })
     }
@@ -107,10 +107,7 @@ impl Allocator {
             });
         };
         if wanted.epoch.is_some_and(|epoch| epoch != lease.epoch) {
-            return Err(Fault::new(
-                FaultCode::InvalidState,
-                "the lease of that epoch is not the one that is live",
-            ));
+            return Err(crate::lookup::other_lease());
         }
         if lease.is_over(now, self.config.leases.grace) {
             return Err(over());

@@ -23,6 +23,7 @@ mod allocate;
 mod bounds;
 mod bulk_delete;
 mod candidates;
+mod deadline;
 mod deletions;
 mod extend;
 mod health;
@@ -32,6 +33,7 @@ mod metrics;
 mod orders;
 mod release;
 
+use admission::Permit;
 use async_trait::async_trait;
 use bytes::Bytes;
 use common::bus::{
@@ -49,7 +51,6 @@ use common::runtime::telemetry::Chain;
 use common::store::{Store, StoreError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use admission::Permit;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -253,14 +254,15 @@ impl Allocator {
     async fn admit(&self, request: &Request) -> Result<Option<Permit>, Fault> {
         match request.verb {
             Verb::Health => Ok(None),
-            _ => self.admission.enter(request, self.deadline_of(request)).await.map(Some),
+            _ => self.admission.enter(request, self.deadline_of(request).at()).await.map(Some),
         }
     }
 
     /// When work on `request` has to end, on this process's clock.
-    fn deadline_of(&self, request: &Request) -> Instant {
+    fn deadline_of(&self, request: &Request) -> deadline::Deadline {
         let remaining = request.context.remaining(self.ports.clock.as_ref());
-        Instant::now() + remaining.map_or(DEFAULT_DEADLINE, |left| left.saturating_sub(REPLY_TIME))
+        let left = remaining.map_or(DEFAULT_DEADLINE, |left| left.saturating_sub(REPLY_TIME));
+        deadline::Deadline::new(Instant::now() + left)
     }
 }
 

@@ -175,7 +175,7 @@ impl Allocator {
     /// Until when a request reads: half of the time that is left for it, because the last read and the reply take time too.
     fn walk_ends(&self, request: &Request) -> Instant {
         let now = Instant::now();
-        now + (self.deadline_of(request).saturating_duration_since(now) / 2).min(WALK_TIME_MAX)
+        now + (self.deadline_of(request).at().saturating_duration_since(now) / 2).min(WALK_TIME_MAX)
     }
 
     /// At most a page of these places, and where to go on.
@@ -271,7 +271,11 @@ impl Allocator {
         let looks = page.claims.into_iter().map(|record| async move {
             let found = store.sandbox(&record.candidate.id).await?;
             let is_live = |sandbox: &Sandbox| {
-                sandbox.lease().is_some() && sandbox.last_claim().is_some_and(|claim| claim == record)
+                sandbox.lease().is_some_and(|lease| {
+                    lease.claim == record.claim
+                        && sandbox.id == record.candidate.id
+                        && lease.claimed_version == record.candidate.version
+                })
             };
             Ok::<_, StoreError>(found.filter(is_live))
         });

@@ -3,8 +3,8 @@
 use crate::{Allocator, decode, store_fault};
 use common::bus::Request;
 use common::contract::{
-    Census, Counted, DeletionsStatus, Fault, FaultCode, HealthReply, PoolStats, SandboxRequest, SandboxView,
-    StatsReply,
+    Census, Counted, DeletionsStatus, Fault, FaultCode, HealthReply, LabDuration, PoolStats, SandboxRequest,
+    SandboxView, StatsReply,
 };
 use common::domain::{Actor, OwnerId, PoolName, SandboxId, StateName};
 use common::runtime::telemetry::Chain;
@@ -13,6 +13,20 @@ use std::time::Duration;
 
 /// Longest wait for what the queue says about the deletions, and for the census.
 const STATUS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a caller is told that asked for a lease of a length that there is not.
+pub(crate) fn bad_duration(wanted: Option<LabDuration>, longest: Duration) -> Fault {
+    let minutes_max = longest.as_secs() / 60;
+    match wanted.and_then(|wanted| wanted.minutes) {
+        Some(_) => Fault::invalid("lab_duration_minutes", format!("must be from 1 to {minutes_max}")),
+        None => Fault::invalid("lab_duration_hours", format!("must be from 1 to {}", minutes_max / 60)),
+    }
+}
+
+/// What a caller is told that means another lease than the live one.
+pub(crate) fn other_lease() -> Fault {
+    Fault::new(FaultCode::InvalidState, "the lease of that epoch is not the one that is live")
+}
 
 // === impl Allocator ===
 

@@ -19,6 +19,7 @@ pub struct Metrics {
     dropped: IntCounterVec,
     latency: HistogramVec,
     lost_races: IntCounter,
+    late_writes: IntCounter,
     candidate_rounds: IntCounter,
     health_checks: IntCounterVec,
     bulk_deletes: IntCounterVec,
@@ -73,6 +74,10 @@ impl Metrics {
                 "broker_allocator_lost_races_total",
                 "Claims that found their candidate taken and went on with another",
             )?,
+            late_writes: IntCounter::new(
+                "broker_allocator_late_writes_refused_total",
+                "Requests that were given up directly before a write because their time was over",
+            )?,
             candidate_rounds: IntCounter::new(
                 "broker_allocator_candidate_rounds_total",
                 "Rounds over the index for candidates",
@@ -107,6 +112,7 @@ impl Metrics {
             dropped,
             latency,
             lost_races,
+            late_writes,
             candidate_rounds,
             health_checks,
             bulk_deletes,
@@ -119,6 +125,7 @@ impl Metrics {
             Box::new(dropped),
             Box::new(latency),
             Box::new(lost_races),
+            Box::new(late_writes),
             Box::new(candidate_rounds),
             Box::new(health_checks),
             Box::new(bulk_deletes),
@@ -155,6 +162,11 @@ impl Metrics {
 
     pub(crate) fn bulk_deleted(&self, outcome: BulkDeleteOutcome) {
         self.bulk_deletes.with_label_values(&[outcome.as_str()]).inc();
+    }
+
+    /// A request was given up directly before a write.
+    pub(crate) fn late_write_refused(&self) {
+        self.late_writes.inc();
     }
 
     pub(crate) fn lost_race(&self) {
@@ -207,10 +219,7 @@ impl Load {
                 "broker_allocator_in_flight_limit",
                 "Requests that the process works on at once; it falls while the store is slow",
             )?,
-            waiting: IntGauge::new(
-                "broker_allocator_waiting_requests",
-                "Requests that wait for their turn",
-            )?,
+            waiting: IntGauge::new("broker_allocator_waiting_requests", "Requests that wait for their turn")?,
             refused: IntCounter::new(
                 "broker_allocator_refused_requests_total",
                 "Requests that were refused because they could not be answered in time; nothing was written for them",

@@ -6,7 +6,7 @@ use crate::{Allocator, decode, store_fault};
 use common::bus::Request;
 use common::contract::{Fault, FaultCode, OrderReply, OrderRequest};
 use common::domain::{Order, Reason, Sandbox, State, StateName, UnixSeconds};
-use common::store::{StoreError, Write};
+use common::store::{Store, StoreError, Write};
 
 /// Writes of one request; each further one means that the sandbox was changed by somebody else in between.
 const TRIES_MAX: usize = 4;
@@ -77,13 +77,15 @@ impl Allocator {
         let OrderRequest { sandbox_id, reason, by } = decode(&request.body)?;
         let reason = Reason::parse(&reason).map_err(|problem| Fault::invalid("reason", problem))?;
         let order = Order { by: parse_actor(by.as_deref())?, reason };
+        let deadline = self.deadline_of(request);
         let mut seen = self.sandbox_of(request, &sandbox_id).await?;
         for _ in 0..TRIES_MAX {
             if hand.is_done(&seen) {
                 return Ok(OrderReply::of(&seen));
             }
             hand.check(&seen)?;
-            let written = self.write_order(hand, &seen, &order, self.ports.clock.now()).await;
+            let store = self.writer(&deadline).map_err(|late| late.fault(request))?;
+            let written = write_order(store, hand, &seen, &order, self.ports.clock.now()).await;
             seen = match written.map_err(|error| store_fault(request, &error))? {
                 Write::Done(changed) => {
                     // A deletion is announced as well; of the others only the ledger is told.
@@ -109,24 +111,23 @@ impl Allocator {
             "the sandbox is being changed by others; repeat the same request",
         ))
     }
+}
 
-    async fn write_order(
-        &self,
-        hand: Hand,
-        seen: &Sandbox,
-        order: &Order,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        let store = &self.ports.store;
-        match hand {
-            Hand::Quarantine => store.quarantine(&seen.candidate(), order, now).await,
-            Hand::Unquarantine => {
-                // Noted first, as by a sync: nobody may call the pool exhausted before the index shows it.
-                store.note_supply(&seen.pool, now).await?;
-                store.unquarantine(seen, order, now).await
-            }
-            Hand::ForceRelease => store.order_deletion(seen, order, now).await,
+async fn write_order(
+    store: &dyn Store,
+    hand: Hand,
+    seen: &Sandbox,
+    order: &Order,
+    now: UnixSeconds,
+) -> Result<Write, StoreError> {
+    match hand {
+        Hand::Quarantine => store.quarantine(&seen.candidate(), order, now).await,
+        Hand::Unquarantine => {
+            // Noted first, as by a sync: nobody may call the pool exhausted before the index shows it.
+            store.note_supply(&seen.pool, now).await?;
+            store.unquarantine(seen, order, now).await
         }
+        Hand::ForceRelease => store.order_deletion(seen, order, now).await,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::{Allocator, decode, store_fault};
 use common::bus::Request;
-use common::contract::{DeletionWork, Fault, FaultCode, ReleaseReply, SandboxRequest};
-use common::domain::{OwnerId, Sandbox, StateName};
+use common::contract::{DeletionWork, Fault, FaultCode, ReleaseReply, ReleaseRequest, SandboxRequest};
+use common::domain::{CLOSED_CLAIM_KEPT, Epoch, OwnerId, Sandbox, StateName};
 use common::runtime::telemetry::Chain;
 use common::store::Write;
 use std::sync::Arc;
@@ -12,14 +12,16 @@ use std::sync::Arc;
 
 impl Allocator {
     pub(crate) async fn release(&self, request: &Request) -> Result<ReleaseReply, Fault> {
-        let asked = decode::<SandboxRequest>(&request.body)?;
-        let (id, owner) = crate::lookup::parse_target(&asked)?;
-        let by = crate::lookup::parse_helper(asked.by.as_deref())?;
+        let ReleaseRequest { sandbox_id, owner, lease_epoch, by } = decode(&request.body)?;
+        let by = crate::lookup::parse_helper(by.as_deref())?;
+        let (id, owner) = crate::lookup::parse_target(&SandboxRequest { sandbox_id, owner, by: None })?;
+        let epoch = lease_epoch.map(Epoch::new);
         let now = self.ports.clock.now();
+        let deadline = self.deadline_of(request);
         let written = self
-            .ports
-            .store
-            .release(&id, &owner, by.as_ref(), now)
+            .writer(&deadline)
+            .map_err(|late| late.fault(request))?
+            .release(&id, &owner, epoch, by.as_ref(), now)
             .await
             .map_err(|error| store_fault(request, &error))?;
         let sandbox = match written {
@@ -36,18 +38,19 @@ impl Allocator {
             Write::Lost(Some(sandbox)) => *sandbox,
             Write::Lost(None) => return Err(Fault::new(FaultCode::NotFound, "there is no such sandbox")),
         };
-        reply_for(&sandbox, &owner)
+        reply_for(&sandbox, &owner, epoch)
     }
 
-    /// Notes the change, puts the deletion into the queue and removes the claim item. None of it holds up the reply,
-    /// and nothing depends on it: the sweep announces what is lost here, and a claim item that stays is moved on by
-    /// its owner's next claim.
+    /// Notes the change, puts the deletion into the queue and closes the claim item. None of it holds up the reply,
+    /// and nothing depends on it: the sweep announces what is lost here, and a claim item that stays open leads to the
+    /// sandbox, which says the same.
     pub(crate) fn announce(&self, sandbox: &Sandbox, request_id: Option<&str>) {
         self.ports.recorder.note(sandbox, request_id);
         let Some(work) = DeletionWork::of(sandbox) else { return };
         let record = sandbox.last_claim();
         let store = Arc::clone(&self.ports.store);
         let deletions = Arc::clone(&self.ports.deletions);
+        let keep_until = self.ports.clock.now().after(CLOSED_CLAIM_KEPT);
         self.announcing.spawn(async move {
             if let Err(error) = deletions.announce(&work).await {
                 tracing::warn!(
@@ -58,18 +61,21 @@ impl Allocator {
                 );
             }
             if let Some(record) = record
-                && let Err(error) = store.close_claim(&record).await
+                && let Err(error) = store.close_claim(&record, keep_until).await
             {
-                tracing::debug!(sandbox.id = work.sandbox_id, error = %Chain(&error), "claim item stays");
+                tracing::debug!(sandbox.id = work.sandbox_id, error = %Chain(&error), "claim item stays open");
             }
         });
     }
 }
 
 /// A caller that held the sandbox got what it wanted if it is on its way out, whoever set it going.
-fn reply_for(sandbox: &Sandbox, owner: &OwnerId) -> Result<ReleaseReply, Fault> {
-    if !sandbox.belongs_to(owner) {
+fn reply_for(sandbox: &Sandbox, owner: &OwnerId, epoch: Option<Epoch>) -> Result<ReleaseReply, Fault> {
+    let Some(lease) = sandbox.last_lease().filter(|lease| lease.claim.owner == *owner) else {
         return Err(Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you"));
+    };
+    if epoch.is_some_and(|epoch| epoch != lease.epoch) {
+        return Err(crate::lookup::other_lease());
     }
     let Some(deletion) = sandbox.deletion() else {
         return Err(Fault::new(FaultCode::InvalidState, "this sandbox cannot be given back as it is"));

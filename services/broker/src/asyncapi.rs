@@ -7,7 +7,8 @@ use common::contract::limits::{REQUEST_BYTES_MAX, REQUEST_ID_BYTES_MAX};
 use common::contract::subjects::ALLOCATOR_SERVICE;
 use common::contract::{FaultCode, Subjects, Verb};
 use common::domain::ids::{
-    HEADER_ID_BYTES_MAX, POOL_NAME_BYTES_MAX, REASON_BYTES_MAX, SANDBOX_ID_BYTES_MAX, SANDBOX_NAME_BYTES_MAX,
+    HEADER_ID_BYTES_MAX, POOL_NAME_BYTES_MAX, REASON_BYTES_MAX, REQUEST_KEY_BYTES_MAX, SANDBOX_ID_BYTES_MAX,
+    SANDBOX_NAME_BYTES_MAX,
 };
 use message::Message;
 use schemas::{Schemas, sorted};
@@ -140,6 +141,7 @@ fn limits() -> Value {
     json!({
         "request_bytes_max": REQUEST_BYTES_MAX,
         "request_id_bytes_max": REQUEST_ID_BYTES_MAX,
+        "request_key_bytes_max": REQUEST_KEY_BYTES_MAX,
         "owner_lab_and_key_bytes_max": HEADER_ID_BYTES_MAX,
         "sandbox_id_bytes_max": SANDBOX_ID_BYTES_MAX,
         "pool_bytes_max": POOL_NAME_BYTES_MAX,

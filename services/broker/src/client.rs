@@ -71,7 +71,13 @@ enum Call {
         epoch: Option<u64>,
     },
     /// Give a sandbox back.
-    Release(Own),
+    Release {
+        #[command(flatten)]
+        own: Own,
+        /// The lease that is meant, by its epoch.
+        #[arg(long)]
+        epoch: Option<u64>,
+    },
     /// Count the pools; over HTTP with a token that may.
     Stats,
     /// Whether a worker answers, and its store; over NATS.
@@ -156,7 +162,9 @@ impl Call {
             Self::Extend { own: Own { sandbox, owner }, hours, epoch } => {
                 text(&client.extend(&sandbox, &owner, hours, epoch).await?)
             }
-            Self::Release(Own { sandbox, owner }) => text(&client.release(&sandbox, &owner).await?),
+            Self::Release { own: Own { sandbox, owner }, epoch } => {
+                text(&client.release(&sandbox, &owner, epoch).await?)
+            }
             Self::Stats => text(&client.stats().await?),
             Self::Health => text(&client.health().await?),
         })

@@ -42,6 +42,11 @@ pub(crate) fn busy_for(reply: &Reply) -> Option<Duration> {
     (code == FaultCode::NoWorkers).then(|| Duration::from_secs(u64::from(seconds)))
 }
 
+/// Whether the worker gave up because the time of the attempt was over.
+pub(crate) fn is_late(reply: &Reply) -> bool {
+    reply.is_fault && fault_of(&reply.body).is_some_and(|(code, _)| code == FaultCode::Timeout)
+}
+
 /// Gives a failure its body, if the answer is one.
 pub(crate) fn write_body(response: &mut Response, request_id: &RequestId) {
     if let Some(Fault { code, message, retry_after_seconds }) = response.extensions_mut().remove::<Fault>() {

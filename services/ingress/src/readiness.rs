@@ -77,6 +77,7 @@ impl StoreCheck {
             deadline_ms: Some(self.clock.now_ms().saturating_add(patience_ms)),
             traceparent: None,
             idempotency_key: None,
+            attempt: None,
         };
         let body = Bytes::from_static(b"{}");
         match self.requests.request(Verb::Health, &context, body, HEALTH_PATIENCE).await {

@@ -6,7 +6,7 @@
 //! followed by another.
 
 use bytes::Bytes;
-use common::bus::{Context, Reply, RequestError, Requests};
+use common::bus::{Attempt, Context, Reply, RequestError, Requests};
 use common::clock::Clock;
 use common::contract::{Fault, FaultCode, Verb};
 use common::random::{Random, full_jitter};
@@ -93,6 +93,9 @@ impl Relay {
             deadline_ms: Some(deadline_ms),
             traceparent: facts.traceparent.clone(),
             idempotency_key: idempotency_key.map(ToOwned::to_owned),
+            // Not the request id, which callers may use again: with that one, an attempt at an old request of theirs
+            // could not be told from one at a new one.
+            attempt: Some(Attempt { request_key: self.random.fresh_id(), number: None }),
         };
         self.ask_until(deadline_ms, verb, &context, body.into()).await
     }
@@ -108,10 +111,14 @@ impl Relay {
             Pauses { random: &*self.random, ceiling: PAUSE_MIN, no_workers_left: self.limits.no_workers };
         let leads_to_the_same = verb.leads_to_the_same();
         let attempt_max = verb.attempt_max(self.limits.attempt, self.limits.deadline);
+        let mut number: u32 = 0;
         loop {
+            number = number.saturating_add(1);
             let patience = attempt_max.min(self.left_until(deadline_ms));
+            let context = &self.attempt(context, number, patience);
             let (reason, last_word) = match self.requests.request(verb, context, body.clone(), patience).await
             {
+                Ok(reply) if leads_to_the_same && error::is_late(&reply) => (Unanswered::TimedOut, Ok(reply)),
                 Ok(reply) => match error::busy_for(&reply) {
                     Some(advised) => {
                         self.advised_ms.store(millis(advised), Ordering::Relaxed);
@@ -135,6 +142,14 @@ impl Relay {
             );
             self.clock.sleep(pause).await;
         }
+    }
+
+    /// What rides beside one attempt: its number, and the end of this attempt's own time. An attempt that is given up must
+    /// not be worked on any more, because another one follows it.
+    fn attempt(&self, context: &Context, number: u32, patience: Duration) -> Context {
+        let attempt = context.attempt.clone().map(|attempt| Attempt { number: Some(number), ..attempt });
+        let deadline_ms = Some(self.clock.now_ms().saturating_add(millis(patience)));
+        Context { deadline_ms, attempt, ..context.clone() }
     }
 
     /// When a request that comes now has to have its answer, in milliseconds since the Unix epoch.

@@ -6,7 +6,10 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use common::contract::bounds::Bounded;
-use common::contract::{AllocateRequest, ExtendRequest, Fault, FaultCode, Outcome, SandboxRequest, Verb};
+use common::contract::{
+    AllocateRequest, ExtendRequest, Fault, FaultCode, LabDuration, Outcome, ReleaseRequest, SandboxRequest,
+    Verb,
+};
 use common::domain::{IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
 use serde::Deserialize;
 
@@ -29,7 +32,7 @@ pub const POOL_HEADER: &str = "X-Sandbox-Pool";
 pub const IDEMPOTENCY_KEY_HEADER: &str = "Idempotency-Key";
 /// The lease that is meant, by its epoch.
 pub const LEASE_EPOCH_HEADER: &str = "X-Lease-Epoch";
-/// Length of the lease, in whole hours.
+/// Length of the lease: hours (`4`, `4h`), minutes (`90m`) or both (`1h30m`).
 pub const LAB_DURATION_HEADER: &str = "X-Lab-Duration";
 
 type PathId = Result<Path<String>, PathRejection>;
@@ -43,7 +46,7 @@ type PathId = Result<Path<String>, PathRejection>;
         ("X-Sandbox-Name-Prefix" = Option<String>, Header, description = "only sandboxes whose name begins so"),
         ("X-Sandbox-Pool" = Option<String>, Header, description = "the pool; the default one without it"),
         ("Idempotency-Key" = Option<String>, Header, description = "what makes a repeat the same claim; the owner without it"),
-        ("X-Lab-Duration" = Option<u32>, Header, description = "length of the lease in hours, within the set maximum")
+        ("X-Lab-Duration" = Option<String>, Header, description = "length of the lease, within the set maximum: hours (`4`, `4h`), minutes (`90m`) or both (`1h30m`)")
     ),
     responses(
         (status = 201, description = "a new lease", body = common::contract::Allocation, example = json!({"sandbox_id": "2000018", "name": "lab-00018", "external_id": "6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11",
@@ -56,6 +59,7 @@ pub(crate) async fn allocate(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let owner = owner(&headers, &facts)?;
+    let duration = lab_duration(&headers)?;
     let request = AllocateRequest {
         owner: owner.to_string(),
         lab: id(&headers, LAB_HEADER, LabId::parse)?.map(|lab| lab.to_string()),
@@ -63,7 +67,8 @@ pub(crate) async fn allocate(
             .map(|key| key.to_string()),
         pool: pool(&headers, &facts)?.map(|pool| pool.to_string()),
         name_prefix: id(&headers, NAME_PREFIX_HEADER, NamePrefix::parse)?.map(|prefix| prefix.to_string()),
-        lab_duration_hours: duration_hours(&headers)?,
+        lab_duration_hours: duration.map(|duration| duration.hours),
+        lab_duration_minutes: duration.and_then(|duration| duration.minutes),
         by: whose_token(&facts),
     };
     let key = request.idempotency_key.clone();
@@ -82,7 +87,8 @@ pub(crate) async fn allocate(
 /// `POST /v1/sandboxes/{id}/mark-for-deletion`
 #[utoipa::path(
     post, path = "/v1/sandboxes/{id}/mark-for-deletion", tag = "labs", security(("lab" = [])),
-    params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "who asks (Instruqt participant id); older scripts send `X-Track-ID`")),
+    params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "who asks (Instruqt participant id); older scripts send `X-Track-ID`"),
+        ("X-Lease-Epoch" = Option<u64>, Header, description = "the lease that is meant, by its epoch")),
     responses(
         (status = 200, description = "it is on its way out; a repeat has the same answer", body = common::contract::ReleaseReply,
          example = json!({"sandbox_id": "2000018", "status": "pending_deletion", "deletion_requested_at": 1763690000})), OfRelease)
@@ -93,14 +99,24 @@ pub(crate) async fn mark_for_deletion(
     path: PathId,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    about_one(Verb::Release, &relay, &facts, path, &headers).await
+    let owner = owner(&headers, &facts)?;
+    let sandbox = sandbox_in_path(path)?;
+    facts.note_sandbox(&sandbox);
+    let request = ReleaseRequest {
+        sandbox_id: sandbox.to_string(),
+        owner: owner.to_string(),
+        lease_epoch: lease_epoch(&headers)?,
+        by: whose_token(&facts),
+    };
+    let reply = relay.send(Verb::Release, &facts, None, &bounded(request, &facts)).await?;
+    Ok(pass_on(reply, StatusCode::OK))
 }
 
 /// `POST /v1/sandboxes/{id}/extend`
 #[utoipa::path(
     post, path = "/v1/sandboxes/{id}/extend", tag = "labs", security(("lab" = [])),
     params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "who asks (Instruqt participant id); older scripts send `X-Track-ID`"),
-        ("X-Lab-Duration" = u32, Header, description = "how many hours the lease is to last in all"),
+        ("X-Lab-Duration" = String, Header, description = "how long the lease is to last in all: hours (`4`, `4h`), minutes (`90m`) or both (`1h30m`)"),
         ("X-Lease-Epoch" = Option<u64>, Header, description = "the lease that is meant, by its epoch")),
     responses(
         (status = 200, description = "the lease with its new end", body = common::contract::Allocation, example = json!({"sandbox_id": "2000018", "name": "lab-00018", "external_id": "6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11",
@@ -115,13 +131,14 @@ pub(crate) async fn extend(
     let owner = owner(&headers, &facts)?;
     let sandbox = sandbox_in_path(path)?;
     facts.note_sandbox(&sandbox);
-    let hours = duration_hours(&headers)?.ok_or_else(|| {
+    let duration = lab_duration(&headers)?.ok_or_else(|| {
         Fault::invalid(LAB_DURATION_HEADER, "has to say how long the lease is to last in all")
     })?;
     let request = ExtendRequest {
         sandbox_id: sandbox.to_string(),
         owner: owner.to_string(),
-        lab_duration_hours: Some(hours),
+        lab_duration_hours: Some(duration.hours),
+        lab_duration_minutes: duration.minutes,
         lease_epoch: lease_epoch(&headers)?,
         by: whose_token(&facts),
     };
@@ -145,23 +162,12 @@ pub(crate) async fn get(
     path: PathId,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    about_one(Verb::Get, &relay, &facts, path, &headers).await
-}
-
-async fn about_one(
-    verb: Verb,
-    relay: &Relay,
-    facts: &Facts,
-    path: PathId,
-    headers: &HeaderMap,
-) -> Result<Response, Failure> {
-    let owner = owner(headers, facts)?;
+    let owner = owner(&headers, &facts)?;
     let sandbox = sandbox_in_path(path)?;
     facts.note_sandbox(&sandbox);
-    // A look is no part of the history.
-    let by = whose_token(facts).filter(|_| verb != Verb::Get);
-    let request = SandboxRequest { sandbox_id: sandbox.to_string(), owner: owner.to_string(), by };
-    let reply = relay.send(verb, facts, None, &bounded(request, facts)).await?;
+    // A look is no part of the history, so it does not say by whom.
+    let request = SandboxRequest { sandbox_id: sandbox.to_string(), owner: owner.to_string(), by: None };
+    let reply = relay.send(Verb::Get, &facts, None, &bounded(request, &facts)).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
 
@@ -238,13 +244,16 @@ pub(crate) fn only_text<'a>(headers: &'a HeaderMap, name: &'static str) -> Resul
     }
 }
 
-fn duration_hours(headers: &HeaderMap) -> Result<Option<u32>, Fault> {
+fn lab_duration(headers: &HeaderMap) -> Result<Option<LabDuration>, Fault> {
     let Some(text) = only_text(headers, LAB_DURATION_HEADER)?.filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    match digits(text) {
-        Some(hours @ 1..) => Ok(Some(hours)),
-        _ => Err(Fault::invalid(LAB_DURATION_HEADER, "must be a whole number of hours, at least 1")),
+    match LabDuration::parse(text) {
+        Some(duration) => Ok(Some(duration)),
+        None => Err(Fault::invalid(
+            LAB_DURATION_HEADER,
+            "must be whole hours (4 or 4h), minutes (90m) or both (1h30m), at least one minute",
+        )),
     }
 }
 

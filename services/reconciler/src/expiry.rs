@@ -3,7 +3,7 @@
 use crate::Reconciler;
 use common::contract::reports::{COMPLETED, FAILED};
 use common::contract::{DeletionWork, ExpiryReport};
-use common::domain::{Sandbox, StateName};
+use common::domain::{CLOSED_CLAIM_KEPT, Sandbox, StateName};
 use common::runtime::telemetry::Chain;
 use common::store::{SortRange, StoreError, Write};
 
@@ -58,7 +58,7 @@ impl Reconciler {
                 tracing::warn!(sandbox.id = sandbox.id.as_str(), error = %Chain(&error), "not announced yet");
             }
             if let Some(record) = expired.last_claim() {
-                self.ports.store.close_claim(&record).await?;
+                self.ports.store.close_claim(&record, now.after(CLOSED_CLAIM_KEPT)).await?;
             }
         }
         Ok(())

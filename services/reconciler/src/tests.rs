@@ -139,10 +139,11 @@ impl Rig {
     /// Gives a sandbox to an owner of the same number, until `expires_at`.
     pub(crate) async fn allocate_until(&self, number: usize, expires_at: UnixSeconds) -> Sandbox {
         let candidate = self.sandbox(number).await.candidate();
-        let record = ClaimRecord { claim: claim_key(number), candidate };
+        let record = ClaimRecord::new(claim_key(number), candidate);
         self.store.open_claim(&record, expires_at.after(HOUR)).await.unwrap();
-        let ClaimRecord { claim, candidate } = record;
-        let grant = Grant { claim, candidate, lab: None, by: None, granted_at: NOW, expires_at };
+        let ClaimRecord { claim, candidate, .. } = record;
+        let grant =
+            Grant { claim, candidate, lab: None, by: None, request: None, granted_at: NOW, expires_at };
         done(self.store.grant(&grant).await.unwrap())
     }
 
@@ -164,7 +165,7 @@ impl Rig {
 
     /// The two writes of a claim, with the candidate that was seen.
     pub(crate) async fn claim(&self, seen: &Sandbox, claim: ClaimKey, lab: Option<&str>) -> Sandbox {
-        let record = ClaimRecord { claim, candidate: seen.candidate() };
+        let record = ClaimRecord::new(claim, seen.candidate());
         let opened = self.store.open_claim(&record, NOW.after(24 * HOUR)).await.unwrap();
         assert_eq!(opened, OpenClaim::Opened);
         self.grant(record, lab).await
@@ -172,10 +173,17 @@ impl Rig {
 
     /// The second of them alone.
     pub(crate) async fn grant(&self, record: ClaimRecord, lab: Option<&str>) -> Sandbox {
-        let ClaimRecord { claim, candidate } = record;
+        let ClaimRecord { claim, candidate, .. } = record;
         let lab = lab.map(|lab| LabId::parse(lab).unwrap());
-        let grant =
-            Grant { claim, candidate, lab, by: None, granted_at: NOW, expires_at: NOW.after(4 * HOUR) };
+        let grant = Grant {
+            claim,
+            candidate,
+            lab,
+            by: None,
+            request: None,
+            granted_at: NOW,
+            expires_at: NOW.after(4 * HOUR),
+        };
         done(self.store.grant(&grant).await.unwrap())
     }
 
@@ -187,7 +195,7 @@ impl Rig {
     /// Gives a sandbox to an owner and back, and says which work that makes; nobody announces it.
     pub(crate) async fn release(&self, number: usize, now: UnixSeconds) -> DeletionWork {
         self.allocate(number).await;
-        let released = self.store.release(&id(number), &owner(number), None, now).await.unwrap();
+        let released = self.store.release(&id(number), &owner(number), None, None, now).await.unwrap();
         DeletionWork::of(&done(released)).unwrap()
     }
 

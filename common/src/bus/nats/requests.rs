@@ -2,7 +2,7 @@
 
 use super::NatsBus;
 use crate::bus::intake::one_line;
-use crate::bus::{Context, Reply, RequestError, Requests};
+use crate::bus::{Attempt, Context, Reply, RequestError, Requests};
 use crate::clock::{Clock, ServerTime};
 use crate::contract::{Outcome, Verb, headers};
 use async_nats::{HeaderMap, RequestErrorKind};
@@ -60,7 +60,7 @@ impl Requests for NatsBus {
 
 /// The client library panics on a header value of two lines, so none gets there.
 fn headers_of(context: &Context, clock: &dyn Clock, time: &ServerTime) -> HeaderMap {
-    let Context { request_id, deadline_ms: _, traceparent, idempotency_key } = context;
+    let Context { request_id, deadline_ms: _, traceparent, idempotency_key, attempt } = context;
     let mut map = HeaderMap::new();
     map.insert(headers::REQUEST_ID, one_line(request_id));
     if let Some(remaining) = context.remaining(clock) {
@@ -77,6 +77,12 @@ fn headers_of(context: &Context, clock: &dyn Clock, time: &ServerTime) -> Header
     }
     if let Some(key) = idempotency_key {
         map.insert(headers::IDEMPOTENCY_KEY, one_line(key));
+    }
+    if let Some(Attempt { request_key, number }) = attempt {
+        map.insert(headers::REQUEST_KEY, one_line(request_key));
+        if let Some(number) = number {
+            map.insert(headers::ATTEMPT, number.to_string());
+        }
     }
     map
 }

@@ -8,7 +8,7 @@
 
 use super::{NatsBus, failed};
 use crate::bus::intake::{self, one_line};
-use crate::bus::{Answer, BusError, Context, Dropped, Handler, Request, Serve};
+use crate::bus::{Answer, Attempt, BusError, Context, Dropped, Handler, Request, Serve};
 use crate::clock::{Clock, ServerTime};
 use crate::contract::{FaultCode, Verb, headers};
 use async_nats::{HeaderMap, Message, Subject, Subscriber};
@@ -197,6 +197,10 @@ fn context_of(
         deadline_ms: left_ms.map(|left_ms| clock.now_ms().saturating_add(left_ms)),
         traceparent: header(headers::TRACEPARENT),
         idempotency_key: header(headers::IDEMPOTENCY_KEY),
+        attempt: header(headers::REQUEST_KEY).map(|request_key| Attempt {
+            request_key,
+            number: header(headers::ATTEMPT).and_then(|value| value.parse().ok()),
+        }),
     };
     (context, dropped)
 }

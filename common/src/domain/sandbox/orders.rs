@@ -3,7 +3,7 @@
 use super::{InvalidTransition, Sandbox, State};
 use crate::domain::deletion::DeletionCause;
 use crate::domain::history::{Cause, Order};
-use crate::domain::ids::Version;
+use crate::domain::ids::{RequestKey, Version};
 use crate::domain::lease::{Extension, Lease};
 use crate::domain::time::UnixSeconds;
 
@@ -34,6 +34,21 @@ impl Sandbox {
                 Ok(self.step_by(State::Allocated(lease), Cause::Extended, now, by.as_ref()))
             }
             _ => Err(self.refuse("extended")),
+        }
+    }
+
+    /// Notes that the live lease, as it was seen, is the answer to one more request; the state stays, so neither version
+    /// nor history grow.
+    ///
+    /// # Errors
+    /// [`InvalidTransition`] when another lease holds it or none, or other requests were noted meanwhile.
+    pub fn note_answer(self, seen: &Lease, request: &RequestKey) -> Result<Self, InvalidTransition> {
+        match &self.state {
+            State::Allocated(lease) if lease.epoch == seen.epoch && lease.answered == seen.answered => {
+                let lease = lease.clone().with_answered(request);
+                Ok(Self { state: State::Allocated(lease), ..self })
+            }
+            _ => Err(self.refuse("the answer")),
         }
     }
 

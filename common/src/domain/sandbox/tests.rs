@@ -33,6 +33,7 @@ fn grant_of(sandbox: &Sandbox) -> Grant {
         candidate: sandbox.candidate(),
         lab: Some(LabId::parse("lab-a").unwrap()),
         by: None,
+        request: None,
         granted_at: GRANTED,
         expires_at: EXPIRES,
     }
@@ -49,7 +50,7 @@ pub(super) fn order() -> Order {
 }
 
 fn ending() -> Sandbox {
-    held().release(&owner(), None, REQUESTED).unwrap()
+    held().release(&owner(), None, None, REQUESTED).unwrap()
 }
 
 /// A sandbox in that state, as far as possible by the way that leads there.
@@ -75,7 +76,7 @@ const STEPS: [(&str, StateName, StateName, Step); 11] = [
         sandbox.claim(&grant)
     }),
     ("release", StateName::Allocated, StateName::PendingDeletion, |sandbox| {
-        sandbox.release(&owner(), None, REQUESTED)
+        sandbox.release(&owner(), None, None, REQUESTED)
     }),
     ("expire", StateName::Allocated, StateName::PendingDeletion, |sandbox| {
         let epoch = sandbox.epoch;
@@ -218,8 +219,8 @@ fn a_lease_names_the_claim_that_led_to_it() {
 #[test]
 fn only_the_owner_releases() {
     let other = OwnerId::parse("owner-2").unwrap();
-    assert!(held().release(&other, None, REQUESTED).is_err());
-    assert!(held().release(&owner(), None, REQUESTED).is_ok());
+    assert!(held().release(&other, None, None, REQUESTED).is_err());
+    assert!(held().release(&owner(), None, None, REQUESTED).is_ok());
 }
 
 #[test]
@@ -317,7 +318,7 @@ fn what_clearing_came_to_is_kept_until_something_newer_is_known() {
 fn who_asks_on_an_owners_behalf_is_in_the_history() {
     let helper = Actor::parse("lab-2026").unwrap();
     let claimed = free().claim(&Grant { by: Some(helper.clone()), ..grant_of(&free()) }).unwrap();
-    let released = claimed.release(&owner(), Some(&helper), REQUESTED).unwrap();
+    let released = claimed.release(&owner(), None, Some(&helper), REQUESTED).unwrap();
     let by: Vec<_> = released.history.iter().map(|entry| entry.by.clone()).collect();
     assert_eq!(by, [None, Some(helper.clone()), Some(helper)]);
 }

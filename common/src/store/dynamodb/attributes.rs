@@ -1,6 +1,6 @@
 //! Names of attributes, and how single attributes are written and read.
 
-use crate::domain::{InvalidId, UnixSeconds};
+use crate::domain::{InvalidId, RequestKey, UnixSeconds};
 use crate::store::StoreError;
 use aws_sdk_dynamodb::types::AttributeValue;
 use std::collections::HashMap;
@@ -39,6 +39,10 @@ pub(super) const LAB: &str = "lab";
 pub(super) const LEASE_EPOCH: &str = "lease_epoch";
 pub(super) const CLAIMED_VERSION: &str = "claimed_version";
 pub(super) const EXPIRES_AT: &str = "expires_at";
+/// The request that created the lease; absent if its caller sent no id, and on items of former builds.
+pub(super) const LEASE_REQUEST: &str = "lease_request";
+/// Further requests that the lease was the answer to: a list of texts, absent while there are none.
+pub(super) const LEASE_ANSWERED: &str = "lease_answered";
 pub(super) const DELETION_CAUSE: &str = "deletion_cause";
 pub(super) const REQUESTED_AT: &str = "requested_at";
 pub(super) const DELETION_ATTEMPTS: &str = "deletion_attempts";
@@ -57,6 +61,12 @@ pub(super) const QUARANTINE_REASON: &str = "quarantine_reason";
 pub(super) const SANDBOX_ID: &str = "sandbox_id";
 /// The version that a claim item names its sandbox at.
 pub(super) const SEEN_VERSION: &str = "seen_version";
+/// On a claim item: the candidate whose lease has ended, as one text. The item is closed only while that is the one that
+/// it names, because a former build moves the item on and leaves this attribute behind.
+pub(super) const CLOSED: &str = "closed";
+/// On a claim item: requests that leases of this key were the answers to which have ended since, a list of texts;
+/// absent while there are none.
+pub(super) const ANSWERED: &str = "answered";
 /// Parts of a history entry.
 pub(super) const CAUSE: &str = "cause";
 pub(super) const AT: &str = "at";
@@ -73,6 +83,11 @@ pub(super) fn text(value: impl Into<String>) -> AttributeValue {
 /// A number as an attribute.
 pub(super) fn number(value: impl Into<u64>) -> AttributeValue {
     AttributeValue::N(value.into().to_string())
+}
+
+/// Requests as an attribute.
+pub(super) fn requests(ids: &[RequestKey]) -> AttributeValue {
+    AttributeValue::L(ids.iter().map(|id| text(id.as_str())).collect())
 }
 
 /// A moment as an attribute, in seconds.
@@ -163,6 +178,22 @@ impl<'a> Fields<'a> {
         };
         let maps = entries.iter().map(AttributeValue::as_m).collect::<Result<_, _>>();
         maps.map_err(|_| self.corrupt(attribute, "holds an entry that is not a map"))
+    }
+
+    /// Requests; none if the attribute is absent.
+    pub(super) fn requests(self, attribute: &'static str) -> Result<Vec<RequestKey>, StoreError> {
+        let entries = match self.attributes.get(attribute) {
+            None => return Ok(Vec::new()),
+            Some(AttributeValue::L(entries)) => entries,
+            Some(_) => return Err(self.corrupt(attribute, "is not a list")),
+        };
+        let ids = entries.iter().map(|entry| match entry {
+            AttributeValue::S(id) => {
+                RequestKey::parse(id).map_err(|problem| self.corrupt(attribute, problem.to_string()))
+            }
+            _ => Err(self.corrupt(attribute, "holds an entry that is not a string")),
+        });
+        ids.collect()
     }
 
     /// An id that has to be there.

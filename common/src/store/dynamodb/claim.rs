@@ -1,7 +1,8 @@
 //! The claim item: which sandbox an owner's key is after or holds. It never decides anything by itself.
 
 use super::attributes::{
-    Fields, Item, PK, POOL, SANDBOX_ID, SEEN_VERSION, SK, TTL, key_text, number, seconds, text,
+    ANSWERED, CLOSED, Fields, Item, PK, POOL, SANDBOX_ID, SEEN_VERSION, SK, TTL, key_text, number, requests,
+    seconds, text,
 };
 use super::expression::Change;
 use super::listing::{cursor_of, start_key};
@@ -10,20 +11,17 @@ use crate::domain::{
     Candidate, ClaimKey, ClaimRecord, IdempotencyKey, OwnerId, PoolName, SandboxId, UnixSeconds, Version,
 };
 use crate::store::{ClaimPage, MoveClaim, OpenClaim, PageCursor, StoreError};
-use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
-use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 
 /// Beginning of the partition key of a claim item.
 const OWNER_PREFIX: &str = "OWNER#";
 /// Beginning of the sort key of a claim item.
 const CLAIM_PREFIX: &str = "CLAIM#";
-/// Holds if the item names exactly one sandbox at one version.
-const NAMES_CANDIDATE: &str = "#sandbox_id = :sandbox_id AND #seen_version = :seen_version";
 
 impl DynamoStore {
-    /// A claim item that names our very candidate counts as opened, whoever wrote it: an earlier try of this
+    /// A claim item that is just like ours counts as opened, whoever wrote it: an earlier try of this
     /// call whose reply got lost, or a twin that goes on exactly like us.
     pub(super) async fn put_claim(
         &self,
@@ -45,8 +43,7 @@ impl DynamoStore {
             Some(PutItemError::ConditionalCheckFailedException(refused)) => match refused.item() {
                 Some(found) => {
                     let held = decode(found)?;
-                    let ours = same_candidate(&held.candidate, &record.candidate);
-                    Ok(if ours { OpenClaim::Opened } else { OpenClaim::Held(held) })
+                    Ok(if held == *record { OpenClaim::Opened } else { OpenClaim::Held(held) })
                 }
                 None => Err(unavailable("open_claim", error)),
             },
@@ -54,21 +51,25 @@ impl DynamoStore {
         }
     }
 
-    /// Like [`Self::put_claim`], an item that names `to` already counts as moved.
+    /// Like [`Self::put_claim`], an item that is as `to` says already counts as moved.
     pub(super) async fn swap_claim(
         &self,
         from: &ClaimRecord,
-        to: &Candidate,
+        to: &ClaimRecord,
         keep_until: UnixSeconds,
     ) -> Result<MoveClaim, StoreError> {
-        let Candidate { id, pool, version } = to;
-        let change = Change::default()
+        let ClaimRecord { claim: _, candidate: Candidate { id, pool, version }, is_closed: _, answered } = to;
+        let mark = closed_mark(&from.candidate);
+        let change = names(Change::default(), &from.candidate)
             .set(SANDBOX_ID, text(id.as_str()))
             .set(POOL, text(pool.as_str()))
             .set(SEEN_VERSION, number(version.get()))
             .set(TTL, seconds(keep_until))
-            .only_if(SANDBOX_ID, text(from.candidate.id.as_str()))
-            .only_if(SEEN_VERSION, number(from.candidate.version.get()));
+            .set_requests(ANSWERED, answered)
+            .remove(CLOSED)
+            .only_if_requests(ANSWERED, &from.answered);
+        let change =
+            if from.is_closed { change.only_if(CLOSED, mark) } else { change.only_if_not(CLOSED, mark) };
         let request = self
             .client
             .update_item()
@@ -82,28 +83,32 @@ impl DynamoStore {
                     return Ok(MoveClaim::Absent);
                 };
                 let held = decode(found)?;
-                Ok(if same_candidate(&held.candidate, to) { MoveClaim::Moved } else { MoveClaim::Held(held) })
+                Ok(if held == *to { MoveClaim::Moved } else { MoveClaim::Held(held) })
             }
             _ => Err(unavailable("move_claim", error)),
         }
     }
 
-    pub(super) async fn delete_claim(&self, record: &ClaimRecord) -> Result<(), StoreError> {
-        let sent = self
-            .client
-            .delete_item()
-            .table_name(&self.table)
-            .set_key(Some(key(&record.claim)))
-            .condition_expression(NAMES_CANDIDATE)
-            .expression_attribute_names("#sandbox_id", SANDBOX_ID)
-            .expression_attribute_names("#seen_version", SEEN_VERSION)
-            .expression_attribute_values(":sandbox_id", text(record.candidate.id.as_str()))
-            .expression_attribute_values(":seen_version", number(record.candidate.version.get()))
-            .send()
-            .await;
-        let Err(error) = sent else { return Ok(()) };
+    /// Written once: a repeat finds the mark and adds nothing.
+    pub(super) async fn mark_closed(
+        &self,
+        record: &ClaimRecord,
+        keep_until: UnixSeconds,
+    ) -> Result<(), StoreError> {
+        let mark = closed_mark(&record.candidate);
+        let change = names(Change::default(), &record.candidate)
+            .set(CLOSED, mark.clone())
+            .set(TTL, seconds(keep_until))
+            .only_if_not(CLOSED, mark);
+        let change = if record.answered.is_empty() {
+            change
+        } else {
+            change.append_all(ANSWERED, requests(&record.answered))
+        };
+        let request = self.client.update_item().table_name(&self.table).set_key(Some(key(&record.claim)));
+        let Err(error) = change.apply(request).send().await else { return Ok(()) };
         match error.as_service_error() {
-            Some(DeleteItemError::ConditionalCheckFailedException(_)) => Ok(()),
+            Some(UpdateItemError::ConditionalCheckFailedException(_)) => Ok(()),
             _ => Err(unavailable("close_claim", error)),
         }
     }
@@ -148,9 +153,16 @@ impl DynamoStore {
     }
 }
 
-/// The same sandbox at the same version: all that a claim item is compared by.
-fn same_candidate(one: &Candidate, other: &Candidate) -> bool {
-    one.id == other.id && one.version == other.version
+/// Only if the item names that sandbox at that version.
+fn names(change: Change, candidate: &Candidate) -> Change {
+    change
+        .only_if(SANDBOX_ID, text(candidate.id.as_str()))
+        .only_if(SEEN_VERSION, number(candidate.version.get()))
+}
+
+/// What says on a claim item that the lease of this candidate has ended.
+fn closed_mark(candidate: &Candidate) -> AttributeValue {
+    text(format!("{}@{}", candidate.id, candidate.version.get()))
 }
 
 fn key(claim: &ClaimKey) -> Item {
@@ -163,8 +175,15 @@ fn key(claim: &ClaimKey) -> Item {
 
 /// The whole claim item.
 pub(super) fn encode(record: &ClaimRecord, keep_until: UnixSeconds) -> Item {
-    let ClaimRecord { claim, candidate: Candidate { id, pool, version } } = record;
+    let ClaimRecord { claim, candidate, is_closed, answered } = record;
+    let Candidate { id, pool, version } = candidate;
     let mut item = key(claim);
+    if *is_closed {
+        item.insert(CLOSED.to_owned(), closed_mark(candidate));
+    }
+    if !answered.is_empty() {
+        item.insert(ANSWERED.to_owned(), requests(answered));
+    }
     item.insert(SANDBOX_ID.to_owned(), text(id.as_str()));
     item.insert(POOL.to_owned(), text(pool.as_str()));
     item.insert(SEEN_VERSION.to_owned(), number(version.get()));
@@ -175,34 +194,51 @@ pub(super) fn encode(record: &ClaimRecord, keep_until: UnixSeconds) -> Item {
 fn decode(item: &Item) -> Result<ClaimRecord, StoreError> {
     let key = key_text(item);
     let fields = Fields::new(item, &key);
+    let candidate = Candidate {
+        id: fields.id(SANDBOX_ID, SandboxId::parse)?,
+        pool: fields.id(POOL, PoolName::parse)?,
+        version: Version::new(fields.number(SEEN_VERSION)?),
+    };
     Ok(ClaimRecord {
         claim: ClaimKey {
             owner: fields.key_id(PK, OWNER_PREFIX, OwnerId::parse)?,
             key: fields.key_id(SK, CLAIM_PREFIX, IdempotencyKey::parse)?,
         },
-        candidate: Candidate {
-            id: fields.id(SANDBOX_ID, SandboxId::parse)?,
-            pool: fields.id(POOL, PoolName::parse)?,
-            version: Version::new(fields.number(SEEN_VERSION)?),
-        },
+        is_closed: item.get(CLOSED) == Some(&closed_mark(&candidate)),
+        answered: fields.requests(ANSWERED)?,
+        candidate,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::RequestKey;
 
     fn record() -> ClaimRecord {
         // Owner and key may hold the separator: each is the rest of its own attribute.
         let owner = OwnerId::parse("p#1#CLAIM#2").unwrap();
-        ClaimRecord {
-            claim: ClaimKey { owner, key: IdempotencyKey::parse("#k").unwrap() },
-            candidate: Candidate {
-                id: SandboxId::parse("7").unwrap(),
-                pool: PoolName::parse("main").unwrap(),
-                version: Version::new(3),
-            },
-        }
+        let candidate = Candidate {
+            id: SandboxId::parse("7").unwrap(),
+            pool: PoolName::parse("main").unwrap(),
+            version: Version::new(3),
+        };
+        ClaimRecord::new(ClaimKey { owner, key: IdempotencyKey::parse("#k").unwrap() }, candidate)
+    }
+
+    fn request(name: &str) -> RequestKey {
+        RequestKey::parse(name).unwrap()
+    }
+
+    #[test]
+    fn a_closed_item_is_open_again_once_it_names_another_candidate() {
+        let closed = record().closed(&[request("r-1"), request("r-2")]);
+        let mut item = encode(&closed, UnixSeconds::new(99));
+        assert_eq!(decode(&item).unwrap(), closed);
+        // As a former build moves it on: it knows nothing of the mark.
+        item.insert(SANDBOX_ID.to_owned(), text("8"));
+        let moved = decode(&item).unwrap();
+        assert_eq!((moved.is_closed, moved.answered), (false, closed.answered));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Builds update and condition expressions. Every name goes in through a placeholder, because many of ours
 //! (`state`, `name`, `owner`, `ttl` …) are reserved words.
 
-use super::attributes::{Item, number};
+use super::attributes::{Item, number, requests};
+use crate::domain::RequestKey;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_dynamodb::types::builders::UpdateBuilder;
@@ -46,6 +47,14 @@ impl Change {
         self
     }
 
+    /// Appends entries to a list, which begins with them if it is not there.
+    pub(super) fn append_all(mut self, list: &str, entries: AttributeValue) -> Self {
+        let none = self.value(AttributeValue::L(Vec::new()));
+        let (list, entries) = (self.name(list), self.value(entries));
+        self.sets.push(format!("{list} = list_append(if_not_exists({list}, {none}), {entries})"));
+        self
+    }
+
     /// Removes an attribute, if it is there.
     pub(super) fn remove(mut self, attribute: &str) -> Self {
         let name = self.name(attribute);
@@ -61,6 +70,23 @@ impl Change {
     /// Only if the attribute differs from `value`; one that is not there differs as well.
     pub(super) fn only_if_not(self, attribute: &str, value: AttributeValue) -> Self {
         self.only_if_compared(attribute, "<>", value)
+    }
+
+    /// Only if the attribute is not there.
+    pub(super) fn only_if_absent(mut self, attribute: &str) -> Self {
+        let name = self.name(attribute);
+        self.conditions.push(format!("attribute_not_exists({name})"));
+        self
+    }
+
+    /// Only if the attribute holds just these requests; it is absent while there are none.
+    pub(super) fn only_if_requests(self, attribute: &str, ids: &[RequestKey]) -> Self {
+        if ids.is_empty() { self.only_if_absent(attribute) } else { self.only_if(attribute, requests(ids)) }
+    }
+
+    /// Makes the attribute hold just these requests.
+    pub(super) fn set_requests(self, attribute: &str, ids: &[RequestKey]) -> Self {
+        if ids.is_empty() { self.remove(attribute) } else { self.set(attribute, requests(ids)) }
     }
 
     /// Only if the attribute equals one of `values`.

@@ -7,14 +7,14 @@
 use super::attributes::{
     AT, BY, CAUSE, CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD,
     EPOCH, EXPIRES_AT, EXTERNAL_ID, Fields, GRANTED_AT, HELD_LAB, HISTORY, Item, LAB, LAST_ERROR,
-    LEASE_EPOCH, NAME, OWNER, PARKED_SHARD, PK, POOL, PRE_CLEAN, QUARANTINE_REASON, REASON, REQUESTED_AT,
-    SFDC_ACCOUNT_ID, SINCE, SK, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, key_text, number, seconds,
-    text,
+    LEASE_ANSWERED, LEASE_EPOCH, LEASE_REQUEST, NAME, OWNER, PARKED_SHARD, PK, POOL, PRE_CLEAN,
+    QUARANTINE_REASON, REASON, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, SK, STATE, STATE_SHARD, STATE_SORT, TTL,
+    VERSION, key_text, number, requests, seconds, text,
 };
 use crate::domain::{
     Actor, Cause, ClaimKey, Deletion, DeletionCause, Epoch, ExternalId, HISTORY_ENTRIES_MAX, HistoryEntry,
-    IdempotencyKey, LabId, Lease, OwnerId, PoolName, Reason, Sandbox, SandboxId, SandboxName, SfdcAccountId,
-    State, StateName, Tombstone, UnixSeconds, Version,
+    IdempotencyKey, LabId, Lease, OwnerId, PoolName, Reason, RequestKey, Sandbox, SandboxId, SandboxName,
+    SfdcAccountId, State, StateName, Tombstone, UnixSeconds, Version,
 };
 use crate::store::StoreError;
 use crate::store::index::{shard_of, state_shard, state_sort};
@@ -161,7 +161,16 @@ fn encode_deletion(item: &mut Item, deletion: &Deletion) {
 }
 
 fn encode_lease(item: &mut Item, lease: &Lease) {
-    let Lease { claim: ClaimKey { owner, key }, lab, epoch, claimed_version, granted_at, expires_at } = lease;
+    let Lease {
+        claim: ClaimKey { owner, key },
+        lab,
+        epoch,
+        claimed_version,
+        granted_at,
+        expires_at,
+        request,
+        answered,
+    } = lease;
     let mut put = |attribute: &str, value| item.insert(attribute.to_owned(), value);
     put(OWNER, text(owner.as_str()));
     put(CLAIM_KEY, text(key.as_str()));
@@ -171,6 +180,12 @@ fn encode_lease(item: &mut Item, lease: &Lease) {
     put(EXPIRES_AT, seconds(*expires_at));
     if let Some(lab) = lab {
         put(LAB, text(lab.as_str()));
+    }
+    if let Some(request) = request {
+        put(LEASE_REQUEST, text(request.as_str()));
+    }
+    if !answered.is_empty() {
+        put(LEASE_ANSWERED, requests(answered));
     }
 }
 
@@ -245,6 +260,8 @@ fn decode_lease(fields: Fields<'_>) -> Result<Lease, StoreError> {
         claimed_version: Version::new(fields.number(CLAIMED_VERSION)?),
         granted_at: fields.seconds(GRANTED_AT)?,
         expires_at: fields.seconds(EXPIRES_AT)?,
+        request: fields.optional_id(LEASE_REQUEST, RequestKey::parse)?,
+        answered: fields.requests(LEASE_ANSWERED)?,
     })
 }
 

@@ -1,16 +1,37 @@
 //! What somebody asks for during a sandbox's life: more time for its lease, and an operator's hand.
 
 use super::attributes::{
-    DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD, EPOCH, EXPIRES_AT, HELD_LAB, HISTORY, NAME,
-    QUARANTINE_REASON, REQUESTED_AT, SINCE, STATE, STATE_SHARD, STATE_SORT, VERSION, number, seconds, text,
+    DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD, EPOCH, EXPIRES_AT, HELD_LAB, HISTORY, LEASE_ANSWERED,
+    LEASE_EPOCH, NAME, QUARANTINE_REASON, REQUESTED_AT, SINCE, STATE, STATE_SHARD, STATE_SORT, VERSION,
+    number, requests, seconds, text,
 };
+use super::expression::Change;
 use super::transitions::{enter, step};
 use super::{DynamoStore, item};
-use crate::domain::{Candidate, Cause, DeletionCause, Extension, Order, Sandbox, StateName, UnixSeconds};
+use crate::domain::{
+    Candidate, Cause, DeletionCause, Extension, Lease, Order, RequestKey, Sandbox, SandboxId, StateName,
+    UnixSeconds,
+};
 use crate::store::index::due_sort;
 use crate::store::{StoreError, Write};
 
 impl DynamoStore {
+    pub(super) async fn write_answer(
+        &self,
+        id: &SandboxId,
+        seen: &Lease,
+        request: &RequestKey,
+    ) -> Result<Write, StoreError> {
+        // Neither version nor history: the state stays.
+        let noted = seen.clone().with_answered(request);
+        let change = Change::default()
+            .set(LEASE_ANSWERED, requests(&noted.answered))
+            .only_if(STATE, text(StateName::Allocated.as_str()))
+            .only_if(LEASE_EPOCH, number(seen.epoch.get()))
+            .only_if_requests(LEASE_ANSWERED, &seen.answered);
+        self.update("note_answer", id, change).await
+    }
+
     pub(super) async fn write_extension(
         &self,
         seen: &Sandbox,

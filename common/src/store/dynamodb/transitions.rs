@@ -8,9 +8,9 @@
 
 use super::attributes::{
     CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD, EPOCH,
-    EXPIRES_AT, GRANTED_AT, HELD_LAB, HISTORY, LAB, LAST_ERROR, LEASE_EPOCH, NAME, OWNER, PARKED_SHARD, PK,
-    PRE_CLEAN, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, number,
-    seconds, text,
+    EXPIRES_AT, GRANTED_AT, HELD_LAB, HISTORY, LAB, LAST_ERROR, LEASE_EPOCH, LEASE_REQUEST, NAME, OWNER,
+    PARKED_SHARD, PK, PRE_CLEAN, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, STATE, STATE_SHARD, STATE_SORT, TTL,
+    VERSION, number, seconds, text,
 };
 use super::expression::Change;
 use super::{DynamoStore, item, unavailable};
@@ -58,7 +58,8 @@ impl DynamoStore {
 
     /// The change that a grant makes, apart from the call: the floor of the bench makes the same one.
     pub(super) fn grant_change(grant: &Grant, shards: u16) -> Change {
-        let Grant { claim: ClaimKey { owner, key }, candidate, lab, by, granted_at, expires_at } = grant;
+        let Grant { claim: ClaimKey { owner, key }, candidate, lab, by, request, granted_at, expires_at } =
+            grant;
         let (state, cause) = (StateName::Allocated, Cause::Claimed);
         let entry = item::history_entry_by(state, cause, *granted_at, by.as_ref(), None);
         let change = enter(&candidate.id, &candidate.pool, StateName::Allocated, shards)
@@ -73,6 +74,10 @@ impl DynamoStore {
             .append(HISTORY, entry)
             .only_if(STATE, text(StateName::Available.as_str()))
             .only_if(VERSION, number(candidate.version.get()));
+        let change = match request {
+            Some(request) => change.set(LEASE_REQUEST, text(request.as_str())),
+            None => change,
+        };
         match lab {
             Some(lab) => change.set(LAB, text(lab.as_str())).set(HELD_LAB, text(lab.as_str())),
             None => change,
@@ -83,10 +88,15 @@ impl DynamoStore {
         &self,
         id: &SandboxId,
         owner: &OwnerId,
+        epoch: Option<Epoch>,
         by: Option<&Actor>,
         now: UnixSeconds,
     ) -> Result<Write, StoreError> {
         let change = end_lease(DeletionCause::Released, by, now).only_if(OWNER, text(owner.as_str()));
+        let change = match epoch {
+            Some(epoch) => change.only_if(LEASE_EPOCH, number(epoch.get())),
+            None => change,
+        };
         self.update("release", id, change).await
     }
 

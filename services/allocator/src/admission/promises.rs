@@ -37,7 +37,9 @@ pub(super) enum Promise {
 impl Promises {
     /// What was promised to the request with that key.
     pub(super) fn of(&self, now: Instant, key: u64) -> Promise {
-        let Some(at) = self.by_key.get(&key).filter(|at| now <= **at + LATE_MAX) else { return Promise::None };
+        let Some(at) = self.by_key.get(&key).filter(|at| now <= **at + LATE_MAX) else {
+            return Promise::None;
+        };
         match at.saturating_duration_since(now) {
             left if left <= EARLY => Promise::Due,
             left => Promise::Early(left),

@@ -62,7 +62,7 @@ async fn a_claim_stays_within_and_shows_no_lease_from_outside() {
 async fn leave_behind(rig: &Rig, owner: &str, number: usize) {
     let claim =
         ClaimKey { owner: OwnerId::parse(owner).unwrap(), key: IdempotencyKey::parse(owner).unwrap() };
-    let record = ClaimRecord { claim, candidate: rig.sandbox(number).await.candidate() };
+    let record = ClaimRecord::new(claim, rig.sandbox(number).await.candidate());
     rig.store.open_claim(&record, NOW.after(100 * HOUR)).await.unwrap();
 }
 

@@ -101,6 +101,7 @@ impl Rig {
             deadline_ms: None,
             traceparent: None,
             idempotency_key: None,
+            attempt: None,
         };
         let request = Request { verb, context, body: Bytes::from(body.to_string()) };
         let answer = self.allocator.handle(request).await;
@@ -129,7 +130,7 @@ impl Rig {
         let claim = json!({"owner": owner, "pool": pool, "name_prefix": format!("lab-{number}")});
         self.ask(Verb::Allocate, claim).await.unwrap();
         let owner = OwnerId::parse(&owner).unwrap();
-        self.store.release(&id(number), &owner, None, NOW).await.unwrap();
+        self.store.release(&id(number), &owner, None, None, NOW).await.unwrap();
         self.store.note_attempt(&id(number), Epoch::new(1), 0, reason, None).await.unwrap();
         self.store.park_deletion(&id(number), Epoch::new(1), NOW).await.unwrap();
         let sandbox = self.sandbox(number).await;
@@ -392,8 +393,13 @@ async fn a_claim_does_nothing_at_the_bus() {
     rig.add(1, "main").await;
     // Without a connection every call at the bus fails.
     rig.bus.set_connected(false);
-    let context =
-        Context { request_id: "r-1".to_owned(), deadline_ms: None, traceparent: None, idempotency_key: None };
+    let context = Context {
+        request_id: "r-1".to_owned(),
+        deadline_ms: None,
+        traceparent: None,
+        idempotency_key: None,
+        attempt: None,
+    };
     let request = Request { verb: Verb::Allocate, context, body: Bytes::from_static(br#"{"owner":"one"}"#) };
     let answer = rig.allocator.handle(request).await;
     assert_eq!((answer.outcome, answer.body.is_ok()), (Some(Outcome::Created), true));

@@ -42,6 +42,25 @@ async fn everybody_goes_by_the_new_end() {
 }
 
 #[tokio::test]
+async fn a_lease_may_last_for_minutes() {
+    let rig = Rig::new();
+    rig.add(1, "main").await;
+    let asked = json!({"owner": "p-1", "lab_duration_hours": 2, "lab_duration_minutes": 90});
+    let lease = rig.ask(Verb::Allocate, asked).await.unwrap();
+    assert_eq!(lease["expires_at"], NOW.after(HOUR * 3 / 2).get());
+    let minutes = |minutes: u32| json!({"sandbox_id": "1", "owner": "p-1", "lab_duration_minutes": minutes});
+    let extended = rig.ask(Verb::Extend, minutes(100)).await.unwrap();
+    assert_eq!(extended["expires_at"], NOW.after(HOUR * 5 / 3).get());
+    for (verb, bad, most) in
+        [(Verb::Extend, 0, 4_320), (Verb::Extend, 4_321, 4_320), (Verb::Allocate, 2_881, 2_880)]
+    {
+        let fault = rig.ask(verb, minutes(bad)).await.unwrap_err();
+        assert_eq!(fault.code, FaultCode::InvalidRequest);
+        assert_eq!(fault.message, format!("lab_duration_minutes must be from 1 to {most}"));
+    }
+}
+
+#[tokio::test]
 async fn a_repeat_gets_the_same_answer_and_no_end_is_drawn_nearer() {
     let (rig, before) = rig().await;
     let extended = rig.ask(Verb::Extend, hours(6)).await.unwrap();

@@ -9,7 +9,7 @@ pub(super) const TICK: &str = "{}";
 /// A tick that has a sync follow the listing, whatever it costs.
 pub(super) const TICK_FORCED: &str = r#"{"force":true,"by":"alice","wanted_until_ms":1763683225000}"#;
 /// A claim that says everything.
-pub(super) const ALLOCATE_FULL: &str = r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"second","pool":"main","name_prefix":"lab-dns-","lab_duration_hours":4,"by":"lab-2026"}"#;
+pub(super) const ALLOCATE_FULL: &str = r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"second","pool":"main","name_prefix":"lab-dns-","lab_duration_hours":2,"lab_duration_minutes":90,"by":"lab-2026"}"#;
 /// The shortest claim.
 pub(super) const ALLOCATE_LEAST: &str = r#"{"owner":"student-1"}"#;
 /// A lease.
@@ -18,6 +18,9 @@ pub(super) const ALLOCATION: &str = r#"{"sandbox_id":"2000000","name":"lab-00000
 pub(super) const OWN_SANDBOX: &str = r#"{"sandbox_id":"2000000","owner":"student-1"}"#;
 /// The same, asked by somebody on the owner's behalf.
 pub(super) const OWN_SANDBOX_BY: &str = r#"{"sandbox_id":"2000000","owner":"student-1","by":"lab-2026"}"#;
+/// The lease that is given back, asked on the owner's behalf.
+pub(super) const RELEASE_FULL: &str =
+    r#"{"sandbox_id":"2000000","owner":"student-1","lease_epoch":3,"by":"lab-2026"}"#;
 /// The answer to a release.
 pub(super) const RELEASED: &str =
     r#"{"sandbox_id":"2000000","status":"pending_deletion","deletion_requested_at":1763683200}"#;
@@ -71,8 +74,7 @@ pub(super) const ASK_DELETIONS: &str =
 /// A page of the deletion queue.
 pub(super) const DELETIONS: &str = r#"{"deletions":[{"sandbox_id":"2000000","name":"lab-00000","pool":"main","status":"pending_deletion","place":"retrying","requested_at":1763683200,"age_seconds":60,"attempts":1,"last_error":"status 500","retry_at":1763683270,"pre_clean":{"result":"cleaned","services":2,"reason":null,"went_on":false,"summary":"cleaned 2"}}],"count":1,"cursor":null,"totals":{"pending":3,"parked":1,"waiting":1,"running":1,"retrying":1,"oldest_requested_at":1763683200,"oldest_age_seconds":60}}"#;
 /// More time.
-pub(super) const EXTEND: &str =
-    r#"{"sandbox_id":"2000000","owner":"student-1","lab_duration_hours":6,"lease_epoch":3,"by":"lab-2026"}"#;
+pub(super) const EXTEND: &str = r#"{"sandbox_id":"2000000","owner":"student-1","lab_duration_hours":6,"lab_duration_minutes":330,"lease_epoch":3,"by":"lab-2026"}"#;
 /// An operator's order.
 pub(super) const ORDER: &str = r#"{"sandbox_id":"2000000","reason":"smoke in it","by":"alice"}"#;
 /// The answer to an order.

@@ -29,11 +29,13 @@ const fn meaning(code: FaultCode) -> Option<&'static str> {
         FaultCode::BodyTooLarge => "the body is larger than 64 KiB",
         FaultCode::PoolExhausted => "no sandbox is free for this pool and name prefix",
         FaultCode::InvalidState => "the state of the sandbox does not allow this",
-        FaultCode::AllocationExpired => "the lease is over",
+        FaultCode::AllocationExpired => "the lease is over, or the one that this request was answered by",
         FaultCode::Contended => "others were faster until the deadline",
         FaultCode::NoWorkers => "every worker is busy",
         FaultCode::StoreUnavailable => "the table does not answer; it may have been done",
-        FaultCode::StoreThrottled => "the table has more to do than it is provisioned for; it may have been done in part",
+        FaultCode::StoreThrottled => {
+            "the table has more to do than it is provisioned for; it may have been done in part"
+        }
         FaultCode::UpstreamUnavailable => "the queue or the provider does not answer; it may have been done",
         FaultCode::Timeout => "the deadline passed; it may have been done",
         FaultCode::InternalError => "a bug of ours",

@@ -3,7 +3,7 @@
 use super::schemas::{Schemas, parsed};
 use common::contract::headers;
 use common::contract::limits::REQUEST_ID_BYTES_MAX;
-use common::domain::ids::HEADER_ID_BYTES_MAX;
+use common::domain::ids::{HEADER_ID_BYTES_MAX, REQUEST_KEY_BYTES_MAX};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
@@ -11,6 +11,8 @@ use utoipa::ToSchema;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Header {
     RequestId,
+    RequestKey,
+    Attempt,
     RemainingMs,
     SentAtMs,
     DeadlineMs,
@@ -47,6 +49,8 @@ impl Header {
     const fn name(self) -> &'static str {
         match self {
             Self::RequestId => headers::REQUEST_ID,
+            Self::RequestKey => headers::REQUEST_KEY,
+            Self::Attempt => headers::ATTEMPT,
             Self::RemainingMs => headers::REMAINING_MS,
             Self::SentAtMs => headers::SENT_AT_MS,
             Self::DeadlineMs => headers::DEADLINE_MS,
@@ -67,6 +71,14 @@ impl Header {
             Self::RequestId => json!({
                 "description": "what this request is called in logs and faults; a fresh one takes the place of a bad one",
                 "minLength": 1, "maxLength": REQUEST_ID_BYTES_MAX, "pattern": "^[!-~]+$",
+            }),
+            Self::RequestKey => json!({
+                "description": "which request this is an attempt at: the same for all attempts at it, and for no other request",
+                "minLength": 1, "maxLength": REQUEST_KEY_BYTES_MAX, "pattern": "^[!-~]+$",
+            }),
+            Self::Attempt => json!({
+                "description": "the number of the attempt, from 1; no answer to an earlier one is taken any more",
+                "pattern": digits,
             }),
             Self::RemainingMs => json!({
                 "description": "how much longer the caller waits, in milliseconds from the sending", "pattern": digits,

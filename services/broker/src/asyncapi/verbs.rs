@@ -8,8 +8,8 @@ use common::contract::bounds::Bounded;
 use common::contract::{
     AllocateRequest, Allocation, BulkDeleteReply, BulkDeleteRequest, DeletionRequest, DeletionView,
     DeletionsReply, DeletionsRequest, ExtendRequest, FaultCode, HealthReply, KeyRequest, OrderReply,
-    OrderRequest, ParkedReply, ParkedRequest, RecordRequest, RecordView, ReleaseReply, RemoveReply,
-    ReplayAllReply, ReplayAllRequest, ReplayReply, SandboxRequest, SandboxView, SandboxesReply,
+    OrderRequest, ParkedReply, ParkedRequest, RecordRequest, RecordView, ReleaseReply, ReleaseRequest,
+    RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayReply, SandboxRequest, SandboxView, SandboxesReply,
     SandboxesRequest, StatsReply, Subjects, Verb,
 };
 use serde_json::{Value, json};
@@ -49,10 +49,10 @@ fn exchange(verb: Verb) -> Exchange {
     match verb {
         Verb::Allocate => anybody::<AllocateRequest, Allocation>("claim a sandbox")
             .shown(&[examples::ALLOCATE_FULL, examples::ALLOCATE_LEAST], &[examples::ALLOCATION]),
-        Verb::Release => anybody::<SandboxRequest, ReleaseReply>("give it back")
-            .shown(&[examples::OWN_SANDBOX_BY, examples::OWN_SANDBOX], &[examples::RELEASED]),
+        Verb::Release => anybody::<ReleaseRequest, ReleaseReply>("give it back")
+            .shown(&[examples::RELEASE_FULL, examples::OWN_SANDBOX], &[examples::RELEASED]),
         Verb::Get => anybody::<SandboxRequest, SandboxView>("show me my sandbox")
-            .shown(&[examples::OWN_SANDBOX], &[examples::HELD, examples::BARE]),
+            .shown(&[examples::OWN_SANDBOX, examples::OWN_SANDBOX_BY], &[examples::HELD, examples::BARE]),
         Verb::Stats => {
             anybody::<Nothing, StatsReply>("count the pools").shown(&[examples::NOTHING], &[examples::COUNTS])
         }
@@ -156,7 +156,9 @@ pub(super) fn messages(verb: Verb, schemas: &mut Schemas) -> anyhow::Result<[Mes
     let asked =
         [Header::RequestId, Header::RemainingMs, Header::SentAtMs, Header::DeadlineMs, Header::Traceparent];
     let (of_claim, of_lease): (&[_], &[_]) = match verb {
-        Verb::Allocate => (&[Header::IdempotencyKey], &[Header::Outcome]),
+        Verb::Allocate => {
+            (&[Header::IdempotencyKey, Header::RequestKey, Header::Attempt], &[Header::Outcome])
+        }
         _ => (&[], &[]),
     };
     let asked = [&asked[..], of_claim].concat();

@@ -188,6 +188,7 @@ impl Asker {
             deadline_ms: Some(self.clock.now_ms().saturating_add(patience_ms)),
             traceparent: None,
             idempotency_key: None,
+            attempt: None,
         };
         // A struct of texts and numbers always has a JSON form.
         let body = serde_json::to_vec(request).map(Bytes::from).unwrap_or_default();

@@ -214,6 +214,7 @@ impl Fleet {
             deadline_ms: None,
             traceparent: None,
             idempotency_key: None,
+            attempt: None,
         };
         let answers = async {
             loop {

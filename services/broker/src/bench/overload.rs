@@ -232,7 +232,8 @@ impl Overload<'_> {
         self.twice_granted += tally.sandboxes.values().filter(|count| **count > 1).count() as u64;
         let mut advice = tally.advice;
         advice.sort_by(f64::total_cmp);
-        let at = |part: f64| advice.get(((advice.len() as f64 * part) as usize).min(advice.len() - 1)).copied();
+        let at =
+            |part: f64| advice.get(((advice.len() as f64 * part) as usize).min(advice.len() - 1)).copied();
         let advice = if advice.is_empty() { None } else { Some([at(0.5), at(ADVICE_QUANTILE), at(1.0)]) };
         Line {
             case,
@@ -324,13 +325,29 @@ impl Line {
     fn verdicts(&self) -> Vec<Verdict> {
         let name = |what: &str| format!("{}: {what}", self.case);
         let mut verdicts = vec![
-            Verdict::new('o', name("goodput, share of the capacity"), Bound::AtLeast(GOODPUT_MIN), Some(self.goodput)),
-            Verdict::new('o', name("new leases answered 200"), Bound::AtMost(0.0), Some(self.count(&["existing"]))),
+            Verdict::new(
+                'o',
+                name("goodput, share of the capacity"),
+                Bound::AtLeast(GOODPUT_MIN),
+                Some(self.goodput),
+            ),
+            Verdict::new(
+                'o',
+                name("new leases answered 200"),
+                Bound::AtMost(0.0),
+                Some(self.count(&["existing"])),
+            ),
             Verdict::new(
                 'o',
                 name("TIMEOUT, STORE_UNAVAILABLE, no answer"),
                 Bound::AtMost(0.0),
-                Some(self.count(&["TIMEOUT", "STORE_UNAVAILABLE", "timed_out", "disconnected", "unreadable"])),
+                Some(self.count(&[
+                    "TIMEOUT",
+                    "STORE_UNAVAILABLE",
+                    "timed_out",
+                    "disconnected",
+                    "unreadable",
+                ])),
             ),
         ];
         match self.undelivered {
@@ -362,15 +379,21 @@ impl Report {
     /// The summary for people.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut table =
-            Table::new(["case", "callers", "served", "s", "goodput", "waited/advised p50 p99 max", "answers"]);
+        let mut table = Table::new([
+            "case",
+            "callers",
+            "served",
+            "s",
+            "goodput",
+            "waited/advised p50 p99 max",
+            "answers",
+        ]);
         for line in &self.lines {
             let answers: Vec<_> =
                 line.answers.iter().map(|(answer, count)| format!("{answer}: {count}")).collect();
-            let advice = line.advice.map_or_else(
-                || "-".to_owned(),
-                |[p50, p99, most]| format!("{p50:.2} {p99:.2} {most:.2}"),
-            );
+            let advice = line
+                .advice
+                .map_or_else(|| "-".to_owned(), |[p50, p99, most]| format!("{p50:.2} {p99:.2} {most:.2}"));
             table.push([
                 line.case.to_owned(),
                 line.callers.to_string(),

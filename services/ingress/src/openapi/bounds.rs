@@ -80,6 +80,9 @@ fn bind(path: &str, operation: &mut Value) {
     }
 }
 
+/// Hours and minutes of a lease, as far as any setting lets them be as long.
+const DURATION: &str = "^([1-9]h([1-5]?[0-9]m)?|[1-9][0-9]{0,2}m)$";
+
 /// What a parameter may be; none if its type says it all, or only a worker can say.
 fn schema_of(place: &Place<'_>) -> Option<Value> {
     let least = usize::from(place.is_required);
@@ -92,7 +95,10 @@ fn schema_of(place: &Place<'_>) -> Option<Value> {
         "X-Sandbox-Pool" => Some(text(TOKEN, least, POOL_NAME_BYTES_MAX)),
         "X-Lab-Duration" => {
             let most = if place.path.ends_with("/extend") { HOURS_TOTAL_MAX_MAX } else { HOURS_MAX_MAX };
-            Some(json!({"type": "integer", "minimum": 1, "maximum": most}))
+            Some(json!({"anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": most},
+                {"type": "string", "pattern": DURATION},
+            ]}))
         }
         "pool" => Some(text(TOKEN, 1, POOL_NAME_BYTES_MAX)),
         "id" if place.path.starts_with("/v1/admin/deletions/") => Some(key()),

@@ -115,7 +115,9 @@ const fn message(code: FaultCode) -> &'static str {
         FaultCode::MissingSandboxId => {
             "X-Instruqt-Sandbox-ID (or the older X-Track-ID) has to name the owner"
         }
-        FaultCode::InvalidRequest => "X-Lab-Duration must be a whole number of hours, at least 1",
+        FaultCode::InvalidRequest => {
+            "X-Lab-Duration must be whole hours (4 or 4h), minutes (90m) or both (1h30m), at least one minute"
+        }
         FaultCode::Unauthorized => "a valid token is needed: `Authorization: Bearer <token>`",
         FaultCode::Forbidden => "this token does not give the right to do this",
         FaultCode::NotSandboxOwner => "this sandbox is not allocated to you",
@@ -131,7 +133,9 @@ const fn message(code: FaultCode) -> &'static str {
         FaultCode::Contended => "others were faster for every free sandbox; repeat with the same key",
         FaultCode::NoWorkers => "no worker took the request; try again shortly",
         FaultCode::StoreUnavailable => "the table does not answer; repeat with the same key",
-        FaultCode::StoreThrottled => "the table has more to do than it is provisioned for; repeat with the same key",
+        FaultCode::StoreThrottled => {
+            "the table has more to do than it is provisioned for; repeat with the same key"
+        }
         FaultCode::UpstreamUnavailable => "the broker cannot reach its workers; try again shortly",
         FaultCode::Timeout => {
             "no answer in time; repeat the same request, it is safe and leads to the same result"

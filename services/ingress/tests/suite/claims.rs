@@ -89,8 +89,10 @@ async fn a_header_that_cannot_be_used_is_named_with_the_reason() {
     let rig = rig();
     let long = "x".repeat(257);
     let long_pool = "x".repeat(65);
-    let (visible, hours) =
-        ("may hold only visible ASCII characters", "must be a whole number of hours, at least 1");
+    let (visible, hours) = (
+        "may hold only visible ASCII characters",
+        "must be whole hours (4 or 4h), minutes (90m) or both (1h30m), at least one minute",
+    );
     let too_long = "must be at most 256 bytes, not 257";
     let cases = [
         ("X-Instruqt-Sandbox-ID", "größe", visible),
@@ -111,6 +113,9 @@ async fn a_header_that_cannot_be_used_is_named_with_the_reason() {
         ("X-Lab-Duration", "4.5", hours),
         ("X-Lab-Duration", "4294967296", hours),
         ("X-Lab-Duration", "four", hours),
+        ("X-Lab-Duration", "0m", hours),
+        ("X-Lab-Duration", "1h30", hours),
+        ("X-Lab-Duration", "30m1h", hours),
     ];
     for (name, value, problem) in cases {
         let mut headers = vec![AUTH, (name, value)];
@@ -121,6 +126,20 @@ async fn a_header_that_cannot_be_used_is_named_with_the_reason() {
         answer.assert_fault(FaultCode::InvalidRequest, &format!("{name} {problem}"));
     }
     assert!(rig.workers.seen().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_may_be_asked_for_in_hours_and_minutes() {
+    for (text, hours, minutes) in
+        [("4", 4, None), ("4h", 4, None), ("90m", 2, Some(90)), ("1h30m", 2, Some(90)), ("120m", 2, None)]
+    {
+        let rig = rig();
+        let headers = [AUTH, ("X-Instruqt-Sandbox-ID", "p-1"), ("X-Lab-Duration", text)];
+        assert_eq!(rig.ask("POST", "/v1/allocate", &headers).await.status, 201, "{text}");
+        let sent: serde_json::Value = serde_json::from_slice(&rig.workers.only_seen().body).unwrap();
+        assert_eq!(sent["lab_duration_hours"], hours, "{text}: what a worker of a former build goes by");
+        assert_eq!(sent.get("lab_duration_minutes").and_then(serde_json::Value::as_u64), minutes, "{text}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -161,7 +180,9 @@ async fn an_id_header_may_be_sent_only_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_workers_fault_is_passed_on_with_its_status_and_retry_after() {
-    for code in FaultCode::ALL.into_iter().filter(|code| *code != FaultCode::NoWorkers) {
+    // After these two, the worker is asked again.
+    let is_final = |code: &FaultCode| !matches!(code, FaultCode::NoWorkers | FaultCode::Timeout);
+    for code in FaultCode::ALL.into_iter().filter(is_final) {
         let rig = Rig::new([Step::Refuse(code, "in the worker's words")]);
         let answer = rig.ask("POST", "/v1/allocate", LAB).await;
         answer.assert_fault(code, "in the worker's words");

@@ -32,7 +32,7 @@ fn of_workers(route: &Route) -> &'static [FaultCode] {
         PoolExhausted,
     };
     match (route.method.as_str(), route.path) {
-        (_, "/v1/allocate") => &[MissingSandboxId, PoolExhausted, Contended],
+        (_, "/v1/allocate") => &[MissingSandboxId, PoolExhausted, AllocationExpired, Contended],
         (_, "/v1/sandboxes/{id}") => &[MissingSandboxId, NotFound, NotSandboxOwner],
         (_, "/v1/sandboxes/{id}/mark-for-deletion") => {
             &[MissingSandboxId, NotFound, NotSandboxOwner, InvalidState]

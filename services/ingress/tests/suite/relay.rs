@@ -1,7 +1,7 @@
 //! Repeats and deadlines. Time is tokio's paused clock; the dice always roll the longest pause.
 
 use crate::support::{ADMIN, EPOCH_MS, FRESH_ID, LAB, Rig, Step, and};
-use common::bus::RequestError;
+use common::bus::{Context, RequestError};
 use common::contract::{FaultCode, Outcome};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ fn patiences_ms(rig: &Rig) -> Vec<u128> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_context_carries_id_trace_and_deadline_and_is_the_same_on_every_attempt() {
+async fn the_context_carries_id_trace_and_key_and_each_attempt_has_its_number_and_deadline() {
     let rig = Rig::new([SILENCE, NOBODY, BUSY, OK]);
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let headers = and(LAB, &[("X-Request-ID", "r-1"), ("traceparent", trace), ("Idempotency-Key", "k-1")]);
@@ -31,11 +31,21 @@ async fn the_context_carries_id_trace_and_deadline_and_is_the_same_on_every_atte
     let seen = rig.workers.seen();
     assert_eq!(seen.len(), 4);
     assert_eq!(seen[0].context.request_id, "r-1");
-    assert_eq!(seen[0].context.deadline_ms, Some(EPOCH_MS + 10_000));
     assert_eq!(seen[0].context.traceparent.as_deref(), Some(trace));
     assert_eq!(seen[0].context.idempotency_key.as_deref(), Some("k-1"));
-    for again in &seen[1..] {
-        assert_eq!((&again.context, &again.body), (&seen[0].context, &seen[0].body));
+    for (number, one) in (1..).zip(&seen) {
+        // An attempt that is given up must not be worked on any more, because another one follows it.
+        let ends_ms = EPOCH_MS + one.at_ms + u64::try_from(one.patience.as_millis()).unwrap();
+        assert_eq!(one.context.deadline_ms, Some(ends_ms), "attempt {number}");
+        let attempt = one.context.attempt.clone().unwrap();
+        assert_eq!((attempt.request_key.as_str(), attempt.number), (FRESH_ID, Some(number)));
+        assert_ne!(attempt.request_key, one.context.request_id, "callers may use that again");
+        let same = Context {
+            deadline_ms: one.context.deadline_ms,
+            attempt: one.context.attempt.clone(),
+            ..seen[0].context.clone()
+        };
+        assert_eq!((&one.context, &one.body), (&same, &seen[0].body));
     }
 }
 
@@ -105,6 +115,17 @@ async fn a_silent_worker_is_asked_again_until_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_whose_attempt_ran_out_of_time_is_asked_again() {
+    const LATE: Step = Step::Refuse(FaultCode::Timeout, "the deadline passed");
+    let rig = Rig::new([LATE, OK]);
+    assert_eq!(rig.ask("POST", "/v1/allocate", LAB).await.status, 201);
+    let rig = Rig::new([LATE]);
+    let answer = rig.ask("POST", "/v1/allocate", LAB).await;
+    answer.assert_fault(FaultCode::Timeout, "the deadline passed");
+    assert!(times_ms(&rig).len() > 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_after_silence_is_the_answer() {
     let rig = Rig::new([SILENCE, Step::Say(Some(Outcome::Existing), "{}")]);
     assert_eq!(rig.ask("POST", "/v1/allocate", LAB).await.status, 200);
@@ -119,7 +140,7 @@ async fn the_settings_are_obeyed() {
     rig.ask("POST", "/v1/allocate", LAB).await.assert_fault(FaultCode::Timeout, NO_ANSWER);
     assert_eq!(times_ms(&rig), [0, 400, 900]);
     assert_eq!(patiences_ms(&rig), [300, 300, 100]);
-    assert_eq!(rig.workers.seen()[0].context.deadline_ms, Some(EPOCH_MS + 1_000));
+    assert_eq!(rig.workers.seen()[0].context.deadline_ms, Some(EPOCH_MS + 300));
     let rig = Rig::with(&settings, [NOBODY]);
     rig.ask("POST", "/v1/allocate", LAB).await.assert_fault(FaultCode::NoWorkers, NO_WORKER);
     assert_eq!(times_ms(&rig), [0]);

@@ -100,8 +100,14 @@ async fn more_time_needs_a_length_and_an_epoch_is_a_number() {
     let owner = [("Authorization", "Bearer lab-token-1"), ("X-Track-ID", "p-1")];
     let cases = [
         (None, "X-Lab-Duration has to say how long the lease is to last in all"),
-        (Some(("X-Lab-Duration", "0")), "X-Lab-Duration must be a whole number of hours, at least 1"),
-        (Some(("X-Lab-Duration", "+3")), "X-Lab-Duration must be a whole number of hours, at least 1"),
+        (
+            Some(("X-Lab-Duration", "0")),
+            "X-Lab-Duration must be whole hours (4 or 4h), minutes (90m) or both (1h30m), at least one minute",
+        ),
+        (
+            Some(("X-Lab-Duration", "+3")),
+            "X-Lab-Duration must be whole hours (4 or 4h), minutes (90m) or both (1h30m), at least one minute",
+        ),
         (Some(("X-Lease-Epoch", "-1")), "X-Lease-Epoch must be a whole number"),
         (Some(("X-Lease-Epoch", "x")), "X-Lease-Epoch must be a whole number"),
     ];

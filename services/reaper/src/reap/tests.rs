@@ -149,15 +149,22 @@ impl Rig {
     async fn allocate(&self) {
         let claim = ClaimKey { owner: owner(), key: IdempotencyKey::parse("student-1").unwrap() };
         let candidate = Candidate { id: id(), pool: pool(), version: Version::new(1) };
-        let grant =
-            Grant { claim, candidate, lab: None, by: None, granted_at: NOW, expires_at: NOW.after(DAY) };
+        let grant = Grant {
+            claim,
+            candidate,
+            lab: None,
+            by: None,
+            request: None,
+            granted_at: NOW,
+            expires_at: NOW.after(DAY),
+        };
         assert!(matches!(self.store.grant(&grant).await.unwrap(), Write::Done(_)));
     }
 
     /// The work that ends the sandbox, which was allocated and released.
     async fn released(&self) -> DeletionWork {
         self.allocate().await;
-        match self.store.release(&id(), &owner(), None, NOW).await.unwrap() {
+        match self.store.release(&id(), &owner(), None, None, NOW).await.unwrap() {
             Write::Done(sandbox) => DeletionWork::of(&sandbox).unwrap(),
             lost => panic!("{lost:?}"),
         }

@@ -9,7 +9,9 @@
 use super::CensusError;
 use crate::Reconciler;
 use common::contract::{CensusReport, Violation};
-use common::domain::{ClaimKey, ClaimRecord, Sandbox, SandboxId, State, StateName, UnixSeconds, Version};
+use common::domain::{
+    CLOSED_CLAIM_KEPT, ClaimKey, ClaimRecord, Sandbox, SandboxId, State, StateName, UnixSeconds, Version,
+};
 use common::store::StoreError;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use std::collections::BTreeMap;
@@ -54,8 +56,8 @@ pub(crate) struct Checked {
 enum Found {
     InOrder,
     Broken(Violation),
-    /// The item of a lease that has ended is gone now.
-    Removed,
+    /// The item of a lease that has ended is closed now.
+    Closed,
     /// The sandbox changed meanwhile.
     Raced,
 }
@@ -110,7 +112,7 @@ impl Checked {
             }
             let is_due = match (mark, case.ended_at) {
                 (None, None) => true,
-                // Whoever ended the lease may be about to remove the claim item.
+                // Whoever ended the lease may be about to close the claim item.
                 (None, Some(ended_at)) => ended_at <= settled_by,
                 (Some(mark), _) => mark.violation.is_some() || mark.at <= recheck_before,
             };
@@ -157,7 +159,7 @@ impl Reconciler {
             report.checked += 1;
             match found {
                 Found::InOrder => self.checked.note(&case, now, None),
-                Found::Removed => {
+                Found::Closed => {
                     report.claims_removed += 1;
                     self.checked.note(&case, now, None);
                 }
@@ -179,22 +181,23 @@ impl Reconciler {
 
     async fn look_at_claim(&self, case: Case) -> Result<(Case, Found), StoreError> {
         let found = self.ports.store.find_claim(&case.record.claim).await?;
-        let names_it = found.as_ref().is_some_and(|found| {
-            found.candidate.id == case.id && found.candidate.version == case.record.candidate.version
-        });
-        let outcome = match (case.ended_at, names_it) {
+        let names_it = found.as_ref().is_some_and(|found| found.candidate.is(&case.record.candidate));
+        // A closed item holds nothing: it is purged soon, and the next request of its key replaces it.
+        let open = found.as_ref().filter(|found| !found.is_closed);
+        let outcome = match (case.ended_at, names_it && open.is_some()) {
             (None, true) | (Some(_), false) => Found::InOrder,
             (Some(_), true) => {
                 // Safe whatever goes on: the lease that it names has ended, the sandbox never gets that version
-                // again, and only an item that names this very version is removed.
-                self.ports.store.close_claim(&case.record).await?;
-                Found::Removed
+                // again, and only an item that names this very version is closed.
+                let keep_until = self.ports.clock.now().after(CLOSED_CLAIM_KEPT);
+                self.ports.store.close_claim(&case.record, keep_until).await?;
+                Found::Closed
             }
             (None, false) => {
                 let sandbox = self.ports.store.sandbox(&case.id).await?;
                 if !case.still_holds(sandbox.as_ref()) {
                     Found::Raced
-                } else if found.is_none() {
+                } else if open.is_none() {
                     Found::Broken(Violation::ClaimMissing)
                 } else {
                     Found::Broken(Violation::ClaimElsewhere)

@@ -51,8 +51,9 @@ async fn a_lease_is_ended_when_the_grace_is_over_and_no_second_earlier() {
     let State::PendingDeletion(deletion) = &sandbox.state else { panic!("{sandbox:?}") };
     assert_eq!((deletion.cause, deletion.requested_at), (DeletionCause::Expired, rig.clock.now()));
     assert_eq!(rig.bus.queued(), [DeletionWork::of(&sandbox).unwrap()]);
-    assert_eq!(rig.store.find_claim(&claim_key(0)).await.unwrap(), None, "the key is free for a next claim");
-    assert!(rig.store.find_claim(&claim_key(1)).await.unwrap().is_some());
+    let item = async |number| rig.store.find_claim(&claim_key(number)).await.unwrap().unwrap();
+    assert!(item(0).await.is_closed, "the key is free for a next claim");
+    assert!(!item(1).await.is_closed);
     assert_eq!(rig.state(1).await, StateName::Allocated);
     let count = |what| rig.metric("broker_reconciled_total", &["expiry", what]);
     assert_eq!(["expired", "raced", "unannounced"].map(count), [1, 0, 0]);
@@ -71,9 +72,9 @@ async fn who_is_faster_than_the_run_wins() {
     assert_eq!(batch.len(), 4);
 
     // One is released, one expired by a twin, one released and deleted; the fourth nobody touches.
-    done(rig.store.release(&id(0), &owner(0), None, rig.clock.now()).await.unwrap());
+    done(rig.store.release(&id(0), &owner(0), None, None, rig.clock.now()).await.unwrap());
     done(rig.store.expire(&id(1), rig.sandbox(1).await.epoch, NOW, rig.clock.now()).await.unwrap());
-    done(rig.store.release(&id(2), &owner(2), None, NOW).await.unwrap());
+    done(rig.store.release(&id(2), &owner(2), None, None, NOW).await.unwrap());
     done(
         rig.store
             .finish_deletion(&id(2), rig.sandbox(2).await.epoch, NOW, NOW.after(HOUR), None)

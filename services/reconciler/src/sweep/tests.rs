@@ -184,7 +184,7 @@ async fn holes_in_the_ledger_are_filled_in_order_and_once() {
     assert_eq!(rig.reconciler.sweep_ledger(&mut SweepReport::default()).await.map_err(|_| ()), Ok(()));
     rig.bus.set_connected(true);
     rig.bus.lose(Call::Append, Loss::Message);
-    rig.store.release(&held.id, &owner(1), None, NOW).await.unwrap();
+    rig.store.release(&held.id, &owner(1), None, None, NOW).await.unwrap();
     assert_eq!(
         rig.run(TickKind::Sweep).await,
         Report::Sweep(SweepReport {

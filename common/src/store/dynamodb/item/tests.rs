@@ -24,6 +24,7 @@ fn held(lab: Option<&str>) -> Sandbox {
         candidate: Candidate { version: Version::new(1), ..free().candidate() },
         lab: lab.map(|lab| LabId::parse(lab).unwrap()),
         by: None,
+        request: None,
         granted_at: UnixSeconds::new(200),
         expires_at: UnixSeconds::new(300),
     };
@@ -32,7 +33,7 @@ fn held(lab: Option<&str>) -> Sandbox {
 
 fn ending() -> Sandbox {
     let owner = OwnerId::parse("p-1").unwrap();
-    let released = held(Some("lab-a")).release(&owner, None, UnixSeconds::new(250)).unwrap();
+    let released = held(Some("lab-a")).release(&owner, None, None, UnixSeconds::new(250)).unwrap();
     released.note_attempt(Epoch::new(1), "no such luck", None).unwrap()
 }
 
@@ -233,11 +234,12 @@ fn items_are_as_large_as_the_cost_of_a_census_is_computed_from() {
         candidate: free.candidate(),
         lab: Some(LabId::parse("dns-security-basics").unwrap()),
         by: None,
+        request: None,
         granted_at: at,
         expires_at: at,
     };
     let held = free.clone().claim(&grant).unwrap();
-    let ending = held.clone().release(&owner, None, at).unwrap();
+    let ending = held.clone().release(&owner, None, None, at).unwrap();
     let stale = free.clone().go_missing(free.version, at).unwrap();
     let size = |sandbox| -> usize {
         encode(sandbox, SHARDS).iter().map(|(name, value)| name.len() + bytes_of(value)).sum()

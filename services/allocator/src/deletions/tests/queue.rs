@@ -29,7 +29,7 @@ impl Rig {
         let claim = json!({"owner": owner, "pool": pool, "name_prefix": format!("lab-{number}")});
         self.ask(Verb::Allocate, claim).await.unwrap();
         let owner = OwnerId::parse(&owner).unwrap();
-        self.store.release(&id(number), &owner, None, at).await.unwrap();
+        self.store.release(&id(number), &owner, None, None, at).await.unwrap();
         let sandbox = self.sandbox(number).await;
         if is_announced {
             self.bus.announce(&DeletionWork::of(&sandbox).unwrap()).await.unwrap();

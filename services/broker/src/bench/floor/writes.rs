@@ -155,15 +155,16 @@ impl Stock {
         let grants = candidates.into_iter().enumerate().map(|(number, candidate)| {
             let owner = OwnerId::parse(&format!("{run}-{number}"))?;
             let claim = ClaimKey { key: IdempotencyKey::from(&owner), owner };
-            let record = ClaimRecord { claim: claim.clone(), candidate: candidate.clone() };
+            let record = ClaimRecord::new(claim.clone(), candidate.clone());
             let expires_at = now.after(LEASE);
-            Ok((record, Grant { claim, candidate, lab: None, by: None, granted_at: now, expires_at }))
+            let (lab, by, request) = (None, None, None);
+            Ok((record, Grant { claim, candidate, lab, by, request, granted_at: now, expires_at }))
         });
         let grants = grants.collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Arc::new(Self { store, grants, keep_until: now.after(2 * LEASE) }))
     }
 
-    /// Ends every lease, leaves tombstones that the table purges by itself, and removes the claim items.
+    /// Ends every lease, and leaves tombstones and closed claim items that the table purges by itself.
     pub(super) async fn clear(self: &Arc<Self>, ports: &Ports) -> anyhow::Result<()> {
         let (count, done) = (self.grants.len() as u64, Arc::new(AtomicU64::new(0)));
         let progress = Progress::show("claims cleared away", Total::Count(count), &done);
@@ -174,10 +175,10 @@ impl Stock {
                 let (record, grant) = stock.grant(number)?;
                 let (id, owner) = (&grant.candidate.id, &grant.claim.owner);
                 // One that was never claimed, because the measurement ended early, has no lease to end.
-                if let Write::Done(sandbox) = stock.store.release(id, owner, None, now).await? {
+                if let Write::Done(sandbox) = stock.store.release(id, owner, None, None, now).await? {
                     stock.store.finish_deletion(id, sandbox.epoch, now, now, None).await?;
                 }
-                Ok(stock.store.close_claim(record).await?)
+                Ok(stock.store.close_claim(record, now).await?)
             }
         });
         let cleared = cleared.await;

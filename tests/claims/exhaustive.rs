@@ -1,0 +1,484 @@
+//! Every interleaving of a small model of the claim protocol: attempts at two requests of one key, a rival, releases,
+//! and sandboxes that go missing and come back. Whoever stops, stops anywhere.
+//!
+//! The model is written down apart from the code that it is about, so that a mistake in one is not repeated in the
+//! other. What makes it sound is taken out rule by rule: without each, it has to find the fault that the rule is for.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+/// Requests as bits.
+type Requests = u8;
+/// Number of a sandbox.
+type Id = u8;
+/// How often a free sandbox came and went.
+type Version = u8;
+
+/// Sandboxes at most.
+const SANDBOXES_MAX: usize = 3;
+/// Attempts at most.
+const ATTEMPTS_MAX: usize = 4;
+
+/// The rules of the protocol.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    /// The end of a lease closes the claim item, and does not remove it.
+    items_are_closed: bool,
+    /// A claim that finds a lease of its key that has ended looks at the requests that it was the answer to.
+    ended_leases_are_looked_at: bool,
+    /// An item that moves on keeps the requests that were answered.
+    requests_are_kept: bool,
+    /// A repeat that is not the first attempt is noted on the lease before it is answered.
+    repeats_are_noted: bool,
+    /// A sandbox is granted only at the version that the claim item names.
+    versions_are_compared: bool,
+}
+
+const ALL_RULES: Rules = Rules {
+    items_are_closed: true,
+    ended_leases_are_looked_at: true,
+    requests_are_kept: true,
+    repeats_are_noted: true,
+    versions_are_compared: true,
+};
+
+/// What takes part.
+#[derive(Clone, Copy, Debug)]
+struct Cast {
+    /// Each with the number of its request, and its own number among the attempts at that.
+    attempts: &'static [(usize, u8)],
+    sandboxes: usize,
+    /// Sandboxes that another key may take.
+    rivals: u8,
+    /// Times that a free sandbox may go missing and come back.
+    absences: u8,
+}
+
+/// Two attempts at a request, and a later request.
+const THREE: Cast = Cast { attempts: &[(0, 1), (0, 2), (1, 1)], sandboxes: 3, rivals: 1, absences: 1 };
+/// Two attempts at each of two requests.
+const FOUR: Cast = Cast { attempts: &[(0, 1), (0, 2), (1, 1), (1, 2)], sandboxes: 2, rivals: 0, absences: 0 };
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Sandbox {
+    Absent,
+    Free(Version),
+    /// Not listed by the provider.
+    Missing(Version),
+    /// By the key.
+    Held {
+        claimed: Version,
+        requests: Requests,
+    },
+    /// The key held it.
+    Ended {
+        claimed: Version,
+        requests: Requests,
+    },
+    Rivals,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Item {
+    id: Id,
+    version: Version,
+    is_closed: bool,
+    answered: Requests,
+}
+
+/// Where an attempt is: what it does next, with what it knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum At {
+    Unsent,
+    Looking,
+    Opening(Item),
+    Granting(Item),
+    Noting { item: Item, seen: Requests },
+    Leaving { from: Item, ended: Requests },
+    Moving { from: Item, to: Item },
+    Over,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct State {
+    sandboxes: [Sandbox; SANDBOXES_MAX],
+    item: Option<Item>,
+    attempts: [At; ATTEMPTS_MAX],
+    /// Sandboxes whose release has not closed the claim item yet.
+    closing: u8,
+    /// Requests whose caller has its answer.
+    answered: Requests,
+    rivals: u8,
+    absences: u8,
+}
+
+/// What must not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// The key holds two sandboxes.
+    TwoHeld,
+    /// An attempt at a request that was answered takes a sandbox.
+    LateAttempt,
+}
+
+/// What has to come up, or the model proves little.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Sight {
+    RefusedByItem,
+    RefusedByLease,
+    ClosedItemReplaced,
+    RepeatAnswered,
+    OwnLeaseFound,
+    Exhausted,
+}
+
+struct Model {
+    rules: Rules,
+    cast: Cast,
+    sights: HashMap<Sight, u64>,
+}
+
+/// What a search came to.
+struct Found {
+    states: usize,
+    fault: Option<(Fault, Vec<State>)>,
+    sights: HashMap<Sight, u64>,
+}
+
+fn bit(request: usize) -> Requests {
+    1 << request
+}
+
+// === impl State ===
+
+impl State {
+    fn first(cast: Cast) -> Self {
+        let mut sandboxes = [Sandbox::Absent; SANDBOXES_MAX];
+        sandboxes[..cast.sandboxes].fill(Sandbox::Free(1));
+        Self {
+            sandboxes,
+            item: None,
+            attempts: [At::Unsent; ATTEMPTS_MAX],
+            closing: 0,
+            answered: 0,
+            rivals: cast.rivals,
+            absences: cast.absences,
+        }
+    }
+
+    fn with(mut self, attempt: usize, at: At) -> Self {
+        self.attempts[attempt] = at;
+        self
+    }
+
+    /// Items that would name what is free now.
+    fn candidates(&self) -> Vec<Item> {
+        let free = self.sandboxes.iter().enumerate().filter_map(|(id, sandbox)| match sandbox {
+            Sandbox::Free(version) => {
+                Some(Item { id: id as Id, version: *version, is_closed: false, answered: 0 })
+            }
+            _ => None,
+        });
+        free.collect()
+    }
+
+    fn fault(&self) -> Option<Fault> {
+        let held = self.sandboxes.iter().filter(|sandbox| matches!(sandbox, Sandbox::Held { .. }));
+        (held.count() > 1).then_some(Fault::TwoHeld)
+    }
+}
+
+// === impl Model ===
+
+impl Model {
+    fn saw(&mut self, sight: Sight) {
+        *self.sights.entry(sight).or_default() += 1;
+    }
+
+    /// Every state that may come next, or the fault that a step would be.
+    fn next(&mut self, state: &State) -> Result<Vec<State>, Fault> {
+        let mut next = Vec::new();
+        for attempt in 0..self.cast.attempts.len() {
+            self.step(state, attempt, &mut next)?;
+        }
+        for (id, sandbox) in state.sandboxes.iter().enumerate() {
+            let mut after = *state;
+            match *sandbox {
+                // By its owner, its time or an operator.
+                Sandbox::Held { claimed, requests } => {
+                    after.sandboxes[id] = Sandbox::Ended { claimed, requests };
+                    after.closing |= 1 << id;
+                    next.push(after);
+                }
+                Sandbox::Free(version) => {
+                    if state.rivals > 0 {
+                        after.sandboxes[id] = Sandbox::Rivals;
+                        after.rivals -= 1;
+                        next.push(after);
+                    }
+                    if state.absences > 0 {
+                        after = *state;
+                        after.sandboxes[id] = Sandbox::Missing(version + 1);
+                        after.absences -= 1;
+                        next.push(after);
+                    }
+                }
+                Sandbox::Missing(version) => {
+                    after.sandboxes[id] = Sandbox::Free(version + 1);
+                    next.push(after);
+                }
+                Sandbox::Ended { claimed, requests } if state.closing & (1 << id) != 0 => {
+                    after.closing &= !(1 << id);
+                    after.item = self.after_close(state.item, id as Id, claimed, requests);
+                    next.push(after);
+                }
+                _ => {}
+            }
+        }
+        Ok(next)
+    }
+
+    fn after_close(&self, item: Option<Item>, id: Id, claimed: Version, requests: Requests) -> Option<Item> {
+        let item = item?;
+        if (item.id, item.version) != (id, claimed) {
+            return Some(item);
+        }
+        self.rules.items_are_closed.then_some(Item {
+            is_closed: true,
+            answered: item.answered | requests,
+            ..item
+        })
+    }
+
+    fn step(&mut self, state: &State, attempt: usize, next: &mut Vec<State>) -> Result<(), Fault> {
+        let (request, number) = self.cast.attempts[attempt];
+        let go = |at| state.with(attempt, at);
+        match state.attempts[attempt] {
+            At::Unsent => {
+                // The ingress sends the next attempt when it has given up the one before.
+                let is_due = number == 1 || state.attempts[attempt - 1] != At::Unsent;
+                if is_due && state.answered & bit(request) == 0 {
+                    next.push(go(At::Looking));
+                }
+            }
+            At::Looking => {
+                let candidates = state.candidates();
+                next.extend(candidates.iter().map(|candidate| go(At::Opening(*candidate))));
+                if candidates.is_empty() {
+                    next.push(go(self.follow(state.item, None, request)));
+                }
+            }
+            At::Opening(wanted) => match state.item {
+                Some(held) => next.push(go(self.go_on(held, request))),
+                None => next.push(State { item: Some(wanted), ..go(At::Granting(wanted)) }),
+            },
+            At::Granting(item) => self.grant(state, attempt, item, next)?,
+            At::Noting { item, seen } => match state.sandboxes[item.id as usize] {
+                Sandbox::Held { claimed, requests } if requests == seen => {
+                    let mut noted = *state;
+                    noted.sandboxes[item.id as usize] =
+                        Sandbox::Held { claimed, requests: requests | bit(request) };
+                    self.answer(&noted, attempt, next);
+                }
+                _ => self.look(state, attempt, item, next),
+            },
+            At::Leaving { from, ended } => {
+                let candidates = state.candidates();
+                let answered = if self.rules.requests_are_kept { from.answered | ended } else { 0 };
+                next.extend(
+                    candidates.iter().map(|to| go(At::Moving { from, to: Item { answered, ..*to } })),
+                );
+                if candidates.is_empty() {
+                    next.push(go(self.follow(state.item, Some(from), request)));
+                }
+            }
+            At::Moving { from, to } => match state.item {
+                Some(item) if item == from => {
+                    if from.is_closed {
+                        self.saw(Sight::ClosedItemReplaced);
+                    }
+                    next.push(State { item: Some(to), ..go(At::Granting(to)) });
+                }
+                Some(item) => next.push(go(self.go_on(item, request))),
+                None => next.push(go(At::Looking)),
+            },
+            At::Over => {}
+        }
+        Ok(())
+    }
+
+    /// Nothing is free: the claim item may lead to an answer all the same.
+    fn follow(&mut self, item: Option<Item>, lost: Option<Item>, request: usize) -> At {
+        match item {
+            Some(item) if Some(item) != lost => self.go_on(item, request),
+            _ => {
+                self.saw(Sight::Exhausted);
+                At::Over
+            }
+        }
+    }
+
+    /// Goes on with the claim item that is there.
+    fn go_on(&mut self, item: Item, request: usize) -> At {
+        if item.answered & bit(request) != 0 {
+            self.saw(Sight::RefusedByItem);
+            return At::Over;
+        }
+        if item.is_closed { At::Leaving { from: item, ended: 0 } } else { At::Granting(item) }
+    }
+
+    fn grant(
+        &mut self,
+        state: &State,
+        attempt: usize,
+        item: Item,
+        next: &mut Vec<State>,
+    ) -> Result<(), Fault> {
+        let (request, _) = self.cast.attempts[attempt];
+        match state.sandboxes[item.id as usize] {
+            Sandbox::Free(version) if version == item.version || !self.rules.versions_are_compared => {
+                if state.answered & bit(request) != 0 {
+                    return Err(Fault::LateAttempt);
+                }
+                let mut granted = *state;
+                granted.sandboxes[item.id as usize] =
+                    Sandbox::Held { claimed: item.version, requests: bit(request) };
+                self.answer(&granted, attempt, next);
+            }
+            _ => self.look(state, attempt, item, next),
+        }
+        Ok(())
+    }
+
+    /// What a sandbox that is not free means.
+    fn look(&mut self, state: &State, attempt: usize, item: Item, next: &mut Vec<State>) {
+        let (request, number) = self.cast.attempts[attempt];
+        let ended = match state.sandboxes[item.id as usize] {
+            Sandbox::Held { requests, .. } => {
+                let is_known = requests & bit(request) != 0;
+                self.saw(if is_known { Sight::OwnLeaseFound } else { Sight::RepeatAnswered });
+                if is_known || number == 1 || !self.rules.repeats_are_noted {
+                    self.answer(state, attempt, next);
+                } else {
+                    next.push(state.with(attempt, At::Noting { item, seen: requests }));
+                }
+                return;
+            }
+            Sandbox::Ended { requests, .. } if self.rules.ended_leases_are_looked_at => requests,
+            _ => 0,
+        };
+        if ended & bit(request) != 0 {
+            self.saw(Sight::RefusedByLease);
+            next.push(state.with(attempt, At::Over));
+        } else {
+            next.push(state.with(attempt, At::Leaving { from: item, ended }));
+        }
+    }
+
+    /// The attempt has its answer. It gets to the caller, if that has sent no further attempt, or is lost on its way.
+    fn answer(&self, state: &State, attempt: usize, next: &mut Vec<State>) {
+        let (request, number) = self.cast.attempts[attempt];
+        let later = self.cast.attempts.iter().position(|at| *at == (request, number + 1));
+        let lost = state.with(attempt, At::Over);
+        next.push(lost);
+        if later.is_none_or(|later| state.attempts[later] == At::Unsent) {
+            next.push(State { answered: state.answered | bit(request), ..lost });
+        }
+    }
+}
+
+/// Searches every state, nearest first.
+fn search(rules: Rules, cast: Cast) -> Found {
+    let mut model = Model { rules, cast, sights: HashMap::new() };
+    let first = State::first(cast);
+    let mut seen = HashSet::from([first]);
+    let mut from: HashMap<State, State> = HashMap::new();
+    let mut queue = VecDeque::from([first]);
+    while let Some(state) = queue.pop_front() {
+        let way = |from: &HashMap<State, State>, mut last: State| {
+            let mut way = vec![last];
+            while let Some(before) = from.get(&last) {
+                last = *before;
+                way.push(last);
+            }
+            way.reverse();
+            way
+        };
+        let next = match model.next(&state) {
+            Ok(next) => next,
+            Err(fault) => {
+                let fault = Some((fault, way(&from, state)));
+                return Found { states: seen.len(), fault, sights: model.sights };
+            }
+        };
+        for after in next {
+            if !seen.insert(after) {
+                continue;
+            }
+            from.insert(after, state);
+            if let Some(fault) = after.fault() {
+                let fault = Some((fault, way(&from, after)));
+                return Found { states: seen.len(), fault, sights: model.sights };
+            }
+            queue.push_back(after);
+        }
+    }
+    Found { states: seen.len(), fault: None, sights: model.sights }
+}
+
+#[test]
+fn no_key_holds_two_and_no_late_attempt_takes_one() {
+    let mut sights = HashMap::new();
+    for cast in [THREE, FOUR] {
+        let found = search(ALL_RULES, cast);
+        println!("{cast:?}: {} states, {:?}", found.states, found.sights);
+        assert!(found.fault.is_none(), "{:#?}", found.fault);
+        sights.extend(found.sights);
+    }
+    for sight in [
+        Sight::RefusedByItem,
+        Sight::RefusedByLease,
+        Sight::ClosedItemReplaced,
+        Sight::RepeatAnswered,
+        Sight::OwnLeaseFound,
+        Sight::Exhausted,
+    ] {
+        assert!(sights.contains_key(&sight), "{sight:?} never came up");
+    }
+}
+
+#[track_caller]
+fn assert_finds(rules: Rules, cast: Cast, expected: Fault) {
+    let (fault, way) = search(rules, cast).fault.expect("the rule is there for something");
+    println!("{rules:?}: {way:#?}");
+    assert_eq!(fault, expected);
+}
+
+#[test]
+fn without_closed_items_a_late_attempt_takes_a_new_sandbox() {
+    let rules = Rules { items_are_closed: false, ..ALL_RULES };
+    assert_finds(rules, THREE, Fault::LateAttempt);
+}
+
+#[test]
+fn without_a_look_at_ended_leases_a_late_attempt_passes_before_the_item_is_closed() {
+    let rules = Rules { ended_leases_are_looked_at: false, ..ALL_RULES };
+    assert_finds(rules, THREE, Fault::LateAttempt);
+}
+
+#[test]
+fn without_the_requests_of_earlier_leases_a_late_attempt_passes_after_the_next_request() {
+    let rules = Rules { requests_are_kept: false, ..ALL_RULES };
+    assert_finds(rules, THREE, Fault::LateAttempt);
+}
+
+#[test]
+fn without_a_note_of_repeats_a_late_attempt_at_one_passes() {
+    let rules = Rules { repeats_are_noted: false, ..ALL_RULES };
+    assert_finds(rules, FOUR, Fault::LateAttempt);
+}
+
+#[test]
+fn without_versions_a_key_gets_two() {
+    let rules = Rules { versions_are_compared: false, ..ALL_RULES };
+    assert_finds(rules, THREE, Fault::TwoHeld);
+}
