@@ -544,6 +544,12 @@ pub trait Upkeep: Send + Sync {
     /// there is with a worker, or was given back by one a moment ago.
     async fn handed_out(&self, pool: &PoolName) -> Result<u64, BusError>;
 
+    /// The place in the stream up to which the queue is done with the messages of that pool. What is still there up to
+    /// that place is never handed out again, as when a limit of deliveries was set on it.
+    async fn given_up(&self, _pool: &PoolName) -> Result<u64, BusError> {
+        Ok(0)
+    }
+
     /// Takes a message out of the queue; false if it was gone.
     async fn unqueue(&self, sequence: u64) -> Result<bool, BusError>;
 

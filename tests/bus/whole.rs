@@ -2,14 +2,16 @@
 
 use crate::engines::{config, nats_config, until_connected};
 use crate::fixtures::work;
+use crate::ledger::{event, kept as ledger_kept, life};
 use async_nats::jetstream::{self, consumer, stream};
 use broker::nats_server::NatsServer;
 use common::bus::nats::{Care, NatsBus, NatsConfig};
-use common::bus::{Deletions as _, Pace as _, TickReceipt, Ticks as _, Upkeep as _};
+use common::bus::{Deletions as _, Ledger as _, Pace as _, TickReceipt, Ticks as _, Upkeep as _};
 use common::clock::SystemClock;
 use common::contract::TickKind;
 use common::domain::PoolName;
 use common::random::Dice;
+use futures_util::StreamExt as _;
 use harness::servers;
 use harness::wait::{PATIENCE, eventually};
 use std::net::SocketAddr;
@@ -159,6 +161,57 @@ async fn ticks_of_a_stream_that_was_made_again_have_new_numbers() {
     let there = whole.streams.get_stream(&name).await.unwrap().cached_info().config.clone();
     let former = stream::Config { first_sequence: None, max_messages: 7, ..there };
     whole.streams.update_stream(former).await.expect("a former build starts");
+}
+
+#[tokio::test]
+async fn a_purged_ledger_takes_the_same_events_at_once() {
+    let whole = kept(Care::Make).await;
+    let (ledger, life) = (&whole.bus, life(1));
+    let id = life[0].id.clone();
+    let tell = async |version, after| ledger.append(&id, &event(&life[1], version), after).await.unwrap();
+    let first = ledger_kept(tell(1, None).await);
+    tell(2, Some(first)).await;
+    // As an operator does it. The server still knows the ids of both.
+    let stream = whole.streams.get_stream(whole.config.subjects.events_stream()).await.unwrap();
+    stream.purge().await.unwrap();
+    let again = ledger_kept(tell(1, None).await);
+    assert!(again.sequence > first.sequence, "{again:?} is a message that is gone");
+    let second = ledger_kept(tell(2, Some(again)).await);
+    assert_eq!(ledger.last_event(&id).await.unwrap(), Some(second));
+    assert_eq!(second.version.get(), 2);
+}
+
+#[tokio::test]
+async fn a_deletion_that_its_consumer_gave_up_is_told_from_one_under_way() {
+    let whole = kept(Care::Make).await;
+    whole.bus.announce(&work(1)).await.unwrap();
+    let pool = PoolName::parse("main").unwrap();
+    let stream = whole.streams.get_stream(whole.config.subjects.deletions_stream()).await.unwrap();
+    let name = whole.config.subjects.reaper_consumer(&pool);
+    let edited = stream.consumer_info(&name).await.unwrap().config;
+    let edited = consumer::Config { max_deliver: 1, ack_wait: CHECK_PERIOD, ..edited };
+    stream.create_consumer(edited).await.unwrap();
+    let consumer = stream.get_consumer::<consumer::pull::Config>(&name).await.unwrap();
+    let mut batch = consumer.fetch().max_messages(1).messages().await.unwrap();
+    let held = batch.next().await.expect("a delivery").unwrap();
+    let sequence = held.info().unwrap().stream_sequence;
+    let queued = whole.bus.queued(0, 10).await.unwrap();
+    assert_eq!((queued.len(), queued[0].sequence), (1, sequence));
+    assert!(whole.bus.handed_out(&pool).await.unwrap() >= sequence);
+    // The limit is found out when somebody asks for more, and lifting it brings the message not back.
+    eventually("the consumer to give up", PATIENCE, || async {
+        let mut batch = consumer.fetch().max_messages(1).messages().await.unwrap();
+        assert!(batch.next().await.is_none(), "it is not delivered again");
+        match whole.bus.given_up(&pool).await.unwrap() {
+            up_to if up_to >= sequence => Ok(()),
+            up_to => Err(up_to),
+        }
+    })
+    .await;
+    whole.bus.open_pool(&pool).await.unwrap();
+    let mut batch = consumer.fetch().max_messages(1).messages().await.unwrap();
+    assert!(batch.next().await.is_none(), "nor after the limit is lifted");
+    assert_eq!(whole.bus.queued(0, 10).await.unwrap(), queued);
 }
 
 /// A server that stores less than a fleet wants.

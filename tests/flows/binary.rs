@@ -116,7 +116,7 @@ async fn what_cannot_be_started_says_why_and_what_to_do() {
         ),
         (
             vec!["up", "--data", &data, "--http", any, "--simulator-listen", any, "--nats-listen", &taken],
-            vec!["nats-server does not listen on", "address already in use"],
+            vec!["nats-server did not start", "address already in use"],
         ),
         (
             vec!["up", "--data", &under_a_file, "--http", any],

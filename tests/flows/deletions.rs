@@ -1,11 +1,14 @@
 //! Deletions: asked for once, done once, never lost.
 
+use async_nats::jetstream::{self, consumer};
 use common::bus::{Announced, Deletions as _};
 use common::contract::{DeletionWork, TickKind};
-use common::domain::{SandboxId, State, StateName};
+use common::domain::{PoolName, SandboxId, State, StateName};
+use futures_util::StreamExt as _;
 use harness::rig::Plan;
 use harness::wait::{PATIENCE, eventually};
 use simulator::{Fault, FaultKind, Latency, Operation};
+use std::time::Duration;
 
 #[tokio::test]
 async fn a_release_ends_in_a_tombstone_that_a_late_listing_cannot_undo() {
@@ -267,5 +270,42 @@ async fn an_owner_who_comes_back_after_the_end_gets_a_new_sandbox_without_waitin
     assert_eq!(second.status, 201);
     assert_ne!(first.sandbox(), second.sandbox());
     rig.until_state(first.sandbox(), StateName::Deleted).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_deletion_that_the_queue_gave_up_is_announced_anew() {
+    let rig = Plan::new(1).set("NATS_CHECK_SECONDS", 3_600).counts(|counts| counts.reapers = 0).start().await;
+    let claim = rig.api.allocate("student-1").await;
+    rig.api.release(claim.sandbox(), "student-1").await;
+    let pool = PoolName::parse("main").unwrap();
+    eventually("the message", PATIENCE, || async {
+        rig.bus.open_pool(&pool).await.unwrap();
+        match rig.queued().await {
+            1 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    // As an operator edits a consumer; then a worker takes the message and is never heard of again.
+    let streams = jetstream::new(harness::servers::nats_client(&rig.env["NATS_URL"]).await);
+    let stream = streams.get_stream(rig.bus.subjects().deletions_stream()).await.unwrap();
+    let name = rig.bus.subjects().reaper_consumer(&pool);
+    let edited = stream.consumer_info(&name).await.unwrap().config;
+    let edited = consumer::Config { max_deliver: 1, ack_wait: Duration::from_millis(100), ..edited };
+    stream.create_consumer(edited).await.unwrap();
+    let workers = stream.get_consumer::<consumer::pull::Config>(&name).await.unwrap();
+    let next = async || workers.fetch().max_messages(1).messages().await.unwrap().next().await;
+    next().await.expect("a delivery").unwrap();
+    eventually("the queue to give up", PATIENCE, || async {
+        assert!(next().await.is_none(), "it is not delivered again");
+        let info = stream.consumer_info(&name).await.unwrap();
+        if info.num_ack_pending == 0 { Ok(()) } else { Err(info) }
+    })
+    .await;
+    let report = rig.sweep().await;
+    assert_eq!((report.unqueued, report.reannounced), (1, 1), "{report:?}");
+    let again = eventually("the new message", PATIENCE, || async { next().await.ok_or("nothing") }).await;
+    assert_eq!(again.unwrap().info().unwrap().delivered, 1);
     rig.stop().await;
 }

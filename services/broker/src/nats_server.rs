@@ -190,6 +190,8 @@ impl NatsServer {
             variables,
             log: log.clone(),
         };
+        // What earlier runs wrote explains nothing about this one.
+        let written_before = tokio::fs::metadata(&log).await.map_or(0, |metadata| metadata.len());
         let child = Child::start(program).await?;
         let listening = async {
             loop {
@@ -205,10 +207,18 @@ impl NatsServer {
             () = tokio::time::sleep(START_PATIENCE) => child.stop(Duration::ZERO).await,
         }
         let text = tokio::fs::read_to_string(&log).await.unwrap_or_default();
-        let shown = text.len().saturating_sub(LOG_SHOWN_BYTES);
-        let end = text.get(shown..).unwrap_or(&text);
-        bail!("nats-server does not listen on {address}; the end of {}:\n{end}", log.display());
+        let text = text.get(usize::try_from(written_before).unwrap_or(0)..).unwrap_or(&text);
+        let reason = reason_in(text).unwrap_or_else(|| format!("it does not listen on {address}"));
+        let end = text.get(text.len().saturating_sub(LOG_SHOWN_BYTES)..).unwrap_or(text);
+        bail!("nats-server did not start: {reason}; the end of {}:\n{end}", log.display());
     }
+}
+
+/// The last failure that a server wrote down, in its own words: a full disk, a port that is taken.
+fn reason_in(log: &str) -> Option<String> {
+    let line = log.lines().rev().find(|line| line.contains("[FTL]") || line.contains("[ERR]"))?;
+    let (_, words) = line.split_once(']').and_then(|(_, rest)| rest.split_once("] "))?;
+    Some(words.trim().to_owned())
 }
 
 async fn read_ports(folder: &Path) -> Option<SocketAddr> {
@@ -237,6 +247,15 @@ mod tests {
         let env = BTreeMap::from([("NATS_SERVER".to_owned(), "/bin/true".to_owned())]);
         let error = find(&env).await.unwrap_err().to_string();
         assert!(error.contains("NATS_SERVER names /bin/true"), "{error}");
+    }
+
+    #[test]
+    fn the_reason_is_what_the_server_says_last() {
+        let log = "[7] 2026/11/28 21:48:33.829165 [INF] Starting nats-server\n\
+            [7] 2026/11/28 21:48:33.830000 [ERR] Could not write: no space left on device\n\
+            [7] 2026/11/28 21:48:33.831000 [INF] Server Exiting..\n";
+        assert_eq!(reason_in(log).as_deref(), Some("Could not write: no space left on device"));
+        assert_eq!(reason_in("[7] 2026/11/28 21:48:33.829165 [INF] Starting nats-server\n"), None);
     }
 
     #[test]

@@ -45,12 +45,24 @@ impl Ledger for NatsBus {
         let Some((cause, version)) = event.cause().zip(Event::version_in(&event.id)) else {
             return Err(failed(OPERATION)("an event of no known type or version"));
         };
-        let message = PublishMessage::build()
-            .payload(encode(event, OPERATION)?)
-            .message_id(&event.id)
-            .expected_last_subject_sequence(after.map_or(0, |mark| mark.sequence))
-            .header(EXPECTED_SEQUENCE_SUBJECT, subjects.events_of(id).as_str());
-        match self.publish_until_acked(subjects.event(cause, id), message).await {
+        let payload = encode(event, OPERATION)?;
+        let publish = async |event_id: String| {
+            let message = PublishMessage::build()
+                .payload(payload.clone())
+                .message_id(event_id)
+                .expected_last_subject_sequence(after.map_or(0, |mark| mark.sequence))
+                .header(EXPECTED_SEQUENCE_SUBJECT, subjects.events_of(id).as_str());
+            self.publish_until_acked(subjects.event(cause, id), message).await
+        };
+        let mut published = publish(event.id.clone()).await;
+        if matches!(&published, Ok(ack) if ack.duplicate) {
+            match self.last_event(id).await? {
+                Some(mark) if mark.version >= version => return Ok(Appended::Kept(mark)),
+                // Purged or removed since, but the server knows its id for two minutes more.
+                _ => published = publish(format!("{}:{}", self.random.fresh_id(), event.id)).await,
+            }
+        }
+        match published {
             Ok(ack) => Ok(Appended::Kept(LedgerMark { version, sequence: ack.sequence })),
             Err(error) if is_conflict(&error) => Ok(Appended::Moved),
             Err(error) => Err(failed(OPERATION)(error)),

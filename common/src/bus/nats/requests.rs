@@ -4,7 +4,7 @@ use super::NatsBus;
 use crate::bus::intake::one_line;
 use crate::bus::{Attempt, Context, Reply, RequestError, Requests};
 use crate::clock::{Clock, ServerTime};
-use crate::contract::{Outcome, Verb, headers};
+use crate::contract::{Fault, FaultCode, Outcome, Verb, headers};
 use async_nats::{HeaderMap, RequestErrorKind};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -36,6 +36,7 @@ impl Requests for NatsBus {
                 return Err(match error.kind() {
                     RequestErrorKind::NoResponders => RequestError::NoResponders,
                     RequestErrorKind::TimedOut => RequestError::TimedOut,
+                    RequestErrorKind::MaxPayloadExceeded => return Ok(too_large(&context.request_id)),
                     _ if !self.connected() => RequestError::Disconnected,
                     _ => RequestError::TimedOut,
                 });
@@ -56,6 +57,13 @@ impl Requests for NatsBus {
     async fn probe(&self) -> Result<(), String> {
         self.round_trip().await
     }
+}
+
+/// Nobody would ever answer what the server does not take, so it is answered here.
+fn too_large(request_id: &str) -> Reply {
+    let fault = Fault::new(FaultCode::BodyTooLarge, "the request is larger than the message queue takes");
+    let body = serde_json::to_vec(&fault.body(request_id)).unwrap_or_default().into();
+    Reply { outcome: None, is_fault: true, body }
 }
 
 /// The client library panics on a header value of two lines, so none gets there.

@@ -10,7 +10,8 @@ use super::{NatsBus, failed};
 use crate::bus::intake::{self, one_line};
 use crate::bus::{Answer, Attempt, BusError, Context, Dropped, Handler, Request, Serve};
 use crate::clock::{Clock, ServerTime};
-use crate::contract::{FaultCode, Verb, headers};
+use crate::contract::{Fault, FaultCode, Verb, headers};
+use async_nats::client::PublishErrorKind;
 use async_nats::{HeaderMap, Message, Subject, Subscriber};
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
@@ -151,6 +152,17 @@ impl Server {
 }
 
 impl NatsBus {
+    /// Says that the answer cannot be sent. Asked again it would be no smaller.
+    async fn refuse_large(&self, reply_to: Subject, request_id: &str) {
+        let fault = Fault::new(FaultCode::InternalError, "the answer is larger than the message queue takes");
+        let mut map = HeaderMap::new();
+        map.insert(headers::REQUEST_ID, request_id);
+        map.insert(headers::SERVICE_ERROR, fault.message.as_str());
+        map.insert(headers::SERVICE_ERROR_CODE, fault.code.status().to_string());
+        let body = serde_json::to_vec(&fault.body(request_id)).unwrap_or_default();
+        let _ = self.client.publish_with_headers(reply_to, map, body.into()).await;
+    }
+
     async fn reply(&self, reply_to: Subject, request_id: &str, answer: Answer) {
         let mut map = HeaderMap::new();
         map.insert(headers::REQUEST_ID, request_id);
@@ -166,7 +178,12 @@ impl NatsBus {
             }
         };
         // A reply that cannot be sent is one that was lost: the caller repeats.
-        if let Err(error) = self.client.publish_with_headers(reply_to, map, body).await {
+        if let Err(error) = self.client.publish_with_headers(reply_to.clone(), map, body).await {
+            if error.kind() == PublishErrorKind::MaxPayloadExceeded {
+                tracing::error!(request.id = request_id, %error, "a reply is larger than NATS takes");
+                self.refuse_large(reply_to, request_id).await;
+                return;
+            }
             tracing::debug!(request.id = request_id, %error, "a reply could not be sent");
         }
     }

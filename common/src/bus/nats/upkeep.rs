@@ -39,13 +39,11 @@ impl Upkeep for NatsBus {
     }
 
     async fn handed_out(&self, pool: &PoolName) -> Result<u64, BusError> {
-        let stream = self.stream_to_read(self.config.subjects.deletions_stream()).await?;
-        match stream.consumer_info(self.config.subjects.reaper_consumer(pool)).await {
-            Ok(info) => Ok(info.delivered.stream_sequence),
-            // Nobody has made it yet, so nothing was handed out.
-            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => Ok(0),
-            Err(error) => Err(failed("look for a consumer")(error)),
-        }
+        Ok(self.progress_of(pool).await?.map_or(0, |(delivered, _)| delivered))
+    }
+
+    async fn given_up(&self, pool: &PoolName) -> Result<u64, BusError> {
+        Ok(self.progress_of(pool).await?.map_or(0, |(_, floor)| floor))
     }
 
     async fn unqueue(&self, sequence: u64) -> Result<bool, BusError> {
@@ -104,6 +102,22 @@ pub(super) fn parked_headers(parked: &ParkedDeletion) -> HeaderMap {
 }
 
 impl NatsBus {
+    /// Up to where the consumer of a pool has handed out messages, and up to where it is done with all of them; none if
+    /// nobody has made it yet.
+    async fn progress_of(&self, pool: &PoolName) -> Result<Option<(u64, u64)>, BusError> {
+        let stream = self.stream_to_read(self.config.subjects.deletions_stream()).await?;
+        match stream.consumer_info(self.config.subjects.reaper_consumer(pool)).await {
+            Ok(info) => {
+                let delivered = info.delivered.stream_sequence;
+                // A message that is given up is no longer pending, but moves the floor only with the next acknowledgement.
+                let is_idle = info.num_ack_pending == 0;
+                Ok(Some((delivered, if is_idle { delivered } else { info.ack_floor.stream_sequence })))
+            }
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("look for a consumer")(error)),
+        }
+    }
+
     /// A stream to be read from. Asks the server for nothing.
     pub(super) async fn stream_to_read(&self, name: String) -> Result<Stream<()>, BusError> {
         self.jetstream.get_stream_no_info(name).await.map_err(failed("open a stream"))

@@ -5,7 +5,7 @@ use crate::Reconciler;
 use crate::listing::LISTING_MAX;
 use common::bus::{Announced, QueuedMessage};
 use common::contract::{DeletionWork, SweepReport};
-use common::domain::{Epoch, SandboxId, State, StateName, UnixSeconds};
+use common::domain::{Epoch, PoolName, SandboxId, State, StateName, UnixSeconds};
 use common::store::SortRange;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,6 +40,7 @@ impl Reconciler {
         report: &mut SweepReport,
     ) -> Result<BTreeSet<SandboxId>, SweepError> {
         let mut queued = BTreeSet::new();
+        let mut given_up = BTreeMap::new();
         let mut after = 0;
         loop {
             let page = self.ports.upkeep.queued(after, MESSAGES_PAGE).await?;
@@ -47,12 +48,16 @@ impl Reconciler {
             for message in page {
                 after = message.sequence;
                 // What nobody can read is set aside by the reapers.
-                let Some((id, _, epoch)) = message.work.as_ref().and_then(|work| work.parts().ok()) else {
+                let Some((id, pool, epoch)) = message.work.as_ref().and_then(|work| work.parts().ok()) else {
                     continue;
                 };
                 let is_wanted = wanted.get(&id).is_some_and(|work| work.epoch == epoch.get());
                 if is_wanted || self.is_still_wanted(&id, epoch, &message).await? {
-                    queued.insert(id);
+                    if !self.is_given_up(&message, &pool, &mut given_up).await? {
+                        queued.insert(id);
+                    } else if self.ports.upkeep.unqueue(message.sequence).await? {
+                        report.unqueued += 1;
+                    }
                 } else if self.ports.upkeep.unqueue(message.sequence).await? {
                     report.unqueued += 1;
                 }
@@ -61,6 +66,36 @@ impl Reconciler {
                 return Ok(queued);
             }
         }
+    }
+
+    /// Whether the queue has the message and will never hand it out again. Such a message keeps others of its sandbox
+    /// out, so it goes, and the deletion is announced anew.
+    async fn is_given_up(
+        &self,
+        message: &QueuedMessage,
+        pool: &PoolName,
+        known: &mut BTreeMap<PoolName, u64>,
+    ) -> Result<bool, SweepError> {
+        // One that is put off goes to a consumer only when it is due, as another message.
+        if message.is_put_off {
+            return Ok(false);
+        }
+        let up_to = match known.get(pool) {
+            Some(up_to) => *up_to,
+            None => {
+                let up_to = self.ports.upkeep.given_up(pool).await?;
+                known.insert(pool.clone(), up_to);
+                up_to
+            }
+        };
+        if message.sequence > up_to {
+            return Ok(false);
+        }
+        tracing::warn!(
+            nats.sequence = message.sequence,
+            "a deletion is in the queue that is never handed out again; it is announced anew"
+        );
+        Ok(true)
     }
 
     /// Asks the table itself, because the index lags behind it.
