@@ -8,7 +8,7 @@ use common::bus::{
     TickQueue, Ticks, Upkeep,
 };
 use common::clock::{Clock, SystemClock};
-use common::contract::{DeletionWork, Event, ParkedDeletion, Subjects, TickKind, headers};
+use common::contract::{DeletionWork, Event, LineState, ParkedDeletion, Subjects, TickKind, headers};
 use common::domain::{SandboxId, UnixSeconds};
 use common::random::Dice;
 use futures_util::TryStreamExt as _;
@@ -373,6 +373,19 @@ impl World {
                 let subject = nats.config.subjects.deletion_work(&pool, &id);
                 let published = nats.streams.publish(subject, payload.to_owned().into()).await;
                 published.expect("published").await.expect("stored");
+            }
+        }
+    }
+
+    /// Puts the state of the line there as a worker could whose clock is off.
+    pub(crate) async fn put_line(&self, line: &LineState) {
+        match &self.inside {
+            Inside::Memory(bus) => bus.put_line(line.clone()),
+            Inside::Nats(nats) => {
+                let bucket =
+                    nats.streams.get_key_value(nats.config.subjects.bucket()).await.expect("a bucket");
+                let value = serde_json::to_vec(line).expect("JSON");
+                bucket.put("line.provider", value.into()).await.expect("kept");
             }
         }
     }

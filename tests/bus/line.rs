@@ -5,9 +5,10 @@ use crate::engines::{Bus, Engine, World};
 use crate::fixtures::{announce, consume, consume_closed, until, work};
 use common::bus::line::LineRules;
 use common::bus::{CallEnd, Confirmed, Ticket, Turn, Verdict};
-use common::clock::{Clock as _, ManualClock};
-use common::contract::Pause;
+use common::clock::{Clock as _, ManualClock, SystemClock};
+use common::contract::{LineState, Pause};
 use common::domain::{SandboxId, UnixSeconds};
+use harness::wait::{PATIENCE, eventually};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,4 +180,20 @@ pub(crate) async fn the_queue_is_counted_by_pool(engine: Engine) {
     let counts: Vec<_> = status.pools.values().map(|pool| (pool.waiting, pool.under_way)).collect();
     assert_eq!(counts, [(3, 2)], "{status:?}");
     assert_eq!(status.consumer_paused_until, None);
+}
+
+pub(crate) async fn a_line_that_was_put_too_far_ahead_holds_nobody_up(engine: Engine) {
+    let world = engine.world_with(|config| config.line.per_minute_max = 600).await;
+    // As a worker of a former build leaves it whose clock is 240 s ahead.
+    let next_us = (SystemClock.now_ms() + 240_000) * 1_000;
+    world.put_line(&LineState { next_us, ..LineState::default() }).await;
+    let Turn::Later { wait, is_closed: false } = world.bus.take().await.unwrap() else { panic!("a slot") };
+    assert!(wait < 4 * SECOND, "{wait:?}");
+    eventually("a slot", PATIENCE, || async {
+        match world.bus.take().await.unwrap() {
+            Turn::Go { .. } => Ok(()),
+            later => Err(later),
+        }
+    })
+    .await;
 }

@@ -134,6 +134,7 @@ on_every_engine! {
         a_pause_is_everybodys_and_ends_by_itself,
         a_worker_that_admits_nothing_is_given_nothing,
         the_queue_is_counted_by_pool,
+        a_line_that_was_put_too_far_ahead_holds_nobody_up,
     }
     outages {
         deletions_go_on_after_an_outage,

@@ -7,9 +7,10 @@ use crate::fixtures::{
 };
 use bytes::Bytes;
 use common::bus::nats::NatsBus;
-use common::bus::{Context, Verdict};
-use common::clock::SystemClock;
+use common::bus::{CallEnd, Context, DeletionLine as _, Pace as _, Turn, Verdict};
+use common::clock::{Clock as _, SystemClock};
 use common::contract::{FaultBody, FaultCode, TickKind, Verb, headers};
+use common::domain::SandboxId;
 use common::runtime::skew::ClockMetrics;
 use harness::clock::ShiftedClock;
 use harness::wait::PATIENCE;
@@ -92,6 +93,31 @@ async fn a_run_that_the_clock_steps_away_from_is_given_to_another_process() {
     let (mut other, _other_running) = run_on_ticks(&world.bus, TickKind::Expiry);
     other.next().await.answer(report(0));
     assert!(begun.is_abandoned());
+}
+
+#[tokio::test]
+async fn a_line_that_a_clock_ahead_has_moved_on_holds_nobody_up() {
+    let world = Engine::Nats.world_with(|config| config.line.per_minute_max = 600).await;
+    let clock = ShiftedClock::default();
+    clock.advance(AHEAD);
+    // Not measured: it writes by its own clock, and says so.
+    let off = world.connect_at(Arc::new(clock), MAX).await;
+    let right = world.connect_at(Arc::new(SystemClock), MAX).await;
+    keep_time(&right).await;
+    let ticket = match off.take().await.unwrap() {
+        Turn::Go { ticket, .. } => ticket,
+        later => panic!("{later:?}"),
+    };
+    let Turn::Go { wait, .. } = right.take().await.unwrap() else { panic!("no slot") };
+    assert!(wait < Duration::from_secs(3), "{wait:?}");
+    let end = CallEnd::SlowDown { span: Duration::from_secs(30) };
+    off.tell(ticket, &SandboxId::parse("7").unwrap(), end).await.unwrap();
+    let Turn::Later { is_closed: true, .. } = right.take().await.unwrap() else { panic!("a slot") };
+    let held_until = right.status().await.unwrap().held_until.unwrap();
+    assert!(
+        held_until.abs_diff(SystemClock.now().get() + 30) <= 3,
+        "what the provider wished is kept: {held_until}"
+    );
 }
 
 #[tokio::test]

@@ -168,7 +168,7 @@ fn counts() {
 
 #[test]
 fn the_line() {
-    assert_snapshot!(wire(&LineState::default()), @r#"{"next_us":0,"rate_milli":0,"slowed_ms":0,"held_until_ms":0,"failures":0,"failing":{"who":"nobody"},"failing_since_ms":0,"good_ms":0,"forbidden":[],"breaker":{"state":"closed"},"openings":0,"reason":null}"#);
+    assert_snapshot!(wire(&LineState::default()), @r#"{"next_us":0,"rate_milli":0,"slowed_ms":0,"held_until_ms":0,"failures":0,"failing":{"who":"nobody"},"failing_since_ms":0,"good_ms":0,"forbidden":[],"breaker":{"state":"closed"},"openings":0,"reason":null,"written_ms":0}"#);
     let broken = LineState {
         next_us: 1_763_683_200_000_000,
         rate_milli: 30_000,
@@ -182,8 +182,9 @@ fn the_line() {
         breaker: Breaker::HalfOpen { probe_us: 1_763_683_199_000_000, until_ms: 1_763_683_379_000 },
         openings: 2,
         reason: Some(BreakerReason::Failures),
+        written_ms: 1_763_683_200_002,
     };
-    assert_snapshot!(wire(&broken), @r#"{"next_us":1763683200000000,"rate_milli":30000,"slowed_ms":1763683200001,"held_until_ms":1763683260000,"failures":5,"failing":{"who":"one","sandbox":"2000000"},"failing_since_ms":1763683190000,"good_ms":1763683180000,"forbidden":[{"sandbox":"2000001","since_ms":1763683170000}],"breaker":{"state":"half_open","probe_us":1763683199000000,"until_ms":1763683379000},"openings":2,"reason":"failures"}"#);
+    assert_snapshot!(wire(&broken), @r#"{"next_us":1763683200000000,"rate_milli":30000,"slowed_ms":1763683200001,"held_until_ms":1763683260000,"failures":5,"failing":{"who":"one","sandbox":"2000000"},"failing_since_ms":1763683190000,"good_ms":1763683180000,"forbidden":[{"sandbox":"2000001","since_ms":1763683170000}],"breaker":{"state":"half_open","probe_us":1763683199000000,"until_ms":1763683379000},"openings":2,"reason":"failures","written_ms":1763683200002}"#);
     reads("{}", &LineState::default());
     let pause = Pause {
         by: "operator".to_owned(),

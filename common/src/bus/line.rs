@@ -11,6 +11,7 @@ use crate::runtime::settings::Settings;
 use std::time::Duration;
 
 mod evidence;
+mod moments;
 
 /// What a minute's worth of slots takes, in microseconds. The 2 % above a minute are room for calls that begin
 /// late: without them a late call and a punctual one after it could lie too close together.

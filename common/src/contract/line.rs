@@ -38,6 +38,9 @@ pub struct LineState {
     pub openings: u32,
     /// Why it opened last; none while it is closed.
     pub reason: Option<BreakerReason>,
+    /// What the clock showed by which all of this was written, in milliseconds since the Unix epoch. Readers count the
+    /// moments above from when NATS took the value. Zero from former builds.
+    pub written_ms: u64,
 }
 
 /// Whose deletions have failed in a row.

@@ -33,7 +33,7 @@ impl Pace for NatsBus {
 
     async fn confirm(&self, ticket: Ticket) -> Result<Confirmed, BusError> {
         let (line, pause) = self.read_line().await?;
-        Ok(self.config.line.confirm(&line, pause.as_ref(), ticket, self.clock.now_ms()))
+        Ok(self.config.line.confirm(&line, pause.as_ref(), ticket, self.time.now_ms()))
     }
 
     async fn tell(&self, ticket: Ticket, sandbox: &SandboxId, end: CallEnd) -> Result<Told, BusError> {
@@ -42,7 +42,7 @@ impl Pace for NatsBus {
 
     async fn look(&self) -> Result<LineView, BusError> {
         let (line, pause) = self.read_line().await?;
-        Ok(self.config.line.view(&line, pause.as_ref(), self.clock.now_ms()))
+        Ok(self.config.line.view(&line, pause.as_ref(), self.time.now_ms()))
     }
 }
 
@@ -67,7 +67,7 @@ impl DeletionLine for NatsBus {
 
     async fn status(&self) -> Result<DeletionsStatus, BusError> {
         let (line, pause) = self.read_line().await?;
-        let mut status = self.config.line.status(&line, pause.as_ref(), self.clock.now_ms());
+        let mut status = self.config.line.status(&line, pause.as_ref(), self.time.now_ms());
         // Listing waits as long as the server lets it; whoever asks has less time.
         status.pools = tokio::time::timeout(QUEUE_PATIENCE, self.pool_queues())
             .await
@@ -92,9 +92,11 @@ impl NatsBus {
         let _turn = self.line_turn.lock().await;
         for _ in 0..ROUNDS_MAX {
             let entry = put_entry(&store, LINE_KEY).await?;
-            let line = entry.as_ref().map(parse).unwrap_or_default();
-            let (answer, next) = step(&line, self.clock.now_ms());
+            let line = entry.as_ref().map(|entry| self.line_in(entry)).unwrap_or_default();
+            let now_ms = self.time.now_ms();
+            let (answer, next) = step(&line, now_ms);
             let Some(next) = next else { return Ok(answer) };
+            let next = LineState { written_ms: now_ms, ..next };
             if write(&store, entry.map(|entry| entry.revision), &next).await? {
                 return Ok(answer);
             }
@@ -105,7 +107,16 @@ impl NatsBus {
     async fn read_line(&self) -> Result<(LineState, Option<Pause>), BusError> {
         let store = self.bucket().await?;
         let (line, pause) = tokio::join!(put_entry(&store, LINE_KEY), self.pause_switch());
-        Ok((line?.as_ref().map(parse).unwrap_or_default(), pause?))
+        Ok((line?.as_ref().map(|entry| self.line_in(entry)).unwrap_or_default(), pause?))
+    }
+
+    /// What an entry says, counted from when the server took it. An unreadable value counts as a fresh line: the next
+    /// writer puts it right.
+    fn line_in(&self, entry: &Entry) -> LineState {
+        let line: LineState = serde_json::from_slice(&entry.value).unwrap_or_default();
+        let taken_ms = u64::try_from(entry.created.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
+        let line = if self.time.is_compared() { line.by_the_clock_of(taken_ms) } else { line };
+        self.config.line.bounded(&line, taken_ms)
     }
 
     async fn pause_switch(&self) -> Result<Option<Pause>, BusError> {
@@ -165,9 +176,4 @@ async fn write(store: &Store, revision: Option<u64>, line: &LineState) -> Result
         },
     };
     if Refusal::of(error.as_ref()).is_conflict() { Ok(false) } else { Err(failed(OPERATION)(error)) }
-}
-
-/// An unreadable value counts as a fresh line: the next writer puts it right.
-fn parse(entry: &Entry) -> LineState {
-    serde_json::from_slice(&entry.value).unwrap_or_default()
 }

@@ -192,7 +192,7 @@ impl NatsBus {
     ) -> Result<(), BusError> {
         let (id, pool, _) = work.parts().map_err(failed("schedule a retry"))?;
         let subjects = &self.config.subjects;
-        let due = UnixSeconds::new(self.clock.now_ms().div_ceil(1_000)).after(delay);
+        let due = UnixSeconds::new(self.time.now_ms().div_ceil(1_000)).after(delay);
         let schedule = format!("@at {}", rfc3339(due));
         let message = PublishMessage::build()
             .payload(payload)
