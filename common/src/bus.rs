@@ -4,7 +4,6 @@
 //! at least once. A worker turns a delivery into a [`Verdict`]; only the adapter turns verdicts into
 //! acknowledgements.
 
-use crate::clock::Clock;
 use crate::contract::{
     Census, DeletionWork, DeletionsStatus, Event, Fault, Outcome, ParkedDeletion, Pause, Report, RunReport,
     TickKind, TickOrder, Verb,
@@ -15,59 +14,32 @@ use bytes::Bytes;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+mod context;
 mod feed;
 pub mod http;
 mod intake;
 pub mod line;
 pub mod memory;
 pub mod nats;
+mod turns;
 
+pub use context::{Attempt, Context, Dropped};
 pub use feed::{
     Discovery, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds, SINCE_SECONDS_MAX, ServiceInfo,
     WorkCounts,
 };
+pub use turns::{TickTurn, TickTurns};
 
-/// How long a slot's tick keeps its copies out: twice the longest period that a scheduler may have.
+/// How long a turn's tick keeps its copies out: twice the longest period that a scheduler may have.
 pub(crate) const TICK_DEDUP_WINDOW: Duration = Duration::from_secs(2 * 3_600);
 /// Ticks of one kind that the stream holds: one that is being run on and one that waits.
 pub(crate) const TICKS_OF_A_KIND_MAX: usize = 2;
 /// Silence after which a tick is given to another reconciler; the one at work speaks every third of it.
 pub(crate) const TICK_ACK_WAIT: Duration = Duration::from_secs(15);
 
-/// What rides beside a request's body.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Context {
-    /// The caller's request id, or a fresh one.
-    pub request_id: String,
-    /// When the caller stops waiting, in milliseconds since the Unix epoch by the clock of this process, on whichever
-    /// side; none if it did not say. Between two processes it travels as what remains.
-    pub deadline_ms: Option<u64>,
-    /// W3C trace context, if the caller sent one.
-    pub traceparent: Option<String>,
-    /// What makes a repeated claim the same claim, if the caller sent it beside the body.
-    pub idempotency_key: Option<String>,
-    /// Which attempt at which request this is, if the caller said.
-    pub attempt: Option<Attempt>,
-}
-
-/// One attempt at a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attempt {
-    /// The request: all attempts at it have the same key, and no other request has it.
-    pub request_key: String,
-    /// The number of the attempt, from 1; none if the caller does not say. Whoever makes a further attempt takes no
-    /// answer to an earlier one any more.
-    pub number: Option<u32>,
-}
-
-/// Why a request was dropped without an answer: its caller does not wait any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dropped {
-    /// It was on its way for longer than its caller waits.
-    Late,
-    /// Its time was over before work on it began.
-    Expired,
-}
+/// How long a run goes on when its process stops. All that it writes is conditional, and the next one goes on where it
+/// was cut, so that nobody waits for a long one.
+pub(crate) const RUN_STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A request as a worker gets it.
 #[derive(Clone, Debug)]
@@ -139,7 +111,7 @@ pub enum Announced {
 pub struct TickReceipt {
     /// Its sequence; a run whose report says at least this one has looked after the tick was taken.
     pub sequence: u64,
-    /// Whether it was not needed: this slot had been published already, or a tick of this kind is waiting, whose
+    /// Whether it was not needed: this turn had been published already, or a tick of this kind is waiting, whose
     /// run will look after this moment as well.
     pub duplicate: bool,
 }
@@ -178,35 +150,6 @@ pub trait Handler: Send + Sync {
 
     /// Counts one that is not answered.
     fn dropped(&self, _verb: Verb, _request_id: &str, _why: Dropped) {}
-}
-
-// === impl Context ===
-
-impl Context {
-    /// How much time is left; none if the caller did not say.
-    #[must_use]
-    pub fn remaining(&self, clock: &dyn Clock) -> Option<Duration> {
-        self.deadline_ms.map(|deadline_ms| Duration::from_millis(deadline_ms.saturating_sub(clock.now_ms())))
-    }
-
-    /// Whether the caller has stopped waiting.
-    #[must_use]
-    pub fn is_over(&self, clock: &dyn Clock) -> bool {
-        self.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= clock.now_ms())
-    }
-}
-
-// === impl Dropped ===
-
-impl Dropped {
-    /// Its name in metrics and logs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Late => "late",
-            Self::Expired => "expired",
-        }
-    }
 }
 
 /// Works on deliveries.
@@ -294,8 +237,8 @@ pub trait DeletionQueue: Send + Sync {
 /// Publishing ticks and waiting for their reports.
 #[async_trait]
 pub trait Ticks: Send + Sync {
-    /// Publishes a tick. With a `slot`, the stream keeps only the first of that slot.
-    async fn tick(&self, kind: TickKind, slot: Option<u64>) -> Result<TickReceipt, BusError>;
+    /// Publishes a tick. With the number of a `turn`, the stream keeps only the first of that turn.
+    async fn tick(&self, kind: TickKind, turn: Option<u64>) -> Result<TickReceipt, BusError>;
 
     /// Publishes a tick and waits for the report of a run that began after it was taken. All of that takes at most
     /// `patience`; a tick that was not taken by then is a failure. While there is no connection it is refused at once,

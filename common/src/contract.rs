@@ -49,4 +49,4 @@ pub use sandboxes::{
     SandboxRequest, SandboxView, StatsReply,
 };
 pub use subjects::{Subjects, Verb};
-pub use ticks::TickOrder;
+pub use ticks::{TickOrder, TurnTaken};

@@ -72,7 +72,7 @@ impl User {
 async fn no_role_may_do_the_work_of_another() {
     let server = server().await;
     let subjects = Subjects::default();
-    let cases: [(&str, &[&str]); 14] = [
+    let cases: [(&str, &[&str]); 15] = [
         ("sandbox.v1.allocate", &["ingress", "service", "operator"]),
         ("sandbox.v1.replay", &["ingress", "operator"]),
         ("sandbox.deletions.work.main.2000000", &["allocator", "reconciler"]),
@@ -82,6 +82,7 @@ async fn no_role_may_do_the_work_of_another() {
         ("sandbox.events.claimed.2000000", &["allocator", "reaper", "reconciler"]),
         ("sandbox.reports.sync", &["reconciler"]),
         ("$KV.broker.deletions.pause", &["ingress", "operator"]),
+        ("$KV.broker.tick.sync", &["scheduler", "operator"]),
         // A tick that finds no room is answered with the one that waits.
         (
             "$JS.API.STREAM.MSG.GET.TICKS",

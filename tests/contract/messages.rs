@@ -8,7 +8,7 @@ use common::contract::{
     AllocateRequest, Allocation, Census, CensusReport, Counted, DeletionWork, DeletionsStatus, ExpiryReport,
     Fault, FaultBody, FaultCode, HealthReply, LineState, Outcome, ParkedDeletion, Pause, PauseRequest,
     PoolStats, ReleaseReply, ReleaseRequest, Report, RunReport, SandboxRequest, SandboxView, StaleReport,
-    StatsReply, SweepReport, SyncReport, TickKind, Violation,
+    StatsReply, SweepReport, SyncReport, TickKind, TurnTaken, Violation,
 };
 use insta::assert_snapshot;
 use serde::Serialize;
@@ -164,6 +164,13 @@ fn counts() {
         &StatsReply::default(),
     );
     assert_snapshot!(wire(&HealthReply { store: "ok".to_owned() }), @r#"{"store":"ok"}"#);
+}
+
+#[test]
+fn the_turn_of_a_tick() {
+    let turn = TurnTaken { number: 4_503_599_627_370_496, is_first: false };
+    assert_snapshot!(wire(&turn), @r#"{"number":4503599627370496,"is_first":false}"#);
+    reads(r#"{"number":7}"#, &TurnTaken { number: 7, is_first: false });
 }
 
 #[test]

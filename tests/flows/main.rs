@@ -1,6 +1,7 @@
 //! The stories of the broker on a whole fleet: real NATS, real HTTP, a real table, a CSP that answers over HTTP.
 
 mod binary;
+mod bounded;
 mod census;
 mod claims;
 mod clearing;

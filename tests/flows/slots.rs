@@ -1,10 +1,10 @@
-//! Slots over a server that dies: three schedulers, a clock that the test moves, and a NATS server that is killed
+//! Turns over a server that dies: three schedulers, a clock that the test moves, and a NATS server that is killed
 //! and started again over the same streams.
 
 use async_trait::async_trait;
 use common::bus::nats::{NatsBus, NatsConfig};
-use common::bus::{BusError, Runner, TickQueue as _, TickReceipt, Ticks};
-use common::clock::{Clock as _, ManualClock, SystemClock};
+use common::bus::{BusError, Runner, TickQueue as _, TickReceipt, TickTurn, TickTurns, Ticks};
+use common::clock::{ManualClock, SystemClock};
 use common::contract::reports::COMPLETED;
 use common::contract::{Report, RunReport, SweepReport, TickKind};
 use common::domain::UnixSeconds;
@@ -24,19 +24,20 @@ use tokio_util::sync::CancellationToken;
 
 const KIND: TickKind = TickKind::Sweep;
 const SCHEDULERS: usize = 3;
-const SLOTS: u64 = 1_000;
-/// Every so many slots the server is killed.
-const SLOTS_BETWEEN_KILLS: u64 = 200;
-/// Slots that begin and end while it is away.
-const SLOTS_AWAY: u64 = 3;
+const TURNS: u64 = 1_000;
+/// Every so many turns the server is killed.
+const TURNS_BETWEEN_KILLS: u64 = 200;
+/// Periods that go by while it is away.
+const PERIODS_AWAY: u64 = 3;
 const PERIOD: Duration = Duration::from_secs(3_600);
-const OFFSET: Duration = Duration::from_secs(7);
 /// A delivery whose server was killed comes back after 15 s, and a publish is tried again for longer than that.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// What the clock goes on by with each look.
+const NUDGE: Duration = Duration::from_millis(100);
 
-/// What the stream said to every scheduler, by slot.
+/// What the stream said to every scheduler: the turns in their order, each with its number.
 #[derive(Default)]
-struct Book(Mutex<BTreeMap<u64, Vec<TickReceipt>>>);
+struct Book(Mutex<Vec<(u64, Vec<TickReceipt>)>>);
 
 /// A scheduler's connection, and the book that its receipts go into.
 struct Recorded {
@@ -54,10 +55,14 @@ struct Runs {
 
 #[async_trait]
 impl Ticks for Recorded {
-    async fn tick(&self, kind: TickKind, slot: Option<u64>) -> Result<TickReceipt, BusError> {
-        let receipt = self.bus.tick(kind, slot).await?;
-        if let Some(slot) = slot.filter(|_| kind == KIND) {
-            self.book.0.lock().unwrap().entry(slot).or_default().push(receipt);
+    async fn tick(&self, kind: TickKind, turn: Option<u64>) -> Result<TickReceipt, BusError> {
+        let receipt = self.bus.tick(kind, turn).await?;
+        if let Some(turn) = turn.filter(|_| kind == KIND) {
+            let mut book = self.book.0.lock().unwrap();
+            match book.iter_mut().find(|(number, _)| *number == turn) {
+                Some((_, receipts)) => receipts.push(receipt),
+                None => book.push((turn, vec![receipt])),
+            }
         }
         Ok(receipt)
     }
@@ -72,6 +77,17 @@ impl Ticks for Recorded {
 
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {
         self.bus.last_report(kind).await
+    }
+}
+
+#[async_trait]
+impl TickTurns for Recorded {
+    async fn last_turn(&self, kind: TickKind) -> Result<Option<TickTurn>, BusError> {
+        self.bus.last_turn(kind).await
+    }
+
+    async fn take_turn(&self, kind: TickKind, last: Option<&TickTurn>) -> Result<TickTurn, BusError> {
+        self.bus.take_turn(kind, last).await
     }
 }
 
@@ -94,7 +110,6 @@ struct World {
     address: std::net::SocketAddr,
     folder: std::path::PathBuf,
     clock: ManualClock,
-    rhythm: Rhythm,
     book: Arc<Book>,
     runs: Arc<Runs>,
     /// A connection of the test's own, on the machine's clock.
@@ -123,9 +138,9 @@ impl World {
         let stop = CancellationToken::new();
         eye.set_up(&stop).await.unwrap();
         let clock = ManualClock::at(UnixSeconds::new(1_800_000_000));
-        // Of the other kinds there is one slot that outlasts the test.
+        // Of the other kinds there is one turn that outlasts the test.
         let never = Rhythm { period: PERIOD * 1_000_000, offset: Duration::ZERO };
-        let rhythm = Rhythm { period: PERIOD, offset: OFFSET };
+        let rhythm = Rhythm { period: PERIOD, offset: Duration::ZERO };
         let config = Config { sync: never, expiry: never, sweep: rhythm, census: never, stale: never };
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let book = Arc::new(Book::default());
@@ -138,7 +153,8 @@ impl World {
         let mut running = Vec::new();
         for _ in 0..SCHEDULERS {
             let ticks = Arc::new(Recorded { bus: connect(&url).await, book: Arc::clone(&book) });
-            let scheduler = Scheduler::new(config, Arc::new(clock.clone()), ticks, metrics.clone());
+            let turns = Arc::clone(&ticks) as Arc<dyn TickTurns>;
+            let scheduler = Scheduler::new(config, Arc::new(clock.clone()), ticks, turns, metrics.clone());
             let stop = stop.clone();
             running.push(tokio::spawn(async move { scheduler.run(stop).await.unwrap() }));
         }
@@ -151,7 +167,6 @@ impl World {
             address: server.address,
             folder,
             clock,
-            rhythm,
             book,
             runs,
             eye,
@@ -160,24 +175,22 @@ impl World {
         }
     }
 
-    fn slot(&self) -> u64 {
-        self.rhythm.slot_at(self.clock.now_ms())
+    fn receipts(&self, turn: u64) -> Vec<TickReceipt> {
+        let book = self.book.0.lock().unwrap();
+        book.get(turn as usize).map(|(_, receipts)| receipts.clone()).unwrap_or_default()
     }
 
-    fn receipts(&self, slot: u64) -> Vec<TickReceipt> {
-        self.book.0.lock().unwrap().get(&slot).cloned().unwrap_or_default()
-    }
-
-    /// Waits until the stream has told every scheduler that it has the slot. The clock goes on a little with each
-    /// look, and never to the end of the slot, because who could not publish waits for a second of it.
-    async fn until_published(&self, slot: u64) -> Vec<TickReceipt> {
-        let end_ms = self.rhythm.start_ms(slot + 1);
-        eventually("the slot to be published by all", PATIENCE, || {
-            let receipts = self.receipts(slot);
-            if receipts.len() < SCHEDULERS && self.clock.now_ms() + 1_000 < end_ms {
-                self.clock.advance(Duration::from_millis(100));
+    /// Waits until the stream has told every scheduler that it has the turn. The clock goes on a little with each look,
+    /// and in all by less than a period, because who could not publish waits for a second of it.
+    async fn until_published(&self, turn: u64) -> Vec<TickReceipt> {
+        let mut nudges_left = PERIOD.as_millis() / 2 / NUDGE.as_millis();
+        eventually("the turn to be published by all", PATIENCE, || {
+            let receipts = self.receipts(turn);
+            if receipts.len() < SCHEDULERS && nudges_left > 0 {
+                nudges_left -= 1;
+                self.clock.advance(NUDGE);
             }
-            async move { if receipts.len() >= SCHEDULERS { Ok(receipts) } else { Err((slot, receipts)) } }
+            async move { if receipts.len() >= SCHEDULERS { Ok(receipts) } else { Err((turn, receipts)) } }
         })
         .await
     }
@@ -185,7 +198,7 @@ impl World {
     /// Waits for the report of a run that began after every one of these ticks was taken.
     async fn until_handled(&self, receipts: &[TickReceipt]) {
         let last = receipts.iter().map(|receipt| receipt.sequence).max().unwrap();
-        eventually("a run for the slot", PATIENCE, || async {
+        eventually("a run for the turn", PATIENCE, || async {
             match self.eye.last_report(KIND).await {
                 Ok(Some(report)) if report.tick >= last => Ok(()),
                 other => Err(format!("{other:?} for {receipts:?}")),
@@ -204,9 +217,9 @@ impl World {
         self.server = Some(server.child);
     }
 
-    /// Slots that begin and end while there is no server; nobody can be told of them.
-    async fn let_slots_go_by(&self) {
-        for _ in 0..SLOTS_AWAY {
+    /// Periods that end while there is no server; nobody can take their turns.
+    async fn let_periods_go_by(&self) {
+        for _ in 0..PERIODS_AWAY {
             self.clock.advance(PERIOD);
             tokio::task::yield_now().await;
         }
@@ -225,35 +238,35 @@ impl World {
 /// Where the server dies this time.
 #[derive(Clone, Copy, PartialEq)]
 enum Death {
-    /// As the slot begins.
+    /// As the turn is due.
     AtItsBegin,
     /// With a run under way that outlives the server.
     DuringARun,
-    /// Between two slots, with slots that nobody can hear of.
+    /// Between two turns, with periods in which nobody can take one.
     BeforeOthers,
 }
 
-/// The death of the server in the slot after so many.
+/// The death of the server in the turn after so many.
 fn death_after(handled: u64) -> Option<Death> {
     let deaths = [Death::AtItsBegin, Death::DuringARun, Death::BeforeOthers];
-    let is_one = handled % SLOTS_BETWEEN_KILLS == SLOTS_BETWEEN_KILLS / 2;
-    deaths.into_iter().cycle().nth((handled / SLOTS_BETWEEN_KILLS) as usize).filter(|_| is_one)
+    let is_one = handled % TURNS_BETWEEN_KILLS == TURNS_BETWEEN_KILLS / 2;
+    deaths.into_iter().cycle().nth((handled / TURNS_BETWEEN_KILLS) as usize).filter(|_| is_one)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_slot_is_lost_that_the_server_was_up_for_and_none_runs_twice_at_once() {
+async fn no_period_is_without_its_run_and_no_two_run_at_once() {
     let mut world = World::start().await;
-    let (mut handled, mut kills, mut shared) = (0, 0_u64, 0);
+    let (mut handled, mut kills) = (0, 0_u64);
     let mut begun_before = 0;
-    while handled < SLOTS {
-        let slot = world.slot();
+    while handled < TURNS {
+        let turn = handled;
         let death = death_after(handled);
         if let Some(death) = death {
             kills += 1;
             match death {
                 Death::AtItsBegin => world.kill().await,
                 Death::DuringARun => {
-                    world.until_published(slot).await;
+                    world.until_published(turn).await;
                     eventually("a run to be under way", PATIENCE, || async {
                         let now = world.runs.begun.load(Ordering::SeqCst);
                         if now > begun_before && world.runs.at_once.load(Ordering::SeqCst) == 1 {
@@ -266,38 +279,36 @@ async fn no_slot_is_lost_that_the_server_was_up_for_and_none_runs_twice_at_once(
                     world.kill().await;
                 }
                 Death::BeforeOthers => {
-                    let receipts = world.until_published(slot).await;
+                    let receipts = world.until_published(turn).await;
                     world.until_handled(&receipts).await;
                     world.kill().await;
-                    world.let_slots_go_by().await;
+                    world.let_periods_go_by().await;
                 }
             }
             world.start_again().await;
             world.runs.is_open.send_replace(true);
         }
-        // The slot of now: the one that the server died in, or the first one after it came back.
-        let slot = world.slot();
-        let receipts = world.until_published(slot).await;
+        // The one that the server died in, and after periods without a server the one for all of them.
+        let turn = if death == Some(Death::BeforeOthers) { turn + 1 } else { turn };
+        let receipts = world.until_published(turn).await;
         world.until_handled(&receipts).await;
         if death.is_none() {
             // Without an outage the stream takes the first and knows the others, which are the same tick.
             let fresh = receipts.iter().filter(|receipt| !receipt.duplicate).count();
-            assert!(fresh <= 1, "slot {slot}: {receipts:?}");
-            shared += 1;
+            assert!(fresh <= 1, "turn {turn}: {receipts:?}");
         }
-        handled += 1;
+        handled = turn + 1;
         if death_after(handled) == Some(Death::DuringARun) {
-            // Shut before the slot begins: its run may be over as soon as it has begun.
+            // Shut before the turn is due: its run may be over as soon as it has begun.
             world.runs.is_open.send_replace(false);
             begun_before = world.runs.begun.load(Ordering::SeqCst);
         }
-        // To the very start of the next slot, however far this one went.
-        let next_ms = world.rhythm.start_ms(slot + 1);
-        world.clock.advance(Duration::from_millis(next_ms - world.clock.now_ms()));
+        world.clock.advance(PERIOD);
     }
-    assert_eq!((handled, kills), (SLOTS, SLOTS / SLOTS_BETWEEN_KILLS));
-    assert_eq!(shared, SLOTS - kills);
+    assert_eq!(kills, TURNS / TURNS_BETWEEN_KILLS);
+    let book = world.book.0.lock().unwrap().len() as u64;
+    assert!((handled..=handled + 1).contains(&book), "{book} turns in {handled} periods");
     assert_eq!(world.runs.at_once_max.load(Ordering::SeqCst), 1, "two runs at once");
-    assert!(world.runs.begun.load(Ordering::SeqCst) as u64 >= SLOTS);
+    assert!(world.runs.begun.load(Ordering::SeqCst) as u64 >= TURNS);
     world.end().await;
 }

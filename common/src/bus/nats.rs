@@ -33,6 +33,7 @@ mod serving;
 mod streams;
 mod time;
 mod topology;
+mod turns;
 mod upkeep;
 mod whole;
 

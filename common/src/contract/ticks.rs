@@ -21,6 +21,16 @@ pub struct TickOrder {
     pub wanted_until_ms: Option<u64>,
 }
 
+/// The turn of a kind's ticks, as its key holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TurnTaken {
+    /// What its tick is published under, after the kind.
+    pub number: u64,
+    /// Whether there was none before it: the period after it is longer by the offset of its kind.
+    #[serde(default)]
+    pub is_first: bool,
+}
+
 // === impl TickOrder ===
 
 impl TickOrder {

@@ -1,12 +1,11 @@
 //! A fleet, or a part of one, in this process: connections, services and their order of stopping.
 
-use crate::readiness::{NatsAnswers, Standing, StreamsThere};
+use crate::readiness::{LineNote, NatsAnswers, Standing, StreamsThere, TableAnswers};
 use anyhow::Context as _;
-use async_trait::async_trait;
 use common::bus::nats::{Care, NatsBus, NatsConfig};
 use common::bus::{
-    CensusBoard, DeletionLine, Deletions, Discovery, EventFeed, Ledger, Pace, Requests, ServiceInfo, Ticks,
-    Upkeep,
+    CensusBoard, DeletionLine, Deletions, Discovery, EventFeed, Ledger, Pace, Requests, ServiceInfo,
+    TickTurns, Ticks, Upkeep,
 };
 use common::clock::Clock;
 use common::provider::Provider;
@@ -112,12 +111,6 @@ struct WorkerMetrics {
     ledger: LedgerMetrics,
     clock: ClockMetrics,
 }
-
-/// Ready when the table answers.
-struct TableAnswers(Arc<dyn Store>);
-
-/// Always ready: says what keeps deletions waiting.
-struct LineNote(Arc<dyn DeletionLine>);
 
 // === impl Backends ===
 
@@ -420,7 +413,9 @@ impl Fleet {
         let clock = Arc::clone(&self.shared.clock);
         let ticks = Arc::new(bus.clone()) as Arc<dyn Ticks>;
         self.show(lifecycle, &bus, Arc::new(self.metrics.scheduler.clone()));
-        let scheduler = scheduler::Scheduler::new(config, clock, ticks, self.metrics.scheduler.clone());
+        let turns = Arc::new(bus.clone()) as Arc<dyn TickTurns>;
+        let scheduler =
+            scheduler::Scheduler::new(config, clock, ticks, turns, self.metrics.scheduler.clone());
         let ready = self.ready(lifecycle, "scheduler", &bus, None, Care::Make);
         let stop = self.workers_stop.clone();
         lifecycle.start("scheduler", async move {
@@ -570,32 +565,5 @@ async fn reach_table(table: &DynamoStore) {
     while let Err(error) = table.ensure_table().await {
         tracing::warn!(error = %Chain(&error), "the table is not there yet; trying again");
         tokio::time::sleep(TABLE_RETRY_DELAY).await;
-    }
-}
-
-#[async_trait]
-impl Check for TableAnswers {
-    fn name(&self) -> &'static str {
-        "store"
-    }
-
-    async fn check(&self) -> Result<(), String> {
-        self.0.ping().await.map_err(|_| "the table does not answer".to_owned())
-    }
-}
-
-#[async_trait]
-impl Check for LineNote {
-    fn name(&self) -> &'static str {
-        "deletions"
-    }
-
-    async fn check(&self) -> Result<(), String> {
-        Ok(())
-    }
-
-    async fn note(&self) -> Option<String> {
-        let status = self.0.status().await.ok()?;
-        crate::deletions::line::note(&status)
     }
 }

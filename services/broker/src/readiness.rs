@@ -1,8 +1,10 @@
 //! What the readiness of a process of workers depends on: a role that does not do its work is not ready, and says why.
 
 use async_trait::async_trait;
+use common::bus::DeletionLine;
 use common::bus::nats::NatsBus;
 use common::runtime::ops::Check;
+use common::store::Store;
 use futures_util::future::try_join_all;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +23,12 @@ pub(crate) struct StreamsThere {
     /// Roles whose work goes on without them.
     pub(crate) noted_by: Vec<NatsBus>,
 }
+
+/// Ready when the table answers.
+pub(crate) struct TableAnswers(pub(crate) Arc<dyn Store>);
+
+/// Always ready: says what keeps deletions waiting.
+pub(crate) struct LineNote(pub(crate) Arc<dyn DeletionLine>);
 
 // === impl Standing ===
 
@@ -76,5 +84,32 @@ impl Check for StreamsThere {
 
     async fn note(&self) -> Option<String> {
         self.noted_by.iter().find_map(|bus| bus.is_whole().err())
+    }
+}
+
+#[async_trait]
+impl Check for TableAnswers {
+    fn name(&self) -> &'static str {
+        "store"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        self.0.ping().await.map_err(|_| "the table does not answer".to_owned())
+    }
+}
+
+#[async_trait]
+impl Check for LineNote {
+    fn name(&self) -> &'static str {
+        "deletions"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn note(&self) -> Option<String> {
+        let status = self.0.status().await.ok()?;
+        crate::deletions::line::note(&status)
     }
 }

@@ -1,17 +1,18 @@
 //! The scheduler: says "look now" at the right moments.
 //!
 //! # Consumes
-//! Nothing but the clock.
+//! The turns of each kind, and the monotonic clock.
 //!
 //! # Produces
-//! Ticks, one for each kind and slot.
+//! Turns, and one tick for each.
 //!
 //! # Calls
-//! The stream of ticks.
+//! The key of each kind's turns, the stream of ticks.
 //!
 //! # Guarantees
-//! However many schedulers run, the stream keeps one tick of each slot: all publish it under the same id, and
-//! the first one counts. Slots follow the clock, not the time that a publish took, so they do not drift.
+//! A turn that is the last one for a period is followed by another, whichever scheduler takes it, and whatever their
+//! wall clocks show. All publish a turn's tick under the same id, and the stream keeps the first; so a scheduler
+//! that dies in between costs nothing.
 //!
 //! # Never
 //! Knows what a tick sets going, or waits for it.
@@ -19,7 +20,7 @@
 mod schedule;
 mod table;
 
-use common::bus::{ServiceInfo, Ticks, WorkCounts};
+use common::bus::{ServiceInfo, TickTurns, Ticks, WorkCounts};
 use common::clock::Clock;
 use common::contract::{TickKind, WorkerRole};
 use common::runtime::metrics::{Collectors, counted, register_all};
@@ -43,6 +44,7 @@ pub struct Scheduler {
     config: Config,
     clock: Arc<dyn Clock>,
     ticks: Arc<dyn Ticks>,
+    turns: Arc<dyn TickTurns>,
     metrics: Metrics,
 }
 
@@ -103,8 +105,14 @@ impl ServiceInfo for Metrics {
 impl Scheduler {
     /// A scheduler that counts into `metrics`.
     #[must_use]
-    pub fn new(config: Config, clock: Arc<dyn Clock>, ticks: Arc<dyn Ticks>, metrics: Metrics) -> Self {
-        Self { config, clock, ticks, metrics }
+    pub fn new(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        ticks: Arc<dyn Ticks>,
+        turns: Arc<dyn TickTurns>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { config, clock, ticks, turns, metrics }
     }
 
     /// Publishes ticks until `stop`.

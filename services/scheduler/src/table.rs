@@ -1,12 +1,12 @@
-//! The table of ticks: which kind, how often, and how far into its period.
+//! The table of ticks: which kind, how often, and how much later than the others.
 //!
-//! The offsets of the defaults keep the kinds apart: no two of them fall on the same second, ever.
+//! The offsets of the defaults keep the kinds apart: after the first turns no two of them fall on the same second.
 
 use common::contract::TickKind;
 use common::runtime::settings::Settings;
 use std::time::Duration;
 
-/// Longest period of a tick: half of the window in which the stream knows a slot again.
+/// Longest period of a tick: half of the window in which the stream knows a turn again.
 const PERIOD_SECONDS_MAX: u64 = 3_600;
 
 /// When which ticks are published.
@@ -24,12 +24,12 @@ pub struct Config {
     pub stale: Rhythm,
 }
 
-/// When the ticks of one kind are due: a slot begins every `period`, `offset` after the multiples of it.
+/// When the ticks of one kind are due: a `period` after the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rhythm {
-    /// Length of a slot.
+    /// From one turn to the next.
     pub period: Duration,
-    /// How far the slots are put off; only what is beyond whole periods counts.
+    /// By how much the first period is longer; only what is beyond whole periods counts.
     pub offset: Duration,
 }
 
@@ -90,31 +90,22 @@ fn period(settings: &mut Settings<'_>, name: &'static str, seconds: u64, meaning
 }
 
 fn offset(settings: &mut Settings<'_>, name: &'static str, seconds: u64) -> Duration {
-    let meaning = "how far into its period that tick comes, so that not all kinds come at once; the same for the whole fleet";
+    let meaning = "how much longer the first period of that tick is, so that not all kinds come at once; the same for the whole fleet";
     settings.seconds(name, seconds, 0..=PERIOD_SECONDS_MAX, meaning)
 }
 
 // === impl Rhythm ===
 
 impl Rhythm {
-    /// The number of the slot that a moment is in, in milliseconds since the Unix epoch.
+    /// How long after a turn the next one is due.
     #[must_use]
-    pub fn slot_at(self, now_ms: u64) -> u64 {
-        now_ms.saturating_sub(self.offset_ms()) / self.period_ms()
+    pub fn wait_after(self, is_first: bool) -> Duration {
+        if is_first { self.period.saturating_add(self.offset()) } else { self.period }
     }
 
-    /// When that slot begins, in milliseconds since the Unix epoch.
-    #[must_use]
-    pub fn start_ms(self, slot: u64) -> u64 {
-        slot.saturating_mul(self.period_ms()).saturating_add(self.offset_ms())
-    }
-
-    fn period_ms(self) -> u64 {
-        u64::try_from(self.period.as_millis()).unwrap_or(u64::MAX).max(1)
-    }
-
-    fn offset_ms(self) -> u64 {
-        u64::try_from(self.offset.as_millis()).unwrap_or(u64::MAX) % self.period_ms()
+    fn offset(self) -> Duration {
+        let period_ns = self.period.as_nanos().max(1);
+        Duration::from_nanos(u64::try_from(self.offset.as_nanos() % period_ns).unwrap_or_default())
     }
 }
 
@@ -123,24 +114,14 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    fn rhythm(period_ms: u64, offset_ms: u64) -> Rhythm {
-        Rhythm { period: Duration::from_millis(period_ms), offset: Duration::from_millis(offset_ms) }
-    }
-
     #[test]
-    fn slots_follow_the_clock_and_do_not_drift() {
-        let even = rhythm(10_000, 0);
-        assert_eq!([59_999, 60_000, 60_001].map(|now_ms| even.slot_at(now_ms)), [5, 6, 6]);
-        let late = rhythm(10_000, 7_000);
-        assert_eq!([66_999, 67_000, 76_999].map(|now_ms| late.slot_at(now_ms)), [5, 6, 6]);
-        for slot in [1, 2, 1_000_003] {
-            for rhythm in [even, late, rhythm(999, 1_000), rhythm(1, 5)] {
-                assert_eq!(rhythm.slot_at(rhythm.start_ms(slot)), slot, "{rhythm:?}");
-                assert_eq!(rhythm.slot_at(rhythm.start_ms(slot) - 1), slot - 1, "{rhythm:?}");
-            }
+    fn the_first_period_is_longer_by_what_the_offset_has_beyond_whole_periods() {
+        let seconds = Duration::from_secs;
+        for (offset, first) in [(0, 10), (7, 17), (27, 17), (10, 10)] {
+            let rhythm = Rhythm { period: seconds(10), offset: seconds(offset) };
+            let waits = [true, false].map(|is_first| rhythm.wait_after(is_first));
+            assert_eq!(waits, [seconds(first), seconds(10)], "{offset}");
         }
-        assert_eq!(rhythm(10_000, 27_000), rhythm(10_000, 27_000));
-        assert_eq!(rhythm(10_000, 27_000).start_ms(3), late.start_ms(3), "whole periods are no offset");
     }
 
     #[test]
@@ -152,9 +133,10 @@ mod tests {
         for kind in TickKind::ALL {
             let rhythm = config.rhythm(kind);
             assert_eq!(3_600 % rhythm.period.as_secs(), 0, "{kind:?}");
-            for slot in 0..3_600 / rhythm.period.as_secs() {
-                let other = due.insert(rhythm.start_ms(slot) / 1_000, kind);
-                assert_eq!(other, None, "{kind:?} at slot {slot}");
+            for turn in 0..3_600 / rhythm.period.as_secs() {
+                let at = rhythm.wait_after(true).as_secs() + turn * rhythm.period.as_secs();
+                let other = due.insert(at % 3_600, kind);
+                assert_eq!(other, None, "{kind:?} at turn {turn}");
             }
         }
     }

@@ -4,7 +4,8 @@ use super::held::{Held, Queue};
 use super::queue::WorkQueue;
 use super::{Call, Inside, MemoryBus};
 use crate::bus::{
-    BusError, Runner, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A_KIND_MAX, TickQueue, TickReceipt, Ticks,
+    BusError, RUN_STOP_PATIENCE, Runner, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A_KIND_MAX, TickQueue,
+    TickReceipt, TickTurn, TickTurns, Ticks,
 };
 use crate::contract::{RunReport, TickKind, TickOrder};
 use crate::runtime::telemetry::Chain;
@@ -21,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 pub(super) struct TickStream {
     pub(super) queue: WorkQueue,
     slots: BTreeMap<(TickKind, u64), Published>,
+    turns: BTreeMap<TickKind, Turn>,
     reports: BTreeMap<TickKind, RunReport>,
+    last_turn: u64,
     waiting: Vec<Waiting>,
 }
 
@@ -29,6 +32,13 @@ pub(super) struct TickStream {
 #[derive(Debug)]
 struct Published {
     sequence: u64,
+    at_ms: u64,
+}
+
+/// The last turn of a kind.
+#[derive(Debug)]
+struct Turn {
+    turn: TickTurn,
     at_ms: u64,
 }
 
@@ -75,6 +85,29 @@ impl Ticks for MemoryBus {
 }
 
 #[async_trait]
+impl TickTurns for MemoryBus {
+    async fn last_turn(&self, kind: TickKind) -> Result<Option<TickTurn>, BusError> {
+        let now_ms = self.shared.clock.now_ms();
+        self.read("look for a turn", |inside| inside.ticks.turns.get(&kind).map(|turn| turn.at(now_ms)))
+    }
+
+    async fn take_turn(&self, kind: TickKind, last: Option<&TickTurn>) -> Result<TickTurn, BusError> {
+        let revision = last.map(|last| last.revision);
+        self.call(Call::Tick, |inside, now_ms| {
+            let there = inside.ticks.turns.get(&kind);
+            if let Some(there) = there.filter(|there| Some(there.turn.revision) != revision) {
+                return there.at(now_ms);
+            }
+            inside.ticks.last_turn += 1;
+            let number = inside.ticks.last_turn;
+            let turn = TickTurn { revision: number, number, is_first: there.is_none(), age: Duration::ZERO };
+            inside.ticks.turns.insert(kind, Turn { turn: turn.clone(), at_ms: now_ms });
+            turn
+        })
+    }
+}
+
+#[async_trait]
 impl TickQueue for MemoryBus {
     async fn run_on_ticks(
         &self,
@@ -90,7 +123,7 @@ impl TickQueue for MemoryBus {
             };
             let patience = async {
                 stop.cancelled().await;
-                self.shared.clock.sleep(self.shared.config.finish_patience).await;
+                self.shared.clock.sleep(self.shared.config.finish_patience.min(RUN_STOP_PATIENCE)).await;
             };
             tokio::select! {
                 biased;
@@ -143,6 +176,15 @@ impl MemoryBus {
     #[must_use]
     pub fn ticks_queued(&self, kind: TickKind) -> usize {
         self.look(|inside, _| inside.ticks.queue.of_key(kind.as_str()).count())
+    }
+}
+
+// === impl Turn ===
+
+impl Turn {
+    fn at(&self, now_ms: u64) -> TickTurn {
+        let age = Duration::from_millis(now_ms.saturating_sub(self.at_ms));
+        TickTurn { age, ..self.turn.clone() }
     }
 }
 

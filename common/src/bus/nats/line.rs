@@ -2,6 +2,7 @@
 //! operator switches. The rules are [`crate::bus::line`]'s; here is how the fleet agrees on them.
 
 use super::judge::Refusal;
+use super::publish::encode;
 use super::{NatsBus, failed};
 use crate::bus::{BusError, CallEnd, Confirmed, DeletionLine, LineView, Pace, Ticket, Told, Turn};
 use crate::contract::line::PoolDeletions;
@@ -97,7 +98,8 @@ impl NatsBus {
             let (answer, next) = step(&line, now_ms);
             let Some(next) = next else { return Ok(answer) };
             let next = LineState { written_ms: now_ms, ..next };
-            if write(&store, entry.map(|entry| entry.revision), &next).await? {
+            let value = encode(&next, "move the line on")?;
+            if write(&store, LINE_KEY, entry.map(|entry| entry.revision), value).await?.is_some() {
                 return Ok(answer);
             }
         }
@@ -155,25 +157,28 @@ fn pool_deletions(info: &consumer::Info) -> PoolDeletions {
     }
 }
 
-async fn put_entry(store: &Store, key: &str) -> Result<Option<Entry>, BusError> {
-    let entry = store.entry(key).await.map_err(failed("read the line"))?;
+pub(super) async fn put_entry(store: &Store, key: &str) -> Result<Option<Entry>, BusError> {
+    let entry = store.entry(key).await.map_err(failed("read a key"))?;
     Ok(entry.filter(|entry| entry.operation == Operation::Put))
 }
 
-/// False if another writer was first.
-async fn write(store: &Store, revision: Option<u64>, line: &LineState) -> Result<bool, BusError> {
-    const OPERATION: &str = "move the line on";
-    let value = Bytes::from(serde_json::to_vec(line).map_err(failed(OPERATION))?);
+/// Changes a key if it is still at that revision, or not there; gives its new one, or none if another writer was faster.
+pub(super) async fn write(
+    store: &Store,
+    key: &str,
+    revision: Option<u64>,
+    value: Bytes,
+) -> Result<Option<u64>, BusError> {
     let error: Box<dyn std::error::Error + Send + Sync> = match revision {
-        Some(revision) => match store.update(LINE_KEY, value, revision).await {
-            Ok(_) => return Ok(true),
+        Some(revision) => match store.update(key, value, revision).await {
+            Ok(revision) => return Ok(Some(revision)),
             Err(error) => error.into(),
         },
-        None => match store.create(LINE_KEY, value).await {
-            Ok(_) => return Ok(true),
-            Err(error) if error.kind() == CreateErrorKind::AlreadyExists => return Ok(false),
+        None => match store.create(key, value).await {
+            Ok(revision) => return Ok(Some(revision)),
+            Err(error) if error.kind() == CreateErrorKind::AlreadyExists => return Ok(None),
             Err(error) => error.into(),
         },
     };
-    if Refusal::of(error.as_ref()).is_conflict() { Ok(false) } else { Err(failed(OPERATION)(error)) }
+    if Refusal::of(error.as_ref()).is_conflict() { Ok(None) } else { Err(failed("change a key")(error)) }
 }

@@ -88,10 +88,10 @@ impl Deletions for NatsBus {
 
 #[async_trait]
 impl Ticks for NatsBus {
-    async fn tick(&self, kind: TickKind, slot: Option<u64>) -> Result<TickReceipt, BusError> {
+    async fn tick(&self, kind: TickKind, turn: Option<u64>) -> Result<TickReceipt, BusError> {
         let mut message = PublishMessage::build();
-        if let Some(slot) = slot {
-            message = message.message_id(format!("{}:{slot}", kind.as_str()));
+        if let Some(turn) = turn {
+            message = message.message_id(format!("{}:{turn}", kind.as_str()));
         }
         let PublishAck { sequence, duplicate, .. } = match self.publish_tick(kind, message).await? {
             Published::Taken(ack) => ack,

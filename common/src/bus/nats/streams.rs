@@ -6,7 +6,9 @@
 
 use super::{NatsBus, failed};
 use crate::bus::intake::{self, one_line};
-use crate::bus::{BusError, Delivery, Runner, TICK_ACK_WAIT, TickQueue, Upkeep as _, Verdict, Worker};
+use crate::bus::{
+    BusError, Delivery, RUN_STOP_PATIENCE, Runner, TICK_ACK_WAIT, TickQueue, Upkeep as _, Verdict, Worker,
+};
 use crate::contract::events::rfc3339;
 use crate::contract::{DeletionWork, RunReport, TickKind, TickOrder, headers};
 use crate::domain::UnixSeconds;
@@ -52,7 +54,7 @@ impl TickQueue for NatsBus {
             while let Some(message) = source.next(&mut batch, &stop).await {
                 let patience = async {
                     stop.cancelled().await;
-                    tokio::time::sleep(self.config.finish_patience).await;
+                    tokio::time::sleep(self.config.finish_patience.min(RUN_STOP_PATIENCE)).await;
                 };
                 tokio::select! {
                     () = self.run_once(kind, runner.as_ref(), &message) => {}

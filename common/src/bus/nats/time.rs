@@ -57,9 +57,7 @@ impl NatsBus {
 
     /// Whether the clock is off, so that no work may be taken; then waits for a moment.
     pub(super) async fn waits_for_clock(&self, stop: &CancellationToken) -> bool {
-        if self.time.is_compared() && self.time.skew_ms().is_none() {
-            self.measure_time().await;
-        }
+        self.measure_time_once().await;
         if self.time.problem().is_none() {
             return false;
         }
@@ -77,6 +75,13 @@ impl NatsBus {
         }
         while self.time.problem().is_none() {
             tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Asks the server if nothing is known yet.
+    pub(super) async fn measure_time_once(&self) {
+        if self.time.is_compared() && self.time.skew_ms().is_none() {
+            self.measure_time().await;
         }
     }
 

@@ -6,7 +6,7 @@ use super::verbs::at;
 use super::{examples, reference};
 use common::contract::ticks::TickOrder;
 use common::contract::{
-    Census, DeletionWork, Event, LineState, ParkedDeletion, Pause, RunReport, Subjects, TickKind,
+    Census, DeletionWork, Event, LineState, ParkedDeletion, Pause, RunReport, Subjects, TickKind, TurnTaken,
 };
 use common::domain::{Cause, PoolName, SandboxId};
 use serde_json::{Map, Value, json};
@@ -82,6 +82,13 @@ pub(super) fn messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
     ];
     all.push(Message::of::<Census>("Census", "the last census that completed", &[e::CENSUS], schemas)?);
     all.push(Message::of::<Pause>("Pause", "the operators' switch of all deletions", &[e::PAUSE], schemas)?);
+    let turn = [e::TURN];
+    all.push(Message::of::<TurnTaken>(
+        "TurnTaken",
+        "a scheduler has taken the turn of a tick",
+        &turn,
+        schemas,
+    )?);
     let line = [e::LINE_NEW, e::LINE_BROKEN];
     all.push(Message::of::<LineState>("LineState", "the line towards the provider", &line, schemas)?);
     schemas.show("DeletionsStatus", e::DELETIONS_STATUS)?;
@@ -138,6 +145,10 @@ pub(super) fn places(subjects: &Subjects) -> Vec<Place> {
         Place {
             kinds: ticks(),
             ..key("key-report", "report.{kind}", "RunReport", "the last report of each kind")
+        },
+        Place {
+            kinds: ticks(),
+            ..key("key-tick", "tick.{kind}", "TurnTaken", "the last turn of each kind's ticks")
         },
         key("key-census", "census", "Census", "the last census"),
         Place { is_open: true, ..key("key-pause", "deletions.pause", "Pause", "the operators' switch") },

@@ -1,0 +1,68 @@
+//! What rides beside a request, and how its time runs out.
+
+use crate::clock::Clock;
+use std::time::Duration;
+
+/// What rides beside a request's body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// The caller's request id, or a fresh one.
+    pub request_id: String,
+    /// When the caller stops waiting, in milliseconds since the Unix epoch by the clock of this process, on whichever
+    /// side; none if it did not say. Between two processes it travels as what remains.
+    pub deadline_ms: Option<u64>,
+    /// W3C trace context, if the caller sent one.
+    pub traceparent: Option<String>,
+    /// What makes a repeated claim the same claim, if the caller sent it beside the body.
+    pub idempotency_key: Option<String>,
+    /// Which attempt at which request this is, if the caller said.
+    pub attempt: Option<Attempt>,
+}
+
+/// One attempt at a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The request: all attempts at it have the same key, and no other request has it.
+    pub request_key: String,
+    /// The number of the attempt, from 1; none if the caller does not say. Whoever makes a further attempt takes no
+    /// answer to an earlier one any more.
+    pub number: Option<u32>,
+}
+
+/// Why a request was dropped without an answer: its caller does not wait any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// It was on its way for longer than its caller waits.
+    Late,
+    /// Its time was over before work on it began.
+    Expired,
+}
+
+// === impl Context ===
+
+impl Context {
+    /// How much time is left; none if the caller did not say.
+    #[must_use]
+    pub fn remaining(&self, clock: &dyn Clock) -> Option<Duration> {
+        self.deadline_ms.map(|deadline_ms| Duration::from_millis(deadline_ms.saturating_sub(clock.now_ms())))
+    }
+
+    /// Whether the caller has stopped waiting.
+    #[must_use]
+    pub fn is_over(&self, clock: &dyn Clock) -> bool {
+        self.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= clock.now_ms())
+    }
+}
+
+// === impl Dropped ===
+
+impl Dropped {
+    /// Its name in metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Late => "late",
+            Self::Expired => "expired",
+        }
+    }
+}

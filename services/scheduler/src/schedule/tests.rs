@@ -1,0 +1,186 @@
+//! Schedulers on the memory bus, with a clock that the test moves.
+
+use super::*;
+use crate::{Config, Metrics};
+use async_trait::async_trait;
+use common::bus::memory::{MemoryBus, MemoryConfig};
+use common::bus::{TickReceipt, TickTurns, Ticks};
+use common::clock::{Clock, ManualClock};
+use common::contract::RunReport;
+use common::domain::UnixSeconds;
+use common::random::Dice;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const KIND: TickKind = TickKind::Expiry;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A stream that keeps the first tick of each turn.
+#[derive(Default)]
+struct Stream {
+    kept: Mutex<(HashSet<(TickKind, u64)>, u64)>,
+    is_broken: AtomicBool,
+}
+
+#[async_trait]
+impl Ticks for Stream {
+    async fn tick(&self, kind: TickKind, turn: Option<u64>) -> Result<TickReceipt, BusError> {
+        if self.is_broken.load(Ordering::SeqCst) {
+            return Err(BusError { operation: "publish a tick", source: "broken".into() });
+        }
+        let mut kept = self.kept.lock().unwrap();
+        let duplicate = !kept.0.insert((kind, turn.unwrap()));
+        kept.1 += 1;
+        Ok(TickReceipt { sequence: kept.1, duplicate })
+    }
+
+    async fn tick_and_wait(
+        &self,
+        kind: TickKind,
+        _patience: Duration,
+    ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
+        Ok((self.tick(kind, Some(0)).await?, None))
+    }
+
+    async fn last_report(&self, _kind: TickKind) -> Result<Option<RunReport>, BusError> {
+        Ok(None)
+    }
+}
+
+impl Stream {
+    fn kept(&self, kind: TickKind) -> usize {
+        self.kept.lock().unwrap().0.iter().filter(|(of, _)| *of == kind).count()
+    }
+}
+
+/// A clock whose wall is 90 s ahead.
+#[derive(Clone, Debug)]
+struct Ahead(ManualClock);
+
+#[async_trait]
+impl Clock for Ahead {
+    fn now_ms(&self) -> u64 {
+        self.0.now_ms() + 90_000
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+
+    async fn sleep(&self, span: Duration) {
+        self.0.sleep(span).await;
+    }
+}
+
+/// Schedulers and what they share.
+struct World {
+    clock: ManualClock,
+    bus: MemoryBus,
+    stream: Arc<Stream>,
+    metrics: Metrics,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = ManualClock::at(UnixSeconds::new(1_000_000));
+        let dice = Arc::new(Dice::seeded(7));
+        let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), dice);
+        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+        Self { clock, bus, stream: Arc::default(), metrics }
+    }
+
+    /// Starts a scheduler with that clock and that way to the stream; dropped, the token ends nothing.
+    fn start(&self, clock: Arc<dyn Clock>, stream: &Arc<Stream>) -> (CancellationToken, JoinHandle<()>) {
+        let every = |seconds, offset| Rhythm {
+            period: Duration::from_secs(seconds),
+            offset: Duration::from_secs(offset),
+        };
+        let config = Config {
+            sync: every(600, 0),
+            expiry: every(10, 0),
+            sweep: every(60, 33),
+            census: every(15, 0),
+            stale: every(3_600, 0),
+        };
+        let turns = Arc::new(self.bus.clone()) as Arc<dyn TickTurns>;
+        let ticks = Arc::clone(stream) as Arc<dyn Ticks>;
+        let scheduler = Scheduler::new(config, clock, ticks, turns, self.metrics.clone());
+        let stop = CancellationToken::new();
+        let running = tokio::spawn({
+            let stop = stop.clone();
+            async move { scheduler.run(stop).await.unwrap() }
+        });
+        (stop, running)
+    }
+
+    /// Lets so many seconds go by, one by one.
+    async fn wait(&self, seconds: usize) {
+        settle().await;
+        for _ in 0..seconds {
+            self.clock.advance(SECOND);
+            settle().await;
+        }
+    }
+}
+
+async fn settle() {
+    // Every task runs until it waits for the clock again.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn three_schedulers_leave_one_tick_in_each_period() {
+    let world = World::new();
+    let running: Vec<_> = (0..3).map(|_| world.start(Arc::new(world.clock.clone()), &world.stream)).collect();
+    world.wait(600).await;
+    for (stop, ended) in running {
+        stop.cancel();
+        ended.await.unwrap();
+    }
+    // At once, and then ten minutes without a gap; the first period of the sweep is longer by its offset.
+    let expected = [2, 61, 10, 41, 1];
+    assert_eq!(TickKind::ALL.map(|kind| world.stream.kept(kind)), expected);
+    assert_eq!(
+        world.stream.kept.lock().unwrap().1,
+        3 * expected.iter().sum::<usize>() as u64,
+        "by all of them"
+    );
+}
+
+#[tokio::test]
+async fn a_scheduler_whose_clock_was_ahead_leaves_no_gap() {
+    let world = World::new();
+    let (stop, ended) = world.start(Arc::new(Ahead(world.clock.clone())), &world.stream);
+    world.wait(25).await;
+    stop.cancel();
+    ended.await.unwrap();
+    assert_eq!(world.stream.kept(KIND), 3);
+    let _running = world.start(Arc::new(world.clock.clone()), &world.stream);
+    world.wait(4).await;
+    assert_eq!(world.stream.kept(KIND), 3, "the last turn is 9 s old, and is not taken again");
+    world.wait(1).await;
+    assert_eq!(world.stream.kept(KIND), 4);
+    world.wait(100).await;
+    assert_eq!(world.stream.kept(KIND), 14);
+}
+
+#[tokio::test]
+async fn a_turn_whose_taker_cannot_publish_it_is_published_by_another() {
+    let world = World::new();
+    let broken = Arc::new(Stream::default());
+    broken.is_broken.store(true, Ordering::SeqCst);
+    let (stop, ended) = world.start(Arc::new(world.clock.clone()), &broken);
+    world.wait(3).await;
+    let _running = world.start(Arc::new(world.clock.clone()), &world.stream);
+    settle().await;
+    assert_eq!(world.stream.kept(KIND), 1, "the turn that the first one took");
+    stop.cancel();
+    ended.await.unwrap();
+    world.wait(7).await;
+    assert_eq!(world.stream.kept(KIND), 2);
+}
