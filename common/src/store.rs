@@ -95,11 +95,27 @@ pub enum SortRange {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageCursor(pub(crate) Vec<(String, String)>);
 
+/// An item that this build cannot read, and why: another build wrote it, or it is damaged. It is skipped and reported,
+/// and keeps no other item from being read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Key of the item.
+    pub item: String,
+    /// The sandbox, if it is a sandbox's item.
+    pub sandbox: Option<SandboxId>,
+    /// The attribute.
+    pub attribute: &'static str,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
 /// One page of a listing. It comes from an index: a hint that may lag behind the sandboxes themselves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// The sandboxes, in the order of the index.
     pub sandboxes: Vec<Sandbox>,
+    /// Items of the page that this build cannot read.
+    pub unreadable: Vec<Unreadable>,
     /// Where to go on; none on the last page.
     pub next: Option<PageCursor>,
 }
@@ -109,6 +125,8 @@ pub struct Page {
 pub struct ClaimPage {
     /// The claim items, in the order of their keys.
     pub claims: Vec<ClaimRecord>,
+    /// Items of the page that this build cannot read.
+    pub unreadable: Vec<Unreadable>,
     /// Where to go on; none on the last page.
     pub next: Option<PageCursor>,
 }
@@ -153,6 +171,36 @@ pub enum StoreError {
         /// What is wrong with it.
         problem: String,
     },
+}
+
+// === impl StoreError ===
+
+impl StoreError {
+    /// The item, if the failure is about one that this build cannot read. Everything else is the store's own failure.
+    ///
+    /// # Errors
+    /// The failure of the store.
+    pub fn into_unreadable(self) -> Result<Unreadable, Self> {
+        match self {
+            Self::Corrupt { item, attribute, problem } => {
+                Ok(Unreadable { sandbox: dynamodb::sandbox_in(&item), item, attribute, problem })
+            }
+            failure => Err(failure),
+        }
+    }
+}
+
+/// What was read; none as well if there is an item that this build cannot read, which is as good as absent to whoever
+/// only looks. Nothing may be written on the strength of it.
+///
+/// # Errors
+/// The failure of the store.
+pub fn unless_unreadable<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
+    match read.map_err(StoreError::into_unreadable) {
+        Ok(found) => Ok(found),
+        Err(Ok(_)) => Ok(None),
+        Err(Err(failure)) => Err(failure),
+    }
 }
 
 // === impl PageCursor ===
@@ -228,7 +276,9 @@ pub trait Store: Layout {
     /// The claim item, by a strongly consistent read. Not for the hot path.
     async fn find_claim(&self, claim: &ClaimKey) -> Result<Option<ClaimRecord>, StoreError>;
 
-    /// available → allocated, if the candidate is free and still at the version it was seen at.
+    /// available → allocated, if the candidate is free and still at the version it was seen at. A sandbox that is not,
+    /// and that cannot be read, is lost like one that is gone, unless it names this very claim: then this is
+    /// [`StoreError::Corrupt`], because the claim may hold it.
     async fn grant(&self, grant: &Grant) -> Result<Write, StoreError>;
 
     // --- the other transitions ---
@@ -400,7 +450,7 @@ pub trait Store: Layout {
         limit: u16,
     ) -> Result<ClaimPage, StoreError>;
 
-    /// The last sandbox of a part of one index shard.
+    /// The last sandbox of a part of one index shard; none if it cannot be read.
     async fn last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError>;
 
     /// How many sandboxes are in one index shard. Reads the whole shard.

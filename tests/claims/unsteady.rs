@@ -110,7 +110,7 @@ impl Unsteady {
         let sandboxes: Vec<Sandbox> =
             latest.into_values().filter(|sandbox| is_wanted(sandbox)).cloned().collect();
         log.shown = sandboxes.iter().map(Sandbox::candidate).collect();
-        Page { sandboxes, next: None }
+        Page { sandboxes, unreadable: Vec::new(), next: None }
     }
 }
 

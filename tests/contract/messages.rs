@@ -291,6 +291,7 @@ fn reports_of_syncs() {
         tombstoned: 7,
         skipped: 8,
         raced: 9,
+        unreadable: 1,
     };
     let run = RunReport { kind: TickKind::Sync, tick: 17, duration_ms: 100, report: Report::Sync(sync) };
     assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":17,"duration_ms":100,"status":"refused","reason":"9 of 10 would be marked stale","forced_by":"alice","listed":1,"synced":10,"inserted":1,"restored":2,"refreshed":3,"unchanged":4,"marked_stale":5,"allocated_missing":6,"tombstoned":7,"skipped":8,"raced":9}"#);
@@ -318,6 +319,7 @@ fn reports_of_censuses_and_the_census_itself() {
         unchecked: 6,
         raced: 7,
         claims_removed: 8,
+        unreadable: 1,
     };
     let run = RunReport { kind: TickKind::Census, tick: 21, duration_ms: 9, report: Report::Census(report) };
     assert_snapshot!(wire(&run), @r#"{"kind":"census","tick":21,"duration_ms":9,"status":"completed","taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0},"checked":5,"unchecked":6,"raced":7,"claims_removed":8}"#);
@@ -325,7 +327,8 @@ fn reports_of_censuses_and_the_census_itself() {
 
 #[test]
 fn reports_of_removals_of_stale_sandboxes() {
-    let stale = StaleReport { status: COMPLETED.to_owned(), due: 3, removed: 1, raced: 2, untold: 4 };
+    let stale =
+        StaleReport { status: COMPLETED.to_owned(), due: 3, removed: 1, raced: 2, untold: 4, unreadable: 1 };
     let run = RunReport { kind: TickKind::Stale, tick: 22, duration_ms: 9, report: Report::Stale(stale) };
     assert_snapshot!(wire(&run), @r#"{"kind":"stale","tick":22,"duration_ms":9,"status":"completed","due":3,"removed":1,"raced":2,"untold":4}"#);
 }
@@ -346,7 +349,14 @@ fn the_largest_census_fits_under_its_key() {
 
 #[test]
 fn reports_of_expiry_runs_and_sweeps() {
-    let expiry = ExpiryReport { status: COMPLETED.to_owned(), due: 4, expired: 3, raced: 1, unannounced: 2 };
+    let expiry = ExpiryReport {
+        status: COMPLETED.to_owned(),
+        due: 4,
+        expired: 3,
+        raced: 1,
+        unannounced: 2,
+        unreadable: 1,
+    };
     let run = RunReport { kind: TickKind::Expiry, tick: 19, duration_ms: 12, report: Report::Expiry(expiry) };
     assert_snapshot!(wire(&run), @r#"{"kind":"expiry","tick":19,"duration_ms":12,"status":"completed","due":4,"expired":3,"raced":1,"unannounced":2}"#);
     let sweep = SweepReport {
@@ -359,6 +369,7 @@ fn reports_of_expiry_runs_and_sweeps() {
         reparked: 6,
         unparked: 7,
         events_filled: 8,
+        unreadable: 1,
     };
     let run = RunReport { kind: TickKind::Sweep, tick: 20, duration_ms: 9, report: Report::Sweep(sweep) };
     assert_snapshot!(wire(&run), @r#"{"kind":"sweep","tick":20,"duration_ms":9,"status":"failed","pending":3,"reannounced":1,"waiting":2,"unqueued":4,"parked":5,"reparked":6,"unparked":7,"events_filled":8}"#);

@@ -26,4 +26,5 @@ mod stalled;
 mod tick_command;
 mod ticks;
 mod tokens;
+mod unreadable;
 mod watching;

@@ -16,6 +16,7 @@ mod races;
 mod stored_items;
 mod tables;
 mod transitions;
+mod unreadable;
 
 /// Tests of `cases` on one engine. An engine that is not on this machine has said so when it was looked for.
 macro_rules! on_engine {
@@ -152,6 +153,12 @@ on_dynamodb! {
     stored_items {
         the_lab_index_holds_what_a_lab_holds_now,
         what_is_over_gets_a_time_to_live,
+    }
+    unreadable {
+        a_page_shows_what_is_beside_an_item_that_cannot_be_read,
+        a_record_that_cannot_be_read_is_not_written_over,
+        a_candidate_that_cannot_be_read_is_lost_unless_the_claim_may_hold_it,
+        what_a_build_does_not_know_survives_its_writes,
         an_item_that_cannot_be_read_is_named,
     }
     lost_replies {

@@ -1,13 +1,10 @@
 //! What lies in the table, seen past the store.
 
 use crate::engines::Table;
-use crate::fixtures::{
-    KEEP_UNTIL, NOW, added, claim_key, done, ending, grant_of, held, id, owner, query, record,
-};
+use crate::fixtures::{KEEP_UNTIL, NOW, added, claim_key, done, grant_of, held, id, owner, record};
 use aws_sdk_dynamodb::types::AttributeValue;
-use common::domain::{LabId, StateName, UnixSeconds};
-use common::store::layout::Layout as _;
-use common::store::{SortRange, Store, StoreError};
+use common::domain::{LabId, UnixSeconds};
+use common::store::Store;
 use harness::dynamodb;
 use std::collections::HashMap;
 
@@ -86,29 +83,4 @@ pub(crate) async fn what_is_over_gets_a_time_to_live(table: Table) {
     assert_eq!(item(&table, "OWNER#owner-1", "CLAIM#key-1").await.get("ttl").cloned(), ttl(99));
     store.close_claim(&moved, UnixSeconds::new(77)).await.unwrap();
     assert_eq!(item(&table, "OWNER#owner-1", "CLAIM#key-1").await.get("ttl").cloned(), ttl(77));
-}
-
-pub(crate) async fn an_item_that_cannot_be_read_is_named(table: Table) {
-    let store = &table.store;
-    store.ensure_table().await.unwrap();
-    let sandbox = ending(store, 1).await;
-    let mut spoilt = item(&table, "SBX#1", "META").await;
-    spoilt.insert("requested_at".to_owned(), AttributeValue::S("yesterday".to_owned()));
-    let client = dynamodb::client(table.endpoint);
-    client.put_item().table_name(&table.name).set_item(Some(spoilt)).send().await.unwrap();
-    let shard = (0..store.shards().await.unwrap())
-        .map(|shard| query(StateName::PendingDeletion, shard, SortRange::All));
-    let mut errors = vec![
-        store.sandbox(&sandbox.id).await.unwrap_err(),
-        // The write is lost to an item that cannot be shown.
-        store.release(&sandbox.id, &owner("owner-1"), None, None, NOW).await.unwrap_err(),
-    ];
-    for query in shard {
-        errors.extend(store.page(&query, None, 10).await.err());
-    }
-    assert_eq!(errors.len(), 3);
-    for error in errors {
-        assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
-        assert_eq!(error.to_string(), "item SBX#1/META: attribute requested_at: is not a number");
-    }
 }

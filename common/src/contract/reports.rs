@@ -84,6 +84,9 @@ pub struct SyncReport {
     pub skipped: u64,
     /// Writes that found the sandbox changed since it was read; the next sync looks again.
     pub raced: u64,
+    /// Items of the table that this build cannot read, each logged; their sandboxes are left as they are.
+    #[serde(default)]
+    pub unreadable: u64,
 }
 
 /// What an expiry run did.
@@ -99,6 +102,9 @@ pub struct ExpiryReport {
     pub raced: u64,
     /// Deletions that could not be announced; the sweep will.
     pub unannounced: u64,
+    /// Items of the table that this build cannot read, each logged; their leases do not end by this run.
+    #[serde(default)]
+    pub unreadable: u64,
 }
 
 /// What a sweep did.
@@ -127,6 +133,9 @@ pub struct SweepReport {
     /// Events that were missing in the ledger and made from the history.
     #[serde(default)]
     pub events_filled: u64,
+    /// Items of the table that this build cannot read, each logged; nothing is changed for them.
+    #[serde(default)]
+    pub unreadable: u64,
 }
 
 /// What a census found.
@@ -145,6 +154,9 @@ pub struct CensusReport {
     pub raced: u64,
     /// Claim items that were removed, because the lease that they name has ended.
     pub claims_removed: u64,
+    /// Items of the table that this build cannot read, each logged.
+    #[serde(default)]
+    pub unreadable: u64,
 }
 
 /// What a removal of stale sandboxes did.
@@ -160,6 +172,9 @@ pub struct StaleReport {
     pub raced: u64,
     /// Removed by this run or an earlier one, and not told to the ledger yet; the next run tries again.
     pub untold: u64,
+    /// Items of the table that this build cannot read, each logged; they stay.
+    #[serde(default)]
+    pub unreadable: u64,
 }
 
 /// `status` of a run that did what it should.

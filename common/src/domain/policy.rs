@@ -79,7 +79,16 @@ impl PoolRules {
                     "nothing can reach {pool}, because a pool before it takes every name"
                 )));
             }
-            rules.push((pool, prefix.trim().to_owned()));
+            let prefix = prefix.trim();
+            if let Some((before, shorter)) =
+                rules.iter().find(|(_, known)| prefix.starts_with(known.as_str()))
+            {
+                return Err(invalid(format!(
+                    "nothing can reach {pool}, because its prefix `{prefix}` begins with `{shorter}` of {before}, \
+                     which comes before it; put {pool} before {before}"
+                )));
+            }
+            rules.push((pool, prefix.to_owned()));
         }
         if rules.last().is_none_or(|(_, prefix)| !prefix.is_empty()) {
             return Err(invalid("the last one has a prefix".to_owned()));
@@ -127,9 +136,21 @@ mod tests {
 
     #[test]
     fn unreachable_repeated_and_missing_pools_are_refused() {
-        for bad in ["", "a=x", "a,b", "a=x,a", "a=x,b=y", "a b"] {
+        for bad in ["", "a=x", "a,b", "a=x,a", "a=x,b=y", "a b", "a=x,b=x,c"] {
             assert!(PoolRules::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_prefix_that_an_earlier_one_hides_is_refused_with_both_pools() {
+        let refused = PoolRules::parse("aws=lab-aws,gov=lab-aws-gov,main").unwrap_err().to_string();
+        assert!(
+            refused.contains("nothing can reach gov") && refused.contains("put gov before aws"),
+            "{refused}"
+        );
+        let rules = PoolRules::parse("gov=lab-aws-gov,aws=lab-aws,main").unwrap();
+        let pool_of = |name: &str| rules.pool_of(&SandboxName::parse(name).unwrap()).unwrap().to_string();
+        assert_eq!((pool_of("lab-aws-gov-1"), pool_of("lab-aws-1")), ("gov".to_owned(), "aws".to_owned()));
     }
 
     #[test]

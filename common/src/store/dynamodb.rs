@@ -30,8 +30,10 @@ mod listing;
 mod orders;
 pub mod table;
 mod transitions;
+mod unreadable;
 
 pub use config::DynamoConfig;
+pub(super) use item::sandbox_in;
 
 /// What DynamoDB refuses a call with that comes too fast, after the tries of the SDK.
 const THROTTLING_CODES: [&str; 4] =
@@ -47,6 +49,7 @@ pub struct DynamoStore {
     /// How far the indexes may lag behind the table.
     index_lag: Duration,
     known: Arc<layout::Known>,
+    unreadable: Arc<unreadable::Reported>,
 }
 
 /// What kept a call from a usable answer: throttling, time-outs, connections, failures of the service. A failed condition

@@ -443,7 +443,7 @@ impl Store for MemoryStore {
         let full = held.len() == usize::from(limit.max(1));
         let next = held.last().filter(|_| full).map(|(sort, id)| cursor_at(sort, id));
         let sandboxes = held.iter().filter_map(|(_, id)| tables.sandboxes.get(id).cloned()).collect();
-        Ok(Page { sandboxes, next })
+        Ok(Page { sandboxes, unreadable: Vec::new(), next })
     }
 
     async fn claims_of(
@@ -461,7 +461,7 @@ impl Store for MemoryStore {
         let last = claims.last().filter(|_| claims.len() == limit);
         let next =
             last.map(|last| PageCursor(vec![(CURSOR_CLAIM.to_owned(), last.claim.key.as_str().to_owned())]));
-        Ok(ClaimPage { claims, next })
+        Ok(ClaimPage { claims, unreadable: Vec::new(), next })
     }
 
     async fn last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError> {

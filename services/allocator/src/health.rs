@@ -11,7 +11,7 @@ use common::domain::{Actor, Candidate, Order, Reason, Sandbox};
 use common::provider::{Health, Target};
 use common::runtime::settings::Settings;
 use common::runtime::telemetry::Chain;
-use common::store::{StoreError, Write};
+use common::store::{StoreError, Write, unless_unreadable};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -112,7 +112,7 @@ impl Allocator {
         else {
             return Ok(Sight::Fit);
         };
-        let found = self.ports.store.sandbox(&candidate.id).await?;
+        let found = unless_unreadable(self.ports.store.sandbox(&candidate.id).await)?;
         let Some(sandbox) = found.filter(|found| found.version == candidate.version) else {
             return Ok(Sight::Taken);
         };

@@ -12,7 +12,7 @@ use common::contract::{
     Fault, FaultCode, RecordRequest, RecordView, SandboxEntry, SandboxesReply, SandboxesRequest,
 };
 use common::domain::{LabId, NamePrefix, OwnerId, PoolName, Sandbox, StateName};
-use common::store::{PageCursor, StoreError};
+use common::store::{PageCursor, StoreError, unless_unreadable};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use std::time::{Duration, Instant};
 
@@ -269,7 +269,7 @@ impl Allocator {
         let store = &self.ports.store;
         let page = store.claims_of(owner, after, size).await?;
         let looks = page.claims.into_iter().map(|record| async move {
-            let found = store.sandbox(&record.candidate.id).await?;
+            let found = unless_unreadable(store.sandbox(&record.candidate.id).await)?;
             let is_live = |sandbox: &Sandbox| {
                 sandbox.lease().is_some_and(|lease| {
                     lease.claim == record.claim
@@ -289,8 +289,10 @@ impl Allocator {
 
 impl Read {
     fn of(page: common::store::Page) -> Self {
-        let common::store::Page { sandboxes, next } = page;
-        Self { sandboxes: sandboxes.into_iter().map(Some).collect(), next }
+        let common::store::Page { sandboxes, unreadable, next } = page;
+        // Not in their places; a read that is cut short for it only shows fewer.
+        let skipped = unreadable.iter().map(|_| None);
+        Self { sandboxes: sandboxes.into_iter().map(Some).chain(skipped).collect(), next }
     }
 }
 

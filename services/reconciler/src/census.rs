@@ -10,7 +10,7 @@ use common::contract::reports::{COMPLETED, FAILED};
 use common::contract::{Census, CensusReport, PoolStats};
 use common::domain::{PoolName, Sandbox, StateName};
 use common::runtime::telemetry::Chain;
-use common::store::{SortRange, StateQuery, StoreError};
+use common::store::{SortRange, StateQuery, StoreError, Unreadable};
 use futures_util::{StreamExt as _, stream};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +21,7 @@ mod claims;
 use claims::Case;
 pub(crate) use claims::Checked;
 
-use crate::listing::PAGE_LIMIT;
+use crate::listing::{PAGE_LIMIT, Skipped};
 
 /// Index shards that are read at once.
 const SHARDS_AT_ONCE_MAX: usize = 8;
@@ -44,6 +44,7 @@ struct Part {
     count: u64,
     labs: BTreeMap<String, u64>,
     cases: Vec<Case>,
+    unreadable: Vec<Unreadable>,
 }
 
 // === impl Reconciler ===
@@ -51,7 +52,9 @@ struct Part {
 impl Reconciler {
     pub(crate) async fn take_census(&self) -> CensusReport {
         let mut report = CensusReport::default();
-        let ended = self.try_census(&mut report).await;
+        let mut skipped = Skipped::default();
+        let ended = self.try_census(&mut report, &mut skipped).await;
+        report.unreadable = skipped.count();
         if let Err(error) = &ended {
             tracing::error!(error = %Chain(error), "the census did not complete");
         }
@@ -81,17 +84,17 @@ impl Reconciler {
         }
     }
 
-    async fn try_census(&self, report: &mut CensusReport) -> Result<(), CensusError> {
+    async fn try_census(&self, report: &mut CensusReport, skipped: &mut Skipped) -> Result<(), CensusError> {
         let taken_at = self.ports.clock.now().get();
-        let (census, cases) = self.count_pools().await?;
+        let (census, cases) = self.count_pools(skipped).await?;
         report.census = Census { taken_at, ..census };
-        report.census.violations = self.check_claims(cases, report).await?;
+        report.census.violations = self.check_claims(cases, report, skipped).await?;
         self.ports.census.keep_census(&report.census).await?;
         self.metrics.show(&report.census);
         Ok(())
     }
 
-    async fn count_pools(&self) -> Result<(Census, Vec<Case>), StoreError> {
+    async fn count_pools(&self, skipped: &mut Skipped) -> Result<(Census, Vec<Case>), StoreError> {
         let shards = self.ports.store.shards().await?;
         let mut queries = Vec::new();
         let mut census = Census::default();
@@ -107,7 +110,8 @@ impl Reconciler {
         let parts = stream::iter(queries).map(|query| self.count_shard(query));
         let mut parts = parts.buffer_unordered(SHARDS_AT_ONCE_MAX);
         while let Some(part) = parts.next().await {
-            let Part { pool, state, count, labs, cases: more } = part?;
+            let Part { pool, state, count, labs, cases: more, unreadable } = part?;
+            skipped.take(unreadable);
             let stats = census.pools.entry(pool.to_string()).or_default();
             if let Some(of_state) = stats.of_mut(state) {
                 *of_state += count;
@@ -127,7 +131,8 @@ impl Reconciler {
 
     async fn count_shard(&self, query: StateQuery) -> Result<Part, StoreError> {
         let StateQuery { pool, state, .. } = query.clone();
-        let mut part = Part { pool, state, count: 0, labs: BTreeMap::new(), cases: Vec::new() };
+        let mut part =
+            Part { pool, state, count: 0, labs: BTreeMap::new(), cases: Vec::new(), unreadable: Vec::new() };
         if !Case::is_in(state) {
             part.count = self.ports.store.count(&query).await?;
             return Ok(part);
@@ -139,6 +144,9 @@ impl Reconciler {
             for sandbox in &page.sandboxes {
                 part.take(sandbox);
             }
+            // In its place of the index it counts, whatever it says of itself.
+            part.count += u64::try_from(page.unreadable.len()).unwrap_or(u64::MAX);
+            part.unreadable.extend(page.unreadable);
             match page.next {
                 Some(next) => after = Some(next),
                 None => return Ok(part),

@@ -1,6 +1,7 @@
 //! Expiry: leases that are over, grace included, are ended; by due time from the index, never by a scan.
 
 use crate::Reconciler;
+use crate::listing::Skipped;
 use common::contract::reports::{COMPLETED, FAILED};
 use common::contract::{DeletionWork, ExpiryReport};
 use common::domain::{CLOSED_CLAIM_KEPT, Sandbox, StateName};
@@ -12,7 +13,9 @@ use common::store::{SortRange, StoreError, Write};
 impl Reconciler {
     pub(crate) async fn expire_leases(&self) -> ExpiryReport {
         let mut report = ExpiryReport::default();
-        let ended = self.try_expire(&mut report).await;
+        let mut skipped = Skipped::default();
+        let ended = self.try_expire(&mut report, &mut skipped).await;
+        report.unreadable = skipped.count();
         if let Err(error) = &ended {
             tracing::error!(error = %Chain(error), "the expiry run did not complete");
         }
@@ -30,22 +33,28 @@ impl Reconciler {
         report
     }
 
-    async fn try_expire(&self, report: &mut ExpiryReport) -> Result<(), StoreError> {
+    async fn try_expire(&self, report: &mut ExpiryReport, skipped: &mut Skipped) -> Result<(), StoreError> {
         let ended_by = self.config.leases.ended_by(self.ports.clock.now());
         let mut due = self.walk(StateName::Allocated, &SortRange::DueBy(ended_by)).await?;
-        while let Some(batch) = due.next().await? {
-            self.expire_batch(batch, report).await?;
+        while let Some(batch) = due.next(skipped).await? {
+            self.expire_batch(batch, report, skipped).await?;
         }
         Ok(())
     }
 
     /// Ends the leases of one page, each only if it is still the lease that the index showed.
-    async fn expire_batch(&self, batch: Vec<Sandbox>, report: &mut ExpiryReport) -> Result<(), StoreError> {
+    async fn expire_batch(
+        &self,
+        batch: Vec<Sandbox>,
+        report: &mut ExpiryReport,
+        skipped: &mut Skipped,
+    ) -> Result<(), StoreError> {
         for sandbox in batch {
             report.due += 1;
             let now = self.ports.clock.now();
             let ended_by = self.config.leases.ended_by(now);
-            let write = self.ports.store.expire(&sandbox.id, sandbox.epoch, ended_by, now).await?;
+            let write = self.ports.store.expire(&sandbox.id, sandbox.epoch, ended_by, now).await;
+            let Some(write) = skipped.unless_unreadable(write)? else { continue };
             let Write::Done(expired) = write else {
                 report.raced += 1;
                 continue;

@@ -2,9 +2,10 @@
 
 use crate::Reconciler;
 use crate::plan::{Listed, Sighted};
-use common::domain::{PoolName, Sandbox, StateName};
+use common::domain::{PoolName, Sandbox, SandboxId, StateName};
 use common::provider::{Listing, ProviderError};
-use common::store::{Page, PageCursor, SortRange, StateQuery, StoreError};
+use common::store::{Page, PageCursor, SortRange, StateQuery, StoreError, Unreadable};
+use std::collections::BTreeMap;
 
 /// Most accounts of one listing; a provider that lists more is not believed.
 pub(crate) const LISTING_MAX: usize = 500_000;
@@ -18,6 +19,12 @@ pub(crate) enum ListingError {
     Provider(#[source] ProviderError),
     #[error("the provider's listing does not end")]
     Endless,
+}
+
+/// Items that a run could not read, each once. The store has logged them.
+#[derive(Debug, Default)]
+pub(crate) struct Skipped {
+    items: BTreeMap<String, Option<SandboxId>>,
 }
 
 /// One part of the index, read page by page.
@@ -96,14 +103,49 @@ impl Reconciler {
     }
 }
 
+// === impl Skipped ===
+
+impl Skipped {
+    /// Notes what a page holds and cannot be read.
+    pub(crate) fn take(&mut self, unreadable: Vec<Unreadable>) {
+        self.items.extend(unreadable.into_iter().map(|unreadable| (unreadable.item, unreadable.sandbox)));
+    }
+
+    /// The answer of the store; none if it is about an item that cannot be read, which is noted.
+    pub(crate) fn unless_unreadable<T>(
+        &mut self,
+        answer: Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        match answer.map_err(StoreError::into_unreadable) {
+            Ok(found) => Ok(Some(found)),
+            Err(Ok(unreadable)) => {
+                self.take(vec![unreadable]);
+                Ok(None)
+            }
+            Err(Err(failure)) => Err(failure),
+        }
+    }
+
+    /// The sandboxes among them.
+    pub(crate) fn sandboxes(&self) -> impl Iterator<Item = &SandboxId> {
+        self.items.values().flatten()
+    }
+
+    /// How many there were.
+    pub(crate) fn count(&self) -> u64 {
+        u64::try_from(self.items.len()).unwrap_or(u64::MAX)
+    }
+}
+
 // === impl Walk ===
 
 impl Walk<'_> {
-    /// The next page; none when there is no more.
-    pub(crate) async fn next(&mut self) -> Result<Option<Vec<Sandbox>>, StoreError> {
+    /// The next page, without what cannot be read; none when there is no more.
+    pub(crate) async fn next(&mut self, skipped: &mut Skipped) -> Result<Option<Vec<Sandbox>>, StoreError> {
         let Some(query) = self.queries.last() else { return Ok(None) };
-        let Page { sandboxes, next } =
+        let Page { sandboxes, unreadable, next } =
             self.reconciler.ports.store.page(query, self.after.as_ref(), PAGE_LIMIT).await?;
+        skipped.take(unreadable);
         self.after = next;
         if self.after.is_none() {
             self.queries.pop();

@@ -140,12 +140,18 @@ impl Metrics {
                     ("tombstoned", report.tombstoned),
                     ("skipped", report.skipped),
                     ("raced", report.raced),
+                    ("unreadable", report.unreadable),
                 ];
                 return self.count(kind, &report.status, counts);
             }
             Report::Expiry(report) => (
                 &report.status,
-                &[("expired", report.expired), ("raced", report.raced), ("unannounced", report.unannounced)],
+                &[
+                    ("expired", report.expired),
+                    ("raced", report.raced),
+                    ("unannounced", report.unannounced),
+                    ("unreadable", report.unreadable),
+                ],
             ),
             Report::Sweep(report) => {
                 let counts = &[
@@ -153,13 +159,18 @@ impl Metrics {
                     ("unqueued", report.unqueued),
                     ("reparked", report.reparked),
                     ("unparked", report.unparked),
+                    ("unreadable", report.unreadable),
                 ];
                 return self.count(kind, &report.status, counts);
             }
-            Report::Census(report) => (&report.status, &[("claims_removed", report.claims_removed)]),
-            Report::Stale(report) => {
-                (&report.status, &[("removed", report.removed), ("raced", report.raced)])
-            }
+            Report::Census(report) => (
+                &report.status,
+                &[("claims_removed", report.claims_removed), ("unreadable", report.unreadable)],
+            ),
+            Report::Stale(report) => (
+                &report.status,
+                &[("removed", report.removed), ("raced", report.raced), ("unreadable", report.unreadable)],
+            ),
         };
         self.count(kind, status, counts);
     }

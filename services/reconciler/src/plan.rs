@@ -226,6 +226,11 @@ impl Planner {
         }
     }
 
+    /// A sandbox that is in the pool and cannot be read: it is neither new nor missing.
+    pub fn leave_alone(&mut self, id: &SandboxId) {
+        self.known.insert(id.clone());
+    }
+
     /// The plan, once all of the pool was seen.
     ///
     /// # Errors

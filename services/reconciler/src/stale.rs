@@ -2,6 +2,7 @@
 //! from the index, never by a scan.
 
 use crate::Reconciler;
+use crate::listing::Skipped;
 use common::contract::StaleReport;
 use common::contract::reports::{COMPLETED, FAILED};
 use common::domain::{Sandbox, SandboxId, StateName};
@@ -43,7 +44,9 @@ impl Untold {
 impl Reconciler {
     pub(crate) async fn remove_stale(&self) -> StaleReport {
         let mut report = StaleReport::default();
-        let ended = self.try_remove_stale(&mut report).await;
+        let mut skipped = Skipped::default();
+        let ended = self.try_remove_stale(&mut report, &mut skipped).await;
+        report.unreadable = skipped.count();
         if let Err(error) = &ended {
             tracing::error!(error = %Chain(error), "the removal of stale sandboxes did not complete");
         }
@@ -63,25 +66,36 @@ impl Reconciler {
         report
     }
 
-    async fn try_remove_stale(&self, report: &mut StaleReport) -> Result<(), StoreError> {
-        self.tell_of_former_runs().await?;
+    async fn try_remove_stale(
+        &self,
+        report: &mut StaleReport,
+        skipped: &mut Skipped,
+    ) -> Result<(), StoreError> {
+        self.tell_of_former_runs(skipped).await?;
         let since = self.ports.clock.now().before(self.config.stale_kept);
         let mut due = self.walk(StateName::Stale, &SortRange::DueBy(since)).await?;
-        while let Some(batch) = due.next().await? {
-            self.remove_batch(batch, report).await?;
+        while let Some(batch) = due.next(skipped).await? {
+            self.remove_batch(batch, report, skipped).await?;
         }
         Ok(())
     }
 
     /// Makes tombstones of one page, each only if the sandbox is still what the index showed.
-    async fn remove_batch(&self, batch: Vec<Sandbox>, report: &mut StaleReport) -> Result<(), StoreError> {
+    async fn remove_batch(
+        &self,
+        batch: Vec<Sandbox>,
+        report: &mut StaleReport,
+        skipped: &mut Skipped,
+    ) -> Result<(), StoreError> {
         for sandbox in batch {
             report.due += 1;
             let now = self.ports.clock.now();
             let purge_at = now.after(self.config.tombstone_kept);
             // Noted first: a write whose answer is lost may have happened.
             self.untold.note(&sandbox.id);
-            let Write::Done(gone) = self.ports.store.forget(&sandbox, None, now, purge_at).await? else {
+            let write = self.ports.store.forget(&sandbox, None, now, purge_at).await;
+            let Some(write) = skipped.unless_unreadable(write)? else { continue };
+            let Write::Done(gone) = write else {
                 self.untold.forget(&sandbox.id);
                 report.raced += 1;
                 continue;
@@ -101,10 +115,11 @@ impl Reconciler {
     }
 
     /// Tells what could not be told before, and only of sandboxes that really went.
-    async fn tell_of_former_runs(&self) -> Result<(), StoreError> {
+    async fn tell_of_former_runs(&self, skipped: &mut Skipped) -> Result<(), StoreError> {
         let ids: Vec<SandboxId> = self.untold.ids().iter().cloned().collect();
         for id in ids {
-            let sandbox = self.ports.store.sandbox(&id).await?;
+            let found = self.ports.store.sandbox(&id).await;
+            let Some(sandbox) = skipped.unless_unreadable(found)? else { continue };
             let gone = sandbox.filter(|sandbox| sandbox.state.name() == StateName::Deleted);
             let told = match &gone {
                 Some(gone) => self.ports.recorder.complete(gone).await,

@@ -4,6 +4,7 @@
 //! and the ledger has every event. A stream that is missing is made again first.
 
 use crate::Reconciler;
+use crate::listing::Skipped;
 use common::bus::BusError;
 use common::contract::SweepReport;
 use common::contract::reports::{COMPLETED, FAILED};
@@ -33,7 +34,9 @@ enum SweepError {
 impl Reconciler {
     pub(crate) async fn sweep(&self) -> SweepReport {
         let mut report = SweepReport::default();
-        let ended = self.try_sweep(&mut report).await;
+        let mut skipped = Skipped::default();
+        let ended = self.try_sweep(&mut report, &mut skipped).await;
+        report.unreadable = skipped.count();
         if let Err(error) = &ended {
             tracing::error!(error = %Chain(error), "the sweep did not complete");
         }
@@ -55,14 +58,14 @@ impl Reconciler {
         report
     }
 
-    async fn try_sweep(&self, report: &mut SweepReport) -> Result<(), SweepError> {
+    async fn try_sweep(&self, report: &mut SweepReport, skipped: &mut Skipped) -> Result<(), SweepError> {
         if self.ports.upkeep.mend().await? {
             // The ledger may be a new one.
             self.verified.forget();
         }
-        self.sweep_queue(report).await?;
-        self.sweep_parked(report).await?;
-        self.sweep_ledger(report).await
+        self.sweep_queue(report, skipped).await?;
+        self.sweep_parked(report, skipped).await?;
+        self.sweep_ledger(report, skipped).await
     }
 }
 

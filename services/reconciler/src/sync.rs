@@ -20,7 +20,7 @@ use futures_util::stream::{self, StreamExt as _};
 use std::collections::HashMap;
 use tokio::sync::Mutex;
 
-use crate::listing::ListingError;
+use crate::listing::{ListingError, Skipped};
 
 /// Writes under way at once: enough to hide their latency, few enough to leave the table to claims.
 const WRITES_IN_FLIGHT_MAX: usize = 16;
@@ -95,9 +95,10 @@ impl Reconciler {
         if let Some(by) = &report.forced_by {
             tracing::warn!(by, order.wanted_until_ms, "{by} forces a sync, whatever is listed");
         }
+        let mut skipped = Skipped::default();
         let synced = match order.late_by_ms(self.ports.clock.now_ms()) {
             Some(late_ms) => Err(SyncError::TooLate { late_ms }),
-            None => self.try_sync(&mut report).await,
+            None => self.try_sync(&mut report, &mut skipped).await,
         };
         let status = match synced {
             Ok(()) => COMPLETED,
@@ -109,6 +110,7 @@ impl Reconciler {
             }
         };
         report.status = status.to_owned();
+        report.unreadable = skipped.count();
         report.synced = report.inserted + report.restored + report.refreshed + report.unchanged;
         if report.allocated_missing > 0 {
             tracing::error!(
@@ -126,6 +128,7 @@ impl Reconciler {
             marked_stale = report.marked_stale,
             skipped = report.skipped,
             raced = report.raced,
+            unreadable = report.unreadable,
             "sync {}: {} listed",
             report.status,
             report.listed,
@@ -133,14 +136,14 @@ impl Reconciler {
         report
     }
 
-    async fn try_sync(&self, report: &mut SyncReport) -> Result<(), SyncError> {
+    async fn try_sync(&self, report: &mut SyncReport, skipped: &mut Skipped) -> Result<(), SyncError> {
         let listed = self.list().await?;
         report.listed = u64::try_from(listed.len()).unwrap_or(u64::MAX);
         report.skipped = listed.skipped();
         let largest_pool = largest_pool(&listed);
         let belief = if report.forced_by.is_some() { Belief::Forced } else { Belief::Careful };
         let mut due = Due::default();
-        let mut plan = self.plan(listed, belief, &mut due).await?;
+        let mut plan = self.plan(listed, belief, &mut due, skipped).await?;
         if !plan.missing.is_empty() || !plan.allocated_missing.is_empty() {
             plan.confirm_missing(&self.list_again().await?);
         }
@@ -151,26 +154,38 @@ impl Reconciler {
         report.allocated_missing = u64::try_from(plan.allocated_missing.len()).unwrap_or(u64::MAX);
         report.unchanged = plan.unchanged;
         self.ports.store.follow_size(largest_pool, self.ports.clock.now()).await?;
-        self.apply(plan, report).await.map_err(SyncError::Store)?;
+        self.apply(plan, report, skipped).await.map_err(SyncError::Store)?;
         self.complete_ledger_on_the_way(due).await;
         Ok(())
     }
 
     /// Holds the pool, page by page as the index shows it, against the listing.
-    async fn plan(&self, listed: Listed, belief: Belief, due: &mut Due) -> Result<Plan, SyncError> {
+    async fn plan(
+        &self,
+        listed: Listed,
+        belief: Belief,
+        due: &mut Due,
+        skipped: &mut Skipped,
+    ) -> Result<Plan, SyncError> {
         let mut planner = Planner::new(listed);
         for state in KNOWN_STATES {
             let mut walk = self.walk(state, &SortRange::All).await?;
-            while let Some(page) = walk.next().await? {
+            while let Some(page) = walk.next(skipped).await? {
                 page.iter().for_each(|sandbox| planner.see(sandbox));
                 self.note_due(page, due);
             }
         }
+        skipped.sandboxes().for_each(|id| planner.leave_alone(id));
         planner.finish(self.config.limits, belief).map_err(SyncError::Refused)
     }
 
     /// Does what the plan says. A store that fails stops it; the next sync goes on.
-    async fn apply(&self, plan: Plan, report: &mut SyncReport) -> Result<(), StoreError> {
+    async fn apply(
+        &self,
+        plan: Plan,
+        report: &mut SyncReport,
+        skipped: &mut Skipped,
+    ) -> Result<(), StoreError> {
         let Plan { insert, restore, describe, missing, allocated_missing: _, unchanged: _, overridden: _ } =
             plan;
         let steps = insert
@@ -183,7 +198,8 @@ impl Reconciler {
         let mut done =
             stream::iter(steps).map(|step| self.step(step, &supply)).buffer_unordered(WRITES_IN_FLIGHT_MAX);
         while let Some(stepped) = done.next().await {
-            let count = match stepped? {
+            let Some(stepped) = skipped.unless_unreadable(stepped)? else { continue };
+            let count = match stepped {
                 Stepped::Inserted => &mut report.inserted,
                 Stepped::Restored => &mut report.restored,
                 Stepped::Described => &mut report.refreshed,

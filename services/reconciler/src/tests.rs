@@ -1,5 +1,6 @@
 //! A reconciler on ports in memory, and what its runs have in common: reports, metrics, ticks.
 
+use crate::listing::Skipped;
 use crate::{Config, Limits, Metrics, Ports, Reconciler};
 use common::bus::memory::{MemoryBus, MemoryConfig};
 use common::bus::{Runner, Ticks as _};
@@ -212,7 +213,7 @@ impl Rig {
         let calls = self.faulty.calls().len();
         let mut walk = self.reconciler.walk(state, &SortRange::All).await.unwrap();
         let mut sandboxes = Vec::new();
-        while let Some(page) = walk.next().await.unwrap() {
+        while let Some(page) = walk.next(&mut Skipped::default()).await.unwrap() {
             sandboxes.extend(page);
         }
         assert!(self.faulty.calls().len() > calls, "the index was read");

@@ -134,9 +134,9 @@ impl DynamoStore {
             .send()
             .await
             .map_err(|error| unavailable("claims_of", error))?;
-        let claims = found.items().iter().map(decode).collect::<Result<_, _>>()?;
+        let (claims, unreadable) = self.sort_out(found.items(), decode)?;
         let next = found.last_evaluated_key().map(|key| cursor_of(key, [PK, SK])).transpose()?;
-        Ok(ClaimPage { claims, next })
+        Ok(ClaimPage { claims, unreadable, next })
     }
 
     pub(super) async fn read_claim(&self, claim: &ClaimKey) -> Result<Option<ClaimRecord>, StoreError> {

@@ -152,6 +152,7 @@ impl DynamoStore {
             // A note of supply is older than the write that it announces by as long as a call may take.
             index_lag: if index_lag.is_zero() { Duration::ZERO } else { *index_lag + *operation_timeout },
             known: Arc::new(layout::Known::default()),
+            unreadable: Arc::default(),
         }
     }
 }

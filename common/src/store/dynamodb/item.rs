@@ -12,9 +12,9 @@ use super::attributes::{
     VERSION, key_text, number, requests, seconds, text,
 };
 use crate::domain::{
-    Actor, Cause, ClaimKey, Deletion, DeletionCause, Epoch, ExternalId, HISTORY_ENTRIES_MAX, HistoryEntry,
-    IdempotencyKey, LabId, Lease, OwnerId, PoolName, Reason, RequestKey, Sandbox, SandboxId, SandboxName,
-    SfdcAccountId, State, StateName, Tombstone, UnixSeconds, Version,
+    Actor, Cause, ClaimKey, Deletion, DeletionCause, Epoch, ExternalId, Grant, HISTORY_ENTRIES_MAX,
+    HistoryEntry, IdempotencyKey, LabId, Lease, OwnerId, PoolName, Reason, RequestKey, Sandbox, SandboxId,
+    SandboxName, SfdcAccountId, State, StateName, Tombstone, UnixSeconds, Version,
 };
 use crate::store::StoreError;
 use crate::store::index::{shard_of, state_shard, state_sort};
@@ -26,6 +26,12 @@ pub(super) mod pre_clean;
 const SANDBOX_PREFIX: &str = "SBX#";
 /// Sort key of a sandbox item.
 const SANDBOX_SORT: &str = "META";
+
+/// The sandbox of an item's key, as [`key_text`] writes it; none if it is no sandbox's.
+pub(in crate::store) fn sandbox_in(key: &str) -> Option<SandboxId> {
+    let id = key.strip_prefix(SANDBOX_PREFIX)?.strip_suffix(SANDBOX_SORT)?.strip_suffix('/')?;
+    SandboxId::parse(id).ok()
+}
 
 /// The key of a sandbox item.
 pub(super) fn key(id: &SandboxId) -> Item {
@@ -59,13 +65,15 @@ pub(super) fn history_entry_by(
     AttributeValue::M(entry)
 }
 
+/// An entry of a history as it is stored.
+pub(super) fn stored_entry(entry: &HistoryEntry) -> AttributeValue {
+    let HistoryEntry { version: _, epoch: _, state, cause, at, by, reason } = entry;
+    history_entry_by(*state, *cause, *at, by.as_ref(), reason.as_ref())
+}
+
 /// A whole history as it is stored.
 pub(super) fn history(entries: &[HistoryEntry]) -> AttributeValue {
-    let entries = entries.iter().map(|entry| {
-        let HistoryEntry { version: _, epoch: _, state, cause, at, by, reason } = entry;
-        history_entry_by(*state, *cause, *at, by.as_ref(), reason.as_ref())
-    });
-    AttributeValue::L(entries.collect())
+    AttributeValue::L(entries.iter().map(stored_entry).collect())
 }
 
 /// The stored name of what asked for a deletion.
@@ -265,33 +273,49 @@ fn decode_lease(fields: Fields<'_>) -> Result<Lease, StoreError> {
     })
 }
 
-/// The latest entries, with the version and the epoch that follow from their places.
+/// Whether the lease that `grant` would make may be the one on this item, as far as it can be read: it names the claim,
+/// at the version that the claim meant, and is not in a state that ends leases.
+pub(super) fn may_be_held_by(item: &Item, grant: &Grant) -> bool {
+    let is = |attribute, value: &AttributeValue| item.get(attribute) == Some(value);
+    let state = item.get(STATE).and_then(|state| state.as_s().ok()).and_then(|state| StateName::parse(state));
+    is(OWNER, &text(grant.claim.owner.as_str()))
+        && is(CLAIM_KEY, &text(grant.claim.key.as_str()))
+        && is(CLAIMED_VERSION, &number(grant.candidate.version.get()))
+        && matches!(state, None | Some(StateName::Allocated))
+}
+
+/// The latest entries, with the version and the epoch that follow from their places. Entries of a cause or state that
+/// this build does not know are left out; they keep their places.
 fn decode_history(
     fields: Fields<'_>,
     version: Version,
     epoch: Epoch,
 ) -> Result<Vec<HistoryEntry>, StoreError> {
     let (mut version, mut epoch) = (version.get(), epoch.get());
-    let mut entries = Vec::new();
+    let (mut entries, mut knows_all) = (Vec::new(), true);
     // An update cannot cut a list while it appends to it, so an item may hold a few entries too many.
     for map in fields.maps(HISTORY)?.into_iter().rev().take(HISTORY_ENTRIES_MAX) {
         let within = fields.within(map);
-        let cause = Cause::parse(within.text(CAUSE)?)
-            .ok_or_else(|| fields.corrupt(HISTORY, "names a cause that there is not"))?;
-        entries.push(HistoryEntry {
-            version: Version::new(version),
-            epoch: Epoch::new(epoch),
-            state: decode_state_name(within)?,
-            cause,
-            at: within.seconds(AT)?,
-            by: within.optional_id(BY, Actor::parse)?,
-            reason: within.optional_id(REASON, Reason::parse)?,
-        });
-        let leases_before = if cause == Cause::Claimed { epoch.checked_sub(1) } else { Some(epoch) };
-        (version, epoch) = version
-            .checked_sub(1)
-            .zip(leases_before)
-            .ok_or_else(|| fields.corrupt(HISTORY, "has more entries than the version or epoch allows"))?;
+        let (cause, state) = (Cause::parse(within.text(CAUSE)?), StateName::parse(within.text(STATE)?));
+        match cause.zip(state) {
+            Some((cause, state)) => entries.push(HistoryEntry {
+                version: Version::new(version),
+                epoch: Epoch::new(epoch),
+                state,
+                cause,
+                at: within.seconds(AT)?,
+                by: within.optional_id(BY, Actor::parse)?,
+                reason: within.optional_id(REASON, Reason::parse)?,
+            }),
+            None => knows_all = false,
+        }
+        let leases_before = if cause == Some(Cause::Claimed) { epoch.checked_sub(1) } else { Some(epoch) };
+        match version.checked_sub(1).zip(leases_before) {
+            Some(before) => (version, epoch) = before,
+            // What an entry of an unknown cause did to version and epoch is a guess.
+            None if !knows_all => break,
+            None => return Err(fields.corrupt(HISTORY, "has more entries than the version or epoch allows")),
+        }
     }
     entries.reverse();
     Ok(entries)

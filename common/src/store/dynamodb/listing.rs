@@ -36,7 +36,7 @@ impl DynamoStore {
             .send()
             .await
             .map_err(|error| unavailable("sandbox", error))?;
-        found.item().map(item::decode).transpose()
+        found.item().map(|item| self.decode(item)).transpose()
     }
 
     /// DynamoDB says where to go on whenever a page is full, so the last page may be an empty one.
@@ -53,9 +53,9 @@ impl DynamoStore {
             .send()
             .await
             .map_err(|error| unavailable("page", error))?;
-        let sandboxes = found.items().iter().map(item::decode).collect::<Result<_, _>>()?;
+        let (sandboxes, unreadable) = self.sort_out(found.items(), item::decode)?;
         let next = found.last_evaluated_key().map(cursor).transpose()?;
-        Ok(Page { sandboxes, next })
+        Ok(Page { sandboxes, unreadable, next })
     }
 
     pub(super) async fn read_lab(
@@ -77,10 +77,10 @@ impl DynamoStore {
             .send()
             .await
             .map_err(|error| unavailable("held_by_lab", error))?;
-        let sandboxes = found.items().iter().map(item::decode).collect::<Result<_, _>>()?;
+        let (sandboxes, unreadable) = self.sort_out(found.items(), item::decode)?;
         let parts = [PK, SK, HELD_LAB, GRANTED_AT];
         let next = found.last_evaluated_key().map(|key| cursor_of(key, parts)).transpose()?;
-        Ok(Page { sandboxes, next })
+        Ok(Page { sandboxes, unreadable, next })
     }
 
     pub(super) async fn read_last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError> {
@@ -91,7 +91,8 @@ impl DynamoStore {
             .send()
             .await
             .map_err(|error| unavailable("last", error))?;
-        found.items().first().map(item::decode).transpose()
+        // Only where to begin depends on it.
+        Ok(found.items().first().and_then(|item| self.decode(item).ok()))
     }
 
     pub(super) async fn read_count(&self, query: &StateQuery) -> Result<u64, StoreError> {

@@ -6,7 +6,7 @@ use super::attributes::{
     number, requests, seconds, text,
 };
 use super::expression::Change;
-use super::transitions::{enter, step};
+use super::transitions::{enter, remember, step};
 use super::{DynamoStore, item};
 use crate::domain::{
     Candidate, Cause, DeletionCause, Extension, Lease, Order, RequestKey, Sandbox, SandboxId, StateName,
@@ -45,11 +45,10 @@ impl DynamoStore {
         let change = step(StateName::Allocated)
             .set(STATE_SORT, text(due_sort(extension.expires_at)))
             .set(EXPIRES_AT, seconds(extension.expires_at))
-            .set(HISTORY, item::history(&extended.history))
             .only_if(STATE, text(StateName::Allocated.as_str()))
             .only_if(EPOCH, number(extension.epoch.get()))
             .only_if(VERSION, number(seen.version.get()));
-        self.update("extend", &seen.id, change).await
+        self.update("extend", &seen.id, remember(change, seen, &extended)).await
     }
 
     pub(super) async fn write_quarantine(
@@ -87,12 +86,11 @@ impl DynamoStore {
         let change = enter(&seen.id, &seen.pool, StateName::Available, self.write_shards().await?)
             // Not the name in `seen`: a description may have been refreshed since, at the same version.
             .copy(STATE_SORT, NAME)
-            .set(HISTORY, item::history(&back.history))
             .remove(SINCE)
             .remove(QUARANTINE_REASON)
             .only_if(STATE, text(StateName::Quarantined.as_str()))
             .only_if(VERSION, number(seen.version.get()));
-        self.update("unquarantine", &seen.id, change).await
+        self.update("unquarantine", &seen.id, remember(change, seen, &back)).await
     }
 
     pub(super) async fn write_ordered_deletion(
@@ -110,12 +108,11 @@ impl DynamoStore {
             .set(DELETION_CAUSE, text(item::deletion_cause(DeletionCause::Operator)))
             .set(REQUESTED_AT, seconds(now))
             .set(DELETION_ATTEMPTS, number(0_u32))
-            .set(HISTORY, item::history(&ending.history))
             .remove(HELD_LAB)
             .remove(SINCE)
             .remove(QUARANTINE_REASON)
             .only_if(STATE, text(seen.state.name().as_str()))
             .only_if(VERSION, number(seen.version.get()));
-        self.update("order_deletion", &seen.id, change).await
+        self.update("order_deletion", &seen.id, remember(change, seen, &ending)).await
     }
 }

@@ -8,15 +8,15 @@
 
 use super::attributes::{
     CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD, EPOCH,
-    EXPIRES_AT, GRANTED_AT, HELD_LAB, HISTORY, LAB, LAST_ERROR, LEASE_EPOCH, LEASE_REQUEST, NAME, OWNER,
-    PARKED_SHARD, PK, PRE_CLEAN, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, STATE, STATE_SHARD, STATE_SORT, TTL,
-    VERSION, number, seconds, text,
+    EXPIRES_AT, GRANTED_AT, HELD_LAB, HISTORY, Item, LAB, LAST_ERROR, LEASE_EPOCH, LEASE_REQUEST, NAME,
+    OWNER, PARKED_SHARD, PK, PRE_CLEAN, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, STATE, STATE_SHARD, STATE_SORT,
+    TTL, VERSION, number, seconds, text,
 };
 use super::expression::Change;
 use super::{DynamoStore, item, unavailable};
 use crate::domain::{
-    Actor, Cause, ClaimKey, Deletion, DeletionCause, Epoch, Grant, NewSandbox, OwnerId, PoolName, PreClean,
-    Sandbox, SandboxId, StateName, UnixSeconds, Version,
+    Actor, Cause, ClaimKey, Deletion, DeletionCause, Epoch, Grant, HISTORY_ENTRIES_MAX, NewSandbox, OwnerId,
+    PoolName, PreClean, Sandbox, SandboxId, StateName, UnixSeconds, Version,
 };
 use crate::store::index::{due_sort, shard_of, state_shard};
 use crate::store::{Description, Insert, StoreError, Write};
@@ -44,7 +44,7 @@ impl DynamoStore {
         let Err(error) = sent else { return Ok(Insert::Inserted(Box::new(entered))) };
         match error.as_service_error() {
             Some(PutItemError::ConditionalCheckFailedException(refused)) => match refused.item() {
-                Some(found) => Ok(Insert::Exists(Box::new(item::decode(found)?))),
+                Some(found) => Ok(Insert::Exists(Box::new(self.decode(found)?))),
                 None => Err(unavailable("insert", error)),
             },
             _ => Err(unavailable("insert", error)),
@@ -53,7 +53,14 @@ impl DynamoStore {
 
     pub(super) async fn write_grant(&self, grant: &Grant) -> Result<Write, StoreError> {
         let change = Self::grant_change(grant, self.write_shards().await?);
-        self.update("grant", &grant.candidate.id, change).await
+        match self.send("grant", &grant.candidate.id, change).await? {
+            Sent::Refused(Some(found)) => match self.decode(&found) {
+                // It is not free at that version, whatever else it is; only a lease of this claim must not be left.
+                Err(_) if !item::may_be_held_by(&found, grant) => Ok(Write::Lost(None)),
+                found => Ok(Write::Lost(Some(Box::new(found?)))),
+            },
+            sent => self.outcome(sent),
+        }
     }
 
     /// The change that a grant makes, apart from the call: the floor of the bench makes the same one.
@@ -195,10 +202,9 @@ impl DynamoStore {
         let change = enter(&seen.id, &seen.pool, StateName::Stale, self.write_shards().await?)
             .set(STATE_SORT, text(due_sort(now)))
             .set(SINCE, seconds(now))
-            .set(HISTORY, item::history(&missing.history))
             .only_if(STATE, text(StateName::Available.as_str()))
             .only_if(VERSION, number(seen.version.get()));
-        self.update("mark_missing", &seen.id, change).await
+        self.update("mark_missing", &seen.id, remember(change, seen, &missing)).await
     }
 
     pub(super) async fn write_found(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
@@ -208,11 +214,10 @@ impl DynamoStore {
         let change = enter(&seen.id, &seen.pool, StateName::Available, self.write_shards().await?)
             // Not the name in `seen`: a description may have been refreshed since, at the same version.
             .copy(STATE_SORT, NAME)
-            .set(HISTORY, item::history(&found.history))
             .remove(SINCE)
             .only_if(STATE, text(StateName::Stale.as_str()))
             .only_if(VERSION, number(seen.version.get()));
-        self.update("mark_found", &seen.id, change).await
+        self.update("mark_found", &seen.id, remember(change, seen, &found)).await
     }
 
     pub(super) async fn write_forget(
@@ -271,6 +276,16 @@ impl DynamoStore {
         id: &SandboxId,
         change: Change,
     ) -> Result<Write, StoreError> {
+        let sent = self.send(operation, id, change).await?;
+        self.outcome(sent)
+    }
+
+    async fn send(
+        &self,
+        operation: &'static str,
+        id: &SandboxId,
+        change: Change,
+    ) -> Result<Sent, StoreError> {
         let request = self
             .client
             .update_item()
@@ -279,18 +294,40 @@ impl DynamoStore {
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         match change.apply(request).send().await {
-            Ok(updated) => {
-                let item = updated.attributes.unwrap_or_default();
-                Ok(Write::Done(Box::new(item::decode(&item)?)))
-            }
+            Ok(updated) => Ok(Sent::Done(updated.attributes.unwrap_or_default())),
             Err(error) => match error.as_service_error() {
                 Some(UpdateItemError::ConditionalCheckFailedException(refused)) => {
-                    let found = refused.item().filter(|found| !found.is_empty());
-                    Ok(Write::Lost(found.map(item::decode).transpose()?.map(Box::new)))
+                    Ok(Sent::Refused(refused.item().filter(|found| !found.is_empty()).cloned()))
                 }
                 _ => Err(unavailable(operation, error)),
             },
         }
+    }
+
+    fn outcome(&self, sent: Sent) -> Result<Write, StoreError> {
+        Ok(match sent {
+            Sent::Done(item) => Write::Done(Box::new(self.decode(&item)?)),
+            Sent::Refused(found) => {
+                Write::Lost(found.map(|found| self.decode(&found)).transpose()?.map(Box::new))
+            }
+        })
+    }
+}
+
+/// What an update came to, with the whole item, new or old.
+enum Sent {
+    Done(Item),
+    Refused(Option<Item>),
+}
+
+/// Adds the last entry of `changed` to the history of `seen`. A history that has its full length is written whole, to
+/// cut it; one with entries that this build cannot read is shorter, and only grows, so that they stay.
+pub(super) fn remember(change: Change, seen: &Sandbox, changed: &Sandbox) -> Change {
+    match changed.history.last() {
+        Some(last) if seen.history.len() < HISTORY_ENTRIES_MAX => {
+            change.append(HISTORY, item::stored_entry(last))
+        }
+        _ => change.set(HISTORY, item::history(&changed.history)),
     }
 }
 

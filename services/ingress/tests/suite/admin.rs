@@ -36,6 +36,7 @@ fn sync_report(status: &str, reason: Option<&str>) -> RunReport {
         tombstoned: 6,
         skipped: 1,
         raced: 7,
+        unreadable: 0,
     };
     RunReport { kind: TickKind::Sync, tick: TICK, duration_ms: 1_234, report: Report::Sync(report) }
 }
@@ -82,8 +83,14 @@ async fn a_sync_that_refused_to_do_harm_is_an_answer_and_no_error() {
 
 #[tokio::test(start_paused = true)]
 async fn each_route_starts_its_kind_and_waits_as_long_as_set() {
-    let expiry =
-        ExpiryReport { status: "completed".to_owned(), due: 3, expired: 2, raced: 1, unannounced: 0 };
+    let expiry = ExpiryReport {
+        status: "completed".to_owned(),
+        due: 3,
+        expired: 2,
+        raced: 1,
+        unannounced: 0,
+        unreadable: 0,
+    };
     let sweep = SweepReport {
         status: "completed".to_owned(),
         pending: 3,
@@ -94,7 +101,14 @@ async fn each_route_starts_its_kind_and_waits_as_long_as_set() {
     let status = || "completed".to_owned();
     let run = |kind, report| RunReport { kind, tick: TICK, duration_ms: 7, report };
     let census = Report::Census(CensusReport { status: status(), checked: 4, ..CensusReport::default() });
-    let stale = Report::Stale(StaleReport { status: status(), due: 2, removed: 1, raced: 1, untold: 0 });
+    let stale = Report::Stale(StaleReport {
+        status: status(),
+        due: 2,
+        removed: 1,
+        raced: 1,
+        untold: 0,
+        unreadable: 0,
+    });
     let cases = [
         ("/v1/admin/census", run(TickKind::Census, census)),
         ("/v1/admin/auto-delete-stale", run(TickKind::Stale, stale.clone())),

@@ -130,7 +130,14 @@ async fn behind_the_gate(route: &Route) -> Vec<Answer> {
     answers.push(ask(&rig, route, plain()).await);
     for status in ["completed", "failed"] {
         let rig = Rig::new([Step::Say(None, "{}")]);
-        let expiry = ExpiryReport { status: status.to_owned(), due: 0, expired: 0, raced: 0, unannounced: 0 };
+        let expiry = ExpiryReport {
+            status: status.to_owned(),
+            due: 0,
+            expired: 0,
+            raced: 0,
+            unannounced: 0,
+            unreadable: 0,
+        };
         let report = Report::Expiry(expiry);
         *rig.ticks.report.lock().unwrap() =
             Some(RunReport { kind: TickKind::Sync, tick: TICK, duration_ms: 1, report });

@@ -8,11 +8,12 @@
 
 use super::CensusError;
 use crate::Reconciler;
+use crate::listing::Skipped;
 use common::contract::{CensusReport, Violation};
 use common::domain::{
     CLOSED_CLAIM_KEPT, ClaimKey, ClaimRecord, Sandbox, SandboxId, State, StateName, UnixSeconds, Version,
 };
-use common::store::StoreError;
+use common::store::{StoreError, unless_unreadable};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -146,6 +147,7 @@ impl Reconciler {
         &self,
         cases: Vec<Case>,
         report: &mut CensusReport,
+        skipped: &mut Skipped,
     ) -> Result<BTreeMap<String, u64>, CensusError> {
         let now = self.ports.clock.now();
         let due = self.checked.due(&cases, now, now.before(self.config.sweep_after));
@@ -155,7 +157,7 @@ impl Reconciler {
         let looks = stream::iter(due).map(|case| self.look_at_claim(case));
         let mut looks = looks.buffer_unordered(READS_AT_ONCE_MAX);
         while let Some(looked) = looks.next().await {
-            let (case, found) = looked?;
+            let Some((case, found)) = skipped.unless_unreadable(looked)? else { continue };
             report.checked += 1;
             match found {
                 Found::InOrder => self.checked.note(&case, now, None),
@@ -229,7 +231,8 @@ impl Reconciler {
 
     async fn still_held(&self, cases: Vec<Case>) -> Result<Vec<Case>, StoreError> {
         let looks = stream::iter(cases).map(|case| async move {
-            let sandbox = self.ports.store.sandbox(&case.id).await?;
+            // What cannot be read proves nothing; the walk has counted it.
+            let sandbox = unless_unreadable(self.ports.store.sandbox(&case.id).await)?;
             Ok(case.still_holds(sandbox.as_ref()).then_some(case))
         });
         looks.buffered(READS_AT_ONCE_MAX).try_filter_map(|case| async move { Ok(case) }).try_collect().await

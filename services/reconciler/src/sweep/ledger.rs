@@ -2,6 +2,7 @@
 
 use super::SweepError;
 use crate::Reconciler;
+use crate::listing::Skipped;
 use common::bus::BusError;
 use common::contract::SweepReport;
 use common::domain::{Sandbox, SandboxId, StateName, Version};
@@ -71,11 +72,15 @@ impl Verified {
 
 impl Reconciler {
     /// Goes on with the other sandboxes when one cannot be completed, and says so at the end.
-    pub(super) async fn sweep_ledger(&self, report: &mut SweepReport) -> Result<(), SweepError> {
+    pub(super) async fn sweep_ledger(
+        &self,
+        report: &mut SweepReport,
+        skipped: &mut Skipped,
+    ) -> Result<(), SweepError> {
         let mut trouble = None;
         for state in STATES {
             let mut walk = self.walk(state, &SortRange::All).await?;
-            while let Some(page) = walk.next().await? {
+            while let Some(page) = walk.next(skipped).await? {
                 let (filled, error) = self.complete_ledger(page).await;
                 report.events_filled += filled;
                 trouble = trouble.or(error);
@@ -118,7 +123,9 @@ impl Reconciler {
     async fn complete_free(&self) -> Result<(u64, Option<BusError>), StoreError> {
         let mut filled = 0;
         let mut walk = self.walk(StateName::Available, &SortRange::All).await?;
-        while let Some(page) = walk.next().await? {
+        // The sync that comes by here has counted them.
+        let mut skipped = Skipped::default();
+        while let Some(page) = walk.next(&mut skipped).await? {
             let (more, trouble) = self.complete_ledger(page).await;
             filled += more;
             if trouble.is_some() {

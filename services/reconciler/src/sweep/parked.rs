@@ -2,7 +2,7 @@
 
 use super::{MESSAGES_PAGE, SweepError};
 use crate::Reconciler;
-use crate::listing::LISTING_MAX;
+use crate::listing::{LISTING_MAX, Skipped};
 use common::bus::{Announced, ParkedKey, ParkedMessage};
 use common::contract::{ParkedDeletion, SweepReport};
 use common::domain::{Sandbox, SandboxId, State, StateName};
@@ -13,22 +13,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 impl Reconciler {
     /// Each difference is held against the table itself, because index and stream may both lag behind it.
-    pub(super) async fn sweep_parked(&self, report: &mut SweepReport) -> Result<(), SweepError> {
+    pub(super) async fn sweep_parked(
+        &self,
+        report: &mut SweepReport,
+        skipped: &mut Skipped,
+    ) -> Result<(), SweepError> {
         let copies = self.parked_copies().await?;
         report.parked = u64::try_from(copies.len()).unwrap_or(u64::MAX);
         let mut failed = BTreeSet::new();
         let mut walk = self.walk(StateName::DeletionFailed, &SortRange::All).await?;
-        while let Some(page) = walk.next().await? {
+        while let Some(page) = walk.next(skipped).await? {
             for Sandbox { id, .. } in page {
                 if !copies.contains_key(&id) {
-                    self.park_again(&id, report).await?;
+                    self.park_again(&id, report, skipped).await?;
                 }
                 failed.insert(id);
             }
         }
         for (id, copy) in copies {
             if !failed.contains(&id) {
-                self.remove_copy(&id, &copy, report).await?;
+                self.remove_copy(&id, &copy, report, skipped).await?;
             }
         }
         Ok(())
@@ -52,8 +56,14 @@ impl Reconciler {
         }
     }
 
-    async fn park_again(&self, id: &SandboxId, report: &mut SweepReport) -> Result<(), SweepError> {
-        let sandbox = self.ports.store.sandbox(id).await?;
+    async fn park_again(
+        &self,
+        id: &SandboxId,
+        report: &mut SweepReport,
+        skipped: &mut Skipped,
+    ) -> Result<(), SweepError> {
+        let found = self.ports.store.sandbox(id).await;
+        let Some(sandbox) = skipped.unless_unreadable(found)? else { return Ok(()) };
         let Some(parked) = sandbox.as_ref().and_then(ParkedDeletion::of) else { return Ok(()) };
         if self.ports.upkeep.park_again(&parked).await? == Announced::Queued {
             report.reparked += 1;
@@ -67,11 +77,14 @@ impl Reconciler {
         id: &SandboxId,
         copy: &ParkedMessage,
         report: &mut SweepReport,
+        skipped: &mut Skipped,
     ) -> Result<(), SweepError> {
         if copy.parked_at > self.ports.clock.now().before(self.config.sweep_after) {
             return Ok(());
         }
-        let sandbox = self.ports.store.sandbox(id).await?;
+        let found = self.ports.store.sandbox(id).await;
+        // It may be parked all the same.
+        let Some(sandbox) = skipped.unless_unreadable(found)? else { return Ok(()) };
         let is_failed = sandbox.is_some_and(|sandbox| matches!(sandbox.state, State::DeletionFailed(_)));
         if !is_failed && self.ports.upkeep.unpark(copy.sequence).await? {
             report.unparked += 1;

@@ -2,7 +2,7 @@
 
 use super::{MESSAGES_PAGE, SweepError};
 use crate::Reconciler;
-use crate::listing::LISTING_MAX;
+use crate::listing::{LISTING_MAX, Skipped};
 use common::bus::{Announced, QueuedMessage};
 use common::contract::{DeletionWork, SweepReport};
 use common::domain::{Epoch, PoolName, SandboxId, State, StateName, UnixSeconds};
@@ -16,16 +16,20 @@ pub(super) type Wanted = BTreeMap<SandboxId, DeletionWork>;
 
 impl Reconciler {
     /// The index is read before the queue: whoever is in the one and not in the other has no message.
-    pub(super) async fn sweep_queue(&self, report: &mut SweepReport) -> Result<(), SweepError> {
-        let wanted = self.wanted().await?;
-        let queued = self.clear_queue(&wanted, report).await?;
+    pub(super) async fn sweep_queue(
+        &self,
+        report: &mut SweepReport,
+        skipped: &mut Skipped,
+    ) -> Result<(), SweepError> {
+        let wanted = self.wanted(skipped).await?;
+        let queued = self.clear_queue(&wanted, report, skipped).await?;
         self.announce_missing(&wanted, &queued, report).await
     }
 
-    async fn wanted(&self) -> Result<Wanted, SweepError> {
+    async fn wanted(&self, skipped: &mut Skipped) -> Result<Wanted, SweepError> {
         let mut wanted = Wanted::new();
         let mut pending = self.walk(StateName::PendingDeletion, &SortRange::All).await?;
-        while let Some(page) = pending.next().await? {
+        while let Some(page) = pending.next(skipped).await? {
             let works =
                 page.iter().filter_map(|sandbox| Some((sandbox.id.clone(), DeletionWork::of(sandbox)?)));
             wanted.extend(works);
@@ -38,6 +42,7 @@ impl Reconciler {
         &self,
         wanted: &Wanted,
         report: &mut SweepReport,
+        skipped: &mut Skipped,
     ) -> Result<BTreeSet<SandboxId>, SweepError> {
         let mut queued = BTreeSet::new();
         let mut given_up = BTreeMap::new();
@@ -52,7 +57,7 @@ impl Reconciler {
                     continue;
                 };
                 let is_wanted = wanted.get(&id).is_some_and(|work| work.epoch == epoch.get());
-                if is_wanted || self.is_still_wanted(&id, epoch, &message).await? {
+                if is_wanted || self.is_still_wanted(&id, epoch, &message, skipped).await? {
                     if !self.is_given_up(&message, &pool, &mut given_up).await? {
                         queued.insert(id);
                     } else if self.ports.upkeep.unqueue(message.sequence).await? {
@@ -104,8 +109,12 @@ impl Reconciler {
         id: &SandboxId,
         epoch: Epoch,
         message: &QueuedMessage,
+        skipped: &mut Skipped,
     ) -> Result<bool, SweepError> {
-        let Some(sandbox) = self.ports.store.sandbox(id).await? else { return Ok(false) };
+        let found = self.ports.store.sandbox(id).await;
+        // It may be wanted all the same.
+        let Some(found) = skipped.unless_unreadable(found)? else { return Ok(true) };
+        let Some(sandbox) = found else { return Ok(false) };
         if matches!(sandbox.state, State::PendingDeletion(_)) && sandbox.epoch == epoch {
             return Ok(true);
         }

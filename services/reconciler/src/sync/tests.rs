@@ -48,7 +48,7 @@ async fn assert_nothing_is_done(rig: &Rig, status: &str, reason: &str) {
 /// The plan of a sync that would begin now.
 async fn plan_of(rig: &Rig) -> Plan {
     let listed: Listed = rig.reconciler.list().await.unwrap();
-    rig.reconciler.plan(listed, Belief::Careful, &mut Due::default()).await.unwrap()
+    rig.reconciler.plan(listed, Belief::Careful, &mut Due::default(), &mut Skipped::default()).await.unwrap()
 }
 
 #[tokio::test]
@@ -304,7 +304,7 @@ async fn whoever_writes_between_the_plan_and_its_steps_wins() {
     let before = [rig.sandbox(0).await, rig.sandbox(1).await, rig.sandbox(2).await, rig.sandbox(9).await];
 
     let mut report = SyncReport::default();
-    rig.reconciler.apply(plan, &mut report).await.unwrap();
+    rig.reconciler.apply(plan, &mut report, &mut Skipped::default()).await.unwrap();
     let expected = SyncReport { marked_stale: 1, raced: 4, tombstoned: 1, ..SyncReport::default() };
     assert_eq!(report, expected);
     let after = [rig.sandbox(0).await, rig.sandbox(1).await, rig.sandbox(2).await, rig.sandbox(9).await];
