@@ -156,9 +156,15 @@ fn counts() {
     let pools = || BTreeMap::from([("main".to_owned(), pool)]);
     let labs = || BTreeMap::from([("main".to_owned(), BTreeMap::from([("dns-basics".to_owned(), 2)]))]);
     let counted = Counted { by: Counted::CENSUS.to_owned(), at: 1_763_683_200, age_seconds: 9 };
-    let stats =
-        StatsReply { all: pool, pools: pools(), labs: Some(labs()), counted: Some(counted), deletions: None };
-    assert_snapshot!(wire(&stats), @r#"{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6,"pools":{"main":{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6}},"labs":{"main":{"dns-basics":2}},"counted":{"by":"census","at":1763683200,"age_seconds":9},"deletions":null}"#);
+    let stats = StatsReply {
+        all: pool,
+        pools: pools(),
+        not_configured: vec!["old".to_owned()],
+        labs: Some(labs()),
+        counted: Some(counted),
+        deletions: None,
+    };
+    assert_snapshot!(wire(&stats), @r#"{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6,"pools":{"main":{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6}},"not_configured":["old"],"labs":{"main":{"dns-basics":2}},"counted":{"by":"census","at":1763683200,"age_seconds":9},"deletions":null}"#);
     reads(
         r#"{"total":0,"available":0,"allocated":0,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{}}"#,
         &StatsReply::default(),
@@ -267,6 +273,7 @@ fn retry_advice() {
     RATE_LIMIT_EXCEEDED 1
     CONTENDED 1
     NO_WORKERS 1
+    NOT_HERE 1
     STORE_UNAVAILABLE 5
     STORE_THROTTLED 1
     UPSTREAM_UNAVAILABLE 5
@@ -294,10 +301,10 @@ fn reports_of_syncs() {
         unreadable: 1,
     };
     let run = RunReport { kind: TickKind::Sync, tick: 17, duration_ms: 100, report: Report::Sync(sync) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":17,"duration_ms":100,"status":"refused","reason":"9 of 10 would be marked stale","forced_by":"alice","listed":1,"synced":10,"inserted":1,"restored":2,"refreshed":3,"unchanged":4,"marked_stale":5,"allocated_missing":6,"tombstoned":7,"skipped":8,"raced":9}"#);
+    assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":17,"duration_ms":100,"status":"refused","reason":"9 of 10 would be marked stale","forced_by":"alice","listed":1,"synced":10,"inserted":1,"restored":2,"refreshed":3,"unchanged":4,"marked_stale":5,"allocated_missing":6,"tombstoned":7,"skipped":8,"raced":9,"unreadable":1}"#);
     let done = SyncReport { status: COMPLETED.to_owned(), ..SyncReport::default() };
     let run = RunReport { kind: TickKind::Sync, tick: 18, duration_ms: 0, report: Report::Sync(done) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":18,"duration_ms":0,"status":"completed","listed":0,"synced":0,"inserted":0,"restored":0,"refreshed":0,"unchanged":0,"marked_stale":0,"allocated_missing":0,"tombstoned":0,"skipped":0,"raced":0}"#);
+    assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":18,"duration_ms":0,"status":"completed","listed":0,"synced":0,"inserted":0,"restored":0,"refreshed":0,"unchanged":0,"marked_stale":0,"allocated_missing":0,"tombstoned":0,"skipped":0,"raced":0,"unreadable":0}"#);
 }
 
 #[test]
@@ -322,7 +329,7 @@ fn reports_of_censuses_and_the_census_itself() {
         unreadable: 1,
     };
     let run = RunReport { kind: TickKind::Census, tick: 21, duration_ms: 9, report: Report::Census(report) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"census","tick":21,"duration_ms":9,"status":"completed","taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0},"checked":5,"unchecked":6,"raced":7,"claims_removed":8}"#);
+    assert_snapshot!(wire(&run), @r#"{"kind":"census","tick":21,"duration_ms":9,"status":"completed","taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0},"checked":5,"unchecked":6,"raced":7,"claims_removed":8,"unreadable":1}"#);
 }
 
 #[test]
@@ -330,7 +337,7 @@ fn reports_of_removals_of_stale_sandboxes() {
     let stale =
         StaleReport { status: COMPLETED.to_owned(), due: 3, removed: 1, raced: 2, untold: 4, unreadable: 1 };
     let run = RunReport { kind: TickKind::Stale, tick: 22, duration_ms: 9, report: Report::Stale(stale) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"stale","tick":22,"duration_ms":9,"status":"completed","due":3,"removed":1,"raced":2,"untold":4}"#);
+    assert_snapshot!(wire(&run), @r#"{"kind":"stale","tick":22,"duration_ms":9,"status":"completed","due":3,"removed":1,"raced":2,"untold":4,"unreadable":1}"#);
 }
 
 #[test]
@@ -358,7 +365,7 @@ fn reports_of_expiry_runs_and_sweeps() {
         unreadable: 1,
     };
     let run = RunReport { kind: TickKind::Expiry, tick: 19, duration_ms: 12, report: Report::Expiry(expiry) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"expiry","tick":19,"duration_ms":12,"status":"completed","due":4,"expired":3,"raced":1,"unannounced":2}"#);
+    assert_snapshot!(wire(&run), @r#"{"kind":"expiry","tick":19,"duration_ms":12,"status":"completed","due":4,"expired":3,"raced":1,"unannounced":2,"unreadable":1}"#);
     let sweep = SweepReport {
         status: FAILED.to_owned(),
         pending: 3,
@@ -372,5 +379,5 @@ fn reports_of_expiry_runs_and_sweeps() {
         unreadable: 1,
     };
     let run = RunReport { kind: TickKind::Sweep, tick: 20, duration_ms: 9, report: Report::Sweep(sweep) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"sweep","tick":20,"duration_ms":9,"status":"failed","pending":3,"reannounced":1,"waiting":2,"unqueued":4,"parked":5,"reparked":6,"unparked":7,"events_filled":8}"#);
+    assert_snapshot!(wire(&run), @r#"{"kind":"sweep","tick":20,"duration_ms":9,"status":"failed","pending":3,"reannounced":1,"waiting":2,"unqueued":4,"parked":5,"reparked":6,"unparked":7,"events_filled":8,"unreadable":1}"#);
 }

@@ -18,6 +18,7 @@ mod orders;
 mod pool;
 mod queue;
 mod records;
+mod removed_pool;
 mod replay;
 mod shutdown;
 mod skew;

@@ -39,6 +39,8 @@ pub enum FaultCode {
     Contended,
     /// No worker took the request.
     NoWorkers,
+    /// This worker does not serve the pool; another one may.
+    NotHere,
     /// The table does not answer.
     StoreUnavailable,
     /// The table refuses because it has more to do than it is provisioned for.
@@ -106,7 +108,7 @@ pub const RETRY_AFTER_DOWN_SECONDS: u32 = 5;
 
 impl FaultCode {
     /// Every code.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::MissingSandboxId,
         Self::InvalidRequest,
         Self::Unauthorized,
@@ -123,6 +125,7 @@ impl FaultCode {
         Self::RateLimitExceeded,
         Self::Contended,
         Self::NoWorkers,
+        Self::NotHere,
         Self::StoreUnavailable,
         Self::StoreThrottled,
         Self::UpstreamUnavailable,
@@ -148,6 +151,7 @@ impl FaultCode {
             Self::InternalError => 500,
             Self::Contended
             | Self::NoWorkers
+            | Self::NotHere
             | Self::StoreUnavailable
             | Self::StoreThrottled
             | Self::UpstreamUnavailable => 503,
@@ -175,6 +179,7 @@ impl FaultCode {
             Self::RateLimitExceeded => "RATE_LIMIT_EXCEEDED",
             Self::Contended => "CONTENDED",
             Self::NoWorkers => "NO_WORKERS",
+            Self::NotHere => "NOT_HERE",
             Self::StoreUnavailable => "STORE_UNAVAILABLE",
             Self::StoreThrottled => "STORE_THROTTLED",
             Self::UpstreamUnavailable => "UPSTREAM_UNAVAILABLE",
@@ -191,6 +196,7 @@ impl FaultCode {
             | Self::RateLimitExceeded
             | Self::Contended
             | Self::NoWorkers
+            | Self::NotHere
             | Self::StoreUnavailable
             | Self::StoreThrottled
             | Self::UpstreamUnavailable
@@ -213,7 +219,7 @@ impl FaultCode {
     /// Whether nobody began with a request that failed so, and that therefore may be sent again whatever it does.
     #[must_use]
     pub const fn is_unbegun(self) -> bool {
-        matches!(self, Self::NoWorkers | Self::RateLimitExceeded)
+        matches!(self, Self::NoWorkers | Self::NotHere | Self::RateLimitExceeded)
     }
 
     const fn retry_after_seconds(self) -> Option<u32> {
@@ -221,6 +227,7 @@ impl FaultCode {
             Self::PoolExhausted => Some(RETRY_AFTER_EXHAUSTED_SECONDS),
             Self::Contended
             | Self::NoWorkers
+            | Self::NotHere
             | Self::StoreThrottled
             | Self::Timeout
             | Self::RateLimitExceeded => Some(RETRY_AFTER_BUSY_SECONDS),

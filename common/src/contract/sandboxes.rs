@@ -157,6 +157,10 @@ pub struct StatsReply {
     pub all: PoolStats,
     /// Each pool.
     pub pools: BTreeMap<String, PoolStats>,
+    /// Pools among them that the worker is not configured for (`POOLS`): their leases end and their deletions finish,
+    /// and nothing of them is handed out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_configured: Vec<String>,
     /// By pool and lab, how many sandboxes the lab holds; null if the index was counted, which does not say.
     #[serde(default)]
     pub labs: Option<BTreeMap<String, BTreeMap<String, u64>>>,

@@ -9,6 +9,7 @@ use crate::domain::{
     OwnerId, PoolName, PreClean, RequestKey, Sandbox, SandboxId, UnixSeconds, Version,
 };
 use async_trait::async_trait;
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -117,6 +118,15 @@ impl<I: Interposer> Layout for InterposedStore<I> {
 
     async fn cursor_key(&self, fresh: &CursorKey) -> Result<CursorKey, StoreError> {
         self.pass("cursor_key", self.inner.cursor_key(fresh)).await
+    }
+
+    // Nothing comes between: every run begins with it, and no story of the tests is about it.
+    async fn pools(&self) -> Result<BTreeSet<PoolName>, StoreError> {
+        self.inner.pools().await
+    }
+
+    async fn note_pools(&self, pools: &BTreeSet<PoolName>) -> Result<(), StoreError> {
+        self.inner.note_pools(pools).await
     }
 }
 

@@ -8,6 +8,7 @@
 use super::StoreError;
 use crate::domain::{PoolName, UnixSeconds};
 use async_trait::async_trait;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Most shards of a pool and state: a look at a pool asks every one of them.
@@ -70,6 +71,24 @@ pub trait Layout: Send + Sync + std::fmt::Debug {
     /// The key that all processes on this table seal cursors with, by a strongly consistent read; `fresh` becomes it
     /// if there is none yet.
     async fn cursor_key(&self, fresh: &CursorKey) -> Result<CursorKey, StoreError>;
+
+    /// Every pool that the table was told of, by a strongly consistent read.
+    async fn pools(&self) -> Result<BTreeSet<PoolName>, StoreError>;
+
+    /// Tells the table of pools. It never forgets one: their sandboxes are looked after although no process is
+    /// configured for them any more.
+    async fn note_pools(&self, pools: &BTreeSet<PoolName>) -> Result<(), StoreError>;
+
+    /// The configured pools and all others of the table, which is told of those that it does not know.
+    async fn pools_with(&self, configured: &BTreeSet<PoolName>) -> Result<BTreeSet<PoolName>, StoreError> {
+        let mut pools = self.pools().await?;
+        let fresh: BTreeSet<PoolName> = configured.difference(&pools).cloned().collect();
+        if !fresh.is_empty() {
+            self.note_pools(&fresh).await?;
+            pools.extend(fresh);
+        }
+        Ok(pools)
+    }
 }
 
 // === impl CursorKey ===

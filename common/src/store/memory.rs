@@ -46,6 +46,7 @@ struct Tables {
     shards: Option<Shards>,
     supplied_at: BTreeMap<PoolName, UnixSeconds>,
     cursor_key: Option<CursorKey>,
+    pools: BTreeSet<PoolName>,
 }
 
 #[derive(Clone, Debug)]
@@ -164,6 +165,15 @@ impl Layout for MemoryStore {
 
     async fn cursor_key(&self, fresh: &CursorKey) -> Result<CursorKey, StoreError> {
         Ok(self.tables().cursor_key.get_or_insert_with(|| fresh.clone()).clone())
+    }
+
+    async fn pools(&self) -> Result<BTreeSet<PoolName>, StoreError> {
+        Ok(self.tables().pools.clone())
+    }
+
+    async fn note_pools(&self, pools: &BTreeSet<PoolName>) -> Result<(), StoreError> {
+        self.tables().pools.extend(pools.iter().cloned());
+        Ok(())
     }
 }
 

@@ -46,7 +46,7 @@ func (f *Fault) Error() string {
 // its status.
 func (f *Fault) mayRepeat(attempt int) bool {
 	switch f.Code {
-	case "POOL_EXHAUSTED", "CONTENDED", "NO_WORKERS", "STORE_UNAVAILABLE", "UPSTREAM_UNAVAILABLE", "TIMEOUT":
+	case "POOL_EXHAUSTED", "CONTENDED", "NO_WORKERS", "NOT_HERE", "STORE_UNAVAILABLE", "UPSTREAM_UNAVAILABLE", "TIMEOUT":
 		return true
 	case "INTERNAL_ERROR":
 		return attempt == 1

@@ -45,7 +45,7 @@ ask() {
         else
             code=$(field code)
             case $code in
-                POOL_EXHAUSTED | CONTENDED | NO_WORKERS | STORE_UNAVAILABLE | UPSTREAM_UNAVAILABLE | TIMEOUT)
+                POOL_EXHAUSTED | CONTENDED | NO_WORKERS | NOT_HERE | STORE_UNAVAILABLE | UPSTREAM_UNAVAILABLE | TIMEOUT)
                     pause=$(($(field retry_after) + 0)).${pause#0.}
                     ;;
                 INTERNAL_ERROR) [ "$attempt" = 1 ] || return 1 ;;

@@ -7,7 +7,7 @@ import { connect, errors, headers, type Msg, type NatsConnection } from "@nats-i
 
 const ATTEMPT_MS = 2_000;
 const OVERALL_MS = 90_000;
-const REPEATED = ["POOL_EXHAUSTED", "CONTENDED", "NO_WORKERS", "STORE_UNAVAILABLE", "UPSTREAM_UNAVAILABLE", "TIMEOUT"];
+const REPEATED = ["POOL_EXHAUSTED", "CONTENDED", "NO_WORKERS", "NOT_HERE", "STORE_UNAVAILABLE", "UPSTREAM_UNAVAILABLE", "TIMEOUT"];
 
 /** The answer to `allocate` and `extend`; nats/schemas/AllocateReply.json. */
 interface Lease {

@@ -86,8 +86,7 @@ impl Allocator {
         bounds: Bounds,
         request: &Request,
     ) -> Result<(Outcome, Allocation), Fault> {
-        let mut claim =
-            self.parse_claim(&decode(&request.body)?, &request.context.idempotency_key, bounds)?;
+        let mut claim = self.parse_claim(request, &decode(&request.body)?, bounds).await?;
         claim.attempt_at(request.context.attempt.as_ref())?;
         let deadline = self.deadline_of(request);
         let claimed = tokio::time::timeout_at(deadline.at().into(), self.claim(&claim, &deadline)).await;
@@ -117,10 +116,10 @@ impl Allocator {
         Ok((outcome, allocation))
     }
 
-    fn parse_claim(
+    async fn parse_claim(
         &self,
+        asked: &Request,
         request: &AllocateRequest,
-        beside: &Option<String>,
         bounds: Bounds,
     ) -> Result<Claim, Fault> {
         let AllocateRequest {
@@ -134,7 +133,7 @@ impl Allocator {
             by,
         } = request;
         let owner = crate::lookup::parse_owner(owner)?;
-        let key = match (present(idempotency_key), present(beside)) {
+        let key = match (present(idempotency_key), present(&asked.context.idempotency_key)) {
             (Some(inside), Some(beside)) if inside != beside => {
                 return Err(Fault::invalid("idempotency_key", "differs from the header Idempotency-Key"));
             }
@@ -156,7 +155,7 @@ impl Allocator {
         let Some(length) = self.config.leases.length(wanted.map(LabDuration::length)) else {
             return Err(crate::lookup::bad_duration(wanted, self.config.leases.duration_max));
         };
-        let selector = Selector { pool: self.parse_pool(present(pool))?, prefix };
+        let selector = Selector { pool: self.parse_pool(asked, present(pool)).await?, prefix };
         // The pool that a claim means without naming one is no more allowed than if it had.
         if lies_outside(&bounds, &selector.pool) {
             return Err(outside());
@@ -166,7 +165,10 @@ impl Allocator {
         Ok(Claim { key, lab, selector, length, by, bounds, request: None, is_only_attempt: false })
     }
 
-    fn parse_pool(&self, pool: Option<&str>) -> Result<PoolName, Fault> {
+    /// The pool of a claim. One that is not configured here, but that the table knows, may be served by another worker:
+    /// it is being added or was removed. Any other name is wrong everywhere, because a worker tells the table of its
+    /// pools before it serves.
+    async fn parse_pool(&self, asked: &Request, pool: Option<&str>) -> Result<PoolName, Fault> {
         let pools = &self.config.pools;
         let pool = match pool {
             Some(pool) => PoolName::parse(pool).map_err(|problem| Fault::invalid("pool", problem))?,
@@ -175,10 +177,16 @@ impl Allocator {
                 .cloned()
                 .ok_or_else(|| Fault::new(FaultCode::InternalError, "there is no pool"))?,
         };
-        if !pools.contains(&pool) {
-            return Err(Fault::invalid("pool", "is none of the pools of this broker"));
+        if pools.contains(&pool) {
+            return Ok(pool);
         }
-        Ok(pool)
+        let known = self.ports.store.pools().await.map_err(|error| store_fault(asked, &error))?;
+        if known.contains(&pool) {
+            let message =
+                format!("no worker that was asked serves pool {pool}; it is being added, or was removed");
+            return Err(Fault::new(FaultCode::NotHere, message));
+        }
+        Err(Fault::invalid("pool", "is none of the pools of this broker"))
     }
 
     async fn claim(&self, claim: &Claim, deadline: &Deadline) -> Result<(Outcome, Sandbox), ClaimError> {

@@ -81,7 +81,7 @@ impl Allocator {
         let BulkDeleteRequest { status, pool, dry_run, cursor, limit, by } = decode(&request.body)?;
         let status = removable(status.as_deref())?;
         let by = parse_actor(by.as_deref())?;
-        let (pools, is_narrowed) = self.pools_of(pool.as_deref(), bounds)?;
+        let (pools, is_narrowed) = self.pools_of(request, pool.as_deref(), bounds).await?;
         let which = Which {
             purpose: if dry_run { "bulk-delete, dry" } else { "bulk-delete" },
             status: Some(status),

@@ -41,7 +41,7 @@ use common::bus::{
 };
 use common::clock::Clock;
 use common::contract::{Fault, FaultCode, Verb};
-use common::domain::{LeasePolicy, PoolRules};
+use common::domain::{LeasePolicy, PoolName, PoolRules};
 use common::provider::Provider;
 use common::random::Random;
 use common::runtime::policy::{read_lease_policy, read_pools, read_tombstone_kept};
@@ -51,6 +51,7 @@ use common::runtime::telemetry::Chain;
 use common::store::{Store, StoreError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -210,6 +211,10 @@ impl Allocator {
             let told = told.clone();
             async move { recorder.tell_until(told).await }
         });
+        if let Err(error) = allocator.every_pool().await {
+            // The reconciler tells it as well; until then others call our new pools wrong.
+            tracing::warn!(error = %Chain(&error), "the table was not told of the pools");
+        }
         let served = bus.serve(Arc::clone(&allocator) as Arc<dyn Handler>, HELD_MAX, stop).await;
         allocator.announcing.close();
         allocator.announcing.wait().await;
@@ -217,6 +222,12 @@ impl Allocator {
         // It ends by itself; if it was ended otherwise, the sweep tells what it did not.
         let _ = telling.await;
         served
+    }
+
+    /// The configured pools and those that the table knows beside them.
+    async fn every_pool(&self) -> Result<BTreeSet<PoolName>, StoreError> {
+        let configured = self.config.pools.pools().cloned().collect();
+        self.ports.store.pools_with(&configured).await
     }
 
     async fn answer(&self, request: &Request) -> Answer {

@@ -118,7 +118,7 @@ impl Allocator {
         request: &Request,
     ) -> Result<SandboxesReply, Fault> {
         let asked: SandboxesRequest = decode(&request.body)?;
-        let pools = self.pools_of(asked.pool.as_deref(), bounds)?;
+        let pools = self.pools_of(request, asked.pool.as_deref(), bounds).await?;
         let which = Which::parse(asked, pools)?;
         let (sandboxes, cursor) = self.page_of_sandboxes(&which, request).await?;
         let sandboxes: Vec<_> = sandboxes.iter().map(SandboxEntry::of).collect();
@@ -132,17 +132,17 @@ impl Allocator {
     }
 
     /// The pools of a request in the order of their names, and whether they are fewer than all.
-    pub(crate) fn pools_of(
+    pub(crate) async fn pools_of(
         &self,
+        request: &Request,
         pool: Option<&str>,
         bounds: &Bounds,
     ) -> Result<(Vec<PoolName>, bool), Fault> {
         if let Some(pool) = parsed("pool", pool, PoolName::parse)? {
             return Ok((vec![pool], true));
         }
-        let mut pools: Vec<_> = self.config.pools.pools().cloned().collect();
-        pools.retain(|pool| !lies_outside(bounds, pool));
-        pools.sort_unstable();
+        let every = self.every_pool().await.map_err(|error| store_fault(request, &error))?;
+        let pools = every.into_iter().filter(|pool| !lies_outside(bounds, pool)).collect();
         Ok((pools, bounds.is_some()))
     }
 

@@ -51,6 +51,8 @@ impl Allocator {
             None => self.count_index().await.map_err(|error| store_fault(request, &error))?,
         };
         reply.deletions = deletions;
+        let is_configured = |name: &str| self.config.pools.pools().any(|pool| pool.as_str() == name);
+        reply.not_configured = reply.pools.keys().filter(|name| !is_configured(name)).cloned().collect();
         Ok(reply)
     }
 
@@ -74,15 +76,19 @@ impl Allocator {
         }
         let Census { taken_at, all, pools, labs, labs_left_out: _, violations: _ } = census;
         let counted = Counted { by: Counted::CENSUS.to_owned(), at: taken_at, age_seconds };
-        Some(StatsReply { all, pools, labs: Some(labs), counted: Some(counted), deletions: None })
+        let labs = Some(labs);
+        Some(StatsReply { all, pools, labs, counted: Some(counted), ..StatsReply::default() })
     }
 
     async fn count_index(&self) -> Result<StatsReply, StoreError> {
         let at = self.ports.clock.now().get();
         let counted = Counted { by: Counted::INDEX.to_owned(), at, age_seconds: 0 };
         let mut reply = StatsReply { counted: Some(counted), ..StatsReply::default() };
-        for pool in self.config.pools.pools() {
+        for pool in &self.every_pool().await? {
             let stats = self.pool_stats(pool).await?;
+            if stats.total == 0 && !self.config.pools.contains(pool) {
+                continue;
+            }
             reply.all.add(&stats);
             reply.pools.insert(pool.to_string(), stats);
         }

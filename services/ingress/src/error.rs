@@ -35,6 +35,11 @@ pub(crate) fn pass_on(reply: Reply, success: StatusCode) -> Response {
     response
 }
 
+/// Whether the worker does not serve the pool, so that another one may.
+pub(crate) fn is_not_here(reply: &Reply) -> bool {
+    reply.is_fault && fault_of(&reply.body).is_some_and(|(code, _)| code == FaultCode::NotHere)
+}
+
 /// The time after which the worker that had no place for the request will have one; none if that is not what it says.
 pub(crate) fn busy_for(reply: &Reply) -> Option<Duration> {
     let (code, retry_after_seconds) = fault_of(&reply.body).filter(|_| reply.is_fault)?;

@@ -37,6 +37,7 @@ pub struct Metrics {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RetryReason {
     NoResponders,
+    NotHere,
     Busy,
     TimedOut,
 }
@@ -58,11 +59,12 @@ const LATENCY_BUCKETS: [f64; 15] =
 // === impl RetryReason ===
 
 impl RetryReason {
-    const ALL: [Self; 3] = [Self::NoResponders, Self::Busy, Self::TimedOut];
+    const ALL: [Self; 4] = [Self::NoResponders, Self::NotHere, Self::Busy, Self::TimedOut];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::NoResponders => "no_responders",
+            Self::NotHere => "not_here",
             Self::Busy => "busy",
             Self::TimedOut => "timed_out",
         }

@@ -48,6 +48,8 @@ pub(crate) struct RelayLimits {
 #[derive(Clone, Copy, Debug)]
 enum Unanswered {
     NoResponders,
+    /// The worker does not serve the pool.
+    NotHere,
     /// The workers will have a place after that time.
     Busy(Duration),
     TimedOut,
@@ -119,6 +121,8 @@ impl Relay {
             let (reason, last_word) = match self.requests.request(verb, context, body.clone(), patience).await
             {
                 Ok(reply) if leads_to_the_same && error::is_late(&reply) => (Unanswered::TimedOut, Ok(reply)),
+                // As long as for a worker that is not there: one that serves the pool may not be either.
+                Ok(reply) if error::is_not_here(&reply) => (Unanswered::NotHere, Ok(reply)),
                 Ok(reply) => match error::busy_for(&reply) {
                     Some(advised) => {
                         self.advised_ms.store(millis(advised), Ordering::Relaxed);
@@ -190,7 +194,7 @@ impl Pauses<'_> {
                 PAUSE_MIN.max(advised.saturating_sub(full_jitter(self.random, ADVICE_STEP)))
             }
             // That no worker is there may not change so soon.
-            Unanswered::NoResponders => {
+            Unanswered::NoResponders | Unanswered::NotHere => {
                 if self.no_workers_left.is_zero() {
                     return None;
                 }
@@ -211,7 +215,7 @@ impl Unanswered {
     const fn attempt_min(self) -> Duration {
         match self {
             Self::Busy(_) => BUSY_ATTEMPT_MIN,
-            Self::NoResponders | Self::TimedOut => ATTEMPT_MIN,
+            Self::NoResponders | Self::NotHere | Self::TimedOut => ATTEMPT_MIN,
         }
     }
 }
@@ -220,6 +224,7 @@ impl From<Unanswered> for RetryReason {
     fn from(reason: Unanswered) -> Self {
         match reason {
             Unanswered::NoResponders => Self::NoResponders,
+            Unanswered::NotHere => Self::NotHere,
             Unanswered::Busy(_) => Self::Busy,
             Unanswered::TimedOut => Self::TimedOut,
         }

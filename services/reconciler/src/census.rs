@@ -98,8 +98,10 @@ impl Reconciler {
         let shards = self.ports.store.shards().await?;
         let mut queries = Vec::new();
         let mut census = Census::default();
-        for pool in self.config.pools.pools() {
-            census.pools.insert(pool.to_string(), PoolStats::default());
+        for pool in &self.every_pool().await? {
+            if self.config.pools.contains(pool) {
+                census.pools.insert(pool.to_string(), PoolStats::default());
+            }
             // Tombstones are in no index.
             for state in StateName::ALL.into_iter().filter(|state| *state != StateName::Deleted) {
                 let of_shard = |shard| StateQuery { pool: pool.clone(), state, shard, range: SortRange::All };
@@ -112,6 +114,10 @@ impl Reconciler {
         while let Some(part) = parts.next().await {
             let Part { pool, state, count, labs, cases: more, unreadable } = part?;
             skipped.take(unreadable);
+            if count == 0 {
+                // A pool that was drained and is not configured is not shown.
+                continue;
+            }
             let stats = census.pools.entry(pool.to_string()).or_default();
             if let Some(of_state) = stats.of_mut(state) {
                 *of_state += count;

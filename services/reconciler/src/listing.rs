@@ -5,7 +5,7 @@ use crate::plan::{Listed, Sighted};
 use common::domain::{PoolName, Sandbox, SandboxId, StateName};
 use common::provider::{Listing, ProviderError};
 use common::store::{Page, PageCursor, SortRange, StateQuery, StoreError, Unreadable};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most accounts of one listing; a provider that lists more is not believed.
 pub(crate) const LISTING_MAX: usize = 500_000;
@@ -84,12 +84,18 @@ impl Reconciler {
         }
     }
 
+    /// Every pool that may have sandboxes: those that are configured, and those that were.
+    pub(crate) async fn every_pool(&self) -> Result<BTreeSet<PoolName>, StoreError> {
+        let configured = self.config.pools.pools().cloned().collect();
+        self.ports.store.pools_with(&configured).await
+    }
+
     /// A walk over all shards of all pools in one state.
     pub(crate) async fn walk(&self, state: StateName, range: &SortRange) -> Result<Walk<'_>, StoreError> {
-        let pools: Vec<&PoolName> = self.config.pools.pools().collect();
+        let pools = self.every_pool().await?;
         let shards = self.ports.store.shards().await?;
         let queries = pools
-            .into_iter()
+            .iter()
             .flat_map(|pool| {
                 (0..shards).map(move |shard| StateQuery {
                     pool: pool.clone(),

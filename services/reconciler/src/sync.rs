@@ -17,7 +17,7 @@ use common::provider::ProviderError;
 use common::runtime::telemetry::Chain;
 use common::store::{Description, Insert, SortRange, Store, StoreError, Write};
 use futures_util::stream::{self, StreamExt as _};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use tokio::sync::Mutex;
 
 use crate::listing::{ListingError, Skipped};
@@ -231,7 +231,13 @@ impl Reconciler {
                         Stepped::Inserted
                     }
                     Insert::Exists(found) if matches!(found.state, State::Deleted(_)) => Stepped::Tombstoned,
-                    Insert::Exists(_) => Stepped::Raced,
+                    Insert::Exists(found) => {
+                        // In a pool that is not configured, and that the table was never told of: by former builds.
+                        if !self.config.pools.contains(&found.pool) {
+                            store.note_pools(&BTreeSet::from([found.pool])).await?;
+                        }
+                        Stepped::Raced
+                    }
                 });
             }
             Step::Restore(seen) => {

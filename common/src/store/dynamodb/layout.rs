@@ -12,7 +12,8 @@ use crate::store::layout::{
 use async_trait::async_trait;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
-use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -22,6 +23,10 @@ const LAYOUT_KEY: (&str, &str) = ("TABLE", "LAYOUT");
 const CURSOR_KEY: (&str, &str) = ("TABLE", "CURSOR_KEY");
 /// The key of cursors, as hexadecimal digits.
 const SEAL: &str = "seal";
+/// Key of the item with the names of all pools.
+const POOLS_KEY: (&str, &str) = ("TABLE", "POOLS");
+/// The names, as a set.
+const NAMES: &str = "names";
 /// Beginning of the partition key of a pool's item.
 const POOL_PREFIX: &str = "POOL#";
 /// Sort key of a pool's item.
@@ -124,8 +129,7 @@ impl Layout for DynamoStore {
     }
 
     async fn cursor_key(&self, fresh: &CursorKey) -> Result<CursorKey, StoreError> {
-        let (hash, range) = CURSOR_KEY;
-        let key = Item::from([(PK.to_owned(), text(hash)), (SK.to_owned(), text(range))]);
+        let key = item_key(CURSOR_KEY);
         if let Some(found) = self.read_item("cursor_key", key.clone()).await? {
             return decode_cursor_key(&found);
         }
@@ -150,6 +154,31 @@ impl Layout for DynamoStore {
             },
             _ => Err(unavailable("cursor_key", error)),
         }
+    }
+
+    async fn pools(&self) -> Result<BTreeSet<PoolName>, StoreError> {
+        let found = self.read_item("pools", item_key(POOLS_KEY)).await?;
+        let Some(AttributeValue::Ss(names)) = found.as_ref().and_then(|item| item.get(NAMES)) else {
+            return Ok(BTreeSet::new());
+        };
+        // What is no name of ours is no pool of ours.
+        Ok(names.iter().filter_map(|name| PoolName::parse(name).ok()).collect())
+    }
+
+    async fn note_pools(&self, pools: &BTreeSet<PoolName>) -> Result<(), StoreError> {
+        let names = pools.iter().map(ToString::to_string).collect();
+        self.client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(item_key(POOLS_KEY)))
+            // A set only grows by this, whoever else adds to it, so it needs no condition.
+            .update_expression("ADD #names :names")
+            .expression_attribute_names("#names", NAMES)
+            .expression_attribute_values(":names", AttributeValue::Ss(names))
+            .send()
+            .await
+            .map(|_| ())
+            .map_err(|error| unavailable("note_pools", error))
     }
 }
 
@@ -214,9 +243,12 @@ impl DynamoStore {
     }
 }
 
-fn layout_key() -> Item {
-    let (hash, range) = LAYOUT_KEY;
+fn item_key((hash, range): (&str, &str)) -> Item {
     Item::from([(PK.to_owned(), text(hash)), (SK.to_owned(), text(range))])
+}
+
+fn layout_key() -> Item {
+    item_key(LAYOUT_KEY)
 }
 
 fn supply_key(pool: &PoolName) -> Item {

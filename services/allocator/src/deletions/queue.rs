@@ -113,8 +113,9 @@ impl Which {
 
 impl Allocator {
     pub(crate) async fn deletions(&self, request: &Request) -> Result<DeletionsReply, Fault> {
-        let known = self.config.pools.pools().cloned().collect();
-        let which = Which::parse(decode(&request.body)?, known)?;
+        let asked = decode(&request.body)?;
+        let known = self.every_pool().await.map_err(|error| store_fault(request, &error))?;
+        let which = Which::parse(asked, known.into_iter().collect())?;
         let shards = self.ports.store.shards().await.map_err(|error| store_fault(request, &error))?;
         let places = which.places(shards)?;
         let totals = match which.cursor {

@@ -163,8 +163,8 @@ async fn a_cursor_of_another_fleet_is_refused_and_one_of_a_twin_is_not() {
     // A process on the same table, which has not seen the key yet.
     let cursor = page(&rig, json!({"limit": 3})).await["cursor"].clone();
     let twin = Seals::default();
-    let which =
-        Which::parse(SandboxesRequest::default(), rig.allocator.pools_of(None, &None).unwrap()).unwrap();
+    let pools = rig.allocator.every_pool().await.unwrap().into_iter().collect();
+    let which = Which::parse(SandboxesRequest::default(), (pools, false)).unwrap();
     let text = twin.open(rig.store.as_ref(), &which, cursor.as_str().unwrap()).await.ok();
     assert!(text.is_some_and(|text| text.starts_with("available.main.")));
 }

@@ -32,6 +32,7 @@ const fn meaning(code: FaultCode) -> Option<&'static str> {
         FaultCode::AllocationExpired => "the lease is over, or the one that this request was answered by",
         FaultCode::Contended => "others were faster until the deadline",
         FaultCode::NoWorkers => "every worker is busy",
+        FaultCode::NotHere => "this worker does not serve the pool; another one may",
         FaultCode::StoreUnavailable => "the table does not answer; it may have been done",
         FaultCode::StoreThrottled => {
             "the table has more to do than it is provisioned for; it may have been done in part"

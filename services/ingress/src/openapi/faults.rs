@@ -132,6 +132,7 @@ const fn message(code: FaultCode) -> &'static str {
         FaultCode::RateLimitExceeded => "too many requests of this owner; wait and repeat",
         FaultCode::Contended => "others were faster for every free sandbox; repeat with the same key",
         FaultCode::NoWorkers => "no worker took the request; try again shortly",
+        FaultCode::NotHere => "no worker that was asked serves pool old; it is being added, or was removed",
         FaultCode::StoreUnavailable => "the table does not answer; repeat with the same key",
         FaultCode::StoreThrottled => {
             "the table has more to do than it is provisioned for; repeat with the same key"
