@@ -21,6 +21,7 @@ mod intake;
 pub mod line;
 pub mod memory;
 pub mod nats;
+mod requests;
 mod turns;
 
 pub use context::{Attempt, Context, Dropped};
@@ -28,6 +29,7 @@ pub use feed::{
     Discovery, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds, SINCE_SECONDS_MAX, ServiceInfo,
     WorkCounts,
 };
+pub use requests::{LateReply, Requests, Unanswered};
 pub use turns::{TickTurn, TickTurns};
 
 /// How long a turn's tick keeps its copies out: twice the longest period that a scheduler may have.
@@ -174,27 +176,6 @@ pub trait Runner: Send + Sync {
     /// Looks once as ordered. Who knows no orders looks as ever.
     async fn run_ordered(&self, kind: TickKind, _order: &TickOrder) -> Report {
         self.run(kind).await
-    }
-}
-
-/// The caller's side of requests.
-#[async_trait]
-pub trait Requests: Send + Sync {
-    /// Asks once, and waits no longer than `patience`.
-    async fn request(
-        &self,
-        verb: Verb,
-        context: &Context,
-        body: Bytes,
-        patience: Duration,
-    ) -> Result<Reply, RequestError>;
-
-    /// Whether there is a connection right now.
-    fn is_connected(&self) -> bool;
-
-    /// Asks the bus itself, within a second, whether it answers; or else what is wrong, in words for an operator.
-    async fn probe(&self) -> Result<(), String> {
-        if self.is_connected() { Ok(()) } else { Err("not connected".to_owned()) }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::engines::{Engine, World};
 use crate::fixtures::{SHORT, answer, ask_later, context, serve, work};
 use async_nats::{Client, HeaderMap, RequestErrorKind, jetstream};
 use bytes::Bytes;
-use common::bus::Answer;
+use common::bus::{Answer, RequestError};
 use common::contract::{Fault, FaultCode, Outcome, ParkedDeletion, TickKind, TickOrder, Verb, headers};
 use harness::wait::PATIENCE;
 
@@ -150,4 +150,16 @@ async fn an_order_is_one_message_however_often_it_is_sent() {
         assert_eq!((again.sequence, again.duplicate), (receipt.sequence, true));
     }
     assert!(ids[0] != ids[1] && ids[0].starts_with("sync:order:"), "{ids:?}");
+}
+
+#[tokio::test]
+async fn a_reply_that_comes_late_can_still_be_waited_for() {
+    let (world, mut inbox) = served().await;
+    let (asked, late) = (context("late"), Bytes::from_static(b"{}"));
+    let asked = world.bus.request_or_late(Verb::Get, &asked, late, SHORT).await;
+    let Err(unanswered) = asked else { panic!("nobody answers yet") };
+    assert_eq!(unanswered.reason, RequestError::TimedOut);
+    inbox.next().await.answer(answer("{\"a\":1}"));
+    let late = tokio::time::timeout(PATIENCE, unanswered.late.expect("it may come")).await.unwrap();
+    assert_eq!(late.expect("it came").body, Bytes::from_static(b"{\"a\":1}"));
 }

@@ -52,6 +52,12 @@ pub(crate) fn is_late(reply: &Reply) -> bool {
     reply.is_fault && fault_of(&reply.body).is_some_and(|(code, _)| code == FaultCode::Timeout)
 }
 
+/// Whether the worker's failure leaves open whether the work was done.
+pub(crate) fn is_open_end(reply: &Reply) -> bool {
+    let open = [FaultCode::Timeout, FaultCode::StoreUnavailable, FaultCode::InternalError];
+    reply.is_fault && fault_of(&reply.body).is_none_or(|(code, _)| open.contains(&code))
+}
+
 /// Gives a failure its body, if the answer is one.
 pub(crate) fn write_body(response: &mut Response, request_id: &RequestId) {
     if let Some(Fault { code, message, retry_after_seconds }) = response.extensions_mut().remove::<Fault>() {

@@ -56,6 +56,7 @@ pub mod rates;
 pub mod readiness;
 mod relay;
 pub mod tokens;
+mod undelivered;
 
 mod access;
 mod edge;
@@ -204,6 +205,7 @@ impl Ingress {
                     no_workers: config.no_responders_patience,
                 },
                 in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
+                watch: undelivered::Watch::new(self.metrics.clone()),
                 advised_ms: Arc::default(),
             },
             ops: Ops { registry: self.registry.clone(), checks: checks.into(), stop },

@@ -25,6 +25,7 @@ pub struct Metrics {
     latency: HistogramVec,
     in_flight: IntGauge,
     retries: IntCounterVec,
+    undelivered: IntCounterVec,
     tokens: IntGaugeVec,
     tokens_file_bad: IntGauge,
     tokens_file_reads: IntCounterVec,
@@ -42,6 +43,17 @@ pub(crate) enum RetryReason {
     TimedOut,
 }
 
+/// Why a caller has not got a lease that was granted, or may have been.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Undelivery {
+    /// A worker said so after the caller had its error.
+    LateReply,
+    /// The caller left before the answer.
+    CallerLeft,
+    /// An attempt of a claim that failed had no answer, or one that leaves it open.
+    Unknown,
+}
+
 /// The route of a request that no route of ours takes.
 pub(crate) const UNMATCHED_ROUTE: &str = "unmatched";
 /// The status of a request whose caller went away before the answer, as nginx writes it.
@@ -55,6 +67,20 @@ const BAD: &str = "bad";
 /// is one attempt, 10 s the deadline of labs, and 25–30 s what an operator's wait for a report may take.
 const LATENCY_BUCKETS: [f64; 15] =
     [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+// === impl Undelivery ===
+
+impl Undelivery {
+    const ALL: [Self; 3] = [Self::LateReply, Self::CallerLeft, Self::Unknown];
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::LateReply => "late_reply",
+            Self::CallerLeft => "caller_left",
+            Self::Unknown => "unknown",
+        }
+    }
+}
 
 // === impl RetryReason ===
 
@@ -99,6 +125,14 @@ impl Metrics {
                 "broker_http_in_flight_requests",
                 "HTTP requests without an answer yet",
             )?,
+            undelivered: IntCounterVec::new(
+                Opts::new(
+                    "broker_undelivered_leases_total",
+                    "Claims whose caller got no lease although a worker granted one: late_reply (it said so after the error), \
+                     caller_left (before the answer); and unknown: claims that failed and may have been granted",
+                ),
+                &["reason"],
+            )?,
             retries: IntCounterVec::new(
                 Opts::new("broker_relay_retries_total", "Relayed requests that were sent again, by reason"),
                 &["reason"],
@@ -136,6 +170,9 @@ impl Metrics {
         };
         register_all(registry, metrics.collectors())?;
         // A rate needs the zero before the first event.
+        for why in Undelivery::ALL {
+            metrics.undelivered.with_label_values(&[why.as_str()]);
+        }
         for reason in RetryReason::ALL {
             metrics.retries.with_label_values(&[reason.as_str()]);
         }
@@ -156,6 +193,7 @@ impl Metrics {
             latency,
             in_flight,
             retries,
+            undelivered,
             tokens,
             tokens_file_bad,
             tokens_file_reads,
@@ -168,6 +206,7 @@ impl Metrics {
             Box::new(latency),
             Box::new(in_flight),
             Box::new(retries),
+            Box::new(undelivered),
             Box::new(tokens),
             Box::new(tokens_file_bad),
             Box::new(tokens_file_reads),
@@ -199,6 +238,10 @@ impl Metrics {
             }
         }
         sums
+    }
+
+    pub(crate) fn undelivered(&self, why: Undelivery) {
+        self.undelivered.with_label_values(&[why.as_str()]).inc();
     }
 
     pub(crate) fn retried(&self, reason: RetryReason) {

@@ -14,11 +14,13 @@ use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinError;
 
 use crate::error;
 use crate::metrics::{Metrics, RetryReason};
 use crate::request_id::Facts;
+use crate::undelivered::{Fate, Waiting, Watch};
 
 /// Sends requests to the workers and brings the answers back.
 #[derive(Clone)]
@@ -29,6 +31,7 @@ pub(crate) struct Relay {
     pub(crate) metrics: Metrics,
     pub(crate) limits: RelayLimits,
     pub(crate) in_flight: Arc<Semaphore>,
+    pub(crate) watch: Watch,
     /// What busy workers advised last, in milliseconds.
     pub(crate) advised_ms: Arc<AtomicU64>,
 }
@@ -99,7 +102,38 @@ impl Relay {
             // could not be told from one at a new one.
             attempt: Some(Attempt { request_key: self.random.fresh_id(), number: None }),
         };
-        self.ask_until(deadline_ms, verb, &context, body.into()).await
+        if verb == Verb::Allocate {
+            return self.claim(deadline_ms, facts, context, body.into()).await;
+        }
+        self.ask_until(deadline_ms, verb, &context, body.into(), None).await
+    }
+
+    /// Asks for a lease apart from the caller's own wait: should it leave, what comes of the attempt that is under way is
+    /// still seen.
+    async fn claim(
+        &self,
+        deadline_ms: u64,
+        facts: &Facts,
+        context: Context,
+        body: Bytes,
+    ) -> Result<Reply, Fault> {
+        let fate = self.watch.begin(facts);
+        let waiting = Waiting(Arc::clone(&fate));
+        let (tell, told) = oneshot::channel();
+        let relay = self.clone();
+        let asking = self.watch.spawn(async move {
+            let answer = relay.ask_until(deadline_ms, Verb::Allocate, &context, body, Some(&fate)).await;
+            fate.settle(answer, tell);
+        });
+        let answer = told.await;
+        drop(waiting);
+        match answer {
+            Ok(answer) => answer,
+            Err(_) => match asking.await.map_err(JoinError::try_into_panic) {
+                Err(Ok(panic)) => std::panic::resume_unwind(panic),
+                _ => Err(Fault::new(FaultCode::InternalError, "the claim was not worked on")),
+            },
+        }
     }
 
     async fn ask_until(
@@ -108,6 +142,7 @@ impl Relay {
         verb: Verb,
         context: &Context,
         body: Bytes,
+        fate: Option<&Arc<Fate>>,
     ) -> Result<Reply, Fault> {
         let mut pauses =
             Pauses { random: &*self.random, ceiling: PAUSE_MIN, no_workers_left: self.limits.no_workers };
@@ -118,8 +153,8 @@ impl Relay {
             number = number.saturating_add(1);
             let patience = attempt_max.min(self.left_until(deadline_ms));
             let context = &self.attempt(context, number, patience);
-            let (reason, last_word) = match self.requests.request(verb, context, body.clone(), patience).await
-            {
+            let asked = self.ask_once(verb, context, body.clone(), patience, fate).await;
+            let (reason, last_word) = match asked {
                 Ok(reply) if leads_to_the_same && error::is_late(&reply) => (Unanswered::TimedOut, Ok(reply)),
                 // As long as for a worker that is not there: one that serves the pool may not be either.
                 Ok(reply) if error::is_not_here(&reply) => (Unanswered::NotHere, Ok(reply)),
@@ -136,6 +171,9 @@ impl Relay {
                 Err(RequestError::Disconnected) => return Err(disconnected(verb)),
             };
             let Some(pause) = pauses.next(reason, self.left_until(deadline_ms)) else { return last_word };
+            if fate.is_some_and(|fate| fate.has_left()) {
+                return last_word;
+            }
             self.metrics.retried(reason.into());
             tracing::debug!(
                 request.id = context.request_id,
@@ -146,6 +184,25 @@ impl Relay {
             );
             self.clock.sleep(pause).await;
         }
+    }
+
+    /// One attempt. That of a claim is watched if it is given up, and noted if it may have been granted all the same.
+    async fn ask_once(
+        &self,
+        verb: Verb,
+        context: &Context,
+        body: Bytes,
+        patience: Duration,
+        fate: Option<&Arc<Fate>>,
+    ) -> Result<Reply, RequestError> {
+        let Some(fate) = fate else { return self.requests.request(verb, context, body, patience).await };
+        let asked = self.requests.request_or_late(verb, context, body, patience).await;
+        asked.inspect(|reply| fate.note(reply)).map_err(|unanswered| {
+            if unanswered.reason != RequestError::NoResponders {
+                fate.note_silence(unanswered.late);
+            }
+            unanswered.reason
+        })
     }
 
     /// What rides beside one attempt: its number, and the end of this attempt's own time. An attempt that is given up must

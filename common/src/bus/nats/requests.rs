@@ -2,10 +2,10 @@
 
 use super::NatsBus;
 use crate::bus::intake::one_line;
-use crate::bus::{Attempt, Context, Reply, RequestError, Requests};
+use crate::bus::{Attempt, Context, Reply, RequestError, Requests, Unanswered};
 use crate::clock::{Clock, ServerTime};
 use crate::contract::{Fault, FaultCode, Outcome, Verb, headers};
-use async_nats::{HeaderMap, RequestErrorKind};
+use async_nats::{HeaderMap, Message, RequestErrorKind};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::time::Duration;
@@ -19,35 +19,44 @@ impl Requests for NatsBus {
         body: Bytes,
         patience: Duration,
     ) -> Result<Reply, RequestError> {
+        let asked = self.request_or_late(verb, context, body, patience).await;
+        asked.map_err(|unanswered| unanswered.reason)
+    }
+
+    async fn request_or_late(
+        &self,
+        verb: Verb,
+        context: &Context,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<Reply, Unanswered> {
         // Without this check the request would sit in the client's queue and be sent, stale, after a reconnect.
         if !self.connected() {
-            return Err(RequestError::Disconnected);
+            return Err(RequestError::Disconnected.into());
         }
         let request = async_nats::Request::new()
             .headers(headers_of(context, self.clock.as_ref(), &self.time))
             .payload(body)
             .timeout(None);
-        let subject = self.config.subjects.request(verb);
+        let (client, subject) = (self.client.clone(), self.config.subjects.request(verb));
+        let mut sent = Box::pin(async move { client.send_request(subject, request).await });
         // The client's own time-out starts only once the command is queued; this one bounds all of it.
-        let sent = tokio::time::timeout(patience, self.client.send_request(subject, request)).await;
-        let message = match sent {
-            Ok(Ok(message)) => message,
-            Ok(Err(error)) => {
-                return Err(match error.kind() {
-                    RequestErrorKind::NoResponders => RequestError::NoResponders,
-                    RequestErrorKind::TimedOut => RequestError::TimedOut,
-                    RequestErrorKind::MaxPayloadExceeded => return Ok(too_large(&context.request_id)),
-                    _ if !self.connected() => RequestError::Disconnected,
-                    _ => RequestError::TimedOut,
-                });
+        match tokio::time::timeout(patience, &mut sent).await {
+            Ok(Ok(message)) => Ok(reply_of(message)),
+            Ok(Err(error)) => Err(Unanswered::from(match error.kind() {
+                RequestErrorKind::MaxPayloadExceeded => return Ok(too_large(&context.request_id)),
+                RequestErrorKind::NoResponders => RequestError::NoResponders,
+                RequestErrorKind::TimedOut => RequestError::TimedOut,
+                _ if !self.connected() => RequestError::Disconnected,
+                _ => RequestError::TimedOut,
+            })),
+            Err(_) => {
+                let is_connected = self.connected();
+                let reason = if is_connected { RequestError::TimedOut } else { RequestError::Disconnected };
+                let late = async move { sent.await.ok().map(reply_of) };
+                Err(Unanswered { reason, late: Some(Box::pin(late)) })
             }
-            Err(_) if !self.connected() => return Err(RequestError::Disconnected),
-            Err(_) => return Err(RequestError::TimedOut),
-        };
-        let header = |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name));
-        let outcome = header(headers::OUTCOME).and_then(|value| Outcome::parse(value.as_str()));
-        let is_fault = header(headers::SERVICE_ERROR_CODE).is_some();
-        Ok(Reply { outcome, is_fault, body: message.payload })
+        }
     }
 
     fn is_connected(&self) -> bool {
@@ -64,6 +73,13 @@ fn too_large(request_id: &str) -> Reply {
     let fault = Fault::new(FaultCode::BodyTooLarge, "the request is larger than the message queue takes");
     let body = serde_json::to_vec(&fault.body(request_id)).unwrap_or_default().into();
     Reply { outcome: None, is_fault: true, body }
+}
+
+fn reply_of(message: Message) -> Reply {
+    let header = |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name));
+    let outcome = header(headers::OUTCOME).and_then(|value| Outcome::parse(value.as_str()));
+    let is_fault = header(headers::SERVICE_ERROR_CODE).is_some();
+    Reply { outcome, is_fault, body: message.payload }
 }
 
 /// The client library panics on a header value of two lines, so none gets there.

@@ -31,4 +31,5 @@ mod serving;
 mod support;
 mod tls;
 mod tokens;
+mod undelivered;
 mod wire;

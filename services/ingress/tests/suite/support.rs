@@ -7,8 +7,8 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use bytes::Bytes;
 use common::bus::memory::{MemoryBus, MemoryConfig};
 use common::bus::{
-    BusError, Context, DeletionLine, Discovery, EventFeed, Reply, RequestError, Requests, ServiceInfo,
-    TickReceipt, Ticks,
+    BusError, Context, DeletionLine, Discovery, EventFeed, LateReply, Reply, RequestError, Requests,
+    ServiceInfo, TickReceipt, Ticks, Unanswered,
 };
 use common::clock::Clock;
 use common::contract::{Fault, FaultCode, Outcome, RunReport, TickKind, TickOrder, Verb, WorkerRole};
@@ -46,6 +46,8 @@ pub(crate) enum Step {
     RefuseFor(FaultCode, &'static str, u32),
     SayRaw(Reply),
     Fail(RequestError),
+    /// Nothing in time, and then this.
+    Late(&'static str),
     /// Says so once the gate lets it.
     SayWhenLet(&'static str),
     Hang,
@@ -343,6 +345,10 @@ impl Requests for FakeWorkers {
                 Err(RequestError::TimedOut)
             }
             Step::Fail(error) => Err(error),
+            Step::Late(_) => {
+                let _ = tokio::time::timeout(patience, std::future::pending::<()>()).await;
+                Err(RequestError::TimedOut)
+            }
             Step::SayWhenLet(body) => {
                 self.hanging.add_permits(1);
                 self.gate.acquire().await.unwrap().forget();
@@ -354,6 +360,29 @@ impl Requests for FakeWorkers {
             }
             Step::Panic => panic!("secret cause"),
         }
+    }
+
+    async fn request_or_late(
+        &self,
+        verb: Verb,
+        context: &Context,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<Reply, Unanswered> {
+        let late = match self.script.lock().unwrap().front() {
+            Some(Step::Late(body)) => Some(*body),
+            _ => None,
+        };
+        let asked = self.request(verb, context, body, patience).await;
+        asked.map_err(|reason| {
+            let late = late.map(|body| -> LateReply {
+                let body = Bytes::from_static(body.as_bytes());
+                Box::pin(
+                    async move { Some(Reply { outcome: Some(Outcome::Created), is_fault: false, body }) },
+                )
+            });
+            Unanswered { reason, late }
+        })
     }
 
     fn is_connected(&self) -> bool {

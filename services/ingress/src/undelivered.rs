@@ -1,0 +1,158 @@
+//! Leases that were granted to claims whose caller has been told otherwise, or has left: counted, and shown to operators.
+//! Nothing takes them back: the owner's next claim finds such a lease, and otherwise it ends by its time.
+//!
+//! # Counts
+//! A claim that was answered with an error, although a worker says later that it granted a lease for one of the attempts;
+//! and one whose caller left before the answer of a worker that did. Apart from these, claims that failed after an attempt
+//! whose end nobody saw: at most so many leases are undelivered beyond those that are proved.
+//!
+//! # Does not see
+//! That a caller left after the answer was handed to its connection: its first bytes may have been sent.
+
+use common::bus::{LateReply, Reply};
+use common::contract::{Allocation, Fault};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+use crate::error;
+use crate::metrics::{Metrics, Undelivery};
+use crate::request_id::Facts;
+
+/// How long the reply of an attempt that was given up is waited for: longer than any worker works on one.
+const LATE_REPLY_WAIT: Duration = Duration::from_secs(30);
+/// Attempts whose late replies are waited for at once; beyond it, they are not seen.
+const LATE_REPLIES_MAX: usize = 4_096;
+
+/// Watches over what becomes of claims.
+#[derive(Clone)]
+pub(crate) struct Watch {
+    metrics: Metrics,
+    tasks: TaskTracker,
+    places: Arc<Semaphore>,
+}
+
+/// A claim, from its request to its answer.
+pub(crate) struct Fate {
+    watch: Watch,
+    request_id: String,
+    owner: String,
+    has_left: AtomicBool,
+    is_counted: AtomicBool,
+    /// Whether an attempt may have been granted of which nobody knows the end.
+    is_unclear: AtomicBool,
+    /// Whether the caller got a lease; none as long as it waits.
+    is_delivered: watch::Sender<Option<bool>>,
+}
+
+/// The caller's wait for its answer. Dropped before it is over, the caller has left.
+pub(crate) struct Waiting(pub(crate) Arc<Fate>);
+
+// === impl Watch ===
+
+impl Watch {
+    pub(crate) fn new(metrics: Metrics) -> Self {
+        Self { metrics, tasks: TaskTracker::new(), places: Arc::new(Semaphore::new(LATE_REPLIES_MAX)) }
+    }
+
+    /// Begins to watch over a claim.
+    pub(crate) fn begin(&self, facts: &Facts) -> Arc<Fate> {
+        Arc::new(Fate {
+            watch: self.clone(),
+            request_id: facts.request_id.to_string(),
+            owner: facts.owner().map(ToString::to_string).unwrap_or_default(),
+            has_left: AtomicBool::new(false),
+            is_counted: AtomicBool::new(false),
+            is_unclear: AtomicBool::new(false),
+            is_delivered: watch::Sender::new(None),
+        })
+    }
+
+    /// Works on a claim apart from its caller, who may leave.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.tasks.spawn(work)
+    }
+}
+
+// === impl Fate ===
+
+impl Fate {
+    /// Whether the caller waits no more.
+    pub(crate) fn has_left(&self) -> bool {
+        self.has_left.load(Ordering::SeqCst)
+    }
+
+    /// An answer of a worker to one attempt.
+    pub(crate) fn note(&self, reply: &Reply) {
+        if error::is_open_end(reply) {
+            self.is_unclear.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// An attempt without an answer, and what may still come.
+    pub(crate) fn note_silence(self: &Arc<Self>, late: Option<LateReply>) {
+        self.is_unclear.store(true, Ordering::SeqCst);
+        if let Some(late) = late {
+            self.watch_late(late);
+        }
+    }
+
+    /// Gives the caller its answer, if it has stayed for it.
+    pub(crate) fn settle(&self, answer: Result<Reply, Fault>, tell: oneshot::Sender<Result<Reply, Fault>>) {
+        let is_lease = answer.as_ref().is_ok_and(|reply| !reply.is_fault);
+        let left_behind = tell.send(answer).err();
+        self.is_delivered.send_replace(Some(is_lease && left_behind.is_none()));
+        match left_behind {
+            Some(Ok(lease)) if is_lease => self.count(Undelivery::CallerLeft, &lease),
+            _ if !is_lease && self.is_unclear.load(Ordering::SeqCst) => {
+                self.watch.metrics.undelivered(Undelivery::Unknown);
+            }
+            _ => {}
+        }
+    }
+
+    /// Waits for what an attempt that was given up still brings.
+    fn watch_late(self: &Arc<Self>, late: LateReply) {
+        let Ok(place) = Arc::clone(&self.watch.places).try_acquire_owned() else { return };
+        let fate = Arc::clone(self);
+        self.watch.tasks.spawn(async move {
+            let reply = tokio::time::timeout(LATE_REPLY_WAIT, late).await;
+            drop(place);
+            let Ok(Some(reply)) = reply else { return };
+            let mut is_delivered = fate.is_delivered.subscribe();
+            // The sender lives as long as the fate. Delivered was then the lease that this reply is about.
+            let Ok(told) = is_delivered.wait_for(Option::is_some).await.map(|told| *told) else { return };
+            if told == Some(false) && !reply.is_fault {
+                fate.count(Undelivery::LateReply, &reply);
+            }
+        });
+    }
+
+    fn count(&self, why: Undelivery, lease: &Reply) {
+        if self.is_counted.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        self.watch.metrics.undelivered(why);
+        let lease = serde_json::from_slice::<Allocation>(&lease.body).ok();
+        let sandbox = lease.as_ref().map_or("unknown", |lease| lease.sandbox_id.as_str());
+        tracing::warn!(
+            request.id = self.request_id,
+            owner.id = self.owner,
+            sandbox.id = sandbox,
+            reason = why.as_str(),
+            "{sandbox} is leased to {}, who was not told so",
+            self.owner,
+        );
+    }
+}
+
+// === impl Waiting ===
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.has_left.store(true, Ordering::SeqCst);
+    }
+}
