@@ -28,4 +28,5 @@ mod tick_command;
 mod ticks;
 mod tokens;
 mod unreadable;
+mod unready;
 mod watching;
