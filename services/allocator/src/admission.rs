@@ -44,7 +44,15 @@ type Waiter = oneshot::Sender<Verdict>;
 pub(crate) struct Permit {
     shared: Arc<Shared>,
     began: Instant,
+    /// Time in which it waited for something other than the store.
+    idle: Mutex<Duration>,
     end: End,
+}
+
+/// A request that waits for something other than the store, while others have its turn. Over when it is dropped.
+pub(crate) struct Idle<'a> {
+    permit: &'a Permit,
+    since: Instant,
 }
 
 /// A request that waits. It leaves the queue when it is dropped.
@@ -62,6 +70,17 @@ impl Admission {
     pub fn new(config: &Config, metrics: &Metrics) -> Self {
         let queue = Mutex::new(Queue::new(config.in_flight_max, config.latency_target));
         Self { shared: Arc::new(Shared { queue, load: metrics.load() }) }
+    }
+
+    /// Work on a request that needs no turn.
+    pub(crate) fn pass(&self) -> Permit {
+        self.shared.lock().take_back();
+        self.permit()
+    }
+
+    fn permit(&self) -> Permit {
+        let (shared, began) = (Arc::clone(&self.shared), Instant::now());
+        Permit { shared, began, idle: Mutex::default(), end: End::Unrelated }
     }
 
     /// Waits for the turn of `request`, which has to be answered by `deadline`.
@@ -86,9 +105,12 @@ impl Admission {
             }
         };
         match verdict {
-            Verdict::Go => {
-                Ok(Permit { shared: Arc::clone(&self.shared), began: Instant::now(), end: End::Unrelated })
-            }
+            Verdict::Go => Ok(Permit {
+                shared: Arc::clone(&self.shared),
+                began: Instant::now(),
+                idle: Mutex::default(),
+                end: End::Unrelated,
+            }),
             Verdict::Refused(after) => {
                 self.shared.load.refused.inc();
                 Err(refusal(after))
@@ -174,6 +196,14 @@ impl Drop for Place<'_> {
 // === impl Permit ===
 
 impl Permit {
+    /// Gives the turn to others while this request waits for something other than the store. It goes on without waiting
+    /// for another turn: for that moment there may be more at work than the limit says.
+    pub(crate) fn idle(&self) -> Idle<'_> {
+        let verdicts = self.shared.lock().give_back(Instant::now());
+        self.shared.tell(verdicts);
+        Idle { permit: self, since: Instant::now() }
+    }
+
     /// Learns from the answer how the store is.
     pub(crate) fn note(&mut self, verb: Verb, code: Option<FaultCode>) {
         self.end = match code {
@@ -189,6 +219,16 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.shared.finish(self.began.elapsed(), self.end);
+        let idle = *self.idle.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.shared.finish(self.began.elapsed().saturating_sub(idle), self.end);
+    }
+}
+
+// === impl Idle ===
+
+impl Drop for Idle<'_> {
+    fn drop(&mut self) {
+        *self.permit.idle.lock().unwrap_or_else(PoisonError::into_inner) += self.since.elapsed();
+        self.permit.shared.lock().take_back();
     }
 }

@@ -8,6 +8,7 @@
 //! closed and keeps them. An attempt at one of them that comes later is refused, whatever stage it stopped at: it either
 //! finds them on the claim item, or on the sandbox that the item led it to.
 
+use crate::admission::Permit;
 use crate::bounds::{Bounds, lies_outside, outside};
 use crate::candidates::{Reserved, Scarcity, Selector};
 use crate::deadline::{Deadline, Late};
@@ -26,7 +27,8 @@ use std::time::Duration;
 const CLAIM_KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
 
 /// A claim, checked.
-struct Claim {
+struct Claim<'a> {
+    permit: &'a Permit,
     key: ClaimKey,
     lab: Option<LabId>,
     selector: Selector,
@@ -85,8 +87,9 @@ impl Allocator {
         &self,
         bounds: Bounds,
         request: &Request,
+        permit: &Permit,
     ) -> Result<(Outcome, Allocation), Fault> {
-        let mut claim = self.parse_claim(request, &decode(&request.body)?, bounds).await?;
+        let mut claim = self.parse_claim(request, &decode(&request.body)?, bounds, permit).await?;
         claim.attempt_at(request.context.attempt.as_ref())?;
         let deadline = self.deadline_of(request);
         let claimed = tokio::time::timeout_at(deadline.at().into(), self.claim(&claim, &deadline)).await;
@@ -116,12 +119,13 @@ impl Allocator {
         Ok((outcome, allocation))
     }
 
-    async fn parse_claim(
+    async fn parse_claim<'a>(
         &self,
         asked: &Request,
         request: &AllocateRequest,
         bounds: Bounds,
-    ) -> Result<Claim, Fault> {
+        permit: &'a Permit,
+    ) -> Result<Claim<'a>, Fault> {
         let AllocateRequest {
             owner,
             lab,
@@ -162,7 +166,7 @@ impl Allocator {
         }
         let by = crate::lookup::parse_helper(by.as_deref())?;
         let key = ClaimKey { owner, key };
-        Ok(Claim { key, lab, selector, length, by, bounds, request: None, is_only_attempt: false })
+        Ok(Claim { permit, key, lab, selector, length, by, bounds, request: None, is_only_attempt: false })
     }
 
     /// The pool of a claim. One that is not configured here, but that the table knows, may be served by another worker:
@@ -189,7 +193,7 @@ impl Allocator {
         Err(Fault::invalid("pool", "is none of the pools of this broker"))
     }
 
-    async fn claim(&self, claim: &Claim, deadline: &Deadline) -> Result<(Outcome, Sandbox), ClaimError> {
+    async fn claim(&self, claim: &Claim<'_>, deadline: &Deadline) -> Result<(Outcome, Sandbox), ClaimError> {
         let mut held = self.open(claim, deadline).await?;
         loop {
             claim.refuse_if_answered(&held.record.answered)?;
@@ -216,7 +220,7 @@ impl Allocator {
     /// Takes the candidate that the claim item names, or finds out what became of it.
     async fn try_grant(
         &self,
-        claim: &Claim,
+        claim: &Claim<'_>,
         held: &mut Held,
         deadline: &Deadline,
     ) -> Result<Found, ClaimError> {
@@ -247,7 +251,7 @@ impl Allocator {
     /// would do a moment later: its owner asks for a new one.
     async fn look_at_holder(
         &self,
-        claim: &Claim,
+        claim: &Claim<'_>,
         mut found: Option<Box<Sandbox>>,
         deadline: &Deadline,
     ) -> Result<Found, ClaimError> {
@@ -283,8 +287,8 @@ impl Allocator {
     }
 
     /// Opens the claim on a free sandbox, or goes on with the claim item that is there.
-    async fn open(&self, claim: &Claim, deadline: &Deadline) -> Result<Held, ClaimError> {
-        let reserved = match self.take_fit(&claim.selector, deadline.give_up_at()).await {
+    async fn open(&self, claim: &Claim<'_>, deadline: &Deadline) -> Result<Held, ClaimError> {
+        let reserved = match self.take_fit(&claim.selector, deadline.give_up_at(), claim.permit).await {
             Ok(reserved) => reserved,
             Err(scarcity) => return self.follow(claim, None, scarcity).await,
         };
@@ -300,12 +304,12 @@ impl Allocator {
     /// requests that a lease of this claim on that sandbox was the answer to.
     async fn move_on(
         &self,
-        claim: &Claim,
+        claim: &Claim<'_>,
         from: ClaimRecord,
         ended: &[RequestKey],
         deadline: &Deadline,
     ) -> Result<Held, ClaimError> {
-        let reserved = match self.take_fit(&claim.selector, deadline.give_up_at()).await {
+        let reserved = match self.take_fit(&claim.selector, deadline.give_up_at(), claim.permit).await {
             Ok(reserved) => reserved,
             Err(scarcity) => return self.follow(claim, Some(&from), scarcity).await,
         };
@@ -325,7 +329,7 @@ impl Allocator {
     /// have pointed the claim away from `lost` and got the last one. The only read of a claim.
     async fn follow(
         &self,
-        claim: &Claim,
+        claim: &Claim<'_>,
         lost: Option<&ClaimRecord>,
         scarcity: Scarcity,
     ) -> Result<Held, ClaimError> {
@@ -335,7 +339,7 @@ impl Allocator {
         }
     }
 
-    fn grant_of(&self, claim: &Claim, candidate: &Candidate) -> Grant {
+    fn grant_of(&self, claim: &Claim<'_>, candidate: &Candidate) -> Grant {
         let granted_at = self.ports.clock.now();
         Grant {
             claim: claim.key.clone(),
@@ -351,7 +355,7 @@ impl Allocator {
 
 // === impl Claim ===
 
-impl Claim {
+impl Claim<'_> {
     /// Takes over which request this is an attempt at.
     fn attempt_at(&mut self, attempt: Option<&Attempt>) -> Result<(), Fault> {
         let Some(Attempt { request_key, number }) = attempt else { return Ok(()) };

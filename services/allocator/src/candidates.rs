@@ -11,6 +11,7 @@
 //! being tried, the caller waits. One round answers everybody who came before it.
 
 use crate::Metrics;
+use crate::admission::Permit;
 use common::clock::Clock;
 use common::domain::{Candidate, NamePrefix, PoolName, Sandbox, SandboxId, StateName, Version};
 use common::random::{Random, shuffle};
@@ -153,6 +154,7 @@ impl Candidates {
         self: &Arc<Self>,
         selector: &Selector,
         deadline: Instant,
+        permit: &Permit,
     ) -> Result<Reserved, Scarcity> {
         let shelf = self.shelf(selector);
         loop {
@@ -165,9 +167,14 @@ impl Candidates {
             tokio::pin!(settled);
             settled.as_mut().enable();
             let ticket = shelf.callers.fetch_add(1, Ordering::SeqCst) + 1;
-            let Ok(mut rounds) = tokio::time::timeout_at(deadline.into(), shelf.rounds.lock()).await else {
-                return Err(Scarcity::Contended);
+            let rounds = match shelf.rounds.try_lock() {
+                Ok(rounds) => Some(rounds),
+                Err(_) => {
+                    let _idle = permit.idle();
+                    tokio::time::timeout_at(deadline.into(), shelf.rounds.lock()).await.ok()
+                }
             };
+            let Some(mut rounds) = rounds else { return Err(Scarcity::Contended) };
             if !lock(&shelf.ready).is_empty() {
                 continue;
             }
@@ -179,6 +186,7 @@ impl Candidates {
                 },
             };
             drop(rounds);
+            let _idle = permit.idle();
             match empty_handed {
                 EmptyHanded::Exhausted => return Err(Scarcity::Exhausted),
                 // Not only for a trial to end: what is listed meanwhile rings no bell.

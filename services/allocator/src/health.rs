@@ -6,6 +6,7 @@
 //! each process quarantines a set number an hour and from then on only passes the unsound ones over.
 
 use crate::Allocator;
+use crate::admission::Permit;
 use crate::candidates::{Reserved, Scarcity, Selector};
 use common::domain::{Actor, Candidate, Order, Reason, Sandbox};
 use common::provider::{Health, Target};
@@ -94,11 +95,14 @@ impl Allocator {
         &self,
         selector: &Selector,
         deadline: Instant,
+        permit: &Permit,
     ) -> Result<Reserved, Scarcity> {
-        let Some(config) = self.config.health else { return self.candidates.take(selector, deadline).await };
+        let Some(config) = self.config.health else {
+            return self.candidates.take(selector, deadline, permit).await;
+        };
         for _ in 0..UNSOUND_MAX {
-            let reserved = self.candidates.take(selector, deadline).await?;
-            match self.look_at(reserved.candidate(), config).await.map_err(Scarcity::Store)? {
+            let reserved = self.candidates.take(selector, deadline, permit).await?;
+            match self.look_at(reserved.candidate(), config, permit).await.map_err(Scarcity::Store)? {
                 Sight::Fit => return Ok(reserved),
                 Sight::Taken => reserved.lost(),
                 Sight::PassedOver => drop(reserved),
@@ -107,7 +111,12 @@ impl Allocator {
         Err(Scarcity::Contended)
     }
 
-    async fn look_at(&self, candidate: &Candidate, config: HealthConfig) -> Result<Sight, StoreError> {
+    async fn look_at(
+        &self,
+        candidate: &Candidate,
+        config: HealthConfig,
+        permit: &Permit,
+    ) -> Result<Sight, StoreError> {
         let Some(provider) = self.ports.provider.as_ref().filter(|provider| provider.abilities().check)
         else {
             return Ok(Sight::Fit);
@@ -122,6 +131,7 @@ impl Allocator {
             name: name.clone(),
             sfdc_account_id: sfdc_account_id.clone(),
         };
+        let idle = permit.idle();
         let checked = tokio::select! {
             biased;
             checked = provider.check(&target) => checked,
@@ -131,6 +141,7 @@ impl Allocator {
                 return Ok(Sight::Fit);
             }
         };
+        drop(idle);
         match checked {
             Ok(Health::Sound) => {
                 self.metrics.checked("sound");

@@ -230,13 +230,13 @@ impl Allocator {
         self.ports.store.pools_with(&configured).await
     }
 
-    async fn answer(&self, request: &Request) -> Answer {
+    async fn answer(&self, request: &Request, permit: &Permit) -> Answer {
         let bounds = match self.keep_to_pools(request).await {
             Ok(bounds) => bounds,
             Err(fault) => return Answer { outcome: None, body: Err(fault) },
         };
         match request.verb {
-            Verb::Allocate => match self.allocate(bounds, request).await {
+            Verb::Allocate => match self.allocate(bounds, request, permit).await {
                 Ok((outcome, allocation)) => Answer { outcome: Some(outcome), body: encode(&allocation) },
                 Err(fault) => Answer { outcome: None, body: Err(fault) },
             },
@@ -262,10 +262,10 @@ impl Allocator {
 
     /// Waits until work on `request` may begin. Looking after the worker itself needs no turn: it is asked most when the
     /// worker has least time.
-    async fn admit(&self, request: &Request) -> Result<Option<Permit>, Fault> {
+    async fn admit(&self, request: &Request) -> Result<Permit, Fault> {
         match request.verb {
-            Verb::Health => Ok(None),
-            _ => self.admission.enter(request, self.deadline_of(request).at()).await.map(Some),
+            Verb::Health => Ok(self.admission.pass()),
+            _ => self.admission.enter(request, self.deadline_of(request).at()).await,
         }
     }
 
@@ -282,12 +282,10 @@ impl Handler for Allocator {
     async fn handle(&self, request: Request) -> Answer {
         let started = Instant::now();
         let answer = match self.admit(&request).await {
-            Ok(permit) => {
+            Ok(mut permit) => {
                 let _under_way = self.metrics.begin();
-                let answer = self.answer(&request).await;
-                if let Some(mut permit) = permit {
-                    permit.note(request.verb, answer.body.as_ref().err().map(|fault| fault.code));
-                }
+                let answer = self.answer(&request, &permit).await;
+                permit.note(request.verb, answer.body.as_ref().err().map(|fault| fault.code));
                 answer
             }
             Err(fault) => Answer { outcome: None, body: Err(fault) },

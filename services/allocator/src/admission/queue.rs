@@ -135,12 +135,17 @@ impl<W> Queue<W> {
         verdicts
     }
 
-    /// One whose turn it was is gone.
+    /// One whose turn it was is gone, or waits for something else.
     pub(super) fn give_back(&mut self, now: Instant) -> Verdicts<W> {
         self.at_work = self.at_work.saturating_sub(1);
         let mut verdicts = Vec::new();
         self.begin(now, &mut verdicts);
         verdicts
+    }
+
+    /// One that waited for something else goes on.
+    pub(super) fn take_back(&mut self) {
+        self.at_work += 1;
     }
 
     /// A request that waited is not waited for any more, or its time is up. Says after which time a repeat makes sense.
