@@ -80,7 +80,7 @@ async fn requests_that_are_dropped_are_counted_by_why() {
                 series.get_label().iter().any(|label| label.name() == "reason" && label.value() == why)
             });
             match series.map(|series| series.get_counter().get_value()) {
-                Some(count) if count == 1.0 => Ok(()),
+                Some(1.0) => Ok(()),
                 other => Err(other),
             }
         })

@@ -47,7 +47,8 @@ impl LabDuration {
 
     fn of_minutes(minutes: u32) -> Option<Self> {
         let hours = minutes.div_ceil(HOUR_MINUTES);
-        (minutes > 0).then_some(Self { hours, minutes: (minutes % HOUR_MINUTES != 0).then_some(minutes) })
+        (minutes > 0)
+            .then_some(Self { hours, minutes: (!minutes.is_multiple_of(HOUR_MINUTES)).then_some(minutes) })
     }
 
     /// The length itself.

@@ -169,20 +169,24 @@ impl Metrics {
             connections: ConnectionMetrics::new()?,
         };
         register_all(registry, metrics.collectors())?;
-        // A rate needs the zero before the first event.
+        metrics.show_zeros();
+        Ok(metrics)
+    }
+
+    /// A rate needs the zero before the first event.
+    fn show_zeros(&self) {
         for why in Undelivery::ALL {
-            metrics.undelivered.with_label_values(&[why.as_str()]);
+            self.undelivered.with_label_values(&[why.as_str()]);
         }
         for reason in RetryReason::ALL {
-            metrics.retries.with_label_values(&[reason.as_str()]);
+            self.retries.with_label_values(&[reason.as_str()]);
         }
         for limit in Limit::ALL {
-            metrics.limited.with_label_values(&[limit.as_str()]);
+            self.limited.with_label_values(&[limit.as_str()]);
         }
         for outcome in [READ, BAD] {
-            metrics.tokens_file_reads.with_label_values(&[outcome]);
+            self.tokens_file_reads.with_label_values(&[outcome]);
         }
-        Ok(metrics)
     }
 
     /// All of them.

@@ -51,12 +51,10 @@ impl LineState {
             0 => 0,
             _ => moment_ms.saturating_add(base_ms).saturating_sub(written_ms),
         };
-        let us = |moment_us: u64| {
-            moment_us
-                .saturating_add(base_ms.saturating_mul(1_000))
-                .saturating_sub(written_ms.saturating_mul(1_000))
-        };
-        self.next_us = us(self.next_us);
+        self.next_us = self
+            .next_us
+            .saturating_add(base_ms.saturating_mul(1_000))
+            .saturating_sub(written_ms.saturating_mul(1_000));
         self.slowed_ms = ms(self.slowed_ms);
         self.held_until_ms = ms(self.held_until_ms);
         self.failing_since_ms = ms(self.failing_since_ms);

@@ -144,7 +144,7 @@ impl Fleet {
             overlay.set("POOLS", pools);
         }
         let parts = Parts::start(ground, env, data, &mut overlay).await?;
-        let started = Self::start_on(&overlay, ground.allocators, &token, ports).await;
+        let started = Box::pin(Self::start_on(&overlay, ground.allocators, &token, ports)).await;
         match started {
             Ok(start) => Ok(start(parts)),
             Err(error) => {
