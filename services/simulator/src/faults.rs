@@ -119,6 +119,8 @@ pub enum FaultKind {
         /// How many pages there are.
         pages: u64,
     },
+    /// A page whose first entry gives way to the first one of the whole listing: pages overlap, and each leaves one out.
+    OverlappingPages,
     /// A page with a bad entry.
     MalformedEntry(BrokenEntry),
     /// The account is deleted; no answer.
@@ -273,9 +275,10 @@ impl Fault {
             return Err("has a probability that is not from 0 to 1".to_owned());
         }
         let only = match &self.kind {
-            FaultKind::EmptyList | FaultKind::ShortList { .. } | FaultKind::MalformedEntry(_) => {
-                Some(Operation::List)
-            }
+            FaultKind::EmptyList
+            | FaultKind::ShortList { .. }
+            | FaultKind::OverlappingPages
+            | FaultKind::MalformedEntry(_) => Some(Operation::List),
             FaultKind::DeleteThenHang => Some(Operation::Delete),
             FaultKind::Status { status, .. } if !(200..=599).contains(status) => {
                 return Err("has a status that is not from 200 to 599".to_owned());

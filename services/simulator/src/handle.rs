@@ -91,6 +91,15 @@ impl SimulatorHandle {
         world.add(count, prefix, now_ms)
     }
 
+    /// Replaces an account by another one of the same number, as happens upstream; none if there is no such account.
+    ///
+    /// # Errors
+    /// When that cannot be written down.
+    pub fn recreate(&self, account: &ExternalId) -> io::Result<Option<AccountView>> {
+        let Ok(uuid) = Uuid::parse_str(account.bare()) else { return Ok(None) };
+        self.state.world().recreate(uuid, self.state.clock.now_ms())
+    }
+
     /// Every sandbox that exists, by number.
     #[must_use]
     pub fn accounts(&self) -> Vec<AccountView> {

@@ -194,6 +194,7 @@ impl State {
             }
             Some(FaultKind::EmptyList) => (End::Answer(work(self, fault)), Some("empty_list")),
             Some(FaultKind::ShortList { .. }) => (End::Answer(work(self, fault)), Some("short_list")),
+            Some(FaultKind::OverlappingPages) => (End::Answer(work(self, fault)), Some("overlapping_pages")),
             Some(FaultKind::MalformedEntry(_)) => (End::Answer(work(self, fault)), Some("malformed_entry")),
         }
     }

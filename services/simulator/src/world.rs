@@ -142,6 +142,17 @@ impl World {
         Ok(made.iter().map(|account| self.view(account)).collect())
     }
 
+    /// Replaces an account by another one of the same number: a new UUID. None if there is no such account.
+    pub(crate) fn recreate(&mut self, uuid: Uuid, now_ms: u64) -> io::Result<Option<AccountView>> {
+        let Some(account) = self.accounts.find(uuid).cloned() else { return Ok(None) };
+        let again = Account { uuid: accounts::seeded_uuid(!self.seed, account.csp_id), ..account };
+        self.journal.append(&[Line::Deleted { uuid, at_ms: now_ms }, Line::Created(again.clone())])?;
+        self.accounts.remove(uuid, now_ms);
+        self.services.remove(&uuid);
+        self.accounts.insert(again.clone());
+        Ok(Some(self.view(&again)))
+    }
+
     /// Deletes an account, with everything inside.
     pub(crate) fn delete(&mut self, uuid: Uuid, now_ms: u64) -> Deletion {
         let Some(account) = self.accounts.find(uuid) else {
@@ -177,8 +188,15 @@ impl World {
         let mut results: Vec<Value> = bystanders.collect();
         let rest = size - results.len();
         results.extend(listed.iter().skip(skipped).take(rest).map(|account| self.entry(account)));
-        if let Some(FaultKind::MalformedEntry(broken)) = fault {
-            break_entry(&mut results, *broken);
+        match fault {
+            Some(FaultKind::MalformedEntry(broken)) => break_entry(&mut results, *broken),
+            Some(FaultKind::OverlappingPages) => {
+                let first_of_all = BYSTANDERS.first().map(|bystander| self.bystander(bystander));
+                if let (Some(first), Some(first_of_all)) = (results.first_mut(), first_of_all) {
+                    *first = first_of_all;
+                }
+            }
+            _ => {}
         }
         let size = results.len();
         json!({"results": results, "page": {"offset": paging.offset, "size": size, "total": total}})

@@ -14,6 +14,7 @@ fn every_kind_reads_and_writes() {
          "retry_after_as_date": true, "probability": 0.5, "next": 2, "account": "7"},
         {"kind": "hang"}, {"kind": "reset"}, {"kind": "garbage"}, {"kind": "flood", "bytes": 10},
         {"kind": "empty_list"}, {"kind": "short_list", "pages": 2},
+        {"kind": "overlapping_pages"},
         {"kind": "malformed_entry", "entry": "no_id"},
     ]);
     let written = json!({

@@ -16,6 +16,7 @@ enum Kind {
     Flood,
     EmptyList,
     ShortList,
+    OverlappingPages,
     MalformedEntry,
     DeleteThenHang,
 }
@@ -92,6 +93,7 @@ impl TryFrom<WireFault> for Fault {
             },
             Kind::EmptyList => FaultKind::EmptyList,
             Kind::ShortList => FaultKind::ShortList { pages: pages.ok_or("a short_list needs pages")? },
+            Kind::OverlappingPages => FaultKind::OverlappingPages,
             Kind::MalformedEntry => FaultKind::MalformedEntry(entry.ok_or("a malformed_entry needs entry")?),
             Kind::DeleteThenHang => FaultKind::DeleteThenHang,
         };
@@ -135,6 +137,7 @@ impl From<Fault> for WireFault {
                 wire.pages = Some(pages);
                 Kind::ShortList
             }
+            FaultKind::OverlappingPages => Kind::OverlappingPages,
             FaultKind::MalformedEntry(entry) => {
                 wire.entry = Some(entry);
                 Kind::MalformedEntry

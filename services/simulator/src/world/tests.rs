@@ -47,6 +47,31 @@ fn a_listing_can_be_empty_short_or_broken() {
 }
 
 #[test]
+fn pages_can_overlap_and_leave_one_out_each() {
+    let world = world(10);
+    let list = |offset| world.list(page(4, offset), Some(&FaultKind::OverlappingPages), 0, 0);
+    assert_eq!(results(&list(0)), results(&world.list(page(4, 0), None, 0, 0)));
+    for offset in [4, 8] {
+        let (faulty, whole) = (list(offset), world.list(page(4, offset), None, 0, 0));
+        assert_eq!(faulty["results"][0], list(0)["results"][0]);
+        assert_eq!(results(&faulty)[1..], results(&whole)[1..]);
+        assert_eq!(faulty["page"], whole["page"]);
+    }
+}
+
+#[test]
+fn an_account_can_be_made_again_under_its_number() {
+    let mut world = world(3);
+    let before = world.accounts.live().nth(1).unwrap().clone();
+    let again = world.recreate(before.uuid, 2_000).unwrap().unwrap();
+    assert_eq!((again.csp_id, again.name.as_str()), (before.csp_id, before.name.as_str()));
+    assert_ne!(again.id, before.external_id());
+    assert!(!world.exists(before.uuid));
+    assert_eq!(world.census().live, 3);
+    assert!(world.recreate(before.uuid, 2_000).unwrap().is_none());
+}
+
+#[test]
 fn a_deleted_account_leaves_its_services_orphaned_unless_they_went_first() {
     let mut world = world(6);
     let with_both: Vec<Uuid> = (world.accounts.live())
