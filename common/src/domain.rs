@@ -13,7 +13,7 @@ pub mod pre_clean;
 pub mod sandbox;
 pub mod time;
 
-pub use deletion::{Deletion, DeletionCause, LAST_ERROR_BYTES_MAX, Tombstone};
+pub use deletion::{DELETION_RELISTS_MAX, Deletion, DeletionCause, LAST_ERROR_BYTES_MAX, Tombstone};
 pub use history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry, Order};
 pub use ids::{
     Actor, Epoch, ExternalId, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, Reason,
@@ -24,5 +24,5 @@ pub use lease::{
 };
 pub use policy::{InvalidPools, LeasePolicy, PoolRules};
 pub use pre_clean::{PreClean, Skip};
-pub use sandbox::{InvalidTransition, NewSandbox, Sandbox, State, StateName};
+pub use sandbox::{InvalidTransition, NewSandbox, STILL_LISTED, Sandbox, State, StateName};
 pub use time::UnixSeconds;

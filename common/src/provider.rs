@@ -37,6 +37,17 @@ pub struct Account {
     pub sfdc_account_id: Option<String>,
 }
 
+/// An entry of a listing that cannot be understood, with what can be read of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Malformed {
+    /// What is wrong with it.
+    pub reason: String,
+    /// The broker id that it implies, unchecked.
+    pub id: Option<String>,
+    /// The provider's id, unchecked.
+    pub external_id: Option<String>,
+}
+
 /// One page of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
@@ -44,8 +55,10 @@ pub struct Listing {
     pub accounts: Vec<Account>,
     /// Entries left out because they are no sandbox or not active: normal.
     pub ignored: usize,
-    /// Entries left out because they could not be understood, one reason each: not normal.
-    pub malformed: Vec<String>,
+    /// The provider's ids of those that were left out and have one: an entry that comes twice shows that pages overlap.
+    pub ignored_ids: Vec<String>,
+    /// Entries left out because they could not be understood: not normal.
+    pub malformed: Vec<Malformed>,
     /// Where to go on; none on the last page.
     pub next: Option<u64>,
 }

@@ -14,11 +14,15 @@ use async_trait::async_trait;
 
 pub mod dynamodb;
 pub mod faulty;
+mod identity;
 mod index;
 pub mod interposed;
 pub mod layout;
 pub mod memory;
 
+pub use identity::{
+    IDENTITY_ABSENCES_MAX, IDENTITY_DUPLICATES_MAX, IDENTITY_SHARDS, Identities, Identity, IdentityPage,
+};
 pub use layout::{CURSOR_KEY_BYTES, CursorKey, Layout, SHARDS_MAX, Shards, Supply};
 
 /// What became of a conditional write on a sandbox.
@@ -57,6 +61,8 @@ pub enum Insert {
     Inserted(Box<Sandbox>),
     /// Its id is taken: known already, or a tombstone.
     Exists(Box<Sandbox>),
+    /// The identity of its account names a sandbox already: this one.
+    Taken(SandboxId),
 }
 
 /// One shard of `StateIndex` and which part of it.
@@ -247,7 +253,7 @@ impl PageCursor {
 
 /// Keeps sandboxes and claims.
 #[async_trait]
-pub trait Store: Layout {
+pub trait Store: Layout + Identities {
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;
 
@@ -393,7 +399,8 @@ pub trait Store: Layout {
         now: UnixSeconds,
     ) -> Result<Write, StoreError>;
 
-    /// (absent) → available, if there is no record of that id, not even a tombstone.
+    /// (absent) → available, if there is no record of that id, not even a tombstone, and no identity of its account;
+    /// record and identity in one transaction.
     async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError>;
 
     /// available → stale, if it is still at the version of `seen`.

@@ -64,6 +64,10 @@ fn every_id(text: &str) {
     id(text, ids::HEADER_ID_BYTES_MAX, IdempotencyKey::parse);
     id(text, ids::HEADER_ID_BYTES_MAX, Actor::parse);
     id(text, ids::HEADER_ID_BYTES_MAX, SfdcAccountId::parse);
+    let name = SandboxName::parse(text).map(|name| name.to_string()).unwrap_or_default();
+    let is_hidden =
+        |char| matches!(char, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    assert!(!name.contains(is_hidden), "a name that looks like another");
     let cut = Reason::cut(text).to_string();
     assert_eq!(Reason::parse(&cut).map(|reason| reason.to_string()), Ok(cut), "a cut reason is a reason");
 }

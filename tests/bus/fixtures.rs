@@ -30,6 +30,7 @@ pub(crate) fn work(number: usize) -> DeletionWork {
         pool: "main".to_owned(),
         epoch: 1,
         requested_at: 1_763_683_200,
+        external_id: Some(format!("identity/accounts/u-{number}")),
     }
 }
 

@@ -74,7 +74,7 @@ fn order() -> Order {
 async fn added(store: &dyn Store, number: u32) -> Sandbox {
     match store.insert(&entry(number), START).await.unwrap() {
         Insert::Inserted(sandbox) => *sandbox,
-        Insert::Exists(found) => panic!("there is already {found:?}"),
+        found => panic!("there is already {found:?}"),
     }
 }
 

@@ -131,7 +131,7 @@ impl World {
         let number = self.sandbox_count.fetch_add(1, Ordering::SeqCst) + 1;
         match self.store.insert(&new_sandbox(number), self.clock.now()).await.unwrap() {
             Insert::Inserted(sandbox) => *sandbox,
-            Insert::Exists(found) => panic!("there is already {found:?}"),
+            found => panic!("there is already {found:?}"),
         }
     }
 

@@ -238,15 +238,19 @@ fn deletions() {
         pool: "main".to_owned(),
         epoch: 3,
         requested_at: 1_763_683_200,
+        external_id: None,
     };
+    // As a former build writes it; its readers pass over what is new.
     assert_snapshot!(wire(&work), @r#"{"version":1,"sandbox_id":"2000000","pool":"main","epoch":3,"requested_at":1763683200}"#);
+    let work = DeletionWork { external_id: Some("identity/accounts/u-0".to_owned()), ..work };
+    assert_snapshot!(wire(&work), @r#"{"version":1,"sandbox_id":"2000000","pool":"main","epoch":3,"requested_at":1763683200,"external_id":"identity/accounts/u-0"}"#);
     let parked = ParkedDeletion {
         work: work.clone(),
         attempts: 8,
         reason: "the provider answered 500".to_owned(),
         parked_at: 1_763_686_800,
     };
-    assert_snapshot!(wire(&parked), @r#"{"version":1,"sandbox_id":"2000000","pool":"main","epoch":3,"requested_at":1763683200,"attempts":8,"reason":"the provider answered 500","parked_at":1763686800}"#);
+    assert_snapshot!(wire(&parked), @r#"{"version":1,"sandbox_id":"2000000","pool":"main","epoch":3,"requested_at":1763683200,"external_id":"identity/accounts/u-0","attempts":8,"reason":"the provider answered 500","parked_at":1763686800}"#);
     // Fit to be replayed: what is parked is read as the work that it was.
     reads(&serde_json::to_string(&parked).unwrap(), &work);
 }
@@ -299,12 +303,19 @@ fn reports_of_syncs() {
         skipped: 8,
         raced: 9,
         unreadable: 1,
+        renewed: 10,
+        identity_changed: 11,
+        identity_taken: 12,
+        relisted: 13,
+        identities_dropped: 14,
+        unclear: 15,
+        withheld: 16,
     };
     let run = RunReport { kind: TickKind::Sync, tick: 17, duration_ms: 100, report: Report::Sync(sync) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":17,"duration_ms":100,"status":"refused","reason":"9 of 10 would be marked stale","forced_by":"alice","listed":1,"synced":10,"inserted":1,"restored":2,"refreshed":3,"unchanged":4,"marked_stale":5,"allocated_missing":6,"tombstoned":7,"skipped":8,"raced":9,"unreadable":1}"#);
+    assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":17,"duration_ms":100,"status":"refused","reason":"9 of 10 would be marked stale","forced_by":"alice","listed":1,"synced":10,"inserted":1,"restored":2,"refreshed":3,"unchanged":4,"marked_stale":5,"allocated_missing":6,"tombstoned":7,"skipped":8,"raced":9,"unreadable":1,"renewed":10,"identity_changed":11,"identity_taken":12,"relisted":13,"identities_dropped":14,"unclear":15,"withheld":16}"#);
     let done = SyncReport { status: COMPLETED.to_owned(), ..SyncReport::default() };
     let run = RunReport { kind: TickKind::Sync, tick: 18, duration_ms: 0, report: Report::Sync(done) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":18,"duration_ms":0,"status":"completed","listed":0,"synced":0,"inserted":0,"restored":0,"refreshed":0,"unchanged":0,"marked_stale":0,"allocated_missing":0,"tombstoned":0,"skipped":0,"raced":0,"unreadable":0}"#);
+    assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":18,"duration_ms":0,"status":"completed","listed":0,"synced":0,"inserted":0,"restored":0,"refreshed":0,"unchanged":0,"marked_stale":0,"allocated_missing":0,"tombstoned":0,"skipped":0,"raced":0,"unreadable":0,"renewed":0,"identity_changed":0,"identity_taken":0,"relisted":0,"identities_dropped":0,"unclear":0,"withheld":0}"#);
 }
 
 #[test]
@@ -318,7 +329,7 @@ fn reports_of_censuses_and_the_census_itself() {
         labs_left_out: 4,
         violations: Violation::ALL.map(|kind| (kind.as_str().to_owned(), 0)).into(),
     };
-    assert_snapshot!(wire(&census), @r#"{"taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0}}"#);
+    assert_snapshot!(wire(&census), @r#"{"taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0,"identity_twice":0}}"#);
     let report = CensusReport {
         status: COMPLETED.to_owned(),
         census,
@@ -327,9 +338,11 @@ fn reports_of_censuses_and_the_census_itself() {
         raced: 7,
         claims_removed: 8,
         unreadable: 1,
+        identities_made: 9,
+        duplicates_quarantined: 10,
     };
     let run = RunReport { kind: TickKind::Census, tick: 21, duration_ms: 9, report: Report::Census(report) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"census","tick":21,"duration_ms":9,"status":"completed","taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0},"checked":5,"unchecked":6,"raced":7,"claims_removed":8,"unreadable":1}"#);
+    assert_snapshot!(wire(&run), @r#"{"kind":"census","tick":21,"duration_ms":9,"status":"completed","taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0,"identity_twice":0},"checked":5,"unchecked":6,"raced":7,"claims_removed":8,"unreadable":1,"identities_made":9,"duplicates_quarantined":10}"#);
 }
 
 #[test]

@@ -147,6 +147,7 @@ async fn work_of_an_older_epoch_or_of_a_free_sandbox_does_nothing() {
         pool: held.pool.to_string(),
         epoch,
         requested_at: 1,
+        external_id: None,
     };
     let free =
         rig.csp.accounts().iter().find(|one| one.csp_id.to_string() != claim.sandbox()).unwrap().csp_id;

@@ -9,6 +9,7 @@ mod client;
 mod contention;
 mod deletions;
 mod doors;
+mod identity;
 mod killed;
 mod late_attempts;
 mod ledger;

@@ -80,13 +80,18 @@ fn http(status: &str, body: &str) -> String {
 }
 
 fn listing(count: usize) -> String {
+    listing_of(count, "")
+}
+
+/// A listing that says something more after its entries.
+fn listing_of(count: usize, more: &str) -> String {
     let entry = |n| {
         format!(
             r#"{{"account_type":"sandbox","state":"active","id":"identity/accounts/u-{n}","csp_id":{n}}}"#
         )
     };
     let entries: Vec<String> = (0..count).map(entry).collect();
-    http("200 OK", &format!(r#"{{"results":[{}]}}"#, entries.join(",")))
+    http("200 OK", &format!(r#"{{"results":[{}]{more}}}"#, entries.join(",")))
 }
 
 #[tokio::test]
@@ -99,13 +104,39 @@ async fn a_server_that_ignores_paging_is_read_once() {
 
 #[tokio::test]
 async fn a_server_that_ignores_paging_and_fills_the_page_exactly_does_not_loop() {
-    let server = Canned::new(listing(3), Then::Keep).await;
+    let server = Canned::new(listing_of(3, r#","page":{"total":3}"#), Then::Keep).await;
     let provider = server.client(|config| CspConfig { page_size: 3, ..config });
     for _ in 0..2 {
         let first = provider.list(0).await.unwrap();
         assert_eq!((first.accounts.len(), first.next), (3, Some(3)));
         let again = provider.list(3).await.unwrap();
         assert_eq!((again.accounts.len(), again.next), (0, None));
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_comes_twice_is_no_end_of_a_listing() {
+    // Without a total, or with a larger one, nothing says that this is everything.
+    for more in ["", r#","page":{"total":4}"#] {
+        let server = Canned::new(listing_of(3, more), Then::Keep).await;
+        let provider = server.client(|config| CspConfig { page_size: 3, ..config });
+        assert_eq!(provider.list(0).await.unwrap().next, Some(3));
+        let again = provider.list(3).await.unwrap();
+        assert_eq!((again.accounts.len(), again.next), (3, Some(6)), "it is handed on as it came");
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_that_is_accepted_is_a_success() {
+    for (status, expected) in [
+        ("200 OK", Deleted::Now),
+        ("202 Accepted", Deleted::Now),
+        ("204 No Content", Deleted::Now),
+        ("404 Not Found", Deleted::AlreadyGone),
+    ] {
+        let server = Canned::new(http(status, "{}"), Then::Keep).await;
+        let result = server.client(|config| config).delete(&target_of("identity/accounts/u-1")).await;
+        assert_eq!(result, Ok(expected), "{status}");
     }
 }
 
@@ -121,7 +152,7 @@ async fn connections_are_reused() {
 
 #[tokio::test]
 async fn a_web_page_says_nothing_about_an_account() {
-    for status in ["200 OK", "404 Not Found"] {
+    for status in ["200 OK", "202 Accepted", "404 Not Found"] {
         let server = Canned::new(http(status, "\n<!DOCTYPE html><h1>nginx</h1>"), Then::Keep).await;
         let result = server.client(|config| config).delete(&target_of("identity/accounts/u-1")).await;
         let Err(ProviderError::Garbled { message }) = result else { panic!("{status}: {result:?}") };

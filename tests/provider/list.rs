@@ -66,7 +66,8 @@ async fn a_bad_entry_spoils_no_page() {
     };
     let no_id = page(BrokenEntry::NoId).await;
     assert_eq!(no_id.accounts.len(), 4);
-    assert_eq!(no_id.malformed, ["account without id (csp_id 2000001)"]);
+    assert_eq!(no_id.malformed[0].reason, "account without id (csp_id 2000001)");
+    assert_eq!((no_id.malformed.len(), no_id.malformed[0].id.as_deref()), (1, Some("2000001")));
     let null = page(BrokenEntry::NullCspId).await;
     assert_eq!(null.accounts.len(), 5);
     let first = &rig.handle.accounts()[0];

@@ -329,6 +329,7 @@ impl Script {
                 self.seen.push((**sandbox).clone());
                 " lost"
             }
+            Outcome::Insert(Insert::Taken(_)) => " taken",
             Outcome::Move(MoveClaim::Absent) | Outcome::Write(Write::Lost(None)) => " absent",
             Outcome::Closed => {
                 self.records.extend(claim);

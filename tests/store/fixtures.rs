@@ -119,7 +119,7 @@ pub(crate) fn lost(write: Write) -> Sandbox {
 pub(crate) async fn added(store: &dyn Store, number: u32) -> Sandbox {
     match store.insert(&new_sandbox(number), NOW).await.unwrap() {
         Insert::Inserted(sandbox) => *sandbox,
-        Insert::Exists(found) => panic!("there is already {found:?}"),
+        found => panic!("there is already {found:?}"),
     }
 }
 

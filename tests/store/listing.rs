@@ -22,7 +22,7 @@ async fn named(store: &dyn Store, number: u32, name: &str) -> Sandbox {
     sandbox.name = SandboxName::parse(name).unwrap();
     match store.insert(&sandbox, NOW).await.unwrap() {
         Insert::Inserted(sandbox) => *sandbox,
-        Insert::Exists(found) => panic!("there is already {found:?}"),
+        found => panic!("there is already {found:?}"),
     }
 }
 

@@ -6,6 +6,7 @@ mod agreement;
 mod claims;
 mod engines;
 mod fixtures;
+mod identity;
 mod interruptions;
 mod layout;
 mod listing;
@@ -125,6 +126,17 @@ on_every_engine! {
         counts_agree_with_pages,
         what_a_lab_holds_comes_page_by_page,
         an_owners_claims_come_page_by_page,
+    }
+    identity {
+        an_account_enters_once,
+        a_used_account_stays_taken_when_its_record_is_gone,
+        an_identity_names_every_record_of_its_account,
+        an_identity_changes_only_as_it_was_seen,
+        identities_come_page_by_page,
+        a_sandbox_becomes_another_account,
+        no_sandbox_becomes_an_account_that_is_taken,
+        what_is_still_listed_is_deleted_again_and_then_parked,
+        syncs_at_once_make_one_record_of_an_account,
     }
     agreement {
         memory_gives_the_same_answers,

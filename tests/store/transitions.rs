@@ -11,7 +11,7 @@ use common::domain::{
 use common::store::{Description, Insert, SortRange, Store, StoreError, Write};
 use std::sync::Arc;
 
-const STEPS: [&str; 16] = [
+const STEPS: [&str; 17] = [
     "grant",
     "release",
     "expire",
@@ -28,6 +28,7 @@ const STEPS: [&str; 16] = [
     "order_deletion",
     "forget",
     "forget by order",
+    "relist",
 ];
 
 const CLEANED: PreClean = PreClean::Cleaned { services: 2 };
@@ -55,6 +56,7 @@ async fn in_store(store: &dyn Store, step: &str, sandbox: &Sandbox) -> Result<Wr
         "quarantine" => store.quarantine(&sandbox.candidate(), &order(), LATER).await,
         "unquarantine" => store.unquarantine(sandbox, &order(), LATER).await,
         "order_deletion" => store.order_deletion(sandbox, &order(), LATER).await,
+        "relist" => store.relist(sandbox, LATER).await,
         "forget" => store.forget(sandbox, None, LATER, KEEP_UNTIL).await,
         "forget by order" => store.forget(sandbox, Some(&operator()), LATER, KEEP_UNTIL).await,
         other => panic!("no step {other}"),
@@ -82,6 +84,7 @@ fn in_domain(step: &str, sandbox: Sandbox) -> Result<Sandbox, InvalidTransition>
         "quarantine" => sandbox.quarantine(version, &order(), LATER),
         "unquarantine" => sandbox.unquarantine(version, &order(), LATER),
         "order_deletion" => sandbox.order_deletion(version, &order(), LATER),
+        "relist" => sandbox.relist(version, LATER),
         "forget" => sandbox.forget(version, epoch, None, LATER, KEEP_UNTIL),
         "forget by order" => sandbox.forget(version, epoch, Some(&operator()), LATER, KEEP_UNTIL),
         other => panic!("no step {other}"),

@@ -4,5 +4,6 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that fails should panic")]
 
 mod expiry;
+mod identities;
 mod interleavings;
 mod world;

@@ -81,6 +81,7 @@ pub(crate) fn reconciler(
         sweep_after: Duration::from_secs(30),
         stale_kept: HOUR,
         tombstone_kept: HOUR,
+        listed_grace: HOUR / 2,
     };
     Reconciler::new(config, ports, Metrics::register(&registry).unwrap())
 }

@@ -105,6 +105,7 @@ fn reconciler(store: Arc<dyn Store>, provider: Arc<Endless>) -> Reconciler {
         sweep_after: Duration::from_secs(30),
         stale_kept: HOUR,
         tombstone_kept: HOUR,
+        listed_grace: HOUR / 2,
     };
     Reconciler::new(config, ports, Metrics::register(&registry).unwrap())
 }

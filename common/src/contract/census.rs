@@ -41,7 +41,7 @@ pub struct Counted {
     pub age_seconds: u64,
 }
 
-/// A promise about leases that can be broken. Each kind is proved by strongly consistent reads before it counts.
+/// A promise about leases and accounts that can be broken. Each kind is proved by strongly consistent reads before it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Violation {
     /// A sandbox is held, and its owner's key has no claim item: a repeat of the claim would get a second one.
@@ -50,6 +50,8 @@ pub enum Violation {
     ClaimElsewhere,
     /// One owner's key holds several sandboxes.
     HeldTwice,
+    /// Several records that are in use stand for one account of the provider.
+    IdentityTwice,
 }
 
 // === impl Counted ===
@@ -65,7 +67,8 @@ impl Counted {
 
 impl Violation {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::ClaimMissing, Self::ClaimElsewhere, Self::HeldTwice];
+    pub const ALL: [Self; 4] =
+        [Self::ClaimMissing, Self::ClaimElsewhere, Self::HeldTwice, Self::IdentityTwice];
 
     /// Its name in reports and metrics.
     #[must_use]
@@ -74,6 +77,7 @@ impl Violation {
             Self::ClaimMissing => "claim_missing",
             Self::ClaimElsewhere => "claim_elsewhere",
             Self::HeldTwice => "held_twice",
+            Self::IdentityTwice => "identity_twice",
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::queue::PreCleanView;
 use super::subjects::UNREADABLE;
-use crate::domain::{Epoch, HistoryEntry, InvalidId, PoolName, Sandbox, SandboxId, State};
+use crate::domain::{Epoch, ExternalId, HistoryEntry, InvalidId, PoolName, Sandbox, SandboxId, State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -22,6 +22,9 @@ pub struct DeletionWork {
     pub epoch: u64,
     /// When it was asked for, Unix seconds.
     pub requested_at: u64,
+    /// The provider's id of the account that is to be deleted; none in messages of former builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_id: Option<String>,
 }
 
 /// A deletion that used up its attempts, as kept in PARKED.
@@ -296,7 +299,14 @@ impl DeletionWork {
             pool: sandbox.pool.to_string(),
             epoch: sandbox.epoch.get(),
             requested_at: deletion.requested_at.get(),
+            external_id: Some(sandbox.external_id.to_string()),
         })
+    }
+
+    /// Whether this is about that account; a message of a former build is about whatever the record names.
+    #[must_use]
+    pub fn is_about(&self, account: &ExternalId) -> bool {
+        self.external_id.as_deref().is_none_or(|external_id| external_id == account.as_str())
     }
 
     /// The sandbox, its pool and the epoch, as checked ids.

@@ -250,7 +250,8 @@ impl LeaseView {
 
 impl From<&Deletion> for DeletionState {
     fn from(deletion: &Deletion) -> Self {
-        let Deletion { lease: _, cause, requested_at, attempts, last_error, pre_clean } = deletion;
+        let Deletion { lease: _, cause, requested_at, attempts, last_error, pre_clean, relists: _ } =
+            deletion;
         Self {
             cause: Cause::from(*cause).as_str().to_owned(),
             requested_at: requested_at.get(),

@@ -87,6 +87,27 @@ pub struct SyncReport {
     /// Items of the table that this build cannot read, each logged; their sandboxes are left as they are.
     #[serde(default)]
     pub unreadable: u64,
+    /// Another account is listed under their ids: they have become that account and are free.
+    #[serde(default)]
+    pub renewed: u64,
+    /// Held or quarantined, and another account is listed under their ids: somebody works with a dead sandbox.
+    #[serde(default)]
+    pub identity_changed: u64,
+    /// Entries or records whose account another record stands for; they are not handed out.
+    #[serde(default)]
+    pub identity_taken: u64,
+    /// Deleted by us long ago and still listed: to be deleted again, or parked when that was tried often enough.
+    #[serde(default)]
+    pub relisted: u64,
+    /// Identities that went because their accounts were not listed for long.
+    #[serde(default)]
+    pub identities_dropped: u64,
+    /// Entries that may be any sandbox; while there are some, nothing is marked stale.
+    #[serde(default)]
+    pub unclear: u64,
+    /// Free and not listed, but not marked stale because of such entries.
+    #[serde(default)]
+    pub withheld: u64,
 }
 
 /// What an expiry run did.
@@ -157,6 +178,12 @@ pub struct CensusReport {
     /// Items of the table that this build cannot read, each logged.
     #[serde(default)]
     pub unreadable: u64,
+    /// Identities that were looked at or made, because the index showed none that names the record.
+    #[serde(default)]
+    pub identities_made: u64,
+    /// Free records that were quarantined, because another record stands for their account.
+    #[serde(default)]
+    pub duplicates_quarantined: u64,
 }
 
 /// What a removal of stale sandboxes did.

@@ -8,6 +8,10 @@ use super::time::UnixSeconds;
 /// later write of the sandbox pays for the size of its item.
 pub const LAST_ERROR_BYTES_MAX: usize = 1_024;
 
+/// How often a deletion that the provider has accepted is tried again because the provider still lists the account;
+/// after that it is parked.
+pub const DELETION_RELISTS_MAX: u32 = 3;
+
 /// Why a sandbox is to be deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DeletionCause {
@@ -34,6 +38,8 @@ pub struct Deletion {
     pub last_error: Option<String>,
     /// What clearing it came to; none before the first attempt, and in records of former builds.
     pub pre_clean: Option<PreClean>,
+    /// How often the provider still listed the account long after it had accepted the deletion.
+    pub relists: u32,
 }
 
 /// What is left of a deleted sandbox, so that a listing that lags cannot bring it back as free.

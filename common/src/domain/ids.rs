@@ -41,7 +41,7 @@ pub enum InvalidId {
 
 const VISIBLE_ASCII: &str = "visible ASCII characters";
 const TOKEN: &str = "ASCII letters, digits, '-' and '_'";
-const PRINTABLE: &str = "printable characters (no control characters)";
+const PRINTABLE: &str = "visible characters and blanks (no control, bidirectional or zero-width characters)";
 
 fn is_visible_ascii(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_graphic())
@@ -52,7 +52,28 @@ fn is_token(text: &str) -> bool {
 }
 
 fn is_printable(text: &str) -> bool {
+    !text.chars().any(|char| char.is_control() || is_invisible(char))
+}
+
+/// What former builds let pass, and what may be stored therefore.
+fn is_without_control(text: &str) -> bool {
     !text.chars().any(char::is_control)
+}
+
+/// Characters that change how a text looks and are not seen themselves: they make one name look like another.
+const fn is_invisible(char: char) -> bool {
+    matches!(
+        char,
+        // Soft hyphen, and letters of scripts that fill a place with nothing.
+        '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{3164}' | '\u{ffa0}'
+        // The direction of writing.
+        | '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        // Nothing wide, and ends of lines and paragraphs.
+        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200d}' | '\u{2028}' | '\u{2029}'
+        | '\u{2060}'..='\u{2065}' | '\u{206a}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+        // Tags.
+        | '\u{e0000}'..='\u{e0fff}'
+    )
 }
 
 fn check(
@@ -156,11 +177,36 @@ text_id!(
     Reason, REASON_BYTES_MAX, PRINTABLE, is_printable
 );
 
+macro_rules! stored_text {
+    ($($name:ident, $max_bytes:expr;)+) => {
+        $(impl $name {
+            /// As a former build may have stored it: invisible characters pass.
+            ///
+            /// # Errors
+            /// [`InvalidId`] as [`Self::parse`], but for invisible characters.
+            pub fn stored(text: &str) -> Result<Self, InvalidId> {
+                let text = text.trim();
+                check(text, $max_bytes, PRINTABLE, is_without_control)?;
+                Ok(Self(text.to_owned()))
+            }
+        })+
+    };
+}
+
+stored_text! {
+    SandboxName, SANDBOX_NAME_BYTES_MAX;
+    SfdcAccountId, HEADER_ID_BYTES_MAX;
+    Reason, REASON_BYTES_MAX;
+}
+
 impl Reason {
     /// What is left of a text of others when it is cut to one line of [`REASON_BYTES_MAX`] bytes.
     #[must_use]
     pub fn cut(text: &str) -> Self {
-        let line: String = text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
+        let line: String = text
+            .chars()
+            .map(|char| if char.is_control() || is_invisible(char) { ' ' } else { char })
+            .collect();
         let line = line.trim();
         let kept = line.get(..line.floor_char_boundary(REASON_BYTES_MAX)).unwrap_or_default().trim();
         Self(if kept.is_empty() { "no reason was given".to_owned() } else { kept.to_owned() })
@@ -257,6 +303,25 @@ mod tests {
     fn a_name_may_hold_blanks_but_no_line_break() {
         assert!(SandboxName::parse("lab 7 – Zürich").is_ok());
         assert!(SandboxName::parse("lab\n7").is_err());
+    }
+
+    #[test]
+    fn what_is_not_seen_is_no_part_of_a_name() {
+        for hidden in
+            ['\u{202e}', '\u{2066}', '\u{200b}', '\u{200d}', '\u{feff}', '\u{ad}', '\u{2028}', '\u{e0041}']
+        {
+            for text in [format!("lab{hidden}7"), format!("a{hidden}{hidden}b")] {
+                assert!(matches!(SandboxName::parse(&text), Err(InvalidId::Charset { .. })), "{text:?}");
+                assert!(Reason::parse(&text).is_err() && SfdcAccountId::parse(&text).is_err(), "{text:?}");
+                assert_eq!(Reason::parse(Reason::cut(&text).as_str()), Ok(Reason::cut(&text)));
+                // A former build let it pass.
+                assert_eq!(SandboxName::stored(&text).unwrap().as_str(), text);
+            }
+        }
+        assert!(SandboxName::stored("lab\n7").is_err());
+        for seen in ["lab 7 – Zürich", "実験室", "مختبر", "🧪", "e\u{301}"] {
+            assert_eq!(SandboxName::parse(seen).unwrap().as_str(), seen);
+        }
     }
 
     #[test]

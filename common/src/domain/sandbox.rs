@@ -13,7 +13,10 @@ use super::pre_clean::PreClean;
 use super::time::UnixSeconds;
 use std::fmt;
 
+mod identity;
 mod orders;
+
+pub use identity::STILL_LISTED;
 
 /// One real thing at a provider, used once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +31,7 @@ pub struct Sandbox {
     pub pool: PoolName,
     /// The Salesforce account, if the provider names one.
     pub sfdc_account_id: Option<SfdcAccountId>,
-    /// How often it was leased.
+    /// How often it was leased, or became another account of the provider.
     pub epoch: Epoch,
     /// How often its state changed.
     pub version: Version,
@@ -384,7 +387,7 @@ impl Sandbox {
     ) -> Result<Self, InvalidTransition> {
         match &self.state {
             State::DeletionFailed(deletion) if self.epoch == epoch => {
-                let deletion = Deletion { attempts: 0, ..deletion.clone() };
+                let deletion = Deletion { attempts: 0, relists: 0, ..deletion.clone() };
                 let mut replayed = self.step(State::PendingDeletion(deletion), Cause::Replayed, now);
                 if let Some(entry) = replayed.history.last_mut() {
                     entry.by = Some(by.clone());
@@ -468,6 +471,7 @@ impl Sandbox {
             attempts: 0,
             last_error: None,
             pre_clean: None,
+            relists: 0,
         };
         self.step_by(State::PendingDeletion(deletion), cause.into(), now, by)
     }

@@ -54,7 +54,7 @@ pub struct CspProvider {
     last_page: Mutex<Option<PageMark>>,
 }
 
-/// What the last full page began with, to notice a server that answers the same page for ever.
+/// What the last full page began with, to notice a server that ignores paging.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct PageMark {
     next: u64,
@@ -142,11 +142,16 @@ impl CspProvider {
         })
     }
 
-    /// Whether this page, asked for at `offset`, is the one before it once more: the server ignores paging,
-    /// and its whole listing happens to be exactly one page long.
-    fn repeats_last_page(&self, offset: u64, first_id: Option<&str>, next: Option<u64>) -> bool {
+    /// Whether this page, asked for at `offset`, is the one before it once more and the server says that this is
+    /// everything: it ignores paging, and its whole listing happens to be exactly one page long. Without that word
+    /// nothing tells it from a server whose pages overlap; then it is handed on, and whoever reads the whole listing
+    /// sees that entries come twice.
+    fn repeats_last_page(&self, offset: u64, page: &listing::Page) -> bool {
+        let (first_id, next) = (page.first_id.as_deref(), page.listing.next);
+        let is_everything = page.total.is_some_and(|total| total <= offset);
         let mut last_page = self.last_page.lock().unwrap_or_else(PoisonError::into_inner);
         let repeats = offset > 0
+            && is_everything
             && last_page
                 .as_ref()
                 .is_some_and(|mark| mark.next == offset && Some(mark.first_id.as_str()) == first_id);
@@ -180,7 +185,7 @@ impl Provider for CspProvider {
             return Err(answer.error());
         }
         let page = listing::read(&answer.json()?, offset, self.page_size)?;
-        if self.repeats_last_page(offset, page.first_id.as_deref(), page.listing.next) {
+        if self.repeats_last_page(offset, &page) {
             tracing::warn!(csp.offset = offset, "the CSP ignores paging: the listing ends here");
             return Ok(Listing::default());
         }
@@ -200,10 +205,11 @@ impl Provider for CspProvider {
         let answer = self.exchange.send(request, self.read_timeout, DELETION_BODY_BYTES_MAX).await?;
         match answer.status {
             // A page for people comes from something in front of the API, and proves nothing about the account.
-            200 | 404 if answer.is_html() => Err(ProviderError::Garbled {
+            200 | 202 | 404 if answer.is_html() => Err(ProviderError::Garbled {
                 message: format!("status {} with a web page: {}", answer.status, answer.reason()),
             }),
-            200 | 204 => Ok(Deleted::Now),
+            // Accepted is as good: a deletion is over when the account is not listed any more.
+            200 | 202 | 204 => Ok(Deleted::Now),
             404 => Ok(Deleted::AlreadyGone),
             _ => Err(answer.error()),
         }

@@ -24,6 +24,7 @@ mod config;
 pub(crate) mod door;
 mod expression;
 pub mod floor;
+mod identity;
 mod item;
 mod layout;
 mod listing;

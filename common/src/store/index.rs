@@ -2,7 +2,8 @@
 //!
 //! Every adapter uses these functions, so that all of them page in the same order.
 
-use crate::domain::{PoolName, Sandbox, SandboxId, State, StateName, UnixSeconds};
+use super::identity::IDENTITY_SHARDS;
+use crate::domain::{ExternalId, PoolName, Sandbox, SandboxId, State, StateName, UnixSeconds};
 
 /// Digits of a due time in a sort key: enough for the next thirty thousand years.
 const DUE_DIGITS: usize = 12;
@@ -20,8 +21,16 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 
 /// The shard of a sandbox, below `shards`.
 pub(crate) fn shard_of(id: &SandboxId, shards: u16) -> u16 {
-    let shards = u64::from(shards.max(1));
-    u16::try_from(fnv1a(id.as_str().as_bytes()) % shards).unwrap_or_default()
+    shard_of_text(id.as_str(), shards)
+}
+
+/// The shard of an identity, below [`IDENTITY_SHARDS`].
+pub(crate) fn identity_shard(external_id: &ExternalId) -> u16 {
+    shard_of_text(external_id.as_str(), IDENTITY_SHARDS)
+}
+
+fn shard_of_text(text: &str, shards: u16) -> u16 {
+    u16::try_from(fnv1a(text.as_bytes()) % u64::from(shards.max(1))).unwrap_or_default()
 }
 
 /// The hash key of one shard: `<pool>#<state>#<shard>`. A pool name holds no `#`.
@@ -65,6 +74,9 @@ mod tests {
         let shards = ["2019842", "2019843", "2019844", "a", "sbx-1"]
             .map(|id| shard_of(&SandboxId::parse(id).unwrap(), 8));
         assert_eq!(shards, [5, 2, 3, 4, 2]);
+        let identities = ["identity/accounts/u-1", "identity/accounts/u-2", "u-1"]
+            .map(|external_id| identity_shard(&ExternalId::parse(external_id).unwrap()));
+        assert_eq!(identities, [2, 7, 2]);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! A store with somebody in between, who may hold a call up, let it fail, or answer for the index.
 
 use super::{
-    ClaimPage, CursorKey, Description, Insert, Layout, MoveClaim, OpenClaim, Page, PageCursor, Shards,
-    StateQuery, Store, StoreError, Supply, Write,
+    ClaimPage, CursorKey, Description, Identities, Identity, IdentityPage, Insert, Layout, MoveClaim,
+    OpenClaim, Page, PageCursor, Shards, StateQuery, Store, StoreError, Supply, Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, Lease, NewSandbox, Order,
-    OwnerId, PoolName, PreClean, RequestKey, Sandbox, SandboxId, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, ExternalId, Grant, LabId, Lease, NewSandbox,
+    Order, OwnerId, PoolName, PreClean, RequestKey, Sandbox, SandboxId, UnixSeconds, Version,
 };
 use async_trait::async_trait;
 use std::collections::BTreeSet;
@@ -94,6 +94,62 @@ impl<I: Interposer> InterposedStore<I> {
             Ok(answer)
         };
         self.pass(operation, noted).await
+    }
+
+    async fn enter(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<Insert, StoreError>> + Send,
+    ) -> Result<Insert, StoreError> {
+        let noted = async {
+            let answer = call.await?;
+            if let Insert::Inserted(entered) = &answer {
+                self.between.written(entered);
+            }
+            Ok(answer)
+        };
+        self.pass(operation, noted).await
+    }
+}
+
+#[async_trait]
+impl<I: Interposer> Identities for InterposedStore<I> {
+    async fn identity(&self, external_id: &ExternalId) -> Result<Option<Identity>, StoreError> {
+        self.pass("identity", self.inner.identity(external_id)).await
+    }
+
+    async fn name_identity(&self, external_id: &ExternalId, id: &SandboxId) -> Result<Identity, StoreError> {
+        self.pass("name_identity", self.inner.name_identity(external_id, id)).await
+    }
+
+    async fn identities(
+        &self,
+        shard: u16,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<IdentityPage, StoreError> {
+        self.pass("identities", self.inner.identities(shard, after, limit)).await
+    }
+
+    async fn note_absences(&self, seen: &Identity, absences: u32) -> Result<bool, StoreError> {
+        self.pass("note_absences", self.inner.note_absences(seen, absences)).await
+    }
+
+    async fn drop_identity(&self, seen: &Identity) -> Result<bool, StoreError> {
+        self.pass("drop_identity", self.inner.drop_identity(seen)).await
+    }
+
+    async fn reidentify(
+        &self,
+        seen: &Sandbox,
+        listed: &NewSandbox,
+        now: UnixSeconds,
+    ) -> Result<Insert, StoreError> {
+        self.enter("reidentify", self.inner.reidentify(seen, listed, now)).await
+    }
+
+    async fn relist(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
+        self.write("relist", self.inner.relist(seen, now)).await
     }
 }
 
@@ -283,14 +339,7 @@ impl<I: Interposer> Store for InterposedStore<I> {
     }
 
     async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError> {
-        let noted = async {
-            let answer = self.inner.insert(sandbox, now).await?;
-            if let Insert::Inserted(entered) = &answer {
-                self.between.written(entered);
-            }
-            Ok(answer)
-        };
-        self.pass("insert", noted).await
+        self.enter("insert", self.inner.insert(sandbox, now)).await
     }
 
     async fn mark_missing(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {

@@ -3,6 +3,7 @@
 //! It applies the domain's transitions as they stand, under one lock, and gives the same answers as the
 //! DynamoDB adapter: `tests/store` runs one suite on both. Nothing survives the process.
 
+use super::identity::Identity;
 use super::index::{due_sort, shard_of, state_shard, state_sort};
 use super::layout::{CursorKey, Layout, Shards, Supply, settles_at, wanted_shards};
 use super::{
@@ -24,6 +25,8 @@ use std::time::Duration;
 const CURSOR_SORT: &str = "state_sort";
 const CURSOR_ID: &str = "id";
 
+mod identity;
+
 /// Name of the one part of a cursor over claim items.
 const CURSOR_CLAIM: &str = "key";
 
@@ -39,6 +42,8 @@ pub struct MemoryStore {
 struct Tables {
     sandboxes: BTreeMap<SandboxId, Sandbox>,
     claims: BTreeMap<ClaimKey, StoredClaim>,
+    /// By shard and external id.
+    identities: BTreeMap<(u16, String), Identity>,
     /// Shard key → (sort key, id), as `StateIndex` has it.
     index: BTreeMap<String, BTreeSet<(String, SandboxId)>>,
     /// Where each sandbox lies in the index; the number of shards may have changed since it was put there.
@@ -70,6 +75,13 @@ impl Tables {
             self.places.insert(sandbox.id.clone(), (key, sort));
         }
         self.sandboxes.insert(sandbox.id.clone(), sandbox);
+    }
+
+    /// Puts a sandbox whose account has no identity yet.
+    fn put_with_identity(&mut self, sandbox: Sandbox, shards: u16) {
+        let identity = Identity::new(sandbox.external_id.clone(), sandbox.id.clone());
+        self.identities.insert(identity::place(&sandbox.external_id), identity);
+        self.put(sandbox, shards);
     }
 
     fn shards(&mut self, set: u16) -> Shards {
@@ -357,9 +369,12 @@ impl Store for MemoryStore {
         if let Some(existing) = tables.sandboxes.get(&sandbox.id) {
             return Ok(Insert::Exists(Box::new(existing.clone())));
         }
+        if let Some(identity) = tables.identities.get(&identity::place(&sandbox.external_id)) {
+            return Ok(Insert::Taken(identity.sandbox_id.clone()));
+        }
         let entered = sandbox.clone().enter(now);
         let shards = tables.shards(self.shards_set).write;
-        tables.put(entered.clone(), shards);
+        tables.put_with_identity(entered.clone(), shards);
         Ok(Insert::Inserted(Box::new(entered)))
     }
 

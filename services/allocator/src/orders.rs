@@ -6,7 +6,7 @@ use crate::{Allocator, decode, store_fault};
 use common::bus::Request;
 use common::contract::{Fault, FaultCode, OrderReply, OrderRequest};
 use common::domain::{Order, Reason, Sandbox, State, StateName, UnixSeconds};
-use common::store::{Store, StoreError, Write};
+use common::store::{Identity, Store, StoreError, Write};
 
 /// Writes of one request; each further one means that the sandbox was changed by somebody else in between.
 const TRIES_MAX: usize = 4;
@@ -84,6 +84,9 @@ impl Allocator {
                 return Ok(OrderReply::of(&seen));
             }
             hand.check(&seen)?;
+            if hand == Hand::Unquarantine {
+                self.check_account(request, &seen).await?;
+            }
             let store = self.writer(&deadline).map_err(|late| late.fault(request))?;
             let written = write_order(store, hand, &seen, &order, self.ports.clock.now()).await;
             seen = match written.map_err(|error| store_fault(request, &error))? {
@@ -110,6 +113,33 @@ impl Allocator {
             FaultCode::Contended,
             "the sandbox is being changed by others; repeat the same request",
         ))
+    }
+
+    /// A record whose account another one stands for, or stood for, is not put back into use.
+    async fn check_account(&self, request: &Request, seen: &Sandbox) -> Result<(), Fault> {
+        let others = self.others_of_account(seen).await.map_err(|error| store_fault(request, &error))?;
+        match others
+            .into_iter()
+            .find(|other| !matches!(other.state, State::Stale { .. } | State::Quarantined { .. }))
+        {
+            Some(other) => {
+                let id = &other.id;
+                let needed = format!("sandbox {id} is the same account of the provider; release this one");
+                Err(Fault::new(FaultCode::InvalidState, needed))
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn others_of_account(&self, seen: &Sandbox) -> Result<Vec<Sandbox>, StoreError> {
+        let store = &self.ports.store;
+        let mut others = Vec::new();
+        let identity = store.identity(&seen.external_id).await?;
+        for id in identity.iter().flat_map(Identity::named).filter(|id| **id != seen.id) {
+            let found = store.sandbox(id).await?;
+            others.extend(found.filter(|other| other.external_id == seen.external_id));
+        }
+        Ok(others)
     }
 }
 

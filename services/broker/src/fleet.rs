@@ -1,5 +1,6 @@
 //! A fleet, or a part of one, in this process: connections, services and their order of stopping.
 
+use crate::notes::ListingNote;
 use crate::readiness::{LineNote, NatsAnswers, Standing, StreamsThere, TableAnswers};
 use anyhow::Context as _;
 use common::bus::nats::{Care, NatsBus, NatsConfig};
@@ -387,6 +388,7 @@ impl Fleet {
             census: Arc::clone(&bus) as Arc<dyn CensusBoard>,
             recorder: self.recorder(Arc::clone(&bus) as Arc<dyn Ledger>),
         };
+        self.notes.push(Arc::new(ListingNote(Arc::clone(&bus) as Arc<dyn Ticks>)));
         self.show(lifecycle, &bus, Arc::new(self.metrics.reconciler.clone()));
         let reconciler = reconciler::Reconciler::new(config, ports, self.metrics.reconciler.clone());
         let ready = self.ready(lifecycle, "reconciler", &bus, Some(table), Care::Correct);

@@ -31,6 +31,7 @@ mod deletions;
 mod descriptors;
 pub mod embedded;
 pub mod nats_server;
+mod notes;
 mod tick;
 mod token;
 

@@ -16,10 +16,12 @@
 //! be clear is deleted only where the policy says so, and its record tells.
 //!
 //! # Never
-//! Deletes a sandbox whose deletion the table does not want at that epoch; gives up a deletion for a failure
+//! Deletes an account while somebody holds another record of it, or a sandbox whose deletion the table does not want at
+//! that epoch; gives up a deletion for a failure
 //! that is not the sandbox's own; fetches work that the line would not let it do soon.
 
 mod clear;
+mod identity;
 mod metrics;
 mod reap;
 mod turn;

@@ -55,6 +55,9 @@ impl Worker for Reaper {
             let reason = format!("delivered {deliveries} times without an outcome");
             return self.give_up(&work, &wanted, wanted.deletion.attempts, reason).await;
         }
+        if let Err(verdict) = self.stands_alone(&wanted).await {
+            return verdict;
+        }
         let ticket = match self.turn(&wanted.id).await {
             Ok(ticket) => ticket,
             Err(verdict) => return verdict,
@@ -99,7 +102,7 @@ impl Reaper {
         }
         let Sandbox { name, external_id, sfdc_account_id, epoch: current, state, .. } = sandbox;
         match state {
-            State::PendingDeletion(deletion) if current == epoch => {
+            State::PendingDeletion(deletion) if current == epoch && work.is_about(&external_id) => {
                 let target = Target { external_id, name, sfdc_account_id };
                 Ok(Wanted { id, epoch, target, deletion })
             }

@@ -7,7 +7,7 @@ use crate::Reconciler;
 use common::bus::BusError;
 use common::contract::census::LABS_MAX;
 use common::contract::reports::{COMPLETED, FAILED};
-use common::contract::{Census, CensusReport, PoolStats};
+use common::contract::{Census, CensusReport, PoolStats, Violation};
 use common::domain::{PoolName, Sandbox, StateName};
 use common::runtime::telemetry::Chain;
 use common::store::{SortRange, StateQuery, StoreError, Unreadable};
@@ -17,9 +17,11 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 mod claims;
+mod identities;
 
 use claims::Case;
 pub(crate) use claims::Checked;
+pub(crate) use identities::IdentitiesChecked;
 
 use crate::listing::{PAGE_LIMIT, Skipped};
 
@@ -89,6 +91,8 @@ impl Reconciler {
         let (census, cases) = self.count_pools(skipped).await?;
         report.census = Census { taken_at, ..census };
         report.census.violations = self.check_claims(cases, report, skipped).await?;
+        let twice = self.check_identities(report, skipped).await?;
+        report.census.violations.insert(Violation::IdentityTwice.as_str().to_owned(), twice);
         self.ports.census.keep_census(&report.census).await?;
         self.metrics.show(&report.census);
         Ok(())

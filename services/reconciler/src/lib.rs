@@ -20,6 +20,7 @@
 
 mod census;
 mod expiry;
+mod identity;
 mod listing;
 mod metrics;
 mod plan;
@@ -60,6 +61,8 @@ pub struct Config {
     pub stale_kept: Duration,
     /// How long a tombstone is kept: longer than any listing may lag.
     pub tombstone_kept: Duration,
+    /// How long the provider may list an account after it has accepted its deletion.
+    pub listed_grace: Duration,
 }
 
 /// What a reconciler works with.
@@ -88,6 +91,7 @@ pub struct Reconciler {
     metrics: Metrics,
     verified: sweep::Verified,
     checked: census::Checked,
+    identities: census::IdentitiesChecked,
     untold: stale::Untold,
 }
 
@@ -119,7 +123,13 @@ impl Config {
         let limits = Limits { stale_percent_max: percent, stale_count_always: always };
         let stale_kept = read_stale_kept(settings);
         let tombstone_kept = read_tombstone_kept(settings);
-        Some(Self { leases, pools: pools?, limits, sweep_after, stale_kept, tombstone_kept })
+        let listed_grace = settings.seconds(
+            "DELETION_LISTED_SECONDS",
+            1_800,
+            0..=86_400,
+            "how long the provider may list an account after it has accepted its deletion, before it is deleted again; some periods of a sync",
+        );
+        Some(Self { leases, pools: pools?, limits, sweep_after, stale_kept, tombstone_kept, listed_grace })
     }
 }
 
@@ -130,7 +140,8 @@ impl Reconciler {
     #[must_use]
     pub fn new(config: Config, ports: Ports, metrics: Metrics) -> Self {
         let (verified, checked) = (sweep::Verified::default(), census::Checked::default());
-        Self { config, ports, metrics, verified, checked, untold: stale::Untold::default() }
+        let identities = census::IdentitiesChecked::default();
+        Self { config, ports, metrics, verified, checked, identities, untold: stale::Untold::default() }
     }
 
     /// Runs on ticks until `stop`; then finishes the runs that are under way.

@@ -1,14 +1,16 @@
 //! Reading: the whole listing of the provider, and the whole pool as the index shows it.
 
 use crate::Reconciler;
-use crate::plan::{Listed, Sighted};
+use crate::plan::{Listed, Sighted, mark_of};
 use common::domain::{PoolName, Sandbox, SandboxId, StateName};
 use common::provider::{Listing, ProviderError};
 use common::store::{Page, PageCursor, SortRange, StateQuery, StoreError, Unreadable};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Most accounts of one listing; a provider that lists more is not believed.
 pub(crate) const LISTING_MAX: usize = 500_000;
+/// Tries to get a listing in which no account comes twice: accounts that are made meanwhile move pages.
+const LISTING_TRIES_MAX: usize = 3;
 /// Sandboxes in one page of the index.
 pub(crate) const PAGE_LIMIT: u16 = 500;
 
@@ -19,6 +21,8 @@ pub(crate) enum ListingError {
     Provider(#[source] ProviderError),
     #[error("the provider's listing does not end")]
     Endless,
+    #[error("the pages of the provider's listing overlap: an account came twice, so others may be left out")]
+    Overlapping,
 }
 
 /// Items that a run could not read, each once. The store has logged them.
@@ -39,39 +43,52 @@ pub(crate) struct Walk<'a> {
 impl Reconciler {
     /// The whole listing, checked entry by entry.
     pub(crate) async fn list(&self) -> Result<Listed, ListingError> {
-        let mut listed = Listed::default();
-        let take = |page: Listing| {
-            for problem in &page.malformed {
-                listed.skip_unknown(problem);
+        self.list_whole(|listed: &mut Listed, page| {
+            for entry in page.malformed {
+                listed.take_malformed(entry);
             }
             for account in page.accounts {
                 listed.take(account, &self.config.pools);
             }
-        };
-        self.each_page(take).await?;
-        Ok(listed)
+        })
+        .await
     }
 
     /// The ids of a further listing.
     pub(crate) async fn list_again(&self) -> Result<Sighted, ListingError> {
-        let mut sighted = Sighted::default();
-        let take = |page: Listing| {
-            page.malformed.iter().for_each(|_| sighted.skip_unknown());
+        self.list_whole(|sighted: &mut Sighted, page| {
+            page.malformed.iter().for_each(|entry| sighted.take_malformed(entry));
             page.accounts.iter().for_each(|account| sighted.take(account));
-        };
-        self.each_page(take).await?;
-        Ok(sighted)
+        })
+        .await
+    }
+
+    /// Makes a `T` of all pages. When an account comes twice, pages overlap and others may be left out: it begins
+    /// again, and gives up after [`LISTING_TRIES_MAX`].
+    async fn list_whole<T: Default>(&self, mut take: impl FnMut(&mut T, Listing)) -> Result<T, ListingError> {
+        for _ in 0..LISTING_TRIES_MAX {
+            let mut whole = T::default();
+            match self.each_page(|page| take(&mut whole, page)).await {
+                Err(ListingError::Overlapping) => tracing::warn!("the pages of the listing overlap"),
+                ended => return ended.map(|()| whole),
+            }
+        }
+        Err(ListingError::Overlapping)
     }
 
     /// Gives every page to `take` as it comes, and keeps none.
     async fn each_page(&self, mut take: impl FnMut(Listing)) -> Result<(), ListingError> {
         let mut offset = 0;
         let mut received = 0_usize;
+        let mut marks = HashSet::new();
         loop {
             let page = self.ports.provider.list(offset).await.map_err(ListingError::Provider)?;
             received = received.saturating_add(page.accounts.len() + page.ignored + page.malformed.len());
             if received > LISTING_MAX {
                 return Err(ListingError::Endless);
+            }
+            if !ids_of(&page).all(|id| marks.insert(mark_of(id))) {
+                return Err(ListingError::Overlapping);
             }
             let next = page.next;
             take(page);
@@ -158,4 +175,11 @@ impl Walk<'_> {
         }
         Ok(Some(sandboxes))
     }
+}
+
+/// The provider's ids of all entries of a page that show one.
+fn ids_of(page: &Listing) -> impl Iterator<Item = &str> {
+    let malformed = page.malformed.iter().filter_map(|entry| entry.external_id.as_deref());
+    let accounts = page.accounts.iter().map(|account| account.external_id.as_str());
+    accounts.chain(page.ignored_ids.iter().map(String::as_str)).chain(malformed)
 }

@@ -15,6 +15,8 @@ pub struct Metrics {
     runs: IntCounterVec,
     sandboxes: IntCounterVec,
     allocated_missing: IntGauge,
+    identity_changed: IntGauge,
+    listing_unclear: IntGauge,
     counts: IntGaugeVec,
     violations: IntGaugeVec,
     census_taken: IntGauge,
@@ -46,6 +48,14 @@ impl Metrics {
             "broker_allocated_missing",
             "Sandboxes that are held but were not listed by the provider at the last sync",
         )?;
+        let identity_changed = IntGauge::new(
+            "broker_identity_changed",
+            "Sandboxes that are held or quarantined, and under whose id the provider listed another account at the last sync",
+        )?;
+        let listing_unclear = IntGauge::new(
+            "broker_listing_unclear_entries",
+            "Entries of the last listing that may be any sandbox; while there are some, nothing is marked stale",
+        )?;
         let counts = IntGaugeVec::new(
             Opts::new("broker_sandboxes", "Sandboxes by pool and state, as the last census counted them"),
             &["pool", "state"],
@@ -53,7 +63,7 @@ impl Metrics {
         let violations = IntGaugeVec::new(
             Opts::new(
                 "broker_invariant_violations",
-                "Broken promises about leases that the last census has proved, by kind; anything but 0 is a page",
+                "Broken promises about leases and accounts that the last census has proved, by kind; anything but 0 is a page",
             ),
             &["kind"],
         )?;
@@ -62,8 +72,18 @@ impl Metrics {
             "When the last census was taken, in Unix seconds; every reconciler shows the same",
         )?;
         let (pools, in_flight) = (Arc::default(), InFlight::default());
-        let metrics =
-            Self { runs, sandboxes, allocated_missing, counts, violations, census_taken, pools, in_flight };
+        let metrics = Self {
+            runs,
+            sandboxes,
+            allocated_missing,
+            identity_changed,
+            listing_unclear,
+            counts,
+            violations,
+            census_taken,
+            pools,
+            in_flight,
+        };
         register_all(registry, metrics.collectors())?;
         Ok(metrics)
     }
@@ -75,6 +95,8 @@ impl Metrics {
             runs,
             sandboxes,
             allocated_missing,
+            identity_changed,
+            listing_unclear,
             counts,
             violations,
             census_taken,
@@ -85,6 +107,8 @@ impl Metrics {
             Box::new(runs),
             Box::new(sandboxes),
             Box::new(allocated_missing),
+            Box::new(identity_changed),
+            Box::new(listing_unclear),
             Box::new(counts),
             Box::new(violations),
             Box::new(census_taken),
@@ -132,6 +156,8 @@ impl Metrics {
         let (status, counts): (&str, &[(&str, u64)]) = match report {
             Report::Sync(report) => {
                 self.allocated_missing.set(gauge(report.allocated_missing));
+                self.identity_changed.set(gauge(report.identity_changed));
+                self.listing_unclear.set(gauge(report.unclear));
                 let counts = &[
                     ("inserted", report.inserted),
                     ("restored", report.restored),
@@ -141,6 +167,11 @@ impl Metrics {
                     ("skipped", report.skipped),
                     ("raced", report.raced),
                     ("unreadable", report.unreadable),
+                    ("renewed", report.renewed),
+                    ("relisted", report.relisted),
+                    ("identity_taken", report.identity_taken),
+                    ("identities_dropped", report.identities_dropped),
+                    ("withheld", report.withheld),
                 ];
                 return self.count(kind, &report.status, counts);
             }
@@ -163,10 +194,14 @@ impl Metrics {
                 ];
                 return self.count(kind, &report.status, counts);
             }
-            Report::Census(report) => (
-                &report.status,
-                &[("claims_removed", report.claims_removed), ("unreadable", report.unreadable)],
-            ),
+            Report::Census(report) => {
+                let counts = &[
+                    ("claims_removed", report.claims_removed),
+                    ("duplicates_quarantined", report.duplicates_quarantined),
+                    ("unreadable", report.unreadable),
+                ];
+                return self.count(kind, &report.status, counts);
+            }
             Report::Stale(report) => (
                 &report.status,
                 &[("removed", report.removed), ("raced", report.raced), ("unreadable", report.unreadable)],

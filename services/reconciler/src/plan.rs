@@ -4,9 +4,10 @@ use common::domain::{
     Candidate, ExternalId, NewSandbox, PoolRules, Sandbox, SandboxId, SandboxName, SfdcAccountId, State,
     Version,
 };
-use common::provider::Account;
+use common::provider::{Account, Malformed};
 use common::store::Description;
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 /// What a sync may take out of the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,12 @@ pub struct Listed {
     pub usable: HashMap<SandboxId, NewSandbox>,
     /// Sandboxes that are there but cannot be used (bad name, id listed twice): neither added nor marked stale.
     pub present: HashMap<SandboxId, String>,
+    /// The id that each account is listed under, of entries that can be used and of those that cannot.
+    pub accounts: HashMap<ExternalId, SandboxId>,
+    /// Accounts of entries that show no id that can be read.
+    pub unreadable: HashSet<ExternalId>,
+    /// Whether an entry shows an id and no account: it may be of a record that has its id from its account.
+    pub nameless: bool,
     /// Entries that name no sandbox at all: any sandbox might be one of them.
     pub unknown: u64,
     /// Whether some entry might be any sandbox: it names none, or an id that another account has as well.
@@ -62,12 +69,20 @@ pub struct Plan {
     pub insert: Vec<NewSandbox>,
     /// Stale, listed again.
     pub restore: Vec<Candidate>,
+    /// Free or stale, and another account is listed under their ids.
+    pub renew: Vec<(Candidate, NewSandbox)>,
     /// Description changed.
     pub describe: Vec<(SandboxId, Version, Description)>,
     /// Free, not listed any more.
     pub missing: Vec<Candidate>,
     /// Held, not listed any more.
     pub allocated_missing: Vec<SandboxId>,
+    /// Held or quarantined, and another account is listed under their ids.
+    pub changed: Vec<SandboxId>,
+    /// Records whose account is listed under the id of another record.
+    pub duplicates: Vec<SandboxId>,
+    /// Free and not listed, but not to be marked stale, because an entry may be any sandbox.
+    pub withheld: u64,
     /// As listed.
     pub unchanged: u64,
     /// Why nothing at all would be done, had nobody forced it.
@@ -79,6 +94,8 @@ pub struct Plan {
 pub struct Planner {
     listed: Listed,
     known: HashSet<SandboxId>,
+    /// Records whose account is listed under another id, with that id; without their histories.
+    moved: Vec<(SandboxId, Sandbox)>,
     free: u64,
     plan: Plan,
 }
@@ -87,6 +104,7 @@ pub struct Planner {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sighted {
     ids: HashSet<SandboxId>,
+    accounts: HashSet<String>,
     unclear: bool,
 }
 
@@ -110,7 +128,7 @@ impl Listed {
     /// Sandboxes that the provider lists, usable or not.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.usable.len() + self.present.len()
+        self.usable.len() + self.present.len() + self.unreadable.len()
     }
 
     /// Whether it lists nothing at all.
@@ -122,7 +140,40 @@ impl Listed {
     /// Entries that could not be used.
     #[must_use]
     pub fn skipped(&self) -> u64 {
-        self.unknown + u64::try_from(self.present.len()).unwrap_or(u64::MAX)
+        self.unknown + u64::try_from(self.present.len() + self.unreadable.len()).unwrap_or(u64::MAX)
+    }
+
+    /// Entries that may be any sandbox.
+    #[must_use]
+    pub fn unclear_entries(&self) -> u64 {
+        // An id that two accounts have is one of them.
+        if self.unclear { self.unknown.max(1) } else { 0 }
+    }
+
+    /// Marks of the accounts that it shows, for identities: eight bytes for each instead of the whole id. Two accounts
+    /// with one mark would only keep an identity for longer.
+    #[must_use]
+    pub fn shown(&self) -> HashSet<u64> {
+        self.accounts.keys().chain(&self.unreadable).map(|account| mark_of(account.as_str())).collect()
+    }
+
+    /// Takes an entry that cannot be understood. It concerns the id or the account that it names, and any sandbox if
+    /// it names neither.
+    pub fn take_malformed(&mut self, entry: Malformed) {
+        let Malformed { reason, id, external_id } = entry;
+        let account = external_id.and_then(|external_id| ExternalId::parse(&external_id).ok());
+        let id = id.and_then(|id| SandboxId::parse(&id).ok());
+        match (account, id) {
+            (Some(account), _) => {
+                tracing::warn!(problem = reason, "an entry of the listing was skipped: {reason}");
+                self.unreadable.insert(account);
+            }
+            (None, Some(id)) => {
+                self.nameless = true;
+                self.set_aside(id, reason);
+            }
+            (None, None) => self.skip_unknown(&reason),
+        }
     }
 
     /// Notes an entry that names no sandbox.
@@ -139,6 +190,10 @@ impl Listed {
             Ok(id) => id,
             Err(problem) => return self.skip_unknown(&format!("its id {problem}")),
         };
+        let known_as = ExternalId::parse(&external_id).ok().map(|account| {
+            let place = self.accounts.entry(account).or_insert_with(|| id.clone());
+            place.clone()
+        });
         if self.contains(&id) {
             let again = self.usable.get(&id).is_some_and(|known| known.external_id.as_str() == external_id);
             if !again {
@@ -146,6 +201,9 @@ impl Listed {
                 self.set_aside(id, "its id is listed twice, for different accounts".to_owned());
             }
             return;
+        }
+        if known_as.is_some_and(|known_as| known_as != id) {
+            return self.set_aside(id, "its account is listed twice, under different ids".to_owned());
         }
         match check(&id, &external_id, &name, sfdc_account_id.as_deref(), pools) {
             Ok(sandbox) => {
@@ -164,6 +222,13 @@ impl Listed {
     fn contains(&self, id: &SandboxId) -> bool {
         self.usable.contains_key(id) || self.present.contains_key(id)
     }
+}
+
+/// Eight bytes that stand for an id of the provider within one run.
+pub(crate) fn mark_of(external_id: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    external_id.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn check(
@@ -192,14 +257,23 @@ impl Sighted {
         match SandboxId::parse(&account.id) {
             Ok(id) => {
                 self.ids.insert(id);
+                self.accounts.insert(account.external_id.clone());
             }
             Err(_) => self.unclear = true,
         }
     }
 
-    /// Notes an entry that names no sandbox.
-    pub fn skip_unknown(&mut self) {
-        self.unclear = true;
+    /// Notes an entry that cannot be understood.
+    pub fn take_malformed(&mut self, entry: &Malformed) {
+        match (entry.external_id.as_ref(), entry.id.as_deref().map(SandboxId::parse)) {
+            (Some(external_id), _) => {
+                self.accounts.insert(external_id.clone());
+            }
+            (None, Some(Ok(id))) => {
+                self.ids.insert(id);
+            }
+            (None, _) => self.unclear = true,
+        }
     }
 }
 
@@ -209,7 +283,7 @@ impl Planner {
     /// A plan that begins with what is listed.
     #[must_use]
     pub fn new(listed: Listed) -> Self {
-        Self { listed, known: HashSet::new(), free: 0, plan: Plan::default() }
+        Self { listed, known: HashSet::new(), moved: Vec::new(), free: 0, plan: Plan::default() }
     }
 
     /// Compares a sandbox, as the index shows it, with the listing. One that changes its state while the index is
@@ -219,9 +293,21 @@ impl Planner {
             return;
         }
         self.free += u64::from(sandbox.state == State::Available);
+        if self.listed.unreadable.contains(&sandbox.external_id) {
+            return;
+        }
+        let listed_as = self.listed.accounts.get(&sandbox.external_id);
+        if let Some(other) = listed_as.filter(|listed_as| **listed_as != sandbox.id) {
+            self.moved.push((other.clone(), Sandbox { history: Vec::new(), ..sandbox.clone() }));
+            return;
+        }
         match self.listed.usable.get(&sandbox.id) {
-            Some(entry) => self.plan.compare(sandbox, entry),
-            None if self.listed.present.contains_key(&sandbox.id) => {}
+            Some(entry) if entry.external_id == sandbox.external_id => self.plan.compare(sandbox, entry),
+            Some(entry) => self.plan.note_changed(sandbox, entry),
+            None if listed_as.is_some() || self.listed.present.contains_key(&sandbox.id) => {}
+            None if self.listed.nameless && sandbox.id.as_str() == sandbox.external_id.bare() => {
+                self.plan.withheld += u64::from(sandbox.state == State::Available);
+            }
             None => self.plan.note_missing(sandbox),
         }
     }
@@ -231,20 +317,34 @@ impl Planner {
         self.known.insert(id.clone());
     }
 
+    /// Settles which record stands for an account that is listed under another id than its record has: that record, as
+    /// long as no other one has the listed id.
+    fn settle_moved(&mut self) {
+        for (listed_as, sandbox) in std::mem::take(&mut self.moved) {
+            if !self.known.insert(listed_as.clone()) {
+                self.plan.duplicates.push(sandbox.id);
+            } else if let Some(entry) = self.listed.usable.get(&listed_as) {
+                self.plan.compare(&sandbox, entry);
+            }
+        }
+    }
+
     /// The plan, once all of the pool was seen.
     ///
     /// # Errors
     /// [`Refusal`] when the listing cannot be believed and nobody forces it; then nothing at all is to be done.
-    pub fn finish(self, limits: Limits, belief: Belief) -> Result<Plan, Refusal> {
-        let Self { listed, known, free, mut plan } = self;
+    pub fn finish(mut self, limits: Limits, belief: Belief) -> Result<Plan, Refusal> {
+        self.settle_moved();
+        let Self { listed, known, moved: _, free, mut plan } = self;
         let refusal = listed.is_empty().then_some(Refusal::Empty);
-        let Listed { usable, present: _, unknown: _, unclear } = listed;
+        let Listed { usable, unclear, .. } = listed;
         plan.insert = usable.into_values().filter(|entry| !known.contains(&entry.id)).collect();
         if unclear {
             // Any of the missing may be behind an entry that could not be understood.
-            plan.missing.clear();
+            plan.withhold();
         }
-        let missing = u64::try_from(plan.missing.len()).unwrap_or(u64::MAX);
+        // The former account of a sandbox that is to be renewed is not listed either.
+        let missing = u64::try_from(plan.missing.len() + plan.renew.len()).unwrap_or(u64::MAX);
         let allowed = (free.saturating_mul(limits.stale_percent_max) / 100).max(limits.stale_count_always);
         let too_many = (missing > allowed).then_some(Refusal::TooManyMissing { missing, free, allowed });
         match (refusal.or(too_many), belief) {
@@ -273,8 +373,35 @@ impl Plan {
     /// Drops from `missing` and `allocated_missing` what a second listing shows after all. If one of its entries may
     /// be any sandbox, nothing is missing for sure.
     pub fn confirm_missing(&mut self, second: &Sighted) {
-        self.missing.retain(|sandbox| !second.unclear && !second.ids.contains(&sandbox.id));
+        if second.unclear {
+            self.withhold();
+        }
+        self.missing.retain(|sandbox| !second.ids.contains(&sandbox.id));
+        self.renew.retain(|(_, listed)| second.accounts.contains(listed.external_id.as_str()));
         self.allocated_missing.retain(|id| !second.ids.contains(id));
+    }
+
+    /// Whether anything is to be done that a second listing has to agree to.
+    #[must_use]
+    pub fn needs_second_listing(&self) -> bool {
+        !(self.missing.is_empty() && self.renew.is_empty() && self.allocated_missing.is_empty())
+    }
+
+    fn withhold(&mut self) {
+        let withheld = self.missing.len() + self.renew.len();
+        self.withheld += u64::try_from(withheld).unwrap_or(u64::MAX);
+        self.missing.clear();
+        self.renew.clear();
+    }
+
+    /// Another account is listed under the id of `sandbox`.
+    fn note_changed(&mut self, sandbox: &Sandbox, entry: &NewSandbox) {
+        match sandbox.state {
+            State::Available | State::Stale { .. } => self.renew.push((sandbox.candidate(), entry.clone())),
+            State::Allocated(_) | State::Quarantined { .. } => self.changed.push(sandbox.id.clone()),
+            // When its deletion is over, the tombstone is renewed.
+            State::PendingDeletion(_) | State::DeletionFailed(_) | State::Deleted(_) => self.unchanged += 1,
+        }
     }
 
     fn compare(&mut self, sandbox: &Sandbox, entry: &NewSandbox) {

@@ -10,14 +10,12 @@ use crate::plan::{Belief, Listed, Plan, Planner, Refusal};
 use crate::sweep::Due;
 use common::contract::reports::{COMPLETED, FAILED, REFUSED};
 use common::contract::{SyncReport, TickOrder};
-use common::domain::{
-    Candidate, NewSandbox, PoolName, Sandbox, SandboxId, State, StateName, UnixSeconds, Version,
-};
+use common::domain::{Candidate, NewSandbox, PoolName, Sandbox, SandboxId, StateName, UnixSeconds, Version};
 use common::provider::ProviderError;
 use common::runtime::telemetry::Chain;
-use common::store::{Description, Insert, SortRange, Store, StoreError, Write};
+use common::store::{Description, SortRange, Store, StoreError, Write};
 use futures_util::stream::{self, StreamExt as _};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use tokio::sync::Mutex;
 
 use crate::listing::{ListingError, Skipped};
@@ -51,17 +49,23 @@ enum SyncError {
 enum Step {
     Insert(NewSandbox),
     Restore(Candidate),
+    Renew(Candidate, NewSandbox),
     Describe(SandboxId, Version, Description),
     MarkMissing(Candidate),
 }
 
 /// What became of one write.
-enum Stepped {
+pub(crate) enum Stepped {
     Inserted,
     Restored,
+    Renewed,
     Described,
     MarkedStale,
     Tombstoned,
+    /// The provider has accepted its deletion and still lists it.
+    Relisted,
+    /// Another record stands for its account.
+    Taken,
     Raced,
 }
 
@@ -105,13 +109,19 @@ impl Reconciler {
             Err(error) => {
                 tracing::error!(error = %Chain(&error), "the sync did not complete");
                 report.reason = Some(public_reason(&error));
-                let is_refused = matches!(error, SyncError::Refused(_) | SyncError::TooLate { .. });
+                let is_refused = matches!(
+                    error,
+                    SyncError::Refused(_)
+                        | SyncError::TooLate { .. }
+                        | SyncError::Listing(ListingError::Overlapping)
+                );
                 if is_refused { REFUSED } else { FAILED }
             }
         };
         report.status = status.to_owned();
         report.unreadable = skipped.count();
-        report.synced = report.inserted + report.restored + report.refreshed + report.unchanged;
+        report.synced =
+            report.inserted + report.restored + report.renewed + report.refreshed + report.unchanged;
         if report.allocated_missing > 0 {
             tracing::error!(
                 count = report.allocated_missing,
@@ -141,22 +151,54 @@ impl Reconciler {
         report.listed = u64::try_from(listed.len()).unwrap_or(u64::MAX);
         report.skipped = listed.skipped();
         let largest_pool = largest_pool(&listed);
+        report.unclear = listed.unclear_entries();
+        let shown = (!listed.unclear).then(|| listed.shown());
         let belief = if report.forced_by.is_some() { Belief::Forced } else { Belief::Careful };
         let mut due = Due::default();
         let mut plan = self.plan(listed, belief, &mut due, skipped).await?;
-        if !plan.missing.is_empty() || !plan.allocated_missing.is_empty() {
+        if plan.needs_second_listing() {
             plan.confirm_missing(&self.list_again().await?);
         }
         if let Some(refusal) = &plan.overridden {
             tracing::warn!(%refusal, "done all the same, because it is forced: {refusal}");
             report.reason = Some(format!("forced although {refusal}"));
         }
+        let is_believed = plan.overridden.is_none();
         report.allocated_missing = u64::try_from(plan.allocated_missing.len()).unwrap_or(u64::MAX);
         report.unchanged = plan.unchanged;
+        self.note_what_is_odd(&plan, report);
         self.ports.store.follow_size(largest_pool, self.ports.clock.now()).await?;
         self.apply(plan, report, skipped).await.map_err(SyncError::Store)?;
+        if let Some(shown) = shown.filter(|_| is_believed) {
+            self.drop_absent_identities(&shown, report).await?;
+        }
         self.complete_ledger_on_the_way(due).await;
         Ok(())
+    }
+
+    /// What a plan leaves as it is, and an operator should know.
+    fn note_what_is_odd(&self, plan: &Plan, report: &mut SyncReport) {
+        let count = |ids: &[SandboxId]| u64::try_from(ids.len()).unwrap_or(u64::MAX);
+        report.identity_changed = count(&plan.changed);
+        report.identity_taken = count(&plan.duplicates);
+        report.withheld = plan.withheld;
+        for id in &plan.changed {
+            tracing::error!(
+                sandbox.id = id.as_str(),
+                "{id} is in use, and another account is listed as {id}"
+            );
+        }
+        for id in &plan.duplicates {
+            tracing::error!(sandbox.id = id.as_str(), "the account of {id} is that of another record");
+        }
+        if report.unclear > 0 {
+            let reason = format!(
+                "{} entries of the listing may be any sandbox; {} that are not listed were not marked stale",
+                report.unclear, report.withheld,
+            );
+            tracing::error!(unclear = report.unclear, withheld = report.withheld, "{reason}");
+            report.reason.get_or_insert(reason);
+        }
     }
 
     /// Holds the pool, page by page as the index shows it, against the listing.
@@ -186,12 +228,12 @@ impl Reconciler {
         report: &mut SyncReport,
         skipped: &mut Skipped,
     ) -> Result<(), StoreError> {
-        let Plan { insert, restore, describe, missing, allocated_missing: _, unchanged: _, overridden: _ } =
-            plan;
+        let Plan { insert, restore, renew, describe, missing, .. } = plan;
         let steps = insert
             .into_iter()
             .map(Step::Insert)
             .chain(restore.into_iter().map(Step::Restore))
+            .chain(renew.into_iter().map(|(seen, listed)| Step::Renew(seen, listed)))
             .chain(describe.into_iter().map(|(id, version, to)| Step::Describe(id, version, to)))
             .chain(missing.into_iter().map(Step::MarkMissing));
         let supply = SupplyNotes::default();
@@ -202,6 +244,9 @@ impl Reconciler {
             let count = match stepped {
                 Stepped::Inserted => &mut report.inserted,
                 Stepped::Restored => &mut report.restored,
+                Stepped::Renewed => &mut report.renewed,
+                Stepped::Relisted => &mut report.relisted,
+                Stepped::Taken => &mut report.identity_taken,
                 Stepped::Described => &mut report.refreshed,
                 Stepped::MarkedStale => &mut report.marked_stale,
                 Stepped::Tombstoned => &mut report.tombstoned,
@@ -225,25 +270,21 @@ impl Reconciler {
         let (write, done) = match step {
             Step::Insert(sandbox) => {
                 supply.note(store.as_ref(), &sandbox.pool, now).await?;
-                return Ok(match store.insert(&sandbox, now).await? {
-                    Insert::Inserted(entered) => {
-                        self.ports.recorder.note(&entered, None);
-                        Stepped::Inserted
-                    }
-                    Insert::Exists(found) if matches!(found.state, State::Deleted(_)) => Stepped::Tombstoned,
-                    Insert::Exists(found) => {
-                        // In a pool that is not configured, and that the table was never told of: by former builds.
-                        if !self.config.pools.contains(&found.pool) {
-                            store.note_pools(&BTreeSet::from([found.pool])).await?;
-                        }
-                        Stepped::Raced
-                    }
-                });
+                let inserted = store.insert(&sandbox, now).await?;
+                return self.after_insert(inserted, &sandbox, now).await;
             }
             Step::Restore(seen) => {
                 let Some(stale) = self.still(&seen).await? else { return Ok(Stepped::Raced) };
+                if !self.may_come_back(&stale).await? {
+                    return Ok(Stepped::Taken);
+                }
                 supply.note(store.as_ref(), &seen.pool, now).await?;
                 (store.mark_found(&stale, now).await?, Stepped::Restored)
+            }
+            Step::Renew(seen, listed) => {
+                let Some(former) = self.still(&seen).await? else { return Ok(Stepped::Raced) };
+                supply.note(store.as_ref(), &listed.pool, now).await?;
+                return self.renew(&former, &listed, now).await;
             }
             Step::Describe(id, version, to) => (store.describe(&id, version, &to).await?, Stepped::Described),
             Step::MarkMissing(seen) => {
@@ -278,6 +319,7 @@ fn public_reason(error: &SyncError) -> String {
         SyncError::Refused(_) | SyncError::TooLate { .. } => error.to_string(),
         SyncError::Store(_) => "the table does not answer".to_owned(),
         SyncError::Listing(ListingError::Endless) => "the provider's listing does not end".to_owned(),
+        SyncError::Listing(error @ ListingError::Overlapping) => error.to_string(),
         SyncError::Listing(ListingError::Provider(error)) => match error {
             ProviderError::Unauthorized { status, .. } => {
                 format!("the provider refuses our credentials (status {status})")

@@ -112,6 +112,7 @@ impl Rig {
             sweep_after: Duration::from_secs(30),
             stale_kept: 24 * HOUR,
             tombstone_kept: 30 * 24 * HOUR,
+            listed_grace: HOUR / 2,
         };
         let metrics = Metrics::register(&registry).unwrap();
         let reconciler = Arc::new(Reconciler::new(config, ports, metrics));
@@ -160,7 +161,7 @@ impl Rig {
         };
         match self.store.insert(&sandbox, NOW).await.unwrap() {
             Insert::Inserted(sandbox) => *sandbox,
-            Insert::Exists(found) => panic!("{found:?}"),
+            found => panic!("{found:?}"),
         }
     }
 

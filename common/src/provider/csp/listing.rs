@@ -1,6 +1,6 @@
 //! Reads one page of the CSP's account listing. No I/O.
 
-use crate::provider::{Account, Listing, ProviderError};
+use crate::provider::{Account, Listing, Malformed, ProviderError};
 use serde_json::{Map, Value};
 
 /// What the CSP calls an account that is a sandbox.
@@ -8,17 +8,18 @@ const SANDBOX_TYPE: &str = "sandbox";
 /// What it calls one that is in use.
 const ACTIVE_STATE: &str = "active";
 
-/// One page, and the id of its first entry, by which a page that comes twice is known.
+/// One page, and by what a server is known that ignores paging: the id of its first entry and the stated total.
 #[derive(Debug)]
 pub(super) struct Page {
     pub(super) listing: Listing,
     pub(super) first_id: Option<String>,
+    pub(super) total: Option<u64>,
 }
 
 enum Entry {
     Account(Account),
-    Ignored,
-    Malformed(String),
+    Ignored(Option<String>),
+    Malformed(Malformed),
 }
 
 /// Reads the answer to a request for `page_size` entries from `offset` on. A bad entry is counted with its
@@ -31,15 +32,24 @@ pub(super) fn read(body: &Value, offset: u64, page_size: usize) -> Result<Page, 
     for (index, entry) in results.iter().enumerate() {
         match read_entry(entry) {
             Ok(Entry::Account(account)) => listing.accounts.push(account),
-            Ok(Entry::Ignored) => listing.ignored += 1,
-            Ok(Entry::Malformed(reason)) => listing.malformed.push(reason),
+            Ok(Entry::Ignored(id)) => {
+                listing.ignored += 1;
+                listing.ignored_ids.extend(id);
+            }
+            Ok(Entry::Malformed(malformed)) => listing.malformed.push(malformed),
             Err(NotAnObject) => {
-                listing.malformed.push(format!("entry {} is no object", offset + index as u64));
+                let reason = format!("entry {} is no object", offset + index as u64);
+                listing.malformed.push(Malformed { reason, ..Malformed::default() });
             }
         }
     }
     let first_id = results.first().and_then(|first| first.get("id")?.as_str()).map(str::to_owned);
-    Ok(Page { listing, first_id })
+    Ok(Page { listing, first_id, total: total(body) })
+}
+
+/// How many entries the server says that there are.
+fn total(body: &Value) -> Option<u64> {
+    body.get("page").and_then(|page| page.get("total")).and_then(Value::as_u64)
 }
 
 /// Where the next page begins. A full page means that there may be more, whatever else is said. After a short
@@ -50,8 +60,7 @@ fn next(body: &Value, offset: u64, count: usize, page_size: usize) -> Result<Opt
         return Ok(None);
     }
     let end = offset.saturating_add(count as u64);
-    let total = body.get("page").and_then(|page| page.get("total")).and_then(Value::as_u64);
-    let says_more = total.is_some_and(|total| total > end);
+    let says_more = total(body).is_some_and(|total| total > end);
     if says_more && count == 0 {
         let message = format!("the listing ends at {end} although it says that there is more");
         return Err(ProviderError::Garbled { message });
@@ -63,27 +72,33 @@ struct NotAnObject;
 
 fn read_entry(entry: &Value) -> Result<Entry, NotAnObject> {
     let entry = entry.as_object().ok_or(NotAnObject)?;
+    let external_id = text(entry, "id");
     if text(entry, "account_type") != Some(SANDBOX_TYPE) || text(entry, "state") != Some(ACTIVE_STATE) {
-        return Ok(Entry::Ignored);
+        return Ok(Entry::Ignored(external_id.map(str::to_owned)));
     }
-    let Some(external_id) = text(entry, "id") else {
-        let csp_id = entry.get("csp_id").cloned().unwrap_or(Value::Null);
-        return Ok(Entry::Malformed(format!("account without id (csp_id {csp_id})")));
+    let csp_id = match entry.get("csp_id") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Number(number)) if number.is_u64() => Ok(Some(number.to_string())),
+        Some(Value::String(csp_id)) if !csp_id.trim().is_empty() => Ok(Some(csp_id.trim().to_owned())),
+        Some(_) => Err(()),
     };
-    let id = match entry.get("csp_id") {
-        None | Some(Value::Null) => last_segment(external_id).trim().to_owned(),
-        Some(Value::Number(number)) if number.is_u64() => number.to_string(),
-        Some(Value::String(csp_id)) if !csp_id.trim().is_empty() => csp_id.trim().to_owned(),
-        Some(_) => {
-            return Ok(Entry::Malformed(format!("account {external_id:?} with a csp_id that is no id")));
-        }
+    let malformed = |reason: String, id: Option<String>| {
+        Ok(Entry::Malformed(Malformed { reason, id, external_id: external_id.map(str::to_owned) }))
     };
+    let Some(account) = external_id else {
+        let shown = entry.get("csp_id").cloned().unwrap_or(Value::Null);
+        return malformed(format!("account without id (csp_id {shown})"), csp_id.ok().flatten());
+    };
+    let Ok(csp_id) = csp_id else {
+        return malformed(format!("account {account:?} with a csp_id that is no id"), None);
+    };
+    let id = csp_id.unwrap_or_else(|| last_segment(account).trim().to_owned());
     if id.is_empty() {
-        return Ok(Entry::Malformed(format!("account {external_id:?} whose id has no last segment")));
+        return malformed(format!("account {account:?} whose id has no last segment"), None);
     }
     let name = text(entry, "name").map_or_else(|| format!("sandbox-{id}"), str::to_owned);
     let sfdc_account_id = text(entry, "sfdc_account_id").map(str::to_owned);
-    Ok(Entry::Account(Account { id, external_id: external_id.to_owned(), name, sfdc_account_id }))
+    Ok(Entry::Account(Account { id, external_id: account.to_owned(), name, sfdc_account_id }))
 }
 
 /// The text under `key`; none if it is missing, blank or no text.
@@ -162,8 +177,19 @@ mod tests {
         ]));
         assert_eq!(listing.accounts.len(), 1);
         assert_eq!(listing.malformed.len(), 6);
-        assert_eq!(listing.malformed[0], "account without id (csp_id 1)");
-        assert_eq!(listing.malformed[5], "entry 5 is no object");
+        assert_eq!(listing.malformed[0].reason, "account without id (csp_id 1)");
+        assert_eq!(listing.malformed[5].reason, "entry 5 is no object");
+        // What can be read of them says which sandboxes they may concern.
+        let read = listing.malformed.iter().map(|entry| (entry.id.as_deref(), entry.external_id.as_deref()));
+        let expected = [
+            (Some("1"), None),
+            (None, Some("identity/accounts/u-2")),
+            (None, Some("identity/accounts/")),
+            (None, Some("identity/accounts/  ")),
+            (None, Some("identity/accounts/u-3")),
+            (None, None),
+        ];
+        assert!(read.eq(expected));
     }
 
     #[test]

@@ -54,6 +54,12 @@ pub(super) const RESULT: &str = "result";
 pub(super) const SERVICES: &str = "services";
 pub(super) const REASON: &str = "reason";
 pub(super) const WENT_ON: &str = "went_on";
+/// How often the provider still listed a deleted account; absent for never, and on items of former builds.
+pub(super) const RELISTS: &str = "relists";
+/// Other records of the account that an identity names; absent for none.
+pub(super) const DUPLICATES: &str = "duplicates";
+/// Complete listings in a row that did not show the account of an identity; absent for none.
+pub(super) const ABSENCES: &str = "absences";
 pub(super) const DELETED_AT: &str = "deleted_at";
 pub(super) const SINCE: &str = "since";
 pub(super) const QUARANTINE_REASON: &str = "quarantine_reason";
@@ -148,6 +154,14 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A whole number that is zero while it is absent.
+    pub(super) fn count(self, attribute: &'static str) -> Result<u32, StoreError> {
+        if !self.has(attribute) {
+            return Ok(0);
+        }
+        u32::try_from(self.number(attribute)?).map_err(|_| self.corrupt(attribute, "is too large"))
+    }
+
     /// A moment that has to be there.
     pub(super) fn seconds(self, attribute: &'static str) -> Result<UnixSeconds, StoreError> {
         self.number(attribute).map(UnixSeconds::new)
@@ -194,6 +208,15 @@ impl<'a> Fields<'a> {
             _ => Err(self.corrupt(attribute, "holds an entry that is not a string")),
         });
         ids.collect()
+    }
+
+    /// A set of texts that is empty while it is absent.
+    pub(super) fn texts(self, attribute: &'static str) -> Result<&'a [String], StoreError> {
+        match self.attributes.get(attribute) {
+            None => Ok(&[]),
+            Some(AttributeValue::Ss(texts)) => Ok(texts),
+            Some(_) => Err(self.corrupt(attribute, "is not a set of strings")),
+        }
     }
 
     /// An id that has to be there.

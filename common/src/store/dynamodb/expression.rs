@@ -3,6 +3,7 @@
 
 use super::attributes::{Item, number, requests};
 use crate::domain::RequestKey;
+use aws_sdk_dynamodb::operation::delete_item::builders::DeleteItemFluentBuilder;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_dynamodb::types::builders::UpdateBuilder;
@@ -110,6 +111,14 @@ impl Change {
     pub(super) fn apply(self, request: UpdateItemFluentBuilder) -> UpdateItemFluentBuilder {
         request
             .update_expression(self.update_expression())
+            .condition_expression(self.condition_expression())
+            .set_expression_attribute_names(Some(self.names))
+            .set_expression_attribute_values(Some(self.values))
+    }
+
+    /// Puts the condition alone into a deletion.
+    pub(super) fn apply_to_delete(self, request: DeleteItemFluentBuilder) -> DeleteItemFluentBuilder {
+        request
             .condition_expression(self.condition_expression())
             .set_expression_attribute_names(Some(self.names))
             .set_expression_attribute_values(Some(self.values))

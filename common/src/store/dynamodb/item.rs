@@ -2,14 +2,14 @@
 //!
 //! A history entry stores neither its version nor its epoch: the update that appends it may know neither.
 //! Both follow from its place, because every state change adds one to the version and appends exactly one
-//! entry, and only a claim adds one to the epoch. A new operation has to keep that.
+//! entry, and only a claim, and a listing after the first, add one to the epoch. A new operation has to keep that.
 
 use super::attributes::{
     AT, BY, CAUSE, CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD,
     EPOCH, EXPIRES_AT, EXTERNAL_ID, Fields, GRANTED_AT, HELD_LAB, HISTORY, Item, LAB, LAST_ERROR,
     LEASE_ANSWERED, LEASE_EPOCH, LEASE_REQUEST, NAME, OWNER, PARKED_SHARD, PK, POOL, PRE_CLEAN,
-    QUARANTINE_REASON, REASON, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, SK, STATE, STATE_SHARD, STATE_SORT, TTL,
-    VERSION, key_text, number, requests, seconds, text,
+    QUARANTINE_REASON, REASON, RELISTS, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, SK, STATE, STATE_SHARD,
+    STATE_SORT, TTL, VERSION, key_text, number, requests, seconds, text,
 };
 use crate::domain::{
     Actor, Cause, ClaimKey, Deletion, DeletionCause, Epoch, ExternalId, Grant, HISTORY_ENTRIES_MAX,
@@ -152,11 +152,14 @@ fn encode_state(item: &mut Item, state: &State) {
 }
 
 fn encode_deletion(item: &mut Item, deletion: &Deletion) {
-    let Deletion { lease, cause, requested_at, attempts, last_error, pre_clean } = deletion;
+    let Deletion { lease, cause, requested_at, attempts, last_error, pre_clean, relists } = deletion;
     let mut put = |attribute: &str, value| item.insert(attribute.to_owned(), value);
     put(DELETION_CAUSE, text(deletion_cause(*cause)));
     put(REQUESTED_AT, seconds(*requested_at));
     put(DELETION_ATTEMPTS, number(*attempts));
+    if *relists > 0 {
+        put(RELISTS, number(*relists));
+    }
     if let Some(last_error) = last_error {
         put(LAST_ERROR, text(last_error));
     }
@@ -206,10 +209,10 @@ pub(super) fn decode(item: &Item) -> Result<Sandbox, StoreError> {
     let version = Version::new(fields.number(VERSION)?);
     Ok(Sandbox {
         id: fields.key_id(PK, SANDBOX_PREFIX, SandboxId::parse)?,
-        name: fields.id(NAME, SandboxName::parse)?,
+        name: fields.id(NAME, SandboxName::stored)?,
         external_id: fields.id(EXTERNAL_ID, ExternalId::parse)?,
         pool: fields.id(POOL, PoolName::parse)?,
-        sfdc_account_id: fields.optional_id(SFDC_ACCOUNT_ID, SfdcAccountId::parse)?,
+        sfdc_account_id: fields.optional_id(SFDC_ACCOUNT_ID, SfdcAccountId::stored)?,
         epoch,
         version,
         state,
@@ -227,7 +230,7 @@ fn decode_state(fields: Fields<'_>) -> Result<State, StoreError> {
         StateName::Stale => State::Stale { since: fields.seconds(SINCE)? },
         StateName::Quarantined => State::Quarantined {
             since: fields.seconds(SINCE)?,
-            reason: fields.id(QUARANTINE_REASON, Reason::parse)?,
+            reason: fields.id(QUARANTINE_REASON, Reason::stored)?,
             lease: if fields.has(OWNER) { Some(decode_lease(fields)?) } else { None },
         },
         StateName::Deleted => State::Deleted(Tombstone {
@@ -254,6 +257,7 @@ fn decode_deletion(fields: Fields<'_>) -> Result<Deletion, StoreError> {
         attempts,
         last_error: fields.optional_text(LAST_ERROR)?.map(str::to_owned),
         pre_clean: pre_clean::decode(fields)?,
+        relists: fields.count(RELISTS)?,
     })
 }
 
@@ -305,12 +309,13 @@ fn decode_history(
                 cause,
                 at: within.seconds(AT)?,
                 by: within.optional_id(BY, Actor::parse)?,
-                reason: within.optional_id(REASON, Reason::parse)?,
+                reason: within.optional_id(REASON, Reason::stored)?,
             }),
             None => knows_all = false,
         }
-        let leases_before = if cause == Some(Cause::Claimed) { epoch.checked_sub(1) } else { Some(epoch) };
-        match version.checked_sub(1).zip(leases_before) {
+        let begins_epoch = cause == Some(Cause::Claimed) || (cause == Some(Cause::Listed) && version > 1);
+        let epoch_before = if begins_epoch { epoch.checked_sub(1) } else { Some(epoch) };
+        match version.checked_sub(1).zip(epoch_before) {
             Some(before) => (version, epoch) = before,
             // What an entry of an unknown cause did to version and epoch is a guess.
             None if !knows_all => break,

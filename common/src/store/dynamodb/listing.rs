@@ -158,7 +158,7 @@ pub(super) fn start_key(cursor: &PageCursor) -> HashMap<String, AttributeValue> 
     cursor.0.iter().map(|(name, value)| (name.clone(), attribute(name, value))).collect()
 }
 
-fn cursor(key: &HashMap<String, AttributeValue>) -> Result<PageCursor, StoreError> {
+pub(super) fn cursor(key: &HashMap<String, AttributeValue>) -> Result<PageCursor, StoreError> {
     cursor_of(key, [PK, SK, STATE_SHARD, STATE_SORT])
 }
 

@@ -9,48 +9,21 @@
 use super::attributes::{
     CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD, EPOCH,
     EXPIRES_AT, GRANTED_AT, HELD_LAB, HISTORY, Item, LAB, LAST_ERROR, LEASE_EPOCH, LEASE_REQUEST, NAME,
-    OWNER, PARKED_SHARD, PK, PRE_CLEAN, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, STATE, STATE_SHARD, STATE_SORT,
-    TTL, VERSION, number, seconds, text,
+    OWNER, PARKED_SHARD, PRE_CLEAN, RELISTS, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, STATE, STATE_SHARD,
+    STATE_SORT, TTL, VERSION, number, seconds, text,
 };
 use super::expression::Change;
 use super::{DynamoStore, item, unavailable};
 use crate::domain::{
-    Actor, Cause, ClaimKey, Deletion, DeletionCause, Epoch, Grant, HISTORY_ENTRIES_MAX, NewSandbox, OwnerId,
-    PoolName, PreClean, Sandbox, SandboxId, StateName, UnixSeconds, Version,
+    Actor, Cause, ClaimKey, Deletion, DeletionCause, Epoch, Grant, HISTORY_ENTRIES_MAX, OwnerId, PoolName,
+    PreClean, Sandbox, SandboxId, StateName, UnixSeconds, Version,
 };
 use crate::store::index::{due_sort, shard_of, state_shard};
-use crate::store::{Description, Insert, StoreError, Write};
-use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use crate::store::{Description, StoreError, Write};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
 
 impl DynamoStore {
-    pub(super) async fn write_insert(
-        &self,
-        sandbox: &NewSandbox,
-        now: UnixSeconds,
-    ) -> Result<Insert, StoreError> {
-        let entered = sandbox.clone().enter(now);
-        let sent = self
-            .client
-            .put_item()
-            .table_name(&self.table)
-            .set_item(Some(item::encode(&entered, self.write_shards().await?)))
-            .condition_expression("attribute_not_exists(#pk)")
-            .expression_attribute_names("#pk", PK)
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .send()
-            .await;
-        let Err(error) = sent else { return Ok(Insert::Inserted(Box::new(entered))) };
-        match error.as_service_error() {
-            Some(PutItemError::ConditionalCheckFailedException(refused)) => match refused.item() {
-                Some(found) => Ok(Insert::Exists(Box::new(self.decode(found)?))),
-                None => Err(unavailable("insert", error)),
-            },
-            _ => Err(unavailable("insert", error)),
-        }
-    }
-
     pub(super) async fn write_grant(&self, grant: &Grant) -> Result<Write, StoreError> {
         let change = Self::grant_change(grant, self.write_shards().await?);
         match self.send("grant", &grant.candidate.id, change).await? {
@@ -189,6 +162,7 @@ impl DynamoStore {
         let change = step(StateName::PendingDeletion)
             .copy(STATE_SHARD, DELETION_SHARD)
             .set(DELETION_ATTEMPTS, number(0_u32))
+            .remove(RELISTS)
             .append(HISTORY, entry)
             .only_if(STATE, text(StateName::DeletionFailed.as_str()))
             .only_if(EPOCH, number(epoch.get()));

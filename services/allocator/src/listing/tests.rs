@@ -32,7 +32,7 @@ async fn go_stale(rig: &Rig, name: &str, number: usize) {
     let sandbox = NewSandbox {
         id: SandboxId::parse(&format!("s{number}")).unwrap(),
         name: SandboxName::parse(name).unwrap(),
-        external_id: ExternalId::parse("identity/accounts/1").unwrap(),
+        external_id: ExternalId::parse(&format!("identity/accounts/s{number}")).unwrap(),
         pool: PoolName::parse("main").unwrap(),
         sfdc_account_id: None,
     };

@@ -3,8 +3,8 @@
 use crate::deletions::tests::{NOW, Rig, id};
 use common::bus::Upkeep as _;
 use common::contract::{FaultCode, Verb};
-use common::domain::{OwnerId, PoolName, State};
-use common::store::Layout as _;
+use common::domain::{NewSandbox, OwnerId, PoolName, State};
+use common::store::{Identities as _, Insert, Layout as _, Store as _};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -108,4 +108,30 @@ async fn what_cannot_be_ordered_says_why() {
         let fault = rig.ask(Verb::Quarantine, asked).await.unwrap_err();
         assert_eq!(fault.code, FaultCode::InvalidRequest, "{reason:?}");
     }
+}
+
+#[tokio::test]
+async fn a_second_record_of_an_account_is_not_put_back_into_use() {
+    let rig = Rig::new();
+    rig.add(1, "main").await;
+    let first = rig.memory.sandbox(&id(1)).await.unwrap().unwrap();
+    // A former build made two records of one account.
+    let identity = rig.memory.identity(&first.external_id).await.unwrap().unwrap();
+    assert!(rig.memory.drop_identity(&identity).await.unwrap());
+    let second = NewSandbox {
+        id: id(2),
+        name: first.name.clone(),
+        external_id: first.external_id.clone(),
+        pool: first.pool.clone(),
+        sfdc_account_id: None,
+    };
+    assert!(matches!(rig.memory.insert(&second, NOW).await.unwrap(), Insert::Inserted(_)));
+    rig.memory.name_identity(&first.external_id, &id(1)).await.unwrap();
+    assert_eq!(rig.ask(Verb::Quarantine, order(2)).await.unwrap()["status"], "quarantined");
+    let fault = rig.ask(Verb::Unquarantine, order(2)).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::InvalidState);
+    assert!(fault.message.contains("sandbox 1 is the same account"), "{fault:?}");
+    // Once the other one is out of use itself, it may come back.
+    rig.ask(Verb::Quarantine, order(1)).await.unwrap();
+    assert_eq!(rig.ask(Verb::Unquarantine, order(2)).await.unwrap()["status"], "available");
 }

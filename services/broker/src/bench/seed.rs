@@ -100,6 +100,7 @@ pub(super) async fn fill(
             match store.insert(&filling.sandbox(number)?, clock.now().before(AGE)).await? {
                 Insert::Inserted(sandbox) => Ok(sandbox.candidate()),
                 Insert::Exists(sandbox) => bail!("{} is there already", sandbox.id),
+                Insert::Taken(id) => bail!("its account is {id} already"),
             }
         }
     })

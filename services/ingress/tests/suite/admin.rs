@@ -37,6 +37,13 @@ fn sync_report(status: &str, reason: Option<&str>) -> RunReport {
         skipped: 1,
         raced: 7,
         unreadable: 0,
+        renewed: 10,
+        identity_changed: 11,
+        identity_taken: 12,
+        relisted: 13,
+        identities_dropped: 14,
+        unclear: 15,
+        withheld: 16,
     };
     RunReport { kind: TickKind::Sync, tick: TICK, duration_ms: 1_234, report: Report::Sync(report) }
 }
@@ -68,7 +75,9 @@ async fn a_sync_that_is_done_in_time_shows_its_whole_report() {
         json!({
             "kind": "sync", "tick": TICK, "duration_ms": 1_234, "status": "completed", "listed": 9, "synced": 8,
             "inserted": 1, "restored": 2, "refreshed": 3, "unchanged": 2, "marked_stale": 4,
-            "allocated_missing": 5, "tombstoned": 6, "skipped": 1, "raced": 7,
+            "allocated_missing": 5, "tombstoned": 6, "skipped": 1, "raced": 7, "unreadable": 0,
+            "renewed": 10, "identity_changed": 11, "identity_taken": 12, "relisted": 13,
+            "identities_dropped": 14, "unclear": 15, "withheld": 16,
         })
     );
 }

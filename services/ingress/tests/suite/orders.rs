@@ -36,7 +36,10 @@ async fn an_order_without_a_reason_is_refused_here() {
         ("", "reason must not be empty"),
         ("{}", "reason must not be empty"),
         (r#"{"reason":" "}"#, "reason must not be empty"),
-        (r#"{"reason":"a\nb"}"#, "reason may hold only printable characters (no control characters)"),
+        (
+            r#"{"reason":"a\nb"}"#,
+            "reason may hold only visible characters and blanks (no control, bidirectional or zero-width characters)",
+        ),
         ("[]", "the body is no JSON object"),
     ] {
         for (order, _) in ROUTES {

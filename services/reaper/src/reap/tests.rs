@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 mod breakdowns;
 mod clearing;
+mod duplicates;
 mod failures;
 mod line;
 mod parking;

@@ -8,7 +8,7 @@ use common::clock::Clock as _;
 use common::contract::{Report, TickKind};
 use common::domain::{Epoch, StateName};
 use common::provider::fake::Call;
-use common::provider::{Account, Listing};
+use common::provider::{Account, Listing, Malformed};
 use common::store::faulty::Fault;
 use std::sync::Arc;
 use std::time::Duration;
@@ -163,7 +163,10 @@ async fn a_listing_that_does_not_end_is_refused() {
     for pages in endless {
         let rig = Rig::new();
         rig.fill(3).await;
-        pages.into_iter().for_each(|page| rig.provider.script_list(Ok(page)));
+        for (number, page) in pages.into_iter().enumerate() {
+            // Another account on each page: it does not end, and it does not overlap.
+            rig.provider.script_list(Ok(Listing { accounts: vec![account(7 + number)], ..page }));
+        }
         assert_nothing_is_done(&rig, FAILED, "the provider's listing does not end").await;
     }
     let rig = Rig::new();
@@ -211,7 +214,7 @@ async fn a_forced_sync_follows_a_listing_that_is_refused_otherwise_and_says_who(
     rig.fill(100).await;
     rig.provider.script_list(Err(common::provider::ProviderError::Garbled { message: "no".to_owned() }));
     assert_eq!(forced(&rig).await.status, FAILED);
-    rig.provider.script_list(Ok(Listing { malformed: vec!["no id".to_owned()], ..Listing::default() }));
+    rig.provider.script_list(Ok(Listing { malformed: vec![Malformed::default()], ..Listing::default() }));
     assert_eq!(forced(&rig).await.marked_stale, 0);
     rig.provider.script_list(Ok(Listing::default()));
     assert_eq!((forced(&rig).await.marked_stale, free(&rig).await), (0, 100));
@@ -239,7 +242,7 @@ async fn an_entry_that_cannot_be_used_is_counted_and_costs_nobody_a_place() {
     rig.fill(3).await;
     let listing = Listing {
         accounts: vec![account(0), Account { name: "a\nb".to_owned(), ..account(1) }],
-        malformed: vec!["no id".to_owned()],
+        malformed: vec![Malformed::default()],
         ..Listing::default()
     };
     rig.provider.script_list(Ok(listing));

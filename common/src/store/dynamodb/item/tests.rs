@@ -61,6 +61,7 @@ fn every_shape() -> Vec<Sandbox> {
         attempts: 0,
         last_error: None,
         pre_clean: None,
+        relists: 0,
     };
     vec![
         free(),

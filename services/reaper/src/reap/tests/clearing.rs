@@ -31,7 +31,7 @@ async fn every_result_is_written_with_the_tombstone_and_costs_no_further_write()
         rig.provider.script_pre_clean(Ok(result));
         assert_eq!(rig.again(&work).await, Verdict::Done);
         assert_eq!(rig.pre_clean().await, Some(expected));
-        assert_eq!(rig.faulty.calls(), ["sandbox", "finish_deletion"]);
+        assert_eq!(rig.faulty.calls(), ["sandbox", "identity", "finish_deletion"]);
     }
 }
 
@@ -70,7 +70,7 @@ async fn what_was_cleaned_is_written_down_even_if_the_attempt_does_not_count() {
     assert!(matches!(rig.again(&work).await, Verdict::Retry { .. }));
     let deletion = rig.sandbox().await.deletion().cloned().unwrap();
     assert_eq!((deletion.attempts, deletion.pre_clean), (0, Some(PreClean::Cleaned { services: 2 })));
-    assert_eq!(rig.faulty.calls(), ["sandbox", "note_pre_clean"]);
+    assert_eq!(rig.faulty.calls(), ["sandbox", "identity", "note_pre_clean"]);
     rig.work_through(&work).await;
     assert_eq!(rig.pre_clean().await, Some(PreClean::Cleaned { services: 2 }));
 }
@@ -78,7 +78,7 @@ async fn what_was_cleaned_is_written_down_even_if_the_attempt_does_not_count() {
 #[tokio::test]
 async fn a_write_of_it_that_breaks_off_harms_nothing() {
     for fault in [Fault::FailBefore, Fault::FailAfter] {
-        let rig = Rig::with(CONFIG, |store| store.with(1, fault)).await;
+        let rig = Rig::with(CONFIG, |store| store.with(2, fault)).await;
         let work = rig.released().await;
         let unauthorized = ProviderError::Unauthorized { status: 401, message: "no".to_owned() };
         rig.provider.script_pre_clean(Ok(PreCleaned::Cleaned { services: 2 }));

@@ -5,7 +5,7 @@ use common::bus::memory::{Call as BusCall, Loss, ParkedCopy};
 use common::store::faulty::Fault;
 
 /// The table is asked for the sandbox, the attempt is counted, the deletion is parked.
-const PARK_CALL: usize = 2;
+const PARK_CALL: usize = 3;
 const OWN_FAILURE: Verdict = Verdict::Retry { delay: OWN_FAILURE_DELAY };
 
 /// A rig whose next failure is the last one.
@@ -102,7 +102,7 @@ async fn without_the_tables_word_the_message_stays() {
     for fault in [Fault::FailBefore, Fault::FailAfter] {
         let (rig, work) = at_the_last_attempt(|store| store.with(PARK_CALL, fault)).await;
         assert_eq!(rig.reaper.work(delivery(&work)).await, OWN_FAILURE);
-        assert_eq!(rig.faulty.calls(), ["sandbox", "note_attempt", "park_deletion"]);
+        assert_eq!(rig.faulty.calls(), ["sandbox", "identity", "note_attempt", "park_deletion"]);
         assert!(only_copy(&rig).reason.contains("no licence"), "the copy is kept before the table is told");
         let verdict = rig.again(&work).await;
         match fault {

@@ -1,0 +1,51 @@
+//! What the readiness of a process says though its roles are ready.
+
+use async_trait::async_trait;
+use common::bus::Ticks;
+use common::contract::{Report, TickKind};
+use common::runtime::ops::Check;
+use std::sync::Arc;
+
+/// Says that the last sync could not tell everything that is missing. It never makes a role not ready: claims do not
+/// need the listing.
+pub(crate) struct ListingNote(pub(crate) Arc<dyn Ticks>);
+
+#[async_trait]
+impl Check for ListingNote {
+    fn name(&self) -> &'static str {
+        "listing"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn note(&self) -> Option<String> {
+        let last = self.0.last_report(TickKind::Sync).await.ok()??;
+        note_of(&last.report)
+    }
+}
+
+fn note_of(report: &Report) -> Option<String> {
+    let Report::Sync(sync) = report else { return None };
+    (sync.unclear > 0).then(|| {
+        format!(
+            "degraded: {} entries of the last listing may be any sandbox, so nothing was marked stale ({} are not listed)",
+            sync.unclear, sync.withheld,
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::contract::SyncReport;
+
+    #[test]
+    fn a_listing_with_unclear_entries_is_told_and_any_other_is_not() {
+        let sync = SyncReport { unclear: 2, withheld: 30, ..SyncReport::default() };
+        let note = note_of(&Report::Sync(sync)).unwrap();
+        assert!(note.starts_with("degraded: 2 entries") && note.contains("30 are not listed"), "{note}");
+        assert_eq!(note_of(&Report::Sync(SyncReport::default())), None);
+    }
+}

@@ -1,0 +1,208 @@
+//! The identity check: one account has at most one live record.
+//!
+//! A record of a former build has no identity: it is made here, again and again, until every record has one. Where two
+//! records stand for one account, the one that is in use stays, and free ones are quarantined; nothing is deleted. As
+//! with claims, nothing counts before it is proved: records that kept their versions over two rounds of strongly
+//! consistent reads all existed at once.
+
+use super::CensusError;
+use crate::Reconciler;
+use crate::listing::{PAGE_LIMIT, Skipped};
+use common::contract::{CensusReport, Violation};
+use common::domain::{Actor, Order, Reason, Sandbox, SandboxId, State, StateName, UnixSeconds};
+use common::store::{IDENTITY_SHARDS, Identity, SortRange, StoreError, Write};
+use futures_util::{StreamExt as _, stream};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How often every record is held against the identities: it reads all of the index.
+const CHECK_PERIOD: Duration = Duration::from_secs(600);
+/// Identities that one census makes; the next one goes on.
+const IDENTITIES_MADE_MAX: usize = 2_000;
+/// Accounts with several records that one census looks at.
+const DUPLICATES_READ_MAX: usize = 200;
+/// Identities that are read or written at once.
+const AT_ONCE_MAX: usize = 16;
+/// Who quarantines a record whose account another one stands for.
+const ACTOR: &str = "census";
+
+/// When all records were last held against the identities, and what that showed.
+#[derive(Debug, Default)]
+pub(crate) struct IdentitiesChecked(Mutex<Last>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Last {
+    at: Option<UnixSeconds>,
+    violations: u64,
+}
+
+// === impl IdentitiesChecked ===
+
+impl IdentitiesChecked {
+    fn last(&self) -> MutexGuard<'_, Last> {
+        // Every change is complete before the lock is let go, so a poisoned lock holds a sound state.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    /// How many accounts have several records that are in use.
+    pub(super) async fn check_identities(
+        &self,
+        report: &mut CensusReport,
+        skipped: &mut Skipped,
+    ) -> Result<u64, CensusError> {
+        let now = self.ports.clock.now();
+        let last = *self.identities.last();
+        if last.at.is_some_and(|at| now < at.after(CHECK_PERIOD)) {
+            return Ok(last.violations);
+        }
+        let (doubtful, is_complete) = self.complete_identities(report, skipped).await?;
+        let mut violations = 0;
+        for identity in doubtful.into_iter().take(DUPLICATES_READ_MAX) {
+            violations += u64::from(
+                skipped
+                    .unless_unreadable(self.settle_duplicates(&identity, report).await)?
+                    .unwrap_or_default(),
+            );
+        }
+        // A run that could not make all of them is gone on with by the next census.
+        *self.identities.last() = Last { at: is_complete.then_some(now), violations };
+        Ok(violations)
+    }
+
+    /// Makes the identities that are missing, and gives those that name several records; says whether all were made.
+    async fn complete_identities(
+        &self,
+        report: &mut CensusReport,
+        skipped: &mut Skipped,
+    ) -> Result<(Vec<Identity>, bool), StoreError> {
+        let (mut first, mut doubtful) = self.first_records().await?;
+        let mut is_complete = true;
+        // Tombstones are in no index: what a deleted account needs, the sync sees to.
+        for state in StateName::ALL.into_iter().filter(|state| *state != StateName::Deleted) {
+            let mut walk = self.walk(state, &SortRange::All).await?;
+            while let Some(page) = walk.next(skipped).await? {
+                let unnamed = page.into_iter().filter(|sandbox| {
+                    first.get(sandbox.external_id.as_str()).is_none_or(|named| *named != sandbox.id)
+                });
+                let left =
+                    IDENTITIES_MADE_MAX.saturating_sub(usize::try_from(report.identities_made).unwrap_or(0));
+                let mut unnamed: Vec<Sandbox> = unnamed.collect();
+                is_complete &= unnamed.len() <= left;
+                unnamed.truncate(left);
+                let namings = stream::iter(unnamed).map(|sandbox| self.name(sandbox));
+                let mut namings = namings.buffer_unordered(AT_ONCE_MAX);
+                while let Some(named) = namings.next().await {
+                    let identity = named?;
+                    report.identities_made += 1;
+                    if !identity.duplicates.is_empty() {
+                        doubtful.insert(identity.external_id.as_str().to_owned(), identity.clone());
+                    }
+                    first.insert(identity.external_id.as_str().to_owned(), identity.sandbox_id);
+                }
+            }
+        }
+        Ok((doubtful.into_values().collect(), is_complete))
+    }
+
+    async fn name(&self, sandbox: Sandbox) -> Result<Identity, StoreError> {
+        self.ports.store.name_identity(&sandbox.external_id, &sandbox.id).await
+    }
+
+    /// Which record each identity names first, and the identities that name several.
+    async fn first_records(
+        &self,
+    ) -> Result<(HashMap<String, SandboxId>, HashMap<String, Identity>), StoreError> {
+        let (mut first, mut doubtful) = (HashMap::new(), HashMap::new());
+        for shard in 0..IDENTITY_SHARDS {
+            let mut after = None;
+            // Ends by itself: every round moves on within one shard.
+            loop {
+                let page = self.ports.store.identities(shard, after.as_ref(), PAGE_LIMIT).await?;
+                for identity in page.identities {
+                    let account = identity.external_id.as_str().to_owned();
+                    first.insert(account.clone(), identity.sandbox_id.clone());
+                    if !identity.duplicates.is_empty() {
+                        doubtful.insert(account, identity);
+                    }
+                }
+                match page.next {
+                    Some(next) => after = Some(next),
+                    None => break,
+                }
+            }
+        }
+        Ok((first, doubtful))
+    }
+
+    /// Whether several records of one account were in use at one moment. Of these, free ones are quarantined.
+    async fn settle_duplicates(
+        &self,
+        identity: &Identity,
+        report: &mut CensusReport,
+    ) -> Result<bool, StoreError> {
+        let first = self.records_in_use(identity).await?;
+        let mut both = self.records_in_use(identity).await?;
+        both.retain(|sandbox| {
+            first.iter().any(|before| before.id == sandbox.id && before.version == sandbox.version)
+        });
+        if both.len() < 2 {
+            return Ok(false);
+        }
+        // The one that is in use stays; if all are free, the one that the identity names first.
+        both.sort_by_key(|sandbox| (sandbox.state == State::Available, sandbox.id != identity.sandbox_id));
+        let mut both = both.into_iter();
+        let Some(kept) = both.next() else { return Ok(false) };
+        for other in both {
+            tracing::error!(
+                violation = Violation::IdentityTwice.as_str(),
+                sandbox.id = other.id.as_str(),
+                sandbox.state = other.state.name().as_str(),
+                "{} and {} are one account of the provider",
+                kept.id,
+                other.id,
+            );
+            if other.state == State::Available {
+                self.quarantine_duplicate(&other, &kept.id, report).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    async fn quarantine_duplicate(
+        &self,
+        duplicate: &Sandbox,
+        kept: &SandboxId,
+        report: &mut CensusReport,
+    ) -> Result<(), StoreError> {
+        let Ok(by) = Actor::parse(ACTOR) else { return Ok(()) };
+        let order = Order { by, reason: Reason::cut(&format!("the same account as {kept}")) };
+        let now = self.ports.clock.now();
+        let written = self.ports.store.quarantine(&duplicate.candidate(), &order, now).await?;
+        if let Write::Done(quarantined) = written {
+            self.ports.recorder.note(&quarantined, None);
+            report.duplicates_quarantined += 1;
+        }
+        Ok(())
+    }
+
+    /// The records of an account that may be handed out, are held, or are to be deleted.
+    async fn records_in_use(&self, identity: &Identity) -> Result<Vec<Sandbox>, StoreError> {
+        let mut records = Vec::new();
+        for id in identity.named() {
+            let found = self.ports.store.sandbox(id).await?;
+            records.extend(found.filter(|sandbox| {
+                let is_out_of_use = matches!(
+                    sandbox.state,
+                    State::Deleted(_) | State::Quarantined { .. } | State::Stale { .. }
+                );
+                sandbox.external_id == identity.external_id && !is_out_of_use
+            }));
+        }
+        Ok(records)
+    }
+}

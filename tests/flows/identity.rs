@@ -1,0 +1,158 @@
+//! One account is one sandbox, whatever the provider lists: seen by students, on a whole fleet.
+
+use common::contract::SyncReport;
+use common::domain::{ExternalId, STILL_LISTED, SandboxId, StateName};
+use harness::rig::{Plan, Rig};
+use harness::wait::{PATIENCE, eventually};
+use simulator::{BrokenEntry, Fault, FaultKind, Operation};
+use std::time::Duration;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// The account that the record of `id` stands for.
+async fn account_of(rig: &Rig, id: &str) -> ExternalId {
+    rig.sandbox(id).await.expect("a record").external_id
+}
+
+/// A sync an hour later: long after the provider may still list what it has deleted.
+async fn sync_much_later(rig: &Rig) -> SyncReport {
+    rig.clock.advance(HOUR);
+    rig.sync().await
+}
+
+#[tokio::test]
+async fn an_account_that_gets_its_number_later_goes_to_one_student() {
+    let plan = Plan::new(0);
+    let rig = plan.start_unsynced().await;
+    rig.csp.add_accounts(1, None).unwrap();
+    rig.csp.fail(Operation::List, Fault::always(FaultKind::MalformedEntry(BrokenEntry::NullCspId))).unwrap();
+    eventually("the account without a number", PATIENCE, || async {
+        let report = rig.sync().await;
+        match rig.count(StateName::Available).await {
+            1 => Ok(()),
+            other => Err(format!("{other} after {report:?}")),
+        }
+    })
+    .await;
+    let first = rig.api.allocate("student-1").await;
+    assert_eq!(first.status, 201, "{first:?}");
+    rig.csp.clear_faults();
+    let report = rig.sync().await;
+    assert_eq!(
+        (report.status.as_str(), report.inserted, report.unchanged),
+        ("completed", 0, 1),
+        "{report:?}"
+    );
+    let second = rig.api.allocate("student-2").await;
+    assert_eq!(second.status, 409, "one account is one sandbox: {second:?}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_account_that_was_made_again_is_handed_out_and_deleted_as_the_new_one() {
+    let rig = Plan::new(1).start().await;
+    let number = rig.csp.accounts()[0].csp_id.to_string();
+    let former = account_of(&rig, &number).await;
+    let again = rig.csp.recreate(&former).unwrap().expect("the account was there");
+    let report = rig.sync().await;
+    assert_eq!((report.renewed, report.marked_stale), (1, 0), "{report:?}");
+    let claim = rig.api.allocate("student-1").await;
+    assert_eq!((claim.status, claim.sandbox()), (201, number.as_str()), "{claim:?}");
+    assert_eq!(account_of(&rig, &number).await.as_str(), again.id);
+    rig.api.release(&number, "student-1").await;
+    rig.until_state(&number, StateName::Deleted).await;
+    assert_eq!(rig.csp.census().live, 0, "nothing leaks");
+
+    // The number comes back once more, with an account that nobody used.
+    let rig = {
+        rig.stop().await;
+        Plan::new(2).start().await
+    };
+    let claim = rig.api.allocate("student-1").await;
+    let number = claim.sandbox().to_owned();
+    let again = rig.csp.recreate(&account_of(&rig, &number).await).unwrap().expect("it was there");
+    let report = rig.sync().await;
+    assert_eq!((report.identity_changed, report.renewed), (1, 0), "{report:?}");
+    assert_eq!(rig.count(StateName::Allocated).await, 1, "it is told and not ended");
+    rig.api.release(&number, "student-1").await;
+    rig.until_state(&number, StateName::Deleted).await;
+    assert_eq!(rig.sync().await.renewed, 1);
+    let renewed = rig.sandbox(&number).await.unwrap();
+    assert_eq!(
+        (renewed.state.name(), renewed.external_id.as_str()),
+        (StateName::Available, again.id.as_str())
+    );
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_deletion_that_the_provider_only_says_it_made_is_tried_again_and_then_parked() {
+    for status in [200, 202] {
+        let rig = Plan::new(1).start().await;
+        rig.csp.fail(Operation::Delete, Fault::always(FaultKind::status(status))).unwrap();
+        let claim = rig.api.allocate("student-1").await;
+        let id = claim.sandbox().to_owned();
+        rig.api.release(&id, "student-1").await;
+        rig.until_state(&id, StateName::Deleted).await;
+        assert_eq!(rig.sync().await.tombstoned, 1, "the listing may lag");
+        for deletes in 2..=4 {
+            let report = sync_much_later(&rig).await;
+            assert_eq!(report.relisted, 1, "{report:?}");
+            rig.until_state(&id, StateName::Deleted).await;
+            assert_eq!(rig.deletes_at_csp(), deletes);
+            assert_eq!(rig.api.allocate("student-2").await.status, 409, "a used account is not handed out");
+        }
+        assert_eq!(sync_much_later(&rig).await.relisted, 1);
+        let parked = rig.sandbox(&id).await.unwrap();
+        assert_eq!(parked.state.name(), StateName::DeletionFailed);
+        assert_eq!(parked.deletion().unwrap().last_error.as_deref(), Some(STILL_LISTED));
+        rig.sweep().await;
+        let shown = rig.api.admin(reqwest::Method::GET, "/v1/admin/deletions/parked").await;
+        assert_eq!((shown.status, &shown.body["count"]), (200, &serde_json::json!(1)), "{shown:?}");
+        // Once the provider deletes what it says, the operator has it tried again.
+        rig.csp.clear_faults();
+        let path = format!("/v1/admin/deletions/{id}/replay");
+        let replayed = rig.api.admin(reqwest::Method::POST, &path).await;
+        assert_eq!(replayed.status, 200, "{replayed:?}");
+        rig.until_state(&id, StateName::Deleted).await;
+        assert_eq!(rig.csp.census().live, 0);
+        rig.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_used_account_is_not_handed_out_when_its_tombstone_is_gone() {
+    let rig = Plan::new(2).start().await;
+    let claim = rig.api.allocate("student-1").await;
+    let used = account_of(&rig, claim.sandbox()).await;
+    // As the table is when no sync ran for longer than a tombstone is kept: the identity alone is left.
+    let gone = ExternalId::parse("identity/accounts/00000000-0000-4000-8000-000000000000").unwrap();
+    rig.store.name_identity(&gone, &SandboxId::parse("1").unwrap()).await.unwrap();
+    assert!(rig.store.identity(&used).await.unwrap().is_some_and(|identity| identity.absences == 0));
+    for absences in 1..3 {
+        rig.sync().await;
+        assert_eq!(rig.store.identity(&gone).await.unwrap().unwrap().absences, absences);
+    }
+    assert_eq!(rig.sync().await.identities_dropped, 1);
+    assert_eq!(rig.store.identity(&gone).await.unwrap(), None);
+    assert!(rig.store.identity(&used).await.unwrap().is_some(), "that of a live record stays");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn pages_that_overlap_cost_the_pool_nothing() {
+    let rig = Plan::new(40).set("CSP_PAGE_SIZE", 10).set("SYNC_STALE_PERCENT_MAX", 100).start().await;
+    rig.csp.fail(Operation::List, Fault::always(FaultKind::OverlappingPages)).unwrap();
+    for _ in 0..2 {
+        let report = rig.sync().await;
+        assert_eq!((report.status.as_str(), report.marked_stale), ("refused", 0), "{report:?}");
+        assert!(report.reason.as_deref().is_some_and(|reason| reason.contains("overlap")), "{report:?}");
+        assert_eq!(rig.count(StateName::Available).await, 40);
+    }
+    rig.csp.clear_faults();
+    // One listing that overlaps is read again.
+    rig.csp.fail(Operation::List, Fault::next(2, FaultKind::OverlappingPages)).unwrap();
+    let report = rig.sync().await;
+    assert_eq!((report.status.as_str(), report.unchanged), ("completed", 40), "{report:?}");
+    rig.stop().await;
+}

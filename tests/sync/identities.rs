@@ -1,0 +1,103 @@
+//! Two syncs that see one account under two ids, one of them standing still at any call: one record stands for it.
+
+use crate::world::{HOUR, NOW, account, claim, id, owner, reconciler, sync};
+use common::clock::ManualClock;
+use common::domain::{ExternalId, State};
+use common::provider::Account;
+use common::provider::fake::FakeProvider;
+use common::store::faulty::{Fault, FaultyStore};
+use common::store::memory::MemoryStore;
+use common::store::{Store, Write};
+use std::sync::Arc;
+
+/// Accounts that both listings show alike.
+const OTHERS: usize = 3;
+/// The number of the account in question, once it has one.
+const NUMBER: usize = 7;
+
+fn external_id() -> ExternalId {
+    ExternalId::parse(&account(NUMBER).external_id).unwrap()
+}
+
+/// A provider that lists the account under this id, beside others.
+fn listing_it_as(id: &str) -> Arc<FakeProvider> {
+    let provider = FakeProvider::new();
+    let it = Account { id: id.to_owned(), ..account(NUMBER) };
+    provider.set_accounts((0..OTHERS).map(account).chain([it]).collect());
+    Arc::new(provider)
+}
+
+/// Records that stand for the account, whatever their ids, tombstones left out.
+async fn live_records(store: &dyn Store) -> usize {
+    let mut live = 0;
+    for id in [id(NUMBER), common::domain::SandboxId::parse("u-7").unwrap()] {
+        let found = store.sandbox(&id).await.unwrap();
+        let stands_for_it = found.is_some_and(|sandbox| {
+            sandbox.external_id == external_id() && !matches!(sandbox.state, State::Deleted(_))
+        });
+        live += usize::from(stands_for_it);
+    }
+    live
+}
+
+/// Calls of a first sync.
+async fn calls_of_a_sync() -> usize {
+    let faulty = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new(1))));
+    let first = reconciler(faulty.clone(), listing_it_as("u-7"), &ManualClock::at(NOW));
+    assert_eq!(sync(&first).await.inserted, OTHERS as u64 + 1);
+    faulty.calls().len()
+}
+
+#[tokio::test]
+async fn a_sync_that_stands_still_at_any_call_makes_no_second_record_of_an_account() {
+    for call in 0..calls_of_a_sync().await {
+        for pause in [Fault::PauseBefore, Fault::PauseAfter] {
+            let memory: Arc<dyn Store> = Arc::new(MemoryStore::new(1));
+            let faulty = Arc::new(FaultyStore::new(Arc::clone(&memory)).with(call, pause));
+            let clock = ManualClock::at(NOW);
+            let first = reconciler(faulty.clone(), listing_it_as("u-7"), &clock);
+            let stalled = tokio::spawn(async move { sync(&first).await });
+            faulty.paused().await;
+            // Meanwhile the account gets its number.
+            let second = reconciler(Arc::clone(&memory), listing_it_as("7"), &clock);
+            let report = sync(&second).await;
+            assert_eq!(report.status, "completed", "{pause:?} of {call}: {report:?}");
+            faulty.resume();
+            stalled.await.unwrap();
+            assert_eq!(live_records(memory.as_ref()).await, 1, "{pause:?} of {call}");
+            let identity = memory.identity(&external_id()).await.unwrap().expect("an identity");
+            let named =
+                memory.sandbox(&identity.sandbox_id).await.unwrap().expect("the record that it names");
+            assert_eq!((named.external_id, identity.duplicates.len()), (external_id(), 0));
+            // From then on both listings leave it as it is.
+            let report = sync(&second).await;
+            assert_eq!((report.unchanged, report.identity_taken), (OTHERS as u64 + 1, 0), "{report:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sync_that_stands_still_brings_no_used_account_back() {
+    for call in 0..calls_of_a_sync().await {
+        let memory: Arc<dyn Store> = Arc::new(MemoryStore::new(1));
+        let faulty = Arc::new(FaultyStore::new(Arc::clone(&memory)).with(call, Fault::PauseBefore));
+        let clock = ManualClock::at(NOW);
+        let first = reconciler(faulty.clone(), listing_it_as("u-7"), &clock);
+        let stalled = tokio::spawn(async move { sync(&first).await });
+        faulty.paused().await;
+        // Meanwhile it is listed, used and deleted.
+        let second = reconciler(Arc::clone(&memory), listing_it_as("7"), &clock);
+        sync(&second).await;
+        let identity = memory.identity(&external_id()).await.unwrap().expect("an identity");
+        let seen = memory.sandbox(&identity.sandbox_id).await.unwrap().expect("its record");
+        claim(memory.as_ref(), &seen, NUMBER, NOW.after(HOUR)).await.expect("it is free");
+        let Write::Done(ending) = memory.release(&seen.id, &owner(NUMBER), None, None, NOW).await.unwrap()
+        else {
+            panic!("held by another owner")
+        };
+        memory.finish_deletion(&seen.id, ending.epoch, NOW, NOW.after(HOUR), None).await.unwrap();
+        faulty.resume();
+        stalled.await.unwrap();
+        assert_eq!(live_records(memory.as_ref()).await, 0, "before {call}");
+    }
+}
