@@ -171,9 +171,11 @@ fn examples_are_the_messages_of_this_suite_and_all_of_them() {
     assert!(snapshots.len() > 30, "{}", snapshots.len());
     let unproved: Vec<_> = shown.iter().filter(invented).filter(|body| !snapshots.contains(*body)).collect();
     assert!(unproved.is_empty(), "examples that no snapshot shows: {unproved:#?}");
-    // Of what a replay came to there are four.
-    let is_shown =
-        |body: &&String| shown.contains(*body) || is_fault(body) || body.starts_with(r#"{"key":"7""#);
+    // Of what a replay came to there are four, and the work of former builds does not name the account.
+    let former = r#"{"epoch":3,"pool":"main","requested_at":1763683200,"sandbox_id":"2000000","version":1}"#;
+    let is_shown = |body: &&String| {
+        shown.contains(*body) || is_fault(body) || body.starts_with(r#"{"key":"7""#) || *body == former
+    };
     let missing: Vec<_> = snapshots.iter().filter(|body| !is_shown(body)).collect();
     assert!(missing.is_empty(), "messages that no schema is held against: {missing:#?}");
 }

@@ -44,7 +44,9 @@ async fn every_status_means_what_it_should() {
         (500, Err(ProviderError::Failed { status: 500, message: said(LICENCE) })),
         (502, Err(ProviderError::Failed { status: 502, message: failed.clone() })),
         (503, Err(ProviderError::Failed { status: 503, message: said("the service is not available") })),
-        (202, Err(ProviderError::Garbled { message: format!("unexpected status 202: {failed}") })),
+        // Accepted, and done later.
+        (202, Ok(Deleted::Now)),
+        (206, Err(ProviderError::Garbled { message: format!("unexpected status 206: {failed}") })),
     ] {
         rig.answer_next(Operation::Delete, status);
         assert_eq!(rig.provider.delete(&target).await, expected, "{status}");

@@ -159,7 +159,10 @@ pub(crate) async fn what_is_still_listed_is_deleted_again_and_then_parked(store:
         (parked.state.name(), parked.history.last().unwrap().cause),
         (StateName::DeletionFailed, Cause::Parked)
     );
-    assert_eq!(listed(&*store, StateName::DeletionFailed, SortRange::All).await, std::slice::from_ref(&parked));
+    assert_eq!(
+        listed(&*store, StateName::DeletionFailed, SortRange::All).await,
+        std::slice::from_ref(&parked)
+    );
     assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(parked.clone()));
     let replayed = done(store.replay_deletion(&id(1), parked.epoch, &operator(), LATER).await.unwrap());
     assert_eq!(replayed.deletion().unwrap().relists, 0);

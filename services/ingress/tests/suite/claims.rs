@@ -180,8 +180,9 @@ async fn an_id_header_may_be_sent_only_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_workers_fault_is_passed_on_with_its_status_and_retry_after() {
-    // After these two, the worker is asked again.
-    let is_final = |code: &FaultCode| !matches!(code, FaultCode::NoWorkers | FaultCode::Timeout);
+    // After these, a worker is asked again.
+    let is_final =
+        |code: &FaultCode| !matches!(code, FaultCode::NoWorkers | FaultCode::NotHere | FaultCode::Timeout);
     for code in FaultCode::ALL.into_iter().filter(is_final) {
         let rig = Rig::new([Step::Refuse(code, "in the worker's words")]);
         let answer = rig.ask("POST", "/v1/allocate", LAB).await;
