@@ -27,6 +27,12 @@ fn assert_unavailable(error: &StoreError, operation: &str) {
     assert!(error.source().is_some(), "the cause is kept");
 }
 
+fn assert_throttled(error: &StoreError, operation: &str) {
+    let StoreError::Throttled { operation: tried, .. } = error else { panic!("{error:?}") };
+    assert_eq!(*tried, operation);
+    assert!(error.source().is_some(), "the cause is kept");
+}
+
 async fn impatient(endpoint: &str) -> DynamoStore {
     with_patience(endpoint, ATTEMPT_TIMEOUT, OPERATION_TIMEOUT).await
 }
@@ -101,17 +107,18 @@ async fn an_engine_that_hangs_is_given_up() {
 
 #[tokio::test]
 async fn throttling_and_failures_are_tried_three_times() {
-    for answer in [
-        "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: application/x-amz-json-1.0\r\n\
+    let throttled = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: application/x-amz-json-1.0\r\n\
          Content-Length: LENGTH\r\n\r\n\
-         {\"__type\":\"com.amazonaws.dynamodb.v20120810#ThrottlingException\",\"message\":\"slow down\"}",
-        "HTTP/1.1 500 Oops\r\nConnection: close\r\nContent-Type: application/x-amz-json-1.0\r\n\
-         Content-Length: LENGTH\r\n\r\n{\"__type\":\"InternalServerError\"}",
-    ] {
+         {\"__type\":\"com.amazonaws.dynamodb.v20120810#ThrottlingException\",\"message\":\"slow down\"}";
+    let failed = "HTTP/1.1 500 Oops\r\nConnection: close\r\nContent-Type: application/x-amz-json-1.0\r\n\
+         Content-Length: LENGTH\r\n\r\n{\"__type\":\"InternalServerError\"}";
+    let assert_so: [(_, fn(&StoreError, &str)); 2] =
+        [(throttled, assert_throttled), (failed, assert_unavailable)];
+    for (answer, assert_so) in assert_so {
         let (endpoint, requests) = server(Some(answer)).await;
         // Every answer comes, however loaded the machine is, so that only the tries are counted.
         let store = with_patience(&endpoint, ANSWER_MAX, 3 * ANSWER_MAX).await;
-        assert_unavailable(&store.ping().await.unwrap_err(), "ping");
+        assert_so(&store.ping().await.unwrap_err(), "ping");
         assert_eq!(requests.load(Ordering::SeqCst), 3, "{answer}");
     }
 }
