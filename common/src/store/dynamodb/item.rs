@@ -313,7 +313,9 @@ fn decode_history(
             }),
             None => knows_all = false,
         }
-        let begins_epoch = cause == Some(Cause::Claimed) || (cause == Some(Cause::Listed) && version > 1);
+        // Listed again as another account. Of the first listing of all, before it, there may be entries of a newer build.
+        let is_another = cause == Some(Cause::Listed) && version > 1 && epoch > 0;
+        let begins_epoch = cause == Some(Cause::Claimed) || is_another;
         let epoch_before = if begins_epoch { epoch.checked_sub(1) } else { Some(epoch) };
         match version.checked_sub(1).zip(epoch_before) {
             Some(before) => (version, epoch) = before,

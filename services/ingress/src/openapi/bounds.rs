@@ -81,7 +81,7 @@ fn bind(path: &str, operation: &mut Value) {
 }
 
 /// Hours and minutes of a lease, as far as any setting lets them be as long.
-const DURATION: &str = "^([1-9]h([1-5]?[0-9]m)?|[1-9][0-9]{0,2}m)$";
+const DURATION: &str = "^([1-9]h([1-5]?[0-9]m)?|[1-9][0-9]{0,2}m)?$";
 
 /// What a parameter may be; none if its type says it all, or only a worker can say.
 fn schema_of(place: &Place<'_>) -> Option<Value> {
