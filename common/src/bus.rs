@@ -22,6 +22,7 @@ pub mod line;
 pub mod memory;
 pub mod nats;
 mod requests;
+mod switch;
 mod turns;
 
 pub use context::{Attempt, Context, Dropped};
@@ -30,6 +31,7 @@ pub use feed::{
     WorkCounts,
 };
 pub use requests::{LateReply, Requests, Unanswered};
+pub use switch::{CachedSwitch, SwitchCache};
 pub use turns::{TickTurn, TickTurns};
 
 /// How long a turn's tick keeps its copies out: twice the longest period that a scheduler may have.
@@ -298,7 +300,7 @@ pub trait DeletionLine: Send + Sync {
     async fn pause(&self, pause: &Pause) -> Result<(), BusError>;
 
     /// Ends the pause; says which one was on.
-    async fn resume(&self) -> Result<Option<Pause>, BusError>;
+    async fn resume(&self, by: &str) -> Result<Option<Pause>, BusError>;
 
     /// Shows the line and its queue.
     async fn status(&self) -> Result<DeletionsStatus, BusError>;

@@ -25,8 +25,11 @@ use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod line;
 #[cfg(test)]
 mod tests;
+
+pub use line::AskedLine;
 
 /// Shortest pause before another attempt: a worker that restarts needs longer, and a loop must not spin.
 const PAUSE_MIN: Duration = Duration::from_millis(100);

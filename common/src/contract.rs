@@ -32,7 +32,7 @@ pub use duration::LabDuration;
 pub use events::{Event, EventData};
 pub use fault::{Fault, FaultBody, FaultCode, Repeat};
 pub use fleet::{FleetReply, WorkView, WorkerRole, WorkerView};
-pub use line::{DeletionsStatus, LineState, Pause, PauseRequest};
+pub use line::{DeletionsStatus, LineState, Pause, PauseRequest, ResumeReply, ResumeRequest};
 pub use listing::{
     BulkDeleteEntry, BulkDeleteOutcome, BulkDeleteReply, BulkDeleteRequest, DeletionState, LeaseView,
     RecordRequest, RecordView, SandboxEntry, SandboxesReply, SandboxesRequest, TombstoneView,

@@ -11,6 +11,7 @@ pub mod lease;
 pub mod policy;
 pub mod pre_clean;
 pub mod sandbox;
+pub mod switch;
 pub mod time;
 
 pub use deletion::{DELETION_RELISTS_MAX, Deletion, DeletionCause, LAST_ERROR_BYTES_MAX, Tombstone};
@@ -25,4 +26,5 @@ pub use lease::{
 pub use policy::{InvalidPools, LeasePolicy, PoolRules};
 pub use pre_clean::{PreClean, Skip};
 pub use sandbox::{InvalidTransition, NewSandbox, STILL_LISTED, Sandbox, State, StateName};
+pub use switch::DeletionSwitch;
 pub use time::UnixSeconds;

@@ -7,6 +7,7 @@ pub mod recorder;
 pub mod settings;
 pub mod shutdown;
 pub mod skew;
+pub mod switch;
 pub mod telemetry;
 
 /// Chooses the one TLS back end of the process. async-nats builds its TLS settings from the process-wide

@@ -137,6 +137,7 @@ impl Frame {
             store,
             deletions: bus.clone(),
             line: bus.clone(),
+            switch: bus.clone(),
             census: bus.clone(),
             upkeep: bus.clone(),
             recorder: Recorder::new(clock, bus, self.ledger.clone()),

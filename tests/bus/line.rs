@@ -144,12 +144,12 @@ pub(crate) async fn a_pause_is_everybodys_and_ends_by_itself(engine: Engine) {
     clock.advance(60 * SECOND);
     slot(world.bus.as_ref()).await;
     assert_eq!(world.bus.status().await.unwrap().paused, None);
-    assert_eq!(world.bus.resume().await.unwrap(), None, "it was over");
+    assert_eq!(world.bus.resume("test").await.unwrap(), None, "it was over");
 
     let endless = Pause { until: None, ..pause };
     world.bus.pause(&endless).await.unwrap();
-    assert_eq!(other.resume().await.unwrap(), Some(endless));
-    assert_eq!(other.resume().await.unwrap(), None);
+    assert_eq!(other.resume("test").await.unwrap(), Some(endless));
+    assert_eq!(other.resume("test").await.unwrap(), None);
     clock.advance(SECOND);
     slot(world.bus.as_ref()).await;
 }

@@ -104,7 +104,7 @@ pub(crate) async fn an_order_that_is_refused_in_an_outage_is_not_carried_out_aft
     assert!(ordered.is_some_and(|answer| answer.is_err()));
     let ticked = world.bus.tick_and_wait(SYNC, PATIENCE).now_or_never();
     assert!(ticked.is_some_and(|answer| answer.is_err()));
-    let resumed = world.bus.resume().now_or_never();
+    let resumed = world.bus.resume("test").now_or_never();
     assert!(resumed.is_some_and(|answer| answer.is_err()));
     let late = Pause { by: "late".to_owned(), ..Pause::default() };
     assert!(world.bus.pause(&late).now_or_never().is_some_and(|answer| answer.is_err()));

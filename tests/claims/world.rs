@@ -160,6 +160,7 @@ impl World {
             store,
             deletions: Arc::clone(&self.deletions) as _,
             line: bus.clone(),
+            switch: bus.clone(),
             census: bus.clone(),
             upkeep: bus.clone(),
             recorder: Recorder::new(clock, bus, metrics),

@@ -81,7 +81,7 @@ async fn no_role_may_do_the_work_of_another() {
         ("sandbox.ticks.sync", &["ingress", "scheduler", "operator"]),
         ("sandbox.events.claimed.2000000", &["allocator", "reaper", "reconciler"]),
         ("sandbox.reports.sync", &["reconciler"]),
-        ("$KV.broker.deletions.pause", &["ingress", "operator"]),
+        ("$KV.broker.deletions.pause", &["allocator", "reaper", "reconciler", "operator"]),
         ("$KV.broker.tick.sync", &["scheduler", "operator"]),
         // A tick that finds no room is answered with the one that waits.
         (

@@ -7,8 +7,8 @@ use common::contract::reports::{COMPLETED, FAILED, REFUSED};
 use common::contract::{
     AllocateRequest, Allocation, Census, CensusReport, Counted, DeletionWork, DeletionsStatus, ExpiryReport,
     Fault, FaultBody, FaultCode, HealthReply, LineState, Outcome, ParkedDeletion, Pause, PauseRequest,
-    PoolStats, ReleaseReply, ReleaseRequest, Report, RunReport, SandboxRequest, SandboxView, StaleReport,
-    StatsReply, SweepReport, SyncReport, TickKind, TurnTaken, Violation,
+    PoolStats, ReleaseReply, ReleaseRequest, Report, ResumeReply, ResumeRequest, RunReport, SandboxRequest,
+    SandboxView, StaleReport, StatsReply, SweepReport, SyncReport, TickKind, TurnTaken, Violation,
 };
 use insta::assert_snapshot;
 use serde::Serialize;
@@ -205,7 +205,8 @@ fn the_line() {
         until: Some(1_763_683_260),
         reason: Some("maintenance".to_owned()),
     };
-    assert_snapshot!(wire(&pause), @r#"{"by":"operator","since":1763683200,"until":1763683260,"reason":"maintenance"}"#);
+    // A field that is misspelt is refused, so it does not read what is new.
+    assert_snapshot!(serde_json::to_string(&pause).unwrap(), @r#"{"by":"operator","since":1763683200,"until":1763683260,"reason":"maintenance"}"#);
     reads("{}", &Pause::default());
     reads("{}", &PauseRequest::default());
     let status = DeletionsStatus {
@@ -264,6 +265,27 @@ fn failures() {
     // The reason for the rule that readers learn a code first.
     let newer = r#"{"detail":{"code":"LATER","message":"","request_id":"r-3"}}"#;
     assert!(serde_json::from_str::<FaultBody>(newer).is_err());
+}
+
+#[test]
+fn the_switch_of_the_deletions() {
+    let pause = PauseRequest {
+        until_seconds: Some(1_800),
+        until: None,
+        reason: Some("maintenance".to_owned()),
+        by: Some("alice".to_owned()),
+    };
+    // A field that is misspelt is refused, so it does not read what is new.
+    assert_snapshot!(serde_json::to_string(&pause).unwrap(), @r#"{"until_seconds":1800,"until":null,"reason":"maintenance","by":"alice"}"#);
+    assert_snapshot!(wire(&ResumeRequest { by: Some("alice".to_owned()) }), @r#"{"by":"alice"}"#);
+    let was_paused = Pause {
+        by: "operator".to_owned(),
+        since: 1_763_683_200,
+        until: Some(1_763_683_260),
+        reason: Some("maintenance".to_owned()),
+    };
+    let reply = ResumeReply { was_paused: Some(was_paused) };
+    assert_snapshot!(wire(&reply), @r#"{"was_paused":{"by":"operator","since":1763683200,"until":1763683260,"reason":"maintenance"}}"#);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The line towards the provider: deletions go at its pace, wait out what breaks, and can be stopped by hand.
 
+use common::bus::DeletionLine as _;
 use common::contract::DeletionsStatus;
 use common::domain::{SandboxId, StateName};
 use futures_util::StreamExt as _;
@@ -280,6 +281,72 @@ async fn a_pause_outlives_the_fleet_and_is_ended_by_hand_or_by_itself() {
     // By the machine's own clock the pause is still on.
     assert!(cli(&["deletions", "resume"]).await.starts_with("resumed"));
     assert!(cli(&["deletions", "resume"]).await.contains("were not paused"));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_pause_outlives_the_bucket_and_everything_else_in_nats() {
+    let rig = plan(20).start().await;
+    let crowd = released_at_once(&rig, 5).await;
+    let bucket = format!("KV_{}", rig.bus.subjects().bucket());
+    let jetstream = rig.jetstream().await;
+    let deletions = rig.bus.subjects().deletions_stream();
+    // The bucket alone, and then all that the server held of the deletions.
+    for lost in [vec![bucket.clone()], vec![bucket, deletions]] {
+        for stream in &lost {
+            jetstream.delete_stream(stream).await.expect("the stream is there");
+        }
+        rig.sweep().await;
+        let line = until_line(&rig, "paused").await;
+        assert_eq!(line.paused.expect("a pause").by, "admin");
+        eventually("the work to be back", PATIENCE, || async {
+            match rig.queued().await {
+                5 => Ok(()),
+                queued => Err(queued),
+            }
+        })
+        .await;
+        until_metric(&rig, "broker_deletions_paused", 1.0).await;
+    }
+    assert_eq!(rig.deletes_at_csp(), 0);
+    resume(&rig).await;
+    until_all_deleted(&rig, &crowd).await;
+    assert_eq!(until_line(&rig, "running").await.paused, None);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn reapers_recall_a_pause_that_the_bucket_lost_without_a_sweep() {
+    let rig = plan(20).set("NATS_CHECK_SECONDS", 1).start().await;
+    let crowd = released_at_once(&rig, 5).await;
+    let bucket = format!("KV_{}", rig.bus.subjects().bucket());
+    rig.jetstream().await.delete_stream(&bucket).await.expect("the bucket is there");
+    eventually("the bucket and the pause", PATIENCE, || async {
+        match rig.bus.status().await {
+            Ok(status) if status.paused.is_some() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert_eq!(rig.deletes_at_csp(), 0);
+    resume(&rig).await;
+    until_all_deleted(&rig, &crowd).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_pause_by_hand_is_taken_over_into_the_table() {
+    let rig = plan(3).start().await;
+    let by_hand = common::contract::Pause { by: "by hand".to_owned(), ..Default::default() };
+    rig.bus.pause(&by_hand).await.unwrap();
+    assert_eq!(rig.sweep().await.status, "completed");
+    let kept = rig.store.deletion_switch().await.unwrap().expect("a turn");
+    assert_eq!((kept.is_paused, kept.by.as_str()), (true, "by hand"));
+    resume(&rig).await;
+    let kept = rig.store.deletion_switch().await.unwrap().expect("a turn");
+    assert_eq!((kept.is_paused, kept.by.as_str()), (false, "admin"));
+    assert_eq!(rig.sweep().await.status, "completed");
+    assert_eq!(until_line(&rig, "running").await.paused, None);
     rig.stop().await;
 }
 

@@ -3,7 +3,7 @@
 
 use crate::engines::{Set, Shared};
 use crate::fixtures::{NOW, added, claim_key, done, grant_of, listed, pool, several_added};
-use common::domain::{StateName, UnixSeconds};
+use common::domain::{DeletionSwitch, StateName, UnixSeconds};
 use common::store::layout::SANDBOXES_PER_SHARD;
 use common::store::{CURSOR_KEY_BYTES, CursorKey, SortRange, Store};
 use std::time::Duration;
@@ -143,4 +143,31 @@ pub(crate) async fn processes_agree_on_the_key_of_cursors(table: Shared) {
     let later = table.process(set(9)).await;
     assert_eq!(later.cursor_key(&key(4)).await.unwrap(), first, "also after a restart");
     assert_eq!(free(&table).await, 0, "the key is no sandbox");
+}
+
+pub(crate) async fn the_switch_of_the_deletions_is_turned_by_one_at_a_time(table: Shared) {
+    let turned = |version, by: &str, until, reason: Option<&str>| DeletionSwitch {
+        version,
+        is_paused: until != Some(UnixSeconds::new(0)),
+        by: by.to_owned(),
+        since: NOW,
+        until,
+        reason: reason.map(str::to_owned),
+    };
+    let (one, two) = (table.process(set(3)).await, table.process(set(3)).await);
+    assert_eq!(one.deletion_switch().await.unwrap(), None, "nobody has turned it");
+    let rivals = [turned(1, "alice", None, Some("maintenance")), turned(1, "bob", None, None)];
+    let won = tokio::try_join!(one.turn_deletion_switch(&rivals[0]), two.turn_deletion_switch(&rivals[1]));
+    let (first, second) = won.unwrap();
+    assert!(first != second, "one of two turns of the same version is the first");
+    let winner = if first { &rivals[0] } else { &rivals[1] };
+    assert_eq!(two.deletion_switch().await.unwrap().as_ref(), Some(winner));
+    assert!(two.turn_deletion_switch(winner).await.unwrap(), "a repeat finds itself");
+    for next in [turned(2, "carol", Some(NOW), Some("")), turned(3, "", Some(UnixSeconds::new(0)), None)] {
+        assert!(one.turn_deletion_switch(&next).await.unwrap());
+        assert_eq!(two.deletion_switch().await.unwrap().as_ref(), Some(&next));
+    }
+    assert!(!two.turn_deletion_switch(&turned(2, "late", None, None)).await.unwrap());
+    assert_eq!(one.deletion_switch().await.unwrap().map(|kept| kept.version), Some(3));
+    assert_eq!(free(&table).await, 0, "the switch is no sandbox");
 }

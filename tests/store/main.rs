@@ -153,6 +153,7 @@ on_every_shared_engine! {
         a_supply_is_noted_and_the_latest_counts,
         a_supply_settles_when_the_index_has_had_its_time,
         processes_agree_on_the_key_of_cursors,
+        the_switch_of_the_deletions_is_turned_by_one_at_a_time,
     }
 }
 

@@ -62,6 +62,7 @@ pub(crate) fn reconciler(
         provider,
         deletions: Arc::new(bus.clone()),
         upkeep: Arc::new(bus.clone()),
+        switch: Arc::new(bus.clone()),
         census: Arc::new(bus.clone()),
         recorder: Recorder::new(
             Arc::new(clock.clone()),

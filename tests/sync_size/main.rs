@@ -95,6 +95,7 @@ fn reconciler(store: Arc<dyn Store>, provider: Arc<Endless>) -> Reconciler {
         provider,
         deletions: Arc::new(bus.clone()),
         upkeep: Arc::new(bus.clone()),
+        switch: Arc::new(bus.clone()),
         census: Arc::new(bus.clone()),
         recorder: Recorder::new(clock, Arc::new(bus), LedgerMetrics::register(&registry).unwrap()),
     };

@@ -93,7 +93,9 @@ impl HttpRequests {
             | Verb::ForceRelease
             | Verb::Sandboxes
             | Verb::Sandbox
-            | Verb::BulkDelete => {
+            | Verb::BulkDelete
+            | Verb::Pause
+            | Verb::Resume => {
                 return Err(Fault::invalid("the verb", "is not asked for through this door"));
             }
         })

@@ -132,6 +132,22 @@ pub struct PauseRequest {
     pub by: Option<String>,
 }
 
+/// An operator has deletions go on: `resume`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ResumeRequest {
+    /// Who resumes; `operator` if nobody says.
+    pub by: Option<String>,
+}
+
+/// The answer to `resume`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ResumeReply {
+    /// The pause that was there, even if it was over; none if deletions were not paused.
+    pub was_paused: Option<Pause>,
+}
+
 /// Everything that an operator sees of the deletions as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
@@ -210,6 +226,18 @@ impl PauseRequest {
             until,
             reason: reason.as_deref().map(|reason| text("reason", reason)).transpose()?,
         })
+    }
+}
+
+// === impl ResumeRequest ===
+
+impl ResumeRequest {
+    /// Who resumes; `by` is whoever asks and does not say.
+    ///
+    /// # Errors
+    /// The field that cannot be used, and what is wrong with it.
+    pub fn who(&self, by: &str) -> Result<String, (&'static str, String)> {
+        text("by", self.by.as_deref().unwrap_or(by))
     }
 }
 

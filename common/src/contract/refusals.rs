@@ -49,6 +49,7 @@ impl Verb {
             }
             Self::Sandbox => &[F::NotFound],
             Self::BulkDelete => &[F::InvalidState],
+            Self::Pause | Self::Resume => &[F::Contended, F::UpstreamUnavailable],
         }
     }
 

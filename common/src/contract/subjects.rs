@@ -57,6 +57,10 @@ pub enum Verb {
     Sandbox,
     /// Remove records that leave nothing behind, a page at a time.
     BulkDelete,
+    /// Pause all deletions.
+    Pause,
+    /// Have them go on.
+    Resume,
 }
 
 /// The names of one fleet. Several fleets can share a NATS server by different prefixes; tests do.
@@ -74,7 +78,7 @@ pub struct InvalidPrefix;
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Allocate,
         Self::Release,
         Self::Get,
@@ -93,6 +97,8 @@ impl Verb {
         Self::Sandboxes,
         Self::Sandbox,
         Self::BulkDelete,
+        Self::Pause,
+        Self::Resume,
     ];
 
     /// Last token of the verb's subject.
@@ -117,6 +123,8 @@ impl Verb {
             Self::Sandboxes => "sandboxes",
             Self::Sandbox => "sandbox",
             Self::BulkDelete => "bulk-delete",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
         }
     }
 }

@@ -29,6 +29,7 @@ mod item;
 mod layout;
 mod listing;
 mod orders;
+mod switch;
 pub mod table;
 mod transitions;
 mod unreadable;

@@ -5,8 +5,9 @@ use super::{
     OpenClaim, Page, PageCursor, Shards, StateQuery, Store, StoreError, Supply, Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, ExternalId, Grant, LabId, Lease, NewSandbox,
-    Order, OwnerId, PoolName, PreClean, RequestKey, Sandbox, SandboxId, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, DeletionSwitch, Epoch, Extension, ExternalId, Grant, LabId,
+    Lease, NewSandbox, Order, OwnerId, PoolName, PreClean, RequestKey, Sandbox, SandboxId, UnixSeconds,
+    Version,
 };
 use async_trait::async_trait;
 use std::collections::BTreeSet;
@@ -183,6 +184,15 @@ impl<I: Interposer> Layout for InterposedStore<I> {
 
     async fn note_pools(&self, pools: &BTreeSet<PoolName>) -> Result<(), StoreError> {
         self.inner.note_pools(pools).await
+    }
+
+    // Nothing comes between: every sweep begins with it.
+    async fn deletion_switch(&self) -> Result<Option<DeletionSwitch>, StoreError> {
+        self.inner.deletion_switch().await
+    }
+
+    async fn turn_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError> {
+        self.inner.turn_deletion_switch(next).await
     }
 }
 

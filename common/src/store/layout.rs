@@ -6,7 +6,7 @@
 //! moment whatever is written is looked for.
 
 use super::StoreError;
-use crate::domain::{PoolName, UnixSeconds};
+use crate::domain::{DeletionSwitch, PoolName, UnixSeconds};
 use async_trait::async_trait;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -78,6 +78,12 @@ pub trait Layout: Send + Sync + std::fmt::Debug {
     /// Tells the table of pools. It never forgets one: their sandboxes are looked after although no process is
     /// configured for them any more.
     async fn note_pools(&self, pools: &BTreeSet<PoolName>) -> Result<(), StoreError>;
+
+    /// The operators' switch of all deletions, by a strongly consistent read; none if it was never turned.
+    async fn deletion_switch(&self) -> Result<Option<DeletionSwitch>, StoreError>;
+
+    /// Puts `next` there, if its version is later than the one that is there; false if another turn was first.
+    async fn turn_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError>;
 
     /// The configured pools and all others of the table, which is told of those that it does not know.
     async fn pools_with(&self, configured: &BTreeSet<PoolName>) -> Result<BTreeSet<PoolName>, StoreError> {

@@ -11,9 +11,9 @@ use super::{
     StoreError, Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, InvalidTransition, LabId, Lease,
-    NewSandbox, Order, OwnerId, PoolName, PreClean, RequestKey, Sandbox, SandboxId, State, UnixSeconds,
-    Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, DeletionSwitch, Epoch, Extension, Grant, InvalidTransition,
+    LabId, Lease, NewSandbox, Order, OwnerId, PoolName, PreClean, RequestKey, Sandbox, SandboxId, State,
+    UnixSeconds, Version,
 };
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,6 +52,7 @@ struct Tables {
     supplied_at: BTreeMap<PoolName, UnixSeconds>,
     cursor_key: Option<CursorKey>,
     pools: BTreeSet<PoolName>,
+    deletion_switch: Option<DeletionSwitch>,
 }
 
 #[derive(Clone, Debug)]
@@ -186,6 +187,18 @@ impl Layout for MemoryStore {
     async fn note_pools(&self, pools: &BTreeSet<PoolName>) -> Result<(), StoreError> {
         self.tables().pools.extend(pools.iter().cloned());
         Ok(())
+    }
+
+    async fn deletion_switch(&self) -> Result<Option<DeletionSwitch>, StoreError> {
+        Ok(self.tables().deletion_switch.clone())
+    }
+
+    async fn turn_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError> {
+        let mut tables = self.tables();
+        if tables.deletion_switch.as_ref().is_none_or(|there| there.version < next.version) {
+            tables.deletion_switch = Some(next.clone());
+        }
+        Ok(tables.deletion_switch.as_ref() == Some(next))
     }
 }
 

@@ -81,7 +81,14 @@ const fn can_be_held(verb: Verb) -> bool {
         | Verb::Sandboxes
         | Verb::Sandbox
         | Verb::BulkDelete => true,
-        Verb::Stats | Verb::Deletions | Verb::Parked | Verb::Replay | Verb::ReplayAll | Verb::Remove => false,
+        Verb::Stats
+        | Verb::Deletions
+        | Verb::Parked
+        | Verb::Replay
+        | Verb::ReplayAll
+        | Verb::Remove
+        | Verb::Pause
+        | Verb::Resume => false,
     }
 }
 

@@ -327,7 +327,7 @@ fn replay_fault(request: &Request, error: &ReplayError) -> Fault {
     }
 }
 
-fn bus_fault(request: &Request, error: &BusError) -> Fault {
+pub(crate) fn bus_fault(request: &Request, error: &BusError) -> Fault {
     tracing::warn!(
         request.id = request.context.request_id,
         request.verb = request.verb.as_str(),

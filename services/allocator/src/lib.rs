@@ -32,12 +32,14 @@ mod lookup;
 mod metrics;
 mod orders;
 mod release;
+mod switch;
 
 use admission::Permit;
 use async_trait::async_trait;
 use bytes::Bytes;
 use common::bus::{
-    Answer, BusError, CensusBoard, DeletionLine, Deletions, Dropped, Handler, Request, Serve, Upkeep,
+    Answer, BusError, CensusBoard, DeletionLine, Deletions, Dropped, Handler, Request, Serve, SwitchCache,
+    Upkeep,
 };
 use common::clock::Clock;
 use common::contract::{Fault, FaultCode, Verb};
@@ -105,6 +107,8 @@ pub struct Ports {
     pub deletions: Arc<dyn Deletions>,
     /// Shows the deletions as a whole.
     pub line: Arc<dyn DeletionLine>,
+    /// The copy of the operators' switch that reapers look at.
+    pub switch: Arc<dyn SwitchCache>,
     /// Shows the last census.
     pub census: Arc<dyn CensusBoard>,
     /// Shows what was parked.
@@ -257,6 +261,8 @@ impl Allocator {
             Verb::Sandboxes => plain(self.sandboxes(&bounds, request).await),
             Verb::Sandbox => plain(self.record(request).await),
             Verb::BulkDelete => plain(self.bulk_delete(&bounds, request).await),
+            Verb::Pause => plain(self.pause(request).await),
+            Verb::Resume => plain(self.resume(request).await),
         }
     }
 

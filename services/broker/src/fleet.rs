@@ -6,8 +6,9 @@ use anyhow::Context as _;
 use common::bus::nats::{Care, NatsBus, NatsConfig};
 use common::bus::{
     CensusBoard, DeletionLine, Deletions, Discovery, EventFeed, Ledger, Pace, Requests, ServiceInfo,
-    TickTurns, Ticks, Upkeep,
+    SwitchCache, TickTurns, Ticks, Upkeep,
 };
+use common::client::{AskedLine, Client, Patience};
 use common::clock::Clock;
 use common::provider::Provider;
 use common::provider::csp::{CspConfig, CspProvider};
@@ -17,6 +18,7 @@ use common::runtime::recorder::{LedgerMetrics, Recorder};
 use common::runtime::settings::{Env, Mistakes, Settings};
 use common::runtime::shutdown::Lifecycle;
 use common::runtime::skew::{ClockCheck, ClockMetrics};
+use common::runtime::switch::{RecallingPace, Switchboard};
 use common::runtime::telemetry::Chain;
 use common::secrets::Secrets;
 use common::secrets::aws::{AwsSecrets, SecretsConfig};
@@ -269,7 +271,7 @@ impl Fleet {
         let ports = ingress::Ports {
             requests: Arc::clone(&bus) as Arc<dyn Requests>,
             ticks: Arc::clone(&bus) as Arc<dyn Ticks>,
-            line: Arc::clone(&bus) as Arc<dyn DeletionLine>,
+            line: self.asked_line(&bus, config.admin_wait),
             events: Arc::clone(&bus) as Arc<dyn EventFeed>,
             discovery: Arc::clone(&bus) as Arc<dyn Discovery>,
             secrets,
@@ -290,6 +292,15 @@ impl Fleet {
         Ok(())
     }
 
+    /// The line as the ingress has it, which has no table.
+    fn asked_line(&self, bus: &Arc<NatsBus>, wait: Duration) -> Arc<dyn DeletionLine> {
+        let door = Arc::clone(bus) as Arc<dyn Requests>;
+        let (clock, random) = (Arc::clone(&self.shared.clock), Arc::clone(&self.shared.random));
+        let patience = Patience { call: wait, attempt: wait };
+        let client = Client::new(Arc::clone(&door), Arc::clone(&clock), random, patience);
+        Arc::new(AskedLine::new(client, door, Arc::clone(bus) as Arc<dyn DeletionLine>, clock))
+    }
+
     /// Starts an allocator.
     ///
     /// # Errors
@@ -307,6 +318,7 @@ impl Fleet {
             store: Arc::clone(&table) as Arc<dyn Store>,
             deletions: Arc::new(bus.clone()) as Arc<dyn Deletions>,
             line: Arc::new(bus.clone()) as Arc<dyn DeletionLine>,
+            switch: Arc::new(bus.clone()) as Arc<dyn SwitchCache>,
             census: Arc::new(bus.clone()) as Arc<dyn CensusBoard>,
             upkeep: Arc::new(bus.clone()) as Arc<dyn Upkeep>,
             recorder: self.recorder(Arc::new(bus.clone())),
@@ -346,13 +358,18 @@ impl Fleet {
         let bus = Arc::new(self.bus("reaper").await?);
         self.line = Some(Arc::clone(&bus) as Arc<dyn DeletionLine>);
         let table = Arc::clone(self.table()?);
+        let switch = Switchboard::new(
+            Arc::clone(&table) as Arc<dyn Store>,
+            Arc::clone(&bus) as Arc<dyn SwitchCache>,
+            Arc::clone(&self.shared.clock),
+        );
         let ports = reaper::Ports {
             clock: Arc::clone(&self.shared.clock),
             random: Arc::clone(&self.shared.random),
             store: Arc::clone(&table) as Arc<dyn Store>,
             provider: self.provider()?,
             deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
-            pace: Arc::clone(&bus) as Arc<dyn Pace>,
+            pace: Arc::new(RecallingPace::new(Arc::clone(&bus) as Arc<dyn Pace>, switch)),
             recorder: self.recorder(Arc::clone(&bus) as Arc<dyn Ledger>),
         };
         self.show(lifecycle, &bus, Arc::new(self.metrics.reaper.clone()));
@@ -385,6 +402,7 @@ impl Fleet {
             provider: self.provider()?,
             deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
             upkeep: Arc::clone(&bus) as Arc<dyn Upkeep>,
+            switch: Arc::clone(&bus) as Arc<dyn SwitchCache>,
             census: Arc::clone(&bus) as Arc<dyn CensusBoard>,
             recorder: self.recorder(Arc::clone(&bus) as Arc<dyn Ledger>),
         };

@@ -29,7 +29,7 @@ mod sweep;
 mod sync;
 
 use async_trait::async_trait;
-use common::bus::{BusError, CensusBoard, Deletions, Runner, TickQueue, Upkeep};
+use common::bus::{BusError, CensusBoard, Deletions, Runner, SwitchCache, TickQueue, Upkeep};
 use common::clock::Clock;
 use common::contract::{Report, TickKind, TickOrder};
 use common::domain::{LeasePolicy, PoolRules};
@@ -78,6 +78,8 @@ pub struct Ports {
     pub deletions: Arc<dyn Deletions>,
     /// Mends the queue and what was parked.
     pub upkeep: Arc<dyn Upkeep>,
+    /// The copy of the operators' switch that reapers look at.
+    pub switch: Arc<dyn SwitchCache>,
     /// Keeps the last census.
     pub census: Arc<dyn CensusBoard>,
     /// Keeps the ledger of events.

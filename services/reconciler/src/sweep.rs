@@ -3,13 +3,15 @@
 //! Every wanted deletion has a message, every parked one a copy, no message stays of a sandbox that moved on,
 //! and the ledger has every event. A stream that is missing is made again first.
 
-use crate::Reconciler;
 use crate::listing::Skipped;
+use crate::{Ports, Reconciler};
 use common::bus::BusError;
 use common::contract::SweepReport;
 use common::contract::reports::{COMPLETED, FAILED};
+use common::runtime::switch::{SwitchError, Switchboard};
 use common::runtime::telemetry::Chain;
 use common::store::StoreError;
+use std::sync::Arc;
 
 mod ledger;
 mod parked;
@@ -27,6 +29,8 @@ enum SweepError {
     Store(#[from] StoreError),
     #[error("the queue failed")]
     Bus(#[from] BusError),
+    #[error("the operators' switch could not be brought in line")]
+    Switch(#[from] SwitchError),
 }
 
 // === impl Reconciler ===
@@ -63,9 +67,22 @@ impl Reconciler {
             // The ledger may be a new one.
             self.verified.forget();
         }
+        self.sweep_switch().await?;
         self.sweep_queue(report, skipped).await?;
         self.sweep_parked(report, skipped).await?;
         self.sweep_ledger(report, skipped).await
+    }
+}
+
+impl Reconciler {
+    /// The operators' switch: what a lost bucket, or an interrupted turn, left undone.
+    async fn sweep_switch(&self) -> Result<(), SweepError> {
+        let Ports { store, switch, clock, .. } = &self.ports;
+        let switchboard = Switchboard::new(Arc::clone(store), Arc::clone(switch), Arc::clone(clock));
+        if switchboard.settle().await? {
+            tracing::info!("NATS says of the operators' switch what the table says");
+        }
+        Ok(())
     }
 }
 

@@ -98,6 +98,7 @@ impl Rig {
             provider: provider.clone(),
             deletions: Arc::new(bus.clone()),
             upkeep: Arc::new(bus.clone()),
+            switch: Arc::new(bus.clone()),
             census: Arc::new(bus.clone()),
             recorder: Recorder::new(
                 Arc::new(clock.clone()),

@@ -2,7 +2,9 @@
 
 use super::{Call, MemoryBus};
 use crate::bus::line::LineRules;
-use crate::bus::{BusError, CallEnd, Confirmed, DeletionLine, LineView, Pace, Ticket, Told, Turn};
+use crate::bus::{
+    BusError, CachedSwitch, CallEnd, Confirmed, DeletionLine, LineView, Pace, SwitchCache, Ticket, Told, Turn,
+};
 use crate::contract::{DeletionsStatus, LineState, Pause};
 use crate::domain::SandboxId;
 use async_trait::async_trait;
@@ -14,6 +16,10 @@ pub(super) struct Line {
     /// When the state was written.
     written_ms: u64,
     pause: Option<Pause>,
+    /// The version of that pause in the table, if whoever wrote it said so.
+    pause_version: Option<u64>,
+    /// Goes up with each turn of the switch; zero if the bucket says nothing of it.
+    switch_revision: u64,
 }
 
 #[async_trait]
@@ -54,11 +60,15 @@ impl Pace for MemoryBus {
 #[async_trait]
 impl DeletionLine for MemoryBus {
     async fn pause(&self, pause: &Pause) -> Result<(), BusError> {
-        self.call(Call::Switch, |inside, _| inside.line.pause = Some(pause.clone()))
+        self.call(Call::Switch, |inside, _| inside.line.turn(Some((pause.clone(), None))))
     }
 
-    async fn resume(&self) -> Result<Option<Pause>, BusError> {
-        self.call(Call::Switch, |inside, now_ms| inside.line.pause.take().filter(|pause| pause.is_on(now_ms)))
+    async fn resume(&self, _by: &str) -> Result<Option<Pause>, BusError> {
+        self.call(Call::Switch, |inside, now_ms| {
+            let pause = inside.line.pause.take().filter(|pause| pause.is_on(now_ms));
+            inside.line.turn(None);
+            pause
+        })
     }
 
     async fn status(&self) -> Result<DeletionsStatus, BusError> {
@@ -71,7 +81,38 @@ impl DeletionLine for MemoryBus {
     }
 }
 
+#[async_trait]
+impl SwitchCache for MemoryBus {
+    async fn cached_switch(&self) -> Result<(u64, CachedSwitch), BusError> {
+        self.read("read the switch", |inside| {
+            let line = &inside.line;
+            let cached = match &line.pause {
+                Some(pause) => CachedSwitch::On { pause: pause.clone(), version: line.pause_version },
+                None if line.switch_revision == 0 => CachedSwitch::Lost,
+                None => CachedSwitch::Off,
+            };
+            (line.switch_revision, cached)
+        })
+    }
+
+    async fn cache_switch(&self, revision: u64, pause: Option<(&Pause, u64)>) -> Result<bool, BusError> {
+        let pause = pause.map(|(pause, version)| (pause.clone(), Some(version)));
+        self.call(Call::Switch, |inside, _| {
+            let is_there = inside.line.switch_revision == revision;
+            if is_there {
+                inside.line.turn(pause);
+            }
+            is_there
+        })
+    }
+}
+
 impl MemoryBus {
+    /// Loses the line and its switch, as a bucket that is removed does.
+    pub fn lose_line(&self) {
+        self.change(|inside, _| inside.line = Line::default());
+    }
+
     /// Puts a state there as a worker could whose clock is off.
     pub fn put_line(&self, state: LineState) {
         self.change(|inside, now_ms| inside.line.move_on(Some(state), now_ms));
@@ -81,6 +122,12 @@ impl MemoryBus {
 // === impl Line ===
 
 impl Line {
+    fn turn(&mut self, pause: Option<(Pause, Option<u64>)>) {
+        self.switch_revision += 1;
+        (self.pause, self.pause_version) =
+            pause.map_or((None, None), |(pause, version)| (Some(pause), version));
+    }
+
     fn seen(&self, rules: &LineRules) -> LineState {
         rules.bounded(&self.state, self.written_ms)
     }

@@ -4,7 +4,9 @@
 use super::judge::Refusal;
 use super::publish::encode;
 use super::{NatsBus, failed};
-use crate::bus::{BusError, CallEnd, Confirmed, DeletionLine, LineView, Pace, Ticket, Told, Turn};
+use crate::bus::{
+    BusError, CachedSwitch, CallEnd, Confirmed, DeletionLine, LineView, Pace, SwitchCache, Ticket, Told, Turn,
+};
 use crate::contract::line::PoolDeletions;
 use crate::contract::{DeletionsStatus, LineState, Pause};
 use crate::domain::SandboxId;
@@ -13,6 +15,7 @@ use async_nats::jetstream::kv::{CreateErrorKind, Entry, Operation, Store};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Key of the line's state.
@@ -24,6 +27,16 @@ const PAUSE_KEY: &str = "deletions.pause";
 const ROUNDS_MAX: u32 = 1_000;
 /// Longest time that a look at the queue may take; the line itself is shown without it.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A pause as the bucket keeps it.
+#[derive(Serialize, Deserialize)]
+struct KeptPause {
+    #[serde(flatten)]
+    pause: Pause,
+    /// The version of the switch in the table; absent if it was written by hand, or by a former build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
+}
 
 #[async_trait]
 impl Pace for NatsBus {
@@ -56,7 +69,7 @@ impl DeletionLine for NatsBus {
         put.map(|_| ()).map_err(failed("pause deletions"))
     }
 
-    async fn resume(&self) -> Result<Option<Pause>, BusError> {
+    async fn resume(&self, _by: &str) -> Result<Option<Pause>, BusError> {
         self.refuse_unconnected("resume deletions")?;
         let pause = self.pause_switch().await?;
         if pause.is_some() {
@@ -78,6 +91,38 @@ impl DeletionLine for NatsBus {
         let pauses = status.pools.values().map(|pool| pool.consumer_paused_until);
         status.consumer_paused_until = pauses.max().flatten();
         Ok(status)
+    }
+}
+
+#[async_trait]
+impl SwitchCache for NatsBus {
+    async fn cached_switch(&self) -> Result<(u64, CachedSwitch), BusError> {
+        let found = self.bucket().await?.entry(PAUSE_KEY).await.map_err(failed("read the switch"))?;
+        let Some(entry) = found else { return Ok((0, CachedSwitch::Lost)) };
+        if entry.operation != Operation::Put {
+            return Ok((entry.revision, CachedSwitch::Off));
+        }
+        // Whoever wrote something there wanted to stop the deletions, even if it cannot be read.
+        let KeptPause { pause, version } = serde_json::from_slice(&entry.value).unwrap_or_else(|_| {
+            let reason = Some("the switch holds something that cannot be read".to_owned());
+            KeptPause { pause: Pause { by: "unknown".to_owned(), reason, ..Pause::default() }, version: None }
+        });
+        Ok((entry.revision, CachedSwitch::On { pause, version }))
+    }
+
+    async fn cache_switch(&self, revision: u64, pause: Option<(&Pause, u64)>) -> Result<bool, BusError> {
+        self.refuse_unconnected("turn the switch")?;
+        let store = self.bucket().await?;
+        let Some((pause, version)) = pause else {
+            return match store.purge_expect_revision(PAUSE_KEY, Some(revision)).await {
+                Ok(()) => Ok(true),
+                Err(error) if Refusal::of(&error).is_conflict() => Ok(false),
+                Err(error) => Err(failed("turn the switch")(error)),
+            };
+        };
+        let kept = KeptPause { pause: pause.clone(), version: Some(version) };
+        let value = encode(&kept, "turn the switch")?;
+        Ok(write(&store, PAUSE_KEY, Some(revision), value).await?.is_some())
     }
 }
 
@@ -122,16 +167,10 @@ impl NatsBus {
     }
 
     async fn pause_switch(&self) -> Result<Option<Pause>, BusError> {
-        let store = self.bucket().await?;
-        let entry = put_entry(&store, PAUSE_KEY).await?;
-        // Whoever wrote something there wanted to stop the deletions, even if it cannot be read.
-        Ok(entry.map(|entry| {
-            serde_json::from_slice(&entry.value).unwrap_or_else(|_| Pause {
-                by: "unknown".to_owned(),
-                reason: Some("the switch holds something that cannot be read".to_owned()),
-                ..Pause::default()
-            })
-        }))
+        Ok(match self.cached_switch().await? {
+            (_, CachedSwitch::On { pause, .. }) => Some(pause),
+            (_, CachedSwitch::Lost | CachedSwitch::Off) => None,
+        })
     }
 
     /// What waits and what is under way, as the server's consumers have it.

@@ -4,7 +4,7 @@
 use super::attributes::{AT, Fields, Item, PK, SK, key_text, number, seconds, text};
 use super::expression::Change;
 use super::{DynamoStore, unavailable};
-use crate::domain::{PoolName, UnixSeconds};
+use crate::domain::{DeletionSwitch, PoolName, UnixSeconds};
 use crate::store::StoreError;
 use crate::store::layout::{
     CursorKey, Layout, SHARDS_AGE_MAX, SHARDS_MAX, Shards, Supply, settles_at, wanted_shards,
@@ -180,6 +180,14 @@ impl Layout for DynamoStore {
             .map(|_| ())
             .map_err(|error| unavailable("note_pools", error))
     }
+
+    async fn deletion_switch(&self) -> Result<Option<DeletionSwitch>, StoreError> {
+        self.read_switch().await
+    }
+
+    async fn turn_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError> {
+        self.write_switch(next).await
+    }
 }
 
 // === impl DynamoStore ===
@@ -229,7 +237,11 @@ impl DynamoStore {
         }
     }
 
-    async fn read_item(&self, operation: &'static str, key: Item) -> Result<Option<Item>, StoreError> {
+    pub(super) async fn read_item(
+        &self,
+        operation: &'static str,
+        key: Item,
+    ) -> Result<Option<Item>, StoreError> {
         let found = self
             .client
             .get_item()
@@ -243,7 +255,7 @@ impl DynamoStore {
     }
 }
 
-fn item_key((hash, range): (&str, &str)) -> Item {
+pub(super) fn item_key((hash, range): (&str, &str)) -> Item {
     Item::from([(PK.to_owned(), text(hash)), (SK.to_owned(), text(range))])
 }
 

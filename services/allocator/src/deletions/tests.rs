@@ -71,6 +71,7 @@ impl Rig {
             store: Arc::clone(&store),
             deletions: Arc::new(bus.clone()),
             line: Arc::new(bus.clone()),
+            switch: Arc::new(bus.clone()),
             census: Arc::new(bus.clone()),
             upkeep: Arc::new(bus.clone()),
             recorder: Recorder::new(

@@ -41,6 +41,14 @@ pub(super) const TURN: &str = r#"{"number":4503599627370496,"is_first":false}"#;
 /// The operators' switch.
 pub(super) const PAUSE: &str =
     r#"{"by":"operator","since":1763683200,"until":1763683260,"reason":"maintenance"}"#;
+/// An operator pauses.
+pub(super) const ASK_PAUSE: &str =
+    r#"{"until_seconds":1800,"until":null,"reason":"maintenance","by":"alice"}"#;
+/// An operator resumes.
+pub(super) const ASK_RESUME: &str = r#"{"by":"alice"}"#;
+/// What was paused until then.
+pub(super) const RESUMED: &str =
+    r#"{"was_paused":{"by":"operator","since":1763683200,"until":1763683260,"reason":"maintenance"}}"#;
 /// The deletions as a whole, within the counts.
 pub(super) const DELETIONS_STATUS: &str = r#"{"state":"paused","paused":{"by":"operator","since":1763683200,"until":1763683260,"reason":"maintenance"},"breaker":{"state":"open","reason":"failures","until":1,"failures":5},"held_until":1763683260,"rate_per_minute":30,"rate_per_minute_max":60,"consumer_paused_until":1763683300,"pools":{"main":{"waiting":3,"under_way":2,"consumer_paused_until":1763683300}}}"#;
 /// Deletion work.

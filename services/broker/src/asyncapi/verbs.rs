@@ -8,9 +8,9 @@ use common::contract::bounds::Bounded;
 use common::contract::{
     AllocateRequest, Allocation, BulkDeleteReply, BulkDeleteRequest, DeletionRequest, DeletionView,
     DeletionsReply, DeletionsRequest, ExtendRequest, FaultCode, HealthReply, KeyRequest, OrderReply,
-    OrderRequest, ParkedReply, ParkedRequest, RecordRequest, RecordView, ReleaseReply, ReleaseRequest,
-    RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayReply, SandboxRequest, SandboxView, SandboxesReply,
-    SandboxesRequest, StatsReply, Subjects, Verb,
+    OrderRequest, ParkedReply, ParkedRequest, Pause, PauseRequest, RecordRequest, RecordView, ReleaseReply,
+    ReleaseRequest, RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayReply, ResumeReply, ResumeRequest,
+    SandboxRequest, SandboxView, SandboxesReply, SandboxesRequest, StatsReply, Subjects, Verb,
 };
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -86,6 +86,10 @@ fn exchange(verb: Verb) -> Exchange {
             "remove records that leave nothing behind, a page at a time; not to be repeated blindly",
         )
         .shown(&[examples::ASK_BULK_DELETE], &[examples::BULK_DELETED]),
+        Verb::Pause => operator::<PauseRequest, Pause>("pause all deletions")
+            .shown(&[examples::ASK_PAUSE], &[examples::PAUSE]),
+        Verb::Resume => operator::<ResumeRequest, ResumeReply>("have them go on")
+            .shown(&[examples::ASK_RESUME], &[examples::RESUMED]),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Asking the allocators from a shell.
 
 use anyhow::bail;
+use common::bus::DeletionLine;
 use common::bus::nats::{NatsBus, NatsConfig};
-use common::client::Patience;
+use common::client::{AskedLine, Patience};
 use common::clock::{Clock as _, SystemClock};
 use common::contract::Verb;
 use common::random::Dice;
@@ -67,6 +68,12 @@ impl Client {
     /// The connection itself, for what needs no worker.
     pub(crate) fn bus(&self) -> &NatsBus {
         &self.bus
+    }
+
+    /// The line towards the provider. An allocator turns its switch; looking needs none.
+    pub(crate) fn line(&self) -> impl DeletionLine {
+        let bus = Arc::new(self.bus.clone());
+        AskedLine::new(self.client.clone(), bus.clone(), bus, Arc::new(SystemClock))
     }
 
     /// Closes the connection.

@@ -1,11 +1,13 @@
 //! The operator's hand on the line towards the provider: `broker deletions pause | resume | status`.
 
 use super::client::Client;
-use common::bus::DeletionLine as _;
-use common::bus::nats::NatsBus;
+use common::bus::DeletionLine;
 use common::clock::{Clock as _, SystemClock};
 use common::contract::{DeletionsStatus, PauseRequest};
 use common::runtime::settings::Env;
+
+/// Who asks, where nobody says.
+const BY: &str = "broker cli";
 
 /// What can be done about all deletions.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -23,7 +25,7 @@ pub(crate) enum Command {
         #[arg(long)]
         reason: Option<String>,
         /// Who pauses.
-        #[arg(long, default_value = "broker cli")]
+        #[arg(long, default_value = BY)]
         by: String,
     },
     /// Let deletions go on.
@@ -41,27 +43,27 @@ impl Command {
     /// Mistakes in the environment, what cannot be used of the arguments, a queue that does not answer.
     pub(super) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
         let client = Client::connect(env).await?;
-        let said = self.say(client.bus()).await;
+        let said = self.say(&client.line()).await;
         client.close().await;
         println!("{}", said?);
         Ok(())
     }
 
-    async fn say(self, bus: &NatsBus) -> anyhow::Result<String> {
+    async fn say(self, line: &impl DeletionLine) -> anyhow::Result<String> {
         match self {
             Self::Pause { until_seconds, until, reason, by } => {
                 let request = PauseRequest { until_seconds, until, reason, by: None };
                 let pause = request
                     .at(SystemClock.now(), &by)
                     .map_err(|(field, problem)| anyhow::anyhow!("{field} {problem}"))?;
-                bus.pause(&pause).await?;
+                line.pause(&pause).await?;
                 Ok(serde_json::to_string_pretty(&pause)?)
             }
-            Self::Resume => Ok(match bus.resume().await? {
+            Self::Resume => Ok(match line.resume(BY).await? {
                 Some(pause) => format!("resumed; paused since {} by {}", pause.since, pause.by),
                 None => "deletions were not paused".to_owned(),
             }),
-            Self::Status => Ok(serde_json::to_string_pretty(&bus.status().await?)?),
+            Self::Status => Ok(serde_json::to_string_pretty(&line.status().await?)?),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The operators' switch of all deletions. It is a key of the queue's bucket, so it works without any worker.
+//! The operators' switch of all deletions. An allocator turns it, in the table; reapers look at its copy in the queue's
+//! bucket.
 
 use axum::Extension;
 use axum::extract::State;
@@ -94,7 +95,7 @@ pub(crate) async fn resume(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let by = operator(&headers, &facts)?;
-    let turned = in_time(desk.line.resume(), desk.wait, &*desk.clock).await;
+    let turned = in_time(desk.line.resume(by.as_str()), desk.wait, &*desk.clock).await;
     let was_paused = turned.map_err(|error| unavailable(&error, &facts))?;
     tracing::warn!(request.id = facts.request_id.as_str(), %by, "deletions are resumed by {by}");
     written(StatusCode::OK, &Resumed { status: "running", was_paused })

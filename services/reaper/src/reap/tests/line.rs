@@ -95,7 +95,7 @@ async fn a_pause_keeps_work_in_the_queue_until_it_ends() {
             clock.sleep(600 * SECOND).await;
             assert_eq!(bus.queued_count(), 1);
             assert_eq!(bus.retries_scheduled(), 0, "it lies where it was");
-            bus.resume().await.unwrap()
+            bus.resume("test").await.unwrap()
         }
     });
     let before = rig.clock.now();
