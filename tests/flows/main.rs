@@ -25,6 +25,7 @@ mod shutdown;
 mod skew;
 mod slots;
 mod stalled;
+mod store_command;
 mod tick_command;
 mod ticks;
 mod tokens;

@@ -13,19 +13,23 @@ use std::path::Path;
 use std::time::Duration;
 
 /// A role in a process of its own, over the table and the names of a rig.
-struct Role {
-    broker: Broker,
+pub(crate) struct Role {
+    pub(crate) broker: Broker,
     ops: SocketAddr,
 }
 
 impl Role {
     async fn start(rig: &Rig, folder: &Path, role: &str, nats: &str) -> Self {
+        let soon = [("NATS_PING_SECONDS", "1"), ("NATS_CONNECT_TIMEOUT_SECONDS", "1")];
+        Self::start_with(rig, folder, role, &[[("NATS_URL", nats)].as_slice(), &soon].concat()).await
+    }
+
+    /// With other variables than those of the rig.
+    pub(crate) async fn start_with(rig: &Rig, folder: &Path, role: &str, more: &[(&str, &str)]) -> Self {
         let ops = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let mut env = rig.env.clone();
-        env.insert("NATS_URL".to_owned(), nats.to_owned());
         env.insert("OPS_LISTEN".to_owned(), ops.to_string());
-        env.insert("NATS_PING_SECONDS".to_owned(), "1".to_owned());
-        env.insert("NATS_CONNECT_TIMEOUT_SECONDS".to_owned(), "1".to_owned());
+        env.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let variables: Vec<_> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         Self { broker: Broker::start(folder, &[role], &variables).await, ops }
     }
@@ -36,7 +40,7 @@ impl Role {
         Ok((answer.status().as_u16(), answer.json().await.map_err(|error| error.to_string())?))
     }
 
-    async fn until(&self, what: &str, is_so: impl Fn(u16, &Value) -> bool) -> Value {
+    pub(crate) async fn until(&self, what: &str, is_so: impl Fn(u16, &Value) -> bool) -> Value {
         eventually(what, PATIENCE, || async {
             match self.look().await {
                 Ok((status, body)) if is_so(status, &body) => Ok(body),
@@ -46,7 +50,7 @@ impl Role {
         .await
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         assert_eq!(self.broker.stop(PATIENCE).await, Some(0), "{}", self.broker.output());
     }
 }

@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::role::Role;
-use crate::{bench, child, client, deletions, operate, tick, token, up};
+use crate::{bench, child, client, deletions, operate, store, tick, token, up};
 use clap::{Parser, Subcommand};
 use common::runtime::policy::read_worker_threads;
 use common::runtime::settings::{ProcessEnv, Settings};
@@ -23,6 +23,8 @@ enum Command {
     Up(up::Options),
     #[command(flatten)]
     Role(Role),
+    /// Run the embedded table alone, for roles and fleets that are pointed at it (`DYNAMODB_ENDPOINT`).
+    Store(store::Options),
     /// Measure a broker under load.
     #[command(subcommand)]
     Bench(bench::Command),
@@ -82,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Bench(bench) => block_on(bench.run(&ProcessEnv)),
         Command::Deletions(deletions) => block_on(deletions.run(&ProcessEnv)),
         Command::Role(role) => block_on(role.run(&ProcessEnv)),
+        Command::Store(options) => block_on(store::run(options, &ProcessEnv)),
         Command::Client(options) => {
             let end = block_on(options.run(&ProcessEnv));
             return finish(end.map(|end| ExitCode::from(end.code())));

@@ -58,6 +58,12 @@ impl DataDir {
         &self.path
     }
 
+    /// The file of the embedded table.
+    #[must_use]
+    pub fn table(&self) -> PathBuf {
+        self.path.join("table.sqlite")
+    }
+
     /// The token kept under `name`, made at the first time.
     ///
     /// # Errors

@@ -4,10 +4,12 @@
 
 use anyhow::Context as _;
 use dynoxide::Database;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::thread::JoinHandle;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 /// A running engine.
 #[derive(Debug)]
@@ -15,6 +17,7 @@ pub struct EmbeddedTable {
     /// Where the AWS client reaches it.
     pub endpoint: String,
     stop: Option<oneshot::Sender<()>>,
+    ended: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -26,6 +29,14 @@ impl EmbeddedTable {
     /// # Errors
     /// When the file cannot be opened or no port is to be had.
     pub async fn start(path: Option<&Path>) -> anyhow::Result<Self> {
+        Self::start_at(path, SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    /// As [`EmbeddedTable::start`], at an address.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn start_at(path: Option<&Path>, listen: SocketAddr) -> anyhow::Result<Self> {
         let database = match path {
             Some(path) => {
                 let text = path.to_str().context("the path of the table is no text")?;
@@ -35,8 +46,11 @@ impl EmbeddedTable {
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let (bound, endpoint) = oneshot::channel();
+        let ended = CancellationToken::new();
+        let ending = ended.clone().drop_guard();
         let thread = std::thread::Builder::new().name("table".to_owned()).spawn(move || {
-            let served = serve(database, bound, async {
+            let _ending = ending;
+            let served = serve(database, listen, bound, async {
                 // A sender that is dropped asks for the same.
                 let _ = stopped.await;
             });
@@ -44,8 +58,14 @@ impl EmbeddedTable {
                 tracing::error!("the embedded table stopped: {error:#}");
             }
         })?;
-        let endpoint = endpoint.await.context("the embedded table did not start")?;
-        Ok(Self { endpoint, stop: Some(stop), thread: Some(thread) })
+        let endpoint = endpoint.await.context("the embedded table did not start")??;
+        Ok(Self { endpoint, stop: Some(stop), ended, thread: Some(thread) })
+    }
+
+    /// Cancelled when the engine has stopped, whoever asked for it.
+    #[must_use]
+    pub fn ended(&self) -> CancellationToken {
+        self.ended.clone()
     }
 
     /// Lets running calls finish and closes the file.
@@ -60,14 +80,27 @@ impl EmbeddedTable {
 
 fn serve(
     database: Database,
-    bound: oneshot::Sender<String>,
+    listen: SocketAddr,
+    bound: oneshot::Sender<anyhow::Result<String>>,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.context("no port for the embedded table")?;
-        let endpoint = format!("http://{}", listener.local_addr()?);
-        if bound.send(endpoint).is_err() {
+        let listening = async {
+            let listener = TcpListener::bind(listen)
+                .await
+                .with_context(|| format!("the table cannot listen on {listen}"))?;
+            let endpoint = format!("http://{}", listener.local_addr()?);
+            anyhow::Ok((listener, endpoint))
+        };
+        let (listener, endpoint) = match listening.await {
+            Ok(listening) => listening,
+            Err(error) => {
+                let _ = bound.send(Err(error));
+                return Ok(());
+            }
+        };
+        if bound.send(Ok(endpoint)).is_err() {
             return Ok(());
         }
         dynoxide::server::serve_with_shutdown(listener, database, stopped).await.map_err(anyhow::Error::msg)

@@ -32,6 +32,7 @@ mod descriptors;
 pub mod embedded;
 pub mod nats_server;
 mod notes;
+pub mod store;
 mod tick;
 mod token;
 

@@ -272,7 +272,7 @@ impl Embedded {
             (Some(endpoint), _) => overlay.set("DYNAMODB_ENDPOINT", endpoint),
             (None, Some(_)) => overlay.set("DYNAMODB_ENDPOINT", ""),
             (None, None) => {
-                let path = data.path().join("table.sqlite");
+                let path = data.table();
                 let table = EmbeddedTable::start((!options.ephemeral).then_some(path.as_path())).await?;
                 overlay.set("DYNAMODB_ENDPOINT", &table.endpoint);
                 self.table = Some(table);

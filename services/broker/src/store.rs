@@ -1,0 +1,53 @@
+//! `broker store`: the embedded table as a process of its own, for roles and fleets that are pointed at it
+//! (`DYNAMODB_ENDPOINT`, `broker up --dynamodb-endpoint`).
+
+use crate::data::DataDir;
+use crate::embedded::EmbeddedTable;
+use common::runtime::settings::{Env, Settings};
+use common::runtime::shutdown::Lifecycle;
+use common::runtime::telemetry::{LogFormat, TelemetryConfig};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Time for running calls to finish.
+const GRACE: Duration = Duration::from_secs(4);
+
+/// Where it listens and keeps its file.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Where the table listens (port 0: a free one). It asks for no credentials: keep it on this machine.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8000")]
+    pub listen: SocketAddr,
+    /// Where the state is kept: the same folder and file as `broker up` uses, one process at a time.
+    #[arg(long, value_name = "DIR", default_value = ".broker")]
+    pub data: PathBuf,
+}
+
+/// Serves the table until a signal comes.
+///
+/// # Errors
+/// A port that is taken; a directory that cannot be used or is in use; a file that cannot be opened.
+pub async fn run(options: Options, env: &dyn Env) -> anyhow::Result<()> {
+    let mut settings = Settings::new(env);
+    let telemetry = TelemetryConfig::read(&mut settings, LogFormat::Text);
+    settings.finish(telemetry)?.install();
+    let data = DataDir::open(&options.data, false)?;
+    let table = EmbeddedTable::start_at(Some(&data.table()), options.listen).await?;
+    println!(
+        "the table is at {} (DYNAMODB_ENDPOINT); its file is {}",
+        table.endpoint,
+        data.table().display()
+    );
+    let mut lifecycle = Lifecycle::new(GRACE);
+    let (stop, ended) = (lifecycle.stop(), table.ended());
+    lifecycle.start("table", async move {
+        tokio::select! {
+            () = ended.cancelled() => Err(std::io::Error::other("the table stopped by itself; its log says why")),
+            () = stop.cancelled() => Ok(()),
+        }
+    });
+    let ended = lifecycle.run().await;
+    table.stop().await;
+    Ok(ended?)
+}
