@@ -81,7 +81,9 @@ fn bind(path: &str, operation: &mut Value) {
 }
 
 /// Hours and minutes of a lease, as far as any setting lets them be as long.
-const DURATION: &str = "^([1-9]h([1-5]?[0-9]m)?|[1-9][0-9]{0,2}m)?$";
+const DURATION: &str = "^([1-9]h([1-5]?[0-9]m)?|[1-9][0-9]{0,2}m)$";
+/// The same where it may be left out: an empty header counts as none.
+const OPTIONAL_DURATION: &str = "^([1-9]h([1-5]?[0-9]m)?|[1-9][0-9]{0,2}m)?$";
 
 /// What a parameter may be; none if its type says it all, or only a worker can say.
 fn schema_of(place: &Place<'_>) -> Option<Value> {
@@ -97,7 +99,7 @@ fn schema_of(place: &Place<'_>) -> Option<Value> {
             let most = if place.path.ends_with("/extend") { HOURS_TOTAL_MAX_MAX } else { HOURS_MAX_MAX };
             Some(json!({"anyOf": [
                 {"type": "integer", "minimum": 1, "maximum": most},
-                {"type": "string", "pattern": DURATION},
+                {"type": "string", "pattern": if place.is_required { DURATION } else { OPTIONAL_DURATION }},
             ]}))
         }
         "pool" => Some(text(TOKEN, 1, POOL_NAME_BYTES_MAX)),
