@@ -1,7 +1,7 @@
 //! A pool that has three sandboxes for every name prefix that anybody asks for.
 
 use async_trait::async_trait;
-use common::domain::{NewSandbox, SandboxId, SandboxName, StateName};
+use common::domain::{ExternalId, NewSandbox, SandboxId, SandboxName, StateName};
 use common::store::interposed::{Call, InterposedStore, Interposer};
 use common::store::{Page, PageCursor, SortRange, StateQuery, Store, StoreError};
 use std::sync::Arc;
@@ -52,6 +52,8 @@ impl Interposer for Endless {
                         ..NewSandbox {
                             id: id.clone(),
                             pool: query.pool.clone(),
+                            // Each is an account of its own.
+                            external_id: ExternalId::parse(&name).unwrap(),
                             ..crate::world::new_sandbox(1)
                         }
                     };
