@@ -108,11 +108,16 @@ impl Server {
                 () = &mut patience => break,
             }
         }
-        if subscriber.drain().await.is_ok() {
+        // Without a connection nothing comes any more, and the end of the subscription does not come either.
+        if !self.bus.connected() || subscriber.drain().await.is_err() {
+            return;
+        }
+        let rest = async {
             while let Some(message) = subscriber.next().await {
                 self.take(verb, message);
             }
-        }
+        };
+        let _ = tokio::time::timeout(LEAVE_PATIENCE, rest).await;
     }
 
     /// Starts work on one request, or refuses it, without waiting.
