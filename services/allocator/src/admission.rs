@@ -174,7 +174,7 @@ impl Place<'_> {
     fn give_up(&mut self) -> Verdict {
         match self.shared.lock().leave(Instant::now(), self.name) {
             Some(after) => Verdict::Refused(after),
-            // The verdict is on its way; if it is not here yet, it finds nobody and goes to the next.
+            // The verdict is on its way; if it is not here yet, the turn goes to the next request.
             None => self.receiver.try_recv().unwrap_or(Verdict::Refused(Duration::ZERO)),
         }
     }

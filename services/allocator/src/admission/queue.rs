@@ -12,7 +12,7 @@ pub(super) const WAITING_MAX: usize = 16_384;
 const WAIT_PART: f64 = 0.75;
 /// Beyond this part, a request that waits already is refused: it would be too late.
 const SHED_PART: f64 = 0.9;
-/// Part of the time that is left below which the queue counts as short: whoever comes is let in, so that nothing is idle
+/// Part of the time that is left below which the queue counts as short: every request is let in, so that nothing is idle
 /// where those who were refused do not come back.
 const SHORT_PART: f64 = 0.1;
 /// Times the average latency that has to be left to a request with which work begins.
