@@ -105,12 +105,7 @@ impl Admission {
             }
         };
         match verdict {
-            Verdict::Go => Ok(Permit {
-                shared: Arc::clone(&self.shared),
-                began: Instant::now(),
-                idle: Mutex::default(),
-                end: End::Unrelated,
-            }),
+            Verdict::Go => Ok(self.permit()),
             Verdict::Refused(after) => {
                 self.shared.load.refused.inc();
                 Err(refusal(after))
