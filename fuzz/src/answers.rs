@@ -1,6 +1,7 @@
 //! What the provider and the table answer: a page of the CSP's listing, and a stored item.
 
 use crate::{is_one_line, split_line};
+use common::domain::HISTORY_ENTRIES_MAX;
 use common::door;
 use common::provider::ProviderError;
 use common::store::StoreError;
@@ -59,7 +60,13 @@ fn item(body: &[u8]) {
         Some(Err(other)) => assert_eq!(other.to_string(), "", "an item can only be corrupt"),
         Some(Ok(sandbox)) => {
             assert!(is_one_line(sandbox.id.as_str()) && is_one_line(sandbox.name.as_str()));
-            let again = door::stored_again(&sandbox).expect("what was read can be stored");
+            let mut again = door::stored_again(&sandbox).expect("what was read can be stored");
+            // An entry of a cause or state that this build does not know is left out, and the entries before it get
+            // their numbers from the places that are left.
+            let stored = answer.pointer("/history/L").and_then(Value::as_array).map_or(0, Vec::len);
+            if sandbox.history.len() < stored.min(HISTORY_ENTRIES_MAX) {
+                again.history.clone_from(&sandbox.history);
+            }
             assert_eq!(again, sandbox, "it changed on its way");
         }
     }
