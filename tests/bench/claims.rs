@@ -1,8 +1,8 @@
 //! Every mode, through both doors.
 
 use crate::tool::{DOORS, Door, claim, count, ports};
-use broker::bench::calls::Call;
-use broker::bench::parse;
+use bench::calls::Call;
+use bench::parse;
 use common::domain::StateName;
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};
@@ -145,7 +145,7 @@ async fn a_broker_that_is_not_there_is_a_failure() {
     let rig = patient(3).start().await;
     let (mut options, _token) = crate::tool::claim_command(&rig, Door::Http, &["--burst", "3"]);
     options.door.http = Some("http://127.0.0.1:1".to_owned());
-    let ended = broker::bench::claim::command(options, &std::collections::BTreeMap::new(), &ports()).await;
+    let ended = bench::claim::command(options, &std::collections::BTreeMap::new(), &ports()).await;
     let error = ended.unwrap_err().to_string();
     assert!(error.contains("nobody answered at http://127.0.0.1:1"), "{error}");
     rig.stop().await;

@@ -1,7 +1,7 @@
 //! The files that a run leaves.
 
 use crate::tool::{Door, claim};
-use broker::bench::samples::HEADER;
+use bench::samples::HEADER;
 use harness::rig::Plan;
 
 #[tokio::test]

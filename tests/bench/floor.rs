@@ -1,9 +1,9 @@
 //! Floor, filling and suite on small counts.
 
 use crate::tool::{command, ports};
-use broker::bench::calls::Call;
-use broker::bench::floor::{ROUND_TRIP, TRANSACTION, TWO_WRITES};
-use broker::bench::{Command, floor, seed, suite};
+use bench::calls::Call;
+use bench::floor::{ROUND_TRIP, TRANSACTION, TWO_WRITES};
+use bench::{Command, floor, seed, suite};
 use common::domain::{PoolName, StateName};
 use common::store::{SortRange, StateQuery, Store};
 use harness::dynamodb::{self, fresh_table_name};

@@ -2,7 +2,7 @@
 
 use crate::tool::{DOORS, Door, claim, claim_command, ports};
 use async_trait::async_trait;
-use broker::bench::claim::command;
+use bench::claim::command;
 use bytes::Bytes;
 use common::bus::{Answer, BusError, Handler, Request, Serve};
 use common::contract::{AllocateRequest, Allocation, Fault, FaultCode, Outcome, Verb};

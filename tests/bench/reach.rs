@@ -1,11 +1,11 @@
 //! Targets, growth and footprint: that verdicts follow from what was measured, and that everything is measured.
 
 use crate::tool::{command, ports};
-use broker::bench::reach::verdict::{Bound, Burst, Engine, Floor, Measured, Open, Verdict, judge};
-use broker::bench::reach::{self, Name};
-use broker::bench::rounds::Figures;
-use broker::bench::summary::Spread;
-use broker::bench::{Command, footprint, growth};
+use bench::reach::verdict::{Bound, Burst, Engine, Floor, Measured, Open, Verdict, judge};
+use bench::reach::{self, Name};
+use bench::rounds::Figures;
+use bench::summary::Spread;
+use bench::{Command, footprint, growth};
 use harness::servers::{self, broker_binary};
 use std::collections::{BTreeMap, BTreeSet};
 

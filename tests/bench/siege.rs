@@ -1,9 +1,9 @@
 //! The siege: every attack takes place, the claims go on beside it, and the API answers each as it should.
 
 use crate::tool::{command, ports};
-use broker::bench::siege::attacker::Attack;
-use broker::bench::{Command, siege};
-use harness::servers::{self, broker_binary};
+use bench::siege::attacker::Attack;
+use bench::{Command, siege};
+use harness::servers::{self, bench_binary};
 use std::collections::BTreeMap;
 
 /// A fleet whose callers may wait: the machine is busy, and speed is not the question here.
@@ -21,7 +21,7 @@ fn patient() -> BTreeMap<String, String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claims_go_on_under_every_attack() {
     let shared = servers::shared().await;
-    let program = broker_binary();
+    let program = bench_binary();
     let arguments = [
         "siege",
         "--nats-url",

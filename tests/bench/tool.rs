@@ -1,8 +1,8 @@
 //! The tool, run in this process.
 
-use broker::bench::calls::Call;
-use broker::bench::claim::{self, Report};
-use broker::bench::{Command, Ports, parse};
+use bench::calls::Call;
+use bench::claim::{self, Report};
+use bench::{Command, Ports, parse};
 use common::clock::SystemClock;
 use common::random::Dice;
 use harness::rig::Rig;
@@ -26,13 +26,13 @@ pub(crate) fn ports() -> Ports {
     Ports { clock: Arc::new(SystemClock), random: Arc::new(Dice::seeded(7)) }
 }
 
-/// `broker bench` with these arguments.
+/// `bench` with these arguments.
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let line = std::iter::once("bench").chain(arguments.iter().copied());
     parse(line).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The arguments of `broker bench claim` at a door of `rig`, and the file that holds the token.
+/// The arguments of `bench claim` at a door of `rig`, and the file that holds the token.
 pub(crate) fn claim_command(rig: &Rig, door: Door, more: &[&str]) -> (claim::Options, NamedTempFile) {
     let mut token = NamedTempFile::new().unwrap();
     writeln!(token, "{}", rig.api.lab_token).unwrap();
@@ -51,7 +51,7 @@ pub(crate) fn claim_command(rig: &Rig, door: Door, more: &[&str]) -> (claim::Opt
     (options, token)
 }
 
-/// Runs `broker bench claim` at a door of `rig`.
+/// Runs `bench claim` at a door of `rig`.
 pub(crate) async fn claim(rig: &Rig, door: Door, more: &[&str]) -> Report {
     let (options, _token) = claim_command(rig, door, more);
     claim::run(&options, &BTreeMap::new(), &ports()).await.unwrap()

@@ -133,7 +133,16 @@ pub async fn nats_binary() -> PathBuf {
 
 /// The `broker` binary that belongs to this test binary.
 pub fn broker_binary() -> PathBuf {
-    let binary = target_folder().join("broker");
+    built("broker")
+}
+
+/// The load tool, which must have been built.
+pub fn bench_binary() -> PathBuf {
+    built("bench")
+}
+
+fn built(name: &str) -> PathBuf {
+    let binary = target_folder().join(name);
     assert!(
         binary.exists(),
         "{} is not built; run `make test`, or `cargo build --bins` first",

@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::role::Role;
-use crate::{bench, child, client, deletions, operate, store, tick, token, up};
+use crate::{child, client, deletions, operate, store, tick, token, up};
 use clap::{Parser, Subcommand};
 use common::runtime::policy::read_worker_threads;
 use common::runtime::settings::{ProcessEnv, Settings};
@@ -25,9 +25,6 @@ enum Command {
     Role(Role),
     /// Run the embedded table alone, for roles and fleets that are pointed at it (`DYNAMODB_ENDPOINT`).
     Store(store::Options),
-    /// Measure a broker under load.
-    #[command(subcommand)]
-    Bench(bench::Command),
     /// Look at the deletion queue and act on it, over NATS (`NATS_URL` …).
     #[command(subcommand)]
     Deletions(deletions::Deletions),
@@ -81,7 +78,6 @@ pub fn main() -> ExitCode {
         Command::Contract { folder } => operate::write_contract(&folder),
         Command::Token(options) => options.run(),
         Command::Up(options) => block_on(up::run(options, &ProcessEnv)),
-        Command::Bench(bench) => block_on(bench.run(&ProcessEnv)),
         Command::Deletions(deletions) => block_on(deletions.run(&ProcessEnv)),
         Command::Role(role) => block_on(role.run(&ProcessEnv)),
         Command::Store(options) => block_on(store::run(options, &ProcessEnv)),
@@ -107,7 +103,11 @@ fn finish(ended: anyhow::Result<ExitCode>) -> ExitCode {
     }
 }
 
-fn block_on<T>(run: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+/// Runs a command to its end on as many threads as `WORKER_THREADS` says.
+///
+/// # Errors
+/// When there are no threads to be had, and what `run` fails with.
+pub fn block_on<T>(run: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     // A mistake in it is reported with all others, by whoever reads the rest.
     let worker_threads = read_worker_threads(&mut Settings::new(&ProcessEnv));
     let runtime =

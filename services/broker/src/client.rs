@@ -1,7 +1,6 @@
 //! `broker client`: the requests of a lab from a shell, through either door, with the repeats that they need.
 
-use crate::bench::Ports;
-use crate::bench::door::{self, Door};
+use crate::door::{self, Door, Ports};
 use clap::Subcommand;
 use common::client::{Claim, Client, ClientError, Patience};
 use common::clock::SystemClock;

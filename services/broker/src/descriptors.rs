@@ -17,7 +17,7 @@ enum Asked {
 }
 
 /// Makes room for so many connections, as far as this process may. Says so in the log where that is not far enough.
-pub(crate) fn make_room(connections: usize) {
+pub fn make_room(connections: usize) {
     let needed = u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(OTHERS);
     let limit = getrlimit(Resource::Nofile);
     let wanted = match ask(limit.current, limit.maximum, needed) {

@@ -28,7 +28,8 @@ pub mod child;
 mod client;
 pub mod data;
 mod deletions;
-mod descriptors;
+pub mod descriptors;
+pub mod door;
 pub mod embedded;
 pub mod nats_server;
 mod notes;
@@ -37,5 +38,4 @@ mod tick;
 mod token;
 
 pub mod asyncapi;
-pub mod bench;
 pub mod operate;

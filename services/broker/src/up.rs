@@ -107,15 +107,17 @@ impl Env for Overlay<'_> {
 
 impl<'a> Overlay<'a> {
     /// An environment that decides nothing yet.
-    pub(crate) fn over(base: &'a dyn Env) -> Self {
+    pub fn over(base: &'a dyn Env) -> Self {
         Self { base, set: BTreeMap::new() }
     }
 
-    pub(crate) fn set(&mut self, name: &'static str, value: impl Into<String>) {
+    /// Sets a variable, whatever the environment says.
+    pub fn set(&mut self, name: &'static str, value: impl Into<String>) {
         self.set.insert(name, value.into());
     }
 
-    pub(crate) fn set_default(&mut self, name: &'static str, value: impl Into<String>) {
+    /// Sets a variable unless the environment does.
+    pub fn set_default(&mut self, name: &'static str, value: impl Into<String>) {
         if self.base.get(name).is_none() {
             self.set(name, value);
         }
@@ -232,7 +234,7 @@ async fn serve(
 }
 
 /// Waits until a sync has run, so that the first claim finds a pool.
-pub(crate) async fn first_sync(reports: &dyn Ticks) {
+pub async fn first_sync(reports: &dyn Ticks) {
     let done = async {
         while !matches!(reports.last_report(TickKind::Sync).await, Ok(Some(_))) {
             tokio::time::sleep(FIRST_SYNC_LOOK_PAUSE).await;

@@ -1,4 +1,4 @@
-//! The measuring stick of `broker bench`: one bare request-reply round trip, with nothing of ours in it. No
+//! The measuring stick of `bench`: one bare request-reply round trip, with nothing of ours in it. No
 //! service uses this.
 //!
 //! The responder has a connection of its own and stands in a queue group, as an allocator does, so a round trip

@@ -1,4 +1,4 @@
-//! The measuring stick of `broker bench`: the writes of one claim by the bare SDK, with nothing of ours around
+//! The measuring stick of `bench`: the writes of one claim by the bare SDK, with nothing of ours around
 //! them, and what they cost. No service uses this.
 //!
 //! The items and the changes are those that the store itself writes, so the floor moves with it. What is left

@@ -1,0 +1,134 @@
+//! Callers that do as they are advised, and what became of each.
+
+use crate::calls::{Answered, Asker, Call, Ending};
+use crate::load::OPEN_IN_FLIGHT_MAX;
+use common::contract::{Allocation, FaultCode};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+/// Advice that a caller without any follows.
+const ADVICE_MISSING: Duration = Duration::from_secs(1);
+
+/// What became of all callers.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// Answers by their name.
+    pub(super) answers: BTreeMap<&'static str, u64>,
+    /// Callers that were granted a sandbox.
+    pub(super) served: u64,
+    /// Sandboxes that were granted, with how often.
+    pub(super) sandboxes: HashMap<String, u32>,
+    /// Callers whose last answer was an error.
+    pub(super) refused_owners: Vec<String>,
+    /// Callers that were never served although they did as they were advised.
+    pub(super) given_up: u64,
+    /// For each that was served after a refusal: what it waited, in parts of what it was first advised.
+    pub(super) advice: Vec<f64>,
+    /// When the last one was served, after the first one came.
+    pub(super) last_served: Duration,
+    /// Those who were served within the time that new ones came.
+    pub(super) served_in_time: u64,
+}
+
+/// How a crowd behaves.
+#[derive(Clone, Copy)]
+pub(super) struct Manners {
+    /// Whether one that is refused comes again.
+    pub(super) repeats: bool,
+    /// When a caller gives up.
+    pub(super) patience: Duration,
+    /// The time in which new ones come, for [`Tally::served_in_time`].
+    pub(super) span: Duration,
+}
+
+/// A crowd.
+#[derive(Clone)]
+pub(super) struct Crowd {
+    asker: Asker,
+    run: String,
+    manners: Manners,
+    began: Instant,
+    /// Connections are not without end.
+    connections: Arc<Semaphore>,
+    tally: Arc<Mutex<Tally>>,
+    callers: TaskTracker,
+}
+
+// === impl Crowd ===
+
+impl Crowd {
+    pub(super) fn new(asker: Asker, run: String, manners: Manners) -> Self {
+        Self {
+            asker,
+            run,
+            manners,
+            began: Instant::now(),
+            connections: Arc::new(Semaphore::new(OPEN_IN_FLIGHT_MAX)),
+            tally: Arc::default(),
+            callers: TaskTracker::new(),
+        }
+    }
+
+    /// One more caller comes now.
+    pub(super) fn come(&self, number: usize, runtime: &tokio::runtime::Handle) {
+        let crowd = self.clone();
+        self.callers.spawn_on(async move { crowd.one(number).await }, runtime);
+    }
+
+    /// Waits for all of them.
+    pub(super) async fn end(self) -> Tally {
+        self.callers.close();
+        self.callers.wait().await;
+        std::mem::take(&mut *self.tally.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn one(&self, number: usize) {
+        let owner = format!("{}-{number}", self.run);
+        let came = Instant::now();
+        let mut first: Option<(Instant, Duration)> = None;
+        loop {
+            let answered = {
+                // Never closed.
+                let _connection = self.connections.acquire().await;
+                self.asker.claim(&owner, Call::Claim).await
+            };
+            let Some(advised) = self.note(&owner, came, first, answered) else { return };
+            first.get_or_insert((Instant::now(), advised));
+            tokio::time::sleep(advised).await;
+        }
+    }
+
+    /// Counts an answer; says after which time the caller comes again.
+    fn note(
+        &self,
+        owner: &str,
+        came: Instant,
+        first: Option<(Instant, Duration)>,
+        answered: Answered<Allocation>,
+    ) -> Option<Duration> {
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        *tally.answers.entry(answered.ending.as_str()).or_default() += 1;
+        if let Some(allocation) = answered.body {
+            tally.served += 1;
+            *tally.sandboxes.entry(allocation.sandbox_id).or_default() += 1;
+            if let Some((at, advised)) = first {
+                tally.advice.push(at.elapsed().as_secs_f64() / advised.as_secs_f64());
+            }
+            let after = self.began.elapsed();
+            tally.last_served = tally.last_served.max(after);
+            tally.served_in_time += u64::from(after <= self.manners.span);
+            return None;
+        }
+        let advised = answered.retry_after.unwrap_or(ADVICE_MISSING);
+        let is_final = answered.ending == Ending::Refused(FaultCode::PoolExhausted);
+        if self.manners.repeats && !is_final && came.elapsed() + advised <= self.manners.patience {
+            return Some(advised);
+        }
+        tally.given_up += u64::from(self.manners.repeats);
+        tally.refused_owners.push(owner.to_owned());
+        None
+    }
+}

@@ -1,0 +1,53 @@
+//! The table that is measured or filled, from the usual settings.
+
+use anyhow::bail;
+use broker::up::Overlay;
+use common::domain::PoolRules;
+use common::runtime::policy::read_pools;
+use common::runtime::settings::{Env, Settings};
+use common::store::dynamodb::{DynamoConfig, DynamoStore};
+use std::sync::Arc;
+
+/// Time for one try of a call: a slow answer is to be measured, not tried again.
+const ATTEMPT_TIMEOUT_MS: &str = "10000";
+/// Time for a call with all its tries.
+const OPERATION_TIMEOUT_MS: &str = "30000";
+
+/// Which table.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    /// DynamoDB of AWS, instead of an engine at `DYNAMODB_ENDPOINT`. It costs money.
+    #[arg(long, value_name = "aws", value_parser = ["aws"])]
+    pub dynamodb: Option<String>,
+}
+
+/// A table that is there, and the pools of the fleet that uses it.
+pub(super) struct Table {
+    pub(super) store: Arc<DynamoStore>,
+    pub(super) pools: PoolRules,
+}
+
+// === impl Options ===
+
+impl Options {
+    /// Reaches the table, and makes it if need be.
+    pub(super) async fn open(&self, env: &dyn Env) -> anyhow::Result<Table> {
+        let mut overlay = Overlay::over(env);
+        overlay.set_default("STORE_ATTEMPT_TIMEOUT_MS", ATTEMPT_TIMEOUT_MS);
+        overlay.set_default("STORE_OPERATION_TIMEOUT_MS", OPERATION_TIMEOUT_MS);
+        if self.dynamodb.is_some() {
+            overlay.set("DYNAMODB_ENDPOINT", "");
+        } else if env.get("DYNAMODB_ENDPOINT").is_none() {
+            // Nobody fills a table of AWS because a variable was forgotten.
+            bail!("DYNAMODB_ENDPOINT is not set; for a table of AWS itself, say --dynamodb aws");
+        }
+        let mut settings = Settings::new(&overlay);
+        let (config, pools) = (DynamoConfig::read(&mut settings), read_pools(&mut settings));
+        let (config, pools) = settings.finish((config, pools))?;
+        let Some(pools) = pools else { bail!("POOLS cannot be read") };
+        let store = DynamoStore::connect(&config).await;
+        store.ensure_table().await?;
+        Ok(Table { store: Arc::new(store), pools })
+    }
+}
