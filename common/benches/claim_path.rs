@@ -7,7 +7,7 @@ use common::contract::subjects::Subjects;
 use common::contract::{AllocateRequest, Allocation, Verb};
 use common::domain::{
     ClaimKey, ExternalId, Grant, IdempotencyKey, LabId, NamePrefix, NewSandbox, OwnerId, PoolName, PoolRules,
-    Sandbox, SandboxId, SandboxName, UnixSeconds,
+    Sandbox, SandboxId, SandboxName, Transition, UnixSeconds,
 };
 use common::store::dynamodb::floor::{StoredSandbox, shard};
 use divan::{AllocProfiler, Bencher, black_box};
@@ -97,7 +97,7 @@ fn grant_of(sandbox: &Sandbox) -> Fallible<Grant> {
 fn held() -> Fallible<Sandbox> {
     let sandbox = free()?;
     let grant = grant_of(&sandbox)?;
-    Ok(sandbox.claim(&grant)?)
+    Ok(sandbox.apply(&Transition::grant(&grant))?)
 }
 
 /// Measures `work` on `input`. A benchmark whose input cannot be made says so instead of measuring nothing.
@@ -150,7 +150,7 @@ fn shard_of_a_sandbox(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn free_sandbox_claimed(bencher: Bencher<'_, '_>) {
     let input = free().and_then(|sandbox| Ok((grant_of(&sandbox)?, sandbox)));
-    on(bencher, input, |(grant, sandbox)| sandbox.clone().claim(grant));
+    on(bencher, input, |(grant, sandbox)| sandbox.clone().apply(&Transition::grant(grant)));
 }
 
 #[divan::bench]

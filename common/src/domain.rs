@@ -1,8 +1,8 @@
 //! Layer 0: what a sandbox is and which steps its life may take.
 //!
 //! Nothing here does I/O or serializes. Every legal transition and all time arithmetic live here, so that
-//! a rule is written once: the in-memory store applies these methods as they stand, and the suite in
-//! `tests/store` holds the DynamoDB adapter to the same answers.
+//! a rule is written once: the in-memory store applies a transition as it stands, the DynamoDB adapter translates it,
+//! and the suite in `tests/store` holds both to the same answers.
 
 pub mod deletion;
 pub mod history;
@@ -13,6 +13,7 @@ pub mod pre_clean;
 pub mod sandbox;
 pub mod switch;
 pub mod time;
+pub mod transition;
 
 pub use deletion::{DELETION_RELISTS_MAX, Deletion, DeletionCause, LAST_ERROR_BYTES_MAX, Tombstone};
 pub use history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry, Order};
@@ -28,3 +29,4 @@ pub use pre_clean::{PreClean, Skip};
 pub use sandbox::{InvalidTransition, NewSandbox, STILL_LISTED, Sandbox, State, StateName};
 pub use switch::DeletionSwitch;
 pub use time::UnixSeconds;
+pub use transition::{Change, Description, Entry, Guard, LeaseGuard, Transition};

@@ -1,14 +1,13 @@
 //! The store port: the state of every sandbox and of every claim.
 //!
-//! It speaks in transitions. Each one is a single conditional write that states what it starts from; losing
+//! It speaks in transitions ([`Transition`]). Each one is a single conditional write that states what it starts from; losing
 //! a race is an answer ([`Write::Lost`], [`OpenClaim::Held`] …) and carries what was found instead, so no
 //! read is needed to know what happened. [`StoreError`] is kept for "could not find out": the write may or
 //! may not have happened, and every method here may be repeated without harm.
 
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, Lease, NamePrefix, NewSandbox,
-    Order, OwnerId, PoolName, PreClean, RequestKey, Sandbox, SandboxId, SandboxName, SfdcAccountId,
-    StateName, UnixSeconds, Version,
+    ClaimKey, ClaimRecord, LabId, NamePrefix, NewSandbox, OwnerId, PoolName, Sandbox, SandboxId, SandboxName,
+    StateName, Transition, UnixSeconds,
 };
 use async_trait::async_trait;
 
@@ -19,6 +18,7 @@ mod index;
 pub mod interposed;
 pub mod layout;
 pub mod memory;
+mod steps;
 
 pub use identity::{
     IDENTITY_ABSENCES_MAX, IDENTITY_DUPLICATES_MAX, IDENTITY_SHARDS, Identities, Identity, IdentityPage,
@@ -135,15 +135,6 @@ pub struct ClaimPage {
     pub unreadable: Vec<Unreadable>,
     /// Where to go on; none on the last page.
     pub next: Option<PageCursor>,
-}
-
-/// What a provider's listing says of a sandbox that is not part of its state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Description {
-    /// Its name.
-    pub name: SandboxName,
-    /// Its Salesforce account.
-    pub sfdc_account_id: Option<SfdcAccountId>,
 }
 
 /// Why the store could not say what happened.
@@ -282,150 +273,17 @@ pub trait Store: Layout + Identities {
     /// The claim item, by a strongly consistent read. Not for the hot path.
     async fn find_claim(&self, claim: &ClaimKey) -> Result<Option<ClaimRecord>, StoreError>;
 
-    /// available → allocated, if the candidate is free and still at the version it was seen at. A sandbox that is not,
-    /// and that cannot be read, is lost like one that is gone, unless it names this very claim: then this is
-    /// [`StoreError::Corrupt`], because the claim may hold it.
-    async fn grant(&self, grant: &Grant) -> Result<Write, StoreError>;
+    // --- sandboxes ---
 
-    // --- the other transitions ---
-
-    /// Notes that the lease `seen` is the answer to one more request, if it is live and no other request was noted
-    /// since. Neither version nor history grow.
-    async fn note_answer(
-        &self,
-        id: &SandboxId,
-        seen: &Lease,
-        request: &RequestKey,
-    ) -> Result<Write, StoreError>;
-
-    /// allocated → `pending_deletion`, if `owner` holds it, by the lease of `epoch` if one is named. `by` is who asks on
-    /// the owner's behalf.
-    async fn release(
-        &self,
-        id: &SandboxId,
-        owner: &OwnerId,
-        epoch: Option<Epoch>,
-        by: Option<&Actor>,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError>;
-
-    /// allocated → `pending_deletion`, if the lease of `epoch` ended at or before `ended_by`.
-    async fn expire(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        ended_by: UnixSeconds,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError>;
-
-    /// allocated → allocated with a later end, if it is still at the version of `seen`, and its lease is the one
-    /// that the extension means, not over, and ends earlier.
-    async fn extend(
-        &self,
-        seen: &Sandbox,
-        extension: &Extension,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError>;
-
-    /// available | allocated → quarantined, if it is still at the version that it was seen at.
-    async fn quarantine(
-        &self,
-        seen: &Candidate,
-        order: &Order,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError>;
-
-    /// quarantined → available, if it is still at the version of `seen` and nobody ever held it.
-    async fn unquarantine(
-        &self,
-        seen: &Sandbox,
-        order: &Order,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError>;
-
-    /// allocated | quarantined → `pending_deletion` by an operator, if it is still at the version of `seen`.
-    async fn order_deletion(
-        &self,
-        seen: &Sandbox,
-        order: &Order,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError>;
-
-    /// Counts a failed attempt and takes down what clearing came to, if a deletion of `epoch` is wanted and `attempts`
-    /// were made before it.
-    async fn note_attempt(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        attempts: u32,
-        error: &str,
-        pre_clean: Option<&PreClean>,
-    ) -> Result<Write, StoreError>;
-
-    /// Takes down what clearing came to at an attempt that does not count, if a deletion of `epoch` is wanted and
-    /// `attempts` were counted before it.
-    async fn note_pre_clean(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        attempts: u32,
-        pre_clean: &PreClean,
-    ) -> Result<Write, StoreError>;
-
-    /// `pending_deletion` → deleted (tombstone), if a deletion of `epoch` is wanted.
-    async fn finish_deletion(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        now: UnixSeconds,
-        purge_at: UnixSeconds,
-        pre_clean: Option<&PreClean>,
-    ) -> Result<Write, StoreError>;
-
-    /// `pending_deletion` → `deletion_failed`, if a deletion of `epoch` is wanted.
-    async fn park_deletion(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError>;
-
-    /// `deletion_failed` → `pending_deletion`, if a deletion of `epoch` is parked; its attempts count anew.
-    async fn replay_deletion(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        by: &Actor,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError>;
+    /// Carries a transition out, if its guard is true of the sandbox. One conditional write, without a read.
+    ///
+    /// A sandbox that cannot be read is lost to a grant like one that is gone, unless it names the very claim of that
+    /// grant: then this is [`StoreError::Corrupt`], because the claim may hold it.
+    async fn apply(&self, id: &SandboxId, transition: &Transition) -> Result<Write, StoreError>;
 
     /// (absent) → available, if there is no record of that id, not even a tombstone, and no identity of its account;
     /// record and identity in one transaction.
     async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError>;
-
-    /// available → stale, if it is still at the version of `seen`.
-    async fn mark_missing(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError>;
-
-    /// stale → available, if it is still at the version of `seen`.
-    async fn mark_found(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError>;
-
-    /// stale → deleted (tombstone), if it is still at the version and epoch of `seen`; `by` is who ordered it, if
-    /// somebody did.
-    async fn forget(
-        &self,
-        seen: &Sandbox,
-        by: Option<&Actor>,
-        now: UnixSeconds,
-        purge_at: UnixSeconds,
-    ) -> Result<Write, StoreError>;
-
-    /// Refreshes the description, if it is at `version`; state, version and history stay as they are.
-    async fn describe(
-        &self,
-        id: &SandboxId,
-        version: Version,
-        description: &Description,
-    ) -> Result<Write, StoreError>;
 
     // --- reading ---
 

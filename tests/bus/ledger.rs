@@ -5,7 +5,7 @@ use common::bus::{Appended, LedgerMark};
 use common::contract::Event;
 use common::domain::{
     ClaimKey, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId, PoolName, Sandbox,
-    SandboxId, SandboxName, UnixSeconds,
+    SandboxId, SandboxName, Transition, UnixSeconds,
 };
 use common::random::Dice;
 use common::runtime::recorder::{LedgerMetrics, Recorder};
@@ -48,9 +48,9 @@ pub(crate) fn life(number: usize) -> Vec<Sandbox> {
         granted_at: now(),
         expires_at: now().after(Duration::from_secs(3_600)),
     };
-    let held = free.clone().claim(&grant).unwrap();
-    let ending = held.clone().release(&owner(), None, None, now()).unwrap();
-    let gone = ending.clone().finish_deletion(Epoch::new(1), now(), now(), None).unwrap();
+    let held = free.clone().apply(&Transition::grant(&grant)).unwrap();
+    let ending = held.clone().apply(&Transition::release(&owner(), None, None, now())).unwrap();
+    let gone = ending.clone().apply(&Transition::finish_deletion(Epoch::new(1), now(), now(), None)).unwrap();
     vec![free, held, ending, gone]
 }
 

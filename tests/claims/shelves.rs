@@ -210,7 +210,7 @@ async fn in_a_far_shard(store: &DynamoStore) -> SandboxId {
         if near == 0 {
             return sandbox.id;
         }
-        store.mark_missing(&sandbox, START).await.unwrap();
+        (store as &dyn Store).mark_missing(&sandbox, START).await.unwrap();
     }
     unreachable!("numbers do not end")
 }

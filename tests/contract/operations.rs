@@ -9,7 +9,7 @@ use common::contract::{
 };
 use common::domain::{
     ClaimKey, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId, PoolName, PreClean,
-    SandboxId, SandboxName, UnixSeconds,
+    SandboxId, SandboxName, Transition, UnixSeconds,
 };
 use insta::assert_snapshot;
 
@@ -230,7 +230,7 @@ fn events() {
         granted_at: at,
         expires_at: at,
     };
-    let held = free.claim(&grant).unwrap();
+    let held = free.apply(&Transition::grant(&grant)).unwrap();
     let listed = Event::of(&held, &held.history[0], None);
     assert_snapshot!(wire(&listed), @r#"{"specversion":"1.0","id":"2000000:1","source":"/sandbox-broker","type":"sandbox.listed","subject":"2000000","time":"2025-11-21T00:00:00Z","datacontenttype":"application/json","data":{"pool":"main","from":null,"to":"available","version":1,"epoch":0,"owner":null,"lab":null,"by":"sync"}}"#);
     let claimed = Event::of(&held, &held.history[1], Some("r-1"));

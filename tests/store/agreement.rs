@@ -6,12 +6,12 @@ use crate::fixtures::{
     request,
 };
 use common::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, Lease, NamePrefix, PreClean,
-    RequestKey, Sandbox, SandboxName, SfdcAccountId, State, StateName, UnixSeconds, Version,
+    Actor, Candidate, ClaimKey, ClaimRecord, Description, Epoch, Extension, Grant, LabId, Lease, NamePrefix,
+    PreClean, RequestKey, Sandbox, SandboxName, SfdcAccountId, State, StateName, UnixSeconds, Version,
 };
 use common::random::{Dice, Random};
 use common::store::memory::MemoryStore;
-use common::store::{Description, Insert, MoveClaim, OpenClaim, SortRange, StateQuery, Store, Write};
+use common::store::{Insert, MoveClaim, OpenClaim, SortRange, StateQuery, Store, Write};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@ use crate::fixtures::{
     Claimed, KEEP_UNTIL, LATER, NOW, added, assert_sound, candidates, claim, claim_key, done, grant_of, id,
     lost, owner, record, request, several_added,
 };
-use common::domain::{Grant, REQUESTS_KEPT_MAX, Sandbox, Version};
+use common::domain::{Grant, REQUESTS_KEPT_MAX, Sandbox, Transition, Version};
 use common::store::{MoveClaim, OpenClaim, Store, Write};
 use std::sync::Arc;
 
@@ -110,7 +110,7 @@ pub(crate) async fn a_lease_knows_the_requests_that_it_was_the_answer_to(store: 
     let first = held.lease().unwrap().clone();
     assert_eq!((first.request.clone(), first.answered.len()), (Some(request("r-0")), 0));
     let noted = done(store.note_answer(&held.id, &first, &request("r-1")).await.unwrap());
-    assert_eq!(noted, held.clone().note_answer(&first, &request("r-1")).unwrap());
+    assert_eq!(noted, held.clone().apply(&Transition::note_answer(&first, &request("r-1"))).unwrap());
     assert_eq!((noted.version, noted.history.len()), (held.version, held.history.len()));
     // A twin that saw the lease before has to look again.
     let twin = store.note_answer(&held.id, &first, &request("r-2")).await.unwrap();

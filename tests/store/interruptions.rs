@@ -167,6 +167,7 @@ pub(crate) async fn a_crashed_release_leaves_nothing_that_blocks(store: Arc<dyn 
     let held = round.twin().await.sandbox().clone();
     // The release happened, its answer is lost, and the claim item was never removed.
     let faulty = FaultyStore::new(Arc::clone(&store)).with(0, Fault::FailAfter);
+    let faulty: &dyn Store = &faulty;
     faulty.release(&held.id, &owner("owner-1"), None, None, LATER).await.expect_err("it crashed");
     assert!(store.find_claim(&round.key).await.unwrap().is_some());
     let next = round.twin().await;

@@ -2,17 +2,19 @@
 
 use crate::engines::{SHARDS, Table};
 use crate::fixtures::{KEEP_UNTIL, added, claim_key, done, ending, grant_of, lost, record};
+use common::domain::Transition;
 use common::store::dynamodb::DynamoStore;
-use common::store::{Layout, MoveClaim, OpenClaim, Store};
+use common::store::{Layout as _, MoveClaim, OpenClaim, Store};
 use harness::dynamodb;
 use harness::lossy_proxy::LossyProxy;
+use std::sync::Arc;
 
 /// The same table by way of a proxy.
-async fn lossy(table: &Table) -> (LossyProxy, DynamoStore) {
+async fn lossy(table: &Table) -> (LossyProxy, Arc<dyn Store>) {
     table.store.ensure_table().await.unwrap();
     let proxy = LossyProxy::start(table.endpoint).await;
     let config = dynamodb::config(proxy.endpoint(), &table.name, SHARDS);
-    let store = DynamoStore::connect(&config).await;
+    let store = Arc::new(DynamoStore::connect(&config).await);
     store.ping().await.unwrap();
     // What a store learns once is known beforehand, so that the next reply is that of the write.
     store.shards().await.unwrap();
@@ -46,7 +48,7 @@ pub(crate) async fn a_grant_whose_reply_is_lost_shows_our_own_lease(table: Table
     proxy.lose_next_reply();
     let found = lost(store.grant(&grant).await.unwrap());
     assert_eq!(proxy.lost(), 1);
-    assert_eq!(found, sandbox.claim(&grant).unwrap(), "granted once, and to us");
+    assert_eq!(found, sandbox.apply(&Transition::grant(&grant)).unwrap(), "granted once, and to us");
 }
 
 pub(crate) async fn an_attempt_whose_reply_is_lost_is_counted_once(table: Table) {

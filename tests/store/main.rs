@@ -63,7 +63,7 @@ macro_rules! on_dynamodb {
 
 on_every_engine! {
     transitions {
-        every_step_from_every_state_answers_like_the_domain,
+        every_transition_from_every_state_answers_like_the_domain,
         a_new_sandbox_is_free_and_a_known_one_is_left_alone,
         a_grant_needs_the_version_that_was_seen,
         a_release_needs_the_owner,

@@ -3,7 +3,7 @@
 use crate::fixtures::{
     LATER, LEASE_END, NOW, added, claim_key, done, extension, grant_of, held, id, listed, lost, order, owner,
 };
-use common::domain::{Epoch, Extension, HISTORY_ENTRIES_MAX, StateName, UnixSeconds};
+use common::domain::{Epoch, Extension, HISTORY_ENTRIES_MAX, StateName, Transition, UnixSeconds};
 use common::store::{SortRange, Store, Write};
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(crate) async fn an_extension_needs_the_lease_and_its_time(store: Arc<dyn Sto
     }
     let meant = extension(before.epoch);
     let extended = done(store.extend(&before, &meant, NOW).await.unwrap());
-    assert_eq!(extended, before.clone().extend(before.version, &meant, NOW).unwrap());
+    assert_eq!(extended, before.clone().apply(&Transition::extend(&before, &meant, NOW)).unwrap());
     // Who comes late with an older sight changes nothing.
     let later = Extension { expires_at: UnixSeconds::new(meant.expires_at.get() + 1), ..meant.clone() };
     assert_eq!(lost(store.extend(&before, &later, NOW).await.unwrap()), extended);
@@ -78,7 +78,7 @@ pub(crate) async fn a_quarantined_sandbox_is_not_granted_and_comes_back_by_its_n
     assert_eq!(listed(&*store, StateName::Quarantined, SortRange::All).await, std::slice::from_ref(&kept));
     assert_eq!(lost(store.unquarantine(&seen, &order(), LATER).await.unwrap()), kept, "an old sight");
     let back = done(store.unquarantine(&kept, &order(), LATER).await.unwrap());
-    assert_eq!(back, kept.clone().unquarantine(kept.version, &order(), LATER).unwrap());
+    assert_eq!(back, kept.clone().apply(&Transition::unquarantine(&kept, &order(), LATER)).unwrap());
     assert_eq!(listed(&*store, StateName::Available, SortRange::All).await, std::slice::from_ref(&back));
     assert_eq!(done(store.grant(&grant_of(&back.candidate(), &key)).await.unwrap()).epoch, Epoch::new(1));
 }
@@ -86,12 +86,15 @@ pub(crate) async fn a_quarantined_sandbox_is_not_granted_and_comes_back_by_its_n
 pub(crate) async fn a_lease_ends_with_its_quarantine_and_is_remembered(store: Arc<dyn Store>) {
     let before = held(&*store, 1).await;
     let kept = done(store.quarantine(&before.candidate(), &order(), NOW).await.unwrap());
-    assert_eq!(kept, before.clone().quarantine(before.version, &order(), NOW).unwrap());
+    assert_eq!(
+        kept,
+        before.clone().apply(&Transition::quarantine(&before.candidate(), &order(), NOW)).unwrap()
+    );
     assert!(kept.belongs_to(&owner("owner-1")) && kept.lease().is_none());
     assert_eq!(lost(store.release(&id(1), &owner("owner-1"), None, None, NOW).await.unwrap()), kept);
     assert_eq!(lost(store.unquarantine(&kept, &order(), NOW).await.unwrap()), kept, "it is used");
     let ending = done(store.order_deletion(&kept, &order(), LATER).await.unwrap());
-    assert_eq!(ending, kept.clone().order_deletion(kept.version, &order(), LATER).unwrap());
+    assert_eq!(ending, kept.clone().apply(&Transition::order_deletion(&kept, &order(), LATER)).unwrap());
     assert_eq!(
         listed(&*store, StateName::PendingDeletion, SortRange::All).await,
         std::slice::from_ref(&ending)

@@ -37,8 +37,8 @@ async fn held_for(table: &Table, lab: &str) -> Vec<String> {
 }
 
 pub(crate) async fn the_lab_index_holds_what_a_lab_holds_now(table: Table) {
-    let store = &table.store;
-    store.ensure_table().await.unwrap();
+    let store: &dyn Store = &table.store;
+    table.store.ensure_table().await.unwrap();
     for (number, lab, granted_at) in
         [(1, Some("lab-a"), 30), (2, Some("lab-a"), 10), (3, None, 20), (4, Some("lab-b"), 5)]
     {
@@ -60,8 +60,8 @@ pub(crate) async fn the_lab_index_holds_what_a_lab_holds_now(table: Table) {
 }
 
 pub(crate) async fn what_is_over_gets_a_time_to_live(table: Table) {
-    let store = &table.store;
-    store.ensure_table().await.unwrap();
+    let store: &dyn Store = &table.store;
+    table.store.ensure_table().await.unwrap();
     let ttl = |at: u64| Some(AttributeValue::N(at.to_string()));
     let sandbox = held(store, 1).await;
     assert_eq!(item(&table, "SBX#1", "META").await.get("ttl"), None);

@@ -5,31 +5,12 @@ use crate::fixtures::{
     listed, lost, new_sandbox, operator, order, owner,
 };
 use common::domain::{
-    Epoch, HISTORY_ENTRIES_MAX, InvalidTransition, LAST_ERROR_BYTES_MAX, NamePrefix, PreClean, Sandbox,
-    SandboxName, StateName, UnixSeconds, Version,
+    Description, Epoch, Guard, HISTORY_ENTRIES_MAX, LAST_ERROR_BYTES_MAX, LeaseGuard, NamePrefix, PreClean,
+    RequestKey, Sandbox, SandboxName, StateName, Transition, UnixSeconds, Version,
 };
-use common::store::{Description, Insert, SortRange, Store, StoreError, Write};
+use common::store::{Insert, SortRange, Store, Write};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-
-const STEPS: [&str; 17] = [
-    "grant",
-    "release",
-    "expire",
-    "note_attempt",
-    "note_pre_clean",
-    "finish_deletion",
-    "park_deletion",
-    "replay_deletion",
-    "mark_missing",
-    "mark_found",
-    "extend",
-    "quarantine",
-    "unquarantine",
-    "order_deletion",
-    "forget",
-    "forget by order",
-    "relist",
-];
 
 const CLEANED: PreClean = PreClean::Cleaned { services: 2 };
 
@@ -37,75 +18,110 @@ fn prefix(text: &str) -> SortRange {
     SortRange::NamePrefix(NamePrefix::parse(text).unwrap())
 }
 
-/// One step with arguments that fit the sandbox.
-async fn in_store(store: &dyn Store, step: &str, sandbox: &Sandbox) -> Result<Write, StoreError> {
+/// Every transition, with arguments that fit the sandbox.
+fn transitions(sandbox: &Sandbox) -> Vec<Transition> {
     let attempts = sandbox.deletion().map_or(0, |deletion| deletion.attempts);
-    let (id, epoch) = (&sandbox.id, sandbox.epoch);
-    match step {
-        "grant" => store.grant(&grant_of(&sandbox.candidate(), &claim_key("owner-1", "key-1"))).await,
-        "release" => store.release(id, &owner("owner-1"), None, None, LATER).await,
-        "expire" => store.expire(id, epoch, LEASE_END, LATER).await,
-        "note_attempt" => store.note_attempt(id, epoch, attempts, "no", None).await,
-        "note_pre_clean" => store.note_pre_clean(id, epoch, attempts, &CLEANED).await,
-        "finish_deletion" => store.finish_deletion(id, epoch, LATER, KEEP_UNTIL, None).await,
-        "park_deletion" => store.park_deletion(id, epoch, LATER).await,
-        "replay_deletion" => store.replay_deletion(id, epoch, &operator(), LATER).await,
-        "mark_missing" => store.mark_missing(sandbox, LATER).await,
-        "mark_found" => store.mark_found(sandbox, LATER).await,
-        "extend" => store.extend(sandbox, &extension(epoch), LATER).await,
-        "quarantine" => store.quarantine(&sandbox.candidate(), &order(), LATER).await,
-        "unquarantine" => store.unquarantine(sandbox, &order(), LATER).await,
-        "order_deletion" => store.order_deletion(sandbox, &order(), LATER).await,
-        "relist" => store.relist(sandbox, LATER).await,
-        "forget" => store.forget(sandbox, None, LATER, KEEP_UNTIL).await,
-        "forget by order" => store.forget(sandbox, Some(&operator()), LATER, KEEP_UNTIL).await,
-        other => panic!("no step {other}"),
+    let epoch = sandbox.epoch;
+    let mut transitions = vec![
+        Transition::grant(&grant_of(&sandbox.candidate(), &claim_key("owner-1", "key-1"))),
+        Transition::release(&owner("owner-1"), None, None, LATER),
+        Transition::release(&owner("owner-1"), Some(epoch), Some(&operator()), LATER),
+        Transition::expire(epoch, LEASE_END, LATER),
+        Transition::extend(sandbox, &extension(epoch), LATER),
+        Transition::quarantine(&sandbox.candidate(), &order(), LATER),
+        Transition::unquarantine(sandbox, &order(), LATER),
+        Transition::order_deletion(sandbox, &order(), LATER),
+        Transition::note_attempt(epoch, attempts, "no", None),
+        Transition::note_attempt(epoch, attempts, "no", Some(&CLEANED)),
+        Transition::note_pre_clean(epoch, attempts, &CLEANED),
+        Transition::finish_deletion(epoch, LATER, KEEP_UNTIL, None),
+        Transition::finish_deletion(epoch, LATER, KEEP_UNTIL, Some(&CLEANED)),
+        Transition::park_deletion(epoch, LATER),
+        Transition::replay_deletion(epoch, &operator(), LATER),
+        Transition::mark_missing(sandbox, LATER),
+        Transition::mark_found(sandbox, LATER),
+        Transition::forget(sandbox, None, LATER, KEEP_UNTIL),
+        Transition::forget(sandbox, Some(&operator()), LATER, KEEP_UNTIL),
+        Transition::relist(sandbox, LATER),
+        Transition::describe(&StateName::ALL, sandbox.version, &described(sandbox)),
+    ];
+    if let Some(lease) = sandbox.last_lease() {
+        transitions.push(Transition::note_answer(lease, &RequestKey::parse("request-9").unwrap()));
     }
+    transitions
 }
 
-/// The same step by the rules of the domain.
-fn in_domain(step: &str, sandbox: Sandbox) -> Result<Sandbox, InvalidTransition> {
-    let (epoch, version) = (sandbox.epoch, sandbox.version);
-    match step {
-        "grant" => {
-            let grant = grant_of(&sandbox.candidate(), &claim_key("owner-1", "key-1"));
-            sandbox.claim(&grant)
-        }
-        "release" => sandbox.release(&owner("owner-1"), None, None, LATER),
-        "expire" => sandbox.expire(epoch, LEASE_END, LATER),
-        "note_attempt" => sandbox.note_attempt(epoch, "no", None),
-        "note_pre_clean" => sandbox.note_pre_clean(epoch, &CLEANED),
-        "finish_deletion" => sandbox.finish_deletion(epoch, LATER, KEEP_UNTIL, None),
-        "park_deletion" => sandbox.park_deletion(epoch, LATER),
-        "replay_deletion" => sandbox.replay_deletion(epoch, &operator(), LATER),
-        "mark_missing" => sandbox.go_missing(version, LATER),
-        "mark_found" => sandbox.come_back(version, LATER),
-        "extend" => sandbox.extend(version, &extension(epoch), LATER),
-        "quarantine" => sandbox.quarantine(version, &order(), LATER),
-        "unquarantine" => sandbox.unquarantine(version, &order(), LATER),
-        "order_deletion" => sandbox.order_deletion(version, &order(), LATER),
-        "relist" => sandbox.relist(version, LATER),
-        "forget" => sandbox.forget(version, epoch, None, LATER, KEEP_UNTIL),
-        "forget by order" => sandbox.forget(version, epoch, Some(&operator()), LATER, KEEP_UNTIL),
-        other => panic!("no step {other}"),
-    }
+fn described(sandbox: &Sandbox) -> Description {
+    // The same name: that of a free sandbox is its sort key, and this is not the transition of one.
+    Description { name: sandbox.name.clone(), sfdc_account_id: None }
 }
 
-pub(crate) async fn every_step_from_every_state_answers_like_the_domain(store: Arc<dyn Store>) {
-    let mut number = 0;
+/// The transition with each part of its guard made untrue of the sandbox that it was made for.
+fn spoilt(transition: &Transition) -> Vec<Transition> {
+    let mut guards = Vec::new();
+    let guard = || transition.guard.clone();
+    let lease = |lease: LeaseGuard| Guard { lease, ..guard() };
+    let moment = |moment: UnixSeconds, by: i64| UnixSeconds::new(moment.get().saturating_add_signed(by));
+    if let Some(version) = guard().version {
+        guards.push(Guard { version: Some(version.next()), ..guard() });
+    }
+    if let Some(epoch) = guard().epoch {
+        guards.push(Guard { epoch: Some(epoch.next()), ..guard() });
+    }
+    if let Some(attempts) = guard().attempts {
+        guards.push(Guard { attempts: Some(attempts + 1), ..guard() });
+    }
+    if guard().lease.owner.is_some() {
+        guards.push(lease(LeaseGuard { owner: Some(owner("owner-2")), ..guard().lease }));
+    }
+    if let Some(epoch) = guard().lease.epoch {
+        guards.push(lease(LeaseGuard { epoch: Some(epoch.next()), ..guard().lease }));
+    }
+    if guard().lease.ended_by.is_some() {
+        guards.push(lease(LeaseGuard { ended_by: Some(moment(LEASE_END, -1)), ..guard().lease }));
+    }
+    if guard().lease.ends_after.is_some() {
+        guards.push(lease(LeaseGuard { ends_after: Some(LEASE_END), ..guard().lease }));
+    }
+    if guard().lease.ends_before.is_some() {
+        guards.push(lease(LeaseGuard { ends_before: Some(LEASE_END), ..guard().lease }));
+    }
+    if guard().lease.answered.is_some() {
+        let answered = Some(vec![RequestKey::parse("request-8").unwrap()]);
+        guards.push(lease(LeaseGuard { answered, ..guard().lease }));
+    }
+    guards.into_iter().map(|guard| Transition { guard, ..transition.clone() }).collect()
+}
+
+pub(crate) async fn every_transition_from_every_state_answers_like_the_domain(store: Arc<dyn Store>) {
+    let (mut number, mut taken) = (0, BTreeSet::new());
     for state in StateName::ALL {
-        for step in STEPS {
-            number += 1;
-            let before = in_state(&*store, state, number).await;
-            assert_eq!(store.sandbox(&before.id).await.unwrap(), Some(before.clone()));
-            let (expected, there) = match in_domain(step, before.clone()) {
+        // The transitions of one sandbox stand for those of all in that state.
+        number += 1;
+        let mut before = in_state(&*store, state, number).await;
+        for index in 0..transitions(&before).len() {
+            let transition = transitions(&before).swap_remove(index);
+            for transition in spoilt(&transition) {
+                let refused = store.apply(&before.id, &transition).await.unwrap();
+                assert_eq!(lost(refused), before, "{transition:?} from {state}");
+                assert!(before.clone().apply(&transition).is_err(), "{transition:?} from {state}");
+            }
+            let (expected, there) = match before.clone().apply(&transition) {
                 Ok(after) => (Write::Done(Box::new(after.clone())), after),
                 Err(_) => (Write::Lost(Some(Box::new(before.clone()))), before.clone()),
             };
-            assert_eq!(in_store(&*store, step, &before).await.unwrap(), expected, "{step} from {state}");
-            assert_eq!(store.sandbox(&before.id).await.unwrap(), Some(there), "{step} from {state}");
+            let name = transition.name;
+            assert_eq!(store.apply(&before.id, &transition).await.unwrap(), expected, "{name} from {state}");
+            assert_eq!(store.sandbox(&before.id).await.unwrap(), Some(there), "{name} from {state}");
+            if matches!(expected, Write::Done(_)) {
+                taken.insert((state, name));
+                number += 1;
+                before = in_state(&*store, state, number).await;
+            }
         }
     }
+    let names: BTreeSet<_> = taken.iter().map(|(_, name)| *name).collect();
+    assert_eq!(names.len(), 18, "every transition was carried out from some state: {taken:?}");
 }
 
 pub(crate) async fn a_new_sandbox_is_free_and_a_known_one_is_left_alone(store: Arc<dyn Store>) {
@@ -147,7 +163,7 @@ pub(crate) async fn a_release_needs_the_owner(store: Arc<dyn Store>) {
     assert_eq!(lost(other_lease), before);
     let released =
         done(store.release(&before.id, &owner("owner-1"), Some(epoch), None, LATER).await.unwrap());
-    assert_eq!(released, before.release(&owner("owner-1"), None, None, LATER).unwrap());
+    assert_eq!(released, before.apply(&Transition::release(&owner("owner-1"), None, None, LATER)).unwrap());
     // A repeat shows the deletion of the first time.
     let repeat = store.release(&released.id, &owner("owner-1"), None, None, KEEP_UNTIL).await.unwrap();
     assert_eq!(lost(repeat), released);
@@ -161,7 +177,7 @@ pub(crate) async fn an_expiry_needs_the_lease_and_its_end(store: Arc<dyn Store>)
         assert_eq!(lost(refused), before);
     }
     let expired = done(store.expire(&before.id, Epoch::new(1), LEASE_END, LATER).await.unwrap());
-    assert_eq!(expired, before.expire(Epoch::new(1), LEASE_END, LATER).unwrap());
+    assert_eq!(expired, before.apply(&Transition::expire(Epoch::new(1), LEASE_END, LATER)).unwrap());
 }
 
 pub(crate) async fn a_deletion_needs_its_epoch(store: Arc<dyn Store>) {
@@ -187,7 +203,10 @@ pub(crate) async fn a_replay_needs_its_epoch_and_counts_anew(store: Arc<dyn Stor
     let by = operator();
     let replay = || store.replay_deletion(&parked.id, parked.epoch, &by, LATER);
     let replayed = done(replay().await.unwrap());
-    assert_eq!(replayed, parked.clone().replay_deletion(parked.epoch, &operator(), LATER).unwrap());
+    assert_eq!(
+        replayed,
+        parked.clone().apply(&Transition::replay_deletion(parked.epoch, &operator(), LATER)).unwrap()
+    );
     assert_eq!(replayed.history.last().unwrap().by, Some(operator()));
     assert_eq!(lost(replay().await.unwrap()), replayed, "the same replay again");
     assert_eq!(listed(&*store, StateName::DeletionFailed, SortRange::All).await, []);
@@ -204,7 +223,7 @@ pub(crate) async fn an_attempt_is_counted_once(store: Arc<dyn Store>) {
     let before = ending(&*store, 1).await;
     let epoch = before.epoch;
     let first = done(store.note_attempt(&before.id, epoch, 0, "status 500", None).await.unwrap());
-    assert_eq!(first, before.note_attempt(epoch, "status 500", None).unwrap());
+    assert_eq!(first, before.clone().apply(&Transition::note_attempt(epoch, 0, "status 500", None)).unwrap());
     // The same attempt again, after its answer got lost.
     assert_eq!(lost(store.note_attempt(&first.id, epoch, 0, "status 500", None).await.unwrap()), first);
     assert_eq!(lost(store.note_attempt(&first.id, epoch, 2, "status 500", None).await.unwrap()), first);
@@ -220,13 +239,16 @@ pub(crate) async fn what_clearing_came_to_is_kept_with_the_deletion(store: Arc<d
     let (id, epoch) = (&before.id, before.epoch);
     let failed = PreClean::failed(&"x".repeat(5_000), false);
     let tried = done(store.note_attempt(id, epoch, 0, "no", Some(&failed)).await.unwrap());
-    assert_eq!(tried, before.clone().note_attempt(epoch, "no", Some(&failed)).unwrap());
+    assert_eq!(
+        tried,
+        before.clone().apply(&Transition::note_attempt(epoch, 0, "no", Some(&failed))).unwrap()
+    );
     for (epoch, attempts) in [(epoch.next(), 1), (epoch, 0), (epoch, 2)] {
         let refused = store.note_pre_clean(id, epoch, attempts, &CLEANED).await.unwrap();
         assert_eq!(lost(refused), tried, "epoch {epoch}, {attempts} attempts");
     }
     let cleared = done(store.note_pre_clean(id, epoch, 1, &CLEANED).await.unwrap());
-    assert_eq!(cleared, tried.note_pre_clean(epoch, &CLEANED).unwrap());
+    assert_eq!(cleared, tried.clone().apply(&Transition::note_pre_clean(epoch, 1, &CLEANED)).unwrap());
     let again = done(store.note_attempt(id, epoch, 1, "no", None).await.unwrap());
     assert_eq!(again.deletion().unwrap().pre_clean, Some(CLEANED), "what is known stays known");
     let parked = done(store.park_deletion(id, epoch, LATER).await.unwrap());
@@ -246,7 +268,7 @@ pub(crate) async fn an_error_is_cut_where_the_domain_cuts_it(store: Arc<dyn Stor
     let tried = done(store.note_attempt(&before.id, before.epoch, 0, &long, None).await.unwrap());
     let kept = tried.deletion().unwrap().last_error.clone().unwrap();
     assert_eq!(kept.len(), LAST_ERROR_BYTES_MAX - 1);
-    assert_eq!(tried, before.note_attempt(tried.epoch, &long, None).unwrap());
+    assert_eq!(tried, before.clone().apply(&Transition::note_attempt(tried.epoch, 0, &long, None)).unwrap());
 }
 
 pub(crate) async fn a_sandbox_goes_missing_and_comes_back(store: Arc<dyn Store>) {
@@ -274,7 +296,7 @@ pub(crate) async fn what_is_given_up_leaves_a_tombstone(store: Arc<dyn Store>) {
     let other_epoch = Sandbox { epoch: again.epoch.next(), ..again.clone() };
     assert_eq!(lost(store.forget(&other_epoch, None, LATER, KEEP_UNTIL).await.unwrap()), again);
     let gone = done(store.forget(&again, None, LATER, KEEP_UNTIL).await.unwrap());
-    assert_eq!(gone, again.clone().forget(again.version, again.epoch, None, LATER, KEEP_UNTIL).unwrap());
+    assert_eq!(gone, again.clone().apply(&Transition::forget(&again, None, LATER, KEEP_UNTIL)).unwrap());
     assert_eq!(listed(&*store, StateName::Stale, SortRange::All).await, []);
     assert_eq!(lost(store.forget(&again, None, LATER, KEEP_UNTIL).await.unwrap()), gone);
     assert_eq!(lost(store.mark_found(&again, LATER).await.unwrap()), gone);
@@ -317,9 +339,9 @@ pub(crate) async fn a_tombstone_is_not_brought_back(store: Arc<dyn Store>) {
 
 pub(crate) async fn an_absent_sandbox_is_told_apart(store: Arc<dyn Store>) {
     let never = new_sandbox(1).enter(NOW);
-    for step in STEPS {
-        let answer = in_store(&*store, step, &never).await.unwrap();
-        assert_eq!(answer, Write::Lost(None), "{step}");
+    for transition in transitions(&never) {
+        let answer = store.apply(&never.id, &transition).await.unwrap();
+        assert_eq!(answer, Write::Lost(None), "{}", transition.name);
     }
     let described = Description { name: never.name.clone(), sfdc_account_id: None };
     let described = store.describe(&never.id, never.version, &described).await.unwrap();
@@ -338,8 +360,8 @@ pub(crate) async fn a_long_history_keeps_its_latest_entries(store: Arc<dyn Store
     // From here on entries are appended, and the surplus is cut when the item is read.
     let grant = grant_of(&sandbox.candidate(), &claim_key("owner-1", "key-1"));
     let granted = done(store.grant(&grant).await.unwrap());
-    assert_eq!(granted, sandbox.claim(&grant).unwrap());
+    assert_eq!(granted, sandbox.apply(&Transition::grant(&grant)).unwrap());
     let released = done(store.release(&granted.id, &owner("owner-1"), None, None, LATER).await.unwrap());
-    assert_eq!(released, granted.release(&owner("owner-1"), None, None, LATER).unwrap());
+    assert_eq!(released, granted.apply(&Transition::release(&owner("owner-1"), None, None, LATER)).unwrap());
     assert_eq!(store.sandbox(&released.id).await.unwrap(), Some(released));
 }

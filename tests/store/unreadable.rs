@@ -7,7 +7,7 @@ use crate::fixtures::{
 };
 use aws_sdk_dynamodb::types::AttributeValue;
 use common::domain::{LabId, StateName};
-use common::store::{Insert, Layout as _, SortRange, Store, StoreError, Unreadable, Write};
+use common::store::{Insert, SortRange, Store, StoreError, Unreadable, Write};
 use harness::dynamodb;
 use std::collections::HashMap;
 
@@ -44,8 +44,8 @@ fn insert_foreign_entry(item: &mut Item) {
 }
 
 pub(crate) async fn a_page_shows_what_is_beside_an_item_that_cannot_be_read(table: Table) {
-    let store = &table.store;
-    store.ensure_table().await.unwrap();
+    let store: &dyn Store = &table.store;
+    table.store.ensure_table().await.unwrap();
     several_added(store, 1..9).await;
     rewrite(&table, "SBX#3", "META", |item| drop(item.insert("state".to_owned(), text("resetting")))).await;
     let mut unreadable = Vec::new();
@@ -75,8 +75,8 @@ pub(crate) async fn a_page_shows_what_is_beside_an_item_that_cannot_be_read(tabl
 }
 
 pub(crate) async fn a_record_that_cannot_be_read_is_not_written_over(table: Table) {
-    let store = &table.store;
-    store.ensure_table().await.unwrap();
+    let store: &dyn Store = &table.store;
+    table.store.ensure_table().await.unwrap();
     let sandbox = added(store, 1).await;
     rewrite(&table, "SBX#1", "META", |item| drop(item.insert("state".to_owned(), text("resetting")))).await;
     let before = read(&table, "SBX#1", "META").await;
@@ -94,8 +94,8 @@ pub(crate) async fn a_record_that_cannot_be_read_is_not_written_over(table: Tabl
 }
 
 pub(crate) async fn a_candidate_that_cannot_be_read_is_lost_unless_the_claim_may_hold_it(table: Table) {
-    let store = &table.store;
-    store.ensure_table().await.unwrap();
+    let store: &dyn Store = &table.store;
+    table.store.ensure_table().await.unwrap();
     let (free, key) = (added(store, 1).await.candidate(), claim_key("owner-1", "key-1"));
     rewrite(&table, "SBX#1", "META", |item| drop(item.insert("state".to_owned(), text("resetting")))).await;
     assert_eq!(store.grant(&grant_of(&free, &key)).await.unwrap(), Write::Lost(None));
@@ -114,8 +114,8 @@ pub(crate) async fn a_candidate_that_cannot_be_read_is_lost_unless_the_claim_may
 }
 
 pub(crate) async fn what_a_build_does_not_know_survives_its_writes(table: Table) {
-    let store = &table.store;
-    store.ensure_table().await.unwrap();
+    let store: &dyn Store = &table.store;
+    table.store.ensure_table().await.unwrap();
     added(store, 1).await;
     rewrite(&table, "SBX#1", "META", insert_foreign_entry).await;
     let seen = store.sandbox(&id(1)).await.unwrap().unwrap();
@@ -151,8 +151,8 @@ pub(crate) async fn what_a_build_does_not_know_survives_its_writes(table: Table)
 }
 
 pub(crate) async fn an_item_that_cannot_be_read_is_named(table: Table) {
-    let store = &table.store;
-    store.ensure_table().await.unwrap();
+    let store: &dyn Store = &table.store;
+    table.store.ensure_table().await.unwrap();
     let sandbox = ending(store, 1).await;
     held(store, 2).await;
     rewrite(&table, "SBX#1", "META", |item| drop(item.insert("requested_at".to_owned(), text("yesterday"))))

@@ -104,6 +104,7 @@ async fn a_run_reads_what_is_due_and_two_runs_end_all_of_it() {
 #[tokio::test]
 async fn every_lease_ends_once_by_the_run_or_by_its_owner() {
     let (store, clock) = held().await;
+    let store: Arc<dyn Store> = store;
     let reconciler = reconciler(store.clone(), Arc::new(FakeProvider::new()), &clock);
     let now = clock.now();
     let releasing = async {

@@ -60,10 +60,11 @@ impl Deletion {
         error.get(..error.floor_char_boundary(LAST_ERROR_BYTES_MAX)).unwrap_or_default()
     }
 
-    /// Takes down what clearing came to, if that is known.
-    pub(super) fn note(&mut self, pre_clean: Option<&PreClean>) {
-        if let Some(pre_clean) = pre_clean {
-            self.pre_clean = Some(pre_clean.clone());
+    /// The same deletion with what clearing came to, if that is known.
+    pub(super) fn with_pre_clean(self, pre_clean: Option<&PreClean>) -> Self {
+        match pre_clean {
+            Some(pre_clean) => Self { pre_clean: Some(pre_clean.clone()), ..self },
+            None => self,
         }
     }
 }

@@ -1,22 +1,20 @@
 //! A sandbox and its life.
 //!
-//! States carry their data and transitions consume the sandbox, so there is no owner to read on a free one
+//! States carry their data and a transition consumes the sandbox, so there is no owner to read on a free one
 //! and no way to forget the version, the epoch or the history entry of a step.
 
-use super::deletion::{Deletion, DeletionCause, Tombstone};
+use super::deletion::{Deletion, Tombstone};
 use super::history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry};
 use super::ids::{
-    Actor, Epoch, ExternalId, OwnerId, PoolName, Reason, SandboxId, SandboxName, SfdcAccountId, Version,
+    Epoch, ExternalId, OwnerId, PoolName, Reason, SandboxId, SandboxName, SfdcAccountId, Version,
 };
-use super::lease::{Candidate, ClaimRecord, Grant, Lease};
-use super::pre_clean::PreClean;
+use super::lease::{Candidate, ClaimRecord, Lease};
 use super::time::UnixSeconds;
+use super::transition::{Change, Description, Entry, Transition};
 use std::fmt;
 
-mod identity;
-mod orders;
-
-pub use identity::STILL_LISTED;
+/// What a deletion says of itself when the provider still lists its account.
+pub const STILL_LISTED: &str = "still listed by the provider";
 
 /// One real thing at a provider, used once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,12 +102,12 @@ pub enum StateName {
     Deleted,
 }
 
-/// A step that does not start from the state that the sandbox is in. Gives the sandbox back unchanged.
+/// A transition whose guard is not true of the sandbox. Gives the sandbox back unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a sandbox that is {from} cannot be {step}")]
+#[error("{transition} does not apply to this sandbox, which is {from}")]
 pub struct InvalidTransition {
-    /// What was asked for.
-    pub step: &'static str,
+    /// Name of the transition.
+    pub transition: &'static str,
     /// The state that it is in.
     pub from: StateName,
     /// The sandbox, unchanged.
@@ -193,7 +191,7 @@ impl NewSandbox {
             state: State::Available,
             history: Vec::new(),
         }
-        .step(State::Available, Cause::Listed, now)
+        .enter(State::Available, &Entry::new(Cause::Listed, now))
     }
 }
 
@@ -250,257 +248,146 @@ impl Sandbox {
         self.last_lease().is_some_and(|lease| lease.claim.owner == *owner)
     }
 
-    /// available → allocated, if it is still at the version that the grant was made for.
+    /// Carries a transition out.
     ///
     /// # Errors
-    /// [`InvalidTransition`] when it is not free, or was in other hands since it was seen.
-    pub fn claim(self, grant: &Grant) -> Result<Self, InvalidTransition> {
-        if self.state != State::Available || self.version != grant.candidate.version {
-            return Err(self.refuse("claimed"));
-        }
-        let lease = Lease {
-            claim: grant.claim.clone(),
-            lab: grant.lab.clone(),
-            epoch: self.epoch.next(),
-            claimed_version: self.version,
-            granted_at: grant.granted_at,
-            expires_at: grant.expires_at,
-            request: grant.request.clone(),
-            answered: Vec::new(),
-        };
-        let mut claimed = self;
-        claimed.epoch = lease.epoch;
-        Ok(claimed.step_by(State::Allocated(lease), Cause::Claimed, grant.granted_at, grant.by.as_ref()))
-    }
-
-    /// allocated → `pending_deletion`, by its owner; with an `epoch`, only if it is the lease of that epoch.
-    ///
-    /// # Errors
-    /// [`InvalidTransition`] when it is not held by `owner`, or by another lease.
-    pub fn release(
-        self,
-        owner: &OwnerId,
-        epoch: Option<Epoch>,
-        by: Option<&Actor>,
-        now: UnixSeconds,
-    ) -> Result<Self, InvalidTransition> {
-        match &self.state {
-            State::Allocated(lease)
-                if lease.claim.owner == *owner && epoch.is_none_or(|epoch| epoch == lease.epoch) =>
-            {
-                Ok(self.end_lease(DeletionCause::Released, by, now))
+    /// [`InvalidTransition`] when its guard is not true of this sandbox.
+    pub fn apply(mut self, transition: &Transition) -> Result<Self, InvalidTransition> {
+        let after = transition.guard.admits(&self).then(|| self.after(&transition.change)).flatten();
+        let Some(state) = after else { return Err(self.refuse(transition.name)) };
+        match &transition.change {
+            Change::Allocate(_) => self.epoch = self.epoch.next(),
+            Change::Describe(Description { name, sfdc_account_id }) => {
+                (self.name, self.sfdc_account_id) = (name.clone(), sfdc_account_id.clone());
             }
-            _ => Err(self.refuse("released")),
+            _ => {}
         }
-    }
-
-    /// allocated → `pending_deletion`, because the lease of `epoch` ended at or before `ended_by`.
-    ///
-    /// # Errors
-    /// [`InvalidTransition`] when it is not held, by another lease, or for longer.
-    pub fn expire(
-        self,
-        epoch: Epoch,
-        ended_by: UnixSeconds,
-        now: UnixSeconds,
-    ) -> Result<Self, InvalidTransition> {
-        match &self.state {
-            State::Allocated(lease) if lease.epoch == epoch && lease.expires_at <= ended_by => {
-                Ok(self.end_lease(DeletionCause::Expired, None, now))
-            }
-            _ => Err(self.refuse("expired")),
-        }
-    }
-
-    /// Notes a failed attempt at the provider, and what clearing came to if that is known; the state stays, so
-    /// neither version nor history grow.
-    ///
-    /// # Errors
-    /// [`InvalidTransition`] when no deletion of `epoch` is wanted.
-    pub fn note_attempt(
-        self,
-        epoch: Epoch,
-        error: &str,
-        pre_clean: Option<&PreClean>,
-    ) -> Result<Self, InvalidTransition> {
-        self.change_deletion(epoch, "tried", |deletion| {
-            deletion.attempts = deletion.attempts.saturating_add(1);
-            deletion.last_error = Some(Deletion::bounded_error(error).to_owned());
-            deletion.note(pre_clean);
+        Ok(match &transition.entry {
+            Some(entry) => self.enter(state, entry),
+            None => Self { state, ..self },
         })
     }
 
-    /// Notes what clearing came to at an attempt that does not count; nothing else changes.
+    /// available | stale | deleted → available: the provider lists another account under this id. The version grows,
+    /// so a candidate of the former account fails; so does the epoch, so late work for it does nothing. It takes a new
+    /// record, so it is no [`Transition`].
     ///
     /// # Errors
-    /// [`InvalidTransition`] when no deletion of `epoch` is wanted.
-    pub fn note_pre_clean(self, epoch: Epoch, pre_clean: &PreClean) -> Result<Self, InvalidTransition> {
-        self.change_deletion(epoch, "cleared", |deletion| deletion.note(Some(pre_clean)))
-    }
-
-    /// `pending_deletion` → deleted: the provider has deleted it, after clearing it as `pre_clean` says.
-    ///
-    /// # Errors
-    /// [`InvalidTransition`] when no deletion of `epoch` is wanted.
-    pub fn finish_deletion(
-        self,
-        epoch: Epoch,
-        now: UnixSeconds,
-        purge_at: UnixSeconds,
-        pre_clean: Option<&PreClean>,
-    ) -> Result<Self, InvalidTransition> {
-        match &self.state {
-            State::PendingDeletion(deletion) if self.epoch == epoch => {
-                let mut deletion = deletion.clone();
-                deletion.note(pre_clean);
-                let tombstone = Tombstone { deletion: Some(deletion), deleted_at: now, purge_at };
-                Ok(self.step(State::Deleted(tombstone), Cause::Deleted, now))
-            }
-            _ => Err(self.refuse("deleted")),
-        }
-    }
-
-    /// `pending_deletion` → `deletion_failed`: its attempts are used up.
-    ///
-    /// # Errors
-    /// [`InvalidTransition`] when no deletion of `epoch` is wanted.
-    pub fn park_deletion(self, epoch: Epoch, now: UnixSeconds) -> Result<Self, InvalidTransition> {
-        match &self.state {
-            State::PendingDeletion(deletion) if self.epoch == epoch => {
-                let deletion = deletion.clone();
-                Ok(self.step(State::DeletionFailed(deletion), Cause::Parked, now))
-            }
-            _ => Err(self.refuse("parked")),
-        }
-    }
-
-    /// `deletion_failed` → `pending_deletion`: an operator has it tried again. Its attempts count anew; when it
-    /// was asked for and what the last attempt said stay.
-    ///
-    /// # Errors
-    /// [`InvalidTransition`] when no deletion of `epoch` is parked.
-    pub fn replay_deletion(
-        self,
-        epoch: Epoch,
-        by: &Actor,
-        now: UnixSeconds,
-    ) -> Result<Self, InvalidTransition> {
-        match &self.state {
-            State::DeletionFailed(deletion) if self.epoch == epoch => {
-                let deletion = Deletion { attempts: 0, relists: 0, ..deletion.clone() };
-                let mut replayed = self.step(State::PendingDeletion(deletion), Cause::Replayed, now);
-                if let Some(entry) = replayed.history.last_mut() {
-                    entry.by = Some(by.clone());
-                }
-                Ok(replayed)
-            }
-            _ => Err(self.refuse("replayed")),
-        }
-    }
-
-    /// available → stale: the provider no longer lists it.
-    ///
-    /// # Errors
-    /// [`InvalidTransition`] when it is not free, or moved on since `version`.
-    pub fn go_missing(self, version: Version, now: UnixSeconds) -> Result<Self, InvalidTransition> {
-        if self.version != version || self.state != State::Available {
-            return Err(self.refuse("marked stale"));
-        }
-        Ok(self.step(State::Stale { since: now }, Cause::Missing, now))
-    }
-
-    /// stale → available: the provider lists it again.
-    ///
-    /// # Errors
-    /// [`InvalidTransition`] when it is not stale, or moved on since `version`.
-    pub fn come_back(self, version: Version, now: UnixSeconds) -> Result<Self, InvalidTransition> {
-        match self.state {
-            State::Stale { .. } if self.version == version => {
-                Ok(self.step(State::Available, Cause::Found, now))
-            }
-            _ => Err(self.refuse("found again")),
-        }
-    }
-
-    fn change_deletion(
-        mut self,
-        epoch: Epoch,
-        step: &'static str,
-        change: impl FnOnce(&mut Deletion),
-    ) -> Result<Self, InvalidTransition> {
-        match &mut self.state {
-            State::PendingDeletion(deletion) if self.epoch == epoch => {
-                change(deletion);
-                Ok(self)
-            }
-            _ => Err(self.refuse(step)),
-        }
-    }
-
-    /// stale → deleted: the provider has not listed it for long, or an operator gives it up. Nothing is left to be
-    /// deleted there, and nobody ever held it.
-    ///
-    /// # Errors
-    /// [`InvalidTransition`] when it is not stale, or moved on since `version` and `epoch`.
-    pub fn forget(
+    /// [`InvalidTransition`] when it is in use or on its way out, moved on since `version`, or is that account already.
+    pub fn reidentify(
         self,
         version: Version,
-        epoch: Epoch,
-        by: Option<&Actor>,
+        listed: NewSandbox,
         now: UnixSeconds,
-        purge_at: UnixSeconds,
     ) -> Result<Self, InvalidTransition> {
-        match self.state {
-            State::Stale { .. } if self.version == version && self.epoch == epoch => {
-                let tombstone = Tombstone { deletion: None, deleted_at: now, purge_at };
-                let mut gone = self.step(State::Deleted(tombstone), Cause::Forgotten, now);
-                if let Some(entry) = gone.history.last_mut() {
-                    entry.by = by.cloned();
-                }
-                Ok(gone)
-            }
-            _ => Err(self.refuse("forgotten")),
+        let may_change = matches!(self.state, State::Available | State::Stale { .. } | State::Deleted(_));
+        let is_other = self.id == listed.id && self.external_id != listed.external_id;
+        if !may_change || !is_other || self.version != version {
+            return Err(self.refuse("reidentify"));
         }
+        let NewSandbox { id: _, name, external_id, pool, sfdc_account_id } = listed;
+        let epoch = self.epoch.next();
+        let renewed = Self { name, external_id, pool, sfdc_account_id, epoch, ..self };
+        Ok(renewed.enter(State::Available, &Entry::new(Cause::Listed, now)))
     }
 
-    fn end_lease(self, cause: DeletionCause, by: Option<&Actor>, now: UnixSeconds) -> Self {
-        let deletion = Deletion {
-            lease: self.last_lease().cloned(),
-            cause,
-            requested_at: now,
-            attempts: 0,
-            last_error: None,
-            pre_clean: None,
-            relists: 0,
-        };
-        self.step_by(State::PendingDeletion(deletion), cause.into(), now, by)
+    /// The state after a change; none if the change does not start from the state that it is in.
+    fn after(&self, change: &Change) -> Option<State> {
+        Some(match (change, &self.state) {
+            (Change::Allocate(grant), State::Available) => State::Allocated(Lease {
+                claim: grant.claim.clone(),
+                lab: grant.lab.clone(),
+                epoch: self.epoch.next(),
+                claimed_version: self.version,
+                granted_at: grant.granted_at,
+                expires_at: grant.expires_at,
+                request: grant.request.clone(),
+                answered: Vec::new(),
+            }),
+            (Change::Answer(answered), State::Allocated(lease)) => {
+                State::Allocated(Lease { answered: answered.clone(), ..lease.clone() })
+            }
+            (Change::Extend { expires_at }, State::Allocated(lease)) => {
+                State::Allocated(Lease { expires_at: *expires_at, ..lease.clone() })
+            }
+            (Change::Free { .. }, _) => State::Available,
+            (Change::GoStale { since, .. }, _) => State::Stale { since: *since },
+            (Change::Quarantine { since, reason, .. }, _) => {
+                State::Quarantined { since: *since, reason: reason.clone(), lease: self.lease().cloned() }
+            }
+            (Change::RequestDeletion { cause, requested_at }, _) => State::PendingDeletion(Deletion {
+                lease: self.last_lease().cloned(),
+                cause: *cause,
+                requested_at: *requested_at,
+                attempts: 0,
+                last_error: None,
+                pre_clean: None,
+                relists: 0,
+            }),
+            (Change::Forget { deleted_at, purge_at }, _) => {
+                State::Deleted(Tombstone { deletion: None, deleted_at: *deleted_at, purge_at: *purge_at })
+            }
+            (Change::Describe(_), state) => state.clone(),
+            (change, state) => return deletion_after(change, state),
+        })
     }
 
-    fn step(self, state: State, cause: Cause, at: UnixSeconds) -> Self {
-        self.step_by(state, cause, at, None)
-    }
-
-    fn step_by(mut self, state: State, cause: Cause, at: UnixSeconds, by: Option<&Actor>) -> Self {
+    fn enter(mut self, state: State, entry: &Entry) -> Self {
+        let Entry { cause, at, by, reason } = entry.clone();
         self.version = self.version.next();
         self.state = state;
-        let entry = HistoryEntry {
+        let state = self.state.name();
+        self.history.push(HistoryEntry {
             version: self.version,
             epoch: self.epoch,
-            state: self.state.name(),
+            state,
             cause,
             at,
-            by: by.cloned(),
-            reason: None,
-        };
-        self.history.push(entry);
+            by,
+            reason,
+        });
         let surplus = self.history.len().saturating_sub(HISTORY_ENTRIES_MAX);
         self.history.drain(..surplus);
         self
     }
 
-    fn refuse(self, step: &'static str) -> InvalidTransition {
-        InvalidTransition { step, from: self.state.name(), sandbox: Box::new(self) }
+    fn refuse(self, transition: &'static str) -> InvalidTransition {
+        InvalidTransition { transition, from: self.state.name(), sandbox: Box::new(self) }
     }
+}
+
+/// The state after a change of a deletion.
+fn deletion_after(change: &Change, state: &State) -> Option<State> {
+    Some(match (change, state) {
+        (Change::CountAttempt { attempts, error, pre_clean }, State::PendingDeletion(deletion)) => {
+            let last_error = Some(error.clone());
+            let tried = Deletion { attempts: *attempts, last_error, ..deletion.clone() };
+            State::PendingDeletion(tried.with_pre_clean(pre_clean.as_ref()))
+        }
+        (Change::NotePreClean(pre_clean), State::PendingDeletion(deletion)) => {
+            State::PendingDeletion(deletion.clone().with_pre_clean(Some(pre_clean)))
+        }
+        (Change::FinishDeletion { deleted_at, purge_at, pre_clean }, State::PendingDeletion(deletion)) => {
+            State::Deleted(Tombstone {
+                deletion: Some(deletion.clone().with_pre_clean(pre_clean.as_ref())),
+                deleted_at: *deleted_at,
+                purge_at: *purge_at,
+            })
+        }
+        (Change::ParkDeletion, State::PendingDeletion(deletion)) => State::DeletionFailed(deletion.clone()),
+        (Change::ReplayDeletion, State::DeletionFailed(deletion)) => {
+            State::PendingDeletion(Deletion { attempts: 0, relists: 0, ..deletion.clone() })
+        }
+        (Change::Relist { relists, .. }, State::Deleted(Tombstone { deletion: Some(deletion), .. })) => {
+            let last_error = Some(STILL_LISTED.to_owned());
+            let deletion = Deletion { attempts: 0, last_error, relists: *relists, ..deletion.clone() };
+            match change.leads_to() {
+                Some(StateName::DeletionFailed) => State::DeletionFailed(deletion),
+                _ => State::PendingDeletion(deletion),
+            }
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

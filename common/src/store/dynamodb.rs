@@ -5,12 +5,10 @@
 //! not hold is an answer, never a [`StoreError`].
 
 use super::{
-    ClaimPage, Description, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError,
-    Write,
+    ClaimPage, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError, Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, Grant, LabId, Lease, NewSandbox, Order,
-    OwnerId, PreClean, RequestKey, Sandbox, SandboxId, UnixSeconds, Version,
+    ClaimKey, ClaimRecord, LabId, NewSandbox, OwnerId, Sandbox, SandboxId, Transition, UnixSeconds,
 };
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
@@ -28,7 +26,6 @@ mod identity;
 mod item;
 mod layout;
 mod listing;
-mod orders;
 mod switch;
 pub mod table;
 mod transitions;
@@ -97,156 +94,12 @@ impl Store for DynamoStore {
         self.read_claim(claim).await
     }
 
-    async fn grant(&self, grant: &Grant) -> Result<Write, StoreError> {
-        self.write_grant(grant).await
-    }
-
-    async fn note_answer(
-        &self,
-        id: &SandboxId,
-        seen: &Lease,
-        request: &RequestKey,
-    ) -> Result<Write, StoreError> {
-        self.write_answer(id, seen, request).await
-    }
-
-    async fn release(
-        &self,
-        id: &SandboxId,
-        owner: &OwnerId,
-        epoch: Option<Epoch>,
-        by: Option<&Actor>,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        self.write_release(id, owner, epoch, by, now).await
-    }
-
-    async fn expire(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        ended_by: UnixSeconds,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        self.write_expire(id, epoch, ended_by, now).await
-    }
-
-    async fn extend(
-        &self,
-        seen: &Sandbox,
-        extension: &Extension,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        self.write_extension(seen, extension, now).await
-    }
-
-    async fn quarantine(
-        &self,
-        seen: &Candidate,
-        order: &Order,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        self.write_quarantine(seen, order, now).await
-    }
-
-    async fn unquarantine(
-        &self,
-        seen: &Sandbox,
-        order: &Order,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        self.write_unquarantine(seen, order, now).await
-    }
-
-    async fn order_deletion(
-        &self,
-        seen: &Sandbox,
-        order: &Order,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        self.write_ordered_deletion(seen, order, now).await
-    }
-
-    async fn note_attempt(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        attempts: u32,
-        error: &str,
-        pre_clean: Option<&PreClean>,
-    ) -> Result<Write, StoreError> {
-        self.write_attempt(id, epoch, attempts, error, pre_clean).await
-    }
-
-    async fn note_pre_clean(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        attempts: u32,
-        pre_clean: &PreClean,
-    ) -> Result<Write, StoreError> {
-        self.write_pre_clean(id, epoch, attempts, pre_clean).await
-    }
-
-    async fn finish_deletion(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        now: UnixSeconds,
-        purge_at: UnixSeconds,
-        pre_clean: Option<&PreClean>,
-    ) -> Result<Write, StoreError> {
-        self.write_finish(id, epoch, now, purge_at, pre_clean).await
-    }
-
-    async fn park_deletion(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        self.write_park(id, epoch, now).await
-    }
-
-    async fn replay_deletion(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        by: &Actor,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        self.write_replay(id, epoch, by, now).await
+    async fn apply(&self, id: &SandboxId, transition: &Transition) -> Result<Write, StoreError> {
+        self.write_transition(id, transition).await
     }
 
     async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError> {
         self.write_insert(sandbox, now).await
-    }
-
-    async fn mark_missing(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
-        self.write_missing(seen, now).await
-    }
-
-    async fn mark_found(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
-        self.write_found(seen, now).await
-    }
-
-    async fn forget(
-        &self,
-        seen: &Sandbox,
-        by: Option<&Actor>,
-        now: UnixSeconds,
-        purge_at: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        self.write_forget(seen, by, now, purge_at).await
-    }
-
-    async fn describe(
-        &self,
-        id: &SandboxId,
-        version: Version,
-        description: &Description,
-    ) -> Result<Write, StoreError> {
-        self.write_description(id, version, description).await
     }
 
     async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {

@@ -4,7 +4,7 @@
 //! both new. The identity outlives the record: it goes only after several complete listings in a row did not show the
 //! account, so a used account never becomes free again while the provider lists it.
 
-use super::{Insert, PageCursor, StoreError, Write};
+use super::{Insert, PageCursor, StoreError};
 use crate::domain::{ExternalId, NewSandbox, Sandbox, SandboxId, UnixSeconds};
 use async_trait::async_trait;
 
@@ -70,10 +70,6 @@ pub trait Identities: Send + Sync + std::fmt::Debug {
         listed: &NewSandbox,
         now: UnixSeconds,
     ) -> Result<Insert, StoreError>;
-
-    /// deleted → `pending_deletion`, or parked, because the provider still lists it; if it is still at the version of
-    /// `seen`.
-    async fn relist(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError>;
 }
 
 // === impl Identity ===

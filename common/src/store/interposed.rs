@@ -1,13 +1,12 @@
 //! A store with somebody in between, who may hold a call up, let it fail, or answer for the index.
 
 use super::{
-    ClaimPage, CursorKey, Description, Identities, Identity, IdentityPage, Insert, Layout, MoveClaim,
-    OpenClaim, Page, PageCursor, Shards, StateQuery, Store, StoreError, Supply, Write,
+    ClaimPage, CursorKey, Identities, Identity, IdentityPage, Insert, Layout, MoveClaim, OpenClaim, Page,
+    PageCursor, Shards, StateQuery, Store, StoreError, Supply, Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, DeletionSwitch, Epoch, Extension, ExternalId, Grant, LabId,
-    Lease, NewSandbox, Order, OwnerId, PoolName, PreClean, RequestKey, Sandbox, SandboxId, UnixSeconds,
-    Version,
+    ClaimKey, ClaimRecord, DeletionSwitch, ExternalId, LabId, NewSandbox, OwnerId, PoolName, Sandbox,
+    SandboxId, Transition, UnixSeconds,
 };
 use async_trait::async_trait;
 use std::collections::BTreeSet;
@@ -82,21 +81,6 @@ impl<I: Interposer> InterposedStore<I> {
         answer
     }
 
-    async fn write(
-        &self,
-        operation: &'static str,
-        call: impl Future<Output = Result<Write, StoreError>> + Send,
-    ) -> Result<Write, StoreError> {
-        let noted = async {
-            let answer = call.await?;
-            if let Write::Done(sandbox) = &answer {
-                self.between.written(sandbox);
-            }
-            Ok(answer)
-        };
-        self.pass(operation, noted).await
-    }
-
     async fn enter(
         &self,
         operation: &'static str,
@@ -147,10 +131,6 @@ impl<I: Interposer> Identities for InterposedStore<I> {
         now: UnixSeconds,
     ) -> Result<Insert, StoreError> {
         self.enter("reidentify", self.inner.reidentify(seen, listed, now)).await
-    }
-
-    async fn relist(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
-        self.write("relist", self.inner.relist(seen, now)).await
     }
 }
 
@@ -227,156 +207,19 @@ impl<I: Interposer> Store for InterposedStore<I> {
         self.pass("find_claim", self.inner.find_claim(claim)).await
     }
 
-    async fn grant(&self, grant: &Grant) -> Result<Write, StoreError> {
-        self.write("grant", self.inner.grant(grant)).await
-    }
-
-    async fn note_answer(
-        &self,
-        id: &SandboxId,
-        seen: &Lease,
-        request: &RequestKey,
-    ) -> Result<Write, StoreError> {
-        self.write("note_answer", self.inner.note_answer(id, seen, request)).await
-    }
-
-    async fn release(
-        &self,
-        id: &SandboxId,
-        owner: &OwnerId,
-        epoch: Option<Epoch>,
-        by: Option<&Actor>,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        self.write("release", self.inner.release(id, owner, epoch, by, now)).await
-    }
-
-    async fn expire(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        ended_by: UnixSeconds,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        self.write("expire", self.inner.expire(id, epoch, ended_by, now)).await
-    }
-
-    async fn extend(
-        &self,
-        seen: &Sandbox,
-        extension: &Extension,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        self.write("extend", self.inner.extend(seen, extension, now)).await
-    }
-
-    async fn quarantine(
-        &self,
-        seen: &Candidate,
-        order: &Order,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        self.write("quarantine", self.inner.quarantine(seen, order, now)).await
-    }
-
-    async fn unquarantine(
-        &self,
-        seen: &Sandbox,
-        order: &Order,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        self.write("unquarantine", self.inner.unquarantine(seen, order, now)).await
-    }
-
-    async fn order_deletion(
-        &self,
-        seen: &Sandbox,
-        order: &Order,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        self.write("order_deletion", self.inner.order_deletion(seen, order, now)).await
-    }
-
-    async fn note_attempt(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        attempts: u32,
-        error: &str,
-        pre_clean: Option<&PreClean>,
-    ) -> Result<Write, StoreError> {
-        self.write("note_attempt", self.inner.note_attempt(id, epoch, attempts, error, pre_clean)).await
-    }
-
-    async fn note_pre_clean(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        attempts: u32,
-        pre_clean: &PreClean,
-    ) -> Result<Write, StoreError> {
-        self.write("note_pre_clean", self.inner.note_pre_clean(id, epoch, attempts, pre_clean)).await
-    }
-
-    async fn finish_deletion(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        now: UnixSeconds,
-        purge_at: UnixSeconds,
-        pre_clean: Option<&PreClean>,
-    ) -> Result<Write, StoreError> {
-        self.write("finish_deletion", self.inner.finish_deletion(id, epoch, now, purge_at, pre_clean)).await
-    }
-
-    async fn park_deletion(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        self.write("park_deletion", self.inner.park_deletion(id, epoch, now)).await
-    }
-
-    async fn replay_deletion(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        by: &Actor,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        self.write("replay_deletion", self.inner.replay_deletion(id, epoch, by, now)).await
+    async fn apply(&self, id: &SandboxId, transition: &Transition) -> Result<Write, StoreError> {
+        let noted = async {
+            let answer = self.inner.apply(id, transition).await?;
+            if let Write::Done(sandbox) = &answer {
+                self.between.written(sandbox);
+            }
+            Ok(answer)
+        };
+        self.pass(transition.name, noted).await
     }
 
     async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError> {
         self.enter("insert", self.inner.insert(sandbox, now)).await
-    }
-
-    async fn mark_missing(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
-        self.write("mark_missing", self.inner.mark_missing(seen, now)).await
-    }
-
-    async fn mark_found(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
-        self.write("mark_found", self.inner.mark_found(seen, now)).await
-    }
-
-    async fn forget(
-        &self,
-        seen: &Sandbox,
-        by: Option<&Actor>,
-        now: UnixSeconds,
-        purge_at: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        self.write("forget", self.inner.forget(seen, by, now, purge_at)).await
-    }
-
-    async fn describe(
-        &self,
-        id: &SandboxId,
-        version: Version,
-        description: &Description,
-    ) -> Result<Write, StoreError> {
-        self.write("describe", self.inner.describe(id, version, description)).await
     }
 
     async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {

@@ -1,19 +1,18 @@
 //! The store in memory: for tests and simulations.
 //!
-//! It applies the domain's transitions as they stand, under one lock, and gives the same answers as the
+//! It applies the domain's transitions as they stand ([`Sandbox::apply`]), under one lock, and gives the same answers as the
 //! DynamoDB adapter: `tests/store` runs one suite on both. Nothing survives the process.
 
 use super::identity::Identity;
 use super::index::{due_sort, shard_of, state_shard, state_sort};
 use super::layout::{CursorKey, Layout, Shards, Supply, settles_at, wanted_shards};
 use super::{
-    ClaimPage, Description, Insert, MoveClaim, OpenClaim, Page, PageCursor, SortRange, StateQuery, Store,
-    StoreError, Write,
+    ClaimPage, Insert, MoveClaim, OpenClaim, Page, PageCursor, SortRange, StateQuery, Store, StoreError,
+    Write,
 };
 use crate::domain::{
-    Actor, Candidate, ClaimKey, ClaimRecord, DeletionSwitch, Epoch, Extension, Grant, InvalidTransition,
-    LabId, Lease, NewSandbox, Order, OwnerId, PoolName, PreClean, RequestKey, Sandbox, SandboxId, State,
-    UnixSeconds, Version,
+    ClaimKey, ClaimRecord, DeletionSwitch, InvalidTransition, LabId, NewSandbox, OwnerId, PoolName, Sandbox,
+    SandboxId, State, Transition, UnixSeconds,
 };
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
@@ -129,23 +128,6 @@ impl MemoryStore {
         // Every change is complete before the lock is let go, so a poisoned lock holds a sound state.
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn change(
-        &self,
-        id: &SandboxId,
-        step: impl FnOnce(Sandbox) -> Result<Sandbox, InvalidTransition>,
-    ) -> Write {
-        let mut tables = self.tables();
-        let Some(sandbox) = tables.sandboxes.get(id).cloned() else { return Write::Lost(None) };
-        match step(sandbox) {
-            Ok(changed) => {
-                let shards = tables.shards(self.shards_set).write;
-                tables.put(changed.clone(), shards);
-                Write::Done(Box::new(changed))
-            }
-            Err(InvalidTransition { step: _, from: _, sandbox }) => Write::Lost(Some(sandbox)),
-        }
-    }
 }
 
 #[async_trait]
@@ -255,126 +237,17 @@ impl Store for MemoryStore {
         Ok(self.tables().claim_record(claim))
     }
 
-    async fn grant(&self, grant: &Grant) -> Result<Write, StoreError> {
-        Ok(self.change(&grant.candidate.id, |sandbox| sandbox.claim(grant)))
-    }
-
-    async fn note_answer(
-        &self,
-        id: &SandboxId,
-        seen: &Lease,
-        request: &RequestKey,
-    ) -> Result<Write, StoreError> {
-        Ok(self.change(id, |sandbox| sandbox.note_answer(seen, request)))
-    }
-
-    async fn release(
-        &self,
-        id: &SandboxId,
-        owner: &OwnerId,
-        epoch: Option<Epoch>,
-        by: Option<&Actor>,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        Ok(self.change(id, |sandbox| sandbox.release(owner, epoch, by, now)))
-    }
-
-    async fn expire(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        ended_by: UnixSeconds,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        Ok(self.change(id, |sandbox| sandbox.expire(epoch, ended_by, now)))
-    }
-
-    async fn extend(
-        &self,
-        seen: &Sandbox,
-        extension: &Extension,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        Ok(self.change(&seen.id, |sandbox| sandbox.extend(seen.version, extension, now)))
-    }
-
-    async fn quarantine(
-        &self,
-        seen: &Candidate,
-        order: &Order,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        Ok(self.change(&seen.id, |sandbox| sandbox.quarantine(seen.version, order, now)))
-    }
-
-    async fn unquarantine(
-        &self,
-        seen: &Sandbox,
-        order: &Order,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        Ok(self.change(&seen.id, |sandbox| sandbox.unquarantine(seen.version, order, now)))
-    }
-
-    async fn order_deletion(
-        &self,
-        seen: &Sandbox,
-        order: &Order,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        Ok(self.change(&seen.id, |sandbox| sandbox.order_deletion(seen.version, order, now)))
-    }
-
-    async fn note_attempt(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        attempts: u32,
-        error: &str,
-        pre_clean: Option<&PreClean>,
-    ) -> Result<Write, StoreError> {
-        Ok(self
-            .change(id, |sandbox| after_attempts(sandbox, attempts)?.note_attempt(epoch, error, pre_clean)))
-    }
-
-    async fn note_pre_clean(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        attempts: u32,
-        pre_clean: &PreClean,
-    ) -> Result<Write, StoreError> {
-        Ok(self.change(id, |sandbox| after_attempts(sandbox, attempts)?.note_pre_clean(epoch, pre_clean)))
-    }
-
-    async fn finish_deletion(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        now: UnixSeconds,
-        purge_at: UnixSeconds,
-        pre_clean: Option<&PreClean>,
-    ) -> Result<Write, StoreError> {
-        Ok(self.change(id, |sandbox| sandbox.finish_deletion(epoch, now, purge_at, pre_clean)))
-    }
-
-    async fn park_deletion(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        Ok(self.change(id, |sandbox| sandbox.park_deletion(epoch, now)))
-    }
-
-    async fn replay_deletion(
-        &self,
-        id: &SandboxId,
-        epoch: Epoch,
-        by: &Actor,
-        now: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        Ok(self.change(id, |sandbox| sandbox.replay_deletion(epoch, by, now)))
+    async fn apply(&self, id: &SandboxId, transition: &Transition) -> Result<Write, StoreError> {
+        let mut tables = self.tables();
+        let Some(sandbox) = tables.sandboxes.get(id).cloned() else { return Ok(Write::Lost(None)) };
+        match sandbox.apply(transition) {
+            Ok(changed) => {
+                let shards = tables.shards(self.shards_set).write;
+                tables.put(changed.clone(), shards);
+                Ok(Write::Done(Box::new(changed)))
+            }
+            Err(InvalidTransition { transition: _, from: _, sandbox }) => Ok(Write::Lost(Some(sandbox))),
+        }
     }
 
     async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError> {
@@ -389,43 +262,6 @@ impl Store for MemoryStore {
         let shards = tables.shards(self.shards_set).write;
         tables.put_with_identity(entered.clone(), shards);
         Ok(Insert::Inserted(Box::new(entered)))
-    }
-
-    async fn mark_missing(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
-        Ok(self.change(&seen.id, |sandbox| sandbox.go_missing(seen.version, now)))
-    }
-
-    async fn mark_found(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
-        Ok(self.change(&seen.id, |sandbox| sandbox.come_back(seen.version, now)))
-    }
-
-    async fn forget(
-        &self,
-        seen: &Sandbox,
-        by: Option<&Actor>,
-        now: UnixSeconds,
-        purge_at: UnixSeconds,
-    ) -> Result<Write, StoreError> {
-        Ok(self.change(&seen.id, |sandbox| sandbox.forget(seen.version, seen.epoch, by, now, purge_at)))
-    }
-
-    async fn describe(
-        &self,
-        id: &SandboxId,
-        version: Version,
-        description: &Description,
-    ) -> Result<Write, StoreError> {
-        let Description { name, sfdc_account_id } = description.clone();
-        let mut tables = self.tables();
-        match tables.sandboxes.get(id).cloned() {
-            Some(sandbox) if sandbox.version == version => {
-                let described = Sandbox { name, sfdc_account_id, ..sandbox };
-                let shards = tables.shards(self.shards_set).write;
-                tables.put(described.clone(), shards);
-                Ok(Write::Done(Box::new(described)))
-            }
-            other => Ok(Write::Lost(other.map(Box::new))),
-        }
     }
 
     async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
@@ -515,16 +351,6 @@ impl Store for MemoryStore {
         let count = entries
             .map_or(0, |entries| entries.iter().filter(|(sort, _)| in_range(sort, &query.range)).count());
         Ok(u64::try_from(count).unwrap_or(u64::MAX))
-    }
-}
-
-/// The sandbox, unless another number of attempts was counted.
-fn after_attempts(sandbox: Sandbox, attempts: u32) -> Result<Sandbox, InvalidTransition> {
-    match &sandbox.state {
-        State::PendingDeletion(deletion) if deletion.attempts != attempts => {
-            Err(InvalidTransition { step: "tried", from: sandbox.state.name(), sandbox: Box::new(sandbox) })
-        }
-        _ => Ok(sandbox),
     }
 }
 

@@ -1,11 +1,10 @@
 //! What a sync has to do: decided here without any I/O, done elsewhere without any judgement.
 
 use common::domain::{
-    Candidate, ExternalId, NewSandbox, PoolRules, Sandbox, SandboxId, SandboxName, SfdcAccountId, State,
-    Version,
+    Candidate, Description, ExternalId, NewSandbox, PoolRules, Sandbox, SandboxId, SandboxName,
+    SfdcAccountId, State, Version,
 };
 use common::provider::{Account, Malformed};
-use common::store::Description;
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 

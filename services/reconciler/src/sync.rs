@@ -10,10 +10,12 @@ use crate::plan::{Belief, Listed, Plan, Planner, Refusal};
 use crate::sweep::Due;
 use common::contract::reports::{COMPLETED, FAILED, REFUSED};
 use common::contract::{SyncReport, TickOrder};
-use common::domain::{Candidate, NewSandbox, PoolName, Sandbox, SandboxId, StateName, UnixSeconds, Version};
+use common::domain::{
+    Candidate, Description, NewSandbox, PoolName, Sandbox, SandboxId, StateName, UnixSeconds, Version,
+};
 use common::provider::ProviderError;
 use common::runtime::telemetry::Chain;
-use common::store::{Description, SortRange, Store, StoreError, Write};
+use common::store::{SortRange, Store, StoreError, Write};
 use futures_util::stream::{self, StreamExt as _};
 use std::collections::HashMap;
 use tokio::sync::Mutex;

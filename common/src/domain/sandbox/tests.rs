@@ -1,9 +1,14 @@
 //! Every pair of states, and what every step has to keep.
 
+mod identity;
+mod orders;
+
 use super::*;
+use crate::domain::deletion::{DELETION_RELISTS_MAX, DeletionCause};
 use crate::domain::history::Order;
-use crate::domain::ids::{IdempotencyKey, LabId};
-use crate::domain::lease::{ClaimKey, Extension};
+use crate::domain::ids::{Actor, IdempotencyKey, LabId};
+use crate::domain::lease::{ClaimKey, Extension, Grant};
+use crate::domain::pre_clean::PreClean;
 
 const ENTERED: UnixSeconds = UnixSeconds::new(1_000);
 pub(super) const GRANTED: UnixSeconds = UnixSeconds::new(2_000);
@@ -42,7 +47,16 @@ fn grant_of(sandbox: &Sandbox) -> Grant {
 pub(super) fn held() -> Sandbox {
     let sandbox = free();
     let grant = grant_of(&sandbox);
-    sandbox.claim(&grant).unwrap()
+    sandbox.apply(&Transition::grant(&grant)).unwrap()
+}
+
+/// The sandbox as it was seen at that version.
+fn at(sandbox: &Sandbox, version: Version) -> Sandbox {
+    Sandbox { version, ..sandbox.clone() }
+}
+
+fn attempts(sandbox: &Sandbox) -> u32 {
+    sandbox.deletion().map_or(0, |deletion| deletion.attempts)
 }
 
 pub(super) fn order() -> Order {
@@ -50,7 +64,7 @@ pub(super) fn order() -> Order {
 }
 
 fn ending() -> Sandbox {
-    held().release(&owner(), None, None, REQUESTED).unwrap()
+    held().apply(&Transition::release(&owner(), None, None, REQUESTED)).unwrap()
 }
 
 /// A sandbox in that state, as far as possible by the way that leads there.
@@ -59,10 +73,16 @@ fn in_state(state: StateName) -> Sandbox {
         StateName::Available => free(),
         StateName::Allocated => held(),
         StateName::PendingDeletion => ending(),
-        StateName::DeletionFailed => ending().park_deletion(Epoch::new(1), DELETED).unwrap(),
-        StateName::Stale => free().go_missing(Version::new(1), REQUESTED).unwrap(),
-        StateName::Quarantined => free().quarantine(Version::new(1), &order(), REQUESTED).unwrap(),
-        StateName::Deleted => ending().finish_deletion(Epoch::new(1), DELETED, PURGE, None).unwrap(),
+        StateName::DeletionFailed => {
+            ending().apply(&Transition::park_deletion(Epoch::new(1), DELETED)).unwrap()
+        }
+        StateName::Stale => free().apply(&Transition::mark_missing(&free(), REQUESTED)).unwrap(),
+        StateName::Quarantined => {
+            free().apply(&Transition::quarantine(&free().candidate(), &order(), REQUESTED)).unwrap()
+        }
+        StateName::Deleted => {
+            ending().apply(&Transition::finish_deletion(Epoch::new(1), DELETED, PURGE, None)).unwrap()
+        }
     }
 }
 
@@ -73,47 +93,47 @@ type Step = fn(Sandbox) -> Result<Sandbox, InvalidTransition>;
 const STEPS: [(&str, StateName, StateName, Step); 11] = [
     ("claim", StateName::Available, StateName::Allocated, |sandbox| {
         let grant = grant_of(&sandbox);
-        sandbox.claim(&grant)
+        sandbox.apply(&Transition::grant(&grant))
     }),
     ("release", StateName::Allocated, StateName::PendingDeletion, |sandbox| {
-        sandbox.release(&owner(), None, None, REQUESTED)
+        sandbox.apply(&Transition::release(&owner(), None, None, REQUESTED))
     }),
     ("expire", StateName::Allocated, StateName::PendingDeletion, |sandbox| {
         let epoch = sandbox.epoch;
-        sandbox.expire(epoch, EXPIRES, REQUESTED)
+        sandbox.apply(&Transition::expire(epoch, EXPIRES, REQUESTED))
     }),
     ("note_attempt", StateName::PendingDeletion, StateName::PendingDeletion, |sandbox| {
         let epoch = sandbox.epoch;
-        sandbox.note_attempt(epoch, "no", None)
+        sandbox.clone().apply(&Transition::note_attempt(epoch, attempts(&sandbox), "no", None))
     }),
     ("finish_deletion", StateName::PendingDeletion, StateName::Deleted, |sandbox| {
         let epoch = sandbox.epoch;
-        sandbox.finish_deletion(epoch, DELETED, PURGE, None)
+        sandbox.apply(&Transition::finish_deletion(epoch, DELETED, PURGE, None))
     }),
     ("park_deletion", StateName::PendingDeletion, StateName::DeletionFailed, |sandbox| {
         let epoch = sandbox.epoch;
-        sandbox.park_deletion(epoch, DELETED)
+        sandbox.apply(&Transition::park_deletion(epoch, DELETED))
     }),
     ("replay_deletion", StateName::DeletionFailed, StateName::PendingDeletion, |sandbox| {
         let epoch = sandbox.epoch;
-        sandbox.replay_deletion(epoch, &Actor::parse("alice").unwrap(), DELETED)
+        sandbox.apply(&Transition::replay_deletion(epoch, &Actor::parse("alice").unwrap(), DELETED))
     }),
     ("go_missing", StateName::Available, StateName::Stale, |sandbox| {
         let version = sandbox.version;
-        sandbox.go_missing(version, REQUESTED)
+        sandbox.clone().apply(&Transition::mark_missing(&at(&sandbox, version), REQUESTED))
     }),
     ("come_back", StateName::Stale, StateName::Available, |sandbox| {
         let version = sandbox.version;
-        sandbox.come_back(version, DELETED)
+        sandbox.clone().apply(&Transition::mark_found(&at(&sandbox, version), DELETED))
     }),
     ("extend", StateName::Allocated, StateName::Allocated, |sandbox| {
         let (version, epoch) = (sandbox.version, sandbox.epoch);
         let extension = Extension { owner: owner(), epoch, ended_by: GRANTED, expires_at: DELETED, by: None };
-        sandbox.extend(version, &extension, REQUESTED)
+        sandbox.clone().apply(&Transition::extend(&at(&sandbox, version), &extension, REQUESTED))
     }),
     ("unquarantine", StateName::Quarantined, StateName::Available, |sandbox| {
         let version = sandbox.version;
-        sandbox.unquarantine(version, &order(), DELETED)
+        sandbox.clone().apply(&Transition::unquarantine(&at(&sandbox, version), &order(), DELETED))
     }),
 ];
 
@@ -182,8 +202,10 @@ fn a_history_keeps_its_latest_entries() {
     for _ in 0..rounds {
         let version = sandbox.version;
         sandbox = match sandbox.state {
-            State::Available => sandbox.go_missing(version, REQUESTED).unwrap(),
-            _ => sandbox.come_back(version, REQUESTED).unwrap(),
+            State::Available => {
+                sandbox.clone().apply(&Transition::mark_missing(&at(&sandbox, version), REQUESTED)).unwrap()
+            }
+            _ => sandbox.clone().apply(&Transition::mark_found(&at(&sandbox, version), REQUESTED)).unwrap(),
         };
     }
     assert_eq!(sandbox.history.len(), HISTORY_ENTRIES_MAX);
@@ -198,13 +220,16 @@ fn a_history_keeps_its_latest_entries() {
 fn a_claim_at_an_old_version_is_refused() {
     let seen = free();
     let grant = grant_of(&seen);
-    let gone = seen.clone().go_missing(seen.version, REQUESTED).unwrap();
+    let gone = seen.clone().apply(&Transition::mark_missing(&seen, REQUESTED)).unwrap();
     let version = gone.version;
-    let back = gone.come_back(version, REQUESTED).unwrap();
+    let back = gone.clone().apply(&Transition::mark_found(&at(&gone, version), REQUESTED)).unwrap();
     assert_eq!(back.state, State::Available);
-    let refused = back.clone().claim(&grant).unwrap_err();
+    let refused = back.clone().apply(&Transition::grant(&grant)).unwrap_err();
     assert_eq!(*refused.sandbox, back);
-    assert!(back.claim(&grant_of(&refused.sandbox)).is_ok(), "the version of today will do");
+    assert!(
+        back.apply(&Transition::grant(&grant_of(&refused.sandbox))).is_ok(),
+        "the version of today will do"
+    );
 }
 
 #[test]
@@ -219,25 +244,25 @@ fn a_lease_names_the_claim_that_led_to_it() {
 #[test]
 fn only_the_owner_releases() {
     let other = OwnerId::parse("owner-2").unwrap();
-    assert!(held().release(&other, None, None, REQUESTED).is_err());
-    assert!(held().release(&owner(), None, None, REQUESTED).is_ok());
+    assert!(held().apply(&Transition::release(&other, None, None, REQUESTED)).is_err());
+    assert!(held().apply(&Transition::release(&owner(), None, None, REQUESTED)).is_ok());
 }
 
 #[test]
 fn only_a_lease_that_ended_expires_and_only_the_one_that_was_meant() {
     let early = UnixSeconds::new(EXPIRES.get() - 1);
-    assert!(held().expire(Epoch::new(1), early, REQUESTED).is_err());
-    assert!(held().expire(Epoch::new(2), EXPIRES, REQUESTED).is_err());
-    let expired = held().expire(Epoch::new(1), EXPIRES, REQUESTED).unwrap();
+    assert!(held().apply(&Transition::expire(Epoch::new(1), early, REQUESTED)).is_err());
+    assert!(held().apply(&Transition::expire(Epoch::new(2), EXPIRES, REQUESTED)).is_err());
+    let expired = held().apply(&Transition::expire(Epoch::new(1), EXPIRES, REQUESTED)).unwrap();
     assert_eq!(expired.deletion().unwrap().cause, DeletionCause::Expired);
 }
 
 #[test]
 fn a_deletion_of_another_epoch_is_left_alone() {
     let old = Epoch::new(0);
-    assert!(ending().note_attempt(old, "no", None).is_err());
-    assert!(ending().finish_deletion(old, DELETED, PURGE, None).is_err());
-    assert!(ending().park_deletion(old, DELETED).is_err());
+    assert!(ending().apply(&Transition::note_attempt(old, 0, "no", None)).is_err());
+    assert!(ending().apply(&Transition::finish_deletion(old, DELETED, PURGE, None)).is_err());
+    assert!(ending().apply(&Transition::park_deletion(old, DELETED)).is_err());
 }
 
 #[test]
@@ -257,8 +282,11 @@ fn attempts_are_counted_and_their_error_is_cut_between_characters() {
     let epoch = Epoch::new(1);
     // Two bytes each, one of which would cross the limit.
     let long = format!("x{}", "ü".repeat(crate::domain::LAST_ERROR_BYTES_MAX));
-    let tried =
-        ending().note_attempt(epoch, "first", None).unwrap().note_attempt(epoch, &long, None).unwrap();
+    let tried = ending()
+        .apply(&Transition::note_attempt(epoch, 0, "first", None))
+        .unwrap()
+        .apply(&Transition::note_attempt(epoch, 1, &long, None))
+        .unwrap();
     let deletion = tried.deletion().unwrap();
     assert_eq!(deletion.attempts, 2);
     let kept = deletion.last_error.as_deref().unwrap();
@@ -281,11 +309,14 @@ fn names_of_states_and_causes_come_back_as_they_went() {
 #[test]
 fn a_replay_counts_anew_and_says_who_and_keeps_the_rest() {
     let epoch = Epoch::new(1);
-    let tried = ending().note_attempt(epoch, "status 500", None).unwrap();
-    let parked = tried.park_deletion(epoch, DELETED).unwrap();
+    let tried = ending().apply(&Transition::note_attempt(epoch, 0, "status 500", None)).unwrap();
+    let parked = tried.apply(&Transition::park_deletion(epoch, DELETED)).unwrap();
     let alice = Actor::parse("alice").unwrap();
-    assert!(parked.clone().replay_deletion(epoch.next(), &alice, DELETED).is_err(), "another epoch");
-    let replayed = parked.clone().replay_deletion(epoch, &alice, DELETED).unwrap();
+    assert!(
+        parked.clone().apply(&Transition::replay_deletion(epoch.next(), &alice, DELETED)).is_err(),
+        "another epoch"
+    );
+    let replayed = parked.clone().apply(&Transition::replay_deletion(epoch, &alice, DELETED)).unwrap();
     let deletion = replayed.deletion().unwrap();
     assert_eq!((deletion.attempts, deletion.requested_at), (0, REQUESTED));
     assert_eq!(deletion.last_error.as_deref(), Some("status 500"), "what is known stays known");
@@ -299,26 +330,35 @@ fn a_replay_counts_anew_and_says_who_and_keeps_the_rest() {
 fn what_clearing_came_to_is_kept_until_something_newer_is_known() {
     let (epoch, cleaned) = (Epoch::new(1), PreClean::Cleaned { services: 2 });
     let failed = PreClean::failed("status 500", false);
-    let tried = ending().note_attempt(epoch, "no", Some(&failed)).unwrap();
+    let tried = ending().apply(&Transition::note_attempt(epoch, 0, "no", Some(&failed))).unwrap();
     assert_eq!(tried.deletion().unwrap().pre_clean.as_ref(), Some(&failed));
-    let cleared = tried.note_pre_clean(epoch, &cleaned).unwrap();
+    let cleared =
+        tried.clone().apply(&Transition::note_pre_clean(epoch, attempts(&tried), &cleaned)).unwrap();
     let deletion = cleared.deletion().unwrap();
     assert_eq!((deletion.attempts, deletion.pre_clean.as_ref()), (1, Some(&cleaned)));
     assert_eq!((cleared.version, cleared.history.len()), (ending().version, 3), "no state change");
-    let parked =
-        cleared.clone().note_attempt(epoch, "no", None).unwrap().park_deletion(epoch, DELETED).unwrap();
+    let parked = cleared
+        .clone()
+        .apply(&Transition::note_attempt(epoch, attempts(&cleared), "no", None))
+        .unwrap()
+        .apply(&Transition::park_deletion(epoch, DELETED))
+        .unwrap();
     assert_eq!(parked.deletion().unwrap().pre_clean.as_ref(), Some(&cleaned));
-    let gone = cleared.finish_deletion(epoch, DELETED, PURGE, Some(&failed)).unwrap();
+    let gone = cleared.apply(&Transition::finish_deletion(epoch, DELETED, PURGE, Some(&failed))).unwrap();
     assert_eq!(gone.deletion().unwrap().pre_clean.as_ref(), Some(&failed));
-    assert!(ending().note_pre_clean(epoch.next(), &cleaned).is_err(), "another epoch");
-    assert!(gone.note_pre_clean(epoch, &cleaned).is_err(), "it is over");
+    assert!(ending().apply(&Transition::note_pre_clean(epoch.next(), 0, &cleaned)).is_err(), "another epoch");
+    assert!(
+        gone.clone().apply(&Transition::note_pre_clean(epoch, attempts(&gone), &cleaned)).is_err(),
+        "it is over"
+    );
 }
 
 #[test]
 fn who_asks_on_an_owners_behalf_is_in_the_history() {
     let helper = Actor::parse("lab-2026").unwrap();
-    let claimed = free().claim(&Grant { by: Some(helper.clone()), ..grant_of(&free()) }).unwrap();
-    let released = claimed.release(&owner(), None, Some(&helper), REQUESTED).unwrap();
+    let claimed =
+        free().apply(&Transition::grant(&Grant { by: Some(helper.clone()), ..grant_of(&free()) })).unwrap();
+    let released = claimed.apply(&Transition::release(&owner(), None, Some(&helper), REQUESTED)).unwrap();
     let by: Vec<_> = released.history.iter().map(|entry| entry.by.clone()).collect();
     assert_eq!(by, [None, Some(helper.clone()), Some(helper)]);
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::bus::memory::{Call, Loss, MemoryBus, MemoryConfig};
 use crate::clock::ManualClock;
 use crate::domain::{
-    ExternalId, HISTORY_ENTRIES_MAX, NewSandbox, PoolName, SandboxId, SandboxName, StateName,
+    ExternalId, HISTORY_ENTRIES_MAX, NewSandbox, PoolName, SandboxId, SandboxName, StateName, Transition,
 };
 use crate::random::Dice;
 
@@ -51,9 +51,13 @@ fn free() -> Sandbox {
 /// The sandbox after so many changes more, a second apart.
 fn changed(mut sandbox: Sandbox, changes: usize) -> Sandbox {
     for _ in 0..changes {
-        let (version, at) = (sandbox.version, NOW.after(Duration::from_secs(sandbox.version.get())));
+        let at = NOW.after(Duration::from_secs(sandbox.version.get()));
         let is_free = sandbox.state.name() == StateName::Available;
-        let step = if is_free { sandbox.go_missing(version, at) } else { sandbox.come_back(version, at) };
+        let step = if is_free {
+            sandbox.clone().apply(&Transition::mark_missing(&sandbox, at))
+        } else {
+            sandbox.clone().apply(&Transition::mark_found(&sandbox, at))
+        };
         sandbox = step.unwrap();
     }
     sandbox

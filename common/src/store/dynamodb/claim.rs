@@ -4,7 +4,7 @@ use super::attributes::{
     ANSWERED, CLOSED, Fields, Item, PK, POOL, SANDBOX_ID, SEEN_VERSION, SK, TTL, key_text, number, requests,
     seconds, text,
 };
-use super::expression::Change;
+use super::expression::Update;
 use super::listing::{cursor_of, start_key};
 use super::{DynamoStore, unavailable};
 use crate::domain::{
@@ -60,7 +60,7 @@ impl DynamoStore {
     ) -> Result<MoveClaim, StoreError> {
         let ClaimRecord { claim: _, candidate: Candidate { id, pool, version }, is_closed: _, answered } = to;
         let mark = closed_mark(&from.candidate);
-        let change = names(Change::default(), &from.candidate)
+        let change = names(Update::default(), &from.candidate)
             .set(SANDBOX_ID, text(id.as_str()))
             .set(POOL, text(pool.as_str()))
             .set(SEEN_VERSION, number(version.get()))
@@ -96,7 +96,7 @@ impl DynamoStore {
         keep_until: UnixSeconds,
     ) -> Result<(), StoreError> {
         let mark = closed_mark(&record.candidate);
-        let change = names(Change::default(), &record.candidate)
+        let change = names(Update::default(), &record.candidate)
             .set(CLOSED, mark.clone())
             .set(TTL, seconds(keep_until))
             .only_if_not(CLOSED, mark);
@@ -154,7 +154,7 @@ impl DynamoStore {
 }
 
 /// Only if the item names that sandbox at that version.
-fn names(change: Change, candidate: &Candidate) -> Change {
+fn names(change: Update, candidate: &Candidate) -> Update {
     change
         .only_if(SANDBOX_ID, text(candidate.id.as_str()))
         .only_if(SEEN_VERSION, number(candidate.version.get()))

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 /// A conditional update of one item.
 #[derive(Debug, Default)]
-pub(super) struct Change {
+pub(super) struct Update {
     sets: Vec<String>,
     removes: Vec<String>,
     conditions: Vec<String>,
@@ -19,7 +19,7 @@ pub(super) struct Change {
     values: Item,
 }
 
-impl Change {
+impl Update {
     /// Sets an attribute.
     pub(super) fn set(mut self, attribute: &str, value: AttributeValue) -> Self {
         let (name, value) = (self.name(attribute), self.value(value));
@@ -91,20 +91,22 @@ impl Change {
     }
 
     /// Only if the attribute equals one of `values`.
-    pub(super) fn only_if_one_of<const N: usize>(
+    pub(super) fn only_if_one_of(
         mut self,
         attribute: &str,
-        values: [AttributeValue; N],
+        values: impl IntoIterator<Item = AttributeValue>,
     ) -> Self {
         let name = self.name(attribute);
-        let values = values.map(|value| self.value(value));
+        let values: Vec<_> = values.into_iter().map(|value| self.value(value)).collect();
         self.conditions.push(format!("{name} IN ({})", values.join(", ")));
         self
     }
 
-    /// Only if the attribute is at most `value`.
-    pub(super) fn only_if_at_most(self, attribute: &str, value: AttributeValue) -> Self {
-        self.only_if_compared(attribute, "<=", value)
+    /// Only if the attribute is there.
+    pub(super) fn only_if_present(mut self, attribute: &str) -> Self {
+        let name = self.name(attribute);
+        self.conditions.push(format!("attribute_exists({name})"));
+        self
     }
 
     /// Puts the expressions into a request.
@@ -145,7 +147,13 @@ impl Change {
         self.conditions.join(" AND ")
     }
 
-    fn only_if_compared(mut self, attribute: &str, comparison: &str, value: AttributeValue) -> Self {
+    /// Only if the attribute compares so with `value`.
+    pub(super) fn only_if_compared(
+        mut self,
+        attribute: &str,
+        comparison: &str,
+        value: AttributeValue,
+    ) -> Self {
         let (name, value) = (self.name(attribute), self.value(value));
         self.conditions.push(format!("{name} {comparison} {value}"));
         self

@@ -6,8 +6,10 @@
 //! the one transaction over the same two items that the store could have made instead.
 
 use super::attributes::{Item, PK};
+use super::expression;
+use super::transitions::translate;
 use super::{DynamoStore, claim, item, unavailable};
-use crate::domain::{ClaimRecord, Grant, Sandbox, SandboxId, UnixSeconds};
+use crate::domain::{ClaimRecord, Grant, Sandbox, SandboxId, Transition, UnixSeconds};
 use crate::store::StoreError;
 use crate::store::index::shard_of;
 use aws_sdk_dynamodb::error::BuildError;
@@ -122,13 +124,21 @@ impl DynamoStore {
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .return_consumed_capacity(asked(asks_units));
-        let updated = Self::grant_change(grant, self.write_shards().await?)
+        let updated = self
+            .grant_update(grant)
+            .await?
             .apply(update)
             .send()
             .await
             .map_err(|error| unavailable("floor: update the sandbox", error))?;
         let consumed = [put.consumed_capacity(), updated.consumed_capacity()];
         Ok(consumed.into_iter().flatten().map(WriteUnits::of).sum())
+    }
+
+    /// The update that a claim makes.
+    async fn grant_update(&self, grant: &Grant) -> Result<expression::Update, StoreError> {
+        let shards = self.write_shards().await?;
+        Ok(translate(&grant.candidate.id, &Transition::grant(grant), shards))
     }
 
     /// The same two writes as one transaction.
@@ -158,7 +168,7 @@ impl DynamoStore {
             .table_name(&self.table)
             .set_key(Some(item::key(&grant.candidate.id)))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        let change = Self::grant_change(grant, self.write_shards().await?);
+        let change = self.grant_update(grant).await?;
         let update = change.apply_in_transaction(update).build().map_err(incomplete)?;
         let written = self
             .client

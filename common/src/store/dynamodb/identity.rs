@@ -4,19 +4,16 @@
 //! (`docs/decisions/0002-two-writes-not-a-transaction.md`).
 
 use super::attributes::{
-    ABSENCES, DELETED_AT, DELETION_ATTEMPTS, DELETION_SHARD, DUPLICATES, Fields, HISTORY, Item, LAST_ERROR,
-    PARKED_SHARD, PK, RELISTS, SANDBOX_ID, SK, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, key_text,
+    ABSENCES, DUPLICATES, Fields, Item, PK, SANDBOX_ID, SK, STATE_SHARD, STATE_SORT, VERSION, key_text,
     number, text,
 };
-use super::expression::Change;
+use super::expression::Update;
 use super::listing::{cursor, start_key};
-use super::{DynamoStore, item, table, transitions, unavailable};
-use crate::domain::{
-    DELETION_RELISTS_MAX, Deletion, ExternalId, NewSandbox, Sandbox, SandboxId, State, StateName, UnixSeconds,
-};
+use super::{DynamoStore, item, table, unavailable};
+use crate::domain::{ExternalId, NewSandbox, Sandbox, SandboxId, UnixSeconds};
 use crate::store::identity::{IDENTITY_DUPLICATES_MAX, Identities, Identity, IdentityPage};
-use crate::store::index::{due_sort, identity_shard, shard_of, state_shard};
-use crate::store::{Insert, PageCursor, StoreError, Write};
+use crate::store::index::identity_shard;
+use crate::store::{Insert, PageCursor, StoreError};
 use async_trait::async_trait;
 use aws_sdk_dynamodb::error::BuildError;
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
@@ -173,31 +170,6 @@ impl Identities for DynamoStore {
         };
         self.enter("reidentify", renewed, condition).await
     }
-
-    async fn relist(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
-        let Ok(relisted) = seen.clone().relist(seen.version, now) else { return self.lost(&seen.id).await };
-        let (State::PendingDeletion(deletion) | State::DeletionFailed(deletion)) = &relisted.state else {
-            return self.lost(&seen.id).await;
-        };
-        let Deletion { requested_at, relists, last_error, .. } = deletion;
-        let shard = shard_of(&seen.id, self.write_shards().await?);
-        let of_state = |state| text(state_shard(&seen.pool, state, shard));
-        let state = relisted.state.name();
-        let change = transitions::step(state)
-            .set(STATE_SHARD, of_state(state))
-            .set(STATE_SORT, text(due_sort(*requested_at)))
-            .set(DELETION_SHARD, of_state(StateName::PendingDeletion))
-            .set(PARKED_SHARD, of_state(StateName::DeletionFailed))
-            .set(DELETION_ATTEMPTS, number(0_u32))
-            .set(RELISTS, number((*relists).min(DELETION_RELISTS_MAX + 1)))
-            .set(LAST_ERROR, text(last_error.clone().unwrap_or_default()))
-            .set(HISTORY, item::history(&relisted.history))
-            .remove(DELETED_AT)
-            .remove(TTL)
-            .only_if(STATE, text(StateName::Deleted.as_str()))
-            .only_if(VERSION, number(seen.version.get()));
-        self.update("relist", &seen.id, change).await
-    }
 }
 
 impl DynamoStore {
@@ -288,10 +260,10 @@ fn index_key(shard: u16) -> String {
 }
 
 /// Only if the identity is what was seen.
-fn still(seen: &Identity) -> Change {
+fn still(seen: &Identity) -> Update {
     let Identity { external_id: _, sandbox_id, duplicates, absences } = seen;
     let change =
-        Change::default().only_if(SANDBOX_ID, text(sandbox_id.as_str())).only_if(ABSENCES, number(*absences));
+        Update::default().only_if(SANDBOX_ID, text(sandbox_id.as_str())).only_if(ABSENCES, number(*absences));
     if duplicates.is_empty() {
         change.only_if_absent(DUPLICATES)
     } else {

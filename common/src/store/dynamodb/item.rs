@@ -12,9 +12,9 @@ use super::attributes::{
     STATE_SORT, TTL, VERSION, key_text, number, requests, seconds, text,
 };
 use crate::domain::{
-    Actor, Cause, ClaimKey, Deletion, DeletionCause, Epoch, ExternalId, Grant, HISTORY_ENTRIES_MAX,
+    Actor, Cause, ClaimKey, Deletion, DeletionCause, Entry, Epoch, ExternalId, Grant, HISTORY_ENTRIES_MAX,
     HistoryEntry, IdempotencyKey, LabId, Lease, OwnerId, PoolName, Reason, RequestKey, Sandbox, SandboxId,
-    SandboxName, SfdcAccountId, State, StateName, Tombstone, UnixSeconds, Version,
+    SandboxName, SfdcAccountId, State, StateName, Tombstone, Version,
 };
 use crate::store::StoreError;
 use crate::store::index::{shard_of, state_shard, state_sort};
@@ -38,41 +38,31 @@ pub(super) fn key(id: &SandboxId) -> Item {
     Item::from([(PK.to_owned(), text(format!("{SANDBOX_PREFIX}{id}"))), (SK.to_owned(), text(SANDBOX_SORT))])
 }
 
-/// A history entry as it is stored.
-pub(super) fn history_entry(state: StateName, cause: Cause, at: UnixSeconds) -> AttributeValue {
-    history_entry_by(state, cause, at, None, None)
-}
-
-/// A history entry of something that may have been ordered, as it is stored.
-pub(super) fn history_entry_by(
-    state: StateName,
-    cause: Cause,
-    at: UnixSeconds,
-    by: Option<&Actor>,
-    reason: Option<&Reason>,
-) -> AttributeValue {
-    let mut entry = Item::from([
+/// A history entry of a transition, as it is stored.
+pub(super) fn history_entry(state: StateName, entry: &Entry) -> AttributeValue {
+    let Entry { cause, at, by, reason } = entry;
+    let mut stored = Item::from([
         (STATE.to_owned(), text(state.as_str())),
         (CAUSE.to_owned(), text(cause.as_str())),
-        (AT.to_owned(), seconds(at)),
+        (AT.to_owned(), seconds(*at)),
     ]);
     if let Some(by) = by {
-        entry.insert(BY.to_owned(), text(by.as_str()));
+        stored.insert(BY.to_owned(), text(by.as_str()));
     }
     if let Some(reason) = reason {
-        entry.insert(REASON.to_owned(), text(reason.as_str()));
+        stored.insert(REASON.to_owned(), text(reason.as_str()));
     }
-    AttributeValue::M(entry)
+    AttributeValue::M(stored)
 }
 
 /// An entry of a history as it is stored.
 pub(super) fn stored_entry(entry: &HistoryEntry) -> AttributeValue {
     let HistoryEntry { version: _, epoch: _, state, cause, at, by, reason } = entry;
-    history_entry_by(*state, *cause, *at, by.as_ref(), reason.as_ref())
+    history_entry(*state, &Entry { cause: *cause, at: *at, by: by.clone(), reason: reason.clone() })
 }
 
 /// A whole history as it is stored.
-pub(super) fn history(entries: &[HistoryEntry]) -> AttributeValue {
+fn history(entries: &[HistoryEntry]) -> AttributeValue {
     AttributeValue::L(entries.iter().map(stored_entry).collect())
 }
 

@@ -2,7 +2,7 @@
 //! each pool with the moment of its last supply.
 
 use super::attributes::{AT, Fields, Item, PK, SK, key_text, number, seconds, text};
-use super::expression::Change;
+use super::expression::Update;
 use super::{DynamoStore, unavailable};
 use crate::domain::{DeletionSwitch, PoolName, UnixSeconds};
 use crate::store::StoreError;
@@ -74,7 +74,7 @@ impl Layout for DynamoStore {
         let Some(next) = seen.towards(wanted_shards(self.shards_set, sandboxes), now) else {
             return Ok(seen);
         };
-        let change = Change::default()
+        let change = Update::default()
             .set(SHARDS_WRITE, number(next.write))
             .set(SHARDS_READ, number(next.read))
             .set(SHARDS_READ_SINCE, seconds(next.read_since))

@@ -4,7 +4,7 @@ use super::MemoryStore;
 use crate::domain::{ExternalId, NewSandbox, Sandbox, SandboxId, UnixSeconds};
 use crate::store::identity::{IDENTITY_DUPLICATES_MAX, Identities, Identity, IdentityPage};
 use crate::store::index::identity_shard;
-use crate::store::{Insert, PageCursor, StoreError, Write};
+use crate::store::{Insert, PageCursor, StoreError};
 use async_trait::async_trait;
 use std::ops::Bound;
 
@@ -88,10 +88,6 @@ impl Identities for MemoryStore {
         let shards = tables.shards(self.shards_set).write;
         tables.put_with_identity(renewed.clone(), shards);
         Ok(Insert::Inserted(Box::new(renewed)))
-    }
-
-    async fn relist(&self, seen: &Sandbox, now: UnixSeconds) -> Result<Write, StoreError> {
-        Ok(self.change(&seen.id, |sandbox| sandbox.relist(seen.version, now)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The plan of a sync, case by case.
 
 use super::{plan as plan_with, *};
-use common::domain::UnixSeconds;
+use common::domain::{Transition, UnixSeconds};
 
 const LIMITS: Limits = Limits { stale_percent_max: 20, stale_count_always: 5 };
 const NOW: UnixSeconds = UnixSeconds::new(1_000);
@@ -55,8 +55,7 @@ fn what_is_as_listed_is_left_alone() {
 #[test]
 fn new_renamed_missing_and_restored_sandboxes_are_told_apart() {
     let mut known = all_stored(10);
-    let version = known[3].version;
-    known[3] = known[3].clone().go_missing(version, NOW).unwrap();
+    known[3] = known[3].clone().apply(&Transition::mark_missing(&known[3], NOW)).unwrap();
     let renamed = Account { name: "lab-new-name".to_owned(), ..account(1) };
     let listed = listing([0, 2, 3, 5, 6, 7, 8, 9, 10].map(account).into_iter().chain([renamed]));
     let plan = plan(&listed, &known, LIMITS).unwrap();

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use common::domain::{ClaimKey, ClaimRecord, Grant, IdempotencyKey, OwnerId, PoolName, UnixSeconds};
 use common::store::dynamodb::DynamoStore;
 use common::store::dynamodb::floor::WriteUnits;
-use common::store::{Store as _, Write};
+use common::store::{Store, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -175,10 +175,11 @@ impl Stock {
                 let (record, grant) = stock.grant(number)?;
                 let (id, owner) = (&grant.candidate.id, &grant.claim.owner);
                 // One that was never claimed, because the measurement ended early, has no lease to end.
-                if let Write::Done(sandbox) = stock.store.release(id, owner, None, None, now).await? {
-                    stock.store.finish_deletion(id, sandbox.epoch, now, now, None).await?;
+                let store: &dyn Store = &*stock.store;
+                if let Write::Done(sandbox) = store.release(id, owner, None, None, now).await? {
+                    store.finish_deletion(id, sandbox.epoch, now, now, None).await?;
                 }
-                Ok(stock.store.close_claim(record, now).await?)
+                Ok(store.close_claim(record, now).await?)
             }
         });
         let cleared = cleared.await;

@@ -2,7 +2,7 @@
 
 use super::super::attributes::{REASON, RESULT, SERVICES};
 use super::*;
-use crate::domain::{Candidate, Grant, NewSandbox, Order, PreClean, Skip};
+use crate::domain::{Actor, Candidate, Grant, NewSandbox, Order, PreClean, Skip, Transition, UnixSeconds};
 
 const SHARDS: u16 = 8;
 
@@ -28,13 +28,14 @@ fn held(lab: Option<&str>) -> Sandbox {
         granted_at: UnixSeconds::new(200),
         expires_at: UnixSeconds::new(300),
     };
-    free().claim(&grant).unwrap()
+    free().apply(&Transition::grant(&grant)).unwrap()
 }
 
 fn ending() -> Sandbox {
     let owner = OwnerId::parse("p-1").unwrap();
-    let released = held(Some("lab-a")).release(&owner, None, None, UnixSeconds::new(250)).unwrap();
-    released.note_attempt(Epoch::new(1), "no such luck", None).unwrap()
+    let released =
+        held(Some("lab-a")).apply(&Transition::release(&owner, None, None, UnixSeconds::new(250))).unwrap();
+    released.clone().apply(&Transition::note_attempt(Epoch::new(1), 0, "no such luck", None)).unwrap()
 }
 
 fn smoke() -> Order {
@@ -42,12 +43,19 @@ fn smoke() -> Order {
 }
 
 fn deleted() -> Sandbox {
-    ending().finish_deletion(Epoch::new(1), UnixSeconds::new(260), UnixSeconds::new(999), None).unwrap()
+    ending()
+        .apply(&Transition::finish_deletion(
+            Epoch::new(1),
+            UnixSeconds::new(260),
+            UnixSeconds::new(999),
+            None,
+        ))
+        .unwrap()
 }
 
 fn cleared(pre_clean: PreClean) -> Sandbox {
     let (at, purge_at) = (UnixSeconds::new(260), UnixSeconds::new(999));
-    ending().finish_deletion(Epoch::new(1), at, purge_at, Some(&pre_clean)).unwrap()
+    ending().apply(&Transition::finish_deletion(Epoch::new(1), at, purge_at, Some(&pre_clean))).unwrap()
 }
 
 /// One sandbox of every state, and of every shape that a state may have.
@@ -69,18 +77,22 @@ fn every_shape() -> Vec<Sandbox> {
         held(None),
         held(Some("lab-a")),
         ending(),
-        ending().park_deletion(Epoch::new(1), since).unwrap(),
+        ending().apply(&Transition::park_deletion(Epoch::new(1), since)).unwrap(),
         Sandbox { state: State::PendingDeletion(ordered), ..free() },
-        free().go_missing(Version::new(1), since).unwrap(),
-        free().quarantine(Version::new(1), &smoke(), since).unwrap(),
-        held(Some("lab-a")).quarantine(Version::new(2), &smoke(), since).unwrap(),
+        free().apply(&Transition::mark_missing(&free(), since)).unwrap(),
+        free().apply(&Transition::quarantine(&free().candidate(), &smoke(), since)).unwrap(),
+        held(Some("lab-a"))
+            .apply(&Transition::quarantine(&held(Some("lab-a")).candidate(), &smoke(), since))
+            .unwrap(),
         deleted(),
         cleared(PreClean::Cleaned { services: 2 }),
         cleared(PreClean::Shadowed { services: 1 }),
         cleared(PreClean::Skipped(Skip::SwitchedOff)),
         cleared(PreClean::Skipped(Skip::NothingInside)),
         cleared(PreClean::failed("status 500", true)),
-        ending().note_attempt(Epoch::new(1), "no", Some(&PreClean::failed("", false))).unwrap(),
+        ending()
+            .apply(&Transition::note_attempt(Epoch::new(1), 1, "no", Some(&PreClean::failed("", false))))
+            .unwrap(),
         Sandbox { state: State::Deleted(forgotten), ..free() },
     ]
 }
@@ -123,16 +135,15 @@ fn a_history_that_grew_too_long_is_cut_to_its_latest_entries() {
     let mut sandbox = free();
     for round in 0..HISTORY_ENTRIES_MAX {
         let at = UnixSeconds::new(500 + u64::try_from(round).unwrap());
-        let version = sandbox.version;
         sandbox = match sandbox.state {
-            State::Available => sandbox.go_missing(version, at).unwrap(),
-            _ => sandbox.come_back(version, at).unwrap(),
+            State::Available => sandbox.clone().apply(&Transition::mark_missing(&sandbox, at)).unwrap(),
+            _ => sandbox.clone().apply(&Transition::mark_found(&sandbox, at)).unwrap(),
         };
     }
     let whole = encode(&sandbox, SHARDS);
     let mut longer = whole.clone();
     let Some(AttributeValue::L(entries)) = longer.get_mut(HISTORY) else { panic!("no history") };
-    entries.insert(0, history_entry(StateName::Available, Cause::Listed, UnixSeconds::new(100)));
+    entries.insert(0, history_entry(StateName::Available, &Entry::new(Cause::Listed, UnixSeconds::new(100))));
     assert_eq!(decode(&longer).unwrap(), sandbox);
     assert_eq!(sandbox.history.len(), HISTORY_ENTRIES_MAX);
 }
@@ -239,9 +250,9 @@ fn items_are_as_large_as_the_cost_of_a_census_is_computed_from() {
         granted_at: at,
         expires_at: at,
     };
-    let held = free.clone().claim(&grant).unwrap();
-    let ending = held.clone().release(&owner, None, None, at).unwrap();
-    let stale = free.clone().go_missing(free.version, at).unwrap();
+    let held = free.clone().apply(&Transition::grant(&grant)).unwrap();
+    let ending = held.clone().apply(&Transition::release(&owner, None, None, at)).unwrap();
+    let stale = free.clone().apply(&Transition::mark_missing(&free, at)).unwrap();
     let size = |sandbox| -> usize {
         encode(sandbox, SHARDS).iter().map(|(name, value)| name.len() + bytes_of(value)).sum()
     };

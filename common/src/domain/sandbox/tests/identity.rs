@@ -17,13 +17,13 @@ fn other_account(sandbox: &Sandbox) -> NewSandbox {
 }
 
 fn gone() -> Sandbox {
-    let ending = held().release(&owner(), None, None, REQUESTED).unwrap();
-    ending.finish_deletion(Epoch::new(1), LATER, PURGE, None).unwrap()
+    let ending = held().apply(&Transition::release(&owner(), None, None, REQUESTED)).unwrap();
+    ending.apply(&Transition::finish_deletion(Epoch::new(1), LATER, PURGE, None)).unwrap()
 }
 
 #[test]
 fn what_is_not_in_use_becomes_another_account_with_a_new_version_and_epoch() {
-    let stale = free().go_missing(Version::new(1), REQUESTED).unwrap();
+    let stale = free().apply(&Transition::mark_missing(&free(), REQUESTED)).unwrap();
     for before in [free(), stale, gone()] {
         let (listed, version) = (other_account(&before), before.version);
         let after = before.clone().reidentify(version, listed.clone(), LATER).unwrap();
@@ -39,7 +39,7 @@ fn what_is_not_in_use_becomes_another_account_with_a_new_version_and_epoch() {
 
 #[test]
 fn what_is_in_use_stays_the_account_that_it_is() {
-    let parked = held().release(&owner(), None, None, REQUESTED).unwrap();
+    let parked = held().apply(&Transition::release(&owner(), None, None, REQUESTED)).unwrap();
     for before in [held(), parked] {
         let listed = other_account(&before);
         assert!(before.clone().reidentify(before.version, listed, LATER).is_err());
@@ -51,17 +51,25 @@ fn a_deletion_that_the_provider_did_not_make_is_tried_again_and_then_parked() {
     let mut sandbox = gone();
     for relists in 1..=DELETION_RELISTS_MAX + 1 {
         let version = sandbox.version;
-        sandbox = sandbox.relist(version, LATER).unwrap();
+        sandbox = sandbox.clone().apply(&Transition::relist(&at(&sandbox, version), LATER)).unwrap();
         assert_eq!(sandbox.deletion().unwrap().relists, relists);
         assert!(sandbox.belongs_to(&owner()), "it is still whose it was");
         if relists <= DELETION_RELISTS_MAX {
             assert_eq!(sandbox.state.name(), StateName::PendingDeletion);
-            sandbox = sandbox.finish_deletion(Epoch::new(1), LATER, PURGE, None).unwrap();
+            sandbox = sandbox.apply(&Transition::finish_deletion(Epoch::new(1), LATER, PURGE, None)).unwrap();
         }
     }
     assert_eq!(sandbox.state.name(), StateName::DeletionFailed);
     // What was only forgotten was never deleted.
-    let forgotten = free().go_missing(Version::new(1), REQUESTED).unwrap();
-    let forgotten = forgotten.forget(Version::new(2), Epoch::new(0), None, LATER, PURGE).unwrap();
-    assert!(forgotten.relist(Version::new(3), LATER).is_err());
+    let forgotten = free().apply(&Transition::mark_missing(&free(), REQUESTED)).unwrap();
+    let forgotten = forgotten
+        .clone()
+        .apply(&Transition::forget(
+            &Sandbox { epoch: Epoch::new(0), ..at(&forgotten, Version::new(2)) },
+            None,
+            LATER,
+            PURGE,
+        ))
+        .unwrap();
+    assert!(forgotten.clone().apply(&Transition::relist(&at(&forgotten, Version::new(3)), LATER)).is_err());
 }

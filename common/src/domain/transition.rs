@@ -1,0 +1,468 @@
+//! Every step of a sandbox's life as a value: when it may be taken, what it changes, and what the history says of it.
+//!
+//! This is the only place of these rules. [`Sandbox::apply`] carries a transition out; an adapter translates the same
+//! guard and change into the language of its engine, and `tests/store` holds both to the same answers.
+
+use super::deletion::{DELETION_RELISTS_MAX, Deletion, DeletionCause};
+use super::history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry, Order};
+use super::ids::{Actor, Epoch, OwnerId, PoolName, Reason, RequestKey, SandboxName, SfdcAccountId, Version};
+use super::lease::{Candidate, Extension, Grant, Lease};
+use super::pre_clean::PreClean;
+use super::sandbox::{Sandbox, StateName};
+use super::time::UnixSeconds;
+
+/// One step of a sandbox's life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// Its name, for errors and tests.
+    pub name: &'static str,
+    /// When it may be taken.
+    pub guard: Guard,
+    /// What it changes.
+    pub change: Change,
+    /// The entry of the history. Without one, neither version nor history grow.
+    pub entry: Option<Entry>,
+    /// The history that was seen, if it is full: an adapter that can only append writes it anew, without its oldest
+    /// entry. The guard then names the version, so that it is the history that is there.
+    pub full_history: Option<Vec<HistoryEntry>>,
+}
+
+/// What has to be true of a sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guard {
+    /// Its state is one of these.
+    pub states: &'static [StateName],
+    /// It is at this version.
+    pub version: Option<Version>,
+    /// It is at this epoch.
+    pub epoch: Option<Epoch>,
+    /// What has to be true of its live lease.
+    pub lease: LeaseGuard,
+    /// So many attempts at its deletion were counted.
+    pub attempts: Option<u32>,
+    /// No owner ever held it.
+    pub is_unused: bool,
+    /// It has a deletion: wanted, parked or done.
+    pub has_deletion: bool,
+}
+
+/// What has to be true of a live lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaseGuard {
+    /// This owner holds it.
+    pub owner: Option<OwnerId>,
+    /// It is the lease of this epoch.
+    pub epoch: Option<Epoch>,
+    /// It ends at or before this moment.
+    pub ended_by: Option<UnixSeconds>,
+    /// It ends after this moment.
+    pub ends_after: Option<UnixSeconds>,
+    /// It ends before this moment.
+    pub ends_before: Option<UnixSeconds>,
+    /// These further requests were noted, and no others.
+    pub answered: Option<Vec<RequestKey>>,
+}
+
+/// What changes, apart from version, epoch and history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// → allocated, as the answer to a claim; the epoch grows by one.
+    Allocate(Grant),
+    /// The further requests that the live lease is the answer to.
+    Answer(Vec<RequestKey>),
+    /// The live lease ends later.
+    Extend {
+        /// The new end.
+        expires_at: UnixSeconds,
+    },
+    /// → available.
+    Free {
+        /// The pool that it is in.
+        pool: PoolName,
+    },
+    /// → stale.
+    GoStale {
+        /// The pool that it is in.
+        pool: PoolName,
+        /// Since when.
+        since: UnixSeconds,
+    },
+    /// → quarantined. A lease ends with it, and stays on record.
+    Quarantine {
+        /// The pool that it is in.
+        pool: PoolName,
+        /// Since when.
+        since: UnixSeconds,
+        /// Why.
+        reason: Reason,
+    },
+    /// → `pending_deletion`. A lease ends with it, and stays on record.
+    RequestDeletion {
+        /// Why.
+        cause: DeletionCause,
+        /// When it was asked for.
+        requested_at: UnixSeconds,
+    },
+    /// A failed attempt at the deletion.
+    CountAttempt {
+        /// Attempts with this one.
+        attempts: u32,
+        /// What it said, bounded.
+        error: String,
+        /// What clearing came to, if that is known.
+        pre_clean: Option<PreClean>,
+    },
+    /// What clearing came to.
+    NotePreClean(PreClean),
+    /// → deleted at the provider.
+    FinishDeletion {
+        /// When.
+        deleted_at: UnixSeconds,
+        /// When the tombstone may be purged.
+        purge_at: UnixSeconds,
+        /// What clearing came to, if that is known.
+        pre_clean: Option<PreClean>,
+    },
+    /// → `deletion_failed`.
+    ParkDeletion,
+    /// → `pending_deletion`; attempts count anew.
+    ReplayDeletion,
+    /// deleted → `pending_deletion` or `deletion_failed`, with the deletion that was done.
+    Relist {
+        /// The pool that it is in.
+        pool: PoolName,
+        /// When the deletion was asked for.
+        requested_at: UnixSeconds,
+        /// How often the provider still listed it, with this time.
+        relists: u32,
+    },
+    /// → deleted, with nothing to be deleted at the provider.
+    Forget {
+        /// When.
+        deleted_at: UnixSeconds,
+        /// When the tombstone may be purged.
+        purge_at: UnixSeconds,
+    },
+    /// What a listing says of it.
+    Describe(Description),
+}
+
+/// What the history says of a transition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What made the change.
+    pub cause: Cause,
+    /// When.
+    pub at: UnixSeconds,
+    /// Who ordered it, if it was ordered.
+    pub by: Option<Actor>,
+    /// Why, if it was ordered with a reason.
+    pub reason: Option<Reason>,
+}
+
+/// What a provider's listing says of a sandbox that is not part of its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Its name.
+    pub name: SandboxName,
+    /// Its Salesforce account.
+    pub sfdc_account_id: Option<SfdcAccountId>,
+}
+
+// === impl Transition ===
+
+impl Transition {
+    /// available → allocated, if it is still at the version that the grant was made for.
+    #[must_use]
+    pub fn grant(grant: &Grant) -> Self {
+        let entry = Entry { by: grant.by.clone(), ..Entry::new(Cause::Claimed, grant.granted_at) };
+        let guard =
+            Guard { version: Some(grant.candidate.version), ..Guard::in_states(&[StateName::Available]) };
+        Self::new("grant", guard, Change::Allocate(grant.clone()), Some(entry))
+    }
+
+    /// Notes that the live lease, as it was seen, is the answer to one more request. The state stays.
+    #[must_use]
+    pub fn note_answer(seen: &Lease, request: &RequestKey) -> Self {
+        let lease = LeaseGuard {
+            epoch: Some(seen.epoch),
+            answered: Some(seen.answered.clone()),
+            ..LeaseGuard::default()
+        };
+        let change = Change::Answer(seen.clone().with_answered(request).answered);
+        Self::new("note_answer", Guard::held(lease), change, None)
+    }
+
+    /// allocated → `pending_deletion`, if `owner` holds it, by the lease of `epoch` if one is named. `by` is who asks on
+    /// the owner's behalf.
+    #[must_use]
+    pub fn release(owner: &OwnerId, epoch: Option<Epoch>, by: Option<&Actor>, now: UnixSeconds) -> Self {
+        let guard = Guard::held(LeaseGuard { owner: Some(owner.clone()), epoch, ..LeaseGuard::default() });
+        let cause = DeletionCause::Released;
+        let entry = Entry { by: by.cloned(), ..Entry::new(cause.into(), now) };
+        Self::new("release", guard, Change::RequestDeletion { cause, requested_at: now }, Some(entry))
+    }
+
+    /// allocated → `pending_deletion`, if the lease of `epoch` ended at or before `ended_by`.
+    #[must_use]
+    pub fn expire(epoch: Epoch, ended_by: UnixSeconds, now: UnixSeconds) -> Self {
+        let lease = LeaseGuard { epoch: Some(epoch), ended_by: Some(ended_by), ..LeaseGuard::default() };
+        let cause = DeletionCause::Expired;
+        let change = Change::RequestDeletion { cause, requested_at: now };
+        Self::new("expire", Guard::held(lease), change, Some(Entry::new(cause.into(), now)))
+    }
+
+    /// allocated → allocated with a later end, if it is still at the version of `seen`, and its lease is the one that the
+    /// extension means, not over, and ends earlier.
+    #[must_use]
+    pub fn extend(seen: &Sandbox, extension: &Extension, now: UnixSeconds) -> Self {
+        let Extension { owner, epoch, ended_by, expires_at, by } = extension;
+        let lease = LeaseGuard {
+            owner: Some(owner.clone()),
+            epoch: Some(*epoch),
+            ends_after: Some(*ended_by),
+            ends_before: Some(*expires_at),
+            ..LeaseGuard::default()
+        };
+        let guard = Guard { version: Some(seen.version), ..Guard::held(lease) };
+        let entry = Entry { by: by.clone(), ..Entry::new(Cause::Extended, now) };
+        let change = Change::Extend { expires_at: *expires_at };
+        Self::new("extend", guard, change, Some(entry)).after(seen)
+    }
+
+    /// available | allocated → quarantined, if it is still at the version that it was seen at.
+    #[must_use]
+    pub fn quarantine(seen: &Candidate, order: &Order, now: UnixSeconds) -> Self {
+        let states = &[StateName::Available, StateName::Allocated];
+        let guard = Guard { version: Some(seen.version), ..Guard::in_states(states) };
+        let reason = order.reason.clone();
+        let change = Change::Quarantine { pool: seen.pool.clone(), since: now, reason };
+        Self::new("quarantine", guard, change, Some(Entry::ordered(Cause::Quarantined, order, now)))
+    }
+
+    /// quarantined → available, if it is still at the version of `seen` and no owner ever held it.
+    #[must_use]
+    pub fn unquarantine(seen: &Sandbox, order: &Order, now: UnixSeconds) -> Self {
+        let guard = Guard { is_unused: true, ..Guard::seen(seen, &[StateName::Quarantined]) };
+        let entry = Entry::ordered(Cause::Unquarantined, order, now);
+        let change = Change::Free { pool: seen.pool.clone() };
+        Self::new("unquarantine", guard, change, Some(entry)).after(seen)
+    }
+
+    /// allocated | quarantined → `pending_deletion` by an operator, if it is still at the version of `seen`.
+    #[must_use]
+    pub fn order_deletion(seen: &Sandbox, order: &Order, now: UnixSeconds) -> Self {
+        let guard = Guard::seen(seen, &[StateName::Allocated, StateName::Quarantined]);
+        let cause = DeletionCause::Operator;
+        let entry = Entry::ordered(cause.into(), order, now);
+        let change = Change::RequestDeletion { cause, requested_at: now };
+        Self::new("order_deletion", guard, change, Some(entry)).after(seen)
+    }
+
+    /// Counts a failed attempt and takes down what clearing came to, if a deletion of `epoch` is wanted and `attempts`
+    /// were counted before it. The state stays.
+    #[must_use]
+    pub fn note_attempt(epoch: Epoch, attempts: u32, error: &str, pre_clean: Option<&PreClean>) -> Self {
+        let guard = Guard { attempts: Some(attempts), ..Guard::wanted(epoch) };
+        let change = Change::CountAttempt {
+            attempts: attempts.saturating_add(1),
+            error: Deletion::bounded_error(error).to_owned(),
+            pre_clean: pre_clean.cloned(),
+        };
+        Self::new("note_attempt", guard, change, None)
+    }
+
+    /// Takes down what clearing came to at an attempt that does not count, if a deletion of `epoch` is wanted and
+    /// `attempts` were counted before it. The state stays.
+    #[must_use]
+    pub fn note_pre_clean(epoch: Epoch, attempts: u32, pre_clean: &PreClean) -> Self {
+        let guard = Guard { attempts: Some(attempts), ..Guard::wanted(epoch) };
+        Self::new("note_pre_clean", guard, Change::NotePreClean(pre_clean.clone()), None)
+    }
+
+    /// `pending_deletion` → deleted (tombstone), if a deletion of `epoch` is wanted.
+    #[must_use]
+    pub fn finish_deletion(
+        epoch: Epoch,
+        now: UnixSeconds,
+        purge_at: UnixSeconds,
+        pre_clean: Option<&PreClean>,
+    ) -> Self {
+        let change = Change::FinishDeletion { deleted_at: now, purge_at, pre_clean: pre_clean.cloned() };
+        let entry = Entry::new(Cause::Deleted, now);
+        Self::new("finish_deletion", Guard::wanted(epoch), change, Some(entry))
+    }
+
+    /// `pending_deletion` → `deletion_failed`, if a deletion of `epoch` is wanted.
+    #[must_use]
+    pub fn park_deletion(epoch: Epoch, now: UnixSeconds) -> Self {
+        let entry = Entry::new(Cause::Parked, now);
+        Self::new("park_deletion", Guard::wanted(epoch), Change::ParkDeletion, Some(entry))
+    }
+
+    /// `deletion_failed` → `pending_deletion`, if a deletion of `epoch` is parked. Its attempts count anew; when it was
+    /// asked for and what the last attempt said stay.
+    #[must_use]
+    pub fn replay_deletion(epoch: Epoch, by: &Actor, now: UnixSeconds) -> Self {
+        let guard = Guard { epoch: Some(epoch), ..Guard::in_states(&[StateName::DeletionFailed]) };
+        let entry = Entry { by: Some(by.clone()), ..Entry::new(Cause::Replayed, now) };
+        Self::new("replay_deletion", guard, Change::ReplayDeletion, Some(entry))
+    }
+
+    /// available → stale, if it is still at the version of `seen`: the provider no longer lists it.
+    #[must_use]
+    pub fn mark_missing(seen: &Sandbox, now: UnixSeconds) -> Self {
+        let guard = Guard::seen(seen, &[StateName::Available]);
+        let change = Change::GoStale { pool: seen.pool.clone(), since: now };
+        Self::new("mark_missing", guard, change, Some(Entry::new(Cause::Missing, now))).after(seen)
+    }
+
+    /// stale → available, if it is still at the version of `seen`: the provider lists it again.
+    #[must_use]
+    pub fn mark_found(seen: &Sandbox, now: UnixSeconds) -> Self {
+        let guard = Guard::seen(seen, &[StateName::Stale]);
+        let change = Change::Free { pool: seen.pool.clone() };
+        Self::new("mark_found", guard, change, Some(Entry::new(Cause::Found, now))).after(seen)
+    }
+
+    /// stale → deleted (tombstone), if it is still at the version and epoch of `seen`: the provider has not listed it for
+    /// long, or an operator gives it up. No owner ever held it. `by` is who ordered it, if it was ordered.
+    #[must_use]
+    pub fn forget(seen: &Sandbox, by: Option<&Actor>, now: UnixSeconds, purge_at: UnixSeconds) -> Self {
+        let guard = Guard { epoch: Some(seen.epoch), ..Guard::seen(seen, &[StateName::Stale]) };
+        let entry = Entry { by: by.cloned(), ..Entry::new(Cause::Forgotten, now) };
+        let change = Change::Forget { deleted_at: now, purge_at };
+        Self::new("forget", guard, change, Some(entry)).after(seen)
+    }
+
+    /// deleted → `pending_deletion`, if it is still at the version of `seen`: the provider has accepted the deletion and
+    /// still lists the account. When that happened [`DELETION_RELISTS_MAX`] times before, it is parked instead.
+    #[must_use]
+    pub fn relist(seen: &Sandbox, now: UnixSeconds) -> Self {
+        let guard = Guard { has_deletion: true, ..Guard::seen(seen, &[StateName::Deleted]) };
+        let (requested_at, relists) = seen
+            .deletion()
+            .map_or((now, 1), |deletion| (deletion.requested_at, deletion.relists.saturating_add(1)));
+        let cause = if relists > DELETION_RELISTS_MAX { Cause::Parked } else { Cause::Found };
+        let change = Change::Relist { pool: seen.pool.clone(), requested_at, relists };
+        Self::new("relist", guard, change, Some(Entry::new(cause, now))).after(seen)
+    }
+
+    /// Refreshes the description of a sandbox at `version` that is in one of `states`; state, version and history stay.
+    #[must_use]
+    pub fn describe(states: &'static [StateName], version: Version, description: &Description) -> Self {
+        let guard = Guard { version: Some(version), ..Guard::in_states(states) };
+        Self::new("describe", guard, Change::Describe(description.clone()), None)
+    }
+
+    const fn new(name: &'static str, guard: Guard, change: Change, entry: Option<Entry>) -> Self {
+        Self { name, guard, change, entry, full_history: None }
+    }
+
+    /// With the history of `seen`, if that has its full length. A shorter one only grows: it may have entries that this
+    /// build cannot read, which stay.
+    fn after(mut self, seen: &Sandbox) -> Self {
+        let is_full = seen.history.len() >= HISTORY_ENTRIES_MAX;
+        self.full_history = is_full.then(|| seen.history.clone());
+        self
+    }
+}
+
+// === impl Guard ===
+
+impl Guard {
+    fn in_states(states: &'static [StateName]) -> Self {
+        Self { states, ..Self::default() }
+    }
+
+    fn seen(seen: &Sandbox, states: &'static [StateName]) -> Self {
+        Self { version: Some(seen.version), ..Self::in_states(states) }
+    }
+
+    fn held(lease: LeaseGuard) -> Self {
+        Self { lease, ..Self::in_states(&[StateName::Allocated]) }
+    }
+
+    fn wanted(epoch: Epoch) -> Self {
+        Self { epoch: Some(epoch), ..Self::in_states(&[StateName::PendingDeletion]) }
+    }
+
+    /// Whether all of it is true of that sandbox.
+    #[must_use]
+    pub fn admits(&self, sandbox: &Sandbox) -> bool {
+        let Self { states, version, epoch, lease, attempts, is_unused, has_deletion } = self;
+        states.contains(&sandbox.state.name())
+            && version.is_none_or(|version| version == sandbox.version)
+            && epoch.is_none_or(|epoch| epoch == sandbox.epoch)
+            && (*lease == LeaseGuard::default() || sandbox.lease().is_some_and(|live| lease.admits(live)))
+            && attempts.is_none_or(|attempts| {
+                sandbox.deletion().is_some_and(|deletion| deletion.attempts == attempts)
+            })
+            && !(*is_unused && sandbox.last_lease().is_some())
+            && !(*has_deletion && sandbox.deletion().is_none())
+    }
+}
+
+// === impl LeaseGuard ===
+
+impl LeaseGuard {
+    fn admits(&self, lease: &Lease) -> bool {
+        let Self { owner, epoch, ended_by, ends_after, ends_before, answered } = self;
+        owner.as_ref().is_none_or(|owner| *owner == lease.claim.owner)
+            && epoch.is_none_or(|epoch| epoch == lease.epoch)
+            && ended_by.is_none_or(|moment| lease.expires_at <= moment)
+            && ends_after.is_none_or(|moment| lease.expires_at > moment)
+            && ends_before.is_none_or(|moment| lease.expires_at < moment)
+            && answered.as_ref().is_none_or(|answered| *answered == lease.answered)
+    }
+}
+
+// === impl Change ===
+
+impl Change {
+    /// The state that it leads to; none if the state stays.
+    #[must_use]
+    pub const fn leads_to(&self) -> Option<StateName> {
+        match self {
+            Self::Allocate(_) | Self::Extend { .. } => Some(StateName::Allocated),
+            Self::Free { .. } => Some(StateName::Available),
+            Self::GoStale { .. } => Some(StateName::Stale),
+            Self::Quarantine { .. } => Some(StateName::Quarantined),
+            Self::RequestDeletion { .. } | Self::ReplayDeletion => Some(StateName::PendingDeletion),
+            Self::ParkDeletion => Some(StateName::DeletionFailed),
+            Self::Relist { relists, .. } if *relists > DELETION_RELISTS_MAX => {
+                Some(StateName::DeletionFailed)
+            }
+            Self::Relist { .. } => Some(StateName::PendingDeletion),
+            Self::FinishDeletion { .. } | Self::Forget { .. } => Some(StateName::Deleted),
+            Self::Answer(_) | Self::CountAttempt { .. } | Self::NotePreClean(_) | Self::Describe(_) => None,
+        }
+    }
+
+    /// The pool, if an index of the pool has to be told of the new state.
+    #[must_use]
+    pub const fn pool(&self) -> Option<&PoolName> {
+        match self {
+            Self::Allocate(grant) => Some(&grant.candidate.pool),
+            Self::Free { pool }
+            | Self::GoStale { pool, .. }
+            | Self::Quarantine { pool, .. }
+            | Self::Relist { pool, .. } => Some(pool),
+            _ => None,
+        }
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// An entry of what was not ordered.
+    #[must_use]
+    pub const fn new(cause: Cause, at: UnixSeconds) -> Self {
+        Self { cause, at, by: None, reason: None }
+    }
+
+    fn ordered(cause: Cause, order: &Order, at: UnixSeconds) -> Self {
+        Self { cause, at, by: Some(order.by.clone()), reason: Some(order.reason.clone()) }
+    }
+}
