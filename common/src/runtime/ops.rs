@@ -7,6 +7,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::{Registry, TextEncoder};
+use socket2::{SockRef, TcpKeepalive};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +17,15 @@ use tokio_util::sync::CancellationToken;
 
 /// Longest time that a readiness check may take; a load balancer asks every few seconds.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest time that the other end of a connection may leave bytes or keepalive probes unacknowledged before the
+/// connection is closed. With the 15 s between two heartbeats of an event stream, a reader that has vanished is noticed
+/// within 30 s.
+pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(12);
+/// Idle time of a connection before the first keepalive probe.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// Time between two keepalive probes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(4);
 
 /// Something that has to work before the role is ready.
 #[async_trait]
@@ -93,14 +103,31 @@ impl Ops {
     }
 }
 
-/// Binds `address`, and says which one in a failure.
+/// Binds `address`, and says which one in a failure. Connections whose other end has vanished are closed
+/// ([`PEER_SILENCE_MAX`]).
 ///
 /// # Errors
 /// When it is taken, not ours, or not permitted.
 pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| std::io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        notice_vanished_peers(&listener)?;
+        Ok(listener)
+    };
+    bound.await.map_err(|error: std::io::Error| {
+        std::io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+    })
+}
+
+/// Accepted connections inherit the options of the listener.
+fn notice_vanished_peers(listener: &TcpListener) -> std::io::Result<()> {
+    let socket = SockRef::from(listener);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&keepalive)?;
+    // Elsewhere the keepalive alone notices, after the number of probes that the system has.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(PEER_SILENCE_MAX))?;
+    Ok(())
 }
 
 async fn ready(State(ops): State<Ops>) -> Response {

@@ -82,7 +82,7 @@ use deletions::LineDesk;
 use edge::Edge;
 use events::EventDesk;
 use fleet::FleetDesk;
-use listener::Listener;
+use listener::{ConnectionConfig, Listener};
 use rates::Rates;
 use relay::{Relay, RelayLimits};
 use routes::Parts;
@@ -213,9 +213,10 @@ impl Ingress {
         routes::router(parts, &gate, edge)
     }
 
-    /// Serves until `stop`. From then on every answer asks for its connection to be closed; for the time of
-    /// `HTTP_LINGER_MS`, or until no connection is left, new requests are answered as well. After that nobody listens any
-    /// more, connections without a request are closed, a request that comes over a kept one is refused with 503, and
+    /// Serves until `stop`. From then on the ingress is not ready, and every answer asks for its connection to be closed.
+    /// For the time of `HTTP_DRAIN_MS` new connections are accepted all the same, because load balancers notice late.
+    /// Then, for the time of `HTTP_LINGER_MS` or until no connection is left, new requests are answered as well. After that
+    /// nobody listens any more, connections without a request are closed, a request that comes over a kept one is refused with 503, and
     /// streams end. Returns when the last answer is written.
     ///
     /// # Errors
@@ -224,9 +225,10 @@ impl Ingress {
         let clock = Arc::clone(&self.ports.clock);
         let listener = self.listener(listener, self.router(stop.clone()));
         let mut open = listener.open();
-        let linger = self.config.connections.linger;
+        let ConnectionConfig { drain, linger, .. } = self.config.connections;
         let close = async {
             stop.cancelled().await;
+            clock.sleep(drain).await;
             tokio::select! {
                 () = clock.sleep(linger) => {}
                 // Fails only when the listener is gone, and then there is nothing to linger for.

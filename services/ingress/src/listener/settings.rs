@@ -18,7 +18,9 @@ pub struct ConnectionConfig {
     pub body_patience: Duration,
     /// `HTTP_WRITE_PATIENCE_MS`: longest time that a caller may take to read what was written; 30,000.
     pub write_patience: Duration,
-    /// `HTTP_LINGER_MS`: how long kept-alive connections are still served after the stop; 500.
+    /// `HTTP_DRAIN_MS`: how long new connections are still accepted after the stop, while the ingress is not ready; 0.
+    pub drain: Duration,
+    /// `HTTP_LINGER_MS`: how long kept-alive connections are still served after that; 500.
     pub linger: Duration,
 }
 
@@ -66,11 +68,17 @@ impl ConnectionConfig {
                 10..=600_000,
                 "longest time until a caller has read what was written to it, in milliseconds",
             ),
+            drain: settings.millis(
+                "HTTP_DRAIN_MS",
+                0,
+                0..=300_000,
+                "how long new connections are still accepted after the stop, while the ingress is not ready, in milliseconds; behind a load balancer, longer than it needs to notice",
+            ),
             linger: settings.millis(
                 "HTTP_LINGER_MS",
                 500,
                 0..=60_000,
-                "how long kept-alive connections are still served after the stop, in milliseconds",
+                "how long kept-alive connections are still served after the stop and `HTTP_DRAIN_MS`, in milliseconds",
             ),
         }
     }

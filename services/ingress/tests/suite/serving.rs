@@ -2,7 +2,12 @@
 
 use crate::support::Step;
 use crate::wire::{CLAIM, Server, WAIT, created};
+use socket2::{SockFilter, SockRef};
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
+
+/// Longest time until the ingress has noticed that a reader of events has vanished (docs/limits.md).
+const VANISHED_MAX: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn a_connection_is_kept_from_request_to_request() {
@@ -52,6 +57,47 @@ async fn while_stopping_a_kept_connection_still_gets_an_answer_and_is_then_close
     assert_eq!(client.rest().await, "");
     // The last connection is gone, so the rest of the minute is not waited for.
     server.ended().await;
+}
+
+#[tokio::test]
+async fn while_draining_new_connections_are_served_and_the_ingress_is_not_ready() {
+    let settings = [("HTTP_DRAIN_MS", "60000"), ("HTTP_LINGER_MS", "0")];
+    let server = Server::start(&settings, [created()]).await;
+    server.stop.cancel();
+    for _ in 0..2 {
+        let mut client = server.client().await;
+        client.write(CLAIM).await;
+        let (head, _) = client.read().await;
+        assert!(head.starts_with("HTTP/1.1 201") && head.contains("connection: close\r\n"), "{head}");
+    }
+    let mut probe = server.client().await;
+    probe.write("GET /readyz HTTP/1.1\r\nHost: b\r\n\r\n").await;
+    assert!(probe.read().await.0.starts_with("HTTP/1.1 503"));
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    server.ended().await;
+}
+
+/// The machine of a reader that vanishes says nothing any more, not even that the connection is gone.
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn a_reader_that_has_vanished_is_noticed_within_30_seconds() {
+    let server = Server::start(&[], []).await;
+    let mut reader = server.client().await;
+    reader
+        .write("GET /v1/admin/events HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer admin-token-1\r\n\r\n")
+        .await;
+    let head = reader.line().await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert_eq!(server.rig.value("broker_http_connections") as u64, 1);
+    let vanished = Instant::now();
+    // The kernel drops what comes for this socket before TCP sees it: `ret #0`.
+    const RETURN: u16 = 0x06;
+    SockRef::from(reader.stream.get_ref()).attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)]).unwrap();
+    while server.rig.value("broker_http_connections") > 0.0 {
+        assert!(vanished.elapsed() < VANISHED_MAX, "it is still there");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test]

@@ -162,6 +162,13 @@ impl Rig {
         Self { workers, ticks, line, clock, registry, stop, router, own: ingress, env }
     }
 
+    /// The value of a metric without labels.
+    pub(crate) fn value(&self, name: &str) -> f64 {
+        let families = self.registry.gather();
+        let metric = &families.iter().find(|family| family.name() == name).unwrap().get_metric()[0];
+        metric.get_gauge().get_value() + metric.get_counter().get_value()
+    }
+
     /// The ingress that the router is of.
     pub(crate) fn own(&self) -> Ingress {
         self.own.clone()

@@ -1,6 +1,6 @@
 //! TLS by a certificate of our own: what is spoken, what is refused, and a certificate that changes.
 
-use crate::support::{Rig, Step};
+use crate::support::Step;
 use crate::wire::{CLAIM, Server, created};
 use common::runtime::settings::Settings;
 use ingress::Config;
@@ -126,7 +126,7 @@ async fn claims_go_over_tls_1_2_and_1_3_and_browsers_are_told_to_insist_on_it() 
     plain.write(CLAIM).await;
     assert!(!plain.rest_if_any().await.contains("HTTP/1.1"));
     assert!(Authority::new().connect(&server, "broker.example", BOTH, None).await.is_err());
-    while value(&server.rig, "broker_http_tls_handshakes_failed_total") < 2.0 {
+    while server.rig.value("broker_http_tls_handshakes_failed_total") < 2.0 {
         tokio::task::yield_now().await;
     }
 }
@@ -150,13 +150,6 @@ async fn with_an_authority_for_callers_each_needs_a_certificate_of_it() {
     assert_eq!(server.rig.workers.seen().len(), 1);
 }
 
-/// What a metric without labels says.
-fn value(rig: &Rig, name: &str) -> f64 {
-    let families = rig.registry.gather();
-    let metric = &families.iter().find(|family| family.name() == name).unwrap().get_metric()[0];
-    metric.get_gauge().get_value() + metric.get_counter().get_value()
-}
-
 #[tokio::test]
 async fn a_new_certificate_is_taken_and_a_bad_one_is_told_and_changes_nothing() {
     let authority = Authority::new();
@@ -168,7 +161,7 @@ async fn a_new_certificate_is_taken_and_a_bad_one_is_told_and_changes_nothing() 
     until(&authority, &server, "new.example").await;
     // The certificate alone, before its key follows.
     authority.write("chain.pem", &authority.sign("next.example").0);
-    while value(&server.rig, "broker_http_tls_files_bad") == 0.0 {
+    while server.rig.value("broker_http_tls_files_bad") == 0.0 {
         tokio::task::yield_now().await;
     }
     assert!(reaches("new.example").await);
@@ -177,7 +170,7 @@ async fn a_new_certificate_is_taken_and_a_bad_one_is_told_and_changes_nothing() 
     assert_eq!(ready["checks"]["tls"], "ok");
     authority.renew("next.example");
     until(&authority, &server, "next.example").await;
-    assert_eq!(value(&server.rig, "broker_http_tls_files_bad"), 0.0);
+    assert_eq!(server.rig.value("broker_http_tls_files_bad"), 0.0);
 }
 
 /// Waits until `host` is served.

@@ -2,11 +2,12 @@
 
 use crate::support::{Headers, Rig, Step};
 use common::contract::Outcome;
+use common::runtime::ops::listen;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::AsyncBufReadExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +29,7 @@ pub(crate) struct Client {
 impl Server {
     pub(crate) async fn start(settings: Headers<'_>, script: impl IntoIterator<Item = Step>) -> Self {
         let rig = Rig::with(settings, script);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let (own, stopping) = (rig.own(), stop.clone());
@@ -77,6 +78,13 @@ impl Client {
         self.write(CLAIM).await;
         let (head, _) = self.read().await;
         assert!(head.starts_with("HTTP/1.1 201"), "{head}");
+    }
+
+    /// The next line.
+    pub(crate) async fn line(&mut self) -> String {
+        let mut line = String::new();
+        tokio::time::timeout(WAIT, self.stream.read_line(&mut line)).await.expect("no line").unwrap();
+        line
     }
 
     /// Head and body of the next answer.
