@@ -84,8 +84,9 @@ fmt-check:
 clippy: ## Lint the code, warnings denied
 	cargo clippy --workspace --all-targets -- -D warnings
 
-deny: ## Check the dependency tree against .deny.toml; builds cargo-deny if there is none
-	@deny="$$(tools/cargo-deny.sh)" && "$$deny" check --hide-inclusion-graph bans licenses sources
+deny: ## Check the dependency tree against .deny.toml, and for dependencies that no crate uses; builds the tools for it
+	@deny="$$(tools/cargo-tool.sh deny)" && "$$deny" check --hide-inclusion-graph bans licenses sources
+	@machete="$$(tools/cargo-tool.sh machete)" && "$$machete" --with-metadata
 
 doc: ## Build the docs of all items, private ones too, warnings denied
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
