@@ -32,7 +32,7 @@ impl Calls<'_> {
         let region = Region::new(region.to_owned());
         let base = match endpoint {
             // No TLS (the usual connector would load the machine's root certificates for nothing, and fails where
-            // there are none) and nobody's real credentials.
+            // there are none) and no real credentials.
             Some(endpoint) => SdkConfig::builder()
                 .behavior_version(behaviour)
                 .endpoint_url(endpoint)

@@ -41,8 +41,8 @@ pub(crate) const TICKS_OF_A_KIND_MAX: usize = 2;
 /// Silence after which a tick is given to another reconciler; the one at work speaks every third of it.
 pub(crate) const TICK_ACK_WAIT: Duration = Duration::from_secs(15);
 
-/// How long a run goes on when its process stops. All that it writes is conditional, and the next one goes on where it
-/// was cut, so that nobody waits for a long one.
+/// How long a run goes on when its process stops. All that it writes is conditional, and the next run continues where
+/// this one was cut, so the process need not wait for a long run.
 pub(crate) const RUN_STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A request as a worker gets it.
@@ -79,7 +79,7 @@ pub struct Reply {
 /// Why there is no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// Nobody serves this verb at this instant.
+    /// No worker serves this verb at this instant.
     #[error("no worker serves this request")]
     NoResponders,
     /// No answer in time: lost, slow, or not permitted.
@@ -184,7 +184,7 @@ pub trait Runner: Send + Sync {
 /// The worker's side of requests.
 #[async_trait]
 pub trait Serve: Send + Sync {
-    /// Answers every verb, at most `in_flight_max` at once (a further one is told to come back), until `stop`;
+    /// Answers every verb, at most `in_flight_max` requests at once (a further one is answered *busy*), until `stop`;
     /// then takes no more, finishes what it has, and returns with no request lost.
     async fn serve(
         &self,
@@ -266,8 +266,8 @@ pub trait CensusBoard: Send + Sync {
 /// Running on ticks.
 #[async_trait]
 pub trait TickQueue: Send + Sync {
-    /// Runs on every tick of `kind`, one at a time in the whole fleet, until `stop`; then finishes the run that
-    /// is under way, and returns. Each report is kept and told to whoever waits.
+    /// Runs on every tick of `kind`, one at a time in the whole fleet, until `stop`; then finishes the run that is
+    /// under way, and returns. Each report is kept and sent to the callers that wait for it.
     async fn run_on_ticks(
         &self,
         kind: TickKind,
@@ -285,7 +285,8 @@ pub trait Pace: Send + Sync {
     /// Asks, when the slot has come and right before the call, whether it may still be used.
     async fn confirm(&self, ticket: Ticket) -> Result<Confirmed, BusError>;
 
-    /// Tells how the call of a ticket ended, or that there was none. `sandbox` is whom it was about.
+    /// Reports how the call of a ticket ended, or that there was none. `sandbox` is the sandbox that the call was
+    /// about.
     async fn tell(&self, ticket: Ticket, sandbox: &SandboxId, end: CallEnd) -> Result<Told, BusError>;
 
     /// Looks at the line without taking anything.
@@ -388,14 +389,14 @@ pub struct Told {
     pub is_closed: bool,
     /// Whom a failure is put down to.
     pub blame: Blame,
-    /// How long nobody may call.
+    /// How long no worker may call.
     pub wait: Duration,
 }
 
 /// The line at a glance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LineView {
-    /// Calls that may begin soon; work beyond that would only wait in somebody's hands.
+    /// Calls that may begin soon; a worker that took more work would only hold it.
     pub calls: usize,
     /// When to look again if that is none.
     pub wait: Duration,
@@ -412,7 +413,7 @@ pub struct LineView {
 pub struct QueuedMessage {
     /// Its place in the stream.
     pub sequence: u64,
-    /// What it says; none if nobody can read it.
+    /// What it says; none if this build cannot read it.
     pub work: Option<DeletionWork>,
     /// Whether it waits for its next attempt.
     pub is_put_off: bool,
@@ -432,7 +433,7 @@ pub enum ParkedKey {
         /// The sandbox.
         id: SandboxId,
     },
-    /// A message that nobody could read, by its sequence in the queue.
+    /// A message that no worker could read, by its sequence in the queue.
     Unreadable(u64),
 }
 
@@ -447,9 +448,9 @@ pub struct ParkedMessage {
     pub reason: String,
     /// When.
     pub parked_at: UnixSeconds,
-    /// Attempts made; none for a message that nobody could read.
+    /// Attempts made; none for a message that no worker could read.
     pub attempts: Option<u32>,
-    /// The work that may be replayed; none as long as nobody can read it.
+    /// The work that may be replayed; none as long as it cannot be read.
     pub work: Option<DeletionWork>,
 }
 
@@ -500,7 +501,7 @@ pub trait Upkeep: Send + Sync {
 /// The last event of a sandbox in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LedgerMark {
-    /// The version of the sandbox that it tells of.
+    /// The version of the sandbox that the event describes.
     pub version: Version,
     /// Its place in the stream.
     pub sequence: u64,

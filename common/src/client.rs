@@ -1,11 +1,11 @@
-//! A typed client of the broker, through either door: requests of the contract go in, its replies come out, and what
-//! `nats/clients.md` says about repeating is done on the way.
+//! A typed client of the broker over either transport: requests of the contract go in, its replies come out, and the
+//! client follows what `nats/clients.md` says about repeating.
 //!
 //! # Guarantees
 //! All attempts of a call are the same request: same body, same idempotency key, same request id. A failure that says
 //! when is repeated after that time, one that a repeat cannot help is returned at once, and nothing takes longer than
-//! the call's deadline. A page of work, of which a repeat would do another one ([`Verb::leads_to_the_same`]), has all of
-//! that time in one attempt, and is repeated only if nobody began with it.
+//! the call's deadline. A page of work, of which a repeat would do another one ([`Verb::leads_to_the_same`]), has all
+//! of that time in one attempt, and is repeated only if no worker began with it.
 //!
 //! # Never
 //! Makes a second claim of one call: a repeated claim has the key of the first.
@@ -101,8 +101,8 @@ pub enum ClientError {
     /// The broker said so: at once, or it was still its last word when the time was over.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Nobody answered before the time was over. It may have been done: the same call again is safe if its verb
-    /// [leads to the same](Verb::leads_to_the_same).
+    /// No answer came before the time was over. It may have been done: the same call again is safe if its verb [leads
+    /// to the same](Verb::leads_to_the_same).
     #[error("no allocator has answered: {reason} (request {request_id})")]
     Unanswered {
         /// Why the last attempt brought nothing.
@@ -174,7 +174,7 @@ impl ClientError {
         }
     }
 
-    /// Whether nobody began with the attempt that ended so.
+    /// Whether no worker began with the attempt that ended so.
     const fn is_unbegun(&self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.code.is_unbegun(),
@@ -356,7 +356,7 @@ impl Client {
 fn refused(reply: &Reply, request_id: &str, attempt: u32) -> Setback {
     let detail = match serde_json::from_slice::<FaultBody>(&reply.body) {
         Ok(FaultBody { detail }) => detail,
-        // Of a code that is newer than this build, or of somebody in between.
+        // Of a code that is newer than this build, or of a proxy in between.
         Err(error) => {
             let error =
                 ClientError::Unreadable { problem: error.to_string(), request_id: request_id.to_owned() };

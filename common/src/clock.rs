@@ -10,7 +10,7 @@ mod server_time;
 
 pub use server_time::ServerTime;
 
-/// Tells the time and waits.
+/// The current time, and waiting.
 #[async_trait]
 pub trait Clock: Send + Sync + std::fmt::Debug {
     /// Milliseconds since the Unix epoch: deadlines and durations.

@@ -24,8 +24,8 @@ pub struct Context {
 pub struct Attempt {
     /// The request: all attempts at it have the same key, and no other request has it.
     pub request_key: String,
-    /// The number of the attempt, from 1; none if the caller does not say. Whoever makes a further attempt takes no
-    /// answer to an earlier one any more.
+    /// The number of the attempt, from 1; none if the caller does not say. A caller that makes a further attempt no
+    /// longer takes an answer to an earlier one.
     pub number: Option<u32>,
 }
 

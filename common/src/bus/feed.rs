@@ -1,4 +1,4 @@
-//! The ports of whoever only watches: the ledger as it grows, and the workers that are there.
+//! The ports of observers, which change nothing: the event log as it grows, and the workers that run.
 
 use super::BusError;
 use crate::contract::{Event, FaultCode, Verb, WorkView, WorkerRole, WorkerView};
@@ -40,7 +40,7 @@ pub struct EventsWanted {
 pub struct KeptEvent {
     /// Its place in the ledger.
     pub sequence: u64,
-    /// What it tells; none if nobody can read it.
+    /// The event; none if this build cannot read it.
     pub event: Option<Event>,
 }
 
@@ -67,8 +67,8 @@ pub trait EventFeed: Send + Sync {
         limit: usize,
     ) -> Result<Vec<KeptEvent>, BusError>;
 
-    /// Rings when a wanted event comes, perhaps a moment before it can be read, and perhaps once for several. Ends, or
-    /// rings no more, when the connection is lost: whoever waits looks now and then all the same.
+    /// Notifies when a wanted event comes, perhaps a moment before it can be read, and perhaps once for several. Ends,
+    /// or goes silent, when the connection is lost, so a caller that waits also looks from time to time.
     async fn event_bell(&self, wanted: &EventsWanted) -> Result<BoxStream<'static, ()>, BusError>;
 }
 
@@ -78,7 +78,7 @@ pub trait Discovery: Send + Sync {
     /// Every worker of this fleet that says so within `patience`, of every role.
     async fn workers(&self, patience: Duration) -> Result<Vec<WorkerView>, BusError>;
 
-    /// Answers whoever asks who works, until `stop`.
+    /// Answers discovery requests until `stop`.
     async fn answer_discovery(
         &self,
         service: Arc<dyn ServiceInfo>,
@@ -86,7 +86,7 @@ pub trait Discovery: Send + Sync {
     ) -> Result<(), BusError>;
 }
 
-/// Numbers of a live worker, asked for at the moment that somebody looks.
+/// Numbers of a live worker, read at the moment of a discovery request.
 pub trait ServiceInfo: Send + Sync {
     /// What it is.
     fn role(&self) -> WorkerRole;

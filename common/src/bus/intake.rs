@@ -15,8 +15,8 @@ pub(super) fn request_id(given: Option<&str>, fresh: impl FnOnce() -> String) ->
     given.filter(is_sane).map_or_else(fresh, ToOwned::to_owned)
 }
 
-/// The answer to a request; none for one that nobody waits for any more. Without a `permit` the worker is busy.
-/// The permit is kept until the handler is done.
+/// The answer to a request; none if its caller no longer waits. Without a `permit` the worker is busy. The permit is
+/// kept until the handler is done.
 pub(super) async fn answer<P: Send>(
     clock: &dyn Clock,
     handler: &dyn Handler,
@@ -49,7 +49,7 @@ pub(super) fn refuse(code: FaultCode, message: &str) -> Answer {
     Answer { outcome: None, body: Err(Fault::new(code, message)) }
 }
 
-/// The work in a message, or why nobody can do it.
+/// The work in a message, or why no worker can do it.
 pub(super) fn deletion_work(payload: &[u8]) -> Result<DeletionWork, String> {
     let work: DeletionWork =
         serde_json::from_slice(payload).map_err(|error| format!("no deletion work: {error}"))?;

@@ -18,7 +18,7 @@ mod moments;
 const MINUTE_OF_SLOTS_US: u64 = 61_200_000;
 /// How late after its slot a call may begin; less than the room above.
 const LATE_MAX_US: u64 = 1_000_000;
-/// Longest wait for a slot that is taken; a delivery that waits sits on somebody's place.
+/// Longest wait for a slot that is taken; a delivery that waits occupies a place of its worker.
 const SLOT_WAIT_MAX_US: u64 = 3_000_000;
 /// How far ahead of now slots may be taken before work is fetched for more of them.
 const LEAD_US: u64 = 1_000_000;
@@ -28,8 +28,8 @@ const STEPS_TO_CEILING: u64 = 20;
 const PROBE_LEASE_MS: u64 = 180_000;
 /// When to ask again about a pause that has no end.
 const PAUSE_WAIT_MS: u64 = 5_000;
-/// Longest time that a delivery is put off because the line is closed. It comes back early and then waits in the
-/// queue, where a line that opens early finds it; nobody fetches it before.
+/// Longest time that a delivery is put off because the provider throttle is closed. It comes back early and then waits
+/// in the queue, where a throttle that opens early finds it; no worker fetches it before.
 const LATER_MAX: Duration = Duration::from_secs(5);
 /// Longest time between two looks at a line that is closed.
 const LOOK_AGAIN_MS: u64 = 500;
@@ -162,7 +162,7 @@ impl LineRules {
             Stand::Nobody { until_ms } => {
                 return Confirmed::Later { wait: span_ms(now_ms, until_ms).min(LATER_MAX) };
             }
-            // Somebody has to take a ticket that is the probe's.
+            // A worker has to take a ticket that is the probe's.
             Stand::OneProbe => return Confirmed::Missed,
         }
         let late_us = now_ms.saturating_mul(1_000).saturating_sub(ticket.slot_us);

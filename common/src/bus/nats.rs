@@ -114,7 +114,7 @@ pub struct NatsBus {
     random: Arc<dyn Random>,
     /// The bucket, once it was there.
     bucket: Arc<OnceCell<kv::Store>>,
-    /// Whoever of this process changes the line.
+    /// Held by the one task of this process that changes the provider throttle.
     line_turn: Arc<Mutex<()>>,
     chooser: Arc<Chooser>,
     seen: Seen,
@@ -261,12 +261,12 @@ impl NatsBus {
     /// Sends what is still buffered and closes the connection. The last thing that a process does with it.
     pub async fn close(&self) {
         self.send_rest().await;
-        // Returns once the command is taken; without a connection nobody takes it.
+        // Returns once the command is taken; without a connection nothing takes it.
         let _ = tokio::time::timeout(CLOSE_PATIENCE, self.client.drain()).await;
     }
 
-    /// Sends what is still buffered. Without a connection there is nobody to send it to, and waiting for one
-    /// could take for ever; a reply that is lost so is asked for again.
+    /// Sends what is still buffered. Without a connection there is no server to send it to, and waiting for one could
+    /// take for ever; the caller repeats a request whose reply is lost in this way.
     async fn send_rest(&self) {
         if self.connected() && tokio::time::timeout(CLOSE_PATIENCE, self.client.flush()).await.is_err() {
             tracing::warn!("the last messages could not be sent to NATS");

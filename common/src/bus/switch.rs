@@ -7,7 +7,7 @@ use async_trait::async_trait;
 /// What the bucket says of the switch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CachedSwitch {
-    /// Nothing, not even that deletions go on: the bucket was lost, or nobody ever turned the switch.
+    /// Nothing, not even that deletions go on: the bucket was lost, or no operator ever turned the switch.
     Lost,
     /// Deletions go on.
     Off,
@@ -15,7 +15,7 @@ pub enum CachedSwitch {
     On {
         /// The pause.
         pause: Pause,
-        /// The version of the switch in the table; none if it was written by hand, or by a former build.
+        /// The version of the switch in the table; none if an operator wrote it directly, or a former build did.
         version: Option<u64>,
     },
 }

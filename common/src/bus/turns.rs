@@ -1,4 +1,4 @@
-//! Agreeing on when ticks are due, without a clock that anybody shares.
+//! Agreeing on when ticks are due, without a shared clock.
 
 use super::BusError;
 use crate::contract::TickKind;

@@ -1,8 +1,8 @@
-//! Whose fault a failure is: a sandbox's own, or everybody's.
+//! Whose fault a failure is: the sandbox's or the provider's.
 //!
-//! One failure looks like another. What tells them apart is what happens to the others: an account whose deletion
-//! always fails while those of others go well is an odd one, and so is one that is forbidden alone. Where nothing
-//! is known of the others, the provider is taken to be at fault, because trying again does no harm.
+//! One failure looks like another. What distinguishes them is what happens to other sandboxes: an account whose
+//! deletion always fails while those of others go well is an odd one, and so is one that is forbidden alone. Where
+//! nothing is known of the others, the provider is taken to be at fault, because trying again does no harm.
 
 use super::{Blame, CallEnd, Ticket};
 use crate::contract::LineState;
@@ -23,7 +23,7 @@ pub(super) fn note_good(line: &mut LineState, ticket: Ticket, is_our_probe: bool
         return;
     }
     if is_our_probe && line.reason == Some(BreakerReason::Unauthorized) {
-        // Those were refused because everybody was.
+        // Those were refused because every call was.
         let good_ms = line.good_ms;
         line.forbidden.retain(|one| one.since_ms < good_ms);
     }
@@ -67,7 +67,8 @@ pub(super) fn blame(line: &LineState, end: CallEnd) -> Blame {
     }
 }
 
-/// A deletion was forbidden. Nobody is blamed for it if it may be our credentials: then the line has to stop.
+/// A deletion was forbidden. No sandbox is blamed if our credentials may be the cause: then the provider throttle has
+/// to stop.
 pub(super) fn forbid(line: &mut LineState, sandbox: &str, now_ms: u64) -> Blame {
     let known = line.forbidden.iter().find(|one| one.sandbox == sandbox).map(|one| one.since_ms);
     if known.is_none() {
@@ -84,7 +85,7 @@ pub(super) fn forbid(line: &mut LineState, sandbox: &str, now_ms: u64) -> Blame 
     if is_another || !was_good_at(line, known.unwrap_or(now_ms)) {
         return Blame::Nobody;
     }
-    // The first time somebody else may be next; a second time alone it is this one.
+    // The first time, another sandbox may be forbidden next; if it is the only one a second time, it is at fault.
     if known.is_some() { Blame::Sandbox } else { Blame::Unclear }
 }
 

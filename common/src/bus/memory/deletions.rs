@@ -43,14 +43,14 @@ pub(super) struct Retry {
     pub(super) since: UnixSeconds,
 }
 
-/// What is kept of a deletion that was given up, or of a message that nobody could read.
+/// What is kept of a deletion that was given up, or of a message that no worker could read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParkedCopy {
     /// Why it was parked, in one line.
     pub reason: String,
     /// When it was parked.
     pub parked_at: UnixSeconds,
-    /// Attempts made; none for a message that nobody could read.
+    /// Attempts made; none for a message that no worker could read.
     pub attempts: Option<u32>,
     /// The JSON of a [`ParkedDeletion`], or the message as it came.
     pub payload: Bytes,
@@ -151,7 +151,7 @@ impl MemoryBus {
         })
     }
 
-    /// Keeps a message that nobody can read, and only then takes it out of the queue.
+    /// Keeps a message that cannot be read, and only then takes it out of the queue.
     fn set_aside(&self, held: Held, reason: String) {
         let key = format!("{UNREADABLE}.{}", held.taken.sequence);
         let copy = ParkedCopy {
@@ -211,13 +211,13 @@ impl MemoryBus {
         })
     }
 
-    /// Every copy that is kept, of messages that nobody could read as well.
+    /// Every copy that is kept, also of unreadable messages.
     #[must_use]
     pub fn all_parked(&self) -> Vec<ParkedCopy> {
         self.look(|inside, _| inside.deletions.parked.values().map(|(_, copy)| copy.clone()).collect())
     }
 
-    /// Parks a message as one that nobody could read, though somebody can by now.
+    /// Parks a message as unreadable, although the current build can read it.
     pub fn park_unreadable(&self, sequence: u64, payload: impl Into<Bytes>) {
         let (reason, parked_at) = ("no deletion work".to_owned(), self.shared.clock.now());
         let copy = ParkedCopy { reason, parked_at, attempts: None, payload: payload.into() };
@@ -232,7 +232,7 @@ impl MemoryBus {
         });
     }
 
-    /// Puts a message into the queue as somebody else might: whatever it is, and whether or not there is one.
+    /// Puts a message into the queue as a foreign publisher might: whatever it is, and whether or not there is one.
     pub fn publish_raw_deletion(&self, pool: &PoolName, id: &SandboxId, payload: impl Into<Bytes>) {
         let (key, payload) = (format!("{pool}.{id}"), payload.into());
         self.change(|inside, now_ms| {

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Version that a worker of this bus shows.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The one kind of work of whoever is no allocator.
+/// The one kind of work of a role that is no allocator.
 const WORK: &str = "work";
 
 /// Who answers discovery, by id.
@@ -132,7 +132,7 @@ impl Drop for Signed<'_> {
 fn is_behind(kept: &KeptEvent, from: EventsFrom) -> bool {
     match from {
         EventsFrom::After(sequence) => kept.sequence > sequence,
-        // Here an event is kept at the moment that it tells of.
+        // Here an event is kept at the moment of the change that it describes.
         EventsFrom::Since(moment) => {
             kept.event.as_ref().and_then(|event| parse_rfc3339(&event.time)).is_some_and(|at| at >= moment)
         }

@@ -92,7 +92,7 @@ impl Held {
         }
     }
 
-    /// Not done: somebody else may have it at once.
+    /// Not done: another worker may have it at once.
     pub(super) fn give_back(mut self) {
         let (queue, sequence) = (self.queue, self.taken.sequence);
         match self.bus.try_call(Call::Finish, |inside, _| queue.of(inside).give_back(sequence)) {

@@ -16,7 +16,7 @@ pub(super) struct Line {
     /// When the state was written.
     written_ms: u64,
     pause: Option<Pause>,
-    /// The version of that pause in the table, if whoever wrote it said so.
+    /// The version of that pause in the table, if its writer gave one.
     pause_version: Option<u64>,
     /// Goes up with each turn of the switch; zero if the bucket says nothing of it.
     switch_revision: u64,

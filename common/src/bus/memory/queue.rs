@@ -25,7 +25,7 @@ struct Message {
 /// Where a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// With nobody.
+    /// With no worker.
     Waiting,
     /// With a worker that is alive.
     UnderWay,

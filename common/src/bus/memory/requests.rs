@@ -1,5 +1,5 @@
-//! Requests: each goes to one member of the queue group, picked by chance, and is worked on apart from whoever
-//! asked, who may give up waiting.
+//! Requests: each goes to one member of the queue group, picked by chance, and runs apart from its caller, who may
+//! give up waiting.
 
 use super::{Broken, Call, Inside, MemoryBus};
 use crate::bus::intake;
@@ -65,7 +65,7 @@ impl Requests for MemoryBus {
         let reply = async {
             match told.await {
                 Ok(reply) if is_answered => reply,
-                // Nobody answers any more; whoever asked does not know that.
+                // No worker answers any more; the caller does not know that.
                 _ => std::future::pending().await,
             }
         };
@@ -123,7 +123,7 @@ impl Member {
         self.running.spawn(async move {
             let answer = intake::answer(clock.as_ref(), handler.as_ref(), request, permit).await;
             if let Some(answer) = answer {
-                // Whoever asked may have given up.
+                // The caller may have given up.
                 let _ = tell.send(reply(answer, &request_id));
             }
         });

@@ -42,7 +42,7 @@ struct Turn {
     at_ms: u64,
 }
 
-/// Somebody who waits for the report of a run that began after a tick.
+/// A caller that waits for the report of a run that began after a tick.
 #[derive(Debug)]
 struct Waiting {
     kind: TickKind,
@@ -215,7 +215,7 @@ impl TickStream {
         let is_answered =
             |waiting: &mut Waiting| waiting.kind == report.kind && waiting.sequence <= report.tick;
         for waiting in self.waiting.extract_if(.., is_answered) {
-            // Whoever waited may have given up.
+            // The caller may have given up.
             let _ = waiting.tell.send(report.clone());
         }
         self.waiting.retain(|waiting| !waiting.tell.is_closed());

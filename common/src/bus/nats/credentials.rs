@@ -22,7 +22,7 @@ pub(super) enum Credentials {
     File(PathBuf),
 }
 
-/// Where the servers are, and what a role may be told to show to them.
+/// Where the servers are, and the credentials that a role may be configured to present.
 pub(super) struct Login {
     pub(super) url: String,
     pub(super) credentials_file: Option<PathBuf>,

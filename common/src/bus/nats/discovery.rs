@@ -26,7 +26,7 @@ const SERVICE_VERSION: &str = env!("CARGO_PKG_VERSION");
 const DISCOVERY_PREFIX: &str = "$SRV";
 /// The three questions of the service API.
 const QUESTIONS: [&str; 3] = ["PING", "INFO", "STATS"];
-/// The endpoint of a role that serves no requests of its own.
+/// The endpoint of a role that serves no requests.
 const WORK_ENDPOINT: &str = "work";
 /// Metadata that tell one fleet's workers from another's.
 const PREFIX_KEY: &str = "prefix";
@@ -34,7 +34,7 @@ const PREFIX_KEY: &str = "prefix";
 const IN_FLIGHT_KEY: &str = "in_flight";
 /// Workers that are listed; a fleet has some dozens.
 const WORKERS_MAX: usize = 1_000;
-/// Silence after which nobody else is expected to answer; the `nats` client waits as long.
+/// Silence after which no further worker is expected to answer; the `nats` client waits as long.
 const SILENCE: Duration = Duration::from_millis(300);
 
 #[async_trait]
@@ -47,7 +47,7 @@ impl Discovery for NatsBus {
         let asked = self.client.publish_with_reply(question, inbox, "".into()).await;
         asked.map_err(failed(OPERATION))?;
         let mut found = Vec::new();
-        // Nobody knows how many there are: a moment of silence after the first answers is taken for the end.
+        // The number of workers is unknown: a moment of silence after the first answers is taken for the end.
         let _ = tokio::time::timeout(patience, async {
             while found.len() < WORKERS_MAX {
                 let reply = match found.len() {
@@ -239,7 +239,7 @@ struct Info<'a> {
     endpoints: Vec<EndpointInfo>,
 }
 
-/// What is read of somebody's statistics.
+/// What is read of a worker's statistics.
 #[derive(Deserialize)]
 struct Shown {
     name: String,

@@ -1,8 +1,7 @@
-//! The measuring stick of `bench`: one bare request-reply round trip, with nothing of ours in it. No
-//! service uses this.
+//! The baseline of `bench`: one bare request-reply round trip without any of our code. No service uses this.
 //!
-//! The responder has a connection of its own and stands in a queue group, as an allocator does, so a round trip
-//! passes the server twice. Its subject is an inbox: it needs no name in the contract and collides with nobody.
+//! The responder has a separate connection and is a member of a queue group, as an allocator is, so a round trip
+//! passes the server twice. Its subject is an inbox: it needs no name in the contract and cannot collide with another.
 
 use super::{NatsBus, NatsConfig, failed};
 use crate::bus::{BusError, RequestError};

@@ -1,7 +1,7 @@
 //! What a refusal of JetStream means, in one place for streams and buckets.
 //!
-//! The client library tells only some refusals apart, and others by the same kind on a single server and in a cluster.
-//! So the server's own code is looked for among the causes of an error.
+//! The client library distinguishes only some refusals, and reports others by the same kind on a single server and in
+//! a cluster. So we look for the server's error code among the causes of an error.
 
 use async_nats::jetstream;
 use async_nats::jetstream::ErrorCode;

@@ -1,8 +1,8 @@
-//! Consuming deletions, a lane for each pool: a class of 500 in one pool holds up no five in another.
+//! Consuming deletions, a lane for each pool: a class of 500 in one pool does not delay five in another.
 //!
-//! Every pool has a durable consumer of its own, and every process a loop for each of them. A lane may have as many
-//! deliveries in hand as the process has places; for the places themselves all lanes stand in one queue that serves
-//! in the order of arrival. So a delivery waits for no more than one round of the other lanes.
+//! Every pool has its own durable consumer, and every process has a loop for each of them. A lane may hold as many
+//! deliveries as the process has places; for the places themselves all lanes wait in one queue that serves in the
+//! order of arrival. So a delivery waits for no more than one round of the other lanes.
 
 use super::streams::{Source, keep_alive};
 use super::whole::Care;
@@ -24,10 +24,10 @@ use tokio_util::task::TaskTracker;
 
 /// How often a process looks for consumers of further pools.
 const LOOK_FOR_POOLS: Duration = Duration::from_millis(250);
-/// How often it looks through the subjects of the queue for pools without a consumer. Whoever announces makes one,
-/// so that only foreign messages and lost consumers are found so.
+/// How often it looks through the subjects of the queue for pools without a consumer. The announcing worker makes one,
+/// so this finds only foreign messages and lost consumers.
 const LOOK_THROUGH_SUBJECTS: Duration = Duration::from_secs(10);
-/// Most pools that one process works for; beyond that somebody publishes nonsense.
+/// Most pools that one process works for; a larger number means that a client publishes nonsense.
 const LANES_MAX: usize = 256;
 
 /// What all lanes of a process share.
@@ -125,7 +125,7 @@ impl Lanes {
                 continue;
             }
             let Some(mut batch) = source.fetch(count, &self.stop).await else {
-                // Somebody may have removed the consumer.
+                // The consumer may have been removed.
                 if let Err(error) = self.bus.open_pool(&pool).await {
                     tracing::debug!(error = %Chain(&error), "the consumer of {pool} cannot be made");
                 }

@@ -33,7 +33,7 @@ const QUEUE_PATIENCE: Duration = Duration::from_secs(2);
 struct KeptPause {
     #[serde(flatten)]
     pause: Pause,
-    /// The version of the switch in the table; absent if it was written by hand, or by a former build.
+    /// The version of the switch in the table; absent if an operator wrote it directly, or a former build did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     version: Option<u64>,
 }
@@ -82,7 +82,7 @@ impl DeletionLine for NatsBus {
     async fn status(&self) -> Result<DeletionsStatus, BusError> {
         let (line, pause) = self.read_line().await?;
         let mut status = self.config.line.status(&line, pause.as_ref(), self.time.now_ms());
-        // Listing waits as long as the server lets it; whoever asks has less time.
+        // Listing waits as long as the server lets it; the caller has less time.
         status.pools = tokio::time::timeout(QUEUE_PATIENCE, self.pool_queues())
             .await
             .map_err(failed("look at the queue"))??
@@ -102,7 +102,7 @@ impl SwitchCache for NatsBus {
         if entry.operation != Operation::Put {
             return Ok((entry.revision, CachedSwitch::Off));
         }
-        // Whoever wrote something there wanted to stop the deletions, even if it cannot be read.
+        // The writer of this entry wanted to stop the deletions, even if it cannot be read.
         let KeptPause { pause, version } = serde_json::from_slice(&entry.value).unwrap_or_else(|_| {
             let reason = Some("the switch holds something that cannot be read".to_owned());
             KeptPause { pause: Pause { by: "unknown".to_owned(), reason, ..Pause::default() }, version: None }

@@ -153,8 +153,8 @@ impl NatsBus {
         Err(failed("publish a tick")("the stream is full and empty at once"))
     }
 
-    /// Publishes a tick that somebody ordered and, if what became of it is worth that, waits for the report of a run
-    /// that began after it. All of that takes no longer than `patience`.
+    /// Publishes a tick that an operator ordered and, if its outcome makes that worthwhile, waits for the report of a
+    /// run that began after it. All of that takes no longer than `patience`.
     async fn publish_and_wait(
         &self,
         kind: TickKind,
@@ -248,7 +248,7 @@ impl NatsBus {
         });
     }
 
-    /// Tells whoever waits what a run did, and keeps it for those who ask later.
+    /// Sends the report of a run to the callers that wait for it, and keeps it for those that ask later.
     pub(super) async fn tell(&self, report: &RunReport) -> Result<(), BusError> {
         let payload = encode(report, "publish a report")?;
         let store = self.bucket().await?;

@@ -68,7 +68,7 @@ impl Requests for NatsBus {
     }
 }
 
-/// Nobody would ever answer what the server does not take, so it is answered here.
+/// No worker would ever answer what the server does not take, so it is answered here.
 fn too_large(request_id: &str) -> Reply {
     let fault = Fault::new(FaultCode::BodyTooLarge, "the request is larger than the message queue takes");
     let body = serde_json::to_vec(&fault.body(request_id)).unwrap_or_default().into();

@@ -1,10 +1,9 @@
-//! The worker's side of requests: our own loop, because the library's service type loses requests when it
-//! stops and has no limit on work in flight.
+//! The worker's side of requests: a separate loop, because the library's service type loses requests when it stops and
+//! has no limit on work in flight.
 //!
-//! Each verb has a subscription in the queue group. The loop never waits for work: it takes a permit or
-//! says *busy* at once. Leaving follows a recipe that was measured to lose nothing: the server is told to
-//! stop after a number of further messages, what still comes is worked on, and only then is the
-//! subscription closed.
+//! Each verb has a subscription in the queue group. The loop never waits for work: it takes a permit or answers *busy*
+//! at once. Stopping follows a sequence that lost nothing when measured: the worker asks the server to stop after a
+//! number of further messages, handles what still arrives, and only then closes the subscription.
 
 use super::{NatsBus, failed};
 use crate::bus::intake::{self, one_line};

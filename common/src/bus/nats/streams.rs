@@ -27,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long one fetch waits for messages; also the longest that an idle consumer takes to stop.
 const FETCH_WAIT: Duration = Duration::from_secs(1);
-/// How long a fetch is listened to before it counts as lost, which happens when the server went away. The
-/// library would listen for 5 s more than the fetch waits, and everybody's work would stand still that long.
+/// How long a fetch is listened to before it counts as lost, which happens when the server went away. The library
+/// would listen for 5 s more than the fetch waits, and all work would stand still that long.
 const FETCH_PATIENCE: Duration = Duration::from_secs(2);
 /// Pause after a fetch that failed (stream not there yet, no connection).
 const FETCH_RETRY_DELAY: Duration = Duration::from_millis(500);
@@ -85,8 +85,8 @@ impl<'a> Source<'a> {
 
     /// Asks for at most `count` messages. None after a failure, which is waited out.
     pub(super) async fn fetch(&mut self, count: usize, stop: &CancellationToken) -> Option<Batch> {
-        // Without this check the fetch would sit in the client's queue and be sent, stale, after a reconnect:
-        // what the server then gave out would reach nobody until its timer ran out.
+        // Without this check the fetch would stay in the client's queue and be sent, stale, after a reconnect: what
+        // the server then gave out would reach no worker until its timer ran out.
         if !self.bus.connected() {
             let error = failed("fetch messages")("not connected");
             self.wait_out(&error, stop).await;
@@ -120,7 +120,7 @@ impl<'a> Source<'a> {
     async fn wait_out(&mut self, error: &BusError, stop: &CancellationToken) {
         self.consumer = None;
         tracing::warn!(nats.consumer = self.name, error = %Chain(error), "cannot fetch; trying again");
-        // Somebody may have removed the stream; whoever finds it missing makes it again.
+        // The stream may have been removed; the process that finds it missing makes it again.
         if self.bus.connected() {
             tokio::select! {
                 mended = self.bus.mend() => if let Err(error) = mended {
@@ -204,7 +204,7 @@ impl NatsBus {
         self.publish_until_acked(subject, message).await.map(|_| ()).map_err(failed("schedule a retry"))
     }
 
-    /// Keeps a message that nobody can read, with its reason, and only then takes it out of the queue.
+    /// Keeps a message that cannot be read, with its reason, and only then takes it out of the queue.
     async fn set_aside(&self, message: &Message, reason: &str) {
         let sequence = message.info().map_or(0, |info| info.stream_sequence);
         let mut map = HeaderMap::new();
@@ -256,7 +256,7 @@ pub(super) async fn keep_alive(message: &Message, ack_wait: Duration) {
     loop {
         tokio::time::sleep(period).await;
         if let Err(error) = message.ack_with(AckKind::Progress).await {
-            // The message may go to somebody else now; whoever is late is fenced by the epoch.
+            // Another worker may get the message now; the epoch fences the late one.
             tracing::warn!(nats.subject = %message.subject, %error, "a delivery could not be kept alive");
         }
     }
@@ -269,7 +269,7 @@ async fn finish(message: &Message) {
     }
 }
 
-/// Not done: somebody else may have it at once.
+/// Not done: another worker may have it at once.
 pub(super) async fn give_back(message: &Message) {
     if let Err(error) = message.ack_with(AckKind::Nak(None)).await {
         tracing::debug!(nats.subject = %message.subject, %error, "not given back; its timer will");

@@ -50,7 +50,7 @@ impl NatsBus {
 pub struct Definition {
     /// Name of its file under `nats/definitions`.
     pub file: String,
-    /// What the server is told, as `nats stream add --config` and `nats consumer add --config` take it.
+    /// What the server receives, as `nats stream add --config` and `nats consumer add --config` take it.
     pub config: serde_json::Value,
 }
 

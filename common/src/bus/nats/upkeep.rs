@@ -102,8 +102,8 @@ pub(super) fn parked_headers(parked: &ParkedDeletion) -> HeaderMap {
 }
 
 impl NatsBus {
-    /// Up to where the consumer of a pool has handed out messages, and up to where it is done with all of them; none if
-    /// nobody has made it yet.
+    /// Up to where the consumer of a pool has handed out messages, and up to where it is done with all of them; none
+    /// if the consumer does not exist yet.
     async fn progress_of(&self, pool: &PoolName) -> Result<Option<(u64, u64)>, BusError> {
         let stream = self.stream_to_read(self.config.subjects.deletions_stream()).await?;
         match stream.consumer_info(self.config.subjects.reaper_consumer(pool)).await {

@@ -1,4 +1,4 @@
-//! Whose fault a failure is: told from what happens to the others.
+//! Whose fault a failure is, judged by what happens to other sandboxes.
 
 use super::*;
 
@@ -153,7 +153,7 @@ fn credentials_that_lost_their_right_stop_the_line_and_nothing_is_given_up() {
         let told = desk.call(sandbox, CallEnd::Forbidden);
         assert_eq!((told.blame, told.wait), (Blame::Nobody, open_s * SECOND), "{sandbox}");
     }
-    // They are right again: what was forbidden meanwhile is held against nobody.
+    // The credentials are right again: what was forbidden meanwhile counts against no sandbox.
     desk.wait(RULES.open_max);
     desk.deletes("4");
     assert_eq!(desk.state(), "running");
