@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Runs every example of this folder against a real fleet with the users of nats/accounts.conf, and checks what they did.
 
-`make test-clients` calls it. Each example first meets nobody at all, then a broker that is busy, loses a request and cannot reach
-its table (verify.py), and at last the fleet. Needs Go, Node, npm and Python with pip; everything else is pinned here.
+`make test-clients` calls it. Each example first meets no worker at all, then a broker that is busy, loses a request and
+cannot reach its table (verify.py), and at last the fleet. Needs Go, Node, npm and Python with pip; everything else is pinned here.
 """
 
 import json
@@ -172,7 +172,7 @@ def main():
         running = {}
         for name, words in commands.items():
             running[name] = servers.start(name, words, {**env, **users, "OWNER": f"example-{name}"})
-        # Nobody is there yet, and each of them has to notice and to go on.
+        # No worker is there yet: each example has to notice that and go on.
         for name, process in running.items():
             servers.wait(name, process, lambda name=name: "attempt 1" in servers.printed(name))
         as_verifier = {**env, "PASSWORD": PASSWORD}

@@ -1,5 +1,5 @@
-// A client of the sandbox broker on NATS: claims a sandbox, looks at it, extends it, gives it back, and reads what the
-// ledger says about it. Its settings come from the environment; see README.md in the folder above.
+// A client of the sandbox broker on NATS: claims a sandbox, looks at it, extends it, gives it back, and reads its
+// events. Its settings come from the environment; see README.md in the folder above.
 package main
 
 import (
@@ -74,7 +74,7 @@ func ask(ctx context.Context, nc *nats.Conn, verb, key, requestID string, body a
 			}
 			pause += time.Duration(fault.RetryAfter) * time.Second
 		case errors.Is(err, nats.ErrNoResponders), errors.Is(err, context.DeadlineExceeded):
-			// Nobody is there at this instant, or the request or its reply was lost: it may have been done.
+			// No worker is subscribed now, or the request or its reply was lost: it may have been done.
 		default:
 			return nil, err
 		}
@@ -197,7 +197,7 @@ func readLedger(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	// An ordered consumer has no state on the server. Whoever must not miss one over a restart makes a durable one.
+	// An ordered consumer has no state on the server. To miss no event over a restart, make a durable one.
 	consumer, err := js.OrderedConsumer(ctx, "EVENTS",
 		jetstream.OrderedConsumerConfig{FilterSubjects: []string{"sandbox.events.*." + id}})
 	if err != nil {

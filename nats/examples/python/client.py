@@ -56,7 +56,7 @@ class Broker:
                 pause += fault.retry_after
                 problem = fault
             except (NoRespondersError, TimeoutError) as error:
-                # Nobody is there at this instant, or the request or its reply was lost: it may have been done.
+                # No worker is subscribed now, or the request or its reply was lost: it may have been done.
                 problem = error
             if time.time() + pause > self._ends:
                 raise problem

@@ -38,7 +38,7 @@ ask() {
             -H "X-Request-ID:$2" -H "Sandbox-Deadline-Ms:$((($(date +%s) + attempt_seconds) * 1000))" \
             ${4:+-H "Idempotency-Key:$4"} >"$work/body" 2>"$work/log" || die "$(cat "$work/log")"
         if [ -z "$(tr -d '\n' <"$work/body")" ]; then
-            # Nobody is there at this instant, or the request or its reply was lost: it may have been done.
+            # No worker is subscribed now, or the request or its reply was lost: it may have been done.
             code=nothing
         elif [ -z "$(header Nats-Service-Error-Code)" ]; then
             return 0

@@ -62,7 +62,7 @@ async function ask(nats: NatsConnection, verb: string, requestId: string, body: 
   }
 }
 
-/** Nobody is there at this instant, or the request or its reply was lost: it may have been done. */
+/** No worker is subscribed now, or the request or its reply was lost: it may have been done. */
 function isLost(error: unknown): boolean {
   if (error instanceof errors.RequestError) return error.isNoResponders();
   return error instanceof errors.TimeoutError || error instanceof errors.NoRespondersError;
