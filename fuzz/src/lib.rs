@@ -1,8 +1,8 @@
 //! What must hold for every sequence of bytes that comes from outside.
 //!
-//! Each module is one target: a property that panics where it does not hold. The engine (`make fuzz`) looks for such
-//! an input; `tests/kept.rs` holds the property for every input that was kept, in an ordinary test. Inputs are text
-//! with a first line that says what the rest is, so that they can be read, and written by hand.
+//! Each module is one target: a property that panics where it does not hold. The engine (`make fuzz`) looks for such an
+//! input; `tests/kept.rs` holds the property for every input that was kept, in an ordinary test. Inputs are text with a
+//! first line that says what the rest is, so that a person can read and write them.
 #![expect(clippy::expect_used, reason = "a property that does not hold has to panic")]
 
 use common::contract::fault::INVALID_MESSAGE_CHARS_MAX;

@@ -63,7 +63,7 @@ pub fn hold(input: &[u8]) {
     let is_guarded = ingress::routes::ROUTES
         .iter()
         .any(|route| route.path == request.uri().path() && route.role != ingress::Role::None);
-    // What a load balancer is told has a shape of its own.
+    // The answer to a load balancer has its own shape.
     let is_probe = request.uri().path() == "/readyz";
     let world = &*WORLD;
     world.workers.take();
@@ -99,8 +99,8 @@ pub fn hold(input: &[u8]) {
     }
 }
 
-/// Whether a caller wrote that into another place than where a token belongs: a field that nobody knows is named in the
-/// refusal, whatever it is called.
+/// Whether a caller wrote that into another place than where a token belongs: the refusal names an unknown field,
+/// whatever it is called.
 fn is_elsewhere(input: &[u8], token: &str) -> bool {
     let belongs = |line: &str| line.to_ascii_lowercase().starts_with("authorization:");
     String::from_utf8_lossy(input).lines().any(|line| line.contains(token) && !belongs(line))

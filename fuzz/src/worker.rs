@@ -33,8 +33,8 @@ struct Frame {
 
 static FRAME: LazyLock<Frame> = LazyLock::new(Frame::new);
 
-/// Every body has an answer that its caller can act on, a field that nobody knows changes nothing, and a cursor that
-/// nobody sealed is never good.
+/// Every body has an answer that its caller can act on, an unknown field changes nothing, and a cursor that no worker
+/// sealed is never good.
 pub fn hold(input: &[u8]) {
     let Some((verb, body)) = split_line(input) else { return };
     let Some(verb) = Verb::ALL.into_iter().find(|known| known.as_str() == verb) else { return };
@@ -53,8 +53,8 @@ pub fn hold(input: &[u8]) {
     }
 }
 
-/// What two worlds say alike. The words of a refusal may say where in the body it is, and each world seals its cursors with
-/// a key of its own.
+/// What two worlds say alike. The words of a refusal may say where in the body it is, and each world seals its cursors
+/// with its own key.
 fn comparable(answer: Result<Value, Fault>) -> Result<Value, FaultCode> {
     let mut body = answer.map_err(|fault| fault.code)?;
     if let Some(cursor) = body.get_mut("cursor").filter(|cursor| cursor.is_string()) {
@@ -80,7 +80,7 @@ fn judge(verb: Verb, answer: &Result<Value, Fault>) {
     }
 }
 
-/// The answer of an allocator in a world of its own.
+/// The answer of an allocator in a separate world.
 fn ask(verb: Verb, body: Bytes) -> Result<Value, Fault> {
     let frame = &*FRAME;
     frame.runtime.block_on(async {

@@ -1,8 +1,8 @@
 //! Claiming a sandbox: two conditional writes, resumed wherever an earlier try or a twin left off.
 //!
-//! The claim item says where to look, the sandbox decides. A claim item leaves a sandbox only after that
-//! sandbox was seen gone at the version that the item names; versions only grow, so whoever comes late with
-//! an old version fails. That is why one key can never win two sandboxes.
+//! The claim item says where to look, the sandbox decides. A claim item leaves a sandbox only after that sandbox was
+//! seen gone at the version that the item names. Versions only grow, so a late writer with an old version fails. That
+//! is why one key can never win two sandboxes.
 //!
 //! A request is answered once. A lease knows the requests that it was the answer to; when it ends, its claim item is
 //! closed and keeps them. An attempt at one of them that comes later is refused, whatever stage it stopped at: it either
@@ -22,8 +22,8 @@ use common::domain::{
 use common::store::{MoveClaim, OpenClaim, StoreError, Write};
 use std::time::Duration;
 
-/// How long a claim item is kept if nobody removes it: far beyond any lease, because a claim item that is
-/// purged under a live lease would let its key win a second one.
+/// How long a claim item is kept if no process removes it: far beyond any lease, because a claim item that is purged
+/// under a live lease would let its key win a second one.
 const CLAIM_KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
 
 /// A claim, checked.
@@ -169,9 +169,9 @@ impl Allocator {
         Ok(Claim { permit, key, lab, selector, length, by, bounds, request: None, is_only_attempt: false })
     }
 
-    /// The pool of a claim. One that is not configured here, but that the table knows, may be served by another worker:
-    /// it is being added or was removed. Any other name is wrong everywhere, because a worker tells the table of its
-    /// pools before it serves.
+    /// The pool of a claim. A pool that is not configured here, but that the table knows, may be served by another
+    /// worker: it is being added or was removed. Any other name is wrong everywhere, because a worker notes its pools
+    /// in the table before it serves.
     async fn parse_pool(&self, asked: &Request, pool: Option<&str>) -> Result<PoolName, Fault> {
         let pools = &self.config.pools;
         let pool = match pool {
@@ -367,7 +367,7 @@ impl Claim<'_> {
         Ok(())
     }
 
-    /// An attempt at a request that was answered comes too late: what it would get, nobody waits for.
+    /// Refuses an attempt at a request that was already answered: no caller waits for its result.
     fn refuse_if_answered(&self, answered: &[RequestKey]) -> Result<(), ClaimError> {
         let is_answered = self.request.as_ref().is_some_and(|request| answered.contains(request));
         if is_answered { Err(ClaimError::Answered) } else { Ok(()) }
@@ -386,7 +386,7 @@ impl Claim<'_> {
     }
 }
 
-/// What a caller is told that got nothing.
+/// The answer to a caller that got nothing.
 fn claim_fault(request: &Request, error: &ClaimError) -> Fault {
     match error {
         ClaimError::Store(error) | ClaimError::Scarce(Scarcity::Store(error)) => store_fault(request, error),

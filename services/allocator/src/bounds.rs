@@ -97,7 +97,7 @@ pub(crate) fn lies_outside(bounds: &Bounds, pool: &PoolName) -> bool {
     bounds.as_ref().is_some_and(|pools| !pools.iter().any(|one| one == pool.as_str()))
 }
 
-/// What a caller is told that reached outside of its pools.
+/// The answer to a caller that asked for a sandbox outside of its pools.
 pub(crate) fn outside() -> Fault {
     Fault::new(FaultCode::Forbidden, "this token is not for the pool of this sandbox")
 }

@@ -1,10 +1,10 @@
 //! Removing records that leave nothing behind, a page at a time
 //! (`docs/decisions/0030-only-stale-records-are-removed-in-bulk.md`).
 //!
-//! Only what is stale goes: two listings of the provider agreed that it is not there, and nobody ever held it. Each goes
-//! by the same conditional write as with the stale sweep, so one that a sync finds again in that moment stays. A
-//! deletion that was given up stays in any case: its sandbox was used, and only the provider's own answer to a replay
-//! can say that it is gone.
+//! Only stale records are removed: two listings of the provider agreed that the sandbox is not there, and it never had
+//! a holder. Each removal is the conditional write of the stale sweep, so a sandbox that a sync finds again in that
+//! moment stays. A parked deletion stays in any case: its sandbox was used, and only the provider's own answer to a
+//! replay can say that it is gone.
 
 use crate::bounds::Bounds;
 use crate::deletions::parse_actor;
@@ -154,7 +154,7 @@ impl Allocator {
         }
     }
 
-    /// What became of the record, and whether the ledger is still to be told.
+    /// What became of the record, and whether its event is still to be published.
     async fn try_remove_record(
         &self,
         seen: &Sandbox,

@@ -1,14 +1,14 @@
 //! Candidates: free sandboxes to try, from memory.
 //!
-//! Each selector (pool, name prefix) has a shelf. It is filled from the index, shard by shard in random order
-//! and from a random place in each, and filled up in the background before it runs dry. An id that is being
-//! tried in this process is kept from everybody else in it; one that turned out taken is not offered again at
+//! Each selector (pool, name prefix) has a candidate buffer. It is filled from the index, shard by shard in random
+//! order and from a random place in each, and refilled in the background before it runs dry. While one claim of this
+//! process tries an id, no other claim of the process gets that id. An id that turned out taken is not offered again at
 //! that version, even while the index still shows it.
 //!
-//! *Exhausted* is said only after a whole round over all shards showed nothing but sandboxes that are known to
-//! be taken, over an index that has had its time to show whatever was made free before the round: the number of
-//! shards and the time of the last supply are read from the table itself. Until then, and while others are still
-//! being tried, the caller waits. One round answers everybody who came before it.
+//! *Exhausted* is said only after a whole round over all shards showed nothing but sandboxes that are known to be
+//! taken, over an index that has had its time to show whatever was made free before the round: the number of shards and
+//! the time of the last supply are read from the table itself. Until then, and while other claims still try candidates,
+//! the caller waits. One round answers every caller that came before it.
 
 use crate::Metrics;
 use crate::admission::Permit;
@@ -70,7 +70,7 @@ pub(crate) struct Candidates {
     shelves: Mutex<HashMap<Selector, Arc<Shelf>>>,
 }
 
-/// A candidate that nobody else in this process tries. Dropped without a word, it is offered again: the
+/// A candidate that no other claim of this process tries. If it is dropped without an outcome, it is offered again: the
 /// conditional write decides anyway.
 pub(crate) struct Reserved {
     candidate: Candidate,
@@ -98,9 +98,9 @@ struct Entries {
 #[derive(Default)]
 struct Shelf {
     ready: Mutex<Ready>,
-    /// Held by whoever looks for more; the others wait and share what is found.
+    /// Held by the caller that looks for more; the others wait and share what it finds.
     rounds: tokio::sync::Mutex<Rounds>,
-    /// Numbers callers, so that a round that found nothing answers everybody who came before it.
+    /// Numbers the callers, so that a round that found nothing answers every caller that came before it.
     callers: AtomicU64,
 }
 
@@ -210,7 +210,7 @@ impl Candidates {
         }
         let (candidates, selector, shelf) = (Arc::clone(self), selector.clone(), Arc::clone(shelf));
         tokio::spawn(async move {
-            // Somebody who looks already fills this very shelf.
+            // The task that holds the lock already fills this buffer.
             if let Ok(mut rounds) = shelf.rounds.try_lock()
                 && let Err(error) = candidates.round(&selector, &shelf, &mut rounds).await
             {
@@ -220,7 +220,7 @@ impl Candidates {
         });
     }
 
-    /// Fills the shelf, or says why not; that is the answer for everybody who has a number by now.
+    /// Fills the candidate buffer, or says why not; the answer is for every caller that has a number by now.
     async fn round(
         &self,
         selector: &Selector,
@@ -258,7 +258,7 @@ impl Candidates {
             return Arc::clone(shelf);
         }
         if shelves.len() >= SHELVES_MAX {
-            // A shelf is only a cache: whoever comes back to this selector fills it anew.
+            // A candidate buffer is only a cache: the next claim with this selector fills it anew.
             shelves.clear();
         }
         Arc::clone(shelves.entry(selector.clone()).or_default())
@@ -409,7 +409,7 @@ impl Reserved {
         self.fate = Fate::Won;
     }
 
-    /// Somebody else has it, or had it since it was seen.
+    /// Another owner has it, or had it since it was seen.
     pub(crate) fn lost(mut self) {
         self.fate = Fate::Lost;
     }

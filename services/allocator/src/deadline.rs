@@ -41,7 +41,7 @@ impl Deadline {
 // === impl Late ===
 
 impl Late {
-    /// What the caller is told.
+    /// The answer to the caller.
     pub(crate) fn fault(self, request: &Request) -> Fault {
         request.verb.unseen_end(FaultCode::Timeout, "the deadline passed; repeat the same request")
     }

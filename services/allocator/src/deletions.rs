@@ -1,4 +1,5 @@
-//! Operators' requests about deletions: look at the queue and at what was parked, have it tried again, remove what nobody can read.
+//! Operators' requests about deletions: show the queue and what was parked, retry it, remove messages that cannot be
+//! read.
 //!
 //! A replay is three steps: the table says `pending_deletion` again, the work is announced, the parked copy goes.
 //! The first decides. Whatever is interrupted after it is finished by a repeat or by the sweep.
@@ -24,7 +25,7 @@ mod queue;
 const PAGE_LIMIT_DEFAULT: u32 = 50;
 /// Replays at work at once in one request.
 const REPLAYS_AT_ONCE_MAX: usize = 8;
-/// Who asks, where nobody says.
+/// The actor where the request names none.
 const ANYBODY: &str = "operator";
 
 /// Which page of what was parked.
@@ -52,7 +53,7 @@ enum Going {
     Set(ReplayOutcome),
     /// The sandbox is deleted.
     Over,
-    /// The sandbox lives, and nobody wants it deleted.
+    /// The sandbox lives, and its deletion is not wanted.
     NotWanted(StateName),
 }
 
@@ -143,8 +144,8 @@ impl Allocator {
         Ok(reply)
     }
 
-    /// Removes what may go without a trace: a message that nobody can read. The copy of a parked sandbox stays,
-    /// because the sweep would put it back.
+    /// Removes what may go without a trace: a message that cannot be read. The copy of a parked sandbox stays, because
+    /// the sweep would put it back.
     pub(crate) async fn remove(&self, request: &Request) -> Result<RemoveReply, Fault> {
         let KeyRequest { key, by } = decode(&request.body)?;
         let by = parse_actor(by.as_deref())?;
@@ -195,7 +196,7 @@ impl Allocator {
         let outcome = match self.set_going(&sandbox.id, sandbox.epoch, by, request).await? {
             Going::Set(outcome) => outcome,
             Going::Over => ReplayOutcome::Gone,
-            // Whoever names a sandbox that is in use means another one. A copy that is left of it is the sweep's.
+            // An operator who names a sandbox that is in use means another one. A left-over copy is the sweep's work.
             Going::NotWanted(state) => return Err(ReplayError::NotWanted(state)),
         };
         let key = ParkedKey::Sandbox { pool: sandbox.pool.clone(), id: sandbox.id.clone() };

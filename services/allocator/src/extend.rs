@@ -10,7 +10,7 @@ use common::domain::{
 use common::store::Write;
 use std::time::Duration;
 
-/// Writes of one request; each further one means that the sandbox was changed by somebody else in between.
+/// Writes of one request; each further one means that another writer changed the sandbox in between.
 const TRIES_MAX: usize = 4;
 
 /// What is asked for, checked.

@@ -16,7 +16,7 @@ use common::store::{StoreError, Write, unless_unreadable};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Unsound sandboxes that one claim comes by before its caller is told to repeat.
+/// Unsound sandboxes that one claim meets before its answer asks the caller to repeat.
 const UNSOUND_MAX: usize = 5;
 /// Who quarantines what is unsound, for the history.
 const CHECKER: &str = "health-check";

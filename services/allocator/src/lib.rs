@@ -97,7 +97,7 @@ pub struct Config {
 /// What an allocator works with.
 #[derive(Clone)]
 pub struct Ports {
-    /// Tells the time.
+    /// The time.
     pub clock: Arc<dyn Clock>,
     /// Rolls dice.
     pub random: Arc<dyn Random>,
@@ -115,7 +115,7 @@ pub struct Ports {
     pub upkeep: Arc<dyn Upkeep>,
     /// Keeps the ledger of events.
     pub recorder: Recorder,
-    /// Says whether a sandbox is fit to be handed out; none where nobody asks.
+    /// Says whether a sandbox is fit to be handed out; none where claims do not check it.
     pub provider: Option<Arc<dyn Provider>>,
 }
 
@@ -216,14 +216,14 @@ impl Allocator {
             async move { recorder.tell_until(told).await }
         });
         if let Err(error) = allocator.every_pool().await {
-            // The reconciler tells it as well; until then others call our new pools wrong.
+            // The reconciler notes the pools as well; until then other workers call our new pools wrong.
             tracing::warn!(error = %Chain(&error), "the table was not told of the pools");
         }
         let served = bus.serve(Arc::clone(&allocator) as Arc<dyn Handler>, HELD_MAX, stop).await;
         allocator.announcing.close();
         allocator.announcing.wait().await;
         told.cancel();
-        // It ends by itself; if it was ended otherwise, the sweep tells what it did not.
+        // The task ends by itself; if it ended otherwise, the sweep publishes the missing events.
         let _ = telling.await;
         served
     }
@@ -345,7 +345,7 @@ fn decode<T: DeserializeOwned>(body: &Bytes) -> Result<T, Fault> {
         .map_err(|error| Fault::invalid("the body", format!("is not the expected JSON object: {error}")))
 }
 
-/// What a caller is told when the store could not say what happened. The cause is for the log.
+/// The answer when the store could not say what happened. The cause is for the log.
 fn store_fault(request: &Request, error: &StoreError) -> Fault {
     tracing::error!(
         request.id = request.context.request_id,

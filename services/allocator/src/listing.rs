@@ -329,7 +329,7 @@ fn parsed<T, E: std::fmt::Display>(
     text.map(parse).transpose().map_err(|problem| Fault::invalid(field, problem))
 }
 
-/// What a caller is told when there are no random bytes to make a key of.
+/// The answer when there are no random bytes to make a key from.
 fn no_key() -> Fault {
     Fault::new(FaultCode::InternalError, "the cursor could not be made")
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Longest wait for what the queue says about the deletions, and for the census.
 const STATUS_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a caller is told that asked for a lease of a length that there is not.
+/// The answer to a caller that asked for a lease length that is not allowed.
 pub(crate) fn bad_duration(wanted: Option<LabDuration>, longest: Duration) -> Fault {
     let minutes_max = longest.as_secs() / 60;
     match wanted.and_then(|wanted| wanted.minutes) {
@@ -23,7 +23,7 @@ pub(crate) fn bad_duration(wanted: Option<LabDuration>, longest: Duration) -> Fa
     }
 }
 
-/// What a caller is told that means another lease than the live one.
+/// The answer to a caller that means another lease than the live one.
 pub(crate) fn other_lease() -> Fault {
     Fault::new(FaultCode::InvalidState, "the lease of that epoch is not the one that is live")
 }
@@ -136,7 +136,7 @@ pub(crate) fn parse_owner(owner: &str) -> Result<OwnerId, Fault> {
     OwnerId::parse(owner).map_err(|problem| Fault::invalid("owner", problem))
 }
 
-/// Who asks on the owner's behalf; nobody if that is not said.
+/// Who asks on the owner's behalf; none if the request does not say.
 pub(crate) fn parse_helper(by: Option<&str>) -> Result<Option<Actor>, Fault> {
     let by = by.map(str::trim).filter(|by| !by.is_empty());
     by.map(Actor::parse).transpose().map_err(|problem| Fault::invalid("by", problem))
@@ -147,7 +147,7 @@ pub(crate) fn parse_target(request: &SandboxRequest) -> Result<(SandboxId, Owner
     // Who asks on the owner's behalf matters only to what is written.
     let SandboxRequest { sandbox_id, owner, by: _ } = request;
     let owner = parse_owner(owner)?;
-    // Not "no such sandbox": whoever gives one back may take that as done, and a field with a wrong name would look like it.
+    // Not "no such sandbox": a caller that releases may take that as done, and a misspelled field would look like it.
     let id = SandboxId::parse(sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))?;
     Ok((id, owner))
 }

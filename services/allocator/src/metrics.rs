@@ -36,7 +36,7 @@ pub(crate) struct Load {
     pub(crate) refused: IntCounter,
 }
 
-/// What one worker did. Discovery asks each worker for its own numbers, and whoever asks adds them up.
+/// What one worker did. Discovery asks each worker for its own numbers, and the asking side adds them up.
 #[derive(Debug, Default)]
 struct Worker {
     verbs: HashMap<Verb, WorkCounts>,

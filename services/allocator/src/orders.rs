@@ -8,7 +8,7 @@ use common::contract::{Fault, FaultCode, OrderReply, OrderRequest};
 use common::domain::{Order, Reason, Sandbox, State, StateName, UnixSeconds};
 use common::store::{Identity, Store, StoreError, Write};
 
-/// Writes of one request; each further one means that the sandbox was changed by somebody else in between.
+/// Writes of one request; each further one means that another writer changed the sandbox in between.
 const TRIES_MAX: usize = 4;
 
 /// What an operator may order.
@@ -91,7 +91,7 @@ impl Allocator {
             let written = write_order(store, hand, &seen, &order, self.ports.clock.now()).await;
             seen = match written.map_err(|error| store_fault(request, &error))? {
                 Write::Done(changed) => {
-                    // A deletion is announced as well; of the others only the ledger is told.
+                    // A deletion is announced as well; the other orders only publish events.
                     self.announce(&changed, Some(&request.context.request_id));
                     tracing::warn!(
                         request.id = request.context.request_id,
@@ -153,7 +153,7 @@ async fn write_order(
     match hand {
         Hand::Quarantine => store.quarantine(&seen.candidate(), order, now).await,
         Hand::Unquarantine => {
-            // Noted first, as by a sync: nobody may call the pool exhausted before the index shows it.
+            // Noted first, as by a sync: no worker may call the pool exhausted before the index shows it.
             store.note_supply(&seen.pool, now).await?;
             store.unquarantine(seen, order, now).await
         }

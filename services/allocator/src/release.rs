@@ -69,7 +69,7 @@ impl Allocator {
     }
 }
 
-/// A caller that held the sandbox got what it wanted if it is on its way out, whoever set it going.
+/// A caller that held the sandbox got what it wanted if the deletion is under way, whichever actor started it.
 fn reply_for(sandbox: &Sandbox, owner: &OwnerId, epoch: Option<Epoch>) -> Result<ReleaseReply, Fault> {
     let Some(lease) = sandbox.last_lease().filter(|lease| lease.claim.owner == *owner) else {
         return Err(Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you"));

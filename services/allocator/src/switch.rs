@@ -7,7 +7,7 @@ use common::contract::{Fault, FaultCode, Pause, PauseRequest, ResumeReply, Resum
 use common::runtime::switch::{SwitchError, Switchboard};
 use std::sync::Arc;
 
-/// Who asks, where nobody says.
+/// The actor where the request names none.
 const ANYBODY: &str = "operator";
 
 // === impl Allocator ===

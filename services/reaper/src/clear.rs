@@ -35,7 +35,7 @@ pub(crate) enum Clearing {
         error: ProviderError,
         /// What is written down of it.
         pre_clean: PreClean,
-        /// What the line is told.
+        /// The outcome that is reported to the provider throttle.
         end: CallEnd,
     },
 }
@@ -86,7 +86,7 @@ impl FailurePolicy {
         match (self, end_of(error)) {
             (Self::GoOnAfter { .. }, CallEnd::SlowDown { span }) => CallEnd::SlowDown { span },
             (Self::GoOnAfter { .. }, _) => CallEnd::Unused,
-            // Whoever signs in is the broker, whatever the status.
+            // The broker itself signs in, whatever the status.
             (Self::Block, CallEnd::Forbidden) => CallEnd::Unauthorized,
             (Self::Block, end) => end,
         }

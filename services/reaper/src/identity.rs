@@ -1,7 +1,7 @@
 //! Before the provider is called: whether the account is that of this sandbox alone.
 //!
-//! A table of former builds may hold several records of one account. While somebody holds one of them, the account is
-//! not deleted for another; one that is free is taken out of use first.
+//! A table of former builds may hold several records of one account. While an owner holds one of them, the account is
+//! not deleted for another; a free record is taken out of use first.
 
 use crate::Reaper;
 use crate::reap::{OWN_FAILURE_DELAY, Wanted};

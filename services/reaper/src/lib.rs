@@ -10,15 +10,15 @@
 //! The provider, when the fleet's common line lets it; the store.
 //!
 //! # Guarantees
-//! A deletion leaves the queue only when the table says that it is done, no longer wanted, or parked, and one that
-//! is done only when the ledger has every event of its sandbox, because nobody looks at a tombstone again. Work of
-//! an older epoch does nothing. What is gone at the provider already counts as deleted. A sandbox that is not known to
-//! be clear is deleted only where the policy says so, and its record tells.
+//! A deletion leaves the queue only when the table says that it is done, no longer wanted, or parked. A done deletion
+//! leaves the queue only when the event log has every event of its sandbox, because no process looks at a tombstone
+//! again. Work of an older epoch does nothing. What is gone at the provider already counts as deleted. A sandbox that
+//! is not known to be clear is deleted only where the policy says so, and its record says so.
 //!
 //! # Never
-//! Deletes an account while somebody holds another record of it, or a sandbox whose deletion the table does not want at
-//! that epoch; gives up a deletion for a failure
-//! that is not the sandbox's own; fetches work that the line would not let it do soon.
+//! Deletes an account while an owner holds another record of it, or a sandbox whose deletion the table does not want at
+//! that epoch; gives up a deletion for a failure that is not the sandbox's own; fetches work that the provider throttle
+//! would not admit soon.
 
 mod clear;
 mod identity;
@@ -61,7 +61,7 @@ pub struct Config {
 /// What a reaper works with.
 #[derive(Clone)]
 pub struct Ports {
-    /// Tells the time.
+    /// The time.
     pub clock: Arc<dyn Clock>,
     /// Rolls dice.
     pub random: Arc<dyn Random>,

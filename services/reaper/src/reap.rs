@@ -151,7 +151,7 @@ impl Reaper {
                 );
                 self.settle_ledger(&sandbox).await.err().unwrap_or(Verdict::Done)
             }
-            // Somebody else wrote the tombstone meanwhile.
+            // Another worker wrote the tombstone meanwhile.
             Ok(Write::Lost(Some(sandbox))) => {
                 self.settle_ledger(&sandbox).await.err().unwrap_or(Verdict::Done)
             }

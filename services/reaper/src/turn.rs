@@ -77,8 +77,8 @@ impl Reaper {
         }
     }
 
-    /// Tells the line how a call ended, and says what that means. While it cannot be told, attempts of failures
-    /// count, but nothing is given up on them.
+    /// Reports to the provider throttle how a call ended, and returns what that means. While the report fails, attempts
+    /// of failures count, but nothing is given up on them.
     pub(crate) async fn tell(&self, ticket: Ticket, id: &SandboxId, end: CallEnd) -> Told {
         self.ports.pace.tell(ticket, id, end).await.unwrap_or_else(|error| {
             tracing::warn!(error = %Chain(&error), "the line could not be told how a call ended");

@@ -1,7 +1,7 @@
 //! Census: counts the pools in the index, and holds every lease against its claim item.
 //!
-//! Sandboxes that nobody holds are counted without being looked at. Those that are held, or on their way out, are
-//! read: they name the lab, and the claim item that has to be there, or has to be gone.
+//! Sandboxes without a holder are counted without being looked at. Those that are held, or on their way out, are read:
+//! they name the lab, and the claim item that has to be there, or has to be gone.
 
 use crate::Reconciler;
 use common::bus::BusError;

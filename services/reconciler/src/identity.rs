@@ -53,7 +53,7 @@ impl Reconciler {
         match &found.state {
             State::Deleted(_) if is_same_account => self.after_tombstone(&found, now).await,
             State::Deleted(_) if found.id == listed.id => self.renew(&found, listed, now).await,
-            // The index does not show it yet, or it is in a pool that the table was never told of, by a former build.
+            // The index does not show it yet, or it is in a pool that a former build never noted in the table.
             _ if is_same_account => {
                 if !self.config.pools.contains(&found.pool) {
                     self.ports.store.note_pools(&BTreeSet::from([found.pool])).await?;

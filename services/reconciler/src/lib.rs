@@ -15,8 +15,8 @@
 //! listing that is empty, short or broken never costs the pool more than a set share.
 //!
 //! # Never
-//! Scans the table, deletes at the provider, or touches a sandbox that somebody holds except to end a lease
-//! that is over. A broken promise about leases is reported, never repaired: that takes a human.
+//! Scans the table, deletes at the provider, or touches a sandbox that has a holder except to end a lease that is over.
+//! A broken promise about leases is reported, never repaired: that takes a human.
 
 mod census;
 mod expiry;
@@ -68,7 +68,7 @@ pub struct Config {
 /// What a reconciler works with.
 #[derive(Clone)]
 pub struct Ports {
-    /// Tells the time.
+    /// The time.
     pub clock: Arc<dyn Clock>,
     /// Keeps sandboxes.
     pub store: Arc<dyn Store>,
@@ -161,7 +161,7 @@ impl Reconciler {
         });
         let ended = self.run_on_all(ticks, stop).await;
         told.cancel();
-        // It ends by itself; if it was ended otherwise, the sweep tells what it did not.
+        // The task ends by itself; if it ended otherwise, the sweep publishes the missing events.
         let _ = telling.await;
         ended
     }

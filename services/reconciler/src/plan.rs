@@ -84,7 +84,7 @@ pub struct Plan {
     pub withheld: u64,
     /// As listed.
     pub unchanged: u64,
-    /// Why nothing at all would be done, had nobody forced it.
+    /// Why nothing at all would be done, had the order not forced it.
     pub overridden: Option<Refusal>,
 }
 
@@ -331,7 +331,8 @@ impl Planner {
     /// The plan, once all of the pool was seen.
     ///
     /// # Errors
-    /// [`Refusal`] when the listing cannot be believed and nobody forces it; then nothing at all is to be done.
+    /// [`Refusal`] when the listing cannot be believed and the order does not force it; then nothing at all is to be
+    /// done.
     pub fn finish(mut self, limits: Limits, belief: Belief) -> Result<Plan, Refusal> {
         self.settle_moved();
         let Self { listed, known, moved: _, free, mut plan } = self;
@@ -357,7 +358,7 @@ impl Planner {
 /// What has to be done so that the pool is as listed.
 ///
 /// # Errors
-/// [`Refusal`] when the listing cannot be believed and nobody forces it; then nothing at all is to be done.
+/// [`Refusal`] when the listing cannot be believed and the order does not force it; then nothing at all is to be done.
 pub fn plan(listed: Listed, stored: &[Sandbox], limits: Limits, belief: Belief) -> Result<Plan, Refusal> {
     let mut planner = Planner::new(listed);
     for sandbox in stored {

@@ -14,8 +14,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Sandboxes that are remembered for the ledger; only an outage of days gets there.
 const UNTOLD_MAX: usize = 100_000;
 
-/// Sandboxes that may be tombstones by now without the ledger knowing. They are in no index, so they are kept in
-/// mind until the ledger has been told.
+/// Sandboxes that may be tombstones by now without an event in the event log. They are in no index, so they are kept in
+/// mind until the event is published.
 #[derive(Debug, Default)]
 pub(crate) struct Untold(Mutex<BTreeSet<SandboxId>>);
 
@@ -114,7 +114,7 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Tells what could not be told before, and only of sandboxes that really went.
+    /// Publishes the events that could not be published before, and only of sandboxes that really went.
     async fn tell_of_former_runs(&self, skipped: &mut Skipped) -> Result<(), StoreError> {
         let ids: Vec<SandboxId> = self.untold.ids().iter().cloned().collect();
         for id in ids {

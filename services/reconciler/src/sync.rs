@@ -80,7 +80,7 @@ struct SupplyNotes(Mutex<HashMap<PoolName, UnixSeconds>>);
 
 impl SupplyNotes {
     async fn note(&self, store: &dyn Store, pool: &PoolName, now: UnixSeconds) -> Result<(), StoreError> {
-        // Held while it is written: whoever finds it noted may rely on that.
+        // Held during the write: a reader that finds the note may rely on it.
         let mut noted = self.0.lock().await;
         if noted.get(pool).is_none_or(|at| *at < now) {
             store.note_supply(pool, now).await?;
@@ -93,8 +93,8 @@ impl SupplyNotes {
 // === impl Reconciler ===
 
 impl Reconciler {
-    /// One sync. An order to force it overrides the refusal of a listing that is empty or would cost too much of the
-    /// pool, and nothing else; one that comes when nobody waits for it any more is refused itself.
+    /// One sync. A forced order overrides the refusal of a listing that is empty or would cost too much of the pool,
+    /// and nothing else. A forced order whose caller no longer waits is refused itself.
     pub(crate) async fn sync(&self, order: &TickOrder) -> SyncReport {
         let mut report =
             SyncReport { forced_by: order.forced_by().map(ToOwned::to_owned), ..SyncReport::default() };

@@ -195,7 +195,7 @@ impl Rig {
         self.allocate_until(number, NOW.after(LEASES.duration)).await
     }
 
-    /// Gives a sandbox to an owner and back, and says which work that makes; nobody announces it.
+    /// Gives a sandbox to an owner and back, and returns the work that this makes; the work is not announced.
     pub(crate) async fn release(&self, number: usize, now: UnixSeconds) -> DeletionWork {
         self.allocate(number).await;
         let released = self.store.release(&id(number), &owner(number), None, None, now).await.unwrap();
@@ -237,7 +237,7 @@ impl Rig {
     }
 }
 
-/// Every error of a provider, and what an operator is told of it.
+/// Every error of a provider, and what the report says of it to an operator.
 pub(crate) fn every_provider_error() -> Vec<(ProviderError, &'static str)> {
     let message = || "said so".to_owned();
     vec![

@@ -107,7 +107,7 @@ async fn sign_in(Shared(state): Shared<Arc<State>>, ConnectInfo(cut): Caller, bo
     state
         .serve(cut, call, move |state, _fault| {
             let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-            // Whoever has some credentials is let in: which ones are right is nothing to simulate.
+            // A caller with any credentials is let in: the simulator does not check which ones are right.
             let has =
                 |field: &str| body.get(field).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
             if has("email") && has("password") {

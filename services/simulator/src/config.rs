@@ -1,4 +1,4 @@
-//! What a simulator is told at its start.
+//! The settings of a simulator at its start.
 
 use crate::faults::Latency;
 use common::domain::NamePrefix;
@@ -6,9 +6,9 @@ use common::runtime::settings::{Secret, Settings};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-/// Where the simulator listens unless told otherwise.
+/// The default listen address of the simulator.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8_090);
-/// What account names begin with unless told otherwise.
+/// The default prefix of account names.
 const DEFAULT_NAME_PREFIX: &str = "lab-";
 /// Most accounts of one simulator; it lists all of them from memory.
 pub(crate) const ACCOUNTS_MAX: u32 = 1_000_000;

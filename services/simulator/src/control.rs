@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 /// Most accounts that one call adds.
 const ADD_MAX: usize = 100_000;
-/// Accounts that are shown at once unless told otherwise.
+/// Accounts on one page by default.
 const PAGE_SIZE: u64 = 1_000;
 
 #[derive(Debug, Deserialize)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 pub(crate) const LATENCY_MAX_MS: u64 = 600_000;
 /// Most faults that can be set at once for one operation.
 pub(crate) const FAULTS_MAX: usize = 1_000;
-/// How long a session lasts unless told otherwise, in ms.
+/// The default lifetime of a session, in ms.
 const SESSION_LIFETIME_MS: u64 = 3_600_000;
 /// The steps that a probability is rolled in.
 const ROLL_STEPS: usize = 1_000_000;

@@ -190,7 +190,7 @@ impl Journal {
         for line in lines {
             write_line(&mut text, line)?;
         }
-        // A write to the page cache: microseconds, so that no thread of its own is worth it.
+        // A write to the page cache takes microseconds, so a separate thread is not worth it.
         if let Err(error) = open.file.write_all(&text) {
             // Half a line must not become the beginning of the next one.
             open.file.set_len(open.length_bytes)?;

@@ -1,8 +1,8 @@
 //! The CSP as a real HTTP server: what `broker up`, tests and game days delete sandboxes at.
 //!
 //! # Consumes
-//! HTTP requests with the token `CSP_API_TOKEN`: the CSP's own calls (`/v2/…`, `/api/universalinfra/v1/…`) and
-//! controls of its own (`/simulator/…`).
+//! HTTP requests with the token `CSP_API_TOKEN`: the CSP's own calls (`/v2/…`, `/api/universalinfra/v1/…`) and the
+//! simulator's controls (`/simulator/…`).
 //!
 //! # Produces
 //! Answers in the CSP's shapes, faults on request, and a bounded record of every call.
@@ -128,7 +128,7 @@ impl Simulator {
         result
     }
 
-    /// Opens, listens on the configured address (port 0 picks a free one) and serves in a task of its own.
+    /// Opens, listens on the configured address (port 0 picks a free one) and serves in a separate task.
     ///
     /// # Errors
     /// [`StartError`].

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::{Rfc2822, Rfc3339};
 
-/// What a 500 says unless told otherwise: the predecessor's incident of 2025-11-18 in our words.
+/// The default message of a 500: the predecessor's incident of 2025-11-18 in our words.
 const LICENCE_MESSAGE: &str = "the licenses of the account cannot be read: the license service answered text/html \
                                instead of application/json";
 /// The page that stands in for the API.

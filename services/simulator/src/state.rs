@@ -109,7 +109,7 @@ impl State {
     ) -> Response {
         let arrival = self.calls.arrive(call.operation, self.clock.now_ms());
         let state = Arc::clone(&self);
-        // A task of its own: what was begun is carried out, also when the caller has gone.
+        // A separate task: it carries out what was begun, also when the caller has gone.
         let task = self.work.spawn(async move {
             let account = call.account_text.clone();
             let (end, fault) = state.carry_out(call, work).await;

@@ -20,7 +20,7 @@ const OTHER_SERVICE: &str = "Shared-SaaS";
 const LAB_SERVICE_EVERY: u64 = 3;
 /// One account in this many has another service inside.
 const OTHER_SERVICE_EVERY: u64 = 6;
-/// Entries of a page when a listing is cut into pages that nobody asked for.
+/// Entries of a page when a listing is cut into pages and the caller gave no page size.
 const DEFAULT_PAGE_SIZE: u64 = 100;
 /// The numbers that ids of the entries that are no sandboxes follow from; far below any `csp_id` of a sandbox.
 const PARENT: u64 = 1_000_001;

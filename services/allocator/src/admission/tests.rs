@@ -77,7 +77,7 @@ impl World {
         }
     }
 
-    /// Until nobody comes or waits any more, or `span` has gone by.
+    /// Until no caller comes or waits any more, or `span` has passed.
     fn run(&mut self, span: Duration) {
         let step = Duration::from_secs_f64(1.0 / self.rate);
         let mut next_done = self.now + step;

@@ -77,7 +77,7 @@ async fn a_claim_follows_no_item_that_was_left_on_a_free_sandbox_outside() {
             assert_eq!(rig.sandbox(number).await.state.name(), StateName::Available, "{number}");
         }
     }
-    // Somebody else gets it, and the item leads nowhere any more: then the claim moves on to where it may.
+    // Another owner gets it, and the claim item leads nowhere any more: then the claim moves on to an allowed pool.
     let elsewhere = json!({"owner": "b", "pool": "main"});
     assert_eq!(rig.ask(Verb::Allocate, elsewhere).await.unwrap()["sandbox_id"], "2");
     assert_eq!(rig.ask(Verb::Allocate, bounded).await.unwrap()["sandbox_id"], "1");

@@ -1,7 +1,7 @@
 //! One removal: the conditional write, and the event after it, in tasks of their own.
 //!
-//! A tombstone is in no index, so no sweep would tell of one that is not told of here. A request that has come to its
-//! deadline drops whatever it waits for; these tasks go on, and the end of the process waits for them.
+//! A tombstone is in no index, so no sweep would publish an event that is not published here. A request at its deadline
+//! drops whatever it waits for; these tasks go on, and the end of the process waits for them.
 
 use crate::Allocator;
 use common::clock::Clock;
@@ -17,8 +17,8 @@ use tokio_util::task::TaskTracker;
 /// Tries to tell the ledger of one removal before it is left to the queue of the process.
 const TELLINGS_MAX: usize = 3;
 
-/// What came of the write: the task that tells of the removal, and whether it could; none if the sandbox was not any
-/// more what the index showed.
+/// The result of the write: the task that publishes the event of the removal, and whether it could; none if the sandbox
+/// was no longer what the index showed.
 pub(super) type Written = Result<Option<JoinHandle<bool>>, StoreError>;
 
 /// Removes records.
@@ -43,7 +43,7 @@ impl Remover {
         }
     }
 
-    /// Begins the removal. It goes on even if nobody waits for it any more.
+    /// Begins the removal. It goes on even if no caller waits for it any more.
     pub(super) fn begin(self, seen: Sandbox, by: Actor, request_id: String) -> JoinHandle<Written> {
         let tasks = self.tasks.clone();
         tasks.clone().spawn(async move {

@@ -250,7 +250,7 @@ impl Ledger for GatedLedger {
     }
 }
 
-/// A ledger that nobody can reach.
+/// An event log that no worker can reach.
 #[derive(Debug)]
 struct BrokenLedger;
 

@@ -1,4 +1,4 @@
-//! What may be extended, what a repeat gets, and what everybody goes by afterwards.
+//! What may be extended, what a repeat gets, and the lease end that every role goes by afterwards.
 
 use crate::deletions::tests::{HOUR, NOW, Rig, id};
 use common::contract::{FaultCode, Verb};

@@ -49,7 +49,7 @@ async fn an_unsound_one_is_quarantined_with_its_reason_and_the_next_is_tried() {
     }
     let looks = rig.provider.calls().len();
     assert_eq!(looks, kept + 1, "each one is looked at once");
-    // Whoever has one already is answered with it, also when the next free one is unsound.
+    // An owner that already has a sandbox gets it as the answer, also when the next free one is unsound.
     assert_eq!(claim(&rig, "p-1").await.unwrap()["sandbox_id"], "2");
 }
 

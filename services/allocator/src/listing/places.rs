@@ -101,8 +101,8 @@ impl Place {
 
 /// The places of a listing that are left from `began` on; all of them without it.
 ///
-/// The number of shards that this process knows may be older than the one that the cursor was made with; whoever made
-/// it has looked into as many as it says.
+/// The number of shards that this process knows may be older than the one that the cursor was made with; the worker
+/// that made the cursor has looked into as many as it says.
 pub(super) fn left(which: &Which, shards: u16, began: Option<&str>) -> Result<Vec<Place>, Fault> {
     let began = began.map(|text| Place::parse(text).ok_or_else(not_of_this_listing)).transpose()?;
     let shards = match began.as_ref().map(|place| &place.part) {
@@ -124,7 +124,7 @@ fn parts(which: &Which, shards: u16) -> impl Iterator<Item = Part> {
     let asks_for_holder = which.owner.is_some() || which.lab.is_some();
     let is_asked_for = move |state: &StateName| match state {
         StateName::Deleted => false,
-        // Nobody ever held one of these.
+        // These never had a holder.
         StateName::Available | StateName::Stale if asks_for_holder => false,
         state => which.status.is_none_or(|status| status == *state),
     };

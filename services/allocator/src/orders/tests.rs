@@ -32,7 +32,7 @@ async fn a_free_sandbox_goes_out_of_use_and_comes_back() {
     let back = rig.ask(Verb::Unquarantine, order(1)).await.unwrap();
     assert_eq!(back["status"], "available");
     assert_eq!(rig.ask(Verb::Unquarantine, order(1)).await.unwrap(), back, "a repeat");
-    // Noted as a supply, so that nobody calls the pool exhausted on an older look.
+    // Noted as a supply, so that no worker calls the pool exhausted on an older look.
     let with_a_lag = rig.memory.set_otherwise(2, Duration::from_secs(5));
     let supply = with_a_lag.supply(&PoolName::parse("main").unwrap()).await.unwrap();
     assert!(supply.settles_at.is_some());
@@ -74,7 +74,7 @@ async fn a_held_sandbox_is_released_by_order_and_a_repeat_finds_it_so() {
     assert_eq!(rig.ask(Verb::ForceRelease, order(1)).await.unwrap(), gone);
     let sandbox = rig.sandbox(1).await;
     assert!(sandbox.belongs_to(&OwnerId::parse("p-1").unwrap()));
-    // The owner that gives it back all the same is told what it wanted.
+    // The owner that releases it all the same gets the answer that it wanted.
     let told = rig.ask(Verb::Release, json!({"sandbox_id": "1", "owner": "p-1"})).await.unwrap();
     assert_eq!(told["deletion_requested_at"], NOW.get());
 }

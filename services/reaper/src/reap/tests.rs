@@ -1,4 +1,4 @@
-//! A reaper on ports in memory: a provider that does as it is told, a clock that the test moves.
+//! A reaper on ports in memory: a provider with scripted answers, a clock that the test moves.
 
 use super::*;
 use crate::{Config, FailurePolicy, Metrics, Ports};
@@ -185,7 +185,7 @@ impl Rig {
         }
     }
 
-    /// The provider tells another reaper to stay away.
+    /// The provider asks another reaper to stay away.
     async fn hold(&self, span: Duration) {
         self.bus.tell(self.slot().await, &id(), CallEnd::SlowDown { span }).await.unwrap();
     }

@@ -71,7 +71,7 @@ impl Case {
         matches!(state, StateName::Allocated | StateName::PendingDeletion | StateName::DeletionFailed)
     }
 
-    /// The case of a sandbox; none if nobody ever held it.
+    /// The case of a sandbox; none if it never had a holder.
     pub(super) fn of(sandbox: &Sandbox) -> Option<Self> {
         let ended_at = match &sandbox.state {
             State::Allocated(_) => None,
@@ -113,7 +113,7 @@ impl Checked {
             }
             let is_due = match (mark, case.ended_at) {
                 (None, None) => true,
-                // Whoever ended the lease may be about to close the claim item.
+                // The worker that ended the lease may be about to close the claim item.
                 (None, Some(ended_at)) => ended_at <= settled_by,
                 (Some(mark), _) => mark.violation.is_some() || mark.at <= recheck_before,
             };

@@ -301,7 +301,7 @@ async fn a_key_with_two_sandboxes_is_told_and_left_alone() {
 async fn a_claim_that_is_opened_and_not_granted_is_none_of_it() {
     let rig = Rig::new();
     let (free, held) = (rig.add(1, "main").await, rig.add(2, "main").await);
-    // One points at a free sandbox, the other lost the race for one that somebody else has now.
+    // One points at a free sandbox, the other lost the race for one that another owner has now.
     for (number, seen) in [(7, &free), (8, &held)] {
         let record = ClaimRecord::new(claim_key(number), seen.candidate());
         rig.store.open_claim(&record, NOW.after(HOUR)).await.unwrap();

@@ -1,4 +1,4 @@
-//! Expiry: leases that are over are ended once, whoever else is at it.
+//! Expiry: leases that are over are ended once, whichever other process tries it as well.
 
 use super::*;
 use crate::listing::PAGE_LIMIT;
@@ -71,7 +71,7 @@ async fn who_is_faster_than_the_run_wins() {
     let batch = due(&rig).await;
     assert_eq!(batch.len(), 4);
 
-    // One is released, one expired by a twin, one released and deleted; the fourth nobody touches.
+    // One is released, one expired by a twin, one released and deleted; the fourth is left to the expiry alone.
     done(rig.store.release(&id(0), &owner(0), None, None, rig.clock.now()).await.unwrap());
     done(rig.store.expire(&id(1), rig.sandbox(1).await.epoch, NOW, rig.clock.now()).await.unwrap());
     done(rig.store.release(&id(2), &owner(2), None, None, NOW).await.unwrap());

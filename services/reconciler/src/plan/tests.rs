@@ -31,7 +31,7 @@ fn stored(number: usize) -> Sandbox {
     listing([account(number)]).usable.into_values().next().unwrap().enter(NOW)
 }
 
-/// The plan that nobody forces.
+/// The plan of an order that does not force it.
 fn plan(listed: &Listed, stored: &[Sandbox], limits: Limits) -> Result<Plan, Refusal> {
     plan_with(listed.clone(), stored, limits, Belief::Careful)
 }

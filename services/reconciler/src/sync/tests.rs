@@ -156,7 +156,7 @@ async fn a_listing_that_does_not_end_is_refused() {
         vec![page(Some(0), 0)],
         vec![page(Some(1), 0), page(Some(1), 0)],
         vec![page(Some(5), 0), page(Some(3), 0)],
-        // More than anybody has.
+        // More than any provider has.
         vec![page(Some(1), LISTING_MAX)],
         vec![page(Some(1), LISTING_MAX / 2), page(None, LISTING_MAX / 2)],
     ];
@@ -203,13 +203,13 @@ async fn a_forced_sync_follows_a_listing_that_is_refused_otherwise_and_says_who(
     assert_eq!((report.forced_by.as_deref(), report.marked_stale), (Some("alice"), 90));
     assert_eq!(rig.state(7).await, StateName::Allocated);
 
-    // An empty one as well; a sandbox that is held is told and left alone.
+    // An empty one as well; the report names a sandbox that is held, and the sync leaves it alone.
     rig.list([]);
     let report = forced(&rig).await;
     assert_eq!(report.reason.as_deref(), Some("forced although the provider's listing is empty"));
     assert_eq!((report.marked_stale, report.allocated_missing, free(&rig).await), (9, 1, 0));
 
-    // Nothing else is forced: one that fails, one that shows nobody by name, and one that a second listing denies.
+    // Nothing else is forced: a listing that fails, one that names no sandbox, and one that a second listing denies.
     let rig = Rig::new();
     rig.fill(100).await;
     rig.provider.script_list(Err(common::provider::ProviderError::Garbled { message: "no".to_owned() }));

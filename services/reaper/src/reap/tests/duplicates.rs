@@ -1,4 +1,4 @@
-//! Accounts that several records stand for, as a former build left them: nobody loses one that is in use.
+//! Accounts with several records, as a former build left them: no owner loses one that is in use.
 
 use super::*;
 use common::domain::{Cause, Sandbox};
@@ -46,7 +46,7 @@ async fn an_account_is_not_deleted_while_another_record_of_it_is_held() {
     }
     assert_eq!((rig.provider.calls(), rig.state().await), (vec![], StateName::PendingDeletion));
     assert_eq!(rig.attempts().await, 0);
-    // Both are named now, whoever was first.
+    // Both are named now, whichever was first.
     let identity = rig.store.identity(&external_id()).await.unwrap().unwrap();
     assert!(identity.names(&id()) && identity.names(&other_id()));
     // When that one is given back as well, the account goes.

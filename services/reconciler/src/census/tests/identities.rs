@@ -89,7 +89,7 @@ async fn a_record_that_is_held_is_never_quarantined() {
     assert_eq!((report.duplicates_quarantined, rig.sandbox(2).await), (1, held), "{report:?}");
     assert_eq!(rig.state(1).await, StateName::Quarantined);
 
-    // Two students in one account: told again and again, and both left alone.
+    // Two students in one account: every census reports both and leaves both alone.
     let rig = Rig::new();
     two_records(&rig, 1, 2).await;
     let both = [rig.allocate(1).await, rig.allocate(2).await];
