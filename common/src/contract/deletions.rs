@@ -224,7 +224,7 @@ pub struct RemoveReply {
     pub removed: bool,
 }
 
-/// The sequence in `_unreadable.<sequence>`, the key of a parked message that nobody can read; none in any other key.
+/// The sequence in `_unreadable.<sequence>`, the key of a parked message that cannot be read; none in any other key.
 #[must_use]
 pub fn unreadable_sequence(key: &str) -> Option<u64> {
     let sequence = key.strip_prefix(UNREADABLE)?.strip_prefix('.')?;

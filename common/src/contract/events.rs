@@ -1,7 +1,7 @@
-//! What happened to a sandbox, for whoever keeps books: one event for each state change.
+//! What happened to a sandbox, for accounting: one event for each state change.
 //!
-//! The shape is that of CloudEvents 1.0 in JSON. An event is made from the history of the sandbox, so whoever
-//! reads the sandbox later can make the same one.
+//! The shape is that of CloudEvents 1.0 in JSON. An event is made from the history of the sandbox, so a later reader
+//! of the sandbox can make the same one.
 
 use crate::domain::{Cause, HistoryEntry, Sandbox, SandboxId, UnixSeconds, Version};
 use serde::{Deserialize, Serialize};
@@ -105,7 +105,7 @@ impl Event {
         }
     }
 
-    /// The id of the event that tells of that version.
+    /// The id of the event that describes that version.
     #[must_use]
     pub fn id_of(id: &SandboxId, version: Version) -> String {
         format!("{id}:{version}")
@@ -124,7 +124,7 @@ impl Event {
     }
 }
 
-/// Who makes changes of that kind when the history names nobody.
+/// Who makes changes of that kind when the history names no actor.
 const fn maker_of(cause: Cause, owner: Option<&str>) -> &str {
     match (cause, owner) {
         (Cause::Claimed | Cause::Released | Cause::Extended, Some(owner)) => owner,

@@ -216,7 +216,7 @@ impl FaultCode {
         }
     }
 
-    /// Whether nobody began with a request that failed so, and that therefore may be sent again whatever it does.
+    /// Whether no worker began with a request that failed so, and that therefore may be sent again whatever it does.
     #[must_use]
     pub const fn is_unbegun(self) -> bool {
         matches!(self, Self::NoWorkers | Self::NotHere | Self::RateLimitExceeded)

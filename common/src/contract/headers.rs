@@ -5,7 +5,8 @@ pub const REQUEST_ID: &str = "X-Request-ID";
 /// Which request this is an attempt at. All attempts at a request have the same id, and no other request has it: it is
 /// made afresh where the request begins, and is never the `X-Request-ID`, which a caller may use again.
 pub const REQUEST_KEY: &str = "Sandbox-Request-Key";
-/// Which attempt at the request this is, from 1. Whoever sends it takes no answer to an earlier attempt any more.
+/// Which attempt at the request this is, from 1. A caller that sends it no longer takes an answer to an earlier
+/// attempt.
 pub const ATTEMPT: &str = "Sandbox-Attempt";
 /// How much longer the caller waits, in milliseconds from when it sent the request. With it, the deadline is not read.
 pub const REMAINING_MS: &str = "Sandbox-Remaining-Ms";

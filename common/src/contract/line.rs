@@ -199,7 +199,7 @@ pub struct PoolDeletions {
 // === impl PauseRequest ===
 
 impl PauseRequest {
-    /// The pause that begins at `now`; `by` is whoever asks and does not say.
+    /// The pause that begins at `now`; `by` is the caller, for a request that names no actor.
     ///
     /// # Errors
     /// The field that cannot be used, and what is wrong with it.
@@ -232,7 +232,7 @@ impl PauseRequest {
 // === impl ResumeRequest ===
 
 impl ResumeRequest {
-    /// Who resumes; `by` is whoever asks and does not say.
+    /// Who resumes; `by` is the caller, for a request that names no actor.
     ///
     /// # Errors
     /// The field that cannot be used, and what is wrong with it.

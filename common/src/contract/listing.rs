@@ -231,7 +231,8 @@ impl SandboxEntry {
 
 impl LeaseView {
     fn of(lease: &Lease, is_live: bool) -> Self {
-        // The idempotency key is its owner's own and stays out: whoever has it can be answered in the owner's place.
+        // The idempotency key belongs to the owner and stays out: with it, another caller could get the owner's
+        // answers.
         let Lease { claim, lab, epoch, claimed_version, granted_at, expires_at, request: _, answered: _ } =
             lease;
         Self {

@@ -60,7 +60,7 @@ pub struct OrderReply {
 // === impl OrderReply ===
 
 impl OrderReply {
-    /// What an operator is told of `sandbox`.
+    /// What an operator sees of `sandbox`.
     #[must_use]
     pub fn of(sandbox: &Sandbox) -> Self {
         Self {

@@ -1,11 +1,10 @@
-//! What a request of each verb may be refused with: a promise to callers, of which every description of the contract
-//! is made, and which workers are held to wherever debug assertions are on. And what a caller may do that was told
-//! nothing.
+//! What a request of each verb may be refused with: a promise to callers. Every description of the contract is made
+//! from it, and workers are held to it wherever debug assertions are on. Also what a caller may do that got no answer.
 
 use super::{Fault, FaultCode as F, Verb};
 use std::time::Duration;
 
-/// What a caller is told that must not ask again before it has looked.
+/// The advice for a caller that must not ask again before it has looked.
 const LOOK_FIRST: &str = "it is not known how much was done; look at what is left before you ask again: a dry run of a \
                           bulk delete, or the list of parked deletions";
 
@@ -53,9 +52,9 @@ impl Verb {
         }
     }
 
-    /// Whether the same request once more, after one whose end nobody saw, leads to what the first alone leads to. A
+    /// Whether a repeat, after a request whose end the caller did not see, leads to what the first alone leads to. A
     /// page of work does not: what the first has done is not there any more, so the second takes as many others. Such
-    /// a request is repeated only if nobody began with it.
+    /// a request is repeated only if no worker began with it.
     #[must_use]
     pub const fn leads_to_the_same(self) -> bool {
         !matches!(self, Self::ReplayAll | Self::BulkDelete)
@@ -67,7 +66,8 @@ impl Verb {
         if self.leads_to_the_same() { usual } else { all }
     }
 
-    /// The failure of a request whose end nobody saw: in these words, unless it must not be repeated as they say.
+    /// The failure of a request whose end the caller did not see: in these words, unless it must not be repeated as
+    /// they say.
     #[must_use]
     pub fn unseen_end(self, code: F, words: &str) -> Fault {
         if self.leads_to_the_same() {

@@ -201,7 +201,7 @@ impl Outcome {
 // === impl Allocation ===
 
 impl Allocation {
-    /// What the holder of `sandbox` is told; none if nobody holds it.
+    /// What the holder of `sandbox` sees; none if it has no holder.
     #[must_use]
     pub fn of(sandbox: &Sandbox) -> Option<Self> {
         let lease = sandbox.lease()?;

@@ -3,13 +3,13 @@
 use super::reports::TickKind;
 use crate::domain::{Cause, PoolName, SandboxId};
 
-/// What a fleet's subjects begin with unless it is told otherwise.
+/// What a fleet's subjects begin with unless another prefix is configured.
 pub const DEFAULT_PREFIX: &str = "sandbox";
 /// Version of the request contract, second token of its subjects.
 pub const REQUEST_VERSION: &str = "v1";
 /// Name of the NATS service (micro) that answers requests, and of its queue group.
 pub const ALLOCATOR_SERVICE: &str = "sandbox-allocator";
-/// Stands for the pool where messages are parked that nobody can read.
+/// Stands for the pool where unreadable messages are parked.
 pub const UNREADABLE: &str = "_unreadable";
 /// What stands for any one token of a subject.
 const ANY_TOKEN: &str = "*";
@@ -41,7 +41,7 @@ pub enum Verb {
     Replay,
     /// Try all of them again, a page at a time.
     ReplayAll,
-    /// Remove what nobody can read.
+    /// Remove an unreadable message.
     Remove,
     /// Give a lease more time.
     Extend,
@@ -237,7 +237,7 @@ impl Subjects {
         format!("{}.parked.{pool}.{id}", self.prefix)
     }
 
-    /// Where a deletion message that nobody can read is parked.
+    /// Where an unreadable deletion message is parked.
     #[must_use]
     pub fn parked_unreadable(&self, sequence: u64) -> String {
         format!("{}.parked.{UNREADABLE}.{sequence}", self.prefix)
@@ -299,7 +299,7 @@ impl Subjects {
         format!("{}.ticks.*", self.prefix)
     }
 
-    /// Where the report of a run is told to whoever waits for it.
+    /// Where the report of a run goes to the callers that wait for it.
     #[must_use]
     pub fn report(&self, kind: TickKind) -> String {
         format!("{}.reports.{}", self.prefix, kind.as_str())

@@ -54,7 +54,7 @@ impl TickOrder {
         now_ms.checked_sub(until_ms).filter(|late_ms| *late_ms > 0)
     }
 
-    /// Who forces it; none if nobody does.
+    /// Who forces it; none if it is not forced.
     #[must_use]
     pub fn forced_by(&self) -> Option<&str> {
         self.force.then(|| self.by.as_deref().unwrap_or(ANYBODY))
