@@ -192,8 +192,8 @@ pub trait Provider: Send + Sync + std::fmt::Debug {
 }
 
 impl ProviderError {
-    /// Whether the sandbox itself may be at fault, so that the attempt counts against it. Refused credentials
-    /// and a full line are nobody's fault but ours, and never use up a deletion's attempts.
+    /// Whether the sandbox itself may be at fault, so that the attempt counts against it. Refused credentials and a
+    /// full provider throttle are the broker's fault, and never use up a deletion's attempts.
     #[must_use]
     pub const fn counts_as_attempt(&self) -> bool {
         !matches!(self, Self::Unauthorized { .. } | Self::SlowDown { .. })

@@ -187,8 +187,8 @@ impl StoreError {
     }
 }
 
-/// What was read; none as well if there is an item that this build cannot read, which is as good as absent to whoever
-/// only looks. Nothing may be written on the strength of it.
+/// What was read; none as well if there is an item that this build cannot read, which is as good as absent to a caller
+/// that only looks. Nothing may be written on the strength of it.
 ///
 /// # Errors
 /// The failure of the store.

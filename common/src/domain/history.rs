@@ -61,7 +61,7 @@ pub enum Cause {
     Unquarantined,
 }
 
-/// Who ordered something by hand, and why.
+/// Who ordered an operator action, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
     /// Who.

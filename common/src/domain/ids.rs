@@ -164,7 +164,7 @@ text_id!(
     ExternalId, EXTERNAL_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
 );
 text_id!(
-    /// Who did something by hand: an operator's name, as far as it is known.
+    /// The actor of an operator action: the operator's name, as far as it is known.
     Actor, HEADER_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
 );
 text_id!(
@@ -173,7 +173,7 @@ text_id!(
 );
 
 text_id!(
-    /// Why somebody did something by hand, in one line.
+    /// The reason of an operator action, in one line.
     Reason, REASON_BYTES_MAX, PRINTABLE, is_printable
 );
 
@@ -214,7 +214,7 @@ impl Reason {
 }
 
 impl From<&OwnerId> for IdempotencyKey {
-    /// The key of a claim that brings none of its own: the owner.
+    /// The key of a claim that brings no key: the owner.
     fn from(owner: &OwnerId) -> Self {
         Self(owner.0.clone())
     }

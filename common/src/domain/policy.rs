@@ -4,7 +4,7 @@ use super::ids::{PoolName, SandboxName};
 use super::time::UnixSeconds;
 use std::time::Duration;
 
-/// How long leases are. One duration for everybody: what a caller is told, what a repeat gets, what expiry ends.
+/// How long leases are. One duration for every purpose: what a caller sees, what a repeat gets, what expiry ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeasePolicy {
     /// Length of a lease whose caller asks for none.

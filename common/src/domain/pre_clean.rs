@@ -32,7 +32,7 @@ pub enum PreClean {
 pub enum Skip {
     /// Clearing is switched off, or the provider has nothing to clear.
     SwitchedOff,
-    /// Somebody looked, and there was none of ours inside.
+    /// The pre-clean looked, and there was none of ours inside.
     NothingInside,
     /// The sandbox was gone already.
     AlreadyGone,

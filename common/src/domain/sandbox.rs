@@ -76,7 +76,7 @@ pub enum State {
         since: UnixSeconds,
         /// Why.
         reason: Reason,
-        /// The lease that ended there, if somebody held it: such a sandbox is used and can only be deleted.
+        /// The lease that ended there, if an owner held it: such a sandbox is used and can only be deleted.
         lease: Option<Lease>,
     },
     /// Gone.

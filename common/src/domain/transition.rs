@@ -439,7 +439,7 @@ impl Change {
         }
     }
 
-    /// The pool, if an index of the pool has to be told of the new state.
+    /// The pool, if an index of the pool has to learn the new state.
     #[must_use]
     pub const fn pool(&self) -> Option<&PoolName> {
         match self {

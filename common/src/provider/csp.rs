@@ -143,9 +143,9 @@ impl CspProvider {
     }
 
     /// Whether this page, asked for at `offset`, is the one before it once more and the server says that this is
-    /// everything: it ignores paging, and its whole listing happens to be exactly one page long. Without that word
-    /// nothing tells it from a server whose pages overlap; then it is handed on, and whoever reads the whole listing
-    /// sees that entries come twice.
+    /// everything: it ignores paging, and its whole listing happens to be exactly one page long. Without that
+    /// statement the page is indistinguishable from one of a server whose pages overlap; then it is handed on, and the
+    /// reader of the whole listing sees that entries come twice.
     fn repeats_last_page(&self, offset: u64, page: &listing::Page) -> bool {
         let (first_id, next) = (page.first_id.as_deref(), page.listing.next);
         let is_everything = page.total.is_some_and(|total| total <= offset);

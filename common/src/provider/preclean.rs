@@ -54,7 +54,7 @@ pub(super) struct PreCleaner {
     session: Mutex<Option<Session>>,
 }
 
-/// `Bearer …`; equality tells a renewed session from the one that expired.
+/// `Bearer …`; equality distinguishes a renewed session from the one that expired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Session(HeaderValue);
 

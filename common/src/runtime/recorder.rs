@@ -1,7 +1,7 @@
-//! Keeping the ledger of events: behind the back of whoever changes a sandbox, and without a hole.
+//! Keeping the event log: outside the path of the change itself, and without a hole.
 //!
-//! A change is noted in a bounded queue and told to the ledger by a task of its own, so nobody waits for the
-//! bus. What does not fit, or is lost with the process, is told later: every writer completes the ledger from
+//! A change is noted in a bounded queue and published to the event log by a separate task, so no change waits for the
+//! bus. What does not fit, or is lost with the process, is published later: every writer completes the event log from
 //! the sandbox's own history, and the sweep looks at every sandbox that is in use.
 
 use crate::bus::{Appended, BusError, Ledger, LedgerMark};
@@ -17,16 +17,16 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Changes that may wait to be told: some seconds of the busiest allocator, at about 1 KiB each.
+/// Changes that may wait to be published: some seconds of the busiest allocator, at about 1 KiB each.
 pub const WAITING_MAX: usize = 8_192;
-/// Changes that one process tells at once.
+/// Changes that one process publishes at once.
 const TELLING_MAX: usize = 16;
-/// Looks at the ledger in one go; each further one means that somebody else was faster.
+/// Looks at the event log in one go; each further one means that another process was faster.
 const ROUNDS_MAX: usize = 8;
-/// How long the end of a process waits for the changes that are still to be told.
+/// How long the end of a process waits for the changes that are still to be published.
 const CLOSING_TIME: Duration = Duration::from_secs(1);
 
-/// What was told to the ledger, for all workers of a process.
+/// What was published to the event log, for all workers of a process.
 #[derive(Clone, Debug)]
 pub struct LedgerMetrics {
     published: IntCounter,
@@ -34,7 +34,7 @@ pub struct LedgerMetrics {
     left: IntCounter,
 }
 
-/// Tells changes to the ledger. A clone is another handle on the same queue.
+/// Publishes changes to the event log. A clone is another handle on the same queue.
 #[derive(Clone)]
 pub struct Recorder {
     inside: Arc<Inside>,
@@ -88,7 +88,7 @@ impl LedgerMetrics {
 // === impl Recorder ===
 
 impl Recorder {
-    /// A recorder with an empty queue. Nothing is told before [`Recorder::tell_until`] runs.
+    /// A recorder with an empty queue. Nothing is published before [`Recorder::tell_until`] runs.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, ledger: Arc<dyn Ledger>, metrics: LedgerMetrics) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
@@ -105,7 +105,7 @@ impl Recorder {
         place.send(Change { sandbox: sandbox.clone(), request_id: request_id.map(ToOwned::to_owned) });
     }
 
-    /// Tells what is noted until `stop`; then what is left, for a moment. A second run has nothing to do.
+    /// Publishes what is noted until `stop`; then what is left, for a moment. A second run has nothing to do.
     pub async fn tell_until(&self, stop: CancellationToken) {
         let receiver = self.inside.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(receiver) = receiver else { return };
@@ -177,7 +177,7 @@ impl Recorder {
         let oldest = self.inside.clock.now().before(ledger.kept());
         let mut added = 0;
         for round in 0..ROUNDS_MAX {
-            // What its writer tells of a new sandbox is the first event, unless that turns out wrong.
+            // The first event of a new sandbox comes from its writer, unless that turns out wrong.
             let is_new = is_writer && round == 0 && sandbox.version == Version::default().next();
             let mut mark = if is_new { None } else { ledger.last_event(&sandbox.id).await? };
             let mut is_complete = true;

@@ -71,7 +71,7 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The text; say it to nobody but the one that it is for.
+    /// The text; pass it only to its intended recipient.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

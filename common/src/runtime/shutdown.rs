@@ -1,8 +1,8 @@
 //! An orderly stop, written once.
 //!
-//! The first signal (or the death of a part) asks everybody to finish what they have. Whoever has not
-//! finished when the grace period is over, or when a second signal comes, is cut off. A part that ended by
-//! itself makes the whole process fail, so that a supervisor starts it again.
+//! The first signal (or the death of a part) asks every part to finish its work. A part that has not finished when the
+//! grace period is over, or when a second signal comes, is cut off. A part that ended by itself makes the whole
+//! process fail, so that a supervisor starts it again.
 
 use std::future::Future;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub enum LifecycleError {
         #[source]
         source: PartError,
     },
-    /// A part ended although nobody asked it to.
+    /// A part ended although it was not asked to.
     #[error("{part} ended by itself")]
     EndedByItself {
         /// Which.
@@ -64,7 +64,7 @@ impl Lifecycle {
         Self { stop: CancellationToken::new(), grace, parts: JoinSet::new() }
     }
 
-    /// Cancelled when everybody should finish.
+    /// Cancelled when every part should finish.
     #[must_use]
     pub fn stop(&self) -> CancellationToken {
         self.stop.clone()

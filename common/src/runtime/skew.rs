@@ -1,4 +1,4 @@
-//! What a role says of its own clock: a metric, and a condition of its readiness.
+//! What a role reports about its clock: a metric, and a condition of its readiness.
 
 use super::metrics::{Collectors, register_all};
 use super::ops::Check;

@@ -89,8 +89,8 @@ impl Switchboard {
         Ok(before.await?.as_ref().and_then(pause_of))
     }
 
-    /// Brings the copy in line with the table. A pause that the table does not know, because it was written by hand or by
-    /// a former build, or because the table lost it, is taken over. Says whether something was changed.
+    /// Makes the copy equal to the table. A pause that the table does not know, because an operator or a former build
+    /// wrote it directly, or because the table lost it, is taken over. Returns whether something was changed.
     ///
     /// # Errors
     /// [`SwitchError`].
@@ -98,7 +98,7 @@ impl Switchboard {
         let mut is_changed = false;
         for _ in 0..ROUNDS_MAX {
             let (revision, cached) = self.cache.cached_switch().await?;
-            // Read after the copy: whoever turned the switch before that is in it.
+            // Read after the copy, so it includes every turn of the switch before that.
             let kept = self.store.deletion_switch().await?;
             let kept = match self.unknown_to(kept.as_ref(), &cached) {
                 Some(found) => {
@@ -136,7 +136,7 @@ impl Switchboard {
         &self,
         next: impl Fn(u64) -> DeletionSwitch + Send,
     ) -> Result<Option<DeletionSwitch>, SwitchError> {
-        // What was written by hand comes before this turn, and must not be taken over after it.
+        // What an operator wrote directly comes before this turn, and must not be taken over after it.
         self.settle().await?;
         for _ in 0..ROUNDS_MAX {
             let before = self.store.deletion_switch().await?;

@@ -1,4 +1,4 @@
-//! A store with somebody in between, who may hold a call up, let it fail, or answer for the index.
+//! A store with an interposer in between, which may delay a call, let it fail, or answer for the index.
 
 use super::{
     ClaimPage, CursorKey, Identities, Identity, IdentityPage, Insert, Layout, MoveClaim, OpenClaim, Page,

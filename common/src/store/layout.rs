@@ -72,10 +72,10 @@ pub trait Layout: Send + Sync + std::fmt::Debug {
     /// if there is none yet.
     async fn cursor_key(&self, fresh: &CursorKey) -> Result<CursorKey, StoreError>;
 
-    /// Every pool that the table was told of, by a strongly consistent read.
+    /// Every pool that the table knows, by a strongly consistent read.
     async fn pools(&self) -> Result<BTreeSet<PoolName>, StoreError>;
 
-    /// Tells the table of pools. It never forgets one: their sandboxes are looked after although no process is
+    /// Adds pools to the table. It never forgets one: their sandboxes are looked after although no process is
     /// configured for them any more.
     async fn note_pools(&self, pools: &BTreeSet<PoolName>) -> Result<(), StoreError>;
 
@@ -85,7 +85,7 @@ pub trait Layout: Send + Sync + std::fmt::Debug {
     /// Puts `next` there, if its version is later than the one that is there; false if another turn was first.
     async fn turn_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError>;
 
-    /// The configured pools and all others of the table, which is told of those that it does not know.
+    /// The configured pools and all others of the table; adds to the table those that it does not know.
     async fn pools_with(&self, configured: &BTreeSet<PoolName>) -> Result<BTreeSet<PoolName>, StoreError> {
         let mut pools = self.pools().await?;
         let fresh: BTreeSet<PoolName> = configured.difference(&pools).cloned().collect();
@@ -138,7 +138,7 @@ impl std::fmt::Debug for CursorKey {
 // === impl Shards ===
 
 impl Shards {
-    /// Of a table that nobody has written to.
+    /// Of a table without any writes yet.
     pub(crate) fn fresh(count: u16, now: UnixSeconds) -> Self {
         let count = count.clamp(1, SHARDS_MAX);
         Self { write: count, read: count, read_since: now }

@@ -1,4 +1,4 @@
-//! The transitions by name, for whoever has a store.
+//! The transitions by name, for callers that hold a store.
 
 use super::{Store, StoreError, Write};
 use crate::domain::{

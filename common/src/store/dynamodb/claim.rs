@@ -21,7 +21,7 @@ const OWNER_PREFIX: &str = "OWNER#";
 const CLAIM_PREFIX: &str = "CLAIM#";
 
 impl DynamoStore {
-    /// A claim item that is just like ours counts as opened, whoever wrote it: an earlier try of this
+    /// A claim item that is just like ours counts as opened, no matter which process wrote it: an earlier try of this
     /// call whose reply got lost, or a twin that goes on exactly like us.
     pub(super) async fn put_claim(
         &self,
@@ -216,7 +216,7 @@ mod tests {
     use crate::domain::RequestKey;
 
     fn record() -> ClaimRecord {
-        // Owner and key may hold the separator: each is the rest of its own attribute.
+        // Owner and key may hold the separator: each takes the whole rest of its attribute.
         let owner = OwnerId::parse("p#1#CLAIM#2").unwrap();
         let candidate = Candidate {
             id: SandboxId::parse("7").unwrap(),

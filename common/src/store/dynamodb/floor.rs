@@ -94,8 +94,8 @@ impl DynamoStore {
     /// version. Asking for the units costs an engine some work, so calls that are timed do not.
     ///
     /// # Errors
-    /// [`StoreError`] when a write fails, a condition that does not hold included: nobody else may be after the
-    /// sandboxes of the floor.
+    /// [`StoreError`] when a write fails, a condition that does not hold included: no other process may use the
+    /// sandboxes of the baseline.
     pub async fn floor_two_writes(
         &self,
         record: &ClaimRecord,

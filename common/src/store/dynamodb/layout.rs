@@ -39,7 +39,7 @@ const SHARDS_READ_SINCE: &str = "shards_read_since";
 #[derive(Debug, Default)]
 pub(super) struct Known {
     last: Mutex<Option<(Shards, Instant)>>,
-    /// Held by whoever looks; the others wait and share what is found.
+    /// Held by the caller that looks; the others wait and share what is found.
     looking: tokio::sync::Mutex<()>,
 }
 
@@ -171,7 +171,7 @@ impl Layout for DynamoStore {
             .update_item()
             .table_name(&self.table)
             .set_key(Some(item_key(POOLS_KEY)))
-            // A set only grows by this, whoever else adds to it, so it needs no condition.
+            // A set only grows by this, even with concurrent writers, so it needs no condition.
             .update_expression("ADD #names :names")
             .expression_attribute_names("#names", NAMES)
             .expression_attribute_values(":names", AttributeValue::Ss(names))
@@ -203,7 +203,7 @@ impl DynamoStore {
         }
     }
 
-    /// The number of shards as the table has it; put there by whoever comes first.
+    /// The number of shards as the table has it; the first process to look puts it there.
     async fn look_at_shards(&self) -> Result<Shards, StoreError> {
         let asked = Instant::now();
         let shards = match self.read_item("shards", layout_key()).await? {
@@ -215,7 +215,7 @@ impl DynamoStore {
     }
 
     async fn put_shards(&self) -> Result<Shards, StoreError> {
-        // In force since ever: there is nothing in the table that anybody could miss.
+        // In force from the beginning: the table holds nothing that a reader could miss.
         let fresh = Shards::fresh(self.shards_set, UnixSeconds::new(0));
         let sent = self
             .client

@@ -145,8 +145,8 @@ impl Keys {
 impl DynamoStore {
     /// Makes the table unless there is one, waits until it is active and checks its keys and indexes.
     ///
-    /// Time to live is switched on for a table that was made here; on any other its absence is only warned
-    /// of, because whoever made that table decides what it costs. Safe to repeat and to race.
+    /// Time to live is switched on for a table that was made here; on any other its absence is only warned of, because
+    /// the owner of that table decides what it costs. Safe to repeat and to race.
     ///
     /// # Errors
     /// [`TableError`] when a call fails, the table is laid out otherwise, or it does not become active.
@@ -202,8 +202,8 @@ impl DynamoStore {
         match request.send().await {
             Ok(_) => Ok(Ensured::Created),
             Err(error) => match error.as_service_error() {
-                // Somebody was faster, or our first try got through and only its reply was lost. Either way
-                // the table is new, so time to live is ours to switch on.
+                // Another process was faster, or our first try got through and only its reply was lost. Either way the
+                // table is new, so time to live is ours to switch on.
                 Some(CreateTableError::ResourceInUseException(_)) => Ok(Ensured::Created),
                 _ => Err(self.failed("create_table", error)),
             },
@@ -229,7 +229,7 @@ impl DynamoStore {
         let request = self.client.update_time_to_live().table_name(&self.table);
         match request.time_to_live_specification(specification).send().await {
             Ok(_) => Ok(()),
-            // Refused also when it is on already, with an error that is told apart by its text alone.
+            // Refused also when it is on already, with an error that only its text distinguishes.
             Err(error) if self.ttl_is_on().await? => {
                 tracing::debug!(error = %DisplayErrorContext(&error), "time to live was on already");
                 Ok(())
@@ -275,7 +275,7 @@ fn is_active(description: &TableDescription) -> bool {
     matches!(description.table_status(), Some(TableStatus::Active | TableStatus::Updating))
 }
 
-/// What is not as the definition says. Indexes that we do not know are nobody's harm.
+/// What is not as the definition says. Indexes that we do not know do no harm.
 fn differences(found: &TableDescription) -> Vec<String> {
     let kinds: BTreeMap<&str, &ScalarAttributeType> = found
         .attribute_definitions()

@@ -19,7 +19,7 @@ fn a_lease_gets_a_later_end_and_nothing_else() {
     assert_eq!(after.last_claim(), before.last_claim(), "the claim item goes on naming it");
     let entry = after.history.last().unwrap();
     assert_eq!((entry.cause, entry.state, entry.at), (Cause::Extended, StateName::Allocated, REQUESTED));
-    // Whoever would end the lease that was must see that it is another one now.
+    // A worker that would end the former lease must see that it is another one now.
     assert!(after.apply(&Transition::expire(before.epoch, EXPIRES, REQUESTED)).is_err());
 }
 
