@@ -38,7 +38,7 @@ def who_is_let_in(_ctx, response, case):
     wanted = {scheme for way in case.operation.definition.raw.get("security", []) for scheme in way}
     if not wanted or not is_of_the_operation(case, response):
         return
-    # Only the run that has the fitting token for each operation tries tokens of its own making.
+    # Only the run that has the fitting token for each operation tries tokens that it makes up.
     if not SCHEMES and "authorization" not in {name.lower() for name in case.headers or {}}:
         assert response.status_code == 401, f"no token, and the answer is {response.status_code}"
     elif SCHEMES and not wanted & SCHEMES:

@@ -120,7 +120,7 @@ fn submodules(code: &Code<'_>) -> BTreeSet<String> {
     code.find(&["mod"]).into_iter().map(|index| code.text(Some(index + 1)).to_owned()).collect()
 }
 
-/// A path of our own, from the root of the crate. `super` within an inline module counts from the file.
+/// A path within this workspace, from the root of the crate. `super` within an inline module counts from the file.
 fn resolve(module: &[String], mention: &Mention) -> Vec<String> {
     let mut target = match mention.parts.first().map(String::as_str) {
         Some("crate") => Vec::new(),
@@ -211,7 +211,7 @@ fn in_service(tree: &Tree, code: &Code<'_>, service: &str, findings: &mut Vec<St
     }
 }
 
-/// Every service that another one names in its manifest. A crate that nobody imports is still a dependency.
+/// Every service that another one names in its manifest. A crate that no file imports is still a dependency.
 fn service_dependencies(tree: &Tree) -> Vec<String> {
     let mut findings = Vec::new();
     for service in tree.services().filter(|service| *service != WIRING) {

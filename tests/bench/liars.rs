@@ -20,11 +20,11 @@ enum Lie {
     None,
     /// The seventh owner gets the sandbox of the third.
     TwoWinners,
-    /// A repeat is told a later end.
+    /// The answer to a repeat names a later end.
     LaterEnd,
     /// A repeat gets another sandbox, as if it were new.
     SecondLease,
-    /// A repeat is told that there is nothing left.
+    /// The answer to a repeat says that there is nothing left.
     Exhausted,
     /// A grant that names no sandbox.
     Nothing,

@@ -22,7 +22,7 @@ pub(crate) struct Inbox<T, A> {
     tally: Arc<Tally>,
 }
 
-/// Something that the bus handed in. Dropped without an answer, it takes down whoever works on it.
+/// Something that the bus handed in. Dropped without an answer, it makes its worker panic.
 #[derive(Debug)]
 pub(crate) struct Case<T, A> {
     /// What came.

@@ -126,7 +126,7 @@ impl Engine {
 
 // === impl Nats ===
 
-/// A fleet of its own on the servers at `url`.
+/// A separate fleet on the servers at `url`.
 pub(crate) fn nats_config(url: String, settings: MemoryConfig) -> NatsConfig {
     let MemoryConfig { deletions_in_flight_max, deletion_ack_wait, line, finish_patience } = settings;
     let id = uuid::Uuid::now_v7().simple().to_string();
@@ -364,7 +364,7 @@ impl World {
         }
     }
 
-    /// Puts a message where the work of `place` waits, as somebody else might.
+    /// Puts a message where the work of `place` waits, as a foreign publisher might.
     pub(crate) async fn publish_raw_deletion(&self, place: &DeletionWork, payload: &str) {
         let (id, pool, _) = place.parts().expect("a sandbox");
         match &self.inside {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Three lives, told one after the other: twelve events.
+/// Three lives, published one after the other: twelve events.
 async fn told(world: &World) {
     for number in 1..=3 {
         tell_life(world, number).await;

@@ -60,7 +60,7 @@ pub(crate) fn report(pending: u64) -> Report {
     Report::Sweep(SweepReport { status: COMPLETED.to_owned(), pending, ..SweepReport::default() })
 }
 
-/// Asks once somebody serves the verb.
+/// Asks once a worker serves the verb.
 pub(crate) async fn ask(
     bus: &dyn Bus,
     verb: Verb,

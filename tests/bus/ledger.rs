@@ -161,7 +161,7 @@ pub(crate) async fn what_is_noted_is_told_behind_the_back_of_its_writer(engine: 
         let (recorder, told) = (recorder.clone(), told.clone());
         async move { recorder.tell_until(told).await }
     });
-    // Whatever order they are told in, none is left out and none told twice.
+    // Whatever order they are published in, none is left out and none published twice.
     eventually("four events", PATIENCE, || async {
         let events = world.events().await;
         if events.len() == 4 { Ok(()) } else { Err(events) }

@@ -1,4 +1,4 @@
-//! The bus goes away in the middle of the work and comes back: everybody goes on, and nothing is lost.
+//! The bus goes away in the middle of the work and comes back: every worker goes on, and nothing is lost.
 
 use crate::engines::Engine;
 use crate::fixtures::{announce, answer, ask, consume, context, report, run_on_ticks, serve, work};

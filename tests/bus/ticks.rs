@@ -68,7 +68,7 @@ pub(crate) async fn a_third_tick_folds_into_the_one_that_waits(engine: Engine) {
     inbox.next().await.answer(report(3));
 }
 
-/// Tells with which order each run began.
+/// Reports with which order each run began.
 struct Ordered(mpsc::UnboundedSender<TickOrder>);
 
 #[async_trait]

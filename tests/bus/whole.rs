@@ -198,7 +198,7 @@ async fn a_deletion_that_its_consumer_gave_up_is_told_from_one_under_way() {
     let queued = whole.bus.queued(0, 10).await.unwrap();
     assert_eq!((queued.len(), queued[0].sequence), (1, sequence));
     assert!(whole.bus.handed_out(&pool).await.unwrap() >= sequence);
-    // The limit is found out when somebody asks for more, and lifting it brings the message not back.
+    // The server notices the limit when a consumer asks for more, and lifting it does not bring the message back.
     eventually("the consumer to give up", PATIENCE, || async {
         let mut batch = consumer.fetch().max_messages(1).messages().await.unwrap();
         assert!(batch.next().await.is_none(), "it is not delivered again");

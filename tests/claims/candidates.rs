@@ -1,5 +1,5 @@
-//! What a process knows of free sandboxes: what was not used is offered again, a crowd that waits is told so
-//! in time, and neither names nor losses pile up.
+//! What a process knows of free sandboxes: what was not used is offered again, a waiting crowd gets its refusals in
+//! time, and neither names nor losses pile up.
 
 use crate::settings::{OWNER, Subject};
 use crate::unsteady::Unsteady;
@@ -108,7 +108,7 @@ async fn who_waits_in_vain_is_told_so_in_time() {
     assert_eq!(subject.process.claim("waiting").await, Err(FaultCode::PoolExhausted));
 }
 
-/// Everybody of a crowd, however long a look at the index takes: one look serves all who wait.
+/// A whole crowd, however long a look at the index takes: one look serves all who wait.
 #[tokio::test]
 async fn a_crowd_that_waits_in_vain_is_told_so_in_time() {
     let call = call_of_a_repeat("open_claim").await;

@@ -1,4 +1,4 @@
-//! Crowds: everybody who can be served is served, and *exhausted* is said only when nothing is free.
+//! Crowds: every caller that can be served is served, and *exhausted* is said only when nothing is free.
 
 use crate::engines::Engine;
 use crate::unsteady::Unsteady;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// Time for a caller of a crowd: more than the slowest machine needs.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Time for a caller who is to be told soon that nothing is free, and goes on trying if that is wrong.
+/// Time for a caller that is to learn soon that nothing is free, and goes on trying if that is wrong.
 const SHORT: Duration = Duration::from_secs(2);
 /// Seeds of the tests that need many.
 const SEEDS: u64 = 20;
@@ -36,7 +36,7 @@ fn callers(count: usize, name: &str) -> Vec<AllocateRequest> {
     (0..count).map(|number| claim_of(&format!("{name}-{number}"))).collect()
 }
 
-/// The sandboxes that were won, each once; everybody else was told that nothing is free.
+/// The sandboxes that were won, each once; the answer to every other caller was that nothing is free.
 fn won(answers: &[Answered]) -> BTreeSet<SandboxId> {
     let mut won = BTreeSet::new();
     for answer in answers {
@@ -86,8 +86,8 @@ async fn everybody_gets_one_until_there_are_none_over_an_index_that_lags() {
     }
 }
 
-/// One caller after the other, while sandboxes come, go missing and come back, and the index lags: whoever is
-/// told that nothing is free was shown nothing that was.
+/// One caller after the other, while sandboxes come, go missing and come back, and the index lags: a caller that gets
+/// *exhausted* was shown no sandbox that was free.
 #[tokio::test]
 async fn what_the_index_shows_free_and_is_free_is_found() {
     let (mut exhausted, mut created) = (0, 0);
@@ -158,8 +158,8 @@ async fn two_hundred_callers_on_a_thousand_free_in_three_processes() {
     assert_eq!(won(&crowd(&processes, callers(200, "owner")).await).len(), 200);
 }
 
-/// Everybody gets the first sandbox that they try, whatever they ask for: inside one process, nobody is sent
-/// after what somebody else is trying.
+/// Every caller gets the first sandbox that it tries, whatever it asks for: inside one process, no caller is sent after
+/// a sandbox that another one is trying.
 #[tokio::test]
 async fn inside_one_process_nobody_is_in_anybodys_way() {
     for seed in 0..SEEDS {

@@ -12,7 +12,7 @@ use harness::wait::{PATIENCE, eventually};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Extends the owner's lease just before somebody who takes it for over would end it, as an allocator does whose
+/// Extends the owner's lease just before another worker that takes it for over would end it, as an allocator does whose
 /// clock is behind.
 #[derive(Debug)]
 struct ExtendsInTime(Arc<dyn Store>);

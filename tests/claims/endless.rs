@@ -1,4 +1,4 @@
-//! A pool that has three sandboxes for every name prefix that anybody asks for.
+//! A pool that has three sandboxes for every name prefix that a caller asks for.
 
 use async_trait::async_trait;
 use common::domain::{ExternalId, NewSandbox, SandboxId, SandboxName, StateName};
@@ -52,7 +52,7 @@ impl Interposer for Endless {
                         ..NewSandbox {
                             id: id.clone(),
                             pool: query.pool.clone(),
-                            // Each is an account of its own.
+                            // Each is a separate account.
                             external_id: ExternalId::parse(&name).unwrap(),
                             ..crate::world::new_sandbox(1)
                         }

@@ -1,4 +1,4 @@
-//! The engines that the claims run on; every world gets a store of its own.
+//! The engines that the claims run on; every world gets a separate store.
 
 use common::store::Store;
 use common::store::memory::MemoryStore;

@@ -1,5 +1,5 @@
 //! Every interleaving of a small model of the claim protocol: attempts at two requests of one key, a rival, releases,
-//! and sandboxes that go missing and come back. Whoever stops, stops anywhere.
+//! and sandboxes that go missing and come back. Any attempt may stop at any call.
 //!
 //! The model is written down apart from the code that it is about, so that a mistake in one is not repeated in the
 //! other. What makes it sound is taken out rule by rule: without each, it has to find the fault that the rule is for.

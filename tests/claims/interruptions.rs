@@ -10,7 +10,7 @@ use common::store::faulty::Fault;
 enum Break {
     /// The process, or the caller's patience, ends before the call happens.
     CrashBefore,
-    /// The call happens, and nobody is there any more to hear of it.
+    /// The call happens, and its caller is gone before the answer.
     CrashAfter,
     /// The store fails the call, which did not happen.
     ErrorBefore,

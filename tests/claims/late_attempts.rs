@@ -1,5 +1,5 @@
-//! An attempt at a request that stands still at any of its calls, while a further attempt at the same request is answered
-//! and that lease ends. Nobody waits for what the late one would get, so it must get nothing.
+//! An attempt at a request that stands still at any of its calls, while a further attempt at the same request is
+//! answered and that lease ends. No caller waits for the result of the late one, so it must get nothing.
 
 use crate::engines::Engine;
 use crate::settings::{OWNER, Rehearsal, Setting, Subject};

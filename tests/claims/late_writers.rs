@@ -111,7 +111,7 @@ async fn assert_was_true(world: &World, lent: &Lent, told: &str) {
 async fn round(engine: Engine, setting: Setting, seed: u64, call: usize, side: Fault, meanwhile: Meanwhile) {
     let told = format!("{setting:?}, seed {seed}: {side:?} at call {call}, meanwhile {meanwhile:?}");
     let (world, subjects) = setting.prepare(engine, seed, &[Some((call, side))]).await;
-    // There is always one more, so that nobody is told that the pool is empty.
+    // There is always one more, so that no answer says that the pool is empty.
     for _ in 0..3 {
         world.add().await;
     }

@@ -344,7 +344,7 @@ pub(crate) async fn an_index_that_grows_during_a_walk_hides_nothing(engine: Engi
         let store = Arc::clone(&store);
         async move {
             if page == 3 {
-                // Twice the shards, once everybody has seen that; and more sandboxes that go there.
+                // Twice the shards, once every process has seen that; and more sandboxes that go there.
                 let wanted = u64::from(SHARDS) * 2 * common::store::layout::SANDBOXES_PER_SHARD;
                 store.follow_size(wanted, LATER).await.unwrap();
                 store.follow_size(wanted, LATER.after(Duration::from_secs(120))).await.unwrap();

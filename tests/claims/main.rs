@@ -1,5 +1,5 @@
-//! The real allocator over stores that break off, stand still and lag: whatever happens at whichever call,
-//! one key holds one sandbox at most, its owner is told so, and nothing is lost to everybody else.
+//! The real allocator over stores that break off, stand still and lag: whatever happens at whichever call, one key
+//! holds one sandbox at most, its owner gets it as the answer, and no sandbox is lost to the other owners.
 //!
 //! Each case is a function over an engine; the macros below make a test of it in memory, and of some on the
 //! embedded DynamoDB. All of a test runs on one thread, so that its seed decides the order of everything.

@@ -26,7 +26,7 @@ pub(crate) async fn the_request_that_made_a_lease_is_told_so_again(engine: Engin
     assert_eq!((other.outcome, &other.body), (Outcome::Existing, &first.body));
     let unnamed = world.process().claim(OWNER).await.unwrap();
     assert_eq!((unnamed.outcome, &unnamed.body), (Outcome::Existing, &first.body));
-    // A lease that was made by a claim without a request is nobody's own.
+    // A lease that was made by a claim without a request belongs to no request.
     let unnamed = world.process().claim("other").await.unwrap();
     assert_eq!(unnamed.outcome, Outcome::Created);
     assert_eq!(world.process().claim("other").await.unwrap().outcome, Outcome::Existing);

@@ -28,11 +28,11 @@ pub(crate) enum Setting {
     HeldAndEmpty,
     /// The owner's lease, which is over.
     Over,
-    /// A claim item that a crash left behind, of a sandbox that somebody else took.
+    /// A claim item that a crash left behind, of a sandbox that another owner took.
     LeftBehind,
 }
 
-/// A process whose store can be told to break off or to stand still.
+/// A process whose store can break off or stand still on demand.
 pub(crate) struct Subject {
     pub(crate) process: Process,
     pub(crate) store: Arc<FaultyStore>,
@@ -150,7 +150,7 @@ impl Subject {
         self.start_for(OWNER).await
     }
 
-    /// The same for somebody else.
+    /// The same for another owner.
     pub(crate) async fn start_for(&self, owner: &'static str) -> Started {
         let process = self.process.clone();
         self.go_on(tokio::spawn(async move { process.claim(owner).await })).await

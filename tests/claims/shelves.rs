@@ -1,4 +1,4 @@
-//! How a process comes by its candidates: ahead of time, not where everybody else begins, and without calling a
+//! How a process comes by its candidates: ahead of time, not where every other process begins, and without calling a
 //! pool empty that it cannot see all of.
 
 use crate::world::{Process, START, World, claim_of, new_sandbox};
@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Time of a caller who is to be told no, or is given one at once.
+/// Time of a caller that is to get a refusal, or a sandbox, at once.
 const SHORT: Duration = Duration::from_millis(400);
 /// How far the index of a test may lag.
 const LAG: Duration = Duration::from_secs(30);
 
-/// Lets nobody look at the index while it is closed.
+/// Blocks every look at the index while it is closed.
 #[derive(Debug)]
 struct Door {
     open: watch::Sender<bool>,
@@ -112,8 +112,8 @@ async fn processes_that_know_nothing_begin_apart() {
     }
 }
 
-/// Half of a small pool, taken by two processes in turns. Of candidates that wait for long, a quarter would be somebody
-/// else's by the end: some sixty races of each five hundred.
+/// Half of a small pool, taken by two processes in turns. Of candidates that wait for long, the other process would
+/// have taken a quarter by the end: some sixty races of each five hundred.
 #[tokio::test]
 async fn processes_do_not_keep_more_than_they_are_about_to_use() {
     let mut lost = 0;

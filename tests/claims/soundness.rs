@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 // === impl World ===
 
 impl World {
-    /// The records are in order, everybody who holds something is told so by every process, and whatever is
-    /// free can be claimed to the last one, through these processes in turn.
+    /// The records are in order, every holder gets its sandbox as the answer of every process, and whatever is free can
+    /// be claimed to the last one, through these processes in turn.
     pub(crate) async fn assert_sound(&self, processes: &[&Process]) {
         let sandboxes = self.sandboxes().await;
         sandboxes.iter().for_each(assert_in_order);

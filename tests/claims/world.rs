@@ -43,7 +43,7 @@ pub(crate) struct World {
     pools: &'static str,
 }
 
-/// An allocator with caches, dice and metrics of its own.
+/// An allocator with separate caches, dice and metrics.
 #[derive(Clone)]
 pub(crate) struct Process {
     allocator: Arc<Allocator>,
@@ -335,7 +335,7 @@ impl Lent {
         SandboxId::parse(&self.allocation.sandbox_id).unwrap()
     }
 
-    /// Whether this is what the holder of `sandbox` has to be told.
+    /// Whether this is the right answer to the holder of `sandbox`.
     pub(crate) fn shows(&self, sandbox: &Sandbox) -> bool {
         Allocation::of(sandbox).as_ref() == Some(&self.allocation)
     }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// How long a violation may take to be told; nothing waits for it where none comes.
+/// How long the report of a violation may take; nothing waits for it where none comes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const ROLES: [&str; 5] = ["ingress", "allocator", "reaper", "reconciler", "scheduler"];

@@ -74,6 +74,6 @@ fn is_read(before: &str) -> bool {
     const CALLS: [&str; 10] =
         ["text", "optional", "secret", "secrets", "number", "size", "seconds", "millis", "switch", "parsed"];
     let before = before.trim_end();
-    // A function of its own takes the settings first.
+    // A separate function takes the settings first.
     before.ends_with("settings,") || CALLS.iter().any(|call| before.ends_with(&format!(".{call}(")))
 }

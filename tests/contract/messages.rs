@@ -65,7 +65,7 @@ fn claims() {
     assert_snapshot!(wire(&full), @r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"second","pool":"main","name_prefix":"lab-dns-","lab_duration_hours":2,"lab_duration_minutes":90,"by":"lab-2026"}"#);
     let least = AllocateRequest { owner: "student-1".to_owned(), ..AllocateRequest::default() };
     assert_snapshot!(wire(&least), @r#"{"owner":"student-1"}"#);
-    // Nothing at all is a request without an owner, which is told so by its own code.
+    // Nothing at all is a request without an owner, which has its own fault code.
     reads("{}", &AllocateRequest::default());
     reads(r#"{"owner":"student-1","lab":null,"pool":null}"#, &least);
 }

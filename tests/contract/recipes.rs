@@ -15,7 +15,7 @@ use simulator::{Fault, FaultKind, Operation};
 const README: &str = "nats/README.md";
 /// The sandbox that the document speaks of.
 const SANDBOX: &str = "2000000";
-/// The message that the document speaks of, which nobody can read.
+/// The message that the document speaks of, which cannot be read.
 const UNREADABLE: &str = "_unreadable.7";
 
 /// A walk through the document.
@@ -24,7 +24,7 @@ struct Walk {
     cli: NatsCli,
     /// The sandbox that was claimed in place of the one in the document.
     claimed: Option<String>,
-    /// The message that nobody can read, in place of the one in the document.
+    /// The message that cannot be read, in place of the one in the document.
     unreadable: String,
 }
 

@@ -6,8 +6,8 @@ use common::contract::{DeletionWork, ParkedDeletion};
 use common::domain::SandboxId;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Deletion work in the order in which it was announced. Like the real queue it keeps one message for each
-/// sandbox; nobody works on them.
+/// Deletion work in the order in which it was announced. Like the real queue it keeps one message for each sandbox; no
+/// worker works on them.
 #[derive(Debug, Default)]
 pub struct RecordedDeletions {
     record: Mutex<Record>,
@@ -21,7 +21,7 @@ struct Record {
     failed: usize,
 }
 
-/// The answer of a queue that is told to fail.
+/// The answer of a queue that fails on demand.
 #[derive(Debug, thiserror::Error)]
 #[error("the queue fails on purpose")]
 struct Failing;
@@ -80,7 +80,7 @@ impl Deletions for RecordedDeletions {
         Ok(Announced::Queued)
     }
 
-    /// Nobody works on these deletions, so nobody can give one up.
+    /// No worker works on these deletions, so none can be given up.
     async fn park(&self, _parked: &ParkedDeletion) -> Result<(), BusError> {
         Err(BusError { operation: "park", source: Box::new(Failing) })
     }

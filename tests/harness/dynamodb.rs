@@ -1,4 +1,4 @@
-//! DynamoDB engines for tests. One server per test binary; every test has a table of its own.
+//! DynamoDB engines for tests. One server per test binary; every test has a separate table.
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
@@ -15,8 +15,8 @@ const OPERATION_TIMEOUT_MS: &str = "30000";
 
 /// The address of the embedded engine, started at the first call.
 ///
-/// It has a thread and a runtime of its own: the runtime of a test ends with the test, and the engine does
-/// all its work on the thread that serves.
+/// It has its own thread and runtime: the runtime of a test ends with the test, and the engine does all its work on the
+/// thread that serves.
 pub fn dynoxide_endpoint() -> &'static str {
     static ENDPOINT: OnceLock<String> = OnceLock::new();
     ENDPOINT.get_or_init(|| {
@@ -62,7 +62,7 @@ pub fn fresh_table_name() -> String {
     format!("test-{}", uuid::Uuid::now_v7().simple())
 }
 
-/// A store on a new table of its own at `endpoint`.
+/// A store on a new, separate table at `endpoint`.
 pub async fn fresh_store(endpoint: &str, shards: u16) -> DynamoStore {
     let store = DynamoStore::connect(&config(endpoint, &fresh_table_name(), shards)).await;
     store.ensure_table().await.expect("the engine makes tables");

@@ -21,7 +21,7 @@ const DEPTH_MAX: usize = 7;
 /// A JVM on a busy machine takes a few seconds until it listens.
 const START_MAX: Duration = Duration::from_secs(60);
 const CONNECT_MAX: Duration = Duration::from_secs(1);
-/// Starts on another port, should somebody take ours between choosing and listening.
+/// Starts on another port, should another process take ours between choosing and listening.
 const STARTS_MAX: usize = 3;
 /// Ends the JVM when our end of the pipe closes, which happens however this process ends.
 const WATCH: &str = r#""$@" & child=$!; cat >/dev/null; kill -9 $child"#;

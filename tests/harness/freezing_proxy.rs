@@ -40,8 +40,7 @@ struct State {
 // === impl FreezingProxy ===
 
 impl FreezingProxy {
-    /// A proxy in front of `upstream` (`scheme://host:port`), on a port of its own. Without a `freeze` it only
-    /// passes on.
+    /// A proxy in front of `upstream` (`scheme://host:port`), on a separate port. Without a `freeze` it only passes on.
     ///
     /// # Panics
     /// If there is no port to be had.
@@ -109,7 +108,7 @@ impl State {
             let freeze = self.freeze.as_ref().filter(|_| is_word);
             if freeze.is_some_and(|freeze| freeze.is_before) || (!is_word && *self.frozen.borrow()) {
                 self.frozen.send_replace(true);
-                // The connection stays open, and nobody says anything on it. The sender lives as long as `self`.
+                // The connection stays open and silent. The sender lives as long as `self`.
                 let _ = self.frozen.subscribe().wait_for(|frozen| !frozen).await;
             } else if freeze.is_some() {
                 self.frozen.send_replace(true);

@@ -25,7 +25,7 @@ struct Losses {
 // === impl LossyProxy ===
 
 impl LossyProxy {
-    /// A proxy in front of `upstream` (`http://host:port`), on a port of its own.
+    /// A proxy in front of `upstream` (`http://host:port`), on a separate port.
     ///
     /// # Panics
     /// If there is no port to be had.

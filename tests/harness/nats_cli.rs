@@ -17,7 +17,7 @@ const VERSION_MIN: (u32, u32) = (0, 4);
 /// Longest time of one script; the client itself waits 5 s for an answer.
 const SCRIPT_MAX: Duration = Duration::from_secs(30);
 
-/// The client, and a home without anybody's contexts.
+/// The client, and a home folder without the user's contexts.
 #[derive(Debug)]
 pub struct NatsCli {
     path: String,

@@ -67,7 +67,7 @@ impl Rig {
         Some(serde_json::from_slice(&message.payload).expect("a parked deletion"))
     }
 
-    /// Puts a message into DELETIONS as somebody else might.
+    /// Puts a message into DELETIONS as a foreign publisher might.
     pub async fn publish_raw_deletion(&self, pool: &str, id: &str, body: &str) {
         let subjects: &Subjects = self.bus.subjects();
         let (pool, id) = (PoolName::parse(pool).expect("a pool"), SandboxId::parse(id).expect("an id"));

@@ -232,7 +232,7 @@ impl Rig {
         self.running = Box::pin(Running::start(&self.env, self.counts, &self.clock)).await;
     }
 
-    /// Starts a reaper of its own process, over these two servers.
+    /// Starts a reaper as a separate process, over these two servers.
     pub async fn start_reaper(&self, folder: &std::path::Path, nats: &str, table: &str) -> Broker {
         self.start_role("reaper", folder, nats, table).await
     }

@@ -26,7 +26,7 @@ pub enum Kept {
     Failing,
 }
 
-/// A store of secrets on a port of its own; it ends when it is dropped.
+/// A store of secrets on a separate port; it ends when it is dropped.
 #[derive(Debug)]
 pub struct SecretsManager {
     /// Where it listens, as `http://host:port`.

@@ -19,7 +19,7 @@ const TEST_USER: &str = "test";
 /// Where the shared servers are.
 #[derive(Clone, Debug)]
 pub struct Servers {
-    /// URL of the NATS server, for whoever is no role: with a user who may do everything, if there are users.
+    /// URL of the NATS server for clients without a role: with a user that may do everything, if there are users.
     pub nats_url: String,
     /// The settings with which a role reaches it, as its own user if there are users.
     pub nats_of_roles: Vec<(&'static str, String)>,
@@ -52,12 +52,12 @@ pub fn with_accounts() -> bool {
     ProcessEnv.get(ACCOUNTS_SWITCH).is_some()
 }
 
-/// The URL of a server of the tests, for whoever is no role.
+/// The URL of a server of the tests for clients without a role.
 pub fn nats_url(address: SocketAddr) -> String {
     as_test_user(&format!("nats://{address}"))
 }
 
-/// The URL that a role has, for whoever is no role.
+/// The URL of a role, changed for clients without a role.
 pub fn as_test_user(url: &str) -> String {
     match url.strip_prefix("nats://").filter(|_| with_accounts()) {
         Some(address) => format!("nats://{TEST_USER}:{PASSWORD}@{address}"),
@@ -90,8 +90,8 @@ pub fn accounts() -> String {
     text
 }
 
-/// The same for many fleets on one server: each has a prefix of its own, so any first token will do, and any stream
-/// and bucket. What else the permissions say stays.
+/// The same for many fleets on one server: each has a separate prefix, so any first token will do, and any stream and
+/// bucket. What else the permissions say stays.
 fn accounts_of_any_fleet() -> String {
     let mut text =
         accounts().replace("sandbox.", "*.").replace("$KV.broker", "$KV.*").replace("KV_broker", "*");

@@ -175,7 +175,7 @@ async fn an_answer_that_breaks_off_is_none() {
     let server = Canned::new(answer("200 OK"), Then::Close).await;
     let result = server.client(|config| config).list(0).await;
     assert!(matches!(result, Err(ProviderError::Unreachable { .. })), "{result:?}");
-    // A failure is told by its status, which is there.
+    // The status says that the call failed, and it is there.
     let server = Canned::new(answer("500 Oops"), Then::Close).await;
     let result = server.client(|config| config).list(0).await;
     assert_eq!(result, Err(ProviderError::Failed { status: 500, message: "{".to_owned() }));

@@ -75,7 +75,7 @@ async fn a_bad_entry_spoils_no_page() {
     let twins = page(BrokenEntry::DuplicateCspId).await;
     assert_eq!(twins.accounts[0].id, twins.accounts[1].id);
     assert_ne!(twins.accounts[0].external_id, twins.accounts[1].external_id);
-    // Names are handed on as they came: whoever stores them checks them.
+    // Names are handed on as they came: the reconciler, which stores them, checks them.
     let line_break = page(BrokenEntry::NameWithLineBreak).await;
     assert_eq!(line_break.accounts[0].name, "lab\nbroken");
     assert!(line_break.malformed.is_empty());

@@ -280,7 +280,7 @@ impl Script {
 
     fn description(&self, number: u32) -> Description {
         Description {
-            // The number keeps names apart: the order of equal sort keys is nobody's promise.
+            // The number keeps names apart: no engine promises an order of equal sort keys.
             name: SandboxName::parse(&format!("{}-{number:04}", self.pick(&["lab", "alt"]).unwrap()))
                 .unwrap(),
             sfdc_account_id: (self.dice.below(2) == 0).then(|| SfdcAccountId::parse("SF 2").unwrap()),
@@ -346,7 +346,7 @@ pub(crate) async fn memory_gives_the_same_answers(store: Arc<dyn Store>) {
     let mut outcomes: BTreeMap<String, u32> = BTreeMap::new();
     for step in 0..OPERATIONS {
         let operation = script.next();
-        // A time of its own for every step, so that sort keys differ.
+        // A separate time for every step, so that sort keys differ.
         let now = UnixSeconds::new(NOW.get() + step);
         let expected = apply(&memory, &operation, now).await;
         let outcome = apply(&*store, &operation, now).await;
@@ -399,7 +399,7 @@ async fn same_pages(memory: &dyn Store, store: &dyn Store, query: &StateQuery, l
         let page = store.page(query, after.as_ref(), limit).await.unwrap();
         let order = |sandboxes: &[Sandbox]| {
             let mut sandboxes = sandboxes.to_vec();
-            // Leases may end in the same second; their order among each other is nobody's promise.
+            // Leases may end in the same second; no engine promises their order among each other.
             sandboxes.sort_by(|one, other| one.id.cmp(&other.id));
             sandboxes
         };

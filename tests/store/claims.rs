@@ -77,7 +77,7 @@ pub(crate) async fn a_closed_claim_item_is_replaced_and_keeps_its_requests(store
     let closed = of_a.clone().closed(&[request("r-1")]);
     store.close_claim(&closed, KEEP_UNTIL).await.unwrap();
     let of_b = record(&key, &b.candidate());
-    // Nobody opens it anew or moves it from what it was before.
+    // No caller opens it anew or moves it from what it was before.
     assert_eq!(store.open_claim(&of_b, KEEP_UNTIL).await.unwrap(), OpenClaim::Held(closed.clone()));
     assert_eq!(store.open_claim(&of_a, KEEP_UNTIL).await.unwrap(), OpenClaim::Held(closed.clone()));
     let stale = store.move_claim(&of_a, &of_b, KEEP_UNTIL).await.unwrap();
@@ -194,7 +194,7 @@ pub(crate) async fn a_claim_after_a_release_gets_another_sandbox(store: Arc<dyn 
     }
     let none = claim(&*store, &key, &candidates(&sandboxes)).await.unwrap();
     assert_eq!(none, Claimed::Exhausted);
-    // Nobody is free and nobody is held; a grant of what was used is lost for good.
+    // No sandbox is free and none is held; a grant of what was used is lost for good.
     let grant = grant_of(&sandboxes[0].candidate(), &key);
     assert!(lost(store.grant(&grant).await.unwrap()).belongs_to(&owner("owner-1")));
     assert_sound(&*store, &ids, &[key]).await;

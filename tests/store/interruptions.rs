@@ -1,7 +1,7 @@
 //! A claim that breaks off, stands still or comes late, at every call and on both sides of it.
 //!
-//! The first candidate is somebody else's, so that a claim takes four writes: it opens its item, loses the
-//! first sandbox, moves the item and wins the second.
+//! The first candidate belongs to another owner, so that a claim takes four writes: it opens its item, loses the first
+//! sandbox, moves the item and wins the second.
 
 use crate::fixtures::{
     Claimed, KEEP_UNTIL, LATER, added, assert_sound, candidates, claim, claim_key, done, grant_of, id,
@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// The writes of the claim above.
 const WRITES: [&str; 4] = ["open_claim", "grant", "move_claim", "grant"];
 
-/// One round: a key of its own, a sandbox that is taken, and two that are free.
+/// One round: a separate key, a sandbox that is taken, and two that are free.
 struct Round {
     store: Arc<dyn Store>,
     key: ClaimKey,
@@ -93,7 +93,7 @@ pub(crate) async fn a_crash_at_any_call_leaves_a_claim_that_goes_on(store: Arc<d
         let held_by_the_crashed = round.leases().await;
         let answer = round.twin().await;
         match held_by_the_crashed.as_slice() {
-            // It had won and could not say so: the repeat is told the very same.
+            // It had won and could not say so: the repeat gets the very same answer.
             [held] => assert_eq!(answer, Claimed::Repeated(held.clone()), "{fault:?} at {call}"),
             [] => assert!(matches!(answer, Claimed::Fresh(_)), "{fault:?} at {call}: {answer:?}"),
             several => panic!("{fault:?} at {call}: {several:?}"),

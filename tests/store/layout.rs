@@ -1,5 +1,5 @@
-//! What a table says of itself: processes of different settings agree on the shards, and a change of their number
-//! hides no sandbox from anybody.
+//! What a table says of itself: processes of different settings agree on the shards, and a change of their number hides
+//! no sandbox from any of them.
 
 use crate::engines::{Set, Shared};
 use crate::fixtures::{NOW, added, claim_key, done, grant_of, listed, pool, several_added};

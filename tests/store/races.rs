@@ -15,7 +15,7 @@ const CALLERS: u32 = 64;
 /// Callers that went without and come back when there are more sandboxes.
 const SERVED_LATER: usize = 10;
 
-/// Runs all claims at once, each with the candidates in an order of its own.
+/// Runs all claims at once, each with the candidates in a different order.
 async fn all_at_once(store: &Arc<dyn Store>, keys: &[ClaimKey], sandboxes: &[Sandbox]) -> Vec<Claimed> {
     let start = Arc::new(Barrier::new(keys.len()));
     let mut callers = Vec::new();
@@ -52,7 +52,7 @@ where
     answers
 }
 
-/// One caller did it, and everybody else was shown what that one made.
+/// One caller did it, and the answer to every other one shows the result.
 fn assert_one_winner(answers: &[Write]) -> Sandbox {
     let winners: Vec<_> = answers
         .iter()
@@ -198,6 +198,6 @@ pub(crate) async fn a_claim_and_a_sync_do_not_both_win(store: Arc<dyn Store>) {
 }
 
 fn owners() -> Vec<ClaimKey> {
-    // Everybody uses the same key: it belongs to its owner.
+    // Every owner uses the same key: a key belongs to its owner.
     (0..CALLERS).map(|caller| claim_key(&format!("owner-{caller}"), "key-1")).collect()
 }

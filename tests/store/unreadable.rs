@@ -107,7 +107,7 @@ pub(crate) async fn a_candidate_that_cannot_be_read_is_lost_unless_the_claim_may
     assert!(matches!(mine, StoreError::Corrupt { attribute: "expires_at", .. }), "{mine}");
     let other = claim_key("owner-2", "key-1");
     assert_eq!(store.grant(&grant_of(&free, &other)).await.unwrap(), Write::Lost(None));
-    // Given back, it is nobody's.
+    // Given back, it has no holder.
     rewrite(&table, "SBX#2", "META", |item| drop(item.insert("state".to_owned(), text("deletion_failed"))))
         .await;
     assert_eq!(store.grant(&grant_of(&free, &key)).await.unwrap(), Write::Lost(None));

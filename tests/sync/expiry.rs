@@ -17,7 +17,7 @@ const DUE: usize = 100;
 /// Shards of the index, each of which is asked once.
 const SHARDS: u16 = 8;
 
-/// Counts what is read, and releases sandboxes at the moment at which somebody would end their leases.
+/// Counts what is read, and releases sandboxes at the moment at which another worker would end their leases.
 #[derive(Debug, Default)]
 struct Watch {
     counts: Mutex<Counts>,

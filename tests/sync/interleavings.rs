@@ -1,4 +1,4 @@
-//! Two syncs at once, again and again, among 200 claims and 200 deletions. Everybody gives way at every call of a port
+//! Two syncs at once, again and again, among 200 claims and 200 deletions. Every task yields at every call of a port
 //! for as many turns as the seed says, on one thread: so a seed decides the order of everything.
 
 use crate::world::{HOUR, NOW, account, claim, id, new_sandbox, owner, reconciler, sync};
@@ -19,7 +19,7 @@ use tokio::task::{JoinSet, yield_now};
 const SEEDS: u64 = 500;
 const CLAIMS: usize = 200;
 const DELETIONS: usize = 200;
-/// Accounts that nobody wants, so that a claim that lost finds another one.
+/// Accounts that no owner wants, so that a claim that lost finds another one.
 const SPARE: usize = 40;
 const ACCOUNTS: usize = CLAIMS + DELETIONS + SPARE;
 /// Syncs of each of the two reconcilers while the others work.

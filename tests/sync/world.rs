@@ -1,4 +1,4 @@
-//! A reconciler on ports in memory, with somebody between it and the store.
+//! A reconciler on ports in memory, with an interposer between it and the store.
 
 use common::bus::Runner;
 use common::bus::memory::{MemoryBus, MemoryConfig};
@@ -48,7 +48,7 @@ pub(crate) fn new_sandbox(number: usize) -> NewSandbox {
     }
 }
 
-/// A reconciler of its own process over these ports.
+/// A reconciler as in a separate process, over these ports.
 pub(crate) fn reconciler(
     store: Arc<dyn Store>,
     provider: Arc<dyn Provider>,

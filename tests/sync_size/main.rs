@@ -32,7 +32,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 /// Operations that change nothing in the table.
 const READS: [&str; 7] = ["page", "sandbox", "count", "last", "supply", "identity", "identities"];
 
-/// A provider that makes up its listing, so that it takes no memory of its own.
+/// A provider that makes up its listing, so that the listing takes no memory.
 #[derive(Debug, Default)]
 struct Endless {
     renamed: AtomicU64,

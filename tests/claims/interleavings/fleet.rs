@@ -50,7 +50,7 @@ pub(crate) struct Fleet {
     started: usize,
     running: Vec<Running>,
     asks_left: usize,
-    /// What owners were told that they hold.
+    /// What the answers to owners say that they hold.
     told: Vec<(SandboxId, &'static str)>,
     diary: Diary,
     /// Numbers of the processes in which a call has failed.
@@ -344,8 +344,8 @@ impl Fleet {
         self.ledger.look(sandboxes, self.world.clock.now(), &mut followed);
     }
 
-    /// Now that all is quiet, every key asks once more: who holds a sandbox is told so, who does not gets one
-    /// while there are some. Then others take the rest.
+    /// Now that all is quiet, every key asks once more: the answer to a holder names its sandbox, and an owner without
+    /// one gets one while there are some. Then others take the rest.
     pub(crate) async fn come_to_rest(&mut self) {
         self.assert_announced();
         let now = self.world.clock.now();

@@ -50,7 +50,7 @@ struct State {
     /// Calls that the store works on.
     busy: usize,
     arrivals: u64,
-    /// Sandboxes that were written since somebody asked.
+    /// Sandboxes that were written since the last `take_written`.
     written: BTreeSet<SandboxId>,
 }
 
@@ -116,7 +116,7 @@ impl Board {
         std::mem::take(&mut self.state().written).into_iter().collect()
     }
 
-    /// Waits until everybody waits, here or for one another.
+    /// Waits until every process waits, here or for another one.
     pub(crate) async fn settle(&self) {
         let mut quiet = 0;
         let mut arrivals = self.state().arrivals;

@@ -52,7 +52,7 @@ pub struct Sample {
     pub intended_start_us: u64,
     /// When it began.
     pub start_us: u64,
-    /// From the intended start to the answer: what somebody who came at that moment has waited.
+    /// From the intended start to the answer: how long a caller that came at that moment has waited.
     pub latency_us: u64,
 }
 
@@ -70,7 +70,7 @@ pub struct Selector {
 pub struct Asker {
     /// The door.
     pub door: Arc<dyn Requests>,
-    /// Tells the broker's deadlines.
+    /// The clock of the broker's deadlines.
     pub clock: Arc<dyn Clock>,
     /// What claims ask for.
     pub selector: Selector,

@@ -22,10 +22,10 @@ const SECONDS_MAX: u64 = 3_600;
 const CLAIMS_MAX: u64 = 1_000_000;
 /// Most claims in a second of an open loop; the schedule is made beforehand and kept in memory.
 const RATE_MAX: f64 = 20_000.0;
-/// Length of a run that is not told any.
+/// Default length of a run.
 const SECONDS_DEFAULT: u64 = 10;
 
-/// What `bench claim` can be told.
+/// The options of `bench claim`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Which door.
@@ -123,7 +123,7 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Runs, prints the summary, and fails if a promise was broken or nobody answered.
+/// Runs, prints the summary, and fails if a promise was broken or no call was answered.
 ///
 /// # Errors
 /// What [`run`] says; a broken promise; no answer at all.

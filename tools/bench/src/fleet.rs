@@ -40,7 +40,7 @@ const READY_PATIENCE: Duration = Duration::from_secs(30);
 const READY_LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// How long the answer to one such look is waited for.
 const READY_ANSWER_PATIENCE: Duration = Duration::from_secs(10);
-/// Time for everybody to finish at the end.
+/// Time for every role to finish at the end.
 const GRACE: Duration = Duration::from_secs(10);
 /// Time for the NATS server to end after that.
 const NATS_STOP_PATIENCE: Duration = Duration::from_secs(2);
@@ -127,15 +127,15 @@ impl Fleet {
         let mut overlay = Overlay::over(env);
         overlay.set("BROKER_API_TOKEN", &token);
         overlay.set("BROKER_ADMIN_TOKEN", data.token("admin-token")?);
-        // One address with one token asks for everybody. The limits are at work, and far away.
+        // One address with one token sends all requests. The limits are at work, and far away.
         for name in RATE_SETTINGS {
             overlay.set_default(name, RATE_MAX);
         }
-        // The load tool trusts nobody but the authorities of the system.
+        // The load tool trusts only the authorities of the system.
         for name in ["TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"] {
             overlay.set(name, "");
         }
-        // Its own names, should the server or the engine be somebody's.
+        // Separate names, in case the server or the engine is shared.
         overlay.set("SUBJECT_PREFIX", &run);
         overlay.set("DYNAMODB_TABLE", &run);
         overlay.set_default("STORE_ATTEMPT_TIMEOUT_MS", ATTEMPT_TIMEOUT_MS);
@@ -207,7 +207,7 @@ impl Fleet {
         })
     }
 
-    /// Waits until a claim would find somebody to work on it.
+    /// Waits until a worker is ready for claims.
     pub(super) async fn ready(&self, ports: &Ports) -> anyhow::Result<()> {
         let context = Context {
             request_id: fresh_run(ports),

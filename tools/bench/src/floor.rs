@@ -39,7 +39,7 @@ const REQUEST_BYTES: usize = 96;
 /// Round trips before those that count.
 const ROUND_TRIPS_WARM_UP: u64 = 1_000;
 
-/// What `bench floor` can be told.
+/// The options of `bench floor`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// The NATS server (`NATS_URL` without it).

@@ -1,5 +1,5 @@
-//! `bench footprint`: the memory of an allocator that has a large pool, and what a fleet costs that has nothing
-//! to do. Every role is a process of its own; the table and the provider are this process and are not counted.
+//! `bench footprint`: the memory of an allocator that has a large pool, and the cost of an idle fleet. Every role is a
+//! separate process; the table and the provider are this process and are not counted.
 //!
 //! The reconciler's first sync is over before the pool is filled, and a second one comes at the
 //! full hour only: the idle time shows heartbeats, ticks, sweeps and looks for leases that are over.
@@ -42,7 +42,7 @@ const CSP_TOKEN: &str = "footprint";
 /// Time between two syncs, the longest there is: none but the first one comes, unless the hour is full.
 const SYNC_INTERVAL_SECONDS: &str = "3600";
 
-/// What `bench footprint` can be told.
+/// The options of `bench footprint`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Free sandboxes.
@@ -89,7 +89,7 @@ pub struct Report {
     pub roles: Vec<Line>,
     /// What all roles took together, in percent of a core.
     pub roles_idle_percent: f64,
-    /// The NATS server, which is not counted with them; none if it is somebody else's.
+    /// The NATS server, which is not counted with them; none if the run uses an external server.
     pub nats: Option<Line>,
     /// Both targets.
     pub verdicts: Vec<Verdict>,

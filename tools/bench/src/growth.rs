@@ -1,7 +1,7 @@
 //! `bench growth`: how claims change with the size of the pool, and with the number of allocator processes.
 //!
-//! Every pool size has a fleet of its own, whose pool is filled up again between rounds. Every number of allocators has
-//! one too, with real processes over one NATS server and one table. The load tool, the HTTP face and the table are this
+//! Every pool size has a separate fleet, whose pool is filled up again between rounds. Every number of allocators has
+//! one too, with real processes over one NATS server and one table. The load tool, the HTTP API and the table are this
 //! process, so on a machine with few cores more allocators take from what the others need.
 
 use super::calls::Sample;
@@ -30,7 +30,7 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(30);
 /// What an allocator calls the claims that it has answered.
 const SERVED: &str = "broker_allocator_requests_total{outcome=\"created\",verb=\"allocate\"}";
 
-/// What `bench growth` can be told.
+/// The options of `bench growth`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Free sandboxes.

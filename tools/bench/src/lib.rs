@@ -45,8 +45,8 @@ pub mod fleet;
 mod progress;
 mod usage;
 
-/// Log lines that a load tool writes unless it is told otherwise: one for each claim, refusal or condition that
-/// does not hold would be measured too.
+/// Log lines that a load tool writes by default: one for each claim, refusal or condition that does not hold would be
+/// measured too.
 const FILTER: &str = "warn,aws_config=error,dynoxide=error,ingress=error";
 
 /// What is to be measured.
@@ -61,15 +61,15 @@ pub enum Command {
     Seed(seed::Options),
     /// Start a fleet on embedded parts, fill it, and measure all of it against the floor.
     Suite(suite::Options),
-    /// Hold the claim path against its targets: a fleet of its own, and for every target whether it is met.
+    /// Hold the claim path against its targets: a separate fleet, and for every target whether it is met.
     Reach(reach::Options),
     /// How claims change with the size of the pool and with the number of allocator processes.
     Growth(growth::Options),
     /// Memory of an allocator with a large pool, and what an idle fleet of processes costs (Linux).
     Footprint(footprint::Options),
-    /// What is left of the rate of claims while somebody attacks the HTTP API of a fleet of its own.
+    /// What is left of the rate of claims while a hostile client attacks the HTTP API of a separate fleet.
     Siege(siege::Options),
-    /// What is left of the rate of claims when far more come than can be served: a fleet of its own on a limited table.
+    /// What is left of the rate of claims when far more come than can be served: a separate fleet on a limited table.
     Overload(overload::Options),
     /// One attack on a broker of this machine.
     #[command(hide = true)]

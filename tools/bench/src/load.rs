@@ -1,11 +1,11 @@
 //! Sends claims and measures them.
 //!
-//! * Closed loop: a number of callers, each of which claims again as soon as it has its answer. It shows how much
-//!   the broker can do; its latencies say nothing about people who come when they come, because a slow broker
-//!   is asked less often.
-//! * Open loop: callers come by a schedule that the broker has no say in. A latency runs from the moment that
-//!   the caller was to come, so a stall counts for everybody who came during it (coordinated omission).
-//! * Burst: everybody at once, one claim each.
+//! * Closed loop: a number of callers, each of which claims again as soon as it has its answer. It shows how much the
+//!   broker can do; its latencies say nothing about callers that arrive independently of the broker, because a slow
+//!   broker is asked less often.
+//! * Open loop: callers come by a schedule that the broker has no say in. A latency runs from the moment that the
+//!   caller was to come, so a stall counts for every caller that came during it (coordinated omission).
+//! * Burst: all callers at once, one claim each.
 
 use super::answers::{Check, Ledger};
 use super::arrivals::{poisson, send_by};
@@ -221,7 +221,7 @@ async fn burst(session: &Arc<Session>, callers: usize) {
             session.serve_one(Arrival { intended, is_warm_up: false }).await;
         });
     }
-    // Everybody stands at the line before it is lifted.
+    // All callers wait before the start signal is given.
     tokio::task::yield_now().await;
     go.send_replace(Some(Instant::now()));
     while waiting.join_next().await.is_some() {}
@@ -259,7 +259,7 @@ impl Plan {
 // === impl Session ===
 
 impl Session {
-    /// One owner: its claim, then what the plan has for whoever got a sandbox. Returns how the claim ended.
+    /// One owner: its claim, then what the plan has for an owner that got a sandbox. Returns how the claim ended.
     async fn serve_one(&self, arrival: Arrival) -> Ending {
         let Arrival { intended, is_warm_up } = arrival;
         let owner = format!("{}-{}", self.run, self.owners.fetch_add(1, Ordering::Relaxed));
@@ -336,7 +336,7 @@ impl Gate {
         self.passed.load(Ordering::Relaxed) >= SAMPLES_MAX
     }
 
-    /// Lets nobody pass any more. True for the one who shut it.
+    /// Lets no caller pass any more. True for the one who shut it.
     fn shut(&self) -> bool {
         !self.is_shut.swap(true, Ordering::Relaxed)
     }

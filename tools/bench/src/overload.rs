@@ -49,7 +49,7 @@ const SPARE: u64 = 1_000;
 /// Claims of the warm-up: they open connections.
 const WARM_UP_CLAIMS: u64 = 200;
 
-/// What `bench overload` can be told.
+/// The options of `bench overload`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Requests a second that the table serves; no limit with 0. A claim takes two and some reads.

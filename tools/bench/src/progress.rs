@@ -30,7 +30,7 @@ pub(super) struct Progress(Option<JoinHandle<()>>);
 // === impl Progress ===
 
 impl Progress {
-    /// Shows how `done` comes near to `total`, from two seconds on, if somebody is looking.
+    /// Shows how `done` comes near to `total`, from two seconds on, if the output is a terminal.
     pub(super) fn show(what: &'static str, total: Total, done: &Arc<AtomicU64>) -> Self {
         let is_short = matches!(total, Total::Time(span) if span <= QUIET);
         if is_short || !std::io::stderr().is_terminal() {

@@ -46,7 +46,7 @@ const OPEN_SHARE: f64 = 0.5;
 /// Free sandboxes for the open loop beyond those that its schedule has on average, in standard deviations of that number.
 const OPEN_SPARE_DEVIATIONS: f64 = 10.0;
 
-/// What `bench reach` can be told.
+/// The options of `bench reach`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Length of the open loop.
@@ -154,7 +154,7 @@ async fn measure_all(options: &Options, fleet: &Fleet, ports: &Ports) -> anyhow:
     rounds.into_report(sizes, engine, open)
 }
 
-/// What callers without a sandbox were told, and how many.
+/// The answers to callers without a sandbox, and how many.
 fn refusals(report: &super::claim::Report) -> impl Iterator<Item = (&'static str, u64)> {
     let refused = report.calls.iter().filter(|row| row.outcome != "created");
     refused.map(|row| (row.outcome, row.spread.count))

@@ -1,4 +1,4 @@
-//! Every measured call in a file, for whoever wants to count it another way.
+//! Every measured call in a file, for other evaluations.
 
 use super::calls::Sample;
 use anyhow::Context as _;

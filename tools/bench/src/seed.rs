@@ -19,11 +19,11 @@ const COUNT_MAX: u64 = 1_000_000;
 /// Inserts at once: what a good engine still answers quickly, and what AWS's new tables take without throttling.
 const IN_FLIGHT: usize = 64;
 
-/// How long ago they entered: longer than the ledger keeps events, as most of a pool that is in use. A claim then
-/// has one event to tell, as it has in a fleet whose sync told the other.
+/// How long ago they entered: longer than the event log keeps events, as most of a pool that is in use. A claim then
+/// has one event to publish, as in a fleet whose sync published the other.
 const AGE: Duration = Duration::from_secs(3_650 * 24 * 3_600);
 
-/// What `bench seed` can be told.
+/// The options of `bench seed`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Sandboxes.

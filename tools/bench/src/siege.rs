@@ -1,4 +1,4 @@
-//! `bench siege`: what is left of the rate of claims while somebody attacks the HTTP API.
+//! `bench siege`: what is left of the rate of claims while a hostile client attacks the HTTP API.
 //!
 //! Each attack is measured against the calm beside it: in every round the same crowd claims once in peace and once under
 //! attack, in turned order from one round to the next, and the median of the rounds' ratios counts. Attackers are processes
@@ -46,7 +46,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// Longest time of one attack.
 const ATTACK_SECONDS: &str = "120";
 
-/// What `bench siege` can be told.
+/// The options of `bench siege`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Rounds over all attacks; the median of their ratios counts.

@@ -1,7 +1,7 @@
 //! `bench suite`: a fleet on embedded parts, measured as a whole against the floor of this machine.
 //!
 //! Fleet, table and load share the machine, and fleet and load one process: the figures say what the parts cost
-//! together, not what a fleet on machines of its own could do.
+//! together, not what a fleet on separate machines could do.
 
 use super::calls::{Asker, Selector};
 use super::claim::{Report as ClaimReport, measure};
@@ -35,7 +35,7 @@ const NARROW_NAME: &str = "exam-";
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What `bench suite` can be told.
+/// The options of `bench suite`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Allocators in the queue group.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// Longest latency that a histogram tells apart, in microseconds: ten minutes, beyond every patience.
+/// Longest latency that a histogram can distinguish, in microseconds: ten minutes, beyond every patience.
 const LATENCY_MAX_US: u64 = 600_000_000;
 /// Significant digits that a histogram keeps: a quantile is right to a thousandth.
 const DIGITS: u8 = 3;

@@ -39,7 +39,7 @@ impl Options {
         if self.dynamodb.is_some() {
             overlay.set("DYNAMODB_ENDPOINT", "");
         } else if env.get("DYNAMODB_ENDPOINT").is_none() {
-            // Nobody fills a table of AWS because a variable was forgotten.
+            // A forgotten variable must not fill a table of AWS.
             bail!("DYNAMODB_ENDPOINT is not set; for a table of AWS itself, say --dynamodb aws");
         }
         let mut settings = Settings::new(&overlay);

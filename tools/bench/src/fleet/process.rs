@@ -141,7 +141,7 @@ fn ops_address_in(line: &str) -> Option<SocketAddr> {
 }
 
 /// One request to an operations port: whether it was answered with 200, and the whole answer. Plain text over a
-/// connection of its own: the HTTP clients of this workspace speak to a broker and to a provider only.
+/// separate connection: the HTTP clients of this workspace speak to a broker and to a provider only.
 async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(bool, String)> {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;

@@ -64,7 +64,7 @@ pub struct Floor {
     pub crowd_writes_per_second: f64,
 }
 
-/// Everybody at once, on as many free sandboxes.
+/// All callers at once, on as many free sandboxes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Burst {
     /// How many they were.
@@ -73,7 +73,7 @@ pub struct Burst {
     pub served_least: u64,
     /// From the start to the last answer, the median of all rounds.
     pub seconds: f64,
-    /// What those without a sandbox were told, and how many of them in all rounds.
+    /// The answers to those without a sandbox, and how many of them in all rounds.
     pub refusals: BTreeMap<&'static str, u64>,
 }
 
@@ -88,9 +88,9 @@ pub struct Open {
     pub figures: Figures,
     /// How many were served.
     pub granted: u64,
-    /// How many were not, whatever they were told.
+    /// How many were not, whatever the answer was.
     pub not_granted: u64,
-    /// What these were told, and how many of them.
+    /// The answers to these, and how many of them.
     pub refusals: BTreeMap<&'static str, u64>,
     /// 99 of a hundred were sent at most so late by this tool itself.
     pub late_p99_us: f64,

@@ -36,7 +36,7 @@ const SHOT_PATIENCE: Duration = Duration::from_secs(10);
 /// Most bytes of an answer that are looked at.
 const ANSWER_BYTES_MAX: u64 = 64 * 1_024;
 
-/// What somebody may try.
+/// The attacks that a hostile client may try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Attack {
@@ -54,7 +54,7 @@ pub enum Attack {
     Smuggling,
 }
 
-/// What `bench attack` is told.
+/// The options of `bench attack`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// What to try.
@@ -69,7 +69,7 @@ pub struct Options {
     /// Tries of a stream in a second.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     pub per_second: u64,
-    /// Longest time, if nobody ends it before.
+    /// Longest time, if the caller does not end it before.
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub seconds: u64,
 }
