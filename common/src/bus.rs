@@ -498,7 +498,7 @@ pub trait Upkeep: Send + Sync {
     async fn park_again(&self, parked: &ParkedDeletion) -> Result<Announced, BusError>;
 }
 
-/// The last event of a sandbox in the ledger.
+/// The last event of a sandbox in the event log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LedgerMark {
     /// The version of the sandbox that the event describes.
@@ -516,11 +516,11 @@ pub enum Appended {
     Moved,
 }
 
-/// The ledger of events. Events of a sandbox follow each other without a hole: one is added only after the one
+/// The event log. Events of a sandbox follow each other without a hole: one is added only after the one
 /// that its writer saw as the last.
 #[async_trait]
 pub trait Ledger: Send + Sync {
-    /// How long an event is kept; the ledger is not completed beyond that.
+    /// How long an event is kept; the event log is not completed beyond that.
     fn kept(&self) -> Duration;
 
     /// The last event of that sandbox.

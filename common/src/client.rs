@@ -45,7 +45,7 @@ pub struct Patience {
     pub attempt: Duration,
 }
 
-/// A client through one door.
+/// A client over one transport.
 #[derive(Clone)]
 pub struct Client {
     door: Arc<dyn Requests>,
@@ -187,7 +187,7 @@ impl ClientError {
 // === impl Client ===
 
 impl Client {
-    /// A client through `door`, which is a connection to NATS or an HTTP client.
+    /// A client over the transport `door`, which is a connection to NATS or an HTTP client.
     #[must_use]
     pub fn new(
         door: Arc<dyn Requests>,

@@ -19,9 +19,9 @@ pub const SINCE_SECONDS_MAX: u64 = i64::MAX.unsigned_abs() / 1_000_000_000;
 /// Where reading begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventsFrom {
-    /// Behind that place of the ledger; 0 is its beginning.
+    /// Behind that place of the event log; 0 is its beginning.
     After(u64),
-    /// With the first event that the ledger took at that moment or later. What is beyond [`SINCE_SECONDS_MAX`] is as
+    /// With the first event that the event log took at that moment or later. What is beyond [`SINCE_SECONDS_MAX`] is as
     /// far as that.
     Since(UnixSeconds),
 }
@@ -38,13 +38,13 @@ pub struct EventsWanted {
 /// An event and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptEvent {
-    /// Its place in the ledger.
+    /// Its place in the event log.
     pub sequence: u64,
     /// The event; none if this build cannot read it.
     pub event: Option<Event>,
 }
 
-/// The places that the ledger holds.
+/// The places that the event log holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LedgerEnds {
     /// The oldest that is kept; one more than `last` when there is none.
@@ -53,13 +53,13 @@ pub struct LedgerEnds {
     pub last: u64,
 }
 
-/// Reading the ledger. What is read was kept; it may lag a moment behind what is kept.
+/// Reading the event log. What is read was kept; it may lag a moment behind what is kept.
 #[async_trait]
 pub trait EventFeed: Send + Sync {
-    /// What the ledger holds.
+    /// What the event log holds.
     async fn ledger_ends(&self) -> Result<LedgerEnds, BusError>;
 
-    /// At most `limit` of the wanted events from there on, oldest first; fewer only at the end of the ledger.
+    /// At most `limit` of the wanted events from there on, oldest first; fewer only at the end of the event log.
     async fn events_from(
         &self,
         from: EventsFrom,

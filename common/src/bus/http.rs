@@ -1,5 +1,5 @@
 //! The caller's side of requests, through the broker's own HTTP API: what a lab script does, kept as the same
-//! promise that a NATS caller has. `bench` measures both doors with it.
+//! promise that a NATS caller has. `bench` measures both transports with it.
 
 use crate::bus::{BusError, Context, Reply, RequestError, Requests};
 use crate::contract::{

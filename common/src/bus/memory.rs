@@ -61,7 +61,7 @@ pub enum Call {
     Unqueue,
     /// The removal of something that was parked.
     Unpark,
-    /// An event for the ledger.
+    /// An event for the event log.
     Append,
     /// A retry, published on behalf of a worker.
     ScheduleRetry,

@@ -18,7 +18,7 @@ pub struct AskedLine {
 // === impl AskedLine ===
 
 impl AskedLine {
-    /// The switch by way of `client`, whose door is `requests`; everything else by way of `line`.
+    /// The switch by way of `client`, whose transport is `requests`; everything else by way of `line`.
     #[must_use]
     pub fn new(
         client: Client,

@@ -1,4 +1,4 @@
-//! The client at a door that says what a test wants, on a clock that moves only by what the client waits.
+//! The client on a transport that answers what a test wants, on a clock that moves only by what the client waits.
 
 use super::*;
 use crate::clock::ManualClock;
@@ -24,7 +24,7 @@ impl Clock for Leaping {
     }
 }
 
-/// One attempt as the door saw it.
+/// One attempt as the transport saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     at_ms: u64,
@@ -33,7 +33,7 @@ struct Seen {
     patience: Duration,
 }
 
-/// A door with prepared answers; the last one stays.
+/// A transport with prepared answers; the last one stays.
 struct Door {
     clock: Leaping,
     answers: Mutex<VecDeque<Result<Reply, RequestError>>>,
@@ -75,7 +75,7 @@ fn released() -> Result<Reply, RequestError> {
     Ok(Reply { outcome: None, is_fault: false, body: Bytes::from_static(body.as_bytes()) })
 }
 
-/// Releases at a door with these answers; what came of it, and what the door saw.
+/// Releases on a transport with these answers; what came of it, and what the transport saw.
 async fn release(
     answers: Vec<Result<Reply, RequestError>>,
 ) -> (Result<ReleaseReply, ClientError>, Vec<Seen>) {
@@ -173,7 +173,7 @@ async fn a_good_answer_that_cannot_be_read_is_told_and_not_repeated() {
     assert_eq!(seen.len(), 1);
 }
 
-/// Asks for a page of work at a door with these answers; what came of it, and what the door saw.
+/// Asks for a page of work on a transport with these answers; what came of it, and what the transport saw.
 async fn page(
     verb: Verb,
     answers: Vec<Result<Reply, RequestError>>,

@@ -130,11 +130,11 @@ impl Recorder {
         }
     }
 
-    /// Adds every event of `sandbox` that the ledger does not have, and returns when all are kept: how many
+    /// Adds every event of `sandbox` that the event log does not have, and returns when all are kept: how many
     /// that were.
     ///
     /// # Errors
-    /// [`BusError`] when the ledger did not answer, or others were faster again and again.
+    /// [`BusError`] when the event log did not answer, or others were faster again and again.
     pub async fn complete(&self, sandbox: &Sandbox) -> Result<u64, BusError> {
         let added = self.add_missing(sandbox, None, false).await?;
         self.inside.metrics.filled.inc_by(added);
@@ -204,7 +204,7 @@ impl Recorder {
     }
 }
 
-/// The part of the history that the ledger does not have, oldest first; without what it would not keep.
+/// The part of the history that the event log does not have, oldest first; without what it would not keep.
 fn missing(
     sandbox: &Sandbox,
     mark: Option<LedgerMark>,

@@ -1,4 +1,4 @@
-//! Reading the ledger as it grows, and who works.
+//! Reading the event log as it grows, and who works.
 
 use super::MemoryBus;
 use super::ledger::sequence_of;

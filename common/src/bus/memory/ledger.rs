@@ -1,4 +1,4 @@
-//! The ledger of events.
+//! The event log.
 
 use super::{Call, MemoryBus, failed};
 use crate::bus::{Appended, BusError, Ledger, LedgerMark};
@@ -42,7 +42,7 @@ impl Ledger for MemoryBus {
 }
 
 impl MemoryBus {
-    /// Every event, in the order of the ledger.
+    /// Every event, in the order of the event log.
     #[must_use]
     pub fn events(&self) -> Vec<Event> {
         self.look(|inside, _| inside.events.events.clone())

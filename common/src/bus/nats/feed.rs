@@ -1,4 +1,4 @@
-//! Reading the ledger as it grows: pages from the stream, and a bell that is the events themselves on their way.
+//! Reading the event log as it grows: pages from the stream, and notifications that are the events themselves.
 //!
 //! There is no consumer at the server: a reader that is slow, or goes away, leaves nothing behind there, and one that
 //! comes back goes on where it was.
@@ -14,7 +14,7 @@ use futures_util::stream::BoxStream;
 use serde::Serialize;
 use std::time::Duration;
 
-/// Longest wait until the server has a subscription; longer only without a connection, and then nothing rings anyway.
+/// Longest wait until the server has a subscription; longer only without a connection, and then none arrives anyway.
 const BELL_PATIENCE: Duration = Duration::from_secs(2);
 /// The header of a message read from a stream that says its place.
 const SEQUENCE_HEADER: &str = "Nats-Sequence";

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 /// Bytes of the reply: about those of a granted claim.
 const REPLY_BYTES: usize = 256;
-/// How long one round trip may take before the floor cannot be measured.
+/// How long one round trip may take before the baseline cannot be measured.
 const ROUND_TRIP_PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between two looks whether the connections are there.
 const CONNECT_LOOK_PAUSE: Duration = Duration::from_millis(5);

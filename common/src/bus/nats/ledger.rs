@@ -1,4 +1,4 @@
-//! The ledger of events: a stream in which the events of one sandbox follow each other without a hole.
+//! The event log: a stream in which the events of one sandbox follow each other without a hole.
 
 use super::publish::{EXPECTED_SEQUENCE_SUBJECT, encode, is_conflict};
 use super::{NatsBus, failed};

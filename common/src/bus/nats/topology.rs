@@ -129,7 +129,7 @@ impl NatsConfig {
         }
     }
 
-    /// EVENTS: the ledger. A sandbox's events are read one by one, by subject.
+    /// EVENTS: the event log. A sandbox's events are read one by one, by subject.
     fn events_config(&self) -> stream::Config {
         let subjects = &self.subjects;
         stream::Config {

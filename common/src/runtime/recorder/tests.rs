@@ -1,4 +1,4 @@
-//! A recorder on a ledger in memory: what is missing, what is too old, and what goes wrong.
+//! A recorder on an event log in memory: what is missing, what is too old, and what goes wrong.
 
 use super::*;
 use crate::bus::memory::{Call, Loss, MemoryBus, MemoryConfig};

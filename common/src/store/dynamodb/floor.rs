@@ -1,7 +1,7 @@
-//! The measuring stick of `bench`: the writes of one claim by the bare SDK, with nothing of ours around
+//! The baseline of `bench`: the writes of one claim by the bare SDK, with nothing of ours around
 //! them, and what they cost. No service uses this.
 //!
-//! The items and the changes are those that the store itself writes, so the floor moves with it. What is left
+//! The items and the changes are those that the store itself writes, so the baseline moves with it. What is left
 //! out is everything else: looking for candidates, reading the answer, NATS, HTTP. Beside the two writes stands
 //! the one transaction over the same two items that the store could have made instead.
 
@@ -120,7 +120,7 @@ impl DynamoStore {
             .update_item()
             .table_name(&self.table)
             .set_key(Some(item::key(&grant.candidate.id)))
-            // The answer to a claim is made of what the update returns, so it belongs to the floor.
+            // The answer to a claim is made of what the update returns, so it belongs to the baseline.
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .return_consumed_capacity(asked(asks_units));
