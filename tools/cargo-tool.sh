@@ -29,7 +29,7 @@ fi
 if ! is_pinned "$binary"; then
     mkdir -p "$tools"
     say "building $name $version into .tools (once; a minute or two)"
-    # It runs for two seconds, so it is built for a short build and not for a fast program; and in a folder of its own,
+    # It runs for two seconds, so it is built for a short build and not for a fast program; and in a separate folder,
     # so that it neither waits for a build of the workspace nor leaves anything in its target folder.
     work=$(mktemp -d "$tools/.$name.XXXXXX")
     trap 'rm -rf "$work"' EXIT

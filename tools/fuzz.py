@@ -76,7 +76,7 @@ def run(target):
 
 
 def keep(target):
-    """Takes the finds of the runs into the corpus: as few as go through the same branches, beside those made by hand."""
+    """Takes the finds of the runs into the corpus: as few as go through the same branches, beside hand-written ones."""
     merged, grown = WORK / "merged" / target, WORK / "corpus" / target
     shutil.rmtree(merged, ignore_errors=True)
     for folder in (merged, grown):

@@ -24,7 +24,7 @@ new_enough() {
     [[ -n $version ]] && at_least "$version" "$minimum"
 }
 
-# Prints a path from the root, for whoever reads it in another folder.
+# Prints an absolute path, for a reader in another folder.
 absolute() {
     case $1 in
         /*) printf '%s\n' "$1" ;;
@@ -80,7 +80,7 @@ fetch() {
     mv -f "$work/nats-server" "$fetched"
 }
 
-# A server that somebody names is used or refused, never passed over in silence.
+# A server that the operator names is used or refused, never ignored in silence.
 if [[ -n ${NATS_SERVER:-} ]]; then
     new_enough "$NATS_SERVER" || die "NATS_SERVER names '$NATS_SERVER', which is no nats-server $minimum or later"
     absolute "$(command -v "$NATS_SERVER")"

@@ -10,7 +10,7 @@ set -euo pipefail
 state=$root/.broker
 lock=$state/lock
 
-# Runs a command under the lock; ends with code 75 if somebody else has it.
+# Runs a command under the lock; ends with code 75 if another process holds it.
 locked() {
     if command -v flock >/dev/null; then
         flock --nonblock --conflict-exit-code 75 "$lock" "$@"

@@ -39,7 +39,7 @@ class Fleet:
     """A running `make up`, with everything that it printed so far."""
 
     def __init__(self, data):
-        # A port of our own choice tells the API's URL from the others in the printed table.
+        # A known port distinguishes the API's URL from the others in the printed table.
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"

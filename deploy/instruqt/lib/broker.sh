@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # The broker's two calls. Sourced after lab.sh and http.sh.
 
-# A file that is there while a claim may be open that no other file tells of.
+# A file that exists while a claim may be open that no other file records.
 PENDING=allocation_pending.txt
 # No sandbox is named like this, so a claim for it is answered with what its owner has already, or with nothing.
 NO_PREFIX=no-sandbox-has-this-name

@@ -63,7 +63,7 @@ http_open() {
     for http_folder in /dev/shm "$LAB_FILES_DIR"; do
         lab_temp=$http_folder/.answer.$$.tmp
         [ "$http_folder" = /dev/shm ] || rm -f "$lab_temp"
-        # It was not there before, so it is no link of somebody else.
+        # It was not there before, so it is no link of another user.
         if (umask 077 && set -C && : >"$lab_temp") 2>/dev/null; then
             exec 3>"$lab_temp" 4<"$lab_temp"
             rm -f "$lab_temp"
@@ -216,7 +216,7 @@ http_choose_wait() {
     lab_draw
     if [ -n "$http_retry_after" ]; then
         [ "$http_retry_after" -le "$LAB_RETRY_AFTER_MAX_SECONDS" ] || http_retry_after=$LAB_RETRY_AFTER_MAX_SECONDS
-        # A little more than that, and not the same for everybody who was told so.
+        # A little more than that, and different for each caller with the same advice.
         http_wait_ms=$((http_retry_after * 1000 + LAB_BACKOFF_MS / 2 + lab_random * (LAB_BACKOFF_MS / 2) / 65536))
     else
         http_wait_ms=$((http_backoff_ms / 2 + lab_random * (http_backoff_ms / 2) / 65536))

@@ -1,6 +1,6 @@
 # shellcheck shell=sh
 # What the four scripts have in common: settings, messages, the clock, and files that appear whole or not at all.
-# Sourced, never run. Needs what POSIX says a system has, and curl. No variable is local: each has a prefix of its own.
+# Sourced, never run. Needs what POSIX says a system has, and curl. No variable is local, so each name has a prefix.
 
 set +x # A trace would print tokens and passwords.
 set -u
@@ -17,7 +17,7 @@ TOO_LARGE='the answer is too large'
 (: <&0) 2>/dev/null || exec </dev/null
 (: >&1) 2>/dev/null || exec >/dev/null
 
-# Whether anybody hears it changes nothing of what was done.
+# A message that cannot be written changes no outcome.
 say() {
     printf '%s: %s\n' "$lab_name" "$*" >&2 || :
 }
@@ -146,7 +146,7 @@ lab_header_safe() {
     esac
 }
 
-# Sets lab_now to seconds of a clock that nobody sets back, where there is one.
+# Sets lab_now to seconds of a monotonic clock, where there is one.
 lab_clock() {
     if [ -r /proc/uptime ]; then
         read -r lab_now lab_rest </proc/uptime

@@ -63,7 +63,7 @@ def bare(status, body=b"", **headers):
 
 
 def reflect(status, form):
-    """A refusal whose message is the token and the body of the request, told in some form."""
+    """A refusal whose message is the token and the body of the request, in some form."""
     return Fault("reflect", status=status, change={"form": form})
 
 
@@ -151,19 +151,19 @@ class Proxy:
             return self._faults.pop(0) if self._faults else self._forever
 
     def left(self) -> int:
-        """Prepared faults that nobody came for."""
+        """Prepared faults that no request has used."""
         with self._lock:
             return len(self._faults)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request, on a connection of its own."""
+    """One request, on its own connection."""
 
     protocol_version = "HTTP/1.1"
     owner: Proxy
 
     def log_message(self, *_arguments: Any) -> None:
-        """Says nothing: the test tells what was seen."""
+        """Logs nothing: the test reports what was seen."""
 
     def handle_any(self) -> None:
         """Notes the request and does what is prepared for it."""
@@ -290,4 +290,4 @@ REFLECTED = {
     "beyond the cut": lambda told: "x" * (CUT_OF_A_MESSAGE - 20) + told,
     "between control characters": "\n".join,
 }
-"""How a server may tell what it was told."""
+"""How a server may reflect what it received."""

@@ -125,7 +125,7 @@ class Fleet:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def line(self, faults=(), forever=PASS):
-        """A line to the broker that fails as told. What the broker truly grants on it is noted."""
+        """A proxy to the broker that fails as asked. What the broker truly grants on it is noted."""
         return Proxy(self.url, faults, forever, self._note)
 
     def _note(self, seen, status, body):
@@ -149,7 +149,7 @@ class Fleet:
         return [sandbox_id for sandbox_id in granted if self._holds(owner, sandbox_id)]
 
     def granted(self):
-        """Every sandbox that was granted to anybody."""
+        """Every sandbox that was granted to any owner."""
         with self._lock:
             return set().union(*self._granted.values())
 

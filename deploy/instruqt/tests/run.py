@@ -51,7 +51,7 @@ def main(wanted):
             passed += not wrong
             for _, trace in wrong:
                 print(f"FAILED {test.id()}\n{trace}", flush=True)
-    # The books: what left the pool is what somebody was told of, and nobody holds any of it any more.
+    # The balance: what left the pool was granted to an owner, and no owner holds any of it any more.
     stats, granted = rig.fleet().stats(), len(rig.fleet().granted())
     balanced = (stats["allocated"], rig.POOL - stats["available"]) == (0, granted)
     passed, failed = passed + balanced, failed + (not balanced)

@@ -1,4 +1,4 @@
-"""What the host is like: how a command is started, who listens to it, and which proxy it is told of."""
+"""What the host is like: how a command is started, who listens to it, and which proxy it gets."""
 
 import contextlib
 import dataclasses

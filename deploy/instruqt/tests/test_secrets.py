@@ -1,4 +1,4 @@
-"""No secret in what is printed, in the arguments of a process, or at an address that nobody meant."""
+"""No secret in what is printed, in the arguments of a process, or at an unintended address."""
 
 import dataclasses
 import json
@@ -82,7 +82,7 @@ class Secrets(unittest.TestCase):
         self.assertIn("answer 400 INVALID_REQUEST: made up", output)
 
     def check_nothing_in_arguments(self, lab):
-        """A process that calls does not show the token to whoever lists the processes."""
+        """A process that calls does not show the token to a user who lists the processes."""
         tools = lab.folder / "tools"
         tools.mkdir()
         (tools / "curl").write_text(RECORDER)

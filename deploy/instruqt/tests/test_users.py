@@ -216,7 +216,7 @@ class Remove(unittest.TestCase):
             self.assertEqual(provider.users(account.id), {})
 
     def check_files_of_another_sandboxs_user(self, lab):
-        """The folder tells of a user of an earlier sandbox, and the answer to making this one's was lost for good."""
+        """The folder names a user of an earlier sandbox, and the answer to making this one's was lost for good."""
         with provider_of(lab) as provider:
             Account(lab, provider)
             lab.must("provision-user", CSP_URL=provider.url)

@@ -12,7 +12,7 @@ from sandbox_lab.retry import Refused, Session
 from sandbox_lab.settings import Failed, header_safe, is_id, required, server_url
 
 PENDING = "allocation_pending.txt"
-"""A file that is there while a claim may be open that no other file tells of."""
+"""A file that exists while a claim may be open that no other file records."""
 NO_PREFIX = "no-sandbox-has-this-name"
 """No sandbox is named like this, so a claim for it is answered with what its owner has already, or with nothing."""
 

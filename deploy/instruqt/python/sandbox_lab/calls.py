@@ -78,7 +78,7 @@ def _text(value: Any) -> str:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is an answer that nobody asked for: following one could take the token elsewhere."""
+    """The client never asks for a redirect: following one could take the token elsewhere."""
 
     def redirect_request(self, *_arguments: Any) -> None:
         return None

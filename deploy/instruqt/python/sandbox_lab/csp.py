@@ -145,7 +145,7 @@ def provision_user(session: Session, files: Files) -> int:
     if not files.has("sandbox_name.txt"):
         raise Failed("sandbox_name.txt is missing; run allocate first")
 
-    # Written before it is set: whoever runs at the same time, or after a kill, sets the same one. All of it is of one
+    # Written before it is set: a run at the same time, or after a kill, sets the same one. All of it is of one
     # address in one sandbox.
     if files.read("user_email.txt") != email or files.read("user_sandbox_id.txt") != account:
         files.forget_user()
@@ -164,7 +164,7 @@ def provision_user(session: Session, files: Files) -> int:
         files.put("user_id.txt", user_id)
         doing = "set the password"
         csp.set_password(user_id, password)
-        # Whoever began at the same time may have put another one there.
+        # A run that began at the same time may have put another one there.
         while _password(files) != password:
             password = _password(files)
             session.secrets.keep(password)

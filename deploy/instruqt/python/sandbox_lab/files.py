@@ -69,7 +69,7 @@ class Files:
         temporary = self._folder / f".{name}.{os.getpid()}.tmp"
         try:
             temporary.unlink(missing_ok=True)
-            # Nobody else may look into it, not even for a moment.
+            # No other user may read it, not even for a moment.
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(text.encode())

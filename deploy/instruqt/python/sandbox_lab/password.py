@@ -1,4 +1,4 @@
-"""Passwords that the provider takes and nobody guesses."""
+"""Passwords that the provider accepts and an attacker cannot guess."""
 
 from __future__ import annotations
 

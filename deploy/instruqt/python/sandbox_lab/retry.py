@@ -98,7 +98,7 @@ class Session:
         settings = self._settings
         if answer.retry_after_seconds is None:
             return _half_to_whole(backoff_ms), min(backoff_ms * 2, settings.backoff_max_ms)
-        # A little more than that, and not the same for everybody who was told so.
+        # A little more than that, and different for each caller with the same advice.
         seconds = min(answer.retry_after_seconds, settings.retry_after_max_seconds)
         return seconds * 1000 + _half_to_whole(settings.backoff_ms), backoff_ms
 

@@ -9,7 +9,7 @@ from urllib.parse import unquote, unquote_plus
 
 
 def say(name: str, text: str) -> None:
-    """One line for the lab's log. Whether anybody hears it changes nothing of what was done."""
+    """One line for the lab's log. A message that cannot be written changes no outcome."""
     # Python knows none if it was closed from the start; the number may be that of another file by now.
     if sys.stderr is None:
         return
