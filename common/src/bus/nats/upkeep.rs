@@ -109,7 +109,7 @@ impl NatsBus {
         match stream.consumer_info(self.config.subjects.reaper_consumer(pool)).await {
             Ok(info) => {
                 let delivered = info.delivered.stream_sequence;
-                // A message that is given up is no longer pending, but the ack floor moves only at the next acknowledgement.
+                // A message given up is no longer pending, but the ack floor moves only at the next acknowledgement.
                 let is_idle = info.num_ack_pending == 0;
                 Ok(Some((delivered, if is_idle { delivered } else { info.ack_floor.stream_sequence })))
             }
