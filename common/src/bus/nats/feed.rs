@@ -14,7 +14,7 @@ use futures_util::stream::BoxStream;
 use serde::Serialize;
 use std::time::Duration;
 
-/// Longest wait until the server has a subscription. It takes longer only without a connection, and then no event arrives.
+/// Longest wait until the server has a subscription. Without a connection it takes longer, but then no event arrives.
 const BELL_PATIENCE: Duration = Duration::from_secs(2);
 /// The header of a message read from a stream that says its place.
 const SEQUENCE_HEADER: &str = "Nats-Sequence";
