@@ -9,7 +9,7 @@ window.ui = SwaggerUIBundle({
   displayRequestDuration: true,
   filter: true,
   persistAuthorization: false,
-  // A validator elsewhere would be told of this server.
+  // A validator elsewhere would learn of this server.
   validatorUrl: null,
   presets: [SwaggerUIBundle.presets.apis],
   layout: "BaseLayout",

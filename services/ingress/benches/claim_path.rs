@@ -37,7 +37,7 @@ fn main() {
     divan::main();
 }
 
-/// A worker that answers at once, and a queue for ticks that nobody asks anything of.
+/// A worker that answers at once, and a queue for ticks that is never used.
 #[derive(Debug)]
 struct AtOnce;
 

@@ -19,12 +19,12 @@ pub(crate) struct Entry {
     matched: Option<MatchedPath>,
     // Measures and decides nothing, so it may be finer than the Clock port, which counts milliseconds.
     began: Instant,
-    /// It was refused before it was a request: anybody can have as many of these lines as connections.
+    /// It was refused before it was a request: any peer can cause as many of these lines as it opens connections.
     is_refused: bool,
     is_written: bool,
 }
 
-/// Routes that somebody asks every few seconds; their good answers are no news.
+/// Routes that probes ask every few seconds; their good answers are not logged at `info`.
 const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 // === impl Entry ===

@@ -262,7 +262,7 @@ impl TickDesk {
         answer(kind, receipt, report.as_ref())
     }
 
-    /// Whether nobody has been told of such a tick. Where that cannot be known it is waited for.
+    /// Whether no such tick was issued. Where that cannot be known, the caller waits for the report.
     async fn was_never_issued(&self, tick: u64) -> bool {
         let last = in_time(self.ticks.last_tick(), LAST_TICK_PATIENCE, &*self.clock).await;
         matches!(last, Ok(Some(last)) if last < tick)

@@ -20,7 +20,7 @@ use crate::tokens::{Caller, Scope, Tokens};
 /// Who may use a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Everybody.
+    /// Any caller.
     None,
     /// Holders of a lab token.
     Lab,
@@ -92,8 +92,8 @@ pub(crate) fn only_looks(method: &Method) -> bool {
 impl Gate {
     async fn check(&self, request: Request, standing: &mut Option<Standing>) -> Result<Request, Fault> {
         if self.role == Role::None {
-            // Nobody waits for what somebody unknown says that it will send: with one byte that never comes, it could
-            // keep a connection that cannot be asked to make room.
+            // Do not wait for the body of an unauthenticated caller: with one byte that never comes, it could keep a
+            // connection that cannot be asked to make room.
             limits::refuse_too_large(request.headers())?;
             return Ok(request);
         }
@@ -103,7 +103,7 @@ impl Gate {
         }
         count(self.rates.count_token(&caller.name), standing)?;
         self.authorize(&caller)?;
-        // Only now: whoever has no token must not be able to use up what an owner may ask for.
+        // Only now: a caller without a token must not be able to use up the rate of an owner.
         if let Some(owner) = self.owner(request.headers()) {
             count(self.rates.count_owner(&caller.name, &owner), standing)?;
         }
@@ -138,7 +138,7 @@ impl Gate {
     }
 }
 
-/// Notes where the caller stands; the last count, which is the narrowest, is what it is told.
+/// Notes where the caller stands; the answer shows the last count, which is the narrowest.
 fn count(
     counted: Result<Option<Standing>, (Fault, Standing)>,
     standing: &mut Option<Standing>,

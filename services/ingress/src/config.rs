@@ -22,7 +22,7 @@ pub struct Config {
     pub tokens: TokenConfig,
     /// How often callers may ask.
     pub rates: RateConfig,
-    /// `TRUSTED_PROXIES`: whose `X-Forwarded-For` is believed; nobody's.
+    /// `TRUSTED_PROXIES`: proxies whose `X-Forwarded-For` is believed; none.
     pub trusted_proxies: TrustedProxies,
     /// `REQUEST_DEADLINE_MS`: longest time that a lab waits for an answer; 10,000.
     pub request_deadline: Duration,
@@ -39,7 +39,7 @@ pub struct Config {
     pub stale_kept: Duration,
     /// How many connections there may be, and how long each step of one may take.
     pub connections: ConnectionConfig,
-    /// `TLS_CERT_FILE`, `TLS_KEY_FILE`, `TLS_CLIENT_CA_FILE`: TLS of our own; none.
+    /// `TLS_CERT_FILE`, `TLS_KEY_FILE`, `TLS_CLIENT_CA_FILE`: TLS that ends here; none.
     pub tls: Option<Box<TlsConfig>>,
     /// `HSTS_ENABLED`: whether TLS ends in front of the ingress; false.
     pub hsts_enabled: bool,

@@ -1,4 +1,4 @@
-//! Which web pages may call the API (CORS). Nobody's, unless the operator names them.
+//! Which web pages may call the API (CORS): none, unless the operator names their origins.
 //!
 //! Credentials are never allowed: the API knows bearer tokens only, which a page has to hold itself.
 
@@ -9,12 +9,12 @@ use axum::response::{IntoResponse as _, Response};
 /// Whose pages may call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Cors {
-    /// Nobody's.
+    /// No page.
     #[default]
     Nobody,
-    /// Those of these origins.
+    /// Pages of these origins.
     These(Vec<HeaderValue>),
-    /// Everybody's.
+    /// Every page.
     Any,
 }
 

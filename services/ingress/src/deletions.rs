@@ -63,7 +63,7 @@ pub(crate) struct Again {
     cursor: Option<u64>,
     /// How many at most in this call; without it, all of them.
     limit: Option<u32>,
-    /// Has to be said: nobody replays more than one by leaving something out.
+    /// Required, so that no caller replays more than one by leaving a parameter out.
     all: Option<bool>,
 }
 
@@ -211,7 +211,7 @@ pub(crate) async fn replay_all(
     written(StatusCode::OK, &total)
 }
 
-/// A sandbox, or the key of a message that nobody can read.
+/// A sandbox, or the key of an unreadable message.
 fn key(path: PathKey, facts: &Facts) -> Result<String, Fault> {
     match path {
         Ok(Path(key)) if unreadable_sequence(&key).is_some() => Ok(key),

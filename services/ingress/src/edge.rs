@@ -78,7 +78,7 @@ pub(crate) async fn stand(State(edge): State<Edge>, mut request: Request, next: 
     response
 }
 
-/// The answer on a path that nobody serves.
+/// The answer on a path without a route.
 pub(crate) async fn no_such_path() -> Failure {
     Fault::new(FaultCode::NotFound, "there is no such path").into()
 }
@@ -115,7 +115,7 @@ impl Edge {
         if let Ok(id) = HeaderValue::from_str(facts.request_id.as_str()) {
             answer.insert(HeaderName::from_static(REQUEST_ID_HEADER), id);
         }
-        // Whoever kept its connection learns here that it needs another one.
+        // A caller that kept its connection learns here that it needs another one.
         if self.stop.is_cancelled() {
             answer.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -15,7 +15,7 @@ use crate::request_id::RequestId;
 #[derive(Debug)]
 pub(crate) struct Failure(Fault);
 
-/// Longest text of somebody else's that is shown to a caller, in characters.
+/// Longest foreign text that is shown to a caller, in characters.
 const FOREIGN_TEXT_CHARS_MAX: usize = 200;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -79,7 +79,7 @@ pub(crate) fn json(status: StatusCode, body: Bytes) -> Response {
     (status, [(header::CONTENT_TYPE, JSON)], body).into_response()
 }
 
-/// Somebody else's words, fit to be shown: one line, cut, without addresses and what might be in them.
+/// A foreign text, fit to be shown: one line, cut, without addresses and what might be in them.
 pub(crate) fn public_words(text: &str) -> String {
     let words = text.split_whitespace().map(|word| {
         let may_be_address = word.contains("://") || word.contains('@');

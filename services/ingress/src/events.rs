@@ -1,9 +1,8 @@
-//! `GET /v1/admin/events`: the ledger as Server-Sent Events, from a place or a moment on, and then as it grows.
+//! `GET /v1/admin/events`: the event log as Server-Sent Events, from a place or a moment on, and then as it grows.
 //!
-//! Nothing is kept for a reader between two pages. A reader that comes back with `Last-Event-ID` misses nothing
-//! that the ledger still holds, and is told (`event: gap`) when it holds less than that. It is told its place with every
-//! event, and without one (`id` alone, which a browser keeps and shows nobody) at the beginning and with each sign of
-//! life.
+//! Nothing is kept for a reader between two pages. A reader that comes back with `Last-Event-ID` misses nothing that
+//! the event log still holds; if the log holds less, the reader gets `event: gap`. Every event carries its place. At
+//! the beginning and with each heartbeat, the place comes without an event (`id` alone, which a browser keeps unseen).
 
 use axum::Extension;
 use axum::extract::State;
@@ -37,28 +36,28 @@ use crate::request_id::Facts;
 pub const EVENT_READERS_MAX: usize = 64;
 /// Events that are read at once: some 100 KiB.
 const PAGE_EVENTS: usize = 256;
-/// Longest silence on the line: proxies give up a connection after some minute of it.
+/// Longest silence on the connection: proxies give up a connection after some minute of it.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Age at which an answer ends. Its reader comes back by itself, and its token is looked at again.
 pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(15 * 60);
-/// First pause before another look after the bell rang and nothing was there yet; it doubles.
+/// First pause before another read after a notification that found nothing yet; it doubles.
 const LOOK_AGAIN_MIN: Duration = Duration::from_millis(20);
-/// Looks after the bell rang; together they take about a second.
+/// Reads after a notification; together they take about a second.
 const LOOKS_MAX: u32 = 6;
-/// Rings that one look answers: more than can wait at once.
+/// Notifications that one read answers: more than can wait at once.
 const RINGS_AT_ONCE_MAX: usize = 32_768;
-/// When a reader whose connection was lost comes back, as it is told.
+/// When a reader should reconnect after it lost its connection (`retry`).
 const COME_BACK: Duration = Duration::from_secs(2);
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// Tells nginx not to keep an answer until it is whole.
+/// Keeps nginx from buffering an answer until it is whole.
 const NO_BUFFERING: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 
 /// As every other answer says; the framework would say less.
 const NO_STORE: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
-/// Where readers of the ledger are served.
+/// Serves the readers of the event log.
 #[derive(Clone)]
 pub(crate) struct EventDesk {
     pub(crate) feed: Arc<dyn EventFeed>,
@@ -86,20 +85,20 @@ struct Reading {
     from: EventsFrom,
     wanted: EventsWanted,
     pool: Option<PoolName>,
-    /// Rings for what comes; none for a reader that ends with the ledger.
+    /// Notifies of new events; none for a reader that stops at the end of the log.
     bell: Option<BoxStream<'static, ()>>,
     /// When the answer ends, in milliseconds since the Unix epoch.
     until_ms: u64,
     /// What is to be sent before anything else is read.
     waiting: VecDeque<Frame>,
-    /// Rings that were heard, and whose events may not have been read yet.
+    /// Notifications received whose events may not have been read yet.
     rings: usize,
-    /// Looks that are still worth it after the bell rang.
+    /// Reads that are left after the last notification.
     looks_left: u32,
     /// When to show that we are there if nothing is shown until then, in milliseconds since the Unix epoch. Neither
-    /// a ring nor a page of which nothing is wanted puts it off.
+    /// a notification nor a page of which nothing is wanted puts it off.
     heartbeat_ms: u64,
-    /// The end of the ledger at the last sign of life.
+    /// The end of the event log at the last heartbeat.
     end_then: u64,
     _permit: OwnedSemaphorePermit,
 }
@@ -196,7 +195,7 @@ impl EventDesk {
         };
         let is_followed = wanted.follow != Some(false);
         let failed = |error| Failure::from(unavailable(&error, facts));
-        // The bell first: what comes between the look and the bell would be late.
+        // Subscribe first: an event between the read and the subscription would be late.
         let bell = match is_followed {
             true => Some(self.feed.event_bell(&wanted_events).await.map_err(failed)?),
             false => None,
@@ -255,7 +254,7 @@ impl Reading {
         let is_end = page.is_empty();
         if let Some(last) = page.last() {
             self.from = EventsFrom::After(last.sequence);
-            // One ring may be for what this look came too early for.
+            // One notification may be for an event that this read was too early for.
             self.rings = self.rings.saturating_sub(page.len());
             if self.rings == 0 {
                 self.looks_left = 0;
@@ -274,8 +273,8 @@ impl Reading {
         !is_end || self.wait().await
     }
 
-    /// Waits for the bell, for the next look after it rang, or until it is time to show that we are there. False when
-    /// this answer ends here.
+    /// Waits for a notification, for the next read after one, or for the next heartbeat. False when this answer ends
+    /// here.
     async fn wait(&mut self) -> bool {
         let Some(bell) = self.bell.as_mut() else { return false };
         let look_ms = self.looks_left.checked_sub(1).map(|left| {
@@ -295,10 +294,10 @@ impl Reading {
         true
     }
 
-    /// Takes every ring that waits, because one look answers them all. False when this answer ends here.
+    /// Takes every waiting notification, because one read answers them all. False when this answer ends here.
     fn hear(&mut self) -> bool {
         for _ in 0..RINGS_AT_ONCE_MAX {
-            // The runtime would have it pause after some hundred of them, and each pause would be a look.
+            // The runtime would have it pause after some hundred of them, and each pause would cost a read.
             let ring = self.bell.as_mut().and_then(|bell| unconstrained(bell.next()).now_or_never());
             match ring {
                 Some(ring) if !self.rang(ring) => return false,
@@ -309,22 +308,22 @@ impl Reading {
         true
     }
 
-    /// Notes a ring. False without one: nothing rings any more, and whoever reads comes back, to a bell that does.
+    /// Notes a notification. False without one: the subscription has ended, and the reader reconnects to a new one.
     fn rang(&mut self, ring: Option<()>) -> bool {
         self.rings = self.rings.saturating_add(1);
         self.looks_left = LOOKS_MAX;
         ring.is_some()
     }
 
-    /// Shows that we are there, and looks whether the ledger still holds what comes next. False when this answer ends
+    /// Sends a heartbeat, and checks whether the event log still holds what comes next. False when this answer ends
     /// here.
     async fn show_life(&mut self, is_end: bool) -> bool {
         let ends = match self.desk.feed.ledger_ends().await {
             Ok(ends) => ends,
             Err(error) => return self.give_up(&error),
         };
-        // The place moves on although nothing was wanted, or the ledger would let it go one day. Not to where the
-        // ledger ends now: what is read may lag behind that, but not by the time between two signs of life.
+        // The place moves on although nothing was wanted, or the log would drop it one day. Not to where the log ends
+        // now: what is read may lag behind that, but not by the time between two heartbeats.
         if let EventsFrom::After(after) = &mut self.from
             && is_end
         {
@@ -336,7 +335,7 @@ impl Reading {
     }
 
     /// Shows where to come back to, if that is known: who reads from a moment on and got nothing yet says that again.
-    /// A gap is told with the place behind it, so that nobody gets to that place without having heard of it.
+    /// A gap carries the place behind it, so that no reader reaches that place without having seen the gap.
     fn show_place(&mut self, frame: Frame, comment: &str, ends: LedgerEnds) {
         let frame = frame.comment(comment);
         let gap = self.catch_up(ends);
@@ -351,7 +350,7 @@ impl Reading {
         frames.into_iter().for_each(|frame| self.show(frame));
     }
 
-    /// Goes on where the ledger begins when it does not hold what comes next: because the oldest went, or because it
+    /// Goes on where the event log begins when it does not hold what comes next: because the oldest went, or because it
     /// was lost and made again. Says so to the reader.
     fn catch_up(&mut self, LedgerEnds { first, last }: LedgerEnds) -> Option<Frame> {
         let EventsFrom::After(after) = self.from else { return None };

@@ -12,13 +12,13 @@
 //! store, no provider.
 //!
 //! # Guarantees
-//! * Whoever has no good token learns nothing but that: it is checked before everything else.
+//! * A caller without a valid token learns only that: the token is checked before everything else.
 //! * Every answer carries a request id, and every failure has one shape and a stable code.
 //! * A worker's answer is passed on byte for byte.
 //! * A request has its answer by its deadline, however the workers fare, and is repeated only because every
 //!   request that is relayed may be.
 //! * What passes for a request can be read in one way only, and no connection costs more than its limits.
-//! * What runs when the stop comes is finished, and who kept a connection is told to open another one.
+//! * Requests that run at the stop are finished, and the answers ask callers to open another connection.
 //!
 //! # Never
 //! Keeps state between requests, decides about sandboxes, shows an internal cause, or logs a token.
@@ -146,7 +146,7 @@ impl Ingress {
         self.keeper.checks().into_iter().chain(self.tls.as_ref().map(TlsKeeper::check)).collect()
     }
 
-    /// What this ingress shows of itself to whoever asks who works.
+    /// What this ingress answers to service discovery.
     #[must_use]
     pub fn service_info(&self) -> Arc<dyn ServiceInfo> {
         Arc::new(self.metrics.clone())
@@ -216,8 +216,8 @@ impl Ingress {
     /// Serves until `stop`. From then on the ingress is not ready, and every answer asks for its connection to be closed.
     /// For the time of `HTTP_DRAIN_MS` new connections are accepted all the same, because load balancers notice late.
     /// Then, for the time of `HTTP_LINGER_MS` or until no connection is left, new requests are answered as well. After that
-    /// nobody listens any more, connections without a request are closed, a request that comes over a kept one is refused with 503, and
-    /// streams end. Returns when the last answer is written.
+    /// the listener and connections without a request are closed, a request over a kept connection is refused with
+    /// 503, and streams end. Returns when the last answer is written.
     ///
     /// # Errors
     /// None; the type is that of a part of a process.

@@ -12,7 +12,7 @@ use std::time::Duration;
 pub const BODY_BYTES_MAX: u64 = 64 * 1_024;
 
 /// Reads a body to its end: the connection can then be kept, and the caller of a request that is refused for its
-/// size is told so. The body itself is forgotten unless `is_kept`.
+/// size gets that answer. The body itself is forgotten unless `is_kept`.
 pub(crate) async fn take_in(
     headers: &HeaderMap,
     body: Body,

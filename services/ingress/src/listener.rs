@@ -1,6 +1,6 @@
 //! Connections with limits: how many may be open, how long each step may take, and what may pass for a request.
 //!
-//! A loop of our own over the HTTP library's connections, because `axum::serve` shows none of them
+//! A separate loop over the HTTP library's connections, because `axum::serve` shows none of them
 //! (`docs/decisions/0031-a-listener-of-our-own.md`). Every limit is in `docs/limits.md`.
 
 use axum::Router;
@@ -92,7 +92,7 @@ pub(crate) enum Wire {
 // === impl Refusal ===
 
 impl Refusal {
-    /// What the caller is told.
+    /// The answer to the caller.
     pub(crate) fn fault(self) -> Fault {
         match self {
             Self::Malformed(what) => Fault::invalid("the request", format!("cannot be read: {what}")),
@@ -148,7 +148,7 @@ impl Listener {
         self.seats.open()
     }
 
-    /// Serves until `close` is ready; then whoever waits is sent away, and what runs is finished.
+    /// Serves until `close` is ready; then idle connections are closed, and running requests are finished.
     pub(crate) async fn serve(self, close: impl Future<Output = ()>) {
         let tasks = TaskTracker::new();
         // Should this future be dropped, so are the connections.
@@ -161,7 +161,7 @@ impl Listener {
             never = self.accept_all(&tasks, &cut) => match never {},
         }
         closing.cancel();
-        // Nobody listens any more: a new connection is refused at once, and its caller asks another ingress.
+        // The socket is closed: a new connection is refused at once, and its caller asks another ingress.
         drop(self);
         tasks.close();
         tasks.wait().await;

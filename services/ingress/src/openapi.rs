@@ -123,7 +123,7 @@ pub(crate) async fn script() -> Response {
     file("text/javascript; charset=utf-8", include_str!("../assets/docs.js"))
 }
 
-/// The files of Swagger UI. One copy for everybody: who asks for them is unknown, and may be slow to read a megabyte.
+/// The files of Swagger UI. One copy for all callers: they are unauthenticated, and may be slow to read a megabyte.
 static SWAGGER_UI: LazyLock<BTreeMap<&'static str, Bytes>> = LazyLock::new(|| {
     let config = Arc::new(Config::from("/v1/openapi.json"));
     let found = [STYLE, BUNDLE].map(|name| (name, utoipa_swagger_ui::serve(name, Arc::clone(&config))));

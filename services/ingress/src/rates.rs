@@ -81,13 +81,13 @@ type Counting = RateLimiter<u64, States, Steady, StateInformationMiddleware>;
 struct Limiter {
     limit: Limit,
     counting: Option<(Arc<Counting>, States)>,
-    // Keys are kept as hashes of fixed size. Nobody outside knows the seed, so nobody can choose a key that shares
-    // another one's count.
+    // Keys are kept as hashes of fixed size. The seed is secret, so no caller can choose a key that shares another
+    // one's count.
     hasher: RandomState,
     metrics: Metrics,
 }
 
-/// Time that only goes forward: a step of the wall clock must neither shut everybody out nor let everybody in.
+/// Time that only goes forward: a step of the wall clock must neither refuse nor admit all callers.
 #[derive(Clone, Copy, Debug)]
 struct Steady {
     began: Instant,
@@ -246,7 +246,7 @@ impl Standing {
         Self { burst, remaining: 0, full_in_seconds: whole_seconds(full_in) }
     }
 
-    /// Tells the caller: how much it may send at once, what is left of it, and in how many seconds all is back.
+    /// Writes how much the caller may send at once, what is left of it, and in how many seconds all is back.
     pub(crate) fn write(self, answer: &mut HeaderMap) {
         let Self { burst, remaining, full_in_seconds } = self;
         answer.insert(LIMIT, HeaderValue::from(burst));

@@ -15,7 +15,7 @@ use crate::error::public_words;
 
 /// Longest time that the check waits for a worker; under the 2 s that `/readyz` gives every check.
 pub const HEALTH_PATIENCE: Duration = Duration::from_millis(1_500);
-/// How long a finding about the store is good for. `/readyz` is open to everybody; without this, everybody
+/// How long a finding about the store is good for. `/readyz` is open to any caller; without this, any caller
 /// could have the store asked at any rate.
 pub const HEALTH_FRESH_MS: u64 = 1_000;
 
@@ -29,7 +29,7 @@ struct StoreCheck {
     requests: Arc<dyn Requests>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
-    // Held while asking: whoever comes meanwhile waits for that answer and does not ask again.
+    // Held while asking: a request that comes meanwhile waits for that answer and does not ask again.
     last: Mutex<Option<Finding>>,
 }
 

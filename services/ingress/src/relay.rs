@@ -2,7 +2,7 @@
 //!
 //! Nearly every request that goes through here may be sent twice: a claim is keyed, a release or an order finds itself
 //! done, and to look changes nothing. So a lost answer costs time and nothing else. A page of work is the exception
-//! ([`Verb::leads_to_the_same`]): its first attempt may take all of the time, and only one with which nobody began is
+//! ([`Verb::leads_to_the_same`]): its first attempt may take all of the time, and only one that no worker began is
 //! followed by another.
 
 use bytes::Bytes;
@@ -98,8 +98,8 @@ impl Relay {
             deadline_ms: Some(deadline_ms),
             traceparent: facts.traceparent.clone(),
             idempotency_key: idempotency_key.map(ToOwned::to_owned),
-            // Not the request id, which callers may use again: with that one, an attempt at an old request of theirs
-            // could not be told from one at a new one.
+            // Not the request id, which callers may use again: with it, an attempt at an old request could not be
+            // distinguished from one at a new request.
             attempt: Some(Attempt { request_key: self.random.fresh_id(), number: None }),
         };
         if verb == Verb::Allocate {

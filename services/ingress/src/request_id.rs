@@ -88,8 +88,8 @@ impl Facts {
         self.notes.caller.get().map(AsRef::as_ref)
     }
 
-    /// Who is said to do something by hand: whose token it is, and the name that the caller gives itself. The
-    /// first is proved and always there, the second is not.
+    /// The actor of an operator action: the name of the token, and the name that the caller gives itself. The first
+    /// is proved and always there, the second is not.
     pub(crate) fn actor(&self, named: Option<&str>) -> String {
         let proved = self.caller().map_or("nobody", |caller| caller.name.as_str());
         named.map_or_else(|| proved.to_owned(), |named| format!("{proved}/{named}"))

@@ -1,4 +1,4 @@
-//! TLS by a certificate of our own, which may change while we run.
+//! TLS with the ingress's certificate, which may change while it runs.
 
 use rustls::crypto::aws_lc_rs;
 use rustls::server::WebPkiClientVerifier;

@@ -36,7 +36,7 @@ pub enum Scope {
     ReadOnly,
 }
 
-/// Whoever holds a token, as far as the token says.
+/// The holder of a token, as far as the token says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// The token's name; it is in log lines, and in the history of what an operator does.
@@ -186,7 +186,7 @@ fn both(one: &Caller, other: &Caller) -> Caller {
     let mut scopes = [one.scopes.as_slice(), &other.scopes].concat();
     scopes.sort_unstable();
     scopes.dedup();
-    // Whoever may use every pool by one entry may do so.
+    // A caller that may use every pool by one entry may do so.
     let is_bound = !one.pools.is_empty() && !other.pools.is_empty();
     let pools = if is_bound { [one.pools.as_slice(), &other.pools].concat() } else { Vec::new() };
     Caller { name: one.name.clone(), scopes, pools }

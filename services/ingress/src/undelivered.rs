@@ -1,10 +1,10 @@
-//! Leases that were granted to claims whose caller has been told otherwise, or has left: counted, and shown to operators.
+//! Leases granted to claims whose caller got an error instead, or has left: counted, and shown to operators.
 //! Nothing takes them back: the owner's next claim finds such a lease, and otherwise it ends by its time.
 //!
 //! # Counts
 //! A claim that was answered with an error, although a worker says later that it granted a lease for one of the attempts;
 //! and one whose caller left before the answer of a worker that did. Apart from these, claims that failed after an attempt
-//! whose end nobody saw: at most so many leases are undelivered beyond those that are proved.
+//! with an unknown end: at most so many leases are undelivered beyond those that are proved.
 //!
 //! # Does not see
 //! That a caller left after the answer was handed to its connection: its first bytes may have been sent.
@@ -42,7 +42,7 @@ pub(crate) struct Fate {
     owner: String,
     has_left: AtomicBool,
     is_counted: AtomicBool,
-    /// Whether an attempt may have been granted of which nobody knows the end.
+    /// Whether an attempt with an unknown end may have been granted.
     is_unclear: AtomicBool,
     /// Whether the caller got a lease; none as long as it waits.
     is_delivered: watch::Sender<Option<bool>>,

@@ -55,7 +55,7 @@ export async function readiness(signal) {
 }
 
 /**
- * Follows Server-Sent Events, and comes back with `Last-Event-ID` when the line ends. (EventSource cannot send a token.)
+ * Follows Server-Sent Events, and comes back with `Last-Event-ID` when the stream ends. (EventSource cannot send a token.)
  * `tell` is called with `{state, seconds?, fault?}`. Yields `{id, event, data}`; ends when the signal says so.
  */
 export async function* follow(path, { query, signal, tell }) {
@@ -81,7 +81,7 @@ export async function* follow(path, { query, signal, tell }) {
   }
 }
 
-/** Waits for a time, or until the signal says that nobody waits any more. */
+/** Waits for a time, or until the signal says that no caller waits any more. */
 export function pause(ms, signal) {
   return new Promise((resolve) => {
     if (signal?.aborted) return resolve();

@@ -1,4 +1,4 @@
-// The line of deletions: what waits, runs, is retried or was given up; replay, pause and resume.
+// The deletion queue: what waits, runs, is retried or was given up; replay, pause and resume.
 
 import { ask } from "/console/api.js";
 import { facts, link, make, moment, span, state, swap, table } from "/console/dom.js";

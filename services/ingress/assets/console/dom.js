@@ -116,7 +116,7 @@ export function swap(node, ...children) {
   if (key) [...node.querySelectorAll("[data-key]")].find((other) => other.dataset.key === key)?.focus();
 }
 
-/** Says something to everybody, also to those who do not see the page. */
+/** Announces something to all users, also to those with a screen reader. */
 export function say(text) {
   document.getElementById("said").textContent = text;
 }

@@ -1,4 +1,4 @@
-// The ledger as it grows.
+// The event log as it grows.
 
 import { follow } from "/console/api.js";
 import { choice, fault, field, link, make, moment, state } from "/console/dom.js";

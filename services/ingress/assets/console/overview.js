@@ -47,7 +47,7 @@ function showPools(stats) {
     [row("All", stats, null), ...rows]);
 }
 
-/** The line towards the provider; null if the broker cannot say. */
+/** The provider throttle; null if the broker cannot say. */
 export function showLine(line) {
   if (!line) return make("p", { class: "warn" }, "The line of deletions cannot be looked at now.");
   const rows = [

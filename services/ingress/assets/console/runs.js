@@ -5,7 +5,7 @@ import { allFacts, fault, make, state, swap } from "/console/dom.js";
 import { action, change, confirmed } from "/console/work.js";
 
 const POLL_MS = 2_000;
-/** Time after which nobody waits for a report any more. */
+/** Time after which the page stops waiting for a report. */
 const POLLS_MAX = 300;
 
 const RUNS = [

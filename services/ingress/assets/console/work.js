@@ -7,9 +7,9 @@ import { fault, make, say, swap } from "/console/dom.js";
 export const LOOK_SECONDS = 5;
 
 /**
- * Calls `look` now and then every some seconds, while the page is seen, nobody is being asked something, and the view is
- * open. What fails is shown in `notice`, and the next look waits as long as the broker says. Returns a function that looks
- * at once.
+ * Calls `look` now and then every some seconds, while the page is seen, no dialog is open, and the view is open.
+ * What fails is shown in `notice`, and the next look waits as long as the broker says. Returns a function that looks at
+ * once.
  */
 export function keepLooking(signal, notice, look) {
   let early = new AbortController();
@@ -26,7 +26,7 @@ export function keepLooking(signal, notice, look) {
   };
   (async () => {
     while (!signal.aborted) {
-      // Made before the look: whoever wants another one meanwhile gets it right after.
+      // Made before the look: a caller that wants another one meanwhile gets it right after.
       early = new AbortController();
       const seconds = await round();
       await pause(seconds * 1_000, AbortSignal.any([signal, early.signal]));
@@ -84,7 +84,7 @@ export function confirmed({ title, text, yes, reason = "none", minutes = false }
 }
 
 /**
- * A button that changes something. `work` returns words for everybody; what it throws is shown in `notice`, and the button
+ * A button that changes something. `work` returns words for all users; what it throws is shown in `notice`, and the button
  * rests for as long as the broker says.
  */
 export function action(text, key, notice, work) {

@@ -83,7 +83,7 @@ impl Common {
             answer(self.router.clone(), self.closing.clone(), Arc::clone(seat), under_way, peer, request)
         });
         let connection = http1::Builder::new()
-            // The gate has limits of its own, which say what they refuse.
+            // The gate has its own limits, whose answers say what they refuse.
             .header_read_timeout(None)
             .max_headers(HEADER_LINES_MAX + 1)
             .max_buf_size(LIBRARY_BUFFER_BYTES)
@@ -140,7 +140,7 @@ async fn answer(
     }
     let mut response = router.oneshot(request).await?;
     under_way.is_known = response.extensions().get::<Known>().is_some();
-    // A body that nobody has read to its end cannot be told from the next request, so there will be none.
+    // The rest of an unread body cannot be distinguished from the next request, so there will be none.
     if seat.is_called_in() || seat.is_mid_body.load(Ordering::Acquire) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

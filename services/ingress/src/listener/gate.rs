@@ -1,7 +1,7 @@
 //! Stands between the socket and the HTTP library: what passes is one well-formed message after the other.
 //!
 //! A head passes once it is complete and beyond doubt, and only when the answer before it is done. Where one may not
-//! pass, a request of our own takes its place, whose answer says why: it goes the way of every answer, with its shape,
+//! pass, a stand-in request takes its place, whose answer says why: it goes the way of every answer, with its shape,
 //! headers and request id, and the connection is closed behind it.
 
 use bytes::{Buf as _, BytesMut};
@@ -177,7 +177,7 @@ impl Gate {
             Some(began) => began + self.times.head,
             None => self.waits_since + self.times.idle,
         };
-        // The alarm is moved only when it rings, or would ring too late: that is cheaper than for every request.
+        // The timer is moved only when it fires, or would fire too late: that is cheaper than for every request.
         loop {
             if due < self.rings_at {
                 self.ring_at(due);
@@ -195,7 +195,7 @@ impl Gate {
         self.alarm.as_mut().reset(due);
     }
 
-    /// Whoever has begun a head is told; whoever has said nothing is asked nothing.
+    /// A caller that has begun a head gets an answer; a connection that has sent nothing is closed.
     fn give_up(&mut self, refusal: Refusal, why: Closed) -> bool {
         if self.head_began.is_some() {
             return self.refuse(refusal);
@@ -224,7 +224,7 @@ impl Gate {
         true
     }
 
-    /// Lets a request of our own pass, which is answered with the refusal.
+    /// Passes a stand-in request, which is answered with the refusal.
     fn refuse(&mut self, refusal: Refusal) -> bool {
         self.seat.end(refusal.closed());
         self.seat.refuse(refusal);
@@ -262,7 +262,7 @@ impl Gate {
         Ok(())
     }
 
-    /// Reads what the socket has. A connection that waits has no buffer of its own.
+    /// Reads what the socket has. A connection that waits has no buffer.
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.inbox.is_empty() {
             self.inbox = BytesMut::new();

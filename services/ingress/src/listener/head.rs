@@ -1,4 +1,4 @@
-//! What the head of a request may look like, before anybody interprets it.
+//! What the head of a request may look like, before it is interpreted.
 //!
 //! RFC 9112 leaves a reader room: bare line feeds, several lengths that agree, a length beside a coding. Two readers
 //! that use the room differently see different requests in the same bytes, and that is how requests are smuggled past

@@ -18,19 +18,19 @@ const LINGER_BYTES_MAX: usize = 256 * 1_024;
 /// Bytes of one such read.
 const LINGER_READ_BYTES: usize = 4 * 1_024;
 
-/// Writes, and gives up on whoever does not read.
+/// Writes, and gives up on a caller that does not read.
 pub(super) struct Outlet {
     wire: Wire,
     times: Times,
     seat: Arc<Seat>,
-    /// Rings when what was written has not gone out in time; none while nothing is stuck.
+    /// Fires when what was written has not gone out in time; none while nothing is stuck.
     stuck: Option<Pin<Box<Sleep>>>,
     end: End,
 }
 
 /// How far the end of a connection has come.
 enum End {
-    /// Not begun. True: the caller may be sending what nobody will read.
+    /// Not begun. True: the caller may be sending bytes that will not be read.
     Ahead(bool),
     /// Our side is being closed.
     Closing { lingers: bool, until: Pin<Box<Sleep>> },

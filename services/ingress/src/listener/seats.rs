@@ -24,7 +24,7 @@ struct Shared {
     open: watch::Sender<usize>,
     peers: Mutex<HashMap<IpAddr, usize>>,
     waiting: Mutex<Waiting>,
-    /// Told when a seat is given back, and when somebody begins to wait for a request.
+    /// Notified when a connection slot is given back, and when a connection begins to wait for a request.
     changed: Notify,
     metrics: Metrics,
 }
@@ -38,7 +38,7 @@ struct Waiting {
     called_in: usize,
 }
 
-/// Where a seat stands in that line.
+/// Where a connection slot stands in that queue.
 #[derive(Clone, Copy, Debug, Default)]
 enum Turn {
     /// Nowhere: a request is under way.
@@ -48,7 +48,7 @@ enum Turn {
     CalledIn,
 }
 
-/// The place of one connection.
+/// The slot of one connection.
 #[derive(Default)]
 pub(super) struct Seat {
     turn: Mutex<Turn>,
@@ -56,15 +56,15 @@ pub(super) struct Seat {
     /// Whether the answer is whole, and only has to go out.
     is_answered: AtomicBool,
     is_called_in: AtomicBool,
-    /// Whether a request's body has bytes that nobody has read.
+    /// Whether a request's body has unread bytes.
     pub(super) is_mid_body: AtomicBool,
     refusal: Mutex<Option<Refusal>>,
     why: Mutex<Option<Closed>>,
-    /// Wakes whoever drives the connection.
+    /// Wakes the task that drives the connection.
     driver: AtomicWaker,
 }
 
-/// A seat that is taken until this is dropped.
+/// A connection slot that is taken until this is dropped.
 pub(super) struct Taken {
     pub(super) seat: Arc<Seat>,
     pub(super) seats: Seats,
@@ -115,7 +115,7 @@ impl Seats {
         }
     }
 
-    /// A seat for a connection of `peer`; none if that address has all that one may have. Without a `peer` it is not
+    /// A slot for a connection of `peer`; none if that address has all that one may have. Without a `peer` it is not
     /// counted: a proxy of ours speaks for many.
     pub(super) fn take(&self, peer: Option<IpAddr>) -> Option<Taken> {
         let counted = peer.filter(|_| self.0.of_peer_max.is_some()).map(peer::group);
@@ -277,8 +277,8 @@ impl Drop for Taken {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        // An answer to somebody unknown makes room before all of it has gone out: else whoever reads none of the open
-        // pages would keep everybody else out.
+        // The answer to an unauthenticated caller makes room before all of it has gone out: otherwise a caller that
+        // reads none of the open pages would keep all others out.
         if !self.is_known {
             self.seats.wait_in_line(&self.seat);
         }

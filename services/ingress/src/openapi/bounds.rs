@@ -130,7 +130,7 @@ fn text(set: &str, least: usize, most: usize) -> Value {
     json!({"type": "string", "pattern": format!("^{set}{{{least},{most}}}$")})
 }
 
-/// A sandbox, or the key of a message that nobody can read: whatever has so many digits is a sequence.
+/// A sandbox, or the key of an unreadable message: any number of so many digits is a sequence.
 fn key() -> Value {
     let pattern = format!(r"^({TOKEN}{{1,{SANDBOX_ID_BYTES_MAX}}}|{UNREADABLE}\.[0-9]{{1,19}})$");
     json!({"type": "string", "pattern": pattern})

@@ -21,7 +21,7 @@ pub(crate) struct Network {
 pub struct TrustedProxies(Vec<Network>);
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
-/// Hops that are looked at; a longer chain is somebody playing.
+/// Hops that are looked at; a longer chain is forged.
 const HOPS_MAX: usize = 16;
 /// A home or a server has a /64 at least, so its addresses count as one.
 const IPV6_GROUP_BITS: u32 = 64;

@@ -9,9 +9,9 @@ use std::time::Duration;
 /// The state of every key that was seen lately, and of no more than a set number.
 ///
 /// A state is the moment at which the key has nothing to answer for any more. So a state whose moment has passed
-/// can be forgotten without anybody noticing, and that is done when there is no room left. Should there be none
+/// can be forgotten without effect, and that is done when there is no room left. Should there be none
 /// even then, a new key passes without being remembered: other limits stand behind this one, and refusing
-/// newcomers would let whoever fills the table shut everybody out.
+/// newcomers would let a caller that fills the table shut all others out.
 ///
 /// A clone is the same table.
 #[derive(Clone, Debug)]

@@ -21,7 +21,7 @@ struct Shared {
     files: TlsFiles,
     look_every: Duration,
     good: RwLock<Arc<ServerConfig>>,
-    // The digest of what was seen last, good or bad, so that each change is told once; none if it could not be read.
+    // The digest of what was seen last, good or bad, so that each change is logged once; none if it could not be read.
     seen: Mutex<Option<Digest>>,
     is_bad: AtomicBool,
     metrics: Metrics,
@@ -67,7 +67,7 @@ impl TlsKeeper {
     async fn look(&self) {
         let files = self.0.files.clone();
         // A file system may hang, and must not hold up requests. The task does not panic; if the process ends
-        // meanwhile, nobody waits for it any more.
+        // meanwhile, no caller waits for it any more.
         let read = tokio::task::spawn_blocking(move || files.read()).await;
         let read = read.unwrap_or_else(|_| Err(("TLS_CERT_FILE", "cannot be read".to_owned())));
         let digest = read.as_ref().ok().map(super::Bytes::digest);

@@ -40,7 +40,7 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, String> {
         }
         entries.push(entry);
     }
-    // A file that was cut off or emptied by mistake must not lock everybody out.
+    // A file that was cut off or emptied by mistake must not lock all callers out.
     if entries.is_empty() { Err("it holds no token".to_owned()) } else { Ok(entries) }
 }
 

@@ -32,7 +32,7 @@ struct Watched {
 
 /// What is known of a list.
 struct Known {
-    // The digest of what was seen last, good or bad, so that each change is told once; none if it could not be read.
+    // The digest of what was seen last, good or bad, so that each change is logged once; none if it could not be read.
     seen: Option<Digest>,
     // The tokens that it held when it could be used.
     entries: Vec<Entry>,
@@ -146,7 +146,7 @@ impl Keeper {
             (ListPlace::File(path), _) => {
                 let path = path.clone();
                 // A file system may hang, and must not hold up requests. The task does not panic; if the process
-                // ends meanwhile, nobody waits for it any more.
+                // ends meanwhile, no caller waits for it any more.
                 let read = tokio::task::spawn_blocking(move || read_file(&path)).await;
                 read.unwrap_or_else(|_| Err("cannot be read".to_owned()))
             }

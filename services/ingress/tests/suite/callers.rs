@@ -163,7 +163,7 @@ async fn two_authorization_headers_are_none() {
 #[tokio::test(start_paused = true)]
 async fn the_token_is_checked_before_headers_path_and_body() {
     let rig = rig();
-    // Each of these is wrong in another way as well, and the caller is told nothing about it.
+    // Each of these is wrong in another way as well, and the answer says nothing about it.
     let no_owner = request("POST", "/v1/allocate", &[]);
     let bad_owner = request("POST", "/v1/allocate", &[("X-Track-ID", "größe")]);
     let bad_id = request("GET", "/v1/sandboxes/%FF", &[]);

@@ -1,4 +1,4 @@
-//! The ledger over HTTP: where reading begins, what is left out, how a reader goes on, and when an answer ends.
+//! The event log over HTTP: where reading begins, what is left out, how a reader goes on, and when an answer ends.
 
 use crate::support::{ADMIN, Answer, Headers, Rig, and, request};
 use async_trait::async_trait;
@@ -33,7 +33,7 @@ struct Frame {
     data: Value,
 }
 
-/// A ledger as servers show it: what is read may lag behind where it ends, and it rings for each event by itself.
+/// An event log as servers show it: reads may lag behind its end, and each event has a notification.
 struct SlowFeed {
     line: Arc<MemoryBus>,
     /// The last place that can be read yet.
@@ -43,7 +43,7 @@ struct SlowFeed {
 }
 
 impl SlowFeed {
-    /// In the place of the rig's ledger, of which everything can be read so far; and what rings for it.
+    /// Replaces the rig's event log, of which everything can be read so far; with the sender of its notifications.
     fn of(rig: &mut Rig) -> (Arc<Self>, mpsc::UnboundedSender<()>) {
         let (rings, bell) = mpsc::unbounded_channel();
         let feed = Arc::new(Self {
@@ -186,7 +186,7 @@ async fn open(rig: &Rig, path: &str, headers: Headers<'_>) -> Reader {
     Reader { body: response.into_body().into_data_stream(), read: String::new() }
 }
 
-/// The places that an answer to the end of the ledger shows.
+/// The places that an answer to the end of the event log shows.
 async fn places(rig: &Rig, query: &str, headers: Headers<'_>) -> Vec<String> {
     let mut reader = open(rig, &format!("/v1/admin/events?follow=false{query}"), headers).await;
     while reader.read_on().await {}
@@ -354,7 +354,7 @@ async fn a_quiet_line_shows_that_it_is_alive() {
     assert_eq!(began.elapsed(), HEARTBEAT);
 }
 
-/// Claims in `main` every three seconds, as long as `told` does not end.
+/// Claims in `main` every three seconds, as long as `told` runs.
 async fn while_main_is_busy<T>(rig: &Rig, told: impl Future<Output = T>) -> T {
     let busy = async {
         for version in 3.. {

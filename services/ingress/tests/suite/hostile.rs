@@ -3,7 +3,7 @@
 
 use crate::wire::{CLAIM, Client, Server, created};
 
-/// A whole request that somebody tries to have taken for one.
+/// A whole request that an attacker tries to smuggle in.
 const SMUGGLED: &str = "POST /v1/allocate HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer lab-token-1\r\n\
                         X-Track-ID: smuggled\r\nContent-Length: 0\r\n\r\n";
 /// What a head begins with whose other lines matter.
@@ -172,7 +172,7 @@ async fn bodies_that_are_read_leave_the_connection_in_step() {
     let chunked =
         format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n{size};x=\"y\"\r\n{SMUGGLED}\r\n0\r\n\r\n");
     kept(&server, &mut client, &chunked, 201).await;
-    // Refused before anybody wanted its body.
+    // Refused before a handler wanted its body.
     let unread =
         format!("POST /nothing HTTP/1.1\r\nHost: b\r\nContent-Length: {}\r\n\r\n{SMUGGLED}", SMUGGLED.len());
     kept(&server, &mut client, &unread, 404).await;

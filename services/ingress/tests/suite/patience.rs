@@ -43,7 +43,7 @@ async fn a_head_that_dribbles_is_given_up_however_it_dribbles() {
     let all = dribble(&mut client, b'x').await;
     // On a slow machine the head may end by its size; on every other one by its time.
     assert!(all.starts_with("HTTP/1.1 408 ") || all.starts_with("HTTP/1.1 431 "), "{all}");
-    // One that stops in the middle is told so too, also on a connection that has worked before.
+    // One that stops in the middle gets that answer too, also on a connection that has worked before.
     let mut client = server.client().await;
     client.claims().await;
     client.write("GET / HT").await;

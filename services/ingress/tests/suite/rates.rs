@@ -49,7 +49,7 @@ async fn an_owner_that_loops_is_told_when_to_come_back_and_harms_nobody_else() {
     assert_standing(&refused, "3", "0", "2");
     assert_eq!(rig.workers.seen().len(), 3, "no worker hears of it");
     assert_eq!(claim(&rig, "p-2").await.status, 200);
-    // The same owner by another token has a count of its own.
+    // The same owner by another token has its own count.
     let other = [("Authorization", "Bearer lab-token-2"), ("X-Track-ID", "p-1")];
     assert_eq!(rig.ask("POST", "/v1/allocate", &other).await.status, 200);
     assert!(metric(&rig, "broker_http_rate_limited_total{limit=\"owner\"} 1\n").await);

@@ -179,7 +179,7 @@ impl Rig {
         try_build(&self.env, self.ports(), self.registry.clone())
     }
 
-    /// Gives the router another ledger to read.
+    /// Gives the router another event log to read.
     pub(crate) fn read_events_from(&mut self, events: Arc<dyn EventFeed>) {
         let ports = Ports { events, ..self.ports() };
         self.router = try_build(&self.env, ports, Registry::new()).unwrap().router(self.stop.clone());
@@ -189,7 +189,7 @@ impl Rig {
         ports(&self.workers, &self.ticks, &self.line, self.clock)
     }
 
-    /// Has an ingress show itself to whoever asks who works, as on every bus that works.
+    /// Has an ingress answer service discovery, as on every bus that works.
     pub(crate) async fn show_itself(&self) {
         let (bus, stop) = (Arc::clone(&self.line), self.stop.clone());
         tokio::spawn(async move { bus.answer_discovery(Arc::new(Shown), stop).await });

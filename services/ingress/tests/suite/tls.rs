@@ -1,4 +1,4 @@
-//! TLS by a certificate of our own: what is spoken, what is refused, and a certificate that changes.
+//! TLS with the ingress's certificate: what is spoken, what is refused, and a certificate that changes.
 
 use crate::support::Step;
 use crate::wire::{CLAIM, Server, created};
@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// An authority, and what it has signed, in a directory of its own.
+/// An authority, and what it has signed, in its own directory.
 struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: tempfile::TempDir,
@@ -69,7 +69,7 @@ impl Authority {
         Server::start(&settings, script).await
     }
 
-    /// Connects as somebody who trusts this authority and wants `host`.
+    /// Connects as a client that trusts this authority and wants `host`.
     async fn connect(
         &self,
         server: &Server,
@@ -121,7 +121,7 @@ async fn claims_go_over_tls_1_2_and_1_3_and_browsers_are_told_to_insist_on_it() 
         assert!(all.starts_with("HTTP/1.1 201 "), "{all}");
         assert!(all.contains("strict-transport-security: max-age="), "{all}");
     }
-    // Whoever does not speak TLS gets no HTTP, and whoever trusts nobody of ours gets no further.
+    // A client that does not speak TLS gets no HTTP, and one that does not trust our authority gets no further.
     let mut plain = server.client().await;
     plain.write(CLAIM).await;
     assert!(!plain.rest_if_any().await.contains("HTTP/1.1"));
