@@ -1,4 +1,5 @@
-//! Nothing waits longer than its deadline: neither whoever stops a process, nor a caller of one that was frozen.
+//! Nothing waits longer than its deadline: neither the operator who stops a process, nor a caller of one that was
+//! frozen.
 
 use common::bus::Ticks as _;
 use common::contract::TickKind;

@@ -53,7 +53,7 @@ async fn stats_come_from_the_census_while_it_is_young() {
         (&json!(14), &json!(6), &json!(null))
     );
     assert_eq!((&stats["counted"]["by"], &stats["counted"]["age_seconds"]), (&json!("index"), &json!(0)));
-    // By hand, over HTTP.
+    // As an operator action, over HTTP.
     let taken = rig.api.admin(Method::POST, "/v1/admin/census").await;
     assert_eq!(
         (taken.status, &taken.body["status"], &taken.body["allocated"]),

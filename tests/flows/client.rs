@@ -175,7 +175,7 @@ async fn a_call_outlives_a_lost_reply_busy_workers_and_a_table_that_is_away() {
         let before = rig.count(StateName::Allocated).await;
         let claimed = client(&door, CALL).allocate(&Claim::of(owner.clone())).await.unwrap();
         assert_eq!(door.asked.load(Ordering::SeqCst), 4, "{name}");
-        // Over NATS all attempts are one request, which made the lease; over HTTP each is a request of its own.
+        // Over NATS all attempts are one request, which made the lease; over HTTP each is a separate request.
         let outcome = if name == "nats" { Outcome::Created } else { Outcome::Existing };
         assert_eq!(claimed.outcome, outcome, "{name}: the lease of the lost reply");
         assert_eq!(rig.count(StateName::Allocated).await, before + 1, "{name}: no second one");

@@ -1,4 +1,4 @@
-//! Crowds: everybody who can be served is served, and nobody gets what somebody else has.
+//! Crowds: every caller that can be served is served, and no caller gets what another one has.
 
 use harness::http::Answer;
 use harness::rig::{Plan, Rig};
@@ -27,7 +27,7 @@ fn winners(answers: &[Answer]) -> HashSet<&str> {
     distinct
 }
 
-/// A fleet whose callers may wait: what is tested is that everybody is served, not how fast this machine is.
+/// A fleet whose callers may wait: what is tested is that every caller is served, not how fast this machine is.
 fn patient(accounts: usize) -> Plan {
     Plan::new(accounts).set("REQUEST_DEADLINE_MS", 60_000).set("REQUEST_ATTEMPT_MS", 30_000)
 }
@@ -55,7 +55,7 @@ async fn a_thousand_callers_on_a_thousand_free() {
         answers.iter().find(|one| one.status != 201)
     );
     assert_eq!(winners(&answers).len(), 1_000);
-    // Everybody who asks again gets the same answer.
+    // Every caller that asks again gets the same answer.
     let again = crowd(&rig, 1_000, "student").await;
     for (first, second) in answers.iter().zip(&again) {
         assert_eq!((second.status, &second.body), (200, &first.body));

@@ -102,7 +102,7 @@ async fn readiness_names_what_is_wrong() {
     let ready = rig.api.open(Method::GET, "/readyz").await;
     assert_eq!((ready.status, &ready.body["status"]), (200, &json!("ready")), "{ready:?}");
     rig.stop().await;
-    // No allocator: the queue is there, but nobody can reach the table.
+    // No allocator: the queue is there, but no worker can reach the table.
     let rig = Plan::new(3).counts(|counts| counts.allocators = 0).start_unsynced().await;
     let ready = rig.api.open(Method::GET, "/readyz").await;
     assert_eq!(ready.status, 503, "{ready:?}");

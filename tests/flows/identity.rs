@@ -63,7 +63,7 @@ async fn an_account_that_was_made_again_is_handed_out_and_deleted_as_the_new_one
     rig.until_state(&number, StateName::Deleted).await;
     assert_eq!(rig.csp.census().live, 0, "nothing leaks");
 
-    // The number comes back once more, with an account that nobody used.
+    // The number comes back once more, with an account that no owner used.
     let rig = {
         rig.stop().await;
         Plan::new(2).start().await

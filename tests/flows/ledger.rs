@@ -1,4 +1,4 @@
-//! The ledger of a whole fleet: each change of each sandbox is told once, whatever is lost on the way.
+//! The event log of a whole fleet: each change of each sandbox is published once, whatever is lost on the way.
 
 use common::contract::{Event, TickKind};
 use common::domain::StateName;
@@ -114,7 +114,7 @@ async fn a_deletion_does_not_leave_the_queue_before_the_ledger_is_complete() {
         if events.len() == 3 { Ok(()) } else { Err(events) }
     })
     .await;
-    // All that was told of it is lost, and nobody sweeps before the reaper comes.
+    // All its published events are lost, and no sweep runs before the reaper comes.
     rig.jetstream().await.delete_stream(rig.bus.subjects().events_stream()).await.unwrap();
     let another = rig.another_bus().await;
     another.set_up(&tokio_util::sync::CancellationToken::new()).await.unwrap();

@@ -1,4 +1,4 @@
-//! The line towards the provider: deletions go at its pace, wait out what breaks, and can be stopped by hand.
+//! The provider throttle: deletions keep its rate, wait out what breaks, and can be stopped by an operator.
 
 use common::bus::DeletionLine as _;
 use common::contract::DeletionsStatus;

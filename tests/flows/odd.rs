@@ -1,4 +1,5 @@
-//! One account that nobody can delete, among others that can be: it is parked with its reason, and stops nobody.
+//! One account that the provider refuses to delete, among others that can be: it is parked with its reason, and stops
+//! no other.
 
 use crate::line::plan;
 use common::contract::DeletionsStatus;

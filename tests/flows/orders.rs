@@ -7,7 +7,7 @@ use harness::wait::{PATIENCE, eventually};
 use reqwest::Method;
 use simulator::{Fault, FaultKind, Operation};
 
-/// Waits until the ledger tells of the sandbox as it is in the table.
+/// Waits until the event log shows the sandbox as it is in the table.
 async fn until_told(rig: &Rig, id: &str) {
     let ledger = rig.another_bus().await;
     eventually("the ledger", PATIENCE, || async {

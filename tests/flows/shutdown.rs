@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 const CALLERS: usize = 64;
 /// Times that a worker leaves.
 const LEAVES: usize = 20;
-/// Patience of a request; nobody retries here, so a lost request shows as a time-out.
+/// Patience of a request; no caller retries here, so a lost request shows as a time-out.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Answers after a moment, as a claim does.

@@ -180,8 +180,8 @@ impl World {
         book.get(turn as usize).map(|(_, receipts)| receipts.clone()).unwrap_or_default()
     }
 
-    /// Waits until the stream has told every scheduler that it has the turn. The clock goes on a little with each look,
-    /// and in all by less than a period, because who could not publish waits for a second of it.
+    /// Waits until the stream has acknowledged the turn to every scheduler. The clock goes on a little with each look,
+    /// and in all by less than a period, because a scheduler that could not publish waits for a second of it.
     async fn until_published(&self, turn: u64) -> Vec<TickReceipt> {
         let mut nudges_left = PERIOD.as_millis() / 2 / NUDGE.as_millis();
         eventually("the turn to be published by all", PATIENCE, || {
@@ -217,7 +217,7 @@ impl World {
         self.server = Some(server.child);
     }
 
-    /// Periods that end while there is no server; nobody can take their turns.
+    /// Periods that end while there is no server; no scheduler can take their turns.
     async fn let_periods_go_by(&self) {
         for _ in 0..PERIODS_AWAY {
             self.clock.advance(PERIOD);
@@ -242,7 +242,7 @@ enum Death {
     AtItsBegin,
     /// With a run under way that outlives the server.
     DuringARun,
-    /// Between two turns, with periods in which nobody can take one.
+    /// Between two turns, with periods in which no scheduler can take one.
     BeforeOthers,
 }
 

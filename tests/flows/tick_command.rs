@@ -38,7 +38,7 @@ async fn a_tick_by_hand_shows_its_report_and_ends_by_its_status() {
     rig.csp.fail(Operation::List, Fault::always(broken)).unwrap();
     let (code, report) = tick(&rig, &["sync", "--wait"]).await;
     assert_eq!((code, &report["status"]), (4, &json!("failed")), "{report}");
-    // Nobody there to run: the tick waits, and so does a second one, which is the same.
+    // No worker is there to run it: the tick waits, and so does a second one, which is the same.
     rig.stop_fleet().await.unwrap();
     let (code, waits) = tick(&rig, &["census", "--wait", "--patience-seconds", "1"]).await;
     assert_eq!((code, &waits["status"]), (5, &json!("accepted")), "{waits}");

@@ -105,7 +105,7 @@ async fn a_secret_is_rotated_without_a_restart_and_a_bad_one_changes_nothing() {
     .await;
     assert_eq!(by_old.allocate("student-1").await.status, 200);
 
-    // Each way in which it may go wrong is told, and locks nobody out.
+    // Each way in which it may go wrong shows in the readiness answer, and locks no caller out.
     for bad in [Kept::Forbidden, Kept::Text("no list".to_owned()), Kept::Failing] {
         manager.put(SECRET, bad);
         eventually("a note", PATIENCE, || async {

@@ -12,7 +12,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
-/// A role in a process of its own, over the table and the names of a rig.
+/// A role in a separate process, over the table and the names of a rig.
 pub(crate) struct Role {
     pub(crate) broker: Broker,
     ops: SocketAddr,

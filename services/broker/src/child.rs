@@ -109,7 +109,7 @@ impl Child {
         self.pid.as_raw_nonzero().get()
     }
 
-    /// A wait until the child has ended, to be had by somebody else.
+    /// A wait until the child has ended, independent of `self`.
     pub fn watch(&self) -> impl Future<Output = Option<ExitStatus>> + Send + use<> {
         let mut ended = self.ended.clone();
         async move {
@@ -143,7 +143,7 @@ impl Child {
     }
 
     fn signal(&self, signal: Signal) {
-        // Once it was waited for, the id may belong to somebody else.
+        // Once it was waited for, the id may belong to another process.
         if self.ended.borrow().is_none() {
             let _ = rustix::process::kill_process(self.pid, signal);
         }

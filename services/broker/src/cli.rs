@@ -108,7 +108,7 @@ fn finish(ended: anyhow::Result<ExitCode>) -> ExitCode {
 /// # Errors
 /// When there are no threads to be had, and what `run` fails with.
 pub fn block_on<T>(run: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    // A mistake in it is reported with all others, by whoever reads the rest.
+    // A mistake in it is reported with all others, when the command reads the rest.
     let worker_threads = read_worker_threads(&mut Settings::new(&ProcessEnv));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(worker_threads).enable_all().build()?;

@@ -98,7 +98,7 @@ impl Drop for DataDir {
     }
 }
 
-/// A token that nobody can guess.
+/// A token that cannot be guessed.
 pub(crate) fn fresh_token() -> anyhow::Result<String> {
     let mut bytes = [0_u8; TOKEN_BYTES];
     aws_lc_rs::rand::fill(&mut bytes).ok().context("no random bytes to be had")?;

@@ -25,7 +25,7 @@ impl Deletions {
     /// Does it, and prints what it did.
     ///
     /// # Errors
-    /// When the settings cannot be read, nobody answers, or the answer is a failure.
+    /// When the settings cannot be read, no worker answers, or the answer is a failure.
     pub(crate) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
         match self {
             Self::Line(command) => command.run(env).await,

@@ -12,7 +12,7 @@ enum Asked {
     Enough,
     /// The process may raise its own limit to this.
     RaiseTo(u64),
-    /// That is not enough: nobody may have more than this here.
+    /// That is not enough: this is the most that the system allows a process.
     OnlyUpTo(u64),
 }
 

@@ -20,7 +20,7 @@ const CONNECT_LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// What a connection is made with.
 #[derive(Clone, Debug)]
 pub struct Ports {
-    /// Tells the time.
+    /// The time.
     pub clock: Arc<dyn Clock>,
     /// Rolls dice.
     pub random: Arc<dyn Random>,

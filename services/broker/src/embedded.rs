@@ -1,6 +1,6 @@
 //! The embedded table: `dynoxide` behind its HTTP endpoint on loopback, so that the AWS client runs unchanged.
 //!
-//! The engine works on the thread that calls it, so it gets a thread and a runtime of its own.
+//! The engine works on the thread that calls it, so it gets its own thread and runtime.
 
 use anyhow::Context as _;
 use dynoxide::Database;
@@ -62,7 +62,7 @@ impl EmbeddedTable {
         Ok(Self { endpoint, stop: Some(stop), ended, thread: Some(thread) })
     }
 
-    /// Cancelled when the engine has stopped, whoever asked for it.
+    /// Cancelled when the engine has stopped, whatever the cause.
     #[must_use]
     pub fn ended(&self) -> CancellationToken {
         self.ended.clone()

@@ -49,7 +49,7 @@ pub struct Backends {
 /// What the services of this process share.
 #[derive(Clone)]
 pub struct Shared {
-    /// Tells the time.
+    /// The time.
     pub clock: Arc<dyn Clock>,
     /// Rolls dice.
     pub random: Arc<dyn Random>,
@@ -494,7 +494,7 @@ impl Fleet {
         }
     }
 
-    /// Lets a worker answer whoever asks who works, and compare its clock.
+    /// Lets a worker answer discovery requests, and compare its clock.
     fn show(&self, lifecycle: &mut Lifecycle, bus: &NatsBus, service: Arc<dyn ServiceInfo>) {
         let (clocked, metrics) = (bus.clone(), self.metrics.clock.clone());
         let stop = self.workers_stop.clone();

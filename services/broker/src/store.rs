@@ -1,4 +1,4 @@
-//! `broker store`: the embedded table as a process of its own, for roles and fleets that are pointed at it
+//! `broker store`: the embedded table as a separate process, for roles and fleets that are pointed at it
 //! (`DYNAMODB_ENDPOINT`, `broker up --dynamodb-endpoint`).
 
 use crate::data::DataDir;

@@ -34,7 +34,7 @@ pub(crate) struct Options {
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// The tick was taken and nobody waited for more.
+    /// The tick was taken and the command did not wait for its run.
     Taken,
     /// The run completed.
     Completed,

@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 
 mod welcome;
 
-/// Time for everybody to finish. The whole process has to be gone within 5 s.
+/// Time for every role to finish. The whole process has to be gone within 5 s.
 const GRACE: Duration = Duration::from_secs(4);
 /// Time for the NATS server to end after that.
 const NATS_STOP_PATIENCE: Duration = Duration::from_millis(700);
@@ -40,7 +40,7 @@ pub const ADMIN_TOKEN_FILE: &str = "admin-token";
 /// Token between the provider client and the simulator.
 pub const CSP_TOKEN_FILE: &str = "csp-token";
 
-/// What `broker up` can be told.
+/// The options of `broker up`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Where the HTTP API listens (port 0: a free one).

@@ -16,7 +16,7 @@ pub(super) const ALLOCATE_LEAST: &str = r#"{"owner":"student-1"}"#;
 pub(super) const ALLOCATION: &str = r#"{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed-f0ec-4c4f-9897-a469083a0485","allocated_at":1763683200,"expires_at":1763697600,"sfdc_account_id":"001SIM000002000000","lease_epoch":3}"#;
 /// A sandbox, and who asks.
 pub(super) const OWN_SANDBOX: &str = r#"{"sandbox_id":"2000000","owner":"student-1"}"#;
-/// The same, asked by somebody on the owner's behalf.
+/// The same, asked by an actor on the owner's behalf.
 pub(super) const OWN_SANDBOX_BY: &str = r#"{"sandbox_id":"2000000","owner":"student-1","by":"lab-2026"}"#;
 /// The lease that is given back, asked on the owner's behalf.
 pub(super) const RELEASE_FULL: &str =
@@ -26,7 +26,7 @@ pub(super) const RELEASED: &str =
     r#"{"sandbox_id":"2000000","status":"pending_deletion","deletion_requested_at":1763683200}"#;
 /// A sandbox as its owner sees it.
 pub(super) const HELD: &str = r#"{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed-f0ec-4c4f-9897-a469083a0485","status":"allocated","allocated_to_track":"student-1","allocated_at":1763683200,"expires_at":1763697600,"track_name":"dns-basics","sfdc_account_id":"001SIM000002000000"}"#;
-/// A sandbox that nobody holds.
+/// A sandbox without a holder.
 pub(super) const BARE: &str = r#"{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed-f0ec-4c4f-9897-a469083a0485","status":"allocated","allocated_to_track":null,"allocated_at":null,"expires_at":null,"track_name":null,"sfdc_account_id":null}"#;
 /// The counts.
 pub(super) const COUNTS: &str = r#"{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6,"pools":{"main":{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6}},"not_configured":["old"],"labs":{"main":{"dns-basics":2}},"counted":{"by":"census","at":1763683200,"age_seconds":9},"deletions":null}"#;

@@ -13,8 +13,8 @@ const COMPONENTS: &str = "#/components/schemas/";
 /// Where they stand in a file of their own.
 const DEFINITIONS: &str = "#/$defs/";
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
-/// How the description of a field ends that a request has to have. The type lets it be left out, because the worker
-/// says by a code of its own what is missing.
+/// How the description of a required field ends. The type makes the field optional, because the worker has a separate
+/// fault code for what is missing.
 const REQUIRED: &str = "; required.";
 /// How the type of a request is called.
 const REQUEST: &str = "Request";
@@ -29,7 +29,7 @@ pub(super) struct Schemas {
 
 impl Schemas {
     /// Takes the schema of `T` and of all that it is made of; returns a reference to it. A type that only wraps another
-    /// one for the wire has no schema of its own: it is returned as it is.
+    /// one on the wire has no separate schema: it is returned as it is.
     ///
     /// # Errors
     /// When a schema is no JSON.

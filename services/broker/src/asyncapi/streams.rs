@@ -1,4 +1,4 @@
-//! What is not asked for but told: the messages of the streams, the reports, and the keys of the bucket.
+//! Messages that are no requests: those of the streams, the reports, and the keys of the bucket.
 
 use super::message::{Header, Message};
 use super::schemas::Schemas;
@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 /// A pool, a sandbox and a number that stand for any in a subject.
 const ANY: (&str, &str, u64) = ("any-pool", "any-id", 4_711);
 
-/// A subject that is no request, and what is told there.
+/// A subject that is no request, and what is published there.
 pub(super) struct Place {
     /// Its name in the document.
     pub(super) name: &'static str,

@@ -56,7 +56,7 @@ impl Client {
     /// Asks, and reads the answer.
     ///
     /// # Errors
-    /// When nobody answers, or the answer is a failure or cannot be read.
+    /// When no worker answers, or the answer is a failure or cannot be read.
     pub(crate) async fn ask<T: DeserializeOwned>(
         &self,
         verb: Verb,

@@ -6,7 +6,7 @@ use common::clock::{Clock as _, SystemClock};
 use common::contract::{DeletionsStatus, PauseRequest};
 use common::runtime::settings::Env;
 
-/// Who asks, where nobody says.
+/// The actor where the command names none.
 const BY: &str = "broker cli";
 
 /// What can be done about all deletions.

@@ -34,7 +34,7 @@ impl List {
     /// Asks page by page and prints all of them.
     ///
     /// # Errors
-    /// When nobody answers, or the answer is a failure.
+    /// When no worker answers, or the answer is a failure.
     pub(super) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
         let client = Client::connect(env).await?;
         let listed = self.ask(&client).await;

@@ -1,4 +1,4 @@
-//! Parked deletions: look at them, have them tried again, remove what nobody can read.
+//! Parked deletions: show them, retry them, remove messages that cannot be read.
 
 use super::client::Client;
 use anyhow::bail;
@@ -21,7 +21,7 @@ const PAGES_MAX: usize = 10_000;
 /// What can be done with parked deletions.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List deletions that used up their attempts, and messages that nobody could read.
+    /// List deletions that used up their attempts, and messages that could not be read.
     Parked {
         #[command(flatten)]
         which: Which,
@@ -54,7 +54,7 @@ pub(crate) enum Command {
         #[arg(long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
-    /// Remove a parked message that nobody can read.
+    /// Remove a parked message that cannot be read.
     Remove {
         /// Its key: `_unreadable.<sequence>`.
         key: String,

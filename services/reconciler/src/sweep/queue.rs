@@ -15,7 +15,7 @@ pub(super) type Wanted = BTreeMap<SandboxId, DeletionWork>;
 // === impl Reconciler ===
 
 impl Reconciler {
-    /// The index is read before the queue: whoever is in the one and not in the other has no message.
+    /// The index is read before the queue: a sandbox that is in the index and not in the queue has no message.
     pub(super) async fn sweep_queue(
         &self,
         report: &mut SweepReport,
@@ -52,7 +52,7 @@ impl Reconciler {
             let is_last = page.len() < MESSAGES_PAGE || queued.len() > LISTING_MAX;
             for message in page {
                 after = message.sequence;
-                // What nobody can read is set aside by the reapers.
+                // The reapers set aside messages that cannot be read.
                 let Some((id, pool, epoch)) = message.work.as_ref().and_then(|work| work.parts().ok()) else {
                     continue;
                 };
@@ -118,7 +118,7 @@ impl Reconciler {
         if matches!(sandbox.state, State::PendingDeletion(_)) && sandbox.epoch == epoch {
             return Ok(true);
         }
-        // Nobody looks at a tombstone again once its message is gone.
+        // No process looks at a tombstone again once its message is gone.
         self.ports.recorder.complete(&sandbox).await?;
         tracing::info!(
             sandbox.id = id.as_str(),
