@@ -1,1 +1,1 @@
-"""Both implementations of the lab's commands, against a real broker, over a line that fails in every known way."""
+"""Both implementations of the lab's commands, against a real broker, over a proxy that fails in every known way."""

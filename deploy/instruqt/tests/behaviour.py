@@ -1,4 +1,4 @@
-"""The table that every implementation is held to: what happens on the line, and how a command has to end."""
+"""The table that every implementation is held to: what happens on the connection, and how a command has to end."""
 
 from __future__ import annotations
 

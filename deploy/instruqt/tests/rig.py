@@ -233,7 +233,7 @@ class Lab:
         }
 
     def _leave(self):
-        """Whatever the test was about: the books are checked when all tests are over."""
+        """Whatever the test was about: the balance is checked when all tests are over."""
         if fleet().held(self.owner):
             self.must("cleanup")
 

@@ -1,4 +1,4 @@
-"""allocate and cleanup over a line that fails: one sandbox for one participant, and none left behind."""
+"""allocate and cleanup over a proxy that fails: one sandbox for one participant, and none left behind."""
 
 import unittest
 
@@ -9,7 +9,7 @@ from tests.rig import Lab, finish, fleet, for_each_full_implementation, for_each
 
 @for_each_implementation
 class Allocate(unittest.TestCase):
-    """Every row, then a cleanup over a good line, after which nothing may be held."""
+    """Every row, then a cleanup over a proxy without faults, after which nothing may be held."""
 
     @with_rows(behaviour.LINE + behaviour.ALLOCATE)
     def check_allocate(self, lab, row):

@@ -25,7 +25,7 @@ def traced(lab):
 
 @for_each_implementation
 class Secrets(unittest.TestCase):
-    """All four commands on a bad line, traced."""
+    """All four commands over a faulty proxy, traced."""
 
     def check_nothing_is_printed(self, lab):
         traced(lab)
