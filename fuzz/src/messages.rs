@@ -1,18 +1,18 @@
 //! Messages and keys of NATS, ids, cursors, and the file of tokens: parsers that need nothing else.
 
 use crate::{is_one_line, split_line};
-use common::contract::deletions::ParkedDeletion;
-use common::contract::events::{parse_rfc3339, rfc3339};
-use common::contract::{
+use contract::deletions::ParkedDeletion;
+use contract::events::{parse_rfc3339, rfc3339};
+use contract::{
     Census, DeletionWork, Event, FaultBody, LineState, Outcome, Pause, PauseRequest, RunReport, Subjects,
     TickKind, TickOrder, Verb,
 };
-use common::domain::{
+use domain::{
     Actor, ExternalId, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, Reason, SandboxId,
     SandboxName, SfdcAccountId, ids,
 };
-use common::store::PageCursor;
 use ingress::tokens::file;
+use ports::store::PageCursor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;

@@ -3,20 +3,20 @@
 use crate::{is_refusal, split_line};
 use allocator::{Allocator, Config, Metrics, Ports};
 use bytes::Bytes;
-use common::bus::memory::{MemoryBus, MemoryConfig};
-use common::bus::{Context, Handler as _, Request};
-use common::clock::ManualClock;
-use common::contract::{Allocation, Fault, FaultCode, Verb};
-use common::domain::{ExternalId, NewSandbox, PoolName, SandboxId, SandboxName};
-use common::random::Dice;
-use common::runtime::recorder::{LedgerMetrics, Recorder};
-use common::runtime::settings::Settings;
-use common::store::Store as _;
-use common::store::memory::MemoryStore;
+use contract::{Allocation, Fault, FaultCode, Verb};
+use domain::{ExternalId, NewSandbox, PoolName, SandboxId, SandboxName};
+use ports::bus::{Context, Handler as _, Request};
+use ports::random::Dice;
+use ports::store::Store as _;
 use prometheus::Registry;
+use runtime::recorder::{LedgerMetrics, Recorder};
+use runtime::settings::Settings;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
+use testkit::bus::{MemoryBus, MemoryConfig};
+use testkit::clock::ManualClock;
+use testkit::store::MemoryStore;
 use tokio::runtime::{Builder, Runtime};
 
 /// Sandboxes in the world of each input.

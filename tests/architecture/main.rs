@@ -4,10 +4,8 @@
 //! tree to them, and tests that show on a small example that each rule bites. A rule that is in the way is
 //! changed here, in the open, and not worked around.
 
-mod code;
-mod layers;
+mod crates;
 mod links;
-mod paths;
 mod ports;
 mod services;
 mod shape;

@@ -1,6 +1,5 @@
 //! How files are cut and named (house style, rules 4, 5 and 6).
 
-use crate::code::Code;
 use crate::tree::Tree;
 
 /// Beyond this, a file holds more than one thing.
@@ -25,18 +24,21 @@ fn too_long(tree: &Tree) -> Vec<String> {
 /// Modules that are named after nothing, or that hide their name in `mod.rs`.
 fn badly_named(tree: &Tree) -> Vec<String> {
     let mut findings = Vec::new();
-    for code in Code::all(tree) {
-        for part in code.path.trim_end_matches(".rs").split('/') {
+    for (path, text) in tree.ending(".rs") {
+        for part in path.trim_end_matches(".rs").split('/') {
             if part == "mod" {
-                findings.push(format!("{}: write `foo.rs` beside `foo/`, not `mod.rs`", code.path));
+                findings.push(format!("{path}: write `foo.rs` beside `foo/`, not `mod.rs`"));
             } else if DRAWERS.contains(&part) {
-                findings.push(format!("{}: `{part}` says nothing; name it after what it does", code.path));
+                findings.push(format!("{path}: `{part}` says nothing; name it after what it does"));
             }
         }
-        for index in code.find(&["mod"]) {
-            // With a body; one without has a file, which is found by its path.
-            if DRAWERS.contains(&code.text(Some(index + 1))) && code.text(Some(index + 2)) == "{" {
-                findings.push(code.finding(index, "the name of this module says nothing"));
+        // Modules with a body; one without has a file, which is found by its path.
+        for (index, line) in text.lines().enumerate() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let names_a_drawer =
+                words.windows(3).any(|words| matches!(words, ["mod", name, "{"] if DRAWERS.contains(name)));
+            if names_a_drawer {
+                findings.push(format!("{path}:{}: the name of this module says nothing", index + 1));
             }
         }
     }
@@ -62,7 +64,7 @@ mod tests {
     fn a_long_file_is_found() {
         let lines = |count: usize| "x\n".repeat(count);
         let found = |path, count| too_long(&Tree::of(&[(path, &lines(count))]));
-        assert_none(&found("common/src/a.rs", 600));
+        assert_none(&found("common/ports/src/a.rs", 600));
         assert_one(&found("tests/flows/a.rs", 601), "601 lines, at most 600");
         assert_none(&found("services/broker/src/main.rs", 40));
         assert_one(&found("services/broker/src/main.rs", 41), "at most 40");
@@ -72,10 +74,10 @@ mod tests {
     #[test]
     fn a_bad_name_is_found() {
         let found = |path, text| badly_named(&Tree::of(&[(path, text)]));
-        assert_none(&found("common/src/model.rs", "mod model;"));
-        assert_one(&found("common/src/store/mod.rs", ""), "not `mod.rs`");
-        assert_one(&found("common/src/utils.rs", ""), "`utils`");
+        assert_none(&found("common/ports/src/model.rs", "mod model;"));
+        assert_one(&found("common/ports/src/store/mod.rs", ""), "not `mod.rs`");
+        assert_one(&found("common/ports/src/utils.rs", ""), "`utils`");
         assert_one(&found("services/ingress/src/shared/a.rs", ""), "`shared`");
-        assert_one(&found("common/src/a.rs", "mod b {}\nmod types { }"), "a.rs:2:");
+        assert_one(&found("common/ports/src/a.rs", "mod b {}\nmod types { }"), "a.rs:2:");
     }
 }

@@ -85,7 +85,7 @@ pub(crate) fn assert_one(findings: &[String], words: &str) {
 #[test]
 fn the_repository_is_found() {
     let tree = Tree::of_repository().unwrap();
-    assert!(tree.has("Cargo.toml") && tree.has("common/src") && tree.has("tests/architecture/tree.rs"));
+    assert!(tree.has("Cargo.toml") && tree.has("common/ports/src") && tree.has("tests/architecture/tree.rs"));
     assert!(tree.services().any(|service| service == "ingress"));
     assert!(!tree.has("target") && !tree.has(".git"));
 }

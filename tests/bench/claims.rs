@@ -3,7 +3,7 @@
 use crate::tool::{DOORS, Door, claim, count, ports};
 use bench::calls::Call;
 use bench::parse;
-use common::domain::StateName;
+use domain::StateName;
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};
 

@@ -4,10 +4,10 @@ use crate::tool::{command, ports};
 use bench::calls::Call;
 use bench::floor::{ROUND_TRIP, TRANSACTION, TWO_WRITES};
 use bench::{Command, floor, seed, suite};
-use common::domain::{PoolName, StateName};
-use common::store::{SortRange, StateQuery, Store};
+use domain::{PoolName, StateName};
 use harness::dynamodb::{self, fresh_table_name};
 use harness::{dynamodb_local, servers};
+use ports::store::{SortRange, StateQuery, Store};
 use std::collections::BTreeMap;
 
 const SHARDS: u16 = 4;
@@ -75,8 +75,7 @@ async fn filling_puts_free_sandboxes_where_a_sync_would() {
     let (endpoint, table) = (dynamodb::dynoxide_endpoint(), fresh_table_name());
     let mut env = env(endpoint, &table);
     env.insert("POOLS".to_owned(), "exams=exam-,main".to_owned());
-    let store =
-        common::store::dynamodb::DynamoStore::connect(&dynamodb::config(endpoint, &table, SHARDS)).await;
+    let store = ::dynamodb::DynamoStore::connect(&dynamodb::config(endpoint, &table, SHARDS)).await;
     for (count, arguments) in
         [(70, &["seed", "--count", "70", "--name-prefix", "exam-"][..]), (5, &["seed", "--count", "5"])]
     {

@@ -3,10 +3,10 @@
 use bench::calls::Call;
 use bench::claim::{self, Report};
 use bench::{Command, Ports, parse};
-use common::clock::SystemClock;
-use common::random::Dice;
 use harness::rig::Rig;
 use harness::servers::as_test_user;
+use ports::clock::SystemClock;
+use ports::random::Dice;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;

@@ -2,9 +2,9 @@
 
 use crate::engines::Engine;
 use crate::fixtures::{announce, consume, work};
-use common::bus::{Announced, Verdict};
-use common::contract::{DeletionWork, ParkedDeletion};
-use common::domain::UnixSeconds;
+use contract::{DeletionWork, ParkedDeletion};
+use domain::UnixSeconds;
+use ports::bus::{Announced, Verdict};
 use std::time::Duration;
 
 /// A retry that does not come back within a test.

@@ -2,10 +2,10 @@
 
 use crate::engines::Engine;
 use crate::fixtures::{announce, consume, until, work};
-use common::bus::{Announced, Verdict};
-use common::contract::DeletionWork;
-use common::random::{Dice, Random as _};
+use contract::DeletionWork;
 use harness::wait::moment;
+use ports::bus::{Announced, Verdict};
+use ports::random::{Dice, Random as _};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -151,7 +151,7 @@ pub(crate) async fn a_consumer_that_stops_finishes_what_it_has(engine: Engine) {
 }
 
 pub(crate) async fn a_consumer_that_stops_gives_back_what_it_does_not_finish(engine: Engine) {
-    let change = |config: &mut common::bus::memory::MemoryConfig| {
+    let change = |config: &mut testkit::bus::MemoryConfig| {
         config.finish_patience = Duration::from_millis(100);
         // Far longer than the test: what comes back was given back.
         config.deletion_ack_wait = Duration::from_secs(600);

@@ -1,9 +1,9 @@
 //! A worker, a handler or a runner whose every answer comes from the test.
 
 use async_trait::async_trait;
-use common::bus::{Answer, Delivery, Handler, Request, Runner, Verdict, Worker};
-use common::contract::{Report, TickKind};
+use contract::{Report, TickKind};
 use harness::wait::PATIENCE;
+use ports::bus::{Answer, Delivery, Handler, Request, Runner, Verdict, Worker};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,23 +1,23 @@
 //! The buses that the suite runs on.
 
 use async_nats::jetstream::{self, stream};
-use common::bus::memory::{MemoryBus, MemoryConfig, ParkedCopy};
-use common::bus::nats::{LinkConfig, NatsBus, NatsConfig};
-use common::bus::{
-    CensusBoard, DeletionLine, DeletionQueue, Deletions, Discovery, EventFeed, Ledger, Pace, Requests, Serve,
-    TickQueue, Ticks, Upkeep,
-};
-use common::clock::{Clock, SystemClock};
-use common::contract::{DeletionWork, Event, LineState, ParkedDeletion, Subjects, TickKind, headers};
-use common::domain::{SandboxId, UnixSeconds};
-use common::random::Dice;
+use contract::{DeletionWork, Event, LineState, ParkedDeletion, Subjects, TickKind, headers};
+use domain::{SandboxId, UnixSeconds};
 use futures_util::TryStreamExt as _;
 use harness::servers;
 use harness::wait::{PATIENCE, eventually};
+use nats::{LinkConfig, NatsBus, NatsConfig};
+use ports::bus::{
+    CensusBoard, DeletionLine, DeletionQueue, Deletions, Discovery, EventFeed, Ledger, Pace, Requests, Serve,
+    TickQueue, Ticks, Upkeep,
+};
+use ports::clock::{Clock, SystemClock};
+use ports::random::Dice;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::bus::{MemoryBus, MemoryConfig, ParkedCopy};
 use tokio_util::sync::CancellationToken;
 
 /// A trait of all these, and every type that has them.

@@ -2,11 +2,11 @@
 
 use crate::engines::{Engine, World};
 use crate::ledger::{event, kept, life, now};
-use common::bus::{EventsFrom, EventsWanted, KeptEvent, SINCE_SECONDS_MAX, ServiceInfo, WorkCounts};
-use common::contract::{FaultCode, Verb, WorkerRole, WorkerView};
-use common::domain::{Cause, SandboxId, UnixSeconds};
+use contract::{FaultCode, Verb, WorkerRole, WorkerView};
+use domain::{Cause, SandboxId, UnixSeconds};
 use futures_util::StreamExt as _;
 use harness::wait::{PATIENCE, eventually};
+use ports::bus::{EventsFrom, EventsWanted, KeptEvent, SINCE_SECONDS_MAX, ServiceInfo, WorkCounts};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;

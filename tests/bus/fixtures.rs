@@ -3,11 +3,11 @@
 use crate::desk::{RequestInbox, RunInbox, WorkInbox, desk};
 use crate::engines::{Bus, World};
 use bytes::Bytes;
-use common::bus::{Answer, BusError, Context, Reply, RequestError};
-use common::clock::{Clock as _, SystemClock};
-use common::contract::reports::COMPLETED;
-use common::contract::{DeletionWork, Report, SweepReport, TickKind, Verb};
+use contract::reports::COMPLETED;
+use contract::{DeletionWork, Report, SweepReport, TickKind, Verb};
 use harness::wait::{PATIENCE, eventually};
+use ports::bus::{Answer, BusError, Context, Reply, RequestError};
+use ports::clock::{Clock as _, SystemClock};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -150,7 +150,7 @@ where
 pub(crate) async fn announce(world: &World, numbers: impl IntoIterator<Item = usize>) {
     for number in numbers {
         let announced = world.bus.announce(&work(number)).await.unwrap();
-        assert_eq!(announced, common::bus::Announced::Queued, "{number}");
+        assert_eq!(announced, ports::bus::Announced::Queued, "{number}");
     }
 }
 

@@ -1,24 +1,24 @@
 //! The ledger of events: those of a sandbox follow each other, each once.
 
 use crate::engines::Engine;
-use common::bus::{Appended, LedgerMark};
-use common::contract::Event;
-use common::domain::{
+use contract::Event;
+use domain::{
     ClaimKey, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId, PoolName, Sandbox,
     SandboxId, SandboxName, Transition, UnixSeconds,
 };
-use common::random::Dice;
-use common::runtime::recorder::{LedgerMetrics, Recorder};
 use harness::wait::{PATIENCE, eventually};
+use ports::bus::{Appended, LedgerMark};
+use ports::random::Dice;
 use prometheus::Registry;
+use runtime::recorder::{LedgerMetrics, Recorder};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Something that happened a moment ago: older events are not asked for.
 pub(crate) fn now() -> UnixSeconds {
-    use common::clock::Clock as _;
-    common::clock::SystemClock.now()
+    use ports::clock::Clock as _;
+    ports::clock::SystemClock.now()
 }
 
 fn free(number: usize) -> Sandbox {
@@ -69,7 +69,7 @@ fn recorder(world: &crate::engines::World, ledger: Arc<dyn crate::engines::Bus>)
     let _ = world;
     let registry = Registry::new();
     let metrics = LedgerMetrics::register(&registry).unwrap();
-    (Recorder::new(Arc::new(common::clock::SystemClock), ledger, metrics), registry)
+    (Recorder::new(Arc::new(ports::clock::SystemClock), ledger, metrics), registry)
 }
 
 fn count(registry: &Registry, name: &str) -> u64 {
@@ -186,7 +186,7 @@ pub(crate) async fn what_waits_when_the_process_ends_is_told_before(engine: Engi
 }
 
 pub(crate) async fn random_lives_are_told_in_order(engine: Engine) {
-    use common::random::Random as _;
+    use ports::random::Random as _;
     let world = engine.world().await;
     let dice = Dice::seeded(20_261_121);
     let (recorder, _) = recorder(&world, Arc::clone(&world.bus));

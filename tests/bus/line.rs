@@ -3,15 +3,16 @@
 
 use crate::engines::{Bus, Engine, World};
 use crate::fixtures::{announce, consume, consume_closed, until, work};
-use common::bus::line::LineRules;
-use common::bus::{CallEnd, Confirmed, Ticket, Turn, Verdict};
-use common::clock::{Clock as _, ManualClock, SystemClock};
-use common::contract::{LineState, Pause};
-use common::domain::{SandboxId, UnixSeconds};
+use contract::{LineState, Pause};
+use domain::{SandboxId, UnixSeconds};
 use harness::wait::{PATIENCE, eventually};
+use ports::bus::{CallEnd, Confirmed, Ticket, Turn, Verdict};
+use ports::clock::{Clock as _, SystemClock};
+use runtime::line::LineRules;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::clock::ManualClock;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// From one slot to the next at 600 a minute, in microseconds.
@@ -19,7 +20,7 @@ const SPACING_US: u64 = 102_000;
 
 async fn world(engine: Engine) -> (World, ManualClock) {
     let clock = ManualClock::at(UnixSeconds::new(1_763_683_200));
-    let change = |config: &mut common::bus::memory::MemoryConfig| {
+    let change = |config: &mut testkit::bus::MemoryConfig| {
         config.line = LineRules { per_minute_max: 600, ..LineRules::default() };
     };
     (engine.world_at(Arc::new(clock.clone()), change).await, clock)

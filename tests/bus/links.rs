@@ -2,15 +2,15 @@
 
 use crate::engines::{config, nats_config, until_connected};
 use broker::nats_server::NatsServer;
-use common::bus::Requests as _;
-use common::bus::nats::{NatsBus, NatsConfig};
-use common::clock::SystemClock;
-use common::random::Dice;
-use common::runtime::settings::Secret;
 use futures_util::future::join_all;
 use harness::freezing_proxy::FreezingProxy;
 use harness::servers;
 use harness::wait::{PATIENCE, eventually};
+use nats::{NatsBus, NatsConfig};
+use ports::bus::Requests as _;
+use ports::clock::SystemClock;
+use ports::random::Dice;
+use runtime::settings::Secret;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

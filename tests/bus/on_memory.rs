@@ -3,17 +3,18 @@
 use crate::desk::WorkInbox;
 use crate::fixtures::{answer, context, report, work};
 use bytes::Bytes;
-use common::bus::memory::{Call, Loss, MemoryBus, MemoryConfig};
-use common::bus::{
+use contract::{ParkedDeletion, TickKind, Verb};
+use domain::UnixSeconds;
+use ports::bus::{
     Announced, CallEnd, DeletionQueue as _, Deletions as _, Pace as _, RequestError, Requests as _,
     Serve as _, TickQueue as _, Ticks as _, Turn, Verdict,
 };
-use common::clock::{Clock as _, ManualClock};
-use common::contract::{ParkedDeletion, TickKind, Verb};
-use common::domain::UnixSeconds;
-use common::random::Dice;
+use ports::clock::Clock as _;
+use ports::random::Dice;
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::bus::{Call, Loss, MemoryBus, MemoryConfig};
+use testkit::clock::ManualClock;
 use tokio_util::sync::CancellationToken;
 
 const SWEEP: TickKind = TickKind::Sweep;
@@ -251,7 +252,7 @@ async fn a_lost_request_is_one_that_nobody_answers() {
 #[tokio::test]
 async fn a_deadline_is_the_clocks() {
     let (bus, clock) = bus();
-    let (handler, mut inbox) = crate::desk::desk::<common::bus::Request, common::bus::Answer>();
+    let (handler, mut inbox) = crate::desk::desk::<ports::bus::Request, ports::bus::Answer>();
     tokio::spawn({
         let bus = bus.clone();
         async move { bus.serve(handler, 4, CancellationToken::new()).await }
@@ -259,7 +260,7 @@ async fn a_deadline_is_the_clocks() {
     settle().await;
     let deadline_ms = Some(clock.now_ms() + 1_000);
     let asked = tokio::spawn({
-        let (bus, context) = (bus.clone(), common::bus::Context { deadline_ms, ..context("r") });
+        let (bus, context) = (bus.clone(), ports::bus::Context { deadline_ms, ..context("r") });
         async move { bus.request(Verb::Get, &context, Bytes::new(), HOUR).await }
     });
     let case = inbox.next().await;
@@ -275,7 +276,7 @@ async fn the_same_seed_picks_the_same_workers() {
         let (bus, _clock) = bus();
         let inboxes: Vec<_> = (0..3)
             .map(|_| {
-                let (handler, inbox) = crate::desk::desk::<common::bus::Request, common::bus::Answer>();
+                let (handler, inbox) = crate::desk::desk::<ports::bus::Request, ports::bus::Answer>();
                 let bus = bus.clone();
                 tokio::spawn(async move { bus.serve(handler, 100, CancellationToken::new()).await });
                 inbox

@@ -4,9 +4,9 @@ use crate::engines::{Engine, World};
 use crate::fixtures::{SHORT, answer, ask_later, context, serve, work};
 use async_nats::{Client, HeaderMap, RequestErrorKind, jetstream};
 use bytes::Bytes;
-use common::bus::{Answer, RequestError};
-use common::contract::{Fault, FaultCode, Outcome, ParkedDeletion, TickKind, TickOrder, Verb, headers};
+use contract::{Fault, FaultCode, Outcome, ParkedDeletion, TickKind, TickOrder, Verb, headers};
 use harness::wait::PATIENCE;
+use ports::bus::{Answer, RequestError};
 
 /// A world whose worker has answered once, so that it is there.
 async fn served() -> (World, crate::desk::RequestInbox) {

@@ -3,10 +3,10 @@
 use crate::engines::Engine;
 use crate::fixtures::{announce, answer, ask, consume, context, report, run_on_ticks, serve, work};
 use bytes::Bytes;
-use common::bus::{Announced, RequestError, Verdict};
-use common::contract::{Pause, TickKind, TickOrder, Verb};
+use contract::{Pause, TickKind, TickOrder, Verb};
 use futures_util::FutureExt as _;
 use harness::wait::{PATIENCE, eventually};
+use ports::bus::{Announced, RequestError, Verdict};
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -3,9 +3,9 @@
 use crate::engines::Engine;
 use crate::fixtures::{SHORT, answer, ask, ask_later, context, in_ms, serve, until};
 use bytes::Bytes;
-use common::bus::{Answer, Attempt, Context, RequestError};
-use common::contract::{Fault, FaultBody, FaultCode, Outcome, Verb};
+use contract::{Fault, FaultBody, FaultCode, Outcome, Verb};
 use harness::wait::PATIENCE;
+use ports::bus::{Answer, Attempt, Context, RequestError};
 use std::time::Duration;
 
 fn code(body: &Bytes) -> FaultCode {

@@ -6,15 +6,15 @@ use crate::fixtures::{
     SHORT, announce, answer, ask_later, consume, context, in_ms, report, run_on_ticks, serve, until,
 };
 use bytes::Bytes;
-use common::bus::nats::NatsBus;
-use common::bus::{CallEnd, Context, DeletionLine as _, Pace as _, Turn, Verdict};
-use common::clock::{Clock as _, SystemClock};
-use common::contract::{FaultBody, FaultCode, TickKind, Verb, headers};
-use common::domain::SandboxId;
-use common::runtime::skew::ClockMetrics;
+use contract::{FaultBody, FaultCode, TickKind, Verb, headers};
+use domain::SandboxId;
 use harness::clock::ShiftedClock;
 use harness::wait::PATIENCE;
+use nats::NatsBus;
+use ports::bus::{CallEnd, Context, DeletionLine as _, Pace as _, Turn, Verdict};
+use ports::clock::{Clock as _, SystemClock};
 use prometheus::Registry;
+use runtime::skew::ClockMetrics;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;

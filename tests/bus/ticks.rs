@@ -3,9 +3,9 @@
 use crate::engines::Engine;
 use crate::fixtures::{SHORT, report, run_on_ticks, until};
 use async_trait::async_trait;
-use common::bus::Runner;
-use common::contract::{Census, PoolStats, Report, TickKind, TickOrder};
+use contract::{Census, PoolStats, Report, TickKind, TickOrder};
 use harness::wait::{PATIENCE, eventually};
+use ports::bus::Runner;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,9 +2,9 @@
 
 use crate::engines::Engine;
 use crate::fixtures::{announce, consume, work};
-use common::bus::{Announced, ParkedKey, QueuedMessage, Verdict};
-use common::contract::{DeletionWork, ParkedDeletion};
-use common::domain::{PoolName, SandboxId};
+use contract::{DeletionWork, ParkedDeletion};
+use domain::{PoolName, SandboxId};
+use ports::bus::{Announced, ParkedKey, QueuedMessage, Verdict};
 use std::time::Duration;
 
 /// A retry that does not come back within a test.

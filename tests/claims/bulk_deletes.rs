@@ -2,12 +2,12 @@
 
 use crate::engines::Engine;
 use crate::world::{START, World, id, new_sandbox};
-use common::contract::{BulkDeleteReply, FaultCode, ReplayReply, Verb};
-use common::domain::{Cause, Sandbox, StateName};
-use common::store::faulty::{Fault, FaultyStore};
-use common::store::{Insert, Write};
+use contract::{BulkDeleteReply, FaultCode, ReplayReply, Verb};
+use domain::{Cause, Sandbox, StateName};
+use ports::store::{Insert, Write};
 use serde_json::json;
 use std::sync::Arc;
+use testkit::faulty::{Fault, FaultyStore};
 
 const BY: &str = "alice";
 

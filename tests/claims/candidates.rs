@@ -4,12 +4,12 @@
 use crate::settings::{OWNER, Subject};
 use crate::unsteady::Unsteady;
 use crate::world::{Process, World, claim_of};
-use common::contract::{AllocateRequest, FaultCode, Outcome};
-use common::domain::StateName;
-use common::store::faulty::Fault;
-use common::store::memory::MemoryStore;
+use contract::{AllocateRequest, FaultCode, Outcome};
+use domain::StateName;
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::faulty::Fault;
+use testkit::store::MemoryStore;
 
 /// Time of the callers that are to wait in vain: short, because they do wait.
 const SHORT: Duration = Duration::from_millis(400);

@@ -3,13 +3,13 @@
 use crate::engines::Engine;
 use crate::unsteady::Unsteady;
 use crate::world::{Answered, Process, World, claim_of};
-use common::contract::{AllocateRequest, FaultCode, Outcome};
-use common::domain::{SandboxId, StateName};
-use common::random::{Dice, Random as _};
-use common::store::memory::MemoryStore;
+use contract::{AllocateRequest, FaultCode, Outcome};
+use domain::{SandboxId, StateName};
+use ports::random::{Dice, Random as _};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::store::MemoryStore;
 
 /// Time for a caller of a crowd: more than the slowest machine needs.
 const PATIENCE: Duration = Duration::from_secs(60);

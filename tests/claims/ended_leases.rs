@@ -4,13 +4,13 @@ use crate::engines::Engine;
 use crate::settings::OWNER;
 use crate::world::{GRACE, LEASE, START, World, key_of};
 use async_trait::async_trait;
-use common::contract::{DeletionWork, FaultCode, Outcome};
-use common::domain::{DeletionCause, Extension, Sandbox, StateName};
-use common::store::interposed::{Call, InterposedStore, Interposer};
-use common::store::{Store, StoreError, Write};
+use contract::{DeletionWork, FaultCode, Outcome};
+use domain::{DeletionCause, Extension, Sandbox, StateName};
 use harness::wait::{PATIENCE, eventually};
+use ports::store::{Store, StoreError, Write};
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::interposed::{Call, InterposedStore, Interposer};
 
 /// Extends the owner's lease just before another worker that takes it for over would end it, as an allocator does whose
 /// clock is behind.

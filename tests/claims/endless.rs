@@ -1,10 +1,10 @@
 //! A pool that has three sandboxes for every name prefix that a caller asks for.
 
 use async_trait::async_trait;
-use common::domain::{ExternalId, NewSandbox, SandboxId, SandboxName, StateName};
-use common::store::interposed::{Call, InterposedStore, Interposer};
-use common::store::{Page, PageCursor, SortRange, StateQuery, Store, StoreError};
+use domain::{ExternalId, NewSandbox, SandboxId, SandboxName, StateName};
+use ports::store::{Page, PageCursor, SortRange, StateQuery, Store, StoreError};
 use std::sync::Arc;
+use testkit::interposed::{Call, InterposedStore, Interposer};
 
 /// Sandboxes of one prefix.
 const EACH: usize = 3;

@@ -1,9 +1,9 @@
 //! The engines that the claims run on; every world gets a separate store.
 
-use common::store::Store;
-use common::store::memory::MemoryStore;
 use harness::dynamodb;
+use ports::store::Store;
 use std::sync::Arc;
+use testkit::store::MemoryStore;
 
 /// Few, so that a round over them is short, and more than one, so that they matter.
 const SHARDS: u16 = 2;

@@ -2,8 +2,8 @@
 
 use crate::engines::Engine;
 use crate::settings::{OWNER, Rehearsal, Setting};
-use common::contract::{FaultCode, Outcome};
-use common::store::faulty::Fault;
+use contract::{FaultCode, Outcome};
+use testkit::faulty::Fault;
 
 /// How a claim breaks off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

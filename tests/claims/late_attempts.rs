@@ -5,10 +5,10 @@ use crate::engines::Engine;
 use crate::settings::{OWNER, Rehearsal, Setting, Subject};
 use crate::soundness::{assert_in_order, assert_one_lease_a_key};
 use crate::world::{World, key_of};
-use common::clock::Clock as _;
-use common::contract::{FaultCode, Outcome};
-use common::domain::{Order, Reason, StateName};
-use common::store::faulty::Fault;
+use contract::{FaultCode, Outcome};
+use domain::{Order, Reason, StateName};
+use ports::clock::Clock as _;
+use testkit::faulty::Fault;
 
 /// The request under test.
 const REQUEST: &str = "request-1";
@@ -54,7 +54,7 @@ impl Ending {
             }
             Self::Over => world.outlive_leases(),
             Self::Quarantined => {
-                let by = common::domain::Actor::parse("operator").unwrap();
+                let by = domain::Actor::parse("operator").unwrap();
                 let order = Order { by, reason: Reason::parse("smoke").unwrap() };
                 world.store.quarantine(&held.candidate(), &order, now).await.unwrap();
             }

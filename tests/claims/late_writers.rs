@@ -5,10 +5,10 @@ use crate::engines::Engine;
 use crate::settings::{OWNER, Rehearsal, Setting, Subject};
 use crate::soundness::{assert_in_order, assert_one_lease_a_key};
 use crate::world::{Lent, World, key_of};
-use common::clock::Clock as _;
-use common::contract::Outcome;
-use common::domain::{Cause, Sandbox, StateName};
-use common::store::faulty::Fault;
+use contract::Outcome;
+use domain::{Cause, Sandbox, StateName};
+use ports::clock::Clock as _;
+use testkit::faulty::Fault;
 
 /// What happens while the claim stands still. A twin is the same claim in another process.
 #[derive(Clone, Copy, Debug)]

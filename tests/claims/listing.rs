@@ -3,13 +3,13 @@
 
 use crate::engines::Engine;
 use crate::world::{Process, START, World};
-use common::contract::{FaultCode, SandboxEntry, SandboxesReply, SandboxesRequest, Verb};
-use common::domain::{
+use contract::{FaultCode, SandboxEntry, SandboxesReply, SandboxesRequest, Verb};
+use domain::{
     Actor, Candidate, ClaimKey, ClaimRecord, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox,
     Order, OwnerId, PoolName, Reason, Sandbox, SandboxId, SandboxName, StateName, UnixSeconds,
 };
-use common::store::{Insert, SortRange, StateQuery, Store, Write};
 use futures_util::{StreamExt as _, stream};
+use ports::store::{Insert, SortRange, StateQuery, Store, Write};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -345,7 +345,7 @@ pub(crate) async fn an_index_that_grows_during_a_walk_hides_nothing(engine: Engi
         async move {
             if page == 3 {
                 // Twice the shards, once every process has seen that; and more sandboxes that go there.
-                let wanted = u64::from(SHARDS) * 2 * common::store::layout::SANDBOXES_PER_SHARD;
+                let wanted = u64::from(SHARDS) * 2 * ports::store::layout::SANDBOXES_PER_SHARD;
                 store.follow_size(wanted, LATER).await.unwrap();
                 store.follow_size(wanted, LATER.after(Duration::from_secs(120))).await.unwrap();
                 for number in count + 1..count + 101 {

@@ -4,13 +4,13 @@ use crate::engines::Engine;
 use crate::settings::{OWNER, Subject};
 use crate::world::{World, claim_of, key_of};
 use async_trait::async_trait;
-use common::clock::Clock as _;
-use common::contract::{FaultCode, Outcome};
-use common::store::StoreError;
-use common::store::interposed::{Call, InterposedStore, Interposer};
+use contract::{FaultCode, Outcome};
 use harness::wait::{PATIENCE, eventually};
+use ports::clock::Clock as _;
+use ports::store::StoreError;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use testkit::interposed::{Call, InterposedStore, Interposer};
 
 const SEED: u64 = 7;
 

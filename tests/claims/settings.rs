@@ -2,9 +2,9 @@
 
 use crate::engines::Engine;
 use crate::world::{Answered, Process, World, id};
-use common::store::faulty::{Fault, FaultyStore};
 use std::ops::Range;
 use std::sync::Arc;
+use testkit::faulty::{Fault, FaultyStore};
 use tokio::task::JoinHandle;
 
 /// The owner whose claim is under test.

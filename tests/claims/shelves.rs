@@ -2,17 +2,17 @@
 //! pool empty that it cannot see all of.
 
 use crate::world::{Process, START, World, claim_of, new_sandbox};
+use ::dynamodb::DynamoStore;
 use async_trait::async_trait;
-use common::clock::Clock as _;
-use common::contract::{FaultCode, Outcome};
-use common::domain::{PoolName, SandboxId, StateName};
-use common::store::dynamodb::DynamoStore;
-use common::store::interposed::{Call, InterposedStore, Interposer};
-use common::store::memory::MemoryStore;
-use common::store::{Insert, Layout as _, SortRange, StateQuery, Store, StoreError};
+use contract::{FaultCode, Outcome};
+use domain::{PoolName, SandboxId, StateName};
 use harness::dynamodb;
+use ports::clock::Clock as _;
+use ports::store::{Insert, Layout as _, SortRange, StateQuery, Store, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::interposed::{Call, InterposedStore, Interposer};
+use testkit::store::MemoryStore;
 use tokio::sync::watch;
 
 /// Time of a caller that is to get a refusal, or a sandbox, at once.

@@ -1,9 +1,9 @@
 //! What has to hold whatever happened, once everything is quiet.
 
 use crate::world::{GRACE, Process, World};
-use common::clock::Clock as _;
-use common::contract::{FaultCode, Outcome, PoolStats};
-use common::domain::{ClaimKey, Sandbox, StateName};
+use contract::{FaultCode, Outcome, PoolStats};
+use domain::{ClaimKey, Sandbox, StateName};
+use ports::clock::Clock as _;
 use std::collections::{BTreeMap, BTreeSet};
 
 // === impl World ===

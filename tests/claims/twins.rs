@@ -3,9 +3,9 @@
 use crate::engines::Engine;
 use crate::settings::{OWNER, Rehearsal, Setting, Subject};
 use crate::world::World;
-use common::contract::Outcome;
-use common::store::faulty::Fault;
+use contract::Outcome;
 use std::ops::Range;
+use testkit::faulty::Fault;
 
 /// Calls that a claim may need more than it needs alone, because a twin gets in its way.
 const CALLS_MORE: usize = 2;

@@ -1,15 +1,15 @@
 //! Stores that take their time: calls of several callers mix, pages are slow, and the index lags.
 
 use async_trait::async_trait;
-use common::clock::{Clock as _, SystemClock};
-use common::domain::{Candidate, Sandbox, StateName};
-use common::random::{Dice, Random as _};
-use common::store::interposed::{Call, InterposedStore, Interposer};
-use common::store::{Page, PageCursor, SortRange, StateQuery, Store, StoreError};
+use domain::{Candidate, Sandbox, StateName};
+use ports::clock::{Clock as _, SystemClock};
+use ports::random::{Dice, Random as _};
+use ports::store::{Page, PageCursor, SortRange, StateQuery, Store, StoreError};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use testkit::interposed::{Call, InterposedStore, Interposer};
 
 /// Turns that are enough to mix the calls of a crowd.
 const TURNS_MAX: usize = 4;

@@ -2,25 +2,26 @@
 
 use crate::engines::Engine;
 use allocator::{Allocator, Config, Metrics, Ports};
-use common::bus::memory::{MemoryBus, MemoryConfig};
-use common::bus::{Attempt, Context, Handler as _, Request};
-use common::clock::{Clock as _, ManualClock};
-use common::contract::{
+use contract::{
     AllocateRequest, Allocation, FaultCode, Outcome, ReleaseReply, ReleaseRequest, StatsReply, Verb,
 };
-use common::domain::{
+use domain::{
     Candidate, ClaimKey, ClaimRecord, ExternalId, IdempotencyKey, LeasePolicy, NewSandbox, OwnerId, PoolName,
     PoolRules, Sandbox, SandboxId, SandboxName, StateName, UnixSeconds,
 };
-use common::random::Dice;
-use common::runtime::recorder::{LedgerMetrics, Recorder};
-use common::store::{Insert, Store};
 use harness::deletions::RecordedDeletions;
+use ports::bus::{Attempt, Context, Handler as _, Request};
+use ports::clock::Clock as _;
+use ports::random::Dice;
+use ports::store::{Insert, Store};
 use prometheus::Registry;
+use runtime::recorder::{LedgerMetrics, Recorder};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use testkit::bus::{MemoryBus, MemoryConfig};
+use testkit::clock::ManualClock;
 
 pub(crate) const START: UnixSeconds = UnixSeconds::new(1_800_000_000);
 pub(crate) const POOL: &str = "main";

@@ -2,7 +2,7 @@
 
 use async_nats::{Client, ConnectOptions, Event};
 use broker::nats_server::NatsServer;
-use common::contract::Subjects;
+use contract::Subjects;
 use harness::servers::{self, PASSWORD, accounts, broker_binary, nats_binary};
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //! messages of this suite. Whether they are good AsyncAPI and JSON Schema is judged by `tools/asyncapi.sh`.
 
 use crate::markdown::{Document, quoted};
-use common::contract::{FaultCode, Subjects, Verb};
+use contract::{FaultCode, Subjects, Verb};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -3,7 +3,7 @@
 use crate::markdown::Document;
 use broker::operate::settings_page;
 use broker::role::Role;
-use common::runtime::settings::{Env, Variable};
+use runtime::settings::{Env, Variable};
 use std::collections::{BTreeMap, BTreeSet};
 
 const PAGE: &str = "docs/configuration.md";

@@ -1,13 +1,13 @@
 //! `nats/definitions` is what the code makes, and the real client takes it.
 
 use broker::operate;
-use common::bus::nats::{NatsBus, NatsConfig};
-use common::clock::SystemClock;
-use common::random::Dice;
-use common::runtime::settings::Settings;
 use harness::nats_cli::NatsCli;
 use harness::servers::{nats_client, nats_url, start_nats};
 use harness::wait::{PATIENCE, eventually};
+use nats::{NatsBus, NatsConfig};
+use ports::clock::SystemClock;
+use ports::random::Dice;
+use runtime::settings::Settings;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Discovery: what `nats micro` asks a running fleet, and what ADR-32 says of the answers.
 
 use async_nats::service::{Info, PingResponse, Stats};
-use common::contract::subjects::ALLOCATOR_SERVICE;
-use common::contract::{FaultCode, Verb, WorkerRole};
+use contract::subjects::ALLOCATOR_SERVICE;
+use contract::{FaultCode, Verb, WorkerRole};
 use futures_util::StreamExt as _;
 use harness::rig::{Plan, Rig};
 use harness::servers::nats_client;

@@ -1,7 +1,7 @@
 //! The messages of operators about all sandboxes, as they cross the wire today.
 
 use crate::messages::{reads, wire};
-use common::contract::{
+use contract::{
     BulkDeleteEntry, BulkDeleteOutcome, BulkDeleteReply, BulkDeleteRequest, DeletionState, HistoryView,
     LeaseView, RecordRequest, RecordView, SandboxEntry, SandboxView, SandboxesReply, SandboxesRequest,
     TombstoneView,

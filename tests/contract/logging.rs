@@ -27,7 +27,7 @@ struct Line {
 pub(crate) fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut found = Vec::new();
-    let mut folders = vec![root.join("common/src"), root.join("services")];
+    let mut folders = vec![root.join("common"), root.join("services")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

@@ -1,10 +1,10 @@
 //! Every message as it crosses the wire today. A snapshot that changes is a change of the contract: see
 //! "Evolution" in `nats/README.md` before accepting it.
 
-use common::contract::census::LABS_MAX;
-use common::contract::line::{Breaker, BreakerReason, BreakerStatus, Failing, Forbidden, PoolDeletions};
-use common::contract::reports::{COMPLETED, FAILED, REFUSED};
-use common::contract::{
+use contract::census::LABS_MAX;
+use contract::line::{Breaker, BreakerReason, BreakerStatus, Failing, Forbidden, PoolDeletions};
+use contract::reports::{COMPLETED, FAILED, REFUSED};
+use contract::{
     AllocateRequest, Allocation, Census, CensusReport, Counted, DeletionWork, DeletionsStatus, ExpiryReport,
     Fault, FaultBody, FaultCode, HealthReply, LineState, Outcome, ParkedDeletion, Pause, PauseRequest,
     PoolStats, ReleaseReply, ReleaseRequest, Report, ResumeReply, ResumeRequest, RunReport, SandboxRequest,

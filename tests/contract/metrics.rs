@@ -3,7 +3,7 @@
 use crate::configuration::assert_page;
 use crate::markdown::{Document, quoted};
 use broker::operate::metrics_page;
-use common::domain::StateName;
+use domain::StateName;
 use harness::rig::Plan;
 use prometheus::proto::MetricFamily;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,8 +1,8 @@
 //! The names in `nats/README.md` are those of the code: no more, no fewer, no others.
 
 use crate::markdown::{Document, quoted};
-use common::contract::{FaultCode, Subjects, TickKind, Verb, WorkerRole};
-use common::domain::{Cause, PoolName, SandboxId};
+use contract::{FaultCode, Subjects, TickKind, Verb, WorkerRole};
+use domain::{Cause, PoolName, SandboxId};
 use std::collections::BTreeSet;
 
 const README: &str = "nats/README.md";
@@ -94,7 +94,7 @@ fn every_function_that_gives_a_name_is_compared() {
     ];
     let compared = [subjects(), streams(), filters()].into_iter().flatten().map(|(function, _)| function);
     let compared: BTreeSet<_> = compared.chain(elsewhere).collect();
-    let source = include_str!("../../common/src/contract/subjects.rs");
+    let source = include_str!("../../common/contract/src/subjects.rs");
     let block = source.split_once("impl Subjects {\n").unwrap().1.split_once("\n}\n").unwrap().0;
     let functions = block.split("    pub fn ").skip(1).filter_map(|rest| rest.split('(').next());
     assert_eq!(functions.collect::<BTreeSet<_>>(), compared, "a name that nats/README.md does not show");
@@ -123,7 +123,7 @@ fn service_queue_group_and_bucket_are_those_of_the_code() {
 
 #[test]
 fn headers_are_those_of_the_code() {
-    let source = include_str!("../../common/src/contract/headers.rs");
+    let source = include_str!("../../common/contract/src/headers.rs");
     let values =
         source.lines().filter(|line| line.starts_with("pub const")).flat_map(|line| line.split('"').nth(1));
     let headers: BTreeSet<_> = values.map(ToOwned::to_owned).collect();

@@ -1,13 +1,13 @@
 //! The messages of operators about deletions, and the events, as they cross the wire today.
 
 use crate::messages::{reads, wire};
-use common::contract::{
+use contract::{
     DeletionEntry, DeletionPlace, DeletionRequest, DeletionTotals, DeletionView, DeletionsReply,
     DeletionsRequest, Event, ExtendRequest, HistoryView, KeyRequest, OrderReply, OrderRequest, ParkedReply,
     ParkedRequest, ParkedView, PreCleanView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest,
     ReplayOutcome, ReplayReply, Report, RunReport, SweepReport,
 };
-use common::domain::{
+use domain::{
     ClaimKey, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId, PoolName, PreClean,
     SandboxId, SandboxName, Transition, UnixSeconds,
 };

@@ -5,7 +5,7 @@
 //! text. Between some of them the world has to move on, as it does for an operator who reads on.
 
 use crate::markdown::{Block, Document};
-use common::contract::Verb;
+use contract::Verb;
 use harness::nats_cli::NatsCli;
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};

@@ -3,12 +3,12 @@
 use crate::markdown::{Document, quoted};
 use async_nats::jetstream::consumer::{self, AckPolicy};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
-use common::bus::DeletionLine as _;
-use common::contract::Pause;
-use common::domain::{PoolName, StateName};
+use contract::Pause;
+use domain::{PoolName, StateName};
 use futures_util::TryStreamExt as _;
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};
+use ports::bus::DeletionLine as _;
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -1,12 +1,12 @@
 //! Nothing waits longer than its deadline: neither the operator who stops a process, nor a caller of one that was
 //! frozen.
 
-use common::bus::Ticks as _;
-use common::contract::TickKind;
+use contract::TickKind;
 use harness::freezing_proxy::FreezingProxy;
 use harness::http::Api;
 use harness::rig::Plan;
 use harness::wait::{PATIENCE, eventually, moment};
+use ports::bus::Ticks as _;
 use simulator::{Fault, FaultKind, Operation};
 use std::time::{Duration, Instant};
 

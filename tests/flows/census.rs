@@ -1,10 +1,10 @@
 //! The census on a whole fleet: what it counts, what stats make of it, and that it cries no wolf.
 
-use common::bus::CensusBoard as _;
-use common::contract::Violation;
-use common::domain::StateName;
+use contract::Violation;
+use domain::StateName;
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};
+use ports::bus::CensusBoard as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Claims over HTTP and NATS: one key space, the same answers.
 
-use common::contract::{Outcome, Verb};
-use common::domain::StateName;
+use contract::{Outcome, Verb};
+use domain::StateName;
 use harness::rig::Plan;
 use reqwest::Method;
 use serde_json::{Value, json};

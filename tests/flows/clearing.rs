@@ -1,6 +1,6 @@
 //! What students left inside is cleared before the deletion, and the record says truthfully what came of it.
 
-use common::domain::{PreClean, Sandbox, Skip, StateName};
+use domain::{PreClean, Sandbox, Skip, StateName};
 use harness::process::run;
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};

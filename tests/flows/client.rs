@@ -1,19 +1,19 @@
-//! The typed client (`common::client`, `broker client`): the same cases over NATS and over HTTP.
+//! The typed client (`client`, `broker client`): the same cases over NATS and over HTTP.
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use common::bus::http::HttpRequests;
-use common::bus::{Context, Reply, RequestError, Requests};
-use common::client::{Claim, Client, ClientError, Patience};
-use common::clock::SystemClock;
-use common::contract::{FaultCode, Outcome, Verb};
-use common::domain::{IdempotencyKey, LabId, OwnerId, SandboxId, StateName};
-use common::random::Dice;
-use common::runtime::settings::Secret;
+use client::{Claim, Client, ClientError, Patience};
+use contract::{FaultCode, Outcome, Verb};
+use domain::{IdempotencyKey, LabId, OwnerId, SandboxId, StateName};
 use harness::process;
 use harness::rig::{Plan, Rig};
 use harness::servers::as_test_user;
 use harness::wait::{PATIENCE, eventually};
+use http_client::HttpRequests;
+use ports::bus::{Context, Reply, RequestError, Requests};
+use ports::clock::SystemClock;
+use ports::random::Dice;
+use runtime::settings::Secret;
 use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -49,7 +49,7 @@ impl Requests for Watched {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let mishap = self.mishaps.lock().unwrap().pop();
         let refused = |code, seconds| {
-            let mut fault = common::contract::Fault::new(code, "not now");
+            let mut fault = contract::Fault::new(code, "not now");
             fault.retry_after_seconds = Some(seconds);
             let body = serde_json::to_vec(&fault.body(&context.request_id)).unwrap();
             Ok(Reply { outcome: None, is_fault: true, body: body.into() })

@@ -1,12 +1,12 @@
 //! Deletions: asked for once, done once, never lost.
 
 use async_nats::jetstream::{self, consumer};
-use common::bus::{Announced, Deletions as _};
-use common::contract::{DeletionWork, TickKind};
-use common::domain::{PoolName, SandboxId, State, StateName};
+use contract::{DeletionWork, TickKind};
+use domain::{PoolName, SandboxId, State, StateName};
 use futures_util::StreamExt as _;
 use harness::rig::Plan;
 use harness::wait::{PATIENCE, eventually};
+use ports::bus::{Announced, Deletions as _};
 use simulator::{Fault, FaultKind, Latency, Operation};
 use std::time::Duration;
 
@@ -249,10 +249,10 @@ async fn a_lease_that_is_over_is_ended_and_deleted() {
     assert_eq!((again.status, again.sandbox()), (200, late.sandbox()));
     rig.clock.advance(std::time::Duration::from_secs(2 * 60));
     let report = rig.run(TickKind::Expiry).await.report;
-    let common::contract::Report::Expiry(report) = report else { panic!("{report:?}") };
+    let contract::Report::Expiry(report) = report else { panic!("{report:?}") };
     assert_eq!((report.status.as_str(), report.due, report.expired), ("completed", 1, 1));
     let gone = rig.until_state(late.sandbox(), StateName::Deleted).await;
-    assert_eq!(gone.deletion().unwrap().cause, common::domain::DeletionCause::Expired);
+    assert_eq!(gone.deletion().unwrap().cause, domain::DeletionCause::Expired);
     assert_eq!(rig.count(StateName::Allocated).await, 1);
     let released = rig.api.release(late.sandbox(), "student-1").await;
     assert_eq!(released.status, 200, "the caller got what it wanted: {released:?}");

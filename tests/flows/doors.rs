@@ -1,12 +1,12 @@
 //! Wrong input at both doors: a clear error, and nothing changes. (The ingress's own suite has every detail.)
 
-use common::bus::RequestError;
-use common::clock::Clock as _;
-use common::contract::{FaultBody, FaultCode, Verb};
-use common::domain::StateName;
+use contract::{FaultBody, FaultCode, Verb};
+use domain::StateName;
 use harness::http::answer;
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};
+use ports::bus::RequestError;
+use ports::clock::Clock as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 

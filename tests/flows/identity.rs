@@ -1,7 +1,7 @@
 //! One account is one sandbox, whatever the provider lists: seen by students, on a whole fleet.
 
-use common::contract::SyncReport;
-use common::domain::{ExternalId, STILL_LISTED, SandboxId, StateName};
+use contract::SyncReport;
+use domain::{ExternalId, STILL_LISTED, SandboxId, StateName};
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};
 use simulator::{BrokenEntry, Fault, FaultKind, Operation};

@@ -1,7 +1,7 @@
 //! A reaper that is killed in the middle of each step of a deletion: the deletion ends all the same, and once.
 
-use common::contract::TickKind;
-use common::domain::StateName;
+use contract::TickKind;
+use domain::StateName;
 use futures_util::{StreamExt as _, stream};
 use harness::freezing_proxy::{Freeze, FreezingProxy};
 use harness::rig::{Plan, Rig};

@@ -1,18 +1,18 @@
 //! An allocator that loses its network in the middle of a claim: another one answers the request, the student finishes,
 //! and then the first one goes on.
 
-use common::domain::{ClaimKey, IdempotencyKey, OwnerId, StateName};
-use common::store::{SortRange, StateQuery};
+use domain::{ClaimKey, IdempotencyKey, OwnerId, StateName};
 use harness::freezing_proxy::{Freeze, FreezingProxy};
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};
+use ports::store::{SortRange, StateQuery};
 
 const OWNER: &str = "student-1";
 const ACCOUNTS: u64 = 3;
 
 /// How many sandboxes of the only pool are in that state, by the table's index.
 async fn count(rig: &Rig, state: StateName) -> u64 {
-    let pool = common::domain::PoolName::parse("main").unwrap();
+    let pool = domain::PoolName::parse("main").unwrap();
     let mut count = 0;
     for shard in 0..rig.store.shards().await.unwrap() {
         let query = StateQuery { pool: pool.clone(), state, shard, range: SortRange::All };

@@ -1,7 +1,7 @@
 //! The event log of a whole fleet: each change of each sandbox is published once, whatever is lost on the way.
 
-use common::contract::{Event, TickKind};
-use common::domain::StateName;
+use contract::{Event, TickKind};
+use domain::StateName;
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};
 use std::collections::BTreeMap;

@@ -1,12 +1,12 @@
 //! The provider throttle: deletions keep its rate, wait out what breaks, and can be stopped by an operator.
 
-use common::bus::DeletionLine as _;
-use common::contract::DeletionsStatus;
-use common::domain::{SandboxId, StateName};
+use contract::DeletionsStatus;
+use domain::{SandboxId, StateName};
 use futures_util::StreamExt as _;
 use harness::process::run;
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};
+use ports::bus::DeletionLine as _;
 use reqwest::Method;
 use serde_json::Value;
 use simulator::{Fault, FaultKind, LogEntry, Operation};
@@ -337,7 +337,7 @@ async fn reapers_recall_a_pause_that_the_bucket_lost_without_a_sweep() {
 #[tokio::test]
 async fn a_pause_by_hand_is_taken_over_into_the_table() {
     let rig = plan(3).start().await;
-    let by_hand = common::contract::Pause { by: "by hand".to_owned(), ..Default::default() };
+    let by_hand = contract::Pause { by: "by hand".to_owned(), ..Default::default() };
     rig.bus.pause(&by_hand).await.unwrap();
     assert_eq!(rig.sweep().await.status, "completed");
     let kept = rig.store.deletion_switch().await.unwrap().expect("a turn");
@@ -373,7 +373,7 @@ async fn a_paused_consumer_stops_its_pool_and_is_visible() {
 async fn five_of_one_pool_do_not_wait_for_the_crowd_of_another() {
     let rig = plan(0).set("POOLS", "few=few-,main").set("DELETIONS_PER_MINUTE", 1_200).start_unsynced().await;
     rig.csp.add_accounts(205, None).unwrap();
-    let few_prefix = common::domain::NamePrefix::parse("few-").unwrap();
+    let few_prefix = domain::NamePrefix::parse("few-").unwrap();
     rig.csp.add_accounts(5, Some(&few_prefix)).unwrap();
     eventually("a full pool", PATIENCE, || async {
         rig.sync().await;

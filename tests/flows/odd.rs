@@ -2,8 +2,8 @@
 //! no other.
 
 use crate::line::plan;
-use common::contract::DeletionsStatus;
-use common::domain::StateName;
+use contract::DeletionsStatus;
+use domain::StateName;
 use harness::rig::Rig;
 use harness::wait::{PATIENCE, eventually};
 use simulator::{Fault, FaultKind, Operation};

@@ -1,9 +1,9 @@
 //! More time for a lease, an operator's hand, and a sync by force, on a whole fleet.
 
-use common::bus::Ledger as _;
-use common::domain::{Cause, SandboxId, StateName};
+use domain::{Cause, SandboxId, StateName};
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};
+use ports::bus::Ledger as _;
 use reqwest::Method;
 use simulator::{Fault, FaultKind, Operation};
 

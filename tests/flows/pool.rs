@@ -1,6 +1,6 @@
 //! The pool follows the provider's listing, and survives a provider that lies.
 
-use common::domain::{NamePrefix, StateName};
+use domain::{NamePrefix, StateName};
 use harness::rig::{Plan, Rig};
 use simulator::{BrokenEntry, Fault, FaultKind, Latency, Operation};
 

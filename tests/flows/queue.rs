@@ -1,7 +1,7 @@
 //! The deletion queue as operators see it, over HTTP, over NATS and in a shell.
 
-use common::contract::{DeletionsReply, DeletionsRequest, Verb};
-use common::domain::StateName;
+use contract::{DeletionsReply, DeletionsRequest, Verb};
+use domain::StateName;
 use harness::process::run;
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};

@@ -1,11 +1,11 @@
 //! All sandboxes, one with everything, and records that are removed in bulk: on a whole fleet, over both doors.
 
-use common::bus::Ledger as _;
-use common::contract::Verb;
-use common::domain::{Cause, SandboxId, StateName};
+use contract::Verb;
+use domain::{Cause, SandboxId, StateName};
 use harness::http::Answer;
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};
+use ports::bus::Ledger as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 use simulator::{Fault, FaultKind, Operation};

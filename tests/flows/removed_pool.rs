@@ -1,9 +1,9 @@
 //! A pool that is taken out of `POOLS` with leases and deletions in it: it is drained, and nothing of it is forgotten.
 
-use common::domain::{PoolName, Sandbox, StateName};
-use common::store::{SortRange, StateQuery};
+use domain::{PoolName, Sandbox, StateName};
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};
+use ports::store::{SortRange, StateQuery};
 use reqwest::Method;
 use serde_json::json;
 use std::time::Duration;
@@ -68,7 +68,7 @@ async fn a_pool_that_is_not_configured_any_more_is_drained() {
     let sync = rig.sync().await;
     assert_eq!((sync.status.as_str(), sync.inserted, sync.raced), ("completed", 0, 0), "{sync:?}");
     rig.clock.advance(Duration::from_secs(100 * 3_600));
-    rig.run(common::contract::TickKind::Expiry).await;
+    rig.run(contract::TickKind::Expiry).await;
     rig.sweep().await;
     for sandbox in [&over, &held, &ending] {
         rig.until_state(sandbox.id.as_str(), StateName::Deleted).await;

@@ -1,6 +1,6 @@
 //! Deletions that were given up or lost, and brought back: by an operator, by the sweep, over every door.
 
-use common::domain::StateName;
+use domain::StateName;
 use futures_util::{StreamExt as _, stream};
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};

@@ -2,11 +2,11 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use common::bus::{Answer, Context, Handler, Request, Requests as _, Serve as _};
-use common::contract::Verb;
-use common::domain::StateName;
+use contract::Verb;
+use domain::StateName;
 use harness::rig::Plan;
 use harness::wait::{PATIENCE, eventually};
+use ports::bus::{Answer, Context, Handler, Request, Requests as _, Serve as _};
 use simulator::{Fault, FaultKind, Operation};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -35,7 +35,7 @@ impl Handler for Slow {
 async fn a_worker_that_leaves_loses_no_request() {
     let plan = Plan::new(1).counts(|counts| counts.allocators = 0);
     let rig = plan.start_unsynced().await;
-    let serve = |bus: common::bus::nats::NatsBus, stop: CancellationToken| {
+    let serve = |bus: nats::NatsBus, stop: CancellationToken| {
         tokio::spawn(async move { bus.serve(Arc::new(Slow), 1_024, stop).await })
     };
     let stays = CancellationToken::new();

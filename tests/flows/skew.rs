@@ -1,12 +1,12 @@
 //! A fleet whose clock is wrong: it says so, and ends and grants nothing until it is right.
 
-use common::bus::Ticks as _;
-use common::clock::{Clock as _, SystemClock};
-use common::contract::{Report, TickKind, Verb, headers};
-use common::domain::StateName;
+use contract::{Report, TickKind, Verb, headers};
+use domain::StateName;
 use harness::rig::{Plan, Rig};
 use harness::servers;
 use harness::wait::{PATIENCE, eventually};
+use ports::bus::Ticks as _;
+use ports::clock::{Clock as _, SystemClock};
 use reqwest::Method;
 use std::time::Duration;
 

@@ -2,22 +2,23 @@
 //! and started again over the same streams.
 
 use async_trait::async_trait;
-use common::bus::nats::{NatsBus, NatsConfig};
-use common::bus::{BusError, Runner, TickQueue as _, TickReceipt, TickTurn, TickTurns, Ticks};
-use common::clock::{ManualClock, SystemClock};
-use common::contract::reports::COMPLETED;
-use common::contract::{Report, RunReport, SweepReport, TickKind};
-use common::domain::UnixSeconds;
-use common::random::Dice;
-use common::runtime::settings::Settings;
+use contract::reports::COMPLETED;
+use contract::{Report, RunReport, SweepReport, TickKind};
+use domain::UnixSeconds;
 use harness::servers;
 use harness::wait::eventually;
+use nats::{NatsBus, NatsConfig};
+use ports::bus::{BusError, Runner, TickQueue as _, TickReceipt, TickTurn, TickTurns, Ticks};
+use ports::clock::SystemClock;
+use ports::random::Dice;
 use prometheus::Registry;
+use runtime::settings::Settings;
 use scheduler::{Config, Metrics, Rhythm, Scheduler};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use testkit::clock::ManualClock;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

@@ -1,7 +1,7 @@
 //! Two reapers, of which one loses its network for longer than its acknowledgement wait: the other one ends the
 //! deletion, and the late one changes nothing.
 
-use common::domain::{PreClean, Skip, StateName};
+use domain::{PreClean, Skip, StateName};
 use harness::freezing_proxy::{Freeze, FreezingProxy};
 use harness::rig::Plan;
 use harness::wait::{PATIENCE, eventually};

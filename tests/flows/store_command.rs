@@ -1,13 +1,13 @@
 //! `broker store`: the embedded table as a process.
 
 use crate::unready::Role;
-use common::domain::PoolName;
-use common::store::Layout as _;
-use common::store::dynamodb::DynamoStore;
+use ::dynamodb::DynamoStore;
+use domain::PoolName;
 use harness::dynamodb;
 use harness::process::{self, Broker};
 use harness::rig::Plan;
 use harness::wait::{PATIENCE, eventually};
+use ports::store::Layout as _;
 use std::collections::BTreeSet;
 
 #[tokio::test]

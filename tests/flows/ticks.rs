@@ -1,11 +1,11 @@
 //! Ticks: one for each slot however many schedulers there are, and never two runs at once.
 
 use async_trait::async_trait;
-use common::bus::{Runner, TickQueue as _, Ticks as _};
-use common::contract::reports::COMPLETED;
-use common::contract::{Report, SweepReport, TickKind};
+use contract::reports::COMPLETED;
+use contract::{Report, SweepReport, TickKind};
 use harness::rig::Plan;
 use harness::wait::{PATIENCE, eventually};
+use ports::bus::{Runner, TickQueue as _, Ticks as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Semaphore;

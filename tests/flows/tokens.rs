@@ -1,13 +1,13 @@
 //! Tokens from the command line to the gate, on a whole fleet.
 
-use common::secrets::aws::{AwsSecrets, SecretsConfig};
-use common::secrets::{SECRET_BYTES_MAX, SecretError, SecretId, Secrets as _};
 use harness::http::Api;
 use harness::process::run;
 use harness::rig::{Plan, Rig};
 use harness::secrets::{Kept, SecretsManager};
 use harness::wait::eventually;
+use ports::secrets::{SECRET_BYTES_MAX, SecretError, SecretId, Secrets as _};
 use reqwest::Method;
+use secretsmanager::{AwsSecrets, SecretsConfig};
 use std::fs;
 use std::time::Duration;
 

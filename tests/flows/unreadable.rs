@@ -1,10 +1,10 @@
 //! Items that this build cannot read, as a newer build leaves them when it is rolled back: nothing else suffers.
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use common::domain::{SandboxId, StateName};
-use common::store::{SortRange, StateQuery};
+use domain::{SandboxId, StateName};
 use harness::dynamodb;
 use harness::rig::{Plan, Rig};
+use ports::store::{SortRange, StateQuery};
 use reqwest::Method;
 use serde_json::json;
 use std::collections::{BTreeSet, HashMap};
@@ -29,7 +29,7 @@ async fn rewrite(rig: &Rig, id: &SandboxId, change: impl FnOnce(&mut Item)) {
 async fn free_ids(rig: &Rig) -> Vec<SandboxId> {
     let mut ids = Vec::new();
     for shard in 0..rig.store.shards().await.unwrap() {
-        let pool = common::domain::PoolName::parse("main").unwrap();
+        let pool = domain::PoolName::parse("main").unwrap();
         let query = StateQuery { pool, state: StateName::Available, shard, range: SortRange::All };
         let page = rig.store.page(&query, None, 500).await.unwrap();
         ids.extend(page.sandboxes.into_iter().map(|sandbox| sandbox.id));

@@ -1,7 +1,7 @@
 //! Readiness is doing the work: what a role says while its servers refuse, miss or swallow things.
 
 use broker::nats_server::NatsServer;
-use common::contract::Verb;
+use contract::Verb;
 use harness::freezing_proxy::FreezingProxy;
 use harness::process::Broker;
 use harness::rig::{Plan, Rig};

@@ -1,6 +1,6 @@
 //! Watching a real fleet over HTTP: its events as they come, and who works.
 
-use common::contract::{FleetReply, WorkerRole};
+use contract::{FleetReply, WorkerRole};
 use harness::rig::{Plan, Rig};
 use harness::wait::{PATIENCE, eventually};
 use reqwest::{Method, Response};

@@ -2,7 +2,7 @@
 //! really waits (deadlines, paces) still works.
 
 use async_trait::async_trait;
-use common::clock::{Clock, SystemClock};
+use ports::clock::{Clock, SystemClock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! A queue of deletion work that only remembers what was announced.
 
 use async_trait::async_trait;
-use common::bus::{Announced, BusError, Deletions};
-use common::contract::{DeletionWork, ParkedDeletion};
-use common::domain::SandboxId;
+use contract::{DeletionWork, ParkedDeletion};
+use domain::SandboxId;
+use ports::bus::{Announced, BusError, Deletions};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Deletion work in the order in which it was announced. Like the real queue it keeps one message for each sandbox; no

@@ -2,8 +2,8 @@
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
-use common::runtime::settings::Settings;
-use common::store::dynamodb::{DynamoConfig, DynamoStore};
+use dynamodb::{DynamoConfig, DynamoStore};
+use runtime::settings::Settings;
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::OnceLock;

@@ -5,7 +5,7 @@
 //! `CI` is `true` they fail instead.
 
 use crate::wait;
-use common::runtime::settings::{Env, ProcessEnv};
+use runtime::settings::{Env, ProcessEnv};
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

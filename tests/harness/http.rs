@@ -35,7 +35,7 @@ pub struct Answer {
 impl Api {
     /// A client of the broker at `address`.
     pub fn new(address: SocketAddr, lab_token: &str, admin_token: &str) -> Self {
-        common::runtime::install_crypto();
+        crypto::install_crypto();
         Self {
             client: Client::new(),
             root: format!("http://{address}"),

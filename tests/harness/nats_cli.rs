@@ -3,7 +3,7 @@
 //! It is looked for as `.tools/nats` at the workspace root (`make tools` puts it there) and then on the `PATH`.
 //! Without it the tests say that they leave it out; where `CI` is `true` they fail instead.
 
-use common::runtime::settings::{Env, ProcessEnv};
+use runtime::settings::{Env, ProcessEnv};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};

@@ -3,9 +3,9 @@
 use crate::rig::Rig;
 use crate::servers::nats_client;
 use async_nats::jetstream::{self, stream};
-use common::clock::{Clock as _, SystemClock};
-use common::contract::{Event, ParkedDeletion, Subjects};
-use common::domain::{PoolName, SandboxId};
+use contract::{Event, ParkedDeletion, Subjects};
+use domain::{PoolName, SandboxId};
+use ports::clock::{Clock as _, SystemClock};
 use std::time::Duration;
 use time::OffsetDateTime;
 

@@ -7,19 +7,17 @@ use crate::servers;
 use crate::wait::{PATIENCE, eventually};
 use broker::fleet::{Configs, Counts, Fleet, Shared};
 use bytes::Bytes;
-use common::bus::nats::{NatsBus, NatsConfig};
-use common::bus::{Context, Reply, RequestError, Requests, Ticks};
-use common::contract::{
-    CensusReport, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind, Verb,
-};
-use common::domain::{Sandbox, SandboxId, StateName};
-use common::random::Dice;
-use common::runtime::ops::listen;
-use common::runtime::settings::{Secret, Settings};
-use common::runtime::shutdown::{Lifecycle, LifecycleError};
-use common::store::Store;
+use contract::{CensusReport, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind, Verb};
+use domain::{Sandbox, SandboxId, StateName};
 use futures_util::FutureExt as _;
+use nats::{NatsBus, NatsConfig};
+use ops::listen;
+use ports::bus::{Context, Reply, RequestError, Requests, Ticks};
+use ports::random::Dice;
+use ports::store::Store;
 use prometheus::Registry;
+use runtime::settings::{Secret, Settings};
+use runtime::shutdown::{Lifecycle, LifecycleError};
 use serde_json::Value;
 use simulator::{Operation, Simulator, SimulatorHandle};
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 
 use broker::child;
 use broker::nats_server::{self, NatsServer};
-use common::runtime::settings::{Env as _, ProcessEnv, Secret};
+use runtime::settings::{Env as _, ProcessEnv, Secret};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use tokio::sync::OnceCell;

@@ -1,8 +1,8 @@
 //! A server that sends what a test gives it, byte by byte, where the simulator is too well-behaved.
 
 use crate::rig::{SHORT, client, csp_config, target_of};
-use common::provider::csp::{CspConfig, CspProvider};
-use common::provider::{Deleted, Provider, ProviderError};
+use csp::{CspConfig, CspProvider};
+use ports::provider::{Deleted, Provider, ProviderError};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,14 +1,14 @@
 //! The simulator's controls over HTTP, its limits and its end.
 
 use crate::rig::{Rig, TOKEN, client, csp_config, simulator_config, start_at, target, until};
-use common::clock::ManualClock;
-use common::domain::UnixSeconds;
-use common::provider::{Deleted, Provider, ProviderError};
+use domain::UnixSeconds;
+use ports::provider::{Deleted, Provider, ProviderError};
 use reqwest::Method;
 use serde_json::{Value, json};
 use simulator::{FaultKind, Faults, Latency, Operation};
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::clock::ManualClock;
 
 async fn call(rig: &Rig, method: Method, path: &str, token: &str, body: Option<Value>) -> (u16, Value) {
     let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();

@@ -1,9 +1,9 @@
 //! Deletions: every way that they end.
 
 use crate::rig::{Rig, SHORT, client, csp_config, simulator_config, start, status_fault, target_of, until};
-use common::provider::csp::CspConfig;
-use common::provider::{Deleted, Provider, ProviderError};
-use common::runtime::settings::Secret;
+use csp::CspConfig;
+use ports::provider::{Deleted, Provider, ProviderError};
+use runtime::settings::Secret;
 use simulator::{Fault, FaultKind, Latency, Operation};
 use std::time::Duration;
 

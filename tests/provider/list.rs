@@ -3,14 +3,14 @@
 use crate::rig::{
     Rig, TOKEN, client, csp_config, ids, list_all, simulator_config, start_at, status_fault, target,
 };
-use common::clock::ManualClock;
-use common::domain::UnixSeconds;
-use common::provider::csp::{CspConfig, LISTING_BODY_BYTES_MAX};
-use common::provider::{Provider, ProviderError};
+use csp::{CspConfig, LISTING_BODY_BYTES_MAX};
+use domain::UnixSeconds;
+use ports::provider::{Provider, ProviderError};
 use simulator::{BrokenEntry, FaultKind, Faults, Operation};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::clock::ManualClock;
 
 /// Entries of every listing that are no usable sandboxes.
 const BYSTANDERS: usize = 4;

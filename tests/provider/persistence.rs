@@ -1,9 +1,9 @@
 //! The simulator's accounts survive any end.
 
 use crate::rig::{Rig, client, csp_config, external_id, simulator_config, start, target};
-use common::domain::NamePrefix;
-use common::provider::{Deleted, Provider};
-use common::random::Dice;
+use domain::NamePrefix;
+use ports::provider::{Deleted, Provider};
+use ports::random::Dice;
 use simulator::{Config, JournalError, Running, Simulator};
 use std::path::Path;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ async fn a_deletion_is_on_its_way_to_the_disk_before_it_is_answered() {
 async fn a_directory_belongs_to_one_simulator_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
     let simulator = start(config(directory.path(), 1)).await;
-    let clock = Arc::new(common::clock::SystemClock);
+    let clock = Arc::new(ports::clock::SystemClock);
     let second = Simulator::open(config(directory.path(), 1), clock, Arc::new(Dice::seeded(1)));
     assert!(matches!(second, Err(JournalError::InUse { .. })), "{second:?}");
     drop(simulator);

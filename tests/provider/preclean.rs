@@ -1,8 +1,8 @@
 //! Clearing of services that a student left inside.
 
 use crate::rig::{Rig, SHORT, client, csp_config, external_id, status_fault, target, until};
-use common::provider::preclean::PreCleanConfig;
-use common::provider::{Deleted, PreCleaned, Provider, ProviderError, Target};
+use csp::preclean::PreCleanConfig;
+use ports::provider::{Deleted, PreCleaned, Provider, ProviderError, Target};
 use simulator::{FaultKind, Faults, Latency, Operation};
 use std::sync::Arc;
 

@@ -1,11 +1,11 @@
 //! One simulator and one client, per test.
 
-use common::clock::{Clock, SystemClock};
-use common::domain::{ExternalId, SandboxName};
-use common::provider::csp::{CspConfig, CspProvider};
-use common::provider::{Account, Listing, Provider, ProviderError, Target};
-use common::random::Dice;
-use common::runtime::settings::{Secret, Settings};
+use csp::{CspConfig, CspProvider};
+use domain::{ExternalId, SandboxName};
+use ports::clock::{Clock, SystemClock};
+use ports::provider::{Account, Listing, Provider, ProviderError, Target};
+use ports::random::Dice;
+use runtime::settings::{Secret, Settings};
 use simulator::{AccountView, Config, FaultKind, Operation, Running, Simulator, SimulatorHandle};
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -5,15 +5,15 @@ use crate::fixtures::{
     KEEP_UNTIL, LEASE_END, NOW, PAGE_OF_ALL, claim_key, id, new_sandbox, operator, order, owner, pool,
     request,
 };
-use common::domain::{
+use domain::{
     Actor, Candidate, ClaimKey, ClaimRecord, Description, Epoch, Extension, Grant, LabId, Lease, NamePrefix,
     PreClean, RequestKey, Sandbox, SandboxName, SfdcAccountId, State, StateName, UnixSeconds, Version,
 };
-use common::random::{Dice, Random};
-use common::store::memory::MemoryStore;
-use common::store::{Insert, MoveClaim, OpenClaim, SortRange, StateQuery, Store, Write};
+use ports::random::{Dice, Random};
+use ports::store::{Insert, MoveClaim, OpenClaim, SortRange, StateQuery, Store, Write};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use testkit::store::MemoryStore;
 
 const SEED: u64 = 20_261_121;
 const OPERATIONS: u64 = 1_900;

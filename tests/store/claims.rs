@@ -4,8 +4,8 @@ use crate::fixtures::{
     Claimed, KEEP_UNTIL, LATER, NOW, added, assert_sound, candidates, claim, claim_key, done, grant_of, id,
     lost, owner, record, request, several_added,
 };
-use common::domain::{Grant, REQUESTS_KEPT_MAX, Sandbox, Transition, Version};
-use common::store::{MoveClaim, OpenClaim, Store, Write};
+use domain::{Grant, REQUESTS_KEPT_MAX, Sandbox, Transition, Version};
+use ports::store::{MoveClaim, OpenClaim, Store, Write};
 use std::sync::Arc;
 
 pub(crate) async fn a_claim_item_is_written_once(store: Arc<dyn Store>) {

@@ -1,11 +1,11 @@
 //! The engines that the suite runs on.
 
-use common::store::Store;
-use common::store::dynamodb::{DynamoConfig, DynamoStore};
-use common::store::memory::MemoryStore;
+use ::dynamodb::{DynamoConfig, DynamoStore};
 use harness::{dynamodb, dynamodb_local};
+use ports::store::Store;
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::store::MemoryStore;
 
 /// Few, so that shards fill, and more than one, so that they matter.
 pub(crate) const SHARDS: u16 = 3;

@@ -1,11 +1,11 @@
 //! Sandboxes, claims, and the claim loop of the design over the bare port.
 
-use common::domain::{
+use domain::{
     Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, ExternalId, Grant, IdempotencyKey, LabId,
     NewSandbox, Order, OwnerId, PoolName, Reason, RequestKey, Sandbox, SandboxId, SandboxName, SfdcAccountId,
     StateName, UnixSeconds,
 };
-use common::store::{Insert, MoveClaim, OpenClaim, SortRange, StateQuery, Store, StoreError, Write};
+use ports::store::{Insert, MoveClaim, OpenClaim, SortRange, StateQuery, Store, StoreError, Write};
 use std::collections::HashSet;
 
 pub(crate) const NOW: UnixSeconds = UnixSeconds::new(1_800_000_000);

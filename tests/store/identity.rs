@@ -4,10 +4,10 @@ use crate::fixtures::{
     KEEP_UNTIL, LATER, NOW, added, claim_key, done, ending, grant_of, id, in_state, listed, lost,
     new_sandbox, operator, several_added,
 };
-use common::domain::{
+use domain::{
     Cause, DELETION_RELISTS_MAX, Epoch, ExternalId, NewSandbox, STILL_LISTED, Sandbox, State, StateName,
 };
-use common::store::{IDENTITY_SHARDS, Identity, Insert, SortRange, Store};
+use ports::store::{IDENTITY_SHARDS, Identity, Insert, SortRange, Store};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::Barrier;

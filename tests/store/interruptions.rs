@@ -7,10 +7,10 @@ use crate::fixtures::{
     Claimed, KEEP_UNTIL, LATER, added, assert_sound, candidates, claim, claim_key, done, grant_of, id,
     leases, owner, record, several_added,
 };
-use common::domain::{Candidate, ClaimKey, Sandbox, SandboxId};
-use common::store::faulty::{Fault, FaultyStore};
-use common::store::{Store, StoreError};
+use domain::{Candidate, ClaimKey, Sandbox, SandboxId};
+use ports::store::{Store, StoreError};
 use std::sync::Arc;
+use testkit::faulty::{Fault, FaultyStore};
 
 /// The writes of the claim above.
 const WRITES: [&str; 4] = ["open_claim", "grant", "move_claim", "grant"];

@@ -3,9 +3,9 @@
 
 use crate::engines::{Set, Shared};
 use crate::fixtures::{NOW, added, claim_key, done, grant_of, listed, pool, several_added};
-use common::domain::{DeletionSwitch, StateName, UnixSeconds};
-use common::store::layout::SANDBOXES_PER_SHARD;
-use common::store::{CURSOR_KEY_BYTES, CursorKey, SortRange, Store};
+use domain::{DeletionSwitch, StateName, UnixSeconds};
+use ports::store::layout::SANDBOXES_PER_SHARD;
+use ports::store::{CURSOR_KEY_BYTES, CursorKey, SortRange, Store};
 use std::time::Duration;
 
 /// Longer than any process goes on with an old number, and than any clock is off.

@@ -4,8 +4,8 @@ use crate::fixtures::{
     KEEP_UNTIL, LATER, LEASE_END, NOW, PAGE_OF_ALL, added, claim_key, done, grant_of, id, in_state, listed,
     new_sandbox, owner, pool, query, record, several_added,
 };
-use common::domain::{LabId, NamePrefix, Sandbox, SandboxName, StateName, UnixSeconds};
-use common::store::{Insert, PageCursor, SortRange, StateQuery, Store};
+use domain::{LabId, NamePrefix, Sandbox, SandboxName, StateName, UnixSeconds};
+use ports::store::{Insert, PageCursor, SortRange, StateQuery, Store};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

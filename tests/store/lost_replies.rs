@@ -2,11 +2,11 @@
 
 use crate::engines::{SHARDS, Table};
 use crate::fixtures::{KEEP_UNTIL, added, claim_key, done, ending, grant_of, lost, record};
-use common::domain::Transition;
-use common::store::dynamodb::DynamoStore;
-use common::store::{Layout as _, MoveClaim, OpenClaim, Store};
+use ::dynamodb::DynamoStore;
+use domain::Transition;
 use harness::dynamodb;
 use harness::lossy_proxy::LossyProxy;
+use ports::store::{Layout as _, MoveClaim, OpenClaim, Store};
 use std::sync::Arc;
 
 /// The same table by way of a proxy.

@@ -3,8 +3,8 @@
 use crate::fixtures::{
     LATER, LEASE_END, NOW, added, claim_key, done, extension, grant_of, held, id, listed, lost, order, owner,
 };
-use common::domain::{Epoch, Extension, HISTORY_ENTRIES_MAX, StateName, Transition, UnixSeconds};
-use common::store::{SortRange, Store, Write};
+use domain::{Epoch, Extension, HISTORY_ENTRIES_MAX, StateName, Transition, UnixSeconds};
+use ports::store::{SortRange, Store, Write};
 use std::sync::Arc;
 
 /// Rounds of a race between more time and the end of a lease.

@@ -2,10 +2,10 @@
 
 use crate::engines::Table;
 use crate::fixtures::{claim_key, grant_of, id, new_sandbox};
-use common::domain::UnixSeconds;
-use common::store::dynamodb::{DynamoConfig, DynamoStore};
-use common::store::{Store, StoreError};
+use ::dynamodb::{DynamoConfig, DynamoStore};
+use domain::UnixSeconds;
 use harness::dynamodb;
+use ports::store::{Store, StoreError};
 use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

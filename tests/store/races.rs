@@ -4,9 +4,9 @@ use crate::fixtures::{
     Claimed, KEEP_UNTIL, LATER, LEASE_END, NOW, added, assert_sound, candidates, claim, claim_key, done,
     ending, grant_of, held, id, leases, owner, several_added,
 };
-use common::domain::{ClaimKey, Epoch, Sandbox, SandboxId, State};
-use common::random::{Dice, shuffle};
-use common::store::{Store, StoreError, Write};
+use domain::{ClaimKey, Epoch, Sandbox, SandboxId, State};
+use ports::random::{Dice, shuffle};
+use ports::store::{Store, StoreError, Write};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::Barrier;

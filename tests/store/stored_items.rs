@@ -3,9 +3,9 @@
 use crate::engines::Table;
 use crate::fixtures::{KEEP_UNTIL, NOW, added, claim_key, done, grant_of, held, id, owner, record};
 use aws_sdk_dynamodb::types::AttributeValue;
-use common::domain::{LabId, UnixSeconds};
-use common::store::Store;
+use domain::{LabId, UnixSeconds};
 use harness::dynamodb;
+use ports::store::Store;
 use std::collections::HashMap;
 
 type Item = HashMap<String, AttributeValue>;

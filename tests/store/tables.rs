@@ -1,14 +1,14 @@
 //! Making a table, and refusing one that is not ours.
 
 use crate::engines::{SHARDS, Table};
+use ::dynamodb::DynamoStore;
+use ::dynamodb::table::{Ensured, TTL_ATTRIBUTE, TableError};
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection,
     ProjectionType, ScalarAttributeType, TimeToLiveStatus,
 };
-use common::store::Store;
-use common::store::dynamodb::DynamoStore;
-use common::store::dynamodb::table::{Ensured, TTL_ATTRIBUTE, TableError};
 use harness::dynamodb;
+use ports::store::Store;
 
 pub(crate) async fn a_table_is_made_once(table: Table) {
     assert_eq!(table.store.ensure_table().await.unwrap(), Ensured::Created);

@@ -4,11 +4,11 @@ use crate::fixtures::{
     KEEP_UNTIL, LATER, LEASE_END, NOW, added, claim_key, done, ending, extension, grant_of, held, in_state,
     listed, lost, new_sandbox, operator, order, owner,
 };
-use common::domain::{
+use domain::{
     Description, Epoch, Guard, HISTORY_ENTRIES_MAX, LAST_ERROR_BYTES_MAX, LeaseGuard, NamePrefix, PreClean,
     RequestKey, Sandbox, SandboxName, StateName, Transition, UnixSeconds, Version,
 };
-use common::store::{Insert, SortRange, Store, Write};
+use ports::store::{Insert, SortRange, Store, Write};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

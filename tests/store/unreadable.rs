@@ -6,9 +6,9 @@ use crate::fixtures::{
     owner, query, record, several_added,
 };
 use aws_sdk_dynamodb::types::AttributeValue;
-use common::domain::{LabId, StateName};
-use common::store::{Insert, SortRange, Store, StoreError, Unreadable, Write};
+use domain::{LabId, StateName};
 use harness::dynamodb;
+use ports::store::{Insert, SortRange, Store, StoreError, Unreadable, Write};
 use std::collections::HashMap;
 
 type Item = HashMap<String, AttributeValue>;

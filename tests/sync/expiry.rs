@@ -2,15 +2,16 @@
 
 use crate::world::{GRACE, HOUR, NOW, claim, expire, id, new_sandbox, owner, reconciler};
 use async_trait::async_trait;
-use common::clock::{Clock as _, ManualClock};
-use common::domain::{DeletionCause, Epoch, StateName, UnixSeconds};
-use common::provider::fake::FakeProvider;
-use common::store::interposed::{Call, InterposedStore, Interposer};
-use common::store::memory::MemoryStore;
-use common::store::{Page, PageCursor, StateQuery, Store, StoreError, Write};
+use domain::{DeletionCause, Epoch, StateName, UnixSeconds};
+use ports::clock::Clock as _;
+use ports::store::{Page, PageCursor, StateQuery, Store, StoreError, Write};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::Mutex;
+use testkit::clock::ManualClock;
+use testkit::interposed::{Call, InterposedStore, Interposer};
+use testkit::provider::FakeProvider;
+use testkit::store::MemoryStore;
 
 const HELD: usize = 10_000;
 const DUE: usize = 100;

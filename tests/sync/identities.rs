@@ -1,14 +1,14 @@
 //! Two syncs that see one account under two ids, one of them standing still at any call: one record stands for it.
 
 use crate::world::{HOUR, NOW, account, claim, id, owner, reconciler, sync};
-use common::clock::ManualClock;
-use common::domain::{ExternalId, State};
-use common::provider::Account;
-use common::provider::fake::FakeProvider;
-use common::store::faulty::{Fault, FaultyStore};
-use common::store::memory::MemoryStore;
-use common::store::{Store, Write};
+use domain::{ExternalId, State};
+use ports::provider::Account;
+use ports::store::{Store, Write};
 use std::sync::Arc;
+use testkit::clock::ManualClock;
+use testkit::faulty::{Fault, FaultyStore};
+use testkit::provider::FakeProvider;
+use testkit::store::MemoryStore;
 
 /// Accounts that both listings show alike.
 const OTHERS: usize = 3;
@@ -30,7 +30,7 @@ fn listing_it_as(id: &str) -> Arc<FakeProvider> {
 /// Records that stand for the account, whatever their ids, tombstones left out.
 async fn live_records(store: &dyn Store) -> usize {
     let mut live = 0;
-    for id in [id(NUMBER), common::domain::SandboxId::parse("u-7").unwrap()] {
+    for id in [id(NUMBER), domain::SandboxId::parse("u-7").unwrap()] {
         let found = store.sandbox(&id).await.unwrap();
         let stands_for_it = found.is_some_and(|sandbox| {
             sandbox.external_id == external_id() && !matches!(sandbox.state, State::Deleted(_))

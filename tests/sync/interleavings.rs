@@ -3,16 +3,16 @@
 
 use crate::world::{HOUR, NOW, account, claim, id, new_sandbox, owner, reconciler, sync};
 use async_trait::async_trait;
-use common::clock::ManualClock;
-use common::domain::{ExternalId, State, StateName, UnixSeconds};
-use common::provider::fake::FakeProvider;
-use common::provider::{Abilities, Deleted, Listing, PreCleaned, Provider, ProviderError, Target};
-use common::random::{Dice, Random as _, shuffle};
-use common::store::interposed::{Call, InterposedStore, Interposer};
-use common::store::memory::MemoryStore;
-use common::store::{Store, StoreError, Write};
+use domain::{ExternalId, State, StateName, UnixSeconds};
+use ports::provider::{Abilities, Deleted, Listing, PreCleaned, Provider, ProviderError, Target};
+use ports::random::{Dice, Random as _, shuffle};
+use ports::store::{Store, StoreError, Write};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use testkit::clock::ManualClock;
+use testkit::interposed::{Call, InterposedStore, Interposer};
+use testkit::provider::FakeProvider;
+use testkit::store::MemoryStore;
 use tokio::task::{JoinSet, yield_now};
 
 /// Seeds, and so orders.

@@ -1,21 +1,21 @@
 //! A reconciler on ports in memory, with an interposer between it and the store.
 
-use common::bus::Runner;
-use common::bus::memory::{MemoryBus, MemoryConfig};
-use common::clock::ManualClock;
-use common::contract::{ExpiryReport, Report, SyncReport, TickKind};
-use common::domain::{
+use contract::{ExpiryReport, Report, SyncReport, TickKind};
+use domain::{
     ClaimKey, ClaimRecord, ExternalId, Grant, IdempotencyKey, LeasePolicy, NewSandbox, OwnerId, PoolName,
     PoolRules, Sandbox, SandboxId, SandboxName, UnixSeconds,
 };
-use common::provider::{Account, Provider};
-use common::random::Dice;
-use common::runtime::recorder::{LedgerMetrics, Recorder};
-use common::store::{Store, Write};
+use ports::bus::Runner;
+use ports::provider::{Account, Provider};
+use ports::random::Dice;
+use ports::store::{Store, Write};
 use prometheus::Registry;
 use reconciler::{Config, Limits, Metrics, Ports, Reconciler};
+use runtime::recorder::{LedgerMetrics, Recorder};
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::bus::{MemoryBus, MemoryConfig};
+use testkit::clock::ManualClock;
 
 pub(crate) const NOW: UnixSeconds = UnixSeconds::new(1_800_000_000);
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);

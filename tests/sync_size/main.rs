@@ -4,22 +4,22 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that fails should panic")]
 
 use async_trait::async_trait;
-use common::bus::Runner;
-use common::bus::memory::{MemoryBus, MemoryConfig};
-use common::clock::ManualClock;
-use common::contract::{Report, SyncReport, TickKind};
-use common::domain::{LeasePolicy, PoolRules, UnixSeconds};
-use common::provider::{Abilities, Account, Deleted, Listing, PreCleaned, Provider, ProviderError, Target};
-use common::random::Dice;
-use common::runtime::recorder::{LedgerMetrics, Recorder};
-use common::store::interposed::{Call, InterposedStore, Interposer};
-use common::store::memory::MemoryStore;
-use common::store::{Store, StoreError};
+use contract::{Report, SyncReport, TickKind};
+use domain::{LeasePolicy, PoolRules, UnixSeconds};
+use ports::bus::Runner;
+use ports::provider::{Abilities, Account, Deleted, Listing, PreCleaned, Provider, ProviderError, Target};
+use ports::random::Dice;
+use ports::store::{Store, StoreError};
 use prometheus::Registry;
 use reconciler::{Config, Limits, Metrics, Ports, Reconciler};
+use runtime::recorder::{LedgerMetrics, Recorder};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use testkit::bus::{MemoryBus, MemoryConfig};
+use testkit::clock::ManualClock;
+use testkit::interposed::{Call, InterposedStore, Interposer};
+use testkit::store::MemoryStore;
 
 const ACCOUNTS: u64 = 50_000;
 const PAGE: u64 = 100;

@@ -21,8 +21,8 @@ use tokio::sync::oneshot;
 
 use crate::metrics::Load;
 use crate::{Config, Metrics};
-use common::bus::Request;
-use common::contract::{Fault, FaultCode, Verb};
+use contract::{Fault, FaultCode, Verb};
+use ports::bus::Request;
 
 /// What decides about the requests of one process.
 #[derive(Clone, Debug)]

@@ -13,13 +13,13 @@ use crate::bounds::{Bounds, lies_outside, outside};
 use crate::candidates::{Reserved, Scarcity, Selector};
 use crate::deadline::{Deadline, Late};
 use crate::{Allocator, decode, store_fault};
-use common::bus::{Attempt, Request};
-use common::contract::{AllocateRequest, Allocation, Fault, FaultCode, LabDuration, Outcome, headers};
-use common::domain::{
+use contract::{AllocateRequest, Allocation, Fault, FaultCode, LabDuration, Outcome, headers};
+use domain::{
     Actor, Candidate, ClaimKey, ClaimRecord, Grant, IdempotencyKey, LabId, Lease, NamePrefix, PoolName,
     RequestKey, Sandbox,
 };
-use common::store::{MoveClaim, OpenClaim, StoreError, Write};
+use ports::bus::{Attempt, Request};
+use ports::store::{MoveClaim, OpenClaim, StoreError, Write};
 use std::time::Duration;
 
 /// How long a claim item is kept if no process removes it: far beyond any lease, because a claim item that is purged

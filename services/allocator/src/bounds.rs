@@ -3,11 +3,11 @@
 //! A sandbox never changes its pool, so reading it before the work proper proves what it has to prove.
 
 use crate::{Allocator, decode, store_fault};
-use common::bus::Request;
-use common::contract::bounds::{Bounded, Subject};
-use common::contract::{Fault, FaultCode, Verb};
-use common::domain::{Candidate, PoolName, SandboxId};
-use common::store::StoreError;
+use contract::bounds::{Bounded, Subject};
+use contract::{Fault, FaultCode, Verb};
+use domain::{Candidate, PoolName, SandboxId};
+use ports::bus::Request;
+use ports::store::StoreError;
 
 /// The pools of a request; nothing if it may use every pool.
 pub(crate) type Bounds = Option<Vec<String>>;

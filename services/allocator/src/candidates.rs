@@ -12,11 +12,11 @@
 
 use crate::Metrics;
 use crate::admission::Permit;
-use common::clock::Clock;
-use common::domain::{Candidate, NamePrefix, PoolName, Sandbox, SandboxId, StateName, Version};
-use common::random::{Random, shuffle};
-use common::runtime::telemetry::Chain;
-use common::store::{Page, PageCursor, SortRange, StateQuery, Store, StoreError};
+use domain::{Candidate, NamePrefix, PoolName, Sandbox, SandboxId, StateName, Version};
+use ports::clock::Clock;
+use ports::random::{Random, shuffle};
+use ports::store::{Page, PageCursor, SortRange, StateQuery, Store, StoreError};
+use runtime::telemetry::Chain;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

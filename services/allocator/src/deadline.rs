@@ -1,9 +1,9 @@
 //! When work on a request has to end, and the one way to the store for what writes.
 
 use crate::Allocator;
-use common::bus::Request;
-use common::contract::{Fault, FaultCode};
-use common::store::Store;
+use contract::{Fault, FaultCode};
+use ports::bus::Request;
+use ports::store::Store;
 use std::time::{Duration, Instant};
 
 /// Time between giving up on finding a candidate and the deadline: a crowd is to hear that it is one, and not that time

@@ -5,19 +5,19 @@
 //! The first decides. Whatever is interrupted after it is finished by a repeat or by the sweep.
 
 use crate::{Allocator, decode, store_fault};
-use common::bus::{BusError, ParkedKey, ParkedMessage, QueuedMessage, Request};
-use common::contract::deletions::unreadable_sequence;
-use common::contract::queue::PAGE_LIMIT_MAX;
-use common::contract::subjects::UNREADABLE;
-use common::contract::{
+use contract::deletions::unreadable_sequence;
+use contract::queue::PAGE_LIMIT_MAX;
+use contract::subjects::UNREADABLE;
+use contract::{
     DeletionRequest, DeletionView, DeletionWork, Fault, FaultCode, HistoryView, KeyRequest, ParkedReply,
     ParkedRequest, ParkedView, PreCleanView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest,
     ReplayOutcome, ReplayReply,
 };
-use common::domain::{Actor, Epoch, PoolName, Sandbox, SandboxId, State, StateName};
-use common::runtime::telemetry::Chain;
-use common::store::{StoreError, Write};
+use domain::{Actor, Epoch, PoolName, Sandbox, SandboxId, State, StateName};
 use futures_util::{StreamExt as _, stream};
+use ports::bus::{BusError, ParkedKey, ParkedMessage, QueuedMessage, Request};
+use ports::store::{StoreError, Write};
+use runtime::telemetry::Chain;
 
 mod queue;
 
@@ -299,7 +299,7 @@ fn view(sandbox: &Sandbox, queued: &[QueuedMessage], parked: Option<&ParkedMessa
     let queued = queued.iter().map(|message| QueuedView {
         put_off: message.is_put_off,
         since: message.since.get(),
-        due_at: message.due_at.map(common::domain::UnixSeconds::get),
+        due_at: message.due_at.map(domain::UnixSeconds::get),
     });
     DeletionView {
         sandbox_id: sandbox.id.to_string(),

@@ -2,12 +2,12 @@
 //! claim is shown, and what the expiry run goes by.
 
 use crate::{Allocator, decode, store_fault};
-use common::bus::Request;
-use common::contract::{Allocation, ExtendRequest, Fault, FaultCode, LabDuration, SandboxRequest};
-use common::domain::{
+use contract::{Allocation, ExtendRequest, Fault, FaultCode, LabDuration, SandboxRequest};
+use domain::{
     Actor, DeletionCause, Epoch, Extension, Lease, OwnerId, Sandbox, SandboxId, State, UnixSeconds,
 };
-use common::store::Write;
+use ports::bus::Request;
+use ports::store::Write;
 use std::time::Duration;
 
 /// Writes of one request; each further one means that another writer changed the sandbox in between.

@@ -8,11 +8,11 @@
 use crate::Allocator;
 use crate::admission::Permit;
 use crate::candidates::{Reserved, Scarcity, Selector};
-use common::domain::{Actor, Candidate, Order, Reason, Sandbox};
-use common::provider::{Health, Target};
-use common::runtime::settings::Settings;
-use common::runtime::telemetry::Chain;
-use common::store::{StoreError, Write, unless_unreadable};
+use domain::{Actor, Candidate, Order, Reason, Sandbox};
+use ports::provider::{Health, Target};
+use ports::store::{StoreError, Write, unless_unreadable};
+use runtime::settings::Settings;
+use runtime::telemetry::Chain;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 

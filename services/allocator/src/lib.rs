@@ -37,20 +37,20 @@ mod switch;
 use admission::Permit;
 use async_trait::async_trait;
 use bytes::Bytes;
-use common::bus::{
+use contract::{Fault, FaultCode, Verb};
+use domain::{LeasePolicy, PoolName, PoolRules};
+use ports::bus::{
     Answer, BusError, CensusBoard, DeletionLine, Deletions, Dropped, Handler, Request, Serve, SwitchCache,
     Upkeep,
 };
-use common::clock::Clock;
-use common::contract::{Fault, FaultCode, Verb};
-use common::domain::{LeasePolicy, PoolName, PoolRules};
-use common::provider::Provider;
-use common::random::Random;
-use common::runtime::policy::{read_lease_policy, read_pools, read_tombstone_kept};
-use common::runtime::recorder::Recorder;
-use common::runtime::settings::Settings;
-use common::runtime::telemetry::Chain;
-use common::store::{Store, StoreError};
+use ports::clock::Clock;
+use ports::provider::Provider;
+use ports::random::Random;
+use ports::store::{Store, StoreError};
+use runtime::policy::{read_lease_policy, read_pools, read_tombstone_kept};
+use runtime::recorder::Recorder;
+use runtime::settings::Settings;
+use runtime::telemetry::Chain;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;

@@ -6,14 +6,12 @@
 
 use crate::bounds::{Bounds, lies_outside};
 use crate::{Allocator, decode, store_fault};
-use common::bus::Request;
-use common::contract::queue::PAGE_LIMIT_MAX;
-use common::contract::{
-    Fault, FaultCode, RecordRequest, RecordView, SandboxEntry, SandboxesReply, SandboxesRequest,
-};
-use common::domain::{LabId, NamePrefix, OwnerId, PoolName, Sandbox, StateName};
-use common::store::{PageCursor, StoreError, unless_unreadable};
+use contract::queue::PAGE_LIMIT_MAX;
+use contract::{Fault, FaultCode, RecordRequest, RecordView, SandboxEntry, SandboxesReply, SandboxesRequest};
+use domain::{LabId, NamePrefix, OwnerId, PoolName, Sandbox, StateName};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use ports::bus::Request;
+use ports::store::{PageCursor, StoreError, unless_unreadable};
 use std::time::{Duration, Instant};
 
 mod places;
@@ -288,8 +286,8 @@ impl Allocator {
 // === impl Read ===
 
 impl Read {
-    fn of(page: common::store::Page) -> Self {
-        let common::store::Page { sandboxes, unreadable, next } = page;
+    fn of(page: ports::store::Page) -> Self {
+        let ports::store::Page { sandboxes, unreadable, next } = page;
         // Not in their places; a read that is cut short for it only shows fewer.
         let skipped = unreadable.iter().map(|_| None);
         Self { sandboxes: sandboxes.into_iter().map(Some).chain(skipped).collect(), next }

@@ -1,14 +1,14 @@
 //! Looking: one's own sandbox, the counts of the pools, and whether this worker can work.
 
 use crate::{Allocator, decode, store_fault};
-use common::bus::Request;
-use common::contract::{
+use contract::{
     Census, Counted, DeletionsStatus, Fault, FaultCode, HealthReply, LabDuration, PoolStats, SandboxRequest,
     SandboxView, StatsReply,
 };
-use common::domain::{Actor, OwnerId, PoolName, SandboxId, StateName};
-use common::runtime::telemetry::Chain;
-use common::store::{SortRange, StateQuery, StoreError};
+use domain::{Actor, OwnerId, PoolName, SandboxId, StateName};
+use ports::bus::Request;
+use ports::store::{SortRange, StateQuery, StoreError};
+use runtime::telemetry::Chain;
 use std::time::Duration;
 
 /// Longest wait for what the queue says about the deletions, and for the census.

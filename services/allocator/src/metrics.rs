@@ -1,9 +1,9 @@
 //! What an allocator counts: every name, help text, label and bucket.
 
-use common::bus::{Dropped, ServiceInfo, WorkCounts};
-use common::contract::{BulkDeleteOutcome, FaultCode, Outcome, Verb, WorkerRole};
-use common::runtime::metrics::{Collectors, InFlight, UnderWay, register_all};
+use contract::{BulkDeleteOutcome, FaultCode, Outcome, Verb, WorkerRole};
+use ports::bus::{Dropped, ServiceInfo, WorkCounts};
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use runtime::metrics::{Collectors, InFlight, UnderWay, register_all};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

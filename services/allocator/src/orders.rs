@@ -3,10 +3,10 @@
 
 use crate::deletions::parse_actor;
 use crate::{Allocator, decode, store_fault};
-use common::bus::Request;
-use common::contract::{Fault, FaultCode, OrderReply, OrderRequest};
-use common::domain::{Order, Reason, Sandbox, State, StateName, UnixSeconds};
-use common::store::{Identity, Store, StoreError, Write};
+use contract::{Fault, FaultCode, OrderReply, OrderRequest};
+use domain::{Order, Reason, Sandbox, State, StateName, UnixSeconds};
+use ports::bus::Request;
+use ports::store::{Identity, Store, StoreError, Write};
 
 /// Writes of one request; each further one means that another writer changed the sandbox in between.
 const TRIES_MAX: usize = 4;

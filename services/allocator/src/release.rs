@@ -1,11 +1,11 @@
 //! Giving a sandbox back: one conditional update, then the rest behind the caller's back.
 
 use crate::{Allocator, decode, store_fault};
-use common::bus::Request;
-use common::contract::{DeletionWork, Fault, FaultCode, ReleaseReply, ReleaseRequest, SandboxRequest};
-use common::domain::{CLOSED_CLAIM_KEPT, Epoch, OwnerId, Sandbox, StateName};
-use common::runtime::telemetry::Chain;
-use common::store::Write;
+use contract::{DeletionWork, Fault, FaultCode, ReleaseReply, ReleaseRequest, SandboxRequest};
+use domain::{CLOSED_CLAIM_KEPT, Epoch, OwnerId, Sandbox, StateName};
+use ports::bus::Request;
+use ports::store::Write;
+use runtime::telemetry::Chain;
 use std::sync::Arc;
 
 // === impl Allocator ===

@@ -2,9 +2,9 @@
 
 use crate::deletions::bus_fault;
 use crate::{Allocator, decode, store_fault};
-use common::bus::Request;
-use common::contract::{Fault, FaultCode, Pause, PauseRequest, ResumeReply, ResumeRequest};
-use common::runtime::switch::{SwitchError, Switchboard};
+use contract::{Fault, FaultCode, Pause, PauseRequest, ResumeReply, ResumeRequest};
+use ports::bus::Request;
+use runtime::switch::{SwitchError, Switchboard};
 use std::sync::Arc;
 
 /// The actor where the request names none.

@@ -1,12 +1,12 @@
 //! The contract as documents: `nats/asyncapi.json`, and a JSON Schema for each message in `nats/schemas`.
 //!
-//! Everything is made from the types of `common::contract` and from the tables beside this file. A verb, a cause or a
+//! Everything is made from the types of `contract` and from the tables beside this file. A verb, a cause or a
 //! fault that is new does not compile before it has its row there.
 
-use common::contract::limits::{REQUEST_BYTES_MAX, REQUEST_ID_BYTES_MAX};
-use common::contract::subjects::ALLOCATOR_SERVICE;
-use common::contract::{FaultCode, Subjects, Verb};
-use common::domain::ids::{
+use contract::limits::{REQUEST_BYTES_MAX, REQUEST_ID_BYTES_MAX};
+use contract::subjects::ALLOCATOR_SERVICE;
+use contract::{FaultCode, Subjects, Verb};
+use domain::ids::{
     HEADER_ID_BYTES_MAX, POOL_NAME_BYTES_MAX, REASON_BYTES_MAX, REQUEST_KEY_BYTES_MAX, SANDBOX_ID_BYTES_MAX,
     SANDBOX_NAME_BYTES_MAX,
 };

@@ -3,8 +3,8 @@
 use crate::role::Role;
 use crate::{child, client, deletions, operate, store, tick, token, up};
 use clap::{Parser, Subcommand};
-use common::runtime::policy::read_worker_threads;
-use common::runtime::settings::{ProcessEnv, Settings};
+use runtime::policy::read_worker_threads;
+use runtime::settings::{ProcessEnv, Settings};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -2,12 +2,12 @@
 
 use crate::door::{self, Door, Ports};
 use clap::Subcommand;
-use common::client::{Claim, Client, ClientError, Patience};
-use common::clock::SystemClock;
-use common::contract::Allocation;
-use common::domain::{IdempotencyKey, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
-use common::random::Dice;
-use common::runtime::settings::Env;
+use client::{Claim, Client, ClientError, Patience};
+use contract::Allocation;
+use domain::{IdempotencyKey, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
+use ports::clock::SystemClock;
+use ports::random::Dice;
+use runtime::settings::Env;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;

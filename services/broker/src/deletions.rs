@@ -1,7 +1,7 @@
 //! `broker deletions`: the deletion queue from a shell, over NATS.
 
 use clap::Subcommand;
-use common::runtime::settings::Env;
+use runtime::settings::Env;
 
 pub(crate) mod client;
 pub(crate) mod line;

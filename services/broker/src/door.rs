@@ -2,12 +2,12 @@
 
 use crate::up::Overlay;
 use anyhow::{Context as _, bail};
-use common::bus::Requests;
-use common::bus::http::HttpRequests;
-use common::bus::nats::{NatsBus, NatsConfig};
-use common::clock::Clock;
-use common::random::Random;
-use common::runtime::settings::{Env, Secret, Settings};
+use http_client::HttpRequests;
+use nats::{NatsBus, NatsConfig};
+use ports::bus::Requests;
+use ports::clock::Clock;
+use ports::random::Random;
+use runtime::settings::{Env, Secret, Settings};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,28 +3,28 @@
 use crate::notes::ListingNote;
 use crate::readiness::{LineNote, NatsAnswers, Standing, StreamsThere, TableAnswers};
 use anyhow::Context as _;
-use common::bus::nats::{Care, NatsBus, NatsConfig};
-use common::bus::{
+use client::{AskedLine, Client, Patience};
+use csp::{CspConfig, CspProvider};
+use dynamodb::{DynamoConfig, DynamoStore};
+use nats::{Care, NatsBus, NatsConfig};
+use ports::bus::{
     CensusBoard, DeletionLine, Deletions, Discovery, EventFeed, Ledger, Pace, Requests, ServiceInfo,
     SwitchCache, TickTurns, Ticks, Upkeep,
 };
-use common::client::{AskedLine, Client, Patience};
-use common::clock::Clock;
-use common::provider::Provider;
-use common::provider::csp::{CspConfig, CspProvider};
-use common::random::Random;
-use common::runtime::ops::Check;
-use common::runtime::recorder::{LedgerMetrics, Recorder};
-use common::runtime::settings::{Env, Mistakes, Settings};
-use common::runtime::shutdown::Lifecycle;
-use common::runtime::skew::{ClockCheck, ClockMetrics};
-use common::runtime::switch::{RecallingPace, Switchboard};
-use common::runtime::telemetry::Chain;
-use common::secrets::Secrets;
-use common::secrets::aws::{AwsSecrets, SecretsConfig};
-use common::store::Store;
-use common::store::dynamodb::{DynamoConfig, DynamoStore};
+use ports::clock::Clock;
+use ports::provider::Provider;
+use ports::random::Random;
+use ports::secrets::Secrets;
+use ports::store::Store;
 use prometheus::Registry;
+use runtime::check::Check;
+use runtime::recorder::{LedgerMetrics, Recorder};
+use runtime::settings::{Env, Mistakes, Settings};
+use runtime::shutdown::Lifecycle;
+use runtime::skew::{ClockCheck, ClockMetrics};
+use runtime::switch::{RecallingPace, Switchboard};
+use runtime::telemetry::Chain;
+use secretsmanager::{AwsSecrets, SecretsConfig};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -166,7 +166,7 @@ impl Fleet {
     /// # Errors
     /// When a client cannot be made of its settings.
     pub async fn new(backends: Backends, shared: Shared) -> anyhow::Result<Self> {
-        common::runtime::install_crypto();
+        crypto::install_crypto();
         let store = match &backends.table {
             Some(config) => Some(Arc::new(DynamoStore::connect(config).await)),
             None => None,
@@ -341,7 +341,7 @@ impl Fleet {
                 standing.works("allocator");
                 allocator.run(&bus, stop).await?;
             }
-            Ok::<(), common::bus::BusError>(())
+            Ok::<(), ports::bus::BusError>(())
         });
         Ok(())
     }
@@ -380,7 +380,7 @@ impl Fleet {
             if ready.await {
                 reaper.run(bus.as_ref(), stop).await?;
             }
-            Ok::<(), common::bus::BusError>(())
+            Ok::<(), ports::bus::BusError>(())
         });
         Ok(())
     }
@@ -415,7 +415,7 @@ impl Fleet {
             if ready.await {
                 reconciler.run(bus, stop).await?;
             }
-            Ok::<(), common::bus::BusError>(())
+            Ok::<(), ports::bus::BusError>(())
         });
         Ok(())
     }

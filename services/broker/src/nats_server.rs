@@ -2,7 +2,7 @@
 
 use crate::child::{Child, Program};
 use anyhow::{Context as _, bail};
-use common::runtime::settings::Env;
+use runtime::settings::Env;
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::net::SocketAddr;

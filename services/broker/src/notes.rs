@@ -1,9 +1,9 @@
 //! What the readiness of a process says though its roles are ready.
 
 use async_trait::async_trait;
-use common::bus::Ticks;
-use common::contract::{Report, TickKind};
-use common::runtime::ops::Check;
+use contract::{Report, TickKind};
+use ports::bus::Ticks;
+use runtime::check::Check;
 use std::sync::Arc;
 
 /// Says that the last sync could not tell everything that is missing. It never makes a role not ready: claims do not
@@ -39,7 +39,7 @@ fn note_of(report: &Report) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::contract::SyncReport;
+    use contract::SyncReport;
 
     #[test]
     fn a_listing_with_unclear_entries_is_told_and_any_other_is_not() {

@@ -3,14 +3,14 @@
 use crate::asyncapi;
 use crate::role::Role;
 use anyhow::Context as _;
-use common::bus::nats::{Definition, NatsConfig};
-use common::domain::PoolName;
-use common::runtime::metrics::{Collectors, describe};
-use common::runtime::policy::read_pools;
-use common::runtime::recorder::LedgerMetrics;
-use common::runtime::settings::{Env, Settings, Variable, table_rows};
-use common::runtime::skew::ClockMetrics;
+use domain::PoolName;
+use nats::{Definition, NatsConfig};
 use prometheus::Registry;
+use runtime::metrics::{Collectors, describe};
+use runtime::policy::read_pools;
+use runtime::recorder::LedgerMetrics;
+use runtime::settings::{Env, Settings, Variable, table_rows};
+use runtime::skew::ClockMetrics;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -102,7 +102,7 @@ pub fn definitions(env: &dyn Env) -> anyhow::Result<BTreeMap<String, String>> {
 pub fn metrics_page() -> Result<String, prometheus::Error> {
     let mut page = String::from(METRICS_INTRODUCTION);
     for (heading, collectors) in collectors(&Registry::new())? {
-        let rows = common::runtime::metrics::table_rows(&describe(&collectors));
+        let rows = runtime::metrics::table_rows(&describe(&collectors));
         page.push_str(&format!("\n## {heading}\n\n{rows}"));
     }
     Ok(page)

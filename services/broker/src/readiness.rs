@@ -1,11 +1,11 @@
 //! What the readiness of a process of workers depends on: a role that does not do its work is not ready, and says why.
 
 use async_trait::async_trait;
-use common::bus::DeletionLine;
-use common::bus::nats::NatsBus;
-use common::runtime::ops::Check;
-use common::store::Store;
 use futures_util::future::try_join_all;
+use nats::NatsBus;
+use ports::bus::DeletionLine;
+use ports::store::Store;
+use runtime::check::Check;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -3,9 +3,9 @@
 
 use crate::data::DataDir;
 use crate::embedded::EmbeddedTable;
-use common::runtime::settings::{Env, Settings};
-use common::runtime::shutdown::Lifecycle;
-use common::runtime::telemetry::{LogFormat, TelemetryConfig};
+use runtime::settings::{Env, Settings};
+use runtime::shutdown::Lifecycle;
+use runtime::telemetry::{LogFormat, TelemetryConfig};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;

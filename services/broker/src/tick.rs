@@ -1,10 +1,10 @@
 //! `broker tick`: has something looked at now, and shows what the run did.
 
 use crate::deletions::client::Client;
-use common::bus::{TickReceipt, Ticks as _};
-use common::contract::reports::{COMPLETED, REFUSED};
-use common::contract::{Report, TickKind};
-use common::runtime::settings::Env;
+use contract::reports::{COMPLETED, REFUSED};
+use contract::{Report, TickKind};
+use ports::bus::{TickReceipt, Ticks as _};
+use runtime::settings::Env;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -122,7 +122,7 @@ impl End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::contract::{SyncReport, reports::FAILED};
+    use contract::{SyncReport, reports::FAILED};
 
     #[test]
     fn the_exit_code_follows_the_status() {

@@ -1,7 +1,7 @@
 //! `broker token`: a new token, and the line that makes it good.
 
 use anyhow::{Context as _, anyhow};
-use common::domain::PoolName;
+use domain::PoolName;
 use ingress::tokens::{Scope, file, fingerprint, parse_name};
 use std::io::{IsTerminal as _, Read as _};
 

@@ -5,21 +5,21 @@ use async_trait::async_trait;
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use bytes::Bytes;
-use common::bus::memory::{MemoryBus, MemoryConfig};
-use common::bus::{
-    BusError, Context, DeletionLine, EventFeed, Reply, RequestError, Requests, TickReceipt, Ticks,
-};
-use common::clock::SystemClock;
-use common::contract::{Outcome, RunReport, TickKind, Verb};
-use common::random::Dice;
-use common::runtime::settings::Settings;
+use contract::{Outcome, RunReport, TickKind, Verb};
 use divan::{AllocProfiler, Bencher};
 use ingress::{Config, Ingress, Ports};
+use ports::bus::{
+    BusError, Context, DeletionLine, EventFeed, Reply, RequestError, Requests, TickReceipt, Ticks,
+};
+use ports::clock::SystemClock;
+use ports::random::Dice;
 use prometheus::Registry;
+use runtime::settings::Settings;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::bus::{MemoryBus, MemoryConfig};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 

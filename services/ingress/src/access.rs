@@ -3,8 +3,8 @@
 use axum::extract::{MatchedPath, Request};
 use axum::http::Method;
 use axum::response::Response;
-use common::contract::FaultCode;
-use common::domain::{OwnerId, SandboxId};
+use contract::FaultCode;
+use domain::{OwnerId, SandboxId};
 use tokio::time::Instant;
 
 use crate::listener::Refusal;

@@ -7,11 +7,11 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use common::bus::{BusError, TickReceipt, Ticks};
-use common::clock::Clock;
-use common::contract::reports::FAILED;
-use common::contract::{Fault, FaultCode, RunReport, TickKind, TickOrder, Verb};
-use common::runtime::telemetry::Chain;
+use contract::reports::FAILED;
+use contract::{Fault, FaultCode, RunReport, TickKind, TickOrder, Verb};
+use ports::bus::{BusError, TickReceipt, Ticks};
+use ports::clock::Clock;
+use runtime::telemetry::Chain;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +71,7 @@ pub(crate) struct How {
 #[utoipa::path(
     get, path = "/v1/admin/stats", tag = "operators", security(("admin" = []), ("read-only" = [])),
     responses(
-        (status = 200, description = "counts of all pools, and of each", body = common::contract::StatsReply,
+        (status = 200, description = "counts of all pools, and of each", body = contract::StatsReply,
          example = json!({"total": 20, "available": 18, "allocated": 2, "pending_deletion": 0, "stale": 0, "deletion_failed": 0,
                           "quarantined": 0, "pools": {}, "labs": null, "counted": null, "deletions": null})), OfLook)
 )]

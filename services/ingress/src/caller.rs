@@ -4,9 +4,9 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use common::clock::Clock;
-use common::contract::{Fault, FaultCode};
-use common::domain::OwnerId;
+use contract::{Fault, FaultCode};
+use domain::OwnerId;
+use ports::clock::Clock;
 use std::sync::Arc;
 use std::time::Duration;
 

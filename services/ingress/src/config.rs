@@ -1,8 +1,8 @@
 //! What an operator sets.
 
 use axum::http::HeaderValue;
-use common::runtime::policy::read_stale_kept;
-use common::runtime::settings::Settings;
+use runtime::policy::read_stale_kept;
+use runtime::settings::Settings;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 

@@ -5,7 +5,7 @@ use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
-use common::contract::{Fault, FaultCode};
+use contract::{Fault, FaultCode};
 
 use crate::error::Failure;
 use crate::openapi::faults::{OfOpen, OfOpenFile};

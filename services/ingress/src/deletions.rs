@@ -5,13 +5,13 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use common::contract::deletions::unreadable_sequence;
-use common::contract::{
+use contract::deletions::unreadable_sequence;
+use contract::{
     DeletionRequest, DeletionsRequest, Fault, FaultCode, KeyRequest, ParkedRequest, ReplayAllReply,
     ReplayAllRequest, Verb,
 };
-use common::domain::Actor;
-use common::domain::ids::HEADER_ID_BYTES_MAX;
+use domain::Actor;
+use domain::ids::HEADER_ID_BYTES_MAX;
 use serde::Deserialize;
 
 use crate::admin::written;
@@ -79,7 +79,7 @@ type PathKey = Result<Path<String>, PathRejection>;
         ("limit" = Option<u32>, Query, description = "entries of a page, 1 to 100")
     ),
     responses(
-        (status = 200, description = "the queue of deletions", body = common::contract::DeletionsReply), OfLook)
+        (status = 200, description = "the queue of deletions", body = contract::DeletionsReply), OfLook)
 )]
 pub(crate) async fn list(
     State(relay): State<Relay>,
@@ -96,7 +96,7 @@ pub(crate) async fn list(
     get, path = "/v1/admin/deletions/parked", tag = "operators", security(("admin" = []), ("read-only" = [])),
     params(("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason holds this"), ("cursor" = Option<u64>, Query, description = "where the last page ended"), ("limit" = Option<u32>, Query, description = "entries of a page, 1 to 100; 50 without it")),
     responses(
-        (status = 200, description = "a page of what was given up", body = common::contract::ParkedReply,
+        (status = 200, description = "a page of what was given up", body = contract::ParkedReply,
          example = json!({"parked": [], "count": 0, "cursor": null})), OfLook)
 )]
 pub(crate) async fn parked(
@@ -114,7 +114,7 @@ pub(crate) async fn parked(
     get, path = "/v1/admin/deletions/{id}", tag = "operators", security(("admin" = []), ("read-only" = [])),
     params(("id" = String, Path, description = "the sandbox, or the key of a message that nobody can read")),
     responses(
-        (status = 200, description = "one deletion", body = common::contract::DeletionView), OfLookAtOne)
+        (status = 200, description = "one deletion", body = contract::DeletionView), OfLookAtOne)
 )]
 pub(crate) async fn show(
     State(relay): State<Relay>,
@@ -132,7 +132,7 @@ pub(crate) async fn show(
     post, path = "/v1/admin/deletions/{id}/replay", tag = "operators", security(("admin" = [])),
     params(("id" = String, Path, description = "the sandbox, or the key of a message that nobody can read"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
     responses(
-        (status = 200, description = "what became of it", body = common::contract::ReplayReply,
+        (status = 200, description = "what became of it", body = contract::ReplayReply,
          example = json!({"key": "2000018", "outcome": "replayed"})), OfOrder)
 )]
 pub(crate) async fn replay(
@@ -152,7 +152,7 @@ pub(crate) async fn replay(
     delete, path = "/v1/admin/deletions/{id}", tag = "operators", security(("admin" = [])),
     params(("id" = String, Path, description = "the sandbox, or the key of a message that nobody can read"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
     responses(
-        (status = 200, description = "whether it was there", body = common::contract::RemoveReply,
+        (status = 200, description = "whether it was there", body = contract::RemoveReply,
          example = json!({"key": "_unreadable.7", "removed": true})), OfOrder)
 )]
 pub(crate) async fn remove(

@@ -4,9 +4,9 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use common::bus::Reply;
-use common::contract::fault::RETRY_AFTER_BUSY_SECONDS;
-use common::contract::{Fault, FaultBody, FaultCode};
+use contract::fault::RETRY_AFTER_BUSY_SECONDS;
+use contract::{Fault, FaultBody, FaultCode};
+use ports::bus::Reply;
 use std::time::Duration;
 
 use crate::request_id::RequestId;

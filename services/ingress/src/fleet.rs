@@ -4,8 +4,8 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use common::bus::{BusError, Discovery};
-use common::contract::FleetReply;
+use contract::FleetReply;
+use ports::bus::{BusError, Discovery};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -24,12 +24,13 @@
 //! Keeps state between requests, decides about sandboxes, shows an internal cause, or logs a token.
 
 use axum::Router;
-use common::bus::{DeletionLine, Discovery, EventFeed, Requests, ServiceInfo, Ticks};
-use common::clock::Clock;
-use common::random::Random;
-use common::runtime::ops::{Check, Ops};
-use common::secrets::Secrets;
+use ops::Ops;
+use ports::bus::{DeletionLine, Discovery, EventFeed, Requests, ServiceInfo, Ticks};
+use ports::clock::Clock;
+use ports::random::Random;
+use ports::secrets::Secrets;
 use prometheus::Registry;
+use runtime::check::Check;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;

@@ -3,9 +3,9 @@
 use axum::body::{Body, HttpBody as _};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
-use common::clock::Clock;
-use common::contract::{Fault, FaultCode};
+use contract::{Fault, FaultCode};
 use futures_util::StreamExt as _;
+use ports::clock::Clock;
 use std::time::Duration;
 
 /// Longest request body, in bytes. Lab scripts send `{}` at most, and operators some hundred bytes.

@@ -4,7 +4,7 @@
 //! (`docs/decisions/0031-a-listener-of-our-own.md`). Every limit is in `docs/limits.md`.
 
 use axum::Router;
-use common::contract::{Fault, FaultCode};
+use contract::{Fault, FaultCode};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;

@@ -1,12 +1,12 @@
 //! Every metric of the ingress. Labels come from fixed sets only: a caller cannot make new series.
 
 use axum::http::{Method, StatusCode};
-use common::bus::{ServiceInfo, WorkCounts};
-use common::contract::WorkerRole;
-use common::runtime::metrics::{Collectors, counted, register_all};
+use contract::WorkerRole;
+use ports::bus::{ServiceInfo, WorkCounts};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+use runtime::metrics::{Collectors, counted, register_all};
 use std::collections::BTreeMap;
 use std::time::Duration;
 

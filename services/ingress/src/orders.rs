@@ -6,8 +6,8 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
-use common::contract::{Fault, OrderRequest, Verb};
-use common::domain::Reason;
+use contract::{Fault, OrderRequest, Verb};
+use domain::Reason;
 use serde::Deserialize;
 
 use crate::deletions::operator;
@@ -33,7 +33,7 @@ type PathId = Result<Path<String>, PathRejection>;
     params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
     request_body(content = Why, example = json!({"reason": "smoke in it"})),
     responses(
-        (status = 200, description = "it is kept out of use", body = common::contract::OrderReply), OfOrder)
+        (status = 200, description = "it is kept out of use", body = contract::OrderReply), OfOrder)
 )]
 pub(crate) async fn quarantine(
     State(relay): State<Relay>,
@@ -52,7 +52,7 @@ pub(crate) async fn quarantine(
     params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
     request_body(content = Why, example = json!({"reason": "smoke in it"})),
     responses(
-        (status = 200, description = "it is of the pool again, or on its way out", body = common::contract::OrderReply), OfOrder)
+        (status = 200, description = "it is of the pool again, or on its way out", body = contract::OrderReply), OfOrder)
 )]
 pub(crate) async fn unquarantine(
     State(relay): State<Relay>,
@@ -71,7 +71,7 @@ pub(crate) async fn unquarantine(
     params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
     request_body(content = Why, example = json!({"reason": "smoke in it"})),
     responses(
-        (status = 200, description = "it is on its way out", body = common::contract::OrderReply), OfOrder)
+        (status = 200, description = "it is on its way out", body = contract::OrderReply), OfOrder)
 )]
 pub(crate) async fn release(
     State(relay): State<Relay>,

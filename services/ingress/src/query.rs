@@ -3,7 +3,7 @@
 
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
-use common::contract::Fault;
+use contract::Fault;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 

@@ -4,13 +4,13 @@
 //! share out the fleet's capacity, which busy workers do by themselves.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use common::contract::{Fault, FaultCode};
-use common::domain::{Actor, OwnerId};
-use common::runtime::settings::Settings;
+use contract::{Fault, FaultCode};
+use domain::{Actor, OwnerId};
 use governor::clock::Clock;
 use governor::middleware::{StateInformationMiddleware, StateSnapshot};
 use governor::nanos::Nanos;
 use governor::{Quota, RateLimiter};
+use runtime::settings::Settings;
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroU32;

@@ -2,11 +2,11 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use common::bus::{Context, RequestError, Requests};
-use common::clock::Clock;
-use common::contract::{HealthReply, Verb};
-use common::random::Random;
-use common::runtime::ops::Check;
+use contract::{HealthReply, Verb};
+use ports::bus::{Context, RequestError, Requests};
+use ports::clock::Clock;
+use ports::random::Random;
+use runtime::check::Check;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;

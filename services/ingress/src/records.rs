@@ -6,7 +6,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use common::contract::{BulkDeleteReply, BulkDeleteRequest, RecordRequest, SandboxesRequest, Verb};
+use contract::{BulkDeleteReply, BulkDeleteRequest, RecordRequest, SandboxesRequest, Verb};
 use serde::Deserialize;
 
 use crate::deletions::operator;
@@ -56,7 +56,7 @@ pub(crate) struct Doomed {
     ),
     responses(
         (status = 200, description = "a page; it may hold fewer than `limit`, and the last one has no cursor",
-         body = common::contract::SandboxesReply,
+         body = contract::SandboxesReply,
          example = json!({"sandboxes": [{"sandbox_id": "2000018", "name": "lab-00018",
              "external_id": "6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11", "status": "allocated",
              "allocated_to_track": "student-1", "allocated_at": 1_763_683_200, "expires_at": 1_763_697_600,
@@ -80,7 +80,7 @@ pub(crate) async fn list_sandboxes(
     params(("id" = String, Path, description = "the sandbox")),
     responses(
         (status = 200, description = "everything about it, with its history, by a consistent read; also of a deleted one",
-         body = common::contract::RecordView,
+         body = contract::RecordView,
          example = json!({"sandbox_id": "2000018", "name": "lab-00018",
              "external_id": "6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11", "status": "allocated",
              "allocated_to_track": "student-1", "allocated_at": 1_763_683_200, "expires_at": 1_763_697_600,

@@ -6,10 +6,10 @@
 //! followed by another.
 
 use bytes::Bytes;
-use common::bus::{Attempt, Context, Reply, RequestError, Requests};
-use common::clock::Clock;
-use common::contract::{Fault, FaultCode, Verb};
-use common::random::{Random, full_jitter};
+use contract::{Fault, FaultCode, Verb};
+use ports::bus::{Attempt, Context, Reply, RequestError, Requests};
+use ports::clock::Clock;
+use ports::random::{Random, full_jitter};
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

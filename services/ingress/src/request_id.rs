@@ -1,8 +1,8 @@
 //! What names a request: its id and its trace. Both go into the log line, the error body and the NATS message.
 
 use axum::http::HeaderMap;
-use common::domain::{OwnerId, SandboxId};
-use common::random::Random;
+use domain::{OwnerId, SandboxId};
+use ports::random::Random;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -127,7 +127,7 @@ fn is_traceparent(value: &str) -> bool {
 mod tests {
     use super::*;
     use axum::http::HeaderValue;
-    use common::random::Dice;
+    use ports::random::Dice;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();

@@ -6,7 +6,7 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodFilter, MethodRouter, on, on_service};
-use common::runtime::ops::Ops;
+use ops::Ops;
 
 use crate::admin::{self, TickDesk};
 use crate::caller::{self, Gate, Role};

@@ -5,12 +5,12 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use common::contract::bounds::Bounded;
-use common::contract::{
+use contract::bounds::Bounded;
+use contract::{
     AllocateRequest, ExtendRequest, Fault, FaultCode, LabDuration, Outcome, ReleaseRequest, SandboxRequest,
     Verb,
 };
-use common::domain::{IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
+use domain::{IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
 use serde::Deserialize;
 
 use crate::error::{Failure, pass_on};
@@ -49,9 +49,9 @@ type PathId = Result<Path<String>, PathRejection>;
         ("X-Lab-Duration" = Option<String>, Header, description = "length of the lease, within the set maximum: hours (`4`, `4h`), minutes (`90m`) or both (`1h30m`)")
     ),
     responses(
-        (status = 201, description = "a new lease", body = common::contract::Allocation, example = json!({"sandbox_id": "2000018", "name": "lab-00018", "external_id": "6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11",
+        (status = 201, description = "a new lease", body = contract::Allocation, example = json!({"sandbox_id": "2000018", "name": "lab-00018", "external_id": "6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11",
                          "allocated_at": 1763683200, "expires_at": 1763697600, "sfdc_account_id": null, "lease_epoch": 1})),
-        (status = 200, description = "the lease that this owner and key have already", body = common::contract::Allocation), OfClaim)
+        (status = 200, description = "the lease that this owner and key have already", body = contract::Allocation), OfClaim)
 )]
 pub(crate) async fn allocate(
     State(relay): State<Relay>,
@@ -90,7 +90,7 @@ pub(crate) async fn allocate(
     params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "who asks (Instruqt participant id); older scripts send `X-Track-ID`"),
         ("X-Lease-Epoch" = Option<u64>, Header, description = "the lease that is meant, by its epoch")),
     responses(
-        (status = 200, description = "it is on its way out; a repeat has the same answer", body = common::contract::ReleaseReply,
+        (status = 200, description = "it is on its way out; a repeat has the same answer", body = contract::ReleaseReply,
          example = json!({"sandbox_id": "2000018", "status": "pending_deletion", "deletion_requested_at": 1763690000})), OfRelease)
 )]
 pub(crate) async fn mark_for_deletion(
@@ -119,7 +119,7 @@ pub(crate) async fn mark_for_deletion(
         ("X-Lab-Duration" = String, Header, description = "how long the lease is to last in all: hours (`4`, `4h`), minutes (`90m`) or both (`1h30m`)"),
         ("X-Lease-Epoch" = Option<u64>, Header, description = "the lease that is meant, by its epoch")),
     responses(
-        (status = 200, description = "the lease with its new end", body = common::contract::Allocation, example = json!({"sandbox_id": "2000018", "name": "lab-00018", "external_id": "6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11",
+        (status = 200, description = "the lease with its new end", body = contract::Allocation, example = json!({"sandbox_id": "2000018", "name": "lab-00018", "external_id": "6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11",
                          "allocated_at": 1763683200, "expires_at": 1763697600, "sfdc_account_id": null, "lease_epoch": 1})), OfExtend)
 )]
 pub(crate) async fn extend(
@@ -151,7 +151,7 @@ pub(crate) async fn extend(
     get, path = "/v1/sandboxes/{id}", tag = "labs", security(("lab" = [])),
     params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "who asks (Instruqt participant id); older scripts send `X-Track-ID`")),
     responses(
-        (status = 200, description = "the owner's sandbox", body = common::contract::SandboxView,
+        (status = 200, description = "the owner's sandbox", body = contract::SandboxView,
          example = json!({"sandbox_id": "2000018", "name": "lab-00018", "external_id": "6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11",
                           "status": "allocated", "allocated_to_track": "student-1", "allocated_at": 1763683200,
                           "expires_at": 1763697600, "track_name": "dns-basics", "sfdc_account_id": null})), OfOwnLook)

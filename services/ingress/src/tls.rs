@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::runtime::settings::Settings;
+use runtime::settings::Settings;
 
 mod keeper;
 

@@ -4,7 +4,7 @@
 //! and a check costs a microsecond (`docs/decisions/0028-tokens-are-kept-as-plain-digests.md`).
 
 use aws_lc_rs::digest::{SHA256, digest};
-use common::domain::{Actor, PoolName};
+use domain::{Actor, PoolName};
 use std::sync::{Arc, PoisonError, RwLock};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 

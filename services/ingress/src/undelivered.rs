@@ -9,8 +9,8 @@
 //! # Does not see
 //! That a caller left after the answer was handed to its connection: its first bytes may have been sent.
 
-use common::bus::{LateReply, Reply};
-use common::contract::{Allocation, Fault};
+use contract::{Allocation, Fault};
+use ports::bus::{LateReply, Reply};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

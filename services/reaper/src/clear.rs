@@ -3,10 +3,10 @@
 use crate::Reaper;
 use crate::reap::Wanted;
 use crate::turn::end_of;
-use common::bus::CallEnd;
-use common::domain::{PreClean, Skip};
-use common::provider::{PreCleaned, ProviderError};
-use common::runtime::settings::Settings;
+use domain::{PreClean, Skip};
+use ports::bus::CallEnd;
+use ports::provider::{PreCleaned, ProviderError};
+use runtime::settings::Settings;
 
 /// Deletes nothing before it is known to be clear.
 const BLOCK: &str = "block";

@@ -5,10 +5,10 @@
 
 use crate::Reaper;
 use crate::reap::{OWN_FAILURE_DELAY, Wanted};
-use common::bus::Verdict;
-use common::domain::{Actor, Order, Reason, Sandbox, SandboxId, State};
-use common::runtime::telemetry::Chain;
-use common::store::{Identity, StoreError, Write};
+use domain::{Actor, Order, Reason, Sandbox, SandboxId, State};
+use ports::bus::Verdict;
+use ports::store::{Identity, StoreError, Write};
+use runtime::telemetry::Chain;
 
 /// Who quarantines a record whose account is about to be deleted.
 const ACTOR: &str = "reaper";

@@ -1,9 +1,9 @@
 //! What a reaper counts: every name, help text, label and bucket.
 
-use common::bus::{LineView, ServiceInfo, WorkCounts};
-use common::contract::WorkerRole;
-use common::runtime::metrics::{Collectors, InFlight, UnderWay, counted, register_all};
+use contract::WorkerRole;
+use ports::bus::{LineView, ServiceInfo, WorkCounts};
 use prometheus::{Histogram, HistogramOpts, HistogramTimer, IntCounterVec, IntGauge, Opts, Registry};
+use runtime::metrics::{Collectors, InFlight, UnderWay, counted, register_all};
 
 /// A delete at the CSP takes 3 to 10 s; the buckets are dense there and end at its time-outs.
 const CALL_BUCKETS_SECONDS: [f64; 11] = [0.05, 0.25, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0, 60.0];

@@ -4,13 +4,13 @@ use crate::Reaper;
 use crate::clear::Clearing;
 use crate::turn::end_of;
 use async_trait::async_trait;
-use common::bus::{Blame, CallEnd, Delivery, Told, Verdict, Worker};
-use common::contract::{DeletionWork, ParkedDeletion};
-use common::domain::{Deletion, Epoch, PreClean, Sandbox, SandboxId, State};
-use common::provider::{Deleted, Target};
-use common::random::full_jitter;
-use common::runtime::telemetry::Chain;
-use common::store::Write;
+use contract::{DeletionWork, ParkedDeletion};
+use domain::{Deletion, Epoch, PreClean, Sandbox, SandboxId, State};
+use ports::bus::{Blame, CallEnd, Delivery, Told, Verdict, Worker};
+use ports::provider::{Deleted, Target};
+use ports::random::full_jitter;
+use ports::store::Write;
+use runtime::telemetry::Chain;
 use std::time::Duration;
 
 /// Delay after a failure of ours (store, queue): short, and not counted against the sandbox.

@@ -2,11 +2,11 @@
 
 use crate::Reaper;
 use crate::reap::OWN_FAILURE_DELAY;
-use common::bus::{Blame, BusError, CallEnd, Confirmed, Ticket, Told, Turn, Verdict};
-use common::domain::SandboxId;
-use common::provider::ProviderError;
-use common::random::full_jitter;
-use common::runtime::telemetry::Chain;
+use domain::SandboxId;
+use ports::bus::{Blame, BusError, CallEnd, Confirmed, Ticket, Told, Turn, Verdict};
+use ports::provider::ProviderError;
+use ports::random::full_jitter;
+use runtime::telemetry::Chain;
 use std::time::Duration;
 
 /// How long the fleet stays away from a provider that is overloaded and does not say for how long.

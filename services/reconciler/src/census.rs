@@ -4,14 +4,14 @@
 //! they name the lab, and the claim item that has to be there, or has to be gone.
 
 use crate::Reconciler;
-use common::bus::BusError;
-use common::contract::census::LABS_MAX;
-use common::contract::reports::{COMPLETED, FAILED};
-use common::contract::{Census, CensusReport, PoolStats, Violation};
-use common::domain::{PoolName, Sandbox, StateName};
-use common::runtime::telemetry::Chain;
-use common::store::{SortRange, StateQuery, StoreError, Unreadable};
+use contract::census::LABS_MAX;
+use contract::reports::{COMPLETED, FAILED};
+use contract::{Census, CensusReport, PoolStats, Violation};
+use domain::{PoolName, Sandbox, StateName};
 use futures_util::{StreamExt as _, stream};
+use ports::bus::BusError;
+use ports::store::{SortRange, StateQuery, StoreError, Unreadable};
+use runtime::telemetry::Chain;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;

@@ -2,11 +2,11 @@
 
 use crate::Reconciler;
 use crate::listing::Skipped;
-use common::contract::reports::{COMPLETED, FAILED};
-use common::contract::{DeletionWork, ExpiryReport};
-use common::domain::{CLOSED_CLAIM_KEPT, Sandbox, StateName};
-use common::runtime::telemetry::Chain;
-use common::store::{SortRange, StoreError, Write};
+use contract::reports::{COMPLETED, FAILED};
+use contract::{DeletionWork, ExpiryReport};
+use domain::{CLOSED_CLAIM_KEPT, Sandbox, StateName};
+use ports::store::{SortRange, StoreError, Write};
+use runtime::telemetry::Chain;
 
 // === impl Reconciler ===
 

@@ -6,13 +6,11 @@
 
 use crate::Reconciler;
 use crate::sync::Stepped;
-use common::contract::{DeletionWork, SyncReport};
-use common::domain::{NewSandbox, Sandbox, SandboxId, State, UnixSeconds};
-use common::runtime::telemetry::Chain;
-use common::store::{
-    IDENTITY_ABSENCES_MAX, IDENTITY_SHARDS, Identity, Insert, PageCursor, StoreError, Write,
-};
+use contract::{DeletionWork, SyncReport};
+use domain::{NewSandbox, Sandbox, SandboxId, State, UnixSeconds};
 use futures_util::stream::{self, StreamExt as _};
+use ports::store::{IDENTITY_ABSENCES_MAX, IDENTITY_SHARDS, Identity, Insert, PageCursor, StoreError, Write};
+use runtime::telemetry::Chain;
 use std::collections::{BTreeSet, HashSet};
 
 use crate::listing::PAGE_LIMIT;

@@ -2,9 +2,9 @@
 
 use crate::Reconciler;
 use crate::plan::{Listed, Sighted, mark_of};
-use common::domain::{PoolName, Sandbox, SandboxId, StateName};
-use common::provider::{Listing, ProviderError};
-use common::store::{Page, PageCursor, SortRange, StateQuery, StoreError, Unreadable};
+use domain::{PoolName, Sandbox, SandboxId, StateName};
+use ports::provider::{Listing, ProviderError};
+use ports::store::{Page, PageCursor, SortRange, StateQuery, StoreError, Unreadable};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Most accounts of one listing; a provider that lists more is not believed.

@@ -1,11 +1,11 @@
 //! What a reconciler counts: every name, help text, label and bucket.
 
-use common::bus::{ServiceInfo, WorkCounts};
-use common::contract::reports::FAILED;
-use common::contract::{Census, PoolStats, Report, TickKind, WorkerRole};
-use common::domain::StateName;
-use common::runtime::metrics::{Collectors, InFlight, UnderWay, counted, register_all};
+use contract::reports::FAILED;
+use contract::{Census, PoolStats, Report, TickKind, WorkerRole};
+use domain::StateName;
+use ports::bus::{ServiceInfo, WorkCounts};
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use runtime::metrics::{Collectors, InFlight, UnderWay, counted, register_all};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 

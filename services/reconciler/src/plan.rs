@@ -1,10 +1,10 @@
 //! What a sync has to do: decided here without any I/O, done elsewhere without any judgement.
 
-use common::domain::{
+use domain::{
     Candidate, Description, ExternalId, NewSandbox, PoolRules, Sandbox, SandboxId, SandboxName,
     SfdcAccountId, State, Version,
 };
-use common::provider::{Account, Malformed};
+use ports::provider::{Account, Malformed};
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 

@@ -3,11 +3,11 @@
 
 use crate::Reconciler;
 use crate::listing::Skipped;
-use common::contract::StaleReport;
-use common::contract::reports::{COMPLETED, FAILED};
-use common::domain::{Sandbox, SandboxId, StateName};
-use common::runtime::telemetry::Chain;
-use common::store::{SortRange, StoreError, Write};
+use contract::StaleReport;
+use contract::reports::{COMPLETED, FAILED};
+use domain::{Sandbox, SandboxId, StateName};
+use ports::store::{SortRange, StoreError, Write};
+use runtime::telemetry::Chain;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

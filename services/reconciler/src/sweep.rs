@@ -5,12 +5,12 @@
 
 use crate::listing::Skipped;
 use crate::{Ports, Reconciler};
-use common::bus::BusError;
-use common::contract::SweepReport;
-use common::contract::reports::{COMPLETED, FAILED};
-use common::runtime::switch::{SwitchError, Switchboard};
-use common::runtime::telemetry::Chain;
-use common::store::StoreError;
+use contract::SweepReport;
+use contract::reports::{COMPLETED, FAILED};
+use ports::bus::BusError;
+use ports::store::StoreError;
+use runtime::switch::{SwitchError, Switchboard};
+use runtime::telemetry::Chain;
 use std::sync::Arc;
 
 mod ledger;

@@ -8,15 +8,15 @@
 use crate::Reconciler;
 use crate::plan::{Belief, Listed, Plan, Planner, Refusal};
 use crate::sweep::Due;
-use common::contract::reports::{COMPLETED, FAILED, REFUSED};
-use common::contract::{SyncReport, TickOrder};
-use common::domain::{
+use contract::reports::{COMPLETED, FAILED, REFUSED};
+use contract::{SyncReport, TickOrder};
+use domain::{
     Candidate, Description, NewSandbox, PoolName, Sandbox, SandboxId, StateName, UnixSeconds, Version,
 };
-use common::provider::ProviderError;
-use common::runtime::telemetry::Chain;
-use common::store::{SortRange, Store, StoreError, Write};
 use futures_util::stream::{self, StreamExt as _};
+use ports::provider::ProviderError;
+use ports::store::{SortRange, Store, StoreError, Write};
+use runtime::telemetry::Chain;
 use std::collections::HashMap;
 use tokio::sync::Mutex;
 

@@ -2,27 +2,27 @@
 
 use crate::listing::Skipped;
 use crate::{Config, Limits, Metrics, Ports, Reconciler};
-use common::bus::memory::{MemoryBus, MemoryConfig};
-use common::bus::{Runner, Ticks as _};
-use common::clock::ManualClock;
-use common::contract::reports::COMPLETED;
-use common::contract::{DeletionWork, Report, TickKind};
-use common::domain::{
+use contract::reports::COMPLETED;
+use contract::{DeletionWork, Report, TickKind};
+use domain::{
     ClaimKey, ClaimRecord, ExternalId, Grant, IdempotencyKey, LabId, LeasePolicy, NewSandbox, OwnerId,
     PoolName, PoolRules, Sandbox, SandboxId, SandboxName, StateName, UnixSeconds,
 };
-use common::provider::fake::FakeProvider;
-use common::provider::{Account, ProviderError};
-use common::random::Dice;
-use common::runtime::recorder::{LedgerMetrics, Recorder};
-use common::runtime::settings::Settings;
-use common::store::faulty::FaultyStore;
-use common::store::memory::MemoryStore;
-use common::store::{Insert, OpenClaim, SortRange, Store, Write};
+use ports::bus::{Runner, Ticks as _};
+use ports::provider::{Account, ProviderError};
+use ports::random::Dice;
+use ports::store::{Insert, OpenClaim, SortRange, Store, Write};
 use prometheus::Registry;
+use runtime::recorder::{LedgerMetrics, Recorder};
+use runtime::settings::Settings;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::bus::{MemoryBus, MemoryConfig};
+use testkit::clock::ManualClock;
+use testkit::faulty::FaultyStore;
+use testkit::provider::FakeProvider;
+use testkit::store::MemoryStore;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const NOW: UnixSeconds = UnixSeconds::new(1_763_683_200);

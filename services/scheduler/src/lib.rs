@@ -20,11 +20,11 @@
 mod schedule;
 mod table;
 
-use common::bus::{ServiceInfo, TickTurns, Ticks, WorkCounts};
-use common::clock::Clock;
-use common::contract::{TickKind, WorkerRole};
-use common::runtime::metrics::{Collectors, counted, register_all};
+use contract::{TickKind, WorkerRole};
+use ports::bus::{ServiceInfo, TickTurns, Ticks, WorkCounts};
+use ports::clock::Clock;
 use prometheus::{IntCounterVec, Opts, Registry};
+use runtime::metrics::{Collectors, counted, register_all};
 use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::task::JoinSet;

@@ -3,9 +3,9 @@
 
 use crate::Scheduler;
 use crate::table::Rhythm;
-use common::bus::{BusError, TickTurn};
-use common::contract::TickKind;
-use common::runtime::telemetry::Chain;
+use contract::TickKind;
+use ports::bus::{BusError, TickTurn};
+use runtime::telemetry::Chain;
 use std::time::Duration;
 
 /// Pause after a tick that could not be published; shorter than any period that matters.

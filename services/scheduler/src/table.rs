@@ -2,8 +2,8 @@
 //!
 //! The offsets of the defaults keep the kinds apart: after the first turns no two of them fall on the same second.
 
-use common::contract::TickKind;
-use common::runtime::settings::Settings;
+use contract::TickKind;
+use runtime::settings::Settings;
 use std::time::Duration;
 
 /// Longest period of a tick: half of the window in which the stream knows a turn again.

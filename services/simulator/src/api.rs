@@ -13,7 +13,7 @@ use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State as Shared}
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post};
-use common::runtime::telemetry::Chain;
+use runtime::telemetry::Chain;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;

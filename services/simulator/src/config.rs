@@ -1,8 +1,8 @@
 //! The settings of a simulator at its start.
 
 use crate::faults::Latency;
-use common::domain::NamePrefix;
-use common::runtime::settings::{Secret, Settings};
+use domain::NamePrefix;
+use runtime::settings::{Secret, Settings};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 

@@ -24,7 +24,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, put};
 use axum::{Json, Router};
-use common::domain::{ExternalId, NamePrefix};
+use domain::{ExternalId, NamePrefix};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;

@@ -2,7 +2,7 @@
 
 mod wire;
 
-use common::random::Random;
+use ports::random::Random;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;

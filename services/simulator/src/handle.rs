@@ -5,7 +5,7 @@ use crate::config::ACCOUNTS_MAX;
 use crate::faults::{Fault, Faults, Latency, Operation};
 use crate::state::State;
 use crate::world::{AccountView, Census, Paging};
-use common::domain::{ExternalId, NamePrefix};
+use domain::{ExternalId, NamePrefix};
 use std::io;
 use std::sync::Arc;
 use uuid::Uuid;

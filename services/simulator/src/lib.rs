@@ -42,9 +42,9 @@ pub use handle::SimulatorHandle;
 pub use journal::JournalError;
 pub use world::{AccountView, Census};
 
-use common::clock::Clock;
-use common::random::Random;
 use connection::{Cut, Cuttable};
+use ports::clock::Clock;
+use ports::random::Random;
 use state::State;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -139,7 +139,7 @@ impl Simulator {
     ) -> Result<Running, StartError> {
         let listen = config.listen;
         let simulator = Self::open(config, clock, random)?;
-        let listener = common::runtime::ops::listen(listen).await.map_err(StartError::Listen)?;
+        let listener = ops::listen(listen).await.map_err(StartError::Listen)?;
         let address = listener.local_addr().map_err(StartError::Listen)?;
         let stop = CancellationToken::new();
         let state = Arc::clone(&simulator.state);

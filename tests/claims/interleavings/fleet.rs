@@ -5,16 +5,16 @@ use super::gate::Board;
 use super::ledger::{Followed, Ledger};
 use crate::engines::Engine;
 use crate::world::{Answered, GRACE, LEASE, Process, World, claim_of, id, new_sandbox};
-use common::clock::Clock as _;
-use common::contract::{AllocateRequest, FaultCode, Outcome, ReleaseReply};
-use common::domain::{ClaimKey, DeletionCause, IdempotencyKey, OwnerId, Sandbox, SandboxId, StateName};
-use common::random::{Dice, Random as _};
-use common::store::Store;
-use common::store::interposed::InterposedStore;
+use contract::{AllocateRequest, FaultCode, Outcome, ReleaseReply};
+use domain::{ClaimKey, DeletionCause, IdempotencyKey, OwnerId, Sandbox, SandboxId, StateName};
 use futures_util::future::join_all;
+use ports::clock::Clock as _;
+use ports::random::{Dice, Random as _};
+use ports::store::Store;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::interposed::InterposedStore;
 use tokio::task::JoinHandle;
 
 /// Allocators at once.
@@ -450,8 +450,8 @@ impl Chore {
         self,
         store: &dyn Store,
         number: u64,
-        clock: &common::clock::ManualClock,
-    ) -> Result<(), common::store::StoreError> {
+        clock: &testkit::clock::ManualClock,
+    ) -> Result<(), ports::store::StoreError> {
         if let Self::List = self {
             store.insert(&new_sandbox(number), clock.now()).await?;
             return Ok(());

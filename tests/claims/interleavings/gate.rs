@@ -1,12 +1,12 @@
 //! Where calls wait for the scheduler: every read once, after it happened, and every write before and after.
 
 use async_trait::async_trait;
-use common::domain::{Sandbox, SandboxId};
-use common::store::StoreError;
-use common::store::interposed::{Call, Interposer};
+use domain::{Sandbox, SandboxId};
+use ports::store::StoreError;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use testkit::interposed::{Call, Interposer};
 use tokio::sync::{Notify, oneshot};
 
 /// Turns of the runtime without any news before everything counts as standing still. A call that ends may

@@ -3,8 +3,8 @@
 
 use crate::soundness::{assert_in_order, assert_one_lease_a_key};
 use crate::world::{Answered, GRACE};
-use common::contract::{FaultCode, Outcome};
-use common::domain::{
+use contract::{FaultCode, Outcome};
+use domain::{
     Candidate, Cause, ClaimKey, Epoch, HistoryEntry, Lease, Sandbox, SandboxId, StateName, UnixSeconds,
 };
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,7 +5,7 @@
 //! prefix gets no other name.
 
 use super::calls::{Ending, Selector};
-use common::contract::{Allocation, FaultCode};
+use contract::{Allocation, FaultCode};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::fmt;
@@ -185,7 +185,7 @@ impl fmt::Display for Violation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::domain::NamePrefix;
+    use domain::NamePrefix;
 
     fn allocation(sandbox_id: &str) -> Allocation {
         Allocation {

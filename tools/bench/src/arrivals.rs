@@ -1,6 +1,6 @@
 //! When the callers of an open loop come: a Poisson process, as students who do not know of each other come.
 
-use common::random::Random;
+use ports::random::Random;
 use std::time::{Duration, Instant};
 
 /// Steps of the dice between zero and one. Times are kept to the nanosecond; a finer one would be lost.
@@ -44,7 +44,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::random::Dice;
+    use ports::random::Dice;
 
     const SPAN: Duration = Duration::from_secs(100);
 

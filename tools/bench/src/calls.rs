@@ -1,12 +1,12 @@
 //! What is asked, and what became of it.
 
 use bytes::Bytes;
-use common::bus::{Context, Reply, RequestError, Requests};
-use common::clock::Clock;
-use common::contract::{
+use contract::{
     AllocateRequest, Allocation, FaultBody, FaultCode, Outcome, ReleaseReply, SandboxRequest, Verb,
 };
-use common::domain::{NamePrefix, PoolName};
+use domain::{NamePrefix, PoolName};
+use ports::bus::{Context, Reply, RequestError, Requests};
+use ports::clock::Clock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use super::summary::Table;
 use super::{Output, Ports, no_broken_promises};
 use anyhow::Context as _;
 use broker::role::Role;
-use common::runtime::settings::Env;
+use runtime::settings::Env;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -4,11 +4,11 @@
 use broker::child;
 use broker::up::Overlay;
 use clap::{Parser, Subcommand};
-use common::clock::SystemClock;
-use common::random::Dice;
-use common::runtime::policy::read_worker_threads;
-use common::runtime::settings::{Env, ProcessEnv, Settings};
-use common::runtime::telemetry::{LogFormat, TelemetryConfig};
+use ports::clock::SystemClock;
+use ports::random::Dice;
+use runtime::policy::read_worker_threads;
+use runtime::settings::{Env, ProcessEnv, Settings};
+use runtime::telemetry::{LogFormat, TelemetryConfig};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::path::PathBuf;

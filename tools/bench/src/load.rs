@@ -11,7 +11,7 @@ use super::answers::{Check, Ledger};
 use super::arrivals::{poisson, send_by};
 use super::calls::{Answered, Asker, Call, Ending, Sample};
 use super::progress::{Progress, Total};
-use common::random::Random;
+use ports::random::Random;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -14,9 +14,9 @@ use super::summary::Table;
 use super::{Output, Ports, claim, fresh_run};
 use broker::embedded::EmbeddedTable;
 use broker::up::Overlay;
-use common::domain::{ClaimKey, IdempotencyKey, OwnerId};
-use common::runtime::settings::Env;
-use common::store::Store as _;
+use domain::{ClaimKey, IdempotencyKey, OwnerId};
+use ports::store::Store as _;
+use runtime::settings::Env;
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -257,7 +257,7 @@ impl Overload<'_> {
             let key = ClaimKey { key: IdempotencyKey::from(&owner), owner };
             let Some(record) = self.fleet.store.find_claim(&key).await? else { continue };
             let sandbox = self.fleet.store.sandbox(&record.candidate.id).await?;
-            let holds = |lease: &common::domain::Lease| lease.claim == key;
+            let holds = |lease: &domain::Lease| lease.claim == key;
             count += u64::from(sandbox.as_ref().and_then(|sandbox| sandbox.lease()).is_some_and(holds));
         }
         self.limiter.limit(self.options.table_rate);

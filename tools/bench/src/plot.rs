@@ -246,7 +246,7 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::calls::Ending;
-    use common::bus::RequestError;
+    use ports::bus::RequestError;
 
     fn samples(count: u64) -> Vec<Sample> {
         (0..count)

@@ -12,7 +12,7 @@ use super::load::{Limit, Plan, Shape};
 use super::rounds::{Figures, closed, median};
 use super::{Output, Ports, no_broken_promises};
 use anyhow::{Context as _, bail};
-use common::runtime::settings::Env;
+use runtime::settings::Env;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

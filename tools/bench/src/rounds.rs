@@ -6,7 +6,7 @@ use super::fleet::Fleet;
 use super::load::{Limit, Plan, Shape};
 use super::summary::{Spread, per_second};
 use super::{Ports, claim};
-use common::domain::{NamePrefix, PoolName};
+use domain::{NamePrefix, PoolName};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;

@@ -14,7 +14,7 @@ use super::summary::Table;
 use super::{Output, Ports, no_broken_promises, usage};
 use anyhow::{Context as _, bail};
 use broker::child::{Child, Program};
-use common::runtime::settings::Env;
+use runtime::settings::Env;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

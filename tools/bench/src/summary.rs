@@ -182,7 +182,7 @@ impl Table {
 mod tests {
     use super::*;
     use crate::calls::Ending;
-    use common::contract::FaultCode;
+    use contract::FaultCode;
 
     fn sample(call: Call, ending: Ending, intended_start_us: u64, latency_us: u64) -> Sample {
         Sample { call, ending, intended_start_us, start_us: intended_start_us, latency_us }

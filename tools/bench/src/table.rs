@@ -2,10 +2,10 @@
 
 use anyhow::bail;
 use broker::up::Overlay;
-use common::domain::PoolRules;
-use common::runtime::policy::read_pools;
-use common::runtime::settings::{Env, Settings};
-use common::store::dynamodb::{DynamoConfig, DynamoStore};
+use domain::PoolRules;
+use dynamodb::{DynamoConfig, DynamoStore};
+use runtime::policy::read_pools;
+use runtime::settings::{Env, Settings};
 use std::sync::Arc;
 
 /// Time for one try of a call: a slow answer is to be measured, not tried again.

@@ -1,8 +1,8 @@
 //! Bounded requests on ports in memory: two pools, and callers that may use one of them.
 
 use crate::deletions::tests::{HOUR, NOW, Rig};
-use common::contract::{Fault, FaultCode, Verb};
-use common::domain::{ClaimKey, ClaimRecord, IdempotencyKey, OwnerId, StateName};
+use contract::{Fault, FaultCode, Verb};
+use domain::{ClaimKey, ClaimRecord, IdempotencyKey, OwnerId, StateName};
 use serde_json::{Value, json};
 
 /// An allocator over one free sandbox in each of the pools `dns` (number 1) and `main` (number 2).

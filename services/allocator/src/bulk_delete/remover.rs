@@ -4,11 +4,11 @@
 //! drops whatever it waits for; these tasks go on, and the end of the process waits for them.
 
 use crate::Allocator;
-use common::clock::Clock;
-use common::domain::{Actor, Sandbox, StateName};
-use common::runtime::recorder::Recorder;
-use common::runtime::telemetry::Chain;
-use common::store::{Store, StoreError, Write};
+use domain::{Actor, Sandbox, StateName};
+use ports::clock::Clock;
+use ports::store::{Store, StoreError, Write};
+use runtime::recorder::Recorder;
+use runtime::telemetry::Chain;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;

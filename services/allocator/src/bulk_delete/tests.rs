@@ -2,14 +2,14 @@
 
 use super::*;
 use crate::deletions::tests::{HOUR, NOW, Rig, id};
-use common::bus::memory::MemoryBus;
-use common::bus::{Appended, Ledger, LedgerMark};
-use common::contract::{Event, Verb};
-use common::domain::{Cause, SandboxId, State};
-use common::store::Write;
+use contract::{Event, Verb};
+use domain::{Cause, SandboxId, State};
+use ports::bus::{Appended, Ledger, LedgerMark};
+use ports::store::Write;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::bus::MemoryBus;
 use tokio::sync::Semaphore;
 
 async fn stale(rig: &Rig, numbers: std::ops::RangeInclusive<usize>, pool: &str) {

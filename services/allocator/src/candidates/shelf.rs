@@ -1,6 +1,6 @@
 //! What lies on a shelf: candidates that are ready to be tried.
 
-use common::domain::{Candidate, SandboxId};
+use domain::{Candidate, SandboxId};
 use std::collections::{HashSet, VecDeque};
 
 /// Losses in a row after which the rest of a shelf counts as out of date: other processes have been there, and
@@ -93,7 +93,7 @@ impl Ready {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::domain::{PoolName, Version};
+    use domain::{PoolName, Version};
 
     fn candidate(number: usize) -> Candidate {
         Candidate {

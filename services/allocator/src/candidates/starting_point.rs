@@ -1,8 +1,8 @@
 //! A random place in a shard: where an allocator that knows nothing of a shard begins to read it, so that
 //! several of them do not all begin with the same sandboxes.
 
-use common::domain::SandboxName;
-use common::random::Random;
+use domain::SandboxName;
+use ports::random::Random;
 
 /// Characters after the first one that differs: with ten digits, ten thousand places.
 const RANDOM_CHARS: usize = 4;
@@ -56,7 +56,7 @@ fn alike(one: char, other: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::random::Dice;
+    use ports::random::Dice;
 
     fn name(text: &str) -> SandboxName {
         SandboxName::parse(text).unwrap()

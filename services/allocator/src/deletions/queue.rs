@@ -3,14 +3,14 @@
 
 use super::bus_fault;
 use crate::{Allocator, decode, store_fault};
-use common::bus::{BusError, Request};
-use common::contract::queue::PAGE_LIMIT_MAX;
-use common::contract::{
+use contract::queue::PAGE_LIMIT_MAX;
+use contract::{
     DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, Fault, PreCleanView,
 };
-use common::domain::{PoolName, Sandbox, StateName};
-use common::store::{PageCursor, SortRange, StateQuery, StoreError};
+use domain::{PoolName, Sandbox, StateName};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use ports::bus::{BusError, Request};
+use ports::store::{PageCursor, SortRange, StateQuery, StoreError};
 use std::collections::BTreeMap;
 
 /// Entries of one page unless the caller says.
@@ -198,7 +198,7 @@ impl Allocator {
             age_seconds: now.get().saturating_sub(deletion.requested_at.get()),
             attempts: deletion.attempts,
             last_error: deletion.last_error.clone(),
-            retry_at: retry_at.map(common::domain::UnixSeconds::get),
+            retry_at: retry_at.map(domain::UnixSeconds::get),
             pre_clean: deletion.pre_clean.as_ref().map(PreCleanView::from),
         }))
     }

@@ -3,22 +3,20 @@
 use super::*;
 use crate::{Config, HealthConfig, Metrics, Ports};
 use bytes::Bytes;
-use common::bus::memory::{Call, Loss, MemoryBus, MemoryConfig};
-use common::bus::{Appended, Context, Deletions as _, Handler as _, Ledger, LedgerMark, Upkeep};
-use common::clock::ManualClock;
-use common::contract::{Event, Outcome, ParkedDeletion, Verb};
-use common::domain::{
-    ExternalId, LeasePolicy, NewSandbox, OwnerId, PoolRules, SandboxName, StateName, UnixSeconds,
-};
-use common::provider::fake::FakeProvider;
-use common::random::Dice;
-use common::runtime::recorder::{LedgerMetrics, Recorder, WAITING_MAX};
-use common::store::Store;
-use common::store::memory::MemoryStore;
+use contract::{Event, Outcome, ParkedDeletion, Verb};
+use domain::{ExternalId, LeasePolicy, NewSandbox, OwnerId, PoolRules, SandboxName, StateName, UnixSeconds};
+use ports::bus::{Appended, Context, Deletions as _, Handler as _, Ledger, LedgerMark, Upkeep};
+use ports::random::Dice;
+use ports::store::Store;
 use prometheus::Registry;
+use runtime::recorder::{LedgerMetrics, Recorder, WAITING_MAX};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::bus::{Call, Loss, MemoryBus, MemoryConfig};
+use testkit::clock::ManualClock;
+use testkit::provider::FakeProvider;
+use testkit::store::MemoryStore;
 
 mod queue;
 
@@ -297,7 +295,7 @@ async fn a_message_that_nobody_could_read_is_replayed_once_it_can_be_and_removed
     rig.bus.park_unreadable(4_711, readable);
     let consuming = tokio::spawn({
         let (bus, stop) = (rig.bus.clone(), stop.clone());
-        async move { common::bus::DeletionQueue::consume(&bus, Arc::new(Never), 1, stop).await }
+        async move { ports::bus::DeletionQueue::consume(&bus, Arc::new(Never), 1, stop).await }
     });
     while rig.bus.queued_count() > 0 {
         tokio::task::yield_now().await;
@@ -334,8 +332,8 @@ async fn a_message_that_nobody_could_read_is_replayed_once_it_can_be_and_removed
 struct Never;
 
 #[async_trait::async_trait]
-impl common::bus::Worker for Never {
-    async fn work(&self, delivery: common::bus::Delivery) -> common::bus::Verdict {
+impl ports::bus::Worker for Never {
+    async fn work(&self, delivery: ports::bus::Delivery) -> ports::bus::Verdict {
         panic!("{delivery:?}")
     }
 }

@@ -1,9 +1,9 @@
 //! What may be extended, what a repeat gets, and the lease end that every role goes by afterwards.
 
 use crate::deletions::tests::{HOUR, NOW, Rig, id};
-use common::contract::{FaultCode, Verb};
-use common::domain::{Actor, Cause, Epoch, Order, Reason, UnixSeconds};
-use common::store::Write;
+use contract::{FaultCode, Verb};
+use domain::{Actor, Cause, Epoch, Order, Reason, UnixSeconds};
+use ports::store::Write;
 use serde_json::{Value, json};
 
 const GRACE_SECONDS: u64 = 1_800;

@@ -2,12 +2,12 @@
 
 use super::*;
 use crate::deletions::tests::{Rig, id};
-use common::contract::{FaultCode, Verb};
-use common::domain::{ExternalId, State, StateName};
-use common::provider::fake::Call;
-use common::provider::{Abilities, ProviderError};
+use contract::{FaultCode, Verb};
+use domain::{ExternalId, State, StateName};
+use ports::provider::{Abilities, ProviderError};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use testkit::provider::Call;
 
 const CONFIG: HealthConfig = HealthConfig { patience: Duration::from_secs(1), quarantines_per_hour_max: 3 };
 

@@ -1,9 +1,9 @@
 //! The parts that a listing walks over, in an order that does not depend on who answers, and where in one of them it is.
 
 use super::Which;
-use common::contract::Fault;
-use common::domain::{PoolName, StateName};
-use common::store::{PageCursor, SHARDS_MAX, SortRange, StateQuery};
+use contract::Fault;
+use domain::{PoolName, StateName};
+use ports::store::{PageCursor, SHARDS_MAX, SortRange, StateQuery};
 
 /// Between the parts of a cursor's text; none of them holds it.
 const END: char = '.';

@@ -6,9 +6,9 @@
 use super::Which;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::hmac;
-use common::contract::Fault;
-use common::domain::{LabId, NamePrefix, OwnerId, StateName};
-use common::store::{CURSOR_KEY_BYTES, CursorKey, Store, StoreError};
+use contract::Fault;
+use domain::{LabId, NamePrefix, OwnerId, StateName};
+use ports::store::{CURSOR_KEY_BYTES, CursorKey, Store, StoreError};
 use tokio::sync::Mutex;
 
 /// Between what a cursor says and its seal.
@@ -106,7 +106,7 @@ fn is_seal(key: &CursorKey, which: &Which, text: &str, seal: &str) -> bool {
 fn seal_of(key: &CursorKey, which: &Which, text: &str) -> String {
     let Which { purpose, status, pools, is_narrowed, lab, owner, prefix, cursor: _, limit: _ } = which;
     // A listing of all pools stays the same one when a pool is added.
-    let pools: Vec<_> = pools.iter().filter(|_| *is_narrowed).map(common::domain::PoolName::as_str).collect();
+    let pools: Vec<_> = pools.iter().filter(|_| *is_narrowed).map(domain::PoolName::as_str).collect();
     let pools = is_narrowed.then(|| pools.join(","));
     let parts = [
         Some(VERSION),

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::deletions::tests::{NOW, Rig, id};
-use common::contract::Verb;
-use common::domain::{ExternalId, NewSandbox, SandboxId, SandboxName, UnixSeconds};
-use common::store::Write;
+use contract::Verb;
+use domain::{ExternalId, NewSandbox, SandboxId, SandboxName, UnixSeconds};
+use ports::store::Write;
 use serde_json::{Value, json};
 
 const START_AGAIN: &str =

@@ -1,10 +1,10 @@
 //! An operator's hand on ports in memory.
 
 use crate::deletions::tests::{NOW, Rig, id};
-use common::bus::Upkeep as _;
-use common::contract::{FaultCode, Verb};
-use common::domain::{NewSandbox, OwnerId, PoolName, State};
-use common::store::{Identities as _, Insert, Layout as _, Store as _};
+use contract::{FaultCode, Verb};
+use domain::{NewSandbox, OwnerId, PoolName, State};
+use ports::bus::Upkeep as _;
+use ports::store::{Identities as _, Insert, Layout as _, Store as _};
 use serde_json::{Value, json};
 use std::time::Duration;
 

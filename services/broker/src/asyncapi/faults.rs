@@ -2,7 +2,7 @@
 
 use super::message::{Header, Message};
 use super::schemas::Schemas;
-use common::contract::{Fault, FaultBody, FaultCode};
+use contract::{Fault, FaultBody, FaultCode};
 use serde_json::json;
 
 /// The request id of examples.

@@ -1,9 +1,9 @@
 //! A message of the contract: what is in it, what its headers say, and examples of it.
 
 use super::schemas::{Schemas, parsed};
-use common::contract::headers;
-use common::contract::limits::REQUEST_ID_BYTES_MAX;
-use common::domain::ids::{HEADER_ID_BYTES_MAX, REQUEST_KEY_BYTES_MAX};
+use contract::headers;
+use contract::limits::REQUEST_ID_BYTES_MAX;
+use domain::ids::{HEADER_ID_BYTES_MAX, REQUEST_KEY_BYTES_MAX};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 

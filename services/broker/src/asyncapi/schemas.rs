@@ -2,7 +2,7 @@
 //! limits and demands that the types leave to the worker.
 
 use anyhow::Context as _;
-use common::domain::ids::{HEADER_ID_BYTES_MAX, POOL_NAME_BYTES_MAX, SANDBOX_ID_BYTES_MAX};
+use domain::ids::{HEADER_ID_BYTES_MAX, POOL_NAME_BYTES_MAX, SANDBOX_ID_BYTES_MAX};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;

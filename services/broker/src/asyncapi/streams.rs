@@ -4,11 +4,11 @@ use super::message::{Header, Message};
 use super::schemas::Schemas;
 use super::verbs::at;
 use super::{examples, reference};
-use common::contract::ticks::TickOrder;
-use common::contract::{
+use contract::ticks::TickOrder;
+use contract::{
     Census, DeletionWork, Event, LineState, ParkedDeletion, Pause, RunReport, Subjects, TickKind, TurnTaken,
 };
-use common::domain::{Cause, PoolName, SandboxId};
+use domain::{Cause, PoolName, SandboxId};
 use serde_json::{Map, Value, json};
 
 /// A pool, a sandbox and a number that stand for any in a subject.

@@ -4,8 +4,8 @@ use super::faults;
 use super::message::{Header, Message};
 use super::schemas::Schemas;
 use super::{REPLIES, examples, reference};
-use common::contract::bounds::Bounded;
-use common::contract::{
+use contract::bounds::Bounded;
+use contract::{
     AllocateRequest, Allocation, BulkDeleteReply, BulkDeleteRequest, DeletionRequest, DeletionView,
     DeletionsReply, DeletionsRequest, ExtendRequest, FaultCode, HealthReply, KeyRequest, OrderReply,
     OrderRequest, ParkedReply, ParkedRequest, Pause, PauseRequest, RecordRequest, RecordView, ReleaseReply,

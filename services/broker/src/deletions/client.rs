@@ -1,13 +1,13 @@
 //! Asking the allocators from a shell.
 
 use anyhow::bail;
-use common::bus::DeletionLine;
-use common::bus::nats::{NatsBus, NatsConfig};
-use common::client::{AskedLine, Patience};
-use common::clock::{Clock as _, SystemClock};
-use common::contract::Verb;
-use common::random::Dice;
-use common::runtime::settings::{Env, Settings};
+use client::{AskedLine, Patience};
+use contract::Verb;
+use nats::{NatsBus, NatsConfig};
+use ports::bus::DeletionLine;
+use ports::clock::{Clock as _, SystemClock};
+use ports::random::Dice;
+use runtime::settings::{Env, Settings};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A connection of one command.
 pub(crate) struct Client {
     bus: NatsBus,
-    client: common::client::Client,
+    client: client::Client,
 }
 
 // === impl Client ===
@@ -41,7 +41,7 @@ impl Client {
         let (clock, random) = (Arc::new(SystemClock), Arc::new(Dice::unseeded()));
         let bus = NatsBus::connect("operator", config, clock.clone(), random.clone()).await?;
         let door = Arc::new(bus.clone());
-        let client = common::client::Client::new(door, clock, random, PATIENCE);
+        let client = client::Client::new(door, clock, random, PATIENCE);
         let connected = async {
             while !bus.connected() {
                 SystemClock.sleep(PAUSE).await;

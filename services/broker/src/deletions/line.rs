@@ -1,10 +1,10 @@
 //! The operator's hand on the line towards the provider: `broker deletions pause | resume | status`.
 
 use super::client::Client;
-use common::bus::DeletionLine;
-use common::clock::{Clock as _, SystemClock};
-use common::contract::{DeletionsStatus, PauseRequest};
-use common::runtime::settings::Env;
+use contract::{DeletionsStatus, PauseRequest};
+use ports::bus::DeletionLine;
+use ports::clock::{Clock as _, SystemClock};
+use runtime::settings::Env;
 
 /// The actor where the command names none.
 const BY: &str = "broker cli";

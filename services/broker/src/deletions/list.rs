@@ -3,10 +3,10 @@
 use super::client::Client;
 use super::parked::{Output, print_json};
 use clap::Args;
-use common::contract::events::rfc3339;
-use common::contract::{DeletionEntry, DeletionTotals, DeletionsReply, DeletionsRequest, Verb};
-use common::domain::UnixSeconds;
-use common::runtime::settings::Env;
+use contract::events::rfc3339;
+use contract::{DeletionEntry, DeletionTotals, DeletionsReply, DeletionsRequest, Verb};
+use domain::UnixSeconds;
+use runtime::settings::Env;
 use std::fmt::Write as _;
 
 /// Entries of one page.
@@ -108,7 +108,7 @@ fn sum(totals: &DeletionTotals) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::contract::{DeletionPlace, PreCleanView};
+    use contract::{DeletionPlace, PreCleanView};
 
     #[test]
     fn a_line_says_what_an_operator_needs_and_the_last_one_sums_up() {

@@ -3,13 +3,13 @@
 use super::client::Client;
 use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
-use common::contract::events::rfc3339;
-use common::contract::{
+use contract::events::rfc3339;
+use contract::{
     DeletionRequest, DeletionView, KeyRequest, ParkedReply, ParkedRequest, ParkedView, RemoveReply,
     ReplayAllReply, ReplayAllRequest, ReplayOutcome, ReplayReply, Verb,
 };
-use common::domain::UnixSeconds;
-use common::runtime::settings::Env;
+use domain::UnixSeconds;
+use runtime::settings::Env;
 use serde::Serialize;
 use std::fmt::Write as _;
 

@@ -1,6 +1,6 @@
 //! What an operator sets about connections.
 
-use common::runtime::settings::Settings;
+use runtime::settings::Settings;
 use std::time::Duration;
 
 /// Limits of connections. Each field names its variable, its unit and its default.

@@ -1,7 +1,7 @@
 //! Metrics of the connections that requests come over.
 
-use common::runtime::metrics::Collectors;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
+use runtime::metrics::Collectors;
 
 /// Why a connection ended, or was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

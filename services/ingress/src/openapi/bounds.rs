@@ -3,16 +3,16 @@
 //! The limits come from the constants that the parsers use, by the name of the parameter. A header that may be left
 //! out may be blank as well, so its pattern lets it.
 
-use common::bus::SINCE_SECONDS_MAX;
-use common::contract::TickKind;
-use common::contract::line::{PAUSE_SECONDS_MAX, PAUSE_TEXT_CHARS_MAX};
-use common::contract::queue::PAGE_LIMIT_MAX;
-use common::contract::subjects::UNREADABLE;
-use common::domain::StateName;
-use common::domain::ids::{
+use contract::TickKind;
+use contract::line::{PAUSE_SECONDS_MAX, PAUSE_TEXT_CHARS_MAX};
+use contract::queue::PAGE_LIMIT_MAX;
+use contract::subjects::UNREADABLE;
+use domain::StateName;
+use domain::ids::{
     HEADER_ID_BYTES_MAX, POOL_NAME_BYTES_MAX, REASON_BYTES_MAX, SANDBOX_ID_BYTES_MAX, SANDBOX_NAME_BYTES_MAX,
 };
-use common::runtime::policy::{HOURS_MAX_MAX, HOURS_TOTAL_MAX_MAX};
+use ports::bus::SINCE_SECONDS_MAX;
+use runtime::policy::{HOURS_MAX_MAX, HOURS_TOTAL_MAX_MAX};
 use serde_json::{Map, Value, json};
 
 use crate::deletions::OPERATOR_BYTES_MAX;

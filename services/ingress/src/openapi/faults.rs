@@ -1,6 +1,6 @@
 //! The failures of each route, by status, with an example of every code.
 
-use common::contract::{Fault, FaultBody, FaultCode, Verb};
+use contract::{Fault, FaultBody, FaultCode, Verb};
 use std::collections::BTreeMap;
 use utoipa::openapi::example::ExampleBuilder;
 use utoipa::openapi::header::HeaderBuilder;

@@ -1,8 +1,8 @@
 //! Looks at the files of TLS, and has changed ones take effect for the next connection.
 
 use async_trait::async_trait;
-use common::clock::Clock;
-use common::runtime::ops::Check;
+use ports::clock::Clock;
+use runtime::check::Check;
 use rustls::ServerConfig;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};

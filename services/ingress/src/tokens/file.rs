@@ -7,7 +7,7 @@
 //! dashboard   read-only         sha256:fd61a0…
 //! ```
 
-use common::domain::{Actor, PoolName};
+use domain::{Actor, PoolName};
 use std::fmt::Write as _;
 use std::sync::Arc;
 

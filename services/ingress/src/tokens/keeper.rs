@@ -1,10 +1,10 @@
 //! Looks at the lists of tokens, and has a changed one take effect without a restart.
 
 use async_trait::async_trait;
-use common::clock::Clock;
-use common::runtime::ops::Check;
-use common::secrets::Secrets;
 use futures_util::future::join_all;
+use ports::clock::Clock;
+use ports::secrets::Secrets;
+use runtime::check::Check;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

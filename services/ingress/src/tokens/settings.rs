@@ -1,7 +1,7 @@
 //! Where tokens come from: two variables, a file, and a secret.
 
-use common::runtime::settings::{Secret, Settings};
-use common::secrets::{SecretId, Secrets};
+use ports::secrets::{SecretId, Secrets};
+use runtime::settings::{Secret, Settings};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

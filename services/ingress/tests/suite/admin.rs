@@ -3,12 +3,12 @@
 use crate::support::{ADMIN, Answer, EPOCH_MS, Rig, Step, TICK, request};
 use axum::body::Body;
 use axum::http::StatusCode;
-use common::bus::DeletionLine as _;
-use common::clock::Clock as _;
-use common::contract::{
+use contract::{
     CensusReport, ExpiryReport, FaultCode, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind,
     TickOrder, Verb,
 };
+use ports::bus::DeletionLine as _;
+use ports::clock::Clock as _;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -3,9 +3,9 @@
 use crate::support::{ADMIN, Answer, FRESH_ID, LAB, Rig, Step, and, request};
 use axum::body::Body;
 use bytes::Bytes;
-use common::bus::RequestError;
-use common::contract::FaultCode;
+use contract::FaultCode;
 use futures_util::stream;
+use ports::bus::RequestError;
 use std::convert::Infallible;
 use std::time::Duration;
 

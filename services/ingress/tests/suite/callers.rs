@@ -2,8 +2,8 @@
 
 use crate::support::{ADMIN, ADMIN_TOKEN, Answer, LAB, LAB_TOKEN, Rig, Step, and, request};
 use axum::body::Body;
-use common::contract::FaultCode;
-use common::domain::PoolName;
+use contract::FaultCode;
+use domain::PoolName;
 use ingress::routes::{ROUTES, Route};
 use ingress::tokens::{file, fingerprint, parse_name};
 use ingress::{Role, Scope};

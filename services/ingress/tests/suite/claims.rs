@@ -2,8 +2,8 @@
 
 use crate::support::{LAB, Rig, Step, and};
 use bytes::Bytes;
-use common::bus::Reply;
-use common::contract::{FaultCode, Outcome, Verb};
+use contract::{FaultCode, Outcome, Verb};
+use ports::bus::Reply;
 use serde_json::json;
 
 // Not as serde would write it: order, blanks and an unknown field have to survive.

@@ -1,7 +1,7 @@
 //! Which web pages may call.
 
 use crate::support::{Answer, LAB, Rig, Step, and};
-use common::contract::FaultCode;
+use contract::FaultCode;
 
 const ORIGIN: (&str, &str) = ("Origin", "https://console.example");
 const OTHER: (&str, &str) = ("Origin", "https://evil.example");

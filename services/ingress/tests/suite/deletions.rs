@@ -2,8 +2,8 @@
 
 use crate::support::{ADMIN, Headers, Rig, Step, request};
 use axum::http::HeaderValue;
-use common::bus::{DeletionLine as _, RequestError};
-use common::contract::{FaultCode, Verb};
+use contract::{FaultCode, Verb};
+use ports::bus::{DeletionLine as _, RequestError};
 use serde_json::{Value, json};
 
 const BY_ALICE: Headers<'static> = &[("Authorization", "Bearer admin-token-1"), ("X-Operator", "alice")];

@@ -1,8 +1,8 @@
 //! Who works, over HTTP.
 
 use crate::support::{ADMIN, Rig};
-use common::bus::{Discovery as _, ServiceInfo, WorkCounts};
-use common::contract::{FaultCode, WorkerRole};
+use contract::{FaultCode, WorkerRole};
+use ports::bus::{Discovery as _, ServiceInfo, WorkCounts};
 use serde_json::json;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;

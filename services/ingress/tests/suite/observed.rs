@@ -1,8 +1,8 @@
 //! What an operator sees of a request: one line, and numbers.
 
 use crate::support::{ADMIN, LAB, Rig, Step, and};
-use common::bus::RequestError;
-use common::contract::{FaultCode, Outcome};
+use contract::{FaultCode, Outcome};
+use ports::bus::RequestError;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::sync::{Arc, Mutex, Once};

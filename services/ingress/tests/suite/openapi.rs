@@ -3,11 +3,11 @@
 use crate::support::{ADMIN_TOKEN, Answer, LAB_TOKEN, Rig, Step, TICK, request};
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::ConnectInfo;
-use common::bus::RequestError;
-use common::contract::{ExpiryReport, FaultBody, FaultCode, Outcome, Report, RunReport, TickKind};
+use contract::{ExpiryReport, FaultBody, FaultCode, Outcome, Report, RunReport, TickKind};
 use futures_util::stream;
 use ingress::routes::{ROUTES, Route};
 use ingress::{Peer, Role, Scope};
+use ports::bus::RequestError;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;

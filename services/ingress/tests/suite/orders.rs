@@ -3,7 +3,7 @@
 use crate::support::{Rig, Step, request};
 use axum::body::Body;
 use axum::http::Request;
-use common::contract::{FaultCode, Verb};
+use contract::{FaultCode, Verb};
 use serde_json::{Value, json};
 
 const ROUTES: [(&str, Verb); 3] =

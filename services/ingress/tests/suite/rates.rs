@@ -2,7 +2,7 @@
 
 use crate::support::{ADMIN, Answer, LAB, Rig, Step, request};
 use axum::extract::ConnectInfo;
-use common::contract::{Fault, FaultCode};
+use contract::{Fault, FaultCode};
 use ingress::Peer;
 use std::time::Duration;
 

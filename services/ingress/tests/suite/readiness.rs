@@ -1,8 +1,8 @@
 //! `/healthz` and `/readyz`.
 
 use crate::support::{FRESH_ID, Rig, Step};
-use common::bus::RequestError;
-use common::contract::{FaultCode, Verb};
+use contract::{FaultCode, Verb};
+use ports::bus::RequestError;
 use serde_json::{Value, json};
 use std::time::Duration;
 

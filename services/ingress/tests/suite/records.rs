@@ -1,7 +1,7 @@
 //! The operators' routes about all sandboxes: what is passed on, and what is refused before a worker is asked.
 
 use crate::support::{ADMIN, LAB, Rig, Step, and};
-use common::contract::{FaultCode, Verb};
+use contract::{FaultCode, Verb};
 use serde_json::{Value, json};
 
 const NOT_OURS: &str = "cursor is not one of this listing with these filters; start again without a cursor";

@@ -1,8 +1,8 @@
 //! Repeats and deadlines. Time is tokio's paused clock; the dice always roll the longest pause.
 
 use crate::support::{ADMIN, EPOCH_MS, FRESH_ID, LAB, Rig, Step, and};
-use common::bus::{Context, RequestError};
-use common::contract::{FaultCode, Outcome};
+use contract::{FaultCode, Outcome};
+use ports::bus::{Context, RequestError};
 use std::sync::Arc;
 use std::time::Duration;
 

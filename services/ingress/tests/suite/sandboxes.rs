@@ -1,7 +1,7 @@
 //! The routes about one sandbox.
 
 use crate::support::{LAB, Rig, Step};
-use common::contract::{FaultCode, Verb};
+use contract::{FaultCode, Verb};
 use serde_json::json;
 
 const RELEASED: &str = r#"{"sandbox_id":"7","status":"pending_deletion","deletion_requested_at":1800000000}"#;

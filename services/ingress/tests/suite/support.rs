@@ -5,21 +5,21 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use bytes::Bytes;
-use common::bus::memory::{MemoryBus, MemoryConfig};
-use common::bus::{
+use contract::{Fault, FaultCode, Outcome, RunReport, TickKind, TickOrder, Verb, WorkerRole};
+use ingress::{Config, Ingress, Ports};
+use ports::bus::{
     BusError, Context, DeletionLine, Discovery, EventFeed, LateReply, Reply, RequestError, Requests,
     ServiceInfo, TickReceipt, Ticks, Unanswered,
 };
-use common::clock::Clock;
-use common::contract::{Fault, FaultCode, Outcome, RunReport, TickKind, TickOrder, Verb, WorkerRole};
-use common::random::Random;
-use common::runtime::settings::Settings;
-use ingress::{Config, Ingress, Ports};
+use ports::clock::Clock;
+use ports::random::Random;
 use prometheus::Registry;
+use runtime::settings::Settings;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use testkit::bus::{MemoryBus, MemoryConfig};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;

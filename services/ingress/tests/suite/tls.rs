@@ -2,9 +2,9 @@
 
 use crate::support::Step;
 use crate::wire::{CLAIM, Server, created};
-use common::runtime::settings::Settings;
 use ingress::Config;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use runtime::settings::Settings;
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};

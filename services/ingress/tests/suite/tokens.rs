@@ -1,11 +1,11 @@
 //! The file of tokens: names, rights, pools, and a change without a restart.
 
 use crate::support::{Answer, Rig, Step};
-use common::contract::{FaultCode, Verb};
-use common::domain::PoolName;
-use common::runtime::settings::Settings;
+use contract::{FaultCode, Verb};
+use domain::PoolName;
 use ingress::Config;
 use ingress::tokens::{Scope, file, fingerprint, parse_name};
+use runtime::settings::Settings;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;

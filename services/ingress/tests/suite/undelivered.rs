@@ -1,8 +1,8 @@
 //! Leases that were granted to claims whose caller has no lease.
 
 use crate::support::{LAB, Rig, Step};
-use common::bus::RequestError;
-use common::contract::{FaultCode, Outcome};
+use contract::{FaultCode, Outcome};
+use ports::bus::RequestError;
 use std::sync::Arc;
 use std::time::Duration;
 

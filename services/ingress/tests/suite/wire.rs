@@ -1,8 +1,8 @@
 //! An ingress on a real socket, and a client that writes what it likes.
 
 use crate::support::{Headers, Rig, Step};
-use common::contract::Outcome;
-use common::runtime::ops::listen;
+use contract::Outcome;
+use ops::listen;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::AsyncBufReadExt as _;

@@ -2,23 +2,24 @@
 
 use super::*;
 use crate::{Config, FailurePolicy, Metrics, Ports};
-use common::bus::line::LineRules;
-use common::bus::memory::{MemoryBus, MemoryConfig};
-use common::bus::{DeletionLine as _, Pace as _, Ticket, Turn};
-use common::clock::{Clock as _, ManualClock};
-use common::domain::{
+use domain::{
     Candidate, ClaimKey, ExternalId, Grant, IdempotencyKey, NewSandbox, OwnerId, PoolName, SandboxName,
     StateName, UnixSeconds, Version,
 };
-use common::provider::fake::{Call, FakeProvider};
-use common::provider::{Account, ProviderError};
-use common::random::Dice;
-use common::runtime::recorder::{LedgerMetrics, Recorder};
-use common::store::Store;
-use common::store::faulty::FaultyStore;
-use common::store::memory::MemoryStore;
+use ports::bus::{DeletionLine as _, Pace as _, Ticket, Turn};
+use ports::clock::Clock as _;
+use ports::provider::{Account, ProviderError};
+use ports::random::Dice;
+use ports::store::Store;
 use prometheus::Registry;
+use runtime::line::LineRules;
+use runtime::recorder::{LedgerMetrics, Recorder};
 use std::sync::Arc;
+use testkit::bus::{MemoryBus, MemoryConfig};
+use testkit::clock::ManualClock;
+use testkit::faulty::FaultyStore;
+use testkit::provider::{Call, FakeProvider};
+use testkit::store::MemoryStore;
 use tokio_util::sync::CancellationToken;
 
 mod breakdowns;
@@ -233,9 +234,9 @@ impl Rig {
         let stop = CancellationToken::new();
         let consuming = tokio::spawn({
             let (bus, reaper, stop) = (self.bus.clone(), Arc::clone(&self.reaper), stop.clone());
-            async move { common::bus::DeletionQueue::consume(&bus, reaper, 4, stop).await }
+            async move { ports::bus::DeletionQueue::consume(&bus, reaper, 4, stop).await }
         });
-        common::bus::Deletions::announce(&self.bus, work).await.unwrap();
+        ports::bus::Deletions::announce(&self.bus, work).await.unwrap();
         for _ in 0..2_000 {
             settle().await;
             if self.bus.queued_count() == 0 {
@@ -275,7 +276,7 @@ async fn what_is_gone_already_counts_as_deleted() {
 #[tokio::test]
 async fn a_provider_that_cannot_clear_is_not_asked_to() {
     let rig = Rig::new().await;
-    let abilities = common::provider::Abilities { list: true, delete: true, pre_clean: false, check: false };
+    let abilities = ports::provider::Abilities { list: true, delete: true, pre_clean: false, check: false };
     rig.provider.set_abilities(abilities);
     let work = rig.released().await;
     assert_eq!(rig.reaper.work(delivery(&work)).await, Verdict::Done);
@@ -330,7 +331,7 @@ fn the_longest_delay_is_never_shorter_than_the_first() {
         ("DELETION_RETRY_SECONDS_MIN".to_owned(), "100".to_owned()),
         ("DELETION_RETRY_SECONDS_MAX".to_owned(), "10".to_owned()),
     ]);
-    let mut settings = common::runtime::settings::Settings::new(&env);
+    let mut settings = runtime::settings::Settings::new(&env);
     let config = Config::read(&mut settings);
     assert_eq!((config.retry_delay_min, config.retry_delay_max), (100 * SECOND, 100 * SECOND));
     assert_eq!((config.attempts_max, config.in_flight_max, config.tombstone_kept), (8, 8, 30 * DAY));

@@ -9,12 +9,12 @@
 use super::CensusError;
 use crate::Reconciler;
 use crate::listing::Skipped;
-use common::contract::{CensusReport, Violation};
-use common::domain::{
+use contract::{CensusReport, Violation};
+use domain::{
     CLOSED_CLAIM_KEPT, ClaimKey, ClaimRecord, Sandbox, SandboxId, State, StateName, UnixSeconds, Version,
 };
-use common::store::{StoreError, unless_unreadable};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use ports::store::{StoreError, unless_unreadable};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

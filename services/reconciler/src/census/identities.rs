@@ -8,10 +8,10 @@
 use super::CensusError;
 use crate::Reconciler;
 use crate::listing::{PAGE_LIMIT, Skipped};
-use common::contract::{CensusReport, Violation};
-use common::domain::{Actor, Order, Reason, Sandbox, SandboxId, State, StateName, UnixSeconds};
-use common::store::{IDENTITY_SHARDS, Identity, SortRange, StoreError, Write};
+use contract::{CensusReport, Violation};
+use domain::{Actor, Order, Reason, Sandbox, SandboxId, State, StateName, UnixSeconds};
 use futures_util::{StreamExt as _, stream};
+use ports::store::{IDENTITY_SHARDS, Identity, SortRange, StoreError, Write};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -3,14 +3,14 @@
 use super::claims::CLAIMS_READ_MAX;
 use super::*;
 use crate::tests::{HOUR, NOW, Rig, claim_key, done, id, owner};
-use common::bus::CensusBoard as _;
-use common::bus::memory::{Call, Loss};
-use common::clock::Clock as _;
-use common::contract::{Report, TickKind, Violation};
-use common::domain::{ClaimKey, ClaimRecord};
-use common::store::IDENTITY_SHARDS;
-use common::store::faulty::Fault;
+use contract::{Report, TickKind, Violation};
+use domain::{ClaimKey, ClaimRecord};
+use ports::bus::CensusBoard as _;
+use ports::clock::Clock as _;
+use ports::store::IDENTITY_SHARDS;
 use std::sync::Arc;
+use testkit::bus::{Call, Loss};
+use testkit::faulty::Fault;
 
 mod identities;
 
@@ -288,7 +288,7 @@ async fn a_key_with_two_sandboxes_is_told_and_left_alone() {
     rig.grant(ClaimRecord::new(claim_key(1), two.candidate()), None).await;
     // The same owner with another key is another claim.
     let three = rig.add(3, "main").await;
-    let other = ClaimKey { key: common::domain::IdempotencyKey::parse("other").unwrap(), ..claim_key(1) };
+    let other = ClaimKey { key: domain::IdempotencyKey::parse("other").unwrap(), ..claim_key(1) };
     rig.claim(&three, other, None).await;
     let before = [rig.sandbox(1).await, rig.sandbox(2).await, rig.sandbox(3).await];
     assert_eq!(violations(&rig).await, [0, 1, 1, 0], "two leases, one of which has no claim");

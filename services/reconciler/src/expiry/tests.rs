@@ -3,13 +3,13 @@
 use super::*;
 use crate::listing::PAGE_LIMIT;
 use crate::tests::{HOUR, NOW, Rig, claim_key, done, id, owner};
-use common::bus::memory::{Call, Loss};
-use common::clock::Clock as _;
-use common::contract::{Report, TickKind};
-use common::domain::{DeletionCause, State};
-use common::store::faulty::Fault;
+use contract::{Report, TickKind};
+use domain::{DeletionCause, State};
+use ports::clock::Clock as _;
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::bus::{Call, Loss};
+use testkit::faulty::Fault;
 
 /// How long a lease outlives its end.
 const GRACE: Duration = Duration::from_secs(1_800);
@@ -98,7 +98,7 @@ async fn a_lease_that_is_not_the_one_that_was_read_is_left_alone() {
     let read = rig.allocate_until(0, NOW).await;
     rig.clock.advance(GRACE);
     // The same sandbox as the index may show it: with an older epoch, or with an end that has moved.
-    let older = Sandbox { epoch: common::domain::Epoch::new(0), ..read.clone() };
+    let older = Sandbox { epoch: domain::Epoch::new(0), ..read.clone() };
     let mut report = ExpiryReport::default();
     rig.reconciler.expire_batch(vec![older], &mut report, &mut Skipped::default()).await.unwrap();
     assert_eq!((report.due, report.raced), (1, 1));

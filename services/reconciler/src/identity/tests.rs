@@ -1,14 +1,14 @@
 //! Accounts that change their ids, are made again, or are listed although they are deleted.
 
 use crate::tests::{HOUR, NOW, Rig, account, done, id, owner};
-use common::bus::Upkeep as _;
-use common::contract::reports::{COMPLETED, REFUSED};
-use common::contract::{Report, SyncReport, TickKind};
-use common::domain::{
+use contract::reports::{COMPLETED, REFUSED};
+use contract::{Report, SyncReport, TickKind};
+use domain::{
     DELETION_RELISTS_MAX, ExternalId, NewSandbox, STILL_LISTED, Sandbox, SandboxId, StateName, UnixSeconds,
 };
-use common::provider::{Account, Listing, Malformed};
-use common::store::{IDENTITY_ABSENCES_MAX, Identity, Insert};
+use ports::bus::Upkeep as _;
+use ports::provider::{Account, Listing, Malformed};
+use ports::store::{IDENTITY_ABSENCES_MAX, Identity, Insert};
 
 async fn run(rig: &Rig) -> SyncReport {
     match rig.run(TickKind::Sync).await {
@@ -45,7 +45,7 @@ async fn identity(rig: &Rig, external_id: &ExternalId) -> Option<Identity> {
 
 impl Rig {
     fn now(&self) -> UnixSeconds {
-        common::clock::Clock::now(&self.clock)
+        ports::clock::Clock::now(&self.clock)
     }
 }
 
@@ -166,7 +166,7 @@ async fn a_deleted_account_that_stays_listed_is_deleted_again_and_then_parked() 
         assert_eq!(rig.bus.queued().len(), 1, "it is announced");
         let purge_at = rig.now().after(30 * 24 * HOUR);
         gone = done(rig.store.finish_deletion(&id(1), again.epoch, rig.now(), purge_at, None).await.unwrap());
-        for message in common::bus::Upkeep::queued(&rig.bus, 0, 10).await.unwrap() {
+        for message in ports::bus::Upkeep::queued(&rig.bus, 0, 10).await.unwrap() {
             rig.bus.unqueue(message.sequence).await.unwrap();
         }
     }
@@ -178,7 +178,7 @@ async fn a_deleted_account_that_stays_listed_is_deleted_again_and_then_parked() 
     rig.clock.advance(HOUR);
     let Report::Sweep(report) = rig.run(TickKind::Sweep).await else { panic!("another report") };
     assert_eq!(report.reparked, 1, "{report:?}");
-    let copies = common::bus::Upkeep::parked(&rig.bus, None, 0, 10).await.unwrap();
+    let copies = ports::bus::Upkeep::parked(&rig.bus, None, 0, 10).await.unwrap();
     assert_eq!(copies[0].reason, STILL_LISTED);
 }
 

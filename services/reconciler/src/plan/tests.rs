@@ -1,7 +1,7 @@
 //! The plan of a sync, case by case.
 
 use super::{plan as plan_with, *};
-use common::domain::{Transition, UnixSeconds};
+use domain::{Transition, UnixSeconds};
 
 const LIMITS: Limits = Limits { stale_percent_max: 20, stale_count_always: 5 };
 const NOW: UnixSeconds = UnixSeconds::new(1_000);

@@ -3,14 +3,14 @@
 use super::*;
 use crate::listing::PAGE_LIMIT;
 use crate::tests::{HOUR, NOW, Rig, account, done, id};
-use common::bus::memory::{Call, Loss};
-use common::clock::Clock as _;
-use common::contract::{Report, TickKind};
-use common::domain::{Cause, State};
-use common::store::Insert;
-use common::store::faulty::Fault;
+use contract::{Report, TickKind};
+use domain::{Cause, State};
+use ports::clock::Clock as _;
+use ports::store::Insert;
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::bus::{Call, Loss};
+use testkit::faulty::Fault;
 
 /// A run as a tick starts it.
 async fn run(rig: &Rig) -> StaleReport {

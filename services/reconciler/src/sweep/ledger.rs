@@ -3,12 +3,12 @@
 use super::SweepError;
 use crate::Reconciler;
 use crate::listing::Skipped;
-use common::bus::BusError;
-use common::contract::SweepReport;
-use common::domain::{Sandbox, SandboxId, StateName, Version};
-use common::runtime::telemetry::Chain;
-use common::store::{SortRange, StoreError};
+use contract::SweepReport;
+use domain::{Sandbox, SandboxId, StateName, Version};
 use futures_util::{StreamExt as _, stream};
+use ports::bus::BusError;
+use ports::store::{SortRange, StoreError};
+use runtime::telemetry::Chain;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

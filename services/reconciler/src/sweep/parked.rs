@@ -3,10 +3,10 @@
 use super::{MESSAGES_PAGE, SweepError};
 use crate::Reconciler;
 use crate::listing::{LISTING_MAX, Skipped};
-use common::bus::{Announced, ParkedKey, ParkedMessage};
-use common::contract::{ParkedDeletion, SweepReport};
-use common::domain::{Sandbox, SandboxId, State, StateName};
-use common::store::SortRange;
+use contract::{ParkedDeletion, SweepReport};
+use domain::{Sandbox, SandboxId, State, StateName};
+use ports::bus::{Announced, ParkedKey, ParkedMessage};
+use ports::store::SortRange;
 use std::collections::{BTreeMap, BTreeSet};
 
 // === impl Reconciler ===

@@ -3,10 +3,10 @@
 use super::{MESSAGES_PAGE, SweepError};
 use crate::Reconciler;
 use crate::listing::{LISTING_MAX, Skipped};
-use common::bus::{Announced, QueuedMessage};
-use common::contract::{DeletionWork, SweepReport};
-use common::domain::{Epoch, PoolName, SandboxId, State, StateName, UnixSeconds};
-use common::store::SortRange;
+use contract::{DeletionWork, SweepReport};
+use domain::{Epoch, PoolName, SandboxId, State, StateName, UnixSeconds};
+use ports::bus::{Announced, QueuedMessage};
+use ports::store::SortRange;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Deletions that the index shows as wanted.

@@ -3,15 +3,15 @@
 use super::*;
 use crate::listing::PAGE_LIMIT;
 use crate::tests::{HOUR, NOW, Rig, done, id, owner};
-use common::bus::memory::{Call, Loss};
-use common::bus::{DeletionQueue as _, Deletions as _, Delivery, Verdict, Worker};
-use common::clock::Clock as _;
-use common::contract::{DeletionWork, ParkedDeletion, Report, TickKind};
-use common::domain::Epoch;
-use common::store::faulty::Fault;
+use contract::{DeletionWork, ParkedDeletion, Report, TickKind};
+use domain::Epoch;
+use ports::bus::{DeletionQueue as _, Deletions as _, Delivery, Verdict, Worker};
+use ports::clock::Clock as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::bus::{Call, Loss};
+use testkit::faulty::Fault;
 use tokio_util::sync::CancellationToken;
 
 /// Age from which the sweep expects a message.

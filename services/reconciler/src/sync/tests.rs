@@ -4,14 +4,14 @@ use super::*;
 use crate::listing::LISTING_MAX;
 use crate::plan::{Belief, Listed};
 use crate::tests::{HOUR, NOW, Rig, account, done, every_provider_error, id};
-use common::clock::Clock as _;
-use common::contract::{Report, TickKind};
-use common::domain::{Epoch, StateName};
-use common::provider::fake::Call;
-use common::provider::{Account, Listing, Malformed};
-use common::store::faulty::Fault;
+use contract::{Report, TickKind};
+use domain::{Epoch, StateName};
+use ports::clock::Clock as _;
+use ports::provider::{Account, Listing, Malformed};
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::faulty::Fault;
+use testkit::provider::Call;
 
 /// Pages of the index that a sync of a small pool reads before its first write: of two pools, in two shards, for
 /// each state.
@@ -212,7 +212,7 @@ async fn a_forced_sync_follows_a_listing_that_is_refused_otherwise_and_says_who(
     // Nothing else is forced: a listing that fails, one that names no sandbox, and one that a second listing denies.
     let rig = Rig::new();
     rig.fill(100).await;
-    rig.provider.script_list(Err(common::provider::ProviderError::Garbled { message: "no".to_owned() }));
+    rig.provider.script_list(Err(ports::provider::ProviderError::Garbled { message: "no".to_owned() }));
     assert_eq!(forced(&rig).await.status, FAILED);
     rig.provider.script_list(Ok(Listing { malformed: vec![Malformed::default()], ..Listing::default() }));
     assert_eq!(forced(&rig).await.marked_stale, 0);

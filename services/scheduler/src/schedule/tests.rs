@@ -3,15 +3,16 @@
 use super::*;
 use crate::{Config, Metrics};
 use async_trait::async_trait;
-use common::bus::memory::{MemoryBus, MemoryConfig};
-use common::bus::{TickReceipt, TickTurns, Ticks};
-use common::clock::{Clock, ManualClock};
-use common::contract::RunReport;
-use common::domain::UnixSeconds;
-use common::random::Dice;
+use contract::RunReport;
+use domain::UnixSeconds;
+use ports::bus::{TickReceipt, TickTurns, Ticks};
+use ports::clock::Clock;
+use ports::random::Dice;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use testkit::bus::{MemoryBus, MemoryConfig};
+use testkit::clock::ManualClock;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 

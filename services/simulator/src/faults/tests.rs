@@ -1,5 +1,5 @@
 use super::*;
-use common::random::Dice;
+use ports::random::Dice;
 use serde_json::json;
 
 fn faults(value: serde_json::Value) -> Result<Faults, String> {

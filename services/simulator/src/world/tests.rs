@@ -1,5 +1,5 @@
 use super::*;
-use common::runtime::settings::Secret;
+use runtime::settings::Secret;
 
 fn world(accounts: usize) -> World {
     World::open(&Config { accounts, ..Config::local(Secret::new("t")) }, 1_000).unwrap()

@@ -2,7 +2,7 @@
 
 use crate::calls::{Answered, Asker, Call, Ending};
 use crate::load::OPEN_IN_FLIGHT_MAX;
-use common::contract::{Allocation, FaultCode};
+use contract::{Allocation, FaultCode};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! The deletion queue, page by page.
 
 use super::*;
-use common::bus::{DeletionLine as _, DeletionQueue, Delivery, Verdict, Worker};
-use common::domain::{PreClean, Skip};
+use domain::{PreClean, Skip};
+use ports::bus::{DeletionLine as _, DeletionQueue, Delivery, Verdict, Worker};
 use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
 

@@ -1,13 +1,13 @@
 //! A file and a secret of tokens that change one after the other.
 
 use super::*;
-use common::secrets::SecretId;
-use common::secrets::memory::MemorySecrets;
+use ports::secrets::SecretId;
 use prometheus::Registry;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
+use testkit::secrets::MemorySecrets;
 
 const FILE: usize = 0;
 const SECRET: usize = 1;

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::turn::UNAUTHORIZED_DELAY;
-use common::bus::memory::{Call as BusCall, Loss};
-use common::store::faulty::Fault;
+use testkit::bus::{Call as BusCall, Loss};
+use testkit::faulty::Fault;
 
 const OWN_FAILURE: Verdict = Verdict::Retry { delay: OWN_FAILURE_DELAY };
 

@@ -1,9 +1,9 @@
 //! What clearing came to is written down with the deletion, and the policy decides what a failure means.
 
 use super::*;
-use common::domain::Skip;
-use common::provider::PreCleaned;
-use common::store::faulty::Fault;
+use domain::Skip;
+use ports::provider::PreCleaned;
+use testkit::faulty::Fault;
 
 const GO_ON_AFTER_2: Config = Config { failure_policy: FailurePolicy::GoOnAfter { attempts: 2 }, ..CONFIG };
 
@@ -38,7 +38,7 @@ async fn every_result_is_written_with_the_tombstone_and_costs_no_further_write()
 #[tokio::test]
 async fn a_provider_that_clears_nothing_is_written_down_as_switched_off() {
     let rig = Rig::new().await;
-    let abilities = common::provider::Abilities { list: true, delete: true, pre_clean: false, check: false };
+    let abilities = ports::provider::Abilities { list: true, delete: true, pre_clean: false, check: false };
     rig.provider.set_abilities(abilities);
     let work = rig.released().await;
     assert_eq!(rig.again(&work).await, Verdict::Done);

@@ -1,7 +1,7 @@
 //! Accounts with several records, as a former build left them: no owner loses one that is in use.
 
 use super::*;
-use common::domain::{Cause, Sandbox};
+use domain::{Cause, Sandbox};
 
 fn other_id() -> SandboxId {
     SandboxId::parse("u-1").unwrap()
@@ -19,7 +19,7 @@ async fn other_record(rig: &Rig) -> Sandbox {
         sfdc_account_id: None,
     };
     match rig.store.insert(&sandbox, NOW).await.unwrap() {
-        common::store::Insert::Inserted(sandbox) => *sandbox,
+        ports::store::Insert::Inserted(sandbox) => *sandbox,
         other => panic!("{other:?}"),
     }
 }

@@ -1,7 +1,7 @@
 //! What the fleet's common line means for one deletion: when it waits, and when its failures count.
 
 use super::*;
-use common::contract::Pause;
+use contract::Pause;
 
 fn others() -> SandboxId {
     SandboxId::parse("another").unwrap()

@@ -1,8 +1,8 @@
 //! Giving up: the copy first, then the table, then the message; and nothing is lost when one of them fails.
 
 use super::*;
-use common::bus::memory::{Call as BusCall, Loss, ParkedCopy};
-use common::store::faulty::Fault;
+use testkit::bus::{Call as BusCall, Loss, ParkedCopy};
+use testkit::faulty::Fault;
 
 /// The table is asked for the sandbox, the attempt is counted, the deletion is parked.
 const PARK_CALL: usize = 3;
@@ -124,6 +124,6 @@ async fn a_long_reason_is_cut_where_the_table_keeps_it_and_has_one_line_in_the_c
     rig.provider.script_delete(Err(failed(&long)));
     assert!(matches!(rig.reaper.work(delivery(&work)).await, Verdict::GiveUp { .. }));
     let kept = rig.sandbox().await.deletion().unwrap().last_error.clone().unwrap();
-    assert_eq!(kept.len(), common::domain::LAST_ERROR_BYTES_MAX);
+    assert_eq!(kept.len(), domain::LAST_ERROR_BYTES_MAX);
     assert!(only_copy(&rig).reason.lines().count() == 1);
 }

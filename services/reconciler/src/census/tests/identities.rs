@@ -1,8 +1,8 @@
 //! Identities that a table of a former build lacks, and accounts that several of its records stand for.
 
 use super::*;
-use common::domain::{ExternalId, NewSandbox, Sandbox, State};
-use common::store::{Identity, Insert};
+use domain::{ExternalId, NewSandbox, Sandbox, State};
+use ports::store::{Identity, Insert};
 
 /// How often all records are held against the identities.
 const CHECK_PERIOD: Duration = Duration::from_secs(600);

@@ -1,0 +1,387 @@
+//! A typed client of the broker over either transport: requests of the contract go in, its replies come out, and the
+//! client follows what `nats/clients.md` says about repeating.
+//!
+//! # Guarantees
+//! All attempts of a call are the same request: same body, same idempotency key, same request id. A failure that says
+//! when is repeated after that time, one that a repeat cannot help is returned at once, and nothing takes longer than
+//! the call's deadline. A page of work, of which a repeat would do another one ([`Verb::leads_to_the_same`]), has all
+//! of that time in one attempt, and is repeated only if no worker began with it.
+//!
+//! # Never
+//! Makes a second claim of one call: a repeated claim has the key of the first.
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use bytes::Bytes;
+use contract::{
+    AllocateRequest, Allocation, ExtendRequest, FaultBody, FaultCode, HealthReply, Outcome, ReleaseReply,
+    ReleaseRequest, Repeat, SandboxRequest, SandboxView, StatsReply, Verb,
+};
+use domain::{IdempotencyKey, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
+use ports::bus::{Attempt, Context, Reply, RequestError, Requests};
+use ports::clock::Clock;
+use ports::random::{Random, full_jitter};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::time::Duration;
+
+mod line;
+#[cfg(test)]
+mod tests;
+
+pub use line::AskedLine;
+
+/// Shortest pause before another attempt: a worker that restarts needs longer, and a loop must not spin.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Longest pause that no failure asked for: beyond it a free worker would wait for us.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// How long a call may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// All of it, pauses included.
+    pub call: Duration,
+    /// One attempt, after which the request or its reply counts as lost.
+    pub attempt: Duration,
+}
+
+/// A client over one transport.
+#[derive(Clone)]
+pub struct Client {
+    door: Arc<dyn Requests>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    patience: Patience,
+    request_id: Option<String>,
+}
+
+/// A claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Who claims.
+    pub owner: OwnerId,
+    /// What makes a repeat the same claim; the owner if none.
+    pub key: Option<IdempotencyKey>,
+    /// The lab that it is for.
+    pub lab: Option<LabId>,
+    /// The pool; the fleet's first one if none.
+    pub pool: Option<PoolName>,
+    /// Only sandboxes whose name begins so.
+    pub name_prefix: Option<NamePrefix>,
+    /// Length of the lease in hours; the fleet's default if none.
+    pub hours: Option<u32>,
+}
+
+/// A claim that was granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// Whether it made the lease or found it. Over HTTP, a claim whose first reply was lost finds it.
+    pub outcome: Outcome,
+    /// The lease.
+    pub lease: Allocation,
+}
+
+/// A failure that the broker answered with.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message} ({}, request {request_id})", code.as_str())]
+pub struct Refusal {
+    /// The code.
+    pub code: FaultCode,
+    /// What to do about it, in words.
+    pub message: String,
+    /// What the request is called in the broker's logs.
+    pub request_id: String,
+    /// Seconds after which a repeat makes sense; none where it does not help.
+    pub retry_after_seconds: Option<u32>,
+}
+
+/// Why a call came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// The broker said so: at once, or it was still its last word when the time was over.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// No answer came before the time was over. It may have been done: the same call again is safe if its verb [leads
+    /// to the same](Verb::leads_to_the_same).
+    #[error("no allocator has answered: {reason} (request {request_id})")]
+    Unanswered {
+        /// Why the last attempt brought nothing.
+        reason: RequestError,
+        /// What the request is called.
+        request_id: String,
+    },
+    /// An answer that is not what the contract says.
+    #[error("an answer cannot be read: {problem} (request {request_id})")]
+    Unreadable {
+        /// What is wrong with it.
+        problem: String,
+        /// What the request is called.
+        request_id: String,
+    },
+}
+
+/// What one attempt came to, if it is not the answer.
+struct Setback {
+    error: ClientError,
+    /// Whether and when to try again; none if never.
+    again_after: Option<Duration>,
+}
+
+// === impl Patience ===
+
+impl Default for Patience {
+    /// Half a minute for a call, two seconds for an attempt.
+    fn default() -> Self {
+        Self { call: Duration::from_secs(30), attempt: Duration::from_secs(2) }
+    }
+}
+
+// === impl Claim ===
+
+impl Claim {
+    /// The plain claim of `owner`.
+    #[must_use]
+    pub const fn of(owner: OwnerId) -> Self {
+        Self { owner, key: None, lab: None, pool: None, name_prefix: None, hours: None }
+    }
+
+    fn request(&self) -> AllocateRequest {
+        let Self { owner, key, lab, pool, name_prefix, hours } = self;
+        AllocateRequest {
+            owner: owner.to_string(),
+            lab: lab.as_ref().map(ToString::to_string),
+            idempotency_key: key.as_ref().map(ToString::to_string),
+            pool: pool.as_ref().map(ToString::to_string),
+            name_prefix: name_prefix.as_ref().map(ToString::to_string),
+            lab_duration_hours: *hours,
+            lab_duration_minutes: None,
+            by: None,
+        }
+    }
+}
+
+// === impl ClientError ===
+
+impl ClientError {
+    /// Whether the same call may go better later. It is safe for every verb that
+    /// [leads to the same](Verb::leads_to_the_same).
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => !matches!(refusal.code.repeat(), Repeat::Never),
+            Self::Unanswered { .. } => true,
+            Self::Unreadable { .. } => false,
+        }
+    }
+
+    /// Whether no worker began with the attempt that ended so.
+    const fn is_unbegun(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.code.is_unbegun(),
+            Self::Unanswered { reason, .. } => matches!(reason, RequestError::NoResponders),
+            Self::Unreadable { .. } => false,
+        }
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    /// A client over the transport `door`, which is a connection to NATS or an HTTP client.
+    #[must_use]
+    pub fn new(
+        door: Arc<dyn Requests>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        patience: Patience,
+    ) -> Self {
+        Self { door, clock, random, patience, request_id: None }
+    }
+
+    /// The same client, whose calls go by this request id. Without it each call has a fresh one.
+    #[must_use]
+    pub fn named(&self, request_id: &str) -> Self {
+        Self { request_id: Some(request_id.to_owned()), ..self.clone() }
+    }
+
+    /// Claims a sandbox, or finds the one that this owner and key have.
+    ///
+    /// # Errors
+    /// [`ClientError`], as for every call.
+    pub async fn allocate(&self, claim: &Claim) -> Result<Claimed, ClientError> {
+        let (reply, lease) = self.ask_whole(Verb::Allocate, &claim.request()).await?;
+        // A worker that does not say is older than the outcome, and the lease counts all the same.
+        Ok(Claimed { outcome: reply.outcome.unwrap_or(Outcome::Existing), lease })
+    }
+
+    /// Gives a sandbox back. With an `epoch`, only if that is the lease which is held, or was the last one.
+    ///
+    /// # Errors
+    /// [`ClientError`], as for every call.
+    pub async fn release(
+        &self,
+        id: &SandboxId,
+        owner: &OwnerId,
+        epoch: Option<u64>,
+    ) -> Result<ReleaseReply, ClientError> {
+        let SandboxRequest { sandbox_id, owner, by } = own(id, owner);
+        self.ask(Verb::Release, &ReleaseRequest { sandbox_id, owner, lease_epoch: epoch, by }).await
+    }
+
+    /// Shows a sandbox to its owner.
+    ///
+    /// # Errors
+    /// [`ClientError`], as for every call.
+    pub async fn get(&self, id: &SandboxId, owner: &OwnerId) -> Result<SandboxView, ClientError> {
+        self.ask(Verb::Get, &own(id, owner)).await
+    }
+
+    /// Has a lease last `hours` in all, from its start. With an `epoch`, only if that is the lease which is held.
+    ///
+    /// # Errors
+    /// [`ClientError`], as for every call.
+    pub async fn extend(
+        &self,
+        id: &SandboxId,
+        owner: &OwnerId,
+        hours: u32,
+        epoch: Option<u64>,
+    ) -> Result<Allocation, ClientError> {
+        let SandboxRequest { sandbox_id, owner, by } = own(id, owner);
+        let request = ExtendRequest {
+            sandbox_id,
+            owner,
+            lab_duration_hours: Some(hours),
+            lease_epoch: epoch,
+            by,
+            ..ExtendRequest::default()
+        };
+        self.ask(Verb::Extend, &request).await
+    }
+
+    /// Counts the pools. Over HTTP it takes a token of an operator, or one that looks.
+    ///
+    /// # Errors
+    /// [`ClientError`], as for every call.
+    pub async fn stats(&self) -> Result<StatsReply, ClientError> {
+        self.ask(Verb::Stats, &serde_json::json!({})).await
+    }
+
+    /// Whether a worker answers, and its store. Over NATS only: HTTP says it in another shape.
+    ///
+    /// # Errors
+    /// [`ClientError`], as for every call.
+    pub async fn health(&self) -> Result<HealthReply, ClientError> {
+        self.ask(Verb::Health, &serde_json::json!({})).await
+    }
+
+    /// Asks anything of the contract. Operators' verbs are asked for over NATS.
+    ///
+    /// # Errors
+    /// [`ClientError`], as for every call.
+    pub async fn ask<T: DeserializeOwned>(
+        &self,
+        verb: Verb,
+        request: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        self.ask_whole(verb, request).await.map(|(_, body)| body)
+    }
+
+    async fn ask_whole<T: DeserializeOwned>(
+        &self,
+        verb: Verb,
+        request: &impl Serialize,
+    ) -> Result<(Reply, T), ClientError> {
+        let request_id = self.request_id.clone().unwrap_or_else(|| self.random.fresh_id());
+        let unreadable = |error: serde_json::Error| ClientError::Unreadable {
+            problem: error.to_string(),
+            request_id: request_id.clone(),
+        };
+        let body = serde_json::to_vec(request).map(Bytes::from).map_err(unreadable)?;
+        let reply = self.repeat(verb, &request_id, body).await?;
+        let read = serde_json::from_slice(&reply.body).map_err(unreadable)?;
+        Ok((reply, read))
+    }
+
+    /// Asks until there is an answer, a failure that stays, or no time.
+    async fn repeat(&self, verb: Verb, request_id: &str, body: Bytes) -> Result<Reply, ClientError> {
+        let ends_ms = self.clock.now_ms().saturating_add(millis(self.patience.call));
+        let ceilings = ExponentialBuilder::default()
+            .with_min_delay(PAUSE_MIN)
+            .with_max_delay(PAUSE_MAX)
+            .without_max_times();
+        let mut ceilings = ceilings.build();
+        let leads_to_the_same = verb.leads_to_the_same();
+        let attempt_max = verb.attempt_max(self.patience.attempt, self.patience.call);
+        let request_key = self.random.fresh_id();
+        let mut attempt = 1_u32;
+        loop {
+            let left = self.left_until(ends_ms).min(attempt_max);
+            let context = Context {
+                request_id: request_id.to_owned(),
+                deadline_ms: Some(self.clock.now_ms().saturating_add(millis(left))),
+                traceparent: None,
+                idempotency_key: None,
+                attempt: Some(Attempt { request_key: request_key.clone(), number: Some(attempt) }),
+            };
+            let answered = self.door.request(verb, &context, body.clone(), left).await;
+            let Setback { error, again_after } = match answered {
+                Ok(reply) if !reply.is_fault => return Ok(reply),
+                Ok(reply) => refused(&reply, request_id, attempt),
+                Err(reason) => {
+                    let error = ClientError::Unanswered { reason, request_id: request_id.to_owned() };
+                    Setback { error, again_after: Some(Duration::ZERO) }
+                }
+            };
+            let again_after = again_after.filter(|_| leads_to_the_same || error.is_unbegun());
+            let Some(wanted) = again_after else { return Err(error) };
+            let ceiling = ceilings.next().unwrap_or(PAUSE_MAX);
+            let pause = wanted + PAUSE_MIN + full_jitter(&*self.random, ceiling);
+            // An attempt at the very end could not bring an answer.
+            if pause >= self.left_until(ends_ms) {
+                return Err(error);
+            }
+            tracing::debug!(request.id = request_id, request.verb = verb.as_str(), %error, "asking again");
+            self.clock.sleep(pause).await;
+            attempt = attempt.saturating_add(1);
+        }
+    }
+
+    fn left_until(&self, moment_ms: u64) -> Duration {
+        Duration::from_millis(moment_ms.saturating_sub(self.clock.now_ms()))
+    }
+}
+
+/// What a failure means for the next attempt.
+fn refused(reply: &Reply, request_id: &str, attempt: u32) -> Setback {
+    let detail = match serde_json::from_slice::<FaultBody>(&reply.body) {
+        Ok(FaultBody { detail }) => detail,
+        // Of a code that is newer than this build, or of a proxy in between.
+        Err(error) => {
+            let error =
+                ClientError::Unreadable { problem: error.to_string(), request_id: request_id.to_owned() };
+            return Setback { error, again_after: Some(Duration::ZERO) };
+        }
+    };
+    let advised = Duration::from_secs(detail.retry_after.unwrap_or_default().into());
+    let again_after = match detail.code.repeat() {
+        Repeat::Never => None,
+        Repeat::Once => (attempt == 1).then_some(advised),
+        Repeat::After => Some(advised),
+    };
+    let refusal = Refusal {
+        code: detail.code,
+        message: detail.message,
+        request_id: detail.request_id,
+        retry_after_seconds: detail.retry_after,
+    };
+    Setback { error: refusal.into(), again_after }
+}
+
+fn own(id: &SandboxId, owner: &OwnerId) -> SandboxRequest {
+    SandboxRequest { sandbox_id: id.to_string(), owner: owner.to_string(), by: None }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,212 @@
+//! The client on a transport that answers what a test wants, on a clock that moves only by what the client waits.
+
+use super::*;
+use async_trait::async_trait;
+use contract::Fault;
+use domain::UnixSeconds;
+use ports::random::Dice;
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use testkit::clock::ManualClock;
+
+/// A clock whose sleepers need not wait: it moves on by what they ask for.
+#[derive(Clone, Debug)]
+struct Leaping(ManualClock);
+
+#[async_trait]
+impl Clock for Leaping {
+    fn now_ms(&self) -> u64 {
+        self.0.now_ms()
+    }
+
+    async fn sleep(&self, span: Duration) {
+        self.0.advance(span);
+    }
+}
+
+/// One attempt as the transport saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    at_ms: u64,
+    context: Context,
+    body: Bytes,
+    patience: Duration,
+}
+
+/// A transport with prepared answers; the last one stays.
+struct Door {
+    clock: Leaping,
+    answers: Mutex<VecDeque<Result<Reply, RequestError>>>,
+    seen: Mutex<Vec<Seen>>,
+}
+
+#[async_trait]
+impl Requests for Door {
+    async fn request(
+        &self,
+        _verb: Verb,
+        context: &Context,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<Reply, RequestError> {
+        let at_ms = self.clock.now_ms();
+        self.seen.lock().unwrap().push(Seen { at_ms, context: context.clone(), body, patience });
+        let mut answers = self.answers.lock().unwrap();
+        let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() }.unwrap();
+        // Nothing is known to be lost before its time is over.
+        if answer.as_ref().err() == Some(&RequestError::TimedOut) {
+            self.clock.0.advance(patience);
+        }
+        answer
+    }
+
+    fn is_connected(&self) -> bool {
+        true
+    }
+}
+
+fn fault(code: FaultCode) -> Result<Reply, RequestError> {
+    let body = serde_json::to_vec(&Fault::new(code, "no").body("r-1")).unwrap();
+    Ok(Reply { outcome: None, is_fault: true, body: body.into() })
+}
+
+fn released() -> Result<Reply, RequestError> {
+    let body = r#"{"sandbox_id":"7","status":"pending_deletion","deletion_requested_at":1}"#;
+    Ok(Reply { outcome: None, is_fault: false, body: Bytes::from_static(body.as_bytes()) })
+}
+
+/// Releases on a transport with these answers; what came of it, and what the transport saw.
+async fn release(
+    answers: Vec<Result<Reply, RequestError>>,
+) -> (Result<ReleaseReply, ClientError>, Vec<Seen>) {
+    let clock = Leaping(ManualClock::at(UnixSeconds::new(1_763_683_200)));
+    let door =
+        Arc::new(Door { clock: clock.clone(), answers: Mutex::new(answers.into()), seen: Mutex::default() });
+    let client = Client::new(door.clone(), Arc::new(clock), Arc::new(Dice::seeded(7)), Patience::default())
+        .named("r-1");
+    let (id, owner) = (SandboxId::parse("7").unwrap(), OwnerId::parse("student-1").unwrap());
+    let ended = client.release(&id, &owner, None).await;
+    let seen = door.seen.lock().unwrap().clone();
+    (ended, seen)
+}
+
+fn code_of(ended: &Result<ReleaseReply, ClientError>) -> Option<FaultCode> {
+    match ended {
+        Err(ClientError::Refused(refusal)) => Some(refusal.code),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn all_attempts_are_the_same_request_each_with_its_own_deadline() {
+    let setbacks = vec![
+        Err(RequestError::NoResponders),
+        Err(RequestError::TimedOut),
+        Err(RequestError::Disconnected),
+        fault(FaultCode::NoWorkers),
+        Ok(Reply { outcome: None, is_fault: true, body: Bytes::from_static(b"<html>") }),
+        released(),
+    ];
+    let attempts = setbacks.len();
+    let (ended, seen) = release(setbacks).await;
+    assert_eq!(ended.unwrap().sandbox_id, "7");
+    assert_eq!(seen.len(), attempts);
+    for attempt in &seen {
+        assert_eq!((attempt.context.request_id.as_str(), &attempt.body), ("r-1", &seen[0].body));
+        assert_eq!(attempt.context.deadline_ms, Some(attempt.at_ms + 2_000));
+        assert_eq!(attempt.patience, Duration::from_secs(2));
+    }
+}
+
+#[tokio::test]
+async fn no_attempt_comes_before_the_time_that_a_failure_names() {
+    for code in FaultCode::ALL.into_iter().filter(|code| code.repeat() == Repeat::After) {
+        let advised = Fault::new(code, "").retry_after_seconds.unwrap();
+        let (ended, seen) = release(vec![fault(code), released()]).await;
+        if code == FaultCode::PoolExhausted {
+            // Its half minute is all that there is: the answer comes at once instead of a wait for nothing.
+            assert_eq!((code_of(&ended), seen.len()), (Some(code), 1));
+            continue;
+        }
+        assert!(ended.is_ok(), "{ended:?}");
+        let waited_ms = seen[1].at_ms - seen[0].at_ms;
+        let advised_ms = u64::from(advised) * 1_000;
+        assert!((advised_ms..=advised_ms + 600).contains(&waited_ms), "{code:?}: {waited_ms} ms");
+    }
+}
+
+#[tokio::test]
+async fn what_a_repeat_cannot_help_is_returned_at_once() {
+    for code in FaultCode::ALL.into_iter().filter(|code| code.repeat() == Repeat::Never) {
+        let (ended, seen) = release(vec![fault(code), released()]).await;
+        assert_eq!((code_of(&ended), seen.len()), (Some(code), 1));
+        assert!(!ended.unwrap_err().may_pass());
+    }
+}
+
+#[tokio::test]
+async fn a_bug_is_given_a_second_chance_and_no_third() {
+    let (ended, seen) = release(vec![fault(FaultCode::InternalError), released()]).await;
+    assert_eq!((ended.is_ok(), seen.len()), (true, 2));
+    let (ended, seen) = release(vec![fault(FaultCode::InternalError)]).await;
+    assert_eq!((code_of(&ended), seen.len()), (Some(FaultCode::InternalError), 2));
+}
+
+#[tokio::test]
+async fn when_the_time_is_over_the_last_word_is_the_answer() {
+    for (answer, is_lost) in [(Err(RequestError::TimedOut), true), (fault(FaultCode::Timeout), false)] {
+        let (ended, seen) = release(vec![answer]).await;
+        let error = ended.unwrap_err();
+        assert_eq!(matches!(error, ClientError::Unanswered { .. }), is_lost, "{error}");
+        assert!(error.may_pass() && error.to_string().contains("r-1"), "{error}");
+        let (first, last) = (seen.first().unwrap(), seen.last().unwrap());
+        assert!(seen.len() > 10 && last.at_ms < first.at_ms + 30_000, "{} attempts", seen.len());
+        assert!(last.context.deadline_ms.unwrap() <= first.at_ms + 30_000, "no attempt outlasts the call");
+    }
+}
+
+#[tokio::test]
+async fn a_good_answer_that_cannot_be_read_is_told_and_not_repeated() {
+    let odd = Ok(Reply { outcome: None, is_fault: false, body: Bytes::from_static(b"[]") });
+    let (ended, seen) = release(vec![odd, released()]).await;
+    assert!(matches!(ended, Err(ClientError::Unreadable { .. })), "{ended:?}");
+    assert_eq!(seen.len(), 1);
+}
+
+/// Asks for a page of work on a transport with these answers; what came of it, and what the transport saw.
+async fn page(
+    verb: Verb,
+    answers: Vec<Result<Reply, RequestError>>,
+) -> (Result<serde_json::Value, ClientError>, Vec<Seen>) {
+    let clock = Leaping(ManualClock::at(UnixSeconds::new(1_763_683_200)));
+    let door =
+        Arc::new(Door { clock: clock.clone(), answers: Mutex::new(answers.into()), seen: Mutex::default() });
+    let client = Client::new(door.clone(), Arc::new(clock), Arc::new(Dice::seeded(7)), Patience::default());
+    let ended = client.ask(verb, &serde_json::json!({"limit": 100})).await;
+    let seen = door.seen.lock().unwrap().clone();
+    (ended, seen)
+}
+
+#[tokio::test]
+async fn a_page_of_work_is_repeated_only_if_nobody_began_with_it() {
+    for verb in [Verb::BulkDelete, Verb::ReplayAll] {
+        let unbegun = vec![Err(RequestError::NoResponders), fault(FaultCode::NoWorkers), released()];
+        let (ended, seen) = page(verb, unbegun).await;
+        assert_eq!((ended.is_ok(), seen.len()), (true, 3), "{verb:?}");
+        let unreadable = Ok(Reply { outcome: None, is_fault: true, body: Bytes::from_static(b"<html>") });
+        for unseen in [
+            Err(RequestError::TimedOut),
+            Err(RequestError::Disconnected),
+            fault(FaultCode::Timeout),
+            fault(FaultCode::StoreUnavailable),
+            fault(FaultCode::UpstreamUnavailable),
+            fault(FaultCode::InternalError),
+            unreadable,
+        ] {
+            let (ended, seen) = page(verb, vec![unseen.clone(), released()]).await;
+            assert_eq!((ended.is_err(), seen.len()), (true, 1), "{verb:?} {unseen:?}");
+            assert_eq!(seen[0].patience, Patience::default().call, "one attempt has all of the time");
+            assert_eq!(seen[0].context.deadline_ms, Some(seen[0].at_ms + 30_000));
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The Infoblox CSP over its HTTP API: lists accounts, clears and deletes them.
+//!
+//! The calls are those that the predecessor made in production: `GET current_user/accounts` and
+//! `DELETE sandbox/accounts/{uuid}`, with `Authorization: Token …`. What is new: bodies are bounded, pages are
+//! asked for, and every failure says what it means for the caller ([`ProviderError`]). Nothing here retries:
+//! pace and attempts are the reaper's.
+
+#[doc(hidden)]
+pub mod door;
+mod exchange;
+mod listing;
+pub mod preclean;
+
+pub use exchange::ClientError;
+
+use crate::exchange::Exchange;
+use crate::preclean::{PreCleanConfig, PreCleaner};
+use async_trait::async_trait;
+use ports::clock::Clock;
+use ports::provider::{Abilities, Deleted, Listing, PreCleaned, Provider, ProviderError, Target};
+use reqwest::Url;
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use runtime::settings::{Secret, Settings};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Most bytes of a listing: about 40,000 accounts, for a server that answers all of them at once.
+pub const LISTING_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Most bytes of the answer to a deletion, which has next to nothing to say.
+pub const DELETION_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// How to reach the CSP.
+#[derive(Clone, Debug)]
+pub struct CspConfig {
+    /// `CSP_BASE_URL`: where the API is, with its version, as `https://host/v2`. Required: an unset one must
+    /// neither call the real CSP nor pretend to.
+    pub base_url: String,
+    /// `CSP_API_TOKEN`: what we present. Required.
+    pub api_token: Secret,
+    /// `CSP_CONNECT_TIMEOUT_SECONDS`: longest wait for a connection (5 s).
+    pub connect_timeout: Duration,
+    /// `CSP_READ_TIMEOUT_SECONDS`: longest wait for a whole answer, a new connection included (15 s; a delete
+    /// takes 3 to 10).
+    pub read_timeout: Duration,
+    /// `CSP_PAGE_SIZE`: accounts asked for at once (100).
+    pub page_size: usize,
+    /// Clearing of what a student left inside.
+    pub pre_clean: PreCleanConfig,
+}
+
+/// The CSP.
+#[derive(Debug)]
+pub struct CspProvider {
+    base_url: Url,
+    authorization: HeaderValue,
+    read_timeout: Duration,
+    page_size: usize,
+    exchange: Exchange,
+    pre_cleaner: Option<PreCleaner>,
+    last_page: Mutex<Option<PageMark>>,
+}
+
+/// What the last full page began with, to notice a server that ignores paging.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct PageMark {
+    next: u64,
+    first_id: String,
+}
+
+/// For the door: a page from the bytes of an answer.
+pub(crate) fn listing_of(body: &[u8], offset: u64, page_size: usize) -> Result<Listing, ProviderError> {
+    let body = serde_json::from_slice(body)
+        .map_err(|error| ProviderError::Garbled { message: format!("no readable JSON: {error}") })?;
+    Ok(listing::read(&body, offset, page_size)?.listing)
+}
+
+// === impl CspConfig ===
+
+impl CspConfig {
+    /// Reads the `CSP_…` and `NIOSXAAS_…` variables.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
+        let base_url = settings
+            .parsed(
+                "CSP_BASE_URL",
+                "",
+                "where the CSP's API is, with its version (`https://host/v2`); required",
+                parse_csp_base,
+            )
+            .unwrap_or_default();
+        let api_token = settings.secret("CSP_API_TOKEN", "the token that the CSP knows us by");
+        let connect_timeout = settings.seconds(
+            "CSP_CONNECT_TIMEOUT_SECONDS",
+            5,
+            1..=60,
+            "longest wait for a connection to the CSP, in seconds",
+        );
+        let read_timeout = settings.seconds(
+            "CSP_READ_TIMEOUT_SECONDS",
+            15,
+            1..=300,
+            "longest wait for a whole answer of the CSP, in seconds; a delete takes 3 to 10",
+        );
+        let page_size =
+            settings.size("CSP_PAGE_SIZE", 100, 1..=1_000, "accounts asked of the CSP at once when listing");
+        let pre_clean = PreCleanConfig::read(settings, &base_url);
+        Self { base_url, api_token, connect_timeout, read_timeout, page_size, pre_clean }
+    }
+}
+
+fn parse_csp_base(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("is required and not set".to_owned());
+    }
+    // Without the version every call is a 404, and a 404 on a deletion reads as success.
+    if exchange::parse_base(text)?.path() == "/" {
+        return Err("must end in the API's version, as in https://host/v2".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+// === impl CspProvider ===
+
+impl CspProvider {
+    /// A client of the CSP with its own pool of connections. `clock` reads dates in `Retry-After`.
+    ///
+    /// # Errors
+    /// [`ClientError`] when a base URL or the token cannot be used, or when there are no CA certificates for
+    /// an `https` one.
+    pub fn new(config: CspConfig, clock: Arc<dyn Clock>) -> Result<Self, ClientError> {
+        let CspConfig { base_url, api_token, connect_timeout, read_timeout, page_size, pre_clean } = config;
+        let base_url = exchange::parse_base(&base_url)
+            .map_err(|problem| ClientError::BaseUrl { variable: "CSP_BASE_URL", problem })?;
+        let mut authorization = HeaderValue::from_str(&format!("Token {}", api_token.expose()))
+            .map_err(|_| ClientError::Token)?;
+        authorization.set_sensitive(true);
+        let pre_clean_url = pre_clean.url()?;
+        let urls: Vec<&Url> = std::iter::once(&base_url).chain(pre_clean_url.as_ref()).collect();
+        let exchange = Exchange::new(&urls, connect_timeout, clock)?;
+        let pre_cleaner = pre_clean_url.map(|url| PreCleaner::new(pre_clean, url, exchange.clone()));
+        Ok(Self {
+            base_url,
+            authorization,
+            read_timeout,
+            page_size,
+            exchange,
+            pre_cleaner,
+            last_page: Mutex::new(None),
+        })
+    }
+
+    /// Whether this page, asked for at `offset`, is the one before it once more and the server says that this is
+    /// everything: it ignores paging, and its whole listing happens to be exactly one page long. Without that
+    /// statement the page is indistinguishable from one of a server whose pages overlap; then it is handed on, and the
+    /// reader of the whole listing sees that entries come twice.
+    fn repeats_last_page(&self, offset: u64, page: &listing::Page) -> bool {
+        let (first_id, next) = (page.first_id.as_deref(), page.listing.next);
+        let is_everything = page.total.is_some_and(|total| total <= offset);
+        let mut last_page = self.last_page.lock().unwrap_or_else(PoisonError::into_inner);
+        let repeats = offset > 0
+            && is_everything
+            && last_page
+                .as_ref()
+                .is_some_and(|mark| mark.next == offset && Some(mark.first_id.as_str()) == first_id);
+        *last_page = match (next, first_id) {
+            (Some(next), Some(first_id)) if !repeats => {
+                Some(PageMark { next, first_id: first_id.to_owned() })
+            }
+            _ => None,
+        };
+        repeats
+    }
+}
+
+#[async_trait]
+impl Provider for CspProvider {
+    fn abilities(&self) -> Abilities {
+        // There is no call that shows one account.
+        Abilities { list: true, delete: true, pre_clean: self.pre_cleaner.is_some(), check: false }
+    }
+
+    async fn list(&self, offset: u64) -> Result<Listing, ProviderError> {
+        let url = exchange::under(&self.base_url, &["current_user", "accounts"])?;
+        let request = self
+            .exchange
+            .client()
+            .get(url)
+            .query(&[("_limit", self.page_size as u64), ("_offset", offset)])
+            .header(AUTHORIZATION, &self.authorization);
+        let answer = self.exchange.send(request, self.read_timeout, LISTING_BODY_BYTES_MAX).await?;
+        if answer.status != 200 {
+            return Err(answer.error());
+        }
+        let page = listing::read(&answer.json()?, offset, self.page_size)?;
+        if self.repeats_last_page(offset, &page) {
+            tracing::warn!(csp.offset = offset, "the CSP ignores paging: the listing ends here");
+            return Ok(Listing::default());
+        }
+        Ok(page.listing)
+    }
+
+    async fn pre_clean(&self, target: &Target) -> Result<PreCleaned, ProviderError> {
+        match &self.pre_cleaner {
+            Some(pre_cleaner) => pre_cleaner.pre_clean(target).await,
+            None => Ok(PreCleaned::Skipped),
+        }
+    }
+
+    async fn delete(&self, target: &Target) -> Result<Deleted, ProviderError> {
+        let url = exchange::under(&self.base_url, &["sandbox", "accounts", target.external_id.bare()])?;
+        let request = self.exchange.client().delete(url).header(AUTHORIZATION, &self.authorization);
+        let answer = self.exchange.send(request, self.read_timeout, DELETION_BODY_BYTES_MAX).await?;
+        match answer.status {
+            // A page for people comes from something in front of the API, and proves nothing about the account.
+            200 | 202 | 404 if answer.is_html() => Err(ProviderError::Garbled {
+                message: format!("status {} with a web page: {}", answer.status, answer.reason()),
+            }),
+            // Accepted is as good: a deletion is over when the account is not listed any more.
+            200 | 202 | 204 => Ok(Deleted::Now),
+            404 => Ok(Deleted::AlreadyGone),
+            _ => Err(answer.error()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn nothing_is_called_or_mocked_by_default() {
+        let env = env(&[]);
+        let mut settings = Settings::new(&env);
+        let config = CspConfig::read(&mut settings);
+        let mistakes = settings.finish(config).unwrap_err().to_string();
+        assert!(mistakes.contains("CSP_BASE_URL is required"), "{mistakes}");
+        assert!(mistakes.contains("CSP_API_TOKEN is required"), "{mistakes}");
+    }
+
+    #[test]
+    fn the_defaults_are_those_that_worked() {
+        let env = env(&[("CSP_BASE_URL", "https://csp.example/v2/"), ("CSP_API_TOKEN", "t")]);
+        let mut settings = Settings::new(&env);
+        let config = CspConfig::read(&mut settings);
+        let config = settings.finish(config).unwrap();
+        assert_eq!(config.connect_timeout, Duration::from_secs(5));
+        assert_eq!(config.read_timeout, Duration::from_secs(15));
+        assert_eq!(config.page_size, 100);
+        assert!(!config.pre_clean.enabled);
+    }
+
+    #[test]
+    fn a_base_url_without_its_version_is_a_mistake() {
+        for bad in ["https://csp.example", "https://csp.example/", "csp.example/v2", "file:///v2"] {
+            let env = env(&[("CSP_BASE_URL", bad), ("CSP_API_TOKEN", "t")]);
+            let mut settings = Settings::new(&env);
+            let config = CspConfig::read(&mut settings);
+            assert_eq!(settings.finish(config).unwrap_err().0.len(), 1, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_token_is_never_shown() {
+        let env = env(&[("CSP_BASE_URL", "http://127.0.0.1:1/v2"), ("CSP_API_TOKEN", "s3cr3t")]);
+        let mut settings = Settings::new(&env);
+        let config = CspConfig::read(&mut settings);
+        assert!(!format!("{config:?}").contains("s3cr3t"));
+        let provider = CspProvider::new(config, Arc::new(ports::clock::SystemClock)).unwrap();
+        assert!(!format!("{provider:?}").contains("s3cr3t"));
+        assert!(!provider.abilities().pre_clean);
+    }
+}

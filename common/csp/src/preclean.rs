@@ -1,0 +1,362 @@
+//! Clears "universal services" (`NIOSXaaS`) that a student left inside a sandbox; deleting the account alone
+//! would orphan them.
+//!
+//! The dialogue: sign in, switch to the sandbox's account, list its services, delete those of ours. One
+//! sign-in serves many sandboxes until the CSP calls it expired. A sandbox counts as cleared only when every
+//! service is gone; anything less is an error, because the account's deletion follows.
+
+use super::exchange::{self, Answer, ClientError, Exchange};
+use ports::provider::{PreCleaned, ProviderError, Target};
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::{RequestBuilder, Url};
+use runtime::settings::{Secret, Settings};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+/// The name of the services that labs make, spelt as they spell it.
+pub const DEFAULT_SERVICE_NAME: &str = "Instrqt-SaaS";
+/// What `NIOSXAAS_SERVICE_NAME` says to mean every service; an empty variable counts as unset.
+pub const EVERY_SERVICE: &str = "*";
+/// Services asked for at once.
+const SERVICES_PAGE_SIZE: usize = 100;
+/// Most pages of services; a student makes one or two services, not ten thousand.
+const SERVICE_PAGES_MAX: usize = 100;
+/// Most bytes of an answer in the dialogue.
+const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What to clear, and how to sign in.
+#[derive(Clone, Debug)]
+pub struct PreCleanConfig {
+    /// `NIOSXAAS_ENABLED`: whether anything is cleared at all (no).
+    pub enabled: bool,
+    /// `NIOSXAAS_SHADOW_MODE`: count what would be deleted, delete nothing (yes).
+    pub shadow: bool,
+    /// `NIOSXAAS_BASE_URL`: where the dialogue is held; the origin of `CSP_BASE_URL` unless set.
+    pub base_url: String,
+    /// `NIOSXAAS_EMAIL`: who signs in.
+    pub email: String,
+    /// `NIOSXAAS_PASSWORD`: with what.
+    pub password: Secret,
+    /// `NIOSXAAS_SERVICE_NAME`: services of exactly this name are deleted; empty means every one.
+    pub service_name: String,
+    /// `NIOSXAAS_TIMEOUT_SECONDS`: longest wait for one answer (30 s).
+    pub timeout: Duration,
+}
+
+/// Holds the dialogue.
+#[derive(Debug)]
+pub(super) struct PreCleaner {
+    config: PreCleanConfig,
+    base_url: Url,
+    exchange: Exchange,
+    /// The sign-in in use. The lock is held while signing in, so that a crowd signs in once.
+    session: Mutex<Option<Session>>,
+}
+
+/// `Bearer …`; equality distinguishes a renewed session from the one that expired.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Session(HeaderValue);
+
+/// A service found inside a sandbox.
+struct Service {
+    id: String,
+}
+
+// === impl PreCleanConfig ===
+
+impl PreCleanConfig {
+    /// Clears nothing.
+    #[must_use]
+    pub fn off() -> Self {
+        Self {
+            enabled: false,
+            shadow: true,
+            base_url: String::new(),
+            email: String::new(),
+            password: Secret::new(""),
+            service_name: DEFAULT_SERVICE_NAME.to_owned(),
+            timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// Reads the `NIOSXAAS_…` variables. Credentials are required only when it is switched on.
+    pub(super) fn read(settings: &mut Settings<'_>, csp_base_url: &str) -> Self {
+        let enabled = settings.switch(
+            "NIOSXAAS_ENABLED",
+            false,
+            "whether services that a student left inside are deleted before the sandbox",
+        );
+        let shadow = settings.switch(
+            "NIOSXAAS_SHADOW_MODE",
+            true,
+            "count the services that would be deleted, and delete none",
+        );
+        let base_url = settings
+            .optional(
+                "NIOSXAAS_BASE_URL",
+                "where services are cleared; none means the host of `CSP_BASE_URL`",
+            )
+            .unwrap_or_else(|| origin(csp_base_url));
+        let email = settings.optional("NIOSXAAS_EMAIL", "who signs in to clear services");
+        let password =
+            settings.optional("NIOSXAAS_PASSWORD", "the password to sign in with").map(Secret::new);
+        let service_name = settings.text(
+            "NIOSXAAS_SERVICE_NAME",
+            DEFAULT_SERVICE_NAME,
+            "services of exactly this name are deleted; `*` means every one",
+        );
+        let timeout = settings.seconds(
+            "NIOSXAAS_TIMEOUT_SECONDS",
+            30,
+            1..=300,
+            "longest wait for one answer while clearing, in seconds",
+        );
+        if enabled {
+            for (name, missing) in
+                [("NIOSXAAS_EMAIL", email.is_none()), ("NIOSXAAS_PASSWORD", password.is_none())]
+            {
+                if missing {
+                    settings.mistake(name, "is required when NIOSXAAS_ENABLED is true");
+                }
+            }
+            // Without a base URL the mistake is the one of `CSP_BASE_URL`.
+            if let (false, Err(problem)) = (base_url.is_empty(), exchange::parse_base(&base_url)) {
+                settings.mistake("NIOSXAAS_BASE_URL", &problem);
+            }
+        }
+        let service_name = if service_name == EVERY_SERVICE { String::new() } else { service_name };
+        let email = email.unwrap_or_default();
+        let password = password.unwrap_or_else(|| Secret::new(""));
+        Self { enabled, shadow, base_url, email, password, service_name, timeout }
+    }
+
+    /// Where the dialogue is held; none if it is switched off.
+    pub(super) fn url(&self) -> Result<Option<Url>, ClientError> {
+        if !self.enabled {
+            return Ok(None);
+        }
+        exchange::parse_base(&self.base_url)
+            .map(Some)
+            .map_err(|problem| ClientError::BaseUrl { variable: "NIOSXAAS_BASE_URL", problem })
+    }
+}
+
+fn origin(csp_base_url: &str) -> String {
+    Url::parse(csp_base_url).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
+}
+
+// === impl PreCleaner ===
+
+impl PreCleaner {
+    pub(super) fn new(config: PreCleanConfig, base_url: Url, exchange: Exchange) -> Self {
+        Self { config, base_url, exchange, session: Mutex::new(None) }
+    }
+
+    /// Clears one sandbox. Safe to repeat.
+    pub(super) async fn pre_clean(&self, target: &Target) -> Result<PreCleaned, ProviderError> {
+        let mut deleted = 0;
+        let session = self.session(None).await?;
+        match self.clean_as(&session, target, &mut deleted).await {
+            Err(ProviderError::Unauthorized { status: 401, .. }) => {
+                tracing::debug!("the session for clearing sandboxes expired: signing in again");
+                let session = self.session(Some(&session)).await?;
+                self.clean_as(&session, target, &mut deleted).await
+            }
+            result => result,
+        }
+    }
+
+    /// The session in use, or a new one if there is none or only the `expired` one.
+    async fn session(&self, expired: Option<&Session>) -> Result<Session, ProviderError> {
+        let mut current = self.session.lock().await;
+        match &*current {
+            Some(session) if Some(session) != expired => Ok(session.clone()),
+            _ => {
+                *current = None;
+                let session = self.sign_in().await?;
+                *current = Some(session.clone());
+                Ok(session)
+            }
+        }
+    }
+
+    async fn sign_in(&self) -> Result<Session, ProviderError> {
+        let body = json!({"email": self.config.email, "password": self.config.password.expose()});
+        let request = self.exchange.client().post(self.url(&SIGN_IN)?).json(&body);
+        let answer = self.call(request).await?;
+        match answer.status {
+            200 | 201 => read_session(&answer),
+            // Whatever it dislikes about a sign-in, it is our credentials and not the sandbox.
+            _ => Err(match answer.error() {
+                ProviderError::Refused { status, message } => ProviderError::Unauthorized { status, message },
+                error => error,
+            }),
+        }
+    }
+
+    async fn clean_as(
+        &self,
+        session: &Session,
+        target: &Target,
+        deleted: &mut usize,
+    ) -> Result<PreCleaned, ProviderError> {
+        let Some(inside) = self.switch_account(session, target).await? else {
+            return Ok(PreCleaned::AlreadyGone);
+        };
+        let services = self.services(&inside).await?;
+        if self.config.shadow {
+            return Ok(match services.len() {
+                0 => PreCleaned::Skipped,
+                services => PreCleaned::Shadowed { services },
+            });
+        }
+        self.delete_all(&inside, &services, deleted).await?;
+        Ok(match *deleted {
+            0 => PreCleaned::Skipped,
+            services => PreCleaned::Cleaned { services },
+        })
+    }
+
+    /// A session inside the sandbox's account; none if there is no such account any more, because an earlier
+    /// attempt deleted it without our learning of it.
+    async fn switch_account(
+        &self,
+        session: &Session,
+        target: &Target,
+    ) -> Result<Option<Session>, ProviderError> {
+        let body = json!({"id": target.external_id.as_str()});
+        let request = self.exchange.client().post(self.url(&SWITCH)?).json(&body);
+        let answer = self.call(request.header(AUTHORIZATION, &session.0)).await?;
+        match answer.status {
+            200 | 201 => read_session(&answer).map(Some),
+            404 if !answer.is_html() => Ok(None),
+            _ => Err(inside_error(&answer)),
+        }
+    }
+
+    /// Every service of ours inside the account, all pages.
+    async fn services(&self, inside: &Session) -> Result<Vec<Service>, ProviderError> {
+        let mut services = Vec::new();
+        let mut offset = 0;
+        for _ in 0..SERVICE_PAGES_MAX {
+            let request = self
+                .exchange
+                .client()
+                .get(self.url(&SERVICES)?)
+                .query(&[("_limit", SERVICES_PAGE_SIZE), ("_offset", offset)]);
+            let answer = self.call(request.header(AUTHORIZATION, &inside.0)).await?;
+            if answer.status != 200 {
+                return Err(inside_error(&answer));
+            }
+            let body = answer.json()?;
+            let page = results(&body)?;
+            for service in page {
+                services.extend(self.ours(service)?);
+            }
+            // More than asked for: a server that ignores paging said everything at once.
+            if page.len() != SERVICES_PAGE_SIZE {
+                return Ok(services);
+            }
+            offset += page.len();
+        }
+        Err(ProviderError::Garbled { message: format!("more than {SERVICE_PAGES_MAX} pages of services") })
+    }
+
+    /// The service, if it is one to delete. One of ours without an id cannot be deleted, which is an error.
+    fn ours(&self, service: &Value) -> Result<Option<Service>, ProviderError> {
+        let name = service.get("name").and_then(Value::as_str).unwrap_or_default();
+        if !self.config.service_name.is_empty() && name != self.config.service_name {
+            return Ok(None);
+        }
+        match service.get("id").and_then(Value::as_str).and_then(|id| id.rsplit('/').next()) {
+            Some(id) if !id.is_empty() => Ok(Some(Service { id: id.to_owned() })),
+            _ => Err(ProviderError::Garbled { message: "a service without an id".to_owned() }),
+        }
+    }
+
+    /// Deletes each service and goes on after one that cannot be deleted, so that a repeat has less to do. The
+    /// first such failure is the result. A failure that awaits every other call too ends the work at once.
+    async fn delete_all(
+        &self,
+        inside: &Session,
+        services: &[Service],
+        deleted: &mut usize,
+    ) -> Result<(), ProviderError> {
+        let mut first_error = None;
+        for service in services {
+            match self.delete_one(inside, service).await {
+                Ok(()) => *deleted += 1,
+                Err(
+                    error @ (ProviderError::Failed { .. }
+                    | ProviderError::Refused { .. }
+                    | ProviderError::Garbled { .. }),
+                ) => {
+                    first_error.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    async fn delete_one(&self, inside: &Session, service: &Service) -> Result<(), ProviderError> {
+        let url = exchange::under(&self.url(&SERVICES)?, &[&service.id])?;
+        let request = self.exchange.client().delete(url).header(AUTHORIZATION, &inside.0);
+        let answer = self.call(request).await?;
+        match answer.status {
+            200 | 204 | 404 if !answer.is_html() => Ok(()),
+            _ => Err(inside_error(&answer)),
+        }
+    }
+
+    async fn call(&self, request: RequestBuilder) -> Result<Answer, ProviderError> {
+        self.exchange.send(request, self.config.timeout, BODY_BYTES_MAX).await
+    }
+
+    fn url(&self, path: &[&str]) -> Result<Url, ProviderError> {
+        exchange::under(&self.base_url, path)
+    }
+}
+
+const SIGN_IN: [&str; 4] = ["v2", "session", "users", "sign_in"];
+const SWITCH: [&str; 3] = ["v2", "session", "account_switch"];
+const SERVICES: [&str; 4] = ["api", "universalinfra", "v1", "universalservices"];
+
+fn read_session(answer: &Answer) -> Result<Session, ProviderError> {
+    let body = answer.json()?;
+    let jwt = body.get("jwt").and_then(Value::as_str).unwrap_or_default();
+    match HeaderValue::from_str(&format!("Bearer {jwt}")) {
+        Ok(mut value) if !jwt.is_empty() => {
+            value.set_sensitive(true);
+            Ok(Session(value))
+        }
+        // What it said instead may hold a token, so it is not repeated.
+        _ => Err(ProviderError::Garbled { message: "a sign-in or switch without a jwt".to_owned() }),
+    }
+}
+
+/// The services of a page. A gateway may leave an empty list out, so an answer that says nothing else is one;
+/// an answer that says something else is not, because the account's deletion would orphan what it hides.
+fn results(body: &Value) -> Result<&[Value], ProviderError> {
+    let says_nothing_else = body.as_object().is_some_and(|body| body.keys().all(|key| key == "page"));
+    match body.get("results") {
+        Some(Value::Array(results)) => Ok(results),
+        None if says_nothing_else => Ok(&[]),
+        _ => Err(ProviderError::Garbled { message: "a list of services without results".to_owned() }),
+    }
+}
+
+/// The error of a call inside one account. A 403 is about that account, not about our credentials: it counts
+/// against the sandbox, so that one odd account ends parked instead of stopping all deletions.
+fn inside_error(answer: &Answer) -> ProviderError {
+    match answer.error() {
+        ProviderError::Unauthorized { status: 403, message } => {
+            ProviderError::Refused { status: 403, message }
+        }
+        error => error,
+    }
+}
+
+#[cfg(test)]
+mod tests;

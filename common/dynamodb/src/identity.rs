@@ -1,0 +1,323 @@
+//! Identities in the table, and the two transactions that make one together with a sandbox.
+//!
+//! Transactions are for syncs only: a claim stays two conditional writes
+//! (`docs/decisions/0002-two-writes-not-a-transaction.md`).
+
+use super::attributes::{
+    ABSENCES, DUPLICATES, Fields, Item, PK, SANDBOX_ID, SK, STATE_SHARD, STATE_SORT, VERSION, key_text,
+    number, text,
+};
+use super::expression::Update;
+use super::listing::{cursor, start_key};
+use super::{DynamoStore, item, table, unavailable};
+use async_trait::async_trait;
+use aws_sdk_dynamodb::error::BuildError;
+use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::types::builders::PutBuilder;
+use aws_sdk_dynamodb::types::{
+    AttributeValue, CancellationReason, Put, ReturnValue, ReturnValuesOnConditionCheckFailure,
+    TransactWriteItem,
+};
+use domain::{ExternalId, NewSandbox, Sandbox, SandboxId, UnixSeconds};
+use ports::store::index::identity_shard;
+use ports::store::{IDENTITY_DUPLICATES_MAX, Identities, Identity, IdentityPage};
+use ports::store::{Insert, PageCursor, StoreError};
+
+/// Beginning of the partition key of an identity, and of its key in the index. A state is never called like a provider,
+/// so no pool's part of the index is mistaken for it.
+const IDENTITY_PREFIX: &str = "EXT#csp#";
+/// Sort key of an identity.
+const IDENTITY_SORT: &str = "META";
+/// Tries of a transaction that another one stands in the way of.
+const CONFLICT_TRIES_MAX: usize = 4;
+/// What DynamoDB calls a condition of a transaction that does not hold.
+const CONDITION_FAILED: &str = "ConditionalCheckFailed";
+/// What it calls another transaction on the same item.
+const CONFLICT: &str = "TransactionConflict";
+
+/// What became of a transaction that makes a sandbox and its identity.
+enum Entered {
+    Done,
+    /// The sandbox's condition does not hold.
+    SandboxRefused(Box<Sandbox>),
+    /// There is no such sandbox, though its condition wants one.
+    SandboxAbsent,
+    /// The account has an identity already.
+    IdentityRefused(Identity),
+    Conflict,
+}
+
+#[async_trait]
+impl Identities for DynamoStore {
+    async fn identity(&self, external_id: &ExternalId) -> Result<Option<Identity>, StoreError> {
+        let request = self.client.get_item().table_name(&self.table).set_key(Some(key(external_id)));
+        let sent = request.consistent_read(true).send().await;
+        let found = sent.map_err(|error| unavailable("identity", error))?;
+        found.item().map(decode).transpose()
+    }
+
+    async fn name_identity(&self, external_id: &ExternalId, id: &SandboxId) -> Result<Identity, StoreError> {
+        let fresh = Identity::new(external_id.clone(), id.clone());
+        let sent = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(encode(&fresh)))
+            .condition_expression("attribute_not_exists(#pk)")
+            .expression_attribute_names("#pk", PK)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .send()
+            .await;
+        let Err(error) = sent else { return Ok(fresh) };
+        let held = match error.as_service_error() {
+            Some(PutItemError::ConditionalCheckFailedException(refused)) => match refused.item() {
+                Some(found) => decode(found)?,
+                None => return Err(unavailable("name_identity", error)),
+            },
+            _ => return Err(unavailable("name_identity", error)),
+        };
+        if held.names(id) || held.duplicates.len() >= IDENTITY_DUPLICATES_MAX {
+            return Ok(held);
+        }
+        let added = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(external_id)))
+            .update_expression("ADD #duplicates :id")
+            .condition_expression("#sandbox_id = :sandbox_id")
+            .expression_attribute_names("#duplicates", DUPLICATES)
+            .expression_attribute_names("#sandbox_id", SANDBOX_ID)
+            .expression_attribute_values(":id", AttributeValue::Ss(vec![id.to_string()]))
+            .expression_attribute_values(":sandbox_id", text(held.sandbox_id.as_str()))
+            .return_values(ReturnValue::AllNew)
+            .send()
+            .await
+            // It went meanwhile: to be repeated, as after any failure.
+            .map_err(|error| unavailable("name_identity", error))?;
+        decode(&added.attributes.unwrap_or_default())
+    }
+
+    async fn identities(
+        &self,
+        shard: u16,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<IdentityPage, StoreError> {
+        let found = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .index_name(table::STATE_INDEX.name)
+            .key_condition_expression("#shard = :shard")
+            .expression_attribute_names("#shard", STATE_SHARD)
+            .expression_attribute_values(":shard", text(index_key(shard)))
+            .set_exclusive_start_key(after.map(start_key))
+            .limit(i32::from(limit.max(1)))
+            .send()
+            .await
+            .map_err(|error| unavailable("identities", error))?;
+        let mut identities = Vec::new();
+        for item in found.items() {
+            match decode(item) {
+                Ok(identity) => identities.push(identity),
+                Err(error) => tracing::error!(%error, "an identity cannot be read and is left as it is"),
+            }
+        }
+        let next = found.last_evaluated_key().map(cursor).transpose()?;
+        Ok(IdentityPage { identities, next })
+    }
+
+    async fn note_absences(&self, seen: &Identity, absences: u32) -> Result<bool, StoreError> {
+        let change = still(seen).set(ABSENCES, number(absences));
+        let request = self.client.update_item().table_name(&self.table).set_key(Some(key(&seen.external_id)));
+        let Err(error) = change.apply(request).send().await else { return Ok(true) };
+        match error.as_service_error() {
+            Some(UpdateItemError::ConditionalCheckFailedException(_)) => Ok(false),
+            _ => Err(unavailable("note_absences", error)),
+        }
+    }
+
+    async fn drop_identity(&self, seen: &Identity) -> Result<bool, StoreError> {
+        let request = self.client.delete_item().table_name(&self.table).set_key(Some(key(&seen.external_id)));
+        let Err(error) = still(seen).apply_to_delete(request).send().await else { return Ok(true) };
+        match error.as_service_error() {
+            Some(DeleteItemError::ConditionalCheckFailedException(_)) => Ok(false),
+            _ => Err(unavailable("drop_identity", error)),
+        }
+    }
+
+    async fn reidentify(
+        &self,
+        seen: &Sandbox,
+        listed: &NewSandbox,
+        now: UnixSeconds,
+    ) -> Result<Insert, StoreError> {
+        let Ok(renewed) = seen.clone().reidentify(seen.version, listed.clone(), now) else {
+            return Ok(match self.read_sandbox(&seen.id).await? {
+                Some(found) => Insert::Exists(Box::new(found)),
+                None => Insert::Taken(seen.id.clone()),
+            });
+        };
+        // The version fixes the state. The whole item is replaced: nothing of the former account may stay.
+        let condition = |put: PutBuilder| {
+            put.condition_expression("#version = :seen")
+                .expression_attribute_names("#version", VERSION)
+                .expression_attribute_values(":seen", number(seen.version.get()))
+        };
+        self.enter("reidentify", renewed, condition).await
+    }
+}
+
+impl DynamoStore {
+    pub(super) async fn write_insert(
+        &self,
+        sandbox: &NewSandbox,
+        now: UnixSeconds,
+    ) -> Result<Insert, StoreError> {
+        let condition = |put: PutBuilder| {
+            put.condition_expression("attribute_not_exists(#pk)").expression_attribute_names("#pk", PK)
+        };
+        self.enter("insert", sandbox.clone().enter(now), condition).await
+    }
+
+    /// Writes a free sandbox under `condition`, and the identity of its account if there is none.
+    async fn enter(
+        &self,
+        operation: &'static str,
+        sandbox: Sandbox,
+        condition: impl Fn(PutBuilder) -> PutBuilder,
+    ) -> Result<Insert, StoreError> {
+        for _ in 0..CONFLICT_TRIES_MAX {
+            match self.enter_once(operation, &sandbox, &condition).await? {
+                Entered::Done => return Ok(Insert::Inserted(Box::new(sandbox))),
+                Entered::SandboxRefused(found) => return Ok(Insert::Exists(found)),
+                Entered::SandboxAbsent => return Ok(Insert::Taken(sandbox.id)),
+                Entered::IdentityRefused(held) => return Ok(Insert::Taken(held.sandbox_id)),
+                // A twin is about to write the same: what it wrote is seen at the next try.
+                Entered::Conflict => {}
+            }
+        }
+        Err(StoreError::Unavailable { operation, source: "other transactions stand in the way".into() })
+    }
+
+    async fn enter_once(
+        &self,
+        operation: &'static str,
+        sandbox: &Sandbox,
+        condition: impl Fn(PutBuilder) -> PutBuilder,
+    ) -> Result<Entered, StoreError> {
+        let incomplete = |error: BuildError| StoreError::Unavailable { operation, source: Box::new(error) };
+        let put = |item: Item| {
+            Put::builder()
+                .table_name(&self.table)
+                .set_item(Some(item))
+                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+        };
+        let record = condition(put(item::encode(sandbox, self.write_shards().await?)));
+        let identity = put(encode(&Identity::new(sandbox.external_id.clone(), sandbox.id.clone())))
+            .condition_expression("attribute_not_exists(#pk)")
+            .expression_attribute_names("#pk", PK);
+        let record = TransactWriteItem::builder().put(record.build().map_err(incomplete)?).build();
+        let identity = TransactWriteItem::builder().put(identity.build().map_err(incomplete)?).build();
+        let transaction = self.client.transact_write_items().transact_items(record).transact_items(identity);
+        let Err(error) = transaction.send().await else { return Ok(Entered::Done) };
+        let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) = error.as_service_error()
+        else {
+            return Err(unavailable(operation, error));
+        };
+        let reasons = cancelled.cancellation_reasons();
+        let failed = |at: usize| reasons.get(at).filter(|reason| reason.code() == Some(CONDITION_FAILED));
+        let item_of = |reason: &CancellationReason| reason.item().filter(|item| !item.is_empty()).cloned();
+        if let Some(reason) = failed(0) {
+            return Ok(match item_of(reason) {
+                Some(found) => Entered::SandboxRefused(Box::new(self.decode(&found)?)),
+                None => Entered::SandboxAbsent,
+            });
+        }
+        if let Some(found) = failed(1).and_then(item_of) {
+            return Ok(Entered::IdentityRefused(decode(&found)?));
+        }
+        if reasons.iter().any(|reason| reason.code() == Some(CONFLICT)) {
+            return Ok(Entered::Conflict);
+        }
+        Err(unavailable(operation, error))
+    }
+}
+
+fn key(external_id: &ExternalId) -> Item {
+    Item::from([
+        (PK.to_owned(), text(format!("{IDENTITY_PREFIX}{external_id}"))),
+        (SK.to_owned(), text(IDENTITY_SORT)),
+    ])
+}
+
+fn index_key(shard: u16) -> String {
+    format!("{IDENTITY_PREFIX}{shard}")
+}
+
+/// Only if the identity is what was seen.
+fn still(seen: &Identity) -> Update {
+    let Identity { external_id: _, sandbox_id, duplicates, absences } = seen;
+    let change =
+        Update::default().only_if(SANDBOX_ID, text(sandbox_id.as_str())).only_if(ABSENCES, number(*absences));
+    if duplicates.is_empty() {
+        change.only_if_absent(DUPLICATES)
+    } else {
+        let duplicates = duplicates.iter().map(ToString::to_string).collect();
+        change.only_if(DUPLICATES, AttributeValue::Ss(duplicates))
+    }
+}
+
+fn encode(identity: &Identity) -> Item {
+    let Identity { external_id, sandbox_id, duplicates, absences } = identity;
+    let mut item = key(external_id);
+    item.insert(SANDBOX_ID.to_owned(), text(sandbox_id.as_str()));
+    item.insert(ABSENCES.to_owned(), number(*absences));
+    item.insert(STATE_SHARD.to_owned(), text(index_key(identity_shard(external_id))));
+    item.insert(STATE_SORT.to_owned(), text(external_id.as_str()));
+    if !duplicates.is_empty() {
+        let duplicates = duplicates.iter().map(ToString::to_string).collect();
+        item.insert(DUPLICATES.to_owned(), AttributeValue::Ss(duplicates));
+    }
+    item
+}
+
+fn decode(item: &Item) -> Result<Identity, StoreError> {
+    let key = key_text(item);
+    let fields = Fields::new(item, &key);
+    let mut duplicates = Vec::new();
+    for id in fields.texts(DUPLICATES)? {
+        let id = SandboxId::parse(id).map_err(|problem| fields.corrupt(DUPLICATES, problem.to_string()))?;
+        duplicates.push(id);
+    }
+    duplicates.sort_unstable();
+    Ok(Identity {
+        external_id: fields.key_id(PK, IDENTITY_PREFIX, ExternalId::parse)?,
+        sandbox_id: fields.id(SANDBOX_ID, SandboxId::parse)?,
+        duplicates,
+        absences: fields.count(ABSENCES)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_says_what_was_put_into_it() {
+        let id = |text| SandboxId::parse(text).unwrap();
+        let mut identity = Identity::new(ExternalId::parse("identity/accounts/u#1").unwrap(), id("7"));
+        assert_eq!(decode(&encode(&identity)).unwrap(), identity);
+        identity.duplicates = vec![id("8"), id("u-1")];
+        identity.absences = 2;
+        assert_eq!(decode(&encode(&identity)).unwrap(), identity);
+        let mut item = encode(&identity);
+        item.remove(SANDBOX_ID);
+        let error = decode(&item).unwrap_err().to_string();
+        assert_eq!(error, "item EXT#csp#identity/accounts/u#1/META: attribute sandbox_id: is missing");
+    }
+}

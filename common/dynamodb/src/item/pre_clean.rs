@@ -1,0 +1,45 @@
+//! What clearing a sandbox came to, as a map of its item. Items of former builds have none.
+
+use super::super::attributes::{Fields, Item, PRE_CLEAN, REASON, RESULT, SERVICES, WENT_ON, number, text};
+use aws_sdk_dynamodb::types::AttributeValue;
+use domain::{PreClean, Skip};
+use ports::store::StoreError;
+
+/// The attribute of a result.
+pub(in super::super) fn encode(pre_clean: &PreClean) -> AttributeValue {
+    let parts = match pre_clean {
+        PreClean::Skipped(skip) => vec![(REASON, text(skip.as_str()))],
+        PreClean::Cleaned { services } | PreClean::Shadowed { services } => {
+            vec![(SERVICES, number(*services))]
+        }
+        PreClean::Failed { reason, went_on } => {
+            vec![(REASON, text(reason)), (WENT_ON, AttributeValue::Bool(*went_on))]
+        }
+    };
+    let mut map = Item::from([(RESULT.to_owned(), text(pre_clean.as_str()))]);
+    map.extend(parts.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    AttributeValue::M(map)
+}
+
+/// The result in an item; none if there is none.
+pub(super) fn decode(fields: Fields<'_>) -> Result<Option<PreClean>, StoreError> {
+    let Some(map) = fields.optional_map(PRE_CLEAN)? else { return Ok(None) };
+    let within = fields.within(map);
+    let services = || {
+        let services = within.number(SERVICES)?;
+        u32::try_from(services).map_err(|_| fields.corrupt(PRE_CLEAN, "counts too many services"))
+    };
+    let pre_clean = match within.text(RESULT)? {
+        "skipped" => PreClean::Skipped(
+            Skip::parse(within.text(REASON)?)
+                .ok_or_else(|| fields.corrupt(PRE_CLEAN, "was skipped for a reason that there is not"))?,
+        ),
+        "cleaned" => PreClean::Cleaned { services: services()? },
+        "shadowed" => PreClean::Shadowed { services: services()? },
+        "failed" => {
+            PreClean::Failed { reason: within.text(REASON)?.to_owned(), went_on: within.switch(WENT_ON)? }
+        }
+        _ => return Err(fields.corrupt(PRE_CLEAN, "is no result of clearing")),
+    };
+    Ok(Some(pre_clean))
+}

@@ -1,0 +1,143 @@
+//! The store in DynamoDB: one table, two sparse indexes (`architecture.md`).
+//!
+//! It runs unchanged against AWS, Amazon's DynamoDB Local and the embedded `dynoxide` engine. Guarantees:
+//! no write is unconditional, no write is preceded by a read that it depends on, and a condition that does
+//! not hold is an answer, never a [`StoreError`].
+
+use async_trait::async_trait;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::ProvideErrorMetadata;
+use domain::{
+    ClaimKey, ClaimRecord, LabId, NewSandbox, OwnerId, Sandbox, SandboxId, Transition, UnixSeconds,
+};
+use ports::store::{
+    ClaimPage, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError, Write,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+mod attributes;
+mod claim;
+mod config;
+#[doc(hidden)]
+pub mod door;
+mod expression;
+pub mod floor;
+mod identity;
+mod item;
+mod layout;
+mod listing;
+mod switch;
+pub mod table;
+mod transitions;
+mod unreadable;
+
+pub use config::DynamoConfig;
+
+/// What DynamoDB refuses a call with that comes too fast, after the tries of the SDK.
+const THROTTLING_CODES: [&str; 4] =
+    ["ProvisionedThroughputExceededException", "RequestLimitExceeded", "Throttling", "ThrottlingException"];
+
+/// Keeps sandboxes and claims in one DynamoDB table.
+#[derive(Clone, Debug)]
+pub struct DynamoStore {
+    client: Client,
+    table: String,
+    /// Shards that the settings ask for; the table says how many there are.
+    shards_set: u16,
+    /// How far the indexes may lag behind the table.
+    index_lag: Duration,
+    known: Arc<layout::Known>,
+    unreadable: Arc<unreadable::Reported>,
+}
+
+/// What kept a call from a usable answer: throttling, time-outs, connections, failures of the service. A failed condition
+/// never comes here.
+fn unavailable(
+    operation: &'static str,
+    source: impl std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+) -> StoreError {
+    if source.code().is_some_and(|code| THROTTLING_CODES.contains(&code)) {
+        return StoreError::Throttled { operation, source: Box::new(source) };
+    }
+    StoreError::Unavailable { operation, source: Box::new(source) }
+}
+
+#[async_trait]
+impl Store for DynamoStore {
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.read_nothing().await
+    }
+
+    async fn open_claim(
+        &self,
+        record: &ClaimRecord,
+        keep_until: UnixSeconds,
+    ) -> Result<OpenClaim, StoreError> {
+        self.put_claim(record, keep_until).await
+    }
+
+    async fn move_claim(
+        &self,
+        from: &ClaimRecord,
+        to: &ClaimRecord,
+        keep_until: UnixSeconds,
+    ) -> Result<MoveClaim, StoreError> {
+        self.swap_claim(from, to, keep_until).await
+    }
+
+    async fn close_claim(&self, record: &ClaimRecord, keep_until: UnixSeconds) -> Result<(), StoreError> {
+        self.mark_closed(record, keep_until).await
+    }
+
+    async fn find_claim(&self, claim: &ClaimKey) -> Result<Option<ClaimRecord>, StoreError> {
+        self.read_claim(claim).await
+    }
+
+    async fn apply(&self, id: &SandboxId, transition: &Transition) -> Result<Write, StoreError> {
+        self.write_transition(id, transition).await
+    }
+
+    async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError> {
+        self.write_insert(sandbox, now).await
+    }
+
+    async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
+        self.read_sandbox(id).await
+    }
+
+    async fn page(
+        &self,
+        query: &StateQuery,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError> {
+        self.read_page(query, after, limit).await
+    }
+
+    async fn held_by_lab(
+        &self,
+        lab: &LabId,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError> {
+        self.read_lab(lab, after, limit).await
+    }
+
+    async fn claims_of(
+        &self,
+        owner: &OwnerId,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<ClaimPage, StoreError> {
+        self.read_claims(owner, after, limit).await
+    }
+
+    async fn last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError> {
+        self.read_last(query).await
+    }
+
+    async fn count(&self, query: &StateQuery) -> Result<u64, StoreError> {
+        self.read_count(query).await
+    }
+}

@@ -1,0 +1,250 @@
+//! Transitions: a guard becomes a condition expression, a change an update expression.
+//!
+//! A lost update says what it found, and so does one whose first try got through while its reply was lost and
+//! which the SDK then sent again. Its caller sees the sandbox as the first write left it: a grant finds the
+//! sandbox allocated to its own owner and key, a release finds the deletion that it asked for. Callers have to
+//! look at what was found anyway, because a concurrent request of theirs leaves the same traces.
+
+use super::attributes::{
+    CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD, EPOCH,
+    EXPIRES_AT, GRANTED_AT, HELD_LAB, HISTORY, Item, LAB, LAST_ERROR, LEASE_ANSWERED, LEASE_EPOCH,
+    LEASE_REQUEST, NAME, OWNER, PARKED_SHARD, PRE_CLEAN, QUARANTINE_REASON, RELISTS, REQUESTED_AT,
+    SFDC_ACCOUNT_ID, SINCE, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, number, requests, seconds, text,
+};
+use super::expression::Update;
+use super::{DynamoStore, item, unavailable};
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
+use domain::{
+    Change, Description, Grant, Guard, LeaseGuard, PoolName, PreClean, STILL_LISTED, SandboxId, StateName,
+    Transition, UnixSeconds,
+};
+use ports::store::index::{due_sort, shard_of, state_shard};
+use ports::store::{StoreError, Write};
+
+impl DynamoStore {
+    pub(super) async fn write_transition(
+        &self,
+        id: &SandboxId,
+        transition: &Transition,
+    ) -> Result<Write, StoreError> {
+        let shards = match transition.change.pool() {
+            Some(_) => self.write_shards().await?,
+            None => 0,
+        };
+        match self.send(transition.name, id, translate(id, transition, shards)).await? {
+            Sent::Done(item) => Ok(Write::Done(Box::new(self.decode(&item)?))),
+            Sent::Refused(None) => Ok(Write::Lost(None)),
+            Sent::Refused(Some(found)) => match (self.decode(&found), &transition.change) {
+                // It is not free at that version, whatever else it is; only a lease of this claim must not be left.
+                (Err(_), Change::Allocate(grant)) if !item::may_be_held_by(&found, grant) => {
+                    Ok(Write::Lost(None))
+                }
+                (found, _) => Ok(Write::Lost(Some(Box::new(found?)))),
+            },
+        }
+    }
+
+    async fn send(
+        &self,
+        operation: &'static str,
+        id: &SandboxId,
+        update: Update,
+    ) -> Result<Sent, StoreError> {
+        let request = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(item::key(id)))
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        match update.apply(request).send().await {
+            Ok(updated) => Ok(Sent::Done(updated.attributes.unwrap_or_default())),
+            Err(error) => match error.as_service_error() {
+                Some(UpdateItemError::ConditionalCheckFailedException(refused)) => {
+                    Ok(Sent::Refused(refused.item().filter(|found| !found.is_empty()).cloned()))
+                }
+                _ => Err(unavailable(operation, error)),
+            },
+        }
+    }
+}
+
+/// What an update came to, with the whole item, new or old.
+enum Sent {
+    Done(Item),
+    Refused(Option<Item>),
+}
+
+/// The update of a transition. `shards` is the number of shards that the index is written in; it counts only if the
+/// change names a pool.
+pub(super) fn translate(id: &SandboxId, transition: &Transition, shards: u16) -> Update {
+    let Transition { name: _, guard, change, entry, full_history } = transition;
+    let mut update = condition(Update::default(), guard);
+    if let Some(state) = change.leads_to() {
+        update = update.set(STATE, text(state.as_str()));
+    }
+    if let (Some(entry), Some(state)) = (entry, change.leads_to()) {
+        let added = item::history_entry(state, entry);
+        update = update.set_next(VERSION, VERSION);
+        update = match full_history {
+            // The oldest entry makes room.
+            Some(seen) => {
+                let kept = seen.iter().skip(1).map(item::stored_entry);
+                update.set(HISTORY, AttributeValue::L(kept.chain([added]).collect()))
+            }
+            None => update.append(HISTORY, added),
+        };
+    }
+    let shard = shard_of(id, shards);
+    let of_state = |pool: &PoolName, state| text(state_shard(pool, state, shard));
+    if let (Some(pool), Some(state)) = (change.pool(), change.leads_to()) {
+        update = update.set(STATE_SHARD, of_state(pool, state));
+    }
+    match change {
+        Change::Allocate(grant) => allocate(update, grant),
+        Change::Answer(answered) => update.set(LEASE_ANSWERED, requests(answered)),
+        Change::Extend { expires_at } => {
+            update.set(STATE_SORT, text(due_sort(*expires_at))).set(EXPIRES_AT, seconds(*expires_at))
+        }
+        // Not the name that was seen: a description may have been refreshed since, at the same version.
+        Change::Free { pool: _ } => leave(update.copy(STATE_SORT, NAME), guard),
+        Change::GoStale { pool: _, since } => {
+            update.set(STATE_SORT, text(due_sort(*since))).set(SINCE, seconds(*since))
+        }
+        Change::Quarantine { pool: _, since, reason } => update
+            .set(STATE_SORT, text(due_sort(*since)))
+            .set(SINCE, seconds(*since))
+            .set(QUARANTINE_REASON, text(reason.as_str()))
+            .remove(HELD_LAB),
+        // The lease stays on the item: it says whose sandbox this was.
+        Change::RequestDeletion { cause, requested_at } => leave(update, guard)
+            .copy(STATE_SHARD, DELETION_SHARD)
+            .set(STATE_SORT, text(due_sort(*requested_at)))
+            .set(DELETION_CAUSE, text(item::deletion_cause(*cause)))
+            .set(REQUESTED_AT, seconds(*requested_at))
+            .set(DELETION_ATTEMPTS, number(0_u32))
+            .remove(HELD_LAB),
+        Change::CountAttempt { attempts, error, pre_clean } => note_pre_clean(update, pre_clean.as_ref())
+            .set(DELETION_ATTEMPTS, number(*attempts))
+            .set(LAST_ERROR, text(error)),
+        Change::NotePreClean(pre_clean) => note_pre_clean(update, Some(pre_clean)),
+        Change::FinishDeletion { deleted_at, purge_at, pre_clean } => {
+            note_pre_clean(write_tombstone(update, *deleted_at, *purge_at), pre_clean.as_ref())
+        }
+        Change::Forget { deleted_at, purge_at } => {
+            leave(write_tombstone(update, *deleted_at, *purge_at), guard)
+        }
+        // The sort key stays: both states sort by the time of the request.
+        Change::ParkDeletion => update.copy(STATE_SHARD, PARKED_SHARD),
+        Change::ReplayDeletion => {
+            update.copy(STATE_SHARD, DELETION_SHARD).set(DELETION_ATTEMPTS, number(0_u32)).remove(RELISTS)
+        }
+        Change::Relist { pool, requested_at, relists } => update
+            .set(STATE_SORT, text(due_sort(*requested_at)))
+            .set(DELETION_SHARD, of_state(pool, StateName::PendingDeletion))
+            .set(PARKED_SHARD, of_state(pool, StateName::DeletionFailed))
+            .set(DELETION_ATTEMPTS, number(0_u32))
+            .set(RELISTS, number(*relists))
+            .set(LAST_ERROR, text(STILL_LISTED))
+            .remove(DELETED_AT)
+            .remove(TTL),
+        Change::Describe(description) => describe(update, description, guard),
+    }
+}
+
+fn condition(mut update: Update, guard: &Guard) -> Update {
+    let Guard { states, version, epoch, lease, attempts, is_unused, has_deletion } = guard;
+    update = update.only_if_one_of(STATE, states.iter().map(|state| text(state.as_str())));
+    let equal = [
+        (VERSION, version.map(|version| number(version.get()))),
+        (EPOCH, epoch.map(|epoch| number(epoch.get()))),
+        (DELETION_ATTEMPTS, attempts.map(number)),
+        (OWNER, lease.owner.as_ref().map(|owner| text(owner.as_str()))),
+        (LEASE_EPOCH, lease.epoch.map(|epoch| number(epoch.get()))),
+    ];
+    for (attribute, value) in equal {
+        if let Some(value) = value {
+            update = update.only_if(attribute, value);
+        }
+    }
+    let LeaseGuard { owner: _, epoch: _, ended_by, ends_after, ends_before, answered } = lease;
+    for (comparison, moment) in [("<=", ended_by), (">", ends_after), ("<", ends_before)] {
+        if let Some(moment) = moment {
+            update = update.only_if_compared(EXPIRES_AT, comparison, seconds(*moment));
+        }
+    }
+    if let Some(answered) = answered {
+        update = update.only_if_requests(LEASE_ANSWERED, answered);
+    }
+    if *is_unused {
+        update = update.only_if_absent(OWNER);
+    }
+    if *has_deletion {
+        update = update.only_if_present(DELETION_CAUSE);
+    }
+    update
+}
+
+fn allocate(update: Update, grant: &Grant) -> Update {
+    let Grant { claim, candidate, lab, by: _, request, granted_at, expires_at } = grant;
+    let mut update = update
+        .set(STATE_SORT, text(due_sort(*expires_at)))
+        .set(OWNER, text(claim.owner.as_str()))
+        .set(CLAIM_KEY, text(claim.key.as_str()))
+        .set_next(LEASE_EPOCH, EPOCH)
+        .set_next(EPOCH, EPOCH)
+        .set(CLAIMED_VERSION, number(candidate.version.get()))
+        .set(GRANTED_AT, seconds(*granted_at))
+        .set(EXPIRES_AT, seconds(*expires_at));
+    if let Some(request) = request {
+        update = update.set(LEASE_REQUEST, text(request.as_str()));
+    }
+    match lab {
+        Some(lab) => update.set(LAB, text(lab.as_str())).set(HELD_LAB, text(lab.as_str())),
+        None => update,
+    }
+}
+
+/// Removes what belongs to the states that the sandbox may come from.
+fn leave(mut update: Update, guard: &Guard) -> Update {
+    let leaves = |state| guard.states.contains(&state);
+    if leaves(StateName::Stale) || leaves(StateName::Quarantined) {
+        update = update.remove(SINCE);
+    }
+    if leaves(StateName::Quarantined) {
+        update = update.remove(QUARANTINE_REASON);
+    }
+    update
+}
+
+fn note_pre_clean(update: Update, pre_clean: Option<&PreClean>) -> Update {
+    match pre_clean {
+        Some(pre_clean) => update.set(PRE_CLEAN, item::pre_clean::encode(pre_clean)),
+        None => update,
+    }
+}
+
+/// A tombstone is in no index.
+fn write_tombstone(update: Update, deleted_at: UnixSeconds, purge_at: UnixSeconds) -> Update {
+    update
+        .set(DELETED_AT, seconds(deleted_at))
+        .set(TTL, seconds(purge_at))
+        .remove(STATE_SHARD)
+        .remove(STATE_SORT)
+        .remove(DELETION_SHARD)
+        .remove(PARKED_SHARD)
+}
+
+fn describe(update: Update, description: &Description, guard: &Guard) -> Update {
+    let Description { name, sfdc_account_id } = description;
+    let mut update = update.set(NAME, text(name.as_str()));
+    // The name of a free sandbox is its sort key too.
+    if guard.states == [StateName::Available] {
+        update = update.set(STATE_SORT, text(name.as_str()));
+    }
+    match sfdc_account_id {
+        Some(sfdc_account_id) => update.set(SFDC_ACCOUNT_ID, text(sfdc_account_id.as_str())),
+        None => update.remove(SFDC_ACCOUNT_ID),
+    }
+}

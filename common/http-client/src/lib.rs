@@ -1,0 +1,269 @@
+//! The caller's side of requests, through the broker's own HTTP API: what a lab script does, kept as the same
+//! promise that a NATS caller has. `bench` measures both transports with it.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use contract::{
+    AllocateRequest, ExtendRequest, Fault, LabDuration, Outcome, ReleaseRequest, SandboxRequest, Verb,
+    headers,
+};
+use domain::SandboxId;
+use ports::bus::{BusError, Context, Reply, RequestError, Requests};
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use runtime::settings::Secret;
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+
+/// Time to open a connection; on a sound network it takes milliseconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Who asks.
+const OWNER_HEADER: &str = "X-Instruqt-Sandbox-ID";
+/// For which lab.
+const LAB_HEADER: &str = "X-Instruqt-Track-ID";
+/// Only sandboxes whose name begins so.
+const NAME_PREFIX_HEADER: &str = "X-Sandbox-Name-Prefix";
+/// From which pool.
+const POOL_HEADER: &str = "X-Sandbox-Pool";
+/// What makes a repeat the same claim.
+const IDEMPOTENCY_KEY_HEADER: &str = "Idempotency-Key";
+/// Length of the lease, in whole hours.
+const LAB_DURATION_HEADER: &str = "X-Lab-Duration";
+
+/// The lease that is meant.
+const LEASE_EPOCH_HEADER: &str = "X-Lease-Epoch";
+
+/// A caller of the HTTP API, with as many kept-alive connections as it has requests under way.
+#[derive(Clone, Debug)]
+pub struct HttpRequests {
+    client: Client,
+    root: String,
+    token: Secret,
+}
+
+// === impl HttpRequests ===
+
+impl HttpRequests {
+    /// A caller of the API at `root` (`http://host:port`), signed in by `token`. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`BusError`] when there can be no client, as without a single CA certificate for an `https` address.
+    pub fn new(root: &str, token: Secret) -> Result<Self, BusError> {
+        crypto::install_crypto();
+        let mut builder = Client::builder()
+            .user_agent(concat!("sandbox-broker/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            // The process's proxy variables are not settings of ours.
+            .no_proxy();
+        if root.starts_with("http://") {
+            builder = builder.tls_certs_only([]);
+        }
+        let client = builder
+            .build()
+            .map_err(|source| BusError { operation: "make an HTTP client", source: Box::new(source) })?;
+        Ok(Self { client, root: root.trim_end_matches('/').to_owned(), token })
+    }
+
+    /// The HTTP request that asks the same as `body` does over NATS.
+    fn request_of(&self, verb: Verb, body: &[u8]) -> Result<RequestBuilder, Fault> {
+        Ok(match verb {
+            Verb::Allocate => self.allocate(&decode(body)?),
+            Verb::Release => {
+                let (id, owner) = target(body)?;
+                let path = format!("/v1/sandboxes/{id}/mark-for-deletion");
+                let call = self.call(Method::POST, &path).header(OWNER_HEADER, owner);
+                let ReleaseRequest { lease_epoch, .. } = decode(body)?;
+                with_epoch(call, lease_epoch)
+            }
+            Verb::Get => {
+                let (id, owner) = target(body)?;
+                self.call(Method::GET, &format!("/v1/sandboxes/{id}")).header(OWNER_HEADER, owner)
+            }
+            Verb::Stats => self.call(Method::GET, "/v1/admin/stats"),
+            Verb::Health => self.call(Method::GET, "/readyz"),
+            Verb::Extend => self.extend(&decode(body)?)?,
+            Verb::Deletions
+            | Verb::Parked
+            | Verb::Deletion
+            | Verb::Replay
+            | Verb::ReplayAll
+            | Verb::Remove
+            | Verb::Quarantine
+            | Verb::Unquarantine
+            | Verb::ForceRelease
+            | Verb::Sandboxes
+            | Verb::Sandbox
+            | Verb::BulkDelete
+            | Verb::Pause
+            | Verb::Resume => {
+                return Err(Fault::invalid("the verb", "is not asked for through this door"));
+            }
+        })
+    }
+
+    fn allocate(&self, request: &AllocateRequest) -> RequestBuilder {
+        let AllocateRequest {
+            owner,
+            lab,
+            idempotency_key,
+            pool,
+            name_prefix,
+            lab_duration_hours,
+            lab_duration_minutes,
+            by: _,
+        } = request;
+        let mut call = self.call(Method::POST, "/v1/allocate").header(OWNER_HEADER, owner);
+        for (name, value) in [
+            (LAB_HEADER, lab),
+            (IDEMPOTENCY_KEY_HEADER, idempotency_key),
+            (POOL_HEADER, pool),
+            (NAME_PREFIX_HEADER, name_prefix),
+        ] {
+            if let Some(value) = value {
+                call = call.header(name, value);
+            }
+        }
+        if let Some(duration) = LabDuration::of_fields(*lab_duration_hours, *lab_duration_minutes) {
+            call = call.header(LAB_DURATION_HEADER, duration.to_string());
+        }
+        call
+    }
+
+    fn extend(&self, request: &ExtendRequest) -> Result<RequestBuilder, Fault> {
+        let ExtendRequest { sandbox_id, owner, lab_duration_hours, lab_duration_minutes, lease_epoch, by: _ } =
+            request;
+        // It becomes a segment of the path.
+        let id = SandboxId::parse(sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))?;
+        let path = format!("/v1/sandboxes/{id}/extend");
+        let mut call = self.call(Method::POST, &path).header(OWNER_HEADER, owner);
+        if let Some(duration) = LabDuration::of_fields(*lab_duration_hours, *lab_duration_minutes) {
+            call = call.header(LAB_DURATION_HEADER, duration.to_string());
+        }
+        Ok(with_epoch(call, *lease_epoch))
+    }
+
+    fn call(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.root)).bearer_auth(self.token.expose())
+    }
+}
+
+#[async_trait]
+impl Requests for HttpRequests {
+    async fn request(
+        &self,
+        verb: Verb,
+        context: &Context,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<Reply, RequestError> {
+        let request = match self.request_of(verb, &body) {
+            Ok(request) => request,
+            Err(fault) => return Ok(refused(&fault, &context.request_id)),
+        };
+        let mut request = request.timeout(patience).header(headers::REQUEST_ID, &context.request_id);
+        if let Some(traceparent) = &context.traceparent {
+            request = request.header(headers::TRACEPARENT, traceparent);
+        }
+        let response = request.send().await.map_err(|error| lost(&error))?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|error| lost(&error))?;
+        let outcome = match status {
+            _ if verb != Verb::Allocate => None,
+            StatusCode::CREATED => Some(Outcome::Created),
+            StatusCode::OK => Some(Outcome::Existing),
+            _ => None,
+        };
+        Ok(Reply { outcome, is_fault: !status.is_success(), body })
+    }
+
+    /// Always: a connection is opened when there is something to ask.
+    fn is_connected(&self) -> bool {
+        true
+    }
+}
+
+fn with_epoch(call: RequestBuilder, epoch: Option<u64>) -> RequestBuilder {
+    match epoch {
+        Some(epoch) => call.header(LEASE_EPOCH_HEADER, epoch.to_string()),
+        None => call,
+    }
+}
+
+fn target(body: &[u8]) -> Result<(SandboxId, String), Fault> {
+    // Over HTTP the token says who asks.
+    let SandboxRequest { sandbox_id, owner, by: _ } = decode(body)?;
+    // It becomes a segment of the path.
+    let id = SandboxId::parse(&sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))?;
+    Ok((id, owner))
+}
+
+fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(body)
+        .map_err(|error| Fault::invalid("the body", format!("is not the expected JSON object: {error}")))
+}
+
+/// The answer to what cannot even be asked over HTTP; over NATS the worker says the same.
+fn refused(fault: &Fault, request_id: &str) -> Reply {
+    let body = serde_json::to_vec(&fault.body(request_id)).unwrap_or_default().into();
+    Reply { outcome: None, is_fault: true, body }
+}
+
+fn lost(error: &reqwest::Error) -> RequestError {
+    if error.is_timeout() { RequestError::TimedOut } else { RequestError::Disconnected }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller() -> HttpRequests {
+        HttpRequests::new("http://127.0.0.1:1/", Secret::new("t")).unwrap()
+    }
+
+    fn request_of(verb: Verb, body: &str) -> Result<reqwest::Request, Fault> {
+        caller().request_of(verb, body.as_bytes()).map(|request| request.build().unwrap())
+    }
+
+    #[test]
+    fn a_claim_becomes_headers() {
+        let body = r#"{"owner":"p-1","lab":"dns","pool":"main","name_prefix":"lab-","lab_duration_hours":2}"#;
+        let request = request_of(Verb::Allocate, body).unwrap();
+        assert_eq!((request.method(), request.url().path()), (&Method::POST, "/v1/allocate"));
+        let header = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap());
+        assert_eq!(header(OWNER_HEADER), Some("p-1"));
+        assert_eq!(header(LAB_HEADER), Some("dns"));
+        assert_eq!(header(POOL_HEADER), Some("main"));
+        assert_eq!(header(NAME_PREFIX_HEADER), Some("lab-"));
+        assert_eq!(header(LAB_DURATION_HEADER), Some("2"));
+        assert_eq!(header(IDEMPOTENCY_KEY_HEADER), None);
+        assert_eq!(header("Authorization"), Some("Bearer t"));
+    }
+
+    #[test]
+    fn a_sandbox_becomes_a_path_and_nothing_else_does() {
+        let request = request_of(Verb::Release, r#"{"sandbox_id":"7","owner":"p-1"}"#).unwrap();
+        assert_eq!(request.url().path(), "/v1/sandboxes/7/mark-for-deletion");
+        let body = r#"{"sandbox_id":"7","owner":"p-1","lab_duration_hours":6,"lease_epoch":1}"#;
+        let request = request_of(Verb::Extend, body).unwrap();
+        assert_eq!(request.url().path(), "/v1/sandboxes/7/extend");
+        let header = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap());
+        assert_eq!((header(LAB_DURATION_HEADER), header(LEASE_EPOCH_HEADER)), (Some("6"), Some("1")));
+        assert!(request_of(Verb::Extend, r#"{"sandbox_id":"../7","owner":"p-1"}"#).is_err());
+        assert!(request_of(Verb::Get, r#"{"sandbox_id":"../7","owner":"p-1"}"#).is_err());
+        assert!(request_of(Verb::Allocate, "[1]").is_err());
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_a_lost_connection() {
+        let context = Context {
+            request_id: "r-1".to_owned(),
+            deadline_ms: None,
+            traceparent: None,
+            idempotency_key: None,
+            attempt: None,
+        };
+        let body = Bytes::from_static(br#"{"owner":"p-1"}"#);
+        let asked = caller().request(Verb::Allocate, &context, body, CONNECT_TIMEOUT).await;
+        assert_eq!(asked.unwrap_err(), RequestError::Disconnected);
+    }
+}

@@ -1,0 +1,110 @@
+//! Reading the event log as it grows: pages from the stream, and notifications that are the events themselves.
+//!
+//! There is no consumer at the server: a reader that is slow, or goes away, leaves nothing behind there, and one that
+//! comes back goes on where it was.
+
+use super::{JETSTREAM_TIMEOUT, NatsBus, failed};
+use async_nats::{HeaderMap, Message, StatusCode};
+use async_trait::async_trait;
+use contract::events::rfc3339;
+use domain::UnixSeconds;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use ports::bus::{BusError, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds, SINCE_SECONDS_MAX};
+use serde::Serialize;
+use std::time::Duration;
+
+/// Longest wait until the server has a subscription. Without a connection it takes longer, but then no event arrives.
+const BELL_PATIENCE: Duration = Duration::from_secs(2);
+/// The header of a message read from a stream that says its place.
+const SEQUENCE_HEADER: &str = "Nats-Sequence";
+
+/// Asks for several messages at once. The field names are the server's; the client library has no type for it.
+#[derive(Serialize)]
+struct Batch<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_time: Option<String>,
+    batch: usize,
+    next_by_subj: &'a str,
+}
+
+#[async_trait]
+impl EventFeed for NatsBus {
+    async fn ledger_ends(&self) -> Result<LedgerEnds, BusError> {
+        let stream = self.jetstream.get_stream(self.config.subjects.events_stream()).await;
+        let stream = stream.map_err(failed("look at the ledger"))?;
+        let state = &stream.cached_info().state;
+        // A stream that never held anything says that its first is 0.
+        Ok(LedgerEnds { first: state.first_sequence.max(1), last: state.last_sequence })
+    }
+
+    async fn events_from(
+        &self,
+        from: EventsFrom,
+        wanted: &EventsWanted,
+        limit: usize,
+    ) -> Result<Vec<KeptEvent>, BusError> {
+        const OPERATION: &str = "read the ledger";
+        let subjects = &self.config.subjects;
+        let (seq, start_time) = match from {
+            EventsFrom::After(sequence) => (Some(sequence.saturating_add(1)), None),
+            EventsFrom::Since(moment) => {
+                (None, Some(rfc3339(moment.min(UnixSeconds::new(SINCE_SECONDS_MAX)))))
+            }
+        };
+        let subject = subjects.event_wanted(wanted.cause, wanted.sandbox.as_ref());
+        let batch = Batch { seq, start_time, batch: limit, next_by_subj: &subject };
+        let question = serde_json::to_vec(&batch).map_err(failed(OPERATION))?;
+        let inbox = self.client.new_inbox();
+        let mut replies = self.client.subscribe(inbox.clone()).await.map_err(failed(OPERATION))?;
+        let place = format!("$JS.API.DIRECT.GET.{}", subjects.events_stream());
+        let asked = self.client.publish_with_reply(place, inbox, question.into()).await;
+        asked.map_err(failed(OPERATION))?;
+        let mut found = Vec::new();
+        loop {
+            let reply = tokio::time::timeout(JETSTREAM_TIMEOUT, replies.next()).await;
+            let reply = reply.map_err(failed(OPERATION))?.ok_or("the connection is closed");
+            match page_part(reply.map_err(failed(OPERATION))?).map_err(failed(OPERATION))? {
+                Some(event) => found.push(event),
+                None => return Ok(found),
+            }
+        }
+    }
+
+    async fn event_bell(&self, wanted: &EventsWanted) -> Result<BoxStream<'static, ()>, BusError> {
+        const OPERATION: &str = "listen to events";
+        let subject = self.config.subjects.event_wanted(wanted.cause, wanted.sandbox.as_ref());
+        let messages = self.client.subscribe(subject).await.map_err(failed(OPERATION))?;
+        // What comes after the server has this is heard, so that it has to be known when that is.
+        tokio::time::timeout(BELL_PATIENCE, self.client.flush())
+            .await
+            .map_err(failed(OPERATION))?
+            .map_err(failed(OPERATION))?;
+        Ok(messages.map(|_| ()).boxed())
+    }
+}
+
+/// An event of a page, or none at the end of the page.
+fn page_part(reply: Message) -> Result<Option<KeptEvent>, String> {
+    match reply.status {
+        // 204 ends a page that held something, 404 is one that holds nothing.
+        Some(StatusCode::NOT_FOUND) => return Ok(None),
+        Some(status) if status.as_u16() == 204 => return Ok(None),
+        Some(StatusCode::NO_RESPONDERS) => return Err("the stream is not there".to_owned()),
+        Some(status) => return Err(format!("{status}: {}", reply.description.unwrap_or_default())),
+        None => {}
+    }
+    let sequence = reply.headers.as_ref().and_then(|headers| number(headers, SEQUENCE_HEADER));
+    let sequence = sequence.ok_or("a message without its place")?;
+    let event = serde_json::from_slice(&reply.payload).ok();
+    if event.is_none() {
+        tracing::warn!(event.sequence = sequence, "an event cannot be read");
+    }
+    Ok(Some(KeptEvent { sequence, event }))
+}
+
+fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    headers.get(name)?.as_str().parse().ok()
+}

@@ -1,0 +1,259 @@
+//! Consuming deletions, a lane for each pool: a class of 500 in one pool does not delay five in another.
+//!
+//! Every pool has its own durable consumer, and every process has a loop for each of them. A lane may hold as many
+//! deliveries as the process has places; for the places themselves all lanes wait in one queue that serves in the
+//! order of arrival. So a delivery waits for no more than one round of the other lanes.
+
+use super::streams::{Source, keep_alive};
+use super::whole::Care;
+use super::{NatsBus, failed};
+use async_nats::jetstream::Message;
+use async_trait::async_trait;
+use contract::subjects::OLD_REAPER_CONSUMER;
+use domain::PoolName;
+use futures_util::TryStreamExt as _;
+use ports::bus::{BusError, DeletionQueue, Worker};
+use runtime::telemetry::Chain;
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How often a process looks for consumers of further pools.
+const LOOK_FOR_POOLS: Duration = Duration::from_millis(250);
+/// How often it looks through the subjects of the queue for pools without a consumer. The announcing worker makes one,
+/// so this finds only foreign messages and lost consumers.
+const LOOK_THROUGH_SUBJECTS: Duration = Duration::from_secs(10);
+/// Most pools that one process works for; a larger number means that a client publishes nonsense.
+const LANES_MAX: usize = 256;
+
+/// What all lanes of a process share.
+#[derive(Clone)]
+struct Lanes {
+    bus: NatsBus,
+    worker: Arc<dyn Worker>,
+    in_flight_max: usize,
+    places: Arc<Semaphore>,
+    running: TaskTracker,
+    cut: CancellationToken,
+    stop: CancellationToken,
+}
+
+#[async_trait]
+impl DeletionQueue for NatsBus {
+    async fn consume(
+        &self,
+        worker: Arc<dyn Worker>,
+        in_flight_max: usize,
+        stop: CancellationToken,
+    ) -> Result<(), BusError> {
+        let lanes = Lanes {
+            bus: self.clone(),
+            worker,
+            in_flight_max,
+            places: Arc::new(Semaphore::new(in_flight_max)),
+            running: TaskTracker::new(),
+            cut: CancellationToken::new(),
+            stop,
+        };
+        let fetching = TaskTracker::new();
+        lanes.open_as_they_come(&fetching).await;
+        fetching.close();
+        fetching.wait().await;
+        lanes.running.close();
+        // What is cut off is given back and done again elsewhere: every step of it is safe to repeat.
+        if tokio::time::timeout(self.config.finish_patience, lanes.running.wait()).await.is_err() {
+            lanes.cut.cancel();
+            lanes.running.wait().await;
+        }
+        Ok(())
+    }
+}
+
+// === impl Lanes ===
+
+impl Lanes {
+    /// Opens a lane for every pool that turns up, until the stop.
+    async fn open_as_they_come(&self, fetching: &TaskTracker) {
+        let mut open = BTreeSet::new();
+        let mut looked_through: Option<Instant> = None;
+        while !self.stop.is_cancelled() {
+            let is_due = looked_through.is_none_or(|then| then.elapsed() >= LOOK_THROUGH_SUBJECTS);
+            match self.bus.pools_of_queue(is_due).await {
+                Ok(pools) => {
+                    looked_through = if is_due { Some(Instant::now()) } else { looked_through };
+                    for pool in pools {
+                        if open.len() < LANES_MAX && open.insert(pool.clone()) {
+                            fetching.spawn(self.clone().fetch(pool));
+                        }
+                    }
+                }
+                Err(error) => tracing::debug!(error = %Chain(&error), "the pools cannot be looked up"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_FOR_POOLS) => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Fetches what waits for one pool, until the stop.
+    async fn fetch(self, pool: PoolName) {
+        let subjects = &self.bus.config.subjects;
+        let mut source = Source::new(&self.bus, subjects.deletions_stream(), subjects.reaper_consumer(&pool));
+        // Over-fetching is bounded by what the process could do if this lane were alone.
+        let in_hand = Arc::new(Semaphore::new(self.in_flight_max));
+        while !self.stop.is_cancelled() {
+            if self.bus.waits_for_clock(&self.stop).await {
+                continue;
+            }
+            // Wait for one free place, then fetch as many as there are.
+            let first = tokio::select! {
+                permit = in_hand.acquire() => permit,
+                () = self.stop.cancelled() => break,
+            };
+            drop(first);
+            let (count, wait) = self.worker.admit(in_hand.available_permits().max(1)).await;
+            if count == 0 {
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = self.stop.cancelled() => {}
+                }
+                continue;
+            }
+            let Some(mut batch) = source.fetch(count, &self.stop).await else {
+                // The consumer may have been removed.
+                if let Err(error) = self.bus.open_pool(&pool).await {
+                    tracing::debug!(error = %Chain(&error), "the consumer of {pool} cannot be made");
+                }
+                continue;
+            };
+            while let Some(message) = source.next(&mut batch, &self.stop).await {
+                let Ok(permit) = Arc::clone(&in_hand).acquire_owned().await else { continue };
+                let lanes = self.clone();
+                self.running.spawn(async move {
+                    lanes.work_in_turn(&message).await;
+                    drop(permit);
+                });
+            }
+        }
+    }
+
+    /// Works on a message when the process has a place for it, and keeps it alive until then.
+    async fn work_in_turn(&self, message: &Message) {
+        let place = tokio::select! {
+            place = self.places.acquire() => place,
+            () = keep_alive(message, self.bus.config.deletion_ack_wait) => return,
+            () = self.cut.cancelled() => return super::streams::give_back(message).await,
+        };
+        self.bus.work_on(self.worker.as_ref(), message, &self.cut).await;
+        drop(place);
+    }
+}
+
+// === impl NatsBus ===
+
+impl NatsBus {
+    /// Makes the consumer of a pool, unless it is there. What an operator paused stays paused.
+    ///
+    /// # Errors
+    /// [`BusError`] when the server does not make it.
+    pub async fn open_pool(&self, pool: &PoolName) -> Result<(), BusError> {
+        let stream = self.config.subjects.deletions_stream();
+        self.keep_consumer(stream, self.config.reaper_config(pool), Care::Correct).await?;
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).insert(pool.clone());
+        Ok(())
+    }
+
+    /// Has the consumers of these pools made with the streams.
+    pub fn expect_pools(&self, pools: impl IntoIterator<Item = PoolName>) {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).extend(pools);
+    }
+
+    /// As [`NatsBus::open_pool`], once in this process.
+    pub(super) async fn open_pool_once(&self, pool: &PoolName) {
+        if self.opened.lock().unwrap_or_else(PoisonError::into_inner).contains(pool) {
+            return;
+        }
+        if let Err(error) = self.open_pool(pool).await {
+            // A reaper that looks through the subjects finds the message all the same.
+            tracing::warn!(error = %Chain(&error), "the consumer of {pool} is not made yet");
+        }
+    }
+
+    /// Takes care of the consumers of pools that this process has worked for, that have one, or that have work in the
+    /// queue. Says whether anything was done.
+    pub(super) async fn open_pools_again(&self, care: Care) -> Result<bool, BusError> {
+        let subjects = &self.config.subjects;
+        let names = self.deletion_consumers().await?;
+        let mut pools = self.pools_of_messages().await?;
+        pools.extend(names.iter().filter_map(|name| subjects.pool_of_consumer(name)));
+        pools.extend(self.opened.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        let mut is_changed = false;
+        for pool in &pools {
+            // Those that are there and need no correction cost no call.
+            if care == Care::Correct || !names.contains(&subjects.reaper_consumer(pool)) {
+                let config = self.config.reaper_config(pool);
+                is_changed |= self.keep_consumer(subjects.deletions_stream(), config, care).await?;
+            }
+        }
+        Ok(is_changed)
+    }
+
+    /// Removes the consumer of former builds, which took the work of all pools and leaves no room for others.
+    pub(super) async fn remove_old_consumer(&self) -> Result<(), BusError> {
+        let stream = self.config.subjects.deletions_stream();
+        let names: Vec<String> = self.deletion_consumers().await?;
+        if names.iter().any(|name| name == OLD_REAPER_CONSUMER) {
+            let deleted = self.jetstream.delete_consumer_from_stream(OLD_REAPER_CONSUMER, stream).await;
+            deleted.map_err(failed("remove the old consumer"))?;
+        }
+        Ok(())
+    }
+
+    /// Pools with a consumer; with a look through the subjects also those that have none yet, and get one.
+    async fn pools_of_queue(&self, looks_through_subjects: bool) -> Result<Vec<PoolName>, BusError> {
+        let subjects = &self.config.subjects;
+        let names = self.deletion_consumers().await?;
+        let mut pools: Vec<_> = names.iter().filter_map(|name| subjects.pool_of_consumer(name)).collect();
+        if looks_through_subjects {
+            for pool in self.pools_of_messages().await? {
+                if !pools.contains(&pool) {
+                    self.open_pool(&pool).await?;
+                    pools.push(pool);
+                }
+            }
+        }
+        Ok(pools)
+    }
+
+    async fn pools_of_messages(&self) -> Result<BTreeSet<PoolName>, BusError> {
+        let subjects = &self.config.subjects;
+        let stream = self
+            .jetstream
+            .get_stream_no_info(subjects.deletions_stream())
+            .await
+            .map_err(failed("look through the queue"))?;
+        let mut found = stream
+            .info_with_subjects(subjects.deletion_work_all())
+            .await
+            .map_err(failed("look through the queue"))?;
+        let mut pools = BTreeSet::new();
+        while let Some((subject, _)) = found.try_next().await.map_err(failed("look through the queue"))? {
+            pools.extend(subjects.pool_of_work(&subject));
+        }
+        Ok(pools)
+    }
+
+    async fn deletion_consumers(&self) -> Result<Vec<String>, BusError> {
+        let stream = self
+            .jetstream
+            .get_stream_no_info(self.config.subjects.deletions_stream())
+            .await
+            .map_err(failed("list the consumers"))?;
+        stream.consumer_names().try_collect().await.map_err(failed("list the consumers"))
+    }
+}

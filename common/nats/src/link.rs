@@ -1,0 +1,299 @@
+//! The connection itself: does it answer, and at which of several servers does it end.
+//!
+//! A machine that vanishes closes nothing. So the client asks its server every few seconds and takes silence for a loss,
+//! and readiness asks at once. After a loss another server is taken in random order; but a server that comes back has no
+//! clients then, so each connection that was moved is moved once more, to any server, when things are quiet again.
+
+use super::{NatsBus, failed};
+use async_nats::{ReconnectToServer, Server, ServerAddr};
+use contract::limits::REQUEST_BYTES_MAX;
+use futures_util::StreamExt as _;
+use ports::bus::BusError;
+use ports::random::{Random, full_jitter};
+use runtime::settings::Settings;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait for the server's answer to readiness; below what a readiness check may take.
+const ROUND_TRIP_PATIENCE: Duration = Duration::from_secs(1);
+/// Room in a message for the headers of a request.
+const HEADERS_BYTES: usize = 16 * 1_024;
+/// Smallest `max_payload` of a server with which every request of the contract gets through.
+const MAX_PAYLOAD_MIN: usize = REQUEST_BYTES_MAX + HEADERS_BYTES;
+/// What the server says, in lower case, to a role that may not publish to its own inbox.
+const DENIED: &str = "permissions violation for publish to \"_inbox.";
+
+/// How a connection is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// Silence after which the server is asked whether it is there; after three times that it counts as lost.
+    pub ping_interval: Duration,
+    /// Longest time that one attempt to connect to one address may take.
+    pub connect_timeout: Duration,
+    /// Calm after a reconnect until the connection is moved to any of the servers: at least this, at most twice.
+    pub spread_after: Duration,
+}
+
+/// Chooses a server for each attempt to connect.
+#[derive(Debug)]
+pub(super) struct Chooser {
+    random: Arc<dyn Random>,
+    choice: Mutex<Choice>,
+}
+
+#[derive(Debug, Default)]
+struct Choice {
+    /// Where the connection is, or the last attempt went.
+    last: Option<ServerAddr>,
+    /// Where the next attempt has to go.
+    next: Option<ServerAddr>,
+}
+
+/// What the client library reports of the connection.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    /// How often it was made.
+    connects: watch::Sender<u64>,
+    /// How often the server refused a message to our own inbox.
+    denials: watch::Sender<u64>,
+}
+
+// === impl LinkConfig ===
+
+impl Default for LinkConfig {
+    fn default() -> Self {
+        Self {
+            ping_interval: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(2),
+            spread_after: Duration::from_secs(60),
+        }
+    }
+}
+
+impl LinkConfig {
+    pub(super) fn read(settings: &mut Settings<'_>) -> Self {
+        let ping_interval = settings.seconds(
+            "NATS_PING_SECONDS",
+            2,
+            1..=60,
+            "silence after which a NATS server is asked whether it is there; after three times that the connection counts as lost",
+        );
+        let connect_timeout = settings.seconds(
+            "NATS_CONNECT_TIMEOUT_SECONDS",
+            2,
+            1..=60,
+            "longest time that an attempt to connect to one NATS server may take",
+        );
+        let spread_after = settings.seconds(
+            "NATS_SPREAD_SECONDS",
+            60,
+            1..=86_400,
+            "calm after a reconnect until the connection moves to any of the NATS servers (after once to twice that), so that one that came back is used again",
+        );
+        Self { ping_interval, connect_timeout, spread_after }
+    }
+}
+
+// === impl Chooser ===
+
+impl Chooser {
+    pub(super) fn new(random: Arc<dyn Random>) -> Self {
+        Self { random, choice: Mutex::default() }
+    }
+
+    /// Any server but the one that was lost or did not answer; of those the ones that failed least.
+    pub(super) fn choose(&self, servers: &[Server]) -> Option<ReconnectToServer> {
+        let mut choice = self.choice.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(addr) = choice.next.take().filter(|next| servers.iter().any(|one| one.addr == *next)) {
+            choice.last = Some(addr.clone());
+            return Some(ReconnectToServer { addr, delay: Some(Duration::ZERO) });
+        }
+        let others = servers.iter().filter(|one| Some(&one.addr) != choice.last.as_ref());
+        let fewest = others.clone().map(|one| one.failed_attempts).min();
+        let mut best: Vec<_> = others.filter(|one| Some(one.failed_attempts) == fewest).collect();
+        if best.is_empty() {
+            best.extend(servers);
+        }
+        let addr = best.get(self.random.below(best.len()))?.addr.clone();
+        choice.last = Some(addr.clone());
+        Some(ReconnectToServer { addr, delay: None })
+    }
+
+    /// Any of the servers; none if that is the one where the connection is.
+    fn another(&self, servers: &[Server]) -> Option<ServerAddr> {
+        let any = servers.get(self.random.below(servers.len()))?;
+        let choice = self.choice.lock().unwrap_or_else(PoisonError::into_inner);
+        (Some(&any.addr) != choice.last.as_ref()).then(|| any.addr.clone())
+    }
+
+    fn go_next_to(&self, addr: ServerAddr) {
+        self.choice.lock().unwrap_or_else(PoisonError::into_inner).next = Some(addr);
+    }
+}
+
+// === impl Seen ===
+
+impl Seen {
+    pub(super) fn new() -> Self {
+        Self { connects: watch::Sender::new(0), denials: watch::Sender::new(0) }
+    }
+
+    pub(super) fn connected(&self) {
+        self.connects.send_modify(|count| *count += 1);
+    }
+
+    pub(super) fn server_error(&self, error: &str) {
+        if error.to_lowercase().contains(DENIED) {
+            self.denials.send_modify(|count| *count += 1);
+        }
+    }
+}
+
+// === impl NatsBus ===
+
+impl NatsBus {
+    /// Sends a message to itself through the server: whether the bus answers right now, and takes what the contract
+    /// needs.
+    ///
+    /// # Errors
+    /// What is wrong, in words for an operator.
+    pub async fn round_trip(&self) -> Result<(), String> {
+        if !self.connected() {
+            return Err("not connected to NATS".to_owned());
+        }
+        let limit = self.client.max_payload();
+        if limit < MAX_PAYLOAD_MIN {
+            return Err(format!(
+                "max_payload of the NATS server is {limit} bytes; the broker needs {MAX_PAYLOAD_MIN}"
+            ));
+        }
+        match tokio::time::timeout(ROUND_TRIP_PATIENCE, self.send_to_itself()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err("the connection to NATS is closed".to_owned()),
+            Err(_) => {
+                Err(format!("connected, but NATS does not answer within {} s", ROUND_TRIP_PATIENCE.as_secs()))
+            }
+        }
+    }
+
+    /// The port of the server at which the connection ends, as the server says.
+    #[must_use]
+    pub fn server_port(&self) -> u16 {
+        self.client.server_info().port
+    }
+
+    async fn send_to_itself(&self) -> Result<(), BusError> {
+        const OPERATION: &str = "ask NATS whether it is there";
+        let inbox = self.client.new_inbox();
+        let mut denials = self.seen.denials.subscribe();
+        let mut replies = self.client.subscribe(inbox.clone()).await.map_err(failed(OPERATION))?;
+        self.client.publish(inbox, "".into()).await.map_err(failed(OPERATION))?;
+        tokio::select! {
+            reply = replies.next() => reply.map(|_| ()).ok_or("closed").map_err(failed(OPERATION)),
+            // A server whose accounts are those of a former build refuses the message, and a refusal is an answer.
+            denied = denials.changed() => denied.map_err(failed(OPERATION)),
+        }
+    }
+
+    /// Moves the connection to any of the servers after each reconnect, once that was some time ago, until `stop`.
+    pub async fn stay_spread(&self, stop: &CancellationToken) {
+        tokio::select! {
+            () = self.spread_for_ever() => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    async fn spread_for_ever(&self) {
+        let mut connects = self.seen.connects.subscribe();
+        // The first connection is to any server already.
+        let mut settled = 1;
+        while let Ok(now) = connects.wait_for(|count| *count > settled).await.map(|count| *count) {
+            let calm = self.config.link.spread_after;
+            tokio::time::sleep(calm + full_jitter(self.random.as_ref(), calm)).await;
+            if *connects.borrow() != now {
+                continue;
+            }
+            let Ok(servers) = self.client.server_pool().await else { return };
+            match self.chooser.another(&servers) {
+                Some(addr) if self.reaches(&addr).await => {
+                    tracing::info!(nats.server = ?addr, "moving to another NATS server, so that all are used");
+                    self.chooser.go_next_to(addr);
+                    settled = now + 1;
+                    if self.client.force_reconnect().await.is_err() {
+                        return;
+                    }
+                }
+                // It is still away; it gets its share when it is back.
+                Some(_) => {}
+                None => settled = now,
+            }
+        }
+    }
+
+    async fn reaches(&self, addr: &ServerAddr) -> bool {
+        let reach = TcpStream::connect((addr.host(), addr.port()));
+        matches!(tokio::time::timeout(self.config.link.connect_timeout, reach).await, Ok(Ok(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ports::random::Dice;
+
+    fn chooser() -> Chooser {
+        Chooser::new(Arc::new(Dice::seeded(7)))
+    }
+
+    fn server(port: u16, failed_attempts: usize) -> Server {
+        let addr = format!("nats://127.0.0.1:{port}").parse().unwrap();
+        Server { addr, failed_attempts, did_connect: true, is_discovered: false, last_error: None }
+    }
+
+    fn chosen(chooser: &Chooser, servers: &[Server]) -> u16 {
+        chooser.choose(servers).unwrap().addr.port()
+    }
+
+    #[test]
+    fn the_server_that_was_lost_is_not_tried_first() {
+        let (chooser, servers) = (chooser(), [server(1, 0), server(2, 0), server(3, 0)]);
+        let mut last = chosen(&chooser, &servers);
+        for _ in 0..100 {
+            let next = chosen(&chooser, &servers);
+            assert_ne!(next, last);
+            last = next;
+        }
+        assert_eq!(chosen(&chooser, &[server(9, 4)]), 9, "the only one is tried again");
+        assert_eq!(chosen(&chooser, &[server(9, 4)]), 9);
+    }
+
+    #[test]
+    fn servers_that_failed_come_last() {
+        let (chooser, servers) = (chooser(), [server(1, 0), server(2, 3), server(3, 0)]);
+        for _ in 0..100 {
+            assert_ne!(chosen(&chooser, &servers), 2);
+        }
+    }
+
+    #[test]
+    fn every_server_gets_its_share_of_connections() {
+        let servers = [server(1, 0), server(2, 3), server(3, 0)];
+        let dice: Arc<dyn Random> = Arc::new(Dice::seeded(7));
+        let mut counts = [0; 3];
+        for _ in 0..300 {
+            let chooser = Chooser::new(Arc::clone(&dice));
+            let here = chosen(&chooser, &servers);
+            if let Some(addr) = chooser.another(&servers) {
+                chooser.go_next_to(addr);
+            } else {
+                counts[usize::from(here) - 1] += 1;
+                continue;
+            }
+            counts[usize::from(chosen(&chooser, &servers)) - 1] += 1;
+        }
+        assert!(counts.iter().all(|count| (70..=130).contains(count)), "{counts:?}");
+    }
+}

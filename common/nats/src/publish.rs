@@ -1,0 +1,280 @@
+//! Publishing: deletion work, parked deletions, ticks, and the wait for a tick's report.
+
+use super::judge::{Refusal, server_answer};
+use super::upkeep::parked_headers;
+use super::{NatsBus, failed};
+use async_nats::Subscriber;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_trait::async_trait;
+use backon::{ExponentialBuilder, Retryable};
+use bytes::Bytes;
+use contract::{DeletionWork, ParkedDeletion, RunReport, TickKind, TickOrder};
+use futures_util::StreamExt as _;
+use ports::bus::{Announced, BusError, Deletions, TickReceipt, Ticks};
+use runtime::telemetry::Chain;
+use std::time::Duration;
+
+/// Tries of a publish whose answer is needed. A replicated stream takes about 5 s to find a new leader.
+const PUBLISH_TRIES_MAX: usize = 6;
+/// First pause between two tries; it doubles.
+const PUBLISH_RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
+/// Longest pause between two tries.
+const PUBLISH_RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
+/// Checks the sequence of the last message on another subject than the message's own, here a wildcard; the
+/// client library has no constant for it.
+pub(super) const EXPECTED_SEQUENCE_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+/// Times that a tick may be refused because one waits that is gone a moment later.
+const FOLD_ROUNDS_MAX: usize = 10;
+
+/// What became of publishing a tick.
+enum Published {
+    /// The stream has it.
+    Taken(PublishAck),
+    /// The stream has no room for it: a tick of its kind waits, with that sequence.
+    Waiting(u64),
+}
+
+/// The report of a run that began after the tick was taken.
+async fn answer_to(receipt: TickReceipt, reports: &mut Subscriber) -> Option<RunReport> {
+    while let Some(message) = reports.next().await {
+        match serde_json::from_slice::<RunReport>(&message.payload) {
+            Ok(report) if report.tick >= receipt.sequence => return Some(report),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "a report cannot be read"),
+        }
+    }
+    None
+}
+
+/// Key under which the last report of a kind is kept.
+pub(super) fn report_key(kind: TickKind) -> String {
+    format!("report.{}", kind.as_str())
+}
+
+#[async_trait]
+impl Deletions for NatsBus {
+    async fn announce(&self, work: &DeletionWork) -> Result<Announced, BusError> {
+        let (id, pool, _) = work.parts().map_err(failed("announce a deletion"))?;
+        let subjects = &self.config.subjects;
+        // No message id: within the duplicate window it would swallow the announcement that replaces a lost
+        // message. The expected sequence alone keeps a second message of this sandbox out.
+        let message = PublishMessage::build()
+            .payload(encode(work, "announce a deletion")?)
+            .expected_last_subject_sequence(0)
+            .header(EXPECTED_SEQUENCE_SUBJECT, subjects.deletion_any(&pool, &id).as_str());
+        let subject = subjects.deletion_work(&pool, &id);
+        let published = self.publish_until_acked(subject, message).await;
+        self.open_pool_once(&pool).await;
+        match published {
+            Ok(_) => Ok(Announced::Queued),
+            Err(error) if is_conflict(&error) => Ok(Announced::AlreadyQueued),
+            Err(error) => Err(failed("announce a deletion")(error)),
+        }
+    }
+
+    async fn park(&self, parked: &ParkedDeletion) -> Result<(), BusError> {
+        let (id, pool, epoch) = parked.work.parts().map_err(failed("park a deletion"))?;
+        let message = PublishMessage::build()
+            .headers(parked_headers(parked))
+            .payload(encode(parked, "park a deletion")?)
+            .message_id(format!("{id}:{epoch}:{}", parked.parked_at));
+        let subject = self.config.subjects.parked(&pool, &id);
+        self.publish_until_acked(subject, message).await.map(|_| ()).map_err(failed("park a deletion"))
+    }
+}
+
+#[async_trait]
+impl Ticks for NatsBus {
+    async fn tick(&self, kind: TickKind, turn: Option<u64>) -> Result<TickReceipt, BusError> {
+        let mut message = PublishMessage::build();
+        if let Some(turn) = turn {
+            message = message.message_id(format!("{}:{turn}", kind.as_str()));
+        }
+        let PublishAck { sequence, duplicate, .. } = match self.publish_tick(kind, message).await? {
+            Published::Taken(ack) => ack,
+            Published::Waiting(sequence) => return Ok(TickReceipt { sequence, duplicate: true }),
+        };
+        Ok(TickReceipt { sequence, duplicate })
+    }
+
+    async fn tick_and_wait(
+        &self,
+        kind: TickKind,
+        patience: Duration,
+    ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
+        self.publish_and_wait(kind, Bytes::new(), patience, |_| true).await
+    }
+
+    async fn order_and_wait(
+        &self,
+        kind: TickKind,
+        order: &TickOrder,
+        patience: Duration,
+    ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
+        let body = encode(order, "order a run")?;
+        // The run of a tick that waited already knows nothing of the order.
+        self.publish_and_wait(kind, body, patience, |receipt| !receipt.duplicate).await
+    }
+
+    async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {
+        let store = self.bucket().await?;
+        let Some(value) = store.get(report_key(kind)).await.map_err(failed("read a report"))? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&value).map(Some).map_err(failed("read a report"))
+    }
+
+    async fn last_tick(&self) -> Result<Option<u64>, BusError> {
+        let stream = self.jetstream.get_stream(self.config.subjects.ticks_stream()).await;
+        Ok(Some(stream.map_err(failed("look for a tick"))?.cached_info().state.last_sequence))
+    }
+}
+
+impl NatsBus {
+    /// Puts a tick into the stream, unless one of its kind waits there.
+    async fn publish_tick(&self, kind: TickKind, message: PublishMessage) -> Result<Published, BusError> {
+        let subject = self.config.subjects.tick(kind);
+        for _ in 0..FOLD_ROUNDS_MAX {
+            match self.publish_until_acked(subject.clone(), message.clone()).await {
+                Ok(ack) => return Ok(Published::Taken(ack)),
+                Err(error) if Refusal::of(&error) == Refusal::SubjectFull => {
+                    if let Some(sequence) = self.waiting_tick(&subject).await? {
+                        return Ok(Published::Waiting(sequence));
+                    }
+                }
+                // The same message id is on its way into a replicated stream: soon it will be in there.
+                Err(error) if is_conflict(&error) => self.clock.sleep(PUBLISH_RETRY_DELAY_MIN).await,
+                Err(error) => return Err(failed("publish a tick")(error)),
+            }
+        }
+        Err(failed("publish a tick")("the stream is full and empty at once"))
+    }
+
+    /// Publishes a tick that an operator ordered and, if its outcome makes that worthwhile, waits for the report of a
+    /// run that began after it. All of that takes no longer than `patience`.
+    async fn publish_and_wait(
+        &self,
+        kind: TickKind,
+        body: Bytes,
+        patience: Duration,
+        is_worth_it: fn(&TickReceipt) -> bool,
+    ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
+        const OPERATION: &str = "order a run";
+        self.refuse_unconnected(OPERATION)?;
+        // One order is one message, however often it has to be sent: every try carries the same id.
+        let id = format!("{}:order:{}", kind.as_str(), self.random.fresh_id());
+        let message = PublishMessage::build().payload(body).message_id(id);
+        let mut taken = None;
+        let answered = tokio::time::timeout(patience, async {
+            let mut reports = self.reports(kind).await?;
+            let receipt = match self.publish_tick(kind, message).await? {
+                // A copy of this very order is no other tick: an earlier try, whose answer was lost, put it there.
+                Published::Taken(ack) => TickReceipt { sequence: ack.sequence, duplicate: false },
+                Published::Waiting(sequence) => TickReceipt { sequence, duplicate: true },
+            };
+            taken = Some(receipt);
+            let report = if is_worth_it(&receipt) { answer_to(receipt, &mut reports).await } else { None };
+            Ok((receipt, report))
+        });
+        match (answered.await, taken) {
+            (Ok(answered), _) => answered,
+            (Err(_), Some(receipt)) => Ok((receipt, None)),
+            (Err(late), None) => Err(failed(OPERATION)(late)),
+        }
+    }
+
+    /// The reports of a kind from now on. Listening begins before the tick is published, or a quick run would be
+    /// missed.
+    async fn reports(&self, kind: TickKind) -> Result<Subscriber, BusError> {
+        let subject = self.config.subjects.report(kind);
+        self.client.subscribe(subject).await.map_err(failed("wait for a report"))
+    }
+
+    /// The sequence of the last tick on `subject`; none if it has been run on meanwhile.
+    async fn waiting_tick(&self, subject: &str) -> Result<Option<u64>, BusError> {
+        let stream = self
+            .jetstream
+            .get_stream_no_info(self.config.subjects.ticks_stream())
+            .await
+            .map_err(failed("look for a tick"))?;
+        match stream.get_last_raw_message_by_subject(subject).await {
+            Ok(message) => Ok(Some(message.sequence)),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(failed("look for a tick")(error)),
+        }
+    }
+
+    /// Publishes and waits for the stream's word, with further tries where that is safe and worth it.
+    pub(super) async fn publish_until_acked(
+        &self,
+        subject: String,
+        message: PublishMessage,
+    ) -> Result<PublishAck, PublishError> {
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(PUBLISH_RETRY_DELAY_MIN)
+            .with_max_delay(PUBLISH_RETRY_DELAY_MAX)
+            .with_max_times(PUBLISH_TRIES_MAX - 1)
+            .with_jitter();
+        let publish = || async { self.jetstream.send_publish(subject.clone(), message.clone()).await?.await };
+        let published = publish
+            .retry(backoff)
+            .when(is_worth_a_retry)
+            .notify(|error, _| {
+                tracing::warn!(nats.subject = subject, error = %Chain(error), "publishing again");
+            })
+            .await;
+        self.note_storing(&published);
+        published
+    }
+
+    /// Remembers for readiness whether the server can store messages. A refusal for another reason says that it can.
+    fn note_storing(&self, published: &Result<PublishAck, PublishError>) {
+        let able = match published {
+            Err(error) if Refusal::of(error) == Refusal::Unable => {
+                let words = server_answer(error).map(ToString::to_string).unwrap_or_default();
+                Err(format!("NATS does not store messages: {words}"))
+            }
+            // It did not say why: what the last look at the streams found is all that is known.
+            Err(error) if !is_conflict(error) => return,
+            Ok(_) | Err(_) => Ok(()),
+        };
+        self.storing.send_if_modified(|known| {
+            let is_news = *known != able;
+            *known = able;
+            is_news
+        });
+    }
+
+    /// Sends the report of a run to the callers that wait for it, and keeps it for those that ask later.
+    pub(super) async fn tell(&self, report: &RunReport) -> Result<(), BusError> {
+        let payload = encode(report, "publish a report")?;
+        let store = self.bucket().await?;
+        store.put(report_key(report.kind), payload.clone()).await.map_err(failed("keep a report"))?;
+        let subject = self.config.subjects.report(report.kind);
+        self.client.publish(subject, payload).await.map_err(failed("publish a report"))
+    }
+
+    /// The bucket. The handle holds only names, so one that was opened once is good for ever.
+    pub(super) async fn bucket(&self) -> Result<async_nats::jetstream::kv::Store, BusError> {
+        let open = || async { self.jetstream.get_key_value(self.config.subjects.bucket()).await };
+        self.bucket.get_or_try_init(open).await.cloned().map_err(failed("open the bucket"))
+    }
+}
+
+pub(super) fn encode<T: serde::Serialize>(value: &T, operation: &'static str) -> Result<Bytes, BusError> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(failed(operation))
+}
+
+/// Whether the stream refused because it has a message of this sandbox already.
+pub(super) fn is_conflict(error: &PublishError) -> bool {
+    Refusal::of(error).is_conflict()
+}
+
+fn is_worth_a_retry(error: &PublishError) -> bool {
+    let is_final =
+        matches!(error.kind(), PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::WrongLastMessageId);
+    !is_final && !is_conflict(error) && Refusal::of(error) != Refusal::SubjectFull
+}

@@ -1,0 +1,309 @@
+//! The worker's side of requests: a separate loop, because the library's service type loses requests when it stops and
+//! has no limit on work in flight.
+//!
+//! Each verb has a subscription in the queue group. The loop never waits for work: it takes a permit or answers *busy*
+//! at once. Stopping follows a sequence that lost nothing when measured: the worker asks the server to stop after a
+//! number of further messages, handles what still arrives, and only then closes the subscription.
+
+use super::{NatsBus, failed};
+use async_nats::client::PublishErrorKind;
+use async_nats::{HeaderMap, Message, Subject, Subscriber};
+use async_trait::async_trait;
+use contract::{Fault, FaultCode, Verb, headers};
+use futures_util::StreamExt as _;
+use ports::bus::intake::{self, one_line};
+use ports::bus::{Answer, Attempt, BusError, Context, Dropped, Handler, Request, Serve};
+use ports::clock::Clock;
+use runtime::server_time::ServerTime;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Messages after which the server ends a subscription that is leaving, counted from those seen.
+const LEAVE_AFTER_MESSAGES: u64 = 256;
+/// A leaving subscription that was quiet for this long has nothing on its way any more.
+const LEAVE_QUIET: Duration = Duration::from_millis(250);
+/// Longest time that leaving may take under load.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
+/// What replies have to be addressed to; a caller must not aim our replies at our own streams.
+const INBOX_PREFIX: &str = "_INBOX";
+
+/// What the loops of all verbs share.
+struct Server {
+    bus: NatsBus,
+    handler: Arc<dyn Handler>,
+    permits: Arc<Semaphore>,
+    running: TaskTracker,
+}
+
+#[async_trait]
+impl Serve for NatsBus {
+    async fn serve(
+        &self,
+        handler: Arc<dyn Handler>,
+        in_flight_max: usize,
+        stop: CancellationToken,
+    ) -> Result<(), BusError> {
+        let server = Arc::new(Server {
+            bus: self.clone(),
+            handler,
+            permits: Arc::new(Semaphore::new(in_flight_max)),
+            running: TaskTracker::new(),
+        });
+        let group = self.config.subjects.allocator_group();
+        let mut loops = JoinSet::new();
+        for verb in Verb::ALL {
+            let subject = self.config.subjects.request(verb);
+            let subscriber = self
+                .client
+                .queue_subscribe(subject, group.to_owned())
+                .await
+                .map_err(failed("subscribe to requests"))?;
+            loops.spawn(Arc::clone(&server).answer_all(verb, subscriber, stop.clone()));
+        }
+        while loops.join_next().await.is_some() {}
+        server.running.close();
+        server.running.wait().await;
+        self.send_rest().await;
+        Ok(())
+    }
+}
+
+// === impl Server ===
+
+impl Server {
+    async fn answer_all(self: Arc<Self>, verb: Verb, mut subscriber: Subscriber, stop: CancellationToken) {
+        let mut seen: u64 = 0;
+        loop {
+            tokio::select! {
+                message = subscriber.next() => {
+                    // The stream ends only with the connection, which is closed after all loops.
+                    let Some(message) = message else { return };
+                    seen = seen.saturating_add(1);
+                    self.take(verb, message);
+                }
+                () = stop.cancelled() => break,
+            }
+        }
+        self.leave(verb, subscriber, seen).await;
+    }
+
+    async fn leave(&self, verb: Verb, mut subscriber: Subscriber, seen: u64) {
+        if subscriber.unsubscribe_after(seen.saturating_add(LEAVE_AFTER_MESSAGES)).await.is_err() {
+            return;
+        }
+        let patience = tokio::time::sleep(LEAVE_PATIENCE);
+        tokio::pin!(patience);
+        loop {
+            tokio::select! {
+                message = tokio::time::timeout(LEAVE_QUIET, subscriber.next()) => match message {
+                    Ok(Some(message)) => self.take(verb, message),
+                    // Ended by the server at the count, or nothing is on its way any more.
+                    Ok(None) => return,
+                    Err(_) => break,
+                },
+                () = &mut patience => break,
+            }
+        }
+        // Without a connection nothing comes any more, and the end of the subscription does not come either.
+        if !self.bus.connected() || subscriber.drain().await.is_err() {
+            return;
+        }
+        let rest = async {
+            while let Some(message) = subscriber.next().await {
+                self.take(verb, message);
+            }
+        };
+        let _ = tokio::time::timeout(LEAVE_PATIENCE, rest).await;
+    }
+
+    /// Starts work on one request, or refuses it, without waiting.
+    fn take(&self, verb: Verb, message: Message) {
+        let Some(reply_to) = message.reply.clone().filter(|reply| reply.starts_with(INBOX_PREFIX)) else {
+            tracing::debug!(nats.subject = %message.subject, "a request without an inbox to reply to was dropped");
+            return;
+        };
+        let (context, dropped) = context_of(
+            message.headers.as_ref(),
+            || self.bus.random.fresh_id(),
+            self.bus.clock.as_ref(),
+            &self.bus.time,
+        );
+        if let Some(why) = dropped {
+            return self.handler.dropped(verb, &context.request_id, why);
+        }
+        let body = message.payload;
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
+        let bus = self.bus.clone();
+        let handler = Arc::clone(&self.handler);
+        self.running.spawn(async move {
+            let request_id = context.request_id.clone();
+            let request = Request { verb, context, body };
+            // To look at the worker changes nothing; all else records moments, or ends what is due.
+            let answer = match bus.time.problem().filter(|_| verb != Verb::Health) {
+                Some(_) => {
+                    Some(intake::refuse(FaultCode::NoWorkers, "this worker's clock is off; try again"))
+                }
+                None => intake::answer(bus.clock.as_ref(), handler.as_ref(), request, permit).await,
+            };
+            if let Some(answer) = answer {
+                bus.reply(reply_to, &request_id, answer).await;
+            }
+        });
+    }
+}
+
+impl NatsBus {
+    /// Says that the answer cannot be sent. Asked again it would be no smaller.
+    async fn refuse_large(&self, reply_to: Subject, request_id: &str) {
+        let fault = Fault::new(FaultCode::InternalError, "the answer is larger than the message queue takes");
+        let mut map = HeaderMap::new();
+        map.insert(headers::REQUEST_ID, request_id);
+        map.insert(headers::SERVICE_ERROR, fault.message.as_str());
+        map.insert(headers::SERVICE_ERROR_CODE, fault.code.status().to_string());
+        let body = serde_json::to_vec(&fault.body(request_id)).unwrap_or_default();
+        let _ = self.client.publish_with_headers(reply_to, map, body.into()).await;
+    }
+
+    async fn reply(&self, reply_to: Subject, request_id: &str, answer: Answer) {
+        let mut map = HeaderMap::new();
+        map.insert(headers::REQUEST_ID, request_id);
+        if let Some(outcome) = answer.outcome {
+            map.insert(headers::OUTCOME, outcome.as_str());
+        }
+        let body = match answer.body {
+            Ok(body) => body,
+            Err(fault) => {
+                map.insert(headers::SERVICE_ERROR, one_line(&fault.message));
+                map.insert(headers::SERVICE_ERROR_CODE, fault.code.status().to_string());
+                serde_json::to_vec(&fault.body(request_id)).unwrap_or_default().into()
+            }
+        };
+        // A reply that cannot be sent is one that was lost: the caller repeats.
+        if let Err(error) = self.client.publish_with_headers(reply_to.clone(), map, body).await {
+            if error.kind() == PublishErrorKind::MaxPayloadExceeded {
+                tracing::error!(request.id = request_id, %error, "a reply is larger than NATS takes");
+                self.refuse_large(reply_to, request_id).await;
+                return;
+            }
+            tracing::debug!(request.id = request_id, %error, "a reply could not be sent");
+        }
+    }
+}
+
+/// What rides beside a request, and whether it came too late to be looked at.
+fn context_of(
+    map: Option<&HeaderMap>,
+    fresh_id: impl FnOnce() -> String,
+    clock: &dyn Clock,
+    time: &ServerTime,
+) -> (Context, Option<Dropped>) {
+    let header = |name: &str| map.and_then(|map| map.get(name)).map(|value| value.as_str().to_owned());
+    let number = |name: &str| header(name).and_then(|value| value.parse::<u64>().ok());
+    let (left_ms, dropped) = match number(headers::REMAINING_MS) {
+        Some(remaining_ms) => {
+            // The shortest that it can have been on its way, by clocks that are known.
+            let earliest_ms = time.range_ms().map(|(earliest_ms, _)| earliest_ms);
+            let way_ms = earliest_ms.zip(number(headers::SENT_AT_MS));
+            let way_ms = way_ms.map_or(0, |(now_ms, sent_ms)| now_ms.saturating_sub(sent_ms));
+            let left_ms = remaining_ms.saturating_sub(way_ms);
+            (Some(left_ms), (way_ms > 0 && left_ms == 0).then_some(Dropped::Late))
+        }
+        None => (number(headers::DEADLINE_MS).map(|until_ms| until_ms.saturating_sub(time.now_ms())), None),
+    };
+    let context = Context {
+        request_id: intake::request_id(header(headers::REQUEST_ID).as_deref(), fresh_id),
+        deadline_ms: left_ms.map(|left_ms| clock.now_ms().saturating_add(left_ms)),
+        traceparent: header(headers::TRACEPARENT),
+        idempotency_key: header(headers::IDEMPOTENCY_KEY),
+        attempt: header(headers::REQUEST_KEY).map(|request_key| Attempt {
+            request_key,
+            number: header(headers::ATTEMPT).and_then(|value| value.parse().ok()),
+        }),
+    };
+    (context, dropped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::UnixSeconds;
+    use testkit::clock::ManualClock;
+
+    const NOW_MS: u64 = 1_700_000_000_000;
+
+    /// What is read at [`NOW_MS`] of a clock that is so much ahead of the server's.
+    fn read(headers: &[(&str, u64)], ahead_ms: Option<u64>) -> (Option<u64>, Option<Dropped>) {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, value.to_string());
+        }
+        let clock = ManualClock::at(UnixSeconds::new(NOW_MS / 1_000));
+        let time = ServerTime::new(Arc::new(clock.clone()), Some(Duration::from_secs(10)));
+        if let Some(ahead_ms) = ahead_ms {
+            time.note(clock.monotonic(), NOW_MS - ahead_ms);
+        }
+        let (context, dropped) = context_of(Some(&map), fresh, &clock, &time);
+        (context.remaining(&clock).map(|left| left.as_millis() as u64), dropped)
+    }
+
+    fn fresh() -> String {
+        "fresh".to_owned()
+    }
+
+    #[test]
+    fn what_remains_is_counted_from_the_sending_on_the_clock_of_nats() {
+        const AHEAD_MS: u64 = 600_000;
+        let sent =
+            |way_ms: u64| [(headers::REMAINING_MS, 4_000), (headers::SENT_AT_MS, NOW_MS - AHEAD_MS - way_ms)];
+        for (way_ms, left_ms, dropped) in [
+            (0, 4_000, None),
+            (1_000, 3_001, None),
+            // The bound of the measurement is the request's, or the clocks would decide.
+            (4_000, 1, None),
+            (4_001, 0, Some(Dropped::Late)),
+            (60_000, 0, Some(Dropped::Late)),
+        ] {
+            assert_eq!(read(&sent(way_ms), Some(AHEAD_MS)), (Some(left_ms), dropped), "{way_ms}");
+            assert_eq!(read(&sent(way_ms), None), (Some(4_000), None), "a clock of which nothing is known");
+        }
+        assert_eq!(read(&[(headers::REMAINING_MS, 4_000)], Some(AHEAD_MS)), (Some(4_000), None));
+    }
+
+    #[test]
+    fn a_caller_of_a_former_build_sends_a_deadline_only() {
+        let deadline = [(headers::DEADLINE_MS, NOW_MS + 4_000)];
+        assert_eq!(read(&deadline, None), (Some(4_000), None));
+        assert_eq!(read(&deadline, Some(600_000)), (Some(604_000), None), "by the clock of NATS");
+        let both = [(headers::DEADLINE_MS, NOW_MS - 1), (headers::REMAINING_MS, 4_000)];
+        assert_eq!(read(&both, None), (Some(4_000), None));
+        assert_eq!(read(&[(headers::DEADLINE_MS, NOW_MS - 1)], None), (Some(0), None), "left to the intake");
+    }
+
+    #[test]
+    fn a_sane_request_id_is_taken_over_and_others_are_not() {
+        let clock = ManualClock::at(UnixSeconds::new(1));
+        let time = ServerTime::new(Arc::new(clock.clone()), None);
+        let request_id = |map: Option<&HeaderMap>| context_of(map, fresh, &clock, &time).0.request_id;
+        let mut map = HeaderMap::new();
+        map.insert(headers::REQUEST_ID, "r-1");
+        assert_eq!(request_id(Some(&map)), "r-1");
+        map.insert(headers::REQUEST_ID, "a b");
+        assert_eq!(request_id(Some(&map)), "fresh");
+        assert_eq!(request_id(None), "fresh");
+    }
+
+    #[test]
+    fn an_unreadable_deadline_is_no_deadline() {
+        let clock = ManualClock::at(UnixSeconds::new(1));
+        let time = ServerTime::new(Arc::new(clock.clone()), None);
+        for name in [headers::DEADLINE_MS, headers::REMAINING_MS] {
+            let mut map = HeaderMap::new();
+            map.insert(name, "soon");
+            assert_eq!(context_of(Some(&map), fresh, &clock, &time).0.deadline_ms, None);
+        }
+    }
+}

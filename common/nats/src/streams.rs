@@ -1,0 +1,277 @@
+//! Consuming streams: the one place that turns verdicts into acknowledgements.
+//!
+//! A delivery is kept alive while it is worked on. A retry becomes a scheduled message before the original
+//! leaves, so that a crash in between leaves two messages and never none. No more is fetched than can run
+//! at once: the acknowledgement timer of a message runs from its delivery.
+
+use super::{NatsBus, failed};
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::consumer::pull::Batch;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{AckKind, Message};
+use async_trait::async_trait;
+use bytes::Bytes;
+use contract::events::rfc3339;
+use contract::{DeletionWork, RunReport, TickKind, TickOrder, headers};
+use domain::UnixSeconds;
+use futures_util::StreamExt as _;
+use ports::bus::intake::{self, one_line};
+use ports::bus::{
+    BusError, Delivery, RUN_STOP_PATIENCE, Runner, TICK_ACK_WAIT, TickQueue, Upkeep as _, Verdict, Worker,
+};
+use runtime::telemetry::Chain;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How long one fetch waits for messages; also the longest that an idle consumer takes to stop.
+const FETCH_WAIT: Duration = Duration::from_secs(1);
+/// How long a fetch is listened to before it counts as lost, which happens when the server went away. The library
+/// would listen for 5 s more than the fetch waits, and all work would stand still that long.
+const FETCH_PATIENCE: Duration = Duration::from_secs(2);
+/// Pause after a fetch that failed (stream not there yet, no connection).
+const FETCH_RETRY_DELAY: Duration = Duration::from_millis(500);
+/// A delivery is kept alive at this fraction of its acknowledgement wait.
+const KEEP_ALIVE_FRACTION: u32 = 3;
+
+#[async_trait]
+impl TickQueue for NatsBus {
+    async fn run_on_ticks(
+        &self,
+        kind: TickKind,
+        runner: Arc<dyn Runner>,
+        stop: CancellationToken,
+    ) -> Result<(), BusError> {
+        let stream = self.config.subjects.ticks_stream();
+        let consumer = self.config.subjects.tick_consumer(kind);
+        let mut source = Source::new(self, stream, consumer);
+        while !stop.is_cancelled() {
+            if self.waits_for_clock(&stop).await {
+                continue;
+            }
+            let Some(mut batch) = source.fetch(1, &stop).await else { continue };
+            while let Some(message) = source.next(&mut batch, &stop).await {
+                let patience = async {
+                    stop.cancelled().await;
+                    tokio::time::sleep(self.config.finish_patience.min(RUN_STOP_PATIENCE)).await;
+                };
+                tokio::select! {
+                    () = self.run_once(kind, runner.as_ref(), &message) => {}
+                    // The tick is not acknowledged, so another reconciler looks again.
+                    () = patience => give_back(&message).await,
+                    () = self.until_clock_is_off() => give_back(&message).await,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A durable consumer that is fetched from, opened again after a failure.
+pub(super) struct Source<'a> {
+    bus: &'a NatsBus,
+    stream: String,
+    name: String,
+    consumer: Option<PullConsumer>,
+}
+
+// === impl Source ===
+
+impl<'a> Source<'a> {
+    pub(super) fn new(bus: &'a NatsBus, stream: String, name: String) -> Self {
+        Self { bus, stream, name, consumer: None }
+    }
+
+    /// Asks for at most `count` messages. None after a failure, which is waited out.
+    pub(super) async fn fetch(&mut self, count: usize, stop: &CancellationToken) -> Option<Batch> {
+        // Without this check the fetch would stay in the client's queue and be sent, stale, after a reconnect: what
+        // the server then gave out would reach no worker until its timer ran out.
+        if !self.bus.connected() {
+            let error = failed("fetch messages")("not connected");
+            self.wait_out(&error, stop).await;
+            return None;
+        }
+        match self.try_fetch(count).await {
+            Ok(batch) => Some(batch),
+            Err(error) => {
+                self.wait_out(&error, stop).await;
+                None
+            }
+        }
+    }
+
+    /// The next message of a fetch. A fetch is not cut short by `stop`, because what the server has sent already
+    /// would be lost until its timer runs out; what comes then is given back.
+    pub(super) async fn next(&mut self, batch: &mut Batch, stop: &CancellationToken) -> Option<Message> {
+        loop {
+            match tokio::time::timeout(FETCH_PATIENCE, batch.next()).await.ok()?? {
+                Ok(message) if stop.is_cancelled() => give_back(&message).await,
+                Ok(message) => return Some(message),
+                Err(error) => {
+                    self.wait_out(&BusError { operation: "fetch messages", source: error }, stop).await;
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// After a failure: opens the consumer anew next time, and not at once.
+    async fn wait_out(&mut self, error: &BusError, stop: &CancellationToken) {
+        self.consumer = None;
+        tracing::warn!(nats.consumer = self.name, error = %Chain(error), "cannot fetch; trying again");
+        // The stream may have been removed; the process that finds it missing makes it again.
+        if self.bus.connected() {
+            tokio::select! {
+                mended = self.bus.mend() => if let Err(error) = mended {
+                    tracing::warn!(nats.consumer = self.name, error = %Chain(&error), "the streams are not whole");
+                },
+                () = stop.cancelled() => return,
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(FETCH_RETRY_DELAY) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    async fn try_fetch(&mut self, count: usize) -> Result<Batch, BusError> {
+        let consumer = match &self.consumer {
+            Some(consumer) => consumer.clone(),
+            None => {
+                let jetstream = &self.bus.jetstream;
+                let opened: PullConsumer = jetstream
+                    .get_consumer_from_stream(&self.name, &self.stream)
+                    .await
+                    .map_err(failed("open a consumer"))?;
+                self.consumer.insert(opened).clone()
+            }
+        };
+        consumer
+            .batch()
+            .max_messages(count)
+            .expires(FETCH_WAIT)
+            .messages()
+            .await
+            .map_err(failed("fetch messages"))
+    }
+}
+
+impl NatsBus {
+    pub(super) async fn work_on(&self, worker: &dyn Worker, message: &Message, cut: &CancellationToken) {
+        let work = match intake::deletion_work(&message.payload) {
+            Ok(work) => work,
+            Err(reason) => return self.set_aside(message, &reason).await,
+        };
+        let deliveries = message.info().map_or(1, |info| u64::try_from(info.delivered).unwrap_or(1));
+        let delivery = Delivery { work: work.clone(), deliveries };
+        let verdict = tokio::select! {
+            verdict = worker.work(delivery) => verdict,
+            () = keep_alive(message, self.config.deletion_ack_wait) => return,
+            () = cut.cancelled() => return give_back(message).await,
+        };
+        match verdict {
+            Verdict::Done => finish(message).await,
+            Verdict::Retry { delay } => {
+                match self.schedule_retry(&work, message.payload.clone(), delay).await {
+                    Ok(()) => finish(message).await,
+                    Err(error) => {
+                        // Left as it is, the message comes back by itself after the acknowledgement wait.
+                        tracing::warn!(sandbox.id = work.sandbox_id, error = %Chain(&error), "retry not scheduled");
+                    }
+                }
+            }
+            Verdict::GiveUp { reason } => self.terminate(message, &reason).await,
+        }
+    }
+
+    /// Schedules the message as it came, with fields of a newer writer as well.
+    async fn schedule_retry(
+        &self,
+        work: &DeletionWork,
+        payload: Bytes,
+        delay: Duration,
+    ) -> Result<(), BusError> {
+        let (id, pool, _) = work.parts().map_err(failed("schedule a retry"))?;
+        let subjects = &self.config.subjects;
+        let due = UnixSeconds::new(self.time.now_ms().div_ceil(1_000)).after(delay);
+        let schedule = format!("@at {}", rfc3339(due));
+        let message = PublishMessage::build()
+            .payload(payload)
+            .header(async_nats::header::NATS_SCHEDULE, schedule.as_str())
+            .header(async_nats::header::NATS_SCHEDULE_TARGET, subjects.deletion_work(&pool, &id).as_str());
+        let subject = subjects.deletion_retry(&pool, &id);
+        self.publish_until_acked(subject, message).await.map(|_| ()).map_err(failed("schedule a retry"))
+    }
+
+    /// Keeps a message that cannot be read, with its reason, and only then takes it out of the queue.
+    async fn set_aside(&self, message: &Message, reason: &str) {
+        let sequence = message.info().map_or(0, |info| info.stream_sequence);
+        let mut map = HeaderMap::new();
+        map.insert(headers::PARKED_REASON, one_line(reason));
+        map.insert(headers::PARKED_AT, rfc3339(self.clock.now()));
+        let copy = PublishMessage::build().headers(map).payload(message.payload.clone());
+        let subject = self.config.subjects.parked_unreadable(sequence);
+        match self.publish_until_acked(subject, copy).await {
+            Ok(_) => {
+                tracing::error!(nats.subject = %message.subject, reason, "an unreadable deletion was set aside");
+                self.terminate(message, reason).await;
+            }
+            Err(error) => {
+                tracing::warn!(nats.subject = %message.subject, error = %Chain(&error), "not set aside yet");
+            }
+        }
+    }
+
+    /// Takes a message out of the queue for good, with the reason in the server's advisory. The library's own
+    /// call carries no reason.
+    async fn terminate(&self, message: &Message, reason: &str) {
+        let Some(reply) = message.reply.clone() else { return };
+        let line = format!("+TERM {}", one_line(reason));
+        if let Err(error) = self.client.publish(reply, line.into()).await {
+            tracing::warn!(nats.subject = %message.subject, %error, "a message was not terminated");
+        }
+    }
+
+    async fn run_once(&self, kind: TickKind, runner: &dyn Runner, message: &Message) {
+        let tick = message.info().map_or(0, |info| info.stream_sequence);
+        let order = TickOrder::read(&message.payload);
+        let started_ms = self.clock.now_ms();
+        let report = tokio::select! {
+            report = runner.run_ordered(kind, &order) => report,
+            () = keep_alive(message, TICK_ACK_WAIT) => return,
+        };
+        let duration_ms = self.clock.now_ms().saturating_sub(started_ms);
+        let report = RunReport { kind, tick, duration_ms, report };
+        if let Err(error) = self.tell(&report).await {
+            tracing::warn!(tick.kind = kind.as_str(), error = %Chain(&error), "a report was not published");
+        }
+        finish(message).await;
+    }
+}
+
+/// Says again and again that the message is being worked on. Never ends while that can be said.
+pub(super) async fn keep_alive(message: &Message, ack_wait: Duration) {
+    let period = ack_wait / KEEP_ALIVE_FRACTION;
+    loop {
+        tokio::time::sleep(period).await;
+        if let Err(error) = message.ack_with(AckKind::Progress).await {
+            // Another worker may get the message now; the epoch fences the late one.
+            tracing::warn!(nats.subject = %message.subject, %error, "a delivery could not be kept alive");
+        }
+    }
+}
+
+/// Done: waits for the server's word, because an acknowledgement that is lost means the work is done twice.
+async fn finish(message: &Message) {
+    if let Err(error) = message.double_ack().await {
+        tracing::warn!(nats.subject = %message.subject, %error, "not acknowledged; it will be delivered again");
+    }
+}
+
+/// Not done: another worker may have it at once.
+pub(super) async fn give_back(message: &Message) {
+    if let Err(error) = message.ack_with(AckKind::Nak(None)).await {
+        tracing::debug!(nats.subject = %message.subject, %error, "not given back; its timer will");
+    }
+}

@@ -1,0 +1,108 @@
+//! Measuring the server's time: any answer of JetStream about a stream says when it was made, and every role may ask.
+
+use super::NatsBus;
+use async_nats::Request;
+use contract::events::parse_rfc3339_ms;
+use runtime::server_time::ServerTime;
+use runtime::skew::ClockMetrics;
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How often the server's time is measured. In between the monotonic clock goes on, so this only bounds its drift.
+const MEASURE_PERIOD: Duration = Duration::from_secs(5);
+/// Pause before another attempt while nothing is measured, and between two looks at a clock that is off.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Longest wait for an answer; a slower one would say little.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Deserialize)]
+struct Stamped {
+    ts: Option<String>,
+}
+
+impl NatsBus {
+    /// The server's time as this connection knows it.
+    #[must_use]
+    pub fn server_time(&self) -> &Arc<ServerTime> {
+        &self.time
+    }
+
+    /// Measures the server's time again and again until `stop`, shows it in `metrics`, and says in the log when this
+    /// process's clock is off, and when it is right again.
+    pub async fn keep_time(&self, metrics: ClockMetrics, stop: CancellationToken) {
+        let mut problem: Option<String> = None;
+        while self.time.is_compared() && !stop.is_cancelled() {
+            self.measure_time().await;
+            metrics.show(&self.time);
+            match (problem.is_some(), self.time.problem()) {
+                (false, Some(now)) => {
+                    tracing::error!("{now}; this process ends and grants nothing until it is right");
+                    problem = Some(now);
+                }
+                (true, None) => {
+                    tracing::info!("the clock is right again");
+                    problem = None;
+                }
+                (true, Some(_)) | (false, None) => {}
+            }
+            let pause = if self.time.skew_ms().is_some() { MEASURE_PERIOD } else { LOOK_AGAIN };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Whether the clock is off, so that no work may be taken; then waits for a moment.
+    pub(super) async fn waits_for_clock(&self, stop: &CancellationToken) -> bool {
+        self.measure_time_once().await;
+        if self.time.problem().is_none() {
+            return false;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            () = stop.cancelled() => {}
+        }
+        true
+    }
+
+    /// Returns when the clock is found to be off, which stops what has begun.
+    pub(super) async fn until_clock_is_off(&self) {
+        if !self.time.is_compared() {
+            return std::future::pending().await;
+        }
+        while self.time.problem().is_none() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Asks the server if nothing is known yet.
+    pub(super) async fn measure_time_once(&self) {
+        if self.time.is_compared() && self.time.skew_ms().is_none() {
+            self.measure_time().await;
+        }
+    }
+
+    /// Asks the server once. Without an answer everything stays as it was.
+    async fn measure_time(&self) {
+        let subjects = &self.config.subjects;
+        // The second one is for a fleet whose bucket was lost.
+        for stream in [format!("KV_{}", subjects.bucket()), subjects.ticks_stream()] {
+            if !self.connected() {
+                return;
+            }
+            let asked = self.clock.monotonic();
+            let request = Request::new().timeout(Some(ANSWER_PATIENCE));
+            let sent = self.client.send_request(format!("$JS.API.STREAM.INFO.{stream}"), request);
+            // The time-out of the request begins only when the client has taken it.
+            let Ok(Ok(answer)) = tokio::time::timeout(ANSWER_PATIENCE, sent).await else { continue };
+            let stamped = serde_json::from_slice::<Stamped>(&answer.payload).ok();
+            if let Some(server_ms) = stamped.and_then(|stamped| parse_rfc3339_ms(&stamped.ts?)) {
+                self.time.note(asked, server_ms);
+                return;
+            }
+        }
+    }
+}

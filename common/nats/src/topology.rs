@@ -1,0 +1,254 @@
+//! The streams, consumers and the bucket of a fleet, made (or brought up to date) at start.
+
+use super::whole::Care;
+use super::{NatsBus, NatsConfig, failed};
+use async_nats::jetstream::consumer::{AckPolicy, IntoConsumerConfig as _, pull};
+use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
+use contract::TickKind;
+use domain::PoolName;
+use ports::bus::{BusError, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A_KIND_MAX};
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use tokio_util::sync::CancellationToken;
+
+/// Most bytes of one message on any of our streams.
+const MESSAGE_BYTES_MAX: i32 = 64 * 1024;
+/// What operators may decide about a stream or a consumer, and what the server adds by itself.
+const OPERATORS_PART: [&str; 11] = [
+    "metadata",
+    "placement",
+    "compression",
+    "first_seq",
+    "consumer_limits",
+    "mirror_direct",
+    "persist_mode",
+    "pause_until",
+    "max_waiting",
+    "name",
+    "api_level",
+];
+
+impl NatsBus {
+    /// Makes the fleet's streams, consumers and bucket, or brings them up to date. Safe to repeat, and by many
+    /// at once. Keeps trying until it is done or `stop` is cancelled.
+    ///
+    /// # Errors
+    /// [`BusError`] only after `stop`.
+    pub async fn set_up(&self, stop: &CancellationToken) -> Result<(), BusError> {
+        let done = CancellationToken::new();
+        tokio::select! {
+            () = self.keep_whole(Care::Correct, stop) => {}
+            _ = self.until_whole(&done) => {}
+        }
+        self.whole.borrow().clone().map_err(failed("set up the streams"))
+    }
+}
+
+/// A stream or a consumer as the fleet makes it, in the words of the server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Definition {
+    /// Name of its file under `nats/definitions`.
+    pub file: String,
+    /// What the server receives, as `nats stream add --config` and `nats consumer add --config` take it.
+    pub config: serde_json::Value,
+}
+
+// === impl NatsConfig ===
+
+impl NatsConfig {
+    /// The definition of every stream, and of every consumer of a fleet with these pools.
+    ///
+    /// # Errors
+    /// When one cannot be written as JSON.
+    pub fn definitions(&self, pools: &[PoolName]) -> Result<Vec<Definition>, serde_json::Error> {
+        let mut all = Vec::new();
+        for config in self.streams() {
+            let (file, config) = (format!("{}.stream.json", config.name), serde_json::to_value(config)?);
+            all.push(Definition { file, config });
+        }
+        let subjects = &self.subjects;
+        let reapers = pools.iter().map(|pool| (subjects.deletions_stream(), self.reaper_config(pool)));
+        let ticks = TickKind::ALL.map(|kind| (subjects.ticks_stream(), self.tick_consumer_config(kind)));
+        for (stream, config) in reapers.chain(ticks) {
+            let name = config.durable_name.clone().unwrap_or_default();
+            let config = serde_json::to_value(config.into_consumer_config())?;
+            all.push(Definition { file: format!("{stream}.{name}.consumer.json"), config });
+        }
+        Ok(all)
+    }
+
+    pub(super) fn streams(&self) -> [stream::Config; 4] {
+        [self.deletions_config(), self.parked_config(), self.ticks_config(), self.events_config()]
+    }
+
+    /// DELETIONS: the work queue. A retry waits as a scheduled message, so schedules have to be on.
+    fn deletions_config(&self) -> stream::Config {
+        let subjects = &self.subjects;
+        stream::Config {
+            name: subjects.deletions_stream(),
+            description: Some("Sandboxes that are to be deleted at the provider".to_owned()),
+            subjects: vec![subjects.deletion_work_all(), subjects.deletion_retry_all()],
+            retention: RetentionPolicy::WorkQueue,
+            allow_message_schedules: true,
+            // The server switches it on with schedules, said or not.
+            allow_rollup: true,
+            allow_message_ttl: true,
+            ..self.stream_defaults()
+        }
+    }
+
+    /// PARKED: deletions that used up their attempts, the latest of each sandbox.
+    fn parked_config(&self) -> stream::Config {
+        let subjects = &self.subjects;
+        stream::Config {
+            name: subjects.parked_stream(),
+            description: Some("Deletions that used up their attempts, with their reason".to_owned()),
+            subjects: vec![subjects.parked_all()],
+            retention: RetentionPolicy::Limits,
+            max_messages_per_subject: 1,
+            ..self.stream_defaults()
+        }
+    }
+
+    /// TICKS: for each kind the tick that is being run on and one that waits, so a slow run never builds a
+    /// backlog. A further one is refused, because the one that waits says the same. It must not push out the
+    /// oldest instead: that is the one being run on, and a second run would begin beside it.
+    fn ticks_config(&self) -> stream::Config {
+        let subjects = &self.subjects;
+        stream::Config {
+            name: subjects.ticks_stream(),
+            description: Some("Ticks: look now".to_owned()),
+            subjects: vec![subjects.tick_all()],
+            retention: RetentionPolicy::WorkQueue,
+            max_messages_per_subject: i64::try_from(TICKS_OF_A_KIND_MAX).unwrap_or(i64::MAX),
+            discard: DiscardPolicy::New,
+            discard_new_per_subject: true,
+            duplicate_window: TICK_DEDUP_WINDOW,
+            ..self.stream_defaults()
+        }
+    }
+
+    /// EVENTS: the event log. A sandbox's events are read one by one, by subject.
+    fn events_config(&self) -> stream::Config {
+        let subjects = &self.subjects;
+        stream::Config {
+            name: subjects.events_stream(),
+            description: Some("What happened to every sandbox".to_owned()),
+            subjects: vec![subjects.event_all()],
+            retention: RetentionPolicy::Limits,
+            max_age: self.events_kept,
+            max_bytes: i64::try_from(self.events_bytes_max).unwrap_or(i64::MAX),
+            ..self.stream_defaults()
+        }
+    }
+
+    fn stream_defaults(&self) -> stream::Config {
+        stream::Config {
+            storage: StorageType::File,
+            num_replicas: self.replicas,
+            discard: DiscardPolicy::Old,
+            max_message_size: MESSAGE_BYTES_MAX,
+            allow_direct: true,
+            ..Default::default()
+        }
+    }
+
+    /// The bucket, as the stream that it is.
+    pub(super) fn bucket_config(&self) -> stream::Config {
+        let bucket = self.subjects.bucket();
+        stream::Config {
+            name: format!("KV_{bucket}"),
+            description: Some("Shared switches, paces and last reports of the fleet".to_owned()),
+            subjects: vec![format!("$KV.{bucket}.>")],
+            max_messages_per_subject: 1,
+            discard: DiscardPolicy::New,
+            allow_rollup: true,
+            deny_delete: true,
+            ..self.stream_defaults()
+        }
+    }
+
+    /// What the first message of a new stream counts as. Reports are known by the sequence of their tick, and outlive
+    /// the stream of ticks: one that is made again must not give a number twice. It begins at the milliseconds of now,
+    /// which no stream has counted up to that began earlier.
+    pub(super) fn first_sequence(&self, stream: &str, now_ms: u64) -> Option<u64> {
+        (stream == self.subjects.ticks_stream()).then_some(now_ms)
+    }
+
+    /// A consumer for each pool, so that none holds up another. The cap on concurrent deletions of a pool in the
+    /// whole fleet is its `max_ack_pending`.
+    pub(super) fn reaper_config(&self, pool: &PoolName) -> pull::Config {
+        pull::Config {
+            durable_name: Some(self.subjects.reaper_consumer(pool)),
+            filter_subject: self.subjects.deletion_work_of_pool(pool),
+            ack_wait: self.deletion_ack_wait,
+            max_ack_pending: i64::try_from(self.deletions_in_flight_max).unwrap_or(i64::MAX),
+            ..consumer_defaults()
+        }
+    }
+
+    /// One consumer for each kind, so that a long sync holds up no expiry; one tick at a time each.
+    pub(super) fn tick_consumer_config(&self, kind: TickKind) -> pull::Config {
+        pull::Config {
+            durable_name: Some(self.subjects.tick_consumer(kind)),
+            filter_subject: self.subjects.tick(kind),
+            ack_wait: TICK_ACK_WAIT,
+            max_ack_pending: 1,
+            ..consumer_defaults()
+        }
+    }
+}
+
+fn consumer_defaults() -> pull::Config {
+    pull::Config {
+        ack_policy: AckPolicy::Explicit,
+        // A message past `max_deliver` would stay in the queue unseen; who gives up a message is our own code.
+        max_deliver: -1,
+        ..Default::default()
+    }
+}
+
+/// The settings that the server has otherwise than we would make them, without the operators' part.
+pub(super) fn differing<T: Serialize>(ours: &T, theirs: &T) -> Vec<String> {
+    let (Ok(Value::Object(ours)), Ok(Value::Object(theirs))) =
+        (serde_json::to_value(ours), serde_json::to_value(theirs))
+    else {
+        return Vec::new();
+    };
+    let keys: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+    let differs = |key: &&String| {
+        let (our, their) = (ours.get(*key).unwrap_or(&Value::Null), theirs.get(*key).unwrap_or(&Value::Null));
+        // What we leave open in these is the server's to fill in.
+        let is_filled_in = matches!(key.as_str(), "duplicate_window" | "num_replicas") && is_unset(our);
+        let is_same = our == their || (is_unset(our) && is_unset(their));
+        !is_same && !is_filled_in && !OPERATORS_PART.contains(&key.as_str())
+    };
+    keys.into_iter().filter(differs).cloned().collect()
+}
+
+/// Whether it says nothing. The server writes "without a limit" as -1.
+fn is_unset(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(is_on) => !is_on,
+        Value::Number(number) => number.as_i64().is_some_and(|number| number <= 0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    }
+}
+
+/// Our settings with the operators' part as it is.
+pub(super) fn without_operators_part(ours: stream::Config, theirs: stream::Config) -> stream::Config {
+    stream::Config {
+        metadata: theirs.metadata,
+        placement: theirs.placement,
+        compression: theirs.compression,
+        first_sequence: theirs.first_sequence,
+        consumer_limits: theirs.consumer_limits,
+        mirror_direct: theirs.mirror_direct,
+        persist_mode: theirs.persist_mode,
+        ..ours
+    }
+}

@@ -1,0 +1,66 @@
+//! Turns of ticks: a key for each kind, changed by compare-and-set.
+
+use super::line::{put_entry, write};
+use super::publish::encode;
+use super::{NatsBus, failed};
+use async_nats::jetstream::kv::Entry;
+use async_trait::async_trait;
+use contract::{TickKind, TurnTaken};
+use ports::bus::{BusError, TickTurn, TickTurns};
+use std::time::Duration;
+
+const OPERATION: &str = "take the turn of a tick";
+/// Tries at a key that another write is on its way to; a replicated bucket takes a fraction of a second.
+const ROUNDS_MAX: usize = 10;
+/// Pause between two of them.
+const ROUND_PAUSE: Duration = Duration::from_millis(100);
+/// Numbers that readers of JSON keep apart.
+const NUMBER_MAX: usize = (1 << 53) - 1;
+
+#[async_trait]
+impl TickTurns for NatsBus {
+    async fn last_turn(&self, kind: TickKind) -> Result<Option<TickTurn>, BusError> {
+        let entry = put_entry(&self.bucket().await?, &turn_key(kind)).await?;
+        // Only a new scheduler asks what an old turn's age is.
+        self.measure_time_once().await;
+        Ok(entry.map(|entry| self.turn_in(&entry)))
+    }
+
+    async fn take_turn(&self, kind: TickKind, last: Option<&TickTurn>) -> Result<TickTurn, BusError> {
+        let (store, key) = (self.bucket().await?, turn_key(kind));
+        let mut revision = last.map(|last| last.revision);
+        for _ in 0..ROUNDS_MAX {
+            let number = u64::try_from(self.random.below(NUMBER_MAX)).unwrap_or_default();
+            let taken = TurnTaken { number, is_first: revision.is_none() };
+            if let Some(revision) = write(&store, &key, revision, encode(&taken, OPERATION)?).await? {
+                let TurnTaken { number, is_first } = taken;
+                return Ok(TickTurn { revision, number, is_first, age: Duration::ZERO });
+            }
+            match put_entry(&store, &key).await? {
+                // Another write is on its way into a replicated bucket.
+                Some(entry) if Some(entry.revision) == revision => self.clock.sleep(ROUND_PAUSE).await,
+                Some(entry) => return Ok(self.turn_in(&entry)),
+                // The bucket was made anew.
+                None => revision = None,
+            }
+        }
+        Err(failed(OPERATION)("the key is neither changed nor as it was"))
+    }
+}
+
+impl NatsBus {
+    fn turn_in(&self, entry: &Entry) -> TickTurn {
+        // What cannot be read is a turn all the same: the revision is a number as well.
+        let taken = serde_json::from_slice(&entry.value)
+            .unwrap_or(TurnTaken { number: entry.revision, is_first: false });
+        let taken_ms = u64::try_from(entry.created.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
+        let age_ms = self.time.range_ms().map_or(0, |(earliest_ms, _)| earliest_ms.saturating_sub(taken_ms));
+        let TurnTaken { number, is_first } = taken;
+        TickTurn { revision: entry.revision, number, is_first, age: Duration::from_millis(age_ms) }
+    }
+}
+
+/// Key under which the last turn of a kind is kept.
+fn turn_key(kind: TickKind) -> String {
+    format!("tick.{}", kind.as_str())
+}

@@ -1,0 +1,185 @@
+//! Keeping the fleet's streams, consumers and bucket as they should be: made when they are missing, put right when they
+//! were edited. Every process looks again and again, and readiness shows what it found.
+
+use super::judge::server_answer;
+use super::topology::{differing, without_operators_part};
+use super::{NatsBus, failed};
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::consumer::{IntoConsumerConfig as _, pull};
+use async_nats::jetstream::context::{
+    ConsumerInfoErrorKind, CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind,
+};
+use async_nats::jetstream::stream;
+use contract::TickKind;
+use ports::bus::BusError;
+use runtime::telemetry::Chain;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// First pause after a look that found something that could not be put right; it doubles.
+const LOOK_AGAIN_MIN: Duration = Duration::from_millis(50);
+/// Longest such pause.
+const LOOK_AGAIN_MAX: Duration = Duration::from_secs(2);
+
+/// How far a process takes care of what all processes share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Care {
+    /// Makes what is missing.
+    Make,
+    /// Also puts right what differs from this process's settings. One role does, so that two with different settings do
+    /// not undo each other's work for ever.
+    Correct,
+}
+
+// === impl NatsBus ===
+
+impl NatsBus {
+    /// Looks again and again whether everything is there, until `stop`: at once, after a failure soon, else every
+    /// `NATS_CHECK_SECONDS`.
+    pub async fn keep_whole(&self, care: Care, stop: &CancellationToken) {
+        let mut pause = LOOK_AGAIN_MIN;
+        let mut care_now = Care::Correct;
+        while !stop.is_cancelled() {
+            let looked = tokio::select! {
+                looked = self.make_whole(care_now) => looked,
+                () = stop.cancelled() => return,
+            };
+            // At its start a process brings everything to its own settings.
+            care_now = if looked.is_ok() { care } else { care_now };
+            pause = if looked.is_ok() { LOOK_AGAIN_MIN } else { (pause * 2).min(LOOK_AGAIN_MAX) };
+            let next = if looked.is_ok() { self.config.check_period } else { pause };
+            self.note_whole(looked.map(|_| ()));
+            tokio::select! {
+                () = tokio::time::sleep(next) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Waits until everything was there once. False if `stop` came first.
+    pub async fn until_whole(&self, stop: &CancellationToken) -> bool {
+        let mut whole = self.whole.subscribe();
+        tokio::select! {
+            found = whole.wait_for(Result::is_ok) => found.is_ok(),
+            () = stop.cancelled() => false,
+        }
+    }
+
+    /// Whether everything was there at the last look and the last message could be stored.
+    ///
+    /// # Errors
+    /// What is missing, in words for an operator.
+    pub fn is_whole(&self) -> Result<(), String> {
+        self.whole.borrow().clone()?;
+        self.storing.borrow().clone()
+    }
+
+    fn note_whole(&self, looked: Result<(), BusError>) {
+        let found = looked.map_err(|error| {
+            let words = Chain(&error).to_string();
+            // Once, and not at every look.
+            if self.whole.borrow().as_ref() != Err(&words) {
+                tracing::warn!(error = words, "the streams are not whole; trying again");
+            }
+            words
+        });
+        let _ = self.whole.send_replace(found);
+    }
+
+    /// Makes what is missing and, with that care, puts right what differs. Says whether anything was done. What fails
+    /// does not keep the rest from being done.
+    pub(super) async fn make_whole(&self, care: Care) -> Result<bool, BusError> {
+        let (mut is_changed, mut failure) = (false, None);
+        let mut note = |done: Result<bool, BusError>| match done {
+            Ok(is_done) => is_changed |= is_done,
+            Err(error) => failure = failure.take().or(Some(error)),
+        };
+        for config in self.config.streams().into_iter().chain([self.config.bucket_config()]) {
+            note(self.keep_stream(config, care).await);
+        }
+        for kind in TickKind::ALL {
+            let stream = self.config.subjects.ticks_stream();
+            note(self.keep_consumer(stream, self.config.tick_consumer_config(kind), care).await);
+        }
+        note(self.remove_old_consumer().await.map(|()| false));
+        note(self.open_pools_again(care).await);
+        failure.map_or(Ok(is_changed), Err)
+    }
+
+    async fn keep_stream(&self, config: stream::Config, care: Care) -> Result<bool, BusError> {
+        let name = config.name.clone();
+        let there = match self.jetstream.get_stream(&name).await {
+            Ok(there) => there.cached_info().config.clone(),
+            Err(error) if is_missing_stream(&error.kind()) => {
+                tracing::info!(nats.stream = name, "making the stream {name}");
+                let first = self.config.first_sequence(&name, self.clock.now_ms());
+                let config = stream::Config { first_sequence: first, ..config };
+                return match self.jetstream.create_stream(config).await {
+                    Ok(_) => Ok(true),
+                    // Another process made it at the same moment.
+                    Err(error) if is_there(&error) => Ok(true),
+                    Err(error) => Err(of(&name, "make a stream", &error)),
+                };
+            }
+            Err(error) => return Err(of(&name, "look for a stream", &error)),
+        };
+        let differing = differing(&config, &there);
+        if care == Care::Make || differing.is_empty() {
+            return Ok(false);
+        }
+        tracing::warn!(
+            nats.stream = name,
+            nats.differing = ?differing,
+            "settings of the stream {name} differ; putting them right"
+        );
+        let config = without_operators_part(config, there);
+        let updated = self.jetstream.update_stream(config).await;
+        updated.map(|_| true).map_err(|error| of(&name, "put a stream right", &error))
+    }
+
+    pub(super) async fn keep_consumer(
+        &self,
+        stream: String,
+        config: pull::Config,
+        care: Care,
+    ) -> Result<bool, BusError> {
+        let name = config.durable_name.clone().unwrap_or_default();
+        match self.stream_to_read(stream.clone()).await?.consumer_info(&name).await {
+            Ok(info) => {
+                let differing = differing(&config.clone().into_consumer_config(), &info.config);
+                if care == Care::Make || differing.is_empty() {
+                    return Ok(false);
+                }
+                tracing::warn!(
+                    nats.consumer = name,
+                    nats.differing = ?differing,
+                    "settings of the consumer {name} differ; putting them right"
+                );
+            }
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => {
+                tracing::info!(nats.consumer = name, "making the consumer {name}");
+            }
+            Err(error) => return Err(of(&name, "look for a consumer", &error)),
+        }
+        let made = self.jetstream.create_consumer_on_stream(config, stream).await;
+        made.map(|_| true).map_err(|error| of(&name, "make a consumer", &error))
+    }
+}
+
+/// A failure that names what it is about, in the words of the server if there are any.
+fn of(name: &str, operation: &'static str, error: &(dyn std::error::Error + 'static)) -> BusError {
+    let words = match server_answer(error) {
+        Some(answer) => answer.to_string(),
+        None => Chain(error).to_string(),
+    };
+    failed(operation)(format!("{name}: {words}"))
+}
+
+fn is_there(error: &CreateStreamError) -> bool {
+    server_answer(error).is_some_and(|answer| answer.error_code() == ErrorCode::STREAM_NAME_EXIST)
+        || matches!(error.kind(), CreateStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NAME_EXIST)
+}
+
+fn is_missing_stream(kind: &GetStreamErrorKind) -> bool {
+    matches!(kind, GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}

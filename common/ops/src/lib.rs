@@ -1,0 +1,139 @@
+//! The small HTTP port of a role: `/healthz`, `/readyz`, `/metrics`.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus::{Registry, TextEncoder};
+use runtime::check::Check;
+use socket2::{SockRef, TcpKeepalive};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Longest time that a readiness check may take; a load balancer asks every few seconds.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest time that the other end of a connection may leave bytes or keepalive probes unacknowledged before the
+/// connection is closed. With the 15 s between two heartbeats of an event stream, a reader that has vanished is noticed
+/// within 30 s.
+pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(12);
+/// Idle time of a connection before the first keepalive probe.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// Time between two keepalive probes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(4);
+
+/// What the port shows.
+#[derive(Clone)]
+pub struct Ops {
+    /// The process's metrics.
+    pub registry: Registry,
+    /// What readiness depends on.
+    pub checks: Arc<[Arc<dyn Check>]>,
+    /// Cancelled when the role is stopping: alive, but not ready.
+    pub stop: CancellationToken,
+}
+
+// === impl Ops ===
+
+impl Ops {
+    /// The three routes, to be served alone or merged into another router.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/healthz", get(async || axum::Json(serde_json::json!({"status": "healthy"}))))
+            .route("/readyz", get(ready))
+            .route("/metrics", get(metrics))
+            .with_state(self)
+    }
+
+    /// Serves the routes until `stop`.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+        let stop = self.stop.clone();
+        axum::serve(listener, self.router()).with_graceful_shutdown(stop.cancelled_owned()).await
+    }
+
+    /// Every check by name: `ok`, or what is wrong.
+    pub async fn look(&self) -> (bool, BTreeMap<&'static str, String>) {
+        let mut findings = BTreeMap::new();
+        if self.stop.is_cancelled() {
+            findings.insert("process", "stopping".to_owned());
+        }
+        for check in self.checks.iter() {
+            let finding = match tokio::time::timeout(CHECK_TIMEOUT, check.check()).await {
+                Ok(Ok(())) => "ok".to_owned(),
+                Ok(Err(problem)) => problem,
+                Err(_) => format!("no answer within {} s", CHECK_TIMEOUT.as_secs()),
+            };
+            findings.insert(check.name(), finding);
+        }
+        (findings.values().all(|finding| finding == "ok"), findings)
+    }
+
+    /// What operators should know though it works, by the name of the check.
+    pub async fn notes(&self) -> BTreeMap<&'static str, String> {
+        let mut notes = BTreeMap::new();
+        for check in self.checks.iter() {
+            if let Ok(Some(note)) = tokio::time::timeout(CHECK_TIMEOUT, check.note()).await {
+                notes.insert(check.name(), note);
+            }
+        }
+        notes
+    }
+}
+
+/// Binds `address`, and says which one in a failure. Connections whose other end has vanished are closed
+/// ([`PEER_SILENCE_MAX`]).
+///
+/// # Errors
+/// When it is taken, not ours, or not permitted.
+pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        notice_vanished_peers(&listener)?;
+        Ok(listener)
+    };
+    bound.await.map_err(|error: std::io::Error| {
+        std::io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+    })
+}
+
+/// Accepted connections inherit the options of the listener.
+fn notice_vanished_peers(listener: &TcpListener) -> std::io::Result<()> {
+    let socket = SockRef::from(listener);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&keepalive)?;
+    // Elsewhere the keepalive alone notices, after the number of probes that the system has.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(PEER_SILENCE_MAX))?;
+    Ok(())
+}
+
+async fn ready(State(ops): State<Ops>) -> Response {
+    let (is_ready, checks) = ops.look().await;
+    let (status, word) =
+        if is_ready { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not_ready") };
+    let notes = ops.notes().await;
+    let body = if notes.is_empty() {
+        serde_json::json!({"status": word, "checks": checks})
+    } else {
+        serde_json::json!({"status": word, "checks": checks, "notes": notes})
+    };
+    (status, axum::Json(body)).into_response()
+}
+
+async fn metrics(State(ops): State<Ops>) -> Response {
+    match TextEncoder::new().encode_to_string(&ops.registry.gather()) {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be encoded");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

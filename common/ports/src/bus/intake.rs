@@ -1,0 +1,103 @@
+//! What every bus does alike with what comes in: requests are checked before a handler sees them, and deletion
+//! work is read before a worker does.
+
+use super::{Answer, Dropped, Handler, Request};
+use crate::clock::Clock;
+use contract::deletions::DELETION_WORK_VERSION;
+use contract::limits::{REQUEST_BYTES_MAX, REQUEST_ID_BYTES_MAX};
+use contract::{DeletionWork, Fault, FaultCode};
+
+/// The caller's request id if it can stand in a header and in a log line, or else a fresh one.
+pub fn request_id(given: Option<&str>, fresh: impl FnOnce() -> String) -> String {
+    let is_sane = |id: &&str| {
+        !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    given.filter(is_sane).map_or_else(fresh, ToOwned::to_owned)
+}
+
+/// The answer to a request; none if its caller no longer waits. Without a `permit` the worker is busy. The permit is
+/// kept until the handler is done.
+pub async fn answer<P: Send>(
+    clock: &dyn Clock,
+    handler: &dyn Handler,
+    request: Request,
+    permit: Option<P>,
+) -> Option<Answer> {
+    let Some(_permit) = permit else {
+        return Some(refuse(FaultCode::NoWorkers, "every worker is busy; try again"));
+    };
+    if request.body.len() > REQUEST_BYTES_MAX {
+        return Some(refuse(FaultCode::BodyTooLarge, "the request body is larger than 64 KiB"));
+    }
+    let verb = request.verb;
+    if request.context.is_over(clock) {
+        handler.dropped(verb, &request.context.request_id, Dropped::Expired);
+        return None;
+    }
+    let Some(deadline_ms) = request.context.deadline_ms else { return Some(handler.handle(request).await) };
+    tokio::select! {
+        biased;
+        answer = handler.handle(request) => Some(answer),
+        () = clock.sleep_until(deadline_ms) => {
+            let fault = verb.unseen_end(FaultCode::Timeout, "the deadline passed; repeat with the same key");
+            Some(Answer { outcome: None, body: Err(fault) })
+        }
+    }
+}
+
+/// An answer that refuses with `code`.
+pub fn refuse(code: FaultCode, message: &str) -> Answer {
+    Answer { outcome: None, body: Err(Fault::new(code, message)) }
+}
+
+/// The work in a message, or why no worker can do it.
+pub fn deletion_work(payload: &[u8]) -> Result<DeletionWork, String> {
+    let work: DeletionWork =
+        serde_json::from_slice(payload).map_err(|error| format!("no deletion work: {error}"))?;
+    if work.version != DELETION_WORK_VERSION {
+        return Err(format!("deletion work of version {} cannot be read by this build", work.version));
+    }
+    match work.parts() {
+        Ok(_) => Ok(work),
+        Err(problem) => Err(format!("no deletion work: its sandbox or pool {problem}")),
+    }
+}
+
+/// Header values are one line.
+pub fn one_line(text: &str) -> String {
+    text.replace(['\r', '\n'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sane_request_id_is_taken_over_and_others_are_not() {
+        let longest = "x".repeat(REQUEST_ID_BYTES_MAX);
+        for good in ["r-1", &longest] {
+            assert_eq!(request_id(Some(good), || "fresh".to_owned()), good);
+        }
+        for bad in [None, Some(""), Some("a b"), Some("a\nb"), Some("ä"), Some(&*format!("{longest}x"))] {
+            assert_eq!(request_id(bad, || "fresh".to_owned()), "fresh", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn work_that_cannot_be_done_is_told_apart_by_its_reason() {
+        let work = |version: u32, id: &str| {
+            format!(
+                r#"{{"version":{version},"sandbox_id":"{id}","pool":"main","epoch":1,"requested_at":1,"new":2}}"#
+            )
+        };
+        assert_eq!(deletion_work(work(1, "7").as_bytes()).unwrap().sandbox_id, "7");
+        for (payload, reason) in [
+            ("nothing".to_owned(), "no deletion work"),
+            (work(2, "7"), "version 2"),
+            (work(1, "a.b"), "sandbox"),
+        ] {
+            let problem = deletion_work(payload.as_bytes()).unwrap_err();
+            assert!(problem.contains(reason), "{problem}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The caller's side of requests.
+
+use super::{Context, Reply, RequestError};
+use async_trait::async_trait;
+use bytes::Bytes;
+use contract::Verb;
+use std::pin::Pin;
+use std::time::Duration;
+
+/// The reply to a request that was given up, should there be one after all.
+pub type LateReply = Pin<Box<dyn Future<Output = Option<Reply>> + Send>>;
+
+/// A request without a reply in time.
+pub struct Unanswered {
+    /// Why there is none.
+    pub reason: RequestError,
+    /// What may still come; none where nothing can.
+    pub late: Option<LateReply>,
+}
+
+/// The caller's side of requests.
+#[async_trait]
+pub trait Requests: Send + Sync {
+    /// Asks once like [`Self::request`]; a reply that comes after `patience` can still be waited for.
+    async fn request_or_late(
+        &self,
+        verb: Verb,
+        context: &Context,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<Reply, Unanswered> {
+        let asked = self.request(verb, context, body, patience).await;
+        asked.map_err(|reason| Unanswered { reason, late: None })
+    }
+
+    /// Asks once, and waits no longer than `patience`.
+    async fn request(
+        &self,
+        verb: Verb,
+        context: &Context,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<Reply, RequestError>;
+
+    /// Whether there is a connection right now.
+    fn is_connected(&self) -> bool;
+
+    /// Asks the bus itself, within a second, whether it answers; or else what is wrong, in words for an operator.
+    async fn probe(&self) -> Result<(), String> {
+        if self.is_connected() { Ok(()) } else { Err("not connected".to_owned()) }
+    }
+}
+
+// === impl Unanswered ===
+
+impl From<RequestError> for Unanswered {
+    fn from(reason: RequestError) -> Self {
+        Self { reason, late: None }
+    }
+}

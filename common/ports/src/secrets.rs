@@ -1,0 +1,81 @@
+//! The port to what keeps secrets outside the machine: AWS Secrets Manager, or a stand-in for it.
+
+use async_trait::async_trait;
+use std::fmt;
+
+/// Longest name of a secret, in bytes: an ARN is at most that long.
+pub const SECRET_ID_BYTES_MAX: usize = 2_048;
+/// Longest value of a secret, in bytes: what AWS Secrets Manager keeps.
+pub const SECRET_BYTES_MAX: usize = 64 * 1_024;
+
+/// Name or ARN of a secret.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SecretId(String);
+
+/// Why a secret could not be read. It never holds any of it.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// There is none of that name, or it has no value.
+    #[error("there is no such secret, or it has no value")]
+    Missing,
+    /// We may not read it.
+    #[error("reading it is not allowed")]
+    Forbidden,
+    /// It is longer than a secret may be.
+    #[error("it has more than {SECRET_BYTES_MAX} bytes")]
+    TooLong,
+    /// No answer that could be used.
+    #[error("the secret store is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Keeps secrets.
+#[async_trait]
+pub trait Secrets: Send + Sync {
+    /// The value of the secret as it is now.
+    async fn read(&self, id: &SecretId) -> Result<Vec<u8>, SecretError>;
+}
+
+impl SecretId {
+    /// A name of this text.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        // As Secrets Manager has it: letters, digits and /_+=.@- in names, and colons in ARNs.
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"/_+=.@-:!".contains(&byte);
+        if (1..=SECRET_ID_BYTES_MAX).contains(&text.len()) && text.bytes().all(allowed) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("must be the name or the ARN of a secret".to_owned())
+        }
+    }
+
+    /// The text of it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SecretId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_arns_are_taken() {
+        let arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:broker/tokens-AbCdEf";
+        for good in ["tokens", "broker/tokens", arn] {
+            assert_eq!(SecretId::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "a b", "a\nb", "é", &"x".repeat(SECRET_ID_BYTES_MAX + 1)] {
+            assert!(SecretId::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

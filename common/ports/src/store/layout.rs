@@ -1,0 +1,224 @@
+//! How the index is cut into shards, and when each pool was last supplied: what the table says of itself.
+//!
+//! The number of shards is kept in the table, so that every process of a fleet agrees on it and it can change
+//! while they run. There are two numbers. *Read* is raised first, and *write* follows only after every process
+//! must have seen that (`READ_SETTLE`); read is never lowered, because a writer may be arbitrarily late. So at any
+//! moment whatever is written is looked for.
+
+use super::StoreError;
+use async_trait::async_trait;
+use domain::{DeletionSwitch, PoolName, UnixSeconds};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Most shards of a pool and state: a look at a pool asks every one of them.
+pub const SHARDS_MAX: u16 = 256;
+/// Free sandboxes that a shard is meant for. A claim round reads a few hundred; a partition of the index takes
+/// 1,000 writes a second whatever it holds, so this bounds how unevenly a large pool can be worn.
+pub const SANDBOXES_PER_SHARD: u64 = 4_096;
+/// How old a process's idea of the number of shards may be when it reads.
+pub const SHARDS_AGE_MAX: Duration = Duration::from_secs(5);
+/// Time between raising the number that is read and the number that is written: several times
+/// [`SHARDS_AGE_MAX`], for reads that were under way and clocks that differ.
+pub const READ_SETTLE: Duration = Duration::from_secs(60);
+/// Added to the lag of an index: the note is made in whole seconds, and once in a second.
+pub const NOTE_GRANULARITY: Duration = Duration::from_secs(2);
+
+/// The number of shards of each pool and state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shards {
+    /// Sandboxes are put into the shards below this.
+    pub write: u16,
+    /// Sandboxes may lie in the shards below this.
+    pub read: u16,
+    /// When `read` became what it is.
+    pub read_since: UnixSeconds,
+}
+
+/// What is certain of a pool, by a strongly consistent read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Supply {
+    /// Its sandboxes may lie in the shards below this.
+    pub shards: u16,
+    /// From then on the index shows everything that was made free before the read; none if it does already.
+    pub settles_at: Option<UnixSeconds>,
+}
+
+/// Bytes of a [`CursorKey`]: as many as the hash that it is used with.
+pub const CURSOR_KEY_BYTES: usize = 32;
+
+/// What a fleet seals the cursors of its listings with. It keeps cursors honest and guards nothing else.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CursorKey([u8; CURSOR_KEY_BYTES]);
+
+/// What a table says of itself. Part of every store.
+#[async_trait]
+pub trait Layout: Send + Sync + std::fmt::Debug {
+    /// Number of shards of each pool and state that sandboxes may lie in; at most [`SHARDS_AGE_MAX`] old.
+    async fn shards(&self) -> Result<u16, StoreError>;
+
+    /// One step towards the number of shards that the settings and a pool of `sandboxes` ask for. To be repeated
+    /// with every sync; gives back what holds now.
+    async fn follow_size(&self, sandboxes: u64, now: UnixSeconds) -> Result<Shards, StoreError>;
+
+    /// Notes that sandboxes of `pool` are about to become free. To be written before the first of them, and again
+    /// in every second in which more follow.
+    async fn note_supply(&self, pool: &PoolName, now: UnixSeconds) -> Result<(), StoreError>;
+
+    /// What is certain of `pool`, by a strongly consistent read. Not for the hot path.
+    async fn supply(&self, pool: &PoolName) -> Result<Supply, StoreError>;
+
+    /// The key that all processes on this table seal cursors with, by a strongly consistent read; `fresh` becomes it
+    /// if there is none yet.
+    async fn cursor_key(&self, fresh: &CursorKey) -> Result<CursorKey, StoreError>;
+
+    /// Every pool that the table knows, by a strongly consistent read.
+    async fn pools(&self) -> Result<BTreeSet<PoolName>, StoreError>;
+
+    /// Adds pools to the table. It never forgets one: their sandboxes are looked after although no process is
+    /// configured for them any more.
+    async fn note_pools(&self, pools: &BTreeSet<PoolName>) -> Result<(), StoreError>;
+
+    /// The operators' switch of all deletions, by a strongly consistent read; none if it was never turned.
+    async fn deletion_switch(&self) -> Result<Option<DeletionSwitch>, StoreError>;
+
+    /// Puts `next` there, if its version is later than the one that is there; false if another turn was first.
+    async fn turn_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError>;
+
+    /// The configured pools and all others of the table; adds to the table those that it does not know.
+    async fn pools_with(&self, configured: &BTreeSet<PoolName>) -> Result<BTreeSet<PoolName>, StoreError> {
+        let mut pools = self.pools().await?;
+        let fresh: BTreeSet<PoolName> = configured.difference(&pools).cloned().collect();
+        if !fresh.is_empty() {
+            self.note_pools(&fresh).await?;
+            pools.extend(fresh);
+        }
+        Ok(pools)
+    }
+}
+
+// === impl CursorKey ===
+
+impl CursorKey {
+    /// The key of these bytes, which have to come from a source of randomness that is fit for keys.
+    #[must_use]
+    pub const fn new(bytes: [u8; CURSOR_KEY_BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8; CURSOR_KEY_BYTES] {
+        &self.0
+    }
+
+    /// The key as a table keeps it: hexadecimal digits.
+    pub fn to_text(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The key of such a text; none if it is no such text.
+    pub fn parse(text: &str) -> Option<Self> {
+        if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
+        let bytes: Option<Vec<u8>> =
+            digits.map(|pair| pair.and_then(|pair| u8::from_str_radix(pair, 16).ok())).collect();
+        Some(Self(bytes?.try_into().ok()?))
+    }
+}
+
+impl std::fmt::Debug for CursorKey {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("CursorKey(..)")
+    }
+}
+
+// === impl Shards ===
+
+impl Shards {
+    /// Of a table without any writes yet.
+    pub fn fresh(count: u16, now: UnixSeconds) -> Self {
+        let count = count.clamp(1, SHARDS_MAX);
+        Self { write: count, read: count, read_since: now }
+    }
+
+    /// The next step towards `wanted`; none if there is nothing to do, or not yet.
+    pub fn towards(self, wanted: u16, now: UnixSeconds) -> Option<Self> {
+        let Self { write, read, read_since } = self;
+        if wanted > read {
+            return Some(Self { write, read: wanted, read_since: now });
+        }
+        let settled = read_since.after(READ_SETTLE) <= now;
+        (wanted < write || (wanted > write && settled)).then_some(Self { write: wanted, read, read_since })
+    }
+}
+
+/// The number of shards for the largest pool: as set at least, a power of two beyond that.
+pub fn wanted_shards(set: u16, sandboxes: u64) -> u16 {
+    let by_size = sandboxes.div_ceil(SANDBOXES_PER_SHARD).max(1).next_power_of_two();
+    u16::try_from(by_size).unwrap_or(SHARDS_MAX).max(set).clamp(1, SHARDS_MAX)
+}
+
+/// When everything that was made free up to `supplied_at` is shown, by an index that lags at most `lag`.
+pub fn settles_at(supplied_at: Option<UnixSeconds>, lag: Duration) -> Option<UnixSeconds> {
+    // An index without lag is written together with the sandbox.
+    supplied_at.filter(|_| !lag.is_zero()).map(|at| at.after(lag).after(NOTE_GRANULARITY))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixSeconds = UnixSeconds::new(1_800_000_000);
+
+    #[test]
+    fn the_number_follows_the_larger_of_setting_and_size() {
+        let cases =
+            [(8, 0, 8), (8, 32_768, 8), (8, 32_769, 16), (8, 100_000, 32), (1, 200, 1), (40, 100_000, 40)];
+        for (set, sandboxes, wanted) in cases {
+            assert_eq!(wanted_shards(set, sandboxes), wanted, "{sandboxes} sandboxes, {set} set");
+        }
+        assert_eq!(wanted_shards(8, u64::MAX), SHARDS_MAX);
+    }
+
+    #[test]
+    fn what_is_read_is_raised_first_and_what_is_written_follows() {
+        let eight = Shards::fresh(8, NOW);
+        assert_eq!(eight.towards(8, NOW), None);
+        let raised = eight.towards(32, NOW).unwrap();
+        assert_eq!((raised.write, raised.read), (8, 32));
+        let just_before = NOW.after(READ_SETTLE - Duration::from_secs(1));
+        assert_eq!(raised.towards(32, just_before), None, "somebody may not have seen it");
+        let settled = raised.towards(32, NOW.after(READ_SETTLE)).unwrap();
+        assert_eq!((settled.write, settled.read), (32, 32));
+    }
+
+    #[test]
+    fn what_is_read_is_never_lowered() {
+        let lowered = Shards::fresh(32, NOW).towards(8, NOW).unwrap();
+        assert_eq!((lowered.write, lowered.read), (8, 32));
+        assert_eq!(lowered.towards(8, NOW), None);
+        let again = lowered.towards(16, NOW.after(READ_SETTLE)).unwrap();
+        assert_eq!((again.write, again.read), (16, 32));
+    }
+
+    #[test]
+    fn a_key_comes_back_as_it_went_and_does_not_show_itself() {
+        let key = CursorKey::new(std::array::from_fn(|at| u8::try_from(at * 8).unwrap()));
+        assert_eq!(CursorKey::parse(&key.to_text()), Some(key.clone()));
+        assert_eq!(format!("{key:?}"), "CursorKey(..)");
+        let long = "00".repeat(CURSOR_KEY_BYTES + 1);
+        for bad in ["", "00", &long, &"+1".repeat(CURSOR_KEY_BYTES), &"\u{fc}".repeat(CURSOR_KEY_BYTES)] {
+            assert_eq!(CursorKey::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_index_without_lag_is_settled_at_once() {
+        assert_eq!(settles_at(Some(NOW), Duration::ZERO), None);
+        assert_eq!(settles_at(None, Duration::from_secs(5)), None);
+        assert_eq!(settles_at(Some(NOW), Duration::from_secs(5)), Some(UnixSeconds::new(NOW.get() + 7)));
+    }
+}

@@ -1,0 +1,220 @@
+//! Keeping the event log: outside the path of the change itself, and without a hole.
+//!
+//! A change is noted in a bounded queue and published to the event log by a separate task, so no change waits for the
+//! bus. What does not fit, or is lost with the process, is published later: every writer completes the event log from
+//! the sandbox's own history, and the sweep looks at every sandbox that is in use.
+
+use crate::metrics::{Collectors, register_all};
+use crate::telemetry::Chain;
+use contract::Event;
+use domain::{HistoryEntry, Sandbox, UnixSeconds, Version};
+use futures_util::{StreamExt as _, stream};
+use ports::bus::{Appended, BusError, Ledger, LedgerMark};
+use ports::clock::Clock;
+use prometheus::{IntCounter, Registry};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Changes that may wait to be published: some seconds of the busiest allocator, at about 1 KiB each.
+pub const WAITING_MAX: usize = 8_192;
+/// Changes that one process publishes at once.
+const TELLING_MAX: usize = 16;
+/// Looks at the event log in one go; each further one means that another process was faster.
+const ROUNDS_MAX: usize = 8;
+/// How long the end of a process waits for the changes that are still to be published.
+const CLOSING_TIME: Duration = Duration::from_secs(1);
+
+/// What was published to the event log, for all workers of a process.
+#[derive(Clone, Debug)]
+pub struct LedgerMetrics {
+    published: IntCounter,
+    filled: IntCounter,
+    left: IntCounter,
+}
+
+/// Publishes changes to the event log. A clone is another handle on the same queue.
+#[derive(Clone)]
+pub struct Recorder {
+    inside: Arc<Inside>,
+}
+
+struct Inside {
+    clock: Arc<dyn Clock>,
+    ledger: Arc<dyn Ledger>,
+    metrics: LedgerMetrics,
+    sender: mpsc::Sender<Change>,
+    receiver: Mutex<Option<mpsc::Receiver<Change>>>,
+}
+
+/// A sandbox as a change left it.
+struct Change {
+    sandbox: Sandbox,
+    request_id: Option<String>,
+}
+
+// === impl LedgerMetrics ===
+
+impl LedgerMetrics {
+    /// Registers the numbers.
+    ///
+    /// # Errors
+    /// When a name is registered already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            published: IntCounter::new("broker_events_published_total", "Events added to the ledger")?,
+            filled: IntCounter::new(
+                "broker_events_filled_total",
+                "Events among these that their own writer had not told, and that were made from a history",
+            )?,
+            left: IntCounter::new(
+                "broker_events_left_total",
+                "Changes that could not be told at once and were left to the next writer or the sweep",
+            )?,
+        };
+        register_all(registry, metrics.collectors())?;
+        Ok(metrics)
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn collectors(&self) -> Collectors {
+        let Self { published, filled, left } = self.clone();
+        vec![Box::new(published), Box::new(filled), Box::new(left)]
+    }
+}
+
+// === impl Recorder ===
+
+impl Recorder {
+    /// A recorder with an empty queue. Nothing is published before [`Recorder::tell_until`] runs.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, ledger: Arc<dyn Ledger>, metrics: LedgerMetrics) -> Self {
+        let (sender, receiver) = mpsc::channel(WAITING_MAX);
+        let receiver = Mutex::new(Some(receiver));
+        Self { inside: Arc::new(Inside { clock, ledger, metrics, sender, receiver }) }
+    }
+
+    /// Notes a change. Never waits: without a free place it is left to the next writer or the sweep.
+    pub fn note(&self, sandbox: &Sandbox, request_id: Option<&str>) {
+        let Ok(place) = self.inside.sender.try_reserve() else {
+            self.inside.metrics.left.inc();
+            return;
+        };
+        place.send(Change { sandbox: sandbox.clone(), request_id: request_id.map(ToOwned::to_owned) });
+    }
+
+    /// Publishes what is noted until `stop`; then what is left, for a moment. A second run has nothing to do.
+    pub async fn tell_until(&self, stop: CancellationToken) {
+        let receiver = self.inside.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(receiver) = receiver else { return };
+        let next = |(mut receiver, stop): (mpsc::Receiver<Change>, CancellationToken)| async move {
+            let change = tokio::select! {
+                biased;
+                change = receiver.recv() => change,
+                // What is there already was taken above.
+                () = stop.cancelled() => receiver.try_recv().ok(),
+            };
+            change.map(|change| (change, (receiver, stop)))
+        };
+        let telling = stream::unfold((receiver, stop.clone()), next)
+            .for_each_concurrent(TELLING_MAX, |change| self.tell(change));
+        let too_long = async {
+            stop.cancelled().await;
+            self.inside.clock.sleep(CLOSING_TIME).await;
+        };
+        tokio::select! {
+            () = telling => {}
+            () = too_long => tracing::warn!("the last events were not told; the sweep will"),
+        }
+    }
+
+    /// Adds every event of `sandbox` that the event log does not have, and returns when all are kept: how many
+    /// that were.
+    ///
+    /// # Errors
+    /// [`BusError`] when the event log did not answer, or others were faster again and again.
+    pub async fn complete(&self, sandbox: &Sandbox) -> Result<u64, BusError> {
+        let added = self.add_missing(sandbox, None, false).await?;
+        self.inside.metrics.filled.inc_by(added);
+        Ok(added)
+    }
+
+    /// As [`Recorder::complete`], by the writer of the last change itself.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn tell_now(&self, sandbox: &Sandbox) -> Result<(), BusError> {
+        let added = self.add_missing(sandbox, None, true).await?;
+        self.inside.metrics.filled.inc_by(added.saturating_sub(1));
+        Ok(())
+    }
+
+    async fn tell(&self, change: Change) {
+        let Change { sandbox, request_id } = change;
+        match self.add_missing(&sandbox, request_id.as_deref(), true).await {
+            Ok(added) => self.inside.metrics.filled.inc_by(added.saturating_sub(1)),
+            Err(error) => {
+                self.inside.metrics.left.inc();
+                tracing::warn!(
+                    sandbox.id = sandbox.id.as_str(),
+                    error = %Chain(&error),
+                    "an event of {} was not told; the sweep will",
+                    sandbox.id,
+                );
+            }
+        }
+    }
+
+    async fn add_missing(
+        &self,
+        sandbox: &Sandbox,
+        request_id: Option<&str>,
+        is_writer: bool,
+    ) -> Result<u64, BusError> {
+        let ledger = self.inside.ledger.as_ref();
+        let oldest = self.inside.clock.now().before(ledger.kept());
+        let mut added = 0;
+        for round in 0..ROUNDS_MAX {
+            // The first event of a new sandbox comes from its writer, unless that turns out wrong.
+            let is_new = is_writer && round == 0 && sandbox.version == Version::default().next();
+            let mut mark = if is_new { None } else { ledger.last_event(&sandbox.id).await? };
+            let mut is_complete = true;
+            for entry in missing(sandbox, mark, oldest) {
+                let is_last = entry.version == sandbox.version;
+                let event = Event::of(sandbox, entry, request_id.filter(|_| is_last));
+                match ledger.append(&sandbox.id, &event, mark).await? {
+                    Appended::Kept(last) => {
+                        mark = Some(last);
+                        added += 1;
+                        self.inside.metrics.published.inc();
+                    }
+                    Appended::Moved => {
+                        is_complete = false;
+                        break;
+                    }
+                }
+            }
+            if is_complete {
+                return Ok(added);
+            }
+        }
+        Err(BusError { operation: "complete the ledger", source: "others were faster every time".into() })
+    }
+}
+
+/// The part of the history that the event log does not have, oldest first; without what it would not keep.
+fn missing(
+    sandbox: &Sandbox,
+    mark: Option<LedgerMark>,
+    oldest: UnixSeconds,
+) -> impl Iterator<Item = &HistoryEntry> {
+    sandbox.history.iter().filter(move |entry| match mark {
+        Some(mark) => entry.version > mark.version,
+        None => entry.at >= oldest,
+    })
+}
+
+#[cfg(test)]
+mod tests;

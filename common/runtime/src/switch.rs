@@ -1,0 +1,226 @@
+//! The operators' switch of all deletions: the table has the truth, and the queue's bucket a copy that every reaper looks
+//! at before each call.
+//!
+//! Every change of the copy is conditional on its revision, and its writer has read the table after that revision. So a
+//! copy is never put back to what the table said before a turn that was answered.
+
+use async_trait::async_trait;
+use contract::Pause;
+use domain::{DeletionSwitch, SandboxId, UnixSeconds};
+use ports::bus::{
+    BusError, CachedSwitch, CallEnd, Confirmed, LineView, Pace, SwitchCache, Ticket, Told, Turn,
+};
+use ports::clock::Clock;
+use ports::store::{Store, StoreError};
+use std::sync::Arc;
+
+#[cfg(test)]
+mod tests;
+
+/// Rounds that one turn may lose; each is the turn of another process.
+const ROUNDS_MAX: usize = 16;
+
+/// Why the switch could not be read or turned.
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchError {
+    /// The table failed.
+    #[error("the table failed")]
+    Store(#[from] StoreError),
+    /// The bucket failed.
+    #[error("the queue failed")]
+    Bus(#[from] BusError),
+    /// It is being turned by others all the time.
+    #[error("the switch is being turned by others")]
+    Contended,
+}
+
+/// The switch and its copy.
+#[derive(Clone)]
+pub struct Switchboard {
+    store: Arc<dyn Store>,
+    cache: Arc<dyn SwitchCache>,
+    clock: Arc<dyn Clock>,
+}
+
+/// The fleet's line, for a process that can ask the table what a lost bucket said.
+pub struct RecallingPace {
+    pace: Arc<dyn Pace>,
+    switch: Switchboard,
+}
+
+// === impl SwitchError ===
+
+impl From<SwitchError> for BusError {
+    fn from(error: SwitchError) -> Self {
+        match error {
+            SwitchError::Bus(error) => error,
+            other => Self { operation: "ask for the operators' switch", source: other.into() },
+        }
+    }
+}
+
+// === impl Switchboard ===
+
+impl Switchboard {
+    /// The switch of this table, and its copy in this bucket.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, cache: Arc<dyn SwitchCache>, clock: Arc<dyn Clock>) -> Self {
+        Self { store, cache, clock }
+    }
+
+    /// Pauses all deletions, or replaces the pause that is on.
+    ///
+    /// # Errors
+    /// [`SwitchError`]; the pause may be in the table all the same, and is copied with the next settling.
+    pub async fn pause(&self, pause: &Pause) -> Result<(), SwitchError> {
+        self.turn(|version| switch_of(pause, version)).await.map(|_| ())
+    }
+
+    /// Ends the pause; says which one there was, also one that was over by then.
+    ///
+    /// # Errors
+    /// [`SwitchError`]; the pause may have ended in the table all the same.
+    pub async fn resume(&self, by: &str) -> Result<Option<Pause>, SwitchError> {
+        let since = self.clock.now();
+        let before = self.turn(|version| {
+            let by = by.to_owned();
+            DeletionSwitch { version, is_paused: false, by, since, until: None, reason: None }
+        });
+        Ok(before.await?.as_ref().and_then(pause_of))
+    }
+
+    /// Makes the copy equal to the table. A pause that the table does not know, because an operator or a former build
+    /// wrote it directly, or because the table lost it, is taken over. Returns whether something was changed.
+    ///
+    /// # Errors
+    /// [`SwitchError`].
+    pub async fn settle(&self) -> Result<bool, SwitchError> {
+        let mut is_changed = false;
+        for _ in 0..ROUNDS_MAX {
+            let (revision, cached) = self.cache.cached_switch().await?;
+            // Read after the copy, so it includes every turn of the switch before that.
+            let kept = self.store.deletion_switch().await?;
+            let kept = match self.unknown_to(kept.as_ref(), &cached) {
+                Some(found) => {
+                    if !self.store.turn_deletion_switch(&found).await? {
+                        continue;
+                    }
+                    tracing::warn!(by = found.by, "a pause that was only in NATS is in the table now");
+                    Some(found)
+                }
+                None => kept,
+            };
+            let pause = kept.as_ref().and_then(pause_of);
+            if self.is_right(&cached, pause.as_ref(), kept.as_ref()) {
+                return Ok(is_changed);
+            }
+            let versioned = pause.as_ref().zip(kept.as_ref().map(|kept| kept.version));
+            is_changed |= self.cache.cache_switch(revision, versioned).await?;
+        }
+        Err(SwitchError::Contended)
+    }
+
+    /// Asks the table if the bucket says nothing at all; true if it was asked.
+    async fn recall(&self) -> Result<bool, SwitchError> {
+        let (_, cached) = self.cache.cached_switch().await?;
+        if cached != CachedSwitch::Lost {
+            return Ok(false);
+        }
+        self.settle().await?;
+        tracing::info!("NATS said nothing of the operators' switch; it says now what the table says");
+        Ok(true)
+    }
+
+    /// One turn, in the table first; gives back what was there.
+    async fn turn(
+        &self,
+        next: impl Fn(u64) -> DeletionSwitch + Send,
+    ) -> Result<Option<DeletionSwitch>, SwitchError> {
+        // What an operator wrote directly comes before this turn, and must not be taken over after it.
+        self.settle().await?;
+        for _ in 0..ROUNDS_MAX {
+            let before = self.store.deletion_switch().await?;
+            let version = before.as_ref().map_or(0, |before| before.version) + 1;
+            if self.store.turn_deletion_switch(&next(version)).await? {
+                self.settle().await?;
+                return Ok(before);
+            }
+        }
+        Err(SwitchError::Contended)
+    }
+
+    /// The pause of the copy as a turn, if the table does not know it.
+    fn unknown_to(&self, kept: Option<&DeletionSwitch>, cached: &CachedSwitch) -> Option<DeletionSwitch> {
+        let CachedSwitch::On { pause, version } = cached else { return None };
+        let known = kept.map_or(0, |kept| kept.version);
+        let is_known = version.is_some_and(|version| version <= known);
+        let next = version.unwrap_or_default().max(known) + 1;
+        (!is_known && pause.is_on(self.clock.now_ms())).then(|| switch_of(pause, next))
+    }
+
+    fn is_right(&self, cached: &CachedSwitch, pause: Option<&Pause>, kept: Option<&DeletionSwitch>) -> bool {
+        match (cached, pause) {
+            (CachedSwitch::Lost, _) | (CachedSwitch::Off, Some(_)) => false,
+            (CachedSwitch::Off, None) => true,
+            (CachedSwitch::On { version, .. }, Some(_)) => *version == kept.map(|kept| kept.version),
+            // One that is over does no harm.
+            (CachedSwitch::On { pause, .. }, None) => !pause.is_on(self.clock.now_ms()),
+        }
+    }
+}
+
+// === impl RecallingPace ===
+
+impl RecallingPace {
+    /// This line, whose switch the table knows.
+    #[must_use]
+    pub fn new(pace: Arc<dyn Pace>, switch: Switchboard) -> Self {
+        Self { pace, switch }
+    }
+}
+
+#[async_trait]
+impl Pace for RecallingPace {
+    async fn take(&self) -> Result<Turn, BusError> {
+        self.switch.recall().await?;
+        self.pace.take().await
+    }
+
+    async fn confirm(&self, ticket: Ticket) -> Result<Confirmed, BusError> {
+        let confirmed = self.pace.confirm(ticket).await?;
+        // Asked afterwards: a bucket that was lost a moment ago would have said that nothing is paused.
+        if confirmed == Confirmed::Go && self.switch.recall().await? {
+            return self.pace.confirm(ticket).await;
+        }
+        Ok(confirmed)
+    }
+
+    async fn tell(&self, ticket: Ticket, sandbox: &SandboxId, end: CallEnd) -> Result<Told, BusError> {
+        self.pace.tell(ticket, sandbox, end).await
+    }
+
+    async fn look(&self) -> Result<LineView, BusError> {
+        self.switch.recall().await?;
+        self.pace.look().await
+    }
+}
+
+fn switch_of(pause: &Pause, version: u64) -> DeletionSwitch {
+    DeletionSwitch {
+        version,
+        is_paused: true,
+        by: pause.by.clone(),
+        since: UnixSeconds::new(pause.since),
+        until: pause.until.map(UnixSeconds::new),
+        reason: pause.reason.clone(),
+    }
+}
+
+fn pause_of(switch: &DeletionSwitch) -> Option<Pause> {
+    switch.is_paused.then(|| Pause {
+        by: switch.by.clone(),
+        since: switch.since.get(),
+        until: switch.until.map(UnixSeconds::get),
+        reason: switch.reason.clone(),
+    })
+}

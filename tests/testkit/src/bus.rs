@@ -1,0 +1,249 @@
+//! The bus in memory: for tests of the services, and for simulations of a whole fleet in one process.
+//!
+//! It answers like the bus on NATS: `tests/bus` runs one suite on both. All time comes from the clock and all
+//! chance from the dice, so on one thread a run can be repeated from its seed. A clone is another connection to
+//! the same bus. Connections can be cut and single messages lost, before or after they had their effect.
+//! Nothing survives the process.
+
+use contract::Census;
+use ports::bus::BusError;
+use ports::clock::Clock;
+use ports::random::Random;
+use runtime::line::LineRules;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+
+mod census;
+mod deletions;
+mod feed;
+mod held;
+mod ledger;
+mod line;
+mod queue;
+mod requests;
+mod ticks;
+mod upkeep;
+
+pub use deletions::ParkedCopy;
+
+/// How a bus in memory works; the same settings as on NATS, with the same defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryConfig {
+    /// Deletions of one pool that may be under way on the whole bus.
+    pub deletions_in_flight_max: usize,
+    /// Time after the end of a worker that said nothing, until its deletion is given to another one.
+    pub deletion_ack_wait: Duration,
+    /// The line towards the provider.
+    pub line: LineRules,
+    /// Longest time that work under way is waited for when a consumer stops.
+    pub finish_patience: Duration,
+}
+
+/// A bus in memory that keeps every promise of [`ports::bus`].
+#[derive(Clone)]
+pub struct MemoryBus {
+    shared: Arc<Shared>,
+}
+
+/// What can be lost on its way; see [`MemoryBus::lose`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Call {
+    /// A request.
+    Request,
+    /// The announcement of a deletion.
+    Announce,
+    /// The copy of a deletion that is given up.
+    Park,
+    /// The removal of a message from the queue.
+    Unqueue,
+    /// The removal of something that was parked.
+    Unpark,
+    /// An event for the event log.
+    Append,
+    /// A retry, published on behalf of a worker.
+    ScheduleRetry,
+    /// The word that a message is done with, on behalf of a worker or a runner.
+    Finish,
+    /// A tick.
+    Tick,
+    /// The report of a run.
+    Report,
+    /// A census, to be kept.
+    KeepCensus,
+    /// A slot at the provider, asked for.
+    TakePace,
+    /// Whether a slot that has come may be used.
+    ConfirmPace,
+    /// How a call to the provider ended.
+    TellPace,
+    /// A turn of the operators' switch.
+    Switch,
+}
+
+/// How much of a call is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// All of it: it has no effect.
+    Message,
+    /// The answer: it had its effect, and its caller does not know.
+    Answer,
+}
+
+/// Why a call did not go through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Broken {
+    #[error("not connected")]
+    Disconnected,
+    #[error("lost on purpose")]
+    Lost,
+}
+
+struct Shared {
+    config: MemoryConfig,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    inside: Mutex<Inside>,
+    /// Goes up with every change, for those who wait for one.
+    changes: watch::Sender<u64>,
+}
+
+/// What a server would hold.
+struct Inside {
+    is_connected: bool,
+    losses: BTreeMap<Call, VecDeque<Loss>>,
+    members: requests::Members,
+    deletions: deletions::DeletionStreams,
+    events: ledger::EventStream,
+    ticks: ticks::TickStream,
+    line: line::Line,
+    census: Option<Census>,
+    services: feed::Services,
+}
+
+// === impl MemoryConfig ===
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self {
+            deletions_in_flight_max: 8,
+            deletion_ack_wait: Duration::from_secs(15),
+            line: LineRules::default(),
+            finish_patience: Duration::from_secs(18),
+        }
+    }
+}
+
+// === impl Call ===
+
+impl Call {
+    const fn operation(self) -> &'static str {
+        match self {
+            Self::Request => "send a request",
+            Self::Announce => "announce a deletion",
+            Self::Park => "park a deletion",
+            Self::Unqueue | Self::Unpark => "remove a message",
+            Self::Append => "append an event",
+            Self::ScheduleRetry => "schedule a retry",
+            Self::Finish => "finish a message",
+            Self::Tick => "publish a tick",
+            Self::Report => "publish a report",
+            Self::KeepCensus => "keep a census",
+            Self::TakePace | Self::ConfirmPace | Self::TellPace => "move the line on",
+            Self::Switch => "switch deletions",
+        }
+    }
+}
+
+// === impl MemoryBus ===
+
+impl fmt::Debug for MemoryBus {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("MemoryBus").field("config", &self.shared.config).finish_non_exhaustive()
+    }
+}
+
+impl MemoryBus {
+    /// An empty bus.
+    #[must_use]
+    pub fn new(config: MemoryConfig, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
+        let inside = Inside {
+            is_connected: true,
+            losses: BTreeMap::new(),
+            members: requests::Members::default(),
+            deletions: deletions::DeletionStreams::default(),
+            events: ledger::EventStream::default(),
+            ticks: ticks::TickStream::default(),
+            line: line::Line::default(),
+            census: None,
+            services: feed::Services::default(),
+        };
+        let changes = watch::Sender::new(0);
+        Self { shared: Arc::new(Shared { config, clock, random, inside: Mutex::new(inside), changes }) }
+    }
+
+    /// Cuts every connection, or joins them again. While they are cut, calls fail and nothing is delivered, and
+    /// who finishes a message is not heard.
+    pub fn set_connected(&self, is_connected: bool) {
+        self.change(|inside, _| inside.is_connected = is_connected);
+    }
+
+    /// Loses the next call of that kind for which nothing is planned yet.
+    pub fn lose(&self, call: Call, loss: Loss) {
+        self.change(|inside, _| inside.losses.entry(call).or_default().push_back(loss));
+    }
+
+    /// Does something at the server, unless the way there or back is broken.
+    fn call<T>(&self, call: Call, step: impl FnOnce(&mut Inside, u64) -> T) -> Result<T, BusError> {
+        self.try_call(call, step).map_err(failed(call.operation()))
+    }
+
+    fn try_call<T>(&self, call: Call, step: impl FnOnce(&mut Inside, u64) -> T) -> Result<T, Broken> {
+        self.change(|inside, now_ms| {
+            if !inside.is_connected {
+                return Err(Broken::Disconnected);
+            }
+            let loss = inside.losses.get_mut(&call).and_then(VecDeque::pop_front);
+            if loss == Some(Loss::Message) {
+                return Err(Broken::Lost);
+            }
+            let answer = step(inside, now_ms);
+            if loss == Some(Loss::Answer) { Err(Broken::Lost) } else { Ok(answer) }
+        })
+    }
+
+    /// Looks at something at the server, unless there is no connection.
+    fn read<T>(&self, operation: &'static str, step: impl FnOnce(&Inside) -> T) -> Result<T, BusError> {
+        self.look(|inside, _| if inside.is_connected { Ok(step(inside)) } else { Err(Broken::Disconnected) })
+            .map_err(failed(operation))
+    }
+
+    /// Changes what the server holds, and wakes who waits for a change.
+    fn change<T>(&self, step: impl FnOnce(&mut Inside, u64) -> T) -> T {
+        let answer = self.look(step);
+        self.shared.changes.send_modify(|count| *count = count.wrapping_add(1));
+        answer
+    }
+
+    /// Looks at what the server holds now: what is due has happened before.
+    fn look<T>(&self, step: impl FnOnce(&mut Inside, u64) -> T) -> T {
+        let now_ms = self.shared.clock.now_ms();
+        let mut inside = self.inside();
+        inside.deletions.settle(now_ms);
+        step(&mut inside, now_ms)
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        // Every change is complete before the lock is let go, so a poisoned lock holds a sound state.
+        self.shared.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn failed<E>(operation: &'static str) -> impl FnOnce(E) -> BusError
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    move |error| BusError { operation, source: error.into() }
+}

@@ -1,0 +1,186 @@
+//! A work queue: a message stays in it until it is finished with, and goes to one worker at a time.
+
+use bytes::Bytes;
+use domain::UnixSeconds;
+use std::collections::BTreeMap;
+
+/// Messages in the order in which they came.
+#[derive(Debug, Default)]
+pub(super) struct WorkQueue {
+    last_sequence: u64,
+    /// The lane that was served last.
+    last_lane: String,
+    messages: BTreeMap<u64, Message>,
+}
+
+#[derive(Debug)]
+struct Message {
+    key: String,
+    payload: Bytes,
+    since: UnixSeconds,
+    deliveries: u64,
+    place: Place,
+}
+
+/// Where a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// With no worker.
+    Waiting,
+    /// With a worker that is alive.
+    UnderWay,
+    /// With a worker that ended without a word; it takes until that moment to be sure of it.
+    Left { until_ms: u64 },
+}
+
+/// What one lane has.
+#[derive(Debug, Default)]
+struct Lane {
+    oldest: Option<u64>,
+    under_way: usize,
+}
+
+/// A message that was given to a worker.
+#[derive(Clone, Debug)]
+pub(super) struct Taken {
+    pub(super) sequence: u64,
+    pub(super) key: String,
+    pub(super) payload: Bytes,
+    /// How often it was given to a worker, this time included.
+    pub(super) deliveries: u64,
+}
+
+// === impl WorkQueue ===
+
+impl WorkQueue {
+    /// Adds a message and says its sequence.
+    pub(super) fn push(&mut self, key: String, payload: Bytes, now_ms: u64) -> u64 {
+        let sequence = self.next_sequence();
+        let since = UnixSeconds::new(now_ms / 1_000);
+        let message = Message { key, payload, since, deliveries: 0, place: Place::Waiting };
+        self.messages.insert(sequence, message);
+        sequence
+    }
+
+    /// The last sequence that was given; 0 before the first.
+    pub(super) const fn last_sequence(&self) -> u64 {
+        self.last_sequence
+    }
+
+    /// A place in the stream for something that is no work yet.
+    pub(super) fn next_sequence(&mut self) -> u64 {
+        self.last_sequence += 1;
+        self.last_sequence
+    }
+
+    /// Sequence, key, payload and age of all messages, oldest first.
+    pub(super) fn messages(&self) -> impl Iterator<Item = (u64, &str, &Bytes, UnixSeconds)> {
+        let messages = self.messages.iter();
+        messages.map(|(sequence, message)| (*sequence, message.key.as_str(), &message.payload, message.since))
+    }
+
+    /// Sequences of the messages with that key, oldest first.
+    pub(super) fn of_key(&self, key: &str) -> impl DoubleEndedIterator<Item = u64> {
+        self.messages.iter().filter(move |(_, message)| message.key == key).map(|(sequence, _)| *sequence)
+    }
+
+    /// Payloads of all messages, oldest first.
+    pub(super) fn payloads(&self) -> impl Iterator<Item = &Bytes> {
+        self.messages.values().map(|message| &message.payload)
+    }
+
+    /// Keys of all messages, and whether each waits.
+    pub(super) fn places(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.messages.values().map(|message| (message.key.as_str(), message.place == Place::Waiting))
+    }
+
+    /// The last sequence of a lane that is with a worker; zero if none is.
+    pub(super) fn handed_out(&self, lane: &str) -> u64 {
+        let messages = self.messages.iter().rev();
+        let mut with_workers = messages
+            .filter(|(_, message)| lane_of(&message.key) == lane && message.place != Place::Waiting)
+            .map(|(sequence, _)| *sequence);
+        with_workers.next().unwrap_or_default()
+    }
+
+    /// Number of messages, wherever they are.
+    pub(super) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Gives a waiting message with a wanted key to a worker: of each lane (what a key begins with, up to a dot) the
+    /// oldest, lane after lane, while fewer than `in_flight_max` of a lane are with one.
+    pub(super) fn take(
+        &mut self,
+        now_ms: u64,
+        in_flight_max: usize,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Option<Taken> {
+        for message in self.messages.values_mut() {
+            if matches!(message.place, Place::Left { until_ms } if until_ms <= now_ms) {
+                message.place = Place::Waiting;
+            }
+        }
+        let mut lanes: BTreeMap<&str, Lane> = BTreeMap::new();
+        for (sequence, message) in self.messages.iter().filter(|(_, message)| is_wanted(&message.key)) {
+            let lane = lanes.entry(lane_of(&message.key)).or_default();
+            match message.place {
+                Place::Waiting => lane.oldest = lane.oldest.or(Some(*sequence)),
+                Place::UnderWay | Place::Left { .. } => lane.under_way += 1,
+            }
+        }
+        let ready = |lane: &Lane| lane.oldest.filter(|_| lane.under_way < in_flight_max);
+        let after_last = lanes.iter().filter(|(name, _)| **name > self.last_lane.as_str());
+        let sequence = after_last.chain(lanes.iter()).find_map(|(_, lane)| ready(lane))?;
+        let message = self.messages.get_mut(&sequence)?;
+        lane_of(&message.key).clone_into(&mut self.last_lane);
+        message.place = Place::UnderWay;
+        message.deliveries += 1;
+        Some(Taken {
+            sequence,
+            key: message.key.clone(),
+            payload: message.payload.clone(),
+            deliveries: message.deliveries,
+        })
+    }
+
+    /// When the next message of a worker that ended comes back; none if there is no such message.
+    pub(super) fn next_return_ms(&self) -> Option<u64> {
+        let returns = self.messages.values().filter_map(|message| match message.place {
+            Place::Left { until_ms } => Some(until_ms),
+            Place::Waiting | Place::UnderWay => None,
+        });
+        returns.min()
+    }
+
+    /// Removes a message that is done with; false if it was gone.
+    pub(super) fn finish(&mut self, sequence: u64) -> bool {
+        self.messages.remove(&sequence).is_some()
+    }
+
+    /// Takes a message back from its worker: the next one may have it at once.
+    pub(super) fn give_back(&mut self, sequence: u64) {
+        self.put(sequence, Place::Waiting);
+    }
+
+    /// Notes that the worker of a message ended without a word.
+    pub(super) fn leave(&mut self, sequence: u64, until_ms: u64) {
+        self.put(sequence, Place::Left { until_ms });
+    }
+
+    /// Removes every message.
+    pub(super) fn clear(&mut self) {
+        self.messages.clear();
+    }
+
+    fn put(&mut self, sequence: u64, place: Place) {
+        // It may have been purged meanwhile.
+        if let Some(message) = self.messages.get_mut(&sequence) {
+            message.place = place;
+        }
+    }
+}
+
+fn lane_of(key: &str) -> &str {
+    key.split_once('.').map_or(key, |(lane, _)| lane)
+}

@@ -1,0 +1,148 @@
+//! Requests: each goes to one member of the queue group, picked by chance, and runs apart from its caller, who may
+//! give up waiting.
+
+use super::{Broken, Call, Inside, MemoryBus};
+use async_trait::async_trait;
+use bytes::Bytes;
+use contract::Verb;
+use ports::bus::intake;
+use ports::bus::{Answer, BusError, Context, Handler, Reply, Request, RequestError, Requests, Serve};
+use ports::clock::Clock;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// The queue group.
+#[derive(Default)]
+pub(super) struct Members {
+    last_number: u64,
+    members: Vec<Arc<Member>>,
+}
+
+/// A worker that answers.
+struct Member {
+    number: u64,
+    handler: Arc<dyn Handler>,
+    permits: Arc<Semaphore>,
+    running: TaskTracker,
+    clock: Arc<dyn Clock>,
+}
+
+/// A place in the group, given up when it is dropped.
+struct Membership {
+    bus: MemoryBus,
+    member: Arc<Member>,
+}
+
+#[async_trait]
+impl Requests for MemoryBus {
+    async fn request(
+        &self,
+        verb: Verb,
+        context: &Context,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<Reply, RequestError> {
+        let random = self.shared.random.as_ref();
+        let request_id = intake::request_id(Some(&context.request_id), || random.fresh_id());
+        let request = Request { verb, context: Context { request_id, ..context.clone() }, body };
+        let (tell, told) = oneshot::channel();
+        let sent = self.try_call(Call::Request, |inside: &mut Inside, _| {
+            let members = &inside.members.members;
+            let member = members.get(random.below(members.len()))?;
+            // Begun under the lock: a member that leaves takes itself off the list before it waits.
+            member.begin(request, tell);
+            Some(())
+        });
+        let is_answered = match sent {
+            Ok(Some(())) => true,
+            Ok(None) => return Err(RequestError::NoResponders),
+            Err(Broken::Disconnected) => return Err(RequestError::Disconnected),
+            Err(Broken::Lost) => false,
+        };
+        let reply = async {
+            match told.await {
+                Ok(reply) if is_answered => reply,
+                // No worker answers any more; the caller does not know that.
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            reply = reply => Ok(reply),
+            () = self.shared.clock.sleep(patience) => {
+                Err(if self.is_connected() { RequestError::TimedOut } else { RequestError::Disconnected })
+            }
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        self.look(|inside, _| inside.is_connected)
+    }
+}
+
+#[async_trait]
+impl Serve for MemoryBus {
+    async fn serve(
+        &self,
+        handler: Arc<dyn Handler>,
+        in_flight_max: usize,
+        stop: CancellationToken,
+    ) -> Result<(), BusError> {
+        let membership = self.change(|inside, _| {
+            inside.members.last_number += 1;
+            let member = Arc::new(Member {
+                number: inside.members.last_number,
+                handler,
+                permits: Arc::new(Semaphore::new(in_flight_max)),
+                running: TaskTracker::new(),
+                clock: Arc::clone(&self.shared.clock),
+            });
+            inside.members.members.push(Arc::clone(&member));
+            Membership { bus: self.clone(), member }
+        });
+        stop.cancelled().await;
+        let member = Arc::clone(&membership.member);
+        drop(membership);
+        member.running.close();
+        member.running.wait().await;
+        Ok(())
+    }
+}
+
+// === impl Member ===
+
+impl Member {
+    /// Starts work on a request, or refuses it, without waiting.
+    fn begin(&self, request: Request, tell: oneshot::Sender<Reply>) {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
+        let (handler, clock) = (Arc::clone(&self.handler), Arc::clone(&self.clock));
+        let request_id = request.context.request_id.clone();
+        self.running.spawn(async move {
+            let answer = intake::answer(clock.as_ref(), handler.as_ref(), request, permit).await;
+            if let Some(answer) = answer {
+                // The caller may have given up.
+                let _ = tell.send(reply(answer, &request_id));
+            }
+        });
+    }
+}
+
+fn reply(answer: Answer, request_id: &str) -> Reply {
+    let Answer { outcome, body } = answer;
+    let is_fault = body.is_err();
+    let body =
+        body.unwrap_or_else(|fault| serde_json::to_vec(&fault.body(request_id)).unwrap_or_default().into());
+    Reply { outcome, is_fault, body }
+}
+
+// === impl Membership ===
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let number = self.member.number;
+        self.bus.change(|inside, _| inside.members.members.retain(|member| member.number != number));
+    }
+}

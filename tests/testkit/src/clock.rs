@@ -1,0 +1,83 @@
+//! A clock that tests move.
+
+use async_trait::async_trait;
+use domain::UnixSeconds;
+use ports::clock::Clock;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// A clock that stands still until it is moved: time in tests and simulations.
+#[derive(Clone, Debug)]
+pub struct ManualClock {
+    now_ms: watch::Sender<u64>,
+}
+
+// === impl ManualClock ===
+
+impl ManualClock {
+    /// A clock that shows `now`.
+    #[must_use]
+    pub fn at(now: UnixSeconds) -> Self {
+        Self { now_ms: watch::Sender::new(now.get().saturating_mul(1_000)) }
+    }
+
+    /// Moves the clock on and wakes every sleeper whose time has come.
+    pub fn advance(&self, span: Duration) {
+        let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        self.now_ms.send_modify(|now_ms| *now_ms = now_ms.saturating_add(span_ms));
+    }
+}
+
+#[async_trait]
+impl Clock for ManualClock {
+    fn now_ms(&self) -> u64 {
+        *self.now_ms.borrow()
+    }
+
+    // It is moved forward only.
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.now_ms())
+    }
+
+    async fn sleep(&self, span: Duration) {
+        let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        self.sleep_until(self.now_ms().saturating_add(span_ms)).await;
+    }
+
+    // By the moment and not by a span, or a clock that is moved meanwhile would make it too late.
+    async fn sleep_until(&self, moment_ms: u64) {
+        // The sender lives as long as `self`, so the wait cannot fail.
+        let _ = self.now_ms.subscribe().wait_for(|now_ms| *now_ms >= moment_ms).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ports::clock::SystemClock;
+
+    #[tokio::test]
+    async fn a_manual_clock_wakes_sleepers_when_their_time_has_come() {
+        let clock = ManualClock::at(UnixSeconds::new(100));
+        let sleeper = tokio::spawn({
+            let clock = clock.clone();
+            async move {
+                clock.sleep(Duration::from_secs(5)).await;
+                clock.now()
+            }
+        });
+        tokio::task::yield_now().await;
+        clock.advance(Duration::from_secs(4));
+        tokio::task::yield_now().await;
+        assert!(!sleeper.is_finished());
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(sleeper.await.unwrap(), UnixSeconds::new(105));
+    }
+
+    #[tokio::test]
+    async fn a_moment_that_has_come_is_not_waited_for() {
+        let clock = ManualClock::at(UnixSeconds::new(100));
+        clock.sleep_until(100_000).await;
+        SystemClock.sleep_until(SystemClock.now_ms()).await;
+    }
+}

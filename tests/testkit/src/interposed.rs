@@ -1,0 +1,263 @@
+//! A store with an interposer in between, which may delay a call, let it fail, or answer for the index.
+
+use async_trait::async_trait;
+use domain::{
+    ClaimKey, ClaimRecord, DeletionSwitch, ExternalId, LabId, NewSandbox, OwnerId, PoolName, Sandbox,
+    SandboxId, Transition, UnixSeconds,
+};
+use ports::store::{
+    ClaimPage, CursorKey, Identities, Identity, IdentityPage, Insert, Layout, MoveClaim, OpenClaim, Page,
+    PageCursor, Shards, StateQuery, Store, StoreError, Supply, Write,
+};
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A call of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The method.
+    pub operation: &'static str,
+    /// Its number, from zero over all methods.
+    pub number: usize,
+}
+
+/// Stands between a caller and a store.
+#[async_trait]
+pub trait Interposer: Send + Sync + Debug {
+    /// Before the call: an error keeps it from happening.
+    async fn before(&self, call: Call) -> Result<(), StoreError>;
+
+    /// After the call: an error loses its answer.
+    async fn after(&self, call: Call) -> Result<(), StoreError>;
+
+    /// A sandbox was written, and this is what it is now.
+    fn written(&self, _sandbox: &Sandbox) {}
+
+    /// What the index shows.
+    async fn page(
+        &self,
+        inner: &dyn Store,
+        query: &StateQuery,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError> {
+        inner.page(query, after, limit).await
+    }
+}
+
+/// A store and who stands before it.
+#[derive(Debug)]
+pub struct InterposedStore<I> {
+    inner: Arc<dyn Store>,
+    between: Arc<I>,
+    begun: AtomicUsize,
+}
+
+// === impl InterposedStore ===
+
+impl<I: Interposer> InterposedStore<I> {
+    /// Puts `between` before `inner`.
+    #[must_use]
+    pub fn over(inner: Arc<dyn Store>, between: Arc<I>) -> Self {
+        Self { inner, between, begun: AtomicUsize::new(0) }
+    }
+
+    /// Who stands between.
+    pub(super) fn between(&self) -> &I {
+        &self.between
+    }
+
+    async fn pass<T>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        let this = Call { operation, number: self.begun.fetch_add(1, Ordering::SeqCst) };
+        self.between.before(this).await?;
+        let answer = call.await;
+        self.between.after(this).await?;
+        answer
+    }
+
+    async fn enter(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<Insert, StoreError>> + Send,
+    ) -> Result<Insert, StoreError> {
+        let noted = async {
+            let answer = call.await?;
+            if let Insert::Inserted(entered) = &answer {
+                self.between.written(entered);
+            }
+            Ok(answer)
+        };
+        self.pass(operation, noted).await
+    }
+}
+
+#[async_trait]
+impl<I: Interposer> Identities for InterposedStore<I> {
+    async fn identity(&self, external_id: &ExternalId) -> Result<Option<Identity>, StoreError> {
+        self.pass("identity", self.inner.identity(external_id)).await
+    }
+
+    async fn name_identity(&self, external_id: &ExternalId, id: &SandboxId) -> Result<Identity, StoreError> {
+        self.pass("name_identity", self.inner.name_identity(external_id, id)).await
+    }
+
+    async fn identities(
+        &self,
+        shard: u16,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<IdentityPage, StoreError> {
+        self.pass("identities", self.inner.identities(shard, after, limit)).await
+    }
+
+    async fn note_absences(&self, seen: &Identity, absences: u32) -> Result<bool, StoreError> {
+        self.pass("note_absences", self.inner.note_absences(seen, absences)).await
+    }
+
+    async fn drop_identity(&self, seen: &Identity) -> Result<bool, StoreError> {
+        self.pass("drop_identity", self.inner.drop_identity(seen)).await
+    }
+
+    async fn reidentify(
+        &self,
+        seen: &Sandbox,
+        listed: &NewSandbox,
+        now: UnixSeconds,
+    ) -> Result<Insert, StoreError> {
+        self.enter("reidentify", self.inner.reidentify(seen, listed, now)).await
+    }
+}
+
+#[async_trait]
+impl<I: Interposer> Layout for InterposedStore<I> {
+    // Nothing comes between: it is answered from memory nearly always.
+    async fn shards(&self) -> Result<u16, StoreError> {
+        self.inner.shards().await
+    }
+
+    async fn follow_size(&self, sandboxes: u64, now: UnixSeconds) -> Result<Shards, StoreError> {
+        self.pass("follow_size", self.inner.follow_size(sandboxes, now)).await
+    }
+
+    async fn note_supply(&self, pool: &PoolName, now: UnixSeconds) -> Result<(), StoreError> {
+        self.pass("note_supply", self.inner.note_supply(pool, now)).await
+    }
+
+    async fn supply(&self, pool: &PoolName) -> Result<Supply, StoreError> {
+        self.pass("supply", self.inner.supply(pool)).await
+    }
+
+    async fn cursor_key(&self, fresh: &CursorKey) -> Result<CursorKey, StoreError> {
+        self.pass("cursor_key", self.inner.cursor_key(fresh)).await
+    }
+
+    // Nothing comes between: every run begins with it, and no story of the tests is about it.
+    async fn pools(&self) -> Result<BTreeSet<PoolName>, StoreError> {
+        self.inner.pools().await
+    }
+
+    async fn note_pools(&self, pools: &BTreeSet<PoolName>) -> Result<(), StoreError> {
+        self.inner.note_pools(pools).await
+    }
+
+    // Nothing comes between: every sweep begins with it.
+    async fn deletion_switch(&self) -> Result<Option<DeletionSwitch>, StoreError> {
+        self.inner.deletion_switch().await
+    }
+
+    async fn turn_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError> {
+        self.inner.turn_deletion_switch(next).await
+    }
+}
+
+#[async_trait]
+impl<I: Interposer> Store for InterposedStore<I> {
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.pass("ping", self.inner.ping()).await
+    }
+
+    async fn open_claim(
+        &self,
+        record: &ClaimRecord,
+        keep_until: UnixSeconds,
+    ) -> Result<OpenClaim, StoreError> {
+        self.pass("open_claim", self.inner.open_claim(record, keep_until)).await
+    }
+
+    async fn move_claim(
+        &self,
+        from: &ClaimRecord,
+        to: &ClaimRecord,
+        keep_until: UnixSeconds,
+    ) -> Result<MoveClaim, StoreError> {
+        self.pass("move_claim", self.inner.move_claim(from, to, keep_until)).await
+    }
+
+    async fn close_claim(&self, record: &ClaimRecord, keep_until: UnixSeconds) -> Result<(), StoreError> {
+        self.pass("close_claim", self.inner.close_claim(record, keep_until)).await
+    }
+
+    async fn find_claim(&self, claim: &ClaimKey) -> Result<Option<ClaimRecord>, StoreError> {
+        self.pass("find_claim", self.inner.find_claim(claim)).await
+    }
+
+    async fn apply(&self, id: &SandboxId, transition: &Transition) -> Result<Write, StoreError> {
+        let noted = async {
+            let answer = self.inner.apply(id, transition).await?;
+            if let Write::Done(sandbox) = &answer {
+                self.between.written(sandbox);
+            }
+            Ok(answer)
+        };
+        self.pass(transition.name, noted).await
+    }
+
+    async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError> {
+        self.enter("insert", self.inner.insert(sandbox, now)).await
+    }
+
+    async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
+        self.pass("sandbox", self.inner.sandbox(id)).await
+    }
+
+    async fn page(
+        &self,
+        query: &StateQuery,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError> {
+        self.pass("page", self.between.page(&*self.inner, query, after, limit)).await
+    }
+
+    async fn held_by_lab(
+        &self,
+        lab: &LabId,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError> {
+        self.pass("held_by_lab", self.inner.held_by_lab(lab, after, limit)).await
+    }
+
+    async fn claims_of(
+        &self,
+        owner: &OwnerId,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<ClaimPage, StoreError> {
+        self.pass("claims_of", self.inner.claims_of(owner, after, limit)).await
+    }
+
+    async fn last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError> {
+        self.pass("last", self.inner.last(query)).await
+    }
+
+    async fn count(&self, query: &StateQuery) -> Result<u64, StoreError> {
+        self.pass("count", self.inner.count(query)).await
+    }
+}
