@@ -72,7 +72,7 @@ impl User {
 async fn no_role_may_do_the_work_of_another() {
     let server = server().await;
     let subjects = Subjects::default();
-    let cases: [(&str, &[&str]); 15] = [
+    let cases: [(&str, &[&str]); 16] = [
         ("sandbox.v1.allocate", &["ingress", "service", "operator"]),
         ("sandbox.v1.replay", &["ingress", "operator"]),
         ("sandbox.deletions.work.main.2000000", &["allocator", "reconciler"]),
@@ -83,6 +83,7 @@ async fn no_role_may_do_the_work_of_another() {
         ("sandbox.reports.sync", &["reconciler"]),
         ("$KV.broker.deletions.pause", &["allocator", "reaper", "reconciler", "operator"]),
         ("$KV.broker.tick.sync", &["scheduler", "operator"]),
+        ("$KV.broker.probe", &["allocator", "reaper", "reconciler", "scheduler", "operator"]),
         // A tick that finds no room is answered with the one that waits.
         (
             "$JS.API.STREAM.MSG.GET.TICKS",

@@ -119,7 +119,8 @@ async fn the_keys_of_the_bucket_are_as_they_are_written_down() {
     let written: BTreeSet<String> = Document::read(README)
         .rows("Bucket and keys")
         .iter()
-        .filter(|row| row[1] == "key")
+        // One holds nothing, so the document of the contract does not name it.
+        .filter(|row| row[1] == "key" || row[1] == "empty key")
         .flat_map(|row| quoted(&row[0]))
         .collect();
     // The first run of each kind may still be under way.

@@ -8,6 +8,7 @@ mod clearing;
 mod client;
 mod contention;
 mod deletions;
+mod disk_full;
 mod doors;
 mod identity;
 mod killed;

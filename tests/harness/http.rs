@@ -92,6 +92,13 @@ impl Api {
         answer(request.send().await.expect("the broker answers")).await
     }
 
+    /// `GET /v1/admin/events` of one sandbox, up to the end of the event log, as the stream says it.
+    pub async fn events_of(&self, id: &str) -> String {
+        let url = format!("{}/v1/admin/events?sandbox={id}&after=0&follow=false", self.root);
+        let answer = self.client.get(url).bearer_auth(&self.admin_token).send().await;
+        answer.expect("the broker answers").text().await.expect("a stream that ends")
+    }
+
     /// `GET /v1/admin/stats`.
     pub async fn stats(&self) -> Value {
         let stats = self.admin(Method::GET, "/v1/admin/stats").await;

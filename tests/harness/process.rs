@@ -4,6 +4,7 @@ use crate::http::Api;
 use crate::servers::{broker_binary, nats_binary};
 use crate::wait::{PATIENCE, eventually};
 use broker::child::{Child, Program};
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -47,12 +48,25 @@ pub async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
 impl Broker {
     /// Starts `broker` with these arguments and variables, its output in a file in `folder`.
     pub async fn start(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::start_within(folder, &[], arguments, variables).await
+    }
+
+    /// As [`Broker::start`], by a command that becomes the one that is appended to it.
+    pub async fn start_within(
+        folder: &Path,
+        wrapper: &[&str],
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let log = folder.join(format!("broker-{}.log", uuid::Uuid::now_v7()));
+        let binary = broker_binary();
+        let command: Vec<_> = wrapper.iter().map(OsString::from).chain([binary.into()]).collect();
+        let (path, before) = command.split_first().expect("the binary at least");
         let nats = ("NATS_SERVER".into(), nats_binary().await.into());
         let program = Program {
             guard: broker_binary(),
-            path: broker_binary(),
-            arguments: arguments.iter().map(Into::into).collect(),
+            path: path.into(),
+            arguments: before.iter().cloned().chain(arguments.iter().map(Into::into)).collect(),
             variables: variables
                 .iter()
                 .map(|(name, value)| (name.into(), value.into()))
@@ -62,6 +76,12 @@ impl Broker {
         };
         let child = Child::start(program).await.expect("the binary starts");
         Self { child, log }
+    }
+
+    /// A file as it sees it.
+    pub fn view(&self, path: &Path) -> PathBuf {
+        let own = path.strip_prefix("/").expect("an absolute path");
+        Path::new("/proc").join(self.child.id().to_string()).join("root").join(own)
     }
 
     /// What it printed so far.
@@ -83,13 +103,23 @@ impl Broker {
 impl Up {
     /// Starts `broker up` on free ports over `data` and waits until it says that it is ready.
     pub async fn start(data: &Path, more: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::start_within(data, &[], more, variables).await
+    }
+
+    /// As [`Up::start`], by a command that becomes the one that is appended to it, in a view of the files of its own.
+    pub async fn start_within(
+        data: &Path,
+        wrapper: &[&str],
+        more: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let text = data.to_str().expect("a path that is text");
         let any = "127.0.0.1:0";
         let mut arguments =
             vec!["up", "--http", any, "--nats-listen", any, "--simulator-listen", any, "--data", text];
         arguments.extend(more);
         let folder = data.parent().expect("a folder around the data");
-        let broker = Broker::start(folder, &arguments, variables).await;
+        let broker = Broker::start_within(folder, wrapper, &arguments, variables).await;
         let line = |name: &str| {
             let output = broker.output();
             let line = output.lines().find(|line| line.trim_start().starts_with(name))?;
@@ -104,11 +134,14 @@ impl Up {
         })
         .await;
         let address: SocketAddr = http.trim_start_matches("http://").parse().expect("an address");
-        let token =
-            |name: &str| std::fs::read_to_string(data.join(name)).expect("a token file").trim().to_owned();
+        let token = |name: &str| {
+            let file = broker.view(&data.join(name));
+            std::fs::read_to_string(file).expect("a token file").trim().to_owned()
+        };
         let api = Api::new(address, &token("api-token"), &token("admin-token"));
         let simulator = simulator.trim_end_matches("/v2").to_owned();
-        Self { broker, api, simulator, csp_token: token("csp-token") }
+        let csp_token = token("csp-token");
+        Self { broker, api, simulator, csp_token }
     }
 
     /// The process id of its `nats-server`.

@@ -153,6 +153,7 @@ impl DynamoStore {
             index_lag: if index_lag.is_zero() { Duration::ZERO } else { *index_lag + *operation_timeout },
             known: Arc::new(layout::Known::default()),
             unreadable: Arc::default(),
+            written: Arc::default(),
         }
     }
 }

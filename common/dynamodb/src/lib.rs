@@ -13,8 +13,8 @@ use domain::{
 use ports::store::{
     ClaimPage, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError, Write,
 };
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 mod attributes;
 mod claim;
@@ -27,6 +27,7 @@ mod identity;
 mod item;
 mod layout;
 mod listing;
+mod ping;
 mod switch;
 pub mod table;
 mod transitions;
@@ -37,6 +38,9 @@ pub use config::DynamoConfig;
 /// What DynamoDB refuses a call with that comes too fast, after the tries of the SDK.
 const THROTTLING_CODES: [&str; 4] =
     ["ProvisionedThroughputExceededException", "RequestLimitExceeded", "Throttling", "ThrottlingException"];
+
+/// What the embedded engine answers when the disk under it is full or fails, in the words of SQLite. AWS answers neither.
+const DISK_WORDS: [&str; 2] = ["disk is full", "disk I/O error"];
 
 /// Keeps sandboxes and claims in one DynamoDB table.
 #[derive(Clone, Debug)]
@@ -49,6 +53,8 @@ pub struct DynamoStore {
     index_lag: Duration,
     known: Arc<layout::Known>,
     unreadable: Arc<unreadable::Reported>,
+    /// When the last ping was written.
+    written: Arc<Mutex<Option<Instant>>>,
 }
 
 /// What kept a call from a usable answer: throttling, time-outs, connections, failures of the service. A failed condition
@@ -60,13 +66,16 @@ fn unavailable(
     if source.code().is_some_and(|code| THROTTLING_CODES.contains(&code)) {
         return StoreError::Throttled { operation, source: Box::new(source) };
     }
+    if source.message().is_some_and(|message| DISK_WORDS.iter().any(|words| message.contains(words))) {
+        return StoreError::Disk { operation, source: Box::new(source) };
+    }
     StoreError::Unavailable { operation, source: Box::new(source) }
 }
 
 #[async_trait]
 impl Store for DynamoStore {
     async fn ping(&self) -> Result<(), StoreError> {
-        self.read_nothing().await
+        self.write_ping().await
     }
 
     async fn open_claim(

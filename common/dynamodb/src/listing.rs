@@ -9,23 +9,7 @@ use ports::store::index::{due_sort, state_shard};
 use ports::store::{Page, PageCursor, SortRange, StateQuery, StoreError};
 use std::collections::HashMap;
 
-/// Key of the item that [`DynamoStore::read_nothing`] asks for. There is none.
-const PING_KEY: &str = "PING";
-
 impl DynamoStore {
-    /// Reads an item that is not there: the cheapest call that goes all the way.
-    pub(super) async fn read_nothing(&self) -> Result<(), StoreError> {
-        self.client
-            .get_item()
-            .table_name(&self.table)
-            .key(PK, text(PING_KEY))
-            .key(SK, text(PING_KEY))
-            .send()
-            .await
-            .map(|_| ())
-            .map_err(|error| unavailable("ping", error))
-    }
-
     pub(super) async fn read_sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
         let found = self
             .client

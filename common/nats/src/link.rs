@@ -25,6 +25,8 @@ const HEADERS_BYTES: usize = 16 * 1_024;
 const MAX_PAYLOAD_MIN: usize = REQUEST_BYTES_MAX + HEADERS_BYTES;
 /// What the server says, in lower case, to a role that may not publish to its own inbox.
 const DENIED: &str = "permissions violation for publish to \"_inbox.";
+/// The same of a role that may not write the key that [`NatsBus::probe_storing`] writes, and what its subject ends with.
+const PROBE_DENIED: (&str, &str) = ("permissions violation for publish to \"$kv.", ".probe\"");
 
 /// How a connection is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +59,7 @@ struct Choice {
 pub(super) struct Seen {
     /// How often it was made.
     connects: watch::Sender<u64>,
-    /// How often the server refused a message to our own inbox.
+    /// How often the server refused a message that only asks whether it is there, or stores.
     denials: watch::Sender<u64>,
 }
 
@@ -146,9 +148,15 @@ impl Seen {
     }
 
     pub(super) fn server_error(&self, error: &str) {
-        if error.to_lowercase().contains(DENIED) {
+        let error = error.to_lowercase();
+        if error.contains(DENIED) || (error.contains(PROBE_DENIED.0) && error.contains(PROBE_DENIED.1)) {
             self.denials.send_modify(|count| *count += 1);
         }
+    }
+
+    /// A wait for the next such refusal.
+    pub(super) fn denials(&self) -> watch::Receiver<u64> {
+        self.denials.subscribe()
     }
 }
 
@@ -188,7 +196,7 @@ impl NatsBus {
     async fn send_to_itself(&self) -> Result<(), BusError> {
         const OPERATION: &str = "ask NATS whether it is there";
         let inbox = self.client.new_inbox();
-        let mut denials = self.seen.denials.subscribe();
+        let mut denials = self.seen.denials();
         let mut replies = self.client.subscribe(inbox.clone()).await.map_err(failed(OPERATION))?;
         self.client.publish(inbox, "".into()).await.map_err(failed(OPERATION))?;
         tokio::select! {

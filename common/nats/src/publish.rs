@@ -2,7 +2,7 @@
 
 use super::judge::{Refusal, server_answer};
 use super::upkeep::parked_headers;
-use super::{NatsBus, failed};
+use super::{JETSTREAM_TIMEOUT, NatsBus, failed};
 use async_nats::Subscriber;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
@@ -26,6 +26,8 @@ const PUBLISH_RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
 /// Checks the sequence of the last message on another subject than the message's own, here a wildcard; the
 /// client library has no constant for it.
 pub(super) const EXPECTED_SEQUENCE_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+/// Key of the bucket that is written to see whether the server stores messages.
+const PROBE_KEY: &str = "probe";
 /// Times that a tick may be refused because one waits that is gone a moment later.
 const FOLD_ROUNDS_MAX: usize = 10;
 
@@ -241,11 +243,29 @@ impl NatsBus {
             Err(error) if !is_conflict(error) => return,
             Ok(_) | Err(_) => Ok(()),
         };
-        self.storing.send_if_modified(|known| {
-            let is_news = *known != able;
-            *known = able;
-            is_news
-        });
+        let _ = self.storing.send_replace(able);
+    }
+
+    /// Writes a message, and remembers for readiness whether the server stored it. Says whether it did, as far as is known.
+    pub(super) async fn probe_storing(&self) -> bool {
+        let mut denials = self.seen.denials();
+        let subject = format!("$KV.{}.{PROBE_KEY}", self.config.subjects.bucket());
+        let published = tokio::select! {
+            published = async { self.jetstream.publish(subject, Bytes::new()).await?.await } => published,
+            // The accounts of the server are those of a former build: what our work finds is all that is known.
+            _ = denials.changed() => return true,
+        };
+        match &published {
+            Err(error) if error.kind() == PublishErrorKind::TimedOut && self.connected() => {
+                let _ = self.storing.send_replace(Err(format!(
+                    "NATS does not say within {} s that it stored a message: if its disk was full, it stores again only \
+                     after a restart",
+                    JETSTREAM_TIMEOUT.as_secs()
+                )));
+            }
+            other => self.note_storing(other),
+        }
+        published.is_ok()
     }
 
     /// Sends the report of a run to the callers that wait for it, and keeps it for those that ask later.

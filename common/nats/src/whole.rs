@@ -34,8 +34,8 @@ pub enum Care {
 // === impl NatsBus ===
 
 impl NatsBus {
-    /// Looks again and again whether everything is there, until `stop`: at once, after a failure soon, else every
-    /// `NATS_CHECK_SECONDS`.
+    /// Looks again and again whether everything is there and a message is stored, until `stop`: at once, after a failure
+    /// soon, else every `NATS_CHECK_SECONDS`.
     pub async fn keep_whole(&self, care: Care, stop: &CancellationToken) {
         let mut pause = LOOK_AGAIN_MIN;
         let mut care_now = Care::Correct;
@@ -46,9 +46,14 @@ impl NatsBus {
             };
             // At its start a process brings everything to its own settings.
             care_now = if looked.is_ok() { care } else { care_now };
-            pause = if looked.is_ok() { LOOK_AGAIN_MIN } else { (pause * 2).min(LOOK_AGAIN_MAX) };
-            let next = if looked.is_ok() { self.config.check_period } else { pause };
+            let is_there = looked.is_ok();
             self.note_whole(looked.map(|_| ()));
+            let is_well = tokio::select! {
+                stores = async { is_there && self.probe_storing().await } => stores,
+                () = stop.cancelled() => return,
+            };
+            pause = if is_well { LOOK_AGAIN_MIN } else { (pause * 2).min(LOOK_AGAIN_MAX) };
+            let next = if is_well { self.config.check_period } else { pause };
             tokio::select! {
                 () = tokio::time::sleep(next) => {}
                 () = stop.cancelled() => return,

@@ -154,6 +154,15 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The disk under it is full or fails. It may still answer reads; what was to be written is not there.
+    #[error("the disk of the store is full or fails ({operation})")]
+    Disk {
+        /// What was tried.
+        operation: &'static str,
+        /// What the store said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// An item that this version cannot read. Trying again does not help.
     #[error("item {item}: attribute {attribute}: {problem}")]
     Corrupt {
@@ -241,7 +250,7 @@ impl PageCursor {
 /// Keeps sandboxes and claims.
 #[async_trait]
 pub trait Store: Layout + Identities {
-    /// Whether the store answers.
+    /// Whether the store answers and takes writes.
     async fn ping(&self) -> Result<(), StoreError>;
 
     // --- claims ---

@@ -361,6 +361,10 @@ fn store_fault(request: &Request, error: &StoreError) -> Fault {
         StoreError::Unavailable { .. } => {
             Fault::new(FaultCode::StoreUnavailable, "the table does not answer; repeat with the same key")
         }
+        StoreError::Disk { .. } => Fault::new(
+            FaultCode::StoreUnavailable,
+            "the table takes no writes: its disk is full or fails; repeat with the same key",
+        ),
         StoreError::Corrupt { .. } => {
             Fault::new(FaultCode::InternalError, "a record in the table cannot be read")
         }

@@ -107,8 +107,12 @@ impl Allocator {
     }
 
     pub(crate) async fn health(&self, request: &Request) -> Result<HealthReply, Fault> {
-        self.ports.store.ping().await.map_err(|error| store_fault(request, &error))?;
-        Ok(HealthReply { store: "ok".to_owned() })
+        let store = match self.ports.store.ping().await {
+            Ok(()) => "ok",
+            Err(StoreError::Disk { .. }) => "the table takes no writes: its disk is full or fails",
+            Err(error) => return Err(store_fault(request, &error)),
+        };
+        Ok(HealthReply { store: store.to_owned() })
     }
 
     async fn pool_stats(&self, pool: &PoolName) -> Result<PoolStats, StoreError> {

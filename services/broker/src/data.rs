@@ -1,5 +1,6 @@
 //! The data directory of `broker up`: one broker at a time, tokens that stay, all of it removable.
 
+use crate::disk;
 use anyhow::{Context as _, bail};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write as _;
@@ -25,12 +26,15 @@ impl DataDir {
     /// Takes the directory, making it if need be. An ephemeral one is removed at the end.
     ///
     /// # Errors
-    /// When it cannot be written, or another broker runs on it.
+    /// When it cannot be written, its disk is full, or another broker runs on it.
     pub fn open(path: &Path, ephemeral: bool) -> anyhow::Result<Self> {
         let shown = path.display();
         std::fs::create_dir_all(path).with_context(|| {
             format!("the data directory {shown} cannot be made; choose another one with --data")
         })?;
+        if let Some(full) = disk::full(path) {
+            bail!("{full}: make room there, or choose another data directory with --data");
+        }
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)

@@ -96,6 +96,8 @@ pub struct Fleet {
     streams: StreamsThere,
     /// The line towards the provider, if a reaper of this process stands in it.
     line: Option<Arc<dyn DeletionLine>>,
+    /// What else the readiness of the ingress depends on.
+    further: Vec<Arc<dyn Check>>,
     /// What the ingress of this process has to say in its readiness.
     notes: Vec<Arc<dyn Check>>,
     metrics: WorkerMetrics,
@@ -198,6 +200,7 @@ impl Fleet {
             standing: Standing::default(),
             streams: StreamsThere { needed_by: Vec::new(), noted_by: Vec::new() },
             line: None,
+            further: Vec::new(),
             notes: Vec::new(),
             metrics,
             admission: None,
@@ -227,6 +230,11 @@ impl Fleet {
     /// When this process has none.
     pub fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
         Ok(Arc::clone(self.table()?) as Arc<dyn Store>)
+    }
+
+    /// Lets the readiness of an ingress that is started later depend on this as well.
+    pub fn depends_on(&mut self, check: Arc<dyn Check>) {
+        self.further.push(check);
     }
 
     /// Starts every service, the HTTP face on `listener`.
@@ -268,6 +276,7 @@ impl Fleet {
         let secrets = self.secrets().await;
         config.tokens.fetch(secrets.as_deref()).await.context("no tokens")?;
         let bus = Arc::new(self.bus("ingress").await?);
+        let clock = Arc::new(ClockCheck(Arc::clone(bus.server_time()))) as Arc<dyn Check>;
         let ports = ingress::Ports {
             requests: Arc::clone(&bus) as Arc<dyn Requests>,
             ticks: Arc::clone(&bus) as Arc<dyn Ticks>,
@@ -275,7 +284,7 @@ impl Fleet {
             events: Arc::clone(&bus) as Arc<dyn EventFeed>,
             discovery: Arc::clone(&bus) as Arc<dyn Discovery>,
             secrets,
-            checks: vec![Arc::new(ClockCheck(Arc::clone(bus.server_time())))],
+            checks: std::iter::once(clock).chain(self.further.iter().map(Arc::clone)).collect(),
             clock: Arc::clone(&self.shared.clock),
             random: Arc::clone(&self.shared.random),
         };

@@ -29,6 +29,7 @@ mod client;
 pub mod data;
 mod deletions;
 pub mod descriptors;
+mod disk;
 pub mod door;
 pub mod embedded;
 pub mod nats_server;

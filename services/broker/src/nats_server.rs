@@ -1,6 +1,7 @@
 //! The `nats-server` of `broker up` and of the tests: found, or fetched, and started as a child.
 
 use crate::child::{Child, Program};
+use crate::disk;
 use anyhow::{Context as _, bail};
 use runtime::settings::Env;
 use serde::Deserialize;
@@ -37,6 +38,19 @@ pub struct NatsServer {
     /// The process.
     pub child: Child,
     /// Where clients reach it.
+    pub address: SocketAddr,
+}
+
+/// How a server is started.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The binary.
+    pub binary: PathBuf,
+    /// The `broker` binary, as the guard.
+    pub guard: PathBuf,
+    /// Where its streams, its configuration and its log are.
+    pub folder: PathBuf,
+    /// Where it listens (port 0: a free one).
     pub address: SocketAddr,
 }
 
@@ -131,6 +145,18 @@ async fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+// === impl Start ===
+
+impl Start {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// As [`NatsServer::start`].
+    pub async fn start(&self) -> anyhow::Result<NatsServer> {
+        NatsServer::start(&self.binary, &self.guard, &self.folder, self.address).await
+    }
+}
+
 // === impl NatsServer ===
 
 impl NatsServer {
@@ -208,7 +234,9 @@ impl NatsServer {
         }
         let text = tokio::fs::read_to_string(&log).await.unwrap_or_default();
         let text = text.get(usize::try_from(written_before).unwrap_or(0)..).unwrap_or(&text);
-        let reason = reason_in(text).unwrap_or_else(|| format!("it does not listen on {address}"));
+        let reason = disk::full(&folder)
+            .or_else(|| reason_in(text))
+            .unwrap_or_else(|| format!("it does not listen on {address}"));
         let end = text.get(text.len().saturating_sub(LOG_SHOWN_BYTES)..).unwrap_or(text);
         bail!("nats-server did not start: {reason}; the end of {}:\n{end}", log.display());
     }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use nats::NatsBus;
 use ports::bus::DeletionLine;
-use ports::store::Store;
+use ports::store::{Store, StoreError};
 use runtime::check::Check;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,7 +24,7 @@ pub(crate) struct StreamsThere {
     pub(crate) noted_by: Vec<NatsBus>,
 }
 
-/// Ready when the table answers.
+/// Ready when the table answers and takes writes.
 pub(crate) struct TableAnswers(pub(crate) Arc<dyn Store>);
 
 /// Always ready: says what keeps deletions waiting.
@@ -94,7 +94,10 @@ impl Check for TableAnswers {
     }
 
     async fn check(&self) -> Result<(), String> {
-        self.0.ping().await.map_err(|_| "the table does not answer".to_owned())
+        self.0.ping().await.map_err(|error| match error {
+            StoreError::Disk { .. } => "the table takes no writes: its disk is full or fails".to_owned(),
+            _ => "the table does not answer".to_owned(),
+        })
     }
 }
 

@@ -1,9 +1,10 @@
 //! `broker up`: the whole fleet in one process, on embedded parts unless it is pointed at real ones.
 
 use crate::data::DataDir;
+use crate::disk::{Disk, KeptNats};
 use crate::embedded::EmbeddedTable;
 use crate::fleet::{Configs, Counts, Fleet, Shared};
-use crate::nats_server::{self, NatsServer};
+use crate::nats_server;
 use crate::role::register_process_metrics;
 use anyhow::Context as _;
 use contract::TickKind;
@@ -88,9 +89,10 @@ pub struct Overlay<'a> {
 }
 
 /// The embedded parts that run.
-#[derive(Default)]
 struct Embedded {
-    nats: Option<NatsServer>,
+    /// What they write to.
+    disk: Disk,
+    nats: Option<Arc<KeptNats>>,
     table: Option<EmbeddedTable>,
     simulator: Option<(simulator::Simulator, TcpListener)>,
 }
@@ -157,7 +159,7 @@ pub async fn run(options: Options, env: &dyn Env) -> anyhow::Result<()> {
     let http = listen(options.http).await?;
     overlay.set("HTTP_LISTEN", http.local_addr()?.to_string());
     overlay.set("STOP_GRACE_SECONDS", GRACE.as_secs().to_string());
-    let mut embedded = Embedded::default();
+    let mut embedded = Embedded { disk: Disk::of(data.path()), nats: None, table: None, simulator: None };
     let ended = match embedded.start(&options, &data, &mut overlay, &shared).await {
         Ok(()) => Box::pin(serve(&options, &data, &overlay, &mut embedded, shared, http)).await,
         Err(error) => Err(error),
@@ -187,6 +189,9 @@ async fn serve(
         lifecycle.start("simulator", simulator.run(listener, providers_stop.clone()));
     }
     let mut fleet = Fleet::new(configs.backends.clone(), shared).await?;
+    if embedded.nats.is_some() || embedded.table.is_some() {
+        fleet.depends_on(Arc::new(embedded.disk.clone()));
+    }
     let reports = fleet.bus("operator").await?;
     let counts = Counts { allocators: options.allocators, reapers: options.reapers, schedulers: 1 };
     fleet.start_all(&mut lifecycle, configs, counts, http).await?;
@@ -212,14 +217,8 @@ async fn serve(
         Ok::<(), std::convert::Infallible>(())
     });
     if let Some(nats) = &embedded.nats {
-        let ended = nats.child.watch();
-        let stop = lifecycle.stop();
-        lifecycle.start("nats-server", async move {
-            tokio::select! {
-                status = ended => Err(anyhow::anyhow!("nats-server ended ({status:?})")),
-                () = stop.cancelled() => Ok(()),
-            }
-        });
+        let (nats, stop) = (Arc::clone(nats), lifecycle.stop());
+        lifecycle.start("nats-server", async move { nats.keep(stop).await });
     }
     let ended = lifecycle.run().await;
     fleet.close().await;
@@ -260,16 +259,6 @@ impl Embedded {
         } else {
             self.start_simulator(options, data, overlay, shared).await?;
         }
-        if let Some(url) = &options.nats_url {
-            overlay.set("NATS_URL", url);
-        } else {
-            let binary = nats_server::find(overlay.base).await?;
-            let guard = std::env::current_exe().context("this program cannot find itself")?;
-            let folder = data.path().join("nats");
-            let server = NatsServer::start(&binary, &guard, &folder, options.nats_listen).await?;
-            overlay.set("NATS_URL", format!("nats://{}", server.address));
-            self.nats = Some(server);
-        }
         match (&options.dynamodb_endpoint, &options.dynamodb) {
             (Some(endpoint), _) => overlay.set("DYNAMODB_ENDPOINT", endpoint),
             (None, Some(_)) => overlay.set("DYNAMODB_ENDPOINT", ""),
@@ -279,6 +268,20 @@ impl Embedded {
                 overlay.set("DYNAMODB_ENDPOINT", &table.endpoint);
                 self.table = Some(table);
             }
+        }
+        // After the table: what is wrong with the disk is said by the first that writes to it.
+        if let Some(url) = &options.nats_url {
+            overlay.set("NATS_URL", url);
+        } else {
+            let start = nats_server::Start {
+                binary: nats_server::find(overlay.base).await?,
+                guard: std::env::current_exe().context("this program cannot find itself")?,
+                folder: data.path().join("nats"),
+                address: options.nats_listen,
+            };
+            let server = start.start().await?;
+            overlay.set("NATS_URL", format!("nats://{}", server.address));
+            self.nats = Some(Arc::new(KeptNats::new(start, server, self.disk.clone())));
         }
         Ok(())
     }
@@ -308,7 +311,7 @@ impl Embedded {
 
     async fn stop(self) {
         if let Some(nats) = self.nats {
-            nats.child.stop(NATS_STOP_PATIENCE).await;
+            nats.stop(NATS_STOP_PATIENCE).await;
         }
         if let Some(table) = self.table {
             table.stop().await;

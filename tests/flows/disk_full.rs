@@ -1,0 +1,105 @@
+//! A disk that is full: who writes says so, nothing is promised that is not kept, and all goes on once there is room.
+
+use harness::process::{Broker, Up};
+use harness::wait::{PATIENCE, eventually};
+use reqwest::Method;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// Mounts a disk of its own over the folder `$1`, fills it if `$2` says so, and becomes what follows.
+const ON_A_SMALL_DISK: &str = r#"mount -t tmpfs -o size=48m tmpfs "$1" || exit 9
+    if [ "$2" = full ]; then dd if=/dev/zero of="$1/fill" bs=4k 2>/dev/null; fi
+    shift 2; exec "$@""#;
+/// Events of the smallest kind, so that the streams fit.
+const SMALL: [(&str, &str); 3] =
+    [("EVENTS_BYTES_MAX", "1048576"), ("DELETIONS_PER_MINUTE", "6000"), ("NATS_CHECK_SECONDS", "1")];
+
+/// A command that runs another one in a view of the files in which `folder` is a small disk. The view, and the disk
+/// with it, is gone with the last process in it.
+fn on_a_small_disk<'a>(folder: &'a str, fill: &'a str) -> Vec<&'a str> {
+    let mut words = vec!["unshare", "--mount"];
+    // Without root it takes a user namespace, in which this user is root.
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        words.push("--map-root-user");
+    }
+    words.extend(["sh", "-c", ON_A_SMALL_DISK, "sh", folder, fill]);
+    words
+}
+
+/// Takes the rest of the disk.
+fn fill(disk: &Path) -> PathBuf {
+    let path = disk.join("fill");
+    let mut file = OpenOptions::new().create(true).append(true).open(&path).unwrap();
+    while file.write_all(&[0; 4_096]).is_ok() {}
+    path
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_is_said_and_all_goes_on_once_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("disk");
+    std::fs::create_dir(&data).unwrap();
+    let wrapper = on_a_small_disk(data.to_str().unwrap(), "empty");
+    let up = Up::start_within(&data, &wrapper, &["--pool", "20"], &SMALL).await;
+    let held = up.api.allocate("student-0").await;
+    assert_eq!(held.status, 201, "{held:?}");
+
+    let disk = up.broker.view(&data);
+    let filler = fill(&disk);
+    let body = eventually("a readiness that says why", PATIENCE, || async {
+        let ready = up.api.open(Method::GET, "/readyz").await;
+        let says = |check: &str, words: &str| {
+            ready.body["checks"][check].as_str().is_some_and(|said| said.contains(words))
+        };
+        fill(&disk);
+        if ready.status == 503 && says("disk", "is full") && says("store", "its disk is full") {
+            Ok(ready.body)
+        } else {
+            Err(ready)
+        }
+    })
+    .await;
+    assert!(body["checks"]["disk"].as_str().unwrap().contains(data.to_str().unwrap()), "{body}");
+    let refused = up.api.allocate("student-1").await;
+    assert_eq!((refused.status, refused.code()), (503, "STORE_UNAVAILABLE"), "{refused:?}");
+    assert!(refused.body["detail"]["message"].as_str().unwrap().contains("takes no writes"), "{refused:?}");
+    let seen = up.api.get(held.sandbox(), "student-0").await;
+    assert_eq!(seen.status, 200, "what was promised is still there: {seen:?}");
+
+    std::fs::remove_file(filler).unwrap();
+    eventually("readiness", PATIENCE, || async {
+        let ready = up.api.open(Method::GET, "/readyz").await;
+        if ready.status == 200 { Ok(()) } else { Err(ready) }
+    })
+    .await;
+    let claimed = up.api.allocate("student-1").await;
+    assert_eq!(claimed.status, 201, "the refused claim had written nothing: {claimed:?}");
+    // Deletions and events go through the streams of NATS.
+    for (owner, id) in [("student-0", held.sandbox()), ("student-1", claimed.sandbox())] {
+        assert_eq!(up.api.release(id, owner).await.status, 200);
+        eventually("the deletion and its events", PATIENCE, || async {
+            let events = up.api.events_of(id).await;
+            if events.contains("sandbox.deleted") { Ok(()) } else { Err(events) }
+        })
+        .await;
+    }
+    assert_eq!(up.broker.stop(PATIENCE).await, Some(0), "{}", up.broker.output());
+}
+
+#[tokio::test]
+async fn a_start_on_a_full_disk_names_the_disk_and_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("disk");
+    std::fs::create_dir(&data).unwrap();
+    let text = data.to_str().unwrap();
+    let any = "127.0.0.1:0";
+    let arguments = ["up", "--http", any, "--nats-listen", any, "--simulator-listen", any, "--data", text];
+    let wrapper = on_a_small_disk(text, "full");
+    let broker = Broker::start_within(folder.path(), &wrapper, &arguments, &SMALL).await;
+    let ended = tokio::time::timeout(PATIENCE, broker.child.ended()).await.expect("it ends by itself");
+    assert_eq!(ended.and_then(|status| status.code()), Some(1), "{}", broker.output());
+    let said = broker.output();
+    assert!(said.contains(&format!("the disk of {text} is full")), "{said}");
+}
