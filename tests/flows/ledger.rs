@@ -106,6 +106,45 @@ async fn what_a_crash_kept_back_is_told_by_the_sweep_in_order() {
 }
 
 #[tokio::test]
+async fn a_ledger_that_was_removed_has_the_finished_lives_again_once() {
+    let rig = Plan::new(6).set("NATS_CHECK_SECONDS", 1).start().await;
+    let mut ids = Vec::new();
+    for number in 0..3 {
+        ids.push(live(&rig, &format!("student-{number}")).await);
+    }
+    for id in &ids {
+        rig.until_state(id, StateName::Deleted).await;
+    }
+    until_empty(&rig).await;
+    rig.sweep().await;
+    let before = rig.events_of(&ids[0]).await;
+    assert_eq!(before.len(), 4);
+    let name = rig.bus.subjects().events_stream();
+    let streams = rig.jetstream().await;
+    streams.delete_stream(&name).await.unwrap();
+    // Any process may be the one that makes it anew; the sweep notices all the same.
+    eventually("the stream to be there again", PATIENCE, || streams.get_stream(&name)).await;
+    let report = rig.sweep().await;
+    assert_eq!((report.status.as_str(), report.events_filled), ("completed", 3 * 4), "{report:?}");
+    for id in &ids {
+        let shown = rig.api.events_of(id).await;
+        let mut rest = shown.as_str();
+        for kind in ["sandbox.listed", "sandbox.claimed", "sandbox.released", "sandbox.deleted"] {
+            let at = rest.find(kind).unwrap_or_else(|| panic!("{kind} in its place: {shown}"));
+            rest = &rest[at..];
+        }
+    }
+    assert_eq!(rig.events_of(&ids[0]).await, before, "the same ids in the same order");
+    let again = rig.sweep().await;
+    assert_eq!(again.events_filled, 0, "{again:?}");
+    assert!(counted(&rig.events().await).values().all(|count| *count == 1));
+    let made = streams.get_stream(&name).await.unwrap();
+    let rebuilt = made.cached_info().config.metadata.get("rebuilt").map(String::as_str);
+    assert_eq!(rebuilt, Some("done"), "the table is looked through once");
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_deletion_does_not_leave_the_queue_before_the_ledger_is_complete() {
     let rig = Plan::new(3).counts(|counts| counts.reapers = 0).start().await;
     let id = live(&rig, "student-1").await;

@@ -278,3 +278,26 @@ pub(crate) async fn an_owners_claims_come_page_by_page(store: Arc<dyn Store>) {
         }
     }
 }
+
+pub(crate) async fn tombstones_are_found_page_by_page(store: Arc<dyn Store>) {
+    for number in 1..=9 {
+        let state = if number % 3 == 0 { StateName::Deleted } else { StateName::Available };
+        in_state(&*store, state, number).await;
+    }
+    in_state(&*store, StateName::Allocated, 10).await;
+    for limit in [1, 2, PAGE_OF_ALL] {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = store.tombstones(after.as_ref(), limit).await.unwrap();
+            assert!(page.sandboxes.len() <= usize::from(limit));
+            found.extend(page.sandboxes.into_iter().map(|tombstone| tombstone.id));
+            // A place is kept as text between two runs.
+            after = page.next.map(|next| PageCursor::parse(&next.to_text()).unwrap());
+            if after.is_none() {
+                break;
+            }
+        }
+        found.sort_unstable();
+        assert_eq!(found, [id(3), id(6), id(9)], "limit {limit}");
+    }
+}

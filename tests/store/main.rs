@@ -126,6 +126,7 @@ on_every_engine! {
         counts_agree_with_pages,
         what_a_lab_holds_comes_page_by_page,
         an_owners_claims_come_page_by_page,
+        tombstones_are_found_page_by_page,
     }
     identity {
         an_account_enters_once,

@@ -142,6 +142,10 @@ impl Store for DynamoStore {
         self.read_claims(owner, after, limit).await
     }
 
+    async fn tombstones(&self, after: Option<&PageCursor>, limit: u16) -> Result<Page, StoreError> {
+        self.scan_tombstones(after, limit).await
+    }
+
     async fn last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError> {
         self.read_last(query).await
     }

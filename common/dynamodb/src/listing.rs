@@ -1,10 +1,10 @@
 //! Reading: one sandbox, pages and counts of `StateIndex`, and pages of `LabIndex`.
 
-use super::attributes::{GRANTED_AT, HELD_LAB, PK, SK, STATE_SHARD, STATE_SORT, text};
+use super::attributes::{GRANTED_AT, HELD_LAB, PK, SK, STATE, STATE_SHARD, STATE_SORT, text};
 use super::{DynamoStore, item, table, unavailable};
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, Select};
-use domain::{LabId, Sandbox, SandboxId};
+use domain::{LabId, Sandbox, SandboxId, StateName};
 use ports::store::index::{due_sort, state_shard};
 use ports::store::{Page, PageCursor, SortRange, StateQuery, StoreError};
 use std::collections::HashMap;
@@ -64,6 +64,28 @@ impl DynamoStore {
         let (sandboxes, unreadable) = self.sort_out(found.items(), item::decode)?;
         let parts = [PK, SK, HELD_LAB, GRANTED_AT];
         let next = found.last_evaluated_key().map(|key| cursor_of(key, parts)).transpose()?;
+        Ok(Page { sandboxes, unreadable, next })
+    }
+
+    pub(super) async fn scan_tombstones(
+        &self,
+        after: Option<&PageCursor>,
+        limit: u16,
+    ) -> Result<Page, StoreError> {
+        let found = self
+            .client
+            .scan()
+            .table_name(&self.table)
+            .filter_expression("#state = :deleted")
+            .expression_attribute_names("#state", STATE)
+            .expression_attribute_values(":deleted", text(StateName::Deleted.as_str()))
+            .set_exclusive_start_key(after.map(start_key))
+            .limit(i32::from(limit.max(1)))
+            .send()
+            .await
+            .map_err(|error| unavailable("tombstones", error))?;
+        let (sandboxes, unreadable) = self.sort_out(found.items(), item::decode)?;
+        let next = found.last_evaluated_key().map(|key| cursor_of(key, [PK, SK])).transpose()?;
         Ok(Page { sandboxes, unreadable, next })
     }
 

@@ -6,14 +6,16 @@ use async_nats::jetstream::consumer::{AckPolicy, IntoConsumerConfig as _, pull};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use contract::TickKind;
 use domain::PoolName;
-use ports::bus::{BusError, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A_KIND_MAX};
+use ports::bus::{BusError, Rebuilt, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A_KIND_MAX};
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use tokio_util::sync::CancellationToken;
 
 /// Most bytes of one message on any of our streams.
 const MESSAGE_BYTES_MAX: i32 = 64 * 1024;
+/// Under what the metadata of EVENTS say how far it was rebuilt.
+pub(super) const REBUILT_KEY: &str = "rebuilt";
 /// What operators may decide about a stream or a consumer, and what the server adds by itself.
 const OPERATORS_PART: [&str; 11] = [
     "metadata",
@@ -129,7 +131,8 @@ impl NatsConfig {
         }
     }
 
-    /// EVENTS: the event log. A sandbox's events are read one by one, by subject.
+    /// EVENTS: the event log. A sandbox's events are read one by one, by subject. A new one says that it lacks the events of
+    /// tombstones, and the sweep notes there how far it has added them.
     fn events_config(&self) -> stream::Config {
         let subjects = &self.subjects;
         stream::Config {
@@ -139,6 +142,7 @@ impl NatsConfig {
             retention: RetentionPolicy::Limits,
             max_age: self.events_kept,
             max_bytes: i64::try_from(self.events_bytes_max).unwrap_or(i64::MAX),
+            metadata: HashMap::from([(REBUILT_KEY.to_owned(), Rebuilt::Wanted.to_text())]),
             ..self.stream_defaults()
         }
     }

@@ -1,6 +1,7 @@
 //! Looking into DELETIONS and PARKED, and making them whole again.
 
 use super::publish::{encode, is_conflict};
+use super::topology::REBUILT_KEY;
 use super::whole::Care;
 use super::{NatsBus, failed};
 use async_nats::HeaderMap;
@@ -14,7 +15,9 @@ use contract::subjects::UNREADABLE;
 use contract::{ParkedDeletion, headers};
 use domain::{PoolName, SandboxId, UnixSeconds};
 use ports::bus::intake::{self, one_line};
-use ports::bus::{Announced, BusError, ParkedKey, ParkedMessage, QueuedMessage, Upkeep};
+use ports::bus::{
+    Announced, BusError, LedgerState, ParkedKey, ParkedMessage, QueuedMessage, Rebuilt, Upkeep,
+};
 
 #[async_trait]
 impl Upkeep for NatsBus {
@@ -89,6 +92,27 @@ impl Upkeep for NatsBus {
             Err(error) if is_conflict(&error) => Ok(Announced::AlreadyQueued),
             Err(error) => Err(failed(OPERATION)(error)),
         }
+    }
+
+    async fn ledger_state(&self) -> Result<LedgerState, BusError> {
+        let ledger = self.jetstream.get_stream(self.config.subjects.events_stream()).await;
+        let ledger = ledger.map_err(failed("look at the ledger"))?;
+        let info = ledger.cached_info();
+        let rebuilt = Rebuilt::parse(info.config.metadata.get(REBUILT_KEY).map(String::as_str));
+        Ok(LedgerState { made: info.created.unix_timestamp_nanos().to_string(), rebuilt })
+    }
+
+    async fn note_rebuilt(&self, state: &LedgerState) -> Result<bool, BusError> {
+        const OPERATION: &str = "note how far the ledger was rebuilt";
+        let ledger = self.jetstream.get_stream(self.config.subjects.events_stream()).await;
+        let ledger = ledger.map_err(failed(OPERATION))?;
+        let info = ledger.cached_info();
+        if info.created.unix_timestamp_nanos().to_string() != state.made {
+            return Ok(false);
+        }
+        let mut config = info.config.clone();
+        config.metadata.insert(REBUILT_KEY.to_owned(), state.rebuilt.to_text());
+        self.jetstream.update_stream(config).await.map(|_| true).map_err(failed(OPERATION))
     }
 }
 

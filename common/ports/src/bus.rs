@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 mod context;
 pub mod feed;
 pub mod intake;
+mod rebuilt;
 mod requests;
 mod switch;
 mod turns;
@@ -26,6 +27,7 @@ pub use feed::{
     Discovery, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds, SINCE_SECONDS_MAX, ServiceInfo,
     WorkCounts,
 };
+pub use rebuilt::{LedgerState, Rebuilt};
 pub use requests::{LateReply, Requests, Unanswered};
 pub use switch::{CachedSwitch, SwitchCache};
 pub use turns::{TickTurn, TickTurns};
@@ -492,6 +494,12 @@ pub trait Upkeep: Send + Sync {
 
     /// Keeps the copy of a parked deletion unless the sandbox has one.
     async fn park_again(&self, parked: &ParkedDeletion) -> Result<Announced, BusError>;
+
+    /// Which event log there is, and how far it was rebuilt.
+    async fn ledger_state(&self) -> Result<LedgerState, BusError>;
+
+    /// Keeps how far that event log was rebuilt. False if another one has taken its place.
+    async fn note_rebuilt(&self, state: &LedgerState) -> Result<bool, BusError>;
 }
 
 /// The last event of a sandbox in the event log.

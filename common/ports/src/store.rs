@@ -320,6 +320,10 @@ pub trait Store: Layout + Identities {
         limit: u16,
     ) -> Result<ClaimPage, StoreError>;
 
+    /// One page of the tombstones, which are in no index: by a scan of the table that looks at `limit` items at most, so that
+    /// a page may be empty while there are more.
+    async fn tombstones(&self, after: Option<&PageCursor>, limit: u16) -> Result<Page, StoreError>;
+
     /// The last sandbox of a part of one index shard; none if it cannot be read.
     async fn last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError>;
 

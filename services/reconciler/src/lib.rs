@@ -15,8 +15,9 @@
 //! listing that is empty, short or broken never costs the pool more than a set share.
 //!
 //! # Never
-//! Scans the table, deletes at the provider, or touches a sandbox that has a holder except to end a lease that is over.
-//! A broken promise about leases is reported, never repaired: that takes a human.
+//! Scans the table (but for tombstones, once after the event log was lost), deletes at the provider, or touches a
+//! sandbox that has a holder except to end a lease that is over. A broken promise about leases is reported, never
+//! repaired: that takes a human.
 
 mod census;
 mod expiry;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 mod ledger;
 mod parked;
 mod queue;
+mod tombstones;
 
 pub(crate) use ledger::{Due, Verified};
 
@@ -63,14 +64,14 @@ impl Reconciler {
     }
 
     async fn try_sweep(&self, report: &mut SweepReport, skipped: &mut Skipped) -> Result<(), SweepError> {
-        if self.ports.upkeep.mend().await? {
-            // The ledger may be a new one.
-            self.verified.forget();
-        }
+        self.ports.upkeep.mend().await?;
         self.sweep_switch().await?;
         self.sweep_queue(report, skipped).await?;
         self.sweep_parked(report, skipped).await?;
-        self.sweep_ledger(report, skipped).await
+        let ledger = self.ports.upkeep.ledger_state().await?;
+        self.verified.look_at(&ledger.made);
+        self.sweep_ledger(report, skipped).await?;
+        self.sweep_tombstones(ledger, report, skipped).await
     }
 }
 

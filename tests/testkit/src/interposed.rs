@@ -178,6 +178,11 @@ impl<I: Interposer> Layout for InterposedStore<I> {
 
 #[async_trait]
 impl<I: Interposer> Store for InterposedStore<I> {
+    // Nothing comes between: every sweep of a new event log begins with it.
+    async fn tombstones(&self, after: Option<&PageCursor>, limit: u16) -> Result<Page, StoreError> {
+        self.inner.tombstones(after, limit).await
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.pass("ping", self.inner.ping()).await
     }

@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use domain::{
     ClaimKey, ClaimRecord, DeletionSwitch, InvalidTransition, LabId, NewSandbox, OwnerId, PoolName, Sandbox,
-    SandboxId, State, Transition, UnixSeconds,
+    SandboxId, State, StateName, Transition, UnixSeconds,
 };
 use ports::store::Identity;
 use ports::store::index::{due_sort, shard_of, state_shard, state_sort};
@@ -336,6 +336,18 @@ impl Store for MemoryStore {
         let next =
             last.map(|last| PageCursor(vec![(CURSOR_CLAIM.to_owned(), last.claim.key.as_str().to_owned())]));
         Ok(ClaimPage { claims, unreadable: Vec::new(), next })
+    }
+
+    async fn tombstones(&self, after: Option<&PageCursor>, limit: u16) -> Result<Page, StoreError> {
+        let tables = self.tables();
+        let after = after.map(position).transpose()?.map(|(_, id)| id);
+        let rest = tables.sandboxes.iter().filter(|(id, _)| after.as_ref().is_none_or(|after| *id > after));
+        let looked_at: Vec<_> = rest.map(|(_, sandbox)| sandbox).take(usize::from(limit.max(1))).collect();
+        let is_full = looked_at.len() == usize::from(limit.max(1));
+        let next = looked_at.last().filter(|_| is_full).map(|last| cursor_at("", &last.id));
+        let is_tombstone = |sandbox: &&Sandbox| sandbox.state.name() == StateName::Deleted;
+        let sandboxes = looked_at.into_iter().filter(is_tombstone).cloned().collect();
+        Ok(Page { sandboxes, unreadable: Vec::new(), next })
     }
 
     async fn last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError> {

@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Sandboxes whose versions are remembered, at about 100 bytes each.
 const VERIFIED_MAX: usize = 200_000;
 /// Sandboxes that are held against the ledger at once.
-const LOOKS_AT_ONCE_MAX: usize = 16;
+pub(super) const LOOKS_AT_ONCE_MAX: usize = 16;
 /// Sandboxes that a sync keeps for a look at the ledger after its writes, at about 2 KiB each. If more are due, it
 /// reads the index of the free ones again.
 const DUE_MAX: usize = 2_000;
@@ -33,6 +33,8 @@ const STATES: [StateName; 5] = [
 #[derive(Debug, Default)]
 pub(crate) struct Verified {
     versions: Mutex<BTreeMap<SandboxId, Version>>,
+    /// In which ledger.
+    ledger: Mutex<String>,
 }
 
 /// Sandboxes that a sync came by and that have to be held against the ledger.
@@ -45,8 +47,13 @@ pub(crate) struct Due {
 // === impl Verified ===
 
 impl Verified {
-    pub(crate) fn forget(&self) {
-        self.versions().clear();
+    /// Forgets everything if the event log is another one than before, whichever process made it anew.
+    pub(crate) fn look_at(&self, ledger: &str) {
+        let mut known = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != ledger {
+            ledger.clone_into(&mut known);
+            self.versions().clear();
+        }
     }
 
     fn has(&self, sandbox: &Sandbox) -> bool {

@@ -300,3 +300,59 @@ async fn a_store_that_breaks_off_at_any_call_is_told_and_the_next_run_goes_on() 
         "a page of each shard of both pools, in two states for the queue and five for the ledger"
     );
 }
+
+/// A sweep that looks only at what it adds to the ledger.
+async fn filled(rig: &Rig) -> u64 {
+    match rig.run(TickKind::Sweep).await {
+        Report::Sweep(report) if report.status == COMPLETED => report.events_filled,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn finish(rig: &Rig, number: usize) {
+    rig.release(number, NOW).await;
+    done(rig.store.finish_deletion(&id(number), Epoch::new(1), NOW, NOW.after(HOUR), None).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_new_ledger_gets_the_events_of_tombstones_once() {
+    let rig = Rig::new();
+    rig.fill(2).await;
+    finish(&rig, 0).await;
+    assert_eq!([filled(&rig).await, filled(&rig).await], [4, 0]);
+    finish(&rig, 1).await;
+    assert_eq!(filled(&rig).await, 0, "the table is not looked through again");
+    rig.bus.lose_events();
+    assert_eq!([filled(&rig).await, filled(&rig).await], [8, 0]);
+    let versions = |number: usize| {
+        let events = rig.bus.events().into_iter().filter(move |event| event.subject == id(number).as_str());
+        events.map(|event| event.data.version).collect::<Vec<_>>()
+    };
+    assert_eq!((versions(0), versions(1)), (vec![1, 2, 3, 4], vec![1, 2, 3, 4]));
+}
+
+#[tokio::test]
+async fn a_large_table_is_looked_through_by_several_sweeps() {
+    let rig = Rig::new();
+    let in_one_sweep = tombstones::PAGES_MAX * usize::from(PAGE_LIMIT);
+    // In the order of the store the last of so many is the one with nines only.
+    rig.fill(in_one_sweep + 1).await;
+    finish(&rig, 9_999).await;
+    assert_eq!([filled(&rig).await, filled(&rig).await, filled(&rig).await], [0, 4, 0]);
+}
+
+#[tokio::test]
+async fn a_rebuild_that_is_interrupted_goes_on_and_adds_nothing_twice() {
+    let rig = Rig::new();
+    rig.fill(2).await;
+    finish(&rig, 0).await;
+    finish(&rig, 1).await;
+    rig.bus.lose(Call::Append, Loss::Answer);
+    assert!(matches!(rig.run(TickKind::Sweep).await, Report::Sweep(report) if report.status == FAILED));
+    filled(&rig).await;
+    let mut ids: Vec<_> = rig.bus.events().into_iter().map(|event| event.id).collect();
+    ids.sort_unstable();
+    let mut each_once = ids.clone();
+    each_once.dedup();
+    assert_eq!((ids.len(), ids), (8, each_once));
+}

@@ -4,7 +4,7 @@ use super::{Call, MemoryBus, failed};
 use async_trait::async_trait;
 use contract::Event;
 use domain::SandboxId;
-use ports::bus::{Appended, BusError, Ledger, LedgerMark};
+use ports::bus::{Appended, BusError, Ledger, LedgerMark, LedgerState, Rebuilt};
 use std::time::Duration;
 
 /// How long events are kept: the default of the bus on NATS.
@@ -16,6 +16,9 @@ pub(super) struct EventStream {
     pub(super) events: Vec<Event>,
     /// The oldest that are not kept any more.
     pub(super) dropped: u64,
+    /// Event logs that were lost before this one.
+    lost: u64,
+    rebuilt: Rebuilt,
 }
 
 #[async_trait]
@@ -47,11 +50,31 @@ impl MemoryBus {
     pub fn events(&self) -> Vec<Event> {
         self.look(|inside, _| inside.events.events.clone())
     }
+
+    /// Puts a new event log in the place of this one, as if it had been removed.
+    pub fn lose_events(&self) {
+        self.look(|inside, _| {
+            let lost = inside.events.lost + 1;
+            inside.events = EventStream { lost, ..EventStream::default() };
+        });
+    }
 }
 
 // === impl EventStream ===
 
 impl EventStream {
+    pub(super) fn state(&self) -> LedgerState {
+        LedgerState { made: self.lost.to_string(), rebuilt: self.rebuilt.clone() }
+    }
+
+    pub(super) fn note_rebuilt(&mut self, state: &LedgerState) -> bool {
+        let is_this = self.lost.to_string() == state.made;
+        if is_this {
+            self.rebuilt = state.rebuilt.clone();
+        }
+        is_this
+    }
+
     fn last(&self, id: &SandboxId) -> Option<LedgerMark> {
         let (place, event) =
             self.events.iter().enumerate().rev().find(|(_, event)| event.subject == id.as_str())?;

@@ -1,0 +1,58 @@
+//! The events of finished sandboxes: only their tombstones know them, so they are added again once after the event log
+//! was made anew.
+
+use super::SweepError;
+use super::ledger::LOOKS_AT_ONCE_MAX;
+use crate::Reconciler;
+use crate::listing::{PAGE_LIMIT, Skipped};
+use contract::SweepReport;
+use domain::Sandbox;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use ports::bus::{BusError, LedgerState, Rebuilt};
+use ports::store::PageCursor;
+
+/// Pages of the table that one sweep looks through; the next sweep goes on behind them. With [`PAGE_LIMIT`] items each,
+/// a table of 100,000 items takes five sweeps.
+pub(super) const PAGES_MAX: usize = 40;
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    /// Adds what `ledger` lacks of the events of tombstones, if it was not rebuilt yet.
+    pub(super) async fn sweep_tombstones(
+        &self,
+        ledger: LedgerState,
+        report: &mut SweepReport,
+        skipped: &mut Skipped,
+    ) -> Result<(), SweepError> {
+        let mut after = match &ledger.rebuilt {
+            Rebuilt::Done => return Ok(()),
+            Rebuilt::Wanted => None,
+            // From the beginning if the place says nothing to us: what is there already is not added again.
+            Rebuilt::UpTo(place) => PageCursor::parse(place),
+        };
+        for _ in 0..PAGES_MAX {
+            let page = self.ports.store.tombstones(after.as_ref(), PAGE_LIMIT).await?;
+            skipped.take(page.unreadable);
+            // On trouble the next sweep begins where this one did.
+            report.events_filled += self.complete_tombstones(page.sandboxes).await?;
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let rebuilt = after.map_or(Rebuilt::Done, |place| Rebuilt::UpTo(place.to_text()));
+        // If another event log has taken its place, the next sweep begins anew.
+        self.ports.upkeep.note_rebuilt(&LedgerState { rebuilt, ..ledger }).await?;
+        Ok(())
+    }
+
+    /// How many events were missing. They are not remembered as verified: nothing looks at tombstones again.
+    async fn complete_tombstones(&self, tombstones: Vec<Sandbox>) -> Result<u64, BusError> {
+        stream::iter(tombstones)
+            .map(async |tombstone| self.ports.recorder.complete(&tombstone).await)
+            .buffer_unordered(LOOKS_AT_ONCE_MAX)
+            .try_fold(0, async |filled, added| Ok(filled + added))
+            .await
+    }
+}
