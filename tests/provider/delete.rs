@@ -180,3 +180,24 @@ async fn one_bad_account_does_not_hold_up_the_others() {
     let left: Vec<u64> = rig.handle.accounts().iter().map(|account| account.csp_id).collect();
     assert_eq!(left, [accounts[1].csp_id]);
 }
+
+#[tokio::test]
+async fn a_renewed_token_needs_no_restart() {
+    let rig = Rig::new(1, &[]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "an-old-one\n").unwrap();
+    let config = csp_config(&rig.simulator.base_url(), &[]);
+    let renewed = config.api_token.expose().to_owned();
+    let provider = client(CspConfig { api_token_file: Some(file.clone()), ..config });
+    let refused = |error: ProviderError| matches!(error, ProviderError::Unauthorized { status: 401, .. });
+    assert!(refused(provider.delete(&rig.target()).await.unwrap_err()));
+    std::fs::remove_file(&file).unwrap();
+    assert!(
+        refused(provider.list(0).await.unwrap_err()),
+        "a file that is gone breaks the line, not the sandbox"
+    );
+    std::fs::write(&file, format!("{renewed}\n")).unwrap();
+    assert_eq!(provider.list(0).await.unwrap().accounts.len(), 1);
+    assert_eq!(provider.delete(&rig.target()).await.unwrap(), Deleted::Now);
+}

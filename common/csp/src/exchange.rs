@@ -35,8 +35,11 @@ pub enum ClientError {
         problem: String,
     },
     /// A token that cannot be sent in a header.
-    #[error("CSP_API_TOKEN holds characters that a header cannot carry")]
+    #[error("the token of the CSP is empty, or holds characters that a header cannot carry")]
     Token,
+    /// A file with the token that cannot be read.
+    #[error("CSP_API_TOKEN_FILE cannot be read")]
+    TokenFile(#[source] std::io::Error),
 }
 
 /// Sends requests over one pool of connections.

@@ -21,6 +21,7 @@ use ports::provider::{Abilities, Deleted, Listing, PreCleaned, Provider, Provide
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use runtime::settings::{Secret, Settings};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,14 +30,19 @@ pub const LISTING_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Most bytes of the answer to a deletion, which has next to nothing to say.
 pub const DELETION_BODY_BYTES_MAX: usize = 64 * 1024;
 
+/// What a call without a usable token would be answered with.
+const NO_TOKEN_STATUS: u16 = 401;
+
 /// How to reach the CSP.
 #[derive(Clone, Debug)]
 pub struct CspConfig {
     /// `CSP_BASE_URL`: where the API is, with its version, as `https://host/v2`. Required: an unset one must
     /// neither call the real CSP nor pretend to.
     pub base_url: String,
-    /// `CSP_API_TOKEN`: what we present. Required.
+    /// `CSP_API_TOKEN`: what we present. Required unless there is a file.
     pub api_token: Secret,
+    /// `CSP_API_TOKEN_FILE`: the file with it, in its place.
+    pub api_token_file: Option<PathBuf>,
     /// `CSP_CONNECT_TIMEOUT_SECONDS`: longest wait for a connection (5 s).
     pub connect_timeout: Duration,
     /// `CSP_READ_TIMEOUT_SECONDS`: longest wait for a whole answer, a new connection included (15 s; a delete
@@ -52,12 +58,21 @@ pub struct CspConfig {
 #[derive(Debug)]
 pub struct CspProvider {
     base_url: Url,
-    authorization: HeaderValue,
+    token: Token,
     read_timeout: Duration,
     page_size: usize,
     exchange: Exchange,
     pre_cleaner: Option<PreCleaner>,
     last_page: Mutex<Option<PageMark>>,
+}
+
+/// What we present to the CSP.
+#[derive(Debug)]
+enum Token {
+    /// The same as long as the process lives.
+    Fixed(HeaderValue),
+    /// What the file says at each call, so that a renewed token needs no restart.
+    File(PathBuf),
 }
 
 /// What the last full page began with, to notice a server that ignores paging.
@@ -87,7 +102,20 @@ impl CspConfig {
                 parse_csp_base,
             )
             .unwrap_or_default();
-        let api_token = settings.secret("CSP_API_TOKEN", "the token that the CSP knows us by");
+        let api_token_file = settings
+            .optional(
+                "CSP_API_TOKEN_FILE",
+                "file with that token in place of `CSP_API_TOKEN`, read at every call, so that a renewed one needs no restart",
+            )
+            .map(PathBuf::from);
+        let api_token = settings.secret_unless(
+            api_token_file.is_some(),
+            "CSP_API_TOKEN",
+            "the token that the CSP knows us by",
+        );
+        if api_token_file.is_some() && !api_token.expose().is_empty() {
+            settings.mistake("CSP_API_TOKEN_FILE", "takes the place of CSP_API_TOKEN; leave one of them out");
+        }
         let connect_timeout = settings.seconds(
             "CSP_CONNECT_TIMEOUT_SECONDS",
             5,
@@ -103,7 +131,7 @@ impl CspConfig {
         let page_size =
             settings.size("CSP_PAGE_SIZE", 100, 1..=1_000, "accounts asked of the CSP at once when listing");
         let pre_clean = PreCleanConfig::read(settings, &base_url);
-        Self { base_url, api_token, connect_timeout, read_timeout, page_size, pre_clean }
+        Self { base_url, api_token, api_token_file, connect_timeout, read_timeout, page_size, pre_clean }
     }
 }
 
@@ -118,6 +146,41 @@ fn parse_csp_base(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+// === impl Token ===
+
+impl Token {
+    /// Fails where no call could succeed.
+    fn of_file(file: PathBuf) -> Result<Self, ClientError> {
+        let text = std::fs::read_to_string(&file).map_err(ClientError::TokenFile)?;
+        header_of(text.trim())?;
+        Ok(Self::File(file))
+    }
+
+    /// A file that cannot be used is as bad as a token that is refused: no sandbox is at fault.
+    async fn header(&self) -> Result<HeaderValue, ProviderError> {
+        let refused = |error: &dyn std::fmt::Display| ProviderError::Unauthorized {
+            status: NO_TOKEN_STATUS,
+            message: format!("CSP_API_TOKEN_FILE cannot be used: {error}"),
+        };
+        match self {
+            Self::Fixed(header) => Ok(header.clone()),
+            Self::File(file) => {
+                let text = tokio::fs::read_to_string(file).await.map_err(|error| refused(&error))?;
+                header_of(text.trim()).map_err(|error| refused(&error))
+            }
+        }
+    }
+}
+
+fn header_of(token: &str) -> Result<HeaderValue, ClientError> {
+    if token.is_empty() {
+        return Err(ClientError::Token);
+    }
+    let mut header = HeaderValue::from_str(&format!("Token {token}")).map_err(|_| ClientError::Token)?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
 // === impl CspProvider ===
 
 impl CspProvider {
@@ -127,19 +190,28 @@ impl CspProvider {
     /// [`ClientError`] when a base URL or the token cannot be used, or when there are no CA certificates for
     /// an `https` one.
     pub fn new(config: CspConfig, clock: Arc<dyn Clock>) -> Result<Self, ClientError> {
-        let CspConfig { base_url, api_token, connect_timeout, read_timeout, page_size, pre_clean } = config;
+        let CspConfig {
+            base_url,
+            api_token,
+            api_token_file,
+            connect_timeout,
+            read_timeout,
+            page_size,
+            pre_clean,
+        } = config;
         let base_url = exchange::parse_base(&base_url)
             .map_err(|problem| ClientError::BaseUrl { variable: "CSP_BASE_URL", problem })?;
-        let mut authorization = HeaderValue::from_str(&format!("Token {}", api_token.expose()))
-            .map_err(|_| ClientError::Token)?;
-        authorization.set_sensitive(true);
+        let token = match api_token_file {
+            Some(file) => Token::of_file(file)?,
+            None => Token::Fixed(header_of(api_token.expose())?),
+        };
         let pre_clean_url = pre_clean.url()?;
         let urls: Vec<&Url> = std::iter::once(&base_url).chain(pre_clean_url.as_ref()).collect();
         let exchange = Exchange::new(&urls, connect_timeout, clock)?;
         let pre_cleaner = pre_clean_url.map(|url| PreCleaner::new(pre_clean, url, exchange.clone()));
         Ok(Self {
             base_url,
-            authorization,
+            token,
             read_timeout,
             page_size,
             exchange,
@@ -185,7 +257,7 @@ impl Provider for CspProvider {
             .client()
             .get(url)
             .query(&[("_limit", self.page_size as u64), ("_offset", offset)])
-            .header(AUTHORIZATION, &self.authorization);
+            .header(AUTHORIZATION, self.token.header().await?);
         let answer = self.exchange.send(request, self.read_timeout, LISTING_BODY_BYTES_MAX).await?;
         if answer.status != 200 {
             return Err(answer.error());
@@ -207,7 +279,8 @@ impl Provider for CspProvider {
 
     async fn delete(&self, target: &Target) -> Result<Deleted, ProviderError> {
         let url = exchange::under(&self.base_url, &["sandbox", "accounts", target.external_id.bare()])?;
-        let request = self.exchange.client().delete(url).header(AUTHORIZATION, &self.authorization);
+        let authorization = self.token.header().await?;
+        let request = self.exchange.client().delete(url).header(AUTHORIZATION, authorization);
         let answer = self.exchange.send(request, self.read_timeout, DELETION_BODY_BYTES_MAX).await?;
         match answer.status {
             // A page for people comes from something in front of the API, and proves nothing about the account.

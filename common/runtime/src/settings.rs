@@ -122,11 +122,18 @@ impl<'a> Settings<'a> {
 
     /// A secret that has to be there.
     pub fn secret(&mut self, name: &'static str, meaning: &'static str) -> Secret {
+        self.secret_unless(false, name, meaning)
+    }
+
+    /// A secret that has to be there unless something else stands in for it.
+    pub fn secret_unless(&mut self, stands_in: bool, name: &'static str, meaning: &'static str) -> Secret {
         self.note(name, "required", meaning);
         match self.env.get(name) {
             Some(value) => Secret::new(value.trim()),
             None => {
-                self.mistake(name, "is required and not set");
+                if !stands_in {
+                    self.mistake(name, "is required and not set");
+                }
                 Secret::new("")
             }
         }

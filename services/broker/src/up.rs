@@ -294,6 +294,8 @@ impl Embedded {
         shared: &Shared,
     ) -> anyhow::Result<()> {
         overlay.set_default("CSP_API_TOKEN", data.token(CSP_TOKEN_FILE)?);
+        // The file is about the real CSP.
+        overlay.set("CSP_API_TOKEN_FILE", "");
         overlay.set("SIMULATOR_ACCOUNTS", options.pool.to_string());
         overlay.set("SIMULATOR_LISTEN", options.simulator_listen.to_string());
         overlay.set("SIMULATOR_DATA", data.path().join("simulator").display().to_string());
