@@ -1,13 +1,16 @@
 //! The connection itself: servers that fall silent, go and come back, and credentials that are renewed.
 
-use crate::engines::{config, nats_config, until_connected};
+use crate::engines::{Bus, config, nats_config, until_connected};
+use crate::fixtures::{answer, ask, ask_later, context, serve};
+use crate::requests::code;
 use broker::nats_server::NatsServer;
+use contract::{FaultCode, Verb};
 use futures_util::future::join_all;
 use harness::freezing_proxy::FreezingProxy;
 use harness::servers;
 use harness::wait::{PATIENCE, eventually};
 use nats::{NatsBus, NatsConfig};
-use ports::bus::Requests as _;
+use ports::bus::{Answer, Requests as _};
 use ports::clock::SystemClock;
 use ports::random::Dice;
 use runtime::settings::Secret;
@@ -143,5 +146,20 @@ async fn a_server_that_takes_too_small_messages_is_found_out() {
     let bus = connect(config, 7).await;
     let problem = bus.probe().await.unwrap_err();
     assert!(problem.contains("max_payload") && problem.contains("16384"), "{problem}");
+    let bus: Arc<dyn Bus> = Arc::new(bus);
+    let (mut inbox, _running) = serve(&bus, 4);
+    let too_large = "x".repeat(20 * 1_024);
+    // What the server does not take is refused here: it would end the connection with all that is on its way.
+    let reply = ask(bus.as_ref(), Verb::Get, &context("r"), too_large.clone()).await.unwrap();
+    assert_eq!((reply.is_fault, code(&reply.body)), (true, FaultCode::BodyTooLarge));
+    assert!(inbox.poll().is_none(), "no worker saw it");
+    let asked = ask_later(&bus, context("r"), "{}");
+    let large = Answer { outcome: None, body: Ok(too_large.into()) };
+    inbox.next().await.answer(large);
+    let reply = asked.await.unwrap().unwrap();
+    assert_eq!((reply.is_fault, code(&reply.body)), (true, FaultCode::InternalError));
+    let asked = ask_later(&bus, context("r"), "{}");
+    inbox.next().await.answer(answer("{}"));
+    assert!(!asked.await.unwrap().unwrap().is_fault, "the connection goes on");
     server.child.kill().await;
 }

@@ -8,7 +8,7 @@ use harness::wait::PATIENCE;
 use ports::bus::{Answer, Attempt, Context, RequestError};
 use std::time::Duration;
 
-fn code(body: &Bytes) -> FaultCode {
+pub(crate) fn code(body: &Bytes) -> FaultCode {
     serde_json::from_slice::<FaultBody>(body).unwrap().detail.code
 }
 

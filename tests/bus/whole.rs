@@ -14,6 +14,8 @@ use nats::{Care, NatsBus, NatsConfig};
 use ports::bus::{Deletions as _, Ledger as _, Pace as _, TickReceipt, Ticks as _, Upkeep as _};
 use ports::clock::SystemClock;
 use ports::random::Dice;
+use prometheus::Registry;
+use runtime::upkeep::UpkeepMetrics;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,20 @@ struct Whole {
     config: NatsConfig,
     streams: jetstream::Context,
     stop: CancellationToken,
+    registry: Registry,
+}
+
+impl Whole {
+    /// How many assets of that kind were mended so.
+    fn mended(&self, asset: &str, what: &str) -> u64 {
+        let families = self.registry.gather();
+        let metrics = families.iter().flat_map(|family| family.get_metric());
+        let is_it = |metric: &&prometheus::proto::Metric| {
+            let labels: Vec<_> = metric.get_label().iter().map(|label| label.value()).collect();
+            labels == [asset, what]
+        };
+        metrics.filter(is_it).map(|metric| metric.get_counter().get_value() as u64).sum()
+    }
 }
 
 impl Drop for Whole {
@@ -41,14 +57,15 @@ async fn kept(care: Care) -> Whole {
     let streams = jetstream::new(servers::nats_client(&url).await);
     let mut config = nats_config(url, config());
     config.check_period = CHECK_PERIOD;
-    let bus = connect(config.clone()).await;
+    let registry = Registry::new();
+    let bus = connect(config.clone()).await.counting(UpkeepMetrics::register(&registry).unwrap());
     let stop = CancellationToken::new();
     tokio::spawn({
         let (bus, stop) = (bus.clone(), stop.clone());
         async move { bus.keep_whole(care, &stop).await }
     });
     assert!(bus.until_whole(&stop).await);
-    Whole { bus, config, streams, stop }
+    Whole { bus, config, streams, stop, registry }
 }
 
 async fn connect(config: NatsConfig) -> NatsBus {
@@ -97,6 +114,9 @@ async fn what_goes_missing_is_made_again_while_work_goes_on() {
         .await;
     }
     eventually("readiness", PATIENCE, || async { whole.bus.is_whole() }).await;
+    // At the start, and each once more; a stream takes its consumers with it.
+    assert_eq!(whole.mended("stream", "made"), 2 * 5);
+    assert!(whole.mended("consumer", "made") >= 2, "{}", whole.mended("consumer", "made"));
 }
 
 #[tokio::test]
@@ -117,6 +137,7 @@ async fn edited_limits_are_put_right_and_what_operators_decide_stays() {
         let found = whole.streams.get_stream(&name).await.unwrap().cached_info().config.clone();
         assert_eq!(found.metadata.get("team").map(String::as_str), Some("labs"));
     }
+    assert!(whole.mended("stream", "corrected") >= 5);
     let pool = PoolName::parse("main").unwrap();
     whole.bus.open_pool(&pool).await.unwrap();
     let name = whole.config.subjects.reaper_consumer(&pool);

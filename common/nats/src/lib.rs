@@ -12,6 +12,7 @@ use runtime::line::LineRules;
 use runtime::policy::read_stop_grace;
 use runtime::server_time::ServerTime;
 use runtime::settings::{Secret, Settings};
+use runtime::upkeep::UpkeepMetrics;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -125,6 +126,8 @@ pub struct NatsBus {
     storing: watch::Sender<Result<(), String>>,
     /// Pools whose consumer this process has made sure of.
     opened: Arc<std::sync::Mutex<BTreeSet<PoolName>>>,
+    /// Where upkeep counts what it did.
+    mended: Option<UpkeepMetrics>,
 }
 
 // === impl NatsConfig ===
@@ -238,7 +241,14 @@ impl NatsBus {
             whole: watch::Sender::new(Err("not looked at yet".to_owned())),
             storing: watch::Sender::new(Ok(())),
             opened: Arc::default(),
+            mended: None,
         })
+    }
+
+    /// The same connection, whose upkeep counts what it does.
+    #[must_use]
+    pub fn counting(self, metrics: UpkeepMetrics) -> Self {
+        Self { mended: Some(metrics), ..self }
     }
 
     /// The fleet's names.

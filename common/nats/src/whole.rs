@@ -120,7 +120,10 @@ impl NatsBus {
                 let first = self.config.first_sequence(&name, self.clock.now_ms());
                 let config = stream::Config { first_sequence: first, ..config };
                 return match self.jetstream.create_stream(config).await {
-                    Ok(_) => Ok(true),
+                    Ok(_) => {
+                        self.mended.iter().for_each(|metrics| metrics.made("stream"));
+                        Ok(true)
+                    }
                     // Another process made it at the same moment.
                     Err(error) if is_there(&error) => Ok(true),
                     Err(error) => Err(of(&name, "make a stream", &error)),
@@ -139,7 +142,9 @@ impl NatsBus {
         );
         let config = without_operators_part(config, there);
         let updated = self.jetstream.update_stream(config).await;
-        updated.map(|_| true).map_err(|error| of(&name, "put a stream right", &error))
+        updated.map_err(|error| of(&name, "put a stream right", &error))?;
+        self.mended.iter().for_each(|metrics| metrics.corrected("stream"));
+        Ok(true)
     }
 
     pub(super) async fn keep_consumer(
@@ -149,7 +154,7 @@ impl NatsBus {
         care: Care,
     ) -> Result<bool, BusError> {
         let name = config.durable_name.clone().unwrap_or_default();
-        match self.stream_to_read(stream.clone()).await?.consumer_info(&name).await {
+        let is_missing = match self.stream_to_read(stream.clone()).await?.consumer_info(&name).await {
             Ok(info) => {
                 let differing = differing(&config.clone().into_consumer_config(), &info.config);
                 if care == Care::Make || differing.is_empty() {
@@ -160,14 +165,20 @@ impl NatsBus {
                     nats.differing = ?differing,
                     "settings of the consumer {name} differ; putting them right"
                 );
+                false
             }
             Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => {
                 tracing::info!(nats.consumer = name, "making the consumer {name}");
+                true
             }
             Err(error) => return Err(of(&name, "look for a consumer", &error)),
-        }
+        };
         let made = self.jetstream.create_consumer_on_stream(config, stream).await;
-        made.map(|_| true).map_err(|error| of(&name, "make a consumer", &error))
+        made.map_err(|error| of(&name, "make a consumer", &error))?;
+        if let Some(metrics) = &self.mended {
+            if is_missing { metrics.made("consumer") } else { metrics.corrected("consumer") }
+        }
+        Ok(true)
     }
 }
 

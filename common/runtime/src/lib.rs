@@ -11,3 +11,4 @@ pub mod shutdown;
 pub mod skew;
 pub mod switch;
 pub mod telemetry;
+pub mod upkeep;

@@ -65,3 +65,6 @@ fn switch_fault(request: &Request, error: &SwitchError) -> Fault {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,10 +18,10 @@ use ports::secrets::Secrets;
 use ports::store::Store;
 use prometheus::Registry;
 use runtime::check::Check;
-use runtime::recorder::{LedgerMetrics, Recorder};
+use runtime::recorder::Recorder;
 use runtime::settings::{Env, Mistakes, Settings};
 use runtime::shutdown::Lifecycle;
-use runtime::skew::{ClockCheck, ClockMetrics};
+use runtime::skew::ClockCheck;
 use runtime::switch::{RecallingPace, Switchboard};
 use runtime::telemetry::Chain;
 use secretsmanager::{AwsSecrets, SecretsConfig};
@@ -29,6 +29,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+mod metrics;
+
+use metrics::WorkerMetrics;
 
 /// Pause between two attempts to reach the table at start.
 const TABLE_RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -107,16 +111,6 @@ pub struct Fleet {
     workers_stop: CancellationToken,
 }
 
-/// The numbers of the workers, registered once however many of a kind there are.
-struct WorkerMetrics {
-    allocator: allocator::Metrics,
-    reaper: reaper::Metrics,
-    reconciler: reconciler::Metrics,
-    scheduler: scheduler::Metrics,
-    ledger: LedgerMetrics,
-    clock: ClockMetrics,
-}
-
 // === impl Backends ===
 
 impl Backends {
@@ -181,15 +175,7 @@ impl Fleet {
             }
             None => None,
         };
-        let registry = &shared.registry;
-        let metrics = WorkerMetrics {
-            allocator: allocator::Metrics::register(registry)?,
-            reaper: reaper::Metrics::register(registry)?,
-            reconciler: reconciler::Metrics::register(registry)?,
-            scheduler: scheduler::Metrics::register(registry)?,
-            ledger: LedgerMetrics::register(registry)?,
-            clock: ClockMetrics::register(registry)?,
-        };
+        let metrics = WorkerMetrics::register(&shared.registry)?;
         let workers_stop = CancellationToken::new();
         Ok(Self {
             shared,
@@ -219,7 +205,8 @@ impl Fleet {
             Arc::clone(&self.shared.clock),
             Arc::clone(&self.shared.random),
         )
-        .await?;
+        .await?
+        .counting(self.metrics.upkeep.clone());
         self.buses.push(bus.clone());
         Ok(bus)
     }

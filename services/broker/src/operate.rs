@@ -11,6 +11,7 @@ use runtime::policy::read_pools;
 use runtime::recorder::LedgerMetrics;
 use runtime::settings::{Env, Settings, Variable, table_rows};
 use runtime::skew::ClockMetrics;
+use runtime::upkeep::UpkeepMetrics;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -110,7 +111,7 @@ pub fn metrics_page() -> Result<String, prometheus::Error> {
 
 /// The metrics of each role, and those that several roles have. The simulator has none: it stands in for an external
 /// system.
-fn collectors(registry: &Registry) -> Result<[(&'static str, Collectors); 7], prometheus::Error> {
+fn collectors(registry: &Registry) -> Result<[(&'static str, Collectors); 8], prometheus::Error> {
     Ok([
         (Role::Ingress.as_str(), ingress::Metrics::register(registry)?.collectors()),
         (Role::Allocator.as_str(), allocator::Metrics::register(registry)?.collectors()),
@@ -118,6 +119,7 @@ fn collectors(registry: &Registry) -> Result<[(&'static str, Collectors); 7], pr
         (Role::Reconciler.as_str(), reconciler::Metrics::register(registry)?.collectors()),
         (Role::Scheduler.as_str(), scheduler::Metrics::register(registry)?.collectors()),
         ("allocator, reaper, reconciler", LedgerMetrics::register(registry)?.collectors()),
+        ("allocator, reaper, reconciler, scheduler", UpkeepMetrics::register(registry)?.collectors()),
         ("every role but the simulator", ClockMetrics::register(registry)?.collectors()),
     ])
 }

@@ -1,0 +1,33 @@
+//! The numbers of the workers of a process.
+
+use prometheus::Registry;
+use runtime::recorder::LedgerMetrics;
+use runtime::skew::ClockMetrics;
+use runtime::upkeep::UpkeepMetrics;
+
+/// The numbers of the workers, registered once however many of a kind there are.
+pub(super) struct WorkerMetrics {
+    pub(super) allocator: allocator::Metrics,
+    pub(super) reaper: reaper::Metrics,
+    pub(super) reconciler: reconciler::Metrics,
+    pub(super) scheduler: scheduler::Metrics,
+    pub(super) ledger: LedgerMetrics,
+    pub(super) clock: ClockMetrics,
+    pub(super) upkeep: UpkeepMetrics,
+}
+
+// === impl WorkerMetrics ===
+
+impl WorkerMetrics {
+    pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            allocator: allocator::Metrics::register(registry)?,
+            reaper: reaper::Metrics::register(registry)?,
+            reconciler: reconciler::Metrics::register(registry)?,
+            scheduler: scheduler::Metrics::register(registry)?,
+            ledger: LedgerMetrics::register(registry)?,
+            clock: ClockMetrics::register(registry)?,
+            upkeep: UpkeepMetrics::register(registry)?,
+        })
+    }
+}
