@@ -5,7 +5,7 @@ use crate::engines::{Set, Shared};
 use crate::fixtures::{NOW, added, claim_key, done, grant_of, listed, pool, several_added};
 use domain::{DeletionSwitch, StateName, UnixSeconds};
 use ports::store::layout::SANDBOXES_PER_SHARD;
-use ports::store::{CURSOR_KEY_BYTES, CursorKey, SortRange, Store};
+use ports::store::{Agreed, CURSOR_KEY_BYTES, CursorKey, SortRange, Store, TableMark};
 use std::time::Duration;
 
 /// Longer than any process goes on with an old number, and than any clock is off.
@@ -170,4 +170,45 @@ pub(crate) async fn the_switch_of_the_deletions_is_turned_by_one_at_a_time(table
     assert!(!two.turn_deletion_switch(&turned(2, "late", None, None)).await.unwrap());
     assert_eq!(one.deletion_switch().await.unwrap().map(|kept| kept.version), Some(3));
     assert_eq!(free(&table).await, 0, "the switch is no sandbox");
+}
+
+pub(crate) async fn processes_agree_on_settings_and_keep_those_of_others(table: Shared) {
+    let agreed = |settings: &[(&str, &str)]| -> Agreed {
+        settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    let (one, two) = (table.process(set(3)).await, table.process(set(3)).await);
+    assert_eq!(one.agreed().await.unwrap(), Agreed::new(), "no process has started yet");
+    let rivals = [agreed(&[("DAYS", "30"), ("PREFIX", "a")]), agreed(&[("DAYS", "7"), ("PREFIX", "b")])];
+    let (first, second) = tokio::join!(one.agree(&rivals[0], false), two.agree(&rivals[1], false));
+    let kept = first.unwrap();
+    assert_eq!(second.unwrap(), kept);
+    assert!(rivals.contains(&kept), "the settings of one process, and not some of each: {kept:?}");
+    // A newer build knows one more setting, and does not mind one that it does not know.
+    let newer = agreed(&[("DAYS", "1"), ("GENERATION", "2")]);
+    let mut wanted = kept.clone();
+    wanted.insert("GENERATION".to_owned(), "2".to_owned());
+    assert_eq!(two.agree(&newer, false).await.unwrap(), wanted);
+    wanted.extend(newer.clone());
+    assert_eq!(one.agree(&newer, true).await.unwrap(), wanted, "it replaces what it names, and only that");
+    assert_eq!(two.agreed().await.unwrap(), wanted);
+    assert_eq!(free(&table).await, 0, "the settings are no sandbox");
+}
+
+pub(crate) async fn a_mark_is_advanced_by_one_at_a_time(table: Shared) {
+    let mark = |number, accepted_event| TableMark { number, at: NOW, accepted_event };
+    let (one, two) = (table.process(set(3)).await, table.process(set(3)).await);
+    let none = TableMark::default();
+    assert_eq!(one.mark().await.unwrap(), none);
+    let rivals = [mark(1, 0), mark(1, 9)];
+    let (first, second) =
+        tokio::join!(one.advance_mark(&none, &rivals[0]), two.advance_mark(&none, &rivals[1]));
+    let (first, second) = (first.unwrap(), second.unwrap());
+    assert!(first != second, "one of two is the first");
+    let kept = two.mark().await.unwrap();
+    assert_eq!(kept, rivals[usize::from(!first)]);
+    assert!(!one.advance_mark(&none, &mark(2, 0)).await.unwrap(), "there is a mark already");
+    assert!(two.advance_mark(&kept, &mark(2, 7)).await.unwrap());
+    assert!(!one.advance_mark(&kept, &mark(3, 0)).await.unwrap(), "it is another one by now");
+    assert_eq!(one.mark().await.unwrap(), mark(2, 7));
+    assert_eq!(free(&table).await, 0, "the mark is no sandbox");
 }

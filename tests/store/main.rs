@@ -155,6 +155,8 @@ on_every_shared_engine! {
         a_supply_settles_when_the_index_has_had_its_time,
         processes_agree_on_the_key_of_cursors,
         the_switch_of_the_deletions_is_turned_by_one_at_a_time,
+        processes_agree_on_settings_and_keep_those_of_others,
+        a_mark_is_advanced_by_one_at_a_time,
     }
 }
 

@@ -11,7 +11,8 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailur
 use domain::{DeletionSwitch, PoolName, UnixSeconds};
 use ports::store::StoreError;
 use ports::store::layout::{
-    CursorKey, Layout, SHARDS_AGE_MAX, SHARDS_MAX, Shards, Supply, settles_at, wanted_shards,
+    Agreed, CursorKey, Layout, SHARDS_AGE_MAX, SHARDS_MAX, Shards, Supply, TableMark, settles_at,
+    wanted_shards,
 };
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -187,6 +188,22 @@ impl Layout for DynamoStore {
 
     async fn turn_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError> {
         self.write_switch(next).await
+    }
+
+    async fn agreed(&self) -> Result<Agreed, StoreError> {
+        self.read_agreed().await
+    }
+
+    async fn agree(&self, own: &Agreed, replaces: bool) -> Result<Agreed, StoreError> {
+        self.write_agreed(own, replaces).await
+    }
+
+    async fn mark(&self) -> Result<TableMark, StoreError> {
+        self.read_mark().await
+    }
+
+    async fn advance_mark(&self, seen: &TableMark, next: &TableMark) -> Result<bool, StoreError> {
+        self.write_mark(seen, next).await
     }
 }
 

@@ -16,6 +16,7 @@ use ports::store::{
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+mod agreement;
 mod attributes;
 mod claim;
 mod config;

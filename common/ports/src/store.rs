@@ -19,7 +19,7 @@ mod steps;
 pub use identity::{
     IDENTITY_ABSENCES_MAX, IDENTITY_DUPLICATES_MAX, IDENTITY_SHARDS, Identities, Identity, IdentityPage,
 };
-pub use layout::{CURSOR_KEY_BYTES, CursorKey, Layout, SHARDS_MAX, Shards, Supply};
+pub use layout::{Agreed, CURSOR_KEY_BYTES, CursorKey, Layout, SHARDS_MAX, Shards, Supply, TableMark};
 
 /// What became of a conditional write on a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use domain::{
     SandboxId, Transition, UnixSeconds,
 };
 use ports::store::{
-    ClaimPage, CursorKey, Identities, Identity, IdentityPage, Insert, Layout, MoveClaim, OpenClaim, Page,
-    PageCursor, Shards, StateQuery, Store, StoreError, Supply, Write,
+    Agreed, ClaimPage, CursorKey, Identities, Identity, IdentityPage, Insert, Layout, MoveClaim, OpenClaim,
+    Page, PageCursor, Shards, StateQuery, Store, StoreError, Supply, TableMark, Write,
 };
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -173,6 +173,23 @@ impl<I: Interposer> Layout for InterposedStore<I> {
 
     async fn turn_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError> {
         self.inner.turn_deletion_switch(next).await
+    }
+
+    // Nothing comes between: roles do this at their start, before any story of the tests.
+    async fn agreed(&self) -> Result<Agreed, StoreError> {
+        self.inner.agreed().await
+    }
+
+    async fn agree(&self, own: &Agreed, replaces: bool) -> Result<Agreed, StoreError> {
+        self.inner.agree(own, replaces).await
+    }
+
+    async fn mark(&self) -> Result<TableMark, StoreError> {
+        self.inner.mark().await
+    }
+
+    async fn advance_mark(&self, seen: &TableMark, next: &TableMark) -> Result<bool, StoreError> {
+        self.inner.advance_mark(seen, next).await
     }
 }
 

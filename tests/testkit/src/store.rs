@@ -10,7 +10,7 @@ use domain::{
 };
 use ports::store::Identity;
 use ports::store::index::{due_sort, shard_of, state_shard, state_sort};
-use ports::store::layout::{CursorKey, Layout, Shards, Supply, settles_at, wanted_shards};
+use ports::store::layout::{Agreed, CursorKey, Layout, Shards, Supply, TableMark, settles_at, wanted_shards};
 use ports::store::{
     ClaimPage, Insert, MoveClaim, OpenClaim, Page, PageCursor, SortRange, StateQuery, Store, StoreError,
     Write,
@@ -52,6 +52,8 @@ struct Tables {
     cursor_key: Option<CursorKey>,
     pools: BTreeSet<PoolName>,
     deletion_switch: Option<DeletionSwitch>,
+    agreed: Agreed,
+    mark: TableMark,
 }
 
 #[derive(Clone, Debug)]
@@ -181,6 +183,33 @@ impl Layout for MemoryStore {
             tables.deletion_switch = Some(next.clone());
         }
         Ok(tables.deletion_switch.as_ref() == Some(next))
+    }
+
+    async fn agreed(&self) -> Result<Agreed, StoreError> {
+        Ok(self.tables().agreed.clone())
+    }
+
+    async fn agree(&self, own: &Agreed, replaces: bool) -> Result<Agreed, StoreError> {
+        let mut tables = self.tables();
+        for (name, value) in own {
+            if replaces || !tables.agreed.contains_key(name) {
+                tables.agreed.insert(name.clone(), value.clone());
+            }
+        }
+        Ok(tables.agreed.clone())
+    }
+
+    async fn mark(&self) -> Result<TableMark, StoreError> {
+        Ok(self.tables().mark)
+    }
+
+    async fn advance_mark(&self, seen: &TableMark, next: &TableMark) -> Result<bool, StoreError> {
+        let mut tables = self.tables();
+        let is_seen = tables.mark.number == seen.number;
+        if is_seen {
+            tables.mark = *next;
+        }
+        Ok(is_seen)
     }
 }
 

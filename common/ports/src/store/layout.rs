@@ -8,7 +8,7 @@
 use super::StoreError;
 use async_trait::async_trait;
 use domain::{DeletionSwitch, PoolName, UnixSeconds};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Most shards of a pool and state: a look at a pool asks every one of them.
@@ -51,6 +51,22 @@ pub const CURSOR_KEY_BYTES: usize = 32;
 #[derive(Clone, PartialEq, Eq)]
 pub struct CursorKey([u8; CURSOR_KEY_BYTES]);
 
+/// Settings that every process on a table must agree on, by name. What is unsafe if it differs belongs here, and nothing
+/// else: a process that differs does not start.
+pub type Agreed = BTreeMap<String, String>;
+
+/// A number of the table that only grows while the table is in use. One that has fallen shows a table that was put back
+/// to an earlier time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableMark {
+    /// The number; 0 of a table that has none yet.
+    pub number: u64,
+    /// When it became that.
+    pub at: UnixSeconds,
+    /// The last event that an operator accepted although the table may be older than it; 0 for none.
+    pub accepted_event: u64,
+}
+
 /// What a table says of itself. Part of every store.
 #[async_trait]
 pub trait Layout: Send + Sync + std::fmt::Debug {
@@ -84,6 +100,19 @@ pub trait Layout: Send + Sync + std::fmt::Debug {
 
     /// Puts `next` there, if its version is later than the one that is there; false if another turn was first.
     async fn turn_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError>;
+
+    /// The settings that the processes on this table have agreed on, by a strongly consistent read.
+    async fn agreed(&self) -> Result<Agreed, StoreError>;
+
+    /// Writes those of the `own` settings that the table does not have yet, or all of them if it `replaces`, and gives
+    /// back what the table has then. Settings of other builds stay as they are.
+    async fn agree(&self, own: &Agreed, replaces: bool) -> Result<Agreed, StoreError>;
+
+    /// The mark of the table, by a strongly consistent read.
+    async fn mark(&self) -> Result<TableMark, StoreError>;
+
+    /// Puts `next` in the place of the mark if that is still `seen`; false if it is another one.
+    async fn advance_mark(&self, seen: &TableMark, next: &TableMark) -> Result<bool, StoreError>;
 
     /// The configured pools and all others of the table; adds to the table those that it does not know.
     async fn pools_with(&self, configured: &BTreeSet<PoolName>) -> Result<BTreeSet<PoolName>, StoreError> {
