@@ -9,7 +9,7 @@ use harness::wait::{PATIENCE, eventually};
 use nats::{LinkConfig, NatsBus, NatsConfig};
 use ports::bus::{
     CensusBoard, DeletionLine, DeletionQueue, Deletions, Discovery, EventFeed, Ledger, Pace, Requests, Serve,
-    TickQueue, Ticks, Upkeep,
+    TableMarks, TickQueue, Ticks, Upkeep,
 };
 use ports::clock::{Clock, SystemClock};
 use ports::random::Dice;
@@ -33,7 +33,7 @@ macro_rules! all_of {
 all_of! {
     /// Everything that a bus promises.
     Bus: Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + Pace + DeletionLine + Upkeep + Ledger
-        + CensusBoard + EventFeed + Discovery
+        + CensusBoard + TableMarks + EventFeed + Discovery
 }
 
 /// Which bus.

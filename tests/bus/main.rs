@@ -96,6 +96,7 @@ on_every_engine! {
         a_run_under_way_is_finished_before_the_stop,
         a_run_that_takes_too_long_to_stop_is_run_again,
         the_last_census_is_kept_for_everybody,
+        the_mark_of_the_table_only_rises,
     }
     upkeep {
         the_queue_is_read_page_by_page_and_stays,

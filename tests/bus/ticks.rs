@@ -3,7 +3,7 @@
 use crate::engines::Engine;
 use crate::fixtures::{SHORT, report, run_on_ticks, until};
 use async_trait::async_trait;
-use contract::{Census, PoolStats, Report, TickKind, TickOrder};
+use contract::{Census, KnownMark, PoolStats, Report, TickKind, TickOrder};
 use harness::wait::{PATIENCE, eventually};
 use ports::bus::Runner;
 use std::collections::BTreeMap;
@@ -271,5 +271,19 @@ pub(crate) async fn the_last_census_is_kept_for_everybody(engine: Engine) {
         };
         world.bus.keep_census(&census).await.unwrap();
         assert_eq!(other.last_census().await.unwrap(), Some(census));
+    }
+}
+
+pub(crate) async fn the_mark_of_the_table_only_rises(engine: Engine) {
+    let world = engine.world().await;
+    let other = world.connect().await;
+    let mark = |number| KnownMark { number, at: 1_763_683_200 };
+    assert_eq!(other.known_mark().await.unwrap(), None);
+    let raised =
+        tokio::join!(world.bus.raise_mark(mark(7)), other.raise_mark(mark(9)), other.raise_mark(mark(8)));
+    assert!(matches!(raised, (Ok(()), Ok(()), Ok(()))), "{raised:?}");
+    for late in [9, 1] {
+        world.bus.raise_mark(mark(late)).await.unwrap();
+        assert_eq!(other.known_mark().await.unwrap(), Some(mark(9)));
     }
 }

@@ -82,6 +82,7 @@ async fn no_role_may_do_the_work_of_another() {
         ("sandbox.events.claimed.2000000", &["allocator", "reaper", "reconciler"]),
         ("sandbox.reports.sync", &["reconciler"]),
         ("$KV.broker.deletions.pause", &["allocator", "reaper", "reconciler", "operator"]),
+        ("$KV.broker.table.mark", &["allocator", "reaper", "reconciler", "operator"]),
         ("$KV.broker.tick.sync", &["scheduler", "operator"]),
         ("$KV.broker.probe", &["allocator", "reaper", "reconciler", "scheduler", "operator"]),
         // A tick that finds no room is answered with the one that waits.

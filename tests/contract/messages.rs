@@ -6,9 +6,10 @@ use contract::line::{Breaker, BreakerReason, BreakerStatus, Failing, Forbidden, 
 use contract::reports::{COMPLETED, FAILED, REFUSED};
 use contract::{
     AllocateRequest, Allocation, Census, CensusReport, Counted, DeletionWork, DeletionsStatus, ExpiryReport,
-    Fault, FaultBody, FaultCode, HealthReply, LineState, Outcome, ParkedDeletion, Pause, PauseRequest,
-    PoolStats, ReleaseReply, ReleaseRequest, Report, ResumeReply, ResumeRequest, RunReport, SandboxRequest,
-    SandboxView, StaleReport, StatsReply, SweepReport, SyncReport, TickKind, TurnTaken, Violation,
+    Fault, FaultBody, FaultCode, HealthReply, KnownMark, LineState, Outcome, ParkedDeletion, Pause,
+    PauseRequest, PoolStats, ReleaseReply, ReleaseRequest, Report, ResumeReply, ResumeRequest, RunReport,
+    SandboxRequest, SandboxView, StaleReport, StatsReply, SweepReport, SyncReport, TickKind, TurnTaken,
+    Violation,
 };
 use insta::assert_snapshot;
 use serde::Serialize;
@@ -177,6 +178,12 @@ fn the_turn_of_a_tick() {
     let turn = TurnTaken { number: 4_503_599_627_370_496, is_first: false };
     assert_snapshot!(wire(&turn), @r#"{"number":4503599627370496,"is_first":false}"#);
     reads(r#"{"number":7}"#, &TurnTaken { number: 7, is_first: false });
+}
+
+#[test]
+fn the_mark_of_the_table() {
+    let mark = KnownMark { number: 4_711, at: 1_763_683_200 };
+    assert_snapshot!(wire(&mark), @r#"{"number":4711,"at":1763683200}"#);
 }
 
 #[test]

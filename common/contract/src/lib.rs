@@ -14,6 +14,7 @@ pub mod headers;
 pub mod limits;
 pub mod line;
 pub mod listing;
+mod marks;
 pub mod orders;
 pub mod queue;
 mod refusals;
@@ -37,6 +38,7 @@ pub use listing::{
     BulkDeleteEntry, BulkDeleteOutcome, BulkDeleteReply, BulkDeleteRequest, DeletionState, LeaseView,
     RecordRequest, RecordView, SandboxEntry, SandboxesReply, SandboxesRequest, TombstoneView,
 };
+pub use marks::KnownMark;
 pub use orders::{ExtendRequest, OrderReply, OrderRequest};
 pub use queue::{
     DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, PreCleanView,

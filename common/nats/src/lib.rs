@@ -29,6 +29,7 @@ mod lanes;
 mod ledger;
 mod line;
 mod link;
+mod marks;
 mod publish;
 mod requests;
 mod serving;

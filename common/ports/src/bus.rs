@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 mod context;
 pub mod feed;
 pub mod intake;
+mod marks;
 mod rebuilt;
 mod requests;
 mod switch;
@@ -27,6 +28,7 @@ pub use feed::{
     Discovery, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds, SINCE_SECONDS_MAX, ServiceInfo,
     WorkCounts,
 };
+pub use marks::TableMarks;
 pub use rebuilt::{LedgerState, Rebuilt};
 pub use requests::{LateReply, Requests, Unanswered};
 pub use switch::{CachedSwitch, SwitchCache};

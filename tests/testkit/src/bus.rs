@@ -5,7 +5,7 @@
 //! the same bus. Connections can be cut and single messages lost, before or after they had their effect.
 //! Nothing survives the process.
 
-use contract::Census;
+use contract::{Census, KnownMark};
 use ports::bus::BusError;
 use ports::clock::Clock;
 use ports::random::Random;
@@ -22,6 +22,7 @@ mod feed;
 mod held;
 mod ledger;
 mod line;
+mod marks;
 mod queue;
 mod requests;
 mod ticks;
@@ -120,6 +121,7 @@ struct Inside {
     ticks: ticks::TickStream,
     line: line::Line,
     census: Option<Census>,
+    mark: Option<KnownMark>,
     services: feed::Services,
 }
 
@@ -178,6 +180,7 @@ impl MemoryBus {
             ticks: ticks::TickStream::default(),
             line: line::Line::default(),
             census: None,
+            mark: None,
             services: feed::Services::default(),
         };
         let changes = watch::Sender::new(0);

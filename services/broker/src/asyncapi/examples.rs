@@ -108,6 +108,8 @@ pub(super) const ASK_BULK_DELETE: &str =
     r#"{"status":"stale","pool":"main","dry_run":true,"cursor":"stale.main.3..0a","limit":100,"by":"alice"}"#;
 /// What a removal of records did.
 pub(super) const BULK_DELETED: &str = r#"{"status":"stale","dry_run":false,"removed":1,"refused":2,"raced":3,"failed":4,"untold":5,"reason":"replay them","sandboxes":[{"sandbox_id":"2000000","name":"lab-00000","pool":"main","outcome":"removed"}],"more":true,"cursor":"stale.main.3..0a"}"#;
+/// The highest mark of the table.
+pub(super) const KNOWN_MARK: &str = r#"{"number":4711,"at":1763683200}"#;
 /// The first event of a sandbox.
 pub(super) const EVENT_LISTED: &str = r#"{"specversion":"1.0","id":"2000000:1","source":"/sandbox-broker","type":"sandbox.listed","subject":"2000000","time":"2025-11-21T00:00:00Z","datacontenttype":"application/json","data":{"pool":"main","from":null,"to":"available","version":1,"epoch":0,"owner":null,"lab":null,"by":"sync"}}"#;
 /// The event of a claim.

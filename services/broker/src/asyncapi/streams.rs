@@ -6,7 +6,8 @@ use super::verbs::at;
 use super::{examples, reference};
 use contract::ticks::TickOrder;
 use contract::{
-    Census, DeletionWork, Event, LineState, ParkedDeletion, Pause, RunReport, Subjects, TickKind, TurnTaken,
+    Census, DeletionWork, Event, KnownMark, LineState, ParkedDeletion, Pause, RunReport, Subjects, TickKind,
+    TurnTaken,
 };
 use domain::{Cause, PoolName, SandboxId};
 use serde_json::{Map, Value, json};
@@ -91,6 +92,12 @@ pub(super) fn messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
     )?);
     let line = [e::LINE_NEW, e::LINE_BROKEN];
     all.push(Message::of::<LineState>("LineState", "the line towards the provider", &line, schemas)?);
+    all.push(Message::of::<KnownMark>(
+        "KnownMark",
+        "the highest mark of the table; a table with a lower one was put back to an earlier time",
+        &[e::KNOWN_MARK],
+        schemas,
+    )?);
     schemas.show("DeletionsStatus", e::DELETIONS_STATUS)?;
     Ok(all)
 }
@@ -152,6 +159,7 @@ pub(super) fn places(subjects: &Subjects) -> Vec<Place> {
         },
         key("key-census", "census", "Census", "the last census"),
         Place { is_open: true, ..key("key-pause", "deletions.pause", "Pause", "the operators' switch") },
+        key("key-mark", "table.mark", "KnownMark", "the highest mark of the table"),
         key("key-line", "line.provider", "LineState", "the line towards the provider"),
     ]
 }

@@ -1,0 +1,36 @@
+//! The highest mark of the table.
+
+use super::MemoryBus;
+use async_trait::async_trait;
+use contract::KnownMark;
+use ports::bus::{BusError, TableMarks};
+
+const OPERATION: &str = "keep the mark of the table";
+
+#[async_trait]
+impl TableMarks for MemoryBus {
+    async fn known_mark(&self) -> Result<Option<KnownMark>, BusError> {
+        self.read(OPERATION, |inside| inside.mark)
+    }
+
+    async fn raise_mark(&self, mark: KnownMark) -> Result<(), BusError> {
+        self.read(OPERATION, |_| ())?;
+        self.change(|inside, _| {
+            if inside.mark.is_none_or(|known| known.number < mark.number) {
+                inside.mark = Some(mark);
+            }
+        });
+        Ok(())
+    }
+
+    fn is_reachable(&self) -> bool {
+        self.read(OPERATION, |_| ()).is_ok()
+    }
+}
+
+impl MemoryBus {
+    /// Forgets the mark, as a bucket does that was removed and made again.
+    pub fn forget_mark(&self) {
+        self.change(|inside, _| inside.mark = None);
+    }
+}
