@@ -1,7 +1,7 @@
 //! Who works: what discovery shows of the live workers of a fleet.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use utoipa::ToSchema;
 
 /// A part of the fleet that may run as a process of its own.
@@ -50,6 +50,9 @@ pub struct WorkerView {
     pub work: BTreeMap<String, WorkView>,
     /// Its other numbers. Those of an allocator are its own; of any other, those of its process.
     pub numbers: BTreeMap<String, u64>,
+    /// Its settings that are numbers or switches; compared, and not shown for each worker.
+    #[serde(skip)]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// The reply to `GET /v1/admin/fleet`.
@@ -59,6 +62,10 @@ pub struct FleetReply {
     pub roles: BTreeMap<WorkerRole, u64>,
     /// Every worker that answered, by role and id.
     pub workers: Vec<WorkerView>,
+    /// Settings that two of these workers have differently, with all values. That is so for a while when a setting is
+    /// changed, and a mistake if it stays.
+    #[serde(default)]
+    pub drift: BTreeMap<String, BTreeSet<String>>,
 }
 
 // === impl WorkerRole ===
@@ -107,9 +114,14 @@ impl FleetReply {
     pub fn of(mut workers: Vec<WorkerView>) -> Self {
         workers.sort_by(|one, other| (one.role, &one.id).cmp(&(other.role, &other.id)));
         let mut roles: BTreeMap<_, _> = WorkerRole::ALL.map(|role| (role, 0)).into();
+        let mut drift: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for worker in &workers {
             *roles.entry(worker.role).or_default() += 1;
+            for (name, value) in &worker.settings {
+                drift.entry(name.clone()).or_default().insert(value.clone());
+            }
         }
-        Self { roles, workers }
+        drift.retain(|_, values| values.len() > 1);
+        Self { roles, workers, drift }
     }
 }

@@ -97,7 +97,9 @@ impl Discovery for NatsBus {
                 },
                 () = stop.cancelled() => return Ok(()),
             };
-            let answer = answer(question, &id, started, self.subjects(), service.as_ref());
+            let mut metadata = json!(*self.settings);
+            metadata[PREFIX_KEY] = self.subjects().prefix().into();
+            let answer = answer(question, &id, started, self.subjects(), metadata, service.as_ref());
             self.answer(message, &answer).await;
         }
     }
@@ -106,9 +108,9 @@ impl Discovery for NatsBus {
 impl NatsBus {
     /// The worker that shows itself in such an answer; none if it is of another fleet, or none of ours at all.
     fn worker_in(&self, payload: &[u8]) -> Option<WorkerView> {
-        let shown: Shown = serde_json::from_slice(payload).ok()?;
+        let mut shown: Shown = serde_json::from_slice(payload).ok()?;
         let role = WorkerRole::of_service(&shown.name)?;
-        if shown.metadata.get(PREFIX_KEY).is_none_or(|prefix| prefix != self.subjects().prefix()) {
+        if shown.metadata.remove(PREFIX_KEY).is_none_or(|prefix| prefix != self.subjects().prefix()) {
             return None;
         }
         let mut numbers = BTreeMap::new();
@@ -127,7 +129,8 @@ impl NatsBus {
         }
         let in_flight = numbers.remove(IN_FLIGHT_KEY);
         let started_at = parse_rfc3339(&shown.started).map_or(0, UnixSeconds::get);
-        Some(WorkerView { role, id: shown.id, version: shown.version, started_at, in_flight, work, numbers })
+        let (id, version, settings) = (shown.id, shown.version, shown.metadata);
+        Some(WorkerView { role, id, version, started_at, in_flight, work, numbers, settings })
     }
 
     async fn answer(&self, message: Message, answer: &Value) {
@@ -143,6 +146,7 @@ fn answer(
     id: &str,
     started: UnixSeconds,
     subjects: &Subjects,
+    metadata: Value,
     service: &dyn ServiceInfo,
 ) -> Value {
     let role = service.role();
@@ -151,7 +155,7 @@ fn answer(
         name: role.service(),
         id,
         version: SERVICE_VERSION,
-        metadata: json!({PREFIX_KEY: subjects.prefix()}),
+        metadata,
     };
     match question {
         "INFO" => {

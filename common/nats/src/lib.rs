@@ -13,7 +13,7 @@ use runtime::policy::read_stop_grace;
 use runtime::server_time::ServerTime;
 use runtime::settings::{Secret, Settings};
 use runtime::upkeep::UpkeepMetrics;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,6 +114,8 @@ pub struct NatsBus {
     clock: Arc<dyn Clock>,
     /// The server's time.
     time: Arc<ServerTime>,
+    /// Settings of this process that discovery shows.
+    settings: Arc<BTreeMap<String, String>>,
     random: Arc<dyn Random>,
     /// The bucket, once it was there.
     bucket: Arc<OnceCell<kv::Store>>,
@@ -234,6 +236,7 @@ impl NatsBus {
             config: Arc::new(config),
             clock,
             time,
+            settings: Arc::default(),
             random,
             bucket: Arc::default(),
             line_turn: Arc::default(),
@@ -250,6 +253,12 @@ impl NatsBus {
     #[must_use]
     pub fn counting(self, metrics: UpkeepMetrics) -> Self {
         Self { mended: Some(metrics), ..self }
+    }
+
+    /// This connection, which shows these settings in discovery. None of them may be a secret.
+    #[must_use]
+    pub fn showing(self, settings: BTreeMap<String, String>) -> Self {
+        Self { settings: Arc::new(settings), ..self }
     }
 
     /// The fleet's names.

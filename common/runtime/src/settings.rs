@@ -40,6 +40,7 @@ pub struct Settings<'a> {
     env: &'a dyn Env,
     variables: Vec<Variable>,
     mistakes: Vec<String>,
+    plain: BTreeMap<String, String>,
 }
 
 /// A text that is not shown in logs, panics or debug output.
@@ -105,7 +106,7 @@ impl<'a> Settings<'a> {
     /// A reader of `env`.
     #[must_use]
     pub fn new(env: &'a dyn Env) -> Self {
-        Self { env, variables: Vec::new(), mistakes: Vec::new() }
+        Self { env, variables: Vec::new(), mistakes: Vec::new(), plain: BTreeMap::new() }
     }
 
     /// A text with a default.
@@ -160,15 +161,17 @@ impl<'a> Settings<'a> {
         meaning: &'static str,
     ) -> u64 {
         self.note(name, &default.to_string(), meaning);
-        let Some(value) = self.env.get(name) else { return default };
-        match value.trim().parse::<u64>() {
-            Ok(number) if bounds.contains(&number) => number,
-            _ => {
+        let number = match self.env.get(name).map(|value| value.trim().parse::<u64>()) {
+            None => default,
+            Some(Ok(number)) if bounds.contains(&number) => number,
+            Some(_) => {
                 let (low, high) = bounds.into_inner();
                 self.mistake(name, &format!("must be a whole number from {low} to {high}"));
                 default
             }
-        }
+        };
+        self.plain.insert(name.to_owned(), number.to_string());
+        number
     }
 
     /// A whole number within bounds that are those of a size in this process.
@@ -208,12 +211,14 @@ impl<'a> Settings<'a> {
 
     /// A switch: `true` or `false`.
     pub fn switch(&mut self, name: &'static str, default: bool, meaning: &'static str) -> bool {
-        self.parsed(name, if default { "true" } else { "false" }, meaning, |value| match value {
+        let read = self.parsed(name, if default { "true" } else { "false" }, meaning, |value| match value {
             "true" => Ok(true),
             "false" => Ok(false),
             _ => Err("must be true or false".to_owned()),
-        })
-        .unwrap_or(default)
+        });
+        let is_on = read.unwrap_or(default);
+        self.plain.insert(name.to_owned(), is_on.to_string());
+        is_on
     }
 
     /// A value that `parse` makes of a text; none after a mistake.
@@ -245,6 +250,12 @@ impl<'a> Settings<'a> {
     /// [`Mistakes`], all of them, if there is one.
     pub fn finish<T>(self, config: T) -> Result<T, Mistakes> {
         if self.mistakes.is_empty() { Ok(config) } else { Err(Mistakes(self.mistakes)) }
+    }
+
+    /// The numbers and switches that were read. Texts are not among them: some are secrets.
+    #[must_use]
+    pub fn plain(&self) -> &BTreeMap<String, String> {
+        &self.plain
     }
 
     /// Every variable that was read, in the order of reading.
@@ -296,10 +307,13 @@ mod tests {
 
     #[test]
     fn defaults_stand_in_and_blank_is_absent() {
-        let env = env(&[("A", "  ")]);
+        let env = env(&[("A", "  "), ("C", "secret")]);
         let mut settings = Settings::new(&env);
         assert_eq!(settings.number("A", 7, 0..=10, "a"), 7);
         assert!(settings.switch("B", true, "b"));
+        settings.secret("C", "c");
+        let plain: Vec<_> = settings.plain().iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(plain, ["A=7", "B=true"]);
         assert!(settings.finish(()).is_ok());
     }
 

@@ -33,7 +33,8 @@ pub(crate) struct FleetDesk {
                           "workers": [{"role": "ingress", "id": "01a1fbf8-5833-72d7-9905-4df296534c67", "version": "0.1.0",
                                        "started_at": 1_800_000_000, "in_flight": 1,
                                        "work": {"work": {"requests": 17, "errors": 0, "mean_us": 0, "last_error": null}},
-                                       "numbers": {"status_200": 17}}]})), OfSwitch)
+                                       "numbers": {"status_200": 17}}],
+                          "drift": {"LAB_DURATION_HOURS": ["4", "8"]}})), OfSwitch)
 )]
 pub(crate) async fn fleet(
     State(desk): State<FleetDesk>,

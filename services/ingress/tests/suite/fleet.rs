@@ -47,6 +47,7 @@ async fn every_worker_is_shown_and_every_role_counted() {
             "in_flight": 2, "work": {"work": {"requests": 7, "errors": 1, "mean_us": 0, "last_error": null}},
             "numbers": {"deleted": 6},
         }],
+        "drift": {},
     });
     assert_eq!(answer.json(), expected);
     stop.cancel();

@@ -89,6 +89,7 @@ impl Discovery for MemoryBus {
                     in_flight: service.in_flight(),
                     work,
                     numbers: service.further().into_iter().collect(),
+                    settings: BTreeMap::new(),
                 }
             });
             shown.collect()
