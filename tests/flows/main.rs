@@ -27,6 +27,7 @@ mod skew;
 mod slots;
 mod stalled;
 mod store_command;
+mod table;
 mod tick_command;
 mod ticks;
 mod tokens;

@@ -17,6 +17,8 @@ async fn the_embedded_table_runs_alone_and_keeps_what_it_has() {
     let arguments = ["store", "--listen", "127.0.0.1:0", "--data", data.to_str().unwrap()];
     // Without a census, which would know of another table.
     let rig = Plan::new(1).counts(|counts| counts.schedulers = 0).start_unsynced().await;
+    // NATS knows the rig's own table under the rig's names, and would not take this one for it.
+    let prefix = format!("{}s", rig.env["SUBJECT_PREFIX"]);
     let pool = |round: usize| PoolName::parse(&format!("pool-{round}")).unwrap();
     let mut kept = Vec::new();
     for round in 0..2 {
@@ -32,7 +34,11 @@ async fn the_embedded_table_runs_alone_and_keeps_what_it_has() {
         store.note_pools(&BTreeSet::from([pool(round)])).await.unwrap();
         let pools = store.pools().await.unwrap();
         kept.push((0..2).filter(|round| pools.contains(&pool(*round))).count());
-        let variables = [("DYNAMODB_ENDPOINT", endpoint.as_str()), ("DYNAMODB_TABLE", "broker")];
+        let variables = [
+            ("DYNAMODB_ENDPOINT", endpoint.as_str()),
+            ("DYNAMODB_TABLE", "broker"),
+            ("SUBJECT_PREFIX", &prefix),
+        ];
         let role = Role::start_with(&rig, folder.path(), "allocator", &variables).await;
         role.until("an allocator on it", |status, _| status == 200).await;
         role.stop().await;

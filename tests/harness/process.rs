@@ -23,6 +23,10 @@ pub struct Up {
     pub broker: Broker,
     /// Its HTTP face.
     pub api: Api,
+    /// Its message queue, `nats://host:port`.
+    pub nats: String,
+    /// Its table, `http://host:port`.
+    pub table: String,
     /// Its simulator, `http://host:port`.
     pub simulator: String,
     /// The token that its simulator asks for.
@@ -125,14 +129,14 @@ impl Up {
             let line = output.lines().find(|line| line.trim_start().starts_with(name))?;
             line.split_whitespace().nth(1).map(ToOwned::to_owned)
         };
-        let (http, simulator) = eventually("the fleet to be ready", PATIENCE, || async {
-            let found = line("http ").zip(line("simulator "));
-            match found {
-                Some(found) if broker.output().contains("Try it:") => Ok(found),
-                _ => Err(broker.output()),
-            }
+        eventually("the fleet to be ready", PATIENCE, || async {
+            let output = broker.output();
+            if output.contains("Try it:") { Ok(()) } else { Err(output) }
         })
         .await;
+        let shown = |name: &str| line(name).unwrap_or_else(|| panic!("no {name} in {}", broker.output()));
+        let (http, simulator) = (shown("http "), shown("simulator "));
+        let (nats, table) = (shown("nats "), shown("table "));
         let address: SocketAddr = http.trim_start_matches("http://").parse().expect("an address");
         let token = |name: &str| {
             let file = broker.view(&data.join(name));
@@ -141,7 +145,7 @@ impl Up {
         let api = Api::new(address, &token("api-token"), &token("admin-token"));
         let simulator = simulator.trim_end_matches("/v2").to_owned();
         let csp_token = token("csp-token");
-        Self { broker, api, simulator, csp_token }
+        Self { broker, api, nats, table, simulator, csp_token }
     }
 
     /// The process id of its `nats-server`.

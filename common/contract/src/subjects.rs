@@ -127,6 +127,34 @@ impl Verb {
             Self::Resume => "resume",
         }
     }
+
+    /// Whether the request is answered on a table that was put back to an earlier time: it changes nothing, or takes
+    /// something out of use, or turns the operators' switch. Everything else may be wrong there.
+    #[must_use]
+    pub const fn is_for_restored_tables(self) -> bool {
+        match self {
+            Self::Get
+            | Self::Stats
+            | Self::Health
+            | Self::Deletions
+            | Self::Parked
+            | Self::Deletion
+            | Self::Sandboxes
+            | Self::Sandbox
+            | Self::Quarantine
+            | Self::Pause
+            | Self::Resume => true,
+            Self::Allocate
+            | Self::Release
+            | Self::Extend
+            | Self::Unquarantine
+            | Self::ForceRelease
+            | Self::Replay
+            | Self::ReplayAll
+            | Self::Remove
+            | Self::BulkDelete => false,
+        }
+    }
 }
 
 // === impl Subjects ===

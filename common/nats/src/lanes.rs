@@ -107,7 +107,7 @@ impl Lanes {
         // Over-fetching is bounded by what the process could do if this lane were alone.
         let in_hand = Arc::new(Semaphore::new(self.in_flight_max));
         while !self.stop.is_cancelled() {
-            if self.bus.waits_for_clock(&self.stop).await {
+            if self.bus.waits_idle(&self.stop).await {
                 continue;
             }
             // Wait for one free place, then fetch as many as there are.

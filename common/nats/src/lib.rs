@@ -10,6 +10,7 @@ use ports::clock::Clock;
 use ports::random::{Random, full_jitter};
 use runtime::line::LineRules;
 use runtime::policy::read_stop_grace;
+use runtime::restored::TableGuard;
 use runtime::server_time::ServerTime;
 use runtime::settings::{Secret, Settings};
 use runtime::upkeep::UpkeepMetrics;
@@ -114,6 +115,8 @@ pub struct NatsBus {
     clock: Arc<dyn Clock>,
     /// The server's time.
     time: Arc<ServerTime>,
+    /// Whether the table of this process, if it has one, may be worked on.
+    guard: TableGuard,
     /// Settings of this process that discovery shows.
     settings: Arc<BTreeMap<String, String>>,
     random: Arc<dyn Random>,
@@ -236,6 +239,7 @@ impl NatsBus {
             config: Arc::new(config),
             clock,
             time,
+            guard: TableGuard::default(),
             settings: Arc::default(),
             random,
             bucket: Arc::default(),
@@ -253,6 +257,12 @@ impl NatsBus {
     #[must_use]
     pub fn counting(self, metrics: UpkeepMetrics) -> Self {
         Self { mended: Some(metrics), ..self }
+    }
+
+    /// This connection, which takes no work while this guard has found the table put back to an earlier time.
+    #[must_use]
+    pub fn guarded_by(self, guard: TableGuard) -> Self {
+        Self { guard, ..self }
     }
 
     /// This connection, which shows these settings in discovery. None of them may be a secret.

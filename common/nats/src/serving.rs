@@ -142,11 +142,8 @@ impl Server {
         self.running.spawn(async move {
             let request_id = context.request_id.clone();
             let request = Request { verb, context, body };
-            // To look at the worker changes nothing; all else records moments, or ends what is due.
-            let answer = match bus.time.problem().filter(|_| verb != Verb::Health) {
-                Some(_) => {
-                    Some(intake::refuse(FaultCode::NoWorkers, "this worker's clock is off; try again"))
-                }
+            let answer = match bus.refusal(verb) {
+                Some(why) => Some(intake::refuse(FaultCode::NoWorkers, why)),
                 None => intake::answer(bus.clock.as_ref(), handler.as_ref(), request, permit).await,
             };
             if let Some(answer) = answer {
@@ -157,6 +154,16 @@ impl Server {
 }
 
 impl NatsBus {
+    /// Why this worker does not take such a request now, if it does not. To look at the worker changes nothing; by a clock
+    /// that is off all else records moments, or ends what is due.
+    fn refusal(&self, verb: Verb) -> Option<&'static str> {
+        if verb != Verb::Health && self.time.problem().is_some() {
+            return Some("this worker's clock is off; try again");
+        }
+        let is_refused = !verb.is_for_restored_tables() && self.guard.problem().is_some();
+        is_refused.then_some("the table was put back to an earlier time; an operator has to look at it first")
+    }
+
     /// Says that the answer cannot be sent. Asked again it would be no smaller.
     async fn refuse_large(&self, reply_to: Subject, request_id: &str) {
         let fault = Fault::new(FaultCode::InternalError, "the answer is larger than the message queue takes");

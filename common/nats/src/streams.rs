@@ -47,7 +47,7 @@ impl TickQueue for NatsBus {
         let consumer = self.config.subjects.tick_consumer(kind);
         let mut source = Source::new(self, stream, consumer);
         while !stop.is_cancelled() {
-            if self.waits_for_clock(&stop).await {
+            if self.waits_idle(&stop).await {
                 continue;
             }
             let Some(mut batch) = source.fetch(1, &stop).await else { continue };
@@ -60,7 +60,7 @@ impl TickQueue for NatsBus {
                     () = self.run_once(kind, runner.as_ref(), &message) => {}
                     // The tick is not acknowledged, so another reconciler looks again.
                     () = patience => give_back(&message).await,
-                    () = self.until_clock_is_off() => give_back(&message).await,
+                    () = self.until_idle() => give_back(&message).await,
                 }
             }
         }
@@ -163,12 +163,16 @@ impl NatsBus {
             Ok(work) => work,
             Err(reason) => return self.set_aside(message, &reason).await,
         };
+        if self.is_idle() {
+            return give_back(message).await;
+        }
         let deliveries = message.info().map_or(1, |info| u64::try_from(info.delivered).unwrap_or(1));
         let delivery = Delivery { work: work.clone(), deliveries };
         let verdict = tokio::select! {
             verdict = worker.work(delivery) => verdict,
             () = keep_alive(message, self.config.deletion_ack_wait) => return,
             () = cut.cancelled() => return give_back(message).await,
+            () = self.until_idle() => return give_back(message).await,
         };
         match verdict {
             Verdict::Done => finish(message).await,

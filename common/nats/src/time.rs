@@ -55,10 +55,15 @@ impl NatsBus {
         }
     }
 
-    /// Whether the clock is off, so that no work may be taken; then waits for a moment.
-    pub(super) async fn waits_for_clock(&self, stop: &CancellationToken) -> bool {
+    /// Whether no work may be taken: the clock is off, or the table was put back to an earlier time.
+    pub(super) fn is_idle(&self) -> bool {
+        self.time.problem().or_else(|| self.guard.problem()).is_some()
+    }
+
+    /// Whether no work may be taken; then waits for a moment.
+    pub(super) async fn waits_idle(&self, stop: &CancellationToken) -> bool {
         self.measure_time_once().await;
-        if self.time.problem().is_none() {
+        if !self.is_idle() {
             return false;
         }
         tokio::select! {
@@ -68,12 +73,9 @@ impl NatsBus {
         true
     }
 
-    /// Returns when the clock is found to be off, which stops what has begun.
-    pub(super) async fn until_clock_is_off(&self) {
-        if !self.time.is_compared() {
-            return std::future::pending().await;
-        }
-        while self.time.problem().is_none() {
+    /// Returns when no work may be done any more, which stops what has begun.
+    pub(super) async fn until_idle(&self) {
+        while !self.is_idle() {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }

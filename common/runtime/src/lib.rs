@@ -1,10 +1,12 @@
 //! What every role needs around its work: settings, log lines, an orderly stop, and the rules that several adapters follow.
 
+pub mod agreement;
 pub mod check;
 pub mod line;
 pub mod metrics;
 pub mod policy;
 pub mod recorder;
+pub mod restored;
 pub mod server_time;
 pub mod settings;
 pub mod shutdown;

@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::role::Role;
-use crate::{child, client, deletions, operate, store, tick, token, up};
+use crate::{child, client, deletions, operate, store, table, tick, token, up};
 use clap::{Parser, Subcommand};
 use runtime::policy::read_worker_threads;
 use runtime::settings::{ProcessEnv, Settings};
@@ -28,6 +28,9 @@ enum Command {
     /// Look at the deletion queue and act on it, over NATS (`NATS_URL` …).
     #[command(subcommand)]
     Deletions(deletions::Deletions),
+    /// Look at the table (`DYNAMODB_TABLE` …) and settle what its processes must agree on.
+    #[command(subcommand)]
+    Table(table::Table),
     /// Ask as a lab does, over HTTP or NATS, with the repeats that it takes, and print the answer as JSON. Ends with 0
     /// after an answer, 3 if it was refused for good, 4 if the same call may go better later.
     Client(client::Options),
@@ -79,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Token(options) => options.run(),
         Command::Up(options) => block_on(up::run(options, &ProcessEnv)),
         Command::Deletions(deletions) => block_on(deletions.run(&ProcessEnv)),
+        Command::Table(table) => block_on(table.run(&ProcessEnv)),
         Command::Role(role) => block_on(role.run(&ProcessEnv)),
         Command::Store(options) => block_on(store::run(options, &ProcessEnv)),
         Command::Client(options) => {

@@ -1,12 +1,13 @@
 //! A fleet, or a part of one, in this process: connections, services and their order of stopping.
 
 use crate::notes::ListingNote;
+use crate::opening::Opening;
 use crate::readiness::{LineNote, NatsAnswers, Standing, StreamsThere, TableAnswers};
 use anyhow::Context as _;
 use client::{AskedLine, Client, Patience};
-use csp::{CspConfig, CspProvider};
-use dynamodb::{DynamoConfig, DynamoStore};
-use nats::{Care, NatsBus, NatsConfig};
+use csp::CspProvider;
+use dynamodb::DynamoStore;
+use nats::{Care, NatsBus};
 use ports::bus::{
     CensusBoard, DeletionLine, Deletions, Discovery, EventFeed, Ledger, Pace, Requests, ServiceInfo,
     SwitchCache, TickTurns, Ticks, Upkeep,
@@ -17,38 +18,28 @@ use ports::random::Random;
 use ports::secrets::Secrets;
 use ports::store::Store;
 use prometheus::Registry;
+use runtime::agreement::AgreementError;
 use runtime::check::Check;
 use runtime::recorder::Recorder;
-use runtime::settings::{Env, Mistakes, Settings};
+use runtime::restored::{TableCheck, TableGuard, TableWatch};
 use runtime::shutdown::Lifecycle;
 use runtime::skew::ClockCheck;
 use runtime::switch::{RecallingPace, Switchboard};
-use runtime::telemetry::Chain;
-use secretsmanager::{AwsSecrets, SecretsConfig};
+use secretsmanager::AwsSecrets;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+mod configs;
 mod metrics;
+
+pub use configs::{Backends, Configs};
 
 use metrics::WorkerMetrics;
 
-/// Pause between two attempts to reach the table at start.
-const TABLE_RETRY_DELAY: Duration = Duration::from_secs(1);
-
-/// How to reach what the fleet stands on.
-#[derive(Clone, Debug)]
-pub struct Backends {
-    /// The message queue.
-    pub nats: NatsConfig,
-    /// The table; not needed by ingress and scheduler.
-    pub table: Option<DynamoConfig>,
-    /// The provider; needed by reaper and reconciler.
-    pub provider: Option<CspConfig>,
-    /// Where secrets are read; needed by the ingress.
-    pub secrets: Option<SecretsConfig>,
-}
+/// What a role waits for whose table is there, and not compared yet.
+const COMPARISON: &str = "comparison of the table with what NATS knows of it";
 
 /// What the services of this process share.
 #[derive(Clone)]
@@ -59,23 +50,6 @@ pub struct Shared {
     pub random: Arc<dyn Random>,
     /// The process's metrics.
     pub registry: Registry,
-}
-
-/// The configuration of every service and of what they stand on.
-#[derive(Clone, Debug)]
-pub struct Configs {
-    /// What the fleet stands on.
-    pub backends: Backends,
-    /// The HTTP face.
-    pub ingress: ingress::Config,
-    /// Allocators.
-    pub allocator: allocator::Config,
-    /// Reapers.
-    pub reaper: reaper::Config,
-    /// The reconciler.
-    pub reconciler: reconciler::Config,
-    /// Schedulers.
-    pub scheduler: scheduler::Config,
 }
 
 /// How many of each kind there are.
@@ -97,6 +71,9 @@ pub struct Fleet {
     provider: Option<Arc<dyn Provider>>,
     buses: Vec<NatsBus>,
     standing: Standing,
+    /// Whether the table may be worked on; one of this process's connections watches it.
+    guard: TableGuard,
+    is_watched: bool,
     streams: StreamsThere,
     /// The line towards the provider, if a reaper of this process stands in it.
     line: Option<Arc<dyn DeletionLine>>,
@@ -109,49 +86,6 @@ pub struct Fleet {
     admission: Option<allocator::Admission>,
     /// Cancelled after the ingress has answered its last request: until then it needs the workers.
     workers_stop: CancellationToken,
-}
-
-// === impl Backends ===
-
-impl Backends {
-    /// Reads what a whole fleet needs.
-    pub fn read(settings: &mut Settings<'_>) -> Self {
-        Self {
-            nats: NatsConfig::read(settings),
-            table: Some(DynamoConfig::read(settings)),
-            provider: Some(CspConfig::read(settings)),
-            secrets: Some(SecretsConfig::read(settings)),
-        }
-    }
-}
-
-// === impl Configs ===
-
-impl Configs {
-    /// Reads the settings of a whole fleet.
-    ///
-    /// # Errors
-    /// Every mistake, together.
-    pub fn read(env: &dyn Env) -> Result<Self, Mistakes> {
-        let mut settings = Settings::new(env);
-        let backends = Backends::read(&mut settings);
-        let ingress = ingress::Config::read(&mut settings);
-        let allocator = allocator::Config::read(&mut settings);
-        let reaper = reaper::Config::read(&mut settings);
-        let reconciler = reconciler::Config::read(&mut settings);
-        let scheduler = scheduler::Config::read(&mut settings);
-        let read = (backends, ingress, allocator, reaper, reconciler, scheduler);
-        let (backends, ingress, allocator, reaper, reconciler, scheduler) = settings.finish(read)?;
-        let incomplete = || Mistakes(vec!["POOLS cannot be read".to_owned()]);
-        Ok(Self {
-            backends,
-            ingress,
-            allocator: allocator.ok_or_else(incomplete)?,
-            reaper,
-            reconciler: reconciler.ok_or_else(incomplete)?,
-            scheduler,
-        })
-    }
 }
 
 // === impl Fleet ===
@@ -184,6 +118,8 @@ impl Fleet {
             provider,
             buses: Vec::new(),
             standing: Standing::default(),
+            guard: TableGuard::default(),
+            is_watched: false,
             streams: StreamsThere { needed_by: Vec::new(), noted_by: Vec::new() },
             line: None,
             further: Vec::new(),
@@ -206,7 +142,9 @@ impl Fleet {
             Arc::clone(&self.shared.random),
         )
         .await?
-        .counting(self.metrics.upkeep.clone());
+        .counting(self.metrics.upkeep.clone())
+        .guarded_by(self.guard.clone())
+        .showing(self.backends.shown.clone());
         self.buses.push(bus.clone());
         Ok(bus)
     }
@@ -263,7 +201,6 @@ impl Fleet {
         let secrets = self.secrets().await;
         config.tokens.fetch(secrets.as_deref()).await.context("no tokens")?;
         let bus = Arc::new(self.bus("ingress").await?);
-        let clock = Arc::new(ClockCheck(Arc::clone(bus.server_time()))) as Arc<dyn Check>;
         let ports = ingress::Ports {
             requests: Arc::clone(&bus) as Arc<dyn Requests>,
             ticks: Arc::clone(&bus) as Arc<dyn Ticks>,
@@ -271,7 +208,7 @@ impl Fleet {
             events: Arc::clone(&bus) as Arc<dyn EventFeed>,
             discovery: Arc::clone(&bus) as Arc<dyn Discovery>,
             secrets,
-            checks: std::iter::once(clock).chain(self.further.iter().map(Arc::clone)).collect(),
+            checks: self.checks_of(&bus).into_iter().chain(self.further.iter().map(Arc::clone)).collect(),
             clock: Arc::clone(&self.shared.clock),
             random: Arc::clone(&self.shared.random),
         };
@@ -330,14 +267,19 @@ impl Fleet {
         self.streams.noted_by.push(bus.clone());
         self.keep_streams(lifecycle, &bus, Care::Make);
         let (standing, stop) = (self.standing.clone(), self.workers_stop.clone());
+        let opening = self.opening(lifecycle, &bus)?;
         standing.waits("allocator", "table");
         lifecycle.start("allocator", async move {
-            // Claims need no stream, so nothing else is waited for.
-            if reached(&table, &stop).await {
+            if !opening.open(&stop).await? {
+                return Ok(());
+            }
+            standing.waits("allocator", COMPARISON);
+            // Claims need no stream, so what NATS knows is not waited for without end.
+            if opening.compared(true, &stop).await {
                 standing.works("allocator");
                 allocator.run(&bus, stop).await?;
             }
-            Ok::<(), ports::bus::BusError>(())
+            anyhow::Ok(())
         });
         Ok(())
     }
@@ -370,13 +312,14 @@ impl Fleet {
         };
         self.show(lifecycle, &bus, Arc::new(self.metrics.reaper.clone()));
         let reaper = reaper::Reaper::new(config, ports, self.metrics.reaper.clone());
-        let ready = self.ready(lifecycle, "reaper", &bus, Some(table), Care::Make);
+        let opening = self.opening(lifecycle, &bus)?;
+        let ready = self.ready(lifecycle, "reaper", &bus, Some(opening), Care::Make);
         let stop = self.workers_stop.clone();
         lifecycle.start("reaper", async move {
-            if ready.await {
+            if ready.await? {
                 reaper.run(bus.as_ref(), stop).await?;
             }
-            Ok::<(), ports::bus::BusError>(())
+            anyhow::Ok(())
         });
         Ok(())
     }
@@ -405,13 +348,14 @@ impl Fleet {
         self.notes.push(Arc::new(ListingNote(Arc::clone(&bus) as Arc<dyn Ticks>)));
         self.show(lifecycle, &bus, Arc::new(self.metrics.reconciler.clone()));
         let reconciler = reconciler::Reconciler::new(config, ports, self.metrics.reconciler.clone());
-        let ready = self.ready(lifecycle, "reconciler", &bus, Some(table), Care::Correct);
+        let opening = self.opening(lifecycle, &bus)?;
+        let ready = self.ready(lifecycle, "reconciler", &bus, Some(opening), Care::Correct);
         let stop = self.workers_stop.clone();
         lifecycle.start("reconciler", async move {
-            if ready.await {
+            if ready.await? {
                 reconciler.run(bus, stop).await?;
             }
-            Ok::<(), ports::bus::BusError>(())
+            anyhow::Ok(())
         });
         Ok(())
     }
@@ -435,10 +379,10 @@ impl Fleet {
         let ready = self.ready(lifecycle, "scheduler", &bus, None, Care::Make);
         let stop = self.workers_stop.clone();
         lifecycle.start("scheduler", async move {
-            if ready.await {
+            if ready.await? {
                 scheduler.run(stop).await?;
             }
-            Ok::<(), std::convert::Infallible>(())
+            anyhow::Ok(())
         });
         Ok(())
     }
@@ -471,7 +415,7 @@ impl Fleet {
             Arc::new(streams),
         ];
         if let Some(bus) = self.buses.first() {
-            checks.push(Arc::new(ClockCheck(Arc::clone(bus.server_time()))));
+            checks.extend(self.checks_of(bus));
         }
         if let Some(table) = &self.store {
             checks.push(Arc::new(TableAnswers(Arc::clone(table) as Arc<dyn Store>)));
@@ -481,6 +425,15 @@ impl Fleet {
         }
         checks.extend(self.notes.iter().map(Arc::clone));
         Ok(checks)
+    }
+
+    /// Whether this process may work at all, by the clock and by the table that it has.
+    fn checks_of(&self, bus: &NatsBus) -> Vec<Arc<dyn Check>> {
+        let mut checks: Vec<Arc<dyn Check>> = vec![Arc::new(ClockCheck(Arc::clone(bus.server_time())))];
+        if self.store.is_some() {
+            checks.push(Arc::new(TableCheck(self.guard.clone())));
+        }
+        checks
     }
 
     /// Closes the connections. The last thing to do with a fleet.
@@ -528,30 +481,51 @@ impl Fleet {
         lifecycle: &mut Lifecycle,
         role: &'static str,
         bus: &NatsBus,
-        table: Option<Arc<DynamoStore>>,
+        opening: Option<Opening>,
         care: Care,
-    ) -> impl Future<Output = bool> + Send + use<> {
+    ) -> impl Future<Output = Result<bool, AgreementError>> + Send + use<> {
         self.streams.needed_by.push(bus.clone());
         self.keep_streams(lifecycle, bus, care);
         let (bus, standing, stop) = (bus.clone(), self.standing.clone(), self.workers_stop.clone());
-        standing.waits(role, if table.is_some() { "table" } else { "streams" });
+        standing.waits(role, if opening.is_some() { "table" } else { "streams" });
         async move {
-            if let Some(table) = &table {
-                if !reached(table, &stop).await {
-                    return false;
+            if let Some(opening) = &opening {
+                if !opening.open(&stop).await? {
+                    return Ok(false);
                 }
                 standing.waits(role, "streams");
             }
-            let is_ready = bus.until_whole(&stop).await;
+            let mut is_ready = bus.until_whole(&stop).await;
+            if let Some(opening) = opening.filter(|_| is_ready) {
+                standing.waits(role, COMPARISON);
+                is_ready = opening.compared(false, &stop).await;
+            }
             if is_ready {
                 standing.works(role);
             }
-            is_ready
+            Ok(is_ready)
         }
     }
 
     fn recorder(&self, ledger: Arc<dyn Ledger>) -> Recorder {
         Recorder::new(Arc::clone(&self.shared.clock), ledger, self.metrics.ledger.clone())
+    }
+
+    /// The table, for a role on this connection. The first one has it watched.
+    fn opening(&mut self, lifecycle: &mut Lifecycle, bus: &NatsBus) -> anyhow::Result<Opening> {
+        let (table, guard) = (Arc::clone(self.table()?), self.guard.clone());
+        if !std::mem::replace(&mut self.is_watched, true) {
+            let (bus, clock) = (Arc::new(bus.clone()), Arc::clone(&self.shared.clock));
+            let watch = TableWatch::new(Arc::clone(&table) as Arc<dyn Store>, bus.clone(), bus, clock);
+            let (guard, metrics, stop) =
+                (guard.clone(), self.metrics.table.clone(), self.workers_stop.clone());
+            lifecycle.start("table watch", async move {
+                watch.keep(&guard, &metrics, &stop).await;
+                stop.cancelled().await;
+                Ok::<(), std::convert::Infallible>(())
+            });
+        }
+        Ok(Opening { table, agreed: self.backends.agreed.clone(), guard })
     }
 
     fn table(&self) -> anyhow::Result<&Arc<DynamoStore>> {
@@ -566,20 +540,5 @@ impl Fleet {
 
     fn provider(&self) -> anyhow::Result<Arc<dyn Provider>> {
         self.provider.clone().context("this process has no provider")
-    }
-}
-
-/// Waits until the table is there. False if `stop` came first.
-async fn reached(table: &DynamoStore, stop: &CancellationToken) -> bool {
-    tokio::select! {
-        () = reach_table(table) => true,
-        () = stop.cancelled() => false,
-    }
-}
-
-async fn reach_table(table: &DynamoStore) {
-    while let Err(error) = table.ensure_table().await {
-        tracing::warn!(error = %Chain(&error), "the table is not there yet; trying again");
-        tokio::time::sleep(TABLE_RETRY_DELAY).await;
     }
 }

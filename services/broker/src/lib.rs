@@ -34,7 +34,9 @@ pub mod door;
 pub mod embedded;
 pub mod nats_server;
 mod notes;
+mod opening;
 pub mod store;
+mod table;
 mod tick;
 mod token;
 

@@ -9,6 +9,7 @@ use prometheus::Registry;
 use runtime::metrics::{Collectors, describe};
 use runtime::policy::read_pools;
 use runtime::recorder::LedgerMetrics;
+use runtime::restored::TableMetrics;
 use runtime::settings::{Env, Settings, Variable, table_rows};
 use runtime::skew::ClockMetrics;
 use runtime::upkeep::UpkeepMetrics;
@@ -118,7 +119,13 @@ fn collectors(registry: &Registry) -> Result<[(&'static str, Collectors); 8], pr
         (Role::Reaper.as_str(), reaper::Metrics::register(registry)?.collectors()),
         (Role::Reconciler.as_str(), reconciler::Metrics::register(registry)?.collectors()),
         (Role::Scheduler.as_str(), scheduler::Metrics::register(registry)?.collectors()),
-        ("allocator, reaper, reconciler", LedgerMetrics::register(registry)?.collectors()),
+        (
+            "allocator, reaper, reconciler",
+            [LedgerMetrics::register(registry)?.collectors(), TableMetrics::register(registry)?.collectors()]
+                .into_iter()
+                .flatten()
+                .collect(),
+        ),
         ("allocator, reaper, reconciler, scheduler", UpkeepMetrics::register(registry)?.collectors()),
         ("every role but the simulator", ClockMetrics::register(registry)?.collectors()),
     ])

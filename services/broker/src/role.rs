@@ -2,9 +2,6 @@
 
 use crate::fleet::{Backends, Fleet, Shared};
 use anyhow::Context as _;
-use csp::CspConfig;
-use dynamodb::DynamoConfig;
-use nats::NatsConfig;
 use ops::{Ops, listen};
 use ports::clock::SystemClock;
 use ports::random::Dice;
@@ -13,7 +10,6 @@ use runtime::policy::{read_stop_grace, read_worker_threads};
 use runtime::settings::{Env, Settings, Variable};
 use runtime::shutdown::Lifecycle;
 use runtime::telemetry::{LogFormat, TelemetryConfig};
-use secretsmanager::SecretsConfig;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,12 +118,7 @@ impl Role {
         let mut backends = None;
         let secrets = self == Self::Ingress;
         let mut stand_on = |settings: &mut Settings<'_>, table: bool, provider: bool| {
-            backends = Some(Backends {
-                nats: NatsConfig::read(settings),
-                table: table.then(|| DynamoConfig::read(settings)),
-                provider: provider.then(|| CspConfig::read(settings)),
-                secrets: secrets.then(|| SecretsConfig::read(settings)),
-            });
+            backends = Some(Backends::read_parts(settings, table, provider, secrets));
         };
         let config = match self {
             Self::Ingress => {
@@ -155,6 +146,9 @@ impl Role {
             }
             Self::Simulator => Some(RoleConfig::Simulator(simulator::Config::read(settings))),
         };
+        if let Some(backends) = &mut backends {
+            backends.shown.clone_from(settings.plain());
+        }
         (process, backends, config)
     }
 }

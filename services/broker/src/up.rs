@@ -204,6 +204,7 @@ async fn serve(
     let welcome = welcome::Welcome {
         root: format!("{scheme}://{address}"),
         nats_url,
+        table: embedded.table.as_ref().map(|table| table.endpoint.clone()),
         simulator: simulator_address,
         data: data.path().to_owned(),
     };

@@ -110,8 +110,7 @@ struct Parts {
 
 /// The settings of the fleet.
 struct Config {
-    nats: NatsConfig,
-    table: DynamoConfig,
+    backends: Backends,
     pools: PoolRules,
     ingress: ingress::Config,
     allocator: allocator::Config,
@@ -160,14 +159,13 @@ impl Fleet {
         token: &str,
         ports: &Ports,
     ) -> anyhow::Result<impl FnOnce(Parts) -> Self + use<>> {
-        let Config { nats, table, pools, ingress, allocator } = Config::read(env)?;
+        let Config { backends, pools, ingress, allocator } = Config::read(env)?;
+        let (nats, table) = (backends.nats.clone(), backends.table.clone().context("no table")?);
         let shared = Shared {
             clock: Arc::clone(&ports.clock),
             random: Arc::clone(&ports.random),
             registry: Registry::new(),
         };
-        let backends =
-            Backends { nats: nats.clone(), table: Some(table.clone()), provider: None, secrets: None };
         let mut lifecycle = Lifecycle::new(GRACE);
         let mut fleet = fleet::Fleet::new(backends, shared).await?;
         let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
@@ -336,14 +334,13 @@ impl Parts {
 impl Config {
     fn read(env: &dyn Env) -> anyhow::Result<Self> {
         let mut settings = Settings::new(env);
-        let nats = NatsConfig::read(&mut settings);
-        let table = DynamoConfig::read(&mut settings);
+        let backends = Backends::read_parts(&mut settings, true, false, false);
         let ingress = ingress::Config::read(&mut settings);
         let allocator = allocator::Config::read(&mut settings);
         let pools = read_pools(&mut settings);
-        let read = (nats, table, ingress, allocator, pools);
-        let (nats, table, ingress, allocator, pools) = settings.finish(read)?;
+        let read = (backends, ingress, allocator, pools);
+        let (backends, ingress, allocator, pools) = settings.finish(read)?;
         let (allocator, pools) = allocator.zip(pools).context("POOLS cannot be read")?;
-        Ok(Self { nats, table, pools, ingress, allocator })
+        Ok(Self { backends, pools, ingress, allocator })
     }
 }

@@ -2,6 +2,7 @@
 
 use prometheus::Registry;
 use runtime::recorder::LedgerMetrics;
+use runtime::restored::TableMetrics;
 use runtime::skew::ClockMetrics;
 use runtime::upkeep::UpkeepMetrics;
 
@@ -13,6 +14,7 @@ pub(super) struct WorkerMetrics {
     pub(super) scheduler: scheduler::Metrics,
     pub(super) ledger: LedgerMetrics,
     pub(super) clock: ClockMetrics,
+    pub(super) table: TableMetrics,
     pub(super) upkeep: UpkeepMetrics,
 }
 
@@ -27,6 +29,7 @@ impl WorkerMetrics {
             scheduler: scheduler::Metrics::register(registry)?,
             ledger: LedgerMetrics::register(registry)?,
             clock: ClockMetrics::register(registry)?,
+            table: TableMetrics::register(registry)?,
             upkeep: UpkeepMetrics::register(registry)?,
         })
     }

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 pub(super) struct Welcome {
     pub(super) root: String,
     pub(super) nats_url: String,
+    /// Where the embedded table is (`DYNAMODB_ENDPOINT`), if it is embedded.
+    pub(super) table: Option<String>,
     pub(super) simulator: Option<SocketAddr>,
     pub(super) data: PathBuf,
 }
@@ -21,16 +23,18 @@ impl Welcome {
     }
 
     fn text(&self) -> String {
-        let Self { root, nats_url, simulator, data } = self;
+        let Self { root, nats_url, table, simulator, data } = self;
         let data = data.display();
         let simulator = simulator.map_or_else(
             || "  provider     a real one (--csp-url)".to_owned(),
             |address| format!("  simulator    http://{address}/v2"),
         );
+        let table = table.as_ref().map(|table| format!("  table        {table}\n")).unwrap_or_default();
         format!(
             "\nThe fleet is ready.\n\n  \
              http         {root}\n  \
              nats         {nats_url}\n\
+             {table}\
              {simulator}\n  \
              data         {data}\n  \
              lab token    {data}/{API_TOKEN_FILE}\n  \
@@ -52,13 +56,18 @@ mod tests {
         let text = Welcome {
             root: "https://127.0.0.1:8080".to_owned(),
             nats_url: "nats://127.0.0.1:4222".to_owned(),
+            table: Some("http://127.0.0.1:8000".to_owned()),
             simulator: Some(SocketAddr::from(([127, 0, 0, 1], 8090))),
             data: PathBuf::from(".broker"),
         }
         .text();
-        for part in
-            ["https://127.0.0.1:8080", "nats://127.0.0.1:4222", ".broker/api-token", ".broker/admin-token"]
-        {
+        for part in [
+            "https://127.0.0.1:8080",
+            "nats://127.0.0.1:4222",
+            "\n  table        http://127.0.0.1:8000\n  simulator",
+            ".broker/api-token",
+            ".broker/admin-token",
+        ] {
             assert!(text.contains(part), "{part}");
         }
         assert_eq!(text.matches("curl -s").count(), 3);

@@ -1,0 +1,98 @@
+//! The settings of a fleet, or of a part of one.
+
+use csp::CspConfig;
+use dynamodb::DynamoConfig;
+use nats::NatsConfig;
+use ports::store::Agreed;
+use runtime::agreement::read_agreed;
+use runtime::settings::{Env, Mistakes, Settings};
+use secretsmanager::SecretsConfig;
+use std::collections::BTreeMap;
+
+/// How to reach what the fleet stands on.
+#[derive(Clone, Debug)]
+pub struct Backends {
+    /// The message queue.
+    pub nats: NatsConfig,
+    /// The table; not needed by ingress and scheduler.
+    pub table: Option<DynamoConfig>,
+    /// Numbers and switches of this process, which discovery shows.
+    pub shown: BTreeMap<String, String>,
+    /// Settings of this process that must be those of the table.
+    pub agreed: Agreed,
+    /// The provider; needed by reaper and reconciler.
+    pub provider: Option<CspConfig>,
+    /// Where secrets are read; needed by the ingress.
+    pub secrets: Option<SecretsConfig>,
+}
+
+/// The configuration of every service and of what they stand on.
+#[derive(Clone, Debug)]
+pub struct Configs {
+    /// What the fleet stands on.
+    pub backends: Backends,
+    /// The HTTP face.
+    pub ingress: ingress::Config,
+    /// Allocators.
+    pub allocator: allocator::Config,
+    /// Reapers.
+    pub reaper: reaper::Config,
+    /// The reconciler.
+    pub reconciler: reconciler::Config,
+    /// Schedulers.
+    pub scheduler: scheduler::Config,
+}
+
+// === impl Backends ===
+
+impl Backends {
+    /// Reads what a whole fleet needs.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
+        Self::read_parts(settings, true, true, true)
+    }
+
+    /// Reads what a part of a fleet needs beside the message queue.
+    #[must_use]
+    pub fn read_parts(settings: &mut Settings<'_>, table: bool, provider: bool, secrets: bool) -> Self {
+        let nats = NatsConfig::read(settings);
+        let agreed = if table { read_agreed(settings, &nats.subjects) } else { Agreed::new() };
+        Self {
+            table: table.then(|| DynamoConfig::read(settings)),
+            provider: provider.then(|| CspConfig::read(settings)),
+            secrets: secrets.then(|| SecretsConfig::read(settings)),
+            shown: BTreeMap::new(),
+            agreed,
+            nats,
+        }
+    }
+}
+
+// === impl Configs ===
+
+impl Configs {
+    /// Reads the settings of a whole fleet.
+    ///
+    /// # Errors
+    /// Every mistake, together.
+    pub fn read(env: &dyn Env) -> Result<Self, Mistakes> {
+        let mut settings = Settings::new(env);
+        let mut backends = Backends::read(&mut settings);
+        let ingress = ingress::Config::read(&mut settings);
+        let allocator = allocator::Config::read(&mut settings);
+        let reaper = reaper::Config::read(&mut settings);
+        let reconciler = reconciler::Config::read(&mut settings);
+        let scheduler = scheduler::Config::read(&mut settings);
+        backends.shown.clone_from(settings.plain());
+        let read = (backends, ingress, allocator, reaper, reconciler, scheduler);
+        let (backends, ingress, allocator, reaper, reconciler, scheduler) = settings.finish(read)?;
+        let incomplete = || Mistakes(vec!["POOLS cannot be read".to_owned()]);
+        Ok(Self {
+            backends,
+            ingress,
+            allocator: allocator.ok_or_else(incomplete)?,
+            reaper,
+            reconciler: reconciler.ok_or_else(incomplete)?,
+            scheduler,
+        })
+    }
+}

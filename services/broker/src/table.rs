@@ -1,0 +1,120 @@
+//! `broker table`: what the table says of itself, and what an operator may change of that.
+
+use crate::deletions::client::Client;
+use crate::fleet::Backends;
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use contract::KnownMark;
+use dynamodb::DynamoStore;
+use ports::clock::SystemClock;
+use ports::store::{Agreed, Store, TableMark};
+use runtime::agreement::differences;
+use runtime::restored::{TableFacts, TableWatch};
+use runtime::settings::{Env, Settings};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// What can be done with a table.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Table {
+    /// Print what the table says of itself, and what NATS knows of it, as JSON.
+    Show,
+    /// Have the table take the settings of this process that all processes must agree on.
+    Agree {
+        /// Do it: roles that run go on with the settings that they have until they are started again, and one that is
+        /// started with the former settings ends.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Accept a table that was put back to an earlier time, so that its sandboxes are handed out and its leases end
+    /// again. Check it first: docs/recovery.md.
+    Acknowledge,
+}
+
+/// What is printed of a table.
+#[derive(Serialize)]
+struct Shown {
+    settings: Agreed,
+    /// Settings of this process that differ.
+    differences: Vec<String>,
+    mark: KnownMark,
+    /// The highest mark that NATS knows.
+    known_mark: Option<KnownMark>,
+    /// The last event that was accepted although the table may be older.
+    accepted_event: u64,
+    last_event: Option<u64>,
+    /// Why nothing is granted or ended on this table.
+    problem: Option<String>,
+}
+
+// === impl Table ===
+
+impl Table {
+    /// Does it, and prints what the table is like then.
+    ///
+    /// # Errors
+    /// Mistakes in the environment; a table or a queue that does not answer; an order that was not confirmed.
+    pub(crate) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
+        let mut settings = Settings::new(env);
+        let backends = Backends::read_parts(&mut settings, true, false, false);
+        let Backends { table, agreed, .. } = settings.finish(backends)?;
+        let store = Arc::new(DynamoStore::connect(&table.context("no table")?).await);
+        let client = Client::connect(env).await?;
+        let bus = Arc::new(client.bus().clone());
+        let watch = TableWatch::new(store.clone(), bus.clone(), bus, Arc::new(SystemClock));
+        let done = self.act(store.as_ref(), &watch, &agreed).await;
+        let shown = match done {
+            Ok(()) => Shown::of(store.as_ref(), &watch, &agreed).await,
+            Err(error) => Err(error),
+        };
+        client.close().await;
+        println!("{}", serde_json::to_string_pretty(&shown?)?);
+        Ok(())
+    }
+
+    async fn act(self, store: &dyn Store, watch: &TableWatch, own: &Agreed) -> anyhow::Result<()> {
+        match self {
+            Self::Show => {}
+            Self::Agree { yes: true } => drop(store.agree(own, true).await?),
+            Self::Agree { yes: false } => bail!("{}", unconfirmed(own, &store.agreed().await?)),
+            Self::Acknowledge => {
+                if watch.look(true).await?.problem.is_none() {
+                    bail!("nothing was changed: the table is as new as what NATS knows of it");
+                }
+                watch.accept().await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unconfirmed(own: &Agreed, kept: &Agreed) -> String {
+    let differences = differences(own, kept);
+    if differences.is_empty() {
+        return "nothing was changed: the table has the settings of this process".to_owned();
+    }
+    format!(
+        "nothing was changed. With --yes the table takes what is here: {}. Roles that run go on with the settings that they \
+         have until they are started again; one that is started with the former settings ends",
+        differences.join("; ")
+    )
+}
+
+// === impl Shown ===
+
+impl Shown {
+    async fn of(store: &dyn Store, watch: &TableWatch, own: &Agreed) -> anyhow::Result<Self> {
+        let settings = store.agreed().await?;
+        let TableFacts { kept, known, last_event, problem } = watch.look(true).await?;
+        let TableMark { number, at, accepted_event } = kept;
+        Ok(Self {
+            differences: differences(own, &settings),
+            settings,
+            mark: KnownMark { number, at: at.get() },
+            known_mark: known,
+            accepted_event,
+            last_event,
+            problem,
+        })
+    }
+}
