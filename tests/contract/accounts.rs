@@ -72,7 +72,7 @@ impl User {
 async fn no_role_may_do_the_work_of_another() {
     let server = server().await;
     let subjects = Subjects::default();
-    let cases: [(&str, &[&str]); 16] = [
+    let cases: [(&str, &[&str]); 17] = [
         ("sandbox.v1.allocate", &["ingress", "service", "operator"]),
         ("sandbox.v1.replay", &["ingress", "operator"]),
         ("sandbox.deletions.work.main.2000000", &["allocator", "reconciler"]),

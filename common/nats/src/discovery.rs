@@ -97,9 +97,9 @@ impl Discovery for NatsBus {
                 },
                 () = stop.cancelled() => return Ok(()),
             };
-            let mut metadata = json!(*self.settings);
-            metadata[PREFIX_KEY] = self.subjects().prefix().into();
-            let answer = answer(question, &id, started, self.subjects(), metadata, service.as_ref());
+            let mut metadata = BTreeMap::clone(&self.settings);
+            metadata.insert(PREFIX_KEY.to_owned(), self.subjects().prefix().to_owned());
+            let answer = answer(question, &id, started, self.subjects(), json!(metadata), service.as_ref());
             self.answer(message, &answer).await;
         }
     }

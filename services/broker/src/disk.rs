@@ -119,7 +119,7 @@ impl KeptNats {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 status = ended => {
-                    let why = full(&self.disk.folder).map_or_else(|| format!("{status:?}"), |full| full);
+                    let why = full(&self.disk.folder).unwrap_or_else(|| format!("{status:?}"));
                     anyhow::bail!("nats-server ended ({why})");
                 }
                 () = tokio::time::sleep(LOOK_PAUSE) => {}

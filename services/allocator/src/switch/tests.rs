@@ -1,7 +1,6 @@
 use crate::deletions::tests::{NOW, Rig};
 use contract::{FaultCode, Pause, Verb};
 use ports::bus::DeletionLine as _;
-use ports::store::Layout as _;
 use serde_json::json;
 use testkit::bus::{Call, Loss};
 
