@@ -25,7 +25,7 @@ async fn until_ready_is(rig: &Rig, status: u16) -> String {
 
 #[tokio::test]
 async fn a_fleet_whose_clock_is_off_is_not_ready_and_ends_and_grants_nothing() {
-    let rig = Plan::new(3).set("CLOCK_SKEW_MAX_SECONDS", 10).set("REQUEST_DEADLINE_MS", 1_000).start().await;
+    let rig = Plan::new(3).set("CLOCK_SKEW_MAX_SECONDS", 10).set("REQUEST_DEADLINE_MS", 4_000).start().await;
     assert_eq!(until_ready_is(&rig, 200).await, "ok");
     let held = rig.api.allocate("student-1").await;
     assert_eq!(held.status, 201);
