@@ -27,24 +27,24 @@ test: ## Run every test; fetches a nats-server if there is none
 test-accounts: ## Run every test that needs NATS again, with a user for each role (nats/accounts.conf)
 	@tools/nats-server.sh >/dev/null
 	cargo build --workspace --bins
-	TEST_NATS_ACCOUNTS=1 NATS_SERVER="$$(tools/nats-server.sh)" cargo test --package tests \
+	TEST_NATS_ACCOUNTS=1 NATS_SERVER="$$(tools/nats-server.sh)" cargo test --workspace \
 		--test bus --test flows --test claims --test contract --test bench $(ARGS)
 
 test-scripts: ## Run the lab's scripts against a real `broker up`, over a line that fails (ARGS: parts of names)
 	@tools/nats-server.sh >/dev/null
-	cargo build --package broker --bin broker
+	cargo build --workspace --bin broker
 	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" deploy/instruqt/tests/run.py $(ARGS)
 
 test-api: ## Try every HTTP operation with hostile and odd requests, and hold the answers against the description
 	@tools/nats-server.sh >/dev/null
-	cargo build --package broker --bin broker
+	cargo build --workspace --bin broker
 	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" \
 		PYTHONPATH="$$(tools/schemathesis.sh)" tests/api/run.py
 
 test-browser: ## Walk through the console and the API's page in a headless chromium (ARGS: parts of names)
 	@tools/nats-server.sh >/dev/null
 	@tools/browser.sh >/dev/null
-	cargo build --package broker --bin broker
+	cargo build --workspace --bin broker
 	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" \
 		tests/browser/run.mjs $$(tools/browser.sh) $(ARGS)
 
@@ -56,7 +56,7 @@ fuzz-keep: ## Take what the runs of `make fuzz` found into fuzz/corpus, minimise
 
 test-clients: ## Run the clients in nats/examples (Go, Python, shell, TypeScript) against a real fleet with users
 	@tools/nats-server.sh >/dev/null
-	cargo build --package broker --bin broker
+	cargo build --workspace --bin broker
 	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" nats/examples/run.py
 
 asyncapi: ## Judge nats/asyncapi.json and the schemas beside it by AsyncAPI's parser (npm)

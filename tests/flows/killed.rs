@@ -44,14 +44,16 @@ async fn killed_at(way: Way, word: &str, time: usize, is_before: bool, course: C
     }
     let folder = tempfile::tempdir().unwrap();
     let (nats, table) = (rig.env["NATS_URL"].clone(), rig.env["DYNAMODB_ENDPOINT"].clone());
-    let freeze = Some(Freeze { word: word.to_owned(), time, is_before });
-    let (on_nats, on_table) = match way {
-        Way::Queue => (freeze, None),
-        Way::Table => (None, freeze),
-    };
-    let to_nats = FreezingProxy::start(&nats, on_nats).await;
-    let to_table = FreezingProxy::start(&table, on_table).await;
+    let to_nats = FreezingProxy::start(&nats, None).await;
+    let to_table = FreezingProxy::start(&table, None).await;
     let first = rig.start_reaper(folder.path(), to_nats.address(), to_table.address()).await;
+    // At its start it compares the table with the last events, which are words about sandboxes too.
+    first.until_ready().await;
+    let freeze = Freeze { word: word.to_owned(), time, is_before };
+    match way {
+        Way::Queue => to_nats.freeze_at(freeze),
+        Way::Table => to_table.freeze_at(freeze),
+    }
     let claim = rig.api.allocate("student-1").await;
     rig.api.release(claim.sandbox(), "student-1").await;
     eventually(&format!("a reaper at this step: {case}"), PATIENCE, || async {

@@ -1,7 +1,7 @@
 //! A TCP proxy that stands still at a chosen word, so that a process can be killed in the middle of a step.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -32,7 +32,7 @@ pub struct FreezingProxy {
 
 #[derive(Debug)]
 struct State {
-    freeze: Option<Freeze>,
+    freeze: Mutex<Option<Freeze>>,
     said: AtomicUsize,
     frozen: watch::Sender<bool>,
 }
@@ -49,7 +49,8 @@ impl FreezingProxy {
         let upstream = upstream.trim_end_matches('/').to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("no port on the loopback interface");
         let address = format!("{scheme}://{}", listener.local_addr().expect("the listener has no address"));
-        let state = Arc::new(State { freeze, said: AtomicUsize::new(0), frozen: watch::Sender::new(false) });
+        let (freeze, said) = (Mutex::new(freeze), AtomicUsize::new(0));
+        let state = Arc::new(State { freeze, said, frozen: watch::Sender::new(false) });
         let accepting = tokio::spawn({
             let state = Arc::clone(&state);
             async move {
@@ -69,6 +70,11 @@ impl FreezingProxy {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Lets it stand still at a word that is said from now on.
+    pub fn freeze_at(&self, freeze: Freeze) {
+        *self.state.freeze.lock().unwrap_or_else(PoisonError::into_inner) = Some(freeze);
     }
 
     /// Lets it stand still from now on, as a network does that lost its way.
@@ -104,9 +110,11 @@ impl State {
         loop {
             let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
             let part = &buffer[..count];
-            let is_word = is_from_client && self.hears(&mut tail, part);
-            let freeze = self.freeze.as_ref().filter(|_| is_word);
-            if freeze.is_some_and(|freeze| freeze.is_before) || (!is_word && *self.frozen.borrow()) {
+            let freeze = self.freeze.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let is_word =
+                is_from_client && freeze.as_ref().is_some_and(|freeze| self.hears(freeze, &mut tail, part));
+            let freeze = freeze.filter(|_| is_word);
+            if freeze.as_ref().is_some_and(|freeze| freeze.is_before) || (!is_word && *self.frozen.borrow()) {
                 self.frozen.send_replace(true);
                 // The connection stays open and silent. The sender lives as long as `self`.
                 let _ = self.frozen.subscribe().wait_for(|frozen| !frozen).await;
@@ -120,8 +128,7 @@ impl State {
     }
 
     /// Whether the chosen word ends in this part.
-    fn hears(&self, tail: &mut Vec<u8>, part: &[u8]) -> bool {
-        let Some(freeze) = &self.freeze else { return false };
+    fn hears(&self, freeze: &Freeze, tail: &mut Vec<u8>, part: &[u8]) -> bool {
         let word = freeze.word.as_bytes();
         tail.extend_from_slice(part);
         let times = tail.windows(word.len()).filter(|seen| seen == &word).count();

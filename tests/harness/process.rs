@@ -93,6 +93,21 @@ impl Broker {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Waits until its operations port says that it is ready.
+    pub async fn until_ready(&self) {
+        eventually("the role to be ready", PATIENCE, || async {
+            let output = self.output();
+            let (_, after) = output.split_once("\"ops\":\"").ok_or_else(|| output.clone())?;
+            let address = after.split('"').next().unwrap_or_default();
+            let ready = reqwest::get(format!("http://{address}/readyz")).await;
+            match ready.and_then(reqwest::Response::error_for_status) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(format!("{error}: {output}")),
+            }
+        })
+        .await;
+    }
+
     /// Asks it to stop, as Ctrl-C and SIGTERM do, and says with which code it ended within `patience`.
     pub async fn stop(&self, patience: Duration) -> Option<i32> {
         self.child.ask_to_stop();
