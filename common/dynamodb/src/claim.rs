@@ -7,7 +7,6 @@ use super::attributes::{
 use super::expression::Update;
 use super::listing::{cursor_of, start_key};
 use super::{DynamoStore, unavailable};
-use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use domain::{
@@ -28,27 +27,11 @@ impl DynamoStore {
         record: &ClaimRecord,
         keep_until: UnixSeconds,
     ) -> Result<OpenClaim, StoreError> {
-        let sent = self
-            .client
-            .put_item()
-            .table_name(&self.table)
-            .set_item(Some(encode(record, keep_until)))
-            .condition_expression("attribute_not_exists(#pk)")
-            .expression_attribute_names("#pk", PK)
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .send()
-            .await;
-        let Err(error) = sent else { return Ok(OpenClaim::Opened) };
-        match error.as_service_error() {
-            Some(PutItemError::ConditionalCheckFailedException(refused)) => match refused.item() {
-                Some(found) => {
-                    let held = decode(found)?;
-                    Ok(if held == *record { OpenClaim::Opened } else { OpenClaim::Held(held) })
-                }
-                None => Err(unavailable("open_claim", error)),
-            },
-            _ => Err(unavailable("open_claim", error)),
-        }
+        let Some(found) = self.put_if_absent("open_claim", encode(record, keep_until)).await? else {
+            return Ok(OpenClaim::Opened);
+        };
+        let held = decode(&found)?;
+        Ok(if held == *record { OpenClaim::Opened } else { OpenClaim::Held(held) })
     }
 
     /// Like [`Self::put_claim`], an item that is as `to` says already counts as moved.

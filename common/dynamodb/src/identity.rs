@@ -13,7 +13,6 @@ use super::{DynamoStore, item, table, unavailable};
 use async_trait::async_trait;
 use aws_sdk_dynamodb::error::BuildError;
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
-use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::builders::PutBuilder;
@@ -61,24 +60,10 @@ impl Identities for DynamoStore {
 
     async fn name_identity(&self, external_id: &ExternalId, id: &SandboxId) -> Result<Identity, StoreError> {
         let fresh = Identity::new(external_id.clone(), id.clone());
-        let sent = self
-            .client
-            .put_item()
-            .table_name(&self.table)
-            .set_item(Some(encode(&fresh)))
-            .condition_expression("attribute_not_exists(#pk)")
-            .expression_attribute_names("#pk", PK)
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .send()
-            .await;
-        let Err(error) = sent else { return Ok(fresh) };
-        let held = match error.as_service_error() {
-            Some(PutItemError::ConditionalCheckFailedException(refused)) => match refused.item() {
-                Some(found) => decode(found)?,
-                None => return Err(unavailable("name_identity", error)),
-            },
-            _ => return Err(unavailable("name_identity", error)),
+        let Some(found) = self.put_if_absent("name_identity", encode(&fresh)).await? else {
+            return Ok(fresh);
         };
+        let held = decode(&found)?;
         if held.names(id) || held.duplicates.len() >= IDENTITY_DUPLICATES_MAX {
             return Ok(held);
         }

@@ -136,24 +136,10 @@ impl Layout for DynamoStore {
         }
         let mut item = key;
         item.insert(SEAL.to_owned(), text(fresh.to_text()));
-        let sent = self
-            .client
-            .put_item()
-            .table_name(&self.table)
-            .set_item(Some(item))
-            .condition_expression("attribute_not_exists(#pk)")
-            .expression_attribute_names("#pk", PK)
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .send()
-            .await;
-        let Err(error) = sent else { return Ok(fresh.clone()) };
-        match error.as_service_error() {
-            // A twin was faster, or our first try got through and its reply was lost.
-            Some(PutItemError::ConditionalCheckFailedException(refused)) => match refused.item() {
-                Some(found) => decode_cursor_key(found),
-                None => Err(unavailable("cursor_key", error)),
-            },
-            _ => Err(unavailable("cursor_key", error)),
+        match self.put_if_absent("cursor_key", item).await? {
+            None => Ok(fresh.clone()),
+            // Another process was faster, or our first try got through and its reply was lost.
+            Some(found) => decode_cursor_key(&found),
         }
     }
 
@@ -234,24 +220,34 @@ impl DynamoStore {
     async fn put_shards(&self) -> Result<Shards, StoreError> {
         // In force from the beginning: the table holds nothing that a reader could miss.
         let fresh = Shards::fresh(self.shards_set, UnixSeconds::new(0));
+        match self.put_if_absent("shards", encode(fresh)).await? {
+            None => Ok(fresh),
+            Some(found) => decode(&found),
+        }
+    }
+
+    /// Writes an item unless there is one of its key; gives back the one that is there.
+    pub(super) async fn put_if_absent(
+        &self,
+        operation: &'static str,
+        item: Item,
+    ) -> Result<Option<Item>, StoreError> {
         let sent = self
             .client
             .put_item()
             .table_name(&self.table)
-            .set_item(Some(encode(fresh)))
+            .set_item(Some(item))
             .condition_expression("attribute_not_exists(#pk)")
             .expression_attribute_names("#pk", PK)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
-        let Err(error) = sent else { return Ok(fresh) };
-        match error.as_service_error() {
-            Some(PutItemError::ConditionalCheckFailedException(refused)) => match refused.item() {
-                Some(found) => decode(found),
-                None => Err(unavailable("shards", error)),
-            },
-            _ => Err(unavailable("shards", error)),
-        }
+        let Err(error) = sent else { return Ok(None) };
+        let found = match error.as_service_error() {
+            Some(PutItemError::ConditionalCheckFailedException(refused)) => refused.item().cloned(),
+            _ => None,
+        };
+        found.map(Some).ok_or_else(|| unavailable(operation, error))
     }
 
     pub(super) async fn read_item(
