@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::time::Duration;
+use tokio::runtime::{self, Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -79,6 +80,32 @@ impl Lifecycle {
         self.parts.spawn(async move { (part, run.await.map_err(Into::into)) });
     }
 
+    /// As [`Lifecycle::start`], on threads of its own, as many as this runtime has: however many tasks the part has, they
+    /// do not delay those of other parts.
+    ///
+    /// # Errors
+    /// When there are no threads to be had.
+    pub fn start_on_own_threads<F, E>(&mut self, part: &'static str, run: F) -> std::io::Result<()>
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<PartError> + Send + 'static,
+    {
+        let threads = Handle::current().metrics().num_workers();
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name(part)
+            .enable_all()
+            .build()?;
+        let runtime = OwnRuntime(Some(runtime));
+        self.start(part, async move {
+            match runtime.spawn(run).await {
+                Some(ended) => ended.map_err(Into::into),
+                None => Err("its threads are gone".into()),
+            }
+        });
+        Ok(())
+    }
+
     /// Runs until a signal comes or a part ends, then ends the rest in order.
     ///
     /// # Errors
@@ -127,6 +154,29 @@ impl Lifecycle {
             Some(error) => Err(error),
             None if left > 0 => Err(LifecycleError::CutOff { left, grace: self.grace }),
             None => Ok(()),
+        }
+    }
+}
+
+/// A runtime that may be dropped inside another one. What runs on it is cut off then.
+struct OwnRuntime(Option<Runtime>);
+
+// === impl OwnRuntime ===
+
+impl OwnRuntime {
+    async fn spawn<T: Send + 'static>(&self, run: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        match self.0.as_ref()?.spawn(run).await {
+            Ok(ended) => Some(ended),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => None,
+        }
+    }
+}
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
         }
     }
 }
@@ -211,6 +261,32 @@ mod tests {
     async fn a_part_that_panics_fails_the_process() {
         let mut lifecycle = Lifecycle::new(GRACE);
         lifecycle.start("panics", async { if true { panic!("boom") } else { Ok::<(), Infallible>(()) } });
+        let error = lifecycle.run_until(pending::<std::future::Ready<()>>()).await.unwrap_err();
+        assert!(matches!(error, LifecycleError::Panicked(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_part_on_its_own_threads_ends_with_the_others() {
+        let mut lifecycle = Lifecycle::new(GRACE);
+        let stop = lifecycle.stop();
+        let outside = std::thread::current().id();
+        lifecycle
+            .start_on_own_threads("apart", async move {
+                stop.cancelled().await;
+                if std::thread::current().id() == outside { Err("not on its own threads") } else { Ok(()) }
+            })
+            .unwrap();
+        assert!(lifecycle.run_until(ready(pending())).await.is_ok());
+        let mut lifecycle = Lifecycle::new(GRACE);
+        lifecycle.start_on_own_threads("stuck", pending::<Result<(), Infallible>>()).unwrap();
+        let error = lifecycle.run_until(ready(pending())).await.unwrap_err();
+        assert!(matches!(error, LifecycleError::CutOff { left: 1, .. }), "{error}");
+        let mut lifecycle = Lifecycle::new(GRACE);
+        lifecycle
+            .start_on_own_threads("panics", async {
+                if true { panic!("boom") } else { Ok::<(), Infallible>(()) }
+            })
+            .unwrap();
         let error = lifecycle.run_until(pending::<std::future::Ready<()>>()).await.unwrap_err();
         assert!(matches!(error, LifecycleError::Panicked(_)), "{error}");
     }

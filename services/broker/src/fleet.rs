@@ -63,6 +63,15 @@ pub struct Counts {
     pub schedulers: u16,
 }
 
+/// The threads that an ingress runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// Its own: a flood of connections does not keep the workers of the process from the answers of the table.
+    Own,
+    /// Those of the process, which has no workers.
+    Shared,
+}
+
 /// The services of this process and what they stand on.
 pub struct Fleet {
     shared: Shared,
@@ -173,7 +182,7 @@ impl Fleet {
         counts: Counts,
         listener: TcpListener,
     ) -> anyhow::Result<()> {
-        self.start_ingress(lifecycle, configs.ingress, listener).await?;
+        self.start_ingress(lifecycle, configs.ingress, listener, Threads::Own).await?;
         for _ in 0..counts.allocators {
             self.start_allocator(lifecycle, configs.allocator.clone()).await?;
         }
@@ -196,6 +205,7 @@ impl Fleet {
         lifecycle: &mut Lifecycle,
         mut config: ingress::Config,
         listener: TcpListener,
+        threads: Threads,
     ) -> anyhow::Result<()> {
         crate::descriptors::make_room(config.connections.connections_max);
         let secrets = self.secrets().await;
@@ -217,11 +227,17 @@ impl Fleet {
         self.show(lifecycle, &bus, ingress.service_info());
         self.keep_spread(lifecycle, &bus);
         let (stop, workers_stop) = (lifecycle.stop(), self.workers_stop.clone());
-        lifecycle.start("ingress", async move {
+        let run = async move {
             let ended = ingress.run(listener, stop).await;
             workers_stop.cancel();
             ended
-        });
+        };
+        match threads {
+            Threads::Own => {
+                lifecycle.start_on_own_threads("ingress", run).context("no threads for the ingress")?
+            }
+            Threads::Shared => lifecycle.start("ingress", run),
+        }
         Ok(())
     }
 

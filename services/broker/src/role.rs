@@ -1,6 +1,6 @@
 //! One role in a separate process, configured by the environment.
 
-use crate::fleet::{Backends, Fleet, Shared};
+use crate::fleet::{Backends, Fleet, Shared, Threads};
 use anyhow::Context as _;
 use ops::{Ops, listen};
 use ports::clock::SystemClock;
@@ -193,7 +193,7 @@ async fn start(
         RoleConfig::Ingress(config) => {
             let listener = listen(config.listen).await?;
             tracing::info!(listen = %listener.local_addr()?, "the HTTP API listens");
-            return fleet.start_ingress(lifecycle, *config, listener).await;
+            return fleet.start_ingress(lifecycle, *config, listener, Threads::Shared).await;
         }
         RoleConfig::Allocator(config) => fleet.start_allocator(lifecycle, config).await?,
         RoleConfig::Reaper(config) => fleet.start_reaper(lifecycle, config).await?,

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use broker::data::DataDir;
 use broker::door::connect;
 use broker::embedded::EmbeddedTable;
-use broker::fleet::{self, Backends, Shared};
+use broker::fleet::{self, Backends, Shared, Threads};
 use broker::nats_server::{self, NatsServer};
 use broker::role::Role;
 use broker::up::{API_TOKEN_FILE, Overlay};
@@ -171,7 +171,7 @@ impl Fleet {
         let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
         let http_address = listener.local_addr()?;
         let root = format!("http://{http_address}");
-        fleet.start_ingress(&mut lifecycle, ingress, listener).await?;
+        fleet.start_ingress(&mut lifecycle, ingress, listener, Threads::Own).await?;
         for _ in 0..allocators {
             fleet.start_allocator(&mut lifecycle, allocator.clone()).await?;
         }

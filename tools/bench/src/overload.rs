@@ -46,6 +46,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const NAME: &str = "crowd-";
 /// Free sandboxes that are left at the end of a measurement.
 const SPARE: u64 = 1_000;
+/// Threads of all callers.
+const CALLER_THREADS: usize = 2;
 /// Claims of the warm-up: they open connections.
 const WARM_UP_CLAIMS: u64 = 200;
 
@@ -144,7 +146,12 @@ pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Res
     let ground = Ground { allocators: options.allocators, servers: &servers, pools: Some("main") };
     let fleet = Box::pin(Fleet::start(ground, &overlay, ports)).await?;
     let overload = Overload { options, fleet: &fleet, limiter: &limiter, ports, twice_granted: 0 };
-    let measured = interruptible(overload.measure()).await;
+    // Callers have threads of their own, as they have machines of their own: else the answers of the table would wait
+    // in one queue with all that the callers do.
+    let callers =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(CALLER_THREADS).enable_all().build()?;
+    let measured = tokio::task::block_in_place(|| callers.block_on(interruptible(overload.measure())));
+    callers.shutdown_background();
     let report = fleet.end(measured).await;
     table.stop().await;
     report
@@ -153,7 +160,6 @@ pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Res
 impl Overload<'_> {
     async fn measure(mut self) -> anyhow::Result<Report> {
         self.fleet.ready(self.ports).await?;
-        let busy = BusyLoops::start(self.options.busy);
         let capacity = self.capacity().await?;
         let callers = (capacity * BURST_SECONDS).ceil() as u64;
         let mut lines = Vec::new();
@@ -163,7 +169,6 @@ impl Overload<'_> {
         if self.options.open_seconds > 0 {
             lines.push(self.open(capacity).await?);
         }
-        drop(busy);
         let verdicts = lines.iter().flat_map(Line::verdicts).collect();
         Ok(Report { capacity_per_second: capacity, lines, verdicts, twice_granted: self.twice_granted })
     }
@@ -177,6 +182,7 @@ impl Overload<'_> {
         let shape = Shape::Closed { callers, limit: Limit::Time(span) };
         let plan =
             Plan { shape, warm_up: Some(Limit::Claims(WARM_UP_CLAIMS)), replay: false, release: false };
+        let _busy = BusyLoops::start(self.options.busy);
         let report = claim::measure(self.asker(), self.ports, "HTTP", plan).await;
         Ok(Figures::of(&report, Call::Claim, "created").unwrap_or_default().rate_per_second)
     }
@@ -189,12 +195,14 @@ impl Overload<'_> {
         capacity: f64,
     ) -> anyhow::Result<Line> {
         self.fill(callers + SPARE).await?;
+        let busy = BusyLoops::start(self.options.busy);
         let crowd = self.crowd(repeats, Duration::MAX);
         let runtime = tokio::runtime::Handle::current();
         for number in 0..callers {
             crowd.come(usize::try_from(number)?, &runtime);
         }
         let tally = crowd.end().await;
+        drop(busy);
         let undelivered = if repeats { None } else { Some(self.undelivered(&tally.refused_owners).await?) };
         let goodput = tally.served as f64 / tally.last_served.as_secs_f64() / capacity;
         Ok(self.line(case, callers, goodput, tally, undelivered))
@@ -207,6 +215,7 @@ impl Overload<'_> {
         let schedule = super::arrivals::poisson(&*self.ports.random, capacity * OPEN_FACTOR, span);
         let callers = schedule.len() as u64;
         self.fill(callers + SPARE).await?;
+        let _busy = BusyLoops::start(self.options.busy);
         let crowd = self.crowd(true, span);
         let runtime = tokio::runtime::Handle::current();
         let mut number = 0;

@@ -8,6 +8,9 @@ const WINDOW: Duration = Duration::from_millis(500);
 const RISE_WEIGHT: f64 = 0.5;
 /// Weight of a window that finished less: it may have been disturbed.
 const FALL_WEIGHT: f64 = 0.25;
+/// Share of the best rate that is forgotten with each window: half of it in 35 s. What a process could do a moment ago it
+/// can do again once the flood of requests that it has to refuse is over.
+const BEST_DECAY: f64 = 0.01;
 /// Windows from which on the average is trusted.
 const TRUSTED_WINDOWS: u32 = 3;
 /// How much faster than measured requests are assumed to be finished: a caller who comes somewhat early costs an answer,
@@ -20,6 +23,8 @@ const FIRST_HOPE: f64 = 1.25;
 #[derive(Debug, Default)]
 pub(super) struct Rate {
     per_second: Option<f64>,
+    /// The highest average of the last minute or so.
+    best_per_second: f64,
     windows: u32,
     window: Option<Window>,
 }
@@ -48,6 +53,7 @@ impl Rate {
         let average = self.per_second.get_or_insert(measured);
         let weight = if measured > *average { RISE_WEIGHT } else { FALL_WEIGHT };
         *average += weight * (measured - *average);
+        self.best_per_second = average.max(self.best_per_second * (1.0 - BEST_DECAY));
         true
     }
 
@@ -56,10 +62,11 @@ impl Rate {
         self.window = None;
     }
 
-    /// The time between two callers who come back, on the short side; none while nothing was measured.
+    /// The time between two callers who come back, on the short side; none while nothing was measured. They come back
+    /// later, so that it follows the best rate and not the present one, which suffers from what is refused now.
     pub(super) fn spacing(&self) -> Option<Duration> {
         let factor = if self.windows < TRUSTED_WINDOWS { FIRST_HOPE } else { HOPE };
-        self.per_second.map(|per_second| Duration::from_secs_f64(1.0 / (per_second * factor)))
+        self.per_second.map(|_| Duration::from_secs_f64(1.0 / (self.best_per_second * factor)))
     }
 
     /// The time until `requests` are finished; none while nothing was measured.
@@ -92,6 +99,18 @@ mod tests {
         run(&mut rate, now, 200, 10);
         let second = rate.time_for(200).unwrap().as_secs_f64();
         assert!((0.95..1.05).contains(&second), "{second}");
+    }
+
+    #[test]
+    fn spacing_follows_the_best_rate_and_forgets_it() {
+        let mut rate = Rate::default();
+        let now = run(&mut rate, Instant::now(), 100, 10);
+        let before = rate.spacing().unwrap();
+        let now = run(&mut rate, now, 20, 5);
+        assert!(rate.time_for(1).unwrap() > 2 * before);
+        assert!(rate.spacing().unwrap() < before.mul_f64(1.2));
+        run(&mut rate, now, 20, 200);
+        assert!(rate.spacing().unwrap() > 4 * before);
     }
 
     #[test]
