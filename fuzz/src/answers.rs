@@ -27,7 +27,7 @@ pub fn hold(input: &[u8]) {
 fn listing(body: &[u8]) {
     let answer: Option<Value> = serde_json::from_slice(body).ok();
     let entries = answer.as_ref().and_then(|answer| answer.get("results")?.as_array()).map(Vec::len);
-    match csp::door::listing_page(body, OFFSET, PAGE_SIZE) {
+    match csp::fuzz_support::listing_page(body, OFFSET, PAGE_SIZE) {
         Err(ProviderError::Garbled { message }) => assert!(!message.is_empty()),
         Err(other) => assert_eq!(other.to_string(), "", "a body can only be garbled"),
         Ok(listing) => {
@@ -51,7 +51,7 @@ fn listing(body: &[u8]) {
 
 fn item(body: &[u8]) {
     let Ok(answer) = serde_json::from_slice::<Value>(body) else { return };
-    match dynamodb::door::stored_item(&answer) {
+    match dynamodb::fuzz_support::stored_item(&answer) {
         None => {}
         Some(Err(StoreError::Corrupt { attribute, problem, .. })) => {
             assert!(!attribute.is_empty() && !problem.is_empty(), "a mistake without a place");
@@ -59,7 +59,8 @@ fn item(body: &[u8]) {
         Some(Err(other)) => assert_eq!(other.to_string(), "", "an item can only be corrupt"),
         Some(Ok(sandbox)) => {
             assert!(is_one_line(sandbox.id.as_str()) && is_one_line(sandbox.name.as_str()));
-            let mut again = dynamodb::door::stored_again(&sandbox).expect("what was read can be stored");
+            let mut again =
+                dynamodb::fuzz_support::stored_again(&sandbox).expect("what was read can be stored");
             // An entry of a cause or state that this build does not know is left out, and the entries before it get
             // their numbers from the places that are left.
             let stored = answer.pointer("/history/L").and_then(Value::as_array).map_or(0, Vec::len);

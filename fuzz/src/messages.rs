@@ -4,7 +4,7 @@ use crate::{is_one_line, split_line};
 use contract::deletions::ParkedDeletion;
 use contract::events::{parse_rfc3339, rfc3339};
 use contract::{
-    Census, DeletionWork, Event, FaultBody, LineState, Outcome, Pause, PauseRequest, RunReport, Subjects,
+    Census, DeletionWork, Event, FaultBody, Outcome, Pause, PauseRequest, RunReport, Subjects, ThrottleState,
     TickKind, TickOrder, Verb,
 };
 use domain::{
@@ -27,7 +27,7 @@ pub fn hold(input: &[u8]) {
         "work" => work(rest),
         "event" => event(rest),
         "parked" => same::<ParkedDeletion>(rest),
-        "line" => same::<LineState>(rest),
+        "line" => same::<ThrottleState>(rest),
         "pause" => same::<Pause>(rest),
         "pause-request" => pause_request(rest),
         "report" => same::<RunReport>(rest),
@@ -124,7 +124,7 @@ fn tick(body: &[u8]) {
     let said =
         serde_json::from_slice::<Value>(body).ok().filter(|_| TickOrder::read(body).forced_by().is_some());
     if let Some(said) = said {
-        assert_eq!(said.get("force").or_else(|| said.get(0)), Some(&Value::Bool(true)), "nobody forced it");
+        assert_eq!(said.get("force").or_else(|| said.get(0)), Some(&Value::Bool(true)), "it was not forced");
     }
     same::<TickOrder>(body);
 }
@@ -147,7 +147,7 @@ fn event(body: &[u8]) {
 fn pause_request(body: &[u8]) {
     let Ok(request) = serde_json::from_slice::<PauseRequest>(body) else { return };
     let now = crate::NOW;
-    match request.at(now, "somebody") {
+    match request.at(now, "operator") {
         Ok(pause) => {
             assert!(pause.until.is_none_or(|until| until > pause.since), "a pause that is over");
             assert!(is_one_line(&pause.by) && pause.reason.as_deref().is_none_or(is_one_line));

@@ -13,7 +13,7 @@ use domain::{Actor, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolN
 use ingress::request_id::{REQUEST_ID_BYTES_MAX, REQUEST_ID_HEADER};
 use ingress::{Config, Ingress, Ports};
 use ports::bus::{BusError, Context, Reply, RequestError, Requests, TickReceipt, Ticks};
-use ports::random::Dice;
+use ports::random::Rng;
 use prometheus::Registry;
 use runtime::settings::Settings;
 use serde_json::Value;
@@ -80,7 +80,10 @@ pub fn hold(input: &[u8]) {
     let seen = world.workers.take();
     if !is_named {
         // What load balancers ask is passed on, and holds nothing of the request.
-        assert!(seen.iter().all(|(verb, _, _)| *verb == Verb::Health), "a worker was asked by nobody");
+        assert!(
+            seen.iter().all(|(verb, _, _)| *verb == Verb::Health),
+            "a worker was asked without a valid request"
+        );
         assert!(!is_guarded || !parts.status.is_success(), "let in without a token");
     }
     if !is_probe && (parts.status.is_client_error() || parts.status.is_server_error()) {
@@ -89,8 +92,12 @@ pub fn hold(input: &[u8]) {
         assert_eq!(fault.detail.code.status(), parts.status.as_u16());
         assert_ne!(fault.detail.code, FaultCode::InternalError, "{}", fault.detail.message);
         assert!(is_refusal(&fault.detail.message), "{:?}", fault.detail.message);
-        let told = |token: &&str| fault.detail.message.contains(*token) && !is_elsewhere(input, token);
-        assert_eq!([LAB_TOKEN, ADMIN_TOKEN].iter().find(|token| told(token)), None, "a token is told");
+        let is_shown = |token: &&str| fault.detail.message.contains(*token) && !is_elsewhere(input, token);
+        assert_eq!(
+            [LAB_TOKEN, ADMIN_TOKEN].iter().find(|token| is_shown(token)),
+            None,
+            "a token is in the message"
+        );
     }
     for (verb, context, body) in seen.into_iter().filter(|(verb, _, _)| *verb != Verb::Health) {
         relayed(verb, &context, &body, id);
@@ -140,7 +147,7 @@ fn relayed(verb: Verb, context: &Context, body: &[u8], id: &str) {
             assert_ne!(hours, Some(0), "a lease of no length");
         }
         Verb::Release | Verb::Get | Verb::Extend => {
-            assert!(field("owner").is_some(), "nobody's sandbox");
+            assert!(field("owner").is_some(), "a sandbox without an owner");
             same("sandbox_id", field("sandbox_id").unwrap_or_default(), SandboxId::parse);
         }
         Verb::Quarantine | Verb::Unquarantine | Verb::ForceRelease => {
@@ -194,13 +201,13 @@ impl World {
         let config = Config::read(&mut settings);
         let config = settings.finish(config).expect("good settings");
         let clock = Arc::new(ManualClock::at(crate::NOW));
-        let random = Arc::new(Dice::seeded(1));
+        let random = Arc::new(Rng::seeded(1));
         let workers = Arc::new(Workers::default());
         let bus = MemoryBus::new(MemoryConfig::default(), clock.clone(), random.clone());
         let ports = Ports {
             requests: workers.clone(),
             ticks: Arc::new(NoRuns),
-            line: Arc::new(bus.clone()),
+            deletion_control: Arc::new(bus.clone()),
             events: Arc::new(bus.clone()),
             discovery: Arc::new(bus),
             secrets: None,
@@ -261,9 +268,9 @@ impl Ticks for NoRuns {
         &self,
         kind: TickKind,
         _: &TickOrder,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
-        self.tick_and_wait(kind, patience).await
+        self.tick_and_wait(kind, timeout).await
     }
 
     async fn last_report(&self, _: TickKind) -> Result<Option<RunReport>, BusError> {

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use contract::{Allocation, Fault, FaultCode, Verb};
 use domain::{ExternalId, NewSandbox, PoolName, SandboxId, SandboxName};
 use ports::bus::{Context, Handler as _, Request};
-use ports::random::Dice;
+use ports::random::Rng;
 use ports::store::Store as _;
 use prometheus::Registry;
-use runtime::recorder::{LedgerMetrics, Recorder};
+use runtime::recorder::{EventLogMetrics, Recorder};
 use runtime::settings::Settings;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ struct Frame {
     runtime: Runtime,
     config: Config,
     metrics: Metrics,
-    ledger: LedgerMetrics,
+    event_log: EventLogMetrics,
 }
 
 static FRAME: LazyLock<Frame> = LazyLock::new(Frame::new);
@@ -120,13 +120,13 @@ impl Frame {
             runtime: Builder::new_current_thread().enable_all().build().expect("a runtime"),
             config,
             metrics: Metrics::register(&registry).expect("an empty registry"),
-            ledger: LedgerMetrics::register(&registry).expect("an empty registry"),
+            event_log: EventLogMetrics::register(&registry).expect("an empty registry"),
         }
     }
 
     async fn allocator(&self) -> Allocator {
         let clock = Arc::new(ManualClock::at(crate::NOW));
-        let random = Arc::new(Dice::seeded(7));
+        let random = Arc::new(Rng::seeded(7));
         let store = Arc::new(MemoryStore::new(SHARDS));
         for sandbox in (1..=SANDBOXES).filter_map(sandbox) {
             let inserted = store.insert(&sandbox, crate::NOW).await;
@@ -138,11 +138,11 @@ impl Frame {
             random,
             store,
             deletions: bus.clone(),
-            line: bus.clone(),
+            deletion_control: bus.clone(),
             switch: bus.clone(),
             census: bus.clone(),
             upkeep: bus.clone(),
-            recorder: Recorder::new(clock, bus, self.ledger.clone()),
+            recorder: Recorder::new(clock, bus, self.event_log.clone()),
             provider: None,
         };
         Allocator::new(self.config.clone(), ports, self.metrics.clone())

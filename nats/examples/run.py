@@ -131,8 +131,8 @@ class Servers:
     def start_fleet(self, url):
         """Starts a fleet on that server, over the table of the last one, and waits until it is ready."""
         words = [str(BROKER), "up", "--data", str(self.folder / "data"), "--pool", "20", "--nats-url", url]
-        for door in ("http", "simulator-listen"):
-            words += [f"--{door}", "127.0.0.1:0"]
+        for flag in ("http", "simulator-listen"):
+            words += [f"--{flag}", "127.0.0.1:0"]
         process = self.start("broker", words, {"NATS_USER": "{role}", "NATS_PASSWORD": PASSWORD})
         self.wait("broker", process, lambda: re.search(r" http +\S*http://", self.printed("broker")))
 
@@ -154,7 +154,7 @@ class Servers:
 
 
 def main():
-    """Ends with 0 if every example ran, ended well, and did what the ledger says it should."""
+    """Ends with 0 if every example ran, ended well, and did what the event log says it should."""
     began = time.monotonic()
     servers = Servers()
     try:

@@ -4,7 +4,7 @@
 `verify.py stand-in NAME…` plays an allocator until each example has met every failure that passes: it says busy, swallows a
 request, and says that the table does not answer. It demands that each try is the same request, and that no try comes early.
 
-`verify.py books NAME…` reads the ledger: each example claimed one sandbox, once, under the request id that it sent, extended
+`verify.py books NAME…` reads the event log: each example claimed one sandbox, once, under the request id that it sent, extended
 it, and gave it back.
 """
 
@@ -79,27 +79,27 @@ async def books(names):
     config = ConsumerConfig(deliver_policy=DeliverPolicy.ALL)
     reader = await stream.pull_subscribe("sandbox.events.>", durable="books", stream="EVENTS", config=config)
     owners = {f"example-{name}" for name in names}
-    told, ends = {}, time.monotonic() + BOOKS_MAX_SECONDS
-    while {event["data"]["owner"] for event in told.values() if event["type"] == "sandbox.released"} != owners:
+    events, ends = {}, time.monotonic() + BOOKS_MAX_SECONDS
+    while {event["data"]["owner"] for event in events.values() if event["type"] == "sandbox.released"} != owners:
         if time.monotonic() > ends:
-            return [f"not everybody has released: {sorted(told)}"]
+            return [f"not everybody has released: {sorted(events)}"]
         try:
             messages = await reader.fetch(50, timeout=1)
         except nats.errors.TimeoutError:
             continue
         for message in messages:
             event = json.loads(message.data)
-            told[event["id"]] = event
+            events[event["id"]] = event
             await message.ack()
     await connection.close()
     wrong = []
     for owner in sorted(owners):
-        own = [event for event in told.values() if event["data"]["owner"] == owner]
+        own = [event for event in events.values() if event["data"]["owner"] == owner]
         mine = [event for event in sorted(own, key=lambda event: event["data"]["version"]) if event["data"]["by"] == owner]
         done = [(event["type"].removeprefix("sandbox."), event["data"].get("request_id")) for event in mine]
         expected = [("claimed", f"{owner}-claim"), ("extended", f"{owner}-extend"), ("released", f"{owner}-release")]
         if done != expected or len({event["subject"] for event in mine}) != 1:
-            wrong.append(f"{owner}: the ledger says {done}")
+            wrong.append(f"{owner}: the event log says {done}")
     return wrong
 
 

@@ -76,8 +76,8 @@ class Fleet:
             self.tokens[scope] = made.stderr.split()[-1]
         (folder / "tokens").write_text("".join(lines))
         words = [BROKER, "up", "--ephemeral", "--pool", str(POOL)]
-        for door in ("http", "nats-listen", "simulator-listen"):
-            words += [f"--{door}", "127.0.0.1:0"]
+        for flag in ("http", "nats-listen", "simulator-listen"):
+            words += [f"--{flag}", "127.0.0.1:0"]
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
                 words, env={**os.environ, **SETTINGS, "TOKENS_FILE": str(folder / "tokens")},

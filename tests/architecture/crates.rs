@@ -120,14 +120,15 @@ fn against_direction(tree: &Tree) -> Vec<String> {
 }
 
 /// Private parsers that are opened to the fuzz targets, and used elsewhere.
-fn opened_doors(tree: &Tree) -> Vec<String> {
+fn uses_of_fuzz_support(tree: &Tree) -> Vec<String> {
     let mut findings = Vec::new();
     for (path, text) in tree.ending(".rs") {
         let is_outside = !path.starts_with("fuzz/") && !path.starts_with("tests/architecture/");
         for (index, line) in text.lines().enumerate().filter(|_| is_outside) {
-            let is_used = ["csp::door", "dynamodb::door"].iter().any(|door| line.contains(door));
-            if is_used || (path.starts_with("common/") && line.contains("crate::door")) {
-                findings.push(format!("{path}:{}: the door is for the fuzz targets alone", index + 1));
+            let is_used =
+                ["csp::fuzz_support", "dynamodb::fuzz_support"].iter().any(|module| line.contains(module));
+            if is_used || (path.starts_with("common/") && line.contains("crate::fuzz_support")) {
+                findings.push(format!("{path}:{}: `fuzz_support` is for the fuzz targets alone", index + 1));
             }
         }
     }
@@ -145,8 +146,8 @@ mod tests {
     }
 
     #[test]
-    fn doors_are_for_the_fuzz_targets() {
-        assert_none(&opened_doors(&Tree::of_repository().unwrap()));
+    fn fuzz_support_is_used_only_by_fuzz_targets() {
+        assert_none(&uses_of_fuzz_support(&Tree::of_repository().unwrap()));
     }
 
     fn with(path: &str, text: &str) -> Vec<String> {
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_knows_those_below_it() {
+    fn layer_depends_only_on_layers_below() {
         let domain = "common/domain/Cargo.toml";
         assert_none(&with(domain, "[dependencies]\ntime.workspace = true\n[lints]\nworkspace = true\n"));
         assert_one(&with(domain, "[dependencies]\nserde.workspace = true\n"), "`serde`");
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_knows_ports_only() {
+    fn service_depends_only_on_ports() {
         let ingress = "services/ingress/Cargo.toml";
         assert_none(&with(ingress, "[dependencies]\nports.workspace = true\naxum.workspace = true\n"));
         assert_none(&with(ingress, "[dependencies]\nops.workspace = true\n"));
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn fakes_are_for_tests() {
+    fn fakes_are_used_only_by_tests() {
         let allocator = "services/allocator/Cargo.toml";
         assert_none(&with(allocator, "[dev-dependencies]\ntestkit.workspace = true\n"));
         assert_one(&with(allocator, "[dependencies]\ntestkit.workspace = true\n"), "only tests");
@@ -204,8 +205,9 @@ mod tests {
     }
 
     #[test]
-    fn an_opened_door_is_found() {
-        let found = |path| opened_doors(&Tree::of(&[(path, "use dynamodb::door::stored_item;")]));
+    fn use_of_fuzz_support_elsewhere_is_found() {
+        let found =
+            |path| uses_of_fuzz_support(&Tree::of(&[(path, "use dynamodb::fuzz_support::stored_item;")]));
         assert_none(&found("fuzz/src/answers.rs"));
         assert_one(&found("services/broker/src/up.rs"), "up.rs:1");
     }

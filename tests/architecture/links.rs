@@ -91,7 +91,7 @@ mod tests {
     use crate::tree::{assert_none, assert_one};
 
     #[test]
-    fn links_lead_somewhere() {
+    fn repository_links_resolve() {
         assert_none(&dead_links(&Tree::of_repository().unwrap()));
     }
 
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn good_links_pass() {
+    fn valid_links_pass() {
         assert_none(&found(
             "[a](there.md) [b](../nats/server.conf \"b\") [c](<there.md#a-b--c>) [d](../nats/)",
         ));

@@ -5,9 +5,9 @@
 //! changed here, in the open, and not worked around.
 
 mod crates;
+mod forbidden_code;
 mod links;
 mod ports;
 mod services;
 mod shape;
 mod tree;
-mod words;

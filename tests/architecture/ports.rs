@@ -57,7 +57,7 @@ mod tests {
     use crate::tree::{assert_none, assert_one};
 
     #[test]
-    fn every_port_is_kept_twice() {
+    fn every_port_has_an_adapter_and_a_fake() {
         assert_none(&kept_once(&Tree::of_repository().unwrap()));
     }
 

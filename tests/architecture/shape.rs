@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn names_say_something() {
+    fn module_names_are_descriptive() {
         assert_none(&badly_named(&Tree::of_repository().unwrap()));
     }
 

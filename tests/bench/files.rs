@@ -1,17 +1,17 @@
 //! The files that a run leaves.
 
-use crate::tool::{Door, claim};
+use crate::tool::{Transport, claim};
 use bench::samples::HEADER;
 use harness::rig::Plan;
 
 #[tokio::test]
-async fn samples_and_picture_show_every_measured_call() {
+async fn samples_and_plot_contain_every_measured_call() {
     let rig = Plan::new(12).start().await;
     let folder = tempfile::tempdir().unwrap();
     let (samples, picture) = (folder.path().join("samples.csv"), folder.path().join("claims.svg"));
     let files = ["--samples", samples.to_str().unwrap(), "--svg", picture.to_str().unwrap()];
     let mode = ["--callers", "2", "--claims", "10", "--replay"];
-    let report = claim(&rig, Door::Http, &[&mode[..], &files].concat()).await;
+    let report = claim(&rig, Transport::Http, &[&mode[..], &files].concat()).await;
 
     let text = std::fs::read_to_string(samples).unwrap();
     let mut lines = text.lines();
@@ -33,9 +33,9 @@ async fn samples_and_picture_show_every_measured_call() {
 }
 
 #[tokio::test]
-async fn the_json_of_a_report_names_every_number_and_no_sample() {
+async fn json_report_has_every_figure_and_no_samples() {
     let rig = Plan::new(5).start().await;
-    let report = claim(&rig, Door::Nats, &["--burst", "5"]).await;
+    let report = claim(&rig, Transport::Nats, &["--burst", "5"]).await;
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["calls"][0]["call"], "claim");
     assert_eq!(json["calls"][0]["outcome"], "created");

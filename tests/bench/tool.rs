@@ -6,24 +6,24 @@ use bench::{Command, Ports, parse};
 use harness::rig::Rig;
 use harness::servers::as_test_user;
 use ports::clock::SystemClock;
-use ports::random::Dice;
+use ports::random::Rng;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
 use tempfile::NamedTempFile;
 
-/// A door of a test's fleet.
+/// A transport of a test's fleet.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Door {
+pub(crate) enum Transport {
     Http,
     Nats,
 }
 
-pub(crate) const DOORS: [Door; 2] = [Door::Http, Door::Nats];
+pub(crate) const TRANSPORTS: [Transport; 2] = [Transport::Http, Transport::Nats];
 
 /// What the tool measures with.
 pub(crate) fn ports() -> Ports {
-    Ports { clock: Arc::new(SystemClock), random: Arc::new(Dice::seeded(7)) }
+    Ports { clock: Arc::new(SystemClock), random: Arc::new(Rng::seeded(7)) }
 }
 
 /// `bench` with these arguments.
@@ -32,16 +32,20 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
     parse(line).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The arguments of `bench claim` at a door of `rig`, and the file that holds the token.
-pub(crate) fn claim_command(rig: &Rig, door: Door, more: &[&str]) -> (claim::Options, NamedTempFile) {
+/// The arguments of `bench claim` over a transport of `rig`, and the file that holds the token.
+pub(crate) fn claim_command(
+    rig: &Rig,
+    transport: Transport,
+    more: &[&str],
+) -> (claim::Options, NamedTempFile) {
     let mut token = NamedTempFile::new().unwrap();
     writeln!(token, "{}", rig.api.lab_token).unwrap();
     let file = token.path().to_str().unwrap().to_owned();
     let nats_url = as_test_user(&rig.env["NATS_URL"]);
     let mut arguments = vec!["claim"];
-    match door {
-        Door::Http => arguments.extend(["--http", &rig.api.root, "--token-file", &file]),
-        Door::Nats => {
+    match transport {
+        Transport::Http => arguments.extend(["--http", &rig.api.root, "--token-file", &file]),
+        Transport::Nats => {
             arguments.extend(["--nats", &nats_url, "--subject-prefix", &rig.env["SUBJECT_PREFIX"]]);
         }
     }
@@ -51,9 +55,9 @@ pub(crate) fn claim_command(rig: &Rig, door: Door, more: &[&str]) -> (claim::Opt
     (options, token)
 }
 
-/// Runs `bench claim` at a door of `rig`.
-pub(crate) async fn claim(rig: &Rig, door: Door, more: &[&str]) -> Report {
-    let (options, _token) = claim_command(rig, door, more);
+/// Runs `bench claim` over a transport of `rig`.
+pub(crate) async fn claim(rig: &Rig, transport: Transport, more: &[&str]) -> Report {
+    let (options, _token) = claim_command(rig, transport, more);
     claim::run(&options, &BTreeMap::new(), &ports()).await.unwrap()
 }
 

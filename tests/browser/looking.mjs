@@ -99,11 +99,11 @@ export const checks = {
   "the fleet is everybody who works": async (rig) => {
     const { page, fleet } = rig;
     await enter(rig, "fleet");
-    const told = await fleet.admin("GET", "fleet");
+    const expected = await fleet.admin("GET", "fleet");
     await says(page.locator("#roles"), "allocator");
-    for (const [role, count] of Object.entries(told.roles)) assert.equal(await fact(page.locator("#roles"), role).innerText(), String(count));
+    for (const [role, count] of Object.entries(expected.roles)) assert.equal(await fact(page.locator("#roles"), role).innerText(), String(count));
     const shown = (await rows(page.locator("#workers"))).map(([role, id, version]) => [role, id, version]);
-    assert.deepEqual(shown, told.workers.map(({ role, id, version }) => [role, id, version]));
+    assert.deepEqual(shown, expected.workers.map(({ role, id, version }) => [role, id, version]));
     await page.locator("#workers summary").first().click();
     await fact(page.locator("#workers details").first(), "work.requests").waitFor();
   },

@@ -40,8 +40,8 @@ export class Fleet {
     fleet.tokens = { lab: secret(), admin: secret(), looker: secret(), provider: secret() };
     fleet.kept = new Map([["looker", fleet.tokens.looker]]);
     fleet.writeTokens();
-    const doors = ["http", "nats-listen", "simulator-listen"].flatMap((door) => [`--${door}`, "127.0.0.1:0"]);
-    fleet.process = spawn(broker, ["up", "--ephemeral", "--pool", String(POOL), ...doors], {
+    const flags = ["http", "nats-listen", "simulator-listen"].flatMap((flag) => [`--${flag}`, "127.0.0.1:0"]);
+    fleet.process = spawn(broker, ["up", "--ephemeral", "--pool", String(POOL), ...flags], {
       cwd: fleet.folder,
       stdio: ["ignore", "pipe", "pipe"],
       env: {

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 
-/** Opens a page whose complaints are kept. `status` answers that a check brings about on purpose are told to `expect`. */
+/** Opens a page whose complaints are kept. `status` answers that a check brings about on purpose are declared with `expect`. */
 export async function watched(browser, origin, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
   const complaints = [];

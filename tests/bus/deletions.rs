@@ -14,7 +14,7 @@ fn parked(number: usize, attempts: u32, reason: &str, parked_at: u64) -> ParkedD
     ParkedDeletion { work: work(number), attempts, reason: reason.to_owned(), parked_at }
 }
 
-pub(crate) async fn a_sandbox_has_one_message(engine: Engine) {
+pub(crate) async fn sandbox_has_at_most_one_message(engine: Engine) {
     let world = engine.world().await;
     let same = work(1);
     let again = || world.bus.announce(&same);
@@ -32,7 +32,7 @@ pub(crate) async fn a_sandbox_has_one_message(engine: Engine) {
     assert_eq!(world.queued().await, 1);
 }
 
-pub(crate) async fn what_is_done_or_given_up_may_be_announced_again(engine: Engine) {
+pub(crate) async fn finished_work_can_be_announced_again(engine: Engine) {
     let world = engine.world().await;
     let (mut inbox, _running) = consume(&world.bus, 4);
     for verdict in [Verdict::Done, Verdict::GiveUp { reason: "of two\r\nlines".to_owned() }, Verdict::Done] {
@@ -45,7 +45,7 @@ pub(crate) async fn what_is_done_or_given_up_may_be_announced_again(engine: Engi
     assert_eq!(world.parked().await, [], "parking is the worker's own business");
 }
 
-pub(crate) async fn sandboxes_and_pools_do_not_get_in_each_others_way(engine: Engine) {
+pub(crate) async fn work_of_sandboxes_and_pools_is_independent(engine: Engine) {
     let world = engine.world().await;
     announce(&world, [1, 2]).await;
     let elsewhere = DeletionWork { pool: "other".to_owned(), ..work(1) };
@@ -53,7 +53,7 @@ pub(crate) async fn sandboxes_and_pools_do_not_get_in_each_others_way(engine: En
     assert_eq!(world.queued().await, 3);
 }
 
-pub(crate) async fn work_that_names_no_sandbox_is_not_taken(engine: Engine) {
+pub(crate) async fn work_without_a_valid_sandbox_is_rejected(engine: Engine) {
     let world = engine.world().await;
     let bad = [
         DeletionWork { sandbox_id: String::new(), ..work(1) },
@@ -82,7 +82,7 @@ pub(crate) async fn a_lost_message_can_be_announced_again(engine: Engine) {
     world.until_empty().await;
 }
 
-pub(crate) async fn the_copy_of_a_parked_deletion_is_kept_once(engine: Engine) {
+pub(crate) async fn parked_copy_is_stored_once(engine: Engine) {
     let world = engine.world().await;
     let first = parked(1, 8, "status 500:\r\nno licence", 1_763_683_300);
     for _ in 0..3 {
@@ -106,7 +106,7 @@ pub(crate) async fn the_copy_of_a_parked_deletion_is_kept_once(engine: Engine) {
     assert_eq!(reasons, ["status 500 again", "another sandbox"], "the latest of each sandbox");
 }
 
-pub(crate) async fn a_message_that_nobody_can_read_is_set_aside(engine: Engine) {
+pub(crate) async fn undecodable_message_is_parked(engine: Engine) {
     let world = engine.world().await;
     let bad = [
         ("this is no deletion", "no deletion work"),
@@ -130,7 +130,7 @@ pub(crate) async fn a_message_that_nobody_can_read_is_set_aside(engine: Engine) 
     }
 }
 
-pub(crate) async fn a_retry_keeps_what_a_newer_writer_says(engine: Engine) {
+pub(crate) async fn retry_preserves_unknown_fields(engine: Engine) {
     let world = engine.world().await;
     let newer = r#"{"version":1,"sandbox_id":"1","pool":"main","epoch":1,"requested_at":1,"new":"field"}"#;
     world.publish_raw_deletion(&work(1), newer).await;

@@ -5,12 +5,12 @@ use crate::fixtures::{announce, consume, until, work};
 use contract::DeletionWork;
 use harness::wait::moment;
 use ports::bus::{Announced, Verdict};
-use ports::random::{Dice, Random as _};
+use ports::random::{Random as _, Rng};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(crate) async fn a_retry_comes_back_after_its_delay_and_holds_no_place(engine: Engine) {
+pub(crate) async fn retry_is_redelivered_after_its_delay_without_blocking(engine: Engine) {
     let world = engine.world_with(|config| config.deletions_in_flight_max = 1).await;
     announce(&world, [1, 2]).await;
     let (mut inbox, _running) = consume(&world.bus, 4);
@@ -30,7 +30,7 @@ pub(crate) async fn a_retry_comes_back_after_its_delay_and_holds_no_place(engine
     world.until_empty().await;
 }
 
-pub(crate) async fn the_whole_bus_keeps_to_its_limit(engine: Engine) {
+pub(crate) async fn global_in_flight_limit_is_enforced(engine: Engine) {
     let world = engine.world_with(|config| config.deletions_in_flight_max = 3).await;
     announce(&world, 0..12).await;
     let other = world.connect().await;
@@ -51,7 +51,7 @@ pub(crate) async fn the_whole_bus_keeps_to_its_limit(engine: Engine) {
     world.until_empty().await;
 }
 
-pub(crate) async fn a_process_keeps_to_its_own_limit(engine: Engine) {
+pub(crate) async fn in_flight_limit_of_a_process_is_enforced(engine: Engine) {
     let world = engine.world().await;
     announce(&world, 0..6).await;
     let (mut busy, _busy) = consume(&world.bus, 2);
@@ -78,14 +78,14 @@ pub(crate) async fn slow_work_is_kept_alive(engine: Engine) {
     let (mut two, _two) = consume(&other, 4);
     // Twice the acknowledgement wait.
     moment(Duration::from_secs(2)).await;
-    assert!(two.poll().is_none() && one.poll().is_none(), "it was given to nobody else");
+    assert!(two.poll().is_none() && one.poll().is_none(), "it was given to no other worker");
     assert!(!case.is_abandoned());
     case.answer(Verdict::Done);
     world.until_empty().await;
     assert_eq!(one.at_once_max() + two.at_once_max(), 1);
 }
 
-pub(crate) async fn work_of_a_worker_that_fails_is_done_by_the_next(engine: Engine) {
+pub(crate) async fn work_of_a_panicked_worker_is_redelivered(engine: Engine) {
     let world = engine.world().await;
     announce(&world, [1]).await;
     let (mut inbox, _running) = consume(&world.bus, 4);
@@ -99,7 +99,7 @@ pub(crate) async fn work_of_a_worker_that_fails_is_done_by_the_next(engine: Engi
     world.until_empty().await;
 }
 
-pub(crate) async fn work_of_a_process_that_is_gone_is_done_by_another(engine: Engine) {
+pub(crate) async fn work_of_a_dead_process_is_redelivered(engine: Engine) {
     let world = engine.world().await;
     announce(&world, 0..3).await;
     let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -127,10 +127,10 @@ pub(crate) async fn work_of_a_process_that_is_gone_is_done_by_another(engine: En
         case.answer(Verdict::Done);
     }
     world.until_empty().await;
-    assert!(lost.iter().all(crate::desk::Case::is_abandoned));
+    assert!(lost.iter().all(crate::manual_worker::Case::is_abandoned));
 }
 
-pub(crate) async fn a_consumer_that_stops_finishes_what_it_has(engine: Engine) {
+pub(crate) async fn stopping_consumer_finishes_its_work(engine: Engine) {
     let world = engine.world().await;
     announce(&world, 0..3).await;
     let (mut inbox, running) = consume(&world.bus, 2);
@@ -150,9 +150,9 @@ pub(crate) async fn a_consumer_that_stops_finishes_what_it_has(engine: Engine) {
     world.until_empty().await;
 }
 
-pub(crate) async fn a_consumer_that_stops_gives_back_what_it_does_not_finish(engine: Engine) {
+pub(crate) async fn stopping_consumer_returns_unfinished_work(engine: Engine) {
     let change = |config: &mut testkit::bus::MemoryConfig| {
-        config.finish_patience = Duration::from_millis(100);
+        config.finish_timeout = Duration::from_millis(100);
         // Far longer than the test: what comes back was given back.
         config.deletion_ack_wait = Duration::from_secs(600);
     };
@@ -169,10 +169,10 @@ pub(crate) async fn a_consumer_that_stops_gives_back_what_it_does_not_finish(eng
     world.until_empty().await;
 }
 
-pub(crate) async fn every_work_of_many_gets_its_verdict(engine: Engine) {
+pub(crate) async fn every_message_gets_a_verdict(engine: Engine) {
     const WORKS: usize = 100;
     let world = engine.world().await;
-    let dice = Dice::seeded(7);
+    let rng = Rng::seeded(7);
     let mut finished = 0;
     let buses = [world.connect().await, world.connect().await, world.connect().await];
     let mut tallies: BTreeMap<String, usize> = BTreeMap::new();
@@ -184,7 +184,7 @@ pub(crate) async fn every_work_of_many_gets_its_verdict(engine: Engine) {
                 let tries = tallies.entry(case.what.work.sandbox_id.clone()).or_default();
                 *tries += 1;
                 // Half of them need a second try.
-                if *tries == 1 && dice.below(2) == 0 {
+                if *tries == 1 && rng.below(2) == 0 {
                     case.answer(Verdict::Retry { delay: Duration::from_millis(10) });
                 } else {
                     finished += 1;
@@ -200,7 +200,7 @@ pub(crate) async fn every_work_of_many_gets_its_verdict(engine: Engine) {
     assert!(tallies.values().all(|tries| *tries <= 2), "{tallies:?}");
 }
 
-pub(crate) async fn a_pool_with_much_work_holds_up_no_other(engine: Engine) {
+pub(crate) async fn busy_pool_does_not_block_others(engine: Engine) {
     const CROWD: usize = 500;
     let world = engine.world().await;
     announce(&world, 0..CROWD).await;
@@ -220,7 +220,7 @@ pub(crate) async fn a_pool_with_much_work_holds_up_no_other(engine: Engine) {
     world.purge_deletions().await;
 }
 
-pub(crate) async fn work_of_a_pool_that_nobody_announced_is_found(engine: Engine) {
+pub(crate) async fn work_of_an_unannounced_pool_is_consumed(engine: Engine) {
     let world = engine.world().await;
     let (mut inbox, running) = consume(&world.bus, 2);
     let elsewhere = DeletionWork { pool: "elsewhere".to_owned(), ..work(1) };

@@ -1,18 +1,18 @@
 //! The buses that the suite runs on.
 
 use async_nats::jetstream::{self, stream};
-use contract::{DeletionWork, Event, LineState, ParkedDeletion, Subjects, TickKind, headers};
+use contract::{DeletionWork, Event, ParkedDeletion, Subjects, ThrottleState, TickKind, headers};
 use domain::{SandboxId, UnixSeconds};
 use futures_util::TryStreamExt as _;
 use harness::servers;
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use nats::{LinkConfig, NatsBus, NatsConfig};
 use ports::bus::{
-    CensusBoard, DeletionLine, DeletionQueue, Deletions, Discovery, EventFeed, Ledger, Pace, Requests, Serve,
-    TableMarks, TickQueue, Ticks, Upkeep,
+    CensusStore, DeletionControl, DeletionQueue, Deletions, Discovery, EventFeed, EventLog, ProviderThrottle,
+    Requests, Serve, TableMarks, TickQueue, Ticks, Upkeep,
 };
 use ports::clock::{Clock, SystemClock};
-use ports::random::Dice;
+use ports::random::Rng;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,8 +32,8 @@ macro_rules! all_of {
 
 all_of! {
     /// Everything that a bus promises.
-    Bus: Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + Pace + DeletionLine + Upkeep + Ledger
-        + CensusBoard + TableMarks + EventFeed + Discovery
+    Bus: Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + ProviderThrottle + DeletionControl + Upkeep + EventLog
+        + CensusStore + TableMarks + EventFeed + Discovery
 }
 
 /// Which bus.
@@ -74,7 +74,7 @@ pub(crate) fn config() -> MemoryConfig {
     MemoryConfig {
         deletions_in_flight_max: 8,
         deletion_ack_wait: Duration::from_secs(1),
-        finish_patience: Duration::from_secs(20),
+        finish_timeout: Duration::from_secs(20),
         ..MemoryConfig::default()
     }
 }
@@ -116,7 +116,7 @@ impl Engine {
         change(&mut settings);
         match self {
             Self::Memory => {
-                let bus = MemoryBus::new(settings, clock, Arc::new(Dice::unseeded()));
+                let bus = MemoryBus::new(settings, clock, Arc::new(Rng::unseeded()));
                 World { bus: Arc::new(bus.clone()), inside: Inside::Memory(bus) }
             }
             Self::Nats => Nats::start(settings, clock, can_stop).await,
@@ -128,7 +128,7 @@ impl Engine {
 
 /// A separate fleet on the servers at `url`.
 pub(crate) fn nats_config(url: String, settings: MemoryConfig) -> NatsConfig {
-    let MemoryConfig { deletions_in_flight_max, deletion_ack_wait, line, finish_patience } = settings;
+    let MemoryConfig { deletions_in_flight_max, deletion_ack_wait, throttle, finish_timeout } = settings;
     let id = uuid::Uuid::now_v7().simple().to_string();
     let (user, password) = servers::test_user();
     NatsConfig {
@@ -142,11 +142,11 @@ pub(crate) fn nats_config(url: String, settings: MemoryConfig) -> NatsConfig {
         replicas: 1,
         deletions_in_flight_max,
         deletion_ack_wait,
-        line,
+        throttle,
         events_kept: Duration::from_secs(24 * 3_600),
         events_bytes_max: 1024 * 1024,
         check_period: Duration::from_secs(10),
-        finish_patience,
+        finish_timeout,
         clock_skew_max: None,
     }
 }
@@ -169,8 +169,8 @@ impl Nats {
     }
 
     async fn connect(&self) -> NatsBus {
-        let dice = Arc::new(Dice::unseeded());
-        let bus = NatsBus::connect("test", self.config.clone(), Arc::clone(&self.clock), dice).await;
+        let rng = Arc::new(Rng::unseeded());
+        let bus = NatsBus::connect("test", self.config.clone(), Arc::clone(&self.clock), rng).await;
         let bus = bus.expect("a connection");
         until_connected(&bus).await;
         bus
@@ -190,7 +190,7 @@ impl Nats {
 }
 
 pub(crate) async fn until_connected(bus: &dyn Requests) {
-    eventually("a connection", PATIENCE, || async {
+    eventually("a connection", TIMEOUT, || async {
         if bus.is_connected() { Ok(()) } else { Err("not connected") }
     })
     .await;
@@ -211,7 +211,7 @@ impl World {
     pub(crate) async fn connect_at(&self, clock: Arc<dyn Clock>, skew_max: Option<Duration>) -> Arc<NatsBus> {
         let Inside::Nats(nats) = &self.inside else { panic!("there is no NATS here") };
         let config = NatsConfig { clock_skew_max: skew_max, ..nats.config.clone() };
-        let bus = NatsBus::connect("test", config, clock, Arc::new(Dice::unseeded())).await;
+        let bus = NatsBus::connect("test", config, clock, Arc::new(Rng::unseeded())).await;
         let bus = bus.expect("a connection");
         until_connected(&bus).await;
         Arc::new(bus)
@@ -227,7 +227,7 @@ impl World {
 
     /// Waits until the queue is empty.
     pub(crate) async fn until_empty(&self) {
-        eventually("an empty queue", PATIENCE, || async {
+        eventually("an empty queue", TIMEOUT, || async {
             match self.queued().await {
                 0 => Ok(()),
                 left => Err(left),
@@ -238,7 +238,7 @@ impl World {
 
     /// Waits until no tick of that kind waits or is being run on.
     pub(crate) async fn until_no_tick(&self, kind: TickKind) {
-        eventually("the end of the ticks", PATIENCE, || async {
+        eventually("the end of the ticks", TIMEOUT, || async {
             let left = match &self.inside {
                 Inside::Memory(bus) => bus.ticks_queued(kind),
                 Inside::Nats(nats) => {
@@ -266,7 +266,7 @@ impl World {
 
     /// Waits until a retry is scheduled.
     pub(crate) async fn until_a_retry_waits(&self) {
-        eventually("a scheduled retry", PATIENCE, || async {
+        eventually("a scheduled retry", TIMEOUT, || async {
             match self.retries().await {
                 1 => Ok(()),
                 other => Err(other),
@@ -292,7 +292,7 @@ impl World {
             return count();
         };
         let stream = nats.deletions().await;
-        eventually("consumers that wait", PATIENCE, || async {
+        eventually("consumers that wait", TIMEOUT, || async {
             let info = stream.consumer_info("reaper-main").await.expect("consumer info");
             let counted = count();
             let settled = info.num_waiting >= consumers && info.num_ack_pending == counted;
@@ -332,7 +332,7 @@ impl World {
         copies
     }
 
-    /// Every event of the ledger, oldest first.
+    /// Every event of the event log, oldest first.
     pub(crate) async fn events(&self) -> Vec<Event> {
         let nats = match &self.inside {
             Inside::Memory(bus) => return bus.events(),
@@ -377,14 +377,14 @@ impl World {
         }
     }
 
-    /// Puts the state of the line there as a worker could whose clock is off.
-    pub(crate) async fn put_line(&self, line: &LineState) {
+    /// Puts the state of the throttle there as a worker could whose clock is off.
+    pub(crate) async fn put_throttle_state(&self, state: &ThrottleState) {
         match &self.inside {
-            Inside::Memory(bus) => bus.put_line(line.clone()),
+            Inside::Memory(bus) => bus.put_throttle_state(state.clone()),
             Inside::Nats(nats) => {
                 let bucket =
                     nats.streams.get_key_value(nats.config.subjects.bucket()).await.expect("a bucket");
-                let value = serde_json::to_vec(line).expect("JSON");
+                let value = serde_json::to_vec(state).expect("JSON");
                 bucket.put("line.provider", value.into()).await.expect("kept");
             }
         }

@@ -1,11 +1,11 @@
-//! Reading the ledger as it grows, and seeing who works.
+//! Reading the event log as it grows, and seeing who works.
 
 use crate::engines::{Engine, World};
-use crate::ledger::{event, kept, life, now};
+use crate::event_log::{event, kept, life, now};
 use contract::{FaultCode, Verb, WorkerRole, WorkerView};
 use domain::{Cause, SandboxId, UnixSeconds};
 use futures_util::StreamExt as _;
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use ports::bus::{EventsFrom, EventsWanted, KeptEvent, SINCE_SECONDS_MAX, ServiceInfo, WorkCounts};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// Three lives, published one after the other: twelve events.
-async fn told(world: &World) {
+async fn publish_events(world: &World) {
     for number in 1..=3 {
         tell_life(world, number).await;
     }
@@ -38,21 +38,21 @@ fn places(events: &[KeptEvent]) -> Vec<u64> {
 
 /// The first read that finds so many: what is read may lag.
 async fn read(world: &World, from: EventsFrom, wanted: &EventsWanted, expected: usize) -> Vec<KeptEvent> {
-    eventually("the events", PATIENCE, || async {
+    eventually("the events", TIMEOUT, || async {
         let found = world.bus.events_from(from, wanted, 100).await.unwrap();
         if found.len() == expected { Ok(found) } else { Err(found) }
     })
     .await
 }
 
-pub(crate) async fn the_ledger_is_read_from_any_place_on(engine: Engine) {
+pub(crate) async fn event_log_is_read_from_any_sequence(engine: Engine) {
     let world = engine.world().await;
     let all = EventsWanted::default();
-    let ends = world.bus.ledger_ends().await.unwrap();
+    let ends = world.bus.event_log_range().await.unwrap();
     assert_eq!((ends.first, ends.last), (1, 0), "nothing yet");
     assert!(world.bus.events_from(EventsFrom::After(0), &all, 10).await.unwrap().is_empty());
-    told(&world).await;
-    let ends = world.bus.ledger_ends().await.unwrap();
+    publish_events(&world).await;
+    let ends = world.bus.event_log_range().await.unwrap();
     assert_eq!((ends.first, ends.last), (1, 12));
     let everything = read(&world, EventsFrom::After(0), &all, 12).await;
     assert_eq!(places(&everything), (1..=12).collect::<Vec<_>>());
@@ -72,9 +72,9 @@ pub(crate) async fn the_ledger_is_read_from_any_place_on(engine: Engine) {
     }
 }
 
-pub(crate) async fn the_ledger_is_read_from_a_moment_on(engine: Engine) {
+pub(crate) async fn event_log_is_read_from_a_time(engine: Engine) {
     let world = engine.world().await;
-    told(&world).await;
+    publish_events(&world).await;
     let all = EventsWanted::default();
     let earlier = EventsFrom::Since(now().before(HOUR));
     assert_eq!(places(&read(&world, earlier, &all, 12).await), (1..=12).collect::<Vec<_>>());
@@ -87,9 +87,9 @@ pub(crate) async fn the_ledger_is_read_from_a_moment_on(engine: Engine) {
     }
 }
 
-pub(crate) async fn only_wanted_events_are_read(engine: Engine) {
+pub(crate) async fn only_matching_events_are_read(engine: Engine) {
     let world = engine.world().await;
-    told(&world).await;
+    publish_events(&world).await;
     let sandbox = Some(SandboxId::parse("2").unwrap());
     let of_one = EventsWanted { sandbox: sandbox.clone(), cause: None };
     let found = read(&world, EventsFrom::After(0), &of_one, 4).await;
@@ -103,13 +103,13 @@ pub(crate) async fn only_wanted_events_are_read(engine: Engine) {
     assert!(world.bus.events_from(EventsFrom::After(0), &of_none, 100).await.unwrap().is_empty());
 }
 
-pub(crate) async fn the_bell_rings_for_what_comes(engine: Engine) {
+pub(crate) async fn new_events_are_notified(engine: Engine) {
     let world = engine.world().await;
     let wanted = EventsWanted { cause: Some(Cause::Deleted), sandbox: None };
-    let mut bell = world.connect().await.event_bell(&wanted).await.unwrap();
+    let mut bell = world.connect().await.event_notifications(&wanted).await.unwrap();
     for number in 1..=3 {
         tell_life(&world, number).await;
-        let ring = tokio::time::timeout(PATIENCE, bell.next()).await.expect("a ring");
+        let ring = tokio::time::timeout(TIMEOUT, bell.next()).await.expect("a ring");
         ring.expect("a bell that still rings");
     }
 }
@@ -142,14 +142,14 @@ impl ServiceInfo for Busy {
 }
 
 async fn until_there(world: &World, expected: usize) -> Vec<WorkerView> {
-    eventually("the workers", PATIENCE, || async {
+    eventually("the workers", TIMEOUT, || async {
         let workers = world.bus.workers(Duration::from_secs(2)).await.unwrap();
         if workers.len() == expected { Ok(workers) } else { Err(workers) }
     })
     .await
 }
 
-pub(crate) async fn workers_are_seen_while_they_work(engine: Engine) {
+pub(crate) async fn running_workers_are_discovered(engine: Engine) {
     let world = engine.world().await;
     assert!(world.bus.workers(Duration::from_secs(2)).await.unwrap().is_empty());
     let (stop, other_stop) = (CancellationToken::new(), CancellationToken::new());

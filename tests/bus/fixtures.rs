@@ -1,11 +1,11 @@
 //! What the cases of the suite have in common.
 
-use crate::desk::{RequestInbox, RunInbox, WorkInbox, desk};
 use crate::engines::{Bus, World};
+use crate::manual_worker::{RequestInbox, RunInbox, WorkInbox, manual_worker};
 use bytes::Bytes;
 use contract::reports::COMPLETED;
 use contract::{DeletionWork, Report, SweepReport, TickKind, Verb};
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use ports::bus::{Answer, BusError, Context, Reply, RequestError};
 use ports::clock::{Clock as _, SystemClock};
 use std::sync::Arc;
@@ -68,8 +68,8 @@ pub(crate) async fn ask(
     body: impl Into<Bytes>,
 ) -> Result<Reply, RequestError> {
     let body = body.into();
-    eventually("somebody who serves", PATIENCE, || async {
-        match bus.request(verb, context, body.clone(), PATIENCE).await {
+    eventually("a worker that serves", TIMEOUT, || async {
+        match bus.request(verb, context, body.clone(), TIMEOUT).await {
             Err(RequestError::NoResponders) => Err(RequestError::NoResponders),
             other => Ok(other),
         }
@@ -83,7 +83,7 @@ pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
         let is_so = is_so();
         async move { if is_so { Ok(()) } else { Err("not yet") } }
     };
-    eventually(what, PATIENCE, look).await;
+    eventually(what, TIMEOUT, look).await;
 }
 
 /// Asks in the background.
@@ -96,9 +96,9 @@ pub(crate) fn ask_later(
     tokio::spawn(async move { ask(bus.as_ref(), Verb::Get, &context, body).await })
 }
 
-/// Serves requests from a desk.
+/// Serves requests with a manual worker.
 pub(crate) fn serve(bus: &Arc<dyn Bus>, in_flight_max: usize) -> (RequestInbox, Running) {
-    let (handler, inbox) = desk();
+    let (handler, inbox) = manual_worker();
     let running = run(|stop| {
         let bus = Arc::clone(bus);
         async move { bus.serve(handler, in_flight_max, stop).await }
@@ -106,9 +106,9 @@ pub(crate) fn serve(bus: &Arc<dyn Bus>, in_flight_max: usize) -> (RequestInbox, 
     (inbox, running)
 }
 
-/// Works through deletions at a desk.
+/// Works through deletions with a manual worker.
 pub(crate) fn consume(bus: &Arc<dyn Bus>, in_flight_max: usize) -> (WorkInbox, Running) {
-    let (worker, inbox) = desk();
+    let (worker, inbox) = manual_worker();
     let running = run(|stop| {
         let bus = Arc::clone(bus);
         async move { bus.consume(worker, in_flight_max, stop).await }
@@ -118,7 +118,7 @@ pub(crate) fn consume(bus: &Arc<dyn Bus>, in_flight_max: usize) -> (WorkInbox, R
 
 /// As [`consume`], with a worker that lets nothing be fetched yet.
 pub(crate) fn consume_closed(bus: &Arc<dyn Bus>, in_flight_max: usize) -> (WorkInbox, Running) {
-    let (worker, inbox) = desk();
+    let (worker, inbox) = manual_worker();
     worker.admit_nothing();
     let running = run(|stop| {
         let bus = Arc::clone(bus);
@@ -127,9 +127,9 @@ pub(crate) fn consume_closed(bus: &Arc<dyn Bus>, in_flight_max: usize) -> (WorkI
     (inbox, running)
 }
 
-/// Runs on ticks at a desk.
+/// Runs on ticks with a manual worker.
 pub(crate) fn run_on_ticks(bus: &Arc<dyn Bus>, kind: TickKind) -> (RunInbox, Running) {
-    let (runner, inbox) = desk();
+    let (runner, inbox) = manual_worker();
     let running = run(|stop| {
         let bus = Arc::clone(bus);
         async move { bus.run_on_ticks(kind, runner, stop).await }
@@ -165,7 +165,7 @@ impl Running {
 
     /// Waits until it has ended.
     pub(crate) async fn ended(self) {
-        let ended = tokio::time::timeout(PATIENCE, self.ended).await.expect("it ends in time");
+        let ended = tokio::time::timeout(TIMEOUT, self.ended).await.expect("it ends in time");
         ended.expect("it does not panic").expect("it ends well");
     }
 }

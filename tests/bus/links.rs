@@ -8,11 +8,11 @@ use contract::{FaultCode, Verb};
 use futures_util::future::join_all;
 use harness::freezing_proxy::FreezingProxy;
 use harness::servers;
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use nats::{NatsBus, NatsConfig};
 use ports::bus::{Answer, Requests as _};
 use ports::clock::SystemClock;
-use ports::random::Dice;
+use ports::random::Rng;
 use runtime::settings::Secret;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const CONNECTIONS: u64 = 16;
 
 async fn connect(config: NatsConfig, seed: u64) -> NatsBus {
-    let bus = NatsBus::connect("test", config, Arc::new(SystemClock), Arc::new(Dice::seeded(seed))).await;
+    let bus = NatsBus::connect("test", config, Arc::new(SystemClock), Arc::new(Rng::seeded(seed))).await;
     let bus = bus.expect("a connection");
     until_connected(&bus).await;
     bus
@@ -38,7 +38,7 @@ fn config_of(urls: &[String]) -> NatsConfig {
 }
 
 #[tokio::test]
-async fn a_server_that_falls_silent_is_noticed_at_once_and_left_within_a_few_pings() {
+async fn silent_server_is_detected_and_left_within_a_few_pings() {
     let server = servers::shared().await;
     let address = server.nats_url.rsplit('@').next().unwrap().trim_start_matches("nats://");
     let mut proxies = Vec::new();
@@ -57,13 +57,13 @@ async fn a_server_that_falls_silent_is_noticed_at_once_and_left_within_a_few_pin
     let since = Instant::now();
     let problem = bus.probe().await.unwrap_err();
     assert!(problem.contains("does not answer") && bus.connected(), "{problem}");
-    eventually("an answer of the other server", PATIENCE, || bus.probe()).await;
+    eventually("an answer of the other server", TIMEOUT, || bus.probe()).await;
     let took = since.elapsed();
     assert!(took < Duration::from_secs(8), "the client took {took:?} to go to the other server");
 }
 
 #[tokio::test]
-async fn a_server_that_comes_back_is_used_again() {
+async fn recovered_server_is_used_again() {
     let (stays, _folder) = servers::start_nats().await;
     let (goes, folder) = servers::start_nats().await;
     let addresses = [stays.address, goes.address];
@@ -81,14 +81,14 @@ async fn a_server_that_comes_back_is_used_again() {
         |address: SocketAddr| buses.iter().filter(|bus| bus.server_port() == address.port()).count();
     assert!(addresses.iter().all(|address| count_at(*address) > 0), "both are used at first");
     goes.child.kill().await;
-    eventually("all of them at the other one", PATIENCE, || async {
+    eventually("all of them at the other one", TIMEOUT, || async {
         let answers = join_all(buses.iter().map(|bus| bus.probe())).await;
         if answers.iter().all(Result::is_ok) { Ok(()) } else { Err(answers) }
     })
     .await;
     assert_eq!(count_at(stays.address) as u64, CONNECTIONS);
     let (back, _folder) = servers::start_nats_on(goes.address, Some(folder)).await;
-    eventually("some of them at the one that is back", PATIENCE, || async {
+    eventually("some of them at the one that is back", TIMEOUT, || async {
         if count_at(back.address) > 0 { Ok(()) } else { Err("all at one") }
     })
     .await;
@@ -106,7 +106,7 @@ fn one_user(password: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_renewed_password_needs_no_restart() {
+async fn rotated_password_needs_no_restart() {
     let folder = tempfile::tempdir().unwrap();
     let password_file = folder.path().join("password");
     std::fs::write(&password_file, "first\n").unwrap();
@@ -123,19 +123,19 @@ async fn a_renewed_password_needs_no_restart() {
     // As a secret is rotated: the server takes the new one and ends the connections with the old one.
     std::fs::write(folder.path().join("nats.conf"), one_user("second")).unwrap();
     let pid = server.child.id().to_string();
-    let told = tokio::process::Command::new("kill").args(["-HUP", &pid]).status().await.unwrap();
-    assert!(told.success());
-    eventually("the old password to be refused", PATIENCE, || async {
+    let signalled = tokio::process::Command::new("kill").args(["-HUP", &pid]).status().await.unwrap();
+    assert!(signalled.success());
+    eventually("the old password to be refused", TIMEOUT, || async {
         if bus.probe().await.is_err() { Ok(()) } else { Err("still accepted") }
     })
     .await;
     std::fs::write(&password_file, "second\n").unwrap();
-    eventually("the new password to be used", PATIENCE, || bus.probe()).await;
+    eventually("the new password to be used", TIMEOUT, || bus.probe()).await;
     server.child.kill().await;
 }
 
 #[tokio::test]
-async fn a_server_that_takes_too_small_messages_is_found_out() {
+async fn server_with_a_low_max_payload_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let (binary, guard) = (servers::nats_binary().await, servers::broker_binary());

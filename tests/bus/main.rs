@@ -6,21 +6,21 @@
 
 mod deletions;
 mod delivery;
-mod desk;
 mod engines;
+mod event_log;
 mod feed;
 mod fixtures;
-mod ledger;
-mod line;
 mod links;
+mod manual_worker;
 mod on_memory;
 mod on_nats;
 mod outages;
+mod repair;
 mod requests;
 mod skew;
+mod throttle;
 mod ticks;
 mod upkeep;
-mod whole;
 
 /// Tests of `cases` on one engine.
 macro_rules! on_engine {
@@ -47,100 +47,100 @@ macro_rules! on_every_engine {
 on_every_engine! {
     requests {
         a_reply_carries_the_body_and_the_outcome,
-        a_failure_carries_its_code_and_the_request,
-        a_worker_sees_the_verb_and_what_rides_beside_it,
-        nobody_there_is_known_at_once,
-        a_worker_without_a_free_place_says_so_at_once,
+        fault_carries_its_code_and_request_id,
+        worker_receives_the_verb_and_context,
+        missing_responders_are_reported_immediately,
+        busy_worker_refuses_immediately,
         a_request_whose_deadline_has_passed_is_dropped,
-        work_that_outlives_its_deadline_is_cut_and_says_so,
-        work_goes_on_when_its_caller_has_gone,
-        a_request_id_that_cannot_be_used_is_replaced,
-        a_body_may_be_as_large_as_allowed_and_no_larger,
-        every_worker_gets_some_and_every_request_one,
-        a_worker_that_leaves_answers_what_it_has,
-        a_worker_that_fails_at_one_request_goes_on_with_others,
+        work_past_its_deadline_is_aborted_with_a_timeout,
+        work_continues_after_its_caller_left,
+        invalid_request_id_is_replaced,
+        body_size_is_limited,
+        requests_are_spread_and_each_answered_once,
+        stopping_worker_answers_its_requests,
+        worker_survives_a_panicking_request,
     }
     deletions {
-        a_sandbox_has_one_message,
-        what_is_done_or_given_up_may_be_announced_again,
-        sandboxes_and_pools_do_not_get_in_each_others_way,
-        work_that_names_no_sandbox_is_not_taken,
+        sandbox_has_at_most_one_message,
+        finished_work_can_be_announced_again,
+        work_of_sandboxes_and_pools_is_independent,
+        work_without_a_valid_sandbox_is_rejected,
         a_lost_message_can_be_announced_again,
-        the_copy_of_a_parked_deletion_is_kept_once,
-        a_message_that_nobody_can_read_is_set_aside,
-        a_retry_keeps_what_a_newer_writer_says,
+        parked_copy_is_stored_once,
+        undecodable_message_is_parked,
+        retry_preserves_unknown_fields,
     }
     delivery {
-        a_retry_comes_back_after_its_delay_and_holds_no_place,
-        the_whole_bus_keeps_to_its_limit,
-        a_process_keeps_to_its_own_limit,
+        retry_is_redelivered_after_its_delay_without_blocking,
+        global_in_flight_limit_is_enforced,
+        in_flight_limit_of_a_process_is_enforced,
         slow_work_is_kept_alive,
-        work_of_a_worker_that_fails_is_done_by_the_next,
-        work_of_a_process_that_is_gone_is_done_by_another,
-        a_consumer_that_stops_finishes_what_it_has,
-        a_consumer_that_stops_gives_back_what_it_does_not_finish,
-        every_work_of_many_gets_its_verdict,
-        a_pool_with_much_work_holds_up_no_other,
-        work_of_a_pool_that_nobody_announced_is_found,
+        work_of_a_panicked_worker_is_redelivered,
+        work_of_a_dead_process_is_redelivered,
+        stopping_consumer_finishes_its_work,
+        stopping_consumer_returns_unfinished_work,
+        every_message_gets_a_verdict,
+        busy_pool_does_not_block_others,
+        work_of_an_unannounced_pool_is_consumed,
     }
     ticks {
         a_slot_is_published_once,
-        a_slot_that_was_run_on_is_not_published_again,
-        a_third_tick_folds_into_the_one_that_waits,
-        an_order_rides_with_its_tick_and_is_not_folded_into_another,
-        two_runs_are_never_at_once,
-        kinds_do_not_hold_each_other_up,
-        a_report_is_kept_and_told,
-        who_waits_is_told_of_a_run_that_began_after,
-        who_waits_for_nothing_is_told_so_in_time,
-        a_run_under_way_is_finished_before_the_stop,
-        a_run_that_takes_too_long_to_stop_is_run_again,
-        the_last_census_is_kept_for_everybody,
-        the_mark_of_the_table_only_rises,
+        finished_slot_is_not_published_again,
+        third_tick_is_merged_into_the_waiting_one,
+        forced_tick_is_not_merged_into_another,
+        runs_of_a_kind_never_overlap,
+        tick_kinds_are_independent,
+        report_is_stored_and_returned,
+        waiter_gets_the_report_of_a_later_run,
+        waiter_without_a_run_times_out,
+        current_run_is_finished_before_the_stop,
+        run_aborted_by_the_stop_is_repeated,
+        last_census_is_shared_by_all_processes,
+        table_mark_never_decreases,
     }
     upkeep {
-        the_queue_is_read_page_by_page_and_stays,
-        what_is_put_off_and_what_nobody_can_read_is_seen_as_such,
-        what_was_handed_out_is_told_from_what_waits,
-        a_message_is_taken_out_by_its_sequence_only,
-        a_retry_that_is_taken_out_does_not_come_back,
-        a_message_taken_out_while_it_is_under_way_harms_nobody,
-        what_is_parked_is_read_by_pool_and_page,
-        a_lost_copy_is_put_back_at_once_and_once,
-        a_message_that_nobody_can_read_is_parked_under_its_sequence,
-        a_bus_that_is_whole_needs_no_mending,
+        queue_is_read_in_pages_without_consuming,
+        listing_marks_scheduled_retries_and_undecodable_messages,
+        delivered_and_waiting_messages_are_distinguished,
+        message_is_removed_only_by_its_sequence,
+        removed_retry_is_not_redelivered,
+        removing_a_message_in_flight_is_harmless,
+        parked_copies_are_read_by_pool_and_page,
+        lost_parked_copy_is_restored_once,
+        undecodable_message_is_parked_under_its_sequence,
+        intact_bus_needs_no_repair,
     }
-    ledger {
-        an_event_follows_the_one_before_it,
-        an_event_that_is_there_is_not_added_again,
-        sandboxes_do_not_get_in_each_others_way,
-        an_event_says_what_happened,
-        a_life_is_told_once_however_often_and_by_whom,
-        what_is_noted_is_told_behind_the_back_of_its_writer,
-        what_waits_when_the_process_ends_is_told_before,
-        random_lives_are_told_in_order,
+    event_log {
+        event_is_appended_after_its_predecessor,
+        existing_event_is_not_appended_again,
+        events_of_sandboxes_are_independent,
+        event_describes_the_transition,
+        lifecycle_is_published_once_by_any_number_of_writers,
+        noted_events_are_published_in_the_background,
+        pending_events_are_published_before_shutdown,
+        random_lifecycles_are_published_in_order,
     }
     feed {
-        the_ledger_is_read_from_any_place_on,
-        the_ledger_is_read_from_a_moment_on,
-        only_wanted_events_are_read,
-        the_bell_rings_for_what_comes,
-        workers_are_seen_while_they_work,
+        event_log_is_read_from_any_sequence,
+        event_log_is_read_from_a_time,
+        only_matching_events_are_read,
+        new_events_are_notified,
+        running_workers_are_discovered,
     }
-    line {
-        everybody_stands_in_the_same_line,
-        takers_at_once_get_slots_of_their_own,
-        a_hold_keeps_everybody_away,
-        the_breaker_is_everybodys_and_one_of_them_tries,
-        a_pause_is_everybodys_and_ends_by_itself,
-        a_worker_that_admits_nothing_is_given_nothing,
+    throttle {
+        throttle_is_shared_by_all_workers,
+        concurrent_callers_get_distinct_slots,
+        hold_stops_all_workers,
+        breaker_is_shared_and_admits_one_probe,
+        pause_is_shared_and_expires,
+        worker_that_admits_no_work_gets_none,
         the_queue_is_counted_by_pool,
-        a_line_that_was_put_too_far_ahead_holds_nobody_up,
+        throttle_state_too_far_ahead_is_bounded,
     }
     outages {
-        deletions_go_on_after_an_outage,
-        an_announcement_during_an_outage_is_not_taken_for_one,
-        requests_and_ticks_go_on_after_an_outage,
-        an_order_that_is_refused_in_an_outage_is_not_carried_out_after_it,
+        deletions_resume_after_an_outage,
+        announcement_during_an_outage_fails,
+        requests_and_ticks_resume_after_an_outage,
+        action_refused_in_an_outage_is_not_executed_later,
     }
 }

@@ -1,16 +1,16 @@
 //! What only the bus in memory can do: time that the test moves, and calls that are lost on purpose.
 
-use crate::desk::WorkInbox;
 use crate::fixtures::{answer, context, report, work};
+use crate::manual_worker::WorkInbox;
 use bytes::Bytes;
 use contract::{ParkedDeletion, TickKind, Verb};
 use domain::UnixSeconds;
 use ports::bus::{
-    Announced, CallEnd, DeletionQueue as _, Deletions as _, Pace as _, RequestError, Requests as _,
-    Serve as _, TickQueue as _, Ticks as _, Turn, Verdict,
+    Admission, Announced, CallOutcome, DeletionQueue as _, Deletions as _, ProviderThrottle as _,
+    RequestError, Requests as _, Serve as _, TickQueue as _, Ticks as _, Verdict,
 };
 use ports::clock::Clock as _;
-use ports::random::Dice;
+use ports::random::Rng;
 use std::sync::Arc;
 use std::time::Duration;
 use testkit::bus::{Call, Loss, MemoryBus, MemoryConfig};
@@ -22,7 +22,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 
 fn bus() -> (MemoryBus, ManualClock) {
     let clock = ManualClock::at(UnixSeconds::new(1_763_683_200));
-    let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), Arc::new(Dice::seeded(7)));
+    let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), Arc::new(Rng::seeded(7)));
     (bus, clock)
 }
 
@@ -34,7 +34,7 @@ async fn settle() {
 }
 
 fn consume(bus: &MemoryBus, stop: &CancellationToken) -> WorkInbox {
-    let (worker, inbox) = crate::desk::desk();
+    let (worker, inbox) = crate::manual_worker::manual_worker();
     let (bus, stop) = (bus.clone(), stop.clone());
     tokio::spawn(async move { bus.consume(worker, 100, stop).await });
     inbox
@@ -58,7 +58,7 @@ async fn a_retry_is_due_to_the_millisecond() {
 }
 
 #[tokio::test]
-async fn retries_come_back_in_the_order_of_their_times() {
+async fn retries_are_redelivered_by_due_time() {
     let (bus, clock) = bus();
     let mut inbox = consume(&bus, &CancellationToken::new());
     for (number, seconds) in [(1, 30), (2, 10), (3, 20)] {
@@ -75,7 +75,7 @@ async fn retries_come_back_in_the_order_of_their_times() {
 }
 
 #[tokio::test]
-async fn a_dead_workers_message_comes_back_after_the_acknowledgement_wait() {
+async fn message_of_a_dead_worker_is_redelivered_after_ack_wait() {
     let (bus, clock) = bus();
     bus.announce(&work(1)).await.unwrap();
     let mut inbox = consume(&bus, &CancellationToken::new());
@@ -89,9 +89,9 @@ async fn a_dead_workers_message_comes_back_after_the_acknowledgement_wait() {
 }
 
 #[tokio::test]
-async fn a_dead_reconcilers_tick_comes_back_after_the_acknowledgement_wait() {
+async fn tick_of_a_dead_reconciler_is_redelivered_after_ack_wait() {
     let (bus, clock) = bus();
-    let (runner, mut inbox) = crate::desk::desk();
+    let (runner, mut inbox) = crate::manual_worker::manual_worker();
     let run = || {
         let (bus, runner) = (bus.clone(), Arc::clone(&runner));
         tokio::spawn(async move { bus.run_on_ticks(SWEEP, runner, CancellationToken::new()).await })
@@ -110,12 +110,12 @@ async fn a_dead_reconcilers_tick_comes_back_after_the_acknowledgement_wait() {
     clock.advance(Duration::from_secs(15));
     inbox.next().await.answer(report(1));
     inbox.next().await.answer(report(2));
-    let (_, told) = waiting.await.unwrap().unwrap();
-    assert_eq!(told.unwrap().report, report(2));
+    let (_, reported) = waiting.await.unwrap().unwrap();
+    assert_eq!(reported.unwrap().report, report(2));
 }
 
 #[tokio::test]
-async fn a_slot_is_known_for_two_hours_and_a_copy_for_two_minutes() {
+async fn slots_deduplicate_for_two_hours_and_copies_for_two_minutes() {
     let (bus, clock) = bus();
     let copy = ParkedDeletion { work: work(1), attempts: 8, reason: "first".to_owned(), parked_at: 7 };
     let (id, pool, _) = work(1).parts().unwrap();
@@ -133,7 +133,7 @@ async fn a_slot_is_known_for_two_hours_and_a_copy_for_two_minutes() {
 }
 
 #[tokio::test]
-async fn patience_and_the_time_of_a_run_are_the_clocks() {
+async fn wait_and_run_duration_use_the_manual_clock() {
     let (bus, clock) = bus();
     let waiting = {
         let bus = bus.clone();
@@ -143,7 +143,7 @@ async fn patience_and_the_time_of_a_run_are_the_clocks() {
     assert!(!waiting.is_finished());
     clock.advance(HOUR);
     assert_eq!(waiting.await.unwrap().unwrap().1, None);
-    let (runner, mut inbox) = crate::desk::desk();
+    let (runner, mut inbox) = crate::manual_worker::manual_worker();
     tokio::spawn({
         let bus = bus.clone();
         async move { bus.run_on_ticks(SWEEP, runner, CancellationToken::new()).await }
@@ -156,10 +156,10 @@ async fn patience_and_the_time_of_a_run_are_the_clocks() {
 }
 
 #[tokio::test]
-async fn a_stopping_consumer_is_waited_for_on_the_clock() {
+async fn stop_grace_uses_the_manual_clock() {
     let (bus, clock) = bus();
     bus.announce(&work(1)).await.unwrap();
-    let (worker, mut inbox) = crate::desk::desk();
+    let (worker, mut inbox) = crate::manual_worker::manual_worker();
     let stop = CancellationToken::new();
     let consuming = tokio::spawn({
         let (bus, stop) = (bus.clone(), stop.clone());
@@ -178,7 +178,7 @@ async fn a_stopping_consumer_is_waited_for_on_the_clock() {
 }
 
 #[tokio::test]
-async fn a_lost_message_has_no_effect_and_a_lost_answer_hides_one() {
+async fn lost_message_has_no_effect_and_a_lost_reply_hides_it() {
     let (bus, _clock) = bus();
     for (loss, after) in [(Loss::Message, Announced::Queued), (Loss::Answer, Announced::AlreadyQueued)] {
         bus.purge_deletions();
@@ -190,17 +190,19 @@ async fn a_lost_message_has_no_effect_and_a_lost_answer_hides_one() {
         let slot_is_taken = bus.tick(SWEEP, Some(7)).await.unwrap().duplicate;
         assert_eq!(slot_is_taken, loss == Loss::Answer || after == Announced::AlreadyQueued);
     }
-    bus.lose(Call::TakePace, Loss::Message);
-    assert!(bus.take().await.is_err());
-    let Turn::Go { ticket, wait: Duration::ZERO } = bus.take().await.unwrap() else { panic!("no slot") };
-    bus.lose(Call::TellPace, Loss::Answer);
+    bus.lose(Call::AcquirePermit, Loss::Message);
+    assert!(bus.acquire().await.is_err());
+    let Admission::Go { permit, wait: Duration::ZERO } = bus.acquire().await.unwrap() else {
+        panic!("no slot")
+    };
+    bus.lose(Call::ReportOutcome, Loss::Answer);
     let (id, _, _) = work(1).parts().unwrap();
-    assert!(bus.tell(ticket, &id, CallEnd::SlowDown { span: HOUR }).await.is_err());
-    assert!(matches!(bus.take().await.unwrap(), Turn::Later { .. }));
+    assert!(bus.report_outcome(permit, &id, CallOutcome::SlowDown { span: HOUR }).await.is_err());
+    assert!(matches!(bus.acquire().await.unwrap(), Admission::Later { .. }));
 }
 
 #[tokio::test]
-async fn what_a_worker_says_and_nobody_hears_is_done_again() {
+async fn work_with_a_lost_verdict_is_redelivered() {
     for call in [Call::Finish, Call::ScheduleRetry] {
         for loss in [Loss::Message, Loss::Answer] {
             let (bus, clock) = bus();
@@ -223,9 +225,9 @@ async fn what_a_worker_says_and_nobody_hears_is_done_again() {
 }
 
 #[tokio::test]
-async fn a_lost_request_is_one_that_nobody_answers() {
+async fn lost_request_times_out() {
     let (bus, clock) = bus();
-    let (handler, mut inbox) = crate::desk::desk();
+    let (handler, mut inbox) = crate::manual_worker::manual_worker();
     tokio::spawn({
         let bus = bus.clone();
         async move { bus.serve(handler, 4, CancellationToken::new()).await }
@@ -250,9 +252,10 @@ async fn a_lost_request_is_one_that_nobody_answers() {
 }
 
 #[tokio::test]
-async fn a_deadline_is_the_clocks() {
+async fn deadline_uses_the_manual_clock() {
     let (bus, clock) = bus();
-    let (handler, mut inbox) = crate::desk::desk::<ports::bus::Request, ports::bus::Answer>();
+    let (handler, mut inbox) =
+        crate::manual_worker::manual_worker::<ports::bus::Request, ports::bus::Answer>();
     tokio::spawn({
         let bus = bus.clone();
         async move { bus.serve(handler, 4, CancellationToken::new()).await }
@@ -276,7 +279,8 @@ async fn the_same_seed_picks_the_same_workers() {
         let (bus, _clock) = bus();
         let inboxes: Vec<_> = (0..3)
             .map(|_| {
-                let (handler, inbox) = crate::desk::desk::<ports::bus::Request, ports::bus::Answer>();
+                let (handler, inbox) =
+                    crate::manual_worker::manual_worker::<ports::bus::Request, ports::bus::Answer>();
                 let bus = bus.clone();
                 tokio::spawn(async move { bus.serve(handler, 100, CancellationToken::new()).await });
                 inbox
@@ -285,7 +289,7 @@ async fn the_same_seed_picks_the_same_workers() {
         settle().await;
         let mut order = Vec::new();
         for _ in 0..20 {
-            let before: Vec<_> = inboxes.iter().map(crate::desk::Inbox::at_once).collect();
+            let before: Vec<_> = inboxes.iter().map(crate::manual_worker::Inbox::at_once).collect();
             let bus = bus.clone();
             tokio::spawn(async move { bus.request(Verb::Get, &context("r"), Bytes::new(), HOUR).await });
             settle().await;

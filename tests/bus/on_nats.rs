@@ -5,11 +5,11 @@ use crate::fixtures::{SHORT, answer, ask_later, context, serve, work};
 use async_nats::{Client, HeaderMap, RequestErrorKind, jetstream};
 use bytes::Bytes;
 use contract::{Fault, FaultCode, Outcome, ParkedDeletion, TickKind, TickOrder, Verb, headers};
-use harness::wait::PATIENCE;
+use harness::wait::TIMEOUT;
 use ports::bus::{Answer, RequestError};
 
 /// A world whose worker has answered once, so that it is there.
-async fn served() -> (World, crate::desk::RequestInbox) {
+async fn served() -> (World, crate::manual_worker::RequestInbox) {
     let world = Engine::Nats.world().await;
     let (mut inbox, _running) = serve(&world.bus, 4);
     let asked = ask_later(&world.bus, context("first"), "{}");
@@ -20,7 +20,7 @@ async fn served() -> (World, crate::desk::RequestInbox) {
 
 async fn request(client: &Client, subject: String, map: HeaderMap) -> async_nats::Message {
     let request = async_nats::Request::new().headers(map).payload(Bytes::from_static(b"{}"));
-    client.send_request(subject, request.timeout(Some(PATIENCE))).await.expect("a reply")
+    client.send_request(subject, request.timeout(Some(TIMEOUT))).await.expect("a reply")
 }
 
 fn header(message: &async_nats::Message, name: &str) -> Option<String> {
@@ -49,7 +49,7 @@ async fn a_plain_request_without_headers_is_answered() {
 }
 
 #[tokio::test]
-async fn headers_that_cannot_be_read_are_none() {
+async fn unparsable_headers_are_ignored() {
     let (world, mut inbox) = served().await;
     let (subjects, client) = world.nats();
     for deadline in ["soon", "", "-1", "1e9", "99999999999999999999999"] {
@@ -67,7 +67,7 @@ async fn headers_that_cannot_be_read_are_none() {
 }
 
 #[tokio::test]
-async fn a_failure_is_one_for_the_service_tools_as_well() {
+async fn fault_has_the_nats_service_error_headers() {
     let (world, mut inbox) = served().await;
     let (subjects, client) = world.nats();
     let (reply, ()) = tokio::join!(request(&client, subjects.request(Verb::Get), HeaderMap::new()), async {
@@ -79,7 +79,7 @@ async fn a_failure_is_one_for_the_service_tools_as_well() {
 }
 
 #[tokio::test]
-async fn a_verb_that_is_none_has_no_responders() {
+async fn unknown_verb_has_no_responders() {
     let (world, _inbox) = served().await;
     let (subjects, client) = world.nats();
     for subject in ["v1.nonsense", "v2.get", "v1.get.more", "v1"] {
@@ -90,7 +90,7 @@ async fn a_verb_that_is_none_has_no_responders() {
 }
 
 #[tokio::test]
-async fn a_reply_goes_to_inboxes_only() {
+async fn reply_is_sent_only_to_inboxes() {
     let (world, mut inbox) = served().await;
     let (subjects, client) = world.nats();
     let (id, pool, _) = work(7).parts().unwrap();
@@ -107,7 +107,7 @@ async fn a_reply_goes_to_inboxes_only() {
 }
 
 #[tokio::test]
-async fn a_parked_deletion_can_be_read_by_its_headers() {
+async fn parked_deletion_is_described_by_its_headers() {
     let world = Engine::Nats.world().await;
     let (subjects, client) = world.nats();
     let copy = ParkedDeletion {
@@ -127,7 +127,7 @@ async fn a_parked_deletion_can_be_read_by_its_headers() {
 }
 
 #[tokio::test]
-async fn an_order_is_one_message_however_often_it_is_sent() {
+async fn resent_forced_tick_is_deduplicated() {
     let world = Engine::Nats.world().await;
     let order = TickOrder::forced("alice").until(7);
     let (first, _) = world.bus.order_and_wait(TickKind::Sync, &order, SHORT).await.unwrap();
@@ -153,13 +153,13 @@ async fn an_order_is_one_message_however_often_it_is_sent() {
 }
 
 #[tokio::test]
-async fn a_reply_that_comes_late_can_still_be_waited_for() {
+async fn late_reply_can_still_be_awaited() {
     let (world, mut inbox) = served().await;
     let (asked, late) = (context("late"), Bytes::from_static(b"{}"));
     let asked = world.bus.request_or_late(Verb::Get, &asked, late, SHORT).await;
-    let Err(unanswered) = asked else { panic!("nobody answers yet") };
+    let Err(unanswered) = asked else { panic!("no worker answers yet") };
     assert_eq!(unanswered.reason, RequestError::TimedOut);
     inbox.next().await.answer(answer("{\"a\":1}"));
-    let late = tokio::time::timeout(PATIENCE, unanswered.late.expect("it may come")).await.unwrap();
+    let late = tokio::time::timeout(TIMEOUT, unanswered.late.expect("it may come")).await.unwrap();
     assert_eq!(late.expect("it came").body, Bytes::from_static(b"{\"a\":1}"));
 }

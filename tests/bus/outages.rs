@@ -5,12 +5,12 @@ use crate::fixtures::{announce, answer, ask, consume, context, report, run_on_ti
 use bytes::Bytes;
 use contract::{Pause, TickKind, TickOrder, Verb};
 use futures_util::FutureExt as _;
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use ports::bus::{Announced, RequestError, Verdict};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-pub(crate) async fn deletions_go_on_after_an_outage(engine: Engine) {
+pub(crate) async fn deletions_resume_after_an_outage(engine: Engine) {
     const WORKS: usize = 10;
     let mut world = engine.world_that_stops(|config| config.deletions_in_flight_max = 2).await;
     announce(&world, 0..WORKS).await;
@@ -25,7 +25,7 @@ pub(crate) async fn deletions_go_on_after_an_outage(engine: Engine) {
     }
     world.start_server().await;
     let mut done = BTreeSet::new();
-    eventually("every work to be done", PATIENCE, || {
+    eventually("every work to be done", TIMEOUT, || {
         while let Some(case) = inbox.poll() {
             done.insert(case.what.work.sandbox_id.clone());
             case.answer(Verdict::Done);
@@ -46,22 +46,22 @@ pub(crate) async fn deletions_go_on_after_an_outage(engine: Engine) {
     world.until_empty().await;
 }
 
-pub(crate) async fn an_announcement_during_an_outage_is_not_taken_for_one(engine: Engine) {
+pub(crate) async fn announcement_during_an_outage_fails(engine: Engine) {
     let mut world = engine.world_that_stops(|_| {}).await;
     world.stop_server().await;
-    eventually("the outage to be noticed", PATIENCE, || async {
+    eventually("the outage to be noticed", TIMEOUT, || async {
         if world.bus.is_connected() { Err("connected") } else { Ok(()) }
     })
     .await;
-    let refused = world.bus.request(Verb::Get, &context("r"), Bytes::new(), PATIENCE).await;
+    let refused = world.bus.request(Verb::Get, &context("r"), Bytes::new(), TIMEOUT).await;
     assert_eq!(refused.unwrap_err(), RequestError::Disconnected, "and not after its patience");
     world.start_server().await;
-    let announced = eventually("the queue", PATIENCE, || async { world.bus.announce(&work(1)).await }).await;
+    let announced = eventually("the queue", TIMEOUT, || async { world.bus.announce(&work(1)).await }).await;
     assert_eq!(announced, Announced::Queued);
     assert_eq!(world.queued().await, 1);
 }
 
-pub(crate) async fn requests_and_ticks_go_on_after_an_outage(engine: Engine) {
+pub(crate) async fn requests_and_ticks_resume_after_an_outage(engine: Engine) {
     let mut world = engine.world_that_stops(|_| {}).await;
     let other = world.connect().await;
     let (requests, _serving) = serve(&other, 4);
@@ -74,7 +74,7 @@ pub(crate) async fn requests_and_ticks_go_on_after_an_outage(engine: Engine) {
     world.until_no_tick(TickKind::Sweep).await;
     world.stop_server().await;
     world.start_server().await;
-    let reply = eventually("an answer", PATIENCE, || async {
+    let reply = eventually("an answer", TIMEOUT, || async {
         world.bus.request(Verb::Get, &context("r"), Bytes::new(), Duration::from_secs(1)).await
     })
     .await;
@@ -82,27 +82,27 @@ pub(crate) async fn requests_and_ticks_go_on_after_an_outage(engine: Engine) {
     let kept = world.bus.last_report(TickKind::Sweep).await.unwrap().unwrap();
     assert_eq!(kept.report, report(1), "the report outlives the server");
     runs.answer_all(|_| report(2));
-    let (_, told) =
-        eventually("a tick", PATIENCE, || async { world.bus.tick_and_wait(TickKind::Sweep, PATIENCE).await })
+    let (_, reported) =
+        eventually("a tick", TIMEOUT, || async { world.bus.tick_and_wait(TickKind::Sweep, TIMEOUT).await })
             .await;
-    assert_eq!(told.unwrap().report, report(2));
+    assert_eq!(reported.unwrap().report, report(2));
 }
 
-pub(crate) async fn an_order_that_is_refused_in_an_outage_is_not_carried_out_after_it(engine: Engine) {
+pub(crate) async fn action_refused_in_an_outage_is_not_executed_later(engine: Engine) {
     const SYNC: TickKind = TickKind::Sync;
     let mut world = engine.world_that_stops(|_| {}).await;
     world.bus.pause(&Pause::default()).await.unwrap();
     let before = world.bus.last_tick().await.unwrap().unwrap_or_default();
     world.stop_server().await;
-    eventually("the outage to be noticed", PATIENCE, || async {
+    eventually("the outage to be noticed", TIMEOUT, || async {
         if world.bus.is_connected() { Err("connected") } else { Ok(()) }
     })
     .await;
     // Polled once: whatever is not refused at once waits for the queue, and would be sent when that is back.
     let order = TickOrder::forced("alice");
-    let ordered = world.bus.order_and_wait(SYNC, &order, PATIENCE).now_or_never();
+    let ordered = world.bus.order_and_wait(SYNC, &order, TIMEOUT).now_or_never();
     assert!(ordered.is_some_and(|answer| answer.is_err()));
-    let ticked = world.bus.tick_and_wait(SYNC, PATIENCE).now_or_never();
+    let ticked = world.bus.tick_and_wait(SYNC, TIMEOUT).now_or_never();
     assert!(ticked.is_some_and(|answer| answer.is_err()));
     let resumed = world.bus.resume("test").now_or_never();
     assert!(resumed.is_some_and(|answer| answer.is_err()));
@@ -110,7 +110,7 @@ pub(crate) async fn an_order_that_is_refused_in_an_outage_is_not_carried_out_aft
     assert!(world.bus.pause(&late).now_or_never().is_some_and(|answer| answer.is_err()));
     world.start_server().await;
     // Behind everything that this connection may have kept for later.
-    let after = eventually("a tick", PATIENCE, || async { world.bus.tick(SYNC, Some(1)).await }).await;
+    let after = eventually("a tick", TIMEOUT, || async { world.bus.tick(SYNC, Some(1)).await }).await;
     assert_eq!((after.sequence, after.duplicate), (before + 1, false), "the first that the stream has seen");
     assert_eq!(world.bus.status().await.unwrap().paused, Some(Pause::default()));
 }

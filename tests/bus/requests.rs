@@ -4,7 +4,7 @@ use crate::engines::Engine;
 use crate::fixtures::{SHORT, answer, ask, ask_later, context, in_ms, serve, until};
 use bytes::Bytes;
 use contract::{Fault, FaultBody, FaultCode, Outcome, Verb};
-use harness::wait::PATIENCE;
+use harness::wait::TIMEOUT;
 use ports::bus::{Answer, Attempt, Context, RequestError};
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(crate) async fn a_reply_carries_the_body_and_the_outcome(engine: Engine) {
     }
 }
 
-pub(crate) async fn a_failure_carries_its_code_and_the_request(engine: Engine) {
+pub(crate) async fn fault_carries_its_code_and_request_id(engine: Engine) {
     let world = engine.world().await;
     let (mut inbox, _running) = serve(&world.bus, 4);
     for code in FaultCode::ALL {
@@ -38,13 +38,13 @@ pub(crate) async fn a_failure_carries_its_code_and_the_request(engine: Engine) {
     }
 }
 
-pub(crate) async fn a_worker_sees_the_verb_and_what_rides_beside_it(engine: Engine) {
+pub(crate) async fn worker_receives_the_verb_and_context(engine: Engine) {
     let world = engine.world().await;
     let (mut inbox, _running) = serve(&world.bus, 4);
     for verb in Verb::ALL {
         let sent = Context {
             request_id: format!("r-{}", verb.as_str()),
-            deadline_ms: Some(in_ms(PATIENCE)),
+            deadline_ms: Some(in_ms(TIMEOUT)),
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
             idempotency_key: Some("key/1".to_owned()),
             attempt: Some(Attempt { request_key: "request/1".to_owned(), number: Some(2) }),
@@ -58,16 +58,16 @@ pub(crate) async fn a_worker_sees_the_verb_and_what_rides_beside_it(engine: Engi
         asked.unwrap();
         // It travels as what remains, so the way there is added to it.
         let seen_ms = case.1.deadline_ms.unwrap();
-        assert!((in_ms(Duration::ZERO)..=in_ms(PATIENCE)).contains(&seen_ms), "{seen_ms}");
+        assert!((in_ms(Duration::ZERO)..=in_ms(TIMEOUT)).contains(&seen_ms), "{seen_ms}");
         let sent = Context { deadline_ms: Some(seen_ms), ..sent };
         assert_eq!(case, (verb, sent));
     }
 }
 
-pub(crate) async fn nobody_there_is_known_at_once(engine: Engine) {
+pub(crate) async fn missing_responders_are_reported_immediately(engine: Engine) {
     let world = engine.world().await;
-    let nobody = context("r");
-    let ask_once = || world.bus.request(Verb::Get, &nobody, Bytes::new(), PATIENCE);
+    let request = context("r");
+    let ask_once = || world.bus.request(Verb::Get, &request, Bytes::new(), TIMEOUT);
     assert_eq!(ask_once().await.unwrap_err(), RequestError::NoResponders);
     let (mut inbox, running) = serve(&world.bus, 4);
     let asked = ask_later(&world.bus, context("r"), "{}");
@@ -77,7 +77,7 @@ pub(crate) async fn nobody_there_is_known_at_once(engine: Engine) {
     assert_eq!(ask_once().await.unwrap_err(), RequestError::NoResponders, "after the last worker has left");
 }
 
-pub(crate) async fn a_worker_without_a_free_place_says_so_at_once(engine: Engine) {
+pub(crate) async fn busy_worker_refuses_immediately(engine: Engine) {
     let world = engine.world().await;
     let (mut inbox, _running) = serve(&world.bus, 2);
     let asked: Vec<_> = (0..2).map(|_| ask_later(&world.bus, context("r"), "{}")).collect();
@@ -114,7 +114,7 @@ pub(crate) async fn a_request_whose_deadline_has_passed_is_dropped(engine: Engin
     asked.await.unwrap().unwrap();
 }
 
-pub(crate) async fn work_that_outlives_its_deadline_is_cut_and_says_so(engine: Engine) {
+pub(crate) async fn work_past_its_deadline_is_aborted_with_a_timeout(engine: Engine) {
     let world = engine.world().await;
     let (mut inbox, _running) = serve(&world.bus, 1);
     let asked = ask_later(&world.bus, Context { deadline_ms: Some(in_ms(SHORT)), ..context("r") }, "{}");
@@ -127,7 +127,7 @@ pub(crate) async fn work_that_outlives_its_deadline_is_cut_and_says_so(engine: E
     assert!(!asked.await.unwrap().unwrap().is_fault, "its place is free again");
 }
 
-pub(crate) async fn work_goes_on_when_its_caller_has_gone(engine: Engine) {
+pub(crate) async fn work_continues_after_its_caller_left(engine: Engine) {
     let world = engine.world().await;
     let (mut inbox, _running) = serve(&world.bus, 4);
     let asked = ask_later(&world.bus, context("r"), "{}");
@@ -142,7 +142,7 @@ pub(crate) async fn work_goes_on_when_its_caller_has_gone(engine: Engine) {
     other.answer(answer("{}"));
 }
 
-pub(crate) async fn a_request_id_that_cannot_be_used_is_replaced(engine: Engine) {
+pub(crate) async fn invalid_request_id_is_replaced(engine: Engine) {
     let world = engine.world().await;
     let (mut inbox, _running) = serve(&world.bus, 4);
     let longest = "x".repeat(128);
@@ -166,7 +166,7 @@ pub(crate) async fn a_request_id_that_cannot_be_used_is_replaced(engine: Engine)
     }
 }
 
-pub(crate) async fn a_body_may_be_as_large_as_allowed_and_no_larger(engine: Engine) {
+pub(crate) async fn body_size_is_limited(engine: Engine) {
     let world = engine.world().await;
     let (mut inbox, _running) = serve(&world.bus, 4);
     let (largest, beside) = ("x".repeat(64 * 1024), context("r"));
@@ -179,7 +179,7 @@ pub(crate) async fn a_body_may_be_as_large_as_allowed_and_no_larger(engine: Engi
     assert!(inbox.poll().is_none(), "no worker saw it");
 }
 
-pub(crate) async fn every_worker_gets_some_and_every_request_one(engine: Engine) {
+pub(crate) async fn requests_are_spread_and_each_answered_once(engine: Engine) {
     const REQUESTS: usize = 40;
     let world = engine.world().await;
     let other = world.connect().await;
@@ -216,7 +216,7 @@ pub(crate) async fn every_worker_gets_some_and_every_request_one(engine: Engine)
     assert!(inboxes.iter_mut().all(|inbox| inbox.poll().is_none()), "some request went to two workers");
 }
 
-pub(crate) async fn a_worker_that_leaves_answers_what_it_has(engine: Engine) {
+pub(crate) async fn stopping_worker_answers_its_requests(engine: Engine) {
     let world = engine.world().await;
     let leaves = world.connect().await;
     let (mut inbox, leaving) = serve(&leaves, 100);
@@ -251,7 +251,7 @@ pub(crate) async fn a_worker_that_leaves_answers_what_it_has(engine: Engine) {
     assert!(!ask(world.bus.as_ref(), Verb::Get, &context("r"), "{}").await.unwrap().is_fault);
 }
 
-pub(crate) async fn a_worker_that_fails_at_one_request_goes_on_with_others(engine: Engine) {
+pub(crate) async fn worker_survives_a_panicking_request(engine: Engine) {
     let world = engine.world().await;
     let (mut inbox, _running) = serve(&world.bus, 1);
     let asked = ask_later(&world.bus, context("first"), "{}");

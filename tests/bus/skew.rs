@@ -9,9 +9,9 @@ use bytes::Bytes;
 use contract::{FaultBody, FaultCode, TickKind, Verb, headers};
 use domain::SandboxId;
 use harness::clock::ShiftedClock;
-use harness::wait::PATIENCE;
+use harness::wait::TIMEOUT;
 use nats::NatsBus;
-use ports::bus::{CallEnd, Context, DeletionLine as _, Pace as _, Turn, Verdict};
+use ports::bus::{Admission, CallOutcome, Context, DeletionControl as _, ProviderThrottle as _, Verdict};
 use ports::clock::{Clock as _, SystemClock};
 use prometheus::Registry;
 use runtime::skew::ClockMetrics;
@@ -33,20 +33,20 @@ async fn keep_time(bus: &Arc<NatsBus>) {
 }
 
 #[tokio::test]
-async fn a_request_with_time_left_reaches_a_worker_whose_clock_is_ahead() {
+async fn request_in_time_is_served_by_a_worker_with_a_fast_clock() {
     let world = Engine::Nats.world().await;
     let clock = ShiftedClock::default();
     clock.advance(AHEAD);
     let worker: Arc<dyn Bus> = world.connect_at(Arc::new(clock), None).await;
     let (mut inbox, _running) = serve(&worker, 4);
-    let sent = Context { deadline_ms: Some(in_ms(PATIENCE)), ..context("r") };
+    let sent = Context { deadline_ms: Some(in_ms(TIMEOUT)), ..context("r") };
     let asked = ask_later(&world.bus, sent, "{}");
     inbox.next().await.answer(answer("{}"));
     assert!(!asked.await.unwrap().unwrap().is_fault);
 }
 
 #[tokio::test]
-async fn a_process_whose_clock_is_off_takes_no_work_until_it_is_right() {
+async fn skewed_process_takes_no_work_until_corrected() {
     let world = Engine::Nats.world().await;
     let clock = ShiftedClock::default();
     let bus = world.connect_at(Arc::new(clock.clone()), MAX).await;
@@ -80,7 +80,7 @@ async fn a_process_whose_clock_is_off_takes_no_work_until_it_is_right() {
 }
 
 #[tokio::test]
-async fn a_run_that_the_clock_steps_away_from_is_given_to_another_process() {
+async fn run_is_handed_to_another_process_after_a_clock_step() {
     let world = Engine::Nats.world().await;
     let clock = ShiftedClock::default();
     let bus = world.connect_at(Arc::new(clock.clone()), MAX).await;
@@ -96,23 +96,23 @@ async fn a_run_that_the_clock_steps_away_from_is_given_to_another_process() {
 }
 
 #[tokio::test]
-async fn a_line_that_a_clock_ahead_has_moved_on_holds_nobody_up() {
-    let world = Engine::Nats.world_with(|config| config.line.per_minute_max = 600).await;
+async fn throttle_advanced_by_a_fast_clock_blocks_no_worker() {
+    let world = Engine::Nats.world_with(|config| config.throttle.per_minute_max = 600).await;
     let clock = ShiftedClock::default();
     clock.advance(AHEAD);
     // Not measured: it writes by its own clock, and says so.
     let off = world.connect_at(Arc::new(clock), MAX).await;
     let right = world.connect_at(Arc::new(SystemClock), MAX).await;
     keep_time(&right).await;
-    let ticket = match off.take().await.unwrap() {
-        Turn::Go { ticket, .. } => ticket,
+    let permit = match off.acquire().await.unwrap() {
+        Admission::Go { permit, .. } => permit,
         later => panic!("{later:?}"),
     };
-    let Turn::Go { wait, .. } = right.take().await.unwrap() else { panic!("no slot") };
+    let Admission::Go { wait, .. } = right.acquire().await.unwrap() else { panic!("no slot") };
     assert!(wait < Duration::from_secs(3), "{wait:?}");
-    let end = CallEnd::SlowDown { span: Duration::from_secs(30) };
-    off.tell(ticket, &SandboxId::parse("7").unwrap(), end).await.unwrap();
-    let Turn::Later { is_closed: true, .. } = right.take().await.unwrap() else { panic!("a slot") };
+    let end = CallOutcome::SlowDown { span: Duration::from_secs(30) };
+    off.report_outcome(permit, &SandboxId::parse("7").unwrap(), end).await.unwrap();
+    let Admission::Later { is_closed: true, .. } = right.acquire().await.unwrap() else { panic!("a slot") };
     let held_until = right.status().await.unwrap().held_until.unwrap();
     assert!(
         held_until.abs_diff(SystemClock.now().get() + 30) <= 3,
@@ -121,13 +121,13 @@ async fn a_line_that_a_clock_ahead_has_moved_on_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn a_request_that_was_too_long_on_its_way_is_dropped() {
+async fn request_delayed_past_its_deadline_is_dropped() {
     let world = Engine::Nats.world().await;
     let bus = world.connect_at(Arc::new(SystemClock), MAX).await;
     keep_time(&bus).await;
     let bus: Arc<dyn Bus> = bus;
     let (mut inbox, _running) = serve(&bus, 4);
-    let asked = ask_later(&bus, Context { deadline_ms: Some(in_ms(PATIENCE)), ..context("first") }, "{}");
+    let asked = ask_later(&bus, Context { deadline_ms: Some(in_ms(TIMEOUT)), ..context("first") }, "{}");
     inbox.next().await.answer(answer("{}"));
     assert!(!asked.await.unwrap().unwrap().is_fault, "what was sent just now is in time");
     let (subjects, client) = world.nats();

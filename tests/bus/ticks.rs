@@ -4,7 +4,7 @@ use crate::engines::Engine;
 use crate::fixtures::{SHORT, report, run_on_ticks, until};
 use async_trait::async_trait;
 use contract::{Census, KnownMark, PoolStats, Report, TickKind, TickOrder};
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use ports::bus::Runner;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,12 +27,12 @@ pub(crate) async fn a_slot_is_published_once(engine: Engine) {
     assert!(first.sequence < other_kind.sequence && other_kind.sequence < other_slot.sequence);
 }
 
-pub(crate) async fn a_slot_that_was_run_on_is_not_published_again(engine: Engine) {
+pub(crate) async fn finished_slot_is_not_published_again(engine: Engine) {
     let world = engine.world().await;
     let (mut inbox, _running) = run_on_ticks(&world.bus, SWEEP);
     let first = world.bus.tick(SWEEP, Some(7)).await.unwrap();
     inbox.next().await.answer(report(1));
-    eventually("the end of the run", PATIENCE, || async {
+    eventually("the end of the run", TIMEOUT, || async {
         world.bus.last_report(SWEEP).await.unwrap().ok_or("no report")
     })
     .await;
@@ -42,7 +42,7 @@ pub(crate) async fn a_slot_that_was_run_on_is_not_published_again(engine: Engine
     inbox.next().await.answer(report(2));
 }
 
-pub(crate) async fn a_third_tick_folds_into_the_one_that_waits(engine: Engine) {
+pub(crate) async fn third_tick_is_merged_into_the_waiting_one(engine: Engine) {
     let world = engine.world().await;
     let before = world.bus.last_tick().await.unwrap().expect("a number, also before the first tick");
     let first = world.bus.tick(SWEEP, None).await.unwrap();
@@ -59,7 +59,7 @@ pub(crate) async fn a_third_tick_folds_into_the_one_that_waits(engine: Engine) {
     inbox.next().await.answer(report(1));
     inbox.next().await.answer(report(2));
     // A slot that was folded was not published, so it still can be.
-    let later = eventually("room for a tick", PATIENCE, || async {
+    let later = eventually("room for a tick", TIMEOUT, || async {
         let receipt = world.bus.tick(SWEEP, Some(7)).await.unwrap();
         if receipt.duplicate { Err(receipt) } else { Ok(receipt) }
     })
@@ -83,14 +83,14 @@ impl Runner for Ordered {
     }
 }
 
-pub(crate) async fn an_order_rides_with_its_tick_and_is_not_folded_into_another(engine: Engine) {
+pub(crate) async fn forced_tick_is_not_merged_into_another(engine: Engine) {
     let world = engine.world().await;
     for _ in 0..2 {
         assert!(!world.bus.tick(SWEEP, None).await.unwrap().duplicate);
     }
     let order = TickOrder::forced("alice");
-    let (receipt, told) = world.bus.order_and_wait(SWEEP, &order, PATIENCE).await.unwrap();
-    assert!(receipt.duplicate && told.is_none(), "one without it waits already: {receipt:?}");
+    let (receipt, reported) = world.bus.order_and_wait(SWEEP, &order, TIMEOUT).await.unwrap();
+    assert!(receipt.duplicate && reported.is_none(), "one without it waits already: {receipt:?}");
     let (sender, mut orders) = mpsc::unbounded_channel();
     let (bus, stop) = (Arc::clone(&world.bus), CancellationToken::new());
     let running = tokio::spawn({
@@ -100,20 +100,20 @@ pub(crate) async fn an_order_rides_with_its_tick_and_is_not_folded_into_another(
     for _ in 0..2 {
         assert_eq!(orders.recv().await, Some(TickOrder::default()));
     }
-    let (_, told) = eventually("room for the order", PATIENCE, || async {
-        match world.bus.order_and_wait(SWEEP, &order, PATIENCE).await.unwrap() {
+    let (_, reported) = eventually("room for the order", TIMEOUT, || async {
+        match world.bus.order_and_wait(SWEEP, &order, TIMEOUT).await.unwrap() {
             (receipt, _) if receipt.duplicate => Err(receipt),
             taken => Ok(taken),
         }
     })
     .await;
-    assert!(told.is_some(), "its run is reported");
+    assert!(reported.is_some(), "its run is reported");
     assert_eq!(orders.recv().await, Some(order));
     stop.cancel();
     running.await.unwrap().unwrap();
 }
 
-pub(crate) async fn two_runs_are_never_at_once(engine: Engine) {
+pub(crate) async fn runs_of_a_kind_never_overlap(engine: Engine) {
     let world = engine.world().await;
     let other = world.connect().await;
     let (mut one, _one) = run_on_ticks(&world.bus, SWEEP);
@@ -135,7 +135,7 @@ pub(crate) async fn two_runs_are_never_at_once(engine: Engine) {
     }
     one.answer_all(|_| report(99));
     two.answer_all(|_| report(99));
-    let after = eventually("a run after the last tick", PATIENCE, || async {
+    let after = eventually("a run after the last tick", TIMEOUT, || async {
         match world.bus.last_report(SWEEP).await.unwrap() {
             Some(found) if found.tick >= last => Ok(found),
             other => Err(other),
@@ -145,7 +145,7 @@ pub(crate) async fn two_runs_are_never_at_once(engine: Engine) {
     assert!(after.tick <= last, "a slow run builds no backlog: {after:?}, {last}");
 }
 
-pub(crate) async fn kinds_do_not_hold_each_other_up(engine: Engine) {
+pub(crate) async fn tick_kinds_are_independent(engine: Engine) {
     let world = engine.world().await;
     let mut running: Vec<_> = TickKind::ALL.map(|kind| (kind, run_on_ticks(&world.bus, kind))).into();
     for kind in TickKind::ALL {
@@ -162,24 +162,27 @@ pub(crate) async fn kinds_do_not_hold_each_other_up(engine: Engine) {
     }
 }
 
-pub(crate) async fn a_report_is_kept_and_told(engine: Engine) {
+pub(crate) async fn report_is_stored_and_returned(engine: Engine) {
     let world = engine.world().await;
     assert_eq!(world.bus.last_report(SWEEP).await.unwrap(), None);
     let (mut inbox, _running) = run_on_ticks(&world.bus, SWEEP);
     for number in 1..=2 {
-        let (told, ()) = tokio::join!(world.bus.tick_and_wait(SWEEP, PATIENCE), async {
+        let (reported, ()) = tokio::join!(world.bus.tick_and_wait(SWEEP, TIMEOUT), async {
             inbox.next().await.answer(report(number));
         });
-        let (receipt, told) = told.unwrap();
-        let told = told.expect("a report");
-        assert_eq!((told.kind, told.tick, &told.report), (SWEEP, receipt.sequence, &report(number)));
-        assert!(told.duration_ms < 10_000, "{told:?}");
-        assert_eq!(world.bus.last_report(SWEEP).await.unwrap(), Some(told));
+        let (receipt, reported) = reported.unwrap();
+        let reported = reported.expect("a report");
+        assert_eq!(
+            (reported.kind, reported.tick, &reported.report),
+            (SWEEP, receipt.sequence, &report(number))
+        );
+        assert!(reported.duration_ms < 10_000, "{reported:?}");
+        assert_eq!(world.bus.last_report(SWEEP).await.unwrap(), Some(reported));
     }
     assert_eq!(world.bus.last_report(TickKind::Sync).await.unwrap(), None);
 }
 
-pub(crate) async fn who_waits_is_told_of_a_run_that_began_after(engine: Engine) {
+pub(crate) async fn waiter_gets_the_report_of_a_later_run(engine: Engine) {
     let world = engine.world().await;
     let (mut inbox, _running) = run_on_ticks(&world.bus, SWEEP);
     let first = world.bus.tick(SWEEP, None).await.unwrap();
@@ -188,11 +191,11 @@ pub(crate) async fn who_waits_is_told_of_a_run_that_began_after(engine: Engine) 
     let waiting: Vec<_> = (0..5)
         .map(|_| {
             let bus = Arc::clone(&world.bus);
-            tokio::spawn(async move { bus.tick_and_wait(SWEEP, PATIENCE).await })
+            tokio::spawn(async move { bus.tick_and_wait(SWEEP, TIMEOUT).await })
         })
         .collect();
     // The sequence after the first one is theirs as soon as the first of them is taken.
-    eventually("a tick that waits", PATIENCE, || async {
+    eventually("a tick that waits", TIMEOUT, || async {
         let folded = world.bus.tick(SWEEP, None).await.unwrap();
         if folded.duplicate && folded.sequence > first.sequence { Ok(()) } else { Err(folded) }
     })
@@ -200,20 +203,23 @@ pub(crate) async fn who_waits_is_told_of_a_run_that_began_after(engine: Engine) 
     under_way.answer(report(1));
     inbox.answer_all(|_| report(2));
     for waiting in waiting {
-        let (receipt, told) = waiting.await.unwrap().unwrap();
-        let told = told.expect("a report");
+        let (receipt, reported) = waiting.await.unwrap().unwrap();
+        let reported = reported.expect("a report");
         assert!(receipt.sequence > first.sequence);
-        assert!(told.tick >= receipt.sequence && told.report == report(2), "{receipt:?} {told:?}");
+        assert!(
+            reported.tick >= receipt.sequence && reported.report == report(2),
+            "{receipt:?} {reported:?}"
+        );
     }
 }
 
-pub(crate) async fn who_waits_for_nothing_is_told_so_in_time(engine: Engine) {
+pub(crate) async fn waiter_without_a_run_times_out(engine: Engine) {
     let world = engine.world().await;
-    let (receipt, told) = world.bus.tick_and_wait(SWEEP, SHORT).await.unwrap();
-    assert_eq!((receipt.duplicate, told), (false, None));
+    let (receipt, reported) = world.bus.tick_and_wait(SWEEP, SHORT).await.unwrap();
+    assert_eq!((receipt.duplicate, reported), (false, None));
 }
 
-pub(crate) async fn a_run_under_way_is_finished_before_the_stop(engine: Engine) {
+pub(crate) async fn current_run_is_finished_before_the_stop(engine: Engine) {
     let world = engine.world().await;
     let (mut inbox, running) = run_on_ticks(&world.bus, SWEEP);
     world.bus.tick(SWEEP, None).await.unwrap();
@@ -227,7 +233,7 @@ pub(crate) async fn a_run_under_way_is_finished_before_the_stop(engine: Engine) 
     assert!(inbox.poll().is_none(), "it began no other");
     let (mut next, _next) = run_on_ticks(&world.bus, SWEEP);
     next.next().await.answer(report(2));
-    eventually("the run of the tick that waited", PATIENCE, || async {
+    eventually("the run of the tick that waited", TIMEOUT, || async {
         match world.bus.last_report(SWEEP).await.unwrap() {
             Some(found) if found.tick == waits.sequence => Ok(()),
             other => Err(other),
@@ -236,8 +242,8 @@ pub(crate) async fn a_run_under_way_is_finished_before_the_stop(engine: Engine) 
     .await;
 }
 
-pub(crate) async fn a_run_that_takes_too_long_to_stop_is_run_again(engine: Engine) {
-    let world = engine.world_with(|config| config.finish_patience = Duration::from_millis(100)).await;
+pub(crate) async fn run_aborted_by_the_stop_is_repeated(engine: Engine) {
+    let world = engine.world_with(|config| config.finish_timeout = Duration::from_millis(100)).await;
     let tick = world.bus.tick(SWEEP, None).await.unwrap();
     let (mut inbox, running) = run_on_ticks(&world.bus, SWEEP);
     let case = inbox.next().await;
@@ -254,7 +260,7 @@ pub(crate) async fn a_run_that_takes_too_long_to_stop_is_run_again(engine: Engin
     assert_eq!((again.tick, again.report), (tick.sequence, report(2)));
 }
 
-pub(crate) async fn the_last_census_is_kept_for_everybody(engine: Engine) {
+pub(crate) async fn last_census_is_shared_by_all_processes(engine: Engine) {
     let world = engine.world().await;
     let other = world.connect().await;
     assert_eq!(other.last_census().await.unwrap(), None);
@@ -274,7 +280,7 @@ pub(crate) async fn the_last_census_is_kept_for_everybody(engine: Engine) {
     }
 }
 
-pub(crate) async fn the_mark_of_the_table_only_rises(engine: Engine) {
+pub(crate) async fn table_mark_never_decreases(engine: Engine) {
     let world = engine.world().await;
     let other = world.connect().await;
     let mark = |number| KnownMark { number, at: 1_763_683_200 };

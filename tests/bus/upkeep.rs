@@ -28,7 +28,7 @@ fn works(messages: &[QueuedMessage]) -> Vec<DeletionWork> {
     messages.iter().filter_map(|message| message.work.clone()).collect()
 }
 
-pub(crate) async fn the_queue_is_read_page_by_page_and_stays(engine: Engine) {
+pub(crate) async fn queue_is_read_in_pages_without_consuming(engine: Engine) {
     let world = engine.world().await;
     assert_eq!(world.bus.queued(0, 10).await.unwrap(), []);
     announce(&world, 1..=5).await;
@@ -43,7 +43,7 @@ pub(crate) async fn the_queue_is_read_page_by_page_and_stays(engine: Engine) {
     assert_eq!(world.bus.queued_of(&pool, &place(9).1).await.unwrap(), []);
 }
 
-pub(crate) async fn what_is_put_off_and_what_nobody_can_read_is_seen_as_such(engine: Engine) {
+pub(crate) async fn listing_marks_scheduled_retries_and_undecodable_messages(engine: Engine) {
     let world = engine.world().await;
     announce(&world, [1]).await;
     let (mut inbox, running) = consume(&world.bus, 1);
@@ -60,7 +60,7 @@ pub(crate) async fn what_is_put_off_and_what_nobody_can_read_is_seen_as_such(eng
     assert_eq!(seen, [(Some(work(1)), true), (None, false)]);
 }
 
-pub(crate) async fn what_was_handed_out_is_told_from_what_waits(engine: Engine) {
+pub(crate) async fn delivered_and_waiting_messages_are_distinguished(engine: Engine) {
     let world = engine.world().await;
     let (pool, _) = place(1);
     assert_eq!(world.bus.handed_out(&pool).await.unwrap(), 0);
@@ -69,8 +69,8 @@ pub(crate) async fn what_was_handed_out_is_told_from_what_waits(engine: Engine) 
     let held = [inbox.next().await, inbox.next().await];
     let seen = world.bus.queued(0, 10).await.unwrap();
     assert_eq!(world.bus.handed_out(&pool).await.unwrap(), seen[1].sequence);
-    let nobody = PoolName::parse("nobody").unwrap();
-    assert_eq!(world.bus.handed_out(&nobody).await.unwrap(), 0);
+    let unknown = PoolName::parse("unknown").unwrap();
+    assert_eq!(world.bus.handed_out(&unknown).await.unwrap(), 0);
     for case in held {
         case.answer(Verdict::Done);
     }
@@ -78,7 +78,7 @@ pub(crate) async fn what_was_handed_out_is_told_from_what_waits(engine: Engine) 
     world.until_empty().await;
 }
 
-pub(crate) async fn a_message_is_taken_out_by_its_sequence_only(engine: Engine) {
+pub(crate) async fn message_is_removed_only_by_its_sequence(engine: Engine) {
     let world = engine.world().await;
     announce(&world, [1, 2]).await;
     let seen = world.bus.queued(0, 10).await.unwrap();
@@ -89,7 +89,7 @@ pub(crate) async fn a_message_is_taken_out_by_its_sequence_only(engine: Engine) 
     assert_eq!(works(&world.bus.queued(0, 10).await.unwrap()), [work(2), work(1)]);
 }
 
-pub(crate) async fn a_retry_that_is_taken_out_does_not_come_back(engine: Engine) {
+pub(crate) async fn removed_retry_is_not_redelivered(engine: Engine) {
     let world = engine.world().await;
     announce(&world, [1]).await;
     let (mut inbox, _running) = consume(&world.bus, 1);
@@ -105,7 +105,7 @@ pub(crate) async fn a_retry_that_is_taken_out_does_not_come_back(engine: Engine)
     world.until_empty().await;
 }
 
-pub(crate) async fn a_message_taken_out_while_it_is_under_way_harms_nobody(engine: Engine) {
+pub(crate) async fn removing_a_message_in_flight_is_harmless(engine: Engine) {
     let world = engine.world().await;
     announce(&world, [1]).await;
     let (mut inbox, _running) = consume(&world.bus, 1);
@@ -118,7 +118,7 @@ pub(crate) async fn a_message_taken_out_while_it_is_under_way_harms_nobody(engin
     world.until_empty().await;
 }
 
-pub(crate) async fn what_is_parked_is_read_by_pool_and_page(engine: Engine) {
+pub(crate) async fn parked_copies_are_read_by_pool_and_page(engine: Engine) {
     let world = engine.world().await;
     for number in 1..=3 {
         world.bus.park(&parked(number, &format!("status 50{number}"))).await.unwrap();
@@ -143,7 +143,7 @@ pub(crate) async fn what_is_parked_is_read_by_pool_and_page(engine: Engine) {
     assert_eq!(world.bus.parked(None, 0, 10).await.unwrap().len(), 3);
 }
 
-pub(crate) async fn a_lost_copy_is_put_back_at_once_and_once(engine: Engine) {
+pub(crate) async fn lost_parked_copy_is_restored_once(engine: Engine) {
     let world = engine.world().await;
     let copy = parked(1, "status 500:\r\nno licence");
     world.bus.park(&copy).await.unwrap();
@@ -158,7 +158,7 @@ pub(crate) async fn a_lost_copy_is_put_back_at_once_and_once(engine: Engine) {
     assert_eq!(again.reason, seen.reason);
 }
 
-pub(crate) async fn a_message_that_nobody_can_read_is_parked_under_its_sequence(engine: Engine) {
+pub(crate) async fn undecodable_message_is_parked_under_its_sequence(engine: Engine) {
     let world = engine.world().await;
     world.publish_raw_deletion(&work(1), "this is no deletion").await;
     let queued = world.bus.queued(0, 10).await.unwrap();
@@ -173,7 +173,7 @@ pub(crate) async fn a_message_that_nobody_can_read_is_parked_under_its_sequence(
     assert_eq!(world.bus.parked(None, 0, 10).await.unwrap(), [found]);
 }
 
-pub(crate) async fn a_bus_that_is_whole_needs_no_mending(engine: Engine) {
+pub(crate) async fn intact_bus_needs_no_repair(engine: Engine) {
     let world = engine.world().await;
     assert!(!world.bus.mend().await.unwrap());
     announce(&world, [1]).await;

@@ -38,7 +38,7 @@ fn forgotten_by(sandbox: &Sandbox) -> Option<&str> {
     entry.by.as_ref().map(|by| by.as_str())
 }
 
-pub(crate) async fn what_a_sync_finds_again_in_that_moment_stays(engine: Engine) {
+pub(crate) async fn sandbox_restored_by_a_concurrent_sync_is_kept(engine: Engine) {
     let call = call_of_forget(engine).await;
     let world = world(engine, 1).await;
     let store = Arc::new(FaultyStore::new(Arc::clone(&world.store)).with(call, Fault::PauseBefore));
@@ -60,7 +60,7 @@ pub(crate) async fn what_a_sync_finds_again_in_that_moment_stays(engine: Engine)
     assert_eq!(world.in_state(StateName::Allocated).await.len(), 1);
 }
 
-pub(crate) async fn a_tombstone_holds_against_a_late_listing(engine: Engine) {
+pub(crate) async fn tombstone_survives_a_late_listing(engine: Engine) {
     let world = world(engine, 3).await;
     let stale = world.in_state(StateName::Stale).await;
     let process = world.process();
@@ -77,7 +77,7 @@ pub(crate) async fn a_tombstone_holds_against_a_late_listing(engine: Engine) {
     assert_eq!(process.claim("student-1").await, Err(FaultCode::PoolExhausted));
 }
 
-pub(crate) async fn a_deletion_that_was_given_up_is_only_ended_by_a_replay(engine: Engine) {
+pub(crate) async fn parked_deletion_is_only_ended_by_a_replay(engine: Engine) {
     let world = World::new(engine, 4, 5).await;
     let process = world.process();
     for number in 0..4 {
@@ -104,7 +104,7 @@ pub(crate) async fn a_deletion_that_was_given_up_is_only_ended_by_a_replay(engin
     assert!(world.deletions.of(&after[0].id).is_some(), "and the replay is announced");
 }
 
-pub(crate) async fn a_removal_whose_answer_is_lost_is_done_once(engine: Engine) {
+pub(crate) async fn removal_with_a_lost_reply_is_done_once(engine: Engine) {
     let call = call_of_forget(engine).await;
     let world = world(engine, 2).await;
     let store = Arc::new(FaultyStore::new(Arc::clone(&world.store)).with(call, Fault::FailAfter));
@@ -120,7 +120,7 @@ pub(crate) async fn a_removal_whose_answer_is_lost_is_done_once(engine: Engine) 
     }
 }
 
-pub(crate) async fn two_removals_at_once_remove_each_once(engine: Engine) {
+pub(crate) async fn concurrent_removals_remove_each_sandbox_once(engine: Engine) {
     let world = world(engine, 40).await;
     let (one, other) = (world.process(), world.process());
     let (one, other) = tokio::join!(

@@ -38,7 +38,7 @@ async fn call_of_a_repeat(operation: &str) -> usize {
 }
 
 #[tokio::test]
-async fn what_a_repeat_did_not_need_is_offered_again() {
+async fn candidate_unused_by_a_repeat_is_offered_again() {
     let world = world(2).await;
     world.process().claim(OWNER).await.unwrap();
     let process = world.process();
@@ -49,7 +49,7 @@ async fn what_a_repeat_did_not_need_is_offered_again() {
 }
 
 #[tokio::test]
-async fn what_a_broken_claim_had_in_hand_is_offered_again() {
+async fn candidate_of_a_failed_claim_is_offered_again() {
     let call = call_of_a_repeat("open_claim").await;
     for fault in [Fault::FailBefore, Fault::PauseBefore] {
         let world = world(1).await;
@@ -65,7 +65,7 @@ async fn what_a_broken_claim_had_in_hand_is_offered_again() {
 }
 
 #[tokio::test]
-async fn who_waits_gets_what_is_given_back() {
+async fn waiting_claim_gets_a_returned_candidate() {
     let call = call_of_a_repeat("open_claim").await;
     for hangs_up in [true, false] {
         let world = world(2).await;
@@ -94,7 +94,7 @@ async fn who_waits_gets_what_is_given_back() {
 // An answer that comes after the deadline would be TIMEOUT: the allocator sees to that itself.
 
 #[tokio::test]
-async fn who_waits_in_vain_is_told_so_in_time() {
+async fn waiting_claim_without_a_candidate_fails_in_time() {
     let call = call_of_a_repeat("open_claim").await;
     let world = world(1).await;
     let subject = Subject::new(&world, Some((call, Fault::PauseBefore)));
@@ -110,7 +110,7 @@ async fn who_waits_in_vain_is_told_so_in_time() {
 
 /// A whole crowd, however long a look at the index takes: one look serves all who wait.
 #[tokio::test]
-async fn a_crowd_that_waits_in_vain_is_told_so_in_time() {
+async fn many_waiting_claims_fail_in_time_with_few_index_reads() {
     let call = call_of_a_repeat("open_claim").await;
     let slow = Arc::new(Unsteady::slow(Duration::from_millis(10)));
     let world = World::over(slow.over(Arc::new(MemoryStore::new(2))), 1, 1).await;
@@ -135,7 +135,7 @@ async fn a_crowd_that_waits_in_vain_is_told_so_in_time() {
 /// Candidates that were free long ago: others took them all since. A process that has lost a few of them looks
 /// anew, and does not try them one by one.
 #[tokio::test]
-async fn old_candidates_are_not_tried_to_the_last() {
+async fn outdated_candidates_are_dropped_after_a_few_losses() {
     let world = world(200).await;
     let subject = Subject::new(&world, None);
     subject.process.claim("warm").await.unwrap();
@@ -149,7 +149,7 @@ async fn old_candidates_are_not_tried_to_the_last() {
 
 /// Prefixes come from outside. A process keeps candidates for some, and forgets them rather than keep all.
 #[tokio::test]
-async fn a_flood_of_prefixes_is_not_kept() {
+async fn cached_prefixes_are_bounded() {
     let world = world(0).await;
     let endless = Arc::new(crate::endless::Endless);
     let process = world.process_over(endless.over(Arc::clone(&world.store)));
@@ -175,7 +175,7 @@ async fn ask_all(process: &Process, name: &str) -> usize {
 
 /// A key beside the body is the body's key, and two that differ are a mistake and no claim.
 #[tokio::test]
-async fn a_key_may_ride_beside_the_body() {
+async fn idempotency_key_may_be_sent_as_a_header() {
     let world = world(5).await;
     let process = world.process();
     let inside = |key: &str| AllocateRequest { idempotency_key: Some(key.to_owned()), ..claim_of(OWNER) };

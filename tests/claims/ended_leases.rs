@@ -6,7 +6,7 @@ use crate::world::{GRACE, LEASE, START, World, key_of};
 use async_trait::async_trait;
 use contract::{DeletionWork, FaultCode, Outcome};
 use domain::{DeletionCause, Extension, Sandbox, StateName};
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use ports::store::{Store, StoreError, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,7 @@ impl Interposer for ExtendsInTime {
 /// Waits until the deletion of `sandbox` is in the queue and its claim item is closed, or names another one.
 async fn announced(world: &World, sandbox: &Sandbox) -> DeletionWork {
     let record = sandbox.last_claim().expect("it was leased");
-    eventually("the announcement", PATIENCE, || async {
+    eventually("the announcement", TIMEOUT, || async {
         let work = world.deletions.of(&sandbox.id).ok_or("not announced")?;
         let item = world.store.find_claim(&record.claim).await.unwrap();
         let stays = item.is_some_and(|item| item.candidate.is(&record.candidate) && !item.is_closed);
@@ -54,7 +54,7 @@ async fn announced(world: &World, sandbox: &Sandbox) -> DeletionWork {
     .await
 }
 
-pub(crate) async fn until_its_grace_is_over_a_lease_stays(engine: Engine) {
+pub(crate) async fn lease_is_kept_until_its_grace_ends(engine: Engine) {
     let world = World::new(engine, 2, 1).await;
     let process = world.process();
     let first = process.claim(OWNER).await.unwrap();
@@ -68,7 +68,7 @@ pub(crate) async fn until_its_grace_is_over_a_lease_stays(engine: Engine) {
     assert_ne!(next.id(), first.id());
 }
 
-pub(crate) async fn a_lease_that_is_over_ends_like_a_released_one(engine: Engine) {
+pub(crate) async fn ended_lease_is_deleted_like_a_released_one(engine: Engine) {
     let mut works = Vec::new();
     let mut ended = Vec::new();
     for cause in [DeletionCause::Expired, DeletionCause::Released] {
@@ -98,7 +98,7 @@ pub(crate) async fn a_lease_that_is_over_ends_like_a_released_one(engine: Engine
     assert_eq!(ended[0], ended[1]);
 }
 
-pub(crate) async fn a_lease_that_is_over_ends_even_if_nothing_is_free(engine: Engine) {
+pub(crate) async fn ended_lease_is_closed_even_if_the_pool_is_exhausted(engine: Engine) {
     let world = World::new(engine, 1, 1).await;
     let process = world.process();
     let first = process.claim(OWNER).await.unwrap();
@@ -115,7 +115,7 @@ pub(crate) async fn a_lease_that_is_over_ends_even_if_nothing_is_free(engine: En
 }
 
 /// The queue is an accelerator: without it the claim and the state are the same, and the sweep announces.
-pub(crate) async fn a_queue_that_fails_holds_nobody_up(engine: Engine) {
+pub(crate) async fn queue_failure_does_not_block_the_claim(engine: Engine) {
     let world = World::new(engine, 2, 1).await;
     let process = world.process();
     let first = process.claim(OWNER).await.unwrap();
@@ -123,7 +123,7 @@ pub(crate) async fn a_queue_that_fails_holds_nobody_up(engine: Engine) {
     world.deletions.fail(1);
     let next = process.claim(OWNER).await.unwrap();
     assert_eq!(next.outcome, Outcome::Created);
-    eventually("the failed announcement", PATIENCE, || async {
+    eventually("the failed announcement", TIMEOUT, || async {
         if world.deletions.failed() == 1 { Ok(()) } else { Err(world.deletions.failed()) }
     })
     .await;
@@ -133,7 +133,7 @@ pub(crate) async fn a_queue_that_fails_holds_nobody_up(engine: Engine) {
     world.assert_sound(&[&process, &world.process()]).await;
 }
 
-pub(crate) async fn a_lease_that_is_extended_at_its_end_stays_the_one_of_its_key(engine: Engine) {
+pub(crate) async fn lease_extended_at_its_end_is_kept(engine: Engine) {
     let world = World::new(engine, 2, 1).await;
     let first = world.process().claim(OWNER).await.unwrap();
     world.outlive_leases();

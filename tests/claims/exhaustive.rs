@@ -426,7 +426,7 @@ fn search(rules: Rules, cast: Cast) -> Found {
 }
 
 #[test]
-fn no_key_holds_two_and_no_late_attempt_takes_one() {
+fn no_key_holds_two_leases_and_no_late_attempt_wins() {
     let mut sights = HashMap::new();
     for cast in [THREE, FOUR] {
         let found = search(ALL_RULES, cast);
@@ -454,31 +454,31 @@ fn assert_finds(rules: Rules, cast: Cast, expected: Fault) {
 }
 
 #[test]
-fn without_closed_items_a_late_attempt_takes_a_new_sandbox() {
+fn without_closed_items_a_late_attempt_wins() {
     let rules = Rules { items_are_closed: false, ..ALL_RULES };
     assert_finds(rules, THREE, Fault::LateAttempt);
 }
 
 #[test]
-fn without_a_look_at_ended_leases_a_late_attempt_passes_before_the_item_is_closed() {
+fn without_checking_ended_leases_a_late_attempt_wins() {
     let rules = Rules { ended_leases_are_looked_at: false, ..ALL_RULES };
     assert_finds(rules, THREE, Fault::LateAttempt);
 }
 
 #[test]
-fn without_the_requests_of_earlier_leases_a_late_attempt_passes_after_the_next_request() {
+fn without_kept_requests_a_late_attempt_wins() {
     let rules = Rules { requests_are_kept: false, ..ALL_RULES };
     assert_finds(rules, THREE, Fault::LateAttempt);
 }
 
 #[test]
-fn without_a_note_of_repeats_a_late_attempt_at_one_passes() {
+fn without_noted_repeats_a_late_attempt_wins() {
     let rules = Rules { repeats_are_noted: false, ..ALL_RULES };
     assert_finds(rules, FOUR, Fault::LateAttempt);
 }
 
 #[test]
-fn without_versions_a_key_gets_two() {
+fn without_version_checks_a_key_holds_two_leases() {
     let rules = Rules { versions_are_compared: false, ..ALL_RULES };
     assert_finds(rules, THREE, Fault::TwoHeld);
 }

@@ -5,7 +5,7 @@
 
 mod fleet;
 mod gate;
-mod ledger;
+mod observations;
 
 use crate::engines::Engine;
 use fleet::Fleet;
@@ -63,14 +63,14 @@ async fn runs(engine: Engine, first_seed: u64, weather: Weather) {
     assert_eq!(tally.contains_key("STORE_UNAVAILABLE"), weather.fails > 0, "{tally:?}");
 }
 
-pub(crate) async fn nothing_fails_and_everything_comes_at_once(engine: Engine) {
+pub(crate) async fn concurrent_calls_without_faults(engine: Engine) {
     runs(engine, 10_000, CALM).await;
 }
 
-pub(crate) async fn now_and_then_something_breaks(engine: Engine) {
+pub(crate) async fn concurrent_calls_with_rare_faults(engine: Engine) {
     runs(engine, 20_000, ROUGH).await;
 }
 
-pub(crate) async fn something_breaks_all_the_time(engine: Engine) {
+pub(crate) async fn concurrent_calls_with_frequent_faults(engine: Engine) {
     runs(engine, 30_000, STORMY).await;
 }

@@ -37,35 +37,35 @@ impl Break {
 
 /// Breaks the claim off at `call` and lets its owner ask again, on another process or on the same one.
 async fn round(engine: Engine, setting: Setting, seed: u64, call: usize, how: Break, elsewhere: bool) {
-    let told = format!("{setting:?}, seed {seed}: {how:?} at call {call}, repeat elsewhere: {elsewhere}");
+    let scenario = format!("{setting:?}, seed {seed}: {how:?} at call {call}, repeat elsewhere: {elsewhere}");
     let (world, subjects) = setting.prepare(engine, seed, &[Some((call, how.fault()))]).await;
     let subject = &subjects[0];
     let started = subject.start().await;
     let first = if how.is_crash() { started.drop_it().await } else { Some(started.answer().await) };
     if let Some(Err(code)) = first {
-        assert_eq!((code, how.is_crash()), (FaultCode::StoreUnavailable, false), "{told}");
+        assert_eq!((code, how.is_crash()), (FaultCode::StoreUnavailable, false), "{scenario}");
     }
     let held = world.held_by(OWNER).await;
-    assert!(held.len() <= 1, "{told}: {held:?}");
+    assert!(held.len() <= 1, "{scenario}: {held:?}");
 
     let other = world.process();
     let again = if elsewhere { &other } else { &subject.process };
-    let repeat = again.claim(OWNER).await.unwrap_or_else(|code| panic!("{told}: {code:?}"));
+    let repeat = again.claim(OWNER).await.unwrap_or_else(|code| panic!("{scenario}: {code:?}"));
     match held.first() {
         Some(held) => {
-            assert!(repeat.shows(held), "{told}: {repeat:?} for the holder of {held:?}");
-            assert_eq!(repeat.outcome, Outcome::Existing, "{told}");
+            assert!(repeat.shows(held), "{scenario}: {repeat:?} for the holder of {held:?}");
+            assert_eq!(repeat.outcome, Outcome::Existing, "{scenario}");
         }
-        None => assert_eq!(repeat.outcome, Outcome::Created, "{told}"),
+        None => assert_eq!(repeat.outcome, Outcome::Created, "{scenario}"),
     }
     if let Some(Ok(first)) = first {
-        assert_eq!(first.body, repeat.body, "{told}");
+        assert_eq!(first.body, repeat.body, "{scenario}");
     }
     for process in [&other, &subject.process, &other] {
-        let later = process.claim(OWNER).await.unwrap_or_else(|code| panic!("{told}: {code:?}"));
-        assert_eq!((later.outcome, &later.body), (Outcome::Existing, &repeat.body), "{told}");
+        let later = process.claim(OWNER).await.unwrap_or_else(|code| panic!("{scenario}: {code:?}"));
+        assert_eq!((later.outcome, &later.body), (Outcome::Existing, &repeat.body), "{scenario}");
     }
-    assert_eq!(world.held_by(OWNER).await.len(), 1, "{told}");
+    assert_eq!(world.held_by(OWNER).await.len(), 1, "{scenario}");
     world.assert_sound(&[&subject.process, &other]).await;
 }
 
@@ -84,30 +84,30 @@ async fn every_call(engine: Engine, setting: Setting) {
     }
 }
 
-pub(crate) async fn a_claim_of_a_cold_process_breaks_off_at_any_call(engine: Engine) {
+pub(crate) async fn claim_of_a_cold_process_is_interrupted_at_any_call(engine: Engine) {
     every_call(engine, Setting::Cold).await;
 }
 
-pub(crate) async fn a_claim_with_outdated_candidates_breaks_off_at_any_call(engine: Engine) {
+pub(crate) async fn claim_with_outdated_candidates_is_interrupted_at_any_call(engine: Engine) {
     every_call(engine, Setting::Outdated).await;
 }
 
-pub(crate) async fn a_claim_of_the_last_one_breaks_off_at_any_call(engine: Engine) {
+pub(crate) async fn claim_of_the_last_sandbox_is_interrupted_at_any_call(engine: Engine) {
     every_call(engine, Setting::Tight).await;
 }
 
-pub(crate) async fn a_repeat_breaks_off_at_any_call(engine: Engine) {
+pub(crate) async fn repeat_is_interrupted_at_any_call(engine: Engine) {
     every_call(engine, Setting::Held).await;
 }
 
-pub(crate) async fn a_repeat_on_an_empty_pool_breaks_off_at_any_call(engine: Engine) {
+pub(crate) async fn repeat_on_an_empty_pool_is_interrupted_at_any_call(engine: Engine) {
     every_call(engine, Setting::HeldAndEmpty).await;
 }
 
-pub(crate) async fn a_claim_after_the_lease_is_over_breaks_off_at_any_call(engine: Engine) {
+pub(crate) async fn claim_after_lease_end_is_interrupted_at_any_call(engine: Engine) {
     every_call(engine, Setting::Over).await;
 }
 
-pub(crate) async fn a_claim_on_a_left_behind_item_breaks_off_at_any_call(engine: Engine) {
+pub(crate) async fn claim_on_a_leftover_item_is_interrupted_at_any_call(engine: Engine) {
     every_call(engine, Setting::LeftBehind).await;
 }

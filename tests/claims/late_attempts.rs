@@ -73,7 +73,7 @@ async fn leases(world: &World) -> usize {
 }
 
 async fn round(engine: Engine, setting: Setting, seed: u64, at: (usize, Fault), ending: Ending, next: Next) {
-    let told = format!("{setting:?}, seed {seed}: stopped at {at:?}, then {ending:?} and {next:?}");
+    let scenario = format!("{setting:?}, seed {seed}: stopped at {at:?}, then {ending:?} and {next:?}");
     let (world, subjects) = setting.prepare(engine, seed, &[Some(at)]).await;
     for _ in 0..3 {
         world.add().await;
@@ -81,14 +81,17 @@ async fn round(engine: Engine, setting: Setting, seed: u64, at: (usize, Fault), 
     let subject: &Subject = &subjects[0];
     let started = subject.start_attempt(REQUEST, 1).await;
     let answered = world.process().attempt(OWNER, REQUEST, Some(2)).await;
-    let answered = answered.unwrap_or_else(|code| panic!("{told}: {code:?}"));
+    let answered = answered.unwrap_or_else(|code| panic!("{scenario}: {code:?}"));
     let was_held = matches!(setting, Setting::Held | Setting::HeldAndEmpty);
     let outcome = if was_held { Outcome::Existing } else { Outcome::Created };
-    assert_eq!(answered.outcome, outcome, "{told}: the request has its own lease, whichever attempt made it");
+    assert_eq!(
+        answered.outcome, outcome,
+        "{scenario}: the request has its own lease, whichever attempt made it"
+    );
     ending.happen(&world).await;
     if let Next::AnotherRequest | Next::AnotherRequestEnded = next {
         let other = world.process().attempt(OWNER, "request-2", Some(1)).await.unwrap();
-        assert_eq!(other.outcome, Outcome::Created, "{told}: another request gets a new lease");
+        assert_eq!(other.outcome, Outcome::Created, "{scenario}: another request gets a new lease");
         assert_ne!(other.id(), answered.id());
         if let Next::AnotherRequestEnded = next {
             world.process().release(other.id().as_str(), OWNER).await.unwrap();
@@ -98,23 +101,23 @@ async fn round(engine: Engine, setting: Setting, seed: u64, at: (usize, Fault), 
     subject.store.resume();
     let late = started.answer().await;
 
-    assert_eq!(leases(&world).await, before, "{told}: the late attempt took a sandbox: {late:?}");
+    assert_eq!(leases(&world).await, before, "{scenario}: the late attempt took a sandbox: {late:?}");
     match late {
-        Err(code) => assert_eq!(code, FaultCode::AllocationExpired, "{told}"),
+        Err(code) => assert_eq!(code, FaultCode::AllocationExpired, "{scenario}"),
         // It had decided before, and shows what it got then.
-        Ok(late) => assert_eq!(late.body, answered.body, "{told}"),
+        Ok(late) => assert_eq!(late.body, answered.body, "{scenario}"),
     }
     let sandboxes = world.sandboxes().await;
     sandboxes.iter().for_each(assert_in_order);
     assert_one_lease_a_key(&sandboxes);
     let again = world.process().attempt(OWNER, REQUEST, None).await;
-    assert_eq!(again.map(|lent| lent.id()), Err(FaultCode::AllocationExpired), "{told}: however often");
+    assert_eq!(again.map(|lent| lent.id()), Err(FaultCode::AllocationExpired), "{scenario}: however often");
     world
         .process()
         .attempt(OWNER, "request-3", Some(1))
         .await
-        .unwrap_or_else(|code| panic!("{told}: {code:?}"));
-    assert_eq!(world.held_by(OWNER).await.len(), 1, "{told}");
+        .unwrap_or_else(|code| panic!("{scenario}: {code:?}"));
+    assert_eq!(world.held_by(OWNER).await.len(), 1, "{scenario}");
     if world.in_state(StateName::Quarantined).await.is_empty() {
         world.assert_sound(&[&subject.process, &world.process()]).await;
     }
@@ -138,22 +141,22 @@ async fn every_delay(engine: Engine, setting: Setting) {
     }
 }
 
-pub(crate) async fn a_late_attempt_of_a_cold_process_takes_nothing(engine: Engine) {
+pub(crate) async fn late_attempt_of_a_cold_process_takes_nothing(engine: Engine) {
     every_delay(engine, Setting::Cold).await;
 }
 
-pub(crate) async fn a_late_attempt_with_outdated_candidates_takes_nothing(engine: Engine) {
+pub(crate) async fn late_attempt_with_outdated_candidates_takes_nothing(engine: Engine) {
     every_delay(engine, Setting::Outdated).await;
 }
 
-pub(crate) async fn a_late_attempt_at_a_repeat_takes_nothing(engine: Engine) {
+pub(crate) async fn late_attempt_at_a_repeat_takes_nothing(engine: Engine) {
     every_delay(engine, Setting::Held).await;
 }
 
-pub(crate) async fn a_late_attempt_after_the_lease_is_over_takes_nothing(engine: Engine) {
+pub(crate) async fn late_attempt_after_lease_end_takes_nothing(engine: Engine) {
     every_delay(engine, Setting::Over).await;
 }
 
-pub(crate) async fn a_late_attempt_on_a_left_behind_item_takes_nothing(engine: Engine) {
+pub(crate) async fn late_attempt_on_a_leftover_item_takes_nothing(engine: Engine) {
     every_delay(engine, Setting::LeftBehind).await;
 }

@@ -98,18 +98,18 @@ async fn come_back(world: &World) {
 }
 
 /// What the late one says was true: that lease was there.
-async fn assert_was_true(world: &World, lent: &Lent, told: &str) {
+async fn assert_was_true(world: &World, lent: &Lent, scenario: &str) {
     let sandbox = world.store.sandbox(&lent.id()).await.unwrap().unwrap();
     let lease = sandbox.last_lease().expect("it was leased");
-    assert_eq!(lease.claim, key_of(OWNER), "{told}: somebody else's");
+    assert_eq!(lease.claim, key_of(OWNER), "{scenario}: another owner's");
     let times = (lent.allocation.allocated_at, lent.allocation.expires_at, lent.allocation.lease_epoch);
-    assert_eq!(times, (lease.granted_at.get(), lease.expires_at.get(), lease.epoch.get()), "{told}");
+    assert_eq!(times, (lease.granted_at.get(), lease.expires_at.get(), lease.epoch.get()), "{scenario}");
     let claims = sandbox.history.iter().filter(|entry| entry.cause == Cause::Claimed);
-    assert_eq!(claims.count(), 1, "{told}: a sandbox is used once: {sandbox:?}");
+    assert_eq!(claims.count(), 1, "{scenario}: a sandbox is used once: {sandbox:?}");
 }
 
 async fn round(engine: Engine, setting: Setting, seed: u64, call: usize, side: Fault, meanwhile: Meanwhile) {
-    let told = format!("{setting:?}, seed {seed}: {side:?} at call {call}, meanwhile {meanwhile:?}");
+    let scenario = format!("{setting:?}, seed {seed}: {side:?} at call {call}, meanwhile {meanwhile:?}");
     let (world, subjects) = setting.prepare(engine, seed, &[Some((call, side))]).await;
     // There is always one more, so that no answer says that the pool is empty.
     for _ in 0..3 {
@@ -121,26 +121,26 @@ async fn round(engine: Engine, setting: Setting, seed: u64, call: usize, side: F
     meanwhile.happen(&world).await;
     let before = world.held_by(OWNER).await;
     subject.store.resume();
-    let late = started.answer().await.unwrap_or_else(|code| panic!("{told}: {code:?}"));
+    let late = started.answer().await.unwrap_or_else(|code| panic!("{scenario}: {code:?}"));
 
     let sandboxes = world.sandboxes().await;
     sandboxes.iter().for_each(assert_in_order);
     assert_one_lease_a_key(&sandboxes);
-    assert_was_true(&world, &late, &told).await;
+    assert_was_true(&world, &late, &scenario).await;
     let held = world.held_by(OWNER).await;
     if let Some(before) = before.first() {
-        assert_eq!(held, std::slice::from_ref(before), "{told}: what was held is held");
+        assert_eq!(held, std::slice::from_ref(before), "{scenario}: what was held is held");
     }
     // Only one whose deciding call was over may name a sandbox that is gone since.
     let had_decided = was_done || (side == Fault::PauseAfter && subject.store.calls()[call] == "grant");
-    assert!(had_decided || held.iter().any(|held| late.shows(held)), "{told}: {late:?} but {held:?}");
+    assert!(had_decided || held.iter().any(|held| late.shows(held)), "{scenario}: {late:?} but {held:?}");
 
-    let repeat = world.process().claim(OWNER).await.unwrap_or_else(|code| panic!("{told}: {code:?}"));
+    let repeat = world.process().claim(OWNER).await.unwrap_or_else(|code| panic!("{scenario}: {code:?}"));
     match held.first() {
         Some(held) => {
-            assert!(repeat.outcome == Outcome::Existing && repeat.shows(held), "{told}: {repeat:?}")
+            assert!(repeat.outcome == Outcome::Existing && repeat.shows(held), "{scenario}: {repeat:?}")
         }
-        None => assert_eq!(repeat.outcome, Outcome::Created, "{told}"),
+        None => assert_eq!(repeat.outcome, Outcome::Created, "{scenario}"),
     }
     world.assert_sound(&[&subject.process, &world.process()]).await;
 }
@@ -161,18 +161,18 @@ async fn every_delay(engine: Engine, setting: Setting) {
     }
 }
 
-pub(crate) async fn a_late_writer_of_a_cold_process_does_no_harm(engine: Engine) {
+pub(crate) async fn late_writer_of_a_cold_process_does_no_harm(engine: Engine) {
     every_delay(engine, Setting::Cold).await;
 }
 
-pub(crate) async fn a_late_writer_with_outdated_candidates_does_no_harm(engine: Engine) {
+pub(crate) async fn late_writer_with_outdated_candidates_does_no_harm(engine: Engine) {
     every_delay(engine, Setting::Outdated).await;
 }
 
-pub(crate) async fn a_late_writer_after_the_lease_is_over_does_no_harm(engine: Engine) {
+pub(crate) async fn late_writer_after_lease_end_does_no_harm(engine: Engine) {
     every_delay(engine, Setting::Over).await;
 }
 
-pub(crate) async fn a_late_writer_on_a_left_behind_item_does_no_harm(engine: Engine) {
+pub(crate) async fn late_writer_on_a_leftover_item_does_no_harm(engine: Engine) {
     every_delay(engine, Setting::LeftBehind).await;
 }

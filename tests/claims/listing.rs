@@ -245,7 +245,7 @@ fn combinations() -> (Vec<SandboxesRequest>, Vec<SandboxesRequest>) {
     (alone, together)
 }
 
-pub(crate) async fn every_filter_and_every_combination_shows_what_is_there(engine: Engine) {
+pub(crate) async fn every_filter_combination_lists_the_matching_sandboxes(engine: Engine) {
     let (world, truth) = world(engine, MANY).await;
     // The second one begins later, as one does that was started again.
     let processes = [world.process(), world.process()];
@@ -289,7 +289,7 @@ async fn free_ones(store: &dyn Store, pool: &str) -> Vec<Sandbox> {
     found
 }
 
-pub(crate) async fn what_stays_is_shown_once_while_others_change(engine: Engine) {
+pub(crate) async fn unchanged_sandbox_is_listed_once_during_changes(engine: Engine) {
     let count = if engine.is_slow() { FEW } else { MANY };
     let (world, before) = world(engine, count).await;
     let (processes, store) = ([world.process(), world.process()], Arc::clone(&world.store));
@@ -336,7 +336,7 @@ pub(crate) async fn what_stays_is_shown_once_while_others_change(engine: Engine)
     assert!(moved > 20, "only {moved} have moved");
 }
 
-pub(crate) async fn an_index_that_grows_during_a_walk_hides_nothing(engine: Engine) {
+pub(crate) async fn index_growth_during_a_listing_hides_nothing(engine: Engine) {
     let count = if engine.is_slow() { FEW } else { MANY };
     let (world, before) = world(engine, count).await;
     let (processes, store) = ([world.process(), world.process()], Arc::clone(&world.store));

@@ -5,7 +5,7 @@ use crate::settings::{OWNER, Subject};
 use crate::world::{World, claim_of, key_of};
 use async_trait::async_trait;
 use contract::{FaultCode, Outcome};
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use ports::clock::Clock as _;
 use ports::store::StoreError;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use testkit::interposed::{Call, InterposedStore, Interposer};
 
 const SEED: u64 = 7;
 
-pub(crate) async fn the_request_that_made_a_lease_is_told_so_again(engine: Engine) {
+pub(crate) async fn repeat_of_the_creating_request_is_answered_created(engine: Engine) {
     let world = World::new(engine, 3, SEED).await;
     let first = world.process().attempt(OWNER, "r-1", Some(1)).await.unwrap();
     assert_eq!(first.outcome, Outcome::Created);
@@ -33,7 +33,7 @@ pub(crate) async fn the_request_that_made_a_lease_is_told_so_again(engine: Engin
     assert_eq!(world.process().attempt("other", "r-1", None).await.unwrap().outcome, Outcome::Existing);
 }
 
-pub(crate) async fn a_request_key_that_cannot_be_one_is_refused(engine: Engine) {
+pub(crate) async fn invalid_request_key_is_rejected(engine: Engine) {
     let world = World::new(engine, 1, SEED).await;
     for bad in ["", "a b", &"x".repeat(65)] {
         let refused = world.process().attempt(OWNER, bad, Some(1)).await;
@@ -72,7 +72,7 @@ pub(crate) async fn a_new_request_replaces_a_closed_claim_by_three_writes(engine
     assert_eq!(calls, ["open_claim", "grant"], "the hot path takes two writes and no read");
     world.process().release(first.id().as_str(), OWNER).await.unwrap();
     // It is closed behind the caller's back.
-    let closed = eventually("a closed claim", PATIENCE, async || {
+    let closed = eventually("a closed claim", TIMEOUT, async || {
         let found = world.store.find_claim(&key_of(OWNER)).await.unwrap().unwrap();
         if found.is_closed { Ok(found) } else { Err(found) }
     })
@@ -116,15 +116,15 @@ impl Interposer for Standstill {
     }
 }
 
-pub(crate) async fn a_process_that_stood_still_writes_nothing_after_its_deadline(engine: Engine) {
-    const PATIENCE: Duration = Duration::from_millis(500);
+pub(crate) async fn stalled_process_writes_nothing_after_its_deadline(engine: Engine) {
+    const TIMEOUT: Duration = Duration::from_millis(500);
     for after in ["page", "open_claim"] {
         let world = World::new(engine, 2, SEED).await;
-        let standstill = Standstill { after, until: Instant::now() + 2 * PATIENCE };
+        let standstill = Standstill { after, until: Instant::now() + 2 * TIMEOUT };
         let store = InterposedStore::over(Arc::clone(&world.store), Arc::new(standstill));
-        let late = world.process_over(Arc::new(store)).ask(&claim_of(OWNER), PATIENCE).await;
+        let late = world.process_over(Arc::new(store)).ask(&claim_of(OWNER), TIMEOUT).await;
         assert_eq!(late, Err(FaultCode::Timeout), "after {after}");
-        assert!(world.held_by(OWNER).await.is_empty(), "after {after}: a lease that nobody waits for");
+        assert!(world.held_by(OWNER).await.is_empty(), "after {after}: a lease without a waiting caller");
         let opened = world.store.find_claim(&key_of(OWNER)).await.unwrap();
         assert_eq!(opened.is_some(), after == "open_claim", "{opened:?}");
     }

@@ -112,7 +112,7 @@ impl Setting {
         (world, subjects)
     }
 
-    /// Seeds whose dice lead the claim under test, when nothing goes wrong, through all of its calls here.
+    /// Seeds that lead the claim under test, when nothing goes wrong, through all of its calls here.
     pub(crate) async fn rehearsals(self, engine: Engine, processes: usize, count: usize) -> Vec<Rehearsal> {
         let mut rehearsals = Vec::new();
         for seed in 1..=SEEDS_MAX {

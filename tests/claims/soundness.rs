@@ -16,7 +16,7 @@ impl World {
         sandboxes.iter().for_each(assert_in_order);
         assert_one_lease_a_key(&sandboxes);
         self.assert_counts(&sandboxes, processes[0]).await;
-        self.assert_holders_are_told(&sandboxes, processes).await;
+        self.assert_holders_got_answers(&sandboxes, processes).await;
         self.assert_nothing_is_stranded(&sandboxes, processes).await;
     }
 
@@ -38,12 +38,12 @@ impl World {
         assert_eq!(process.stats().await.unwrap().all, expected, "the pool does not add up");
     }
 
-    async fn assert_holders_are_told(&self, sandboxes: &[Sandbox], processes: &[&Process]) {
+    async fn assert_holders_got_answers(&self, sandboxes: &[Sandbox], processes: &[&Process]) {
         for sandbox in sandboxes {
             let Some(lease) = sandbox.lease().filter(|lease| !lease.is_over(self.clock.now(), GRACE)) else {
                 continue;
             };
-            assert_eq!(lease.claim.owner.as_str(), lease.claim.key.as_str(), "a key that nobody has");
+            assert_eq!(lease.claim.owner.as_str(), lease.claim.key.as_str(), "a key without an owner");
             for process in processes {
                 let repeat = process.claim(lease.claim.owner.as_str()).await;
                 let repeat = repeat.unwrap_or_else(|code| panic!("{code:?} for the holder of {sandbox:?}"));
@@ -63,7 +63,7 @@ impl World {
             assert_eq!(lent.outcome, Outcome::Created);
             claimed.insert(lent.id());
         }
-        assert_eq!(claimed, free, "free sandboxes that nobody gets");
+        assert_eq!(claimed, free, "free sandboxes that no caller gets");
         for process in processes {
             assert_eq!(process.claim("one-too-many").await, Err(FaultCode::PoolExhausted));
         }

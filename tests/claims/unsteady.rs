@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use domain::{Candidate, Sandbox, StateName};
 use ports::clock::{Clock as _, SystemClock};
-use ports::random::{Dice, Random as _};
+use ports::random::{Random as _, Rng};
 use ports::store::{Page, PageCursor, SortRange, StateQuery, Store, StoreError};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ const TURNS_MAX: usize = 4;
 /// How unsteady a store is.
 #[derive(Debug)]
 pub(crate) struct Unsteady {
-    dice: Dice,
+    rng: Rng,
     /// Turns of the runtime that a call may take on either side.
     turns_max: usize,
     page_time: Duration,
@@ -57,8 +57,8 @@ impl Unsteady {
     }
 
     fn new(seed: u64, turns_max: usize, page_time: Duration, lag_max: usize) -> Self {
-        let dice = Dice::seeded(seed);
-        Self { dice, turns_max, page_time, lag_max, log: Mutex::default(), grants: AtomicUsize::new(0) }
+        let rng = Rng::seeded(seed);
+        Self { rng, turns_max, page_time, lag_max, log: Mutex::default(), grants: AtomicUsize::new(0) }
     }
 
     /// The store that behaves like that.
@@ -87,7 +87,7 @@ impl Unsteady {
     }
 
     async fn mix(&self) {
-        for _ in 0..self.dice.below(self.turns_max) {
+        for _ in 0..self.rng.below(self.turns_max) {
             tokio::task::yield_now().await;
         }
     }
@@ -95,7 +95,7 @@ impl Unsteady {
     fn lagging_page(&self, query: &StateQuery) -> Page {
         assert_eq!(query.state, StateName::Available, "only what is free is looked for");
         let mut log = self.log();
-        let late = self.dice.below(self.lag_max + 1);
+        let late = self.rng.below(self.lag_max + 1);
         let known = log.stands_still_at.unwrap_or(log.written.len().saturating_sub(late));
         let latest: BTreeMap<_, _> =
             log.written[..known].iter().map(|sandbox| (&sandbox.id, sandbox)).collect();

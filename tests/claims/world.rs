@@ -12,10 +12,10 @@ use domain::{
 use harness::deletions::RecordedDeletions;
 use ports::bus::{Attempt, Context, Handler as _, Request};
 use ports::clock::Clock as _;
-use ports::random::Dice;
+use ports::random::Rng;
 use ports::store::{Insert, Store};
 use prometheus::Registry;
-use runtime::recorder::{LedgerMetrics, Recorder};
+use runtime::recorder::{EventLogMetrics, Recorder};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +30,7 @@ pub(crate) const LEASE: Duration = Duration::from_secs(4 * 3_600);
 /// The time after its end before a lease is over.
 pub(crate) const GRACE: Duration = Duration::from_secs(1_800);
 /// Time for a request of a test that is not about time: more than the slowest machine needs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the processes of a test share.
 pub(crate) struct World {
@@ -44,7 +44,7 @@ pub(crate) struct World {
     pools: &'static str,
 }
 
-/// An allocator with separate caches, dice and metrics.
+/// An allocator with separate caches, random numbers and metrics.
 #[derive(Clone)]
 pub(crate) struct Process {
     allocator: Arc<Allocator>,
@@ -100,7 +100,7 @@ pub(crate) fn claim_of(owner: &str) -> AllocateRequest {
 // === impl World ===
 
 impl World {
-    /// A world of `sandbox_count` free sandboxes whose dice roll after `seed`.
+    /// A world of `sandbox_count` free sandboxes whose random numbers follow from `seed`.
     pub(crate) async fn new(engine: Engine, sandbox_count: u64, seed: u64) -> Self {
         Self::over(engine.fresh_store().await, sandbox_count, seed).await
     }
@@ -152,15 +152,15 @@ impl World {
             census_age_max: Duration::ZERO,
             tombstone_kept: Duration::from_secs(86_400),
         };
-        let (clock, dice) = (Arc::new(self.clock.clone()), Arc::new(Dice::seeded(0)));
-        let bus = Arc::new(MemoryBus::new(MemoryConfig::default(), clock.clone(), dice));
-        let metrics = LedgerMetrics::register(&Registry::new()).unwrap();
+        let (clock, rng) = (Arc::new(self.clock.clone()), Arc::new(Rng::seeded(0)));
+        let bus = Arc::new(MemoryBus::new(MemoryConfig::default(), clock.clone(), rng));
+        let metrics = EventLogMetrics::register(&Registry::new()).unwrap();
         let ports = Ports {
             clock: Arc::new(self.clock.clone()),
-            random: Arc::new(Dice::seeded(self.seed.fetch_add(1, Ordering::SeqCst))),
+            random: Arc::new(Rng::seeded(self.seed.fetch_add(1, Ordering::SeqCst))),
             store,
             deletions: Arc::clone(&self.deletions) as _,
-            line: bus.clone(),
+            deletion_control: bus.clone(),
             switch: bus.clone(),
             census: bus.clone(),
             upkeep: bus.clone(),
@@ -231,18 +231,18 @@ impl World {
 
 impl Process {
     pub(crate) async fn claim(&self, owner: &str) -> Answered {
-        self.ask(&claim_of(owner), PATIENCE).await
+        self.ask(&claim_of(owner), TIMEOUT).await
     }
 
-    /// Asks with wishes, and waits no longer than `patience`.
-    pub(crate) async fn ask(&self, request: &AllocateRequest, patience: Duration) -> Answered {
-        self.ask_with_key(request, None, patience).await
+    /// Asks with wishes, and waits no longer than `timeout`.
+    pub(crate) async fn ask(&self, request: &AllocateRequest, timeout: Duration) -> Answered {
+        self.ask_with_key(request, None, timeout).await
     }
 
     /// Attempt `number` at a request of that owner.
     pub(crate) async fn attempt(&self, owner: &str, request_key: &str, number: Option<u32>) -> Answered {
         let attempt = Attempt { request_key: request_key.to_owned(), number };
-        self.answer_to(&claim_of(owner), None, Some(attempt), PATIENCE).await
+        self.answer_to(&claim_of(owner), None, Some(attempt), TIMEOUT).await
     }
 
     /// The same as [`Self::ask`], with a key beside the body.
@@ -250,9 +250,9 @@ impl Process {
         &self,
         request: &AllocateRequest,
         key: Option<&str>,
-        patience: Duration,
+        timeout: Duration,
     ) -> Answered {
-        self.answer_to(request, key, None, patience).await
+        self.answer_to(request, key, None, timeout).await
     }
 
     async fn answer_to(
@@ -260,10 +260,10 @@ impl Process {
         request: &AllocateRequest,
         key: Option<&str>,
         attempt: Option<Attempt>,
-        patience: Duration,
+        timeout: Duration,
     ) -> Answered {
         let body = serde_json::to_vec(request).unwrap().into();
-        let mut request = self.request(Verb::Allocate, body, patience);
+        let mut request = self.request(Verb::Allocate, body, timeout);
         request.context.idempotency_key = key.map(ToOwned::to_owned);
         request.context.attempt = attempt;
         let answer = self.allocator.handle(request).await;
@@ -305,13 +305,13 @@ impl Process {
 
     /// Asks for anything else.
     pub(crate) async fn plain<T: DeserializeOwned>(&self, verb: Verb, body: Vec<u8>) -> Result<T, FaultCode> {
-        let answer = self.allocator.handle(self.request(verb, body.into(), PATIENCE)).await;
+        let answer = self.allocator.handle(self.request(verb, body.into(), TIMEOUT)).await;
         let body = answer.body.map_err(|fault| fault.code)?;
         Ok(serde_json::from_slice(&body).unwrap())
     }
 
-    fn request(&self, verb: Verb, body: bytes::Bytes, patience: Duration) -> Request {
-        let patience_ms = u64::try_from(patience.as_millis()).unwrap();
+    fn request(&self, verb: Verb, body: bytes::Bytes, timeout: Duration) -> Request {
+        let patience_ms = u64::try_from(timeout.as_millis()).unwrap();
         let context = Context {
             request_id: "request-of-the-test".to_owned(),
             deadline_ms: Some(self.clock.now_ms() + patience_ms),

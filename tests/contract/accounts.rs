@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// How long the report of a violation may take; nothing waits for it where none comes.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 const ROLES: [&str; 5] = ["ingress", "allocator", "reaper", "reconciler", "scheduler"];
 
@@ -47,19 +47,19 @@ impl User {
     /// Whether the server lets this user publish there. A publish that is allowed is followed by one that is not, so
     /// that there is something to wait for in both cases.
     async fn may_publish(&mut self, subject: &str) -> bool {
-        const NOBODY: &str = "nobody.may.publish.here";
+        const DENIED: &str = "none.may.publish.here";
         self.client.publish(subject.to_owned(), "x".into()).await.unwrap();
-        self.client.publish(NOBODY, "x".into()).await.unwrap();
+        self.client.publish(DENIED, "x".into()).await.unwrap();
         self.client.flush().await.unwrap();
         let mut is_allowed = true;
         loop {
-            let said = tokio::time::timeout(PATIENCE, self.said.recv()).await.expect("a violation").unwrap();
+            let said = tokio::time::timeout(TIMEOUT, self.said.recv()).await.expect("a violation").unwrap();
             assert!(
                 said.to_lowercase().contains("permissions violation for publish"),
                 "{}: {said}",
                 self.name
             );
-            if said.to_lowercase().contains(NOBODY) {
+            if said.to_lowercase().contains(DENIED) {
                 return is_allowed;
             }
             assert!(said.contains(subject), "{}: {said}", self.name);
@@ -69,7 +69,7 @@ impl User {
 }
 
 #[tokio::test]
-async fn no_role_may_do_the_work_of_another() {
+async fn roles_may_publish_only_their_own_subjects() {
     let server = server().await;
     let subjects = Subjects::default();
     let cases: [(&str, &[&str]); 17] = [
@@ -110,31 +110,31 @@ async fn no_role_may_do_the_work_of_another() {
             assert_eq!(user.may_publish(&subject).await, is_operator_on_parked, "{name} on {subject}");
         }
     }
-    server.child.stop(PATIENCE).await;
+    server.child.stop(TIMEOUT).await;
 }
 
 #[tokio::test]
-async fn nobody_reads_what_is_not_meant_for_them() {
+async fn roles_may_subscribe_only_to_their_own_subjects() {
     let server = server().await;
     for name in ROLES.into_iter().chain(["service", "auditor"]) {
         let mut user = User::connect(&server, name).await;
         for subject in ["sandbox.>", "_INBOX.>", "sandbox.v1.allocate", "_INBOX.operator.>", "$JS.ACK.>"] {
             let _refused = user.client.subscribe(subject).await.unwrap();
-            let said = tokio::time::timeout(PATIENCE, user.said.recv()).await.expect("a violation").unwrap();
+            let said = tokio::time::timeout(TIMEOUT, user.said.recv()).await.expect("a violation").unwrap();
             let said = said.to_lowercase();
             let is_refused = said.contains("permissions violation for subscription");
             assert!(is_refused && said.contains(&subject.to_lowercase()), "{name} on {subject}: {said}");
         }
     }
-    server.child.stop(PATIENCE).await;
+    server.child.stop(TIMEOUT).await;
 }
 
 #[tokio::test]
-async fn without_a_password_nobody_comes_in() {
+async fn connection_without_a_valid_password_is_refused() {
     let server = server().await;
     let address = server.address.to_string();
     assert!(async_nats::connect(&address).await.is_err());
     let wrong = ConnectOptions::with_user_and_password("operator".to_owned(), "guess".to_owned());
     assert!(wrong.connect(&address).await.is_err());
-    server.child.stop(PATIENCE).await;
+    server.child.stop(TIMEOUT).await;
 }

@@ -34,7 +34,7 @@ fn subjects_of(channel: &Value) -> Vec<String> {
 }
 
 #[test]
-fn the_files_are_what_the_code_makes() {
+fn committed_files_match_the_generated_ones() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nats");
     let made = broker::asyncapi::files().unwrap();
     let mut kept = BTreeMap::new();
@@ -51,7 +51,7 @@ fn the_files_are_what_the_code_makes() {
 }
 
 #[test]
-fn subjects_streams_and_keys_are_those_of_the_readme() {
+fn subjects_streams_and_keys_match_the_readme() {
     let (document, readme) = (document(), Document::read(README));
     let channels: Vec<_> = entries(&document["channels"]).map(|(_, channel)| channel).collect();
     let subjects: BTreeSet<_> = channels.iter().flat_map(|channel| subjects_of(channel)).collect();
@@ -78,7 +78,7 @@ fn subjects_streams_and_keys_are_those_of_the_readme() {
 }
 
 #[test]
-fn every_verb_is_an_operation_of_the_queue_group_with_a_reply_and_faults() {
+fn every_verb_is_an_operation_with_a_reply_and_faults() {
     let (document, readme, code) = (document(), Document::read(README), Subjects::default());
     let says: BTreeMap<_, _> = readme
         .rows("Subjects")
@@ -103,7 +103,7 @@ fn every_verb_is_an_operation_of_the_queue_group_with_a_reply_and_faults() {
 }
 
 #[test]
-fn headers_are_those_of_the_readme() {
+fn headers_match_the_readme() {
     let document = document();
     let of_messages =
         entries(&document["components"]["messages"]).map(|(_, message)| &message["headers"]["properties"]);
@@ -113,7 +113,7 @@ fn headers_are_those_of_the_readme() {
 }
 
 #[test]
-fn faults_are_those_of_the_code() {
+fn faults_match_the_code() {
     let document = document();
     let messages = entries(&document["components"]["messages"]);
     let of_faults: BTreeMap<_, _> =
@@ -151,7 +151,7 @@ fn snapshots() -> BTreeSet<String> {
 }
 
 #[test]
-fn examples_are_the_messages_of_this_suite_and_all_of_them() {
+fn examples_match_the_snapshot_messages() {
     let document = document();
     let components = &document["components"];
     let mut shown = BTreeSet::new();
@@ -181,7 +181,7 @@ fn examples_are_the_messages_of_this_suite_and_all_of_them() {
 }
 
 #[test]
-fn the_page_for_clients_says_what_the_document_says() {
+fn client_page_matches_the_document() {
     let (document, page) = (document(), Document::read("nats/clients.md"));
     let messages = entries(&document["components"]["messages"]).map(|(_, message)| message);
     let faults: BTreeSet<_> = messages

@@ -28,7 +28,7 @@ pub(crate) fn assert_page(path: &'static str, printed: &str, command: &str) {
 }
 
 #[test]
-fn the_page_of_settings_is_what_the_program_prints() {
+fn settings_page_matches_the_program_output() {
     assert_page(PAGE, &settings_page(), "settings");
 }
 
@@ -47,7 +47,7 @@ fn every_variable_has_one_meaning() {
 }
 
 #[test]
-fn a_variable_is_read_in_one_place() {
+fn each_variable_is_read_in_one_module() {
     // Two meanings within one role would not show on the page: the first is kept. Tests may name what they like.
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let variables = Role::ALL.iter().flat_map(|role| role.variables(&Unset));

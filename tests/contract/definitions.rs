@@ -3,10 +3,10 @@
 use broker::operate;
 use harness::nats_cli::NatsCli;
 use harness::servers::{nats_client, nats_url, start_nats};
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use nats::{NatsBus, NatsConfig};
 use ports::clock::SystemClock;
-use ports::random::Dice;
+use ports::random::Rng;
 use runtime::settings::Settings;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ fn no_settings() -> BTreeMap<String, String> {
 }
 
 #[test]
-fn the_files_are_what_the_code_makes() {
+fn committed_files_match_the_generated_ones() {
     let mut kept = BTreeMap::new();
     for entry in std::fs::read_dir(folder()).unwrap() {
         let entry = entry.unwrap();
@@ -53,7 +53,7 @@ async fn on_server(url: &str) -> BTreeMap<String, serde_json::Value> {
 }
 
 #[tokio::test]
-async fn what_an_operator_makes_of_them_a_fleet_leaves_as_it_is() {
+async fn fleet_accepts_streams_created_from_the_definitions() {
     let (server, _folder) = start_nats().await;
     let url = nats_url(server.address);
     let Some(cli) = NatsCli::new(&url) else { return };
@@ -77,12 +77,12 @@ async fn what_an_operator_makes_of_them_a_fleet_leaves_as_it_is() {
     let mut settings = Settings::new(&env);
     let config = NatsConfig::read(&mut settings);
     let bus =
-        NatsBus::connect("test", config, Arc::new(SystemClock), Arc::new(Dice::unseeded())).await.unwrap();
-    eventually("a connection", PATIENCE, || async { if bus.connected() { Ok(()) } else { Err("none") } })
+        NatsBus::connect("test", config, Arc::new(SystemClock), Arc::new(Rng::unseeded())).await.unwrap();
+    eventually("a connection", TIMEOUT, || async { if bus.connected() { Ok(()) } else { Err("none") } })
         .await;
     bus.set_up(&CancellationToken::new()).await.unwrap();
     let mut after = on_server(&url).await;
     after.remove("KV_broker").expect("the bucket, which is no file");
     assert_eq!(before, after);
-    server.child.stop(PATIENCE).await;
+    server.child.stop(TIMEOUT).await;
 }

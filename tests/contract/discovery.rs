@@ -6,7 +6,7 @@ use contract::{FaultCode, Verb, WorkerRole};
 use futures_util::StreamExt as _;
 use harness::rig::{Plan, Rig};
 use harness::servers::nats_client;
-use harness::wait::PATIENCE;
+use harness::wait::TIMEOUT;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::timeout;
@@ -29,9 +29,9 @@ async fn ask_of(
     client.publish_with_reply(subject.to_owned(), inbox, "".into()).await.unwrap();
     let mut found: Vec<Value> = Vec::new();
     while found.len() < answers {
-        let reply = timeout(PATIENCE, replies.next()).await;
+        let reply = timeout(TIMEOUT, replies.next()).await;
         let reply = reply.unwrap_or_else(|_| panic!("{subject}: only {found:?}")).unwrap();
-        assert_ne!(reply.status, Some(async_nats::StatusCode::NO_RESPONDERS), "{subject}: nobody answers");
+        assert_ne!(reply.status, Some(async_nats::StatusCode::NO_RESPONDERS), "{subject}: no worker answers");
         let answer: Value = serde_json::from_slice(&reply.payload).unwrap();
         let is_ours = answer["metadata"]["prefix"] == rig.bus.subjects().prefix();
         if is_ours && wanted(answer["name"].as_str().unwrap()) {
@@ -75,9 +75,9 @@ async fn both_allocators_answer_on_every_subject_of_discovery() {
 }
 
 #[tokio::test]
-async fn answers_are_shaped_as_the_service_api_says() {
+async fn replies_follow_the_nats_service_api() {
     let rig = Plan::new(3).start().await;
-    rig.ask(Verb::Get, json!({"sandbox_id": "1", "owner": "nobody"})).await.unwrap();
+    rig.ask(Verb::Get, json!({"sandbox_id": "1", "owner": "stranger"})).await.unwrap();
     for answer in ask(&rig, "$SRV.PING", 2).await {
         assert_common(&answer, "ping", &[]);
         serde_json::from_value::<PingResponse>(answer).unwrap();
@@ -166,7 +166,7 @@ async fn each_allocator_counts_the_requests_that_it_answered() {
 }
 
 #[tokio::test]
-async fn every_role_answers_in_the_same_shape_and_serves_nothing_but_an_allocator() {
+async fn every_role_is_discoverable_and_only_allocators_have_endpoints() {
     let rig = Plan::new(3).start().await;
     let others = |name: &str| name != ALLOCATOR_SERVICE;
     let expected = ["sandbox-ingress", "sandbox-reaper", "sandbox-reconciler", "sandbox-scheduler"];

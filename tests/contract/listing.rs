@@ -24,7 +24,7 @@ fn entry() -> SandboxEntry {
 }
 
 #[test]
-fn lists() {
+fn sandbox_lists() {
     let request = SandboxesRequest {
         status: Some("allocated".to_owned()),
         pool: Some("main".to_owned()),
@@ -41,7 +41,7 @@ fn lists() {
 }
 
 #[test]
-fn one_with_everything() {
+fn sandbox_with_all_fields() {
     let request = RecordRequest { sandbox_id: "2000000".to_owned() };
     assert_snapshot!(wire(&request), @r#"{"sandbox_id":"2000000"}"#);
     let lease = LeaseView {

@@ -102,7 +102,7 @@ fn fields(lines: &[Line]) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_field_is_explained_and_no_other() {
+fn documented_fields_match_the_logged_ones() {
     let written = fields(&lines());
     assert!(written.len() > 30, "only {} fields were found", written.len());
     assert_eq!(Document::read(PAGE).names("Fields", 0), written);
@@ -136,7 +136,7 @@ fn nothing_secret_is_logged() {
 }
 
 #[test]
-fn the_canonical_lines_have_the_fields_that_the_page_shows() {
+fn canonical_log_lines_have_the_documented_fields() {
     let page = Document::read(PAGE);
     let shown = |heading: &str| -> BTreeSet<String> {
         let blocks = page.blocks("json");
@@ -168,7 +168,7 @@ fn the_canonical_lines_have_the_fields_that_the_page_shows() {
 }
 
 #[test]
-fn lines_are_read_from_source() {
+fn log_lines_are_parsed_from_source() {
     let source = r#"tracing::info!(a.b = f(x, "), y"), %error, ?kind, n = %g(), "said {}, twice", x); tracing::$level!("{a}")"#;
     let lines = lines_of("x.rs", source);
     assert_eq!(fields(&lines), ["a.b", "error", "kind", "n"].map(ToOwned::to_owned).into());

@@ -109,7 +109,7 @@ fn cells(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn tables_and_blocks_are_found_below_their_headings() {
+fn tables_and_blocks_are_found_under_their_headings() {
     let text = "# A\n| x |\n|---|\n| `one` or `two` | b |\n\n## B\n| y |\n|---|\n| `three` |\n\
                 <!-- run: shows it -->\n```sh\n# no heading\nls\n```\n```sh\nrm\n```\n```json\n{}\n```\n";
     let document = Document { path: "x.md", text: text.to_owned() };

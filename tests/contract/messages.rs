@@ -2,13 +2,13 @@
 //! "Evolution" in `nats/README.md` before accepting it.
 
 use contract::census::LABS_MAX;
-use contract::line::{Breaker, BreakerReason, BreakerStatus, Failing, Forbidden, PoolDeletions};
 use contract::reports::{COMPLETED, FAILED, REFUSED};
+use contract::throttle::{Breaker, BreakerReason, BreakerStatus, Failing, Forbidden, PoolDeletions};
 use contract::{
     AllocateRequest, Allocation, Census, CensusReport, Counted, DeletionWork, DeletionsStatus, ExpiryReport,
-    Fault, FaultBody, FaultCode, HealthReply, KnownMark, LineState, Outcome, ParkedDeletion, Pause,
-    PauseRequest, PoolStats, ReleaseReply, ReleaseRequest, Report, ResumeReply, ResumeRequest, RunReport,
-    SandboxRequest, SandboxView, StaleReport, StatsReply, SweepReport, SyncReport, TickKind, TurnTaken,
+    Fault, FaultBody, FaultCode, HealthReply, KnownMark, Outcome, ParkedDeletion, Pause, PauseRequest,
+    PoolStats, ReleaseReply, ReleaseRequest, Report, ResumeReply, ResumeRequest, RunReport, SandboxRequest,
+    SandboxView, StaleReport, StatsReply, SweepReport, SyncReport, ThrottleState, TickKind, TurnTaken,
     Violation,
 };
 use insta::assert_snapshot;
@@ -115,7 +115,7 @@ fn releases() {
 }
 
 #[test]
-fn looks() {
+fn sandbox_views() {
     let held = SandboxView {
         sandbox_id: "2000000".to_owned(),
         name: "lab-00000".to_owned(),
@@ -144,7 +144,7 @@ fn looks() {
 }
 
 #[test]
-fn counts() {
+fn stats() {
     let pool = PoolStats {
         total: 21,
         available: 1,
@@ -174,22 +174,22 @@ fn counts() {
 }
 
 #[test]
-fn the_turn_of_a_tick() {
+fn tick_period_record() {
     let turn = TurnTaken { number: 4_503_599_627_370_496, is_first: false };
     assert_snapshot!(wire(&turn), @r#"{"number":4503599627370496,"is_first":false}"#);
     reads(r#"{"number":7}"#, &TurnTaken { number: 7, is_first: false });
 }
 
 #[test]
-fn the_mark_of_the_table() {
+fn table_mark() {
     let mark = KnownMark { number: 4_711, at: 1_763_683_200 };
     assert_snapshot!(wire(&mark), @r#"{"number":4711,"at":1763683200}"#);
 }
 
 #[test]
-fn the_line() {
-    assert_snapshot!(wire(&LineState::default()), @r#"{"next_us":0,"rate_milli":0,"slowed_ms":0,"held_until_ms":0,"failures":0,"failing":{"who":"nobody"},"failing_since_ms":0,"good_ms":0,"forbidden":[],"breaker":{"state":"closed"},"openings":0,"reason":null,"written_ms":0}"#);
-    let broken = LineState {
+fn throttle_state() {
+    assert_snapshot!(wire(&ThrottleState::default()), @r#"{"next_us":0,"rate_milli":0,"slowed_ms":0,"held_until_ms":0,"failures":0,"failing":{"who":"nobody"},"failing_since_ms":0,"good_ms":0,"forbidden":[],"breaker":{"state":"closed"},"openings":0,"reason":null,"written_ms":0}"#);
+    let broken = ThrottleState {
         next_us: 1_763_683_200_000_000,
         rate_milli: 30_000,
         slowed_ms: 1_763_683_200_001,
@@ -205,7 +205,7 @@ fn the_line() {
         written_ms: 1_763_683_200_002,
     };
     assert_snapshot!(wire(&broken), @r#"{"next_us":1763683200000000,"rate_milli":30000,"slowed_ms":1763683200001,"held_until_ms":1763683260000,"failures":5,"failing":{"who":"one","sandbox":"2000000"},"failing_since_ms":1763683190000,"good_ms":1763683180000,"forbidden":[{"sandbox":"2000001","since_ms":1763683170000}],"breaker":{"state":"half_open","probe_us":1763683199000000,"until_ms":1763683379000},"openings":2,"reason":"failures","written_ms":1763683200002}"#);
-    reads("{}", &LineState::default());
+    reads("{}", &ThrottleState::default());
     let pause = Pause {
         by: "operator".to_owned(),
         since: 1_763_683_200,
@@ -264,7 +264,7 @@ fn deletions() {
 }
 
 #[test]
-fn failures() {
+fn faults() {
     let exhausted = Fault::new(FaultCode::PoolExhausted, "there is no free sandbox").body("r-1");
     assert_snapshot!(wire(&exhausted), @r#"{"detail":{"code":"POOL_EXHAUSTED","message":"there is no free sandbox","request_id":"r-1","retry_after":30}}"#);
     let unknown = Fault::new(FaultCode::NotFound, "there is no such sandbox").body("r-2");
@@ -275,7 +275,7 @@ fn failures() {
 }
 
 #[test]
-fn the_switch_of_the_deletions() {
+fn pause_and_resume() {
     let pause = PauseRequest {
         until_seconds: Some(1_800),
         until: None,

@@ -14,12 +14,12 @@ const PAGE: &str = "docs/metrics.md";
 type Shape = (String, BTreeSet<String>);
 
 #[test]
-fn the_page_of_metrics_is_what_the_program_prints() {
+fn metrics_page_matches_the_program_output() {
     assert_page(PAGE, &metrics_page().unwrap(), "metrics");
 }
 
 #[test]
-fn names_and_help_follow_the_custom() {
+fn names_and_help_follow_prometheus_conventions() {
     let mut names = BTreeSet::new();
     for row in Document::read(PAGE).all_rows() {
         let (name, kind, help) = (quoted(&row[0]).concat(), row[1].as_str(), &row[3]);
@@ -38,7 +38,7 @@ fn names_and_help_follow_the_custom() {
 }
 
 #[tokio::test]
-async fn a_fleet_shows_what_the_page_says() {
+async fn running_fleet_exports_the_documented_metrics() {
     let rig = Plan::new(6).start().await;
     let claim = rig.api.allocate("student-1").await;
     rig.api.release(claim.sandbox(), "student-1").await;

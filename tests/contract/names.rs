@@ -61,7 +61,7 @@ fn names(given: &Given) -> BTreeSet<String> {
 }
 
 #[test]
-fn subjects_streams_and_filters_are_those_of_the_code() {
+fn subjects_streams_and_filters_match_the_code() {
     let readme = Document::read(README);
     assert_eq!(readme.names("Subjects", 0), names(&subjects()));
     assert_eq!(readme.names("Streams", 0), names(&streams()));
@@ -69,7 +69,7 @@ fn subjects_streams_and_filters_are_those_of_the_code() {
 }
 
 #[test]
-fn every_function_that_gives_a_name_is_compared() {
+fn every_naming_function_is_compared() {
     let elsewhere = [
         "with_prefix",
         "prefix",
@@ -106,7 +106,7 @@ fn every_function_that_gives_a_name_is_compared() {
 }
 
 #[test]
-fn service_queue_group_and_bucket_are_those_of_the_code() {
+fn service_queue_group_and_bucket_match_the_code() {
     let (code, readme) = (Subjects::default(), Document::read(README));
     let of_kind = |heading, kind: &str| -> Vec<String> {
         let rows = readme.rows(heading);
@@ -122,7 +122,7 @@ fn service_queue_group_and_bucket_are_those_of_the_code() {
 }
 
 #[test]
-fn headers_are_those_of_the_code() {
+fn headers_match_the_code() {
     let source = include_str!("../../common/contract/src/headers.rs");
     let values =
         source.lines().filter(|line| line.starts_with("pub const")).flat_map(|line| line.split('"').nth(1));
@@ -131,14 +131,14 @@ fn headers_are_those_of_the_code() {
 }
 
 #[test]
-fn requests_have_their_bodies_explained() {
+fn request_bodies_are_documented() {
     let code = Subjects::default();
     let requests: BTreeSet<_> = Verb::ALL.map(|verb| code.request(verb)).into();
     assert_eq!(Document::read(README).names("Requests", 0), requests);
 }
 
 #[test]
-fn errors_are_those_of_the_code_with_their_statuses() {
+fn errors_and_statuses_match_the_code() {
     let written = Document::read("docs/errors.md").all_rows();
     let written: Vec<(String, String)> =
         written.iter().map(|row| (quoted(&row[0]).concat(), row[1].clone())).collect();

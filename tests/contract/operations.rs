@@ -24,7 +24,7 @@ fn parked() -> ParkedView {
 }
 
 #[test]
-fn what_is_parked() {
+fn parked_deletions() {
     let request = ParkedRequest {
         pool: Some("main".to_owned()),
         reason: Some("500".to_owned()),
@@ -39,7 +39,7 @@ fn what_is_parked() {
 }
 
 #[test]
-fn one_deletion() {
+fn deletion_view() {
     let request = DeletionRequest { sandbox_id: "2000000".to_owned() };
     assert_snapshot!(wire(&request), @r#"{"sandbox_id":"2000000"}"#);
     let entry = HistoryView {
@@ -68,14 +68,14 @@ fn one_deletion() {
 }
 
 #[test]
-fn what_an_older_worker_says_of_one_deletion() {
+fn deletion_view_of_an_older_worker() {
     let older = r#"{"sandbox_id":"7","name":"lab","pool":"main","status":"deleted","requested_at":null,"attempts":0,"last_error":null,"queued":[{"put_off":false,"since":1}],"parked":null,"history":[]}"#;
     let read: DeletionView = serde_json::from_str(older).unwrap();
     assert_eq!((read.pre_clean, read.queued[0].due_at), (None, None));
 }
 
 #[test]
-fn the_queue_of_deletions() {
+fn deletion_queue() {
     let request = DeletionsRequest {
         pool: Some("main".to_owned()),
         status: Some("deletion_failed".to_owned()),
@@ -122,7 +122,7 @@ fn the_queue_of_deletions() {
 }
 
 #[test]
-fn more_time_and_an_operators_hand() {
+fn extensions_and_operator_actions() {
     let request = ExtendRequest {
         sandbox_id: "2000000".to_owned(),
         owner: "student-1".to_owned(),

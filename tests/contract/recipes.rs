@@ -8,7 +8,7 @@ use crate::markdown::{Block, Document};
 use contract::Verb;
 use harness::nats_cli::NatsCli;
 use harness::rig::{Plan, Rig};
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use serde_json::{Value, json};
 use simulator::{Fault, FaultKind, Operation};
 
@@ -61,7 +61,7 @@ impl Walk {
 
     /// The replayed deletion fails, is put off, is tried again at once, and is parked.
     async fn let_it_fail_twice(&self) {
-        eventually("the first attempt to fail", PATIENCE, || async {
+        eventually("the first attempt to fail", TIMEOUT, || async {
             match self.rig.retries_scheduled().await {
                 1 => Ok(()),
                 other => Err(other),
@@ -70,7 +70,7 @@ impl Walk {
         .await;
         self.rig.purge_deletions().await;
         self.rig.sweep().await;
-        eventually("the second attempt to fail", PATIENCE, || async {
+        eventually("the second attempt to fail", TIMEOUT, || async {
             match self.rig.parked_count().await {
                 1 => Ok(()),
                 other => Err(other),
@@ -83,7 +83,7 @@ impl Walk {
     async fn come_to(&mut self, heading: &str) {
         match heading {
             "The deletion queue" => {
-                eventually("the announcement", PATIENCE, || async {
+                eventually("the announcement", TIMEOUT, || async {
                     match self.rig.queued().await {
                         1 => Ok(()),
                         other => Err(other),
@@ -93,7 +93,7 @@ impl Walk {
             }
             // The recipes before this one have let the reaper go on.
             "Deletions that were put off" => {
-                eventually("the first attempt to fail", PATIENCE, || async {
+                eventually("the first attempt to fail", TIMEOUT, || async {
                     match self.rig.retries_scheduled().await {
                         1 => Ok(()),
                         other => Err(other),
@@ -102,7 +102,7 @@ impl Walk {
                 .await;
             }
             "Parked deletions" => {
-                eventually("the second attempt to fail", PATIENCE, || async {
+                eventually("the second attempt to fail", TIMEOUT, || async {
                     match self.rig.parked_count().await {
                         1 => Ok(()),
                         other => Err(other),
@@ -115,9 +115,9 @@ impl Walk {
                 assert_eq!(self.rig.parked_count().await, 0, "the replay takes the copy away");
                 self.let_it_fail_twice().await;
             }
-            "Messages that nobody can read" => {
+            "Messages that no worker can read" => {
                 self.rig.publish_raw_deletion("main", "77", "this is no deletion").await;
-                let parked = eventually("a message set aside", PATIENCE, || async {
+                let parked = eventually("a message set aside", TIMEOUT, || async {
                     let reply = self.rig.ask(Verb::Parked, json!({"reason": "no deletion work"})).await;
                     let reply: Value = serde_json::from_slice(&reply.expect("an answer").body).unwrap();
                     if reply["count"] == 1 { Ok(reply) } else { Err(reply) }
@@ -131,7 +131,7 @@ impl Walk {
 }
 
 #[tokio::test]
-async fn every_recipe_does_what_it_says() {
+async fn every_recipe_works() {
     let document = Document::read(README);
     let recipes = document.blocks("sh");
     assert!(recipes.len() >= 20, "only {} recipes", recipes.len());

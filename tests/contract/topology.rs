@@ -7,8 +7,8 @@ use contract::Pause;
 use domain::{PoolName, StateName};
 use futures_util::TryStreamExt as _;
 use harness::rig::{Plan, Rig};
-use harness::wait::{PATIENCE, eventually};
-use ports::bus::DeletionLine as _;
+use harness::wait::{TIMEOUT, eventually};
+use ports::bus::DeletionControl as _;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -75,8 +75,8 @@ fn without_settings(cell: &str) -> String {
 }
 
 #[tokio::test]
-async fn streams_and_consumers_are_as_they_are_written_down() {
-    // The rig's own wait is shorter, and its ledger smaller, than the defaults that the document names.
+async fn streams_and_consumers_match_the_documentation() {
+    // The rig's own wait is shorter, and its event log smaller, than the defaults that the document names.
     let rig = Plan::new(3)
         .set("DELETION_ACK_WAIT_SECONDS", 15)
         .set("EVENTS_BYTES_MAX", 256 * 1024 * 1024)
@@ -108,7 +108,7 @@ async fn streams_and_consumers_are_as_they_are_written_down() {
 }
 
 #[tokio::test]
-async fn the_keys_of_the_bucket_are_as_they_are_written_down() {
+async fn bucket_keys_match_the_documentation() {
     let rig = Plan::new(6).start().await;
     let claim = rig.api.allocate("student-1").await;
     rig.api.release(claim.sandbox(), "student-1").await;
@@ -124,7 +124,7 @@ async fn the_keys_of_the_bucket_are_as_they_are_written_down() {
         .flat_map(|row| quoted(&row[0]))
         .collect();
     // The first run of each kind may still be under way.
-    eventually("all keys", PATIENCE, || async {
+    eventually("all keys", TIMEOUT, || async {
         let keys: BTreeSet<String> = bucket.keys().await.unwrap().try_collect().await.unwrap();
         if keys == written { Ok(()) } else { Err(keys) }
     })
@@ -135,7 +135,7 @@ async fn the_keys_of_the_bucket_are_as_they_are_written_down() {
 }
 
 #[tokio::test]
-async fn what_an_operator_paused_stays_paused_when_a_worker_starts() {
+async fn paused_consumer_stays_paused_when_a_worker_starts() {
     let rig = Plan::new(3).start().await;
     let (name, consumer) = (rig.bus.subjects().deletions_stream(), "reaper-main");
     let stream = rig.jetstream().await.get_stream(&name).await.unwrap();

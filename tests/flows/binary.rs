@@ -2,13 +2,13 @@
 
 use harness::process::{Broker, Up, is_running, run};
 use harness::servers::{self, start_nats_on};
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 /// A broker that is asked to stop has to be gone by then.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 const LAB: (&str, &str) = ("BROKER_API_TOKEN", "lab-token");
 const ADMIN: (&str, &str) = ("BROKER_ADMIN_TOKEN", "admin-token");
 
@@ -28,7 +28,7 @@ async fn faults(up: &Up, change: Option<Value>) -> Value {
 }
 
 #[tokio::test]
-async fn a_broker_killed_in_the_middle_of_a_deletion_finishes_it_after_the_next_start() {
+async fn killed_broker_finishes_the_deletion_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let variables = [
@@ -43,7 +43,7 @@ async fn a_broker_killed_in_the_middle_of_a_deletion_finishes_it_after_the_next_
     faults(&up, Some(json!({"operations": {"delete": {"faults": [{"kind": "hang", "next": 1}]}}}))).await;
     let released = up.api.release(claim.sandbox(), "student-1").await;
     assert_eq!(released.status, 200, "{released:?}");
-    eventually("the deletion to be under way", PATIENCE, || async {
+    eventually("the deletion to be under way", TIMEOUT, || async {
         let left = faults(&up, None).await;
         if left.to_string().contains("hang") { Err(left) } else { Ok(()) }
     })
@@ -52,13 +52,13 @@ async fn a_broker_killed_in_the_middle_of_a_deletion_finishes_it_after_the_next_
     let nats = Up::nats_pid(&data);
     assert!(is_running(nats));
     up.broker.child.kill().await;
-    eventually("the nats-server to be gone with it", PATIENCE, || async {
+    eventually("the nats-server to be gone with it", TIMEOUT, || async {
         if is_running(nats) { Err(nats) } else { Ok(()) }
     })
     .await;
 
     let up = Up::start(&data, &["--pool", "20"], &variables).await;
-    eventually("the deletion to finish", PATIENCE, || async {
+    eventually("the deletion to finish", TIMEOUT, || async {
         let seen = up.api.get(claim.sandbox(), "student-1").await;
         if seen.body["status"] == "deleted" { Ok(()) } else { Err(seen) }
     })
@@ -72,23 +72,23 @@ async fn a_broker_killed_in_the_middle_of_a_deletion_finishes_it_after_the_next_
     assert_eq!(up.api.stats().await["available"], 19, "accounts and table are those of before");
 
     let nats = Up::nats_pid(&data);
-    assert_eq!(up.broker.stop(STOP_PATIENCE).await, Some(0), "{}", up.broker.output());
+    assert_eq!(up.broker.stop(STOP_TIMEOUT).await, Some(0), "{}", up.broker.output());
     assert!(!is_running(nats), "no child is left behind");
 }
 
 #[tokio::test]
-async fn a_broker_that_is_interrupted_ends_well_and_an_ephemeral_one_leaves_nothing() {
+async fn interrupted_broker_exits_cleanly_and_ephemeral_leaves_no_data() {
     let folder = tempfile::tempdir().unwrap();
     let any = "127.0.0.1:0";
     let temporary = folder.path().to_str().unwrap();
     let arguments =
         ["up", "--ephemeral", "--pool", "5", "--http", any, "--nats-listen", any, "--simulator-listen", any];
     let broker = Broker::start(folder.path(), &arguments, &[("TMPDIR", temporary)]).await;
-    eventually("the fleet to be ready", PATIENCE, || async {
+    eventually("the fleet to be ready", TIMEOUT, || async {
         if broker.output().contains("Try it:") { Ok(()) } else { Err(broker.output()) }
     })
     .await;
-    assert_eq!(broker.stop(STOP_PATIENCE).await, Some(0), "{}", broker.output());
+    assert_eq!(broker.stop(STOP_TIMEOUT).await, Some(0), "{}", broker.output());
     let left: Vec<_> = std::fs::read_dir(folder.path())
         .unwrap()
         .flatten()
@@ -99,7 +99,7 @@ async fn a_broker_that_is_interrupted_ends_well_and_an_ephemeral_one_leaves_noth
 }
 
 #[tokio::test]
-async fn what_cannot_be_started_says_why_and_what_to_do() {
+async fn failed_start_explains_cause_and_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let text = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let any = "127.0.0.1:0";
@@ -158,7 +158,7 @@ async fn two_brokers_do_not_share_a_data_directory() {
     .await;
     assert!(!second.status.success());
     assert!(String::from_utf8_lossy(&second.stderr).contains("another broker runs on"), "{second:?}");
-    assert_eq!(up.broker.stop(STOP_PATIENCE).await, Some(0));
+    assert_eq!(up.broker.stop(STOP_TIMEOUT).await, Some(0));
 }
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn all_mistakes_in_the_environment_are_reported_together() {
 }
 
 #[tokio::test]
-async fn every_role_runs_alone_and_together_they_are_a_fleet() {
+async fn roles_in_separate_processes_form_a_fleet() {
     let folder = tempfile::tempdir().unwrap();
     let shared = servers::shared().await;
     let (csp, http) = (free_address(), free_address());
@@ -209,7 +209,7 @@ async fn every_role_runs_alone_and_together_they_are_a_fleet() {
     let api = harness::http::Api::new(http, LAB.1, ADMIN.1);
     let client = api.client.clone();
     for (role, ops, broker) in &running {
-        eventually(&format!("{role} to be ready"), PATIENCE, || async {
+        eventually(&format!("{role} to be ready"), TIMEOUT, || async {
             match client.get(format!("http://{ops}/readyz")).send().await {
                 Ok(answer) if answer.status().is_success() => Ok(()),
                 other => Err((format!("{other:?}"), broker.output())),
@@ -221,13 +221,13 @@ async fn every_role_runs_alone_and_together_they_are_a_fleet() {
         let metrics = client.get(format!("http://{ops}/metrics")).send().await.unwrap().text().await.unwrap();
         assert!(metrics.contains("process_cpu_seconds_total"), "{role}: {metrics}");
     }
-    let claim = eventually("a pool", PATIENCE, || async {
+    let claim = eventually("a pool", TIMEOUT, || async {
         let claim = api.allocate("student-1").await;
         if claim.status == 201 { Ok(claim) } else { Err(claim) }
     })
     .await;
     assert_eq!(api.release(claim.sandbox(), "student-1").await.status, 200);
-    eventually("the deletion", PATIENCE, || async {
+    eventually("the deletion", TIMEOUT, || async {
         let seen = api.get(claim.sandbox(), "student-1").await;
         if seen.body["status"] == "deleted" { Ok(()) } else { Err(seen) }
     })
@@ -241,12 +241,12 @@ async fn every_role_runs_alone_and_together_they_are_a_fleet() {
     assert_eq!(ready["notes"]["deletions"], "paused by admin", "{ready}");
     // From the front to the back, as a supervisor would.
     for (role, _, broker) in running.iter().rev() {
-        assert_eq!(broker.stop(PATIENCE).await, Some(0), "{role}: {}", broker.output());
+        assert_eq!(broker.stop(TIMEOUT).await, Some(0), "{role}: {}", broker.output());
     }
 }
 
 #[tokio::test]
-async fn a_role_whose_servers_are_not_there_waits_for_them() {
+async fn role_waits_for_missing_servers() {
     let folder = tempfile::tempdir().unwrap();
     let (nats, ops) = (free_address(), free_address());
     let shared = servers::shared().await;
@@ -267,31 +267,31 @@ async fn a_role_whose_servers_are_not_there_waits_for_them() {
         let status = answer.status().as_u16();
         Ok::<(u16, Value), String>((status, answer.json().await.unwrap_or(Value::Null)))
     };
-    let (status, body) = eventually("an answer", PATIENCE, ready).await;
+    let (status, body) = eventually("an answer", TIMEOUT, ready).await;
     assert_eq!((status, &body["checks"]["nats"]), (503, &json!("not connected to NATS")), "{body}");
-    eventually("a log line", PATIENCE, || async {
+    eventually("a log line", TIMEOUT, || async {
         let output = broker.output();
         if output.contains("NATS is not reachable; trying again") { Ok(()) } else { Err(output) }
     })
     .await;
     // It can also be asked to stop before its servers come.
-    assert_eq!(broker.stop(PATIENCE).await, Some(0), "{}", broker.output());
+    assert_eq!(broker.stop(TIMEOUT).await, Some(0), "{}", broker.output());
     let broker = Broker::start(folder.path(), &["allocator"], &variables).await;
-    eventually("an answer", PATIENCE, ready).await;
+    eventually("an answer", TIMEOUT, ready).await;
     let (server, _folder) = start_nats_on(nats, None).await;
-    eventually("to be ready once NATS is there", PATIENCE, || async {
+    eventually("to be ready once NATS is there", TIMEOUT, || async {
         match ready().await {
             Ok((200, _)) => Ok(()),
             other => Err(other),
         }
     })
     .await;
-    assert_eq!(broker.stop(PATIENCE).await, Some(0), "{}", broker.output());
-    server.child.stop(PATIENCE).await;
+    assert_eq!(broker.stop(TIMEOUT).await, Some(0), "{}", broker.output());
+    server.child.stop(TIMEOUT).await;
 }
 
 #[tokio::test]
-async fn a_role_whose_table_is_not_there_is_alive_and_not_ready() {
+async fn role_without_its_table_is_alive_but_not_ready() {
     let folder = tempfile::tempdir().unwrap();
     let (table, ops) = (format!("http://{}", free_address()), free_address());
     let shared = servers::shared().await;
@@ -306,7 +306,7 @@ async fn a_role_whose_table_is_not_there_is_alive_and_not_ready() {
         ("STORE_OPERATION_TIMEOUT_MS", "500"),
     ];
     let broker = Broker::start(folder.path(), &["allocator"], &variables).await;
-    eventually("a log line", PATIENCE, || async {
+    eventually("a log line", TIMEOUT, || async {
         let output = broker.output();
         if output.contains("the table is not there yet; trying again") { Ok(()) } else { Err(output) }
     })
@@ -317,5 +317,5 @@ async fn a_role_whose_table_is_not_there_is_alive_and_not_ready() {
     assert_eq!((health.status().as_u16(), ready.status().as_u16()), (200, 503));
     let body: Value = ready.json().await.unwrap();
     assert_eq!(body["checks"]["store"], "the table does not answer", "{body}");
-    assert_eq!(broker.stop(PATIENCE).await, Some(0), "{}", broker.output());
+    assert_eq!(broker.stop(TIMEOUT).await, Some(0), "{}", broker.output());
 }

@@ -5,7 +5,7 @@ use contract::TickKind;
 use harness::freezing_proxy::FreezingProxy;
 use harness::http::Api;
 use harness::rig::Plan;
-use harness::wait::{PATIENCE, eventually, moment};
+use harness::wait::{TIMEOUT, eventually, moment};
 use ports::bus::Ticks as _;
 use simulator::{Fault, FaultKind, Operation};
 use std::time::{Duration, Instant};
@@ -18,12 +18,12 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 const FROZEN: Duration = Duration::from_secs(4);
 
 #[tokio::test]
-async fn a_sync_that_takes_long_does_not_hold_up_a_stop() {
+async fn slow_sync_does_not_delay_the_stop() {
     let mut rig = Plan::new(2).start().await;
     rig.csp.clear_log();
     rig.csp.fail(Operation::List, Fault::next(1, FaultKind::Hang)).unwrap();
     rig.bus.tick(TickKind::Sync, None).await.unwrap();
-    eventually("a listing that hangs", PATIENCE, || async {
+    eventually("a listing that hangs", TIMEOUT, || async {
         let listings = rig.csp.log().iter().filter(|call| call.operation == Operation::List).count();
         if listings > 0 { Ok(()) } else { Err(listings) }
     })
@@ -42,12 +42,12 @@ async fn signal(pid: i32, name: &str) {
 }
 
 #[tokio::test]
-async fn an_ingress_that_was_frozen_answers_at_once_what_is_past_its_deadline() {
+async fn thawed_ingress_answers_overdue_requests_immediately() {
     let rig = Plan::new(2).set("REQUEST_DEADLINE_MS", 2_000).set("REQUEST_ATTEMPT_MS", 1_000).start().await;
     let folder = tempfile::tempdir().unwrap();
     let to_nats = FreezingProxy::start(&rig.env["NATS_URL"], None).await;
     let ingress = rig.start_role("ingress", folder.path(), to_nats.address(), "").await;
-    let address = eventually("the ingress to listen", PATIENCE, || async {
+    let address = eventually("the ingress to listen", TIMEOUT, || async {
         let output = ingress.output();
         let listens = output.lines().find(|line| line.contains("the HTTP API listens"));
         let line: Option<serde_json::Value> = listens.and_then(|line| serde_json::from_str(line).ok());
@@ -55,7 +55,7 @@ async fn an_ingress_that_was_frozen_answers_at_once_what_is_past_its_deadline() 
     })
     .await;
     let api = Api::new(address, &rig.api.lab_token, &rig.api.admin_token);
-    eventually("a first claim", PATIENCE, || async {
+    eventually("a first claim", TIMEOUT, || async {
         let claim = api.allocate("student-1").await;
         if claim.status < 300 { Ok(()) } else { Err(claim) }
     })
@@ -71,7 +71,7 @@ async fn an_ingress_that_was_frozen_answers_at_once_what_is_past_its_deadline() 
             })
         })
         .collect();
-    eventually("the claims to be under way", PATIENCE, || async {
+    eventually("the claims to be under way", TIMEOUT, || async {
         let metrics =
             reqwest::get(format!("{}/metrics", api.root)).await.expect("metrics").text().await.unwrap();
         let line = metrics.lines().find(|line| line.starts_with("broker_http_in_flight_requests "));
@@ -90,6 +90,6 @@ async fn an_ingress_that_was_frozen_answers_at_once_what_is_past_its_deadline() 
         assert!(at - thawed < AT_ONCE, "{:?} after the freeze: {answer:?}", at - thawed);
     }
     to_nats.let_go();
-    assert_eq!(ingress.stop(PATIENCE).await, Some(0), "{}", ingress.output());
+    assert_eq!(ingress.stop(TIMEOUT).await, Some(0), "{}", ingress.output());
     rig.stop().await;
 }

@@ -3,8 +3,8 @@
 use contract::Violation;
 use domain::StateName;
 use harness::rig::{Plan, Rig};
-use harness::wait::{PATIENCE, eventually};
-use ports::bus::CensusBoard as _;
+use harness::wait::{TIMEOUT, eventually};
+use ports::bus::CensusStore as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ async fn claim(rig: &Rig, number: usize, lab: &str) -> String {
 }
 
 #[tokio::test]
-async fn stats_come_from_the_census_while_it_is_young() {
+async fn stats_come_from_a_recent_census() {
     let rig = Plan::new(20).set("STATS_CENSUS_AGE_SECONDS_MAX", 600).start_unsynced().await;
     rig.sync().await;
     for number in 0..5 {
@@ -64,7 +64,7 @@ async fn stats_come_from_the_census_while_it_is_young() {
 }
 
 #[tokio::test]
-async fn a_crowd_of_claims_and_releases_is_never_called_a_violation() {
+async fn concurrent_claims_and_releases_are_no_violation() {
     const OWNERS: usize = 24;
     const ROUNDS: usize = 8;
     // A sweep's patience of zero lets the census remove the claim of a lease in the moment that it ends.
@@ -106,7 +106,7 @@ async fn a_crowd_of_claims_and_releases_is_never_called_a_violation() {
     is_over.store(true, Ordering::SeqCst);
     assert!(watching.await.unwrap() > 1, "more than one census saw the crowd");
     // Quiet now: exact, and every claim that is left belongs to a lease.
-    let report = eventually("the releases to be tidied up", PATIENCE, || async {
+    let report = eventually("the releases to be tidied up", TIMEOUT, || async {
         let report = rig.census().await;
         if report.claims_removed == 0 && report.checked == 0 { Ok(report) } else { Err(report) }
     })
@@ -118,14 +118,14 @@ async fn a_crowd_of_claims_and_releases_is_never_called_a_violation() {
     assert_eq!(json!(report.census.labs), json!({"main": {"crowd": OWNERS}}));
     assert_eq!(json!(report.census.violations), all_well());
     assert_eq!(rig.bus.last_census().await.unwrap().unwrap(), report.census);
-    Arc::into_inner(rig).expect("nobody else has it").stop().await;
+    Arc::into_inner(rig).expect("it has no other owner").stop().await;
 }
 
 #[tokio::test]
-async fn what_is_not_listed_for_a_day_is_given_up_for_good() {
+async fn sandbox_unlisted_for_a_day_becomes_a_tombstone() {
     let rig = Plan::new(10).set("SYNC_STALE_PERCENT_MAX", 100).start().await;
     let claimed = claim(&rig, 1, "routing").await;
-    let gone = eventually("a free sandbox", PATIENCE, || async {
+    let gone = eventually("a free sandbox", TIMEOUT, || async {
         for number in 2_000_000..2_000_010 {
             let id = number.to_string();
             if id != claimed && rig.sandbox(&id).await.is_some() {

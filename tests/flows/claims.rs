@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn a_claim_is_new_once_and_then_the_same() {
+async fn repeated_claim_returns_the_same_lease() {
     let rig = Plan::new(5).start().await;
     let first = rig.api.allocate_with("student-1", &[("X-Instruqt-Track-ID", "dns-lab")]).await;
     assert_eq!(first.status, 201, "{first:?}");
@@ -73,7 +73,7 @@ async fn keys_belong_to_their_owner() {
 }
 
 #[tokio::test]
-async fn a_prefix_narrows_a_claim_and_an_empty_selector_is_exhausted() {
+async fn prefix_narrows_a_claim_and_no_match_is_exhausted() {
     let rig = Plan::new(12).start().await;
     let name = rig.csp.accounts().first().unwrap().name.clone();
     let exact = rig.api.allocate_with("student-1", &[("X-Sandbox-Name-Prefix", &name)]).await;
@@ -92,7 +92,7 @@ async fn a_prefix_narrows_a_claim_and_an_empty_selector_is_exhausted() {
 }
 
 #[tokio::test]
-async fn a_sandbox_is_shown_and_given_back_only_to_its_owner() {
+async fn only_the_owner_can_read_and_release_a_sandbox() {
     let rig = Plan::new(3).start().await;
     let mine = rig.api.allocate("student-1").await;
     for answer in
@@ -120,7 +120,7 @@ async fn a_claim_after_a_release_is_a_new_one() {
 }
 
 #[tokio::test]
-async fn a_lease_may_be_as_long_as_allowed_and_no_longer() {
+async fn requested_lease_length_is_limited() {
     let rig = Plan::new(3).start().await;
     let long = rig.api.allocate_with("student-1", &[("X-Lab-Duration", "48")]).await;
     assert_eq!(

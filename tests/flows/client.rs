@@ -2,26 +2,26 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use client::{Claim, Client, ClientError, Patience};
+use client::{Claim, Client, ClientError, Timeouts};
 use contract::{FaultCode, Outcome, Verb};
 use domain::{IdempotencyKey, LabId, OwnerId, SandboxId, StateName};
 use harness::process;
 use harness::rig::{Plan, Rig};
 use harness::servers::as_test_user;
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use http_client::HttpRequests;
 use ports::bus::{Context, Reply, RequestError, Requests};
 use ports::clock::SystemClock;
-use ports::random::Dice;
+use ports::random::Rng;
 use runtime::settings::Secret;
 use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// A door that counts what goes through it, and treats the first requests as a test wants.
+/// A transport that counts its requests, and treats the first requests as a test wants.
 struct Watched {
-    door: Arc<dyn Requests>,
+    transport: Arc<dyn Requests>,
     asked: AtomicUsize,
     mishaps: Mutex<Vec<Mishap>>,
 }
@@ -55,9 +55,9 @@ impl Requests for Watched {
             Ok(Reply { outcome: None, is_fault: true, body: body.into() })
         };
         match mishap {
-            None => self.door.request(verb, context, body, patience).await,
+            None => self.transport.request(verb, context, body, patience).await,
             Some(Mishap::ReplyLost) => {
-                self.door.request(verb, context, body, patience).await?;
+                self.transport.request(verb, context, body, patience).await?;
                 Err(RequestError::TimedOut)
             }
             Some(Mishap::Busy) => refused(FaultCode::NoWorkers, 0),
@@ -66,23 +66,23 @@ impl Requests for Watched {
     }
 
     fn is_connected(&self) -> bool {
-        self.door.is_connected()
+        self.transport.is_connected()
     }
 }
 
-/// Both doors of a fleet, by name, each watched. `token` is for HTTP.
-fn doors(rig: &Rig, token: &str) -> [(&'static str, Arc<Watched>); 2] {
+/// Both transports of a fleet, by name, each watched. `token` is for HTTP.
+fn transports(rig: &Rig, token: &str) -> [(&'static str, Arc<Watched>); 2] {
     let http = HttpRequests::new(&rig.api.root, Secret::new(token)).unwrap();
-    let watched = |door: Arc<dyn Requests>| {
-        Arc::new(Watched { door, asked: AtomicUsize::new(0), mishaps: Mutex::default() })
+    let watched = |transport: Arc<dyn Requests>| {
+        Arc::new(Watched { transport, asked: AtomicUsize::new(0), mishaps: Mutex::default() })
     };
     [("nats", watched(Arc::new(rig.bus.clone()))), ("http", watched(Arc::new(http)))]
 }
 
-fn client(door: &Arc<Watched>, call: Duration) -> Client {
+fn client(transport: &Arc<Watched>, call: Duration) -> Client {
     // The machine may be busy: an attempt that is slow is not lost.
-    let patience = Patience { call, attempt: Duration::from_secs(20) };
-    Client::new(door.clone(), Arc::new(SystemClock), Arc::new(Dice::unseeded()), patience)
+    let timeouts = Timeouts { call, attempt: Duration::from_secs(20) };
+    Client::new(transport.clone(), Arc::new(SystemClock), Arc::new(Rng::unseeded()), timeouts)
 }
 
 const CALL: Duration = Duration::from_secs(60);
@@ -99,10 +99,10 @@ fn code_of<T>(ended: &Result<T, ClientError>) -> Option<FaultCode> {
 }
 
 #[tokio::test]
-async fn a_lease_from_claim_to_release_through_both_doors() {
+async fn claim_read_extend_release_over_http_and_nats() {
     let rig = Plan::new(4).start().await;
-    for (name, door) in doors(&rig, &rig.api.lab_token) {
-        let client = client(&door, CALL);
+    for (name, transport) in transports(&rig, &rig.api.lab_token) {
+        let client = client(&transport, CALL);
         let owner = owner(&format!("student-{name}"));
         let claim = Claim {
             key: Some(IdempotencyKey::parse("first").unwrap()),
@@ -134,70 +134,73 @@ async fn a_lease_from_claim_to_release_through_both_doors() {
 }
 
 #[tokio::test]
-async fn counts_are_for_those_who_may() {
+async fn stats_are_forbidden_for_a_lab_token() {
     let rig = Plan::new(3).start().await;
-    for (name, door) in doors(&rig, &rig.api.admin_token) {
-        assert_eq!(client(&door, CALL).stats().await.unwrap().all.available, 3, "{name}");
+    for (name, transport) in transports(&rig, &rig.api.admin_token) {
+        assert_eq!(client(&transport, CALL).stats().await.unwrap().all.available, 3, "{name}");
     }
-    let [(_, nats), (_, http)] = doors(&rig, &rig.api.lab_token);
+    let [(_, nats), (_, http)] = transports(&rig, &rig.api.lab_token);
     assert_eq!(code_of(&client(&http, CALL).stats().await), Some(FaultCode::Forbidden));
     assert_eq!(client(&nats, CALL).health().await.unwrap().store, "ok");
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn what_is_refused_for_good_is_asked_once() {
+async fn permanent_refusal_is_not_retried() {
     let rig = Plan::new(2).start().await;
-    let mine = client(&doors(&rig, &rig.api.lab_token)[0].1, CALL);
+    let mine = client(&transports(&rig, &rig.api.lab_token)[0].1, CALL);
     let lease = mine.allocate(&Claim::of(owner("student-1"))).await.unwrap().lease;
     let id = SandboxId::parse(&lease.sandbox_id).unwrap();
     let nowhere = SandboxId::parse("nowhere").unwrap();
-    for (name, door) in doors(&rig, &rig.api.lab_token) {
-        let client = client(&door, CALL).named("r-refused");
+    for (name, transport) in transports(&rig, &rig.api.lab_token) {
+        let client = client(&transport, CALL).named("r-refused");
         let ended = client.get(&id, &owner("student-2")).await;
         assert_eq!(code_of(&ended), Some(FaultCode::NotSandboxOwner), "{name}");
         let Err(ClientError::Refused(refusal)) = ended else { panic!("{name}") };
         assert_eq!(refusal.request_id, "r-refused", "{name}");
         let ended = client.release(&nowhere, &owner("student-2"), None).await;
         assert_eq!(code_of(&ended), Some(FaultCode::NotFound), "{name}");
-        assert_eq!(door.asked.load(Ordering::SeqCst), 2, "{name}");
+        assert_eq!(transport.asked.load(Ordering::SeqCst), 2, "{name}");
     }
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn a_call_outlives_a_lost_reply_busy_workers_and_a_table_that_is_away() {
+async fn call_survives_lost_reply_busy_workers_and_table_outage() {
     let rig = Plan::new(4).start().await;
-    for (name, door) in doors(&rig, &rig.api.lab_token) {
+    for (name, transport) in transports(&rig, &rig.api.lab_token) {
         // The last one comes first.
-        *door.mishaps.lock().unwrap() = vec![Mishap::StoreAway, Mishap::ReplyLost, Mishap::Busy];
+        *transport.mishaps.lock().unwrap() = vec![Mishap::StoreAway, Mishap::ReplyLost, Mishap::Busy];
         let owner = owner(&format!("student-{name}"));
         let before = rig.count(StateName::Allocated).await;
-        let claimed = client(&door, CALL).allocate(&Claim::of(owner.clone())).await.unwrap();
-        assert_eq!(door.asked.load(Ordering::SeqCst), 4, "{name}");
+        let claimed = client(&transport, CALL).allocate(&Claim::of(owner.clone())).await.unwrap();
+        assert_eq!(transport.asked.load(Ordering::SeqCst), 4, "{name}");
         // Over NATS all attempts are one request, which made the lease; over HTTP each is a separate request.
         let outcome = if name == "nats" { Outcome::Created } else { Outcome::Existing };
         assert_eq!(claimed.outcome, outcome, "{name}: the lease of the lost reply");
         assert_eq!(rig.count(StateName::Allocated).await, before + 1, "{name}: no second one");
-        *door.mishaps.lock().unwrap() = vec![Mishap::ReplyLost];
+        *transport.mishaps.lock().unwrap() = vec![Mishap::ReplyLost];
         let id = SandboxId::parse(&claimed.lease.sandbox_id).unwrap();
-        let released = client(&door, CALL).release(&id, &owner, None).await.unwrap();
-        assert_eq!((released.status.as_str(), door.asked.load(Ordering::SeqCst)), ("pending_deletion", 6));
+        let released = client(&transport, CALL).release(&id, &owner, None).await.unwrap();
+        assert_eq!(
+            (released.status.as_str(), transport.asked.load(Ordering::SeqCst)),
+            ("pending_deletion", 6)
+        );
     }
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn without_a_worker_the_last_word_comes_when_the_time_is_over() {
+async fn call_without_workers_fails_at_the_deadline() {
     let mut rig = Plan::new(1).counts(|counts| counts.allocators = 0).start_unsynced().await;
-    let [(_, nats), (_, http)] = doors(&rig, &rig.api.lab_token);
-    eventually("a connection", PATIENCE, || async { if nats.is_connected() { Ok(()) } else { Err("none") } })
+    let [(_, nats), (_, http)] = transports(&rig, &rig.api.lab_token);
+    eventually("a connection", TIMEOUT, || async { if nats.is_connected() { Ok(()) } else { Err("none") } })
         .await;
     let call = Duration::from_secs(5);
     let claim = Claim::of(owner("student-1"));
     let ended = client(&nats, call).allocate(&claim).await.unwrap_err();
     assert!(matches!(ended, ClientError::Unanswered { .. }) && ended.may_pass(), "{ended}");
-    assert!(nats.asked.load(Ordering::SeqCst) > 1, "nobody there is known at once, and asked again");
+    assert!(nats.asked.load(Ordering::SeqCst) > 1, "an absent worker is known at once, and asked again");
     let ended = client(&http, call).allocate(&claim).await;
     // The HTTP face says so itself; on a slow machine its word may come after the call's end.
     let is_lost = matches!(ended, Err(ClientError::Unanswered { .. }));
@@ -207,9 +210,9 @@ async fn without_a_worker_the_last_word_comes_when_the_time_is_over() {
     assert!(matches!(ended, ClientError::Unanswered { .. }), "{ended}");
 }
 
-/// Runs `broker client` through a door; its exit code and what it printed.
-async fn run(rig: &Rig, door: &[&str], call: &[&str]) -> (i32, Value, String) {
-    let arguments = [&["client"], door, call].concat();
+/// Runs `broker client` over a transport; its exit code and what it printed.
+async fn run(rig: &Rig, transport: &[&str], call: &[&str]) -> (i32, Value, String) {
+    let arguments = [&["client"], transport, call].concat();
     let variables = [("SUBJECT_PREFIX", rig.env["SUBJECT_PREFIX"].as_str())];
     let output = process::run(&arguments, &variables).await;
     let printed = String::from_utf8(output.stdout).unwrap();
@@ -218,34 +221,35 @@ async fn run(rig: &Rig, door: &[&str], call: &[&str]) -> (i32, Value, String) {
 }
 
 #[tokio::test]
-async fn the_command_asks_through_either_door_and_ends_by_what_came_of_it() {
+async fn client_command_uses_http_or_nats_and_maps_exit_codes() {
     let rig = Plan::new(4).start().await;
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");
     std::fs::write(&token, &rig.api.lab_token).unwrap();
     let nats_url = as_test_user(&rig.env["NATS_URL"]);
     let http = ["--http", rig.api.root.as_str(), "--token-file", token.to_str().unwrap()];
-    for door in [&["--nats", nats_url.as_str()][..], &http] {
-        let owner = format!("student-{}", &door[0][2..]);
+    for transport in [&["--nats", nats_url.as_str()][..], &http] {
+        let owner = format!("student-{}", &transport[0][2..]);
         let claim = ["allocate", &owner, "--key", "first", "--lab", "dns-basics"];
-        let (code, lease, said) = run(&rig, door, &claim).await;
+        let (code, lease, said) = run(&rig, transport, &claim).await;
         // On a slow machine the first attempt counts as lost, and the second finds its lease.
         assert!(code == 0 && lease["outcome"].is_string(), "{code} {lease} {said}");
-        let (_, again, _) = run(&rig, door, &claim).await;
+        let (_, again, _) = run(&rig, transport, &claim).await;
         assert_eq!(
             (&again["outcome"], &again["sandbox_id"]),
             (&Value::from("existing"), &lease["sandbox_id"])
         );
         let id = lease["sandbox_id"].as_str().unwrap();
-        let (code, longer, said) = run(&rig, door, &["extend", id, &owner, "--hours", "6"]).await;
+        let (code, longer, said) = run(&rig, transport, &["extend", id, &owner, "--hours", "6"]).await;
         assert_eq!((code, longer["expires_at"].is_u64()), (0, true), "{said}");
-        let (code, _, said) = run(&rig, door, &["--request-id", "by-hand", "get", id, "a-stranger"]).await;
+        let (code, _, said) =
+            run(&rig, transport, &["--request-id", "by-hand", "get", id, "a-stranger"]).await;
         assert_eq!((code, said.contains("NOT_SANDBOX_OWNER, request by-hand")), (3, true), "{said}");
-        let (code, released, said) = run(&rig, door, &["release", id, &owner]).await;
+        let (code, released, said) = run(&rig, transport, &["release", id, &owner]).await;
         assert_eq!((code, &released["status"]), (0, &Value::from("pending_deletion")), "{said}");
         // There is no time for the half minute that this failure asks for.
         let short = ["--patience-seconds", "20", "allocate", &owner, "--name-prefix", "no-such-name"];
-        let (code, _, said) = run(&rig, door, &short).await;
+        let (code, _, said) = run(&rig, transport, &short).await;
         assert_eq!((code, said.contains("POOL_EXHAUSTED")), (4, true), "{said}");
     }
     rig.stop().await;

@@ -40,7 +40,7 @@ async fn two_hundred_and_then_eight_hundred_callers_on_a_thousand_free() {
     let early: HashSet<String> = winners(&first).into_iter().map(ToOwned::to_owned).collect();
     let second = crowd(&rig, 800, "second").await;
     assert!(second.iter().all(|one| one.status == 201), "{:?}", second.iter().find(|one| one.status != 201));
-    assert!(winners(&second).iter().all(|id| !early.contains(*id)), "nobody gets what was taken before");
+    assert!(winners(&second).iter().all(|id| !early.contains(*id)), "no caller gets what was taken before");
     assert_eq!(rig.api.stats().await["allocated"], 1_000);
     rig.stop().await;
 }
@@ -79,7 +79,7 @@ async fn a_thousand_callers_on_nine_hundred_free() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sixty_four_tries_of_one_key_are_one_lease() {
+async fn sixty_four_attempts_with_one_key_get_one_lease() {
     let rig = patient(100).start().await;
     let tries: Vec<_> = (0..64)
         .map(|_| {
@@ -95,7 +95,7 @@ async fn sixty_four_tries_of_one_key_are_one_lease() {
         created += usize::from(answer.status == 201);
         sandboxes.insert(answer.body.to_string());
     }
-    assert_eq!((created, sandboxes.len()), (1, 1), "one lease, and everybody is told the same");
+    assert_eq!((created, sandboxes.len()), (1, 1), "one lease, and all callers get the same answer");
     assert_eq!(rig.api.stats().await["allocated"], 1, "nothing is stranded");
     rig.stop().await;
 }

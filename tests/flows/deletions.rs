@@ -5,13 +5,13 @@ use contract::{DeletionWork, TickKind};
 use domain::{PoolName, SandboxId, State, StateName};
 use futures_util::StreamExt as _;
 use harness::rig::Plan;
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use ports::bus::{Announced, Deletions as _};
 use simulator::{Fault, FaultKind, Latency, Operation};
 use std::time::Duration;
 
 #[tokio::test]
-async fn a_release_ends_in_a_tombstone_that_a_late_listing_cannot_undo() {
+async fn release_leaves_a_tombstone_that_survives_a_late_listing() {
     let rig = Plan::new(6).start().await;
     rig.csp
         .set_faults(simulator::Faults {
@@ -43,7 +43,7 @@ async fn a_release_ends_in_a_tombstone_that_a_late_listing_cannot_undo() {
 }
 
 #[tokio::test]
-async fn a_failed_attempt_is_counted_and_tried_again() {
+async fn failed_attempt_is_counted_and_retried() {
     let rig = Plan::new(6).start().await;
     rig.csp.fail(Operation::Delete, Fault::next(2, FaultKind::status(500))).unwrap();
     let claim = rig.api.allocate("student-1").await;
@@ -56,7 +56,7 @@ async fn a_failed_attempt_is_counted_and_tried_again() {
 }
 
 #[tokio::test]
-async fn a_deletion_whose_outcome_is_unknown_is_settled_by_the_next_attempt() {
+async fn unknown_outcome_is_settled_by_the_next_attempt() {
     let rig = Plan::new(6).set("CSP_READ_TIMEOUT_SECONDS", 1).start().await;
     rig.csp.fail(Operation::Delete, Fault::next(1, FaultKind::DeleteThenHang)).unwrap();
     let claim = rig.api.allocate("student-1").await;
@@ -67,7 +67,7 @@ async fn a_deletion_whose_outcome_is_unknown_is_settled_by_the_next_attempt() {
 }
 
 #[tokio::test]
-async fn a_deletion_that_uses_up_its_attempts_is_parked_with_its_reason() {
+async fn exhausted_deletion_is_parked_with_its_reason() {
     let rig = Plan::new(6).set("DELETION_ATTEMPTS_MAX", 2).start().await;
     rig.csp.fail(Operation::Delete, Fault::always(FaultKind::status(500))).unwrap();
     let claim = rig.api.allocate("student-1").await;
@@ -77,7 +77,7 @@ async fn a_deletion_that_uses_up_its_attempts_is_parked_with_its_reason() {
     let kept = rig.parked(claim.sandbox()).await.expect("a copy is parked");
     assert_eq!((kept.attempts, kept.work.sandbox_id.as_str()), (2, claim.sandbox()));
     assert!(kept.reason.contains("500"), "{kept:?}");
-    eventually("an empty queue", PATIENCE, || async {
+    eventually("an empty queue", TIMEOUT, || async {
         match rig.queued().await {
             0 => Ok(()),
             left => Err(left),
@@ -89,12 +89,12 @@ async fn a_deletion_that_uses_up_its_attempts_is_parked_with_its_reason() {
 }
 
 #[tokio::test]
-async fn credentials_that_are_refused_use_up_no_attempt() {
+async fn refused_credentials_cost_no_attempt() {
     let rig = Plan::new(6).set("DELETION_ATTEMPTS_MAX", 1).start().await;
     rig.csp.fail(Operation::Delete, Fault::always(FaultKind::status(401))).unwrap();
     let claim = rig.api.allocate("student-1").await;
     rig.api.release(claim.sandbox(), "student-1").await;
-    eventually("a refused call", PATIENCE, || async {
+    eventually("a refused call", TIMEOUT, || async {
         match rig.deletes_at_csp() {
             0 => Err(0),
             calls => Ok(calls),
@@ -102,7 +102,7 @@ async fn credentials_that_are_refused_use_up_no_attempt() {
     })
     .await;
     // The retry is in the queue, a minute away.
-    eventually("a scheduled retry", PATIENCE, || async {
+    eventually("a scheduled retry", TIMEOUT, || async {
         match rig.retries_scheduled().await {
             1 => Ok(()),
             other => Err(other),
@@ -120,7 +120,7 @@ async fn the_sweep_announces_a_deletion_whose_message_was_lost() {
     let rig = Plan::new(6).counts(|counts| counts.reapers = 0).start().await;
     let claim = rig.api.allocate("student-1").await;
     rig.api.release(claim.sandbox(), "student-1").await;
-    eventually("the announcement", PATIENCE, || async {
+    eventually("the announcement", TIMEOUT, || async {
         match rig.queued().await {
             1 => Ok(()),
             other => Err(other),
@@ -137,7 +137,7 @@ async fn the_sweep_announces_a_deletion_whose_message_was_lost() {
 }
 
 #[tokio::test]
-async fn work_of_an_older_epoch_or_of_a_free_sandbox_does_nothing() {
+async fn work_of_an_old_epoch_or_available_sandbox_does_nothing() {
     let rig = Plan::new(6).start().await;
     let claim = rig.api.allocate("student-1").await;
     let held = rig.sandbox(claim.sandbox()).await.unwrap();
@@ -159,7 +159,7 @@ async fn work_of_an_older_epoch_or_of_a_free_sandbox_does_nothing() {
         forged(&SandboxId::parse("4711").unwrap(), 1),
     ] {
         assert_eq!(rig.bus.announce(&work).await.unwrap(), Announced::Queued);
-        eventually("the queue to be empty", PATIENCE, || async {
+        eventually("the queue to be empty", TIMEOUT, || async {
             match rig.queued().await {
                 0 => Ok(()),
                 left => Err(left),
@@ -173,7 +173,7 @@ async fn work_of_an_older_epoch_or_of_a_free_sandbox_does_nothing() {
 }
 
 #[tokio::test]
-async fn a_slow_deletion_is_kept_alive_and_ordered_once() {
+async fn slow_deletion_is_kept_alive_and_called_once() {
     // Longer than the acknowledgement wait of 3 s.
     let rig = Plan::new(6).counts(|counts| counts.reapers = 2).start().await;
     rig.csp.slow_down(Operation::Delete, Latency::Fixed(5_000)).unwrap();
@@ -185,7 +185,7 @@ async fn a_slow_deletion_is_kept_alive_and_ordered_once() {
 }
 
 #[tokio::test]
-async fn deletions_keep_to_the_pace_and_to_the_limit_of_those_under_way() {
+async fn deletions_respect_the_rate_and_the_in_flight_limit() {
     let rig = Plan::new(30)
         .set("DELETIONS_PER_MINUTE", 600)
         .set("DELETIONS_IN_FLIGHT_MAX", 3)
@@ -215,7 +215,7 @@ async fn deletions_keep_to_the_pace_and_to_the_limit_of_those_under_way() {
 }
 
 #[tokio::test]
-async fn a_message_that_nobody_can_read_is_set_aside() {
+async fn undecodable_message_is_parked() {
     let rig = Plan::new(3).start().await;
     rig.publish_raw_deletion("main", "77", "this is no deletion").await;
     rig.publish_raw_deletion(
@@ -224,7 +224,7 @@ async fn a_message_that_nobody_can_read_is_set_aside() {
         r#"{"version":99,"sandbox_id":"78","pool":"main","epoch":1,"requested_at":1}"#,
     )
     .await;
-    eventually("both set aside", PATIENCE, || async {
+    eventually("both set aside", TIMEOUT, || async {
         match (rig.queued().await, rig.parked_count().await) {
             (0, 2) => Ok(()),
             other => Err(other),
@@ -236,7 +236,7 @@ async fn a_message_that_nobody_can_read_is_set_aside() {
 }
 
 #[tokio::test]
-async fn a_lease_that_is_over_is_ended_and_deleted() {
+async fn expired_lease_is_deleted() {
     let rig = Plan::new(6).start().await;
     let late = rig.api.allocate("student-1").await;
     rig.clock.advance(std::time::Duration::from_secs(3_600));
@@ -263,7 +263,7 @@ async fn a_lease_that_is_over_is_ended_and_deleted() {
 }
 
 #[tokio::test]
-async fn an_owner_who_comes_back_after_the_end_gets_a_new_sandbox_without_waiting_for_a_tick() {
+async fn claim_after_lease_end_needs_no_expiry_tick() {
     let rig = Plan::new(6).start().await;
     let first = rig.api.allocate("student-1").await;
     rig.clock.advance(std::time::Duration::from_secs(5 * 3_600));
@@ -275,12 +275,12 @@ async fn an_owner_who_comes_back_after_the_end_gets_a_new_sandbox_without_waitin
 }
 
 #[tokio::test]
-async fn a_deletion_that_the_queue_gave_up_is_announced_anew() {
+async fn deletion_abandoned_by_the_consumer_is_reannounced() {
     let rig = Plan::new(1).set("NATS_CHECK_SECONDS", 3_600).counts(|counts| counts.reapers = 0).start().await;
     let claim = rig.api.allocate("student-1").await;
     rig.api.release(claim.sandbox(), "student-1").await;
     let pool = PoolName::parse("main").unwrap();
-    eventually("the message", PATIENCE, || async {
+    eventually("the message", TIMEOUT, || async {
         rig.bus.open_pool(&pool).await.unwrap();
         match rig.queued().await {
             1 => Ok(()),
@@ -298,7 +298,7 @@ async fn a_deletion_that_the_queue_gave_up_is_announced_anew() {
     let workers = stream.get_consumer::<consumer::pull::Config>(&name).await.unwrap();
     let next = async || workers.fetch().max_messages(1).messages().await.unwrap().next().await;
     next().await.expect("a delivery").unwrap();
-    eventually("the queue to give up", PATIENCE, || async {
+    eventually("the queue to give up", TIMEOUT, || async {
         assert!(next().await.is_none(), "it is not delivered again");
         let info = stream.consumer_info(&name).await.unwrap();
         if info.num_ack_pending == 0 { Ok(()) } else { Err(info) }
@@ -306,7 +306,7 @@ async fn a_deletion_that_the_queue_gave_up_is_announced_anew() {
     .await;
     let report = rig.sweep().await;
     assert_eq!((report.unqueued, report.reannounced), (1, 1), "{report:?}");
-    let again = eventually("the new message", PATIENCE, || async { next().await.ok_or("nothing") }).await;
+    let again = eventually("the new message", TIMEOUT, || async { next().await.ok_or("nothing") }).await;
     assert_eq!(again.unwrap().info().unwrap().delivered, 1);
     rig.stop().await;
 }

@@ -1,7 +1,7 @@
 //! A disk that is full: who writes says so, nothing is promised that is not kept, and all goes on once there is room.
 
 use harness::process::{Broker, Up};
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use reqwest::Method;
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -37,7 +37,7 @@ fn fill(disk: &Path) -> PathBuf {
 }
 
 #[tokio::test]
-async fn a_disk_that_fills_up_is_said_and_all_goes_on_once_there_is_room() {
+async fn full_disk_is_reported_and_service_resumes_with_space() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("disk");
     std::fs::create_dir(&data).unwrap();
@@ -48,7 +48,7 @@ async fn a_disk_that_fills_up_is_said_and_all_goes_on_once_there_is_room() {
 
     let disk = up.broker.view(&data);
     let filler = fill(&disk);
-    let body = eventually("a readiness that says why", PATIENCE, || async {
+    let body = eventually("a readiness that says why", TIMEOUT, || async {
         let ready = up.api.open(Method::GET, "/readyz").await;
         let says = |check: &str, words: &str| {
             ready.body["checks"][check].as_str().is_some_and(|said| said.contains(words))
@@ -69,7 +69,7 @@ async fn a_disk_that_fills_up_is_said_and_all_goes_on_once_there_is_room() {
     assert_eq!(seen.status, 200, "what was promised is still there: {seen:?}");
 
     std::fs::remove_file(filler).unwrap();
-    eventually("readiness", PATIENCE, || async {
+    eventually("readiness", TIMEOUT, || async {
         let ready = up.api.open(Method::GET, "/readyz").await;
         if ready.status == 200 { Ok(()) } else { Err(ready) }
     })
@@ -79,17 +79,17 @@ async fn a_disk_that_fills_up_is_said_and_all_goes_on_once_there_is_room() {
     // Deletions and events go through the streams of NATS.
     for (owner, id) in [("student-0", held.sandbox()), ("student-1", claimed.sandbox())] {
         assert_eq!(up.api.release(id, owner).await.status, 200);
-        eventually("the deletion and its events", PATIENCE, || async {
+        eventually("the deletion and its events", TIMEOUT, || async {
             let events = up.api.events_of(id).await;
             if events.contains("sandbox.deleted") { Ok(()) } else { Err(events) }
         })
         .await;
     }
-    assert_eq!(up.broker.stop(PATIENCE).await, Some(0), "{}", up.broker.output());
+    assert_eq!(up.broker.stop(TIMEOUT).await, Some(0), "{}", up.broker.output());
 }
 
 #[tokio::test]
-async fn a_start_on_a_full_disk_names_the_disk_and_the_folder() {
+async fn start_on_a_full_disk_names_the_folder() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("disk");
     std::fs::create_dir(&data).unwrap();
@@ -98,7 +98,7 @@ async fn a_start_on_a_full_disk_names_the_disk_and_the_folder() {
     let arguments = ["up", "--http", any, "--nats-listen", any, "--simulator-listen", any, "--data", text];
     let wrapper = on_a_small_disk(text, "full");
     let broker = Broker::start_within(folder.path(), &wrapper, &arguments, &SMALL).await;
-    let ended = tokio::time::timeout(PATIENCE, broker.child.ended()).await.expect("it ends by itself");
+    let ended = tokio::time::timeout(TIMEOUT, broker.child.ended()).await.expect("it ends by itself");
     assert_eq!(ended.and_then(|status| status.code()), Some(1), "{}", broker.output());
     let said = broker.output();
     assert!(said.contains(&format!("the disk of {text} is full")), "{said}");

@@ -3,7 +3,7 @@
 use contract::SyncReport;
 use domain::{ExternalId, STILL_LISTED, SandboxId, StateName};
 use harness::rig::{Plan, Rig};
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use simulator::{BrokenEntry, Fault, FaultKind, Operation};
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ async fn sync_much_later(rig: &Rig) -> SyncReport {
 }
 
 #[tokio::test]
-async fn an_account_that_gets_its_number_later_goes_to_one_student() {
+async fn account_that_gets_its_number_later_is_allocated_once() {
     let plan = Plan::new(0);
     let rig = plan.start_unsynced().await;
     rig.csp.add_accounts(1, None).unwrap();
     rig.csp.fail(Operation::List, Fault::always(FaultKind::MalformedEntry(BrokenEntry::NullCspId))).unwrap();
-    eventually("the account without a number", PATIENCE, || async {
+    eventually("the account without a number", TIMEOUT, || async {
         let report = rig.sync().await;
         match rig.count(StateName::Available).await {
             1 => Ok(()),
@@ -49,7 +49,7 @@ async fn an_account_that_gets_its_number_later_goes_to_one_student() {
 }
 
 #[tokio::test]
-async fn an_account_that_was_made_again_is_handed_out_and_deleted_as_the_new_one() {
+async fn recreated_account_is_allocated_and_deleted() {
     let rig = Plan::new(1).start().await;
     let number = rig.csp.accounts()[0].csp_id.to_string();
     let former = account_of(&rig, &number).await;
@@ -73,7 +73,7 @@ async fn an_account_that_was_made_again_is_handed_out_and_deleted_as_the_new_one
     let again = rig.csp.recreate(&account_of(&rig, &number).await).unwrap().expect("it was there");
     let report = rig.sync().await;
     assert_eq!((report.identity_changed, report.renewed), (1, 0), "{report:?}");
-    assert_eq!(rig.count(StateName::Allocated).await, 1, "it is told and not ended");
+    assert_eq!(rig.count(StateName::Allocated).await, 1, "it is reported and not ended");
     rig.api.release(&number, "student-1").await;
     rig.until_state(&number, StateName::Deleted).await;
     assert_eq!(rig.sync().await.renewed, 1);
@@ -86,7 +86,7 @@ async fn an_account_that_was_made_again_is_handed_out_and_deleted_as_the_new_one
 }
 
 #[tokio::test]
-async fn a_deletion_that_the_provider_only_says_it_made_is_tried_again_and_then_parked() {
+async fn falsely_confirmed_deletion_is_retried_and_then_parked() {
     for status in [200, 202] {
         let rig = Plan::new(1).start().await;
         rig.csp.fail(Operation::Delete, Fault::always(FaultKind::status(status))).unwrap();
@@ -121,7 +121,7 @@ async fn a_deletion_that_the_provider_only_says_it_made_is_tried_again_and_then_
 }
 
 #[tokio::test]
-async fn a_used_account_is_not_handed_out_when_its_tombstone_is_gone() {
+async fn used_account_is_not_reallocated_after_tombstone_purge() {
     let rig = Plan::new(2).start().await;
     let claim = rig.api.allocate("student-1").await;
     let used = account_of(&rig, claim.sandbox()).await;
@@ -140,7 +140,7 @@ async fn a_used_account_is_not_handed_out_when_its_tombstone_is_gone() {
 }
 
 #[tokio::test]
-async fn pages_that_overlap_cost_the_pool_nothing() {
+async fn overlapping_pages_mark_nothing_stale() {
     let rig = Plan::new(40).set("CSP_PAGE_SIZE", 10).set("SYNC_STALE_PERCENT_MAX", 100).start().await;
     rig.csp.fail(Operation::List, Fault::always(FaultKind::OverlappingPages)).unwrap();
     for _ in 0..2 {

@@ -5,7 +5,7 @@ use domain::StateName;
 use futures_util::{StreamExt as _, stream};
 use harness::freezing_proxy::{Freeze, FreezingProxy};
 use harness::rig::{Plan, Rig};
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use simulator::{Fault, FaultKind, Operation};
 
 /// Fleets at work at once; each has two processes.
@@ -56,7 +56,7 @@ async fn killed_at(way: Way, word: &str, time: usize, is_before: bool, course: C
     }
     let claim = rig.api.allocate("student-1").await;
     rig.api.release(claim.sandbox(), "student-1").await;
-    eventually(&format!("a reaper at this step: {case}"), PATIENCE, || async {
+    eventually(&format!("a reaper at this step: {case}"), TIMEOUT, || async {
         if to_nats.is_frozen() || to_table.is_frozen() { Ok(()) } else { Err(first.output()) }
     })
     .await;
@@ -64,7 +64,7 @@ async fn killed_at(way: Way, word: &str, time: usize, is_before: bool, course: C
     drop((to_nats, to_table));
     let second = rig.start_reaper(folder.path(), &nats, &table).await;
     settled(&rig, claim.sandbox(), course, &case).await;
-    assert_eq!(second.stop(PATIENCE).await, Some(0), "{case}: {}", second.output());
+    assert_eq!(second.stop(TIMEOUT).await, Some(0), "{case}: {}", second.output());
     rig.stop().await;
 }
 
@@ -75,7 +75,7 @@ async fn settled(rig: &Rig, id: &str, course: Course, case: &str) {
         Course::Deleted | Course::Retried => (StateName::Deleted, 4),
     };
     let ended = rig.until_state(id, state).await;
-    eventually(&format!("an empty queue: {case}"), PATIENCE, || async {
+    eventually(&format!("an empty queue: {case}"), TIMEOUT, || async {
         match rig.queued().await {
             0 => Ok(()),
             left => Err(left),
@@ -103,11 +103,11 @@ fn is_done_deletion(call: &simulator::LogEntry) -> bool {
 }
 
 #[tokio::test]
-async fn a_reaper_killed_at_any_step_leaves_one_deletion_done_once() {
+async fn deletion_is_done_once_if_the_reaper_is_killed_at_any_step() {
     use Course::{Deleted, Parked, Retried};
     use Way::{Queue, Table};
     let steps = [
-        // The look at the table, the slot, the tombstone, the ledger, the acknowledgement.
+        // The look at the table, the slot, the tombstone, the event log, the acknowledgement.
         (Table, "SBX#", 1, Deleted),
         (Queue, "line.provider", 1, Deleted),
         (Table, "SBX#", 2, Deleted),
@@ -130,7 +130,7 @@ async fn a_reaper_killed_at_any_step_leaves_one_deletion_done_once() {
 }
 
 #[tokio::test]
-async fn a_reaper_killed_during_the_call_leaves_one_deletion_done_once() {
+async fn deletion_is_done_once_if_the_reaper_is_killed_in_the_call() {
     for kind in [FaultKind::Hang, FaultKind::DeleteThenHang] {
         let rig = plan(Course::Deleted).start().await;
         rig.csp.fail(Operation::Delete, Fault::next(1, kind.clone())).unwrap();
@@ -139,7 +139,7 @@ async fn a_reaper_killed_during_the_call_leaves_one_deletion_done_once() {
         let first = rig.start_reaper(folder.path(), &nats, &table).await;
         let claim = rig.api.allocate("student-1").await;
         rig.api.release(claim.sandbox(), "student-1").await;
-        eventually("the call to be under way", PATIENCE, || async {
+        eventually("the call to be under way", TIMEOUT, || async {
             if rig.csp.in_flight() > 0 { Ok(()) } else { Err(first.output()) }
         })
         .await;
@@ -148,7 +148,7 @@ async fn a_reaper_killed_during_the_call_leaves_one_deletion_done_once() {
         let gone = rig.until_state(claim.sandbox(), StateName::Deleted).await;
         assert!(!rig.csp.exists(&gone.external_id), "{kind:?}");
         assert_eq!(gone.history.len(), 4, "{kind:?}");
-        eventually("an empty queue", PATIENCE, || async {
+        eventually("an empty queue", TIMEOUT, || async {
             match rig.queued().await {
                 0 => Ok(()),
                 left => Err(left),
@@ -156,7 +156,7 @@ async fn a_reaper_killed_during_the_call_leaves_one_deletion_done_once() {
         })
         .await;
         assert_eq!(rig.events_of(claim.sandbox()).await.len(), 4, "{kind:?}");
-        assert_eq!(second.stop(PATIENCE).await, Some(0), "{}", second.output());
+        assert_eq!(second.stop(TIMEOUT).await, Some(0), "{}", second.output());
         rig.stop().await;
     }
 }

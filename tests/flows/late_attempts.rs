@@ -4,7 +4,7 @@
 use domain::{ClaimKey, IdempotencyKey, OwnerId, StateName};
 use harness::freezing_proxy::{Freeze, FreezingProxy};
 use harness::rig::{Plan, Rig};
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use ports::store::{SortRange, StateQuery};
 
 const OWNER: &str = "student-1";
@@ -44,7 +44,7 @@ async fn late(is_before: bool) {
         let api = rig.api.clone();
         async move { api.allocate(OWNER).await }
     });
-    eventually("an allocator at its first write", PATIENCE, || async {
+    eventually("an allocator at its first write", TIMEOUT, || async {
         if to_table.is_frozen() { Ok(()) } else { Err(first.output()) }
     })
     .await;
@@ -53,7 +53,7 @@ async fn late(is_before: bool) {
     let claim = asked.await.unwrap();
     assert_eq!(claim.status, 201, "a further attempt at the request made the lease: {claim:?}");
     // Held up as well are those of the attempts that the server gave to the first one.
-    let released = eventually("a release", PATIENCE, || async {
+    let released = eventually("a release", TIMEOUT, || async {
         let answer = rig.api.release(claim.sandbox(), OWNER).await;
         if answer.status == 200 { Ok(answer) } else { Err(answer) }
     })
@@ -62,7 +62,7 @@ async fn late(is_before: bool) {
 
     to_nats.let_go();
     to_table.let_go();
-    assert_eq!(first.stop(PATIENCE).await, Some(0), "{}", first.output());
+    assert_eq!(first.stop(TIMEOUT).await, Some(0), "{}", first.output());
     assert_eq!(count(&rig, StateName::Allocated).await, 0, "the late one took nothing: {}", first.output());
     assert_eq!(count(&rig, StateName::Available).await, ACCOUNTS - 1, "{}", first.output());
     let owner = OwnerId::parse(OWNER).unwrap();
@@ -74,16 +74,16 @@ async fn late(is_before: bool) {
     let next = rig.api.allocate(OWNER).await;
     assert_eq!(next.status, 201, "{next:?}");
     assert_ne!(next.sandbox(), claim.sandbox());
-    assert_eq!(second.stop(PATIENCE).await, Some(0), "{}", second.output());
+    assert_eq!(second.stop(TIMEOUT).await, Some(0), "{}", second.output());
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn an_attempt_that_comes_late_with_its_first_write_takes_nothing() {
+async fn attempt_delayed_before_its_first_write_takes_nothing() {
     Box::pin(late(true)).await;
 }
 
 #[tokio::test]
-async fn an_attempt_that_comes_late_after_its_first_write_takes_nothing() {
+async fn attempt_delayed_after_its_first_write_takes_nothing() {
     Box::pin(late(false)).await;
 }

@@ -27,7 +27,7 @@ async fn new_accounts_join_the_pool() {
 }
 
 #[tokio::test]
-async fn claims_that_land_during_a_sync_survive_it() {
+async fn claims_during_a_sync_survive() {
     let rig = Plan::new(20).start().await;
     // The sync reads the index before these claims and writes after them.
     rig.csp.slow_down(Operation::List, Latency::Fixed(300)).unwrap();
@@ -66,7 +66,7 @@ async fn a_missing_account_goes_stale_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_listing_that_was_short_only_once_costs_nothing() {
+async fn single_short_listing_marks_nothing_stale() {
     let rig = Plan::new(12).set("CSP_PAGE_SIZE", 10).set("SYNC_STALE_PERCENT_MAX", 100).start().await;
     rig.csp.fail(Operation::List, Fault::next(1, FaultKind::ShortList { pages: 1 })).unwrap();
     let report = rig.sync().await;
@@ -75,7 +75,7 @@ async fn a_listing_that_was_short_only_once_costs_nothing() {
 }
 
 #[tokio::test]
-async fn an_account_that_vanished_under_its_owner_is_reported_and_left_alone() {
+async fn vanished_allocated_account_is_reported_and_unchanged() {
     let rig = Plan::new(12).start().await;
     let claim = rig.api.allocate("student-1").await;
     rig.delete_at_csp(claim.sandbox()).await;
@@ -97,7 +97,7 @@ async fn nothing_is_lost(rig: &Rig, what: &str, kind: FaultKind, expected: &str)
 }
 
 #[tokio::test]
-async fn a_provider_that_lies_or_fails_costs_the_pool_nothing() {
+async fn faulty_provider_marks_nothing_stale() {
     let rig = Plan::new(25).set("CSP_PAGE_SIZE", 10).set("CSP_READ_TIMEOUT_SECONDS", 1).start().await;
     nothing_is_lost(&rig, "an empty list", FaultKind::EmptyList, "refused").await;
     nothing_is_lost(&rig, "a list cut after a page", FaultKind::ShortList { pages: 1 }, "refused").await;
@@ -120,7 +120,7 @@ async fn a_provider_that_lies_or_fails_costs_the_pool_nothing() {
 }
 
 #[tokio::test]
-async fn bad_entries_are_skipped_with_a_count_and_nothing_goes_stale_by_them() {
+async fn bad_entries_are_counted_and_mark_nothing_stale() {
     let rig = Plan::new(25).start().await;
     for broken in [BrokenEntry::NoId, BrokenEntry::DuplicateCspId, BrokenEntry::NameWithLineBreak] {
         rig.csp.fail(Operation::List, Fault::always(FaultKind::MalformedEntry(broken))).unwrap();

@@ -4,7 +4,7 @@ use contract::{DeletionsReply, DeletionsRequest, Verb};
 use domain::StateName;
 use harness::process::run;
 use harness::rig::{Plan, Rig};
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 use simulator::{Fault, FaultKind, Operation};
@@ -33,7 +33,7 @@ async fn mixed() -> (Rig, String, String) {
     let kind = FaultKind::status(500);
     rig.csp.fail(Operation::Delete, Fault::always(kind)).unwrap();
     let put_off = release(&rig, "put-off").await;
-    eventually("a scheduled retry", PATIENCE, || async {
+    eventually("a scheduled retry", TIMEOUT, || async {
         match rig.retries_scheduled().await {
             1 => Ok(()),
             other => Err(other),
@@ -50,7 +50,7 @@ async fn mixed() -> (Rig, String, String) {
     for number in 0..3 {
         release(&rig, &format!("student-{number}")).await;
     }
-    eventually("the queue to show them all", PATIENCE, || async {
+    eventually("the queue to show them all", TIMEOUT, || async {
         let totals = list(&rig, "").await.totals.expect("totals on the first page");
         // The message of the parked one waits as well; a reaper would find it not wanted any more.
         let expected = (4, 1, Some(4));
@@ -62,7 +62,7 @@ async fn mixed() -> (Rig, String, String) {
 }
 
 #[tokio::test]
-async fn operators_see_every_deletion_with_its_place_over_every_door() {
+async fn every_deletion_is_listed_over_every_transport() {
     let (rig, put_off, given_up) = Box::pin(mixed()).await;
     let all = list(&rig, "").await;
     assert_eq!((all.count, all.cursor.as_ref()), (5, None));

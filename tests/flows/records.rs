@@ -1,11 +1,11 @@
-//! All sandboxes, one with everything, and records that are removed in bulk: on a whole fleet, over both doors.
+//! All sandboxes, one with everything, and records that are removed in bulk: on a whole fleet, over both transports.
 
 use contract::Verb;
 use domain::{Cause, SandboxId, StateName};
 use harness::http::Answer;
 use harness::rig::{Plan, Rig};
-use harness::wait::{PATIENCE, eventually};
-use ports::bus::Ledger as _;
+use harness::wait::{TIMEOUT, eventually};
+use ports::bus::EventLog as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 use simulator::{Fault, FaultKind, Operation};
@@ -48,7 +48,7 @@ async fn asked(rig: &Rig, verb: Verb, body: Value) -> Value {
 }
 
 #[tokio::test]
-async fn operators_see_every_sandbox_page_by_page_and_each_with_its_history() {
+async fn sandboxes_are_listed_in_pages_with_their_history() {
     let mut rig = Plan::new(40).set("POOLS", "first=lab-0000,main").start().await;
     let mut held = BTreeSet::new();
     for number in 0..9 {
@@ -95,7 +95,7 @@ async fn operators_see_every_sandbox_page_by_page_and_each_with_its_history() {
     // Other processes on the same table go on where these were.
     rig.stop_fleet().await.expect("the fleet ends in order");
     rig.start_again().await;
-    eventually("workers that are back", PATIENCE, || async {
+    eventually("workers that are back", TIMEOUT, || async {
         let next = list(&rig, &format!("limit=5&cursor={cursor}")).await;
         if next.status == 200 { Ok(()) } else { Err(next) }
     })
@@ -112,7 +112,7 @@ async fn operators_see_every_sandbox_page_by_page_and_each_with_its_history() {
 }
 
 #[tokio::test]
-async fn stale_records_go_and_nothing_that_may_be_at_the_provider_does() {
+async fn bulk_delete_removes_only_stale_records() {
     let rig = Plan::new(12).set("SYNC_STALE_PERCENT_MAX", 100).set("DELETION_ATTEMPTS_MAX", 1).start().await;
     let held = rig.api.allocate("student-1").await;
     let free: Vec<_> = walked(&rig, "status=available", 100).await.into_iter().collect();
@@ -135,15 +135,15 @@ async fn stale_records_go_and_nothing_that_may_be_at_the_provider_does() {
     assert_eq!(rig.count(StateName::Stale).await, 3, "a dry run");
     let real = bulk("/v1/admin/bulk-delete?status=stale").await;
     assert_eq!((&real.body["removed"], &real.body["sandboxes"]), (&json!(3), &dry.body["sandboxes"]));
-    let ledger = rig.another_bus().await;
+    let event_log = rig.another_bus().await;
     for id in &free[..3] {
         let gone = rig.sandbox(id).await.unwrap();
         let entry = gone.history.last().unwrap();
         assert_eq!((entry.cause, entry.by.as_ref().map(|by| by.as_str())), (Cause::Forgotten, Some("admin")));
-        let told = ledger.last_event(&SandboxId::parse(id).unwrap()).await.unwrap();
-        assert_eq!(told.map(|mark| mark.version), Some(gone.version));
+        let mark = event_log.last_event(&SandboxId::parse(id).unwrap()).await.unwrap();
+        assert_eq!(mark.map(|mark| mark.version), Some(gone.version));
     }
-    ledger.close().await;
+    event_log.close().await;
     let report = rig.sync().await;
     assert_eq!((report.inserted, report.restored, rig.count(StateName::Available).await), (0, 0, 8));
     assert_eq!(rig.deletes_at_csp(), 0, "nothing was deleted at the provider");

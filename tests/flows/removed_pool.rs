@@ -2,7 +2,7 @@
 
 use domain::{PoolName, Sandbox, StateName};
 use harness::rig::{Plan, Rig};
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use ports::store::{SortRange, StateQuery};
 use reqwest::Method;
 use serde_json::json;
@@ -27,7 +27,7 @@ async fn free_of(rig: &Rig, pool: &str) -> usize {
 }
 
 #[tokio::test]
-async fn a_pool_that_is_not_configured_any_more_is_drained() {
+async fn removed_pool_is_drained() {
     let mut rig = Plan::new(8).set("POOLS", POOLS).counts(|counts| counts.reapers = 0).start().await;
     let free = free_of(&rig, "old").await;
     assert_eq!(free, 8, "the accounts of the simulator are in it");
@@ -45,7 +45,7 @@ async fn a_pool_that_is_not_configured_any_more_is_drained() {
     rig.start_again().await;
 
     // Nothing is handed out, and it is said that this may be a question of which worker is asked.
-    let refused = eventually("an answer of a worker", PATIENCE, || async {
+    let refused = eventually("an answer of a worker", TIMEOUT, || async {
         let refused = rig.api.allocate_with("student-4", &[("X-Sandbox-Pool", "old")]).await;
         if refused.code() == "NOT_HERE" { Ok(refused) } else { Err(refused) }
     })

@@ -1,9 +1,9 @@
-//! Deletions that were given up or lost, and brought back: by an operator, by the sweep, over every door.
+//! Deletions that were given up or lost, and brought back: by an operator, by the sweep, over both transports.
 
 use domain::StateName;
 use futures_util::{StreamExt as _, stream};
 use harness::rig::{Plan, Rig};
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 use simulator::{Fault, FaultKind, Operation};
@@ -60,7 +60,7 @@ async fn until_done(rig: &Rig) {
 }
 
 #[tokio::test]
-async fn one_is_replayed_over_http_and_deleted() {
+async fn parked_deletion_is_replayed_over_http() {
     let rig = Plan::new(4).set("DELETION_ATTEMPTS_MAX", 1).start().await;
     rig.csp.fail(Operation::Delete, refused()).unwrap();
     let id = release(&rig, 1).await.remove(0);
@@ -90,7 +90,7 @@ async fn one_is_replayed_over_http_and_deleted() {
 }
 
 #[tokio::test]
-async fn a_thousand_that_a_provider_refused_are_replayed_and_deleted_once_it_is_mended() {
+async fn thousand_parked_deletions_are_replayed_after_recovery() {
     const COUNT: usize = 1_000;
     let rig = Plan::new(COUNT + 5)
         .set("DELETION_ATTEMPTS_MAX", 1)
@@ -126,16 +126,16 @@ async fn a_thousand_that_a_provider_refused_are_replayed_and_deleted_once_it_is_
         assert_eq!(causes, ["listed", "claimed", "released", "parked", "replayed", "deleted"], "{id}");
     }
     let events = rig.events().await;
-    let told: std::collections::BTreeSet<_> = events.iter().map(|event| event.id.clone()).collect();
-    assert_eq!(told.len(), events.len(), "no event twice");
+    let event_ids: std::collections::BTreeSet<_> = events.iter().map(|event| event.id.clone()).collect();
+    assert_eq!(event_ids.len(), events.len(), "no event twice");
     for id in &ids {
-        assert!((1..=6).all(|version| told.contains(&format!("{id}:{version}"))), "{id}");
+        assert!((1..=6).all(|version| event_ids.contains(&format!("{id}:{version}"))), "{id}");
     }
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn a_queue_whose_stream_was_removed_is_rebuilt_by_two_sweeps() {
+async fn removed_deletion_stream_is_rebuilt_by_two_sweeps() {
     const COUNT: usize = 300;
     let mut rig = Plan::new(COUNT + 5)
         .set("DELETIONS_IN_FLIGHT_MAX", 32)
@@ -179,7 +179,7 @@ async fn a_queue_whose_stream_was_removed_is_rebuilt_by_two_sweeps() {
 }
 
 #[tokio::test]
-async fn a_listing_that_lags_for_long_brings_nothing_back() {
+async fn lagging_listing_restores_nothing() {
     // A listing that lags for longer than its grace is another story: the accounts are deleted again.
     let rig = Plan::new(6).set("DELETION_LISTED_SECONDS", 86_400).start().await;
     let lagging =
@@ -200,13 +200,13 @@ async fn a_listing_that_lags_for_long_brings_nothing_back() {
 }
 
 #[tokio::test]
-async fn the_shell_lists_shows_and_replays() {
+async fn cli_lists_shows_and_replays_deletions() {
     let rig = Plan::new(6).set("DELETION_ATTEMPTS_MAX", 1).start().await;
     rig.csp.fail(Operation::Delete, refused()).unwrap();
     let ids = release(&rig, 3).await;
     rig.publish_raw_deletion("main", "77", "this is no deletion").await;
     until_parked(&rig, 3).await;
-    eventually("the unreadable one", PATIENCE, || async {
+    eventually("the unreadable one", TIMEOUT, || async {
         match rig.parked_count().await {
             4 => Ok(()),
             other => Err(other),

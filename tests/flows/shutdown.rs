@@ -5,7 +5,7 @@ use bytes::Bytes;
 use contract::Verb;
 use domain::StateName;
 use harness::rig::Plan;
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use ports::bus::{Answer, Context, Handler, Request, Requests as _, Serve as _};
 use simulator::{Fault, FaultKind, Operation};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const CALLERS: usize = 64;
 /// Times that a worker leaves.
 const LEAVES: usize = 20;
 /// Patience of a request; no caller retries here, so a lost request shows as a time-out.
-const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Answers after a moment, as a claim does.
 struct Slow;
@@ -32,7 +32,7 @@ impl Handler for Slow {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_leaves_loses_no_request() {
+async fn stopping_worker_loses_no_request() {
     let plan = Plan::new(1).counts(|counts| counts.allocators = 0);
     let rig = plan.start_unsynced().await;
     let serve = |bus: nats::NatsBus, stop: CancellationToken| {
@@ -47,8 +47,8 @@ async fn a_worker_that_leaves_loses_no_request() {
         idempotency_key: None,
         attempt: None,
     };
-    eventually("a worker that answers", PATIENCE, || async {
-        rig.bus.request(Verb::Get, &context, Bytes::new(), REQUEST_PATIENCE).await
+    eventually("a worker that answers", TIMEOUT, || async {
+        rig.bus.request(Verb::Get, &context, Bytes::new(), REQUEST_TIMEOUT).await
     })
     .await;
 
@@ -60,7 +60,7 @@ async fn a_worker_that_leaves_loses_no_request() {
             let (done, answered, lost) = (Arc::clone(&done), Arc::clone(&answered), Arc::clone(&lost));
             tokio::spawn(async move {
                 while !done.load(Ordering::SeqCst) {
-                    let reply = bus.request(Verb::Get, &context, Bytes::new(), REQUEST_PATIENCE).await;
+                    let reply = bus.request(Verb::Get, &context, Bytes::new(), REQUEST_TIMEOUT).await;
                     let count = if reply.is_ok_and(|reply| !reply.is_fault) { &answered } else { &lost };
                     count.fetch_add(1, Ordering::SeqCst);
                 }
@@ -72,7 +72,7 @@ async fn a_worker_that_leaves_loses_no_request() {
         let bus = rig.another_bus().await;
         let leaves = CancellationToken::new();
         let leaving = serve(bus.clone(), leaves.clone());
-        eventually("some load", PATIENCE, || async {
+        eventually("some load", TIMEOUT, || async {
             let now = answered.load(Ordering::SeqCst);
             if now > before + 2 * CALLERS { Ok(()) } else { Err(now) }
         })
@@ -92,7 +92,7 @@ async fn a_worker_that_leaves_loses_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fleet_that_stops_answers_what_it_took() {
+async fn stopping_fleet_answers_accepted_requests() {
     let mut rig = Plan::new(100).start().await;
     let callers: Vec<_> = (0..100)
         .map(|number| {
@@ -107,7 +107,7 @@ async fn a_fleet_that_stops_answers_what_it_took() {
             })
         })
         .collect();
-    eventually("some claims", PATIENCE, || async {
+    eventually("some claims", TIMEOUT, || async {
         let families = rig.registry.gather();
         let answered = families
             .iter()
@@ -132,22 +132,22 @@ async fn a_fleet_that_stops_answers_what_it_took() {
         }
     }
     rig.start_again().await;
-    let allocated = eventually("the fleet to answer again", PATIENCE, || async {
+    let allocated = eventually("the fleet to answer again", TIMEOUT, || async {
         let stats = rig.api.admin(reqwest::Method::GET, "/v1/admin/stats").await;
         stats.body["allocated"].as_u64().ok_or(stats)
     })
     .await;
-    assert_eq!(allocated, claimed as u64, "everybody who holds a sandbox was told so");
+    assert_eq!(allocated, claimed as u64, "all holders of a sandbox got an answer");
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn a_deletion_that_is_cut_off_is_finished_by_the_next_fleet() {
+async fn interrupted_deletion_is_finished_by_the_next_fleet() {
     let mut rig = Plan::new(5).set("STOP_GRACE_SECONDS", 3).start().await;
     rig.csp.fail(Operation::Delete, Fault::next(1, FaultKind::Hang)).unwrap();
     let claim = rig.api.allocate("student-1").await;
     rig.api.release(claim.sandbox(), "student-1").await;
-    eventually("the deletion to be under way", PATIENCE, || async {
+    eventually("the deletion to be under way", TIMEOUT, || async {
         let faults = rig.csp.faults();
         let waiting = faults
             .operations

@@ -4,7 +4,7 @@ use contract::{Report, TickKind, Verb, headers};
 use domain::StateName;
 use harness::rig::{Plan, Rig};
 use harness::servers;
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use ports::bus::Ticks as _;
 use ports::clock::{Clock as _, SystemClock};
 use reqwest::Method;
@@ -15,7 +15,7 @@ const AHEAD: Duration = Duration::from_secs(48 * 3_600);
 
 /// Waits until the ingress is as ready as that, and says what its clock is like.
 async fn until_ready_is(rig: &Rig, status: u16) -> String {
-    eventually("the readiness", PATIENCE, || async {
+    eventually("the readiness", TIMEOUT, || async {
         let ready = rig.api.open(Method::GET, "/readyz").await;
         let clock = ready.body["checks"]["clock"].as_str().unwrap_or_default().to_owned();
         if ready.status == status { Ok(clock) } else { Err(ready) }
@@ -24,7 +24,7 @@ async fn until_ready_is(rig: &Rig, status: u16) -> String {
 }
 
 #[tokio::test]
-async fn a_fleet_whose_clock_is_off_is_not_ready_and_ends_and_grants_nothing() {
+async fn skewed_fleet_is_not_ready_and_neither_grants_nor_expires() {
     let rig = Plan::new(3).set("CLOCK_SKEW_MAX_SECONDS", 10).set("REQUEST_DEADLINE_MS", 4_000).start().await;
     assert_eq!(until_ready_is(&rig, 200).await, "ok");
     let held = rig.api.allocate("student-1").await;
@@ -32,7 +32,7 @@ async fn a_fleet_whose_clock_is_off_is_not_ready_and_ends_and_grants_nothing() {
     rig.clock.advance(AHEAD);
     let problem = until_ready_is(&rig, 503).await;
     assert!(problem.contains("172800 s ahead of the clock of NATS"), "{problem}");
-    eventually("the metric", PATIENCE, || async {
+    eventually("the metric", TIMEOUT, || async {
         let seconds = rig.metric("broker_clock_skew_seconds");
         if (seconds - AHEAD.as_secs_f64()).abs() < 1.0 { Ok(()) } else { Err(seconds) }
     })
@@ -42,7 +42,7 @@ async fn a_fleet_whose_clock_is_off_is_not_ready_and_ends_and_grants_nothing() {
     let tick = rig.bus.tick(TickKind::Expiry, None).await.unwrap();
     rig.clock.set_right();
     assert_eq!(until_ready_is(&rig, 200).await, "ok");
-    let report = eventually("the run", PATIENCE, || async {
+    let report = eventually("the run", TIMEOUT, || async {
         match rig.bus.last_report(TickKind::Expiry).await {
             Ok(Some(report)) if report.tick >= tick.sequence => Ok(report),
             other => Err(format!("{other:?}")),
@@ -58,7 +58,7 @@ async fn a_fleet_whose_clock_is_off_is_not_ready_and_ends_and_grants_nothing() {
 }
 
 #[tokio::test]
-async fn requests_that_are_dropped_are_counted_by_why() {
+async fn dropped_requests_are_counted_by_reason() {
     let rig = Plan::new(1).set("CLOCK_SKEW_MAX_SECONDS", 10).start().await;
     until_ready_is(&rig, 200).await;
     let client = servers::nats_client(&rig.env["NATS_URL"]).await;
@@ -72,7 +72,7 @@ async fn requests_that_are_dropped_are_counted_by_why() {
         client.publish_with_reply_and_headers(subject.clone(), inbox, map, "{}".into()).await.unwrap();
     }
     for why in ["late", "expired"] {
-        eventually(why, PATIENCE, || async {
+        eventually(why, TIMEOUT, || async {
             let families = rig.registry.gather();
             let family =
                 families.iter().find(|family| family.name() == "broker_allocator_requests_dropped_total");

@@ -10,7 +10,7 @@ use harness::wait::eventually;
 use nats::{NatsBus, NatsConfig};
 use ports::bus::{BusError, Runner, TickQueue as _, TickReceipt, TickTurn, TickTurns, Ticks};
 use ports::clock::SystemClock;
-use ports::random::Dice;
+use ports::random::Rng;
 use prometheus::Registry;
 use runtime::settings::Settings;
 use scheduler::{Config, Metrics, Rhythm, Scheduler};
@@ -32,7 +32,7 @@ const TURNS_BETWEEN_KILLS: u64 = 200;
 const PERIODS_AWAY: u64 = 3;
 const PERIOD: Duration = Duration::from_secs(3_600);
 /// A delivery whose server was killed comes back after 15 s, and a publish is tried again for longer than that.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// What the clock goes on by with each look.
 const NUDGE: Duration = Duration::from_millis(100);
 
@@ -71,9 +71,9 @@ impl Ticks for Recorded {
     async fn tick_and_wait(
         &self,
         kind: TickKind,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
-        self.bus.tick_and_wait(kind, patience).await
+        self.bus.tick_and_wait(kind, timeout).await
     }
 
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {
@@ -127,7 +127,7 @@ async fn connect(url: &str) -> NatsBus {
     let mut settings = Settings::new(&env);
     let config = NatsConfig::read(&mut settings);
     let config = settings.finish(config).unwrap();
-    let bus = NatsBus::connect("test", config, Arc::new(SystemClock), Arc::new(Dice::unseeded())).await;
+    let bus = NatsBus::connect("test", config, Arc::new(SystemClock), Arc::new(Rng::unseeded())).await;
     bus.expect("a connection")
 }
 
@@ -185,7 +185,7 @@ impl World {
     /// and in all by less than a period, because a scheduler that could not publish waits for a second of it.
     async fn until_published(&self, turn: u64) -> Vec<TickReceipt> {
         let mut nudges_left = PERIOD.as_millis() / 2 / NUDGE.as_millis();
-        eventually("the turn to be published by all", PATIENCE, || {
+        eventually("the turn to be published by all", TIMEOUT, || {
             let receipts = self.receipts(turn);
             if receipts.len() < SCHEDULERS && nudges_left > 0 {
                 nudges_left -= 1;
@@ -199,7 +199,7 @@ impl World {
     /// Waits for the report of a run that began after every one of these ticks was taken.
     async fn until_handled(&self, receipts: &[TickReceipt]) {
         let last = receipts.iter().map(|receipt| receipt.sequence).max().unwrap();
-        eventually("a run for the turn", PATIENCE, || async {
+        eventually("a run for the turn", TIMEOUT, || async {
             match self.eye.last_report(KIND).await {
                 Ok(Some(report)) if report.tick >= last => Ok(()),
                 other => Err(format!("{other:?} for {receipts:?}")),
@@ -255,7 +255,7 @@ fn death_after(handled: u64) -> Option<Death> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_period_is_without_its_run_and_no_two_run_at_once() {
+async fn every_period_has_a_run_and_runs_never_overlap() {
     let mut world = World::start().await;
     let (mut handled, mut kills) = (0, 0_u64);
     let mut begun_before = 0;
@@ -268,7 +268,7 @@ async fn no_period_is_without_its_run_and_no_two_run_at_once() {
                 Death::AtItsBegin => world.kill().await,
                 Death::DuringARun => {
                     world.until_published(turn).await;
-                    eventually("a run to be under way", PATIENCE, || async {
+                    eventually("a run to be under way", TIMEOUT, || async {
                         let now = world.runs.begun.load(Ordering::SeqCst);
                         if now > begun_before && world.runs.at_once.load(Ordering::SeqCst) == 1 {
                             Ok(())

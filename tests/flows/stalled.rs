@@ -4,7 +4,7 @@
 use domain::{PreClean, Skip, StateName};
 use harness::freezing_proxy::{Freeze, FreezingProxy};
 use harness::rig::Plan;
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use simulator::{Fault, FaultKind, Operation};
 
 /// Stalls a reaper right before its write about the deletion, and lets it go when another one has ended that.
@@ -27,14 +27,14 @@ async fn late(fault: Option<FaultKind>, already_gone: bool) {
     to_table.freeze_at(write);
     let claim = rig.api.allocate("student-1").await;
     rig.api.release(claim.sandbox(), "student-1").await;
-    eventually("a reaper before its write", PATIENCE, || async {
+    eventually("a reaper before its write", TIMEOUT, || async {
         if to_table.is_frozen() { Ok(()) } else { Err(first.output()) }
     })
     .await;
     to_nats.hold();
     let second = rig.start_reaper(folder.path(), &nats, &table).await;
     let ended = rig.until_state(claim.sandbox(), StateName::Deleted).await;
-    eventually("the other one to finish", PATIENCE, || async {
+    eventually("the other one to finish", TIMEOUT, || async {
         match rig.queued().await {
             0 => Ok(()),
             left => Err(left),
@@ -46,8 +46,8 @@ async fn late(fault: Option<FaultKind>, already_gone: bool) {
 
     to_nats.let_go();
     to_table.let_go();
-    assert_eq!(first.stop(PATIENCE).await, Some(0), "{}", first.output());
-    eventually("an empty queue", PATIENCE, || async {
+    assert_eq!(first.stop(TIMEOUT).await, Some(0), "{}", first.output());
+    eventually("an empty queue", TIMEOUT, || async {
         match rig.queued().await {
             0 => Ok(()),
             left => Err(left),
@@ -60,22 +60,22 @@ async fn late(fault: Option<FaultKind>, already_gone: bool) {
     assert_eq!((deletion.attempts, deletion.last_error.as_ref()), (0, None));
     assert_eq!(deletion.pre_clean, Some(PreClean::Skipped(Skip::SwitchedOff)));
     assert_eq!(after.history.len(), 4);
-    assert_eq!(rig.events_of(claim.sandbox()).await, events, "nor told anything twice");
+    assert_eq!(rig.events_of(claim.sandbox()).await, events, "nor published anything twice");
     assert_eq!((rig.deletes_at_csp(), rig.parked_count().await), (2, 0));
     assert_eq!(rig.csp.census().live, 1);
     let said = format!("\"already_gone\":{already_gone}");
     assert!(second.output().contains(&said), "{}", second.output());
-    assert_eq!(second.stop(PATIENCE).await, Some(0), "{}", second.output());
+    assert_eq!(second.stop(TIMEOUT).await, Some(0), "{}", second.output());
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn a_reaper_that_is_late_with_a_deletion_changes_nothing() {
+async fn stalled_reaper_finishing_a_deletion_changes_nothing() {
     Box::pin(late(None, true)).await;
 }
 
 #[tokio::test]
-async fn a_reaper_that_is_late_with_a_failed_attempt_changes_nothing() {
+async fn stalled_reaper_noting_a_failed_attempt_changes_nothing() {
     let kind = FaultKind::status(500);
     Box::pin(late(Some(kind), false)).await;
 }

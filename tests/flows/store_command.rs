@@ -6,12 +6,12 @@ use domain::PoolName;
 use harness::dynamodb;
 use harness::process::{self, Broker};
 use harness::rig::Plan;
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use ports::store::Layout as _;
 use std::collections::BTreeSet;
 
 #[tokio::test]
-async fn the_embedded_table_runs_alone_and_keeps_what_it_has() {
+async fn embedded_table_runs_standalone_and_persists() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let arguments = ["store", "--listen", "127.0.0.1:0", "--data", data.to_str().unwrap()];
@@ -23,7 +23,7 @@ async fn the_embedded_table_runs_alone_and_keeps_what_it_has() {
     let mut kept = Vec::new();
     for round in 0..2 {
         let broker = Broker::start(folder.path(), &arguments, &[]).await;
-        let endpoint = eventually("the table to listen", PATIENCE, || async {
+        let endpoint = eventually("the table to listen", TIMEOUT, || async {
             let output = broker.output();
             let found = output.split_whitespace().find(|word| word.starts_with("http://"));
             found.map(ToOwned::to_owned).ok_or(output.clone())
@@ -47,7 +47,7 @@ async fn the_embedded_table_runs_alone_and_keeps_what_it_has() {
         assert!(!second.status.success());
         let said = String::from_utf8_lossy(&second.stderr).into_owned();
         assert!(said.contains("another broker runs on the data directory"), "{said}");
-        assert_eq!(broker.stop(PATIENCE).await, Some(0), "round {round}: {}", broker.output());
+        assert_eq!(broker.stop(TIMEOUT).await, Some(0), "round {round}: {}", broker.output());
     }
     rig.stop().await;
     assert_eq!(kept, [1, 2], "what was written is there after a restart");

@@ -3,14 +3,14 @@
 use crate::unready::Role;
 use harness::process::{Broker, Up, run};
 use harness::rig::Plan;
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use reqwest::Method;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A broker that is asked to stop has to be gone by then.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 const MORE: [&str; 2] = ["--pool", "5"];
 
 /// The files of the embedded table: the database, and what is not in it yet.
@@ -29,12 +29,12 @@ fn put_back(from: &Path, to: &Path) {
 }
 
 async fn stop(up: Up) {
-    assert_eq!(up.broker.stop(STOP_PATIENCE).await, Some(0), "{}", up.broker.output());
+    assert_eq!(up.broker.stop(STOP_TIMEOUT).await, Some(0), "{}", up.broker.output());
 }
 
 /// Waits until the fleet is as ready as that, and says what its table is like.
 async fn until_ready_is(up: &Up, status: u16) -> String {
-    eventually("the readiness", PATIENCE, || async {
+    eventually("the readiness", TIMEOUT, || async {
         let ready = up.api.open(Method::GET, "/readyz").await;
         let table = ready.body["checks"]["table"].as_str().unwrap_or_default().to_owned();
         // Until the table was compared, it is not ready for other reasons.
@@ -80,7 +80,7 @@ async fn refuses(data: &Path, sandbox: &str) -> Up {
 }
 
 #[tokio::test]
-async fn a_table_whose_file_is_copied_back_grants_nothing_until_it_is_acknowledged() {
+async fn restored_table_grants_nothing_until_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
     let (data, backup) = (folder.path().join("data"), folder.path().join("backup"));
     std::fs::create_dir(&backup).unwrap();
@@ -90,7 +90,7 @@ async fn a_table_whose_file_is_copied_back_grants_nothing_until_it_is_acknowledg
     put_back(&data, &backup);
 
     let up = Up::start(&data, &MORE, &[]).await;
-    assert_eq!(until_ready_is(&up, 200).await, "ok", "a table that nobody touched");
+    assert_eq!(until_ready_is(&up, 200).await, "ok", "an untouched table");
     let held = up.api.allocate("student-1").await;
     assert_eq!(held.status, 201, "{held:?}");
     let sandbox = held.sandbox().to_owned();
@@ -98,7 +98,7 @@ async fn a_table_whose_file_is_copied_back_grants_nothing_until_it_is_acknowledg
     put_back(&backup, &data);
 
     let up = refuses(&data, &sandbox).await;
-    // What somebody holds, by the events, is taken out of use before the table is accepted.
+    // What an owner holds, by the events, is taken out of use before the table is accepted.
     let quarantined = up.api.order(&sandbox, "quarantine", "held before").await;
     assert_eq!(quarantined.status, 200, "{quarantined:?}");
     let shown = table(&up, &["acknowledge"]).await;
@@ -116,7 +116,7 @@ async fn a_table_whose_file_is_copied_back_grants_nothing_until_it_is_acknowledg
 }
 
 #[tokio::test]
-async fn a_process_that_keeps_tombstones_for_another_time_does_not_start_until_the_table_agrees() {
+async fn tombstone_retention_mismatch_prevents_the_start() {
     let rig = Plan::new(1).start().await;
     let folder = tempfile::tempdir().unwrap();
     let mut env: Vec<(&str, &str)> =
@@ -125,7 +125,7 @@ async fn a_process_that_keeps_tombstones_for_another_time_does_not_start_until_t
     env.push(("TOMBSTONE_DAYS", "7"));
     for role in ["allocator", "reaper", "reconciler"] {
         let broker = Broker::start(folder.path(), &[role], &env).await;
-        let ended = tokio::time::timeout(PATIENCE, broker.child.ended()).await.expect("it ends by itself");
+        let ended = tokio::time::timeout(TIMEOUT, broker.child.ended()).await.expect("it ends by itself");
         assert_eq!(ended.and_then(|status| status.code()), Some(1), "{role}: {}", broker.output());
         for part in ["TOMBSTONE_DAYS is 7 here and 30 in the table", "broker table agree"] {
             assert!(broker.output().contains(part), "{role}: {part:?} is not in\n{}", broker.output());
@@ -146,7 +146,7 @@ async fn a_process_that_keeps_tombstones_for_another_time_does_not_start_until_t
     let variables = [("TOMBSTONE_DAYS", "7"), ("LAB_DURATION_HOURS", "5")];
     let role = Role::start_with(&rig, folder.path(), "allocator", &variables).await;
     role.until("an allocator on it", |status, _| status == 200).await;
-    let fleet = eventually("both allocators to answer", PATIENCE, || async {
+    let fleet = eventually("both allocators to answer", TIMEOUT, || async {
         let fleet = rig.api.admin(Method::GET, "/v1/admin/fleet").await;
         if fleet.body["drift"]["LAB_DURATION_HOURS"].is_array() { Ok(fleet) } else { Err(fleet) }
     })

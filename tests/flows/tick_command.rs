@@ -19,7 +19,7 @@ async fn tick(rig: &Rig, arguments: &[&str]) -> (i32, Value) {
 }
 
 #[tokio::test]
-async fn a_tick_by_hand_shows_its_report_and_ends_by_its_status() {
+async fn tick_command_prints_the_report_and_maps_exit_codes() {
     let mut rig =
         Plan::new(10).set("SYNC_STALE_PERCENT_MAX", 0).set("SYNC_STALE_COUNT_ALWAYS", 0).start().await;
     for kind in ["sync", "expiry", "sweep", "census", "stale"] {

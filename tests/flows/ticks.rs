@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use contract::reports::COMPLETED;
 use contract::{Report, SweepReport, TickKind};
 use harness::rig::Plan;
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use ports::bus::{Runner, TickQueue as _, Ticks as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -64,7 +64,7 @@ async fn three_schedulers_publish_one_tick_for_each_slot() {
             .map(|metric| metric.get_counter().get_value() as u64)
             .sum::<u64>()
     };
-    let (first, duplicate) = eventually("four slots by all three", PATIENCE, || async {
+    let (first, duplicate) = eventually("four slots by all three", TIMEOUT, || async {
         let counts = (ticks("first"), ticks("duplicate"));
         if counts.0 >= 4 && counts.1 == 2 * counts.0 { Ok(counts) } else { Err(counts) }
     })
@@ -77,7 +77,7 @@ async fn three_schedulers_publish_one_tick_for_each_slot() {
 }
 
 #[tokio::test]
-async fn a_slot_that_was_published_is_not_published_again() {
+async fn published_slot_is_not_published_again() {
     let rig = Plan::new(3).start().await;
     let first = rig.bus.tick(TickKind::Sweep, Some(7)).await.unwrap();
     let second = rig.bus.tick(TickKind::Sweep, Some(7)).await.unwrap();
@@ -89,7 +89,7 @@ async fn a_slot_that_was_published_is_not_published_again() {
 }
 
 #[tokio::test]
-async fn a_tick_during_a_run_waits_and_two_runs_are_never_at_once() {
+async fn tick_during_a_run_waits_and_runs_never_overlap() {
     // A fleet that is stopped leaves its streams; two reconcilers of the test's own take its ticks.
     let mut rig = Plan::new(3).start().await;
     rig.stop_fleet().await.unwrap();
@@ -103,7 +103,7 @@ async fn a_tick_during_a_run_waits_and_two_runs_are_never_at_once() {
         })
         .collect();
     bus.tick(TickKind::Sweep, None).await.unwrap();
-    eventually("the first run", PATIENCE, || async {
+    eventually("the first run", TIMEOUT, || async {
         match gate.at_once.load(Ordering::SeqCst) {
             1 => Ok(()),
             other => Err(other),
@@ -116,7 +116,7 @@ async fn a_tick_during_a_run_waits_and_two_runs_are_never_at_once() {
         last = bus.tick(TickKind::Sweep, None).await.unwrap().sequence;
     }
     gate.open();
-    eventually("a run after the last tick", PATIENCE, || async {
+    eventually("a run after the last tick", TIMEOUT, || async {
         match bus.last_report(TickKind::Sweep).await.unwrap() {
             Some(report) if report.tick >= last => Ok(()),
             other => Err(other),

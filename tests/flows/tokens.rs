@@ -11,7 +11,7 @@ use secretsmanager::{AwsSecrets, SecretsConfig};
 use std::fs;
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A new token, and its line for the file.
 async fn token(arguments: &[&str]) -> (String, String) {
@@ -34,7 +34,7 @@ fn api(rig: &Rig, lab_token: &str, admin_token: &str) -> Api {
 }
 
 #[tokio::test]
-async fn a_token_of_the_command_line_is_good_for_its_pools_until_its_line_is_gone() {
+async fn cli_token_is_valid_for_its_pools_until_removed() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
     let (events, events_line) = token(&["--name", "events", "--scope", "lab", "--pools", "events"]).await;
@@ -72,7 +72,7 @@ async fn a_token_of_the_command_line_is_good_for_its_pools_until_its_line_is_gon
     let (next, next_line) = token(&["--name", "next", "--scope", "lab"]).await;
     fs::write(&file, next_line).unwrap();
     let rotated = api(&rig, &next, &looker);
-    eventually("the new token to be good", PATIENCE, || async {
+    eventually("the new token to be good", TIMEOUT, || async {
         let answer = rotated.release(claim.sandbox(), "student-1").await;
         if answer.status == 200 { Ok(()) } else { Err(answer) }
     })
@@ -83,7 +83,7 @@ async fn a_token_of_the_command_line_is_good_for_its_pools_until_its_line_is_gon
 }
 
 #[tokio::test]
-async fn a_secret_is_rotated_without_a_restart_and_a_bad_one_changes_nothing() {
+async fn secret_is_reloaded_and_a_bad_one_is_ignored() {
     const SECRET: &str = "broker/tokens";
     let manager = SecretsManager::start().await;
     let (old, old_line) = token(&["--name", "old", "--scope", "lab,admin"]).await;
@@ -98,7 +98,7 @@ async fn a_secret_is_rotated_without_a_restart_and_a_bad_one_changes_nothing() {
     let by_new = api(&rig, &new, &new);
     assert_eq!(by_new.allocate("student-1").await.status, 401);
     manager.put(SECRET, Kept::Text(format!("{old_line}{new_line}")));
-    eventually("the new token to be good", PATIENCE, || async {
+    eventually("the new token to be good", TIMEOUT, || async {
         let answer = by_new.allocate("student-1").await;
         if answer.status == 200 { Ok(()) } else { Err(answer) }
     })
@@ -108,7 +108,7 @@ async fn a_secret_is_rotated_without_a_restart_and_a_bad_one_changes_nothing() {
     // Each way in which it may go wrong shows in the readiness answer, and locks no caller out.
     for bad in [Kept::Forbidden, Kept::Text("no list".to_owned()), Kept::Failing] {
         manager.put(SECRET, bad);
-        eventually("a note", PATIENCE, || async {
+        eventually("a note", TIMEOUT, || async {
             let ready = by_new.admin(Method::GET, "/readyz").await;
             match ready.body["notes"]["tokens_secret"].as_str() {
                 Some("the secret of tokens cannot be used; the tokens before it stay good") => Ok(()),
@@ -118,14 +118,14 @@ async fn a_secret_is_rotated_without_a_restart_and_a_bad_one_changes_nothing() {
         .await;
         assert_eq!(by_new.allocate("student-1").await.status, 200);
         manager.put(SECRET, Kept::Text(format!("{old_line}{new_line}")));
-        eventually("no note", PATIENCE, || async {
+        eventually("no note", TIMEOUT, || async {
             let ready = by_new.admin(Method::GET, "/readyz").await;
             if ready.body["notes"]["tokens_secret"].is_null() { Ok(()) } else { Err(ready) }
         })
         .await;
     }
     manager.put(SECRET, Kept::Text(new_line));
-    eventually("the old token to be gone", PATIENCE, || async {
+    eventually("the old token to be gone", TIMEOUT, || async {
         let answer = by_old.allocate("student-1").await;
         if answer.status == 401 { Ok(()) } else { Err(answer) }
     })
@@ -135,7 +135,7 @@ async fn a_secret_is_rotated_without_a_restart_and_a_bad_one_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_broker_without_its_secret_does_not_start_and_says_why() {
+async fn missing_secret_prevents_the_start() {
     let manager = SecretsManager::start().await;
     manager.put("forbidden", Kept::Forbidden);
     manager.put("no-list", Kept::Text("s3cret".to_owned()));
@@ -160,7 +160,7 @@ async fn a_broker_without_its_secret_does_not_start_and_says_why() {
 }
 
 #[tokio::test]
-async fn what_secrets_manager_says_is_told_apart() {
+async fn secrets_manager_errors_are_distinguished() {
     let manager = SecretsManager::start().await;
     let config = SecretsConfig { region: "eu-west-1".to_owned(), endpoint: Some(manager.endpoint.clone()) };
     let secrets = AwsSecrets::connect(&config).await;

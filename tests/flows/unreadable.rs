@@ -38,7 +38,7 @@ async fn free_ids(rig: &Rig) -> Vec<SandboxId> {
 }
 
 #[tokio::test]
-async fn items_that_cannot_be_read_harm_no_claim_no_run_and_no_list() {
+async fn corrupt_items_break_no_claim_run_or_listing() {
     const OWNERS: usize = 40;
     let rig = Plan::new(OWNERS + 4).set("SYNC_STALE_PERCENT_MAX", 100).start().await;
     let free = free_ids(&rig).await;
@@ -71,7 +71,7 @@ async fn items_that_cannot_be_read_harm_no_claim_no_run_and_no_list() {
     for skipped in [unknown_state, moved, odd] {
         assert!(!given.contains(skipped.as_str()), "{skipped} cannot be read");
     }
-    let released = given.first().expect("somebody holds one").clone();
+    let released = given.first().expect("one has a holder").clone();
     let owner = rig.sandbox(&released).await.unwrap().lease().unwrap().claim.owner.to_string();
     assert_eq!(rig.api.release(&released, &owner).await.status, 200);
     rig.until_state(&released, StateName::Deleted).await;
@@ -87,7 +87,7 @@ async fn items_that_cannot_be_read_harm_no_claim_no_run_and_no_list() {
     assert_eq!((lists.status, &lists.body["count"]), (200, &json!(1)), "{lists:?}");
 
     // Held and on its way out, the same.
-    let held = given.last().expect("somebody holds one");
+    let held = given.last().expect("one has a holder");
     let held = SandboxId::parse(held).unwrap();
     rewrite(&rig, &held, |item| drop(item.insert("expires_at".to_owned(), text("never")))).await;
     assert_eq!((rig.sweep().await.unreadable, rig.census().await.unreadable), (1, 1));

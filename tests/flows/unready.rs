@@ -6,7 +6,7 @@ use harness::freezing_proxy::FreezingProxy;
 use harness::process::Broker;
 use harness::rig::{Plan, Rig};
 use harness::servers;
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use serde_json::Value;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -41,7 +41,7 @@ impl Role {
     }
 
     pub(crate) async fn until(&self, what: &str, is_so: impl Fn(u16, &Value) -> bool) -> Value {
-        eventually(what, PATIENCE, || async {
+        eventually(what, TIMEOUT, || async {
             match self.look().await {
                 Ok((status, body)) if is_so(status, &body) => Ok(body),
                 other => Err(format!("{other:?}\n{}", self.broker.output())),
@@ -51,12 +51,12 @@ impl Role {
     }
 
     pub(crate) async fn stop(self) {
-        assert_eq!(self.broker.stop(PATIENCE).await, Some(0), "{}", self.broker.output());
+        assert_eq!(self.broker.stop(TIMEOUT).await, Some(0), "{}", self.broker.output());
     }
 }
 
 #[tokio::test]
-async fn claims_are_served_without_streams_and_roles_that_need_them_say_what_is_missing() {
+async fn claims_work_without_jetstream_and_other_roles_report_it() {
     let rig = Plan::new(2).start().await;
     let folder = tempfile::tempdir().unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -73,7 +73,7 @@ async fn claims_are_served_without_streams_and_roles_that_need_them_say_what_is_
     let client = async_nats::connect(server.address.to_string()).await.unwrap();
     let request = async_nats::Request::new().payload(r#"{"owner":"student-1"}"#.into());
     let subject = rig.bus.subjects().request(Verb::Allocate);
-    let reply = client.send_request(subject, request.timeout(Some(PATIENCE))).await.unwrap();
+    let reply = client.send_request(subject, request.timeout(Some(TIMEOUT))).await.unwrap();
     let granted: Value = serde_json::from_slice(&reply.payload).unwrap();
     assert!(granted["sandbox_id"].is_string(), "{granted}");
     let reaper = Role::start(&rig, folder.path(), "reaper", &nats).await;
@@ -90,7 +90,7 @@ async fn claims_are_served_without_streams_and_roles_that_need_them_say_what_is_
 }
 
 #[tokio::test]
-async fn a_role_whose_server_falls_silent_is_not_ready_until_it_has_another_one() {
+async fn role_is_not_ready_while_its_server_is_silent() {
     let rig = Plan::new(1).start().await;
     let folder = tempfile::tempdir().unwrap();
     let upstream = rig.env["NATS_URL"].clone();

@@ -2,7 +2,7 @@
 
 use contract::{FleetReply, WorkerRole};
 use harness::rig::{Plan, Rig};
-use harness::wait::{PATIENCE, eventually};
+use harness::wait::{TIMEOUT, eventually};
 use reqwest::{Method, Response};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -35,7 +35,7 @@ impl Reader {
             if found.len() >= count {
                 return found;
             }
-            let chunk = tokio::time::timeout(PATIENCE, self.answer.chunk()).await;
+            let chunk = tokio::time::timeout(TIMEOUT, self.answer.chunk()).await;
             let chunk = chunk.unwrap_or_else(|_| panic!("only {}", self.read)).unwrap();
             let chunk = chunk.unwrap_or_else(|| panic!("the answer ended: {}", self.read));
             self.read.push_str(std::str::from_utf8(&chunk).unwrap());
@@ -55,9 +55,9 @@ fn events(text: &str) -> Vec<(u64, Value)> {
 }
 
 #[tokio::test]
-async fn a_dashboard_sees_a_life_as_it_goes_on_and_misses_nothing_when_it_comes_back() {
+async fn event_reader_sees_the_lifecycle_and_resumes_without_loss() {
     let rig = Plan::new(3).start().await;
-    // The sandboxes themselves came into the ledger behind the back of the sync.
+    // The sandboxes themselves came into the event log behind the back of the sync.
     let listed = Reader::open(&rig, "?after=0&type=listed", None).await.events(3).await;
     let mut dashboard = Reader::open(&rig, &format!("?after={}", listed[2].0), None).await;
     let claim = rig.api.allocate("student-1").await;
@@ -86,10 +86,10 @@ async fn a_dashboard_sees_a_life_as_it_goes_on_and_misses_nothing_when_it_comes_
 }
 
 #[tokio::test]
-async fn every_role_of_a_fleet_shows_itself() {
+async fn fleet_endpoint_lists_every_role() {
     let rig = Plan::new(3).start().await;
     rig.api.allocate("student-1").await;
-    let fleet: FleetReply = eventually("every role", PATIENCE, || async {
+    let fleet: FleetReply = eventually("every role", TIMEOUT, || async {
         let answer = rig.api.admin(Method::GET, "/v1/admin/fleet").await;
         let fleet: FleetReply = serde_json::from_value(answer.body).unwrap();
         if fleet.roles.values().all(|count| *count > 0) { Ok(fleet) } else { Err(fleet) }

@@ -2,7 +2,7 @@
 
 use crate::http::Api;
 use crate::servers::{broker_binary, nats_binary};
-use crate::wait::{PATIENCE, eventually};
+use crate::wait::{TIMEOUT, eventually};
 use broker::child::{Child, Program};
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -34,14 +34,14 @@ pub struct Up {
 }
 
 /// How long a command that should fail at once may take.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(30);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs a command that should end by itself.
 pub async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = tokio::process::Command::new(broker_binary());
     command.env("NATS_SERVER", nats_binary().await);
     command.args(arguments).envs(variables.iter().copied()).kill_on_drop(true);
-    tokio::time::timeout(COMMAND_PATIENCE, command.output())
+    tokio::time::timeout(COMMAND_TIMEOUT, command.output())
         .await
         .expect("the command ends by itself")
         .expect("the binary starts")
@@ -95,7 +95,7 @@ impl Broker {
 
     /// Waits until its operations port says that it is ready.
     pub async fn until_ready(&self) {
-        eventually("the role to be ready", PATIENCE, || async {
+        eventually("the role to be ready", TIMEOUT, || async {
             let output = self.output();
             let (_, after) = output.split_once("\"ops\":\"").ok_or_else(|| output.clone())?;
             let address = after.split('"').next().unwrap_or_default();
@@ -144,7 +144,7 @@ impl Up {
             let line = output.lines().find(|line| line.trim_start().starts_with(name))?;
             line.split_whitespace().nth(1).map(ToOwned::to_owned)
         };
-        eventually("the fleet to be ready", PATIENCE, || async {
+        eventually("the fleet to be ready", TIMEOUT, || async {
             let output = broker.output();
             if output.contains("Try it:") { Ok(()) } else { Err(output) }
         })

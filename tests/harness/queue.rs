@@ -82,7 +82,7 @@ impl Rig {
         self.jetstream().await.delete_stream(name).await.expect("the stream is there");
     }
 
-    /// Every event in the ledger, oldest first.
+    /// Every event in the event log, oldest first.
     pub async fn events(&self) -> Vec<Event> {
         let stream = self.stream(self.bus.subjects().events_stream()).await;
         let state = &stream.cached_info().state;
@@ -94,13 +94,13 @@ impl Rig {
         events
     }
 
-    /// Ids of the events of one sandbox, in the order of the ledger.
+    /// Ids of the events of one sandbox, in the order of the event log.
     pub async fn events_of(&self, id: &str) -> Vec<String> {
         let events = self.events().await.into_iter().filter(|event| event.subject == id);
         events.map(|event| event.id).collect()
     }
 
-    /// Removes the ledger's events of one sandbox but for the first ones, as lost ones would be missing.
+    /// Removes the event log's events of one sandbox but for the first ones, as lost ones would be missing.
     pub async fn lose_events_of(&self, id: &str) {
         let stream = self.stream(self.bus.subjects().events_stream()).await;
         let id = SandboxId::parse(id).expect("a sandbox id");

@@ -4,7 +4,7 @@ use crate::clock::ShiftedClock;
 use crate::http::Api;
 use crate::process::Broker;
 use crate::servers;
-use crate::wait::{PATIENCE, eventually};
+use crate::wait::{TIMEOUT, eventually};
 use broker::fleet::{Configs, Counts, Fleet, Shared};
 use bytes::Bytes;
 use contract::{CensusReport, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind, Verb};
@@ -13,7 +13,7 @@ use futures_util::FutureExt as _;
 use nats::{NatsBus, NatsConfig};
 use ops::listen;
 use ports::bus::{Context, Reply, RequestError, Requests, Ticks};
-use ports::random::Dice;
+use ports::random::Rng;
 use ports::store::Store;
 use prometheus::Registry;
 use runtime::settings::{Secret, Settings};
@@ -136,7 +136,7 @@ impl Plan {
     pub async fn start(self) -> Rig {
         let accounts = self.accounts;
         let rig = Box::pin(self.start_unsynced()).await;
-        eventually("the first sync", PATIENCE, || async {
+        eventually("the first sync", TIMEOUT, || async {
             match rig.bus.last_report(TickKind::Sync).await {
                 Ok(Some(report)) => Ok(report),
                 other => Err(format!("{other:?}")),
@@ -153,7 +153,7 @@ impl Plan {
         let shared = servers::shared().await;
         let clock = ShiftedClock::default();
         let config = simulator::Config { accounts, ..simulator::Config::local(Secret::new(CSP_TOKEN)) };
-        let simulator = Simulator::start(config, Arc::new(clock.clone()), Arc::new(Dice::unseeded()))
+        let simulator = Simulator::start(config, Arc::new(clock.clone()), Arc::new(Rng::unseeded()))
             .await
             .expect("the simulator starts");
         let nats_of_roles = shared.nats_of_roles.clone();
@@ -178,7 +178,7 @@ impl Running {
         let registry = Registry::new();
         let shared = Shared {
             clock: Arc::new(clock.clone()),
-            random: Arc::new(Dice::unseeded()),
+            random: Arc::new(Rng::unseeded()),
             registry: registry.clone(),
         };
         let listener = listen(configs.ingress.listen).await.expect("a free port");
@@ -295,7 +295,7 @@ impl Rig {
     pub async fn run(&self, kind: TickKind) -> RunReport {
         // Without a connection it is refused, also before the first one.
         connected(&self.bus).await;
-        let (_, report) = self.bus.tick_and_wait(kind, PATIENCE).await.expect("the tick is taken");
+        let (_, report) = self.bus.tick_and_wait(kind, TIMEOUT).await.expect("the tick is taken");
         report.unwrap_or_else(|| panic!("no report of {kind:?}"))
     }
 
@@ -344,7 +344,7 @@ impl Rig {
 
     /// Waits until the sandbox is in `state`.
     pub async fn until_state(&self, id: &str, state: StateName) -> Sandbox {
-        eventually(&format!("{id} to be {state}"), PATIENCE, || async {
+        eventually(&format!("{id} to be {state}"), TIMEOUT, || async {
             let sandbox = self.sandbox(id).await.expect("the sandbox is there");
             if sandbox.state.name() == state { Ok(sandbox) } else { Err(sandbox.state) }
         })
@@ -377,7 +377,7 @@ impl Rig {
         let mut settings = Settings::new(&self.env);
         let config = NatsConfig::read(&mut settings);
         let bus =
-            NatsBus::connect("test", config, Arc::new(self.clock.clone()), Arc::new(Dice::unseeded())).await;
+            NatsBus::connect("test", config, Arc::new(self.clock.clone()), Arc::new(Rng::unseeded())).await;
         let bus = bus.expect("a connection");
         connected(&bus).await;
         bus
@@ -385,7 +385,7 @@ impl Rig {
 }
 
 async fn connected(bus: &NatsBus) {
-    eventually("a connection to NATS", PATIENCE, || async {
+    eventually("a connection to NATS", TIMEOUT, || async {
         if bus.connected() { Ok(()) } else { Err("not connected") }
     })
     .await;

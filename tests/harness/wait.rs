@@ -5,36 +5,36 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 /// Pause between two looks.
-const LOOK_PAUSE: Duration = Duration::from_millis(10);
+const POLL_PAUSE: Duration = Duration::from_millis(10);
 /// How long a test waits for something that should take milliseconds; the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Looks until `look` gives something, and panics with the last thing seen when the patience is used up.
-pub async fn eventually<T, S, F>(what: &str, patience: Duration, mut look: impl FnMut() -> F) -> T
+/// Looks until `look` gives something, and panics with the last thing seen when the timeout is used up.
+pub async fn eventually<T, S, F>(what: &str, timeout: Duration, mut look: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, S>>,
     S: Debug,
 {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     loop {
         match look().await {
             Ok(found) => return found,
             Err(seen) if Instant::now() >= deadline => {
-                panic!("waited {patience:?} for {what}; last seen: {seen:?}")
+                panic!("waited {timeout:?} for {what}; last seen: {seen:?}")
             }
-            Err(_) => tokio::time::sleep(LOOK_PAUSE).await,
+            Err(_) => tokio::time::sleep(POLL_PAUSE).await,
         }
     }
 }
 
-/// Looks until `look` gives something, outside of any runtime. None when the patience is used up.
-pub fn until<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + patience;
+/// Looks until `look` gives something, outside of any runtime. None when the timeout is used up.
+pub fn until<T>(timeout: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + timeout;
     loop {
         match look() {
             Some(found) => return Some(found),
             None if Instant::now() >= deadline => return None,
-            None => std::thread::sleep(LOOK_PAUSE),
+            None => std::thread::sleep(POLL_PAUSE),
         }
     }
 }

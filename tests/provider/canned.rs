@@ -115,7 +115,7 @@ async fn a_server_that_ignores_paging_and_fills_the_page_exactly_does_not_loop()
 }
 
 #[tokio::test]
-async fn a_page_that_comes_twice_is_no_end_of_a_listing() {
+async fn repeated_page_does_not_end_the_listing() {
     // Without a total, or with a larger one, nothing says that this is everything.
     for more in ["", r#","page":{"total":4}"#] {
         let server = Canned::new(listing_of(3, more), Then::Keep).await;
@@ -127,7 +127,7 @@ async fn a_page_that_comes_twice_is_no_end_of_a_listing() {
 }
 
 #[tokio::test]
-async fn a_deletion_that_is_accepted_is_a_success() {
+async fn delete_accepts_2xx_and_404() {
     for (status, expected) in [
         ("200 OK", Deleted::Now),
         ("202 Accepted", Deleted::Now),
@@ -151,7 +151,7 @@ async fn connections_are_reused() {
 }
 
 #[tokio::test]
-async fn a_web_page_says_nothing_about_an_account() {
+async fn html_response_is_an_error() {
     for status in ["200 OK", "202 Accepted", "404 Not Found"] {
         let server = Canned::new(http(status, "\n<!DOCTYPE html><h1>nginx</h1>"), Then::Keep).await;
         let result = server.client(|config| config).delete(&target_of("identity/accounts/u-1")).await;
@@ -161,7 +161,7 @@ async fn a_web_page_says_nothing_about_an_account() {
 }
 
 #[tokio::test]
-async fn an_answer_that_drips_does_not_hold_the_caller() {
+async fn slow_response_body_times_out() {
     let answer = "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n".to_owned();
     let server = Canned::new(answer, Then::DripForEver).await;
     let provider = server.client(|config| CspConfig { read_timeout: SHORT, ..config });
@@ -170,7 +170,7 @@ async fn an_answer_that_drips_does_not_hold_the_caller() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_none() {
+async fn truncated_response_is_an_error() {
     let answer = |status| format!("HTTP/1.1 {status}\r\ncontent-length: 1000\r\n\r\n{{");
     let server = Canned::new(answer("200 OK"), Then::Close).await;
     let result = server.client(|config| config).list(0).await;

@@ -70,7 +70,7 @@ async fn accounts_are_added_and_shown_over_http() {
 }
 
 #[tokio::test]
-async fn the_record_says_what_happened() {
+async fn call_log_records_every_call() {
     let rig = Rig::new(2, &[]).await;
     let uuid = rig.target().external_id.bare().to_owned();
     rig.provider.list(0).await.unwrap();
@@ -130,7 +130,7 @@ async fn the_rate_limit_answers_429_until_its_minute_is_over() {
 }
 
 #[tokio::test]
-async fn calls_run_side_by_side_and_the_record_shows_it() {
+async fn calls_run_concurrently_and_are_logged() {
     let clock = ManualClock::at(UnixSeconds::new(1_000_000));
     let simulator = start_at(simulator_config(8), Arc::new(clock.clone())).await;
     let provider = Arc::new(client(csp_config(&simulator.base_url(), &[])));
@@ -160,7 +160,7 @@ async fn calls_run_side_by_side_and_the_record_shows_it() {
 }
 
 #[tokio::test]
-async fn an_orderly_stop_answers_what_is_under_way() {
+async fn graceful_stop_answers_calls_in_flight() {
     let rig = Rig::new(2, &[]).await;
     rig.handle.slow_down(Operation::Delete, Latency::Fixed(600_000)).unwrap();
     let (provider, deleted) = (Arc::clone(&rig.provider), rig.target());

@@ -11,7 +11,7 @@ const LICENCE: &str = "the licenses of the account cannot be read: the license s
                        instead of application/json";
 
 #[tokio::test]
-async fn what_is_there_is_deleted_and_what_is_gone_counts_as_deleted() {
+async fn delete_is_idempotent() {
     let rig = Rig::new(3, &[]).await;
     let target = rig.target();
     assert_eq!(rig.provider.delete(&target).await, Ok(Deleted::Now));
@@ -24,7 +24,7 @@ async fn what_is_there_is_deleted_and_what_is_gone_counts_as_deleted() {
 }
 
 #[tokio::test]
-async fn every_status_means_what_it_should() {
+async fn statuses_map_to_provider_errors() {
     let rig = Rig::new(1, &[]).await;
     let target = rig.target();
     let said = |message: &str| message.to_owned();
@@ -55,7 +55,7 @@ async fn every_status_means_what_it_should() {
 }
 
 #[tokio::test]
-async fn a_stay_away_is_obeyed_in_both_spellings() {
+async fn retry_after_is_honoured_in_both_formats() {
     let rig = Rig::new(1, &[]).await;
     for status in [429, 503] {
         rig.fail_next(Operation::Delete, status_fault(status, Some(7)));
@@ -82,7 +82,7 @@ async fn a_stay_away_is_obeyed_in_both_spellings() {
 }
 
 #[tokio::test]
-async fn the_reason_is_kept_but_cannot_forge_a_log_line() {
+async fn reason_is_sanitised_against_log_injection() {
     let rig = Rig::new(1, &[]).await;
     let message = Some("first\nlevel=ERROR \u{1b}[31msecond".to_owned());
     let fault =
@@ -94,7 +94,7 @@ async fn the_reason_is_kept_but_cannot_forge_a_log_line() {
 }
 
 #[tokio::test]
-async fn a_wrong_token_is_our_fault_and_not_the_sandboxs() {
+async fn wrong_token_is_not_charged_to_the_sandbox() {
     let rig = Rig::new(1, &[]).await;
     let config = csp_config(&rig.simulator.base_url(), &[]);
     let provider = client(CspConfig { api_token: Secret::new("another"), ..config });
@@ -106,7 +106,7 @@ async fn a_wrong_token_is_our_fault_and_not_the_sandboxs() {
 }
 
 #[tokio::test]
-async fn no_answer_is_an_unknown_outcome() {
+async fn timeout_is_an_unknown_outcome() {
     let rig = Rig::new(1, &[]).await;
     let impatient = rig.impatient();
     let timed_out = Err(ProviderError::TimedOut { waited_seconds: 1 });
@@ -121,7 +121,7 @@ async fn no_answer_is_an_unknown_outcome() {
 }
 
 #[tokio::test]
-async fn a_deletion_goes_on_when_its_caller_has_gone() {
+async fn deletion_continues_after_its_caller_left() {
     let rig = Rig::new(1, &[]).await;
     let latency_ms = u64::try_from(SHORT.as_millis()).unwrap() * 4;
     rig.handle.slow_down(Operation::Delete, Latency::Fixed(latency_ms)).unwrap();
@@ -133,7 +133,7 @@ async fn a_deletion_goes_on_when_its_caller_has_gone() {
 }
 
 #[tokio::test]
-async fn a_cut_connection_is_a_provider_out_of_reach_and_the_next_call_works() {
+async fn connection_reset_is_unreachable_and_the_next_call_works() {
     let rig = Rig::new(2, &[]).await;
     for _ in 0..3 {
         rig.fail_next(Operation::Delete, FaultKind::Reset);
@@ -146,7 +146,7 @@ async fn a_cut_connection_is_a_provider_out_of_reach_and_the_next_call_works() {
 }
 
 #[tokio::test]
-async fn a_provider_that_is_not_there_is_out_of_reach() {
+async fn connection_refused_is_reported_as_unreachable() {
     let simulator = start(simulator_config(1)).await;
     let provider = client(csp_config(&simulator.base_url(), &[]));
     simulator.stop().await.unwrap();
@@ -155,7 +155,7 @@ async fn a_provider_that_is_not_there_is_out_of_reach() {
 }
 
 #[tokio::test]
-async fn garbage_and_floods_are_no_answers() {
+async fn garbage_and_oversized_responses_are_errors() {
     let rig = Rig::new(1, &[]).await;
     for kind in [FaultKind::Garbage, FaultKind::Flood { bytes: 100_000 }] {
         rig.fail_next(Operation::Delete, kind.clone());
@@ -166,7 +166,7 @@ async fn garbage_and_floods_are_no_answers() {
 }
 
 #[tokio::test]
-async fn one_bad_account_does_not_hold_up_the_others() {
+async fn failing_account_does_not_block_others() {
     let rig = Rig::new(3, &[]).await;
     let accounts = rig.handle.accounts();
     let bad = accounts[1].csp_id.to_string();
@@ -182,7 +182,7 @@ async fn one_bad_account_does_not_hold_up_the_others() {
 }
 
 #[tokio::test]
-async fn a_renewed_token_needs_no_restart() {
+async fn rotated_token_needs_no_restart() {
     let rig = Rig::new(1, &[]).await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");

@@ -36,7 +36,7 @@ async fn a_thousand_accounts_come_in_pages_each_exactly_once() {
 }
 
 #[tokio::test]
-async fn a_last_page_that_is_exactly_full_ends_the_listing_too() {
+async fn full_last_page_ends_the_listing() {
     let rig = Rig::new(16, &[("CSP_PAGE_SIZE", "10")]).await;
     let all = rig.list_all().await.unwrap();
     assert_eq!((all.accounts.len(), all.ignored), (16, BYSTANDERS));
@@ -44,7 +44,7 @@ async fn a_last_page_that_is_exactly_full_ends_the_listing_too() {
 }
 
 #[tokio::test]
-async fn an_empty_or_short_listing_looks_like_any_other() {
+async fn empty_or_short_listing_is_returned_as_it_is() {
     let rig = Rig::new(46, &[("CSP_PAGE_SIZE", "10")]).await;
     rig.fail_next(Operation::List, FaultKind::EmptyList);
     let empty = rig.list_all().await.unwrap();
@@ -58,7 +58,7 @@ async fn an_empty_or_short_listing_looks_like_any_other() {
 }
 
 #[tokio::test]
-async fn a_bad_entry_spoils_no_page() {
+async fn bad_entry_does_not_fail_its_page() {
     let rig = Rig::new(5, &[]).await;
     let page = async |entry| {
         rig.fail_next(Operation::List, FaultKind::MalformedEntry(entry));
@@ -111,7 +111,7 @@ async fn a_failed_listing_is_an_error_and_never_an_empty_one() {
 }
 
 #[tokio::test]
-async fn a_listing_that_lags_shows_deleted_accounts_for_a_while() {
+async fn lagging_listing_shows_deleted_accounts_for_a_while() {
     let clock = ManualClock::at(UnixSeconds::new(1_000_000));
     let simulator = start_at(simulator_config(5), Arc::new(clock.clone())).await;
     let provider = client(csp_config(&simulator.base_url(), &[]));
@@ -127,7 +127,7 @@ async fn a_listing_that_lags_shows_deleted_accounts_for_a_while() {
 }
 
 #[tokio::test]
-async fn without_paging_parameters_the_listing_is_whole() {
+async fn listing_without_paging_parameters_is_complete() {
     let rig = Rig::new(300, &[]).await;
     let get = async |query: &str| {
         let url = format!("{}/current_user/accounts{query}", rig.simulator.base_url());

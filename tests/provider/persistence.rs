@@ -3,7 +3,7 @@
 use crate::rig::{Rig, client, csp_config, external_id, simulator_config, start, target};
 use domain::NamePrefix;
 use ports::provider::{Deleted, Provider};
-use ports::random::Dice;
+use ports::random::Rng;
 use simulator::{Config, JournalError, Running, Simulator};
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ async fn change(simulator: &Running) {
 }
 
 #[tokio::test]
-async fn accounts_survive_an_orderly_stop_and_a_sudden_end() {
+async fn accounts_survive_a_graceful_stop_and_a_kill() {
     let directory = tempfile::tempdir().unwrap();
     for is_orderly in [true, false] {
         let directory = directory.path().join(is_orderly.to_string());
@@ -46,7 +46,7 @@ async fn accounts_survive_an_orderly_stop_and_a_sudden_end() {
 }
 
 #[tokio::test]
-async fn a_deletion_is_on_its_way_to_the_disk_before_it_is_answered() {
+async fn deletion_is_written_before_it_is_answered() {
     let directory = tempfile::tempdir().unwrap();
     let simulator = start(config(directory.path(), 10)).await;
     let provider = client(csp_config(&simulator.base_url(), &[]));
@@ -61,18 +61,18 @@ async fn a_deletion_is_on_its_way_to_the_disk_before_it_is_answered() {
 }
 
 #[tokio::test]
-async fn a_directory_belongs_to_one_simulator_at_a_time() {
+async fn directory_is_locked_by_one_simulator_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
     let simulator = start(config(directory.path(), 1)).await;
     let clock = Arc::new(ports::clock::SystemClock);
-    let second = Simulator::open(config(directory.path(), 1), clock, Arc::new(Dice::seeded(1)));
+    let second = Simulator::open(config(directory.path(), 1), clock, Arc::new(Rng::seeded(1)));
     assert!(matches!(second, Err(JournalError::InUse { .. })), "{second:?}");
     drop(simulator);
     start(config(directory.path(), 1)).await.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn thirty_thousand_accounts_are_there_again() {
+async fn thirty_thousand_accounts_are_restored() {
     let directory = tempfile::tempdir().unwrap();
     let simulator = start(config(directory.path(), 30_000)).await;
     let provider = client(csp_config(&simulator.base_url(), &[]));

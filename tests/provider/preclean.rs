@@ -23,7 +23,7 @@ fn with_services(rig: &Rig, index: usize, names: &[&str]) -> Target {
 }
 
 #[tokio::test]
-async fn switched_off_it_calls_nobody() {
+async fn disabled_pre_clean_makes_no_calls() {
     let rig = Rig::new(1, &[]).await;
     let target = with_services(&rig, 0, &[OURS]);
     assert!(!rig.provider.abilities().pre_clean);
@@ -32,7 +32,7 @@ async fn switched_off_it_calls_nobody() {
 }
 
 #[tokio::test]
-async fn only_services_of_labs_are_deleted() {
+async fn only_lab_services_are_deleted() {
     let rig = Rig::new(1, &ON).await;
     let target = with_services(&rig, 0, &[OURS, "Shared-SaaS", OURS, "instrqt-saas"]);
     assert!(rig.provider.abilities().pre_clean);
@@ -44,7 +44,7 @@ async fn only_services_of_labs_are_deleted() {
 }
 
 #[tokio::test]
-async fn every_service_is_deleted_when_told_so() {
+async fn asterisk_deletes_every_service() {
     let settings = [ON.as_slice(), &[("NIOSXAAS_SERVICE_NAME", "*")]].concat();
     let rig = Rig::new(1, &settings).await;
     let target = with_services(&rig, 0, &[OURS, "Shared-SaaS"]);
@@ -89,7 +89,7 @@ async fn one_sign_in_serves_many_sandboxes_until_it_expires() {
 }
 
 #[tokio::test]
-async fn a_crowd_signs_in_once_and_again_once() {
+async fn concurrent_calls_share_one_sign_in() {
     let rig = Arc::new(Rig::new(20, &ON).await);
     rig.handle.slow_down(Operation::SignIn, Latency::Fixed(50)).unwrap();
     for round in 1..=2 {
@@ -109,7 +109,7 @@ async fn a_crowd_signs_in_once_and_again_once() {
 }
 
 #[tokio::test]
-async fn a_session_that_expires_half_way_costs_nothing_but_a_sign_in() {
+async fn session_expired_midway_is_renewed() {
     let rig = Rig::new(1, &ON).await;
     let target = with_services(&rig, 0, &[OURS, OURS, OURS]);
     // Signing in, switching and listing went well; the first deletion finds the session expired.
@@ -120,7 +120,7 @@ async fn a_session_that_expires_half_way_costs_nothing_but_a_sign_in() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_refused_twice_is_our_fault() {
+async fn session_refused_twice_is_unauthorized() {
     let rig = Rig::new(1, &ON).await;
     let target = with_services(&rig, 0, &[OURS]);
     // A session that lives no time at all is expired at its first use.
@@ -134,7 +134,7 @@ async fn a_session_that_is_refused_twice_is_our_fault() {
 }
 
 #[tokio::test]
-async fn a_partial_failure_is_a_failure_and_a_repeat_finishes_the_work() {
+async fn partial_failure_is_an_error_and_a_retry_completes_it() {
     let rig = Rig::new(1, &ON).await;
     let target = with_services(&rig, 0, &[OURS, OURS, OURS]);
     rig.answer_next(Operation::DeleteService, 500);
@@ -145,7 +145,7 @@ async fn a_partial_failure_is_a_failure_and_a_repeat_finishes_the_work() {
 }
 
 #[tokio::test]
-async fn an_account_that_is_gone_needs_no_clearing() {
+async fn missing_account_needs_no_pre_clean() {
     let rig = Rig::new(1, &ON).await;
     let target = with_services(&rig, 0, &[OURS]);
     rig.provider.delete(&target).await.unwrap();
@@ -154,7 +154,7 @@ async fn an_account_that_is_gone_needs_no_clearing() {
 }
 
 #[tokio::test]
-async fn every_step_can_fail_and_says_so() {
+async fn failure_of_every_step_is_reported() {
     let rig = Rig::new(1, &ON).await;
     let target = with_services(&rig, 0, &[OURS]);
     let steps =
@@ -181,7 +181,7 @@ async fn every_step_can_fail_and_says_so() {
 }
 
 #[tokio::test]
-async fn refused_credentials_and_a_refused_account_are_told_apart() {
+async fn refused_credentials_and_refused_account_are_distinguished() {
     let rig = Rig::new(1, &ON).await;
     let target = with_services(&rig, 0, &[OURS]);
     for status in [400, 401, 403] {
@@ -196,7 +196,7 @@ async fn refused_credentials_and_a_refused_account_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_hang_ends_with_the_dialogues_own_timeout() {
+async fn hang_ends_with_the_pre_clean_timeout() {
     let rig = Rig::new(1, &[]).await;
     let target = with_services(&rig, 0, &[OURS]);
     let mut config = csp_config(&rig.simulator.base_url(), &ON);

@@ -4,7 +4,7 @@ use csp::{CspConfig, CspProvider};
 use domain::{ExternalId, SandboxName};
 use ports::clock::{Clock, SystemClock};
 use ports::provider::{Account, Listing, Provider, ProviderError, Target};
-use ports::random::Dice;
+use ports::random::Rng;
 use runtime::settings::{Secret, Settings};
 use simulator::{AccountView, Config, FaultKind, Operation, Running, Simulator, SimulatorHandle};
 use std::collections::BTreeMap;
@@ -49,7 +49,7 @@ pub(crate) async fn start(config: Config) -> Running {
 }
 
 pub(crate) async fn start_at(config: Config, clock: Arc<dyn Clock>) -> Running {
-    Simulator::start(config, clock, Arc::new(Dice::seeded(1))).await.unwrap()
+    Simulator::start(config, clock, Arc::new(Rng::seeded(1))).await.unwrap()
 }
 
 impl Rig {

@@ -9,7 +9,7 @@ use domain::{
     Actor, Candidate, ClaimKey, ClaimRecord, Description, Epoch, Extension, Grant, LabId, Lease, NamePrefix,
     PreClean, RequestKey, Sandbox, SandboxName, SfdcAccountId, State, StateName, UnixSeconds, Version,
 };
-use ports::random::{Dice, Random};
+use ports::random::{Random, Rng};
 use ports::store::{Insert, MoveClaim, OpenClaim, SortRange, StateQuery, Store, Write};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -156,7 +156,7 @@ async fn apply(store: &dyn Store, operation: &Operation, now: UnixSeconds) -> Ou
 
 /// Makes operations from what the sequence has seen so far, mostly right and often out of date.
 struct Script {
-    dice: Dice,
+    rng: Rng,
     /// Every sandbox as it was at some time.
     seen: Vec<Sandbox>,
     /// Every claim item as it was at some time.
@@ -165,13 +165,13 @@ struct Script {
 
 impl Script {
     fn pick<T: Clone>(&self, items: &[T]) -> Option<T> {
-        items.get(self.dice.below(items.len())).cloned()
+        items.get(self.rng.below(items.len())).cloned()
     }
 
     /// The latest sight of a sandbox, or now and then an older one.
     fn sight(&self) -> Option<Sandbox> {
         let any = self.pick(&self.seen)?;
-        if self.dice.below(4) == 0 {
+        if self.rng.below(4) == 0 {
             return Some(any);
         }
         self.seen.iter().rev().find(|sandbox| sandbox.id == any.id).cloned()
@@ -180,31 +180,31 @@ impl Script {
     fn key(&self) -> ClaimKey {
         let names = ["owner-1", "owner-2", "owner-3"];
         let keys = ["key-1", "key-2"];
-        claim_key(names[self.dice.below(names.len())], keys[self.dice.below(keys.len())])
+        claim_key(names[self.rng.below(names.len())], keys[self.rng.below(keys.len())])
     }
 
     fn request(&self) -> RequestKey {
-        request(&format!("request-{}", self.dice.below(40)))
+        request(&format!("request-{}", self.rng.below(40)))
     }
 
     /// One or none.
     fn requests(&self) -> Vec<RequestKey> {
-        if self.dice.below(2) == 0 { vec![self.request()] } else { Vec::new() }
+        if self.rng.below(2) == 0 { vec![self.request()] } else { Vec::new() }
     }
 
     fn helper(&self) -> Option<Actor> {
-        (self.dice.below(2) == 0).then(|| Actor::parse("lab-2026").unwrap())
+        (self.rng.below(2) == 0).then(|| Actor::parse("lab-2026").unwrap())
     }
 
     fn number(&self) -> u32 {
-        u32::try_from(self.dice.below(SANDBOXES)).unwrap()
+        u32::try_from(self.rng.below(SANDBOXES)).unwrap()
     }
 
     fn next(&self) -> Operation {
         let Some(seen) = self.sight() else { return Operation::Insert(self.number()) };
         let number: u32 =
-            if self.dice.below(8) == 0 { self.number() } else { seen.id.as_str().parse().unwrap() };
-        let epoch = if self.dice.below(6) == 0 { seen.epoch.next() } else { seen.epoch };
+            if self.rng.below(8) == 0 { self.number() } else { seen.id.as_str().parse().unwrap() };
+        let epoch = if self.rng.below(6) == 0 { seen.epoch.next() } else { seen.epoch };
         let attempts = seen.deletion().map_or(0, |deletion| deletion.attempts);
         let record =
             self.pick(&self.records).unwrap_or_else(|| ClaimRecord::new(self.key(), seen.candidate()));
@@ -213,16 +213,16 @@ impl Script {
             "owner-3" => "owner-3",
             _ => "owner-1",
         });
-        let due = UnixSeconds::new(LEASE_END.get() + self.dice.below(9) as u64);
+        let due = UnixSeconds::new(LEASE_END.get() + self.rng.below(9) as u64);
         // Half of the time something that fits what was seen, for a life needs several steps in order.
-        let kind = if self.dice.below(2) == 0 { self.fitting(&seen.state) } else { self.dice.below(KINDS) };
+        let kind = if self.rng.below(2) == 0 { self.fitting(&seen.state) } else { self.rng.below(KINDS) };
         match kind {
             0 => Operation::Insert(self.number()),
             1 => Operation::Open(ClaimRecord::new(self.key(), seen.candidate())),
             2 => {
                 // Now and then of a key that has no item.
-                let nobodys = ClaimRecord::new(claim_key("nobody", "key-1"), seen.candidate());
-                let from = if self.dice.below(8) == 0 { nobodys } else { record };
+                let unknown = ClaimRecord::new(claim_key("unknown", "key-1"), seen.candidate());
+                let from = if self.rng.below(8) == 0 { unknown } else { record };
                 let to = from.moved_to(seen.candidate(), &self.requests());
                 Operation::Move(from, to)
             }
@@ -230,15 +230,15 @@ impl Script {
             4 => Operation::Grant(Grant {
                 claim: self.key(),
                 candidate: Candidate { id: id(number), ..seen.candidate() },
-                lab: (self.dice.below(2) == 0).then(|| LabId::parse("lab-a").unwrap()),
+                lab: (self.rng.below(2) == 0).then(|| LabId::parse("lab-a").unwrap()),
                 by: self.helper(),
                 request: self.requests().pop(),
                 granted_at: NOW,
                 expires_at: due,
             }),
             5 => {
-                let holder = if self.dice.below(4) == 0 { "owner-3" } else { holder };
-                Operation::Release(number, holder, (self.dice.below(2) == 0).then_some(epoch), self.helper())
+                let holder = if self.rng.below(4) == 0 { "owner-3" } else { holder };
+                Operation::Release(number, holder, (self.rng.below(2) == 0).then_some(epoch), self.helper())
             }
             6 => Operation::Expire(number, epoch, due),
             7 => Operation::Attempt(number, epoch, attempts),
@@ -275,7 +275,7 @@ impl Script {
             State::Quarantined { .. } => &[17, 18],
             State::Deleted(_) => &[0, 19],
         };
-        kinds[self.dice.below(kinds.len())]
+        kinds[self.rng.below(kinds.len())]
     }
 
     fn description(&self, number: u32) -> Description {
@@ -283,7 +283,7 @@ impl Script {
             // The number keeps names apart: no engine promises an order of equal sort keys.
             name: SandboxName::parse(&format!("{}-{number:04}", self.pick(&["lab", "alt"]).unwrap()))
                 .unwrap(),
-            sfdc_account_id: (self.dice.below(2) == 0).then(|| SfdcAccountId::parse("SF 2").unwrap()),
+            sfdc_account_id: (self.rng.below(2) == 0).then(|| SfdcAccountId::parse("SF 2").unwrap()),
         }
     }
 
@@ -340,9 +340,9 @@ impl Script {
     }
 }
 
-pub(crate) async fn memory_gives_the_same_answers(store: Arc<dyn Store>) {
+pub(crate) async fn store_agrees_with_the_memory_store(store: Arc<dyn Store>) {
     let memory = MemoryStore::new(SHARDS);
-    let mut script = Script { dice: Dice::seeded(SEED), seen: Vec::new(), records: Vec::new() };
+    let mut script = Script { rng: Rng::seeded(SEED), seen: Vec::new(), records: Vec::new() };
     let mut outcomes: BTreeMap<String, u32> = BTreeMap::new();
     for step in 0..OPERATIONS {
         let operation = script.next();

@@ -24,7 +24,7 @@ pub(crate) async fn a_claim_item_is_written_once(store: Arc<dyn Store>) {
     assert_eq!(store.find_claim(&key).await.unwrap(), Some(of_a));
 }
 
-pub(crate) async fn a_claim_item_moves_only_from_what_it_names(store: Arc<dyn Store>) {
+pub(crate) async fn claim_item_moves_only_from_its_current_candidate(store: Arc<dyn Store>) {
     let [a, b] = two(&*store).await;
     let key = claim_key("owner-1", "key-1");
     let (of_a, of_b) = (record(&key, &a.candidate()), record(&key, &b.candidate()));
@@ -102,7 +102,7 @@ pub(crate) async fn a_closed_claim_item_is_replaced_and_keeps_its_requests(store
     assert_eq!(store.find_claim(&key).await.unwrap(), Some(forgotten));
 }
 
-pub(crate) async fn a_lease_knows_the_requests_that_it_was_the_answer_to(store: Arc<dyn Store>) {
+pub(crate) async fn lease_records_the_requests_it_answered(store: Arc<dyn Store>) {
     let seen = added(&*store, 1).await;
     let key = claim_key("owner-1", "key-1");
     let grant = Grant { request: Some(request("r-0")), ..grant_of(&seen.candidate(), &key) };

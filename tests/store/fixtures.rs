@@ -257,7 +257,7 @@ pub(crate) async fn assert_sound(store: &dyn Store, ids: &[SandboxId], keys: &[C
     for id in ids {
         let sandbox = store.sandbox(id).await.unwrap().expect("sandboxes do not vanish");
         let Some(lease) = sandbox.lease() else { continue };
-        assert!(keys.contains(&lease.claim), "held by nobody that asked: {sandbox:?}");
+        assert!(keys.contains(&lease.claim), "held by no caller: {sandbox:?}");
         let item = store.find_claim(&lease.claim).await.unwrap().expect("a lease without a claim item");
         let named = (item.candidate.id, item.candidate.version);
         assert_eq!(named, (sandbox.id.clone(), lease.claimed_version), "the claim item names another one");

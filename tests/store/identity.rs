@@ -35,7 +35,7 @@ fn entered(insert: Insert) -> Sandbox {
     }
 }
 
-pub(crate) async fn an_account_enters_once(store: Arc<dyn Store>) {
+pub(crate) async fn account_is_inserted_once(store: Arc<dyn Store>) {
     let first = added(&*store, 1).await;
     assert_eq!(identity(&*store, 1).await, Some(Identity::new(account(1), id(1))));
     // The listing shows the same account under another id.
@@ -68,7 +68,7 @@ pub(crate) async fn an_identity_names_every_record_of_its_account(store: Arc<dyn
     }
 }
 
-pub(crate) async fn an_identity_changes_only_as_it_was_seen(store: Arc<dyn Store>) {
+pub(crate) async fn identity_changes_are_conditional_on_the_read(store: Arc<dyn Store>) {
     let fresh = store.name_identity(&account(1), &id(1)).await.unwrap();
     assert!(store.note_absences(&fresh, 2).await.unwrap());
     let absent = Identity { absences: 2, ..fresh.clone() };
@@ -83,7 +83,7 @@ pub(crate) async fn an_identity_changes_only_as_it_was_seen(store: Arc<dyn Store
     assert!(!store.note_absences(&twin, 1).await.unwrap());
 }
 
-pub(crate) async fn identities_come_page_by_page(store: Arc<dyn Store>) {
+pub(crate) async fn identities_are_listed_in_pages(store: Arc<dyn Store>) {
     several_added(&*store, 1..41).await;
     let mut seen = BTreeSet::new();
     for shard in 0..IDENTITY_SHARDS {
@@ -105,7 +105,7 @@ pub(crate) async fn identities_come_page_by_page(store: Arc<dyn Store>) {
     assert_eq!(listed(&*store, StateName::Available, SortRange::All).await.len(), 40);
 }
 
-pub(crate) async fn a_sandbox_becomes_another_account(store: Arc<dyn Store>) {
+pub(crate) async fn sandbox_can_be_reidentified(store: Arc<dyn Store>) {
     for (number, state) in (1..).zip(StateName::ALL) {
         let before = in_state(&*store, state, number).await;
         let other = listed_as(number, number + 100);
@@ -130,7 +130,7 @@ pub(crate) async fn a_sandbox_becomes_another_account(store: Arc<dyn Store>) {
     }
 }
 
-pub(crate) async fn no_sandbox_becomes_an_account_that_is_taken(store: Arc<dyn Store>) {
+pub(crate) async fn taken_account_cannot_be_adopted(store: Arc<dyn Store>) {
     let (before, _) = (added(&*store, 1).await, added(&*store, 2).await);
     assert_eq!(store.reidentify(&before, &listed_as(1, 2), LATER).await.unwrap(), Insert::Taken(id(2)));
     assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(before.clone()));
@@ -142,7 +142,7 @@ pub(crate) async fn no_sandbox_becomes_an_account_that_is_taken(store: Arc<dyn S
     assert_eq!(late, Insert::Exists(Box::new(other)));
 }
 
-pub(crate) async fn what_is_still_listed_is_deleted_again_and_then_parked(store: Arc<dyn Store>) {
+pub(crate) async fn still_listed_sandbox_is_redeleted_and_then_parked(store: Arc<dyn Store>) {
     let mut sandbox = ending(&*store, 1).await;
     for relists in 1..=DELETION_RELISTS_MAX {
         let gone = done(store.finish_deletion(&id(1), Epoch::new(1), LATER, KEEP_UNTIL, None).await.unwrap());
@@ -187,7 +187,7 @@ async fn all_at_once(store: &Arc<dyn Store>, listed: impl Fn(u32) -> NewSandbox)
     answers
 }
 
-pub(crate) async fn syncs_at_once_make_one_record_of_an_account(store: Arc<dyn Store>) {
+pub(crate) async fn concurrent_syncs_make_one_record_per_account(store: Arc<dyn Store>) {
     // Of one account under as many ids, of one id with as many accounts, and of one account under one id.
     let answers = all_at_once(&store, |number| listed_as(10 + number, 1)).await;
     let winners: Vec<_> = answers.iter().filter(|answer| matches!(answer, Insert::Inserted(_))).collect();

@@ -84,7 +84,7 @@ fn points(faults: [Fault; 2]) -> impl Iterator<Item = (u32, usize, Fault)> {
     (1..).zip(points).map(|(number, (call, fault))| (number, call, fault))
 }
 
-pub(crate) async fn a_crash_at_any_call_leaves_a_claim_that_goes_on(store: Arc<dyn Store>) {
+pub(crate) async fn crash_at_any_call_leaves_a_resumable_claim(store: Arc<dyn Store>) {
     for (number, call, fault) in points([Fault::FailBefore, Fault::FailAfter]) {
         let round = Round::new(&store, number).await;
         let (faulty, crashed) = round.start(call, fault);
@@ -103,7 +103,7 @@ pub(crate) async fn a_crash_at_any_call_leaves_a_claim_that_goes_on(store: Arc<d
     }
 }
 
-pub(crate) async fn a_twin_at_any_call_gets_the_same_answer(store: Arc<dyn Store>) {
+pub(crate) async fn concurrent_attempt_at_any_call_gets_the_same_answer(store: Arc<dyn Store>) {
     for (number, call, fault) in points([Fault::PauseBefore, Fault::PauseAfter]) {
         let round = Round::new(&store, number).await;
         let (faulty, paused) = round.start(call, fault);
@@ -147,7 +147,7 @@ pub(crate) async fn a_late_writer_after_a_release_holds_at_most_one(store: Arc<d
     }
 }
 
-pub(crate) async fn a_late_move_does_not_undo_a_twins_claim(store: Arc<dyn Store>) {
+pub(crate) async fn late_move_does_not_undo_a_concurrent_claim(store: Arc<dyn Store>) {
     let round = Round::new(&store, 1).await;
     let (faulty, late) = round.start(2, Fault::PauseBefore);
     faulty.paused().await;
@@ -162,7 +162,7 @@ pub(crate) async fn a_late_move_does_not_undo_a_twins_claim(store: Arc<dyn Store
     round.assert_sound(1).await;
 }
 
-pub(crate) async fn a_crashed_release_leaves_nothing_that_blocks(store: Arc<dyn Store>) {
+pub(crate) async fn crashed_release_does_not_block_the_key(store: Arc<dyn Store>) {
     let round = Round::new(&store, 1).await;
     let held = round.twin().await.sandbox().clone();
     // The release happened, its answer is lost, and the claim item was never removed.
@@ -180,7 +180,7 @@ pub(crate) async fn a_crashed_release_leaves_nothing_that_blocks(store: Arc<dyn 
     round.assert_sound(1).await;
 }
 
-pub(crate) async fn a_key_that_found_nothing_gets_what_comes_later(store: Arc<dyn Store>) {
+pub(crate) async fn key_of_an_exhausted_claim_gets_a_later_sandbox(store: Arc<dyn Store>) {
     let taken = added(&*store, 1).await;
     let rival = claim_key("rival", "key-1");
     done(store.grant(&grant_of(&taken.candidate(), &rival)).await.unwrap());

@@ -30,12 +30,12 @@ async fn change(store: &dyn Store, now: UnixSeconds) {
 pub(crate) async fn processes_agree_on_the_number_of_shards(table: Shared) {
     let (one, other) = (table.process(set(4)).await, table.process(set(9)).await);
     assert_eq!(one.shards().await.unwrap(), 4);
-    assert_eq!(other.shards().await.unwrap(), 4, "the table decides, not the setting of whoever comes later");
+    assert_eq!(other.shards().await.unwrap(), 4, "the table decides, not the setting of a later process");
     several_added(&*other, 1..21).await;
     assert_eq!(listed(&*one, StateName::Available, SortRange::All).await.len(), 20);
 }
 
-pub(crate) async fn a_number_that_grows_hides_nothing(table: Shared) {
+pub(crate) async fn growing_shard_count_hides_nothing(table: Shared) {
     let old = table.process(set(2)).await;
     several_added(&*old, 1..21).await;
     let new = table.process(set(16)).await;
@@ -66,7 +66,7 @@ pub(crate) async fn a_number_that_grows_hides_nothing(table: Shared) {
     assert_eq!(listed(&*old, StateName::Allocated, SortRange::All).await.len(), 100);
 }
 
-pub(crate) async fn a_number_that_falls_hides_nothing(table: Shared) {
+pub(crate) async fn shrinking_shard_count_hides_nothing(table: Shared) {
     let old = table.process(set(16)).await;
     several_added(&*old, 1..41).await;
     let new = table.process(set(2)).await;
@@ -77,7 +77,7 @@ pub(crate) async fn a_number_that_falls_hides_nothing(table: Shared) {
     assert_eq!(free(&table).await, 80);
 }
 
-pub(crate) async fn a_pool_that_grows_gets_more_shards(table: Shared) {
+pub(crate) async fn growing_pool_gets_more_shards(table: Shared) {
     let store = table.process(set(8)).await;
     let small = store.follow_size(8 * SANDBOXES_PER_SHARD, NOW).await.unwrap();
     assert_eq!((small.write, small.read), (8, 8));
@@ -88,7 +88,7 @@ pub(crate) async fn a_pool_that_grows_gets_more_shards(table: Shared) {
     assert_eq!(table.process(set(8)).await.shards().await.unwrap(), 16);
 }
 
-pub(crate) async fn twins_that_change_the_number_end_at_one(table: Shared) {
+pub(crate) async fn concurrent_shard_changes_converge(table: Shared) {
     let one = table.process(set(4)).await;
     several_added(&*one, 1..11).await;
     let (few, many) = (table.process(set(2)).await, table.process(set(32)).await);
@@ -102,7 +102,7 @@ pub(crate) async fn twins_that_change_the_number_end_at_one(table: Shared) {
     assert_eq!(free(&table).await, 20);
 }
 
-pub(crate) async fn a_supply_is_noted_and_the_latest_counts(table: Shared) {
+pub(crate) async fn latest_supply_note_counts(table: Shared) {
     let store = table.process(Set { shards: 3, index_lag_seconds: 5 }).await;
     let main = pool("main");
     assert_eq!(store.supply(&main).await.unwrap().settles_at, None, "there never was one");
@@ -120,7 +120,7 @@ pub(crate) async fn a_supply_is_noted_and_the_latest_counts(table: Shared) {
     assert_eq!(free(&table).await, 1, "the notes are no sandboxes");
 }
 
-pub(crate) async fn a_supply_settles_when_the_index_has_had_its_time(table: Shared) {
+pub(crate) async fn supply_settles_after_the_index_lag(table: Shared) {
     let main = pool("main");
     let at_once = table.process(set(3)).await;
     at_once.note_supply(&main, NOW).await.unwrap();
@@ -139,13 +139,13 @@ pub(crate) async fn processes_agree_on_the_key_of_cursors(table: Shared) {
     let found =
         tokio::try_join!(one.cursor_key(&fresh[0]), two.cursor_key(&fresh[1]), three.cursor_key(&fresh[2]),);
     let (first, second, third) = found.unwrap();
-    assert!(fresh.contains(&first) && first == second && second == third, "whoever comes first decides");
+    assert!(fresh.contains(&first) && first == second && second == third, "the first process decides");
     let later = table.process(set(9)).await;
     assert_eq!(later.cursor_key(&key(4)).await.unwrap(), first, "also after a restart");
     assert_eq!(free(&table).await, 0, "the key is no sandbox");
 }
 
-pub(crate) async fn the_switch_of_the_deletions_is_turned_by_one_at_a_time(table: Shared) {
+pub(crate) async fn deletion_switch_changes_are_conditional(table: Shared) {
     let turned = |version, by: &str, until, reason: Option<&str>| DeletionSwitch {
         version,
         is_paused: until != Some(UnixSeconds::new(0)),
@@ -155,19 +155,19 @@ pub(crate) async fn the_switch_of_the_deletions_is_turned_by_one_at_a_time(table
         reason: reason.map(str::to_owned),
     };
     let (one, two) = (table.process(set(3)).await, table.process(set(3)).await);
-    assert_eq!(one.deletion_switch().await.unwrap(), None, "nobody has turned it");
+    assert_eq!(one.deletion_switch().await.unwrap(), None, "it was never set");
     let rivals = [turned(1, "alice", None, Some("maintenance")), turned(1, "bob", None, None)];
-    let won = tokio::try_join!(one.turn_deletion_switch(&rivals[0]), two.turn_deletion_switch(&rivals[1]));
+    let won = tokio::try_join!(one.set_deletion_switch(&rivals[0]), two.set_deletion_switch(&rivals[1]));
     let (first, second) = won.unwrap();
     assert!(first != second, "one of two turns of the same version is the first");
     let winner = if first { &rivals[0] } else { &rivals[1] };
     assert_eq!(two.deletion_switch().await.unwrap().as_ref(), Some(winner));
-    assert!(two.turn_deletion_switch(winner).await.unwrap(), "a repeat finds itself");
+    assert!(two.set_deletion_switch(winner).await.unwrap(), "a repeat finds itself");
     for next in [turned(2, "carol", Some(NOW), Some("")), turned(3, "", Some(UnixSeconds::new(0)), None)] {
-        assert!(one.turn_deletion_switch(&next).await.unwrap());
+        assert!(one.set_deletion_switch(&next).await.unwrap());
         assert_eq!(two.deletion_switch().await.unwrap().as_ref(), Some(&next));
     }
-    assert!(!two.turn_deletion_switch(&turned(2, "late", None, None)).await.unwrap());
+    assert!(!two.set_deletion_switch(&turned(2, "late", None, None)).await.unwrap());
     assert_eq!(one.deletion_switch().await.unwrap().map(|kept| kept.version), Some(3));
     assert_eq!(free(&table).await, 0, "the switch is no sandbox");
 }
@@ -194,7 +194,7 @@ pub(crate) async fn processes_agree_on_settings_and_keep_those_of_others(table: 
     assert_eq!(free(&table).await, 0, "the settings are no sandbox");
 }
 
-pub(crate) async fn a_mark_is_advanced_by_one_at_a_time(table: Shared) {
+pub(crate) async fn mark_is_advanced_conditionally(table: Shared) {
     let mark = |number, accepted_event| TableMark { number, at: NOW, accepted_event };
     let (one, two) = (table.process(set(3)).await, table.process(set(3)).await);
     let none = TableMark::default();

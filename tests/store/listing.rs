@@ -26,7 +26,7 @@ async fn named(store: &dyn Store, number: u32, name: &str) -> Sandbox {
     }
 }
 
-pub(crate) async fn pages_follow_on_without_gap_or_repeat(store: Arc<dyn Store>) {
+pub(crate) async fn pages_have_no_gaps_or_repeats(store: Arc<dyn Store>) {
     let total = 40;
     several_added(&*store, 1..1 + total).await;
     let mut seen = BTreeMap::new();
@@ -80,7 +80,7 @@ pub(crate) async fn a_prefix_narrows_a_page(store: Arc<dyn Store>) {
     }
 }
 
-pub(crate) async fn a_listing_begins_at_any_name_and_goes_on_over_the_whole(store: Arc<dyn Store>) {
+pub(crate) async fn listing_can_start_at_any_name_and_continue(store: Arc<dyn Store>) {
     let mut all = Vec::new();
     for (number, name) in (1..).zip(["alpha", "lab-a", "lab-b", "lab-c", "lab-ü", "labor", "omega"]) {
         all.push(named(&*store, number, name).await);
@@ -115,7 +115,7 @@ pub(crate) async fn a_listing_begins_at_any_name_and_goes_on_over_the_whole(stor
     }
 }
 
-pub(crate) async fn the_last_of_a_part_is_the_last_of_its_listing(store: Arc<dyn Store>) {
+pub(crate) async fn last_entry_of_a_range_matches_its_listing(store: Arc<dyn Store>) {
     several_added(&*store, 1..31).await;
     for shard in 0..store.shards().await.unwrap() {
         for range in [SortRange::All, prefix("lab-001"), prefix("nothing")] {
@@ -157,7 +157,7 @@ pub(crate) async fn due_times_narrow_a_page(store: Arc<dyn Store>) {
     assert_eq!(listed(&*store, StateName::DeletionFailed, by(10)).await[0].id, id(2));
 }
 
-pub(crate) async fn every_state_is_in_its_own_part_of_the_index(store: Arc<dyn Store>) {
+pub(crate) async fn every_state_has_its_own_index_partition(store: Arc<dyn Store>) {
     let mut expected: BTreeMap<StateName, Vec<Sandbox>> = BTreeMap::new();
     for (number, state) in (1..).zip(StateName::ALL.into_iter().cycle().take(3 * StateName::ALL.len())) {
         let sandbox = in_state(&*store, state, number).await;
@@ -214,7 +214,7 @@ pub(crate) async fn counts_agree_with_pages(store: Arc<dyn Store>) {
     }
 }
 
-pub(crate) async fn what_a_lab_holds_comes_page_by_page(store: Arc<dyn Store>) {
+pub(crate) async fn sandboxes_of_a_lab_are_listed_in_pages(store: Arc<dyn Store>) {
     let lab = |name: &str| LabId::parse(name).unwrap();
     let mut held = Vec::new();
     for number in 1..24 {
@@ -250,7 +250,7 @@ pub(crate) async fn what_a_lab_holds_comes_page_by_page(store: Arc<dyn Store>) {
     }
 }
 
-pub(crate) async fn an_owners_claims_come_page_by_page(store: Arc<dyn Store>) {
+pub(crate) async fn claims_of_an_owner_are_listed_in_pages(store: Arc<dyn Store>) {
     let mut records = Vec::new();
     for number in 1..12 {
         let candidate = added(&*store, number).await.candidate();
@@ -279,7 +279,7 @@ pub(crate) async fn an_owners_claims_come_page_by_page(store: Arc<dyn Store>) {
     }
 }
 
-pub(crate) async fn tombstones_are_found_page_by_page(store: Arc<dyn Store>) {
+pub(crate) async fn tombstones_are_listed_in_pages(store: Arc<dyn Store>) {
     for number in 1..=9 {
         let state = if number % 3 == 0 { StateName::Deleted } else { StateName::Available };
         in_state(&*store, state, number).await;

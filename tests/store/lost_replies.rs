@@ -21,7 +21,7 @@ async fn lossy(table: &Table) -> (LossyProxy, Arc<dyn Store>) {
     (proxy, store)
 }
 
-pub(crate) async fn a_claim_whose_reply_is_lost_is_opened(table: Table) {
+pub(crate) async fn open_claim_with_a_lost_reply_succeeds(table: Table) {
     let (proxy, store) = lossy(&table).await;
     let sandbox = added(&table.store, 1).await;
     let wanted = record(&claim_key("owner-1", "key-1"), &sandbox.candidate());
@@ -31,7 +31,7 @@ pub(crate) async fn a_claim_whose_reply_is_lost_is_opened(table: Table) {
     assert_eq!(table.store.find_claim(&wanted.claim).await.unwrap(), Some(wanted));
 }
 
-pub(crate) async fn a_move_whose_reply_is_lost_has_moved(table: Table) {
+pub(crate) async fn move_claim_with_a_lost_reply_succeeds(table: Table) {
     let (proxy, store) = lossy(&table).await;
     let (a, b) = (added(&table.store, 1).await, added(&table.store, 2).await);
     let from = record(&claim_key("owner-1", "key-1"), &a.candidate());
@@ -41,7 +41,7 @@ pub(crate) async fn a_move_whose_reply_is_lost_has_moved(table: Table) {
     assert_eq!((moved, proxy.lost()), (MoveClaim::Moved, 1));
 }
 
-pub(crate) async fn a_grant_whose_reply_is_lost_shows_our_own_lease(table: Table) {
+pub(crate) async fn grant_with_a_lost_reply_returns_our_lease(table: Table) {
     let (proxy, store) = lossy(&table).await;
     let sandbox = added(&table.store, 1).await;
     let grant = grant_of(&sandbox.candidate(), &claim_key("owner-1", "key-1"));
@@ -51,7 +51,7 @@ pub(crate) async fn a_grant_whose_reply_is_lost_shows_our_own_lease(table: Table
     assert_eq!(found, sandbox.apply(&Transition::grant(&grant)).unwrap(), "granted once, and to us");
 }
 
-pub(crate) async fn an_attempt_whose_reply_is_lost_is_counted_once(table: Table) {
+pub(crate) async fn attempt_with_a_lost_reply_is_counted_once(table: Table) {
     let (proxy, store) = lossy(&table).await;
     let sandbox = ending(&table.store, 1).await;
     proxy.lose_next_reply();

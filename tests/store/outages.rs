@@ -77,7 +77,7 @@ fn answer_length(answer: &str) -> String {
     body.len().to_string()
 }
 
-pub(crate) async fn a_missing_table_is_an_outage(table: Table) {
+pub(crate) async fn missing_table_is_reported_as_unavailable(table: Table) {
     assert_unavailable(&table.store.ping().await.unwrap_err(), "ping");
     assert_unavailable(&table.store.sandbox(&id(1)).await.unwrap_err(), "sandbox");
     let insert = table.store.insert(&new_sandbox(1), UnixSeconds::new(1)).await.unwrap_err();
@@ -85,7 +85,7 @@ pub(crate) async fn a_missing_table_is_an_outage(table: Table) {
 }
 
 #[tokio::test]
-async fn nobody_there_is_an_outage() {
+async fn connection_refused_is_reported_as_unavailable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -94,7 +94,7 @@ async fn nobody_there_is_an_outage() {
 }
 
 #[tokio::test]
-async fn an_engine_that_hangs_is_given_up() {
+async fn hanging_engine_times_out() {
     let (endpoint, requests) = server(None).await;
     let store = impatient(&endpoint).await;
     let start = Instant::now();
@@ -107,7 +107,7 @@ async fn an_engine_that_hangs_is_given_up() {
 }
 
 #[tokio::test]
-async fn throttling_and_failures_are_tried_three_times() {
+async fn throttling_and_server_errors_get_three_attempts() {
     let throttled = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: application/x-amz-json-1.0\r\n\
          Content-Length: LENGTH\r\n\r\n\
          {\"__type\":\"com.amazonaws.dynamodb.v20120810#ThrottlingException\",\"message\":\"slow down\"}";

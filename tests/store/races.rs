@@ -5,7 +5,7 @@ use crate::fixtures::{
     ending, grant_of, held, id, leases, owner, several_added,
 };
 use domain::{ClaimKey, Epoch, Sandbox, SandboxId, State};
-use ports::random::{Dice, shuffle};
+use ports::random::{Rng, shuffle};
 use ports::store::{Store, StoreError, Write};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ async fn all_at_once(store: &Arc<dyn Store>, keys: &[ClaimKey], sandboxes: &[San
     for (seed, key) in (0..).zip(keys) {
         let (store, start, key) = (Arc::clone(store), Arc::clone(&start), key.clone());
         let mut order = candidates(sandboxes);
-        shuffle(&Dice::seeded(seed), &mut order);
+        shuffle(&Rng::seeded(seed), &mut order);
         callers.push(tokio::spawn(async move {
             start.wait().await;
             claim(&*store, &key, &order).await.unwrap()
@@ -40,7 +40,7 @@ fn ids(sandboxes: &[Sandbox]) -> Vec<SandboxId> {
 }
 
 /// Runs the same call `CALLERS` times at once.
-async fn everybody<F>(call: impl Fn(u32) -> F) -> Vec<Write>
+async fn all_callers<F>(call: impl Fn(u32) -> F) -> Vec<Write>
 where
     F: Future<Output = Result<Write, StoreError>> + Send + 'static,
 {
@@ -84,7 +84,7 @@ pub(crate) async fn one_key_gets_one_lease(store: Arc<dyn Store>) {
     assert_sound(&*store, &ids(&sandboxes), &[key]).await;
 }
 
-pub(crate) async fn every_owner_gets_a_sandbox_while_there_are_some(store: Arc<dyn Store>) {
+pub(crate) async fn every_owner_gets_a_sandbox_while_available(store: Arc<dyn Store>) {
     let sandboxes = several_added(&*store, 1..1 + CALLERS).await;
     let keys = owners();
     let answers = all_at_once(&store, &keys, &sandboxes).await;
@@ -126,7 +126,7 @@ pub(crate) async fn no_sandbox_goes_to_two_owners(store: Arc<dyn Store>) {
 
 pub(crate) async fn a_lease_ends_once(store: Arc<dyn Store>) {
     let before = held(&*store, 1).await;
-    let answers = everybody(|caller| {
+    let answers = all_callers(|caller| {
         let store = Arc::clone(&store);
         async move {
             if caller % 2 == 0 {
@@ -142,10 +142,10 @@ pub(crate) async fn a_lease_ends_once(store: Arc<dyn Store>) {
     assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(after));
 }
 
-pub(crate) async fn an_attempt_is_counted_by_one(store: Arc<dyn Store>) {
+pub(crate) async fn concurrent_attempt_notes_count_once(store: Arc<dyn Store>) {
     let before = ending(&*store, 1).await;
     for attempts in 0..3 {
-        let answers = everybody(|_| {
+        let answers = all_callers(|_| {
             let store = Arc::clone(&store);
             async move { store.note_attempt(&id(1), Epoch::new(1), attempts, "no", None).await }
         })
@@ -155,9 +155,9 @@ pub(crate) async fn an_attempt_is_counted_by_one(store: Arc<dyn Store>) {
     assert_eq!(store.sandbox(&id(1)).await.unwrap().unwrap().version, before.version);
 }
 
-pub(crate) async fn a_deletion_ends_one_way(store: Arc<dyn Store>) {
+pub(crate) async fn concurrent_finish_and_park_have_one_winner(store: Arc<dyn Store>) {
     ending(&*store, 1).await;
-    let answers = everybody(|caller| {
+    let answers = all_callers(|caller| {
         let store = Arc::clone(&store);
         async move {
             if caller % 2 == 0 {
@@ -172,10 +172,10 @@ pub(crate) async fn a_deletion_ends_one_way(store: Arc<dyn Store>) {
     assert!(matches!(after.state, State::Deleted(_) | State::DeletionFailed(_)));
 }
 
-pub(crate) async fn a_claim_and_a_sync_do_not_both_win(store: Arc<dyn Store>) {
+pub(crate) async fn concurrent_claim_and_sync_have_one_winner(store: Arc<dyn Store>) {
     for number in 1..9 {
         let seen = added(&*store, number).await;
-        let answers = everybody(|caller| {
+        let answers = all_callers(|caller| {
             let (store, seen) = (Arc::clone(&store), seen.clone());
             let key = claim_key(&format!("owner-{caller}"), "key-1");
             async move {

@@ -36,7 +36,7 @@ async fn held_for(table: &Table, lab: &str) -> Vec<String> {
     found.items().iter().map(|item| item["PK"].as_s().unwrap().clone()).collect()
 }
 
-pub(crate) async fn the_lab_index_holds_what_a_lab_holds_now(table: Table) {
+pub(crate) async fn lab_index_contains_current_leases(table: Table) {
     let store: &dyn Store = &table.store;
     table.store.ensure_table().await.unwrap();
     for (number, lab, granted_at) in
@@ -59,7 +59,7 @@ pub(crate) async fn the_lab_index_holds_what_a_lab_holds_now(table: Table) {
     assert_eq!(held_for(&table, "lab-b").await, Vec::<String>::new());
 }
 
-pub(crate) async fn what_is_over_gets_a_time_to_live(table: Table) {
+pub(crate) async fn finished_items_get_a_ttl(table: Table) {
     let store: &dyn Store = &table.store;
     table.store.ensure_table().await.unwrap();
     let ttl = |at: u64| Some(AttributeValue::N(at.to_string()));

@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::types::{
 use harness::dynamodb;
 use ports::store::Store;
 
-pub(crate) async fn a_table_is_made_once(table: Table) {
+pub(crate) async fn table_is_created_once(table: Table) {
     assert_eq!(table.store.ensure_table().await.unwrap(), Ensured::Created);
     assert_eq!(table.store.ensure_table().await.unwrap(), Ensured::Found);
     table.store.ping().await.unwrap();
@@ -24,7 +24,7 @@ pub(crate) async fn a_table_is_made_once(table: Table) {
     assert_eq!(ttl.attribute_name(), Some(TTL_ATTRIBUTE));
 }
 
-pub(crate) async fn a_race_to_make_a_table_has_no_loser(table: Table) {
+pub(crate) async fn concurrent_table_creation_succeeds_for_all(table: Table) {
     let racers: Vec<_> = (0..8)
         .map(|_| {
             let config = dynamodb::config(table.endpoint, &table.name, SHARDS);
@@ -39,7 +39,7 @@ pub(crate) async fn a_race_to_make_a_table_has_no_loser(table: Table) {
     assert_eq!(table.store.ensure_table().await.unwrap(), Ensured::Found);
 }
 
-pub(crate) async fn a_table_of_somebody_else_is_refused_with_every_difference(table: Table) {
+pub(crate) async fn incompatible_table_is_refused_with_every_difference(table: Table) {
     let attribute = |name: &str, kind| {
         AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build().unwrap()
     };

@@ -93,7 +93,7 @@ fn spoilt(transition: &Transition) -> Vec<Transition> {
     guards.into_iter().map(|guard| Transition { guard, ..transition.clone() }).collect()
 }
 
-pub(crate) async fn every_transition_from_every_state_answers_like_the_domain(store: Arc<dyn Store>) {
+pub(crate) async fn every_transition_from_every_state_matches_the_domain(store: Arc<dyn Store>) {
     let (mut number, mut taken) = (0, BTreeSet::new());
     for state in StateName::ALL {
         // The transitions of one sandbox stand for those of all in that state.
@@ -124,7 +124,7 @@ pub(crate) async fn every_transition_from_every_state_answers_like_the_domain(st
     assert_eq!(names.len(), 18, "every transition was carried out from some state: {taken:?}");
 }
 
-pub(crate) async fn a_new_sandbox_is_free_and_a_known_one_is_left_alone(store: Arc<dyn Store>) {
+pub(crate) async fn new_sandbox_is_available_and_a_known_one_is_unchanged(store: Arc<dyn Store>) {
     let first = added(&*store, 1).await;
     assert_eq!(first, new_sandbox(1).enter(NOW));
     assert_eq!(listed(&*store, StateName::Available, SortRange::All).await, std::slice::from_ref(&first));
@@ -135,7 +135,7 @@ pub(crate) async fn a_new_sandbox_is_free_and_a_known_one_is_left_alone(store: A
     assert_eq!(store.insert(&new_sandbox(1), NOW).await.unwrap(), Insert::Exists(Box::new(first)));
 }
 
-pub(crate) async fn a_grant_needs_the_version_that_was_seen(store: Arc<dyn Store>) {
+pub(crate) async fn grant_needs_the_version_that_was_read(store: Arc<dyn Store>) {
     let seen = added(&*store, 1).await;
     let missing = done(store.mark_missing(&seen, NOW).await.unwrap());
     let back = done(store.mark_found(&missing, NOW).await.unwrap());
@@ -192,7 +192,7 @@ pub(crate) async fn a_deletion_needs_its_epoch(store: Arc<dyn Store>) {
     }
 }
 
-pub(crate) async fn a_replay_needs_its_epoch_and_counts_anew(store: Arc<dyn Store>) {
+pub(crate) async fn replay_needs_its_epoch_and_resets_attempts(store: Arc<dyn Store>) {
     let tried = ending(&*store, 1).await;
     let tried = done(store.note_attempt(&tried.id, tried.epoch, 0, "status 500", None).await.unwrap());
     let parked = done(store.park_deletion(&tried.id, tried.epoch, LATER).await.unwrap());
@@ -234,7 +234,7 @@ pub(crate) async fn an_attempt_is_counted_once(store: Arc<dyn Store>) {
     assert_eq!(parked.deletion(), second.deletion());
 }
 
-pub(crate) async fn what_clearing_came_to_is_kept_with_the_deletion(store: Arc<dyn Store>) {
+pub(crate) async fn pre_clean_result_is_kept_with_the_deletion(store: Arc<dyn Store>) {
     let before = ending(&*store, 1).await;
     let (id, epoch) = (&before.id, before.epoch);
     let failed = PreClean::failed(&"x".repeat(5_000), false);
@@ -262,7 +262,7 @@ pub(crate) async fn what_clearing_came_to_is_kept_with_the_deletion(store: Arc<d
     assert_eq!(store.sandbox(id).await.unwrap(), Some(gone));
 }
 
-pub(crate) async fn an_error_is_cut_where_the_domain_cuts_it(store: Arc<dyn Store>) {
+pub(crate) async fn error_is_truncated_as_in_the_domain(store: Arc<dyn Store>) {
     let before = ending(&*store, 1).await;
     let long = format!("x{}", "ü".repeat(LAST_ERROR_BYTES_MAX));
     let tried = done(store.note_attempt(&before.id, before.epoch, 0, &long, None).await.unwrap());
@@ -271,7 +271,7 @@ pub(crate) async fn an_error_is_cut_where_the_domain_cuts_it(store: Arc<dyn Stor
     assert_eq!(tried, before.clone().apply(&Transition::note_attempt(tried.epoch, 0, &long, None)).unwrap());
 }
 
-pub(crate) async fn a_sandbox_goes_missing_and_comes_back(store: Arc<dyn Store>) {
+pub(crate) async fn missing_sandbox_becomes_stale_and_is_restored(store: Arc<dyn Store>) {
     let seen = added(&*store, 1).await;
     let described = Description { name: SandboxName::parse("renamed").unwrap(), sfdc_account_id: None };
     let missing = done(store.mark_missing(&seen, NOW).await.unwrap());
@@ -285,7 +285,7 @@ pub(crate) async fn a_sandbox_goes_missing_and_comes_back(store: Arc<dyn Store>)
     assert_eq!(listed(&*store, StateName::Available, prefix("rena")).await, [back]);
 }
 
-pub(crate) async fn what_is_given_up_leaves_a_tombstone(store: Arc<dyn Store>) {
+pub(crate) async fn forgotten_sandbox_leaves_a_tombstone(store: Arc<dyn Store>) {
     let seen = added(&*store, 1).await;
     assert_eq!(lost(store.forget(&seen, None, LATER, KEEP_UNTIL).await.unwrap()), seen, "it is not stale");
     let missing = done(store.mark_missing(&seen, NOW).await.unwrap());
@@ -303,7 +303,7 @@ pub(crate) async fn what_is_given_up_leaves_a_tombstone(store: Arc<dyn Store>) {
     assert_eq!(store.insert(&new_sandbox(1), LATER).await.unwrap(), Insert::Exists(Box::new(gone)));
 }
 
-pub(crate) async fn a_description_touches_nothing_else(store: Arc<dyn Store>) {
+pub(crate) async fn description_changes_nothing_else(store: Arc<dyn Store>) {
     for (number, state) in (1..).zip(StateName::ALL) {
         let before = in_state(&*store, state, number).await;
         let name = SandboxName::parse(&format!("renamed {number}")).unwrap();
@@ -324,7 +324,7 @@ pub(crate) async fn a_description_touches_nothing_else(store: Arc<dyn Store>) {
     }
 }
 
-pub(crate) async fn a_tombstone_is_not_brought_back(store: Arc<dyn Store>) {
+pub(crate) async fn tombstone_is_not_restored(store: Arc<dyn Store>) {
     let tombstone = in_state(&*store, StateName::Deleted, 1).await;
     // The provider's listing lags and still shows it.
     let listed_again = store.insert(&new_sandbox(1), LATER).await.unwrap();
@@ -337,7 +337,7 @@ pub(crate) async fn a_tombstone_is_not_brought_back(store: Arc<dyn Store>) {
     }
 }
 
-pub(crate) async fn an_absent_sandbox_is_told_apart(store: Arc<dyn Store>) {
+pub(crate) async fn absent_sandbox_is_distinguished_from_a_lost_race(store: Arc<dyn Store>) {
     let never = new_sandbox(1).enter(NOW);
     for transition in transitions(&never) {
         let answer = store.apply(&never.id, &transition).await.unwrap();

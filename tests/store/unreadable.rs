@@ -43,7 +43,7 @@ fn insert_foreign_entry(item: &mut Item) {
     item.insert("colour".to_owned(), text("green"));
 }
 
-pub(crate) async fn a_page_shows_what_is_beside_an_item_that_cannot_be_read(table: Table) {
+pub(crate) async fn page_skips_and_reports_a_corrupt_item(table: Table) {
     let store: &dyn Store = &table.store;
     table.store.ensure_table().await.unwrap();
     several_added(store, 1..9).await;
@@ -74,7 +74,7 @@ pub(crate) async fn a_page_shows_what_is_beside_an_item_that_cannot_be_read(tabl
     assert_eq!(claims.unreadable[0].sandbox, None);
 }
 
-pub(crate) async fn a_record_that_cannot_be_read_is_not_written_over(table: Table) {
+pub(crate) async fn corrupt_record_is_not_overwritten(table: Table) {
     let store: &dyn Store = &table.store;
     table.store.ensure_table().await.unwrap();
     let sandbox = added(store, 1).await;
@@ -93,7 +93,7 @@ pub(crate) async fn a_record_that_cannot_be_read_is_not_written_over(table: Tabl
     assert_eq!(read(&table, "SBX#1", "META").await, before);
 }
 
-pub(crate) async fn a_candidate_that_cannot_be_read_is_lost_unless_the_claim_may_hold_it(table: Table) {
+pub(crate) async fn corrupt_candidate_is_lost_unless_the_claim_may_hold_it(table: Table) {
     let store: &dyn Store = &table.store;
     table.store.ensure_table().await.unwrap();
     let (free, key) = (added(store, 1).await.candidate(), claim_key("owner-1", "key-1"));
@@ -113,7 +113,7 @@ pub(crate) async fn a_candidate_that_cannot_be_read_is_lost_unless_the_claim_may
     assert_eq!(store.grant(&grant_of(&free, &key)).await.unwrap(), Write::Lost(None));
 }
 
-pub(crate) async fn what_a_build_does_not_know_survives_its_writes(table: Table) {
+pub(crate) async fn unknown_attributes_survive_writes(table: Table) {
     let store: &dyn Store = &table.store;
     table.store.ensure_table().await.unwrap();
     added(store, 1).await;
@@ -150,7 +150,7 @@ pub(crate) async fn what_a_build_does_not_know_survives_its_writes(table: Table)
     assert_eq!(causes, [&["rebuilt"], known.as_slice()].concat());
 }
 
-pub(crate) async fn an_item_that_cannot_be_read_is_named(table: Table) {
+pub(crate) async fn corrupt_item_is_named_in_the_error(table: Table) {
     let store: &dyn Store = &table.store;
     table.store.ensure_table().await.unwrap();
     let sandbox = ending(store, 1).await;

@@ -82,7 +82,7 @@ async fn held() -> (Arc<MemoryStore>, ManualClock) {
 }
 
 #[tokio::test]
-async fn a_run_reads_what_is_due_and_two_runs_end_all_of_it() {
+async fn run_reads_only_due_leases_and_a_second_has_nothing_left() {
     let (store, clock) = held().await;
     let watch = Arc::new(Watch::default());
     let watched: Arc<dyn Store> =
@@ -103,7 +103,7 @@ async fn a_run_reads_what_is_due_and_two_runs_end_all_of_it() {
 }
 
 #[tokio::test]
-async fn every_lease_ends_once_by_the_run_or_by_its_owner() {
+async fn every_lease_ends_once_by_expiry_or_release() {
     let (store, clock) = held().await;
     let store: Arc<dyn Store> = store;
     let reconciler = reconciler(store.clone(), Arc::new(FakeProvider::new()), &clock);

@@ -49,7 +49,7 @@ async fn calls_of_a_sync() -> usize {
 }
 
 #[tokio::test]
-async fn a_sync_that_stands_still_at_any_call_makes_no_second_record_of_an_account() {
+async fn sync_stalled_at_any_call_makes_no_duplicate_record() {
     for call in 0..calls_of_a_sync().await {
         for pause in [Fault::PauseBefore, Fault::PauseAfter] {
             let memory: Arc<dyn Store> = Arc::new(MemoryStore::new(1));
@@ -77,7 +77,7 @@ async fn a_sync_that_stands_still_at_any_call_makes_no_second_record_of_an_accou
 }
 
 #[tokio::test]
-async fn a_sync_that_stands_still_brings_no_used_account_back() {
+async fn stalled_sync_restores_no_used_account() {
     for call in 0..calls_of_a_sync().await {
         let memory: Arc<dyn Store> = Arc::new(MemoryStore::new(1));
         let faulty = Arc::new(FaultyStore::new(Arc::clone(&memory)).with(call, Fault::PauseBefore));

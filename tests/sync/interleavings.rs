@@ -5,7 +5,7 @@ use crate::world::{HOUR, NOW, account, claim, id, new_sandbox, owner, reconciler
 use async_trait::async_trait;
 use domain::{ExternalId, State, StateName, UnixSeconds};
 use ports::provider::{Abilities, Deleted, Listing, PreCleaned, Provider, ProviderError, Target};
-use ports::random::{Dice, Random as _, shuffle};
+use ports::random::{Random as _, Rng, shuffle};
 use ports::store::{Store, StoreError, Write};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ const LEASE_END: UnixSeconds = UnixSeconds::new(1_800_014_400);
 /// Gives way.
 #[derive(Debug)]
 struct Turns {
-    dice: Dice,
+    rng: Rng,
 }
 
 /// A provider that gives way as well.
@@ -51,7 +51,7 @@ struct Tally(BTreeMap<&'static str, u64>);
 
 impl Turns {
     async fn give_way(&self) {
-        wait(self.dice.below(TURNS_MAX)).await;
+        wait(self.rng.below(TURNS_MAX)).await;
     }
 }
 
@@ -140,10 +140,10 @@ async fn delete_one(store: Arc<dyn Store>, provider: Arc<Slow>, number: usize, t
 
 async fn one_order(seed: u64, tally: &mut Tally) {
     let memory: Arc<dyn Store> = Arc::new(MemoryStore::new(4));
-    let turns = Arc::new(Turns { dice: Dice::seeded(seed) });
+    let turns = Arc::new(Turns { rng: Rng::seeded(seed) });
     let store: Arc<dyn Store> = Arc::new(InterposedStore::over(Arc::clone(&memory), Arc::clone(&turns)));
     let provider = Arc::new(Slow { inner: FakeProvider::new(), turns: Arc::clone(&turns) });
-    let dice = Dice::seeded(seed + 1_000_000);
+    let rng = Rng::seeded(seed + 1_000_000);
     provider.inner.set_page_size(100);
     provider.inner.set_accounts((0..ACCOUNTS).map(account).collect());
     for number in 0..ACCOUNTS {
@@ -161,14 +161,14 @@ async fn one_order(seed: u64, tally: &mut Tally) {
     let mut claims = JoinSet::new();
     let mut rest = JoinSet::new();
     let mut order: Vec<usize> = (DELETIONS..ACCOUNTS).collect();
-    shuffle(&dice, &mut order);
+    shuffle(&rng, &mut order);
     for number in 0..CLAIMS {
         let mut order = order.clone();
         order.rotate_left(number % BEGINNINGS);
-        claims.spawn(claim_one(Arc::clone(&store), ACCOUNTS + number, order, dice.below(START_TURNS_MAX)));
+        claims.spawn(claim_one(Arc::clone(&store), ACCOUNTS + number, order, rng.below(START_TURNS_MAX)));
     }
     for number in 0..DELETIONS {
-        let turns = dice.below(START_TURNS_MAX);
+        let turns = rng.below(START_TURNS_MAX);
         rest.spawn(delete_one(Arc::clone(&store), Arc::clone(&provider), number, turns));
     }
     let mut syncs = JoinSet::new();
@@ -182,7 +182,7 @@ async fn one_order(seed: u64, tally: &mut Tally) {
             reports
         });
     }
-    let told = claims.join_all().await;
+    let answers = claims.join_all().await;
     rest.join_all().await;
     for report in syncs.join_all().await.into_iter().flatten() {
         tally.add(if report.status == "completed" { "completed" } else { "refused" }, 1);
@@ -191,7 +191,7 @@ async fn one_order(seed: u64, tally: &mut Tally) {
         tally.add("tombstoned", report.tombstoned);
         tally.add("marked stale", report.marked_stale);
     }
-    assert_sound(memory.as_ref(), &told, seed).await;
+    assert_sound(memory.as_ref(), &answers, seed).await;
     // Now that all is quiet: one sync brings everything in line, and the next has nothing to do.
     let reconciler = reconciler(Arc::clone(&memory), provider.clone(), &clock);
     let report = sync(&reconciler).await;
@@ -202,7 +202,7 @@ async fn one_order(seed: u64, tally: &mut Tally) {
     );
     let report = sync(&reconciler).await;
     assert_eq!(report.unchanged, report.listed, "seed {seed}: {report:?}");
-    assert_sound(memory.as_ref(), &told, seed).await;
+    assert_sound(memory.as_ref(), &answers, seed).await;
     let mut free = 0;
     for number in DELETIONS..ACCOUNTS {
         free += usize::from(memory.sandbox(&id(number)).await.unwrap().unwrap().state == State::Available);
@@ -211,10 +211,10 @@ async fn one_order(seed: u64, tally: &mut Tally) {
 }
 
 /// No claim is undone, no deleted account is back, and nothing is free that is not listed.
-async fn assert_sound(store: &dyn Store, told: &[(usize, u64)], seed: u64) {
-    assert_eq!(told.len(), CLAIMS);
+async fn assert_sound(store: &dyn Store, answers: &[(usize, u64)], seed: u64) {
+    assert_eq!(answers.len(), CLAIMS);
     let mut held = BTreeMap::new();
-    for (number, epoch) in told {
+    for (number, epoch) in answers {
         assert_eq!(held.insert(*number, *epoch), None, "seed {seed}: {number} went to two owners");
         let sandbox = store.sandbox(&id(*number)).await.unwrap().unwrap();
         assert_eq!(sandbox.state.name(), StateName::Allocated, "seed {seed}: {sandbox:?}");
@@ -240,21 +240,21 @@ async fn orders(quarter: u64) {
 }
 
 #[tokio::test]
-async fn a_sync_undoes_no_claim_and_brings_nothing_back_in_the_first_quarter_of_500_orders() {
+async fn sync_undoes_no_claim_and_restores_nothing_seeds_1_of_4() {
     orders(0).await;
 }
 
 #[tokio::test]
-async fn a_sync_undoes_no_claim_and_brings_nothing_back_in_the_second_quarter() {
+async fn sync_undoes_no_claim_and_restores_nothing_seeds_2_of_4() {
     orders(1).await;
 }
 
 #[tokio::test]
-async fn a_sync_undoes_no_claim_and_brings_nothing_back_in_the_third_quarter() {
+async fn sync_undoes_no_claim_and_restores_nothing_seeds_3_of_4() {
     orders(2).await;
 }
 
 #[tokio::test]
-async fn a_sync_undoes_no_claim_and_brings_nothing_back_in_the_last_quarter() {
+async fn sync_undoes_no_claim_and_restores_nothing_seeds_4_of_4() {
     orders(3).await;
 }

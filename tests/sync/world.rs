@@ -7,11 +7,11 @@ use domain::{
 };
 use ports::bus::Runner;
 use ports::provider::{Account, Provider};
-use ports::random::Dice;
+use ports::random::Rng;
 use ports::store::{Store, Write};
 use prometheus::Registry;
 use reconciler::{Config, Limits, Metrics, Ports, Reconciler};
-use runtime::recorder::{LedgerMetrics, Recorder};
+use runtime::recorder::{EventLogMetrics, Recorder};
 use std::sync::Arc;
 use std::time::Duration;
 use testkit::bus::{MemoryBus, MemoryConfig};
@@ -54,7 +54,7 @@ pub(crate) fn reconciler(
     provider: Arc<dyn Provider>,
     clock: &ManualClock,
 ) -> Reconciler {
-    let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), Arc::new(Dice::seeded(7)));
+    let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), Arc::new(Rng::seeded(7)));
     let registry = Registry::new();
     let ports = Ports {
         clock: Arc::new(clock.clone()),
@@ -67,7 +67,7 @@ pub(crate) fn reconciler(
         recorder: Recorder::new(
             Arc::new(clock.clone()),
             Arc::new(bus),
-            LedgerMetrics::register(&registry).unwrap(),
+            EventLogMetrics::register(&registry).unwrap(),
         ),
     };
     let config = Config {

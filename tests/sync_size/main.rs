@@ -8,11 +8,11 @@ use contract::{Report, SyncReport, TickKind};
 use domain::{LeasePolicy, PoolRules, UnixSeconds};
 use ports::bus::Runner;
 use ports::provider::{Abilities, Account, Deleted, Listing, PreCleaned, Provider, ProviderError, Target};
-use ports::random::Dice;
+use ports::random::Rng;
 use ports::store::{Store, StoreError};
 use prometheus::Registry;
 use reconciler::{Config, Limits, Metrics, Ports, Reconciler};
-use runtime::recorder::{LedgerMetrics, Recorder};
+use runtime::recorder::{EventLogMetrics, Recorder};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -87,7 +87,7 @@ impl Interposer for Writes {
 
 fn reconciler(store: Arc<dyn Store>, provider: Arc<Endless>) -> Reconciler {
     let clock = Arc::new(ManualClock::at(NOW));
-    let bus = MemoryBus::new(MemoryConfig::default(), clock.clone(), Arc::new(Dice::seeded(7)));
+    let bus = MemoryBus::new(MemoryConfig::default(), clock.clone(), Arc::new(Rng::seeded(7)));
     let registry = Registry::new();
     let ports = Ports {
         clock: clock.clone(),
@@ -97,7 +97,7 @@ fn reconciler(store: Arc<dyn Store>, provider: Arc<Endless>) -> Reconciler {
         upkeep: Arc::new(bus.clone()),
         switch: Arc::new(bus.clone()),
         census: Arc::new(bus.clone()),
-        recorder: Recorder::new(clock, Arc::new(bus), LedgerMetrics::register(&registry).unwrap()),
+        recorder: Recorder::new(clock, Arc::new(bus), EventLogMetrics::register(&registry).unwrap()),
     };
     let config = Config {
         leases: LeasePolicy { duration: HOUR, duration_max: HOUR, total_max: HOUR, grace: HOUR },
@@ -126,7 +126,7 @@ fn peak_mib() -> Option<u64> {
 }
 
 #[tokio::test]
-async fn a_sync_of_50_000_writes_what_changed_and_takes_little_memory() {
+async fn sync_of_50_000_writes_only_changes_in_bounded_memory() {
     let (writes, provider) = (Arc::new(Writes::default()), Arc::new(Endless::default()));
     let memory: Arc<dyn Store> = Arc::new(MemoryStore::new(8));
     let store: Arc<dyn Store> = Arc::new(InterposedStore::over(memory, writes.clone()));

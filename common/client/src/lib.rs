@@ -25,11 +25,11 @@ use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::Duration;
 
-mod line;
+mod control;
 #[cfg(test)]
 mod tests;
 
-pub use line::AskedLine;
+pub use control::DeletionControlClient;
 
 /// Shortest pause before another attempt: a worker that restarts needs longer, and a loop must not spin.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -38,7 +38,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// How long a call may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
+pub struct Timeouts {
     /// All of it, pauses included.
     pub call: Duration,
     /// One attempt, after which the request or its reply counts as lost.
@@ -48,10 +48,10 @@ pub struct Patience {
 /// A client over one transport.
 #[derive(Clone)]
 pub struct Client {
-    door: Arc<dyn Requests>,
+    transport: Arc<dyn Requests>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
-    patience: Patience,
+    timeouts: Timeouts,
     request_id: Option<String>,
 }
 
@@ -121,15 +121,15 @@ pub enum ClientError {
 }
 
 /// What one attempt came to, if it is not the answer.
-struct Setback {
+struct FailedAttempt {
     error: ClientError,
     /// Whether and when to try again; none if never.
     again_after: Option<Duration>,
 }
 
-// === impl Patience ===
+// === impl Timeouts ===
 
-impl Default for Patience {
+impl Default for Timeouts {
     /// Half a minute for a call, two seconds for an attempt.
     fn default() -> Self {
         Self { call: Duration::from_secs(30), attempt: Duration::from_secs(2) }
@@ -175,9 +175,9 @@ impl ClientError {
     }
 
     /// Whether no worker began with the attempt that ended so.
-    const fn is_unbegun(&self) -> bool {
+    const fn has_not_begun(&self) -> bool {
         match self {
-            Self::Refused(refusal) => refusal.code.is_unbegun(),
+            Self::Refused(refusal) => refusal.code.has_not_begun(),
             Self::Unanswered { reason, .. } => matches!(reason, RequestError::NoResponders),
             Self::Unreadable { .. } => false,
         }
@@ -187,15 +187,15 @@ impl ClientError {
 // === impl Client ===
 
 impl Client {
-    /// A client over the transport `door`, which is a connection to NATS or an HTTP client.
+    /// A client over `transport`, which is a connection to NATS or an HTTP client.
     #[must_use]
     pub fn new(
-        door: Arc<dyn Requests>,
+        transport: Arc<dyn Requests>,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
-        patience: Patience,
+        timeouts: Timeouts,
     ) -> Self {
-        Self { door, clock, random, patience, request_id: None }
+        Self { transport, clock, random, timeouts, request_id: None }
     }
 
     /// The same client, whose calls go by this request id. Without it each call has a fresh one.
@@ -305,14 +305,14 @@ impl Client {
 
     /// Asks until there is an answer, a failure that stays, or no time.
     async fn repeat(&self, verb: Verb, request_id: &str, body: Bytes) -> Result<Reply, ClientError> {
-        let ends_ms = self.clock.now_ms().saturating_add(millis(self.patience.call));
+        let ends_ms = self.clock.now_ms().saturating_add(millis(self.timeouts.call));
         let ceilings = ExponentialBuilder::default()
             .with_min_delay(PAUSE_MIN)
             .with_max_delay(PAUSE_MAX)
             .without_max_times();
         let mut ceilings = ceilings.build();
         let leads_to_the_same = verb.leads_to_the_same();
-        let attempt_max = verb.attempt_max(self.patience.attempt, self.patience.call);
+        let attempt_max = verb.attempt_max(self.timeouts.attempt, self.timeouts.call);
         let request_key = self.random.fresh_id();
         let mut attempt = 1_u32;
         loop {
@@ -324,16 +324,16 @@ impl Client {
                 idempotency_key: None,
                 attempt: Some(Attempt { request_key: request_key.clone(), number: Some(attempt) }),
             };
-            let answered = self.door.request(verb, &context, body.clone(), left).await;
-            let Setback { error, again_after } = match answered {
+            let answered = self.transport.request(verb, &context, body.clone(), left).await;
+            let FailedAttempt { error, again_after } = match answered {
                 Ok(reply) if !reply.is_fault => return Ok(reply),
                 Ok(reply) => refused(&reply, request_id, attempt),
                 Err(reason) => {
                     let error = ClientError::Unanswered { reason, request_id: request_id.to_owned() };
-                    Setback { error, again_after: Some(Duration::ZERO) }
+                    FailedAttempt { error, again_after: Some(Duration::ZERO) }
                 }
             };
-            let again_after = again_after.filter(|_| leads_to_the_same || error.is_unbegun());
+            let again_after = again_after.filter(|_| leads_to_the_same || error.has_not_begun());
             let Some(wanted) = again_after else { return Err(error) };
             let ceiling = ceilings.next().unwrap_or(PAUSE_MAX);
             let pause = wanted + PAUSE_MIN + full_jitter(&*self.random, ceiling);
@@ -353,14 +353,14 @@ impl Client {
 }
 
 /// What a failure means for the next attempt.
-fn refused(reply: &Reply, request_id: &str, attempt: u32) -> Setback {
+fn refused(reply: &Reply, request_id: &str, attempt: u32) -> FailedAttempt {
     let detail = match serde_json::from_slice::<FaultBody>(&reply.body) {
         Ok(FaultBody { detail }) => detail,
         // Of a code that is newer than this build, or of a proxy in between.
         Err(error) => {
             let error =
                 ClientError::Unreadable { problem: error.to_string(), request_id: request_id.to_owned() };
-            return Setback { error, again_after: Some(Duration::ZERO) };
+            return FailedAttempt { error, again_after: Some(Duration::ZERO) };
         }
     };
     let advised = Duration::from_secs(detail.retry_after.unwrap_or_default().into());
@@ -375,7 +375,7 @@ fn refused(reply: &Reply, request_id: &str, attempt: u32) -> Setback {
         request_id: detail.request_id,
         retry_after_seconds: detail.retry_after,
     };
-    Setback { error: refusal.into(), again_after }
+    FailedAttempt { error: refusal.into(), again_after }
 }
 
 fn own(id: &SandboxId, owner: &OwnerId) -> SandboxRequest {

@@ -4,7 +4,7 @@ use super::*;
 use async_trait::async_trait;
 use contract::Fault;
 use domain::UnixSeconds;
-use ports::random::Dice;
+use ports::random::Rng;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use testkit::clock::ManualClock;
@@ -30,32 +30,32 @@ struct Seen {
     at_ms: u64,
     context: Context,
     body: Bytes,
-    patience: Duration,
+    timeout: Duration,
 }
 
 /// A transport with prepared answers; the last one stays.
-struct Door {
+struct ScriptedTransport {
     clock: Leaping,
     answers: Mutex<VecDeque<Result<Reply, RequestError>>>,
     seen: Mutex<Vec<Seen>>,
 }
 
 #[async_trait]
-impl Requests for Door {
+impl Requests for ScriptedTransport {
     async fn request(
         &self,
         _verb: Verb,
         context: &Context,
         body: Bytes,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Reply, RequestError> {
         let at_ms = self.clock.now_ms();
-        self.seen.lock().unwrap().push(Seen { at_ms, context: context.clone(), body, patience });
+        self.seen.lock().unwrap().push(Seen { at_ms, context: context.clone(), body, timeout });
         let mut answers = self.answers.lock().unwrap();
         let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() }.unwrap();
         // Nothing is known to be lost before its time is over.
         if answer.as_ref().err() == Some(&RequestError::TimedOut) {
-            self.clock.0.advance(patience);
+            self.clock.0.advance(timeout);
         }
         answer
     }
@@ -80,13 +80,17 @@ async fn release(
     answers: Vec<Result<Reply, RequestError>>,
 ) -> (Result<ReleaseReply, ClientError>, Vec<Seen>) {
     let clock = Leaping(ManualClock::at(UnixSeconds::new(1_763_683_200)));
-    let door =
-        Arc::new(Door { clock: clock.clone(), answers: Mutex::new(answers.into()), seen: Mutex::default() });
-    let client = Client::new(door.clone(), Arc::new(clock), Arc::new(Dice::seeded(7)), Patience::default())
-        .named("r-1");
+    let transport = Arc::new(ScriptedTransport {
+        clock: clock.clone(),
+        answers: Mutex::new(answers.into()),
+        seen: Mutex::default(),
+    });
+    let client =
+        Client::new(transport.clone(), Arc::new(clock), Arc::new(Rng::seeded(7)), Timeouts::default())
+            .named("r-1");
     let (id, owner) = (SandboxId::parse("7").unwrap(), OwnerId::parse("student-1").unwrap());
     let ended = client.release(&id, &owner, None).await;
-    let seen = door.seen.lock().unwrap().clone();
+    let seen = transport.seen.lock().unwrap().clone();
     (ended, seen)
 }
 
@@ -98,8 +102,8 @@ fn code_of(ended: &Result<ReleaseReply, ClientError>) -> Option<FaultCode> {
 }
 
 #[tokio::test]
-async fn all_attempts_are_the_same_request_each_with_its_own_deadline() {
-    let setbacks = vec![
+async fn attempts_share_a_request_id_and_have_their_own_deadlines() {
+    let failures = vec![
         Err(RequestError::NoResponders),
         Err(RequestError::TimedOut),
         Err(RequestError::Disconnected),
@@ -107,19 +111,19 @@ async fn all_attempts_are_the_same_request_each_with_its_own_deadline() {
         Ok(Reply { outcome: None, is_fault: true, body: Bytes::from_static(b"<html>") }),
         released(),
     ];
-    let attempts = setbacks.len();
-    let (ended, seen) = release(setbacks).await;
+    let attempts = failures.len();
+    let (ended, seen) = release(failures).await;
     assert_eq!(ended.unwrap().sandbox_id, "7");
     assert_eq!(seen.len(), attempts);
     for attempt in &seen {
         assert_eq!((attempt.context.request_id.as_str(), &attempt.body), ("r-1", &seen[0].body));
         assert_eq!(attempt.context.deadline_ms, Some(attempt.at_ms + 2_000));
-        assert_eq!(attempt.patience, Duration::from_secs(2));
+        assert_eq!(attempt.timeout, Duration::from_secs(2));
     }
 }
 
 #[tokio::test]
-async fn no_attempt_comes_before_the_time_that_a_failure_names() {
+async fn retry_waits_for_the_advised_retry_after() {
     for code in FaultCode::ALL.into_iter().filter(|code| code.repeat() == Repeat::After) {
         let advised = Fault::new(code, "").retry_after_seconds.unwrap();
         let (ended, seen) = release(vec![fault(code), released()]).await;
@@ -136,7 +140,7 @@ async fn no_attempt_comes_before_the_time_that_a_failure_names() {
 }
 
 #[tokio::test]
-async fn what_a_repeat_cannot_help_is_returned_at_once() {
+async fn permanent_failure_is_returned_without_retry() {
     for code in FaultCode::ALL.into_iter().filter(|code| code.repeat() == Repeat::Never) {
         let (ended, seen) = release(vec![fault(code), released()]).await;
         assert_eq!((code_of(&ended), seen.len()), (Some(code), 1));
@@ -145,7 +149,7 @@ async fn what_a_repeat_cannot_help_is_returned_at_once() {
 }
 
 #[tokio::test]
-async fn a_bug_is_given_a_second_chance_and_no_third() {
+async fn internal_error_is_retried_once() {
     let (ended, seen) = release(vec![fault(FaultCode::InternalError), released()]).await;
     assert_eq!((ended.is_ok(), seen.len()), (true, 2));
     let (ended, seen) = release(vec![fault(FaultCode::InternalError)]).await;
@@ -153,7 +157,7 @@ async fn a_bug_is_given_a_second_chance_and_no_third() {
 }
 
 #[tokio::test]
-async fn when_the_time_is_over_the_last_word_is_the_answer() {
+async fn last_error_is_returned_at_the_deadline() {
     for (answer, is_lost) in [(Err(RequestError::TimedOut), true), (fault(FaultCode::Timeout), false)] {
         let (ended, seen) = release(vec![answer]).await;
         let error = ended.unwrap_err();
@@ -166,7 +170,7 @@ async fn when_the_time_is_over_the_last_word_is_the_answer() {
 }
 
 #[tokio::test]
-async fn a_good_answer_that_cannot_be_read_is_told_and_not_repeated() {
+async fn undecodable_reply_is_reported_and_not_retried() {
     let odd = Ok(Reply { outcome: None, is_fault: false, body: Bytes::from_static(b"[]") });
     let (ended, seen) = release(vec![odd, released()]).await;
     assert!(matches!(ended, Err(ClientError::Unreadable { .. })), "{ended:?}");
@@ -179,19 +183,23 @@ async fn page(
     answers: Vec<Result<Reply, RequestError>>,
 ) -> (Result<serde_json::Value, ClientError>, Vec<Seen>) {
     let clock = Leaping(ManualClock::at(UnixSeconds::new(1_763_683_200)));
-    let door =
-        Arc::new(Door { clock: clock.clone(), answers: Mutex::new(answers.into()), seen: Mutex::default() });
-    let client = Client::new(door.clone(), Arc::new(clock), Arc::new(Dice::seeded(7)), Patience::default());
+    let transport = Arc::new(ScriptedTransport {
+        clock: clock.clone(),
+        answers: Mutex::new(answers.into()),
+        seen: Mutex::default(),
+    });
+    let client =
+        Client::new(transport.clone(), Arc::new(clock), Arc::new(Rng::seeded(7)), Timeouts::default());
     let ended = client.ask(verb, &serde_json::json!({"limit": 100})).await;
-    let seen = door.seen.lock().unwrap().clone();
+    let seen = transport.seen.lock().unwrap().clone();
     (ended, seen)
 }
 
 #[tokio::test]
-async fn a_page_of_work_is_repeated_only_if_nobody_began_with_it() {
+async fn bulk_request_is_retried_only_if_no_worker_started_it() {
     for verb in [Verb::BulkDelete, Verb::ReplayAll] {
-        let unbegun = vec![Err(RequestError::NoResponders), fault(FaultCode::NoWorkers), released()];
-        let (ended, seen) = page(verb, unbegun).await;
+        let not_begun = vec![Err(RequestError::NoResponders), fault(FaultCode::NoWorkers), released()];
+        let (ended, seen) = page(verb, not_begun).await;
         assert_eq!((ended.is_ok(), seen.len()), (true, 3), "{verb:?}");
         let unreadable = Ok(Reply { outcome: None, is_fault: true, body: Bytes::from_static(b"<html>") });
         for unseen in [
@@ -205,7 +213,7 @@ async fn a_page_of_work_is_repeated_only_if_nobody_began_with_it() {
         ] {
             let (ended, seen) = page(verb, vec![unseen.clone(), released()]).await;
             assert_eq!((ended.is_err(), seen.len()), (true, 1), "{verb:?} {unseen:?}");
-            assert_eq!(seen[0].patience, Patience::default().call, "one attempt has all of the time");
+            assert_eq!(seen[0].timeout, Timeouts::default().call, "one attempt has all of the time");
             assert_eq!(seen[0].context.deadline_ms, Some(seen[0].at_ms + 30_000));
         }
     }

@@ -63,11 +63,11 @@ pub struct ParkedRequest {
 pub struct ParkedView {
     /// What it goes by: the sandbox's id, or `_unreadable.<sequence>`.
     pub key: String,
-    /// The pool; none for a message that nobody could read.
+    /// The pool; none for a message that no worker could read.
     pub pool: Option<String>,
     /// Why.
     pub reason: String,
-    /// Attempts made; none for a message that nobody could read.
+    /// Attempts made; none for a message that no worker could read.
     pub attempts: Option<u32>,
     /// When, Unix seconds.
     pub parked_at: u64,
@@ -157,7 +157,7 @@ pub struct DeletionView {
 pub struct KeyRequest {
     /// The sandbox's id, or `_unreadable.<sequence>`.
     pub key: String,
-    /// Who asks, for the history; `operator` if nobody says.
+    /// Who asks, for the history; `operator` if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
@@ -192,7 +192,7 @@ pub struct ReplayAllRequest {
     /// Which page of which ones.
     #[serde(flatten)]
     pub which: ParkedRequest,
-    /// Who asks, for the history; `operator` if nobody says.
+    /// Who asks, for the history; `operator` if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }

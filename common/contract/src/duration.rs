@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hours_minutes_and_both_are_read() {
+    fn hours_and_minutes_are_parsed() {
         for (text, hours, minutes, length_minutes) in [
             ("4", 4, None, 240),
             ("4h", 4, None, 240),
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_not() {
+    fn malformed_duration_is_rejected() {
         for text in [
             "",
             "0",

@@ -57,7 +57,7 @@ pub struct EventData {
     pub owner: Option<String>,
     /// For which lab.
     pub lab: Option<String>,
-    /// Who made the change: whoever asked (the name of a token, a service or an operator), else the owner, else the
+    /// Who made the change: the caller (the name of a token, a service or an operator), else the owner, else the
     /// part of the broker that did it.
     pub by: String,
     /// Why, if it was ordered with a reason.
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_is_written_as_rfc_3339() {
+    fn timestamp_is_formatted_as_rfc_3339() {
         assert_eq!(rfc3339(UnixSeconds::new(1_763_683_200)), "2025-11-21T00:00:00Z");
         assert_eq!(rfc3339(UnixSeconds::new(u64::MAX)), "9999-12-31T23:59:59Z");
         let moment = UnixSeconds::new(1_763_683_200);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_version_is_read_from_the_id() {
+    fn version_is_parsed_from_the_event_id() {
         let id = SandboxId::parse("2000000").unwrap();
         assert_eq!(Event::version_in(&Event::id_of(&id, Version::new(4))), Some(Version::new(4)));
         for other in ["", "4", "7:", "7:x"] {

@@ -218,7 +218,7 @@ impl FaultCode {
 
     /// Whether no worker began with a request that failed so, and that therefore may be sent again whatever it does.
     #[must_use]
-    pub const fn is_unbegun(self) -> bool {
+    pub const fn has_not_begun(self) -> bool {
         matches!(self, Self::NoWorkers | Self::NotHere | Self::RateLimitExceeded)
     }
 
@@ -292,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_refused_is_named_in_one_short_line() {
+    fn invalid_input_message_is_sanitised_and_truncated() {
         let hostile = format!("holds `a\nb\u{7f}{}`", "x".repeat(2 * INVALID_MESSAGE_CHARS_MAX));
         let message = Fault::invalid("the body", hostile).message;
         assert!(message.starts_with("the body holds `a b x"), "{message}");
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_be_repeated_says_when() {
+    fn only_retryable_codes_advise_a_retry_after() {
         for code in FaultCode::ALL {
             let says_when = Fault::new(code, "").retry_after_seconds.is_some();
             assert_eq!(says_when, code.repeat() == Repeat::After, "{}", code.as_str());
@@ -308,14 +308,14 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_a_code_is_what_its_json_says() {
+    fn code_string_matches_its_json() {
         for code in FaultCode::ALL {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
     }
 
     #[test]
-    fn a_body_shows_a_retry_only_where_it_helps() {
+    fn body_contains_retry_after_only_if_retryable() {
         let body = Fault::new(FaultCode::PoolExhausted, "no free sandbox").body("r-1");
         assert_eq!(
             serde_json::to_value(body).unwrap(),

@@ -58,7 +58,7 @@ pub struct WorkerView {
 /// The reply to `GET /v1/admin/fleet`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FleetReply {
-    /// How many there are of each role; 0 of a role that nobody plays.
+    /// How many there are of each role; 0 of a role that no process has.
     pub roles: BTreeMap<WorkerRole, u64>,
     /// Every worker that answered, by role and id.
     pub workers: Vec<WorkerView>,

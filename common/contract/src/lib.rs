@@ -12,7 +12,6 @@ pub mod fault;
 pub mod fleet;
 pub mod headers;
 pub mod limits;
-pub mod line;
 pub mod listing;
 mod marks;
 pub mod orders;
@@ -21,6 +20,7 @@ mod refusals;
 pub mod reports;
 pub mod sandboxes;
 pub mod subjects;
+pub mod throttle;
 pub mod ticks;
 
 pub use census::{Census, Counted, Violation};
@@ -33,7 +33,6 @@ pub use duration::LabDuration;
 pub use events::{Event, EventData};
 pub use fault::{Fault, FaultBody, FaultCode, Repeat};
 pub use fleet::{FleetReply, WorkView, WorkerRole, WorkerView};
-pub use line::{DeletionsStatus, LineState, Pause, PauseRequest, ResumeReply, ResumeRequest};
 pub use listing::{
     BulkDeleteEntry, BulkDeleteOutcome, BulkDeleteReply, BulkDeleteRequest, DeletionState, LeaseView,
     RecordRequest, RecordView, SandboxEntry, SandboxesReply, SandboxesRequest, TombstoneView,
@@ -51,4 +50,5 @@ pub use sandboxes::{
     SandboxRequest, SandboxView, StatsReply,
 };
 pub use subjects::{Subjects, Verb};
+pub use throttle::{DeletionsStatus, Pause, PauseRequest, ResumeReply, ResumeRequest, ThrottleState};
 pub use ticks::{TickOrder, TurnTaken};

@@ -151,7 +151,7 @@ pub struct BulkDeleteRequest {
     /// Most records of this call, 1 to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
-    /// Who asks, for the history; `operator` if nobody says.
+    /// Who asks, for the history; `operator` if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
@@ -166,7 +166,7 @@ pub enum BulkDeleteOutcome {
     Refused,
     /// It stays, because it changed since it was listed.
     Raced,
-    /// It stays as far as is known: the table or the ledger did not answer, or the time was over.
+    /// It stays as far as is known: the table or the event log did not answer, or the time was over.
     Failed,
 }
 
@@ -197,9 +197,9 @@ pub struct BulkDeleteReply {
     pub refused: u64,
     /// Records that stay, because they changed since they were listed.
     pub raced: u64,
-    /// Records that stay as far as is known: the table or the ledger did not answer, or the time was over.
+    /// Records that stay as far as is known: the table or the event log did not answer, or the time was over.
     pub failed: u64,
-    /// Of the removed ones: those that the ledger was not told of yet.
+    /// Of the removed ones: those whose events are not in the event log yet.
     pub untold: u64,
     /// Why records were refused.
     pub reason: Option<String>,

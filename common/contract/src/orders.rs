@@ -23,7 +23,7 @@ pub struct ExtendRequest {
     /// The lease that is meant, if the caller says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_epoch: Option<u64>,
-    /// Who asks on the owner's behalf, for the history; the owner if nobody says.
+    /// Who asks on the owner's behalf, for the history; the owner if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
@@ -37,7 +37,7 @@ pub struct OrderRequest {
     /// Why, in one line, for the history; required.
     #[serde(default)]
     pub reason: String,
-    /// Who asks, for the history; `operator` if nobody says.
+    /// Who asks, for the history; `operator` if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }

@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_asked_for_a_page_of_work_is_told_to_look_first() {
+    fn timed_out_bulk_request_advises_to_check_before_retrying() {
         for verb in Verb::ALL {
             let fault = verb.unseen_end(F::Timeout, "repeat it");
             let is_page = matches!(verb, Verb::ReplayAll | Verb::BulkDelete);

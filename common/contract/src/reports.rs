@@ -12,7 +12,7 @@ pub enum TickKind {
     Sync,
     /// End leases that are over.
     Expiry,
-    /// Bring queue, parked copies and ledger in line with the table.
+    /// Bring queue, parked copies and event log in line with the table.
     Sweep,
     /// Count the pools, and hold leases against claims.
     Census,
@@ -59,7 +59,7 @@ pub struct SyncReport {
     /// Why, unless completed; or what was overridden by force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Who forced it, if somebody did.
+    /// Who forced it, if it was forced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forced_by: Option<String>,
     /// Sandboxes that the provider lists.
@@ -76,7 +76,7 @@ pub struct SyncReport {
     pub unchanged: u64,
     /// Free before, no longer listed.
     pub marked_stale: u64,
-    /// Held by an owner, but no longer listed: somebody works with a dead sandbox.
+    /// Held by an owner, but no longer listed: its holder works with a dead sandbox.
     pub allocated_missing: u64,
     /// Listed, but deleted by us; the listing lags.
     pub tombstoned: u64,
@@ -90,7 +90,7 @@ pub struct SyncReport {
     /// Another account is listed under their ids: they have become that account and are free.
     #[serde(default)]
     pub renewed: u64,
-    /// Held or quarantined, and another account is listed under their ids: somebody works with a dead sandbox.
+    /// Held or quarantined, and another account is listed under their ids: its holder works with a dead sandbox.
     #[serde(default)]
     pub identity_changed: u64,
     /// Entries or records whose account another record stands for; they are not handed out.
@@ -151,7 +151,7 @@ pub struct SweepReport {
     /// Copies that were removed, because their sandboxes are not parked any more.
     #[serde(default)]
     pub unparked: u64,
-    /// Events that were missing in the ledger and made from the history.
+    /// Events that were missing in the event log and made from the history.
     #[serde(default)]
     pub events_filled: u64,
     /// Items of the table that this build cannot read, each logged; nothing is changed for them.
@@ -195,9 +195,9 @@ pub struct StaleReport {
     pub due: u64,
     /// Of these, those that are tombstones now.
     pub removed: u64,
-    /// Found listed again, or removed by somebody else, meanwhile.
+    /// Found listed again, or removed by another process, meanwhile.
     pub raced: u64,
-    /// Removed by this run or an earlier one, and not told to the ledger yet; the next run tries again.
+    /// Removed by this run or an earlier one, and not in the event log yet; the next run tries again.
     pub untold: u64,
     /// Items of the table that this build cannot read, each logged; they stay.
     #[serde(default)]

@@ -1,7 +1,7 @@
 //! Requests about sandboxes, and their answers.
 
 use super::census::Counted;
-use super::line::DeletionsStatus;
+use super::throttle::DeletionsStatus;
 use domain::{Sandbox, StateName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ pub struct AllocateRequest {
     /// The same in minutes; counts instead of the hours if it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lab_duration_minutes: Option<u32>,
-    /// Who asks on the owner's behalf, for the history; the owner if nobody says.
+    /// Who asks on the owner's behalf, for the history; the owner if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
@@ -48,7 +48,7 @@ pub struct ReleaseRequest {
     /// The lease that is meant, by its epoch; whichever is live if absent. The native API will require it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_epoch: Option<u64>,
-    /// Who asks on the owner's behalf, for the history; the owner if nobody says.
+    /// Who asks on the owner's behalf, for the history; the owner if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
@@ -62,7 +62,7 @@ pub struct SandboxRequest {
     /// Who asks; required.
     #[serde(default)]
     pub owner: String,
-    /// Who asks on the owner's behalf, for the history; the owner if nobody says.
+    /// Who asks on the owner's behalf, for the history; the owner if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }

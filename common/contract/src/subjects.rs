@@ -392,7 +392,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_is_one_plain_token() {
+    fn subject_prefix_is_a_single_token() {
         for good in ["sandbox", "t-01", "a"] {
             assert!(Subjects::with_prefix(good).is_ok(), "{good}");
         }
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_is_not_in_the_filter_of_the_reaper() {
+    fn retry_subject_is_outside_the_reaper_filter() {
         let subjects = Subjects::default();
         let (pool, id) = (PoolName::parse("main").unwrap(), SandboxId::parse("7").unwrap());
         assert_eq!(subjects.deletion_work(&pool, &id), "sandbox.deletions.work.main.7");
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_is_known_by_its_consumer_and_by_its_work() {
+    fn pool_is_parsed_from_consumer_and_work_subject() {
         let subjects = Subjects::default();
         let pool = PoolName::parse("a-b_c").unwrap();
         assert_eq!(subjects.pool_of_consumer(&subjects.reaper_consumer(&pool)), Some(pool.clone()));

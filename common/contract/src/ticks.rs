@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Who asks, where an order does not say.
-const ANYBODY: &str = "operator";
+/// The actor of an order that names none.
+const DEFAULT_ACTOR: &str = "operator";
 
 /// The body of a tick. One without a body is the default: look, and be careful.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -15,7 +15,7 @@ pub struct TickOrder {
     /// Who asks, for log and report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
-    /// Until when it is wanted, in milliseconds since the Unix epoch: whoever forced it has given up by then. One that
+    /// Until when it is wanted, in milliseconds since the Unix epoch: the operator who forced it has given up by then. One that
     /// is run on later forces nothing, and is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted_until_ms: Option<u64>,
@@ -57,7 +57,7 @@ impl TickOrder {
     /// Who forces it; none if it is not forced.
     #[must_use]
     pub fn forced_by(&self) -> Option<&str> {
-        self.force.then(|| self.by.as_deref().unwrap_or(ANYBODY))
+        self.force.then(|| self.by.as_deref().unwrap_or(DEFAULT_ACTOR))
     }
 
     /// The order in the body of a tick. What cannot be read orders nothing.
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_says_so_is_forced() {
+    fn only_an_explicit_force_flag_forces_a_run() {
         assert_eq!(TickOrder::read(br#"{"force":true,"by":"alice"}"#).forced_by(), Some("alice"));
         assert_eq!(TickOrder::read(br#"{"force":true}"#).forced_by(), Some("operator"));
         for body in ["", "{}", r#"{"by":"alice"}"#, r#"{"force":"yes"}"#, "now", "[]", r#"{"force":false}"#] {
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_forced_comes_too_late() {
+    fn only_a_forced_tick_can_expire() {
         let order = TickOrder::read(br#"{"force":true,"wanted_until_ms":7,"of_a_later_version":1}"#);
         assert_eq!(order.forced_by(), Some("operator"));
         assert_eq!((order.late_by_ms(0), order.late_by_ms(7), order.late_by_ms(8)), (None, None, Some(1)));

@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_is_the_first_message_else_the_beginning() {
+    fn reason_is_the_first_error_message_or_the_body_start() {
         assert_eq!(reason(br#"{"error":[{"message":"no licences"},{"message":"x"}]}"#), "no licences");
         assert_eq!(reason(br#"{"error":"plain"}"#), r#"{"error":"plain"}"#);
         assert_eq!(reason(b" <html>\r\n\x1b[31mred "), "<html>[31mred");
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses_are_sorted_by_what_to_do_next() {
+    fn statuses_map_to_provider_errors() {
         let error = |status, retry_after| Answer { status, retry_after, body: b"why".to_vec() }.error();
         let wait = Some(Duration::from_secs(3));
         let message = || "why".to_owned();
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_cannot_be_escaped_and_cannot_lose_its_last_segment() {
+    fn path_segments_are_encoded_and_never_empty() {
         let base = parse_base("https://csp.example/v2/").unwrap();
         let url = under(&base, &["sandbox", "accounts", "a/b?c%2f#d"]).unwrap();
         assert_eq!(url.as_str(), "https://csp.example/v2/sandbox/accounts/a%2Fb%3Fc%252f%23d");
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_url_is_plain() {
+    fn base_url_allows_no_credentials_or_query() {
         assert!(parse_base("http://127.0.0.1:8090/v2").is_ok());
         for bad in
             ["", "csp.example", "ftp://csp.example", "https://u@csp.example", "https://csp.example?x=1"]

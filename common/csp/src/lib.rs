@@ -5,9 +5,9 @@
 //! asked for, and every failure says what it means for the caller ([`ProviderError`]). Nothing here retries:
 //! pace and attempts are the reaper's.
 
-#[doc(hidden)]
-pub mod door;
 mod exchange;
+#[doc(hidden)]
+pub mod fuzz_support;
 mod listing;
 pub mod preclean;
 
@@ -82,7 +82,7 @@ struct PageMark {
     first_id: String,
 }
 
-/// For the door: a page from the bytes of an answer.
+/// For the fuzz targets: a page from the bytes of an answer.
 pub(crate) fn listing_of(body: &[u8], offset: u64, page_size: usize) -> Result<Listing, ProviderError> {
     let body = serde_json::from_slice(body)
         .map_err(|error| ProviderError::Garbled { message: format!("no readable JSON: {error}") })?;
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_called_or_mocked_by_default() {
+    fn base_url_and_token_are_required() {
         let env = env(&[]);
         let mut settings = Settings::new(&env);
         let config = CspConfig::read(&mut settings);
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_those_that_worked() {
+    fn default_timeouts_and_page_size_are_stable() {
         let env = env(&[("CSP_BASE_URL", "https://csp.example/v2/"), ("CSP_API_TOKEN", "t")]);
         let mut settings = Settings::new(&env);
         let config = CspConfig::read(&mut settings);
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_url_without_its_version_is_a_mistake() {
+    fn base_url_without_a_version_is_rejected() {
         for bad in ["https://csp.example", "https://csp.example/", "csp.example/v2", "file:///v2"] {
             let env = env(&[("CSP_BASE_URL", bad), ("CSP_API_TOKEN", "t")]);
             let mut settings = Settings::new(&env);
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_is_never_shown() {
+    fn token_is_redacted_in_debug_output() {
         let env = env(&[("CSP_BASE_URL", "http://127.0.0.1:1/v2"), ("CSP_API_TOKEN", "s3cr3t")]);
         let mut settings = Settings::new(&env);
         let config = CspConfig::read(&mut settings);

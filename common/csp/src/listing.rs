@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn only_active_sandboxes_count() {
+    fn only_active_sandbox_accounts_are_listed() {
         let listing = listing(json!([
             sandbox(json!(7), json!("identity/accounts/u-7")),
             {"account_type": "standard", "state": "active", "id": "identity/accounts/u-1", "csp_id": 1},
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_id_falls_back_to_the_last_segment() {
+    fn missing_id_falls_back_to_the_last_segment() {
         let nothing = sandbox(json!(null), json!("identity/accounts/u-8"));
         let mut missing = nothing.clone();
         missing.as_object_mut().unwrap().remove("csp_id");
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_none_or_made_up_from_the_id() {
+    fn missing_fields_are_none_or_derived_from_the_id() {
         let bare = json!({"account_type": "sandbox", "state": "active", "id": "identity/accounts/u", "csp_id": 4,
                           "sfdc_account_id": "", "name": null});
         let account = listing(json!([bare])).accounts.remove(0);
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_entry_is_counted_and_spoils_nothing() {
+    fn malformed_entry_is_counted_and_skipped() {
         let listing = listing(json!([
             sandbox(json!(1), json!(null)),
             sandbox(json!(-2), json!("identity/accounts/u-2")),
@@ -193,14 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_results_is_no_empty_listing() {
+    fn response_without_results_is_an_error() {
         for body in [json!({}), json!({"results": null}), json!([]), json!({"error": []})] {
             assert!(matches!(read(&body, 0, 10), Err(ProviderError::Garbled { .. })), "{body}");
         }
     }
 
     #[test]
-    fn the_next_page_follows_from_the_count_or_the_total() {
+    fn next_page_is_derived_from_count_or_total() {
         let page = |count: usize, total: Option<u64>| {
             let results: Vec<Value> =
                 (0..count).map(|n| sandbox(json!(n), json!(format!("x/{n}")))).collect();

@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blanks_around_an_id_are_not_part_of_it() {
+    fn whitespace_around_an_id_is_trimmed() {
         assert_eq!(OwnerId::parse("  p-1 ").unwrap().as_str(), "p-1");
         assert_eq!(OwnerId::parse(" \t "), Err(InvalidId::Empty));
     }
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_that_become_subject_tokens_hold_no_subject_characters() {
+    fn ids_used_in_subjects_reject_subject_characters() {
         for bad in ["a.b", "a*", ">", "a b", "a#b", "a/b"] {
             assert!(SandboxId::parse(bad).is_err(), "{bad}");
             assert!(PoolName::parse(bad).is_err(), "{bad}");
@@ -300,13 +300,13 @@ mod tests {
     }
 
     #[test]
-    fn a_name_may_hold_blanks_but_no_line_break() {
+    fn name_allows_spaces_but_no_newline() {
         assert!(SandboxName::parse("lab 7 – Zürich").is_ok());
         assert!(SandboxName::parse("lab\n7").is_err());
     }
 
     #[test]
-    fn what_is_not_seen_is_no_part_of_a_name() {
+    fn invisible_characters_are_rejected() {
         for hidden in
             ['\u{202e}', '\u{2066}', '\u{200b}', '\u{200d}', '\u{feff}', '\u{ad}', '\u{2028}', '\u{e0041}']
         {
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_of_others_is_cut_to_one_line() {
+    fn foreign_reason_is_truncated_to_one_line() {
         assert_eq!(Reason::cut(" status 500\r\n<html> ").as_str(), "status 500  <html>");
         assert_eq!(Reason::cut(" \n").as_str(), "no reason was given");
         let long = Reason::cut(&"ü".repeat(REASON_BYTES_MAX));
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bare_external_id_is_the_last_segment() {
+    fn bare_external_id_is_the_last_segment() {
         assert_eq!(ExternalId::parse("identity/accounts/u-1").unwrap().bare(), "u-1");
         assert_eq!(ExternalId::parse("u-1").unwrap().bare(), "u-1");
     }

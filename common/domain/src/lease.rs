@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_that_moves_on_keeps_the_latest_requests_once_each() {
+    fn moved_claim_item_keeps_the_latest_requests_deduplicated() {
         let owner = OwnerId::parse("owner").unwrap();
         let claim = ClaimKey { key: IdempotencyKey::from(&owner), owner };
         let candidate = Candidate {

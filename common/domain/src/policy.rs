@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_rule_that_fits_decides_and_the_last_takes_the_rest() {
+    fn first_matching_rule_wins_and_the_last_is_the_default() {
         let rules = PoolRules::parse("dns=lab-dns-,labs=lab-,main").unwrap();
         let pool_of = |name: &str| rules.pool_of(&SandboxName::parse(name).unwrap()).unwrap().to_string();
         assert_eq!(pool_of("lab-dns-1"), "dns");
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_that_an_earlier_one_hides_is_refused_with_both_pools() {
+    fn shadowed_prefix_is_rejected_with_both_pools_named() {
         let refused = PoolRules::parse("aws=lab-aws,gov=lab-aws-gov,main").unwrap_err().to_string();
         assert!(
             refused.contains("nothing can reach gov") && refused.contains("put gov before aws"),
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_may_not_be_longer_than_allowed() {
+    fn lease_length_is_limited() {
         let hour = Duration::from_secs(3_600);
         let policy = LeasePolicy {
             duration: 4 * hour,

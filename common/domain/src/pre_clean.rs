@@ -123,7 +123,7 @@ mod tests {
     const TWO: PreClean = PreClean::Cleaned { services: 2 };
 
     #[test]
-    fn what_was_deleted_inside_stays_said() {
+    fn cleaned_services_add_up_and_survive_a_skip() {
         assert_eq!(TWO.after(Some(&TWO)), PreClean::Cleaned { services: 4 });
         for skip in Skip::ALL {
             assert_eq!(PreClean::Skipped(skip).after(Some(&TWO)), TWO);
@@ -135,17 +135,17 @@ mod tests {
     }
 
     #[test]
-    fn a_sandbox_that_is_gone_says_nothing_new() {
+    fn already_gone_keeps_the_earlier_result() {
         let gone = PreClean::Skipped(Skip::AlreadyGone);
         for earlier in [PreClean::Shadowed { services: 1 }, PreClean::failed("status 500", true)] {
             assert_eq!(gone.clone().after(Some(&earlier)), earlier);
             let empty = PreClean::Skipped(Skip::NothingInside);
-            assert_eq!(empty.clone().after(Some(&earlier)), empty, "somebody looked since");
+            assert_eq!(empty.clone().after(Some(&earlier)), empty, "it was checked since");
         }
     }
 
     #[test]
-    fn it_reads_well() {
+    fn results_are_displayed_as_text() {
         let all = [
             PreClean::Skipped(Skip::NothingInside),
             TWO,

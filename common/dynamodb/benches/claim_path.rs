@@ -1,7 +1,7 @@
 //! The pure parts of a claim: what the processor does between two waits, and how often it asks for memory.
 //!
 //! `make bench` measures them; `cargo test` passes them over. Only what the crates show is used. Of the stored item that
-//! is what `store::dynamodb::floor` shows for this purpose.
+//! is what `store::dynamodb::baseline` shows for this purpose.
 
 use contract::subjects::Subjects;
 use contract::{AllocateRequest, Allocation, Verb};
@@ -10,7 +10,7 @@ use domain::{
     ClaimKey, ExternalId, Grant, IdempotencyKey, LabId, NamePrefix, NewSandbox, OwnerId, PoolName, PoolRules,
     Sandbox, SandboxId, SandboxName, Transition, UnixSeconds,
 };
-use dynamodb::floor::{StoredSandbox, shard};
+use dynamodb::baseline::{StoredSandbox, shard};
 use std::error::Error;
 use std::time::Duration;
 

@@ -27,7 +27,7 @@ impl DynamoStore {
         let mut sets = Vec::new();
         for (at, (name, value)) in own.iter().enumerate() {
             let (field, put) = (format!("#s{at}"), format!(":s{at}"));
-            // What is there stays, whoever comes at the same time.
+            // What is there stays, whatever is written at the same time.
             let value_of = if replaces { put.clone() } else { format!("if_not_exists({field}, {put})") };
             sets.push(format!("{field} = {value_of}"));
             request =

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_item_is_open_again_once_it_names_another_candidate() {
+    fn moved_item_is_no_longer_closed() {
         let closed = record().closed(&[request("r-1"), request("r-2")]);
         let mut item = encode(&closed, UnixSeconds::new(99));
         assert_eq!(decode(&item).unwrap(), closed);
@@ -225,14 +225,14 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_item_says_what_was_put_into_it() {
+    fn claim_item_round_trips() {
         let item = encode(&record(), UnixSeconds::new(99));
         assert_eq!(decode(&item).unwrap(), record());
         assert_eq!(item.get(TTL), Some(&number(99_u64)));
     }
 
     #[test]
-    fn a_bad_claim_item_is_named_with_its_attribute() {
+    fn corrupt_claim_item_is_reported_with_its_attribute() {
         let mut item = encode(&record(), UnixSeconds::new(99));
         item.remove(SEEN_VERSION);
         let error = decode(&item).unwrap_err().to_string();

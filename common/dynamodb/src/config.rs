@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn without_variables_it_is_the_table_at_aws() {
+    fn defaults_to_the_aws_table() {
         let config = read(&[]).unwrap();
         assert_eq!(config.table, "sandbox-broker");
         assert_eq!(config.endpoint, None);

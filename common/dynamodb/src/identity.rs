@@ -293,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_identity_says_what_was_put_into_it() {
+    fn identity_item_round_trips() {
         let id = |text| SandboxId::parse(text).unwrap();
         let mut identity = Identity::new(ExternalId::parse("identity/accounts/u#1").unwrap(), id("7"));
         assert_eq!(decode(&encode(&identity)).unwrap(), identity);

@@ -172,7 +172,7 @@ impl Layout for DynamoStore {
         self.read_switch().await
     }
 
-    async fn turn_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError> {
+    async fn set_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError> {
         self.write_switch(next).await
     }
 
@@ -320,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_layout_says_what_was_put_into_it() {
+    fn layout_item_round_trips() {
         let shards = Shards { write: 8, read: 32, read_since: UnixSeconds::new(7) };
         assert_eq!(decode(&encode(shards)).unwrap(), shards);
     }

@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 
 mod agreement;
 mod attributes;
+pub mod baseline;
 mod claim;
 mod config;
-#[doc(hidden)]
-pub mod door;
 mod expression;
-pub mod floor;
+#[doc(hidden)]
+pub mod fuzz_support;
 mod identity;
 mod item;
 mod layout;
@@ -41,7 +41,7 @@ const THROTTLING_CODES: [&str; 4] =
     ["ProvisionedThroughputExceededException", "RequestLimitExceeded", "Throttling", "ThrottlingException"];
 
 /// What the embedded engine answers when the disk under it is full or fails, in the words of SQLite. AWS answers neither.
-const DISK_WORDS: [&str; 2] = ["disk is full", "disk I/O error"];
+const DISK_ERROR_TEXTS: [&str; 2] = ["disk is full", "disk I/O error"];
 
 /// Keeps sandboxes and claims in one DynamoDB table.
 #[derive(Clone, Debug)]
@@ -67,7 +67,7 @@ fn unavailable(
     if source.code().is_some_and(|code| THROTTLING_CODES.contains(&code)) {
         return StoreError::Throttled { operation, source: Box::new(source) };
     }
-    if source.message().is_some_and(|message| DISK_WORDS.iter().any(|words| message.contains(words))) {
+    if source.message().is_some_and(|message| DISK_ERROR_TEXTS.iter().any(|words| message.contains(words))) {
         return StoreError::Disk { operation, source: Box::new(source) };
     }
     StoreError::Unavailable { operation, source: Box::new(source) }

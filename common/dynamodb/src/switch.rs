@@ -36,7 +36,7 @@ impl DynamoStore {
             Some(PutItemError::ConditionalCheckFailedException(_)) => {
                 Ok(self.read_switch().await?.as_ref() == Some(next))
             }
-            _ => Err(unavailable("turn_deletion_switch", error)),
+            _ => Err(unavailable("set_deletion_switch", error)),
         }
     }
 }

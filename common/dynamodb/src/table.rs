@@ -13,10 +13,10 @@ use aws_sdk_dynamodb::types::{
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How long a new table may take to become active is this many looks, [`LOOK_PAUSE`] apart: two minutes.
-const LOOKS_MAX: u32 = 600;
+/// How long a new table may take to become active is this many looks, [`POLL_PAUSE`] apart: two minutes.
+const POLLS_MAX: u32 = 600;
 /// Time between two looks at a table that is not active yet.
-const LOOK_PAUSE: Duration = Duration::from_millis(200);
+const POLL_PAUSE: Duration = Duration::from_millis(200);
 
 /// Kind of a key attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,8 +160,8 @@ impl DynamoStore {
         let description = loop {
             match active {
                 Some(description) if is_active(&description) => break description,
-                description if looks >= LOOKS_MAX => return Err(self.not_active(description.as_ref())),
-                _ => tokio::time::sleep(LOOK_PAUSE).await,
+                description if looks >= POLLS_MAX => return Err(self.not_active(description.as_ref())),
+                _ => tokio::time::sleep(POLL_PAUSE).await,
             }
             looks += 1;
             active = self.look().await?;
@@ -265,7 +265,7 @@ impl DynamoStore {
         TableError::NotActive {
             table: self.table.clone(),
             status: status.map_or("absent", TableStatus::as_str).to_owned(),
-            waited_seconds: LOOK_PAUSE.saturating_mul(LOOKS_MAX).as_secs(),
+            waited_seconds: POLL_PAUSE.saturating_mul(POLLS_MAX).as_secs(),
         }
     }
 }

@@ -96,7 +96,7 @@ impl HttpRequests {
             | Verb::BulkDelete
             | Verb::Pause
             | Verb::Resume => {
-                return Err(Fault::invalid("the verb", "is not asked for through this door"));
+                return Err(Fault::invalid("the verb", "is not available over this transport"));
             }
         })
     }
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_becomes_headers() {
+    fn claim_is_sent_as_headers() {
         let body = r#"{"owner":"p-1","lab":"dns","pool":"main","name_prefix":"lab-","lab_duration_hours":2}"#;
         let request = request_of(Verb::Allocate, body).unwrap();
         assert_eq!((request.method(), request.url().path()), (&Method::POST, "/v1/allocate"));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sandbox_becomes_a_path_and_nothing_else_does() {
+    fn sandbox_id_becomes_the_path_and_traversal_is_rejected() {
         let request = request_of(Verb::Release, r#"{"sandbox_id":"7","owner":"p-1"}"#).unwrap();
         assert_eq!(request.url().path(), "/v1/sandboxes/7/mark-for-deletion");
         let body = r#"{"sandbox_id":"7","owner":"p-1","lab_duration_hours":6,"lease_epoch":1}"#;
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_is_a_lost_connection() {
+    async fn connection_refused_is_reported_as_disconnected() {
         let context = Context {
             request_id: "r-1".to_owned(),
             deadline_ms: None,

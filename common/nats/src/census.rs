@@ -4,13 +4,13 @@ use super::publish::encode;
 use super::{NatsBus, failed};
 use async_trait::async_trait;
 use contract::Census;
-use ports::bus::{BusError, CensusBoard};
+use ports::bus::{BusError, CensusStore};
 
 /// Key of the last census.
 const CENSUS_KEY: &str = "census";
 
 #[async_trait]
-impl CensusBoard for NatsBus {
+impl CensusStore for NatsBus {
     async fn keep_census(&self, census: &Census) -> Result<(), BusError> {
         const OPERATION: &str = "keep a census";
         let value = encode(census, OPERATION)?;

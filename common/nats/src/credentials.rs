@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn files_are_read_again_at_every_attempt() {
+    async fn credential_files_are_reread_at_every_connect() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("password");
         std::fs::write(&file, "first\n").unwrap();
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_nonce_is_signed_by_the_key_of_the_file() {
+    async fn nonce_is_signed_with_the_nkey_of_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("role.creds");
         let key = KeyPair::new_user();

@@ -10,12 +10,14 @@ use contract::events::rfc3339;
 use domain::UnixSeconds;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use ports::bus::{BusError, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds, SINCE_SECONDS_MAX};
+use ports::bus::{
+    BusError, EventFeed, EventLogRange, EventsFrom, EventsWanted, KeptEvent, SINCE_SECONDS_MAX,
+};
 use serde::Serialize;
 use std::time::Duration;
 
 /// Longest wait until the server has a subscription. Without a connection it takes longer, but then no event arrives.
-const BELL_PATIENCE: Duration = Duration::from_secs(2);
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The header of a message read from a stream that says its place.
 const SEQUENCE_HEADER: &str = "Nats-Sequence";
 
@@ -32,12 +34,12 @@ struct Batch<'a> {
 
 #[async_trait]
 impl EventFeed for NatsBus {
-    async fn ledger_ends(&self) -> Result<LedgerEnds, BusError> {
+    async fn event_log_range(&self) -> Result<EventLogRange, BusError> {
         let stream = self.jetstream.get_stream(self.config.subjects.events_stream()).await;
-        let stream = stream.map_err(failed("look at the ledger"))?;
+        let stream = stream.map_err(failed("look at the event log"))?;
         let state = &stream.cached_info().state;
         // A stream that never held anything says that its first is 0.
-        Ok(LedgerEnds { first: state.first_sequence.max(1), last: state.last_sequence })
+        Ok(EventLogRange { first: state.first_sequence.max(1), last: state.last_sequence })
     }
 
     async fn events_from(
@@ -46,7 +48,7 @@ impl EventFeed for NatsBus {
         wanted: &EventsWanted,
         limit: usize,
     ) -> Result<Vec<KeptEvent>, BusError> {
-        const OPERATION: &str = "read the ledger";
+        const OPERATION: &str = "read the event log";
         let subjects = &self.config.subjects;
         let (seq, start_time) = match from {
             EventsFrom::After(sequence) => (Some(sequence.saturating_add(1)), None),
@@ -73,12 +75,12 @@ impl EventFeed for NatsBus {
         }
     }
 
-    async fn event_bell(&self, wanted: &EventsWanted) -> Result<BoxStream<'static, ()>, BusError> {
+    async fn event_notifications(&self, wanted: &EventsWanted) -> Result<BoxStream<'static, ()>, BusError> {
         const OPERATION: &str = "listen to events";
         let subject = self.config.subjects.event_wanted(wanted.cause, wanted.sandbox.as_ref());
         let messages = self.client.subscribe(subject).await.map_err(failed(OPERATION))?;
         // What comes after the server has this is heard, so that it has to be known when that is.
-        tokio::time::timeout(BELL_PATIENCE, self.client.flush())
+        tokio::time::timeout(SUBSCRIBE_TIMEOUT, self.client.flush())
             .await
             .map_err(failed(OPERATION))?
             .map_err(failed(OPERATION))?;

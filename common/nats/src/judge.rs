@@ -9,7 +9,7 @@ use std::error::Error;
 
 /// What the server answers to a message that is one too many for its subject. The code stands for every failure to
 /// store a message, a full disk among them.
-const SUBJECT_FULL_WORD: &str = "maximum messages per subject";
+const SUBJECT_FULL_TEXT: &str = "maximum messages per subject";
 
 /// What to make of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Refusal {
             ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => {
                 Self::InFlight
             }
-            ErrorCode::STREAM_STORE_FAILED if answer.to_string().contains(SUBJECT_FULL_WORD) => {
+            ErrorCode::STREAM_STORE_FAILED if answer.to_string().contains(SUBJECT_FULL_TEXT) => {
                 Self::SubjectFull
             }
             ErrorCode::STREAM_STORE_FAILED
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_told_apart_by_the_code_of_the_server() {
+    fn refusals_are_classified_by_server_error_code() {
         let full = "maximum messages per subject exceeded";
         for (code, words, expected) in [
             (10_071, "wrong last sequence: 7", Refusal::Conflict),

@@ -1,11 +1,11 @@
 //! Consuming deletions, a lane for each pool: a class of 500 in one pool does not delay five in another.
 //!
 //! Every pool has its own durable consumer, and every process has a loop for each of them. A lane may hold as many
-//! deliveries as the process has places; for the places themselves all lanes wait in one queue that serves in the
+//! deliveries as the process has slots; for the slots themselves all lanes wait in one queue that serves in the
 //! order of arrival. So a delivery waits for no more than one round of the other lanes.
 
 use super::streams::{Source, keep_alive};
-use super::whole::Care;
+use super::whole::Maintenance;
 use super::{NatsBus, failed};
 use async_nats::jetstream::Message;
 use async_trait::async_trait;
@@ -23,10 +23,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How often a process looks for consumers of further pools.
-const LOOK_FOR_POOLS: Duration = Duration::from_millis(250);
+const POOL_DISCOVERY_PERIOD: Duration = Duration::from_millis(250);
 /// How often it looks through the subjects of the queue for pools without a consumer. The announcing worker makes one,
 /// so this finds only foreign messages and lost consumers.
-const LOOK_THROUGH_SUBJECTS: Duration = Duration::from_secs(10);
+const SUBJECT_SCAN_PERIOD: Duration = Duration::from_secs(10);
 /// Most pools that one process works for; a larger number means that a client publishes nonsense.
 const LANES_MAX: usize = 256;
 
@@ -36,7 +36,7 @@ struct Lanes {
     bus: NatsBus,
     worker: Arc<dyn Worker>,
     in_flight_max: usize,
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     running: TaskTracker,
     cut: CancellationToken,
     stop: CancellationToken,
@@ -54,18 +54,18 @@ impl DeletionQueue for NatsBus {
             bus: self.clone(),
             worker,
             in_flight_max,
-            places: Arc::new(Semaphore::new(in_flight_max)),
+            slots: Arc::new(Semaphore::new(in_flight_max)),
             running: TaskTracker::new(),
             cut: CancellationToken::new(),
             stop,
         };
         let fetching = TaskTracker::new();
-        lanes.open_as_they_come(&fetching).await;
+        lanes.open_lanes(&fetching).await;
         fetching.close();
         fetching.wait().await;
         lanes.running.close();
         // What is cut off is given back and done again elsewhere: every step of it is safe to repeat.
-        if tokio::time::timeout(self.config.finish_patience, lanes.running.wait()).await.is_err() {
+        if tokio::time::timeout(self.config.finish_timeout, lanes.running.wait()).await.is_err() {
             lanes.cut.cancel();
             lanes.running.wait().await;
         }
@@ -77,14 +77,14 @@ impl DeletionQueue for NatsBus {
 
 impl Lanes {
     /// Opens a lane for every pool that turns up, until the stop.
-    async fn open_as_they_come(&self, fetching: &TaskTracker) {
+    async fn open_lanes(&self, fetching: &TaskTracker) {
         let mut open = BTreeSet::new();
-        let mut looked_through: Option<Instant> = None;
+        let mut scanned_at: Option<Instant> = None;
         while !self.stop.is_cancelled() {
-            let is_due = looked_through.is_none_or(|then| then.elapsed() >= LOOK_THROUGH_SUBJECTS);
+            let is_due = scanned_at.is_none_or(|then| then.elapsed() >= SUBJECT_SCAN_PERIOD);
             match self.bus.pools_of_queue(is_due).await {
                 Ok(pools) => {
-                    looked_through = if is_due { Some(Instant::now()) } else { looked_through };
+                    scanned_at = if is_due { Some(Instant::now()) } else { scanned_at };
                     for pool in pools {
                         if open.len() < LANES_MAX && open.insert(pool.clone()) {
                             fetching.spawn(self.clone().fetch(pool));
@@ -94,7 +94,7 @@ impl Lanes {
                 Err(error) => tracing::debug!(error = %Chain(&error), "the pools cannot be looked up"),
             }
             tokio::select! {
-                () = tokio::time::sleep(LOOK_FOR_POOLS) => {}
+                () = tokio::time::sleep(POOL_DISCOVERY_PERIOD) => {}
                 () = self.stop.cancelled() => {}
             }
         }
@@ -105,18 +105,18 @@ impl Lanes {
         let subjects = &self.bus.config.subjects;
         let mut source = Source::new(&self.bus, subjects.deletions_stream(), subjects.reaper_consumer(&pool));
         // Over-fetching is bounded by what the process could do if this lane were alone.
-        let in_hand = Arc::new(Semaphore::new(self.in_flight_max));
+        let fetched = Arc::new(Semaphore::new(self.in_flight_max));
         while !self.stop.is_cancelled() {
             if self.bus.waits_idle(&self.stop).await {
                 continue;
             }
-            // Wait for one free place, then fetch as many as there are.
+            // Wait for one free slot, then fetch as many as there are.
             let first = tokio::select! {
-                permit = in_hand.acquire() => permit,
+                permit = fetched.acquire() => permit,
                 () = self.stop.cancelled() => break,
             };
             drop(first);
-            let (count, wait) = self.worker.admit(in_hand.available_permits().max(1)).await;
+            let (count, wait) = self.worker.admit(fetched.available_permits().max(1)).await;
             if count == 0 {
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
@@ -132,25 +132,25 @@ impl Lanes {
                 continue;
             };
             while let Some(message) = source.next(&mut batch, &self.stop).await {
-                let Ok(permit) = Arc::clone(&in_hand).acquire_owned().await else { continue };
+                let Ok(permit) = Arc::clone(&fetched).acquire_owned().await else { continue };
                 let lanes = self.clone();
                 self.running.spawn(async move {
-                    lanes.work_in_turn(&message).await;
+                    lanes.work_with_slot(&message).await;
                     drop(permit);
                 });
             }
         }
     }
 
-    /// Works on a message when the process has a place for it, and keeps it alive until then.
-    async fn work_in_turn(&self, message: &Message) {
-        let place = tokio::select! {
-            place = self.places.acquire() => place,
+    /// Works on a message when the process has a slot for it, and keeps it alive until then.
+    async fn work_with_slot(&self, message: &Message) {
+        let slot = tokio::select! {
+            slot = self.slots.acquire() => slot,
             () = keep_alive(message, self.bus.config.deletion_ack_wait) => return,
             () = self.cut.cancelled() => return super::streams::give_back(message).await,
         };
         self.bus.work_on(self.worker.as_ref(), message, &self.cut).await;
-        drop(place);
+        drop(slot);
     }
 }
 
@@ -163,7 +163,7 @@ impl NatsBus {
     /// [`BusError`] when the server does not make it.
     pub async fn open_pool(&self, pool: &PoolName) -> Result<(), BusError> {
         let stream = self.config.subjects.deletions_stream();
-        self.keep_consumer(stream, self.config.reaper_config(pool), Care::Correct).await?;
+        self.keep_consumer(stream, self.config.reaper_config(pool), Maintenance::CorrectAll).await?;
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).insert(pool.clone());
         Ok(())
     }
@@ -186,7 +186,7 @@ impl NatsBus {
 
     /// Takes care of the consumers of pools that this process has worked for, that have one, or that have work in the
     /// queue. Says whether anything was done.
-    pub(super) async fn open_pools_again(&self, care: Care) -> Result<bool, BusError> {
+    pub(super) async fn open_pools_again(&self, maintenance: Maintenance) -> Result<bool, BusError> {
         let subjects = &self.config.subjects;
         let names = self.deletion_consumers().await?;
         let mut pools = self.pools_of_messages().await?;
@@ -195,9 +195,9 @@ impl NatsBus {
         let mut is_changed = false;
         for pool in &pools {
             // Those that are there and need no correction cost no call.
-            if care == Care::Correct || !names.contains(&subjects.reaper_consumer(pool)) {
+            if maintenance == Maintenance::CorrectAll || !names.contains(&subjects.reaper_consumer(pool)) {
                 let config = self.config.reaper_config(pool);
-                is_changed |= self.keep_consumer(subjects.deletions_stream(), config, care).await?;
+                is_changed |= self.keep_consumer(subjects.deletions_stream(), config, maintenance).await?;
             }
         }
         Ok(is_changed)
@@ -215,11 +215,11 @@ impl NatsBus {
     }
 
     /// Pools with a consumer; with a look through the subjects also those that have none yet, and get one.
-    async fn pools_of_queue(&self, looks_through_subjects: bool) -> Result<Vec<PoolName>, BusError> {
+    async fn pools_of_queue(&self, scans_subjects: bool) -> Result<Vec<PoolName>, BusError> {
         let subjects = &self.config.subjects;
         let names = self.deletion_consumers().await?;
         let mut pools: Vec<_> = names.iter().filter_map(|name| subjects.pool_of_consumer(name)).collect();
-        if looks_through_subjects {
+        if scans_subjects {
             for pool in self.pools_of_messages().await? {
                 if !pools.contains(&pool) {
                     self.open_pool(&pool).await?;

@@ -8,11 +8,11 @@ use domain::PoolName;
 use ports::bus::BusError;
 use ports::clock::Clock;
 use ports::random::{Random, full_jitter};
-use runtime::line::LineRules;
 use runtime::policy::read_stop_grace;
 use runtime::restored::TableGuard;
 use runtime::server_time::ServerTime;
 use runtime::settings::{Secret, Settings};
+use runtime::throttle::ThrottleRules;
 use runtime::upkeep::UpkeepMetrics;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -20,21 +20,21 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell, watch};
 
+pub mod baseline;
 mod census;
 mod credentials;
 mod discovery;
+mod event_log;
 mod feed;
-pub mod floor;
 mod judge;
 mod lanes;
-mod ledger;
-mod line;
 mod link;
 mod marks;
 mod publish;
 mod requests;
 mod serving;
 mod streams;
+mod throttle;
 mod time;
 mod topology;
 mod turns;
@@ -43,7 +43,7 @@ mod whole;
 
 pub use link::LinkConfig;
 pub use topology::Definition;
-pub use whole::Care;
+pub use whole::Maintenance;
 
 use credentials::{Credentials, Login};
 use link::{Chooser, Seen};
@@ -59,7 +59,7 @@ const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
 /// that are given back, replies that are sent.
 const CLOSING_TIME: Duration = Duration::from_secs(2);
 /// Longest time that closing a connection may take.
-const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 const DAY_SECONDS: u64 = 24 * 3_600;
 /// Longest pause between two attempts to connect.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
@@ -92,8 +92,8 @@ pub struct NatsConfig {
     pub deletions_in_flight_max: usize,
     /// Time without a word from a reaper after which a deletion is given to another one.
     pub deletion_ack_wait: Duration,
-    /// The line towards the provider.
-    pub line: LineRules,
+    /// The provider throttle.
+    pub throttle: ThrottleRules,
     /// How long events are kept.
     pub events_kept: Duration,
     /// Most bytes of events; beyond that the oldest go.
@@ -101,7 +101,7 @@ pub struct NatsConfig {
     /// Time between two looks whether every stream, consumer and bucket is there.
     pub check_period: Duration,
     /// Longest time that work under way is waited for when a consumer stops.
-    pub finish_patience: Duration,
+    pub finish_timeout: Duration,
     /// How far the clock of a process may be from the server's before it takes no work; none: not compared.
     pub clock_skew_max: Option<Duration>,
 }
@@ -123,7 +123,7 @@ pub struct NatsBus {
     /// The bucket, once it was there.
     bucket: Arc<OnceCell<kv::Store>>,
     /// Held by the one task of this process that changes the provider throttle.
-    line_turn: Arc<Mutex<()>>,
+    throttle_lock: Arc<Mutex<()>>,
     chooser: Arc<Chooser>,
     seen: Seen,
     /// What the last look for streams, consumers and bucket found.
@@ -164,9 +164,9 @@ impl NatsConfig {
             3..=3_600,
             "silence of a reaper after which its deletion is given to another one; it speaks every third of it",
         );
-        let line = LineRules::read(settings);
+        let throttle = ThrottleRules::read(settings);
         let events_days =
-            settings.number("EVENTS_DAYS", 30, 1..=3_650, "days that events of the ledger are kept");
+            settings.number("EVENTS_DAYS", 30, 1..=3_650, "days that events of the event log are kept");
         let events_bytes_max = settings.number(
             "EVENTS_BYTES_MAX",
             256 * 1024 * 1024,
@@ -180,7 +180,7 @@ impl NatsConfig {
             "time between two looks whether every stream, consumer and bucket is there; the reconciler also puts edited settings right",
         );
         // What is left of the process's time is for giving back what did not finish and for closing.
-        let finish_patience = read_stop_grace(settings).saturating_sub(CLOSING_TIME);
+        let finish_timeout = read_stop_grace(settings).saturating_sub(CLOSING_TIME);
         let clock_skew_max = settings.seconds(
             "CLOCK_SKEW_MAX_SECONDS",
             10,
@@ -199,11 +199,11 @@ impl NatsConfig {
             replicas,
             deletions_in_flight_max,
             deletion_ack_wait,
-            line,
+            throttle,
             events_kept: Duration::from_secs(events_days * DAY_SECONDS),
             events_bytes_max,
             check_period,
-            finish_patience,
+            finish_timeout,
             clock_skew_max: Some(clock_skew_max).filter(|max| !max.is_zero()),
         }
     }
@@ -243,7 +243,7 @@ impl NatsBus {
             settings: Arc::default(),
             random,
             bucket: Arc::default(),
-            line_turn: Arc::default(),
+            throttle_lock: Arc::default(),
             chooser,
             seen,
             whole: watch::Sender::new(Err("not looked at yet".to_owned())),
@@ -293,13 +293,13 @@ impl NatsBus {
     pub async fn close(&self) {
         self.send_rest().await;
         // Returns once the command is taken; without a connection nothing takes it.
-        let _ = tokio::time::timeout(CLOSE_PATIENCE, self.client.drain()).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.client.drain()).await;
     }
 
     /// Sends what is still buffered. Without a connection there is no server to send it to, and waiting for one could
     /// take for ever; the caller repeats a request whose reply is lost in this way.
     async fn send_rest(&self) {
-        if self.connected() && tokio::time::timeout(CLOSE_PATIENCE, self.client.flush()).await.is_err() {
+        if self.connected() && tokio::time::timeout(CLOSE_TIMEOUT, self.client.flush()).await.is_err() {
             tracing::warn!("the last messages could not be sent to NATS");
         }
     }
@@ -397,7 +397,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_of_an_address_are_those_of_the_connection() {
+    fn url_credentials_are_used_for_the_connection() {
         let read = |variables: &[(&str, &str)]| {
             let env: std::collections::BTreeMap<_, _> =
                 variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_shown_without_credentials() {
+    fn credentials_are_redacted_from_addresses() {
         let shown = without_credentials("nats://broker:p@ss@one:4222, tls://s3cret@two, three:4222");
         assert_eq!(shown, "nats://one:4222,tls://two,nats://three:4222");
     }

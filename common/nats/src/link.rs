@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for the server's answer to readiness; below what a readiness check may take.
-const ROUND_TRIP_PATIENCE: Duration = Duration::from_secs(1);
+const ROUND_TRIP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Room in a message for the headers of a request.
 const HEADERS_BYTES: usize = 16 * 1_024;
 /// Smallest `max_payload` of a server with which every request of the contract gets through.
@@ -178,11 +178,11 @@ impl NatsBus {
                 "max_payload of the NATS server is {limit} bytes; the broker needs {MAX_PAYLOAD_MIN}"
             ));
         }
-        match tokio::time::timeout(ROUND_TRIP_PATIENCE, self.send_to_itself()).await {
+        match tokio::time::timeout(ROUND_TRIP_TIMEOUT, self.send_to_itself()).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err("the connection to NATS is closed".to_owned()),
             Err(_) => {
-                Err(format!("connected, but NATS does not answer within {} s", ROUND_TRIP_PATIENCE.as_secs()))
+                Err(format!("connected, but NATS does not answer within {} s", ROUND_TRIP_TIMEOUT.as_secs()))
             }
         }
     }
@@ -250,10 +250,10 @@ impl NatsBus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ports::random::Dice;
+    use ports::random::Rng;
 
     fn chooser() -> Chooser {
-        Chooser::new(Arc::new(Dice::seeded(7)))
+        Chooser::new(Arc::new(Rng::seeded(7)))
     }
 
     fn server(port: u16, failed_attempts: usize) -> Server {
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_that_was_lost_is_not_tried_first() {
+    fn lost_server_is_not_retried_first() {
         let (chooser, servers) = (chooser(), [server(1, 0), server(2, 0), server(3, 0)]);
         let mut last = chosen(&chooser, &servers);
         for _ in 0..100 {
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_that_failed_come_last() {
+    fn failed_servers_are_tried_last() {
         let (chooser, servers) = (chooser(), [server(1, 0), server(2, 3), server(3, 0)]);
         for _ in 0..100 {
             assert_ne!(chosen(&chooser, &servers), 2);
@@ -287,12 +287,12 @@ mod tests {
     }
 
     #[test]
-    fn every_server_gets_its_share_of_connections() {
+    fn connections_are_spread_over_servers() {
         let servers = [server(1, 0), server(2, 3), server(3, 0)];
-        let dice: Arc<dyn Random> = Arc::new(Dice::seeded(7));
+        let rng: Arc<dyn Random> = Arc::new(Rng::seeded(7));
         let mut counts = [0; 3];
         for _ in 0..300 {
-            let chooser = Chooser::new(Arc::clone(&dice));
+            let chooser = Chooser::new(Arc::clone(&rng));
             let here = chosen(&chooser, &servers);
             if let Some(addr) = chooser.another(&servers) {
                 chooser.go_next_to(addr);

@@ -1,7 +1,7 @@
 //! The highest mark of the table, under a key of the bucket.
 
-use super::line::{put_entry, write};
 use super::publish::encode;
+use super::throttle::{put_entry, write};
 use super::{NatsBus, failed};
 use async_nats::jetstream::kv::Entry;
 use async_trait::async_trait;

@@ -269,7 +269,7 @@ impl NatsBus {
     }
 
     /// Sends the report of a run to the callers that wait for it, and keeps it for those that ask later.
-    pub(super) async fn tell(&self, report: &RunReport) -> Result<(), BusError> {
+    pub(super) async fn send_report(&self, report: &RunReport) -> Result<(), BusError> {
         let payload = encode(report, "publish a report")?;
         let store = self.bucket().await?;
         store.put(report_key(report.kind), payload.clone()).await.map_err(failed("keep a report"))?;

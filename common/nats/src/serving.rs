@@ -23,11 +23,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Messages after which the server ends a subscription that is leaving, counted from those seen.
-const LEAVE_AFTER_MESSAGES: u64 = 256;
+const DRAIN_MESSAGES_MAX: u64 = 256;
 /// A leaving subscription that was quiet for this long has nothing on its way any more.
-const LEAVE_QUIET: Duration = Duration::from_millis(250);
+const DRAIN_IDLE: Duration = Duration::from_millis(250);
 /// Longest time that leaving may take under load.
-const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// What replies have to be addressed to; a caller must not aim our replies at our own streams.
 const INBOX_PREFIX: &str = "_INBOX";
 
@@ -88,18 +88,18 @@ impl Server {
                 () = stop.cancelled() => break,
             }
         }
-        self.leave(verb, subscriber, seen).await;
+        self.drain(verb, subscriber, seen).await;
     }
 
-    async fn leave(&self, verb: Verb, mut subscriber: Subscriber, seen: u64) {
-        if subscriber.unsubscribe_after(seen.saturating_add(LEAVE_AFTER_MESSAGES)).await.is_err() {
+    async fn drain(&self, verb: Verb, mut subscriber: Subscriber, seen: u64) {
+        if subscriber.unsubscribe_after(seen.saturating_add(DRAIN_MESSAGES_MAX)).await.is_err() {
             return;
         }
-        let patience = tokio::time::sleep(LEAVE_PATIENCE);
+        let patience = tokio::time::sleep(DRAIN_TIMEOUT);
         tokio::pin!(patience);
         loop {
             tokio::select! {
-                message = tokio::time::timeout(LEAVE_QUIET, subscriber.next()) => match message {
+                message = tokio::time::timeout(DRAIN_IDLE, subscriber.next()) => match message {
                     Ok(Some(message)) => self.take(verb, message),
                     // Ended by the server at the count, or nothing is on its way any more.
                     Ok(None) => return,
@@ -117,7 +117,7 @@ impl Server {
                 self.take(verb, message);
             }
         };
-        let _ = tokio::time::timeout(LEAVE_PATIENCE, rest).await;
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, rest).await;
     }
 
     /// Starts work on one request, or refuses it, without waiting.
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_remains_is_counted_from_the_sending_on_the_clock_of_nats() {
+    fn remaining_time_counts_from_sending_on_the_server_clock() {
         const AHEAD_MS: u64 = 600_000;
         let sent =
             |way_ms: u64| [(headers::REMAINING_MS, 4_000), (headers::SENT_AT_MS, NOW_MS - AHEAD_MS - way_ms)];
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_of_a_former_build_sends_a_deadline_only() {
+    fn deadline_header_of_an_older_caller_is_honoured() {
         let deadline = [(headers::DEADLINE_MS, NOW_MS + 4_000)];
         assert_eq!(read(&deadline, None), (Some(4_000), None));
         assert_eq!(read(&deadline, Some(600_000)), (Some(604_000), None), "by the clock of NATS");
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sane_request_id_is_taken_over_and_others_are_not() {
+    fn valid_request_id_is_kept_and_others_are_replaced() {
         let clock = ManualClock::at(UnixSeconds::new(1));
         let time = ServerTime::new(Arc::new(clock.clone()), None);
         let request_id = |map: Option<&HeaderMap>| context_of(map, fresh, &clock, &time).0.request_id;
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_deadline_is_no_deadline() {
+    fn unparsable_deadline_is_ignored() {
         let clock = ManualClock::at(UnixSeconds::new(1));
         let time = ServerTime::new(Arc::new(clock.clone()), None);
         for name in [headers::DEADLINE_MS, headers::REMAINING_MS] {

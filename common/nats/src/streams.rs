@@ -18,7 +18,7 @@ use domain::UnixSeconds;
 use futures_util::StreamExt as _;
 use ports::bus::intake::{self, one_line};
 use ports::bus::{
-    BusError, Delivery, RUN_STOP_PATIENCE, Runner, TICK_ACK_WAIT, TickQueue, Upkeep as _, Verdict, Worker,
+    BusError, Delivery, RUN_STOP_TIMEOUT, Runner, TICK_ACK_WAIT, TickQueue, Upkeep as _, Verdict, Worker,
 };
 use runtime::telemetry::Chain;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 const FETCH_WAIT: Duration = Duration::from_secs(1);
 /// How long a fetch is listened to before it counts as lost, which happens when the server went away. The library
 /// would listen for 5 s more than the fetch waits, and all work would stand still that long.
-const FETCH_PATIENCE: Duration = Duration::from_secs(2);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a fetch that failed (stream not there yet, no connection).
 const FETCH_RETRY_DELAY: Duration = Duration::from_millis(500);
 /// A delivery is kept alive at this fraction of its acknowledgement wait.
@@ -54,7 +54,7 @@ impl TickQueue for NatsBus {
             while let Some(message) = source.next(&mut batch, &stop).await {
                 let patience = async {
                     stop.cancelled().await;
-                    tokio::time::sleep(self.config.finish_patience.min(RUN_STOP_PATIENCE)).await;
+                    tokio::time::sleep(self.config.finish_timeout.min(RUN_STOP_TIMEOUT)).await;
                 };
                 tokio::select! {
                     () = self.run_once(kind, runner.as_ref(), &message) => {}
@@ -105,7 +105,7 @@ impl<'a> Source<'a> {
     /// would be lost until its timer runs out; what comes then is given back.
     pub(super) async fn next(&mut self, batch: &mut Batch, stop: &CancellationToken) -> Option<Message> {
         loop {
-            match tokio::time::timeout(FETCH_PATIENCE, batch.next()).await.ok()?? {
+            match tokio::time::timeout(FETCH_TIMEOUT, batch.next()).await.ok()?? {
                 Ok(message) if stop.is_cancelled() => give_back(&message).await,
                 Ok(message) => return Some(message),
                 Err(error) => {
@@ -247,7 +247,7 @@ impl NatsBus {
         };
         let duration_ms = self.clock.now_ms().saturating_sub(started_ms);
         let report = RunReport { kind, tick, duration_ms, report };
-        if let Err(error) = self.tell(&report).await {
+        if let Err(error) = self.send_report(&report).await {
             tracing::warn!(tick.kind = kind.as_str(), error = %Chain(&error), "a report was not published");
         }
         finish(message).await;

@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 /// How often the server's time is measured. In between the monotonic clock goes on, so this only bounds its drift.
 const MEASURE_PERIOD: Duration = Duration::from_secs(5);
 /// Pause before another attempt while nothing is measured, and between two looks at a clock that is off.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const MEASURE_AGAIN: Duration = Duration::from_millis(500);
 /// Longest wait for an answer; a slower one would say little.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Deserialize)]
 struct Stamped {
@@ -47,7 +47,7 @@ impl NatsBus {
                 }
                 (true, Some(_)) | (false, None) => {}
             }
-            let pause = if self.time.skew_ms().is_some() { MEASURE_PERIOD } else { LOOK_AGAIN };
+            let pause = if self.time.skew_ms().is_some() { MEASURE_PERIOD } else { MEASURE_AGAIN };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => {}
@@ -67,7 +67,7 @@ impl NatsBus {
             return false;
         }
         tokio::select! {
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            () = tokio::time::sleep(MEASURE_AGAIN) => {}
             () = stop.cancelled() => {}
         }
         true
@@ -76,7 +76,7 @@ impl NatsBus {
     /// Returns when no work may be done any more, which stops what has begun.
     pub(super) async fn until_idle(&self) {
         while !self.is_idle() {
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(MEASURE_AGAIN).await;
         }
     }
 
@@ -96,10 +96,10 @@ impl NatsBus {
                 return;
             }
             let asked = self.clock.monotonic();
-            let request = Request::new().timeout(Some(ANSWER_PATIENCE));
+            let request = Request::new().timeout(Some(ANSWER_TIMEOUT));
             let sent = self.client.send_request(format!("$JS.API.STREAM.INFO.{stream}"), request);
             // The time-out of the request begins only when the client has taken it.
-            let Ok(Ok(answer)) = tokio::time::timeout(ANSWER_PATIENCE, sent).await else { continue };
+            let Ok(Ok(answer)) = tokio::time::timeout(ANSWER_TIMEOUT, sent).await else { continue };
             let stamped = serde_json::from_slice::<Stamped>(&answer.payload).ok();
             if let Some(server_ms) = stamped.and_then(|stamped| parse_rfc3339_ms(&stamped.ts?)) {
                 self.time.note(asked, server_ms);

@@ -1,6 +1,6 @@
 //! The streams, consumers and the bucket of a fleet, made (or brought up to date) at start.
 
-use super::whole::Care;
+use super::whole::Maintenance;
 use super::{NatsBus, NatsConfig, failed};
 use async_nats::jetstream::consumer::{AckPolicy, IntoConsumerConfig as _, pull};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
@@ -40,7 +40,7 @@ impl NatsBus {
     pub async fn set_up(&self, stop: &CancellationToken) -> Result<(), BusError> {
         let done = CancellationToken::new();
         tokio::select! {
-            () = self.keep_whole(Care::Correct, stop) => {}
+            () = self.keep_whole(Maintenance::CorrectAll, stop) => {}
             _ = self.until_whole(&done) => {}
         }
         self.whole.borrow().clone().map_err(failed("set up the streams"))

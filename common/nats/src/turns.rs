@@ -1,7 +1,7 @@
 //! Turns of ticks: a key for each kind, changed by compare-and-set.
 
-use super::line::{put_entry, write};
 use super::publish::encode;
+use super::throttle::{put_entry, write};
 use super::{NatsBus, failed};
 use async_nats::jetstream::kv::Entry;
 use async_trait::async_trait;

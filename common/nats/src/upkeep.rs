@@ -2,7 +2,7 @@
 
 use super::publish::{encode, is_conflict};
 use super::topology::REBUILT_KEY;
-use super::whole::Care;
+use super::whole::Maintenance;
 use super::{NatsBus, failed};
 use async_nats::HeaderMap;
 use async_nats::jetstream::ErrorCode;
@@ -16,13 +16,13 @@ use contract::{ParkedDeletion, headers};
 use domain::{PoolName, SandboxId, UnixSeconds};
 use ports::bus::intake::{self, one_line};
 use ports::bus::{
-    Announced, BusError, LedgerState, ParkedKey, ParkedMessage, QueuedMessage, Rebuilt, Upkeep,
+    Announced, BusError, EventLogState, ParkedKey, ParkedMessage, QueuedMessage, Rebuilt, Upkeep,
 };
 
 #[async_trait]
 impl Upkeep for NatsBus {
     async fn mend(&self) -> Result<bool, BusError> {
-        self.make_whole(Care::Correct).await
+        self.make_whole(Maintenance::CorrectAll).await
     }
 
     async fn queued(&self, after: u64, limit: usize) -> Result<Vec<QueuedMessage>, BusError> {
@@ -94,19 +94,19 @@ impl Upkeep for NatsBus {
         }
     }
 
-    async fn ledger_state(&self) -> Result<LedgerState, BusError> {
-        let ledger = self.jetstream.get_stream(self.config.subjects.events_stream()).await;
-        let ledger = ledger.map_err(failed("look at the ledger"))?;
-        let info = ledger.cached_info();
+    async fn event_log_state(&self) -> Result<EventLogState, BusError> {
+        let event_log = self.jetstream.get_stream(self.config.subjects.events_stream()).await;
+        let event_log = event_log.map_err(failed("look at the event log"))?;
+        let info = event_log.cached_info();
         let rebuilt = Rebuilt::parse(info.config.metadata.get(REBUILT_KEY).map(String::as_str));
-        Ok(LedgerState { made: info.created.unix_timestamp_nanos().to_string(), rebuilt })
+        Ok(EventLogState { made: info.created.unix_timestamp_nanos().to_string(), rebuilt })
     }
 
-    async fn note_rebuilt(&self, state: &LedgerState) -> Result<bool, BusError> {
-        const OPERATION: &str = "note how far the ledger was rebuilt";
-        let ledger = self.jetstream.get_stream(self.config.subjects.events_stream()).await;
-        let ledger = ledger.map_err(failed(OPERATION))?;
-        let info = ledger.cached_info();
+    async fn note_rebuilt(&self, state: &EventLogState) -> Result<bool, BusError> {
+        const OPERATION: &str = "note how far the event log was rebuilt";
+        let event_log = self.jetstream.get_stream(self.config.subjects.events_stream()).await;
+        let event_log = event_log.map_err(failed(OPERATION))?;
+        let info = event_log.cached_info();
         if info.created.unix_timestamp_nanos().to_string() != state.made {
             return Ok(false);
         }

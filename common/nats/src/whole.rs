@@ -17,18 +17,18 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// First pause after a look that found something that could not be put right; it doubles.
-const LOOK_AGAIN_MIN: Duration = Duration::from_millis(50);
+const CHECK_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Longest such pause.
-const LOOK_AGAIN_MAX: Duration = Duration::from_secs(2);
+const CHECK_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// How far a process takes care of what all processes share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Care {
+pub enum Maintenance {
     /// Makes what is missing.
-    Make,
+    CreateMissing,
     /// Also puts right what differs from this process's settings. One role does, so that two with different settings do
     /// not undo each other's work for ever.
-    Correct,
+    CorrectAll,
 }
 
 // === impl NatsBus ===
@@ -36,23 +36,23 @@ pub enum Care {
 impl NatsBus {
     /// Looks again and again whether everything is there and a message is stored, until `stop`: at once, after a failure
     /// soon, else every `NATS_CHECK_SECONDS`.
-    pub async fn keep_whole(&self, care: Care, stop: &CancellationToken) {
-        let mut pause = LOOK_AGAIN_MIN;
-        let mut care_now = Care::Correct;
+    pub async fn keep_whole(&self, maintenance: Maintenance, stop: &CancellationToken) {
+        let mut pause = CHECK_PAUSE_MIN;
+        let mut maintenance_now = Maintenance::CorrectAll;
         while !stop.is_cancelled() {
             let looked = tokio::select! {
-                looked = self.make_whole(care_now) => looked,
+                looked = self.make_whole(maintenance_now) => looked,
                 () = stop.cancelled() => return,
             };
             // At its start a process brings everything to its own settings.
-            care_now = if looked.is_ok() { care } else { care_now };
+            maintenance_now = if looked.is_ok() { maintenance } else { maintenance_now };
             let is_there = looked.is_ok();
             self.note_whole(looked.map(|_| ()));
             let is_well = tokio::select! {
                 stores = async { is_there && self.probe_storing().await } => stores,
                 () = stop.cancelled() => return,
             };
-            pause = if is_well { LOOK_AGAIN_MIN } else { (pause * 2).min(LOOK_AGAIN_MAX) };
+            pause = if is_well { CHECK_PAUSE_MIN } else { (pause * 2).min(CHECK_PAUSE_MAX) };
             let next = if is_well { self.config.check_period } else { pause };
             tokio::select! {
                 () = tokio::time::sleep(next) => {}
@@ -91,27 +91,27 @@ impl NatsBus {
         let _ = self.whole.send_replace(found);
     }
 
-    /// Makes what is missing and, with that care, puts right what differs. Says whether anything was done. What fails
+    /// Makes what is missing and, with [`Maintenance::CorrectAll`], puts right what differs. Says whether anything was done. What fails
     /// does not keep the rest from being done.
-    pub(super) async fn make_whole(&self, care: Care) -> Result<bool, BusError> {
+    pub(super) async fn make_whole(&self, maintenance: Maintenance) -> Result<bool, BusError> {
         let (mut is_changed, mut failure) = (false, None);
         let mut note = |done: Result<bool, BusError>| match done {
             Ok(is_done) => is_changed |= is_done,
             Err(error) => failure = failure.take().or(Some(error)),
         };
         for config in self.config.streams().into_iter().chain([self.config.bucket_config()]) {
-            note(self.keep_stream(config, care).await);
+            note(self.keep_stream(config, maintenance).await);
         }
         for kind in TickKind::ALL {
             let stream = self.config.subjects.ticks_stream();
-            note(self.keep_consumer(stream, self.config.tick_consumer_config(kind), care).await);
+            note(self.keep_consumer(stream, self.config.tick_consumer_config(kind), maintenance).await);
         }
         note(self.remove_old_consumer().await.map(|()| false));
-        note(self.open_pools_again(care).await);
+        note(self.open_pools_again(maintenance).await);
         failure.map_or(Ok(is_changed), Err)
     }
 
-    async fn keep_stream(&self, config: stream::Config, care: Care) -> Result<bool, BusError> {
+    async fn keep_stream(&self, config: stream::Config, maintenance: Maintenance) -> Result<bool, BusError> {
         let name = config.name.clone();
         let there = match self.jetstream.get_stream(&name).await {
             Ok(there) => there.cached_info().config.clone(),
@@ -132,7 +132,7 @@ impl NatsBus {
             Err(error) => return Err(of(&name, "look for a stream", &error)),
         };
         let differing = differing(&config, &there);
-        if care == Care::Make || differing.is_empty() {
+        if maintenance == Maintenance::CreateMissing || differing.is_empty() {
             return Ok(false);
         }
         tracing::warn!(
@@ -151,13 +151,13 @@ impl NatsBus {
         &self,
         stream: String,
         config: pull::Config,
-        care: Care,
+        maintenance: Maintenance,
     ) -> Result<bool, BusError> {
         let name = config.durable_name.clone().unwrap_or_default();
         let is_missing = match self.stream_to_read(stream.clone()).await?.consumer_info(&name).await {
             Ok(info) => {
                 let differing = differing(&config.clone().into_consumer_config(), &info.config);
-                if care == Care::Make || differing.is_empty() {
+                if maintenance == Maintenance::CreateMissing || differing.is_empty() {
                     return Ok(false);
                 }
                 tracing::warn!(

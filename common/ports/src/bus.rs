@@ -25,11 +25,11 @@ mod turns;
 
 pub use context::{Attempt, Context, Dropped};
 pub use feed::{
-    Discovery, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds, SINCE_SECONDS_MAX, ServiceInfo,
+    Discovery, EventFeed, EventLogRange, EventsFrom, EventsWanted, KeptEvent, SINCE_SECONDS_MAX, ServiceInfo,
     WorkCounts,
 };
 pub use marks::TableMarks;
-pub use rebuilt::{LedgerState, Rebuilt};
+pub use rebuilt::{EventLogState, Rebuilt};
 pub use requests::{LateReply, Requests, Unanswered};
 pub use switch::{CachedSwitch, SwitchCache};
 pub use turns::{TickTurn, TickTurns};
@@ -43,7 +43,7 @@ pub const TICK_ACK_WAIT: Duration = Duration::from_secs(15);
 
 /// How long a run goes on when its process stops. All that it writes is conditional, and the next run continues where
 /// this one was cut, so the process need not wait for a long run.
-pub const RUN_STOP_PATIENCE: Duration = Duration::from_secs(2);
+pub const RUN_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A request as a worker gets it.
 #[derive(Clone, Debug)]
@@ -224,12 +224,12 @@ pub trait Ticks: Send + Sync {
     async fn tick(&self, kind: TickKind, turn: Option<u64>) -> Result<TickReceipt, BusError>;
 
     /// Publishes a tick and waits for the report of a run that began after it was taken. All of that takes at most
-    /// `patience`; a tick that was not taken by then is a failure. While there is no connection it is refused at once,
+    /// `timeout`; a tick that was not taken by then is a failure. While there is no connection it is refused at once,
     /// and one call is one tick, however often it has to be sent.
     async fn tick_and_wait(
         &self,
         kind: TickKind,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError>;
 
     /// Publishes a tick with an order and waits for its report as above. If one without it waits already, the order is
@@ -255,7 +255,7 @@ pub trait Ticks: Send + Sync {
 
 /// Keeping the last census.
 #[async_trait]
-pub trait CensusBoard: Send + Sync {
+pub trait CensusStore: Send + Sync {
     /// Keeps this census in place of the one before.
     async fn keep_census(&self, census: &Census) -> Result<(), BusError>;
 
@@ -276,26 +276,31 @@ pub trait TickQueue: Send + Sync {
     ) -> Result<(), BusError>;
 }
 
-/// The fleet's common line towards the provider: its pace, its breaker and the operators' pause.
+/// The provider throttle of the fleet: its pace, its breaker and the operators' pause.
 #[async_trait]
-pub trait Pace: Send + Sync {
-    /// Asks for the next free slot. Nothing is taken unless the answer is [`Turn::Go`].
-    async fn take(&self) -> Result<Turn, BusError>;
+pub trait ProviderThrottle: Send + Sync {
+    /// Asks for the next free slot. Nothing is taken unless the answer is [`Admission::Go`].
+    async fn acquire(&self) -> Result<Admission, BusError>;
 
     /// Asks, when the slot has come and right before the call, whether it may still be used.
-    async fn confirm(&self, ticket: Ticket) -> Result<Confirmed, BusError>;
+    async fn confirm(&self, permit: Permit) -> Result<Confirmed, BusError>;
 
-    /// Reports how the call of a ticket ended, or that there was none. `sandbox` is the sandbox that the call was
+    /// Reports how the call of a permit ended, or that there was none. `sandbox` is the sandbox that the call was
     /// about.
-    async fn tell(&self, ticket: Ticket, sandbox: &SandboxId, end: CallEnd) -> Result<Told, BusError>;
+    async fn report_outcome(
+        &self,
+        permit: Permit,
+        sandbox: &SandboxId,
+        end: CallOutcome,
+    ) -> Result<OutcomeEffect, BusError>;
 
-    /// Looks at the line without taking anything.
-    async fn look(&self) -> Result<LineView, BusError>;
+    /// Looks at the throttle without taking anything.
+    async fn view(&self) -> Result<ThrottleView, BusError>;
 }
 
-/// The operators' side of the line.
+/// The operators' side of the throttle.
 #[async_trait]
-pub trait DeletionLine: Send + Sync {
+pub trait DeletionControl: Send + Sync {
     /// Pauses all deletions, or replaces the pause that is on. While there is no connection, this and its opposite
     /// are refused at once, and not done later.
     async fn pause(&self, pause: &Pause) -> Result<(), BusError>;
@@ -303,14 +308,14 @@ pub trait DeletionLine: Send + Sync {
     /// Ends the pause; says which one was on.
     async fn resume(&self, by: &str) -> Result<Option<Pause>, BusError>;
 
-    /// Shows the line and its queue.
+    /// Shows the throttle and its queue.
     async fn status(&self) -> Result<DeletionsStatus, BusError>;
 }
 
 /// A slot at the provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket {
-    /// When the call may begin, in microseconds since the Unix epoch; no two tickets have the same.
+pub struct Permit {
+    /// When the call may begin, in microseconds since the Unix epoch; no two permits have the same.
     pub slot_us: u64,
     /// Whether it is the one call that tries whether the provider is back.
     pub is_probe: bool,
@@ -318,11 +323,11 @@ pub struct Ticket {
 
 /// The answer to who asks for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum Admission {
     /// The slot is ours; it comes after that wait, which is short.
     Go {
         /// The slot.
-        ticket: Ticket,
+        permit: Permit,
         /// How long until then.
         wait: Duration,
     },
@@ -330,7 +335,7 @@ pub enum Turn {
     Later {
         /// When to ask again.
         wait: Duration,
-        /// Whether the line is closed, and not only full.
+        /// Whether the throttle is closed, and not only full.
         is_closed: bool,
     },
 }
@@ -342,7 +347,7 @@ pub enum Confirmed {
     Go,
     /// It has passed while we slept: take another one.
     Missed,
-    /// The line was closed meanwhile; the ticket is given back.
+    /// The throttle was closed meanwhile; the permit is given back.
     Later {
         /// When to ask again.
         wait: Duration,
@@ -351,7 +356,7 @@ pub enum Confirmed {
 
 /// How a call to the provider ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallEnd {
+pub enum CallOutcome {
     /// It was not made.
     Unused,
     /// It went well.
@@ -371,11 +376,11 @@ pub enum CallEnd {
     Forbidden,
 }
 
-/// Whom a failure is put down to, as far as the line can tell.
+/// Whom a failure is put down to, as far as the throttle can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blame {
+pub enum FailureCause {
     /// Not the sandbox: the attempt does not count.
-    Nobody,
+    NotSandbox,
     /// Perhaps the sandbox: the attempt counts, but nothing is given up on it.
     Unclear,
     /// The sandbox: the attempt counts, and may be the last.
@@ -384,18 +389,18 @@ pub enum Blame {
 
 /// What the end of a call means for the sandbox that it was about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct OutcomeEffect {
     /// Whether the breaker is closed.
     pub is_closed: bool,
     /// Whom a failure is put down to.
-    pub blame: Blame,
+    pub cause: FailureCause,
     /// How long no worker may call.
     pub wait: Duration,
 }
 
-/// The line at a glance.
+/// The throttle at a glance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LineView {
+pub struct ThrottleView {
     /// Calls that may begin soon; a worker that took more work would only hold it.
     pub calls: usize,
     /// When to look again if that is none.
@@ -498,15 +503,15 @@ pub trait Upkeep: Send + Sync {
     async fn park_again(&self, parked: &ParkedDeletion) -> Result<Announced, BusError>;
 
     /// Which event log there is, and how far it was rebuilt.
-    async fn ledger_state(&self) -> Result<LedgerState, BusError>;
+    async fn event_log_state(&self) -> Result<EventLogState, BusError>;
 
     /// Keeps how far that event log was rebuilt. False if another one has taken its place.
-    async fn note_rebuilt(&self, state: &LedgerState) -> Result<bool, BusError>;
+    async fn note_rebuilt(&self, state: &EventLogState) -> Result<bool, BusError>;
 }
 
 /// The last event of a sandbox in the event log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LedgerMark {
+pub struct EventMark {
     /// The version of the sandbox that the event describes.
     pub version: Version,
     /// Its place in the stream.
@@ -517,7 +522,7 @@ pub struct LedgerMark {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {
     /// It is the last one of its sandbox now.
-    Kept(LedgerMark),
+    Kept(EventMark),
     /// The last event of the sandbox is another one than was said: look again.
     Moved,
 }
@@ -525,18 +530,18 @@ pub enum Appended {
 /// The event log. Events of a sandbox follow each other without a hole: one is added only after the one
 /// that its writer saw as the last.
 #[async_trait]
-pub trait Ledger: Send + Sync {
+pub trait EventLog: Send + Sync {
     /// How long an event is kept; the event log is not completed beyond that.
     fn kept(&self) -> Duration;
 
     /// The last event of that sandbox.
-    async fn last_event(&self, id: &SandboxId) -> Result<Option<LedgerMark>, BusError>;
+    async fn last_event(&self, id: &SandboxId) -> Result<Option<EventMark>, BusError>;
 
     /// Adds an event of that sandbox, if its last one is `after`. Returns when it is kept.
     async fn append(
         &self,
         id: &SandboxId,
         event: &Event,
-        after: Option<LedgerMark>,
+        after: Option<EventMark>,
     ) -> Result<Appended, BusError>;
 }

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// Rolls dice.
+/// Random numbers.
 pub trait Random: Send + Sync + std::fmt::Debug {
     /// A number below `bound`, each equally likely; zero when `bound` is zero.
     fn below(&self, bound: usize) -> usize;
@@ -16,7 +16,7 @@ pub trait Random: Send + Sync + std::fmt::Debug {
 
 /// A seeded generator. Not for secrets.
 #[derive(Debug)]
-pub struct Dice(Mutex<fastrand::Rng>);
+pub struct Rng(Mutex<fastrand::Rng>);
 
 /// Puts `items` into a random order.
 pub fn shuffle<T>(random: &dyn Random, items: &mut [T]) {
@@ -33,23 +33,23 @@ pub fn full_jitter(random: &dyn Random, longest: Duration) -> Duration {
     Duration::from_millis(random.below(longest_ms + 1) as u64)
 }
 
-// === impl Dice ===
+// === impl Rng ===
 
-impl Dice {
-    /// Dice that roll differently in every process.
+impl Rng {
+    /// A generator with different numbers in every process.
     #[must_use]
     pub fn unseeded() -> Self {
         Self(Mutex::new(fastrand::Rng::new()))
     }
 
-    /// Dice that roll the same after the same seed.
+    /// A generator that repeats its numbers after the same seed.
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
         Self(Mutex::new(fastrand::Rng::with_seed(seed)))
     }
 }
 
-impl Random for Dice {
+impl Random for Rng {
     fn below(&self, bound: usize) -> usize {
         if bound == 0 {
             return 0;
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn shuffling_keeps_every_item() {
         let mut items: Vec<u32> = (0..100).collect();
-        shuffle(&Dice::seeded(7), &mut items);
+        shuffle(&Rng::seeded(7), &mut items);
         assert_ne!(items, (0..100).collect::<Vec<_>>());
         items.sort_unstable();
         assert_eq!(items, (0..100).collect::<Vec<_>>());
@@ -74,9 +74,9 @@ mod tests {
 
     #[test]
     fn jitter_stays_within_its_bound() {
-        let dice = Dice::seeded(7);
+        let rng = Rng::seeded(7);
         let longest = Duration::from_millis(20);
-        assert!((0..1_000).all(|_| full_jitter(&dice, longest) <= longest));
-        assert_eq!(full_jitter(&dice, Duration::ZERO), Duration::ZERO);
+        assert!((0..1_000).all(|_| full_jitter(&rng, longest) <= longest));
+        assert_eq!(full_jitter(&rng, Duration::ZERO), Duration::ZERO);
     }
 }

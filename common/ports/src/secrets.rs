@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_arns_are_taken() {
+    fn names_and_arns_are_accepted() {
         let arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:broker/tokens-AbCdEf";
         for good in ["tokens", "broker/tokens", arn] {
             assert_eq!(SecretId::parse(good).unwrap().as_str(), good);

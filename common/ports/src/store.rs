@@ -336,7 +336,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_comes_back_as_it_went() {
+    fn cursor_round_trips() {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let cursor =
             PageCursor(vec![pair("PK", "SBX#7"), pair("state_sort", "lab-\u{fc} 1"), pair("id", "")]);

@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_that_differs_is_refused_by_name_and_values_until_the_table_agrees() {
+    async fn settings_mismatch_names_the_setting_and_both_values() {
         let store = MemoryStore::new(1);
         agree(&store, &read("30")).await.unwrap();
         agree(&store, &read("30")).await.unwrap();
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_one_of_two_builds_does_not_know_is_no_difference() {
+    fn setting_unknown_to_one_version_is_no_mismatch() {
         let (own, mut kept) = (read("30"), read("30"));
         kept.insert("OF_A_NEWER_BUILD".to_owned(), "1".to_owned());
         assert_eq!(differences(&own, &kept), Vec::<String>::new());

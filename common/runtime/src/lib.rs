@@ -2,7 +2,6 @@
 
 pub mod agreement;
 pub mod check;
-pub mod line;
 pub mod metrics;
 pub mod policy;
 pub mod recorder;
@@ -13,4 +12,5 @@ pub mod shutdown;
 pub mod skew;
 pub mod switch;
 pub mod telemetry;
+pub mod throttle;
 pub mod upkeep;

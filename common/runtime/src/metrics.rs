@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_metric_that_has_counted_nothing_is_described_too() {
+    fn unused_metric_is_described() {
         assert_eq!(
             table_rows(&describe(&collectors())),
             "| metric | type | labels | what it says |\n|---|---|---|---|\n\
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_under_way_is_counted_until_it_is_dropped() {
+    fn in_flight_is_counted_until_dropped() {
         let in_flight = InFlight::default();
         let (one, other) = (in_flight.begin(), in_flight.clone().begin());
         assert_eq!(in_flight.now(), 2);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_registered_once() {
+    fn metric_name_is_registered_once() {
         let registry = Registry::new();
         register_all(&registry, collectors()).unwrap();
         assert!(register_all(&registry, collectors()).is_err());

@@ -9,7 +9,7 @@ use crate::telemetry::Chain;
 use contract::Event;
 use domain::{HistoryEntry, Sandbox, UnixSeconds, Version};
 use futures_util::{StreamExt as _, stream};
-use ports::bus::{Appended, BusError, Ledger, LedgerMark};
+use ports::bus::{Appended, BusError, EventLog, EventMark};
 use ports::clock::Clock;
 use prometheus::{IntCounter, Registry};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 /// Changes that may wait to be published: some seconds of the busiest allocator, at about 1 KiB each.
 pub const WAITING_MAX: usize = 8_192;
 /// Changes that one process publishes at once.
-const TELLING_MAX: usize = 16;
+const PUBLISHING_MAX: usize = 16;
 /// Looks at the event log in one go; each further one means that another process was faster.
 const ROUNDS_MAX: usize = 8;
 /// How long the end of a process waits for the changes that are still to be published.
@@ -28,7 +28,7 @@ const CLOSING_TIME: Duration = Duration::from_secs(1);
 
 /// What was published to the event log, for all workers of a process.
 #[derive(Clone, Debug)]
-pub struct LedgerMetrics {
+pub struct EventLogMetrics {
     published: IntCounter,
     filled: IntCounter,
     left: IntCounter,
@@ -42,8 +42,8 @@ pub struct Recorder {
 
 struct Inside {
     clock: Arc<dyn Clock>,
-    ledger: Arc<dyn Ledger>,
-    metrics: LedgerMetrics,
+    event_log: Arc<dyn EventLog>,
+    metrics: EventLogMetrics,
     sender: mpsc::Sender<Change>,
     receiver: Mutex<Option<mpsc::Receiver<Change>>>,
 }
@@ -54,23 +54,23 @@ struct Change {
     request_id: Option<String>,
 }
 
-// === impl LedgerMetrics ===
+// === impl EventLogMetrics ===
 
-impl LedgerMetrics {
+impl EventLogMetrics {
     /// Registers the numbers.
     ///
     /// # Errors
     /// When a name is registered already.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Self {
-            published: IntCounter::new("broker_events_published_total", "Events added to the ledger")?,
+            published: IntCounter::new("broker_events_published_total", "Events added to the event log")?,
             filled: IntCounter::new(
                 "broker_events_filled_total",
-                "Events among these that their own writer had not told, and that were made from a history",
+                "Events among these that their own writer had not published, and that were made from a history",
             )?,
             left: IntCounter::new(
                 "broker_events_left_total",
-                "Changes that could not be told at once and were left to the next writer or the sweep",
+                "Changes that could not be published at once and were left to the next writer or the sweep",
             )?,
         };
         register_all(registry, metrics.collectors())?;
@@ -88,12 +88,12 @@ impl LedgerMetrics {
 // === impl Recorder ===
 
 impl Recorder {
-    /// A recorder with an empty queue. Nothing is published before [`Recorder::tell_until`] runs.
+    /// A recorder with an empty queue. Nothing is published before [`Recorder::publish_until`] runs.
     #[must_use]
-    pub fn new(clock: Arc<dyn Clock>, ledger: Arc<dyn Ledger>, metrics: LedgerMetrics) -> Self {
+    pub fn new(clock: Arc<dyn Clock>, event_log: Arc<dyn EventLog>, metrics: EventLogMetrics) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
         let receiver = Mutex::new(Some(receiver));
-        Self { inside: Arc::new(Inside { clock, ledger, metrics, sender, receiver }) }
+        Self { inside: Arc::new(Inside { clock, event_log, metrics, sender, receiver }) }
     }
 
     /// Notes a change. Never waits: without a free place it is left to the next writer or the sweep.
@@ -106,7 +106,7 @@ impl Recorder {
     }
 
     /// Publishes what is noted until `stop`; then what is left, for a moment. A second run has nothing to do.
-    pub async fn tell_until(&self, stop: CancellationToken) {
+    pub async fn publish_until(&self, stop: CancellationToken) {
         let receiver = self.inside.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(receiver) = receiver else { return };
         let next = |(mut receiver, stop): (mpsc::Receiver<Change>, CancellationToken)| async move {
@@ -118,15 +118,15 @@ impl Recorder {
             };
             change.map(|change| (change, (receiver, stop)))
         };
-        let telling = stream::unfold((receiver, stop.clone()), next)
-            .for_each_concurrent(TELLING_MAX, |change| self.tell(change));
+        let publishing = stream::unfold((receiver, stop.clone()), next)
+            .for_each_concurrent(PUBLISHING_MAX, |change| self.publish(change));
         let too_long = async {
             stop.cancelled().await;
             self.inside.clock.sleep(CLOSING_TIME).await;
         };
         tokio::select! {
-            () = telling => {}
-            () = too_long => tracing::warn!("the last events were not told; the sweep will"),
+            () = publishing => {}
+            () = too_long => tracing::warn!("the last events were not published; the sweep will publish them"),
         }
     }
 
@@ -145,13 +145,13 @@ impl Recorder {
     ///
     /// # Errors
     /// As there.
-    pub async fn tell_now(&self, sandbox: &Sandbox) -> Result<(), BusError> {
+    pub async fn publish_now(&self, sandbox: &Sandbox) -> Result<(), BusError> {
         let added = self.add_missing(sandbox, None, true).await?;
         self.inside.metrics.filled.inc_by(added.saturating_sub(1));
         Ok(())
     }
 
-    async fn tell(&self, change: Change) {
+    async fn publish(&self, change: Change) {
         let Change { sandbox, request_id } = change;
         match self.add_missing(&sandbox, request_id.as_deref(), true).await {
             Ok(added) => self.inside.metrics.filled.inc_by(added.saturating_sub(1)),
@@ -160,7 +160,7 @@ impl Recorder {
                 tracing::warn!(
                     sandbox.id = sandbox.id.as_str(),
                     error = %Chain(&error),
-                    "an event of {} was not told; the sweep will",
+                    "an event of {} was not published; the sweep will publish it",
                     sandbox.id,
                 );
             }
@@ -173,18 +173,18 @@ impl Recorder {
         request_id: Option<&str>,
         is_writer: bool,
     ) -> Result<u64, BusError> {
-        let ledger = self.inside.ledger.as_ref();
-        let oldest = self.inside.clock.now().before(ledger.kept());
+        let event_log = self.inside.event_log.as_ref();
+        let oldest = self.inside.clock.now().before(event_log.kept());
         let mut added = 0;
         for round in 0..ROUNDS_MAX {
             // The first event of a new sandbox comes from its writer, unless that turns out wrong.
             let is_new = is_writer && round == 0 && sandbox.version == Version::default().next();
-            let mut mark = if is_new { None } else { ledger.last_event(&sandbox.id).await? };
+            let mut mark = if is_new { None } else { event_log.last_event(&sandbox.id).await? };
             let mut is_complete = true;
             for entry in missing(sandbox, mark, oldest) {
                 let is_last = entry.version == sandbox.version;
                 let event = Event::of(sandbox, entry, request_id.filter(|_| is_last));
-                match ledger.append(&sandbox.id, &event, mark).await? {
+                match event_log.append(&sandbox.id, &event, mark).await? {
                     Appended::Kept(last) => {
                         mark = Some(last);
                         added += 1;
@@ -200,14 +200,14 @@ impl Recorder {
                 return Ok(added);
             }
         }
-        Err(BusError { operation: "complete the ledger", source: "others were faster every time".into() })
+        Err(BusError { operation: "complete the event log", source: "others were faster every time".into() })
     }
 }
 
 /// The part of the history that the event log does not have, oldest first; without what it would not keep.
 fn missing(
     sandbox: &Sandbox,
-    mark: Option<LedgerMark>,
+    mark: Option<EventMark>,
     oldest: UnixSeconds,
 ) -> impl Iterator<Item = &HistoryEntry> {
     sandbox.history.iter().filter(move |entry| match mark {

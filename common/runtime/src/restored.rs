@@ -1,4 +1,4 @@
-//! Noticing that the table was put back to an earlier time, when it would hand out what somebody holds.
+//! Noticing that the table was put back to an earlier time, when it would hand out what an owner holds.
 //!
 //! The table has a mark, a number that only grows, and the message queue knows the highest one. The table is written
 //! first and the queue is read first, so a table with a lower mark is older than the queue. Marks are some seconds apart. So
@@ -29,9 +29,9 @@ mod tests;
 /// Time between two looks of a process, and between two marks of the fleet.
 const WATCH_PERIOD: Duration = Duration::from_secs(5);
 /// Pause after a look that failed.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const CHECK_PAUSE: Duration = Duration::from_millis(500);
 /// Looks that may fail with a connection there before a role that needs no stream goes on without: five seconds.
-const FAILED_LOOKS_MAX: u32 = 10;
+const FAILED_CHECKS_MAX: u32 = 10;
 /// The last events that are compared. Where the end of a table is lost, the last of them tell of it.
 const EVENTS_COMPARED_MAX: usize = 100;
 /// Records that are read at once.
@@ -222,10 +222,10 @@ impl TableWatch {
                     // Another table may be there when it answers again.
                     compares_events |= matches!(error, WatchError::Store(_));
                     failed += u32::from(matches!(error, WatchError::Bus(_)) && self.marks.is_reachable());
-                    if failed >= FAILED_LOOKS_MAX {
+                    if failed >= FAILED_CHECKS_MAX {
                         guard.0.send_if_modified(Finding::give_up);
                     }
-                    LOOK_AGAIN
+                    CHECK_PAUSE
                 }
             };
             metrics.restored.set(i64::from(guard.problem().is_some()));
@@ -303,7 +303,7 @@ impl TableWatch {
 
     /// The last events, and the place of the very last.
     async fn last_events(&self) -> Result<(Option<u64>, Vec<KeptEvent>), BusError> {
-        let ends = self.events.ledger_ends().await?;
+        let ends = self.events.event_log_range().await?;
         if ends.last < ends.first {
             return Ok((None, Vec::new()));
         }

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_within_the_limit_is_trusted_and_one_beyond_it_is_not() {
+    fn clock_is_trusted_only_within_the_skew_limit() {
         for (server_ms, skew_ms, is_trusted) in [
             (1_000_000, 0, true),
             (990_000, 10_000, true),
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_measured_or_nothing_compared_is_no_problem() {
+    fn unmeasured_skew_is_no_problem() {
         let clock = ManualClock::at(UnixSeconds::new(1_000));
         let unmeasured = ServerTime::new(Arc::new(clock.clone()), Some(MAX));
         let off = ServerTime::new(Arc::new(clock.clone()), None);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_is_half_the_way_there_and_back_and_grows_with_time() {
+    fn error_bound_is_half_the_round_trip_and_grows_with_time() {
         let clock = ManualClock::at(UnixSeconds::new(1_000));
         let time = ServerTime::new(Arc::new(clock.clone()), Some(MAX));
         let asked = clock.monotonic();
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_answer_replaces_a_quick_one_only_if_both_cannot_be_right() {
+    fn slow_sample_replaces_a_quick_one_only_if_they_conflict() {
         let (clock, time) = measured(1_000_000);
         let asked = clock.monotonic();
         clock.advance(Duration::from_secs(2));

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_stand_in_and_blank_is_absent() {
+    fn blank_variable_uses_the_default() {
         let env = env(&[("A", "  "), ("C", "secret")]);
         let mut settings = Settings::new(&env);
         assert_eq!(settings.number("A", 7, 0..=10, "a"), 7);
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn several_tokens_may_be_valid_at_once_and_none_is_shown() {
+    fn several_tokens_are_read_and_redacted() {
         let env = env(&[("T", "one, two,,")]);
         let mut settings = Settings::new(&env);
         let tokens = settings.secrets("T", true, "t");

@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use contract::Pause;
 use domain::{DeletionSwitch, SandboxId, UnixSeconds};
 use ports::bus::{
-    BusError, CachedSwitch, CallEnd, Confirmed, LineView, Pace, SwitchCache, Ticket, Told, Turn,
+    Admission, BusError, CachedSwitch, CallOutcome, Confirmed, OutcomeEffect, Permit, ProviderThrottle,
+    SwitchCache, ThrottleView,
 };
 use ports::clock::Clock;
 use ports::store::{Store, StoreError};
@@ -43,8 +44,8 @@ pub struct Switchboard {
 }
 
 /// The fleet's line, for a process that can ask the table what a lost bucket said.
-pub struct RecallingPace {
-    pace: Arc<dyn Pace>,
+pub struct SwitchRestoringThrottle {
+    throttle: Arc<dyn ProviderThrottle>,
     switch: Switchboard,
 }
 
@@ -102,7 +103,7 @@ impl Switchboard {
             let kept = self.store.deletion_switch().await?;
             let kept = match self.unknown_to(kept.as_ref(), &cached) {
                 Some(found) => {
-                    if !self.store.turn_deletion_switch(&found).await? {
+                    if !self.store.set_deletion_switch(&found).await? {
                         continue;
                     }
                     tracing::warn!(by = found.by, "a pause that was only in NATS is in the table now");
@@ -121,7 +122,7 @@ impl Switchboard {
     }
 
     /// Asks the table if the bucket says nothing at all; true if it was asked.
-    async fn recall(&self) -> Result<bool, SwitchError> {
+    async fn restore_if_lost(&self) -> Result<bool, SwitchError> {
         let (_, cached) = self.cache.cached_switch().await?;
         if cached != CachedSwitch::Lost {
             return Ok(false);
@@ -141,7 +142,7 @@ impl Switchboard {
         for _ in 0..ROUNDS_MAX {
             let before = self.store.deletion_switch().await?;
             let version = before.as_ref().map_or(0, |before| before.version) + 1;
-            if self.store.turn_deletion_switch(&next(version)).await? {
+            if self.store.set_deletion_switch(&next(version)).await? {
                 self.settle().await?;
                 return Ok(before);
             }
@@ -169,39 +170,44 @@ impl Switchboard {
     }
 }
 
-// === impl RecallingPace ===
+// === impl SwitchRestoringThrottle ===
 
-impl RecallingPace {
+impl SwitchRestoringThrottle {
     /// This line, whose switch the table knows.
     #[must_use]
-    pub fn new(pace: Arc<dyn Pace>, switch: Switchboard) -> Self {
-        Self { pace, switch }
+    pub fn new(throttle: Arc<dyn ProviderThrottle>, switch: Switchboard) -> Self {
+        Self { throttle, switch }
     }
 }
 
 #[async_trait]
-impl Pace for RecallingPace {
-    async fn take(&self) -> Result<Turn, BusError> {
-        self.switch.recall().await?;
-        self.pace.take().await
+impl ProviderThrottle for SwitchRestoringThrottle {
+    async fn acquire(&self) -> Result<Admission, BusError> {
+        self.switch.restore_if_lost().await?;
+        self.throttle.acquire().await
     }
 
-    async fn confirm(&self, ticket: Ticket) -> Result<Confirmed, BusError> {
-        let confirmed = self.pace.confirm(ticket).await?;
+    async fn confirm(&self, permit: Permit) -> Result<Confirmed, BusError> {
+        let confirmed = self.throttle.confirm(permit).await?;
         // Asked afterwards: a bucket that was lost a moment ago would have said that nothing is paused.
-        if confirmed == Confirmed::Go && self.switch.recall().await? {
-            return self.pace.confirm(ticket).await;
+        if confirmed == Confirmed::Go && self.switch.restore_if_lost().await? {
+            return self.throttle.confirm(permit).await;
         }
         Ok(confirmed)
     }
 
-    async fn tell(&self, ticket: Ticket, sandbox: &SandboxId, end: CallEnd) -> Result<Told, BusError> {
-        self.pace.tell(ticket, sandbox, end).await
+    async fn report_outcome(
+        &self,
+        permit: Permit,
+        sandbox: &SandboxId,
+        end: CallOutcome,
+    ) -> Result<OutcomeEffect, BusError> {
+        self.throttle.report_outcome(permit, sandbox, end).await
     }
 
-    async fn look(&self) -> Result<LineView, BusError> {
-        self.switch.recall().await?;
-        self.pace.look().await
+    async fn view(&self) -> Result<ThrottleView, BusError> {
+        self.switch.restore_if_lost().await?;
+        self.throttle.view().await
     }
 }
 

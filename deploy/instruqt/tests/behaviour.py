@@ -24,7 +24,7 @@ from tests.proxy import (
     refusal,
 )
 
-PAGE = b"<html>somebody else's page</html>"
+PAGE = b"<html>another site's page</html>"
 IMPATIENT = {"LAB_TIMEOUT_SECONDS": "1"}
 HURRIED = {"LAB_WAIT_SECONDS": "1"}
 

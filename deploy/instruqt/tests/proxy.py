@@ -276,8 +276,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send(*true)
 
     def act_reflect(self, seen, fault):
-        told = seen.headers.get("authorization", "").removeprefix("Bearer ") + " " + seen.body.decode()
-        message = REFLECTED[fault.change["form"]](told)
+        sent = seen.headers.get("authorization", "").removeprefix("Bearer ") + " " + seen.body.decode()
+        message = REFLECTED[fault.change["form"]](sent)
         body = {"detail": {"code": "REFLECTED", "message": message}}
         self.send(fault.status, [], json.dumps(body).encode())
 
@@ -287,7 +287,7 @@ REFLECTED = {
     "in JSON": json.dumps,
     "in a URL": quote,
     "in a form": quote_plus,
-    "beyond the cut": lambda told: "x" * (CUT_OF_A_MESSAGE - 20) + told,
+    "beyond the cut": lambda sent: "x" * (CUT_OF_A_MESSAGE - 20) + sent,
     "between control characters": "\n".join,
 }
 """How a server may reflect what it received."""

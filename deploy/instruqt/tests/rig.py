@@ -87,8 +87,8 @@ class Fleet:
         self._folder = tempfile.mkdtemp(prefix="lab-scripts-")
         log = Path(self._folder) / "log"
         words = [str(BROKER), "up", "--data", f"{self._folder}/data", "--pool", str(POOL)]
-        for door in ("http", "nats-listen", "simulator-listen"):
-            words += [f"--{door}", "127.0.0.1:0"]
+        for flag in ("http", "nats-listen", "simulator-listen"):
+            words += [f"--{flag}", "127.0.0.1:0"]
         with log.open("wb") as out:
             self._process = subprocess.Popen(
                 words,

@@ -30,21 +30,21 @@ class Secrets(unittest.TestCase):
     def check_nothing_is_printed(self, lab):
         traced(lab)
         token = lab.env["BROKER_API_TOKEN"]
-        told = answer(503, {"detail": {"code": "X", "message": f"you said {token}"}})
+        leak = answer(503, {"detail": {"code": "X", "message": f"you said {token}"}})
         output = ""
-        with fleet().line([told, DROP, answer(500, token.encode())]) as line:
+        with fleet().line([leak, DROP, answer(500, token.encode())]) as line:
             output += lab.must("allocate", BROKER_API_URL=line.url).output
         with provider_of(lab) as provider:
             Account(lab, provider)
             password = lab.env["INFOBLOX_PASSWORD"]
             reflected = answer(503, {"detail": {"code": "X", "message": f"you said {password}"}})
-            with Proxy(provider.url, [reflected, DROP, told]) as line:
+            with Proxy(provider.url, [reflected, DROP, leak]) as line:
                 output += lab.must("provision-user", CSP_URL=line.url).output
             made = lab.text("user_password.txt")
             output += lab.must("provision-user", 1, CSP_URL=provider.url, INFOBLOX_EMAIL="nobody").output
             output += lab.must("remove-user", CSP_URL=provider.url).output
             sessions = list(provider.sessions)
-        with fleet().line([told, answer(401, {"detail": {"code": "UNAUTHORIZED", "message": token}})]) as line:
+        with fleet().line([leak, answer(401, {"detail": {"code": "UNAUTHORIZED", "message": token}})]) as line:
             output += lab.must("cleanup", 1, BROKER_API_URL=line.url).output
         output += lab.must("cleanup").output
         self.assertGreater(len(sessions), 3)
@@ -62,8 +62,8 @@ class Secrets(unittest.TestCase):
                     output += lab.must("provision-user", 1, CSP_URL=line.url).output
                     self.assertEqual(line.left(), 0)
             made, operators = lab.text("user_password.txt"), lab.env["INFOBLOX_PASSWORD"]
-            for told in (json.dumps(operators), f"{'x' * 190}{operators}"):
-                late = answer(400, {"detail": {"code": "BAD", "message": told}})
+            for leak in (json.dumps(operators), f"{'x' * 190}{operators}"):
+                late = answer(400, {"detail": {"code": "BAD", "message": leak}})
                 with Proxy(provider.url, [PASS, PASS, late]) as line:
                     output += lab.must("provision-user", 1, CSP_URL=line.url).output
             sessions = list(provider.sessions)

@@ -165,7 +165,7 @@ func run(ctx context.Context) error {
 
 	// Another owner is refused, and asking again would not help: ask returns at once.
 	var fault *Fault
-	stranger := map[string]any{"owner": "somebody-else", "sandbox_id": lease.SandboxID}
+	stranger := map[string]any{"owner": "another-owner", "sandbox_id": lease.SandboxID}
 	if _, err = ask(ctx, nc, "get", "", owner+"-stranger", stranger); !errors.As(err, &fault) || fault.Code != "NOT_SANDBOX_OWNER" {
 		return fmt.Errorf("a stranger was not refused: %v", err)
 	}

@@ -102,7 +102,7 @@ async def main():
 
     # Another owner is refused, and asking again would not help: ask raises at once.
     try:
-        await broker.ask("get", f"{owner}-stranger", owner="somebody-else", sandbox_id=lease["sandbox_id"])
+        await broker.ask("get", f"{owner}-stranger", owner="another-owner", sandbox_id=lease["sandbox_id"])
         raise AssertionError("a stranger was not refused")
     except Fault as fault:
         assert fault.code == "NOT_SANDBOX_OWNER", fault

@@ -79,7 +79,7 @@ must extend "$OWNER-extend" "{\"owner\":\"$OWNER\",\"sandbox_id\":\"$id\",\"lab_
 [ "$(field expires_at)" -gt "$expires" ] || die "the lease did not get longer"
 
 # Another owner is refused, and asking again would not help: ask ends at once.
-if ask get "$OWNER-stranger" "{\"owner\":\"somebody-else\",\"sandbox_id\":\"$id\"}"; then die "a stranger was not refused"; fi
+if ask get "$OWNER-stranger" "{\"owner\":\"another-owner\",\"sandbox_id\":\"$id\"}"; then die "a stranger was not refused"; fi
 [ "$(field code)" = NOT_SANDBOX_OWNER ] || die "a stranger was refused otherwise: $(cat "$work/body")"
 
 must release "$OWNER-release" "$mine"

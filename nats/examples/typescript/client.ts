@@ -114,7 +114,7 @@ assert(extended.json<Lease>().expires_at > lease.expires_at);
 
 // Another owner is refused, and asking again would not help: ask throws at once.
 await assert.rejects(
-  ask(nats, "get", `${owner}-stranger`, { ...mine, owner: "somebody-else" }),
+  ask(nats, "get", `${owner}-stranger`, { ...mine, owner: "another-owner" }),
   (error) => error instanceof Fault && error.detail.code === "NOT_SANDBOX_OWNER",
 );
 

@@ -149,10 +149,10 @@ impl Shared {
             self.load.limit.set(i64::try_from(queue.limit()).unwrap_or(i64::MAX));
             verdicts
         };
-        self.tell(verdicts);
+        self.notify(verdicts);
     }
 
-    fn tell(&self, mut verdicts: Verdicts<Waiter>) {
+    fn notify(&self, mut verdicts: Verdicts<Waiter>) {
         while let Some((waiter, verdict)) = verdicts.pop() {
             // One that is gone gives its turn to the next.
             if waiter.send(verdict) == Err(Verdict::Go) {
@@ -181,7 +181,7 @@ impl Drop for Place<'_> {
         self.receiver.close();
         if self.receiver.try_recv() == Ok(Verdict::Go) {
             let verdicts = self.shared.lock().give_back(Instant::now());
-            self.shared.tell(verdicts);
+            self.shared.notify(verdicts);
         } else {
             let _ = self.shared.lock().leave(Instant::now(), self.name);
         }
@@ -195,7 +195,7 @@ impl Permit {
     /// for another turn: for that moment there may be more at work than the limit says.
     pub(crate) fn idle(&self) -> Idle<'_> {
         let verdicts = self.shared.lock().give_back(Instant::now());
-        self.shared.tell(verdicts);
+        self.shared.notify(verdicts);
         Idle { permit: self, since: Instant::now() }
     }
 

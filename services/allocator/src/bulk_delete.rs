@@ -36,17 +36,17 @@ const USED: &str = "these sandboxes were used and may still be at the provider; 
 enum RemovalError {
     #[error("the store failed")]
     Store(#[from] StoreError),
-    #[error("the ledger failed")]
-    Ledger(#[from] BusError),
+    #[error("the event log failed")]
+    EventLog(#[from] BusError),
     #[error("the time of the request is up")]
     TimeIsUp(#[from] Elapsed),
     #[error("the removal broke off")]
     Broken(#[from] JoinError),
 }
 
-/// How long one request goes on: until its deadline, or until table or ledger fail it once, because each further record
+/// How long one request goes on: until its deadline, or until table or event log fail it once, because each further record
 /// would wait for them as long.
-struct Patience {
+struct TimeBudget {
     until: Instant,
     is_over: AtomicBool,
 }
@@ -55,12 +55,12 @@ struct Patience {
 struct Removal {
     sandbox: Sandbox,
     outcome: BulkDeleteOutcome,
-    is_untold: bool,
+    is_unpublished: bool,
 }
 
-// === impl Patience ===
+// === impl TimeBudget ===
 
-impl Patience {
+impl TimeBudget {
     fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed) || Instant::now() >= self.until
     }
@@ -102,21 +102,21 @@ impl Allocator {
             ..BulkDeleteReply::default()
         };
         let (by, is_stale) = (&by, status == StateName::Stale);
-        let patience =
-            &Patience { until: self.deadline_of(request).at().into(), is_over: AtomicBool::new(false) };
+        let budget =
+            &TimeBudget { until: self.deadline_of(request).at().into(), is_over: AtomicBool::new(false) };
         let removals = page.into_iter().map(|sandbox| async move {
-            let (outcome, is_untold) = match (is_stale, dry_run) {
+            let (outcome, is_unpublished) = match (is_stale, dry_run) {
                 (false, _) => (BulkDeleteOutcome::Refused, false),
                 (true, true) => (BulkDeleteOutcome::Removed, false),
-                (true, false) => self.remove_record(&sandbox, by, patience, request).await,
+                (true, false) => self.remove_record(&sandbox, by, budget, request).await,
             };
-            Removal { sandbox, outcome, is_untold }
+            Removal { sandbox, outcome, is_unpublished }
         });
         let removals: Vec<_> = removals.collect();
         let mut removals = stream::iter(removals).buffered(REMOVALS_AT_ONCE_MAX);
-        while let Some(Removal { sandbox, outcome, is_untold }) = removals.next().await {
+        while let Some(Removal { sandbox, outcome, is_unpublished }) = removals.next().await {
             reply.add(&sandbox, outcome);
-            reply.untold += u64::from(is_untold);
+            reply.untold += u64::from(is_unpublished);
             if !dry_run {
                 self.metrics.bulk_deleted(outcome);
             }
@@ -132,16 +132,16 @@ impl Allocator {
         &self,
         sandbox: &Sandbox,
         by: &Actor,
-        patience: &Patience,
+        budget: &TimeBudget,
         request: &Request,
     ) -> (BulkDeleteOutcome, bool) {
-        if patience.is_over() {
+        if budget.is_over() {
             return (BulkDeleteOutcome::Failed, false);
         }
-        match self.try_remove_record(sandbox, by, patience, request).await {
+        match self.try_remove_record(sandbox, by, budget, request).await {
             Ok(removed) => removed,
             Err(error) => {
-                patience.give_up();
+                budget.give_up();
                 tracing::warn!(
                     request.id = request.context.request_id,
                     sandbox.id = sandbox.id.as_str(),
@@ -159,22 +159,22 @@ impl Allocator {
         &self,
         seen: &Sandbox,
         by: &Actor,
-        patience: &Patience,
+        budget: &TimeBudget,
         request: &Request,
     ) -> Result<(BulkDeleteOutcome, bool), RemovalError> {
-        // A tombstone is in no index, so no sweep would fill a hole before it; and a ledger that does not take this
+        // A tombstone is in no index, so no sweep would fill a hole before it; and an event log that does not take this
         // would not take the removal either.
-        timeout_at(patience.until, self.ports.recorder.complete(seen)).await??;
-        if patience.is_over() {
+        timeout_at(budget.until, self.ports.recorder.complete(seen)).await??;
+        if budget.is_over() {
             return Ok((BulkDeleteOutcome::Failed, false));
         }
         let request_id = request.context.request_id.clone();
         let writing = Remover::of(self).begin(seen.clone(), by.clone(), request_id);
-        let Some(telling) = timeout_at(patience.until, writing).await??? else {
+        let Some(publishing) = timeout_at(budget.until, writing).await??? else {
             return Ok((BulkDeleteOutcome::Raced, false));
         };
-        let is_told = matches!(timeout_at(patience.until, telling).await, Ok(Ok(true)));
-        Ok((BulkDeleteOutcome::Removed, !is_told))
+        let is_published = matches!(timeout_at(budget.until, publishing).await, Ok(Ok(true)));
+        Ok((BulkDeleteOutcome::Removed, !is_published))
     }
 }
 

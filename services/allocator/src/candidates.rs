@@ -23,24 +23,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-mod shelf;
+mod buffer;
 mod starting_point;
 
-use shelf::{Fate, Ready};
+use buffer::{Outcome, Ready};
 
 /// Candidates that a round looks for: what a busy process uses up in some 50 ms. More would cost fewer rounds, but every
 /// candidate that waits may be taken by another process meanwhile, and with more than a small pool has in a shard (1,000
 /// free, eight shards) two processes are in the same shards all the time: an eighth of their races was lost.
-const SHELF_TARGET: usize = 128;
+const BUFFER_TARGET: usize = 128;
 /// Time between two looks of a caller who waits for a supply to show, or for what others are trying.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const POLL_PAUSE: Duration = Duration::from_millis(250);
 /// Sandboxes in one page of the index, about 600 bytes each. A page is read whole by the engine and decoded whole
 /// by us, in front of whatever claims wait there: 256 of them hold the embedded engine up for 2.9 ms, 64 for 0.9 ms.
 const PAGE_LIMIT: u16 = 64;
 /// Taken sandboxes that are remembered, to bridge the time until the index shows it too.
 const TAKEN_MAX: usize = 65_536;
-/// Selectors with a shelf of their own; prefixes come from outside, so there has to be a limit.
-const SHELVES_MAX: usize = 1_024;
+/// Selectors with a buffer of their own; prefixes come from outside, so there has to be a limit.
+const BUFFERS_MAX: usize = 1_024;
 
 /// What narrows a claim.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -66,24 +66,24 @@ pub(crate) struct Candidates {
     random: Arc<dyn Random>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
-    book: Arc<Book>,
-    shelves: Mutex<HashMap<Selector, Arc<Shelf>>>,
+    reservations: Arc<Reservations>,
+    buffers: Mutex<HashMap<Selector, Arc<CandidateBuffer>>>,
 }
 
 /// A candidate that no other claim of this process tries. If it is dropped without an outcome, it is offered again: the
 /// conditional write decides anyway.
 pub(crate) struct Reserved {
     candidate: Candidate,
-    shelf: Arc<Shelf>,
-    book: Arc<Book>,
-    fate: Fate,
+    buffer: Arc<CandidateBuffer>,
+    reservations: Arc<Reservations>,
+    outcome: Outcome,
 }
 
-/// What this process knows of sandboxes, whichever shelf they came from.
+/// What this process knows of sandboxes, whichever buffer they came from.
 #[derive(Default)]
-struct Book {
+struct Reservations {
     entries: Mutex<Entries>,
-    /// Rings whenever a trial ends.
+    /// Notifies whenever a trial ends.
     settled: Notify,
 }
 
@@ -96,7 +96,7 @@ struct Entries {
 
 /// The candidates of one selector.
 #[derive(Default)]
-struct Shelf {
+struct CandidateBuffer {
     ready: Mutex<Ready>,
     /// Held by the caller that looks for more; the others wait and share what it finds.
     rounds: tokio::sync::Mutex<Rounds>,
@@ -108,7 +108,7 @@ struct Shelf {
 struct Rounds {
     cursors: Cursors,
     /// The last caller that the last round answers, and how, if it found nothing.
-    empty_handed: Option<(u64, EmptyHanded)>,
+    empty_round: Option<(u64, EmptyRound)>,
 }
 
 /// Where the next round goes on in each shard.
@@ -116,7 +116,7 @@ type Cursors = HashMap<u16, PageCursor>;
 
 /// A round without a candidate.
 #[derive(Clone, Copy)]
-enum EmptyHanded {
+enum EmptyRound {
     /// Everything is taken.
     Exhausted,
     /// Something is being tried, and may come back.
@@ -146,7 +146,7 @@ impl Candidates {
         clock: Arc<dyn Clock>,
         metrics: Metrics,
     ) -> Self {
-        Self { store, random, clock, metrics, book: Arc::default(), shelves: Mutex::default() }
+        Self { store, random, clock, metrics, reservations: Arc::default(), buffers: Mutex::default() }
     }
 
     /// A candidate for `selector`, reserved in this process.
@@ -156,67 +156,67 @@ impl Candidates {
         deadline: Instant,
         permit: &Permit,
     ) -> Result<Reserved, Scarcity> {
-        let shelf = self.shelf(selector);
+        let buffer = self.buffer(selector);
         loop {
-            if let Some(reserved) = self.reserve(&shelf) {
-                self.fill_up(selector, &shelf);
+            if let Some(reserved) = self.reserve(&buffer) {
+                self.fill_up(selector, &buffer);
                 return Ok(reserved);
             }
             // Enrolled before any round that answers this caller, so that a trial that ends during it is not missed.
-            let settled = self.book.settled.notified();
+            let settled = self.reservations.settled.notified();
             tokio::pin!(settled);
             settled.as_mut().enable();
-            let ticket = shelf.callers.fetch_add(1, Ordering::SeqCst) + 1;
-            let rounds = match shelf.rounds.try_lock() {
+            let number = buffer.callers.fetch_add(1, Ordering::SeqCst) + 1;
+            let rounds = match buffer.rounds.try_lock() {
                 Ok(rounds) => Some(rounds),
                 Err(_) => {
                     let _idle = permit.idle();
-                    tokio::time::timeout_at(deadline.into(), shelf.rounds.lock()).await.ok()
+                    tokio::time::timeout_at(deadline.into(), buffer.rounds.lock()).await.ok()
                 }
             };
             let Some(mut rounds) = rounds else { return Err(Scarcity::Contended) };
-            if !lock(&shelf.ready).is_empty() {
+            if !lock(&buffer.ready).is_empty() {
                 continue;
             }
-            let empty_handed = match rounds.empty_handed {
-                Some((answered, empty_handed)) if answered >= ticket => empty_handed,
-                _ => match self.round(selector, &shelf, &mut rounds).await.map_err(Scarcity::Store)? {
-                    Some(empty_handed) => empty_handed,
+            let empty_round = match rounds.empty_round {
+                Some((answered, empty_round)) if answered >= number => empty_round,
+                _ => match self.round(selector, &buffer, &mut rounds).await.map_err(Scarcity::Store)? {
+                    Some(empty_round) => empty_round,
                     None => continue,
                 },
             };
             drop(rounds);
             let _idle = permit.idle();
-            match empty_handed {
-                EmptyHanded::Exhausted => return Err(Scarcity::Exhausted),
-                // Not only for a trial to end: what is listed meanwhile rings no bell.
-                EmptyHanded::InFlight => tokio::select! {
+            match empty_round {
+                EmptyRound::Exhausted => return Err(Scarcity::Exhausted),
+                // Not only for a trial to end: what is listed meanwhile notifies no waiting caller.
+                EmptyRound::InFlight => tokio::select! {
                     () = settled => {}
-                    () = self.clock.sleep(LOOK_AGAIN) => {}
+                    () = self.clock.sleep(POLL_PAUSE) => {}
                     () = tokio::time::sleep_until(deadline.into()) => return Err(Scarcity::Contended),
                 },
-                EmptyHanded::Settling => tokio::select! {
-                    () = self.clock.sleep(LOOK_AGAIN) => {}
+                EmptyRound::Settling => tokio::select! {
+                    () = self.clock.sleep(POLL_PAUSE) => {}
                     () = tokio::time::sleep_until(deadline.into()) => return Err(Scarcity::Contended),
                 },
             }
         }
     }
 
-    /// Looks for more in the background if the shelf is low. The claim that noticed it does not wait.
-    fn fill_up(self: &Arc<Self>, selector: &Selector, shelf: &Arc<Shelf>) {
-        if !lock(&shelf.ready).begins_to_fill_up() {
+    /// Looks for more in the background if the buffer is low. The claim that noticed it does not wait.
+    fn fill_up(self: &Arc<Self>, selector: &Selector, buffer: &Arc<CandidateBuffer>) {
+        if !lock(&buffer.ready).begins_to_fill_up() {
             return;
         }
-        let (candidates, selector, shelf) = (Arc::clone(self), selector.clone(), Arc::clone(shelf));
+        let (candidates, selector, buffer) = (Arc::clone(self), selector.clone(), Arc::clone(buffer));
         tokio::spawn(async move {
             // The task that holds the lock already fills this buffer.
-            if let Ok(mut rounds) = shelf.rounds.try_lock()
-                && let Err(error) = candidates.round(&selector, &shelf, &mut rounds).await
+            if let Ok(mut rounds) = buffer.rounds.try_lock()
+                && let Err(error) = candidates.round(&selector, &buffer, &mut rounds).await
             {
                 tracing::warn!(error = %Chain(&error), "no candidates were found ahead of time");
             }
-            lock(&shelf.ready).ends_to_fill_up();
+            lock(&buffer.ready).ends_to_fill_up();
         });
     }
 
@@ -224,20 +224,20 @@ impl Candidates {
     async fn round(
         &self,
         selector: &Selector,
-        shelf: &Shelf,
+        buffer: &CandidateBuffer,
         rounds: &mut Rounds,
-    ) -> Result<Option<EmptyHanded>, StoreError> {
-        let answered = shelf.callers.load(Ordering::SeqCst);
+    ) -> Result<Option<EmptyRound>, StoreError> {
+        let answered = buffer.callers.load(Ordering::SeqCst);
         let started = self.clock.now();
         let mut shards = self.store.shards().await?;
-        let empty_handed = loop {
-            let round = self.look(selector, shards, shelf, &mut rounds.cursors).await?;
+        let empty_round = loop {
+            let round = self.search(selector, shards, buffer, &mut rounds.cursors).await?;
             let saw_in_flight = round.saw_in_flight;
-            if lock(&shelf.ready).add(round.fresh) {
+            if lock(&buffer.ready).add(round.fresh) {
                 break None;
             }
             if saw_in_flight {
-                break Some(EmptyHanded::InFlight);
+                break Some(EmptyRound::InFlight);
             }
             // Nothing is to be seen. Whether everything could be seen, the table knows.
             let supply = self.store.supply(&selector.pool).await?;
@@ -246,43 +246,48 @@ impl Candidates {
                 continue;
             }
             let settled = supply.settles_at.is_none_or(|at| at <= started);
-            break Some(if settled { EmptyHanded::Exhausted } else { EmptyHanded::Settling });
+            break Some(if settled { EmptyRound::Exhausted } else { EmptyRound::Settling });
         };
-        rounds.empty_handed = empty_handed.map(|empty_handed| (answered, empty_handed));
-        Ok(empty_handed)
+        rounds.empty_round = empty_round.map(|empty_round| (answered, empty_round));
+        Ok(empty_round)
     }
 
-    fn shelf(&self, selector: &Selector) -> Arc<Shelf> {
-        let mut shelves = lock(&self.shelves);
-        if let Some(shelf) = shelves.get(selector) {
-            return Arc::clone(shelf);
+    fn buffer(&self, selector: &Selector) -> Arc<CandidateBuffer> {
+        let mut buffers = lock(&self.buffers);
+        if let Some(buffer) = buffers.get(selector) {
+            return Arc::clone(buffer);
         }
-        if shelves.len() >= SHELVES_MAX {
+        if buffers.len() >= BUFFERS_MAX {
             // A candidate buffer is only a cache: the next claim with this selector fills it anew.
-            shelves.clear();
+            buffers.clear();
         }
-        Arc::clone(shelves.entry(selector.clone()).or_default())
+        Arc::clone(buffers.entry(selector.clone()).or_default())
     }
 
-    fn reserve(&self, shelf: &Arc<Shelf>) -> Option<Reserved> {
-        let mut ready = lock(&shelf.ready);
-        let mut entries = lock(&self.book.entries);
+    fn reserve(&self, buffer: &Arc<CandidateBuffer>) -> Option<Reserved> {
+        let mut ready = lock(&buffer.ready);
+        let mut entries = lock(&self.reservations.entries);
         while let Some(candidate) = ready.pop() {
             if entries.is_free(&candidate) {
                 entries.in_flight.insert(candidate.id.clone());
-                let book = Arc::clone(&self.book);
-                return Some(Reserved { candidate, shelf: Arc::clone(shelf), book, fate: Fate::Unused });
+                let reservations = Arc::clone(&self.reservations);
+                return Some(Reserved {
+                    candidate,
+                    buffer: Arc::clone(buffer),
+                    reservations,
+                    outcome: Outcome::Unused,
+                });
             }
         }
         None
     }
 
     /// One round over the shards: as many fresh candidates as are wanted, or all that there are.
-    async fn look(
+    async fn search(
         &self,
         selector: &Selector,
         shards: u16,
-        shelf: &Shelf,
+        buffer: &CandidateBuffer,
         cursors: &mut Cursors,
     ) -> Result<Round, StoreError> {
         self.metrics.candidate_round();
@@ -290,8 +295,8 @@ impl Candidates {
         shuffle(self.random.as_ref(), &mut shards);
         let mut round = Round::default();
         for shard in shards {
-            self.look_into(selector, shard, shelf, cursors, &mut round).await?;
-            if round.fresh.len() >= SHELF_TARGET {
+            self.search_shard(selector, shard, buffer, cursors, &mut round).await?;
+            if round.fresh.len() >= BUFFER_TARGET {
                 break;
             }
         }
@@ -302,11 +307,11 @@ impl Candidates {
 
     /// One shard, from where the last round stopped or from a random place to its end, and then from its
     /// beginning.
-    async fn look_into(
+    async fn search_shard(
         &self,
         selector: &Selector,
         shard: u16,
-        shelf: &Shelf,
+        buffer: &CandidateBuffer,
         cursors: &mut Cursors,
         round: &mut Round,
     ) -> Result<(), StoreError> {
@@ -325,8 +330,8 @@ impl Candidates {
         let mut offered: HashSet<SandboxId> = HashSet::new();
         loop {
             after = page.next;
-            self.sift(page.sandboxes, shelf, &mut offered, round);
-            let enough = round.fresh.len() >= SHELF_TARGET;
+            self.add_usable(page.sandboxes, buffer, &mut offered, round);
+            let enough = round.fresh.len() >= BUFFER_TARGET;
             match after {
                 Some(cursor) if enough => {
                     cursors.insert(shard, cursor);
@@ -355,22 +360,22 @@ impl Candidates {
         self.store.page(&query, None, PAGE_LIMIT).await
     }
 
-    /// Keeps of a page what can be tried and is not on the shelf.
-    fn sift(
+    /// Keeps of a page what can be tried and is not in the buffer.
+    fn add_usable(
         &self,
         sandboxes: Vec<Sandbox>,
-        shelf: &Shelf,
+        buffer: &CandidateBuffer,
         offered: &mut HashSet<SandboxId>,
         round: &mut Round,
     ) {
-        let ready = lock(&shelf.ready);
-        let entries = lock(&self.book.entries);
+        let ready = lock(&buffer.ready);
+        let entries = lock(&self.reservations.entries);
         for sandbox in sandboxes {
             let candidate = sandbox.candidate();
-            // What is on the shelf may be in flight by the time that this round ends.
-            let is_shelved = ready.holds(&candidate.id);
-            round.saw_in_flight |= is_shelved || entries.in_flight.contains(&candidate.id);
-            if !is_shelved && entries.is_free(&candidate) && offered.insert(candidate.id.clone()) {
+            // What is in the buffer may be in flight by the time that this round ends.
+            let is_buffered = ready.holds(&candidate.id);
+            round.saw_in_flight |= is_buffered || entries.in_flight.contains(&candidate.id);
+            if !is_buffered && entries.is_free(&candidate) && offered.insert(candidate.id.clone()) {
                 round.fresh.push(candidate);
             }
         }
@@ -406,25 +411,25 @@ impl Reserved {
 
     /// The claim got it.
     pub(crate) fn won(mut self) {
-        self.fate = Fate::Won;
+        self.outcome = Outcome::Won;
     }
 
     /// Another owner has it, or had it since it was seen.
     pub(crate) fn lost(mut self) {
-        self.fate = Fate::Lost;
+        self.outcome = Outcome::Lost;
     }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
         {
-            let mut entries = lock(&self.book.entries);
+            let mut entries = lock(&self.reservations.entries);
             entries.in_flight.remove(&self.candidate.id);
-            if self.fate != Fate::Unused {
+            if self.outcome != Outcome::Unused {
                 entries.note_taken(&self.candidate);
             }
         }
-        lock(&self.shelf.ready).note(self.fate, &self.candidate);
-        self.book.settled.notify_waiters();
+        lock(&self.buffer.ready).note(self.outcome, &self.candidate);
+        self.reservations.settled.notify_waiters();
     }
 }

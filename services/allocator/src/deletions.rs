@@ -26,7 +26,7 @@ const PAGE_LIMIT_DEFAULT: u32 = 50;
 /// Replays at work at once in one request.
 const REPLAYS_AT_ONCE_MAX: usize = 8;
 /// The actor where the request names none.
-const ANYBODY: &str = "operator";
+const DEFAULT_ACTOR: &str = "operator";
 
 /// Which page of what was parked.
 struct Which {
@@ -152,7 +152,7 @@ impl Allocator {
         let Some(sequence) = unreadable_sequence(&key) else {
             self.sandbox_of(request, &key).await?;
             let message =
-                "only messages that nobody can read may be removed; replay a parked sandbox instead";
+                "only messages that no worker can read may be removed; replay a parked sandbox instead";
             return Err(Fault::new(FaultCode::InvalidState, message));
         };
         let upkeep = self.ports.upkeep.as_ref();
@@ -276,7 +276,7 @@ impl Allocator {
 }
 
 pub(crate) fn parse_actor(by: Option<&str>) -> Result<Actor, Fault> {
-    let by = by.map(str::trim).filter(|by| !by.is_empty()).unwrap_or(ANYBODY);
+    let by = by.map(str::trim).filter(|by| !by.is_empty()).unwrap_or(DEFAULT_ACTOR);
     Actor::parse(by).map_err(|problem| Fault::invalid("by", problem))
 }
 

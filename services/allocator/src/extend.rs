@@ -35,7 +35,7 @@ impl Allocator {
             let expires_at = lease.granted_at.after(wanted.length);
             if expires_at <= lease.expires_at {
                 // It lasts as long already: a repeat, or less than it has. An end is never drawn nearer.
-                return told(&seen);
+                return allocation_of(&seen);
             }
             let extension = Extension {
                 owner: wanted.owner.clone(),
@@ -57,7 +57,7 @@ impl Allocator {
                         "the lease of {} ends at {expires_at} now",
                         wanted.id,
                     );
-                    return told(&extended);
+                    return allocation_of(&extended);
                 }
                 Write::Lost(Some(found)) => *found,
                 Write::Lost(None) => return Err(Fault::new(FaultCode::NotFound, "there is no such sandbox")),
@@ -116,7 +116,7 @@ impl Allocator {
     }
 }
 
-fn told(sandbox: &Sandbox) -> Result<Allocation, Fault> {
+fn allocation_of(sandbox: &Sandbox) -> Result<Allocation, Fault> {
     Allocation::of(sandbox).ok_or_else(|| Fault::new(FaultCode::InternalError, "the sandbox has no lease"))
 }
 

@@ -26,7 +26,7 @@ const HOUR_SECONDS: u64 = 3_600;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthConfig {
     /// Longest wait for the provider's word.
-    pub patience: Duration,
+    pub timeout: Duration,
     /// Sandboxes that one process may quarantine in an hour.
     pub quarantines_per_hour_max: u64,
 }
@@ -54,7 +54,7 @@ impl HealthConfig {
             false,
             "whether the provider is asked about a sandbox before it is handed out; the provider has to offer it",
         );
-        let patience = settings.millis(
+        let timeout = settings.millis(
             "HEALTH_CHECK_MS",
             1_000,
             10..=30_000,
@@ -66,7 +66,7 @@ impl HealthConfig {
             0..=1_000_000,
             "unsound sandboxes that one allocator may quarantine in an hour; further ones are only passed over",
         );
-        enabled.then_some(Self { patience, quarantines_per_hour_max })
+        enabled.then_some(Self { timeout, quarantines_per_hour_max })
     }
 }
 
@@ -135,7 +135,7 @@ impl Allocator {
         let checked = tokio::select! {
             biased;
             checked = provider.check(&target) => checked,
-            () = self.ports.clock.sleep(config.patience) => {
+            () = self.ports.clock.sleep(config.timeout) => {
                 self.metrics.checked("unknown");
                 tracing::warn!(sandbox.id = candidate.id.as_str(), "no word about {} in time", candidate.id);
                 return Ok(Sight::Fit);

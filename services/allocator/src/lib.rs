@@ -40,7 +40,7 @@ use bytes::Bytes;
 use contract::{Fault, FaultCode, Verb};
 use domain::{LeasePolicy, PoolName, PoolRules};
 use ports::bus::{
-    Answer, BusError, CensusBoard, DeletionLine, Deletions, Dropped, Handler, Request, Serve, SwitchCache,
+    Answer, BusError, CensusStore, DeletionControl, Deletions, Dropped, Handler, Request, Serve, SwitchCache,
     Upkeep,
 };
 use ports::clock::Clock;
@@ -99,21 +99,21 @@ pub struct Config {
 pub struct Ports {
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Rolls dice.
+    /// Random numbers.
     pub random: Arc<dyn Random>,
     /// Keeps sandboxes and claims.
     pub store: Arc<dyn Store>,
     /// Takes deletion work.
     pub deletions: Arc<dyn Deletions>,
     /// Shows the deletions as a whole.
-    pub line: Arc<dyn DeletionLine>,
+    pub deletion_control: Arc<dyn DeletionControl>,
     /// The copy of the operators' switch that reapers look at.
     pub switch: Arc<dyn SwitchCache>,
     /// Shows the last census.
-    pub census: Arc<dyn CensusBoard>,
+    pub census: Arc<dyn CensusStore>,
     /// Shows what was parked.
     pub upkeep: Arc<dyn Upkeep>,
-    /// Keeps the ledger of events.
+    /// Keeps the event log.
     pub recorder: Recorder,
     /// Says whether a sandbox is fit to be handed out; none where claims do not check it.
     pub provider: Option<Arc<dyn Provider>>,
@@ -210,21 +210,21 @@ impl Allocator {
     /// [`BusError`] when the bus cannot be served.
     pub async fn run(self, bus: &dyn Serve, stop: CancellationToken) -> Result<(), BusError> {
         let allocator = Arc::new(self);
-        let (recorder, told) = (allocator.ports.recorder.clone(), CancellationToken::new());
-        let telling = tokio::spawn({
-            let told = told.clone();
-            async move { recorder.tell_until(told).await }
+        let (recorder, recorder_stop) = (allocator.ports.recorder.clone(), CancellationToken::new());
+        let publishing = tokio::spawn({
+            let recorder_stop = recorder_stop.clone();
+            async move { recorder.publish_until(recorder_stop).await }
         });
         if let Err(error) = allocator.every_pool().await {
             // The reconciler notes the pools as well; until then other workers call our new pools wrong.
-            tracing::warn!(error = %Chain(&error), "the table was not told of the pools");
+            tracing::warn!(error = %Chain(&error), "the pools could not be written to the table");
         }
         let served = bus.serve(Arc::clone(&allocator) as Arc<dyn Handler>, HELD_MAX, stop).await;
         allocator.announcing.close();
         allocator.announcing.wait().await;
-        told.cancel();
+        recorder_stop.cancel();
         // The task ends by itself; if it ended otherwise, the sweep publishes the missing events.
-        let _ = telling.await;
+        let _ = publishing.await;
         served
     }
 

@@ -33,7 +33,7 @@ const SANDBOXES_OF_READ: u16 = 250;
 /// Claim items of one read; each is followed by a look at its sandbox.
 const CLAIMS_OF_READ: u16 = 25;
 /// Looks at sandboxes that are under way at once.
-const LOOKS_AT_ONCE_MAX: usize = 8;
+const READS_AT_ONCE_MAX: usize = 8;
 
 /// Which page of which sandboxes.
 #[derive(Debug)]
@@ -278,7 +278,7 @@ impl Allocator {
             Ok::<_, StoreError>(found.filter(is_live))
         });
         let looks: Vec<_> = looks.collect();
-        let sandboxes = stream::iter(looks).buffered(LOOKS_AT_ONCE_MAX).try_collect().await?;
+        let sandboxes = stream::iter(looks).buffered(READS_AT_ONCE_MAX).try_collect().await?;
         Ok(Read { sandboxes, next: page.next })
     }
 }

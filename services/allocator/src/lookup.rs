@@ -12,7 +12,7 @@ use runtime::telemetry::Chain;
 use std::time::Duration;
 
 /// Longest wait for what the queue says about the deletions, and for the census.
-const STATUS_PATIENCE: Duration = Duration::from_secs(1);
+const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The answer to a caller that asked for a lease length that is not allowed.
 pub(crate) fn bad_duration(wanted: Option<LabDuration>, longest: Duration) -> Fault {
@@ -63,7 +63,7 @@ impl Allocator {
         }
         let census = tokio::select! {
             census = self.ports.census.last_census() => census,
-            () = self.ports.clock.sleep(STATUS_PATIENCE) => return None,
+            () = self.ports.clock.sleep(STATUS_TIMEOUT) => return None,
         };
         let census = census
             .inspect_err(|error| tracing::warn!(error = %Chain(error), "the census cannot be read"))
@@ -98,8 +98,8 @@ impl Allocator {
     /// The deletions as a whole; none if the queue does not say in time, because the counts are worth having alone.
     pub(crate) async fn deletions_status(&self) -> Option<DeletionsStatus> {
         let status = tokio::select! {
-            status = self.ports.line.status() => status,
-            () = self.ports.clock.sleep(STATUS_PATIENCE) => return None,
+            status = self.ports.deletion_control.status() => status,
+            () = self.ports.clock.sleep(STATUS_TIMEOUT) => return None,
         };
         status
             .inspect_err(|error| tracing::warn!(error = %Chain(error), "deletions cannot be looked at"))

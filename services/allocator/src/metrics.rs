@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_worker_shows_its_own_numbers_and_the_process_all() {
+    fn counts_are_per_worker_and_metrics_per_process() {
         let registry = Registry::new();
         let first = Metrics::register(&registry).unwrap();
         let second = first.of_another_worker();
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn looking_makes_no_series() {
+    fn reading_counts_creates_no_series() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         for verb in Verb::ALL {

@@ -1,4 +1,4 @@
-//! An operator's hand: take a sandbox out of use, put it back, or have it deleted. Each is one conditional write that
+//! Operator actions: take a sandbox out of use, put it back, or have it deleted. Each is one conditional write that
 //! starts from what was just read, with who and why in the history; a repeat finds it done.
 
 use crate::deletions::parse_actor;
@@ -13,15 +13,15 @@ const TRIES_MAX: usize = 4;
 
 /// What an operator may order.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Hand {
+enum OperatorAction {
     Quarantine,
     Unquarantine,
     ForceRelease,
 }
 
-// === impl Hand ===
+// === impl OperatorAction ===
 
-impl Hand {
+impl OperatorAction {
     /// The state that it leads to.
     const fn leads_to(self) -> StateName {
         match self {
@@ -62,33 +62,33 @@ impl Hand {
 
 impl Allocator {
     pub(crate) async fn quarantine(&self, request: &Request) -> Result<OrderReply, Fault> {
-        self.by_hand(Hand::Quarantine, request).await
+        self.perform(OperatorAction::Quarantine, request).await
     }
 
     pub(crate) async fn unquarantine(&self, request: &Request) -> Result<OrderReply, Fault> {
-        self.by_hand(Hand::Unquarantine, request).await
+        self.perform(OperatorAction::Unquarantine, request).await
     }
 
     pub(crate) async fn force_release(&self, request: &Request) -> Result<OrderReply, Fault> {
-        self.by_hand(Hand::ForceRelease, request).await
+        self.perform(OperatorAction::ForceRelease, request).await
     }
 
-    async fn by_hand(&self, hand: Hand, request: &Request) -> Result<OrderReply, Fault> {
+    async fn perform(&self, action: OperatorAction, request: &Request) -> Result<OrderReply, Fault> {
         let OrderRequest { sandbox_id, reason, by } = decode(&request.body)?;
         let reason = Reason::parse(&reason).map_err(|problem| Fault::invalid("reason", problem))?;
         let order = Order { by: parse_actor(by.as_deref())?, reason };
         let deadline = self.deadline_of(request);
         let mut seen = self.sandbox_of(request, &sandbox_id).await?;
         for _ in 0..TRIES_MAX {
-            if hand.is_done(&seen) {
+            if action.is_done(&seen) {
                 return Ok(OrderReply::of(&seen));
             }
-            hand.check(&seen)?;
-            if hand == Hand::Unquarantine {
+            action.check(&seen)?;
+            if action == OperatorAction::Unquarantine {
                 self.check_account(request, &seen).await?;
             }
             let store = self.writer(&deadline).map_err(|late| late.fault(request))?;
-            let written = write_order(store, hand, &seen, &order, self.ports.clock.now()).await;
+            let written = write_order(store, action, &seen, &order, self.ports.clock.now()).await;
             seen = match written.map_err(|error| store_fault(request, &error))? {
                 Write::Done(changed) => {
                     // A deletion is announced as well; the other orders only publish events.
@@ -145,19 +145,19 @@ impl Allocator {
 
 async fn write_order(
     store: &dyn Store,
-    hand: Hand,
+    action: OperatorAction,
     seen: &Sandbox,
     order: &Order,
     now: UnixSeconds,
 ) -> Result<Write, StoreError> {
-    match hand {
-        Hand::Quarantine => store.quarantine(&seen.candidate(), order, now).await,
-        Hand::Unquarantine => {
+    match action {
+        OperatorAction::Quarantine => store.quarantine(&seen.candidate(), order, now).await,
+        OperatorAction::Unquarantine => {
             // Noted first, as by a sync: no worker may call the pool exhausted before the index shows it.
             store.note_supply(&seen.pool, now).await?;
             store.unquarantine(seen, order, now).await
         }
-        Hand::ForceRelease => store.order_deletion(seen, order, now).await,
+        OperatorAction::ForceRelease => store.order_deletion(seen, order, now).await,
     }
 }
 

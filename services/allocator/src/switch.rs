@@ -8,7 +8,7 @@ use runtime::switch::{SwitchError, Switchboard};
 use std::sync::Arc;
 
 /// The actor where the request names none.
-const ANYBODY: &str = "operator";
+const DEFAULT_ACTOR: &str = "operator";
 
 // === impl Allocator ===
 
@@ -16,7 +16,7 @@ impl Allocator {
     pub(crate) async fn pause(&self, request: &Request) -> Result<Pause, Fault> {
         let asked: PauseRequest = decode(&request.body)?;
         let pause = asked
-            .at(self.ports.clock.now(), ANYBODY)
+            .at(self.ports.clock.now(), DEFAULT_ACTOR)
             .map_err(|(field, problem)| Fault::invalid(field, problem))?;
         self.in_time(request, self.switchboard().pause(&pause)).await?;
         tracing::warn!(
@@ -30,7 +30,7 @@ impl Allocator {
 
     pub(crate) async fn resume(&self, request: &Request) -> Result<ResumeReply, Fault> {
         let asked: ResumeRequest = decode(&request.body)?;
-        let by = asked.who(ANYBODY).map_err(|(field, problem)| Fault::invalid(field, problem))?;
+        let by = asked.who(DEFAULT_ACTOR).map_err(|(field, problem)| Fault::invalid(field, problem))?;
         let was_paused = self.in_time(request, self.switchboard().resume(&by)).await?;
         tracing::warn!(request.id = request.context.request_id, "deletions are resumed by {by}");
         Ok(ResumeReply { was_paused })

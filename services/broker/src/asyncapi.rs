@@ -35,7 +35,7 @@ const ABOUT: &str = "Hands out pre-created cloud sandboxes, takes them back, and
     Bodies are JSON; times are Unix seconds; readers ignore fields that they do not know. A reply that has the header \
     Nats-Service-Error-Code is a failure: act on `detail.code` of its body, and repeat as its x-repeat says \
     (`never`; `once`; `after` the seconds in `detail.retry_after`). Every request may be repeated as it stands, but \
-    replay-all and bulk-delete only if nobody began with it (no responders, NO_WORKERS). \
+    replay-all and bulk-delete only if no worker began with it (no responders, NO_WORKERS). \
     The document is written from the broker's side: it receives requests and sends events. nats/README.md says the \
     rest: what to repeat, deadlines, evolution.";
 
@@ -102,7 +102,7 @@ fn document(messages: &[Message], schemas: &Schemas) -> Value {
             "securitySchemes": { "user": {
                 "type": "userPassword",
                 "description": "A user of nats/accounts.conf: `service` for a service that claims by itself, `auditor` \
-                                for one that reads the ledger, `operator` for people. Its inbox begins with \
+                                for one that reads the event log, `operator` for people. Its inbox begins with \
                                 `_INBOX.<user>`.",
             } },
         },

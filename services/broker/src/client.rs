@@ -1,29 +1,29 @@
-//! `broker client`: the requests of a lab from a shell, through either door, with the repeats that they need.
+//! `broker client`: the requests of a lab from a shell, over either transport, with the repeats that they need.
 
-use crate::door::{self, Door, Ports};
+use crate::transport::{self, Ports, Transport};
 use clap::Subcommand;
-use client::{Claim, Client, ClientError, Patience};
+use client::{Claim, Client, ClientError, Timeouts};
 use contract::Allocation;
 use domain::{IdempotencyKey, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
 use ports::clock::SystemClock;
-use ports::random::Dice;
+use ports::random::Rng;
 use runtime::settings::Env;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest time that a call may be given, in seconds.
-const PATIENCE_SECONDS_MAX: u64 = 3_600;
+const TIMEOUT_SECONDS_MAX: u64 = 3_600;
 /// What the connection is called, and `{role}` in `NATS_USER` stands for.
 const CONNECTION: &str = "service";
 
-/// A call, and the door that it goes through.
+/// A call, and its transport.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
-    door: door::Options,
+    transport: transport::Options,
     /// How long the call may take, repeats included.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=PATIENCE_SECONDS_MAX))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=TIMEOUT_SECONDS_MAX))]
     patience_seconds: u64,
     /// What the request is called in the broker's logs; a fresh id without it.
     #[arg(long, value_name = "ID")]
@@ -121,19 +121,19 @@ impl Options {
     /// Asks, and prints the answer as JSON, or what went wrong.
     ///
     /// # Errors
-    /// Mistakes in the environment; a door that cannot be opened.
+    /// Mistakes in the environment; a transport that cannot be opened.
     pub(crate) async fn run(self, env: &dyn Env) -> anyhow::Result<End> {
-        let Self { door, patience_seconds, request_id, call } = self;
-        let ports = Ports { clock: Arc::new(SystemClock), random: Arc::new(Dice::unseeded()) };
-        let door = Door::open(&door, env, &ports, CONNECTION).await?;
-        let patience = Patience { call: Duration::from_secs(patience_seconds), ..Patience::default() };
-        let client = Client::new(door.requests(), ports.clock, ports.random, patience);
+        let Self { transport, patience_seconds, request_id, call } = self;
+        let ports = Ports { clock: Arc::new(SystemClock), random: Arc::new(Rng::unseeded()) };
+        let transport = Transport::open(&transport, env, &ports, CONNECTION).await?;
+        let timeouts = Timeouts { call: Duration::from_secs(patience_seconds), ..Timeouts::default() };
+        let client = Client::new(transport.requests(), ports.clock, ports.random, timeouts);
         let client = match request_id {
             Some(request_id) => client.named(&request_id),
             None => client,
         };
         let said = call.ask(&client).await;
-        door.close().await;
+        transport.close().await;
         Ok(match said {
             Ok(text) => {
                 println!("{text}");

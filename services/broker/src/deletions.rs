@@ -4,7 +4,7 @@ use clap::Subcommand;
 use runtime::settings::Env;
 
 pub(crate) mod client;
-pub(crate) mod line;
+pub(crate) mod control;
 mod list;
 pub(crate) mod parked;
 
@@ -12,7 +12,7 @@ pub(crate) mod parked;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Deletions {
     #[command(flatten)]
-    Line(line::Command),
+    Control(control::Command),
     /// List every deletion: where it is, its attempts, its last error and when it is tried again.
     List(list::List),
     #[command(flatten)]
@@ -28,7 +28,7 @@ impl Deletions {
     /// When the settings cannot be read, no worker answers, or the answer is a failure.
     pub(crate) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
         match self {
-            Self::Line(command) => command.run(env).await,
+            Self::Control(command) => command.run(env).await,
             Self::List(list) => list.run(env).await,
             Self::Parked(command) => command.run(env).await,
         }

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_is_raised_as_far_as_needed_and_allowed() {
+    fn open_file_limit_is_raised_as_far_as_needed_and_allowed() {
         assert_eq!(ask(Some(1_024), Some(1_048_576), 8_704), Asked::RaiseTo(8_704));
         assert_eq!(ask(Some(1_024), None, 8_704), Asked::RaiseTo(8_704));
         assert_eq!(ask(Some(1_024), Some(4_096), 8_704), Asked::OnlyUpTo(4_096));
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_gets_what_it_may_have() {
+    fn open_file_limit_of_this_process_is_raised() {
         make_room(1_024);
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
         let needed = 1_024 + OTHERS;

@@ -20,9 +20,9 @@ const FULL_BELOW_BYTES: u64 = 1024 * 1024;
 /// Room from which on a disk that was full is not full any more.
 const ROOM_FROM_BYTES: u64 = 2 * FULL_BELOW_BYTES;
 /// Pause between two looks at it.
-const LOOK_PAUSE: Duration = Duration::from_millis(500);
+const CHECK_PAUSE: Duration = Duration::from_millis(500);
 /// Time for the NATS server to end before it is started anew.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether the disk of a folder has room. A clone shares what was found.
 #[derive(Clone, Debug)]
@@ -122,7 +122,7 @@ impl KeptNats {
                     let why = full(&self.disk.folder).unwrap_or_else(|| format!("{status:?}"));
                     anyhow::bail!("nats-server ended ({why})");
                 }
-                () = tokio::time::sleep(LOOK_PAUSE) => {}
+                () = tokio::time::sleep(CHECK_PAUSE) => {}
             }
             if self.disk.look() {
                 tokio::select! {
@@ -136,7 +136,7 @@ impl KeptNats {
     async fn start_anew(&self) {
         let mut server = self.server.lock().await;
         if let Some(server) = server.take() {
-            server.child.stop(STOP_PATIENCE).await;
+            server.child.stop(STOP_TIMEOUT).await;
         }
         match self.start.start().await {
             Ok(started) => {

@@ -2,15 +2,15 @@
 
 use crate::notes::ListingNote;
 use crate::opening::Opening;
-use crate::readiness::{LineNote, NatsAnswers, Standing, StreamsThere, TableAnswers};
+use crate::readiness::{DeletionsNote, NatsAnswers, RoleReadiness, StreamsThere, TableAnswers};
 use anyhow::Context as _;
-use client::{AskedLine, Client, Patience};
+use client::{Client, DeletionControlClient, Timeouts};
 use csp::CspProvider;
 use dynamodb::DynamoStore;
-use nats::{Care, NatsBus};
+use nats::{Maintenance, NatsBus};
 use ports::bus::{
-    CensusBoard, DeletionLine, Deletions, Discovery, EventFeed, Ledger, Pace, Requests, ServiceInfo,
-    SwitchCache, TickTurns, Ticks, Upkeep,
+    CensusStore, DeletionControl, Deletions, Discovery, EventFeed, EventLog, ProviderThrottle, Requests,
+    ServiceInfo, SwitchCache, TickTurns, Ticks, Upkeep,
 };
 use ports::clock::Clock;
 use ports::provider::Provider;
@@ -24,7 +24,7 @@ use runtime::recorder::Recorder;
 use runtime::restored::{TableCheck, TableGuard, TableWatch};
 use runtime::shutdown::Lifecycle;
 use runtime::skew::ClockCheck;
-use runtime::switch::{RecallingPace, Switchboard};
+use runtime::switch::{SwitchRestoringThrottle, Switchboard};
 use secretsmanager::AwsSecrets;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +46,7 @@ const COMPARISON: &str = "comparison of the table with what NATS knows of it";
 pub struct Shared {
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Rolls dice.
+    /// Random numbers.
     pub random: Arc<dyn Random>,
     /// The process's metrics.
     pub registry: Registry,
@@ -79,13 +79,13 @@ pub struct Fleet {
     store: Option<Arc<DynamoStore>>,
     provider: Option<Arc<dyn Provider>>,
     buses: Vec<NatsBus>,
-    standing: Standing,
+    role_readiness: RoleReadiness,
     /// Whether the table may be worked on; one of this process's connections watches it.
     guard: TableGuard,
     is_watched: bool,
     streams: StreamsThere,
-    /// The line towards the provider, if a reaper of this process stands in it.
-    line: Option<Arc<dyn DeletionLine>>,
+    /// The control of deletions, if this process has a reaper.
+    deletion_control: Option<Arc<dyn DeletionControl>>,
     /// What else the readiness of the ingress depends on.
     further: Vec<Arc<dyn Check>>,
     /// What the ingress of this process has to say in its readiness.
@@ -126,11 +126,11 @@ impl Fleet {
             store,
             provider,
             buses: Vec::new(),
-            standing: Standing::default(),
+            role_readiness: RoleReadiness::default(),
             guard: TableGuard::default(),
             is_watched: false,
             streams: StreamsThere { needed_by: Vec::new(), noted_by: Vec::new() },
-            line: None,
+            deletion_control: None,
             further: Vec::new(),
             notes: Vec::new(),
             metrics,
@@ -214,7 +214,7 @@ impl Fleet {
         let ports = ingress::Ports {
             requests: Arc::clone(&bus) as Arc<dyn Requests>,
             ticks: Arc::clone(&bus) as Arc<dyn Ticks>,
-            line: self.asked_line(&bus, config.admin_wait),
+            deletion_control: self.deletion_control(&bus, config.admin_wait),
             events: Arc::clone(&bus) as Arc<dyn EventFeed>,
             discovery: Arc::clone(&bus) as Arc<dyn Discovery>,
             secrets,
@@ -241,13 +241,18 @@ impl Fleet {
         Ok(())
     }
 
-    /// The line as the ingress has it, which has no table.
-    fn asked_line(&self, bus: &Arc<NatsBus>, wait: Duration) -> Arc<dyn DeletionLine> {
-        let door = Arc::clone(bus) as Arc<dyn Requests>;
+    /// The control of deletions as the ingress has it, which has no table.
+    fn deletion_control(&self, bus: &Arc<NatsBus>, wait: Duration) -> Arc<dyn DeletionControl> {
+        let transport = Arc::clone(bus) as Arc<dyn Requests>;
         let (clock, random) = (Arc::clone(&self.shared.clock), Arc::clone(&self.shared.random));
-        let patience = Patience { call: wait, attempt: wait };
-        let client = Client::new(Arc::clone(&door), Arc::clone(&clock), random, patience);
-        Arc::new(AskedLine::new(client, door, Arc::clone(bus) as Arc<dyn DeletionLine>, clock))
+        let timeouts = Timeouts { call: wait, attempt: wait };
+        let client = Client::new(Arc::clone(&transport), Arc::clone(&clock), random, timeouts);
+        Arc::new(DeletionControlClient::new(
+            client,
+            transport,
+            Arc::clone(bus) as Arc<dyn DeletionControl>,
+            clock,
+        ))
     }
 
     /// Starts an allocator.
@@ -266,9 +271,9 @@ impl Fleet {
             random: Arc::clone(&self.shared.random),
             store: Arc::clone(&table) as Arc<dyn Store>,
             deletions: Arc::new(bus.clone()) as Arc<dyn Deletions>,
-            line: Arc::new(bus.clone()) as Arc<dyn DeletionLine>,
+            deletion_control: Arc::new(bus.clone()) as Arc<dyn DeletionControl>,
             switch: Arc::new(bus.clone()) as Arc<dyn SwitchCache>,
-            census: Arc::new(bus.clone()) as Arc<dyn CensusBoard>,
+            census: Arc::new(bus.clone()) as Arc<dyn CensusStore>,
             upkeep: Arc::new(bus.clone()) as Arc<dyn Upkeep>,
             recorder: self.recorder(Arc::new(bus.clone())),
             provider: self.provider.clone().filter(|_| config.health.is_some()),
@@ -281,18 +286,18 @@ impl Fleet {
         let allocator = allocator::Allocator::new(config, ports, metrics.clone()).sharing(admission);
         self.show(lifecycle, &bus, Arc::new(metrics));
         self.streams.noted_by.push(bus.clone());
-        self.keep_streams(lifecycle, &bus, Care::Make);
-        let (standing, stop) = (self.standing.clone(), self.workers_stop.clone());
+        self.keep_streams(lifecycle, &bus, Maintenance::CreateMissing);
+        let (role_readiness, stop) = (self.role_readiness.clone(), self.workers_stop.clone());
         let opening = self.opening(lifecycle, &bus)?;
-        standing.waits("allocator", "table");
+        role_readiness.waits("allocator", "table");
         lifecycle.start("allocator", async move {
             if !opening.open(&stop).await? {
                 return Ok(());
             }
-            standing.waits("allocator", COMPARISON);
+            role_readiness.waits("allocator", COMPARISON);
             // Claims need no stream, so what NATS knows is not waited for without end.
             if opening.compared(true, &stop).await {
-                standing.works("allocator");
+                role_readiness.works("allocator");
                 allocator.run(&bus, stop).await?;
             }
             anyhow::Ok(())
@@ -310,7 +315,7 @@ impl Fleet {
         config: reaper::Config,
     ) -> anyhow::Result<()> {
         let bus = Arc::new(self.bus("reaper").await?);
-        self.line = Some(Arc::clone(&bus) as Arc<dyn DeletionLine>);
+        self.deletion_control = Some(Arc::clone(&bus) as Arc<dyn DeletionControl>);
         let table = Arc::clone(self.table()?);
         let switch = Switchboard::new(
             Arc::clone(&table) as Arc<dyn Store>,
@@ -323,13 +328,16 @@ impl Fleet {
             store: Arc::clone(&table) as Arc<dyn Store>,
             provider: self.provider()?,
             deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
-            pace: Arc::new(RecallingPace::new(Arc::clone(&bus) as Arc<dyn Pace>, switch)),
-            recorder: self.recorder(Arc::clone(&bus) as Arc<dyn Ledger>),
+            throttle: Arc::new(SwitchRestoringThrottle::new(
+                Arc::clone(&bus) as Arc<dyn ProviderThrottle>,
+                switch,
+            )),
+            recorder: self.recorder(Arc::clone(&bus) as Arc<dyn EventLog>),
         };
         self.show(lifecycle, &bus, Arc::new(self.metrics.reaper.clone()));
         let reaper = reaper::Reaper::new(config, ports, self.metrics.reaper.clone());
         let opening = self.opening(lifecycle, &bus)?;
-        let ready = self.ready(lifecycle, "reaper", &bus, Some(opening), Care::Make);
+        let ready = self.ready(lifecycle, "reaper", &bus, Some(opening), Maintenance::CreateMissing);
         let stop = self.workers_stop.clone();
         lifecycle.start("reaper", async move {
             if ready.await? {
@@ -358,14 +366,14 @@ impl Fleet {
             deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
             upkeep: Arc::clone(&bus) as Arc<dyn Upkeep>,
             switch: Arc::clone(&bus) as Arc<dyn SwitchCache>,
-            census: Arc::clone(&bus) as Arc<dyn CensusBoard>,
-            recorder: self.recorder(Arc::clone(&bus) as Arc<dyn Ledger>),
+            census: Arc::clone(&bus) as Arc<dyn CensusStore>,
+            recorder: self.recorder(Arc::clone(&bus) as Arc<dyn EventLog>),
         };
         self.notes.push(Arc::new(ListingNote(Arc::clone(&bus) as Arc<dyn Ticks>)));
         self.show(lifecycle, &bus, Arc::new(self.metrics.reconciler.clone()));
         let reconciler = reconciler::Reconciler::new(config, ports, self.metrics.reconciler.clone());
         let opening = self.opening(lifecycle, &bus)?;
-        let ready = self.ready(lifecycle, "reconciler", &bus, Some(opening), Care::Correct);
+        let ready = self.ready(lifecycle, "reconciler", &bus, Some(opening), Maintenance::CorrectAll);
         let stop = self.workers_stop.clone();
         lifecycle.start("reconciler", async move {
             if ready.await? {
@@ -392,7 +400,7 @@ impl Fleet {
         let turns = Arc::new(bus.clone()) as Arc<dyn TickTurns>;
         let scheduler =
             scheduler::Scheduler::new(config, clock, ticks, turns, self.metrics.scheduler.clone());
-        let ready = self.ready(lifecycle, "scheduler", &bus, None, Care::Make);
+        let ready = self.ready(lifecycle, "scheduler", &bus, None, Maintenance::CreateMissing);
         let stop = self.workers_stop.clone();
         lifecycle.start("scheduler", async move {
             if ready.await? {
@@ -427,7 +435,7 @@ impl Fleet {
         };
         let mut checks: Vec<Arc<dyn Check>> = vec![
             Arc::new(NatsAnswers(self.buses.clone())),
-            Arc::new(self.standing.clone()),
+            Arc::new(self.role_readiness.clone()),
             Arc::new(streams),
         ];
         if let Some(bus) = self.buses.first() {
@@ -436,8 +444,8 @@ impl Fleet {
         if let Some(table) = &self.store {
             checks.push(Arc::new(TableAnswers(Arc::clone(table) as Arc<dyn Store>)));
         }
-        if let Some(line) = &self.line {
-            checks.push(Arc::new(LineNote(Arc::clone(line))));
+        if let Some(control) = &self.deletion_control {
+            checks.push(Arc::new(DeletionsNote(Arc::clone(control))));
         }
         checks.extend(self.notes.iter().map(Arc::clone));
         Ok(checks)
@@ -473,10 +481,10 @@ impl Fleet {
     }
 
     /// Keeps the streams whole behind the back of a role that works without them.
-    fn keep_streams(&self, lifecycle: &mut Lifecycle, bus: &NatsBus, care: Care) {
+    fn keep_streams(&self, lifecycle: &mut Lifecycle, bus: &NatsBus, maintenance: Maintenance) {
         let (kept, stop) = (bus.clone(), self.workers_stop.clone());
         lifecycle.start("streams", async move {
-            kept.keep_whole(care, &stop).await;
+            kept.keep_whole(maintenance, &stop).await;
             Ok::<(), std::convert::Infallible>(())
         });
         self.keep_spread(lifecycle, bus);
@@ -498,33 +506,34 @@ impl Fleet {
         role: &'static str,
         bus: &NatsBus,
         opening: Option<Opening>,
-        care: Care,
+        maintenance: Maintenance,
     ) -> impl Future<Output = Result<bool, AgreementError>> + Send + use<> {
         self.streams.needed_by.push(bus.clone());
-        self.keep_streams(lifecycle, bus, care);
-        let (bus, standing, stop) = (bus.clone(), self.standing.clone(), self.workers_stop.clone());
-        standing.waits(role, if opening.is_some() { "table" } else { "streams" });
+        self.keep_streams(lifecycle, bus, maintenance);
+        let (bus, role_readiness, stop) =
+            (bus.clone(), self.role_readiness.clone(), self.workers_stop.clone());
+        role_readiness.waits(role, if opening.is_some() { "table" } else { "streams" });
         async move {
             if let Some(opening) = &opening {
                 if !opening.open(&stop).await? {
                     return Ok(false);
                 }
-                standing.waits(role, "streams");
+                role_readiness.waits(role, "streams");
             }
             let mut is_ready = bus.until_whole(&stop).await;
             if let Some(opening) = opening.filter(|_| is_ready) {
-                standing.waits(role, COMPARISON);
+                role_readiness.waits(role, COMPARISON);
                 is_ready = opening.compared(false, &stop).await;
             }
             if is_ready {
-                standing.works(role);
+                role_readiness.works(role);
             }
             Ok(is_ready)
         }
     }
 
-    fn recorder(&self, ledger: Arc<dyn Ledger>) -> Recorder {
-        Recorder::new(Arc::clone(&self.shared.clock), ledger, self.metrics.ledger.clone())
+    fn recorder(&self, event_log: Arc<dyn EventLog>) -> Recorder {
+        Recorder::new(Arc::clone(&self.shared.clock), event_log, self.metrics.event_log.clone())
     }
 
     /// The table, for a role on this connection. The first one has it watched.

@@ -30,7 +30,6 @@ pub mod data;
 mod deletions;
 pub mod descriptors;
 mod disk;
-pub mod door;
 pub mod embedded;
 pub mod nats_server;
 mod notes;
@@ -39,6 +38,7 @@ pub mod store;
 mod table;
 mod tick;
 mod token;
+pub mod transport;
 
 pub mod asyncapi;
 pub mod operate;

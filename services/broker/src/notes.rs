@@ -42,7 +42,7 @@ mod tests {
     use contract::SyncReport;
 
     #[test]
-    fn a_listing_with_unclear_entries_is_told_and_any_other_is_not() {
+    fn only_a_listing_with_unclear_entries_gets_a_note() {
         let sync = SyncReport { unclear: 2, withheld: 30, ..SyncReport::default() };
         let note = note_of(&Report::Sync(sync)).unwrap();
         assert!(note.starts_with("degraded: 2 entries") && note.contains("30 are not listed"), "{note}");

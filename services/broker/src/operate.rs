@@ -8,7 +8,7 @@ use nats::{Definition, NatsConfig};
 use prometheus::Registry;
 use runtime::metrics::{Collectors, describe};
 use runtime::policy::read_pools;
-use runtime::recorder::LedgerMetrics;
+use runtime::recorder::EventLogMetrics;
 use runtime::restored::TableMetrics;
 use runtime::settings::{Env, Settings, Variable, table_rows};
 use runtime::skew::ClockMetrics;
@@ -121,10 +121,13 @@ fn collectors(registry: &Registry) -> Result<[(&'static str, Collectors); 8], pr
         (Role::Scheduler.as_str(), scheduler::Metrics::register(registry)?.collectors()),
         (
             "allocator, reaper, reconciler",
-            [LedgerMetrics::register(registry)?.collectors(), TableMetrics::register(registry)?.collectors()]
-                .into_iter()
-                .flatten()
-                .collect(),
+            [
+                EventLogMetrics::register(registry)?.collectors(),
+                TableMetrics::register(registry)?.collectors(),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
         ),
         ("allocator, reaper, reconciler, scheduler", UpkeepMetrics::register(registry)?.collectors()),
         ("every role but the simulator", ClockMetrics::register(registry)?.collectors()),

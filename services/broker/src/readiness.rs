@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use nats::NatsBus;
-use ports::bus::DeletionLine;
+use ports::bus::DeletionControl;
 use ports::store::{Store, StoreError};
 use runtime::check::Check;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// What each role of this process still waits for; empty once all of them work.
 #[derive(Clone, Default)]
-pub(crate) struct Standing(Arc<Mutex<BTreeMap<&'static str, &'static str>>>);
+pub(crate) struct RoleReadiness(Arc<Mutex<BTreeMap<&'static str, &'static str>>>);
 
 /// Ready when NATS answers on every connection.
 pub(crate) struct NatsAnswers(pub(crate) Vec<NatsBus>);
@@ -28,11 +28,11 @@ pub(crate) struct StreamsThere {
 pub(crate) struct TableAnswers(pub(crate) Arc<dyn Store>);
 
 /// Always ready: says what keeps deletions waiting.
-pub(crate) struct LineNote(pub(crate) Arc<dyn DeletionLine>);
+pub(crate) struct DeletionsNote(pub(crate) Arc<dyn DeletionControl>);
 
-// === impl Standing ===
+// === impl RoleReadiness ===
 
-impl Standing {
+impl RoleReadiness {
     /// From now on the role does nothing until `what` is there.
     pub(crate) fn waits(&self, role: &'static str, what: &'static str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(role, what);
@@ -45,7 +45,7 @@ impl Standing {
 }
 
 #[async_trait]
-impl Check for Standing {
+impl Check for RoleReadiness {
     fn name(&self) -> &'static str {
         "roles"
     }
@@ -102,7 +102,7 @@ impl Check for TableAnswers {
 }
 
 #[async_trait]
-impl Check for LineNote {
+impl Check for DeletionsNote {
     fn name(&self) -> &'static str {
         "deletions"
     }
@@ -113,6 +113,6 @@ impl Check for LineNote {
 
     async fn note(&self) -> Option<String> {
         let status = self.0.status().await.ok()?;
-        crate::deletions::line::note(&status)
+        crate::deletions::control::note(&status)
     }
 }

@@ -4,7 +4,7 @@ use crate::fleet::{Backends, Fleet, Shared, Threads};
 use anyhow::Context as _;
 use ops::{Ops, listen};
 use ports::clock::SystemClock;
-use ports::random::Dice;
+use ports::random::Rng;
 use prometheus::Registry;
 use runtime::policy::{read_stop_grace, read_worker_threads};
 use runtime::settings::{Env, Settings, Variable};
@@ -88,7 +88,7 @@ impl Role {
         process.telemetry.install();
         let shared = Shared {
             clock: Arc::new(SystemClock),
-            random: Arc::new(Dice::unseeded()),
+            random: Arc::new(Rng::unseeded()),
             registry: Registry::new(),
         };
         register_process_metrics(&shared.registry);

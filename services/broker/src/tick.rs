@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::time::Duration;
 
 /// Longest time that a report may be waited for, in seconds: a sync of a large listing takes minutes.
-const PATIENCE_SECONDS_MAX: u64 = 3_600;
+const TIMEOUT_SECONDS_MAX: u64 = 3_600;
 
 /// What to look at.
 #[derive(Clone, Debug, clap::Args)]
@@ -26,7 +26,7 @@ pub(crate) struct Options {
         value_name = "SECONDS",
         default_value_t = 60,
         requires = "wait",
-        value_parser = clap::value_parser!(u64).range(1..=PATIENCE_SECONDS_MAX)
+        value_parser = clap::value_parser!(u64).range(1..=TIMEOUT_SECONDS_MAX)
     )]
     patience_seconds: u64,
 }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_can_be_named() {
+    fn every_tick_kind_is_parsed() {
         for kind in TickKind::ALL {
             assert_eq!(parse_kind(kind.as_str()), Ok(kind));
         }

@@ -11,7 +11,7 @@ use contract::TickKind;
 use ops::listen;
 use ports::bus::Ticks;
 use ports::clock::SystemClock;
-use ports::random::Dice;
+use ports::random::Rng;
 use prometheus::Registry;
 use runtime::policy::read_worker_threads;
 use runtime::settings::{Env, Settings};
@@ -29,11 +29,11 @@ mod welcome;
 /// Time for every role to finish. The whole process has to be gone within 5 s.
 const GRACE: Duration = Duration::from_secs(4);
 /// Time for the NATS server to end after that.
-const NATS_STOP_PATIENCE: Duration = Duration::from_millis(700);
+const NATS_STOP_TIMEOUT: Duration = Duration::from_millis(700);
 /// How long the first sync is waited for before the fleet is called ready anyway (a provider may be slow).
-const FIRST_SYNC_PATIENCE: Duration = Duration::from_secs(15);
+const FIRST_SYNC_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pause between two looks whether it was done.
-const FIRST_SYNC_LOOK_PAUSE: Duration = Duration::from_millis(50);
+const FIRST_SYNC_POLL_PAUSE: Duration = Duration::from_millis(50);
 /// Lab token of a fleet whose environment names none.
 pub const API_TOKEN_FILE: &str = "api-token";
 /// Admin token of a fleet whose environment names none.
@@ -149,11 +149,8 @@ pub async fn run(options: Options, env: &dyn Env) -> anyhow::Result<()> {
         let named = env.get(variable).map_or(token.clone(), |named| format!("{named},{token}"));
         overlay.set(variable, named);
     }
-    let shared = Shared {
-        clock: Arc::new(SystemClock),
-        random: Arc::new(Dice::unseeded()),
-        registry: Registry::new(),
-    };
+    let shared =
+        Shared { clock: Arc::new(SystemClock), random: Arc::new(Rng::unseeded()), registry: Registry::new() };
     register_process_metrics(&shared.registry);
     // The one port that users type is tried first: the error comes before anything was started.
     let http = listen(options.http).await?;
@@ -237,10 +234,10 @@ async fn serve(
 pub async fn first_sync(reports: &dyn Ticks) {
     let done = async {
         while !matches!(reports.last_report(TickKind::Sync).await, Ok(Some(_))) {
-            tokio::time::sleep(FIRST_SYNC_LOOK_PAUSE).await;
+            tokio::time::sleep(FIRST_SYNC_POLL_PAUSE).await;
         }
     };
-    if tokio::time::timeout(FIRST_SYNC_PATIENCE, done).await.is_err() {
+    if tokio::time::timeout(FIRST_SYNC_TIMEOUT, done).await.is_err() {
         tracing::warn!("there was no sync yet; the pool fills when the provider answers");
     }
 }
@@ -314,7 +311,7 @@ impl Embedded {
 
     async fn stop(self) {
         if let Some(nats) = self.nats {
-            nats.stop(NATS_STOP_PATIENCE).await;
+            nats.stop(NATS_STOP_TIMEOUT).await;
         }
         if let Some(table) = self.table {
             table.stop().await;

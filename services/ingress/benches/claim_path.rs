@@ -9,10 +9,10 @@ use contract::{Outcome, RunReport, TickKind, Verb};
 use divan::{AllocProfiler, Bencher};
 use ingress::{Config, Ingress, Ports};
 use ports::bus::{
-    BusError, Context, DeletionLine, EventFeed, Reply, RequestError, Requests, TickReceipt, Ticks,
+    BusError, Context, DeletionControl, EventFeed, Reply, RequestError, Requests, TickReceipt, Ticks,
 };
 use ports::clock::SystemClock;
-use ports::random::Dice;
+use ports::random::Rng;
 use prometheus::Registry;
 use runtime::settings::Settings;
 use std::collections::BTreeMap;
@@ -79,18 +79,18 @@ fn router() -> Result<axum::Router, Box<dyn Error>> {
     let mut settings = Settings::new(&env);
     let config = Config::read(&mut settings);
     let config = settings.finish(config)?;
-    let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(SystemClock), Arc::new(Dice::unseeded()));
+    let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(SystemClock), Arc::new(Rng::unseeded()));
     let bus = Arc::new(bus);
     let ports = Ports {
         requests: Arc::new(AtOnce),
         ticks: Arc::new(AtOnce),
-        line: Arc::clone(&bus) as Arc<dyn DeletionLine>,
+        deletion_control: Arc::clone(&bus) as Arc<dyn DeletionControl>,
         events: Arc::clone(&bus) as Arc<dyn EventFeed>,
         discovery: bus,
         secrets: None,
         checks: Vec::new(),
         clock: Arc::new(SystemClock),
-        random: Arc::new(Dice::unseeded()),
+        random: Arc::new(Rng::unseeded()),
     };
     Ok(Ingress::new(config, ports, Registry::new())?.router(CancellationToken::new()))
 }

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use crate::deletions::operator;
 use crate::error::{Failure, json, pass_on, public_words};
-use crate::openapi::faults::{OfForcedRun, OfLook, OfReport, OfRun};
+use crate::openapi::faults::{OfForcedRun, OfReport, OfRun, ReadFaults};
 use crate::query::{Asked, NoQuery};
 use crate::relay::{Relay, millis};
 use crate::request_id::Facts;
@@ -28,13 +28,13 @@ use crate::request_id::Facts;
 pub const ADMIN_WAITERS_MAX: usize = 64;
 const HOUR_SECONDS: u64 = 3_600;
 /// Longest time that a look for the last tick may take; without it, the answer is that there is no report yet.
-const LAST_TICK_PATIENCE: Duration = Duration::from_secs(1);
+const LAST_TICK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Part of the wait for a report that is left for what comes after it.
 const ANSWER_MARGIN: Duration = Duration::from_millis(50);
 
 /// Where operators have runs started.
 #[derive(Clone)]
-pub(crate) struct TickDesk {
+pub(crate) struct TickService {
     pub(crate) ticks: Arc<dyn Ticks>,
     /// How long a request may take in all.
     pub(crate) wait: Duration,
@@ -73,7 +73,7 @@ pub(crate) struct How {
     responses(
         (status = 200, description = "counts of all pools, and of each", body = contract::StatsReply,
          example = json!({"total": 20, "available": 18, "allocated": 2, "pending_deletion": 0, "stale": 0, "deletion_failed": 0,
-                          "quarantined": 0, "pools": {}, "labs": null, "counted": null, "deletions": null})), OfLook)
+                          "quarantined": 0, "pools": {}, "labs": null, "counted": null, "deletions": null})), ReadFaults)
 )]
 pub(crate) async fn stats(
     State(relay): State<Relay>,
@@ -98,18 +98,18 @@ pub(crate) async fn stats(
          example = json!({"status": "accepted", "report_id": "sync/17"})), OfForcedRun)
 )]
 pub(crate) async fn sync(
-    State(desk): State<TickDesk>,
+    State(service): State<TickService>,
     Extension(facts): Extension<Facts>,
     Asked(How { force }): Asked<How>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     if force != Some(true) {
-        return desk.run(TickKind::Sync, &headers, &facts).await;
+        return service.run(TickKind::Sync, &headers, &facts).await;
     }
     let by = operator(&headers, &facts)?;
     tracing::warn!(request.id = facts.request_id.as_str(), %by, "{by} forces a sync");
-    let until_ms = desk.clock.now_ms().saturating_add(millis(desk.wait));
-    desk.force(TickKind::Sync, &TickOrder::forced(by.as_str()).until(until_ms), &facts).await
+    let until_ms = service.clock.now_ms().saturating_add(millis(service.wait));
+    service.force(TickKind::Sync, &TickOrder::forced(by.as_str()).until(until_ms), &facts).await
 }
 
 /// `POST /v1/admin/expire`
@@ -123,12 +123,12 @@ pub(crate) async fn sync(
          example = json!({"status": "accepted", "report_id": "expiry/17"})), OfRun)
 )]
 pub(crate) async fn expire(
-    State(desk): State<TickDesk>,
+    State(service): State<TickService>,
     Extension(facts): Extension<Facts>,
     _: NoQuery,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    desk.run(TickKind::Expiry, &headers, &facts).await
+    service.run(TickKind::Expiry, &headers, &facts).await
 }
 
 /// `POST /v1/admin/cleanup`: the sweep, which has every deletion worked on that was forgotten.
@@ -142,12 +142,12 @@ pub(crate) async fn expire(
          example = json!({"status": "accepted", "report_id": "sweep/17"})), OfRun)
 )]
 pub(crate) async fn cleanup(
-    State(desk): State<TickDesk>,
+    State(service): State<TickService>,
     Extension(facts): Extension<Facts>,
     _: NoQuery,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    desk.run(TickKind::Sweep, &headers, &facts).await
+    service.run(TickKind::Sweep, &headers, &facts).await
 }
 
 /// `POST /v1/admin/census`: counts the pools, and holds leases against claims.
@@ -161,12 +161,12 @@ pub(crate) async fn cleanup(
          example = json!({"status": "accepted", "report_id": "census/17"})), OfRun)
 )]
 pub(crate) async fn census(
-    State(desk): State<TickDesk>,
+    State(service): State<TickService>,
     Extension(facts): Extension<Facts>,
     _: NoQuery,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    desk.run(TickKind::Census, &headers, &facts).await
+    service.run(TickKind::Census, &headers, &facts).await
 }
 
 /// `POST /v1/admin/auto-delete-stale`
@@ -185,19 +185,19 @@ pub(crate) async fn census(
          example = json!({"status": "accepted", "report_id": "stale/17"})), OfRun)
 )]
 pub(crate) async fn auto_delete_stale(
-    State(desk): State<TickDesk>,
+    State(service): State<TickService>,
     Extension(facts): Extension<Facts>,
     Asked(Grace { grace_period_hours }): Asked<Grace>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     const FIELD: &str = "grace_period_hours";
-    let set_hours = desk.stale_kept.as_secs() / HOUR_SECONDS;
+    let set_hours = service.stale_kept.as_secs() / HOUR_SECONDS;
     if grace_period_hours.is_some_and(|hours| hours != set_hours) {
         return Err(
             Fault::invalid(FIELD, format!("can only be {set_hours}, as STALE_KEPT_HOURS has it")).into()
         );
     }
-    desk.run(TickKind::Stale, &headers, &facts).await
+    service.run(TickKind::Stale, &headers, &facts).await
 }
 
 /// `GET /v1/admin/reports/{kind}/{tick}`
@@ -211,7 +211,7 @@ pub(crate) async fn auto_delete_stale(
          example = json!({"status": "accepted", "report_id": "sync/17"})), OfReport)
 )]
 pub(crate) async fn report(
-    State(desk): State<TickDesk>,
+    State(service): State<TickService>,
     Extension(facts): Extension<Facts>,
     path: Result<Path<(String, String)>, PathRejection>,
     _: NoQuery,
@@ -223,25 +223,25 @@ pub(crate) async fn report(
     })?;
     let tick =
         tick.parse::<u64>().map_err(|_| Fault::invalid("the tick in the path", "must be a whole number"))?;
-    let last = in_time(desk.ticks.last_report(kind), desk.wait, &*desk.clock).await;
+    let last = in_time(service.ticks.last_report(kind), service.wait, &*service.clock).await;
     let last = last.map_err(|error| unavailable(&error, &facts))?;
     // A later run has looked after the earlier tick as well.
     match last.filter(|report| report.tick >= tick) {
         Some(report) => show(&report),
-        None if desk.was_never_issued(tick).await => {
+        None if service.was_never_issued(tick).await => {
             Err(Fault::new(FaultCode::NotFound, format!("there was no tick {tick} yet")).into())
         }
         None => accepted(kind, tick),
     }
 }
 
-// === impl TickDesk ===
+// === impl TickService ===
 
-impl TickDesk {
+impl TickService {
     /// As [`Self::run`], with an order, which is refused while a tick without it waits.
     async fn force(&self, kind: TickKind, order: &TickOrder, facts: &Facts) -> Result<Response, Failure> {
         let (receipt, report) =
-            self.wait(self.ticks.order_and_wait(kind, order, self.patience()), facts).await?;
+            self.wait(self.ticks.order_and_wait(kind, order, self.timeout()), facts).await?;
         if report.is_none() && receipt.duplicate {
             let message = "an ordinary run waits to begin; force it after that";
             return Err(Fault::new(FaultCode::Contended, message).into());
@@ -258,18 +258,18 @@ impl TickDesk {
             "{by} asks for a {} run",
             kind.as_str()
         );
-        let (receipt, report) = self.wait(self.ticks.tick_and_wait(kind, self.patience()), facts).await?;
+        let (receipt, report) = self.wait(self.ticks.tick_and_wait(kind, self.timeout()), facts).await?;
         answer(kind, receipt, report.as_ref())
     }
 
     /// Whether no such tick was issued. Where that cannot be known, the caller waits for the report.
     async fn was_never_issued(&self, tick: u64) -> bool {
-        let last = in_time(self.ticks.last_tick(), LAST_TICK_PATIENCE, &*self.clock).await;
+        let last = in_time(self.ticks.last_tick(), LAST_TICK_TIMEOUT, &*self.clock).await;
         matches!(last, Ok(Some(last)) if last < tick)
     }
 
     /// How long the queue may take: it knows whether the tick was taken, which is lost if its time is cut off.
-    fn patience(&self) -> Duration {
+    fn timeout(&self) -> Duration {
         self.wait.saturating_sub(ANSWER_MARGIN)
     }
 

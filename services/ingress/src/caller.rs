@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::error::Failure;
 use crate::limits;
-use crate::rates::{Rates, Standing};
+use crate::rates::{RateStatus, Rates};
 use crate::request_id::Facts;
 use crate::sandboxes;
 use crate::tokens::{Caller, Scope, Tokens};
@@ -33,9 +33,9 @@ pub enum Role {
 pub(crate) struct Gate {
     pub(crate) role: Role,
     /// Whether the route changes nothing.
-    pub(crate) only_looks: bool,
+    pub(crate) is_read_only: bool,
     /// Whether a token that is for some pools is held to them behind the gate.
-    pub(crate) holds_to_pools: bool,
+    pub(crate) is_limited_to_pools: bool,
     pub(crate) tokens: Tokens,
     pub(crate) rates: Rates,
     pub(crate) body_patience: Duration,
@@ -51,8 +51,8 @@ const SCHEME: &[u8] = b"bearer";
 /// Lets a request pass if its caller has the role, does not come too often, and its body is within bounds, in
 /// this order.
 pub(crate) async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Response {
-    let mut standing = None;
-    let mut response = match gate.check(request, &mut standing).await {
+    let mut rate_status = None;
+    let mut response = match gate.check(request, &mut rate_status).await {
         Ok(request) => {
             let mut response = next.run(request).await;
             if gate.role != Role::None {
@@ -62,8 +62,8 @@ pub(crate) async fn admit(State(gate): State<Gate>, request: Request, next: Next
         }
         Err(fault) => Failure::from(fault).into_response(),
     };
-    if let Some(standing) = standing {
-        standing.write(response.headers_mut());
+    if let Some(rate_status) = rate_status {
+        rate_status.write(response.headers_mut());
     }
     response
 }
@@ -76,21 +76,21 @@ impl Role {
     pub fn admits(self, scope: Scope, method: &Method) -> bool {
         match (self, scope) {
             (Self::None, _) | (Self::Lab, Scope::Lab) | (Self::Admin, Scope::Admin) => true,
-            (Self::Admin, Scope::ReadOnly) => only_looks(method),
+            (Self::Admin, Scope::ReadOnly) => is_read_only(method),
             _ => false,
         }
     }
 }
 
 /// Whether a request of this method changes nothing.
-pub(crate) fn only_looks(method: &Method) -> bool {
+pub(crate) fn is_read_only(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
 // === impl Gate ===
 
 impl Gate {
-    async fn check(&self, request: Request, standing: &mut Option<Standing>) -> Result<Request, Fault> {
+    async fn check(&self, request: Request, rate_status: &mut Option<RateStatus>) -> Result<Request, Fault> {
         if self.role == Role::None {
             // Do not wait for the body of an unauthenticated caller: with one byte that never comes, it could keep a
             // connection that cannot be asked to make room.
@@ -101,16 +101,17 @@ impl Gate {
         if let Some(facts) = request.extensions().get::<Facts>() {
             facts.note_caller(&caller);
         }
-        count(self.rates.count_token(&caller.name), standing)?;
+        count(self.rates.count_token(&caller.name), rate_status)?;
         self.authorize(&caller)?;
         // Only now: a caller without a token must not be able to use up the rate of an owner.
         if let Some(owner) = self.owner(request.headers()) {
-            count(self.rates.count_owner(&caller.name, &owner), standing)?;
+            count(self.rates.count_owner(&caller.name, &owner), rate_status)?;
         }
         let (parts, body) = request.into_parts();
         // Only operators' routes read a body.
-        let is_kept = self.role == Role::Admin;
-        let body = limits::take_in(&parts.headers, body, is_kept, self.body_patience, &*self.clock).await?;
+        let keeps_body = self.role == Role::Admin;
+        let body =
+            limits::take_in(&parts.headers, body, keeps_body, self.body_patience, &*self.clock).await?;
         Ok(Request::from_parts(parts, body.into()))
     }
 
@@ -126,11 +127,11 @@ impl Gate {
     }
 
     fn authorize(&self, caller: &Caller) -> Result<(), Fault> {
-        let method = if self.only_looks { Method::GET } else { Method::POST };
+        let method = if self.is_read_only { Method::GET } else { Method::POST };
         if !caller.scopes.iter().any(|scope| self.role.admits(*scope, &method)) {
             return Err(Fault::new(FaultCode::Forbidden, "this token does not give the right to do this"));
         }
-        if !caller.pools.is_empty() && !self.holds_to_pools {
+        if !caller.pools.is_empty() && !self.is_limited_to_pools {
             let message = "this token is for some pools only, and this request cannot be held to them";
             return Err(Fault::new(FaultCode::Forbidden, message));
         }
@@ -140,16 +141,16 @@ impl Gate {
 
 /// Notes where the caller stands; the answer shows the last count, which is the narrowest.
 fn count(
-    counted: Result<Option<Standing>, (Fault, Standing)>,
-    standing: &mut Option<Standing>,
+    counted: Result<Option<RateStatus>, (Fault, RateStatus)>,
+    rate_status: &mut Option<RateStatus>,
 ) -> Result<(), Fault> {
     match counted {
         Ok(here) => {
-            *standing = here.or(*standing);
+            *rate_status = here.or(*rate_status);
             Ok(())
         }
         Err((fault, here)) => {
-            *standing = Some(here);
+            *rate_status = Some(here);
             Err(fault)
         }
     }
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scheme_may_be_written_in_any_case() {
+    fn bearer_scheme_is_case_insensitive() {
         for good in ["Bearer t", "bearer t", "BEARER   t", "Bearer\tt"] {
             assert_eq!(bearer_token(&headers(&[good])), Some(b"t".as_slice()), "{good}");
         }

@@ -108,7 +108,7 @@ impl Config {
             hsts_enabled: settings.switch(
                 "HSTS_ENABLED",
                 false,
-                "whether TLS ends in front of the ingress, so that browsers may be told to insist on it",
+                "whether TLS ends in front of the ingress, so that browsers may insist on it",
             ),
             cors,
         }
@@ -143,7 +143,7 @@ fn parse_origins(text: &str) -> Result<Cors, String> {
             _ => return Err(PROBLEM.to_owned()),
         }
     }
-    Ok(if origins.is_empty() { Cors::Nobody } else { Cors::These(origins) })
+    Ok(if origins.is_empty() { Cors::Disabled } else { Cors::These(origins) })
 }
 
 #[cfg(test)]
@@ -165,7 +165,7 @@ mod tests {
         let names: Vec<_> = config.tokens.named.iter().map(|entry| entry.caller.name.as_str()).collect();
         assert_eq!(names, ["lab", "lab-2", "admin"]);
         assert_eq!(config.request_deadline, Duration::from_secs(10));
-        assert_eq!(config.cors, Cors::Nobody);
+        assert_eq!(config.cors, Cors::Disabled);
     }
 
     #[test]
@@ -185,8 +185,8 @@ mod tests {
     }
 
     #[test]
-    fn origins_are_read_one_by_one() {
-        assert_eq!(parse_origins(" , "), Ok(Cors::Nobody));
+    fn origins_are_parsed_as_a_list() {
+        assert_eq!(parse_origins(" , "), Ok(Cors::Disabled));
         assert_eq!(parse_origins("https://a.example,*"), Ok(Cors::Any));
         let both = vec!["https://a.example", "http://localhost:3000"];
         let both = both.into_iter().map(HeaderValue::from_static).collect();

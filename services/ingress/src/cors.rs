@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 pub enum Cors {
     /// No page.
     #[default]
-    Nobody,
+    Disabled,
     /// Pages of these origins.
     These(Vec<HeaderValue>),
     /// Every page.
@@ -36,7 +36,7 @@ impl Cors {
     pub(crate) fn allowed_origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let origin = headers.get(header::ORIGIN)?;
         match self {
-            Self::Nobody => None,
+            Self::Disabled => None,
             Self::These(origins) => origins.iter().find(|allowed| *allowed == origin).cloned(),
             Self::Any => Some(HeaderValue::from_static("*")),
         }

@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use crate::admin::written;
 use crate::error::{Failure, pass_on};
-use crate::openapi::faults::{OfLook, OfLookAtOne, OfOrder};
+use crate::openapi::faults::{OfOrder, ReadFaults, ReadOneFaults};
 use crate::query::{Asked, NoQuery};
 use crate::relay::Relay;
 use crate::request_id::Facts;
@@ -25,7 +25,7 @@ use crate::tokens::TOKEN_NAME_BYTES_MAX;
 
 pub(crate) mod switch;
 
-pub(crate) use switch::{LineDesk, pause, resume};
+pub(crate) use switch::{DeletionControlService, pause, resume};
 
 /// Who of those that share a token asks, for the history of what is done.
 pub const OPERATOR_HEADER: &str = "X-Operator";
@@ -79,7 +79,7 @@ type PathKey = Result<Path<String>, PathRejection>;
         ("limit" = Option<u32>, Query, description = "entries of a page, 1 to 100")
     ),
     responses(
-        (status = 200, description = "the queue of deletions", body = contract::DeletionsReply), OfLook)
+        (status = 200, description = "the queue of deletions", body = contract::DeletionsReply), ReadFaults)
 )]
 pub(crate) async fn list(
     State(relay): State<Relay>,
@@ -97,7 +97,7 @@ pub(crate) async fn list(
     params(("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason holds this"), ("cursor" = Option<u64>, Query, description = "where the last page ended"), ("limit" = Option<u32>, Query, description = "entries of a page, 1 to 100; 50 without it")),
     responses(
         (status = 200, description = "a page of what was given up", body = contract::ParkedReply,
-         example = json!({"parked": [], "count": 0, "cursor": null})), OfLook)
+         example = json!({"parked": [], "count": 0, "cursor": null})), ReadFaults)
 )]
 pub(crate) async fn parked(
     State(relay): State<Relay>,
@@ -112,9 +112,9 @@ pub(crate) async fn parked(
 /// `GET /v1/admin/deletions/{id}`
 #[utoipa::path(
     get, path = "/v1/admin/deletions/{id}", tag = "operators", security(("admin" = []), ("read-only" = [])),
-    params(("id" = String, Path, description = "the sandbox, or the key of a message that nobody can read")),
+    params(("id" = String, Path, description = "the sandbox, or the key of a message that no worker can read")),
     responses(
-        (status = 200, description = "one deletion", body = contract::DeletionView), OfLookAtOne)
+        (status = 200, description = "one deletion", body = contract::DeletionView), ReadOneFaults)
 )]
 pub(crate) async fn show(
     State(relay): State<Relay>,
@@ -130,7 +130,7 @@ pub(crate) async fn show(
 /// `POST /v1/admin/deletions/{id}/replay`
 #[utoipa::path(
     post, path = "/v1/admin/deletions/{id}/replay", tag = "operators", security(("admin" = [])),
-    params(("id" = String, Path, description = "the sandbox, or the key of a message that nobody can read"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    params(("id" = String, Path, description = "the sandbox, or the key of a message that no worker can read"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
     responses(
         (status = 200, description = "what became of it", body = contract::ReplayReply,
          example = json!({"key": "2000018", "outcome": "replayed"})), OfOrder)
@@ -150,7 +150,7 @@ pub(crate) async fn replay(
 /// `DELETE /v1/admin/deletions/{id}`
 #[utoipa::path(
     delete, path = "/v1/admin/deletions/{id}", tag = "operators", security(("admin" = [])),
-    params(("id" = String, Path, description = "the sandbox, or the key of a message that nobody can read"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    params(("id" = String, Path, description = "the sandbox, or the key of a message that no worker can read"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
     responses(
         (status = 200, description = "whether it was there", body = contract::RemoveReply,
          example = json!({"key": "_unreadable.7", "removed": true})), OfOrder)
@@ -174,7 +174,7 @@ pub(crate) async fn remove(
     params(("all" = bool, Query, description = "has to be true"), ("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason holds this"), ("cursor" = Option<u64>, Query, description = "where the last call ended, with the same filters"), ("limit" = Option<u32>, Query, description = "look at so many in this call, 1 to 100, and go on with the cursor; without it all are replayed that there is time for"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
     responses(
         (status = 200, description = "what became of them", body = ReplayAllReply,
-         example = json!({"replayed": 7, "already_on_the_way": 0, "gone": 0, "unreadable": 0, "failed": 0, "cursor": null})), OfLook)
+         example = json!({"replayed": 7, "already_on_the_way": 0, "gone": 0, "unreadable": 0, "failed": 0, "cursor": null})), ReadFaults)
 )]
 pub(crate) async fn replay_all(
     State(relay): State<Relay>,

@@ -62,7 +62,7 @@ pub(crate) async fn stand(State(edge): State<Edge>, mut request: Request, next: 
     let refusal = request.extensions().get::<Refusal>().copied();
     let early = match refusal {
         Some(refusal) => Some(Failure::from(refusal.fault()).into_response()),
-        None => edge.refuse_crowd(&request),
+        None => edge.limit_peer(&request),
     };
     let mut response = match early.or_else(|| edge.cors.preflight(request.method(), request.headers())) {
         Some(answer) => answer,
@@ -73,7 +73,7 @@ pub(crate) async fn stand(State(edge): State<Edge>, mut request: Request, next: 
     };
     error::write_body(&mut response, &facts.request_id);
     edge.cors.permit(allowed_origin, response.headers_mut());
-    edge.dress(&facts, response.headers_mut());
+    edge.add_headers(&facts, response.headers_mut());
     entry.end(&response);
     response
 }
@@ -93,17 +93,17 @@ pub(crate) async fn no_such_method() -> Failure {
 impl Edge {
     /// The answer to an address that asks too often, before anything is done for it. Probes are never refused:
     /// an ingress in demand must not be taken for one that is down.
-    fn refuse_crowd(&self, request: &Request) -> Option<Response> {
+    fn limit_peer(&self, request: &Request) -> Option<Response> {
         if PROBES.contains(&request.uri().path()) {
             return None;
         }
-        let (fault, standing) = self.rates.count_peer(self.proxies.origin(request)?).err()?;
+        let (fault, rate_status) = self.rates.count_peer(self.proxies.origin(request)?).err()?;
         let mut response = Failure::from(fault).into_response();
-        standing.write(response.headers_mut());
+        rate_status.write(response.headers_mut());
         Some(response)
     }
 
-    fn dress(&self, facts: &Facts, answer: &mut HeaderMap) {
+    fn add_headers(&self, facts: &Facts, answer: &mut HeaderMap) {
         for (name, value) in SECURITY_HEADERS {
             // A page says itself what it may load; everything else may load nothing.
             answer.entry(name).or_insert(value);

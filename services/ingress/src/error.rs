@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_is_explained_to_people() {
+    fn every_code_is_documented() {
         let page = include_str!("../../../docs/errors.md");
         for code in FaultCode::ALL {
             let row = format!("| `{}` | {} |", code.as_str(), code.status());
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_others_are_one_line_without_addresses() {
+    fn foreign_text_is_one_line_without_addresses() {
         let text = "listing\nfailed:\thttps://csp.example/v2?key=k for a@b.example";
         assert_eq!(public_words(text), "listing failed: (address withheld) for (address withheld)");
         assert_eq!(public_words(&"x".repeat(500)).len(), FOREIGN_TEXT_CHARS_MAX);

@@ -13,7 +13,9 @@ use contract::{Event, Fault, FaultCode};
 use domain::{Cause, PoolName, SandboxId, UnixSeconds};
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
-use ports::bus::{BusError, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds, SINCE_SECONDS_MAX};
+use ports::bus::{
+    BusError, EventFeed, EventLogRange, EventsFrom, EventsWanted, KeptEvent, SINCE_SECONDS_MAX,
+};
 use ports::clock::Clock;
 use runtime::telemetry::Chain;
 use serde::Deserialize;
@@ -41,11 +43,11 @@ pub const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Age at which an answer ends. Its reader comes back by itself, and its token is looked at again.
 pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(15 * 60);
 /// First pause before another read after a notification that found nothing yet; it doubles.
-const LOOK_AGAIN_MIN: Duration = Duration::from_millis(20);
+const READ_PAUSE_MIN: Duration = Duration::from_millis(20);
 /// Reads after a notification; together they take about a second.
-const LOOKS_MAX: u32 = 6;
+const READS_MAX: u32 = 6;
 /// Notifications that one read answers: more than can wait at once.
-const RINGS_AT_ONCE_MAX: usize = 32_768;
+const NOTIFICATIONS_AT_ONCE_MAX: usize = 32_768;
 /// When a reader should reconnect after it lost its connection (`retry`).
 const COME_BACK: Duration = Duration::from_secs(2);
 
@@ -59,7 +61,7 @@ const NO_STORE: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue:
 
 /// Serves the readers of the event log.
 #[derive(Clone)]
-pub(crate) struct EventDesk {
+pub(crate) struct EventService {
     pub(crate) feed: Arc<dyn EventFeed>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) readers: Arc<Semaphore>,
@@ -80,21 +82,21 @@ pub(crate) struct Wanted {
 
 /// A reader and how far it has come.
 struct Reading {
-    desk: EventDesk,
+    service: EventService,
     request_id: String,
     from: EventsFrom,
     wanted: EventsWanted,
     pool: Option<PoolName>,
     /// Notifies of new events; none for a reader that stops at the end of the log.
-    bell: Option<BoxStream<'static, ()>>,
+    notifications: Option<BoxStream<'static, ()>>,
     /// When the answer ends, in milliseconds since the Unix epoch.
     until_ms: u64,
     /// What is to be sent before anything else is read.
     waiting: VecDeque<Frame>,
     /// Notifications received whose events may not have been read yet.
-    rings: usize,
+    pending: usize,
     /// Reads that are left after the last notification.
-    looks_left: u32,
+    reads_left: u32,
     /// When to show that we are there if nothing is shown until then, in milliseconds since the Unix epoch. Neither
     /// a notification nor a page of which nothing is wanted puts it off.
     heartbeat_ms: u64,
@@ -105,18 +107,18 @@ struct Reading {
 
 /// `GET /v1/admin/events`
 ///
-/// Server-Sent Events: one message for each event, with its place in the ledger as `id` and a CloudEvent as `data`. An
+/// Server-Sent Events: one message for each event, with its place in the event log as `id` and a CloudEvent as `data`. An
 /// answer ends after a quarter of an hour at the latest; come back with `Last-Event-ID`. A block with an `id` and no
 /// `data` is no message, but says where to go on: one comes at the beginning and one with every sign of life.
 #[utoipa::path(
     get, path = "/v1/admin/events", tag = "operators", security(("admin" = []), ("read-only" = [])),
     params(
-        ("after" = Option<u64>, Query, description = "the place behind which to begin; 0 is the beginning of the ledger"),
+        ("after" = Option<u64>, Query, description = "the place behind which to begin; 0 is the beginning of the event log"),
         ("since" = Option<u64>, Query, description = "the moment at which to begin, in Unix seconds; not with `after`"),
         ("sandbox" = Option<String>, Query, description = "of this sandbox only"),
         ("type" = Option<String>, Query, description = "of this type only, as `claimed` or `sandbox.claimed`"),
         ("pool" = Option<String>, Query, description = "of this pool only"),
-        ("follow" = Option<bool>, Query, description = "whether to go on at the end of the ledger; true"),
+        ("follow" = Option<bool>, Query, description = "whether to go on at the end of the event log; true"),
         ("Last-Event-ID" = Option<u64>, Header, description = "as `after`, and before it: what a browser sends when it comes back")
     ),
     responses(
@@ -125,12 +127,12 @@ struct Reading {
          example = "retry: 2000\nid: 16\n: events\n\nid: 17\ndata: {\"specversion\":\"1.0\",\"type\":\"sandbox.claimed\"}\n\n"), OfEvents)
 )]
 pub(crate) async fn events(
-    State(desk): State<EventDesk>,
+    State(service): State<EventService>,
     Extension(facts): Extension<Facts>,
     headers: HeaderMap,
     Asked(wanted): Asked<Wanted>,
 ) -> Result<Response, Failure> {
-    let reading = desk.open(wanted, last_event_id(&headers)?, &facts).await?;
+    let reading = service.open(wanted, last_event_id(&headers)?, &facts).await?;
     Ok(([NO_BUFFERING, NO_STORE], Sse::new(reading.frames())).into_response())
 }
 
@@ -184,9 +186,9 @@ impl Wanted {
     }
 }
 
-// === impl EventDesk ===
+// === impl EventService ===
 
-impl EventDesk {
+impl EventService {
     async fn open(&self, wanted: Wanted, last: Option<u64>, facts: &Facts) -> Result<Reading, Failure> {
         let (from, wanted_events, pool) = wanted.parts(last)?;
         let Ok(permit) = Arc::clone(&self.readers).try_acquire_owned() else {
@@ -196,24 +198,24 @@ impl EventDesk {
         let is_followed = wanted.follow != Some(false);
         let failed = |error| Failure::from(unavailable(&error, facts));
         // Subscribe first: an event between the read and the subscription would be late.
-        let bell = match is_followed {
-            true => Some(self.feed.event_bell(&wanted_events).await.map_err(failed)?),
+        let notifications = match is_followed {
+            true => Some(self.feed.event_notifications(&wanted_events).await.map_err(failed)?),
             false => None,
         };
-        let ends = self.feed.ledger_ends().await.map_err(failed)?;
+        let ends = self.feed.event_log_range().await.map_err(failed)?;
         let from = from.unwrap_or(EventsFrom::After(if is_followed { ends.last } else { 0 }));
         let now_ms = self.clock.now_ms();
         let mut reading = Reading {
-            desk: self.clone(),
+            service: self.clone(),
             request_id: facts.request_id.as_str().to_owned(),
             from,
             wanted: wanted_events,
             pool,
-            bell,
+            notifications,
             until_ms: now_ms.saturating_add(millis(ANSWER_TIME_MAX)),
             waiting: VecDeque::new(),
-            rings: 0,
-            looks_left: 0,
+            pending: 0,
+            reads_left: 0,
             heartbeat_ms: now_ms.saturating_add(millis(HEARTBEAT)),
             end_then: ends.last,
             _permit: permit,
@@ -241,13 +243,13 @@ impl Reading {
 
     /// Reads what there is, or waits for more. False when this answer ends here.
     async fn read_on(&mut self) -> bool {
-        if self.desk.stop.is_cancelled() || self.desk.clock.now_ms() >= self.until_ms {
+        if self.service.stop.is_cancelled() || self.service.clock.now_ms() >= self.until_ms {
             return false;
         }
-        if !self.hear() {
+        if !self.take_notifications() {
             return false;
         }
-        let page = match self.desk.feed.events_from(self.from, &self.wanted, PAGE_EVENTS).await {
+        let page = match self.service.feed.events_from(self.from, &self.wanted, PAGE_EVENTS).await {
             Ok(page) => page,
             Err(error) => return self.give_up(&error),
         };
@@ -255,18 +257,18 @@ impl Reading {
         if let Some(last) = page.last() {
             self.from = EventsFrom::After(last.sequence);
             // One notification may be for an event that this read was too early for.
-            self.rings = self.rings.saturating_sub(page.len());
-            if self.rings == 0 {
-                self.looks_left = 0;
+            self.pending = self.pending.saturating_sub(page.len());
+            if self.pending == 0 {
+                self.reads_left = 0;
             }
             for kept in page {
                 self.take(kept);
             }
         }
-        if is_end && self.bell.is_none() {
+        if is_end && self.notifications.is_none() {
             return false;
         }
-        if self.desk.clock.now_ms() >= self.heartbeat_ms {
+        if self.service.clock.now_ms() >= self.heartbeat_ms {
             return self.show_life(is_end).await;
         }
         // A page of which nothing is wanted is no reason to wait.
@@ -276,31 +278,34 @@ impl Reading {
     /// Waits for a notification, for the next read after one, or for the next heartbeat. False when this answer ends
     /// here.
     async fn wait(&mut self) -> bool {
-        let Some(bell) = self.bell.as_mut() else { return false };
-        let look_ms = self.looks_left.checked_sub(1).map(|left| {
-            let pause = LOOK_AGAIN_MIN * 2_u32.pow((LOOKS_MAX - 1).saturating_sub(left));
-            self.desk.clock.now_ms().saturating_add(millis(pause))
+        let Some(notifications) = self.notifications.as_mut() else { return false };
+        let read_ms = self.reads_left.checked_sub(1).map(|left| {
+            let pause = READ_PAUSE_MIN * 2_u32.pow((READS_MAX - 1).saturating_sub(left));
+            self.service.clock.now_ms().saturating_add(millis(pause))
         });
-        let until_ms = look_ms.map_or(self.heartbeat_ms, |look_ms| look_ms.min(self.heartbeat_ms));
+        let until_ms = read_ms.map_or(self.heartbeat_ms, |read_ms| read_ms.min(self.heartbeat_ms));
         tokio::select! {
-            ring = bell.next() => return self.rang(ring),
-            () = self.desk.clock.sleep_until(until_ms) => {}
-            () = self.desk.stop.cancelled() => return false,
+            notified = notifications.next() => return self.note_notification(notified),
+            () = self.service.clock.sleep_until(until_ms) => {}
+            () = self.service.stop.cancelled() => return false,
         }
-        self.looks_left = self.looks_left.saturating_sub(1);
-        if self.looks_left == 0 {
-            self.rings = 0;
+        self.reads_left = self.reads_left.saturating_sub(1);
+        if self.reads_left == 0 {
+            self.pending = 0;
         }
         true
     }
 
     /// Takes every waiting notification, because one read answers them all. False when this answer ends here.
-    fn hear(&mut self) -> bool {
-        for _ in 0..RINGS_AT_ONCE_MAX {
+    fn take_notifications(&mut self) -> bool {
+        for _ in 0..NOTIFICATIONS_AT_ONCE_MAX {
             // The runtime would have it pause after some hundred of them, and each pause would cost a read.
-            let ring = self.bell.as_mut().and_then(|bell| unconstrained(bell.next()).now_or_never());
-            match ring {
-                Some(ring) if !self.rang(ring) => return false,
+            let notified = self
+                .notifications
+                .as_mut()
+                .and_then(|notifications| unconstrained(notifications.next()).now_or_never());
+            match notified {
+                Some(notified) if !self.note_notification(notified) => return false,
                 Some(_) => {}
                 None => return true,
             }
@@ -309,16 +314,16 @@ impl Reading {
     }
 
     /// Notes a notification. False without one: the subscription has ended, and the reader reconnects to a new one.
-    fn rang(&mut self, ring: Option<()>) -> bool {
-        self.rings = self.rings.saturating_add(1);
-        self.looks_left = LOOKS_MAX;
-        ring.is_some()
+    fn note_notification(&mut self, notified: Option<()>) -> bool {
+        self.pending = self.pending.saturating_add(1);
+        self.reads_left = READS_MAX;
+        notified.is_some()
     }
 
     /// Sends a heartbeat, and checks whether the event log still holds what comes next. False when this answer ends
     /// here.
     async fn show_life(&mut self, is_end: bool) -> bool {
-        let ends = match self.desk.feed.ledger_ends().await {
+        let ends = match self.service.feed.event_log_range().await {
             Ok(ends) => ends,
             Err(error) => return self.give_up(&error),
         };
@@ -336,7 +341,7 @@ impl Reading {
 
     /// Shows where to come back to, if that is known: who reads from a moment on and got nothing yet says that again.
     /// A gap carries the place behind it, so that no reader reaches that place without having seen the gap.
-    fn show_place(&mut self, frame: Frame, comment: &str, ends: LedgerEnds) {
+    fn show_place(&mut self, frame: Frame, comment: &str, ends: EventLogRange) {
         let frame = frame.comment(comment);
         let gap = self.catch_up(ends);
         let placed = |frame: Frame| match self.from {
@@ -352,7 +357,7 @@ impl Reading {
 
     /// Goes on where the event log begins when it does not hold what comes next: because the oldest went, or because it
     /// was lost and made again. Says so to the reader.
-    fn catch_up(&mut self, LedgerEnds { first, last }: LedgerEnds) -> Option<Frame> {
+    fn catch_up(&mut self, EventLogRange { first, last }: EventLogRange) -> Option<Frame> {
         let EventsFrom::After(after) = self.from else { return None };
         // From the beginning means from whatever the beginning is.
         if after == 0 || (after >= first.saturating_sub(1) && after <= last) {
@@ -363,7 +368,7 @@ impl Reading {
         tracing::warn!(
             request.id = self.request_id,
             event.sequence = after,
-            "a reader of events asks for a place that the ledger does not hold"
+            "a reader of events asks for a place that the event log does not hold"
         );
         Some(Frame::default().event("gap").data(gap.to_string()))
     }
@@ -380,7 +385,7 @@ impl Reading {
 
     fn show(&mut self, frame: Frame) {
         self.waiting.push_back(frame);
-        self.heartbeat_ms = self.desk.clock.now_ms().saturating_add(millis(HEARTBEAT));
+        self.heartbeat_ms = self.service.clock.now_ms().saturating_add(millis(HEARTBEAT));
     }
 
     fn give_up(&self, error: &BusError) -> bool {

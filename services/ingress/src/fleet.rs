@@ -16,11 +16,11 @@ use crate::query::NoQuery;
 use crate::request_id::Facts;
 
 /// Longest wait for the workers; those of a fleet answer within milliseconds, and silence ends it sooner.
-pub const ANSWERS_PATIENCE: Duration = Duration::from_secs(1);
+pub const ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where the workers are asked.
 #[derive(Clone)]
-pub(crate) struct FleetDesk {
+pub(crate) struct FleetService {
     pub(crate) discovery: Arc<dyn Discovery>,
 }
 
@@ -37,15 +37,16 @@ pub(crate) struct FleetDesk {
                           "drift": {"LAB_DURATION_HOURS": ["4", "8"]}})), OfSwitch)
 )]
 pub(crate) async fn fleet(
-    State(desk): State<FleetDesk>,
+    State(service): State<FleetService>,
     Extension(facts): Extension<Facts>,
     _: NoQuery,
 ) -> Result<Response, Failure> {
-    let workers = desk.discovery.workers(ANSWERS_PATIENCE).await;
+    let workers = service.discovery.workers(ANSWERS_TIMEOUT).await;
     let workers = workers.map_err(|error| unavailable(&error, &facts))?;
     // This ingress answers as well: where not even that comes through, the queue stands still and nothing is known.
     if workers.is_empty() {
-        let silence = BusError { operation: "ask who works", source: "nobody answers, not even we".into() };
+        let silence =
+            BusError { operation: "ask who works", source: "no process answers, not even this one".into() };
         return Err(unavailable(&silence, &facts).into());
     }
     written(StatusCode::OK, &FleetReply::of(workers))

@@ -8,7 +8,7 @@
 //! and the metrics of every request.
 //!
 //! # Calls
-//! The bus, by its ports [`Requests`], [`Ticks`], [`DeletionLine`], [`EventFeed`] and [`Discovery`]. Nothing else: no
+//! The bus, by its ports [`Requests`], [`Ticks`], [`DeletionControl`], [`EventFeed`] and [`Discovery`]. Nothing else: no
 //! store, no provider.
 //!
 //! # Guarantees
@@ -25,7 +25,7 @@
 
 use axum::Router;
 use ops::Ops;
-use ports::bus::{DeletionLine, Discovery, EventFeed, Requests, ServiceInfo, Ticks};
+use ports::bus::{DeletionControl, Discovery, EventFeed, Requests, ServiceInfo, Ticks};
 use ports::clock::Clock;
 use ports::random::Random;
 use ports::secrets::Secrets;
@@ -77,18 +77,18 @@ pub use rates::peer::Peer;
 pub use readiness::checks;
 pub use tokens::Scope;
 
-use admin::TickDesk;
+use admin::TickService;
 use caller::Gate;
-use deletions::LineDesk;
+use deletions::DeletionControlService;
 use edge::Edge;
-use events::EventDesk;
-use fleet::FleetDesk;
+use events::EventService;
+use fleet::FleetService;
 use listener::{ConnectionConfig, Listener};
 use rates::Rates;
 use relay::{Relay, RelayLimits};
 use routes::Parts;
-use tls::TlsKeeper;
-use tokens::Keeper;
+use tls::TlsReloader;
+use tokens::TokenRefresher;
 
 /// What the ingress talks to.
 #[derive(Clone)]
@@ -98,7 +98,7 @@ pub struct Ports {
     /// The runs.
     pub ticks: Arc<dyn Ticks>,
     /// The deletions as a whole.
-    pub line: Arc<dyn DeletionLine>,
+    pub deletion_control: Arc<dyn DeletionControl>,
     /// What happened.
     pub events: Arc<dyn EventFeed>,
     /// Who works.
@@ -120,8 +120,8 @@ pub struct Ingress {
     ports: Ports,
     registry: Registry,
     metrics: Metrics,
-    keeper: Keeper,
-    tls: Option<TlsKeeper>,
+    refresher: TokenRefresher,
+    tls: Option<TlsReloader>,
     rates: Rates,
 }
 
@@ -134,17 +134,17 @@ impl Ingress {
     /// When the registry has metrics of the same names already.
     pub fn new(config: Config, ports: Ports, registry: Registry) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::register(&registry)?;
-        let keeper = Keeper::new(&config.tokens, ports.secrets.clone(), metrics.clone());
-        let tls = config.tls.as_ref().map(|config| TlsKeeper::new(config, metrics.clone()));
+        let refresher = TokenRefresher::new(&config.tokens, ports.secrets.clone(), metrics.clone());
+        let tls = config.tls.as_ref().map(|config| TlsReloader::new(config, metrics.clone()));
         let rates = Rates::new(&config.rates, &metrics);
         let config = Arc::new(config);
-        Ok(Self { config, ports, registry, metrics, keeper, tls, rates })
+        Ok(Self { config, ports, registry, metrics, refresher, tls, rates })
     }
 
     /// What an operator should know of its settings as they are now; never a reason not to be ready.
     #[must_use]
     pub fn notes(&self) -> Vec<Arc<dyn Check>> {
-        self.keeper.checks().into_iter().chain(self.tls.as_ref().map(TlsKeeper::check)).collect()
+        self.refresher.checks().into_iter().chain(self.tls.as_ref().map(TlsReloader::check)).collect()
     }
 
     /// What this ingress answers to service discovery.
@@ -155,17 +155,26 @@ impl Ingress {
 
     /// Everything behind the listener; not ready any more once `stop` is cancelled.
     pub fn router(&self, stop: CancellationToken) -> Router {
-        let Ports { requests, ticks, line, events, discovery, secrets: _, checks: further, clock, random } =
-            self.ports.clone();
+        let Ports {
+            requests,
+            ticks,
+            deletion_control,
+            events,
+            discovery,
+            secrets: _,
+            checks: further,
+            clock,
+            random,
+        } = self.ports.clone();
         let config = &self.config;
         let mut checks = checks(&requests, &clock, &random);
         checks.extend(further);
         checks.extend(self.notes());
         let gate = Gate {
             role: Role::None,
-            only_looks: false,
-            holds_to_pools: false,
-            tokens: self.keeper.tokens(),
+            is_read_only: false,
+            is_limited_to_pools: false,
+            tokens: self.refresher.tokens(),
             rates: self.rates.clone(),
             body_patience: config.connections.body_patience,
             clock: Arc::clone(&clock),
@@ -180,15 +189,19 @@ impl Ingress {
             stop: stop.clone(),
         };
         let parts = Parts {
-            line: LineDesk { line, clock: Arc::clone(&clock), wait: config.admin_wait },
-            events: EventDesk {
+            deletion_control: DeletionControlService {
+                control: deletion_control,
+                clock: Arc::clone(&clock),
+                wait: config.admin_wait,
+            },
+            events: EventService {
                 feed: events,
                 clock: Arc::clone(&clock),
                 readers: Arc::new(Semaphore::new(events::EVENT_READERS_MAX)),
                 stop: stop.clone(),
             },
-            fleet: FleetDesk { discovery },
-            desk: TickDesk {
+            fleet: FleetService { discovery },
+            ticks: TickService {
                 ticks,
                 wait: config.admin_wait,
                 clock: Arc::clone(&clock),
@@ -244,7 +257,7 @@ impl Ingress {
         };
         tokio::select! {
             () = listener.serve(close) => Ok(()),
-            () = self.keeper.watch(&*clock) => Ok(()),
+            () = self.refresher.watch(&*clock) => Ok(()),
             never = watch_tls => match never {},
         }
     }

@@ -12,12 +12,12 @@ use std::time::Duration;
 pub const BODY_BYTES_MAX: u64 = 64 * 1_024;
 
 /// Reads a body to its end: the connection can then be kept, and the caller of a request that is refused for its
-/// size gets that answer. The body itself is forgotten unless `is_kept`.
+/// size gets that answer. The body itself is forgotten unless `keeps_body`.
 pub(crate) async fn take_in(
     headers: &HeaderMap,
     body: Body,
-    is_kept: bool,
-    patience: Duration,
+    keeps_body: bool,
+    timeout: Duration,
     clock: &dyn Clock,
 ) -> Result<Bytes, Fault> {
     if body.is_end_stream() {
@@ -26,9 +26,9 @@ pub(crate) async fn take_in(
     // What is announced too long is not even begun to be read.
     refuse_too_large(headers)?;
     tokio::select! {
-        read = read_to_end(body, is_kept) => read,
-        () = clock.sleep(patience) => {
-            let message = format!("the body did not arrive within {} ms", patience.as_millis());
+        read = read_to_end(body, keeps_body) => read,
+        () = clock.sleep(timeout) => {
+            let message = format!("the body did not arrive within {} ms", timeout.as_millis());
             Err(Fault::new(FaultCode::RequestTimeout, message))
         }
     }
@@ -43,7 +43,7 @@ pub(crate) fn refuse_too_large(headers: &HeaderMap) -> Result<(), Fault> {
     }
 }
 
-async fn read_to_end(body: Body, is_kept: bool) -> Result<Bytes, Fault> {
+async fn read_to_end(body: Body, keeps_body: bool) -> Result<Bytes, Fault> {
     let mut chunks = body.into_data_stream();
     let mut kept = BytesMut::new();
     let mut bytes: u64 = 0;
@@ -53,7 +53,7 @@ async fn read_to_end(body: Body, is_kept: bool) -> Result<Bytes, Fault> {
         if bytes > BODY_BYTES_MAX {
             return Err(too_large());
         }
-        if is_kept {
+        if keeps_body {
             kept.extend_from_slice(&chunk);
         }
     }

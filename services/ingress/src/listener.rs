@@ -21,19 +21,19 @@ use tokio_util::task::TaskTracker;
 
 use crate::metrics::{Closed, Metrics};
 use crate::rates::peer::TrustedProxies;
-use crate::tls::TlsKeeper;
+use crate::tls::TlsReloader;
 
 mod chunks;
 mod connection;
-mod gate;
+mod connections;
+mod framer;
 mod head;
-mod outlet;
-mod seats;
+mod response_writer;
 mod settings;
 
 use connection::Common;
+use connections::Connections;
 pub use head::{HEAD_BYTES_MAX, HEADER_LINES_MAX};
-use seats::Seats;
 pub use settings::ConnectionConfig;
 
 /// Longest time for a TLS handshake.
@@ -76,13 +76,13 @@ pub(crate) enum Refusal {
 /// Accepts connections and serves them.
 pub(crate) struct Listener {
     inner: TcpListener,
-    seats: Seats,
+    connections: Connections,
     proxies: Arc<TrustedProxies>,
     common: Common,
 }
 
 /// What is read from and written to.
-pub(crate) enum Wire {
+pub(crate) enum Stream {
     /// In plain text.
     Plain(TcpStream),
     /// Over TLS.
@@ -128,10 +128,10 @@ impl Listener {
         router: Router,
         config: &ConnectionConfig,
         proxies: Arc<TrustedProxies>,
-        tls: Option<TlsKeeper>,
+        tls: Option<TlsReloader>,
         metrics: Metrics,
     ) -> Self {
-        let seats = Seats::new(config.connections_max, config.of_peer_max, metrics.clone());
+        let connections = Connections::new(config.connections_max, config.of_peer_max, metrics.clone());
         let times = Times {
             idle: config.idle,
             head: config.head_patience,
@@ -140,12 +140,12 @@ impl Listener {
             leave: LEAVE_PATIENCE,
         };
         let common = Common { router, tls, times, metrics, closing: CancellationToken::new() };
-        Self { inner, seats, proxies, common }
+        Self { inner, connections, proxies, common }
     }
 
     /// How many connections are open, now and whenever that changes.
     pub(crate) fn open(&self) -> watch::Receiver<usize> {
-        self.seats.open()
+        self.connections.open()
     }
 
     /// Serves until `close` is ready; then idle connections are closed, and running requests are finished.
@@ -175,8 +175,8 @@ impl Listener {
                 tracing::debug!(%error, "TCP_NODELAY could not be set");
             }
             let counted = (!self.proxies.hold(peer.ip())).then(|| peer.ip());
-            self.seats.room().await;
-            let Some(taken) = self.seats.take(counted) else {
+            self.connections.room().await;
+            let Some(taken) = self.connections.take(counted) else {
                 self.common.metrics.closed(Closed::Peer);
                 tracing::debug!(peer = %peer, "this address has all the connections that one may have");
                 continue;
@@ -192,17 +192,17 @@ impl Listener {
     }
 
     async fn accept(&self) -> (TcpStream, SocketAddr) {
-        let mut is_told = false;
+        let mut is_logged = false;
         loop {
             match self.inner.accept().await {
                 Ok(accepted) => return accepted,
                 Err(error) if is_of_one_caller(&error) => {}
                 Err(error) => {
-                    if !std::mem::replace(&mut is_told, true) {
+                    if !std::mem::replace(&mut is_logged, true) {
                         tracing::error!(%error, "no connection can be accepted; trying again");
                     }
                     // One that waits has what is missing here.
-                    self.seats.call_in_longest();
+                    self.connections.evict_longest_idle();
                     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
@@ -216,9 +216,9 @@ fn is_of_one_caller(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-// === impl Wire ===
+// === impl Stream ===
 
-impl AsyncRead for Wire {
+impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -231,7 +231,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),

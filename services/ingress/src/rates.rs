@@ -68,7 +68,7 @@ pub(crate) struct Rates {
 
 /// Where a caller stands after it was counted; goes into the answer's headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct RateStatus {
     burst: u32,
     remaining: u32,
     full_in_seconds: u64,
@@ -176,12 +176,12 @@ impl Rates {
     }
 
     /// Counts a request of this address, grouped as [`peer::group`] does.
-    pub(crate) fn count_peer(&self, address: IpAddr) -> Result<Option<Standing>, (Fault, Standing)> {
+    pub(crate) fn count_peer(&self, address: IpAddr) -> Result<Option<RateStatus>, (Fault, RateStatus)> {
         self.peer.count(&peer::group(address))
     }
 
     /// Counts a request with this token.
-    pub(crate) fn count_token(&self, name: &Actor) -> Result<Option<Standing>, (Fault, Standing)> {
+    pub(crate) fn count_token(&self, name: &Actor) -> Result<Option<RateStatus>, (Fault, RateStatus)> {
         self.token.count(name)
     }
 
@@ -190,7 +190,7 @@ impl Rates {
         &self,
         name: &Actor,
         owner: &OwnerId,
-    ) -> Result<Option<Standing>, (Fault, Standing)> {
+    ) -> Result<Option<RateStatus>, (Fault, RateStatus)> {
         self.owner.count(&(name, owner))
     }
 }
@@ -209,26 +209,26 @@ impl Limiter {
         Self { limit, counting, hasher: RandomState::new(), metrics }
     }
 
-    fn count(&self, key: &impl Hash) -> Result<Option<Standing>, (Fault, Standing)> {
+    fn count(&self, key: &impl Hash) -> Result<Option<RateStatus>, (Fault, RateStatus)> {
         let Some((counting, states)) = &self.counting else { return Ok(None) };
         let counted = counting.check_key(&self.hasher.hash_one(key));
         self.metrics.remembers(self.limit, states.len());
         match counted {
-            Ok(snapshot) => Ok(Some(Standing::of(&snapshot))),
+            Ok(snapshot) => Ok(Some(RateStatus::of(&snapshot))),
             Err(refusal) => {
                 self.metrics.limited(self.limit);
                 let seconds = whole_seconds(refusal.wait_time_from(counting.clock().now())).max(1);
                 let mut fault = Fault::new(FaultCode::RateLimitExceeded, self.limit.message());
                 fault.retry_after_seconds = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
-                Err((fault, Standing::spent(refusal.quota())))
+                Err((fault, RateStatus::spent(refusal.quota())))
             }
         }
     }
 }
 
-// === impl Standing ===
+// === impl RateStatus ===
 
-impl Standing {
+impl RateStatus {
     fn of(snapshot: &StateSnapshot) -> Self {
         let quota = snapshot.quota();
         let (burst, remaining) = (quota.burst_size().get(), snapshot.remaining_burst_capacity());

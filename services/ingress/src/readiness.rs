@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use crate::error::public_words;
 
 /// Longest time that the check waits for a worker; under the 2 s that `/readyz` gives every check.
-pub const HEALTH_PATIENCE: Duration = Duration::from_millis(1_500);
+pub const HEALTH_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// How long a finding about the store is good for. `/readyz` is open to any caller; without this, any caller
 /// could have the store asked at any rate.
 pub const HEALTH_FRESH_MS: u64 = 1_000;
@@ -71,7 +71,7 @@ impl Check for QueueCheck {
 
 impl StoreCheck {
     async fn ask(&self) -> Result<(), String> {
-        let patience_ms = u64::try_from(HEALTH_PATIENCE.as_millis()).unwrap_or(u64::MAX);
+        let patience_ms = u64::try_from(HEALTH_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
         let context = Context {
             request_id: self.random.fresh_id(),
             deadline_ms: Some(self.clock.now_ms().saturating_add(patience_ms)),
@@ -80,7 +80,7 @@ impl StoreCheck {
             attempt: None,
         };
         let body = Bytes::from_static(b"{}");
-        match self.requests.request(Verb::Health, &context, body, HEALTH_PATIENCE).await {
+        match self.requests.request(Verb::Health, &context, body, HEALTH_TIMEOUT).await {
             Ok(reply) if reply.is_fault => Err("a worker answers with a fault".to_owned()),
             Ok(reply) => match serde_json::from_slice::<HealthReply>(&reply.body) {
                 Ok(HealthReply { store }) if store == "ok" => Ok(()),

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::deletions::operator;
 use crate::error::{Failure, pass_on};
-use crate::openapi::faults::{OfBulkDelete, OfLook, OfLookAtOne};
+use crate::openapi::faults::{OfBulkDelete, ReadFaults, ReadOneFaults};
 use crate::query::{Asked, NoQuery};
 use crate::relay::Relay;
 use crate::request_id::Facts;
@@ -30,10 +30,10 @@ pub(crate) struct Which {
     limit: Option<u32>,
 }
 
-/// Which records are to go. A word that there is not is refused, or a `dry_run` with a letter wrong would be none.
+/// Which records to remove. An unknown parameter is refused, or a misspelt `dry_run` would be ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Doomed {
+pub(crate) struct BulkDeleteQuery {
     status: Option<String>,
     pool: Option<String>,
     #[serde(default)]
@@ -61,7 +61,7 @@ pub(crate) struct Doomed {
              "external_id": "6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11", "status": "allocated",
              "allocated_to_track": "student-1", "allocated_at": 1_763_683_200, "expires_at": 1_763_697_600,
              "track_name": "dns-basics", "sfdc_account_id": null, "pool": "main", "version": 2, "epoch": 1,
-             "changed_at": 1_763_683_200}], "count": 1, "cursor": null})), OfLook)
+             "changed_at": 1_763_683_200}], "count": 1, "cursor": null})), ReadFaults)
 )]
 pub(crate) async fn list_sandboxes(
     State(relay): State<Relay>,
@@ -92,7 +92,7 @@ pub(crate) async fn list_sandboxes(
              "deletion": null, "tombstone": null,
              "history": [{"version": 1, "epoch": 0, "status": "available", "cause": "listed", "at": 1_763_600_000},
                  {"version": 2, "epoch": 1, "status": "allocated", "cause": "claimed", "at": 1_763_683_200}]})),
-        OfLookAtOne)
+        ReadOneFaults)
 )]
 pub(crate) async fn show_sandbox(
     State(relay): State<Relay>,
@@ -127,10 +127,10 @@ pub(crate) async fn show_sandbox(
 pub(crate) async fn bulk_delete(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
-    Asked(doomed): Asked<Doomed>,
+    Asked(query): Asked<BulkDeleteQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let Doomed { status, pool, dry_run, cursor, limit } = doomed;
+    let BulkDeleteQuery { status, pool, dry_run, cursor, limit } = query;
     let by = Some(operator(&headers, &facts)?.to_string());
     let request = BulkDeleteRequest { status, pool, dry_run, cursor, limit, by };
     let reply = relay.send(Verb::BulkDelete, &facts, None, &request).await?;

@@ -20,7 +20,7 @@ use tokio::task::JoinError;
 use crate::error;
 use crate::metrics::{Metrics, RetryReason};
 use crate::request_id::Facts;
-use crate::undelivered::{Fate, Waiting, Watch};
+use crate::undelivered::{ClaimTracker, Waiting, Watch};
 
 /// Sends requests to the workers and brings the answers back.
 #[derive(Clone)]
@@ -117,15 +117,15 @@ impl Relay {
         context: Context,
         body: Bytes,
     ) -> Result<Reply, Fault> {
-        let fate = self.watch.begin(facts);
-        let waiting = Waiting(Arc::clone(&fate));
-        let (tell, told) = oneshot::channel();
+        let tracker = self.watch.begin(facts);
+        let waiting = Waiting(Arc::clone(&tracker));
+        let (sender, receiver) = oneshot::channel();
         let relay = self.clone();
         let asking = self.watch.spawn(async move {
-            let answer = relay.ask_until(deadline_ms, Verb::Allocate, &context, body, Some(&fate)).await;
-            fate.settle(answer, tell);
+            let answer = relay.ask_until(deadline_ms, Verb::Allocate, &context, body, Some(&tracker)).await;
+            tracker.settle(answer, sender);
         });
-        let answer = told.await;
+        let answer = receiver.await;
         drop(waiting);
         match answer {
             Ok(answer) => answer,
@@ -142,7 +142,7 @@ impl Relay {
         verb: Verb,
         context: &Context,
         body: Bytes,
-        fate: Option<&Arc<Fate>>,
+        tracker: Option<&Arc<ClaimTracker>>,
     ) -> Result<Reply, Fault> {
         let mut pauses =
             Pauses { random: &*self.random, ceiling: PAUSE_MIN, no_workers_left: self.limits.no_workers };
@@ -151,9 +151,9 @@ impl Relay {
         let mut number: u32 = 0;
         loop {
             number = number.saturating_add(1);
-            let patience = attempt_max.min(self.left_until(deadline_ms));
-            let context = &self.attempt(context, number, patience);
-            let asked = self.ask_once(verb, context, body.clone(), patience, fate).await;
+            let timeout = attempt_max.min(self.left_until(deadline_ms));
+            let context = &self.attempt(context, number, timeout);
+            let asked = self.ask_once(verb, context, body.clone(), timeout, tracker).await;
             let (reason, last_word) = match asked {
                 Ok(reply) if leads_to_the_same && error::is_late(&reply) => (Unanswered::TimedOut, Ok(reply)),
                 // As long as for a worker that is not there: one that serves the pool may not be either.
@@ -171,7 +171,7 @@ impl Relay {
                 Err(RequestError::Disconnected) => return Err(disconnected(verb)),
             };
             let Some(pause) = pauses.next(reason, self.left_until(deadline_ms)) else { return last_word };
-            if fate.is_some_and(|fate| fate.has_left()) {
+            if tracker.is_some_and(|tracker| tracker.has_left()) {
                 return last_word;
             }
             self.metrics.retried(reason.into());
@@ -192,14 +192,14 @@ impl Relay {
         verb: Verb,
         context: &Context,
         body: Bytes,
-        patience: Duration,
-        fate: Option<&Arc<Fate>>,
+        timeout: Duration,
+        tracker: Option<&Arc<ClaimTracker>>,
     ) -> Result<Reply, RequestError> {
-        let Some(fate) = fate else { return self.requests.request(verb, context, body, patience).await };
-        let asked = self.requests.request_or_late(verb, context, body, patience).await;
-        asked.inspect(|reply| fate.note(reply)).map_err(|unanswered| {
+        let Some(tracker) = tracker else { return self.requests.request(verb, context, body, timeout).await };
+        let asked = self.requests.request_or_late(verb, context, body, timeout).await;
+        asked.inspect(|reply| tracker.note(reply)).map_err(|unanswered| {
             if unanswered.reason != RequestError::NoResponders {
-                fate.note_silence(unanswered.late);
+                tracker.note_silence(unanswered.late);
             }
             unanswered.reason
         })
@@ -207,9 +207,9 @@ impl Relay {
 
     /// What rides beside one attempt: its number, and the end of this attempt's own time. An attempt that is given up must
     /// not be worked on any more, because another one follows it.
-    fn attempt(&self, context: &Context, number: u32, patience: Duration) -> Context {
+    fn attempt(&self, context: &Context, number: u32, timeout: Duration) -> Context {
         let attempt = context.attempt.clone().map(|attempt| Attempt { number: Some(number), ..attempt });
-        let deadline_ms = Some(self.clock.now_ms().saturating_add(millis(patience)));
+        let deadline_ms = Some(self.clock.now_ms().saturating_add(millis(timeout)));
         Context { deadline_ms, attempt, ..context.clone() }
     }
 
@@ -255,7 +255,7 @@ impl Pauses<'_> {
                 if self.no_workers_left.is_zero() {
                     return None;
                 }
-                // The last pause ends with the patience, so that a worker that came late is still found.
+                // The last pause ends with the timeout, so that a worker that came late is still found.
                 let pause = (PAUSE_MIN + jitter).min(self.no_workers_left);
                 self.no_workers_left = self.no_workers_left.saturating_sub(pause);
                 pause

@@ -127,7 +127,7 @@ fn is_traceparent(value: &str) -> bool {
 mod tests {
     use super::*;
     use axum::http::HeaderValue;
-    use ports::random::Dice;
+    use ports::random::Rng;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -138,25 +138,25 @@ mod tests {
     }
 
     #[test]
-    fn a_sane_id_of_the_caller_is_kept_and_no_other() {
-        let dice = Dice::seeded(1);
+    fn valid_caller_id_is_kept_and_others_are_replaced() {
+        let rng = Rng::seeded(1);
         let longest = "x".repeat(128);
         for sane in ["a", "run-7/step:3", longest.as_str()] {
-            assert_eq!(RequestId::of(&headers(&[(REQUEST_ID_HEADER, sane)]), &dice).as_str(), sane);
+            assert_eq!(RequestId::of(&headers(&[(REQUEST_ID_HEADER, sane)]), &rng).as_str(), sane);
         }
         let too_long = "x".repeat(129);
         for odd in ["", "a b", "größe", "a\tb", too_long.as_str()] {
-            let id = RequestId::of(&headers(&[(REQUEST_ID_HEADER, odd)]), &dice);
+            let id = RequestId::of(&headers(&[(REQUEST_ID_HEADER, odd)]), &rng);
             assert_eq!(id.as_str().len(), 36, "{odd:?} became {id}");
         }
         let twice = headers(&[(REQUEST_ID_HEADER, "a"), (REQUEST_ID_HEADER, "a")]);
-        assert_eq!(RequestId::of(&twice, &dice).as_str().len(), 36);
+        assert_eq!(RequestId::of(&twice, &rng).as_str().len(), 36);
     }
 
     #[test]
     fn only_a_well_formed_trace_is_passed_on() {
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        let facts = |value: &str| Facts::of(&headers(&[("traceparent", value)]), &Dice::seeded(1));
+        let facts = |value: &str| Facts::of(&headers(&[("traceparent", value)]), &Rng::seeded(1));
         assert_eq!(facts(good).traceparent.as_deref(), Some(good));
         for bad in ["", "00", &good.to_uppercase(), &format!("{good}-x"), &good.replacen("00", "01", 1)] {
             assert_eq!(facts(bad).traceparent, None, "{bad}");

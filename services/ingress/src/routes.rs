@@ -8,13 +8,13 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodFilter, MethodRouter, on, on_service};
 use ops::Ops;
 
-use crate::admin::{self, TickDesk};
+use crate::admin::{self, TickService};
 use crate::caller::{self, Gate, Role};
 use crate::console;
-use crate::deletions::{self, LineDesk};
+use crate::deletions::{self, DeletionControlService};
 use crate::edge::{self, Edge};
-use crate::events::{self, EventDesk};
-use crate::fleet::{self, FleetDesk};
+use crate::events::{self, EventService};
+use crate::fleet::{self, FleetService};
 use crate::openapi;
 use crate::openapi::faults::OfOpen;
 use crate::orders;
@@ -39,10 +39,10 @@ pub struct Route {
 #[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) relay: Relay,
-    pub(crate) desk: TickDesk,
-    pub(crate) line: LineDesk,
-    pub(crate) events: EventDesk,
-    pub(crate) fleet: FleetDesk,
+    pub(crate) ticks: TickService,
+    pub(crate) deletion_control: DeletionControlService,
+    pub(crate) events: EventService,
+    pub(crate) fleet: FleetService,
     pub(crate) ops: Ops,
 }
 
@@ -259,7 +259,7 @@ pub const ROUTES: &[Route] = &[
 ];
 
 /// The routes behind which a token that is for some pools is held to them; all others refuse such a token.
-const HOLDS_TO_POOLS: [&str; 4] = [
+const LIMITED_TO_POOLS: [&str; 4] = [
     "/v1/allocate",
     "/v1/sandboxes/{id}/mark-for-deletion",
     "/v1/sandboxes/{id}/extend",
@@ -272,8 +272,8 @@ pub(crate) fn router(parts: Parts, gate: &Gate, edge: Edge) -> Router {
     for route in ROUTES {
         let gate = Gate {
             role: route.role,
-            only_looks: caller::only_looks(&route.method),
-            holds_to_pools: route.holds_to_pools(),
+            is_read_only: caller::is_read_only(&route.method),
+            is_limited_to_pools: route.is_limited_to_pools(),
             ..gate.clone()
         };
         let endpoint =
@@ -298,8 +298,8 @@ impl Route {
 
     /// Whether a token that is for some pools may use it.
     #[must_use]
-    pub fn holds_to_pools(&self) -> bool {
-        HOLDS_TO_POOLS.contains(&self.path)
+    pub fn is_limited_to_pools(&self) -> bool {
+        LIMITED_TO_POOLS.contains(&self.path)
     }
 
     fn filter(&self) -> MethodFilter {
@@ -316,25 +316,25 @@ impl FromRef<Parts> for Relay {
     }
 }
 
-impl FromRef<Parts> for TickDesk {
+impl FromRef<Parts> for TickService {
     fn from_ref(parts: &Parts) -> Self {
-        parts.desk.clone()
+        parts.ticks.clone()
     }
 }
 
-impl FromRef<Parts> for LineDesk {
+impl FromRef<Parts> for DeletionControlService {
     fn from_ref(parts: &Parts) -> Self {
-        parts.line.clone()
+        parts.deletion_control.clone()
     }
 }
 
-impl FromRef<Parts> for EventDesk {
+impl FromRef<Parts> for EventService {
     fn from_ref(parts: &Parts) -> Self {
         parts.events.clone()
     }
 }
 
-impl FromRef<Parts> for FleetDesk {
+impl FromRef<Parts> for FleetService {
     fn from_ref(parts: &Parts) -> Self {
         parts.fleet.clone()
     }

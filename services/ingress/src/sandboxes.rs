@@ -14,7 +14,7 @@ use domain::{IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, Sa
 use serde::Deserialize;
 
 use crate::error::{Failure, pass_on};
-use crate::openapi::faults::{OfClaim, OfExtend, OfOwnLook, OfRelease};
+use crate::openapi::faults::{OfClaim, OfExtend, OfRelease, OwnReadFaults};
 use crate::relay::Relay;
 use crate::request_id::Facts;
 
@@ -154,7 +154,7 @@ pub(crate) async fn extend(
         (status = 200, description = "the owner's sandbox", body = contract::SandboxView,
          example = json!({"sandbox_id": "2000018", "name": "lab-00018", "external_id": "6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11",
                           "status": "allocated", "allocated_to_track": "student-1", "allocated_at": 1763683200,
-                          "expires_at": 1763697600, "track_name": "dns-basics", "sfdc_account_id": null})), OfOwnLook)
+                          "expires_at": 1763697600, "track_name": "dns-basics", "sfdc_account_id": null})), OwnReadFaults)
 )]
 pub(crate) async fn get(
     State(relay): State<Relay>,

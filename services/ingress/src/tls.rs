@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use runtime::settings::Settings;
 
-mod keeper;
+mod reloader;
 
-pub(crate) use keeper::TlsKeeper;
+pub(crate) use reloader::TlsReloader;
 
 /// Longest file of certificates or keys, in bytes: a chain has some kilobytes, a bundle of authorities some hundred.
 pub const PEM_BYTES_MAX: u64 = 1_024 * 1_024;
@@ -27,7 +27,7 @@ pub struct TlsConfig {
     /// The three files.
     pub(crate) files: TlsFiles,
     /// `TLS_FILES_LOOK_SECONDS`: time between two looks at them; 10.
-    pub(crate) look_every: Duration,
+    pub(crate) check_period: Duration,
     /// What they hold.
     pub(crate) first: Arc<ServerConfig>,
     /// The digest of that.
@@ -78,7 +78,7 @@ impl TlsConfig {
             "authorities (PEM) one of which has to have signed the certificate of every caller; none is asked for if empty",
         );
         let [chain, key, client_ca] = [chain, key, client_ca].map(|path| path.map(PathBuf::from));
-        let look_every = settings.seconds(
+        let check_period = settings.seconds(
             "TLS_FILES_LOOK_SECONDS",
             10,
             1..=3_600,
@@ -99,7 +99,7 @@ impl TlsConfig {
         let files = TlsFiles { chain, key, client_ca };
         let read = files.read().and_then(|bytes| Ok((bytes.digest(), bytes.server_config()?)));
         match read {
-            Ok((first_digest, first)) => Some(Self { files, look_every, first, first_digest }),
+            Ok((first_digest, first)) => Some(Self { files, check_period, first, first_digest }),
             Err((variable, problem)) => {
                 settings.mistake(variable, &problem);
                 None

@@ -9,11 +9,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
 pub mod file;
-pub(crate) mod keeper;
+pub(crate) mod refresher;
 mod settings;
 
-pub(crate) use keeper::Keeper;
-pub use settings::{BadTokens, ListPlace, TokenConfig, TokenList};
+pub(crate) use refresher::TokenRefresher;
+pub use settings::{BadTokens, ListSource, TokenConfig, TokenList};
 
 /// Bytes of the digest of a token.
 pub const DIGEST_BYTES: usize = 32;
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn every_token_of_a_set_is_good_and_no_other() {
+    fn only_tokens_of_the_set_are_accepted() {
         let set = TokenSet::new([
             entry("a", "old", Scope::Lab, &[]),
             entry("b", "new", Scope::Lab, &[]),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_there_twice_has_both_rights() {
+    fn duplicate_token_has_the_union_of_its_scopes() {
         let set = TokenSet::new([
             entry("lab", "both", Scope::Lab, &["a"]),
             entry("admin", "both", Scope::Admin, &[]),
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn two_tokens_of_one_name_could_not_be_told_apart() {
+    fn duplicate_token_name_is_rejected() {
         let set = TokenSet::new([entry("a", "1", Scope::Lab, &[]), entry("a", "2", Scope::Lab, &[])]);
         assert_eq!(set.unwrap_err(), "two tokens are called a");
         let many = (0..=TOKENS_MAX).map(|one| entry(&format!("t{one}"), &one.to_string(), Scope::Lab, &[]));

@@ -36,7 +36,7 @@ pub(crate) struct Watch {
 }
 
 /// A claim, from its request to its answer.
-pub(crate) struct Fate {
+pub(crate) struct ClaimTracker {
     watch: Watch,
     request_id: String,
     owner: String,
@@ -49,7 +49,7 @@ pub(crate) struct Fate {
 }
 
 /// The caller's wait for its answer. Dropped before it is over, the caller has left.
-pub(crate) struct Waiting(pub(crate) Arc<Fate>);
+pub(crate) struct Waiting(pub(crate) Arc<ClaimTracker>);
 
 // === impl Watch ===
 
@@ -59,8 +59,8 @@ impl Watch {
     }
 
     /// Begins to watch over a claim.
-    pub(crate) fn begin(&self, facts: &Facts) -> Arc<Fate> {
-        Arc::new(Fate {
+    pub(crate) fn begin(&self, facts: &Facts) -> Arc<ClaimTracker> {
+        Arc::new(ClaimTracker {
             watch: self.clone(),
             request_id: facts.request_id.to_string(),
             owner: facts.owner().map(ToString::to_string).unwrap_or_default(),
@@ -77,9 +77,9 @@ impl Watch {
     }
 }
 
-// === impl Fate ===
+// === impl ClaimTracker ===
 
-impl Fate {
+impl ClaimTracker {
     /// Whether the caller waits no more.
     pub(crate) fn has_left(&self) -> bool {
         self.has_left.load(Ordering::SeqCst)
@@ -101,9 +101,9 @@ impl Fate {
     }
 
     /// Gives the caller its answer, if it has stayed for it.
-    pub(crate) fn settle(&self, answer: Result<Reply, Fault>, tell: oneshot::Sender<Result<Reply, Fault>>) {
+    pub(crate) fn settle(&self, answer: Result<Reply, Fault>, sender: oneshot::Sender<Result<Reply, Fault>>) {
         let is_lease = answer.as_ref().is_ok_and(|reply| !reply.is_fault);
-        let left_behind = tell.send(answer).err();
+        let left_behind = sender.send(answer).err();
         self.is_delivered.send_replace(Some(is_lease && left_behind.is_none()));
         match left_behind {
             Some(Ok(lease)) if is_lease => self.count(Undelivery::CallerLeft, &lease),
@@ -117,16 +117,20 @@ impl Fate {
     /// Waits for what an attempt that was given up still brings.
     fn watch_late(self: &Arc<Self>, late: LateReply) {
         let Ok(place) = Arc::clone(&self.watch.places).try_acquire_owned() else { return };
-        let fate = Arc::clone(self);
+        let tracker = Arc::clone(self);
         self.watch.tasks.spawn(async move {
             let reply = tokio::time::timeout(LATE_REPLY_WAIT, late).await;
             drop(place);
             let Ok(Some(reply)) = reply else { return };
-            let mut is_delivered = fate.is_delivered.subscribe();
-            // The sender lives as long as the fate. Delivered was then the lease that this reply is about.
-            let Ok(told) = is_delivered.wait_for(Option::is_some).await.map(|told| *told) else { return };
-            if told == Some(false) && !reply.is_fault {
-                fate.count(Undelivery::LateReply, &reply);
+            let mut is_delivered = tracker.is_delivered.subscribe();
+            // The sender lives as long as the tracker. Delivered was then the lease that this reply is about.
+            let Ok(was_delivered) =
+                is_delivered.wait_for(Option::is_some).await.map(|was_delivered| *was_delivered)
+            else {
+                return;
+            };
+            if was_delivered == Some(false) && !reply.is_fault {
+                tracker.count(Undelivery::LateReply, &reply);
             }
         });
     }
@@ -143,7 +147,7 @@ impl Fate {
             owner.id = self.owner,
             sandbox.id = sandbox,
             reason = why.as_str(),
-            "{sandbox} is leased to {}, who was not told so",
+            "{sandbox} is leased to {}, who did not get the answer",
             self.owner,
         );
     }

@@ -2,9 +2,9 @@
 
 use crate::Reaper;
 use crate::reap::Wanted;
-use crate::turn::end_of;
+use crate::throttle::end_of;
 use domain::{PreClean, Skip};
-use ports::bus::CallEnd;
+use ports::bus::CallOutcome;
 use ports::provider::{PreCleaned, ProviderError};
 use runtime::settings::Settings;
 
@@ -36,7 +36,7 @@ pub(crate) enum Clearing {
         /// What is written down of it.
         pre_clean: PreClean,
         /// The outcome that is reported to the provider throttle.
-        end: CallEnd,
+        end: CallOutcome,
     },
 }
 
@@ -82,12 +82,12 @@ impl FailurePolicy {
 
     /// What a failed clearing says about the provider. Where deletions do not depend on clearing, its failures
     /// say nothing about them: the breaker would keep away the very call that goes on without it.
-    fn end_of(self, error: &ProviderError) -> CallEnd {
+    fn end_of(self, error: &ProviderError) -> CallOutcome {
         match (self, end_of(error)) {
-            (Self::GoOnAfter { .. }, CallEnd::SlowDown { span }) => CallEnd::SlowDown { span },
-            (Self::GoOnAfter { .. }, _) => CallEnd::Unused,
+            (Self::GoOnAfter { .. }, CallOutcome::SlowDown { span }) => CallOutcome::SlowDown { span },
+            (Self::GoOnAfter { .. }, _) => CallOutcome::Unused,
             // The broker itself signs in, whatever the status.
-            (Self::Block, CallEnd::Forbidden) => CallEnd::Unauthorized,
+            (Self::Block, CallOutcome::Forbidden) => CallOutcome::Unauthorized,
             (Self::Block, end) => end,
         }
     }
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_is_one_of_two_and_within_the_attempts() {
+    fn failure_policy_is_parsed() {
         let parse = |text| FailurePolicy::parse(text, 8);
         assert_eq!(parse("block"), Some(FailurePolicy::Block));
         assert_eq!(parse("go-on-after-1"), Some(FailurePolicy::GoOnAfter { attempts: 1 }));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_cannot_be_is_a_mistake() {
+    fn failure_policy_beyond_the_attempts_is_rejected() {
         let env = std::collections::BTreeMap::from([
             ("NIOSXAAS_FAILURE_POLICY".to_owned(), "go-on-after-4".to_owned()),
             ("DELETION_ATTEMPTS_MAX".to_owned(), "3".to_owned()),

@@ -7,7 +7,7 @@
 //! Scheduled retries; parked deletions; tombstones; events.
 //!
 //! # Calls
-//! The provider, when the fleet's common line lets it; the store.
+//! The provider, when the provider throttle lets it; the store.
 //!
 //! # Guarantees
 //! A deletion leaves the queue only when the table says that it is done, no longer wanted, or parked. A done deletion
@@ -24,9 +24,9 @@ mod clear;
 mod identity;
 mod metrics;
 mod reap;
-mod turn;
+mod throttle;
 
-use ports::bus::{BusError, DeletionQueue, Deletions, Pace};
+use ports::bus::{BusError, DeletionQueue, Deletions, ProviderThrottle};
 use ports::clock::Clock;
 use ports::provider::Provider;
 use ports::random::Random;
@@ -63,7 +63,7 @@ pub struct Config {
 pub struct Ports {
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Rolls dice.
+    /// Random numbers.
     pub random: Arc<dyn Random>,
     /// Keeps sandboxes.
     pub store: Arc<dyn Store>,
@@ -71,9 +71,9 @@ pub struct Ports {
     pub provider: Arc<dyn Provider>,
     /// Keeps parked deletions.
     pub deletions: Arc<dyn Deletions>,
-    /// The fleet's common line towards the provider.
-    pub pace: Arc<dyn Pace>,
-    /// Keeps the ledger of events.
+    /// The provider throttle of the fleet.
+    pub throttle: Arc<dyn ProviderThrottle>,
+    /// Keeps the event log.
     pub recorder: Recorder,
 }
 

@@ -1,7 +1,7 @@
 //! What a reaper counts: every name, help text, label and bucket.
 
 use contract::WorkerRole;
-use ports::bus::{LineView, ServiceInfo, WorkCounts};
+use ports::bus::{ServiceInfo, ThrottleView, WorkCounts};
 use prometheus::{Histogram, HistogramOpts, HistogramTimer, IntCounterVec, IntGauge, Opts, Registry};
 use runtime::metrics::{Collectors, InFlight, UnderWay, counted, register_all};
 
@@ -36,7 +36,7 @@ impl Metrics {
                 "broker_deletions_total",
                 "Deliveries of deletion work, by outcome: deleted, skipped (not wanted any more), attempt_failed, \
                  held (the provider is overloaded, refused our credentials, or fails for everybody), put_off (the \
-                 line was closed, or had no slot soon), parked",
+                 throttle was closed, or had no slot soon), parked",
             ),
             &["outcome"],
         )?;
@@ -73,8 +73,8 @@ impl Metrics {
         vec![Box::new(outcomes), Box::new(calls), Box::new(paused), Box::new(breaker_open), Box::new(rate)]
     }
 
-    /// Shows the line as it is now.
-    pub(crate) fn show(&self, view: &LineView) {
+    /// Shows the throttle as it is now.
+    pub(crate) fn show(&self, view: &ThrottleView) {
         self.paused.set(i64::from(view.is_paused));
         self.breaker_open.set(i64::from(view.is_broken));
         self.rate.set(i64::try_from(view.rate_per_minute).unwrap_or(i64::MAX));

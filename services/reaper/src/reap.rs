@@ -2,11 +2,11 @@
 
 use crate::Reaper;
 use crate::clear::Clearing;
-use crate::turn::end_of;
+use crate::throttle::end_of;
 use async_trait::async_trait;
 use contract::{DeletionWork, ParkedDeletion};
 use domain::{Deletion, Epoch, PreClean, Sandbox, SandboxId, State};
-use ports::bus::{Blame, CallEnd, Delivery, Told, Verdict, Worker};
+use ports::bus::{CallOutcome, Delivery, FailureCause, OutcomeEffect, Verdict, Worker};
 use ports::provider::{Deleted, Target};
 use ports::random::full_jitter;
 use ports::store::Write;
@@ -35,7 +35,7 @@ struct Tried {
 /// Why an attempt failed.
 struct Failure {
     reason: String,
-    end: CallEnd,
+    end: CallOutcome,
 }
 
 #[async_trait]
@@ -58,19 +58,19 @@ impl Worker for Reaper {
         if let Err(verdict) = self.stands_alone(&wanted).await {
             return verdict;
         }
-        let ticket = match self.turn(&wanted.id).await {
-            Ok(ticket) => ticket,
+        let permit = match self.wait_for_permit(&wanted.id).await {
+            Ok(permit) => permit,
             Err(verdict) => return verdict,
         };
         let Tried { pre_clean, ended } = self.delete(&wanted).await;
         match ended {
             Ok(deleted) => {
-                self.tell(ticket, &wanted.id, CallEnd::Deleted).await;
-                self.bury(&wanted, deleted, &pre_clean).await
+                self.report_outcome(permit, &wanted.id, CallOutcome::Deleted).await;
+                self.write_tombstone(&wanted, deleted, &pre_clean).await
             }
             Err(failure) => {
-                let told = self.tell(ticket, &wanted.id, failure.end).await;
-                self.after_failure(&work, &wanted, &pre_clean, failure, told).await
+                let effect = self.report_outcome(permit, &wanted.id, failure.end).await;
+                self.after_failure(&work, &wanted, &pre_clean, failure, effect).await
             }
         }
     }
@@ -98,7 +98,7 @@ impl Reaper {
             return Err(Verdict::Done);
         };
         if matches!(sandbox.state, State::Deleted(_)) {
-            self.settle_ledger(&sandbox).await?;
+            self.complete_event_log(&sandbox).await?;
         }
         let Sandbox { name, external_id, sfdc_account_id, epoch: current, state, .. } = sandbox;
         match state {
@@ -134,7 +134,7 @@ impl Reaper {
         Tried { pre_clean, ended }
     }
 
-    async fn bury(&self, wanted: &Wanted, deleted: Deleted, pre_clean: &PreClean) -> Verdict {
+    async fn write_tombstone(&self, wanted: &Wanted, deleted: Deleted, pre_clean: &PreClean) -> Verdict {
         let now = self.ports.clock.now();
         let purge_at = now.after(self.config.tombstone_kept);
         let (id, epoch) = (&wanted.id, wanted.epoch);
@@ -149,11 +149,11 @@ impl Reaper {
                     "deleted {}",
                     wanted.id,
                 );
-                self.settle_ledger(&sandbox).await.err().unwrap_or(Verdict::Done)
+                self.complete_event_log(&sandbox).await.err().unwrap_or(Verdict::Done)
             }
             // Another worker wrote the tombstone meanwhile.
             Ok(Write::Lost(Some(sandbox))) => {
-                self.settle_ledger(&sandbox).await.err().unwrap_or(Verdict::Done)
+                self.complete_event_log(&sandbox).await.err().unwrap_or(Verdict::Done)
             }
             Ok(Write::Lost(None)) => Verdict::Done,
             Err(error) => {
@@ -164,10 +164,10 @@ impl Reaper {
         }
     }
 
-    /// Has the ledger complete before the message may go. A failure puts the message off; the next look finds the
+    /// Has the event log complete before the message may go. A failure puts the message off; the next look finds the
     /// tombstone and comes here again.
-    async fn settle_ledger(&self, sandbox: &Sandbox) -> Result<(), Verdict> {
-        self.ports.recorder.tell_now(sandbox).await.map_err(|error| {
+    async fn complete_event_log(&self, sandbox: &Sandbox) -> Result<(), Verdict> {
+        self.ports.recorder.publish_now(sandbox).await.map_err(|error| {
             let id = &sandbox.id;
             tracing::warn!(sandbox.id = id.as_str(), error = %Chain(&error), "events of {id} are missing; later");
             Verdict::Retry { delay: OWN_FAILURE_DELAY }
@@ -180,15 +180,15 @@ impl Reaper {
         wanted: &Wanted,
         pre_clean: &PreClean,
         failure: Failure,
-        told: Told,
+        effect: OutcomeEffect,
     ) -> Verdict {
         let Failure { reason, end } = failure;
         let id = &wanted.id;
-        if !self.is_own_fault(wanted, end, told) {
+        if !self.is_own_fault(wanted, end, effect) {
             self.metrics.held();
             self.keep_what_was_cleaned(wanted, pre_clean).await;
             // The last attempt of one that is not given up yet waits as long as after any other.
-            let wait = if told.wait.is_zero() { self.config.retry_delay_min } else { told.wait };
+            let wait = if effect.wait.is_zero() { self.config.retry_delay_min } else { effect.wait };
             let delay = self.spread(wait);
             tracing::error!(sandbox.id = id.as_str(), reason, delay_s = delay.as_secs(), "deletions wait");
             return Verdict::Retry { delay };
@@ -231,7 +231,7 @@ impl Reaper {
             Ok(write) => {
                 if let Write::Done(sandbox) = write {
                     // Left to the sweep if it fails: a parked sandbox stays where the sweep looks.
-                    let _ = self.settle_ledger(&sandbox).await;
+                    let _ = self.complete_event_log(&sandbox).await;
                 }
                 self.metrics.parked();
                 tracing::error!(
@@ -264,14 +264,14 @@ impl Reaper {
     }
 
     /// Whether the failure counts against the sandbox.
-    fn is_own_fault(&self, wanted: &Wanted, end: CallEnd, told: Told) -> bool {
+    fn is_own_fault(&self, wanted: &Wanted, end: CallOutcome, effect: OutcomeEffect) -> bool {
         let is_last = wanted.deletion.attempts.saturating_add(1) >= self.config.attempts_max;
-        match told.blame {
+        match effect.cause {
             // Clearing failed, and says nothing about deletions.
-            _ if end == CallEnd::Unused => true,
-            Blame::Sandbox => true,
-            Blame::Unclear => !is_last,
-            Blame::Nobody => false,
+            _ if end == CallOutcome::Unused => true,
+            FailureCause::Sandbox => true,
+            FailureCause::Unclear => !is_last,
+            FailureCause::NotSandbox => false,
         }
     }
 

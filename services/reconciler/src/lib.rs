@@ -32,7 +32,7 @@ mod sync;
 use async_trait::async_trait;
 use contract::{Report, TickKind, TickOrder};
 use domain::{LeasePolicy, PoolRules};
-use ports::bus::{BusError, CensusBoard, Deletions, Runner, SwitchCache, TickQueue, Upkeep};
+use ports::bus::{BusError, CensusStore, Deletions, Runner, SwitchCache, TickQueue, Upkeep};
 use ports::clock::Clock;
 use ports::provider::Provider;
 use ports::store::Store;
@@ -82,8 +82,8 @@ pub struct Ports {
     /// The copy of the operators' switch that reapers look at.
     pub switch: Arc<dyn SwitchCache>,
     /// Keeps the last census.
-    pub census: Arc<dyn CensusBoard>,
-    /// Keeps the ledger of events.
+    pub census: Arc<dyn CensusStore>,
+    /// Keeps the event log.
     pub recorder: Recorder,
 }
 
@@ -95,7 +95,7 @@ pub struct Reconciler {
     verified: sweep::Verified,
     checked: census::Checked,
     identities: census::IdentitiesChecked,
-    untold: stale::Untold,
+    unpublished: stale::Unpublished,
 }
 
 // === impl Config ===
@@ -144,7 +144,15 @@ impl Reconciler {
     pub fn new(config: Config, ports: Ports, metrics: Metrics) -> Self {
         let (verified, checked) = (sweep::Verified::default(), census::Checked::default());
         let identities = census::IdentitiesChecked::default();
-        Self { config, ports, metrics, verified, checked, identities, untold: stale::Untold::default() }
+        Self {
+            config,
+            ports,
+            metrics,
+            verified,
+            checked,
+            identities,
+            unpublished: stale::Unpublished::default(),
+        }
     }
 
     /// Runs on ticks until `stop`; then finishes the runs that are under way.
@@ -155,15 +163,15 @@ impl Reconciler {
     where
         Q: TickQueue + 'static,
     {
-        let (recorder, told) = (self.ports.recorder.clone(), CancellationToken::new());
-        let telling = tokio::spawn({
-            let told = told.clone();
-            async move { recorder.tell_until(told).await }
+        let (recorder, recorder_stop) = (self.ports.recorder.clone(), CancellationToken::new());
+        let publishing = tokio::spawn({
+            let recorder_stop = recorder_stop.clone();
+            async move { recorder.publish_until(recorder_stop).await }
         });
         let ended = self.run_on_all(ticks, stop).await;
-        told.cancel();
+        recorder_stop.cancel();
         // The task ends by itself; if it ended otherwise, the sweep publishes the missing events.
-        let _ = telling.await;
+        let _ = publishing.await;
         ended
     }
 

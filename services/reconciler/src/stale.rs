@@ -11,17 +11,17 @@ use runtime::telemetry::Chain;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Sandboxes that are remembered for the ledger; only an outage of days gets there.
-const UNTOLD_MAX: usize = 100_000;
+/// Sandboxes that are remembered for the event log; only an outage of days gets there.
+const UNPUBLISHED_MAX: usize = 100_000;
 
 /// Sandboxes that may be tombstones by now without an event in the event log. They are in no index, so they are kept in
 /// mind until the event is published.
 #[derive(Debug, Default)]
-pub(crate) struct Untold(Mutex<BTreeSet<SandboxId>>);
+pub(crate) struct Unpublished(Mutex<BTreeSet<SandboxId>>);
 
-// === impl Untold ===
+// === impl Unpublished ===
 
-impl Untold {
+impl Unpublished {
     fn ids(&self) -> MutexGuard<'_, BTreeSet<SandboxId>> {
         // Every change is complete before the lock is let go, so a poisoned lock holds a sound state.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -29,7 +29,7 @@ impl Untold {
 
     fn note(&self, id: &SandboxId) {
         let mut ids = self.ids();
-        if ids.len() < UNTOLD_MAX {
+        if ids.len() < UNPUBLISHED_MAX {
             ids.insert(id.clone());
         }
     }
@@ -51,7 +51,7 @@ impl Reconciler {
             tracing::error!(error = %Chain(error), "the removal of stale sandboxes did not complete");
         }
         report.status = if ended.is_ok() { COMPLETED } else { FAILED }.to_owned();
-        report.untold = u64::try_from(self.untold.ids().len()).unwrap_or(u64::MAX);
+        report.untold = u64::try_from(self.unpublished.ids().len()).unwrap_or(u64::MAX);
         if report.due > 0 {
             tracing::info!(
                 due = report.due,
@@ -71,7 +71,7 @@ impl Reconciler {
         report: &mut StaleReport,
         skipped: &mut Skipped,
     ) -> Result<(), StoreError> {
-        self.tell_of_former_runs(skipped).await?;
+        self.publish_of_former_runs(skipped).await?;
         let since = self.ports.clock.now().before(self.config.stale_kept);
         let mut due = self.walk(StateName::Stale, &SortRange::DueBy(since)).await?;
         while let Some(batch) = due.next(skipped).await? {
@@ -92,21 +92,21 @@ impl Reconciler {
             let now = self.ports.clock.now();
             let purge_at = now.after(self.config.tombstone_kept);
             // Noted first: a write whose answer is lost may have happened.
-            self.untold.note(&sandbox.id);
+            self.unpublished.note(&sandbox.id);
             let write = self.ports.store.forget(&sandbox, None, now, purge_at).await;
             let Some(write) = skipped.unless_unreadable(write)? else { continue };
             let Write::Done(gone) = write else {
-                self.untold.forget(&sandbox.id);
+                self.unpublished.forget(&sandbox.id);
                 report.raced += 1;
                 continue;
             };
             report.removed += 1;
-            match self.ports.recorder.tell_now(&gone).await {
-                Ok(()) => self.untold.forget(&gone.id),
+            match self.ports.recorder.publish_now(&gone).await {
+                Ok(()) => self.unpublished.forget(&gone.id),
                 Err(error) => tracing::warn!(
                     sandbox.id = gone.id.as_str(),
                     error = %Chain(&error),
-                    "the ledger does not say yet that {} was given up; the next run does",
+                    "the event log does not say yet that {} was given up; the next run does",
                     gone.id,
                 ),
             }
@@ -115,20 +115,20 @@ impl Reconciler {
     }
 
     /// Publishes the events that could not be published before, and only of sandboxes that really went.
-    async fn tell_of_former_runs(&self, skipped: &mut Skipped) -> Result<(), StoreError> {
-        let ids: Vec<SandboxId> = self.untold.ids().iter().cloned().collect();
+    async fn publish_of_former_runs(&self, skipped: &mut Skipped) -> Result<(), StoreError> {
+        let ids: Vec<SandboxId> = self.unpublished.ids().iter().cloned().collect();
         for id in ids {
             let found = self.ports.store.sandbox(&id).await;
             let Some(sandbox) = skipped.unless_unreadable(found)? else { continue };
             let gone = sandbox.filter(|sandbox| sandbox.state.name() == StateName::Deleted);
-            let told = match &gone {
+            let published = match &gone {
                 Some(gone) => self.ports.recorder.complete(gone).await,
                 None => Ok(0),
             };
-            match told {
-                Ok(_) => self.untold.forget(&id),
+            match published {
+                Ok(_) => self.unpublished.forget(&id),
                 Err(error) => {
-                    tracing::warn!(sandbox.id = id.as_str(), error = %Chain(&error), "not told yet");
+                    tracing::warn!(sandbox.id = id.as_str(), error = %Chain(&error), "not published yet");
                     return Ok(());
                 }
             }

@@ -1,7 +1,7 @@
 //! Sweep: the table is the truth, and everything beside it is brought in line with it.
 //!
 //! Every wanted deletion has a message, every parked one a copy, no message stays of a sandbox that moved on,
-//! and the ledger has every event. A stream that is missing is made again first.
+//! and the event log has every event. A stream that is missing is made again first.
 
 use crate::listing::Skipped;
 use crate::{Ports, Reconciler};
@@ -13,12 +13,12 @@ use runtime::switch::{SwitchError, Switchboard};
 use runtime::telemetry::Chain;
 use std::sync::Arc;
 
-mod ledger;
+mod event_log;
 mod parked;
 mod queue;
 mod tombstones;
 
-pub(crate) use ledger::{Due, Verified};
+pub(crate) use event_log::{Due, Verified};
 
 /// Messages that are read from a stream in one go.
 const MESSAGES_PAGE: usize = 500;
@@ -68,10 +68,10 @@ impl Reconciler {
         self.sweep_switch().await?;
         self.sweep_queue(report, skipped).await?;
         self.sweep_parked(report, skipped).await?;
-        let ledger = self.ports.upkeep.ledger_state().await?;
-        self.verified.look_at(&ledger.made);
-        self.sweep_ledger(report, skipped).await?;
-        self.sweep_tombstones(ledger, report, skipped).await
+        let event_log = self.ports.upkeep.event_log_state().await?;
+        self.verified.compare(&event_log.made);
+        self.sweep_event_log(report, skipped).await?;
+        self.sweep_tombstones(event_log, report, skipped).await
     }
 }
 

@@ -43,7 +43,7 @@ enum SyncError {
     Store(#[from] StoreError),
     #[error("{0}")]
     Refused(Refusal),
-    #[error("forced too late: whoever ordered it had given up {}.{:03} s before it could begin", .late_ms / 1_000, .late_ms % 1_000)]
+    #[error("forced too late: the operator had given up {}.{:03} s before it could begin", .late_ms / 1_000, .late_ms % 1_000)]
     TooLate { late_ms: u64 },
 }
 
@@ -174,7 +174,7 @@ impl Reconciler {
         if let Some(shown) = shown.filter(|_| is_believed) {
             self.drop_absent_identities(&shown, report).await?;
         }
-        self.complete_ledger_on_the_way(due).await;
+        self.complete_event_log_on_the_way(due).await;
         Ok(())
     }
 

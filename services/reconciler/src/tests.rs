@@ -10,10 +10,10 @@ use domain::{
 };
 use ports::bus::{Runner, Ticks as _};
 use ports::provider::{Account, ProviderError};
-use ports::random::Dice;
+use ports::random::Rng;
 use ports::store::{Insert, OpenClaim, SortRange, Store, Write};
 use prometheus::Registry;
-use runtime::recorder::{LedgerMetrics, Recorder};
+use runtime::recorder::{EventLogMetrics, Recorder};
 use runtime::settings::Settings;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -89,8 +89,8 @@ impl Rig {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(2));
         let faulty = Arc::new(faults(FaultyStore::new(Arc::clone(&store))));
         let provider = Arc::new(FakeProvider::new());
-        let dice = Arc::new(Dice::seeded(7));
-        let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), dice);
+        let rng = Arc::new(Rng::seeded(7));
+        let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), rng);
         let registry = Registry::new();
         let ports = Ports {
             clock: Arc::new(clock.clone()),
@@ -103,7 +103,7 @@ impl Rig {
             recorder: Recorder::new(
                 Arc::new(clock.clone()),
                 Arc::new(bus.clone()),
-                LedgerMetrics::register(&registry).unwrap(),
+                EventLogMetrics::register(&registry).unwrap(),
             ),
         };
         let config = Config {
@@ -270,16 +270,16 @@ pub(crate) fn every_provider_error() -> Vec<(ProviderError, &'static str)> {
 }
 
 #[tokio::test]
-async fn a_tick_starts_the_run_of_its_kind_and_its_report_is_told() {
+async fn tick_starts_its_run_and_publishes_the_report() {
     let rig = Rig::new();
     rig.list(0..3);
     let Rig { reconciler, bus, registry, .. } = rig;
     let stop = CancellationToken::new();
-    let reconciler = Arc::into_inner(reconciler).expect("nobody else has it");
+    let reconciler = Arc::into_inner(reconciler).expect("it has no other owner");
     let running = tokio::spawn(reconciler.run(Arc::new(bus.clone()), stop.clone()));
     for kind in TickKind::ALL {
-        let (_, told) = bus.tick_and_wait(kind, HOUR).await.unwrap();
-        let report = told.expect("a report").report;
+        let (_, reported) = bus.tick_and_wait(kind, HOUR).await.unwrap();
+        let report = reported.expect("a report").report;
         match (&report, kind) {
             (Report::Sync(_), TickKind::Sync)
             | (Report::Expiry(_), TickKind::Expiry)
@@ -298,7 +298,7 @@ async fn a_tick_starts_the_run_of_its_kind_and_its_report_is_told() {
 }
 
 #[test]
-fn a_mistake_in_the_pools_leaves_no_configuration() {
+fn invalid_pools_setting_yields_no_configuration() {
     let read = |pools: &str| {
         let env = BTreeMap::from([("POOLS".to_owned(), pools.to_owned())]);
         Config::read(&mut Settings::new(&env))

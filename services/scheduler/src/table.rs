@@ -115,7 +115,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[test]
-    fn the_first_period_is_longer_by_what_the_offset_has_beyond_whole_periods() {
+    fn first_period_is_extended_by_the_offset_modulo_period() {
         let seconds = Duration::from_secs;
         for (offset, first) in [(0, 10), (7, 17), (27, 17), (10, 10)] {
             let rhythm = Rhythm { period: seconds(10), offset: seconds(offset) };
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_kinds_fall_on_the_same_second() {
+    fn tick_kinds_never_share_a_second() {
         let env: BTreeMap<String, String> = BTreeMap::new();
         let config = Config::read(&mut Settings::new(&env));
         // Every period divides an hour, so what holds for one hour holds for all.

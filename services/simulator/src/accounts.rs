@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_never_given_out_again() {
+    fn id_is_never_reused() {
         let mut accounts = filled(1, 3);
         let last = accounts.live().last().unwrap().clone();
         accounts.remove(last.uuid, 2_000).unwrap();
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lagging_listing_shows_what_is_gone_for_a_while() {
+    fn deleted_account_stays_in_a_lagging_listing_for_a_while() {
         let mut accounts = filled(1, 3);
         let second = accounts.live().nth(1).unwrap().clone();
         accounts.remove(second.uuid, 2_000);

@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_record_is_bounded_and_says_so() {
+    fn call_log_is_bounded_and_counts_dropped_entries() {
         let calls = Calls::default();
         for at_ms in 0..ENTRIES_MAX as u64 + 2 {
             let arrival = calls.arrive(Operation::List, at_ms);

@@ -242,14 +242,14 @@ impl Faults {
     }
 
     /// The fault that befalls this call, if any. `names` are what the account of the call is known by.
-    pub(crate) fn befall(
+    pub(crate) fn fault_for(
         &mut self,
         operation: Operation,
         names: &[String],
         random: &dyn Random,
     ) -> Option<FaultKind> {
         let behaviour = self.operations.get_mut(&operation)?;
-        let kind = behaviour.faults.iter_mut().find_map(|fault| fault.befall(names, random))?;
+        let kind = behaviour.faults.iter_mut().find_map(|fault| fault.fault_for(names, random))?;
         behaviour.faults.retain(|fault| fault.next != Some(0));
         Some(kind)
     }
@@ -291,7 +291,7 @@ impl Fault {
         }
     }
 
-    fn befall(&mut self, names: &[String], random: &dyn Random) -> Option<FaultKind> {
+    fn fault_for(&mut self, names: &[String], random: &dyn Random) -> Option<FaultKind> {
         if self.next == Some(0) || self.account.as_ref().is_some_and(|account| !names.contains(account)) {
             return None;
         }

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_there_again_and_is_not_topped_up() {
+    fn journal_is_restored_on_reopen_without_new_accounts() {
         let directory = tempfile::tempdir().unwrap();
         let (mut journal, accounts) = reopen(directory.path()).unwrap();
         journal.append(&[Line::Deleted { uuid: uuid(&accounts, 2), at_ms: 7 }]).unwrap();
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_not_reused_although_its_deletion_was_compacted_away() {
+    fn id_is_not_reused_after_compaction() {
         let directory = tempfile::tempdir().unwrap();
         let (mut journal, accounts) = reopen(directory.path()).unwrap();
         journal.append(&[Line::Deleted { uuid: uuid(&accounts, 2), at_ms: 7 }]).unwrap();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_last_line_is_dropped_and_the_next_one_is_sound() {
+    fn torn_last_entry_is_dropped_and_the_next_is_intact() {
         let directory = tempfile::tempdir().unwrap();
         let (mut journal, accounts) = reopen(directory.path()).unwrap();
         journal.append(&[Line::Deleted { uuid: uuid(&accounts, 0), at_ms: 7 }]).unwrap();
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_in_the_middle_is_refused_with_its_number() {
+    fn corrupt_entry_is_rejected_with_its_number() {
         let directory = tempfile::tempdir().unwrap();
         drop(reopen(directory.path()).unwrap());
         let path = directory.path().join(JOURNAL_FILE);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn one_directory_has_one_simulator() {
+    fn directory_is_locked_by_one_simulator() {
         let directory = tempfile::tempdir().unwrap();
         let (journal, _accounts) = reopen(directory.path()).unwrap();
         assert!(matches!(reopen(directory.path()), Err(JournalError::InUse { .. })));
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_journal_takes_nothing() {
+    fn closed_journal_rejects_writes() {
         let directory = tempfile::tempdir().unwrap();
         let (mut journal, accounts) = reopen(directory.path()).unwrap();
         let line = Line::Deleted { uuid: uuid(&accounts, 0), at_ms: 7 };

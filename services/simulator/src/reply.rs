@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_written_as_the_csp_and_http_do() {
+    fn timestamps_follow_csp_and_http_formats() {
         assert_eq!(timestamp(1_445_412_480_999), "2015-10-21T07:28:00Z");
         assert_eq!(retry_after(30, false, 0), "30");
         assert_eq!(retry_after(30, true, 1_445_412_480_000), "Wed, 21 Oct 2015 07:28:30 GMT");

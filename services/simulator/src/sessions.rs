@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_bound_and_the_oldest_goes_first() {
+    fn sessions_are_bounded_and_the_oldest_is_evicted() {
         let mut sessions = Sessions::default();
         for number in 0..=SESSIONS_MAX {
             sessions.begin(number.to_string(), None, 0);

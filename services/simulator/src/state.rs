@@ -155,7 +155,7 @@ impl State {
         let names = call.account.map(|uuid| self.world().names(uuid)).unwrap_or_default();
         let (fault, latency) = {
             let mut faults = self.faults();
-            let fault = faults.befall(call.operation, &names, self.random.as_ref());
+            let fault = faults.fault_for(call.operation, &names, self.random.as_ref());
             let latency = faults.operations.get(&call.operation).and_then(|behaviour| behaviour.latency_ms);
             (fault, latency.unwrap_or_else(|| self.configured_latency(call.operation)))
         };

@@ -2,14 +2,14 @@
 
 use super::Weather;
 use super::gate::Board;
-use super::ledger::{Followed, Ledger};
+use super::observations::{Followed, Observations};
 use crate::engines::Engine;
 use crate::world::{Answered, GRACE, LEASE, Process, World, claim_of, id, new_sandbox};
 use contract::{AllocateRequest, FaultCode, Outcome, ReleaseReply};
 use domain::{ClaimKey, DeletionCause, IdempotencyKey, OwnerId, Sandbox, SandboxId, StateName};
 use futures_util::future::join_all;
 use ports::clock::Clock as _;
-use ports::random::{Dice, Random as _};
+use ports::random::{Random as _, Rng};
 use ports::store::Store;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ const TIME_STEP: Duration = Duration::from_secs((LEASE.as_secs() + GRACE.as_secs
 /// Steps before a run counts as stuck.
 const STEPS_MAX: usize = 10_000;
 /// Time for a request: no run takes as long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Owners and the keys that they send. Two of them use the same key, which is not the same claim.
 const CLAIMS: [(&str, Option<&str>); 4] =
     [("ann", None), ("ann", Some("second")), ("ben", None), ("ben", Some("ann"))];
@@ -42,16 +42,16 @@ pub(crate) struct Fleet {
     engine: Engine,
     world: World,
     board: Arc<Board>,
-    dice: Dice,
+    rng: Rng,
     weather: Weather,
-    ledger: Ledger,
+    observations: Observations,
     processes: Vec<(usize, Process)>,
     /// Processes so far, and so the number of the next one.
     started: usize,
     running: Vec<Running>,
     asks_left: usize,
     /// What the answers to owners say that they hold.
-    told: Vec<(SandboxId, &'static str)>,
+    granted: Vec<(SandboxId, &'static str)>,
     diary: Diary,
     /// Numbers of the processes in which a call has failed.
     failed: Vec<usize>,
@@ -112,14 +112,14 @@ impl Fleet {
             engine,
             world,
             board: Arc::default(),
-            dice: Dice::seeded(seed),
+            rng: Rng::seeded(seed),
             weather,
-            ledger: Ledger::default(),
+            observations: Observations::default(),
             processes: Vec::new(),
             started: 0,
             running: Vec::new(),
             asks_left: ASKS,
-            told: Vec::new(),
+            granted: Vec::new(),
             diary: Diary { seed, steps: Vec::new() },
             failed: Vec::new(),
             answers: BTreeMap::new(),
@@ -136,7 +136,7 @@ impl Fleet {
             self.collect().await;
             let waiting = self.board.waiting();
             if waiting == 0 && self.asks_left == 0 {
-                assert!(self.running.is_empty(), "somebody waits for what never comes");
+                assert!(self.running.is_empty(), "a claim waits for what never comes");
                 return;
             }
             self.step(waiting).await;
@@ -147,7 +147,7 @@ impl Fleet {
     /// How often callers got each answer, and how often each state change was seen.
     pub(crate) fn tally(&self) -> BTreeMap<&'static str, u64> {
         let mut tally = self.answers.clone();
-        for entry in self.ledger.histories() {
+        for entry in self.observations.histories() {
             *tally.entry(entry.cause.as_str()).or_default() += 1;
         }
         tally
@@ -167,15 +167,15 @@ impl Fleet {
         if waiting == 0 {
             return;
         }
-        let point = self.board.take(self.dice.below(waiting));
-        let told = format!("process {} {:?} {}", point.process, point.side, point.operation);
+        let point = self.board.take(self.rng.below(waiting));
+        let step = format!("process {} {:?} {}", point.process, point.side, point.operation);
         if self.once_in(self.weather.fails) {
-            self.diary.steps.push(format!("{told}: fails"));
+            self.diary.steps.push(format!("{step}: fails"));
             self.failed.push(point.process);
             point.fail();
         } else {
             let changes_a_sandbox = point.changes_a_sandbox();
-            self.diary.steps.push(told);
+            self.diary.steps.push(step);
             point.pass();
             if changes_a_sandbox {
                 self.board.settle().await;
@@ -186,7 +186,7 @@ impl Fleet {
 
     /// True one time in `times`, at random; never for zero.
     fn once_in(&self, times: usize) -> bool {
-        times > 0 && self.dice.below(times) == 0
+        times > 0 && self.rng.below(times) == 0
     }
 
     fn start_process(&mut self) {
@@ -201,7 +201,7 @@ impl Fleet {
     }
 
     fn crash(&mut self) {
-        let (number, _) = self.processes.remove(self.dice.below(PROCESSES));
+        let (number, _) = self.processes.remove(self.rng.below(PROCESSES));
         self.diary.steps.push(format!("process {number} crashes"));
         self.board.kill(number);
         self.running.retain(|running| {
@@ -214,16 +214,16 @@ impl Fleet {
     }
 
     fn hang_up(&mut self) {
-        let running = self.running.swap_remove(self.dice.below(self.running.len()));
+        let running = self.running.swap_remove(self.rng.below(self.running.len()));
         self.diary.steps.push(format!("a caller of process {} hangs up", running.process));
         running.abort();
     }
 
     fn ask(&mut self) {
         self.asks_left -= 1;
-        let which = self.dice.below(self.processes.len());
+        let which = self.rng.below(self.processes.len());
         let (number, process) = self.processes[which].clone();
-        let (process_number, what) = match self.dice.below(12) {
+        let (process_number, what) = match self.rng.below(12) {
             0..5 => (number, self.claim(process)),
             5..7 => match self.release(process) {
                 Some(release) => (number, release),
@@ -243,18 +243,18 @@ impl Fleet {
     }
 
     fn claim(&mut self, process: Process) -> What {
-        let claim = CLAIMS[self.dice.below(CLAIMS.len())];
+        let claim = CLAIMS[self.rng.below(CLAIMS.len())];
         self.diary.steps.push(format!("{claim:?} claims"));
-        let followed = self.ledger.follow(&key_of(claim), self.world.clock.now());
-        let task = tokio::spawn(async move { process.ask(&request_of(claim), PATIENCE).await });
+        let followed = self.observations.follow(&key_of(claim), self.world.clock.now());
+        let task = tokio::spawn(async move { process.ask(&request_of(claim), TIMEOUT).await });
         What::Claim { owner: claim.0, followed, task }
     }
 
     fn release(&mut self, process: Process) -> Option<What> {
-        if self.told.is_empty() {
+        if self.granted.is_empty() {
             return None;
         }
-        let (id, owner) = self.told[self.dice.below(self.told.len())].clone();
+        let (id, owner) = self.granted[self.rng.below(self.granted.len())].clone();
         self.diary.steps.push(format!("{owner} releases {id}"));
         let sandbox_id = id.to_string();
         let task = tokio::spawn(async move { process.release(&sandbox_id, owner).await });
@@ -269,11 +269,12 @@ impl Fleet {
             (Chore::Expire, StateName::Allocated),
             (Chore::Delete, StateName::PendingDeletion),
         ];
-        let mut sensible = vec![(Chore::List, id(self.dice.below(LISTED_MAX) as u64 + 1))];
+        let mut sensible = vec![(Chore::List, id(self.rng.below(LISTED_MAX) as u64 + 1))];
         for (chore, state) in chores {
-            sensible.extend(self.ledger.in_state(state).iter().map(|sandbox| (chore, sandbox.id.clone())));
+            sensible
+                .extend(self.observations.in_state(state).iter().map(|sandbox| (chore, sandbox.id.clone())));
         }
-        let (chore, target) = sensible.swap_remove(self.dice.below(sensible.len()));
+        let (chore, target) = sensible.swap_remove(self.rng.below(sensible.len()));
         let number = target.as_str().parse().unwrap();
         self.diary.steps.push(format!("process {}: {chore:?} of {number}", self.started));
         let (store, clock) = (self.gated(self.started), self.world.clock.clone());
@@ -292,14 +293,14 @@ impl Fleet {
             match what {
                 What::Claim { owner, followed, task } => {
                     let answer = task.await.unwrap();
-                    let told = answer.as_ref().map(|lent| (lent.outcome, lent.id().to_string()));
-                    self.diary.steps.push(format!("{owner} is told {told:?} by process {process}"));
+                    let granted = answer.as_ref().map(|lent| (lent.outcome, lent.id().to_string()));
+                    self.diary.steps.push(format!("{owner} gets {granted:?} by process {process}"));
                     let name =
                         answer.as_ref().map_or_else(|code| code.as_str(), |lent| lent.outcome.as_str());
                     *self.answers.entry(name).or_default() += 1;
                     let may_fail = self.failed.contains(&process);
-                    self.ledger.judge(&followed, &answer, self.world.clock.now(), may_fail);
-                    self.told.extend(answer.ok().map(|lent| (lent.id(), owner)));
+                    self.observations.judge(&followed, &answer, self.world.clock.now(), may_fail);
+                    self.granted.extend(answer.ok().map(|lent| (lent.id(), owner)));
                 }
                 What::Release { id, task } => self.judge_release(process, &id, task.await.unwrap()),
                 What::Chore(task) => task.await.unwrap(),
@@ -308,7 +309,7 @@ impl Fleet {
     }
 
     fn judge_release(&self, process: usize, id: &SandboxId, answer: Result<ReleaseReply, FaultCode>) {
-        let sandbox = self.ledger.sandbox(id).expect("it was told of");
+        let sandbox = self.observations.sandbox(id).expect("it was granted");
         match answer {
             Ok(reply) => {
                 let deletion = sandbox.deletion().expect("a release that was answered has happened");
@@ -341,7 +342,7 @@ impl Fleet {
         let sandboxes = join_all(reads).await.into_iter().filter_map(Result::unwrap).collect();
         let mut followed: Vec<&mut Followed> =
             self.running.iter_mut().filter_map(|running| running.followed()).collect();
-        self.ledger.look(sandboxes, self.world.clock.now(), &mut followed);
+        self.observations.look(sandboxes, self.world.clock.now(), &mut followed);
     }
 
     /// Now that all is quiet, every key asks once more: the answer to a holder names its sandbox, and an owner without
@@ -351,9 +352,9 @@ impl Fleet {
         let now = self.world.clock.now();
         for claim in CLAIMS {
             let key = key_of(claim);
-            let held = self.ledger.held(&key, now).cloned();
-            let free = !self.ledger.free().is_empty();
-            let answer = self.world.process().ask(&request_of(claim), PATIENCE).await;
+            let held = self.observations.held(&key, now).cloned();
+            let free = !self.observations.free().is_empty();
+            let answer = self.world.process().ask(&request_of(claim), TIMEOUT).await;
             self.diary.steps.push(format!("{claim:?} repeats: {answer:?}"));
             match (&held, free, &answer) {
                 (Some(held), _, Ok(lent)) => {
@@ -365,7 +366,7 @@ impl Fleet {
             }
             self.look_twice().await;
             if let Ok(lent) = answer {
-                let again = self.world.process().ask(&request_of(claim), PATIENCE).await.unwrap();
+                let again = self.world.process().ask(&request_of(claim), TIMEOUT).await.unwrap();
                 assert_eq!((again.outcome, again.body), (Outcome::Existing, lent.body));
             }
         }
@@ -374,14 +375,14 @@ impl Fleet {
 
     /// A repeat may have ended the key's old lease and made a new one: two changes in one look are fine here.
     async fn look_twice(&mut self) {
-        self.ledger = Ledger::default();
+        self.observations = Observations::default();
         self.look().await;
     }
 
     /// The processes of the run know of what is free, whatever they went through.
     async fn take_the_rest(&mut self) {
         let processes: Vec<Process> = self.processes.iter().map(|(_, process)| process.clone()).collect();
-        let free = self.ledger.free().len();
+        let free = self.observations.free().len();
         for turn in 0..=free {
             let process = processes[turn % PROCESSES].clone();
             let task = tokio::spawn(async move { process.claim(&format!("rest-{turn}")).await });
@@ -404,8 +405,8 @@ impl Fleet {
         if (fails, crashes, hang_ups) != (0, 0, 0) {
             return;
         }
-        let mut ended = self.ledger.in_state(StateName::PendingDeletion);
-        ended.extend(self.ledger.in_state(StateName::Deleted));
+        let mut ended = self.observations.in_state(StateName::PendingDeletion);
+        ended.extend(self.observations.in_state(StateName::Deleted));
         for sandbox in ended {
             if sandbox.deletion().is_some_and(|deletion| deletion.cause == DeletionCause::Released) {
                 let work = self.world.deletions.of(&sandbox.id).expect("its deletion is announced");

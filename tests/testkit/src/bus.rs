@@ -1,7 +1,7 @@
 //! The bus in memory: for tests of the services, and for simulations of a whole fleet in one process.
 //!
 //! It answers like the bus on NATS: `tests/bus` runs one suite on both. All time comes from the clock and all
-//! chance from the dice, so on one thread a run can be repeated from its seed. A clone is another connection to
+//! chance from the random numbers, so on one thread a run can be repeated from its seed. A clone is another connection to
 //! the same bus. Connections can be cut and single messages lost, before or after they had their effect.
 //! Nothing survives the process.
 
@@ -9,7 +9,7 @@ use contract::{Census, KnownMark};
 use ports::bus::BusError;
 use ports::clock::Clock;
 use ports::random::Random;
-use runtime::line::LineRules;
+use runtime::throttle::ThrottleRules;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,13 +18,13 @@ use tokio::sync::watch;
 
 mod census;
 mod deletions;
+mod event_log;
 mod feed;
 mod held;
-mod ledger;
-mod line;
 mod marks;
 mod queue;
 mod requests;
+mod throttle;
 mod ticks;
 mod upkeep;
 
@@ -37,10 +37,10 @@ pub struct MemoryConfig {
     pub deletions_in_flight_max: usize,
     /// Time after the end of a worker that said nothing, until its deletion is given to another one.
     pub deletion_ack_wait: Duration,
-    /// The line towards the provider.
-    pub line: LineRules,
+    /// The provider throttle.
+    pub throttle: ThrottleRules,
     /// Longest time that work under way is waited for when a consumer stops.
-    pub finish_patience: Duration,
+    pub finish_timeout: Duration,
 }
 
 /// A bus in memory that keeps every promise of [`ports::bus`].
@@ -75,11 +75,11 @@ pub enum Call {
     /// A census, to be kept.
     KeepCensus,
     /// A slot at the provider, asked for.
-    TakePace,
+    AcquirePermit,
     /// Whether a slot that has come may be used.
-    ConfirmPace,
+    ConfirmPermit,
     /// How a call to the provider ended.
-    TellPace,
+    ReportOutcome,
     /// A turn of the operators' switch.
     Switch,
 }
@@ -117,9 +117,9 @@ struct Inside {
     losses: BTreeMap<Call, VecDeque<Loss>>,
     members: requests::Members,
     deletions: deletions::DeletionStreams,
-    events: ledger::EventStream,
+    events: event_log::EventStream,
     ticks: ticks::TickStream,
-    line: line::Line,
+    throttle: throttle::Throttle,
     census: Option<Census>,
     mark: Option<KnownMark>,
     services: feed::Services,
@@ -132,8 +132,8 @@ impl Default for MemoryConfig {
         Self {
             deletions_in_flight_max: 8,
             deletion_ack_wait: Duration::from_secs(15),
-            line: LineRules::default(),
-            finish_patience: Duration::from_secs(18),
+            throttle: ThrottleRules::default(),
+            finish_timeout: Duration::from_secs(18),
         }
     }
 }
@@ -153,7 +153,7 @@ impl Call {
             Self::Tick => "publish a tick",
             Self::Report => "publish a report",
             Self::KeepCensus => "keep a census",
-            Self::TakePace | Self::ConfirmPace | Self::TellPace => "move the line on",
+            Self::AcquirePermit | Self::ConfirmPermit | Self::ReportOutcome => "update the throttle state",
             Self::Switch => "switch deletions",
         }
     }
@@ -176,9 +176,9 @@ impl MemoryBus {
             losses: BTreeMap::new(),
             members: requests::Members::default(),
             deletions: deletions::DeletionStreams::default(),
-            events: ledger::EventStream::default(),
+            events: event_log::EventStream::default(),
             ticks: ticks::TickStream::default(),
-            line: line::Line::default(),
+            throttle: throttle::Throttle::default(),
             census: None,
             mark: None,
             services: feed::Services::default(),

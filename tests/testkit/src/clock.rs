@@ -57,7 +57,7 @@ mod tests {
     use ports::clock::SystemClock;
 
     #[tokio::test]
-    async fn a_manual_clock_wakes_sleepers_when_their_time_has_come() {
+    async fn manual_clock_wakes_sleepers_when_due() {
         let clock = ManualClock::at(UnixSeconds::new(100));
         let sleeper = tokio::spawn({
             let clock = clock.clone();
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_moment_that_has_come_is_not_waited_for() {
+    async fn past_deadline_is_not_awaited() {
         let clock = ManualClock::at(UnixSeconds::new(100));
         clock.sleep_until(100_000).await;
         SystemClock.sleep_until(SystemClock.now_ms()).await;

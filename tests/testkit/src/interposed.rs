@@ -171,8 +171,8 @@ impl<I: Interposer> Layout for InterposedStore<I> {
         self.inner.deletion_switch().await
     }
 
-    async fn turn_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError> {
-        self.inner.turn_deletion_switch(next).await
+    async fn set_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError> {
+        self.inner.set_deletion_switch(next).await
     }
 
     // Nothing comes between: roles do this at their start, before any story of the tests.

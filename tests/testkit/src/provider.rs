@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unscripted_it_behaves_as_a_real_one() {
+    async fn unscripted_provider_behaves_like_a_real_one() {
         let fake = FakeProvider::new();
         fake.set_page_size(2);
         fake.set_accounts((0..3).map(account).collect());
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_script_for_one_sandbox_goes_before_one_for_all() {
+    async fn sandbox_script_takes_precedence_over_the_general_one() {
         let fake = FakeProvider::new();
         fake.add(account(1));
         let timed_out = ProviderError::TimedOut { waited_seconds: 15 };

@@ -177,7 +177,7 @@ impl Layout for MemoryStore {
         Ok(self.tables().deletion_switch.clone())
     }
 
-    async fn turn_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError> {
+    async fn set_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError> {
         let mut tables = self.tables();
         if tables.deletion_switch.as_ref().is_none_or(|there| there.version < next.version) {
             tables.deletion_switch = Some(next.clone());

@@ -75,16 +75,16 @@ pub struct Check {
 
 /// Checks answers as they come.
 #[derive(Debug, Default)]
-pub struct Ledger {
+pub struct AnswerLog {
     selector: Selector,
     holders: HashMap<String, String>,
     check: Check,
 }
 
-// === impl Ledger ===
+// === impl AnswerLog ===
 
-impl Ledger {
-    /// A ledger of claims that ask for `selector`.
+impl AnswerLog {
+    /// A log of claims that ask for `selector`.
     #[must_use]
     pub fn new(selector: Selector) -> Self {
         Self { selector, ..Self::default() }
@@ -199,69 +199,69 @@ mod tests {
         }
     }
 
-    fn only(ledger: &Ledger) -> String {
-        let check = ledger.check();
+    fn only(answer_log: &AnswerLog) -> String {
+        let check = answer_log.check();
         assert_eq!((check.violations, check.shown.len()), (1, 1), "{check:?}");
         check.shown[0].clone()
     }
 
     #[test]
-    fn sound_answers_pass() {
-        let mut ledger = Ledger::default();
+    fn valid_replies_pass() {
+        let mut answer_log = AnswerLog::default();
         for owner in ["a", "b"] {
-            ledger.note_claim(owner, Ending::Created, Some(&allocation(owner)));
-            ledger.note_repeat(owner, &allocation(owner), Ending::Existing, Some(&allocation(owner)));
+            answer_log.note_claim(owner, Ending::Created, Some(&allocation(owner)));
+            answer_log.note_repeat(owner, &allocation(owner), Ending::Existing, Some(&allocation(owner)));
         }
-        ledger.note_claim("c", Ending::Refused(FaultCode::PoolExhausted), None);
-        ledger.note_repeat("a", &allocation("a"), Ending::Refused(FaultCode::Contended), None);
-        let check = ledger.check();
+        answer_log.note_claim("c", Ending::Refused(FaultCode::PoolExhausted), None);
+        answer_log.note_repeat("a", &allocation("a"), Ending::Refused(FaultCode::Contended), None);
+        let check = answer_log.check();
         assert_eq!((check.winners, check.same_repeats, check.violations), (2, 2, 0), "{check:?}");
     }
 
     #[test]
-    fn one_sandbox_for_two_is_caught() {
-        let mut ledger = Ledger::default();
-        ledger.note_claim("a", Ending::Created, Some(&allocation("7")));
-        ledger.note_claim("b", Ending::Existing, Some(&allocation("7")));
-        assert_eq!(only(&ledger), "sandbox 7 was given to a and to b");
+    fn sandbox_granted_to_two_owners_is_detected() {
+        let mut answer_log = AnswerLog::default();
+        answer_log.note_claim("a", Ending::Created, Some(&allocation("7")));
+        answer_log.note_claim("b", Ending::Existing, Some(&allocation("7")));
+        assert_eq!(only(&answer_log), "sandbox 7 was given to a and to b");
     }
 
     #[test]
-    fn a_changed_repeat_is_caught_down_to_the_times() {
-        let mut ledger = Ledger::default();
+    fn changed_repeat_is_detected_down_to_the_times() {
+        let mut answer_log = AnswerLog::default();
         let later = Allocation { expires_at: 3, ..allocation("7") };
-        ledger.note_repeat("a", &allocation("7"), Ending::Existing, Some(&later));
-        assert!(only(&ledger).starts_with("a was answered"));
+        answer_log.note_repeat("a", &allocation("7"), Ending::Existing, Some(&later));
+        assert!(only(&answer_log).starts_with("a was answered"));
     }
 
     #[test]
-    fn a_repeat_that_makes_a_lease_or_is_refused_for_good_is_caught() {
+    fn repeat_that_creates_a_lease_or_is_refused_is_detected() {
         let first = allocation("7");
-        let mut ledger = Ledger::default();
-        ledger.note_repeat("a", &first, Ending::Created, Some(&first));
-        assert!(only(&ledger).contains("second lease"));
-        let mut ledger = Ledger::default();
-        ledger.note_repeat("a", &first, Ending::Refused(FaultCode::PoolExhausted), None);
-        assert!(only(&ledger).contains("POOL_EXHAUSTED"));
+        let mut answer_log = AnswerLog::default();
+        answer_log.note_repeat("a", &first, Ending::Created, Some(&first));
+        assert!(only(&answer_log).contains("second lease"));
+        let mut answer_log = AnswerLog::default();
+        answer_log.note_repeat("a", &first, Ending::Refused(FaultCode::PoolExhausted), None);
+        assert!(only(&answer_log).contains("POOL_EXHAUSTED"));
     }
 
     #[test]
-    fn a_wrong_name_and_an_unreadable_grant_are_caught() {
+    fn wrong_name_and_undecodable_grant_are_detected() {
         let name_prefix = NamePrefix::parse("exam-").ok();
-        let mut ledger = Ledger::new(Selector { pool: None, name_prefix });
-        ledger.note_claim("a", Ending::Created, Some(&allocation("7")));
-        assert!(only(&ledger).contains("lab-7"));
-        let mut ledger = Ledger::default();
-        ledger.note_claim("a", Ending::Unreadable, None);
-        assert!(only(&ledger).contains("cannot be read"));
+        let mut answer_log = AnswerLog::new(Selector { pool: None, name_prefix });
+        answer_log.note_claim("a", Ending::Created, Some(&allocation("7")));
+        assert!(only(&answer_log).contains("lab-7"));
+        let mut answer_log = AnswerLog::default();
+        answer_log.note_claim("a", Ending::Unreadable, None);
+        assert!(only(&answer_log).contains("cannot be read"));
     }
 
     #[test]
-    fn of_many_violations_only_the_first_are_kept_in_words() {
-        let mut ledger = Ledger::default();
+    fn only_the_first_violations_are_described() {
+        let mut answer_log = AnswerLog::default();
         for _ in 0..100 {
-            ledger.note_claim("a", Ending::Unreadable, None);
+            answer_log.note_claim("a", Ending::Unreadable, None);
         }
-        assert_eq!((ledger.check().violations, ledger.check().shown.len()), (100, SHOWN_MAX));
+        assert_eq!((answer_log.check().violations, answer_log.check().shown.len()), (100, SHOWN_MAX));
     }
 }

@@ -3,7 +3,7 @@
 use ports::random::Random;
 use std::time::{Duration, Instant};
 
-/// Steps of the dice between zero and one. Times are kept to the nanosecond; a finer one would be lost.
+/// Steps of the random numbers between zero and one. Times are kept to the nanosecond; a finer one would be lost.
 const STEPS: usize = 1 << 30;
 
 /// The intended starts of every caller within `span`, in order, `rate_per_second` of them on average.
@@ -12,7 +12,7 @@ pub fn poisson(random: &dyn Random, rate_per_second: f64, span: Duration) -> Vec
     let mut arrivals = Vec::new();
     let mut at_seconds = 0.0;
     loop {
-        // Between two arrivals the time is exponential; the dice never show zero, whose logarithm is none.
+        // Between two arrivals the time is exponential; the generator never gives zero, whose logarithm is none.
         let uniform = (random.below(STEPS) + 1) as f64 / STEPS as f64;
         at_seconds -= uniform.ln() / rate_per_second;
         match Duration::try_from_secs_f64(at_seconds) {
@@ -44,27 +44,27 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ports::random::Dice;
+    use ports::random::Rng;
 
     const SPAN: Duration = Duration::from_secs(100);
 
     #[test]
     fn the_same_seed_gives_the_same_schedule() {
-        let schedule = |seed| poisson(&Dice::seeded(seed), 50.0, SPAN);
+        let schedule = |seed| poisson(&Rng::seeded(seed), 50.0, SPAN);
         assert_eq!(schedule(7), schedule(7));
         assert_ne!(schedule(7), schedule(8));
     }
 
     #[test]
-    fn it_is_in_order_and_within_the_span() {
-        let arrivals = poisson(&Dice::seeded(7), 200.0, SPAN);
+    fn schedule_is_sorted_and_within_the_span() {
+        let arrivals = poisson(&Rng::seeded(7), 200.0, SPAN);
         assert!(arrivals.is_sorted());
         assert!(arrivals.iter().all(|at| *at < SPAN));
     }
 
     #[test]
     fn rate_and_spread_are_those_of_a_poisson_process() {
-        let arrivals = poisson(&Dice::seeded(7), 200.0, SPAN);
+        let arrivals = poisson(&Rng::seeded(7), 200.0, SPAN);
         // 20,000 on average, with a standard deviation of 141.
         assert!((19_400..20_600).contains(&arrivals.len()), "{}", arrivals.len());
         let mut counts = vec![0.0_f64; 100];

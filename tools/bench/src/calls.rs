@@ -65,11 +65,11 @@ pub struct Selector {
     pub name_prefix: Option<NamePrefix>,
 }
 
-/// Asks through one door, and reads the answers.
+/// Sends requests over one transport, and reads the answers.
 #[derive(Clone)]
-pub struct Asker {
-    /// The door.
-    pub door: Arc<dyn Requests>,
+pub struct Requester {
+    /// The transport.
+    pub transport: Arc<dyn Requests>,
     /// The clock of the broker's deadlines.
     pub clock: Arc<dyn Clock>,
     /// What claims ask for.
@@ -147,9 +147,9 @@ impl Ending {
     }
 }
 
-// === impl Asker ===
+// === impl Requester ===
 
-impl Asker {
+impl Requester {
     /// Claims a sandbox for `owner`. `call` is the name of the request, for logs on the other side.
     pub async fn claim(&self, owner: &str, call: Call) -> Answered<Allocation> {
         let Selector { pool, name_prefix } = &self.selector;
@@ -192,7 +192,7 @@ impl Asker {
         };
         // A struct of texts and numbers always has a JSON form.
         let body = serde_json::to_vec(request).map(Bytes::from).unwrap_or_default();
-        let reply = self.door.request(verb, &context, body, self.patience).await;
+        let reply = self.transport.request(verb, &context, body, self.patience).await;
         (reply, Instant::now())
     }
 }
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_counts_only_if_it_is_what_the_contract_says() {
+    fn reply_counts_only_if_it_follows_the_contract() {
         let body = r#"{"sandbox_id":"7","status":"pending_deletion","deletion_requested_at":1}"#;
         assert_eq!(ending(reply(Some(Outcome::Created), false, body)), Ending::Created);
         assert_eq!(ending(reply(None, false, body)), Ending::Unreadable);

@@ -1,12 +1,12 @@
 //! `bench claim`: claims against any broker, measured and checked.
 
 use super::answers::Check;
-use super::calls::{Asker, Sample, Selector};
+use super::calls::{Requester, Sample, Selector};
 use super::load::{self, Limit, Plan, Shape};
 use super::summary::{Row, SPREAD_HEADINGS, Spread, Table, rows, span_of};
 use super::{Output, Ports, fresh_run, plot, samples};
 use anyhow::{Context as _, bail};
-use broker::door::{self, Door};
+use broker::transport::{self, Transport};
 use domain::{InvalidId, NamePrefix, PoolName};
 use runtime::settings::Env;
 use serde::Serialize;
@@ -28,9 +28,9 @@ const SECONDS_DEFAULT: u64 = 10;
 /// The options of `bench claim`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Which door.
+    /// Which transport.
     #[command(flatten)]
-    pub door: door::Options,
+    pub transport: transport::Options,
     /// How the claims come.
     #[command(flatten)]
     pub mode: Mode,
@@ -90,7 +90,7 @@ pub struct Report {
     /// What every owner of this run begins with.
     pub run: String,
     /// Where the claims went.
-    pub door: String,
+    pub transport: String,
     /// How they came, in words.
     pub mode: String,
     /// From the first intended start to the last answer.
@@ -134,7 +134,7 @@ pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::
         bail!("{} broken promise(s): {}", report.check.violations, report.check.shown.join("; "));
     }
     if report.samples.iter().all(|sample| matches!(sample.ending, super::calls::Ending::Lost(_))) {
-        bail!("nobody answered at {}", report.door);
+        bail!("no worker answered at {}", report.transport);
     }
     Ok(())
 }
@@ -142,38 +142,38 @@ pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::
 /// Runs, and writes the files that are asked for.
 ///
 /// # Errors
-/// When the door cannot be opened or a file cannot be written. A broken promise is in the report.
+/// When the transport cannot be opened or a file cannot be written. A broken promise is in the report.
 pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<Report> {
     let plan = options.plan()?;
-    let door = Door::open(&options.door, env, ports, "bench").await?;
-    let asker = Asker {
-        door: door.requests(),
+    let transport = Transport::open(&options.transport, env, ports, "bench").await?;
+    let requester = Requester {
+        transport: transport.requests(),
         clock: ports.clock.clone(),
         selector: Selector { pool: options.pool.clone(), name_prefix: options.name_prefix.clone() },
         patience: Duration::from_millis(options.patience_ms),
     };
-    let report = measure(asker, ports, &options.door.name(), plan).await;
-    door.close().await;
+    let report = measure(requester, ports, &options.transport.name(), plan).await;
+    transport.close().await;
     if let Some(file) = &options.samples {
         samples::write(file, &report.samples)?;
     }
     if let Some(file) = &options.svg {
-        let title = format!("{}, {}", report.mode, report.door);
+        let title = format!("{}, {}", report.mode, report.transport);
         std::fs::write(file, plot::svg(&title, &report.samples))
             .with_context(|| format!("cannot write the picture to {}", file.display()))?;
     }
     Ok(report)
 }
 
-/// Runs a plan through a door that is open, `door` by name.
-pub async fn measure(asker: Asker, ports: &Ports, door: &str, plan: Plan) -> Report {
+/// Runs a plan over an open transport, `transport` by name.
+pub async fn measure(requester: Requester, ports: &Ports, transport: &str, plan: Plan) -> Report {
     let run = fresh_run(ports);
     let mode = plan.words();
     let load::Outcome { samples, check, ended_early } =
-        load::run(asker, ports.random.as_ref(), &run, plan).await;
+        load::run(requester, ports.random.as_ref(), &run, plan).await;
     let late = samples.iter().map(|sample| sample.start_us.saturating_sub(sample.intended_start_us));
     Report {
-        door: door.to_owned(),
+        transport: transport.to_owned(),
         mode,
         elapsed_seconds: span_of(&samples).as_secs_f64(),
         ended_early,
@@ -213,9 +213,9 @@ impl Report {
     /// The summary for people.
     #[must_use]
     pub fn text(&self) -> String {
-        let Self { run, door, mode, elapsed_seconds, ended_early, calls, sent_late, check, samples: _ } =
+        let Self { run, transport, mode, elapsed_seconds, ended_early, calls, sent_late, check, samples: _ } =
             self;
-        let mut text = format!("\n{mode}, {door}, run {run}: {elapsed_seconds:.2} s\n\n");
+        let mut text = format!("\n{mode}, {transport}, run {run}: {elapsed_seconds:.2} s\n\n");
         let mut table = Table::new(["call", "outcome", "count", "per s"].into_iter().chain(SPREAD_HEADINGS));
         for Row { call, outcome, rate_per_second, spread } in calls {
             let head = [

@@ -5,11 +5,11 @@ use super::seed::{self, Filling, fill};
 use super::{Ports, fresh_run};
 use anyhow::Context as _;
 use broker::data::DataDir;
-use broker::door::connect;
 use broker::embedded::EmbeddedTable;
 use broker::fleet::{self, Backends, Shared, Threads};
 use broker::nats_server::{self, NatsServer};
 use broker::role::Role;
+use broker::transport::connect;
 use broker::up::{API_TOKEN_FILE, Overlay};
 use contract::Verb;
 use domain::PoolRules;
@@ -35,15 +35,15 @@ use tokio::task::JoinHandle;
 pub(super) mod process;
 
 /// How long the fleet may take until it can work.
-const READY_PATIENCE: Duration = Duration::from_secs(30);
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause between two looks whether it can.
-const READY_LOOK_PAUSE: Duration = Duration::from_millis(20);
+const READY_POLL_PAUSE: Duration = Duration::from_millis(20);
 /// How long the answer to one such look is waited for.
-const READY_ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+const READY_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for every role to finish at the end.
 const GRACE: Duration = Duration::from_secs(10);
 /// Time for the NATS server to end after that.
-const NATS_STOP_PATIENCE: Duration = Duration::from_secs(2);
+const NATS_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for one try of a call to the table: a slow one is to be measured, not tried again.
 const ATTEMPT_TIMEOUT_MS: &str = "10000";
 /// Time for a call to the table with all its tries.
@@ -76,7 +76,7 @@ pub struct Servers {
 
 /// What a fleet is to be.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ground<'a> {
+pub(super) struct FleetSpec<'a> {
     /// Allocators in this process.
     pub(super) allocators: u16,
     /// What it stands on.
@@ -85,7 +85,7 @@ pub(super) struct Ground<'a> {
     pub(super) pools: Option<&'static str>,
 }
 
-/// A running fleet, with a caller at each of its doors.
+/// A running fleet, with a caller at each of its transports.
 pub(super) struct Fleet {
     pub(super) nats: NatsConfig,
     pub(super) store: Arc<DynamoStore>,
@@ -119,7 +119,7 @@ struct Config {
 // === impl Fleet ===
 
 impl Fleet {
-    pub(super) async fn start(ground: Ground<'_>, env: &dyn Env, ports: &Ports) -> anyhow::Result<Self> {
+    pub(super) async fn start(spec: FleetSpec<'_>, env: &dyn Env, ports: &Ports) -> anyhow::Result<Self> {
         let run = fresh_run(ports);
         let data = DataDir::open(&std::env::temp_dir().join(&run), true)?;
         let token = data.token(API_TOKEN_FILE)?;
@@ -139,11 +139,11 @@ impl Fleet {
         overlay.set("DYNAMODB_TABLE", &run);
         overlay.set_default("STORE_ATTEMPT_TIMEOUT_MS", ATTEMPT_TIMEOUT_MS);
         overlay.set_default("STORE_OPERATION_TIMEOUT_MS", OPERATION_TIMEOUT_MS);
-        if let Some(pools) = ground.pools {
+        if let Some(pools) = spec.pools {
             overlay.set("POOLS", pools);
         }
-        let parts = Parts::start(ground, env, data, &mut overlay).await?;
-        let started = Box::pin(Self::start_on(&overlay, ground.allocators, &token, ports)).await;
+        let parts = Parts::start(spec, env, data, &mut overlay).await?;
+        let started = Box::pin(Self::start_on(&overlay, spec.allocators, &token, ports)).await;
         match started {
             Ok(start) => Ok(start(parts)),
             Err(error) => {
@@ -217,14 +217,14 @@ impl Fleet {
         let answers = async {
             loop {
                 let asked =
-                    self.http.request(Verb::Health, &context, bytes::Bytes::new(), READY_ANSWER_PATIENCE);
+                    self.http.request(Verb::Health, &context, bytes::Bytes::new(), READY_ANSWER_TIMEOUT);
                 if asked.await.is_ok_and(|reply| !reply.is_fault) {
                     return;
                 }
-                tokio::time::sleep(READY_LOOK_PAUSE).await;
+                tokio::time::sleep(READY_POLL_PAUSE).await;
             }
         };
-        tokio::time::timeout(READY_PATIENCE, answers).await.context("the fleet does not get ready")
+        tokio::time::timeout(READY_TIMEOUT, answers).await.context("the fleet does not get ready")
     }
 
     /// Puts free sandboxes into the pool that takes such names.
@@ -292,13 +292,13 @@ fn environment_of_roles(env: &dyn Env) -> BTreeMap<String, String> {
 
 impl Parts {
     async fn start(
-        ground: Ground<'_>,
+        spec: FleetSpec<'_>,
         env: &dyn Env,
         data: DataDir,
         overlay: &mut Overlay<'_>,
     ) -> anyhow::Result<Self> {
         let mut parts = Self { nats: None, table: None, data };
-        if let Some(url) = ground.servers.nats_url.as_deref() {
+        if let Some(url) = spec.servers.nats_url.as_deref() {
             overlay.set("NATS_URL", url);
         } else {
             let binary = nats_server::find(env).await?;
@@ -309,7 +309,7 @@ impl Parts {
             overlay.set("NATS_URL", format!("nats://{}", server.address));
             parts.nats = Some(server);
         }
-        if let Some(endpoint) = ground.servers.dynamodb_endpoint.as_deref() {
+        if let Some(endpoint) = spec.servers.dynamodb_endpoint.as_deref() {
             overlay.set("DYNAMODB_ENDPOINT", endpoint);
         } else {
             let table = EmbeddedTable::start(None).await?;
@@ -321,7 +321,7 @@ impl Parts {
 
     async fn stop(self) {
         if let Some(nats) = self.nats {
-            nats.child.stop(NATS_STOP_PATIENCE).await;
+            nats.child.stop(NATS_STOP_TIMEOUT).await;
         }
         if let Some(table) = self.table {
             table.stop().await;

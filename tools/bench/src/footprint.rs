@@ -5,12 +5,12 @@
 //! full hour only: the idle time shows heartbeats, ticks, sweeps and looks for leases that are over.
 
 use super::fleet::process::{self, RoleProcess};
-use super::fleet::{Fleet, Ground, Servers, interruptible};
-use super::reach::verdict::{Bound, Verdict};
-use super::rounds::{Tank, closed};
+use super::fleet::{Fleet, FleetSpec, Servers, interruptible};
+use super::rounds::{BenchPool, closed};
 use super::summary::Table;
+use super::targets::verdict::{Bound, Verdict};
 use super::usage::{self, Memory, TICKS_PER_SECOND};
-use super::{Output, Ports, reach};
+use super::{Output, Ports, targets};
 use anyhow::bail;
 use broker::role::Role;
 use broker::up::first_sync;
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// Claims of each kind before memory is looked at: they fill the shelves of both selectors several times.
+/// Claims of each kind before memory is looked at: they fill the candidate buffers of both selectors several times.
 const CLAIMS: u64 = 1_000;
 /// Callers of these claims.
 const CALLERS: usize = 16;
@@ -119,8 +119,8 @@ pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Res
     if !usage::is_shown() {
         bail!("only Linux shows what a process uses in the way that this command reads it (/proc)");
     }
-    let ground = Ground { allocators: 0, servers: &options.servers, pools: Some("main") };
-    let fleet = Box::pin(Fleet::start(ground, env, ports)).await?;
+    let spec = FleetSpec { allocators: 0, servers: &options.servers, pools: Some("main") };
+    let fleet = Box::pin(Fleet::start(spec, env, ports)).await?;
     let mut processes = Vec::new();
     let measured = interruptible(measure(options, &fleet, &mut processes, ports)).await;
     RoleProcess::stop_all(processes).await;
@@ -147,12 +147,12 @@ async fn measure(
     fleet.ready(ports).await?;
     // It would find the pool that is filled here unknown to the provider.
     first_sync(fleet.reports()).await;
-    let mut tank = Tank::new(None, "lab-", options.pool);
+    let mut bench_pool = BenchPool::new(None, "lab-", options.pool);
     // Not more than half of it: the pool is to be a large one still.
     let claims = CLAIMS.min(options.pool / 4);
     for is_narrow in [false, true] {
-        tank.is_narrow = is_narrow;
-        tank.run(fleet, ports, closed(CALLERS, claims, 0, false)).await?;
+        bench_pool.is_narrow = is_narrow;
+        bench_pool.run(fleet, ports, closed(CALLERS, claims, 0, false)).await?;
     }
     let mut allocator = Memory::default();
     if let Some(process) = processes.iter().find(|process| process.role == Role::Allocator) {
@@ -264,7 +264,7 @@ impl Report {
             "\n{pool} free sandboxes; the allocator after {claims} claims: {resident} MB, at most {peak} MB\n\n{}\n  \
              {idle_seconds:.0} s idle: the roles took {roles_idle_percent:.2} % of a core together\n\n{}",
             table.text(),
-            reach::table_of(verdicts),
+            targets::table_of(verdicts),
         )
     }
 }
@@ -274,13 +274,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ticks_become_a_share_of_a_core() {
+    fn cpu_ticks_become_a_percentage_of_a_core() {
         assert_eq!(percent_of_core(90, 30.0), 3.0);
         assert_eq!(percent_of_core(0, 30.0), 0.0);
     }
 
     #[test]
-    fn memory_and_idle_time_are_judged_by_the_most_and_the_sum() {
+    fn memory_is_judged_by_maximum_and_idle_cpu_by_sum() {
         let met = |peak_bytes, percent| {
             let verdicts = judge(Memory { resident_bytes: 1, peak_bytes }, percent);
             (verdicts[0].is_met, verdicts[1].is_met)

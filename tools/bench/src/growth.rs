@@ -6,10 +6,10 @@
 
 use super::calls::Sample;
 use super::fleet::process::{self, RoleProcess};
-use super::fleet::{Fleet, Ground, Servers, interruptible};
-use super::rounds::{Figures, Tank, closed};
+use super::fleet::{Fleet, FleetSpec, Servers, interruptible};
+use super::rounds::{BenchPool, Figures, closed};
 use super::summary::Table;
-use super::{Output, Ports, no_broken_promises};
+use super::{Output, Ports, check_violations};
 use anyhow::Context as _;
 use broker::role::Role;
 use runtime::settings::Env;
@@ -26,7 +26,7 @@ const ROUND_SHARE: u64 = 2;
 /// What the names of all sandboxes begin with.
 const NAME: &str = "growth-";
 /// How long every process may take until it has served a claim.
-const JOIN_PATIENCE: Duration = Duration::from_secs(30);
+const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// What an allocator calls the claims that it has answered.
 const SERVED: &str = "broker_allocator_requests_total{outcome=\"created\",verb=\"allocate\"}";
 
@@ -42,7 +42,7 @@ pub struct Options {
     /// Claims of each line.
     #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(2..=100_000))]
     pub claims: u64,
-    /// Callers of the crowd.
+    /// Callers at once.
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u64).range(2..=1_000))]
     pub callers: u64,
     /// Free sandboxes for the allocator processes.
@@ -95,7 +95,7 @@ pub struct Report {
 pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<()> {
     let report = run(&options, env, ports).await?;
     options.output.print(&report, Report::text)?;
-    no_broken_promises(&report.violations)
+    check_violations(&report.violations)
 }
 
 /// Measures fleet after fleet.
@@ -105,13 +105,13 @@ pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::
 pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<Report> {
     let mut report = Report::default();
     for &pool in &options.pools {
-        let fleet = Box::pin(Fleet::start(options.ground(ALLOCATORS), env, ports)).await?;
+        let fleet = Box::pin(Fleet::start(options.spec(ALLOCATORS), env, ports)).await?;
         let measured = interruptible(of_pool(options, pool, &fleet, ports, &mut report)).await;
         fleet.end(measured).await?;
     }
     let binary = process::program(options.program.as_deref())?;
     for &allocators in &options.allocators {
-        let fleet = Box::pin(Fleet::start(options.ground(0), env, ports)).await?;
+        let fleet = Box::pin(Fleet::start(options.spec(0), env, ports)).await?;
         let mut processes = Vec::new();
         let measured = interruptible(of_processes(
             options,
@@ -137,9 +137,9 @@ async fn of_pool(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     fleet.ready(ports).await?;
-    let mut tank = Tank::new(None, NAME, pool);
+    let mut bench_pool = BenchPool::new(None, NAME, pool);
     for callers in [1, options.callers] {
-        let line = measured(options, callers, ALLOCATORS, &mut tank, fleet, ports, report).await?;
+        let line = measured(options, callers, ALLOCATORS, &mut bench_pool, fleet, ports, report).await?;
         report.pools.push(line);
     }
     Ok(())
@@ -158,12 +158,12 @@ async fn of_processes(
         processes.push(RoleProcess::start(fleet, Role::Allocator, binary, &[]).await?);
     }
     fleet.ready(ports).await?;
-    let mut tank = Tank::new(None, NAME, options.allocators_pool);
-    tokio::time::timeout(JOIN_PATIENCE, all_serve(processes, &mut tank, fleet, ports))
+    let mut bench_pool = BenchPool::new(None, NAME, options.allocators_pool);
+    tokio::time::timeout(JOIN_TIMEOUT, all_serve(processes, &mut bench_pool, fleet, ports))
         .await
         .context("some allocator is never given a claim")??;
     for callers in [1, options.callers] {
-        let line = measured(options, callers, allocators, &mut tank, fleet, ports, report).await?;
+        let line = measured(options, callers, allocators, &mut bench_pool, fleet, ports, report).await?;
         report.allocators.push(line);
     }
     Ok(())
@@ -172,13 +172,13 @@ async fn of_processes(
 /// Claims until every process has served some: one that comes late would be counted and did nothing.
 async fn all_serve(
     processes: &[RoleProcess],
-    tank: &mut Tank,
+    bench_pool: &mut BenchPool,
     fleet: &Fleet,
     ports: &Ports,
 ) -> anyhow::Result<()> {
-    let claims = (tank.size / ROUND_SHARE).min(WARM_UP_CLAIMS);
+    let claims = (bench_pool.size / ROUND_SHARE).min(WARM_UP_CLAIMS);
     loop {
-        tank.run(fleet, ports, closed(1, claims, 0, false)).await?;
+        bench_pool.run(fleet, ports, closed(1, claims, 0, false)).await?;
         let mut served = 0;
         for process in processes {
             served += usize::from(process.metrics().await?.contains(SERVED));
@@ -194,19 +194,19 @@ async fn measured(
     options: &Options,
     callers: u64,
     allocators: u16,
-    tank: &mut Tank,
+    bench_pool: &mut BenchPool,
     fleet: &Fleet,
     ports: &Ports,
     report: &mut Report,
 ) -> anyhow::Result<Line> {
-    let round_claims = (tank.size / ROUND_SHARE).max(1);
+    let round_claims = (bench_pool.size / ROUND_SHARE).max(1);
     let in_flight = usize::try_from(callers)?;
-    tank.run(fleet, ports, closed(in_flight, round_claims.min(WARM_UP_CLAIMS), 0, false)).await?;
+    bench_pool.run(fleet, ports, closed(in_flight, round_claims.min(WARM_UP_CLAIMS), 0, false)).await?;
     let (mut samples, mut seconds, mut not_granted) = (Vec::<Sample>::new(), 0.0, 0);
     let mut made = 0;
     while made < options.claims {
         let claims = round_claims.min(options.claims - made);
-        let found = tank.run(fleet, ports, closed(in_flight, claims, 0, false)).await?;
+        let found = bench_pool.run(fleet, ports, closed(in_flight, claims, 0, false)).await?;
         report.violations.extend(found.check.shown);
         made += claims;
         seconds += found.elapsed_seconds;
@@ -215,7 +215,7 @@ async fn measured(
         samples.extend(granted);
         not_granted += others.len() as u64;
     }
-    let (granted, pool) = (samples.len() as u64, tank.size);
+    let (granted, pool) = (samples.len() as u64, bench_pool.size);
     let figures = Figures::of_samples(&samples, seconds);
     Ok(Line { pool, allocators, callers, granted, not_granted, figures })
 }
@@ -223,8 +223,8 @@ async fn measured(
 // === impl Options ===
 
 impl Options {
-    fn ground(&self, allocators: u16) -> Ground<'_> {
-        Ground { allocators, servers: &self.servers, pools: Some("main") }
+    fn spec(&self, allocators: u16) -> FleetSpec<'_> {
+        FleetSpec { allocators, servers: &self.servers, pools: Some("main") }
     }
 }
 

@@ -5,7 +5,7 @@ use broker::child;
 use broker::up::Overlay;
 use clap::{Parser, Subcommand};
 use ports::clock::SystemClock;
-use ports::random::Dice;
+use ports::random::Rng;
 use runtime::policy::read_worker_threads;
 use runtime::settings::{Env, ProcessEnv, Settings};
 use runtime::telemetry::{LogFormat, TelemetryConfig};
@@ -15,18 +15,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-pub use broker::door::Ports;
+pub use broker::transport::Ports;
 
+pub mod baseline;
 pub mod claim;
-pub mod floor;
 pub mod seed;
 pub mod suite;
 
 pub mod footprint;
 pub mod growth;
+pub mod hostile_load;
 pub mod overload;
-pub mod reach;
-pub mod siege;
+pub mod targets;
 
 pub mod table;
 
@@ -40,10 +40,10 @@ pub mod rounds;
 pub mod samples;
 pub mod summary;
 
-mod crew;
 pub mod fleet;
 mod progress;
 mod usage;
+mod workers;
 
 /// Log lines that a load tool writes by default: one for each claim, refusal or condition that does not hold would be
 /// measured too.
@@ -56,24 +56,24 @@ pub enum Command {
     /// up a sandbox.
     Claim(claim::Options),
     /// What this machine, NATS and the table could do at best: round trips, and the bare writes of a claim.
-    Floor(floor::Options),
+    Baseline(baseline::Options),
     /// Fill a table with free sandboxes that no provider knows (a sync would mark them stale).
     Seed(seed::Options),
-    /// Start a fleet on embedded parts, fill it, and measure all of it against the floor.
+    /// Start a fleet on embedded parts, fill it, and measure all of it against the baseline.
     Suite(suite::Options),
     /// Hold the claim path against its targets: a separate fleet, and for every target whether it is met.
-    Reach(reach::Options),
+    Targets(targets::Options),
     /// How claims change with the size of the pool and with the number of allocator processes.
     Growth(growth::Options),
     /// Memory of an allocator with a large pool, and what an idle fleet of processes costs (Linux).
     Footprint(footprint::Options),
     /// What is left of the rate of claims while a hostile client attacks the HTTP API of a separate fleet.
-    Siege(siege::Options),
+    HostileLoad(hostile_load::Options),
     /// What is left of the rate of claims when far more come than can be served: a separate fleet on a limited table.
     Overload(overload::Options),
     /// One attack on a broker of this machine.
     #[command(hide = true)]
-    Attack(siege::attacker::Options),
+    Attack(hostile_load::attacker::Options),
     /// Become a program that dies with its parent.
     #[command(name = child::GUARD_COMMAND, hide = true)]
     Guard {
@@ -98,7 +98,7 @@ pub enum Output {
 }
 
 /// Fails if answers broke a promise: however fast they were, they are worth nothing then.
-fn no_broken_promises(violations: &[String]) -> anyhow::Result<()> {
+fn check_violations(violations: &[String]) -> anyhow::Result<()> {
     anyhow::ensure!(violations.is_empty(), "broken promises: {}", violations.join("; "));
     Ok(())
 }
@@ -128,18 +128,18 @@ impl Command {
         let telemetry = TelemetryConfig::read(&mut settings, LogFormat::Text);
         let _ = read_worker_threads(&mut settings);
         settings.finish(telemetry)?.install();
-        let ports = Ports { clock: Arc::new(SystemClock), random: Arc::new(Dice::unseeded()) };
+        let ports = Ports { clock: Arc::new(SystemClock), random: Arc::new(Rng::unseeded()) };
         match self {
             Self::Claim(options) => claim::command(options, env, &ports).await,
-            Self::Floor(options) => floor::command(options, env, &ports).await,
+            Self::Baseline(options) => baseline::command(options, env, &ports).await,
             Self::Seed(options) => seed::command(options, env, &ports).await,
             Self::Suite(options) => suite::command(options, env, &ports).await,
-            Self::Reach(options) => reach::command(options, env, &ports).await,
+            Self::Targets(options) => targets::command(options, env, &ports).await,
             Self::Growth(options) => growth::command(options, env, &ports).await,
             Self::Footprint(options) => footprint::command(options, env, &ports).await,
-            Self::Siege(options) => siege::command(options, env, &ports).await,
+            Self::HostileLoad(options) => hostile_load::command(options, env, &ports).await,
             Self::Overload(options) => overload::command(options, env, &ports).await,
-            Self::Attack(options) => siege::attacker::command(options).await,
+            Self::Attack(options) => hostile_load::attacker::command(options).await,
             Self::Guard { .. } => Ok(()),
         }
     }

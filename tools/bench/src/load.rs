@@ -7,9 +7,9 @@
 //!   caller was to come, so a stall counts for every caller that came during it (coordinated omission).
 //! * Burst: all callers at once, one claim each.
 
-use super::answers::{Check, Ledger};
+use super::answers::{AnswerLog, Check};
 use super::arrivals::{poisson, send_by};
-use super::calls::{Answered, Asker, Call, Ending, Sample};
+use super::calls::{Answered, Call, Ending, Requester, Sample};
 use super::progress::{Progress, Total};
 use ports::random::Random;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -86,18 +86,18 @@ pub struct Outcome {
 
 /// One run.
 struct Session {
-    asker: Asker,
+    requester: Requester,
     plan: Plan,
     run: String,
     began: Instant,
     owners: AtomicU64,
     done: Arc<AtomicU64>,
-    book: Mutex<Book>,
+    records: Mutex<Records>,
 }
 
-struct Book {
+struct Records {
     samples: Vec<Sample>,
-    ledger: Ledger,
+    answer_log: AnswerLog,
     ended_early: Option<String>,
 }
 
@@ -117,16 +117,16 @@ struct Arrival {
 }
 
 /// Runs `plan` with owners that begin with `run`.
-pub async fn run(asker: Asker, random: &dyn Random, run: &str, plan: Plan) -> Outcome {
-    let ledger = Ledger::new(asker.selector.clone());
+pub async fn run(requester: Requester, random: &dyn Random, run: &str, plan: Plan) -> Outcome {
+    let answer_log = AnswerLog::new(requester.selector.clone());
     let session = Arc::new(Session {
-        asker,
+        requester,
         plan: plan.clone(),
         run: run.to_owned(),
         began: Instant::now(),
         owners: AtomicU64::new(0),
         done: Arc::default(),
-        book: Mutex::new(Book { samples: Vec::new(), ledger, ended_early: None }),
+        records: Mutex::new(Records { samples: Vec::new(), answer_log, ended_early: None }),
     });
     match plan.shape {
         Shape::Closed { callers, limit } => {
@@ -145,11 +145,11 @@ pub async fn run(asker: Asker, random: &dyn Random, run: &str, plan: Plan) -> Ou
         }
         Shape::Burst { callers } => burst(&session, callers).await,
     }
-    let mut book = session.book();
+    let mut records = session.records();
     Outcome {
-        samples: std::mem::take(&mut book.samples),
-        check: book.ledger.check(),
-        ended_early: book.ended_early.take(),
+        samples: std::mem::take(&mut records.samples),
+        check: records.answer_log.check(),
+        ended_early: records.ended_early.take(),
     }
 }
 
@@ -166,7 +166,7 @@ async fn closed(session: &Arc<Session>, callers: usize, limit: Limit, is_warm_up
             while gate.lets_pass() {
                 let ending = session.serve_one(Arrival { intended: Instant::now(), is_warm_up }).await;
                 if ending.is_final() && gate.shut() {
-                    session.book().ended_early = Some(ending.as_str().to_owned());
+                    session.records().ended_early = Some(ending.as_str().to_owned());
                 }
                 if matches!(ending, Ending::Lost(_)) {
                     tokio::time::sleep(LOST_PAUSE).await;
@@ -176,7 +176,7 @@ async fn closed(session: &Arc<Session>, callers: usize, limit: Limit, is_warm_up
     }
     while loops.join_next().await.is_some() {}
     if gate.is_used_up() {
-        session.book().ended_early = Some(format!("{SAMPLES_MAX} claims, the most of one run"));
+        session.records().ended_early = Some(format!("{SAMPLES_MAX} claims, the most of one run"));
     }
     progress.end();
 }
@@ -264,24 +264,24 @@ impl Session {
         let Arrival { intended, is_warm_up } = arrival;
         let owner = format!("{}-{}", self.run, self.owners.fetch_add(1, Ordering::Relaxed));
         let start = Instant::now();
-        let claim = self.asker.claim(&owner, Call::Claim).await;
+        let claim = self.requester.claim(&owner, Call::Claim).await;
         {
-            let mut book = self.book();
-            book.ledger.note_claim(&owner, claim.ending, claim.body.as_ref());
-            self.note(&mut book, Call::Claim, &claim, intended, start, is_warm_up);
+            let mut records = self.records();
+            records.answer_log.note_claim(&owner, claim.ending, claim.body.as_ref());
+            self.note(&mut records, Call::Claim, &claim, intended, start, is_warm_up);
         }
         if let Some(first) = &claim.body {
             if self.plan.replay {
                 let start = Instant::now();
-                let repeat = self.asker.claim(&owner, Call::Replay).await;
-                let mut book = self.book();
-                book.ledger.note_repeat(&owner, first, repeat.ending, repeat.body.as_ref());
-                self.note(&mut book, Call::Replay, &repeat, start, start, is_warm_up);
+                let repeat = self.requester.claim(&owner, Call::Replay).await;
+                let mut records = self.records();
+                records.answer_log.note_repeat(&owner, first, repeat.ending, repeat.body.as_ref());
+                self.note(&mut records, Call::Replay, &repeat, start, start, is_warm_up);
             }
             if self.plan.release {
                 let start = Instant::now();
-                let released = self.asker.release(&owner, &first.sandbox_id).await;
-                self.note(&mut self.book(), Call::Release, &released, start, start, is_warm_up);
+                let released = self.requester.release(&owner, &first.sandbox_id).await;
+                self.note(&mut self.records(), Call::Release, &released, start, start, is_warm_up);
             }
         }
         self.done.fetch_add(1, Ordering::Relaxed);
@@ -290,7 +290,7 @@ impl Session {
 
     fn note<T>(
         &self,
-        book: &mut Book,
+        records: &mut Records,
         call: Call,
         answered: &Answered<T>,
         intended: Instant,
@@ -300,7 +300,7 @@ impl Session {
         if is_warm_up {
             return;
         }
-        book.samples.push(Sample {
+        records.samples.push(Sample {
             call,
             ending: answered.ending,
             intended_start_us: microseconds(intended.saturating_duration_since(self.began)),
@@ -309,9 +309,9 @@ impl Session {
         });
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
+    fn records(&self) -> MutexGuard<'_, Records> {
         // Nothing panics while it is held, so a poisoned lock holds a sound state.
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -351,7 +351,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gate_lets_pass_what_its_limit_allows() {
+    fn gate_admits_calls_up_to_its_limit() {
         let gate = Gate::new(Limit::Claims(3));
         assert_eq!((0..10).filter(|_| gate.lets_pass()).count(), 3);
         let gate = Gate::new(Limit::Time(Duration::ZERO));
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_is_shut_by_one_and_for_all() {
+    fn gate_is_closed_once_for_all_callers() {
         let gate = Gate::new(Limit::Claims(3));
         assert!(gate.lets_pass());
         assert!(gate.shut());

@@ -1,16 +1,16 @@
 //! `bench overload`: what is left of the rate of claims when far more come than can be served.
 //!
-//! The capacity is measured first, with a crowd that waits for its answers. Then 25 times as many claims as that serves
+//! The capacity is measured first, with callers that wait for their answers. Then 25 times as many claims as that serves
 //! in a second come at once, with callers that repeat as they are advised and with callers that give up, and in an open
 //! loop ten times as many as can be served. The table is limited to a fixed rate by a proxy, or busy loops take the cores.
 
-use super::calls::{Asker, Call, Selector};
-use super::fleet::{Fleet, Ground, Servers, interruptible};
+use super::calls::{Call, Requester, Selector};
+use super::fleet::{Fleet, FleetSpec, Servers, interruptible};
 use super::load::{Limit, Plan, Shape};
-use super::reach::table_of;
-use super::reach::verdict::{Bound, Verdict};
 use super::rounds::Figures;
 use super::summary::Table;
+use super::targets::table_of;
+use super::targets::verdict::{Bound, Verdict};
 use super::{Output, Ports, claim, fresh_run};
 use broker::embedded::EmbeddedTable;
 use broker::up::Overlay;
@@ -25,7 +25,7 @@ use std::time::Duration;
 mod callers;
 mod limiter;
 
-use callers::{Crowd, Manners, Tally};
+use callers::{Behavior, CallerGroup, Tally};
 use limiter::Limiter;
 
 /// Claims of the burst, in seconds of the capacity.
@@ -41,9 +41,9 @@ const ADVICE_FACTOR_MAX: f64 = 2.0;
 /// The share of the callers for which that has to hold.
 const ADVICE_QUANTILE: f64 = 0.99;
 /// How long one answer is waited for: longer than the ingress takes for it.
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 /// What the names of all sandboxes begin with.
-const NAME: &str = "crowd-";
+const NAME: &str = "overload-";
 /// Free sandboxes that are left at the end of a measurement.
 const SPARE: u64 = 1_000;
 /// Threads of all callers.
@@ -80,7 +80,7 @@ pub struct Options {
     pub output: Output,
 }
 
-/// What one crowd has shown.
+/// What one load has shown.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
     case: &'static str,
@@ -143,8 +143,8 @@ pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Res
     overlay.set_default("STORE_OPERATION_TIMEOUT_MS", "3000");
     overlay.set_default("HTTP_CONNECTIONS_MAX", "10000");
     let servers = Servers { dynamodb_endpoint: Some(limiter.endpoint.clone()), nats_url: None };
-    let ground = Ground { allocators: options.allocators, servers: &servers, pools: Some("main") };
-    let fleet = Box::pin(Fleet::start(ground, &overlay, ports)).await?;
+    let spec = FleetSpec { allocators: options.allocators, servers: &servers, pools: Some("main") };
+    let fleet = Box::pin(Fleet::start(spec, &overlay, ports)).await?;
     let overload = Overload { options, fleet: &fleet, limiter: &limiter, ports, twice_granted: 0 };
     // Callers have threads of their own, as they have machines of their own: else the answers of the table would wait
     // in one queue with all that the callers do.
@@ -173,7 +173,7 @@ impl Overload<'_> {
         Ok(Report { capacity_per_second: capacity, lines, verdicts, twice_granted: self.twice_granted })
     }
 
-    /// Claims a second of a crowd that waits for its answers.
+    /// Claims a second of callers that wait for their answers.
     async fn capacity(&self) -> anyhow::Result<f64> {
         // Nothing is known yet of how fast it is; what is left over is claimed later.
         self.fill(self.options.callers + self.options.seconds * 1_000).await?;
@@ -183,7 +183,7 @@ impl Overload<'_> {
         let plan =
             Plan { shape, warm_up: Some(Limit::Claims(WARM_UP_CLAIMS)), replay: false, release: false };
         let _busy = BusyLoops::start(self.options.busy);
-        let report = claim::measure(self.asker(), self.ports, "HTTP", plan).await;
+        let report = claim::measure(self.requester(), self.ports, "HTTP", plan).await;
         Ok(Figures::of(&report, Call::Claim, "created").unwrap_or_default().rate_per_second)
     }
 
@@ -196,12 +196,12 @@ impl Overload<'_> {
     ) -> anyhow::Result<Line> {
         self.fill(callers + SPARE).await?;
         let busy = BusyLoops::start(self.options.busy);
-        let crowd = self.crowd(repeats, Duration::MAX);
+        let group = self.group(repeats, Duration::MAX);
         let runtime = tokio::runtime::Handle::current();
         for number in 0..callers {
-            crowd.come(usize::try_from(number)?, &runtime);
+            group.come(usize::try_from(number)?, &runtime);
         }
-        let tally = crowd.end().await;
+        let tally = group.end().await;
         drop(busy);
         let undelivered = if repeats { None } else { Some(self.undelivered(&tally.refused_owners).await?) };
         let goodput = tally.served as f64 / tally.last_served.as_secs_f64() / capacity;
@@ -216,16 +216,16 @@ impl Overload<'_> {
         let callers = schedule.len() as u64;
         self.fill(callers + SPARE).await?;
         let _busy = BusyLoops::start(self.options.busy);
-        let crowd = self.crowd(true, span);
+        let group = self.group(true, span);
         let runtime = tokio::runtime::Handle::current();
         let mut number = 0;
-        let coming = crowd.clone();
+        let coming = group.clone();
         super::arrivals::send_by(schedule, move |_, _| {
             coming.come(number, &runtime);
             number += 1;
         })
         .await;
-        let tally = crowd.end().await;
+        let tally = group.end().await;
         let goodput = tally.served_in_time as f64 / span.as_secs_f64() / capacity;
         Ok(self.line("open loop, ten times the capacity", callers, goodput, tally, None))
     }
@@ -280,18 +280,18 @@ impl Overload<'_> {
         Ok(())
     }
 
-    fn asker(&self) -> Asker {
-        Asker {
-            door: Arc::clone(&self.fleet.http),
+    fn requester(&self) -> Requester {
+        Requester {
+            transport: Arc::clone(&self.fleet.http),
             clock: Arc::clone(&self.ports.clock),
             selector: Selector::default(),
-            patience: PATIENCE,
+            patience: TIMEOUT,
         }
     }
 
-    fn crowd(&self, repeats: bool, span: Duration) -> Crowd {
+    fn group(&self, repeats: bool, span: Duration) -> CallerGroup {
         let patience = Duration::from_secs(self.options.patience);
-        Crowd::new(self.asker(), fresh_run(self.ports), Manners { repeats, patience, span })
+        CallerGroup::new(self.requester(), fresh_run(self.ports), Behavior { repeats, patience, span })
     }
 }
 

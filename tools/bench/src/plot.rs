@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_well_formed_whatever_is_in_them() {
+    fn svg_is_well_formed_for_any_samples() {
         for count in [0, 1, 2, 500, 20_000] {
             assert_well_formed(&svg("claims <64 callers> & \"more\"", &samples(count)));
         }
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slowest_is_drawn_however_many_are_left_out() {
+    fn slowest_sample_is_always_drawn() {
         let mut many = samples(50_000);
         many[12_345].latency_us = 9_000_000;
         let drawn = chosen(&many, |sample| sample.intended_start_us as f64 / 50_000_001.0);
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_logarithmic_scale_has_decades_as_long_as_each_other() {
+    fn logarithmic_scale_has_equal_decades() {
         let scale = Scale { from: 100.0, to: 10_000.0, ends: (0.0, 200.0), is_log: true };
         assert_eq!((scale.at(100.0), scale.at(1_000.0), scale.at(10_000.0)), (0.0, 100.0, 200.0));
         assert_eq!(scale.ticks().len(), 7);

@@ -1,6 +1,6 @@
 //! Pools that are kept at their size between measurements, and medians over rounds of them.
 
-use super::calls::{Asker, Call, Sample, Selector};
+use super::calls::{Call, Requester, Sample, Selector};
 use super::claim::{Report as ClaimReport, measure};
 use super::fleet::Fleet;
 use super::load::{Limit, Plan, Shape};
@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long an answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A pool that is filled up to its size before each measurement: how many are free is part of what is measured.
 #[derive(Debug)]
-pub(super) struct Tank {
+pub(super) struct BenchPool {
     /// Its pool; none if the fleet has but one.
     pub(super) pool: Option<&'static str>,
     /// What the names that are claimed begin with.
@@ -58,9 +58,9 @@ pub(super) fn closed(callers: usize, claims: u64, warm_up: u64, replay: bool) ->
     Plan { shape: Shape::Closed { callers, limit: Limit::Claims(claims) }, warm_up, replay, release: false }
 }
 
-// === impl Tank ===
+// === impl BenchPool ===
 
-impl Tank {
+impl BenchPool {
     /// An empty one.
     pub(super) const fn new(pool: Option<&'static str>, name_prefix: &'static str, size: u64) -> Self {
         Self { pool, name_prefix, is_narrow: false, size, free: 0 }
@@ -86,8 +86,9 @@ impl Tank {
         self.fill(fleet, ports).await?;
         let name_prefix = self.is_narrow.then(|| NamePrefix::parse(self.name_prefix)).transpose()?;
         let selector = Selector { pool: self.pool.map(PoolName::parse).transpose()?, name_prefix };
-        let (door, clock) = (Arc::clone(&fleet.http), Arc::clone(&ports.clock));
-        let report = measure(Asker { door, clock, selector, patience: PATIENCE }, ports, "HTTP", plan).await;
+        let (transport, clock) = (Arc::clone(&fleet.http), Arc::clone(&ports.clock));
+        let report =
+            measure(Requester { transport, clock, selector, patience: TIMEOUT }, ports, "HTTP", plan).await;
         self.free = self.free.saturating_sub(report.check.winners);
         Ok(report)
     }
@@ -138,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_median_is_the_middle_whatever_the_order() {
+    fn median_is_the_middle_of_unsorted_values() {
         assert_eq!(median([]), None);
         assert_eq!(median([3.0]), Some(3.0));
         assert_eq!(median([9.0, 1.0, 2.0]), Some(2.0));
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_median_of_rounds_is_taken_number_by_number() {
+    fn median_of_rounds_is_taken_per_figure() {
         let round = |rate_per_second, p50_us, p99_us| Figures { rate_per_second, p50_us, p99_us };
         let rounds = [round(10.0, 3.0, 9.0), round(30.0, 1.0, 90.0), round(20.0, 2.0, 8.0)];
         assert_eq!(Figures::median(&rounds), Some(round(20.0, 2.0, 9.0)));

@@ -1,8 +1,8 @@
 //! `bench seed`: fills a table with free sandboxes.
 
-use super::crew::work;
 use super::progress::{Progress, Total};
 use super::summary::per_second;
+use super::workers::work;
 use super::{Output, Ports, fresh_run, table};
 use anyhow::{Context as _, bail};
 use domain::{Candidate, ExternalId, NewSandbox, PoolName, PoolRules, SandboxId, SandboxName};

@@ -1,13 +1,13 @@
-//! `bench suite`: a fleet on embedded parts, measured as a whole against the floor of this machine.
+//! `bench suite`: a fleet on embedded parts, measured as a whole against the baseline of this machine.
 //!
 //! Fleet, table and load share the machine, and fleet and load one process: the figures say what the parts cost
 //! together, not what a fleet on separate machines could do.
 
-use super::calls::{Asker, Selector};
+use super::calls::{Requester, Selector};
 use super::claim::{Report as ClaimReport, measure};
-use super::fleet::{Fleet, Ground, Servers, interruptible};
+use super::fleet::{Fleet, FleetSpec, Servers, interruptible};
 use super::load::{Limit, Plan, Shape};
-use super::{Output, Ports, floor, no_broken_promises, plot};
+use super::{Output, Ports, baseline, check_violations, plot};
 use anyhow::Context as _;
 use domain::NamePrefix;
 use runtime::settings::Env;
@@ -19,21 +19,21 @@ mod report;
 
 pub use report::{Line, Report};
 
-/// Claims before each measurement: they open connections and fill the allocators' shelves.
+/// Claims before each measurement: they open connections and fill the allocators' candidate buffers.
 const WARM_UP_CLAIMS: u64 = 200;
 /// Free sandboxes beyond those that will be claimed: near its end a pool is contended for, which is another
 /// measurement.
 const SPARE: u64 = 2_000;
-/// Share of the crowd's rate that the open loop is run at: busy, and not overloaded.
+/// Share of the rate of many callers that the open loop is run at: busy, and not overloaded.
 const OPEN_SHARE: f64 = 0.5;
 /// The case that the open loop takes its rate from.
-const HTTP_CROWD: &str = "HTTP, crowd";
+const HTTP_CONCURRENT: &str = "HTTP, many callers";
 /// What the names of most sandboxes begin with.
 const NAME: &str = "lab-";
 /// What the names that a narrowed claim asks for begin with.
 const NARROW_NAME: &str = "exam-";
 /// How long an answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The options of `bench suite`.
 #[derive(Clone, Debug, clap::Args)]
@@ -41,10 +41,10 @@ pub struct Options {
     /// Allocators in the queue group.
     #[arg(long, value_name = "K", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub allocators: u16,
-    /// Callers of the crowd.
+    /// Callers at once.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(2..=1_000))]
     pub callers: u64,
-    /// Claims of the crowd in each measurement; one caller alone makes a quarter.
+    /// Claims of all callers in each measurement; one caller alone makes a quarter.
     #[arg(long, value_name = "N", default_value_t = 4_000, value_parser = clap::value_parser!(u64).range(8..=100_000))]
     pub claims: u64,
     /// Callers of a burst.
@@ -80,7 +80,7 @@ struct Case {
 pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<()> {
     let report = run(&options, env, ports).await?;
     options.output.print(&report, Report::text)?;
-    no_broken_promises(&report.violations)
+    check_violations(&report.violations)
 }
 
 /// Starts the fleet, measures it, and stops it.
@@ -88,30 +88,30 @@ pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::
 /// # Errors
 /// When a part cannot be started, or a measurement fails.
 pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<Report> {
-    let ground = Ground { allocators: options.allocators, servers: &options.servers, pools: None };
-    let fleet = Box::pin(Fleet::start(ground, env, ports)).await?;
+    let spec = FleetSpec { allocators: options.allocators, servers: &options.servers, pools: None };
+    let fleet = Box::pin(Fleet::start(spec, env, ports)).await?;
     let measured = interruptible(measure_all(options, &fleet, ports)).await;
     fleet.end(measured).await
 }
 
 async fn measure_all(options: &Options, fleet: &Fleet, ports: &Ports) -> anyhow::Result<Report> {
     fleet.ready(ports).await?;
-    let before = measure_floor(options, fleet, ports).await?;
+    let before = measure_baseline(options, fleet, ports).await?;
     let mut report = Report::new(options.allocators);
     report.seeded = Some(fleet.seed(ports, NAME, options.needed()).await?);
-    let mut crowd_rate = 0.0;
+    let mut concurrent_rate = 0.0;
     for case in options.cases() {
         if case.is_narrow {
             fleet.seed(ports, NARROW_NAME, options.claims + WARM_UP_CLAIMS + SPARE).await?;
         }
         let measured = case.run(fleet, ports).await;
-        if case.name == HTTP_CROWD {
-            crowd_rate = measured.granted().map_or(0.0, |row| row.rate_per_second);
+        if case.name == HTTP_CONCURRENT {
+            concurrent_rate = measured.granted().map_or(0.0, |row| row.rate_per_second);
         }
         report.add(case.name, case.in_flight(), &measured);
         save_picture(options, case.name, &measured)?;
     }
-    let rate_per_second = (crowd_rate * OPEN_SHARE).max(1.0);
+    let rate_per_second = (concurrent_rate * OPEN_SHARE).max(1.0);
     let span = Duration::from_secs_f64(options.claims as f64 / rate_per_second);
     let shape = Shape::Open { rate_per_second, span };
     let case = Case {
@@ -124,13 +124,17 @@ async fn measure_all(options: &Options, fleet: &Fleet, ports: &Ports) -> anyhow:
     let measured = case.run(fleet, ports).await;
     report.add(case.name, None, &measured);
     save_picture(options, case.name, &measured)?;
-    report.hold_against(before, measure_floor(options, fleet, ports).await?);
+    report.hold_against(before, measure_baseline(options, fleet, ports).await?);
     Ok(report)
 }
 
-async fn measure_floor(options: &Options, fleet: &Fleet, ports: &Ports) -> anyhow::Result<floor::Report> {
+async fn measure_baseline(
+    options: &Options,
+    fleet: &Fleet,
+    ports: &Ports,
+) -> anyhow::Result<baseline::Report> {
     let (round_trips, claims) = (options.round_trips, options.claims.div_ceil(2));
-    floor::measure(&fleet.nats, Arc::clone(&fleet.store), round_trips, claims, ports).await
+    baseline::measure(&fleet.nats, Arc::clone(&fleet.store), round_trips, claims, ports).await
 }
 
 fn save_picture(options: &Options, name: &str, measured: &ClaimReport) -> anyhow::Result<()> {
@@ -150,16 +154,16 @@ impl Options {
             limit: Limit::Claims(claims),
         };
         let alone = || closed(1, self.claims.div_ceil(4));
-        let crowd = || closed(self.callers, self.claims);
+        let concurrent = || closed(self.callers, self.claims);
         let burst = || Shape::Burst { callers: self.burst as usize };
         let case = |name, is_http, shape| Case { name, is_http, shape, is_narrow: false, replay: false };
         vec![
             case("HTTP, one caller", true, alone()),
             case("NATS, one caller", false, alone()),
-            case(HTTP_CROWD, true, crowd()),
-            case("NATS, crowd", false, crowd()),
-            Case { is_narrow: true, ..case("HTTP, crowd, name prefix", true, crowd()) },
-            Case { replay: true, ..case("HTTP, crowd, with replays", true, crowd()) },
+            case(HTTP_CONCURRENT, true, concurrent()),
+            case("NATS, many callers", false, concurrent()),
+            Case { is_narrow: true, ..case("HTTP, many callers, name prefix", true, concurrent()) },
+            Case { replay: true, ..case("HTTP, many callers, with replays", true, concurrent()) },
             case("HTTP, burst", true, burst()),
             case("NATS, burst", false, burst()),
         ]
@@ -177,24 +181,24 @@ impl Options {
 
 impl Case {
     async fn run(&self, fleet: &Fleet, ports: &Ports) -> ClaimReport {
-        let door = if self.is_http { Arc::clone(&fleet.http) } else { Arc::clone(&fleet.over_nats) };
+        let transport = if self.is_http { Arc::clone(&fleet.http) } else { Arc::clone(&fleet.over_nats) };
         let name_prefix = self.is_narrow.then(|| NamePrefix::parse(NARROW_NAME).ok()).flatten();
-        let asker = Asker {
-            door,
+        let requester = Requester {
+            transport,
             clock: Arc::clone(&ports.clock),
             selector: Selector { pool: None, name_prefix },
-            patience: PATIENCE,
+            patience: TIMEOUT,
         };
         let warm_up = (!matches!(self.shape, Shape::Burst { .. })).then_some(Limit::Claims(WARM_UP_CLAIMS));
         let plan = Plan { shape: self.shape.clone(), warm_up, replay: self.replay, release: false };
-        measure(asker, ports, if self.is_http { "HTTP" } else { "NATS" }, plan).await
+        measure(requester, ports, if self.is_http { "HTTP" } else { "NATS" }, plan).await
     }
 
-    /// The number in flight of the floor that it is held against.
+    /// The number in flight of the baseline that it is held against.
     fn in_flight(&self) -> Option<usize> {
         match self.shape {
             Shape::Closed { callers: 1, .. } => Some(1),
-            Shape::Closed { .. } => Some(floor::CROWD),
+            Shape::Closed { .. } => Some(baseline::CONCURRENT_CALLERS),
             Shape::Open { .. } | Shape::Burst { .. } => None,
         }
     }

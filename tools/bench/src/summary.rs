@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_right_to_a_thousandth_and_the_rest_is_exact() {
+    fn quantiles_are_accurate_to_a_thousandth() {
         let spread = Spread::of(1..=100_000);
         assert_eq!((spread.count, spread.max_us), (100_000, 100_000));
         for (quantile_us, exact_us) in [
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_at_all_and_far_too_long_are_counted_as_well() {
+    fn zero_and_overlong_latencies_are_counted() {
         assert_eq!(Spread::of([]), Spread::default());
         let spread = Spread::of([0, LATENCY_MAX_US * 10]);
         assert_eq!((spread.count, spread.max_us), (2, LATENCY_MAX_US * 10));
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn every_call_and_ending_has_its_own_row_and_refusals_flatter_nothing() {
+    fn summary_has_a_row_per_call_and_outcome() {
         let exhausted = Ending::Refused(FaultCode::PoolExhausted);
         let samples = [
             sample(Call::Replay, Ending::Existing, 1_000_000, 1_000),
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_lines_up() {
+    fn table_columns_are_aligned() {
         let mut table = Table::new(["what", "ms"]);
         table.push(["a claim", "1.50"]);
         table.push(["b", "10.25"]);

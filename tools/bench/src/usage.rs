@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_read_from_a_status() {
+    fn memory_is_parsed_from_proc_status() {
         let status =
             "Name:\tbroker\nVmPeak:\t 999 kB\nVmHWM:\t    2048 kB\nVmRSS:\t    1000 kB\nThreads:\t3\n";
         let wanted = Memory { resident_bytes: 1_024_000, peak_bytes: 2_097_152 };
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_are_user_and_system_time_whatever_the_name() {
+    fn cpu_ticks_are_parsed_from_proc_stat() {
         let stat = "42 (a (b) c) S 1 42 42 0 -1 4194560 100 0 0 0 17 25 3 4 20 0 5 0 1000 1 1 1";
         assert_eq!(ticks_in(stat), Some(42));
         assert_eq!(ticks_in("42 (a) S 1 42"), None);
@@ -78,7 +78,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn this_process_uses_something() {
+    fn usage_of_this_process_is_nonzero() {
         let id = i32::try_from(std::process::id()).unwrap();
         let memory = memory(id).unwrap();
         assert!(memory.resident_bytes > 0 && memory.peak_bytes >= memory.resident_bytes);

@@ -11,7 +11,7 @@ fn read(pairs: &[(&str, &str)]) -> (PreCleanConfig, Vec<String>) {
 }
 
 #[test]
-fn it_is_off_and_then_in_shadow_mode() {
+fn pre_clean_is_disabled_and_in_shadow_mode_by_default() {
     let (config, mistakes) = read(&[]);
     assert!(mistakes.is_empty(), "{mistakes:?}");
     assert!(!config.enabled && config.shadow);
@@ -20,13 +20,13 @@ fn it_is_off_and_then_in_shadow_mode() {
 }
 
 #[test]
-fn credentials_are_required_when_it_is_on() {
+fn credentials_are_required_when_enabled() {
     let (_, mistakes) = read(&[("NIOSXAAS_ENABLED", "true"), ("NIOSXAAS_BASE_URL", "nowhere")]);
     assert_eq!(mistakes.len(), 3, "{mistakes:?}");
 }
 
 #[test]
-fn it_is_held_where_the_accounts_are_unless_told_otherwise() {
+fn base_url_defaults_to_the_csp_host() {
     let on = [("NIOSXAAS_ENABLED", "true"), ("NIOSXAAS_EMAIL", "a@b"), ("NIOSXAAS_PASSWORD", "s3cr3t")];
     let (config, mistakes) = read(&on);
     assert!(mistakes.is_empty(), "{mistakes:?}");
@@ -35,7 +35,7 @@ fn it_is_held_where_the_accounts_are_unless_told_otherwise() {
 }
 
 #[test]
-fn every_service_is_asked_for_in_so_many_words() {
+fn asterisk_selects_every_service() {
     let (config, _) = read(&[("NIOSXAAS_SERVICE_NAME", "*")]);
     assert_eq!(config.service_name, "");
     let (config, _) = read(&[("NIOSXAAS_SERVICE_NAME", " ")]);
@@ -43,7 +43,7 @@ fn every_service_is_asked_for_in_so_many_words() {
 }
 
 #[test]
-fn only_an_answer_that_says_nothing_else_is_an_empty_list() {
+fn only_an_unambiguous_response_is_an_empty_list() {
     assert_eq!(results(&json!({})).unwrap().len(), 0);
     assert_eq!(results(&json!({"page": {"offset": 0}})).unwrap().len(), 0);
     assert_eq!(results(&json!({"results": [1, 2]})).unwrap().len(), 2);

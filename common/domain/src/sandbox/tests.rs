@@ -1,7 +1,7 @@
 //! Every pair of states, and what every step has to keep.
 
 mod identity;
-mod orders;
+mod operator_actions;
 
 use super::*;
 use crate::deletion::{DELETION_RELISTS_MAX, DeletionCause};
@@ -138,7 +138,7 @@ const STEPS: [(&str, StateName, StateName, Step); 11] = [
 ];
 
 #[test]
-fn every_step_starts_from_one_state_and_leads_to_one() {
+fn every_transition_has_one_source_and_one_target_state() {
     for (name, starts, leads, step) in STEPS {
         for from in StateName::ALL {
             let before = in_state(from);
@@ -159,7 +159,7 @@ fn every_step_starts_from_one_state_and_leads_to_one() {
 }
 
 #[test]
-fn every_state_change_adds_one_version_and_one_entry_and_only_a_claim_an_epoch() {
+fn state_change_adds_a_version_and_history_and_a_claim_an_epoch() {
     for (name, starts, leads, step) in STEPS {
         let before = in_state(starts);
         let after = step(before.clone()).unwrap();
@@ -177,7 +177,7 @@ fn every_state_change_adds_one_version_and_one_entry_and_only_a_claim_an_epoch()
 }
 
 #[test]
-fn a_whole_life_is_in_the_history() {
+fn full_lifecycle_is_in_the_history() {
     let gone = in_state(StateName::Deleted);
     let life: Vec<_> = gone
         .history
@@ -233,7 +233,7 @@ fn a_claim_at_an_old_version_is_refused() {
 }
 
 #[test]
-fn a_lease_names_the_claim_that_led_to_it() {
+fn lease_records_its_claim() {
     let sandbox = held();
     let lease = sandbox.lease().unwrap();
     assert_eq!(lease.claim, grant_of(&free()).claim);
@@ -242,14 +242,14 @@ fn a_lease_names_the_claim_that_led_to_it() {
 }
 
 #[test]
-fn only_the_owner_releases() {
+fn only_the_owner_can_release() {
     let other = OwnerId::parse("owner-2").unwrap();
     assert!(held().apply(&Transition::release(&other, None, None, REQUESTED)).is_err());
     assert!(held().apply(&Transition::release(&owner(), None, None, REQUESTED)).is_ok());
 }
 
 #[test]
-fn only_a_lease_that_ended_expires_and_only_the_one_that_was_meant() {
+fn only_an_ended_lease_of_the_given_epoch_expires() {
     let early = UnixSeconds::new(EXPIRES.get() - 1);
     assert!(held().apply(&Transition::expire(Epoch::new(1), early, REQUESTED)).is_err());
     assert!(held().apply(&Transition::expire(Epoch::new(2), EXPIRES, REQUESTED)).is_err());
@@ -266,7 +266,7 @@ fn a_deletion_of_another_epoch_is_left_alone() {
 }
 
 #[test]
-fn the_last_lease_is_known_to_the_end() {
+fn last_lease_is_kept_until_the_tombstone() {
     for state in [StateName::PendingDeletion, StateName::DeletionFailed, StateName::Deleted] {
         let sandbox = in_state(state);
         assert!(sandbox.lease().is_none(), "{state}");
@@ -278,7 +278,7 @@ fn the_last_lease_is_known_to_the_end() {
 }
 
 #[test]
-fn attempts_are_counted_and_their_error_is_cut_between_characters() {
+fn attempt_error_is_truncated_at_a_character_boundary() {
     let epoch = Epoch::new(1);
     // Two bytes each, one of which would cross the limit.
     let long = format!("x{}", "ü".repeat(crate::LAST_ERROR_BYTES_MAX));
@@ -295,7 +295,7 @@ fn attempts_are_counted_and_their_error_is_cut_between_characters() {
 }
 
 #[test]
-fn names_of_states_and_causes_come_back_as_they_went() {
+fn state_and_cause_names_round_trip() {
     for state in StateName::ALL {
         assert_eq!(StateName::parse(state.as_str()), Some(state));
     }
@@ -307,7 +307,7 @@ fn names_of_states_and_causes_come_back_as_they_went() {
 }
 
 #[test]
-fn a_replay_counts_anew_and_says_who_and_keeps_the_rest() {
+fn replay_resets_attempts_and_records_the_actor() {
     let epoch = Epoch::new(1);
     let tried = ending().apply(&Transition::note_attempt(epoch, 0, "status 500", None)).unwrap();
     let parked = tried.apply(&Transition::park_deletion(epoch, DELETED)).unwrap();
@@ -327,7 +327,7 @@ fn a_replay_counts_anew_and_says_who_and_keeps_the_rest() {
 }
 
 #[test]
-fn what_clearing_came_to_is_kept_until_something_newer_is_known() {
+fn pre_clean_result_is_kept_until_a_newer_one() {
     let (epoch, cleaned) = (Epoch::new(1), PreClean::Cleaned { services: 2 });
     let failed = PreClean::failed("status 500", false);
     let tried = ending().apply(&Transition::note_attempt(epoch, 0, "no", Some(&failed))).unwrap();
@@ -354,7 +354,7 @@ fn what_clearing_came_to_is_kept_until_something_newer_is_known() {
 }
 
 #[test]
-fn who_asks_on_an_owners_behalf_is_in_the_history() {
+fn actor_of_claim_and_release_is_in_the_history() {
     let helper = Actor::parse("lab-2026").unwrap();
     let claimed =
         free().apply(&Transition::grant(&Grant { by: Some(helper.clone()), ..grant_of(&free()) })).unwrap();

@@ -98,7 +98,7 @@ fn every_shape() -> Vec<Sandbox> {
 }
 
 #[test]
-fn every_shape_comes_back_as_it_went() {
+fn every_item_shape_round_trips() {
     for sandbox in every_shape() {
         assert_eq!(decode(&encode(&sandbox, SHARDS)).unwrap(), sandbox);
     }
@@ -131,7 +131,7 @@ fn sort_keys_are_name_or_due_time() {
 }
 
 #[test]
-fn a_history_that_grew_too_long_is_cut_to_its_latest_entries() {
+fn overlong_history_is_truncated_to_its_latest_entries() {
     let mut sandbox = free();
     for round in 0..HISTORY_ENTRIES_MAX {
         let at = UnixSeconds::new(500 + u64::try_from(round).unwrap());
@@ -149,7 +149,7 @@ fn a_history_that_grew_too_long_is_cut_to_its_latest_entries() {
 }
 
 #[test]
-fn an_item_of_a_build_that_took_nothing_down_of_clearing_is_read() {
+fn item_without_a_pre_clean_result_is_decoded() {
     let cleared = cleared(PreClean::Cleaned { services: 2 });
     let mut older = encode(&cleared, SHARDS);
     assert!(older.remove(PRE_CLEAN).is_some());
@@ -159,7 +159,7 @@ fn an_item_of_a_build_that_took_nothing_down_of_clearing_is_read() {
 }
 
 #[test]
-fn a_result_of_clearing_that_cannot_be_read_is_named() {
+fn corrupt_pre_clean_result_is_reported_with_its_attribute() {
     let spoil = |parts: &[(&str, AttributeValue)]| {
         let mut item = encode(&ending(), SHARDS);
         let map = parts.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
@@ -179,7 +179,7 @@ fn a_result_of_clearing_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named() {
+fn corrupt_item_is_reported_with_its_attribute() {
     let spoil = |attribute: &str, value: Option<AttributeValue>| {
         let mut item = encode(&ending(), SHARDS);
         match value {
@@ -229,7 +229,7 @@ fn bytes_of(value: &AttributeValue) -> usize {
 }
 
 #[test]
-fn items_are_as_large_as_the_cost_of_a_census_is_computed_from() {
+fn item_sizes_match_the_census_cost_estimate() {
     // With ids as they are in the field.
     let at = UnixSeconds::new(1_763_683_200);
     let owner = OwnerId::parse("instruqt-8f2c1d3e4b5a6978").unwrap();

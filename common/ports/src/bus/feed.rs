@@ -46,7 +46,7 @@ pub struct KeptEvent {
 
 /// The places that the event log holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LedgerEnds {
+pub struct EventLogRange {
     /// The oldest that is kept; one more than `last` when there is none.
     pub first: u64,
     /// The newest there ever was; 0 before the first.
@@ -57,7 +57,7 @@ pub struct LedgerEnds {
 #[async_trait]
 pub trait EventFeed: Send + Sync {
     /// What the event log holds.
-    async fn ledger_ends(&self) -> Result<LedgerEnds, BusError>;
+    async fn event_log_range(&self) -> Result<EventLogRange, BusError>;
 
     /// At most `limit` of the wanted events from there on, oldest first; fewer only at the end of the event log.
     async fn events_from(
@@ -69,14 +69,14 @@ pub trait EventFeed: Send + Sync {
 
     /// Notifies when a wanted event comes, perhaps a moment before it can be read, and perhaps once for several. Ends,
     /// or goes silent, when the connection is lost, so a caller that waits also looks from time to time.
-    async fn event_bell(&self, wanted: &EventsWanted) -> Result<BoxStream<'static, ()>, BusError>;
+    async fn event_notifications(&self, wanted: &EventsWanted) -> Result<BoxStream<'static, ()>, BusError>;
 }
 
 /// Seeing who works, and being seen.
 #[async_trait]
 pub trait Discovery: Send + Sync {
-    /// Every worker of this fleet that says so within `patience`, of every role.
-    async fn workers(&self, patience: Duration) -> Result<Vec<WorkerView>, BusError>;
+    /// Every worker of this fleet that says so within `timeout`, of every role.
+    async fn workers(&self, timeout: Duration) -> Result<Vec<WorkerView>, BusError>;
 
     /// Answers discovery requests until `stop`.
     async fn answer_discovery(

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sane_request_id_is_taken_over_and_others_are_not() {
+    fn valid_request_id_is_kept_and_others_are_replaced() {
         let longest = "x".repeat(REQUEST_ID_BYTES_MAX);
         for good in ["r-1", &longest] {
             assert_eq!(request_id(Some(good), || "fresh".to_owned()), good);
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn work_that_cannot_be_done_is_told_apart_by_its_reason() {
+    fn invalid_work_is_rejected_with_its_reason() {
         let work = |version: u32, id: &str| {
             format!(
                 r#"{{"version":{version},"sandbox_id":"{id}","pool":"main","epoch":1,"requested_at":1,"new":2}}"#

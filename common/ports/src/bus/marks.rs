@@ -13,6 +13,6 @@ pub trait TableMarks: Send + Sync {
     /// Keeps this mark, unless a higher one is kept.
     async fn raise_mark(&self, mark: KnownMark) -> Result<(), BusError>;
 
-    /// Whether there is a connection. Without one nobody asks this process for anything either.
+    /// Whether there is a connection. Without one no request reaches this process either.
     fn is_reachable(&self) -> bool;
 }

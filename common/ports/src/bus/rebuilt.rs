@@ -9,7 +9,7 @@ const UP_TO: &str = "up to ";
 
 /// The event log as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LedgerState {
+pub struct EventLogState {
     /// Tells it from one that takes its place.
     pub made: String,
     /// How far it has the events of tombstones.
@@ -31,7 +31,7 @@ pub enum Rebuilt {
 // === impl Rebuilt ===
 
 impl Rebuilt {
-    /// In words that are kept with the ledger.
+    /// In words that are kept with the event log.
     #[must_use]
     pub fn to_text(&self) -> String {
         match self {
@@ -58,10 +58,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_kept_is_read_again() {
+    fn rebuild_state_round_trips() {
         for rebuilt in [Rebuilt::Wanted, Rebuilt::UpTo("504b".to_owned()), Rebuilt::Done] {
             assert_eq!(Rebuilt::parse(Some(&rebuilt.to_text())), rebuilt);
         }
-        assert_eq!(Rebuilt::parse(None), Rebuilt::Done, "the ledger of a former build");
+        assert_eq!(Rebuilt::parse(None), Rebuilt::Done, "the event log of a former build");
     }
 }

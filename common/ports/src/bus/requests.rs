@@ -21,25 +21,25 @@ pub struct Unanswered {
 /// The caller's side of requests.
 #[async_trait]
 pub trait Requests: Send + Sync {
-    /// Asks once like [`Self::request`]; a reply that comes after `patience` can still be waited for.
+    /// Asks once like [`Self::request`]; a reply that comes after `timeout` can still be waited for.
     async fn request_or_late(
         &self,
         verb: Verb,
         context: &Context,
         body: Bytes,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Reply, Unanswered> {
-        let asked = self.request(verb, context, body, patience).await;
+        let asked = self.request(verb, context, body, timeout).await;
         asked.map_err(|reason| Unanswered { reason, late: None })
     }
 
-    /// Asks once, and waits no longer than `patience`.
+    /// Asks once, and waits no longer than `timeout`.
     async fn request(
         &self,
         verb: Verb,
         context: &Context,
         body: Bytes,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Reply, RequestError>;
 
     /// Whether there is a connection right now.

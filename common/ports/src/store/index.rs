@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_stay_where_they_are() {
+    fn shard_assignment_is_stable() {
         // Stored items carry these; a change would hide every sandbox of an existing table.
         let shards = ["2019842", "2019843", "2019844", "a", "sbx-1"]
             .map(|id| shard_of(&SandboxId::parse(id).unwrap(), 8));
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shard_gets_its_share() {
+    fn ids_are_spread_evenly_over_shards() {
         let mut counts = [0_u32; 8];
         for number in 0..8_000 {
             let id = SandboxId::parse(&format!("{}", 2_019_000 + number)).unwrap();
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn due_times_sort_like_texts() {
+    fn due_sort_keys_sort_lexicographically() {
         let times = [0, 9, 10, 1_800_000_000, DUE_SECONDS_MAX, u64::MAX].map(UnixSeconds::new);
         let keys = times.map(due_sort);
         assert!(keys.is_sorted(), "{keys:?}");

@@ -99,7 +99,7 @@ pub trait Layout: Send + Sync + std::fmt::Debug {
     async fn deletion_switch(&self) -> Result<Option<DeletionSwitch>, StoreError>;
 
     /// Puts `next` there, if its version is later than the one that is there; false if another turn was first.
-    async fn turn_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError>;
+    async fn set_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError>;
 
     /// The settings that the processes on this table have agreed on, by a strongly consistent read.
     async fn agreed(&self) -> Result<Agreed, StoreError>;
@@ -203,7 +203,7 @@ mod tests {
     const NOW: UnixSeconds = UnixSeconds::new(1_800_000_000);
 
     #[test]
-    fn the_number_follows_the_larger_of_setting_and_size() {
+    fn shard_count_is_the_larger_of_setting_and_size() {
         let cases =
             [(8, 0, 8), (8, 32_768, 8), (8, 32_769, 16), (8, 100_000, 32), (1, 200, 1), (40, 100_000, 40)];
         for (set, sandboxes, wanted) in cases {
@@ -213,19 +213,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_raised_first_and_what_is_written_follows() {
+    fn read_shards_are_raised_before_write_shards() {
         let eight = Shards::fresh(8, NOW);
         assert_eq!(eight.towards(8, NOW), None);
         let raised = eight.towards(32, NOW).unwrap();
         assert_eq!((raised.write, raised.read), (8, 32));
         let just_before = NOW.after(READ_SETTLE - Duration::from_secs(1));
-        assert_eq!(raised.towards(32, just_before), None, "somebody may not have seen it");
+        assert_eq!(raised.towards(32, just_before), None, "a process may not have seen it");
         let settled = raised.towards(32, NOW.after(READ_SETTLE)).unwrap();
         assert_eq!((settled.write, settled.read), (32, 32));
     }
 
     #[test]
-    fn what_is_read_is_never_lowered() {
+    fn read_shards_are_never_lowered() {
         let lowered = Shards::fresh(32, NOW).towards(8, NOW).unwrap();
         assert_eq!((lowered.write, lowered.read), (8, 32));
         assert_eq!(lowered.towards(8, NOW), None);
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_comes_back_as_it_went_and_does_not_show_itself() {
+    fn cursor_key_round_trips_and_is_redacted() {
         let key = CursorKey::new(std::array::from_fn(|at| u8::try_from(at * 8).unwrap()));
         assert_eq!(CursorKey::parse(&key.to_text()), Some(key.clone()));
         assert_eq!(format!("{key:?}"), "CursorKey(..)");
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_without_lag_is_settled_at_once() {
+    fn index_without_lag_settles_immediately() {
         assert_eq!(settles_at(Some(NOW), Duration::ZERO), None);
         assert_eq!(settles_at(None, Duration::from_secs(5)), None);
         assert_eq!(settles_at(Some(NOW), Duration::from_secs(5)), Some(UnixSeconds::new(NOW.get() + 7)));

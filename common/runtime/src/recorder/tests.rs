@@ -4,7 +4,7 @@ use super::*;
 use domain::{
     ExternalId, HISTORY_ENTRIES_MAX, NewSandbox, PoolName, SandboxId, SandboxName, StateName, Transition,
 };
-use ports::random::Dice;
+use ports::random::Rng;
 use testkit::bus::{Call, Loss, MemoryBus, MemoryConfig};
 use testkit::clock::ManualClock;
 
@@ -20,9 +20,9 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let clock = ManualClock::at(NOW);
-        let dice = Arc::new(Dice::seeded(7));
-        let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), dice);
-        let metrics = LedgerMetrics::register(&Registry::new()).unwrap();
+        let rng = Arc::new(Rng::seeded(7));
+        let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), rng);
+        let metrics = EventLogMetrics::register(&Registry::new()).unwrap();
         let recorder = Recorder::new(Arc::new(clock.clone()), Arc::new(bus.clone()), metrics);
         Self { recorder, bus, clock }
     }
@@ -32,7 +32,7 @@ impl Rig {
     }
 
     fn counts(&self) -> (u64, u64, u64) {
-        let LedgerMetrics { published, filled, left } = &self.recorder.inside.metrics;
+        let EventLogMetrics { published, filled, left } = &self.recorder.inside.metrics;
         (published.get(), filled.get(), left.get())
     }
 }
@@ -64,20 +64,20 @@ fn changed(mut sandbox: Sandbox, changes: usize) -> Sandbox {
 }
 
 #[tokio::test]
-async fn what_is_missing_is_added_once_and_counted_as_filled() {
+async fn missing_events_are_filled_once() {
     let rig = Rig::new();
     let sandbox = changed(free(), 2);
     assert_eq!(rig.recorder.complete(&sandbox).await.unwrap(), 3);
     assert_eq!(rig.recorder.complete(&sandbox).await.unwrap(), 0);
     assert_eq!(rig.recorder.complete(&free()).await.unwrap(), 0, "an older sight adds nothing");
     let next = changed(sandbox, 2);
-    rig.recorder.tell_now(&next).await.unwrap();
+    rig.recorder.publish_now(&next).await.unwrap();
     assert_eq!(rig.versions(), [1, 2, 3, 4, 5]);
-    assert_eq!(rig.counts(), (5, 4, 0), "the last one was told by its writer");
+    assert_eq!(rig.counts(), (5, 4, 0), "the last one was published by its writer");
 }
 
 #[tokio::test]
-async fn what_the_ledger_would_not_keep_is_not_added() {
+async fn events_beyond_the_retention_are_not_added() {
     let rig = Rig::new();
     let sandbox = changed(free(), 3);
     // The first two changes were a day and more before what is kept.
@@ -90,7 +90,7 @@ async fn what_the_ledger_would_not_keep_is_not_added() {
 }
 
 #[tokio::test]
-async fn a_history_that_was_cut_is_told_as_far_as_it_goes() {
+async fn truncated_history_is_published_as_far_as_it_goes() {
     let rig = Rig::new();
     let sandbox = changed(free(), HISTORY_ENTRIES_MAX + 4);
     let added = rig.recorder.complete(&sandbox).await.unwrap();
@@ -99,7 +99,7 @@ async fn a_history_that_was_cut_is_told_as_far_as_it_goes() {
 }
 
 #[tokio::test]
-async fn an_answer_that_was_lost_makes_no_second_event() {
+async fn lost_reply_causes_no_duplicate_event() {
     for loss in [Loss::Message, Loss::Answer] {
         let rig = Rig::new();
         let sandbox = changed(free(), 1);
@@ -111,16 +111,16 @@ async fn an_answer_that_was_lost_makes_no_second_event() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_told_is_left_and_counted_and_told_with_the_next() {
+async fn unpublished_event_is_counted_and_published_with_the_next() {
     let rig = Rig::new();
     rig.bus.set_connected(false);
     let sandbox = free();
     rig.recorder.note(&sandbox, None);
     let stop = CancellationToken::new();
     stop.cancel();
-    rig.recorder.tell_until(stop).await;
+    rig.recorder.publish_until(stop).await;
     assert_eq!(rig.counts(), (0, 0, 1));
     rig.bus.set_connected(true);
-    rig.recorder.tell_now(&changed(sandbox, 1)).await.unwrap();
+    rig.recorder.publish_now(&changed(sandbox, 1)).await.unwrap();
     assert_eq!((rig.versions(), rig.counts()), (vec![1, 2], (2, 1, 1)));
 }

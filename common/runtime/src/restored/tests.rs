@@ -2,8 +2,8 @@
 
 use super::*;
 use domain::{ExternalId, NewSandbox, PoolName, Sandbox, SandboxName};
-use ports::bus::{Appended, Ledger as _};
-use ports::random::Dice;
+use ports::bus::{Appended, EventLog as _};
+use ports::random::Rng;
 use ports::store::{Insert, Write};
 use testkit::bus::{MemoryBus, MemoryConfig};
 use testkit::clock::ManualClock;
@@ -19,8 +19,8 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let clock = ManualClock::at(NOW);
-        let dice = Arc::new(Dice::seeded(7));
-        let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), dice);
+        let rng = Arc::new(Rng::seeded(7));
+        let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), rng);
         Self { bus, clock }
     }
 
@@ -35,7 +35,7 @@ impl Rig {
     }
 
     /// Adds the last event of that sandbox.
-    async fn tell(&self, sandbox: &Sandbox) {
+    async fn publish(&self, sandbox: &Sandbox) {
         let event = Event::of(sandbox, sandbox.history.last().unwrap(), None);
         let last = self.bus.last_event(&sandbox.id).await.unwrap();
         let appended = self.bus.append(&sandbox.id, &event, last).await.unwrap();
@@ -73,11 +73,11 @@ async fn problem(watch: &TableWatch) -> Option<String> {
 }
 
 #[tokio::test]
-async fn processes_on_one_table_move_the_mark_on_in_turn_and_find_nothing() {
+async fn processes_advance_the_mark_alternately() {
     let (rig, store, guard) = (Rig::new(), table(), TableGuard::default());
     let (one, two) = (rig.watch(&store), rig.watch(&store));
     let sandbox = added(store.as_ref(), NOW).await;
-    rig.tell(&sandbox).await;
+    rig.publish(&sandbox).await;
     let first = one.round(true, None, &guard).await.unwrap();
     assert_eq!((first, rig.known().await), (1, Some(1)), "at the start, and at once");
     let second = two.round(true, None, &guard).await.unwrap();
@@ -88,7 +88,7 @@ async fn processes_on_one_table_move_the_mark_on_in_turn_and_find_nothing() {
 }
 
 #[tokio::test]
-async fn a_table_with_a_lower_mark_is_found_and_stays_as_it_is_until_it_is_accepted() {
+async fn lower_table_mark_is_a_problem_until_acknowledged() {
     let (rig, store, guard) = (Rig::new(), table(), TableGuard::default());
     let watch = rig.watch(&store);
     let mut seen = None;
@@ -110,12 +110,12 @@ async fn a_table_with_a_lower_mark_is_found_and_stays_as_it_is_until_it_is_accep
 }
 
 #[tokio::test]
-async fn a_record_that_is_older_than_its_event_is_found_until_it_is_accepted() {
+async fn record_older_than_its_event_is_a_problem_until_acknowledged() {
     let (rig, before, after) = (Rig::new(), table(), table());
-    rig.tell(&added(before.as_ref(), NOW).await).await;
+    rig.publish(&added(before.as_ref(), NOW).await).await;
     let sandbox = added(after.as_ref(), NOW).await;
     let missing = changed(after.as_ref(), &sandbox, NOW).await;
-    rig.tell(&missing).await;
+    rig.publish(&missing).await;
     assert_eq!(problem(&rig.watch(&after)).await, None);
     let restored = rig.watch(&before);
     let found = problem(&restored).await.unwrap();
@@ -129,25 +129,25 @@ async fn a_record_that_is_older_than_its_event_is_found_until_it_is_accepted() {
 
     restored.accept().await.unwrap();
     assert_eq!(problem(&restored).await, None);
-    // What is told afterwards counts.
+    // What is published afterwards counts.
     let found = match after.mark_found(&missing, NOW).await.unwrap() {
         Write::Done(sandbox) => sandbox,
         other @ Write::Lost(_) => panic!("{other:?}"),
     };
-    rig.tell(&found).await;
+    rig.publish(&found).await;
     assert!(problem(&restored).await.unwrap().contains("version 3"));
     // A stream that was made again counts anew, and so nothing of it is accepted.
     rig.bus.forget_events();
     assert_eq!(problem(&restored).await, None);
-    rig.tell(&missing).await;
+    rig.publish(&missing).await;
     assert!(problem(&restored).await.unwrap().contains("version 2"));
 }
 
 #[tokio::test]
-async fn events_that_are_old_or_tell_of_the_end_prove_nothing() {
+async fn old_events_and_final_events_are_no_evidence() {
     let (rig, store) = (Rig::new(), table());
     let sandbox = added(store.as_ref(), NOW).await;
-    rig.tell(&changed(store.as_ref(), &sandbox, NOW).await).await;
+    rig.publish(&changed(store.as_ref(), &sandbox, NOW).await).await;
     let (empty, watch) = (table(), rig.watch(&table()));
     assert!(problem(&rig.watch(&empty)).await.is_some());
     let later = NOW.after(EVENT_PROVES).after(Duration::from_secs(1));
@@ -162,12 +162,12 @@ async fn events_that_are_old_or_tell_of_the_end_prove_nothing() {
     let Write::Done(gone) = store.forget(&missing, None, NOW, purge_at).await.unwrap() else {
         panic!("raced")
     };
-    rig.tell(&gone).await;
+    rig.publish(&gone).await;
     assert_eq!(problem(&rig.watch(&table())).await, None, "the tombstone was purged while nothing ran");
 }
 
 #[tokio::test]
-async fn a_queue_that_has_forgotten_the_mark_gets_it_again() {
+async fn mark_lost_in_nats_is_restored_from_the_table() {
     let (rig, store, guard) = (Rig::new(), table(), TableGuard::default());
     let watch = rig.watch(&store);
     let first = watch.round(true, None, &guard).await.unwrap();
@@ -178,7 +178,7 @@ async fn a_queue_that_has_forgotten_the_mark_gets_it_again() {
 }
 
 #[tokio::test]
-async fn the_guard_follows_what_is_found_and_nothing_is_compared_without_a_connection() {
+async fn guard_is_unknown_until_connected_and_follows_findings() {
     let (rig, store, guard) = (Rig::new(), table(), TableGuard::default());
     let metrics = TableMetrics::register(&Registry::new()).unwrap();
     let stop = CancellationToken::new();
@@ -188,13 +188,13 @@ async fn the_guard_follows_what_is_found_and_nothing_is_compared_without_a_conne
         let (watch, guard, metrics, stop) = (rig.watch(&store), guard.clone(), metrics.clone(), stop.clone());
         async move { watch.keep(&guard, &metrics, &stop).await }
     });
-    for _ in 0..3 * FAILED_LOOKS_MAX {
-        rig.clock.advance(LOOK_AGAIN);
+    for _ in 0..3 * FAILED_CHECKS_MAX {
+        rig.clock.advance(CHECK_PAUSE);
         tokio::task::yield_now().await;
     }
     assert_eq!(*guard.0.borrow(), Finding::Unknown, "a role is not let go on before there is a connection");
     rig.bus.set_connected(true);
-    rig.clock.advance(LOOK_AGAIN);
+    rig.clock.advance(CHECK_PAUSE);
     guard.compared(false).await;
     assert!(guard.problem().is_some());
     assert!(TableCheck(guard.clone()).check().await.unwrap_err().contains("broker table acknowledge"));

@@ -1,6 +1,6 @@
 use super::*;
-use ports::bus::DeletionLine;
-use ports::random::Dice;
+use ports::bus::DeletionControl;
+use ports::random::Rng;
 use ports::store::Layout;
 use std::time::Duration;
 use testkit::bus::{Call, Loss, MemoryBus, MemoryConfig};
@@ -14,17 +14,17 @@ struct Rig {
     store: Arc<MemoryStore>,
     clock: ManualClock,
     switch: Switchboard,
-    pace: RecallingPace,
+    throttle: SwitchRestoringThrottle,
 }
 
 fn rig() -> Rig {
     let clock = ManualClock::at(NOW);
     let shared: Arc<dyn Clock> = Arc::new(clock.clone());
-    let bus = MemoryBus::new(MemoryConfig::default(), Arc::clone(&shared), Arc::new(Dice::seeded(7)));
+    let bus = MemoryBus::new(MemoryConfig::default(), Arc::clone(&shared), Arc::new(Rng::seeded(7)));
     let store = Arc::new(MemoryStore::new(2));
     let switch = Switchboard::new(store.clone(), Arc::new(bus.clone()), shared);
-    let pace = RecallingPace::new(Arc::new(bus.clone()), switch.clone());
-    Rig { bus, store, clock, switch, pace }
+    let throttle = SwitchRestoringThrottle::new(Arc::new(bus.clone()), switch.clone());
+    Rig { bus, store, clock, switch, throttle }
 }
 
 fn pause(by: &str, until: Option<u64>) -> Pause {
@@ -36,7 +36,7 @@ async fn shown(rig: &Rig) -> Option<Pause> {
 }
 
 #[tokio::test]
-async fn a_turn_is_in_the_table_and_in_the_bucket() {
+async fn pause_and_resume_are_stored_in_table_and_bucket() {
     let rig = rig();
     rig.switch.pause(&pause("alice", None)).await.unwrap();
     assert_eq!(shown(&rig).await, Some(pause("alice", None)));
@@ -51,49 +51,51 @@ async fn a_turn_is_in_the_table_and_in_the_bucket() {
 }
 
 #[tokio::test]
-async fn a_lost_bucket_is_asked_of_the_table() {
+async fn lost_bucket_is_restored_from_the_table() {
     let rig = rig();
     rig.switch.pause(&pause("alice", None)).await.unwrap();
-    rig.bus.lose_line();
-    assert!(rig.pace.look().await.unwrap().is_paused);
-    rig.bus.lose_line();
-    assert!(matches!(rig.pace.take().await.unwrap(), Turn::Later { is_closed: true, .. }));
+    rig.bus.lose_throttle_state();
+    assert!(rig.throttle.view().await.unwrap().is_paused);
+    rig.bus.lose_throttle_state();
+    assert!(matches!(rig.throttle.acquire().await.unwrap(), Admission::Later { is_closed: true, .. }));
     rig.switch.resume("alice").await.unwrap();
-    let Turn::Go { ticket, .. } = rig.pace.take().await.unwrap() else { panic!("nothing is paused") };
+    let Admission::Go { permit, .. } = rig.throttle.acquire().await.unwrap() else {
+        panic!("nothing is paused")
+    };
     rig.switch.pause(&pause("bob", None)).await.unwrap();
-    rig.bus.lose_line();
-    assert!(matches!(rig.pace.confirm(ticket).await.unwrap(), Confirmed::Later { .. }));
+    rig.bus.lose_throttle_state();
+    assert!(matches!(rig.throttle.confirm(permit).await.unwrap(), Confirmed::Later { .. }));
     // A bucket that was lost while nothing was paused is asked of the table once.
     rig.switch.resume("bob").await.unwrap();
-    rig.bus.lose_line();
-    assert!(!rig.pace.look().await.unwrap().is_paused);
+    rig.bus.lose_throttle_state();
+    assert!(!rig.throttle.view().await.unwrap().is_paused);
     assert_eq!(rig.bus.cached_switch().await.unwrap().1, CachedSwitch::Off);
 }
 
 #[tokio::test]
-async fn what_was_written_by_hand_is_taken_over_once() {
+async fn manual_bucket_entry_is_adopted_once() {
     let rig = rig();
-    DeletionLine::pause(&rig.bus, &pause("by hand", None)).await.unwrap();
+    DeletionControl::pause(&rig.bus, &pause("by hand", None)).await.unwrap();
     assert!(rig.switch.settle().await.unwrap());
     assert!(!rig.switch.settle().await.unwrap(), "once");
     assert_eq!(rig.store.deletion_switch().await.unwrap().unwrap().by, "by hand");
-    rig.bus.lose_line();
+    rig.bus.lose_throttle_state();
     assert!(rig.switch.settle().await.unwrap());
     assert_eq!(shown(&rig).await, Some(pause("by hand", None)));
     // It comes before the turn that ends it, also where nothing has taken it over yet.
-    DeletionLine::pause(&rig.bus, &pause("again", None)).await.unwrap();
+    DeletionControl::pause(&rig.bus, &pause("again", None)).await.unwrap();
     assert_eq!(rig.switch.resume("alice").await.unwrap(), Some(pause("again", None)));
     assert!(!rig.switch.settle().await.unwrap());
     assert_eq!(shown(&rig).await, None);
     // One that is over is left alone.
-    DeletionLine::pause(&rig.bus, &pause("over", Some(NOW.get() + 1))).await.unwrap();
+    DeletionControl::pause(&rig.bus, &pause("over", Some(NOW.get() + 1))).await.unwrap();
     rig.clock.advance(Duration::from_secs(2));
     assert!(!rig.switch.settle().await.unwrap());
     assert!(!rig.store.deletion_switch().await.unwrap().unwrap().is_paused);
 }
 
 #[tokio::test]
-async fn an_interrupted_turn_is_finished_by_the_sweep() {
+async fn interrupted_switch_change_is_completed_by_the_sweep() {
     let rig = rig();
     rig.switch.resume("alice").await.unwrap();
     rig.bus.lose(Call::Switch, Loss::Message);
@@ -108,7 +110,7 @@ async fn an_interrupted_turn_is_finished_by_the_sweep() {
 }
 
 #[tokio::test]
-async fn a_late_copy_does_not_undo_a_later_turn() {
+async fn late_bucket_write_does_not_undo_a_later_change() {
     let rig = rig();
     rig.switch.resume("alice").await.unwrap();
     let (revision, _) = rig.bus.cached_switch().await.unwrap();

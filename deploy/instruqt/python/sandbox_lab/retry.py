@@ -84,12 +84,12 @@ class Session:
 
     def _describe(self, answer: Answer, code: str, token: str) -> str:
         text = f"answer {answer.status}"
-        if code and not self.secrets.told_by(code):
+        if code and not self.secrets.found_in(code):
             text += f" {code}"
         message = printable(_detail(answer, "message"))
         # Without a token, a password was sent. And all of it is looked at, not the beginning alone: half a secret is
         # one, too.
-        if not token or not message or self.secrets.told_by(message):
+        if not token or not message or self.secrets.found_in(message):
             return text
         return f"{text}: {message[:200]}"
 

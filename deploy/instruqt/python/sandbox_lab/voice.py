@@ -34,7 +34,7 @@ class Secrets:
         if printable(secret):
             self._known.add(printable(secret))
 
-    def told_by(self, text: str) -> bool:
+    def found_in(self, text: str) -> bool:
         """Whether a text holds a secret: as it is, or escaped for JSON or for a URL."""
         once = _unescaped(text)
         forms = [form for said in (text, once, _unescaped(once)) for form in (said, unquote(said), unquote_plus(said))]

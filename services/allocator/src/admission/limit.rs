@@ -88,7 +88,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn it_grows_while_it_is_used_and_latency_is_low() {
+    fn limit_grows_under_load_at_low_latency() {
         let now = Instant::now();
         let mut limit = Limit::new(512, TARGET);
         limit.observe(now, 10 * MS, false, false);
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn latency_and_failures_lower_it_once_a_round_and_never_to_nothing() {
+    fn latency_and_failures_lower_the_limit_once_per_round() {
         let mut now = Instant::now();
         let mut limit = Limit::new(512, TARGET);
         for _ in 0..10 {
@@ -120,7 +120,7 @@ mod tests {
 
     /// A store that answers `rate` requests a second, whatever is asked: latency = requests at work / rate.
     #[test]
-    fn it_settles_where_the_store_takes_the_target() {
+    fn limit_settles_at_the_target_latency() {
         let rate = 140.0;
         let mut now = Instant::now();
         let mut limit = Limit::new(512, TARGET);

@@ -87,7 +87,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn those_who_are_refused_come_back_one_after_the_other() {
+    fn refused_callers_get_staggered_retry_times() {
         let now = Instant::now();
         let mut promises = Promises::default();
         let waits: Vec<_> = (0..3).map(|key| promises.make(now, key, 4 * SECOND, SECOND)).collect();
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_that_cannot_be_kept_is_renewed_without_a_further_place() {
+    fn missed_promise_is_renewed_without_a_longer_queue() {
         let now = Instant::now();
         let mut promises = Promises::default();
         promises.make(now, 1, 4 * SECOND, SECOND);
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_promise_is_none_and_memory_has_an_end() {
+    fn old_promises_expire_and_their_number_is_bounded() {
         let now = Instant::now();
         let mut promises = Promises::default();
         for key in 0..=PROMISES_MAX as u64 {

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn it_follows_what_is_finished() {
+    fn rate_follows_completions() {
         let mut rate = Rate::default();
         assert_eq!((rate.time_for(1), rate.spacing()), (None, None));
         let now = run(&mut rate, Instant::now(), 100, 10);

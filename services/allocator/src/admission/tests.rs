@@ -8,7 +8,7 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const TARGET: Duration = Duration::from_millis(300);
 /// What a caller of the ingress gives one attempt.
-const PATIENCE: Duration = Duration::from_secs(4);
+const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Serves in the order in which work begins, one each `1 / rate` seconds.
 struct World {
@@ -87,7 +87,7 @@ impl World {
                 Some(at) if at <= next_done => {
                     let ((_, who), _) = self.coming.pop_first().unwrap();
                     self.now = self.now.max(at);
-                    let deadline = self.now + PATIENCE;
+                    let deadline = self.now + TIMEOUT;
                     self.deadlines.insert(who, deadline);
                     match self.queue.arrive(self.now, deadline, who, who) {
                         Arrival::Go => self.at_store.push_back((who, self.now)),
@@ -123,7 +123,7 @@ impl World {
 }
 
 #[test]
-fn a_crowd_that_repeats_as_advised_is_served_at_the_rate_of_the_store() {
+fn callers_that_follow_retry_advice_get_the_store_rate() {
     let rate = 140.0;
     let mut world = World::new(rate);
     let callers = 25 * 140;
@@ -140,7 +140,7 @@ fn a_crowd_that_repeats_as_advised_is_served_at_the_rate_of_the_store() {
 }
 
 #[test]
-fn those_who_were_refused_are_let_in_while_ten_times_as_many_come() {
+fn refused_callers_are_admitted_under_tenfold_load() {
     let rate = 140.0;
     let mut world = World::new(rate);
     let callers: u64 = 10 * 140 * 20;
@@ -158,7 +158,7 @@ fn those_who_were_refused_are_let_in_while_ten_times_as_many_come() {
 }
 
 #[test]
-fn callers_that_never_come_back_leave_nothing_idle() {
+fn callers_that_never_retry_leave_no_idle_capacity() {
     let rate = 140.0;
     let mut world = World::new(rate);
     world.repeats = false;
@@ -172,7 +172,7 @@ fn callers_that_never_come_back_leave_nothing_idle() {
 }
 
 #[test]
-fn who_can_be_served_in_time_is_not_refused() {
+fn request_that_meets_its_deadline_is_admitted() {
     let mut world = World::new(1_000.0);
     for who in 0..1_000 {
         world.comes(who, Duration::ZERO);
@@ -182,7 +182,7 @@ fn who_can_be_served_in_time_is_not_refused() {
 }
 
 #[test]
-fn the_one_with_the_least_time_left_is_next() {
+fn earliest_deadline_is_served_first() {
     let now = Instant::now();
     let mut queue = Queue::new(1, TARGET);
     assert_eq!(queue.arrive(now, now + SECOND, 0, 0), Arrival::Go);
@@ -195,7 +195,7 @@ fn the_one_with_the_least_time_left_is_next() {
 }
 
 #[test]
-fn one_that_would_be_too_late_is_refused_and_not_begun() {
+fn request_that_would_miss_its_deadline_is_refused() {
     let now = Instant::now();
     let mut queue = Queue::new(1, TARGET);
     assert_eq!(queue.arrive(now, now + SECOND, 0, 0), Arrival::Go);
@@ -206,7 +206,7 @@ fn one_that_would_be_too_late_is_refused_and_not_begun() {
 }
 
 #[test]
-fn one_that_is_gone_gives_its_turn_to_the_next() {
+fn cancelled_request_is_skipped_in_the_queue() {
     let now = Instant::now();
     let mut queue = Queue::new(1, TARGET);
     assert_eq!(queue.arrive(now, now + SECOND, 0, 0), Arrival::Go);

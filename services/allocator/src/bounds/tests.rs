@@ -18,7 +18,7 @@ fn refused() -> Result<Value, Fault> {
 }
 
 #[tokio::test]
-async fn a_sandbox_of_another_pool_can_be_neither_seen_nor_given_back() {
+async fn sandbox_of_another_pool_is_forbidden() {
     let rig = rig().await;
     let claim = json!({"owner": "s", "pool": "main"});
     assert_eq!(rig.ask(Verb::Allocate, claim).await.unwrap()["sandbox_id"], "2");
@@ -35,7 +35,7 @@ async fn a_sandbox_of_another_pool_can_be_neither_seen_nor_given_back() {
 }
 
 #[tokio::test]
-async fn what_does_not_exist_is_not_found_however_the_caller_is_bounded() {
+async fn unknown_sandbox_is_not_found_for_a_bounded_caller() {
     let rig = rig().await;
     for (id, code) in [("9", FaultCode::NotFound), ("no id!", FaultCode::InvalidRequest)] {
         let bounded = json!({"sandbox_id": id, "owner": "s", "pools": ["dns"]});
@@ -45,7 +45,7 @@ async fn what_does_not_exist_is_not_found_however_the_caller_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_claim_stays_within_and_shows_no_lease_from_outside() {
+async fn claim_stays_in_allowed_pools_and_hides_other_leases() {
     let rig = rig().await;
     let outside = json!({"owner": "a", "pool": "main", "pools": ["dns"]});
     assert_eq!(rig.ask(Verb::Allocate, outside).await, refused());
@@ -67,7 +67,7 @@ async fn leave_behind(rig: &Rig, owner: &str, number: usize) {
 }
 
 #[tokio::test]
-async fn a_claim_follows_no_item_that_was_left_on_a_free_sandbox_outside() {
+async fn leftover_claim_item_outside_the_allowed_pools_is_ignored() {
     let rig = rig().await;
     leave_behind(&rig, "a", 2).await;
     let bounded = json!({"owner": "a", "pool": "dns", "pools": ["dns"]});
@@ -84,7 +84,7 @@ async fn a_claim_follows_no_item_that_was_left_on_a_free_sandbox_outside() {
 }
 
 #[tokio::test]
-async fn a_claim_follows_an_item_that_was_left_on_a_free_sandbox_within() {
+async fn leftover_claim_item_within_the_allowed_pools_is_followed() {
     let rig = rig().await;
     leave_behind(&rig, "a", 1).await;
     rig.add(3, "dns").await;
@@ -93,7 +93,7 @@ async fn a_claim_follows_an_item_that_was_left_on_a_free_sandbox_within() {
 }
 
 #[tokio::test]
-async fn the_pool_that_is_meant_without_a_name_has_to_be_within_as_well() {
+async fn default_pool_must_be_allowed_too() {
     let rig = rig().await;
     assert_eq!(rig.ask(Verb::Allocate, json!({"owner": "a", "pools": ["dns"]})).await, refused());
     assert_eq!(rig.sandbox(2).await.state.name(), StateName::Available);
@@ -102,14 +102,14 @@ async fn the_pool_that_is_meant_without_a_name_has_to_be_within_as_well() {
 }
 
 #[tokio::test]
-async fn an_empty_list_bounds_nothing() {
+async fn empty_pool_list_allows_every_pool() {
     let rig = rig().await;
     let claim = json!({"owner": "a", "pool": "main", "pools": []});
     assert_eq!(rig.ask(Verb::Allocate, claim).await.unwrap()["sandbox_id"], "2");
 }
 
 #[tokio::test]
-async fn what_is_about_all_pools_is_refused_to_whom_some_are_for() {
+async fn operations_on_all_pools_are_forbidden_to_bounded_callers() {
     let rig = rig().await;
     for verb in [Verb::Stats, Verb::Deletions, Verb::Parked, Verb::Replay, Verb::ReplayAll, Verb::Remove] {
         let asked = |pools| json!({"key": "2", "pools": pools});

@@ -14,8 +14,8 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
-/// Tries to tell the ledger of one removal before it is left to the queue of the process.
-const TELLINGS_MAX: usize = 3;
+/// Attempts to publish one removal to the event log before it is left to the queue of the process.
+const PUBLISH_ATTEMPTS_MAX: usize = 3;
 
 /// The result of the write: the task that publishes the event of the removal, and whether it could; none if the sandbox
 /// was no longer what the index showed.
@@ -48,7 +48,7 @@ impl Remover {
         let tasks = self.tasks.clone();
         tasks.clone().spawn(async move {
             let Some(gone) = self.forget(&seen, &by).await? else { return Ok(None) };
-            Ok(Some(tasks.spawn(async move { self.tell_of(&gone, &request_id).await })))
+            Ok(Some(tasks.spawn(async move { self.publish_removal(&gone, &request_id).await })))
         })
     }
 
@@ -59,7 +59,7 @@ impl Remover {
         let found = match self.store.forget(seen, Some(by), now, purge_at).await {
             Ok(Write::Done(gone)) => return Ok(Some(*gone)),
             Ok(Write::Lost(found)) => found.map(|found| *found),
-            // It may have been done, and then there is a removal to tell of.
+            // It may have been done, and then there is a removal to publish.
             Err(error) => match self.store.sandbox(&seen.id).await {
                 Ok(Some(found)) if is_ours(&found, seen, by) => Some(found),
                 _ => return Err(error),
@@ -69,15 +69,15 @@ impl Remover {
         Ok(found.filter(|found| is_ours(found, seen, by)))
     }
 
-    async fn tell_of(&self, gone: &Sandbox, request_id: &str) -> bool {
-        for _ in 0..TELLINGS_MAX {
-            match self.recorder.tell_now(gone).await {
+    async fn publish_removal(&self, gone: &Sandbox, request_id: &str) -> bool {
+        for _ in 0..PUBLISH_ATTEMPTS_MAX {
+            match self.recorder.publish_now(gone).await {
                 Ok(()) => return true,
                 Err(error) => tracing::warn!(
                     request.id = request_id,
                     sandbox.id = gone.id.as_str(),
                     error = %Chain(&error),
-                    "the ledger does not say yet that {} was given up",
+                    "the event log does not say yet that {} was given up",
                     gone.id,
                 ),
             }

@@ -4,7 +4,7 @@ use super::*;
 use crate::deletions::tests::{HOUR, NOW, Rig, id};
 use contract::{Event, Verb};
 use domain::{Cause, SandboxId, State};
-use ports::bus::{Appended, Ledger, LedgerMark};
+use ports::bus::{Appended, EventLog, EventMark};
 use ports::store::Write;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ async fn asked(rig: &Rig, body: Value) -> Value {
 }
 
 #[tokio::test]
-async fn the_state_has_to_be_said_and_to_be_one_that_may_go() {
+async fn state_is_required_and_must_be_removable() {
     let rig = Rig::new();
     stale(&rig, 1..=2, "main").await;
     rig.add(3, "main").await;
@@ -58,7 +58,7 @@ async fn the_state_has_to_be_said_and_to_be_one_that_may_go() {
 }
 
 #[tokio::test]
-async fn what_is_stale_becomes_a_tombstone_that_says_who() {
+async fn stale_sandbox_becomes_a_tombstone_with_its_actor() {
     let rig = Rig::new();
     stale(&rig, 1..=3, "main").await;
     rig.add(4, "main").await;
@@ -78,8 +78,12 @@ async fn what_is_stale_becomes_a_tombstone_that_says_who() {
         assert_eq!((tombstone.deleted_at, tombstone.purge_at), (NOW.after(HOUR), NOW.after(HOUR * 25)));
         let entry = gone.history.last().unwrap();
         assert_eq!((entry.cause, entry.by.as_ref().map(|by| by.as_str())), (Cause::Forgotten, Some("alice")));
-        let told = rig.bus.last_event(&id(number)).await.unwrap();
-        assert_eq!(told.map(|mark| mark.version), Some(gone.version), "the ledger has it before the answer");
+        let mark = rig.bus.last_event(&id(number)).await.unwrap();
+        assert_eq!(
+            mark.map(|mark| mark.version),
+            Some(gone.version),
+            "the event log has it before the answer"
+        );
     }
     assert_eq!(state_of(&rig, 4).await, StateName::Available);
     assert_eq!(rig.count("broker_allocator_bulk_deletes_total"), 3);
@@ -97,7 +101,7 @@ async fn a_dry_run_shows_the_same_and_changes_nothing() {
     let dry = asked(&rig, json!({"status": "stale", "dry_run": true, "by": "alice"})).await;
     for (number, before) in (1..).zip(before) {
         assert_eq!(rig.sandbox(number).await, before);
-        assert_eq!(rig.bus.last_event(&id(number)).await.unwrap(), None, "nobody is told anything");
+        assert_eq!(rig.bus.last_event(&id(number)).await.unwrap(), None, "nothing is published");
     }
     let mut real = asked(&rig, json!({"status": "stale", "by": "alice"})).await;
     assert_eq!((&dry["dry_run"], &real["dry_run"]), (&json!(true), &json!(false)));
@@ -106,7 +110,7 @@ async fn a_dry_run_shows_the_same_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_call_goes_so_far_and_the_next_one_goes_on() {
+async fn call_is_bounded_and_its_cursor_continues() {
     for dry_run in [false, true] {
         let rig = Rig::new();
         stale(&rig, 1..=25, "main").await;
@@ -132,7 +136,7 @@ async fn a_call_goes_so_far_and_the_next_one_goes_on() {
 }
 
 #[tokio::test]
-async fn a_cursor_of_a_dry_run_removes_nothing() {
+async fn dry_run_cursor_is_rejected_for_a_removal() {
     let rig = Rig::new();
     stale(&rig, 1..=9, "main").await;
     let dry = asked(&rig, json!({"status": "stale", "dry_run": true, "limit": 2})).await;
@@ -145,7 +149,7 @@ async fn a_cursor_of_a_dry_run_removes_nothing() {
 }
 
 #[tokio::test]
-async fn deletions_that_were_given_up_are_counted_and_stay() {
+async fn parked_deletions_are_refused_and_kept() {
     let rig = Rig::new();
     for number in 1..=2 {
         rig.parked(number, "main", "status 500").await;
@@ -163,8 +167,8 @@ async fn deletions_that_were_given_up_are_counted_and_stay() {
 }
 
 #[tokio::test]
-async fn without_a_ledger_nothing_goes() {
-    let rig = Rig::over(|_| Arc::new(BrokenLedger));
+async fn nothing_is_removed_without_the_event_log() {
+    let rig = Rig::over(|_| Arc::new(BrokenEventLog));
     stale(&rig, 1..=3, "main").await;
     let reply = asked(&rig, json!({"status": "stale"})).await;
     assert_eq!((&reply["removed"], &reply["failed"]), (&json!(0), &json!(3)));
@@ -173,25 +177,25 @@ async fn without_a_ledger_nothing_goes() {
     }
 }
 
-/// The version of the last event of that sandbox in the ledger.
-async fn told_version(rig: &Rig, number: usize) -> Option<u64> {
+/// The version of the last event of that sandbox in the event log.
+async fn published_version(rig: &Rig, number: usize) -> Option<u64> {
     rig.bus.last_event(&id(number)).await.unwrap().map(|mark| mark.version.get())
 }
 
 #[tokio::test]
-async fn a_request_that_is_dropped_in_the_middle_leaves_no_tombstone_that_nobody_tells_of() {
+async fn cancelled_request_leaves_no_unpublished_tombstone() {
     let (arrived, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
     let rig = Rig::over(|bus| {
-        Arc::new(GatedLedger { bus: bus.clone(), arrived: arrived.clone(), gate: gate.clone() })
+        Arc::new(GatedEventLog { bus: bus.clone(), arrived: arrived.clone(), gate: gate.clone() })
     });
     stale(&rig, 1..=3, "main").await;
     tokio::select! {
-        reply = asked(&rig, json!({"status": "stale"})) => panic!("the ledger stands still: {reply}"),
+        reply = asked(&rig, json!({"status": "stale"})) => panic!("the event log stands still: {reply}"),
         all = arrived.acquire_many(3) => all.unwrap().forget(),
     }
     for number in 1..=3 {
         assert_eq!(
-            (state_of(&rig, number).await, told_version(&rig, number).await),
+            (state_of(&rig, number).await, published_version(&rig, number).await),
             (StateName::Deleted, Some(2))
         );
     }
@@ -199,36 +203,36 @@ async fn a_request_that_is_dropped_in_the_middle_leaves_no_tombstone_that_nobody
     rig.allocator.announcing.close();
     rig.allocator.announcing.wait().await;
     for number in 1..=3 {
-        assert_eq!(told_version(&rig, number).await, Some(3), "{number}");
+        assert_eq!(published_version(&rig, number).await, Some(3), "{number}");
     }
     let forgotten = rig.bus.events().iter().filter(|event| event.cause() == Some(Cause::Forgotten)).count();
     assert_eq!(forgotten, 3, "each once");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ledger_that_stands_still_holds_up_the_telling_and_not_the_answer() {
+async fn stalled_event_log_delays_events_and_not_the_reply() {
     let (arrived, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-    let rig = Rig::over(|bus| Arc::new(GatedLedger { bus: bus.clone(), arrived, gate: gate.clone() }));
+    let rig = Rig::over(|bus| Arc::new(GatedEventLog { bus: bus.clone(), arrived, gate: gate.clone() }));
     stale(&rig, 1..=2, "main").await;
     let reply = asked(&rig, json!({"status": "stale"})).await;
     assert_eq!((&reply["removed"], &reply["untold"], &reply["failed"]), (&json!(2), &json!(2), &json!(0)));
     gate.add_permits(2);
     rig.allocator.announcing.close();
     rig.allocator.announcing.wait().await;
-    assert_eq!((told_version(&rig, 1).await, told_version(&rig, 2).await), (Some(3), Some(3)));
+    assert_eq!((published_version(&rig, 1).await, published_version(&rig, 2).await), (Some(3), Some(3)));
 }
 
-/// A ledger that takes no `forgotten` before it is let.
+/// An event log that takes no `forgotten` before it is let.
 #[derive(Debug)]
-struct GatedLedger {
+struct GatedEventLog {
     bus: MemoryBus,
     arrived: Arc<Semaphore>,
     gate: Arc<Semaphore>,
 }
 
 #[async_trait::async_trait]
-impl Ledger for GatedLedger {
-    async fn last_event(&self, id: &SandboxId) -> Result<Option<LedgerMark>, BusError> {
+impl EventLog for GatedEventLog {
+    async fn last_event(&self, id: &SandboxId) -> Result<Option<EventMark>, BusError> {
         self.bus.last_event(id).await
     }
 
@@ -236,7 +240,7 @@ impl Ledger for GatedLedger {
         &self,
         id: &SandboxId,
         event: &Event,
-        after: Option<LedgerMark>,
+        after: Option<EventMark>,
     ) -> Result<Appended, BusError> {
         if event.cause() == Some(Cause::Forgotten) {
             self.arrived.add_permits(1);
@@ -252,15 +256,15 @@ impl Ledger for GatedLedger {
 
 /// An event log that no worker can reach.
 #[derive(Debug)]
-struct BrokenLedger;
+struct BrokenEventLog;
 
 #[async_trait::async_trait]
-impl Ledger for BrokenLedger {
-    async fn last_event(&self, _: &SandboxId) -> Result<Option<LedgerMark>, BusError> {
+impl EventLog for BrokenEventLog {
+    async fn last_event(&self, _: &SandboxId) -> Result<Option<EventMark>, BusError> {
         Err(BusError { operation: "last event", source: "not reachable".into() })
     }
 
-    async fn append(&self, _: &SandboxId, _: &Event, _: Option<LedgerMark>) -> Result<Appended, BusError> {
+    async fn append(&self, _: &SandboxId, _: &Event, _: Option<EventMark>) -> Result<Appended, BusError> {
         Err(BusError { operation: "append", source: "not reachable".into() })
     }
 

@@ -56,18 +56,18 @@ fn alike(one: char, other: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ports::random::Dice;
+    use ports::random::Rng;
 
     fn name(text: &str) -> SandboxName {
         SandboxName::parse(text).unwrap()
     }
 
     #[test]
-    fn places_lie_all_over_names_that_end_in_numbers() {
-        let dice = Dice::seeded(7);
+    fn starting_points_cover_numbered_names_evenly() {
+        let rng = Rng::seeded(7);
         let mut tenths = [0_u32; 10];
         for _ in 0..1_000 {
-            let place = between(&dice, &name("lab-00000"), &name("lab-99999"));
+            let place = between(&rng, &name("lab-00000"), &name("lab-99999"));
             let number: usize = place.as_str().strip_prefix("lab-").unwrap().parse().unwrap();
             tenths[number / 10_000] += 1;
         }
@@ -75,22 +75,22 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_is_no_more_likely_than_any_other_place() {
+    fn first_name_is_not_favoured() {
         // Nine of ten digits would lead outside here, if the first one could be any.
-        let dice = Dice::seeded(7);
+        let rng = Rng::seeded(7);
         let (first, last) = (name("lab-00007"), name("lab-09998"));
-        let places: Vec<_> = (0..1_000).map(|_| between(&dice, &first, &last)).collect();
+        let places: Vec<_> = (0..1_000).map(|_| between(&rng, &first, &last)).collect();
         assert!(places.iter().filter(|place| **place == first).count() <= 5);
         let upper_half = places.iter().filter(|place| place.as_str() > "lab-05").count();
         assert!((400..=600).contains(&upper_half), "{upper_half} of 1000");
         let narrow =
-            (0..100).filter(|_| between(&dice, &name("lab-1997"), &name("lab-3002")) > name("lab-2")).count();
+            (0..100).filter(|_| between(&rng, &name("lab-1997"), &name("lab-3002")) > name("lab-2")).count();
         assert!(narrow > 50, "{narrow} of 100");
     }
 
     #[test]
-    fn no_place_lies_outside() {
-        let dice = Dice::seeded(7);
+    fn starting_point_stays_in_range() {
+        let rng = Rng::seeded(7);
         for (first, last) in [
             ("a", "a"),
             ("a", "ab"),
@@ -100,15 +100,15 @@ mod tests {
             ("A.1", "z.9"),
         ] {
             for _ in 0..200 {
-                let place = between(&dice, &name(first), &name(last));
+                let place = between(&rng, &name(first), &name(last));
                 assert!((first..=last).contains(&place.as_str()), "{place} is not from {first} to {last}");
             }
         }
     }
 
     #[test]
-    fn two_that_begin_cold_begin_apart() {
-        let (one, other) = (Dice::seeded(1), Dice::seeded(2));
+    fn cold_processes_start_at_different_points() {
+        let (one, other) = (Rng::seeded(1), Rng::seeded(2));
         let (first, last) = (name("exam-0001"), name("exam-9000"));
         let apart =
             (0..100).filter(|_| between(&one, &first, &last) != between(&other, &first, &last)).count();

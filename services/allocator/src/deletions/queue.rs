@@ -18,7 +18,7 @@ const PAGE_LIMIT_DEFAULT: u32 = 50;
 /// Parts of the index that one page looks into at most, so that many empty ones cost several short pages.
 const PARTS_OF_PAGE_MAX: usize = 64;
 /// Messages that are looked for at once.
-const LOOKS_AT_ONCE_MAX: usize = 8;
+const READS_AT_ONCE_MAX: usize = 8;
 /// The states of a deletion, in the order of the listing.
 const STATES: [StateName; 2] = [StateName::PendingDeletion, StateName::DeletionFailed];
 
@@ -166,7 +166,7 @@ impl Allocator {
         });
         let looks: Vec<_> = looks.collect();
         stream::iter(looks)
-            .buffered(LOOKS_AT_ONCE_MAX)
+            .buffered(READS_AT_ONCE_MAX)
             .try_filter_map(|entry| async { Ok(entry) })
             .try_collect()
             .await

@@ -5,11 +5,11 @@ use crate::{Config, HealthConfig, Metrics, Ports};
 use bytes::Bytes;
 use contract::{Event, Outcome, ParkedDeletion, Verb};
 use domain::{ExternalId, LeasePolicy, NewSandbox, OwnerId, PoolRules, SandboxName, StateName, UnixSeconds};
-use ports::bus::{Appended, Context, Deletions as _, Handler as _, Ledger, LedgerMark, Upkeep};
-use ports::random::Dice;
+use ports::bus::{Appended, Context, Deletions as _, EventLog, EventMark, Handler as _, Upkeep};
+use ports::random::Rng;
 use ports::store::Store;
 use prometheus::Registry;
-use runtime::recorder::{LedgerMetrics, Recorder, WAITING_MAX};
+use runtime::recorder::{EventLogMetrics, Recorder, WAITING_MAX};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,8 +46,8 @@ impl Rig {
         Self::over(|bus| Arc::new(bus.clone()))
     }
 
-    pub(crate) fn over(ledger: impl FnOnce(&MemoryBus) -> Arc<dyn Ledger>) -> Self {
-        Self::with(ledger, None)
+    pub(crate) fn over(event_log: impl FnOnce(&MemoryBus) -> Arc<dyn EventLog>) -> Self {
+        Self::with(event_log, None)
     }
 
     /// One that looks at sandboxes before it hands them out.
@@ -55,27 +55,27 @@ impl Rig {
         Self::with(|bus| Arc::new(bus.clone()), Some(health))
     }
 
-    fn with(ledger: impl FnOnce(&MemoryBus) -> Arc<dyn Ledger>, health: Option<HealthConfig>) -> Self {
+    fn with(event_log: impl FnOnce(&MemoryBus) -> Arc<dyn EventLog>, health: Option<HealthConfig>) -> Self {
         let provider = Arc::new(FakeProvider::new());
         let clock = ManualClock::at(NOW);
         let memory = Arc::new(MemoryStore::new(2));
         let store: Arc<dyn Store> = memory.clone();
-        let dice = Arc::new(Dice::seeded(7));
-        let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), dice.clone());
+        let rng = Arc::new(Rng::seeded(7));
+        let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), rng.clone());
         let registry = Registry::new();
         let ports = Ports {
             clock: Arc::new(clock.clone()),
-            random: dice,
+            random: rng,
             store: Arc::clone(&store),
             deletions: Arc::new(bus.clone()),
-            line: Arc::new(bus.clone()),
+            deletion_control: Arc::new(bus.clone()),
             switch: Arc::new(bus.clone()),
             census: Arc::new(bus.clone()),
             upkeep: Arc::new(bus.clone()),
             recorder: Recorder::new(
                 Arc::new(clock.clone()),
-                ledger(&bus),
-                LedgerMetrics::register(&registry).unwrap(),
+                event_log(&bus),
+                EventLogMetrics::register(&registry).unwrap(),
             ),
             provider: Some(provider.clone()),
         };
@@ -149,7 +149,7 @@ impl Rig {
 }
 
 #[tokio::test]
-async fn a_replay_sets_the_deletion_going_and_takes_the_copy_away() {
+async fn replay_requeues_the_deletion_and_removes_its_parked_copy() {
     let rig = Rig::new();
     let before = rig.parked(1, "main", "status 500").await;
     rig.clock.advance(HOUR);
@@ -169,7 +169,7 @@ async fn a_replay_sets_the_deletion_going_and_takes_the_copy_away() {
 }
 
 #[tokio::test]
-async fn a_replay_that_broke_off_anywhere_is_finished_by_a_repeat() {
+async fn interrupted_replay_is_completed_by_a_retry() {
     for call in [Call::Announce, Call::Unpark] {
         for loss in [Loss::Message, Loss::Answer] {
             let rig = Rig::new();
@@ -185,7 +185,7 @@ async fn a_replay_that_broke_off_anywhere_is_finished_by_a_repeat() {
 }
 
 #[tokio::test]
-async fn what_needs_no_replay_is_said_and_its_copy_goes() {
+async fn needless_replay_is_reported_and_its_parked_copy_removed() {
     let rig = Rig::new();
     rig.parked(1, "main", "status 500").await;
     let wanted = rig.parked(2, "main", "status 500").await;
@@ -212,7 +212,7 @@ async fn what_needs_no_replay_is_said_and_its_copy_goes() {
 }
 
 #[tokio::test]
-async fn all_are_replayed_page_by_page_and_by_filter() {
+async fn replay_all_is_paged_and_filtered() {
     let rig = Rig::new();
     for number in 1..=9 {
         let (pool, reason) = if number % 3 == 0 { ("dns", "status 401") } else { ("main", "status 500") };
@@ -243,7 +243,7 @@ async fn all_are_replayed_page_by_page_and_by_filter() {
 }
 
 #[tokio::test]
-async fn one_that_fails_does_not_keep_the_others_of_its_page() {
+async fn failed_replay_does_not_stop_the_rest_of_its_page() {
     let rig = Rig::new();
     for number in 1..=3 {
         rig.parked(number, "main", "status 500").await;
@@ -257,7 +257,7 @@ async fn one_that_fails_does_not_keep_the_others_of_its_page() {
 }
 
 #[tokio::test]
-async fn parked_ones_are_listed_with_what_an_operator_needs() {
+async fn parked_deletions_are_listed_with_their_details() {
     let rig = Rig::new();
     rig.parked(1, "main", "status 500: no licence").await;
     rig.parked(2, "dns", "status 401").await;
@@ -286,7 +286,7 @@ async fn parked_ones_are_listed_with_what_an_operator_needs() {
 }
 
 #[tokio::test]
-async fn a_message_that_nobody_could_read_is_replayed_once_it_can_be_and_removed_at_will() {
+async fn undecodable_message_is_replayed_once_decodable_or_removed() {
     let rig = Rig::new();
     let parked = rig.parked(1, "main", "status 500").await;
     let stop = tokio_util::sync::CancellationToken::new();
@@ -338,16 +338,16 @@ impl ports::bus::Worker for Never {
     }
 }
 
-/// A ledger that never answers.
+/// An event log that never answers.
 struct Stuck;
 
 #[async_trait::async_trait]
-impl Ledger for Stuck {
+impl EventLog for Stuck {
     fn kept(&self) -> Duration {
         HOUR
     }
 
-    async fn last_event(&self, _id: &SandboxId) -> Result<Option<LedgerMark>, BusError> {
+    async fn last_event(&self, _id: &SandboxId) -> Result<Option<EventMark>, BusError> {
         std::future::pending().await
     }
 
@@ -355,18 +355,18 @@ impl Ledger for Stuck {
         &self,
         _id: &SandboxId,
         _event: &Event,
-        _after: Option<LedgerMark>,
+        _after: Option<EventMark>,
     ) -> Result<Appended, BusError> {
         std::future::pending().await
     }
 }
 
 #[tokio::test]
-async fn a_claim_waits_for_no_ledger_and_a_full_queue_leaves_the_rest_to_the_sweep() {
+async fn claim_does_not_wait_for_the_event_log() {
     let rig = Rig::over(|_| Arc::new(Stuck));
-    let telling = tokio::spawn({
+    let publishing = tokio::spawn({
         let recorder = rig.allocator.ports.recorder.clone();
-        async move { recorder.tell_until(tokio_util::sync::CancellationToken::new()).await }
+        async move { recorder.publish_until(tokio_util::sync::CancellationToken::new()).await }
     });
     let claims = WAITING_MAX / 8;
     for number in 0..claims {
@@ -383,11 +383,11 @@ async fn a_claim_waits_for_no_ledger_and_a_full_queue_leaves_the_rest_to_the_swe
     rig.add(claims, "main").await;
     let last = rig.ask(Verb::Allocate, json!({"owner": "last"})).await;
     assert!(last.is_ok(), "{last:?}");
-    telling.abort();
+    publishing.abort();
 }
 
 #[tokio::test]
-async fn a_claim_does_nothing_at_the_bus() {
+async fn claim_makes_no_bus_call() {
     let rig = Rig::new();
     rig.add(1, "main").await;
     // Without a connection every call at the bus fails.
@@ -405,10 +405,14 @@ async fn a_claim_does_nothing_at_the_bus() {
     rig.bus.set_connected(true);
     let stop = tokio_util::sync::CancellationToken::new();
     stop.cancel();
-    rig.allocator.ports.recorder.tell_until(stop).await;
+    rig.allocator.ports.recorder.publish_until(stop).await;
     let events = rig.bus.events();
-    let told: Vec<_> =
+    let published: Vec<_> =
         events.iter().map(|event| (event.id.as_str(), event.data.request_id.as_deref())).collect();
-    assert_eq!(told, [("1:1", None), ("1:2", Some("r-1"))], "what its writer had not told came with it");
+    assert_eq!(
+        published,
+        [("1:1", None), ("1:2", Some("r-1"))],
+        "what its writer had not published came with it"
+    );
     assert_eq!(rig.count("broker_events_filled_total"), 1);
 }

@@ -21,7 +21,7 @@ fn hours(hours: u32) -> Value {
 }
 
 #[tokio::test]
-async fn everybody_goes_by_the_new_end() {
+async fn extended_end_applies_to_claim_get_and_expiry() {
     let (rig, before) = rig().await;
     rig.clock.advance(HOUR);
     let extended = rig.ask(Verb::Extend, hours(6)).await.unwrap();
@@ -42,7 +42,7 @@ async fn everybody_goes_by_the_new_end() {
 }
 
 #[tokio::test]
-async fn a_lease_may_last_for_minutes() {
+async fn lease_length_can_be_given_in_minutes() {
     let rig = Rig::new();
     rig.add(1, "main").await;
     let asked = json!({"owner": "p-1", "lab_duration_hours": 2, "lab_duration_minutes": 90});
@@ -61,7 +61,7 @@ async fn a_lease_may_last_for_minutes() {
 }
 
 #[tokio::test]
-async fn a_repeat_gets_the_same_answer_and_no_end_is_drawn_nearer() {
+async fn repeated_extension_is_idempotent_and_never_shortens() {
     let (rig, before) = rig().await;
     let extended = rig.ask(Verb::Extend, hours(6)).await.unwrap();
     assert_eq!(rig.ask(Verb::Extend, hours(6)).await.unwrap(), extended);
@@ -73,7 +73,7 @@ async fn a_repeat_gets_the_same_answer_and_no_end_is_drawn_nearer() {
 }
 
 #[tokio::test]
-async fn a_lease_lasts_no_longer_in_all_than_allowed() {
+async fn total_lease_length_is_limited() {
     let (rig, before) = rig().await;
     for (asked, message) in [
         (hours(73), "lab_duration_hours must be from 1 to 72"),
@@ -94,7 +94,7 @@ async fn a_lease_lasts_no_longer_in_all_than_allowed() {
 }
 
 #[tokio::test]
-async fn only_the_owner_and_only_the_lease_that_is_meant() {
+async fn extension_requires_the_owner_and_the_current_epoch() {
     let (rig, lease) = rig().await;
     let mut asked = hours(6);
     asked["owner"] = "p-2".into();
@@ -113,7 +113,7 @@ async fn only_the_owner_and_only_the_lease_that_is_meant() {
 }
 
 #[tokio::test]
-async fn what_is_over_or_gone_is_not_extended() {
+async fn expired_or_unknown_lease_cannot_be_extended() {
     let (rig, _) = rig().await;
     // In the grace period the sandbox is still there, and so is the lease.
     rig.clock.advance(4 * HOUR + HOUR / 4);
@@ -126,7 +126,7 @@ async fn what_is_over_or_gone_is_not_extended() {
 }
 
 #[tokio::test]
-async fn what_was_given_back_or_taken_out_of_use_is_not_extended() {
+async fn released_or_quarantined_sandbox_cannot_be_extended() {
     let (rig, _) = rig().await;
     rig.ask(Verb::Release, json!({"sandbox_id": "1", "owner": "p-1"})).await.unwrap();
     assert_eq!(rig.ask(Verb::Extend, hours(6)).await.unwrap_err().code, FaultCode::InvalidState);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use testkit::provider::Call;
 
-const CONFIG: HealthConfig = HealthConfig { patience: Duration::from_secs(1), quarantines_per_hour_max: 3 };
+const CONFIG: HealthConfig = HealthConfig { timeout: Duration::from_secs(1), quarantines_per_hour_max: 3 };
 
 fn unsound() -> Result<Health, ProviderError> {
     Ok(Health::Unsound { reason: "no licence\nfor it".to_owned() })
@@ -32,7 +32,7 @@ async fn claim(rig: &Rig, owner: &str) -> Result<Value, FaultCode> {
 }
 
 #[tokio::test]
-async fn an_unsound_one_is_quarantined_with_its_reason_and_the_next_is_tried() {
+async fn unhealthy_sandbox_is_quarantined_and_the_next_is_tried() {
     let rig = rig(3).await;
     for number in [1, 3] {
         rig.provider.script_check_of(&external(number), unsound());
@@ -54,7 +54,7 @@ async fn an_unsound_one_is_quarantined_with_its_reason_and_the_next_is_tried() {
 }
 
 #[tokio::test]
-async fn when_all_are_unsound_the_pool_is_exhausted_and_not_handed_out() {
+async fn pool_of_unhealthy_sandboxes_is_exhausted() {
     let rig = rig(2).await;
     (0..2).for_each(|_| rig.provider.script_check(unsound()));
     assert_eq!(claim(&rig, "p-1").await.unwrap_err(), FaultCode::PoolExhausted);
@@ -64,7 +64,7 @@ async fn when_all_are_unsound_the_pool_is_exhausted_and_not_handed_out() {
 }
 
 #[tokio::test]
-async fn a_provider_that_calls_everything_unsound_does_not_empty_the_pool() {
+async fn quarantines_per_hour_are_limited() {
     let rig = rig(20).await;
     (0..100).for_each(|_| rig.provider.script_check(unsound()));
     for owner in ["p-1", "p-2", "p-3"] {
@@ -80,25 +80,25 @@ async fn a_provider_that_calls_everything_unsound_does_not_empty_the_pool() {
 }
 
 #[tokio::test]
-async fn no_word_is_no_verdict() {
+async fn failed_or_slow_health_check_is_ignored() {
     let rig = rig(2).await;
     rig.provider.script_check(Err(ProviderError::TimedOut { waited_seconds: 1 }));
     assert!(claim(&rig, "p-1").await.is_ok());
     let slow = rig.provider.clone();
     slow.hold();
     let clock = rig.clock.clone();
-    let told = async {
+    let answer = async {
         while slow.in_flight() == 0 {
             tokio::task::yield_now().await;
         }
-        clock.advance(CONFIG.patience);
+        clock.advance(CONFIG.timeout);
     };
-    let (claimed, ()) = tokio::join!(claim(&rig, "p-2"), told);
+    let (claimed, ()) = tokio::join!(claim(&rig, "p-2"), answer);
     assert!(claimed.is_ok(), "{claimed:?}");
 }
 
 #[tokio::test]
-async fn nobody_is_asked_unless_it_is_set_and_offered() {
+async fn health_check_needs_the_setting_and_provider_support() {
     let off = Rig::new();
     off.add(1, "main").await;
     off.provider.script_check(unsound());
@@ -113,7 +113,7 @@ async fn nobody_is_asked_unless_it_is_set_and_offered() {
 }
 
 #[test]
-fn it_is_off_by_default_and_counted_by_the_hour() {
+fn health_check_is_disabled_by_default() {
     let read = |pairs: &[(&str, &str)]| {
         let env: BTreeMap<_, _> =
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();

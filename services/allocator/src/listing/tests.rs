@@ -42,7 +42,7 @@ async fn go_stale(rig: &Rig, name: &str, number: usize) {
 }
 
 #[tokio::test]
-async fn a_page_has_from_one_to_a_hundred_entries() {
+async fn page_limit_is_one_to_a_hundred() {
     let rig = rig_of(120).await;
     for limit in [1, 2, 99, 100] {
         let reply = page(&rig, json!({"limit": limit})).await;
@@ -56,7 +56,7 @@ async fn a_page_has_from_one_to_a_hundred_entries() {
 }
 
 #[tokio::test]
-async fn an_entry_says_what_its_owner_sees_and_more() {
+async fn entry_has_the_owner_view_plus_pool_version_and_epoch() {
     let rig = rig_of(1).await;
     let claim = json!({"owner": "student-1", "lab": "dns-basics", "idempotency_key": "a-key-of-its-own"});
     rig.ask(Verb::Allocate, claim).await.unwrap();
@@ -72,7 +72,7 @@ async fn an_entry_says_what_its_owner_sees_and_more() {
 }
 
 #[tokio::test]
-async fn filters_that_make_no_sense_are_named() {
+async fn invalid_filters_are_rejected_with_a_reason() {
     let rig = rig_of(1).await;
     for (body, message) in [
         (
@@ -94,7 +94,7 @@ async fn filters_that_make_no_sense_are_named() {
 }
 
 #[tokio::test]
-async fn a_cursor_with_any_byte_changed_is_refused() {
+async fn tampered_cursor_is_rejected() {
     let rig = rig_of(9).await;
     let cursor = page(&rig, json!({"limit": 3})).await["cursor"].as_str().unwrap().to_owned();
     assert_eq!(page(&rig, json!({"limit": 3, "cursor": cursor})).await["count"], 3, "as it is it is good");
@@ -123,7 +123,7 @@ async fn a_cursor_with_any_byte_changed_is_refused() {
 }
 
 #[tokio::test]
-async fn a_cursor_is_good_for_its_own_filters_and_for_any_limit() {
+async fn cursor_is_bound_to_its_filters_but_not_to_its_limit() {
     let rig = rig_of(30).await;
     let filters = [
         json!({}),
@@ -156,7 +156,7 @@ async fn a_cursor_is_good_for_its_own_filters_and_for_any_limit() {
 }
 
 #[tokio::test]
-async fn a_cursor_of_another_fleet_is_refused_and_one_of_a_twin_is_not() {
+async fn cursor_is_accepted_only_within_its_fleet() {
     let (rig, other) = (rig_of(9).await, rig_of(9).await);
     let cursor = page(&other, json!({"limit": 3})).await["cursor"].clone();
     assert_not_ours(rig.ask(Verb::Sandboxes, json!({"cursor": cursor})).await, "of another fleet");
@@ -170,7 +170,7 @@ async fn a_cursor_of_another_fleet_is_refused_and_one_of_a_twin_is_not() {
 }
 
 #[tokio::test]
-async fn a_request_reads_so_much_and_the_next_one_goes_on() {
+async fn reads_per_request_are_bounded_and_the_cursor_continues() {
     let rig = Rig::new();
     let others = SANDBOXES_OF_REQUEST_MAX + 600;
     for number in 0..others {
@@ -195,7 +195,7 @@ async fn a_request_reads_so_much_and_the_next_one_goes_on() {
 }
 
 #[tokio::test]
-async fn a_caller_for_some_pools_is_shown_these() {
+async fn bounded_caller_sees_only_its_pools() {
     let rig = Rig::new();
     for (number, pool) in [(1, "main"), (2, "dns"), (3, "main")] {
         rig.add(number, pool).await;
@@ -209,7 +209,7 @@ async fn a_caller_for_some_pools_is_shown_these() {
 }
 
 #[tokio::test]
-async fn one_is_shown_with_everything_but_its_key() {
+async fn sandbox_is_shown_without_its_idempotency_key() {
     let rig = rig_of(1).await;
     let claim = json!({"owner": "student-1", "lab": "dns-basics", "idempotency_key": "a-key-of-its-own"});
     rig.ask(Verb::Allocate, claim).await.unwrap();
@@ -238,7 +238,7 @@ async fn one_is_shown_with_everything_but_its_key() {
 }
 
 #[tokio::test]
-async fn a_tombstone_and_a_quarantine_are_shown_too() {
+async fn tombstone_and_quarantine_details_are_shown() {
     let rig = rig_of(2).await;
     let quarantine = json!({"sandbox_id": "1", "reason": "smoke in it", "by": "alice"});
     rig.ask(Verb::Quarantine, quarantine).await.unwrap();

@@ -17,7 +17,7 @@ async fn held(rig: &Rig) -> Value {
 }
 
 #[tokio::test]
-async fn a_free_sandbox_goes_out_of_use_and_comes_back() {
+async fn available_sandbox_is_quarantined_and_unquarantined() {
     let rig = Rig::new();
     rig.add(1, "main").await;
     let kept = rig.ask(Verb::Quarantine, order(1)).await.unwrap();
@@ -40,7 +40,7 @@ async fn a_free_sandbox_goes_out_of_use_and_comes_back() {
 }
 
 #[tokio::test]
-async fn who_held_it_gets_another_and_it_never_comes_back() {
+async fn owner_of_a_quarantined_sandbox_gets_another() {
     let rig = Rig::new();
     rig.add(1, "main").await;
     assert_eq!(held(&rig).await["sandbox_id"], "1");
@@ -61,7 +61,7 @@ async fn who_held_it_gets_another_and_it_never_comes_back() {
 }
 
 #[tokio::test]
-async fn a_held_sandbox_is_released_by_order_and_a_repeat_finds_it_so() {
+async fn force_release_is_idempotent() {
     let rig = Rig::new();
     rig.add(1, "main").await;
     held(&rig).await;
@@ -75,12 +75,12 @@ async fn a_held_sandbox_is_released_by_order_and_a_repeat_finds_it_so() {
     let sandbox = rig.sandbox(1).await;
     assert!(sandbox.belongs_to(&OwnerId::parse("p-1").unwrap()));
     // The owner that releases it all the same gets the answer that it wanted.
-    let told = rig.ask(Verb::Release, json!({"sandbox_id": "1", "owner": "p-1"})).await.unwrap();
-    assert_eq!(told["deletion_requested_at"], NOW.get());
+    let released = rig.ask(Verb::Release, json!({"sandbox_id": "1", "owner": "p-1"})).await.unwrap();
+    assert_eq!(released["deletion_requested_at"], NOW.get());
 }
 
 #[tokio::test]
-async fn what_cannot_be_ordered_says_why() {
+async fn invalid_operator_action_is_refused_with_a_reason() {
     let rig = Rig::new();
     rig.add(1, "main").await;
     for (verb, message) in [
@@ -111,7 +111,7 @@ async fn what_cannot_be_ordered_says_why() {
 }
 
 #[tokio::test]
-async fn a_second_record_of_an_account_is_not_put_back_into_use() {
+async fn duplicate_record_cannot_be_unquarantined() {
     let rig = Rig::new();
     rig.add(1, "main").await;
     let first = rig.memory.sandbox(&id(1)).await.unwrap().unwrap();

@@ -1,6 +1,6 @@
 use crate::deletions::tests::{NOW, Rig};
 use contract::{FaultCode, Pause, Verb};
-use ports::bus::DeletionLine as _;
+use ports::bus::DeletionControl as _;
 use serde_json::json;
 use testkit::bus::{Call, Loss};
 
@@ -9,7 +9,7 @@ async fn paused(rig: &Rig) -> Option<Pause> {
 }
 
 #[tokio::test]
-async fn a_pause_is_in_the_table_and_where_reapers_look_until_it_is_resumed() {
+async fn pause_is_stored_in_table_and_bucket_until_resumed() {
     let rig = Rig::new();
     let reply =
         rig.ask(Verb::Pause, json!({"until_seconds": 60, "reason": "work", "by": "alice"})).await.unwrap();
@@ -29,7 +29,7 @@ async fn a_pause_is_in_the_table_and_where_reapers_look_until_it_is_resumed() {
 }
 
 #[tokio::test]
-async fn a_turn_without_a_name_is_the_operators() {
+async fn pause_without_a_name_is_attributed_to_operator() {
     let rig = Rig::new();
     let reply = rig.ask(Verb::Pause, json!({})).await.unwrap();
     assert_eq!((&reply["by"], &reply["until"]), (&json!("operator"), &json!(null)));
@@ -38,7 +38,7 @@ async fn a_turn_without_a_name_is_the_operators() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_meant_turns_nothing() {
+async fn invalid_pause_request_changes_nothing() {
     let rig = Rig::new();
     for body in [
         json!({"until_seconds": 60, "until": NOW.get() + 60}),
@@ -58,7 +58,7 @@ async fn what_cannot_be_meant_turns_nothing() {
 }
 
 #[tokio::test]
-async fn a_turn_whose_copy_is_lost_is_not_promised_and_a_repeat_completes_it() {
+async fn pause_with_a_lost_bucket_write_is_completed_by_a_retry() {
     for loss in [Loss::Message, Loss::Answer] {
         let rig = Rig::new();
         // A bucket that says nothing is brought in line before the turn.

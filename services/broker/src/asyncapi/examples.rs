@@ -32,10 +32,10 @@ pub(super) const BARE: &str = r#"{"sandbox_id":"2000000","name":"lab-00000","ext
 pub(super) const COUNTS: &str = r#"{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6,"pools":{"main":{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6}},"not_configured":["old"],"labs":{"main":{"dns-basics":2}},"counted":{"by":"census","at":1763683200,"age_seconds":9},"deletions":null}"#;
 /// A worker that can work.
 pub(super) const HEALTHY: &str = r#"{"store":"ok"}"#;
-/// The line towards the provider at its beginning.
-pub(super) const LINE_NEW: &str = r#"{"next_us":0,"rate_milli":0,"slowed_ms":0,"held_until_ms":0,"failures":0,"failing":{"who":"nobody"},"failing_since_ms":0,"good_ms":0,"forbidden":[],"breaker":{"state":"closed"},"openings":0,"reason":null,"written_ms":0}"#;
+/// The provider throttle at its beginning.
+pub(super) const THROTTLE_NEW: &str = r#"{"next_us":0,"rate_milli":0,"slowed_ms":0,"held_until_ms":0,"failures":0,"failing":{"who":"nobody"},"failing_since_ms":0,"good_ms":0,"forbidden":[],"breaker":{"state":"closed"},"openings":0,"reason":null,"written_ms":0}"#;
 /// The line while its breaker lets one call try.
-pub(super) const LINE_BROKEN: &str = r#"{"next_us":1763683200000000,"rate_milli":30000,"slowed_ms":1763683200001,"held_until_ms":1763683260000,"failures":5,"failing":{"who":"one","sandbox":"2000000"},"failing_since_ms":1763683190000,"good_ms":1763683180000,"forbidden":[{"sandbox":"2000001","since_ms":1763683170000}],"breaker":{"state":"half_open","probe_us":1763683199000000,"until_ms":1763683379000},"openings":2,"reason":"failures","written_ms":1763683200002}"#;
+pub(super) const THROTTLE_BROKEN: &str = r#"{"next_us":1763683200000000,"rate_milli":30000,"slowed_ms":1763683200001,"held_until_ms":1763683260000,"failures":5,"failing":{"who":"one","sandbox":"2000000"},"failing_since_ms":1763683190000,"good_ms":1763683180000,"forbidden":[{"sandbox":"2000001","since_ms":1763683170000}],"breaker":{"state":"half_open","probe_us":1763683199000000,"until_ms":1763683379000},"openings":2,"reason":"failures","written_ms":1763683200002}"#;
 /// A turn of a tick.
 pub(super) const TURN: &str = r#"{"number":4503599627370496,"is_first":false}"#;
 /// The operators' switch.

@@ -24,7 +24,7 @@ const fn meaning(code: FaultCode) -> Option<&'static str> {
         FaultCode::MissingSandboxId => "no owner was named",
         FaultCode::InvalidRequest => "the body or a field of it cannot be used",
         FaultCode::Forbidden => "the sandbox or the pool lies outside of the request's `pools`",
-        FaultCode::NotSandboxOwner => "the sandbox is held by somebody else",
+        FaultCode::NotSandboxOwner => "the sandbox is held by another owner",
         FaultCode::NotFound => "there is no such thing",
         FaultCode::BodyTooLarge => "the body is larger than 64 KiB",
         FaultCode::PoolExhausted => "no sandbox is free for this pool and name prefix",

@@ -6,8 +6,8 @@ use super::verbs::at;
 use super::{examples, reference};
 use contract::ticks::TickOrder;
 use contract::{
-    Census, DeletionWork, Event, KnownMark, LineState, ParkedDeletion, Pause, RunReport, Subjects, TickKind,
-    TurnTaken,
+    Census, DeletionWork, Event, KnownMark, ParkedDeletion, Pause, RunReport, Subjects, ThrottleState,
+    TickKind, TurnTaken,
 };
 use domain::{Cause, PoolName, SandboxId};
 use serde_json::{Map, Value, json};
@@ -46,7 +46,7 @@ pub(super) fn messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
     let parked = [Header::ParkedReason, Header::ParkedAt, Header::Attempts];
     let unreadable = [Header::ParkedReason, Header::ParkedAt];
     let mut any =
-        Message::of::<serde_json::Value>("Unreadable", "a message that nobody could read", &[], schemas)?
+        Message::of::<serde_json::Value>("Unreadable", "a message that no worker could read", &[], schemas)?
             .with_headers(&[], &unreadable);
     // It is kept to the byte, and is no JSON more often than not.
     any.payload = json!({ "description": "Whatever it was." });
@@ -90,8 +90,8 @@ pub(super) fn messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
         &turn,
         schemas,
     )?);
-    let line = [e::LINE_NEW, e::LINE_BROKEN];
-    all.push(Message::of::<LineState>("LineState", "the line towards the provider", &line, schemas)?);
+    let throttle = [e::THROTTLE_NEW, e::THROTTLE_BROKEN];
+    all.push(Message::of::<ThrottleState>("LineState", "the provider throttle", &throttle, schemas)?);
     all.push(Message::of::<KnownMark>(
         "KnownMark",
         "the highest mark of the table; a table with a lower one was put back to an earlier time",
@@ -130,7 +130,7 @@ pub(super) fn places(subjects: &Subjects) -> Vec<Place> {
     let parked =
         place("parked-deletions", subjects.parked(&pool, &id), "ParkedDeletion", "what was given up");
     let unreadable =
-        place("unreadable", subjects.parked_unreadable(ANY.2), "Unreadable", "what nobody could read");
+        place("unreadable", subjects.parked_unreadable(ANY.2), "Unreadable", "what no worker could read");
     let tick = subjects.tick(TickKind::Sync).replace(TickKind::Sync.as_str(), "{kind}");
     let tick = place("ticks", tick, "Tick", "look now");
     let event = subjects.event(Cause::Listed, &id).replace(Cause::Listed.as_str(), "{kind}");
@@ -160,7 +160,7 @@ pub(super) fn places(subjects: &Subjects) -> Vec<Place> {
         key("key-census", "census", "Census", "the last census"),
         Place { is_open: true, ..key("key-pause", "deletions.pause", "Pause", "the operators' switch") },
         key("key-mark", "table.mark", "KnownMark", "the highest mark of the table"),
-        key("key-line", "line.provider", "LineState", "the line towards the provider"),
+        key("key-line", "line.provider", "LineState", "the provider throttle"),
     ]
 }
 

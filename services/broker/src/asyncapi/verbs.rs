@@ -26,7 +26,7 @@ struct Nothing {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asker {
     /// Any service of the account.
-    Anybody,
+    AnyCaller,
     /// People and their tools.
     Operator,
 }
@@ -47,18 +47,16 @@ type Maker = fn(String, String, &[&str], &mut Schemas) -> anyhow::Result<Message
 /// The row of a verb. Its summary is the one in `nats/README.md`.
 fn exchange(verb: Verb) -> Exchange {
     match verb {
-        Verb::Allocate => anybody::<AllocateRequest, Allocation>("claim a sandbox")
+        Verb::Allocate => any_caller::<AllocateRequest, Allocation>("claim a sandbox")
             .shown(&[examples::ALLOCATE_FULL, examples::ALLOCATE_LEAST], &[examples::ALLOCATION]),
-        Verb::Release => anybody::<ReleaseRequest, ReleaseReply>("give it back")
+        Verb::Release => any_caller::<ReleaseRequest, ReleaseReply>("give it back")
             .shown(&[examples::RELEASE_FULL, examples::OWN_SANDBOX], &[examples::RELEASED]),
-        Verb::Get => anybody::<SandboxRequest, SandboxView>("show me my sandbox")
+        Verb::Get => any_caller::<SandboxRequest, SandboxView>("show me my sandbox")
             .shown(&[examples::OWN_SANDBOX, examples::OWN_SANDBOX_BY], &[examples::HELD, examples::BARE]),
-        Verb::Stats => {
-            anybody::<Nothing, StatsReply>("count the pools").shown(&[examples::NOTHING], &[examples::COUNTS])
-        }
-        Verb::Health => {
-            anybody::<Nothing, HealthReply>("can you work").shown(&[examples::NOTHING], &[examples::HEALTHY])
-        }
+        Verb::Stats => any_caller::<Nothing, StatsReply>("count the pools")
+            .shown(&[examples::NOTHING], &[examples::COUNTS]),
+        Verb::Health => any_caller::<Nothing, HealthReply>("can you work")
+            .shown(&[examples::NOTHING], &[examples::HEALTHY]),
         Verb::Deletions => operator::<DeletionsRequest, DeletionsReply>("show the deletion queue")
             .shown(&[examples::ASK_DELETIONS], &[examples::DELETIONS]),
         Verb::Parked => operator::<ParkedRequest, ParkedReply>("which deletions were given up")
@@ -71,9 +69,11 @@ fn exchange(verb: Verb) -> Exchange {
             "try all of them again, a page at a time; not to be repeated blindly",
         )
         .shown(&[examples::REPLAY_ALL], &[examples::REPLAYED_ALL]),
-        Verb::Remove => operator::<KeyRequest, RemoveReply>("remove a parked message that nobody can read")
-            .shown(&[examples::KEY], &[examples::REMOVED]),
-        Verb::Extend => anybody::<ExtendRequest, Allocation>("more time for my lease")
+        Verb::Remove => {
+            operator::<KeyRequest, RemoveReply>("remove a parked message that no worker can read")
+                .shown(&[examples::KEY], &[examples::REMOVED])
+        }
+        Verb::Extend => any_caller::<ExtendRequest, Allocation>("more time for my lease")
             .shown(&[examples::EXTEND], &[examples::ALLOCATION]),
         Verb::Quarantine => order("take a sandbox out of use"),
         Verb::Unquarantine => order("put it back into use"),
@@ -93,10 +93,10 @@ fn exchange(verb: Verb) -> Exchange {
     }
 }
 
-fn anybody<Q: ToSchema, R: ToSchema>(summary: &'static str) -> Exchange {
+fn any_caller<Q: ToSchema, R: ToSchema>(summary: &'static str) -> Exchange {
     Exchange {
         summary,
-        asker: Asker::Anybody,
+        asker: Asker::AnyCaller,
         request: bounded::<Q>,
         asks: &[],
         reply: Message::of::<R>,
@@ -116,7 +116,7 @@ fn bounded<Q: ToSchema>(
 }
 
 fn operator<Q: ToSchema, R: ToSchema>(summary: &'static str) -> Exchange {
-    Exchange { asker: Asker::Operator, ..anybody::<Q, R>(summary) }
+    Exchange { asker: Asker::Operator, ..any_caller::<Q, R>(summary) }
 }
 
 fn order(summary: &'static str) -> Exchange {
@@ -188,7 +188,7 @@ pub(super) fn operation(verb: Verb, subjects: &Subjects) -> Value {
     let failures = FaultCode::ALL.into_iter().filter(|code| verb.may_end_in(*code));
     let replies = std::iter::once(reply_name(verb)).chain(failures.map(faults::name));
     let replies: Vec<_> = replies.map(|name| at(REPLIES, &name)).collect();
-    let tag = if asker == Asker::Anybody { "lab" } else { "operator" };
+    let tag = if asker == Asker::AnyCaller { "lab" } else { "operator" };
     json!({
         "action": "receive",
         "title": title(verb),

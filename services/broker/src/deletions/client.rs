@@ -1,12 +1,12 @@
 //! Asking the allocators from a shell.
 
 use anyhow::bail;
-use client::{AskedLine, Patience};
+use client::{DeletionControlClient, Timeouts};
 use contract::Verb;
 use nats::{NatsBus, NatsConfig};
-use ports::bus::DeletionLine;
+use ports::bus::DeletionControl;
 use ports::clock::{Clock as _, SystemClock};
-use ports::random::Dice;
+use ports::random::Rng;
 use runtime::settings::{Env, Settings};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long one answer is waited for (a page of replays is some hundred writes), and all repeats together.
-const PATIENCE: Patience = Patience { call: Duration::from_secs(45), attempt: Duration::from_secs(15) };
+const TIMEOUT: Timeouts = Timeouts { call: Duration::from_secs(45), attempt: Duration::from_secs(15) };
 /// How long a connection is waited for.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between two looks at the connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -38,10 +38,10 @@ impl Client {
         let config = NatsConfig::read(&mut settings);
         let config = settings.finish(config)?;
         let url = config.url.clone();
-        let (clock, random) = (Arc::new(SystemClock), Arc::new(Dice::unseeded()));
+        let (clock, random) = (Arc::new(SystemClock), Arc::new(Rng::unseeded()));
         let bus = NatsBus::connect("operator", config, clock.clone(), random.clone()).await?;
-        let door = Arc::new(bus.clone());
-        let client = client::Client::new(door, clock, random, PATIENCE);
+        let transport = Arc::new(bus.clone());
+        let client = client::Client::new(transport, clock, random, TIMEOUT);
         let connected = async {
             while !bus.connected() {
                 SystemClock.sleep(PAUSE).await;
@@ -49,7 +49,7 @@ impl Client {
         };
         tokio::select! {
             () = connected => Ok(Self { bus, client }),
-            () = SystemClock.sleep(CONNECT_PATIENCE) => bail!("cannot reach NATS at {url} (NATS_URL)"),
+            () = SystemClock.sleep(CONNECT_TIMEOUT) => bail!("cannot reach NATS at {url} (NATS_URL)"),
         }
     }
 
@@ -70,10 +70,10 @@ impl Client {
         &self.bus
     }
 
-    /// The line towards the provider. An allocator turns its switch; looking needs none.
-    pub(crate) fn line(&self) -> impl DeletionLine {
+    /// The provider throttle. An allocator turns its switch; looking needs none.
+    pub(crate) fn control(&self) -> impl DeletionControl {
         let bus = Arc::new(self.bus.clone());
-        AskedLine::new(self.client.clone(), bus.clone(), bus, Arc::new(SystemClock))
+        DeletionControlClient::new(self.client.clone(), bus.clone(), bus, Arc::new(SystemClock))
     }
 
     /// Closes the connection.

@@ -111,7 +111,7 @@ mod tests {
     use contract::{DeletionPlace, PreCleanView};
 
     #[test]
-    fn a_line_says_what_an_operator_needs_and_the_last_one_sums_up() {
+    fn each_deletion_is_one_row_followed_by_a_summary() {
         let entry = DeletionEntry {
             sandbox_id: "2000000".to_owned(),
             name: "lab-00000".to_owned(),

@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_names_what_an_operator_needs() {
+    fn parked_table_has_one_row_per_copy_and_a_total() {
         let one = ParkedView {
             key: "2000000".to_owned(),
             pool: Some("main".to_owned()),

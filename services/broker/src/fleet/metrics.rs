@@ -1,7 +1,7 @@
 //! The numbers of the workers of a process.
 
 use prometheus::Registry;
-use runtime::recorder::LedgerMetrics;
+use runtime::recorder::EventLogMetrics;
 use runtime::restored::TableMetrics;
 use runtime::skew::ClockMetrics;
 use runtime::upkeep::UpkeepMetrics;
@@ -12,7 +12,7 @@ pub(super) struct WorkerMetrics {
     pub(super) reaper: reaper::Metrics,
     pub(super) reconciler: reconciler::Metrics,
     pub(super) scheduler: scheduler::Metrics,
-    pub(super) ledger: LedgerMetrics,
+    pub(super) event_log: EventLogMetrics,
     pub(super) clock: ClockMetrics,
     pub(super) table: TableMetrics,
     pub(super) upkeep: UpkeepMetrics,
@@ -27,7 +27,7 @@ impl WorkerMetrics {
             reaper: reaper::Metrics::register(registry)?,
             reconciler: reconciler::Metrics::register(registry)?,
             scheduler: scheduler::Metrics::register(registry)?,
-            ledger: LedgerMetrics::register(registry)?,
+            event_log: EventLogMetrics::register(registry)?,
             clock: ClockMetrics::register(registry)?,
             table: TableMetrics::register(registry)?,
             upkeep: UpkeepMetrics::register(registry)?,

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_names_the_addresses_the_token_files_and_three_lines_to_try() {
+    fn welcome_shows_addresses_token_files_and_examples() {
         let text = Welcome {
             root: "https://127.0.0.1:8080".to_owned(),
             nats_url: "nats://127.0.0.1:4222".to_owned(),

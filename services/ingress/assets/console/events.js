@@ -70,17 +70,17 @@ function words({ state: word, seconds }) {
 }
 
 function row({ id, event, data }) {
-  const told = read(data);
+  const message = read(data);
   if (event === "gap") {
-    const text = `A gap: what came after ${told?.after} is not kept any more; it goes on at ${told?.next}.`;
+    const text = `A gap: what came after ${message?.after} is not kept any more; it goes on at ${message?.next}.`;
     return make("tr", { class: "gap" }, make("td", { colspan: COLUMNS.length, class: "warn" }, text));
   }
-  if (!told || !told.data) {
+  if (!message || !message.data) {
     return make("tr", {}, make("td", {}, id), make("td", { colspan: COLUMNS.length - 1 }, data));
   }
-  const { pool, to, owner, lab, by, reason } = told.data;
-  const what = String(told.type).replace(/^sandbox\./, "");
-  const cells = [id, moment(Date.parse(told.time) / 1_000), what, link(told.subject, "sandbox", { id: told.subject }), pool,
+  const { pool, to, owner, lab, by, reason } = message.data;
+  const what = String(message.type).replace(/^sandbox\./, "");
+  const cells = [id, moment(Date.parse(message.time) / 1_000), what, link(message.subject, "sandbox", { id: message.subject }), pool,
     state(to), owner, lab, by, reason];
   return make("tr", {}, cells.map((cell) => make("td", {}, cell ?? "–")));
 }

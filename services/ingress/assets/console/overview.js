@@ -57,7 +57,7 @@ export function showLine(line) {
   ];
   if (line.paused) {
     const { by, since, until, reason } = line.paused;
-    rows.push(["Paused", [`by ${by} since `, moment(since), until ? [" until ", moment(until)] : " until somebody resumes",
+    rows.push(["Paused", [`by ${by} since `, moment(since), until ? [" until ", moment(until)] : " until an operator resumes",
       reason ? `: ${reason}` : ""].flat()]);
   }
   if (line.held_until) rows.push(["Held by the provider until", moment(line.held_until)]);

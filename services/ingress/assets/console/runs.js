@@ -15,7 +15,7 @@ const RUNS = [
       "Whatever is listed is taken as it is, however much of the pool goes stale by it. For after a listing was looked at by a person."],
   ]],
   ["expiry", "Expiry", "Ends leases that are over.", [["Expire", "/v1/admin/expire", {}, null]]],
-  ["sweep", "Cleanup", "Has every deletion worked on that was forgotten, and mends the ledger.",
+  ["sweep", "Cleanup", "Has every deletion worked on that was forgotten, and mends the event log.",
     [["Clean up", "/v1/admin/cleanup", {}, null]]],
   ["census", "Census", "Counts the pools, and holds leases against claims.", [["Count", "/v1/admin/census", {}, null]]],
   ["stale", "Stale sandboxes", "Gives up what the provider has not listed for long.",

@@ -5,9 +5,9 @@ import { allFacts, facts, make, moment, state, swap, table } from "/console/dom.
 import { action, change, confirmed, keepLooking } from "/console/work.js";
 
 const ORDERS = [
-  ["release", "Release", "Its lease ends, and it is deleted at the provider. Whoever works in it loses it."],
+  ["release", "Release", "Its lease ends, and it is deleted at the provider. Its holder loses it."],
   ["quarantine", "Quarantine", "It is kept out of use until it is let go again; a lease on it ends."],
-  ["unquarantine", "Let go", "A sandbox that nobody ever held is of the pool again; any other one is deleted."],
+  ["unquarantine", "Let go", "A sandbox that was never held is of the pool again; any other one is deleted."],
 ];
 
 export function sandbox(root, parameters, signal) {

@@ -83,7 +83,7 @@ async function remove(pool, signal, look) {
   } while (cursor && !signal.aborted);
   await look();
   const left = `${sums.raced} changed meanwhile, ${sums.failed} failed`;
-  return `${sums.removed} removed, ${left}${sums.untold ? `, ${sums.untold} not in the ledger yet` : ""}.`;
+  return `${sums.removed} removed, ${left}${sums.untold ? `, ${sums.untold} not in the event log yet` : ""}.`;
 }
 
 function showList({ sandboxes: found, cursor }) {

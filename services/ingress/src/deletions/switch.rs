@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 use contract::{Fault, Pause, PauseRequest};
-use ports::bus::DeletionLine;
+use ports::bus::DeletionControl;
 use ports::clock::Clock;
 use serde::Serialize;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use crate::request_id::Facts;
 
 /// Where operators stop the deletions.
 #[derive(Clone)]
-pub(crate) struct LineDesk {
-    pub(crate) line: Arc<dyn DeletionLine>,
+pub(crate) struct DeletionControlService {
+    pub(crate) control: Arc<dyn DeletionControl>,
     pub(crate) clock: Arc<dyn Clock>,
     /// How long a turn of the switch may take.
     pub(crate) wait: Duration,
@@ -51,7 +51,7 @@ pub(crate) struct Resumed {
          example = json!({"status": "paused", "paused": {"by": "admin", "since": 1763683200, "until": null, "reason": null}})), OfSwitch)
 )]
 pub(crate) async fn pause(
-    State(desk): State<LineDesk>,
+    State(service): State<DeletionControlService>,
     Extension(facts): Extension<Facts>,
     _: NoQuery,
     headers: HeaderMap,
@@ -69,8 +69,8 @@ pub(crate) async fn pause(
     let by = paused_by(&headers, request.by.as_deref(), &facts)?;
     request.by = Some(by.clone());
     let paused =
-        request.at(desk.clock.now(), &by).map_err(|(field, problem)| Fault::invalid(field, problem))?;
-    let turned = in_time(desk.line.pause(&paused), desk.wait, &*desk.clock).await;
+        request.at(service.clock.now(), &by).map_err(|(field, problem)| Fault::invalid(field, problem))?;
+    let turned = in_time(service.control.pause(&paused), service.wait, &*service.clock).await;
     turned.map_err(|error| unavailable(&error, &facts))?;
     tracing::warn!(
         request.id = facts.request_id.as_str(),
@@ -89,13 +89,13 @@ pub(crate) async fn pause(
         (status = 200, description = "they go on", body = Resumed, example = json!({"status": "running", "was_paused": null})), OfSwitch)
 )]
 pub(crate) async fn resume(
-    State(desk): State<LineDesk>,
+    State(service): State<DeletionControlService>,
     Extension(facts): Extension<Facts>,
     _: NoQuery,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let by = operator(&headers, &facts)?;
-    let turned = in_time(desk.line.resume(by.as_str()), desk.wait, &*desk.clock).await;
+    let turned = in_time(service.control.resume(by.as_str()), service.wait, &*service.clock).await;
     let was_paused = turned.map_err(|error| unavailable(&error, &facts))?;
     tracing::warn!(request.id = facts.request_id.as_str(), %by, "deletions are resumed by {by}");
     written(StatusCode::OK, &Resumed { status: "running", was_paused })

@@ -8,14 +8,14 @@ const SIZE_DIGITS_MAX: usize = 8;
 /// Follows a chunked body byte by byte, across reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Chunks {
-    place: Place,
+    state: State,
     size: u64,
     line_bytes: usize,
 }
 
 /// Where in a chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Place {
+enum State {
     /// Among the digits of a size.
     #[default]
     Size,
@@ -55,49 +55,49 @@ impl Chunks {
 
     /// Whether all of it was seen.
     pub(super) fn is_over(&self) -> bool {
-        self.place == Place::Over
+        self.state == State::Over
     }
 
     /// Takes one byte, or as much data as there is.
     fn step(&mut self, rest: &[u8]) -> Result<usize, BadChunk> {
-        if let Place::Data(left) = self.place {
+        if let State::Data(left) = self.state {
             let here = u64::try_from(rest.len()).unwrap_or(u64::MAX).min(left);
-            self.place = if here == left { Place::DataReturn } else { Place::Data(left - here) };
+            self.state = if here == left { State::DataReturn } else { State::Data(left - here) };
             return usize::try_from(here).map_err(|_| BadChunk);
         }
         let byte = rest.first().copied().ok_or(BadChunk)?;
-        self.place = match (self.place, byte) {
-            (Place::Size | Place::Extension, _) => self.size_line(byte)?,
-            (Place::SizeEnd, b'\n') if self.size == 0 => Place::LastReturn,
-            (Place::SizeEnd, b'\n') => Place::Data(self.size),
-            (Place::DataReturn, b'\r') => Place::DataEnd,
-            (Place::DataEnd, b'\n') => {
+        self.state = match (self.state, byte) {
+            (State::Size | State::Extension, _) => self.size_line(byte)?,
+            (State::SizeEnd, b'\n') if self.size == 0 => State::LastReturn,
+            (State::SizeEnd, b'\n') => State::Data(self.size),
+            (State::DataReturn, b'\r') => State::DataEnd,
+            (State::DataEnd, b'\n') => {
                 *self = Self::default();
-                Place::Size
+                State::Size
             }
-            (Place::LastReturn, b'\r') => Place::LastEnd,
-            (Place::LastEnd, b'\n') => Place::Over,
+            (State::LastReturn, b'\r') => State::LastEnd,
+            (State::LastEnd, b'\n') => State::Over,
             _ => return Err(BadChunk),
         };
         Ok(1)
     }
 
-    fn size_line(&mut self, byte: u8) -> Result<Place, BadChunk> {
+    fn size_line(&mut self, byte: u8) -> Result<State, BadChunk> {
         let digits = self.line_bytes;
         self.line_bytes += 1;
         if self.line_bytes > SIZE_LINE_BYTES_MAX {
             return Err(BadChunk);
         }
         let digit = char::from(byte).to_digit(16);
-        match (self.place, byte, digit) {
-            (Place::Size, _, Some(digit)) if digits < SIZE_DIGITS_MAX => {
+        match (self.state, byte, digit) {
+            (State::Size, _, Some(digit)) if digits < SIZE_DIGITS_MAX => {
                 self.size = self.size * 16 + u64::from(digit);
-                Ok(Place::Size)
+                Ok(State::Size)
             }
-            (Place::Size, b';', _) if digits > 0 => Ok(Place::Extension),
-            (Place::Extension, b'\t' | b' '..=b'~', _) => Ok(Place::Extension),
-            (Place::Size, b'\r', _) if digits > 0 => Ok(Place::SizeEnd),
-            (Place::Extension, b'\r', _) => Ok(Place::SizeEnd),
+            (State::Size, b';', _) if digits > 0 => Ok(State::Extension),
+            (State::Extension, b'\t' | b' '..=b'~', _) => Ok(State::Extension),
+            (State::Size, b'\r', _) if digits > 0 => Ok(State::SizeEnd),
+            (State::Extension, b'\r', _) => Ok(State::SizeEnd),
             _ => Err(BadChunk),
         }
     }
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_ends_behind_its_last_chunk() {
+    fn body_ends_after_its_last_chunk() {
         assert_eq!(end(b"0\r\n\r\nGET"), Ok(Some(5)));
         assert_eq!(end(b"3\r\na\r\n\r\n0\r\n\r\nGET"), Ok(Some(13)));
         assert_eq!(end(b"00a;x=\"y z\"\r\n0123456789\r\n0;last\r\n\r\n"), Ok(Some(35)));
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_read_in_two_ways_is_refused() {
+    fn ambiguous_chunk_is_rejected() {
         for bytes in [
             b"\r\n".as_slice(),
             b"x\r\n",

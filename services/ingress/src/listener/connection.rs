@@ -19,14 +19,14 @@ use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::ServiceExt as _;
 
-use super::gate::Gate;
+use super::connections::{Slot, Taken, UnderWay};
+use super::framer::Framer;
 use super::head::HEADER_LINES_MAX;
-use super::seats::{Seat, Taken, UnderWay};
-use super::{Times, Wire};
+use super::{Stream, Times};
 use crate::caller::Known;
 use crate::metrics::{Closed, Metrics};
 use crate::rates::peer::Peer;
-use crate::tls::TlsKeeper;
+use crate::tls::TlsReloader;
 
 /// Most bytes that the HTTP library buffers each way: a head is far smaller, and a body goes piece by piece.
 const LIBRARY_BUFFER_BYTES: usize = 64 * 1_024;
@@ -35,7 +35,7 @@ const LIBRARY_BUFFER_BYTES: usize = 64 * 1_024;
 #[derive(Clone)]
 pub(super) struct Common {
     pub(super) router: Router,
-    pub(super) tls: Option<TlsKeeper>,
+    pub(super) tls: Option<TlsReloader>,
     pub(super) times: Times,
     pub(super) metrics: Metrics,
     /// Cancelled when no further request is taken.
@@ -55,60 +55,61 @@ struct Answer {
 impl Common {
     /// Serves a connection to its end.
     pub(super) async fn serve(self, stream: TcpStream, peer: SocketAddr, taken: Taken) {
-        let seat = Arc::clone(&taken.seat);
-        self.converse(stream, peer, &taken).await;
-        let reason = seat.why().unwrap_or(Closed::Ended).as_str();
+        let slot = Arc::clone(&taken.slot);
+        self.serve_requests(stream, peer, &taken).await;
+        let reason = slot.why().unwrap_or(Closed::Ended).as_str();
         tracing::debug!(peer = %peer, reason, "a connection ended");
     }
 
-    async fn converse(self, stream: TcpStream, peer: SocketAddr, taken: &Taken) {
-        let (seat, seats) = (&taken.seat, &taken.seats);
-        let Some(wire) = self.shake_hands(stream, seat).await else { return };
+    async fn serve_requests(self, stream: TcpStream, peer: SocketAddr, taken: &Taken) {
+        let (slot, connections) = (&taken.slot, &taken.connections);
+        let Some(stream) = self.handshake(stream, slot).await else { return };
         let closing = self.closing.clone();
-        let mut gate = Gate::new(wire, seats.clone(), Arc::clone(seat), closing.clone(), self.times);
+        let mut framer =
+            Framer::new(stream, connections.clone(), Arc::clone(slot), closing.clone(), self.times);
         let first = async {
             tokio::select! {
                 biased;
-                is_there = gate.first() => is_there,
-                // The gate looks once more: bytes that are there already have an answer.
-                () = closing.cancelled() => gate.first().await,
+                is_there = framer.first() => is_there,
+                // The framer looks once more: bytes that are there already have an answer.
+                () = closing.cancelled() => framer.first().await,
             }
         };
-        if seat.drive(first).await != Some(true) {
+        if slot.drive(first).await != Some(true) {
             return;
         }
         let service = service_fn(|request: Request<Incoming>| {
             // It begins here, whatever becomes of the answer.
-            let under_way = seats.under_way(seat);
-            answer(self.router.clone(), self.closing.clone(), Arc::clone(seat), under_way, peer, request)
+            let under_way = connections.under_way(slot);
+            answer(self.router.clone(), self.closing.clone(), Arc::clone(slot), under_way, peer, request)
         });
         let connection = http1::Builder::new()
-            // The gate has its own limits, whose answers say what they refuse.
+            // The framer has its own limits, whose answers say what they refuse.
             .header_read_timeout(None)
             .max_headers(HEADER_LINES_MAX + 1)
             .max_buf_size(LIBRARY_BUFFER_BYTES)
-            .serve_connection(TokioIo::new(gate), service);
-        let ended = seat.drive(async {
+            .serve_connection(TokioIo::new(framer), service);
+        let ended = slot.drive(async {
             let mut connection = std::pin::pin!(connection);
             tokio::select! {
                 biased;
                 ended = connection.as_mut() => ended,
-                // The gate looks once more here as well.
+                // The framer looks once more here as well.
                 () = closing.cancelled() => connection.await,
             }
         });
         if let Some(Err(error)) = ended.await {
-            seat.end(Closed::Failed);
+            slot.end(Closed::Failed);
             tracing::debug!(peer = %peer, %error, "a connection failed");
         }
     }
 
     /// The socket, behind TLS if that is spoken here; none if the caller does not manage it.
-    async fn shake_hands(&self, stream: TcpStream, seat: &Seat) -> Option<Wire> {
-        let Some(tls) = &self.tls else { return Some(Wire::Plain(stream)) };
+    async fn handshake(&self, stream: TcpStream, slot: &Slot) -> Option<Stream> {
+        let Some(tls) = &self.tls else { return Some(Stream::Plain(stream)) };
         let why = tokio::select! {
-            shaken = seat.drive(tls.acceptor().accept(stream)) => match shaken? {
-                Ok(stream) => return Some(Wire::Tls(Box::new(stream))),
+            shaken = slot.drive(tls.acceptor().accept(stream)) => match shaken? {
+                Ok(stream) => return Some(Stream::Tls(Box::new(stream))),
                 Err(error) => {
                     tracing::debug!(%error, "a TLS handshake failed");
                     Closed::Handshake
@@ -120,7 +121,7 @@ impl Common {
         if why == Closed::Handshake {
             self.metrics.handshake_failed();
         }
-        seat.end(why);
+        slot.end(why);
         None
     }
 }
@@ -128,20 +129,20 @@ impl Common {
 async fn answer(
     router: Router,
     closing: CancellationToken,
-    seat: Arc<Seat>,
+    slot: Arc<Slot>,
     mut under_way: UnderWay,
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(ConnectInfo(Peer(peer)));
-    if let Some(refusal) = seat.take_refusal() {
+    if let Some(refusal) = slot.take_refusal() {
         request.extensions_mut().insert(refusal);
     }
     let mut response = router.oneshot(request).await?;
     under_way.is_known = response.extensions().get::<Known>().is_some();
     // The rest of an unread body cannot be distinguished from the next request, so there will be none.
-    if seat.is_called_in() || seat.is_mid_body.load(Ordering::Acquire) {
+    if slot.is_evicted() || slot.is_mid_body.load(Ordering::Acquire) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| {

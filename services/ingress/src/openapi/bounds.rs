@@ -4,9 +4,9 @@
 //! out may be blank as well, so its pattern lets it.
 
 use contract::TickKind;
-use contract::line::{PAUSE_SECONDS_MAX, PAUSE_TEXT_CHARS_MAX};
 use contract::queue::PAGE_LIMIT_MAX;
 use contract::subjects::UNREADABLE;
+use contract::throttle::{PAUSE_SECONDS_MAX, PAUSE_TEXT_CHARS_MAX};
 use domain::StateName;
 use domain::ids::{
     HEADER_ID_BYTES_MAX, POOL_NAME_BYTES_MAX, REASON_BYTES_MAX, SANDBOX_ID_BYTES_MAX, SANDBOX_NAME_BYTES_MAX,

@@ -55,15 +55,15 @@ faults! {
     /// Of a claim.
     OfClaim: GATE, RELAY, Verb::Allocate.own_faults();
     /// Of a look at one's own sandbox.
-    OfOwnLook: GATE, RELAY, Verb::Get.own_faults();
+    OwnReadFaults: GATE, RELAY, Verb::Get.own_faults();
     /// Of giving back.
     OfRelease: GATE, RELAY, Verb::Release.own_faults();
     /// Of asking for more time.
     OfExtend: GATE, RELAY, Verb::Extend.own_faults();
     /// Of an operator's look at many things.
-    OfLook: GATE, RELAY;
+    ReadFaults: GATE, RELAY;
     /// Of an operator's look at one thing.
-    OfLookAtOne: GATE, RELAY, Verb::Deletion.own_faults();
+    ReadOneFaults: GATE, RELAY, Verb::Deletion.own_faults();
     /// Of an operator's order about one thing.
     OfOrder: GATE, RELAY, Verb::Replay.own_faults();
     /// Of the removal of records.

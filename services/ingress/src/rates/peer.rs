@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_believed_but_a_proxy_of_ours() {
+    fn forwarded_for_is_trusted_only_from_trusted_proxies() {
         assert_eq!(origin("", "9.9.9.9", &["1.1.1.1"]), "9.9.9.9");
         assert_eq!(origin("10.0.0.0/8", "9.9.9.9", &["1.1.1.1"]), "9.9.9.9");
         assert_eq!(origin("10.0.0.0/8", "10.1.2.3", &["1.1.1.1"]), "1.1.1.1");
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_before_an_unknown_hop_is_made_up() {
+    fn hops_before_an_untrusted_hop_are_ignored() {
         assert_eq!(origin("10.0.0.0/8", "10.0.0.1", &["6.6.6.6, 1.1.1.1, 10.0.0.2"]), "1.1.1.1");
         assert_eq!(origin("10.0.0.0/8", "10.0.0.1", &["6.6.6.6", "1.1.1.1"]), "1.1.1.1");
         assert_eq!(origin("10.0.0.0/8", "10.0.0.1", &["6.6.6.6, nonsense, 10.0.0.2"]), "10.0.0.2");
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_no_part_of_an_address() {
+    fn port_is_stripped_from_the_address() {
         for written in ["1.1.1.1:80", "1.1.1.1"] {
             assert_eq!(address_of(written).unwrap().to_string(), "1.1.1.1");
         }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_holds_what_begins_like_it() {
+    fn network_contains_addresses_with_its_prefix() {
         let holds =
             |network: &str, address: &str| Network::parse(network).unwrap().holds(address.parse().unwrap());
         assert!(holds("10.1.0.0/16", "10.1.255.1") && !holds("10.1.0.0/16", "10.2.0.1"));
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_addresses_of_one_ipv6_network_count_as_one() {
+    fn ipv6_addresses_are_grouped_by_network() {
         let group = |text: &str| group(text.parse().unwrap()).to_string();
         assert_eq!(group("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
         assert_eq!(group("2001:db8:1:2::"), group("2001:db8:1:2:ffff::1"));

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_never_more_than_may_be_and_what_is_over_makes_room() {
+    fn states_are_bounded_and_expired_ones_are_evicted() {
         let states = States::new(3, CELL);
         for key in 0..3 {
             count(&states, key, 0);

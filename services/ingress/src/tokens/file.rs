@@ -125,7 +125,7 @@ mod tests {
     const DIGEST: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
     #[test]
-    fn what_is_written_is_read() {
+    fn token_entry_round_trips() {
         let (name, pools) = (parse_name("lab-2026").unwrap(), [PoolName::parse("events").unwrap()]);
         let written = line(&name, &[Scope::Lab], &fingerprint(b"abc"), &pools).unwrap();
         assert_eq!(written, format!("lab-2026 lab sha256:{DIGEST} pools=events"));
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_with_one_bad_line_is_none_and_nothing_of_it_is_shown() {
+    fn file_with_a_bad_entry_is_rejected_without_leaking_it() {
         let good = format!("a lab sha256:{DIGEST}");
         let cases = [
             ("", "it holds no token"),

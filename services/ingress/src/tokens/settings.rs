@@ -23,16 +23,16 @@ pub struct TokenConfig {
 #[derive(Clone, Debug)]
 pub struct TokenList {
     /// Where it is.
-    pub place: ListPlace,
+    pub place: ListSource,
     /// Time between two looks.
-    pub look_every: Duration,
+    pub check_period: Duration,
     /// What it held at the start; none for a secret that was not read yet.
     pub(crate) bytes: Option<Vec<u8>>,
 }
 
 /// Where a list of tokens is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ListPlace {
+pub enum ListSource {
     /// In a file.
     File(PathBuf),
     /// In a secret.
@@ -76,7 +76,7 @@ impl TokenConfig {
     /// When it cannot be read, or is no list of tokens.
     pub async fn fetch(&mut self, secrets: Option<&dyn Secrets>) -> Result<(), BadTokens> {
         for list in &mut self.lists {
-            let ListPlace::Secret(id) = &list.place else { continue };
+            let ListSource::Secret(id) = &list.place else { continue };
             let bad = |problem| BadTokens { variable: SECRET_VARIABLE, problem };
             let secrets =
                 secrets.ok_or_else(|| bad("cannot be read: there is no store of secrets".to_owned()))?;
@@ -100,9 +100,9 @@ impl TokenConfig {
     }
 }
 
-// === impl ListPlace ===
+// === impl ListSource ===
 
-impl ListPlace {
+impl ListSource {
     /// The variable that names it.
     pub(crate) const fn variable(&self) -> &'static str {
         match self {
@@ -128,7 +128,7 @@ fn file_list(settings: &mut Settings<'_>) -> Option<TokenList> {
         "TOKENS_FILE",
         "file of tokens, as `broker token` makes its lines; read again when it changes",
     );
-    let look_every = settings.seconds(
+    let check_period = settings.seconds(
         "TOKENS_FILE_LOOK_SECONDS",
         5,
         1..=3_600,
@@ -136,7 +136,7 @@ fn file_list(settings: &mut Settings<'_>) -> Option<TokenList> {
     );
     let path = PathBuf::from(path?);
     let bytes = read_file(&path).map_err(|problem| settings.mistake(FILE_VARIABLE, &problem)).ok();
-    Some(TokenList { place: ListPlace::File(path), look_every, bytes })
+    Some(TokenList { place: ListSource::File(path), check_period, bytes })
 }
 
 fn secret_list(settings: &mut Settings<'_>) -> Option<TokenList> {
@@ -144,14 +144,14 @@ fn secret_list(settings: &mut Settings<'_>) -> Option<TokenList> {
         "TOKENS_SECRET",
         "name or ARN of a secret in AWS Secrets Manager that holds tokens as a file would; read again when it changes",
     );
-    let look_every = settings.seconds(
+    let check_period = settings.seconds(
         "TOKENS_SECRET_LOOK_SECONDS",
         60,
         1..=3_600,
         "time between two looks at the secret of tokens",
     );
     let id = SecretId::parse(&id?).map_err(|problem| settings.mistake(SECRET_VARIABLE, &problem)).ok()?;
-    Some(TokenList { place: ListPlace::Secret(id), look_every, bytes: None })
+    Some(TokenList { place: ListSource::Secret(id), check_period, bytes: None })
 }
 
 /// What the file holds, or why that cannot be known; never more than a file may hold.

@@ -7,7 +7,7 @@ use contract::{
     CensusReport, ExpiryReport, FaultCode, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind,
     TickOrder, Verb,
 };
-use ports::bus::DeletionLine as _;
+use ports::bus::DeletionControl as _;
 use ports::clock::Clock as _;
 use serde_json::json;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ async fn run_with(path: &str, report: RunReport) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stats_are_the_workers_byte_for_byte() {
+async fn stats_are_passed_through_unchanged() {
     let stats = r#"{"total":2, "available":1,"allocated":1,"pools":{"main":{}}}"#;
     let rig = Rig::new([Step::Say(None, stats)]);
     let answer = rig.ask("GET", "/v1/admin/stats", ADMIN).await;
@@ -67,7 +67,7 @@ async fn stats_are_the_workers_byte_for_byte() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sync_that_is_done_in_time_shows_its_whole_report() {
+async fn finished_sync_returns_its_full_report() {
     let answer = run_with("/v1/admin/sync", sync_report("completed", None)).await;
     assert_eq!(answer.status, 200);
     assert_eq!(
@@ -83,7 +83,7 @@ async fn a_sync_that_is_done_in_time_shows_its_whole_report() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sync_that_refused_to_do_harm_is_an_answer_and_no_error() {
+async fn refused_sync_is_a_200_with_its_reason() {
     let answer = run_with("/v1/admin/sync", sync_report("refused", Some("would stale 80 %"))).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.json()["status"], "refused");
@@ -91,7 +91,7 @@ async fn a_sync_that_refused_to_do_harm_is_an_answer_and_no_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_route_starts_its_kind_and_waits_as_long_as_set() {
+async fn each_route_starts_its_kind_and_waits_for_the_report() {
     let expiry = ExpiryReport {
         status: "completed".to_owned(),
         due: 3,
@@ -143,7 +143,7 @@ async fn each_route_starts_its_kind_and_waits_as_long_as_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sync_is_forced_by_name_and_not_behind_one_that_waits() {
+async fn forced_sync_names_its_actor_and_never_joins_a_waiting_tick() {
     let by_alice = [("Authorization", "Bearer admin-token-1"), ("X-Operator", "alice")];
     let rig = rig();
     *rig.ticks.report.lock().unwrap() = Some(sync_report("completed", Some("forced although it is empty")));
@@ -163,7 +163,7 @@ async fn a_sync_is_forced_by_name_and_not_behind_one_that_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_that_takes_longer_is_accepted_and_can_be_polled() {
+async fn slow_run_is_accepted_and_can_be_polled() {
     let rig = rig();
     let answer = rig.ask("POST", "/v1/admin/sync", ADMIN).await;
     assert_eq!(answer.status, 202);
@@ -186,7 +186,7 @@ async fn a_run_that_takes_longer_is_accepted_and_can_be_polled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_report_for_a_tick_that_never_was_is_not_waited_for() {
+async fn report_of_a_nonexistent_tick_is_not_found() {
     let rig = rig();
     let of = |tick: u64| format!("/v1/admin/reports/sync/{tick}");
     let answer = rig.ask("GET", &of(TICK + 1), ADMIN).await;
@@ -202,7 +202,7 @@ async fn a_report_for_a_tick_that_never_was_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_that_failed_says_why_in_words_fit_for_anybody() {
+async fn failed_run_returns_a_redacted_reason() {
     let reason = "the listing failed\n\tat https://csp.example/v2?token=s3cret";
     let message = "the sync run for tick 42 failed: the listing failed at (address withheld)";
     let answer = run_with("/v1/admin/sync", sync_report("failed", Some(reason))).await;
@@ -218,7 +218,7 @@ async fn a_run_that_failed_says_why_in_words_fit_for_anybody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_grace_period_that_is_not_the_fleets_is_refused() {
+async fn differing_grace_period_is_rejected() {
     let rig = Rig::with(&[("STALE_KEPT_HOURS", "48")], [Step::Hang]);
     let path = |hours: &str| format!("/v1/admin/auto-delete-stale?grace_period_hours={hours}");
     for hours in ["24", "0", "x", "-48", ""] {
@@ -235,7 +235,7 @@ async fn a_grace_period_that_is_not_the_fleets_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_report_that_cannot_be_is_refused() {
+async fn invalid_report_id_is_rejected() {
     let rig = rig();
     let kinds = "there are reports of sync, expiry, sweep, census, stale, and of nothing else";
     for kind in ["console", "Sync", "expire"] {
@@ -251,7 +251,7 @@ async fn a_report_that_cannot_be_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_that_is_down_is_said_without_its_address() {
+async fn nats_outage_is_reported_without_its_address() {
     let rig = rig();
     rig.ticks.is_broken.store(true, Ordering::SeqCst);
     for (method, path) in [("POST", "/v1/admin/sync"), ("GET", "/v1/admin/reports/sync/1")] {
@@ -260,7 +260,7 @@ async fn a_queue_that_is_down_is_said_without_its_address() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_order_waits_longer_than_set_for_a_queue_that_hangs() {
+async fn admin_wait_is_bounded_when_nats_hangs() {
     for path in ["sync", "sync?force=true", "expire", "cleanup", "census", "auto-delete-stale"] {
         let rig = Rig::with(&[("ADMIN_WAIT_MS", "3000")], [Step::Hang]);
         rig.ticks.hangs.store(true, Ordering::SeqCst);
@@ -271,7 +271,7 @@ async fn no_order_waits_longer_than_set_for_a_queue_that_hangs() {
 }
 
 #[tokio::test]
-async fn only_so_many_may_wait_for_reports() {
+async fn callers_waiting_for_reports_are_bounded() {
     let rig = Arc::new(rig());
     rig.ticks.hangs.store(true, Ordering::SeqCst);
     let mut waiters = tokio::task::JoinSet::new();
@@ -313,7 +313,7 @@ async fn deletions_are_paused_and_resumed() {
     let answer = rig.ask("POST", "/v1/admin/deletions/pause", ADMIN).await;
     let pause = json!({"by": "admin", "since": now, "until": null, "reason": null});
     assert_eq!(answer.json(), json!({"status": "paused", "paused": pause}));
-    assert_eq!(rig.line.status().await.unwrap().state, "paused");
+    assert_eq!(rig.bus.status().await.unwrap().state, "paused");
     let answer = rig.ask("POST", "/v1/admin/deletions/resume", ADMIN).await;
     assert_eq!(
         (answer.status, answer.json()),
@@ -321,11 +321,11 @@ async fn deletions_are_paused_and_resumed() {
     );
     let answer = rig.ask("POST", "/v1/admin/deletions/resume", ADMIN).await;
     assert_eq!(answer.json(), json!({"status": "running", "was_paused": null}), "a repeat is no mistake");
-    assert_eq!(rig.line.status().await.unwrap().state, "running");
+    assert_eq!(rig.bus.status().await.unwrap().state, "running");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_that_cannot_be_meant_is_refused() {
+async fn invalid_pause_is_rejected() {
     let rig = rig();
     let long = format!(r#"{{"reason":"{}"}}"#, "x".repeat(201));
     for body in [
@@ -343,13 +343,13 @@ async fn a_pause_that_cannot_be_meant_is_refused() {
         let answer = pause_with(&rig, body).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{body}: {answer:?}");
     }
-    assert_eq!(rig.line.status().await.unwrap().paused, None);
+    assert_eq!(rig.bus.status().await.unwrap().paused, None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_switch_that_cannot_be_reached_is_said_so() {
+async fn nats_outage_is_reported_for_pause_and_resume() {
     let rig = rig();
-    rig.line.set_connected(false);
+    rig.bus.set_connected(false);
     for path in ["/v1/admin/deletions/pause", "/v1/admin/deletions/resume"] {
         rig.ask("POST", path, ADMIN).await.assert_fault(FaultCode::UpstreamUnavailable, QUEUE_DOWN);
     }

@@ -53,7 +53,7 @@ fn tokens() -> (TempDir, [(Scope, &'static str); 3]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_route_lets_in_its_scopes_and_nobody_else() {
+async fn every_route_admits_exactly_its_scopes() {
     let (folder, tokens) = tokens();
     let file = folder.path().join("tokens");
     let rig = Rig::with(&[("TOKENS_FILE", file.to_str().unwrap())], [Step::Say(None, r#"{"store":"ok"}"#)]);
@@ -61,7 +61,7 @@ async fn every_route_lets_in_its_scopes_and_nobody_else() {
     let mut walked = 0;
     for route in ROUTES.iter().filter(|route| route.role != Role::None) {
         let (method, path) = (route.method.as_str(), path_of(route));
-        for authorization in [None, Some("Bearer nobody"), Some("Basic bGFiOg=="), Some(LAB_TOKEN)] {
+        for authorization in [None, Some("Bearer unknown"), Some("Basic bGFiOg=="), Some(LAB_TOKEN)] {
             let headers: Vec<_> = authorization.into_iter().map(|value| ("Authorization", value)).collect();
             let answer = rig.ask(method, &path, &headers).await;
             answer.assert_fault(FaultCode::Unauthorized, NO_TOKEN);
@@ -85,7 +85,7 @@ async fn every_route_lets_in_its_scopes_and_nobody_else() {
             assert_eq!(rig.workers.seen().len() - before, usize::from(is_relayed), "{method} {path}");
         }
         let answer = ask_with(&rig, route, BOUND_TOKEN).await;
-        match (route.admits(Scope::Lab), route.holds_to_pools()) {
+        match (route.admits(Scope::Lab), route.is_limited_to_pools()) {
             (true, true) => assert!(answer.status.is_success(), "{method} {path}: {answer:?}"),
             (true, false) => answer.assert_fault(FaultCode::Forbidden, NOT_HELD),
             (false, _) => answer.assert_fault(FaultCode::Forbidden, NO_RIGHT),
@@ -104,7 +104,7 @@ async fn ask_with(rig: &Rig, route: &Route, token: &str) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn open_routes_ask_for_nothing() {
+async fn open_routes_need_no_token() {
     let rig = rig();
     for route in ROUTES.iter().filter(|route| route.role == Role::None) {
         let answer = rig.ask(route.method.as_str(), &path_of(route), &[]).await;
@@ -113,7 +113,7 @@ async fn open_routes_ask_for_nothing() {
 }
 
 #[test]
-fn every_route_is_for_some_scopes_and_only_looking_is_for_read_only() {
+fn read_only_scope_is_admitted_only_to_get_routes() {
     for route in ROUTES {
         let admitted: Vec<_> = Scope::ALL.into_iter().filter(|scope| route.admits(*scope)).collect();
         let expected = match (route.role, route.method.as_str()) {
@@ -123,12 +123,12 @@ fn every_route_is_for_some_scopes_and_only_looking_is_for_read_only() {
             (Role::Admin, _) => vec![Scope::Admin],
         };
         assert_eq!(admitted, expected, "{} {}", route.method, route.path);
-        assert!(!route.holds_to_pools() || route.role == Role::Lab, "{}", route.path);
+        assert!(!route.is_limited_to_pools() || route.role == Role::Lab, "{}", route.path);
     }
 }
 
 #[test]
-fn everything_below_v1_needs_a_token_and_admin_routes_an_admin_one() {
+fn v1_routes_need_a_token_and_admin_routes_an_admin_token() {
     for route in ROUTES {
         let expected = match route.path {
             path if path.starts_with("/v1/admin/") => Role::Admin,
@@ -142,7 +142,7 @@ fn everything_below_v1_needs_a_token_and_admin_routes_an_admin_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_token_of_a_list_is_good_and_the_scheme_may_be_in_any_case() {
+async fn every_listed_token_is_accepted_with_any_scheme_case() {
     let rig = rig();
     for authorization in
         ["Bearer lab-token-1", "Bearer lab-token-2", "bearer lab-token-1", "BEARER lab-token-2"]
@@ -155,7 +155,7 @@ async fn every_token_of_a_list_is_good_and_the_scheme_may_be_in_any_case() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_authorization_headers_are_none() {
+async fn duplicate_authorization_header_is_rejected() {
     let headers = and(LAB, &[("Authorization", "Bearer lab-token-1")]);
     rig().ask("POST", "/v1/allocate", &headers).await.assert_fault(FaultCode::Unauthorized, NO_TOKEN);
 }

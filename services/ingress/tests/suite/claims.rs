@@ -17,7 +17,7 @@ fn rig() -> Rig {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_lease_is_201_a_known_one_200_and_the_body_is_the_workers_byte_for_byte() {
+async fn new_lease_is_201_and_existing_is_200_with_the_worker_body() {
     for (outcome, status) in [(Some(Outcome::Created), 201), (Some(Outcome::Existing), 200), (None, 200)] {
         let rig = Rig::new([Step::Say(outcome, ALLOCATION)]);
         let answer = rig.ask("POST", "/v1/allocate", LAB).await;
@@ -29,7 +29,7 @@ async fn a_new_lease_is_201_a_known_one_200_and_the_body_is_the_workers_byte_for
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_header_reaches_the_worker_without_blanks() {
+async fn headers_are_trimmed_and_passed_to_the_worker() {
     let rig = rig();
     let headers = and(
         &[AUTH],
@@ -55,7 +55,7 @@ async fn every_header_reaches_the_worker_without_blanks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn blank_headers_are_absent_and_the_older_owner_header_stands_in() {
+async fn blank_header_is_absent_and_legacy_owner_header_is_used() {
     let rig = rig();
     let headers = [
         AUTH,
@@ -85,7 +85,7 @@ async fn a_claim_without_an_owner_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_header_that_cannot_be_used_is_named_with_the_reason() {
+async fn invalid_header_is_rejected_with_the_reason() {
     let rig = rig();
     let long = "x".repeat(257);
     let long_pool = "x".repeat(65);
@@ -129,7 +129,7 @@ async fn a_header_that_cannot_be_used_is_named_with_the_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_may_be_asked_for_in_hours_and_minutes() {
+async fn lease_length_is_accepted_in_hours_and_minutes() {
     for (text, hours, minutes) in
         [("4", 4, None), ("4h", 4, None), ("90m", 2, Some(90)), ("1h30m", 2, Some(90)), ("120m", 2, None)]
     {
@@ -143,7 +143,7 @@ async fn a_lease_may_be_asked_for_in_hours_and_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_longest_ids_are_taken() {
+async fn longest_ids_are_accepted() {
     let rig = rig();
     let (longest, longest_pool) = ("x".repeat(256), "x".repeat(64));
     let headers = [
@@ -159,7 +159,7 @@ async fn the_longest_ids_are_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_id_header_may_be_sent_only_once() {
+async fn duplicate_id_header_is_rejected() {
     let rig = rig();
     for name in [
         "X-Instruqt-Sandbox-ID",
@@ -179,7 +179,7 @@ async fn an_id_header_may_be_sent_only_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_workers_fault_is_passed_on_with_its_status_and_retry_after() {
+async fn worker_fault_keeps_its_status_and_retry_after() {
     // After these, a worker is asked again.
     let is_final =
         |code: &FaultCode| !matches!(code, FaultCode::NoWorkers | FaultCode::NotHere | FaultCode::Timeout);
@@ -192,7 +192,7 @@ async fn a_workers_fault_is_passed_on_with_its_status_and_retry_after() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fault_passes_byte_for_byte_and_an_unreadable_one_is_a_bug_of_ours() {
+async fn fault_passes_unchanged_and_an_undecodable_one_is_a_500() {
     let fault = |body: &'static str| {
         Step::SayRaw(Reply { outcome: None, is_fault: true, body: Bytes::from_static(body.as_bytes()) })
     };

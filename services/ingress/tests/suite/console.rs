@@ -26,7 +26,7 @@ const FORBIDDEN: [&str; 16] = [
 ];
 
 #[tokio::test(start_paused = true)]
-async fn the_page_and_its_files_are_served_and_may_load_only_each_other() {
+async fn console_is_served_with_a_self_only_content_policy() {
     let rig = Rig::new([Step::Hang]);
     let mut paths = vec![("/console".to_owned(), "text/html; charset=utf-8")];
     for file in FILES {
@@ -53,7 +53,7 @@ async fn the_page_and_its_files_are_served_and_may_load_only_each_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_page_names_is_there_and_every_file_is_named() {
+async fn referenced_files_exist_and_every_file_is_referenced() {
     let rig = Rig::new([Step::Hang]);
     let page = String::from_utf8(rig.ask("GET", "/console", &[]).await.body.to_vec()).unwrap();
     let texts = FILES.iter().map(|file| file.text).chain([page.as_str()]);
@@ -66,7 +66,7 @@ async fn what_the_page_names_is_there_and_every_file_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_inline_and_no_script_makes_markup_or_keeps_a_token() {
+async fn console_has_no_inline_script_and_stores_no_token() {
     let rig = Rig::new([Step::Hang]);
     let page = String::from_utf8(rig.ask("GET", "/console", &[]).await.body.to_vec()).unwrap();
     let in_markup = ["<style", "style=", "<script>", "javascript:", "://", " action="];

@@ -19,7 +19,7 @@ fn assert_no_permission(answer: &Answer) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_setting_no_page_may_call() {
+async fn no_origin_is_allowed_by_default() {
     let rig = rig(&[]);
     let answer = rig.ask("OPTIONS", "/v1/allocate", &[ORIGIN, ASKS]).await;
     assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, Some("POST")));
@@ -31,7 +31,7 @@ async fn without_a_setting_no_page_may_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_named_origin_may_call_and_its_preflight_needs_no_token() {
+async fn configured_origin_is_allowed_and_preflight_needs_no_token() {
     let rig = rig(&[TWO]);
     for origin in ["https://console.example", "http://localhost:3000"] {
         let answer = rig.ask("OPTIONS", "/v1/allocate", &[("Origin", origin), ASKS]).await;
@@ -57,14 +57,14 @@ async fn a_named_origin_may_call_and_its_preflight_needs_no_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_can_read_failures_too() {
+async fn error_responses_have_cors_headers() {
     let answer = rig(&[TWO]).ask("POST", "/v1/allocate", &[ORIGIN]).await;
     assert_eq!(answer.status, 401);
     assert_eq!(answer.header("access-control-allow-origin"), Some("https://console.example"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn any_other_origin_may_not() {
+async fn other_origins_are_not_allowed() {
     let rig = rig(&[TWO]);
     let answer = rig.ask("OPTIONS", "/v1/allocate", &[OTHER, ASKS]).await;
     assert_eq!(answer.status.as_u16(), FaultCode::MethodNotAllowed.status());
@@ -76,7 +76,7 @@ async fn any_other_origin_may_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_star_lets_every_page_in() {
+async fn star_allows_every_origin() {
     let rig = rig(&[("CORS_ALLOWED_ORIGINS", "*")]);
     let answer = rig.ask("OPTIONS", "/v1/allocate", &[OTHER, ASKS]).await;
     assert_eq!(answer.status, 204);
@@ -87,7 +87,7 @@ async fn a_star_lets_every_page_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_options_request_that_asks_for_nothing_is_no_preflight() {
+async fn options_without_a_requested_method_is_no_preflight() {
     let answer = rig(&[TWO]).ask("OPTIONS", "/v1/allocate", &[ORIGIN]).await;
     assert_eq!(answer.status, 405);
 }

@@ -3,7 +3,7 @@
 use crate::support::{ADMIN, Headers, Rig, Step, request};
 use axum::http::HeaderValue;
 use contract::{FaultCode, Verb};
-use ports::bus::{DeletionLine as _, RequestError};
+use ports::bus::{DeletionControl as _, RequestError};
 use serde_json::{Value, json};
 
 const BY_ALICE: Headers<'static> = &[("Authorization", "Bearer admin-token-1"), ("X-Operator", "alice")];
@@ -16,7 +16,7 @@ fn page(replayed: u64, cursor: &'static str) -> Step {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_route_asks_its_verb_and_passes_the_answer_on() {
+async fn each_route_calls_its_verb_and_returns_the_reply() {
     let cases = [
         ("GET", "/v1/admin/deletions", Verb::Deletions, json!({})),
         (
@@ -60,7 +60,7 @@ async fn each_route_asks_its_verb_and_passes_the_answer_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_actor_is_the_name_of_the_token_with_the_name_that_was_given_behind_it() {
+async fn actor_is_the_token_name_with_the_operator_header() {
     let rig = Rig::new([Step::Say(None, "{}")]);
     rig.ask("POST", "/v1/admin/deletions/1/replay", ADMIN).await;
     let body: Value = serde_json::from_slice(&rig.workers.seen()[0].body).unwrap();
@@ -74,7 +74,7 @@ async fn the_actor_is_the_name_of_the_token_with_the_name_that_was_given_behind_
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_are_replayed_page_by_page_and_counted_together() {
+async fn replay_all_sums_the_counts_of_its_pages() {
     let rig = Rig::new([page(50, "90"), page(50, "190"), page(7, "null")]);
     let answer = rig.ask("POST", "/v1/admin/deletions/replay?all=true&pool=main", ADMIN).await;
     assert_eq!(answer.status, 200);
@@ -94,7 +94,7 @@ async fn all_are_replayed_page_by_page_and_counted_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_replayed_before_a_page_failed_is_told_with_the_place_to_go_on() {
+async fn failed_replay_page_returns_counts_and_cursor() {
     let rig = Rig::new([page(50, "90"), Step::Refuse(FaultCode::StoreUnavailable, "no table")]);
     let answer = rig.ask("POST", "/v1/admin/deletions/replay?all=true", ADMIN).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["cursor"]), (200, &json!(90)));
@@ -108,7 +108,7 @@ async fn what_was_replayed_before_a_page_failed_is_told_with_the_place_to_go_on(
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_has_to_be_said_and_the_query_has_to_be_readable() {
+async fn replay_all_must_be_explicit_with_a_valid_query() {
     let rig = Rig::new([Step::Say(None, "{}")]);
     for path in [
         "/v1/admin/deletions/replay",
@@ -125,7 +125,7 @@ async fn all_has_to_be_said_and_the_query_has_to_be_readable() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_bounds_the_call_and_the_cursor_goes_on() {
+async fn limit_bounds_the_replay_and_the_cursor_continues() {
     let rig = Rig::new([page(1, "90")]);
     let answer = rig.ask("POST", "/v1/admin/deletions/replay?all=true&limit=1&cursor=40", ADMIN).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["replayed"]), (200, &json!(1)));
@@ -135,7 +135,7 @@ async fn a_limit_bounds_the_call_and_the_cursor_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_word_that_there_is_not_is_refused_before_anything_is_done() {
+async fn unknown_query_parameter_is_rejected_without_side_effects() {
     let rig = Rig::new([Step::Say(None, "{}")]);
     for (method, path) in [
         ("POST", "/v1/admin/deletions/replay?all=true&pol=events"),
@@ -167,11 +167,11 @@ async fn a_word_that_there_is_not_is_refused_before_anything_is_done() {
         assert_eq!(answer.json()["detail"]["code"], "INVALID_REQUEST", "{path}");
     }
     assert!(rig.workers.seen().is_empty() && rig.ticks.asked.lock().unwrap().is_empty());
-    assert_eq!(rig.line.status().await.unwrap().paused, None);
+    assert_eq!(rig.bus.status().await.unwrap().paused, None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_id_that_cannot_be_is_refused_on_each_route_in_the_same_way() {
+async fn invalid_id_is_rejected_on_every_route() {
     let long = "x".repeat(129);
     let rig = Rig::new([Step::Say(None, "{}")]);
     let keys = ["a%20b", "a.b", long.as_str(), "%FF", "_unreadable.x", "_unreadable.+7", "_unreadable."];
@@ -186,7 +186,7 @@ async fn an_id_that_cannot_be_is_refused_on_each_route_in_the_same_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_order_heeds_the_operators_name_and_refuses_one_that_cannot_be() {
+async fn invalid_operator_header_is_rejected_on_every_route() {
     let rig = Rig::new([Step::Say(None, "{}")]);
     let orders = [
         ("POST", "/v1/admin/deletions/pause"),
@@ -218,11 +218,11 @@ async fn every_order_heeds_the_operators_name_and_refuses_one_that_cannot_be() {
         }
     }
     assert!(rig.workers.seen().is_empty() && rig.ticks.asked.lock().unwrap().is_empty());
-    assert_eq!(rig.line.status().await.unwrap().paused, None);
+    assert_eq!(rig.bus.status().await.unwrap().paused, None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_is_by_whom_the_header_or_the_body_names() {
+async fn pause_actor_comes_from_header_or_body() {
     let rig = Rig::new([Step::Say(None, "{}")]);
     for (header, body, by) in [
         ("alice", "", Some("admin/alice")),

@@ -9,7 +9,7 @@ use domain::SandboxId;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, stream};
 use ingress::events::{ANSWER_TIME_MAX, EVENT_READERS_MAX, HEARTBEAT};
-use ports::bus::{BusError, EventFeed, EventsFrom, EventsWanted, KeptEvent, Ledger as _, LedgerEnds};
+use ports::bus::{BusError, EventFeed, EventLog as _, EventLogRange, EventsFrom, EventsWanted, KeptEvent};
 use ports::clock::Clock;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ struct Frame {
 
 /// An event log as servers show it: reads may lag behind its end, and each event has a notification.
 struct SlowFeed {
-    line: Arc<MemoryBus>,
+    bus: Arc<MemoryBus>,
     /// The last place that can be read yet.
     readable: AtomicU64,
     reads: AtomicUsize,
@@ -47,7 +47,7 @@ impl SlowFeed {
     fn of(rig: &mut Rig) -> (Arc<Self>, mpsc::UnboundedSender<()>) {
         let (rings, bell) = mpsc::unbounded_channel();
         let feed = Arc::new(Self {
-            line: Arc::clone(&rig.line),
+            bus: Arc::clone(&rig.bus),
             readable: AtomicU64::new(4),
             reads: AtomicUsize::new(0),
             bell: std::sync::Mutex::new(Some(bell)),
@@ -64,8 +64,8 @@ impl SlowFeed {
 
 #[async_trait]
 impl EventFeed for SlowFeed {
-    async fn ledger_ends(&self) -> Result<LedgerEnds, BusError> {
-        self.line.ledger_ends().await
+    async fn event_log_range(&self) -> Result<EventLogRange, BusError> {
+        self.bus.event_log_range().await
     }
 
     async fn events_from(
@@ -75,12 +75,12 @@ impl EventFeed for SlowFeed {
         limit: usize,
     ) -> Result<Vec<KeptEvent>, BusError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
-        let mut page = self.line.events_from(from, wanted, limit).await?;
+        let mut page = self.bus.events_from(from, wanted, limit).await?;
         page.retain(|kept| kept.sequence <= self.readable.load(Ordering::Relaxed));
         Ok(page)
     }
 
-    async fn event_bell(&self, _: &EventsWanted) -> Result<BoxStream<'static, ()>, BusError> {
+    async fn event_notifications(&self, _: &EventsWanted) -> Result<BoxStream<'static, ()>, BusError> {
         let bell = self.bell.lock().unwrap().take().unwrap();
         Ok(stream::unfold(bell, async |mut bell| Some((bell.recv().await?, bell))).boxed())
     }
@@ -157,22 +157,22 @@ fn event(sandbox: &str, version: u64, kind: &str, pool: &str) -> Event {
     }
 }
 
-async fn tell(bus: &MemoryBus, event: &Event) {
+async fn publish(bus: &MemoryBus, event: &Event) {
     let id = SandboxId::parse(&event.subject).unwrap();
     let last = bus.last_event(&id).await.unwrap();
     bus.append(&id, event, last).await.unwrap();
 }
 
 /// Sandboxes 1, 2 and 3, the last in another pool; the first was claimed as well.
-async fn told() -> Rig {
+async fn rig_with_events() -> Rig {
     let rig = Rig::new([]);
-    for told in [
+    for published in [
         event("1", 1, "listed", "main"),
         event("2", 1, "listed", "main"),
         event("3", 1, "listed", "other"),
         event("1", 2, "claimed", "main"),
     ] {
-        tell(&rig.line, &told).await;
+        publish(&rig.bus, &published).await;
     }
     rig
 }
@@ -194,8 +194,8 @@ async fn places(rig: &Rig, query: &str, headers: Headers<'_>) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_is_a_message_with_its_place() {
-    let rig = told().await;
+async fn event_is_sent_with_its_sequence_as_id() {
+    let rig = rig_with_events().await;
     let mut reader = open(&rig, "/v1/admin/events?after=3", ADMIN).await;
     let frames = reader.frames(1).await;
     let expected = serde_json::to_value(event("1", 2, "claimed", "main")).unwrap();
@@ -204,8 +204,8 @@ async fn an_event_is_a_message_with_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reading_begins_where_it_is_told_and_ends_with_the_ledger_if_asked() {
-    let rig = told().await;
+async fn stream_starts_where_asked_and_can_stop_at_the_last_event() {
+    let rig = rig_with_events().await;
     for (query, expected) in [
         ("", vec!["1", "2", "3", "4"]),
         ("&after=0", vec!["1", "2", "3", "4"]),
@@ -219,15 +219,15 @@ async fn reading_begins_where_it_is_told_and_ends_with_the_ledger_if_asked() {
         ("&sandbox=1&type=listed", vec!["1"]),
         ("&pool=other", vec!["3"]),
         ("&pool=main&after=1", vec!["2", "4"]),
-        ("&pool=nobody", vec![]),
+        ("&pool=unknown", vec![]),
     ] {
         assert_eq!(places(&rig, query, ADMIN).await, expected, "{query}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_back_goes_on_behind_what_it_has() {
-    let rig = told().await;
+async fn reconnect_resumes_after_last_event_id() {
+    let rig = rig_with_events().await;
     let back = and(ADMIN, &[("Last-Event-ID", "2")]);
     // A browser repeats the address that it began with.
     assert_eq!(places(&rig, "&after=0", &back).await, ["3", "4"]);
@@ -235,42 +235,42 @@ async fn who_comes_back_goes_on_behind_what_it_has() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_from_now_on_gets_what_comes_and_nothing_else() {
-    let rig = told().await;
+async fn reader_without_a_position_gets_only_new_events() {
+    let rig = rig_with_events().await;
     let mut reader = open(&rig, "/v1/admin/events?type=claimed", ADMIN).await;
-    tell(&rig.line, &event("4", 1, "listed", "main")).await;
-    tell(&rig.line, &event("2", 2, "claimed", "main")).await;
+    publish(&rig.bus, &event("4", 1, "listed", "main")).await;
+    publish(&rig.bus, &event("2", 2, "claimed", "main")).await;
     assert_eq!(reader.frames(1).await[0].id, "6");
-    tell(&rig.line, &event("3", 2, "claimed", "other")).await;
+    publish(&rig.bus, &event("3", 2, "claimed", "other")).await;
     assert_eq!(reader.frames(2).await[1].id, "7");
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_got_nothing_yet_comes_back_to_where_it_began() {
-    for (rig, now) in [(told().await, "4"), (Rig::new([]), "0")] {
+async fn reader_without_events_resumes_where_it_started() {
+    for (rig, now) in [(rig_with_events().await, "4"), (Rig::new([]), "0")] {
         let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
         assert!(reader.read_on().await);
         assert_eq!((reader.place(), frames(&reader.read)), (Some(now), vec![]));
         let back = [("Last-Event-ID", now)];
         drop(reader);
-        tell(&rig.line, &event("9", 1, "listed", "main")).await;
+        publish(&rig.bus, &event("9", 1, "listed", "main")).await;
         let mut reader = open(&rig, "/v1/admin/events", &and(ADMIN, &back)).await;
         assert_eq!(reader.frames(1).await[0].data["id"], "9:1");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_place_moves_on_with_what_is_not_wanted() {
+async fn last_event_id_advances_over_filtered_events() {
     for query in ["pool=quiet", "sandbox=9", "type=parked", "pool=quiet&after=0", "sandbox=9&after=0"] {
-        let rig = told().await;
+        let rig = rig_with_events().await;
         let mut reader = open(&rig, &format!("/v1/admin/events?{query}"), ADMIN).await;
         for version in 3..8 {
-            tell(&rig.line, &event("1", version, "claimed", "main")).await;
+            publish(&rig.bus, &event("1", version, "claimed", "main")).await;
         }
         reader.heartbeats(2).await;
         assert_eq!(reader.place(), Some("9"), "{query}: {}", reader.read);
         // What it has passed by may go, and is no gap, whether it stays or comes back.
-        rig.line.drop_events_before(10);
+        rig.bus.drop_events_before(10);
         reader.heartbeats(3).await;
         let query = format!("&{query}");
         assert_eq!(places(&rig, &query, &and(ADMIN, &[("Last-Event-ID", "9")])).await, [""; 0]);
@@ -279,11 +279,11 @@ async fn the_place_moves_on_with_what_is_not_wanted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_place_does_not_move_past_what_cannot_be_read_yet() {
-    let mut rig = told().await;
+async fn last_event_id_does_not_pass_events_not_yet_readable() {
+    let mut rig = rig_with_events().await;
     let (feed, _rings) = SlowFeed::of(&mut rig);
     let mut reader = open(&rig, "/v1/admin/events?sandbox=9", ADMIN).await;
-    tell(&rig.line, &event("9", 1, "listed", "main")).await;
+    publish(&rig.bus, &event("9", 1, "listed", "main")).await;
     reader.heartbeats(1).await;
     assert_eq!(reader.place(), Some("4"));
     let soon = feed.can_be_read_after(&rig.clock, Duration::from_secs(1), 5);
@@ -292,12 +292,12 @@ async fn the_place_does_not_move_past_what_cannot_be_read_yet() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_look_answers_all_rings_that_wait() {
-    let mut rig = told().await;
+async fn pending_notifications_are_coalesced_into_one_read() {
+    let mut rig = rig_with_events().await;
     let (feed, rings) = SlowFeed::of(&mut rig);
     feed.can_be_read_after(&rig.clock, Duration::ZERO, 5).await;
     let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
-    tell(&rig.line, &event("9", 1, "listed", "main")).await;
+    publish(&rig.bus, &event("9", 1, "listed", "main")).await;
     for _ in 0..10_000 {
         rings.send(()).unwrap();
     }
@@ -308,14 +308,14 @@ async fn one_look_answers_all_rings_that_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_lags_behind_its_ring_is_not_forgotten_for_what_does_not() {
-    let mut rig = told().await;
+async fn event_that_lags_its_notification_is_still_delivered() {
+    let mut rig = rig_with_events().await;
     let (feed, rings) = SlowFeed::of(&mut rig);
     feed.can_be_read_after(&rig.clock, Duration::ZERO, 5).await;
     let began = rig.clock.began();
     let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
     for sandbox in ["8", "9"] {
-        tell(&rig.line, &event(sandbox, 1, "listed", "main")).await;
+        publish(&rig.bus, &event(sandbox, 1, "listed", "main")).await;
         rings.send(()).unwrap();
     }
     let soon = feed.can_be_read_after(&rig.clock, Duration::from_millis(300), 6);
@@ -325,8 +325,8 @@ async fn what_lags_behind_its_ring_is_not_forgotten_for_what_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bell_that_rings_no_more_ends_the_answer() {
-    let mut rig = told().await;
+async fn end_of_notifications_ends_the_response() {
+    let mut rig = rig_with_events().await;
     let (_feed, rings) = SlowFeed::of(&mut rig);
     let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
     assert!(reader.read_on().await);
@@ -335,8 +335,8 @@ async fn a_bell_that_rings_no_more_ends_the_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_reads_from_a_moment_on_has_no_place_before_its_first_event() {
-    let rig = told().await;
+async fn reader_since_a_time_has_no_id_before_the_first_event() {
+    let rig = rig_with_events().await;
     let mut reader = open(&rig, "/v1/admin/events?since=1900000000", ADMIN).await;
     reader.heartbeats(2).await;
     assert_eq!(reader.place(), None);
@@ -346,32 +346,32 @@ async fn who_reads_from_a_moment_on_has_no_place_before_its_first_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_line_shows_that_it_is_alive() {
-    let rig = told().await;
+async fn idle_stream_sends_heartbeats() {
+    let rig = rig_with_events().await;
     let began = rig.clock.began();
     let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
     reader.heartbeats(1).await;
     assert_eq!(began.elapsed(), HEARTBEAT);
 }
 
-/// Claims in `main` every three seconds, as long as `told` runs.
-async fn while_main_is_busy<T>(rig: &Rig, told: impl Future<Output = T>) -> T {
+/// Claims in `main` every three seconds, as long as `work` runs.
+async fn while_main_is_busy<T>(rig: &Rig, work: impl Future<Output = T>) -> T {
     let busy = async {
         for version in 3.. {
             rig.clock.sleep(Duration::from_secs(3)).await;
-            tell(&rig.line, &event("1", version, "claimed", "main")).await;
+            publish(&rig.bus, &event("1", version, "claimed", "main")).await;
         }
         unreachable!("versions do not end");
     };
     tokio::select! {
         () = busy => unreachable!(),
-        told = told => told,
+        work = work => work,
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_line_is_alive_while_there_is_much_that_is_not_wanted() {
-    let rig = told().await;
+async fn heartbeats_continue_while_events_are_filtered_out() {
+    let rig = rig_with_events().await;
     let began = rig.clock.began();
     let mut reader = open(&rig, "/v1/admin/events?pool=quiet", ADMIN).await;
     for heartbeats in 1..=2 {
@@ -383,17 +383,17 @@ async fn a_line_is_alive_while_there_is_much_that_is_not_wanted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_shown_is_a_sign_of_life_too() {
-    let rig = told().await;
+async fn delivered_events_replace_heartbeats() {
+    let rig = rig_with_events().await;
     let mut reader = open(&rig, "/v1/admin/events?pool=main", ADMIN).await;
     while_main_is_busy(&rig, reader.frames(20)).await;
     assert!(!reader.read.contains(": still here"), "{}", reader.read);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hole_in_the_ledger_is_told() {
-    let rig = told().await;
-    rig.line.drop_events_before(4);
+async fn gap_in_the_event_log_is_reported() {
+    let rig = rig_with_events().await;
+    rig.bus.drop_events_before(4);
     let mut reader = open(&rig, "/v1/admin/events?after=1", ADMIN).await;
     let frames = reader.frames(2).await;
     assert_eq!((frames[0].name.as_str(), &frames[0].data), ("gap", &json!({"after": 1, "next": 4})));
@@ -404,11 +404,11 @@ async fn a_hole_in_the_ledger_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ledger_that_was_made_again_is_read_from_its_beginning() {
-    let rig = told().await;
+async fn recreated_event_log_is_read_from_its_start() {
+    let rig = rig_with_events().await;
     let mut reader = open(&rig, "/v1/admin/events?after=4", ADMIN).await;
-    rig.line.forget_events();
-    tell(&rig.line, &event("9", 1, "listed", "main")).await;
+    rig.bus.forget_events();
+    publish(&rig.bus, &event("9", 1, "listed", "main")).await;
     let frames = reader.frames(2).await;
     assert_eq!((frames[0].name.as_str(), &frames[0].data), ("gap", &json!({"after": 4, "next": 1})));
     assert_eq!((frames[1].id.as_str(), &frames[1].data["id"]), ("1", &json!("9:1")));
@@ -416,8 +416,8 @@ async fn a_ledger_that_was_made_again_is_read_from_its_beginning() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_ends_with_the_process_and_after_its_time() {
-    let rig = told().await;
+async fn response_ends_at_shutdown_and_at_its_time_limit() {
+    let rig = rig_with_events().await;
     let began = rig.clock.began();
     let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
     while reader.read_on().await {}
@@ -434,10 +434,10 @@ async fn an_answer_ends_with_the_process_and_after_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_queue_ends_the_answer_and_refuses_the_next() {
-    let rig = told().await;
+async fn nats_outage_ends_the_response_and_refuses_the_next() {
+    let rig = rig_with_events().await;
     let mut reader = open(&rig, "/v1/admin/events", ADMIN).await;
-    rig.line.set_connected(false);
+    rig.bus.set_connected(false);
     while reader.read_on().await {}
     let refused = rig.ask("GET", "/v1/admin/events", ADMIN).await;
     refused
@@ -445,8 +445,8 @@ async fn a_lost_queue_ends_the_answer_and_refuses_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn readers_are_bounded_and_make_room() {
-    let rig = told().await;
+async fn concurrent_readers_are_bounded() {
+    let rig = rig_with_events().await;
     let mut readers = Vec::new();
     for _ in 0..EVENT_READERS_MAX {
         readers.push(open(&rig, "/v1/admin/events", ADMIN).await);
@@ -459,8 +459,8 @@ async fn readers_are_bounded_and_make_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_meant_is_refused() {
-    let rig = told().await;
+async fn invalid_event_query_is_rejected() {
+    let rig = rig_with_events().await;
     for (query, field) in [
         ("after=-1", "the query"),
         ("after=x", "the query"),

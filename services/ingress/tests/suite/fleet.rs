@@ -30,9 +30,9 @@ impl ServiceInfo for Reaper {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_worker_is_shown_and_every_role_counted() {
+async fn every_worker_is_listed_and_every_role_counted() {
     let rig = Rig::new([]);
-    let (bus, stop) = (Arc::clone(&rig.line), CancellationToken::new());
+    let (bus, stop) = (Arc::clone(&rig.bus), CancellationToken::new());
     let answering = tokio::spawn({
         let stop = stop.clone();
         async move { bus.answer_discovery(Arc::new(Reaper), stop).await }
@@ -58,9 +58,9 @@ async fn every_worker_is_shown_and_every_role_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_the_queue_nobody_can_be_asked() {
+async fn fleet_is_unavailable_without_nats() {
     let rig = Rig::new([]);
-    rig.line.set_connected(false);
+    rig.bus.set_connected(false);
     let refused = rig.ask("GET", "/v1/admin/fleet", ADMIN).await;
     refused.assert_fault(FaultCode::UpstreamUnavailable, QUEUE_DOWN);
 }

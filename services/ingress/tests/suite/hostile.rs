@@ -1,7 +1,7 @@
 //! Requests that could be read in two ways, or in none: each is refused, in our shape, and nothing that comes behind it
 //! on the same connection is ever taken for a request.
 
-use crate::wire::{CLAIM, Client, Server, created};
+use crate::raw_http::{CLAIM, Client, Server, created};
 
 /// A whole request that an attacker tries to smuggle in.
 const SMUGGLED: &str = "POST /v1/allocate HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer lab-token-1\r\n\
@@ -48,7 +48,7 @@ async fn refused(shape: &[u8], status: u16, code: &str) {
 }
 
 #[tokio::test]
-async fn two_ways_to_delimit_a_body_are_refused() {
+async fn conflicting_body_framing_is_rejected() {
     for lines in [
         "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
@@ -76,7 +76,7 @@ async fn two_ways_to_delimit_a_body_are_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_http_is_refused_in_our_shape() {
+async fn malformed_http_gets_a_json_error() {
     for shape in [
         b"no http at all\r\n\r\n".as_slice(),
         b"GET /\r\n",
@@ -96,7 +96,7 @@ async fn what_is_no_http_is_refused_in_our_shape() {
 }
 
 #[tokio::test]
-async fn a_host_that_is_not_one_is_refused() {
+async fn invalid_host_is_rejected() {
     for shape in [
         "GET / HTTP/1.1\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: b\r\nHost: b\r\n\r\n",
@@ -108,7 +108,7 @@ async fn a_host_that_is_not_one_is_refused() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_long_is_refused_in_our_shape() {
+async fn oversized_head_gets_a_431_json_error() {
     let many = (0..64).map(|number| format!("X-{number}: 1\r\n")).collect::<String>();
     refused(format!("GET / HTTP/1.1\r\nHost: b\r\n{many}\r\n").as_bytes(), 431, "HEAD_TOO_LARGE").await;
     let server = Server::start(&[], [created()]).await;
@@ -133,7 +133,7 @@ async fn refused_chunks(body: &str) {
 }
 
 #[tokio::test]
-async fn chunks_that_could_be_read_in_two_ways_are_refused() {
+async fn ambiguous_chunks_are_rejected() {
     for body in [
         "x\r\n",
         "-1\r\n",
@@ -163,7 +163,7 @@ async fn kept(server: &Server, client: &mut Client, request: &str, status: u16) 
 }
 
 #[tokio::test]
-async fn bodies_that_are_read_leave_the_connection_in_step() {
+async fn consumed_body_keeps_the_connection_in_sync() {
     let server = Server::start(&[], [created()]).await;
     let mut client = server.client().await;
     let smuggled = format!("{HEAD}Content-Length: {}\r\n\r\n{SMUGGLED}", SMUGGLED.len());
@@ -184,7 +184,7 @@ async fn bodies_that_are_read_leave_the_connection_in_step() {
 }
 
 #[tokio::test]
-async fn requests_that_come_together_are_answered_one_after_the_other() {
+async fn pipelined_requests_are_answered_in_order() {
     let server = Server::start(&[], [created()]).await;
     let mut client = server.client().await;
     client.write(&CLAIM.repeat(20)).await;
@@ -211,7 +211,7 @@ async fn http_1_0_is_answered_and_closed() {
 }
 
 #[tokio::test]
-async fn a_body_that_nobody_reads_is_never_a_request() {
+async fn unread_body_is_never_parsed_as_a_request() {
     let more = SMUGGLED.len() + 1;
     for (request, status) in [
         // Not all of the body is there when the answer is.
@@ -232,7 +232,7 @@ async fn a_body_that_nobody_reads_is_never_a_request() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_expected_is_asked_for_once_it_is_wanted() {
+async fn expect_continue_is_answered_when_the_body_is_read() {
     let server = Server::start(&[], [created()]).await;
     let mut client = server.client().await;
     client.write(&format!("{HEAD}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")).await;
@@ -243,7 +243,7 @@ async fn a_body_that_is_expected_is_asked_for_once_it_is_wanted() {
 }
 
 #[tokio::test]
-async fn a_caller_that_sends_far_too_much_can_read_why_it_was_refused() {
+async fn oversized_upload_still_receives_the_413() {
     let server = Server::start(&[], [created()]).await;
     let mut client = server.client().await;
     client.write(&format!("{HEAD}Content-Length: 100000000\r\n\r\n")).await;

@@ -9,7 +9,6 @@
 )]
 
 mod admin;
-mod answers;
 mod callers;
 mod claims;
 mod console;
@@ -18,18 +17,19 @@ mod deletions;
 mod events;
 mod fleet;
 mod hostile;
-mod observed;
+mod observability;
 mod openapi;
-mod orders;
-mod patience;
+mod operator_actions;
 mod rates;
+mod raw_http;
 mod readiness;
 mod records;
 mod relay;
+mod responses;
 mod sandboxes;
 mod serving;
 mod support;
+mod timeouts;
 mod tls;
 mod tokens;
 mod undelivered;
-mod wire;

@@ -125,7 +125,7 @@ async fn behind_the_gate(route: &Route) -> Vec<Answer> {
         answers.push(ask(&rig, route, plain()).await);
     }
     let rig = Rig::new([Step::Say(None, "{}")]);
-    rig.line.set_connected(false);
+    rig.bus.set_connected(false);
     rig.ticks.is_broken.store(true, Ordering::SeqCst);
     answers.push(ask(&rig, route, plain()).await);
     for status in ["completed", "failed"] {
@@ -155,7 +155,7 @@ async fn behind_the_gate(route: &Route) -> Vec<Answer> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_route_is_described_with_every_status_that_it_shows_and_none_else() {
+async fn every_route_documents_exactly_its_statuses() {
     let document = document().await;
     for route in ROUTES {
         let described = operation(&document, route)["responses"].as_object();
@@ -172,7 +172,7 @@ async fn every_route_is_described_with_every_status_that_it_shows_and_none_else(
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_route_says_which_tokens_it_takes() {
+async fn every_route_documents_its_scopes() {
     let document = document().await;
     assert_eq!(document["openapi"].as_str().unwrap().split_once('.').unwrap().0, "3");
     for route in ROUTES {
@@ -190,7 +190,7 @@ async fn every_route_says_which_tokens_it_takes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_failure_is_shown_with_an_example_of_each_of_its_codes() {
+async fn every_error_has_an_example_for_each_code() {
     let document = document().await;
     let mut shown = BTreeSet::new();
     for route in ROUTES {
@@ -226,7 +226,7 @@ fn has_retry(response: &Value) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_operation_has_a_name_of_its_own() {
+async fn operation_ids_are_unique() {
     let document = document().await;
     let names: BTreeSet<_> = ROUTES
         .iter()
@@ -236,7 +236,7 @@ async fn every_operation_has_a_name_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_schema_that_is_named_is_there() {
+async fn referenced_schemas_exist() {
     let document = document().await;
     let text = document.to_string();
     let named: BTreeSet<_> =
@@ -248,7 +248,7 @@ async fn every_schema_that_is_named_is_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_page_needs_nothing_from_elsewhere_and_no_script_in_its_markup() {
+async fn docs_page_loads_nothing_external_and_has_no_inline_script() {
     let rig = Rig::new([Step::Hang]);
     let page = rig.ask("GET", "/v1/docs", &[]).await;
     assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));

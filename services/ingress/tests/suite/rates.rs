@@ -27,8 +27,8 @@ fn assert_limited(answer: &Answer, message: &str, retry_after: u32) {
 #[track_caller]
 fn assert_standing(answer: &Answer, limit: &str, remaining: &str, reset: &str) {
     let header = |name| answer.header(name).unwrap_or("none");
-    let told = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"].map(header);
-    assert_eq!(told, [limit, remaining, reset], "{answer:?}");
+    let shown = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"].map(header);
+    assert_eq!(shown, [limit, remaining, reset], "{answer:?}");
 }
 
 async fn metric(rig: &Rig, line: &str) -> bool {
@@ -37,7 +37,7 @@ async fn metric(rig: &Rig, line: &str) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_owner_that_loops_is_told_when_to_come_back_and_harms_nobody_else() {
+async fn owner_over_its_rate_gets_a_429_and_others_are_served() {
     let rig = rig(&[("OWNER_RATE_PER_SECOND", "2"), ("OWNER_RATE_BURST", "3")]);
     for (remaining, reset) in [("2", "1"), ("1", "1"), ("0", "2")] {
         let answer = claim(&rig, "p-1").await;
@@ -60,7 +60,7 @@ async fn an_owner_that_loops_is_told_when_to_come_back_and_harms_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_route_of_an_owner_counts_for_it() {
+async fn all_owner_routes_share_the_owner_limit() {
     let rig = rig(&[("OWNER_RATE_PER_SECOND", "1"), ("OWNER_RATE_BURST", "2")]);
     assert_eq!(rig.ask("GET", "/v1/sandboxes/7", LAB).await.status, 200);
     assert_eq!(rig.ask("POST", "/v1/sandboxes/7/mark-for-deletion", LAB).await.status, 200);
@@ -68,7 +68,7 @@ async fn every_route_of_an_owner_counts_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_without_a_token_can_use_up_what_an_owner_may_ask_for() {
+async fn unauthorized_requests_do_not_use_up_the_owner_limit() {
     let rig = rig(&[("OWNER_RATE_PER_SECOND", "1"), ("OWNER_RATE_BURST", "1")]);
     for authorization in ["", "Bearer guessed", "Bearer admin-token-1"] {
         for _ in 0..5 {
@@ -82,7 +82,7 @@ async fn nobody_without_a_token_can_use_up_what_an_owner_may_ask_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_has_a_limit_for_all_its_owners_and_the_routes_of_operators() {
+async fn token_limit_covers_all_owners_and_admin_routes() {
     let rig = rig(&[("TOKEN_RATE_PER_SECOND", "1"), ("TOKEN_RATE_BURST", "2")]);
     assert_eq!(claim(&rig, "p-1").await.status, 200);
     assert_eq!(claim(&rig, "p-2").await.status, 200);
@@ -98,7 +98,7 @@ async fn a_token_has_a_limit_for_all_its_owners_and_the_routes_of_operators() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn zero_is_no_limit_and_says_nothing() {
+async fn zero_disables_the_limit_and_its_headers() {
     let off = [("OWNER_RATE_PER_SECOND", "0"), ("TOKEN_RATE_PER_SECOND", "0"), ("OWNER_RATE_BURST", "1")];
     let rig = rig(&off);
     for _ in 0..50 {
@@ -108,7 +108,7 @@ async fn zero_is_no_limit_and_says_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_defaults_let_a_class_in_at_once() {
+async fn default_limits_admit_a_whole_class() {
     let rig = rig(&[]);
     for student in 0..1_000 {
         let answer = claim(&rig, &format!("p-{student}")).await;
@@ -131,7 +131,7 @@ async fn claim_from(rig: &Rig, peer: &str, forwarded_for: &str, token: &str) -> 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_asks_too_often_is_refused_whatever_its_token() {
+async fn address_limit_applies_to_every_token() {
     let rig = rig(&[("PEER_RATE_PER_SECOND", "1"), ("PEER_RATE_BURST", "2")]);
     assert_eq!(claim_from(&rig, "1.1.1.1", "", "guessed").await.status, 401);
     assert_eq!(claim_from(&rig, "1.1.1.1", "9.9.9.9", "guessed").await.status, 401);
@@ -148,7 +148,7 @@ async fn an_address_that_asks_too_often_is_refused_whatever_its_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn behind_a_trusted_proxy_each_address_counts_for_itself() {
+async fn forwarded_addresses_are_limited_separately() {
     let trusted = ("TRUSTED_PROXIES", "10.0.0.0/8, 127.0.0.1");
     let rig = rig(&[("PEER_RATE_PER_SECOND", "1"), ("PEER_RATE_BURST", "1"), trusted]);
     for (forwarded_for, status) in [

@@ -18,7 +18,7 @@ fn not_ready(store: &str) -> (u16, Value) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_ready_when_a_worker_reaches_the_store() {
+async fn ready_when_a_worker_can_use_the_store() {
     let rig = Rig::new([HEALTHY]);
     let ready = json!({"status": "ready", "checks": {"queue": "ok", "store": "ok"}});
     assert_eq!(look(&rig).await, (200, ready));
@@ -29,7 +29,7 @@ async fn it_is_ready_when_a_worker_reaches_the_store() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_names_what_is_wrong() {
+async fn failed_readiness_names_the_cause() {
     let cases = [
         (Step::Say(None, r#"{"store":"throttled"}"#), "throttled"),
         (Step::Say(None, "nonsense"), "a worker's answer could not be read"),
@@ -49,7 +49,7 @@ async fn it_names_what_is_wrong() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_store_is_asked_at_most_once_a_second_however_many_look() {
+async fn store_check_is_cached_for_a_second() {
     let rig = Rig::new([Step::Fail(RequestError::NoResponders), HEALTHY]);
     let (first, second) = tokio::join!(look(&rig), look(&rig));
     assert_eq!((first, second), (not_ready("no worker is there"), not_ready("no worker is there")));
@@ -62,7 +62,7 @@ async fn the_store_is_asked_at_most_once_a_second_however_many_look() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_stopping_it_is_alive_but_not_ready() {
+async fn stopping_ingress_is_alive_but_not_ready() {
     let rig = Rig::new([HEALTHY]);
     rig.stop.cancel();
     let (status, body) = look(&rig).await;

@@ -15,7 +15,7 @@ async fn sent(method: &str, path: &str) -> (Verb, Value) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_is_asked_for_with_every_filter_as_it_was_given() {
+async fn list_filters_are_passed_to_the_worker() {
     assert_eq!(sent("GET", "/v1/admin/sandboxes").await, (Verb::Sandboxes, json!({})));
     let path = "/v1/admin/sandboxes?status=allocated&pool=main&lab=dns-basics&owner=student%2F1%3Fx&\
                 name_prefix=lab-%2B&limit=7&cursor=allocated.main.3.0a.ff";
@@ -31,7 +31,7 @@ async fn a_list_is_asked_for_with_every_filter_as_it_was_given() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_workers_refuse_is_passed_on() {
+async fn worker_refusal_is_passed_through() {
     for (method, path, code, message) in [
         ("GET", "/v1/admin/sandboxes?limit=101", FaultCode::InvalidRequest, "limit must be from 1 to 100"),
         ("GET", "/v1/admin/sandboxes?cursor=forged", FaultCode::InvalidRequest, NOT_OURS),
@@ -46,7 +46,7 @@ async fn what_the_workers_refuse_is_passed_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_word_that_there_is_not_is_refused_here() {
+async fn unknown_query_parameter_is_rejected() {
     let rig = Rig::new([Step::Say(None, "{}")]);
     for (method, path) in [
         ("GET", "/v1/admin/sandboxes?state=stale"),
@@ -68,12 +68,12 @@ async fn a_word_that_there_is_not_is_refused_here() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_is_asked_for_by_its_id() {
+async fn sandbox_is_requested_by_id() {
     assert_eq!(sent("GET", "/v1/admin/sandboxes/7").await, (Verb::Sandbox, json!({"sandbox_id": "7"})));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_removal_says_which_and_who() {
+async fn bulk_delete_passes_filters_and_actor() {
     let (verb, body) = sent("POST", "/v1/admin/bulk-delete?status=stale").await;
     let expected = json!({"status": "stale", "dry_run": false, "by": "admin/alice"});
     assert_eq!((verb, body), (Verb::BulkDelete, expected));
@@ -85,7 +85,7 @@ async fn a_removal_says_which_and_who() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lab_learns_and_removes_nothing() {
+async fn lab_token_is_forbidden() {
     let rig = Rig::new([Step::Say(None, "{}")]);
     for (method, path) in [
         ("GET", "/v1/admin/sandboxes"),

@@ -1,4 +1,4 @@
-//! Repeats and deadlines. Time is tokio's paused clock; the dice always roll the longest pause.
+//! Repeats and deadlines. Time is tokio's paused clock; the random numbers always give the longest pause.
 
 use crate::support::{ADMIN, EPOCH_MS, FRESH_ID, LAB, Rig, Step, and};
 use contract::{FaultCode, Outcome};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const OK: Step = Step::Say(Some(Outcome::Created), "{}");
-const NOBODY: Step = Step::Fail(RequestError::NoResponders);
+const NO_RESPONDERS: Step = Step::Fail(RequestError::NoResponders);
 const SILENCE: Step = Step::Fail(RequestError::TimedOut);
 const BUSY: Step = Step::Refuse(FaultCode::NoWorkers, "all workers are busy");
 
@@ -23,8 +23,8 @@ fn patiences_ms(rig: &Rig) -> Vec<u128> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_context_carries_id_trace_and_key_and_each_attempt_has_its_number_and_deadline() {
-    let rig = Rig::new([SILENCE, NOBODY, BUSY, OK]);
+async fn attempts_carry_request_id_trace_key_number_and_deadline() {
+    let rig = Rig::new([SILENCE, NO_RESPONDERS, BUSY, OK]);
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let headers = and(LAB, &[("X-Request-ID", "r-1"), ("traceparent", trace), ("Idempotency-Key", "k-1")]);
     assert_eq!(rig.ask("POST", "/v1/allocate", &headers).await.status, 201);
@@ -50,7 +50,7 @@ async fn the_context_carries_id_trace_and_key_and_each_attempt_has_its_number_an
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_without_an_id_goes_on_under_the_fresh_one() {
+async fn request_without_an_id_gets_a_generated_one() {
     let rig = Rig::new([OK]);
     rig.ask("POST", "/v1/allocate", &and(LAB, &[("traceparent", "nonsense")])).await;
     let context = rig.workers.only_seen().context;
@@ -58,8 +58,8 @@ async fn a_request_without_an_id_goes_on_under_the_fresh_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_workers_it_looks_again_for_a_second_and_then_says_so() {
-    let rig = Rig::new([NOBODY]);
+async fn missing_workers_are_retried_for_a_second() {
+    let rig = Rig::new([NO_RESPONDERS]);
     let answer = rig.ask("POST", "/v1/allocate", LAB).await;
     answer.assert_fault(FaultCode::NoWorkers, NO_WORKER);
     // Pauses of 100, 200, 400 and what is left of the second.
@@ -67,18 +67,18 @@ async fn without_workers_it_looks_again_for_a_second_and_then_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_comes_late_is_still_found() {
-    let rig = Rig::new([NOBODY, NOBODY, OK]);
+async fn worker_that_appears_during_the_retries_is_used() {
+    let rig = Rig::new([NO_RESPONDERS, NO_RESPONDERS, OK]);
     assert_eq!(rig.ask("POST", "/v1/allocate", LAB).await.status, 201);
     assert_eq!(times_ms(&rig), [0, 100, 300]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn busy_workers_are_asked_again_until_the_deadline_and_have_the_last_word() {
+async fn busy_workers_are_retried_until_the_deadline() {
     let rig = Rig::new([BUSY]);
     let answer = rig.ask("POST", "/v1/allocate", LAB).await;
     answer.assert_fault(FaultCode::NoWorkers, "all workers are busy");
-    // The advice is one second, and the dice take all of it away.
+    // The advice is one second, and the random numbers take all of it away.
     let times = times_ms(&rig);
     assert_eq!(times[..4], [0, 50, 100, 150]);
     assert_eq!(times.last(), Some(&9_000), "another attempt would have less than a second");
@@ -87,14 +87,14 @@ async fn busy_workers_are_asked_again_until_the_deadline_and_have_the_last_word(
 }
 
 #[tokio::test(start_paused = true)]
-async fn busy_workers_do_not_use_up_the_patience_with_absent_ones() {
-    let rig = Rig::new([NOBODY, BUSY, NOBODY, BUSY, NOBODY, OK]);
+async fn busy_replies_do_not_use_the_no_responders_budget() {
+    let rig = Rig::new([NO_RESPONDERS, BUSY, NO_RESPONDERS, BUSY, NO_RESPONDERS, OK]);
     assert_eq!(rig.ask("POST", "/v1/allocate", LAB).await.status, 201);
     assert_eq!(times_ms(&rig), [0, 100, 150, 550, 600, 1_100]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn advice_that_ends_after_the_deadline_goes_to_the_caller_at_once() {
+async fn retry_after_beyond_the_deadline_is_returned_immediately() {
     let advice = |seconds| Step::RefuseFor(FaultCode::NoWorkers, "there are too many requests", seconds);
     let rig = Rig::new([advice(11)]);
     let answer = rig.ask("POST", "/v1/allocate", LAB).await;
@@ -106,7 +106,7 @@ async fn advice_that_ends_after_the_deadline_goes_to_the_caller_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_worker_is_asked_again_until_the_deadline() {
+async fn unanswered_request_is_retried_until_the_deadline() {
     let rig = Rig::new([SILENCE]);
     let answer = rig.ask("POST", "/v1/allocate", LAB).await;
     answer.assert_fault(FaultCode::Timeout, NO_ANSWER);
@@ -115,7 +115,7 @@ async fn a_silent_worker_is_asked_again_until_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_whose_attempt_ran_out_of_time_is_asked_again() {
+async fn timed_out_attempt_is_retried() {
     const LATE: Step = Step::Refuse(FaultCode::Timeout, "the deadline passed");
     let rig = Rig::new([LATE, OK]);
     assert_eq!(rig.ask("POST", "/v1/allocate", LAB).await.status, 201);
@@ -126,14 +126,14 @@ async fn a_worker_whose_attempt_ran_out_of_time_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_after_silence_is_the_answer() {
+async fn reply_to_a_retry_after_a_timeout_is_returned() {
     let rig = Rig::new([SILENCE, Step::Say(Some(Outcome::Existing), "{}")]);
     assert_eq!(rig.ask("POST", "/v1/allocate", LAB).await.status, 200);
     assert_eq!(times_ms(&rig), [0, 4_100]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_settings_are_obeyed() {
+async fn timeouts_follow_the_settings() {
     let settings =
         [("REQUEST_DEADLINE_MS", "1000"), ("REQUEST_ATTEMPT_MS", "300"), ("NO_RESPONDERS_PATIENCE_MS", "0")];
     let rig = Rig::with(&settings, [SILENCE]);
@@ -141,7 +141,7 @@ async fn the_settings_are_obeyed() {
     assert_eq!(times_ms(&rig), [0, 400, 900]);
     assert_eq!(patiences_ms(&rig), [300, 300, 100]);
     assert_eq!(rig.workers.seen()[0].context.deadline_ms, Some(EPOCH_MS + 300));
-    let rig = Rig::with(&settings, [NOBODY]);
+    let rig = Rig::with(&settings, [NO_RESPONDERS]);
     rig.ask("POST", "/v1/allocate", LAB).await.assert_fault(FaultCode::NoWorkers, NO_WORKER);
     assert_eq!(times_ms(&rig), [0]);
 }
@@ -149,7 +149,7 @@ async fn the_settings_are_obeyed() {
 #[tokio::test(start_paused = true)]
 async fn the_deadline_also_ends_the_wait_for_workers() {
     let settings = [("REQUEST_DEADLINE_MS", "500"), ("NO_RESPONDERS_PATIENCE_MS", "30000")];
-    let rig = Rig::with(&settings, [NOBODY]);
+    let rig = Rig::with(&settings, [NO_RESPONDERS]);
     rig.ask("POST", "/v1/allocate", LAB).await.assert_fault(FaultCode::NoWorkers, NO_WORKER);
     assert_eq!(times_ms(&rig), [0, 100, 300]);
 }
@@ -158,7 +158,7 @@ async fn the_deadline_also_ends_the_wait_for_workers() {
 const PAGES: [&str; 2] = ["/v1/admin/bulk-delete?status=stale", "/v1/admin/deletions/replay?all=true"];
 
 #[tokio::test(start_paused = true)]
-async fn a_page_of_work_that_may_have_been_begun_is_not_sent_again() {
+async fn bulk_request_that_may_have_started_is_not_retried() {
     let ends = [(RequestError::TimedOut, "TIMEOUT"), (RequestError::Disconnected, "UPSTREAM_UNAVAILABLE")];
     for (path, (end, code)) in PAGES.into_iter().flat_map(|path| ends.map(|end| (path, end))) {
         let rig = Rig::new([Step::Fail(end), OK]);
@@ -174,9 +174,9 @@ async fn a_page_of_work_that_may_have_been_begun_is_not_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_of_work_that_nobody_began_is_sent_again() {
+async fn bulk_request_that_never_started_is_retried() {
     for path in PAGES {
-        let rig = Rig::new([NOBODY, BUSY, OK]);
+        let rig = Rig::new([NO_RESPONDERS, BUSY, OK]);
         assert_eq!(rig.ask("POST", path, ADMIN).await.status, 200, "{path}");
         assert_eq!(times_ms(&rig), [0, 100, 150], "{path}");
         assert_eq!(patiences_ms(&rig), [10_000, 9_900, 9_850], "{path}");
@@ -184,7 +184,7 @@ async fn a_page_of_work_that_nobody_began_is_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_connection_it_says_so_at_once() {
+async fn lost_connection_fails_immediately() {
     let rig = Rig::new([Step::Fail(RequestError::Disconnected)]);
     let answer = rig.ask("POST", "/v1/allocate", LAB).await;
     let message = "the broker cannot reach its workers; try again shortly";
@@ -193,7 +193,7 @@ async fn without_a_connection_it_says_so_at_once() {
 }
 
 #[tokio::test]
-async fn requests_beyond_the_limit_are_told_to_come_back_and_places_are_given_back() {
+async fn requests_beyond_the_concurrency_limit_are_refused() {
     let rig = Arc::new(Rig::with(&[("IN_FLIGHT_MAX", "2")], [Step::Hang]));
     let mut stuck = Vec::new();
     for _ in 0..2 {

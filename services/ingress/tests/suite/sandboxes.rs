@@ -11,7 +11,7 @@ const BOTH: [(&str, &str, Verb, &str); 2] =
     [("POST", "/mark-for-deletion", Verb::Release, RELEASED), ("GET", "", Verb::Get, VIEW)];
 
 #[tokio::test(start_paused = true)]
-async fn the_worker_is_asked_for_this_sandbox_and_owner() {
+async fn request_names_the_sandbox_and_owner() {
     for (method, tail, verb, reply) in BOTH {
         let rig = Rig::new([Step::Say(None, reply)]);
         let answer = rig.ask(method, &format!("/v1/sandboxes/7{tail}"), LAB).await;
@@ -30,7 +30,7 @@ async fn the_worker_is_asked_for_this_sandbox_and_owner() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_owner_has_to_be_named() {
+async fn owner_header_is_required() {
     for (method, tail, _, reply) in BOTH {
         let rig = Rig::new([Step::Say(None, reply)]);
         let path = format!("/v1/sandboxes/7{tail}");
@@ -44,7 +44,7 @@ async fn an_owner_has_to_be_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_path_that_holds_no_id_is_refused() {
+async fn invalid_id_in_the_path_is_rejected() {
     let longest = "x".repeat(129);
     let tokens = "may hold only ASCII letters, digits, '-' and '_'";
     let cases = [
@@ -76,7 +76,7 @@ async fn faults_of_the_worker_keep_their_status() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_time_is_asked_for_by_headers() {
+async fn extension_is_requested_by_headers() {
     const EXTENDED: &str = r#"{"sandbox_id":"7","expires_at":1800000000,"lease_epoch":2}"#;
     let owner = [("Authorization", "Bearer lab-token-1"), ("X-Track-ID", "p-1")];
     let rig = Rig::new([Step::Say(None, EXTENDED)]);
@@ -96,7 +96,7 @@ async fn more_time_is_asked_for_by_headers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_time_needs_a_length_and_an_epoch_is_a_number() {
+async fn extension_needs_a_length_and_a_numeric_epoch() {
     let owner = [("Authorization", "Bearer lab-token-1"), ("X-Track-ID", "p-1")];
     let cases = [
         (None, "X-Lab-Duration has to say how long the lease is to last in all"),

@@ -1,7 +1,7 @@
 //! Real HTTP on a real socket: kept connections and the orderly stop.
 
+use crate::raw_http::{CLAIM, Server, WAIT, created};
 use crate::support::Step;
-use crate::wire::{CLAIM, Server, WAIT, created};
 use socket2::{SockFilter, SockRef};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 const VANISHED_MAX: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn a_connection_is_kept_from_request_to_request() {
+async fn connection_is_kept_alive() {
     let server = Server::start(&[], [created()]).await;
     let mut client = server.client().await;
     for _ in 0..3 {
@@ -45,7 +45,7 @@ async fn an_idle_server_stops_at_once() {
 }
 
 #[tokio::test]
-async fn while_stopping_a_kept_connection_still_gets_an_answer_and_is_then_closed() {
+async fn kept_connection_is_answered_and_closed_while_stopping() {
     let server = Server::start(&[("HTTP_LINGER_MS", "60000")], [created()]).await;
     let mut client = server.client().await;
     client.claims().await;
@@ -60,7 +60,7 @@ async fn while_stopping_a_kept_connection_still_gets_an_answer_and_is_then_close
 }
 
 #[tokio::test]
-async fn while_draining_new_connections_are_served_and_the_ingress_is_not_ready() {
+async fn draining_ingress_serves_new_connections_but_is_not_ready() {
     let settings = [("HTTP_DRAIN_MS", "60000"), ("HTTP_LINGER_MS", "0")];
     let server = Server::start(&settings, [created()]).await;
     server.stop.cancel();
@@ -81,7 +81,7 @@ async fn while_draining_new_connections_are_served_and_the_ingress_is_not_ready(
 /// The machine of a reader that vanishes says nothing any more, not even that the connection is gone.
 #[tokio::test]
 #[cfg(target_os = "linux")]
-async fn a_reader_that_has_vanished_is_noticed_within_30_seconds() {
+async fn vanished_reader_is_detected_within_30_seconds() {
     let server = Server::start(&[], []).await;
     let mut reader = server.client().await;
     reader
@@ -102,7 +102,7 @@ async fn a_reader_that_has_vanished_is_noticed_within_30_seconds() {
 }
 
 #[tokio::test]
-async fn what_runs_when_the_stop_comes_is_finished() {
+async fn running_request_is_finished_at_shutdown() {
     let server = Server::start(&[("HTTP_LINGER_MS", "0")], [Step::SayWhenLet("{}")]).await;
     let (mut client, mut idle) = (server.client().await, server.client().await);
     client.write(CLAIM).await;
@@ -119,7 +119,7 @@ async fn what_runs_when_the_stop_comes_is_finished() {
 }
 
 #[tokio::test]
-async fn silent_connections_do_not_hold_up_the_stop() {
+async fn idle_connections_do_not_delay_the_stop() {
     let server = Server::start(&[("HTTP_LINGER_MS", "0")], [created()]).await;
     let mut fresh = server.client().await;
     let mut kept = server.client().await;
@@ -128,11 +128,11 @@ async fn silent_connections_do_not_hold_up_the_stop() {
     assert_eq!((fresh.rest().await, kept.rest().await), (String::new(), String::new()));
     let address = server.address;
     server.ended().await;
-    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(address).await.is_err(), "no server listens any more");
 }
 
 #[tokio::test]
-async fn a_body_in_pieces_is_bounded_and_the_caller_is_told() {
+async fn oversized_chunked_body_gets_a_413() {
     let server = Server::start(&[], [created()]).await;
     let mut client = server.client().await;
     let head = CLAIM.replace("Content-Length: 0", "Transfer-Encoding: chunked");
@@ -150,7 +150,7 @@ async fn a_body_in_pieces_is_bounded_and_the_caller_is_told() {
 }
 
 #[tokio::test]
-async fn a_connection_has_the_address_that_its_requests_are_counted_by() {
+async fn requests_are_limited_by_the_connection_address() {
     let limits = [("PEER_RATE_PER_SECOND", "1"), ("PEER_RATE_BURST", "1")];
     let server = Server::start(&limits, [created()]).await;
     let mut client = server.client().await;

@@ -1,4 +1,4 @@
-//! The rig: an ingress whose workers, runs, time and dice do what the test says.
+//! The rig: an ingress whose workers, runs, time and random numbers do what the test says.
 
 use async_trait::async_trait;
 use axum::Router;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use contract::{Fault, FaultCode, Outcome, RunReport, TickKind, TickOrder, Verb, WorkerRole};
 use ingress::{Config, Ingress, Ports};
 use ports::bus::{
-    BusError, Context, DeletionLine, Discovery, EventFeed, LateReply, Reply, RequestError, Requests,
+    BusError, Context, DeletionControl, Discovery, EventFeed, LateReply, Reply, RequestError, Requests,
     ServiceInfo, TickReceipt, Ticks, Unanswered,
 };
 use ports::clock::Clock;
@@ -100,15 +100,15 @@ pub(crate) struct PausedClock {
     began: Instant,
 }
 
-/// Dice that always roll the highest number.
+/// A generator that always gives the highest number.
 #[derive(Debug)]
-pub(crate) struct HighDice;
+pub(crate) struct HighRng;
 
 pub(crate) struct Rig {
     pub(crate) workers: Arc<FakeWorkers>,
     pub(crate) ticks: Arc<FakeTicks>,
     /// Its switch and nothing else of it is used.
-    pub(crate) line: Arc<MemoryBus>,
+    pub(crate) bus: Arc<MemoryBus>,
     pub(crate) clock: PausedClock,
     pub(crate) registry: Registry,
     pub(crate) stop: CancellationToken,
@@ -155,11 +155,11 @@ impl Rig {
         });
         let (ticks, registry, stop) =
             (Arc::new(FakeTicks::default()), Registry::new(), CancellationToken::new());
-        let line = Arc::new(MemoryBus::new(MemoryConfig::default(), Arc::new(clock), Arc::new(HighDice)));
-        let ports = ports(&workers, &ticks, &line, clock);
+        let bus = Arc::new(MemoryBus::new(MemoryConfig::default(), Arc::new(clock), Arc::new(HighRng)));
+        let ports = ports(&workers, &ticks, &bus, clock);
         let ingress = try_build(&env, ports, registry.clone()).unwrap();
         let router = ingress.router(stop.clone());
-        Self { workers, ticks, line, clock, registry, stop, router, own: ingress, env }
+        Self { workers, ticks, bus, clock, registry, stop, router, own: ingress, env }
     }
 
     /// The value of a metric without labels.
@@ -186,12 +186,12 @@ impl Rig {
     }
 
     fn ports(&self) -> Ports {
-        ports(&self.workers, &self.ticks, &self.line, self.clock)
+        ports(&self.workers, &self.ticks, &self.bus, self.clock)
     }
 
     /// Has an ingress answer service discovery, as on every bus that works.
     pub(crate) async fn show_itself(&self) {
-        let (bus, stop) = (Arc::clone(&self.line), self.stop.clone());
+        let (bus, stop) = (Arc::clone(&self.bus), self.stop.clone());
         tokio::spawn(async move { bus.answer_discovery(Arc::new(Shown), stop).await });
         tokio::task::yield_now().await;
     }
@@ -213,19 +213,19 @@ impl Rig {
 fn ports(
     workers: &Arc<FakeWorkers>,
     ticks: &Arc<FakeTicks>,
-    line: &Arc<MemoryBus>,
+    bus: &Arc<MemoryBus>,
     clock: PausedClock,
 ) -> Ports {
     Ports {
         requests: Arc::clone(workers) as Arc<dyn Requests>,
         ticks: Arc::clone(ticks) as Arc<dyn Ticks>,
-        line: Arc::clone(line) as Arc<dyn DeletionLine>,
-        events: Arc::clone(line) as Arc<dyn EventFeed>,
-        discovery: Arc::clone(line) as Arc<dyn Discovery>,
+        deletion_control: Arc::clone(bus) as Arc<dyn DeletionControl>,
+        events: Arc::clone(bus) as Arc<dyn EventFeed>,
+        discovery: Arc::clone(bus) as Arc<dyn Discovery>,
         secrets: None,
         checks: Vec::new(),
         clock: Arc::new(clock),
-        random: Arc::new(HighDice),
+        random: Arc::new(HighRng),
     }
 }
 
@@ -482,9 +482,9 @@ impl Clock for PausedClock {
     }
 }
 
-// === impl HighDice ===
+// === impl HighRng ===
 
-impl Random for HighDice {
+impl Random for HighRng {
     fn below(&self, bound: usize) -> usize {
         bound.saturating_sub(1)
     }

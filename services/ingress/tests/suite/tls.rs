@@ -1,7 +1,7 @@
 //! TLS with the ingress's certificate: what is spoken, what is refused, and a certificate that changes.
 
+use crate::raw_http::{CLAIM, Server, created};
 use crate::support::Step;
-use crate::wire::{CLAIM, Server, created};
 use ingress::Config;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use runtime::settings::Settings;
@@ -110,7 +110,7 @@ async fn claim(mut stream: TlsStream<TcpStream>) -> std::io::Result<String> {
 const BOTH: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
 
 #[tokio::test]
-async fn claims_go_over_tls_1_2_and_1_3_and_browsers_are_told_to_insist_on_it() {
+async fn tls_1_2_and_1_3_are_served_with_hsts() {
     let authority = Authority::new();
     authority.renew("broker.example");
     let server = authority.server(false, [created()]).await;
@@ -132,7 +132,7 @@ async fn claims_go_over_tls_1_2_and_1_3_and_browsers_are_told_to_insist_on_it() 
 }
 
 #[tokio::test]
-async fn with_an_authority_for_callers_each_needs_a_certificate_of_it() {
+async fn client_ca_requires_a_client_certificate() {
     let authority = Authority::new();
     authority.renew("broker.example");
     let server = authority.server(true, [created()]).await;
@@ -151,7 +151,7 @@ async fn with_an_authority_for_callers_each_needs_a_certificate_of_it() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_taken_and_a_bad_one_is_told_and_changes_nothing() {
+async fn certificate_is_reloaded_and_a_bad_one_is_reported() {
     let authority = Authority::new();
     authority.renew("old.example");
     let server = authority.server(false, [created()]).await;
@@ -192,7 +192,7 @@ fn mistakes(more: &[(&str, &PathBuf)]) -> Vec<String> {
 }
 
 #[test]
-fn mistakes_are_named_at_the_start_and_no_byte_of_a_key_is_shown() {
+fn tls_mistakes_are_reported_without_key_material() {
     let authority = Authority::new();
     authority.renew("broker.example");
     authority.write("other-key.pem", &authority.sign("broker.example").1);

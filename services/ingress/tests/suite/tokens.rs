@@ -49,7 +49,7 @@ async fn status(rig: &Rig, token: &str) -> u16 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_of_the_file_and_of_the_environment_are_good_together() {
+async fn tokens_of_file_and_environment_are_both_accepted() {
     let (_folder, path) = folder_with(&[line("one", Scope::Lab, &[]), line("look", Scope::ReadOnly, &[])]);
     let rig = rig(&path);
     assert_eq!(status(&rig, "one").await, 200);
@@ -66,7 +66,7 @@ async fn tokens_of_the_file_and_of_the_environment_are_good_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_for_some_pools_is_held_to_them() {
+async fn pool_token_is_restricted_to_its_pools() {
     let (_folder, path) =
         folder_with(&[line("events", Scope::Lab, &["dns", "main"]), line("free", Scope::Lab, &[])]);
     let rig = rig(&path);
@@ -119,7 +119,7 @@ async fn metric(rig: &Rig, line: &str) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_changed_file_takes_effect_without_a_restart_and_a_bad_one_changes_nothing() {
+async fn tokens_file_is_reloaded_and_a_bad_one_is_ignored() {
     let (_folder, path) = folder_with(&[line("old", Scope::Lab, &[])]);
     let rig = rig(&path);
     assert_eq!((status(&rig, "old").await, status(&rig, "new").await), (200, 401));
@@ -152,7 +152,7 @@ async fn a_changed_file_takes_effect_without_a_restart_and_a_bad_one_changes_not
 }
 
 #[test]
-fn a_file_that_is_bad_at_the_start_is_a_mistake_that_shows_nothing_of_it() {
+fn bad_tokens_file_at_startup_is_rejected_without_leaking_it() {
     let (_folder, path) = folder_with(&["alice admin s3cret".to_owned()]);
     let missing = path.with_extension("missing");
     for (file, problem) in [
@@ -167,7 +167,7 @@ fn a_file_that_is_bad_at_the_start_is_a_mistake_that_shows_nothing_of_it() {
 }
 
 #[test]
-fn a_name_that_is_there_twice_is_a_mistake() {
+fn duplicate_token_name_is_a_mistake() {
     let (_folder, path) = folder_with(&[line("lab", Scope::Lab, &[])]);
     let env: BTreeMap<_, _> = [("TOKENS_FILE", path.to_str().unwrap()), ("BROKER_API_TOKEN", "other")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const LEASE: &str = r#"{"sandbox_id":"7","name":"lab-7","external_id":"u-7","allocated_at":1,"expires_at":2,"sfdc_account_id":null,"lease_epoch":1}"#;
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const REASONS: [&str; 3] = ["late_reply", "caller_left", "unknown"];
 
 /// The counts by reason.
@@ -26,11 +26,11 @@ async fn until(rig: &Rig, expected: [u64; 3]) {
             tokio::task::yield_now().await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, counted).await.is_ok(), "{:?}", counts(rig).await);
+    assert!(tokio::time::timeout(TIMEOUT, counted).await.is_ok(), "{:?}", counts(rig).await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_told_of_after_the_error_is_counted_once() {
+async fn late_lease_after_an_error_is_counted_once() {
     let rig = Rig::new([Step::Late(LEASE)]);
     let answer = rig.ask("POST", "/v1/allocate", LAB).await;
     assert_eq!((answer.status.as_u16(), rig.workers.seen().len()), (504, 3));
@@ -38,14 +38,14 @@ async fn a_lease_that_is_told_of_after_the_error_is_counted_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_a_further_attempt_brings_is_delivered() {
+async fn lease_returned_by_a_retry_is_delivered() {
     let rig = Rig::new([Step::Late(LEASE), Step::Say(Some(Outcome::Created), LEASE)]);
     assert_eq!(rig.ask("POST", "/v1/allocate", LAB).await.status, 201);
     assert_eq!(counts(&rig).await, [0, 0, 0]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_that_may_have_been_granted_is_counted_apart() {
+async fn claim_with_unknown_outcome_is_counted_separately() {
     for (step, unknown) in [
         (Step::Fail(RequestError::TimedOut), 1),
         (Step::Refuse(FaultCode::StoreUnavailable, "no"), 1),
@@ -60,13 +60,13 @@ async fn a_claim_that_may_have_been_granted_is_counted_apart() {
 }
 
 #[tokio::test]
-async fn a_lease_whose_caller_has_left_is_counted() {
+async fn lease_of_a_disconnected_caller_is_counted() {
     let rig = Arc::new(Rig::new([Step::SayWhenLet(LEASE)]));
     let asked = tokio::spawn({
         let rig = Arc::clone(&rig);
         async move { rig.ask("POST", "/v1/allocate", LAB).await }
     });
-    tokio::time::timeout(PATIENCE, rig.workers.hanging.acquire()).await.unwrap().unwrap().forget();
+    tokio::time::timeout(TIMEOUT, rig.workers.hanging.acquire()).await.unwrap().unwrap().forget();
     asked.abort();
     assert!(asked.await.unwrap_err().is_cancelled());
     rig.workers.gate.add_permits(1);

@@ -6,14 +6,14 @@ use domain::{
     Candidate, ClaimKey, ExternalId, Grant, IdempotencyKey, NewSandbox, OwnerId, PoolName, SandboxName,
     StateName, UnixSeconds, Version,
 };
-use ports::bus::{DeletionLine as _, Pace as _, Ticket, Turn};
+use ports::bus::{Admission, DeletionControl as _, Permit, ProviderThrottle as _};
 use ports::clock::Clock as _;
 use ports::provider::{Account, ProviderError};
-use ports::random::Dice;
+use ports::random::Rng;
 use ports::store::Store;
 use prometheus::Registry;
-use runtime::line::LineRules;
-use runtime::recorder::{LedgerMetrics, Recorder};
+use runtime::recorder::{EventLogMetrics, Recorder};
+use runtime::throttle::ThrottleRules;
 use std::sync::Arc;
 use testkit::bus::{MemoryBus, MemoryConfig};
 use testkit::clock::ManualClock;
@@ -23,12 +23,12 @@ use testkit::store::MemoryStore;
 use tokio_util::sync::CancellationToken;
 
 mod breakdowns;
-mod clearing;
+mod concurrent_workers;
 mod duplicates;
 mod failures;
-mod line;
 mod parking;
-mod twins;
+mod pre_clean;
+mod throttle;
 mod wanted;
 
 const NOW: UnixSeconds = UnixSeconds::new(1_763_683_200);
@@ -44,7 +44,7 @@ const CONFIG: Config = Config {
     failure_policy: FailurePolicy::Block,
 };
 
-const RULES: LineRules = LineRules {
+const RULES: ThrottleRules = ThrottleRules {
     per_minute_max: 600,
     per_minute_min: 60,
     failures_max: 5,
@@ -107,8 +107,8 @@ impl Rig {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(2));
         let faulty = Arc::new(faults(FaultyStore::new(Arc::clone(&store))));
         let provider = Arc::new(FakeProvider::new());
-        let settings = MemoryConfig { line: RULES, ..MemoryConfig::default() };
-        let random = Arc::new(Dice::seeded(7));
+        let settings = MemoryConfig { throttle: RULES, ..MemoryConfig::default() };
+        let random = Arc::new(Rng::seeded(7));
         let bus = MemoryBus::new(settings, Arc::new(clock.clone()), random.clone());
         let registry = Registry::new();
         let ports = Ports {
@@ -117,11 +117,11 @@ impl Rig {
             store: faulty.clone(),
             provider: provider.clone(),
             deletions: Arc::new(bus.clone()),
-            pace: Arc::new(bus.clone()),
+            throttle: Arc::new(bus.clone()),
             recorder: Recorder::new(
                 Arc::new(clock.clone()),
                 Arc::new(bus.clone()),
-                LedgerMetrics::register(&registry).unwrap(),
+                EventLogMetrics::register(&registry).unwrap(),
             ),
         };
         let metrics = Metrics::register(&registry).unwrap();
@@ -179,20 +179,20 @@ impl Rig {
     }
 
     /// Takes the next slot, as another reaper would.
-    async fn slot(&self) -> Ticket {
-        match self.bus.take().await.unwrap() {
-            Turn::Go { ticket, .. } => ticket,
-            Turn::Later { wait, .. } => panic!("no slot for {wait:?}"),
+    async fn slot(&self) -> Permit {
+        match self.bus.acquire().await.unwrap() {
+            Admission::Go { permit, .. } => permit,
+            Admission::Later { wait, .. } => panic!("no slot for {wait:?}"),
         }
     }
 
     /// The provider asks another reaper to stay away.
     async fn hold(&self, span: Duration) {
-        self.bus.tell(self.slot().await, &id(), CallEnd::SlowDown { span }).await.unwrap();
+        self.bus.report_outcome(self.slot().await, &id(), CallOutcome::SlowDown { span }).await.unwrap();
     }
 
-    /// What an operator sees of the line.
-    async fn line_state(&self) -> String {
+    /// What an operator sees of the throttle.
+    async fn throttle_state(&self) -> String {
         self.bus.status().await.unwrap().state
     }
 
@@ -250,7 +250,7 @@ impl Rig {
 }
 
 #[tokio::test]
-async fn a_wanted_deletion_is_done_and_leaves_a_tombstone() {
+async fn pending_deletion_is_done_and_leaves_a_tombstone() {
     let rig = Rig::new().await;
     let work = rig.released().await;
     rig.clock.advance(SECOND);
@@ -264,7 +264,7 @@ async fn a_wanted_deletion_is_done_and_leaves_a_tombstone() {
 }
 
 #[tokio::test]
-async fn what_is_gone_already_counts_as_deleted() {
+async fn missing_account_counts_as_deleted() {
     let rig = Rig::new().await;
     rig.provider.set_accounts(Vec::new());
     let work = rig.released().await;
@@ -274,7 +274,7 @@ async fn what_is_gone_already_counts_as_deleted() {
 }
 
 #[tokio::test]
-async fn a_provider_that_cannot_clear_is_not_asked_to() {
+async fn pre_clean_is_skipped_if_unsupported() {
     let rig = Rig::new().await;
     let abilities = ports::provider::Abilities { list: true, delete: true, pre_clean: false, check: false };
     rig.provider.set_abilities(abilities);
@@ -301,7 +301,7 @@ async fn a_deletion_waits_for_its_slot() {
 }
 
 #[test]
-fn the_delay_doubles_up_to_the_longest_and_half_of_it_is_chance() {
+fn retry_delay_doubles_up_to_the_maximum_with_half_jitter() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let rig = runtime.block_on(Rig::new());
     let table = [
@@ -326,7 +326,7 @@ fn the_delay_doubles_up_to_the_longest_and_half_of_it_is_chance() {
 }
 
 #[test]
-fn the_longest_delay_is_never_shorter_than_the_first() {
+fn maximum_delay_is_at_least_the_minimum() {
     let env = std::collections::BTreeMap::from([
         ("DELETION_RETRY_SECONDS_MIN".to_owned(), "100".to_owned()),
         ("DELETION_RETRY_SECONDS_MAX".to_owned(), "10".to_owned()),

@@ -166,7 +166,7 @@ impl Reconciler {
                     self.checked.note(&case, now, None);
                 }
                 Found::Broken(violation) => {
-                    tell_of(&case, violation);
+                    log_violation(&case, violation);
                     self.checked.note(&case, now, Some(violation));
                 }
                 Found::Raced => {
@@ -222,7 +222,7 @@ impl Reconciler {
             let first = self.still_held(cases).await?;
             let both = self.still_held(first).await?;
             if let [one, _, ..] = both.as_slice() {
-                tell_of(one, Violation::HeldTwice);
+                log_violation(one, Violation::HeldTwice);
                 keys += 1;
             }
         }
@@ -239,7 +239,7 @@ impl Reconciler {
     }
 }
 
-fn tell_of(case: &Case, violation: Violation) {
+fn log_violation(case: &Case, violation: Violation) {
     tracing::error!(
         violation = violation.as_str(),
         sandbox.id = case.id.as_str(),

@@ -5,7 +5,7 @@ use super::*;
 use crate::tests::{HOUR, NOW, Rig, claim_key, done, id, owner};
 use contract::{Report, TickKind, Violation};
 use domain::{ClaimKey, ClaimRecord};
-use ports::bus::CensusBoard as _;
+use ports::bus::CensusStore as _;
 use ports::clock::Clock as _;
 use ports::store::IDENTITY_SHARDS;
 use std::sync::Arc;
@@ -110,7 +110,7 @@ async fn a_hundred_thousand_sandboxes_are_counted_exactly() {
 }
 
 #[tokio::test]
-async fn leases_are_held_against_their_claims_a_few_thousand_at_a_time_and_once() {
+async fn leases_are_checked_against_claims_in_bounded_batches() {
     let (rig, expected) = pool_of(25_000).await;
     let held = expected.all.allocated;
     let mut checked = 0;
@@ -131,7 +131,7 @@ async fn leases_are_held_against_their_claims_a_few_thousand_at_a_time_and_once(
 }
 
 #[tokio::test]
-async fn a_census_is_kept_and_shown_and_reported_as_one() {
+async fn census_is_stored_exported_and_reported_consistently() {
     let (rig, expected) = pool_of(200).await;
     let report = run(&rig).await;
     assert_eq!((report.status.as_str(), &report.census), (COMPLETED, &expected));
@@ -149,7 +149,7 @@ async fn a_census_is_kept_and_shown_and_reported_as_one() {
 }
 
 #[tokio::test]
-async fn a_census_that_another_reconciler_took_is_shown_as_well() {
+async fn census_of_another_reconciler_is_exported() {
     let rig = Rig::new();
     let stop = CancellationToken::new();
     let showing = tokio::spawn({
@@ -190,7 +190,7 @@ async fn a_census_that_another_reconciler_took_is_shown_as_well() {
 }
 
 #[tokio::test]
-async fn a_census_that_breaks_off_leaves_the_last_one() {
+async fn failed_census_keeps_the_previous_one() {
     let (rig, expected) = pool_of(50).await;
     run(&rig).await;
     rig.clock.advance(HOUR);
@@ -219,7 +219,7 @@ async fn a_census_that_breaks_off_leaves_the_last_one() {
 }
 
 #[test]
-fn only_the_largest_labs_are_named() {
+fn only_the_largest_labs_are_listed() {
     let labs = |of_pool: &[(&str, u64)]| -> BTreeMap<String, u64> {
         of_pool.iter().map(|(lab, held)| ((*lab).to_owned(), *held)).collect()
     };
@@ -240,7 +240,7 @@ fn only_the_largest_labs_are_named() {
 }
 
 #[tokio::test]
-async fn a_lease_without_its_claim_is_told_until_it_ends() {
+async fn lease_without_a_claim_is_reported_until_it_ends() {
     let rig = Rig::new();
     let seen = rig.add(1, "main").await;
     // The first of the two writes is left out.
@@ -255,7 +255,7 @@ async fn a_lease_without_its_claim_is_told_until_it_ends() {
 }
 
 #[tokio::test]
-async fn a_claim_that_names_another_sandbox_or_version_is_told() {
+async fn claim_with_another_sandbox_or_version_is_reported() {
     let rig = Rig::new();
     let (one, two) = (rig.add(1, "main").await, rig.add(2, "main").await);
     let record = ClaimRecord::new(claim_key(1), one.candidate());
@@ -281,7 +281,7 @@ async fn a_claim_that_names_another_sandbox_or_version_is_told() {
 }
 
 #[tokio::test]
-async fn a_key_with_two_sandboxes_is_told_and_left_alone() {
+async fn key_with_two_sandboxes_is_reported_and_unchanged() {
     let rig = Rig::new();
     let (one, two) = (rig.add(1, "main").await, rig.add(2, "dns").await);
     rig.claim(&one, claim_key(1), None).await;
@@ -298,7 +298,7 @@ async fn a_key_with_two_sandboxes_is_told_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_claim_that_is_opened_and_not_granted_is_none_of_it() {
+async fn open_claim_without_a_grant_is_no_violation() {
     let rig = Rig::new();
     let (free, held) = (rig.add(1, "main").await, rig.add(2, "main").await);
     // One points at a free sandbox, the other lost the race for one that another owner has now.
@@ -317,7 +317,7 @@ async fn a_claim_that_is_opened_and_not_granted_is_none_of_it() {
 }
 
 #[tokio::test]
-async fn the_claim_of_a_lease_that_has_ended_is_closed_and_no_other() {
+async fn only_claims_of_ended_leases_are_closed() {
     let rig = Rig::new();
     for number in 1..=3 {
         let seen = rig.add(number, "main").await;
@@ -332,7 +332,7 @@ async fn the_claim_of_a_lease_that_has_ended_is_closed_and_no_other() {
     let record = from.moved_to(next.candidate(), []);
     rig.store.move_claim(&from, &record, NOW.after(HOUR)).await.unwrap();
     rig.grant(record.clone(), None).await;
-    assert_eq!(run(&rig).await.claims_removed, 0, "whoever released it may be about to");
+    assert_eq!(run(&rig).await.claims_removed, 0, "the process that released it may be about to");
     rig.clock.advance(std::time::Duration::from_secs(31));
     let report = run(&rig).await;
     assert_eq!((report.claims_removed, report.checked), (2, 3));
@@ -348,7 +348,7 @@ async fn the_claim_of_a_lease_that_has_ended_is_closed_and_no_other() {
 }
 
 #[tokio::test]
-async fn what_changes_during_the_check_is_no_violation() {
+async fn concurrent_change_is_no_violation() {
     // The census has counted and is about to read the claim, or about to read the sandbox once more; meanwhile
     // the lease ends, its claim goes, and the key wins another sandbox.
     const PAGES_AND_COUNTS: usize = 6 * 2 * 2;
@@ -384,7 +384,7 @@ async fn what_changes_during_the_check_is_no_violation() {
 }
 
 #[tokio::test]
-async fn a_key_that_changes_its_sandbox_between_two_reads_holds_one() {
+async fn key_that_moves_between_reads_is_no_violation() {
     // The index shows both leases of a key: the old one and the new one. The old one ends at each of the reads.
     const PAGES_AND_COUNTS: usize = 6 * 2 * 2;
     let mut paused = 0;
@@ -405,8 +405,8 @@ async fn a_key_that_changes_its_sandbox_between_two_reads_holds_one() {
         rig.faulty.resume();
         let report = running.await.unwrap();
         // Proved only once both rounds are through.
-        let told = report.census.violations[Violation::HeldTwice.as_str()];
-        assert!(told == 0 || proofs == 4, "{told} after {calls:?}");
+        let held_twice = report.census.violations[Violation::HeldTwice.as_str()];
+        assert!(held_twice == 0 || proofs == 4, "{held_twice} after {calls:?}");
         paused += 1;
         if proofs == 4 {
             break;

@@ -38,7 +38,7 @@ async fn due(rig: &Rig) -> Vec<Sandbox> {
 }
 
 #[tokio::test]
-async fn a_lease_is_ended_when_the_grace_is_over_and_no_second_earlier() {
+async fn lease_expires_exactly_at_the_end_of_its_grace() {
     let rig = Rig::new();
     rig.fill(3).await;
     rig.allocate_until(0, NOW.after(HOUR)).await;
@@ -61,7 +61,7 @@ async fn a_lease_is_ended_when_the_grace_is_over_and_no_second_earlier() {
 }
 
 #[tokio::test]
-async fn who_is_faster_than_the_run_wins() {
+async fn concurrent_change_wins_over_the_run() {
     let rig = Rig::new();
     rig.fill(4).await;
     for number in 0..4 {
@@ -92,7 +92,7 @@ async fn who_is_faster_than_the_run_wins() {
 }
 
 #[tokio::test]
-async fn a_lease_that_is_not_the_one_that_was_read_is_left_alone() {
+async fn lease_changed_since_the_read_is_left_alone() {
     let rig = Rig::new();
     rig.fill(1).await;
     let read = rig.allocate_until(0, NOW).await;
@@ -115,7 +115,7 @@ async fn a_lease_that_is_not_the_one_that_was_read_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_deletion_that_cannot_be_announced_is_counted_and_left_to_the_sweep() {
+async fn unannounced_deletion_is_counted_and_left_to_the_sweep() {
     let rig = Rig::new();
     rig.fill(3).await;
     for number in 0..3 {
@@ -133,7 +133,7 @@ async fn a_deletion_that_cannot_be_announced_is_counted_and_left_to_the_sweep() 
 }
 
 #[tokio::test]
-async fn more_leases_than_a_page_holds_are_ended_in_one_run() {
+async fn run_expires_more_than_one_page_of_leases() {
     let count = 2 * usize::from(PAGE_LIMIT) + 300;
     let rig = Rig::new();
     rig.fill(count).await;
@@ -147,7 +147,7 @@ async fn more_leases_than_a_page_holds_are_ended_in_one_run() {
 }
 
 #[tokio::test]
-async fn two_runs_at_once_end_every_lease_once() {
+async fn concurrent_runs_expire_every_lease_once() {
     // The first run has read a page and is about to end the first lease on it.
     let rig = Rig::with(|store| store.with(1, Fault::PauseBefore));
     rig.fill(40).await;
@@ -169,7 +169,7 @@ async fn two_runs_at_once_end_every_lease_once() {
 }
 
 #[tokio::test]
-async fn a_store_that_breaks_off_at_any_call_is_told_and_the_next_run_goes_on() {
+async fn store_failure_is_reported_and_the_next_run_resumes() {
     let mut broken = 0;
     for fault in [Fault::FailBefore, Fault::FailAfter] {
         for call in 0.. {

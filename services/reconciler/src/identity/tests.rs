@@ -50,7 +50,7 @@ impl Rig {
 }
 
 #[tokio::test]
-async fn an_account_that_gets_its_number_later_stays_the_record_that_it_is() {
+async fn account_that_gets_its_number_later_keeps_its_record() {
     let rig = Rig::new();
     rig.provider.set_accounts(vec![without_number(1), account(2)]);
     assert_eq!(run(&rig).await.inserted, 2);
@@ -71,7 +71,7 @@ async fn an_account_that_gets_its_number_later_stays_the_record_that_it_is() {
 }
 
 #[tokio::test]
-async fn an_account_under_two_ids_of_one_listing_becomes_one_sandbox() {
+async fn account_listed_under_two_ids_becomes_one_sandbox() {
     let rig = Rig::new();
     let listing = Listing { accounts: vec![account(0), without_number(1)], ..Listing::default() };
     rig.provider.script_list(Ok(Listing { next: Some(2), ..listing }));
@@ -83,7 +83,7 @@ async fn an_account_under_two_ids_of_one_listing_becomes_one_sandbox() {
 }
 
 #[tokio::test]
-async fn a_free_or_stale_sandbox_becomes_the_account_that_was_made_again() {
+async fn unused_sandbox_adopts_the_recreated_account() {
     let rig = Rig::new();
     rig.fill(10).await;
     rig.list(0..9);
@@ -105,7 +105,7 @@ async fn a_free_or_stale_sandbox_becomes_the_account_that_was_made_again() {
 }
 
 #[tokio::test]
-async fn a_listing_that_gives_every_account_another_id_is_not_believed() {
+async fn listing_with_every_external_id_changed_is_refused() {
     let rig = Rig::new();
     rig.fill(100).await;
     rig.provider.set_accounts((0..100).map(made_again).collect());
@@ -123,7 +123,7 @@ async fn a_listing_that_gives_every_account_another_id_is_not_believed() {
 }
 
 #[tokio::test]
-async fn a_held_sandbox_whose_account_was_made_again_is_told_and_not_ended() {
+async fn recreated_account_of_an_allocated_sandbox_is_only_reported() {
     let rig = Rig::new();
     rig.fill(3).await;
     let held = rig.allocate(1).await;
@@ -150,7 +150,7 @@ async fn a_held_sandbox_whose_account_was_made_again_is_told_and_not_ended() {
 }
 
 #[tokio::test]
-async fn a_deleted_account_that_stays_listed_is_deleted_again_and_then_parked() {
+async fn deleted_account_that_stays_listed_is_redeleted_then_parked() {
     let rig = Rig::new();
     rig.fill(2).await;
     let mut gone = used_up(&rig, 1).await;
@@ -183,7 +183,7 @@ async fn a_deleted_account_that_stays_listed_is_deleted_again_and_then_parked() 
 }
 
 #[tokio::test]
-async fn a_used_account_is_never_handed_out_again_while_it_is_listed() {
+async fn used_account_is_not_reallocated_while_listed() {
     let rig = Rig::new();
     rig.fill(2).await;
     // Its tombstone was purged while no sync ran.
@@ -222,7 +222,7 @@ async fn a_used_account_is_never_handed_out_again_while_it_is_listed() {
 }
 
 #[tokio::test]
-async fn a_tombstone_of_a_former_build_gets_an_identity_while_it_is_listed() {
+async fn listed_tombstone_without_an_identity_gets_one() {
     let rig = Rig::new();
     rig.fill(2).await;
     used_up(&rig, 1).await;
@@ -233,7 +233,7 @@ async fn a_tombstone_of_a_former_build_gets_an_identity_while_it_is_listed() {
 }
 
 #[tokio::test]
-async fn the_identity_of_a_record_stays_whatever_is_listed() {
+async fn identity_of_a_live_record_is_never_dropped() {
     let rig = Rig::new();
     rig.fill(10).await;
     rig.allocate(1).await;
@@ -247,7 +247,7 @@ async fn the_identity_of_a_record_stays_whatever_is_listed() {
 }
 
 #[tokio::test]
-async fn a_stale_record_does_not_come_back_beside_one_that_is_held() {
+async fn stale_duplicate_of_an_allocated_record_is_not_restored() {
     let rig = Rig::new();
     rig.fill(2).await;
     // A former build made a second record of the account, which is held while the first one went stale.
@@ -273,7 +273,7 @@ async fn a_stale_record_does_not_come_back_beside_one_that_is_held() {
 }
 
 #[tokio::test]
-async fn pages_that_overlap_are_read_again_and_then_refused() {
+async fn overlapping_pages_are_reread_and_then_refused() {
     let rig = Rig::new();
     rig.fill(40).await;
     // The same account is the first of each page, so each page leaves one out.
@@ -298,7 +298,7 @@ async fn pages_that_overlap_are_read_again_and_then_refused() {
 }
 
 #[tokio::test]
-async fn an_entry_concerns_only_what_it_names() {
+async fn malformed_entry_protects_only_the_records_it_names() {
     let entry = |id: Option<&str>, external_id: Option<&str>| Malformed {
         reason: "broken".to_owned(),
         id: id.map(str::to_owned),

@@ -47,13 +47,13 @@ fn all_stored(count: usize) -> Vec<Sandbox> {
 }
 
 #[test]
-fn what_is_as_listed_is_left_alone() {
+fn unchanged_records_are_left_alone() {
     let plan = plan(&listing((0..50).map(account)), &all_stored(50), LIMITS).unwrap();
     assert_eq!(plan, Plan { unchanged: 50, ..Plan::default() });
 }
 
 #[test]
-fn new_renamed_missing_and_restored_sandboxes_are_told_apart() {
+fn new_renamed_missing_and_restored_sandboxes_are_distinguished() {
     let mut known = all_stored(10);
     known[3] = known[3].clone().apply(&Transition::mark_missing(&known[3], NOW)).unwrap();
     let renamed = Account { name: "lab-new-name".to_owned(), ..account(1) };
@@ -73,7 +73,7 @@ fn an_empty_listing_is_refused() {
 }
 
 #[test]
-fn a_listing_that_would_cost_too_much_of_the_pool_is_refused() {
+fn listing_without_too_many_sandboxes_is_refused() {
     let refused = plan(&listing((0..79).map(account)), &all_stored(100), LIMITS).unwrap_err();
     assert_eq!(refused, Refusal::TooManyMissing { missing: 21, free: 100, allowed: 20 });
     assert_eq!(plan(&listing((0..80).map(account)), &all_stored(100), LIMITS).unwrap().missing.len(), 20);
@@ -83,7 +83,7 @@ fn a_listing_that_would_cost_too_much_of_the_pool_is_refused() {
 }
 
 #[test]
-fn an_entry_that_cannot_be_used_is_neither_added_nor_marked_stale() {
+fn unusable_entry_is_neither_added_nor_marked_stale() {
     for name in ["lab\n4", "lab-\u{202e}4", "lab-4\u{200b}"] {
         let broken = Account { name: name.to_owned(), ..account(4) };
         let listed = listing((0..4).map(account).chain([broken]));
@@ -94,7 +94,7 @@ fn an_entry_that_cannot_be_used_is_neither_added_nor_marked_stale() {
 }
 
 #[test]
-fn an_id_that_is_listed_twice_for_different_accounts_is_not_used() {
+fn id_listed_for_two_accounts_is_skipped() {
     let twin = Account { external_id: "identity/accounts/other".to_owned(), ..account(1) };
     let listed = listing([account(0), account(1), twin]);
     assert_eq!((listed.usable.len(), listed.present.len()), (1, 1));
@@ -103,7 +103,7 @@ fn an_id_that_is_listed_twice_for_different_accounts_is_not_used() {
 }
 
 #[test]
-fn an_entry_that_may_be_any_sandbox_keeps_everything_from_being_marked_stale() {
+fn unidentifiable_entry_prevents_marking_stale() {
     let mut listed = listing((0..9).map(account));
     listed.skip_unknown("no id");
     assert!(plan(&listed, &all_stored(10), LIMITS).unwrap().missing.is_empty());
@@ -113,7 +113,7 @@ fn an_entry_that_may_be_any_sandbox_keeps_everything_from_being_marked_stale() {
 }
 
 #[test]
-fn a_second_listing_clears_what_the_first_one_missed() {
+fn second_listing_clears_missing_sandboxes() {
     let mut first = plan(&listing((0..8).map(account)), &all_stored(10), LIMITS).unwrap();
     assert_eq!(first.missing.len(), 2);
     first.confirm_missing(&sighted((0..9).map(account)));
@@ -126,7 +126,7 @@ fn a_second_listing_clears_what_the_first_one_missed() {
 }
 
 #[test]
-fn a_forced_plan_says_what_it_overrides_and_overrides_nothing_else() {
+fn forced_plan_overrides_and_reports_only_the_refusal() {
     let forced = |listed: Listed| plan_with(listed, &all_stored(100), LIMITS, Belief::Forced).unwrap();
     let emptied = forced(listing([]));
     assert_eq!((emptied.missing.len(), emptied.overridden), (100, Some(Refusal::Empty)));
@@ -140,7 +140,7 @@ fn a_forced_plan_says_what_it_overrides_and_overrides_nothing_else() {
 }
 
 #[test]
-fn a_sandbox_that_moves_while_the_index_is_read_is_counted_once() {
+fn sandbox_read_twice_from_the_index_is_counted_once() {
     let twice = [stored(0), stored(0), stored(1)];
     let planned = plan(&listing((0..2).map(account)), &twice, LIMITS).unwrap();
     assert_eq!(planned, Plan { unchanged: 2, ..Plan::default() });
@@ -149,7 +149,7 @@ fn a_sandbox_that_moves_while_the_index_is_read_is_counted_once() {
 }
 
 #[test]
-fn blanks_around_an_id_make_no_other_sandbox() {
+fn padded_id_is_not_another_sandbox() {
     let padded =
         Account { id: " 1 ".to_owned(), external_id: "identity/accounts/other".to_owned(), ..account(1) };
     let listed = listing([account(1), padded]);

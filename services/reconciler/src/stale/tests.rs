@@ -30,7 +30,7 @@ async fn miss(rig: &Rig, number: usize) -> Sandbox {
 }
 
 #[tokio::test]
-async fn what_was_stale_for_a_day_becomes_a_tombstone_and_no_second_earlier() {
+async fn stale_sandbox_becomes_a_tombstone_after_exactly_a_day() {
     let rig = Rig::new();
     rig.fill(4).await;
     miss(&rig, 0).await;
@@ -47,21 +47,21 @@ async fn what_was_stale_for_a_day_becomes_a_tombstone_and_no_second_earlier() {
     assert_eq!(tombstone.deletion, None);
     assert_eq!(gone.history.last().unwrap().cause, Cause::Forgotten);
     assert_eq!([rig.state(1).await, rig.state(2).await], [StateName::Stale, StateName::Available]);
-    // A listing that lags does not bring it back, and the ledger knows all of its life.
+    // A listing that lags does not bring it back, and the event log knows all of its life.
     let listed = rig.reconciler.list().await.unwrap().usable;
     let again = rig.store.insert(&listed[&id(0)], now).await.unwrap();
     assert_eq!(again, Insert::Exists(Box::new(gone.clone())));
-    let told: Vec<_> = rig.bus.events().into_iter().filter(|event| event.subject == "0").collect();
-    let kinds: Vec<_> = told.iter().map(|event| event.kind.as_str()).collect();
+    let events: Vec<_> = rig.bus.events().into_iter().filter(|event| event.subject == "0").collect();
+    let kinds: Vec<_> = events.iter().map(|event| event.kind.as_str()).collect();
     assert_eq!(kinds, ["sandbox.listed", "sandbox.missing", "sandbox.forgotten"]);
-    assert_eq!(told[2].data.by, "stale");
+    assert_eq!(events[2].data.by, "stale");
     let count = |what| rig.metric("broker_reconciled_total", &["stale", what]);
     assert_eq!(["removed", "raced"].map(count), [1, 0]);
     assert_eq!(rig.metric("broker_runs_total", &["stale", COMPLETED]), 2);
 }
 
 #[tokio::test]
-async fn who_comes_back_in_the_last_moment_stays() {
+async fn sandbox_restored_before_the_write_is_kept() {
     let rig = Rig::new();
     rig.fill(4).await;
     for number in 0..4 {
@@ -95,7 +95,7 @@ async fn who_comes_back_in_the_last_moment_stays() {
 }
 
 #[tokio::test]
-async fn a_run_and_a_listing_that_meet_have_one_winner_each() {
+async fn concurrent_run_and_sync_have_one_winner_per_sandbox() {
     // The run has read its first page and is about to write, when the sandboxes are listed again.
     let rig = Rig::with(|store| store.with(1, Fault::PauseBefore));
     rig.fill(40).await;
@@ -119,7 +119,7 @@ async fn a_run_and_a_listing_that_meet_have_one_winner_each() {
 }
 
 #[tokio::test]
-async fn more_than_a_page_holds_is_removed_in_one_run() {
+async fn run_removes_more_than_one_page() {
     let count = 2 * usize::from(PAGE_LIMIT) + 100;
     let rig = Rig::new();
     rig.fill(count).await;
@@ -133,7 +133,7 @@ async fn more_than_a_page_holds_is_removed_in_one_run() {
 }
 
 #[tokio::test]
-async fn what_breaks_off_is_told_and_the_next_run_goes_on() {
+async fn store_failure_is_reported_and_the_next_run_resumes() {
     let mut broken = 0;
     for fault in [Fault::FailBefore, Fault::FailAfter] {
         for call in 0.. {
@@ -152,8 +152,9 @@ async fn what_breaks_off_is_told_and_the_next_run_goes_on() {
                 assert_eq!(rig.state(number).await, StateName::Deleted, "{fault:?} at {name}");
             }
             // Also those whose write had happened when its answer was lost.
-            let told = rig.bus.events().into_iter().filter(|event| event.kind == "sandbox.forgotten").count();
-            assert_eq!(told, 3, "{fault:?} at {name}");
+            let events =
+                rig.bus.events().into_iter().filter(|event| event.kind == "sandbox.forgotten").count();
+            assert_eq!(events, 3, "{fault:?} at {name}");
             broken += 1;
         }
     }
@@ -161,7 +162,7 @@ async fn what_breaks_off_is_told_and_the_next_run_goes_on() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_is_away_holds_nothing_up_and_is_told_later() {
+async fn unavailable_event_log_delays_only_the_events() {
     let rig = Rig::new();
     rig.fill(1).await;
     miss(&rig, 0).await;

@@ -19,7 +19,7 @@ const SWEEP_AFTER: Duration = Duration::from_secs(30);
 
 /// A run as a tick starts it.
 async fn run(rig: &Rig) -> SweepReport {
-    // What it finds missing in the ledger is about other tests.
+    // What it finds missing in the event log is about other tests.
     match rig.run(TickKind::Sweep).await {
         Report::Sweep(report) => SweepReport { events_filled: 0, ..report },
         other => panic!("{other:?}"),
@@ -41,7 +41,7 @@ impl Worker for Later {
 }
 
 #[tokio::test]
-async fn a_deletion_without_a_message_gets_one_once_it_is_old_enough() {
+async fn old_deletion_without_a_message_is_reannounced() {
     let rig = Rig::new();
     rig.fill(3).await;
     let lost = rig.release(0, NOW).await;
@@ -62,7 +62,7 @@ async fn a_deletion_without_a_message_gets_one_once_it_is_old_enough() {
 }
 
 #[tokio::test]
-async fn a_deletion_that_waits_for_its_next_attempt_has_a_message() {
+async fn scheduled_retry_counts_as_a_message() {
     let rig = Rig::new();
     rig.fill(1).await;
     rig.bus.announce(&rig.release(0, NOW).await).await.unwrap();
@@ -95,7 +95,7 @@ async fn parked_and_finished_deletions_are_not_announced() {
 }
 
 #[tokio::test]
-async fn a_message_whose_sandbox_has_moved_on_is_removed() {
+async fn outdated_message_is_removed() {
     let rig = Rig::new();
     rig.fill(5).await;
     let works = [rig.release(0, NOW).await, rig.release(1, NOW).await, rig.release(2, NOW).await];
@@ -118,12 +118,12 @@ async fn a_message_whose_sandbox_has_moved_on_is_removed() {
     let expected = [2, 3].map(|number| (id(number).to_string(), 1));
     assert_eq!(queued, BTreeSet::from(expected), "the older epoch made room for the one of today");
     let events = rig.bus.events();
-    assert!(events.iter().any(|event| event.id == "0:4"), "the ledger of a tombstone is complete first");
+    assert!(events.iter().any(|event| event.id == "0:4"), "the event log of a tombstone is complete first");
     assert_eq!(run(&rig).await.unqueued, 0);
 }
 
 #[tokio::test]
-async fn parked_sandboxes_and_their_copies_are_brought_together() {
+async fn parked_sandboxes_and_copies_are_reconciled() {
     let rig = Rig::new();
     rig.fill(3).await;
     for number in 0..3 {
@@ -155,7 +155,7 @@ async fn parked_sandboxes_and_their_copies_are_brought_together() {
 }
 
 #[tokio::test]
-async fn holes_in_the_ledger_are_filled_in_order_and_once() {
+async fn event_log_gaps_are_filled_in_order_and_once() {
     let rig = Rig::new();
     rig.fill(2).await;
     rig.release(0, NOW).await;
@@ -166,7 +166,7 @@ async fn holes_in_the_ledger_are_filled_in_order_and_once() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(sweep().await, 0, "who made a young change may be about to tell it");
+    assert_eq!(sweep().await, 0, "the writer of a recent change may be about to publish it");
     rig.clock.advance(SWEEP_AFTER);
     assert_eq!(sweep().await, 5);
     assert_eq!(sweep().await, 0);
@@ -183,7 +183,7 @@ async fn holes_in_the_ledger_are_filled_in_order_and_once() {
     rig.bus.set_connected(false);
     assert_eq!(
         rig.reconciler
-            .sweep_ledger(&mut SweepReport::default(), &mut Skipped::default())
+            .sweep_event_log(&mut SweepReport::default(), &mut Skipped::default())
             .await
             .map_err(|_| ()),
         Ok(())
@@ -206,7 +206,7 @@ async fn holes_in_the_ledger_are_filled_in_order_and_once() {
 }
 
 #[tokio::test]
-async fn a_sync_completes_the_ledger_of_free_sandboxes() {
+async fn sync_completes_the_event_log_of_available_sandboxes() {
     let rig = Rig::new();
     rig.fill(3).await;
     rig.clock.advance(SWEEP_AFTER);
@@ -216,7 +216,7 @@ async fn a_sync_completes_the_ledger_of_free_sandboxes() {
 }
 
 #[tokio::test]
-async fn what_happens_between_the_look_and_the_announcement_does_no_harm() {
+async fn change_between_read_and_announcement_is_harmless() {
     let rig = Rig::new();
     rig.fill(3).await;
     let mut batch = Vec::new();
@@ -242,7 +242,7 @@ async fn what_happens_between_the_look_and_the_announcement_does_no_harm() {
 }
 
 #[tokio::test]
-async fn more_deletions_than_a_page_holds_are_announced_in_one_run() {
+async fn run_announces_more_than_one_page() {
     let count = 2 * usize::from(PAGE_LIMIT) + 300;
     let rig = Rig::new();
     rig.fill(count).await;
@@ -258,7 +258,7 @@ async fn more_deletions_than_a_page_holds_are_announced_in_one_run() {
 }
 
 #[tokio::test]
-async fn a_queue_that_fails_is_told_and_the_next_run_goes_on() {
+async fn queue_failure_is_reported_and_the_next_run_resumes() {
     for loss in [Loss::Message, Loss::Answer] {
         let rig = Rig::new();
         rig.fill(3).await;
@@ -277,7 +277,7 @@ async fn a_queue_that_fails_is_told_and_the_next_run_goes_on() {
 }
 
 #[tokio::test]
-async fn a_store_that_breaks_off_at_any_call_is_told_and_the_next_run_goes_on() {
+async fn store_failure_is_reported_and_the_next_run_resumes() {
     let mut broken = 0;
     for call in 0.. {
         let rig = Rig::with(|store| store.with(call, Fault::FailBefore));
@@ -297,11 +297,11 @@ async fn a_store_that_breaks_off_at_any_call_is_told_and_the_next_run_goes_on() 
     }
     assert_eq!(
         broken, 28,
-        "a page of each shard of both pools, in two states for the queue and five for the ledger"
+        "a page of each shard of both pools, in two states for the queue and five for the event log"
     );
 }
 
-/// A sweep that looks only at what it adds to the ledger.
+/// A sweep that looks only at what it adds to the event log.
 async fn filled(rig: &Rig) -> u64 {
     match rig.run(TickKind::Sweep).await {
         Report::Sweep(report) if report.status == COMPLETED => report.events_filled,
@@ -315,7 +315,7 @@ async fn finish(rig: &Rig, number: usize) {
 }
 
 #[tokio::test]
-async fn a_new_ledger_gets_the_events_of_tombstones_once() {
+async fn recreated_event_log_gets_tombstone_events_once() {
     let rig = Rig::new();
     rig.fill(2).await;
     finish(&rig, 0).await;
@@ -332,7 +332,7 @@ async fn a_new_ledger_gets_the_events_of_tombstones_once() {
 }
 
 #[tokio::test]
-async fn a_large_table_is_looked_through_by_several_sweeps() {
+async fn large_table_is_scanned_by_several_sweeps() {
     let rig = Rig::new();
     let in_one_sweep = tombstones::PAGES_MAX * usize::from(PAGE_LIMIT);
     // In the order of the store the last of so many is the one with nines only.
@@ -342,7 +342,7 @@ async fn a_large_table_is_looked_through_by_several_sweeps() {
 }
 
 #[tokio::test]
-async fn a_rebuild_that_is_interrupted_goes_on_and_adds_nothing_twice() {
+async fn interrupted_rebuild_resumes_without_duplicates() {
     let rig = Rig::new();
     rig.fill(2).await;
     finish(&rig, 0).await;

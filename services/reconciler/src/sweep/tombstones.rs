@@ -2,13 +2,13 @@
 //! was made anew.
 
 use super::SweepError;
-use super::ledger::LOOKS_AT_ONCE_MAX;
+use super::event_log::READS_AT_ONCE_MAX;
 use crate::Reconciler;
 use crate::listing::{PAGE_LIMIT, Skipped};
 use contract::SweepReport;
 use domain::Sandbox;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use ports::bus::{BusError, LedgerState, Rebuilt};
+use ports::bus::{BusError, EventLogState, Rebuilt};
 use ports::store::PageCursor;
 
 /// Pages of the table that one sweep looks through; the next sweep goes on behind them. With [`PAGE_LIMIT`] items each,
@@ -18,14 +18,14 @@ pub(super) const PAGES_MAX: usize = 40;
 // === impl Reconciler ===
 
 impl Reconciler {
-    /// Adds what `ledger` lacks of the events of tombstones, if it was not rebuilt yet.
+    /// Adds what `event_log` lacks of the events of tombstones, if it was not rebuilt yet.
     pub(super) async fn sweep_tombstones(
         &self,
-        ledger: LedgerState,
+        event_log: EventLogState,
         report: &mut SweepReport,
         skipped: &mut Skipped,
     ) -> Result<(), SweepError> {
-        let mut after = match &ledger.rebuilt {
+        let mut after = match &event_log.rebuilt {
             Rebuilt::Done => return Ok(()),
             Rebuilt::Wanted => None,
             // From the beginning if the place says nothing to us: what is there already is not added again.
@@ -43,7 +43,7 @@ impl Reconciler {
         }
         let rebuilt = after.map_or(Rebuilt::Done, |place| Rebuilt::UpTo(place.to_text()));
         // If another event log has taken its place, the next sweep begins anew.
-        self.ports.upkeep.note_rebuilt(&LedgerState { rebuilt, ..ledger }).await?;
+        self.ports.upkeep.note_rebuilt(&EventLogState { rebuilt, ..event_log }).await?;
         Ok(())
     }
 
@@ -51,7 +51,7 @@ impl Reconciler {
     async fn complete_tombstones(&self, tombstones: Vec<Sandbox>) -> Result<u64, BusError> {
         stream::iter(tombstones)
             .map(async |tombstone| self.ports.recorder.complete(&tombstone).await)
-            .buffer_unordered(LOOKS_AT_ONCE_MAX)
+            .buffer_unordered(READS_AT_ONCE_MAX)
             .try_fold(0, async |filled, added| Ok(filled + added))
             .await
     }

@@ -96,7 +96,7 @@ async fn the_pool_follows_the_listing() {
 }
 
 #[tokio::test]
-async fn a_name_decides_the_pool() {
+async fn pool_is_chosen_by_name() {
     let rig = Rig::new();
     rig.provider.set_accounts([account(0), Account { name: "dns-1".to_owned(), ..account(1) }].into());
     run(&rig).await;
@@ -104,7 +104,7 @@ async fn a_name_decides_the_pool() {
 }
 
 #[tokio::test]
-async fn nothing_is_marked_stale_before_a_second_listing_agrees() {
+async fn marking_stale_needs_a_second_listing() {
     let rig = Rig::new();
     rig.fill(10).await;
     let page = |numbers: std::ops::Range<usize>| {
@@ -118,7 +118,7 @@ async fn nothing_is_marked_stale_before_a_second_listing_agrees() {
 }
 
 #[tokio::test]
-async fn a_provider_that_fails_changes_nothing_and_the_reason_is_public() {
+async fn provider_failure_changes_nothing_and_is_reported() {
     for (error, reason) in every_provider_error() {
         let rig = Rig::new();
         rig.fill(3).await;
@@ -149,7 +149,7 @@ async fn a_provider_that_fails_changes_nothing_and_the_reason_is_public() {
 }
 
 #[tokio::test]
-async fn a_listing_that_does_not_end_is_refused() {
+async fn endless_listing_is_refused() {
     let page = |next, ignored| Listing { accounts: vec![account(7)], next, ignored, ..Listing::default() };
     let endless = [
         // The same place again, at once or later, and a place before.
@@ -175,7 +175,7 @@ async fn a_listing_that_does_not_end_is_refused() {
 }
 
 #[tokio::test]
-async fn a_listing_that_cannot_be_believed_is_refused() {
+async fn implausible_listing_is_refused() {
     let rig = Rig::new();
     rig.fill(3).await;
     rig.list([]);
@@ -190,7 +190,7 @@ async fn a_listing_that_cannot_be_believed_is_refused() {
 }
 
 #[tokio::test]
-async fn a_forced_sync_follows_a_listing_that_is_refused_otherwise_and_says_who() {
+async fn forced_sync_follows_a_refused_listing_and_names_its_actor() {
     let forced = async |rig: &Rig| rig.reconciler.sync(&TickOrder::forced("alice")).await;
     let rig = Rig::new();
     rig.fill(100).await;
@@ -221,7 +221,7 @@ async fn a_forced_sync_follows_a_listing_that_is_refused_otherwise_and_says_who(
 }
 
 #[tokio::test]
-async fn a_forced_sync_that_nobody_waits_for_any_more_is_refused() {
+async fn expired_forced_sync_is_refused() {
     let rig = Rig::new();
     rig.fill(100).await;
     rig.list(0..10);
@@ -229,7 +229,7 @@ async fn a_forced_sync_that_nobody_waits_for_any_more_is_refused() {
     rig.clock.advance(Duration::from_millis(77_000));
     let order = TickOrder::forced("alice");
     let report = rig.reconciler.sync(&order.clone().until(until_ms)).await;
-    let reason = "forced too late: whoever ordered it had given up 77.000 s before it could begin";
+    let reason = "forced too late: the operator had given up 77.000 s before it could begin";
     assert_eq!((report.status.as_str(), report.reason.as_deref()), (REFUSED, Some(reason)));
     assert_eq!((report.forced_by.as_deref(), report.listed, free(&rig).await), (Some("alice"), 0, 100));
     let report = rig.reconciler.sync(&order.until(rig.clock.now_ms())).await;
@@ -237,7 +237,7 @@ async fn a_forced_sync_that_nobody_waits_for_any_more_is_refused() {
 }
 
 #[tokio::test]
-async fn an_entry_that_cannot_be_used_is_counted_and_costs_nobody_a_place() {
+async fn unusable_entry_is_counted_and_marks_nothing_stale() {
     let rig = Rig::new();
     rig.fill(3).await;
     let listing = Listing {
@@ -253,7 +253,7 @@ async fn an_entry_that_cannot_be_used_is_counted_and_costs_nobody_a_place() {
 }
 
 #[tokio::test]
-async fn a_held_sandbox_that_is_not_listed_is_told_and_left_alone() {
+async fn unlisted_allocated_sandbox_is_reported_and_unchanged() {
     let rig = Rig::new();
     rig.fill(3).await;
     let held = rig.allocate(2).await;
@@ -268,7 +268,7 @@ async fn a_held_sandbox_that_is_not_listed_is_told_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_listing_that_lags_brings_no_deleted_sandbox_back() {
+async fn lagging_listing_restores_no_deleted_sandbox() {
     let rig = Rig::new();
     rig.fill(3).await;
     rig.release(1, NOW).await;
@@ -279,7 +279,7 @@ async fn a_listing_that_lags_brings_no_deleted_sandbox_back() {
 }
 
 #[tokio::test]
-async fn whoever_writes_between_the_plan_and_its_steps_wins() {
+async fn concurrent_write_wins_over_the_plan() {
     let rig = Rig::new();
     rig.fill(8).await;
     let stale = rig.sandbox(0).await;
@@ -312,11 +312,11 @@ async fn whoever_writes_between_the_plan_and_its_steps_wins() {
     assert_eq!(report, expected);
     let after = [rig.sandbox(0).await, rig.sandbox(1).await, rig.sandbox(2).await, rig.sandbox(9).await];
     assert_eq!(after, before, "a lost write changes nothing");
-    assert_eq!(rig.state(3).await, StateName::Stale, "the one that nobody touched");
+    assert_eq!(rig.state(3).await, StateName::Stale, "the one that was not touched");
 }
 
 #[tokio::test]
-async fn a_claim_wins_over_a_sync_that_saw_the_sandbox_free() {
+async fn claim_wins_over_a_concurrent_sync() {
     let rig = Rig::with(|store| store.with(PAGES_READ + 2, Fault::PauseBefore));
     rig.fill(10).await;
     rig.list(0..9);
@@ -334,7 +334,7 @@ async fn a_claim_wins_over_a_sync_that_saw_the_sandbox_free() {
 }
 
 #[tokio::test]
-async fn two_syncs_at_once_add_every_sandbox_once() {
+async fn concurrent_syncs_add_every_sandbox_once() {
     let rig = Rig::with(|store| store.with(CALLS_BEFORE_INSERT, Fault::PauseBefore));
     rig.list(0..60);
     let first = tokio::spawn({
@@ -353,7 +353,7 @@ async fn two_syncs_at_once_add_every_sandbox_once() {
 }
 
 #[tokio::test]
-async fn a_store_that_breaks_off_at_any_call_is_told_and_the_next_sync_goes_on() {
+async fn store_failure_is_reported_and_the_next_sync_resumes() {
     let mut broken = 0;
     for fault in [Fault::FailBefore, Fault::FailAfter] {
         for call in 0.. {
@@ -363,8 +363,8 @@ async fn a_store_that_breaks_off_at_any_call_is_told_and_the_next_sync_goes_on()
             let report = run(&rig).await;
             let calls = rig.faulty.calls();
             let Some(name) = calls.get(call) else { break };
-            let told = (report.status.as_str(), report.reason.as_deref());
-            assert_eq!(told, (FAILED, Some("the table does not answer")), "{fault:?} at {name}");
+            let shown = (report.status.as_str(), report.reason.as_deref());
+            assert_eq!(shown, (FAILED, Some("the table does not answer")), "{fault:?} at {name}");
             let report = run(&rig).await;
             assert_eq!(report.status, COMPLETED, "{fault:?} at {name}: {report:?}");
             assert_eq!(free(&rig).await, 6, "{fault:?} at {name}");

@@ -7,7 +7,7 @@ use contract::RunReport;
 use domain::UnixSeconds;
 use ports::bus::{TickReceipt, TickTurns, Ticks};
 use ports::clock::Clock;
-use ports::random::Dice;
+use ports::random::Rng;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -87,8 +87,8 @@ struct World {
 impl World {
     fn new() -> Self {
         let clock = ManualClock::at(UnixSeconds::new(1_000_000));
-        let dice = Arc::new(Dice::seeded(7));
-        let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), dice);
+        let rng = Arc::new(Rng::seeded(7));
+        let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), rng);
         let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
         Self { clock, bus, stream: Arc::default(), metrics }
     }
@@ -171,7 +171,7 @@ async fn a_scheduler_whose_clock_was_ahead_leaves_no_gap() {
 }
 
 #[tokio::test]
-async fn a_turn_whose_taker_cannot_publish_it_is_published_by_another() {
+async fn failed_publish_is_taken_over_by_another_scheduler() {
     let world = World::new();
     let broken = Arc::new(Stream::default());
     broken.is_broken.store(true, Ordering::SeqCst);

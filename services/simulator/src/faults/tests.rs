@@ -1,5 +1,5 @@
 use super::*;
-use ports::random::Dice;
+use ports::random::Rng;
 use serde_json::json;
 
 fn faults(value: serde_json::Value) -> Result<Faults, String> {
@@ -8,7 +8,7 @@ fn faults(value: serde_json::Value) -> Result<Faults, String> {
 }
 
 #[test]
-fn every_kind_reads_and_writes() {
+fn every_fault_kind_round_trips() {
     let list = json!([
         {"kind": "status", "status": 429, "message": "slow", "retry_after_seconds": 3,
          "retry_after_as_date": true, "probability": 0.5, "next": 2, "account": "7"},
@@ -30,7 +30,7 @@ fn every_kind_reads_and_writes() {
 }
 
 #[test]
-fn mistakes_are_not_ignored() {
+fn invalid_faults_are_rejected() {
     let of = |operation: &str, fault: serde_json::Value| {
         faults(json!({"operations": {operation: {"faults": [fault]}}}))
     };
@@ -59,34 +59,34 @@ fn delete_faults(list: Vec<Fault>) -> Faults {
 
 #[test]
 fn a_counted_fault_is_used_up_and_the_next_one_follows() {
-    let dice = Dice::seeded(1);
+    let rng = Rng::seeded(1);
     let mut faults = delete_faults(vec![Fault::next(2, FaultKind::Hang), Fault::next(1, FaultKind::Reset)]);
-    let mut befall = || faults.befall(Operation::Delete, &[], &dice);
-    assert_eq!(befall(), Some(FaultKind::Hang));
-    assert_eq!(befall(), Some(FaultKind::Hang));
-    assert_eq!(befall(), Some(FaultKind::Reset));
-    assert_eq!(befall(), None);
+    let mut fault_for = || faults.fault_for(Operation::Delete, &[], &rng);
+    assert_eq!(fault_for(), Some(FaultKind::Hang));
+    assert_eq!(fault_for(), Some(FaultKind::Hang));
+    assert_eq!(fault_for(), Some(FaultKind::Reset));
+    assert_eq!(fault_for(), None);
     assert!(faults.operations[&Operation::Delete].faults.is_empty());
-    assert_eq!(faults.befall(Operation::List, &[], &dice), None);
+    assert_eq!(faults.fault_for(Operation::List, &[], &rng), None);
 }
 
 #[test]
 fn a_fault_for_one_account_leaves_the_others_alone() {
-    let dice = Dice::seeded(1);
+    let rng = Rng::seeded(1);
     let fault = Fault { account: Some("7".to_owned()), ..Fault::always(FaultKind::Hang) };
     let mut faults = delete_faults(vec![fault]);
-    assert_eq!(faults.befall(Operation::Delete, &["8".to_owned()], &dice), None);
+    assert_eq!(faults.fault_for(Operation::Delete, &["8".to_owned()], &rng), None);
     let names = ["u-7".to_owned(), "7".to_owned()];
-    assert_eq!(faults.befall(Operation::Delete, &names, &dice), Some(FaultKind::Hang));
+    assert_eq!(faults.fault_for(Operation::Delete, &names, &rng), Some(FaultKind::Hang));
 }
 
 #[test]
-fn a_probability_is_kept_roughly_and_its_ends_exactly() {
-    let dice = Dice::seeded(1);
+fn fault_probability_is_applied() {
+    let rng = Rng::seeded(1);
     let hits = |probability| {
         let fault = Fault { probability: Some(probability), ..Fault::always(FaultKind::Hang) };
         let mut faults = delete_faults(vec![fault]);
-        (0..1_000).filter(|_| faults.befall(Operation::Delete, &[], &dice).is_some()).count()
+        (0..1_000).filter(|_| faults.fault_for(Operation::Delete, &[], &rng).is_some()).count()
     };
     assert_eq!(hits(0.0), 0);
     assert_eq!(hits(1.0), 1_000);
@@ -94,14 +94,14 @@ fn a_probability_is_kept_roughly_and_its_ends_exactly() {
 }
 
 #[test]
-fn latencies_are_numbers_or_spans() {
+fn latency_is_a_number_or_a_range() {
     assert_eq!(Latency::parse("20"), Ok(Latency::Fixed(20)));
     assert_eq!(Latency::parse("3000 - 7000"), Ok(Latency::Between { min: 3_000, max: 7_000 }));
     for bad in ["", "-", "7-3", "x", "999999999"] {
         assert!(Latency::parse(bad).is_err(), "{bad}");
     }
-    let dice = Dice::seeded(1);
+    let rng = Rng::seeded(1);
     let span = Latency::Between { min: 3, max: 5 };
-    let rolls: std::collections::BTreeSet<u128> = (0..100).map(|_| span.roll(&dice).as_millis()).collect();
+    let rolls: std::collections::BTreeSet<u128> = (0..100).map(|_| span.roll(&rng).as_millis()).collect();
     assert_eq!(rolls.into_iter().collect::<Vec<_>>(), [3, 4, 5]);
 }

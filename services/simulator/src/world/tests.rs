@@ -14,7 +14,7 @@ fn results(body: &Value) -> &Vec<Value> {
 }
 
 #[test]
-fn pages_put_together_are_the_whole_listing() {
+fn pages_add_up_to_the_whole_listing() {
     let world = world(10);
     let whole = world.list(Paging::default(), None, 0, 0);
     assert_eq!(results(&whole).len(), 14);
@@ -47,7 +47,7 @@ fn a_listing_can_be_empty_short_or_broken() {
 }
 
 #[test]
-fn pages_can_overlap_and_leave_one_out_each() {
+fn pages_can_overlap_and_omit_accounts() {
     let world = world(10);
     let list = |offset| world.list(page(4, offset), Some(&FaultKind::OverlappingPages), 0, 0);
     assert_eq!(results(&list(0)), results(&world.list(page(4, 0), None, 0, 0)));
@@ -60,7 +60,7 @@ fn pages_can_overlap_and_leave_one_out_each() {
 }
 
 #[test]
-fn an_account_can_be_made_again_under_its_number() {
+fn account_can_be_recreated_under_its_number() {
     let mut world = world(3);
     let before = world.accounts.live().nth(1).unwrap().clone();
     let again = world.recreate(before.uuid, 2_000).unwrap().unwrap();
@@ -72,7 +72,7 @@ fn an_account_can_be_made_again_under_its_number() {
 }
 
 #[test]
-fn a_deleted_account_leaves_its_services_orphaned_unless_they_went_first() {
+fn deleting_an_account_orphans_its_remaining_services() {
     let mut world = world(6);
     let with_both: Vec<Uuid> = (world.accounts.live())
         .filter(|account| account.csp_id.is_multiple_of(6))

@@ -3,10 +3,10 @@
 use super::{Call, MemoryBus};
 use async_trait::async_trait;
 use contract::Census;
-use ports::bus::{BusError, CensusBoard};
+use ports::bus::{BusError, CensusStore};
 
 #[async_trait]
-impl CensusBoard for MemoryBus {
+impl CensusStore for MemoryBus {
     async fn keep_census(&self, census: &Census) -> Result<(), BusError> {
         self.call(Call::KeepCensus, |inside, _| inside.census = Some(census.clone()))
     }

@@ -5,8 +5,8 @@ use super::queue::WorkQueue;
 use super::{Call, MemoryBus, failed};
 use async_trait::async_trait;
 use bytes::Bytes;
-use contract::line::PoolDeletions;
 use contract::subjects::UNREADABLE;
+use contract::throttle::PoolDeletions;
 use contract::{DeletionWork, ParkedDeletion};
 use domain::{PoolName, SandboxId, UnixSeconds};
 use ports::bus::intake::{self, one_line};
@@ -109,7 +109,7 @@ impl DeletionQueue for MemoryBus {
         tokio::select! {
             biased;
             () = running.wait() => {}
-            () = self.shared.clock.sleep(config.finish_patience) => {
+            () = self.shared.clock.sleep(config.finish_timeout) => {
                 cut.cancel();
                 running.wait().await;
             }

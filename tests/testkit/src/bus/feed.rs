@@ -1,7 +1,7 @@
 //! Reading the event log as it grows, and who works.
 
 use super::MemoryBus;
-use super::ledger::sequence_of;
+use super::event_log::sequence_of;
 use async_trait::async_trait;
 use contract::events::parse_rfc3339;
 use contract::{Event, Verb, WorkView, WorkerRole, WorkerView};
@@ -9,7 +9,8 @@ use domain::UnixSeconds;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use ports::bus::{
-    BusError, Discovery, EventFeed, EventsFrom, EventsWanted, KeptEvent, LedgerEnds, ServiceInfo, WorkCounts,
+    BusError, Discovery, EventFeed, EventLogRange, EventsFrom, EventsWanted, KeptEvent, ServiceInfo,
+    WorkCounts,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,11 +34,11 @@ struct Signed<'a> {
 
 #[async_trait]
 impl EventFeed for MemoryBus {
-    async fn ledger_ends(&self) -> Result<LedgerEnds, BusError> {
-        self.read("look at the ledger", |inside| {
+    async fn event_log_range(&self) -> Result<EventLogRange, BusError> {
+        self.read("look at the event log", |inside| {
             let last = u64::try_from(inside.events.events.len()).unwrap_or(u64::MAX);
             // The oldest are gone as they would be from a full stream.
-            LedgerEnds { first: inside.events.dropped.saturating_add(1), last }
+            EventLogRange { first: inside.events.dropped.saturating_add(1), last }
         })
     }
 
@@ -47,7 +48,7 @@ impl EventFeed for MemoryBus {
         wanted: &EventsWanted,
         limit: usize,
     ) -> Result<Vec<KeptEvent>, BusError> {
-        self.read("read the ledger", |inside| {
+        self.read("read the event log", |inside| {
             let kept =
                 inside.events.events.iter().enumerate().map(|(place, event)| KeptEvent {
                     sequence: sequence_of(place),
@@ -58,14 +59,14 @@ impl EventFeed for MemoryBus {
         })
     }
 
-    async fn event_bell(&self, _wanted: &EventsWanted) -> Result<BoxStream<'static, ()>, BusError> {
+    async fn event_notifications(&self, _wanted: &EventsWanted) -> Result<BoxStream<'static, ()>, BusError> {
         self.read("listen to events", |_| ())?;
         let changes = self.shared.changes.subscribe();
-        let rings = stream::unfold(changes, |mut changes| async move {
+        let notifications = stream::unfold(changes, |mut changes| async move {
             changes.changed().await.ok()?;
             Some(((), changes))
         });
-        Ok(rings.boxed())
+        Ok(notifications.boxed())
     }
 }
 

@@ -43,17 +43,17 @@ impl Requests for MemoryBus {
         verb: Verb,
         context: &Context,
         body: Bytes,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Reply, RequestError> {
         let random = self.shared.random.as_ref();
         let request_id = intake::request_id(Some(&context.request_id), || random.fresh_id());
         let request = Request { verb, context: Context { request_id, ..context.clone() }, body };
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let sent = self.try_call(Call::Request, |inside: &mut Inside, _| {
             let members = &inside.members.members;
             let member = members.get(random.below(members.len()))?;
             // Begun under the lock: a member that leaves takes itself off the list before it waits.
-            member.begin(request, tell);
+            member.begin(request, sender);
             Some(())
         });
         let is_answered = match sent {
@@ -63,7 +63,7 @@ impl Requests for MemoryBus {
             Err(Broken::Lost) => false,
         };
         let reply = async {
-            match told.await {
+            match receiver.await {
                 Ok(reply) if is_answered => reply,
                 // No worker answers any more; the caller does not know that.
                 _ => std::future::pending().await,
@@ -72,7 +72,7 @@ impl Requests for MemoryBus {
         tokio::select! {
             biased;
             reply = reply => Ok(reply),
-            () = self.shared.clock.sleep(patience) => {
+            () = self.shared.clock.sleep(timeout) => {
                 Err(if self.is_connected() { RequestError::TimedOut } else { RequestError::Disconnected })
             }
         }
@@ -116,7 +116,7 @@ impl Serve for MemoryBus {
 
 impl Member {
     /// Starts work on a request, or refuses it, without waiting.
-    fn begin(&self, request: Request, tell: oneshot::Sender<Reply>) {
+    fn begin(&self, request: Request, sender: oneshot::Sender<Reply>) {
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
         let (handler, clock) = (Arc::clone(&self.handler), Arc::clone(&self.clock));
         let request_id = request.context.request_id.clone();
@@ -124,7 +124,7 @@ impl Member {
             let answer = intake::answer(clock.as_ref(), handler.as_ref(), request, permit).await;
             if let Some(answer) = answer {
                 // The caller may have given up.
-                let _ = tell.send(reply(answer, &request_id));
+                let _ = sender.send(reply(answer, &request_id));
             }
         });
     }

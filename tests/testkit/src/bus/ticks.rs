@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use contract::{RunReport, TickKind, TickOrder};
 use ports::bus::{
-    BusError, RUN_STOP_PATIENCE, Runner, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A_KIND_MAX, TickQueue,
+    BusError, RUN_STOP_TIMEOUT, Runner, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A_KIND_MAX, TickQueue,
     TickReceipt, TickTurn, TickTurns, Ticks,
 };
 use runtime::telemetry::Chain;
@@ -47,7 +47,7 @@ struct Turn {
 struct Waiting {
     kind: TickKind,
     sequence: u64,
-    tell: oneshot::Sender<RunReport>,
+    sender: oneshot::Sender<RunReport>,
 }
 
 #[async_trait]
@@ -59,20 +59,20 @@ impl Ticks for MemoryBus {
     async fn tick_and_wait(
         &self,
         kind: TickKind,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
-        self.publish_and_wait(kind, Bytes::new(), patience).await
+        self.publish_and_wait(kind, Bytes::new(), timeout).await
     }
 
     async fn order_and_wait(
         &self,
         kind: TickKind,
         order: &TickOrder,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
         let body = serde_json::to_vec(order)
             .map_err(|source| BusError { operation: "order a run", source: Box::new(source) })?;
-        self.publish_and_wait(kind, body.into(), patience).await
+        self.publish_and_wait(kind, body.into(), timeout).await
     }
 
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {
@@ -121,15 +121,15 @@ impl TickQueue for MemoryBus {
                 () = stop.cancelled() => return Ok(()),
                 held = self.next(Queue::Ticks, 1, TICK_ACK_WAIT, |key| key == kind.as_str()) => held,
             };
-            let patience = async {
+            let timeout = async {
                 stop.cancelled().await;
-                self.shared.clock.sleep(self.shared.config.finish_patience.min(RUN_STOP_PATIENCE)).await;
+                self.shared.clock.sleep(self.shared.config.finish_timeout.min(RUN_STOP_TIMEOUT)).await;
             };
             tokio::select! {
                 biased;
                 () = self.run_once(kind, runner.as_ref(), &held) => held.finish(),
                 // Another reconciler looks again.
-                () = patience => held.give_back(),
+                () = timeout => held.give_back(),
             }
         }
     }
@@ -140,14 +140,14 @@ impl MemoryBus {
         &self,
         kind: TickKind,
         body: Bytes,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let is_order = !body.is_empty();
         // Under one lock, or a quick run would be missed.
         let receipt = self.call(Call::Tick, |inside, now_ms| {
             let receipt = inside.ticks.publish(kind, None, body, now_ms);
-            inside.ticks.waiting.push(Waiting { kind, sequence: receipt.sequence, tell });
+            inside.ticks.waiting.push(Waiting { kind, sequence: receipt.sequence, sender });
             receipt
         })?;
         if is_order && receipt.duplicate {
@@ -155,8 +155,8 @@ impl MemoryBus {
         }
         let report = tokio::select! {
             biased;
-            report = told => report.ok(),
-            () = self.shared.clock.sleep(patience) => None,
+            report = receiver => report.ok(),
+            () = self.shared.clock.sleep(timeout) => None,
         };
         Ok((receipt, report))
     }
@@ -167,7 +167,7 @@ impl MemoryBus {
         let report = runner.run_ordered(kind, &order).await;
         let duration_ms = self.shared.clock.now_ms().saturating_sub(started_ms);
         let report = RunReport { kind, tick: held.taken.sequence, duration_ms, report };
-        if let Err(error) = self.call(Call::Report, |inside: &mut Inside, _| inside.ticks.tell(report)) {
+        if let Err(error) = self.call(Call::Report, |inside: &mut Inside, _| inside.ticks.deliver(report)) {
             tracing::warn!(tick.kind = kind.as_str(), error = %Chain(&error), "a report was not published");
         }
     }
@@ -211,14 +211,14 @@ impl TickStream {
         TickReceipt { sequence, duplicate: false }
     }
 
-    fn tell(&mut self, report: RunReport) {
+    fn deliver(&mut self, report: RunReport) {
         let is_answered =
             |waiting: &mut Waiting| waiting.kind == report.kind && waiting.sequence <= report.tick;
         for waiting in self.waiting.extract_if(.., is_answered) {
             // The caller may have given up.
-            let _ = waiting.tell.send(report.clone());
+            let _ = waiting.sender.send(report.clone());
         }
-        self.waiting.retain(|waiting| !waiting.tell.is_closed());
+        self.waiting.retain(|waiting| !waiting.sender.is_closed());
         self.reports.insert(report.kind, report);
     }
 }

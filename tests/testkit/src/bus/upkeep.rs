@@ -7,7 +7,7 @@ use contract::ParkedDeletion;
 use contract::subjects::UNREADABLE;
 use domain::{PoolName, SandboxId, UnixSeconds};
 use ports::bus::intake;
-use ports::bus::{Announced, BusError, LedgerState, ParkedKey, ParkedMessage, QueuedMessage, Upkeep};
+use ports::bus::{Announced, BusError, EventLogState, ParkedKey, ParkedMessage, QueuedMessage, Upkeep};
 
 #[async_trait]
 impl Upkeep for MemoryBus {
@@ -72,11 +72,11 @@ impl Upkeep for MemoryBus {
         self.call(Call::Park, |inside, _| inside.deletions.park_again(key, copy))
     }
 
-    async fn ledger_state(&self) -> Result<LedgerState, BusError> {
-        self.read("look at the ledger", |inside| inside.events.state())
+    async fn event_log_state(&self) -> Result<EventLogState, BusError> {
+        self.read("look at the event log", |inside| inside.events.state())
     }
 
-    async fn note_rebuilt(&self, state: &LedgerState) -> Result<bool, BusError> {
+    async fn note_rebuilt(&self, state: &EventLogState) -> Result<bool, BusError> {
         self.look(|inside, _| Ok(inside.events.note_rebuilt(state)))
     }
 }

@@ -1,6 +1,6 @@
 //! Roles of a measured fleet in processes of their own.
 
-use super::{Fleet, READY_LOOK_PAUSE, READY_PATIENCE};
+use super::{Fleet, READY_POLL_PAUSE, READY_TIMEOUT};
 use anyhow::{Context as _, bail};
 use broker::child::{Child, Program};
 use broker::role::Role;
@@ -15,9 +15,9 @@ const ANY_PORT: &str = "127.0.0.1:0";
 /// Log lines of a role: the one that says where its operations port is, and none for each claim.
 const FILTER: &str = "warn,broker=info,aws_config=error";
 /// Time for a role to finish at the end; the measuring is over by then.
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one answer of its operations port is waited for.
-const OPS_PATIENCE: Duration = Duration::from_secs(10);
+const OPS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of the end of its log that are shown when it does not start.
 const LOG_SHOWN_BYTES: usize = 2_000;
 
@@ -86,14 +86,14 @@ impl RoleProcess {
         let ready = async {
             let ops = ops_address(&log).await;
             while !get(ops, "/readyz").await.is_ok_and(|(is_ok, _)| is_ok) {
-                tokio::time::sleep(READY_LOOK_PAUSE).await;
+                tokio::time::sleep(READY_POLL_PAUSE).await;
             }
             ops
         };
         tokio::select! {
             ops = ready => return Ok(Self { role, child, ops }),
             _ = child.ended() => {}
-            () = tokio::time::sleep(READY_PATIENCE) => child.kill().await,
+            () = tokio::time::sleep(READY_TIMEOUT) => child.kill().await,
         }
         let text = tokio::fs::read_to_string(&log).await.unwrap_or_default();
         let end = text.get(text.len().saturating_sub(LOG_SHOWN_BYTES)..).unwrap_or(&text);
@@ -119,7 +119,7 @@ impl RoleProcess {
             process.child.ask_to_stop();
         }
         for process in processes {
-            process.child.stop(STOP_PATIENCE).await;
+            process.child.stop(STOP_TIMEOUT).await;
         }
     }
 }
@@ -131,7 +131,7 @@ async fn ops_address(log: &Path) -> SocketAddr {
         if let Some(address) = text.lines().find_map(ops_address_in) {
             return address;
         }
-        tokio::time::sleep(READY_LOOK_PAUSE).await;
+        tokio::time::sleep(READY_POLL_PAUSE).await;
     }
 }
 
@@ -151,7 +151,7 @@ async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(bool, String)> 
         stream.read_to_string(&mut answer).await?;
         anyhow::Ok((answer.starts_with("HTTP/1.1 200 "), answer))
     };
-    tokio::time::timeout(OPS_PATIENCE, asked).await.context("no answer")?
+    tokio::time::timeout(OPS_TIMEOUT, asked).await.context("no answer")?
 }
 
 #[cfg(test)]
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_operations_port_is_read_from_the_line_that_names_it() {
+    fn ops_address_is_parsed_from_the_log() {
         let line =
             r#"{"level":"INFO","message":"allocator starts","ops":"127.0.0.1:4711","role":"allocator"}"#;
         assert_eq!(ops_address_in(line), Some(SocketAddr::from(([127, 0, 0, 1], 4711))));

@@ -1,6 +1,6 @@
 //! Callers that do as they are advised, and what became of each.
 
-use crate::calls::{Answered, Asker, Call, Ending};
+use crate::calls::{Answered, Call, Ending, Requester};
 use crate::load::OPEN_IN_FLIGHT_MAX;
 use contract::{Allocation, FaultCode};
 use std::collections::{BTreeMap, HashMap};
@@ -33,9 +33,9 @@ pub(super) struct Tally {
     pub(super) served_in_time: u64,
 }
 
-/// How a crowd behaves.
+/// How callers behave.
 #[derive(Clone, Copy)]
-pub(super) struct Manners {
+pub(super) struct Behavior {
     /// Whether one that is refused comes again.
     pub(super) repeats: bool,
     /// When a caller gives up.
@@ -44,12 +44,12 @@ pub(super) struct Manners {
     pub(super) span: Duration,
 }
 
-/// A crowd.
+/// Callers that come one after the other.
 #[derive(Clone)]
-pub(super) struct Crowd {
-    asker: Asker,
+pub(super) struct CallerGroup {
+    requester: Requester,
     run: String,
-    manners: Manners,
+    behavior: Behavior,
     began: Instant,
     /// Connections are not without end.
     connections: Arc<Semaphore>,
@@ -57,14 +57,14 @@ pub(super) struct Crowd {
     callers: TaskTracker,
 }
 
-// === impl Crowd ===
+// === impl CallerGroup ===
 
-impl Crowd {
-    pub(super) fn new(asker: Asker, run: String, manners: Manners) -> Self {
+impl CallerGroup {
+    pub(super) fn new(requester: Requester, run: String, behavior: Behavior) -> Self {
         Self {
-            asker,
+            requester,
             run,
-            manners,
+            behavior,
             began: Instant::now(),
             connections: Arc::new(Semaphore::new(OPEN_IN_FLIGHT_MAX)),
             tally: Arc::default(),
@@ -74,8 +74,8 @@ impl Crowd {
 
     /// One more caller comes now.
     pub(super) fn come(&self, number: usize, runtime: &tokio::runtime::Handle) {
-        let crowd = self.clone();
-        self.callers.spawn_on(async move { crowd.one(number).await }, runtime);
+        let group = self.clone();
+        self.callers.spawn_on(async move { group.one(number).await }, runtime);
     }
 
     /// Waits for all of them.
@@ -93,7 +93,7 @@ impl Crowd {
             let answered = {
                 // Never closed.
                 let _connection = self.connections.acquire().await;
-                self.asker.claim(&owner, Call::Claim).await
+                self.requester.claim(&owner, Call::Claim).await
             };
             let Some(advised) = self.note(&owner, came, first, answered) else { return };
             first.get_or_insert((Instant::now(), advised));
@@ -119,15 +119,15 @@ impl Crowd {
             }
             let after = self.began.elapsed();
             tally.last_served = tally.last_served.max(after);
-            tally.served_in_time += u64::from(after <= self.manners.span);
+            tally.served_in_time += u64::from(after <= self.behavior.span);
             return None;
         }
         let advised = answered.retry_after.unwrap_or(ADVICE_MISSING);
         let is_final = answered.ending == Ending::Refused(FaultCode::PoolExhausted);
-        if self.manners.repeats && !is_final && came.elapsed() + advised <= self.manners.patience {
+        if self.behavior.repeats && !is_final && came.elapsed() + advised <= self.behavior.patience {
             return Some(advised);
         }
-        tally.given_up += u64::from(self.manners.repeats);
+        tally.given_up += u64::from(self.behavior.repeats);
         tally.refused_owners.push(owner.to_owned());
         None
     }

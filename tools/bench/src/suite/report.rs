@@ -1,8 +1,8 @@
-//! The one table of the suite: every measurement beside the floor that it is held against.
+//! The one table of the suite: every measurement beside the baseline that it is held against.
 
 use crate::calls::Call;
 use crate::summary::{Row, Spread, Table, milliseconds};
-use crate::{claim, floor, seed};
+use crate::{baseline, claim, seed};
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -20,12 +20,12 @@ pub struct Line {
     /// How long they took, from their intended start.
     #[serde(flatten)]
     pub spread: Spread,
-    /// The number in flight of the floor that it is held against; none if there is no such.
+    /// The number in flight of the baseline that it is held against; none if there is no such.
     pub in_flight: Option<usize>,
-    /// Its median, in medians of the floor: one NATS round trip and the two bare writes, at as many in flight.
-    pub floor_medians: Option<f64>,
+    /// Its median, in medians of the baseline: one NATS round trip and the two bare writes, at as many in flight.
+    pub baseline_medians: Option<f64>,
     /// Its rate as a share of that of the two bare writes.
-    pub floor_rate_share: Option<f64>,
+    pub baseline_rate_share: Option<f64>,
 }
 
 /// What the suite has shown.
@@ -35,7 +35,7 @@ pub struct Report {
     pub allocators: u16,
     /// What the machine could do at best: each line is the better one of a measurement before and one after the
     /// claims, because a machine that others use as well is not the same all the time.
-    pub floor: floor::Report,
+    pub baseline: baseline::Report,
     /// How fast the table was filled.
     pub seeded: Option<seed::Report>,
     /// Every measurement.
@@ -54,7 +54,7 @@ impl Report {
     pub(super) fn new(allocators: u16) -> Self {
         Self {
             allocators,
-            floor: floor::Report::default(),
+            baseline: baseline::Report::default(),
             seeded: None,
             lines: Vec::new(),
             winners: 0,
@@ -63,7 +63,7 @@ impl Report {
         }
     }
 
-    /// Adds a measurement, to be held against the floor at `in_flight`.
+    /// Adds a measurement, to be held against the baseline at `in_flight`.
     pub(super) fn add(&mut self, case: &'static str, in_flight: Option<usize>, measured: &claim::Report) {
         for Row { call, outcome, rate_per_second, spread } in &measured.calls {
             self.lines.push(Line {
@@ -73,8 +73,8 @@ impl Report {
                 rate_per_second: *rate_per_second,
                 spread: *spread,
                 in_flight,
-                floor_medians: None,
-                floor_rate_share: None,
+                baseline_medians: None,
+                baseline_rate_share: None,
             });
         }
         self.winners += measured.check.winners;
@@ -82,17 +82,17 @@ impl Report {
         self.violations.extend(measured.check.shown.iter().map(|shown| format!("{case}: {shown}")));
     }
 
-    /// Holds every measurement against the better of two floors.
-    pub(super) fn hold_against(&mut self, before: floor::Report, after: floor::Report) {
-        self.floor = before.or_better(after);
+    /// Holds every measurement against the better of two baselines.
+    pub(super) fn hold_against(&mut self, before: baseline::Report, after: baseline::Report) {
+        self.baseline = before.or_better(after);
         for line in &mut self.lines {
             let Some(in_flight) = line.in_flight else { continue };
-            let writes = self.floor.line(floor::TWO_WRITES, in_flight);
-            let round_trip = self.floor.line(floor::ROUND_TRIP, in_flight);
+            let writes = self.baseline.line(baseline::TWO_WRITES, in_flight);
+            let round_trip = self.baseline.line(baseline::ROUND_TRIP, in_flight);
             if let Some((writes, round_trip)) = writes.zip(round_trip) {
                 let median_us = writes.spread.p50_us + round_trip.spread.p50_us;
-                line.floor_medians = Some(line.spread.p50_us as f64 / median_us as f64);
-                line.floor_rate_share = Some(line.rate_per_second / writes.rate_per_second);
+                line.baseline_medians = Some(line.spread.p50_us as f64 / median_us as f64);
+                line.baseline_rate_share = Some(line.rate_per_second / writes.rate_per_second);
             }
         }
     }
@@ -100,8 +100,8 @@ impl Report {
     /// The suite for people.
     #[must_use]
     pub fn text(&self) -> String {
-        let Self { allocators, floor, seeded, lines, winners, same_repeats, violations } = self;
-        let mut text = floor.text();
+        let Self { allocators, baseline, seeded, lines, winners, same_repeats, violations } = self;
+        let mut text = baseline.text();
         // Writing into a String cannot fail, here and below.
         let _ = writeln!(text, "  (each line the better one of before and after the claims)");
         let _ = writeln!(text, "\n{allocators} allocators");
@@ -118,8 +118,8 @@ impl Report {
             "p99 ms",
             "p99.9 ms",
             "max ms",
-            "× floor p50",
-            "% of floor rate",
+            "× baseline p50",
+            "% of baseline rate",
         ]);
         for line in lines {
             let Spread { count, mean_us: _, p50_us, p90_us: _, p99_us, p999_us, max_us } = line.spread;
@@ -136,8 +136,8 @@ impl Report {
                 milliseconds(p99_us),
                 milliseconds(p999_us),
                 milliseconds(max_us),
-                ratio(line.floor_medians, 2),
-                ratio(line.floor_rate_share.map(|share| share * 100.0), 0),
+                ratio(line.baseline_medians, 2),
+                ratio(line.baseline_rate_share.map(|share| share * 100.0), 0),
             ]);
         }
         let _ = writeln!(text, "\n{}", table.text());

@@ -22,7 +22,7 @@ fn gone() -> Sandbox {
 }
 
 #[test]
-fn what_is_not_in_use_becomes_another_account_with_a_new_version_and_epoch() {
+fn unused_sandbox_can_be_reidentified_with_a_new_epoch() {
     let stale = free().apply(&Transition::mark_missing(&free(), REQUESTED)).unwrap();
     for before in [free(), stale, gone()] {
         let (listed, version) = (other_account(&before), before.version);
@@ -38,7 +38,7 @@ fn what_is_not_in_use_becomes_another_account_with_a_new_version_and_epoch() {
 }
 
 #[test]
-fn what_is_in_use_stays_the_account_that_it_is() {
+fn used_sandbox_cannot_be_reidentified() {
     let parked = held().apply(&Transition::release(&owner(), None, None, REQUESTED)).unwrap();
     for before in [held(), parked] {
         let listed = other_account(&before);
@@ -47,7 +47,7 @@ fn what_is_in_use_stays_the_account_that_it_is() {
 }
 
 #[test]
-fn a_deletion_that_the_provider_did_not_make_is_tried_again_and_then_parked() {
+fn deletion_not_made_by_the_provider_is_retried_and_then_parked() {
     let mut sandbox = gone();
     for relists in 1..=DELETION_RELISTS_MAX + 1 {
         let version = sandbox.version;

@@ -2,7 +2,7 @@
 
 use super::*;
 use domain::{PreClean, Skip};
-use ports::bus::{DeletionLine as _, DeletionQueue, Delivery, Verdict, Worker};
+use ports::bus::{DeletionControl as _, DeletionQueue, Delivery, Verdict, Worker};
 use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +54,7 @@ fn entry(listed: &Value, number: usize) -> &Value {
 }
 
 #[tokio::test]
-async fn each_deletion_is_shown_where_it_is() {
+async fn each_deletion_is_listed_with_its_queue_state() {
     let rig = Rig::new();
     rig.wanted(1, "main", NOW, true).await;
     rig.wanted(2, "main", NOW.after(HOUR), true).await;
@@ -148,7 +148,7 @@ async fn an_empty_queue_is_an_empty_page() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_listed_is_refused() {
+async fn invalid_listing_request_is_rejected() {
     let rig = Rig::new();
     let foreign = "main.available.0.";
     let cursors = [
@@ -170,7 +170,7 @@ async fn what_cannot_be_listed_is_refused() {
 }
 
 #[tokio::test]
-async fn what_was_skipped_says_why() {
+async fn skipped_pre_clean_shows_its_reason() {
     let rig = Rig::new();
     let wanted = rig.wanted(1, "main", NOW, true).await;
     let skipped = PreClean::Skipped(Skip::NothingInside);

@@ -17,7 +17,7 @@ fn is_malformed(result: Result<Framing, Flaw>) -> bool {
 }
 
 #[test]
-fn a_plain_head_says_how_its_body_is_delimited() {
+fn head_determines_the_body_framing() {
     assert_eq!(with(""), Ok(Framing::Empty));
     assert_eq!(with("Content-Length: 0\r\n"), Ok(Framing::Empty));
     assert_eq!(with("content-LENGTH:\t5 \r\n"), Ok(Framing::Length(5)));
@@ -30,7 +30,7 @@ fn a_plain_head_says_how_its_body_is_delimited() {
 }
 
 #[test]
-fn a_body_that_could_be_delimited_in_two_ways_is_refused() {
+fn ambiguous_body_framing_is_rejected() {
     for lines in [
         "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
@@ -64,7 +64,7 @@ fn a_body_that_could_be_delimited_in_two_ways_is_refused() {
 }
 
 #[test]
-fn lines_end_in_one_way_and_have_no_control_characters() {
+fn header_lines_need_crlf_and_no_control_characters() {
     for head in [
         b"GET / HTTP/1.1\nHost: b\n\n".as_slice(),
         b"GET / HTTP/1.1\r\nHost: b\nX: y\r\n\r\n",
@@ -80,7 +80,7 @@ fn lines_end_in_one_way_and_have_no_control_characters() {
 }
 
 #[test]
-fn a_request_line_has_three_words_and_a_version_of_ours() {
+fn request_line_has_three_parts_and_a_known_version() {
     for line in [
         "no http at all",
         "GET /",
@@ -103,7 +103,7 @@ fn a_request_line_has_three_words_and_a_version_of_ours() {
 }
 
 #[test]
-fn the_target_and_the_host_agree() {
+fn target_must_match_the_host() {
     for head in [
         "GET http://other/ HTTP/1.1\r\nHost: b\r\n\r\n",
         "GET http://b@other/ HTTP/1.1\r\nHost: other\r\n\r\n",
@@ -123,7 +123,7 @@ fn the_target_and_the_host_agree() {
 }
 
 #[test]
-fn a_head_is_bounded_in_bytes_and_lines_however_it_arrives() {
+fn head_is_bounded_in_bytes_and_header_count() {
     let lines = "X: y\r\n".repeat(HEADER_LINES_MAX - 1);
     assert_eq!(with(&lines), Ok(Framing::Empty));
     assert_eq!(with(&format!("{lines}X: y\r\n")), Err(Flaw::TooLarge));
@@ -135,7 +135,7 @@ fn a_head_is_bounded_in_bytes_and_lines_however_it_arrives() {
 }
 
 #[test]
-fn a_head_that_arrives_byte_by_byte_ends_where_it_ends() {
+fn head_end_is_found_byte_by_byte() {
     let head = b"GET / HTTP/1.1\r\nHost: b\r\n\r\nGET";
     let mut scan = Scan::default();
     for upto in 1..=head.len() {

@@ -1,7 +1,7 @@
 //! Something of ours breaks at every possible place: the work is done or parked all the same, and counted right.
 
 use super::*;
-use crate::turn::UNAUTHORIZED_DELAY;
+use crate::throttle::UNAUTHORIZED_DELAY;
 use testkit::bus::{Call as BusCall, Loss};
 use testkit::faulty::Fault;
 
@@ -50,7 +50,7 @@ impl Course {
 }
 
 #[tokio::test]
-async fn a_store_that_breaks_off_at_any_call_loses_no_work() {
+async fn store_failure_at_any_call_loses_no_work() {
     let mut broken = 0;
     for course in Course::ALL {
         for fault in [Fault::FailBefore, Fault::FailAfter] {
@@ -70,9 +70,14 @@ async fn a_store_that_breaks_off_at_any_call_loses_no_work() {
 }
 
 #[tokio::test]
-async fn a_bus_that_loses_any_call_loses_no_work() {
-    let calls =
-        [BusCall::Park, BusCall::ScheduleRetry, BusCall::Finish, BusCall::TakePace, BusCall::TellPace];
+async fn lost_bus_call_loses_no_work() {
+    let calls = [
+        BusCall::Park,
+        BusCall::ScheduleRetry,
+        BusCall::Finish,
+        BusCall::AcquirePermit,
+        BusCall::ReportOutcome,
+    ];
     for course in Course::ALL {
         for call in calls {
             for loss in [Loss::Message, Loss::Answer] {
@@ -92,7 +97,7 @@ async fn a_bus_that_loses_any_call_loses_no_work() {
 }
 
 #[tokio::test]
-async fn a_bus_that_is_away_for_a_while_loses_no_work() {
+async fn bus_outage_loses_no_work() {
     for course in Course::ALL {
         let rig = Rig::new().await;
         let work = rig.released().await;
@@ -115,7 +120,7 @@ async fn a_bus_that_is_away_for_a_while_loses_no_work() {
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_be_asked_costs_no_attempt() {
+async fn unavailable_store_costs_no_attempt() {
     let rig = Rig::with(CONFIG, |store| store.with(0, Fault::FailBefore)).await;
     let work = rig.released().await;
     assert_eq!(rig.reaper.work(delivery(&work)).await, OWN_FAILURE);
@@ -124,19 +129,19 @@ async fn a_store_that_cannot_be_asked_costs_no_attempt() {
 }
 
 #[tokio::test]
-async fn a_pace_that_is_not_known_costs_no_attempt_and_no_call() {
+async fn unavailable_throttle_costs_no_attempt_and_no_call() {
     let rig = Rig::new().await;
     let work = rig.released().await;
-    rig.bus.lose(BusCall::TakePace, Loss::Message);
+    rig.bus.lose(BusCall::AcquirePermit, Loss::Message);
     assert_eq!(rig.reaper.work(delivery(&work)).await, OWN_FAILURE);
     assert_eq!((rig.provider.calls(), rig.attempts().await), (vec![], 0));
 }
 
 #[tokio::test]
-async fn a_refusal_that_cannot_be_told_still_delays_the_work() {
+async fn unreported_refusal_still_delays_the_work() {
     let rig = Rig::new().await;
     let work = rig.released().await;
-    rig.bus.lose(BusCall::TellPace, Loss::Message);
+    rig.bus.lose(BusCall::ReportOutcome, Loss::Message);
     let refused = ProviderError::Unauthorized { status: 401, message: "no".to_owned() };
     rig.provider.script_delete(Err(refused));
     let verdict = rig.reaper.work(delivery(&work)).await;
@@ -145,7 +150,7 @@ async fn a_refusal_that_cannot_be_told_still_delays_the_work() {
 }
 
 #[tokio::test]
-async fn a_tombstone_that_cannot_be_written_is_written_by_the_next_attempt() {
+async fn failed_tombstone_write_is_repeated_by_the_next_attempt() {
     for fault in [Fault::FailBefore, Fault::FailAfter] {
         // Behind the looks at the sandbox and at its account.
         let rig = Rig::with(CONFIG, |store| store.with(2, fault)).await;

@@ -35,7 +35,7 @@ async fn held_by_another(rig: &Rig, record: &Sandbox) {
 }
 
 #[tokio::test]
-async fn an_account_is_not_deleted_while_another_record_of_it_is_held() {
+async fn account_is_not_deleted_while_another_record_is_allocated() {
     let rig = Rig::new().await;
     let work = rig.released().await;
     let other = other_record(&rig).await;
@@ -57,7 +57,7 @@ async fn an_account_is_not_deleted_while_another_record_of_it_is_held() {
 }
 
 #[tokio::test]
-async fn a_free_record_of_the_account_is_taken_out_of_use_first() {
+async fn available_duplicate_record_is_quarantined_first() {
     let rig = Rig::new().await;
     let work = rig.released().await;
     other_record(&rig).await;
@@ -68,7 +68,7 @@ async fn a_free_record_of_the_account_is_taken_out_of_use_first() {
 }
 
 #[tokio::test]
-async fn work_for_another_account_does_nothing_and_that_of_a_former_build_is_done() {
+async fn work_for_another_account_is_ignored_and_without_one_is_done() {
     let rig = Rig::new().await;
     let work = rig.released().await;
     assert_eq!(work.external_id.as_deref(), Some(external_id().as_str()));

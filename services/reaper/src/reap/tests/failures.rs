@@ -6,7 +6,7 @@ use super::*;
 enum Follows {
     /// It counts as an attempt, and the work comes back after the usual delay.
     Attempt,
-    /// It counts as none; the work stays away for that long, and the line is in that state.
+    /// It counts as none; the work stays away for that long, and the throttle is in that state.
     Hold { seconds: u64, state: &'static str },
 }
 
@@ -40,7 +40,7 @@ async fn assert_follows(rig: &Rig, error: &ProviderError, begin: &str, follows: 
     };
     assert_eq!(rig.state().await, StateName::PendingDeletion);
     let deletion = rig.sandbox().await.deletion().cloned().unwrap();
-    let state = rig.line_state().await;
+    let state = rig.throttle_state().await;
     match follows {
         Follows::Attempt => {
             assert_eq!((deletion.attempts, deletion.last_error), (1, Some(format!("{begin}{error}"))));
@@ -59,7 +59,7 @@ async fn assert_follows(rig: &Rig, error: &ProviderError, begin: &str, follows: 
 }
 
 #[tokio::test]
-async fn every_answer_to_a_deletion_has_its_consequence() {
+async fn every_delete_error_has_its_verdict() {
     for (error, follows) in every_error() {
         let rig = Rig::new().await;
         rig.provider.script_delete(Err(error.clone()));
@@ -69,7 +69,7 @@ async fn every_answer_to_a_deletion_has_its_consequence() {
 }
 
 #[tokio::test]
-async fn every_answer_to_a_clearing_has_the_same_and_nothing_is_deleted() {
+async fn every_pre_clean_error_has_its_verdict_and_deletes_nothing() {
     for (error, follows) in every_error() {
         let rig = Rig::new().await;
         rig.provider.script_pre_clean(Err(error.clone()));
@@ -93,7 +93,7 @@ async fn a_hold_never_uses_up_attempts() {
 }
 
 #[tokio::test]
-async fn failed_attempts_are_counted_until_one_goes_well() {
+async fn failed_attempts_are_counted_until_one_succeeds() {
     let rig = Rig::new().await;
     let work = rig.released().await;
     rig.provider.script_delete(Err(failed("first")));
@@ -122,17 +122,17 @@ async fn an_unknown_outcome_is_settled_by_the_next_attempt() {
 }
 
 #[tokio::test]
-async fn an_account_that_is_forbidden_while_others_are_deleted_is_parked_with_its_reason() {
+async fn forbidden_account_is_parked_while_others_succeed() {
     let rig = Rig::new().await;
     let work = rig.released().await;
     let forbidden = ProviderError::Unauthorized { status: 403, message: "not yours".to_owned() };
     let mut verdicts = Vec::new();
     for _ in 0..3 {
         let others = SandboxId::parse("another").unwrap();
-        rig.bus.tell(rig.slot().await, &others, CallEnd::Deleted).await.unwrap();
+        rig.bus.report_outcome(rig.slot().await, &others, CallOutcome::Deleted).await.unwrap();
         rig.provider.script_delete(Err(forbidden.clone()));
         verdicts.push(rig.again(&work).await);
-        assert_eq!(rig.line_state().await, "running");
+        assert_eq!(rig.throttle_state().await, "running");
     }
     assert!(
         matches!(verdicts.as_slice(), [Verdict::Retry { .. }, Verdict::Retry { .. }, Verdict::GiveUp { reason }]
@@ -143,17 +143,17 @@ async fn an_account_that_is_forbidden_while_others_are_deleted_is_parked_with_it
 }
 
 #[tokio::test]
-async fn one_that_is_forbidden_for_the_first_time_is_not_given_up_on_it() {
+async fn first_forbidden_response_does_not_park() {
     let rig = Rig::with(Config { attempts_max: 1, ..CONFIG }, |store| store).await;
     let work = rig.released().await;
     let others = SandboxId::parse("another").unwrap();
-    rig.bus.tell(rig.slot().await, &others, CallEnd::Deleted).await.unwrap();
+    rig.bus.report_outcome(rig.slot().await, &others, CallOutcome::Deleted).await.unwrap();
     let forbidden = ProviderError::Unauthorized { status: 403, message: "no".to_owned() };
     rig.provider.script_delete(Err(forbidden.clone()));
     assert!(matches!(rig.again(&work).await, Verdict::Retry { .. }));
     // The next one is refused as well: it was the token.
     rig.clock.advance(SECOND);
-    rig.bus.tell(rig.slot().await, &others, CallEnd::Forbidden).await.unwrap();
+    rig.bus.report_outcome(rig.slot().await, &others, CallOutcome::Forbidden).await.unwrap();
     for _ in 0..5 {
         rig.provider.script_delete(Err(forbidden.clone()));
     }

@@ -48,7 +48,7 @@ async fn the_last_attempt_parks_the_deletion_with_its_reason() {
 }
 
 #[tokio::test]
-async fn work_that_has_no_attempt_left_is_parked_without_another_one() {
+async fn work_without_attempts_left_is_parked_without_a_call() {
     let rig = Rig::new().await;
     let work = rig.released().await;
     // The worker that counted the last attempt ended before it could park.
@@ -63,7 +63,7 @@ async fn work_that_has_no_attempt_left_is_parked_without_another_one() {
 }
 
 #[tokio::test]
-async fn a_message_that_ends_its_workers_is_parked() {
+async fn message_that_crashes_its_workers_is_parked() {
     let rig = Rig::new().await;
     let work = rig.released().await;
     let verdict = rig.reaper.work(Delivery { work: work.clone(), deliveries: DELIVERIES_MAX + 1 }).await;
@@ -78,7 +78,7 @@ async fn a_message_that_ends_its_workers_is_parked() {
 }
 
 #[tokio::test]
-async fn without_a_copy_the_table_is_not_told() {
+async fn table_is_not_updated_without_a_parked_copy() {
     for loss in [Loss::Message, Loss::Answer] {
         let (rig, work) = at_the_last_attempt(|store| store).await;
         rig.bus.lose(BusCall::Park, loss);
@@ -98,12 +98,15 @@ async fn without_a_copy_the_table_is_not_told() {
 }
 
 #[tokio::test]
-async fn without_the_tables_word_the_message_stays() {
+async fn message_stays_queued_if_the_table_write_fails() {
     for fault in [Fault::FailBefore, Fault::FailAfter] {
         let (rig, work) = at_the_last_attempt(|store| store.with(PARK_CALL, fault)).await;
         assert_eq!(rig.reaper.work(delivery(&work)).await, OWN_FAILURE);
         assert_eq!(rig.faulty.calls(), ["sandbox", "identity", "note_attempt", "park_deletion"]);
-        assert!(only_copy(&rig).reason.contains("no licence"), "the copy is kept before the table is told");
+        assert!(
+            only_copy(&rig).reason.contains("no licence"),
+            "the copy is kept before the table is written"
+        );
         let verdict = rig.again(&work).await;
         match fault {
             Fault::FailBefore => assert!(matches!(verdict, Verdict::GiveUp { .. }), "{verdict:?}"),
@@ -117,7 +120,7 @@ async fn without_the_tables_word_the_message_stays() {
 }
 
 #[tokio::test]
-async fn a_long_reason_is_cut_where_the_table_keeps_it_and_has_one_line_in_the_copy() {
+async fn long_reason_is_truncated_in_the_table_and_one_line_in_the_copy() {
     let rig = Rig::with(Config { attempts_max: 1, ..CONFIG }, |store| store).await;
     let work = rig.released().await;
     let long = format!("first line\nsecond line {}", "x".repeat(5_000));

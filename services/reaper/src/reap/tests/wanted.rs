@@ -64,7 +64,7 @@ async fn work_without_a_record_does_nothing() {
 }
 
 #[tokio::test]
-async fn work_that_names_no_sandbox_is_given_up() {
+async fn work_without_a_sandbox_id_is_given_up() {
     let rig = Rig::new().await;
     let work = rig.released().await;
     let verdict = rig.reaper.work(delivery(&DeletionWork { sandbox_id: String::new(), ..work })).await;

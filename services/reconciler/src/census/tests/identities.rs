@@ -39,7 +39,7 @@ async fn two_records(rig: &Rig, one: usize, other: usize) -> (Sandbox, Sandbox) 
 }
 
 #[tokio::test]
-async fn records_of_a_former_build_get_identities() {
+async fn records_without_an_identity_get_one() {
     let rig = Rig::new();
     let mut records = Vec::new();
     for number in 0..30 {
@@ -61,7 +61,7 @@ async fn records_of_a_former_build_get_identities() {
 }
 
 #[tokio::test]
-async fn of_two_free_records_of_an_account_one_is_quarantined() {
+async fn one_of_two_available_duplicates_is_quarantined() {
     let rig = Rig::new();
     let (first, second) = two_records(&rig, 1, 2).await;
     let report = run(&rig).await;
@@ -81,7 +81,7 @@ async fn of_two_free_records_of_an_account_one_is_quarantined() {
 }
 
 #[tokio::test]
-async fn a_record_that_is_held_is_never_quarantined() {
+async fn allocated_record_is_never_quarantined() {
     let rig = Rig::new();
     two_records(&rig, 1, 2).await;
     let held = rig.allocate(2).await;

@@ -1,0 +1,233 @@
+//! The provider throttle: one key with its whole state, moved on by compare-and-set, and one key that an
+//! operator switches. The rules are [`runtime::throttle`]'s; here is how the fleet agrees on them.
+
+use super::judge::Refusal;
+use super::publish::encode;
+use super::{NatsBus, failed};
+use async_nats::jetstream::consumer;
+use async_nats::jetstream::kv::{CreateErrorKind, Entry, Operation, Store};
+use async_trait::async_trait;
+use bytes::Bytes;
+use contract::throttle::PoolDeletions;
+use contract::{DeletionsStatus, Pause, ThrottleState};
+use domain::SandboxId;
+use futures_util::TryStreamExt as _;
+use ports::bus::{
+    Admission, BusError, CachedSwitch, CallOutcome, Confirmed, DeletionControl, OutcomeEffect, Permit,
+    ProviderThrottle, SwitchCache, ThrottleView,
+};
+use runtime::throttle::by_the_clock_of;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Key of the throttle's state.
+const THROTTLE_KEY: &str = "line.provider";
+/// Key of the operators' switch.
+const PAUSE_KEY: &str = "deletions.pause";
+/// Rounds that a writer may lose before it gives up. Each lost round is another worker's progress, so only
+/// a bucket that is out of order gets there.
+const ROUNDS_MAX: u32 = 1_000;
+/// Longest time that a look at the queue may take; the throttle itself is shown without it.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A pause as the bucket keeps it.
+#[derive(Serialize, Deserialize)]
+struct KeptPause {
+    #[serde(flatten)]
+    pause: Pause,
+    /// The version of the switch in the table; absent if an operator wrote it directly, or a former build did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
+}
+
+#[async_trait]
+impl ProviderThrottle for NatsBus {
+    async fn acquire(&self) -> Result<Admission, BusError> {
+        let pause = self.pause_switch().await?;
+        self.move_on(|throttle, now_ms| self.config.throttle.acquire(throttle, pause.as_ref(), now_ms)).await
+    }
+
+    async fn confirm(&self, permit: Permit) -> Result<Confirmed, BusError> {
+        let (throttle, pause) = self.read_throttle().await?;
+        Ok(self.config.throttle.confirm(&throttle, pause.as_ref(), permit, self.time.now_ms()))
+    }
+
+    async fn report_outcome(
+        &self,
+        permit: Permit,
+        sandbox: &SandboxId,
+        end: CallOutcome,
+    ) -> Result<OutcomeEffect, BusError> {
+        self.move_on(|throttle, now_ms| {
+            self.config.throttle.report_outcome(throttle, permit, sandbox.as_str(), end, now_ms)
+        })
+        .await
+    }
+
+    async fn view(&self) -> Result<ThrottleView, BusError> {
+        let (throttle, pause) = self.read_throttle().await?;
+        Ok(self.config.throttle.view(&throttle, pause.as_ref(), self.time.now_ms()))
+    }
+}
+
+#[async_trait]
+impl DeletionControl for NatsBus {
+    async fn pause(&self, pause: &Pause) -> Result<(), BusError> {
+        let value = serde_json::to_vec(pause).map_err(failed("pause deletions"))?;
+        self.refuse_unconnected("pause deletions")?;
+        let put = self.bucket().await?.put(PAUSE_KEY, value.into()).await;
+        put.map(|_| ()).map_err(failed("pause deletions"))
+    }
+
+    async fn resume(&self, _by: &str) -> Result<Option<Pause>, BusError> {
+        self.refuse_unconnected("resume deletions")?;
+        let pause = self.pause_switch().await?;
+        if pause.is_some() {
+            self.bucket().await?.purge(PAUSE_KEY).await.map_err(failed("resume deletions"))?;
+        }
+        let now_ms = self.clock.now_ms();
+        Ok(pause.filter(|pause| pause.is_on(now_ms)))
+    }
+
+    async fn status(&self) -> Result<DeletionsStatus, BusError> {
+        let (throttle, pause) = self.read_throttle().await?;
+        let mut status = self.config.throttle.status(&throttle, pause.as_ref(), self.time.now_ms());
+        // Listing waits as long as the server lets it; the caller has less time.
+        status.pools = tokio::time::timeout(QUEUE_TIMEOUT, self.pool_queues())
+            .await
+            .map_err(failed("look at the queue"))??
+            .into_iter()
+            .collect();
+        let pauses = status.pools.values().map(|pool| pool.consumer_paused_until);
+        status.consumer_paused_until = pauses.max().flatten();
+        Ok(status)
+    }
+}
+
+#[async_trait]
+impl SwitchCache for NatsBus {
+    async fn cached_switch(&self) -> Result<(u64, CachedSwitch), BusError> {
+        let found = self.bucket().await?.entry(PAUSE_KEY).await.map_err(failed("read the switch"))?;
+        let Some(entry) = found else { return Ok((0, CachedSwitch::Lost)) };
+        if entry.operation != Operation::Put {
+            return Ok((entry.revision, CachedSwitch::Off));
+        }
+        // The writer of this entry wanted to stop the deletions, even if it cannot be read.
+        let KeptPause { pause, version } = serde_json::from_slice(&entry.value).unwrap_or_else(|_| {
+            let reason = Some("the switch holds something that cannot be read".to_owned());
+            KeptPause { pause: Pause { by: "unknown".to_owned(), reason, ..Pause::default() }, version: None }
+        });
+        Ok((entry.revision, CachedSwitch::On { pause, version }))
+    }
+
+    async fn cache_switch(&self, revision: u64, pause: Option<(&Pause, u64)>) -> Result<bool, BusError> {
+        self.refuse_unconnected("turn the switch")?;
+        let store = self.bucket().await?;
+        let Some((pause, version)) = pause else {
+            return match store.purge_expect_revision(PAUSE_KEY, Some(revision)).await {
+                Ok(()) => Ok(true),
+                Err(error) if Refusal::of(&error).is_conflict() => Ok(false),
+                Err(error) => Err(failed("turn the switch")(error)),
+            };
+        };
+        let kept = KeptPause { pause: pause.clone(), version: Some(version) };
+        let value = encode(&kept, "turn the switch")?;
+        Ok(write(&store, PAUSE_KEY, Some(revision), value).await?.is_some())
+    }
+}
+
+impl NatsBus {
+    /// Replaces the state of the throttle by what `step` makes of it and of the time, if it makes anything, and gives
+    /// back what `step` said.
+    async fn move_on<T>(
+        &self,
+        step: impl Fn(&ThrottleState, u64) -> (T, Option<ThrottleState>) + Send,
+    ) -> Result<T, BusError> {
+        let store = self.bucket().await?;
+        // One writer of this process at a time: they would only lose rounds to each other.
+        let _guard = self.throttle_lock.lock().await;
+        for _ in 0..ROUNDS_MAX {
+            let entry = put_entry(&store, THROTTLE_KEY).await?;
+            let throttle = entry.as_ref().map(|entry| self.throttle_in(entry)).unwrap_or_default();
+            let now_ms = self.time.now_ms();
+            let (answer, next) = step(&throttle, now_ms);
+            let Some(next) = next else { return Ok(answer) };
+            let next = ThrottleState { written_ms: now_ms, ..next };
+            let value = encode(&next, "move the throttle on")?;
+            if write(&store, THROTTLE_KEY, entry.map(|entry| entry.revision), value).await?.is_some() {
+                return Ok(answer);
+            }
+        }
+        Err(failed("move the throttle on")("too many lost rounds"))
+    }
+
+    async fn read_throttle(&self) -> Result<(ThrottleState, Option<Pause>), BusError> {
+        let store = self.bucket().await?;
+        let (throttle, pause) = tokio::join!(put_entry(&store, THROTTLE_KEY), self.pause_switch());
+        Ok((throttle?.as_ref().map(|entry| self.throttle_in(entry)).unwrap_or_default(), pause?))
+    }
+
+    /// What an entry says, counted from when the server took it. An unreadable value counts as a fresh throttle: the next
+    /// writer puts it right.
+    fn throttle_in(&self, entry: &Entry) -> ThrottleState {
+        let throttle: ThrottleState = serde_json::from_slice(&entry.value).unwrap_or_default();
+        let taken_ms = u64::try_from(entry.created.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
+        let throttle = if self.time.is_compared() { by_the_clock_of(throttle, taken_ms) } else { throttle };
+        self.config.throttle.bounded(&throttle, taken_ms)
+    }
+
+    async fn pause_switch(&self) -> Result<Option<Pause>, BusError> {
+        Ok(match self.cached_switch().await? {
+            (_, CachedSwitch::On { pause, .. }) => Some(pause),
+            (_, CachedSwitch::Lost | CachedSwitch::Off) => None,
+        })
+    }
+
+    /// What waits and what is under way, as the server's consumers have it.
+    async fn pool_queues(&self) -> Result<Vec<(String, PoolDeletions)>, BusError> {
+        let stream = self
+            .jetstream
+            .get_stream_no_info(self.config.subjects.deletions_stream())
+            .await
+            .map_err(failed("look at the queue"))?;
+        let infos: Vec<consumer::Info> =
+            stream.consumers().try_collect().await.map_err(failed("look at the queue"))?;
+        let pool = |info: &consumer::Info| self.config.subjects.pool_of_consumer(&info.name);
+        Ok(infos.iter().filter_map(|info| Some((pool(info)?.to_string(), pool_deletions(info)))).collect())
+    }
+}
+
+fn pool_deletions(info: &consumer::Info) -> PoolDeletions {
+    let until = info.config.pause_until.filter(|_| info.paused);
+    PoolDeletions {
+        waiting: info.num_pending,
+        under_way: u64::try_from(info.num_ack_pending).unwrap_or(u64::MAX),
+        consumer_paused_until: until.and_then(|until| u64::try_from(until.unix_timestamp()).ok()),
+    }
+}
+
+pub(super) async fn put_entry(store: &Store, key: &str) -> Result<Option<Entry>, BusError> {
+    let entry = store.entry(key).await.map_err(failed("read a key"))?;
+    Ok(entry.filter(|entry| entry.operation == Operation::Put))
+}
+
+/// Changes a key if it is still at that revision, or not there; gives its new one, or none if another writer was faster.
+pub(super) async fn write(
+    store: &Store,
+    key: &str,
+    revision: Option<u64>,
+    value: Bytes,
+) -> Result<Option<u64>, BusError> {
+    let error: Box<dyn std::error::Error + Send + Sync> = match revision {
+        Some(revision) => match store.update(key, value, revision).await {
+            Ok(revision) => return Ok(Some(revision)),
+            Err(error) => error.into(),
+        },
+        None => match store.create(key, value).await {
+            Ok(revision) => return Ok(Some(revision)),
+            Err(error) if error.kind() == CreateErrorKind::AlreadyExists => return Ok(None),
+            Err(error) => error.into(),
+        },
+    };
+    if Refusal::of(error.as_ref()).is_conflict() { Ok(None) } else { Err(failed("change a key")(error)) }
+}

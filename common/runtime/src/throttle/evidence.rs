@@ -1,0 +1,96 @@
+//! Whose fault a failure is: the sandbox's or the provider's.
+//!
+//! One failure looks like another. What distinguishes them is what happens to other sandboxes: an account whose
+//! deletion always fails while those of others go well is an odd one, and so is one that is forbidden alone. Where
+//! nothing is known of the others, the provider is taken to be at fault, because trying again does no harm.
+
+use super::{CallOutcome, FailureCause, Permit};
+use contract::ThrottleState;
+use contract::throttle::{Breaker, BreakerReason, Failing, Forbidden};
+
+/// How long after a deletion that went well its word counts: a provider that worked then is taken to work when
+/// a single sandbox begins to fail. Longer than the longest delay between two attempts (10 minutes by default), or
+/// an account that is the last one left would be out of reach of it.
+const GOOD_FOR_MS: u64 = 15 * 60_000;
+/// Forbidden sandboxes that are remembered; the oldest is forgotten first. Each takes up to 160 bytes of a value that
+/// is written with every slot.
+const FORBIDDEN_MAX: usize = 32;
+
+/// A call deleted something. Only what began after a refusal says something about it.
+pub(super) fn note_good(throttle: &mut ThrottleState, permit: Permit, is_our_probe: bool, sandbox: &str) {
+    // What was out when the breaker opened says nothing about the time since.
+    if throttle.breaker != Breaker::Closed && !is_our_probe {
+        return;
+    }
+    if is_our_probe && throttle.reason == Some(BreakerReason::Unauthorized) {
+        // Those were refused because every call was.
+        let good_ms = throttle.good_ms;
+        throttle.forbidden.retain(|one| one.since_ms < good_ms);
+    }
+    throttle.forbidden.retain(|one| one.sandbox != sandbox);
+    throttle.good_ms = throttle.good_ms.max(permit.slot_us / 1_000);
+}
+
+/// A call failed: whose failures these are now, and how many in a row.
+pub(super) fn note_failure(throttle: &mut ThrottleState, sandbox: &str, now_ms: u64) {
+    let only_one_failed = only_one_fails(throttle);
+    match &throttle.failing {
+        Failing::None => {
+            throttle.failing = Failing::One { sandbox: sandbox.to_owned() };
+            throttle.failing_since_ms = now_ms;
+        }
+        Failing::One { sandbox: first } if first == sandbox => {}
+        Failing::One { .. } | Failing::Several => throttle.failing = Failing::Several,
+    }
+    if throttle.breaker == Breaker::Closed {
+        // The failures of an odd one make one sign of an outage, however many they are.
+        let before =
+            if only_one_failed && throttle.failing == Failing::Several { 1 } else { throttle.failures };
+        throttle.failures = before.saturating_add(1);
+    }
+}
+
+/// Whether all failures in a row are those of one sandbox, and others were deleted shortly before the first of them.
+pub(super) fn only_one_fails(throttle: &ThrottleState) -> bool {
+    matches!(throttle.failing, Failing::One { .. }) && was_good_at(throttle, throttle.failing_since_ms)
+}
+
+/// Whom the failure is put down to that was noted last.
+pub(super) fn cause(throttle: &ThrottleState, end: CallOutcome) -> FailureCause {
+    if end != CallOutcome::Failed {
+        return FailureCause::NotSandbox;
+    }
+    match (&throttle.failing, throttle.breaker) {
+        (Failing::One { .. }, _) if only_one_fails(throttle) => FailureCause::Sandbox,
+        (Failing::One { .. }, Breaker::Closed) => FailureCause::Sandbox,
+        (_, Breaker::Closed) => FailureCause::Unclear,
+        _ => FailureCause::NotSandbox,
+    }
+}
+
+/// A deletion was forbidden. No sandbox is blamed if our credentials may be the cause: then the provider throttle has
+/// to stop.
+pub(super) fn forbid(throttle: &mut ThrottleState, sandbox: &str, now_ms: u64) -> FailureCause {
+    let known = throttle.forbidden.iter().find(|one| one.sandbox == sandbox).map(|one| one.since_ms);
+    if known.is_none() {
+        throttle.forbidden.push(Forbidden { sandbox: sandbox.to_owned(), since_ms: now_ms });
+        let surplus = throttle.forbidden.len().saturating_sub(FORBIDDEN_MAX);
+        throttle.forbidden.drain(..surplus);
+    }
+    let good_ms = throttle.good_ms;
+    // The deletion of another began after this one was forbidden, and went well.
+    if known.is_some_and(|since_ms| since_ms < good_ms) {
+        return FailureCause::Sandbox;
+    }
+    let is_another = throttle.forbidden.iter().any(|one| one.sandbox != sandbox && one.since_ms >= good_ms);
+    if is_another || !was_good_at(throttle, known.unwrap_or(now_ms)) {
+        return FailureCause::NotSandbox;
+    }
+    // The first time, another sandbox may be forbidden next; if it is the only one a second time, it is at fault.
+    if known.is_some() { FailureCause::Sandbox } else { FailureCause::Unclear }
+}
+
+/// Whether something was deleted at that time or shortly before.
+fn was_good_at(throttle: &ThrottleState, at_ms: u64) -> bool {
+    throttle.good_ms > 0 && at_ms <= throttle.good_ms.saturating_add(GOOD_FOR_MS)
+}

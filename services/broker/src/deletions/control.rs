@@ -1,0 +1,86 @@
+//! What an operator can do with all deletions: `broker deletions pause | resume | status`.
+
+use super::client::Client;
+use contract::{DeletionsStatus, PauseRequest};
+use ports::bus::DeletionControl;
+use ports::clock::{Clock as _, SystemClock};
+use runtime::settings::Env;
+
+/// The actor where the command names none.
+const BY: &str = "broker cli";
+
+/// What can be done about all deletions.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Pause all deletions: none is fetched or ordered until they are resumed. Claims, releases, sync and expiry
+    /// go on.
+    Pause {
+        /// Ends by itself after so many seconds.
+        #[arg(long, value_name = "SECONDS", conflicts_with = "until")]
+        until_seconds: Option<u64>,
+        /// Ends by itself at that moment, in Unix seconds.
+        #[arg(long, value_name = "UNIX_SECONDS")]
+        until: Option<u64>,
+        /// Why, for those who find it.
+        #[arg(long)]
+        reason: Option<String>,
+        /// Who pauses.
+        #[arg(long, default_value = BY)]
+        by: String,
+    },
+    /// Let deletions go on.
+    Resume,
+    /// Show the provider throttle and its queue, as JSON.
+    Status,
+}
+
+// === impl Command ===
+
+impl Command {
+    /// Does it, over NATS, with the connection that the environment names.
+    ///
+    /// # Errors
+    /// Mistakes in the environment, what cannot be used of the arguments, a queue that does not answer.
+    pub(super) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
+        let client = Client::connect(env).await?;
+        let said = self.say(&client.control()).await;
+        client.close().await;
+        println!("{}", said?);
+        Ok(())
+    }
+
+    async fn say(self, control: &impl DeletionControl) -> anyhow::Result<String> {
+        match self {
+            Self::Pause { until_seconds, until, reason, by } => {
+                let request = PauseRequest { until_seconds, until, reason, by: None };
+                let pause = request
+                    .at(SystemClock.now(), &by)
+                    .map_err(|(field, problem)| anyhow::anyhow!("{field} {problem}"))?;
+                control.pause(&pause).await?;
+                Ok(serde_json::to_string_pretty(&pause)?)
+            }
+            Self::Resume => Ok(match control.resume(BY).await? {
+                Some(pause) => format!("resumed; paused since {} by {}", pause.since, pause.by),
+                None => "deletions were not paused".to_owned(),
+            }),
+            Self::Status => Ok(serde_json::to_string_pretty(&control.status().await?)?),
+        }
+    }
+}
+
+/// What keeps deletions waiting, in words; none if nothing does.
+#[must_use]
+pub(crate) fn note(status: &DeletionsStatus) -> Option<String> {
+    let until = |until: Option<u64>| until.map(|until| format!(" until {until}")).unwrap_or_default();
+    if let Some(pause) = &status.paused {
+        let reason = pause.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        return Some(format!("paused by {}{}{reason}", pause.by, until(pause.until)));
+    }
+    match status.state.as_str() {
+        "running" => status
+            .consumer_paused_until
+            .map(|_| format!("consumer paused{}", until(status.consumer_paused_until))),
+        "held" => Some(format!("held{}", until(status.held_until))),
+        state => Some(format!("{state}{}", until(status.breaker.until))),
+    }
+}

@@ -1,0 +1,134 @@
+//! The transport of a run: HTTP or NATS, of any broker.
+
+use crate::up::Overlay;
+use anyhow::{Context as _, bail};
+use http_client::HttpRequests;
+use nats::{NatsBus, NatsConfig};
+use ports::bus::Requests;
+use ports::clock::Clock;
+use ports::random::Random;
+use runtime::settings::{Env, Secret, Settings};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a connection to NATS is waited for.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause between two looks whether it is there.
+const CONNECT_POLL_PAUSE: Duration = Duration::from_millis(10);
+
+/// What a connection is made with.
+#[derive(Clone, Debug)]
+pub struct Ports {
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Random numbers.
+    pub random: Arc<dyn Random>,
+}
+
+/// Which transport.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    /// The broker's HTTP API.
+    #[arg(
+        long,
+        value_name = "URL",
+        conflicts_with = "nats",
+        required_unless_present = "nats",
+        requires = "token_file"
+    )]
+    pub http: Option<String>,
+    /// File with the lab token of the HTTP API.
+    #[arg(long, value_name = "FILE", conflicts_with = "nats")]
+    pub token_file: Option<PathBuf>,
+    /// The broker's NATS server; credentials come from the environment (`NATS_CREDENTIALS_FILE`, `NATS_USER`).
+    #[arg(long, value_name = "URL")]
+    pub nats: Option<String>,
+    /// What the fleet's subjects begin with.
+    #[arg(long, value_name = "PREFIX", requires = "nats")]
+    pub subject_prefix: Option<String>,
+}
+
+/// An open transport.
+pub enum Transport {
+    /// Over HTTP.
+    Http(HttpRequests),
+    /// Over NATS.
+    Nats(Box<NatsBus>),
+}
+
+// === impl Options ===
+
+impl Options {
+    /// What the transport is called in reports.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.http.clone().or_else(|| self.nats.clone()).unwrap_or_default()
+    }
+}
+
+// === impl Transport ===
+
+impl Transport {
+    /// Opens the transport; `name` is what a connection to NATS is called.
+    ///
+    /// # Errors
+    /// When the token cannot be read, a setting is wrong, or NATS cannot be reached within ten seconds.
+    pub async fn open(options: &Options, env: &dyn Env, ports: &Ports, name: &str) -> anyhow::Result<Self> {
+        match (&options.http, &options.nats) {
+            (Some(root), _) => {
+                let file = options.token_file.as_ref().context("--http needs --token-file")?;
+                let token = std::fs::read_to_string(file)
+                    .with_context(|| format!("cannot read the token in {}", file.display()))?;
+                Ok(Self::Http(HttpRequests::new(root, Secret::new(token.trim()))?))
+            }
+            (None, Some(url)) => {
+                let mut overlay = Overlay::over(env);
+                overlay.set("NATS_URL", url);
+                if let Some(prefix) = &options.subject_prefix {
+                    overlay.set("SUBJECT_PREFIX", prefix);
+                }
+                let mut settings = Settings::new(&overlay);
+                let config = NatsConfig::read(&mut settings);
+                let bus = connect(settings.finish(config)?, ports, name).await?;
+                Ok(Self::Nats(Box::new(bus)))
+            }
+            (None, None) => bail!("--http or --nats has to say where the broker is"),
+        }
+    }
+
+    /// The caller's side of it.
+    #[must_use]
+    pub fn requests(&self) -> Arc<dyn Requests> {
+        match self {
+            Self::Http(http) => Arc::new(http.clone()),
+            Self::Nats(bus) => Arc::new(bus.as_ref().clone()),
+        }
+    }
+
+    /// Closes it.
+    pub async fn close(self) {
+        if let Self::Nats(bus) = self {
+            bus.close().await;
+        }
+    }
+}
+
+/// A connection to NATS, called `name`, that is there.
+///
+/// # Errors
+/// When it is not there within ten seconds.
+pub async fn connect(config: NatsConfig, ports: &Ports, name: &str) -> anyhow::Result<NatsBus> {
+    let url = config.url.clone();
+    let bus = NatsBus::connect(name, config, Arc::clone(&ports.clock), Arc::clone(&ports.random)).await?;
+    let connected = async {
+        while !bus.connected() {
+            tokio::time::sleep(CONNECT_POLL_PAUSE).await;
+        }
+    };
+    tokio::time::timeout(CONNECT_TIMEOUT, connected)
+        .await
+        .with_context(|| format!("no connection to NATS at {url}"))?;
+    Ok(bus)
+}

@@ -1,0 +1,116 @@
+//! Looks at the files of TLS, and has changed ones take effect for the next connection.
+
+use async_trait::async_trait;
+use ports::clock::Clock;
+use runtime::check::Check;
+use rustls::ServerConfig;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+use tokio_rustls::TlsAcceptor;
+
+use super::{Digest, TlsConfig, TlsFiles};
+use crate::metrics::Metrics;
+
+/// Keeps certificate and key in step with their files.
+#[derive(Clone)]
+pub(crate) struct TlsReloader(Arc<Shared>);
+
+struct Shared {
+    files: TlsFiles,
+    check_period: Duration,
+    good: RwLock<Arc<ServerConfig>>,
+    // The digest of what was seen last, good or bad, so that each change is logged once; none if it could not be read.
+    seen: Mutex<Option<Digest>>,
+    is_bad: AtomicBool,
+    metrics: Metrics,
+}
+
+/// Always ready: says when the files cannot be used.
+struct FilesNote(TlsReloader);
+
+// === impl TlsReloader ===
+
+impl TlsReloader {
+    pub(crate) fn new(config: &TlsConfig, metrics: Metrics) -> Self {
+        Self(Arc::new(Shared {
+            files: config.files.clone(),
+            check_period: config.check_period,
+            good: RwLock::new(Arc::clone(&config.first)),
+            seen: Mutex::new(Some(config.first_digest)),
+            is_bad: AtomicBool::new(false),
+            metrics,
+        }))
+    }
+
+    /// What a connection that comes now is greeted with.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.0.good.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// What readiness says of the files.
+    pub(crate) fn check(&self) -> Arc<dyn Check> {
+        Arc::new(FilesNote(self.clone()))
+    }
+
+    /// Looks again and again.
+    pub(crate) async fn watch(&self, clock: &dyn Clock) -> Infallible {
+        loop {
+            clock.sleep(self.0.check_period).await;
+            self.look().await;
+        }
+    }
+
+    /// Looks once. Files that cannot be used change nothing. Certificate and key are two files, so a look between
+    /// two writes finds a pair that does not match; the next look finds one that does.
+    async fn look(&self) {
+        let files = self.0.files.clone();
+        // A file system may hang, and must not hold up requests. The task does not panic; if the process ends
+        // meanwhile, no caller waits for it any more.
+        let read = tokio::task::spawn_blocking(move || files.read()).await;
+        let read = read.unwrap_or_else(|_| Err(("TLS_CERT_FILE", "cannot be read".to_owned())));
+        let digest = read.as_ref().ok().map(super::Bytes::digest);
+        {
+            let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if std::mem::replace(&mut *seen, digest) == digest {
+                return;
+            }
+        }
+        let config = read.and_then(|bytes| bytes.server_config());
+        let is_bad = config.is_err();
+        match config {
+            Ok(config) => {
+                *self.0.good.write().unwrap_or_else(PoisonError::into_inner) = config;
+                tracing::info!("the TLS certificate was read again");
+            }
+            Err((variable, problem)) => {
+                tracing::warn!(
+                    variable,
+                    problem,
+                    "the TLS files cannot be used; those before them stay good"
+                );
+            }
+        }
+        self.0.is_bad.store(is_bad, Ordering::Relaxed);
+        self.0.metrics.tls_files_are(is_bad);
+    }
+}
+
+// === impl FilesNote ===
+
+#[async_trait]
+impl Check for FilesNote {
+    fn name(&self) -> &'static str {
+        "tls"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn note(&self) -> Option<String> {
+        let is_bad = self.0.0.is_bad.load(Ordering::Relaxed);
+        is_bad.then(|| "the TLS files cannot be used; those before them stay good".to_owned())
+    }
+}

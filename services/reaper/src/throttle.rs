@@ -1,0 +1,135 @@
+//! The reaper's dealings with the provider throttle: a slot before each call, and word of how the call ended.
+
+use crate::Reaper;
+use crate::reap::OWN_FAILURE_DELAY;
+use domain::SandboxId;
+use ports::bus::{Admission, BusError, CallOutcome, Confirmed, FailureCause, OutcomeEffect, Permit, Verdict};
+use ports::provider::ProviderError;
+use ports::random::full_jitter;
+use runtime::telemetry::Chain;
+use std::time::Duration;
+
+/// How long the fleet stays away from a provider that is overloaded and does not say for how long.
+pub(crate) const SLOW_DOWN_DELAY: Duration = Duration::from_secs(30);
+/// Longest pause that a provider's Retry-After can impose.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
+/// Delay of a deletion whose credentials were refused when the throttle cannot say how long it is closed.
+pub(crate) const UNAUTHORIZED_DELAY: Duration = Duration::from_secs(60);
+/// Longest time that a delivery waits in its worker for a busy throttle.
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(20);
+/// What each attempt at a busy throttle costs of that at least, so that the attempts end.
+const BUSY_WAIT_STEP: Duration = Duration::from_millis(100);
+/// Least spread of deletions that are put off together.
+const SPREAD_MIN: Duration = Duration::from_secs(1);
+/// Delay of the next request to a throttle that does not answer.
+const VIEW_RETRY_DELAY: Duration = Duration::from_millis(500);
+
+// === impl Reaper ===
+
+impl Reaper {
+    /// How many deliveries the throttle has slots for soon, or how long there are none.
+    pub(crate) async fn admitted(&self, places: usize) -> (usize, Duration) {
+        match self.ports.throttle.view().await {
+            Ok(view) => {
+                self.metrics.show(&view);
+                (view.calls.min(places), view.wait)
+            }
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "the throttle is not known; fetching nothing");
+                (0, VIEW_RETRY_DELAY)
+            }
+        }
+    }
+
+    /// Waits for a slot; a verdict if there is none soon.
+    pub(crate) async fn wait_for_permit(&self, id: &SandboxId) -> Result<Permit, Verdict> {
+        let mut timeout = BUSY_WAIT_MAX;
+        loop {
+            let (permit, wait) = match self.ports.throttle.acquire().await {
+                Ok(Admission::Go { permit, wait }) => (permit, wait),
+                // Several pools fetched for the same slot: who came too early is better off here than at the end of
+                // its queue.
+                Ok(Admission::Later { wait, is_closed: false }) if wait <= timeout => {
+                    timeout = timeout.saturating_sub(wait).saturating_sub(BUSY_WAIT_STEP);
+                    self.ports.clock.sleep(wait).await;
+                    continue;
+                }
+                Ok(Admission::Later { wait, .. }) => return Err(self.put_off(wait)),
+                Err(error) => return Err(throttle_unknown(&error)),
+            };
+            if wait.is_zero() {
+                return Ok(permit);
+            }
+            self.ports.clock.sleep(wait).await;
+            // A pause, a hold or a breaker that came while this one slept is for this one as well.
+            let verdict = match self.ports.throttle.confirm(permit).await {
+                Ok(Confirmed::Go) => return Ok(permit),
+                Ok(Confirmed::Missed) => None,
+                Ok(Confirmed::Later { wait }) => Some(self.put_off(wait)),
+                Err(error) => Some(throttle_unknown(&error)),
+            };
+            if permit.is_probe {
+                self.report_outcome(permit, id, CallOutcome::Unused).await;
+            }
+            if let Some(verdict) = verdict {
+                return Err(verdict);
+            }
+        }
+    }
+
+    /// Reports to the provider throttle how a call ended, and returns what that means. While the report fails, attempts
+    /// of failures count, but nothing is given up on them.
+    pub(crate) async fn report_outcome(
+        &self,
+        permit: Permit,
+        id: &SandboxId,
+        end: CallOutcome,
+    ) -> OutcomeEffect {
+        self.ports.throttle.report_outcome(permit, id, end).await.unwrap_or_else(|error| {
+            tracing::warn!(error = %Chain(&error), "the outcome of a call could not be reported to the throttle");
+            let wait = match end {
+                CallOutcome::SlowDown { span } => span,
+                CallOutcome::Unauthorized | CallOutcome::Forbidden => UNAUTHORIZED_DELAY,
+                _ => Duration::ZERO,
+            };
+            let cause = match end {
+                CallOutcome::Refused => FailureCause::Sandbox,
+                CallOutcome::Failed => FailureCause::Unclear,
+                _ => FailureCause::NotSandbox,
+            };
+            OutcomeEffect { is_closed: true, cause, wait }
+        })
+    }
+
+    /// Comes back after `wait` and a little chance, so that what was put off together does not come back together.
+    pub(crate) fn put_off(&self, wait: Duration) -> Verdict {
+        self.metrics.put_off();
+        Verdict::Retry { delay: self.spread(wait) }
+    }
+
+    pub(crate) fn spread(&self, wait: Duration) -> Duration {
+        wait + full_jitter(self.ports.random.as_ref(), (wait / 4).max(SPREAD_MIN))
+    }
+}
+
+fn throttle_unknown(error: &BusError) -> Verdict {
+    tracing::warn!(error = %Chain(error), "the throttle is not known; waiting");
+    Verdict::Retry { delay: OWN_FAILURE_DELAY }
+}
+
+/// What a failure says about the provider.
+pub(crate) fn end_of(error: &ProviderError) -> CallOutcome {
+    match error {
+        ProviderError::Unauthorized { status: 403, .. } => CallOutcome::Forbidden,
+        ProviderError::Unauthorized { .. } => CallOutcome::Unauthorized,
+        ProviderError::SlowDown { retry_after, .. } => {
+            CallOutcome::SlowDown { span: retry_after.unwrap_or(SLOW_DOWN_DELAY).min(RETRY_AFTER_MAX) }
+        }
+        ProviderError::Refused { .. } => CallOutcome::Refused,
+        // A web page or half an answer comes from something in front of the provider, whatever was asked.
+        ProviderError::Failed { .. }
+        | ProviderError::Unreachable { .. }
+        | ProviderError::TimedOut { .. }
+        | ProviderError::Garbled { .. } => CallOutcome::Failed,
+    }
+}
