@@ -1,15 +1,15 @@
-//! What is remembered of a sandbox's life, and what made its changes.
+//! The history of a sandbox: its state changes and their causes.
 
 use super::deletion::DeletionCause;
 use super::ids::{Actor, Epoch, Reason, Version};
 use super::sandbox::StateName;
 use super::time::UnixSeconds;
 
-/// History entries kept on a sandbox; older ones go, because a DynamoDB item may hold 400 KiB and each
-/// write pays for its whole size. A normal life has four entries.
+/// History entries that a sandbox keeps; older ones are removed. A DynamoDB item may hold 400 KiB, and each write pays
+/// for the whole item. A normal life has four entries.
 pub const HISTORY_ENTRIES_MAX: usize = 32;
 
-/// One state change, as recorded in the same write that made it.
+/// One state change, recorded by the write that made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryEntry {
     /// The version that the change made.
@@ -18,9 +18,9 @@ pub struct HistoryEntry {
     pub epoch: Epoch,
     /// The state after the change.
     pub state: StateName,
-    /// What made it.
+    /// The cause of the change.
     pub cause: Cause,
-    /// When.
+    /// When the change was made.
     pub at: UnixSeconds,
     /// Who made it, if it was ordered.
     pub by: Option<Actor>,
@@ -28,7 +28,7 @@ pub struct HistoryEntry {
     pub reason: Option<Reason>,
 }
 
-/// What made a state change.
+/// The cause of a state change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// The provider listed it for the first time.
@@ -45,13 +45,13 @@ pub enum Cause {
     Deleted,
     /// Its deletion used up its attempts.
     Parked,
-    /// An operator had its parked deletion tried again.
+    /// An operator replayed its parked deletion.
     Replayed,
     /// The provider stopped listing it.
     Missing,
     /// The provider lists it again.
     Found,
-    /// It was not listed for so long that it was given up.
+    /// It was given up because the provider had not listed it for a long time, or because an operator ordered that.
     Forgotten,
     /// Its owner was given more time.
     Extended,
@@ -64,9 +64,9 @@ pub enum Cause {
 /// Who ordered an operator action, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// Who.
+    /// The actor.
     pub by: Actor,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
 }
 
@@ -91,7 +91,7 @@ impl Cause {
         Self::Unquarantined,
     ];
 
-    /// The stored name.
+    /// The name under which it is stored.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -112,7 +112,7 @@ impl Cause {
         }
     }
 
-    /// The cause of that stored name.
+    /// The cause with that stored name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|cause| cause.as_str() == name)

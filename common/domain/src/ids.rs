@@ -1,10 +1,10 @@
-//! Ids as types: parsed once at the edge, never empty, never longer than the table or a subject can carry.
+//! Ids as types. They are parsed once on entry, are never empty, and fit into the table and into a subject.
 
 use std::fmt;
 
 /// Longest owner, lab or idempotency key, in bytes (`http-api.md`: header values up to 256 bytes).
 pub const HEADER_ID_BYTES_MAX: usize = 256;
-/// Longest sandbox id, in bytes. CSP ids are short decimal numbers; the rest is head-room.
+/// Longest sandbox id, in bytes. CSP ids are short decimal numbers, so there is room for other providers.
 pub const SANDBOX_ID_BYTES_MAX: usize = 128;
 /// Longest pool name, in bytes; it is part of NATS subjects and of every index key.
 pub const POOL_NAME_BYTES_MAX: usize = 64;
@@ -12,15 +12,15 @@ pub const POOL_NAME_BYTES_MAX: usize = 64;
 pub const SANDBOX_NAME_BYTES_MAX: usize = 256;
 /// Longest reason that an operator may give, in bytes; every later write of the sandbox pays for it.
 pub const REASON_BYTES_MAX: usize = 256;
-/// Longest key of a request, in bytes: a UUID has 36, and every write of a claim item pays for each that it keeps.
+/// Longest key of a request, in bytes. A UUID has 36, and every write of a claim item pays for each key that it keeps.
 pub const REQUEST_KEY_BYTES_MAX: usize = 64;
 /// Longest id at the provider, in bytes.
 pub const EXTERNAL_ID_BYTES_MAX: usize = 512;
 
-/// Why a text is not the id that it was taken for. Carries no part of the text: it may be hostile or secret.
+/// Why a text is not a valid id. It contains no part of the text, which may be hostile or secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
-    /// Nothing, or nothing but blanks.
+    /// The text is empty or blank.
     #[error("must not be empty")]
     Empty,
     /// More bytes than allowed.
@@ -55,20 +55,20 @@ fn is_printable(text: &str) -> bool {
     !text.chars().any(|char| char.is_control() || is_invisible(char))
 }
 
-/// What former builds let pass, and what may be stored therefore.
+/// The check of older builds, so that their stored values can still be read.
 fn is_without_control(text: &str) -> bool {
     !text.chars().any(char::is_control)
 }
 
-/// Characters that change how a text looks and are not seen themselves: they make one name look like another.
+/// Characters that are invisible or change how a text is displayed. They can make one name look like another.
 const fn is_invisible(char: char) -> bool {
     matches!(
         char,
-        // Soft hyphen, and letters of scripts that fill a place with nothing.
+        // Soft hyphen, and blank letters of some scripts.
         '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{3164}' | '\u{ffa0}'
-        // The direction of writing.
+        // Marks for the direction of writing.
         | '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-        // Nothing wide, and ends of lines and paragraphs.
+        // Zero-width characters, and separators of lines and paragraphs.
         | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200d}' | '\u{2028}' | '\u{2029}'
         | '\u{2060}'..='\u{2065}' | '\u{206a}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
         // Tags.
@@ -101,10 +101,10 @@ macro_rules! text_id {
         pub struct $name(String);
 
         impl $name {
-            /// Takes surrounding blanks off and checks what is left.
+            /// Trims the text and checks the rest.
             ///
             /// # Errors
-            /// [`InvalidId`] when nothing is left, or it is too long, or holds a character that is not allowed.
+            /// [`InvalidId`] when the trimmed text is empty, too long, or contains a character that is not allowed.
             pub fn parse(text: &str) -> Result<Self, InvalidId> {
                 let text = text.trim();
                 check(text, $max_bytes, $allowed, $is_allowed)?;
@@ -135,28 +135,28 @@ text_id!(
     PoolName, POOL_NAME_BYTES_MAX, TOKEN, is_token
 );
 text_id!(
-    /// Who holds a sandbox: one student's run of a lab (Instruqt participant id).
+    /// The holder of a sandbox: one student's run of a lab (Instruqt participant id).
     OwnerId, HEADER_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
 );
 text_id!(
-    /// The lab that an owner is taking (Instruqt track slug).
+    /// The lab that the owner takes (Instruqt track slug).
     LabId, HEADER_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
 );
 text_id!(
-    /// What makes a repeated claim the same claim. Belongs to its owner: two owners may use the same key.
+    /// Identifies repeated claims of one owner. Two owners may use the same key.
     IdempotencyKey, HEADER_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
 );
 text_id!(
-    /// One request of a caller: all attempts at it have the same key, and no other request has it. It is made afresh
-    /// where the request is received, and is not the `X-Request-ID`, which callers may choose and use again.
+    /// Identifies one request: all attempts at the request have the same key, and no other request has it. The process
+    /// that receives the request generates it. It is not the `X-Request-ID`, which callers may choose and use again.
     RequestKey, REQUEST_KEY_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
 );
 text_id!(
-    /// The name that people see; the sort key of a free sandbox, so a prefix of it is a key condition.
+    /// The displayed name. It is the sort key of a free sandbox, so that a name prefix is a key condition.
     SandboxName, SANDBOX_NAME_BYTES_MAX, PRINTABLE, is_printable
 );
 text_id!(
-    /// The beginning of a sandbox name that a claim is narrowed to. Case matters.
+    /// The prefix of the sandbox names that a claim accepts. It is case-sensitive.
     NamePrefix, SANDBOX_NAME_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
 );
 text_id!(
@@ -180,10 +180,10 @@ text_id!(
 macro_rules! stored_text {
     ($($name:ident, $max_bytes:expr;)+) => {
         $(impl $name {
-            /// As a former build may have stored it: invisible characters pass.
+            /// Parses a value that an older build may have stored: invisible characters are accepted.
             ///
             /// # Errors
-            /// [`InvalidId`] as [`Self::parse`], but for invisible characters.
+            /// [`InvalidId`] as [`Self::parse`], except for invisible characters.
             pub fn stored(text: &str) -> Result<Self, InvalidId> {
                 let text = text.trim();
                 check(text, $max_bytes, PRINTABLE, is_without_control)?;
@@ -200,7 +200,7 @@ stored_text! {
 }
 
 impl Reason {
-    /// What is left of a text of others when it is cut to one line of [`REASON_BYTES_MAX`] bytes.
+    /// Makes a valid reason of any text: cuts it to one line of at most [`REASON_BYTES_MAX`] bytes.
     #[must_use]
     pub fn cut(text: &str) -> Self {
         let line: String = text
@@ -214,7 +214,7 @@ impl Reason {
 }
 
 impl From<&OwnerId> for IdempotencyKey {
-    /// The key of a claim that brings no key: the owner.
+    /// The idempotency key of a claim that brings none: its owner.
     fn from(owner: &OwnerId) -> Self {
         Self(owner.0.clone())
     }
@@ -228,11 +228,11 @@ impl ExternalId {
     }
 }
 
-/// Number that grows with every lease of a sandbox: the fencing token that all later work presents.
+/// Grows with every lease of a sandbox. It is the fencing token of all later work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(u64);
 
-/// Number that grows with every state change of a sandbox, and not with refreshed descriptions.
+/// Grows with every state change of a sandbox, but not when its description is refreshed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(u64);
 

@@ -1,84 +1,84 @@
-//! Leases, and the claim that leads to one.
+//! Leases, and the claims that lead to them.
 
 use super::ids::{Actor, Epoch, IdempotencyKey, LabId, OwnerId, PoolName, RequestKey, SandboxId, Version};
 use super::time::UnixSeconds;
 use std::time::Duration;
 
-/// Requests that a lease remembers beside the one that created it, and that a claim item keeps when it moves on; older
-/// ones are dropped. They are of one owner and key, and an attempt at a request lives for seconds, so a request is
-/// forgotten only if that many others of the same key were answered after it.
+/// Requests that a lease remembers beside the one that created it, and that a claim item keeps when it moves to another
+/// candidate. Older ones are dropped. All belong to one owner and key, and an attempt lives for seconds, so a request
+/// is forgotten only if that many later requests of the same key were answered.
 pub const REQUESTS_KEPT_MAX: usize = 16;
 
-/// How long a closed claim item is kept: many times the longest time of an attempt at a request. It only bounds the size
-/// of the table; no rule compares clocks.
+/// How long a closed claim item is kept: many times the longest attempt at a request. This only bounds the size of the
+/// table; no rule compares clocks.
 pub const CLOSED_CLAIM_KEPT: Duration = Duration::from_secs(15 * 60);
 
-/// The holding of a sandbox by one owner.
+/// The right of one owner to one sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// Who holds it, and under which idempotency key.
     pub claim: ClaimKey,
-    /// The lab that it is held for, if the caller said.
+    /// The lab, if the caller named one.
     pub lab: Option<LabId>,
     /// Fencing token of this lease.
     pub epoch: Epoch,
-    /// The version that the sandbox was claimed at; with the id it names the claim item of this lease.
+    /// The version at which the sandbox was claimed. Together with the id it identifies the claim item of this lease.
     pub claimed_version: Version,
     /// When it was granted.
     pub granted_at: UnixSeconds,
-    /// When it ends; removal follows after the grace period.
+    /// When it ends. The sandbox is taken away after the grace period.
     pub expires_at: UnixSeconds,
-    /// The request that created it; none if its caller sent no id, and for a lease of a former build.
+    /// The request that created it; none if the caller sent no id, and in leases of older builds.
     pub request: Option<RequestKey>,
-    /// Further requests that it may have been the answer to, oldest first, at most [`REQUESTS_KEPT_MAX`].
+    /// Further requests that this lease may have answered, oldest first, at most [`REQUESTS_KEPT_MAX`].
     pub answered: Vec<RequestKey>,
 }
 
 impl Lease {
-    /// Every request that it was the answer to, as far as it is known.
+    /// All known requests that this lease answered.
     pub fn requests(&self) -> impl Iterator<Item = &RequestKey> {
         self.request.iter().chain(&self.answered)
     }
 
-    /// The same lease, which was the answer to one more request.
+    /// The same lease, which answered one more request.
     #[must_use]
     pub fn with_answered(mut self, request: &RequestKey) -> Self {
         remember(&mut self.answered, [request]);
         self
     }
 
-    /// Whether the lease has outlived its end by `grace`, so that it counts for nothing any more.
+    /// Whether both the end of the lease and `grace` have passed.
     #[must_use]
     pub fn is_over(&self, now: UnixSeconds, grace: Duration) -> bool {
         self.expires_at <= now.before(grace)
     }
 }
 
-/// More time for a lease, ready to be written.
+/// An extension of a lease, ready to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extension {
-    /// Who holds the sandbox.
+    /// The owner that holds the sandbox.
     pub owner: OwnerId,
-    /// The lease that is meant.
+    /// The epoch of the lease to extend.
     pub epoch: Epoch,
-    /// A lease that ended at or before this moment is over and not extended any more.
+    /// A lease that ended at or before this moment is not extended any more.
     pub ended_by: UnixSeconds,
-    /// The new end; never an earlier one than before.
+    /// The new end, which is never earlier than the old one.
     pub expires_at: UnixSeconds,
     /// Who asks on the owner's behalf, for the history; none if that is the owner.
     pub by: Option<Actor>,
 }
 
-/// What makes two claims the same claim: the owner and the owner's key.
+/// Identifies a claim: the owner, and the owner's key. Two claims with the same one are one claim.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClaimKey {
-    /// Who claims.
+    /// The owner that claims.
     pub owner: OwnerId,
     /// The owner's key for this claim.
     pub key: IdempotencyKey,
 }
 
-/// A sandbox that looked free: a hint, which the conditional write at `version` turns into a fact.
+/// A sandbox that looked free. It is a hint; only the conditional write at `version` decides.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Candidate {
     /// The sandbox.
@@ -89,33 +89,33 @@ pub struct Candidate {
     pub version: Version,
 }
 
-/// The claim item: where this owner's key looks. It never decides anything by itself.
+/// The claim item: the sandbox that this owner's key tries to get or holds. It decides nothing by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimRecord {
-    /// Whose claim it is.
+    /// The owner and key.
     pub claim: ClaimKey,
-    /// The sandbox that it is after, holds or held, at the version it was seen at.
+    /// The sandbox that the claim tries to get, holds or held, and the version at which it was seen.
     pub candidate: Candidate,
-    /// Whether the lease of that candidate has ended. The item is kept for a while, so that a late attempt at a request
-    /// that was answered finds it, and is replaced by the next request.
+    /// Whether the lease of that candidate has ended. A closed item is kept for a while, so that a late attempt at an
+    /// answered request finds it. The next request replaces it.
     pub is_closed: bool,
-    /// Requests that leases of this key were the answers to which have ended since, oldest first. An attempt at one of
-    /// them is late and must get nothing.
+    /// Requests that were answered by leases of this key which have ended since, oldest first. An attempt at one of
+    /// them is late and must not get a sandbox.
     pub answered: Vec<RequestKey>,
 }
 
 /// A claim of one candidate, ready to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// Whose claim it is.
+    /// The owner and key.
     pub claim: ClaimKey,
-    /// Which sandbox, at which version.
+    /// The sandbox and the version at which it was seen.
     pub candidate: Candidate,
-    /// The lab, if the caller said.
+    /// The lab, if the caller named one.
     pub lab: Option<LabId>,
     /// Who asks on the owner's behalf, for the history; none if that is the owner.
     pub by: Option<Actor>,
-    /// The request, if the caller said.
+    /// The request, if the caller identified it.
     pub request: Option<RequestKey>,
     /// Start of the lease.
     pub granted_at: UnixSeconds,
@@ -126,7 +126,7 @@ pub struct Grant {
 // === impl Candidate ===
 
 impl Candidate {
-    /// Whether it is the same sandbox at the same version, which is all that matters.
+    /// Whether it names the same sandbox at the same version.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         self.id == other.id && self.version == other.version
@@ -136,13 +136,13 @@ impl Candidate {
 // === impl ClaimRecord ===
 
 impl ClaimRecord {
-    /// The item of a claim that begins.
+    /// The claim item of a new claim.
     #[must_use]
     pub const fn new(claim: ClaimKey, candidate: Candidate) -> Self {
         Self { claim, candidate, is_closed: false, answered: Vec::new() }
     }
 
-    /// The item after the lease of its candidate has ended, which was the answer to `requests`.
+    /// The claim item after the lease of its candidate, which answered `requests`, has ended.
     #[must_use]
     pub fn closed<'a>(mut self, requests: impl IntoIterator<Item = &'a RequestKey>) -> Self {
         self.is_closed = true;
@@ -150,8 +150,8 @@ impl ClaimRecord {
         self
     }
 
-    /// The item that takes its place when it moves on from a lost candidate, or from a lease that was the answer to
-    /// `requests` and has ended.
+    /// The claim item for another candidate, after this one was lost or its lease, which answered `requests`, has
+    /// ended.
     #[must_use]
     pub fn moved_to<'a>(
         &self,
@@ -164,7 +164,7 @@ impl ClaimRecord {
     }
 }
 
-/// Adds requests that are not there yet, and drops the oldest beyond the bound.
+/// Adds requests that are missing, and drops the oldest ones beyond the limit.
 fn remember<'a>(known: &mut Vec<RequestKey>, requests: impl IntoIterator<Item = &'a RequestKey>) {
     for request in requests {
         if !known.contains(request) {

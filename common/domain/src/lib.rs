@@ -1,8 +1,8 @@
-//! Layer 0: what a sandbox is and which steps its life may take.
+//! Layer 0: the states of a sandbox and the transitions between them.
 //!
-//! Nothing here does I/O or serializes. Every legal transition and all time arithmetic live here, so that
-//! a rule is written once: the in-memory store applies a transition as it stands, the DynamoDB adapter translates it,
-//! and the suite in `tests/store` holds both to the same answers.
+//! Nothing here does I/O or serializes. All transitions and all time arithmetic are here, so that each rule is written
+//! once: the memory store applies a transition directly, the DynamoDB adapter translates it, and `tests/store` checks
+//! that both give the same results.
 
 pub mod deletion;
 pub mod history;

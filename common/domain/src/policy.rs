@@ -1,29 +1,29 @@
-//! Rules that several services have to apply alike: how long a lease is, and which pool a sandbox is in.
+//! Rules that several services share: the length of leases, and the pool of a sandbox.
 
 use super::ids::{PoolName, SandboxName};
 use super::time::UnixSeconds;
 use std::time::Duration;
 
-/// How long leases are. One duration for every purpose: what a caller sees, what a repeat gets, what expiry ends.
+/// The length of leases. What callers see, what a repeat gets and what expiry ends all follow from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeasePolicy {
     /// Length of a lease whose caller asks for none.
     pub duration: Duration,
     /// Longest lease that a caller may ask for.
     pub duration_max: Duration,
-    /// Longest that a lease may last in all, however often it is extended; never less than the one above.
+    /// Longest total time of a lease, extensions included; at least `duration_max`.
     pub total_max: Duration,
     /// Time after the end of a lease before its sandbox is taken away.
     pub grace: Duration,
 }
 
-/// Which pool a sandbox goes into, by the beginning of its name. The first rule that fits decides.
+/// Assigns a sandbox to a pool by the prefix of its name. The first rule that matches decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolRules {
     rules: Vec<(PoolName, String)>,
 }
 
-/// Why a text is no list of pools.
+/// Why a text is not a valid list of pools.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "must be `pool` or `pool=name-prefix`, separated by commas, each pool once, the last one without a prefix: {problem}"
@@ -35,13 +35,13 @@ pub struct InvalidPools {
 // === impl LeasePolicy ===
 
 impl LeasePolicy {
-    /// Leases that ended at or before this moment are over, grace included.
+    /// Leases that ended at or before this moment are over, as their grace period has passed as well.
     #[must_use]
     pub fn ended_by(&self, now: UnixSeconds) -> UnixSeconds {
         now.before(self.grace)
     }
 
-    /// Length of a lease for a caller that asks for `wanted`; none if it is longer than allowed.
+    /// Length of a lease for a caller that asks for `wanted`; none if that is longer than allowed.
     #[must_use]
     pub fn length(&self, wanted: Option<Duration>) -> Option<Duration> {
         match wanted {
@@ -61,7 +61,7 @@ impl LeasePolicy {
 // === impl PoolRules ===
 
 impl PoolRules {
-    /// Reads `pool=prefix,…,pool`. The last pool takes every name that no rule before it fits.
+    /// Reads `pool=prefix,…,pool`. The last pool takes every name that no earlier rule matches.
     ///
     /// # Errors
     /// [`InvalidPools`] with what is wrong.
@@ -96,7 +96,7 @@ impl PoolRules {
         Ok(Self { rules })
     }
 
-    /// The pool of a sandbox of that name.
+    /// The pool of a sandbox with that name.
     #[must_use]
     pub fn pool_of(&self, name: &SandboxName) -> Option<&PoolName> {
         self.rules.iter().find(|(_, prefix)| name.as_str().starts_with(prefix)).map(|(pool, _)| pool)

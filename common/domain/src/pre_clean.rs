@@ -1,28 +1,28 @@
-//! What clearing a sandbox before its deletion came to.
+//! The result of the pre-clean, which deletes services inside a sandbox before the sandbox is deleted.
 
 use super::deletion::Deletion;
 use std::fmt;
 
-/// What clearing came to at the last attempt that was written down.
+/// The result of the last recorded attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PreClean {
     /// Nothing was deleted inside, because there was nothing to delete.
     Skipped(Skip),
-    /// So many services were deleted, by all attempts that cleared it together.
+    /// Services were deleted; counts those of all attempts together.
     Cleaned {
-        /// How many.
+        /// Their number.
         services: u32,
     },
-    /// So many services would have been deleted; they are still there.
+    /// Shadow mode: services would have been deleted; they still exist.
     Shadowed {
-        /// How many.
+        /// Their number.
         services: u32,
     },
-    /// It is not known to be clear.
+    /// The attempt failed; services may still exist.
     Failed {
-        /// What went wrong.
+        /// The error.
         reason: String,
-        /// Whether the deletion went on all the same, so that services may be orphaned.
+        /// Whether the sandbox was deleted all the same, so that services may be orphaned.
         went_on: bool,
     },
 }
@@ -30,9 +30,9 @@ pub enum PreClean {
 /// Why nothing was deleted inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Skip {
-    /// Clearing is switched off, or the provider has nothing to clear.
+    /// The pre-clean is switched off, or the provider does not offer it.
     SwitchedOff,
-    /// The pre-clean looked, and there was none of ours inside.
+    /// The pre-clean found no service to delete.
     NothingInside,
     /// The sandbox was gone already.
     AlreadyGone,
@@ -41,7 +41,7 @@ pub enum Skip {
 // === impl PreClean ===
 
 impl PreClean {
-    /// The name of the result.
+    /// The name under which it is stored.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -52,14 +52,14 @@ impl PreClean {
         }
     }
 
-    /// It failed. Of `reason` as much is kept as a deletion keeps of an error.
+    /// A failed pre-clean. `reason` is cut like the error of a deletion.
     #[must_use]
     pub fn failed(reason: &str, went_on: bool) -> Self {
         Self::Failed { reason: Deletion::bounded_error(reason).to_owned(), went_on }
     }
 
-    /// What is true after this attempt and an `earlier` one: a second look that finds nothing does not unsay what
-    /// the first one deleted, and one that finds the sandbox gone says nothing new.
+    /// Merges this attempt with an `earlier` one. An attempt that finds nothing does not revoke what an earlier one
+    /// deleted, and one that finds the sandbox gone adds nothing.
     #[must_use]
     pub fn after(self, earlier: Option<&Self>) -> Self {
         match (self, earlier) {
@@ -101,7 +101,7 @@ impl Skip {
         }
     }
 
-    /// The one of that name.
+    /// The reason with that stored name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|skip| skip.as_str() == name)

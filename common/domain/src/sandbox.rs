@@ -1,7 +1,7 @@
-//! A sandbox and its life.
+//! A sandbox, its states and its transitions.
 //!
-//! States carry their data and a transition consumes the sandbox, so there is no owner to read on a free one
-//! and no way to forget the version, the epoch or the history entry of a step.
+//! Each state carries its own data, and a transition consumes the sandbox. So a free sandbox has no owner to read, and
+//! no transition can forget the version, the epoch or the history entry.
 
 use super::deletion::{Deletion, Tombstone};
 use super::history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry};
@@ -13,10 +13,10 @@ use super::time::UnixSeconds;
 use super::transition::{Change, Description, Entry, Transition};
 use std::fmt;
 
-/// What a deletion says of itself when the provider still lists its account.
+/// The error text of a deletion whose account the provider still lists.
 pub const STILL_LISTED: &str = "still listed by the provider";
 
-/// One real thing at a provider, used once.
+/// One account at a provider, used once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sandbox {
     /// The broker's id.
@@ -29,11 +29,11 @@ pub struct Sandbox {
     pub pool: PoolName,
     /// The Salesforce account, if the provider names one.
     pub sfdc_account_id: Option<SfdcAccountId>,
-    /// How often it was leased, or became another account of the provider.
+    /// Number of leases so far, plus the number of times that it became another account of the provider.
     pub epoch: Epoch,
-    /// How often its state changed.
+    /// Number of state changes so far.
     pub version: Version,
-    /// Where it is in its life, with what belongs there.
+    /// The state, with the data of that state.
     pub state: State,
     /// Its latest state changes, oldest first, at most [`HISTORY_ENTRIES_MAX`].
     pub history: Vec<HistoryEntry>,
@@ -54,7 +54,7 @@ pub struct NewSandbox {
     pub sfdc_account_id: Option<SfdcAccountId>,
 }
 
-/// Where a sandbox is in its life.
+/// The state of a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     /// Free.
@@ -67,7 +67,7 @@ pub enum State {
     DeletionFailed(Deletion),
     /// The provider no longer lists it.
     Stale {
-        /// Since when.
+        /// When it was first missing.
         since: UnixSeconds,
     },
     /// Kept out of use.
@@ -76,7 +76,7 @@ pub enum State {
         since: UnixSeconds,
         /// Why.
         reason: Reason,
-        /// The lease that ended there, if an owner held it: such a sandbox is used and can only be deleted.
+        /// The lease that the quarantine ended, if an owner held it. Such a sandbox is used and can only be deleted.
         lease: Option<Lease>,
     },
     /// Gone.
@@ -102,7 +102,7 @@ pub enum StateName {
     Deleted,
 }
 
-/// A transition whose guard is not true of the sandbox. Gives the sandbox back unchanged.
+/// The guard of a transition did not hold. Contains the sandbox, unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{transition} does not apply to this sandbox, which is {from}")]
 pub struct InvalidTransition {
@@ -117,7 +117,7 @@ pub struct InvalidTransition {
 // === impl StateName ===
 
 impl StateName {
-    /// Every state, in the order of a life.
+    /// Every state, in the usual order.
     pub const ALL: [Self; 7] = [
         Self::Available,
         Self::Allocated,
@@ -142,7 +142,7 @@ impl StateName {
         }
     }
 
-    /// The state of that public name.
+    /// The state with that public name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == name)
@@ -176,7 +176,7 @@ impl State {
 // === impl NewSandbox ===
 
 impl NewSandbox {
-    /// The sandbox as it enters the pool.
+    /// A new sandbox, free.
     #[must_use]
     pub fn enter(self, now: UnixSeconds) -> Sandbox {
         let Self { id, name, external_id, pool, sfdc_account_id } = self;
@@ -198,7 +198,7 @@ impl NewSandbox {
 // === impl Sandbox ===
 
 impl Sandbox {
-    /// What a claim of this sandbox would start from.
+    /// The candidate that a claim of this sandbox starts from.
     #[must_use]
     pub fn candidate(&self) -> Candidate {
         Candidate { id: self.id.clone(), pool: self.pool.clone(), version: self.version }
@@ -223,7 +223,7 @@ impl Sandbox {
         }
     }
 
-    /// The live lease, or the last one of a sandbox that is out of use or on its way out.
+    /// The live lease, or the last one of a sandbox that is quarantined, being deleted or deleted.
     #[must_use]
     pub fn last_lease(&self) -> Option<&Lease> {
         match &self.state {
@@ -233,7 +233,7 @@ impl Sandbox {
         }
     }
 
-    /// The claim item that the live or last lease was won by, as it should be now: closed if the lease has ended.
+    /// The claim item of the live or last lease, as it should be now: closed if the lease has ended.
     #[must_use]
     pub fn last_claim(&self) -> Option<ClaimRecord> {
         let lease = self.last_lease()?;
@@ -248,10 +248,10 @@ impl Sandbox {
         self.last_lease().is_some_and(|lease| lease.claim.owner == *owner)
     }
 
-    /// Carries a transition out.
+    /// Applies a transition.
     ///
     /// # Errors
-    /// [`InvalidTransition`] when its guard is not true of this sandbox.
+    /// [`InvalidTransition`] when the guard does not hold for this sandbox.
     pub fn apply(mut self, transition: &Transition) -> Result<Self, InvalidTransition> {
         let after = transition.guard.admits(&self).then(|| self.after(&transition.change)).flatten();
         let Some(state) = after else { return Err(self.refuse(transition.name)) };
@@ -268,12 +268,13 @@ impl Sandbox {
         })
     }
 
-    /// available | stale | deleted → available: the provider lists another account under this id. The version grows,
-    /// so a candidate of the former account fails; so does the epoch, so late work for it does nothing. It takes a new
-    /// record, so it is no [`Transition`].
+    /// available | stale | deleted → available: the provider lists another account under this id. The version grows, so
+    /// that a candidate of the old account fails; the epoch grows, so that late work for it does nothing. It replaces
+    /// the whole record, so it is not a [`Transition`].
     ///
     /// # Errors
-    /// [`InvalidTransition`] when it is in use or on its way out, moved on since `version`, or is that account already.
+    /// [`InvalidTransition`] when the sandbox is in use or being deleted, when its version is not `version`, or when it
+    /// already is that account.
     pub fn reidentify(
         self,
         version: Version,
@@ -291,7 +292,7 @@ impl Sandbox {
         Ok(renewed.enter(State::Available, &Entry::new(Cause::Listed, now)))
     }
 
-    /// The state after a change; none if the change does not start from the state that it is in.
+    /// The state after a change; none if the current state does not allow the change.
     fn after(&self, change: &Change) -> Option<State> {
         Some(match (change, &self.state) {
             (Change::Allocate(grant), State::Available) => State::Allocated(Lease {

@@ -1,20 +1,20 @@
-//! The operators' switch of all deletions, as the table keeps it.
+//! The operators' switch that pauses all deletions, as the table stores it.
 
 use super::UnixSeconds;
 
-/// Who switched deletions off or on last. The version grows by one with each turn.
+/// The last change of the switch. The version grows by one with each change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeletionSwitch {
-    /// Turns so far; the first one is 1.
+    /// Number of changes so far; the first one is 1.
     pub version: u64,
-    /// Whether deletions are paused; what ends by itself stays so until the next turn.
+    /// Whether deletions are paused. It stays true after `until` has passed, until the next change.
     pub is_paused: bool,
-    /// Who turned it.
+    /// The operator who changed it.
     pub by: String,
-    /// When.
+    /// When it was changed.
     pub since: UnixSeconds,
-    /// When the pause ends by itself; none until an operator resumes.
+    /// When the pause ends; none if it lasts until an operator resumes.
     pub until: Option<UnixSeconds>,
-    /// Why it was turned.
+    /// The reason.
     pub reason: Option<String>,
 }

@@ -1,12 +1,12 @@
-//! The one unit of time that states are recorded in.
+//! The unit of time of stored states.
 
 use std::fmt;
 use std::time::Duration;
 
-/// A moment in whole seconds since the Unix epoch, the unit that the HTTP API speaks.
+/// A moment in whole seconds since the Unix epoch, as in the HTTP API.
 ///
-/// Stored states use seconds and nothing finer: a repeat of a claim has to show exactly the times of the
-/// first answer, and a lab script compares them with `date +%s`.
+/// Stored states use whole seconds only. A repeated claim has to return exactly the times of the first answer, and a
+/// lab script compares them with `date +%s`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixSeconds(u64);
 
@@ -23,19 +23,19 @@ impl UnixSeconds {
         self.0
     }
 
-    /// The moment `span` later, cut to whole seconds; stays at the far end instead of overflowing.
+    /// The moment `span` later, in whole seconds; saturates at the maximum.
     #[must_use]
     pub const fn after(self, span: Duration) -> Self {
         Self(self.0.saturating_add(span.as_secs()))
     }
 
-    /// The moment `span` earlier, cut to whole seconds; stays at zero instead of underflowing.
+    /// The moment `span` earlier, in whole seconds; saturates at zero.
     #[must_use]
     pub const fn before(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(span.as_secs()))
     }
 
-    /// How long after `earlier` this moment is; zero if it is not after it.
+    /// Time from `earlier` to this moment; zero if this moment is not later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_secs(self.0.saturating_sub(earlier.0))

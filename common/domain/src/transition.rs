@@ -1,7 +1,7 @@
-//! Every step of a sandbox's life as a value: when it may be taken, what it changes, and what the history says of it.
+//! Every transition of a sandbox as a value: its guard, its change and its history entry.
 //!
-//! This is the only place of these rules. [`Sandbox::apply`] carries a transition out; an adapter translates the same
-//! guard and change into the language of its engine, and `tests/store` holds both to the same answers.
+//! These rules are written nowhere else. [`Sandbox::apply`] applies a transition; an adapter translates the same guard
+//! and change for its engine, and `tests/store` checks that both give the same results.
 
 use super::deletion::{DELETION_RELISTS_MAX, Deletion, DeletionCause};
 use super::history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry, Order};
@@ -11,47 +11,48 @@ use super::pre_clean::PreClean;
 use super::sandbox::{Sandbox, StateName};
 use super::time::UnixSeconds;
 
-/// One step of a sandbox's life.
+/// One transition of a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
     /// Its name, for errors and tests.
     pub name: &'static str,
-    /// When it may be taken.
+    /// The condition.
     pub guard: Guard,
-    /// What it changes.
+    /// The change.
     pub change: Change,
-    /// The entry of the history. Without one, neither version nor history grow.
+    /// The history entry. Without one, version and history stay as they are.
     pub entry: Option<Entry>,
-    /// The history that was seen, if it is full: an adapter that can only append writes it anew, without its oldest
-    /// entry. The guard then names the version, so that it is the history that is there.
+    /// The complete history as it was read, if it has its maximum length. An adapter that can only append has to
+    /// rewrite it without its oldest entry. The guard then includes the version, so that the history cannot have
+    /// changed.
     pub full_history: Option<Vec<HistoryEntry>>,
 }
 
-/// What has to be true of a sandbox.
+/// The condition of a transition. All parts have to hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guard {
-    /// Its state is one of these.
+    /// The state is one of these.
     pub states: &'static [StateName],
-    /// It is at this version.
+    /// The version is this one.
     pub version: Option<Version>,
-    /// It is at this epoch.
+    /// The epoch is this one.
     pub epoch: Option<Epoch>,
-    /// What has to be true of its live lease.
+    /// The condition on the live lease.
     pub lease: LeaseGuard,
-    /// So many attempts at its deletion were counted.
+    /// The deletion has this number of counted attempts.
     pub attempts: Option<u32>,
-    /// No owner ever held it.
+    /// No owner ever held the sandbox.
     pub is_unused: bool,
-    /// It has a deletion: wanted, parked or done.
+    /// The sandbox has a deletion: wanted, parked or finished.
     pub has_deletion: bool,
 }
 
-/// What has to be true of a live lease.
+/// The condition on a live lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeaseGuard {
     /// This owner holds it.
     pub owner: Option<OwnerId>,
-    /// It is the lease of this epoch.
+    /// The lease has this epoch.
     pub epoch: Option<Epoch>,
     /// It ends at or before this moment.
     pub ended_by: Option<UnixSeconds>,
@@ -59,18 +60,18 @@ pub struct LeaseGuard {
     pub ends_after: Option<UnixSeconds>,
     /// It ends before this moment.
     pub ends_before: Option<UnixSeconds>,
-    /// These further requests were noted, and no others.
+    /// Exactly these further requests were noted.
     pub answered: Option<Vec<RequestKey>>,
 }
 
-/// What changes, apart from version, epoch and history.
+/// What a transition changes, apart from version, epoch and history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// → allocated, as the answer to a claim; the epoch grows by one.
+    /// → allocated; the epoch grows by one.
     Allocate(Grant),
-    /// The further requests that the live lease is the answer to.
+    /// Sets the further requests that the live lease answered.
     Answer(Vec<RequestKey>),
-    /// The live lease ends later.
+    /// Moves the end of the live lease.
     Extend {
         /// The new end.
         expires_at: UnixSeconds,
@@ -87,72 +88,72 @@ pub enum Change {
         /// Since when.
         since: UnixSeconds,
     },
-    /// → quarantined. A lease ends with it, and stays on record.
+    /// → quarantined. A lease ends and stays on record.
     Quarantine {
         /// The pool that it is in.
         pool: PoolName,
-        /// Since when.
+        /// Since when it is quarantined.
         since: UnixSeconds,
-        /// Why.
+        /// The reason.
         reason: Reason,
     },
-    /// → `pending_deletion`. A lease ends with it, and stays on record.
+    /// → `pending_deletion`. A lease ends and stays on record.
     RequestDeletion {
-        /// Why.
+        /// Why it is deleted.
         cause: DeletionCause,
         /// When it was asked for.
         requested_at: UnixSeconds,
     },
-    /// A failed attempt at the deletion.
+    /// Counts a failed attempt at the deletion.
     CountAttempt {
-        /// Attempts with this one.
+        /// Number of attempts, this one included.
         attempts: u32,
-        /// What it said, bounded.
+        /// The error, cut to the limit.
         error: String,
-        /// What clearing came to, if that is known.
+        /// The result of the pre-clean, if there is one.
         pre_clean: Option<PreClean>,
     },
-    /// What clearing came to.
+    /// Records the result of the pre-clean.
     NotePreClean(PreClean),
-    /// → deleted at the provider.
+    /// → deleted, after the provider deleted it.
     FinishDeletion {
-        /// When.
+        /// When it was deleted.
         deleted_at: UnixSeconds,
         /// When the tombstone may be purged.
         purge_at: UnixSeconds,
-        /// What clearing came to, if that is known.
+        /// The result of the pre-clean, if there is one.
         pre_clean: Option<PreClean>,
     },
     /// → `deletion_failed`.
     ParkDeletion,
-    /// → `pending_deletion`; attempts count anew.
+    /// → `pending_deletion`; attempts are counted from zero.
     ReplayDeletion,
-    /// deleted → `pending_deletion` or `deletion_failed`, with the deletion that was done.
+    /// deleted → `pending_deletion` or `deletion_failed`, with the finished deletion.
     Relist {
         /// The pool that it is in.
         pool: PoolName,
         /// When the deletion was asked for.
         requested_at: UnixSeconds,
-        /// How often the provider still listed it, with this time.
+        /// How often the provider still listed it, this time included.
         relists: u32,
     },
-    /// → deleted, with nothing to be deleted at the provider.
+    /// → deleted, without a deletion at the provider.
     Forget {
-        /// When.
+        /// When it was given up.
         deleted_at: UnixSeconds,
         /// When the tombstone may be purged.
         purge_at: UnixSeconds,
     },
-    /// What a listing says of it.
+    /// Replaces the description by that of a listing.
     Describe(Description),
 }
 
-/// What the history says of a transition.
+/// The history entry of a transition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// What made the change.
+    /// The cause of the change.
     pub cause: Cause,
-    /// When.
+    /// When it happened.
     pub at: UnixSeconds,
     /// Who ordered it, if it was ordered.
     pub by: Option<Actor>,
@@ -160,7 +161,7 @@ pub struct Entry {
     pub reason: Option<Reason>,
 }
 
-/// What a provider's listing says of a sandbox that is not part of its state.
+/// What a listing says about a sandbox that is not part of its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
     /// Its name.
@@ -172,7 +173,7 @@ pub struct Description {
 // === impl Transition ===
 
 impl Transition {
-    /// available → allocated, if it is still at the version that the grant was made for.
+    /// available → allocated, if it is still at the version of the grant's candidate.
     #[must_use]
     pub fn grant(grant: &Grant) -> Self {
         let entry = Entry { by: grant.by.clone(), ..Entry::new(Cause::Claimed, grant.granted_at) };
@@ -181,7 +182,7 @@ impl Transition {
         Self::new("grant", guard, Change::Allocate(grant.clone()), Some(entry))
     }
 
-    /// Notes that the live lease, as it was seen, is the answer to one more request. The state stays.
+    /// Notes that the live lease answers one more request. The state stays.
     #[must_use]
     pub fn note_answer(seen: &Lease, request: &RequestKey) -> Self {
         let lease = LeaseGuard {
@@ -193,8 +194,8 @@ impl Transition {
         Self::new("note_answer", Guard::held(lease), change, None)
     }
 
-    /// allocated → `pending_deletion`, if `owner` holds it, by the lease of `epoch` if one is named. `by` is who asks on
-    /// the owner's behalf.
+    /// allocated → `pending_deletion`, if `owner` holds it (and, if `epoch` is given, by the lease of that epoch). `by`
+    /// is the actor on the owner's behalf.
     #[must_use]
     pub fn release(owner: &OwnerId, epoch: Option<Epoch>, by: Option<&Actor>, now: UnixSeconds) -> Self {
         let guard = Guard::held(LeaseGuard { owner: Some(owner.clone()), epoch, ..LeaseGuard::default() });
@@ -212,8 +213,8 @@ impl Transition {
         Self::new("expire", Guard::held(lease), change, Some(Entry::new(cause.into(), now)))
     }
 
-    /// allocated → allocated with a later end, if it is still at the version of `seen`, and its lease is the one that the
-    /// extension means, not over, and ends earlier.
+    /// allocated → allocated with a later end, if it is still at the version of `seen`, and its lease is that of the
+    /// extension, is not over, and ends earlier.
     #[must_use]
     pub fn extend(seen: &Sandbox, extension: &Extension, now: UnixSeconds) -> Self {
         let Extension { owner, epoch, ended_by, expires_at, by } = extension;
@@ -230,7 +231,7 @@ impl Transition {
         Self::new("extend", guard, change, Some(entry)).after(seen)
     }
 
-    /// available | allocated → quarantined, if it is still at the version that it was seen at.
+    /// available | allocated → quarantined, if it is still at the version of `seen`.
     #[must_use]
     pub fn quarantine(seen: &Candidate, order: &Order, now: UnixSeconds) -> Self {
         let states = &[StateName::Available, StateName::Allocated];
@@ -259,8 +260,8 @@ impl Transition {
         Self::new("order_deletion", guard, change, Some(entry)).after(seen)
     }
 
-    /// Counts a failed attempt and takes down what clearing came to, if a deletion of `epoch` is wanted and `attempts`
-    /// were counted before it. The state stays.
+    /// Counts a failed attempt and records the result of the pre-clean, if a deletion of `epoch` is wanted and has
+    /// `attempts` so far. The state stays.
     #[must_use]
     pub fn note_attempt(epoch: Epoch, attempts: u32, error: &str, pre_clean: Option<&PreClean>) -> Self {
         let guard = Guard { attempts: Some(attempts), ..Guard::wanted(epoch) };
@@ -272,8 +273,8 @@ impl Transition {
         Self::new("note_attempt", guard, change, None)
     }
 
-    /// Takes down what clearing came to at an attempt that does not count, if a deletion of `epoch` is wanted and
-    /// `attempts` were counted before it. The state stays.
+    /// Records the result of the pre-clean without counting an attempt, if a deletion of `epoch` is wanted and has
+    /// `attempts` so far. The state stays.
     #[must_use]
     pub fn note_pre_clean(epoch: Epoch, attempts: u32, pre_clean: &PreClean) -> Self {
         let guard = Guard { attempts: Some(attempts), ..Guard::wanted(epoch) };
@@ -300,8 +301,8 @@ impl Transition {
         Self::new("park_deletion", Guard::wanted(epoch), Change::ParkDeletion, Some(entry))
     }
 
-    /// `deletion_failed` → `pending_deletion`, if a deletion of `epoch` is parked. Its attempts count anew; when it was
-    /// asked for and what the last attempt said stay.
+    /// `deletion_failed` → `pending_deletion`, if a deletion of `epoch` is parked. Attempts are counted from zero; the
+    /// time of the request and the last error stay.
     #[must_use]
     pub fn replay_deletion(epoch: Epoch, by: &Actor, now: UnixSeconds) -> Self {
         let guard = Guard { epoch: Some(epoch), ..Guard::in_states(&[StateName::DeletionFailed]) };

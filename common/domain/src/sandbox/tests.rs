@@ -1,4 +1,4 @@
-//! Every pair of states, and what every step has to keep.
+//! Every transition from every state, and what each has to preserve.
 
 mod identity;
 mod operator_actions;
@@ -50,7 +50,7 @@ pub(super) fn held() -> Sandbox {
     sandbox.apply(&Transition::grant(&grant)).unwrap()
 }
 
-/// The sandbox as it was seen at that version.
+/// The sandbox, as if it had been seen at that version.
 fn at(sandbox: &Sandbox, version: Version) -> Sandbox {
     Sandbox { version, ..sandbox.clone() }
 }
@@ -67,7 +67,7 @@ fn ending() -> Sandbox {
     held().apply(&Transition::release(&owner(), None, None, REQUESTED)).unwrap()
 }
 
-/// A sandbox in that state, as far as possible by the way that leads there.
+/// A sandbox in that state, reached by real transitions where possible.
 fn in_state(state: StateName) -> Sandbox {
     match state {
         StateName::Available => free(),
@@ -88,8 +88,8 @@ fn in_state(state: StateName) -> Sandbox {
 
 type Step = fn(Sandbox) -> Result<Sandbox, InvalidTransition>;
 
-/// Every step with arguments that fit the sandbox: name, where it starts, where it leads, how it is taken. Two more
-/// start from either of two states; they have tests of their own.
+/// Every transition with fitting arguments: name, state before, state after, how it is applied. Two more start from
+/// either of two states and have separate tests.
 const STEPS: [(&str, StateName, StateName, Step); 11] = [
     ("claim", StateName::Available, StateName::Allocated, |sandbox| {
         let grant = grant_of(&sandbox);

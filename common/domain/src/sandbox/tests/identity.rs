@@ -31,7 +31,7 @@ fn unused_sandbox_can_be_reidentified_with_a_new_epoch() {
         assert_eq!((after.version, after.epoch), (version.next(), before.epoch.next()));
         let entry = after.history.last().unwrap();
         assert_eq!((entry.cause, entry.epoch, entry.version), (Cause::Listed, after.epoch, after.version));
-        // Not twice, and not what moved on.
+        // Not twice, and not at another version.
         assert!(after.clone().reidentify(after.version, listed.clone(), LATER).is_err());
         assert!(after.reidentify(version, other_account(&before), LATER).is_err());
     }
@@ -60,7 +60,7 @@ fn deletion_not_made_by_the_provider_is_retried_and_then_parked() {
         }
     }
     assert_eq!(sandbox.state.name(), StateName::DeletionFailed);
-    // What was only forgotten was never deleted.
+    // A sandbox that was given up as stale was never deleted.
     let forgotten = free().apply(&Transition::mark_missing(&free(), REQUESTED)).unwrap();
     let forgotten = forgotten
         .clone()

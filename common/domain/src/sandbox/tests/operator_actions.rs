@@ -1,4 +1,4 @@
-//! What may be extended, and what an operator's hand leads to.
+//! Extensions and operator actions.
 
 use super::*;
 use crate::ids::OwnerId;
@@ -19,7 +19,7 @@ fn extension_changes_only_the_lease_end() {
     assert_eq!(after.last_claim(), before.last_claim(), "the claim item goes on naming it");
     let entry = after.history.last().unwrap();
     assert_eq!((entry.cause, entry.state, entry.at), (Cause::Extended, StateName::Allocated, REQUESTED));
-    // A worker that would end the former lease must see that it is another one now.
+    // A worker that wants to end the old lease must see that this is another lease.
     assert!(after.apply(&Transition::expire(before.epoch, EXPIRES, REQUESTED)).is_err());
 }
 
