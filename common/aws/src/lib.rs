@@ -1,4 +1,4 @@
-//! What every client of AWS is made of here.
+//! Common configuration of all AWS clients.
 
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
@@ -7,33 +7,33 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use std::time::Duration;
 
-/// What a stand-in on this machine is signed in with. It wants a signature, and takes any.
+/// Dummy credentials for a local stand-in, which requires a signature but does not check it.
 const LOCAL_KEY: &str = "local";
 
-/// Whom a client asks, and how patiently.
+/// Where and how a client calls.
 pub struct Calls<'a> {
     /// The AWS region.
     pub region: &'a str,
-    /// Address of a stand-in; AWS itself if there is none.
+    /// Address of a local stand-in; AWS itself if none.
     pub endpoint: Option<&'a str>,
-    /// Time for one try of a call.
+    /// Time-out of one attempt of a call.
     pub attempt_timeout: Duration,
-    /// Time for a call with all its tries.
+    /// Time-out of a call with all its attempts.
     pub operation_timeout: Duration,
-    /// How often, and after which pauses, a call is tried.
+    /// Number of attempts and the pauses between them.
     pub retries: RetryConfig,
 }
 
 impl Calls<'_> {
-    /// What a client is built from. Calls nothing but the sources of credentials, and those without an endpoint only.
+    /// The configuration of a client. Contacts only the sources of credentials, and only without an endpoint.
     pub async fn config(self) -> SdkConfig {
         let Calls { region, endpoint, attempt_timeout, operation_timeout, retries } = self;
-        // Pinned: a new behaviour version may change retries and time-outs below us.
+        // Pinned, because a newer behaviour version may change retries and time-outs.
         let behaviour = BehaviorVersion::v2026_01_12();
         let region = Region::new(region.to_owned());
         let base = match endpoint {
-            // No TLS (the usual connector would load the machine's root certificates for nothing, and fails where
-            // there are none) and no real credentials.
+            // No TLS, because the default connector loads the machine's root certificates and fails where there are
+            // none; and no real credentials.
             Some(endpoint) => SdkConfig::builder()
                 .behavior_version(behaviour)
                 .endpoint_url(endpoint)

@@ -1,4 +1,4 @@
-//! The operators' switch from where there is no table: an allocator turns it, in the table first.
+//! The operators' switch for processes without a table: an allocator changes it in the table first.
 
 use super::{Client, ClientError};
 use async_trait::async_trait;
@@ -7,7 +7,7 @@ use ports::bus::{BusError, DeletionControl, Requests};
 use ports::clock::Clock;
 use std::sync::Arc;
 
-/// The control of deletions, with requests to an allocator for each change.
+/// Controls deletions; sends each change as a request to an allocator.
 pub struct DeletionControlClient {
     client: Client,
     requests: Arc<dyn Requests>,
@@ -18,7 +18,7 @@ pub struct DeletionControlClient {
 // === impl DeletionControlClient ===
 
 impl DeletionControlClient {
-    /// The switch by way of `client`, whose transport is `requests`; everything else by way of `control`.
+    /// Changes the switch through `client`, whose transport is `requests`, and everything else through `control`.
     #[must_use]
     pub fn new(
         client: Client,
@@ -29,7 +29,7 @@ impl DeletionControlClient {
         Self { client, requests, control, clock }
     }
 
-    /// An order that was refused has to stay undone, so none waits for a connection.
+    /// A refused order must not take effect later, so orders never wait for a connection.
     fn refuse_unconnected(&self, operation: &'static str) -> Result<(), BusError> {
         if self.requests.is_connected() {
             Ok(())

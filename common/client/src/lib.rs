@@ -1,14 +1,13 @@
-//! A typed client of the broker over either transport: requests of the contract go in, its replies come out, and the
-//! client follows what `nats/clients.md` says about repeating.
+//! A typed client of the broker over NATS or HTTP. It repeats requests as `nats/clients.md` says.
 //!
 //! # Guarantees
-//! All attempts of a call are the same request: same body, same idempotency key, same request id. A failure that says
-//! when is repeated after that time, one that a repeat cannot help is returned at once, and nothing takes longer than
-//! the call's deadline. A page of work, of which a repeat would do another one ([`Verb::leads_to_the_same`]), has all
-//! of that time in one attempt, and is repeated only if no worker began with it.
+//! All attempts of a call are the same request: same body, same idempotency key, same request id. A failure with a
+//! retry time is repeated after that time, a failure that a repeat cannot help is returned at once, and no call exceeds
+//! its deadline. A verb whose repeat would do further work ([`Verb::leads_to_the_same`]) gets one attempt with all of
+//! that time; it is repeated only if no worker began with it.
 //!
 //! # Never
-//! Makes a second claim of one call: a repeated claim has the key of the first.
+//! Makes a second claim for one call: a repeated claim has the key of the first.
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::Bytes;
@@ -31,17 +30,17 @@ mod tests;
 
 pub use control::DeletionControlClient;
 
-/// Shortest pause before another attempt: a worker that restarts needs longer, and a loop must not spin.
+/// Shortest pause before another attempt, because a restarting worker needs a moment and a loop must not spin.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// Longest pause that no failure asked for: beyond it a free worker would wait for us.
+/// Longest pause without a retry time, so that a free worker does not have to wait for the client.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// How long a call may take.
+/// Time-outs of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// All of it, pauses included.
+    /// The whole call, pauses included.
     pub call: Duration,
-    /// One attempt, after which the request or its reply counts as lost.
+    /// One attempt. After that, the request or its reply counts as lost.
     pub attempt: Duration,
 }
 
@@ -58,59 +57,60 @@ pub struct Client {
 /// A claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// Who claims.
+    /// The owner that claims.
     pub owner: OwnerId,
-    /// What makes a repeat the same claim; the owner if none.
+    /// The idempotency key; the owner's id if none.
     pub key: Option<IdempotencyKey>,
-    /// The lab that it is for.
+    /// The lab, if any.
     pub lab: Option<LabId>,
-    /// The pool; the fleet's first one if none.
+    /// The pool; the default pool if none.
     pub pool: Option<PoolName>,
-    /// Only sandboxes whose name begins so.
+    /// Only sandboxes whose name has this prefix.
     pub name_prefix: Option<NamePrefix>,
     /// Length of the lease in hours; the fleet's default if none.
     pub hours: Option<u32>,
 }
 
-/// A claim that was granted.
+/// A granted claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claimed {
-    /// Whether it made the lease or found it. Over HTTP, a claim whose first reply was lost finds it.
+    /// Whether the claim created the lease or found it. Over HTTP, a claim whose first reply was lost reports a found
+    /// lease.
     pub outcome: Outcome,
     /// The lease.
     pub lease: Allocation,
 }
 
-/// A failure that the broker answered with.
+/// A failure reply of the broker.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message} ({}, request {request_id})", code.as_str())]
 pub struct Refusal {
     /// The code.
     pub code: FaultCode,
-    /// What to do about it, in words.
+    /// The message for people.
     pub message: String,
-    /// What the request is called in the broker's logs.
+    /// The request id, as in the broker's logs.
     pub request_id: String,
-    /// Seconds after which a repeat makes sense; none where it does not help.
+    /// Seconds after which to repeat; none if a repeat does not help.
     pub retry_after_seconds: Option<u32>,
 }
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
-    /// The broker said so: at once, or it was still its last word when the time was over.
+    /// The broker replied with a failure, which a repeat cannot help or which was the last one before the deadline.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// No answer came before the time was over. It may have been done: the same call again is safe if its verb [leads
-    /// to the same](Verb::leads_to_the_same).
+    /// No reply before the deadline. The work may have been done. The same call is safe to repeat if its verb [leads to
+    /// the same](Verb::leads_to_the_same).
     #[error("no allocator has answered: {reason} (request {request_id})")]
     Unanswered {
-        /// Why the last attempt brought nothing.
+        /// Why the last attempt failed.
         reason: RequestError,
         /// What the request is called.
         request_id: String,
     },
-    /// An answer that is not what the contract says.
+    /// A reply that does not follow the contract.
     #[error("an answer cannot be read: {problem} (request {request_id})")]
     Unreadable {
         /// What is wrong with it.
@@ -120,10 +120,10 @@ pub enum ClientError {
     },
 }
 
-/// What one attempt came to, if it is not the answer.
+/// The result of a failed attempt.
 struct FailedAttempt {
     error: ClientError,
-    /// Whether and when to try again; none if never.
+    /// The pause before the next attempt; none if there is none.
     again_after: Option<Duration>,
 }
 
@@ -139,7 +139,7 @@ impl Default for Timeouts {
 // === impl Claim ===
 
 impl Claim {
-    /// The plain claim of `owner`.
+    /// A claim of `owner` with defaults.
     #[must_use]
     pub const fn of(owner: OwnerId) -> Self {
         Self { owner, key: None, lab: None, pool: None, name_prefix: None, hours: None }
@@ -163,8 +163,8 @@ impl Claim {
 // === impl ClientError ===
 
 impl ClientError {
-    /// Whether the same call may go better later. It is safe for every verb that
-    /// [leads to the same](Verb::leads_to_the_same).
+    /// Whether the same call may succeed later. Repeating is safe for every verb that [leads to the
+    /// same](Verb::leads_to_the_same).
     #[must_use]
     pub const fn may_pass(&self) -> bool {
         match self {
@@ -174,7 +174,7 @@ impl ClientError {
         }
     }
 
-    /// Whether no worker began with the attempt that ended so.
+    /// Whether no worker began with that attempt.
     const fn has_not_begun(&self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.code.has_not_begun(),
@@ -198,23 +198,23 @@ impl Client {
         Self { transport, clock, random, timeouts, request_id: None }
     }
 
-    /// The same client, whose calls go by this request id. Without it each call has a fresh one.
+    /// The same client with a fixed request id. Without it, each call gets a new one.
     #[must_use]
     pub fn named(&self, request_id: &str) -> Self {
         Self { request_id: Some(request_id.to_owned()), ..self.clone() }
     }
 
-    /// Claims a sandbox, or finds the one that this owner and key have.
+    /// Claims a sandbox, or finds the one that this owner and key already hold.
     ///
     /// # Errors
     /// [`ClientError`], as for every call.
     pub async fn allocate(&self, claim: &Claim) -> Result<Claimed, ClientError> {
         let (reply, lease) = self.ask_whole(Verb::Allocate, &claim.request()).await?;
-        // A worker that does not say is older than the outcome, and the lease counts all the same.
+        // An older worker does not state the outcome.
         Ok(Claimed { outcome: reply.outcome.unwrap_or(Outcome::Existing), lease })
     }
 
-    /// Gives a sandbox back. With an `epoch`, only if that is the lease which is held, or was the last one.
+    /// Releases a sandbox. With an `epoch`, only if the live or last lease has that epoch.
     ///
     /// # Errors
     /// [`ClientError`], as for every call.
@@ -236,7 +236,7 @@ impl Client {
         self.ask(Verb::Get, &own(id, owner)).await
     }
 
-    /// Has a lease last `hours` in all, from its start. With an `epoch`, only if that is the lease which is held.
+    /// Extends a lease to `hours` in total. With an `epoch`, only if the live lease has that epoch.
     ///
     /// # Errors
     /// [`ClientError`], as for every call.
@@ -259,7 +259,7 @@ impl Client {
         self.ask(Verb::Extend, &request).await
     }
 
-    /// Counts the pools. Over HTTP it takes a token of an operator, or one that looks.
+    /// Counts the pools. Over HTTP it needs an `admin` or `read-only` token.
     ///
     /// # Errors
     /// [`ClientError`], as for every call.
@@ -267,7 +267,7 @@ impl Client {
         self.ask(Verb::Stats, &serde_json::json!({})).await
     }
 
-    /// Whether a worker answers, and its store. Over NATS only: HTTP says it in another shape.
+    /// Whether a worker and its store answer. Over NATS only, because HTTP has another reply.
     ///
     /// # Errors
     /// [`ClientError`], as for every call.
@@ -275,7 +275,7 @@ impl Client {
         self.ask(Verb::Health, &serde_json::json!({})).await
     }
 
-    /// Asks anything of the contract. Operators' verbs are asked for over NATS.
+    /// Sends any request of the contract. Operators' verbs work over NATS only.
     ///
     /// # Errors
     /// [`ClientError`], as for every call.
@@ -303,7 +303,7 @@ impl Client {
         Ok((reply, read))
     }
 
-    /// Asks until there is an answer, a failure that stays, or no time.
+    /// Repeats until there is a reply, a permanent failure, or no time left.
     async fn repeat(&self, verb: Verb, request_id: &str, body: Bytes) -> Result<Reply, ClientError> {
         let ends_ms = self.clock.now_ms().saturating_add(millis(self.timeouts.call));
         let ceilings = ExponentialBuilder::default()
@@ -337,7 +337,7 @@ impl Client {
             let Some(wanted) = again_after else { return Err(error) };
             let ceiling = ceilings.next().unwrap_or(PAUSE_MAX);
             let pause = wanted + PAUSE_MIN + full_jitter(&*self.random, ceiling);
-            // An attempt at the very end could not bring an answer.
+            // An attempt that starts at the deadline cannot succeed.
             if pause >= self.left_until(ends_ms) {
                 return Err(error);
             }
@@ -352,11 +352,11 @@ impl Client {
     }
 }
 
-/// What a failure means for the next attempt.
+/// Decides about the next attempt after a failure reply.
 fn refused(reply: &Reply, request_id: &str, attempt: u32) -> FailedAttempt {
     let detail = match serde_json::from_slice::<FaultBody>(&reply.body) {
         Ok(FaultBody { detail }) => detail,
-        // Of a code that is newer than this build, or of a proxy in between.
+        // A code that is newer than this build, or a reply of a proxy.
         Err(error) => {
             let error =
                 ClientError::Unreadable { problem: error.to_string(), request_id: request_id.to_owned() };

@@ -1,4 +1,4 @@
-//! The client on a transport that answers what a test wants, on a clock that moves only by what the client waits.
+//! The client on a scripted transport and a clock that advances only while the client sleeps.
 
 use super::*;
 use async_trait::async_trait;
@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use testkit::clock::ManualClock;
 
-/// A clock whose sleepers need not wait: it moves on by what they ask for.
+/// A clock that advances at once by the requested sleep.
 #[derive(Clone, Debug)]
 struct Leaping(ManualClock);
 
@@ -24,7 +24,7 @@ impl Clock for Leaping {
     }
 }
 
-/// One attempt as the transport saw it.
+/// One attempt as the transport received it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     at_ms: u64,
@@ -33,7 +33,7 @@ struct Seen {
     timeout: Duration,
 }
 
-/// A transport with prepared answers; the last one stays.
+/// A transport with prepared replies; the last one repeats.
 struct ScriptedTransport {
     clock: Leaping,
     answers: Mutex<VecDeque<Result<Reply, RequestError>>>,
@@ -53,7 +53,7 @@ impl Requests for ScriptedTransport {
         self.seen.lock().unwrap().push(Seen { at_ms, context: context.clone(), body, timeout });
         let mut answers = self.answers.lock().unwrap();
         let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() }.unwrap();
-        // Nothing is known to be lost before its time is over.
+        // A time-out takes all of its time.
         if answer.as_ref().err() == Some(&RequestError::TimedOut) {
             self.clock.0.advance(timeout);
         }
@@ -75,7 +75,7 @@ fn released() -> Result<Reply, RequestError> {
     Ok(Reply { outcome: None, is_fault: false, body: Bytes::from_static(body.as_bytes()) })
 }
 
-/// Releases on a transport with these answers; what came of it, and what the transport saw.
+/// Releases on a transport with these replies; returns the result and the attempts.
 async fn release(
     answers: Vec<Result<Reply, RequestError>>,
 ) -> (Result<ReleaseReply, ClientError>, Vec<Seen>) {
@@ -128,7 +128,7 @@ async fn retry_waits_for_the_advised_retry_after() {
         let advised = Fault::new(code, "").retry_after_seconds.unwrap();
         let (ended, seen) = release(vec![fault(code), released()]).await;
         if code == FaultCode::PoolExhausted {
-            // Its half minute is all that there is: the answer comes at once instead of a wait for nothing.
+            // The retry time equals the whole deadline, so the failure is returned at once.
             assert_eq!((code_of(&ended), seen.len()), (Some(code), 1));
             continue;
         }
@@ -177,7 +177,7 @@ async fn undecodable_reply_is_reported_and_not_retried() {
     assert_eq!(seen.len(), 1);
 }
 
-/// Asks for a page of work on a transport with these answers; what came of it, and what the transport saw.
+/// Sends a page of work on a transport with these replies; returns the result and the attempts.
 async fn page(
     verb: Verb,
     answers: Vec<Result<Reply, RequestError>>,

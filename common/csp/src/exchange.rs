@@ -1,4 +1,4 @@
-//! One HTTP exchange with a provider: bounded in time and in bytes, and every way of failing sorted.
+//! One HTTP exchange with a provider: limits time and bytes, and classifies every failure.
 
 use ports::clock::Clock;
 use ports::provider::ProviderError;
@@ -11,25 +11,25 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
-/// Most bytes read of an answer that reports a failure; its reason stands at the beginning.
+/// Most bytes read of a failure answer; the reason is at its beginning.
 const FAILURE_BODY_BYTES_MAX: usize = 64 * 1024;
-/// Most characters kept of a reason: it goes into items, headers and log lines.
+/// Most characters kept of a reason, which goes into items, headers and logs.
 pub(super) const REASON_CHARS_MAX: usize = 300;
-/// Longest stay-away that is taken at its word. A provider that asks for more is asked again after this.
+/// Longest `Retry-After` that is followed. After that time, the provider is asked again.
 pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
-/// Idle connections kept per provider; more than the fleet has deletions under way in one process.
+/// Idle connections kept per provider; more than one process has deletions in progress.
 const IDLE_CONNECTIONS_MAX: usize = 32;
 
 /// Why a client cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The HTTP client cannot be set up. With `https` this is mostly a machine without CA certificates.
+    /// The HTTP client cannot be built. With `https` the usual cause is a machine without CA certificates.
     #[error("the HTTP client cannot be set up (for https the machine needs CA certificates)")]
     Client(#[source] reqwest::Error),
-    /// A base URL that is none.
+    /// An invalid base URL.
     #[error("{variable} {problem}")]
     BaseUrl {
-        /// Which setting.
+        /// The setting.
         variable: &'static str,
         /// What is wrong with it.
         problem: String,
@@ -42,29 +42,29 @@ pub enum ClientError {
     TokenFile(#[source] std::io::Error),
 }
 
-/// Sends requests over one pool of connections.
+/// Sends requests over one connection pool.
 #[derive(Clone, Debug)]
 pub(super) struct Exchange {
     client: Client,
     clock: Arc<dyn Clock>,
 }
 
-/// What came back.
+/// An answer of the provider.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
     /// HTTP status.
     pub(super) status: u16,
-    /// How long to stay away, if it said so.
+    /// `Retry-After`, if present.
     pub(super) retry_after: Option<Duration>,
-    /// The body; of a failure, its beginning.
+    /// The body; for a failure, its beginning.
     pub(super) body: Vec<u8>,
 }
 
 // === impl Exchange ===
 
 impl Exchange {
-    /// A pool of connections. `urls` decide whether CA certificates are needed: over plain HTTP they are not,
-    /// and a container without them must still reach the simulator.
+    /// A connection pool. `urls` decide whether CA certificates are needed: plain HTTP needs none, and a container
+    /// without them must still reach the simulator.
     pub(super) fn new(
         urls: &[&Url],
         connect_timeout: Duration,
@@ -74,9 +74,9 @@ impl Exchange {
             .user_agent(concat!("sandbox-broker/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(connect_timeout)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            // A redirected DELETE would be repeated elsewhere with our token.
+            // A redirect would send a DELETE, with our token, to another host.
             .redirect(reqwest::redirect::Policy::none())
-            // The process's proxy variables are not settings of ours.
+            // The broker ignores the process's proxy variables.
             .no_proxy();
         if urls.iter().all(|url| url.scheme() == "http") {
             builder = builder.tls_certs_only([]);
@@ -85,13 +85,13 @@ impl Exchange {
         Ok(Self { client, clock })
     }
 
-    /// The client to build requests with.
+    /// The client that builds requests.
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Sends `request` and reads the answer, of a success at most `body_bytes_max`. All of it, a new connection
-    /// included, has to be done within `timeout`, however slowly the answer drips.
+    /// Sends `request` and reads at most `body_bytes_max` of a successful answer. `timeout` covers everything, a new
+    /// connection and a slow body included.
     pub(super) async fn send(
         &self,
         request: RequestBuilder,
@@ -114,13 +114,13 @@ impl Exchange {
 // === impl Answer ===
 
 impl Answer {
-    /// Whether this is a web page: what a gateway, a maintenance page or a wrong base URL answers, and the
+    /// Whether the answer is a web page. Gateways, maintenance pages and wrong base URLs answer with one; the
     /// provider's API never does.
     pub(super) fn is_html(&self) -> bool {
         self.body.trim_ascii_start().first() == Some(&b'<')
     }
 
-    /// What it says, fit for a log line.
+    /// The reason in the answer, safe for a log line.
     pub(super) fn reason(&self) -> String {
         reason(&self.body)
     }
@@ -132,7 +132,7 @@ impl Answer {
         })
     }
 
-    /// The error that this answer is, when it is not the hoped-for one.
+    /// The error for an answer that is not the expected one.
     pub(super) fn error(&self) -> ProviderError {
         let status = self.status;
         let message = self.reason();
@@ -163,7 +163,7 @@ async fn read_all(
     Ok(body)
 }
 
-/// As much as comes, up to a bound. A failure that breaks off is still that failure.
+/// Reads up to the limit. If a failure answer breaks off, it is still that failure.
 async fn read_beginning(mut response: Response, bytes_max: usize) -> Vec<u8> {
     let mut body = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
@@ -177,7 +177,7 @@ async fn read_beginning(mut response: Response, bytes_max: usize) -> Vec<u8> {
 }
 
 fn transport_error(error: reqwest::Error, timeout: Duration) -> ProviderError {
-    // A connection that was not made in time has sent nothing, so the outcome is known.
+    // A connection that timed out before it was established has sent nothing, so the outcome is known.
     if error.is_timeout() && !error.is_connect() {
         let waited_seconds = u64::try_from(timeout.as_millis().div_ceil(1_000)).unwrap_or(u64::MAX);
         return ProviderError::TimedOut { waited_seconds };
@@ -206,17 +206,17 @@ fn reason(body: &[u8]) -> String {
     if said.is_empty() { "no reason given".to_owned() } else { said }
 }
 
-/// One line of bounded length. Control characters go: they could forge log lines and break headers.
+/// One line of limited length without control characters, which could forge log lines and break headers.
 fn clean(text: &str) -> String {
     let printable: String = text.chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect();
     printable.trim().to_owned()
 }
 
-/// `base` with `segments` added to its path, each escaped.
+/// `base` with `segments` appended to its path, each escaped.
 pub(super) fn under(base: &Url, segments: &[&str]) -> Result<Url, ProviderError> {
     let mut url = base.clone();
     for segment in segments {
-        // An empty or dotted last segment would make the call one about the whole collection.
+        // An empty or dotted last segment would address the whole collection.
         if segment.is_empty() || *segment == "." || *segment == ".." {
             return Err(ProviderError::Garbled { message: "an id without a usable last segment".to_owned() });
         }

@@ -1,9 +1,9 @@
-//! The Infoblox CSP over its HTTP API: lists accounts, clears and deletes them.
+//! The Infoblox CSP over its HTTP API: lists, pre-cleans and deletes accounts.
 //!
-//! The calls are those that the predecessor made in production: `GET current_user/accounts` and
-//! `DELETE sandbox/accounts/{uuid}`, with `Authorization: Token …`. What is new: bodies are bounded, pages are
-//! asked for, and every failure says what it means for the caller ([`ProviderError`]). Nothing here retries:
-//! pace and attempts are the reaper's.
+//! It makes the calls that the predecessor made in production: `GET current_user/accounts` and `DELETE
+//! sandbox/accounts/{uuid}`, with `Authorization: Token …`. In addition, bodies are limited, listings are paged, and
+//! every failure states what follows from it ([`ProviderError`]). Nothing here retries: the reaper decides about rate
+//! and attempts.
 
 mod exchange;
 #[doc(hidden)]
@@ -25,32 +25,31 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Most bytes of a listing: about 40,000 accounts, for a server that answers all of them at once.
+/// Most bytes of a listing: about 40,000 accounts, for a server that returns all of them at once.
 pub const LISTING_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Most bytes of the answer to a deletion, which has next to nothing to say.
+/// Most bytes of the answer to a deletion, which is normally nearly empty.
 pub const DELETION_BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// What a call without a usable token would be answered with.
+/// The status of a call without a usable token.
 const NO_TOKEN_STATUS: u16 = 401;
 
 /// How to reach the CSP.
 #[derive(Clone, Debug)]
 pub struct CspConfig {
-    /// `CSP_BASE_URL`: where the API is, with its version, as `https://host/v2`. Required: an unset one must
-    /// neither call the real CSP nor pretend to.
+    /// `CSP_BASE_URL`: address of the API with its version, as `https://host/v2`. Required, because an unset one must
+    /// neither call the real CSP nor simulate it.
     pub base_url: String,
-    /// `CSP_API_TOKEN`: what we present. Required unless there is a file.
+    /// `CSP_API_TOKEN`: our token. Required unless there is a file.
     pub api_token: Secret,
-    /// `CSP_API_TOKEN_FILE`: the file with it, in its place.
+    /// `CSP_API_TOKEN_FILE`: a file with the token.
     pub api_token_file: Option<PathBuf>,
     /// `CSP_CONNECT_TIMEOUT_SECONDS`: longest wait for a connection (5 s).
     pub connect_timeout: Duration,
-    /// `CSP_READ_TIMEOUT_SECONDS`: longest wait for a whole answer, a new connection included (15 s; a delete
-    /// takes 3 to 10).
+    /// `CSP_READ_TIMEOUT_SECONDS`: time-out of a whole call, a new connection included (15 s; a delete takes 3 to 10).
     pub read_timeout: Duration,
-    /// `CSP_PAGE_SIZE`: accounts asked for at once (100).
+    /// `CSP_PAGE_SIZE`: accounts per page (100).
     pub page_size: usize,
-    /// Clearing of what a student left inside.
+    /// Settings of the pre-clean.
     pub pre_clean: PreCleanConfig,
 }
 
@@ -66,23 +65,23 @@ pub struct CspProvider {
     last_page: Mutex<Option<PageMark>>,
 }
 
-/// What we present to the CSP.
+/// Our token.
 #[derive(Debug)]
 enum Token {
-    /// The same as long as the process lives.
+    /// Fixed for the life of the process.
     Fixed(HeaderValue),
-    /// What the file says at each call, so that a renewed token needs no restart.
+    /// Read from the file at each call, so that a renewed token needs no restart.
     File(PathBuf),
 }
 
-/// What the last full page began with, to notice a server that ignores paging.
+/// The start of the last full page, to detect a server that ignores paging.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct PageMark {
     next: u64,
     first_id: String,
 }
 
-/// For the fuzz targets: a page from the bytes of an answer.
+/// For the fuzz targets: parses one page.
 pub(crate) fn listing_of(body: &[u8], offset: u64, page_size: usize) -> Result<Listing, ProviderError> {
     let body = serde_json::from_slice(body)
         .map_err(|error| ProviderError::Garbled { message: format!("no readable JSON: {error}") })?;
@@ -139,7 +138,7 @@ fn parse_csp_base(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("is required and not set".to_owned());
     }
-    // Without the version every call is a 404, and a 404 on a deletion reads as success.
+    // Without the version every call is a 404, and a 404 on a deletion means that the account is gone.
     if exchange::parse_base(text)?.path() == "/" {
         return Err("must end in the API's version, as in https://host/v2".to_owned());
     }
@@ -149,14 +148,14 @@ fn parse_csp_base(text: &str) -> Result<String, String> {
 // === impl Token ===
 
 impl Token {
-    /// Fails where no call could succeed.
+    /// Fails if the file cannot be used now.
     fn of_file(file: PathBuf) -> Result<Self, ClientError> {
         let text = std::fs::read_to_string(&file).map_err(ClientError::TokenFile)?;
         header_of(text.trim())?;
         Ok(Self::File(file))
     }
 
-    /// A file that cannot be used is as bad as a token that is refused: no sandbox is at fault.
+    /// An unusable file is handled like a refused token: no sandbox is at fault.
     async fn header(&self) -> Result<HeaderValue, ProviderError> {
         let refused = |error: &dyn std::fmt::Display| ProviderError::Unauthorized {
             status: NO_TOKEN_STATUS,
@@ -184,11 +183,10 @@ fn header_of(token: &str) -> Result<HeaderValue, ClientError> {
 // === impl CspProvider ===
 
 impl CspProvider {
-    /// A client of the CSP with its own pool of connections. `clock` reads dates in `Retry-After`.
+    /// A client of the CSP with a separate connection pool. `clock` interprets dates in `Retry-After`.
     ///
     /// # Errors
-    /// [`ClientError`] when a base URL or the token cannot be used, or when there are no CA certificates for
-    /// an `https` one.
+    /// [`ClientError`] when a base URL or the token is invalid, or an `https` URL finds no CA certificates.
     pub fn new(config: CspConfig, clock: Arc<dyn Clock>) -> Result<Self, ClientError> {
         let CspConfig {
             base_url,
@@ -220,10 +218,10 @@ impl CspProvider {
         })
     }
 
-    /// Whether this page, asked for at `offset`, is the one before it once more and the server says that this is
-    /// everything: it ignores paging, and its whole listing happens to be exactly one page long. Without that
-    /// statement the page is indistinguishable from one of a server whose pages overlap; then it is handed on, and the
-    /// reader of the whole listing sees that entries come twice.
+    /// Whether this page, requested at `offset`, repeats the page before it and the server states that this is
+    /// everything: the server ignores paging, and its listing has exactly one page. Without that statement, the page
+    /// looks like one of a server with overlapping pages; then it is passed on, and the reader of the whole listing
+    /// detects the repeated entries.
     fn repeats_last_page(&self, offset: u64, page: &listing::Page) -> bool {
         let (first_id, next) = (page.first_id.as_deref(), page.listing.next);
         let is_everything = page.total.is_some_and(|total| total <= offset);
@@ -246,7 +244,7 @@ impl CspProvider {
 #[async_trait]
 impl Provider for CspProvider {
     fn abilities(&self) -> Abilities {
-        // There is no call that shows one account.
+        // The CSP has no call for a single account.
         Abilities { list: true, delete: true, pre_clean: self.pre_cleaner.is_some(), check: false }
     }
 
@@ -283,11 +281,11 @@ impl Provider for CspProvider {
         let request = self.exchange.client().delete(url).header(AUTHORIZATION, authorization);
         let answer = self.exchange.send(request, self.read_timeout, DELETION_BODY_BYTES_MAX).await?;
         match answer.status {
-            // A page for people comes from something in front of the API, and proves nothing about the account.
+            // A web page comes from a gateway in front of the API and proves nothing about the account.
             200 | 202 | 404 if answer.is_html() => Err(ProviderError::Garbled {
                 message: format!("status {} with a web page: {}", answer.status, answer.reason()),
             }),
-            // Accepted is as good: a deletion is over when the account is not listed any more.
+            // Accepted counts as deleted: later listings check that the account disappears.
             200 | 202 | 204 => Ok(Deleted::Now),
             404 => Ok(Deleted::AlreadyGone),
             _ => Err(answer.error()),

@@ -1,14 +1,14 @@
-//! Reads one page of the CSP's account listing. No I/O.
+//! Parses one page of the CSP's account listing. No I/O.
 
 use ports::provider::{Account, Listing, Malformed, ProviderError};
 use serde_json::{Map, Value};
 
-/// What the CSP calls an account that is a sandbox.
+/// The CSP's type of sandbox accounts.
 const SANDBOX_TYPE: &str = "sandbox";
-/// What it calls one that is in use.
+/// The CSP's state of active accounts.
 const ACTIVE_STATE: &str = "active";
 
-/// One page, and by what a server is known that ignores paging: the id of its first entry and the stated total.
+/// One page, with the id of its first entry and the stated total, by which a server that ignores paging is detected.
 #[derive(Debug)]
 pub(super) struct Page {
     pub(super) listing: Listing,
@@ -22,8 +22,8 @@ enum Entry {
     Malformed(Malformed),
 }
 
-/// Reads the answer to a request for `page_size` entries from `offset` on. A bad entry is counted with its
-/// reason and never spoils its page.
+/// Parses the answer to a request for `page_size` entries from `offset` on. A malformed entry is counted with its
+/// reason and does not affect the other entries.
 pub(super) fn read(body: &Value, offset: u64, page_size: usize) -> Result<Page, ProviderError> {
     let Some(results) = body.get("results").and_then(Value::as_array) else {
         return Err(ProviderError::Garbled { message: "a listing without results".to_owned() });
@@ -47,14 +47,14 @@ pub(super) fn read(body: &Value, offset: u64, page_size: usize) -> Result<Page, 
     Ok(Page { listing, first_id, total: total(body) })
 }
 
-/// How many entries the server says that there are.
+/// The total number of entries that the server states.
 fn total(body: &Value) -> Option<u64> {
     body.get("page").and_then(|page| page.get("total")).and_then(Value::as_u64)
 }
 
-/// Where the next page begins. A full page means that there may be more, whatever else is said. After a short
-/// one there is more only if the server says so: it may cap pages below what we asked for. More entries than
-/// asked for mean that the server ignores paging, and that this is everything.
+/// Where the next page begins. After a full page there may always be more. After a short page there is more only if the
+/// server states so, because it may limit pages below the requested size. More entries than requested mean that the
+/// server ignores paging and returned everything.
 fn next(body: &Value, offset: u64, count: usize, page_size: usize) -> Result<Option<u64>, ProviderError> {
     if count > page_size {
         return Ok(None);
@@ -101,7 +101,7 @@ fn read_entry(entry: &Value) -> Result<Entry, NotAnObject> {
     Ok(Entry::Account(Account { id, external_id: account.to_owned(), name, sfdc_account_id }))
 }
 
-/// The text under `key`; none if it is missing, blank or no text.
+/// The text under `key`; none if it is missing, blank or not a text.
 fn text<'a>(entry: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
     entry.get(key).and_then(Value::as_str).filter(|text| !text.trim().is_empty())
 }
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(listing.malformed.len(), 6);
         assert_eq!(listing.malformed[0].reason, "account without id (csp_id 1)");
         assert_eq!(listing.malformed[5].reason, "entry 5 is no object");
-        // What can be read of them says which sandboxes they may concern.
+        // The readable parts tell which sandboxes the entry may be about.
         let read = listing.malformed.iter().map(|entry| (entry.id.as_deref(), entry.external_id.as_deref()));
         let expected = [
             (Some("1"), None),

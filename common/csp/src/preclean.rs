@@ -1,9 +1,9 @@
-//! Clears "universal services" (`NIOSXaaS`) that a student left inside a sandbox; deleting the account alone
-//! would orphan them.
+//! The pre-clean: deletes "universal services" (`NIOSXaaS`) that a student left inside a sandbox. Deleting the account
+//! alone would orphan them.
 //!
-//! The dialogue: sign in, switch to the sandbox's account, list its services, delete those of ours. One
-//! sign-in serves many sandboxes until the CSP calls it expired. A sandbox counts as cleared only when every
-//! service is gone; anything less is an error, because the account's deletion follows.
+//! The calls: sign in, switch to the sandbox's account, list its services, delete those that match. One sign-in serves
+//! many sandboxes until the CSP rejects it as expired. A sandbox counts as cleaned only when every service is gone;
+//! anything less is an error, because the account is deleted next.
 
 use super::exchange::{self, Answer, ClientError, Exchange};
 use ports::provider::{PreCleaned, ProviderError, Target};
@@ -14,51 +14,51 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::sync::Mutex;
 
-/// The name of the services that labs make, spelt as they spell it.
+/// The name of services that labs create, with their spelling.
 pub const DEFAULT_SERVICE_NAME: &str = "Instrqt-SaaS";
-/// What `NIOSXAAS_SERVICE_NAME` says to mean every service; an empty variable counts as unset.
+/// The value of `NIOSXAAS_SERVICE_NAME` for every service; an empty variable counts as unset.
 pub const EVERY_SERVICE: &str = "*";
-/// Services asked for at once.
+/// Services per page.
 const SERVICES_PAGE_SIZE: usize = 100;
-/// Most pages of services; a student makes one or two services, not ten thousand.
+/// Most pages of services; a student creates one or two services.
 const SERVICE_PAGES_MAX: usize = 100;
-/// Most bytes of an answer in the dialogue.
+/// Most bytes of an answer.
 const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// What to clear, and how to sign in.
+/// What to clean, and how to sign in.
 #[derive(Clone, Debug)]
 pub struct PreCleanConfig {
-    /// `NIOSXAAS_ENABLED`: whether anything is cleared at all (no).
+    /// `NIOSXAAS_ENABLED`: whether the pre-clean is on (no).
     pub enabled: bool,
-    /// `NIOSXAAS_SHADOW_MODE`: count what would be deleted, delete nothing (yes).
+    /// `NIOSXAAS_SHADOW_MODE`: count services without deleting them (yes).
     pub shadow: bool,
-    /// `NIOSXAAS_BASE_URL`: where the dialogue is held; the origin of `CSP_BASE_URL` unless set.
+    /// `NIOSXAAS_BASE_URL`: address of the API; the origin of `CSP_BASE_URL` unless set.
     pub base_url: String,
-    /// `NIOSXAAS_EMAIL`: who signs in.
+    /// `NIOSXAAS_EMAIL`: the user who signs in.
     pub email: String,
-    /// `NIOSXAAS_PASSWORD`: with what.
+    /// `NIOSXAAS_PASSWORD`: that user's password.
     pub password: Secret,
     /// `NIOSXAAS_SERVICE_NAME`: services of exactly this name are deleted; empty means every one.
     pub service_name: String,
-    /// `NIOSXAAS_TIMEOUT_SECONDS`: longest wait for one answer (30 s).
+    /// `NIOSXAAS_TIMEOUT_SECONDS`: time-out of one call (30 s).
     pub timeout: Duration,
 }
 
-/// Holds the dialogue.
+/// Runs the pre-clean.
 #[derive(Debug)]
 pub(super) struct PreCleaner {
     config: PreCleanConfig,
     base_url: Url,
     exchange: Exchange,
-    /// The sign-in in use. The lock is held while signing in, so that a crowd signs in once.
+    /// The current session. The lock is held while signing in, so that concurrent tasks sign in once.
     session: Mutex<Option<Session>>,
 }
 
-/// `Bearer …`; equality distinguishes a renewed session from the one that expired.
+/// `Bearer …`. Comparing sessions shows whether another task has renewed an expired one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Session(HeaderValue);
 
-/// A service found inside a sandbox.
+/// A service inside a sandbox.
 struct Service {
     id: String,
 }
@@ -66,7 +66,7 @@ struct Service {
 // === impl PreCleanConfig ===
 
 impl PreCleanConfig {
-    /// Clears nothing.
+    /// A configuration that cleans nothing.
     #[must_use]
     pub fn off() -> Self {
         Self {
@@ -80,7 +80,7 @@ impl PreCleanConfig {
         }
     }
 
-    /// Reads the `NIOSXAAS_…` variables. Credentials are required only when it is switched on.
+    /// Reads the `NIOSXAAS_…` variables. Credentials are required only if the pre-clean is on.
     pub(super) fn read(settings: &mut Settings<'_>, csp_base_url: &str) -> Self {
         let enabled = settings.switch(
             "NIOSXAAS_ENABLED",
@@ -120,7 +120,7 @@ impl PreCleanConfig {
                     settings.mistake(name, "is required when NIOSXAAS_ENABLED is true");
                 }
             }
-            // Without a base URL the mistake is the one of `CSP_BASE_URL`.
+            // If the base URL is missing, only `CSP_BASE_URL` is reported.
             if let (false, Err(problem)) = (base_url.is_empty(), exchange::parse_base(&base_url)) {
                 settings.mistake("NIOSXAAS_BASE_URL", &problem);
             }
@@ -131,7 +131,7 @@ impl PreCleanConfig {
         Self { enabled, shadow, base_url, email, password, service_name, timeout }
     }
 
-    /// Where the dialogue is held; none if it is switched off.
+    /// The address of the API; none if the pre-clean is off.
     pub(super) fn url(&self) -> Result<Option<Url>, ClientError> {
         if !self.enabled {
             return Ok(None);
@@ -153,7 +153,7 @@ impl PreCleaner {
         Self { config, base_url, exchange, session: Mutex::new(None) }
     }
 
-    /// Clears one sandbox. Safe to repeat.
+    /// Cleans one sandbox. Safe to repeat.
     pub(super) async fn pre_clean(&self, target: &Target) -> Result<PreCleaned, ProviderError> {
         let mut deleted = 0;
         let session = self.session(None).await?;
@@ -167,7 +167,7 @@ impl PreCleaner {
         }
     }
 
-    /// The session in use, or a new one if there is none or only the `expired` one.
+    /// The current session; a new one if there is none, or only the `expired` one.
     async fn session(&self, expired: Option<&Session>) -> Result<Session, ProviderError> {
         let mut current = self.session.lock().await;
         match &*current {
@@ -187,7 +187,7 @@ impl PreCleaner {
         let answer = self.call(request).await?;
         match answer.status {
             200 | 201 => read_session(&answer),
-            // Whatever it dislikes about a sign-in, it is our credentials and not the sandbox.
+            // A failed sign-in is always the fault of our credentials and not of the sandbox.
             _ => Err(match answer.error() {
                 ProviderError::Refused { status, message } => ProviderError::Unauthorized { status, message },
                 error => error,
@@ -218,8 +218,8 @@ impl PreCleaner {
         })
     }
 
-    /// A session inside the sandbox's account; none if there is no such account any more, because an earlier
-    /// attempt deleted it without our learning of it.
+    /// A session inside the sandbox's account; none if the account no longer exists, because an earlier attempt deleted
+    /// it and its answer was lost.
     async fn switch_account(
         &self,
         session: &Session,
@@ -235,7 +235,7 @@ impl PreCleaner {
         }
     }
 
-    /// Every service of ours inside the account, all pages.
+    /// Every matching service inside the account, all pages.
     async fn services(&self, inside: &Session) -> Result<Vec<Service>, ProviderError> {
         let mut services = Vec::new();
         let mut offset = 0;
@@ -254,7 +254,7 @@ impl PreCleaner {
             for service in page {
                 services.extend(self.ours(service)?);
             }
-            // More than asked for: a server that ignores paging said everything at once.
+            // More than requested: the server ignores paging and returned everything.
             if page.len() != SERVICES_PAGE_SIZE {
                 return Ok(services);
             }
@@ -263,7 +263,7 @@ impl PreCleaner {
         Err(ProviderError::Garbled { message: format!("more than {SERVICE_PAGES_MAX} pages of services") })
     }
 
-    /// The service, if it is one to delete. One of ours without an id cannot be deleted, which is an error.
+    /// The service, if it has to be deleted. A matching one without an id cannot be deleted, which is an error.
     fn ours(&self, service: &Value) -> Result<Option<Service>, ProviderError> {
         let name = service.get("name").and_then(Value::as_str).unwrap_or_default();
         if !self.config.service_name.is_empty() && name != self.config.service_name {
@@ -275,8 +275,8 @@ impl PreCleaner {
         }
     }
 
-    /// Deletes each service and goes on after one that cannot be deleted, so that a repeat has less to do. The
-    /// first such failure is the result. A failure that awaits every other call too ends the work at once.
+    /// Deletes each service and continues after a failure, so that a repeat has less to do; returns the first failure.
+    /// A failure that would affect every other call ends the loop at once.
     async fn delete_all(
         &self,
         inside: &Session,
@@ -331,13 +331,13 @@ fn read_session(answer: &Answer) -> Result<Session, ProviderError> {
             value.set_sensitive(true);
             Ok(Session(value))
         }
-        // What it said instead may hold a token, so it is not repeated.
+        // The answer may contain a token, so it is not repeated.
         _ => Err(ProviderError::Garbled { message: "a sign-in or switch without a jwt".to_owned() }),
     }
 }
 
-/// The services of a page. A gateway may leave an empty list out, so an answer that says nothing else is one;
-/// an answer that says something else is not, because the account's deletion would orphan what it hides.
+/// The services of a page. A gateway may leave an empty list out, so an empty object counts as an empty list. Any other
+/// answer without a list is an error, because the deletion of the account would orphan hidden services.
 fn results(body: &Value) -> Result<&[Value], ProviderError> {
     let says_nothing_else = body.as_object().is_some_and(|body| body.keys().all(|key| key == "page"));
     match body.get("results") {
@@ -347,8 +347,8 @@ fn results(body: &Value) -> Result<&[Value], ProviderError> {
     }
 }
 
-/// The error of a call inside one account. A 403 is about that account, not about our credentials: it counts
-/// against the sandbox, so that one odd account ends parked instead of stopping all deletions.
+/// The error of a call inside one account. A 403 is about that account and not about our credentials: it counts against
+/// the sandbox, so that one faulty account is parked and does not stop all deletions.
 fn inside_error(answer: &Answer) -> ProviderError {
     match answer.error() {
         ProviderError::Unauthorized { status: 403, message } => {

@@ -1,7 +1,7 @@
-//! The pure parts of a claim: what the processor does between two waits, and how often it asks for memory.
+//! The CPU-only parts of a claim: their time and their allocations.
 //!
-//! `make bench` measures them; `cargo test` passes them over. Only what the crates show is used. Of the stored item that
-//! is what `store::dynamodb::baseline` shows for this purpose.
+//! `make bench` measures them; `cargo test` skips them. They use public items only. `dynamodb::baseline` exposes the
+//! stored item for this purpose.
 
 use contract::subjects::Subjects;
 use contract::{AllocateRequest, Allocation, Verb};
@@ -29,7 +29,7 @@ fn main() {
     divan::main();
 }
 
-/// A claim, checked, as an allocator keeps it.
+/// A validated claim, as an allocator keeps it.
 struct Claim {
     _key: ClaimKey,
     _lab: Option<LabId>,
@@ -100,7 +100,7 @@ fn held() -> Fallible<Sandbox> {
     Ok(sandbox.apply(&Transition::grant(&grant))?)
 }
 
-/// Measures `work` on `input`. A benchmark whose input cannot be made says so instead of measuring nothing.
+/// Measures `work` on `input`. If the input cannot be made, the benchmark reports that instead of measuring nothing.
 fn on<I: Sync, O>(bencher: Bencher<'_, '_>, input: Fallible<I>, work: impl Fn(&I) -> O + Sync) {
     match input {
         Ok(input) => bencher.bench(|| work(black_box(&input))),

@@ -1,5 +1,4 @@
-//! What keeps processes and tables apart that do not belong together: an item with the settings that all processes agree
-//! on, and one with the mark.
+//! Items that detect a process on the wrong table: the settings that all processes have to share, and the mark.
 
 use super::attributes::{AT, Fields, Item, PK, SK, key_text, number, seconds, text};
 use super::layout::item_key;
@@ -9,7 +8,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use ports::store::StoreError;
 use ports::store::layout::{Agreed, TableMark};
 
-/// Key of the item with the settings: an attribute for each, under its name.
+/// Key of the item with the settings; each setting is an attribute.
 const SETTINGS_KEY: (&str, &str) = ("TABLE", "SETTINGS");
 /// Key of the item with the mark.
 const MARK_KEY: (&str, &str) = ("TABLE", "MARK");
@@ -27,7 +26,7 @@ impl DynamoStore {
         let mut sets = Vec::new();
         for (at, (name, value)) in own.iter().enumerate() {
             let (field, put) = (format!("#s{at}"), format!(":s{at}"));
-            // What is there stays, whatever is written at the same time.
+            // Existing values stay, whichever process writes at the same time.
             let value_of = if replaces { put.clone() } else { format!("if_not_exists({field}, {put})") };
             sets.push(format!("{field} = {value_of}"));
             request =
@@ -71,7 +70,7 @@ impl DynamoStore {
 
 fn agreed_in(item: Item) -> Agreed {
     let settings = item.into_iter().filter(|(name, _)| name != PK && name != SK);
-    // What another build keeps there in another form is none of ours.
+    // Values that are no text belong to another build; ignore them.
     let texts = settings.filter_map(|(name, value)| match value {
         AttributeValue::S(value) => Some((name, value)),
         _ => None,

@@ -13,10 +13,10 @@ pub(super) const SK: &str = "SK";
 pub(super) const STATE_SHARD: &str = "state_shard";
 /// Range key of `StateIndex`: the name of a free sandbox, the due time of any other.
 pub(super) const STATE_SORT: &str = "state_sort";
-/// What `state_shard` becomes when a deletion is asked for. On the item from insertion on, because an
-/// update expression can copy an attribute but not build one, and a release does not know the pool.
+/// Value of `state_shard` after a deletion is requested. It is on the item from the beginning, because an update
+/// expression can copy an attribute but not build one, and a release does not know the pool.
 pub(super) const DELETION_SHARD: &str = "deletion_shard";
-/// What `state_shard` becomes when a deletion is parked; there for the same reason.
+/// Value of `state_shard` after a deletion is parked; stored for the same reason.
 pub(super) const PARKED_SHARD: &str = "parked_shard";
 /// Hash key of `LabIndex`: the lab, while the sandbox is held for one.
 pub(super) const HELD_LAB: &str = "held_lab";
@@ -47,31 +47,30 @@ pub(super) const DELETION_CAUSE: &str = "deletion_cause";
 pub(super) const REQUESTED_AT: &str = "requested_at";
 pub(super) const DELETION_ATTEMPTS: &str = "deletion_attempts";
 pub(super) const LAST_ERROR: &str = "last_error";
-/// What clearing came to: a map; absent before the first attempt, and on items of former builds.
+/// Result of the pre-clean: a map; absent before the first attempt and on items of older builds.
 pub(super) const PRE_CLEAN: &str = "pre_clean";
 /// Parts of that map.
 pub(super) const RESULT: &str = "result";
 pub(super) const SERVICES: &str = "services";
 pub(super) const REASON: &str = "reason";
 pub(super) const WENT_ON: &str = "went_on";
-/// How often the provider still listed a deleted account; absent for never, and on items of former builds.
+/// How often the provider still listed a deleted account; absent means zero.
 pub(super) const RELISTS: &str = "relists";
-/// Other records of the account that an identity names; absent for none.
+/// Other records of the account of an identity; absent means none.
 pub(super) const DUPLICATES: &str = "duplicates";
-/// Complete listings in a row that did not show the account of an identity; absent for none.
+/// Complete listings in a row without the account of an identity; absent means zero.
 pub(super) const ABSENCES: &str = "absences";
 pub(super) const DELETED_AT: &str = "deleted_at";
 pub(super) const SINCE: &str = "since";
 pub(super) const QUARANTINE_REASON: &str = "quarantine_reason";
 /// The sandbox that a claim item names.
 pub(super) const SANDBOX_ID: &str = "sandbox_id";
-/// The version that a claim item names its sandbox at.
+/// The version of that sandbox when it was chosen.
 pub(super) const SEEN_VERSION: &str = "seen_version";
-/// On a claim item: the candidate whose lease has ended, as one text. The item is closed only while that is the one that
-/// it names, because a former build moves the item on and leaves this attribute behind.
+/// On a claim item: the candidate whose lease has ended, as one text. The item is closed only while this equals the
+/// candidate that it names, because older builds move the item on and leave this attribute unchanged.
 pub(super) const CLOSED: &str = "closed";
-/// On a claim item: requests that leases of this key were the answers to which have ended since, a list of texts;
-/// absent while there are none.
+/// On a claim item: requests that were answered by leases of this key which have ended since; absent means none.
 pub(super) const ANSWERED: &str = "answered";
 /// Parts of a history entry.
 pub(super) const CAUSE: &str = "cause";
@@ -101,7 +100,7 @@ pub(super) fn seconds(at: UnixSeconds) -> AttributeValue {
     number(at.get())
 }
 
-/// Reads attributes of one item; a mistake names the item and the attribute.
+/// Reads the attributes of one item. An error names the item and the attribute.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a> {
     attributes: &'a Item,
@@ -109,7 +108,7 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// A reader of `attributes`, of the item whose key is `item`.
+    /// A reader of `attributes`; `item` is the key of the item.
     pub(super) fn new(attributes: &'a Item, item: &'a str) -> Self {
         Self { attributes, item }
     }
@@ -119,7 +118,7 @@ impl<'a> Fields<'a> {
         Self { attributes, item: self.item }
     }
 
-    /// A mistake in one attribute.
+    /// The error for one attribute.
     pub(super) fn corrupt(self, attribute: &'static str, problem: impl Into<String>) -> StoreError {
         StoreError::Corrupt { item: self.item.to_owned(), attribute, problem: problem.into() }
     }
@@ -129,12 +128,12 @@ impl<'a> Fields<'a> {
         self.attributes.contains_key(attribute)
     }
 
-    /// A text that has to be there.
+    /// A required text.
     pub(super) fn text(self, attribute: &'static str) -> Result<&'a str, StoreError> {
         self.optional_text(attribute)?.ok_or_else(|| self.missing(attribute))
     }
 
-    /// A text that may be absent.
+    /// An optional text.
     pub(super) fn optional_text(self, attribute: &'static str) -> Result<Option<&'a str>, StoreError> {
         match self.attributes.get(attribute) {
             None => Ok(None),
@@ -143,7 +142,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A whole number that has to be there.
+    /// A required whole number.
     pub(super) fn number(self, attribute: &'static str) -> Result<u64, StoreError> {
         match self.attributes.get(attribute) {
             None => Err(self.missing(attribute)),
@@ -154,7 +153,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A whole number that is zero while it is absent.
+    /// A whole number; absent means zero.
     pub(super) fn count(self, attribute: &'static str) -> Result<u32, StoreError> {
         if !self.has(attribute) {
             return Ok(0);
@@ -162,12 +161,12 @@ impl<'a> Fields<'a> {
         u32::try_from(self.number(attribute)?).map_err(|_| self.corrupt(attribute, "is too large"))
     }
 
-    /// A moment that has to be there.
+    /// A required moment.
     pub(super) fn seconds(self, attribute: &'static str) -> Result<UnixSeconds, StoreError> {
         self.number(attribute).map(UnixSeconds::new)
     }
 
-    /// A switch that has to be there.
+    /// A required boolean.
     pub(super) fn switch(self, attribute: &'static str) -> Result<bool, StoreError> {
         match self.attributes.get(attribute) {
             None => Err(self.missing(attribute)),
@@ -176,7 +175,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A map that may be absent.
+    /// An optional map.
     pub(super) fn optional_map(self, attribute: &'static str) -> Result<Option<&'a Item>, StoreError> {
         match self.attributes.get(attribute) {
             None => Ok(None),
@@ -185,7 +184,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A list of maps that has to be there.
+    /// A required list of maps.
     pub(super) fn maps(self, attribute: &'static str) -> Result<Vec<&'a Item>, StoreError> {
         let Some(AttributeValue::L(entries)) = self.attributes.get(attribute) else {
             return Err(self.corrupt(attribute, "is not a list"));
@@ -194,7 +193,7 @@ impl<'a> Fields<'a> {
         maps.map_err(|_| self.corrupt(attribute, "holds an entry that is not a map"))
     }
 
-    /// Requests; none if the attribute is absent.
+    /// A list of requests; absent means none.
     pub(super) fn requests(self, attribute: &'static str) -> Result<Vec<RequestKey>, StoreError> {
         let entries = match self.attributes.get(attribute) {
             None => return Ok(Vec::new()),
@@ -210,7 +209,7 @@ impl<'a> Fields<'a> {
         ids.collect()
     }
 
-    /// A set of texts that is empty while it is absent.
+    /// A set of texts; absent means empty.
     pub(super) fn texts(self, attribute: &'static str) -> Result<&'a [String], StoreError> {
         match self.attributes.get(attribute) {
             None => Ok(&[]),
@@ -219,7 +218,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// An id that has to be there.
+    /// A required id.
     pub(super) fn id<T>(
         self,
         attribute: &'static str,
@@ -229,7 +228,7 @@ impl<'a> Fields<'a> {
         parse(value).map_err(|problem| self.corrupt(attribute, problem.to_string()))
     }
 
-    /// An id that may be absent.
+    /// An optional id.
     pub(super) fn optional_id<T>(
         self,
         attribute: &'static str,
@@ -256,7 +255,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The key of an item as one text, for messages.
+/// The key of an item as one text, for error messages.
 pub(super) fn key_text(item: &Item) -> String {
     let part = |name| item.get(name).and_then(|value| value.as_s().ok()).map_or("?", String::as_str);
     format!("{}/{}", part(PK), part(SK))

@@ -1,9 +1,7 @@
-//! The baseline of `bench`: the writes of one claim by the bare SDK, with nothing of ours around
-//! them, and what they cost. No service uses this.
+//! The baseline of `bench`: the writes of one claim by the bare SDK, and their cost. No service uses this.
 //!
-//! The items and the changes are those that the store itself writes, so the baseline moves with it. What is left
-//! out is everything else: looking for candidates, reading the answer, NATS, HTTP. Beside the two writes stands
-//! the one transaction over the same two items that the store could have made instead.
+//! It writes the same items and changes as the store, so it follows changes of the store. It leaves out candidates,
+//! decoding, NATS and HTTP. For comparison it also makes the same change as one transaction over the two items.
 
 use super::attributes::{Item, PK};
 use super::expression;
@@ -18,7 +16,7 @@ use domain::{ClaimRecord, Grant, Sandbox, SandboxId, Transition, UnixSeconds};
 use ports::store::StoreError;
 use ports::store::index::shard_of;
 
-/// Write units that calls used up, as the engine says. One that says nothing used up nothing.
+/// Write units that calls consumed, as reported by the engine; zero if it reports none.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct WriteUnits {
     /// On the table itself.
@@ -27,12 +25,12 @@ pub struct WriteUnits {
     pub indexes: f64,
 }
 
-/// A sandbox as it lies in the table: what the update of a claim answers with. Only the micro-benchmarks look at one
+/// A stored sandbox: what the update of a claim returns. Only the micro-benchmarks use it directly.
 /// by itself.
 #[derive(Clone, Debug)]
 pub struct StoredSandbox(Item);
 
-/// The index shard that a sandbox lies in, below `shards`.
+/// The index shard of a sandbox, below `shards`.
 #[must_use]
 pub fn shard(id: &SandboxId, shards: u16) -> u16 {
     shard_of(id, shards)
@@ -47,10 +45,10 @@ impl StoredSandbox {
         Self(item::encode(sandbox, shards))
     }
 
-    /// The sandbox of the item.
+    /// Decodes the sandbox of the item.
     ///
     /// # Errors
-    /// [`StoreError`] when an attribute is missing or is not what it should be.
+    /// [`StoreError`] when an attribute is missing or invalid.
     pub fn decode(&self) -> Result<Sandbox, StoreError> {
         item::decode(&self.0)
     }
@@ -59,7 +57,7 @@ impl StoredSandbox {
 // === impl WriteUnits ===
 
 impl WriteUnits {
-    /// All of them.
+    /// The total.
     #[must_use]
     pub fn total(self) -> f64 {
         self.table + self.indexes
@@ -67,7 +65,7 @@ impl WriteUnits {
 
     fn of(consumed: &ConsumedCapacity) -> Self {
         let total = consumed.capacity_units().unwrap_or_default();
-        // An engine that does not break the sum down did not touch an index, or does not say so.
+        // An engine that does not report parts either touched no index or does not tell.
         let table = consumed.table().and_then(Capacity::capacity_units).unwrap_or(total);
         Self { table, indexes: total - table }
     }
@@ -91,11 +89,11 @@ impl std::iter::Sum for WriteUnits {
 
 impl DynamoStore {
     /// The two writes of a claim whose candidate is free: the claim item if absent, the sandbox if free at that
-    /// version. Asking for the units costs an engine some work, so calls that are timed do not.
+    /// version. Counting units costs the engine time, so timed calls do not ask for them.
     ///
     /// # Errors
-    /// [`StoreError`] when a write fails, a condition that does not hold included: no other process may use the
-    /// sandboxes of the baseline.
+    /// [`StoreError`] when a write fails or its condition does not hold: no other process may use the sandboxes of the
+    /// baseline.
     pub async fn baseline_two_writes(
         &self,
         record: &ClaimRecord,

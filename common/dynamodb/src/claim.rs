@@ -1,4 +1,4 @@
-//! The claim item: which sandbox an owner's key is after or holds. It never decides anything by itself.
+//! The claim item: the sandbox that an owner's key tries to get or holds. It decides nothing by itself.
 
 use super::attributes::{
     ANSWERED, CLOSED, Fields, Item, PK, POOL, SANDBOX_ID, SEEN_VERSION, SK, TTL, key_text, number, requests,
@@ -14,14 +14,14 @@ use domain::{
 };
 use ports::store::{ClaimPage, MoveClaim, OpenClaim, PageCursor, StoreError};
 
-/// Beginning of the partition key of a claim item.
+/// Prefix of the partition key of a claim item.
 const OWNER_PREFIX: &str = "OWNER#";
-/// Beginning of the sort key of a claim item.
+/// Prefix of the sort key of a claim item.
 const CLAIM_PREFIX: &str = "CLAIM#";
 
 impl DynamoStore {
-    /// A claim item that is just like ours counts as opened, no matter which process wrote it: an earlier try of this
-    /// call whose reply got lost, or a twin that goes on exactly like us.
+    /// An existing claim item that equals ours counts as opened, whichever process wrote it: an earlier attempt whose
+    /// reply was lost, or a concurrent attempt that continues exactly like this one.
     pub(super) async fn put_claim(
         &self,
         record: &ClaimRecord,
@@ -34,7 +34,7 @@ impl DynamoStore {
         Ok(if held == *record { OpenClaim::Opened } else { OpenClaim::Held(held) })
     }
 
-    /// Like [`Self::put_claim`], an item that is as `to` says already counts as moved.
+    /// As with [`Self::put_claim`], an item that already equals `to` counts as moved.
     pub(super) async fn swap_claim(
         &self,
         from: &ClaimRecord,
@@ -72,7 +72,7 @@ impl DynamoStore {
         }
     }
 
-    /// Written once: a repeat finds the mark and adds nothing.
+    /// Written once: a repeat finds the mark and changes nothing.
     pub(super) async fn mark_closed(
         &self,
         record: &ClaimRecord,
@@ -136,14 +136,14 @@ impl DynamoStore {
     }
 }
 
-/// Only if the item names that sandbox at that version.
+/// The condition that the item names that sandbox at that version.
 fn names(change: Update, candidate: &Candidate) -> Update {
     change
         .only_if(SANDBOX_ID, text(candidate.id.as_str()))
         .only_if(SEEN_VERSION, number(candidate.version.get()))
 }
 
-/// What says on a claim item that the lease of this candidate has ended.
+/// The mark on a claim item that the lease of this candidate has ended.
 fn closed_mark(candidate: &Candidate) -> AttributeValue {
     text(format!("{}@{}", candidate.id, candidate.version.get()))
 }
@@ -199,7 +199,7 @@ mod tests {
     use domain::RequestKey;
 
     fn record() -> ClaimRecord {
-        // Owner and key may hold the separator: each takes the whole rest of its attribute.
+        // Owner and key may contain the separator: each takes the whole rest of its attribute.
         let owner = OwnerId::parse("p#1#CLAIM#2").unwrap();
         let candidate = Candidate {
             id: SandboxId::parse("7").unwrap(),
@@ -218,7 +218,7 @@ mod tests {
         let closed = record().closed(&[request("r-1"), request("r-2")]);
         let mut item = encode(&closed, UnixSeconds::new(99));
         assert_eq!(decode(&item).unwrap(), closed);
-        // As a former build moves it on: it knows nothing of the mark.
+        // An older build moves the item on without knowing the mark.
         item.insert(SANDBOX_ID.to_owned(), text("8"));
         let moved = decode(&item).unwrap();
         assert_eq!((moved.is_closed, moved.answered), (false, closed.answered));

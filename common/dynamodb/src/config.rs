@@ -12,27 +12,27 @@ use std::time::Duration;
 
 const TABLE_DEFAULT: &str = "sandbox-broker";
 const SHARDS_DEFAULT: u16 = 8;
-/// AWS propagates to an index within a fraction of a second, and gives no bound; this is some tenfold of it.
+/// AWS updates an index within a fraction of a second and guarantees no bound; this is about ten times as long.
 const INDEX_LAG_DEFAULT_SECONDS: u64 = 5;
 const INDEX_LAG_MAX_SECONDS: u64 = 600;
-/// DynamoDB answers within some 10 ms; a second means that the answer is lost.
+/// DynamoDB answers within some 10 ms; after a second the answer is lost.
 const ATTEMPT_TIMEOUT_DEFAULT_MS: u64 = 1_000;
-/// Below the time that a caller of the API waits, so that it still hears from us.
+/// Shorter than the time that a caller of the API waits, so that the caller still gets an answer.
 const OPERATION_TIMEOUT_DEFAULT_MS: u64 = 3_000;
 const TIMEOUT_MIN_MS: u64 = 50;
 const TIMEOUT_MAX_MS: u64 = 60_000;
-/// Tries of one call, the first included.
+/// Attempts of one call, the first included.
 const ATTEMPTS_MAX: u32 = 3;
-/// Longest pause before the second try; it doubles from there, with full jitter.
+/// Longest pause before the second attempt; it doubles from there, with full jitter.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// Repeats that the budget holds when nothing failed for a while.
+/// Retries in the budget after a time without failures.
 const RETRY_BURST: usize = 50;
-/// Calls that succeed for one that may be repeated.
+/// Successful calls that earn one retry.
 const RETRY_COST: u32 = 10;
-/// Lengths of a table name that DynamoDB allows, in bytes.
+/// Lengths of a table name that DynamoDB accepts, in bytes.
 const TABLE_NAME_BYTES: std::ops::RangeInclusive<usize> = 3..=255;
 
-/// Where the table is and how patient we are with it.
+/// Where the table is, and the time-outs of calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DynamoConfig {
     /// The table (`DYNAMODB_TABLE`).
@@ -45,16 +45,16 @@ pub struct DynamoConfig {
     pub shards: u16,
     /// How far the indexes may lag behind the table (`STORE_INDEX_LAG_SECONDS`).
     pub index_lag: Duration,
-    /// Time for one try of a call (`STORE_ATTEMPT_TIMEOUT_MS`).
+    /// Time-out of one attempt of a call (`STORE_ATTEMPT_TIMEOUT_MS`).
     pub attempt_timeout: Duration,
-    /// Time for a call with all its tries (`STORE_OPERATION_TIMEOUT_MS`).
+    /// Time-out of a call with all its attempts (`STORE_OPERATION_TIMEOUT_MS`).
     pub operation_timeout: Duration,
 }
 
 // === impl DynamoConfig ===
 
 impl DynamoConfig {
-    /// Reads the settings; mistakes stay with `settings`.
+    /// Reads the settings; `settings` collects the mistakes.
     pub fn read(settings: &mut Settings<'_>) -> Self {
         let table = settings
             .parsed("DYNAMODB_TABLE", TABLE_DEFAULT, "the DynamoDB table", parse_table_name)
@@ -103,8 +103,8 @@ impl DynamoConfig {
     }
 }
 
-/// What all calls of one client may repeat together. A table that is slow because too much is asked of it must not be
-/// asked for more: beyond a first burst, one call in ten is repeated.
+/// The retry budget that all calls of one client share. Retries must not add load to a table that is slow because of
+/// load: after an initial burst, one call in ten is retried.
 fn retry_budget() -> RetryPartition {
     let tokens = TokenBucket::builder()
         .capacity(RETRY_BURST * RETRY_COST as usize)
@@ -128,7 +128,7 @@ fn parse_table_name(name: &str) -> Result<String, String> {
 // === impl DynamoStore ===
 
 impl DynamoStore {
-    /// A store for `config`. Calls nothing yet but the sources of credentials, and only without an endpoint.
+    /// A store for `config`. Contacts nothing but the sources of credentials, and even those only without an endpoint.
     pub async fn connect(config: &DynamoConfig) -> Self {
         let DynamoConfig { table, endpoint, region, shards, index_lag, attempt_timeout, operation_timeout } =
             config;
@@ -149,7 +149,7 @@ impl DynamoStore {
             ),
             table: table.clone(),
             shards_set: *shards,
-            // A note of supply is older than the write that it announces by as long as a call may take.
+            // The note of a supply may be older than the write that it announces by the time that a call may take.
             index_lag: if index_lag.is_zero() { Duration::ZERO } else { *index_lag + *operation_timeout },
             known: Arc::new(layout::Known::default()),
             unreadable: Arc::default(),

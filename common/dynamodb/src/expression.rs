@@ -1,5 +1,5 @@
-//! Builds update and condition expressions. Every name goes in through a placeholder, because many of ours
-//! (`state`, `name`, `owner`, `ttl` …) are reserved words.
+//! Builds update and condition expressions. Every attribute name becomes a placeholder, because many of ours (`state`,
+//! `name`, `owner`, `ttl` …) are reserved words.
 
 use super::attributes::{Item, number, requests};
 use aws_sdk_dynamodb::operation::delete_item::builders::DeleteItemFluentBuilder;
@@ -27,14 +27,14 @@ impl Update {
         self
     }
 
-    /// Sets an attribute to what another one holds.
+    /// Sets an attribute to the value of another one.
     pub(super) fn copy(mut self, attribute: &str, from: &str) -> Self {
         let (name, from) = (self.name(attribute), self.name(from));
         self.sets.push(format!("{name} = {from}"));
         self
     }
 
-    /// Sets an attribute to what a counter holds, plus one. The counter itself may be that attribute.
+    /// Sets an attribute to a counter plus one. The counter may be that same attribute.
     pub(super) fn set_next(mut self, attribute: &str, counter: &str) -> Self {
         let (name, counter, one) = (self.name(attribute), self.name(counter), self.value(number(1_u64)));
         self.sets.push(format!("{name} = {counter} + {one}"));
@@ -48,7 +48,7 @@ impl Update {
         self
     }
 
-    /// Appends entries to a list, which begins with them if it is not there.
+    /// Appends entries to a list, which is created if it is absent.
     pub(super) fn append_all(mut self, list: &str, entries: AttributeValue) -> Self {
         let none = self.value(AttributeValue::L(Vec::new()));
         let (list, entries) = (self.name(list), self.value(entries));
@@ -68,24 +68,24 @@ impl Update {
         self.only_if_compared(attribute, "=", value)
     }
 
-    /// Only if the attribute differs from `value`; one that is not there differs as well.
+    /// Only if the attribute differs from `value` or is absent.
     pub(super) fn only_if_not(self, attribute: &str, value: AttributeValue) -> Self {
         self.only_if_compared(attribute, "<>", value)
     }
 
-    /// Only if the attribute is not there.
+    /// Only if the attribute is absent.
     pub(super) fn only_if_absent(mut self, attribute: &str) -> Self {
         let name = self.name(attribute);
         self.conditions.push(format!("attribute_not_exists({name})"));
         self
     }
 
-    /// Only if the attribute holds just these requests; it is absent while there are none.
+    /// Only if the attribute contains exactly these requests; absent means none.
     pub(super) fn only_if_requests(self, attribute: &str, ids: &[RequestKey]) -> Self {
         if ids.is_empty() { self.only_if_absent(attribute) } else { self.only_if(attribute, requests(ids)) }
     }
 
-    /// Makes the attribute hold just these requests.
+    /// Sets the attribute to exactly these requests.
     pub(super) fn set_requests(self, attribute: &str, ids: &[RequestKey]) -> Self {
         if ids.is_empty() { self.remove(attribute) } else { self.set(attribute, requests(ids)) }
     }
@@ -102,14 +102,14 @@ impl Update {
         self
     }
 
-    /// Only if the attribute is there.
+    /// Only if the attribute is present.
     pub(super) fn only_if_present(mut self, attribute: &str) -> Self {
         let name = self.name(attribute);
         self.conditions.push(format!("attribute_exists({name})"));
         self
     }
 
-    /// Puts the expressions into a request.
+    /// Adds the expressions to an update request.
     pub(super) fn apply(self, request: UpdateItemFluentBuilder) -> UpdateItemFluentBuilder {
         request
             .update_expression(self.update_expression())
@@ -118,7 +118,7 @@ impl Update {
             .set_expression_attribute_values(Some(self.values))
     }
 
-    /// Puts the condition alone into a deletion.
+    /// Adds the condition to a delete request.
     pub(super) fn apply_to_delete(self, request: DeleteItemFluentBuilder) -> DeleteItemFluentBuilder {
         request
             .condition_expression(self.condition_expression())
@@ -126,7 +126,7 @@ impl Update {
             .set_expression_attribute_values(Some(self.values))
     }
 
-    /// Puts the expressions into one part of a transaction.
+    /// Adds the expressions to one part of a transaction.
     pub(super) fn apply_in_transaction(self, part: UpdateBuilder) -> UpdateBuilder {
         part.update_expression(self.update_expression())
             .condition_expression(self.condition_expression())

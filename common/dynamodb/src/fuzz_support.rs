@@ -1,5 +1,4 @@
-//! A way in for the fuzz targets to the decoding of an item by itself. Nothing else may use it; a test of the sources sees
-//! to that.
+//! Opens the decoder of items to the fuzz targets. No other code may use it; `tests/architecture` checks that.
 
 use super::attributes::Item;
 use super::item;
@@ -13,12 +12,12 @@ const DEPTH_MAX: usize = 8;
 /// Shards of the table that an item is written for.
 const SHARDS: u16 = 4;
 
-/// The sandbox of an item in DynamoDB's JSON; none if it is no such JSON.
+/// Decodes the sandbox of an item in DynamoDB's JSON; none if the JSON is not an item.
 pub fn stored_item(json: &Value) -> Option<Result<Sandbox, StoreError>> {
     Some(item::decode(&attributes(json.as_object()?, DEPTH_MAX)?))
 }
 
-/// The sandbox after it was written as an item and read again.
+/// Encodes the sandbox as an item and decodes it again.
 ///
 /// # Errors
 /// When it cannot be read.

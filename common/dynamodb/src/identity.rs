@@ -1,4 +1,4 @@
-//! Identities in the table, and the two transactions that make one together with a sandbox.
+//! Identities of accounts, and the two transactions that write an identity together with a sandbox.
 //!
 //! Transactions are for syncs only: a claim stays two conditional writes
 //! (`docs/decisions/0002-two-writes-not-a-transaction.md`).
@@ -25,19 +25,19 @@ use ports::store::index::identity_shard;
 use ports::store::{IDENTITY_DUPLICATES_MAX, Identities, Identity, IdentityPage};
 use ports::store::{Insert, PageCursor, StoreError};
 
-/// Beginning of the partition key of an identity, and of its key in the index. A state is never called like a provider,
-/// so no pool's part of the index is mistaken for it.
+/// Prefix of the partition key of an identity and of its index key. No state has the name of a provider, so the index
+/// keys of pools cannot collide with it.
 const IDENTITY_PREFIX: &str = "EXT#csp#";
 /// Sort key of an identity.
 const IDENTITY_SORT: &str = "META";
-/// Tries of a transaction that another one stands in the way of.
+/// Attempts of a transaction that conflicts with another one.
 const CONFLICT_TRIES_MAX: usize = 4;
-/// What DynamoDB calls a condition of a transaction that does not hold.
+/// DynamoDB's code for a condition of a transaction that does not hold.
 const CONDITION_FAILED: &str = "ConditionalCheckFailed";
-/// What it calls another transaction on the same item.
+/// DynamoDB's code for a conflict with another transaction.
 const CONFLICT: &str = "TransactionConflict";
 
-/// What became of a transaction that makes a sandbox and its identity.
+/// The result of a transaction that writes a sandbox and its identity.
 enum Entered {
     Done,
     /// The sandbox's condition does not hold.
@@ -81,7 +81,7 @@ impl Identities for DynamoStore {
             .return_values(ReturnValue::AllNew)
             .send()
             .await
-            // It went meanwhile: to be repeated, as after any failure.
+            // The identity was removed in between: the caller repeats, as after any failure.
             .map_err(|error| unavailable("name_identity", error))?;
         decode(&added.attributes.unwrap_or_default())
     }
@@ -147,7 +147,7 @@ impl Identities for DynamoStore {
                 None => Insert::Taken(seen.id.clone()),
             });
         };
-        // The version fixes the state. The whole item is replaced: nothing of the former account may stay.
+        // The version implies the state. The whole item is replaced, so that nothing of the old account remains.
         let condition = |put: PutBuilder| {
             put.condition_expression("#version = :seen")
                 .expression_attribute_names("#version", VERSION)
@@ -182,7 +182,7 @@ impl DynamoStore {
                 Entered::SandboxRefused(found) => return Ok(Insert::Exists(found)),
                 Entered::SandboxAbsent => return Ok(Insert::Taken(sandbox.id)),
                 Entered::IdentityRefused(held) => return Ok(Insert::Taken(held.sandbox_id)),
-                // A twin is about to write the same: what it wrote is seen at the next try.
+                // A concurrent process is writing the same; the next attempt sees it.
                 Entered::Conflict => {}
             }
         }
@@ -244,7 +244,7 @@ fn index_key(shard: u16) -> String {
     format!("{IDENTITY_PREFIX}{shard}")
 }
 
-/// Only if the identity is what was seen.
+/// The condition that the identity equals `seen`.
 fn still(seen: &Identity) -> Update {
     let Identity { external_id: _, sandbox_id, duplicates, absences } = seen;
     let change =

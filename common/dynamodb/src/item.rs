@@ -1,8 +1,8 @@
-//! The sandbox item: the one place where a sandbox becomes attributes and attributes become a sandbox.
+//! The sandbox item: the only place that encodes and decodes sandboxes.
 //!
-//! A history entry stores neither its version nor its epoch: the update that appends it may know neither.
-//! Both follow from its place, because every state change adds one to the version and appends exactly one
-//! entry, and only a claim, and a listing after the first, add one to the epoch. A new operation has to keep that.
+//! A history entry stores neither version nor epoch, because the update that appends it may know neither. Both follow
+//! from the position of the entry: every state change adds one to the version and appends one entry, and only a claim,
+//! and a listing after the first, add one to the epoch. New transitions have to preserve that.
 
 use super::attributes::{
     AT, BY, CAUSE, CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD,
@@ -55,7 +55,7 @@ fn history(entries: &[HistoryEntry]) -> AttributeValue {
     AttributeValue::L(entries.iter().map(stored_entry).collect())
 }
 
-/// The stored name of what asked for a deletion.
+/// The stored name of the cause of a deletion.
 pub(super) const fn deletion_cause(cause: DeletionCause) -> &'static str {
     match cause {
         DeletionCause::Released => "released",
@@ -256,8 +256,8 @@ fn decode_lease(fields: Fields<'_>) -> Result<Lease, StoreError> {
     })
 }
 
-/// Whether the lease that `grant` would make may be the one on this item, as far as it can be read: it names the claim,
-/// at the version that the claim meant, and is not in a state that ends leases.
+/// Whether the lease on this item may be the one that `grant` makes, as far as the item can be read: it names the claim
+/// at the version of the candidate, and its state does not end leases.
 pub(super) fn may_be_held_by(item: &Item, grant: &Grant) -> bool {
     let is = |attribute, value: &AttributeValue| item.get(attribute) == Some(value);
     let state = item.get(STATE).and_then(|state| state.as_s().ok()).and_then(|state| StateName::parse(state));
@@ -267,8 +267,8 @@ pub(super) fn may_be_held_by(item: &Item, grant: &Grant) -> bool {
         && matches!(state, None | Some(StateName::Allocated))
 }
 
-/// The latest entries, with the version and the epoch that follow from their places. Entries of a cause or state that
-/// this build does not know are left out; they keep their places.
+/// The latest entries, with the version and the epoch that follow from their positions. Entries with a cause or state
+/// unknown to this build are left out but keep their positions.
 fn decode_history(
     fields: Fields<'_>,
     version: Version,
@@ -276,7 +276,7 @@ fn decode_history(
 ) -> Result<Vec<HistoryEntry>, StoreError> {
     let (mut version, mut epoch) = (version.get(), epoch.get());
     let (mut entries, mut knows_all) = (Vec::new(), true);
-    // An update cannot cut a list while it appends to it, so an item may hold a few entries too many.
+    // An update cannot cut the list while it appends, so an item may have a few entries too many.
     for map in fields.maps(HISTORY)?.into_iter().rev().take(HISTORY_ENTRIES_MAX) {
         let within = fields.within(map);
         let (cause, state) = (Cause::parse(within.text(CAUSE)?), StateName::parse(within.text(STATE)?));
@@ -292,13 +292,13 @@ fn decode_history(
             }),
             None => knows_all = false,
         }
-        // Listed again as another account. Of the first listing of all, before it, there may be entries of a newer build.
+        // Listed again as another account. Before the very first listing there may be entries of a newer build.
         let is_another = cause == Some(Cause::Listed) && version > 1 && epoch > 0;
         let begins_epoch = cause == Some(Cause::Claimed) || is_another;
         let epoch_before = if begins_epoch { epoch.checked_sub(1) } else { Some(epoch) };
         match version.checked_sub(1).zip(epoch_before) {
             Some(before) => (version, epoch) = before,
-            // What an entry of an unknown cause did to version and epoch is a guess.
+            // The effect of an unknown cause on version and epoch is unknown.
             None if !knows_all => break,
             None => return Err(fields.corrupt(HISTORY, "has more entries than the version or epoch allows")),
         }

@@ -1,5 +1,5 @@
-//! What the table says of itself: one item with the number of shards, one with the key of cursors, and one item for
-//! each pool with the moment of its last supply.
+//! Data about the table itself: one item with the number of shards, one with the key of cursors, and one item for each
+//! pool with the moment of its last supply.
 
 use super::attributes::{AT, Fields, Item, PK, SK, key_text, number, seconds, text};
 use super::expression::Update;
@@ -36,11 +36,11 @@ const SHARDS_WRITE: &str = "shards_write";
 const SHARDS_READ: &str = "shards_read";
 const SHARDS_READ_SINCE: &str = "shards_read_since";
 
-/// What this process knows of the number of shards.
+/// The number of shards, cached by this process.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     last: Mutex<Option<(Shards, Instant)>>,
-    /// Held by the caller that looks; the others wait and share what is found.
+    /// Held by the caller that reads the table; the others wait and share the result.
     looking: tokio::sync::Mutex<()>,
 }
 
@@ -91,7 +91,7 @@ impl Layout for DynamoStore {
                 next.read,
             ),
             Err(error) => match error.as_service_error() {
-                // A twin was faster; the next sync goes on from what it wrote.
+                // Another process was faster; the next sync continues from what it wrote.
                 Some(UpdateItemError::ConditionalCheckFailedException(_)) => {}
                 _ => return Err(unavailable("follow_size", error)),
             },
@@ -106,7 +106,7 @@ impl Layout for DynamoStore {
             .table_name(&self.table)
             .set_key(Some(supply_key(pool)))
             .update_expression("SET #at = :now")
-            // It only moves forward; who comes with an older moment finds what it wanted noted already.
+            // The moment only moves forward; a writer with an older one finds its moment covered already.
             .condition_expression("attribute_not_exists(#at) OR #at < :now")
             .expression_attribute_names("#at", AT)
             .expression_attribute_values(":now", seconds(now))
@@ -138,7 +138,7 @@ impl Layout for DynamoStore {
         item.insert(SEAL.to_owned(), text(fresh.to_text()));
         match self.put_if_absent("cursor_key", item).await? {
             None => Ok(fresh.clone()),
-            // Another process was faster, or our first try got through and its reply was lost.
+            // Another process was faster, or an earlier attempt succeeded and its reply was lost.
             Some(found) => decode_cursor_key(&found),
         }
     }
@@ -148,7 +148,7 @@ impl Layout for DynamoStore {
         let Some(AttributeValue::Ss(names)) = found.as_ref().and_then(|item| item.get(NAMES)) else {
             return Ok(BTreeSet::new());
         };
-        // What is no name of ours is no pool of ours.
+        // A name that is not valid here belongs to another build.
         Ok(names.iter().filter_map(|name| PoolName::parse(name).ok()).collect())
     }
 
@@ -158,7 +158,7 @@ impl Layout for DynamoStore {
             .update_item()
             .table_name(&self.table)
             .set_key(Some(item_key(POOLS_KEY)))
-            // A set only grows by this, even with concurrent writers, so it needs no condition.
+            // A set only grows by this, even with concurrent writers, so the update needs no condition.
             .update_expression("ADD #names :names")
             .expression_attribute_names("#names", NAMES)
             .expression_attribute_values(":names", AttributeValue::Ss(names))
@@ -196,8 +196,7 @@ impl Layout for DynamoStore {
 // === impl DynamoStore ===
 
 impl DynamoStore {
-    /// The shards to write into. However old this is, what is written is looked for: the number that is read
-    /// never falls below it.
+    /// The shards to write to. Even an old value is safe: readers read at least as many.
     pub(super) async fn write_shards(&self) -> Result<u16, StoreError> {
         let known = self.known.last().map(|(shards, _)| shards.write);
         match known {
@@ -206,7 +205,7 @@ impl DynamoStore {
         }
     }
 
-    /// The number of shards as the table has it; the first process to look puts it there.
+    /// The number of shards in the table; the first process to read it writes it.
     async fn look_at_shards(&self) -> Result<Shards, StoreError> {
         let asked = Instant::now();
         let shards = match self.read_item("shards", layout_key()).await? {
@@ -218,7 +217,7 @@ impl DynamoStore {
     }
 
     async fn put_shards(&self) -> Result<Shards, StoreError> {
-        // In force from the beginning: the table holds nothing that a reader could miss.
+        // Valid from the beginning: the table has nothing that a reader could miss.
         let fresh = Shards::fresh(self.shards_set, UnixSeconds::new(0));
         match self.put_if_absent("shards", encode(fresh)).await? {
             None => Ok(fresh),
@@ -226,7 +225,7 @@ impl DynamoStore {
         }
     }
 
-    /// Writes an item unless there is one of its key; gives back the one that is there.
+    /// Writes an item unless one with its key exists; returns the existing one.
     pub(super) async fn put_if_absent(
         &self,
         operation: &'static str,

@@ -1,8 +1,8 @@
 //! The store in DynamoDB: one table, two sparse indexes (`architecture.md`).
 //!
-//! It runs unchanged against AWS, Amazon's DynamoDB Local and the embedded `dynoxide` engine. Guarantees:
-//! no write is unconditional, no write is preceded by a read that it depends on, and a condition that does
-//! not hold is an answer, never a [`StoreError`].
+//! It runs unchanged against AWS, Amazon's DynamoDB Local and the embedded `dynoxide` engine. Guarantees: every write
+//! is conditional, no write depends on an earlier read, and a condition that does not hold is an answer, never a
+//! [`StoreError`].
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
@@ -36,11 +36,11 @@ mod unreadable;
 
 pub use config::DynamoConfig;
 
-/// What DynamoDB refuses a call with that comes too fast, after the tries of the SDK.
+/// Error codes of DynamoDB for throttled calls, after the retries of the SDK.
 const THROTTLING_CODES: [&str; 4] =
     ["ProvisionedThroughputExceededException", "RequestLimitExceeded", "Throttling", "ThrottlingException"];
 
-/// What the embedded engine answers when the disk under it is full or fails, in the words of SQLite. AWS answers neither.
+/// Error texts (from SQLite) of the embedded engine when the disk is full or fails. AWS has neither.
 const DISK_ERROR_TEXTS: [&str; 2] = ["disk is full", "disk I/O error"];
 
 /// Keeps sandboxes and claims in one DynamoDB table.
@@ -48,7 +48,7 @@ const DISK_ERROR_TEXTS: [&str; 2] = ["disk is full", "disk I/O error"];
 pub struct DynamoStore {
     client: Client,
     table: String,
-    /// Shards that the settings ask for; the table says how many there are.
+    /// Number of shards in the settings; the table decides how many there are.
     shards_set: u16,
     /// How far the indexes may lag behind the table.
     index_lag: Duration,
@@ -58,8 +58,8 @@ pub struct DynamoStore {
     written: Arc<Mutex<Option<Instant>>>,
 }
 
-/// What kept a call from a usable answer: throttling, time-outs, connections, failures of the service. A failed condition
-/// never comes here.
+/// The error of a call that got no usable answer: throttling, time-outs, connections, failures of the service. Callers
+/// handle failed conditions before.
 fn unavailable(
     operation: &'static str,
     source: impl std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,

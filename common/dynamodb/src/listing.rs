@@ -23,7 +23,7 @@ impl DynamoStore {
         found.item().map(|item| self.decode(item)).transpose()
     }
 
-    /// DynamoDB says where to go on whenever a page is full, so the last page may be an empty one.
+    /// DynamoDB returns a continuation key whenever a page is full, so the last page may be empty.
     pub(super) async fn read_page(
         &self,
         query: &StateQuery,
@@ -97,14 +97,14 @@ impl DynamoStore {
             .send()
             .await
             .map_err(|error| unavailable("last", error))?;
-        // Only where to begin depends on it.
+        // Only the starting point depends on it.
         Ok(found.items().first().and_then(|item| self.decode(item).ok()))
     }
 
     pub(super) async fn read_count(&self, query: &StateQuery) -> Result<u64, StoreError> {
         let mut count = 0_u64;
         let mut start = None;
-        // Ends by itself: every round moves on within one shard.
+        // Terminates: every round moves on within one shard.
         loop {
             let found = self
                 .state_query(query)
@@ -139,7 +139,7 @@ impl DynamoStore {
                 ("#shard = :shard AND #sort >= :bound", text(from.as_str()))
             }
             SortRange::NamesFrom { from, prefix: Some(prefix) } => {
-                // A key may be compared once, so the end of the prefix stands in for the prefix itself.
+                // A key can have only one comparison, so the end of the prefix range replaces the prefix itself.
                 let last = format!("{prefix}{}", char::MAX);
                 let request = request.expression_attribute_values(":last", text(last));
                 return request
@@ -168,7 +168,7 @@ pub(super) fn cursor(key: &HashMap<String, AttributeValue>) -> Result<PageCursor
     cursor_of(key, [PK, SK, STATE_SHARD, STATE_SORT])
 }
 
-/// The cursor of a key that has these parts.
+/// The cursor for a key with these attributes.
 pub(super) fn cursor_of<const N: usize>(
     key: &HashMap<String, AttributeValue>,
     parts: [&'static str; N],

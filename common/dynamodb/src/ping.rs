@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 
 /// Key of the item that [`DynamoStore::write_ping`] writes.
 const PING_KEY: (&str, &str) = ("TABLE", "PING");
-/// What it counts.
+/// The counter attribute.
 const PINGS: &str = "pings";
-/// How long a ping that was written stands for the next ones, which only read: anybody may ask for readiness.
+/// How long the next pings only read after one was written. Readiness can be queried without a token, so it must stay
+/// cheap.
 const WRITTEN_AGE_MAX: Duration = Duration::from_secs(5);
 
 impl DynamoStore {
-    /// Counts in an item of its own: the cheapest write that goes all the way. Reads that item while the last such write is
-    /// young; after a failure the next one writes again.
+    /// Increments a counter in a dedicated item: the cheapest write that exercises the whole path. While the last such
+    /// write is recent, it only reads the item; after a failure it writes again.
     pub(super) async fn write_ping(&self) -> Result<(), StoreError> {
         const OPERATION: &str = "ping";
         if self.written().is_some_and(|at| at.elapsed() < WRITTEN_AGE_MAX) {
@@ -26,7 +27,7 @@ impl DynamoStore {
             .update_item()
             .table_name(&self.table)
             .set_key(Some(item_key(PING_KEY)))
-            // Nothing reads the number, so it needs no condition.
+            // The number is never used, so the update needs no condition.
             .update_expression("ADD #pings :one")
             .expression_attribute_names("#pings", PINGS)
             .expression_attribute_values(":one", number(1_u64))
@@ -38,7 +39,7 @@ impl DynamoStore {
     }
 
     fn written(&self) -> MutexGuard<'_, Option<Instant>> {
-        // Set at once, so a poisoned lock holds a sound state.
+        // The value is replaced as a whole, so a poisoned lock holds a valid state.
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

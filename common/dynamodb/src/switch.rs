@@ -25,7 +25,7 @@ impl DynamoStore {
             .put_item()
             .table_name(&self.table)
             .set_item(Some(encode(next)))
-            // A write whose answer was lost is repeated, and finds itself.
+            // A write whose answer was lost is repeated and finds its own value.
             .condition_expression("attribute_not_exists(#version) OR #version < :version")
             .expression_attribute_names("#version", VERSION)
             .expression_attribute_values(":version", number(next.version))

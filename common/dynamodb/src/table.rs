@@ -1,4 +1,4 @@
-//! The table: its definition, and making or checking one.
+//! The table: its definition, its creation and its check.
 
 use super::DynamoStore;
 use super::attributes::{GRANTED_AT, HELD_LAB, PK, SK, STATE_SHARD, STATE_SORT, TTL};
@@ -13,9 +13,9 @@ use aws_sdk_dynamodb::types::{
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How long a new table may take to become active is this many looks, [`POLL_PAUSE`] apart: two minutes.
+/// Number of polls, [`POLL_PAUSE`] apart, until a new table has to be active: two minutes.
 const POLLS_MAX: u32 = 600;
-/// Time between two looks at a table that is not active yet.
+/// Time between two polls of a table that is not active yet.
 const POLL_PAUSE: Duration = Duration::from_millis(200);
 
 /// Kind of a key attribute.
@@ -39,7 +39,7 @@ pub struct KeyAttribute {
 /// The keys of the table or of an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keys {
-    /// What they are the keys of; "table" for the table itself.
+    /// Name of the index; "table" for the table itself.
     pub name: &'static str,
     /// The hash (partition) key.
     pub hash: KeyAttribute,
@@ -58,7 +58,7 @@ pub const LAB_INDEX: Keys = Keys {
     hash: key_text(HELD_LAB),
     range: KeyAttribute { name: GRANTED_AT, kind: KeyKind::Number },
 };
-/// Every index; each holds whole items.
+/// Every index; each projects all attributes.
 pub const INDEXES: [Keys; 2] = [STATE_INDEX, LAB_INDEX];
 /// The attribute that DynamoDB's time to live looks at.
 pub const TTL_ATTRIBUTE: &str = TTL;
@@ -66,9 +66,9 @@ pub const TTL_ATTRIBUTE: &str = TTL;
 /// What [`DynamoStore::ensure_table`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ensured {
-    /// It made the table.
+    /// It created the table.
     Created,
-    /// There was one, with the right keys.
+    /// The table existed, with the right keys.
     Found,
 }
 
@@ -80,13 +80,13 @@ pub enum TableError {
     Failed {
         /// The table.
         table: String,
-        /// Which call.
+        /// The operation.
         operation: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// It is not laid out as this version needs it.
+    /// Its keys or indexes differ from those that this version needs.
     #[error("table {table} is not ours to use: {}", differences.join("; "))]
     Differs {
         /// The table.
@@ -143,13 +143,13 @@ impl Keys {
 // === impl DynamoStore ===
 
 impl DynamoStore {
-    /// Makes the table unless there is one, waits until it is active and checks its keys and indexes.
+    /// Creates the table unless it exists, waits until it is active, and checks its keys and indexes.
     ///
-    /// Time to live is switched on for a table that was made here; on any other its absence is only warned of, because
-    /// the owner of that table decides what it costs. Safe to repeat and to race.
+    /// Time to live is enabled on a table that was created here. On an existing table, only a warning says that it is
+    /// off, because the owner of that table decides about the cost. Safe to repeat and to run concurrently.
     ///
     /// # Errors
-    /// [`TableError`] when a call fails, the table is laid out otherwise, or it does not become active.
+    /// [`TableError`] when a call fails, the table has other keys or indexes, or it does not become active.
     pub async fn ensure_table(&self) -> Result<Ensured, TableError> {
         let (mut ensured, mut active) = (Ensured::Found, self.look().await?);
         if active.is_none() {
@@ -202,8 +202,8 @@ impl DynamoStore {
         match request.send().await {
             Ok(_) => Ok(Ensured::Created),
             Err(error) => match error.as_service_error() {
-                // Another process was faster, or our first try got through and only its reply was lost. Either way the
-                // table is new, so time to live is ours to switch on.
+                // Another process was faster, or an earlier attempt succeeded and its reply was lost. Either way the
+                // table is new, so time to live has to be enabled here.
                 Some(CreateTableError::ResourceInUseException(_)) => Ok(Ensured::Created),
                 _ => Err(self.failed("create_table", error)),
             },
@@ -229,7 +229,7 @@ impl DynamoStore {
         let request = self.client.update_time_to_live().table_name(&self.table);
         match request.time_to_live_specification(specification).send().await {
             Ok(_) => Ok(()),
-            // Refused also when it is on already, with an error that only its text distinguishes.
+            // DynamoDB also refuses if it is on already, with an error that only differs in its text.
             Err(error) if self.ttl_is_on().await? => {
                 tracing::debug!(error = %DisplayErrorContext(&error), "time to live was on already");
                 Ok(())
@@ -270,12 +270,12 @@ impl DynamoStore {
     }
 }
 
-/// Active, or being changed while it serves.
+/// Active, or updating while it serves.
 fn is_active(description: &TableDescription) -> bool {
     matches!(description.table_status(), Some(TableStatus::Active | TableStatus::Updating))
 }
 
-/// What is not as the definition says. Indexes that we do not know do no harm.
+/// Differences from the definition. Additional indexes do no harm.
 fn differences(found: &TableDescription) -> Vec<String> {
     let kinds: BTreeMap<&str, &ScalarAttributeType> = found
         .attribute_definitions()

@@ -1,9 +1,8 @@
 //! Transitions: a guard becomes a condition expression, a change an update expression.
 //!
-//! A lost update says what it found, and so does one whose first try got through while its reply was lost and
-//! which the SDK then sent again. Its caller sees the sandbox as the first write left it: a grant finds the
-//! sandbox allocated to its own owner and key, a release finds the deletion that it asked for. Callers have to
-//! look at what was found anyway, because a concurrent request of theirs leaves the same traces.
+//! A lost update returns the item that it found. So does an update that succeeded, lost its reply and was sent again by
+//! the SDK: a grant then finds the sandbox allocated to its own owner and key, a release finds the deletion that it
+//! requested. Callers have to check what was found anyway, because a concurrent request of theirs has the same effect.
 
 use super::attributes::{
     CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD, EPOCH,
@@ -36,7 +35,7 @@ impl DynamoStore {
             Sent::Done(item) => Ok(Write::Done(Box::new(self.decode(&item)?))),
             Sent::Refused(None) => Ok(Write::Lost(None)),
             Sent::Refused(Some(found)) => match (self.decode(&found), &transition.change) {
-                // It is not free at that version, whatever else it is; only a lease of this claim must not be left.
+                // The sandbox is not free at that version. Only a lease of this very claim has to be reported.
                 (Err(_), Change::Allocate(grant)) if !item::may_be_held_by(&found, grant) => {
                     Ok(Write::Lost(None))
                 }
@@ -70,14 +69,14 @@ impl DynamoStore {
     }
 }
 
-/// What an update came to, with the whole item, new or old.
+/// The result of an update, with the new or the found item.
 enum Sent {
     Done(Item),
     Refused(Option<Item>),
 }
 
-/// The update of a transition. `shards` is the number of shards that the index is written in; it counts only if the
-/// change names a pool.
+/// The update of a transition. `shards` is the number of shards for index writes; it is used only if the change names a
+/// pool.
 pub(super) fn translate(id: &SandboxId, transition: &Transition, shards: u16) -> Update {
     let Transition { name: _, guard, change, entry, full_history } = transition;
     let mut update = condition(Update::default(), guard);
@@ -88,7 +87,7 @@ pub(super) fn translate(id: &SandboxId, transition: &Transition, shards: u16) ->
         let added = item::history_entry(state, entry);
         update = update.set_next(VERSION, VERSION);
         update = match full_history {
-            // The oldest entry makes room.
+            // The oldest entry is dropped.
             Some(seen) => {
                 let kept = seen.iter().skip(1).map(item::stored_entry);
                 update.set(HISTORY, AttributeValue::L(kept.chain([added]).collect()))
@@ -107,7 +106,7 @@ pub(super) fn translate(id: &SandboxId, transition: &Transition, shards: u16) ->
         Change::Extend { expires_at } => {
             update.set(STATE_SORT, text(due_sort(*expires_at))).set(EXPIRES_AT, seconds(*expires_at))
         }
-        // Not the name that was seen: a description may have been refreshed since, at the same version.
+        // Copies the current name, because a description may have been refreshed since at the same version.
         Change::Free { pool: _ } => leave(update.copy(STATE_SORT, NAME), guard),
         Change::GoStale { pool: _, since } => {
             update.set(STATE_SORT, text(due_sort(*since))).set(SINCE, seconds(*since))
@@ -117,7 +116,7 @@ pub(super) fn translate(id: &SandboxId, transition: &Transition, shards: u16) ->
             .set(SINCE, seconds(*since))
             .set(QUARANTINE_REASON, text(reason.as_str()))
             .remove(HELD_LAB),
-        // The lease stays on the item: it says whose sandbox this was.
+        // The lease stays on the item: it records the last owner.
         Change::RequestDeletion { cause, requested_at } => leave(update, guard)
             .copy(STATE_SHARD, DELETION_SHARD)
             .set(STATE_SORT, text(due_sort(*requested_at)))
@@ -135,7 +134,7 @@ pub(super) fn translate(id: &SandboxId, transition: &Transition, shards: u16) ->
         Change::Forget { deleted_at, purge_at } => {
             leave(write_tombstone(update, *deleted_at, *purge_at), guard)
         }
-        // The sort key stays: both states sort by the time of the request.
+        // The sort key stays, because both states sort by the time of the request.
         Change::ParkDeletion => update.copy(STATE_SHARD, PARKED_SHARD),
         Change::ReplayDeletion => {
             update.copy(STATE_SHARD, DELETION_SHARD).set(DELETION_ATTEMPTS, number(0_u32)).remove(RELISTS)
@@ -206,7 +205,7 @@ fn allocate(update: Update, grant: &Grant) -> Update {
     }
 }
 
-/// Removes what belongs to the states that the sandbox may come from.
+/// Removes the attributes of the states that the sandbox may come from.
 fn leave(mut update: Update, guard: &Guard) -> Update {
     let leaves = |state| guard.states.contains(&state);
     if leaves(StateName::Stale) || leaves(StateName::Quarantined) {
@@ -239,7 +238,7 @@ fn write_tombstone(update: Update, deleted_at: UnixSeconds, purge_at: UnixSecond
 fn describe(update: Update, description: &Description, guard: &Guard) -> Update {
     let Description { name, sfdc_account_id } = description;
     let mut update = update.set(NAME, text(name.as_str()));
-    // The name of a free sandbox is its sort key too.
+    // The name of a free sandbox is also its sort key.
     if guard.states == [StateName::Available] {
         update = update.set(STATE_SORT, text(name.as_str()));
     }

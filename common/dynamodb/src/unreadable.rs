@@ -1,4 +1,4 @@
-//! Items that this build cannot read: each is logged once, and none is fatal to the others on its page.
+//! Items that this build cannot read. Each is logged once, and none prevents reading the others on its page.
 
 use super::attributes::Item;
 use super::{DynamoStore, item};
@@ -7,10 +7,10 @@ use ports::store::{StoreError, Unreadable, index};
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-/// Items that are remembered as logged, at about 100 bytes each; beyond it all of them are logged again.
+/// Items remembered as logged, about 100 bytes each; beyond this, they are logged again.
 const REPORTED_MAX: usize = 4_096;
 
-/// What was logged already.
+/// The items that were logged.
 #[derive(Debug, Default)]
 pub(super) struct Reported(Mutex<BTreeSet<(String, &'static str)>>);
 
@@ -18,7 +18,7 @@ pub(super) struct Reported(Mutex<BTreeSet<(String, &'static str)>>);
 
 impl Reported {
     fn is_new(&self, unreadable: &Unreadable) -> bool {
-        // Every change is complete before the lock is let go, so a poisoned lock holds a sound state.
+        // Every change is complete before the lock is released, so a poisoned lock holds a valid state.
         let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if reported.len() >= REPORTED_MAX {
             reported.clear();
@@ -30,7 +30,7 @@ impl Reported {
 // === impl DynamoStore ===
 
 impl DynamoStore {
-    /// The sandbox of an item; one that cannot be read is logged.
+    /// Decodes an item and logs it if it cannot be read.
     pub(super) fn decode(&self, item: &Item) -> Result<Sandbox, StoreError> {
         item::decode(item).inspect_err(|error| {
             if let StoreError::Corrupt { item, attribute, problem } = error {
@@ -40,7 +40,7 @@ impl DynamoStore {
         })
     }
 
-    /// What the items of a page are, apart from those that cannot be read.
+    /// Splits the items of a page into readable and unreadable ones.
     pub(super) fn sort_out<T>(
         &self,
         items: &[Item],

@@ -1,5 +1,5 @@
-//! The caller's side of requests, through the broker's own HTTP API: what a lab script does, kept as the same
-//! promise that a NATS caller has. `bench` measures both transports with it.
+//! The caller's side of requests over the broker's HTTP API, behind the same port as over NATS. `bench` measures both
+//! transports with it.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,25 +14,25 @@ use runtime::settings::Secret;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
-/// Time to open a connection; on a sound network it takes milliseconds.
+/// Time-out of opening a connection; it normally takes milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Who asks.
+/// The owner.
 const OWNER_HEADER: &str = "X-Instruqt-Sandbox-ID";
-/// For which lab.
+/// The lab.
 const LAB_HEADER: &str = "X-Instruqt-Track-ID";
-/// Only sandboxes whose name begins so.
+/// The prefix of acceptable sandbox names.
 const NAME_PREFIX_HEADER: &str = "X-Sandbox-Name-Prefix";
-/// From which pool.
+/// The pool.
 const POOL_HEADER: &str = "X-Sandbox-Pool";
-/// What makes a repeat the same claim.
+/// The idempotency key.
 const IDEMPOTENCY_KEY_HEADER: &str = "Idempotency-Key";
 /// Length of the lease, in whole hours.
 const LAB_DURATION_HEADER: &str = "X-Lab-Duration";
 
-/// The lease that is meant.
+/// The epoch of the lease.
 const LEASE_EPOCH_HEADER: &str = "X-Lease-Epoch";
 
-/// A caller of the HTTP API, with as many kept-alive connections as it has requests under way.
+/// A caller of the HTTP API, with as many kept-alive connections as it has requests in progress.
 #[derive(Clone, Debug)]
 pub struct HttpRequests {
     client: Client,
@@ -43,17 +43,17 @@ pub struct HttpRequests {
 // === impl HttpRequests ===
 
 impl HttpRequests {
-    /// A caller of the API at `root` (`http://host:port`), signed in by `token`. Connects to nothing yet.
+    /// A caller of the API at `root` (`http://host:port`) with `token`. It does not connect yet.
     ///
     /// # Errors
-    /// [`BusError`] when there can be no client, as without a single CA certificate for an `https` address.
+    /// [`BusError`] when no client can be built, for example without CA certificates for an `https` address.
     pub fn new(root: &str, token: Secret) -> Result<Self, BusError> {
         crypto::install_crypto();
         let mut builder = Client::builder()
             .user_agent(concat!("sandbox-broker/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
-            // The process's proxy variables are not settings of ours.
+            // The broker ignores the process's proxy variables.
             .no_proxy();
         if root.starts_with("http://") {
             builder = builder.tls_certs_only([]);
@@ -64,7 +64,7 @@ impl HttpRequests {
         Ok(Self { client, root: root.trim_end_matches('/').to_owned(), token })
     }
 
-    /// The HTTP request that asks the same as `body` does over NATS.
+    /// The HTTP request that is equivalent to `body` over NATS.
     fn request_of(&self, verb: Verb, body: &[u8]) -> Result<RequestBuilder, Fault> {
         Ok(match verb {
             Verb::Allocate => self.allocate(&decode(body)?),
@@ -176,7 +176,7 @@ impl Requests for HttpRequests {
         Ok(Reply { outcome, is_fault: !status.is_success(), body })
     }
 
-    /// Always: a connection is opened when there is something to ask.
+    /// Always true: connections are opened on demand.
     fn is_connected(&self) -> bool {
         true
     }
@@ -190,7 +190,7 @@ fn with_epoch(call: RequestBuilder, epoch: Option<u64>) -> RequestBuilder {
 }
 
 fn target(body: &[u8]) -> Result<(SandboxId, String), Fault> {
-    // Over HTTP the token says who asks.
+    // Over HTTP the token identifies the actor.
     let SandboxRequest { sandbox_id, owner, by: _ } = decode(body)?;
     // It becomes a segment of the path.
     let id = SandboxId::parse(&sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))?;
@@ -202,7 +202,7 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
         .map_err(|error| Fault::invalid("the body", format!("is not the expected JSON object: {error}")))
 }
 
-/// The answer to what cannot even be asked over HTTP; over NATS the worker says the same.
+/// The reply to a request that cannot be sent over HTTP; over NATS the worker replies the same.
 fn refused(fault: &Fault, request_id: &str) -> Reply {
     let body = serde_json::to_vec(&fault.body(request_id)).unwrap_or_default().into();
     Reply { outcome: None, is_fault: true, body }

@@ -1,4 +1,4 @@
-//! The small HTTP port of a role: `/healthz`, `/readyz`, `/metrics`.
+//! The operations port of a role: `/healthz`, `/readyz`, `/metrics`.
 
 use axum::Router;
 use axum::extract::State;
@@ -15,26 +15,25 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Longest time that a readiness check may take; a load balancer asks every few seconds.
+/// Time-out of a readiness check; a load balancer asks every few seconds.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Longest time that the other end of a connection may leave bytes or keepalive probes unacknowledged before the
-/// connection is closed. With the 15 s between two heartbeats of an event stream, a reader that has vanished is noticed
-/// within 30 s.
+/// Longest time that a peer may leave bytes or keepalive probes unacknowledged before its connection is closed. Event
+/// streams send a heartbeat every 15 s, so a reader that has vanished is noticed within 30 s.
 pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(12);
 /// Idle time of a connection before the first keepalive probe.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 /// Time between two keepalive probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(4);
 
-/// What the port shows.
+/// What the operations port serves.
 #[derive(Clone)]
 pub struct Ops {
     /// The process's metrics.
     pub registry: Registry,
     /// What readiness depends on.
     pub checks: Arc<[Arc<dyn Check>]>,
-    /// Cancelled when the role is stopping: alive, but not ready.
+    /// Cancelled when the role stops: it is alive but not ready.
     pub stop: CancellationToken,
 }
 
@@ -59,7 +58,7 @@ impl Ops {
         axum::serve(listener, self.router()).with_graceful_shutdown(stop.cancelled_owned()).await
     }
 
-    /// Every check by name: `ok`, or what is wrong.
+    /// The result of every check by name: `ok`, or the problem.
     pub async fn look(&self) -> (bool, BTreeMap<&'static str, String>) {
         let mut findings = BTreeMap::new();
         if self.stop.is_cancelled() {
@@ -76,7 +75,7 @@ impl Ops {
         (findings.values().all(|finding| finding == "ok"), findings)
     }
 
-    /// What operators should know though it works, by the name of the check.
+    /// Notes for operators about problems that do not affect readiness, by check.
     pub async fn notes(&self) -> BTreeMap<&'static str, String> {
         let mut notes = BTreeMap::new();
         for check in self.checks.iter() {
@@ -88,11 +87,10 @@ impl Ops {
     }
 }
 
-/// Binds `address`, and says which one in a failure. Connections whose other end has vanished are closed
-/// ([`PEER_SILENCE_MAX`]).
+/// Binds `address`; an error names it. Connections to vanished peers are closed ([`PEER_SILENCE_MAX`]).
 ///
 /// # Errors
-/// When it is taken, not ours, or not permitted.
+/// When the address is in use, not local, or not permitted.
 pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let bound = async {
         let listener = TcpListener::bind(address).await?;
@@ -109,7 +107,7 @@ fn notice_vanished_peers(listener: &TcpListener) -> std::io::Result<()> {
     let socket = SockRef::from(listener);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
     socket.set_tcp_keepalive(&keepalive)?;
-    // Elsewhere the keepalive alone notices, after the number of probes that the system has.
+    // On other systems only keepalive notices, after the system's number of probes.
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(PEER_SILENCE_MAX))?;
     Ok(())

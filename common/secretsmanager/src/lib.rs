@@ -11,21 +11,21 @@ use runtime::policy::read_region;
 use runtime::settings::Settings;
 use std::time::Duration;
 
-/// Time for one try of a call. Nothing waits for it but the start of a process.
+/// Time-out of one attempt of a call. Only the start of a process waits for it.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time for a call with all its tries.
+/// Time-out of a call with all its attempts.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
-/// Tries of one call, the first included.
+/// Attempts of one call, the first included.
 const ATTEMPTS_MAX: u32 = 3;
-/// What AWS calls it when credentials give no right to do this.
+/// AWS's code for missing permissions.
 const ACCESS_DENIED: &str = "AccessDeniedException";
 
-/// Where secrets are read.
+/// Where secrets are read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretsConfig {
     /// The AWS region (`AWS_REGION`).
     pub region: String,
-    /// Address of a stand-in (`SECRETS_MANAGER_ENDPOINT`); AWS itself if there is none.
+    /// Address of a local stand-in (`SECRETS_MANAGER_ENDPOINT`); AWS itself if none.
     pub endpoint: Option<String>,
 }
 

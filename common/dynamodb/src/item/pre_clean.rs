@@ -1,4 +1,4 @@
-//! What clearing a sandbox came to, as a map of its item. Items of former builds have none.
+//! The result of the pre-clean, as a map of the sandbox item. Items of older builds have none.
 
 use super::super::attributes::{Fields, Item, PRE_CLEAN, REASON, RESULT, SERVICES, WENT_ON, number, text};
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -21,7 +21,7 @@ pub(in super::super) fn encode(pre_clean: &PreClean) -> AttributeValue {
     AttributeValue::M(map)
 }
 
-/// The result in an item; none if there is none.
+/// The result in an item, if there is one.
 pub(super) fn decode(fields: Fields<'_>) -> Result<Option<PreClean>, StoreError> {
     let Some(map) = fields.optional_map(PRE_CLEAN)? else { return Ok(None) };
     let within = fields.within(map);

@@ -1,4 +1,4 @@
-//! A sandbox survives its way into an item and back; a bad item is named with its attribute.
+//! A sandbox round-trips through its item, and a corrupt item is reported with the attribute.
 
 use super::super::attributes::{REASON, RESULT, SERVICES};
 use super::*;
@@ -214,7 +214,7 @@ fn corrupt_item_is_reported_with_its_attribute() {
     assert_eq!(spoil(PK, Some(text("OWNER#1"))), "OWNER#1/META PK does not begin with SBX#");
 }
 
-/// What DynamoDB counts for a value, in bytes, by the rules of its manual.
+/// The size of a value in bytes, by the rules in the DynamoDB manual.
 fn bytes_of(value: &AttributeValue) -> usize {
     match value {
         AttributeValue::S(text) => text.len(),
@@ -230,7 +230,7 @@ fn bytes_of(value: &AttributeValue) -> usize {
 
 #[test]
 fn item_sizes_match_the_census_cost_estimate() {
-    // With ids as they are in the field.
+    // With ids as they occur in production.
     let at = UnixSeconds::new(1_763_683_200);
     let owner = OwnerId::parse("instruqt-8f2c1d3e4b5a6978").unwrap();
     let free = NewSandbox {
@@ -257,6 +257,6 @@ fn item_sizes_match_the_census_cost_estimate() {
         encode(sandbox, SHARDS).iter().map(|(name, value)| name.len() + bytes_of(value)).sum()
     };
     let sizes = [&free, &held, &ending, &stale].map(size);
-    // docs/decisions/0024 computes with these.
+    // docs/decisions/0024 uses these numbers.
     assert_eq!(sizes, [353, 563, 658, 387]);
 }
