@@ -1,8 +1,7 @@
-//! The bus port: requests that are answered, work that is delivered until it is done, ticks, and reports.
+//! The bus port: requests and replies, work that is delivered until it is done, ticks, and reports.
 //!
-//! Requests may be lost at any time; they are keyed, so the caller repeats them. Deletion work is delivered
-//! at least once. A worker turns a delivery into a [`Verdict`]; only the adapter turns verdicts into
-//! acknowledgements.
+//! Requests may be lost at any time; they have keys, so that callers can repeat them. Deletion work is delivered at
+//! least once. A worker returns a [`Verdict`] for each delivery; only the adapter acknowledges messages.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,23 +33,23 @@ pub use requests::{LateReply, Requests, Unanswered};
 pub use switch::{CachedSwitch, SwitchCache};
 pub use turns::{TickTurn, TickTurns};
 
-/// How long a turn's tick keeps its copies out: twice the longest period that a scheduler may have.
+/// How long the stream recognises repeated ticks of a turn: twice the longest period of a scheduler.
 pub const TICK_DEDUP_WINDOW: Duration = Duration::from_secs(2 * 3_600);
-/// Ticks of one kind that the stream holds: one that is being run on and one that waits.
+/// Ticks of one kind in the stream: one whose run is in progress and one that waits.
 pub const TICKS_OF_A_KIND_MAX: usize = 2;
-/// Silence after which a tick is given to another reconciler; the one at work speaks every third of it.
+/// Silence after which a tick is given to another reconciler; a running reconciler reports progress every third of it.
 pub const TICK_ACK_WAIT: Duration = Duration::from_secs(15);
 
-/// How long a run goes on when its process stops. All that it writes is conditional, and the next run continues where
-/// this one was cut, so the process need not wait for a long run.
+/// How long a run may continue after its process was asked to stop. All its writes are conditional, and the next run
+/// continues where this one was cut off, so the process need not wait for a long run.
 pub const RUN_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A request as a worker gets it.
+/// A request as a worker receives it.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// What is asked for.
+    /// The verb.
     pub verb: Verb,
-    /// What rides beside it.
+    /// Its headers.
     pub context: Context,
     /// The JSON body.
     pub body: Bytes,
@@ -59,30 +58,30 @@ pub struct Request {
 /// A worker's answer: a JSON body, or a failure.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// For a claim: whether it made the lease.
+    /// For a claim: whether it created the lease.
     pub outcome: Option<Outcome>,
     /// The JSON body, or the failure.
     pub body: Result<Bytes, Fault>,
 }
 
-/// An answer as a caller gets it.
+/// A reply as a caller receives it.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// For a claim: whether it made the lease.
+    /// For a claim: whether it created the lease.
     pub outcome: Option<Outcome>,
-    /// Whether `body` is a failure's.
+    /// Whether `body` is a failure.
     pub is_fault: bool,
-    /// The JSON body, fit to be passed on as it stands.
+    /// The JSON body, ready to be passed on unchanged.
     pub body: Bytes,
 }
 
 /// Why there is no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// No worker serves this verb at this instant.
+    /// No worker serves this verb right now.
     #[error("no worker serves this request")]
     NoResponders,
-    /// No answer in time: lost, slow, or not permitted.
+    /// No reply in time: it was lost, slow, or not permitted.
     #[error("no answer in time")]
     TimedOut,
     /// There is no connection to the bus.
@@ -90,33 +89,33 @@ pub enum RequestError {
     Disconnected,
 }
 
-/// Why the bus did not take a message. It may have taken it all the same.
+/// The bus did not confirm a message. The message may be stored all the same.
 #[derive(Debug, thiserror::Error)]
 #[error("the message queue is unavailable ({operation})")]
 pub struct BusError {
-    /// What was tried.
+    /// The operation.
     pub operation: &'static str,
-    /// Why it failed.
+    /// The cause.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// What became of announcing a deletion.
+/// The result of announcing a deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announced {
     /// The message is in the queue.
     Queued,
-    /// There was one already: waiting, running, or scheduled for a retry.
+    /// The sandbox has a message already: waiting, running, or scheduled for a retry.
     AlreadyQueued,
 }
 
 /// A tick that the stream took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TickReceipt {
-    /// Its sequence; a run whose report says at least this one has looked after the tick was taken.
+    /// Its sequence. A run whose report has at least this sequence began after the tick was accepted.
     pub sequence: u64,
-    /// Whether it was not needed: this turn had been published already, or a tick of this kind is waiting, whose
-    /// run will look after this moment as well.
+    /// Whether the tick was redundant: this turn was published before, or a tick of this kind is waiting, whose run
+    /// will also begin after this moment.
     pub duplicate: bool,
 }
 
@@ -129,17 +128,17 @@ pub struct Delivery {
     pub deliveries: u64,
 }
 
-/// What is to become of a delivery.
+/// What happens to a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Done, or no longer wanted: it leaves the queue.
+    /// Done, or no longer wanted: the message leaves the queue.
     Done,
-    /// Not yet: it comes back after the delay, and holds no place meanwhile.
+    /// Not yet: the message returns after the delay and uses no slot until then.
     Retry {
         /// How long to wait.
         delay: Duration,
     },
-    /// Given up after it was parked: it leaves the queue, marked as terminated.
+    /// Given up after it was parked: the message leaves the queue, marked as terminated.
     GiveUp {
         /// Why.
         reason: String,
@@ -149,33 +148,33 @@ pub enum Verdict {
 /// Answers requests.
 #[async_trait]
 pub trait Handler: Send + Sync {
-    /// Answers one. Must not take longer than the deadline in its context.
+    /// Answers one request, within the deadline of its context.
     async fn handle(&self, request: Request) -> Answer;
 
-    /// Counts one that is not answered.
+    /// Counts a request that is dropped without an answer.
     fn dropped(&self, _verb: Verb, _request_id: &str, _why: Dropped) {}
 }
 
 /// Works on deliveries.
 #[async_trait]
 pub trait Worker: Send + Sync {
-    /// Works on one. The adapter keeps the delivery alive meanwhile.
+    /// Works on one delivery. The adapter keeps the delivery alive in the meantime.
     async fn work(&self, delivery: Delivery) -> Verdict;
 
-    /// How many deliveries it could use now, at most `places`; asked before anything is fetched. After a zero
-    /// it is asked again when that wait is over, or somewhat earlier.
+    /// How many deliveries the worker can use now, at most `places`; the adapter asks before it fetches. After a zero
+    /// it asks again when that time has passed, or somewhat earlier.
     async fn admit(&self, places: usize) -> (usize, Duration) {
         (places, Duration::ZERO)
     }
 }
 
-/// Runs when a tick says so.
+/// Runs on ticks.
 #[async_trait]
 pub trait Runner: Send + Sync {
-    /// Looks once, and says what it did.
+    /// Runs once and reports the result.
     async fn run(&self, kind: TickKind) -> Report;
 
-    /// Looks once as ordered. Who knows no orders looks as ever.
+    /// Runs once with an order. The default ignores the order.
     async fn run_ordered(&self, kind: TickKind, _order: &TickOrder) -> Report {
         self.run(kind).await
     }
@@ -184,8 +183,8 @@ pub trait Runner: Send + Sync {
 /// The worker's side of requests.
 #[async_trait]
 pub trait Serve: Send + Sync {
-    /// Answers every verb, at most `in_flight_max` requests at once (a further one is answered *busy*), until `stop`;
-    /// then takes no more, finishes what it has, and returns with no request lost.
+    /// Serves every verb, at most `in_flight_max` requests at once (a further one gets *busy*), until `stop`. Then it
+    /// takes no more, finishes what it has, and returns without losing a request.
     async fn serve(
         &self,
         handler: std::sync::Arc<dyn Handler>,
@@ -197,17 +196,17 @@ pub trait Serve: Send + Sync {
 /// Publishing deletion work.
 #[async_trait]
 pub trait Deletions: Send + Sync {
-    /// Puts the work into the queue unless the sandbox has a message there.
+    /// Adds the work to the queue unless the sandbox has a message there.
     async fn announce(&self, work: &DeletionWork) -> Result<Announced, BusError>;
 
-    /// Keeps a deletion that is given up, and returns only when it is kept.
+    /// Stores a parked deletion, and returns only when it is stored.
     async fn park(&self, parked: &ParkedDeletion) -> Result<(), BusError>;
 }
 
-/// Working through deletions.
+/// Consuming deletion work.
 #[async_trait]
 pub trait DeletionQueue: Send + Sync {
-    /// Works on deliveries, at most `in_flight_max` at once in this process, until `stop`; then takes no more,
+    /// Works on deliveries, at most `in_flight_max` at once in this process, until `stop`. Then it takes no more,
     /// finishes what it has, and returns.
     async fn consume(
         &self,
@@ -223,17 +222,17 @@ pub trait Ticks: Send + Sync {
     /// Publishes a tick. With the number of a `turn`, the stream keeps only the first of that turn.
     async fn tick(&self, kind: TickKind, turn: Option<u64>) -> Result<TickReceipt, BusError>;
 
-    /// Publishes a tick and waits for the report of a run that began after it was taken. All of that takes at most
-    /// `timeout`; a tick that was not taken by then is a failure. While there is no connection it is refused at once,
-    /// and one call is one tick, however often it has to be sent.
+    /// Publishes a tick and waits for the report of a run that began after the tick was accepted. All of that takes at
+    /// most `timeout`; a tick that is not accepted by then is an error. Without a connection the call fails at once.
+    /// One call is one tick, however often it has to be sent.
     async fn tick_and_wait(
         &self,
         kind: TickKind,
         timeout: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError>;
 
-    /// Publishes a tick with an order and waits for its report as above. If one without it waits already, the order is
-    /// not taken, which the receipt shows (`duplicate`), and nothing is waited for.
+    /// Publishes a tick with an order and waits for its report as above. If a tick without the order waits already, the
+    /// order is not accepted: the receipt says `duplicate`, and the call does not wait.
     async fn order_and_wait(
         &self,
         _kind: TickKind,
@@ -243,31 +242,30 @@ pub trait Ticks: Send + Sync {
         Err(BusError { operation: "order a run", source: "this bus takes no orders".into() })
     }
 
-    /// The last report of that kind, if there was a run yet.
+    /// The last report of that kind; none before the first run.
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError>;
 
-    /// The sequence of the last tick that was ever taken, of whichever kind; 0 before the first, none if this bus
-    /// cannot tell.
+    /// The sequence of the last accepted tick of any kind; 0 before the first, none if this bus does not know.
     async fn last_tick(&self) -> Result<Option<u64>, BusError> {
         Ok(None)
     }
 }
 
-/// Keeping the last census.
+/// Stores the last census.
 #[async_trait]
 pub trait CensusStore: Send + Sync {
-    /// Keeps this census in place of the one before.
+    /// Replaces the stored census.
     async fn keep_census(&self, census: &Census) -> Result<(), BusError>;
 
-    /// The last one, if there was one yet.
+    /// The stored census; none before the first.
     async fn last_census(&self) -> Result<Option<Census>, BusError>;
 }
 
 /// Running on ticks.
 #[async_trait]
 pub trait TickQueue: Send + Sync {
-    /// Runs on every tick of `kind`, one at a time in the whole fleet, until `stop`; then finishes the run that is
-    /// under way, and returns. Each report is kept and sent to the callers that wait for it.
+    /// Runs on every tick of `kind`, one at a time in the whole fleet, until `stop`; then finishes the current run and
+    /// returns. Each report is stored and sent to waiting callers.
     async fn run_on_ticks(
         &self,
         kind: TickKind,
@@ -276,17 +274,16 @@ pub trait TickQueue: Send + Sync {
     ) -> Result<(), BusError>;
 }
 
-/// The provider throttle of the fleet: its pace, its breaker and the operators' pause.
+/// The provider throttle of the fleet: its rate, its breaker and the operators' pause.
 #[async_trait]
 pub trait ProviderThrottle: Send + Sync {
-    /// Asks for the next free slot. Nothing is taken unless the answer is [`Admission::Go`].
+    /// Requests the next free slot. A slot is reserved only if the answer is [`Admission::Go`].
     async fn acquire(&self) -> Result<Admission, BusError>;
 
-    /// Asks, when the slot has come and right before the call, whether it may still be used.
+    /// Checks a permit when its slot has come, directly before the call.
     async fn confirm(&self, permit: Permit) -> Result<Confirmed, BusError>;
 
-    /// Reports how the call of a permit ended, or that there was none. `sandbox` is the sandbox that the call was
-    /// about.
+    /// Reports the outcome of the call of a permit, or that no call was made. `sandbox` is the sandbox of the call.
     async fn report_outcome(
         &self,
         permit: Permit,
@@ -294,21 +291,21 @@ pub trait ProviderThrottle: Send + Sync {
         end: CallOutcome,
     ) -> Result<OutcomeEffect, BusError>;
 
-    /// Looks at the throttle without taking anything.
+    /// Reads the state without reserving a slot.
     async fn view(&self) -> Result<ThrottleView, BusError>;
 }
 
 /// The operators' side of the throttle.
 #[async_trait]
 pub trait DeletionControl: Send + Sync {
-    /// Pauses all deletions, or replaces the pause that is on. While there is no connection, this and its opposite
-    /// are refused at once, and not done later.
+    /// Pauses all deletions, or replaces the current pause. Without a connection, pausing and resuming fail at once and
+    /// do not take effect later.
     async fn pause(&self, pause: &Pause) -> Result<(), BusError>;
 
-    /// Ends the pause; says which one was on.
+    /// Ends the pause; returns the one that was on.
     async fn resume(&self, by: &str) -> Result<Option<Pause>, BusError>;
 
-    /// Shows the throttle and its queue.
+    /// The state of the throttle and its queue.
     async fn status(&self) -> Result<DeletionsStatus, BusError>;
 }
 
@@ -317,118 +314,118 @@ pub trait DeletionControl: Send + Sync {
 pub struct Permit {
     /// When the call may begin, in microseconds since the Unix epoch; no two permits have the same.
     pub slot_us: u64,
-    /// Whether it is the one call that tries whether the provider is back.
+    /// Whether this is the single probe call that tests whether the provider has recovered.
     pub is_probe: bool,
 }
 
-/// The answer to who asks for a slot.
+/// The answer to a request for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// The slot is ours; it comes after that wait, which is short.
+    /// The slot is reserved; it comes after a short wait.
     Go {
         /// The slot.
         permit: Permit,
         /// How long until then.
         wait: Duration,
     },
-    /// Not now; nothing was taken.
+    /// Not now; no slot is reserved.
     Later {
         /// When to ask again.
         wait: Duration,
-        /// Whether the throttle is closed, and not only full.
+        /// Whether the throttle is closed, as opposed to having no slot soon.
         is_closed: bool,
     },
 }
 
-/// Whether a slot may be used that has come.
+/// Whether a reserved slot may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confirmed {
     /// Call now.
     Go,
-    /// It has passed while we slept: take another one.
+    /// The slot has passed; request another one.
     Missed,
-    /// The throttle was closed meanwhile; the permit is given back.
+    /// The throttle has closed in the meantime; the permit was returned.
     Later {
         /// When to ask again.
         wait: Duration,
     },
 }
 
-/// How a call to the provider ended.
+/// The outcome of a call to the provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallOutcome {
-    /// It was not made.
+    /// The call was not made.
     Unused,
-    /// It went well.
+    /// The sandbox was deleted.
     Deleted,
-    /// The provider understood and refused: it works, and the sandbox is at fault.
+    /// The provider refused the call for this sandbox: the provider works, and the sandbox is at fault.
     Refused,
-    /// The provider failed, or could not be reached, or did not answer in time.
+    /// The provider failed, was unreachable, or did not answer in time.
     Failed,
-    /// The provider asks us to stay away.
+    /// The provider asks us to slow down.
     SlowDown {
         /// For how long.
         span: Duration,
     },
     /// The provider refused our credentials.
     Unauthorized,
-    /// The provider forbade this call (403): our credentials may have lost a right, or the account is an odd one.
+    /// The provider forbade this call (403): our credentials may have lost a permission, or this account is faulty.
     Forbidden,
 }
 
-/// Whom a failure is put down to, as far as the throttle can tell.
+/// The cause of a failure, as far as the throttle can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureCause {
-    /// Not the sandbox: the attempt does not count.
+    /// Not the sandbox: the attempt is not counted.
     NotSandbox,
-    /// Perhaps the sandbox: the attempt counts, but nothing is given up on it.
+    /// Unknown: the attempt is counted, but does not park the sandbox.
     Unclear,
-    /// The sandbox: the attempt counts, and may be the last.
+    /// The sandbox: the attempt is counted and may be the last.
     Sandbox,
 }
 
-/// What the end of a call means for the sandbox that it was about.
+/// The consequences of an outcome for the sandbox of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutcomeEffect {
     /// Whether the breaker is closed.
     pub is_closed: bool,
-    /// Whom a failure is put down to.
+    /// The cause of a failure.
     pub cause: FailureCause,
-    /// How long no worker may call.
+    /// How long workers must not call the provider.
     pub wait: Duration,
 }
 
-/// The throttle at a glance.
+/// The state of the throttle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThrottleView {
-    /// Calls that may begin soon; a worker that took more work would only hold it.
+    /// Calls that can begin soon. More deliveries than this would only wait in the worker.
     pub calls: usize,
-    /// When to look again if that is none.
+    /// When to ask again if `calls` is zero.
     pub wait: Duration,
     /// Whether an operator paused it.
     pub is_paused: bool,
     /// Whether the breaker is open or half-open.
     pub is_broken: bool,
-    /// Deletions that the fleet may order in a minute now.
+    /// Deletions per minute that the fleet may make now.
     pub rate_per_minute: u64,
 }
 
-/// A message of the deletion queue, wherever it is: waiting, under way, or put off.
+/// A message of the deletion queue: waiting, in progress, or scheduled for a retry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueuedMessage {
-    /// Its place in the stream.
+    /// Its sequence in the stream.
     pub sequence: u64,
-    /// What it says; none if this build cannot read it.
+    /// Its work; none if this build cannot read it.
     pub work: Option<DeletionWork>,
-    /// Whether it waits for its next attempt.
+    /// Whether it is scheduled for a retry.
     pub is_put_off: bool,
-    /// When that attempt is due; none if it does not wait for one, or does not say.
+    /// When the retry is due; none if it is not scheduled or the time is unknown.
     pub due_at: Option<UnixSeconds>,
-    /// Since when it is there.
+    /// When it was stored.
     pub since: UnixSeconds,
 }
 
-/// Under what something was parked.
+/// The key of a parked message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ParkedKey {
     /// The deletion of a sandbox.
@@ -438,32 +435,32 @@ pub enum ParkedKey {
         /// The sandbox.
         id: SandboxId,
     },
-    /// A message that no worker could read, by its sequence in the queue.
+    /// A message that no worker can read, by its sequence in the queue.
     Unreadable(u64),
 }
 
-/// Something that was parked.
+/// A parked message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParkedMessage {
-    /// Its place in the stream.
+    /// Its sequence in the stream.
     pub sequence: u64,
-    /// Under what.
+    /// Its key.
     pub key: ParkedKey,
-    /// Why, in one line.
+    /// The reason, in one line.
     pub reason: String,
     /// When.
     pub parked_at: UnixSeconds,
-    /// Attempts made; none for a message that no worker could read.
+    /// Number of attempts; none for a message that no worker can read.
     pub attempts: Option<u32>,
-    /// The work that may be replayed; none as long as it cannot be read.
+    /// The work to replay; none while it cannot be read.
     pub work: Option<DeletionWork>,
 }
 
-/// Looking into the deletion queue and at what was parked, and mending both: for the sweep and for operators.
-/// What is read is a hint; each thing that is removed is named by its sequence, so nothing newer goes with it.
+/// Inspects and repairs the deletion queue and the parked messages, for the sweep and for operators. What is read is a
+/// hint. Removals name the sequence, so that a newer message is never removed.
 #[async_trait]
 pub trait Upkeep: Send + Sync {
-    /// Makes the streams and consumers that are missing. Says whether one was.
+    /// Creates missing streams and consumers. Returns whether one was missing.
     async fn mend(&self) -> Result<bool, BusError>;
 
     /// At most `limit` messages of the queue after that sequence, oldest first; fewer only at the end.
@@ -472,17 +469,17 @@ pub trait Upkeep: Send + Sync {
     /// The messages of one sandbox in the queue.
     async fn queued_of(&self, pool: &PoolName, id: &SandboxId) -> Result<Vec<QueuedMessage>, BusError>;
 
-    /// The place in the stream up to which messages of that pool were handed out. What is still in the queue up to
-    /// there is with a worker, or was given back by one a moment ago.
+    /// The sequence up to which messages of that pool were delivered. A message up to there that is still in the queue
+    /// is with a worker, or a worker has just returned it.
     async fn handed_out(&self, pool: &PoolName) -> Result<u64, BusError>;
 
-    /// The place in the stream up to which the queue is done with the messages of that pool. What is still there up to
-    /// that place is never handed out again, as when a limit of deliveries was set on it.
+    /// The sequence up to which the queue has finished the messages of that pool. A message up to there that is still
+    /// stored is never delivered again, for example because a delivery limit was set.
     async fn given_up(&self, _pool: &PoolName) -> Result<u64, BusError> {
         Ok(0)
     }
 
-    /// Takes a message out of the queue; false if it was gone.
+    /// Removes a message from the queue; false if it was not there.
     async fn unqueue(&self, sequence: u64) -> Result<bool, BusError>;
 
     /// At most `limit` parked messages (of one pool) after that sequence, oldest first; fewer only at the end.
@@ -493,19 +490,19 @@ pub trait Upkeep: Send + Sync {
         limit: usize,
     ) -> Result<Vec<ParkedMessage>, BusError>;
 
-    /// What is parked under that key.
+    /// The parked message with that key.
     async fn parked_of(&self, key: &ParkedKey) -> Result<Option<ParkedMessage>, BusError>;
 
-    /// Removes a parked message; false if it was gone.
+    /// Removes a parked message; false if it was not there.
     async fn unpark(&self, sequence: u64) -> Result<bool, BusError>;
 
-    /// Keeps the copy of a parked deletion unless the sandbox has one.
+    /// Stores the copy of a parked deletion unless the sandbox has one.
     async fn park_again(&self, parked: &ParkedDeletion) -> Result<Announced, BusError>;
 
-    /// Which event log there is, and how far it was rebuilt.
+    /// The current event log, and how far it has been rebuilt.
     async fn event_log_state(&self) -> Result<EventLogState, BusError>;
 
-    /// Keeps how far that event log was rebuilt. False if another one has taken its place.
+    /// Records how far that event log has been rebuilt. False if another event log has replaced it.
     async fn note_rebuilt(&self, state: &EventLogState) -> Result<bool, BusError>;
 }
 
@@ -514,30 +511,30 @@ pub trait Upkeep: Send + Sync {
 pub struct EventMark {
     /// The version of the sandbox that the event describes.
     pub version: Version,
-    /// Its place in the stream.
+    /// Its sequence in the stream.
     pub sequence: u64,
 }
 
-/// What became of adding an event.
+/// The result of appending an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {
-    /// It is the last one of its sandbox now.
+    /// It was appended and is the last event of its sandbox.
     Kept(EventMark),
-    /// The last event of the sandbox is another one than was said: look again.
+    /// The last event of the sandbox is not the expected one: read it again.
     Moved,
 }
 
-/// The event log. Events of a sandbox follow each other without a hole: one is added only after the one
-/// that its writer saw as the last.
+/// The event log. The events of a sandbox have no gaps: an event is appended only after the one that its writer saw as
+/// the last.
 #[async_trait]
 pub trait EventLog: Send + Sync {
-    /// How long an event is kept; the event log is not completed beyond that.
+    /// How long events are stored. Older events are not added any more.
     fn kept(&self) -> Duration;
 
     /// The last event of that sandbox.
     async fn last_event(&self, id: &SandboxId) -> Result<Option<EventMark>, BusError>;
 
-    /// Adds an event of that sandbox, if its last one is `after`. Returns when it is kept.
+    /// Appends an event of that sandbox if its last one is `after`. Returns when it is stored.
     async fn append(
         &self,
         id: &SandboxId,

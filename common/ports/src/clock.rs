@@ -1,4 +1,4 @@
-//! Time as a port: nothing in the fleet asks the machine for the time by itself.
+//! Time as a port: no code reads the machine's clock directly.
 
 use async_trait::async_trait;
 use domain::UnixSeconds;
@@ -11,20 +11,20 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
     /// Milliseconds since the Unix epoch: deadlines and durations.
     fn now_ms(&self) -> u64;
 
-    /// Time since some fixed moment of this process. It never steps, whatever is done to the wall clock.
+    /// Time since a fixed moment of this process. It never jumps, even if the wall clock is set.
     fn monotonic(&self) -> Duration {
         SystemClock.monotonic()
     }
 
-    /// Waits until `span` has gone by on this clock.
+    /// Waits until `span` has passed on this clock.
     async fn sleep(&self, span: Duration);
 
-    /// Waits until this clock shows `moment_ms`, in milliseconds since the Unix epoch; not at all if it does.
+    /// Waits until this clock shows `moment_ms`, in milliseconds since the Unix epoch; returns at once if it is later.
     async fn sleep_until(&self, moment_ms: u64) {
         self.sleep(Duration::from_millis(moment_ms.saturating_sub(self.now_ms()))).await;
     }
 
-    /// Whole seconds since the Unix epoch: what states record.
+    /// Whole seconds since the Unix epoch, the unit of stored states.
     fn now(&self) -> UnixSeconds {
         UnixSeconds::new(self.now_ms() / 1_000)
     }
@@ -38,7 +38,7 @@ pub struct SystemClock;
 
 #[async_trait]
 impl Clock for SystemClock {
-    // The one place that reads the machine's clock; everything else goes through the port.
+    // The only code that reads the machine's clock.
     #[expect(clippy::disallowed_methods, reason = "this is the adapter behind the Clock port")]
     fn now_ms(&self) -> u64 {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

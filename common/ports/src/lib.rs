@@ -1,4 +1,4 @@
-//! The ports: what services ask of the world outside, as traits. Each has an adapter in a crate of its own, and a fake in
+//! The ports: what services need from outside, as traits. Each has an adapter in a separate crate and a fake in
 //! `tests/testkit`.
 
 pub mod bus;

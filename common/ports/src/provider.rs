@@ -1,4 +1,4 @@
-//! The provider port: what makes sandboxes real and unmakes them.
+//! The provider port: the system that has the sandboxes.
 
 use async_trait::async_trait;
 use domain::{ExternalId, SandboxName, SfdcAccountId};
@@ -7,17 +7,17 @@ use std::time::Duration;
 /// What a provider can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abilities {
-    /// It lists what it has.
+    /// It lists its accounts.
     pub list: bool,
-    /// It deletes one.
+    /// It deletes an account.
     pub delete: bool,
-    /// It clears what a student left inside before the deletion.
+    /// It can delete what a student left inside before the deletion.
     pub pre_clean: bool,
-    /// It says whether one is fit to be handed out.
+    /// It can check whether a sandbox is fit for use.
     pub check: bool,
 }
 
-/// One entry of a listing, as it came; nothing in it is checked yet but that it can be used.
+/// One usable entry of a listing. Its values are not validated yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     /// The broker id that the provider implies (CSP: `csp_id`, else the last segment of `id`), unchecked.
@@ -30,7 +30,7 @@ pub struct Account {
     pub sfdc_account_id: Option<String>,
 }
 
-/// An entry of a listing that cannot be understood, with what can be read of it.
+/// A malformed entry of a listing, with the parts that can be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Malformed {
     /// What is wrong with it.
@@ -44,45 +44,45 @@ pub struct Malformed {
 /// One page of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Usable entries.
+    /// The usable entries.
     pub accounts: Vec<Account>,
-    /// Entries left out because they are no sandbox or not active: normal.
+    /// Entries that are not a sandbox or not active, which is normal.
     pub ignored: usize,
-    /// The provider's ids of those that were left out and have one: an entry that comes twice shows that pages overlap.
+    /// The provider's ids of ignored entries: an entry that comes twice reveals overlapping pages.
     pub ignored_ids: Vec<String>,
-    /// Entries left out because they could not be understood: not normal.
+    /// Malformed entries, which are not normal.
     pub malformed: Vec<Malformed>,
-    /// Where to go on; none on the last page.
+    /// The offset of the next page; none on the last page.
     pub next: Option<u64>,
 }
 
-/// How a deletion went well.
+/// A successful deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deleted {
     /// The provider deleted it now.
     Now,
-    /// It was gone already, which is as good.
+    /// It did not exist any more, which counts as success.
     AlreadyGone,
 }
 
-/// What a look at a sandbox before it is handed out found.
+/// The result of a health check before a sandbox is handed out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// It is fit to be handed out.
+    /// It is fit for use.
     Sound,
-    /// It is not.
+    /// It is not fit for use.
     Unsound {
         /// Why.
         reason: String,
     },
 }
 
-/// What clearing a sandbox did.
+/// The result of a pre-clean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PreCleaned {
     /// There was nothing to do, or it is switched off.
     Skipped,
-    /// There is no such sandbox any more.
+    /// The sandbox does not exist any more.
     AlreadyGone,
     /// This many services were deleted.
     Cleaned {
@@ -96,62 +96,62 @@ pub enum PreCleaned {
     },
 }
 
-/// Why the provider did not do as asked.
+/// Why a call to the provider failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProviderError {
-    /// Our credentials were refused. Not the sandbox's fault; every other call fails as well.
+    /// The provider refused our credentials. The sandbox is not at fault; every other call fails as well.
     #[error("the provider refused our credentials (status {status}): {message}")]
     Unauthorized {
         /// HTTP status.
         status: u16,
-        /// What it said.
+        /// The provider's message.
         message: String,
     },
-    /// Too many calls. Not the sandbox's fault.
+    /// Too many calls. The sandbox is not at fault.
     #[error("the provider asks us to slow down: {message}")]
     SlowDown {
-        /// How long to stay away, if it said.
+        /// How long to wait, if the provider said so.
         retry_after: Option<Duration>,
-        /// What it said.
+        /// The provider's message.
         message: String,
     },
-    /// It failed on its side.
+    /// A failure of the provider.
     #[error("the provider failed (status {status}): {message}")]
     Failed {
         /// HTTP status.
         status: u16,
-        /// What it said.
+        /// The provider's message.
         message: String,
     },
-    /// It could not be reached, or hung up.
+    /// The provider was unreachable or closed the connection.
     #[error("the provider could not be reached: {message}")]
     Unreachable {
-        /// What happened.
+        /// The cause.
         message: String,
     },
-    /// No answer in time. What was asked for may have happened: the next attempt settles it.
+    /// No answer in time. The call may have succeeded; the next attempt finds out.
     #[error("the provider did not answer within {waited_seconds} s; the outcome is unknown")]
     TimedOut {
         /// How long we waited.
         waited_seconds: u64,
     },
-    /// It answered something that is no answer.
+    /// An answer that cannot be interpreted.
     #[error("the provider's answer cannot be understood: {message}")]
     Garbled {
         /// What is wrong with it.
         message: String,
     },
-    /// It understood and refused (a 4xx that is none of the above).
+    /// The provider refused the call (a 4xx that is none of the above).
     #[error("the provider refused (status {status}): {message}")]
     Refused {
         /// HTTP status.
         status: u16,
-        /// What it said.
+        /// The provider's message.
         message: String,
     },
 }
 
-/// The sandbox that a call to the provider is about.
+/// The sandbox of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The provider's id.
@@ -162,31 +162,31 @@ pub struct Target {
     pub sfdc_account_id: Option<SfdcAccountId>,
 }
 
-/// Makes sandboxes real and unmakes them.
+/// Lists, checks, cleans and deletes sandboxes.
 #[async_trait]
 pub trait Provider: Send + Sync + std::fmt::Debug {
-    /// What it can do.
+    /// What the provider can do.
     fn abilities(&self) -> Abilities;
 
-    /// One page of what it has, from `offset` on (zero for the first).
+    /// One page of the accounts from `offset` on (zero for the first).
     async fn list(&self, offset: u64) -> Result<Listing, ProviderError>;
 
-    /// Looks whether it is fit to be handed out. An error says nothing about the sandbox. A provider without the
-    /// ability is never asked.
+    /// Checks whether a sandbox is fit for use. An error says nothing about the sandbox. Never called for a provider
+    /// without the ability.
     async fn check(&self, _target: &Target) -> Result<Health, ProviderError> {
         Ok(Health::Sound)
     }
 
-    /// Clears what a student left inside. Safe to repeat.
+    /// Deletes what a student left inside. Safe to repeat.
     async fn pre_clean(&self, target: &Target) -> Result<PreCleaned, ProviderError>;
 
-    /// Deletes it. Safe to repeat: what is gone already counts as deleted.
+    /// Deletes the sandbox. Safe to repeat: one that no longer exists counts as deleted.
     async fn delete(&self, target: &Target) -> Result<Deleted, ProviderError>;
 }
 
 impl ProviderError {
-    /// Whether the sandbox itself may be at fault, so that the attempt counts against it. Refused credentials and a
-    /// full provider throttle are the broker's fault, and never use up a deletion's attempts.
+    /// Whether the attempt counts against the sandbox. Refused credentials and too many calls are the broker's fault
+    /// and never use up the attempts of a deletion.
     #[must_use]
     pub const fn counts_as_attempt(&self) -> bool {
         !matches!(self, Self::Unauthorized { .. } | Self::SlowDown { .. })

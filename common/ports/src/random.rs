@@ -25,8 +25,8 @@ pub fn shuffle<T>(random: &dyn Random, items: &mut [T]) {
     }
 }
 
-/// A time between zero and `longest`, in whole milliseconds: full jitter, which keeps a crowd that failed
-/// together from coming back together.
+/// A random time between zero and `longest`, in whole milliseconds: full jitter, so that callers that failed together
+/// do not return together.
 #[must_use]
 pub fn full_jitter(random: &dyn Random, longest: Duration) -> Duration {
     let longest_ms = usize::try_from(longest.as_millis()).unwrap_or(usize::MAX - 1);
@@ -54,7 +54,7 @@ impl Random for Rng {
         if bound == 0 {
             return 0;
         }
-        // A panic inside the generator is not possible, so a poisoned lock holds a sound state.
+        // The generator cannot panic, so a poisoned lock holds a valid state.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).usize(..bound)
     }
 }

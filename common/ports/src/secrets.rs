@@ -1,48 +1,48 @@
-//! The port to what keeps secrets outside the machine: AWS Secrets Manager, or a stand-in for it.
+//! The port of an external secret store: AWS Secrets Manager, or a stand-in for it.
 
 use async_trait::async_trait;
 use std::fmt;
 
 /// Longest name of a secret, in bytes: an ARN is at most that long.
 pub const SECRET_ID_BYTES_MAX: usize = 2_048;
-/// Longest value of a secret, in bytes: what AWS Secrets Manager keeps.
+/// Longest value of a secret, in bytes: the limit of AWS Secrets Manager.
 pub const SECRET_BYTES_MAX: usize = 64 * 1_024;
 
 /// Name or ARN of a secret.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SecretId(String);
 
-/// Why a secret could not be read. It never holds any of it.
+/// Why a secret could not be read. Contains no part of it.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// There is none of that name, or it has no value.
+    /// The secret does not exist or has no value.
     #[error("there is no such secret, or it has no value")]
     Missing,
-    /// We may not read it.
+    /// Access is denied.
     #[error("reading it is not allowed")]
     Forbidden,
-    /// It is longer than a secret may be.
+    /// The secret is too long.
     #[error("it has more than {SECRET_BYTES_MAX} bytes")]
     TooLong,
-    /// No answer that could be used.
+    /// No usable answer.
     #[error("the secret store is unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Keeps secrets.
+/// Reads secrets.
 #[async_trait]
 pub trait Secrets: Send + Sync {
-    /// The value of the secret as it is now.
+    /// The current value of the secret.
     async fn read(&self, id: &SecretId) -> Result<Vec<u8>, SecretError>;
 }
 
 impl SecretId {
-    /// A name of this text.
+    /// Parses a name or ARN.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        // As Secrets Manager has it: letters, digits and /_+=.@- in names, and colons in ARNs.
+        // The rules of Secrets Manager: letters, digits and /_+=.@- in names, and colons in ARNs.
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"/_+=.@-:!".contains(&byte);
         if (1..=SECRET_ID_BYTES_MAX).contains(&text.len()) && text.bytes().all(allowed) {
             Ok(Self(text.to_owned()))

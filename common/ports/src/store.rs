@@ -1,9 +1,9 @@
 //! The store port: the state of every sandbox and of every claim.
 //!
-//! It speaks in transitions ([`Transition`]). Each one is a single conditional write that states what it starts from; losing
-//! a race is an answer ([`Write::Lost`], [`OpenClaim::Held`] …) and carries what was found instead, so no
-//! read is needed to know what happened. [`StoreError`] is kept for "could not find out": the write may or
-//! may not have happened, and every method here may be repeated without harm.
+//! It works by transitions ([`Transition`]). Each one is a single conditional write that states its starting point.
+//! Losing a race is an answer ([`Write::Lost`], [`OpenClaim::Held`] …) that contains what was found instead, so no read
+//! is needed to know what happened. [`StoreError`] means that the result is unknown: the write may or may not have
+//! happened, and every method here may be repeated without harm.
 
 use async_trait::async_trait;
 use domain::{
@@ -21,47 +21,47 @@ pub use identity::{
 };
 pub use layout::{Agreed, CURSOR_KEY_BYTES, CursorKey, Layout, SHARDS_MAX, Shards, Supply, TableMark};
 
-/// What became of a conditional write on a sandbox.
+/// The result of a conditional write on a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// It happened; the sandbox as it is now.
+    /// It succeeded; the sandbox as it is now.
     Done(Box<Sandbox>),
-    /// It did not start from what is there; what is there, if anything.
+    /// Its condition did not hold; the sandbox that was found, if any.
     Lost(Option<Box<Sandbox>>),
 }
 
-/// What became of opening a claim.
+/// The result of opening a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenClaim {
-    /// The claim item is ours and names our candidate.
+    /// The claim item is new, or equals ours.
     Opened,
-    /// There is one already; go on with it.
+    /// Another claim item exists; continue with it.
     Held(ClaimRecord),
 }
 
-/// What became of pointing a claim at another candidate.
+/// The result of moving a claim to another candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MoveClaim {
-    /// It names the new candidate.
+    /// The claim item names the new candidate.
     Moved,
-    /// A twin was faster; go on with what it names now.
+    /// Another attempt was faster; continue with what the claim item names now.
     Held(ClaimRecord),
-    /// There is no claim item any more.
+    /// The claim item does not exist any more.
     Absent,
 }
 
-/// What became of adding a sandbox.
+/// The result of inserting a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Insert {
-    /// It is new and free.
+    /// It was inserted and is free.
     Inserted(Box<Sandbox>),
-    /// Its id is taken: known already, or a tombstone.
+    /// Its id exists already, perhaps as a tombstone.
     Exists(Box<Sandbox>),
-    /// The identity of its account names a sandbox already: this one.
+    /// The identity of its account already names this sandbox.
     Taken(SandboxId),
 }
 
-/// One shard of `StateIndex` and which part of it.
+/// A part of one shard of `StateIndex`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateQuery {
     /// The pool.
@@ -70,35 +70,35 @@ pub struct StateQuery {
     pub state: StateName,
     /// The shard, below [`Layout::shards`].
     pub shard: u16,
-    /// Which part of the shard.
+    /// The part of the shard.
     pub range: SortRange,
 }
 
-/// Which part of an index shard.
+/// A part of an index shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SortRange {
-    /// All of it.
+    /// The whole shard.
     All,
-    /// Free sandboxes whose name begins so.
+    /// Free sandboxes whose name has this prefix.
     NamePrefix(NamePrefix),
-    /// Free sandboxes from that name on, in the order of their bytes, whose name begins with `prefix` if there is
-    /// one. A listing that began so may go on over the whole of it, from the cursor of any page.
+    /// Free sandboxes from that name on, in byte order, with this prefix if there is one. A listing that began like
+    /// this may continue over the whole part, from the cursor of any page.
     NamesFrom {
-        /// The least name.
+        /// The smallest name.
         from: SandboxName,
-        /// What the names begin with.
+        /// The prefix of the names.
         prefix: Option<NamePrefix>,
     },
-    /// What was due (lease end, request time) at or before that moment.
+    /// Sandboxes that were due (end of the lease, time of the request) at or before that moment.
     DueBy(UnixSeconds),
 }
 
-/// Where a listing goes on. Opaque outside the adapter that made it.
+/// Where a listing continues. Only the adapter that made it can interpret it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageCursor(pub Vec<(String, String)>);
 
-/// An item that this build cannot read, and why: another build wrote it, or it is damaged. It is skipped and reported,
-/// and keeps no other item from being read.
+/// An item that this build cannot read, and the reason: another build wrote it, or it is damaged. It is skipped and
+/// reported, and does not prevent reading other items.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
     /// Key of the item.
@@ -111,14 +111,14 @@ pub struct Unreadable {
     pub problem: String,
 }
 
-/// One page of a listing. It comes from an index: a hint that may lag behind the sandboxes themselves.
+/// One page of a listing. It comes from an index: a hint that may lag behind the sandboxes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// The sandboxes, in the order of the index.
     pub sandboxes: Vec<Sandbox>,
     /// Items of the page that this build cannot read.
     pub unreadable: Vec<Unreadable>,
-    /// Where to go on; none on the last page.
+    /// The cursor of the next page; none on the last page.
     pub next: Option<PageCursor>,
 }
 
@@ -129,41 +129,41 @@ pub struct ClaimPage {
     pub claims: Vec<ClaimRecord>,
     /// Items of the page that this build cannot read.
     pub unreadable: Vec<Unreadable>,
-    /// Where to go on; none on the last page.
+    /// The cursor of the next page; none on the last page.
     pub next: Option<PageCursor>,
 }
 
-/// Why the store could not say what happened.
+/// Why the result of a call to the store is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Refused because of too many requests; worth another try a little later. Nothing was done.
+    /// Throttled: retry a little later. Nothing was done.
     #[error("the store is throttled ({operation})")]
     Throttled {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// What the store said.
+        /// The store's error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Not reachable or failing; worth another try.
+    /// Unreachable or failing: retry.
     #[error("the store is unavailable ({operation})")]
     Unavailable {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// Why it failed.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The disk under it is full or fails. It may still answer reads; what was to be written is not there.
+    /// The disk of the store is full or fails. Reads may still work; the write did not happen.
     #[error("the disk of the store is full or fails ({operation})")]
     Disk {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// What the store said.
+        /// The store's error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// An item that this version cannot read. Trying again does not help.
+    /// An item that this version cannot read. A retry does not help.
     #[error("item {item}: attribute {attribute}: {problem}")]
     Corrupt {
         /// Key of the item.
@@ -178,10 +178,10 @@ pub enum StoreError {
 // === impl StoreError ===
 
 impl StoreError {
-    /// The item, if the failure is about one that this build cannot read. Everything else is the store's own failure.
+    /// The unreadable item, if the error is about one. Otherwise the error itself.
     ///
     /// # Errors
-    /// The failure of the store.
+    /// Any other error of the store.
     pub fn into_unreadable(self) -> Result<Unreadable, Self> {
         match self {
             Self::Corrupt { item, attribute, problem } => {
@@ -192,11 +192,10 @@ impl StoreError {
     }
 }
 
-/// What was read; none as well if there is an item that this build cannot read, which is as good as absent to a caller
-/// that only looks. Nothing may be written on the strength of it.
+/// Treats an unreadable item as absent, for callers that only read. No write may depend on the result.
 ///
 /// # Errors
-/// The failure of the store.
+/// Any other error of the store.
 pub fn unless_unreadable<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
     match read.map_err(StoreError::into_unreadable) {
         Ok(found) => Ok(found),
@@ -207,11 +206,11 @@ pub fn unless_unreadable<T>(read: Result<Option<T>, StoreError>) -> Result<Optio
 
 // === impl PageCursor ===
 
-/// Between the parts of a cursor as text, none of which can hold it.
+/// Separator in the text of a cursor; no part can contain it.
 const CURSOR_PART_END: char = '\u{1f}';
 
 impl PageCursor {
-    /// The cursor as a token of letters and digits, to be given away and read again.
+    /// The cursor as a token of letters and digits, for clients.
     #[must_use]
     pub fn to_text(&self) -> String {
         use std::fmt::Write as _;
@@ -224,10 +223,10 @@ impl PageCursor {
         text
     }
 
-    /// The cursor of such a token; none if it is no such token.
+    /// Parses such a token; none if it is invalid.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        // A number may have a sign, and a token of ours has none.
+        // Number parsing would accept a sign, which no token contains.
         if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
@@ -247,22 +246,22 @@ impl PageCursor {
     }
 }
 
-/// Keeps sandboxes and claims.
+/// Stores sandboxes and claims.
 #[async_trait]
 pub trait Store: Layout + Identities {
-    /// Whether the store answers and takes writes.
+    /// Checks whether the store answers and accepts writes.
     async fn ping(&self) -> Result<(), StoreError>;
 
     // --- claims ---
 
-    /// Writes the claim item unless this owner's key has one. The record may be purged after `keep_until`.
+    /// Writes the claim item unless this owner's key has one. The item may be purged after `keep_until`.
     async fn open_claim(
         &self,
         record: &ClaimRecord,
         keep_until: UnixSeconds,
     ) -> Result<OpenClaim, StoreError>;
 
-    /// Puts `to`, of the same key, in the place of the claim item, if that is still as `from` says.
+    /// Replaces the claim item by `to`, which has the same key, if it still equals `from`.
     async fn move_claim(
         &self,
         from: &ClaimRecord,
@@ -270,9 +269,9 @@ pub trait Store: Layout + Identities {
         keep_until: UnixSeconds,
     ) -> Result<MoveClaim, StoreError>;
 
-    /// Marks the claim item closed and adds the answered requests of `record`, if it names the candidate of `record` and
-    /// is open. Only for a lease that has ended. The item may be purged after `keep_until`. Nothing depends on whether
-    /// it happened, because the sandbox says the same as long as there is a record of it.
+    /// Marks the claim item closed and adds the answered requests of `record`, if it names the candidate of `record`
+    /// and is open. Only for a lease that has ended. The item may be purged after `keep_until`. Nothing depends on this
+    /// write, because the record of the sandbox says the same.
     async fn close_claim(&self, record: &ClaimRecord, keep_until: UnixSeconds) -> Result<(), StoreError>;
 
     /// The claim item, by a strongly consistent read. Not for the hot path.
@@ -280,14 +279,14 @@ pub trait Store: Layout + Identities {
 
     // --- sandboxes ---
 
-    /// Carries a transition out, if its guard is true of the sandbox. One conditional write, without a read.
+    /// Applies a transition if its guard holds: one conditional write, without a read.
     ///
-    /// A sandbox that cannot be read is lost to a grant like one that is gone, unless it names the very claim of that
-    /// grant: then this is [`StoreError::Corrupt`], because the claim may hold it.
+    /// A grant treats an unreadable sandbox as lost, unless the item names the very claim of that grant: then this is
+    /// [`StoreError::Corrupt`], because the claim may hold it.
     async fn apply(&self, id: &SandboxId, transition: &Transition) -> Result<Write, StoreError>;
 
-    /// (absent) → available, if there is no record of that id, not even a tombstone, and no identity of its account;
-    /// record and identity in one transaction.
+    /// (absent) → available, if there is no record with that id, not even a tombstone, and no identity of its account.
+    /// Record and identity are written in one transaction.
     async fn insert(&self, sandbox: &NewSandbox, now: UnixSeconds) -> Result<Insert, StoreError>;
 
     // --- reading ---
@@ -320,7 +319,7 @@ pub trait Store: Layout + Identities {
         limit: u16,
     ) -> Result<ClaimPage, StoreError>;
 
-    /// One page of the tombstones, which are in no index: by a scan of the table that looks at `limit` items at most, so that
+    /// One page of the tombstones, which are in no index: a scan that reads at most `limit` items of the table, so that
     /// a page may be empty while there are more.
     async fn tombstones(&self, after: Option<&PageCursor>, limit: u16) -> Result<Page, StoreError>;
 

@@ -1,21 +1,21 @@
-//! What rides beside a request, and how its time runs out.
+//! The context of a request: its headers and its deadline.
 
 use crate::clock::Clock;
 use std::time::Duration;
 
-/// What rides beside a request's body.
+/// The headers of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Context {
     /// The caller's request id, or a fresh one.
     pub request_id: String,
-    /// When the caller stops waiting, in milliseconds since the Unix epoch by the clock of this process, on whichever
-    /// side; none if it did not say. Between two processes it travels as what remains.
+    /// When the caller stops waiting, in milliseconds since the Unix epoch by the clock of this process; none if the
+    /// caller did not say. Between processes only the remaining time is sent.
     pub deadline_ms: Option<u64>,
     /// W3C trace context, if the caller sent one.
     pub traceparent: Option<String>,
-    /// What makes a repeated claim the same claim, if the caller sent it beside the body.
+    /// The idempotency key, if it was sent as a header.
     pub idempotency_key: Option<String>,
-    /// Which attempt at which request this is, if the caller said.
+    /// The attempt, if the caller identified it.
     pub attempt: Option<Attempt>,
 }
 
@@ -29,19 +29,19 @@ pub struct Attempt {
     pub number: Option<u32>,
 }
 
-/// Why a request was dropped without an answer: its caller does not wait any more.
+/// Why a request was dropped without an answer. In both cases its caller has stopped waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {
-    /// It was on its way for longer than its caller waits.
+    /// It was in transit for longer than its caller waits.
     Late,
-    /// Its time was over before work on it began.
+    /// Its deadline passed before work on it began.
     Expired,
 }
 
 // === impl Context ===
 
 impl Context {
-    /// How much time is left; none if the caller did not say.
+    /// The remaining time; none without a deadline.
     #[must_use]
     pub fn remaining(&self, clock: &dyn Clock) -> Option<Duration> {
         self.deadline_ms.map(|deadline_ms| Duration::from_millis(deadline_ms.saturating_sub(clock.now_ms())))

@@ -1,4 +1,4 @@
-//! The ports of observers, which change nothing: the event log as it grows, and the workers that run.
+//! Read-only ports: the event log, and the discovery of workers.
 
 use super::BusError;
 use async_trait::async_trait;
@@ -9,57 +9,56 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// What times are counted in, in what they are shown in.
+/// Nanoseconds in the unit in which times are shown.
 pub const NANOS_IN_A_MICRO: u64 = 1_000;
 
-/// The last moment that reading can begin at, in Unix seconds: in the year 2262. The server counts in nanoseconds of 63
-/// bits, and shows everything from the beginning if that overflows.
+/// The latest moment from which events can be read, in Unix seconds: in the year 2262. The server counts nanoseconds in
+/// 63 bits and would return everything after an overflow.
 pub const SINCE_SECONDS_MAX: u64 = i64::MAX.unsigned_abs() / 1_000_000_000;
 
-/// Where reading begins.
+/// Where reading starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventsFrom {
-    /// Behind that place of the event log; 0 is its beginning.
+    /// After that sequence; 0 is the beginning.
     After(u64),
-    /// With the first event that the event log took at that moment or later. What is beyond [`SINCE_SECONDS_MAX`] is as
-    /// far as that.
+    /// At the first event stored at that moment or later. Anything beyond [`SINCE_SECONDS_MAX`] is limited to it.
     Since(UnixSeconds),
 }
 
-/// Which events are wanted.
+/// A filter for events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventsWanted {
-    /// Of what happened; anything if none.
+    /// Only this cause; any if none.
     pub cause: Option<Cause>,
-    /// Of that sandbox; any if none.
+    /// Only this sandbox; any if none.
     pub sandbox: Option<SandboxId>,
 }
 
-/// An event and where it stands.
+/// An event and its sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptEvent {
-    /// Its place in the event log.
+    /// Its sequence in the event log.
     pub sequence: u64,
     /// The event; none if this build cannot read it.
     pub event: Option<Event>,
 }
 
-/// The places that the event log holds.
+/// The range of sequences in the event log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventLogRange {
-    /// The oldest that is kept; one more than `last` when there is none.
+    /// The oldest stored one; `last` + 1 if the log is empty.
     pub first: u64,
-    /// The newest there ever was; 0 before the first.
+    /// The newest ever stored; 0 before the first.
     pub last: u64,
 }
 
-/// Reading the event log. What is read was kept; it may lag a moment behind what is kept.
+/// Reads the event log. A read may lag slightly behind the newest events.
 #[async_trait]
 pub trait EventFeed: Send + Sync {
-    /// What the event log holds.
+    /// The range of sequences in the event log.
     async fn event_log_range(&self) -> Result<EventLogRange, BusError>;
 
-    /// At most `limit` of the wanted events from there on, oldest first; fewer only at the end of the event log.
+    /// At most `limit` matching events from there on, oldest first; fewer only at the end of the event log.
     async fn events_from(
         &self,
         from: EventsFrom,
@@ -67,15 +66,15 @@ pub trait EventFeed: Send + Sync {
         limit: usize,
     ) -> Result<Vec<KeptEvent>, BusError>;
 
-    /// Notifies when a wanted event comes, perhaps a moment before it can be read, and perhaps once for several. Ends,
-    /// or goes silent, when the connection is lost, so a caller that waits also looks from time to time.
+    /// Notifies about matching events, perhaps a moment before they can be read, and perhaps once for several. It ends
+    /// or stays silent when the connection is lost, so a reader also has to poll from time to time.
     async fn event_notifications(&self, wanted: &EventsWanted) -> Result<BoxStream<'static, ()>, BusError>;
 }
 
-/// Seeing who works, and being seen.
+/// Discovery of workers.
 #[async_trait]
 pub trait Discovery: Send + Sync {
-    /// Every worker of this fleet that says so within `timeout`, of every role.
+    /// Every worker of this fleet, of every role, that answers within `timeout`.
     async fn workers(&self, timeout: Duration) -> Result<Vec<WorkerView>, BusError>;
 
     /// Answers discovery requests until `stop`.
@@ -86,51 +85,51 @@ pub trait Discovery: Send + Sync {
     ) -> Result<(), BusError>;
 }
 
-/// Numbers of a live worker, read at the moment of a discovery request.
+/// Statistics of a live worker, read when a discovery request comes.
 pub trait ServiceInfo: Send + Sync {
-    /// What it is.
+    /// Its role.
     fn role(&self) -> WorkerRole;
 
-    /// What it has under way; none if it never has anything under way.
+    /// How much it has in progress; none if the role has no such number.
     fn in_flight(&self) -> Option<u64>;
 
-    /// Answered requests and failures of a verb since the start, and their summed time; for an allocator.
+    /// Requests and failures of a verb since the start, and their total time; for allocators.
     fn counts(&self, _verb: Verb) -> WorkCounts {
         WorkCounts::default()
     }
 
-    /// All that it did since the start; for any other.
+    /// The work since the start; for other roles.
     fn total(&self) -> WorkCounts {
         WorkCounts::default()
     }
 
-    /// Further numbers, by name, shown as they stand.
+    /// Further counters, by name.
     fn further(&self) -> Vec<(String, u64)>;
 }
 
-/// What a worker counted of one kind of work.
+/// Counters of one kind of work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WorkCounts {
-    /// How often it did that.
+    /// How often it was done.
     pub requests: u64,
-    /// Of these, with a failure.
+    /// How often it failed.
     pub errors: u64,
     /// The last of these failures.
     pub last_error: Option<FaultCode>,
-    /// Time spent on all of them, in nanoseconds; 0 where it is not measured.
+    /// Total time in nanoseconds; 0 if it is not measured.
     pub processing_ns: u64,
 }
 
 // === impl WorkCounts ===
 
 impl WorkCounts {
-    /// That much, of which that much failed; the time is not measured.
+    /// Counters without a time.
     #[must_use]
     pub const fn of(requests: u64, errors: u64) -> Self {
         Self { requests, errors, last_error: None, processing_ns: 0 }
     }
 
-    /// As operators see it.
+    /// The counters as operators see them.
     #[must_use]
     pub fn view(&self) -> WorkView {
         let Self { requests, errors, last_error, processing_ns } = *self;
@@ -139,7 +138,7 @@ impl WorkCounts {
     }
 }
 
-/// A failure as the client libraries of NATS write it: number and text.
+/// A failure in the format of the NATS client libraries: number and text.
 #[must_use]
 pub fn error_text(code: FaultCode) -> String {
     format!("{}:{}", code.status(), code.as_str())

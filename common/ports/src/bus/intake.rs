@@ -1,5 +1,5 @@
-//! What every bus does alike with what comes in: requests are checked before a handler sees them, and deletion
-//! work is read before a worker does.
+//! Input handling that all buses share: checks of requests before the handler, and parsing of deletion work before the
+//! worker.
 
 use super::{Answer, Dropped, Handler, Request};
 use crate::clock::Clock;
@@ -7,7 +7,7 @@ use contract::deletions::DELETION_WORK_VERSION;
 use contract::limits::{REQUEST_BYTES_MAX, REQUEST_ID_BYTES_MAX};
 use contract::{DeletionWork, Fault, FaultCode};
 
-/// The caller's request id if it can stand in a header and in a log line, or else a fresh one.
+/// The caller's request id if it is valid in headers and logs; otherwise a new one.
 pub fn request_id(given: Option<&str>, fresh: impl FnOnce() -> String) -> String {
     let is_sane = |id: &&str| {
         !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.bytes().all(|byte| byte.is_ascii_graphic())
@@ -15,8 +15,8 @@ pub fn request_id(given: Option<&str>, fresh: impl FnOnce() -> String) -> String
     given.filter(is_sane).map_or_else(fresh, ToOwned::to_owned)
 }
 
-/// The answer to a request; none if its caller no longer waits. Without a `permit` the worker is busy. The permit is
-/// kept until the handler is done.
+/// The answer to a request; none if its caller has stopped waiting. Without a `permit` the worker is busy. The permit
+/// is held until the handler has finished.
 pub async fn answer<P: Send>(
     clock: &dyn Clock,
     handler: &dyn Handler,
@@ -50,7 +50,7 @@ pub fn refuse(code: FaultCode, message: &str) -> Answer {
     Answer { outcome: None, body: Err(Fault::new(code, message)) }
 }
 
-/// The work in a message, or why no worker can do it.
+/// The work in a message, or the reason why no worker can do it.
 pub fn deletion_work(payload: &[u8]) -> Result<DeletionWork, String> {
     let work: DeletionWork =
         serde_json::from_slice(payload).map_err(|error| format!("no deletion work: {error}"))?;
@@ -63,7 +63,7 @@ pub fn deletion_work(payload: &[u8]) -> Result<DeletionWork, String> {
     }
 }
 
-/// Header values are one line.
+/// Makes a text valid as a header value, which has one line.
 pub fn one_line(text: &str) -> String {
     text.replace(['\r', '\n'], " ")
 }

@@ -1,16 +1,16 @@
-//! The highest mark of the table that the message queue knows, to notice a table that was put back to an earlier time.
+//! The highest mark of the table that the bus knows, which reveals a table that was restored to an earlier time.
 
 use super::BusError;
 use async_trait::async_trait;
 use contract::KnownMark;
 
-/// Keeping the highest mark of the table.
+/// Stores the highest mark of the table.
 #[async_trait]
 pub trait TableMarks: Send + Sync {
-    /// The highest mark; none if none was ever kept, or the queue has lost it.
+    /// The highest mark; none if none was stored yet, or the bus has lost it.
     async fn known_mark(&self) -> Result<Option<KnownMark>, BusError>;
 
-    /// Keeps this mark, unless a higher one is kept.
+    /// Stores this mark unless a higher one is stored.
     async fn raise_mark(&self, mark: KnownMark) -> Result<(), BusError>;
 
     /// Whether there is a connection. Without one no request reaches this process either.

@@ -1,37 +1,37 @@
-//! How far an event log that was made anew has the events of finished sandboxes again.
+//! How far the events of deleted sandboxes have been added to a recreated event log.
 
-/// What a rebuild that did not begin is called.
+/// The stored text of a rebuild that has not begun.
 const WANTED: &str = "wanted";
-/// What one that is finished is called.
+/// The stored text of a finished rebuild.
 const DONE: &str = "done";
-/// What comes before the place up to which one got.
+/// The stored prefix before the position of an unfinished rebuild.
 const UP_TO: &str = "up to ";
 
-/// The event log as a whole.
+/// The state of the event log as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventLogState {
-    /// Tells it from one that takes its place.
+    /// Identifies this event log; a recreated one has another value.
     pub made: String,
-    /// How far it has the events of tombstones.
+    /// How far the events of tombstones have been added.
     pub rebuilt: Rebuilt,
 }
 
-/// How far an event log has the events of tombstones.
+/// How far the events of tombstones have been added.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Rebuilt {
-    /// It is new: it may lack all of them.
+    /// Not at all: the event log is new.
     #[default]
     Wanted,
-    /// It has those up to a place of the store, in the words of the store.
+    /// Up to this position, a cursor of the store.
     UpTo(String),
-    /// It has all of them, as far as it keeps them.
+    /// Completely, as far as the event log keeps them.
     Done,
 }
 
 // === impl Rebuilt ===
 
 impl Rebuilt {
-    /// In words that are kept with the event log.
+    /// The text that is stored with the event log.
     #[must_use]
     pub fn to_text(&self) -> String {
         match self {
@@ -41,8 +41,8 @@ impl Rebuilt {
         }
     }
 
-    /// Of these words. An event log without any was made by a former build and lost nothing since; unknown ones are of
-    /// a later build, which goes on.
+    /// Parses that text. An event log without one was made by an older build and is complete; an unknown text comes
+    /// from a newer build, which continues the rebuild.
     #[must_use]
     pub fn parse(text: Option<&str>) -> Self {
         match text {

@@ -7,21 +7,21 @@ use contract::Verb;
 use std::pin::Pin;
 use std::time::Duration;
 
-/// The reply to a request that was given up, should there be one after all.
+/// The reply to a request that has timed out, if one still comes.
 pub type LateReply = Pin<Box<dyn Future<Output = Option<Reply>> + Send>>;
 
 /// A request without a reply in time.
 pub struct Unanswered {
     /// Why there is none.
     pub reason: RequestError,
-    /// What may still come; none where nothing can.
+    /// A reply that may still come; none if that is impossible.
     pub late: Option<LateReply>,
 }
 
 /// The caller's side of requests.
 #[async_trait]
 pub trait Requests: Send + Sync {
-    /// Asks once like [`Self::request`]; a reply that comes after `timeout` can still be waited for.
+    /// Sends a request like [`Self::request`]; a reply after `timeout` can still be awaited.
     async fn request_or_late(
         &self,
         verb: Verb,
@@ -33,7 +33,7 @@ pub trait Requests: Send + Sync {
         asked.map_err(|reason| Unanswered { reason, late: None })
     }
 
-    /// Asks once, and waits no longer than `timeout`.
+    /// Sends a request and waits at most `timeout`.
     async fn request(
         &self,
         verb: Verb,
@@ -45,7 +45,7 @@ pub trait Requests: Send + Sync {
     /// Whether there is a connection right now.
     fn is_connected(&self) -> bool;
 
-    /// Asks the bus itself, within a second, whether it answers; or else what is wrong, in words for an operator.
+    /// Checks within a second whether the bus answers; the error is for operators.
     async fn probe(&self) -> Result<(), String> {
         if self.is_connected() { Ok(()) } else { Err("not connected".to_owned()) }
     }

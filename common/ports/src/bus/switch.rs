@@ -1,32 +1,32 @@
-//! The operators' switch of all deletions, as the queue's bucket caches it. The table has the truth.
+//! The operators' switch of all deletions, as cached in the bucket. The table has the truth.
 
 use super::BusError;
 use async_trait::async_trait;
 use contract::Pause;
 
-/// What the bucket says of the switch.
+/// The cached switch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CachedSwitch {
-    /// Nothing, not even that deletions go on: the bucket was lost, or no operator ever turned the switch.
+    /// No entry: the bucket was lost, or the switch was never changed.
     Lost,
-    /// Deletions go on.
+    /// Deletions are not paused.
     Off,
-    /// They are paused, unless the pause is over.
+    /// Deletions are paused, unless the pause has ended.
     On {
         /// The pause.
         pause: Pause,
-        /// The version of the switch in the table; none if an operator wrote it directly, or a former build did.
+        /// The version of the switch in the table; none if an operator or an older build wrote the entry directly.
         version: Option<u64>,
     },
 }
 
-/// The bucket's copy of the switch.
+/// The cached copy of the switch.
 #[async_trait]
 pub trait SwitchCache: Send + Sync {
-    /// What it says, and at which revision; 0 is the revision of [`CachedSwitch::Lost`].
+    /// The copy and its revision; [`CachedSwitch::Lost`] has revision 0.
     async fn cached_switch(&self) -> Result<(u64, CachedSwitch), BusError>;
 
-    /// Makes it say what the table says, if it is still at that revision; false if it is not. A pause comes with its
-    /// version; none means that deletions go on.
+    /// Updates the copy to the state in the table, if it still has that revision; otherwise false. A pause comes with
+    /// its version; none means that deletions are not paused.
     async fn cache_switch(&self, revision: u64, pause: Option<(&Pause, u64)>) -> Result<bool, BusError>;
 }

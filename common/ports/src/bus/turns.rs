@@ -5,26 +5,26 @@ use async_trait::async_trait;
 use contract::TickKind;
 use std::time::Duration;
 
-/// A turn of a kind: one tick, however many schedulers publish it.
+/// A turn: one tick of a kind, however many schedulers publish it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TickTurn {
     /// Changes with every turn.
     pub revision: u64,
-    /// What its tick is published under; no two turns have the same.
+    /// Identifies its tick; no two turns of a kind have the same.
     pub number: u64,
-    /// Whether no turn was known before it.
+    /// Whether there was no turn before it.
     pub is_first: bool,
-    /// How long ago it was taken, as far as the bus can tell; zero if it cannot.
+    /// How long ago it was taken; zero if the bus does not know.
     pub age: Duration,
 }
 
-/// The turns of each kind, which all schedulers watch.
+/// The turns of each kind, which all schedulers share.
 #[async_trait]
 pub trait TickTurns: Send + Sync {
-    /// The last turn; none before the first, or after what held it was lost.
+    /// The last turn; none before the first, or after the bucket was lost.
     async fn last_turn(&self, kind: TickKind) -> Result<Option<TickTurn>, BusError>;
 
-    /// Takes the turn after `last` (the first one after none), unless another scheduler has; gives the one that is the
-    /// last then.
+    /// Takes the turn after `last` (the first one if none), unless another scheduler was faster. Returns the turn that
+    /// is now the last.
     async fn take_turn(&self, kind: TickKind, last: Option<&TickTurn>) -> Result<TickTurn, BusError>;
 }

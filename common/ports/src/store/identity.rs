@@ -1,30 +1,30 @@
-//! External identities: which sandbox stands for an account of the provider.
+//! Identities of provider accounts: the sandbox that represents an account.
 //!
-//! A sandbox and the identity of its account are inserted in one transaction, so two records of one account are never
-//! both new. The identity outlives the record: it goes only after several complete listings in a row did not show the
-//! account, so a used account never becomes free again while the provider lists it.
+//! A sandbox and the identity of its account are inserted in one transaction, so an account never gets two new records.
+//! The identity outlives the record: it is removed only after several complete listings in a row without the account,
+//! so a used account never becomes free again while the provider lists it.
 
 use super::{Insert, PageCursor, StoreError};
 use async_trait::async_trait;
 use domain::{ExternalId, NewSandbox, Sandbox, SandboxId, UnixSeconds};
 
-/// Shards of the index that identities lie in. Stored keys depend on it.
+/// Shards of the index that contain identities. Stored keys depend on it.
 pub const IDENTITY_SHARDS: u16 = 8;
-/// Complete listings in a row that do not show an account before its identity goes.
+/// Complete listings in a row without an account before its identity is removed.
 pub const IDENTITY_ABSENCES_MAX: u32 = 3;
-/// Most further records that an identity names; tables of former builds may hold several records of one account.
+/// Most further records that an identity names; tables of older builds may have several records of one account.
 pub const IDENTITY_DUPLICATES_MAX: usize = 16;
 
-/// Which sandbox stands for an account of the provider.
+/// The identity of an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The account.
     pub external_id: ExternalId,
-    /// The sandbox that stands for it.
+    /// The sandbox that represents it.
     pub sandbox_id: SandboxId,
-    /// Other records of the same account, which a former build has made; at most [`IDENTITY_DUPLICATES_MAX`].
+    /// Other records of the same account, made by an older build; at most [`IDENTITY_DUPLICATES_MAX`].
     pub duplicates: Vec<SandboxId>,
-    /// Complete listings in a row that did not show the account.
+    /// Complete listings in a row without the account.
     pub absences: u32,
 }
 
@@ -37,14 +37,14 @@ pub struct IdentityPage {
     pub next: Option<PageCursor>,
 }
 
-/// Keeps external identities. Part of every store.
+/// Stores identities. Part of every store.
 #[async_trait]
 pub trait Identities: Send + Sync + std::fmt::Debug {
     /// The identity, by a strongly consistent read.
     async fn identity(&self, external_id: &ExternalId) -> Result<Option<Identity>, StoreError>;
 
-    /// Has the identity name `id`: as its sandbox if there is no identity yet, else as a duplicate. What it names
-    /// already stays. Gives back what holds now.
+    /// Adds `id` to the identity: as its sandbox if there is no identity yet, otherwise as a duplicate. Existing names
+    /// stay. Returns the result.
     async fn name_identity(&self, external_id: &ExternalId, id: &SandboxId) -> Result<Identity, StoreError>;
 
     /// One page of one shard, below [`IDENTITY_SHARDS`], at most `limit` identities.
@@ -55,15 +55,15 @@ pub trait Identities: Send + Sync + std::fmt::Debug {
         limit: u16,
     ) -> Result<IdentityPage, StoreError>;
 
-    /// Sets how many listings in a row did not show the account, if the identity is still as `seen`; says whether it
-    /// was.
+    /// Sets the number of listings in a row without the account, if the identity still equals `seen`; returns whether
+    /// it did.
     async fn note_absences(&self, seen: &Identity, absences: u32) -> Result<bool, StoreError>;
 
-    /// Removes the identity, if it is still as `seen`; says whether it was.
+    /// Removes the identity if it still equals `seen`; returns whether it did.
     async fn drop_identity(&self, seen: &Identity) -> Result<bool, StoreError>;
 
-    /// available | stale | deleted → available as another account, if it is still at the version of `seen` and no
-    /// identity of that account exists. The identity is made in the same transaction.
+    /// available | stale | deleted → available as another account, if it is still at the version of `seen` and that
+    /// account has no identity. The identity is written in the same transaction.
     async fn reidentify(
         &self,
         seen: &Sandbox,
@@ -75,7 +75,7 @@ pub trait Identities: Send + Sync + std::fmt::Debug {
 // === impl Identity ===
 
 impl Identity {
-    /// An identity of one sandbox, just listed.
+    /// A new identity of one sandbox.
     #[must_use]
     pub const fn new(external_id: ExternalId, sandbox_id: SandboxId) -> Self {
         Self { external_id, sandbox_id, duplicates: Vec::new(), absences: 0 }

@@ -1,30 +1,30 @@
-//! How sandboxes lie in `StateIndex`: shard, hash key and sort key.
+//! The keys of sandboxes in `StateIndex`: shard, hash key and sort key.
 //!
-//! Every adapter uses these functions, so that all of them page in the same order.
+//! Every adapter uses these functions, so that all page in the same order.
 
 use super::identity::IDENTITY_SHARDS;
 use domain::{ExternalId, PoolName, Sandbox, SandboxId, State, StateName, UnixSeconds};
 
-/// Digits of a due time in a sort key: enough for the next thirty thousand years.
+/// Digits of a due time in a sort key, enough for thirty thousand years.
 const DUE_DIGITS: usize = 12;
-/// The latest due time that [`DUE_DIGITS`] can show, in seconds.
+/// The latest due time with [`DUE_DIGITS`] digits, in seconds.
 const DUE_SECONDS_MAX: u64 = 999_999_999_999;
 
 const FNV_OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
 
-/// FNV-1a, 64 bits. Written out, because stored keys depend on it: the standard library's hash may change
-/// with any release of the compiler.
+/// FNV-1a, 64 bits. Written out because stored keys depend on it: the standard library's hash may change with any
+/// release.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(FNV_OFFSET_BASIS, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME))
 }
 
-/// Beginning of the partition key of a sandbox item.
+/// Prefix of the partition key of a sandbox item.
 pub const SANDBOX_PREFIX: &str = "SBX#";
 /// Sort key of a sandbox item.
 pub const SANDBOX_SORT: &str = "META";
 
-/// The sandbox of the key of an item, written `partition key/sort key`; none if it is no sandbox's.
+/// The sandbox of an item key written as `partition key/sort key`; none if it is another item.
 #[must_use]
 pub fn sandbox_in(key: &str) -> Option<SandboxId> {
     let id = key.strip_prefix(SANDBOX_PREFIX)?.strip_suffix(SANDBOX_SORT)?.strip_suffix('/')?;
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn the_hash_is_fnv1a() {
-        // The vectors of the reference implementation.
+        // The test vectors of the reference implementation.
         assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv1a(b"a"), 0xaf63_dc4c_8601_ec8c);
         assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn shard_assignment_is_stable() {
-        // Stored items carry these; a change would hide every sandbox of an existing table.
+        // Stored items contain these; a change would hide every sandbox of an existing table.
         let shards = ["2019842", "2019843", "2019844", "a", "sbx-1"]
             .map(|id| shard_of(&SandboxId::parse(id).unwrap(), 8));
         assert_eq!(shards, [5, 2, 3, 4, 2]);

@@ -1,9 +1,9 @@
-//! How the index is cut into shards, and when each pool was last supplied: what the table says of itself.
+//! Data about the table itself: the number of index shards, the last supply of each pool, and the like.
 //!
-//! The number of shards is kept in the table, so that every process of a fleet agrees on it and it can change
-//! while they run. There are two numbers. *Read* is raised first, and *write* follows only after every process
-//! must have seen that (`READ_SETTLE`); read is never lowered, because a writer may be arbitrarily late. So at any
-//! moment whatever is written is looked for.
+//! The number of shards is stored in the table, so that all processes of a fleet agree on it and it can change while
+//! they run. There are two numbers. *Read* is raised first; *write* follows only when every process must have seen that
+//! (`READ_SETTLE`). Read is never lowered, because a writer may be arbitrarily late. So readers always cover every
+//! shard that is written.
 
 use super::StoreError;
 use async_trait::async_trait;
@@ -11,110 +11,109 @@ use domain::{DeletionSwitch, PoolName, UnixSeconds};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Most shards of a pool and state: a look at a pool asks every one of them.
+/// Most shards of a pool and state: a query of a pool reads each of them.
 pub const SHARDS_MAX: u16 = 256;
-/// Free sandboxes that a shard is meant for. A claim round reads a few hundred; a partition of the index takes
-/// 1,000 writes a second whatever it holds, so this bounds how unevenly a large pool can be worn.
+/// Intended number of free sandboxes in a shard. A claim round reads a few hundred; a partition of the index accepts
+/// 1,000 writes a second whatever it contains, so this bounds the load on one shard of a large pool.
 pub const SANDBOXES_PER_SHARD: u64 = 4_096;
-/// How old a process's idea of the number of shards may be when it reads.
+/// Maximum age of a process's cached number of shards for reading.
 pub const SHARDS_AGE_MAX: Duration = Duration::from_secs(5);
-/// Time between raising the number that is read and the number that is written: several times
-/// [`SHARDS_AGE_MAX`], for reads that were under way and clocks that differ.
+/// Time between raising the read number and the write number: several times [`SHARDS_AGE_MAX`], for reads in progress
+/// and clock differences.
 pub const READ_SETTLE: Duration = Duration::from_secs(60);
-/// Added to the lag of an index: the note is made in whole seconds, and once in a second.
+/// Added to the index lag, because the note has whole seconds and is written once a second.
 pub const NOTE_GRANULARITY: Duration = Duration::from_secs(2);
 
 /// The number of shards of each pool and state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shards {
-    /// Sandboxes are put into the shards below this.
+    /// New entries go to shards below this.
     pub write: u16,
-    /// Sandboxes may lie in the shards below this.
+    /// Entries may be in shards below this.
     pub read: u16,
-    /// When `read` became what it is.
+    /// When `read` got its value.
     pub read_since: UnixSeconds,
 }
 
-/// What is certain of a pool, by a strongly consistent read.
+/// Facts about a pool from a strongly consistent read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Supply {
     /// Its sandboxes may lie in the shards below this.
     pub shards: u16,
-    /// From then on the index shows everything that was made free before the read; none if it does already.
+    /// From then on the index shows everything that was made free before the read; none if it does so already.
     pub settles_at: Option<UnixSeconds>,
 }
 
 /// Bytes of a [`CursorKey`]: as many as the hash that it is used with.
 pub const CURSOR_KEY_BYTES: usize = 32;
 
-/// What a fleet seals the cursors of its listings with. It keeps cursors honest and guards nothing else.
+/// The key that seals the cursors of listings. It only detects invalid cursors and protects nothing else.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CursorKey([u8; CURSOR_KEY_BYTES]);
 
-/// Settings that every process on a table must agree on, by name. What is unsafe if it differs belongs here, and nothing
-/// else: a process that differs does not start.
+/// Settings that every process on a table must agree on, by name. Only settings whose differences are unsafe belong
+/// here: a process that differs does not start.
 pub type Agreed = BTreeMap<String, String>;
 
-/// A number of the table that only grows while the table is in use. One that has fallen shows a table that was put back
-/// to an earlier time.
+/// A number of the table that only grows. A lower one reveals a table that was restored to an earlier time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableMark {
-    /// The number; 0 of a table that has none yet.
+    /// The number; 0 before the first mark.
     pub number: u64,
-    /// When it became that.
+    /// When it was set.
     pub at: UnixSeconds,
-    /// The last event that an operator accepted although the table may be older than it; 0 for none.
+    /// The sequence of the last event that an operator accepted although the table may be older; 0 for none.
     pub accepted_event: u64,
 }
 
-/// What a table says of itself. Part of every store.
+/// Data that a table keeps about itself. Part of every store.
 #[async_trait]
 pub trait Layout: Send + Sync + std::fmt::Debug {
-    /// Number of shards of each pool and state that sandboxes may lie in; at most [`SHARDS_AGE_MAX`] old.
+    /// Number of shards to read for each pool and state; at most [`SHARDS_AGE_MAX`] old.
     async fn shards(&self) -> Result<u16, StoreError>;
 
-    /// One step towards the number of shards that the settings and a pool of `sandboxes` ask for. To be repeated
-    /// with every sync; gives back what holds now.
+    /// One step towards the number of shards that the settings and a pool of `sandboxes` require. Called by every sync;
+    /// returns the numbers after the step.
     async fn follow_size(&self, sandboxes: u64, now: UnixSeconds) -> Result<Shards, StoreError>;
 
-    /// Notes that sandboxes of `pool` are about to become free. To be written before the first of them, and again
-    /// in every second in which more follow.
+    /// Records that sandboxes of `pool` are about to become free. Called before the first of them, and again in every
+    /// second in which more follow.
     async fn note_supply(&self, pool: &PoolName, now: UnixSeconds) -> Result<(), StoreError>;
 
-    /// What is certain of `pool`, by a strongly consistent read. Not for the hot path.
+    /// Facts about `pool` from a strongly consistent read. Not for the hot path.
     async fn supply(&self, pool: &PoolName) -> Result<Supply, StoreError>;
 
-    /// The key that all processes on this table seal cursors with, by a strongly consistent read; `fresh` becomes it
-    /// if there is none yet.
+    /// The key with which all processes on this table seal cursors, by a strongly consistent read; stores `fresh` if
+    /// there is none yet.
     async fn cursor_key(&self, fresh: &CursorKey) -> Result<CursorKey, StoreError>;
 
     /// Every pool that the table knows, by a strongly consistent read.
     async fn pools(&self) -> Result<BTreeSet<PoolName>, StoreError>;
 
-    /// Adds pools to the table. It never forgets one: their sandboxes are looked after although no process is
-    /// configured for them any more.
+    /// Adds pools to the table. The table never removes one, so that its sandboxes are maintained although no process
+    /// is configured for it any more.
     async fn note_pools(&self, pools: &BTreeSet<PoolName>) -> Result<(), StoreError>;
 
-    /// The operators' switch of all deletions, by a strongly consistent read; none if it was never turned.
+    /// The operators' switch of all deletions, by a strongly consistent read; none if it was never changed.
     async fn deletion_switch(&self) -> Result<Option<DeletionSwitch>, StoreError>;
 
-    /// Puts `next` there, if its version is later than the one that is there; false if another turn was first.
+    /// Stores `next` if its version is later than the stored one; false if another change was faster.
     async fn set_deletion_switch(&self, next: &DeletionSwitch) -> Result<bool, StoreError>;
 
     /// The settings that the processes on this table have agreed on, by a strongly consistent read.
     async fn agreed(&self) -> Result<Agreed, StoreError>;
 
-    /// Writes those of the `own` settings that the table does not have yet, or all of them if it `replaces`, and gives
-    /// back what the table has then. Settings of other builds stay as they are.
+    /// Stores those of the `own` settings that the table does not have yet (all of them if `replaces`), and returns the
+    /// resulting settings. Settings of other builds stay.
     async fn agree(&self, own: &Agreed, replaces: bool) -> Result<Agreed, StoreError>;
 
     /// The mark of the table, by a strongly consistent read.
     async fn mark(&self) -> Result<TableMark, StoreError>;
 
-    /// Puts `next` in the place of the mark if that is still `seen`; false if it is another one.
+    /// Replaces the mark by `next` if it still equals `seen`; false if it does not.
     async fn advance_mark(&self, seen: &TableMark, next: &TableMark) -> Result<bool, StoreError>;
 
-    /// The configured pools and all others of the table; adds to the table those that it does not know.
+    /// The configured pools and all others in the table; adds missing ones to the table.
     async fn pools_with(&self, configured: &BTreeSet<PoolName>) -> Result<BTreeSet<PoolName>, StoreError> {
         let mut pools = self.pools().await?;
         let fresh: BTreeSet<PoolName> = configured.difference(&pools).cloned().collect();
@@ -129,7 +128,7 @@ pub trait Layout: Send + Sync + std::fmt::Debug {
 // === impl CursorKey ===
 
 impl CursorKey {
-    /// The key of these bytes, which have to come from a source of randomness that is fit for keys.
+    /// A key of these bytes, which must come from a cryptographically secure source.
     #[must_use]
     pub const fn new(bytes: [u8; CURSOR_KEY_BYTES]) -> Self {
         Self(bytes)
@@ -146,7 +145,7 @@ impl CursorKey {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The key of such a text; none if it is no such text.
+    /// Parses such a text; none if it is invalid.
     pub fn parse(text: &str) -> Option<Self> {
         if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
@@ -167,7 +166,7 @@ impl std::fmt::Debug for CursorKey {
 // === impl Shards ===
 
 impl Shards {
-    /// Of a table without any writes yet.
+    /// The numbers of a table without any writes.
     pub fn fresh(count: u16, now: UnixSeconds) -> Self {
         let count = count.clamp(1, SHARDS_MAX);
         Self { write: count, read: count, read_since: now }
@@ -184,13 +183,13 @@ impl Shards {
     }
 }
 
-/// The number of shards for the largest pool: as set at least, a power of two beyond that.
+/// The number of shards for the largest pool: at least the setting, and a power of two beyond that.
 pub fn wanted_shards(set: u16, sandboxes: u64) -> u16 {
     let by_size = sandboxes.div_ceil(SANDBOXES_PER_SHARD).max(1).next_power_of_two();
     u16::try_from(by_size).unwrap_or(SHARDS_MAX).max(set).clamp(1, SHARDS_MAX)
 }
 
-/// When everything that was made free up to `supplied_at` is shown, by an index that lags at most `lag`.
+/// When the index shows everything that was made free up to `supplied_at`, with at most this lag.
 pub fn settles_at(supplied_at: Option<UnixSeconds>, lag: Duration) -> Option<UnixSeconds> {
     // An index without lag is written together with the sandbox.
     supplied_at.filter(|_| !lag.is_zero()).map(|at| at.after(lag).after(NOTE_GRANULARITY))

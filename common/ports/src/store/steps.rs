@@ -1,4 +1,4 @@
-//! The transitions by name, for callers that hold a store.
+//! The transitions as methods of a store.
 
 use super::{Store, StoreError, Write};
 use domain::{
@@ -31,7 +31,7 @@ macro_rules! by_id {
     };
 }
 
-/// Transitions of a sandbox that was seen.
+/// Transitions of a sandbox that was read before.
 macro_rules! by_seen {
     ($($name:ident($seen:ty $(, $argument:ident: $type:ty)*);)+) => {
         $(
@@ -77,8 +77,8 @@ impl dyn Store + '_ {
         self.apply(&grant.candidate.id, &Transition::grant(grant)).await
     }
 
-    /// Applies [`Transition::describe`]. One write for a free sandbox, whose name is also its sort key. Any other is
-    /// found out by that write failing and takes a second one; the version fixes the state, so the two cannot both apply.
+    /// Applies [`Transition::describe`]. A free sandbox needs one write; its name is also its sort key. For any other,
+    /// that write fails and a second one follows. The version implies the state, so the two cannot both apply.
     ///
     /// # Errors
     /// The store could not say what happened.
