@@ -1,7 +1,7 @@
-//! The baseline of `bench`: one bare request-reply round trip without any of our code. No service uses this.
+//! The baseline of `bench`: one bare request-reply round trip without our code. No service uses this.
 //!
-//! The responder has a separate connection and is a member of a queue group, as an allocator is, so a round trip
-//! passes the server twice. Its subject is an inbox: it needs no name in the contract and cannot collide with another.
+//! The responder has a separate connection and is in a queue group, like an allocator, so a round trip passes the
+//! server twice. Its subject is an inbox, which cannot collide with names of the contract.
 
 use super::{NatsBus, NatsConfig, failed};
 use bytes::Bytes;
@@ -16,12 +16,12 @@ use tokio::task::JoinHandle;
 
 /// Bytes of the reply: about those of a granted claim.
 const REPLY_BYTES: usize = 256;
-/// How long one round trip may take before the baseline cannot be measured.
+/// Time-out of one round trip.
 const ROUND_TRIP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause between two looks whether the connections are there.
+/// Pause between two checks of the connections.
 const CONNECT_POLL_PAUSE: Duration = Duration::from_millis(5);
 
-/// A responder and a caller that do nothing but answer and ask.
+/// A responder and a caller.
 #[derive(Debug)]
 pub struct NatsBaseline {
     caller: NatsBus,
@@ -33,7 +33,7 @@ pub struct NatsBaseline {
 // === impl NatsBaseline ===
 
 impl NatsBaseline {
-    /// Connects both and starts to answer.
+    /// Connects both and starts the responder.
     ///
     /// # Errors
     /// [`BusError`] when there is no connection within ten seconds, or the server refuses the subscription.
@@ -61,12 +61,12 @@ impl NatsBaseline {
             let reply = Bytes::from_static(&[b'x'; REPLY_BYTES]);
             while let Some(request) = requests.next().await {
                 let Some(inbox) = request.reply else { continue };
-                // An answer that cannot be sent is missed by the caller, who reports it.
+                // If the reply cannot be sent, the caller times out and reports it.
                 let _ = client.publish(inbox, reply.clone()).await;
             }
         });
         let baseline = Self { caller, responder, subject, answering };
-        // Nothing says when the server has taken the subscription, and the caller's connection may be faster.
+        // The server does not confirm a subscription, and the caller's connection may be faster.
         let answered = async {
             while let Err(RequestError::NoResponders) = baseline.round_trip(Bytes::new()).await {
                 clock.sleep(CONNECT_POLL_PAUSE).await;
@@ -78,7 +78,7 @@ impl NatsBaseline {
         Ok(baseline)
     }
 
-    /// Asks once with `body` and waits for the answer.
+    /// Sends `body` and waits for the reply.
     ///
     /// # Errors
     /// [`RequestError`] when there is none within ten seconds.

@@ -1,5 +1,5 @@
-//! Who a role is to the server. Files are read at every attempt to connect, so that renewed credentials need no
-//! restart: the server ends a connection whose credentials it no longer accepts, and the next attempt has the new ones.
+//! The credentials of a role. Files are read at every attempt to connect, so that renewed credentials need no restart:
+//! the server closes a connection whose credentials it no longer accepts, and the next attempt uses the new ones.
 
 use super::{NatsConfig, ROLE_IN_USER, failed};
 use async_nats::{Auth, AuthError};
@@ -11,18 +11,18 @@ use std::path::PathBuf;
 const JWT_BEGIN: &str = "-----BEGIN NATS USER JWT-----";
 const SEED_BEGIN: &str = "-----BEGIN USER NKEY SEED-----";
 
-/// What a role shows to the server.
+/// Credentials for the server.
 #[derive(Clone, Debug)]
 pub(super) enum Credentials {
     /// A user with a password.
     Password { user: String, password: Secret },
-    /// A user with a password that stands in a file.
+    /// A user with a password in a file.
     PasswordFile { user: String, file: PathBuf },
-    /// A token of the user and the key that it names, in a file.
+    /// A JWT of the user and its key, in a file.
     File(PathBuf),
 }
 
-/// Where the servers are, and the credentials that a role may be configured to present.
+/// The servers, and the credentials that the role is configured to use.
 pub(super) struct Login {
     pub(super) url: String,
     pub(super) credentials_file: Option<PathBuf>,
@@ -55,7 +55,7 @@ impl Login {
                 "file with that password in place of `NATS_PASSWORD`, read at every attempt to connect",
             )
             .map(PathBuf::from);
-        // The client library leaves those of an address unused.
+        // The client library ignores credentials in an address.
         if let Some((in_url, of_url)) = credentials_in(&url) {
             if user.is_some() || password.is_some() {
                 settings.mistake("NATS_URL", "names a user, and so does NATS_USER; leave one of them out");
@@ -77,7 +77,7 @@ impl Login {
 // === impl Credentials ===
 
 impl Credentials {
-    /// Those of the role `name`; none if the server wants none.
+    /// The credentials of the role `name`; none if the server needs none.
     pub(super) fn of(config: &NatsConfig, name: &str) -> Option<Self> {
         if let Some(file) = &config.credentials_file {
             return Some(Self::File(file.clone()));
@@ -90,7 +90,7 @@ impl Credentials {
         }
     }
 
-    /// Fails where no attempt to connect could succeed.
+    /// Fails if no attempt to connect could succeed.
     pub(super) async fn check(&self) -> Result<(), BusError> {
         let operation = match self {
             Self::File(_) => "read NATS_CREDENTIALS_FILE",
@@ -99,7 +99,7 @@ impl Credentials {
         self.auth(b"nonce").await.map(|_| ()).map_err(failed(operation))
     }
 
-    /// What an attempt to connect sends; the server chose `nonce` for it.
+    /// The answer to the server's challenge `nonce`.
     pub(super) async fn auth(&self, nonce: &[u8]) -> Result<Auth, AuthError> {
         let mut auth = Auth::new();
         match self {
@@ -131,7 +131,7 @@ fn section<'a>(text: &'a str, begin: &str) -> Option<&'a str> {
     rest.lines().map(str::trim).find(|line| !line.is_empty()).filter(|line| !line.starts_with('-'))
 }
 
-/// User and password of the first address that has them (`nats://user:password@host`), as they are written.
+/// User and password of the first address that contains them (`nats://user:password@host`), unchanged.
 fn credentials_in(addresses: &str) -> Option<(String, String)> {
     addresses.split(',').find_map(|address| {
         let (_, rest) = address.split_once("://")?;

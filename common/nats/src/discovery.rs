@@ -1,7 +1,7 @@
-//! Discovery: what `nats micro ls`, `info`, `stats` and `ping` show of a worker (the NATS service API, ADR-32).
+//! Discovery: what `nats micro ls`, `info`, `stats` and `ping` show about a worker (the NATS service API, ADR-32).
 //!
-//! Every role shows itself; only an allocator serves what its endpoints name. Only `$SRV.>` is here. Requests themselves are served by our own loop, because the
-//! library's service type loses requests when it stops.
+//! Every role answers; only an allocator serves what its endpoints name. Only `$SRV.>` is handled here. Requests are
+//! served by a separate loop, because the library's service type loses requests when it stops.
 
 use super::{NatsBus, failed};
 use async_nats::{Message, StatusCode};
@@ -24,17 +24,17 @@ use tokio_util::sync::CancellationToken;
 const SERVICE_VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Prefix of the discovery subjects, fixed by the service API.
 const DISCOVERY_PREFIX: &str = "$SRV";
-/// The three questions of the service API.
+/// The three kinds of discovery requests.
 const QUESTIONS: [&str; 3] = ["PING", "INFO", "STATS"];
 /// The endpoint of a role that serves no requests.
 const WORK_ENDPOINT: &str = "work";
-/// Metadata that tell one fleet's workers from another's.
+/// Metadata key with the prefix of the fleet.
 const PREFIX_KEY: &str = "prefix";
-/// Among the numbers of an endpoint: what the worker has under way.
+/// Statistic of an endpoint: what the worker has in progress.
 const IN_FLIGHT_KEY: &str = "in_flight";
-/// Workers that are listed; a fleet has some dozens.
+/// Most workers in a list; a fleet has some dozens.
 const WORKERS_MAX: usize = 1_000;
-/// Silence after which no further worker is expected to answer; the `nats` client waits as long.
+/// Silence after which no further answer is expected; the `nats` client waits as long.
 const SILENCE: Duration = Duration::from_millis(300);
 
 #[async_trait]
@@ -47,7 +47,7 @@ impl Discovery for NatsBus {
         let asked = self.client.publish_with_reply(question, inbox, "".into()).await;
         asked.map_err(failed(OPERATION))?;
         let mut found = Vec::new();
-        // The number of workers is unknown: a moment of silence after the first answers is taken for the end.
+        // The number of workers is unknown: a moment of silence after the first answers counts as the end.
         let _ = tokio::time::timeout(patience, async {
             while found.len() < WORKERS_MAX {
                 let reply = match found.len() {
@@ -106,7 +106,7 @@ impl Discovery for NatsBus {
 }
 
 impl NatsBus {
-    /// The worker that shows itself in such an answer; none if it is of another fleet, or none of ours at all.
+    /// The worker in an answer; none if it belongs to another fleet or is not one of ours.
     fn worker_in(&self, payload: &[u8]) -> Option<WorkerView> {
         let mut shown: Shown = serde_json::from_slice(payload).ok()?;
         let role = WorkerRole::of_service(&shown.name)?;
@@ -188,7 +188,8 @@ fn answer(
     }
 }
 
-/// What a role serves: an allocator every verb, any other one thing, which is named after where it comes from.
+/// The endpoints of a role: for an allocator one per verb, for any other role a single one, named after its source of
+/// work.
 fn endpoints(role: WorkerRole, subjects: &Subjects) -> Vec<(EndpointName, Option<Verb>)> {
     let subject = match role {
         WorkerRole::Allocator => {
@@ -216,7 +217,7 @@ const fn description(role: WorkerRole) -> &'static str {
     }
 }
 
-// The shapes below are those of ADR-32; their field names are its words.
+// These types follow ADR-32, including the field names.
 
 #[derive(Serialize)]
 struct Common<'a> {
@@ -243,7 +244,7 @@ struct Info<'a> {
     endpoints: Vec<EndpointInfo>,
 }
 
-/// What is read of a worker's statistics.
+/// The part of a worker's statistics that is read.
 #[derive(Deserialize)]
 struct Shown {
     name: String,

@@ -1,4 +1,4 @@
-//! The event log: a stream in which the events of one sandbox follow each other without a hole.
+//! The event log: a stream in which the events of one sandbox have no gaps.
 
 use super::publish::{EXPECTED_SEQUENCE_SUBJECT, encode, is_conflict};
 use super::{NatsBus, failed};
@@ -20,7 +20,7 @@ impl EventLog for NatsBus {
     async fn last_event(&self, id: &SandboxId) -> Result<Option<EventMark>, BusError> {
         const OPERATION: &str = "look for the last event";
         let stream = self.stream_to_read(self.config.subjects.events_stream()).await?;
-        // From the leader: a replica that lags would show an older one, and the next append would fail on it.
+        // Read from the leader: a lagging replica might return an older event, and the next append would fail.
         match stream.get_last_raw_message_by_subject(&self.config.subjects.events_of(id)).await {
             Ok(message) => {
                 let event_id = message.headers.get(NATS_MESSAGE_ID).map(|id| id.as_str());
@@ -58,7 +58,7 @@ impl EventLog for NatsBus {
         if matches!(&published, Ok(ack) if ack.duplicate) {
             match self.last_event(id).await? {
                 Some(mark) if mark.version >= version => return Ok(Appended::Kept(mark)),
-                // Purged or removed since, but the server knows its id for two minutes more.
+                // The event was purged or removed since, but the server remembers its id for two more minutes.
                 _ => published = publish(format!("{}:{}", self.random.fresh_id(), event.id)).await,
             }
         }

@@ -1,7 +1,7 @@
-//! Reading the event log as it grows: pages from the stream, and notifications that are the events themselves.
+//! Reads the event log: pages from the stream, and the published events as notifications.
 //!
-//! There is no consumer at the server: a reader that is slow, or goes away, leaves nothing behind there, and one that
-//! comes back goes on where it was.
+//! There is no consumer at the server: a slow or vanished reader leaves nothing there, and a returning one continues at
+//! its position.
 
 use super::{JETSTREAM_TIMEOUT, NatsBus, failed};
 use async_nats::{HeaderMap, Message, StatusCode};
@@ -16,12 +16,12 @@ use ports::bus::{
 use serde::Serialize;
 use std::time::Duration;
 
-/// Longest wait until the server has a subscription. Without a connection it takes longer, but then no event arrives.
+/// Longest wait until the server has a subscription. Without a connection it takes longer, but then no event comes.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The header of a message read from a stream that says its place.
+/// The header with the sequence of a message read from a stream.
 const SEQUENCE_HEADER: &str = "Nats-Sequence";
 
-/// Asks for several messages at once. The field names are the server's; the client library has no type for it.
+/// Requests several messages at once. The field names are the server's; the client library has no type for it.
 #[derive(Serialize)]
 struct Batch<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,7 +38,7 @@ impl EventFeed for NatsBus {
         let stream = self.jetstream.get_stream(self.config.subjects.events_stream()).await;
         let stream = stream.map_err(failed("look at the event log"))?;
         let state = &stream.cached_info().state;
-        // A stream that never held anything says that its first is 0.
+        // A stream that was always empty reports 0 as its first sequence.
         Ok(EventLogRange { first: state.first_sequence.max(1), last: state.last_sequence })
     }
 
@@ -79,7 +79,7 @@ impl EventFeed for NatsBus {
         const OPERATION: &str = "listen to events";
         let subject = self.config.subjects.event_wanted(wanted.cause, wanted.sandbox.as_ref());
         let messages = self.client.subscribe(subject).await.map_err(failed(OPERATION))?;
-        // What comes after the server has this is heard, so that it has to be known when that is.
+        // Only events after the server has the subscription cause notifications, so the caller has to know when it has.
         tokio::time::timeout(SUBSCRIBE_TIMEOUT, self.client.flush())
             .await
             .map_err(failed(OPERATION))?
@@ -88,10 +88,10 @@ impl EventFeed for NatsBus {
     }
 }
 
-/// An event of a page, or none at the end of the page.
+/// An event of a page; none at the end of the page.
 fn page_part(reply: Message) -> Result<Option<KeptEvent>, String> {
     match reply.status {
-        // 204 ends a page that held something, 404 is one that holds nothing.
+        // 204 ends a page with messages; 404 is an empty page.
         Some(StatusCode::NOT_FOUND) => return Ok(None),
         Some(status) if status.as_u16() == 204 => return Ok(None),
         Some(StatusCode::NO_RESPONDERS) => return Err("the stream is not there".to_owned()),

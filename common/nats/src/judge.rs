@@ -1,35 +1,35 @@
-//! What a refusal of JetStream means, in one place for streams and buckets.
+//! Interprets refusals of JetStream, for streams and buckets.
 //!
-//! The client library distinguishes only some refusals, and reports others by the same kind on a single server and in
-//! a cluster. So we look for the server's error code among the causes of an error.
+//! The client library distinguishes only some refusals, and reports the same one differently on a single server and in
+//! a cluster. So this code looks for the server's error code among the causes of an error.
 
 use async_nats::jetstream;
 use async_nats::jetstream::ErrorCode;
 use std::error::Error;
 
-/// What the server answers to a message that is one too many for its subject. The code stands for every failure to
-/// store a message, a full disk among them.
+/// The server's text for too many messages on a subject. Its code covers every failure to store a message, a full disk
+/// included.
 const SUBJECT_FULL_TEXT: &str = "maximum messages per subject";
 
-/// What to make of a refusal.
+/// The meaning of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// Another message was first: look again, and decide anew.
+    /// Another message was first: read again and decide again.
     Conflict,
-    /// Another message is on its way into a replicated stream: as a conflict, but what can be read does not show it yet.
+    /// Another message is being replicated: a conflict, but reads do not show that message yet.
     InFlight,
-    /// The subject holds as many messages as it may.
+    /// The subject has its maximum number of messages.
     SubjectFull,
-    /// JetStream as a whole, or the stream, takes nothing at the moment, as the server itself says.
+    /// The server says that JetStream, or the stream, accepts nothing at the moment.
     Unable,
-    /// Anything else: it may have been stored.
+    /// Any other error: the message may be stored.
     Other,
 }
 
 // === impl Refusal ===
 
 impl Refusal {
-    /// What the server said, as far as `error` still knows.
+    /// The meaning of `error`.
     pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
         let Some(answer) = server_answer(error) else { return Self::Other };
         match answer.error_code() {
@@ -56,13 +56,13 @@ impl Refusal {
         }
     }
 
-    /// Whether the write lost to another one.
+    /// Whether another write was faster.
     pub(super) const fn is_conflict(self) -> bool {
         matches!(self, Self::Conflict | Self::InFlight)
     }
 }
 
-/// The server's own answer among the causes of an error.
+/// The server's answer among the causes of an error.
 pub(super) fn server_answer<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a jetstream::Error> {
     let mut cause = Some(error);
     while let Some(error) = cause {

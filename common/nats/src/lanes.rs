@@ -1,8 +1,8 @@
-//! Consuming deletions, a lane for each pool: a class of 500 in one pool does not delay five in another.
+//! Consumes deletions with a lane for each pool, so that 500 deletions in one pool do not delay five in another.
 //!
-//! Every pool has its own durable consumer, and every process has a loop for each of them. A lane may hold as many
-//! deliveries as the process has slots; for the slots themselves all lanes wait in one queue that serves in the
-//! order of arrival. So a delivery waits for no more than one round of the other lanes.
+//! Every pool has a durable consumer, and every process has a loop (lane) for each of them. A lane may fetch as many
+//! deliveries as the process has slots; all lanes wait for slots in one first-in-first-out queue. So a delivery waits
+//! for at most one round of the other lanes.
 
 use super::streams::{Source, keep_alive};
 use super::whole::Maintenance;
@@ -22,15 +22,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How often a process looks for consumers of further pools.
+/// How often a process looks for consumers of new pools.
 const POOL_DISCOVERY_PERIOD: Duration = Duration::from_millis(250);
-/// How often it looks through the subjects of the queue for pools without a consumer. The announcing worker makes one,
-/// so this finds only foreign messages and lost consumers.
+/// How often it scans the subjects of the queue for pools without a consumer. The announcing worker creates the
+/// consumer, so this finds only foreign messages and lost consumers.
 const SUBJECT_SCAN_PERIOD: Duration = Duration::from_secs(10);
-/// Most pools that one process works for; a larger number means that a client publishes nonsense.
+/// Most pools that one process serves; more means that a client publishes invalid subjects.
 const LANES_MAX: usize = 256;
 
-/// What all lanes of a process share.
+/// The state that all lanes of a process share.
 #[derive(Clone)]
 struct Lanes {
     bus: NatsBus,
@@ -64,7 +64,7 @@ impl DeletionQueue for NatsBus {
         fetching.close();
         fetching.wait().await;
         lanes.running.close();
-        // What is cut off is given back and done again elsewhere: every step of it is safe to repeat.
+        // Deliveries that are cut off are returned and done again elsewhere; every step is safe to repeat.
         if tokio::time::timeout(self.config.finish_timeout, lanes.running.wait()).await.is_err() {
             lanes.cut.cancel();
             lanes.running.wait().await;
@@ -76,7 +76,7 @@ impl DeletionQueue for NatsBus {
 // === impl Lanes ===
 
 impl Lanes {
-    /// Opens a lane for every pool that turns up, until the stop.
+    /// Starts a lane for every pool that appears, until the stop.
     async fn open_lanes(&self, fetching: &TaskTracker) {
         let mut open = BTreeSet::new();
         let mut scanned_at: Option<Instant> = None;
@@ -100,11 +100,11 @@ impl Lanes {
         }
     }
 
-    /// Fetches what waits for one pool, until the stop.
+    /// Fetches the deletions of one pool until the stop.
     async fn fetch(self, pool: PoolName) {
         let subjects = &self.bus.config.subjects;
         let mut source = Source::new(&self.bus, subjects.deletions_stream(), subjects.reaper_consumer(&pool));
-        // Over-fetching is bounded by what the process could do if this lane were alone.
+        // At most what the process could do if this were the only lane.
         let fetched = Arc::new(Semaphore::new(self.in_flight_max));
         while !self.stop.is_cancelled() {
             if self.bus.waits_idle(&self.stop).await {
@@ -142,7 +142,7 @@ impl Lanes {
         }
     }
 
-    /// Works on a message when the process has a slot for it, and keeps it alive until then.
+    /// Works on a message when the process has a slot, and keeps the message alive until then.
     async fn work_with_slot(&self, message: &Message) {
         let slot = tokio::select! {
             slot = self.slots.acquire() => slot,
@@ -157,10 +157,10 @@ impl Lanes {
 // === impl NatsBus ===
 
 impl NatsBus {
-    /// Makes the consumer of a pool, unless it is there. What an operator paused stays paused.
+    /// Creates the consumer of a pool unless it exists. A consumer that an operator paused stays paused.
     ///
     /// # Errors
-    /// [`BusError`] when the server does not make it.
+    /// [`BusError`] when the server does not create it.
     pub async fn open_pool(&self, pool: &PoolName) -> Result<(), BusError> {
         let stream = self.config.subjects.deletions_stream();
         self.keep_consumer(stream, self.config.reaper_config(pool), Maintenance::CorrectAll).await?;
@@ -168,7 +168,7 @@ impl NatsBus {
         Ok(())
     }
 
-    /// Has the consumers of these pools made with the streams.
+    /// Creates the consumers of these pools together with the streams.
     pub fn expect_pools(&self, pools: impl IntoIterator<Item = PoolName>) {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).extend(pools);
     }
@@ -179,13 +179,13 @@ impl NatsBus {
             return;
         }
         if let Err(error) = self.open_pool(pool).await {
-            // A reaper that looks through the subjects finds the message all the same.
+            // A reaper that scans the subjects will find the message.
             tracing::warn!(error = %Chain(&error), "the consumer of {pool} is not made yet");
         }
     }
 
-    /// Takes care of the consumers of pools that this process has worked for, that have one, or that have work in the
-    /// queue. Says whether anything was done.
+    /// Maintains the consumers of pools that this process has served, that have one, or that have work in the queue.
+    /// Returns whether anything was changed.
     pub(super) async fn open_pools_again(&self, maintenance: Maintenance) -> Result<bool, BusError> {
         let subjects = &self.config.subjects;
         let names = self.deletion_consumers().await?;
@@ -194,7 +194,7 @@ impl NatsBus {
         pools.extend(self.opened.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
         let mut is_changed = false;
         for pool in &pools {
-            // Those that are there and need no correction cost no call.
+            // Consumers that exist and need no correction cost no call.
             if maintenance == Maintenance::CorrectAll || !names.contains(&subjects.reaper_consumer(pool)) {
                 let config = self.config.reaper_config(pool);
                 is_changed |= self.keep_consumer(subjects.deletions_stream(), config, maintenance).await?;
@@ -203,7 +203,7 @@ impl NatsBus {
         Ok(is_changed)
     }
 
-    /// Removes the consumer of former builds, which took the work of all pools and leaves no room for others.
+    /// Removes the consumer of older builds, which took the work of all pools and blocks the consumers of single pools.
     pub(super) async fn remove_old_consumer(&self) -> Result<(), BusError> {
         let stream = self.config.subjects.deletions_stream();
         let names: Vec<String> = self.deletion_consumers().await?;
@@ -214,7 +214,7 @@ impl NatsBus {
         Ok(())
     }
 
-    /// Pools with a consumer; with a look through the subjects also those that have none yet, and get one.
+    /// Pools with a consumer; with `scans_subjects` also those with work, whose consumers are then created.
     async fn pools_of_queue(&self, scans_subjects: bool) -> Result<Vec<PoolName>, BusError> {
         let subjects = &self.config.subjects;
         let names = self.deletion_consumers().await?;

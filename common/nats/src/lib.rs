@@ -48,17 +48,16 @@ pub use whole::Maintenance;
 use credentials::{Credentials, Login};
 use link::{Chooser, Seen};
 
-/// Commands that may wait for the connection; one more makes the caller wait inside its own deadline.
+/// Commands in the queue of the client; beyond that, callers wait within their deadlines.
 const CLIENT_CAPACITY_COMMANDS: usize = 2_048;
-/// Messages that one subscription may hold. Our loops never stop reading, so a full one means that the
-/// process is stuck, and the server's slow-consumer rule should see it.
+/// Messages in the buffer of one subscription. Our loops never stop reading, so a full buffer means that the process is
+/// stuck, and the server's slow-consumer rule should apply.
 const SUBSCRIPTION_CAPACITY_MESSAGES: usize = 16_384;
-/// Longest wait for an answer of JetStream: a new leader of a replicated stream takes about 5 s (measured).
+/// Time-out of JetStream calls: electing a new leader of a replicated stream takes about 5 s (measured).
 const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
-/// Part of a process's stopping time that is kept for what comes after the work: a fetch that ends, messages
-/// that are given back, replies that are sent.
+/// Part of the grace period that is reserved for the end: finishing a fetch, returning messages, sending replies.
 const CLOSING_TIME: Duration = Duration::from_secs(2);
-/// Longest time that closing a connection may take.
+/// Time-out of closing a connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 const DAY_SECONDS: u64 = 24 * 3_600;
 /// Longest pause between two attempts to connect.
@@ -66,21 +65,21 @@ const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
 /// First pause between two attempts to connect; it doubles.
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
 
-/// What stands for the name of the connection in `NATS_USER`, so that one environment does for every role.
+/// Placeholder for the role in `NATS_USER`, so that all roles can share one environment.
 const ROLE_IN_USER: &str = "{role}";
 
-/// How to reach NATS, and how a fleet uses it.
+/// The connection to NATS, and the streams of the fleet.
 #[derive(Clone, Debug)]
 pub struct NatsConfig {
     /// `nats://` or `tls://` addresses, separated by commas.
     pub url: String,
-    /// Credentials file of the role, if the server wants one.
+    /// Credentials file of the role, if the server needs one.
     pub credentials_file: Option<PathBuf>,
-    /// User name, if the server wants one; `{role}` in it stands for the name of the connection.
+    /// User name, if the server needs one; `{role}` in it stands for the name of the connection.
     pub user: Option<String>,
     /// Password of that user.
     pub password: Option<Secret>,
-    /// File with the password, in its place.
+    /// File with that password.
     pub password_file: Option<PathBuf>,
     /// How the connection is kept.
     pub link: LinkConfig,
@@ -90,23 +89,23 @@ pub struct NatsConfig {
     pub replicas: usize,
     /// Deletions of one pool that may be under way in the whole fleet.
     pub deletions_in_flight_max: usize,
-    /// Time without a word from a reaper after which a deletion is given to another one.
+    /// Silence of a reaper after which its deletion is given to another one.
     pub deletion_ack_wait: Duration,
     /// The provider throttle.
     pub throttle: ThrottleRules,
     /// How long events are kept.
     pub events_kept: Duration,
-    /// Most bytes of events; beyond that the oldest go.
+    /// Most bytes of events; beyond that the oldest are removed.
     pub events_bytes_max: u64,
-    /// Time between two looks whether every stream, consumer and bucket is there.
+    /// Time between two checks of streams, consumers and bucket.
     pub check_period: Duration,
-    /// Longest time that work under way is waited for when a consumer stops.
+    /// Longest wait for work in progress when a consumer stops.
     pub finish_timeout: Duration,
-    /// How far the clock of a process may be from the server's before it takes no work; none: not compared.
+    /// How far the clock of a process may differ from the server's before it takes no work; none: not compared.
     pub clock_skew_max: Option<Duration>,
 }
 
-/// A connection to NATS that keeps every promise of [`ports::bus`].
+/// A connection to NATS that implements [`ports::bus`].
 #[derive(Clone, Debug)]
 pub struct NatsBus {
     client: Client,
@@ -115,22 +114,22 @@ pub struct NatsBus {
     clock: Arc<dyn Clock>,
     /// The server's time.
     time: Arc<ServerTime>,
-    /// Whether the table of this process, if it has one, may be worked on.
+    /// Whether the table of this process, if it has one, may be used.
     guard: TableGuard,
-    /// Settings of this process that discovery shows.
+    /// Settings of this process for discovery.
     settings: Arc<BTreeMap<String, String>>,
     random: Arc<dyn Random>,
-    /// The bucket, once it was there.
+    /// The bucket, once it exists.
     bucket: Arc<OnceCell<kv::Store>>,
-    /// Held by the one task of this process that changes the provider throttle.
+    /// Held by the task of this process that changes the provider throttle.
     throttle_lock: Arc<Mutex<()>>,
     chooser: Arc<Chooser>,
     seen: Seen,
-    /// What the last look for streams, consumers and bucket found.
+    /// The result of the last check of streams, consumers and bucket.
     whole: watch::Sender<Result<(), String>>,
-    /// Why the server could not store the last message, if it could not.
+    /// Why the server could not store the last message; `Ok` if it could.
     storing: watch::Sender<Result<(), String>>,
-    /// Pools whose consumer this process has made sure of.
+    /// Pools whose consumers this process has created or found.
     opened: Arc<std::sync::Mutex<BTreeSet<PoolName>>>,
     /// Where upkeep counts what it did.
     mended: Option<UpkeepMetrics>,
@@ -179,7 +178,7 @@ impl NatsConfig {
             1..=3_600,
             "time between two looks whether every stream, consumer and bucket is there; the reconciler also puts edited settings right",
         );
-        // What is left of the process's time is for giving back what did not finish and for closing.
+        // The rest of the grace period is for returning unfinished work and closing.
         let finish_timeout = read_stop_grace(settings).saturating_sub(CLOSING_TIME);
         let clock_skew_max = settings.seconds(
             "CLOCK_SKEW_MAX_SECONDS",
@@ -212,10 +211,10 @@ impl NatsConfig {
 // === impl NatsBus ===
 
 impl NatsBus {
-    /// Starts to connect, as `name`, and returns at once; keeps trying for ever, with a log line at each change.
+    /// Starts to connect as `name` and returns at once. It keeps trying and logs each change.
     ///
     /// # Errors
-    /// [`BusError`] when the address or the credentials cannot even be read.
+    /// [`BusError`] when the address or the credentials cannot be read.
     pub async fn connect(
         name: &str,
         config: NatsConfig,
@@ -253,19 +252,19 @@ impl NatsBus {
         })
     }
 
-    /// The same connection, whose upkeep counts what it does.
+    /// The same connection, which counts its upkeep.
     #[must_use]
     pub fn counting(self, metrics: UpkeepMetrics) -> Self {
         Self { mended: Some(metrics), ..self }
     }
 
-    /// This connection, which takes no work while this guard has found the table put back to an earlier time.
+    /// The same connection, which takes no work while the guard says that the table was restored.
     #[must_use]
     pub fn guarded_by(self, guard: TableGuard) -> Self {
         Self { guard, ..self }
     }
 
-    /// This connection, which shows these settings in discovery. None of them may be a secret.
+    /// The same connection, with these settings in discovery. None of them may be a secret.
     #[must_use]
     pub fn showing(self, settings: BTreeMap<String, String>) -> Self {
         Self { settings: Arc::new(settings), ..self }
@@ -283,21 +282,21 @@ impl NatsBus {
         self.client.connection_state() == State::Connected
     }
 
-    /// Refuses at once while there is no connection. The client library would keep what it is given and send it, stale,
-    /// after a reconnect; an order that was refused has to stay undone.
+    /// Fails at once without a connection. The client library would queue the message and send it, stale, after a
+    /// reconnect; a refused order must not take effect later.
     fn refuse_unconnected(&self, operation: &'static str) -> Result<(), BusError> {
         if self.connected() { Ok(()) } else { Err(failed(operation)("not connected")) }
     }
 
-    /// Sends what is still buffered and closes the connection. The last thing that a process does with it.
+    /// Flushes and closes the connection. Nothing may use it afterwards.
     pub async fn close(&self) {
         self.send_rest().await;
-        // Returns once the command is taken; without a connection nothing takes it.
+        // Returns once the command is queued; without a connection it never is.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.client.drain()).await;
     }
 
-    /// Sends what is still buffered. Without a connection there is no server to send it to, and waiting for one could
-    /// take for ever; the caller repeats a request whose reply is lost in this way.
+    /// Flushes the connection. Without a connection, waiting could last for ever; a caller repeats a request whose
+    /// reply is lost.
     async fn send_rest(&self) {
         if self.connected() && tokio::time::timeout(CLOSE_TIMEOUT, self.client.flush()).await.is_err() {
             tracing::warn!("the last messages could not be sent to NATS");
@@ -334,7 +333,7 @@ async fn connect_options(
     let (chooser, random) = (Arc::clone(chooser), Arc::clone(random));
     Ok(options
         .name(name)
-        // Replies to one role are not for the eyes of another; nats/accounts.conf keeps to that.
+        // A role must not read replies to another one; nats/accounts.conf enforces that.
         .custom_inbox_prefix(format!("_INBOX.{name}"))
         .retry_on_initial_connect()
         .ping_interval(config.link.ping_interval)
@@ -354,7 +353,7 @@ async fn connect_options(
 }
 
 fn reconnect_delay(random: &dyn Random, attempts: usize) -> Duration {
-    // The first attempt after a loss is immediate; a crowd of workers then spreads out.
+    // The first attempt after a loss is immediate; later ones are spread.
     let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
     if attempts <= 1 {
         return Duration::ZERO;
@@ -364,7 +363,7 @@ fn reconnect_delay(random: &dyn Random, attempts: usize) -> Duration {
     RECONNECT_DELAY_MIN + full_jitter(random, longest)
 }
 
-/// Addresses as they may be shown: one may carry a user, a password or a token before its host.
+/// The addresses without users, passwords and tokens, for logs.
 fn without_credentials(addresses: &str) -> String {
     let shown = addresses.split(',').map(|address| {
         let (scheme, rest) = address.trim().split_once("://").unwrap_or(("nats", address.trim()));

@@ -1,8 +1,9 @@
-//! The connection itself: does it answer, and at which of several servers does it end.
+//! The connection: whether it answers, and to which of several servers it leads.
 //!
-//! A machine that vanishes closes nothing. So the client asks its server every few seconds and takes silence for a loss,
-//! and readiness asks at once. After a loss another server is taken in random order; but a server that comes back has no
-//! clients then, so each connection that was moved is moved once more, to any server, when things are quiet again.
+//! A machine that vanishes closes no connection. So the client pings its server every few seconds and treats silence as
+//! a loss, and readiness checks at once. After a loss the client takes another server in random order. A server that
+//! comes back has no clients then, so each moved connection is moved once more, to any server, when all has been quiet
+//! for a while.
 
 use super::{NatsBus, failed};
 use async_nats::{ReconnectToServer, Server, ServerAddr};
@@ -17,25 +18,25 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Longest wait for the server's answer to readiness; below what a readiness check may take.
+/// Time-out of the server's answer during a readiness check; shorter than the time-out of the check.
 const ROUND_TRIP_TIMEOUT: Duration = Duration::from_secs(1);
-/// Room in a message for the headers of a request.
+/// Space for the headers of a request.
 const HEADERS_BYTES: usize = 16 * 1_024;
-/// Smallest `max_payload` of a server with which every request of the contract gets through.
+/// Smallest `max_payload` of a server that accepts every request of the contract.
 const MAX_PAYLOAD_MIN: usize = REQUEST_BYTES_MAX + HEADERS_BYTES;
-/// What the server says, in lower case, to a role that may not publish to its own inbox.
+/// The server's error, in lower case, for a role that may not publish to its own inbox.
 const DENIED: &str = "permissions violation for publish to \"_inbox.";
-/// The same of a role that may not write the key that [`NatsBus::probe_storing`] writes, and what its subject ends with.
+/// The same for the key that [`NatsBus::probe_storing`] writes, and the end of its subject.
 const PROBE_DENIED: (&str, &str) = ("permissions violation for publish to \"$kv.", ".probe\"");
 
-/// How a connection is kept.
+/// The settings of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkConfig {
-    /// Silence after which the server is asked whether it is there; after three times that it counts as lost.
+    /// Silence after which the server is pinged; after three times that, the connection counts as lost.
     pub ping_interval: Duration,
     /// Longest time that one attempt to connect to one address may take.
     pub connect_timeout: Duration,
-    /// Calm after a reconnect until the connection is moved to any of the servers: at least this, at most twice.
+    /// Quiet time after a reconnect before the connection moves to any of the servers: at least this, at most twice.
     pub spread_after: Duration,
 }
 
@@ -48,18 +49,18 @@ pub(super) struct Chooser {
 
 #[derive(Debug, Default)]
 struct Choice {
-    /// Where the connection is, or the last attempt went.
+    /// The server of the connection or of the last attempt.
     last: Option<ServerAddr>,
-    /// Where the next attempt has to go.
+    /// The server for the next attempt.
     next: Option<ServerAddr>,
 }
 
-/// What the client library reports of the connection.
+/// Counters of what the client library reports.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
-    /// How often it was made.
+    /// Number of connects.
     connects: watch::Sender<u64>,
-    /// How often the server refused a message that only asks whether it is there, or stores.
+    /// How often the server refused a probe message.
     denials: watch::Sender<u64>,
 }
 
@@ -106,7 +107,7 @@ impl Chooser {
         Self { random, choice: Mutex::default() }
     }
 
-    /// Any server but the one that was lost or did not answer; of those the ones that failed least.
+    /// Any server except the one that was lost or did not answer; among those, the ones with the fewest failures.
     pub(super) fn choose(&self, servers: &[Server]) -> Option<ReconnectToServer> {
         let mut choice = self.choice.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(addr) = choice.next.take().filter(|next| servers.iter().any(|one| one.addr == *next)) {
@@ -124,7 +125,7 @@ impl Chooser {
         Some(ReconnectToServer { addr, delay: None })
     }
 
-    /// Any of the servers; none if that is the one where the connection is.
+    /// Any of the servers; none if that is the current one.
     fn another(&self, servers: &[Server]) -> Option<ServerAddr> {
         let any = servers.get(self.random.below(servers.len()))?;
         let choice = self.choice.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,7 +155,7 @@ impl Seen {
         }
     }
 
-    /// A wait for the next such refusal.
+    /// Waits for the next refusal of a probe.
     pub(super) fn denials(&self) -> watch::Receiver<u64> {
         self.denials.subscribe()
     }
@@ -163,11 +164,11 @@ impl Seen {
 // === impl NatsBus ===
 
 impl NatsBus {
-    /// Sends a message to itself through the server: whether the bus answers right now, and takes what the contract
-    /// needs.
+    /// Sends a message to itself through the server, to see whether the bus answers now and accepts the message sizes
+    /// of the contract.
     ///
     /// # Errors
-    /// What is wrong, in words for an operator.
+    /// The problem, in words for an operator.
     pub async fn round_trip(&self) -> Result<(), String> {
         if !self.connected() {
             return Err("not connected to NATS".to_owned());
@@ -187,7 +188,7 @@ impl NatsBus {
         }
     }
 
-    /// The port of the server at which the connection ends, as the server says.
+    /// The port of the connected server, as the server reports it.
     #[must_use]
     pub fn server_port(&self) -> u16 {
         self.client.server_info().port
@@ -201,12 +202,12 @@ impl NatsBus {
         self.client.publish(inbox, "".into()).await.map_err(failed(OPERATION))?;
         tokio::select! {
             reply = replies.next() => reply.map(|_| ()).ok_or("closed").map_err(failed(OPERATION)),
-            // A server whose accounts are those of a former build refuses the message, and a refusal is an answer.
+            // A server with the accounts of an older build refuses the message, and a refusal is an answer.
             denied = denials.changed() => denied.map_err(failed(OPERATION)),
         }
     }
 
-    /// Moves the connection to any of the servers after each reconnect, once that was some time ago, until `stop`.
+    /// Moves the connection to any of the servers some time after each reconnect, until `stop`.
     pub async fn stay_spread(&self, stop: &CancellationToken) {
         tokio::select! {
             () = self.spread_for_ever() => {}
@@ -216,7 +217,7 @@ impl NatsBus {
 
     async fn spread_for_ever(&self) {
         let mut connects = self.seen.connects.subscribe();
-        // The first connection is to any server already.
+        // The first connection already is to any server.
         let mut settled = 1;
         while let Ok(now) = connects.wait_for(|count| *count > settled).await.map(|count| *count) {
             let calm = self.config.link.spread_after;
@@ -234,7 +235,7 @@ impl NatsBus {
                         return;
                     }
                 }
-                // It is still away; it gets its share when it is back.
+                // That server is still down; it gets its share when it returns.
                 Some(_) => {}
                 None => settled = now,
             }

@@ -12,9 +12,9 @@ use std::time::Duration;
 /// Key of the mark.
 const MARK_KEY: &str = "table.mark";
 const OPERATION: &str = "keep the mark of the table";
-/// Tries at a key that other processes raise at the same time.
+/// Attempts to raise a key that other processes raise at the same time.
 const ROUNDS_MAX: usize = 10;
-/// Pause between two of them.
+/// Pause between two attempts.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 
 #[async_trait]
@@ -46,7 +46,7 @@ impl TableMarks for NatsBus {
     }
 }
 
-/// What cannot be read is no mark, and the next one takes its place.
+/// An unreadable value counts as no mark, and the next one replaces it.
 fn mark_in(entry: &Entry) -> KnownMark {
     serde_json::from_slice(&entry.value).unwrap_or_default()
 }

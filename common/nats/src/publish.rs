@@ -1,4 +1,4 @@
-//! Publishing: deletion work, parked deletions, ticks, and the wait for a tick's report.
+//! Publishes deletion work, parked deletions and ticks, and waits for reports.
 
 use super::judge::{Refusal, server_answer};
 use super::upkeep::parked_headers;
@@ -17,29 +17,29 @@ use ports::bus::{Announced, BusError, Deletions, TickReceipt, Ticks};
 use runtime::telemetry::Chain;
 use std::time::Duration;
 
-/// Tries of a publish whose answer is needed. A replicated stream takes about 5 s to find a new leader.
+/// Attempts of a publish that needs an acknowledgement. A replicated stream takes about 5 s to elect a new leader.
 const PUBLISH_TRIES_MAX: usize = 6;
-/// First pause between two tries; it doubles.
+/// First pause between two attempts; it doubles.
 const PUBLISH_RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
-/// Longest pause between two tries.
+/// Longest pause between two attempts.
 const PUBLISH_RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
-/// Checks the sequence of the last message on another subject than the message's own, here a wildcard; the
-/// client library has no constant for it.
+/// Checks the last sequence of another subject than the message's, here a wildcard; the client library has no constant
+/// for it.
 pub(super) const EXPECTED_SEQUENCE_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
-/// Key of the bucket that is written to see whether the server stores messages.
+/// Key that is written to check whether the server stores messages.
 const PROBE_KEY: &str = "probe";
-/// Times that a tick may be refused because one waits that is gone a moment later.
+/// How often a tick may be refused because of a waiting one that is gone a moment later.
 const FOLD_ROUNDS_MAX: usize = 10;
 
-/// What became of publishing a tick.
+/// The result of publishing a tick.
 enum Published {
-    /// The stream has it.
+    /// The stream stored it.
     Taken(PublishAck),
-    /// The stream has no room for it: a tick of its kind waits, with that sequence.
+    /// The stream refused it, because a tick of its kind waits, with that sequence.
     Waiting(u64),
 }
 
-/// The report of a run that began after the tick was taken.
+/// The report of a run that began after the tick was accepted.
 async fn answer_to(receipt: TickReceipt, reports: &mut Subscriber) -> Option<RunReport> {
     while let Some(message) = reports.next().await {
         match serde_json::from_slice::<RunReport>(&message.payload) {
@@ -61,8 +61,8 @@ impl Deletions for NatsBus {
     async fn announce(&self, work: &DeletionWork) -> Result<Announced, BusError> {
         let (id, pool, _) = work.parts().map_err(failed("announce a deletion"))?;
         let subjects = &self.config.subjects;
-        // No message id: within the duplicate window it would swallow the announcement that replaces a lost
-        // message. The expected sequence alone keeps a second message of this sandbox out.
+        // Without a message id: within the duplicate window it would suppress the message that replaces a lost one. The
+        // expected sequence alone prevents a second message of this sandbox.
         let message = PublishMessage::build()
             .payload(encode(work, "announce a deletion")?)
             .expected_last_subject_sequence(0)
@@ -117,7 +117,7 @@ impl Ticks for NatsBus {
         patience: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
         let body = encode(order, "order a run")?;
-        // The run of a tick that waited already knows nothing of the order.
+        // The run of a tick that waited before does not know the order.
         self.publish_and_wait(kind, body, patience, |receipt| !receipt.duplicate).await
     }
 
@@ -136,7 +136,7 @@ impl Ticks for NatsBus {
 }
 
 impl NatsBus {
-    /// Puts a tick into the stream, unless one of its kind waits there.
+    /// Publishes a tick unless one of its kind waits.
     async fn publish_tick(&self, kind: TickKind, message: PublishMessage) -> Result<Published, BusError> {
         let subject = self.config.subjects.tick(kind);
         for _ in 0..FOLD_ROUNDS_MAX {
@@ -147,7 +147,7 @@ impl NatsBus {
                         return Ok(Published::Waiting(sequence));
                     }
                 }
-                // The same message id is on its way into a replicated stream: soon it will be in there.
+                // The same message id is being replicated and will be stored soon.
                 Err(error) if is_conflict(&error) => self.clock.sleep(PUBLISH_RETRY_DELAY_MIN).await,
                 Err(error) => return Err(failed("publish a tick")(error)),
             }
@@ -155,8 +155,8 @@ impl NatsBus {
         Err(failed("publish a tick")("the stream is full and empty at once"))
     }
 
-    /// Publishes a tick that an operator ordered and, if its outcome makes that worthwhile, waits for the report of a
-    /// run that began after it. All of that takes no longer than `patience`.
+    /// Publishes an operator's tick and, if that is useful, waits for the report of a run that began after it. All of
+    /// that takes at most `patience`.
     async fn publish_and_wait(
         &self,
         kind: TickKind,
@@ -166,14 +166,14 @@ impl NatsBus {
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
         const OPERATION: &str = "order a run";
         self.refuse_unconnected(OPERATION)?;
-        // One order is one message, however often it has to be sent: every try carries the same id.
+        // One order is one message, however often it has to be sent: every attempt has the same id.
         let id = format!("{}:order:{}", kind.as_str(), self.random.fresh_id());
         let message = PublishMessage::build().payload(body).message_id(id);
         let mut taken = None;
         let answered = tokio::time::timeout(patience, async {
             let mut reports = self.reports(kind).await?;
             let receipt = match self.publish_tick(kind, message).await? {
-                // A copy of this very order is no other tick: an earlier try, whose answer was lost, put it there.
+                // A copy of this order is no other tick: an earlier attempt, whose acknowledgement was lost, stored it.
                 Published::Taken(ack) => TickReceipt { sequence: ack.sequence, duplicate: false },
                 Published::Waiting(sequence) => TickReceipt { sequence, duplicate: true },
             };
@@ -188,14 +188,13 @@ impl NatsBus {
         }
     }
 
-    /// The reports of a kind from now on. Listening begins before the tick is published, or a quick run would be
-    /// missed.
+    /// Subscribes to the reports of a kind. This happens before the tick is published, or a quick run would be missed.
     async fn reports(&self, kind: TickKind) -> Result<Subscriber, BusError> {
         let subject = self.config.subjects.report(kind);
         self.client.subscribe(subject).await.map_err(failed("wait for a report"))
     }
 
-    /// The sequence of the last tick on `subject`; none if it has been run on meanwhile.
+    /// The sequence of the last tick on `subject`; none if its run has finished since.
     async fn waiting_tick(&self, subject: &str) -> Result<Option<u64>, BusError> {
         let stream = self
             .jetstream
@@ -209,7 +208,7 @@ impl NatsBus {
         }
     }
 
-    /// Publishes and waits for the stream's word, with further tries where that is safe and worth it.
+    /// Publishes and waits for the acknowledgement, with retries where they are safe and useful.
     pub(super) async fn publish_until_acked(
         &self,
         subject: String,
@@ -232,27 +231,28 @@ impl NatsBus {
         published
     }
 
-    /// Remembers for readiness whether the server can store messages. A refusal for another reason says that it can.
+    /// Records for readiness whether the server can store messages. A refusal for another reason shows that it can.
     fn note_storing(&self, published: &Result<PublishAck, PublishError>) {
         let able = match published {
             Err(error) if Refusal::of(error) == Refusal::Unable => {
                 let words = server_answer(error).map(ToString::to_string).unwrap_or_default();
                 Err(format!("NATS does not store messages: {words}"))
             }
-            // It did not say why: what the last look at the streams found is all that is known.
+            // It did not say why, so the result of the last check remains.
             Err(error) if !is_conflict(error) => return,
             Ok(_) | Err(_) => Ok(()),
         };
         let _ = self.storing.send_replace(able);
     }
 
-    /// Writes a message, and remembers for readiness whether the server stored it. Says whether it did, as far as is known.
+    /// Writes a message and records for readiness whether the server stored it. Returns whether it did, as far as is
+    /// known.
     pub(super) async fn probe_storing(&self) -> bool {
         let mut denials = self.seen.denials();
         let subject = format!("$KV.{}.{PROBE_KEY}", self.config.subjects.bucket());
         let published = tokio::select! {
             published = async { self.jetstream.publish(subject, Bytes::new()).await?.await } => published,
-            // The accounts of the server are those of a former build: what our work finds is all that is known.
+            // The server has the accounts of an older build: only the messages of our work show whether it stores.
             _ = denials.changed() => return true,
         };
         match &published {
@@ -268,7 +268,7 @@ impl NatsBus {
         published.is_ok()
     }
 
-    /// Sends the report of a run to the callers that wait for it, and keeps it for those that ask later.
+    /// Sends the report of a run to waiting callers and stores it for later readers.
     pub(super) async fn send_report(&self, report: &RunReport) -> Result<(), BusError> {
         let payload = encode(report, "publish a report")?;
         let store = self.bucket().await?;
@@ -277,7 +277,7 @@ impl NatsBus {
         self.client.publish(subject, payload).await.map_err(failed("publish a report"))
     }
 
-    /// The bucket. The handle holds only names, so one that was opened once is good for ever.
+    /// The bucket. The handle contains only names, so it stays valid.
     pub(super) async fn bucket(&self) -> Result<async_nats::jetstream::kv::Store, BusError> {
         let open = || async { self.jetstream.get_key_value(self.config.subjects.bucket()).await };
         self.bucket.get_or_try_init(open).await.cloned().map_err(failed("open the bucket"))
@@ -288,7 +288,7 @@ pub(super) fn encode<T: serde::Serialize>(value: &T, operation: &'static str) ->
     serde_json::to_vec(value).map(Bytes::from).map_err(failed(operation))
 }
 
-/// Whether the stream refused because it has a message of this sandbox already.
+/// Whether the stream refused because it has a message of this sandbox.
 pub(super) fn is_conflict(error: &PublishError) -> bool {
     Refusal::of(error).is_conflict()
 }

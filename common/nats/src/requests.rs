@@ -31,7 +31,7 @@ impl Requests for NatsBus {
         body: Bytes,
         patience: Duration,
     ) -> Result<Reply, Unanswered> {
-        // Without this check the request would sit in the client's queue and be sent, stale, after a reconnect.
+        // Without this check the request would wait in the client's queue and be sent, stale, after a reconnect.
         if !self.connected() {
             return Err(RequestError::Disconnected.into());
         }
@@ -41,7 +41,7 @@ impl Requests for NatsBus {
             .timeout(None);
         let (client, subject) = (self.client.clone(), self.config.subjects.request(verb));
         let mut sent = Box::pin(async move { client.send_request(subject, request).await });
-        // The client's own time-out starts only once the command is queued; this one bounds all of it.
+        // The client's time-out starts when the command is queued; this one covers everything.
         match tokio::time::timeout(patience, &mut sent).await {
             Ok(Ok(message)) => Ok(reply_of(message)),
             Ok(Err(error)) => Err(Unanswered::from(match error.kind() {
@@ -69,7 +69,7 @@ impl Requests for NatsBus {
     }
 }
 
-/// No worker would ever answer what the server does not take, so it is answered here.
+/// The server would not accept the message, so no worker could answer it. This is the answer.
 fn too_large(request_id: &str) -> Reply {
     let fault = Fault::new(FaultCode::BodyTooLarge, "the request is larger than the message queue takes");
     let body = serde_json::to_vec(&fault.body(request_id)).unwrap_or_default().into();
@@ -83,7 +83,7 @@ fn reply_of(message: Message) -> Reply {
     Reply { outcome, is_fault, body: message.payload }
 }
 
-/// The client library panics on a header value of two lines, so none gets there.
+/// The client library panics on a header value of several lines, so those are prevented.
 fn headers_of(context: &Context, clock: &dyn Clock, time: &ServerTime) -> HeaderMap {
     let Context { request_id, deadline_ms: _, traceparent, idempotency_key, attempt } = context;
     let mut map = HeaderMap::new();
@@ -94,7 +94,7 @@ fn headers_of(context: &Context, clock: &dyn Clock, time: &ServerTime) -> Header
         if let Some((_, latest_ms)) = time.range_ms() {
             map.insert(headers::SENT_AT_MS, latest_ms.to_string());
         }
-        // Workers of former builds know only this one.
+        // Workers of older builds know only this header.
         map.insert(headers::DEADLINE_MS, time.now_ms().saturating_add(remaining_ms).to_string());
     }
     if let Some(traceparent) = traceparent {

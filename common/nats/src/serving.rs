@@ -1,9 +1,9 @@
-//! The worker's side of requests: a separate loop, because the library's service type loses requests when it stops and
-//! has no limit on work in flight.
+//! The worker's side of requests. It does not use the library's service type, which loses requests when it stops and
+//! does not limit the work in progress.
 //!
-//! Each verb has a subscription in the queue group. The loop never waits for work: it takes a permit or answers *busy*
-//! at once. Stopping follows a sequence that lost nothing when measured: the worker asks the server to stop after a
-//! number of further messages, handles what still arrives, and only then closes the subscription.
+//! Each verb has a subscription in the queue group. The loop never waits for work: it gets a permit, or answers *busy*
+//! at once. Stopping follows a sequence without loss (measured): the worker asks the server to end the subscription
+//! after a number of further messages, handles what still arrives, and only then closes the subscription.
 
 use super::{NatsBus, failed};
 use async_nats::client::PublishErrorKind;
@@ -22,16 +22,16 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Messages after which the server ends a subscription that is leaving, counted from those seen.
+/// Messages after which the server ends a subscription that is being drained, counted from those received.
 const DRAIN_MESSAGES_MAX: u64 = 256;
-/// A leaving subscription that was quiet for this long has nothing on its way any more.
+/// If a draining subscription is quiet for this long, no message is in transit.
 const DRAIN_IDLE: Duration = Duration::from_millis(250);
-/// Longest time that leaving may take under load.
+/// Longest time that draining may take under load.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-/// What replies have to be addressed to; a caller must not aim our replies at our own streams.
+/// Required prefix of reply subjects, so that no caller can direct replies into our streams.
 const INBOX_PREFIX: &str = "_INBOX";
 
-/// What the loops of all verbs share.
+/// The state that the loops of all verbs share.
 struct Server {
     bus: NatsBus,
     handler: Arc<dyn Handler>,
@@ -101,14 +101,14 @@ impl Server {
             tokio::select! {
                 message = tokio::time::timeout(DRAIN_IDLE, subscriber.next()) => match message {
                     Ok(Some(message)) => self.take(verb, message),
-                    // Ended by the server at the count, or nothing is on its way any more.
+                    // The server ended it at the limit, or nothing is in transit.
                     Ok(None) => return,
                     Err(_) => break,
                 },
                 () = &mut patience => break,
             }
         }
-        // Without a connection nothing comes any more, and the end of the subscription does not come either.
+        // Without a connection no message comes, and neither does the end of the subscription.
         if !self.bus.connected() || subscriber.drain().await.is_err() {
             return;
         }
@@ -154,8 +154,8 @@ impl Server {
 }
 
 impl NatsBus {
-    /// Why this worker does not take such a request now, if it does not. To look at the worker changes nothing; by a clock
-    /// that is off all else records moments, or ends what is due.
+    /// Why this worker refuses such a request now; none if it takes it. Health checks change nothing; all other verbs
+    /// record times or end what is due, which a wrong clock would falsify.
     fn refusal(&self, verb: Verb) -> Option<&'static str> {
         if verb != Verb::Health && self.time.problem().is_some() {
             return Some("this worker's clock is off; try again");
@@ -164,7 +164,7 @@ impl NatsBus {
         is_refused.then_some("the table was put back to an earlier time; an operator has to look at it first")
     }
 
-    /// Says that the answer cannot be sent. Asked again it would be no smaller.
+    /// Replies that the answer is too large. A repeat would not make it smaller.
     async fn refuse_large(&self, reply_to: Subject, request_id: &str) {
         let fault = Fault::new(FaultCode::InternalError, "the answer is larger than the message queue takes");
         let mut map = HeaderMap::new();
@@ -189,7 +189,7 @@ impl NatsBus {
                 serde_json::to_vec(&fault.body(request_id)).unwrap_or_default().into()
             }
         };
-        // A reply that cannot be sent is one that was lost: the caller repeats.
+        // A reply that cannot be sent is lost: the caller repeats.
         if let Err(error) = self.client.publish_with_headers(reply_to.clone(), map, body).await {
             if error.kind() == PublishErrorKind::MaxPayloadExceeded {
                 tracing::error!(request.id = request_id, %error, "a reply is larger than NATS takes");
@@ -201,7 +201,7 @@ impl NatsBus {
     }
 }
 
-/// What rides beside a request, and whether it came too late to be looked at.
+/// The context of a request, and whether the request came too late.
 fn context_of(
     map: Option<&HeaderMap>,
     fresh_id: impl FnOnce() -> String,
@@ -212,7 +212,7 @@ fn context_of(
     let number = |name: &str| header(name).and_then(|value| value.parse::<u64>().ok());
     let (left_ms, dropped) = match number(headers::REMAINING_MS) {
         Some(remaining_ms) => {
-            // The shortest that it can have been on its way, by clocks that are known.
+            // The shortest possible time in transit, if both clocks are known.
             let earliest_ms = time.range_ms().map(|(earliest_ms, _)| earliest_ms);
             let way_ms = earliest_ms.zip(number(headers::SENT_AT_MS));
             let way_ms = way_ms.map_or(0, |(now_ms, sent_ms)| now_ms.saturating_sub(sent_ms));
@@ -242,7 +242,7 @@ mod tests {
 
     const NOW_MS: u64 = 1_700_000_000_000;
 
-    /// What is read at [`NOW_MS`] of a clock that is so much ahead of the server's.
+    /// The remaining time that is read at [`NOW_MS`] by a clock that is ahead of the server's by that much.
     fn read(headers: &[(&str, u64)], ahead_ms: Option<u64>) -> (Option<u64>, Option<Dropped>) {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
@@ -269,7 +269,7 @@ mod tests {
         for (way_ms, left_ms, dropped) in [
             (0, 4_000, None),
             (1_000, 3_001, None),
-            // The bound of the measurement is the request's, or the clocks would decide.
+            // The error bound counts in favour of the request; otherwise clocks would decide.
             (4_000, 1, None),
             (4_001, 0, Some(Dropped::Late)),
             (60_000, 0, Some(Dropped::Late)),

@@ -1,8 +1,8 @@
-//! Consuming streams: the one place that turns verdicts into acknowledgements.
+//! Consumes streams: the only code that turns verdicts into acknowledgements.
 //!
-//! A delivery is kept alive while it is worked on. A retry becomes a scheduled message before the original
-//! leaves, so that a crash in between leaves two messages and never none. No more is fetched than can run
-//! at once: the acknowledgement timer of a message runs from its delivery.
+//! A delivery is kept alive while a worker has it. A retry becomes a scheduled message before the original is
+//! acknowledged, so that a crash in between leaves two messages and never none. No more is fetched than can run at
+//! once, because the acknowledgement timer of a message starts at its delivery.
 
 use super::{NatsBus, failed};
 use async_nats::HeaderMap;
@@ -25,12 +25,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How long one fetch waits for messages; also the longest that an idle consumer takes to stop.
+/// How long one fetch waits for messages; also the longest time until an idle consumer stops.
 const FETCH_WAIT: Duration = Duration::from_secs(1);
-/// How long a fetch is listened to before it counts as lost, which happens when the server went away. The library
-/// would listen for 5 s more than the fetch waits, and all work would stand still that long.
+/// Time after which a fetch counts as lost, for example because the server vanished. The library would wait for 5 s
+/// more, and all work would stop for that long.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pause after a fetch that failed (stream not there yet, no connection).
+/// Pause after a failed fetch (stream missing, no connection).
 const FETCH_RETRY_DELAY: Duration = Duration::from_millis(500);
 /// A delivery is kept alive at this fraction of its acknowledgement wait.
 const KEEP_ALIVE_FRACTION: u32 = 3;
@@ -58,7 +58,7 @@ impl TickQueue for NatsBus {
                 };
                 tokio::select! {
                     () = self.run_once(kind, runner.as_ref(), &message) => {}
-                    // The tick is not acknowledged, so another reconciler looks again.
+                    // The tick is not acknowledged, so another reconciler runs on it.
                     () = patience => give_back(&message).await,
                     () = self.until_idle() => give_back(&message).await,
                 }
@@ -68,7 +68,7 @@ impl TickQueue for NatsBus {
     }
 }
 
-/// A durable consumer that is fetched from, opened again after a failure.
+/// A durable consumer, reopened after a failure.
 pub(super) struct Source<'a> {
     bus: &'a NatsBus,
     stream: String,
@@ -83,10 +83,10 @@ impl<'a> Source<'a> {
         Self { bus, stream, name, consumer: None }
     }
 
-    /// Asks for at most `count` messages. None after a failure, which is waited out.
+    /// Fetches at most `count` messages. After a failure, waits and returns none.
     pub(super) async fn fetch(&mut self, count: usize, stop: &CancellationToken) -> Option<Batch> {
-        // Without this check the fetch would stay in the client's queue and be sent, stale, after a reconnect: what
-        // the server then gave out would reach no worker until its timer ran out.
+        // Without this check the fetch would wait in the client's queue and be sent, stale, after a reconnect: messages
+        // that the server then delivers would reach no worker until their timers expire.
         if !self.bus.connected() {
             let error = failed("fetch messages")("not connected");
             self.wait_out(&error, stop).await;
@@ -101,8 +101,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The next message of a fetch. A fetch is not cut short by `stop`, because what the server has sent already
-    /// would be lost until its timer runs out; what comes then is given back.
+    /// The next message of a fetch. `stop` does not end a fetch, because messages that the server has sent would be
+    /// lost until their timers expire; after `stop` they are returned.
     pub(super) async fn next(&mut self, batch: &mut Batch, stop: &CancellationToken) -> Option<Message> {
         loop {
             match tokio::time::timeout(FETCH_TIMEOUT, batch.next()).await.ok()?? {
@@ -116,11 +116,11 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// After a failure: opens the consumer anew next time, and not at once.
+    /// After a failure: reopens the consumer next time, after a pause.
     async fn wait_out(&mut self, error: &BusError, stop: &CancellationToken) {
         self.consumer = None;
         tracing::warn!(nats.consumer = self.name, error = %Chain(error), "cannot fetch; trying again");
-        // The stream may have been removed; the process that finds it missing makes it again.
+        // The stream may have been removed; the process that notices it creates it again.
         if self.bus.connected() {
             tokio::select! {
                 mended = self.bus.mend() => if let Err(error) = mended {
@@ -180,7 +180,7 @@ impl NatsBus {
                 match self.schedule_retry(&work, message.payload.clone(), delay).await {
                     Ok(()) => finish(message).await,
                     Err(error) => {
-                        // Left as it is, the message comes back by itself after the acknowledgement wait.
+                        // The unacknowledged message is delivered again after the acknowledgement wait.
                         tracing::warn!(sandbox.id = work.sandbox_id, error = %Chain(&error), "retry not scheduled");
                     }
                 }
@@ -189,7 +189,7 @@ impl NatsBus {
         }
     }
 
-    /// Schedules the message as it came, with fields of a newer writer as well.
+    /// Schedules the original message, so that fields of a newer writer are preserved.
     async fn schedule_retry(
         &self,
         work: &DeletionWork,
@@ -208,7 +208,7 @@ impl NatsBus {
         self.publish_until_acked(subject, message).await.map(|_| ()).map_err(failed("schedule a retry"))
     }
 
-    /// Keeps a message that cannot be read, with its reason, and only then takes it out of the queue.
+    /// Parks a message that cannot be read, with the reason, and only then removes it from the queue.
     async fn set_aside(&self, message: &Message, reason: &str) {
         let sequence = message.info().map_or(0, |info| info.stream_sequence);
         let mut map = HeaderMap::new();
@@ -227,8 +227,7 @@ impl NatsBus {
         }
     }
 
-    /// Takes a message out of the queue for good, with the reason in the server's advisory. The library's own
-    /// call carries no reason.
+    /// Terminates a message, with the reason in the server's advisory. The library's own call has no reason.
     async fn terminate(&self, message: &Message, reason: &str) {
         let Some(reply) = message.reply.clone() else { return };
         let line = format!("+TERM {}", one_line(reason));
@@ -254,26 +253,26 @@ impl NatsBus {
     }
 }
 
-/// Says again and again that the message is being worked on. Never ends while that can be said.
+/// Reports progress on the message repeatedly. Ends only if that fails.
 pub(super) async fn keep_alive(message: &Message, ack_wait: Duration) {
     let period = ack_wait / KEEP_ALIVE_FRACTION;
     loop {
         tokio::time::sleep(period).await;
         if let Err(error) = message.ack_with(AckKind::Progress).await {
-            // Another worker may get the message now; the epoch fences the late one.
+            // Another worker may get the message now; the epoch fences this one.
             tracing::warn!(nats.subject = %message.subject, %error, "a delivery could not be kept alive");
         }
     }
 }
 
-/// Done: waits for the server's word, because an acknowledgement that is lost means the work is done twice.
+/// Done: waits for the server's confirmation, because a lost acknowledgement means that the work is done twice.
 async fn finish(message: &Message) {
     if let Err(error) = message.double_ack().await {
         tracing::warn!(nats.subject = %message.subject, %error, "not acknowledged; it will be delivered again");
     }
 }
 
-/// Not done: another worker may have it at once.
+/// Not done: another worker may get it at once.
 pub(super) async fn give_back(message: &Message) {
     if let Err(error) = message.ack_with(AckKind::Nak(None)).await {
         tracing::debug!(nats.subject = %message.subject, %error, "not given back; its timer will");

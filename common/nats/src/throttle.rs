@@ -1,5 +1,5 @@
-//! The provider throttle: one key with its whole state, moved on by compare-and-set, and one key that an
-//! operator switches. The rules are [`runtime::throttle`]'s; here is how the fleet agrees on them.
+//! The provider throttle: one key with its state, changed by compare-and-set, and one key with the operators' switch.
+//! [`runtime::throttle`] has the rules; this module stores the state for the fleet.
 
 use super::judge::Refusal;
 use super::publish::encode;
@@ -24,18 +24,18 @@ use std::time::Duration;
 const THROTTLE_KEY: &str = "line.provider";
 /// Key of the operators' switch.
 const PAUSE_KEY: &str = "deletions.pause";
-/// Rounds that a writer may lose before it gives up. Each lost round is another worker's progress, so only
-/// a bucket that is out of order gets there.
+/// Attempts of a writer before it gives up. Each failed one is another worker's progress, so only a broken bucket gets
+/// there.
 const ROUNDS_MAX: u32 = 1_000;
-/// Longest time that a look at the queue may take; the throttle itself is shown without it.
+/// Time-out of reading the queue; the throttle itself is shown without it.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A pause as the bucket keeps it.
+/// A pause as stored in the bucket.
 #[derive(Serialize, Deserialize)]
 struct KeptPause {
     #[serde(flatten)]
     pause: Pause,
-    /// The version of the switch in the table; absent if an operator wrote it directly, or a former build did.
+    /// The version of the switch in the table; absent if an operator or an older build wrote the entry directly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     version: Option<u64>,
 }
@@ -92,7 +92,7 @@ impl DeletionControl for NatsBus {
     async fn status(&self) -> Result<DeletionsStatus, BusError> {
         let (throttle, pause) = self.read_throttle().await?;
         let mut status = self.config.throttle.status(&throttle, pause.as_ref(), self.time.now_ms());
-        // Listing waits as long as the server lets it; the caller has less time.
+        // Listing waits as long as the server allows; the caller has less time.
         status.pools = tokio::time::timeout(QUEUE_TIMEOUT, self.pool_queues())
             .await
             .map_err(failed("look at the queue"))??
@@ -112,7 +112,7 @@ impl SwitchCache for NatsBus {
         if entry.operation != Operation::Put {
             return Ok((entry.revision, CachedSwitch::Off));
         }
-        // The writer of this entry wanted to stop the deletions, even if it cannot be read.
+        // The writer of an unreadable entry wanted to stop the deletions.
         let KeptPause { pause, version } = serde_json::from_slice(&entry.value).unwrap_or_else(|_| {
             let reason = Some("the switch holds something that cannot be read".to_owned());
             KeptPause { pause: Pause { by: "unknown".to_owned(), reason, ..Pause::default() }, version: None }
@@ -137,14 +137,13 @@ impl SwitchCache for NatsBus {
 }
 
 impl NatsBus {
-    /// Replaces the state of the throttle by what `step` makes of it and of the time, if it makes anything, and gives
-    /// back what `step` said.
+    /// Replaces the state by the result of `step`, if it has one, and returns the answer of `step`.
     async fn move_on<T>(
         &self,
         step: impl Fn(&ThrottleState, u64) -> (T, Option<ThrottleState>) + Send,
     ) -> Result<T, BusError> {
         let store = self.bucket().await?;
-        // One writer of this process at a time: they would only lose rounds to each other.
+        // One writer of this process at a time; several would only conflict with each other.
         let _guard = self.throttle_lock.lock().await;
         for _ in 0..ROUNDS_MAX {
             let entry = put_entry(&store, THROTTLE_KEY).await?;
@@ -167,8 +166,8 @@ impl NatsBus {
         Ok((throttle?.as_ref().map(|entry| self.throttle_in(entry)).unwrap_or_default(), pause?))
     }
 
-    /// What an entry says, counted from when the server took it. An unreadable value counts as a fresh throttle: the next
-    /// writer puts it right.
+    /// The state in an entry, relative to when the server stored it. An unreadable value counts as a new throttle,
+    /// which the next writer stores.
     fn throttle_in(&self, entry: &Entry) -> ThrottleState {
         let throttle: ThrottleState = serde_json::from_slice(&entry.value).unwrap_or_default();
         let taken_ms = u64::try_from(entry.created.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
@@ -183,7 +182,7 @@ impl NatsBus {
         })
     }
 
-    /// What waits and what is under way, as the server's consumers have it.
+    /// The waiting and running deletions, from the server's consumers.
     async fn pool_queues(&self) -> Result<Vec<(String, PoolDeletions)>, BusError> {
         let stream = self
             .jetstream
@@ -211,7 +210,8 @@ pub(super) async fn put_entry(store: &Store, key: &str) -> Result<Option<Entry>,
     Ok(entry.filter(|entry| entry.operation == Operation::Put))
 }
 
-/// Changes a key if it is still at that revision, or not there; gives its new one, or none if another writer was faster.
+/// Writes a key if it still has that revision, or does not exist. Returns the new revision, or none if another writer
+/// was faster.
 pub(super) async fn write(
     store: &Store,
     key: &str,

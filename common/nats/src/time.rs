@@ -1,4 +1,5 @@
-//! Measuring the server's time: any answer of JetStream about a stream says when it was made, and every role may ask.
+//! Measures the server's time: JetStream's answers about a stream state when they were made, and every role may request
+//! them.
 
 use super::NatsBus;
 use async_nats::Request;
@@ -10,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How often the server's time is measured. In between the monotonic clock goes on, so this only bounds its drift.
+/// Time between two measurements. The monotonic clock advances in between, so this only bounds its drift.
 const MEASURE_PERIOD: Duration = Duration::from_secs(5);
-/// Pause before another attempt while nothing is measured, and between two looks at a clock that is off.
+/// Pause before another attempt while nothing has been measured, and between two checks of a wrong clock.
 const MEASURE_AGAIN: Duration = Duration::from_millis(500);
-/// Longest wait for an answer; a slower one would say little.
+/// Time-out of an answer; a slower one would be imprecise.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Deserialize)]
@@ -23,14 +24,14 @@ struct Stamped {
 }
 
 impl NatsBus {
-    /// The server's time as this connection knows it.
+    /// The server's time as measured by this connection.
     #[must_use]
     pub fn server_time(&self) -> &Arc<ServerTime> {
         &self.time
     }
 
-    /// Measures the server's time again and again until `stop`, shows it in `metrics`, and says in the log when this
-    /// process's clock is off, and when it is right again.
+    /// Measures the server's time repeatedly until `stop`, updates `metrics`, and logs when the clock of this process
+    /// is wrong and when it is right again.
     pub async fn keep_time(&self, metrics: ClockMetrics, stop: CancellationToken) {
         let mut problem: Option<String> = None;
         while self.time.is_compared() && !stop.is_cancelled() {
@@ -55,12 +56,12 @@ impl NatsBus {
         }
     }
 
-    /// Whether no work may be taken: the clock is off, or the table was put back to an earlier time.
+    /// Whether no work may be taken: the clock is wrong, or the table was restored.
     pub(super) fn is_idle(&self) -> bool {
         self.time.problem().or_else(|| self.guard.problem()).is_some()
     }
 
-    /// Whether no work may be taken; then waits for a moment.
+    /// Returns whether no work may be taken; if so, after a pause.
     pub(super) async fn waits_idle(&self, stop: &CancellationToken) -> bool {
         self.measure_time_once().await;
         if !self.is_idle() {
@@ -73,24 +74,24 @@ impl NatsBus {
         true
     }
 
-    /// Returns when no work may be done any more, which stops what has begun.
+    /// Returns when no work may be done any more, which stops running work.
     pub(super) async fn until_idle(&self) {
         while !self.is_idle() {
             tokio::time::sleep(MEASURE_AGAIN).await;
         }
     }
 
-    /// Asks the server if nothing is known yet.
+    /// Measures if nothing has been measured yet.
     pub(super) async fn measure_time_once(&self) {
         if self.time.is_compared() && self.time.skew_ms().is_none() {
             self.measure_time().await;
         }
     }
 
-    /// Asks the server once. Without an answer everything stays as it was.
+    /// Measures once. Without an answer nothing changes.
     async fn measure_time(&self) {
         let subjects = &self.config.subjects;
-        // The second one is for a fleet whose bucket was lost.
+        // The second stream is for a fleet that has lost its bucket.
         for stream in [format!("KV_{}", subjects.bucket()), subjects.ticks_stream()] {
             if !self.connected() {
                 return;
@@ -98,7 +99,7 @@ impl NatsBus {
             let asked = self.clock.monotonic();
             let request = Request::new().timeout(Some(ANSWER_TIMEOUT));
             let sent = self.client.send_request(format!("$JS.API.STREAM.INFO.{stream}"), request);
-            // The time-out of the request begins only when the client has taken it.
+            // The time-out of the request starts only when the client has queued it.
             let Ok(Ok(answer)) = tokio::time::timeout(ANSWER_TIMEOUT, sent).await else { continue };
             let stamped = serde_json::from_slice::<Stamped>(&answer.payload).ok();
             if let Some(server_ms) = stamped.and_then(|stamped| parse_rfc3339_ms(&stamped.ts?)) {

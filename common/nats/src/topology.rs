@@ -1,4 +1,4 @@
-//! The streams, consumers and the bucket of a fleet, made (or brought up to date) at start.
+//! The streams, consumers and the bucket of a fleet, created or updated at the start.
 
 use super::whole::Maintenance;
 use super::{NatsBus, NatsConfig, failed};
@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Most bytes of one message on any of our streams.
 const MESSAGE_BYTES_MAX: i32 = 64 * 1024;
-/// Under what the metadata of EVENTS say how far it was rebuilt.
+/// Metadata key of EVENTS that says how far it has been rebuilt.
 pub(super) const REBUILT_KEY: &str = "rebuilt";
-/// What operators may decide about a stream or a consumer, and what the server adds by itself.
+/// Settings of streams and consumers that operators decide about, and values that the server adds.
 const OPERATORS_PART: [&str; 11] = [
     "metadata",
     "placement",
@@ -32,8 +32,8 @@ const OPERATORS_PART: [&str; 11] = [
 ];
 
 impl NatsBus {
-    /// Makes the fleet's streams, consumers and bucket, or brings them up to date. Safe to repeat, and by many
-    /// at once. Keeps trying until it is done or `stop` is cancelled.
+    /// Creates the fleet's streams, consumers and bucket, or updates them. Safe to repeat and to run concurrently.
+    /// Retries until it succeeds or `stop` is cancelled.
     ///
     /// # Errors
     /// [`BusError`] only after `stop`.
@@ -47,7 +47,7 @@ impl NatsBus {
     }
 }
 
-/// A stream or a consumer as the fleet makes it, in the words of the server.
+/// A stream or a consumer of the fleet, in the server's format.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Definition {
     /// Name of its file under `nats/definitions`.
@@ -62,7 +62,7 @@ impl NatsConfig {
     /// The definition of every stream, and of every consumer of a fleet with these pools.
     ///
     /// # Errors
-    /// When one cannot be written as JSON.
+    /// When a definition cannot be written as JSON.
     pub fn definitions(&self, pools: &[PoolName]) -> Result<Vec<Definition>, serde_json::Error> {
         let mut all = Vec::new();
         for config in self.streams() {
@@ -84,7 +84,7 @@ impl NatsConfig {
         [self.deletions_config(), self.parked_config(), self.ticks_config(), self.events_config()]
     }
 
-    /// DELETIONS: the work queue. A retry waits as a scheduled message, so schedules have to be on.
+    /// DELETIONS: the work queue. A retry is a scheduled message, so message schedules have to be enabled.
     fn deletions_config(&self) -> stream::Config {
         let subjects = &self.subjects;
         stream::Config {
@@ -93,14 +93,14 @@ impl NatsConfig {
             subjects: vec![subjects.deletion_work_all(), subjects.deletion_retry_all()],
             retention: RetentionPolicy::WorkQueue,
             allow_message_schedules: true,
-            // The server switches it on with schedules, said or not.
+            // The server enables it with schedules anyway.
             allow_rollup: true,
             allow_message_ttl: true,
             ..self.stream_defaults()
         }
     }
 
-    /// PARKED: deletions that used up their attempts, the latest of each sandbox.
+    /// PARKED: deletions that used up their attempts; the latest of each sandbox.
     fn parked_config(&self) -> stream::Config {
         let subjects = &self.subjects;
         stream::Config {
@@ -113,9 +113,9 @@ impl NatsConfig {
         }
     }
 
-    /// TICKS: for each kind the tick that is being run on and one that waits, so a slow run never builds a
-    /// backlog. A further one is refused, because the one that waits says the same. It must not push out the
-    /// oldest instead: that is the one being run on, and a second run would begin beside it.
+    /// TICKS: for each kind the tick whose run is in progress and one that waits, so a slow run never builds up a
+    /// backlog. A further tick is refused, because the waiting one has the same effect. It must not replace the oldest
+    /// one, whose run is in progress: a second run would start beside it.
     fn ticks_config(&self) -> stream::Config {
         let subjects = &self.subjects;
         stream::Config {
@@ -131,8 +131,8 @@ impl NatsConfig {
         }
     }
 
-    /// EVENTS: the event log. A sandbox's events are read one by one, by subject. A new one says that it lacks the events of
-    /// tombstones, and the sweep notes there how far it has added them.
+    /// EVENTS: the event log. The events of a sandbox are read one by one, by subject. A new stream is marked as
+    /// lacking the events of tombstones; the sweep adds them and records its progress there.
     fn events_config(&self) -> stream::Config {
         let subjects = &self.subjects;
         stream::Config {
@@ -158,7 +158,7 @@ impl NatsConfig {
         }
     }
 
-    /// The bucket, as the stream that it is.
+    /// The stream of the bucket.
     pub(super) fn bucket_config(&self) -> stream::Config {
         let bucket = self.subjects.bucket();
         stream::Config {
@@ -173,15 +173,15 @@ impl NatsConfig {
         }
     }
 
-    /// What the first message of a new stream counts as. Reports are known by the sequence of their tick, and outlive
-    /// the stream of ticks: one that is made again must not give a number twice. It begins at the milliseconds of now,
-    /// which no stream has counted up to that began earlier.
+    /// The first sequence of a new stream. Reports refer to the sequence of their tick and outlive the stream, so a
+    /// recreated stream must not repeat a sequence. It starts at the current milliseconds, which no earlier stream can
+    /// have reached.
     pub(super) fn first_sequence(&self, stream: &str, now_ms: u64) -> Option<u64> {
         (stream == self.subjects.ticks_stream()).then_some(now_ms)
     }
 
-    /// A consumer for each pool, so that none holds up another. The cap on concurrent deletions of a pool in the
-    /// whole fleet is its `max_ack_pending`.
+    /// A consumer for each pool, so that no pool delays another. Its `max_ack_pending` limits the concurrent deletions
+    /// of a pool in the whole fleet.
     pub(super) fn reaper_config(&self, pool: &PoolName) -> pull::Config {
         pull::Config {
             durable_name: Some(self.subjects.reaper_consumer(pool)),
@@ -192,7 +192,7 @@ impl NatsConfig {
         }
     }
 
-    /// One consumer for each kind, so that a long sync holds up no expiry; one tick at a time each.
+    /// A consumer for each kind with one delivery at a time, so that a long sync does not delay expiry.
     pub(super) fn tick_consumer_config(&self, kind: TickKind) -> pull::Config {
         pull::Config {
             durable_name: Some(self.subjects.tick_consumer(kind)),
@@ -207,13 +207,13 @@ impl NatsConfig {
 fn consumer_defaults() -> pull::Config {
     pull::Config {
         ack_policy: AckPolicy::Explicit,
-        // A message past `max_deliver` would stay in the queue unseen; who gives up a message is our own code.
+        // A message beyond `max_deliver` would stay in the queue unseen; our own code decides about giving up.
         max_deliver: -1,
         ..Default::default()
     }
 }
 
-/// The settings that the server has otherwise than we would make them, without the operators' part.
+/// The settings that differ from ours, without those of the operators.
 pub(super) fn differing<T: Serialize>(ours: &T, theirs: &T) -> Vec<String> {
     let (Ok(Value::Object(ours)), Ok(Value::Object(theirs))) =
         (serde_json::to_value(ours), serde_json::to_value(theirs))
@@ -223,7 +223,7 @@ pub(super) fn differing<T: Serialize>(ours: &T, theirs: &T) -> Vec<String> {
     let keys: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
     let differs = |key: &&String| {
         let (our, their) = (ours.get(*key).unwrap_or(&Value::Null), theirs.get(*key).unwrap_or(&Value::Null));
-        // What we leave open in these is the server's to fill in.
+        // For these, an unset value of ours means the server's default.
         let is_filled_in = matches!(key.as_str(), "duplicate_window" | "num_replicas") && is_unset(our);
         let is_same = our == their || (is_unset(our) && is_unset(their));
         !is_same && !is_filled_in && !OPERATORS_PART.contains(&key.as_str())
@@ -231,7 +231,7 @@ pub(super) fn differing<T: Serialize>(ours: &T, theirs: &T) -> Vec<String> {
     keys.into_iter().filter(differs).cloned().collect()
 }
 
-/// Whether it says nothing. The server writes "without a limit" as -1.
+/// Whether the value means "not set". The server writes "no limit" as -1.
 fn is_unset(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -243,7 +243,7 @@ fn is_unset(value: &Value) -> bool {
     }
 }
 
-/// Our settings with the operators' part as it is.
+/// Our settings with the operators' ones unchanged.
 pub(super) fn without_operators_part(ours: stream::Config, theirs: stream::Config) -> stream::Config {
     stream::Config {
         metadata: theirs.metadata,

@@ -10,18 +10,18 @@ use ports::bus::{BusError, TickTurn, TickTurns};
 use std::time::Duration;
 
 const OPERATION: &str = "take the turn of a tick";
-/// Tries at a key that another write is on its way to; a replicated bucket takes a fraction of a second.
+/// Attempts on a key that is being written by another process; a replicated bucket takes a fraction of a second.
 const ROUNDS_MAX: usize = 10;
-/// Pause between two of them.
+/// Pause between two attempts.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
-/// Numbers that readers of JSON keep apart.
+/// The largest number that JSON readers represent exactly.
 const NUMBER_MAX: usize = (1 << 53) - 1;
 
 #[async_trait]
 impl TickTurns for NatsBus {
     async fn last_turn(&self, kind: TickKind) -> Result<Option<TickTurn>, BusError> {
         let entry = put_entry(&self.bucket().await?, &turn_key(kind)).await?;
-        // Only a new scheduler asks what an old turn's age is.
+        // Only a new scheduler needs the age of an old turn.
         self.measure_time_once().await;
         Ok(entry.map(|entry| self.turn_in(&entry)))
     }
@@ -37,10 +37,10 @@ impl TickTurns for NatsBus {
                 return Ok(TickTurn { revision, number, is_first, age: Duration::ZERO });
             }
             match put_entry(&store, &key).await? {
-                // Another write is on its way into a replicated bucket.
+                // Another write is being replicated.
                 Some(entry) if Some(entry.revision) == revision => self.clock.sleep(ROUND_PAUSE).await,
                 Some(entry) => return Ok(self.turn_in(&entry)),
-                // The bucket was made anew.
+                // The bucket was recreated.
                 None => revision = None,
             }
         }
@@ -50,7 +50,7 @@ impl TickTurns for NatsBus {
 
 impl NatsBus {
     fn turn_in(&self, entry: &Entry) -> TickTurn {
-        // What cannot be read is a turn all the same: the revision is a number as well.
+        // An unreadable value is a turn all the same: its revision serves as the number.
         let taken = serde_json::from_slice(&entry.value)
             .unwrap_or(TurnTaken { number: entry.revision, is_first: false });
         let taken_ms = u64::try_from(entry.created.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Looking into DELETIONS and PARKED, and making them whole again.
+//! Inspects and repairs DELETIONS and PARKED.
 
 use super::publish::{encode, is_conflict};
 use super::topology::REBUILT_KEY;
@@ -35,7 +35,7 @@ impl Upkeep for NatsBus {
         let subjects = &self.config.subjects;
         let mut found = Vec::new();
         for subject in [subjects.deletion_work(pool, id), subjects.deletion_retry(pool, id)] {
-            // There is one of each at most, and both for a moment only.
+            // Each has at most one, and both only for a moment.
             found.extend(self.read_after(subjects.deletions_stream(), &subject, 0, 2).await?);
         }
         Ok(found.iter().map(|message| self.queued_message(message)).collect())
@@ -82,7 +82,7 @@ impl Upkeep for NatsBus {
     async fn park_again(&self, parked: &ParkedDeletion) -> Result<Announced, BusError> {
         const OPERATION: &str = "park a deletion again";
         let (id, pool, _) = parked.work.parts().map_err(failed(OPERATION))?;
-        // No message id: it would be known for a while after the copy that it replaces was lost.
+        // Without a message id, which would still be known for a while after the lost copy that this one replaces.
         let message = PublishMessage::build()
             .headers(parked_headers(parked))
             .payload(encode(parked, OPERATION)?)
@@ -116,7 +116,7 @@ impl Upkeep for NatsBus {
     }
 }
 
-/// What the headers of a parked deletion say.
+/// The headers of a parked deletion.
 pub(super) fn parked_headers(parked: &ParkedDeletion) -> HeaderMap {
     let mut map = HeaderMap::new();
     map.insert(headers::PARKED_REASON, one_line(&parked.reason));
@@ -126,14 +126,14 @@ pub(super) fn parked_headers(parked: &ParkedDeletion) -> HeaderMap {
 }
 
 impl NatsBus {
-    /// Up to where the consumer of a pool has handed out messages, and up to where it is done with all of them; none
-    /// if the consumer does not exist yet.
+    /// The sequence up to which the consumer of a pool has delivered messages, and the one up to which it has finished
+    /// all of them; none if the consumer does not exist yet.
     async fn progress_of(&self, pool: &PoolName) -> Result<Option<(u64, u64)>, BusError> {
         let stream = self.stream_to_read(self.config.subjects.deletions_stream()).await?;
         match stream.consumer_info(self.config.subjects.reaper_consumer(pool)).await {
             Ok(info) => {
                 let delivered = info.delivered.stream_sequence;
-                // A message given up is no longer pending, but the ack floor moves only at the next acknowledgement.
+                // A terminated message is no longer pending, but the ack floor moves only at the next acknowledgement.
                 let is_idle = info.num_ack_pending == 0;
                 Ok(Some((delivered, if is_idle { delivered } else { info.ack_floor.stream_sequence })))
             }
@@ -142,7 +142,7 @@ impl NatsBus {
         }
     }
 
-    /// A stream to be read from. Asks the server for nothing.
+    /// A stream for reading. Sends no request.
     pub(super) async fn stream_to_read(&self, name: String) -> Result<Stream<()>, BusError> {
         self.jetstream.get_stream_no_info(name).await.map_err(failed("open a stream"))
     }
@@ -192,7 +192,7 @@ impl NatsBus {
         }
     }
 
-    /// None for a subject that is none of ours.
+    /// None for a subject that is not ours.
     fn parked_message(&self, message: &StreamMessage) -> Option<ParkedMessage> {
         let mut tokens = message.subject.rsplit('.');
         let (last, pool) = (tokens.next()?, tokens.next()?);
@@ -214,8 +214,8 @@ impl NatsBus {
     }
 }
 
-/// Whether the sequence holds nothing. Past the end the server has a code for that; in between it says so only in
-/// words, under the code of every failed removal.
+/// Whether the sequence has no message. Past the end the server has a code for that; in between only the text says so,
+/// under the code of every failed removal.
 fn is_no_message(answer: &async_nats::jetstream::Error) -> bool {
     answer.error_code() == ErrorCode::SEQUENCE_NOT_FOUND || answer.to_string().contains("no message found")
 }

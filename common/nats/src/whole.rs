@@ -1,5 +1,5 @@
-//! Keeping the fleet's streams, consumers and bucket as they should be: made when they are missing, put right when they
-//! were edited. Every process looks again and again, and readiness shows what it found.
+//! Maintains the fleet's streams, consumers and bucket: creates missing ones and corrects edited ones. Every process
+//! checks repeatedly, and readiness shows the result.
 
 use super::judge::server_answer;
 use super::topology::{differing, without_operators_part};
@@ -16,26 +16,26 @@ use runtime::telemetry::Chain;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// First pause after a look that found something that could not be put right; it doubles.
+/// First pause after a check with a problem that could not be fixed; it doubles.
 const CHECK_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Longest such pause.
 const CHECK_PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// How far a process takes care of what all processes share.
+/// How much a process maintains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Maintenance {
-    /// Makes what is missing.
+    /// Creates what is missing.
     CreateMissing,
-    /// Also puts right what differs from this process's settings. One role does, so that two with different settings do
-    /// not undo each other's work for ever.
+    /// Also corrects differences from its settings. Only one role does that, so that two with different settings do not
+    /// undo each other's work for ever.
     CorrectAll,
 }
 
 // === impl NatsBus ===
 
 impl NatsBus {
-    /// Looks again and again whether everything is there and a message is stored, until `stop`: at once, after a failure
-    /// soon, else every `NATS_CHECK_SECONDS`.
+    /// Checks repeatedly, until `stop`, whether everything exists and a message is stored: at once, soon after a
+    /// failure, otherwise every `NATS_CHECK_SECONDS`.
     pub async fn keep_whole(&self, maintenance: Maintenance, stop: &CancellationToken) {
         let mut pause = CHECK_PAUSE_MIN;
         let mut maintenance_now = Maintenance::CorrectAll;
@@ -44,7 +44,7 @@ impl NatsBus {
                 looked = self.make_whole(maintenance_now) => looked,
                 () = stop.cancelled() => return,
             };
-            // At its start a process brings everything to its own settings.
+            // At its start a process applies all its settings.
             maintenance_now = if looked.is_ok() { maintenance } else { maintenance_now };
             let is_there = looked.is_ok();
             self.note_whole(looked.map(|_| ()));
@@ -61,7 +61,7 @@ impl NatsBus {
         }
     }
 
-    /// Waits until everything was there once. False if `stop` came first.
+    /// Waits until everything has existed once. False if `stop` came first.
     pub async fn until_whole(&self, stop: &CancellationToken) -> bool {
         let mut whole = self.whole.subscribe();
         tokio::select! {
@@ -70,10 +70,10 @@ impl NatsBus {
         }
     }
 
-    /// Whether everything was there at the last look and the last message could be stored.
+    /// Whether everything existed at the last check and the last message could be stored.
     ///
     /// # Errors
-    /// What is missing, in words for an operator.
+    /// The problem, in words for an operator.
     pub fn is_whole(&self) -> Result<(), String> {
         self.whole.borrow().clone()?;
         self.storing.borrow().clone()
@@ -82,7 +82,7 @@ impl NatsBus {
     fn note_whole(&self, looked: Result<(), BusError>) {
         let found = looked.map_err(|error| {
             let words = Chain(&error).to_string();
-            // Once, and not at every look.
+            // Logged once, and not at every check.
             if self.whole.borrow().as_ref() != Err(&words) {
                 tracing::warn!(error = words, "the streams are not whole; trying again");
             }
@@ -91,8 +91,8 @@ impl NatsBus {
         let _ = self.whole.send_replace(found);
     }
 
-    /// Makes what is missing and, with [`Maintenance::CorrectAll`], puts right what differs. Says whether anything was done. What fails
-    /// does not keep the rest from being done.
+    /// Creates what is missing and, with [`Maintenance::CorrectAll`], corrects what differs. Returns whether anything
+    /// was done. A failure does not prevent the rest.
     pub(super) async fn make_whole(&self, maintenance: Maintenance) -> Result<bool, BusError> {
         let (mut is_changed, mut failure) = (false, None);
         let mut note = |done: Result<bool, BusError>| match done {
@@ -124,7 +124,7 @@ impl NatsBus {
                         self.mended.iter().for_each(|metrics| metrics.made("stream"));
                         Ok(true)
                     }
-                    // Another process made it at the same moment.
+                    // Another process created it at the same moment.
                     Err(error) if is_there(&error) => Ok(true),
                     Err(error) => Err(of(&name, "make a stream", &error)),
                 };
@@ -182,7 +182,7 @@ impl NatsBus {
     }
 }
 
-/// A failure that names what it is about, in the words of the server if there are any.
+/// A failure with the name of its asset, in the server's words if there are any.
 fn of(name: &str, operation: &'static str, error: &(dyn std::error::Error + 'static)) -> BusError {
     let words = match server_answer(error) {
         Some(answer) => answer.to_string(),

@@ -1,4 +1,4 @@
-//! The settings that all processes on one table must agree on, and what a process says that differs from the table.
+//! The settings that all processes on one table must share, and how a process compares its own with them.
 
 use super::policy::read_tombstone_kept;
 use super::settings::Settings;
@@ -6,7 +6,7 @@ use contract::Subjects;
 use ports::store::{Agreed, Store, StoreError};
 
 const DAY_SECONDS: u64 = 24 * 3_600;
-/// What this build means by the items of a table. It goes up with a change after which former builds would do harm.
+/// What this build means by the items of the table. Raise it with a change after which older builds would do harm.
 const TABLE_GENERATION: u64 = 1;
 
 /// Why a process must not work on its table.
@@ -15,7 +15,7 @@ pub enum AgreementError {
     /// The table failed.
     #[error("the table failed")]
     Store(#[from] StoreError),
-    /// A setting differs, or several.
+    /// One or more settings differ.
     #[error(
         "the settings differ from those of the table: {}; all processes on one table must agree on them: change them here, \
          or have the table take those of this process with `broker table agree` (docs/recovery.md)", .0.join("; ")
@@ -23,11 +23,11 @@ pub enum AgreementError {
     Differs(Vec<String>),
 }
 
-/// Reads the settings of this process that all must agree on.
+/// Reads the settings that all processes must share.
 ///
-/// `SUBJECT_PREFIX`: processes of two prefixes would each run their own queue over the same deletions. `TOMBSTONE_DAYS`: a
-/// process that keeps tombstones for less than the others lets a used account come back. The number of shards is no part of
-/// this, because the table has it already.
+/// `SUBJECT_PREFIX`: with two prefixes, two queues would contain the same deletions. `TOMBSTONE_DAYS`: a process that
+/// keeps tombstones for a shorter time than the others would let a used account return. The number of shards is not
+/// among them, because the table stores it already.
 pub fn read_agreed(settings: &mut Settings<'_>, subjects: &Subjects) -> Agreed {
     let tombstone_days = read_tombstone_kept(settings).as_secs() / DAY_SECONDS;
     Agreed::from(
@@ -40,16 +40,16 @@ pub fn read_agreed(settings: &mut Settings<'_>, subjects: &Subjects) -> Agreed {
     )
 }
 
-/// Compares the settings of this process with those of the table, which takes those that it does not have yet.
+/// Compares the settings of this process with those of the table. The table stores settings that it does not have yet.
 ///
 /// # Errors
-/// [`AgreementError`]; a table that failed may be asked again.
+/// [`AgreementError`]; retry if the table failed.
 pub async fn agree(store: &dyn Store, own: &Agreed) -> Result<(), AgreementError> {
     let differences = differences(own, &store.agree(own, false).await?);
     if differences.is_empty() { Ok(()) } else { Err(AgreementError::Differs(differences)) }
 }
 
-/// What is `own` and otherwise in the table, in words.
+/// The differences between `own` and the stored settings, in words.
 #[must_use]
 pub fn differences(own: &Agreed, kept: &Agreed) -> Vec<String> {
     let differs = own.iter().filter_map(|(name, here)| {

@@ -1,17 +1,17 @@
-//! What readiness depends on.
+//! Readiness checks.
 
 use async_trait::async_trait;
 
-/// Something that has to work before the role is ready.
+/// A condition of readiness.
 #[async_trait]
 pub trait Check: Send + Sync {
     /// Its name in the answer.
     fn name(&self) -> &'static str;
 
-    /// Nothing, or what is wrong in words for an operator; shows no internal cause.
+    /// The problem, in words for an operator and without internal causes.
     async fn check(&self) -> Result<(), String>;
 
-    /// Something that an operator should know though it works; none if there is nothing.
+    /// A problem that operators should know but that does not affect readiness; none if there is none.
     async fn note(&self) -> Option<String> {
         None
     }

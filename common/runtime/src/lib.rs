@@ -1,4 +1,4 @@
-//! What every role needs around its work: settings, log lines, an orderly stop, and the rules that several adapters follow.
+//! What every role needs: settings, logging, an orderly stop, and rules that several adapters share.
 
 pub mod agreement;
 pub mod check;

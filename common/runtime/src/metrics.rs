@@ -8,10 +8,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// All metrics of one service. What is not among them is neither shown nor described.
+/// All metrics of one service. Metrics that are missing here are neither exported nor documented.
 pub type Collectors = Vec<Box<dyn Collector>>;
 
-/// One metric, as its page shows it.
+/// One metric, as documented.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metric {
     /// Its name.
@@ -24,25 +24,25 @@ pub struct Metric {
     pub help: String,
 }
 
-/// How much a worker has under way. A clone counts the same.
+/// The number of things that a worker has in progress. Clones share the number.
 #[derive(Clone, Debug, Default)]
 pub struct InFlight(Arc<AtomicU64>);
 
-/// One thing under way, until it is dropped.
+/// One thing in progress, until it is dropped.
 #[derive(Debug)]
 pub struct UnderWay(InFlight);
 
 // === impl InFlight ===
 
 impl InFlight {
-    /// Counts one thing more, for as long as what is returned lives.
+    /// Counts one more thing until the returned value is dropped.
     #[must_use]
     pub fn begin(&self) -> UnderWay {
         self.0.fetch_add(1, Ordering::Relaxed);
         UnderWay(self.clone())
     }
 
-    /// How much that is now.
+    /// The current number.
     #[must_use]
     pub fn now(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -57,14 +57,14 @@ impl Drop for UnderWay {
     }
 }
 
-/// The counters of a metric by the values of their labels, with a `.` in between. Makes no series by looking.
+/// The counters of a metric by their label values, joined with `.`. Reading creates no series.
 #[must_use]
 pub fn counted(metric: &dyn Collector) -> BTreeMap<String, u64> {
     let mut sums = BTreeMap::new();
     for family in metric.collect() {
         for series in family.get_metric() {
             let labels: Vec<_> = series.get_label().iter().map(|label| label.value()).collect();
-            // A counter of whole numbers, which the text format knows as floating point only.
+            // A whole number; the text format has floating point only.
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
             let value = series.get_counter().get_value() as u64;
             sums.insert(labels.join("."), value);
@@ -81,12 +81,12 @@ pub fn register_all(registry: &Registry, collectors: Collectors) -> Result<(), E
     collectors.into_iter().try_for_each(|collector| registry.register(collector))
 }
 
-/// What metrics say of themselves, whether or not they have counted anything yet.
+/// The descriptions of metrics, whether or not they have counted anything.
 #[must_use]
 pub fn describe(collectors: &Collectors) -> Vec<Metric> {
     let of_one = |collector: &dyn Collector| {
-        // Only the family knows the type, and only the description knows the labels. A gathered registry would
-        // not do: it leaves out whatever has no series yet.
+        // Only the family knows the type, and only the description knows the labels. A gathered registry would leave
+        // out metrics without a series.
         let families = collector.collect();
         let described = collector.desc().into_iter().map(|description| Metric {
             name: description.fq_name.clone(),
@@ -152,7 +152,7 @@ mod tests {
         assert!(counted(&counters).is_empty());
         counters.with_label_values(&["cup", "washed"]).inc_by(3);
         counters.with_label_values(&["cup", "broken"]).inc();
-        // By the names of the labels: `how` before `what`.
+        // In the order of the label names: `how` before `what`.
         let expected = [("broken.cup".to_owned(), 1), ("washed.cup".to_owned(), 3)];
         assert_eq!(counted(&counters), expected.into());
     }

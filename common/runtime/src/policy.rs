@@ -1,4 +1,4 @@
-//! Reading the rules that several services, or a service and its process, apply alike.
+//! Settings that several services, or a service and its process, read.
 
 use super::settings::Settings;
 use domain::{LeasePolicy, PoolRules};
@@ -9,9 +9,9 @@ const HOUR_SECONDS: u64 = 3_600;
 const MINUTE_SECONDS: u64 = 60;
 const DAY_SECONDS: u64 = 24 * HOUR_SECONDS;
 
-/// Most that `LAB_DURATION_HOURS_MAX` can be.
+/// Upper limit of `LAB_DURATION_HOURS_MAX`.
 pub const HOURS_MAX_MAX: u64 = 720;
-/// Most that `LAB_DURATION_HOURS_TOTAL_MAX` can be.
+/// Upper limit of `LAB_DURATION_HOURS_TOTAL_MAX`.
 pub const HOURS_TOTAL_MAX_MAX: u64 = 1_440;
 
 /// Reads `LAB_DURATION_HOURS`, `LAB_DURATION_HOURS_MAX`, `LAB_DURATION_HOURS_TOTAL_MAX` and `GRACE_PERIOD_MINUTES`.
@@ -72,7 +72,7 @@ pub fn read_stale_kept(settings: &mut Settings<'_>) -> Duration {
     Duration::from_secs(hours * HOUR_SECONDS)
 }
 
-/// Reads `TOMBSTONE_DAYS`: how long a tombstone is kept; longer than any listing may lag.
+/// Reads `TOMBSTONE_DAYS`: how long a tombstone is kept, which must be longer than any listing lags.
 pub fn read_tombstone_kept(settings: &mut Settings<'_>) -> Duration {
     let days = settings.number(
         "TOMBSTONE_DAYS",
@@ -85,9 +85,9 @@ pub fn read_tombstone_kept(settings: &mut Settings<'_>) -> Duration {
 
 /// Reads `WORKER_THREADS`: threads that run tasks, at least one.
 ///
-/// Half of the cores by default. A claim passes through several processes (NATS, the table, two roles) that wait for
-/// each other, so on a machine that carries all of them a thread for each core only takes turns with the others:
-/// with everything on two cores, one thread instead of two made the claim of a single caller a third faster.
+/// Half of the cores by default. A claim passes several processes (NATS, the table, two roles) that wait for each
+/// other. If one machine runs all of them, a thread per core only competes with the others: on two cores, one thread
+/// instead of two made a single caller's claim a third faster.
 pub fn read_worker_threads(settings: &mut Settings<'_>) -> usize {
     let set = settings.size(
         "WORKER_THREADS",

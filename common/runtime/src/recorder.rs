@@ -1,8 +1,8 @@
-//! Keeping the event log: outside the path of the change itself, and without a hole.
+//! Publishes events to the event log: outside the path of the change, and without gaps.
 //!
-//! A change is noted in a bounded queue and published to the event log by a separate task, so no change waits for the
-//! bus. What does not fit, or is lost with the process, is published later: every writer completes the event log from
-//! the sandbox's own history, and the sweep looks at every sandbox that is in use.
+//! A change goes into a bounded queue, and a separate task publishes it, so no change waits for the bus. Changes that
+//! do not fit, or are lost with the process, are published later: every writer completes the event log from the history
+//! of the sandbox, and the sweep checks every sandbox in use.
 
 use crate::metrics::{Collectors, register_all};
 use crate::telemetry::Chain;
@@ -17,16 +17,16 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Changes that may wait to be published: some seconds of the busiest allocator, at about 1 KiB each.
+/// Changes in the queue: some seconds of the busiest allocator, about 1 KiB each.
 pub const WAITING_MAX: usize = 8_192;
-/// Changes that one process publishes at once.
+/// Changes that one process publishes concurrently.
 const PUBLISHING_MAX: usize = 16;
-/// Looks at the event log in one go; each further one means that another process was faster.
+/// Attempts to append to the event log; each further one means that another process was faster.
 const ROUNDS_MAX: usize = 8;
-/// How long the end of a process waits for the changes that are still to be published.
+/// How long a stopping process waits for the remaining changes.
 const CLOSING_TIME: Duration = Duration::from_secs(1);
 
-/// What was published to the event log, for all workers of a process.
+/// Counters of published events, for all workers of a process.
 #[derive(Clone, Debug)]
 pub struct EventLogMetrics {
     published: IntCounter,
@@ -34,7 +34,7 @@ pub struct EventLogMetrics {
     left: IntCounter,
 }
 
-/// Publishes changes to the event log. A clone is another handle on the same queue.
+/// Publishes changes to the event log. Clones share one queue.
 #[derive(Clone)]
 pub struct Recorder {
     inside: Arc<Inside>,
@@ -48,7 +48,7 @@ struct Inside {
     receiver: Mutex<Option<mpsc::Receiver<Change>>>,
 }
 
-/// A sandbox as a change left it.
+/// A sandbox after a change.
 struct Change {
     sandbox: Sandbox,
     request_id: Option<String>,
@@ -88,7 +88,7 @@ impl EventLogMetrics {
 // === impl Recorder ===
 
 impl Recorder {
-    /// A recorder with an empty queue. Nothing is published before [`Recorder::publish_until`] runs.
+    /// A recorder with an empty queue. Nothing is published until [`Recorder::publish_until`] runs.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, event_log: Arc<dyn EventLog>, metrics: EventLogMetrics) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
@@ -96,7 +96,7 @@ impl Recorder {
         Self { inside: Arc::new(Inside { clock, event_log, metrics, sender, receiver }) }
     }
 
-    /// Notes a change. Never waits: without a free place it is left to the next writer or the sweep.
+    /// Queues a change. Never waits: if the queue is full, the next writer or the sweep publishes the change.
     pub fn note(&self, sandbox: &Sandbox, request_id: Option<&str>) {
         let Ok(place) = self.inside.sender.try_reserve() else {
             self.inside.metrics.left.inc();
@@ -105,7 +105,7 @@ impl Recorder {
         place.send(Change { sandbox: sandbox.clone(), request_id: request_id.map(ToOwned::to_owned) });
     }
 
-    /// Publishes what is noted until `stop`; then what is left, for a moment. A second run has nothing to do.
+    /// Publishes queued changes until `stop`, then the remaining ones for a moment. A second call has nothing to do.
     pub async fn publish_until(&self, stop: CancellationToken) {
         let receiver = self.inside.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(receiver) = receiver else { return };
@@ -113,7 +113,7 @@ impl Recorder {
             let change = tokio::select! {
                 biased;
                 change = receiver.recv() => change,
-                // What is there already was taken above.
+                // Everything in the queue was taken above.
                 () = stop.cancelled() => receiver.try_recv().ok(),
             };
             change.map(|change| (change, (receiver, stop)))
@@ -130,21 +130,20 @@ impl Recorder {
         }
     }
 
-    /// Adds every event of `sandbox` that the event log does not have, and returns when all are kept: how many
-    /// that were.
+    /// Adds every missing event of `sandbox` to the event log and returns their number when all are stored.
     ///
     /// # Errors
-    /// [`BusError`] when the event log did not answer, or others were faster again and again.
+    /// [`BusError`] when the event log did not answer, or other processes were faster again and again.
     pub async fn complete(&self, sandbox: &Sandbox) -> Result<u64, BusError> {
         let added = self.add_missing(sandbox, None, false).await?;
         self.inside.metrics.filled.inc_by(added);
         Ok(added)
     }
 
-    /// As [`Recorder::complete`], by the writer of the last change itself.
+    /// As [`Recorder::complete`], called by the writer of the last change.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Recorder::complete`].
     pub async fn publish_now(&self, sandbox: &Sandbox) -> Result<(), BusError> {
         let added = self.add_missing(sandbox, None, true).await?;
         self.inside.metrics.filled.inc_by(added.saturating_sub(1));
@@ -177,7 +176,7 @@ impl Recorder {
         let oldest = self.inside.clock.now().before(event_log.kept());
         let mut added = 0;
         for round in 0..ROUNDS_MAX {
-            // The first event of a new sandbox comes from its writer, unless that turns out wrong.
+            // The writer of a new sandbox assumes that there are no events yet; a failed append corrects that.
             let is_new = is_writer && round == 0 && sandbox.version == Version::default().next();
             let mut mark = if is_new { None } else { event_log.last_event(&sandbox.id).await? };
             let mut is_complete = true;
@@ -204,7 +203,7 @@ impl Recorder {
     }
 }
 
-/// The part of the history that the event log does not have, oldest first; without what it would not keep.
+/// The part of the history that is missing in the event log, oldest first, without events that it would not keep.
 fn missing(
     sandbox: &Sandbox,
     mark: Option<EventMark>,

@@ -1,9 +1,9 @@
-//! Noticing that the table was put back to an earlier time, when it would hand out what an owner holds.
+//! Detects a table that was restored to an earlier time, which would hand out sandboxes that owners hold.
 //!
-//! The table has a mark, a number that only grows, and the message queue knows the highest one. The table is written
-//! first and the queue is read first, so a table with a lower mark is older than the queue. Marks are some seconds apart. So
-//! where the table was not watched for a while, at the start and after an outage, the last events are compared as well: an
-//! event is published after the write that it tells of, so a record of a lower version is older than the event.
+//! The table has a mark, a number that only grows, and the bus stores the highest known one. The table is written first
+//! and the bus is read first, so a table with a lower mark is older than the bus. Marks are some seconds apart. Where
+//! the table was not watched, at the start and after an outage, the last events are compared as well: an event is
+//! published after the write that it describes, so a record with a lower version is older than the event.
 
 use super::check::Check;
 use super::metrics::{Collectors, register_all};
@@ -26,52 +26,53 @@ use tokio_util::sync::CancellationToken;
 #[cfg(test)]
 mod tests;
 
-/// Time between two looks of a process, and between two marks of the fleet.
+/// Time between two checks of a process, and between two marks of the fleet.
 const WATCH_PERIOD: Duration = Duration::from_secs(5);
-/// Pause after a look that failed.
+/// Pause after a failed check.
 const CHECK_PAUSE: Duration = Duration::from_millis(500);
-/// Looks that may fail with a connection there before a role that needs no stream goes on without: five seconds.
+/// Failed checks, with a connection, before a role that needs no stream continues without a result: five seconds.
 const FAILED_CHECKS_MAX: u32 = 10;
-/// The last events that are compared. Where the end of a table is lost, the last of them tell of it.
+/// Number of last events that are compared. If the end of a table is lost, the last events reveal it.
 const EVENTS_COMPARED_MAX: usize = 100;
-/// Records that are read at once.
+/// Records that are read concurrently.
 const RECORDS_AT_ONCE_MAX: usize = 16;
-/// Only events that are at most so much older than the last mark are compared: less than a tombstone is ever kept, or a
-/// record that was purged, and begins anew under the same id, would count as older than the events of its former life.
+/// Only events that are at most this much older than the last mark are compared. It is shorter than the life of any
+/// tombstone: a record that was purged and created again with the same id would count as older than the events of its
+/// former life.
 const EVENT_PROVES: Duration = Duration::from_secs(12 * 3_600);
-/// How far an accepted table's mark goes beyond the highest known one: past those that were on their way to the queue.
+/// How far the mark of an accepted table goes beyond the highest known one, to exceed marks in transit.
 const ACCEPTED_STEP: u64 = 1_000;
-/// Rounds that the acceptance of a table may lose; each is the mark of another process.
+/// Attempts to accept a table; each failed one means that another process moved the mark.
 const ROUNDS_MAX: usize = 8;
 
-/// What is known of the age of the table.
+/// What is known about the age of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Finding {
     /// Nothing yet.
     Unknown,
-    /// Nothing, because the queue does not say what it knows.
+    /// Nothing, because the bus does not answer.
     Silent,
-    /// It is not older than the queue.
+    /// It is not older than the bus.
     Sound,
-    /// It is older, and why.
+    /// It is older; contains the reason.
     Restored(String),
 }
 
-/// Whether this process may work on its table. A clone shows the same.
+/// Whether this process may work on its table. Clones share the state.
 #[derive(Clone, Debug)]
 pub struct TableGuard(watch::Sender<Finding>);
 
-/// Shows whether the table was put back.
+/// Shows whether the table was restored.
 #[derive(Clone, Debug)]
 pub struct TableMetrics {
     restored: IntGauge,
 }
 
-/// Ready unless the table was put back.
+/// Ready unless the table was restored.
 #[derive(Debug)]
 pub struct TableCheck(pub TableGuard);
 
-/// Compares the table with what the queue knows of it.
+/// Compares the table with what the bus knows.
 #[derive(Clone)]
 pub struct TableWatch {
     store: Arc<dyn Store>,
@@ -80,29 +81,29 @@ pub struct TableWatch {
     clock: Arc<dyn Clock>,
 }
 
-/// What a look at table and queue shows.
+/// The result of comparing table and bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableFacts {
     /// The mark of the table.
     pub kept: TableMark,
-    /// The highest mark that the queue knows.
+    /// The highest mark that the bus knows.
     pub known: Option<KnownMark>,
-    /// The place of the last event; none if events were not compared, or there are none.
+    /// The sequence of the last event; none if events were not compared or there are none.
     pub last_event: Option<u64>,
-    /// Why the table is older than the queue; none if it is not.
+    /// Why the table is older than the bus; none if it is not.
     pub problem: Option<String>,
 }
 
-/// Why a look failed.
+/// Why a check failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// The table failed.
     #[error("the table failed")]
     Store(#[from] StoreError),
-    /// The queue failed.
+    /// The bus failed.
     #[error("the queue failed")]
     Bus(#[from] BusError),
-    /// The mark is being moved by other processes all the time.
+    /// Other processes move the mark all the time.
     #[error("other processes move the mark of the table")]
     Contended,
 }
@@ -116,7 +117,7 @@ impl Default for TableGuard {
 }
 
 impl TableGuard {
-    /// Why nothing may be granted or ended on this table; none if it may, or nothing is known.
+    /// Why nothing may be granted or ended on this table; none if it may, or if nothing is known yet.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         match &*self.0.borrow() {
@@ -125,8 +126,8 @@ impl TableGuard {
         }
     }
 
-    /// Waits until the table was compared. With `may_go_on`, a queue that does not say what it knows is waited for no longer
-    /// than some seconds.
+    /// Waits until the table has been compared. With `may_go_on`, it waits only some seconds for a bus that does not
+    /// answer.
     pub async fn compared(&self, may_go_on: bool) {
         let is_enough = |finding: &Finding| match finding {
             Finding::Unknown => false,
@@ -197,7 +198,7 @@ impl Check for TableCheck {
 // === impl TableWatch ===
 
 impl TableWatch {
-    /// The watch of this table by what this queue knows.
+    /// A watch of this table, compared with this bus.
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,
@@ -208,7 +209,7 @@ impl TableWatch {
         Self { store, marks, events, clock }
     }
 
-    /// Looks again and again until `stop`, moves the mark on, and lets the guard know.
+    /// Checks repeatedly until `stop`, moves the mark forward, and updates the guard.
     pub async fn keep(&self, guard: &TableGuard, metrics: &TableMetrics, stop: &CancellationToken) {
         let (mut compares_events, mut failed, mut seen) = (true, 0, None);
         while !stop.is_cancelled() {
@@ -219,7 +220,7 @@ impl TableWatch {
                 }
                 Err(error) => {
                     tracing::debug!(error = %Chain(&error), "the table is not compared with the queue");
-                    // Another table may be there when it answers again.
+                    // After an outage, another table may answer.
                     compares_events |= matches!(error, WatchError::Store(_));
                     failed += u32::from(matches!(error, WatchError::Bus(_)) && self.marks.is_reachable());
                     if failed >= FAILED_CHECKS_MAX {
@@ -236,12 +237,12 @@ impl TableWatch {
         }
     }
 
-    /// Looks once, changes nothing.
+    /// Compares once without changes.
     ///
     /// # Errors
     /// [`WatchError`].
     pub async fn look(&self, compares_events: bool) -> Result<TableFacts, WatchError> {
-        // Before the table, which is written first.
+        // Read before the table, because the table is written first.
         let known = self.marks.known_mark().await?;
         let (last_event, events) =
             if compares_events { self.last_events().await? } else { (None, Vec::new()) };
@@ -253,7 +254,7 @@ impl TableWatch {
         Ok(TableFacts { kept, known, last_event, problem })
     }
 
-    /// Accepts the table as it is: from now on it counts as new, and the events that there are prove nothing against it.
+    /// Accepts the table as it is: its current events no longer count against it.
     ///
     /// # Errors
     /// [`WatchError`].
@@ -274,7 +275,7 @@ impl TableWatch {
         Err(WatchError::Contended)
     }
 
-    /// One look; gives back the number of the mark then. `seen` is that of the last round.
+    /// One check; returns the number of the mark. `seen` is that of the last check.
     async fn round(
         &self,
         compares_events: bool,
@@ -288,7 +289,7 @@ impl TableWatch {
         }
         guard.find(Finding::Sound);
         let mut newest = kept;
-        // Where another process has moved it since, it is not this one's turn.
+        // If another process has moved the mark since, this process does not move it.
         if seen.is_none_or(|seen| seen == kept.number) {
             let next = TableMark { number: kept.number.saturating_add(1), at: self.clock.now(), ..kept };
             if self.store.advance_mark(&kept, &next).await? {
@@ -301,7 +302,7 @@ impl TableWatch {
         Ok(newest.number)
     }
 
-    /// The last events, and the place of the very last.
+    /// The last events, and the sequence of the very last one.
     async fn last_events(&self) -> Result<(Option<u64>, Vec<KeptEvent>), BusError> {
         let ends = self.events.event_log_range().await?;
         if ends.last < ends.first {
@@ -321,7 +322,7 @@ impl TableWatch {
         last_event: u64,
         events: &[KeptEvent],
     ) -> Result<Option<String>, StoreError> {
-        // A stream that was made again counts anew.
+        // A recreated stream counts from the beginning.
         let accepted = if kept.accepted_event > last_event { 0 } else { kept.accepted_event };
         let watched_at = known.map_or_else(|| self.clock.now(), |known| UnixSeconds::new(known.at));
         let mut newest: BTreeMap<SandboxId, (Version, bool)> = BTreeMap::new();
@@ -344,8 +345,8 @@ impl TableWatch {
         std::pin::pin!(older).try_next().await
     }
 
-    /// In which way the record of this sandbox is older than its event of that version, if it is. An event of the end may
-    /// have outlived its tombstone while no process ran.
+    /// How the record of this sandbox is older than its event of that version, if it is. The last events may have
+    /// outlived their tombstones while no process ran.
     async fn is_older(
         &self,
         id: SandboxId,
@@ -357,7 +358,7 @@ impl TableWatch {
                 format!("at version {} in the table", record.version)
             }
             Ok(None) if !is_end => "not in the table".to_owned(),
-            // One that cannot be read says nothing.
+            // An unreadable record proves nothing.
             Ok(_) | Err(Ok(_)) => return Ok(None),
             Err(Err(failure)) => return Err(failure),
         };

@@ -1,19 +1,19 @@
-//! The time of the message queue's server, measured against this process's clock.
+//! The time of the NATS server, measured against the clock of this process.
 //!
-//! Between two measurements the server's time goes on by the monotonic clock, so a step of the wall clock shows at
-//! once, and what is corrected by the server's time does not notice it.
+//! Between two measurements the server's time advances by the monotonic clock. So a jump of the wall clock is noticed
+//! at once, and values that use the server's time are not affected.
 
 use ports::clock::Clock;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How fast the monotonic clock may drift from the server's: a millisecond per second, ten times the worst crystal.
+/// How fast the monotonic clock may drift from the server's: a millisecond per second, ten times a poor crystal.
 const DRIFT_PER_MILLE: u32 = 1;
 /// The server's time is compared in whole milliseconds.
 const RESOLUTION: Duration = Duration::from_millis(1);
 
-/// What is known of the server's time.
+/// The measured time of the server.
 #[derive(Debug)]
 pub struct ServerTime {
     clock: Arc<dyn Clock>,
@@ -21,7 +21,7 @@ pub struct ServerTime {
     last: Mutex<Option<Measurement>>,
 }
 
-/// The server's time at one moment of the monotonic clock, give or take the bound.
+/// The server's time at one moment of the monotonic clock, with its error bound.
 #[derive(Clone, Copy, Debug)]
 struct Measurement {
     server_ms: u64,
@@ -32,26 +32,26 @@ struct Measurement {
 // === impl ServerTime ===
 
 impl ServerTime {
-    /// Nothing measured yet. With `skew_max`, a clock that is further off is not to be trusted; without it nothing is
-    /// compared, and this process's clock counts as the server's.
+    /// A state without measurements. With `skew_max`, a clock that differs by more is not trusted; without it, nothing
+    /// is compared, and the clock of this process counts as the server's.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, skew_max: Option<Duration>) -> Self {
         Self { clock, skew_max, last: Mutex::new(None) }
     }
 
-    /// Whether clocks are compared at all.
+    /// Whether clocks are compared.
     #[must_use]
     pub const fn is_compared(&self) -> bool {
         self.skew_max.is_some()
     }
 
-    /// Takes in an answer of the server that says `server_ms`; it was asked for at `asked` on the monotonic clock and
-    /// has just come.
+    /// Adds a measurement: an answer that states `server_ms` has just arrived; it was requested at `asked` on the
+    /// monotonic clock.
     pub fn note(&self, asked: Duration, server_ms: u64) {
         let half = self.clock.monotonic().saturating_sub(asked) / 2;
         let new = Measurement { server_ms, at: asked.saturating_add(half), bound: half + RESOLUTION };
         let mut last = self.lock();
-        // A slow answer says less than an older quick one, unless the two cannot both be right.
+        // A slow answer is less precise than an older quick one; it replaces the old one only if both cannot be right.
         let is_better = last.is_none_or(|old| {
             let (guess_ms, bound) = old.at(new.at);
             new.bound <= bound || guess_ms.abs_diff(server_ms) > millis(bound + new.bound)
@@ -61,13 +61,13 @@ impl ServerTime {
         }
     }
 
-    /// The server's time, in milliseconds since the Unix epoch; this process's while it is not measured.
+    /// The server's time, in milliseconds since the Unix epoch; that of this process while it is not measured.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
         self.measured().map_or_else(|| self.clock.now_ms(), |(server_ms, _)| server_ms)
     }
 
-    /// The earliest and the latest moment that the server may show now; none while it is not measured.
+    /// The earliest and latest possible time of the server now; none while it is not measured.
     #[must_use]
     pub fn range_ms(&self) -> Option<(u64, u64)> {
         self.measured().map(|(server_ms, bound)| {
@@ -83,7 +83,7 @@ impl ServerTime {
         i64::try_from(ahead).ok()
     }
 
-    /// Why this process's clock is not to be trusted; none if it is, or if nothing is known about it.
+    /// Why the clock of this process is not trusted; none if it is, or if nothing has been measured.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         let skew_max = self.skew_max?;
@@ -105,7 +105,7 @@ impl ServerTime {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Measurement>> {
-        // One value is replaced by another, so a poisoned lock holds a sound state.
+        // The value is replaced as a whole, so a poisoned lock holds a valid state.
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -113,7 +113,7 @@ impl ServerTime {
 // === impl Measurement ===
 
 impl Measurement {
-    /// The server's time at a later moment, and its bound then.
+    /// The server's time at a later moment, with its bound then.
     fn at(self, moment: Duration) -> (u64, Duration) {
         let since = moment.saturating_sub(self.at);
         (self.server_ms.saturating_add(millis(since)), self.bound + since * DRIFT_PER_MILLE / 1_000)

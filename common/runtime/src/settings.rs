@@ -1,8 +1,8 @@
-//! Settings from the environment, with every mistake reported at once.
+//! Settings from the environment; all mistakes are reported together.
 //!
-//! A service reads its `Config` through [`Settings`]. Reading never stops at a bad variable: the default
-//! stands in, the mistake is noted, and [`Settings::finish`] reports all of them together, so that an
-//! operator mends everything in one round. Each read is also a row of `docs/configuration.md`.
+//! A service reads its `Config` through [`Settings`]. Reading continues after an invalid variable: it uses the default
+//! and records the mistake. [`Settings::finish`] reports all mistakes together, so that an operator can fix them in one
+//! round. Each variable is also a row of `docs/configuration.md`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// Where variables come from: the process in production, a map in tests.
+/// The source of variables: the environment of the process, or a map in tests.
 pub trait Env {
     /// The value of `name`; none if unset or empty.
     fn get(&self, name: &str) -> Option<String>;
@@ -25,17 +25,17 @@ pub struct ProcessEnv;
 pub struct Variable {
     /// Its name.
     pub name: &'static str,
-    /// What it is without the variable, in words.
+    /// The value without the variable, in words.
     pub default: String,
     /// What it means, with its unit.
     pub meaning: &'static str,
 }
 
-/// Every mistake in the environment, one line each. Shows no values: they may be secret.
+/// All mistakes in the environment, one line each. Contains no values, because they may be secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistakes(pub Vec<String>);
 
-/// Reads variables and remembers mistakes.
+/// Reads variables and collects mistakes.
 pub struct Settings<'a> {
     env: &'a dyn Env,
     variables: Vec<Variable>,
@@ -43,14 +43,14 @@ pub struct Settings<'a> {
     plain: BTreeMap<String, String>,
 }
 
-/// A text that is not shown in logs, panics or debug output.
+/// A text that never appears in logs, panics or debug output.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 // === impl Env ===
 
 impl Env for ProcessEnv {
-    // The one place that reads the environment; everything else goes through the port.
+    // The only code that reads the environment.
     #[expect(clippy::disallowed_methods, reason = "this is the adapter behind the Env port")]
     fn get(&self, name: &str) -> Option<String> {
         std::env::var(name).ok().filter(|value| !value.trim().is_empty())
@@ -66,13 +66,13 @@ impl Env for BTreeMap<String, String> {
 // === impl Secret ===
 
 impl Secret {
-    /// Takes a text into keeping.
+    /// Wraps a text.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text; pass it only to its intended recipient.
+    /// The text. Pass it only to its intended recipient.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -121,12 +121,12 @@ impl<'a> Settings<'a> {
         self.env.get(name).map(|value| value.trim().to_owned())
     }
 
-    /// A secret that has to be there.
+    /// A required secret.
     pub fn secret(&mut self, name: &'static str, meaning: &'static str) -> Secret {
         self.secret_unless(false, name, meaning)
     }
 
-    /// A secret that has to be there unless something else stands in for it.
+    /// A secret that is required unless `stands_in`.
     pub fn secret_unless(&mut self, stands_in: bool, name: &'static str, meaning: &'static str) -> Secret {
         self.note(name, "required", meaning);
         match self.env.get(name) {
@@ -140,7 +140,7 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// A comma-separated list of secrets, at least one if it `is_needed`.
+    /// A comma-separated list of secrets; at least one if `is_needed`.
     pub fn secrets(&mut self, name: &'static str, is_needed: bool, meaning: &'static str) -> Vec<Secret> {
         self.note(name, "required", meaning);
         let value = self.env.get(name).unwrap_or_default();
@@ -152,7 +152,7 @@ impl<'a> Settings<'a> {
         secrets
     }
 
-    /// A whole number within bounds.
+    /// A whole number within limits.
     pub fn number(
         &mut self,
         name: &'static str,
@@ -174,7 +174,7 @@ impl<'a> Settings<'a> {
         number
     }
 
-    /// A whole number within bounds that are those of a size in this process.
+    /// A whole number within limits, as a size.
     pub fn size(
         &mut self,
         name: &'static str,
@@ -187,7 +187,7 @@ impl<'a> Settings<'a> {
         usize::try_from(number).unwrap_or(usize::MAX)
     }
 
-    /// A time in whole seconds within bounds; the variable's name says the unit.
+    /// A time in whole seconds within limits; the name of the variable states the unit.
     pub fn seconds(
         &mut self,
         name: &'static str,
@@ -198,7 +198,7 @@ impl<'a> Settings<'a> {
         Duration::from_secs(self.number(name, default, bounds, meaning))
     }
 
-    /// A time in whole milliseconds within bounds; the variable's name says the unit.
+    /// A time in whole milliseconds within limits; the name of the variable states the unit.
     pub fn millis(
         &mut self,
         name: &'static str,
@@ -221,7 +221,7 @@ impl<'a> Settings<'a> {
         is_on
     }
 
-    /// A value that `parse` makes of a text; none after a mistake.
+    /// A value that `parse` makes of the text; none after a mistake.
     pub fn parsed<T>(
         &mut self,
         name: &'static str,
@@ -239,20 +239,20 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// Notes a mistake that only the caller can see.
+    /// Adds a mistake that the caller detected.
     pub fn mistake(&mut self, name: &str, problem: &str) {
         self.mistakes.push(format!("{name} {problem}"));
     }
 
-    /// Hands over what was read.
+    /// Returns the configuration.
     ///
     /// # Errors
-    /// [`Mistakes`], all of them, if there is one.
+    /// [`Mistakes`] if there are any.
     pub fn finish<T>(self, config: T) -> Result<T, Mistakes> {
         if self.mistakes.is_empty() { Ok(config) } else { Err(Mistakes(self.mistakes)) }
     }
 
-    /// The numbers and switches that were read. Texts are not among them: some are secrets.
+    /// The numbers and booleans that were read. Texts are not included, because some are secrets.
     #[must_use]
     pub fn plain(&self) -> &BTreeMap<String, String> {
         &self.plain

@@ -1,8 +1,8 @@
-//! An orderly stop, written once.
+//! An orderly shutdown of a process.
 //!
-//! The first signal (or the death of a part) asks every part to finish its work. A part that has not finished when the
-//! grace period is over, or when a second signal comes, is cut off. A part that ended by itself makes the whole
-//! process fail, so that a supervisor starts it again.
+//! The first signal, or the end of a part, asks every part to finish its work. A part that has not finished when the
+//! grace period is over, or at a second signal, is cut off. If a part ends without being asked, the process fails, so
+//! that a supervisor restarts it.
 
 use std::future::Future;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// The parts of one process and the way that they end together.
+/// The parts of one process, which stop together.
 #[derive(Debug)]
 pub struct Lifecycle {
     stop: CancellationToken,
@@ -22,31 +22,31 @@ pub struct Lifecycle {
 /// Why a part ended.
 pub type PartError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a process did not end well.
+/// Why a process failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LifecycleError {
     /// A part failed.
     #[error("{part} failed")]
     Failed {
-        /// Which.
+        /// The part.
         part: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: PartError,
     },
-    /// A part ended although it was not asked to.
+    /// A part ended without being asked.
     #[error("{part} ended by itself")]
     EndedByItself {
-        /// Which.
+        /// The part.
         part: &'static str,
     },
     /// A part panicked.
     #[error("a part of the process panicked")]
     Panicked(#[source] JoinError),
-    /// Parts were still busy after the grace period and were cut off.
+    /// Parts were still running after the grace period and were cut off.
     #[error("{left} part(s) did not finish within {} s and were cut off", grace.as_secs())]
     CutOff {
-        /// How many.
+        /// Their number.
         left: usize,
         /// The grace period.
         grace: Duration,
@@ -71,7 +71,7 @@ impl Lifecycle {
         self.stop.clone()
     }
 
-    /// Starts a part. It has to end soon after `stop` is cancelled, and not before.
+    /// Starts a part. The part has to end soon after `stop` is cancelled, and not before.
     pub fn start<F, E>(&mut self, part: &'static str, run: F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -80,11 +80,11 @@ impl Lifecycle {
         self.parts.spawn(async move { (part, run.await.map_err(Into::into)) });
     }
 
-    /// As [`Lifecycle::start`], on threads of its own, as many as this runtime has: however many tasks the part has, they
-    /// do not delay those of other parts.
+    /// As [`Lifecycle::start`], on separate threads, as many as this runtime has, so that many tasks of this part do
+    /// not delay other parts.
     ///
     /// # Errors
-    /// When there are no threads to be had.
+    /// When the threads cannot be started.
     pub fn start_on_own_threads<F, E>(&mut self, part: &'static str, run: F) -> std::io::Result<()>
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -122,7 +122,7 @@ impl Lifecycle {
         .await
     }
 
-    /// As [`Lifecycle::run`], with `asked` in the place of the signals. What it returns is the second signal.
+    /// As [`Lifecycle::run`], with `asked` in place of the signals. The future that it returns is the second signal.
     ///
     /// # Errors
     /// As [`Lifecycle::run`].
@@ -158,7 +158,7 @@ impl Lifecycle {
     }
 }
 
-/// A runtime that may be dropped inside another one. What runs on it is cut off then.
+/// A runtime that may be dropped inside another one, which cuts off its tasks.
 struct OwnRuntime(Option<Runtime>);
 
 // === impl OwnRuntime ===

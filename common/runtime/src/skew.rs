@@ -1,4 +1,4 @@
-//! What a role reports about its clock: a metric, and a condition of its readiness.
+//! The clock of a role as a metric and as a condition of its readiness.
 
 use super::check::Check;
 use super::metrics::{Collectors, register_all};
@@ -7,13 +7,13 @@ use async_trait::async_trait;
 use prometheus::{Gauge, Registry};
 use std::sync::Arc;
 
-/// How far the clock of this process is off.
+/// The clock difference of this process.
 #[derive(Clone, Debug)]
 pub struct ClockMetrics {
     skew_seconds: Gauge,
 }
 
-/// Ready while the clock of this process is right, or nothing is known about it.
+/// Ready while the clock of this process is right, or nothing has been measured.
 #[derive(Debug)]
 pub struct ClockCheck(pub Arc<ServerTime>);
 
@@ -44,7 +44,7 @@ impl ClockMetrics {
         vec![Box::new(skew_seconds)]
     }
 
-    /// Shows what is known now.
+    /// Updates the metric.
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of a skew")]
     pub fn show(&self, time: &ServerTime) {
         self.skew_seconds.set(time.skew_ms().map_or(f64::NAN, |skew_ms| skew_ms as f64 / 1_000.0));

@@ -1,8 +1,8 @@
-//! The operators' switch of all deletions: the table has the truth, and the queue's bucket a copy that every reaper looks
-//! at before each call.
+//! The operators' switch of all deletions. The table has the truth; the bucket has a copy that every reaper reads
+//! before each call.
 //!
-//! Every change of the copy is conditional on its revision, and its writer has read the table after that revision. So a
-//! copy is never put back to what the table said before a turn that was answered.
+//! Every change of the copy is conditional on its revision, and its writer read the table after that revision. So the
+//! copy never returns to a state before a change that was answered.
 
 use async_trait::async_trait;
 use contract::Pause;
@@ -18,10 +18,10 @@ use std::sync::Arc;
 #[cfg(test)]
 mod tests;
 
-/// Rounds that one turn may lose; each is the turn of another process.
+/// Attempts of one change; each failed one means that another process changed the switch.
 const ROUNDS_MAX: usize = 16;
 
-/// Why the switch could not be read or turned.
+/// Why the switch could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum SwitchError {
     /// The table failed.
@@ -30,12 +30,12 @@ pub enum SwitchError {
     /// The bucket failed.
     #[error("the queue failed")]
     Bus(#[from] BusError),
-    /// It is being turned by others all the time.
+    /// Other processes change it all the time.
     #[error("the switch is being turned by others")]
     Contended,
 }
 
-/// The switch and its copy.
+/// The switch in the table and its copy in the bucket.
 #[derive(Clone)]
 pub struct Switchboard {
     store: Arc<dyn Store>,
@@ -43,7 +43,7 @@ pub struct Switchboard {
     clock: Arc<dyn Clock>,
 }
 
-/// The fleet's line, for a process that can ask the table what a lost bucket said.
+/// The provider throttle, for a process that can restore a lost copy of the switch from the table.
 pub struct SwitchRestoringThrottle {
     throttle: Arc<dyn ProviderThrottle>,
     switch: Switchboard,
@@ -63,24 +63,24 @@ impl From<SwitchError> for BusError {
 // === impl Switchboard ===
 
 impl Switchboard {
-    /// The switch of this table, and its copy in this bucket.
+    /// The switch of this table and its copy in this bucket.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, cache: Arc<dyn SwitchCache>, clock: Arc<dyn Clock>) -> Self {
         Self { store, cache, clock }
     }
 
-    /// Pauses all deletions, or replaces the pause that is on.
+    /// Pauses all deletions, or replaces the current pause.
     ///
     /// # Errors
-    /// [`SwitchError`]; the pause may be in the table all the same, and is copied with the next settling.
+    /// [`SwitchError`]. The pause may be in the table all the same; the next [`Switchboard::settle`] copies it.
     pub async fn pause(&self, pause: &Pause) -> Result<(), SwitchError> {
         self.turn(|version| switch_of(pause, version)).await.map(|_| ())
     }
 
-    /// Ends the pause; says which one there was, also one that was over by then.
+    /// Ends the pause; returns the one that was stored, even if it had ended by then.
     ///
     /// # Errors
-    /// [`SwitchError`]; the pause may have ended in the table all the same.
+    /// [`SwitchError`]. The pause may have ended in the table all the same.
     pub async fn resume(&self, by: &str) -> Result<Option<Pause>, SwitchError> {
         let since = self.clock.now();
         let before = self.turn(|version| {
@@ -90,8 +90,8 @@ impl Switchboard {
         Ok(before.await?.as_ref().and_then(pause_of))
     }
 
-    /// Makes the copy equal to the table. A pause that the table does not know, because an operator or a former build
-    /// wrote it directly, or because the table lost it, is taken over. Returns whether something was changed.
+    /// Makes the copy equal to the table. A pause that the table does not have, because an operator or an older build
+    /// wrote it directly or the table lost it, is added to the table. Returns whether something changed.
     ///
     /// # Errors
     /// [`SwitchError`].
@@ -99,7 +99,7 @@ impl Switchboard {
         let mut is_changed = false;
         for _ in 0..ROUNDS_MAX {
             let (revision, cached) = self.cache.cached_switch().await?;
-            // Read after the copy, so it includes every turn of the switch before that.
+            // Read after the copy, so that it includes every earlier change of the switch.
             let kept = self.store.deletion_switch().await?;
             let kept = match self.unknown_to(kept.as_ref(), &cached) {
                 Some(found) => {
@@ -121,7 +121,7 @@ impl Switchboard {
         Err(SwitchError::Contended)
     }
 
-    /// Asks the table if the bucket says nothing at all; true if it was asked.
+    /// Reads the table if the bucket has no entry at all; returns whether it did.
     async fn restore_if_lost(&self) -> Result<bool, SwitchError> {
         let (_, cached) = self.cache.cached_switch().await?;
         if cached != CachedSwitch::Lost {
@@ -132,12 +132,12 @@ impl Switchboard {
         Ok(true)
     }
 
-    /// One turn, in the table first; gives back what was there.
+    /// Changes the switch, the table first; returns the previous state.
     async fn turn(
         &self,
         next: impl Fn(u64) -> DeletionSwitch + Send,
     ) -> Result<Option<DeletionSwitch>, SwitchError> {
-        // What an operator wrote directly comes before this turn, and must not be taken over after it.
+        // An entry that an operator wrote directly precedes this change and must not be added after it.
         self.settle().await?;
         for _ in 0..ROUNDS_MAX {
             let before = self.store.deletion_switch().await?;
@@ -150,7 +150,7 @@ impl Switchboard {
         Err(SwitchError::Contended)
     }
 
-    /// The pause of the copy as a turn, if the table does not know it.
+    /// The pause of the copy as a change of the switch, if the table does not have it.
     fn unknown_to(&self, kept: Option<&DeletionSwitch>, cached: &CachedSwitch) -> Option<DeletionSwitch> {
         let CachedSwitch::On { pause, version } = cached else { return None };
         let known = kept.map_or(0, |kept| kept.version);
@@ -164,7 +164,7 @@ impl Switchboard {
             (CachedSwitch::Lost, _) | (CachedSwitch::Off, Some(_)) => false,
             (CachedSwitch::Off, None) => true,
             (CachedSwitch::On { version, .. }, Some(_)) => *version == kept.map(|kept| kept.version),
-            // One that is over does no harm.
+            // A pause that has ended does no harm.
             (CachedSwitch::On { pause, .. }, None) => !pause.is_on(self.clock.now_ms()),
         }
     }
@@ -173,7 +173,7 @@ impl Switchboard {
 // === impl SwitchRestoringThrottle ===
 
 impl SwitchRestoringThrottle {
-    /// This line, whose switch the table knows.
+    /// This throttle, whose switch is restored from the table.
     #[must_use]
     pub fn new(throttle: Arc<dyn ProviderThrottle>, switch: Switchboard) -> Self {
         Self { throttle, switch }
@@ -189,7 +189,7 @@ impl ProviderThrottle for SwitchRestoringThrottle {
 
     async fn confirm(&self, permit: Permit) -> Result<Confirmed, BusError> {
         let confirmed = self.throttle.confirm(permit).await?;
-        // Asked afterwards: a bucket that was lost a moment ago would have said that nothing is paused.
+        // Checked afterwards, because a bucket that was just lost reads as "not paused".
         if confirmed == Confirmed::Go && self.switch.restore_if_lost().await? {
             return self.throttle.confirm(permit).await;
         }

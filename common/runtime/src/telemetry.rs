@@ -1,4 +1,4 @@
-//! Log lines.
+//! Logging.
 
 use std::fmt;
 use std::io::IsTerminal as _;
@@ -8,16 +8,16 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::settings::Settings;
 
-/// What is logged, and how.
+/// The log filter and format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TelemetryConfig {
-    /// Which lines, in the words of `tracing-subscriber`'s filter.
+    /// The filter, in the syntax of `tracing-subscriber`.
     pub filter: String,
     /// One JSON object a line, or text for people.
     pub format: LogFormat,
 }
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// One JSON object a line, on stdout.
@@ -26,11 +26,11 @@ pub enum LogFormat {
     Text,
 }
 
-/// The filter of an unset `LOG_FILTER`: our own lines, and only warnings of the libraries.
+/// The default of `LOG_FILTER`: our own lines at `info`, and warnings of the libraries.
 pub const DEFAULT_FILTER: &str =
     "info,async_nats=warn,hyper=warn,reqwest=warn,aws_config=error,aws_smithy_runtime=warn,dynoxide=error";
 
-/// An error with its causes, on one line: for the place where it is consumed.
+/// An error with its causes on one line. Log an error where it is handled.
 pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
 
 // === impl TelemetryConfig ===
@@ -64,7 +64,7 @@ impl TelemetryConfig {
         Self { filter, format }
     }
 
-    /// Starts writing log lines; only the first call of a process has an effect.
+    /// Installs the logger; only the first call of a process has an effect.
     pub fn install(&self) {
         let filter = EnvFilter::try_new(&self.filter).unwrap_or_else(|_| EnvFilter::new("info"));
         let registry = tracing_subscriber::registry().with(filter);

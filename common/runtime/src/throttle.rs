@@ -1,8 +1,8 @@
-//! The rules of the provider throttle: who may call when. Both buses keep its state and follow these.
+//! The rules of the provider throttle: which call may start when. Both buses store its state and apply these rules.
 //!
-//! Calls have slots that lie evenly apart (a generic cell rate with no burst). The rate rises by a fixed step with
-//! each deletion that goes well and halves when the provider fails. A breaker closes the throttle after too many
-//! failures in a row, and lets one call of the whole fleet try from time to time.
+//! Calls have evenly spaced slots (a generic cell rate without burst). The rate rises by a fixed step with each
+//! successful deletion and halves when the provider fails. A breaker closes the throttle after too many failures in a
+//! row and then lets a single call of the fleet test the provider from time to time.
 
 use crate::settings::Settings;
 use contract::throttle::{Breaker, BreakerReason, BreakerStatus, DeletionsStatus, Failing};
@@ -15,43 +15,43 @@ mod moments;
 
 pub use moments::by_the_clock_of;
 
-/// What a minute's worth of slots takes, in microseconds. The 2 % above a minute are room for calls that begin
-/// late: without them a late call and a punctual one after it could lie too close together.
+/// Time for the slots of a minute, in microseconds. It is 2 % longer than a minute because calls may start late:
+/// without that, a late call and a punctual one after it could be too close together.
 const MINUTE_OF_SLOTS_US: u64 = 61_200_000;
-/// How late after its slot a call may begin; less than the room above.
+/// How late after its slot a call may start; less than those 2 %.
 const LATE_MAX_US: u64 = 1_000_000;
-/// Longest wait for a slot that is taken; a delivery that waits occupies a place of its worker.
+/// Longest wait for a reserved slot; a waiting delivery occupies one of its worker's slots.
 const SLOT_WAIT_MAX_US: u64 = 3_000_000;
-/// How far ahead of now slots may be taken before work is fetched for more of them.
+/// How far ahead slots may be reserved before workers stop fetching more work.
 const LEAD_US: u64 = 1_000_000;
-/// Successes that take the rate from nothing to the ceiling.
+/// Successful deletions that raise the rate from zero to the maximum.
 const STEPS_TO_CEILING: u64 = 20;
-/// Time after which the one call that tries counts as lost: longer than any call, clearing included.
+/// Time after which a probe call counts as lost: longer than any call, pre-clean included.
 const PROBE_LEASE_MS: u64 = 180_000;
-/// When to ask again about a pause that has no end.
+/// When to ask again during a pause without an end.
 const PAUSE_WAIT_MS: u64 = 5_000;
-/// Longest time that a delivery is put off because the provider throttle is closed. It comes back early and then waits
-/// in the queue, where a throttle that opens early finds it; no worker fetches it before.
+/// Longest delay of a delivery because the throttle is closed. The delivery returns early and waits in the queue, so
+/// that it starts soon after an early opening; no worker fetches it before.
 const LATER_MAX: Duration = Duration::from_secs(5);
-/// Longest time between two looks at a throttle that is closed.
+/// Longest time between two checks of a closed throttle.
 const LOOK_AGAIN_MS: u64 = 500;
 
-/// How the throttle works.
+/// The settings of the throttle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThrottleRules {
-    /// Deletions that the fleet may order in a minute at most.
+    /// Maximum rate of the fleet, in deletions per minute.
     pub per_minute_max: u64,
-    /// The rate that failures never take it below.
+    /// Minimum rate, which failures never undercut.
     pub per_minute_min: u64,
     /// Failures of the provider in a row that open the breaker.
     pub failures_max: u32,
-    /// How long the breaker is open at first; it doubles with each probe that fails.
+    /// Initial open time of the breaker; it doubles with each failed probe.
     pub open_min: Duration,
-    /// Longest time that it is open.
+    /// Maximum open time of the breaker.
     pub open_max: Duration,
 }
 
-/// Who may call now.
+/// Which calls may start now.
 enum Access {
     Open,
     ProbeOnly,
@@ -73,7 +73,7 @@ impl Default for ThrottleRules {
 }
 
 impl ThrottleRules {
-    /// Reads the variables of the throttle.
+    /// Reads the settings of the throttle.
     pub fn read(settings: &mut Settings<'_>) -> Self {
         let per_minute_max = settings.number(
             "DELETIONS_PER_MINUTE",
@@ -115,7 +115,7 @@ impl ThrottleRules {
         }
     }
 
-    /// The next free slot, and the throttle after it was taken; none if nothing changes.
+    /// The next free slot and the state after reserving it; no state if nothing changes.
     pub fn acquire(
         &self,
         throttle: &ThrottleState,
@@ -148,7 +148,7 @@ impl ThrottleRules {
         (Admission::Go { permit, wait: span_us(slot_us - now_us) }, Some(throttle))
     }
 
-    /// Whether a slot that has come may be used.
+    /// Whether a reserved slot may be used now.
     pub fn confirm(
         &self,
         throttle: &ThrottleState,
@@ -159,19 +159,19 @@ impl ThrottleRules {
         let is_ours = breaker_probe(throttle) == Some(permit.slot_us);
         match access(throttle, pause, now_ms) {
             Access::Open => {}
-            // Only the throttle is closed to the others; a pause and a hold are for the probe as well.
+            // Only an open breaker admits the probe; a pause and a hold apply to the probe as well.
             Access::Closed { .. } if is_ours && !is_stopped(throttle, pause, now_ms) => {}
             Access::Closed { until_ms } => {
                 return Confirmed::Later { wait: span_ms(now_ms, until_ms).min(LATER_MAX) };
             }
-            // A worker has to take a permit that is the probe's.
+            // A worker has to get the permit of the probe first.
             Access::ProbeOnly => return Confirmed::Missed,
         }
         let late_us = now_ms.saturating_mul(1_000).saturating_sub(permit.slot_us);
         if late_us > LATE_MAX_US { Confirmed::Missed } else { Confirmed::Go }
     }
 
-    /// What follows from the end of a call; the throttle is none if nothing changes.
+    /// The consequences of an outcome; no state if nothing changes.
     pub fn report_outcome(
         &self,
         throttle: &ThrottleState,
@@ -206,7 +206,7 @@ impl ThrottleRules {
                     (FailureCause::NotSandbox, _) => {
                         self.fail(&mut next, permit, is_our_probe, sandbox, end, now_ms)
                     }
-                    // It says nothing about the others, so another one tries at once.
+                    // This says nothing about other sandboxes, so another one may probe at once.
                     (_, true) => next.breaker = Breaker::Open { until_ms: now_ms },
                     (_, false) => {}
                 }
@@ -237,8 +237,8 @@ impl ThrottleRules {
         end: CallOutcome,
         now_ms: u64,
     ) {
-        // Calls that began before the last halving say nothing about the rate after it: ten of them that fail
-        // together halve it once.
+        // Calls that started before the last halving say nothing about the rate after it: ten of them that fail
+        // together halve the rate once.
         let is_refused = matches!(end, CallOutcome::Unauthorized | CallOutcome::Forbidden);
         if !is_refused && permit.slot_us / 1_000 >= throttle.slowed_ms {
             self.set_rate(throttle, self.rate_milli(throttle) / 2);
@@ -250,7 +250,7 @@ impl ThrottleRules {
         evidence::note_failure(throttle, sandbox, now_ms);
         let is_too_much =
             is_refused || (throttle.failures >= self.failures_max && !evidence::only_one_fails(throttle));
-        // What began before the breaker opened is no news about the provider.
+        // A call that started before the breaker opened says nothing new about the provider.
         if is_our_probe || (throttle.breaker == Breaker::Closed && is_too_much) {
             throttle.openings = throttle.openings.saturating_add(1);
             let doublings = throttle.openings.saturating_sub(1).min(20);
@@ -263,7 +263,7 @@ impl ThrottleRules {
         }
     }
 
-    /// The throttle at a glance.
+    /// Whether and how soon calls may start.
     pub fn view(&self, throttle: &ThrottleState, pause: Option<&Pause>, now_ms: u64) -> ThrottleView {
         let (calls, wait) = match access(throttle, pause, now_ms) {
             Access::Closed { until_ms } => (0, span_ms(now_ms, until_ms)),
@@ -281,7 +281,7 @@ impl ThrottleRules {
         };
         ThrottleView {
             calls,
-            // Whatever closes the throttle may end early: a pause by a resume, an open breaker by a probe.
+            // Any closed state may end early: a pause by a resume, an open breaker by a probe.
             wait: wait.min(Duration::from_millis(LOOK_AGAIN_MS)),
             is_paused: is_paused(pause, now_ms),
             is_broken: throttle.breaker != Breaker::Closed,
@@ -289,7 +289,7 @@ impl ThrottleRules {
         }
     }
 
-    /// The throttle as an operator sees it; without its queue.
+    /// The state for operators, without the queue.
     pub fn status(&self, throttle: &ThrottleState, pause: Option<&Pause>, now_ms: u64) -> DeletionsStatus {
         let paused = pause.filter(|pause| pause.is_on(now_ms)).cloned();
         let held_until = (throttle.held_until_ms > now_ms).then(|| throttle.held_until_ms.div_ceil(1_000));
@@ -353,7 +353,7 @@ fn breaker_probe(throttle: &ThrottleState) -> Option<u64> {
     }
 }
 
-/// The provider works: a try that showed it closes the breaker, and a row of failures ends.
+/// The provider works: a successful probe closes the breaker, and the count of failures in a row ends.
 fn close(throttle: &mut ThrottleState, is_our_probe: bool) {
     if is_our_probe {
         throttle.breaker = Breaker::Closed;
@@ -394,7 +394,7 @@ fn span_ms(now_ms: u64, until_ms: u64) -> Duration {
     Duration::from_millis(until_ms.saturating_sub(now_ms))
 }
 
-/// In whole milliseconds, rounded up, as every clock counts them.
+/// In whole milliseconds, rounded up, like every clock.
 fn span_us(span_us: u64) -> Duration {
     Duration::from_millis(span_us.div_ceil(1_000))
 }

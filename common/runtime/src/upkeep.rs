@@ -1,9 +1,9 @@
-//! What upkeep had to make or put right at the server, in numbers.
+//! Metrics of upkeep: what had to be created or corrected at the server.
 
 use crate::metrics::{Collectors, register_all};
 use prometheus::{IntCounterVec, Opts, Registry};
 
-/// What had to be made or put right, for all connections of a process.
+/// Counters of created and corrected assets, for all connections of a process.
 #[derive(Clone, Debug)]
 pub struct UpkeepMetrics {
     mended: IntCounterVec,
@@ -32,12 +32,12 @@ impl UpkeepMetrics {
         vec![Box::new(self.mended.clone())]
     }
 
-    /// One was made.
+    /// Counts a created asset.
     pub fn made(&self, asset: &str) {
         self.mended.with_label_values(&[asset, "made"]).inc();
     }
 
-    /// One was put right.
+    /// Counts a corrected asset.
     pub fn corrected(&self, asset: &str) {
         self.mended.with_label_values(&[asset, "corrected"]).inc();
     }

@@ -1,4 +1,4 @@
-//! A recorder on an event log in memory: what is missing, what is too old, and what goes wrong.
+//! The recorder on a memory event log: missing events, expired events, and failures.
 
 use super::*;
 use domain::{
@@ -48,7 +48,7 @@ fn free() -> Sandbox {
     .enter(NOW)
 }
 
-/// The sandbox after so many changes more, a second apart.
+/// The sandbox after that number of further changes, one second apart.
 fn changed(mut sandbox: Sandbox, changes: usize) -> Sandbox {
     for _ in 0..changes {
         let at = NOW.after(Duration::from_secs(sandbox.version.get()));
@@ -80,7 +80,7 @@ async fn missing_events_are_filled_once() {
 async fn events_beyond_the_retention_are_not_added() {
     let rig = Rig::new();
     let sandbox = changed(free(), 3);
-    // The first two changes were a day and more before what is kept.
+    // The first two changes are older than the retention.
     rig.clock.advance(30 * DAY + Duration::from_secs(2));
     assert_eq!(rig.recorder.complete(&sandbox).await.unwrap(), 2);
     assert_eq!(rig.versions(), [3, 4]);

@@ -1,4 +1,4 @@
-//! A watch over tables and a queue in memory. A table that is put back is another table, in the state of before.
+//! A watch over tables and a bus in memory. A restored table is another table in an earlier state.
 
 use super::*;
 use domain::{ExternalId, NewSandbox, PoolName, Sandbox, SandboxName};
@@ -129,14 +129,14 @@ async fn record_older_than_its_event_is_a_problem_until_acknowledged() {
 
     restored.accept().await.unwrap();
     assert_eq!(problem(&restored).await, None);
-    // What is published afterwards counts.
+    // Events that are published afterwards count.
     let found = match after.mark_found(&missing, NOW).await.unwrap() {
         Write::Done(sandbox) => sandbox,
         other @ Write::Lost(_) => panic!("{other:?}"),
     };
     rig.publish(&found).await;
     assert!(problem(&restored).await.unwrap().contains("version 3"));
-    // A stream that was made again counts anew, and so nothing of it is accepted.
+    // A recreated stream counts from the beginning, so nothing in it is accepted.
     rig.bus.forget_events();
     assert_eq!(problem(&restored).await, None);
     rig.publish(&missing).await;
@@ -172,7 +172,7 @@ async fn mark_lost_in_nats_is_restored_from_the_table() {
     let watch = rig.watch(&store);
     let first = watch.round(true, None, &guard).await.unwrap();
     rig.bus.forget_mark();
-    // Not this process's turn, and all the same.
+    // Although another process moves the mark.
     assert_eq!(watch.round(true, Some(first + 9), &guard).await.unwrap(), first);
     assert_eq!((guard.problem(), rig.known().await), (None, Some(first)));
 }

@@ -65,7 +65,7 @@ async fn lost_bucket_is_restored_from_the_table() {
     rig.switch.pause(&pause("bob", None)).await.unwrap();
     rig.bus.lose_throttle_state();
     assert!(matches!(rig.throttle.confirm(permit).await.unwrap(), Confirmed::Later { .. }));
-    // A bucket that was lost while nothing was paused is asked of the table once.
+    // A bucket that was lost while nothing was paused is restored once.
     rig.switch.resume("bob").await.unwrap();
     rig.bus.lose_throttle_state();
     assert!(!rig.throttle.view().await.unwrap().is_paused);
@@ -82,12 +82,12 @@ async fn manual_bucket_entry_is_adopted_once() {
     rig.bus.lose_throttle_state();
     assert!(rig.switch.settle().await.unwrap());
     assert_eq!(shown(&rig).await, Some(pause("by hand", None)));
-    // It comes before the turn that ends it, also where nothing has taken it over yet.
+    // It precedes the change that ends it, even if nothing has added it to the table yet.
     DeletionControl::pause(&rig.bus, &pause("again", None)).await.unwrap();
     assert_eq!(rig.switch.resume("alice").await.unwrap(), Some(pause("again", None)));
     assert!(!rig.switch.settle().await.unwrap());
     assert_eq!(shown(&rig).await, None);
-    // One that is over is left alone.
+    // A pause that has ended is ignored.
     DeletionControl::pause(&rig.bus, &pause("over", Some(NOW.get() + 1))).await.unwrap();
     rig.clock.advance(Duration::from_secs(2));
     assert!(!rig.switch.settle().await.unwrap());

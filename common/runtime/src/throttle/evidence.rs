@@ -1,24 +1,24 @@
-//! Whose fault a failure is: the sandbox's or the provider's.
+//! Decides whether a failure is the fault of the sandbox or of the provider.
 //!
-//! One failure looks like another. What distinguishes them is what happens to other sandboxes: an account whose
-//! deletion always fails while those of others go well is an odd one, and so is one that is forbidden alone. Where
-//! nothing is known of the others, the provider is taken to be at fault, because trying again does no harm.
+//! A single failure does not tell. Other sandboxes do: an account whose deletion always fails while others succeed is
+//! faulty, and so is one that alone is forbidden. If nothing is known about others, the provider counts as the cause,
+//! because a retry does no harm.
 
 use super::{CallOutcome, FailureCause, Permit};
 use contract::ThrottleState;
 use contract::throttle::{Breaker, BreakerReason, Failing, Forbidden};
 
-/// How long after a deletion that went well its word counts: a provider that worked then is taken to work when
-/// a single sandbox begins to fail. Longer than the longest delay between two attempts (10 minutes by default), or
-/// an account that is the last one left would be out of reach of it.
+/// How long a successful deletion proves that the provider works when a single sandbox begins to fail. It is longer
+/// than the longest retry delay (10 minutes by default); otherwise a last remaining account could never be found at
+/// fault.
 const GOOD_FOR_MS: u64 = 15 * 60_000;
-/// Forbidden sandboxes that are remembered; the oldest is forgotten first. Each takes up to 160 bytes of a value that
-/// is written with every slot.
+/// Forbidden sandboxes that are remembered; the oldest is dropped first. Each takes up to 160 bytes of a value that is
+/// written with every slot.
 const FORBIDDEN_MAX: usize = 32;
 
-/// A call deleted something. Only what began after a refusal says something about it.
+/// Records a successful deletion. Only a call that started after a refusal says something about it.
 pub(super) fn note_good(throttle: &mut ThrottleState, permit: Permit, is_our_probe: bool, sandbox: &str) {
-    // What was out when the breaker opened says nothing about the time since.
+    // A call that was in progress when the breaker opened says nothing about the time since.
     if throttle.breaker != Breaker::Closed && !is_our_probe {
         return;
     }
@@ -31,7 +31,7 @@ pub(super) fn note_good(throttle: &mut ThrottleState, permit: Permit, is_our_pro
     throttle.good_ms = throttle.good_ms.max(permit.slot_us / 1_000);
 }
 
-/// A call failed: whose failures these are now, and how many in a row.
+/// Records a failure: which sandboxes fail, and how often in a row.
 pub(super) fn note_failure(throttle: &mut ThrottleState, sandbox: &str, now_ms: u64) {
     let only_one_failed = only_one_fails(throttle);
     match &throttle.failing {
@@ -43,19 +43,19 @@ pub(super) fn note_failure(throttle: &mut ThrottleState, sandbox: &str, now_ms: 
         Failing::One { .. } | Failing::Several => throttle.failing = Failing::Several,
     }
     if throttle.breaker == Breaker::Closed {
-        // The failures of an odd one make one sign of an outage, however many they are.
+        // All failures of one faulty sandbox together count as one sign of an outage.
         let before =
             if only_one_failed && throttle.failing == Failing::Several { 1 } else { throttle.failures };
         throttle.failures = before.saturating_add(1);
     }
 }
 
-/// Whether all failures in a row are those of one sandbox, and others were deleted shortly before the first of them.
+/// Whether all failures in a row are of one sandbox, and others were deleted shortly before the first of them.
 pub(super) fn only_one_fails(throttle: &ThrottleState) -> bool {
     matches!(throttle.failing, Failing::One { .. }) && was_good_at(throttle, throttle.failing_since_ms)
 }
 
-/// Whom the failure is put down to that was noted last.
+/// The cause of the failure that was recorded last.
 pub(super) fn cause(throttle: &ThrottleState, end: CallOutcome) -> FailureCause {
     if end != CallOutcome::Failed {
         return FailureCause::NotSandbox;
@@ -68,8 +68,8 @@ pub(super) fn cause(throttle: &ThrottleState, end: CallOutcome) -> FailureCause 
     }
 }
 
-/// A deletion was forbidden. No sandbox is blamed if our credentials may be the cause: then the provider throttle has
-/// to stop.
+/// Records a forbidden deletion. If our credentials may be the cause, no sandbox is at fault and the throttle has to
+/// close.
 pub(super) fn forbid(throttle: &mut ThrottleState, sandbox: &str, now_ms: u64) -> FailureCause {
     let known = throttle.forbidden.iter().find(|one| one.sandbox == sandbox).map(|one| one.since_ms);
     if known.is_none() {
@@ -78,7 +78,7 @@ pub(super) fn forbid(throttle: &mut ThrottleState, sandbox: &str, now_ms: u64) -
         throttle.forbidden.drain(..surplus);
     }
     let good_ms = throttle.good_ms;
-    // The deletion of another began after this one was forbidden, and went well.
+    // The deletion of another sandbox started after this one was forbidden, and succeeded.
     if known.is_some_and(|since_ms| since_ms < good_ms) {
         return FailureCause::Sandbox;
     }
@@ -86,11 +86,12 @@ pub(super) fn forbid(throttle: &mut ThrottleState, sandbox: &str, now_ms: u64) -
     if is_another || !was_good_at(throttle, known.unwrap_or(now_ms)) {
         return FailureCause::NotSandbox;
     }
-    // The first time, another sandbox may be forbidden next; if it is the only one a second time, it is at fault.
+    // After the first refusal, another sandbox may be refused next. If only this one is refused a second time, it is at
+    // fault.
     if known.is_some() { FailureCause::Sandbox } else { FailureCause::Unclear }
 }
 
-/// Whether something was deleted at that time or shortly before.
+/// Whether a deletion succeeded at that time or shortly before.
 fn was_good_at(throttle: &ThrottleState, at_ms: u64) -> bool {
     throttle.good_ms > 0 && at_ms <= throttle.good_ms.saturating_add(GOOD_FOR_MS)
 }

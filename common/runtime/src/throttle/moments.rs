@@ -1,18 +1,18 @@
-//! The times in the state of the throttle, which its last writer wrote by its own clock. The server says when that was, so
-//! a writer whose clock is off holds up the others for no longer than a right one could.
+//! Corrects the times in the state of the throttle, which its last writer wrote by its local clock. The server states
+//! when that was, so that a wrong clock delays the others no longer than a right one could.
 
 use super::{PROBE_LEASE_MS, SLOT_WAIT_MAX_US, ThrottleRules, after};
 use contract::ThrottleState;
 use contract::throttle::Breaker;
 
-/// Difference between a writer's clock and the server's that is left alone: it is smaller than what a call may be
-/// late by, and most of it is the way to the server.
+/// Clock difference between writer and server that is ignored. It is less than the allowed delay of a call, and most of
+/// it is network time.
 const SKEW_LEFT_ALONE_MS: u64 = 1_000;
-/// Longest time for which a provider's wish is believed, as the adapter does.
+/// Longest hold requested by a provider that is followed, as in the adapter.
 const HELD_MAX_MS: u64 = 3_600_000;
 
 impl ThrottleRules {
-    /// The throttle with nothing in it that lies further from `base_ms`, when it was written, than the rules allow.
+    /// Limits every time in the state to what the rules allow after `base_ms`, when it was written.
     pub fn bounded(&self, throttle: &ThrottleState, base_ms: u64) -> ThrottleState {
         let mut throttle = throttle.clone();
         let base_us = base_ms.saturating_add(SKEW_LEFT_ALONE_MS).saturating_mul(1_000);
@@ -38,10 +38,10 @@ impl ThrottleRules {
     }
 }
 
-/// The throttle as its writer would have written it by the clock that showed `base_ms` when it did.
+/// The state as its writer would have written it by a clock that showed `base_ms` at that moment.
 #[must_use]
 pub fn by_the_clock_of(mut throttle: ThrottleState, base_ms: u64) -> ThrottleState {
-    // Former builds do not say what their clock showed.
+    // Older builds do not record their clock.
     if throttle.written_ms == 0 || throttle.written_ms.abs_diff(base_ms) <= SKEW_LEFT_ALONE_MS {
         return throttle;
     }
@@ -64,7 +64,7 @@ pub fn by_the_clock_of(mut throttle: ThrottleState, base_ms: u64) -> ThrottleSta
     }
     match &mut throttle.breaker {
         Breaker::Closed => {}
-        // The slot of a probe is its name, and stays.
+        // The slot of a probe is its identity and must not change.
         Breaker::Open { until_ms } | Breaker::HalfOpen { until_ms, .. } => *until_ms = ms(*until_ms),
     }
     throttle.written_ms = base_ms;
@@ -87,7 +87,7 @@ mod tests {
         open_max: Duration::from_secs(60),
     };
 
-    /// What a writer leaves whose clock is ahead: a call that ended like that.
+    /// The state after a writer whose clock is ahead reported that outcome.
     fn left_by_one_ahead(end: CallOutcome) -> ThrottleState {
         let now_ms = NOW_MS + AHEAD_MS;
         let (admission, throttle) = RULES.acquire(&ThrottleState::default(), None, now_ms);

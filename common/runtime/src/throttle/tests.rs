@@ -38,9 +38,9 @@ impl TestThrottle {
         admission
     }
 
-    /// A slot, waited for; the throttle has to be open.
+    /// Waits for a slot; the throttle has to be open.
     fn slot(&mut self) -> Permit {
-        // After failures slots lie far apart.
+        // After failures, slots are far apart.
         let far_ms = (self.current.next_us / 1_000).saturating_sub(self.now_ms());
         if far_ms > SLOT_WAIT_MAX_US / 1_000 {
             self.past_ms += far_ms;
@@ -71,7 +71,7 @@ impl TestThrottle {
         effect
     }
 
-    /// A call of that sandbox, with its slot.
+    /// A call for that sandbox, in its slot.
     fn call(&mut self, sandbox: &str, end: CallOutcome) -> OutcomeEffect {
         let permit = self.slot();
         self.report_outcome(permit, sandbox, end)
@@ -89,7 +89,7 @@ impl TestThrottle {
         RULES.status(&self.current, self.pause.as_ref(), self.now_ms())
     }
 
-    /// Opens the breaker, and says for how long.
+    /// Opens the breaker and returns how long it stays open.
     fn break_down(&mut self) -> Duration {
         let effect = ["1", "2", "3"].map(|sandbox| self.call(sandbox, CallOutcome::Failed));
         assert_eq!(effect.map(|effect| effect.is_closed), [true, true, false]);
@@ -214,7 +214,7 @@ fn consecutive_failures_open_the_breaker() {
     for sandbox in ["1", "2", "3", "4"] {
         throttle.call(sandbox, CallOutcome::Failed);
         throttle.call(sandbox, CallOutcome::Failed);
-        // Whatever shows that the provider works ends the row.
+        // Any sign that the provider works ends the row.
         throttle.call(sandbox, if sandbox == "3" { CallOutcome::Refused } else { CallOutcome::Deleted });
         throttle.wait(MINUTE);
         assert_eq!(throttle.status().breaker.state, "closed");

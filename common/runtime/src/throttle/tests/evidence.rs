@@ -1,4 +1,4 @@
-//! Whose fault a failure is, judged by what happens to other sandboxes.
+//! Sandbox or provider at fault, depending on other sandboxes.
 
 use super::*;
 
@@ -43,7 +43,7 @@ fn failing_sandbox_is_not_blamed_without_evidence_of_others() {
             throttle.deletes("1");
             throttle.wait(HOUR);
         }
-        // Fewer failures than make a breakdown are charged all the same.
+        // Fewer failures than open the breaker are counted all the same.
         assert_eq!([throttle.fails("9"), throttle.fails("9")], [FailureCause::Sandbox; 2]);
         for _ in 0..20 {
             assert_eq!(throttle.fails("9"), FailureCause::NotSandbox);
@@ -61,7 +61,7 @@ fn outage_blames_no_sandbox() {
         for _ in 0..alone {
             throttle.fails("9");
         }
-        // The others begin to fail as well: the one before them counts as one failure.
+        // Others begin to fail: the earlier failures of one sandbox count as one.
         let first = throttle.fails("2");
         assert_ne!(first, FailureCause::NotSandbox, "it cannot be known yet");
         while throttle.state() == "running" {
@@ -156,7 +156,7 @@ fn revoked_credentials_open_the_breaker_and_blame_no_sandbox() {
         let effect = throttle.call(sandbox, CallOutcome::Forbidden);
         assert_eq!((effect.cause, effect.wait), (FailureCause::NotSandbox, open_s * SECOND), "{sandbox}");
     }
-    // The credentials are right again: what was forbidden meanwhile counts against no sandbox.
+    // The credentials work again: refusals in between count against no sandbox.
     throttle.wait(RULES.open_max);
     throttle.deletes("4");
     assert_eq!(throttle.state(), "running");
@@ -184,7 +184,7 @@ fn deletion_started_before_a_refusal_is_no_evidence() {
     throttle.report_outcome(out, "9", CallOutcome::Deleted);
     assert_eq!(throttle.is_forbidden("3"), FailureCause::NotSandbox);
     assert_eq!(throttle.state(), "unauthorized");
-    // Nor does one that was out when the throttle stopped.
+    // Nor does a call that was in progress when the throttle closed.
     let before = throttle.current.good_ms;
     throttle.report_outcome(out, "8", CallOutcome::Deleted);
     assert_eq!((throttle.current.good_ms, throttle.state().as_str()), (before, "unauthorized"));
