@@ -1,10 +1,9 @@
-//! Admission: how many requests are worked on at once, which of the others wait, and when the rest are asked to repeat.
+//! Admission: decides which requests are worked on, which wait, and which are refused with a retry time.
 //!
-//! The limit follows the measured latency of the store ([`limit`]), so that calls to it do not time out because there
-//! are too many of them. Requests beyond it wait, the one with the least time left first, as long as they can be
-//! answered in time at the measured [`rate`]. All others are refused before anything was written for them, at once, with
-//! the time after which a repeat will be served ([`promises`]). The allocators of one process share it: it stands for
-//! what the process can do. Decision 0051.
+//! The limit follows the measured latency of the store ([`limit`]), so that calls do not time out because there are too
+//! many. Requests beyond it wait, the one with the earliest deadline first, as long as they can be answered in time at
+//! the measured [`rate`]. All others are refused at once, before any write, with the time after which a repeat will be
+//! served ([`promises`]). The allocators of one process share one admission. Decision 0051.
 
 mod limit;
 mod promises;
@@ -24,7 +23,7 @@ use crate::{Config, Metrics};
 use contract::{Fault, FaultCode, Verb};
 use ports::bus::Request;
 
-/// What decides about the requests of one process.
+/// The admission of one process.
 #[derive(Clone, Debug)]
 pub struct Admission {
     shared: Arc<Shared>,
@@ -36,26 +35,26 @@ struct Shared {
     load: Load,
 }
 
-/// How a request that waits is reached.
+/// The channel to a waiting request.
 type Waiter = oneshot::Sender<Verdict>;
 
-/// The right to work on a request. Given back when it is dropped.
+/// The right to work on a request. Dropping it returns it.
 #[derive(Debug)]
 pub(crate) struct Permit {
     shared: Arc<Shared>,
     began: Instant,
-    /// Time in which it waited for something other than the store.
+    /// Time spent waiting for anything other than the store.
     idle: Mutex<Duration>,
     end: End,
 }
 
-/// A request that waits for something other than the store, while others have its turn. Over when it is dropped.
+/// A request that waits for something other than the store; its slot is free for others until this is dropped.
 pub(crate) struct Idle<'a> {
     permit: &'a Permit,
     since: Instant,
 }
 
-/// A request that waits. It leaves the queue when it is dropped.
+/// A waiting request. Dropping it removes the request from the queue.
 struct Place<'a> {
     shared: &'a Arc<Shared>,
     name: (Instant, u64),
@@ -72,7 +71,7 @@ impl Admission {
         Self { shared: Arc::new(Shared { queue, load: metrics.load() }) }
     }
 
-    /// Work on a request that needs no turn.
+    /// A permit that does not count.
     pub(crate) fn pass(&self) -> Permit {
         self.shared.lock().take_back();
         self.permit()
@@ -83,7 +82,7 @@ impl Admission {
         Permit { shared, began, idle: Mutex::default(), end: End::Unrelated }
     }
 
-    /// Waits for the turn of `request`, which has to be answered by `deadline`.
+    /// Waits for a permit for `request`, which has to be answered by `deadline`.
     ///
     /// # Errors
     /// [`FaultCode::NoWorkers`] with the time after which a repeat will be served; nothing was done for the request.
@@ -114,7 +113,7 @@ impl Admission {
     }
 }
 
-/// The same for every repeat of a request.
+/// The same for every attempt at a request.
 fn key_of(request: &Request) -> u64 {
     let mut hasher = DefaultHasher::new();
     request.verb.hash(&mut hasher);
@@ -137,11 +136,11 @@ fn refusal(after: Duration) -> Fault {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue<Waiter>> {
-        // Nothing panics while it is held, so a poisoned lock holds a sound state.
+        // Nothing panics while the lock is held, so a poisoned lock holds a valid state.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Work on a request is over: others have their turn.
+    /// Work on a request has ended: waiting requests may start.
     fn finish(self: &Arc<Self>, took: Duration, end: End) {
         let verdicts = {
             let mut queue = self.lock();
@@ -154,7 +153,7 @@ impl Shared {
 
     fn notify(&self, mut verdicts: Verdicts<Waiter>) {
         while let Some((waiter, verdict)) = verdicts.pop() {
-            // One that is gone gives its turn to the next.
+            // If the waiting request is gone, its turn goes to the next one.
             if waiter.send(verdict) == Err(Verdict::Go) {
                 verdicts.extend(self.lock().give_back(Instant::now()));
             }
@@ -165,11 +164,11 @@ impl Shared {
 // === impl Place ===
 
 impl Place<'_> {
-    /// Its time is up.
+    /// The waiting time is over.
     fn give_up(&mut self) -> Verdict {
         match self.shared.lock().leave(Instant::now(), self.name) {
             Some(after) => Verdict::Refused(after),
-            // The verdict is on its way; if it is not here yet, the turn goes to the next request.
+            // The verdict may be in the channel; if it is not, the turn goes to the next request.
             None => self.receiver.try_recv().unwrap_or(Verdict::Refused(Duration::ZERO)),
         }
     }
@@ -191,18 +190,18 @@ impl Drop for Place<'_> {
 // === impl Permit ===
 
 impl Permit {
-    /// Gives the turn to others while this request waits for something other than the store. It goes on without waiting
-    /// for another turn: for that moment there may be more at work than the limit says.
+    /// Frees the slot while this request waits for something other than the store. Afterwards the request continues
+    /// without waiting again, so for a moment more requests than the limit may be running.
     pub(crate) fn idle(&self) -> Idle<'_> {
         let verdicts = self.shared.lock().give_back(Instant::now());
         self.shared.notify(verdicts);
         Idle { permit: self, since: Instant::now() }
     }
 
-    /// Learns from the answer how the store is.
+    /// Learns from the answer how fast the store is.
     pub(crate) fn note(&mut self, verb: Verb, code: Option<FaultCode>) {
         self.end = match code {
-            // A page of work takes as long as it is large.
+            // The time of a page of work depends on its size.
             _ if !matches!(verb, Verb::Allocate | Verb::Release | Verb::Get | Verb::Extend) => End::Unrelated,
             Some(FaultCode::StoreUnavailable | FaultCode::StoreThrottled) => End::StoreFailed,
             // It waited for a sandbox or for its deadline, and not for the store.

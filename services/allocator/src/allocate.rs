@@ -1,12 +1,12 @@
-//! Claiming a sandbox: two conditional writes, resumed wherever an earlier try or a twin left off.
+//! Claims a sandbox by two conditional writes; an attempt continues wherever an earlier or concurrent attempt stopped.
 //!
-//! The claim item says where to look, the sandbox decides. A claim item leaves a sandbox only after that sandbox was
-//! seen gone at the version that the item names. Versions only grow, so a late writer with an old version fails. That
-//! is why one key can never win two sandboxes.
+//! The claim item names a sandbox; the write on the sandbox decides. A claim item moves away from a sandbox only after
+//! that sandbox was found not available at the version that the item names. Versions only grow, so a late writer with
+//! an old version fails. That is why one key can never get two sandboxes.
 //!
-//! A request is answered once. A lease knows the requests that it was the answer to; when it ends, its claim item is
-//! closed and keeps them. An attempt at one of them that comes later is refused, whatever stage it stopped at: it either
-//! finds them on the claim item, or on the sandbox that the item led it to.
+//! A request is answered once. A lease stores the requests that it answered; when it ends, its claim item is closed and
+//! keeps them. A later attempt at one of them is refused, wherever it stopped: it finds the request either on the claim
+//! item or on the sandbox that the item names.
 
 use crate::admission::Permit;
 use crate::bounds::{Bounds, lies_outside, outside};
@@ -22,11 +22,11 @@ use ports::bus::{Attempt, Request};
 use ports::store::{MoveClaim, OpenClaim, StoreError, Write};
 use std::time::Duration;
 
-/// How long a claim item is kept if no process removes it: far beyond any lease, because a claim item that is purged
-/// under a live lease would let its key win a second one.
+/// How long a claim item is kept if no process removes it: longer than any lease, because purging the claim item of a
+/// live lease would let its key get a second one.
 const CLAIM_KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
 
-/// A claim, checked.
+/// A validated claim.
 struct Claim<'a> {
     permit: &'a Permit,
     key: ClaimKey,
@@ -35,9 +35,9 @@ struct Claim<'a> {
     length: Duration,
     by: Option<Actor>,
     bounds: Bounds,
-    /// The request, if the caller said which.
+    /// The request, if the caller identified it.
     request: Option<RequestKey>,
-    /// Whether no other attempt at the request can be under way or come later, if this one is answered.
+    /// Whether no other attempt at the request can be running or arrive after this one is answered.
     is_only_attempt: bool,
 }
 
@@ -51,18 +51,17 @@ enum ClaimError {
     Late,
 }
 
-/// What a sandbox that is not free means for a claim.
+/// The meaning of a sandbox that is not available, for a claim.
 enum Found {
-    /// It is held by this claim.
+    /// This claim holds it.
     Mine(Outcome, Box<Sandbox>),
-    /// It was held by this claim, as the answer to these requests, and is not any more.
+    /// This claim held it, as the answer to these requests, and does not hold it any more.
     Ended(Vec<RequestKey>),
-    /// It is none of this claim's.
+    /// It has nothing to do with this claim.
     Other,
 }
 
-/// The claim item as it stands after opening or moving it, with the reservation of the candidate that it
-/// names if it is one of ours.
+/// The claim item after opening or moving it, and the reservation if its candidate is one of ours.
 struct Held {
     record: ClaimRecord,
     reserved: Option<Reserved>,
@@ -100,7 +99,7 @@ impl Allocator {
         if outcome == Outcome::Created {
             self.ports.recorder.note(&sandbox, Some(&request.context.request_id));
         }
-        // A lease of this key that lies outside is there, and not shown.
+        // The lease of this key is outside the caller's pools, so it is not shown.
         if lies_outside(&claim.bounds, &sandbox.pool) {
             return Err(outside());
         }
@@ -160,7 +159,7 @@ impl Allocator {
             return Err(crate::lookup::bad_duration(wanted, self.config.leases.duration_max));
         };
         let selector = Selector { pool: self.parse_pool(asked, present(pool)).await?, prefix };
-        // The pool that a claim means without naming one is no more allowed than if it had.
+        // The default pool needs the same permission as a named one.
         if lies_outside(&bounds, &selector.pool) {
             return Err(outside());
         }
@@ -169,9 +168,9 @@ impl Allocator {
         Ok(Claim { permit, key, lab, selector, length, by, bounds, request: None, is_only_attempt: false })
     }
 
-    /// The pool of a claim. A pool that is not configured here, but that the table knows, may be served by another
-    /// worker: it is being added or was removed. Any other name is wrong everywhere, because a worker notes its pools
-    /// in the table before it serves.
+    /// The pool of a claim. A pool that is not configured here, but is in the table, may be served by another worker:
+    /// it is being added or was removed. Any other name is invalid everywhere, because a worker adds its pools to the
+    /// table before it serves.
     async fn parse_pool(&self, asked: &Request, pool: Option<&str>) -> Result<PoolName, Fault> {
         let pools = &self.config.pools;
         let pool = match pool {
@@ -199,7 +198,7 @@ impl Allocator {
             claim.refuse_if_answered(&held.record.answered)?;
             let mut ended = Vec::new();
             if !held.record.is_closed {
-                // Our own candidates are of the pool that was asked for.
+                // Our own candidates belong to the requested pool.
                 if held.reserved.is_none()
                     && self.leads_outside(&claim.bounds, &held.record.candidate).await?
                 {
@@ -217,7 +216,7 @@ impl Allocator {
         }
     }
 
-    /// Takes the candidate that the claim item names, or finds out what became of it.
+    /// Claims the candidate that the claim item names, or finds out why that is impossible.
     async fn try_grant(
         &self,
         claim: &Claim<'_>,
@@ -247,8 +246,8 @@ impl Allocator {
         }
     }
 
-    /// What a sandbox that is not free means for the claim. A lease that is over is ended here and now, as the expiry run
-    /// would do a moment later: its owner asks for a new one.
+    /// Interprets a sandbox that is not available. A lease that is over is ended at once, as expiry would do a moment
+    /// later, because its owner asks for a new one.
     async fn look_at_holder(
         &self,
         claim: &Claim<'_>,
@@ -272,8 +271,8 @@ impl Allocator {
             } else {
                 return Ok(Found::Mine(claim.outcome_of(lease), sandbox));
             };
-            // What was lost is looked at again: another allocator, whose clock is behind, may have extended a lease that
-            // is over by ours, or a twin may have noted another request.
+            // After a lost write the sandbox is checked again: an allocator whose clock is behind may have extended a
+            // lease that is over by our clock, or a concurrent attempt may have noted another request.
             found = match written {
                 Write::Done(changed) => {
                     if changed.lease().is_none() {
@@ -286,7 +285,7 @@ impl Allocator {
         }
     }
 
-    /// Opens the claim on a free sandbox, or goes on with the claim item that is there.
+    /// Opens the claim with a free sandbox, or continues with the existing claim item.
     async fn open(&self, claim: &Claim<'_>, deadline: &Deadline) -> Result<Held, ClaimError> {
         let reserved = match self.take_fit(&claim.selector, deadline.give_up_at(), claim.permit).await {
             Ok(reserved) => reserved,
@@ -300,8 +299,8 @@ impl Allocator {
         }
     }
 
-    /// Points the claim away from a sandbox that is gone, or goes on with where a twin has pointed it. `ended` are the
-    /// requests that a lease of this claim on that sandbox was the answer to.
+    /// Moves the claim to another candidate, or continues with the candidate of a concurrent attempt. `ended` are the
+    /// requests that a lease of this claim on the lost sandbox answered.
     async fn move_on(
         &self,
         claim: &Claim<'_>,
@@ -325,8 +324,8 @@ impl Allocator {
         }
     }
 
-    /// No free sandbox does not mean no answer: this may be the repeat of a claim that has one, or a twin may
-    /// have pointed the claim away from `lost` and got the last one. The only read of a claim.
+    /// Without a free sandbox there may still be an answer: this may be the repeat of an answered claim, or a
+    /// concurrent attempt may have moved the claim away from `lost` and got the last sandbox. The only read of a claim.
     async fn follow(
         &self,
         claim: &Claim<'_>,
@@ -356,37 +355,37 @@ impl Allocator {
 // === impl Claim ===
 
 impl Claim<'_> {
-    /// Takes over which request this is an attempt at.
+    /// Stores which attempt at which request this is.
     fn attempt_at(&mut self, attempt: Option<&Attempt>) -> Result<(), Fault> {
         let Some(Attempt { request_key, number }) = attempt else { return Ok(()) };
         let request = RequestKey::parse(request_key)
             .map_err(|problem| Fault::invalid(headers::REQUEST_KEY, problem))?;
         self.request = Some(request);
-        // Before the second attempt, the caller stops waiting for the first.
+        // Before its second attempt, the caller stops waiting for the first.
         self.is_only_attempt = *number == Some(1);
         Ok(())
     }
 
-    /// Refuses an attempt at a request that was already answered: no caller waits for its result.
+    /// Refuses an attempt at a request that was answered: no caller waits for its result.
     fn refuse_if_answered(&self, answered: &[RequestKey]) -> Result<(), ClaimError> {
         let is_answered = self.request.as_ref().is_some_and(|request| answered.contains(request));
         if is_answered { Err(ClaimError::Answered) } else { Ok(()) }
     }
 
-    /// The request, if the lease does not know yet that it is the answer to it and another attempt may come late.
+    /// The request, if the lease does not contain it yet and another attempt may arrive late.
     fn to_be_noted(&self, lease: &Lease) -> Option<&RequestKey> {
         let request = self.request.as_ref().filter(|_| !self.is_only_attempt)?;
         (!lease.requests().any(|known| known == request)).then_some(request)
     }
 
-    /// Whether this very request made the lease: an attempt whose answer was lost may have.
+    /// Whether this request created the lease, perhaps by an attempt whose answer was lost.
     fn outcome_of(&self, lease: &Lease) -> Outcome {
         let is_creator = self.request.is_some() && self.request == lease.request;
         if is_creator { Outcome::Created } else { Outcome::Existing }
     }
 }
 
-/// The answer to a caller that got nothing.
+/// The fault for a claim without a lease.
 fn claim_fault(request: &Request, error: &ClaimError) -> Fault {
     match error {
         ClaimError::Store(error) | ClaimError::Scarce(Scarcity::Store(error)) => store_fault(request, error),
@@ -406,7 +405,7 @@ fn claim_fault(request: &Request, error: &ClaimError) -> Fault {
     }
 }
 
-/// A field that is there and not blank.
+/// A field that is present and not blank.
 fn present(field: &Option<String>) -> Option<&str> {
     field.as_deref().map(str::trim).filter(|text| !text.is_empty())
 }

@@ -1,6 +1,6 @@
-//! Callers that may use some pools only are held to them here, because only the table knows a sandbox's pool.
+//! Restricts callers to their pools. It happens here because only the table knows the pool of a sandbox.
 //!
-//! A sandbox never changes its pool, so reading it before the work proper proves what it has to prove.
+//! A sandbox never changes its pool, so a read before the actual work is sufficient.
 
 use crate::{Allocator, decode, store_fault};
 use contract::bounds::{Bounded, Subject};
@@ -9,15 +9,15 @@ use domain::{Candidate, PoolName, SandboxId};
 use ports::bus::Request;
 use ports::store::StoreError;
 
-/// The pools of a request; nothing if it may use every pool.
+/// The permitted pools; none if all are permitted.
 pub(crate) type Bounds = Option<Vec<String>>;
 
 // === impl Allocator ===
 
 impl Allocator {
-    /// What the request is held to, after seeing that it asks for nothing outside.
+    /// The permitted pools, after checking that the request asks for nothing outside.
     pub(crate) async fn keep_to_pools(&self, request: &Request) -> Result<Bounds, Fault> {
-        // Hardly any request is bounded; the others are not read twice.
+        // Few requests are restricted; the others are not parsed twice.
         let field = Bounded::<Subject>::FIELD;
         if !request.body.windows(field.len()).any(|window| window == field) {
             return Ok(None);
@@ -35,16 +35,16 @@ impl Allocator {
             return Err(outside());
         }
         let bounds = Some(pools);
-        // What is no id is no sandbox's, and the work proper says so.
+        // An invalid id is rejected by the actual work.
         if let Some(id) = sandbox_id.and_then(|id| SandboxId::parse(&id).ok()) {
             self.keep_sandbox_to(&bounds, &id, request).await?;
         }
         Ok(bounds)
     }
 
-    /// Whether a grant of `candidate`, which a claim item named, would make a lease outside. Such an item may be left
-    /// from a claim of the same owner and key that was for another pool. One that cannot be granted any more leads to
-    /// no lease, and may be followed to where the claim moves on.
+    /// Whether granting `candidate`, which a claim item named, would create a lease outside the permitted pools. Such
+    /// an item may remain from a claim of the same owner and key for another pool. If the candidate can no longer be
+    /// granted, no lease results, and the claim may move on.
     pub(crate) async fn leads_outside(
         &self,
         bounds: &Bounds,
@@ -66,7 +66,7 @@ impl Allocator {
     }
 }
 
-/// Whether a request of this verb names what it is about, or knows how to keep to some pools.
+/// Whether a request of this verb can be restricted to pools.
 const fn can_be_held(verb: Verb) -> bool {
     match verb {
         Verb::Allocate
@@ -92,12 +92,12 @@ const fn can_be_held(verb: Verb) -> bool {
     }
 }
 
-/// Whether a request that is held to `bounds` has nothing to do with that pool.
+/// Whether `pool` is not permitted.
 pub(crate) fn lies_outside(bounds: &Bounds, pool: &PoolName) -> bool {
     bounds.as_ref().is_some_and(|pools| !pools.iter().any(|one| one == pool.as_str()))
 }
 
-/// The answer to a caller that asked for a sandbox outside of its pools.
+/// The fault for a sandbox outside the permitted pools.
 pub(crate) fn outside() -> Fault {
     Fault::new(FaultCode::Forbidden, "this token is not for the pool of this sandbox")
 }

@@ -1,10 +1,10 @@
-//! Removing records that leave nothing behind, a page at a time
+//! Removes records in bulk, one page per request, where nothing can be left at the provider
 //! (`docs/decisions/0030-only-stale-records-are-removed-in-bulk.md`).
 //!
-//! Only stale records are removed: two listings of the provider agreed that the sandbox is not there, and it never had
-//! a holder. Each removal is the conditional write of the stale sweep, so a sandbox that a sync finds again in that
-//! moment stays. A parked deletion stays in any case: its sandbox was used, and only the provider's own answer to a
-//! replay can say that it is gone.
+//! Only stale records are removed: two listings of the provider agreed that the sandbox does not exist, and it never
+//! had a holder. Each removal is the conditional write of the stale run, so a sandbox that a sync finds again at that
+//! moment stays. A parked deletion always stays: its sandbox was used, and only the provider's answer to a replay can
+//! show that it is gone.
 
 use crate::bounds::Bounds;
 use crate::deletions::parse_actor;
@@ -25,13 +25,13 @@ mod remover;
 
 use remover::Remover;
 
-/// Removals at work at once in one request.
+/// Concurrent removals of one request.
 const REMOVALS_AT_ONCE_MAX: usize = 8;
-/// Why a record whose deletion was given up stays.
+/// Why a record with a parked deletion stays.
 const USED: &str = "these sandboxes were used and may still be at the provider; replay their deletions, and those that \
                     are gone there become tombstones";
 
-/// Why a record was not removed, as far as one knows.
+/// Why a record was not removed.
 #[derive(Debug, thiserror::Error)]
 enum RemovalError {
     #[error("the store failed")]
@@ -44,14 +44,14 @@ enum RemovalError {
     Broken(#[from] JoinError),
 }
 
-/// How long one request goes on: until its deadline, or until table or event log fail it once, because each further record
-/// would wait for them as long.
+/// How long one request continues: until its deadline, or until table or event log fail once, because each further
+/// record would wait for them as long.
 struct TimeBudget {
     until: Instant,
     is_over: AtomicBool,
 }
 
-/// What became of one record.
+/// The result for one record.
 struct Removal {
     sandbox: Sandbox,
     outcome: BulkDeleteOutcome,
@@ -154,7 +154,7 @@ impl Allocator {
         }
     }
 
-    /// What became of the record, and whether its event is still to be published.
+    /// The result for one record, and whether its event still has to be published.
     async fn try_remove_record(
         &self,
         seen: &Sandbox,
@@ -162,8 +162,8 @@ impl Allocator {
         budget: &TimeBudget,
         request: &Request,
     ) -> Result<(BulkDeleteOutcome, bool), RemovalError> {
-        // A tombstone is in no index, so no sweep would fill a hole before it; and an event log that does not take this
-        // would not take the removal either.
+        // A tombstone is in no index, so no sweep would fill a gap before it. An event log that does not accept these
+        // events would not accept that of the removal either.
         timeout_at(budget.until, self.ports.recorder.complete(seen)).await??;
         if budget.is_over() {
             return Ok((BulkDeleteOutcome::Failed, false));
@@ -178,7 +178,7 @@ impl Allocator {
     }
 }
 
-/// The state of a request, if records in it may be removed at all.
+/// The state in a request, if its records may be removed at all.
 fn removable(status: Option<&str>) -> Result<StateName, Fault> {
     let Some(status) = status else {
         return Err(Fault::invalid("status", "has to be said: stale or deletion_failed"));

@@ -1,14 +1,14 @@
-//! Candidates: free sandboxes to try, from memory.
+//! Candidates: free sandboxes to try, kept in memory.
 //!
 //! Each selector (pool, name prefix) has a candidate buffer. It is filled from the index, shard by shard in random
-//! order and from a random place in each, and refilled in the background before it runs dry. While one claim of this
-//! process tries an id, no other claim of the process gets that id. An id that turned out taken is not offered again at
-//! that version, even while the index still shows it.
+//! order and from a random position in each, and refilled in the background before it is empty. While one claim of this
+//! process tries an id, no other claim of the process gets it. An id that was found taken is not offered again at that
+//! version, even while the index still shows it.
 //!
-//! *Exhausted* is said only after a whole round over all shards showed nothing but sandboxes that are known to be
-//! taken, over an index that has had its time to show whatever was made free before the round: the number of shards and
-//! the time of the last supply are read from the table itself. Until then, and while other claims still try candidates,
-//! the caller waits. One round answers every caller that came before it.
+//! *Exhausted* requires a whole round over all shards that shows only sandboxes known to be taken, on an index that has
+//! had the time to show everything that was made free before the round: the number of shards and the time of the last
+//! supply are read from the table. Until then, and while other claims still try candidates, the caller waits. One round
+//! answers every caller that came before it.
 
 use crate::Metrics;
 use crate::admission::Permit;
@@ -28,21 +28,21 @@ mod starting_point;
 
 use buffer::{Outcome, Ready};
 
-/// Candidates that a round looks for: what a busy process uses up in some 50 ms. More would cost fewer rounds, but every
-/// candidate that waits may be taken by another process meanwhile, and with more than a small pool has in a shard (1,000
-/// free, eight shards) two processes are in the same shards all the time: an eighth of their races was lost.
+/// Candidates per round: what a busy process uses in some 50 ms. More would cost fewer rounds, but other processes may
+/// take buffered candidates in the meantime. With more candidates than a shard of a small pool has (1,000 free, eight
+/// shards), two processes read the same shards all the time and lost an eighth of their races.
 const BUFFER_TARGET: usize = 128;
-/// Time between two looks of a caller who waits for a supply to show, or for what others are trying.
+/// Pause between two checks while a caller waits for a supply to show or for the trials of other claims.
 const POLL_PAUSE: Duration = Duration::from_millis(250);
-/// Sandboxes in one page of the index, about 600 bytes each. A page is read whole by the engine and decoded whole
-/// by us, in front of whatever claims wait there: 256 of them hold the embedded engine up for 2.9 ms, 64 for 0.9 ms.
+/// Sandboxes per page of the index, about 600 bytes each. The engine reads and we decode a page as a whole, which
+/// delays waiting claims: 256 block the embedded engine for 2.9 ms, 64 for 0.9 ms.
 const PAGE_LIMIT: u16 = 64;
-/// Taken sandboxes that are remembered, to bridge the time until the index shows it too.
+/// Taken sandboxes that are remembered until the index shows that they are taken.
 const TAKEN_MAX: usize = 65_536;
-/// Selectors with a buffer of their own; prefixes come from outside, so there has to be a limit.
+/// Selectors with a buffer; clients choose prefixes, so there has to be a limit.
 const BUFFERS_MAX: usize = 1_024;
 
-/// What narrows a claim.
+/// What a claim asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Selector {
     pub(crate) pool: PoolName,
@@ -79,7 +79,7 @@ pub(crate) struct Reserved {
     outcome: Outcome,
 }
 
-/// What this process knows of sandboxes, whichever buffer they came from.
+/// What this process knows about sandboxes, whatever their buffer.
 #[derive(Default)]
 struct Reservations {
     entries: Mutex<Entries>,
@@ -98,20 +98,20 @@ struct Entries {
 #[derive(Default)]
 struct CandidateBuffer {
     ready: Mutex<Ready>,
-    /// Held by the caller that looks for more; the others wait and share what it finds.
+    /// Held by the caller that runs a round; the others wait and share the result.
     rounds: tokio::sync::Mutex<Rounds>,
-    /// Numbers the callers, so that a round that found nothing answers every caller that came before it.
+    /// Numbers callers, so that a round without a result answers every caller that came before it.
     callers: AtomicU64,
 }
 
 #[derive(Default)]
 struct Rounds {
     cursors: Cursors,
-    /// The last caller that the last round answers, and how, if it found nothing.
+    /// The last caller that the last round answers, and its result if it found nothing.
     empty_round: Option<(u64, EmptyRound)>,
 }
 
-/// Where the next round goes on in each shard.
+/// Where the next round continues in each shard.
 type Cursors = HashMap<u16, PageCursor>;
 
 /// A round without a candidate.
@@ -119,13 +119,13 @@ type Cursors = HashMap<u16, PageCursor>;
 enum EmptyRound {
     /// Everything is taken.
     Exhausted,
-    /// Something is being tried, and may come back.
+    /// Some are being tried and may become available again.
     InFlight,
-    /// Something was made free so lately that the index may not show it yet.
+    /// A supply is so recent that the index may not show it yet.
     Settling,
 }
 
-/// What a round found.
+/// The result of a round.
 #[derive(Default)]
 struct Round {
     fresh: Vec<Candidate>,
@@ -133,7 +133,7 @@ struct Round {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while one of these is held, so a poisoned lock holds a sound state.
+    // Nothing panics while a lock is held, so a poisoned lock holds a valid state.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -149,7 +149,7 @@ impl Candidates {
         Self { store, random, clock, metrics, reservations: Arc::default(), buffers: Mutex::default() }
     }
 
-    /// A candidate for `selector`, reserved in this process.
+    /// Reserves a candidate for `selector` in this process.
     pub(crate) async fn take(
         self: &Arc<Self>,
         selector: &Selector,
@@ -162,7 +162,7 @@ impl Candidates {
                 self.fill_up(selector, &buffer);
                 return Ok(reserved);
             }
-            // Enrolled before any round that answers this caller, so that a trial that ends during it is not missed.
+            // Created before any round that answers this caller, so that a trial that ends during it is not missed.
             let settled = self.reservations.settled.notified();
             tokio::pin!(settled);
             settled.as_mut().enable();
@@ -189,7 +189,7 @@ impl Candidates {
             let _idle = permit.idle();
             match empty_round {
                 EmptyRound::Exhausted => return Err(Scarcity::Exhausted),
-                // Not only for a trial to end: what is listed meanwhile notifies no waiting caller.
+                // Also polls, because new sandboxes in the index cause no notification.
                 EmptyRound::InFlight => tokio::select! {
                     () = settled => {}
                     () = self.clock.sleep(POLL_PAUSE) => {}
@@ -203,14 +203,14 @@ impl Candidates {
         }
     }
 
-    /// Looks for more in the background if the buffer is low. The claim that noticed it does not wait.
+    /// Refills a low buffer in the background, so that the claim that noticed it does not wait.
     fn fill_up(self: &Arc<Self>, selector: &Selector, buffer: &Arc<CandidateBuffer>) {
         if !lock(&buffer.ready).begins_to_fill_up() {
             return;
         }
         let (candidates, selector, buffer) = (Arc::clone(self), selector.clone(), Arc::clone(buffer));
         tokio::spawn(async move {
-            // The task that holds the lock already fills this buffer.
+            // The task that holds the lock is already filling this buffer.
             if let Ok(mut rounds) = buffer.rounds.try_lock()
                 && let Err(error) = candidates.round(&selector, &buffer, &mut rounds).await
             {
@@ -220,7 +220,7 @@ impl Candidates {
         });
     }
 
-    /// Fills the candidate buffer, or says why not; the answer is for every caller that has a number by now.
+    /// Fills the candidate buffer, or returns why that failed; the result answers every caller with a number so far.
     async fn round(
         &self,
         selector: &Selector,
@@ -239,7 +239,7 @@ impl Candidates {
             if saw_in_flight {
                 break Some(EmptyRound::InFlight);
             }
-            // Nothing is to be seen. Whether everything could be seen, the table knows.
+            // Nothing was visible. The table knows whether everything could be visible.
             let supply = self.store.supply(&selector.pool).await?;
             if supply.shards > shards {
                 shards = supply.shards;
@@ -258,7 +258,7 @@ impl Candidates {
             return Arc::clone(buffer);
         }
         if buffers.len() >= BUFFERS_MAX {
-            // A candidate buffer is only a cache: the next claim with this selector fills it anew.
+            // A buffer is only a cache: the next claim with this selector fills it again.
             buffers.clear();
         }
         Arc::clone(buffers.entry(selector.clone()).or_default())
@@ -282,7 +282,7 @@ impl Candidates {
         None
     }
 
-    /// One round over the shards: as many fresh candidates as are wanted, or all that there are.
+    /// One round over the shards: as many new candidates as wanted, or all there are.
     async fn search(
         &self,
         selector: &Selector,
@@ -300,13 +300,12 @@ impl Candidates {
                 break;
             }
         }
-        // Neighbours in the index would be tried in the same order by every allocator.
+        // In index order, every allocator would try neighbours in the same order.
         shuffle(self.random.as_ref(), &mut round.fresh);
         Ok(round)
     }
 
-    /// One shard, from where the last round stopped or from a random place to its end, and then from its
-    /// beginning.
+    /// One shard, from the end of the last round or from a random position to its end, and then from its beginning.
     async fn search_shard(
         &self,
         selector: &Selector,
@@ -345,7 +344,7 @@ impl Candidates {
         }
     }
 
-    /// A page from a random place of a shard that has more than its `first` page.
+    /// A page from a random position of a shard that has more than its `first` page.
     async fn page_somewhere(&self, query: &StateQuery, first: Page) -> Result<Page, StoreError> {
         let last = self.store.last(query).await?;
         let (Some(first), Some(last)) = (first.sandboxes.first(), last) else {
@@ -360,7 +359,7 @@ impl Candidates {
         self.store.page(&query, None, PAGE_LIMIT).await
     }
 
-    /// Keeps of a page what can be tried and is not in the buffer.
+    /// Keeps usable candidates of a page that are not in the buffer.
     fn add_usable(
         &self,
         sandboxes: Vec<Sandbox>,
@@ -372,7 +371,7 @@ impl Candidates {
         let entries = lock(&self.reservations.entries);
         for sandbox in sandboxes {
             let candidate = sandbox.candidate();
-            // What is in the buffer may be in flight by the time that this round ends.
+            // Buffered candidates may be in flight when this round ends.
             let is_buffered = ready.holds(&candidate.id);
             round.saw_in_flight |= is_buffered || entries.in_flight.contains(&candidate.id);
             if !is_buffered && entries.is_free(&candidate) && offered.insert(candidate.id.clone()) {
@@ -409,12 +408,12 @@ impl Reserved {
         &self.candidate
     }
 
-    /// The claim got it.
+    /// The claim got the sandbox.
     pub(crate) fn won(mut self) {
         self.outcome = Outcome::Won;
     }
 
-    /// Another owner has it, or had it since it was seen.
+    /// Another owner has the sandbox, or had it since it was seen.
     pub(crate) fn lost(mut self) {
         self.outcome = Outcome::Lost;
     }

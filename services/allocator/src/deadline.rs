@@ -1,4 +1,4 @@
-//! When work on a request has to end, and the one way to the store for what writes.
+//! The deadline of a request, and the only way to get the store for a write.
 
 use crate::Allocator;
 use contract::{Fault, FaultCode};
@@ -6,17 +6,17 @@ use ports::bus::Request;
 use ports::store::Store;
 use std::time::{Duration, Instant};
 
-/// Time between giving up on finding a candidate and the deadline: a crowd is to hear that it is one, and not that time
-/// is up.
+/// Time between giving up the search for a candidate and the deadline, so that callers get *contended* and not a
+/// time-out.
 const CONTENTION_MARGIN: Duration = Duration::from_millis(50);
 
-/// The end of a request's time, on this process's monotonic clock.
+/// The deadline of a request, on this process's monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     at: Instant,
 }
 
-/// The time is over.
+/// The deadline has passed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Late;
 
@@ -32,7 +32,7 @@ impl Deadline {
         self.at
     }
 
-    /// When to give up on finding a candidate.
+    /// When to give up the search for a candidate.
     pub(crate) fn give_up_at(&self) -> Instant {
         self.at.checked_sub(CONTENTION_MARGIN).unwrap_or(self.at)
     }
@@ -41,7 +41,7 @@ impl Deadline {
 // === impl Late ===
 
 impl Late {
-    /// The answer to the caller.
+    /// The fault for the caller.
     pub(crate) fn fault(self, request: &Request) -> Fault {
         request.verb.unseen_end(FaultCode::Timeout, "the deadline passed; repeat the same request")
     }
@@ -50,9 +50,9 @@ impl Late {
 // === impl Allocator ===
 
 impl Allocator {
-    /// The store, for one write. To be asked for before each: the time-out around a request acts only where the work
-    /// waits, so a process that stood still would go on with its next write after the caller has given up and another
-    /// attempt was answered.
+    /// The store, for one write. Call this before each write: the time-out around a request only acts while the task
+    /// waits, so a process that was suspended would continue with its next write after the caller has given up and
+    /// another attempt was answered.
     pub(crate) fn writer(&self, deadline: &Deadline) -> Result<&dyn Store, Late> {
         if Instant::now() >= deadline.at {
             self.metrics.late_write_refused();

@@ -1,8 +1,7 @@
-//! Operators' requests about deletions: show the queue and what was parked, retry it, remove messages that cannot be
-//! read.
+//! Operators' requests about deletions: list the queue and the parked ones, replay them, remove unreadable messages.
 //!
-//! A replay is three steps: the table says `pending_deletion` again, the work is announced, the parked copy goes.
-//! The first decides. Whatever is interrupted after it is finished by a repeat or by the sweep.
+//! A replay has three steps: write `pending_deletion` to the table, announce the work, remove the parked copy. The
+//! first one decides. A repeat or the sweep completes whatever is interrupted after it.
 
 use crate::{Allocator, decode, store_fault};
 use contract::deletions::unreadable_sequence;
@@ -21,14 +20,14 @@ use runtime::telemetry::Chain;
 
 mod queue;
 
-/// Entries of one page unless the caller says.
+/// Entries per page by default.
 const PAGE_LIMIT_DEFAULT: u32 = 50;
-/// Replays at work at once in one request.
+/// Concurrent replays of one request.
 const REPLAYS_AT_ONCE_MAX: usize = 8;
-/// The actor where the request names none.
+/// The actor if the request names none.
 const DEFAULT_ACTOR: &str = "operator";
 
-/// Which page of what was parked.
+/// Which page of the parked deletions.
 struct Which {
     pool: Option<PoolName>,
     reason: Option<String>,
@@ -36,7 +35,7 @@ struct Which {
     limit: usize,
 }
 
-/// Why something could not be replayed.
+/// Why a replay failed.
 #[derive(Debug, thiserror::Error)]
 enum ReplayError {
     #[error("the store failed")]
@@ -47,13 +46,13 @@ enum ReplayError {
     NotWanted(StateName),
 }
 
-/// What became of setting a deletion going.
+/// The result of starting a deletion.
 enum Going {
-    /// It goes.
+    /// It is wanted and announced.
     Set(ReplayOutcome),
-    /// The sandbox is deleted.
+    /// The sandbox is deleted already.
     Over,
-    /// The sandbox lives, and its deletion is not wanted.
+    /// The sandbox is in this state, and its deletion is not wanted.
     NotWanted(StateName),
 }
 
@@ -144,8 +143,8 @@ impl Allocator {
         Ok(reply)
     }
 
-    /// Removes what may go without a trace: a message that cannot be read. The copy of a parked sandbox stays, because
-    /// the sweep would put it back.
+    /// Removes a parked message that cannot be read. The copy of a parked sandbox cannot be removed, because the sweep
+    /// would restore it.
     pub(crate) async fn remove(&self, request: &Request) -> Result<RemoveReply, Fault> {
         let KeyRequest { key, by } = decode(&request.body)?;
         let by = parse_actor(by.as_deref())?;
@@ -196,7 +195,7 @@ impl Allocator {
         let outcome = match self.set_going(&sandbox.id, sandbox.epoch, by, request).await? {
             Going::Set(outcome) => outcome,
             Going::Over => ReplayOutcome::Gone,
-            // An operator who names a sandbox that is in use means another one. A left-over copy is the sweep's work.
+            // An operator who names a sandbox in use made a mistake. The sweep removes leftover copies.
             Going::NotWanted(state) => return Err(ReplayError::NotWanted(state)),
         };
         let key = ParkedKey::Sandbox { pool: sandbox.pool.clone(), id: sandbox.id.clone() };
@@ -232,7 +231,7 @@ impl Allocator {
         Ok(outcome)
     }
 
-    /// Has the deletion of that sandbox wanted and announced, if it is parked or wanted already.
+    /// Makes the deletion of that sandbox wanted and announced, if it is parked or wanted.
     async fn set_going(
         &self,
         id: &SandboxId,
@@ -242,7 +241,7 @@ impl Allocator {
     ) -> Result<Going, ReplayError> {
         let now = self.ports.clock.now();
         let mut written = self.ports.store.replay_deletion(id, epoch, by, now).await?;
-        // Parked at another epoch than the copy says: the table knows better.
+        // Parked at another epoch than in the copy: the table is right.
         if let Write::Lost(Some(found)) = &written
             && matches!(found.state, State::DeletionFailed(_))
         {

@@ -1,5 +1,4 @@
-//! More time for a lease. The one length of a lease is its stored end: what is written here is what a repeat of the
-//! claim is shown, and what the expiry run goes by.
+//! Extends a lease. The only length of a lease is its stored end: repeats of the claim return it, and expiry uses it.
 
 use crate::{Allocator, decode, store_fault};
 use contract::{Allocation, ExtendRequest, Fault, FaultCode, LabDuration, SandboxRequest};
@@ -10,10 +9,10 @@ use ports::bus::Request;
 use ports::store::Write;
 use std::time::Duration;
 
-/// Writes of one request; each further one means that another writer changed the sandbox in between.
+/// Attempts of one request; each further one means that another writer changed the sandbox in between.
 const TRIES_MAX: usize = 4;
 
-/// What is asked for, checked.
+/// A validated request.
 struct Wanted {
     id: SandboxId,
     owner: OwnerId,
@@ -34,7 +33,7 @@ impl Allocator {
             let lease = self.lease_to_extend(&wanted, &seen, now)?;
             let expires_at = lease.granted_at.after(wanted.length);
             if expires_at <= lease.expires_at {
-                // It lasts as long already: a repeat, or less than it has. An end is never drawn nearer.
+                // It lasts as long already: a repeat, or less than it has. A lease is never shortened.
                 return allocation_of(&seen);
             }
             let extension = Extension {
@@ -84,7 +83,7 @@ impl Allocator {
         Ok(Wanted { id, owner, length, epoch: lease_epoch.map(Epoch::new), by })
     }
 
-    /// The lease that may be extended: the caller's own, the one that is meant, and not over.
+    /// The lease to extend: the caller's own, of the given epoch, and not over.
     fn lease_to_extend<'a>(
         &self,
         wanted: &Wanted,

@@ -1,9 +1,9 @@
-//! A look at a sandbox before it is handed out: off unless it is set, and between the choice of a candidate and the
-//! first write of its claim, so that the claim itself stays the same two writes.
+//! The health check of a sandbox before it is handed out. It is off by default, and happens between choosing a
+//! candidate and the first write of its claim, so that the claim stays the same two writes.
 //!
-//! One that is unsound is quarantined with the reason and the next one is tried. A provider that does not say is no
-//! verdict: the sandbox is handed out unseen. A provider that calls everything unsound must not empty the pool, so
-//! each process quarantines a set number an hour and from then on only passes the unsound ones over.
+//! An unsound sandbox is quarantined with the reason, and the next one is tried. If the provider does not answer, the
+//! sandbox is handed out unchecked. A provider that calls everything unsound must not empty the pool, so each process
+//! quarantines a limited number per hour and only skips further ones.
 
 use crate::Allocator;
 use crate::admission::Permit;
@@ -16,38 +16,38 @@ use runtime::telemetry::Chain;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Unsound sandboxes that one claim meets before its answer asks the caller to repeat.
+/// Unsound candidates of one claim before the caller is asked to repeat.
 const UNSOUND_MAX: usize = 5;
-/// Who quarantines what is unsound, for the history.
+/// The actor of these quarantines, for the history.
 const CHECKER: &str = "health-check";
 const HOUR_SECONDS: u64 = 3_600;
 
-/// How sandboxes are looked at before they are handed out.
+/// Settings of the health check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthConfig {
-    /// Longest wait for the provider's word.
+    /// Time-out of the provider's answer.
     pub timeout: Duration,
     /// Sandboxes that one process may quarantine in an hour.
     pub quarantines_per_hour_max: u64,
 }
 
-/// How many sandboxes this process has quarantined in the present hour.
+/// How many sandboxes this process has quarantined in the current hour.
 #[derive(Debug, Default)]
 pub(crate) struct Quarantines(Mutex<(u64, u64)>);
 
-/// What became of a candidate that was looked at.
+/// The result for a checked candidate.
 enum Sight {
     Fit,
-    /// It was known to be taken, or is now.
+    /// It was known to be taken, or is taken now.
     Taken,
-    /// Unsound, but this process has quarantined enough.
+    /// Unsound, but this process has reached its limit of quarantines.
     PassedOver,
 }
 
 // === impl HealthConfig ===
 
 impl HealthConfig {
-    /// Reads the variables; none unless it is switched on.
+    /// Reads the settings; none unless the check is enabled.
     pub fn read(settings: &mut Settings<'_>) -> Option<Self> {
         let enabled = settings.switch(
             "HEALTH_CHECK_ENABLED",
@@ -73,9 +73,9 @@ impl HealthConfig {
 // === impl Quarantines ===
 
 impl Quarantines {
-    /// Counts one more in the hour of that moment, unless there are `max` already.
+    /// Counts one more quarantine in that hour, unless there are `max` already.
     fn take(&self, hour: u64, max: u64) -> bool {
-        // Both numbers are set at once, so a poisoned lock holds a sound state.
+        // Both numbers are set at once, so a poisoned lock holds a valid state.
         let mut inside = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, count) = *inside;
         let count = if at == hour { count } else { 0 };
@@ -90,7 +90,7 @@ impl Quarantines {
 // === impl Allocator ===
 
 impl Allocator {
-    /// A candidate that is fit to be handed out, as far as that is looked at.
+    /// A candidate that is fit for use, as far as it was checked.
     pub(crate) async fn take_fit(
         &self,
         selector: &Selector,

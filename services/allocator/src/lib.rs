@@ -1,22 +1,21 @@
-//! The allocator: hands out sandboxes and takes them back.
+//! The allocator: answers requests; claims and releases sandboxes.
 //!
 //! # Consumes
-//! Requests on `<prefix>.v1.*`, as one of a queue group: claims, releases, looks, and operators' about deletions.
+//! Requests on `<prefix>.v1.*`, in a queue group: claims, releases, look-ups, and operators' requests.
 //!
 //! # Produces
-//! Replies; deletion work for every sandbox that is given back or replayed; events.
+//! Replies; deletion work for every sandbox that is released or replayed; events.
 //!
 //! # Calls
-//! The store, by conditional writes. The provider, only where sandboxes are looked at before they are handed out.
+//! The store, by conditional writes. The provider, only for health checks of candidates.
 //!
 //! # Guarantees
-//! A sandbox has at most one live lease, and an owner at most one for each idempotency key, whatever crashes
-//! or is repeated. A release that was answered is never lost: the state in the store is the truth, and the
-//! sweep announces what this service could not.
+//! A sandbox has at most one live lease, and an owner at most one for each idempotency key, whatever crashes or is
+//! repeated. An answered release is never lost: the state in the store is the truth, and the sweep announces what this
+//! service could not.
 //!
 //! # Never
-//! Reads before it writes on the hot path (unless health checks are switched on), or waits for the queue before it
-//! replies.
+//! Reads before it writes on the hot path (unless health checks are on), or waits for the queue before it replies.
 
 mod admission;
 mod allocate;
@@ -63,59 +62,58 @@ pub use admission::Admission;
 pub use health::HealthConfig;
 pub use metrics::Metrics;
 
-/// Time for a request whose caller set no deadline.
+/// Deadline of a request whose caller set none.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
-/// Requests of a verb that are dropped for one warning, after the first few.
+/// After the first few, one warning per this number of dropped requests of a verb.
 const DROPPED_PER_WARNING: u64 = 1_000;
-/// Well below the second that one call to the store may take, two of which make a claim; and far above what they take
-/// as long as the store is not overloaded.
+/// A call to the store may take a second, and a claim makes two; without overload they take far less than this.
 const LATENCY_TARGET_DEFAULT_MS: u64 = 300;
-/// Requests that one allocator has in its hands, whether they wait or are worked on.
+/// Requests in one allocator, waiting or running.
 const HELD_MAX: usize = 32_768;
-/// Kept back from a deadline for the reply to get home.
+/// Reserved for sending the reply before the deadline.
 const REPLY_TIME: Duration = Duration::from_millis(20);
 
-/// How an allocator works.
+/// The settings of an allocator.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// How long leases are.
+    /// The length of leases.
     pub leases: LeasePolicy,
     /// The pools.
     pub pools: PoolRules,
-    /// Most requests at work at once in this process.
+    /// Most concurrent requests in this process.
     pub in_flight_max: usize,
-    /// Average time of a request above which fewer are worked on at once.
+    /// Average latency of a request above which the concurrency is reduced.
     pub latency_target: Duration,
-    /// How sandboxes are looked at before they are handed out; none if they are not.
+    /// The health check of candidates; none if it is off.
     pub health: Option<HealthConfig>,
-    /// Oldest census that stats are answered from; zero for none at all.
+    /// Maximum age of a census for answering `stats`; zero to always count.
     pub census_age_max: Duration,
     /// How long a tombstone is kept.
     pub tombstone_kept: Duration,
 }
 
-/// What an allocator works with.
+/// The ports of an allocator.
 #[derive(Clone)]
 pub struct Ports {
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Random numbers.
     pub random: Arc<dyn Random>,
-    /// Keeps sandboxes and claims.
+    /// Stores sandboxes and claims.
     pub store: Arc<dyn Store>,
-    /// Takes deletion work.
+    /// Accepts deletion work.
     pub deletions: Arc<dyn Deletions>,
-    /// Shows the deletions as a whole.
+    /// Shows and controls the deletions of the fleet.
     pub deletion_control: Arc<dyn DeletionControl>,
-    /// The copy of the operators' switch that reapers look at.
+    /// The copy of the operators' switch that reapers read.
     pub switch: Arc<dyn SwitchCache>,
-    /// Shows the last census.
+    /// The last census.
     pub census: Arc<dyn CensusStore>,
-    /// Shows what was parked.
+    /// The deletion queue and the parked messages.
     pub upkeep: Arc<dyn Upkeep>,
-    /// Keeps the event log.
+    /// Publishes events.
     pub recorder: Recorder,
-    /// Says whether a sandbox is fit to be handed out; none where claims do not check it.
+    /// Checks candidates; none where claims do not.
     pub provider: Option<Arc<dyn Provider>>,
 }
 
@@ -134,7 +132,7 @@ pub struct Allocator {
 // === impl Config ===
 
 impl Config {
-    /// Reads the variables of an allocator; none after a mistake in `POOLS`.
+    /// Reads the settings of an allocator; none after a mistake in `POOLS`.
     pub fn read(settings: &mut Settings<'_>) -> Option<Self> {
         let leases = read_lease_policy(settings);
         let pools = read_pools(settings);
@@ -198,13 +196,13 @@ impl Allocator {
         }
     }
 
-    /// One of several allocators of a process: together they do what one admission lets in.
+    /// Shares `admission` with the other allocators of the process.
     #[must_use]
     pub fn sharing(self, admission: Admission) -> Self {
         Self { admission, ..self }
     }
 
-    /// Serves requests until `stop`; then finishes what it has taken and returns.
+    /// Serves requests until `stop`; then finishes what it has and returns.
     ///
     /// # Errors
     /// [`BusError`] when the bus cannot be served.
@@ -216,19 +214,20 @@ impl Allocator {
             async move { recorder.publish_until(recorder_stop).await }
         });
         if let Err(error) = allocator.every_pool().await {
-            // The reconciler notes the pools as well; until then other workers call our new pools wrong.
+            // The reconciler adds the pools as well; until then other workers reject claims for our new pools as
+            // invalid.
             tracing::warn!(error = %Chain(&error), "the pools could not be written to the table");
         }
         let served = bus.serve(Arc::clone(&allocator) as Arc<dyn Handler>, HELD_MAX, stop).await;
         allocator.announcing.close();
         allocator.announcing.wait().await;
         recorder_stop.cancel();
-        // The task ends by itself; if it ended otherwise, the sweep publishes the missing events.
+        // The task ends by itself; if it failed, the sweep publishes the missing events.
         let _ = publishing.await;
         served
     }
 
-    /// The configured pools and those that the table knows beside them.
+    /// The configured pools and all others in the table.
     async fn every_pool(&self) -> Result<BTreeSet<PoolName>, StoreError> {
         let configured = self.config.pools.pools().cloned().collect();
         self.ports.store.pools_with(&configured).await
@@ -266,8 +265,7 @@ impl Allocator {
         }
     }
 
-    /// Waits until work on `request` may begin. Looking after the worker itself needs no turn: it is asked most when the
-    /// worker has least time.
+    /// Waits for a permit for `request`. Health requests need none, because they matter most under overload.
     async fn admit(&self, request: &Request) -> Result<Permit, Fault> {
         match request.verb {
             Verb::Health => Ok(self.admission.pass()),
@@ -275,7 +273,7 @@ impl Allocator {
         }
     }
 
-    /// When work on `request` has to end, on this process's clock.
+    /// The deadline of `request`, on this process's clock.
     fn deadline_of(&self, request: &Request) -> deadline::Deadline {
         let remaining = request.context.remaining(self.ports.clock.as_ref());
         let left = remaining.map_or(DEFAULT_DEADLINE, |left| left.saturating_sub(REPLY_TIME));
@@ -308,7 +306,7 @@ impl Handler for Allocator {
 
     fn dropped(&self, verb: Verb, request_id: &str, why: Dropped) {
         let count = self.metrics.dropped(verb, why);
-        // One in a while is a caller that left; a stream of them is a clock or an overload, and one line is enough.
+        // A single dropped request is a caller that left; many mean a wrong clock or overload, and one line suffices.
         let is_shown = count.is_power_of_two() || count.is_multiple_of(DROPPED_PER_WARNING);
         let (verb, reason) = (verb.as_str(), why.as_str());
         if is_shown {
@@ -337,7 +335,7 @@ fn encode<T: Serialize>(body: &T) -> Result<Bytes, Fault> {
 }
 
 fn decode<T: DeserializeOwned>(body: &Bytes) -> Result<T, Fault> {
-    // A list would be read as the fields in their order, which is no promise of the contract.
+    // serde would read a list as the fields in their order, which the contract does not promise.
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(Fault::invalid("the body", "is not the expected JSON object"));
     }
@@ -345,7 +343,7 @@ fn decode<T: DeserializeOwned>(body: &Bytes) -> Result<T, Fault> {
         .map_err(|error| Fault::invalid("the body", format!("is not the expected JSON object: {error}")))
 }
 
-/// The answer when the store could not say what happened. The cause is for the log.
+/// The fault for an error of the store, which is logged here.
 fn store_fault(request: &Request, error: &StoreError) -> Fault {
     tracing::error!(
         request.id = request.context.request_id,

@@ -1,4 +1,4 @@
-//! Looking: one's own sandbox, the counts of the pools, and whether this worker can work.
+//! Read-only requests: one's own sandbox, the counts of the pools, and the health of this worker.
 
 use crate::{Allocator, decode, store_fault};
 use contract::{
@@ -11,10 +11,10 @@ use ports::store::{SortRange, StateQuery, StoreError};
 use runtime::telemetry::Chain;
 use std::time::Duration;
 
-/// Longest wait for what the queue says about the deletions, and for the census.
+/// Time-out of the deletion status and of the census.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The answer to a caller that asked for a lease length that is not allowed.
+/// The fault for a length of lease that is not allowed.
 pub(crate) fn bad_duration(wanted: Option<LabDuration>, longest: Duration) -> Fault {
     let minutes_max = longest.as_secs() / 60;
     match wanted.and_then(|wanted| wanted.minutes) {
@@ -23,7 +23,7 @@ pub(crate) fn bad_duration(wanted: Option<LabDuration>, longest: Duration) -> Fa
     }
 }
 
-/// The answer to a caller that means another lease than the live one.
+/// The fault for a caller that names another lease than the live one.
 pub(crate) fn other_lease() -> Fault {
     Fault::new(FaultCode::InvalidState, "the lease of that epoch is not the one that is live")
 }
@@ -43,7 +43,8 @@ impl Allocator {
         Ok(SandboxView::of(&sandbox))
     }
 
-    /// The last census if it is young enough; else every index shard is counted, which reads the whole index.
+    /// The counts of the last census if it is recent enough; otherwise counts every index shard, which reads the whole
+    /// index.
     pub(crate) async fn stats(&self, request: &Request) -> Result<StatsReply, Fault> {
         let (census, deletions) = tokio::join!(self.young_census(), self.deletions_status());
         let mut reply = match census {
@@ -70,7 +71,7 @@ impl Allocator {
             .ok()??;
         let age_seconds = self.ports.clock.now().get().saturating_sub(census.taken_at);
         let knows_pools = self.config.pools.pools().all(|pool| census.pools.contains_key(pool.as_str()));
-        // A census of other pools was taken by a reconciler with other settings.
+        // A census without one of our pools was taken by a reconciler with other settings.
         if age_seconds > age_max.as_secs() || !knows_pools {
             return None;
         }
@@ -95,7 +96,7 @@ impl Allocator {
         Ok(reply)
     }
 
-    /// The deletions as a whole; none if the queue does not say in time, because the counts are worth having alone.
+    /// The state of deletions; none if the queue does not answer in time, because the counts alone are useful.
     pub(crate) async fn deletions_status(&self) -> Option<DeletionsStatus> {
         let status = tokio::select! {
             status = self.ports.deletion_control.status() => status,
@@ -119,7 +120,7 @@ impl Allocator {
         let mut stats = PoolStats::default();
         let shards = self.ports.store.shards().await?;
         for state in StateName::ALL {
-            // Tombstones are no part of the pool and in no index.
+            // Tombstones do not belong to a pool and are in no index.
             let Some(count) = stats.of_mut(state) else { continue };
             for shard in 0..shards {
                 let query = StateQuery { pool: pool.clone(), state, shard, range: SortRange::All };
@@ -132,7 +133,7 @@ impl Allocator {
     }
 }
 
-/// The owner of a request, checked.
+/// Validates the owner of a request.
 pub(crate) fn parse_owner(owner: &str) -> Result<OwnerId, Fault> {
     if owner.trim().is_empty() {
         return Err(Fault::new(FaultCode::MissingSandboxId, "no owner was named"));
@@ -140,18 +141,19 @@ pub(crate) fn parse_owner(owner: &str) -> Result<OwnerId, Fault> {
     OwnerId::parse(owner).map_err(|problem| Fault::invalid("owner", problem))
 }
 
-/// Who asks on the owner's behalf; none if the request does not say.
+/// Validates the actor on the owner's behalf; none if the request names none.
 pub(crate) fn parse_helper(by: Option<&str>) -> Result<Option<Actor>, Fault> {
     let by = by.map(str::trim).filter(|by| !by.is_empty());
     by.map(Actor::parse).transpose().map_err(|problem| Fault::invalid("by", problem))
 }
 
-/// The sandbox and the owner of a request, checked.
+/// Validates the sandbox and the owner of a request.
 pub(crate) fn parse_target(request: &SandboxRequest) -> Result<(SandboxId, OwnerId), Fault> {
-    // Who asks on the owner's behalf matters only to what is written.
+    // The actor matters only for writes.
     let SandboxRequest { sandbox_id, owner, by: _ } = request;
     let owner = parse_owner(owner)?;
-    // Not "no such sandbox": a caller that releases may take that as done, and a misspelled field would look like it.
+    // Not "no such sandbox": a caller that releases may take that as success, and a misspelled field would look like
+    // it.
     let id = SandboxId::parse(sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))?;
     Ok((id, owner))
 }

@@ -1,4 +1,4 @@
-//! What an allocator counts: every name, help text, label and bucket.
+//! The metrics of an allocator: every name, help text, label and bucket.
 
 use contract::{BulkDeleteOutcome, FaultCode, Outcome, Verb, WorkerRole};
 use ports::bus::{Dropped, ServiceInfo, WorkCounts};
@@ -12,7 +12,7 @@ use std::time::Duration;
 const LATENCY_BUCKETS_SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 5.0, 10.0];
 
-/// The numbers of all allocators of a process, and those of the one worker that this handle belongs to.
+/// The metrics of all allocators of a process, and the counts of the worker of this handle.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     requests: IntCounterVec,
@@ -28,7 +28,7 @@ pub struct Metrics {
     in_flight: InFlight,
 }
 
-/// What admission shows of the load on a process.
+/// The metrics of admission.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
     pub(crate) limit: IntGauge,
@@ -36,7 +36,7 @@ pub(crate) struct Load {
     pub(crate) refused: IntCounter,
 }
 
-/// What one worker did. Discovery asks each worker for its own numbers, and the asking side adds them up.
+/// Counts of one worker. Discovery asks each worker for its own, and the caller adds them up.
 #[derive(Debug, Default)]
 struct Worker {
     verbs: HashMap<Verb, WorkCounts>,
@@ -104,7 +104,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// All that are registered.
+    /// All registered metrics.
     #[must_use]
     pub fn collectors(&self) -> Collectors {
         let Self {
@@ -135,7 +135,7 @@ impl Metrics {
         ]
     }
 
-    /// What the admission of this process counts into.
+    /// The metrics of admission.
     pub(crate) fn load(&self) -> Load {
         self.load.clone()
     }
@@ -146,7 +146,7 @@ impl Metrics {
         Self { worker: Arc::default(), in_flight: InFlight::default(), ..self.clone() }
     }
 
-    /// A request is under way for as long as what is returned lives.
+    /// Counts a running request until the returned value is dropped.
     pub(crate) fn begin(&self) -> UnderWay {
         self.in_flight.begin()
     }
@@ -164,7 +164,7 @@ impl Metrics {
         self.bulk_deletes.with_label_values(&[outcome.as_str()]).inc();
     }
 
-    /// A request was given up directly before a write.
+    /// A request gave up directly before a write.
     pub(crate) fn late_write_refused(&self) {
         self.late_writes.inc();
     }
@@ -174,7 +174,7 @@ impl Metrics {
         self.worker().lost_races += 1;
     }
 
-    /// Counts a request that is not answered; says how many of its kind there were.
+    /// Counts a dropped request; returns the number of its kind so far.
     pub(crate) fn dropped(&self, verb: Verb, why: Dropped) -> u64 {
         let counter = self.dropped.with_label_values(&[verb.as_str(), why.as_str()]);
         counter.inc();
@@ -205,7 +205,7 @@ impl Metrics {
     }
 
     fn worker(&self) -> MutexGuard<'_, Worker> {
-        // Nothing panics while it is held, so a poisoned lock holds sound numbers.
+        // Nothing panics while the lock is held, so a poisoned lock holds valid numbers.
         self.worker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

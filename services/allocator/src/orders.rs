@@ -1,5 +1,5 @@
-//! Operator actions: take a sandbox out of use, put it back, or have it deleted. Each is one conditional write that
-//! starts from what was just read, with who and why in the history; a repeat finds it done.
+//! Operator actions: quarantine a sandbox, return it to use, or have it deleted. Each is one conditional write that
+//! starts from what was just read, with actor and reason in the history; a repeat finds it done.
 
 use crate::deletions::parse_actor;
 use crate::{Allocator, decode, store_fault};
@@ -8,10 +8,10 @@ use domain::{Order, Reason, Sandbox, State, StateName, UnixSeconds};
 use ports::bus::Request;
 use ports::store::{Identity, Store, StoreError, Write};
 
-/// Writes of one request; each further one means that another writer changed the sandbox in between.
+/// Attempts of one request; each further one means that another writer changed the sandbox in between.
 const TRIES_MAX: usize = 4;
 
-/// What an operator may order.
+/// An operator action.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum OperatorAction {
     Quarantine,
@@ -22,7 +22,7 @@ enum OperatorAction {
 // === impl OperatorAction ===
 
 impl OperatorAction {
-    /// The state that it leads to.
+    /// The resulting state.
     const fn leads_to(self) -> StateName {
         match self {
             Self::Quarantine => StateName::Quarantined,
@@ -31,16 +31,16 @@ impl OperatorAction {
         }
     }
 
-    /// Whether `sandbox` is where an earlier try of the same order has brought it.
+    /// Whether an earlier attempt of the same order has been applied to `sandbox`.
     fn is_done(self, sandbox: &Sandbox) -> bool {
         sandbox.state.name() == self.leads_to()
             || (self == Self::ForceRelease && sandbox.deletion().is_some())
     }
 
-    /// Whether it may be tried on `sandbox`.
+    /// Whether the order is possible for `sandbox`.
     ///
     /// # Errors
-    /// [`Fault`] with what it would need.
+    /// [`Fault`] with the required state.
     fn check(self, sandbox: &Sandbox) -> Result<(), Fault> {
         let needed = match (self, &sandbox.state) {
             (Self::Quarantine | Self::ForceRelease, State::Allocated(_))
@@ -115,7 +115,7 @@ impl Allocator {
         ))
     }
 
-    /// A record whose account another one stands for, or stood for, is not put back into use.
+    /// Refuses to return a record to use whose account another record represents or represented.
     async fn check_account(&self, request: &Request, seen: &Sandbox) -> Result<(), Fault> {
         let others = self.others_of_account(seen).await.map_err(|error| store_fault(request, &error))?;
         match others
@@ -153,7 +153,7 @@ async fn write_order(
     match action {
         OperatorAction::Quarantine => store.quarantine(&seen.candidate(), order, now).await,
         OperatorAction::Unquarantine => {
-            // Noted first, as by a sync: no worker may call the pool exhausted before the index shows it.
+            // Noted first, as by a sync, so that no worker calls the pool exhausted before the index shows the sandbox.
             store.note_supply(&seen.pool, now).await?;
             store.unquarantine(seen, order, now).await
         }

@@ -1,4 +1,4 @@
-//! Giving a sandbox back: one conditional update, then the rest behind the caller's back.
+//! Releases a sandbox: one conditional update; everything else happens after the reply.
 
 use crate::{Allocator, decode, store_fault};
 use contract::{DeletionWork, Fault, FaultCode, ReleaseReply, ReleaseRequest, SandboxRequest};
@@ -41,9 +41,9 @@ impl Allocator {
         reply_for(&sandbox, &owner, epoch)
     }
 
-    /// Notes the change, puts the deletion into the queue and closes the claim item. None of it holds up the reply,
-    /// and nothing depends on it: the sweep announces what is lost here, and a claim item that stays open leads to the
-    /// sandbox, which says the same.
+    /// Records the change, announces the deletion and closes the claim item. None of it delays the reply, and nothing
+    /// depends on it: the sweep announces what is lost here, and an open claim item leads to the sandbox, which has the
+    /// same information.
     pub(crate) fn announce(&self, sandbox: &Sandbox, request_id: Option<&str>) {
         self.ports.recorder.note(sandbox, request_id);
         let Some(work) = DeletionWork::of(sandbox) else { return };
@@ -69,7 +69,7 @@ impl Allocator {
     }
 }
 
-/// A caller that held the sandbox got what it wanted if the deletion is under way, whichever actor started it.
+/// The reply to a caller that held the sandbox: success if its deletion is in progress, whichever actor requested it.
 fn reply_for(sandbox: &Sandbox, owner: &OwnerId, epoch: Option<Epoch>) -> Result<ReleaseReply, Fault> {
     let Some(lease) = sandbox.last_lease().filter(|lease| lease.claim.owner == *owner) else {
         return Err(Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you"));

@@ -1,4 +1,4 @@
-//! The operators' switch of all deletions: turned in the table first, and then in the bucket that reapers look at.
+//! The operators' switch of all deletions: changed in the table first, then in the bucket that reapers read.
 
 use crate::deletions::bus_fault;
 use crate::{Allocator, decode, store_fault};
@@ -7,7 +7,7 @@ use ports::bus::Request;
 use runtime::switch::{SwitchError, Switchboard};
 use std::sync::Arc;
 
-/// The actor where the request names none.
+/// The actor if the request names none.
 const DEFAULT_ACTOR: &str = "operator";
 
 // === impl Allocator ===
@@ -41,7 +41,7 @@ impl Allocator {
         Switchboard::new(Arc::clone(&ports.store), Arc::clone(&ports.switch), Arc::clone(&ports.clock))
     }
 
-    /// Turns the switch before the caller stops waiting, or not at all.
+    /// Changes the switch before the caller's deadline, or not at all.
     async fn in_time<T>(
         &self,
         request: &Request,

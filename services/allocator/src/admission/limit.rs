@@ -1,17 +1,17 @@
-//! How many requests are worked on at once: additive increase, multiplicative decrease on measured latency.
+//! The limit of concurrent requests: additive increase, multiplicative decrease on measured latency.
 
 use std::time::{Duration, Instant};
 
-/// Fewest requests at work: enough to notice that the store is fast again.
+/// Lowest limit: enough to notice that the store is fast again.
 const LIMIT_MIN: usize = 4;
-/// Requests at work before anything was measured. It doubles with each round, so that a fast store has as many as it can
-/// bear a moment later; a slow one is not flooded before the first answer.
+/// Limit before anything was measured. It doubles in each round, so that a fast store soon has as many requests as it
+/// can serve, and a slow one is not flooded before its first answer.
 const LIMIT_START: usize = 16;
-/// What is left of the limit after a sign of congestion, at most.
+/// Factor of a mild decrease.
 const DECREASE: f64 = 0.85;
-/// What is left of it, at least, however far the latency is from the target.
+/// Factor of the strongest decrease, however far the latency is above the target.
 const DECREASE_MAX: f64 = 0.4;
-/// A decrease takes this long to show in the latency; another one before that would react to the same congestion.
+/// Time until a decrease shows in the latency; an earlier second decrease would react to the same congestion.
 const DECREASE_PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Weight of one request in the average latency.
 const LATENCY_WEIGHT: f64 = 0.1;
@@ -52,8 +52,8 @@ impl Limit {
         self.latency_seconds.map(Duration::from_secs_f64)
     }
 
-    /// Learns from one request. `failed` says that the store was too slow or refused it, `is_used` that there were as
-    /// many requests at work as may be: what is not used shows nothing about a higher limit.
+    /// Learns from one request. `failed`: the store was too slow or refused it. `is_used`: as many requests as the
+    /// limit allows were running; otherwise the request says nothing about a higher limit.
     pub(super) fn observe(&mut self, now: Instant, latency: Duration, failed: bool, is_used: bool) {
         let seconds = latency.as_secs_f64();
         let average = self.latency_seconds.get_or_insert(seconds);
@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(Limit::new(1, TARGET).current(), 1);
     }
 
-    /// A store that answers `rate` requests a second, whatever is asked: latency = requests at work / rate.
+    /// A store that answers `rate` requests per second: latency = concurrent requests / rate.
     #[test]
     fn limit_settles_at_the_target_latency() {
         let rate = 140.0;

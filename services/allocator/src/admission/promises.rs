@@ -1,34 +1,34 @@
-//! When the callers that were refused are asked to come back, and that they are let in then.
+//! Promises: when refused callers are asked to return, and that they are admitted then.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Refused requests that are remembered; a further one gets the same advice, and no precedence when it comes back.
+/// Refused requests that are remembered. Further ones get the same retry time but no precedence when they return.
 const PROMISES_MAX: usize = 65_536;
-/// Callers come early by as much: advice is in whole seconds.
+/// How early callers may return, because retry times are whole seconds.
 const EARLY: Duration = Duration::from_secs(1);
 /// How long after its time a promise is kept.
 const LATE_MAX: Duration = Duration::from_secs(60);
-/// Part of the present queue that is worked off before the first of those that are refused now comes back. It has to
-/// find the queue short, and must not find it empty, or capacity would be idle.
+/// Part of the current queue that is finished before the first refused caller returns. The queue has to be short then
+/// but not empty, or capacity would be idle.
 const QUEUE_PART: f64 = 0.75;
 
-/// The schedule of those who come back.
+/// The schedule of returning callers.
 #[derive(Debug, Default)]
 pub(super) struct Promises {
     by_key: HashMap<u64, Instant>,
-    /// When the last of them was asked to come back.
+    /// The return time of the last of them.
     last: Option<Instant>,
 }
 
-/// What was promised to a request, if anything.
+/// What was promised to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Promise {
     /// Nothing.
     None,
     /// Its time has come.
     Due,
-    /// It comes too early by that.
+    /// It came early, by this much.
     Early(Duration),
 }
 
@@ -46,21 +46,21 @@ impl Promises {
         }
     }
 
-    /// How long the schedule is: a request without a promise that were to wait its turn would wait as long.
+    /// The length of the schedule, which is the waiting time of a new request without a promise.
     pub(super) fn wait(&self, now: Instant) -> Duration {
         self.last.map_or(Duration::ZERO, |last| last.saturating_duration_since(now))
     }
 
-    /// The request was let in.
+    /// The request was admitted.
     pub(super) fn kept(&mut self, key: u64) {
         self.by_key.remove(&key);
     }
 
-    /// Gives a request that is refused a place in the schedule; says how long it is until then. `queue` is the time that
-    /// those who wait here will take, `spacing` the time that one request takes.
+    /// Adds a refused request to the schedule and returns the time until its turn. `queue` is the time that the waiting
+    /// requests will take, `spacing` the time per request.
     pub(super) fn make(&mut self, now: Instant, key: u64, queue: Duration, spacing: Duration) -> Duration {
         let earliest = now + queue.mul_f64(QUEUE_PART);
-        // One whose time had come has its place in the schedule already: it was counted when it was refused first.
+        // A request whose time had come was counted when it was refused first.
         let at = match self.of(now, key) {
             Promise::Due => earliest,
             Promise::Early(left) => now + left,

@@ -1,4 +1,4 @@
-//! Who is worked on, who waits, and who is refused: decisions without time or tasks of their own.
+//! Decides which requests run, wait or are refused. It has no clock and no tasks, so that tests control both.
 
 use super::limit::Limit;
 use super::promises::{Promise, Promises};
@@ -8,28 +8,28 @@ use std::time::{Duration, Instant};
 
 /// Requests that wait in one process; about 1 KiB each, with their bodies.
 pub(super) const WAITING_MAX: usize = 16_384;
-/// Part of the time that is left to a request that it may have to wait: estimates are off by something.
+/// Part of its remaining time that a request may have to wait, because estimates have errors.
 const WAIT_PART: f64 = 0.75;
-/// Beyond this part, a request that waits already is refused: it would be too late.
+/// Beyond this part, even a waiting request is refused, because its answer would be too late.
 const SHED_PART: f64 = 0.9;
-/// Part of the time that is left below which the queue counts as short: every request is let in, so that nothing is idle
-/// where those who were refused do not come back.
+/// Part of the remaining time below which the queue counts as short: every request is admitted, so that no capacity is
+/// idle where refused callers do not return.
 const SHORT_PART: f64 = 0.1;
-/// Times the average latency that has to be left to a request with which work begins.
+/// Remaining time that a request needs to start, in multiples of the average latency.
 const LATENCIES_NEEDED: u32 = 3;
-/// Least time that has to be left to a request with which work begins.
+/// Least remaining time that a request needs to start.
 const NEEDED_MIN: Duration = Duration::from_millis(50);
-/// What a request is assumed to take while nothing was measured.
+/// Assumed time per request while nothing was measured.
 const SPACING_UNKNOWN: Duration = Duration::from_millis(10);
 
-/// Requests of one process. `W` is how a waiting one is reached.
+/// Requests of one process. `W` is the channel to a waiting one.
 #[derive(Debug)]
 pub(super) struct Queue<W> {
     limit: Limit,
     rate: Rate,
     promises: Promises,
     at_work: usize,
-    /// By deadline: the one that has least time left is next.
+    /// By deadline: the earliest is next.
     waiting: BTreeMap<(Instant, u64), Waiting<W>>,
     sequence: u64,
 }
@@ -40,37 +40,37 @@ struct Waiting<W> {
     waiter: W,
 }
 
-/// What becomes of a request that arrives.
+/// The decision about a new request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
     /// Work begins.
     Go,
-    /// It waits, under that name.
+    /// It waits, with this key.
     Waits((Instant, u64)),
-    /// It is refused; a repeat makes sense after that time.
+    /// It is refused; repeat after that time.
     Refused(Duration),
 }
 
-/// What becomes of one that waited.
+/// The decision about a waiting request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Work begins.
     Go,
-    /// It would be too late; a repeat makes sense after that time.
+    /// Its answer would be too late; repeat after that time.
     Refused(Duration),
 }
 
-/// What is to be said to those who waited.
+/// The decisions about waiting requests that have to be delivered.
 pub(super) type Verdicts<W> = Vec<(W, Verdict)>;
 
-/// How work on a request ended, as far as it says something about the store.
+/// How a request ended, as far as that says something about the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// The store did its part.
+    /// The store answered.
     Answered,
-    /// The store did not answer, or refused because it is overloaded.
+    /// The store did not answer, or refused because of overload.
     StoreFailed,
-    /// It says nothing: it waited for something else.
+    /// It waited for something else, so it says nothing.
     Unrelated,
 }
 
@@ -118,7 +118,7 @@ impl<W> Queue<W> {
         Arrival::Waits(name)
     }
 
-    /// Work on a request is over.
+    /// Work on a request has ended.
     pub(super) fn finish(&mut self, now: Instant, took: Duration, end: End) -> Verdicts<W> {
         let is_used = self.at_work >= self.limit.current();
         self.at_work = self.at_work.saturating_sub(1);
@@ -135,7 +135,7 @@ impl<W> Queue<W> {
         verdicts
     }
 
-    /// One whose turn it was is gone, or waits for something else.
+    /// A request that could have started is gone, or waits for something else.
     pub(super) fn give_back(&mut self, now: Instant) -> Verdicts<W> {
         self.at_work = self.at_work.saturating_sub(1);
         let mut verdicts = Vec::new();
@@ -143,19 +143,19 @@ impl<W> Queue<W> {
         verdicts
     }
 
-    /// One that waited for something else goes on.
+    /// A request that waited for something else continues.
     pub(super) fn take_back(&mut self) {
         self.at_work += 1;
     }
 
-    /// A request that waited is not waited for any more, or its time is up. Says after which time a repeat makes sense.
+    /// A waiting request leaves because its caller is gone or its time is over. Returns the retry time.
     pub(super) fn leave(&mut self, now: Instant, name: (Instant, u64)) -> Option<Duration> {
         let Waiting { key, .. } = self.waiting.remove(&name)?;
         Some(self.refuse(now, key, self.waiting.len()))
     }
 
-    /// Begins with those who wait, while there is room. One that cannot be answered in time is refused before anything
-    /// was written.
+    /// Starts waiting requests while there is room. A request that cannot be answered in time is refused before any
+    /// write.
     fn begin(&mut self, now: Instant, verdicts: &mut Verdicts<W>) {
         let needed = self.needed();
         while self.at_work < self.limit.current() {
@@ -170,7 +170,7 @@ impl<W> Queue<W> {
         }
     }
 
-    /// Refuses those who will not have their turn in time.
+    /// Refuses waiting requests that will not start in time.
     fn shed(&mut self, now: Instant, verdicts: &mut Verdicts<W>) {
         let mut late = Vec::new();
         let mut kept = 0;
@@ -187,7 +187,7 @@ impl<W> Queue<W> {
         }
     }
 
-    /// The time that has to be left to a request with which work begins.
+    /// The remaining time that a request needs to start.
     fn needed(&self) -> Duration {
         self.limit.latency().map_or(NEEDED_MIN, |latency| (latency * LATENCIES_NEEDED).max(NEEDED_MIN))
     }

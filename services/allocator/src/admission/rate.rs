@@ -1,29 +1,29 @@
-//! How many requests a process finishes in a second while it has all that it can do.
+//! The rate at which a fully loaded process finishes requests.
 
 use std::time::{Duration, Instant};
 
-/// Time over which requests are counted.
+/// Length of a window in which requests are counted.
 const WINDOW: Duration = Duration::from_millis(500);
-/// Weight of a window that finished more than the average: that more can be done is a fact.
+/// Weight of a window above the average: a higher rate is proven to be possible.
 const RISE_WEIGHT: f64 = 0.5;
-/// Weight of a window that finished less: it may have been disturbed.
+/// Weight of a window below the average, which may have been disturbed.
 const FALL_WEIGHT: f64 = 0.25;
-/// Share of the best rate that is forgotten with each window: half of it in 35 s. What a process could do a moment ago it
-/// can do again once the flood of requests that it has to refuse is over.
+/// Decay of the best rate per window: half of it in 35 s. A process can reach its earlier rate again once the flood of
+/// requests to refuse is over.
 const BEST_DECAY: f64 = 0.01;
-/// Windows from which on the average is trusted.
+/// Windows after which the average is trusted.
 const TRUSTED_WINDOWS: u32 = 3;
-/// How much faster than measured requests are assumed to be finished: a caller who comes somewhat early costs an answer,
-/// one that comes late leaves capacity idle.
+/// Factor by which the assumed rate exceeds the measured one: a caller that returns slightly early costs an answer, one
+/// that returns late leaves capacity idle.
 const HOPE: f64 = 1.05;
-/// The same before the average is trusted: work has only begun, and the first of it is slow.
+/// The same factor before the average is trusted, because the first requests are slow.
 const FIRST_HOPE: f64 = 1.25;
 
 /// The measured rate.
 #[derive(Debug, Default)]
 pub(super) struct Rate {
     per_second: Option<f64>,
-    /// The highest average of the last minute or so.
+    /// The highest average of about the last minute.
     best_per_second: f64,
     windows: u32,
     window: Option<Window>,
@@ -38,7 +38,7 @@ struct Window {
 // === impl Rate ===
 
 impl Rate {
-    /// Counts a request that is finished. Says whether that closed a window, so that the rate is a new one.
+    /// Counts a finished request. Returns whether a window was closed, which updates the rate.
     pub(super) fn finished(&mut self, now: Instant) -> bool {
         let window = self.window.get_or_insert(Window { began: now, finished: 0 });
         let span = now.saturating_duration_since(window.began);
@@ -46,7 +46,7 @@ impl Rate {
         if span < WINDOW {
             return false;
         }
-        // The first of a window began it, so that it is no part of what came within the span.
+        // The first request opened the window, so it does not count.
         let measured = f64::from(window.finished.saturating_sub(1)).max(1.0) / span.as_secs_f64();
         self.window = Some(Window { began: now, finished: 1 });
         self.windows = self.windows.saturating_add(1);
@@ -57,19 +57,19 @@ impl Rate {
         true
     }
 
-    /// There was nothing to wait for: what is counted now is what is asked for, not what can be done.
+    /// No request waits: the next counts show the demand and not the capacity.
     pub(super) fn is_idle(&mut self) {
         self.window = None;
     }
 
-    /// The time between two callers who come back, on the short side; none while nothing was measured. They come back
-    /// later, so that it follows the best rate and not the present one, which suffers from what is refused now.
+    /// The time between two returning callers, rather too short; none while nothing was measured. It follows the best
+    /// rate, because the current one suffers from the refusals.
     pub(super) fn spacing(&self) -> Option<Duration> {
         let factor = if self.windows < TRUSTED_WINDOWS { FIRST_HOPE } else { HOPE };
         self.per_second.map(|_| Duration::from_secs_f64(1.0 / (self.best_per_second * factor)))
     }
 
-    /// The time until `requests` are finished; none while nothing was measured.
+    /// The time in which `requests` are finished; none while nothing was measured.
     pub(super) fn time_for(&self, requests: usize) -> Option<Duration> {
         self.per_second.map(|per_second| Duration::from_secs_f64(requests as f64 / per_second))
     }

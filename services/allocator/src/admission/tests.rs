@@ -7,23 +7,23 @@ use std::time::{Duration, Instant};
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const TARGET: Duration = Duration::from_millis(300);
-/// What a caller of the ingress gives one attempt.
+/// The time of one attempt of the ingress.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Serves in the order in which work begins, one each `1 / rate` seconds.
+/// Serves requests in the order in which they start, one every `1 / rate` seconds.
 struct World {
     began: Instant,
     now: Instant,
     rate: f64,
     queue: Queue<u64>,
-    /// Requests at the store: who, and since when.
+    /// Requests at the store: number and start.
     at_store: VecDeque<(u64, Instant)>,
     deadlines: BTreeMap<u64, Instant>,
-    /// When each caller comes, first or again, and when it was first refused.
+    /// Arrivals by time, first or repeated, with the first refusal.
     coming: BTreeMap<(Instant, u64), Option<Refused>>,
     refused: BTreeMap<u64, Refused>,
     served: BTreeMap<u64, Instant>,
-    /// For each that was served after a refusal: what it was advised to wait, and what it waited.
+    /// For each request that was served after a refusal: advised and actual waiting time.
     advice: Vec<(Duration, Duration)>,
     repeats: bool,
     refusals: usize,
@@ -60,7 +60,7 @@ impl World {
 
     fn refuse(&mut self, who: u64, after: Duration) {
         self.refusals += 1;
-        // Advice is given in whole seconds.
+        // Retry times are whole seconds.
         let advised = Duration::from_secs(after.as_millis().div_ceil(1_000) as u64).max(SECOND);
         let first = *self.refused.entry(who).or_insert(Refused { at: self.now, advised });
         if self.repeats {
@@ -77,7 +77,7 @@ impl World {
         }
     }
 
-    /// Until no caller comes or waits any more, or `span` has passed.
+    /// Until no caller arrives or waits any more, or `span` has passed.
     fn run(&mut self, span: Duration) {
         let step = Duration::from_secs_f64(1.0 / self.rate);
         let mut next_done = self.now + step;
@@ -115,7 +115,7 @@ impl World {
         self.served.values().filter(|at| **at <= self.began + span).count()
     }
 
-    /// The part of those who were refused whose advice was within a factor of two.
+    /// The share of refused callers whose waiting time was within a factor of two of the advice.
     fn good_advice(&self) -> f64 {
         let good = self.advice.iter().filter(|(advised, waited)| *waited <= 2 * *advised).count();
         good as f64 / self.advice.len().max(1) as f64

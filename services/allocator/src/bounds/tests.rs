@@ -1,4 +1,4 @@
-//! Bounded requests on ports in memory: two pools, and callers that may use one of them.
+//! Requests restricted to pools, on ports in memory: two pools, and callers that may use one of them.
 
 use crate::deletions::tests::{HOUR, NOW, Rig};
 use contract::{Fault, FaultCode, Verb};
@@ -53,12 +53,12 @@ async fn claim_stays_in_allowed_pools_and_hides_other_leases() {
     assert_eq!(rig.ask(Verb::Allocate, within).await.unwrap()["sandbox_id"], "1");
     let elsewhere = json!({"owner": "b", "pool": "main"});
     assert_eq!(rig.ask(Verb::Allocate, elsewhere).await.unwrap()["sandbox_id"], "2");
-    // The same owner and key, by a token of the other pool: the lease is there, and not for it to see.
+    // The same owner and key with a token of the other pool: the lease exists but is not shown.
     let repeat = json!({"owner": "b", "pool": "dns", "pools": ["dns"]});
     assert_eq!(rig.ask(Verb::Allocate, repeat).await, refused());
 }
 
-/// Leaves a claim item of that owner on the free sandbox of that number, as a claim does that broke off.
+/// Leaves the claim item of an unfinished claim on that free sandbox.
 async fn leave_behind(rig: &Rig, owner: &str, number: usize) {
     let claim =
         ClaimKey { owner: OwnerId::parse(owner).unwrap(), key: IdempotencyKey::parse(owner).unwrap() };
@@ -77,7 +77,7 @@ async fn leftover_claim_item_outside_the_allowed_pools_is_ignored() {
             assert_eq!(rig.sandbox(number).await.state.name(), StateName::Available, "{number}");
         }
     }
-    // Another owner gets it, and the claim item leads nowhere any more: then the claim moves on to an allowed pool.
+    // Another owner gets it, so the claim item is outdated: then the claim moves to a permitted pool.
     let elsewhere = json!({"owner": "b", "pool": "main"});
     assert_eq!(rig.ask(Verb::Allocate, elsewhere).await.unwrap()["sandbox_id"], "2");
     assert_eq!(rig.ask(Verb::Allocate, bounded).await.unwrap()["sandbox_id"], "1");

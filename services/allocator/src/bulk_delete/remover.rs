@@ -1,7 +1,7 @@
-//! One removal: the conditional write, and the event after it, in tasks of their own.
+//! One removal: the conditional write and its event, in separate tasks.
 //!
-//! A tombstone is in no index, so no sweep would publish an event that is not published here. A request at its deadline
-//! drops whatever it waits for; these tasks go on, and the end of the process waits for them.
+//! A tombstone is in no index, so no sweep would publish a missing event. A request that reaches its deadline drops its
+//! futures; these tasks continue, and the process waits for them at its end.
 
 use crate::Allocator;
 use domain::{Actor, Sandbox, StateName};
@@ -14,11 +14,11 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
-/// Attempts to publish one removal to the event log before it is left to the queue of the process.
+/// Attempts to publish one removal before it is left to the queue of the process.
 const PUBLISH_ATTEMPTS_MAX: usize = 3;
 
-/// The result of the write: the task that publishes the event of the removal, and whether it could; none if the sandbox
-/// was no longer what the index showed.
+/// The result of the write: the task that publishes the event and returns whether it could; none if the sandbox was no
+/// longer as the index showed it.
 pub(super) type Written = Result<Option<JoinHandle<bool>>, StoreError>;
 
 /// Removes records.
@@ -43,7 +43,7 @@ impl Remover {
         }
     }
 
-    /// Begins the removal. It goes on even if no caller waits for it any more.
+    /// Starts the removal. It continues even if no caller waits for it any more.
     pub(super) fn begin(self, seen: Sandbox, by: Actor, request_id: String) -> JoinHandle<Written> {
         let tasks = self.tasks.clone();
         tasks.clone().spawn(async move {
@@ -52,20 +52,20 @@ impl Remover {
         })
     }
 
-    /// Makes a tombstone, if the sandbox is still what the index showed.
+    /// Writes the tombstone, if the sandbox is still as the index showed it.
     async fn forget(&self, seen: &Sandbox, by: &Actor) -> Result<Option<Sandbox>, StoreError> {
         let now = self.clock.now();
         let purge_at = now.after(self.tombstone_kept);
         let found = match self.store.forget(seen, Some(by), now, purge_at).await {
             Ok(Write::Done(gone)) => return Ok(Some(*gone)),
             Ok(Write::Lost(found)) => found.map(|found| *found),
-            // It may have been done, and then there is a removal to publish.
+            // The write may have happened, and then its event has to be published.
             Err(error) => match self.store.sandbox(&seen.id).await {
                 Ok(Some(found)) if is_ours(&found, seen, by) => Some(found),
                 _ => return Err(error),
             },
         };
-        // The same order, whose first try got through while its answer was lost.
+        // The same order: an earlier attempt succeeded and its answer was lost.
         Ok(found.filter(|found| is_ours(found, seen, by)))
     }
 
@@ -87,7 +87,7 @@ impl Remover {
     }
 }
 
-/// Whether the tombstone is what this order makes of `seen`.
+/// Whether the tombstone is the result of this order on `seen`.
 fn is_ours(found: &Sandbox, seen: &Sandbox, by: &Actor) -> bool {
     found.state.name() == StateName::Deleted
         && found.version == seen.version.next()

@@ -222,7 +222,7 @@ async fn stalled_event_log_delays_events_and_not_the_reply() {
     assert_eq!((published_version(&rig, 1).await, published_version(&rig, 2).await), (Some(3), Some(3)));
 }
 
-/// An event log that takes no `forgotten` before it is let.
+/// An event log that accepts no `forgotten` until it is released.
 #[derive(Debug)]
 struct GatedEventLog {
     bus: MemoryBus,
@@ -254,7 +254,7 @@ impl EventLog for GatedEventLog {
     }
 }
 
-/// An event log that no worker can reach.
+/// An unreachable event log.
 #[derive(Debug)]
 struct BrokenEventLog;
 

@@ -1,16 +1,15 @@
-//! What a buffer holds: candidates that are ready to be tried.
+//! The contents of a candidate buffer.
 
 use domain::{Candidate, SandboxId};
 use std::collections::{HashSet, VecDeque};
 
-/// Losses in a row after which the rest of a buffer counts as out of date: other processes have been there, and
-/// trying on costs two writes for each candidate, looking anew a few reads.
+/// Losses in a row after which the rest of a buffer counts as outdated: other processes have tried them, and each
+/// further attempt costs two writes, while reading again costs a few reads.
 const LOSSES_IN_A_ROW_MAX: u32 = 8;
-/// Candidates left in a buffer from which on more are looked for in the background: what a busy process uses up
-/// while a round is under way.
+/// Below this number of candidates, the buffer is refilled in the background: what a busy process uses during a round.
 const LOW: usize = 48;
 
-/// What became of a candidate.
+/// The result of trying a candidate.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     Unused,
@@ -18,14 +17,14 @@ pub(super) enum Outcome {
     Lost,
 }
 
-/// The candidates of one selector that are ready.
+/// The buffered candidates of one selector.
 #[derive(Default)]
 pub(super) struct Ready {
     candidates: VecDeque<Candidate>,
-    /// Their ids, so that a round that meets them again leaves them where they are.
+    /// Their ids, so that a round does not add them twice.
     ids: HashSet<SandboxId>,
     lost_in_a_row: u32,
-    /// With fewer candidates than this, more are looked for in the background.
+    /// Below this number, the buffer is refilled in the background.
     low: usize,
     filling_up: bool,
 }
@@ -33,7 +32,7 @@ pub(super) struct Ready {
 // === impl Ready ===
 
 impl Ready {
-    /// Takes the next one from the buffer.
+    /// Removes the next candidate.
     pub(super) fn pop(&mut self) -> Option<Candidate> {
         let candidate = self.candidates.pop_front()?;
         self.ids.remove(&candidate.id);
@@ -48,17 +47,17 @@ impl Ready {
         self.ids.contains(id)
     }
 
-    /// Puts what a round found into the buffer, and says whether it holds any now.
+    /// Adds the candidates of a round; returns whether the buffer has any now.
     pub(super) fn add(&mut self, fresh: Vec<Candidate>) -> bool {
         for candidate in fresh {
             self.put_back(candidate);
         }
-        // A pool that holds no more than this is not read again and again as it runs out.
+        // So that a small pool is not read again and again as it runs out.
         self.low = LOW.min(self.candidates.len() / 2);
         !self.is_empty()
     }
 
-    /// Whether more is to be looked for in the background, by the one who asks; it says so when it has.
+    /// Whether the caller should refill the buffer in the background and report when it is done.
     pub(super) fn begins_to_fill_up(&mut self) -> bool {
         let begins = self.candidates.len() < self.low && !self.filling_up;
         self.filling_up |= begins;
@@ -69,7 +68,7 @@ impl Ready {
         self.filling_up = false;
     }
 
-    /// Learns from what became of one that was taken from the buffer.
+    /// Records the result of a candidate that was taken from the buffer.
     pub(super) fn note(&mut self, outcome: Outcome, candidate: &Candidate) {
         match outcome {
             Outcome::Unused => self.put_back(candidate.clone()),

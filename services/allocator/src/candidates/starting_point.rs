@@ -1,21 +1,21 @@
-//! A random place in a shard: where an allocator that knows nothing of a shard begins to read it, so that
-//! several of them do not all begin with the same sandboxes.
+//! A random position in a shard, from which an allocator without a cursor starts to read, so that several of them do
+//! not start with the same sandboxes.
 
 use domain::SandboxName;
 use ports::random::Random;
 
-/// Characters after the first one that differs: with ten digits, ten thousand places.
+/// Random characters after the first one that differs: with ten digits, ten thousand positions.
 const RANDOM_CHARS: usize = 4;
-/// Draws until a place lies inside; with names of one width, one is enough nearly always.
+/// Attempts to find a position inside; with names of equal length, one is nearly always enough.
 const DRAWS_MAX: usize = 8;
-/// What random places are made of, in the order of their bytes.
+/// The characters of random positions, in byte order.
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// A name somewhere from `first` to `last`, fit to begin a listing at; `first` itself if there is no other.
+/// A name between `first` and `last`, where a listing can start; `first` itself if there is no other.
 ///
-/// What both begin with is kept, then come characters of the kinds that both go on with (digits, capitals, small
-/// letters). For names that end in numbers of one width, every place is about equally likely; for any others the
-/// places are only different, which is what matters.
+/// Keeps the common prefix and continues with characters of the kinds that follow in both names (digits, upper case,
+/// lower case). For names that end in numbers of equal length, positions are about equally likely; for others they are
+/// merely different, which is sufficient.
 pub(super) fn between(random: &dyn Random, first: &SandboxName, last: &SandboxName) -> SandboxName {
     let (low, high) = (first.as_str(), last.as_str());
     let shared: String =
@@ -28,7 +28,7 @@ pub(super) fn between(random: &dyn Random, first: &SandboxName, last: &SandboxNa
         .map(|byte| char::from(*byte))
         .filter(|char| seen.chars().any(|other| alike(*char, other)))
         .collect();
-    // The first one decides whether a place lies inside at all.
+    // The first one decides whether the position is inside at all.
     let first_chars: Vec<char> = {
         let (least, greatest) = (low_rest.chars().next().unwrap_or(char::MIN), high_rest.chars().next());
         alphabet.iter().copied().filter(|char| least <= *char && Some(*char) <= greatest).collect()
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn first_name_is_not_favoured() {
-        // Nine of ten digits would lead outside here, if the first one could be any.
+        // If the first digit could be any, nine of ten would be outside here.
         let rng = Rng::seeded(7);
         let (first, last) = (name("lab-00007"), name("lab-09998"));
         let places: Vec<_> = (0..1_000).map(|_| between(&rng, &first, &last)).collect();

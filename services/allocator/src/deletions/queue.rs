@@ -1,5 +1,5 @@
-//! The deletion queue, page by page. What is to be deleted comes from the index of the table, which is the truth;
-//! where each one is, from its message.
+//! Lists the deletion queue page by page. The index of the table shows which deletions exist; the message of each shows
+//! its progress.
 
 use super::bus_fault;
 use crate::{Allocator, decode, store_fault};
@@ -13,16 +13,16 @@ use ports::bus::{BusError, Request};
 use ports::store::{PageCursor, SortRange, StateQuery, StoreError};
 use std::collections::BTreeMap;
 
-/// Entries of one page unless the caller says.
+/// Entries per page by default.
 const PAGE_LIMIT_DEFAULT: u32 = 50;
-/// Parts of the index that one page looks into at most, so that many empty ones cost several short pages.
+/// Most parts of the index that one page reads, so that many empty ones result in several short pages.
 const PARTS_OF_PAGE_MAX: usize = 64;
-/// Messages that are looked for at once.
+/// Messages that are read concurrently.
 const READS_AT_ONCE_MAX: usize = 8;
-/// The states of a deletion, in the order of the listing.
+/// The states of a deletion, in the order of the list.
 const STATES: [StateName; 2] = [StateName::PendingDeletion, StateName::DeletionFailed];
 
-/// A part of the index, and from where on.
+/// A part of the index, and the position in it.
 struct Place {
     pool: PoolName,
     state: StateName,
@@ -30,7 +30,7 @@ struct Place {
     after: Option<PageCursor>,
 }
 
-/// Which page of which deletions.
+/// Which page, and the filter.
 struct Which {
     pools: Vec<PoolName>,
     states: Vec<StateName>,
@@ -41,7 +41,7 @@ struct Which {
 // === impl Place ===
 
 impl Place {
-    /// What comes after the page that ended here.
+    /// The cursor after a page that ended here.
     fn cursor(&self) -> String {
         let Self { pool, state, shard, after } = self;
         format!("{pool}.{state}.{shard}.{}", after.as_ref().map(PageCursor::to_text).unwrap_or_default())
@@ -82,7 +82,7 @@ impl Which {
         Ok(Self { pools, states, cursor, limit })
     }
 
-    /// The parts of the index that are left, in the order of the listing.
+    /// The remaining parts of the index, in the order of the list.
     fn places(&self, shards: u16) -> Result<Vec<Place>, Fault> {
         let mut places = Vec::new();
         for state in &self.states {
@@ -129,7 +129,7 @@ impl Allocator {
         Ok(DeletionsReply { deletions, count, cursor, totals })
     }
 
-    /// At most `limit` sandboxes of these parts, and where to go on.
+    /// At most `limit` sandboxes of these parts, and where to continue.
     async fn page_of(
         &self,
         places: Vec<Place>,
@@ -172,14 +172,14 @@ impl Allocator {
             .await
     }
 
-    /// One deletion; none for a sandbox that has none, which an index that lags may show.
+    /// One deletion; none for a sandbox without one, which a lagging index may show.
     async fn entry(&self, sandbox: &Sandbox, handed_out: u64) -> Result<Option<DeletionEntry>, BusError> {
         let Some(deletion) = sandbox.deletion() else { return Ok(None) };
         let (place, retry_at) = if sandbox.state.name() == StateName::DeletionFailed {
             (DeletionPlace::Parked, None)
         } else {
             let messages = self.ports.upkeep.queued_of(&sandbox.pool, &sandbox.id).await?;
-            // Two of them are there for the moment in which one takes the place of the other.
+            // There are two for the moment in which one replaces the other.
             match messages.last() {
                 None => (DeletionPlace::Unannounced, None),
                 Some(message) if message.is_put_off => (DeletionPlace::Retrying, message.due_at),
@@ -203,7 +203,7 @@ impl Allocator {
         }))
     }
 
-    /// Counts the parts of the index that hold deletions, whatever state the page is narrowed to.
+    /// Counts the parts of the index with deletions, whatever the state filter.
     async fn totals(&self, which: &Which, shards: u16) -> Result<DeletionTotals, StoreError> {
         let mut totals = DeletionTotals::default();
         for pool in &which.pools {

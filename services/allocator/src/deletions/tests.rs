@@ -50,7 +50,7 @@ impl Rig {
         Self::with(event_log, None)
     }
 
-    /// One that looks at sandboxes before it hands them out.
+    /// A rig with health checks.
     pub(crate) fn checking(health: HealthConfig) -> Self {
         Self::with(|bus| Arc::new(bus.clone()), Some(health))
     }
@@ -122,7 +122,7 @@ impl Rig {
         self.store.insert(&sandbox, NOW).await.unwrap();
     }
 
-    /// A sandbox whose deletion was given up, with its copy.
+    /// A sandbox with a parked deletion and its copy.
     pub(crate) async fn parked(&self, number: usize, pool: &str, reason: &str) -> Sandbox {
         self.add(number, pool).await;
         let owner = format!("student-{number}");
@@ -328,7 +328,7 @@ async fn undecodable_message_is_replayed_once_decodable_or_removed() {
     assert!(Upkeep::parked(&rig.bus, None, 0, 9).await.unwrap().is_empty());
 }
 
-/// A worker that must not be asked.
+/// A worker that must not be called.
 struct Never;
 
 #[async_trait::async_trait]

@@ -1,4 +1,4 @@
-//! What may be extended, what a repeat gets, and the lease end that every role goes by afterwards.
+//! Which leases can be extended, what a repeat returns, and that every role uses the new end.
 
 use crate::deletions::tests::{HOUR, NOW, Rig, id};
 use contract::{FaultCode, Verb};
@@ -32,7 +32,7 @@ async fn extended_end_applies_to_claim_get_and_expiry() {
     assert_eq!(rig.ask(Verb::Allocate, json!({"owner": "p-1"})).await.unwrap(), extended, "a repeated claim");
     let target = json!({"sandbox_id": "1", "owner": "p-1"});
     assert_eq!(rig.ask(Verb::Get, target).await.unwrap()["expires_at"], end.get());
-    // What the expiry run would do, at the old end with its grace and a moment before the new one.
+    // What expiry would do, at the old end with its grace period and a moment before the new one.
     for early in [before["expires_at"].as_u64().unwrap() + GRACE_SECONDS, end.get() - 1] {
         let write = rig.store.expire(&id(1), Epoch::new(1), UnixSeconds::new(early), NOW).await.unwrap();
         assert!(matches!(write, Write::Lost(Some(_))));
@@ -86,7 +86,7 @@ async fn total_lease_length_is_limited() {
         let fault = rig.ask(Verb::Extend, asked).await.unwrap_err();
         assert_eq!((fault.code, fault.message.as_str()), (FaultCode::InvalidRequest, message));
     }
-    // However late it is asked for: the length counts from the start.
+    // The length counts from the start of the lease, however late the request comes.
     rig.clock.advance(3 * HOUR);
     let extended = rig.ask(Verb::Extend, hours(72)).await.unwrap();
     assert_eq!(extended["expires_at"].as_u64(), Some(NOW.after(72 * HOUR).get()));
@@ -115,7 +115,7 @@ async fn extension_requires_the_owner_and_the_current_epoch() {
 #[tokio::test]
 async fn expired_or_unknown_lease_cannot_be_extended() {
     let (rig, _) = rig().await;
-    // In the grace period the sandbox is still there, and so is the lease.
+    // In the grace period the lease still exists.
     rig.clock.advance(4 * HOUR + HOUR / 4);
     assert!(rig.ask(Verb::Extend, hours(5)).await.is_ok());
     rig.clock.advance(2 * HOUR);

@@ -1,4 +1,4 @@
-//! What is looked at before it is handed out, and what becomes of what is unsound.
+//! Which candidates are checked, and what happens to unsound ones.
 
 use super::*;
 use crate::deletions::tests::{Rig, id};
@@ -49,7 +49,7 @@ async fn unhealthy_sandbox_is_quarantined_and_the_next_is_tried() {
     }
     let looks = rig.provider.calls().len();
     assert_eq!(looks, kept + 1, "each one is looked at once");
-    // An owner that already has a sandbox gets it as the answer, also when the next free one is unsound.
+    // An owner that already has a sandbox gets it, even if the next free one is unsound.
     assert_eq!(claim(&rig, "p-1").await.unwrap()["sandbox_id"], "2");
 }
 

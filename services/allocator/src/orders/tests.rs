@@ -1,4 +1,4 @@
-//! An operator's hand on ports in memory.
+//! Operator actions on ports in memory.
 
 use crate::deletions::tests::{NOW, Rig, id};
 use contract::{FaultCode, Verb};
@@ -32,7 +32,7 @@ async fn available_sandbox_is_quarantined_and_unquarantined() {
     let back = rig.ask(Verb::Unquarantine, order(1)).await.unwrap();
     assert_eq!(back["status"], "available");
     assert_eq!(rig.ask(Verb::Unquarantine, order(1)).await.unwrap(), back, "a repeat");
-    // Noted as a supply, so that no worker calls the pool exhausted on an older look.
+    // Noted as a supply, so that no worker calls the pool exhausted because of an older round.
     let with_a_lag = rig.memory.set_otherwise(2, Duration::from_secs(5));
     let supply = with_a_lag.supply(&PoolName::parse("main").unwrap()).await.unwrap();
     assert!(supply.settles_at.is_some());
@@ -51,7 +51,7 @@ async fn owner_of_a_quarantined_sandbox_gets_another() {
     assert_eq!(fault.code, FaultCode::InvalidState);
     rig.add(2, "main").await;
     assert_eq!(held(&rig).await["sandbox_id"], "2", "the same owner and key");
-    // Its end leaves the new lease alone.
+    // The end of the old lease does not affect the new one.
     assert_eq!(rig.ask(Verb::ForceRelease, order(1)).await.unwrap()["status"], "pending_deletion");
     rig.allocator.announcing.close();
     rig.allocator.announcing.wait().await;
@@ -74,7 +74,7 @@ async fn force_release_is_idempotent() {
     assert_eq!(rig.ask(Verb::ForceRelease, order(1)).await.unwrap(), gone);
     let sandbox = rig.sandbox(1).await;
     assert!(sandbox.belongs_to(&OwnerId::parse("p-1").unwrap()));
-    // The owner that releases it all the same gets the answer that it wanted.
+    // The owner that releases it gets a success all the same.
     let released = rig.ask(Verb::Release, json!({"sandbox_id": "1", "owner": "p-1"})).await.unwrap();
     assert_eq!(released["deletion_requested_at"], NOW.get());
 }
@@ -115,7 +115,7 @@ async fn duplicate_record_cannot_be_unquarantined() {
     let rig = Rig::new();
     rig.add(1, "main").await;
     let first = rig.memory.sandbox(&id(1)).await.unwrap().unwrap();
-    // A former build made two records of one account.
+    // An older build made two records of one account.
     let identity = rig.memory.identity(&first.external_id).await.unwrap().unwrap();
     assert!(rig.memory.drop_identity(&identity).await.unwrap());
     let second = NewSandbox {
@@ -131,7 +131,7 @@ async fn duplicate_record_cannot_be_unquarantined() {
     let fault = rig.ask(Verb::Unquarantine, order(2)).await.unwrap_err();
     assert_eq!(fault.code, FaultCode::InvalidState);
     assert!(fault.message.contains("sandbox 1 is the same account"), "{fault:?}");
-    // Once the other one is out of use itself, it may come back.
+    // Once the other record is out of use, this one may return.
     rig.ask(Verb::Quarantine, order(1)).await.unwrap();
     assert_eq!(rig.ask(Verb::Unquarantine, order(2)).await.unwrap()["status"], "available");
 }

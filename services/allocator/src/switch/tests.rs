@@ -61,7 +61,7 @@ async fn invalid_pause_request_changes_nothing() {
 async fn pause_with_a_lost_bucket_write_is_completed_by_a_retry() {
     for loss in [Loss::Message, Loss::Answer] {
         let rig = Rig::new();
-        // A bucket that says nothing is brought in line before the turn.
+        // An empty bucket is restored from the table before the change.
         rig.ask(Verb::Resume, json!({})).await.unwrap();
         rig.bus.lose(Call::Switch, loss);
         let broken = rig.ask(Verb::Pause, json!({"by": "alice"})).await.unwrap_err();

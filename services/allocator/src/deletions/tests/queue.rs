@@ -6,7 +6,7 @@ use ports::bus::{DeletionControl as _, DeletionQueue, Delivery, Verdict, Worker}
 use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
 
-/// Puts off every deletion but that of the sandbox that it keeps.
+/// Postpones every deletion except that of its sandbox.
 struct Keeper {
     kept: SandboxId,
 }
@@ -22,7 +22,7 @@ impl Worker for Keeper {
 }
 
 impl Rig {
-    /// A sandbox that is to be deleted; announced, if it is said so.
+    /// A sandbox to be deleted; announced if requested.
     async fn wanted(&self, number: usize, pool: &str, at: UnixSeconds, is_announced: bool) -> Sandbox {
         self.add(number, pool).await;
         let owner = format!("student-{number}");
