@@ -1,4 +1,4 @@
-//! Clearing a sandbox before its deletion: what it came to, and whether the deletion may go on without it.
+//! The pre-clean before a deletion: its result, and whether the deletion may proceed without it.
 
 use crate::Reaper;
 use crate::reap::Wanted;
@@ -8,34 +8,34 @@ use ports::bus::CallOutcome;
 use ports::provider::{PreCleaned, ProviderError};
 use runtime::settings::Settings;
 
-/// Deletes nothing before it is known to be clear.
+/// Policy: delete nothing that was not cleaned.
 const BLOCK: &str = "block";
-/// What the other policy begins with; a number of attempts follows.
+/// Prefix of the other policy, followed by a number of attempts.
 const GO_ON_AFTER: &str = "go-on-after-";
 
-/// What becomes of a deletion whose sandbox cannot be cleared.
+/// What happens to a deletion whose pre-clean fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailurePolicy {
-    /// It is tried again and parked at the end, like any deletion that fails: nothing is ever orphaned.
+    /// It is retried and finally parked, like any failed deletion, so that no service is ever orphaned.
     Block,
-    /// At this attempt and later ones it goes on all the same, and the record says so.
+    /// From this attempt on the deletion proceeds all the same, and the record says so.
     GoOnAfter {
-        /// Which attempt, counted from one.
+        /// The number of the attempt, counted from one.
         attempts: u32,
     },
 }
 
-/// How clearing ended, as far as the deletion is concerned.
+/// The result of a pre-clean for the deletion.
 pub(crate) enum Clearing {
-    /// The deletion may follow.
+    /// The deletion may proceed.
     Over(PreClean),
-    /// It may not, for now.
+    /// The deletion may not proceed now.
     Failed {
-        /// Why.
+        /// The error.
         error: ProviderError,
-        /// What is written down of it.
+        /// What is recorded.
         pre_clean: PreClean,
-        /// The outcome that is reported to the provider throttle.
+        /// The outcome for the provider throttle.
         end: CallOutcome,
     },
 }
@@ -43,7 +43,7 @@ pub(crate) enum Clearing {
 // === impl FailurePolicy ===
 
 impl FailurePolicy {
-    /// Reads the variable. More attempts than a deletion has would mean `block` without saying so.
+    /// Reads the setting. More attempts than a deletion has would silently mean `block`.
     pub(crate) fn read(settings: &mut Settings<'_>, attempts_max: u32) -> Self {
         let policy = settings.parsed(
             "NIOSXAAS_FAILURE_POLICY",
@@ -69,8 +69,8 @@ impl FailurePolicy {
         (1..=attempts_max).contains(&attempts).then_some(Self::GoOnAfter { attempts })
     }
 
-    /// Whether a deletion goes on whose clearing failed at its attempt of that number. Not when the provider asked
-    /// us to stay away: the deletion would be the next call.
+    /// Whether the deletion proceeds after its pre-clean failed at this attempt. Not when the provider asked us to slow
+    /// down, because the deletion would be the next call.
     fn goes_on(self, attempt: u32, error: &ProviderError) -> bool {
         match self {
             Self::Block => false,
@@ -80,13 +80,13 @@ impl FailurePolicy {
         }
     }
 
-    /// What a failed clearing says about the provider. Where deletions do not depend on clearing, its failures
-    /// say nothing about them: the breaker would keep away the very call that goes on without it.
+    /// What a failed pre-clean says about the provider. If deletions do not depend on the pre-clean, its failures say
+    /// nothing about them: the breaker would block the very call that proceeds without it.
     fn end_of(self, error: &ProviderError) -> CallOutcome {
         match (self, end_of(error)) {
             (Self::GoOnAfter { .. }, CallOutcome::SlowDown { span }) => CallOutcome::SlowDown { span },
             (Self::GoOnAfter { .. }, _) => CallOutcome::Unused,
-            // The broker itself signs in, whatever the status.
+            // The broker signs in with its own credentials, so any refusal is about them.
             (Self::Block, CallOutcome::Forbidden) => CallOutcome::Unauthorized,
             (Self::Block, end) => end,
         }
@@ -96,7 +96,7 @@ impl FailurePolicy {
 // === impl Reaper ===
 
 impl Reaper {
-    /// Clears the sandbox, if the provider can and it is switched on.
+    /// Runs the pre-clean, if it is enabled and the provider offers it.
     pub(crate) async fn clear(&self, wanted: &Wanted) -> Clearing {
         let provider = self.ports.provider.as_ref();
         let earlier = wanted.deletion.pre_clean.as_ref();

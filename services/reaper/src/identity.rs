@@ -1,7 +1,7 @@
-//! Before the provider is called: whether the account is that of this sandbox alone.
+//! Checks, before the provider is called, whether the account belongs to this sandbox alone.
 //!
-//! A table of former builds may hold several records of one account. While an owner holds one of them, the account is
-//! not deleted for another; a free record is taken out of use first.
+//! A table of an older build may have several records of one account. While an owner holds one of them, the account is
+//! not deleted for another; a free record is quarantined first.
 
 use crate::Reaper;
 use crate::reap::{OWN_FAILURE_DELAY, Wanted};
@@ -10,13 +10,13 @@ use ports::bus::Verdict;
 use ports::store::{Identity, StoreError, Write};
 use runtime::telemetry::Chain;
 
-/// Who quarantines a record whose account is about to be deleted.
+/// The actor that quarantines a record whose account is about to be deleted.
 const ACTOR: &str = "reaper";
 
 // === impl Reaper ===
 
 impl Reaper {
-    /// Nothing if the account may be deleted; else what becomes of the message.
+    /// Nothing if the account may be deleted; otherwise the verdict for the message.
     pub(crate) async fn stands_alone(&self, wanted: &Wanted) -> Result<(), Verdict> {
         let id = &wanted.id;
         let others = self.other_records(wanted).await.map_err(|error| {
@@ -42,7 +42,7 @@ impl Reaper {
         Ok(())
     }
 
-    /// Other records of the account; the identity names them all, this one included from now on.
+    /// Other records of the account; adds this one to the identity.
     async fn other_records(&self, wanted: &Wanted) -> Result<Vec<Sandbox>, StoreError> {
         let (store, account) = (&self.ports.store, &wanted.target.external_id);
         let identity: Identity = match store.identity(account).await? {
@@ -57,7 +57,7 @@ impl Reaper {
         Ok(others)
     }
 
-    /// Whether a free record of the account cannot be handed out any more.
+    /// Quarantines a free record of the account; returns whether it can no longer be handed out.
     async fn take_out_of_use(&self, free: &Sandbox, deleted: &SandboxId) -> bool {
         let Ok(by) = Actor::parse(ACTOR) else { return false };
         let order = Order { by, reason: Reason::cut(&format!("the same account as {deleted}")) };

@@ -7,18 +7,18 @@
 //! Scheduled retries; parked deletions; tombstones; events.
 //!
 //! # Calls
-//! The provider, when the provider throttle lets it; the store.
+//! The provider, when the provider throttle admits the call; the store.
 //!
 //! # Guarantees
-//! A deletion leaves the queue only when the table says that it is done, no longer wanted, or parked. A done deletion
-//! leaves the queue only when the event log has every event of its sandbox, because no process looks at a tombstone
-//! again. Work of an older epoch does nothing. What is gone at the provider already counts as deleted. A sandbox that
-//! is not known to be clear is deleted only where the policy says so, and its record says so.
+//! A deletion leaves the queue only when the table says that it is finished, no longer wanted, or parked. A finished
+//! deletion leaves the queue only when the event log has every event of its sandbox, because no process reads a
+//! tombstone again. Work of an older epoch does nothing. An account that no longer exists counts as deleted. A sandbox
+//! without a successful pre-clean is deleted only if the policy allows it, and its record says so.
 //!
 //! # Never
 //! Deletes an account while an owner holds another record of it, or a sandbox whose deletion the table does not want at
-//! that epoch; gives up a deletion for a failure that is not the sandbox's own; fetches work that the provider throttle
-//! would not admit soon.
+//! that epoch; parks a deletion because of a failure that is not the sandbox's own; fetches work that the provider
+//! throttle would not admit soon.
 
 mod clear;
 mod identity;
@@ -41,10 +41,10 @@ use tokio_util::sync::CancellationToken;
 pub use clear::FailurePolicy;
 pub use metrics::Metrics;
 
-/// How a reaper works.
+/// The settings of a reaper.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Deletions at work at once in this process.
+    /// Most concurrent deletions in this process.
     pub in_flight_max: usize,
     /// Failed attempts after which a deletion is parked.
     pub attempts_max: u32,
@@ -52,28 +52,28 @@ pub struct Config {
     pub retry_delay_min: Duration,
     /// Longest delay between two attempts.
     pub retry_delay_max: Duration,
-    /// How long a tombstone is kept: longer than any listing may lag.
+    /// How long a tombstone is kept: longer than any listing lags.
     pub tombstone_kept: Duration,
-    /// What becomes of a deletion whose sandbox cannot be cleared.
+    /// What happens to a deletion whose pre-clean fails.
     pub failure_policy: FailurePolicy,
 }
 
-/// What a reaper works with.
+/// The ports of a reaper.
 #[derive(Clone)]
 pub struct Ports {
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Random numbers.
     pub random: Arc<dyn Random>,
-    /// Keeps sandboxes.
+    /// Stores sandboxes.
     pub store: Arc<dyn Store>,
-    /// Unmakes sandboxes.
+    /// Deletes sandboxes.
     pub provider: Arc<dyn Provider>,
-    /// Keeps parked deletions.
+    /// Stores parked deletions.
     pub deletions: Arc<dyn Deletions>,
     /// The provider throttle of the fleet.
     pub throttle: Arc<dyn ProviderThrottle>,
-    /// Keeps the event log.
+    /// Publishes events.
     pub recorder: Recorder,
 }
 
@@ -87,7 +87,7 @@ pub struct Reaper {
 // === impl Config ===
 
 impl Config {
-    /// Reads the variables of a reaper.
+    /// Reads the settings of a reaper.
     pub fn read(settings: &mut Settings<'_>) -> Self {
         let in_flight_max = settings.size(
             "REAPER_IN_FLIGHT_MAX",
@@ -134,7 +134,7 @@ impl Reaper {
         Self { config, ports, metrics }
     }
 
-    /// Works through deletions until `stop`; then finishes or gives back what it has.
+    /// Works on deletions until `stop`; then finishes or returns what it has.
     ///
     /// # Errors
     /// [`BusError`] when the queue cannot be consumed.

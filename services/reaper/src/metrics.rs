@@ -1,18 +1,18 @@
-//! What a reaper counts: every name, help text, label and bucket.
+//! The metrics of a reaper: every name, help text, label and bucket.
 
 use contract::WorkerRole;
 use ports::bus::{ServiceInfo, ThrottleView, WorkCounts};
 use prometheus::{Histogram, HistogramOpts, HistogramTimer, IntCounterVec, IntGauge, Opts, Registry};
 use runtime::metrics::{Collectors, InFlight, UnderWay, counted, register_all};
 
-/// A delete at the CSP takes 3 to 10 s; the buckets are dense there and end at its time-outs.
+/// A delete at the CSP takes 3 to 10 s, so the buckets are dense there and end at its time-outs.
 const CALL_BUCKETS_SECONDS: [f64; 11] = [0.05, 0.25, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0, 60.0];
 
 /// Outcomes that are failures.
 const ATTEMPT_FAILED: &str = "attempt_failed";
 const HELD: &str = "held";
 
-/// The numbers of all reapers of a process.
+/// The metrics of all reapers of a process.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     outcomes: IntCounterVec,
@@ -73,14 +73,14 @@ impl Metrics {
         vec![Box::new(outcomes), Box::new(calls), Box::new(paused), Box::new(breaker_open), Box::new(rate)]
     }
 
-    /// Shows the throttle as it is now.
+    /// Updates the metrics of the throttle.
     pub(crate) fn show(&self, view: &ThrottleView) {
         self.paused.set(i64::from(view.is_paused));
         self.breaker_open.set(i64::from(view.is_broken));
         self.rate.set(i64::try_from(view.rate_per_minute).unwrap_or(i64::MAX));
     }
 
-    /// A delivery is under way for as long as what is returned lives.
+    /// Counts a running delivery until the returned value is dropped.
     pub(crate) fn begin(&self) -> UnderWay {
         self.in_flight.begin()
     }

@@ -1,4 +1,4 @@
-//! One deletion: is it still wanted, is it our turn, do it, write down what happened.
+//! Works on one deletion: checks that it is wanted, waits for a permit, calls the provider, records the result.
 
 use crate::Reaper;
 use crate::clear::Clearing;
@@ -13,12 +13,12 @@ use ports::store::Write;
 use runtime::telemetry::Chain;
 use std::time::Duration;
 
-/// Delay after a failure of ours (store, queue): short, and not counted against the sandbox.
+/// Delay after a failure of store or queue: short, and not counted against the sandbox.
 pub(crate) const OWN_FAILURE_DELAY: Duration = Duration::from_secs(5);
-/// Deliveries of one message without a verdict after which it is parked: something about it kills workers.
+/// Deliveries of one message without a verdict after which it is parked, because it seems to crash workers.
 const DELIVERIES_MAX: u64 = 100;
 
-/// A deletion that is wanted, as the table has it.
+/// A wanted deletion, as read from the table.
 pub(crate) struct Wanted {
     pub(crate) id: SandboxId,
     epoch: Epoch,
@@ -26,7 +26,7 @@ pub(crate) struct Wanted {
     pub(crate) deletion: Deletion,
 }
 
-/// What came of clearing and deleting a sandbox.
+/// The result of pre-clean and deletion.
 struct Tried {
     pre_clean: PreClean,
     ended: Result<Deleted, Failure>,
@@ -83,7 +83,7 @@ impl Worker for Reaper {
 // === impl Reaper ===
 
 impl Reaper {
-    /// The deletion as the table wants it; a verdict if it does not, or cannot be asked.
+    /// The deletion, if the table wants it; otherwise a verdict.
     async fn look_up(&self, work: &DeletionWork) -> Result<Wanted, Verdict> {
         let Ok((id, _, epoch)) = work.parts() else {
             return Err(Verdict::GiveUp { reason: "the work names no sandbox".to_owned() });
@@ -151,21 +151,21 @@ impl Reaper {
                 );
                 self.complete_event_log(&sandbox).await.err().unwrap_or(Verdict::Done)
             }
-            // Another worker wrote the tombstone meanwhile.
+            // Another worker wrote the tombstone in the meantime.
             Ok(Write::Lost(Some(sandbox))) => {
                 self.complete_event_log(&sandbox).await.err().unwrap_or(Verdict::Done)
             }
             Ok(Write::Lost(None)) => Verdict::Done,
             Err(error) => {
-                // The next attempt finds it gone at the provider and writes the tombstone.
+                // The next attempt finds the account gone and writes the tombstone.
                 tracing::warn!(sandbox.id = wanted.id.as_str(), error = %Chain(&error), "no tombstone yet");
                 Verdict::Retry { delay: OWN_FAILURE_DELAY }
             }
         }
     }
 
-    /// Has the event log complete before the message may go. A failure puts the message off; the next look finds the
-    /// tombstone and comes here again.
+    /// Completes the event log before the message may leave the queue. After a failure the message is retried; the next
+    /// delivery finds the tombstone and gets here again.
     async fn complete_event_log(&self, sandbox: &Sandbox) -> Result<(), Verdict> {
         self.ports.recorder.publish_now(sandbox).await.map_err(|error| {
             let id = &sandbox.id;
@@ -187,7 +187,7 @@ impl Reaper {
         if !self.is_own_fault(wanted, end, effect) {
             self.metrics.held();
             self.keep_what_was_cleaned(wanted, pre_clean).await;
-            // The last attempt of one that is not given up yet waits as long as after any other.
+            // After a last attempt that does not park the deletion, the delay is the usual one.
             let wait = if effect.wait.is_zero() { self.config.retry_delay_min } else { effect.wait };
             let delay = self.spread(wait);
             tracing::error!(sandbox.id = id.as_str(), reason, delay_s = delay.as_secs(), "deletions wait");
@@ -197,7 +197,7 @@ impl Reaper {
         let noted = self.ports.store.note_attempt(id, wanted.epoch, before, &reason, Some(pre_clean)).await;
         let attempts = match noted {
             Ok(Write::Done(_)) => before.saturating_add(1),
-            // A twin counted it, or the sandbox moved on: the next look finds out.
+            // Another worker counted it, or the sandbox has moved on: the next delivery finds out.
             Ok(Write::Lost(_)) => return Verdict::Retry { delay: self.config.retry_delay_min },
             Err(error) => {
                 tracing::warn!(sandbox.id = id.as_str(), error = %Chain(&error), "attempt not counted");
@@ -218,7 +218,7 @@ impl Reaper {
         Verdict::Retry { delay: self.backoff(attempts) }
     }
 
-    /// Parks the deletion: the copy is kept first, then the table says so, then the message may go.
+    /// Parks the deletion: stores the copy, then updates the table; only then the message may leave the queue.
     async fn give_up(&self, work: &DeletionWork, wanted: &Wanted, attempts: u32, reason: String) -> Verdict {
         let now = self.ports.clock.now();
         let parked =
@@ -230,7 +230,7 @@ impl Reaper {
         match self.ports.store.park_deletion(&wanted.id, wanted.epoch, now).await {
             Ok(write) => {
                 if let Write::Done(sandbox) = write {
-                    // Left to the sweep if it fails: a parked sandbox stays where the sweep looks.
+                    // If this fails, the sweep does it, which checks parked sandboxes.
                     let _ = self.complete_event_log(&sandbox).await;
                 }
                 self.metrics.parked();
@@ -250,24 +250,25 @@ impl Reaper {
         }
     }
 
-    /// An attempt that does not count writes nothing, but what it deleted inside would be found by no later one.
+    /// An attempt that does not count writes nothing, but no later attempt could find the services that this one
+    /// deleted.
     async fn keep_what_was_cleaned(&self, wanted: &Wanted, pre_clean: &PreClean) {
         let is_new = wanted.deletion.pre_clean.as_ref() != Some(pre_clean);
         if !is_new || !matches!(pre_clean, PreClean::Cleaned { .. }) {
             return;
         }
         let (id, attempts) = (&wanted.id, wanted.deletion.attempts);
-        // Lost to a twin, it is the twin's to say what is there.
+        // If another worker was faster, its record counts.
         if let Err(error) = self.ports.store.note_pre_clean(id, wanted.epoch, attempts, pre_clean).await {
             tracing::warn!(sandbox.id = id.as_str(), pre_clean = %pre_clean, error = %Chain(&error), "not noted");
         }
     }
 
-    /// Whether the failure counts against the sandbox.
+    /// Whether the failure is the sandbox's own.
     fn is_own_fault(&self, wanted: &Wanted, end: CallOutcome, effect: OutcomeEffect) -> bool {
         let is_last = wanted.deletion.attempts.saturating_add(1) >= self.config.attempts_max;
         match effect.cause {
-            // Clearing failed, and says nothing about deletions.
+            // The pre-clean failed, which says nothing about deletions.
             _ if end == CallOutcome::Unused => true,
             FailureCause::Sandbox => true,
             FailureCause::Unclear => !is_last,
@@ -275,7 +276,7 @@ impl Reaper {
         }
     }
 
-    /// Doubles with each attempt up to the longest; half of it is left to chance.
+    /// The delay after that number of attempts: doubles up to the maximum, and half of it is random.
     fn backoff(&self, attempts: u32) -> Duration {
         let doublings = attempts.saturating_sub(1).min(20);
         let longest = self

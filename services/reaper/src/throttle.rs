@@ -1,4 +1,4 @@
-//! The reaper's dealings with the provider throttle: a slot before each call, and word of how the call ended.
+//! The reaper's use of the provider throttle: a permit before each call, and a report of its outcome.
 
 use crate::Reaper;
 use crate::reap::OWN_FAILURE_DELAY;
@@ -9,25 +9,25 @@ use ports::random::full_jitter;
 use runtime::telemetry::Chain;
 use std::time::Duration;
 
-/// How long the fleet stays away from a provider that is overloaded and does not say for how long.
+/// How long the fleet waits when an overloaded provider states no time.
 pub(crate) const SLOW_DOWN_DELAY: Duration = Duration::from_secs(30);
 /// Longest pause that a provider's Retry-After can impose.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
-/// Delay of a deletion whose credentials were refused when the throttle cannot say how long it is closed.
+/// Delay after refused credentials if the throttle cannot say how long it is closed.
 pub(crate) const UNAUTHORIZED_DELAY: Duration = Duration::from_secs(60);
 /// Longest time that a delivery waits in its worker for a busy throttle.
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(20);
-/// What each attempt at a busy throttle costs of that at least, so that the attempts end.
+/// Least time that each attempt at a busy throttle counts for, so that the attempts end.
 const BUSY_WAIT_STEP: Duration = Duration::from_millis(100);
-/// Least spread of deletions that are put off together.
+/// Least spread of deletions that are delayed together.
 const SPREAD_MIN: Duration = Duration::from_secs(1);
-/// Delay of the next request to a throttle that does not answer.
+/// Delay before asking a throttle again that does not answer.
 const VIEW_RETRY_DELAY: Duration = Duration::from_millis(500);
 
 // === impl Reaper ===
 
 impl Reaper {
-    /// How many deliveries the throttle has slots for soon, or how long there are none.
+    /// How many deliveries the throttle has slots for soon; if none, for how long.
     pub(crate) async fn admitted(&self, places: usize) -> (usize, Duration) {
         match self.ports.throttle.view().await {
             Ok(view) => {
@@ -41,14 +41,14 @@ impl Reaper {
         }
     }
 
-    /// Waits for a slot; a verdict if there is none soon.
+    /// Waits for a permit; a verdict if there is none soon.
     pub(crate) async fn wait_for_permit(&self, id: &SandboxId) -> Result<Permit, Verdict> {
         let mut timeout = BUSY_WAIT_MAX;
         loop {
             let (permit, wait) = match self.ports.throttle.acquire().await {
                 Ok(Admission::Go { permit, wait }) => (permit, wait),
-                // Several pools fetched for the same slot: who came too early is better off here than at the end of
-                // its queue.
+                // Several pools fetched work for the same slot. Waiting here is better than returning to the end of the
+                // queue.
                 Ok(Admission::Later { wait, is_closed: false }) if wait <= timeout => {
                     timeout = timeout.saturating_sub(wait).saturating_sub(BUSY_WAIT_STEP);
                     self.ports.clock.sleep(wait).await;
@@ -61,7 +61,7 @@ impl Reaper {
                 return Ok(permit);
             }
             self.ports.clock.sleep(wait).await;
-            // A pause, a hold or a breaker that came while this one slept is for this one as well.
+            // A pause, a hold or an open breaker that began during the wait applies as well.
             let verdict = match self.ports.throttle.confirm(permit).await {
                 Ok(Confirmed::Go) => return Ok(permit),
                 Ok(Confirmed::Missed) => None,
@@ -77,8 +77,8 @@ impl Reaper {
         }
     }
 
-    /// Reports to the provider throttle how a call ended, and returns what that means. While the report fails, attempts
-    /// of failures count, but nothing is given up on them.
+    /// Reports the outcome of a call to the provider throttle and returns the consequences. If the report fails, failed
+    /// attempts are counted but never park a deletion.
     pub(crate) async fn report_outcome(
         &self,
         permit: Permit,
@@ -101,7 +101,7 @@ impl Reaper {
         })
     }
 
-    /// Comes back after `wait` and a little chance, so that what was put off together does not come back together.
+    /// Retries after `wait` and a random time, so that deletions that were delayed together do not return together.
     pub(crate) fn put_off(&self, wait: Duration) -> Verdict {
         self.metrics.put_off();
         Verdict::Retry { delay: self.spread(wait) }
@@ -117,7 +117,7 @@ fn throttle_unknown(error: &BusError) -> Verdict {
     Verdict::Retry { delay: OWN_FAILURE_DELAY }
 }
 
-/// What a failure says about the provider.
+/// The outcome of a failed call for the throttle.
 pub(crate) fn end_of(error: &ProviderError) -> CallOutcome {
     match error {
         ProviderError::Unauthorized { status: 403, .. } => CallOutcome::Forbidden,
@@ -126,7 +126,7 @@ pub(crate) fn end_of(error: &ProviderError) -> CallOutcome {
             CallOutcome::SlowDown { span: retry_after.unwrap_or(SLOW_DOWN_DELAY).min(RETRY_AFTER_MAX) }
         }
         ProviderError::Refused { .. } => CallOutcome::Refused,
-        // A web page or half an answer comes from something in front of the provider, whatever was asked.
+        // A web page or a truncated answer comes from a gateway in front of the provider.
         ProviderError::Failed { .. }
         | ProviderError::Unreachable { .. }
         | ProviderError::TimedOut { .. }

@@ -1,7 +1,7 @@
-//! Census: counts the pools in the index, and holds every lease against its claim item.
+//! Census: counts the pools by the index, and compares every lease with its claim item.
 //!
-//! Sandboxes without a holder are counted without being looked at. Those that are held, or on their way out, are read:
-//! they name the lab, and the claim item that has to be there, or has to be gone.
+//! Free sandboxes are only counted. Sandboxes that are held or being deleted are read: they name the lab, and the claim
+//! item that has to exist, or must not exist any more.
 
 use crate::Reconciler;
 use contract::census::LABS_MAX;
@@ -27,7 +27,7 @@ use crate::listing::{PAGE_LIMIT, Skipped};
 
 /// Index shards that are read at once.
 const SHARDS_AT_ONCE_MAX: usize = 8;
-/// Time between two looks at the kept census, for the metrics of a reconciler that did not take it.
+/// Time between two reads of the stored census, for the metrics of a reconciler that did not take it.
 const SHOW_PERIOD: Duration = Duration::from_secs(5);
 
 /// Why a census did not complete.
@@ -39,7 +39,7 @@ enum CensusError {
     Bus(#[from] BusError),
 }
 
-/// What one shard holds.
+/// The contents of one shard.
 struct Part {
     pool: PoolName,
     state: StateName,
@@ -71,7 +71,7 @@ impl Reconciler {
         report
     }
 
-    /// Shows the kept census in the metrics until `stop`, whichever reconciler took it.
+    /// Exports the stored census as metrics until `stop`, whichever reconciler took it.
     pub(crate) async fn show_census_until(&self, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -119,7 +119,7 @@ impl Reconciler {
             let Part { pool, state, count, labs, cases: more, unreadable } = part?;
             skipped.take(unreadable);
             if count == 0 {
-                // A pool that was drained and is not configured is not shown.
+                // An empty pool that is not configured is not shown.
                 continue;
             }
             let stats = census.pools.entry(pool.to_string()).or_default();
@@ -148,13 +148,13 @@ impl Reconciler {
             return Ok(part);
         }
         let mut after = None;
-        // Ends by itself: every round moves on within one shard.
+        // Terminates: every round moves on within one shard.
         loop {
             let page = self.ports.store.page(&query, after.as_ref(), PAGE_LIMIT).await?;
             for sandbox in &page.sandboxes {
                 part.take(sandbox);
             }
-            // In its place of the index it counts, whatever it says of itself.
+            // An unreadable item counts by its position in the index.
             part.count += u64::try_from(page.unreadable.len()).unwrap_or(u64::MAX);
             part.unreadable.extend(page.unreadable);
             match page.next {
@@ -177,7 +177,7 @@ impl Part {
     }
 }
 
-/// Keeps the `kept` labs that hold most, and says how many sandboxes the others hold.
+/// Keeps the `kept` labs with the most sandboxes, and returns the number of sandboxes of the others.
 fn leave_out_small_labs(labs: &mut BTreeMap<String, BTreeMap<String, u64>>, kept: usize) -> u64 {
     let mut counts: Vec<u64> = labs.values().flat_map(BTreeMap::values).copied().collect();
     if counts.len() <= kept {
@@ -185,7 +185,7 @@ fn leave_out_small_labs(labs: &mut BTreeMap<String, BTreeMap<String, u64>>, kept
     }
     counts.sort_unstable_by(|one, other| other.cmp(one));
     let least = counts.get(kept.saturating_sub(1)).copied().unwrap_or(u64::MAX);
-    // Of those that hold just as many as the last one that is kept, only so many have a place.
+    // Of the labs that have as many as the last one that is kept, only some fit.
     let mut places = counts.iter().take(kept).filter(|count| **count == least).count();
     let mut left_out = 0;
     for of_pool in labs.values_mut() {

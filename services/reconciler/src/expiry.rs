@@ -1,4 +1,4 @@
-//! Expiry: leases that are over, grace included, are ended; by due time from the index, never by a scan.
+//! Expiry: ends leases whose end and grace period have passed; found by due time in the index, never by a scan.
 
 use crate::Reconciler;
 use crate::listing::Skipped;

@@ -1,7 +1,7 @@
-//! Sync and identities: what becomes of an account that a record stands for already, of one that was deleted and is
-//! still listed, and of an id under which another account is listed.
+//! Identities during a sync: an account that another record already represents, one that was deleted and is still
+//! listed, and an id under which another account is listed.
 //!
-//! A used account never becomes free again while the provider lists it: its tombstone goes back to be deleted again,
+//! A used account never becomes free again while the provider lists it: its tombstone returns to `pending_deletion`,
 //! and its identity outlives the tombstone.
 
 use crate::Reconciler;
@@ -18,9 +18,9 @@ use crate::listing::PAGE_LIMIT;
 /// Identities that are looked at or written at once.
 const IDENTITIES_AT_ONCE_MAX: usize = 16;
 
-/// What became of the identity of an account that is not listed.
+/// The result for the identity of an account that is not listed.
 enum Absent {
-    /// A record still stands for it.
+    /// A record still represents it.
     Kept,
     Noted,
     Dropped,
@@ -29,7 +29,7 @@ enum Absent {
 // === impl Reconciler ===
 
 impl Reconciler {
-    /// What to do with a listed account after it was tried to be inserted.
+    /// Decides about a listed account whose insert failed.
     pub(crate) async fn after_insert(
         &self,
         inserted: Insert,
@@ -51,7 +51,7 @@ impl Reconciler {
         match &found.state {
             State::Deleted(_) if is_same_account => self.after_tombstone(&found, now).await,
             State::Deleted(_) if found.id == listed.id => self.renew(&found, listed, now).await,
-            // The index does not show it yet, or it is in a pool that a former build never noted in the table.
+            // The index does not show it yet, or an older build did not add its pool to the table.
             _ if is_same_account => {
                 if !self.config.pools.contains(&found.pool) {
                     self.ports.store.note_pools(&BTreeSet::from([found.pool])).await?;
@@ -62,13 +62,13 @@ impl Reconciler {
         }
     }
 
-    /// The provider lists an account that it has deleted: it lags, or it did not delete it.
+    /// The provider lists an account that it has deleted: the listing lags, or the account was not deleted.
     async fn after_tombstone(&self, gone: &Sandbox, now: UnixSeconds) -> Result<Stepped, StoreError> {
         let State::Deleted(tombstone) = &gone.state else { return Ok(Stepped::Raced) };
         if tombstone.deletion.is_none() {
             return Ok(Stepped::Tombstoned);
         }
-        // A tombstone of a former build has no identity, and would set the account free when its time is over.
+        // A tombstone of an older build has no identity, and its purge would make the account free.
         self.ports.store.name_identity(&gone.external_id, &gone.id).await?;
         if now < tombstone.deleted_at.after(self.config.listed_grace) {
             return Ok(Stepped::Tombstoned);
@@ -91,7 +91,7 @@ impl Reconciler {
         Ok(Stepped::Relisted)
     }
 
-    /// Has a free sandbox, a stale one or a tombstone become the account that is listed under its id now.
+    /// Turns a free sandbox, a stale one or a tombstone into the account that is now listed under its id.
     pub(crate) async fn renew(
         &self,
         seen: &Sandbox,
@@ -103,7 +103,7 @@ impl Reconciler {
             Insert::Inserted(renewed) => {
                 tracing::warn!(sandbox.id = renewed.id.as_str(), "{} is another account now", renewed.id);
                 self.ports.recorder.note(&renewed, None);
-                // A used account keeps its identity until it is not listed for long.
+                // A used account keeps its identity until it has not been listed for long.
                 if !matches!(seen.state, State::Deleted(_))
                     && let Some(former) = store.identity(&seen.external_id).await?
                     && former.named().all(|id| *id == seen.id)
@@ -114,7 +114,7 @@ impl Reconciler {
             }
             Insert::Exists(_) => Ok(Stepped::Raced),
             Insert::Taken(id) => {
-                // What it stood for is not listed, and what is listed is not free.
+                // The old account is not listed, and the listed one is not free.
                 if seen.state == State::Available
                     && let Write::Done(stale) = store.mark_missing(seen, now).await?
                 {
@@ -125,8 +125,8 @@ impl Reconciler {
         }
     }
 
-    /// Whether a stale sandbox may become free again: it stands for its account, and no other record of the account, as
-    /// a former build may have left it, is in use or was used.
+    /// Whether a stale sandbox may become free again: it represents its account, and no other record of the account, as
+    /// an older build may have made it, is in use or was used.
     pub(crate) async fn may_come_back(&self, stale: &Sandbox) -> Result<bool, StoreError> {
         let store = &self.ports.store;
         let identity = store.name_identity(&stale.external_id, &stale.id).await?;
@@ -143,8 +143,8 @@ impl Reconciler {
         Ok(identity.sandbox_id == stale.id)
     }
 
-    /// Counts, for each identity, the complete listings in a row that do not show its account, and removes those that
-    /// no listing has shown for long and no record stands for. `shown` holds what this listing shows.
+    /// Counts, for each identity, the complete listings in a row without its account, and removes those that no listing
+    /// has shown for long and no record represents. `shown` contains what this listing shows.
     pub(crate) async fn drop_absent_identities(
         &self,
         shown: &HashSet<u64>,
@@ -152,7 +152,7 @@ impl Reconciler {
     ) -> Result<(), StoreError> {
         for shard in 0..IDENTITY_SHARDS {
             let mut after: Option<PageCursor> = None;
-            // Ends by itself: every round moves on within one shard.
+            // Terminates: every round moves on within one shard.
             loop {
                 let page = self.ports.store.identities(shard, after.as_ref(), PAGE_LIMIT).await?;
                 let looks =
@@ -183,7 +183,7 @@ impl Reconciler {
                 Ok(found) => found.is_some_and(|sandbox| {
                     sandbox.external_id == identity.external_id && !matches!(sandbox.state, State::Deleted(_))
                 }),
-                // Whatever it is, it may stand for the account.
+                // An unreadable record may represent the account.
                 Err(Ok(_)) => true,
                 Err(Err(failure)) => return Err(failure),
             };

@@ -1,23 +1,23 @@
-//! The reconciler: compares what is with what should be, whenever a tick says so.
+//! The reconciler: runs on ticks and brings table, queue and event log in line with each other and with the provider.
 //!
 //! # Consumes
 //! Ticks, one at a time for each kind in the whole fleet.
 //!
 //! # Produces
-//! Sandboxes in the pool; deletion work for leases that are over and for work that was lost; copies of parked
-//! deletions that were lost; tombstones of what the provider has not listed for long; the census; events; reports.
+//! Sandboxes in the pools; deletion work for expired leases and for lost work; lost copies of parked deletions;
+//! tombstones of sandboxes that the provider has not listed for long; the census; events; reports.
 //!
 //! # Calls
 //! The provider's listing; the store.
 //!
 //! # Guarantees
-//! Every run can be repeated, interrupted and run twice at once without harm: all writes are conditional. A
-//! listing that is empty, short or broken never costs the pool more than a set share.
+//! Every run can be repeated, interrupted and run concurrently without harm: all writes are conditional. A listing that
+//! is empty, short or broken never costs the pool more than a set share.
 //!
 //! # Never
-//! Scans the table (but for tombstones, once after the event log was lost), deletes at the provider, or touches a
-//! sandbox that has a holder except to end a lease that is over. A broken promise about leases is reported, never
-//! repaired: that takes a human.
+//! Scans the table (except for tombstones, once after the event log was lost), deletes at the provider, or changes a
+//! held sandbox except to end a lease that is over. A violated invariant of leases is reported and never repaired: that
+//! needs an operator.
 
 mod census;
 mod expiry;
@@ -47,43 +47,43 @@ use tokio_util::sync::CancellationToken;
 pub use metrics::Metrics;
 pub use plan::{Belief, Limits, Listed, Plan, Planner, Refusal, Sighted, plan};
 
-/// How a reconciler works.
+/// The settings of a reconciler.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// How long leases are.
+    /// The length of leases.
     pub leases: LeasePolicy,
-    /// Which pool a sandbox goes into.
+    /// The pool of each sandbox.
     pub pools: PoolRules,
-    /// What a sync may take out of the pool.
+    /// How much a sync may mark stale.
     pub limits: Limits,
     /// Age of a wanted deletion from which the sweep expects a message for it.
     pub sweep_after: Duration,
     /// How long a sandbox that the provider does not list is kept.
     pub stale_kept: Duration,
-    /// How long a tombstone is kept: longer than any listing may lag.
+    /// How long a tombstone is kept: longer than any listing lags.
     pub tombstone_kept: Duration,
     /// How long the provider may list an account after it has accepted its deletion.
     pub listed_grace: Duration,
 }
 
-/// What a reconciler works with.
+/// The ports of a reconciler.
 #[derive(Clone)]
 pub struct Ports {
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Keeps sandboxes.
+    /// Stores sandboxes.
     pub store: Arc<dyn Store>,
     /// Lists sandboxes.
     pub provider: Arc<dyn Provider>,
-    /// Takes deletion work.
+    /// Accepts deletion work.
     pub deletions: Arc<dyn Deletions>,
-    /// Mends the queue and what was parked.
+    /// Repairs the queue and the parked messages.
     pub upkeep: Arc<dyn Upkeep>,
-    /// The copy of the operators' switch that reapers look at.
+    /// The copy of the operators' switch that reapers read.
     pub switch: Arc<dyn SwitchCache>,
-    /// Keeps the last census.
+    /// Stores the last census.
     pub census: Arc<dyn CensusStore>,
-    /// Keeps the event log.
+    /// Publishes events.
     pub recorder: Recorder,
 }
 
@@ -101,7 +101,7 @@ pub struct Reconciler {
 // === impl Config ===
 
 impl Config {
-    /// Reads the variables of a reconciler; none after a mistake in `POOLS`.
+    /// Reads the settings of a reconciler; none after a mistake in `POOLS`.
     pub fn read(settings: &mut Settings<'_>) -> Option<Self> {
         let leases = read_lease_policy(settings);
         let pools = read_pools(settings);
@@ -155,7 +155,7 @@ impl Reconciler {
         }
     }
 
-    /// Runs on ticks until `stop`; then finishes the runs that are under way.
+    /// Runs on ticks until `stop`; then finishes the current runs.
     ///
     /// # Errors
     /// [`BusError`] when the ticks cannot be consumed.
@@ -170,7 +170,7 @@ impl Reconciler {
         });
         let ended = self.run_on_all(ticks, stop).await;
         recorder_stop.cancel();
-        // The task ends by itself; if it ended otherwise, the sweep publishes the missing events.
+        // The task ends by itself; if it failed, the sweep publishes the missing events.
         let _ = publishing.await;
         ended
     }

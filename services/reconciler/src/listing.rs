@@ -1,4 +1,4 @@
-//! Reading: the whole listing of the provider, and the whole pool as the index shows it.
+//! Reads the whole listing of the provider, and whole pools from the index.
 
 use crate::Reconciler;
 use crate::plan::{Listed, Sighted, mark_of};
@@ -7,14 +7,14 @@ use ports::provider::{Listing, ProviderError};
 use ports::store::{Page, PageCursor, SortRange, StateQuery, StoreError, Unreadable};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-/// Most accounts of one listing; a provider that lists more is not believed.
+/// Most accounts of one listing; a longer listing is rejected.
 pub(crate) const LISTING_MAX: usize = 500_000;
-/// Tries to get a listing in which no account comes twice: accounts that are made meanwhile move pages.
+/// Attempts to read a listing without repeated accounts: accounts that are created meanwhile shift the pages.
 const LISTING_TRIES_MAX: usize = 3;
 /// Sandboxes in one page of the index.
 pub(crate) const PAGE_LIMIT: u16 = 500;
 
-/// Why a listing could not be had.
+/// Why a listing could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ListingError {
     #[error("the provider's listing could not be read")]
@@ -41,7 +41,7 @@ pub(crate) struct Walk<'a> {
 // === impl Reconciler ===
 
 impl Reconciler {
-    /// The whole listing, checked entry by entry.
+    /// The whole listing, validated entry by entry.
     pub(crate) async fn list(&self) -> Result<Listed, ListingError> {
         self.list_whole(|listed: &mut Listed, page| {
             for entry in page.malformed {
@@ -54,7 +54,7 @@ impl Reconciler {
         .await
     }
 
-    /// The ids of a further listing.
+    /// The ids of a second listing.
     pub(crate) async fn list_again(&self) -> Result<Sighted, ListingError> {
         self.list_whole(|sighted: &mut Sighted, page| {
             page.malformed.iter().for_each(|entry| sighted.take_malformed(entry));
@@ -63,8 +63,8 @@ impl Reconciler {
         .await
     }
 
-    /// Makes a `T` of all pages. When an account comes twice, pages overlap and others may be left out: it begins
-    /// again, and gives up after [`LISTING_TRIES_MAX`].
+    /// Builds a `T` from all pages. A repeated account shows that pages overlap and accounts may be missing: then it
+    /// starts again, up to [`LISTING_TRIES_MAX`] times.
     async fn list_whole<T: Default>(&self, mut take: impl FnMut(&mut T, Listing)) -> Result<T, ListingError> {
         for _ in 0..LISTING_TRIES_MAX {
             let mut whole = T::default();
@@ -76,7 +76,7 @@ impl Reconciler {
         Err(ListingError::Overlapping)
     }
 
-    /// Gives every page to `take` as it comes, and keeps none.
+    /// Passes every page to `take` and keeps none.
     async fn each_page(&self, mut take: impl FnMut(Listing)) -> Result<(), ListingError> {
         let mut offset = 0;
         let mut received = 0_usize;
@@ -93,7 +93,7 @@ impl Reconciler {
             let next = page.next;
             take(page);
             match next {
-                // A provider that sends the same place again would be listed for ever.
+                // A provider that repeats an offset would be listed for ever.
                 Some(next) if next > offset => offset = next,
                 Some(_) => return Err(ListingError::Endless),
                 None => return Ok(()),
@@ -101,7 +101,7 @@ impl Reconciler {
         }
     }
 
-    /// Every pool that may have sandboxes: those that are configured, and those that were.
+    /// Every pool that may have sandboxes: those that are or were configured.
     pub(crate) async fn every_pool(&self) -> Result<BTreeSet<PoolName>, StoreError> {
         let configured = self.config.pools.pools().cloned().collect();
         self.ports.store.pools_with(&configured).await
@@ -129,12 +129,12 @@ impl Reconciler {
 // === impl Skipped ===
 
 impl Skipped {
-    /// Notes what a page holds and cannot be read.
+    /// Adds the unreadable items of a page.
     pub(crate) fn take(&mut self, unreadable: Vec<Unreadable>) {
         self.items.extend(unreadable.into_iter().map(|unreadable| (unreadable.item, unreadable.sandbox)));
     }
 
-    /// The answer of the store; none if it is about an item that cannot be read, which is noted.
+    /// The answer of the store; none if the item cannot be read, which is recorded.
     pub(crate) fn unless_unreadable<T>(
         &mut self,
         answer: Result<T, StoreError>,
@@ -154,7 +154,7 @@ impl Skipped {
         self.items.values().flatten()
     }
 
-    /// How many there were.
+    /// Their number.
     pub(crate) fn count(&self) -> u64 {
         u64::try_from(self.items.len()).unwrap_or(u64::MAX)
     }
@@ -163,7 +163,7 @@ impl Skipped {
 // === impl Walk ===
 
 impl Walk<'_> {
-    /// The next page, without what cannot be read; none when there is no more.
+    /// The next page, without unreadable items; none at the end.
     pub(crate) async fn next(&mut self, skipped: &mut Skipped) -> Result<Option<Vec<Sandbox>>, StoreError> {
         let Some(query) = self.queries.last() else { return Ok(None) };
         let Page { sandboxes, unreadable, next } =
@@ -177,7 +177,7 @@ impl Walk<'_> {
     }
 }
 
-/// The provider's ids of all entries of a page that show one.
+/// The provider's ids of all entries of a page that have one.
 fn ids_of(page: &Listing) -> impl Iterator<Item = &str> {
     let malformed = page.malformed.iter().filter_map(|entry| entry.external_id.as_deref());
     let accounts = page.accounts.iter().map(|account| account.external_id.as_str());

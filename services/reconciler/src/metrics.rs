@@ -1,4 +1,4 @@
-//! What a reconciler counts: every name, help text, label and bucket.
+//! The metrics of a reconciler: every name, help text, label and bucket.
 
 use contract::reports::FAILED;
 use contract::{Census, PoolStats, Report, TickKind, WorkerRole};
@@ -9,7 +9,7 @@ use runtime::metrics::{Collectors, InFlight, UnderWay, counted, register_all};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The numbers of all reconcilers of a process.
+/// The metrics of all reconcilers of a process.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     runs: IntCounterVec,
@@ -20,7 +20,7 @@ pub struct Metrics {
     counts: IntGaugeVec,
     violations: IntGaugeVec,
     census_taken: IntGauge,
-    /// Pools that there are counts of.
+    /// Pools with exported counts.
     pools: Arc<Mutex<BTreeSet<String>>>,
     in_flight: InFlight,
 }
@@ -115,17 +115,17 @@ impl Metrics {
         ]
     }
 
-    /// A run is under way for as long as what is returned lives.
+    /// Counts a running run until the returned value is dropped.
     pub(crate) fn begin(&self) -> UnderWay {
         self.in_flight.begin()
     }
 
-    /// Shows a census; the only place that sets these gauges. One that is older than what is shown changes nothing.
+    /// Exports a census; the only code that sets these gauges. A census older than the exported one changes nothing.
     pub(crate) fn show(&self, census: &Census) {
         let Census { taken_at, all: _, pools, labs: _, labs_left_out: _, violations } = census;
         let taken_at = gauge(*taken_at);
-        // Held to the end: a run and the look at the kept census may come at once. Every change under it is
-        // complete in itself, so a poisoned lock holds a sound state.
+        // Held to the end, because a run and the periodic read may coincide. Every change under it is complete in
+        // itself, so a poisoned lock holds a valid state.
         let mut shown = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         if taken_at < self.census_taken.get() {
             return;
@@ -133,7 +133,7 @@ impl Metrics {
         let counted: BTreeSet<String> = pools.keys().cloned().collect();
         for gone in shown.difference(&counted) {
             for state in StateName::ALL {
-                // There is none of a state that is not counted.
+                // A state that is not counted has no series.
                 let _ = self.counts.remove_label_values(&[gone, state.as_str()]);
             }
         }

@@ -1,4 +1,4 @@
-//! What a sync has to do: decided here without any I/O, done elsewhere without any judgement.
+//! Plans a sync: all decisions without I/O. Other modules only execute the plan.
 
 use domain::{
     Candidate, Description, ExternalId, NewSandbox, PoolRules, Sandbox, SandboxId, SandboxName,
@@ -8,98 +8,99 @@ use ports::provider::{Account, Malformed};
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-/// What a sync may take out of the pool.
+/// How much a sync may mark stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Share of the free sandboxes that one sync may mark stale, in percent.
     pub stale_percent_max: u64,
-    /// Number that it may mark stale whatever share that is.
+    /// Number that may be marked stale whatever share that is.
     pub stale_count_always: u64,
 }
 
-/// Whether a listing that cannot be believed is followed all the same.
+/// Whether an implausible listing is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Belief {
     /// It is refused.
     Careful,
-    /// An operator answers for it.
+    /// It is followed because an operator forced the sync.
     Forced,
 }
 
-/// The provider's listing, checked.
+/// The provider's listing, validated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listed {
     /// Sandboxes that can be used, by id.
     pub usable: HashMap<SandboxId, NewSandbox>,
-    /// Sandboxes that are there but cannot be used (bad name, id listed twice): neither added nor marked stale.
+    /// Sandboxes that exist but cannot be used (invalid name, id listed twice): neither added nor marked stale.
     pub present: HashMap<SandboxId, String>,
-    /// The id that each account is listed under, of entries that can be used and of those that cannot.
+    /// The id under which each account is listed, for usable and unusable entries.
     pub accounts: HashMap<ExternalId, SandboxId>,
-    /// Accounts of entries that show no id that can be read.
+    /// Accounts of entries without a readable id.
     pub unreadable: HashSet<ExternalId>,
-    /// Whether an entry shows an id and no account: it may be of a record that has its id from its account.
+    /// Whether an entry has an id but no account: it may belong to a record that got its id from its account.
     pub nameless: bool,
-    /// Entries that name no sandbox at all: any sandbox might be one of them.
+    /// Entries without id and account: any sandbox might be one of them.
     pub unknown: u64,
-    /// Whether some entry might be any sandbox: it names none, or an id that another account has as well.
+    /// Whether an entry might be any sandbox: it has no id, or an id that another account has as well.
     pub unclear: bool,
 }
 
-/// Why a sync does nothing.
+/// Why a sync changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The listing is empty.
     Empty,
-    /// Too much of the pool would be marked stale.
+    /// Too many free sandboxes would be marked stale.
     TooManyMissing {
         /// Free sandboxes that are not listed.
         missing: u64,
         /// Free sandboxes in the pool.
         free: u64,
-        /// How many could be marked.
+        /// How many may be marked.
         allowed: u64,
     },
 }
 
-/// What a sync has to do. It names sandboxes by small keys: a pool of 50,000 has to fit into memory several times.
+/// The changes of a sync. It identifies sandboxes by small keys, because a pool of 50,000 has to fit into memory
+/// several times.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// To be added.
+    /// To be inserted.
     pub insert: Vec<NewSandbox>,
-    /// Stale, listed again.
+    /// Stale and listed again.
     pub restore: Vec<Candidate>,
     /// Free or stale, and another account is listed under their ids.
     pub renew: Vec<(Candidate, NewSandbox)>,
-    /// Description changed.
+    /// With a changed description.
     pub describe: Vec<(SandboxId, Version, Description)>,
-    /// Free, not listed any more.
+    /// Free and not listed any more.
     pub missing: Vec<Candidate>,
-    /// Held, not listed any more.
+    /// Held and not listed any more.
     pub allocated_missing: Vec<SandboxId>,
     /// Held or quarantined, and another account is listed under their ids.
     pub changed: Vec<SandboxId>,
     /// Records whose account is listed under the id of another record.
     pub duplicates: Vec<SandboxId>,
-    /// Free and not listed, but not to be marked stale, because an entry may be any sandbox.
+    /// Free and not listed, but not marked stale, because an entry may be any sandbox.
     pub withheld: u64,
     /// As listed.
     pub unchanged: u64,
-    /// Why nothing at all would be done, had the order not forced it.
+    /// Why the sync would have been refused if it had not been forced.
     pub overridden: Option<Refusal>,
 }
 
-/// Makes a plan while the pool is read, page by page. Nothing of what was read is kept but what there is to do.
+/// Builds a plan while the pool is read page by page. It keeps only the changes.
 #[derive(Debug)]
 pub struct Planner {
     listed: Listed,
     known: HashSet<SandboxId>,
-    /// Records whose account is listed under another id, with that id; without their histories.
+    /// Records whose account is listed under another id, with that id, without their histories.
     moved: Vec<(SandboxId, Sandbox)>,
     free: u64,
     plan: Plan,
 }
 
-/// The ids of a listing: all that a second one is needed for.
+/// The ids of a listing, which is all that the second one is needed for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sighted {
     ids: HashSet<SandboxId>,
@@ -130,13 +131,13 @@ impl Listed {
         self.usable.len() + self.present.len() + self.unreadable.len()
     }
 
-    /// Whether it lists nothing at all.
+    /// Whether the listing is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Entries that could not be used.
+    /// Entries that cannot be used.
     #[must_use]
     pub fn skipped(&self) -> u64 {
         self.unknown + u64::try_from(self.present.len() + self.unreadable.len()).unwrap_or(u64::MAX)
@@ -145,19 +146,19 @@ impl Listed {
     /// Entries that may be any sandbox.
     #[must_use]
     pub fn unclear_entries(&self) -> u64 {
-        // An id that two accounts have is one of them.
+        // An id with two accounts is one of them.
         if self.unclear { self.unknown.max(1) } else { 0 }
     }
 
-    /// Marks of the accounts that it shows, for identities: eight bytes for each instead of the whole id. Two accounts
-    /// with one mark would only keep an identity for longer.
+    /// Hashes of the listed accounts, for identities: eight bytes each instead of the whole id. A collision would only
+    /// keep an identity longer.
     #[must_use]
     pub fn shown(&self) -> HashSet<u64> {
         self.accounts.keys().chain(&self.unreadable).map(|account| mark_of(account.as_str())).collect()
     }
 
-    /// Takes an entry that cannot be understood. It concerns the id or the account that it names, and any sandbox if
-    /// it names neither.
+    /// Adds a malformed entry. It is about the id or the account that it names, or about any sandbox if it names
+    /// neither.
     pub fn take_malformed(&mut self, entry: Malformed) {
         let Malformed { reason, id, external_id } = entry;
         let account = external_id.and_then(|external_id| ExternalId::parse(&external_id).ok());
@@ -175,14 +176,14 @@ impl Listed {
         }
     }
 
-    /// Notes an entry that names no sandbox.
+    /// Adds an entry that names no sandbox.
     pub fn skip_unknown(&mut self, problem: &str) {
         self.unknown += 1;
         self.unclear = true;
         tracing::warn!(problem, "an entry of the listing was skipped: {problem}");
     }
 
-    /// Takes an entry.
+    /// Adds an entry.
     pub fn take(&mut self, account: Account, pools: &PoolRules) {
         let Account { id, external_id, name, sfdc_account_id } = account;
         let id = match SandboxId::parse(&id) {
@@ -223,7 +224,7 @@ impl Listed {
     }
 }
 
-/// Eight bytes that stand for an id of the provider within one run.
+/// A hash of a provider's id, used within one run.
 pub(crate) fn mark_of(external_id: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     external_id.hash(&mut hasher);
@@ -251,7 +252,7 @@ fn check(
 // === impl Sighted ===
 
 impl Sighted {
-    /// Notes an entry.
+    /// Adds an entry.
     pub fn take(&mut self, account: &Account) {
         match SandboxId::parse(&account.id) {
             Ok(id) => {
@@ -262,7 +263,7 @@ impl Sighted {
         }
     }
 
-    /// Notes an entry that cannot be understood.
+    /// Adds a malformed entry.
     pub fn take_malformed(&mut self, entry: &Malformed) {
         match (entry.external_id.as_ref(), entry.id.as_deref().map(SandboxId::parse)) {
             (Some(external_id), _) => {
@@ -279,14 +280,14 @@ impl Sighted {
 // === impl Planner ===
 
 impl Planner {
-    /// A plan that begins with what is listed.
+    /// A planner that starts with the listing.
     #[must_use]
     pub fn new(listed: Listed) -> Self {
         Self { listed, known: HashSet::new(), moved: Vec::new(), free: 0, plan: Plan::default() }
     }
 
-    /// Compares a sandbox, as the index shows it, with the listing. One that changes its state while the index is
-    /// read may be shown twice; the first sight counts, and the write that follows from it says so.
+    /// Compares a sandbox from the index with the listing. A sandbox that changes its state while the index is read may
+    /// appear twice; the first appearance counts, and the resulting write is conditional on it.
     pub fn see(&mut self, sandbox: &Sandbox) {
         if !self.known.insert(sandbox.id.clone()) {
             return;
@@ -311,13 +312,13 @@ impl Planner {
         }
     }
 
-    /// A sandbox that is in the pool and cannot be read: it is neither new nor missing.
+    /// Excludes an unreadable sandbox of the pool: it is neither new nor missing.
     pub fn leave_alone(&mut self, id: &SandboxId) {
         self.known.insert(id.clone());
     }
 
-    /// Settles which record stands for an account that is listed under another id than its record has: that record, as
-    /// long as no other one has the listed id.
+    /// Decides which record represents an account that is listed under another id: its record, unless another record
+    /// has the listed id.
     fn settle_moved(&mut self) {
         for (listed_as, sandbox) in std::mem::take(&mut self.moved) {
             if !self.known.insert(listed_as.clone()) {
@@ -328,11 +329,10 @@ impl Planner {
         }
     }
 
-    /// The plan, once all of the pool was seen.
+    /// The plan, after the whole pool was read.
     ///
     /// # Errors
-    /// [`Refusal`] when the listing cannot be believed and the order does not force it; then nothing at all is to be
-    /// done.
+    /// [`Refusal`] when the listing is implausible and the sync is not forced; then nothing may be changed.
     pub fn finish(mut self, limits: Limits, belief: Belief) -> Result<Plan, Refusal> {
         self.settle_moved();
         let Self { listed, known, moved: _, free, mut plan } = self;
@@ -340,10 +340,10 @@ impl Planner {
         let Listed { usable, unclear, .. } = listed;
         plan.insert = usable.into_values().filter(|entry| !known.contains(&entry.id)).collect();
         if unclear {
-            // Any of the missing may be behind an entry that could not be understood.
+            // Any missing sandbox may be behind a malformed entry.
             plan.withhold();
         }
-        // The former account of a sandbox that is to be renewed is not listed either.
+        // The old account of a renewed sandbox is not listed either.
         let missing = u64::try_from(plan.missing.len() + plan.renew.len()).unwrap_or(u64::MAX);
         let allowed = (free.saturating_mul(limits.stale_percent_max) / 100).max(limits.stale_count_always);
         let too_many = (missing > allowed).then_some(Refusal::TooManyMissing { missing, free, allowed });
@@ -355,10 +355,10 @@ impl Planner {
     }
 }
 
-/// What has to be done so that the pool is as listed.
+/// The changes that make the pool equal to the listing.
 ///
 /// # Errors
-/// [`Refusal`] when the listing cannot be believed and the order does not force it; then nothing at all is to be done.
+/// [`Refusal`] when the listing is implausible and the sync is not forced; then nothing may be changed.
 pub fn plan(listed: Listed, stored: &[Sandbox], limits: Limits, belief: Belief) -> Result<Plan, Refusal> {
     let mut planner = Planner::new(listed);
     for sandbox in stored {
@@ -370,8 +370,8 @@ pub fn plan(listed: Listed, stored: &[Sandbox], limits: Limits, belief: Belief) 
 // === impl Plan ===
 
 impl Plan {
-    /// Drops from `missing` and `allocated_missing` what a second listing shows after all. If one of its entries may
-    /// be any sandbox, nothing is missing for sure.
+    /// Removes from `missing` and `allocated_missing` what a second listing shows after all. If one of its entries may
+    /// be any sandbox, nothing is certainly missing.
     pub fn confirm_missing(&mut self, second: &Sighted) {
         if second.unclear {
             self.withhold();
@@ -381,7 +381,7 @@ impl Plan {
         self.allocated_missing.retain(|id| !second.ids.contains(id));
     }
 
-    /// Whether anything is to be done that a second listing has to agree to.
+    /// Whether the plan has changes that a second listing has to confirm.
     #[must_use]
     pub fn needs_second_listing(&self) -> bool {
         !(self.missing.is_empty() && self.renew.is_empty() && self.allocated_missing.is_empty())
@@ -399,7 +399,7 @@ impl Plan {
         match sandbox.state {
             State::Available | State::Stale { .. } => self.renew.push((sandbox.candidate(), entry.clone())),
             State::Allocated(_) | State::Quarantined { .. } => self.changed.push(sandbox.id.clone()),
-            // When its deletion is over, the tombstone is renewed.
+            // When its deletion is finished, the tombstone is renewed.
             State::PendingDeletion(_) | State::DeletionFailed(_) | State::Deleted(_) => self.unchanged += 1,
         }
     }
@@ -407,7 +407,7 @@ impl Plan {
     fn compare(&mut self, sandbox: &Sandbox, entry: &NewSandbox) {
         let is_described = sandbox.name == entry.name && sandbox.sfdc_account_id == entry.sfdc_account_id;
         match sandbox.state {
-            // Its description follows with the next sync.
+            // The next sync updates its description.
             State::Stale { .. } => self.restore.push(sandbox.candidate()),
             State::Available if !is_described => {
                 let description =

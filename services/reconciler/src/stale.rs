@@ -1,5 +1,5 @@
-//! Stale removal: what the provider has not listed for long leaves the pool and becomes a tombstone; by due time
-//! from the index, never by a scan.
+//! Stale removal: sandboxes that the provider has not listed for long become tombstones; found by due time in the
+//! index, never by a scan.
 
 use crate::Reconciler;
 use crate::listing::Skipped;
@@ -11,11 +11,11 @@ use runtime::telemetry::Chain;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Sandboxes that are remembered for the event log; only an outage of days gets there.
+/// Sandboxes that are remembered for their events; only an outage of days reaches this.
 const UNPUBLISHED_MAX: usize = 100_000;
 
-/// Sandboxes that may be tombstones by now without an event in the event log. They are in no index, so they are kept in
-/// mind until the event is published.
+/// Sandboxes that may be tombstones without an event in the event log. They are in no index, so they are remembered
+/// until the event is published.
 #[derive(Debug, Default)]
 pub(crate) struct Unpublished(Mutex<BTreeSet<SandboxId>>);
 
@@ -23,7 +23,7 @@ pub(crate) struct Unpublished(Mutex<BTreeSet<SandboxId>>);
 
 impl Unpublished {
     fn ids(&self) -> MutexGuard<'_, BTreeSet<SandboxId>> {
-        // Every change is complete before the lock is let go, so a poisoned lock holds a sound state.
+        // Every change is complete before the lock is released, so a poisoned lock holds a valid state.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -80,7 +80,7 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Makes tombstones of one page, each only if the sandbox is still what the index showed.
+    /// Turns one page into tombstones, each only if the sandbox is still as the index showed it.
     async fn remove_batch(
         &self,
         batch: Vec<Sandbox>,
@@ -91,7 +91,7 @@ impl Reconciler {
             report.due += 1;
             let now = self.ports.clock.now();
             let purge_at = now.after(self.config.tombstone_kept);
-            // Noted first: a write whose answer is lost may have happened.
+            // Noted first, because a write whose answer is lost may have happened.
             self.unpublished.note(&sandbox.id);
             let write = self.ports.store.forget(&sandbox, None, now, purge_at).await;
             let Some(write) = skipped.unless_unreadable(write)? else { continue };
@@ -114,7 +114,7 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Publishes the events that could not be published before, and only of sandboxes that really went.
+    /// Publishes events that earlier runs could not publish, and only of sandboxes that really became tombstones.
     async fn publish_of_former_runs(&self, skipped: &mut Skipped) -> Result<(), StoreError> {
         let ids: Vec<SandboxId> = self.unpublished.ids().iter().cloned().collect();
         for id in ids {

@@ -1,7 +1,7 @@
-//! Sweep: the table is the truth, and everything beside it is brought in line with it.
+//! Sweep: the table is the truth; the sweep corrects everything that is derived from it.
 //!
-//! Every wanted deletion has a message, every parked one a copy, no message stays of a sandbox that moved on,
-//! and the event log has every event. A stream that is missing is made again first.
+//! Afterwards every wanted deletion has a message and every parked one a copy, no message of another sandbox remains,
+//! and the event log is complete. Missing streams are created first.
 
 use crate::listing::Skipped;
 use crate::{Ports, Reconciler};
@@ -20,7 +20,7 @@ mod tombstones;
 
 pub(crate) use event_log::{Due, Verified};
 
-/// Messages that are read from a stream in one go.
+/// Messages read from a stream at once.
 const MESSAGES_PAGE: usize = 500;
 
 /// Why a sweep did not complete.
@@ -76,7 +76,7 @@ impl Reconciler {
 }
 
 impl Reconciler {
-    /// The operators' switch: what a lost bucket, or an interrupted turn, left undone.
+    /// Repairs the copy of the operators' switch after a lost bucket or an interrupted change.
     async fn sweep_switch(&self) -> Result<(), SweepError> {
         let Ports { store, switch, clock, .. } = &self.ports;
         let switchboard = Switchboard::new(Arc::clone(store), Arc::clone(switch), Arc::clone(clock));

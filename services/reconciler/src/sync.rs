@@ -1,9 +1,8 @@
 //! Sync: the pool follows the provider's listing.
 //!
-//! The listing is read first and the index after it, the plan is made without I/O, and every write states
-//! what it starts from. A claim or a deletion that happens meanwhile therefore wins, and the next sync looks
-//! again. Before anything is marked stale, a second listing has to agree: pages shift while accounts are
-//! being deleted, and a listing may lag.
+//! The listing is read first and the index after it, the plan is made without I/O, and every write states its starting
+//! point. So a concurrent claim or deletion wins, and the next sync checks again. Before anything is marked stale, a
+//! second listing has to agree, because pages shift while accounts are deleted, and a listing may lag.
 
 use crate::Reconciler;
 use crate::plan::{Belief, Listed, Plan, Planner, Refusal};
@@ -22,7 +21,7 @@ use tokio::sync::Mutex;
 
 use crate::listing::{ListingError, Skipped};
 
-/// Writes under way at once: enough to hide their latency, few enough to leave the table to claims.
+/// Concurrent writes: enough to hide their latency, few enough to leave capacity for claims.
 const WRITES_IN_FLIGHT_MAX: usize = 16;
 /// States that are in the index; a listed sandbox in one of them is known.
 const KNOWN_STATES: [StateName; 6] = [
@@ -56,7 +55,7 @@ enum Step {
     MarkMissing(Candidate),
 }
 
-/// What became of one write.
+/// The result of one write.
 pub(crate) enum Stepped {
     Inserted,
     Restored,
@@ -66,13 +65,13 @@ pub(crate) enum Stepped {
     Tombstoned,
     /// The provider has accepted its deletion and still lists it.
     Relisted,
-    /// Another record stands for its account.
+    /// Another record represents its account.
     Taken,
     Raced,
 }
 
-/// What this sync has noted in the table before it made sandboxes free: once in a second for each pool, so that
-/// no allocator calls a pool exhausted while the index does not show them yet.
+/// Notes in the table that this sync makes sandboxes free: once a second for each pool, so that no allocator calls a
+/// pool exhausted while the index does not show them yet.
 #[derive(Default)]
 struct SupplyNotes(Mutex<HashMap<PoolName, UnixSeconds>>);
 
@@ -80,7 +79,7 @@ struct SupplyNotes(Mutex<HashMap<PoolName, UnixSeconds>>);
 
 impl SupplyNotes {
     async fn note(&self, store: &dyn Store, pool: &PoolName, now: UnixSeconds) -> Result<(), StoreError> {
-        // Held during the write: a reader that finds the note may rely on it.
+        // Held during the write, so that a reader that finds the note may rely on it.
         let mut noted = self.0.lock().await;
         if noted.get(pool).is_none_or(|at| *at < now) {
             store.note_supply(pool, now).await?;
@@ -93,8 +92,8 @@ impl SupplyNotes {
 // === impl Reconciler ===
 
 impl Reconciler {
-    /// One sync. A forced order overrides the refusal of a listing that is empty or would cost too much of the pool,
-    /// and nothing else. A forced order whose caller no longer waits is refused itself.
+    /// One sync. A forced sync follows a listing that is empty or would cost too much of the pool, and nothing else is
+    /// forced. It is refused if its caller has stopped waiting.
     pub(crate) async fn sync(&self, order: &TickOrder) -> SyncReport {
         let mut report =
             SyncReport { forced_by: order.forced_by().map(ToOwned::to_owned), ..SyncReport::default() };
@@ -178,7 +177,7 @@ impl Reconciler {
         Ok(())
     }
 
-    /// What a plan leaves as it is, and an operator should know.
+    /// Logs what the plan leaves unchanged and an operator should know.
     fn note_what_is_odd(&self, plan: &Plan, report: &mut SyncReport) {
         let count = |ids: &[SandboxId]| u64::try_from(ids.len()).unwrap_or(u64::MAX);
         report.identity_changed = count(&plan.changed);
@@ -203,7 +202,7 @@ impl Reconciler {
         }
     }
 
-    /// Holds the pool, page by page as the index shows it, against the listing.
+    /// Compares the pool, page by page from the index, with the listing.
     async fn plan(
         &self,
         listed: Listed,
@@ -223,7 +222,7 @@ impl Reconciler {
         planner.finish(self.config.limits, belief).map_err(SyncError::Refused)
     }
 
-    /// Does what the plan says. A store that fails stops it; the next sync goes on.
+    /// Executes the plan. A failure of the store stops it; the next sync continues.
     async fn apply(
         &self,
         plan: Plan,
@@ -259,8 +258,8 @@ impl Reconciler {
         Ok(())
     }
 
-    /// The whole sandbox, if it is still as it was seen; a write that lost is spared, and the history is not kept in
-    /// memory for all of the pool.
+    /// The whole sandbox, if it still has the version that was read. This avoids lost writes, and keeping all histories
+    /// in memory.
     async fn still(&self, seen: &Candidate) -> Result<Option<Sandbox>, StoreError> {
         let found = self.ports.store.sandbox(&seen.id).await?;
         Ok(found.filter(|sandbox| sandbox.version == seen.version))
@@ -306,7 +305,7 @@ impl Reconciler {
     }
 }
 
-/// How many sandboxes the largest pool has, as listed.
+/// The size of the largest pool in the listing.
 fn largest_pool(listed: &Listed) -> u64 {
     let mut sizes: HashMap<&PoolName, u64> = HashMap::new();
     for sandbox in listed.usable.values() {
@@ -315,7 +314,7 @@ fn largest_pool(listed: &Listed) -> u64 {
     sizes.into_values().max().unwrap_or_default()
 }
 
-/// The reason as an operator sees it in an answer: which side failed, and what the provider said.
+/// The reason for operators: which side failed, and the provider's message.
 fn public_reason(error: &SyncError) -> String {
     match error {
         SyncError::Refused(_) | SyncError::TooLate { .. } => error.to_string(),

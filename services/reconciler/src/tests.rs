@@ -1,4 +1,4 @@
-//! A reconciler on ports in memory, and what its runs have in common: reports, metrics, ticks.
+//! A reconciler on ports in memory, and what all its runs share: reports, metrics, ticks.
 
 use crate::listing::Skipped;
 use crate::{Config, Limits, Metrics, Ports, Reconciler};
@@ -35,7 +35,7 @@ const LEASES: LeasePolicy = LeasePolicy {
     grace: Duration::from_secs(1_800),
 };
 
-/// A reconciler and what it works with.
+/// A reconciler and its ports.
 pub(crate) struct Rig {
     pub(crate) reconciler: Arc<Reconciler>,
     pub(crate) bus: MemoryBus,
@@ -58,7 +58,7 @@ pub(crate) fn claim_key(number: usize) -> ClaimKey {
     ClaimKey { owner: owner(number), key: IdempotencyKey::parse("key").unwrap() }
 }
 
-/// What the provider lists of a sandbox.
+/// The provider's entry of a sandbox.
 pub(crate) fn account(number: usize) -> Account {
     Account {
         id: number.to_string(),
@@ -68,7 +68,7 @@ pub(crate) fn account(number: usize) -> Account {
     }
 }
 
-/// A write that has to go through.
+/// A write that has to succeed.
 pub(crate) fn done(write: Write) -> Sandbox {
     match write {
         Write::Done(sandbox) => *sandbox,
@@ -83,7 +83,7 @@ impl Rig {
         Self::with(|store| store)
     }
 
-    /// A rig over a store with faults. Calls of the test's own go past them and are not counted.
+    /// A rig with a faulty store. The test's own calls bypass the faults and are not counted.
     pub(crate) fn with(faults: impl FnOnce(FaultyStore) -> FaultyStore) -> Self {
         let clock = ManualClock::at(NOW);
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(2));
@@ -120,12 +120,12 @@ impl Rig {
         Self { reconciler, bus, provider, store, faulty, clock, registry }
     }
 
-    /// A run as a tick starts it.
+    /// A run as started by a tick.
     pub(crate) async fn run(&self, kind: TickKind) -> Report {
         Runner::run(self.reconciler.as_ref(), kind).await
     }
 
-    /// Puts sandboxes into the pool, listed by the provider as well.
+    /// Adds sandboxes to the pool and to the provider's listing.
     pub(crate) async fn fill(&self, count: usize) {
         self.provider.set_accounts((0..count).map(account).collect());
         let listed = self.reconciler.list().await.unwrap();
@@ -134,7 +134,7 @@ impl Rig {
         }
     }
 
-    /// Lets the provider list these only.
+    /// Makes the provider list only these.
     pub(crate) fn list(&self, numbers: impl IntoIterator<Item = usize>) {
         self.provider.set_accounts(numbers.into_iter().map(account).collect());
     }
@@ -150,7 +150,7 @@ impl Rig {
         done(self.store.grant(&grant).await.unwrap())
     }
 
-    /// Puts a sandbox into a pool, whatever the provider lists.
+    /// Adds a sandbox to a pool, whatever the provider lists.
     pub(crate) async fn add(&self, number: usize, pool: &str) -> Sandbox {
         let text = |beginning: &str| format!("{beginning}-{number}");
         let sandbox = NewSandbox {
@@ -166,7 +166,7 @@ impl Rig {
         }
     }
 
-    /// The two writes of a claim, with the candidate that was seen.
+    /// The two writes of a claim for that candidate.
     pub(crate) async fn claim(&self, seen: &Sandbox, claim: ClaimKey, lab: Option<&str>) -> Sandbox {
         let record = ClaimRecord::new(claim, seen.candidate());
         let opened = self.store.open_claim(&record, NOW.after(24 * HOUR)).await.unwrap();
@@ -174,7 +174,7 @@ impl Rig {
         self.grant(record, lab).await
     }
 
-    /// The second of them alone.
+    /// Only the second of them.
     pub(crate) async fn grant(&self, record: ClaimRecord, lab: Option<&str>) -> Sandbox {
         let ClaimRecord { claim, candidate, .. } = record;
         let lab = lab.map(|lab| LabId::parse(lab).unwrap());
@@ -190,12 +190,12 @@ impl Rig {
         done(self.store.grant(&grant).await.unwrap())
     }
 
-    /// Gives a sandbox to an owner for as long as usual.
+    /// Gives a sandbox to an owner for the usual time.
     pub(crate) async fn allocate(&self, number: usize) -> Sandbox {
         self.allocate_until(number, NOW.after(LEASES.duration)).await
     }
 
-    /// Gives a sandbox to an owner and back, and returns the work that this makes; the work is not announced.
+    /// Claims and releases a sandbox, and returns its deletion work, which is not announced.
     pub(crate) async fn release(&self, number: usize, now: UnixSeconds) -> DeletionWork {
         self.allocate(number).await;
         let released = self.store.release(&id(number), &owner(number), None, None, now).await.unwrap();
@@ -222,7 +222,7 @@ impl Rig {
         sandboxes
     }
 
-    /// A counter's or gauge's value with these labels; zero if it was never touched.
+    /// The value of a counter or gauge with these labels; zero if it has no series.
     pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> u64 {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == name);
@@ -237,7 +237,7 @@ impl Rig {
     }
 }
 
-/// Every error of a provider, and what the report says of it to an operator.
+/// Every error of a provider, and the reason in the report.
 pub(crate) fn every_provider_error() -> Vec<(ProviderError, &'static str)> {
     let message = || "said so".to_owned();
     vec![

@@ -1,4 +1,4 @@
-//! The scheduler: says "look now" at the right moments.
+//! The scheduler: publishes ticks when they are due.
 //!
 //! # Consumes
 //! The turns of each kind, and the monotonic clock.
@@ -7,15 +7,15 @@
 //! Turns, and one tick for each.
 //!
 //! # Calls
-//! The key of each kind's turns, the stream of ticks.
+//! The turn of each kind in the bucket; the stream of ticks.
 //!
 //! # Guarantees
-//! A turn that is the last one for a period is followed by another, whichever scheduler takes it, and whatever their
-//! wall clocks show. All publish a turn's tick under the same id, and the stream keeps the first; so a scheduler
-//! that dies in between costs nothing.
+//! When the last turn is one period old, some scheduler takes the next one, whatever the wall clocks show. All publish
+//! the tick of a turn with the same message id, and the stream keeps the first; so a scheduler that crashes in between
+//! loses nothing.
 //!
 //! # Never
-//! Knows what a tick sets going, or waits for it.
+//! Knows what a tick starts, or waits for it.
 
 mod schedule;
 mod table;
@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use table::{Config, Rhythm};
 
-/// The numbers of all schedulers of a process.
+/// The metrics of all schedulers of a process.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     ticks: IntCounterVec,
@@ -118,7 +118,7 @@ impl Scheduler {
     /// Publishes ticks until `stop`.
     ///
     /// # Errors
-    /// Never; what cannot be published is logged and tried again.
+    /// Never; a failure is logged and retried.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Infallible> {
         let mut kinds = JoinSet::new();
         for kind in TickKind::ALL {

@@ -1,5 +1,5 @@
-//! One kind's schedule: a turn at once if there was none, and from then on one after each period in which no scheduler
-//! has taken one.
+//! The schedule of one kind: the first turn at once, and from then on one after each period in which no scheduler has
+//! taken one.
 
 use crate::Scheduler;
 use crate::table::Rhythm;
@@ -8,18 +8,18 @@ use ports::bus::{BusError, TickTurn};
 use runtime::telemetry::Chain;
 use std::time::Duration;
 
-/// Pause after a tick that could not be published; shorter than any period that matters.
+/// Pause after a tick that could not be published; shorter than any useful period.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// A turn that is taken no later than that counts as taken in time, so that the turns of a kind do not drift.
+/// A turn that is at most this late counts as punctual, so that the turns of a kind do not drift.
 const LATE_LEFT_ALONE: Duration = Duration::from_secs(1);
 
-/// The last turn that a scheduler knows of.
+/// The last known turn.
 #[derive(Debug)]
 struct Known {
     turn: TickTurn,
     /// Since when, on the monotonic clock.
     since: Duration,
-    /// Whether its tick is in the stream.
+    /// Whether its tick was published.
     is_published: bool,
 }
 
@@ -38,7 +38,7 @@ impl Scheduler {
         }
     }
 
-    /// Publishes the tick of the turn that is known, or waits for the next one and takes it.
+    /// Publishes the tick of the known turn, or waits for the next one and takes it.
     async fn step(&self, kind: TickKind, rhythm: Rhythm, known: &mut Option<Known>) -> Result<(), BusError> {
         match known {
             None => {
@@ -48,7 +48,7 @@ impl Scheduler {
                 };
                 *known = Some(self.seen(turn));
             }
-            // Also of a turn that another scheduler took: it may have died before it published.
+            // Also for a turn of another scheduler, which may have crashed before publishing.
             Some(known) if !known.is_published => {
                 let receipt = self.ticks.tick(kind, Some(known.turn.number)).await?;
                 self.metrics.count(kind, if receipt.duplicate { "duplicate" } else { "first" });

@@ -1,15 +1,15 @@
-//! The table of ticks: which kind, how often, and how much later than the others.
+//! The periods and offsets of all ticks.
 //!
-//! The offsets of the defaults keep the kinds apart: after the first turns no two of them fall on the same second.
+//! With the default offsets, no two kinds are due in the same second after the first turns.
 
 use contract::TickKind;
 use runtime::settings::Settings;
 use std::time::Duration;
 
-/// Longest period of a tick: half of the window in which the stream knows a turn again.
+/// Longest period of a tick: half of the stream's window for duplicates.
 const PERIOD_SECONDS_MAX: u64 = 3_600;
 
-/// When which ticks are published.
+/// The periods and offsets of all kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Of sync ticks.
@@ -29,14 +29,14 @@ pub struct Config {
 pub struct Rhythm {
     /// From one turn to the next.
     pub period: Duration,
-    /// By how much the first period is longer; only what is beyond whole periods counts.
+    /// How much longer the first period is; whole periods do not count.
     pub offset: Duration,
 }
 
 // === impl Config ===
 
 impl Config {
-    /// Reads the variables of a scheduler.
+    /// Reads the settings of a scheduler.
     pub fn read(settings: &mut Settings<'_>) -> Self {
         let sync = period(
             settings,
@@ -72,7 +72,7 @@ impl Config {
         }
     }
 
-    /// The row of a kind.
+    /// The period and offset of a kind.
     #[must_use]
     pub const fn rhythm(&self, kind: TickKind) -> Rhythm {
         match kind {
@@ -128,7 +128,7 @@ mod tests {
     fn tick_kinds_never_share_a_second() {
         let env: BTreeMap<String, String> = BTreeMap::new();
         let config = Config::read(&mut Settings::new(&env));
-        // Every period divides an hour, so what holds for one hour holds for all.
+        // Every period divides an hour, so checking one hour is sufficient.
         let mut due: BTreeMap<u64, TickKind> = BTreeMap::new();
         for kind in TickKind::ALL {
             let rhythm = config.rhythm(kind);

@@ -52,7 +52,7 @@ const RULES: ThrottleRules = ThrottleRules {
     open_max: Duration::from_secs(60),
 };
 
-/// A reaper and what it works with.
+/// A reaper and its ports.
 struct Rig {
     reaper: Arc<Reaper>,
     bus: MemoryBus,
@@ -87,7 +87,7 @@ fn delivery(work: &DeletionWork) -> Delivery {
     Delivery { work: work.clone(), deliveries: 1 }
 }
 
-/// Every task runs until it waits for the test or for the clock.
+/// Lets every task run until it waits for the test or for the clock.
 async fn settle() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
@@ -101,7 +101,7 @@ impl Rig {
         Self::with(CONFIG, |store| store).await
     }
 
-    /// A rig with another configuration, and a store with faults. The calls of the rig's own are not counted.
+    /// A rig with another configuration and a faulty store. The rig's own calls are not counted.
     async fn with(config: Config, faults: impl FnOnce(FaultyStore) -> FaultyStore) -> Self {
         let clock = ManualClock::at(NOW);
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(2));
@@ -163,7 +163,7 @@ impl Rig {
         assert!(matches!(self.store.grant(&grant).await.unwrap(), Write::Done(_)));
     }
 
-    /// The work that ends the sandbox, which was allocated and released.
+    /// The deletion work of a sandbox that was claimed and released.
     async fn released(&self) -> DeletionWork {
         self.allocate().await;
         match self.store.release(&id(), &owner(), None, None, NOW).await.unwrap() {
@@ -186,12 +186,12 @@ impl Rig {
         }
     }
 
-    /// The provider asks another reaper to stay away.
+    /// The provider asks another reaper to slow down.
     async fn hold(&self, span: Duration) {
         self.bus.report_outcome(self.slot().await, &id(), CallOutcome::SlowDown { span }).await.unwrap();
     }
 
-    /// What an operator sees of the throttle.
+    /// The state of the throttle for operators.
     async fn throttle_state(&self) -> String {
         self.bus.status().await.unwrap().state
     }
@@ -212,7 +212,7 @@ impl Rig {
         self.provider.calls().iter().filter(|call| matches!(call, Call::Delete(_))).count()
     }
 
-    /// How often each outcome was counted, those that never were left out.
+    /// The count of each outcome that occurred.
     fn outcomes(&self) -> Vec<(String, u64)> {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == "broker_deletions_total");
@@ -228,8 +228,7 @@ impl Rig {
         assert_eq!(self.outcomes(), expected);
     }
 
-    /// Announces the work and lets a reaper work through the queue until it is empty, however long that takes on
-    /// the clock.
+    /// Announces the work and lets a reaper run until the queue is empty, however long that takes on the clock.
     async fn work_through(&self, work: &DeletionWork) {
         let stop = CancellationToken::new();
         let consuming = tokio::spawn({

@@ -1,10 +1,10 @@
-//! The double-owner check: every lease has its claim item, and no key has two leases.
+//! Checks that every lease has its claim item, and that no key has two leases.
 //!
-//! What the index shows is a hint, so nothing counts before it is proved by strongly consistent reads. The proof
-//! rests on versions, which only grow: a sandbox that has the same version at two reads was the same all the time
-//! between them. Thus a claim item that was read in between was wrong at that moment, whatever went on beside; and
-//! sandboxes that all stayed the same over two rounds of reads were all held at once. A claim that is opened and
-//! not granted yet breaks nothing, and is never looked at: the check begins with sandboxes, not with claims.
+//! The index is only a hint, so a violation counts only if strongly consistent reads prove it. The proof uses versions,
+//! which only grow: a sandbox with the same version at two reads was unchanged in between. So a wrong claim item that
+//! was read in between was really wrong at that moment; and sandboxes that stayed unchanged over two rounds of reads
+//! were all held at the same time. A claim that is opened and not granted yet is no violation and is never checked: the
+//! check starts with sandboxes, not with claims.
 
 use super::CensusError;
 use crate::Reconciler;
@@ -19,26 +19,26 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Claim items that one census reads; each costs a read unit. A fleet that starts over catches up in a few runs.
+/// Claim items that one census reads, one read unit each. A new fleet needs a few runs to check all.
 pub(super) const CLAIMS_READ_MAX: usize = 2_000;
 /// Claim items that are read at once.
 const READS_AT_ONCE_MAX: usize = 16;
-/// Keys with several leases that one census looks at.
+/// Keys with several leases that one census checks.
 const KEYS_READ_MAX: usize = 200;
-/// A lease whose claim item was in order is looked at again after this time.
+/// Time after which a lease with a correct claim item is checked again.
 const RECHECK_AFTER: Duration = Duration::from_secs(3_600);
 
-/// A sandbox and the claim item that belongs to it.
+/// A sandbox and its claim item.
 #[derive(Clone, Debug)]
 pub(super) struct Case {
     id: SandboxId,
     version: Version,
     record: ClaimRecord,
-    /// When the deletion was asked for; none while the lease lives.
+    /// When the deletion was requested; none while the lease lives.
     ended_at: Option<UnixSeconds>,
 }
 
-/// What was found out about a sandbox at a version.
+/// The result of the last check of a sandbox, and its version.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     version: Version,
@@ -46,27 +46,27 @@ struct Mark {
     violation: Option<Violation>,
 }
 
-/// What is known of every sandbox that is held or on its way out, so that a lease costs one read and not one in
-/// each census.
+/// The last checks of all sandboxes that are held or being deleted, so that a lease costs one read in total and not one
+/// per census.
 #[derive(Debug, Default)]
 pub(crate) struct Checked {
     marks: Mutex<BTreeMap<SandboxId, Mark>>,
 }
 
-/// What one look at a claim item came to.
+/// The result of checking a claim item.
 enum Found {
     InOrder,
     Broken(Violation),
-    /// The item of a lease that has ended is closed now.
+    /// The item of an ended lease has been closed by this check.
     Closed,
-    /// The sandbox changed meanwhile.
+    /// The sandbox changed in the meantime.
     Raced,
 }
 
 // === impl Case ===
 
 impl Case {
-    /// Whether sandboxes in that state have a claim item to look at.
+    /// Whether sandboxes in that state have a claim item to check.
     pub(super) fn is_in(state: StateName) -> bool {
         matches!(state, StateName::Allocated | StateName::PendingDeletion | StateName::DeletionFailed)
     }
@@ -82,7 +82,7 @@ impl Case {
         Some(Self { id: sandbox.id.clone(), version: sandbox.version, record, ended_at })
     }
 
-    /// Whether the sandbox is still held by the lease of this case.
+    /// Whether the lease of this case still holds the sandbox.
     fn still_holds(&self, sandbox: Option<&Sandbox>) -> bool {
         sandbox.is_some_and(|sandbox| {
             sandbox.version == self.version
@@ -95,12 +95,12 @@ impl Case {
 
 impl Checked {
     fn marks(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Mark>> {
-        // Every change is complete before the lock is let go, so a poisoned lock holds a sound state.
+        // Every change is complete before the lock is released, so a poisoned lock holds a valid state.
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets what is not there any more, and says which cases are due: those that were never looked at first,
-    /// then those whose last look is longest ago.
+    /// Drops sandboxes that disappeared, and returns the cases to check: first those never checked, then those whose
+    /// last check is oldest.
     fn due<'a>(&self, cases: &'a [Case], now: UnixSeconds, settled_by: UnixSeconds) -> Vec<&'a Case> {
         let mut marks = self.marks();
         let mut known = std::mem::take(&mut *marks);
@@ -142,7 +142,7 @@ impl Checked {
 // === impl Reconciler ===
 
 impl Reconciler {
-    /// How often each promise about leases is broken.
+    /// The number of violations of each kind.
     pub(super) async fn check_claims(
         &self,
         cases: Vec<Case>,
@@ -189,8 +189,8 @@ impl Reconciler {
         let outcome = match (case.ended_at, names_it && open.is_some()) {
             (None, true) | (Some(_), false) => Found::InOrder,
             (Some(_), true) => {
-                // Safe whatever goes on: the lease that it names has ended, the sandbox never gets that version
-                // again, and only an item that names this very version is closed.
+                // Safe in any case: the lease in the item has ended, the sandbox never gets that version again, and
+                // only an item with this very version is closed.
                 let keep_until = self.ports.clock.now().after(CLOSED_CLAIM_KEPT);
                 self.ports.store.close_claim(&case.record, keep_until).await?;
                 Found::Closed
@@ -209,7 +209,7 @@ impl Reconciler {
         Ok((case, outcome))
     }
 
-    /// Keys that hold several sandboxes at one moment: the one between two rounds of reads.
+    /// Keys that hold several sandboxes at one moment, namely between two rounds of reads.
     async fn keys_with_two(&self, cases: &[Case]) -> Result<u64, StoreError> {
         let mut held: BTreeMap<&ClaimKey, Vec<&Case>> = BTreeMap::new();
         for case in cases.iter().filter(|case| case.ended_at.is_none()) {
@@ -231,7 +231,7 @@ impl Reconciler {
 
     async fn still_held(&self, cases: Vec<Case>) -> Result<Vec<Case>, StoreError> {
         let looks = stream::iter(cases).map(|case| async move {
-            // What cannot be read proves nothing; the walk has counted it.
+            // An unreadable item proves nothing; the walk has counted it.
             let sandbox = unless_unreadable(self.ports.store.sandbox(&case.id).await)?;
             Ok(case.still_holds(sandbox.as_ref()).then_some(case))
         });

@@ -1,9 +1,9 @@
-//! The identity check: one account has at most one live record.
+//! Checks that an account has at most one live record.
 //!
-//! A record of a former build has no identity: it is made here, again and again, until every record has one. Where two
-//! records stand for one account, the one that is in use stays, and free ones are quarantined; nothing is deleted. As
-//! with claims, nothing counts before it is proved: records that kept their versions over two rounds of strongly
-//! consistent reads all existed at once.
+//! A record of an older build has no identity. The census creates missing identities repeatedly, until every record has
+//! one. If two records represent one account, the one in use stays, and free ones are quarantined; nothing is deleted.
+//! As with claims, a violation has to be proved: records that kept their versions over two rounds of strongly
+//! consistent reads existed at the same time.
 
 use super::CensusError;
 use crate::Reconciler;
@@ -16,18 +16,18 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How often every record is held against the identities: it reads all of the index.
+/// How often all records are compared with the identities, which reads the whole index.
 const CHECK_PERIOD: Duration = Duration::from_secs(600);
-/// Identities that one census makes; the next one goes on.
+/// Identities that one census creates; the next one continues.
 const IDENTITIES_MADE_MAX: usize = 2_000;
-/// Accounts with several records that one census looks at.
+/// Accounts with several records that one census checks.
 const DUPLICATES_READ_MAX: usize = 200;
-/// Identities that are read or written at once.
+/// Identities that are read or written concurrently.
 const AT_ONCE_MAX: usize = 16;
-/// Who quarantines a record whose account another one stands for.
+/// The actor that quarantines duplicate records.
 const ACTOR: &str = "census";
 
-/// When all records were last held against the identities, and what that showed.
+/// The time and the result of the last complete check.
 #[derive(Debug, Default)]
 pub(crate) struct IdentitiesChecked(Mutex<Last>);
 
@@ -41,7 +41,7 @@ struct Last {
 
 impl IdentitiesChecked {
     fn last(&self) -> MutexGuard<'_, Last> {
-        // Every change is complete before the lock is let go, so a poisoned lock holds a sound state.
+        // Every change is complete before the lock is released, so a poisoned lock holds a valid state.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -49,7 +49,7 @@ impl IdentitiesChecked {
 // === impl Reconciler ===
 
 impl Reconciler {
-    /// How many accounts have several records that are in use.
+    /// The number of accounts with several records in use.
     pub(super) async fn check_identities(
         &self,
         report: &mut CensusReport,
@@ -69,12 +69,12 @@ impl Reconciler {
                     .unwrap_or_default(),
             );
         }
-        // A run that could not make all of them is gone on with by the next census.
+        // If a run could not create all identities, the next census continues.
         *self.identities.last() = Last { at: is_complete.then_some(now), violations };
         Ok(violations)
     }
 
-    /// Makes the identities that are missing, and gives those that name several records; says whether all were made.
+    /// Creates missing identities; returns those with several records, and whether all were created.
     async fn complete_identities(
         &self,
         report: &mut CensusReport,
@@ -82,7 +82,7 @@ impl Reconciler {
     ) -> Result<(Vec<Identity>, bool), StoreError> {
         let (mut first, mut doubtful) = self.first_records().await?;
         let mut is_complete = true;
-        // Tombstones are in no index: what a deleted account needs, the sync sees to.
+        // Tombstones are in no index; the sync handles deleted accounts.
         for state in StateName::ALL.into_iter().filter(|state| *state != StateName::Deleted) {
             let mut walk = self.walk(state, &SortRange::All).await?;
             while let Some(page) = walk.next(skipped).await? {
@@ -113,14 +113,14 @@ impl Reconciler {
         self.ports.store.name_identity(&sandbox.external_id, &sandbox.id).await
     }
 
-    /// Which record each identity names first, and the identities that name several.
+    /// The first record of each identity, and the identities with several records.
     async fn first_records(
         &self,
     ) -> Result<(HashMap<String, SandboxId>, HashMap<String, Identity>), StoreError> {
         let (mut first, mut doubtful) = (HashMap::new(), HashMap::new());
         for shard in 0..IDENTITY_SHARDS {
             let mut after = None;
-            // Ends by itself: every round moves on within one shard.
+            // Terminates: every round moves on within one shard.
             loop {
                 let page = self.ports.store.identities(shard, after.as_ref(), PAGE_LIMIT).await?;
                 for identity in page.identities {
@@ -139,7 +139,7 @@ impl Reconciler {
         Ok((first, doubtful))
     }
 
-    /// Whether several records of one account were in use at one moment. Of these, free ones are quarantined.
+    /// Whether several records of one account were in use at one moment. Quarantines free ones.
     async fn settle_duplicates(
         &self,
         identity: &Identity,
@@ -153,7 +153,7 @@ impl Reconciler {
         if both.len() < 2 {
             return Ok(false);
         }
-        // The one that is in use stays; if all are free, the one that the identity names first.
+        // The record in use stays; if all are free, the first one of the identity.
         both.sort_by_key(|sandbox| (sandbox.state == State::Available, sandbox.id != identity.sandbox_id));
         let mut both = both.into_iter();
         let Some(kept) = both.next() else { return Ok(false) };
@@ -190,7 +190,7 @@ impl Reconciler {
         Ok(())
     }
 
-    /// The records of an account that may be handed out, are held, or are to be deleted.
+    /// The records of an account that are free, held, or to be deleted.
     async fn records_in_use(&self, identity: &Identity) -> Result<Vec<Sandbox>, StoreError> {
         let mut records = Vec::new();
         for id in identity.named() {

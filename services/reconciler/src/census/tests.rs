@@ -1,4 +1,4 @@
-//! Census: exact counts, kept and shown, and leases that are held against their claims.
+//! Census: exact counts, stored and exported, and the check of leases against claim items.
 
 use super::claims::CLAIMS_READ_MAX;
 use super::*;
@@ -14,7 +14,7 @@ use testkit::faulty::Fault;
 
 mod identities;
 
-/// A run as a tick starts it.
+/// A run as started by a tick.
 async fn run(rig: &Rig) -> CensusReport {
     match rig.run(TickKind::Census).await {
         Report::Census(report) => report,
@@ -22,7 +22,7 @@ async fn run(rig: &Rig) -> CensusReport {
     }
 }
 
-/// A run that has to complete, and how often each promise is broken.
+/// A run that has to complete; returns the violations of each kind.
 async fn violations(rig: &Rig) -> [u64; 4] {
     let report = run(rig).await;
     assert_eq!(report.status, COMPLETED);
@@ -32,12 +32,12 @@ async fn violations(rig: &Rig) -> [u64; 4] {
     shown
 }
 
-/// Claims of the census's own calls to the store since `before` of them.
+/// Claim items that the census read after call number `before`.
 fn claims_read(rig: &Rig, before: usize) -> usize {
     rig.faulty.calls().iter().skip(before).filter(|call| **call == "find_claim").count()
 }
 
-/// Brings a fresh sandbox into the state that its number says, and counts it.
+/// Brings a new sandbox into the state that its number selects, and counts it.
 async fn live(rig: &Rig, number: usize, expected: &mut Census) {
     let pool = if number.is_multiple_of(4) { "dns" } else { "main" };
     let seen = rig.add(number, pool).await;
@@ -102,7 +102,7 @@ async fn a_hundred_thousand_sandboxes_are_counted_exactly() {
     assert_eq!(report.census.all.total as usize, SANDBOXES - SANDBOXES / 20);
     let (held, cap) = (SANDBOXES as u64 / 5, CLAIMS_READ_MAX as u64);
     assert_eq!((report.checked, report.unchecked), (cap, held - cap));
-    // What is free is counted and not read, but for the look at all identities that the first census takes.
+    // Free sandboxes are counted and not read, except by the check of all identities in the first census.
     let calls = rig.faulty.calls().len();
     assert_eq!(run(&rig).await.census, expected);
     let pages = rig.faulty.calls().iter().skip(calls).filter(|call| **call == "page").count();
@@ -123,7 +123,7 @@ async fn leases_are_checked_against_claims_in_bounded_batches() {
     assert_eq!(checked, held);
     let calls = rig.faulty.calls().len();
     assert_eq!((run(&rig).await.checked, claims_read(&rig, calls)), (0, 0), "a lease costs one read");
-    // After an hour each is looked at again, the oldest look first, beside the claims of leases that have ended.
+    // After an hour each is checked again, the oldest check first, together with the claims of ended leases.
     rig.clock.advance(HOUR);
     let report = run(&rig).await;
     assert_eq!(report.checked, CLAIMS_READ_MAX as u64);
@@ -167,11 +167,11 @@ async fn census_of_another_reconciler_is_exported() {
             ..Census::default()
         }
     };
-    // A census that is older than what is shown changes nothing; a pool that went is not shown any more.
+    // A census older than the exported one changes nothing; a removed pool is not exported any more.
     let cases = [(8, "main", 3, 3), (7, "main", 9, 3), (9, "main", 4, 4), (10, "other", 5, 0)];
     for (taken_at, pool, available, shown) in cases {
         rig.bus.keep_census(&census(taken_at, pool, available)).await.unwrap();
-        // Once to look, and once more, so that the first look is over.
+        // Twice, so that the first read has certainly ended.
         for _ in 0..2 {
             for _ in 0..50 {
                 tokio::task::yield_now().await;
@@ -214,7 +214,7 @@ async fn failed_census_keeps_the_previous_one() {
         assert_eq!(violations(&rig).await, [0, 0, 0, 0]);
         broken += 1;
     }
-    // Six states of two pools with two shards, and the claim; the shards of identities, and all of the index once more.
+    // Six states of two pools with two shards, and the claim; the shards of identities, and the whole index once more.
     assert_eq!(broken, 6 * 2 * 2 + 1 + usize::from(IDENTITY_SHARDS) + 6 * 2 * 2);
 }
 
@@ -261,7 +261,7 @@ async fn claim_with_another_sandbox_or_version_is_reported() {
     let record = ClaimRecord::new(claim_key(1), one.candidate());
     rig.claim(&one, claim_key(1), None).await;
     assert_eq!(violations(&rig).await, [0, 0, 0, 0]);
-    // Pointed elsewhere under a live lease, which the protocol never does.
+    // Moved away from a live lease, which the protocol never does.
     let elsewhere = record.moved_to(two.candidate(), []);
     rig.store.move_claim(&record, &elsewhere, NOW.after(HOUR)).await.unwrap();
     assert_eq!(violations(&rig).await, [0, 0, 0, 0], "it was in order an hour ago at most");
@@ -301,7 +301,7 @@ async fn key_with_two_sandboxes_is_reported_and_unchanged() {
 async fn open_claim_without_a_grant_is_no_violation() {
     let rig = Rig::new();
     let (free, held) = (rig.add(1, "main").await, rig.add(2, "main").await);
-    // One points at a free sandbox, the other lost the race for one that another owner has now.
+    // One names a free sandbox, the other lost the race for a sandbox that another owner now holds.
     for (number, seen) in [(7, &free), (8, &held)] {
         let record = ClaimRecord::new(claim_key(number), seen.candidate());
         rig.store.open_claim(&record, NOW.after(HOUR)).await.unwrap();
@@ -322,11 +322,11 @@ async fn only_claims_of_ended_leases_are_closed() {
     for number in 1..=3 {
         let seen = rig.add(number, "main").await;
         rig.claim(&seen, claim_key(number), None).await;
-        // Released by a process that died before it closed the claim.
+        // Released by a process that crashed before it closed the claim.
         done(rig.store.release(&id(number), &owner(number), None, None, NOW).await.unwrap());
     }
     done(rig.store.park_deletion(&id(2), rig.sandbox(2).await.epoch, NOW).await.unwrap());
-    // The third owner has gone on with another sandbox.
+    // The third owner has another sandbox now.
     let next = rig.add(4, "main").await;
     let from = rig.store.find_claim(&claim_key(3)).await.unwrap().unwrap();
     let record = from.moved_to(next.candidate(), []);
@@ -349,8 +349,8 @@ async fn only_claims_of_ended_leases_are_closed() {
 
 #[tokio::test]
 async fn concurrent_change_is_no_violation() {
-    // The census has counted and is about to read the claim, or about to read the sandbox once more; meanwhile
-    // the lease ends, its claim goes, and the key wins another sandbox.
+    // The census has counted and is about to read the claim, or to read the sandbox again; at that moment the lease
+    // ends, its claim is closed, and the key gets another sandbox.
     const PAGES_AND_COUNTS: usize = 6 * 2 * 2;
     for (call, name) in [(PAGES_AND_COUNTS, "find_claim"), (PAGES_AND_COUNTS + 1, "sandbox")] {
         let rig = Rig::with(|store| store.with(call, Fault::PauseBefore));
@@ -385,14 +385,14 @@ async fn concurrent_change_is_no_violation() {
 
 #[tokio::test]
 async fn key_that_moves_between_reads_is_no_violation() {
-    // The index shows both leases of a key: the old one and the new one. The old one ends at each of the reads.
+    // The index shows two leases of a key: the old one and the new one. The old one ends during each of the reads.
     const PAGES_AND_COUNTS: usize = 6 * 2 * 2;
     let mut paused = 0;
     for read in 0..8 {
         let rig = Rig::with(|store| store.with(PAGES_AND_COUNTS + read, Fault::PauseBefore));
         let (one, two) = (rig.add(1, "main").await, rig.add(2, "main").await);
         rig.claim(&one, claim_key(1), None).await;
-        // Two at once, as hand-made as before; a moment later one of them is over.
+        // Two at the same time, written directly as above; a moment later one of them has ended.
         rig.grant(ClaimRecord::new(claim_key(1), two.candidate()), None).await;
         let running = tokio::spawn({
             let reconciler = Arc::clone(&rig.reconciler);
@@ -404,7 +404,7 @@ async fn key_that_moves_between_reads_is_no_violation() {
         done(rig.store.release(&id(1), &owner(1), None, None, rig.clock.now()).await.unwrap());
         rig.faulty.resume();
         let report = running.await.unwrap();
-        // Proved only once both rounds are through.
+        // Proved only after both rounds.
         let held_twice = report.census.violations[Violation::HeldTwice.as_str()];
         assert!(held_twice == 0 || proofs == 4, "{held_twice} after {calls:?}");
         paused += 1;

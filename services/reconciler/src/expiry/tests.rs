@@ -1,4 +1,4 @@
-//! Expiry: leases that are over are ended once, whichever other process tries it as well.
+//! Expiry: each lease that is over is ended exactly once, even if other processes try as well.
 
 use super::*;
 use crate::listing::PAGE_LIMIT;
@@ -11,10 +11,10 @@ use std::time::Duration;
 use testkit::bus::{Call, Loss};
 use testkit::faulty::Fault;
 
-/// How long a lease outlives its end.
+/// The grace period.
 const GRACE: Duration = Duration::from_secs(1_800);
 
-/// A run as a tick starts it.
+/// A run as started by a tick.
 async fn run(rig: &Rig) -> ExpiryReport {
     match rig.run(TickKind::Expiry).await {
         Report::Expiry(report) => report,
@@ -71,7 +71,7 @@ async fn concurrent_change_wins_over_the_run() {
     let batch = due(&rig).await;
     assert_eq!(batch.len(), 4);
 
-    // One is released, one expired by a twin, one released and deleted; the fourth is left to the expiry alone.
+    // One is released, one expired by another process, one released and deleted; only the fourth is left.
     done(rig.store.release(&id(0), &owner(0), None, None, rig.clock.now()).await.unwrap());
     done(rig.store.expire(&id(1), rig.sandbox(1).await.epoch, NOW, rig.clock.now()).await.unwrap());
     done(rig.store.release(&id(2), &owner(2), None, None, NOW).await.unwrap());
@@ -97,7 +97,7 @@ async fn lease_changed_since_the_read_is_left_alone() {
     rig.fill(1).await;
     let read = rig.allocate_until(0, NOW).await;
     rig.clock.advance(GRACE);
-    // The same sandbox as the index may show it: with an older epoch, or with an end that has moved.
+    // The same sandbox as the index may show it: with an older epoch, or with an outdated end.
     let older = Sandbox { epoch: domain::Epoch::new(0), ..read.clone() };
     let mut report = ExpiryReport::default();
     rig.reconciler.expire_batch(vec![older], &mut report, &mut Skipped::default()).await.unwrap();
@@ -186,7 +186,7 @@ async fn store_failure_is_reported_and_the_next_run_resumes() {
             assert_eq!(rig.metric("broker_runs_total", &["expiry", FAILED]), 1);
             assert_eq!(run(&rig).await.status, COMPLETED, "{fault:?} at {name}");
             assert_eq!(rig.in_state(StateName::PendingDeletion).await.len(), 3, "{fault:?} at {name}");
-            // What was ended without being announced is found by the sweep.
+            // The sweep finds what was ended without being announced.
             rig.clock.advance(HOUR);
             rig.reconciler.sweep().await;
             assert_eq!(rig.bus.queued_count(), 3, "{fault:?} at {name}");

@@ -1,4 +1,4 @@
-//! Accounts that change their ids, are made again, or are listed although they are deleted.
+//! Accounts that change their ids, are recreated, or are listed although they are deleted.
 
 use crate::tests::{HOUR, NOW, Rig, account, done, id, owner};
 use contract::reports::{COMPLETED, REFUSED};
@@ -21,7 +21,7 @@ fn external_id(number: usize) -> ExternalId {
     ExternalId::parse(&account(number).external_id).unwrap()
 }
 
-/// The account of that number before the provider has given it the number.
+/// The account of that number before the provider assigned the number.
 fn without_number(number: usize) -> Account {
     Account { id: format!("u-{number}"), ..account(number) }
 }
@@ -31,7 +31,7 @@ fn made_again(number: usize) -> Account {
     Account { external_id: format!("identity/accounts/again-{number}"), ..account(number) }
 }
 
-/// Deletes a sandbox as release and reaper do; the provider goes on listing it.
+/// Deletes a sandbox as release and reaper do; the provider still lists it.
 async fn used_up(rig: &Rig, number: usize) -> Sandbox {
     let work = rig.release(number, NOW).await;
     let (sandbox_id, _, epoch) = work.parts().unwrap();
@@ -58,7 +58,7 @@ async fn account_that_gets_its_number_later_keeps_its_record() {
     let report = run(&rig).await;
     assert_eq!((report.unchanged, report.inserted, report.identity_taken), (2, 0, 0), "{report:?}");
     assert_eq!(rig.store.sandbox(&id(1)).await.unwrap(), None);
-    // Its name follows, and so does what it becomes.
+    // Its name follows, and so does its next state.
     rig.provider.set_accounts(vec![Account { name: "lab-new".to_owned(), ..account(1) }, account(2)]);
     assert_eq!(run(&rig).await.refreshed, 1);
     let kept = rig.store.sandbox(&SandboxId::parse("u-1").unwrap()).await.unwrap().unwrap();
@@ -76,7 +76,7 @@ async fn account_listed_under_two_ids_becomes_one_sandbox() {
     let listing = Listing { accounts: vec![account(0), without_number(1)], ..Listing::default() };
     rig.provider.script_list(Ok(Listing { next: Some(2), ..listing }));
     rig.provider.script_list(Ok(Listing { accounts: vec![account(1)], ..Listing::default() }));
-    // It moved from page to page while the listing was read, so the listing is read again.
+    // It moved between pages while the listing was read, so the listing is read again.
     rig.provider.set_accounts(vec![account(0), account(1)]);
     let report = run(&rig).await;
     assert_eq!((report.status.as_str(), report.inserted), (COMPLETED, 2), "{report:?}");
@@ -111,7 +111,7 @@ async fn listing_with_every_external_id_changed_is_refused() {
     rig.provider.set_accounts((0..100).map(made_again).collect());
     let report = run(&rig).await;
     assert_eq!((report.status.as_str(), report.renewed), (REFUSED, 0), "{report:?}");
-    // One that only the first listing shows is not either.
+    // An account that only the first listing shows is not free either.
     rig.provider.script_list(Ok(Listing {
         accounts: (1..100).map(account).chain([made_again(0)]).collect(),
         ..Listing::default()
@@ -141,7 +141,7 @@ async fn recreated_account_of_an_allocated_sandbox_is_only_reported() {
     let renewed = rig.sandbox(1).await;
     assert_eq!(renewed.external_id.as_str(), made_again(1).external_id);
     assert_eq!((renewed.version, renewed.epoch), (released.version.next().next(), released.epoch.next()));
-    // The account that was used stays taken, and comes back under no id.
+    // The used account stays taken, and returns under no id.
     assert!(identity(&rig, &external_id(1)).await.is_some());
     let another = Account { id: "77".to_owned(), ..account(1) };
     rig.provider.set_accounts(vec![account(0), made_again(1), account(2), another]);
@@ -155,7 +155,7 @@ async fn deleted_account_that_stays_listed_is_redeleted_then_parked() {
     rig.fill(2).await;
     let mut gone = used_up(&rig, 1).await;
     for relists in 1..=DELETION_RELISTS_MAX {
-        // Within the grace the listing only lags.
+        // Within the grace period the listing only lags.
         let report = run(&rig).await;
         assert_eq!((report.tombstoned, report.relisted), (1, 0), "{report:?}");
         rig.clock.advance(HOUR);
@@ -195,7 +195,7 @@ async fn used_account_is_not_reallocated_while_listed() {
         assert_eq!((report.inserted, report.identity_taken), (0, 1), "{report:?}");
     }
     assert_eq!(rig.store.sandbox(&id(5)).await.unwrap(), None);
-    // It goes only after so many complete listings in a row.
+    // It is removed only after that number of complete listings in a row.
     for absences in 1..IDENTITY_ABSENCES_MAX {
         rig.list([0, 1]);
         run(&rig).await;
@@ -208,7 +208,7 @@ async fn used_account_is_not_reallocated_while_listed() {
     for _ in 1..IDENTITY_ABSENCES_MAX {
         run(&rig).await;
     }
-    // A listing that may hide it counts for nothing.
+    // An unclear listing does not count.
     let unclear = Listing {
         accounts: vec![account(0), account(1)],
         malformed: vec![Malformed::default()],
@@ -250,7 +250,7 @@ async fn identity_of_a_live_record_is_never_dropped() {
 async fn stale_duplicate_of_an_allocated_record_is_not_restored() {
     let rig = Rig::new();
     rig.fill(2).await;
-    // A former build made a second record of the account, which is held while the first one went stale.
+    // An older build made a second record of the account, which is held while the first one became stale.
     let first = done(rig.store.mark_missing(&rig.sandbox(1).await, NOW).await.unwrap());
     let identity = rig.store.identity(&first.external_id).await.unwrap().unwrap();
     assert!(rig.store.drop_identity(&identity).await.unwrap());
@@ -276,7 +276,7 @@ async fn stale_duplicate_of_an_allocated_record_is_not_restored() {
 async fn overlapping_pages_are_reread_and_then_refused() {
     let rig = Rig::new();
     rig.fill(40).await;
-    // The same account is the first of each page, so each page leaves one out.
+    // The same account is the first of each page, so each page misses one.
     let overlap = |rig: &Rig| {
         for page in 0..2 {
             let accounts = std::iter::once(0).chain(page * 10 + 1..page * 10 + 10).map(account).collect();
@@ -304,7 +304,8 @@ async fn malformed_entry_protects_only_the_records_it_names() {
         id: id.map(str::to_owned),
         external_id: external_id.map(str::to_owned),
     };
-    // It names an id, an account, both, or nothing; how many of the two that are missing go stale.
+    // The entry has an id, an account, both, or neither; the last value is how many of the two missing ones become
+    // stale.
     let cases = [
         (entry(Some("8"), None), 1, 0),
         (entry(None, Some("identity/accounts/u-8")), 1, 0),

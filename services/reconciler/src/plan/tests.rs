@@ -31,7 +31,7 @@ fn stored(number: usize) -> Sandbox {
     listing([account(number)]).usable.into_values().next().unwrap().enter(NOW)
 }
 
-/// The plan of an order that does not force it.
+/// The plan of a sync that is not forced.
 fn plan(listed: &Listed, stored: &[Sandbox], limits: Limits) -> Result<Plan, Refusal> {
     plan_with(listed.clone(), stored, limits, Belief::Careful)
 }
@@ -77,7 +77,7 @@ fn listing_without_too_many_sandboxes_is_refused() {
     let refused = plan(&listing((0..79).map(account)), &all_stored(100), LIMITS).unwrap_err();
     assert_eq!(refused, Refusal::TooManyMissing { missing: 21, free: 100, allowed: 20 });
     assert_eq!(plan(&listing((0..80).map(account)), &all_stored(100), LIMITS).unwrap().missing.len(), 20);
-    // A small pool may lose a few whatever share that is.
+    // A small pool may lose a few, whatever share that is.
     assert_eq!(plan(&listing((0..5).map(account)), &all_stored(10), LIMITS).unwrap().missing.len(), 5);
     assert!(plan(&listing((0..4).map(account)), &all_stored(10), LIMITS).is_err());
 }
@@ -98,7 +98,7 @@ fn id_listed_for_two_accounts_is_skipped() {
     let twin = Account { external_id: "identity/accounts/other".to_owned(), ..account(1) };
     let listed = listing([account(0), account(1), twin]);
     assert_eq!((listed.usable.len(), listed.present.len()), (1, 1));
-    // The same account on two pages is only a listing that moved while it was read.
+    // The same account on two pages: the listing shifted while it was read.
     assert_eq!(listing([account(0), account(1), account(1)]).usable.len(), 2);
 }
 
@@ -118,7 +118,7 @@ fn second_listing_clears_missing_sandboxes() {
     assert_eq!(first.missing.len(), 2);
     first.confirm_missing(&sighted((0..9).map(account)));
     assert_eq!(first.missing.len(), 1);
-    // One of its entries may be the one that is left.
+    // One of its entries may be the missing sandbox.
     let mut second = sighted((0..9).map(account));
     second.take_malformed(&Malformed::default());
     first.confirm_missing(&second);

@@ -1,4 +1,4 @@
-//! Stale removal: what has been away for long becomes a tombstone, and what came back stays.
+//! Stale removal: sandboxes that were missing for long become tombstones; those that returned stay.
 
 use super::*;
 use crate::listing::PAGE_LIMIT;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use testkit::bus::{Call, Loss};
 use testkit::faulty::Fault;
 
-/// A run as a tick starts it.
+/// A run as started by a tick.
 async fn run(rig: &Rig) -> StaleReport {
     match rig.run(TickKind::Stale).await {
         Report::Stale(report) => report,
@@ -24,7 +24,7 @@ fn completed(due: u64, removed: u64, raced: u64) -> StaleReport {
     StaleReport { status: COMPLETED.to_owned(), due, removed, raced, untold: 0, unreadable: 0 }
 }
 
-/// Lets a sandbox go missing at the moment of the clock.
+/// Makes a sandbox missing at the current time.
 async fn miss(rig: &Rig, number: usize) -> Sandbox {
     done(rig.store.mark_missing(&rig.sandbox(number).await, rig.clock.now()).await.unwrap())
 }
@@ -47,7 +47,7 @@ async fn stale_sandbox_becomes_a_tombstone_after_exactly_a_day() {
     assert_eq!(tombstone.deletion, None);
     assert_eq!(gone.history.last().unwrap().cause, Cause::Forgotten);
     assert_eq!([rig.state(1).await, rig.state(2).await], [StateName::Stale, StateName::Available]);
-    // A listing that lags does not bring it back, and the event log knows all of its life.
+    // A lagging listing does not bring it back, and the event log has its whole life.
     let listed = rig.reconciler.list().await.unwrap().usable;
     let again = rig.store.insert(&listed[&id(0)], now).await.unwrap();
     assert_eq!(again, Insert::Exists(Box::new(gone.clone())));
@@ -76,7 +76,7 @@ async fn sandbox_restored_before_the_write_is_kept() {
         batch.extend(page);
     }
     assert_eq!(batch.len(), 4);
-    // One is listed again, one is listed and claimed, one came and went: each after the index was read.
+    // One is listed again, one is listed and claimed, one returned and disappeared: each after the index was read.
     let back = |number| {
         let rig = &rig;
         async move { done(rig.store.mark_found(&rig.sandbox(number).await, now).await.unwrap()) }

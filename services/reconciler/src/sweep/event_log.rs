@@ -1,4 +1,4 @@
-//! The event log: every event of every sandbox is there.
+//! Completes the event log for every sandbox.
 
 use super::SweepError;
 use crate::Reconciler;
@@ -12,14 +12,14 @@ use runtime::telemetry::Chain;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Sandboxes whose versions are remembered, at about 100 bytes each.
+/// Sandboxes with a remembered version, about 100 bytes each.
 const VERIFIED_MAX: usize = 200_000;
-/// Sandboxes that are held against the event log at once.
+/// Sandboxes that are compared with the event log concurrently.
 pub(super) const READS_AT_ONCE_MAX: usize = 16;
-/// Sandboxes that a sync keeps for a look at the event log after its writes, at about 2 KiB each. If more are due, it
-/// reads the index of the free ones again.
+/// Sandboxes that a sync keeps for comparing them with the event log after its writes, about 2 KiB each. If there are
+/// more, it reads the index of the free ones again.
 const DUE_MAX: usize = 2_000;
-/// States of sandboxes that are in use or on their way out. The sync looks at the free ones.
+/// States of sandboxes that are in use or being deleted. The sync checks the free ones.
 const STATES: [StateName; 5] = [
     StateName::PendingDeletion,
     StateName::DeletionFailed,
@@ -28,16 +28,16 @@ const STATES: [StateName; 5] = [
     StateName::Quarantined,
 ];
 
-/// Up to which version the events of a sandbox were seen to be in the event log, so that a pool in which nothing
-/// happens costs nothing.
+/// The version up to which the events of a sandbox were found in the event log, so that unchanged sandboxes cost
+/// nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Verified {
     versions: Mutex<BTreeMap<SandboxId, Version>>,
-    /// In which event log.
+    /// The event log that these versions are about.
     event_log: Mutex<String>,
 }
 
-/// Sandboxes that a sync came by and that have to be held against the event log.
+/// Sandboxes of a sync that have to be compared with the event log.
 #[derive(Debug, Default)]
 pub(crate) struct Due {
     sandboxes: Vec<Sandbox>,
@@ -47,7 +47,7 @@ pub(crate) struct Due {
 // === impl Verified ===
 
 impl Verified {
-    /// Forgets everything if the event log is another one than before, whichever process made it anew.
+    /// Forgets everything if the event log was recreated, whichever process did it.
     pub(crate) fn compare(&self, event_log: &str) {
         let mut known = self.event_log.lock().unwrap_or_else(PoisonError::into_inner);
         if *known != event_log {
@@ -63,14 +63,14 @@ impl Verified {
     fn note(&self, sandbox: &Sandbox) {
         let mut versions = self.versions();
         if versions.len() >= VERIFIED_MAX {
-            // Gone sandboxes are never taken out one by one; those that are there are soon known again.
+            // Deleted sandboxes are never removed one by one; the others are soon verified again.
             versions.clear();
         }
         versions.insert(sandbox.id.clone(), sandbox.version);
     }
 
     fn versions(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Version>> {
-        // Every change is complete before the lock is let go, so a poisoned lock holds a sound state.
+        // Every change is complete before the lock is released, so a poisoned lock holds a valid state.
         self.versions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -78,7 +78,7 @@ impl Verified {
 // === impl Reconciler ===
 
 impl Reconciler {
-    /// Goes on with the other sandboxes when one cannot be completed, and says so at the end.
+    /// Continues with the other sandboxes after a failure and reports it at the end.
     pub(super) async fn sweep_event_log(
         &self,
         report: &mut SweepReport,
@@ -96,7 +96,7 @@ impl Reconciler {
         failure.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Keeps what has to be held against the event log of a page that a sync has read anyway.
+    /// Keeps those sandboxes of a page that have to be compared with the event log; a sync has read the page anyway.
     pub(crate) fn note_due(&self, page: Vec<Sandbox>, due: &mut Due) {
         let place = DUE_MAX.saturating_sub(due.sandboxes.len());
         let mut found = page.into_iter().filter(|sandbox| self.is_due(sandbox));
@@ -104,7 +104,7 @@ impl Reconciler {
         due.overflowed |= found.next().is_some();
     }
 
-    /// Completes the event log for what a sync came by. Nothing depends on it.
+    /// Completes the event log for the sandboxes of a sync. Nothing depends on it.
     pub(crate) async fn complete_event_log_on_the_way(&self, due: Due) {
         let (mut filled, mut error) = self.complete_event_log(due.sandboxes).await;
         if due.overflowed && error.is_none() {
@@ -126,11 +126,11 @@ impl Reconciler {
         }
     }
 
-    /// The free sandboxes, page by page, until there is failure; the sweep looks at all others.
+    /// Completes the free sandboxes page by page, until a failure; the sweep checks all others.
     async fn complete_free(&self) -> Result<(u64, Option<BusError>), StoreError> {
         let mut filled = 0;
         let mut walk = self.walk(StateName::Available, &SortRange::All).await?;
-        // The sync that comes by here has counted them.
+        // The sync has counted them.
         let mut skipped = Skipped::default();
         while let Some(page) = walk.next(&mut skipped).await? {
             let (more, failure) = self.complete_event_log(page).await;
@@ -142,7 +142,7 @@ impl Reconciler {
         Ok((filled, None))
     }
 
-    /// Whether the event log may lack an event of it. The writer of a recent change may be about to publish it.
+    /// Whether the event log may lack an event of it. The writer of a recent change may be about to publish.
     fn is_due(&self, sandbox: &Sandbox) -> bool {
         let published_by = self.ports.clock.now().before(self.config.sweep_after);
         let is_settled = sandbox.history.last().is_none_or(|entry| entry.at <= published_by);
@@ -155,7 +155,7 @@ impl Reconciler {
         Ok(added)
     }
 
-    /// How many events were missing, and the first failure that there was.
+    /// The number of missing events, and the first failure.
     async fn complete_event_log(&self, sandboxes: Vec<Sandbox>) -> (u64, Option<BusError>) {
         let due: Vec<Sandbox> = sandboxes.into_iter().filter(|sandbox| self.is_due(sandbox)).collect();
         let looks = stream::iter(due).map(|sandbox| self.complete_one(sandbox));

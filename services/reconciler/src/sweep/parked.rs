@@ -1,4 +1,4 @@
-//! What is parked: one copy for each sandbox that is `deletion_failed`, and none for any other.
+//! Parked copies: one for each sandbox that is `deletion_failed`, and none for any other.
 
 use super::{MESSAGES_PAGE, SweepError};
 use crate::Reconciler;
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 // === impl Reconciler ===
 
 impl Reconciler {
-    /// Each difference is held against the table itself, because index and stream may both lag behind it.
+    /// Each difference is checked against the table, because index and stream may both lag behind it.
     pub(super) async fn sweep_parked(
         &self,
         report: &mut SweepReport,
@@ -71,7 +71,7 @@ impl Reconciler {
         Ok(())
     }
 
-    /// A young copy may belong to a reaper that is about to tell the table.
+    /// A recent copy may belong to a reaper that is about to update the table.
     async fn remove_copy(
         &self,
         id: &SandboxId,

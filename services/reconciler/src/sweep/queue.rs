@@ -37,7 +37,7 @@ impl Reconciler {
         Ok(wanted)
     }
 
-    /// Removes messages of sandboxes that have moved on, and says which ones have a message that is right.
+    /// Removes messages of sandboxes that moved on, and returns the sandboxes with a correct message.
     async fn clear_queue(
         &self,
         wanted: &Wanted,
@@ -52,7 +52,7 @@ impl Reconciler {
             let is_last = page.len() < MESSAGES_PAGE || queued.len() > LISTING_MAX;
             for message in page {
                 after = message.sequence;
-                // The reapers set aside messages that cannot be read.
+                // The reapers park messages that cannot be read.
                 let Some((id, pool, epoch)) = message.work.as_ref().and_then(|work| work.parts().ok()) else {
                     continue;
                 };
@@ -73,15 +73,15 @@ impl Reconciler {
         }
     }
 
-    /// Whether the queue has the message and will never hand it out again. Such a message keeps others of its sandbox
-    /// out, so it goes, and the deletion is announced anew.
+    /// Whether the queue has the message but will never deliver it again. Such a message prevents others of its
+    /// sandbox, so it is removed and the deletion is announced again.
     async fn is_given_up(
         &self,
         message: &QueuedMessage,
         pool: &PoolName,
         known: &mut BTreeMap<PoolName, u64>,
     ) -> Result<bool, SweepError> {
-        // One that is put off goes to a consumer only when it is due, as another message.
+        // A scheduled message reaches a consumer only when it is due, as another message.
         if message.is_put_off {
             return Ok(false);
         }
@@ -103,7 +103,7 @@ impl Reconciler {
         Ok(true)
     }
 
-    /// Asks the table itself, because the index lags behind it.
+    /// Reads the table, because the index lags behind it.
     async fn is_still_wanted(
         &self,
         id: &SandboxId,
@@ -118,7 +118,7 @@ impl Reconciler {
         if matches!(sandbox.state, State::PendingDeletion(_)) && sandbox.epoch == epoch {
             return Ok(true);
         }
-        // No process looks at a tombstone again once its message is gone.
+        // No process reads a tombstone again after its message is gone.
         self.ports.recorder.complete(&sandbox).await?;
         tracing::info!(
             sandbox.id = id.as_str(),
@@ -129,8 +129,7 @@ impl Reconciler {
         Ok(false)
     }
 
-    /// Announces deletions that have had time to get a message and have none; the queue itself keeps out a
-    /// second one.
+    /// Announces deletions that should have a message by now and have none; the queue prevents a second one.
     pub(super) async fn announce_missing(
         &self,
         wanted: &Wanted,

@@ -1,4 +1,4 @@
-//! The sweep: every wanted deletion has a message afterwards, and never two.
+//! The sweep: afterwards every wanted deletion has a message, and never two.
 
 use super::*;
 use crate::listing::PAGE_LIMIT;
@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 /// Age from which the sweep expects a message.
 const SWEEP_AFTER: Duration = Duration::from_secs(30);
 
-/// A run as a tick starts it.
+/// A run as started by a tick.
 async fn run(rig: &Rig) -> SweepReport {
-    // What it finds missing in the event log is about other tests.
+    // Missing events are the subject of other tests.
     match rig.run(TickKind::Sweep).await {
         Report::Sweep(report) => SweepReport { events_filled: 0, ..report },
         other => panic!("{other:?}"),
@@ -30,7 +30,7 @@ fn completed(pending: u64, reannounced: u64, waiting: u64) -> SweepReport {
     SweepReport { status: COMPLETED.to_owned(), pending, reannounced, waiting, ..SweepReport::default() }
 }
 
-/// A worker that puts everything off.
+/// A worker that retries everything later.
 struct Later;
 
 #[async_trait::async_trait]
@@ -179,7 +179,7 @@ async fn event_log_gaps_are_filled_in_order_and_once() {
     let claimed = rig.bus.events().into_iter().find(|event| event.id == "1:2").unwrap();
     assert_eq!((claimed.kind.as_str(), claimed.data.from.as_deref()), ("sandbox.claimed", Some("available")));
     assert_eq!(claimed.data.owner.as_deref(), Some(held.lease().unwrap().claim.owner.as_str()));
-    // What was seen to be there is not looked up again, until something changes.
+    // Verified events are not read again until something changes.
     rig.bus.set_connected(false);
     assert_eq!(
         rig.reconciler
@@ -224,7 +224,7 @@ async fn change_between_read_and_announcement_is_harmless() {
         rig.release(number, NOW).await;
         batch.push(rig.sandbox(number).await);
     }
-    // One is announced after all, one is finished, one is still as it was read.
+    // One is announced after all, one is finished, one is unchanged.
     rig.bus.announce(&DeletionWork::of(&batch[0]).unwrap()).await.unwrap();
     done(rig.store.finish_deletion(&id(1), Epoch::new(1), NOW, NOW.after(HOUR), None).await.unwrap());
     let mut report = SweepReport::default();
@@ -236,7 +236,7 @@ async fn change_between_read_and_announcement_is_harmless() {
     let queued = rig.bus.queued();
     let expected: Vec<_> = batch.iter().filter_map(DeletionWork::of).collect();
     assert_eq!(queued, expected, "one message each; the table tells the worker that one is done already");
-    // The next one takes the needless message away.
+    // The next one removes the unnecessary message.
     let report = run(&rig).await;
     assert_eq!((report.pending, report.waiting, report.unqueued), (2, 2, 1));
 }
@@ -301,7 +301,7 @@ async fn store_failure_is_reported_and_the_next_run_resumes() {
     );
 }
 
-/// A sweep that looks only at what it adds to the event log.
+/// A sweep; returns the number of events that it added.
 async fn filled(rig: &Rig) -> u64 {
     match rig.run(TickKind::Sweep).await {
         Report::Sweep(report) if report.status == COMPLETED => report.events_filled,
@@ -335,7 +335,7 @@ async fn recreated_event_log_gets_tombstone_events_once() {
 async fn large_table_is_scanned_by_several_sweeps() {
     let rig = Rig::new();
     let in_one_sweep = tombstones::PAGES_MAX * usize::from(PAGE_LIMIT);
-    // In the order of the store the last of so many is the one with nines only.
+    // In the order of the store, the last one has only nines.
     rig.fill(in_one_sweep + 1).await;
     finish(&rig, 9_999).await;
     assert_eq!([filled(&rig).await, filled(&rig).await, filled(&rig).await], [0, 4, 0]);

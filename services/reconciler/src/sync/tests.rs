@@ -1,4 +1,4 @@
-//! A sync: what it does with a listing, what it refuses to believe, and who wins while it writes.
+//! A sync: its changes, its refusals, and concurrent writers.
 
 use super::*;
 use crate::listing::LISTING_MAX;
@@ -13,13 +13,12 @@ use std::time::Duration;
 use testkit::faulty::Fault;
 use testkit::provider::Call;
 
-/// Pages of the index that a sync of a small pool reads before its first write: of two pools, in two shards, for
-/// each state.
+/// Pages of the index that a sync of a small pool reads before its first write: two pools, two shards, each state.
 const PAGES_READ: usize = 2 * 2 * KNOWN_STATES.len();
-/// Calls before the first sandbox becomes free: it looks at the number of shards, and notes the supply.
+/// Calls before the first sandbox becomes free: reads the number of shards, and notes the supply.
 const CALLS_BEFORE_INSERT: usize = PAGES_READ + 2;
 
-/// A sync as a tick starts it.
+/// A sync as started by a tick.
 async fn run(rig: &Rig) -> SyncReport {
     match rig.run(TickKind::Sync).await {
         Report::Sync(report) => report,
@@ -36,7 +35,7 @@ fn writes(rig: &Rig) -> Vec<&'static str> {
     rig.faulty.calls().into_iter().filter(|call| !["page", "follow_size", "sandbox"].contains(call)).collect()
 }
 
-/// A sync that has to end so, without a single write.
+/// A sync with that result and without a single write.
 async fn assert_nothing_is_done(rig: &Rig, status: &str, reason: &str) {
     let report = run(rig).await;
     assert_eq!((report.status.as_str(), report.reason.as_deref()), (status, Some(reason)));
@@ -45,7 +44,7 @@ async fn assert_nothing_is_done(rig: &Rig, status: &str, reason: &str) {
     assert_eq!(rig.metric("broker_runs_total", &["sync", status]), 1);
 }
 
-/// The plan of a sync that would begin now.
+/// The plan of a sync that starts now.
 async fn plan_of(rig: &Rig) -> Plan {
     let listed: Listed = rig.reconciler.list().await.unwrap();
     rig.reconciler.plan(listed, Belief::Careful, &mut Due::default(), &mut Skipped::default()).await.unwrap()
@@ -67,7 +66,7 @@ async fn the_pool_follows_the_listing() {
     assert_eq!(report, expected);
     assert_eq!(rig.provider.calls(), [0, 2, 4].map(|offset| Call::List { offset }));
 
-    // One is renamed, one is gone, one is new.
+    // One is renamed, one is missing, one is new.
     let renamed = Account { name: "lab-renamed".to_owned(), ..account(0) };
     rig.provider.set_accounts([account(1), account(2), account(4), renamed].into());
     let report = run(&rig).await;
@@ -85,7 +84,7 @@ async fn the_pool_follows_the_listing() {
     assert_eq!(rig.sandbox(0).await.name.as_str(), "lab-renamed");
     assert_eq!((rig.state(3).await, free(&rig).await), (StateName::Stale, 4));
 
-    // It comes back.
+    // It returns.
     rig.list(0..5);
     let report = run(&rig).await;
     assert_eq!((report.restored, report.refreshed, report.unchanged), (1, 1, 3), "{report:?}");
@@ -152,7 +151,7 @@ async fn provider_failure_changes_nothing_and_is_reported() {
 async fn endless_listing_is_refused() {
     let page = |next, ignored| Listing { accounts: vec![account(7)], next, ignored, ..Listing::default() };
     let endless = [
-        // The same place again, at once or later, and a place before.
+        // The same offset again, at once or later, and an earlier offset.
         vec![page(Some(0), 0)],
         vec![page(Some(1), 0), page(Some(1), 0)],
         vec![page(Some(5), 0), page(Some(3), 0)],
@@ -164,7 +163,7 @@ async fn endless_listing_is_refused() {
         let rig = Rig::new();
         rig.fill(3).await;
         for (number, page) in pages.into_iter().enumerate() {
-            // Another account on each page: it does not end, and it does not overlap.
+            // A different account on each page: endless, without overlaps.
             rig.provider.script_list(Ok(Listing { accounts: vec![account(7 + number)], ..page }));
         }
         assert_nothing_is_done(&rig, FAILED, "the provider's listing does not end").await;
@@ -203,13 +202,13 @@ async fn forced_sync_follows_a_refused_listing_and_names_its_actor() {
     assert_eq!((report.forced_by.as_deref(), report.marked_stale), (Some("alice"), 90));
     assert_eq!(rig.state(7).await, StateName::Allocated);
 
-    // An empty one as well; the report names a sandbox that is held, and the sync leaves it alone.
+    // An empty listing as well; the report names a held sandbox, and the sync does not change it.
     rig.list([]);
     let report = forced(&rig).await;
     assert_eq!(report.reason.as_deref(), Some("forced although the provider's listing is empty"));
     assert_eq!((report.marked_stale, report.allocated_missing, free(&rig).await), (9, 1, 0));
 
-    // Nothing else is forced: a listing that fails, one that names no sandbox, and one that a second listing denies.
+    // Nothing else is forced: a failed listing, an entry without a sandbox, and a contradicting second listing.
     let rig = Rig::new();
     rig.fill(100).await;
     rig.provider.script_list(Err(ports::provider::ProviderError::Garbled { message: "no".to_owned() }));
@@ -284,7 +283,7 @@ async fn concurrent_write_wins_over_the_plan() {
     rig.fill(8).await;
     let stale = rig.sandbox(0).await;
     done(rig.store.mark_missing(&stale, NOW).await.unwrap());
-    // 0 is back, 1 has another name, 2 and 3 are gone, 8 and 9 are new.
+    // 0 is back, 1 has another name, 2 and 3 are missing, 8 and 9 are new.
     let renamed = Account { name: "lab-renamed".to_owned(), ..account(1) };
     rig.list((4..10).chain([0]));
     rig.provider.add(renamed);
@@ -295,7 +294,7 @@ async fn concurrent_write_wins_over_the_plan() {
     );
     let new = plan.insert.clone();
 
-    // A twin brings 0 back and adds 8; 1 and 2 are claimed; 9 was added, used up and deleted.
+    // Another process restores 0 and adds 8; 1 and 2 are claimed; 9 was added, used and deleted.
     done(rig.store.mark_found(&rig.sandbox(0).await, NOW).await.unwrap());
     for sandbox in &new {
         rig.store.insert(sandbox, NOW).await.unwrap();

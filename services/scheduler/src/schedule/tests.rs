@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 const KIND: TickKind = TickKind::Expiry;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A stream that keeps the first tick of each turn.
+/// A stream that stores the first tick of each turn.
 #[derive(Default)]
 struct Stream {
     kept: Mutex<(HashSet<(TickKind, u64)>, u64)>,
@@ -57,7 +57,7 @@ impl Stream {
     }
 }
 
-/// A clock whose wall is 90 s ahead.
+/// A clock whose wall time is 90 s ahead.
 #[derive(Clone, Debug)]
 struct Ahead(ManualClock);
 
@@ -93,7 +93,7 @@ impl World {
         Self { clock, bus, stream: Arc::default(), metrics }
     }
 
-    /// Starts a scheduler with that clock and that way to the stream; dropped, the token ends nothing.
+    /// Starts a scheduler with that clock and that connection to the stream. Dropping the token does not stop it.
     fn start(&self, clock: Arc<dyn Clock>, stream: &Arc<Stream>) -> (CancellationToken, JoinHandle<()>) {
         let every = |seconds, offset| Rhythm {
             period: Duration::from_secs(seconds),
@@ -117,7 +117,7 @@ impl World {
         (stop, running)
     }
 
-    /// Lets so many seconds go by, one by one.
+    /// Lets that number of seconds pass, one by one.
     async fn wait(&self, seconds: usize) {
         settle().await;
         for _ in 0..seconds {
@@ -128,7 +128,7 @@ impl World {
 }
 
 async fn settle() {
-    // Every task runs until it waits for the clock again.
+    // Lets every task run until it waits for the clock again.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -143,7 +143,7 @@ async fn three_schedulers_leave_one_tick_in_each_period() {
         stop.cancel();
         ended.await.unwrap();
     }
-    // At once, and then ten minutes without a gap; the first period of the sweep is longer by its offset.
+    // One at once, then ten minutes without a gap; the first period of the sweep is longer by its offset.
     let expected = [2, 61, 10, 41, 1];
     assert_eq!(TickKind::ALL.map(|kind| world.stream.kept(kind)), expected);
     assert_eq!(

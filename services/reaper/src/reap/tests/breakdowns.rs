@@ -1,4 +1,4 @@
-//! Something of ours breaks at every possible place: the work is done or parked all the same, and counted right.
+//! A failure of store or bus at every possible point: the work is still finished or parked, with the right counts.
 
 use super::*;
 use crate::throttle::UNAUTHORIZED_DELAY;
@@ -29,7 +29,7 @@ impl Course {
         }
     }
 
-    /// Checks how it ended.
+    /// Checks the final state.
     async fn assert_ended(self, rig: &Rig, where_it_broke: &str) {
         let state = rig.state().await;
         let parked = rig.bus.all_parked();
@@ -102,7 +102,7 @@ async fn bus_outage_loses_no_work() {
         let rig = Rig::new().await;
         let work = rig.released().await;
         course.script(&rig);
-        // The work is still in the queue when the bus goes away.
+        // The work is still in the queue when the bus disconnects.
         rig.hold(5 * SECOND).await;
         let outage = tokio::spawn({
             let (bus, clock) = (rig.bus.clone(), rig.clock.clone());
@@ -152,7 +152,7 @@ async fn unreported_refusal_still_delays_the_work() {
 #[tokio::test]
 async fn failed_tombstone_write_is_repeated_by_the_next_attempt() {
     for fault in [Fault::FailBefore, Fault::FailAfter] {
-        // Behind the looks at the sandbox and at its account.
+        // After the reads of the sandbox and of its account.
         let rig = Rig::with(CONFIG, |store| store.with(2, fault)).await;
         let work = rig.released().await;
         assert_eq!(rig.reaper.work(delivery(&work)).await, OWN_FAILURE);

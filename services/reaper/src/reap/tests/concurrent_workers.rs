@@ -1,4 +1,4 @@
-//! Two workers with the same work, because one of them was taken for dead: the late one does no harm.
+//! Two workers with the same work, because one of them seemed to be dead: the late one does no harm.
 
 use super::*;
 

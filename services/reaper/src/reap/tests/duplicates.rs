@@ -1,4 +1,4 @@
-//! Accounts with several records, as a former build left them: no owner loses one that is in use.
+//! Accounts with several records of an older build: an owner never loses one in use.
 
 use super::*;
 use domain::{Cause, Sandbox};
@@ -24,7 +24,7 @@ async fn other_record(rig: &Rig) -> Sandbox {
     }
 }
 
-/// Has another student hold it.
+/// Another student claims it.
 async fn held_by_another(rig: &Rig, record: &Sandbox) {
     let other = OwnerId::parse("student-2").unwrap();
     let claim = ClaimKey { owner: other, key: IdempotencyKey::parse("key").unwrap() };
@@ -49,7 +49,7 @@ async fn account_is_not_deleted_while_another_record_is_allocated() {
     // Both are named now, whichever was first.
     let identity = rig.store.identity(&external_id()).await.unwrap().unwrap();
     assert!(identity.names(&id()) && identity.names(&other_id()));
-    // When that one is given back as well, the account goes.
+    // When that one is released as well, the account is deleted.
     let owner = OwnerId::parse("student-2").unwrap();
     assert!(matches!(rig.store.release(&other_id(), &owner, None, None, NOW).await.unwrap(), Write::Done(_)));
     assert_eq!(rig.again(&work).await, Verdict::Done);

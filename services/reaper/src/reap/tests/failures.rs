@@ -1,12 +1,12 @@
-//! What a provider can answer instead of a deletion, and what follows from each.
+//! Every failure of a provider and its consequences.
 
 use super::*;
 
-/// What has to follow from an error.
+/// The consequence of an error.
 enum Follows {
-    /// It counts as an attempt, and the work comes back after the usual delay.
+    /// It counts as an attempt, and the work returns after the usual delay.
     Attempt,
-    /// It counts as none; the work stays away for that long, and the throttle is in that state.
+    /// It does not count; the work returns after that time, and the throttle has that state.
     Hold { seconds: u64, state: &'static str },
 }
 
@@ -115,7 +115,7 @@ async fn an_unknown_outcome_is_settled_by_the_next_attempt() {
     let work = rig.released().await;
     rig.provider.script_delete(Err(ProviderError::TimedOut { waited_seconds: 15 }));
     assert!(matches!(rig.reaper.work(delivery(&work)).await, Verdict::Retry { .. }));
-    // It had happened after all.
+    // The deletion had happened after all.
     rig.provider.set_accounts(Vec::new());
     assert_eq!(rig.again(&work).await, Verdict::Done);
     assert_eq!(rig.state().await, StateName::Deleted);
@@ -151,7 +151,7 @@ async fn first_forbidden_response_does_not_park() {
     let forbidden = ProviderError::Unauthorized { status: 403, message: "no".to_owned() };
     rig.provider.script_delete(Err(forbidden.clone()));
     assert!(matches!(rig.again(&work).await, Verdict::Retry { .. }));
-    // The next one is refused as well: it was the token.
+    // The next one is refused as well, so the token is the cause.
     rig.clock.advance(SECOND);
     rig.bus.report_outcome(rig.slot().await, &others, CallOutcome::Forbidden).await.unwrap();
     for _ in 0..5 {

@@ -1,10 +1,10 @@
-//! Giving up: the copy first, then the table, then the message; and nothing is lost when one of them fails.
+//! Parking: first the copy, then the table, then the message; nothing is lost when one of them fails.
 
 use super::*;
 use testkit::bus::{Call as BusCall, Loss, ParkedCopy};
 use testkit::faulty::Fault;
 
-/// The table is asked for the sandbox, the attempt is counted, the deletion is parked.
+/// Calls of the store: reads the sandbox, counts the attempt, parks the deletion.
 const PARK_CALL: usize = 3;
 const OWN_FAILURE: Verdict = Verdict::Retry { delay: OWN_FAILURE_DELAY };
 
@@ -51,7 +51,7 @@ async fn the_last_attempt_parks_the_deletion_with_its_reason() {
 async fn work_without_attempts_left_is_parked_without_a_call() {
     let rig = Rig::new().await;
     let work = rig.released().await;
-    // The worker that counted the last attempt ended before it could park.
+    // The worker that counted the last attempt crashed before it could park.
     for attempts in 0..3 {
         let last = format!("failure {attempts}");
         rig.store.note_attempt(&id(), Epoch::new(1), attempts, &last, None).await.unwrap();
@@ -110,7 +110,7 @@ async fn message_stays_queued_if_the_table_write_fails() {
         let verdict = rig.again(&work).await;
         match fault {
             Fault::FailBefore => assert!(matches!(verdict, Verdict::GiveUp { .. }), "{verdict:?}"),
-            // The table knew: the work is not wanted any more.
+            // The table had been updated: the work is not wanted any more.
             _ => assert_eq!(verdict, Verdict::Done),
         }
         assert_eq!(rig.state().await, StateName::DeletionFailed);

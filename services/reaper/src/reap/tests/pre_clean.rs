@@ -1,4 +1,4 @@
-//! What clearing came to is written down with the deletion, and the policy decides what a failure means.
+//! The result of the pre-clean is recorded, and the policy decides what a failure means.
 
 use super::*;
 use domain::Skip;

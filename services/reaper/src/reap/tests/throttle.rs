@@ -1,4 +1,4 @@
-//! What the provider throttle means for one deletion: when it waits, and when its failures count.
+//! The provider throttle and one deletion: when the deletion waits, and when its failures count.
 
 use super::*;
 use contract::Pause;
@@ -7,7 +7,7 @@ fn others() -> SandboxId {
     SandboxId::parse("another").unwrap()
 }
 
-/// Another reaper's call ends so.
+/// The outcome of another reaper's call.
 async fn elsewhere(rig: &Rig, end: CallOutcome) {
     rig.bus.report_outcome(rig.slot().await, &others(), end).await.unwrap();
     rig.clock.advance(2 * SECOND);
@@ -67,7 +67,7 @@ async fn nothing_is_parked_while_other_deletions_fail_too() {
     rig.provider.script_delete(Err(failed("down")));
     assert!(matches!(rig.reaper.work(delivery(&work)).await, Verdict::Retry { .. }));
     assert_eq!((rig.state().await, rig.attempts().await), (StateName::PendingDeletion, 0));
-    // The others go well: now it is this one's own fault.
+    // The others succeed, so this sandbox is at fault.
     rig.clock.advance(2 * SECOND);
     elsewhere(&rig, CallOutcome::Deleted).await;
     rig.provider.script_delete(Err(failed("no licence")));
@@ -166,7 +166,7 @@ async fn throttle_state_is_exported_as_metrics() {
     assert_eq!(gauges(), [1, 1, 300]);
 }
 
-/// A call that was out when the throttle closed fails as well.
+/// A call that was in progress when the throttle closed fails as well.
 async fn elsewhere_held(rig: &Rig) {
     let permit = Permit { slot_us: rig.clock.now_ms() * 1_000, is_probe: false };
     rig.bus.report_outcome(permit, &others(), CallOutcome::Failed).await.unwrap();

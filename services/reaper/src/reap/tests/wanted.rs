@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Work that has to be left alone, whatever the provider would say.
+/// Work that must be skipped, whatever the provider would answer.
 async fn assert_left_alone(rig: &Rig, work: &DeletionWork) {
     let before = rig.store.sandbox(&id()).await.unwrap();
     for deliveries in [1, DELIVERIES_MAX + 1] {
@@ -35,7 +35,7 @@ async fn work_for_a_sandbox_in_another_state_does_nothing() {
         let rig = Rig::new().await;
         match state {
             StateName::Available => {}
-            // The one state that wants it, and one that no step leads to yet.
+            // The state that wants it, and one that no transition leads to here.
             StateName::PendingDeletion | StateName::Quarantined => continue,
             StateName::Allocated => rig.allocate().await,
             StateName::Stale => {

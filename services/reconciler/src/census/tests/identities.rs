@@ -1,13 +1,13 @@
-//! Identities that a table of a former build lacks, and accounts that several of its records stand for.
+//! Identities that are missing in a table of an older build, and accounts with several records.
 
 use super::*;
 use domain::{ExternalId, NewSandbox, Sandbox, State};
 use ports::store::{Identity, Insert};
 
-/// How often all records are held against the identities.
+/// How often all records are compared with the identities.
 const CHECK_PERIOD: Duration = Duration::from_secs(600);
 
-/// A record as a former build left it: without an identity.
+/// A record of an older build: without an identity.
 async fn former(rig: &Rig, number: usize) -> Sandbox {
     let added = rig.add(number, "main").await;
     forget_identity(rig, &added.external_id).await;
@@ -19,11 +19,11 @@ async fn forget_identity(rig: &Rig, account: &ExternalId) {
     assert!(rig.store.drop_identity(&seen).await.unwrap());
 }
 
-/// Two records of one account, as a former build made them: the account got its number after it was first listed.
+/// Two records of one account, as an older build made them: the account got its number after its first listing.
 async fn two_records(rig: &Rig, one: usize, other: usize) -> (Sandbox, Sandbox) {
     let first = former(rig, one).await;
     let second = former(rig, other).await;
-    // What a sync of that build did not compare: the second record becomes the account of the first one.
+    // What a sync of that build did not check: the second record becomes the account of the first one.
     let listed = NewSandbox {
         id: second.id.clone(),
         name: second.name.clone(),
@@ -51,7 +51,7 @@ async fn records_without_an_identity_get_one() {
         let made = rig.store.identity(&external_id).await.unwrap();
         assert_eq!(made, Some(Identity::new(external_id, id)));
     }
-    // A former build goes on for a while, and adds more.
+    // An older build still runs for a while and adds records.
     former(&rig, 77).await;
     assert_eq!(run(&rig).await.identities_made, 0, "not in every census");
     rig.clock.advance(CHECK_PERIOD);
@@ -89,7 +89,7 @@ async fn allocated_record_is_never_quarantined() {
     assert_eq!((report.duplicates_quarantined, rig.sandbox(2).await), (1, held), "{report:?}");
     assert_eq!(rig.state(1).await, StateName::Quarantined);
 
-    // Two students in one account: every census reports both and leaves both alone.
+    // Two students in one account: every census reports both and changes neither.
     let rig = Rig::new();
     two_records(&rig, 1, 2).await;
     let both = [rig.allocate(1).await, rig.allocate(2).await];
