@@ -1,7 +1,7 @@
 //! What holds for every answer, whichever route made it: request id, error shape, headers, log line.
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use contract::{Fault, FaultCode};
@@ -73,7 +73,7 @@ pub(crate) async fn stand(State(edge): State<Edge>, mut request: Request, next: 
     };
     error::write_body(&mut response, &facts.request_id);
     edge.cors.permit(allowed_origin, response.headers_mut());
-    edge.add_headers(&facts, response.headers_mut());
+    edge.add_headers(&facts, &mut response);
     entry.end(&response);
     response
 }
@@ -103,7 +103,9 @@ impl Edge {
         Some(response)
     }
 
-    fn add_headers(&self, facts: &Facts, answer: &mut HeaderMap) {
+    fn add_headers(&self, facts: &Facts, response: &mut Response) {
+        let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let answer = response.headers_mut();
         for (name, value) in SECURITY_HEADERS {
             // A page says itself what it may load; everything else may load nothing.
             answer.entry(name).or_insert(value);
@@ -116,7 +118,7 @@ impl Edge {
             answer.insert(HeaderName::from_static(REQUEST_ID_HEADER), id);
         }
         // A caller that kept its connection learns here that it needs another one.
-        if self.stop.is_cancelled() {
+        if self.stop.is_cancelled() && !is_upgrade {
             answer.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }

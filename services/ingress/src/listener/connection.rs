@@ -3,10 +3,11 @@
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::ConnectInfo;
-use axum::http::{HeaderValue, Request, Response, header};
+use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::future::Future as _;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use tokio::net::TcpStream;
+use tokio_util::either::Either;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::ServiceExt as _;
 
@@ -88,7 +90,8 @@ impl Common {
             .header_read_timeout(None)
             .max_headers(HEADER_LINES_MAX + 1)
             .max_buf_size(LIBRARY_BUFFER_BYTES)
-            .serve_connection(TokioIo::new(framer), service);
+            .serve_connection(TokioIo::new(framer), service)
+            .with_upgrades();
         let ended = slot.drive(async {
             let mut connection = std::pin::pin!(connection);
             tokio::select! {
@@ -98,18 +101,27 @@ impl Common {
                 () = closing.cancelled() => connection.await,
             }
         });
-        if let Some(Err(error)) = ended.await {
-            slot.end(Closed::Failed);
-            tracing::debug!(peer = %peer, %error, "a connection failed");
+        match (ended.await, slot.upgrade()) {
+            (Some(Ok(())), Some(upgrade)) => {
+                let _cut = upgrade.cut_on_drop();
+                if slot.drive(upgrade.ended(&closing, self.times.leave)).await == Some(true) {
+                    slot.end(Closed::Stopping);
+                }
+            }
+            (Some(Err(error)), _) => {
+                slot.end(Closed::Failed);
+                tracing::debug!(peer = %peer, %error, "a connection failed");
+            }
+            _ => {}
         }
     }
 
     /// The socket, behind TLS if that is spoken here; none if the caller does not manage it.
     async fn handshake(&self, stream: TcpStream, slot: &Slot) -> Option<Stream> {
-        let Some(tls) = &self.tls else { return Some(Stream::Plain(stream)) };
+        let Some(tls) = &self.tls else { return Some(Either::Left(stream)) };
         let why = tokio::select! {
             shaken = slot.drive(tls.acceptor().accept(stream)) => match shaken? {
-                Ok(stream) => return Some(Stream::Tls(Box::new(stream))),
+                Ok(stream) => return Some(Either::Right(Box::new(stream))),
                 Err(error) => {
                     tracing::debug!(%error, "a TLS handshake failed");
                     Closed::Handshake
@@ -139,8 +151,17 @@ async fn answer(
     if let Some(refusal) = slot.take_refusal() {
         request.extensions_mut().insert(refusal);
     }
+    let may_upgrade = slot.asks_upgrade.swap(false, Ordering::AcqRel);
+    if !may_upgrade {
+        // The library offers an upgrade to some requests for which the framer would not pass it.
+        request.extensions_mut().remove::<OnUpgrade>();
+    }
     let mut response = router.oneshot(request).await?;
     under_way.is_known = response.extensions().get::<Known>().is_some();
+    if may_upgrade && response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        slot.begin_upgrade();
+        return Ok(response.map(|body| Answer { body, _under_way: under_way, closing: None }));
+    }
     // The rest of an unread body cannot be distinguished from the next request, so there will be none.
     if slot.is_evicted() || slot.is_mid_body.load(Ordering::Acquire) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

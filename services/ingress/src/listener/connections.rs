@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Poll;
 use tokio::sync::{Notify, watch};
 
 use super::Refusal;
+use super::upgrade::Upgrade;
 use crate::metrics::{Closed, Metrics};
 use crate::rates::peer;
 
@@ -58,6 +59,10 @@ pub(super) struct Slot {
     is_evicted: AtomicBool,
     /// Whether a request's body has unread bytes.
     pub(super) is_mid_body: AtomicBool,
+    /// Whether the request under way asks to speak another protocol.
+    pub(super) asks_upgrade: AtomicBool,
+    /// There once a handler has answered 101.
+    upgrade: OnceLock<Upgrade>,
     refusal: Mutex<Option<Refusal>>,
     why: Mutex<Option<Closed>>,
     /// Wakes the task that drives the connection.
@@ -234,6 +239,16 @@ impl Slot {
         driven
     }
 
+    /// A handler answers 101: from here on the bytes pass as they are.
+    pub(super) fn begin_upgrade(&self) {
+        self.upgrade.get_or_init(Upgrade::default);
+    }
+
+    /// The other protocol, if one is spoken.
+    pub(super) fn upgrade(&self) -> Option<&Upgrade> {
+        self.upgrade.get()
+    }
+
     /// Notes why the next answer will be a refusal.
     pub(super) fn refuse(&self, refusal: Refusal) {
         *lock(&self.refusal) = Some(refusal);
@@ -282,7 +297,10 @@ impl Drop for UnderWay {
         if !self.is_known {
             self.connections.enqueue(&self.slot);
         }
-        self.slot.is_answered.store(true, Ordering::Release);
+        // An upgraded connection is busy until its end.
+        if self.slot.upgrade().is_none() {
+            self.slot.is_answered.store(true, Ordering::Release);
+        }
     }
 }
 
@@ -345,6 +363,26 @@ mod tests {
             connections.sent(&only.slot);
             assert!(room.as_mut().now_or_never().is_none());
             assert!(only.slot.must_close() && !only.slot.is_busy());
+        }
+    }
+
+    #[tokio::test]
+    async fn upgraded_connection_is_busy_and_evicted_only_if_unauthenticated() {
+        for is_known in [true, false] {
+            let connections = connections(1, 0);
+            let only = connections.take(None).unwrap();
+            connections.begin(&only.slot);
+            let mut under_way = connections.under_way(&only.slot);
+            under_way.is_known = is_known;
+            only.slot.begin_upgrade();
+            drop(under_way);
+            connections.sent(&only.slot);
+            let mut room = Box::pin(connections.room());
+            for _ in 0..3 {
+                assert!(room.as_mut().now_or_never().is_none());
+            }
+            assert!(only.slot.is_busy());
+            assert_eq!(only.slot.must_close(), !is_known);
         }
     }
 

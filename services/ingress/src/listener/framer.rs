@@ -3,6 +3,9 @@
 //! A head passes once it is complete and beyond doubt, and only when the answer before it is done. Where one may not
 //! pass, a stand-in request is passed instead, whose answer says why: it goes the way of every answer, with its shape,
 //! headers and request id, and the connection is closed behind it.
+//!
+//! Once a handler has answered 101 to a request that asks for an upgrade, the bytes pass as they are, and only the time
+//! for a caller to read still counts.
 
 use bytes::{Buf as _, BytesMut};
 use std::future::Future as _;
@@ -13,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::chunks::Chunks;
 use super::connections::{Connections, Slot};
@@ -45,6 +48,8 @@ pub(super) struct Framer {
     head_began: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     fires_at: Instant,
+    /// Ready when an upgraded connection should end; there once it is upgraded.
+    ending: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 /// What comes next.
@@ -88,6 +93,7 @@ impl Framer {
             head_began: None,
             timer: Box::pin(tokio::time::sleep_until(fires_at)),
             fires_at,
+            ending: None,
         }
     }
 
@@ -213,11 +219,13 @@ impl Framer {
             Err(flaw) => return self.refuse(flaw.into()),
         };
         self.state = match framing {
-            Framing::Empty => State::Head(Scan::default()),
+            Framing::Empty | Framing::Upgrade => State::Head(Scan::default()),
             Framing::Length(bytes) => State::Length(bytes),
             Framing::Chunked => State::Chunks(Chunks::default()),
         };
-        self.slot.is_mid_body.store(framing != Framing::Empty, Ordering::Release);
+        let has_body = matches!(framing, Framing::Length(_) | Framing::Chunked);
+        self.slot.is_mid_body.store(has_body, Ordering::Release);
+        self.slot.asks_upgrade.store(framing == Framing::Upgrade, Ordering::Release);
         (self.head_began, self.is_after_request) = (None, true);
         self.passing = length;
         self.connections.begin(&self.slot);
@@ -262,6 +270,39 @@ impl Framer {
         Ok(())
     }
 
+    /// Passes what comes as it is: first what stood behind the head that asked for the upgrade.
+    fn poll_read_raw(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.inbox.is_empty() {
+            let here = self.inbox.len().min(buffer.remaining());
+            buffer.put_slice(self.inbox.get(..here).unwrap_or_default());
+            self.inbox.advance(here);
+            return Poll::Ready(Ok(()));
+        }
+        self.inbox = BytesMut::new();
+        let slot = &self.slot;
+        let ending = self.ending.get_or_insert_with(|| {
+            let ending = slot.upgrade().map(|upgrade| upgrade.ending.clone()).unwrap_or_default();
+            Box::pin(ending.cancelled_owned())
+        });
+        if ending.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(self.writer.stream()).poll_read(context, buffer)
+    }
+
+    /// What may be written of an upgraded connection: nothing once it is cut.
+    fn check_cut(&self) -> io::Result<()> {
+        let is_cut = self.slot.upgrade().is_some_and(|upgrade| upgrade.cut.is_cancelled());
+        if is_cut { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+    }
+
+    fn written(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if matches!(written, Poll::Ready(Ok(1..))) && self.slot.upgrade().is_some() {
+            self.writer.restart_patience();
+        }
+        written
+    }
+
     /// Reads what the socket has. A connection that waits has no buffer.
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.inbox.is_empty() {
@@ -290,6 +331,9 @@ impl AsyncRead for Framer {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.slot.upgrade().is_some() {
+            return self.poll_read_raw(context, buffer);
+        }
         if ready!(self.poll_passable(context))? {
             let here = self.passing.min(buffer.remaining());
             buffer.put_slice(self.inbox.get(..here).unwrap_or_default());
@@ -306,7 +350,9 @@ impl AsyncWrite for Framer {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.writer.poll_write(context, bytes)
+        self.check_cut()?;
+        let written = self.writer.poll_write(context, bytes);
+        self.written(written)
     }
 
     fn poll_write_vectored(
@@ -314,7 +360,9 @@ impl AsyncWrite for Framer {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.writer.poll_write_vectored(context, slices)
+        self.check_cut()?;
+        let written = self.writer.poll_write_vectored(context, slices);
+        self.written(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -331,9 +379,17 @@ impl AsyncWrite for Framer {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.inbox.is_empty() {
+        if !self.inbox.is_empty() && self.slot.upgrade().is_none() {
             self.writer.lingers();
         }
         self.writer.poll_shutdown(context)
+    }
+}
+
+impl Drop for Framer {
+    fn drop(&mut self) {
+        if let Some(upgrade) = self.slot.upgrade() {
+            upgrade.released.cancel();
+        }
     }
 }

@@ -22,6 +22,8 @@ const NOT_IN_HOST: &[u8] = b"/?#@,\\\"<>";
 pub(super) enum Framing {
     /// There is none.
     Empty,
+    /// There is none, and the caller asks to speak another protocol behind the answer.
+    Upgrade,
     /// By its length in bytes, at least one.
     Length(u64),
     /// By chunks.
@@ -52,6 +54,9 @@ struct Fields<'a> {
     host: Option<&'a [u8]>,
     length: Option<u64>,
     is_chunked: bool,
+    /// Whether `Connection` names `upgrade`, and whether there is an `Upgrade`.
+    names_upgrade: bool,
+    has_upgrade: bool,
 }
 
 /// The parts of a request line.
@@ -123,6 +128,10 @@ pub(super) fn check(head: &[u8]) -> Result<Framing, Flaw> {
     match (fields.is_chunked, fields.length) {
         (true, Some(_)) => Err(Flaw::Malformed("there are both `Content-Length` and `Transfer-Encoding`")),
         (true, None) => Ok(Framing::Chunked),
+        // HTTP/1.0 has no upgrades (RFC 9110, 7.8).
+        (false, None | Some(0)) if request.is_1_1 && fields.names_upgrade && fields.has_upgrade => {
+            Ok(Framing::Upgrade)
+        }
         (false, None | Some(0)) => Ok(Framing::Empty),
         (false, Some(bytes)) => Ok(Framing::Length(bytes)),
     }
@@ -213,6 +222,11 @@ impl<'a> Fields<'a> {
             if !is_host || self.host.replace(value).is_some() {
                 return Err(Flaw::Malformed("there must be one `Host`, of visible ASCII"));
             }
+        } else if is("connection") {
+            let mut options = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+            self.names_upgrade |= options.any(|option| option.eq_ignore_ascii_case(b"upgrade"));
+        } else if is("upgrade") {
+            self.has_upgrade = true;
         } else if is("expect") && !value.eq_ignore_ascii_case(b"100-continue") {
             return Err(Flaw::Malformed("`Expect` may only be `100-continue`"));
         }

@@ -59,6 +59,12 @@ impl ResponseWriter {
         }
     }
 
+    /// What was written before is no concern any more. An upgraded connection has no answer that must have gone out in
+    /// time; there the time runs only while nothing goes out.
+    pub(super) fn restart_patience(&mut self) {
+        self.stuck = None;
+    }
+
     pub(super) fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
