@@ -1,8 +1,8 @@
 //! Child processes that never outlive their parent, however it ends.
 //!
-//! On Linux the kernel can kill a child when its parent dies. The child has to ask for that itself, so it is
-//! started through this binary (`broker guard`): the guard asks, makes sure that the parent is still there,
-//! and becomes the program. No unsafe code is needed, and nothing but the kernel has to notice the death.
+//! On Linux the kernel can kill a child when its parent dies. The child has to request that itself, so it is started
+//! through this binary (`broker guard`): the guard makes the request, checks that the parent still exists, and executes
+//! the program. This needs no unsafe code and no watcher.
 
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal};
@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
-/// Name of the hidden command that a child is started through.
+/// Name of the hidden command that starts a child.
 pub const GUARD_COMMAND: &str = "guard";
 
 /// A child that dies with this process.
@@ -24,7 +24,7 @@ pub struct Child {
     ended: watch::Receiver<Option<ExitStatus>>,
 }
 
-/// What to start.
+/// The program to start.
 #[derive(Clone, Debug)]
 pub struct Program {
     /// The `broker` binary, as the guard.
@@ -35,14 +35,14 @@ pub struct Program {
     pub arguments: Vec<OsString>,
     /// Variables added to its environment.
     pub variables: Vec<(OsString, OsString)>,
-    /// Where its output goes.
+    /// File for its output.
     pub log: PathBuf,
 }
 
-/// Becomes `program`, to be killed when `parent` dies. Returns only if that fails.
+/// Executes `program`, to be killed when `parent` dies. Returns only if that fails.
 ///
 /// # Errors
-/// When the parent is gone already, or the program cannot be started.
+/// When the parent has died already, or the program cannot be started.
 pub fn become_guarded(parent: i32, program: &Path, arguments: &[OsString]) -> anyhow::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
@@ -84,7 +84,7 @@ impl Child {
             .process_group(0);
         let (started, pid) = oneshot::channel();
         let (ending, ended) = watch::channel(None);
-        // "Parent" means the thread that started the child, so that thread has to live as long as the child.
+        // "Parent" means the thread that started the child, so this thread has to live as long as the child.
         std::thread::Builder::new().name("child".to_owned()).spawn(move || {
             let mut child = match command.spawn() {
                 Ok(child) => child,
@@ -109,11 +109,11 @@ impl Child {
         self.pid.as_raw_nonzero().get()
     }
 
-    /// A wait until the child has ended, independent of `self`.
+    /// Waits until the child has ended, independently of `self`.
     pub fn watch(&self) -> impl Future<Output = Option<ExitStatus>> + Send + use<> {
         let mut ended = self.ended.clone();
         async move {
-            // The sender is gone only if the waiting thread failed, which ends the wait as well.
+            // The sender is dropped only if the waiting thread failed, which ends the wait as well.
             ended.wait_for(Option::is_some).await.ok().and_then(|status| *status)
         }
     }
@@ -129,12 +129,12 @@ impl Child {
         self.ended().await;
     }
 
-    /// Asks the child to end; it may take its time.
+    /// Asks the child to stop, without waiting.
     pub fn ask_to_stop(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// Asks the child to end, and ends it if it has not after `patience`.
+    /// Asks the child to stop, and kills it after `patience`.
     pub async fn stop(&self, patience: Duration) {
         self.signal(Signal::TERM);
         if tokio::time::timeout(patience, self.ended()).await.is_err() {
@@ -143,17 +143,17 @@ impl Child {
     }
 
     fn signal(&self, signal: Signal) {
-        // Once it was waited for, the id may belong to another process.
+        // After it was waited for, the id may belong to another process.
         if self.ended.borrow().is_none() {
             let _ = rustix::process::kill_process(self.pid, signal);
         }
     }
 }
 
-/// Children that end with a test binary rather than with one test are kept here.
+/// Children that live as long as a test binary rather than one test.
 static KEPT: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
-/// Keeps a child until this process ends; the kernel ends it then.
+/// Keeps a child until this process ends; then the kernel kills it.
 pub fn keep(child: Child) {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(child);
 }

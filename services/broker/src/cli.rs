@@ -19,25 +19,25 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the whole fleet in one process, on embedded parts.
+    /// Run the whole fleet in one process, with embedded NATS, table and provider by default.
     Up(up::Options),
     #[command(flatten)]
     Role(Role),
-    /// Run the embedded table alone, for roles and fleets that are pointed at it (`DYNAMODB_ENDPOINT`).
+    /// Run the embedded table alone, for roles and fleets that use it (`DYNAMODB_ENDPOINT`).
     Store(store::Options),
-    /// Look at the deletion queue and act on it, over NATS (`NATS_URL` …).
+    /// Inspect and control the deletion queue, over NATS (`NATS_URL` …).
     #[command(subcommand)]
     Deletions(deletions::Deletions),
-    /// Look at the table (`DYNAMODB_TABLE` …) and settle what its processes must agree on.
+    /// Inspect the table (`DYNAMODB_TABLE` …) and change the settings that its processes must share.
     #[command(subcommand)]
     Table(table::Table),
-    /// Ask as a lab does, over HTTP or NATS, with the repeats that it takes, and print the answer as JSON. Ends with 0
-    /// after an answer, 3 if it was refused for good, 4 if the same call may go better later.
+    /// Send the requests of a lab, over HTTP or NATS, repeat them where that helps, and print the reply as JSON. Exit
+    /// codes: 0 answered, 3 refused for good, 4 the same call may succeed later.
     Client(client::Options),
-    /// Have something looked at now, over NATS (`NATS_URL` …), and print what came of it as JSON. Ends with 0 after a
-    /// run that completed, 3 if it refused to do harm, 4 if it failed, 5 if no report came in time.
+    /// Start a run now, over NATS (`NATS_URL` …), and print its report as JSON. Exit codes: 0 completed, 3 refused to
+    /// avoid harm, 4 failed, 5 no report in time.
     Tick(tick::Options),
-    /// Make a token, and print the line that makes it good in the file of tokens (`TOKENS_FILE`).
+    /// Make a token, and print its line for the token file (`TOKENS_FILE`).
     Token(token::Options),
     /// Print every setting of every role, as the table in docs/configuration.md.
     Settings,
@@ -45,15 +45,15 @@ enum Command {
     Metrics,
     /// Write the definition of every stream and consumer into a folder, as JSON for the `nats` client (nats/definitions).
     Definitions {
-        /// The folder; it has to be there.
+        /// The folder; it must exist.
         folder: PathBuf,
     },
     /// Write the contract on NATS into a folder: asyncapi.json, and a JSON Schema for each message below schemas (nats).
     Contract {
-        /// The folder; it has to be there, and in it a folder `schemas`.
+        /// The folder; it must exist and contain a folder `schemas`.
         folder: PathBuf,
     },
-    /// Become a program that dies with its parent.
+    /// Execute a program that dies with its parent.
     #[command(name = child::GUARD_COMMAND, hide = true)]
     Guard {
         /// Process id of the parent.
@@ -107,17 +107,17 @@ fn finish(ended: anyhow::Result<ExitCode>) -> ExitCode {
     }
 }
 
-/// Runs a command to its end on as many threads as `WORKER_THREADS` says.
+/// Runs a command on as many threads as `WORKER_THREADS` says.
 ///
 /// # Errors
-/// When there are no threads to be had, and what `run` fails with.
+/// When the threads cannot be started, and the error of `run`.
 pub fn block_on<T>(run: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    // A mistake in it is reported with all others, when the command reads the rest.
+    // A mistake in it is reported with all others, when the command reads the other settings.
     let worker_threads = read_worker_threads(&mut Settings::new(&ProcessEnv));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(worker_threads).enable_all().build()?;
     let ended = runtime.block_on(run);
-    // A blocked helper thread (a DNS look-up, a file system) must not hold up the end.
+    // A blocked helper thread (DNS, file system) must not delay the exit.
     runtime.shutdown_background();
     ended
 }

@@ -1,4 +1,4 @@
-//! `broker client`: the requests of a lab from a shell, over either transport, with the repeats that they need.
+//! `broker client`: the requests of a lab from a shell, over HTTP or NATS, with repeats.
 
 use crate::transport::{self, Ports, Transport};
 use clap::Subcommand;
@@ -12,9 +12,9 @@ use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Longest time that a call may be given, in seconds.
+/// Maximum of the time-out of a call, in seconds.
 const TIMEOUT_SECONDS_MAX: u64 = 3_600;
-/// What the connection is called, and `{role}` in `NATS_USER` stands for.
+/// Name of the connection, which also replaces `{role}` in `NATS_USER`.
 const CONNECTION: &str = "service";
 
 /// A call, and its transport.
@@ -25,31 +25,31 @@ pub(crate) struct Options {
     /// How long the call may take, repeats included.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=TIMEOUT_SECONDS_MAX))]
     patience_seconds: u64,
-    /// What the request is called in the broker's logs; a fresh id without it.
+    /// The request id in the broker's logs; a new one by default.
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
     #[command(subcommand)]
     call: Call,
 }
 
-/// What is asked for.
+/// The requests.
 #[derive(Clone, Debug, Subcommand)]
 enum Call {
-    /// Claim a sandbox; again with the same owner and key it is the same one.
+    /// Claim a sandbox; a repeat with the same owner and key returns the same one.
     Allocate {
-        /// Who claims.
+        /// The owner.
         #[arg(value_parser = OwnerId::parse)]
         owner: OwnerId,
-        /// What makes a repeat the same claim; the owner without it.
+        /// The idempotency key; the owner's id by default.
         #[arg(long, value_parser = IdempotencyKey::parse)]
         key: Option<IdempotencyKey>,
-        /// The lab that it is for.
+        /// The lab.
         #[arg(long, value_parser = LabId::parse)]
         lab: Option<LabId>,
         /// The pool.
         #[arg(long, value_parser = PoolName::parse)]
         pool: Option<PoolName>,
-        /// Only sandboxes whose name begins so.
+        /// Only sandboxes whose name has this prefix.
         #[arg(long, value_name = "PREFIX", value_parser = NamePrefix::parse)]
         name_prefix: Option<NamePrefix>,
         /// Length of the lease in hours.
@@ -58,43 +58,43 @@ enum Call {
     },
     /// Show a sandbox to its owner.
     Get(Own),
-    /// Have a lease last longer.
+    /// Extend a lease.
     Extend {
         #[command(flatten)]
         own: Own,
-        /// How long it is to last in all, in hours.
+        /// Length of the lease in total, in hours.
         #[arg(long)]
         hours: u32,
-        /// The lease that is meant, by its epoch.
+        /// The epoch of the lease.
         #[arg(long)]
         epoch: Option<u64>,
     },
-    /// Give a sandbox back.
+    /// Release a sandbox.
     Release {
         #[command(flatten)]
         own: Own,
-        /// The lease that is meant, by its epoch.
+        /// The epoch of the lease.
         #[arg(long)]
         epoch: Option<u64>,
     },
-    /// Count the pools; over HTTP with a token that may.
+    /// Count the pools; over HTTP with an `admin` or `read-only` token.
     Stats,
-    /// Whether a worker answers, and its store; over NATS.
+    /// Whether a worker and its store answer; over NATS only.
     Health,
 }
 
-/// A sandbox, and who holds it.
+/// A sandbox and its owner.
 #[derive(Clone, Debug, clap::Args)]
 struct Own {
     /// The sandbox.
     #[arg(value_parser = SandboxId::parse)]
     sandbox: SandboxId,
-    /// Who holds it.
+    /// The owner that holds it.
     #[arg(value_parser = OwnerId::parse)]
     owner: OwnerId,
 }
 
-/// What is printed of a claim: the lease, and whether it is new.
+/// The printed result of a claim: the lease, and whether it is new.
 #[derive(Serialize)]
 struct Granted {
     outcome: &'static str,
@@ -102,23 +102,23 @@ struct Granted {
     lease: Allocation,
 }
 
-/// How it ended.
+/// The result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// With the answer.
+    /// Answered.
     Answered,
-    /// Refused: the same call again would have the same answer.
+    /// Refused: the same call would be refused again.
     Refused,
-    /// Not now: the same call may go better later, and is safe.
+    /// Not now: the same call may succeed later, and is safe to repeat.
     NotNow,
-    /// With an answer that cannot be read.
+    /// Answered with something that cannot be read.
     Unreadable,
 }
 
 // === impl Options ===
 
 impl Options {
-    /// Asks, and prints the answer as JSON, or what went wrong.
+    /// Sends the request, and prints the reply as JSON or the error.
     ///
     /// # Errors
     /// Mistakes in the environment; a transport that cannot be opened.
@@ -170,7 +170,7 @@ impl Call {
     }
 }
 
-// Structs of texts and numbers, which always have a JSON form.
+// Replies contain texts and numbers only, which JSON can always represent.
 fn text(reply: &impl Serialize) -> String {
     serde_json::to_string(reply).unwrap_or_default()
 }
@@ -186,7 +186,7 @@ impl End {
         }
     }
 
-    /// The exit code that says so.
+    /// The exit code.
     pub(crate) const fn code(self) -> u8 {
         match self {
             Self::Answered => 0,

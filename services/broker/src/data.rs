@@ -1,4 +1,4 @@
-//! The data directory of `broker up`: one broker at a time, tokens that stay, all of it removable.
+//! The data directory of `broker up`: used by one broker at a time, with persistent tokens, and safe to delete.
 
 use crate::disk;
 use anyhow::{Context as _, bail};
@@ -7,12 +7,12 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// Bytes of a token before it is written as text.
+/// Random bytes of a token.
 const TOKEN_BYTES: usize = 24;
-/// Only the owner may read a token.
+/// File mode of tokens: readable by the owner only.
 const TOKEN_MODE: u32 = 0o600;
 
-/// A data directory that this process holds.
+/// A data directory that this process has locked.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
@@ -23,10 +23,10 @@ pub struct DataDir {
 // === impl DataDir ===
 
 impl DataDir {
-    /// Takes the directory, making it if need be. An ephemeral one is removed at the end.
+    /// Locks the directory, and creates it if necessary. An ephemeral one is removed at the end.
     ///
     /// # Errors
-    /// When it cannot be written, its disk is full, or another broker runs on it.
+    /// When it is not writable, its disk is full, or another broker uses it.
     pub fn open(path: &Path, ephemeral: bool) -> anyhow::Result<Self> {
         let shown = path.display();
         std::fs::create_dir_all(path).with_context(|| {
@@ -56,7 +56,7 @@ impl DataDir {
         }
     }
 
-    /// Where it is.
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -68,7 +68,7 @@ impl DataDir {
         self.path.join("table.sqlite")
     }
 
-    /// The token kept under `name`, made at the first time.
+    /// The token in the file `name`, which is created if necessary.
     ///
     /// # Errors
     /// When it can be neither read nor written.
@@ -96,13 +96,13 @@ impl DataDir {
 impl Drop for DataDir {
     fn drop(&mut self) {
         if self.ephemeral {
-            // What cannot be removed is left to the system's own clean-up of temporary files.
+            // The system cleans up temporary files that cannot be removed here.
             let _ = std::fs::remove_dir_all(&self.path);
         }
     }
 }
 
-/// A token that cannot be guessed.
+/// A new token with enough random bytes that it cannot be guessed.
 pub(crate) fn fresh_token() -> anyhow::Result<String> {
     let mut bytes = [0_u8; TOKEN_BYTES];
     aws_lc_rs::rand::fill(&mut bytes).ok().context("no random bytes to be had")?;

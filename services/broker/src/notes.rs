@@ -1,4 +1,4 @@
-//! What the readiness of a process says though its roles are ready.
+//! Notes in the readiness of a process, about problems that do not make it unready.
 
 use async_trait::async_trait;
 use contract::{Report, TickKind};
@@ -6,8 +6,8 @@ use ports::bus::Ticks;
 use runtime::check::Check;
 use std::sync::Arc;
 
-/// Says that the last sync could not tell everything that is missing. It never makes a role not ready: claims do not
-/// need the listing.
+/// Reports that the last sync could not determine everything that is missing. It never makes a role unready, because
+/// claims do not need the listing.
 pub(crate) struct ListingNote(pub(crate) Arc<dyn Ticks>);
 
 #[async_trait]

@@ -1,5 +1,5 @@
-//! What a role does before it works on its table: reaches it, agrees with it on the settings, and has it compared with what the
-//! message queue knows of it.
+//! What a role does before it uses its table: connects, compares the shared settings, and waits for the comparison with
+//! what NATS knows.
 
 use dynamodb::DynamoStore;
 use ports::store::Agreed;
@@ -10,26 +10,26 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Pause between two attempts to reach the table at start.
+/// Pause between two attempts to reach the table at the start.
 const TABLE_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// A table that a role is about to work on.
+/// A table that a role is about to use.
 #[derive(Clone)]
 pub(crate) struct Opening {
     pub(crate) table: Arc<DynamoStore>,
-    /// The settings of this process that the table has to have as well.
+    /// The settings of this process that must equal those of the table.
     pub(crate) agreed: Agreed,
-    /// Whether the table was compared, and what came of it.
+    /// The result of comparing the table.
     pub(crate) guard: TableGuard,
 }
 
 // === impl Opening ===
 
 impl Opening {
-    /// Waits until the table is there. False if `stop` came first.
+    /// Waits until the table exists. False if `stop` came first.
     ///
     /// # Errors
-    /// When the table was agreed on with other settings than those of this process.
+    /// When the settings in the table differ from those of this process.
     pub(crate) async fn open(&self, stop: &CancellationToken) -> Result<bool, AgreementError> {
         tokio::select! {
             reached = self.reach() => reached.map(|()| true),
@@ -37,8 +37,8 @@ impl Opening {
         }
     }
 
-    /// Waits until the table was compared with what the queue knows of it. False if `stop` came first. With `may_go_on`, a
-    /// queue that does not say is waited for no longer than some seconds.
+    /// Waits until the table was compared with what NATS knows. False if `stop` came first. With `may_go_on`, it waits
+    /// only some seconds for NATS.
     pub(crate) async fn compared(&self, may_go_on: bool, stop: &CancellationToken) -> bool {
         tokio::select! {
             () = self.guard.compared(may_go_on) => true,

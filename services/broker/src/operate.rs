@@ -16,7 +16,7 @@ use runtime::upkeep::UpkeepMetrics;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// An environment without variables: reading it shows every default.
+/// An environment without variables, so that reading it shows every default.
 struct NoEnv;
 
 impl Env for NoEnv {
@@ -45,7 +45,7 @@ pub fn settings_page() -> String {
         readers.entry(roles).or_default().push(variable);
     }
     let mut groups: Vec<_> = readers.into_iter().collect();
-    // What most roles read comes first.
+    // The settings of most roles come first.
     groups.sort_by_key(|(roles, _)| (std::cmp::Reverse(roles.len()), roles.clone()));
     let mut page = String::from(INTRODUCTION);
     for (roles, variables) in groups {
@@ -55,18 +55,18 @@ pub fn settings_page() -> String {
     page
 }
 
-/// Writes one file for each stream and consumer of a fleet with the settings of `env`.
+/// Writes one file for each stream and consumer, for a fleet with the settings of `env`.
 ///
 /// # Errors
-/// Mistakes in the settings, or a folder that cannot be written to.
+/// Mistakes in the settings, or a folder that is not writable.
 pub fn write_definitions(folder: &Path, env: &dyn Env) -> anyhow::Result<()> {
     write(folder, definitions(env)?)
 }
 
-/// Writes the document of the contract and the schema of each message.
+/// Writes the contract document and the schema of each message.
 ///
 /// # Errors
-/// A folder that cannot be written to.
+/// A folder that is not writable.
 pub fn write_contract(folder: &Path) -> anyhow::Result<()> {
     write(folder, asyncapi::files()?)
 }
@@ -81,7 +81,7 @@ fn write(folder: &Path, files: BTreeMap<String, String>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The name and the text of each such file.
+/// The names and texts of these files.
 ///
 /// # Errors
 /// Mistakes in the settings.
@@ -110,8 +110,8 @@ pub fn metrics_page() -> Result<String, prometheus::Error> {
     Ok(page)
 }
 
-/// The metrics of each role, and those that several roles have. The simulator has none: it stands in for an external
-/// system.
+/// The metrics of each role, and those that several roles have. The simulator has none, because it represents an
+/// external system.
 fn collectors(registry: &Registry) -> Result<[(&'static str, Collectors); 8], prometheus::Error> {
     Ok([
         (Role::Ingress.as_str(), ingress::Metrics::register(registry)?.collectors()),

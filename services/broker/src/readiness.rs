@@ -1,4 +1,4 @@
-//! What the readiness of a process of workers depends on: a role that does not do its work is not ready, and says why.
+//! The readiness checks of a process of workers: a role that does not work is not ready, and says why.
 
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
@@ -9,36 +9,36 @@ use runtime::check::Check;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What each role of this process still waits for; empty once all of them work.
+/// What each role of this process waits for; empty when all of them work.
 #[derive(Clone, Default)]
 pub(crate) struct RoleReadiness(Arc<Mutex<BTreeMap<&'static str, &'static str>>>);
 
 /// Ready when NATS answers on every connection.
 pub(crate) struct NatsAnswers(pub(crate) Vec<NatsBus>);
 
-/// Ready when every stream, consumer and bucket is there, as far as the roles of this process need them.
+/// Ready when every stream, consumer and bucket exists that a role of this process needs.
 pub(crate) struct StreamsThere {
-    /// Roles that can do nothing without them.
+    /// Roles that do nothing without them.
     pub(crate) needed_by: Vec<NatsBus>,
-    /// Roles whose work goes on without them.
+    /// Roles that continue without them.
     pub(crate) noted_by: Vec<NatsBus>,
 }
 
-/// Ready when the table answers and takes writes.
+/// Ready when the table answers and accepts writes.
 pub(crate) struct TableAnswers(pub(crate) Arc<dyn Store>);
 
-/// Always ready: says what keeps deletions waiting.
+/// Always ready; reports why deletions wait.
 pub(crate) struct DeletionsNote(pub(crate) Arc<dyn DeletionControl>);
 
 // === impl RoleReadiness ===
 
 impl RoleReadiness {
-    /// From now on the role does nothing until `what` is there.
+    /// The role waits for `what`.
     pub(crate) fn waits(&self, role: &'static str, what: &'static str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(role, what);
     }
 
-    /// From now on the role works.
+    /// The role works.
     pub(crate) fn works(&self, role: &'static str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(role);
     }

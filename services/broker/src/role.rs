@@ -14,20 +14,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a process can be.
+/// The roles of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::Subcommand)]
 pub enum Role {
-    /// The HTTP face.
+    /// The HTTP API.
     Ingress,
-    /// Hands out sandboxes and takes them back.
+    /// Answers requests: claims, releases, operators' requests.
     Allocator,
     /// Deletes sandboxes at the provider.
     Reaper,
-    /// Syncs, expires and sweeps, when a tick says so.
+    /// Runs on ticks: sync, expiry, sweep, census, stale.
     Reconciler,
     /// Publishes the ticks.
     Scheduler,
-    /// The CSP, simulated.
+    /// The simulated CSP.
     Simulator,
 }
 
@@ -41,7 +41,7 @@ enum RoleConfig {
     Simulator(simulator::Config),
 }
 
-/// What every role has.
+/// The settings that every role has.
 struct ProcessConfig {
     telemetry: TelemetryConfig,
     ops_listen: SocketAddr,
@@ -76,10 +76,10 @@ impl Role {
         settings.variables().to_vec()
     }
 
-    /// Runs it until a signal comes.
+    /// Runs it until a signal.
     ///
     /// # Errors
-    /// Mistakes in the environment, all together; an address that is taken; a part that failed.
+    /// All mistakes in the environment; an address in use; a part that failed.
     pub async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
         let mut settings = Settings::new(env);
         let (process, backends, config) = self.read(&mut settings);
@@ -127,7 +127,7 @@ impl Role {
             }
             Self::Allocator => {
                 let config = allocator::Config::read(settings);
-                // It needs the provider only where it asks about sandboxes before it hands them out.
+                // It needs the provider only for health checks of candidates.
                 let asks = config.as_ref().is_some_and(|config| config.health.is_some());
                 stand_on(settings, true, asks);
                 config.map(RoleConfig::Allocator)
@@ -167,7 +167,7 @@ impl ProcessConfig {
             )
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
         let grace = read_stop_grace(settings);
-        // In force already, before anything could be read in order; here it is checked and listed.
+        // Applied earlier, before the other settings were read; this reads it for the checks and the documentation.
         let _ = read_worker_threads(settings);
         Self { telemetry, ops_listen, grace }
     }
@@ -205,12 +205,12 @@ async fn start(
     Ok(())
 }
 
-/// CPU, memory and file descriptors of this process. Only Linux shows them.
+/// Metrics of this process: CPU, memory, file descriptors. Linux only.
 pub fn register_process_metrics(registry: &Registry) {
     #[cfg(target_os = "linux")]
     {
         let collector = prometheus::process_collector::ProcessCollector::for_self();
-        // Registered already (several fleets in one test process): then it is shown already.
+        // Registered already if there are several fleets in one test process.
         let _ = registry.register(Box::new(collector));
     }
     #[cfg(not(target_os = "linux"))]

@@ -1,5 +1,5 @@
-//! `broker store`: the embedded table as a separate process, for roles and fleets that are pointed at it
-//! (`DYNAMODB_ENDPOINT`, `broker up --dynamodb-endpoint`).
+//! `broker store`: the embedded table as a separate process, for roles and fleets that use it (`DYNAMODB_ENDPOINT`,
+//! `broker up --dynamodb-endpoint`).
 
 use crate::data::DataDir;
 use crate::embedded::EmbeddedTable;
@@ -10,24 +10,24 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Time for running calls to finish.
+/// Time for calls in progress to finish.
 const GRACE: Duration = Duration::from_secs(4);
 
-/// Where it listens and keeps its file.
+/// Its listen address and its folder.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Where the table listens (port 0: a free one). It asks for no credentials: keep it on this machine.
+    /// Listen address of the table (port 0: a free one). It checks no credentials: keep it on this machine.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8000")]
     pub listen: SocketAddr,
-    /// Where the state is kept: the same folder and file as `broker up` uses, one process at a time.
+    /// Folder of the state: the same one as for `broker up`, for one process at a time.
     #[arg(long, value_name = "DIR", default_value = ".broker")]
     pub data: PathBuf,
 }
 
-/// Serves the table until a signal comes.
+/// Serves the table until a signal.
 ///
 /// # Errors
-/// A port that is taken; a directory that cannot be used or is in use; a file that cannot be opened.
+/// A port in use; a directory that is unusable or in use; a file that cannot be opened.
 pub async fn run(options: Options, env: &dyn Env) -> anyhow::Result<()> {
     let mut settings = Settings::new(env);
     let telemetry = TelemetryConfig::read(&mut settings, LogFormat::Text);

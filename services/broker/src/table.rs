@@ -1,4 +1,4 @@
-//! `broker table`: what the table says of itself, and what an operator may change of that.
+//! `broker table`: shows the data that the table keeps about itself, and changes parts of it.
 
 use crate::deletions::client::Client;
 use crate::fleet::Backends;
@@ -14,24 +14,24 @@ use runtime::settings::{Env, Settings};
 use serde::Serialize;
 use std::sync::Arc;
 
-/// What can be done with a table.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Table {
-    /// Print what the table says of itself, and what NATS knows of it, as JSON.
+    /// Print the data that the table keeps about itself, and what NATS knows about the table, as JSON.
     Show,
-    /// Have the table take the settings of this process that all processes must agree on.
+    /// Store the shared settings of this process in the table.
     Agree {
-        /// Do it: roles that run go on with the settings that they have until they are started again, and one that is
-        /// started with the former settings ends.
+        /// Do it. Running roles keep their settings until they are restarted; a role that starts with the old settings
+        /// exits.
         #[arg(long)]
         yes: bool,
     },
-    /// Accept a table that was put back to an earlier time, so that its sandboxes are handed out and its leases end
-    /// again. Check it first: docs/recovery.md.
+    /// Accept a table that was restored to an earlier time, so that sandboxes are handed out and leases end again.
+    /// Check it first: docs/recovery.md.
     Acknowledge,
 }
 
-/// What is printed of a table.
+/// The printed state of a table.
 #[derive(Serialize)]
 struct Shown {
     settings: Agreed,
@@ -50,10 +50,10 @@ struct Shown {
 // === impl Table ===
 
 impl Table {
-    /// Does it, and prints what the table is like then.
+    /// Runs the subcommand and prints the resulting state.
     ///
     /// # Errors
-    /// Mistakes in the environment; a table or a queue that does not answer; an order that was not confirmed.
+    /// Mistakes in the environment; no answer of the table or of NATS; an order without `--yes`.
     pub(crate) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
         let mut settings = Settings::new(env);
         let backends = Backends::read_parts(&mut settings, true, false, false);

@@ -1,4 +1,4 @@
-//! `broker tick`: has something looked at now, and shows what the run did.
+//! `broker tick`: starts a run now and prints its report.
 
 use crate::deletions::client::Client;
 use contract::reports::{COMPLETED, REFUSED};
@@ -8,19 +8,19 @@ use runtime::settings::Env;
 use serde::Serialize;
 use std::time::Duration;
 
-/// Longest time that a report may be waited for, in seconds: a sync of a large listing takes minutes.
+/// Maximum of the time-out for a report, in seconds, because a sync of a large listing takes minutes.
 const TIMEOUT_SECONDS_MAX: u64 = 3_600;
 
-/// What to look at.
+/// The arguments.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
-    /// What to look at: sync, expiry, sweep, census or stale.
+    /// The kind of run: sync, expiry, sweep, census or stale.
     #[arg(value_parser = parse_kind)]
     kind: TickKind,
-    /// Wait for the report of a run that began after this, and print it.
+    /// Wait for the report of a run that began after this command, and print it.
     #[arg(long)]
     wait: bool,
-    /// How long to wait for it.
+    /// How long to wait for the report.
     #[arg(
         long,
         value_name = "SECONDS",
@@ -31,22 +31,22 @@ pub(crate) struct Options {
     patience_seconds: u64,
 }
 
-/// How it ended.
+/// The result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// The tick was taken and the command did not wait for its run.
+    /// The tick was accepted; the command did not wait.
     Taken,
     /// The run completed.
     Completed,
-    /// It stopped before it did harm.
+    /// The run refused to avoid harm.
     Refused,
     /// It failed.
     Failed,
-    /// There was no report in time. The tick stays where it is.
+    /// There was no report in time. The tick stays in the stream.
     Unheard,
 }
 
-/// What is printed of a tick whose run is not waited for, or was not heard of.
+/// The printed result if the run was not waited for, or its report did not come.
 #[derive(Serialize)]
 struct Taken {
     kind: TickKind,
@@ -57,10 +57,10 @@ struct Taken {
 // === impl Options ===
 
 impl Options {
-    /// Publishes the tick as the scheduler would, and prints what came of it.
+    /// Publishes the tick as the scheduler would, and prints the result.
     ///
     /// # Errors
-    /// Mistakes in the environment; a queue that does not answer.
+    /// Mistakes in the environment; no answer of the queue.
     pub(crate) async fn run(self, env: &dyn Env) -> anyhow::Result<End> {
         let client = Client::connect(env).await?;
         let said = self.say(&client).await;
@@ -87,7 +87,7 @@ impl Options {
 
 fn taken(kind: TickKind, receipt: TickReceipt) -> Result<String, serde_json::Error> {
     let TickReceipt { sequence, duplicate } = receipt;
-    // One that waits already says the same, and its sequence is the one to wait for.
+    // A waiting tick has the same effect, and its sequence is the one to wait for.
     let status = if duplicate { "waiting_already" } else { "accepted" };
     serde_json::to_string(&Taken { kind, tick: sequence, status })
 }

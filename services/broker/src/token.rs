@@ -1,28 +1,28 @@
-//! `broker token`: a new token, and the line that makes it good.
+//! `broker token`: makes a token and its line for the token file.
 
 use anyhow::{Context as _, anyhow};
 use domain::PoolName;
 use ingress::tokens::{Scope, file, fingerprint, parse_name};
 use std::io::{IsTerminal as _, Read as _};
 
-/// Longest token that is taken from stdin, in bytes; a header may hold a few thousand.
+/// Longest token that is read from stdin, in bytes; a header may have a few thousand.
 const TOKEN_BYTES_MAX: u64 = 1_024;
-/// Shortest one: a plain digest of it could be guessed otherwise.
+/// Shortest token, because a shorter one could be guessed from its digest.
 const TOKEN_BYTES_MIN: usize = 32;
 
-/// The token that is wanted.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Its name, for log lines and the history; a further token of the same holder needs another one.
+    /// Name of the token, for logs and the history; each token needs a different one.
     #[arg(long)]
     name: String,
-    /// What it gives the right to: `lab`, `admin` or `read-only`; several separated by commas.
+    /// Its rights: `lab`, `admin` or `read-only`; several separated by commas.
     #[arg(long, value_delimiter = ',', required = true, value_parser = scope)]
     scope: Vec<Scope>,
-    /// The only pools that it is for, separated by commas; every pool without it. For lab tokens only.
+    /// The pools that it may use, separated by commas; all pools by default. For lab tokens only.
     #[arg(long, value_delimiter = ',', value_parser = pool)]
     pools: Vec<PoolName>,
-    /// Takes the token from stdin instead of making one: a long random one that is in use already.
+    /// Read an existing token from stdin instead of making one; it has to be long and random.
     #[arg(long)]
     from_stdin: bool,
 }
@@ -30,10 +30,10 @@ pub(crate) struct Options {
 // === impl Options ===
 
 impl Options {
-    /// Prints the line to stdout, so that it can be appended to the file as it is, and a new token to stderr.
+    /// Prints the line to stdout, so that it can be appended to the file, and a new token to stderr.
     ///
     /// # Errors
-    /// A name that cannot be one, pools for an operator, a token that is too short or too long, no random bytes.
+    /// An invalid name, pools for an operator, a token that is too short or too long, no random bytes.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let name = parse_name(&self.name).map_err(|problem| anyhow!("--name: {problem}"))?;
         let token = if self.from_stdin { read_token()? } else { crate::data::fresh_token()? };

@@ -1,4 +1,4 @@
-//! The transport of a run: HTTP or NATS, of any broker.
+//! The transport to a broker: HTTP or NATS.
 
 use crate::up::Overlay;
 use anyhow::{Context as _, bail};
@@ -12,12 +12,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a connection to NATS is waited for.
+/// Time-out of connecting to NATS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause between two looks whether it is there.
+/// Pause between two checks of the connection.
 const CONNECT_POLL_PAUSE: Duration = Duration::from_millis(10);
 
-/// What a connection is made with.
+/// The ports of a connection.
 #[derive(Clone, Debug)]
 pub struct Ports {
     /// The time.
@@ -26,11 +26,11 @@ pub struct Ports {
     pub random: Arc<dyn Random>,
 }
 
-/// Which transport.
+/// The arguments that select a transport.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// The broker's HTTP API.
+    /// Address of the broker's HTTP API.
     #[arg(
         long,
         value_name = "URL",
@@ -42,10 +42,11 @@ pub struct Options {
     /// File with the lab token of the HTTP API.
     #[arg(long, value_name = "FILE", conflicts_with = "nats")]
     pub token_file: Option<PathBuf>,
-    /// The broker's NATS server; credentials come from the environment (`NATS_CREDENTIALS_FILE`, `NATS_USER`).
+    /// Address of the broker's NATS server; credentials come from the environment (`NATS_CREDENTIALS_FILE`,
+    /// `NATS_USER`).
     #[arg(long, value_name = "URL")]
     pub nats: Option<String>,
-    /// What the fleet's subjects begin with.
+    /// Prefix of the fleet's subjects.
     #[arg(long, value_name = "PREFIX", requires = "nats")]
     pub subject_prefix: Option<String>,
 }
@@ -61,7 +62,7 @@ pub enum Transport {
 // === impl Options ===
 
 impl Options {
-    /// What the transport is called in reports.
+    /// Its name in reports.
     #[must_use]
     pub fn name(&self) -> String {
         self.http.clone().or_else(|| self.nats.clone()).unwrap_or_default()
@@ -71,7 +72,7 @@ impl Options {
 // === impl Transport ===
 
 impl Transport {
-    /// Opens the transport; `name` is what a connection to NATS is called.
+    /// Opens the transport; `name` is the name of a NATS connection.
     ///
     /// # Errors
     /// When the token cannot be read, a setting is wrong, or NATS cannot be reached within ten seconds.
@@ -98,7 +99,7 @@ impl Transport {
         }
     }
 
-    /// The caller's side of it.
+    /// The port for requests.
     #[must_use]
     pub fn requests(&self) -> Arc<dyn Requests> {
         match self {
@@ -115,10 +116,10 @@ impl Transport {
     }
 }
 
-/// A connection to NATS, called `name`, that is there.
+/// An established connection to NATS, called `name`.
 ///
 /// # Errors
-/// When it is not there within ten seconds.
+/// When it is not established within ten seconds.
 pub async fn connect(config: NatsConfig, ports: &Ports, name: &str) -> anyhow::Result<NatsBus> {
     let url = config.url.clone();
     let bus = NatsBus::connect(name, config, Arc::clone(&ports.clock), Arc::clone(&ports.random)).await?;

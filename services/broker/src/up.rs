@@ -1,4 +1,4 @@
-//! `broker up`: the whole fleet in one process, on embedded parts unless it is pointed at real ones.
+//! `broker up`: the whole fleet in one process, with embedded parts unless real ones are given.
 
 use crate::data::DataDir;
 use crate::disk::{Disk, KeptNats};
@@ -26,71 +26,71 @@ use tokio::net::TcpListener;
 
 mod welcome;
 
-/// Time for every role to finish. The whole process has to be gone within 5 s.
+/// Time for every role to finish. The whole process has to end within 5 s.
 const GRACE: Duration = Duration::from_secs(4);
-/// Time for the NATS server to end after that.
+/// Time for the NATS server to stop after that.
 const NATS_STOP_TIMEOUT: Duration = Duration::from_millis(700);
-/// How long the first sync is waited for before the fleet is called ready anyway (a provider may be slow).
+/// How long to wait for the first sync before the fleet counts as ready anyway, because a provider may be slow.
 const FIRST_SYNC_TIMEOUT: Duration = Duration::from_secs(15);
-/// Pause between two looks whether it was done.
+/// Pause between two checks for it.
 const FIRST_SYNC_POLL_PAUSE: Duration = Duration::from_millis(50);
-/// Lab token of a fleet whose environment names none.
+/// File of the lab token of a fleet whose environment has none.
 pub const API_TOKEN_FILE: &str = "api-token";
-/// Admin token of a fleet whose environment names none.
+/// File of the admin token of a fleet whose environment has none.
 pub const ADMIN_TOKEN_FILE: &str = "admin-token";
-/// Token between the provider client and the simulator.
+/// File of the token between provider client and simulator.
 pub const CSP_TOKEN_FILE: &str = "csp-token";
 
 /// The options of `broker up`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Where the HTTP API listens (port 0: a free one).
+    /// Listen address of the HTTP API (port 0: a free one).
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub http: SocketAddr,
-    /// Where the embedded NATS server listens.
+    /// Listen address of the embedded NATS server.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4222")]
     pub nats_listen: SocketAddr,
-    /// Where the CSP simulator listens.
+    /// Listen address of the CSP simulator.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8090")]
     pub simulator_listen: SocketAddr,
-    /// Where the state is kept.
+    /// Folder of the state.
     #[arg(long, value_name = "DIR", default_value = ".broker")]
     pub data: PathBuf,
-    /// Keep nothing: a new directory that is removed at the end.
+    /// Keep nothing: use a new directory and remove it at the end.
     #[arg(long, conflicts_with = "data")]
     pub ephemeral: bool,
-    /// Accounts that a new simulator begins with.
+    /// Number of accounts of a new simulator.
     #[arg(long, value_name = "N", default_value_t = 200)]
     pub pool: u32,
-    /// Allocators in the queue group.
+    /// Number of allocators.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub allocators: u16,
-    /// Reapers.
+    /// Number of reapers.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub reapers: u16,
-    /// A real NATS server instead of the embedded one.
+    /// Address of a real NATS server instead of the embedded one.
     #[arg(long, value_name = "URL")]
     pub nats_url: Option<String>,
-    /// A DynamoDB engine instead of the embedded one.
+    /// Address of a DynamoDB engine instead of the embedded one.
     #[arg(long, value_name = "URL", conflicts_with = "dynamodb")]
     pub dynamodb_endpoint: Option<String>,
-    /// DynamoDB of AWS instead of the embedded one.
+    /// Use DynamoDB of AWS instead of the embedded engine.
     #[arg(long, value_name = "aws", value_parser = ["aws"])]
     pub dynamodb: Option<String>,
-    /// The real CSP (or another simulator) instead of the embedded simulator; needs `CSP_API_TOKEN`.
+    /// Address of the real CSP (or another simulator) instead of the embedded simulator; needs `CSP_API_TOKEN`.
     #[arg(long, value_name = "URL")]
     pub csp_url: Option<String>,
 }
 
-/// The environment with some variables decided by `broker up` itself.
+/// The environment, with some variables set by `broker up`.
 pub struct Overlay<'a> {
     base: &'a dyn Env,
     set: BTreeMap<&'static str, String>,
 }
 
-/// The embedded parts that run.
+/// The embedded parts.
 struct Embedded {
-    /// What they write to.
+    /// Their disk.
     disk: Disk,
     nats: Option<Arc<KeptNats>>,
     table: Option<EmbeddedTable>,
@@ -101,14 +101,14 @@ struct Embedded {
 
 impl Env for Overlay<'_> {
     fn get(&self, name: &str) -> Option<String> {
-        // Set to nothing means: not set, whatever the environment says.
+        // An empty value means unset, whatever the environment says.
         let value = self.set.get(name).cloned().or_else(|| self.base.get(name));
         value.filter(|value| !value.trim().is_empty())
     }
 }
 
 impl<'a> Overlay<'a> {
-    /// An environment that decides nothing yet.
+    /// An overlay that sets nothing yet.
     pub fn over(base: &'a dyn Env) -> Self {
         Self { base, set: BTreeMap::new() }
     }
@@ -126,11 +126,10 @@ impl<'a> Overlay<'a> {
     }
 }
 
-/// Runs the fleet until a signal comes.
+/// Runs the fleet until a signal.
 ///
 /// # Errors
-/// Mistakes in the settings, all together; a port that is taken; a directory that cannot be used; a part that
-/// failed.
+/// All mistakes in the settings; a port in use; a directory that is unusable; a part that failed.
 pub async fn run(options: Options, env: &dyn Env) -> anyhow::Result<()> {
     let mut settings = Settings::new(env);
     let telemetry = TelemetryConfig::read(&mut settings, LogFormat::Text);
@@ -144,7 +143,7 @@ pub async fn run(options: Options, env: &dyn Env) -> anyhow::Result<()> {
     let data = DataDir::open(&directory, options.ephemeral)?;
     let mut overlay = Overlay::over(env);
     for (variable, file) in [("BROKER_API_TOKEN", API_TOKEN_FILE), ("BROKER_ADMIN_TOKEN", ADMIN_TOKEN_FILE)] {
-        // Written even where the environment names tokens, so that the printed lines work.
+        // Written even if the environment has tokens, so that the printed commands work.
         let token = data.token(file)?;
         let named = env.get(variable).map_or(token.clone(), |named| format!("{named},{token}"));
         overlay.set(variable, named);
@@ -152,7 +151,7 @@ pub async fn run(options: Options, env: &dyn Env) -> anyhow::Result<()> {
     let shared =
         Shared { clock: Arc::new(SystemClock), random: Arc::new(Rng::unseeded()), registry: Registry::new() };
     register_process_metrics(&shared.registry);
-    // The one port that users type is tried first: the error comes before anything was started.
+    // The port that users type is bound first, so that the error comes before anything has started.
     let http = listen(options.http).await?;
     overlay.set("HTTP_LISTEN", http.local_addr()?.to_string());
     overlay.set("STOP_GRACE_SECONDS", GRACE.as_secs().to_string());
@@ -182,7 +181,7 @@ async fn serve(
     let providers_stop = tokio_util::sync::CancellationToken::new();
     if let Some((simulator, listener)) = embedded.simulator.take() {
         simulator_address = Some(listener.local_addr()?);
-        // After the workers, because they may be in the middle of a deletion there.
+        // After the workers, which may be in the middle of a deletion there.
         lifecycle.start("simulator", simulator.run(listener, providers_stop.clone()));
     }
     let mut fleet = Fleet::new(configs.backends.clone(), shared).await?;
@@ -221,7 +220,7 @@ async fn serve(
     let ended = lifecycle.run().await;
     fleet.close().await;
     match ended {
-        // What was cut off is safe to repeat; being gone in time is what was asked for.
+        // Work that was cut off is safe to repeat; ending in time matters more.
         Err(error @ LifecycleError::CutOff { .. }) => {
             tracing::warn!("{}", Chain(&error));
             Ok(())
@@ -267,7 +266,7 @@ impl Embedded {
                 self.table = Some(table);
             }
         }
-        // After the table: what is wrong with the disk is said by the first that writes to it.
+        // After the table, because the first writer to a broken disk reports it.
         if let Some(url) = &options.nats_url {
             overlay.set("NATS_URL", url);
         } else {
@@ -292,7 +291,7 @@ impl Embedded {
         shared: &Shared,
     ) -> anyhow::Result<()> {
         overlay.set_default("CSP_API_TOKEN", data.token(CSP_TOKEN_FILE)?);
-        // The file is about the real CSP.
+        // The file is for the real CSP.
         overlay.set("CSP_API_TOKEN_FILE", "");
         overlay.set("SIMULATOR_ACCOUNTS", options.pool.to_string());
         overlay.set("SIMULATOR_LISTEN", options.simulator_listen.to_string());

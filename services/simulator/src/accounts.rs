@@ -1,4 +1,4 @@
-//! The accounts that the simulated CSP has and had.
+//! The existing and deleted accounts of the simulated CSP.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 /// The `csp_id` of the first sandbox; the real ones are decimal numbers of this length.
 pub(crate) const FIRST_CSP_ID: u64 = 2_000_001;
-/// Most deleted accounts remembered, for listings that lag.
+/// Deleted accounts that are remembered for lagging listings.
 const GONE_MAX: usize = 10_000;
 /// One sandbox in this many has no Salesforce account.
 const WITHOUT_SFDC_EVERY: u64 = 5;
@@ -46,7 +46,7 @@ impl Account {
         external_id(self.uuid)
     }
 
-    /// Everything that a fault or a control may call it by.
+    /// All identifiers by which faults and controls may refer to it.
     pub(crate) fn names(&self) -> Vec<String> {
         vec![self.csp_id.to_string(), self.uuid.to_string(), self.external_id()]
     }
@@ -55,7 +55,7 @@ impl Account {
 // === impl Accounts ===
 
 impl Accounts {
-    /// None yet; ids go on from `next_csp_id`.
+    /// No accounts yet; ids start at `next_csp_id`.
     pub(crate) fn new(seed: u64, next_csp_id: u64) -> Self {
         Self {
             seed,
@@ -67,7 +67,7 @@ impl Accounts {
         }
     }
 
-    /// The next `count` accounts, not yet inserted.
+    /// Generates the next `count` accounts without inserting them.
     pub(crate) fn make(&self, count: usize, name_prefix: &str, now_ms: u64) -> Vec<Account> {
         (self.next_csp_id..)
             .take(count)
@@ -85,7 +85,7 @@ impl Accounts {
             .collect()
     }
 
-    /// Adds an account; its id is never given out again.
+    /// Inserts an account; its id is never used again.
     pub(crate) fn insert(&mut self, account: Account) {
         self.next_csp_id = self.next_csp_id.max(account.csp_id + 1);
         self.csp_ids.insert(account.uuid, account.csp_id);
@@ -97,7 +97,7 @@ impl Accounts {
         self.live.get(self.csp_ids.get(&uuid)?)
     }
 
-    /// Removes an account and remembers it for listings that lag.
+    /// Removes an account and remembers it for lagging listings.
     pub(crate) fn remove(&mut self, uuid: Uuid, now_ms: u64) -> Option<Account> {
         let account = self.live.remove(&self.csp_ids.remove(&uuid)?)?;
         if self.gone.len() >= GONE_MAX {
@@ -108,7 +108,7 @@ impl Accounts {
         Some(account)
     }
 
-    /// What a listing shows, by `csp_id`: what exists, and what was deleted less than `lag_ms` ago.
+    /// The contents of a listing, by `csp_id`: existing accounts, and those deleted less than `lag_ms` ago.
     pub(crate) fn listed(&self, now_ms: u64, lag_ms: u64) -> Vec<&Account> {
         let mut listed: Vec<&Account> = self.live.values().collect();
         if lag_ms > 0 {
@@ -141,14 +141,14 @@ pub(crate) fn external_id(uuid: Uuid) -> String {
     format!("identity/accounts/{uuid}")
 }
 
-/// A UUID that follows from the seed and a number and looks like any other.
+/// A UUID derived from the seed and a number.
 pub(crate) fn seeded_uuid(seed: u64, number: u64) -> Uuid {
     let high = mix(seed ^ mix(number));
     let low = mix(high ^ number);
     uuid::Builder::from_random_bytes(((u128::from(high) << 64) | u128::from(low)).to_be_bytes()).into_uuid()
 }
 
-/// The finisher of SplitMix64: every input bit moves every output bit, and no two inputs meet.
+/// The finaliser of SplitMix64: a bijection in which every input bit affects every output bit.
 fn mix(number: u64) -> u64 {
     let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,4 +1,4 @@
-//! The CSP's own calls.
+//! The API of the CSP.
 
 use crate::accounts;
 use crate::connection::Cut;
@@ -44,7 +44,7 @@ impl WirePaging {
     }
 }
 
-/// The calls, under the paths that the real CSP has them at.
+/// The routes, under the paths of the real CSP.
 pub(crate) fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/v2/current_user/accounts", get(list))
@@ -107,7 +107,7 @@ async fn sign_in(Shared(state): Shared<Arc<State>>, ConnectInfo(cut): Caller, bo
     state
         .serve(cut, call, move |state, _fault| {
             let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-            // A caller with any credentials is let in: the simulator does not check which ones are right.
+            // Any credentials are accepted: the simulator does not check them.
             let has =
                 |field: &str| body.get(field).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
             if has("email") && has("password") {
@@ -216,7 +216,7 @@ impl State {
         Call { operation, account_text: account.map(|uuid| uuid.to_string()), account, refused }
     }
 
-    /// The account of the request's session, as [`crate::sessions::Sessions::find`] says it.
+    /// The account of the request's session, as returned by [`crate::sessions::Sessions::find`].
     fn session(&self, headers: &HeaderMap) -> Option<Option<Uuid>> {
         let lifetime_ms = self.faults().session_lifetime_ms;
         let now_ms = self.clock.now_ms();

@@ -1,4 +1,4 @@
-//! The record of calls: what a test or an operator asks afterwards.
+//! The log of calls, for tests and operators.
 
 use crate::faults::Operation;
 use serde::Serialize;
@@ -9,26 +9,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Most entries kept; older ones are dropped and counted.
 pub(crate) const ENTRIES_MAX: usize = 100_000;
 
-/// One call that was answered, or given up on purpose.
+/// One call that was answered, or deliberately not answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LogEntry {
     /// When it arrived, in ms since the Unix epoch.
     pub at_ms: u64,
     /// How long it took, in ms.
     pub took_ms: u64,
-    /// What was asked.
+    /// The operation.
     pub operation: Operation,
-    /// The account that it was about: the UUID as it was sent.
+    /// The account of the call: the UUID as it was sent.
     pub account: Option<String>,
-    /// The status of the answer; none if there was no answer.
+    /// The status of the answer; none without an answer.
     pub status: Option<u16>,
-    /// What went wrong on request, in a word.
+    /// The injected fault, by name.
     pub fault: Option<&'static str>,
-    /// Calls under way when it arrived, itself included.
+    /// Calls in progress when it arrived, itself included.
     pub in_flight: usize,
 }
 
-/// The bounded record.
+/// The bounded log.
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
     entries: Mutex<Entries>,
@@ -41,7 +41,7 @@ struct Entries {
     dropped: u64,
 }
 
-/// A call under way, until it is dropped.
+/// A call in progress, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Arrival {
     pub(crate) at_ms: u64,
@@ -51,13 +51,13 @@ pub(crate) struct Arrival {
 }
 
 impl Calls {
-    /// Counts a call in.
+    /// Counts an arriving call.
     pub(crate) fn arrive(&self, operation: Operation, at_ms: u64) -> Arrival {
         let in_flight = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         Arrival { at_ms, operation, in_flight, counter: Arc::clone(&self.in_flight) }
     }
 
-    /// Writes down how a call ended.
+    /// Records the end of a call.
     pub(crate) fn record(
         &self,
         arrival: &Arrival,
@@ -83,18 +83,18 @@ impl Calls {
         entries.kept.push_back(entry);
     }
 
-    /// Every entry kept, in the order of their ends, and how many were dropped.
+    /// Every entry in the order in which calls ended, and the number of dropped entries.
     pub(crate) fn read(&self) -> (Vec<LogEntry>, u64) {
         let entries = self.entries();
         (entries.kept.iter().cloned().collect(), entries.dropped)
     }
 
-    /// Calls under way now.
+    /// The number of calls in progress.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Forgets all of it.
+    /// Clears the log.
     pub(crate) fn clear(&self) {
         *self.entries() = Entries::default();
     }

@@ -1,4 +1,4 @@
-//! The settings of a simulator at its start.
+//! The settings of a simulator.
 
 use crate::faults::Latency;
 use domain::NamePrefix;
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8_090);
 /// The default prefix of account names.
 const DEFAULT_NAME_PREFIX: &str = "lab-";
-/// Most accounts of one simulator; it lists all of them from memory.
+/// Most accounts of one simulator, which lists all of them from memory.
 pub(crate) const ACCOUNTS_MAX: u32 = 1_000_000;
 
 /// The settings of a simulator.
@@ -20,22 +20,22 @@ pub struct Config {
     pub listen: SocketAddr,
     /// `CSP_API_TOKEN`: the token that callers must present. Required.
     pub api_token: Secret,
-    /// `SIMULATOR_DATA`: the directory that its accounts are kept in; none means memory only.
+    /// `SIMULATOR_DATA`: directory for the accounts; none means memory only.
     pub data: Option<PathBuf>,
-    /// `SIMULATOR_ACCOUNTS`: how many sandboxes it begins with (200). An existing directory is never topped up.
+    /// `SIMULATOR_ACCOUNTS`: number of sandboxes of a new simulator (200). An existing directory gets no more.
     pub accounts: usize,
-    /// `SIMULATOR_NAME_PREFIX`: what account names begin with (`lab-`); none means nothing.
+    /// `SIMULATOR_NAME_PREFIX`: prefix of account names (`lab-`); none means no prefix.
     pub name_prefix: Option<NamePrefix>,
-    /// `SIMULATOR_LIST_LATENCY_MS`: how long a listing takes, in ms (20).
+    /// `SIMULATOR_LIST_LATENCY_MS`: latency of a listing, in ms (20).
     pub list_latency: Latency,
-    /// `SIMULATOR_DELETE_LATENCY_MS`: how long a deletion takes, in ms (200; the real CSP takes 3,000 to 10,000).
+    /// `SIMULATOR_DELETE_LATENCY_MS`: latency of a deletion, in ms (200; the real CSP takes 3,000 to 10,000).
     pub delete_latency: Latency,
-    /// `SIMULATOR_SEED`: what account ids follow from (1).
+    /// `SIMULATOR_SEED`: seed of account ids (1).
     pub seed: u64,
 }
 
 impl Config {
-    /// A simulator for tests: any free port of this machine, in memory, 200 accounts, no latency.
+    /// A simulator for tests: any free port, in memory, 200 accounts, no latency.
     #[must_use]
     pub fn local(api_token: Secret) -> Self {
         Self {

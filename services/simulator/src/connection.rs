@@ -1,4 +1,4 @@
-//! Connections that can be cut in the middle of a call, as a crashing server or a broken line would.
+//! Connections that can be cut in the middle of a call, like those of a crashing server or a broken network.
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// A listener whose connections can be cut one by one, or all at once.
+/// A listener whose connections can be cut one by one or all at once.
 pub(crate) struct Cuttable {
     listener: TcpListener,
     kill: CancellationToken,
@@ -23,14 +23,14 @@ pub(crate) struct Connection {
     is_cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-/// Cuts a connection; handlers get that of theirs.
+/// Cuts one connection; each handler gets that of its own connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Cut(CancellationToken);
 
 // === impl Cuttable ===
 
 impl Cuttable {
-    /// Takes connections from `listener`; `kill` cuts all of them.
+    /// Accepts connections from `listener`; `kill` cuts all of them.
     pub(crate) const fn new(listener: TcpListener, kill: CancellationToken) -> Self {
         Self { listener, kill }
     }
@@ -55,7 +55,7 @@ impl Listener for Cuttable {
 // === impl Connection ===
 
 impl Connection {
-    /// An error once the connection is cut. Its socket then sends a reset instead of an orderly end.
+    /// An error once the connection is cut. Its socket then sends a reset.
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if self.is_cut.as_mut().poll(context).is_pending() {
             return Ok(());
@@ -99,7 +99,7 @@ impl AsyncWrite for Connection {
 // === impl Cut ===
 
 impl Cut {
-    /// Cuts the connection: nothing more is sent on it.
+    /// Cuts the connection: nothing more is sent.
     pub(crate) fn cut(&self) {
         self.0.cancel();
     }

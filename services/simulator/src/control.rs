@@ -1,14 +1,14 @@
-//! The controls over HTTP, behind the same token as the CSP's calls:
+//! The controls over HTTP, with the same token as the CSP's API:
 //!
 //! | call | does |
 //! |---|---|
 //! | `GET`, `PUT /simulator/faults` | shows, replaces faults and latencies ([`crate::Faults`] as JSON) |
-//! | `DELETE /simulator/faults` | lets everything work as configured |
-//! | `GET /simulator/accounts` | how much there is, and a page of it (`_limit` 1,000, `_offset`) |
+//! | `DELETE /simulator/faults` | resets faults and latencies to the configuration |
+//! | `GET /simulator/accounts` | counts, and a page of accounts (`_limit` 1,000, `_offset`) |
 //! | `POST /simulator/accounts` | `{"count": n, "name_prefix"?: "…"}` adds accounts |
 //! | `PUT /simulator/services` | `{"id": "identity/accounts/…", "names": […]}` replaces the services inside one |
 //! | `DELETE /simulator/sessions` | ends every session |
-//! | `GET`, `DELETE /simulator/log` | shows, forgets the record of calls |
+//! | `GET`, `DELETE /simulator/log` | shows, clears the log of calls |
 
 use crate::api::{BODY_BYTES_MAX, WirePaging};
 use crate::faults::Faults;

@@ -1,4 +1,4 @@
-//! What goes wrong on request, and how slow everything is.
+//! Injected faults and latencies.
 
 mod wire;
 
@@ -11,12 +11,12 @@ use std::time::Duration;
 pub(crate) const LATENCY_MAX_MS: u64 = 600_000;
 /// Most faults that can be set at once for one operation.
 pub(crate) const FAULTS_MAX: usize = 1_000;
-/// The default lifetime of a session, in ms.
+/// Default lifetime of a session, in ms.
 const SESSION_LIFETIME_MS: u64 = 3_600_000;
-/// The steps that a probability is rolled in.
+/// Resolution of probabilities.
 const ROLL_STEPS: usize = 1_000_000;
 
-/// A call of the CSP's API.
+/// An operation of the CSP's API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Operation {
@@ -34,71 +34,71 @@ pub enum Operation {
     DeleteService,
 }
 
-/// How long an operation takes, in ms.
+/// The latency of an operation, in ms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Latency {
-    /// Always this long.
+    /// Constant.
     Fixed(u64),
-    /// Each time anew, evenly spread.
+    /// Random, evenly distributed.
     Between {
-        /// Shortest, in ms.
+        /// The shortest, in ms.
         min: u64,
-        /// Longest, in ms.
+        /// The longest, in ms.
         max: u64,
     },
 }
 
-/// Everything that can be set at run time.
+/// Everything that can be changed at run time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
-    /// How long a deleted account still shows in listings, in ms.
+    /// How long listings still show a deleted account, in ms.
     pub list_shows_deleted_for_ms: u64,
-    /// Calls a minute, over all operations, before the answer is 429; none means no limit.
+    /// Calls a minute, over all operations, before the answer is 429; none means unlimited.
     pub rate_limit_per_minute: Option<u32>,
-    /// How long a session lasts, in ms.
+    /// Lifetime of a session, in ms.
     pub session_lifetime_ms: u64,
-    /// What each operation does; one that is missing does what the configuration says.
+    /// The behaviour of each operation; a missing one follows the configuration.
     pub operations: BTreeMap<Operation, Behaviour>,
 }
 
-/// What one operation does.
+/// The behaviour of one operation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Behaviour {
-    /// How long it takes; none means as configured.
+    /// Its latency; none means as configured.
     pub latency_ms: Option<Latency>,
-    /// What goes wrong: the first fault that applies to a call is the one that happens.
+    /// Its faults: the first one that applies to a call is used.
     pub faults: Vec<Fault>,
 }
 
-/// One thing that goes wrong.
+/// One injected fault.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "wire::WireFault", into = "wire::WireFault")]
 pub struct Fault {
-    /// What happens.
+    /// The fault.
     pub kind: FaultKind,
-    /// How often, from 0 to 1; none means always.
+    /// Probability from 0 to 1; none means always.
     pub probability: Option<f64>,
-    /// For how many more calls; none means for all.
+    /// Number of calls that it still affects; none means unlimited.
     pub next: Option<u32>,
-    /// Only for calls about this account (`csp_id`, UUID or whole id); none means for all.
+    /// The account that it affects (`csp_id`, UUID or whole id); none means all.
     pub account: Option<String>,
 }
 
-/// What goes wrong.
+/// A kind of fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FaultKind {
     /// An answer with this status; nothing is done.
     Status {
         /// HTTP status.
         status: u16,
-        /// What the body says; none means what the CSP was seen to say.
+        /// The message in the body; none means that of the real CSP.
         message: Option<String>,
-        /// The `Retry-After` of the answer, in seconds.
+        /// `Retry-After` of the answer, in seconds.
         retry_after_seconds: Option<u64>,
-        /// Write `Retry-After` as an HTTP date instead of seconds.
+        /// Whether `Retry-After` is an HTTP date instead of seconds.
         retry_after_as_date: bool,
     },
     /// No answer; nothing is done.
@@ -107,27 +107,27 @@ pub enum FaultKind {
     Reset,
     /// 200 with a web page; nothing is done.
     Garbage,
-    /// 200 with so many bytes; nothing is done.
+    /// 200 with a body of that many bytes; nothing is done.
     Flood {
-        /// How many.
+        /// Number of bytes.
         bytes: u64,
     },
     /// A listing without entries.
     EmptyList,
-    /// A listing that ends after so many pages, and says so.
+    /// A listing that ends, explicitly, after that number of pages.
     ShortList {
-        /// How many pages there are.
+        /// Number of pages.
         pages: u64,
     },
-    /// A page whose first entry gives way to the first one of the whole listing: pages overlap, and each leaves one out.
+    /// A page whose first entry is replaced by the first one of the whole listing: pages overlap, and each misses one.
     OverlappingPages,
-    /// A page with a bad entry.
+    /// A page with a malformed entry.
     MalformedEntry(BrokenEntry),
-    /// The account is deleted; no answer.
+    /// The account is deleted, but there is no answer.
     DeleteThenHang,
 }
 
-/// What is wrong with an entry of a listing.
+/// The defect of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BrokenEntry {
@@ -137,7 +137,7 @@ pub enum BrokenEntry {
     NullCspId,
     /// Two entries have the same `csp_id`.
     DuplicateCspId,
-    /// The name holds a line break.
+    /// The name contains a line break.
     NameWithLineBreak,
 }
 
@@ -161,7 +161,7 @@ impl Operation {
 // === impl Latency ===
 
 impl Latency {
-    /// None at all.
+    /// No latency.
     pub const NONE: Self = Self::Fixed(0);
 
     /// Reads `200` or `100-300`.
@@ -203,7 +203,7 @@ impl Latency {
 // === impl FaultKind ===
 
 impl FaultKind {
-    /// Answers this status, with words of the simulator's own.
+    /// A fault with this status and the simulator's default message.
     #[must_use]
     pub const fn status(status: u16) -> Self {
         Self::Status { status, message: None, retry_after_seconds: None, retry_after_as_date: false }
@@ -224,7 +224,7 @@ impl Default for Faults {
 }
 
 impl Faults {
-    /// Checks what the shape alone does not say.
+    /// Checks what the types do not ensure.
     pub(crate) fn check(&self) -> Result<(), String> {
         for (operation, behaviour) in &self.operations {
             let name = operation.name();
@@ -241,7 +241,7 @@ impl Faults {
         Ok(())
     }
 
-    /// The fault that befalls this call, if any. `names` are what the account of the call is known by.
+    /// The fault for this call, if any. `names` are the identifiers of the account of the call.
     pub(crate) fn fault_for(
         &mut self,
         operation: Operation,
@@ -258,13 +258,13 @@ impl Faults {
 // === impl Fault ===
 
 impl Fault {
-    /// This, for every call.
+    /// This fault for every call.
     #[must_use]
     pub fn always(kind: FaultKind) -> Self {
         Self { kind, probability: None, next: None, account: None }
     }
 
-    /// This, for the next `calls` calls.
+    /// This fault for the next `calls` calls.
     #[must_use]
     pub fn next(calls: u32, kind: FaultKind) -> Self {
         Self { next: Some(calls), ..Self::always(kind) }

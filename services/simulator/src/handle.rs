@@ -24,39 +24,39 @@ impl SimulatorHandle {
         Self { state }
     }
 
-    /// What is set, with what is left of counted faults.
+    /// The current faults, with the remaining counts.
     #[must_use]
     pub fn faults(&self) -> Faults {
         self.state.faults().clone()
     }
 
-    /// Replaces everything that is set; the count of the rate limit begins anew.
+    /// Replaces all faults and resets the window of the rate limit.
     ///
     /// # Errors
-    /// What is wrong with it, in words; nothing is changed then.
+    /// The problem, in words; then nothing is changed.
     pub fn set_faults(&self, faults: Faults) -> Result<(), String> {
         self.change(|current| *current = faults)?;
         self.state.reset_window();
         Ok(())
     }
 
-    /// Adds one fault behind those that an operation has.
+    /// Appends one fault to those of an operation.
     ///
     /// # Errors
-    /// What is wrong with it, in words; nothing is changed then.
+    /// The problem, in words; then nothing is changed.
     pub fn fail(&self, operation: Operation, fault: Fault) -> Result<(), String> {
         self.change(|faults| faults.operations.entry(operation).or_default().faults.push(fault))
     }
 
-    /// Sets how long an operation takes.
+    /// Sets the latency of an operation.
     ///
     /// # Errors
-    /// What is wrong with it, in words; nothing is changed then.
+    /// The problem, in words; then nothing is changed.
     pub fn slow_down(&self, operation: Operation, latency: Latency) -> Result<(), String> {
         self.change(|faults| faults.operations.entry(operation).or_default().latency_ms = Some(latency))
     }
 
-    /// Changes what is set in one step, so that no call in between is counted twice or not at all.
+    /// Changes faults in one step, so that no concurrent call is counted twice or missed.
     fn change(&self, change: impl FnOnce(&mut Faults)) -> Result<(), String> {
         let mut current = self.state.faults();
         let mut changed = current.clone();
@@ -66,16 +66,16 @@ impl SimulatorHandle {
         Ok(())
     }
 
-    /// Lets everything work as configured.
+    /// Resets faults and latencies to the configuration.
     pub fn clear_faults(&self) {
         *self.state.faults() = Faults::default();
         self.state.reset_window();
     }
 
-    /// Adds accounts, named with `name_prefix` or the configured one.
+    /// Adds accounts with this or the configured name prefix.
     ///
     /// # Errors
-    /// When there would be too many, or they cannot be written down.
+    /// When there would be too many, or the journal cannot be written.
     pub fn add_accounts(
         &self,
         count: usize,
@@ -91,16 +91,17 @@ impl SimulatorHandle {
         world.add(count, prefix, now_ms)
     }
 
-    /// Replaces an account by another one of the same number, as happens upstream; none if there is no such account.
+    /// Replaces an account by another one with the same number, as the provider may do; none if there is no such
+    /// account.
     ///
     /// # Errors
-    /// When that cannot be written down.
+    /// When the journal cannot be written.
     pub fn recreate(&self, account: &ExternalId) -> io::Result<Option<AccountView>> {
         let Ok(uuid) = Uuid::parse_str(account.bare()) else { return Ok(None) };
         self.state.world().recreate(uuid, self.state.clock.now_ms())
     }
 
-    /// Every sandbox that exists, by number.
+    /// Every existing sandbox, by number.
     #[must_use]
     pub fn accounts(&self) -> Vec<AccountView> {
         self.page(Paging::default())
@@ -110,7 +111,7 @@ impl SimulatorHandle {
         self.state.world().views(paging)
     }
 
-    /// How much there is.
+    /// The counts.
     #[must_use]
     pub fn census(&self) -> Census {
         self.state.world().census()
@@ -128,19 +129,19 @@ impl SimulatorHandle {
         Uuid::parse_str(account.bare()).is_ok_and(|uuid| self.state.world().set_services(uuid, names))
     }
 
-    /// The names of the services inside an account; none of an account that does not exist.
+    /// The names of the services inside an account; empty if the account does not exist.
     #[must_use]
     pub fn services(&self, account: &ExternalId) -> Vec<String> {
         let services = Uuid::parse_str(account.bare()).map(|uuid| self.state.world().services(uuid));
         services.unwrap_or_default().into_iter().map(|service| service.name).collect()
     }
 
-    /// Ends every session, and says how many there were.
+    /// Ends every session and returns their number.
     pub fn expire_sessions(&self) -> usize {
         self.state.world().sessions.expire()
     }
 
-    /// The record of calls, in the order of their ends.
+    /// The log of calls, in the order in which they ended.
     #[must_use]
     pub fn log(&self) -> Vec<LogEntry> {
         self.state.calls.read().0
@@ -150,13 +151,13 @@ impl SimulatorHandle {
         self.state.calls.read().1
     }
 
-    /// Calls under way now.
+    /// The number of calls in progress.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.state.calls.in_flight()
     }
 
-    /// Forgets the record.
+    /// Clears the log.
     pub fn clear_log(&self) {
         self.state.calls.clear();
     }

@@ -1,8 +1,8 @@
-//! Accounts on disk: one line of JSON per creation and deletion, handed to the operating system before the
-//! call is answered. So a killed process loses nothing that it said; a machine that loses power may.
+//! Accounts on disk: one line of JSON per creation and deletion, passed to the operating system before the call is
+//! answered. So a killed process loses nothing that it answered; a power failure may lose the end.
 //!
-//! At a start the lines are replayed. A last line that breaks off was never answered and is dropped. If the
-//! journal holds more than it has to, it is rewritten beside and renamed over the old one.
+//! A start replays the lines. A truncated last line was never answered and is dropped. If the journal has more lines
+//! than necessary, it is rewritten to a new file, which replaces the old one.
 
 use crate::accounts::{Account, Accounts};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use uuid::Uuid;
 const JOURNAL_FILE: &str = "accounts.jsonl";
 const REWRITTEN_FILE: &str = "accounts.jsonl.new";
 const LOCK_FILE: &str = "lock";
-/// The version of the lines; a reader refuses another one.
+/// Version of the format; another version is rejected.
 const VERSION: u32 = 1;
 
 /// Why accounts cannot be loaded.
@@ -23,38 +23,38 @@ pub enum JournalError {
     /// The directory or a file in it cannot be used.
     #[error("cannot use {}", path.display())]
     Io {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// Another simulator has it.
+    /// Another simulator uses it.
     #[error("{} is in use by another simulator", path.display())]
     InUse {
-        /// Which directory.
+        /// The directory.
         path: PathBuf,
     },
-    /// A line other than the last cannot be read.
+    /// A line other than the last is invalid.
     #[error("line {line} of {} cannot be read: {problem}", path.display())]
     Corrupt {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Which line, from 1.
+        /// The number of the line, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
 }
 
-/// Where creations and deletions are written.
+/// Where creations and deletions are recorded.
 #[derive(Debug)]
 pub(crate) enum Journal {
-    /// Nowhere.
+    /// In memory only.
     Memory,
     /// In a directory.
     Open(OpenJournal),
-    /// Nowhere any more; nothing may change.
+    /// The journal is closed; nothing may change any more.
     Closed,
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct OpenJournal {
     file: File,
     /// Length up to the last complete line, in bytes.
     length_bytes: u64,
-    /// Held as long as the journal is open; the system lets go of it when the process ends.
+    /// Held while the journal is open; the system releases it at the end of the process.
     _lock: File,
 }
 
@@ -71,9 +71,9 @@ pub(crate) struct OpenJournal {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Line {
-    /// The first one: what the others do not say.
+    /// The first line: the values that the others do not contain.
     Journal { version: u32, next_csp_id: u64 },
-    /// An account was made.
+    /// An account was created.
     Created(Account),
     /// An account was deleted.
     Deleted { uuid: Uuid, at_ms: u64 },
@@ -89,8 +89,8 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> JournalError {
     move |source| JournalError::Io { path, source }
 }
 
-/// Opens the journal in `directory`, which is made if it is not there, and gives back what it holds. A new one
-/// begins with the accounts that `begin` makes.
+/// Opens or creates the journal in `directory` and returns its contents. A new journal starts with the accounts that
+/// `begin` creates.
 pub(crate) fn open(
     directory: &Path,
     seed: u64,
@@ -167,7 +167,7 @@ fn rewrite(path: &Path, accounts: &Accounts) -> io::Result<()> {
         write_line(&mut writer, &Line::Created(account.clone()))?;
     }
     writer.flush()?;
-    // Before the rename, or a power cut could leave an empty file under the real name.
+    // Before the rename, or a power failure could leave an empty file under the real name.
     writer.get_ref().sync_all()
 }
 
@@ -179,7 +179,7 @@ fn write_line(writer: &mut impl io::Write, line: &Line) -> io::Result<()> {
 // === impl Journal ===
 
 impl Journal {
-    /// Writes lines, all or (but for a torn last one, which a start drops) none.
+    /// Appends all lines or none, except for a truncated last one, which the next start drops.
     pub(crate) fn append(&mut self, lines: &[Line]) -> io::Result<()> {
         let open = match self {
             Self::Memory => return Ok(()),
@@ -190,9 +190,9 @@ impl Journal {
         for line in lines {
             write_line(&mut text, line)?;
         }
-        // A write to the page cache takes microseconds, so a separate thread is not worth it.
+        // A write to the page cache takes microseconds, so no separate thread is needed.
         if let Err(error) = open.file.write_all(&text) {
-            // Half a line must not become the beginning of the next one.
+            // A partial line must not become the beginning of the next one.
             open.file.set_len(open.length_bytes)?;
             return Err(error);
         }

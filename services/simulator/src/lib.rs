@@ -1,4 +1,4 @@
-//! The CSP as a real HTTP server: what `broker up`, tests and game days delete sandboxes at.
+//! The CSP as a real HTTP server, for `broker up`, tests and game days.
 //!
 //! # Consumes
 //! HTTP requests with the token `CSP_API_TOKEN`: the CSP's own calls (`/v2/…`, `/api/universalinfra/v1/…`) and the
@@ -8,18 +8,18 @@
 //! Answers in the CSP's shapes, faults on request, and a bounded record of every call.
 //!
 //! # Calls
-//! Nothing but its own directory, if it is given one.
+//! Nothing except its directory, if it has one.
 //!
 //! # Guarantees
-//! * The same seed makes the same accounts: ids, UUIDs, names.
+//! * The same seed results in the same accounts: ids, UUIDs, names.
 //! * With a directory, an answered creation or deletion survives any end of the process; an id is never used
 //!   twice.
-//! * A deletion that has begun is carried out, also when its caller has gone: what a caller that gave up must
-//!   call *unknown* really is.
+//! * A deletion that has begun is carried out even if its caller has gone, so that a caller that gave up really has
+//!   an unknown outcome.
 //!
 //! # Never
-//! * It never calls the real CSP, and never plays it unless it is addressed as what it is.
-//! * It never keeps more than its named bounds: log entries, sessions, deleted accounts, bytes of a body.
+//! * It never calls the real CSP, and is used only where it is configured explicitly.
+//! * It never exceeds its limits on log entries, sessions, deleted accounts and bytes of a body.
 
 mod accounts;
 mod api;
@@ -52,16 +52,16 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// A simulator that has its accounts and is not serving yet.
+/// A simulator with its accounts that is not serving yet.
 #[derive(Debug)]
 pub struct Simulator {
     state: Arc<State>,
 }
 
-/// A simulator that serves in a task of this process. Dropping it ends it at once, as a kill would.
+/// A simulator that serves in a task of this process. Dropping it ends it at once, like a kill.
 #[derive(Debug)]
 pub struct Running {
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
     handle: SimulatorHandle,
     state: Arc<State>,
@@ -83,10 +83,10 @@ pub enum StartError {
 // === impl Simulator ===
 
 impl Simulator {
-    /// Loads the accounts of the configured directory, or makes new ones.
+    /// Loads the accounts of the configured directory, or creates new ones.
     ///
     /// # Errors
-    /// [`JournalError`] when the directory cannot be used, is in use, or holds what cannot be read.
+    /// [`JournalError`] when the directory is unusable, in use, or contains invalid data.
     pub fn open(
         config: Config,
         clock: Arc<dyn Clock>,
@@ -101,7 +101,7 @@ impl Simulator {
         SimulatorHandle::new(Arc::clone(&self.state))
     }
 
-    /// Serves until `stop`, then answers what is under way, without its latency, and returns.
+    /// Serves until `stop`; then answers calls in progress without their latency, and returns.
     ///
     /// # Errors
     /// When the listener fails.
@@ -120,7 +120,7 @@ impl Simulator {
             }
         };
         let result = axum::serve(listener, service).with_graceful_shutdown(asked).await;
-        // Deletions whose callers left are still being carried out.
+        // Deletions whose callers have gone are still being carried out.
         state.stop.cancel();
         state.work.close();
         state.work.wait().await;
@@ -152,7 +152,7 @@ impl Simulator {
 // === impl Running ===
 
 impl Running {
-    /// The value of `CSP_BASE_URL` that leads here.
+    /// The value of `CSP_BASE_URL` for this simulator.
     #[must_use]
     pub fn base_url(&self) -> String {
         format!("http://{}/v2", self.address)
@@ -164,7 +164,7 @@ impl Running {
         self.handle.clone()
     }
 
-    /// Ends it in order: what is under way is answered first.
+    /// Stops it in order: calls in progress are answered first.
     ///
     /// # Errors
     /// When the listener had failed.
@@ -180,7 +180,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
-        // The journal goes first: what is still under way must not reach it any more.
+        // The journal is closed first, so that calls in progress can no longer write to it.
         self.state.world().close();
         self.state.stop.cancel();
         self.state.kill.cancel();

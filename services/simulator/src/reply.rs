@@ -1,4 +1,4 @@
-//! Answers in the CSP's shapes.
+//! Answers in the CSP's formats.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -10,7 +10,7 @@ use time::format_description::well_known::{Rfc2822, Rfc3339};
 /// The default message of a 500: the predecessor's incident of 2025-11-18 in our words.
 const LICENCE_MESSAGE: &str = "the licenses of the account cannot be read: the license service answered text/html \
                                instead of application/json";
-/// The page that stands in for the API.
+/// The web page that replaces the API.
 const MAINTENANCE_PAGE: &str =
     "<!DOCTYPE html>\n<html><head><title>Maintenance</title></head><body>Back soon.</body></html>\n";
 
@@ -19,12 +19,12 @@ pub(crate) fn json(status: u16, body: Value) -> Response {
     (status_code(status), Json(body)).into_response()
 }
 
-/// A failure in the CSP's shape.
+/// A failure in the CSP's format.
 pub(crate) fn error(status: u16, message: &str) -> Response {
     json(status, json!({"error": [{"message": message}]}))
 }
 
-/// A failure that was asked for.
+/// An injected failure.
 pub(crate) fn failure(status: u16, message: Option<&str>, retry_after: Option<HeaderValue>) -> Response {
     let message = message.unwrap_or(match status {
         401 => "the token is not valid",
@@ -41,18 +41,18 @@ pub(crate) fn failure(status: u16, message: Option<&str>, retry_after: Option<He
     response
 }
 
-/// A page for people where an answer was expected.
+/// A web page in place of an answer.
 pub(crate) fn garbage() -> Response {
     Html(MAINTENANCE_PAGE).into_response()
 }
 
-/// So many bytes that are no answer.
+/// A body of that many bytes.
 pub(crate) fn flood(bytes: u64) -> Response {
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     ([(header::CONTENT_TYPE, "application/json")], vec![b' '; bytes]).into_response()
 }
 
-/// Seconds as a header, or the moment that they lead to.
+/// `Retry-After` in seconds, or as a date.
 pub(crate) fn retry_after(seconds: u64, as_date: bool, now_ms: u64) -> HeaderValue {
     let date = || {
         let moment = moment((now_ms / 1_000).saturating_add(seconds))?.format(&Rfc2822).ok()?;
@@ -62,7 +62,7 @@ pub(crate) fn retry_after(seconds: u64, as_date: bool, now_ms: u64) -> HeaderVal
     as_date.then(date).flatten().unwrap_or_else(|| HeaderValue::from(seconds))
 }
 
-/// Milliseconds since the Unix epoch as the CSP writes a time.
+/// Milliseconds since the Unix epoch in the CSP's time format.
 pub(crate) fn timestamp(ms: u64) -> String {
     moment(ms / 1_000).and_then(|moment| moment.format(&Rfc3339).ok()).unwrap_or_default()
 }

@@ -1,9 +1,9 @@
-//! Sessions of the dialogue that clears services.
+//! Sessions of pre-clean clients.
 
 use std::collections::{HashMap, VecDeque};
 use uuid::Uuid;
 
-/// Most sessions at once; the oldest goes first.
+/// Most sessions at once; the oldest is dropped first.
 const SESSIONS_MAX: usize = 10_000;
 
 /// The sessions that exist.
@@ -15,13 +15,13 @@ pub(crate) struct Sessions {
 
 #[derive(Clone, Copy, Debug)]
 struct Session {
-    /// The account that it is inside of; none right after signing in.
+    /// The account of the session; none directly after signing in.
     account: Option<Uuid>,
     begun_ms: u64,
 }
 
 impl Sessions {
-    /// Begins a session under `token`.
+    /// Starts a session with `token`.
     pub(crate) fn begin(&mut self, token: String, account: Option<Uuid>, now_ms: u64) {
         if self.oldest_first.len() >= SESSIONS_MAX
             && let Some(oldest) = self.oldest_first.pop_front()
@@ -32,7 +32,7 @@ impl Sessions {
         self.by_token.insert(token, Session { account, begun_ms: now_ms });
     }
 
-    /// The account of a session that is not over: none is no session, `Some(None)` is one inside no account.
+    /// The account of a live session: none without a session, `Some(None)` for a session without an account.
     pub(crate) fn find(&self, token: &str, now_ms: u64, lifetime_ms: u64) -> Option<Option<Uuid>> {
         let session = self.by_token.get(token)?;
         (now_ms < session.begun_ms.saturating_add(lifetime_ms)).then_some(session.account)

@@ -1,4 +1,4 @@
-//! What every call shares, and the way that every call of the CSP's API takes.
+//! The state that all calls share, and the processing that all calls of the CSP's API have in common.
 
 use crate::calls::Calls;
 use crate::config::Config;
@@ -28,11 +28,11 @@ pub(crate) struct State {
     world: Mutex<World>,
     faults: Mutex<Faults>,
     window: Mutex<Window>,
-    /// Cancelled when calls under way should come to their end.
+    /// Cancelled when calls in progress should finish.
     pub(crate) stop: CancellationToken,
     /// Cancelled to cut every connection.
     pub(crate) kill: CancellationToken,
-    /// Calls being carried out, also those whose callers have gone.
+    /// Calls in progress, including those whose callers have gone.
     pub(crate) work: TaskTracker,
 }
 
@@ -46,15 +46,15 @@ struct Window {
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) operation: Operation,
-    /// The account in the path, as it was sent, for the record.
+    /// The account in the path, unchanged, for the log.
     pub(crate) account_text: Option<String>,
-    /// The account that it is about.
+    /// The account of the call.
     pub(crate) account: Option<Uuid>,
-    /// What is wrong with its credentials, if anything.
+    /// The problem with its credentials, if any.
     pub(crate) refused: Option<&'static str>,
 }
 
-/// How a call ends.
+/// The end of a call.
 enum End {
     Answer(Response),
     Hang,
@@ -99,8 +99,8 @@ impl State {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one call through credentials, rate limit, latency and faults to `work`, which gets the fault that
-    /// shapes the answer, if there is one.
+    /// Passes one call through credentials, rate limit, latency and faults to `work`, which gets the fault that
+    /// determines the answer, if there is one.
     pub(crate) async fn serve(
         self: Arc<Self>,
         cut: Cut,
@@ -109,7 +109,7 @@ impl State {
     ) -> Response {
         let arrival = self.calls.arrive(call.operation, self.clock.now_ms());
         let state = Arc::clone(&self);
-        // A separate task: it carries out what was begun, also when the caller has gone.
+        // A separate task, which finishes even if the caller has gone.
         let task = self.work.spawn(async move {
             let account = call.account_text.clone();
             let (end, fault) = state.carry_out(call, work).await;
@@ -123,12 +123,12 @@ impl State {
         match task.await {
             Ok((End::Answer(response), _arrival)) => response,
             Ok((End::Hang, _arrival)) => {
-                // The caller leaves first, unless the simulator ends.
+                // The caller gives up first, unless the simulator ends.
                 self.stop.cancelled().await;
                 cut.cut();
                 reply::error(503, "stopping")
             }
-            // The answer is a formality: the connection is cut before it could be sent.
+            // The answer is not sent: the connection is cut before.
             Ok((End::Reset, _arrival)) => {
                 cut.cut();
                 reply::error(500, "cut")
@@ -188,7 +188,7 @@ impl State {
             Some(FaultKind::Garbage) => (End::Answer(reply::garbage()), Some("garbage")),
             Some(FaultKind::Flood { bytes }) => (End::Answer(reply::flood(*bytes)), Some("flood")),
             Some(FaultKind::DeleteThenHang) => {
-                // Its answer is what the caller never sees.
+                // The caller never gets this answer.
                 drop(work(self, None));
                 (End::Hang, Some("delete_then_hang"))
             }
@@ -210,7 +210,7 @@ impl State {
         }
     }
 
-    /// Counts a call, and says how many seconds to wait if it is one too many.
+    /// Counts a call; if it exceeds the limit, returns how many seconds to wait.
     fn over_the_limit(&self) -> Option<u64> {
         let limit = self.faults().rate_limit_per_minute?;
         let now_ms = self.clock.now_ms();
@@ -223,7 +223,7 @@ impl State {
         (window.calls > limit).then(|| left_ms.div_ceil(1_000))
     }
 
-    /// Begins to count anew: a limit that was just set starts with a full minute.
+    /// Resets the window, so that a new limit starts with a full minute.
     pub(crate) fn reset_window(&self) {
         *self.window.lock().unwrap_or_else(PoisonError::into_inner) = Window::default();
     }

@@ -1,4 +1,4 @@
-//! What the simulated CSP knows: accounts, the services inside them, sessions. No I/O but the journal.
+//! The state of the simulated CSP: accounts, their services, sessions. No I/O except the journal.
 
 use crate::accounts::{self, Account, Accounts};
 use crate::config::Config;
@@ -12,19 +12,19 @@ use std::collections::HashMap;
 use std::io;
 use uuid::Uuid;
 
-/// The services that labs make are called so; the spelling is the labs'.
+/// The name of services that labs create, with their spelling.
 const LAB_SERVICE: &str = "Instrqt-SaaS";
-/// A service that labs did not make.
+/// The name of a service that labs did not create.
 const OTHER_SERVICE: &str = "Shared-SaaS";
-/// One account in this many has a service of a lab inside.
+/// One account in this many has a service of a lab.
 const LAB_SERVICE_EVERY: u64 = 3;
-/// One account in this many has another service inside.
+/// One account in this many has another service.
 const OTHER_SERVICE_EVERY: u64 = 6;
-/// Entries of a page when a listing is cut into pages and the caller gave no page size.
+/// Default page size of a listing.
 const DEFAULT_PAGE_SIZE: u64 = 100;
-/// The numbers that ids of the entries that are no sandboxes follow from; far below any `csp_id` of a sandbox.
+/// Base of the ids of listed accounts that are not sandboxes; far below any `csp_id` of a sandbox.
 const PARENT: u64 = 1_000_001;
-/// What the listing holds besides usable sandboxes, as the real one does: type, state, name.
+/// Other entries of the listing, as in the real one: type, state, name.
 const BYSTANDERS: [(u64, &str, &str, &str); 4] = [
     (PARENT, "standard", "active", "Education Labs"),
     (PARENT + 1, "sandbox", "disabled", "lab-disabled"),
@@ -47,25 +47,25 @@ pub struct AccountView {
     pub services: Vec<String>,
 }
 
-/// How much there is.
+/// Counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Census {
     /// Sandboxes that exist.
     pub live: usize,
-    /// Sandboxes deleted since the start, or found deleted in the journal at the start.
+    /// Sandboxes deleted since the start or before, as far as the journal has them.
     pub deleted: u64,
-    /// Services that were inside accounts when these were deleted, since the start.
+    /// Services that existed inside accounts when these were deleted, since the start.
     pub orphaned_services: u64,
 }
 
-/// All that there is.
+/// The whole state.
 #[derive(Debug)]
 pub(crate) struct World {
     seed: u64,
     accounts: Accounts,
     journal: Journal,
     pub(crate) sessions: Sessions,
-    /// Services of accounts that were looked into; the others have those that follow from their number.
+    /// Services of accounts that were accessed; those of others are derived from their numbers.
     services: HashMap<Uuid, Vec<Service>>,
     services_made: u64,
     orphaned_services: u64,
@@ -78,14 +78,14 @@ pub(crate) struct Service {
     pub(crate) name: String,
 }
 
-/// Which part of a listing is asked for.
+/// The page of a listing that is requested.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Paging {
     pub(crate) limit: Option<u64>,
     pub(crate) offset: u64,
 }
 
-/// How a deletion ended.
+/// The result of a deletion.
 #[derive(Debug)]
 pub(crate) enum Deletion {
     Done,
@@ -121,7 +121,7 @@ impl World {
         })
     }
 
-    /// Lets go of the directory; nothing can change any more.
+    /// Releases the directory; nothing can change any more.
     pub(crate) fn close(&mut self) {
         self.journal = Journal::Closed;
     }
@@ -142,7 +142,7 @@ impl World {
         Ok(made.iter().map(|account| self.view(account)).collect())
     }
 
-    /// Replaces an account by another one of the same number: a new UUID. None if there is no such account.
+    /// Replaces an account by another one with the same number and a new UUID. None if there is no such account.
     pub(crate) fn recreate(&mut self, uuid: Uuid, now_ms: u64) -> io::Result<Option<AccountView>> {
         let Some(account) = self.accounts.find(uuid).cloned() else { return Ok(None) };
         let again = Account { uuid: accounts::seeded_uuid(!self.seed, account.csp_id), ..account };
@@ -153,7 +153,7 @@ impl World {
         Ok(Some(self.view(&again)))
     }
 
-    /// Deletes an account, with everything inside.
+    /// Deletes an account with everything inside.
     pub(crate) fn delete(&mut self, uuid: Uuid, now_ms: u64) -> Deletion {
         let Some(account) = self.accounts.find(uuid) else {
             let is_bystander =
@@ -212,7 +212,7 @@ impl World {
             "created_at": reply::timestamp(account.created_ms),
             "parent_account_id": accounts::external_id(accounts::seeded_uuid(self.seed, PARENT)),
         });
-        // Where there is none, the real listing leaves it out or leaves it empty.
+        // The real listing leaves an empty field out or has it empty.
         match (&account.sfdc_account_id, entry.as_object_mut()) {
             (Some(id), Some(entry)) => {
                 entry.insert("sfdc_account_id".to_owned(), id.as_str().into());
@@ -238,7 +238,7 @@ impl World {
         })
     }
 
-    /// Everything that a fault may call the account by; of an unknown one its UUID.
+    /// All identifiers by which a fault may refer to the account; for an unknown one its UUID.
     pub(crate) fn names(&self, uuid: Uuid) -> Vec<String> {
         self.accounts.find(uuid).map_or_else(|| vec![uuid.to_string()], Account::names)
     }
@@ -247,7 +247,7 @@ impl World {
         self.accounts.find(uuid).is_some()
     }
 
-    /// The services inside an account; none of an account that does not exist.
+    /// The services inside an account; empty if the account does not exist.
     pub(crate) fn services(&self, uuid: Uuid) -> Vec<Service> {
         self.accounts.find(uuid).map(|account| self.services_of(account)).unwrap_or_default()
     }
@@ -322,7 +322,7 @@ fn as_count(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// Spoils the first active sandbox of a page.
+/// Breaks the first active sandbox of a page.
 fn break_entry(results: &mut Vec<Value>, broken: BrokenEntry) {
     let says = |entry: &Value, key: &str, text: &str| entry.get(key).is_some_and(|value| value == text);
     let is_sandbox = |entry: &Value| says(entry, "account_type", "sandbox") && says(entry, "state", "active");

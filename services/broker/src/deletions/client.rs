@@ -1,4 +1,4 @@
-//! Asking the allocators from a shell.
+//! Requests to the allocators from a shell.
 
 use anyhow::bail;
 use client::{DeletionControlClient, Timeouts};
@@ -13,14 +13,14 @@ use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long one answer is waited for (a page of replays is some hundred writes), and all repeats together.
+/// Time-outs of a call with all its repeats, and of one attempt (a page of replays makes some hundred writes).
 const TIMEOUT: Timeouts = Timeouts { call: Duration::from_secs(45), attempt: Duration::from_secs(15) };
-/// How long a connection is waited for.
+/// Time-out of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause between two looks at the connection.
+/// Pause between two checks of the connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A connection of one command.
+/// The connection of one command.
 pub(crate) struct Client {
     bus: NatsBus,
     client: client::Client,
@@ -29,7 +29,7 @@ pub(crate) struct Client {
 // === impl Client ===
 
 impl Client {
-    /// Connects as the environment says (`NATS_URL` and so on).
+    /// Connects with the settings of the environment (`NATS_URL` and so on).
     ///
     /// # Errors
     /// Mistakes in the environment; no connection in time.
@@ -53,10 +53,10 @@ impl Client {
         }
     }
 
-    /// Asks, and reads the answer.
+    /// Sends a request and reads the reply.
     ///
     /// # Errors
-    /// When no worker answers, or the answer is a failure or cannot be read.
+    /// When no worker answers, or the reply is a failure or cannot be read.
     pub(crate) async fn ask<T: DeserializeOwned>(
         &self,
         verb: Verb,
@@ -65,12 +65,12 @@ impl Client {
         Ok(self.client.ask(verb, request).await?)
     }
 
-    /// The connection itself, for what needs no worker.
+    /// The connection, for operations without a worker.
     pub(crate) fn bus(&self) -> &NatsBus {
         &self.bus
     }
 
-    /// The provider throttle. An allocator turns its switch; looking needs none.
+    /// Controls the provider throttle. Changes go through an allocator; reading does not.
     pub(crate) fn control(&self) -> impl DeletionControl {
         let bus = Arc::new(self.bus.clone());
         DeletionControlClient::new(self.client.clone(), bus.clone(), bus, Arc::new(SystemClock))

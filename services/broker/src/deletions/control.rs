@@ -1,4 +1,4 @@
-//! What an operator can do with all deletions: `broker deletions pause | resume | status`.
+//! `broker deletions pause | resume | status`: controls all deletions.
 
 use super::client::Client;
 use contract::{DeletionsStatus, PauseRequest};
@@ -6,41 +6,40 @@ use ports::bus::DeletionControl;
 use ports::clock::{Clock as _, SystemClock};
 use runtime::settings::Env;
 
-/// The actor where the command names none.
+/// The actor if the command names none.
 const BY: &str = "broker cli";
 
-/// What can be done about all deletions.
+/// The subcommands for all deletions.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Pause all deletions: none is fetched or ordered until they are resumed. Claims, releases, sync and expiry
-    /// go on.
+    /// Pause all deletions until they are resumed. Claims, releases, sync and expiry continue.
     Pause {
-        /// Ends by itself after so many seconds.
+        /// End the pause after this many seconds.
         #[arg(long, value_name = "SECONDS", conflicts_with = "until")]
         until_seconds: Option<u64>,
-        /// Ends by itself at that moment, in Unix seconds.
+        /// End the pause at this moment, in Unix seconds.
         #[arg(long, value_name = "UNIX_SECONDS")]
         until: Option<u64>,
-        /// Why, for those who find it.
+        /// The reason, for other operators.
         #[arg(long)]
         reason: Option<String>,
-        /// Who pauses.
+        /// The operator; for the history.
         #[arg(long, default_value = BY)]
         by: String,
     },
-    /// Let deletions go on.
+    /// Resume deletions.
     Resume,
-    /// Show the provider throttle and its queue, as JSON.
+    /// Print the provider throttle and its queue as JSON.
     Status,
 }
 
 // === impl Command ===
 
 impl Command {
-    /// Does it, over NATS, with the connection that the environment names.
+    /// Runs the subcommand over NATS, with the settings of the environment.
     ///
     /// # Errors
-    /// Mistakes in the environment, what cannot be used of the arguments, a queue that does not answer.
+    /// Mistakes in the environment, invalid arguments, no answer of the queue.
     pub(super) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
         let client = Client::connect(env).await?;
         let said = self.say(&client.control()).await;
@@ -68,7 +67,7 @@ impl Command {
     }
 }
 
-/// What keeps deletions waiting, in words; none if nothing does.
+/// Why deletions wait, in words; none if they do not.
 #[must_use]
 pub(crate) fn note(status: &DeletionsStatus) -> Option<String> {
     let until = |until: Option<u64>| until.map(|until| format!(" until {until}")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The deletion queue in a shell.
+//! `broker deletions list`: prints the deletion queue.
 
 use super::client::Client;
 use super::parked::{Output, print_json};
@@ -9,12 +9,12 @@ use domain::UnixSeconds;
 use runtime::settings::Env;
 use std::fmt::Write as _;
 
-/// Entries of one page.
+/// Entries per page.
 const PAGE_LIMIT: u32 = 100;
-/// Pages of one command: an index that grows as fast as it is read must not be read for ever.
+/// Most pages of one command, because an index that grows as fast as it is read would never end.
 const PAGES_MAX: usize = 10_000;
 
-/// Which deletions, and how to print them.
+/// The filters and the format.
 #[derive(Debug, Args)]
 pub(crate) struct List {
     /// Only those of this pool.
@@ -23,7 +23,7 @@ pub(crate) struct List {
     /// Only those in this state.
     #[arg(long, value_parser = ["pending_deletion", "deletion_failed"])]
     status: Option<String>,
-    /// How to print.
+    /// The format.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
@@ -31,10 +31,10 @@ pub(crate) struct List {
 // === impl List ===
 
 impl List {
-    /// Asks page by page and prints all of them.
+    /// Requests page by page and prints all deletions.
     ///
     /// # Errors
-    /// When no worker answers, or the answer is a failure.
+    /// When no worker answers, or the reply is a failure.
     pub(super) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
         let client = Client::connect(env).await?;
         let listed = self.ask(&client).await;

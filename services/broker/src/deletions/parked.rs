@@ -1,4 +1,4 @@
-//! Parked deletions: show them, retry them, remove messages that cannot be read.
+//! Parked deletions: list them, replay them, remove messages that cannot be read.
 
 use super::client::Client;
 use anyhow::bail;
@@ -13,44 +13,44 @@ use runtime::settings::Env;
 use serde::Serialize;
 use std::fmt::Write as _;
 
-/// Entries of one page.
+/// Entries per page.
 const PAGE_LIMIT: u32 = 100;
-/// Pages of one command: a stream that grows as fast as it is read must not be read for ever.
+/// Most pages of one command, because a stream that grows as fast as it is read would never end.
 const PAGES_MAX: usize = 10_000;
 
-/// What can be done with parked deletions.
+/// The subcommands for parked deletions.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List deletions that used up their attempts, and messages that could not be read.
+    /// List deletions that used up their attempts, and messages that cannot be read.
     Parked {
         #[command(flatten)]
         which: Which,
-        /// How to print.
+        /// The format.
         #[arg(long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
-    /// Show the end of one sandbox: its state, its attempts, where its message is, its history.
+    /// Show the deletion of one sandbox: its state, its attempts, its message, its history.
     Show {
         /// The sandbox.
         id: String,
-        /// How to print.
+        /// The format.
         #[arg(long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
-    /// Have parked deletions tried again, with their attempts counted anew. May be repeated and interrupted.
+    /// Replay parked deletions, counting attempts from zero. Safe to repeat and to interrupt.
     Replay {
-        /// The sandbox, or the key of a message that could not be read.
+        /// The sandbox, or the key of a message that cannot be read.
         #[arg(required_unless_present = "all", conflicts_with_all = ["all", "pool", "reason"])]
         key: Option<String>,
-        /// All of them, or all that the filters leave.
+        /// Replay all, or all that match the filters.
         #[arg(long)]
         all: bool,
         #[command(flatten)]
         which: Which,
-        /// Who asks, for the history; the user of this shell unless said.
+        /// The operator, for the history; the user of this shell by default.
         #[arg(long)]
         by: Option<String>,
-        /// How to print.
+        /// The format.
         #[arg(long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
@@ -58,13 +58,13 @@ pub(crate) enum Command {
     Remove {
         /// Its key: `_unreadable.<sequence>`.
         key: String,
-        /// Who asks, for the log; the user of this shell unless said.
+        /// The operator, for the log; the user of this shell by default.
         #[arg(long)]
         by: Option<String>,
     },
 }
 
-/// Which parked deletions.
+/// The filters.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Which {
     /// Only those of this pool.

@@ -9,16 +9,16 @@ use runtime::settings::{Env, Mistakes, Settings};
 use secretsmanager::SecretsConfig;
 use std::collections::BTreeMap;
 
-/// How to reach what the fleet stands on.
+/// How to reach NATS, the table, the provider and secrets.
 #[derive(Clone, Debug)]
 pub struct Backends {
     /// The message queue.
     pub nats: NatsConfig,
     /// The table; not needed by ingress and scheduler.
     pub table: Option<DynamoConfig>,
-    /// Numbers and switches of this process, which discovery shows.
+    /// Numbers and booleans of this process, for discovery.
     pub shown: BTreeMap<String, String>,
-    /// Settings of this process that must be those of the table.
+    /// Settings of this process that must equal those of the table.
     pub agreed: Agreed,
     /// The provider; needed by reaper and reconciler.
     pub provider: Option<CspConfig>,
@@ -26,12 +26,12 @@ pub struct Backends {
     pub secrets: Option<SecretsConfig>,
 }
 
-/// The configuration of every service and of what they stand on.
+/// The configuration of every service and of all connections.
 #[derive(Clone, Debug)]
 pub struct Configs {
-    /// What the fleet stands on.
+    /// The connections.
     pub backends: Backends,
-    /// The HTTP face.
+    /// The ingress.
     pub ingress: ingress::Config,
     /// Allocators.
     pub allocator: allocator::Config,
@@ -46,12 +46,12 @@ pub struct Configs {
 // === impl Backends ===
 
 impl Backends {
-    /// Reads what a whole fleet needs.
+    /// Reads the settings for a whole fleet.
     pub fn read(settings: &mut Settings<'_>) -> Self {
         Self::read_parts(settings, true, true, true)
     }
 
-    /// Reads what a part of a fleet needs beside the message queue.
+    /// Reads the settings for a part of a fleet, which always needs NATS.
     #[must_use]
     pub fn read_parts(settings: &mut Settings<'_>, table: bool, provider: bool, secrets: bool) -> Self {
         let nats = NatsConfig::read(settings);
@@ -73,7 +73,7 @@ impl Configs {
     /// Reads the settings of a whole fleet.
     ///
     /// # Errors
-    /// Every mistake, together.
+    /// All mistakes together.
     pub fn read(env: &dyn Env) -> Result<Self, Mistakes> {
         let mut settings = Settings::new(env);
         let mut backends = Backends::read(&mut settings);

@@ -1,4 +1,4 @@
-//! The numbers of the workers of a process.
+//! The metrics of the workers of a process.
 
 use prometheus::Registry;
 use runtime::recorder::EventLogMetrics;
@@ -6,7 +6,7 @@ use runtime::restored::TableMetrics;
 use runtime::skew::ClockMetrics;
 use runtime::upkeep::UpkeepMetrics;
 
-/// The numbers of the workers, registered once however many of a kind there are.
+/// The metrics of the workers, registered once however many workers there are.
 pub(super) struct WorkerMetrics {
     pub(super) allocator: allocator::Metrics,
     pub(super) reaper: reaper::Metrics,

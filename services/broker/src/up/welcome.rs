@@ -1,4 +1,4 @@
-//! What `broker up` prints when the fleet is ready.
+//! The message of `broker up` when the fleet is ready.
 
 use super::{ADMIN_TOKEN_FILE, API_TOKEN_FILE};
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 pub(super) struct Welcome {
     pub(super) root: String,
     pub(super) nats_url: String,
-    /// Where the embedded table is (`DYNAMODB_ENDPOINT`), if it is embedded.
+    /// Address of the embedded table (`DYNAMODB_ENDPOINT`), if it is embedded.
     pub(super) table: Option<String>,
     pub(super) simulator: Option<SocketAddr>,
     pub(super) data: PathBuf,
@@ -17,7 +17,7 @@ pub(super) struct Welcome {
 // === impl Welcome ===
 
 impl Welcome {
-    /// Prints the table to stdout, which is for people here; log lines go to stderr.
+    /// Prints the message to stdout; log lines go to stderr.
     pub(super) fn print(&self) {
         println!("{}", self.text());
     }

@@ -1,9 +1,9 @@
-//! The JSON of a fault: one flat object, in which a field that does not belong to its kind is a mistake.
+//! The JSON of a fault: one flat object; a field that does not belong to its kind is an error.
 
 use super::{BrokenEntry, Fault, FaultKind};
 use serde::{Deserialize, Serialize};
 
-/// Most bytes of a flood; far more than any client may read.
+/// Most bytes of a flood, more than any client may read.
 const FLOOD_BYTES_MAX: u64 = 67_108_864;
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -21,7 +21,7 @@ enum Kind {
     DeleteThenHang,
 }
 
-/// A fault as it is written.
+/// The JSON form of a fault.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WireFault {
