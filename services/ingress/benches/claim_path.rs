@@ -1,5 +1,5 @@
-//! A claim on its way through the ingress, between the HTTP connection and the bus: routing, token, limits, headers,
-//! the request to a worker that answers at once, the reply. How often that asks for memory is what one sees best.
+//! A claim inside the ingress, between the HTTP connection and the bus: routing, token, limits, headers, the request to
+//! a worker that answers at once, the reply. The number of allocations is the most useful result.
 
 use async_trait::async_trait;
 use axum::body::{Body, to_bytes};
@@ -28,7 +28,7 @@ use tower::ServiceExt as _;
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
 
 const TOKEN: &str = "lab-token-1";
-/// What an allocator answers.
+/// The reply of an allocator.
 const REPLY: &[u8] = br#"{"sandbox_id":"2a7e4c1b-93d5-4f60-8a2b-1c3d5e7f9a0b","name":"lab-adventure-0000042","external_id":"2a7e4c1b-93d5-4f60-8a2b-1c3d5e7f9a0b","allocated_at":1800000000,"expires_at":1800014400,"sfdc_account_id":null,"lease_epoch":1}"#;
 /// Longest reply that is read.
 const REPLY_BYTES_MAX: usize = 1 << 16;
@@ -95,7 +95,7 @@ fn router() -> Result<axum::Router, Box<dyn Error>> {
     Ok(Ingress::new(config, ports, Registry::new())?.router(CancellationToken::new()))
 }
 
-/// A claim as the scripts of the labs send it.
+/// A claim as the lab scripts send it.
 fn request() -> Result<Request<Body>, axum::http::Error> {
     Request::builder()
         .method("POST")

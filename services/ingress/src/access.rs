@@ -1,4 +1,4 @@
-//! The one canonical line per request, and the request's place in the metrics.
+//! The single log line of each request, and its metrics.
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::Method;
@@ -11,20 +11,21 @@ use crate::listener::Refusal;
 use crate::metrics::{CALLER_GONE_STATUS, Metrics, UNMATCHED_ROUTE};
 use crate::request_id::Facts;
 
-/// A request that is under way. Its line is written when it ends, also when it ends because its caller left.
+/// A request in progress. Its line is written when it ends, even if it ends because its caller left.
 pub(crate) struct Entry {
     metrics: Metrics,
     facts: Facts,
     method: Method,
     matched: Option<MatchedPath>,
-    // Measures and decides nothing, so it may be finer than the Clock port, which counts milliseconds.
+    // Only measures and decides nothing, so it may be more precise than the Clock port, which counts milliseconds.
     began: Instant,
-    /// It was refused before it was a request: any peer can cause as many of these lines as it opens connections.
+    /// It was refused before it was parsed as a request: any peer can cause as many of these lines as it opens
+    /// connections.
     is_refused: bool,
     is_written: bool,
 }
 
-/// Routes that probes ask every few seconds; their good answers are not logged at `info`.
+/// Routes that probes request every few seconds; successful answers are not logged at `info`.
 const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 // === impl Entry ===
@@ -60,7 +61,7 @@ impl Entry {
         let owner_id = self.facts.owner().map(OwnerId::as_str);
         let sandbox_id = self.facts.sandbox().map(SandboxId::as_str);
         let fault_code = code.map(FaultCode::as_str);
-        // The level is part of a call site, so a line whose level varies needs one site per level.
+        // The level belongs to the call site, so a line with a variable level needs a call site per level.
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(

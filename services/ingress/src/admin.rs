@@ -1,6 +1,6 @@
-//! The routes of the operators: counts, and runs on demand.
+//! Operators' routes: counts, and runs on demand.
 //!
-//! "Sync now" publishes the same tick as the scheduler; the answer is the report of a run that began after it.
+//! A run on demand publishes the same tick as the scheduler; the answer is the report of a run that began after it.
 
 use axum::Extension;
 use axum::extract::rejection::PathRejection;
@@ -24,19 +24,19 @@ use crate::query::{Asked, NoQuery};
 use crate::relay::{Relay, millis};
 use crate::request_id::Facts;
 
-/// Operators' requests that may wait for a report at once; each holds a subscription on the queue.
+/// Operators' requests that may wait for a report at once; each holds a subscription.
 pub const ADMIN_WAITERS_MAX: usize = 64;
 const HOUR_SECONDS: u64 = 3_600;
-/// Longest time that a look for the last tick may take; without it, the answer is that there is no report yet.
+/// Time-out of reading the last tick; after it, the answer is that there is no report yet.
 const LAST_TICK_TIMEOUT: Duration = Duration::from_secs(1);
-/// Part of the wait for a report that is left for what comes after it.
+/// Reserved part of the time for a report, for what happens after it.
 const ANSWER_MARGIN: Duration = Duration::from_millis(50);
 
-/// Where operators have runs started.
+/// Starts runs.
 #[derive(Clone)]
 pub(crate) struct TickService {
     pub(crate) ticks: Arc<dyn Ticks>,
-    /// How long a request may take in all.
+    /// Longest time of a request.
     pub(crate) wait: Duration,
     pub(crate) clock: Arc<dyn Clock>,
     /// How long stale sandboxes are kept.
@@ -60,7 +60,7 @@ pub(crate) struct Accepted {
 #[derive(Serialize)]
 struct NoFields {}
 
-/// How a sync is asked for.
+/// The query of a sync.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct How {
@@ -84,7 +84,7 @@ pub(crate) async fn stats(
     Ok(pass_on(reply, StatusCode::OK))
 }
 
-/// `POST /v1/admin/sync`, or with `?force=true`: whatever is listed, and not behind a sync that waits already.
+/// `POST /v1/admin/sync`. With `?force=true` it follows any listing, and is refused while another sync waits.
 #[utoipa::path(
     post, path = "/v1/admin/sync", tag = "operators", security(("admin" = [])),
     params(
@@ -131,7 +131,7 @@ pub(crate) async fn expire(
     service.run(TickKind::Expiry, &headers, &facts).await
 }
 
-/// `POST /v1/admin/cleanup`: the sweep, which has every deletion worked on that was forgotten.
+/// `POST /v1/admin/cleanup`: the sweep, which announces deletions whose messages were lost.
 #[utoipa::path(
     post, path = "/v1/admin/cleanup", tag = "operators", security(("admin" = [])),
     params(("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
@@ -150,7 +150,7 @@ pub(crate) async fn cleanup(
     service.run(TickKind::Sweep, &headers, &facts).await
 }
 
-/// `POST /v1/admin/census`: counts the pools, and holds leases against claims.
+/// `POST /v1/admin/census`: counts the pools, and compares leases with claim items.
 #[utoipa::path(
     post, path = "/v1/admin/census", tag = "operators", security(("admin" = [])),
     params(("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
@@ -171,7 +171,7 @@ pub(crate) async fn census(
 
 /// `POST /v1/admin/auto-delete-stale`
 ///
-/// A tick takes no instructions, so the grace period may be named only as it is set.
+/// A tick takes no instructions, so the retention may only be named with its configured value.
 #[utoipa::path(
     post, path = "/v1/admin/auto-delete-stale", tag = "operators", security(("admin" = [])),
     params(
@@ -225,7 +225,7 @@ pub(crate) async fn report(
         tick.parse::<u64>().map_err(|_| Fault::invalid("the tick in the path", "must be a whole number"))?;
     let last = in_time(service.ticks.last_report(kind), service.wait, &*service.clock).await;
     let last = last.map_err(|error| unavailable(&error, &facts))?;
-    // A later run has looked after the earlier tick as well.
+    // A later run covers the earlier tick as well.
     match last.filter(|report| report.tick >= tick) {
         Some(report) => show(&report),
         None if service.was_never_issued(tick).await => {
@@ -262,18 +262,18 @@ impl TickService {
         answer(kind, receipt, report.as_ref())
     }
 
-    /// Whether no such tick was issued. Where that cannot be known, the caller waits for the report.
+    /// Whether no such tick was issued. If that is unknown, the caller waits for the report.
     async fn was_never_issued(&self, tick: u64) -> bool {
         let last = in_time(self.ticks.last_tick(), LAST_TICK_TIMEOUT, &*self.clock).await;
         matches!(last, Ok(Some(last)) if last < tick)
     }
 
-    /// How long the queue may take: it knows whether the tick was taken, which is lost if its time is cut off.
+    /// Time-out of the bus. It knows whether the tick was accepted, which would be lost if the request were cut off.
     fn timeout(&self) -> Duration {
         self.wait.saturating_sub(ANSWER_MARGIN)
     }
 
-    /// Waits for a report if not too many do already.
+    /// Waits for a report unless too many requests do so already.
     async fn wait(
         &self,
         ticked: impl Future<Output = Result<(TickReceipt, Option<RunReport>), BusError>>,
@@ -286,7 +286,7 @@ impl TickService {
     }
 }
 
-/// What the queue says, unless it takes longer than an operator's request may.
+/// The result of the bus, unless it takes longer than an operator's request may.
 pub(crate) async fn in_time<T>(
     asked: impl Future<Output = Result<T, BusError>>,
     wait: Duration,
@@ -301,7 +301,7 @@ pub(crate) async fn in_time<T>(
     }
 }
 
-/// The report, or where it will be.
+/// The report, or its URL.
 fn answer(kind: TickKind, receipt: TickReceipt, report: Option<&RunReport>) -> Result<Response, Failure> {
     match report {
         Some(report) => show(report),
@@ -324,7 +324,7 @@ fn accepted(kind: TickKind, tick: u64) -> Result<Response, Failure> {
     let report_id = format!("{}/{tick}", kind.as_str());
     let location = format!("/v1/admin/reports/{report_id}");
     let mut response = written(StatusCode::ACCEPTED, &Accepted { status: "accepted", report_id })?;
-    // The path is made of plain words and a number, which every header may hold.
+    // The path consists of letters and digits, which are valid in every header.
     if let Ok(location) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(header::LOCATION, location);
     }

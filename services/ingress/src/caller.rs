@@ -1,4 +1,4 @@
-//! Token → caller. The first check of every route that has a role.
+//! Authentication and authorisation: the first check of every route with a role.
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, header};
@@ -17,24 +17,24 @@ use crate::request_id::Facts;
 use crate::sandboxes;
 use crate::tokens::{Caller, Scope, Tokens};
 
-/// Who may use a route.
+/// The role that a route requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Any caller.
+    /// None: any caller.
     None,
-    /// Holders of a lab token.
+    /// A lab token.
     Lab,
-    /// Holders of an admin token; if the route only looks, those of a read-only token too.
+    /// An admin token; for routes that only read, a read-only token suffices.
     Admin,
 }
 
-/// What stands before one route.
+/// The checks in front of one route.
 #[derive(Clone)]
 pub(crate) struct Gate {
     pub(crate) role: Role,
-    /// Whether the route changes nothing.
+    /// Whether the route only reads.
     pub(crate) is_read_only: bool,
-    /// Whether a token that is for some pools is held to them behind the gate.
+    /// Whether the route's worker restricts the request to the pools of the token.
     pub(crate) is_limited_to_pools: bool,
     pub(crate) tokens: Tokens,
     pub(crate) rates: Rates,
@@ -42,14 +42,14 @@ pub(crate) struct Gate {
     pub(crate) clock: Arc<dyn Clock>,
 }
 
-/// Stands in an answer to a caller whose token is good.
+/// Marks an answer to an authenticated caller.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known;
 
 const SCHEME: &[u8] = b"bearer";
 
-/// Lets a request pass if its caller has the role, does not come too often, and its body is within bounds, in
-/// this order.
+/// Passes a request on if its caller has the role, is within its rate limits, and the body is within its limit, in this
+/// order.
 pub(crate) async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     let mut rate_status = None;
     let mut response = match gate.check(request, &mut rate_status).await {
@@ -71,7 +71,7 @@ pub(crate) async fn admit(State(gate): State<Gate>, request: Request, next: Next
 // === impl Role ===
 
 impl Role {
-    /// Whether a token with this right may use a route of this role and method.
+    /// Whether a token with this right may use a route with this role and method.
     #[must_use]
     pub fn admits(self, scope: Scope, method: &Method) -> bool {
         match (self, scope) {
@@ -82,7 +82,7 @@ impl Role {
     }
 }
 
-/// Whether a request of this method changes nothing.
+/// Whether a request with this method only reads.
 pub(crate) fn is_read_only(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
@@ -92,8 +92,8 @@ pub(crate) fn is_read_only(method: &Method) -> bool {
 impl Gate {
     async fn check(&self, request: Request, rate_status: &mut Option<RateStatus>) -> Result<Request, Fault> {
         if self.role == Role::None {
-            // Do not wait for the body of an unauthenticated caller: with one byte that never comes, it could keep a
-            // connection that cannot be asked to make room.
+            // Does not wait for the body of an unauthenticated caller: by withholding one byte, the caller could occupy
+            // a connection that cannot be closed to make room.
             limits::refuse_too_large(request.headers())?;
             return Ok(request);
         }
@@ -103,7 +103,7 @@ impl Gate {
         }
         count(self.rates.count_token(&caller.name), rate_status)?;
         self.authorize(&caller)?;
-        // Only now: a caller without a token must not be able to use up the rate of an owner.
+        // Only after authentication, so that a caller without a token cannot use up the rate limit of an owner.
         if let Some(owner) = self.owner(request.headers()) {
             count(self.rates.count_owner(&caller.name, &owner), rate_status)?;
         }
@@ -115,7 +115,7 @@ impl Gate {
         Ok(Request::from_parts(parts, body.into()))
     }
 
-    /// Whose request it is; the handler refuses it if that cannot be read.
+    /// The owner of the request; if it is invalid, the handler refuses the request.
     fn owner(&self, headers: &HeaderMap) -> Option<OwnerId> {
         (self.role == Role::Lab).then(|| sandboxes::owner_in(headers).ok()).flatten()
     }
@@ -139,7 +139,7 @@ impl Gate {
     }
 }
 
-/// Notes where the caller stands; the answer shows the last count, which is the narrowest.
+/// Records the rate limit; the answer shows the last one, which is the narrowest.
 fn count(
     counted: Result<Option<RateStatus>, (Fault, RateStatus)>,
     rate_status: &mut Option<RateStatus>,
@@ -156,7 +156,7 @@ fn count(
     }
 }
 
-// Two `Authorization` headers are a smuggling attempt or a mistake; neither is taken.
+// Two `Authorization` headers are a smuggling attempt or a mistake, so neither is used.
 fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };

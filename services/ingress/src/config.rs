@@ -1,4 +1,4 @@
-//! What an operator sets.
+//! The settings of the ingress.
 
 use axum::http::HeaderValue;
 use runtime::policy::read_stale_kept;
@@ -13,20 +13,20 @@ use crate::rates::peer::TrustedProxies;
 use crate::tls::TlsConfig;
 use crate::tokens::TokenConfig;
 
-/// Settings of the ingress. Each field names its variable, its unit and its default.
+/// The settings of the ingress. Each field states its variable, its unit and its default.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `HTTP_LISTEN`: address and port of the API; `127.0.0.1:8080`.
     pub listen: SocketAddr,
-    /// `BROKER_API_TOKEN`, `BROKER_ADMIN_TOKEN`, `TOKENS_FILE`: the tokens that are good.
+    /// `BROKER_API_TOKEN`, `BROKER_ADMIN_TOKEN`, `TOKENS_FILE`: the valid tokens.
     pub tokens: TokenConfig,
-    /// How often callers may ask.
+    /// Rate limits of callers.
     pub rates: RateConfig,
-    /// `TRUSTED_PROXIES`: proxies whose `X-Forwarded-For` is believed; none.
+    /// `TRUSTED_PROXIES`: proxies whose `X-Forwarded-For` is trusted; none.
     pub trusted_proxies: TrustedProxies,
     /// `REQUEST_DEADLINE_MS`: longest time that a lab waits for an answer; 10,000.
     pub request_deadline: Duration,
-    /// `REQUEST_ATTEMPT_MS`: longest time that one attempt waits for a worker; 4,000.
+    /// `REQUEST_ATTEMPT_MS`: time-out of one attempt; 4,000.
     pub request_attempt: Duration,
     /// `NO_RESPONDERS_PATIENCE_MS`: longest time that a request waits for a worker to appear; 1,000.
     pub no_responders_patience: Duration,
@@ -35,22 +35,22 @@ pub struct Config {
     /// `ADMIN_WAIT_MS`: longest time that an operator's request for a run, or to the switch of the deletions,
     /// takes; 25,000.
     pub admin_wait: Duration,
-    /// `STALE_KEPT_HOURS`: how long stale sandboxes are kept, for who names it; 24.
+    /// `STALE_KEPT_HOURS`: how long stale sandboxes are kept, for callers that name it; 24.
     pub stale_kept: Duration,
-    /// How many connections there may be, and how long each step of one may take.
+    /// Limits on the number of connections and on the time of each step of a connection.
     pub connections: ConnectionConfig,
-    /// `TLS_CERT_FILE`, `TLS_KEY_FILE`, `TLS_CLIENT_CA_FILE`: TLS that ends here; none.
+    /// `TLS_CERT_FILE`, `TLS_KEY_FILE`, `TLS_CLIENT_CA_FILE`: TLS of the ingress; none.
     pub tls: Option<Box<TlsConfig>>,
-    /// `HSTS_ENABLED`: whether TLS ends in front of the ingress; false.
+    /// `HSTS_ENABLED`: whether TLS is terminated in front of the ingress; false.
     pub hsts_enabled: bool,
-    /// `CORS_ALLOWED_ORIGINS`: origins whose pages may call, separated by commas, or `*`; none.
+    /// `CORS_ALLOWED_ORIGINS`: origins whose pages may call the API, separated by commas, or `*`; none.
     pub cors: Cors,
 }
 
 // === impl Config ===
 
 impl Config {
-    /// Reads every variable; mistakes are noted in `settings`.
+    /// Reads the settings; mistakes go to `settings`.
     pub fn read(settings: &mut Settings<'_>) -> Self {
         let listen = settings
             .parsed("HTTP_LISTEN", "127.0.0.1:8080", "address and port of the HTTP API", |text| {
@@ -78,8 +78,8 @@ impl Config {
             ),
             request_attempt: settings.millis(
                 "REQUEST_ATTEMPT_MS",
-                // Longer than a whole class waits for its turn on a slow engine: an attempt that is given up while a
-                // worker is at it only adds to what made it slow.
+                // Longer than a whole class waits on a slow engine: giving up an attempt while a worker is at it only
+                // adds to the load.
                 4_000,
                 50..=30_000,
                 "longest time that one attempt waits for a worker, in milliseconds",

@@ -1,5 +1,5 @@
-//! The operators' page. It is made of small files that are compiled in, and does everything through this API, with the
-//! token that it asks for (`docs/decisions/0038-the-console-keeps-its-token-in-memory.md`).
+//! The operators' console. Its files are compiled in, and it does everything through this API, with the token that it
+//! asks for (`docs/decisions/0038-the-console-keeps-its-token-in-memory.md`).
 
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
@@ -10,8 +10,8 @@ use contract::{Fault, FaultCode};
 use crate::error::Failure;
 use crate::openapi::faults::{OfOpen, OfOpenFile};
 
-/// The page may load its own files and call this API; nothing else, and from nowhere else. Nothing in it can turn text into
-/// markup or script: browsers that know trusted types refuse it whatever the page's script does.
+/// The page may load its own files and call this API, and nothing else. No code in it can turn text into markup or
+/// script: browsers with Trusted Types reject that whatever the script does.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
@@ -22,17 +22,17 @@ const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const ICON: &str = "image/svg+xml";
 
-/// A file of the page.
+/// A file of the console.
 #[derive(Debug)]
 pub struct File {
     /// Its name below `/console/`.
     pub name: &'static str,
-    /// What is in it.
+    /// Its contents.
     pub text: &'static str,
     kind: &'static str,
 }
 
-/// Makes the list of files from their names, so that none can be served under another one.
+/// Builds the list of files from their names, so that no file can be served under another name.
 macro_rules! files {
     ($($name:literal is $kind:ident),+ $(,)?) => {
         /// The files that the page loads.
@@ -58,7 +58,7 @@ files! {
     "events.js" is SCRIPT,
 }
 
-/// The operators' page.
+/// The page of the console.
 #[utoipa::path(
     get, path = "/console", operation_id = "console", tag = "open",
     responses((status = 200, description = "the page; it asks for a token", body = String, content_type = "text/html"), OfOpen)
@@ -67,7 +67,7 @@ pub(crate) async fn page() -> Response {
     served(HTML, include_str!("../assets/console/index.html"))
 }
 
-/// What the operators' page is made of.
+/// The files of the console.
 #[utoipa::path(
     get, path = "/console/{file}", operation_id = "console_file", tag = "open",
     params(("file" = String, Path, description = "as the page names it")),

@@ -1,20 +1,20 @@
-//! Which web pages may call the API (CORS): none, unless the operator names their origins.
+//! Which web pages may call the API (CORS): none, unless the operator configures their origins.
 //!
-//! Credentials are never allowed: the API knows bearer tokens only, which a page has to hold itself.
+//! Credentials are never allowed: the API only has bearer tokens, which the page has to store itself.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
-/// Whose pages may call.
+/// The permitted pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Cors {
-    /// No page.
+    /// None.
     #[default]
     Disabled,
     /// Pages of these origins.
     These(Vec<HeaderValue>),
-    /// Every page.
+    /// All pages.
     Any,
 }
 
@@ -26,13 +26,13 @@ const ALLOW_HEADERS: HeaderValue = HeaderValue::from_static(
 const EXPOSE_HEADERS: HeaderValue = HeaderValue::from_static(
     "Location, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, X-Request-ID",
 );
-/// How long a browser may remember the answer to a preflight: an hour, in seconds.
+/// How long a browser may cache the answer to a preflight: an hour, in seconds.
 const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("3600");
 
 // === impl Cors ===
 
 impl Cors {
-    /// What `Access-Control-Allow-Origin` is to say to this request; none if its page may not call.
+    /// The value of `Access-Control-Allow-Origin` for this request; none if its page may not call.
     pub(crate) fn allowed_origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let origin = headers.get(header::ORIGIN)?;
         match self {
@@ -42,8 +42,8 @@ impl Cors {
         }
     }
 
-    /// The answer to a browser's question whether its page may send a request; none if this is no such
-    /// question, or the page may not. The latter is then answered like any other `OPTIONS`: 405.
+    /// The answer to a preflight request; none if this is not one, or its page may not call. The latter is answered
+    /// like any other `OPTIONS`: 405.
     pub(crate) fn preflight(&self, method: &Method, headers: &HeaderMap) -> Option<Response> {
         let is_preflight =
             method == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
@@ -58,9 +58,9 @@ impl Cors {
         Some(response)
     }
 
-    /// Puts the permission, if there is one, on an answer.
+    /// Adds the permission to an answer, if there is one.
     pub(crate) fn permit(&self, allowed_origin: Option<HeaderValue>, answer: &mut HeaderMap) {
-        // The answer depends on the asking page, and a cache between us has to know.
+        // The answer depends on the origin, and caches have to know that.
         if matches!(self, Self::These(_)) {
             answer.append(header::VARY, HeaderValue::from_static("Origin"));
         }

@@ -1,4 +1,4 @@
-//! The routes of the operators about deletions: the queue, what is parked, one of them, and having them tried again.
+//! Operators' routes for deletions: the queue, parked deletions, a single deletion, replays.
 
 use axum::Extension;
 use axum::extract::rejection::PathRejection;
@@ -27,14 +27,14 @@ pub(crate) mod switch;
 
 pub(crate) use switch::{DeletionControlService, pause, resume};
 
-/// Who of those that share a token asks, for the history of what is done.
+/// The person who uses a shared token, for the history.
 pub const OPERATOR_HEADER: &str = "X-Operator";
-/// Longest name in [`OPERATOR_HEADER`], in bytes: with the name of any token before it, it is still an actor.
+/// Longest name in [`OPERATOR_HEADER`], in bytes: together with the name of any token it is still a valid actor.
 pub const OPERATOR_BYTES_MAX: usize = HEADER_ID_BYTES_MAX - TOKEN_NAME_BYTES_MAX - 1;
-/// Pages of one request to replay all; what is left has a cursor.
+/// Pages of one request to replay all; the rest has a cursor.
 const PAGES_MAX: usize = 100;
 
-/// Which deletions of the queue are meant.
+/// The filter for the queue.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Queued {
@@ -44,7 +44,7 @@ pub(crate) struct Queued {
     limit: Option<u32>,
 }
 
-/// Which parked deletions are meant.
+/// The filter for parked deletions.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Which {
@@ -54,16 +54,16 @@ pub(crate) struct Which {
     limit: Option<u32>,
 }
 
-/// Which parked deletions are to be replayed.
+/// The parked deletions to replay.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Again {
     pool: Option<String>,
     reason: Option<String>,
     cursor: Option<u64>,
-    /// How many at most in this call; without it, all of them.
+    /// Most replays of this call; all by default.
     limit: Option<u32>,
-    /// Required, so that no caller replays more than one by leaving a parameter out.
+    /// Required, so that no caller replays all by forgetting a parameter.
     all: Option<bool>,
 }
 
@@ -167,8 +167,8 @@ pub(crate) async fn remove(
     Ok(pass_on(reply, StatusCode::OK))
 }
 
-/// `POST /v1/admin/deletions/replay?all=true`: one page of `limit`; without it page after page, until the last or for as
-/// long as a request may take. Every page is a request of its own to the workers; one whose answer is lost is the last.
+/// `POST /v1/admin/deletions/replay?all=true`: one page of `limit`; without it page after page, until the last one or
+/// the deadline. Every page is a separate request to the workers; a page whose answer is lost is the last.
 #[utoipa::path(
     post, path = "/v1/admin/deletions/replay", tag = "operators", security(("admin" = [])),
     params(("all" = bool, Query, description = "has to be true"), ("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason holds this"), ("cursor" = Option<u64>, Query, description = "where the last call ended, with the same filters"), ("limit" = Option<u32>, Query, description = "look at so many in this call, 1 to 100, and go on with the cursor; without it all are replayed that there is time for"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
@@ -195,7 +195,7 @@ pub(crate) async fn replay_all(
     for page in 0..pages_max {
         let reply = match relay.send(Verb::ReplayAll, &facts, None, &request).await {
             Ok(reply) if !reply.is_fault => reply,
-            // What was done so far is worth more than the failure of a later page, which the next request meets.
+            // The results so far are worth more than the failure of a later page, which the next request will meet.
             Ok(_) | Err(_) if page > 0 => break,
             Ok(reply) => return Ok(pass_on(reply, StatusCode::OK)),
             Err(fault) => return Err(fault.into()),
@@ -223,13 +223,13 @@ fn key(path: PathKey, facts: &Facts) -> Result<String, Fault> {
     }
 }
 
-/// Who asks, for the history: the name of the token, and behind it the name that the caller gives itself.
+/// The actor for the history: the name of the token, followed by the name that the caller states.
 pub(crate) fn operator(headers: &HeaderMap, facts: &Facts) -> Result<Actor, Fault> {
     let by = facts.actor(operator_name(headers)?);
     Actor::parse(&by).map_err(|problem| Fault::invalid(OPERATOR_HEADER, problem))
 }
 
-/// The name that the caller gives itself, if it does.
+/// The name that the caller states, if any.
 fn operator_name(headers: &HeaderMap) -> Result<Option<&str>, Fault> {
     let named = only_text(headers, OPERATOR_HEADER)?.filter(|name| !name.is_empty());
     if named.is_some_and(|name| name.len() > OPERATOR_BYTES_MAX) {

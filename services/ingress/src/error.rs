@@ -1,4 +1,4 @@
-//! Fault → HTTP answer. The status comes from [`FaultCode::status`], the one table of it.
+//! Faults as HTTP answers. The status comes from [`FaultCode::status`].
 
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use crate::request_id::RequestId;
 
-/// A failure on its way out. It has no body yet: that is written at the edge, where the request id is known.
+/// A failure without its body, which is written at the edge, where the request id is known.
 #[derive(Debug)]
 pub(crate) struct Failure(Fault);
 
-/// Longest foreign text that is shown to a caller, in characters.
+/// Most characters of foreign text that is shown to a caller.
 const FOREIGN_TEXT_CHARS_MAX: usize = 200;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// The worker's answer as it stands: what it wrote is what the caller reads.
+/// The worker's reply, unchanged.
 pub(crate) fn pass_on(reply: Reply, success: StatusCode) -> Response {
     let Reply { outcome: _, is_fault, body } = reply;
     if !is_fault {
@@ -35,34 +35,34 @@ pub(crate) fn pass_on(reply: Reply, success: StatusCode) -> Response {
     response
 }
 
-/// Whether the worker does not serve the pool, so that another one may.
+/// Whether the worker does not serve the pool, so that another worker may.
 pub(crate) fn is_not_here(reply: &Reply) -> bool {
     reply.is_fault && fault_of(&reply.body).is_some_and(|(code, _)| code == FaultCode::NotHere)
 }
 
-/// The time after which the worker that had no place for the request will have one; none if that is not what it says.
+/// The time after which a busy worker will have capacity; none if the reply says something else.
 pub(crate) fn busy_for(reply: &Reply) -> Option<Duration> {
     let (code, retry_after_seconds) = fault_of(&reply.body).filter(|_| reply.is_fault)?;
     let seconds = retry_after_seconds.unwrap_or(RETRY_AFTER_BUSY_SECONDS);
     (code == FaultCode::NoWorkers).then(|| Duration::from_secs(u64::from(seconds)))
 }
 
-/// Whether the worker gave up because the time of the attempt was over.
+/// Whether the worker gave up because the deadline of the attempt passed.
 pub(crate) fn is_late(reply: &Reply) -> bool {
     reply.is_fault && fault_of(&reply.body).is_some_and(|(code, _)| code == FaultCode::Timeout)
 }
 
-/// Whether the worker's failure leaves open whether the work was done.
+/// Whether the failure leaves open whether the work was done.
 pub(crate) fn is_open_end(reply: &Reply) -> bool {
     let open = [FaultCode::Timeout, FaultCode::StoreUnavailable, FaultCode::InternalError];
     reply.is_fault && fault_of(&reply.body).is_none_or(|(code, _)| open.contains(&code))
 }
 
-/// Gives a failure its body, if the answer is one.
+/// Writes the body of a failure, if the answer is one.
 pub(crate) fn write_body(response: &mut Response, request_id: &RequestId) {
     if let Some(Fault { code, message, retry_after_seconds }) = response.extensions_mut().remove::<Fault>() {
         let body = Fault { code, message, retry_after_seconds }.body(request_id.as_str());
-        // A fault holds text and numbers only, which JSON can always write.
+        // A fault contains texts and numbers only, which JSON can always represent.
         *response.body_mut() = Body::from(serde_json::to_vec(&body).unwrap_or_default());
         response.headers_mut().remove(header::CONTENT_LENGTH);
         response.headers_mut().insert(header::CONTENT_TYPE, JSON);
@@ -79,7 +79,7 @@ pub(crate) fn json(status: StatusCode, body: Bytes) -> Response {
     (status, [(header::CONTENT_TYPE, JSON)], body).into_response()
 }
 
-/// A foreign text, fit to be shown: one line, cut, without addresses and what might be in them.
+/// A foreign text that is safe to show: one line, cut, without addresses.
 pub(crate) fn public_words(text: &str) -> String {
     let words = text.split_whitespace().map(|word| {
         let may_be_address = word.contains("://") || word.contains('@');
@@ -106,7 +106,7 @@ impl IntoResponse for Failure {
 }
 
 fn status(code: FaultCode) -> StatusCode {
-    // The contract's table holds HTTP statuses only; a test walks it.
+    // All statuses of the contract are valid HTTP statuses; a test checks that.
     StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 

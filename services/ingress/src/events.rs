@@ -1,8 +1,9 @@
-//! `GET /v1/admin/events`: the event log as Server-Sent Events, from a place or a moment on, and then as it grows.
+//! `GET /v1/admin/events`: the event log as Server-Sent Events, from a sequence or a moment on, and then live.
 //!
-//! Nothing is kept for a reader between two pages. A reader that comes back with `Last-Event-ID` misses nothing that
-//! the event log still holds; if the log holds less, the reader gets `event: gap`. Every event carries its place. At
-//! the beginning and with each heartbeat, the place comes without an event (`id` alone, which a browser keeps unseen).
+//! The ingress keeps nothing for a reader between two connections. A reader that returns with `Last-Event-ID` misses
+//! nothing that the event log still has; if events are gone, the reader gets `event: gap`. Every event has its sequence
+//! as `id`. At the beginning and with each heartbeat, an `id` comes without data, which a browser stores without a
+//! message.
 
 use axum::Extension;
 use axum::extract::State;
@@ -34,29 +35,29 @@ use crate::query::Asked;
 use crate::relay::millis;
 use crate::request_id::Facts;
 
-/// Readers of one ingress at once; each holds a connection and a subscription.
+/// Concurrent readers of one ingress; each has a connection and a subscription.
 pub const EVENT_READERS_MAX: usize = 64;
-/// Events that are read at once: some 100 KiB.
+/// Events per read: some 100 KiB.
 const PAGE_EVENTS: usize = 256;
-/// Longest silence on the connection: proxies give up a connection after some minute of it.
+/// Longest silence on the connection, because proxies close silent connections after about a minute.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
-/// Age at which an answer ends. Its reader comes back by itself, and its token is looked at again.
+/// Age at which an answer ends. The reader reconnects, and its token is checked again.
 pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(15 * 60);
-/// First pause before another read after a notification that found nothing yet; it doubles.
+/// First pause before another read after a notification whose event was not visible yet; it doubles.
 const READ_PAUSE_MIN: Duration = Duration::from_millis(20);
 /// Reads after a notification; together they take about a second.
 const READS_MAX: u32 = 6;
-/// Notifications that one read answers: more than can wait at once.
+/// Notifications that one read covers: more than can be pending.
 const NOTIFICATIONS_AT_ONCE_MAX: usize = 32_768;
-/// When a reader should reconnect after it lost its connection (`retry`).
+/// Time after which a disconnected reader should reconnect (`retry`).
 const COME_BACK: Duration = Duration::from_secs(2);
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// Keeps nginx from buffering an answer until it is whole.
+/// Prevents nginx from buffering the answer.
 const NO_BUFFERING: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 
-/// As every other answer says; the framework would say less.
+/// As in every other answer; the framework's default is weaker.
 const NO_STORE: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
 /// Serves the readers of the event log.
@@ -68,7 +69,7 @@ pub(crate) struct EventService {
     pub(crate) stop: CancellationToken,
 }
 
-/// What is asked for.
+/// The query.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Wanted {
     after: Option<u64>,
@@ -80,25 +81,25 @@ pub(crate) struct Wanted {
     follow: Option<bool>,
 }
 
-/// A reader and how far it has come.
+/// A reader and its position.
 struct Reading {
     service: EventService,
     request_id: String,
     from: EventsFrom,
     wanted: EventsWanted,
     pool: Option<PoolName>,
-    /// Notifies of new events; none for a reader that stops at the end of the log.
+    /// Notifies about new events; none for a reader that stops at the end of the log.
     notifications: Option<BoxStream<'static, ()>>,
     /// When the answer ends, in milliseconds since the Unix epoch.
     until_ms: u64,
-    /// What is to be sent before anything else is read.
+    /// Frames to send before the next read.
     waiting: VecDeque<Frame>,
     /// Notifications received whose events may not have been read yet.
     pending: usize,
-    /// Reads that are left after the last notification.
+    /// Remaining reads after the last notification.
     reads_left: u32,
-    /// When to show that we are there if nothing is shown until then, in milliseconds since the Unix epoch. Neither
-    /// a notification nor a page of which nothing is wanted puts it off.
+    /// When to send a heartbeat if nothing else is sent, in milliseconds since the Unix epoch. Neither a notification
+    /// nor a page without matching events postpones it.
     heartbeat_ms: u64,
     /// The end of the event log at the last heartbeat.
     end_then: u64,
@@ -107,9 +108,10 @@ struct Reading {
 
 /// `GET /v1/admin/events`
 ///
-/// Server-Sent Events: one message for each event, with its place in the event log as `id` and a CloudEvent as `data`. An
-/// answer ends after a quarter of an hour at the latest; come back with `Last-Event-ID`. A block with an `id` and no
-/// `data` is no message, but says where to go on: one comes at the beginning and one with every sign of life.
+/// Server-Sent Events: one message per event, with its sequence in the event log as `id` and a CloudEvent as `data`. An
+/// answer ends after a quarter of an hour at the latest; reconnect with `Last-Event-ID`. A block with an `id` and
+/// without `data` is no message and only states where to continue: one comes at the beginning and one with every
+/// heartbeat.
 #[utoipa::path(
     get, path = "/v1/admin/events", tag = "operators", security(("admin" = []), ("read-only" = [])),
     params(
@@ -155,7 +157,7 @@ fn unix_seconds(moment: u64) -> Result<UnixSeconds, Fault> {
 // === impl Wanted ===
 
 impl Wanted {
-    /// What to read, and where to begin if that is said.
+    /// The filter, and the starting point if there is one.
     fn parts(
         &self,
         last: Option<u64>,
@@ -197,7 +199,7 @@ impl EventService {
         };
         let is_followed = wanted.follow != Some(false);
         let failed = |error| Failure::from(unavailable(&error, facts));
-        // Subscribe first: an event between the read and the subscription would be late.
+        // Subscribes first, so that no event between the read and the subscription is delayed.
         let notifications = match is_followed {
             true => Some(self.feed.event_notifications(&wanted_events).await.map_err(failed)?),
             false => None,
@@ -241,7 +243,7 @@ impl Reading {
         })
     }
 
-    /// Reads what there is, or waits for more. False when this answer ends here.
+    /// Reads events, or waits for more. False when this answer ends here.
     async fn read_on(&mut self) -> bool {
         if self.service.stop.is_cancelled() || self.service.clock.now_ms() >= self.until_ms {
             return false;
@@ -256,7 +258,7 @@ impl Reading {
         let is_end = page.is_empty();
         if let Some(last) = page.last() {
             self.from = EventsFrom::After(last.sequence);
-            // One notification may be for an event that this read was too early for.
+            // A notification may be for an event that this read was too early for.
             self.pending = self.pending.saturating_sub(page.len());
             if self.pending == 0 {
                 self.reads_left = 0;
@@ -271,7 +273,7 @@ impl Reading {
         if self.service.clock.now_ms() >= self.heartbeat_ms {
             return self.show_life(is_end).await;
         }
-        // A page of which nothing is wanted is no reason to wait.
+        // After a page without matching events the reader does not wait.
         !is_end || self.wait().await
     }
 
@@ -296,10 +298,11 @@ impl Reading {
         true
     }
 
-    /// Takes every waiting notification, because one read answers them all. False when this answer ends here.
+    /// Takes all pending notifications, because one read covers them. False when this answer ends here.
     fn take_notifications(&mut self) -> bool {
         for _ in 0..NOTIFICATIONS_AT_ONCE_MAX {
-            // The runtime would have it pause after some hundred of them, and each pause would cost a read.
+            // tokio's cooperative budget would interrupt after some hundred of them, and each interruption would cost a
+            // read.
             let notified = self
                 .notifications
                 .as_mut()
@@ -313,22 +316,21 @@ impl Reading {
         true
     }
 
-    /// Notes a notification. False without one: the subscription has ended, and the reader reconnects to a new one.
+    /// Counts a notification. False without one: the subscription has ended, and the reader reconnects.
     fn note_notification(&mut self, notified: Option<()>) -> bool {
         self.pending = self.pending.saturating_add(1);
         self.reads_left = READS_MAX;
         notified.is_some()
     }
 
-    /// Sends a heartbeat, and checks whether the event log still holds what comes next. False when this answer ends
-    /// here.
+    /// Sends a heartbeat, and checks whether the event log still has the next event. False when this answer ends here.
     async fn show_life(&mut self, is_end: bool) -> bool {
         let ends = match self.service.feed.event_log_range().await {
             Ok(ends) => ends,
             Err(error) => return self.give_up(&error),
         };
-        // The place moves on although nothing was wanted, or the log would drop it one day. Not to where the log ends
-        // now: what is read may lag behind that, but not by the time between two heartbeats.
+        // Advances the position even if nothing matched, so that the log does not drop it one day. It advances to the
+        // end at the last heartbeat, because reads may lag behind the current end, but not for that long.
         if let EventsFrom::After(after) = &mut self.from
             && is_end
         {
@@ -339,8 +341,8 @@ impl Reading {
         true
     }
 
-    /// Shows where to come back to, if that is known: who reads from a moment on and got nothing yet says that again.
-    /// A gap carries the place behind it, so that no reader reaches that place without having seen the gap.
+    /// Sends the position, if it is known: a reader that started at a moment and got nothing yet repeats that moment. A
+    /// gap has the position behind it as its `id`, so that no reader gets there without having seen the gap.
     fn show_place(&mut self, frame: Frame, comment: &str, ends: EventLogRange) {
         let frame = frame.comment(comment);
         let gap = self.catch_up(ends);
@@ -355,11 +357,11 @@ impl Reading {
         frames.into_iter().for_each(|frame| self.show(frame));
     }
 
-    /// Goes on where the event log begins when it does not hold what comes next: because the oldest went, or because it
-    /// was lost and made again. Says so to the reader.
+    /// Continues at the beginning of the event log if the next event is missing, because the oldest events were removed
+    /// or the log was lost and recreated. Reports the gap to the reader.
     fn catch_up(&mut self, EventLogRange { first, last }: EventLogRange) -> Option<Frame> {
         let EventsFrom::After(after) = self.from else { return None };
-        // From the beginning means from whatever the beginning is.
+        // Starting at the beginning means at the oldest existing event.
         if after == 0 || (after >= first.saturating_sub(1) && after <= last) {
             return None;
         }
@@ -394,7 +396,7 @@ impl Reading {
     }
 }
 
-/// The event as one line of JSON: what no line break can cut.
+/// The event as one line of JSON, which contains no line break.
 fn text(event: &Event) -> Option<String> {
     serde_json::to_string(event).ok()
 }

@@ -1,4 +1,4 @@
-//! `GET /v1/admin/fleet`: who works.
+//! `GET /v1/admin/fleet`: the live workers.
 
 use axum::Extension;
 use axum::extract::State;
@@ -15,16 +15,16 @@ use crate::openapi::faults::OfSwitch;
 use crate::query::NoQuery;
 use crate::request_id::Facts;
 
-/// Longest wait for the workers; those of a fleet answer within milliseconds, and silence ends it sooner.
+/// Time-out of discovery; workers answer within milliseconds, and a short silence ends it sooner.
 pub const ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where the workers are asked.
+/// Discovers workers.
 #[derive(Clone)]
 pub(crate) struct FleetService {
     pub(crate) discovery: Arc<dyn Discovery>,
 }
 
-/// `GET /v1/admin/fleet`: every worker that answers now, of every role.
+/// `GET /v1/admin/fleet`: every worker, of every role, that answers now.
 #[utoipa::path(
     get, path = "/v1/admin/fleet", tag = "operators", security(("admin" = []), ("read-only" = [])),
     responses(
@@ -43,7 +43,7 @@ pub(crate) async fn fleet(
 ) -> Result<Response, Failure> {
     let workers = service.discovery.workers(ANSWERS_TIMEOUT).await;
     let workers = workers.map_err(|error| unavailable(&error, &facts))?;
-    // This ingress answers as well: where not even that comes through, the queue stands still and nothing is known.
+    // This ingress answers as well; if not even its own answer arrives, the bus does not work and nothing is known.
     if workers.is_empty() {
         let silence =
             BusError { operation: "ask who works", source: "no process answers, not even this one".into() };

@@ -1,24 +1,24 @@
-//! HTTP in, NATS request out.
+//! The ingress: the HTTP API; relays requests to NATS.
 //!
 //! # Consumes
 //! HTTP requests of lab scripts and operators, as [`routes`] lists them; reports of runs.
 //!
 //! # Produces
-//! NATS requests of every verb; ticks of an operator's "now"; the operators' switch of the deletions; one log line
-//! and the metrics of every request.
+//! NATS requests of every verb; ticks on demand; changes of the operators' switch; one log line and the metrics of
+//! every request.
 //!
 //! # Calls
-//! The bus, by its ports [`Requests`], [`Ticks`], [`DeletionControl`], [`EventFeed`] and [`Discovery`]. Nothing else: no
-//! store, no provider.
+//! The bus, through the ports [`Requests`], [`Ticks`], [`DeletionControl`], [`EventFeed`] and [`Discovery`]. Nothing
+//! else: neither store nor provider.
 //!
 //! # Guarantees
-//! * A caller without a valid token learns only that: the token is checked before everything else.
+//! * A caller without a valid token learns only that, because the token is checked first.
 //! * Every answer carries a request id, and every failure has one shape and a stable code.
-//! * A worker's answer is passed on byte for byte.
+//! * A worker's reply is passed on byte for byte.
 //! * A request has its answer by its deadline, however the workers fare, and is repeated only because every
 //!   request that is relayed may be.
-//! * What passes for a request can be read in one way only, and no connection costs more than its limits.
-//! * Requests that run at the stop are finished, and the answers ask callers to open another connection.
+//! * A request can be parsed in one way only, and no connection exceeds its limits.
+//! * Requests in progress at the stop are finished, and the answers ask callers to open another connection.
 //!
 //! # Never
 //! Keeps state between requests, decides about sandboxes, shows an internal cause, or logs a token.
@@ -90,30 +90,30 @@ use routes::Parts;
 use tls::TlsReloader;
 use tokens::TokenRefresher;
 
-/// What the ingress talks to.
+/// The ports of the ingress.
 #[derive(Clone)]
 pub struct Ports {
-    /// The workers.
+    /// Sends requests to the workers.
     pub requests: Arc<dyn Requests>,
-    /// The runs.
+    /// Publishes ticks and reads reports.
     pub ticks: Arc<dyn Ticks>,
-    /// The deletions as a whole.
+    /// Shows and controls the deletions of the fleet.
     pub deletion_control: Arc<dyn DeletionControl>,
-    /// What happened.
+    /// Reads the event log.
     pub events: Arc<dyn EventFeed>,
-    /// Who works.
+    /// Discovers workers.
     pub discovery: Arc<dyn Discovery>,
-    /// Where the secret of tokens is read again; needed only if one is named.
+    /// Reads the secret with tokens; needed only if one is configured.
     pub secrets: Option<Arc<dyn Secrets>>,
-    /// What else the readiness depends on.
+    /// Further readiness checks.
     pub checks: Vec<Arc<dyn Check>>,
-    /// Time.
+    /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Jitter and fresh ids.
+    /// Random numbers and ids.
     pub random: Arc<dyn Random>,
 }
 
-/// The ingress, ready to be run. A clone is the same one: it has the same tokens and counts into the same metrics.
+/// The ingress, ready to run. Clones share tokens and metrics.
 #[derive(Clone)]
 pub struct Ingress {
     config: Arc<Config>,
@@ -128,10 +128,10 @@ pub struct Ingress {
 // === impl Ingress ===
 
 impl Ingress {
-    /// An ingress that keeps its metrics in `registry`, and shows that registry at `/metrics`.
+    /// An ingress with its metrics in `registry`, which `/metrics` exports.
     ///
     /// # Errors
-    /// When the registry has metrics of the same names already.
+    /// When the registry already has metrics with these names.
     pub fn new(config: Config, ports: Ports, registry: Registry) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::register(&registry)?;
         let refresher = TokenRefresher::new(&config.tokens, ports.secrets.clone(), metrics.clone());
@@ -141,19 +141,19 @@ impl Ingress {
         Ok(Self { config, ports, registry, metrics, refresher, tls, rates })
     }
 
-    /// What an operator should know of its settings as they are now; never a reason not to be ready.
+    /// Notes about settings for operators, which never make the ingress unready.
     #[must_use]
     pub fn notes(&self) -> Vec<Arc<dyn Check>> {
         self.refresher.checks().into_iter().chain(self.tls.as_ref().map(TlsReloader::check)).collect()
     }
 
-    /// What this ingress answers to service discovery.
+    /// The answers of this ingress to discovery.
     #[must_use]
     pub fn service_info(&self) -> Arc<dyn ServiceInfo> {
         Arc::new(self.metrics.clone())
     }
 
-    /// Everything behind the listener; not ready any more once `stop` is cancelled.
+    /// The router behind the listener; not ready any more once `stop` is cancelled.
     pub fn router(&self, stop: CancellationToken) -> Router {
         let Ports {
             requests,
@@ -227,14 +227,14 @@ impl Ingress {
         routes::router(parts, &gate, edge)
     }
 
-    /// Serves until `stop`. From then on the ingress is not ready, and every answer asks for its connection to be closed.
-    /// For the time of `HTTP_DRAIN_MS` new connections are accepted all the same, because load balancers notice late.
-    /// Then, for the time of `HTTP_LINGER_MS` or until no connection is left, new requests are answered as well. After that
-    /// the listener and connections without a request are closed, a request over a kept connection is refused with
-    /// 503, and streams end. Returns when the last answer is written.
+    /// Serves until `stop`. From then on the ingress is not ready, and every answer asks for its connection to be
+    /// closed. For `HTTP_DRAIN_MS` it still accepts connections, because load balancers notice late. Then, for
+    /// `HTTP_LINGER_MS` or until no connection is left, it still answers new requests. After that it closes the
+    /// listener and idle connections, refuses requests on kept connections with 503, and ends streams. Returns when the
+    /// last answer is written.
     ///
     /// # Errors
-    /// None; the type is that of a part of a process.
+    /// None; the type is required of every part of a process.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
         let clock = Arc::clone(&self.ports.clock);
         let listener = self.listener(listener, self.router(stop.clone()));
@@ -245,7 +245,7 @@ impl Ingress {
             clock.sleep(drain).await;
             tokio::select! {
                 () = clock.sleep(linger) => {}
-                // Fails only when the listener is gone, and then there is nothing to linger for.
+                // Fails only when the listener is gone, and then there is nothing to wait for.
                 _ = open.wait_for(|open| *open == 0) => {}
             }
         };

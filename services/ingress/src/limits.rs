@@ -1,4 +1,4 @@
-//! How much, and for how long, a caller may send.
+//! Limits on request bodies.
 
 use axum::body::{Body, HttpBody as _};
 use axum::http::{HeaderMap, header};
@@ -11,8 +11,8 @@ use std::time::Duration;
 /// Longest request body, in bytes. Lab scripts send `{}` at most, and operators some hundred bytes.
 pub const BODY_BYTES_MAX: u64 = 64 * 1_024;
 
-/// Reads a body to its end: the connection can then be kept, and the caller of a request that is refused for its
-/// size gets that answer. The body itself is forgotten unless `keeps_body`.
+/// Reads a body to its end, so that the connection can be kept, and a caller whose request is refused for its size gets
+/// that answer. The body is discarded unless `keeps_body`.
 pub(crate) async fn take_in(
     headers: &HeaderMap,
     body: Body,
@@ -23,7 +23,7 @@ pub(crate) async fn take_in(
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    // What is announced too long is not even begun to be read.
+    // A body that is announced too long is not read at all.
     refuse_too_large(headers)?;
     tokio::select! {
         read = read_to_end(body, keeps_body) => read,
@@ -34,7 +34,7 @@ pub(crate) async fn take_in(
     }
 }
 
-/// Refuses a body that is announced to be longer than one may be.
+/// Refuses a body whose announced length is too large.
 pub(crate) fn refuse_too_large(headers: &HeaderMap) -> Result<(), Fault> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     match announced.is_some_and(|bytes: u64| bytes > BODY_BYTES_MAX) {

@@ -1,4 +1,4 @@
-//! Every metric of the ingress. Labels come from fixed sets only: a caller cannot make new series.
+//! The metrics of the ingress. Labels come from fixed sets only, so that no caller can create series.
 
 use axum::http::{Method, StatusCode};
 use contract::WorkerRole;
@@ -34,7 +34,7 @@ pub struct Metrics {
     connections: ConnectionMetrics,
 }
 
-/// Why a relayed request was sent again.
+/// Why a relayed request was repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RetryReason {
     NoResponders,
@@ -43,28 +43,28 @@ pub(crate) enum RetryReason {
     TimedOut,
 }
 
-/// Why a caller has not got a lease that was granted, or may have been.
+/// Why a caller did not get a lease that was granted, or may have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Undelivery {
-    /// A worker said so after the caller had its error.
+    /// The worker's reply came after the caller had its error.
     LateReply,
     /// The caller left before the answer.
     CallerLeft,
-    /// An attempt of a claim that failed had no answer, or one that leaves it open.
+    /// A failed claim had an attempt without an answer, or with one that leaves the outcome open.
     Unknown,
 }
 
-/// The route of a request that no route of ours takes.
+/// The route label of a request that matches no route.
 pub(crate) const UNMATCHED_ROUTE: &str = "unmatched";
-/// The status of a request whose caller went away before the answer, as nginx writes it.
+/// The status label of a request whose caller left before the answer, as in nginx.
 pub(crate) const CALLER_GONE_STATUS: u16 = 499;
 
-/// What came of a change of the file of tokens.
+/// The outcomes of reading a changed token file.
 const READ: &str = "read";
 const BAD: &str = "bad";
 
-/// Seconds. An ingress that answers by itself needs under 1 ms; a claim 2–10 ms; a retry adds 50–500 ms; 2 s
-/// is one attempt, 10 s the deadline of labs, and 25–30 s what an operator's wait for a report may take.
+/// Seconds. The ingress alone needs under 1 ms; a claim 2–10 ms; a repeat adds 50–500 ms; 2 s is one attempt, 10 s the
+/// deadline of labs, and 25–30 s an operator's wait for a report.
 const LATENCY_BUCKETS: [f64; 15] =
     [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
@@ -100,10 +100,10 @@ impl RetryReason {
 // === impl Metrics ===
 
 impl Metrics {
-    /// Makes the metrics and puts them into `registry`.
+    /// Registers the metrics.
     ///
     /// # Errors
-    /// When a name is registered already.
+    /// When the registry already has metrics with these names.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Self {
             requests: IntCounterVec::new(
@@ -173,7 +173,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// A rate needs the zero before the first event.
+    /// Rates need an initial zero.
     fn show_zeros(&self) {
         for why in Undelivery::ALL {
             self.undelivered.with_label_values(&[why.as_str()]);
@@ -189,7 +189,7 @@ impl Metrics {
         }
     }
 
-    /// All of them.
+    /// All metrics.
     #[must_use]
     pub fn collectors(&self) -> Collectors {
         let Self {
@@ -233,7 +233,7 @@ impl Metrics {
         latency.observe(took.as_secs_f64());
     }
 
-    /// Answers by their status, over all routes.
+    /// Answers by status, over all routes.
     fn by_status(&self) -> BTreeMap<String, u64> {
         let mut sums = BTreeMap::new();
         for (labels, count) in counted(&self.requests) {
@@ -307,6 +307,6 @@ fn method_label(method: &Method) -> &'static str {
 }
 
 fn status_label(status: u16) -> String {
-    // Every status here is ours; the check keeps a wrong one from becoming a series.
+    // Every status here is one of ours; the check prevents a series for a wrong one.
     StatusCode::from_u16(status).map_or_else(|_| "other".to_owned(), |status| status.as_str().to_owned())
 }

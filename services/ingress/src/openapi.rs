@@ -1,7 +1,7 @@
-//! The API's description of itself: made from the handlers, served as JSON, and shown as a page.
+//! The OpenAPI description of the API: generated from the handlers, served as JSON, and shown as a page.
 //!
 //! The page is Swagger UI (`docs/decisions/0039-swagger-ui-from-the-binary.md`): its files are in the binary, nothing
-//! comes from elsewhere, and there is no script within the markup.
+//! is loaded from elsewhere, and there is no inline script.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -21,7 +21,7 @@ pub(crate) mod faults;
 
 use faults::{OfOpen, OfProbe};
 
-/// The description; handlers are named here, and a test holds the list against the table of routes.
+/// The description. Handlers are listed here, and a test compares the list with the routes.
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -68,8 +68,8 @@ static DOCUMENT: LazyLock<Option<Bytes>> = LazyLock::new(|| {
 const STYLE: &str = "swagger-ui.css";
 const BUNDLE: &str = "swagger-ui-bundle.js";
 
-/// The page may load its own files and call this API; nothing else, and from nowhere else. Its icons are within its
-/// style sheet and script.
+/// The page may load its own files and call this API, and nothing else. Its icons are inside its style sheet and
+/// script.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'",
@@ -96,7 +96,7 @@ pub(crate) async fn page() -> Response {
     file("text/html; charset=utf-8", include_str!("../assets/docs.html"))
 }
 
-/// The looks of Swagger UI.
+/// The style sheet of Swagger UI.
 #[utoipa::path(
     get, path = "/v1/docs/swagger-ui.css", tag = "open",
     responses((status = 200, description = "a style sheet", body = String, content_type = "text/css"), OfOpen)
@@ -123,7 +123,7 @@ pub(crate) async fn script() -> Response {
     file("text/javascript; charset=utf-8", include_str!("../assets/docs.js"))
 }
 
-/// The files of Swagger UI. One copy for all callers: they are unauthenticated, and may be slow to read a megabyte.
+/// The files of Swagger UI, shared by all callers, who are unauthenticated and may read slowly.
 static SWAGGER_UI: LazyLock<BTreeMap<&'static str, Bytes>> = LazyLock::new(|| {
     let config = Arc::new(Config::from("/v1/openapi.json"));
     let found = [STYLE, BUNDLE].map(|name| (name, utoipa_swagger_ui::serve(name, Arc::clone(&config))));
@@ -133,7 +133,7 @@ static SWAGGER_UI: LazyLock<BTreeMap<&'static str, Bytes>> = LazyLock::new(|| {
         .collect()
 });
 
-/// A file of Swagger UI, as its package has it.
+/// A file of Swagger UI, unchanged.
 fn of_swagger_ui(name: &str, kind: &'static str) -> Result<Response, Failure> {
     let Some(bytes) = SWAGGER_UI.get(name) else {
         return Err(Fault::new(FaultCode::InternalError, "the page could not be read").into());

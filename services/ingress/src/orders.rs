@@ -1,4 +1,4 @@
-//! The routes of the operators about one sandbox: take it out of use, put it back, have it deleted.
+//! Operators' routes for one sandbox: quarantine it, return it to use, have it deleted.
 
 use axum::Extension;
 use axum::extract::rejection::PathRejection;
@@ -18,7 +18,7 @@ use crate::relay::Relay;
 use crate::request_id::Facts;
 use crate::sandboxes::sandbox_in_path;
 
-/// The body of an order.
+/// The body of an operator action.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 pub(crate) struct Why {
     #[serde(default)]

@@ -1,5 +1,5 @@
-//! The query of an operator's request. A word that there is not is refused: a filter with a letter wrong would be none,
-//! and an order would be about more than was meant.
+//! The query of an operator's request. Unknown parameters are refused: a misspelled filter would be ignored, and an
+//! action would affect more than intended.
 
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
@@ -9,16 +9,16 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Failure;
 
-/// What was asked for. `T` has to deny fields that it does not know; only readers of events may send words of their own,
-/// as some libraries do.
+/// A parsed query. `T` has to deny unknown fields; only event readers may send additional parameters, because some
+/// libraries do.
 pub(crate) struct Asked<T>(pub(crate) T);
 
-/// The query of a route that has none.
+/// An empty query.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Nothing {}
 
-/// The query of a route that has none.
+/// An empty query.
 pub(crate) type NoQuery = Asked<Nothing>;
 
 impl<S, T> FromRequestParts<S> for Asked<T>
@@ -31,7 +31,7 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         let asked = Query::<T>::from_request_parts(parts, state).await;
         asked.map(|Query(asked)| Self(asked)).map_err(|problem| {
-            // The words of the query library, with the name of the field in them.
+            // The message of the query parser, which contains the name of the field.
             Fault::invalid("the query", problem.body_text()).into()
         })
     }

@@ -1,7 +1,7 @@
-//! How often a caller may ask: by peer address before its token is known, then by token and by owner.
+//! Rate limits: by peer address before authentication, then by token and by owner.
 //!
-//! The limits are of this process. They keep one caller that loops from taking what the others need; they do not
-//! share out the fleet's capacity, which busy workers do by themselves.
+//! The limits apply to this process. They prevent one looping caller from taking the capacity of others; they do not
+//! distribute the fleet's capacity, which admission in the workers does.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use contract::{Fault, FaultCode};
@@ -25,12 +25,12 @@ mod states;
 
 use states::States;
 
-/// Keys that a limit remembers at once; each takes 16 bytes.
+/// Keys that a limit remembers, 16 bytes each.
 pub const KEYS_MAX: usize = 65_536;
-/// Highest rate and burst that can be set.
+/// Maximum of rates and bursts.
 const RATE_MAX: u64 = 1_000_000;
 
-/// What is counted.
+/// What a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
     Peer,
@@ -38,27 +38,27 @@ pub(crate) enum Limit {
     Owner,
 }
 
-/// How often something may happen.
+/// A rate and a burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Steadily, in a second; 0 is without limit.
+    /// Requests per second; 0 means unlimited.
     pub per_second: u32,
-    /// At once, after a rest.
+    /// Requests at once, after a pause.
     pub burst: u32,
 }
 
-/// The limits of an ingress.
+/// The rate limits of an ingress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateConfig {
-    /// `PEER_RATE_PER_SECOND`, `PEER_RATE_BURST`: of an address, before its token is looked at; 2,000, 4,000.
+    /// `PEER_RATE_PER_SECOND`, `PEER_RATE_BURST`: per address, before authentication; 2,000, 4,000.
     pub peer: Rate,
-    /// `TOKEN_RATE_PER_SECOND`, `TOKEN_RATE_BURST`: of a token; 2,000, 4,000.
+    /// `TOKEN_RATE_PER_SECOND`, `TOKEN_RATE_BURST`: per token; 2,000, 4,000.
     pub token: Rate,
-    /// `OWNER_RATE_PER_SECOND`, `OWNER_RATE_BURST`: of an owner that a token names; 50, 200.
+    /// `OWNER_RATE_PER_SECOND`, `OWNER_RATE_BURST`: per owner and token; 50, 200.
     pub owner: Rate,
 }
 
-/// The limits at work.
+/// The active limits.
 #[derive(Clone, Debug)]
 pub(crate) struct Rates {
     peer: Limiter,
@@ -66,7 +66,7 @@ pub(crate) struct Rates {
     owner: Limiter,
 }
 
-/// Where a caller stands after it was counted; goes into the answer's headers.
+/// The state of a caller after it was counted, for the headers of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RateStatus {
     burst: u32,
@@ -76,18 +76,17 @@ pub(crate) struct RateStatus {
 
 type Counting = RateLimiter<u64, States, Steady, StateInformationMiddleware>;
 
-/// One limit for many keys; without a limit it counts nothing.
+/// One limit with many keys; an unlimited one counts nothing.
 #[derive(Clone, Debug)]
 struct Limiter {
     limit: Limit,
     counting: Option<(Arc<Counting>, States)>,
-    // Keys are kept as hashes of fixed size. The seed is secret, so no caller can choose a key that shares another
-    // one's count.
+    // Keys are stored as hashes. The seed is secret, so no caller can choose a key that collides with another one's.
     hasher: RandomState,
     metrics: Metrics,
 }
 
-/// Time that only goes forward: a step of the wall clock must neither refuse nor admit all callers.
+/// Monotonic time: a jump of the wall clock must neither refuse nor admit all callers.
 #[derive(Clone, Copy, Debug)]
 struct Steady {
     began: Instant,
@@ -175,7 +174,7 @@ impl Rates {
         }
     }
 
-    /// Counts a request of this address, grouped as [`peer::group`] does.
+    /// Counts a request of this address, grouped by [`peer::group`].
     pub(crate) fn count_peer(&self, address: IpAddr) -> Result<Option<RateStatus>, (Fault, RateStatus)> {
         self.peer.count(&peer::group(address))
     }
@@ -185,7 +184,8 @@ impl Rates {
         self.token.count(name)
     }
 
-    /// Counts a request of this owner. One token's callers cannot use up what another one's owner may ask for.
+    /// Counts a request of this owner. Owners are separate for each token, so that callers of one token cannot use up
+    /// the limit of another one's owners.
     pub(crate) fn count_owner(
         &self,
         name: &Actor,
@@ -246,7 +246,7 @@ impl RateStatus {
         Self { burst, remaining: 0, full_in_seconds: whole_seconds(full_in) }
     }
 
-    /// Writes how much the caller may send at once, what is left of it, and in how many seconds all is back.
+    /// Writes the burst, what is left of it, and in how many seconds it is complete again.
     pub(crate) fn write(self, answer: &mut HeaderMap) {
         let Self { burst, remaining, full_in_seconds } = self;
         answer.insert(LIMIT, HeaderValue::from(burst));

@@ -1,4 +1,4 @@
-//! What `/readyz` of the ingress asks: is the queue there, and does a worker reach the store.
+//! The checks behind `/readyz` of the ingress: whether NATS answers, and whether a worker reaches the store.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,23 +13,23 @@ use tokio::sync::Mutex;
 
 use crate::error::public_words;
 
-/// Longest time that the check waits for a worker; under the 2 s that `/readyz` gives every check.
+/// Time-out of a worker's answer; shorter than the 2 s that `/readyz` gives every check.
 pub const HEALTH_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// How long a finding about the store is good for. `/readyz` is open to any caller; without this, any caller
-/// could have the store asked at any rate.
+/// How long a result about the store is cached. `/readyz` is open to any caller, who could otherwise cause any rate of
+/// requests to the store.
 pub const HEALTH_FRESH_MS: u64 = 1_000;
 
-/// Whether the queue answers.
+/// Whether NATS answers.
 struct QueueCheck {
     requests: Arc<dyn Requests>,
 }
 
-/// Whether a worker answers, and its store too.
+/// Whether a worker and its store answer.
 struct StoreCheck {
     requests: Arc<dyn Requests>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
-    // Held while asking: a request that comes meanwhile waits for that answer and does not ask again.
+    // Held during a check, so that concurrent requests wait for its result and do not check again.
     last: Mutex<Option<Finding>>,
 }
 

@@ -1,5 +1,4 @@
-//! The routes of the operators about all sandboxes: the list, one with everything, and the removal of records that leave
-//! nothing behind.
+//! Operators' routes for all sandboxes: the list, one record, and the bulk removal of records.
 
 use axum::Extension;
 use axum::extract::rejection::PathRejection;
@@ -17,7 +16,7 @@ use crate::relay::Relay;
 use crate::request_id::Facts;
 use crate::sandboxes::sandbox_in_path;
 
-/// Which sandboxes are meant. A filter that there is not is refused: without it the list would show the wrong ones.
+/// The filter of a list. Unknown parameters are refused, because without the intended filter the list would be wrong.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Which {
@@ -30,7 +29,7 @@ pub(crate) struct Which {
     limit: Option<u32>,
 }
 
-/// Which records to remove. An unknown parameter is refused, or a misspelt `dry_run` would be ignored.
+/// The records to remove. Unknown parameters are refused, or a misspelled `dry_run` would be ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BulkDeleteQuery {

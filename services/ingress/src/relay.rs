@@ -1,9 +1,9 @@
-//! HTTP → NATS request. Repeats what may be repeated, within the caller's deadline.
+//! Relays HTTP requests to NATS, and repeats them within the caller's deadline where that is safe.
 //!
-//! Nearly every request that goes through here may be sent twice: a claim is keyed, a release or an order finds itself
-//! done, and to look changes nothing. So a lost answer costs time and nothing else. A page of work is the exception
-//! ([`Verb::leads_to_the_same`]): its first attempt may take all of the time, and only one that no worker began is
-//! followed by another.
+//! Nearly every request here may be sent twice: a claim has a key, a repeated release or order finds itself done, and
+//! reads change nothing. So a lost answer only costs time. A page of work is the exception
+//! ([`Verb::leads_to_the_same`]): its first attempt gets all of the time, and another one follows only if no worker
+//! began with it.
 
 use bytes::Bytes;
 use contract::{Fault, FaultCode, Verb};
@@ -22,7 +22,7 @@ use crate::metrics::{Metrics, RetryReason};
 use crate::request_id::Facts;
 use crate::undelivered::{ClaimTracker, Waiting, Watch};
 
-/// Sends requests to the workers and brings the answers back.
+/// Sends requests to the workers and returns the replies.
 #[derive(Clone)]
 pub(crate) struct Relay {
     pub(crate) requests: Arc<dyn Requests>,
@@ -32,18 +32,18 @@ pub(crate) struct Relay {
     pub(crate) limits: RelayLimits,
     pub(crate) in_flight: Arc<Semaphore>,
     pub(crate) watch: Watch,
-    /// What busy workers advised last, in milliseconds.
+    /// The last retry time of a busy worker, in milliseconds.
     pub(crate) advised_ms: Arc<AtomicU64>,
 }
 
-/// How long a request may take.
+/// Time-outs of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RelayLimits {
-    /// From the request to its answer.
+    /// The whole request.
     pub(crate) deadline: Duration,
     /// One attempt.
     pub(crate) attempt: Duration,
-    /// All pauses together in which no worker was there, or had a place.
+    /// Total pauses while no worker is available.
     pub(crate) no_workers: Duration,
 }
 
@@ -53,7 +53,7 @@ enum Unanswered {
     NoResponders,
     /// The worker does not serve the pool.
     NotHere,
-    /// The workers will have a place after that time.
+    /// The workers will have capacity after that time.
     Busy(Duration),
     TimedOut,
 }
@@ -65,21 +65,21 @@ struct Pauses<'a> {
     no_workers_left: Duration,
 }
 
-/// Shortest pause before another attempt: a worker that restarts needs longer, and a loop must not spin.
+/// Shortest pause before another attempt, because a restarting worker needs a moment and a loop must not spin.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
-/// Longest pause: beyond it a free worker would wait for us.
+/// Longest pause, so that a free worker does not have to wait for the ingress.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
-/// An attempt with less time left than this cannot bring an answer: claims take 2–10 ms.
+/// Shortest useful attempt: claims take 2–10 ms.
 const ATTEMPT_MIN: Duration = Duration::from_millis(20);
-/// The same while the workers have more to do than they can: who comes back waits for some time even then.
+/// Shortest useful attempt while the workers are overloaded, because a returning request may still have to wait.
 const BUSY_ATTEMPT_MIN: Duration = Duration::from_secs(1);
-/// Step of the advice of busy workers.
+/// Resolution of the retry times of busy workers.
 const ADVICE_STEP: Duration = Duration::from_secs(1);
 
 // === impl Relay ===
 
 impl Relay {
-    /// Asks the workers, and brings their answer or the reason why there is none.
+    /// Sends a request, and returns the reply or the fault.
     pub(crate) async fn send<T: Serialize>(
         &self,
         verb: Verb,
@@ -98,7 +98,8 @@ impl Relay {
             deadline_ms: Some(deadline_ms),
             traceparent: facts.traceparent.clone(),
             idempotency_key: idempotency_key.map(ToOwned::to_owned),
-            // Not the request id, which callers may use again: with it, an attempt at an old request could not be
+            // Not the request id, which callers may use again: an attempt at an old request would be indistinguishable
+            // from one at a new request.
             // distinguished from one at a new request.
             attempt: Some(Attempt { request_key: self.random.fresh_id(), number: None }),
         };
@@ -108,8 +109,7 @@ impl Relay {
         self.ask_until(deadline_ms, verb, &context, body.into(), None).await
     }
 
-    /// Asks for a lease apart from the caller's own wait: should it leave, what comes of the attempt that is under way is
-    /// still seen.
+    /// Runs a claim in a separate task, so that the outcome of its last attempt is still seen if the caller leaves.
     async fn claim(
         &self,
         deadline_ms: u64,
@@ -156,7 +156,7 @@ impl Relay {
             let asked = self.ask_once(verb, context, body.clone(), timeout, tracker).await;
             let (reason, last_word) = match asked {
                 Ok(reply) if leads_to_the_same && error::is_late(&reply) => (Unanswered::TimedOut, Ok(reply)),
-                // As long as for a worker that is not there: one that serves the pool may not be either.
+                // As long as without workers: a worker that serves the pool may not be there either.
                 Ok(reply) if error::is_not_here(&reply) => (Unanswered::NotHere, Ok(reply)),
                 Ok(reply) => match error::busy_for(&reply) {
                     Some(advised) => {
@@ -186,7 +186,8 @@ impl Relay {
         }
     }
 
-    /// One attempt. That of a claim is watched if it is given up, and noted if it may have been granted all the same.
+    /// One attempt. If the attempt of a claim times out, its late reply is watched; if it may have been granted, that
+    /// is recorded.
     async fn ask_once(
         &self,
         verb: Verb,
@@ -205,15 +206,15 @@ impl Relay {
         })
     }
 
-    /// What rides beside one attempt: its number, and the end of this attempt's own time. An attempt that is given up must
-    /// not be worked on any more, because another one follows it.
+    /// The context of one attempt: its number and its own deadline. No worker may continue with an attempt that has
+    /// timed out, because another one follows it.
     fn attempt(&self, context: &Context, number: u32, timeout: Duration) -> Context {
         let attempt = context.attempt.clone().map(|attempt| Attempt { number: Some(number), ..attempt });
         let deadline_ms = Some(self.clock.now_ms().saturating_add(millis(timeout)));
         Context { deadline_ms, attempt, ..context.clone() }
     }
 
-    /// When a request that comes now has to have its answer, in milliseconds since the Unix epoch.
+    /// The deadline of a request that arrives now, in milliseconds since the Unix epoch.
     pub(crate) fn deadline_ms(&self) -> u64 {
         self.clock.now_ms().saturating_add(millis(self.limits.deadline))
     }
@@ -223,7 +224,7 @@ impl Relay {
         self.clock.now_ms() >= moment_ms
     }
 
-    /// The answer while as many requests wait as may: it is as bad as what the workers said last.
+    /// The fault while the maximum number of requests waits: as bad as the workers' last retry time.
     fn full(&self) -> Fault {
         let advised_ms = self.advised_ms.load(Ordering::Relaxed);
         let mut fault = Fault::new(FaultCode::NoWorkers, "the broker is busy; try again shortly");
@@ -240,22 +241,22 @@ impl Relay {
 // === impl Pauses ===
 
 impl Pauses<'_> {
-    /// How long to wait before another attempt makes sense; none if it does not any more.
+    /// The pause before another attempt; none if there is no time for one.
     fn next(&mut self, reason: Unanswered, left: Duration) -> Option<Duration> {
         self.ceiling = (self.ceiling * 2).min(PAUSE_MAX);
         let jitter = full_jitter(self.random, self.ceiling.saturating_sub(PAUSE_MIN));
         let pause = match reason {
             Unanswered::TimedOut => PAUSE_MIN + jitter,
-            // The advice is in whole seconds, rounded up: those who got the same one come spread over that second.
+            // Retry times are whole seconds, rounded up: callers with the same one are spread over that second.
             Unanswered::Busy(advised) => {
                 PAUSE_MIN.max(advised.saturating_sub(full_jitter(self.random, ADVICE_STEP)))
             }
-            // That no worker is there may not change so soon.
+            // The absence of workers may last.
             Unanswered::NoResponders | Unanswered::NotHere => {
                 if self.no_workers_left.is_zero() {
                     return None;
                 }
-                // The last pause ends with the timeout, so that a worker that came late is still found.
+                // The last pause ends at the time-out, so that a late worker is still found.
                 let pause = (PAUSE_MIN + jitter).min(self.no_workers_left);
                 self.no_workers_left = self.no_workers_left.saturating_sub(pause);
                 pause
@@ -268,7 +269,7 @@ impl Pauses<'_> {
 // === impl Unanswered ===
 
 impl Unanswered {
-    /// Another attempt with less time than this cannot bring an answer.
+    /// Shortest useful attempt after this reason.
     const fn attempt_min(self) -> Duration {
         match self {
             Self::Busy(_) => BUSY_ATTEMPT_MIN,
@@ -304,6 +305,6 @@ fn timed_out(verb: Verb) -> Fault {
 }
 
 fn disconnected(verb: Verb) -> Fault {
-    // The connection may have gone while the answer was waited for.
+    // The connection may have been lost during the attempt.
     verb.unseen_end(FaultCode::UpstreamUnavailable, "the broker cannot reach its workers; try again shortly")
 }

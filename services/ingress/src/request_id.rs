@@ -1,4 +1,4 @@
-//! What names a request: its id and its trace. Both go into the log line, the error body and the NATS message.
+//! The identity of a request: its id and its trace context. Both go into the log, the error body and the NATS message.
 
 use axum::http::HeaderMap;
 use domain::{OwnerId, SandboxId};
@@ -10,16 +10,16 @@ use crate::tokens::Caller;
 
 /// The header that carries the id, both ways.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
-/// Longest id that is taken from a caller, in bytes.
+/// Longest request id that is accepted from a caller, in bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
 
 const TRACEPARENT_HEADER: &str = "traceparent";
 
-/// The id of a request: the caller's, if it is sane, else a fresh one.
+/// The id of a request: the caller's if it is valid, otherwise a new one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RequestId(String);
 
-/// What is known about a request while it runs. Handlers add to it; the log line shows it even if they fail.
+/// Facts about a request in progress. Handlers add to them; the log line contains them even if the handler fails.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     pub(crate) request_id: RequestId,
@@ -37,7 +37,7 @@ struct Notes {
 // === impl RequestId ===
 
 impl RequestId {
-    /// The id of the request with these headers.
+    /// The facts of a request with these headers.
     pub(crate) fn of(headers: &HeaderMap, random: &dyn Random) -> Self {
         let sent = only_value(headers, REQUEST_ID_HEADER).filter(|id| {
             (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
@@ -69,17 +69,17 @@ impl Facts {
         }
     }
 
-    /// Notes whose token it is; the first note stays.
+    /// Records the token; the first call counts.
     pub(crate) fn note_caller(&self, caller: &Arc<Caller>) {
         self.notes.caller.get_or_init(|| Arc::clone(caller));
     }
 
-    /// Notes who asks; the first note stays.
+    /// Records the owner; the first call counts.
     pub(crate) fn note_owner(&self, owner: &OwnerId) {
         self.notes.owner.get_or_init(|| owner.clone());
     }
 
-    /// Notes which sandbox it is about; the first note stays.
+    /// Records the sandbox; the first call counts.
     pub(crate) fn note_sandbox(&self, sandbox: &SandboxId) {
         self.notes.sandbox.get_or_init(|| sandbox.clone());
     }
@@ -88,8 +88,8 @@ impl Facts {
         self.notes.caller.get().map(AsRef::as_ref)
     }
 
-    /// The actor of an operator action: the name of the token, and the name that the caller gives itself. The first
-    /// is proved and always there, the second is not.
+    /// The actor of an operator action: the name of the token, and the name that the caller states. The first is
+    /// authenticated and always present, the second is not.
     pub(crate) fn actor(&self, named: Option<&str>) -> String {
         let proved = self.caller().map_or("nobody", |caller| caller.name.as_str());
         named.map_or_else(|| proved.to_owned(), |named| format!("{proved}/{named}"))
@@ -112,8 +112,8 @@ fn only_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     }
 }
 
-// W3C Trace Context, version 00: two, 32, 16 and two lower-case hexadecimal digits. A worker should not
-// have to guard itself against what a caller writes there.
+// W3C Trace Context, version 00: two, 32, 16 and two lower-case hexadecimal digits. Checked here so that workers can
+// trust it.
 fn is_traceparent(value: &str) -> bool {
     let is_hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let mut parts = value.split('-');

@@ -1,4 +1,4 @@
-//! The whole HTTP surface as one table. The router is made from it, and a test walks it.
+//! All HTTP routes as one table. The router is built from it, and a test iterates over it.
 
 use axum::Router;
 use axum::extract::FromRef;
@@ -23,19 +23,19 @@ use crate::relay::Relay;
 use crate::sandboxes;
 use crate::tokens::Scope;
 
-/// One thing that can be asked over HTTP.
+/// One operation of the HTTP API.
 #[derive(Debug)]
 pub struct Route {
-    /// The method. `HEAD` comes with `GET`.
+    /// The method. `GET` includes `HEAD`.
     pub method: Method,
     /// The path; `{…}` stands for one segment.
     pub path: &'static str,
-    /// Who may.
+    /// The required role.
     pub role: Role,
     endpoint: fn(MethodFilter, &Parts) -> MethodRouter<Parts>,
 }
 
-/// What the handlers need; each takes its piece.
+/// What the handlers need; each takes its part.
 #[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) relay: Relay,
@@ -258,7 +258,7 @@ pub const ROUTES: &[Route] = &[
     Route { method: Method::GET, path: "/", role: Role::None, endpoint: |method, _| on(method, about) },
 ];
 
-/// The routes behind which a token that is for some pools is held to them; all others refuse such a token.
+/// Routes whose workers restrict requests to the pools of a token; all others refuse a token with pools.
 const LIMITED_TO_POOLS: [&str; 4] = [
     "/v1/allocate",
     "/v1/sandboxes/{id}/mark-for-deletion",
@@ -266,7 +266,7 @@ const LIMITED_TO_POOLS: [&str; 4] = [
     "/v1/sandboxes/{id}",
 ];
 
-/// The router of all routes. `gate` stands before each one, with the route's role; `edge` around all.
+/// The router of all routes. `gate` checks the role in front of each one; `edge` surrounds all.
 pub(crate) fn router(parts: Parts, gate: &Gate, edge: Edge) -> Router {
     let mut router = Router::new();
     for route in ROUTES {
@@ -296,14 +296,14 @@ impl Route {
         self.role.admits(scope, &self.method)
     }
 
-    /// Whether a token that is for some pools may use it.
+    /// Whether a token with pools may use it.
     #[must_use]
     pub fn is_limited_to_pools(&self) -> bool {
         LIMITED_TO_POOLS.contains(&self.path)
     }
 
     fn filter(&self) -> MethodFilter {
-        // Every method of the table has a filter; a test asks each route by its method.
+        // Every method of the table has a filter; a test requests each route.
         MethodFilter::try_from(self.method.clone()).unwrap_or(MethodFilter::GET)
     }
 }
@@ -340,12 +340,12 @@ impl FromRef<Parts> for FleetService {
     }
 }
 
-// The small port of every role knows these three; here they are routes like any other.
+// Other roles serve these three on the operations port; here they are ordinary routes.
 fn ops(method: MethodFilter, parts: &Parts) -> MethodRouter<Parts> {
     on_service(method, parts.ops.clone().router())
 }
 
-/// What this is.
+/// Name and version of the service.
 #[utoipa::path(
     get, path = "/", tag = "open",
     responses(

@@ -1,4 +1,4 @@
-//! The routes of the labs: headers and path → contract → the worker's answer.
+//! The routes of labs: convert headers and path to a request of the contract, and return the worker's reply.
 
 use axum::Extension;
 use axum::extract::rejection::PathRejection;
@@ -18,19 +18,19 @@ use crate::openapi::faults::{OfClaim, OfExtend, OfRelease, OwnReadFaults};
 use crate::relay::Relay;
 use crate::request_id::Facts;
 
-/// Who asks (Instruqt participant id).
+/// The owner (Instruqt participant id).
 pub const OWNER_HEADER: &str = "X-Instruqt-Sandbox-ID";
-/// Who asks, as older lab scripts say it; counts only without [`OWNER_HEADER`].
+/// The owner in older lab scripts; used only without [`OWNER_HEADER`].
 pub const LEGACY_OWNER_HEADER: &str = "X-Track-ID";
 /// The lab (Instruqt track slug).
 pub const LAB_HEADER: &str = "X-Instruqt-Track-ID";
-/// Only sandboxes whose name begins so.
+/// Only sandboxes whose name has this prefix.
 pub const NAME_PREFIX_HEADER: &str = "X-Sandbox-Name-Prefix";
 /// The pool.
 pub const POOL_HEADER: &str = "X-Sandbox-Pool";
-/// What makes a repeat the same claim.
+/// The idempotency key.
 pub const IDEMPOTENCY_KEY_HEADER: &str = "Idempotency-Key";
-/// The lease that is meant, by its epoch.
+/// The epoch of the lease.
 pub const LEASE_EPOCH_HEADER: &str = "X-Lease-Epoch";
 /// Length of the lease: hours (`4`, `4h`), minutes (`90m`) or both (`1h30m`).
 pub const LAB_DURATION_HEADER: &str = "X-Lab-Duration";
@@ -78,7 +78,7 @@ pub(crate) async fn allocate(
     }
     let success = match reply.outcome {
         Some(Outcome::Created) => StatusCode::CREATED,
-        // A worker that does not say is older than the outcome; lab scripts take either status.
+        // An older worker does not state the outcome; lab scripts accept either status.
         Some(Outcome::Existing) | None => StatusCode::OK,
     };
     Ok(pass_on(reply, success))
@@ -165,7 +165,7 @@ pub(crate) async fn get(
     let owner = owner(&headers, &facts)?;
     let sandbox = sandbox_in_path(path)?;
     facts.note_sandbox(&sandbox);
-    // A look is no part of the history, so it does not say by whom.
+    // Reads are not in the history, so no actor is needed.
     let request = SandboxRequest { sandbox_id: sandbox.to_string(), owner: owner.to_string(), by: None };
     let reply = relay.send(Verb::Get, &facts, None, &bounded(request, &facts)).await?;
     Ok(pass_on(reply, StatusCode::OK))
@@ -176,13 +176,13 @@ fn whose_token(facts: &Facts) -> Option<String> {
     facts.caller().map(|caller| caller.name.to_string())
 }
 
-/// The request, held to the pools that the caller's token is for.
+/// The request, restricted to the pools of the caller's token.
 fn bounded<T>(request: T, facts: &Facts) -> Bounded<T> {
     let pools = facts.caller().map(|caller| caller.pools.iter().map(ToString::to_string).collect());
     Bounded { request, pools: pools.unwrap_or_default() }
 }
 
-// Without the header, a token that is for some pools means its first one.
+// Without the header, the default of a token with pools is its first pool.
 fn pool(headers: &HeaderMap, facts: &Facts) -> Result<Option<PoolName>, Fault> {
     let named = id(headers, POOL_HEADER, PoolName::parse)?;
     let pools = facts.caller().map_or(&[][..], |caller| &caller.pools);
@@ -199,7 +199,7 @@ fn owner(headers: &HeaderMap, facts: &Facts) -> Result<OwnerId, Fault> {
     Ok(owner)
 }
 
-/// Who asks, as the headers have it.
+/// The owner in the headers.
 pub(crate) fn owner_in(headers: &HeaderMap) -> Result<OwnerId, Fault> {
     match id(headers, OWNER_HEADER, OwnerId::parse)? {
         Some(owner) => Ok(owner),
@@ -231,7 +231,7 @@ fn id<T>(
     }
 }
 
-// Of two values one would have to be chosen, and a proxy in between may choose the other.
+// Of two values, a proxy might choose another one than the broker, so both are refused.
 pub(crate) fn only_text<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Fault> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -267,12 +267,12 @@ fn lease_epoch(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
     }
 }
 
-// `parse` alone would take a sign.
+// `parse` alone would accept a sign.
 fn digits<T: std::str::FromStr>(text: &str) -> Option<T> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
-// For the log line only; the body itself is passed on unread.
+// For the log line only; the body is passed on unread.
 fn sandbox_named_in(body: &[u8]) -> Option<SandboxId> {
     #[derive(Deserialize)]
     struct Named {

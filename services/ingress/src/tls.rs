@@ -1,4 +1,4 @@
-//! TLS with the ingress's certificate, which may change while it runs.
+//! TLS of the ingress, with files that may change at run time.
 
 use rustls::crypto::aws_lc_rs;
 use rustls::server::WebPkiClientVerifier;
@@ -16,36 +16,36 @@ mod reloader;
 
 pub(crate) use reloader::TlsReloader;
 
-/// Longest file of certificates or keys, in bytes: a chain has some kilobytes, a bundle of authorities some hundred.
+/// Longest file of certificates or keys, in bytes; a chain has some kilobytes, a bundle of authorities some hundred.
 pub const PEM_BYTES_MAX: u64 = 1_024 * 1_024;
-/// What is spoken over TLS.
+/// The protocol for ALPN.
 const PROTOCOL: &[u8] = b"http/1.1";
 
-/// Where certificate and key are, and what they were at the start.
+/// The TLS files, and their contents at the start.
 #[derive(Clone, Debug)]
 pub struct TlsConfig {
     /// The three files.
     pub(crate) files: TlsFiles,
-    /// `TLS_FILES_LOOK_SECONDS`: time between two looks at them; 10.
+    /// `TLS_FILES_LOOK_SECONDS`: time between two checks of the files; 10.
     pub(crate) check_period: Duration,
-    /// What they hold.
+    /// The configuration from their contents.
     pub(crate) first: Arc<ServerConfig>,
-    /// The digest of that.
+    /// The digest of their contents.
     pub(crate) first_digest: Digest,
 }
 
-/// The files that TLS is made of.
+/// The TLS files.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsFiles {
-    /// `TLS_CERT_FILE`: our chain, our own certificate first.
+    /// `TLS_CERT_FILE`: the certificate chain, our own certificate first.
     chain: PathBuf,
     /// `TLS_KEY_FILE`: the key of the first certificate.
     key: PathBuf,
-    /// `TLS_CLIENT_CA_FILE`: who has to have signed a caller's certificate; none is asked for without it.
+    /// `TLS_CLIENT_CA_FILE`: the authorities of client certificates; without it, none is required.
     client_ca: Option<PathBuf>,
 }
 
-/// What the files hold, as bytes. The key is never shown.
+/// The contents of the files. The key is never shown.
 pub(crate) struct Bytes {
     chain: Vec<u8>,
     key: Vec<u8>,
@@ -55,7 +55,7 @@ pub(crate) struct Bytes {
 /// A digest of all files.
 pub(crate) type Digest = [u8; 32];
 
-/// What is wrong, with the variable that names the file.
+/// The variable of the file, and the problem.
 pub(crate) type Problem = (&'static str, String);
 
 const CERT: &str = "TLS_CERT_FILE";
@@ -65,7 +65,7 @@ const CLIENT_CA: &str = "TLS_CLIENT_CA_FILE";
 // === impl TlsConfig ===
 
 impl TlsConfig {
-    /// Reads the variables and the files that they name; mistakes are noted in `settings`. None: no TLS.
+    /// Reads the settings and the files; mistakes go to `settings`. None without TLS.
     pub(crate) fn read(settings: &mut Settings<'_>) -> Option<Self> {
         let chain = settings.optional("TLS_CERT_FILE",
             "certificate chain (PEM) of the HTTP API, which then speaks TLS; needs `TLS_KEY_FILE`; read again when it changes",
@@ -111,7 +111,7 @@ impl TlsConfig {
 // === impl TlsFiles ===
 
 impl TlsFiles {
-    /// What they hold.
+    /// Reads the files.
     pub(crate) fn read(&self) -> Result<Bytes, Problem> {
         let client_ca = self.client_ca.as_deref().map(|path| read(CLIENT_CA, path));
         Ok(Bytes {
@@ -141,7 +141,7 @@ impl Bytes {
     pub(crate) fn digest(&self) -> Digest {
         let mut context = aws_lc_rs_digest();
         for part in [Some(&self.chain), Some(&self.key), self.client_ca.as_ref()].into_iter().flatten() {
-            // With its length, so that bytes cannot move from one file to the next unseen.
+            // Includes the length, so that bytes moved from one file to the next change the digest.
             context.update(&part.len().to_be_bytes());
             context.update(part);
         }
@@ -150,7 +150,7 @@ impl Bytes {
         digest
     }
 
-    /// A server of TLS 1.2 and 1.3 with them. Problems name no byte of a file.
+    /// The configuration for TLS 1.2 and 1.3. Problems contain no byte of a file.
     pub(crate) fn server_config(&self) -> Result<Arc<ServerConfig>, Problem> {
         let chain = certificates(CERT, &self.chain)?;
         let key = PrivateKeyDer::from_pem_slice(&self.key)

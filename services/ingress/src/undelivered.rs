@@ -1,13 +1,13 @@
-//! Leases granted to claims whose caller got an error instead, or has left: counted, and shown to operators.
-//! Nothing takes them back: the owner's next claim finds such a lease, and otherwise it ends by its time.
+//! Undelivered leases: granted to claims whose caller got an error instead, or left. They are counted and not taken
+//! back: the owner's next claim finds such a lease; otherwise it expires.
 //!
 //! # Counts
-//! A claim that was answered with an error, although a worker says later that it granted a lease for one of the attempts;
-//! and one whose caller left before the answer of a worker that did. Apart from these, claims that failed after an attempt
-//! with an unknown end: at most so many leases are undelivered beyond those that are proved.
+//! A claim that was answered with an error although a worker later replies that it granted a lease for one of the
+//! attempts; and a claim whose caller left before the reply of a worker that granted it. Separately, failed claims with
+//! an attempt whose outcome is unknown: an upper limit of further undelivered leases.
 //!
 //! # Does not see
-//! That a caller left after the answer was handed to its connection: its first bytes may have been sent.
+//! That a caller left after the answer was passed to its connection, because its first bytes may have been sent.
 
 use contract::{Allocation, Fault};
 use ports::bus::{LateReply, Reply};
@@ -22,12 +22,12 @@ use crate::error;
 use crate::metrics::{Metrics, Undelivery};
 use crate::request_id::Facts;
 
-/// How long the reply of an attempt that was given up is waited for: longer than any worker works on one.
+/// How long to wait for the late reply of an attempt that timed out: longer than any worker works on one.
 const LATE_REPLY_WAIT: Duration = Duration::from_secs(30);
-/// Attempts whose late replies are waited for at once; beyond it, they are not seen.
+/// Late replies that are awaited at once; beyond that, they are not seen.
 const LATE_REPLIES_MAX: usize = 4_096;
 
-/// Watches over what becomes of claims.
+/// Tracks the outcome of claims.
 #[derive(Clone)]
 pub(crate) struct Watch {
     metrics: Metrics,
@@ -42,13 +42,13 @@ pub(crate) struct ClaimTracker {
     owner: String,
     has_left: AtomicBool,
     is_counted: AtomicBool,
-    /// Whether an attempt with an unknown end may have been granted.
+    /// Whether an attempt with an unknown outcome may have been granted.
     is_unclear: AtomicBool,
-    /// Whether the caller got a lease; none as long as it waits.
+    /// Whether the caller got a lease; none while it waits.
     is_delivered: watch::Sender<Option<bool>>,
 }
 
-/// The caller's wait for its answer. Dropped before it is over, the caller has left.
+/// The caller's wait for its answer. If it is dropped before its end, the caller has left.
 pub(crate) struct Waiting(pub(crate) Arc<ClaimTracker>);
 
 // === impl Watch ===
@@ -58,7 +58,7 @@ impl Watch {
         Self { metrics, tasks: TaskTracker::new(), places: Arc::new(Semaphore::new(LATE_REPLIES_MAX)) }
     }
 
-    /// Begins to watch over a claim.
+    /// Starts to track a claim.
     pub(crate) fn begin(&self, facts: &Facts) -> Arc<ClaimTracker> {
         Arc::new(ClaimTracker {
             watch: self.clone(),
@@ -71,7 +71,7 @@ impl Watch {
         })
     }
 
-    /// Works on a claim apart from its caller, who may leave.
+    /// Runs a claim independently of its caller, who may leave.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
         self.tasks.spawn(work)
     }
@@ -80,19 +80,19 @@ impl Watch {
 // === impl ClaimTracker ===
 
 impl ClaimTracker {
-    /// Whether the caller waits no more.
+    /// Whether the caller has left.
     pub(crate) fn has_left(&self) -> bool {
         self.has_left.load(Ordering::SeqCst)
     }
 
-    /// An answer of a worker to one attempt.
+    /// Records a worker's reply to one attempt.
     pub(crate) fn note(&self, reply: &Reply) {
         if error::is_open_end(reply) {
             self.is_unclear.store(true, Ordering::SeqCst);
         }
     }
 
-    /// An attempt without an answer, and what may still come.
+    /// Records an attempt without a reply, and what may still come.
     pub(crate) fn note_silence(self: &Arc<Self>, late: Option<LateReply>) {
         self.is_unclear.store(true, Ordering::SeqCst);
         if let Some(late) = late {
@@ -100,7 +100,7 @@ impl ClaimTracker {
         }
     }
 
-    /// Gives the caller its answer, if it has stayed for it.
+    /// Sends the answer to the caller, if it is still waiting.
     pub(crate) fn settle(&self, answer: Result<Reply, Fault>, sender: oneshot::Sender<Result<Reply, Fault>>) {
         let is_lease = answer.as_ref().is_ok_and(|reply| !reply.is_fault);
         let left_behind = sender.send(answer).err();
@@ -114,7 +114,7 @@ impl ClaimTracker {
         }
     }
 
-    /// Waits for what an attempt that was given up still brings.
+    /// Waits for the late reply of an attempt that timed out.
     fn watch_late(self: &Arc<Self>, late: LateReply) {
         let Ok(place) = Arc::clone(&self.watch.places).try_acquire_owned() else { return };
         let tracker = Arc::clone(self);
@@ -123,7 +123,7 @@ impl ClaimTracker {
             drop(place);
             let Ok(Some(reply)) = reply else { return };
             let mut is_delivered = tracker.is_delivered.subscribe();
-            // The sender lives as long as the tracker. Delivered was then the lease that this reply is about.
+            // The sender lives as long as the tracker. The lease that was delivered then is the one of this reply.
             let Ok(was_delivered) =
                 is_delivered.wait_for(Option::is_some).await.map(|was_delivered| *was_delivered)
             else {

@@ -1,5 +1,4 @@
-//! The operators' switch of all deletions. An allocator turns it, in the table; reapers look at its copy in the queue's
-//! bucket.
+//! The operators' switch of all deletions. An allocator changes it in the table; reapers read its copy in the bucket.
 
 use axum::Extension;
 use axum::extract::State;
@@ -20,12 +19,12 @@ use crate::openapi::faults::OfSwitch;
 use crate::query::NoQuery;
 use crate::request_id::Facts;
 
-/// Where operators stop the deletions.
+/// Changes the switch.
 #[derive(Clone)]
 pub(crate) struct DeletionControlService {
     pub(crate) control: Arc<dyn DeletionControl>,
     pub(crate) clock: Arc<dyn Clock>,
-    /// How long a turn of the switch may take.
+    /// Longest time of a change.
     pub(crate) wait: Duration,
 }
 
@@ -101,7 +100,7 @@ pub(crate) async fn resume(
     written(StatusCode::OK, &Resumed { status: "running", was_paused })
 }
 
-/// Who pauses. The body may say it as well as the header; of two names one would be wrong.
+/// The actor of the pause. The body may name it as well as the header; two different names are refused.
 fn paused_by(headers: &HeaderMap, in_body: Option<&str>, facts: &Facts) -> Result<String, Fault> {
     let by_header = operator(headers, facts)?.to_string();
     let Some(named) = in_body.map(str::trim).filter(|by| !by.is_empty()) else { return Ok(by_header) };

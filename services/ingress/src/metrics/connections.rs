@@ -1,30 +1,30 @@
-//! Metrics of the connections that requests come over.
+//! Metrics of connections.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
 use runtime::metrics::Collectors;
 
-/// Why a connection ended, or was not taken.
+/// Why a connection ended or was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closed {
-    /// In the ordinary way, by either end.
+    /// Ended normally, by either side.
     Ended,
-    /// It failed, as a rule because the caller went away in the middle.
+    /// Failed, usually because the caller vanished.
     Failed,
-    /// Nothing was asked for too long.
+    /// Idle for too long.
     Idle,
-    /// A head did not arrive in time.
+    /// The head of a request was too slow.
     HeadTooSlow,
-    /// What came could not be taken for a request.
+    /// The bytes were not a valid request.
     Refused,
-    /// It waited longest when another one came and all places were taken.
+    /// Closed to make room, because it waited longest when all connections were in use.
     MadeRoom,
-    /// An answer was not read.
+    /// The answer was not read.
     Unread,
     /// This ingress stopped.
     Stopping,
-    /// The TLS handshake came to nothing.
+    /// The TLS handshake failed.
     Handshake,
-    /// Its address has all the connections that one may have.
+    /// Its address had the maximum number of connections.
     Peer,
 }
 
@@ -91,7 +91,7 @@ impl ConnectionMetrics {
                 "1 while the TLS files cannot be used and older ones stay good",
             )?,
         };
-        // A rate needs the zero before the first event.
+        // Rates need an initial zero.
         for reason in Closed::ALL {
             metrics.closed.with_label_values(&[reason.as_str()]);
         }

@@ -1,7 +1,7 @@
-//! What the description says beyond the types: the limits that the parsers hold, and where an answer leads.
+//! Additions to the description beyond the types: limits of parameters, and links between operations.
 //!
-//! The limits come from the constants that the parsers use, by the name of the parameter. A header that may be left
-//! out may be blank as well, so its pattern lets it.
+//! The limits are the constants of the parsers, by the name of the parameter. An optional header may also be blank, and
+//! its pattern allows that.
 
 use contract::TickKind;
 use contract::queue::PAGE_LIMIT_MAX;
@@ -22,12 +22,12 @@ const VISIBLE: &str = "[!-~]";
 const TOKEN: &str = "[A-Za-z0-9_-]";
 /// No control character.
 const ONE_LINE: &str = r"^[^\x00-\x1f\x7f-\x9f]*$";
-/// The same, and something in it that is no blank.
+/// No control character, and at least one character that is not blank.
 const NO_BLANK_LINE: &str = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$";
 /// Methods, as a path item names them.
 const METHODS: [&str; 4] = ["get", "post", "put", "delete"];
 
-/// What of a parameter decides about its limits.
+/// The properties of a parameter that determine its limits.
 struct Place<'a> {
     path: &'a str,
     name: &'a str,
@@ -35,7 +35,7 @@ struct Place<'a> {
     is_number: bool,
 }
 
-/// Adds them to the description.
+/// Adds the limits to the description.
 pub(crate) fn add(document: &mut Value) {
     let paths = document.get_mut("paths").and_then(Value::as_object_mut);
     for (path, item) in paths.into_iter().flatten() {
@@ -62,7 +62,7 @@ fn bind(path: &str, operation: &mut Value) {
             parameter.insert("schema".to_owned(), schema);
         }
     }
-    // All of it may be left out, and then the body as well.
+    // All fields are optional, and so is the body.
     if path == "/v1/admin/deletions/pause"
         && let Some(body) = operation.get_mut("requestBody").and_then(Value::as_object_mut)
     {
@@ -80,12 +80,12 @@ fn bind(path: &str, operation: &mut Value) {
     }
 }
 
-/// Hours and minutes of a lease, as far as any setting lets them be as long.
+/// Hours and minutes of a lease, up to the upper limit of the setting.
 const DURATION: &str = "^([1-9]h([1-5]?[0-9]m)?|[1-9][0-9]{0,2}m)$";
-/// The same where it may be left out: an empty header counts as none.
+/// The same for an optional header, where an empty one counts as absent.
 const OPTIONAL_DURATION: &str = "^([1-9]h([1-5]?[0-9]m)?|[1-9][0-9]{0,2}m)?$";
 
-/// What a parameter may be; none if its type says it all, or only a worker can say.
+/// The schema of a parameter; none if its type is sufficient, or only a worker can decide.
 fn schema_of(place: &Place<'_>) -> Option<Value> {
     let least = usize::from(place.is_required);
     match place.name {
@@ -130,13 +130,13 @@ fn text(set: &str, least: usize, most: usize) -> Value {
     json!({"type": "string", "pattern": format!("^{set}{{{least},{most}}}$")})
 }
 
-/// A sandbox, or the key of an unreadable message: any number of so many digits is a sequence.
+/// A sandbox id, or the key of an unreadable message, whose sequence may have any number of digits up to the limit.
 fn key() -> Value {
     let pattern = format!(r"^({TOKEN}{{1,{SANDBOX_ID_BYTES_MAX}}}|{UNREADABLE}\.[0-9]{{1,19}})$");
     json!({"type": "string", "pattern": pattern})
 }
 
-/// A whole number of 64 bits. `int64` as its format would end at half of them.
+/// A whole number of 64 bits. The format `int64` would end at half of them.
 fn whole() -> Value {
     json!({"type": "integer", "minimum": 0, "maximum": u64::MAX})
 }
@@ -162,7 +162,7 @@ fn add_headers(path: &str, status: &str, headers: &mut Map<String, Value>) {
     }
 }
 
-/// What can be done with a new lease.
+/// Links to operations on a new lease.
 fn links() -> Value {
     let parameters = json!({
         "path.id": "$response.body#/sandbox_id",

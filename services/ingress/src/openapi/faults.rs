@@ -8,7 +8,7 @@ use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr};
 use utoipa::{IntoResponses, ToSchema};
 
-/// What the gate says before any handler of a route that needs a token.
+/// Failures of the checks in front of a route with a role.
 const GATE: &[FaultCode] = &[
     FaultCode::InvalidRequest,
     FaultCode::Unauthorized,
@@ -17,7 +17,7 @@ const GATE: &[FaultCode] = &[
     FaultCode::BodyTooLarge,
     FaultCode::RateLimitExceeded,
 ];
-/// What may become of a request that is passed on to the workers.
+/// Failures of relaying a request to the workers.
 const RELAY: &[FaultCode] = &[
     FaultCode::InternalError,
     FaultCode::NoWorkers,
@@ -26,7 +26,7 @@ const RELAY: &[FaultCode] = &[
     FaultCode::UpstreamUnavailable,
     FaultCode::Timeout,
 ];
-/// What the gate says on an open route.
+/// Failures of the checks in front of an open route.
 const OPEN: &[FaultCode] = &[FaultCode::BodyTooLarge];
 
 /// Failures of a route, for its description.
@@ -46,37 +46,37 @@ macro_rules! faults {
 }
 
 faults! {
-    /// Of what load balancers ask, which is never refused for coming too often.
+    /// For probes of load balancers, which have no rate limit.
     OfProbe: OPEN;
-    /// Of any other open route.
+    /// For any other open route.
     OfOpen: OPEN => RateLimitExceeded;
-    /// Of an open route that has a name in its path.
+    /// For an open route with a name in its path.
     OfOpenFile: OPEN => NotFound, RateLimitExceeded;
-    /// Of a claim.
+    /// For a claim.
     OfClaim: GATE, RELAY, Verb::Allocate.own_faults();
-    /// Of a look at one's own sandbox.
+    /// For reading one's own sandbox.
     OwnReadFaults: GATE, RELAY, Verb::Get.own_faults();
-    /// Of giving back.
+    /// For a release.
     OfRelease: GATE, RELAY, Verb::Release.own_faults();
-    /// Of asking for more time.
+    /// For an extension.
     OfExtend: GATE, RELAY, Verb::Extend.own_faults();
-    /// Of an operator's look at many things.
+    /// For an operator's list.
     ReadFaults: GATE, RELAY;
-    /// Of an operator's look at one thing.
+    /// For an operator's view of one item.
     ReadOneFaults: GATE, RELAY, Verb::Deletion.own_faults();
-    /// Of an operator's order about one thing.
+    /// For an operator's action on one item.
     OfOrder: GATE, RELAY, Verb::Replay.own_faults();
-    /// Of the removal of records.
+    /// For the bulk removal of records.
     OfBulkDelete: GATE, RELAY, Verb::BulkDelete.own_faults();
-    /// Of a run on demand.
+    /// For a run on demand.
     OfRun: GATE => NoWorkers, UpstreamUnavailable;
-    /// Of a run that may be forced.
+    /// For a run that may be forced.
     OfForcedRun: GATE => NoWorkers, UpstreamUnavailable, Contended;
-    /// Of a look at a run's report.
+    /// For reading the report of a run.
     OfReport: GATE => NotFound, UpstreamUnavailable;
-    /// Of following the events.
+    /// For following events.
     OfEvents: GATE => NoWorkers, UpstreamUnavailable;
-    /// Of the switch of all deletions.
+    /// For the switch of all deletions.
     OfSwitch: GATE => UpstreamUnavailable;
 }
 
@@ -109,7 +109,7 @@ fn response(codes: &[FaultCode]) -> Response {
     response.build()
 }
 
-/// What a code may say; the words may be others.
+/// An example message of a code; real messages may differ.
 const fn message(code: FaultCode) -> &'static str {
     match code {
         FaultCode::MissingSandboxId => {

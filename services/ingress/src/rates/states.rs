@@ -1,4 +1,4 @@
-//! What is remembered of each key, within a fixed size.
+//! The state of each key, within a fixed size.
 
 use governor::nanos::Nanos;
 use governor::state::StateStore;
@@ -6,18 +6,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The state of every key that was seen lately, and of no more than a set number.
+/// The state of recently seen keys, up to a maximum number.
 ///
-/// A state is the moment at which the key has nothing to answer for any more. So a state whose moment has passed
-/// can be forgotten without effect, and that is done when there is no room left. Should there be none
-/// even then, a new key passes without being remembered: other limits stand behind this one, and refusing
-/// newcomers would let a caller that fills the table shut all others out.
+/// A state is the moment at which the burst of the key is complete again. After that moment it can be dropped without
+/// effect, which happens when there is no room left. If there still is no room, a new key passes without being
+/// remembered: other limits apply behind this one, and refusing new keys would let a caller that fills the table lock
+/// out all others.
 ///
-/// A clone is the same table.
+/// Clones share the table.
 #[derive(Clone, Debug)]
 pub(super) struct States {
     keys_max: usize,
-    /// What one request weighs.
+    /// The time that one request costs.
     cell: Duration,
     kept: Arc<Mutex<Kept>>,
 }
@@ -25,11 +25,11 @@ pub(super) struct States {
 #[derive(Debug, Default)]
 struct Kept {
     states: HashMap<u64, Nanos>,
-    /// Before this moment it is not worth looking for what can be forgotten: nothing was found a moment ago.
+    /// Before this moment, searching for states to drop is useless, because a recent search found none.
     look_again_at: Option<Nanos>,
 }
 
-/// Pause after a search that made no room, so that a flood of keys does not have the table searched for each.
+/// Pause after a search that made no room, so that a flood of keys does not cause a search each.
 const SEARCH_PAUSE: Duration = Duration::from_millis(100);
 
 // === impl States ===
@@ -39,17 +39,17 @@ impl States {
         Self { keys_max, cell, kept: Arc::default() }
     }
 
-    /// How many keys are remembered.
+    /// The number of remembered keys.
     pub(super) fn len(&self) -> usize {
         self.kept().states.len()
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        // What is held under the lock cannot panic, so a poisoned one holds a sound state.
+        // The code under the lock cannot panic, so a poisoned lock holds a valid state.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is room for a key whose first state this is.
+    /// Whether there is room for a new key with this state.
     fn make_room(&self, kept: &mut Kept, state: Nanos) -> bool {
         if kept.states.len() < self.keys_max {
             return true;
@@ -57,7 +57,7 @@ impl States {
         if kept.look_again_at.is_some_and(|moment| state < moment) {
             return false;
         }
-        // The first state of a key lies one or two requests ahead of now.
+        // The first state of a key is one or two requests ahead of now.
         let now = u64::from(state).saturating_sub(u64::from(Nanos::from(self.cell * 2)));
         kept.states.retain(|_, due| u64::from(*due) > now);
         let is_room = kept.states.len() < self.keys_max;
@@ -93,7 +93,7 @@ mod tests {
 
     const CELL: Duration = Duration::from_millis(10);
 
-    /// Counts one request of `key` at `now_ms`, without any limit.
+    /// Counts one request of `key` at `now_ms`, without a limit.
     fn count(states: &States, key: u64, now_ms: u64) {
         let now = Nanos::from(Duration::from_millis(now_ms));
         let counted: Result<(), ()> = states.measure_and_replace(&key, |_| Ok(((), now + CELL)));

@@ -1,4 +1,4 @@
-//! Looks at the files of TLS, and has changed ones take effect for the next connection.
+//! Reloads the TLS files after a change, for the next connection.
 
 use async_trait::async_trait;
 use ports::clock::Clock;
@@ -21,13 +21,14 @@ struct Shared {
     files: TlsFiles,
     check_period: Duration,
     good: RwLock<Arc<ServerConfig>>,
-    // The digest of what was seen last, good or bad, so that each change is logged once; none if it could not be read.
+    // The digest of the last contents, valid or not, so that each change is logged once; none if they could not be
+    // read.
     seen: Mutex<Option<Digest>>,
     is_bad: AtomicBool,
     metrics: Metrics,
 }
 
-/// Always ready: says when the files cannot be used.
+/// Always ready; reports files that cannot be used.
 struct FilesNote(TlsReloader);
 
 // === impl TlsReloader ===
@@ -44,17 +45,17 @@ impl TlsReloader {
         }))
     }
 
-    /// What a connection that comes now is greeted with.
+    /// The acceptor for new connections.
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(Arc::clone(&self.0.good.read().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    /// What readiness says of the files.
+    /// The readiness note about the files.
     pub(crate) fn check(&self) -> Arc<dyn Check> {
         Arc::new(FilesNote(self.clone()))
     }
 
-    /// Looks again and again.
+    /// Checks the files repeatedly.
     pub(crate) async fn watch(&self, clock: &dyn Clock) -> Infallible {
         loop {
             clock.sleep(self.0.check_period).await;
@@ -62,12 +63,12 @@ impl TlsReloader {
         }
     }
 
-    /// Looks once. Files that cannot be used change nothing. Certificate and key are two files, so a look between
-    /// two writes finds a pair that does not match; the next look finds one that does.
+    /// Checks the files once. Invalid files change nothing. A check between the writes of certificate and key finds a
+    /// pair that does not match; the next one finds a matching pair.
     async fn look(&self) {
         let files = self.0.files.clone();
-        // A file system may hang, and must not hold up requests. The task does not panic; if the process ends
-        // meanwhile, no caller waits for it any more.
+        // A file system may hang and must not block requests. The task does not panic; if the process ends meanwhile,
+        // no caller waits for it.
         let read = tokio::task::spawn_blocking(move || files.read()).await;
         let read = read.unwrap_or_else(|_| Err(("TLS_CERT_FILE", "cannot be read".to_owned())));
         let digest = read.as_ref().ok().map(super::Bytes::digest);
