@@ -1,4 +1,4 @@
-//! A table that was put back to an earlier time, and processes that do not agree on it.
+//! A table that was restored to an earlier time, and processes that do not agree on it.
 
 use crate::unready::Role;
 use harness::process::{Broker, Up, run};
@@ -52,11 +52,11 @@ async fn table(up: &Up, arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Starts the fleet on a table that was put back, and holds it against everything that must not happen.
+/// Starts the fleet on a restored table, and checks that it does nothing that must not happen.
 async fn refuses(data: &Path, sandbox: &str) -> Up {
     let up = Up::start(data, &MORE, &[("REQUEST_DEADLINE_MS", "1000")]).await;
     let problem = until_ready_is(&up, 503).await;
-    for part in ["put back to an earlier time", "broker table acknowledge", "docs/recovery.md"] {
+    for part in ["restored to an earlier time", "broker table acknowledge", "docs/recovery.md"] {
         assert!(problem.contains(part), "{problem}");
     }
     let refused = up.api.allocate("student-2").await;
@@ -75,7 +75,7 @@ async fn refuses(data: &Path, sandbox: &str) -> Up {
     assert!(metrics.contains("broker_table_restored 1"), "{metrics}");
     assert!(up.broker.output().contains("this process grants and ends nothing"), "{}", up.broker.output());
     let shown = table(&up, &["show"]).await;
-    assert!(shown["problem"].as_str().unwrap().contains("put back"), "{shown}");
+    assert!(shown["problem"].as_str().unwrap().contains("restored"), "{shown}");
     up
 }
 

@@ -97,38 +97,38 @@ impl CspConfig {
             .parsed(
                 "CSP_BASE_URL",
                 "",
-                "where the CSP's API is, with its version (`https://host/v2`); required",
+                "address of the CSP's API with its version (`https://host/v2`); required",
                 parse_csp_base,
             )
             .unwrap_or_default();
         let api_token_file = settings
             .optional(
                 "CSP_API_TOKEN_FILE",
-                "file with that token in place of `CSP_API_TOKEN`, read at every call, so that a renewed one needs no restart",
+                "file with the token, instead of `CSP_API_TOKEN`; read at every call, so that a renewed token needs no restart",
             )
             .map(PathBuf::from);
         let api_token = settings.secret_unless(
             api_token_file.is_some(),
             "CSP_API_TOKEN",
-            "the token that the CSP knows us by",
+            "the broker's token for the CSP",
         );
         if api_token_file.is_some() && !api_token.expose().is_empty() {
-            settings.mistake("CSP_API_TOKEN_FILE", "takes the place of CSP_API_TOKEN; leave one of them out");
+            settings
+                .mistake("CSP_API_TOKEN_FILE", "and CSP_API_TOKEN exclude each other; leave one of them out");
         }
         let connect_timeout = settings.seconds(
             "CSP_CONNECT_TIMEOUT_SECONDS",
             5,
             1..=60,
-            "longest wait for a connection to the CSP, in seconds",
+            "time-out of connecting to the CSP, in seconds",
         );
         let read_timeout = settings.seconds(
             "CSP_READ_TIMEOUT_SECONDS",
             15,
             1..=300,
-            "longest wait for a whole answer of the CSP, in seconds; a delete takes 3 to 10",
+            "time-out of a whole call of the CSP, in seconds; a delete takes 3 to 10",
         );
-        let page_size =
-            settings.size("CSP_PAGE_SIZE", 100, 1..=1_000, "accounts asked of the CSP at once when listing");
+        let page_size = settings.size("CSP_PAGE_SIZE", 100, 1..=1_000, "accounts per page of a CSP listing");
         let pre_clean = PreCleanConfig::read(settings, &base_url);
         Self { base_url, api_token, api_token_file, connect_timeout, read_timeout, page_size, pre_clean }
     }
@@ -262,7 +262,7 @@ impl Provider for CspProvider {
         }
         let page = listing::read(&answer.json()?, offset, self.page_size)?;
         if self.repeats_last_page(offset, &page) {
-            tracing::warn!(csp.offset = offset, "the CSP ignores paging: the listing ends here");
+            tracing::warn!(csp.offset = offset, "the CSP ignores paging, so this page is the whole listing");
             return Ok(Listing::default());
         }
         Ok(page.listing)

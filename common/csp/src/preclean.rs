@@ -85,32 +85,31 @@ impl PreCleanConfig {
         let enabled = settings.switch(
             "NIOSXAAS_ENABLED",
             false,
-            "whether services that a student left inside are deleted before the sandbox",
+            "whether the pre-clean deletes services that a student left inside a sandbox before the sandbox is deleted",
         );
         let shadow = settings.switch(
             "NIOSXAAS_SHADOW_MODE",
             true,
-            "count the services that would be deleted, and delete none",
+            "whether the pre-clean only counts the services that it would delete",
         );
         let base_url = settings
             .optional(
                 "NIOSXAAS_BASE_URL",
-                "where services are cleared; none means the host of `CSP_BASE_URL`",
+                "address of the API for the pre-clean; none means the host of `CSP_BASE_URL`",
             )
             .unwrap_or_else(|| origin(csp_base_url));
-        let email = settings.optional("NIOSXAAS_EMAIL", "who signs in to clear services");
-        let password =
-            settings.optional("NIOSXAAS_PASSWORD", "the password to sign in with").map(Secret::new);
+        let email = settings.optional("NIOSXAAS_EMAIL", "user who signs in for the pre-clean");
+        let password = settings.optional("NIOSXAAS_PASSWORD", "password of that user").map(Secret::new);
         let service_name = settings.text(
             "NIOSXAAS_SERVICE_NAME",
             DEFAULT_SERVICE_NAME,
-            "services of exactly this name are deleted; `*` means every one",
+            "name of the services that the pre-clean deletes; `*` means all",
         );
         let timeout = settings.seconds(
             "NIOSXAAS_TIMEOUT_SECONDS",
             30,
             1..=300,
-            "longest wait for one answer while clearing, in seconds",
+            "time-out of one call of the pre-clean, in seconds",
         );
         if enabled {
             for (name, missing) in
@@ -159,7 +158,7 @@ impl PreCleaner {
         let session = self.session(None).await?;
         match self.clean_as(&session, target, &mut deleted).await {
             Err(ProviderError::Unauthorized { status: 401, .. }) => {
-                tracing::debug!("the session for clearing sandboxes expired: signing in again");
+                tracing::debug!("the session of the pre-clean has expired; signing in again");
                 let session = self.session(Some(&session)).await?;
                 self.clean_as(&session, target, &mut deleted).await
             }

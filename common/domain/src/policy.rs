@@ -72,7 +72,7 @@ impl PoolRules {
             let (pool, prefix) = rule.split_once('=').unwrap_or((rule, ""));
             let pool = PoolName::parse(pool).map_err(|error| invalid(format!("a pool name {error}")))?;
             if rules.iter().any(|(known, _)| *known == pool) {
-                return Err(invalid(format!("{pool} is there twice")));
+                return Err(invalid(format!("{pool} is listed twice")));
             }
             if rules.iter().any(|(_, prefix)| prefix.is_empty()) {
                 return Err(invalid(format!(

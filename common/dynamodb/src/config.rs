@@ -74,26 +74,26 @@ impl DynamoConfig {
             "STORE_SHARDS",
             u64::from(SHARDS_DEFAULT),
             1..=u64::from(SHARDS_MAX),
-            "fewest index shards of each pool and state; a table has more where a pool is larger (docs/architecture.md)",
+            "minimum number of index shards of each pool and state; a table with larger pools has more (docs/architecture.md)",
         );
         let index_lag = settings.seconds(
             "STORE_INDEX_LAG_SECONDS",
             // Local engines write an index together with the table.
             if endpoint.is_some() { 0 } else { INDEX_LAG_DEFAULT_SECONDS },
             0..=INDEX_LAG_MAX_SECONDS,
-            "longest that an index may lag behind the table, clock differences included, in seconds: no pool is called exhausted sooner after new sandboxes came; 0 by default where DYNAMODB_ENDPOINT is set",
+            "maximum lag of an index behind the table, clock differences included, in seconds; for that long after new sandboxes no pool counts as exhausted; 0 by default if DYNAMODB_ENDPOINT is set",
         );
         let attempt_timeout = settings.millis(
             "STORE_ATTEMPT_TIMEOUT_MS",
             ATTEMPT_TIMEOUT_DEFAULT_MS,
             TIMEOUT_MIN_MS..=TIMEOUT_MAX_MS,
-            "time for one try of a call to the store, in milliseconds",
+            "time-out of one attempt of a call to the store, in milliseconds",
         );
         let operation_timeout = settings.millis(
             "STORE_OPERATION_TIMEOUT_MS",
             OPERATION_TIMEOUT_DEFAULT_MS,
             TIMEOUT_MIN_MS..=TIMEOUT_MAX_MS,
-            "time for a call to the store with all its tries, in milliseconds",
+            "time-out of a call to the store with all its attempts, in milliseconds",
         );
         if operation_timeout < attempt_timeout {
             settings.mistake("STORE_OPERATION_TIMEOUT_MS", "must not be less than STORE_ATTEMPT_TIMEOUT_MS");

@@ -109,7 +109,7 @@ impl Identities for DynamoStore {
         for item in found.items() {
             match decode(item) {
                 Ok(identity) => identities.push(identity),
-                Err(error) => tracing::error!(%error, "an identity cannot be read and is left as it is"),
+                Err(error) => tracing::error!(%error, "an identity cannot be read and is skipped"),
             }
         }
         let next = found.last_evaluated_key().map(cursor).transpose()?;

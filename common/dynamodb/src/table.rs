@@ -87,7 +87,7 @@ pub enum TableError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Its keys or indexes differ from those that this version needs.
-    #[error("table {table} is not ours to use: {}", differences.join("; "))]
+    #[error("table {table} has another layout: {}", differences.join("; "))]
     Differs {
         /// The table.
         table: String,

@@ -43,7 +43,7 @@ impl Login {
         let credentials_file = settings
             .optional(
                 "NATS_CREDENTIALS_FILE",
-                "credentials file of this role, read at every attempt to connect",
+                "credentials file of this role; read at every attempt to connect",
             )
             .map(PathBuf::from);
         let mut user = settings
@@ -52,7 +52,7 @@ impl Login {
         let password_file = settings
             .optional(
                 "NATS_PASSWORD_FILE",
-                "file with that password in place of `NATS_PASSWORD`, read at every attempt to connect",
+                "file with that password, instead of `NATS_PASSWORD`; read at every attempt to connect",
             )
             .map(PathBuf::from);
         // The client library ignores credentials in an address.
@@ -64,7 +64,8 @@ impl Login {
             password = Some(Secret::new(of_url));
         }
         if password.is_some() && password_file.is_some() {
-            settings.mistake("NATS_PASSWORD_FILE", "takes the place of NATS_PASSWORD; leave one of them out");
+            settings
+                .mistake("NATS_PASSWORD_FILE", "and NATS_PASSWORD exclude each other; leave one of them out");
         }
         if user.is_some() != (password.is_some() || password_file.is_some()) {
             settings

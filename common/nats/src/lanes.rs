@@ -127,7 +127,7 @@ impl Lanes {
             let Some(mut batch) = source.fetch(count, &self.stop).await else {
                 // The consumer may have been removed.
                 if let Err(error) = self.bus.open_pool(&pool).await {
-                    tracing::debug!(error = %Chain(&error), "the consumer of {pool} cannot be made");
+                    tracing::debug!(error = %Chain(&error), "the consumer of {pool} cannot be created");
                 }
                 continue;
             };
@@ -180,7 +180,7 @@ impl NatsBus {
         }
         if let Err(error) = self.open_pool(pool).await {
             // A reaper that scans the subjects will find the message.
-            tracing::warn!(error = %Chain(&error), "the consumer of {pool} is not made yet");
+            tracing::warn!(error = %Chain(&error), "the consumer of {pool} does not exist yet");
         }
     }
 

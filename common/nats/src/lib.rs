@@ -146,7 +146,7 @@ impl NatsConfig {
             .parsed(
                 "SUBJECT_PREFIX",
                 contract::subjects::DEFAULT_PREFIX,
-                "what the fleet's subjects begin with; other than the default, stream names carry it too",
+                "prefix of the fleet's subjects; with another one than the default, stream names include it as well",
                 |text| Subjects::with_prefix(text).map_err(|problem| problem.to_string()),
             )
             .unwrap_or_default();
@@ -155,28 +155,28 @@ impl NatsConfig {
             "DELETIONS_IN_FLIGHT_MAX",
             8,
             1..=1_000,
-            "deletions of one pool that may be under way in the whole fleet",
+            "maximum number of concurrent deletions of one pool in the whole fleet",
         );
         let deletion_ack_wait = settings.seconds(
             "DELETION_ACK_WAIT_SECONDS",
             15,
             3..=3_600,
-            "silence of a reaper after which its deletion is given to another one; it speaks every third of it",
+            "silence of a reaper after which its deletion is given to another one; a reaper reports progress every third of it",
         );
         let throttle = ThrottleRules::read(settings);
         let events_days =
-            settings.number("EVENTS_DAYS", 30, 1..=3_650, "days that events of the event log are kept");
+            settings.number("EVENTS_DAYS", 30, 1..=3_650, "days that the event log keeps events");
         let events_bytes_max = settings.number(
             "EVENTS_BYTES_MAX",
             256 * 1024 * 1024,
             1024 * 1024..=1024 * 1024 * 1024 * 1024,
-            "bytes of events that are kept; beyond that the oldest go (a life of a sandbox takes about 3 KiB)",
+            "maximum size of the event log, in bytes; beyond it the oldest events are removed (a sandbox takes about 3 KiB)",
         );
         let check_period = settings.seconds(
             "NATS_CHECK_SECONDS",
             10,
             1..=3_600,
-            "time between two looks whether every stream, consumer and bucket is there; the reconciler also puts edited settings right",
+            "time between two checks that every stream, consumer and bucket exists; the reconciler also corrects edited settings",
         );
         // The rest of the grace period is for returning unfinished work and closing.
         let finish_timeout = read_stop_grace(settings).saturating_sub(CLOSING_TIME);
@@ -184,8 +184,7 @@ impl NatsConfig {
             "CLOCK_SKEW_MAX_SECONDS",
             10,
             0..=3_600,
-            "how far the clock of a process may be from the clock of NATS; beyond it, it takes no work and is not ready; \
-             0: not compared",
+            "maximum difference between the clock of a process and that of NATS; a process beyond it takes no work and is not ready; 0: not compared",
         );
         Self {
             url,

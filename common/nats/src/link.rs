@@ -82,19 +82,19 @@ impl LinkConfig {
             "NATS_PING_SECONDS",
             2,
             1..=60,
-            "silence after which a NATS server is asked whether it is there; after three times that the connection counts as lost",
+            "silence after which a NATS server is pinged; after three times that the connection counts as lost",
         );
         let connect_timeout = settings.seconds(
             "NATS_CONNECT_TIMEOUT_SECONDS",
             2,
             1..=60,
-            "longest time that an attempt to connect to one NATS server may take",
+            "time-out of one attempt to connect to a NATS server",
         );
         let spread_after = settings.seconds(
             "NATS_SPREAD_SECONDS",
             60,
             1..=86_400,
-            "calm after a reconnect until the connection moves to any of the NATS servers (after once to twice that), so that one that came back is used again",
+            "quiet time after a reconnect before the connection moves to any of the NATS servers (once to twice that), so that a server that came back is used again",
         );
         Self { ping_interval, connect_timeout, spread_after }
     }

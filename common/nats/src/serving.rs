@@ -161,7 +161,7 @@ impl NatsBus {
             return Some("this worker's clock is off; try again");
         }
         let is_refused = !verb.is_for_restored_tables() && self.guard.problem().is_some();
-        is_refused.then_some("the table was put back to an earlier time; an operator has to look at it first")
+        is_refused.then_some("the table was restored to an earlier time; an operator has to check it first")
     }
 
     /// Replies that the answer is too large. A repeat would not make it smaller.

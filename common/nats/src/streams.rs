@@ -124,7 +124,7 @@ impl<'a> Source<'a> {
         if self.bus.connected() {
             tokio::select! {
                 mended = self.bus.mend() => if let Err(error) = mended {
-                    tracing::warn!(nats.consumer = self.name, error = %Chain(&error), "the streams are not whole");
+                    tracing::warn!(nats.consumer = self.name, error = %Chain(&error), "streams, consumers or bucket are missing");
                 },
                 () = stop.cancelled() => return,
             }
@@ -218,11 +218,11 @@ impl NatsBus {
         let subject = self.config.subjects.parked_unreadable(sequence);
         match self.publish_until_acked(subject, copy).await {
             Ok(_) => {
-                tracing::error!(nats.subject = %message.subject, reason, "an unreadable deletion was set aside");
+                tracing::error!(nats.subject = %message.subject, reason, "an unreadable deletion was parked");
                 self.terminate(message, reason).await;
             }
             Err(error) => {
-                tracing::warn!(nats.subject = %message.subject, error = %Chain(&error), "not set aside yet");
+                tracing::warn!(nats.subject = %message.subject, error = %Chain(&error), "not parked yet");
             }
         }
     }
@@ -275,6 +275,6 @@ async fn finish(message: &Message) {
 /// Not done: another worker may get it at once.
 pub(super) async fn give_back(message: &Message) {
     if let Err(error) = message.ack_with(AckKind::Nak(None)).await {
-        tracing::debug!(nats.subject = %message.subject, %error, "not given back; its timer will");
+        tracing::debug!(nats.subject = %message.subject, %error, "not returned; it will be delivered again");
     }
 }

@@ -84,7 +84,7 @@ impl NatsBus {
             let words = Chain(&error).to_string();
             // Logged once, and not at every check.
             if self.whole.borrow().as_ref() != Err(&words) {
-                tracing::warn!(error = words, "the streams are not whole; trying again");
+                tracing::warn!(error = words, "streams, consumers or bucket are missing; trying again");
             }
             words
         });
@@ -116,7 +116,7 @@ impl NatsBus {
         let there = match self.jetstream.get_stream(&name).await {
             Ok(there) => there.cached_info().config.clone(),
             Err(error) if is_missing_stream(&error.kind()) => {
-                tracing::info!(nats.stream = name, "making the stream {name}");
+                tracing::info!(nats.stream = name, "creating the stream {name}");
                 let first = self.config.first_sequence(&name, self.clock.now_ms());
                 let config = stream::Config { first_sequence: first, ..config };
                 return match self.jetstream.create_stream(config).await {
@@ -138,7 +138,7 @@ impl NatsBus {
         tracing::warn!(
             nats.stream = name,
             nats.differing = ?differing,
-            "settings of the stream {name} differ; putting them right"
+            "settings of the stream {name} differ; correcting them"
         );
         let config = without_operators_part(config, there);
         let updated = self.jetstream.update_stream(config).await;
@@ -163,12 +163,12 @@ impl NatsBus {
                 tracing::warn!(
                     nats.consumer = name,
                     nats.differing = ?differing,
-                    "settings of the consumer {name} differ; putting them right"
+                    "settings of the consumer {name} differ; correcting them"
                 );
                 false
             }
             Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => {
-                tracing::info!(nats.consumer = name, "making the consumer {name}");
+                tracing::info!(nats.consumer = name, "creating the consumer {name}");
                 true
             }
             Err(error) => return Err(of(&name, "look for a consumer", &error)),

@@ -16,17 +16,13 @@ pub const HOURS_TOTAL_MAX_MAX: u64 = 1_440;
 
 /// Reads `LAB_DURATION_HOURS`, `LAB_DURATION_HOURS_MAX`, `LAB_DURATION_HOURS_TOTAL_MAX` and `GRACE_PERIOD_MINUTES`.
 pub fn read_lease_policy(settings: &mut Settings<'_>) -> LeasePolicy {
-    let hours = settings.number(
-        "LAB_DURATION_HOURS",
-        4,
-        1..=HOURS_MAX_MAX,
-        "length of a lease whose caller asks for none, in hours",
-    );
+    let hours =
+        settings.number("LAB_DURATION_HOURS", 4, 1..=HOURS_MAX_MAX, "default length of a lease, in hours");
     let hours_max = settings.number(
         "LAB_DURATION_HOURS_MAX",
         48,
         1..=HOURS_MAX_MAX,
-        "longest lease that a caller may ask for, in hours",
+        "maximum length of a lease that a caller may ask for, in hours",
     );
     if hours > hours_max {
         settings.mistake("LAB_DURATION_HOURS", "must not be more than LAB_DURATION_HOURS_MAX");
@@ -35,13 +31,13 @@ pub fn read_lease_policy(settings: &mut Settings<'_>) -> LeasePolicy {
         "LAB_DURATION_HOURS_TOTAL_MAX",
         72,
         1..=HOURS_TOTAL_MAX_MAX,
-        "longest that a lease may last in all after extensions, in hours; at least LAB_DURATION_HOURS_MAX in effect",
+        "maximum total length of a lease with all extensions, in hours; at least LAB_DURATION_HOURS_MAX in effect",
     );
     let grace = settings.number(
         "GRACE_PERIOD_MINUTES",
         30,
         0..=1_440,
-        "time after the end of a lease before its sandbox is taken away, in minutes",
+        "time from the end of a lease until its sandbox is taken away, in minutes",
     );
     LeasePolicy {
         duration: Duration::from_secs(hours * HOUR_SECONDS),
@@ -56,7 +52,7 @@ pub fn read_pools(settings: &mut Settings<'_>) -> Option<PoolRules> {
     settings.parsed(
         "POOLS",
         "main",
-        "the pools, `pool=name-prefix` or `pool`, separated by commas; the last has no prefix and takes the rest",
+        "pools as `pool=name-prefix` or `pool`, separated by commas; the last one has no prefix and takes all other names",
         |text| PoolRules::parse(text).map_err(|problem| problem.to_string()),
     )
 }
@@ -67,7 +63,7 @@ pub fn read_stale_kept(settings: &mut Settings<'_>) -> Duration {
         "STALE_KEPT_HOURS",
         24,
         1..=8_760,
-        "how long a sandbox that the provider does not list is kept before its record goes, in hours",
+        "how long the record of a sandbox that the provider does not list is kept, in hours",
     );
     Duration::from_secs(hours * HOUR_SECONDS)
 }
@@ -112,6 +108,6 @@ pub fn read_stop_grace(settings: &mut Settings<'_>) -> Duration {
         "STOP_GRACE_SECONDS",
         25,
         3..=600,
-        "time to finish what is under way after the first signal; keep it below what the supervisor gives",
+        "time to finish work in progress after the first signal; keep it below the supervisor's own time-out",
     )
 }

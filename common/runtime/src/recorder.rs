@@ -66,11 +66,11 @@ impl EventLogMetrics {
             published: IntCounter::new("broker_events_published_total", "Events added to the event log")?,
             filled: IntCounter::new(
                 "broker_events_filled_total",
-                "Events among these that their own writer had not published, and that were made from a history",
+                "Events that the writer of the change had not published, and that were added from a history",
             )?,
             left: IntCounter::new(
                 "broker_events_left_total",
-                "Changes that could not be published at once and were left to the next writer or the sweep",
+                "Changes that could not be published at once; the next writer or the sweep publishes them",
             )?,
         };
         register_all(registry, metrics.collectors())?;

@@ -146,7 +146,7 @@ impl TableGuard {
                 "{problem}; this process grants and ends nothing: see docs/recovery.md, `broker table show` and `broker table \
                  acknowledge`"
             ),
-            (Finding::Restored(_), _) => tracing::info!("the table is as new as the message queue again"),
+            (Finding::Restored(_), _) => tracing::info!("the table is no longer older than NATS"),
             _ => {}
         }
     }
@@ -162,7 +162,7 @@ impl TableMetrics {
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let restored = IntGauge::new(
             "broker_table_restored",
-            "1 while the table is older than what NATS knows of it, so that nothing is granted or ended",
+            "1 while the table is older than NATS, so that nothing is granted or ended",
         )?;
         let metrics = Self { restored };
         register_all(registry, metrics.collectors())?;
@@ -219,7 +219,7 @@ impl TableWatch {
                     WATCH_PERIOD
                 }
                 Err(error) => {
-                    tracing::debug!(error = %Chain(&error), "the table is not compared with the queue");
+                    tracing::debug!(error = %Chain(&error), "the table cannot be compared with NATS");
                     // After an outage, another table may answer.
                     compares_events |= matches!(error, WatchError::Store(_));
                     failed += u32::from(matches!(error, WatchError::Bus(_)) && self.marks.is_reachable());
@@ -363,7 +363,7 @@ impl TableWatch {
             Err(Err(failure)) => return Err(failure),
         };
         Ok(Some(format!(
-            "the table was put back to an earlier time: sandbox {id} is {there}, and NATS has its event of version {version}"
+            "the table was restored to an earlier time: sandbox {id} is {there}, and NATS has its event of version {version}"
         )))
     }
 }
@@ -387,7 +387,7 @@ fn known_of(mark: &TableMark) -> KnownMark {
 fn older_mark(kept: &TableMark, known: Option<KnownMark>) -> Option<String> {
     let known = known.filter(|known| known.number > kept.number)?;
     Some(format!(
-        "the table was put back to an earlier time: its mark is {} of {}, and NATS knows {} of {}",
+        "the table was restored to an earlier time: its mark is {} of {}, and NATS knows {} of {}",
         kept.number,
         rfc3339(kept.at),
         known.number,

@@ -90,7 +90,7 @@ impl fmt::Debug for Secret {
 impl fmt::Display for Mistakes {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.0.len();
-        write!(formatter, "{count} setting{} to mend:", if count == 1 { "" } else { "s" })?;
+        write!(formatter, "{count} setting{} to fix:", if count == 1 { "" } else { "s" })?;
         for mistake in &self.0 {
             write!(formatter, "\n  {mistake}")?;
         }

@@ -116,7 +116,7 @@ impl Lifecycle {
         let mut terminate = signal(SignalKind::terminate()).map_err(LifecycleError::Signals)?;
         self.run_until(async move {
             either(&mut interrupt, &mut terminate).await;
-            tracing::info!("stopping: finishing what is under way");
+            tracing::info!("stopping: finishing work in progress");
             async move { either(&mut interrupt, &mut terminate).await }
         })
         .await

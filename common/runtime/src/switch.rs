@@ -31,7 +31,7 @@ pub enum SwitchError {
     #[error("the queue failed")]
     Bus(#[from] BusError),
     /// Other processes change it all the time.
-    #[error("the switch is being turned by others")]
+    #[error("other processes are changing the switch")]
     Contended,
 }
 
@@ -106,7 +106,7 @@ impl Switchboard {
                     if !self.store.set_deletion_switch(&found).await? {
                         continue;
                     }
-                    tracing::warn!(by = found.by, "a pause that was only in NATS is in the table now");
+                    tracing::warn!(by = found.by, "a pause that was only in NATS was added to the table");
                     Some(found)
                 }
                 None => kept,
@@ -128,7 +128,7 @@ impl Switchboard {
             return Ok(false);
         }
         self.settle().await?;
-        tracing::info!("NATS said nothing of the operators' switch; it says now what the table says");
+        tracing::info!("the bucket had lost the operators' switch; it was restored from the table");
         Ok(true)
     }
 

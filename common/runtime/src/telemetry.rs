@@ -42,7 +42,7 @@ impl TelemetryConfig {
             .parsed(
                 "LOG_FILTER",
                 DEFAULT_FILTER,
-                "which log lines are written (`level` or `target=level`, separated by commas)",
+                "filter of log lines (`level` or `target=level`, separated by commas)",
                 |text| {
                     EnvFilter::try_new(text)
                         .map(|_| text.to_owned())

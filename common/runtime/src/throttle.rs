@@ -79,33 +79,28 @@ impl ThrottleRules {
             "DELETIONS_PER_MINUTE",
             60,
             1..=60_000,
-            "deletions that the fleet may order at the provider in a minute, evenly spaced; the pace never exceeds it",
+            "maximum rate of deletions of the fleet at the provider, per minute, evenly spaced",
         );
         let per_minute_min = settings.number(
             "DELETIONS_PER_MINUTE_MIN",
             6,
             1..=60_000,
-            "the pace that failures of the provider never take the fleet below",
+            "minimum rate of deletions per minute, which failures of the provider never undercut",
         );
         let failures_max = settings.number(
             "BREAKER_FAILURES_MAX",
             5,
             1..=1_000,
-            "failures of the provider in a row that stop all deletions for a while; keep it below \
-             DELETION_ATTEMPTS_MAX",
+            "failures of the provider in a row that open the breaker, which stops all deletions; keep it below DELETION_ATTEMPTS_MAX",
         );
         let open_min = settings.seconds(
             "BREAKER_OPEN_SECONDS_MIN",
             30,
             1..=3_600,
-            "how long deletions stop then, before one of them tries; it doubles with each try that fails",
+            "how long the breaker is open before one deletion probes the provider; it doubles with each failed probe",
         );
-        let open_max = settings.seconds(
-            "BREAKER_OPEN_SECONDS_MAX",
-            600,
-            1..=86_400,
-            "longest time between two such tries",
-        );
+        let open_max =
+            settings.seconds("BREAKER_OPEN_SECONDS_MAX", 600, 1..=86_400, "maximum time between two probes");
         Self {
             per_minute_max,
             per_minute_min: per_minute_min.min(per_minute_max),

@@ -28,7 +28,7 @@ impl Allocator {
             return Ok(None);
         }
         if !can_be_held(request.verb) {
-            let message = "this request is about all pools, and cannot be held to some of them";
+            let message = "this request is about all pools, and cannot be restricted to some of them";
             return Err(Fault::new(FaultCode::Forbidden, message));
         }
         if pool.is_some_and(|pool| !pools.contains(&pool)) {

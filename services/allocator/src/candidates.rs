@@ -214,7 +214,7 @@ impl Candidates {
             if let Ok(mut rounds) = buffer.rounds.try_lock()
                 && let Err(error) = candidates.round(&selector, &buffer, &mut rounds).await
             {
-                tracing::warn!(error = %Chain(&error), "no candidates were found ahead of time");
+                tracing::warn!(error = %Chain(&error), "refilling the candidate buffer found no candidates");
             }
             lock(&buffer.ready).ends_to_fill_up();
         });

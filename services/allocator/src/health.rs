@@ -52,19 +52,19 @@ impl HealthConfig {
         let enabled = settings.switch(
             "HEALTH_CHECK_ENABLED",
             false,
-            "whether the provider is asked about a sandbox before it is handed out; the provider has to offer it",
+            "whether the provider checks a sandbox before it is handed out; the provider has to support it",
         );
         let timeout = settings.millis(
             "HEALTH_CHECK_MS",
             1_000,
             10..=30_000,
-            "longest wait for that word, in milliseconds; without it the sandbox is handed out unseen",
+            "time-out of that check, in milliseconds; after it the sandbox is handed out unchecked",
         );
         let quarantines_per_hour_max = settings.number(
             "HEALTH_CHECK_QUARANTINES_PER_HOUR",
             10,
             0..=1_000_000,
-            "unsound sandboxes that one allocator may quarantine in an hour; further ones are only passed over",
+            "maximum number of unsound sandboxes that one allocator quarantines in an hour; further ones are only skipped",
         );
         enabled.then_some(Self { timeout, quarantines_per_hour_max })
     }
@@ -137,7 +137,7 @@ impl Allocator {
             checked = provider.check(&target) => checked,
             () = self.ports.clock.sleep(config.timeout) => {
                 self.metrics.checked("unknown");
-                tracing::warn!(sandbox.id = candidate.id.as_str(), "no word about {} in time", candidate.id);
+                tracing::warn!(sandbox.id = candidate.id.as_str(), "the provider did not answer about {} in time", candidate.id);
                 return Ok(Sight::Fit);
             }
         };
@@ -153,7 +153,7 @@ impl Allocator {
             }
             Err(error) => {
                 self.metrics.checked("unknown");
-                tracing::warn!(sandbox.id = candidate.id.as_str(), error = %Chain(&error), "it was not looked at");
+                tracing::warn!(sandbox.id = candidate.id.as_str(), error = %Chain(&error), "the check of a candidate failed");
                 Ok(Sight::Fit)
             }
         }
@@ -170,7 +170,7 @@ impl Allocator {
             tracing::error!(
                 sandbox.id = candidate.id.as_str(),
                 reason,
-                "{} is unsound as well, but enough were quarantined in this hour",
+                "{} is unsound as well, but the hourly limit of quarantines is reached",
                 candidate.id
             );
             return Ok(Sight::PassedOver);

@@ -140,19 +140,19 @@ impl Config {
             "ALLOCATOR_IN_FLIGHT_MAX",
             512,
             1..=65_536,
-            "most requests at work at once in one process; the others wait (docs/architecture.md)",
+            "maximum number of concurrent requests in one process; the others wait (docs/architecture.md)",
         );
         let latency_target = settings.millis(
             "ALLOCATOR_LATENCY_TARGET_MS",
             LATENCY_TARGET_DEFAULT_MS,
             10..=5_000,
-            "average time of a request above which fewer are worked on at once, in milliseconds; well below STORE_ATTEMPT_TIMEOUT_MS",
+            "average latency of a request above which the concurrency is reduced, in milliseconds; well below STORE_ATTEMPT_TIMEOUT_MS",
         );
         let census_age_max = settings.seconds(
             "STATS_CENSUS_AGE_SECONDS_MAX",
             60,
             0..=86_400,
-            "oldest census that stats are answered from; beyond it, and always with 0, the index is counted, which does not know labs",
+            "maximum age of a census for answering stats; beyond it, and always with 0, the index is counted, which has no labs",
         );
         let health = HealthConfig::read(settings);
         let tombstone_kept = read_tombstone_kept(settings);
@@ -179,7 +179,7 @@ impl Allocator {
         let offers_check = ports.provider.as_ref().is_some_and(|provider| provider.abilities().check);
         if config.health.is_some() && !offers_check {
             tracing::warn!(
-                "HEALTH_CHECK_ENABLED is set, but the provider offers no check: nothing is looked at"
+                "HEALTH_CHECK_ENABLED is set, but the provider does not support it: no sandbox is checked"
             );
         }
         let admission = Admission::new(&config, &metrics);

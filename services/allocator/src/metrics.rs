@@ -60,8 +60,7 @@ impl Metrics {
             dropped: IntCounterVec::new(
                 Opts::new(
                     "broker_allocator_requests_dropped_total",
-                    "Requests not answered because their caller does not wait any more, by verb and why: late (too long \
-                     on their way), expired (too long in this process)",
+                    "Requests dropped because their caller has stopped waiting, by verb and reason: late (too long in transit), expired (too long in this process)",
                 ),
                 &["verb", "reason"],
             )?,
@@ -72,11 +71,11 @@ impl Metrics {
             )?,
             lost_races: IntCounter::new(
                 "broker_allocator_lost_races_total",
-                "Claims that found their candidate taken and went on with another",
+                "Claims that lost their candidate and continued with another one",
             )?,
             late_writes: IntCounter::new(
                 "broker_allocator_late_writes_refused_total",
-                "Requests that were given up directly before a write because their time was over",
+                "Requests that gave up directly before a write because their deadline had passed",
             )?,
             candidate_rounds: IntCounter::new(
                 "broker_allocator_candidate_rounds_total",
@@ -85,14 +84,14 @@ impl Metrics {
             health_checks: IntCounterVec::new(
                 Opts::new(
                     "broker_allocator_health_checks_total",
-                    "Sandboxes that were looked at before they were handed out, by what was found",
+                    "Health checks of sandboxes before they were handed out, by result",
                 ),
                 &["outcome"],
             )?,
             bulk_deletes: IntCounterVec::new(
                 Opts::new(
                     "broker_allocator_bulk_deletes_total",
-                    "Records that bulk deletes looked at, by what became of them; without dry runs",
+                    "Records that bulk deletes processed, by outcome; without dry runs",
                 ),
                 &["outcome"],
             )?,
@@ -217,9 +216,9 @@ impl Load {
         Ok(Self {
             limit: IntGauge::new(
                 "broker_allocator_in_flight_limit",
-                "Requests that the process works on at once; it falls while the store is slow",
+                "Limit of concurrent requests of the process; it falls while the store is slow",
             )?,
-            waiting: IntGauge::new("broker_allocator_waiting_requests", "Requests that wait for their turn")?,
+            waiting: IntGauge::new("broker_allocator_waiting_requests", "Requests that wait for a permit")?,
             refused: IntCounter::new(
                 "broker_allocator_refused_requests_total",
                 "Requests that were refused because they could not be answered in time; nothing was written for them",

@@ -60,9 +60,10 @@ fn switch_fault(request: &Request, error: &SwitchError) -> Fault {
     match error {
         SwitchError::Store(error) => store_fault(request, error),
         SwitchError::Bus(error) => bus_fault(request, error),
-        SwitchError::Contended => {
-            Fault::new(FaultCode::Contended, "the switch is being turned by others; repeat the same request")
-        }
+        SwitchError::Contended => Fault::new(
+            FaultCode::Contended,
+            "other processes are changing the switch; repeat the same request",
+        ),
     }
 }
 

@@ -75,7 +75,7 @@ impl Disk {
 
     fn has_room_again(&self) {
         self.is_full.store(false, Ordering::Relaxed);
-        tracing::info!("the disk of {} has room again", self.folder.display());
+        tracing::info!("the disk of {} has free space again", self.folder.display());
     }
 }
 

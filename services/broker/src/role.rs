@@ -162,7 +162,7 @@ impl ProcessConfig {
             .parsed(
                 "OPS_LISTEN",
                 "127.0.0.1:9100",
-                "address of `/healthz`, `/readyz` and `/metrics` of the process",
+                "listen address of `/healthz`, `/readyz` and `/metrics`",
                 |text| text.parse().map_err(|_| "must be address:port".to_owned()),
             )
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));

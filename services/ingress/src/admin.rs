@@ -88,8 +88,8 @@ pub(crate) async fn stats(
 #[utoipa::path(
     post, path = "/v1/admin/sync", tag = "operators", security(("admin" = [])),
     params(
-        ("force" = Option<bool>, Query, description = "whatever is listed, and however much would go stale"),
-        ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")
+        ("force" = Option<bool>, Query, description = "follow an empty listing, and mark any number of sandboxes stale"),
+        ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")
     ),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
@@ -115,7 +115,7 @@ pub(crate) async fn sync(
 /// `POST /v1/admin/expire`
 #[utoipa::path(
     post, path = "/v1/admin/expire", tag = "operators", security(("admin" = [])),
-    params(("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    params(("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
          example = json!({"kind": "expiry", "tick": 17, "duration_ms": 100, "status": "completed"})),
@@ -134,7 +134,7 @@ pub(crate) async fn expire(
 /// `POST /v1/admin/cleanup`: the sweep, which announces deletions whose messages were lost.
 #[utoipa::path(
     post, path = "/v1/admin/cleanup", tag = "operators", security(("admin" = [])),
-    params(("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    params(("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
          example = json!({"kind": "sweep", "tick": 17, "duration_ms": 100, "status": "completed"})),
@@ -153,7 +153,7 @@ pub(crate) async fn cleanup(
 /// `POST /v1/admin/census`: counts the pools, and compares leases with claim items.
 #[utoipa::path(
     post, path = "/v1/admin/census", tag = "operators", security(("admin" = [])),
-    params(("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    params(("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
          example = json!({"kind": "census", "tick": 17, "duration_ms": 100, "status": "completed"})),
@@ -175,8 +175,8 @@ pub(crate) async fn census(
 #[utoipa::path(
     post, path = "/v1/admin/auto-delete-stale", tag = "operators", security(("admin" = [])),
     params(
-        ("grace_period_hours" = Option<u64>, Query, description = "as `STALE_KEPT_HOURS` has it, or left out"),
-        ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")
+        ("grace_period_hours" = Option<u64>, Query, description = "the value of `STALE_KEPT_HOURS`, or omitted"),
+        ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")
     ),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
@@ -203,7 +203,7 @@ pub(crate) async fn auto_delete_stale(
 /// `GET /v1/admin/reports/{kind}/{tick}`
 #[utoipa::path(
     get, path = "/v1/admin/reports/{kind}/{tick}", tag = "operators", security(("admin" = []), ("read-only" = [])),
-    params(("kind" = String, Path, description = "`sync`, `expiry`, `sweep`, `census` or `stale`"), ("tick" = u64, Path, description = "the tick that the run has to be for; 0 is any")),
+    params(("kind" = String, Path, description = "`sync`, `expiry`, `sweep`, `census` or `stale`"), ("tick" = u64, Path, description = "the sequence of the tick that the run must cover; 0 for any")),
     responses(
         (status = 200, description = "the report of a run for that tick or a later one", body = RunReport,
          example = json!({"kind": "sync", "tick": 17, "duration_ms": 100, "status": "completed"})),

@@ -132,7 +132,7 @@ impl Gate {
             return Err(Fault::new(FaultCode::Forbidden, "this token does not give the right to do this"));
         }
         if !caller.pools.is_empty() && !self.is_limited_to_pools {
-            let message = "this token is for some pools only, and this request cannot be held to them";
+            let message = "this token is for some pools only, and this request is about all pools";
             return Err(Fault::new(FaultCode::Forbidden, message));
         }
         Ok(())

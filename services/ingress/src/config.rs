@@ -53,7 +53,7 @@ impl Config {
     /// Reads the settings; mistakes go to `settings`.
     pub fn read(settings: &mut Settings<'_>) -> Self {
         let listen = settings
-            .parsed("HTTP_LISTEN", "127.0.0.1:8080", "address and port of the HTTP API", |text| {
+            .parsed("HTTP_LISTEN", "127.0.0.1:8080", "listen address and port of the HTTP API", |text| {
                 text.parse().map_err(|_| "must be an address and a port, as 127.0.0.1:8080".to_owned())
             })
             .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)));
@@ -66,7 +66,7 @@ impl Config {
                 .parsed(
                     "TRUSTED_PROXIES",
                     "",
-                    "addresses and networks, separated by commas, whose `X-Forwarded-For` is believed; none if empty",
+                    "addresses and networks of proxies, separated by commas, whose `X-Forwarded-For` is trusted; none if empty",
                     TrustedProxies::parse,
                 )
                 .unwrap_or_default(),
@@ -74,7 +74,7 @@ impl Config {
                 "REQUEST_DEADLINE_MS",
                 10_000,
                 100..=60_000,
-                "longest time that a lab waits for an answer, in milliseconds",
+                "deadline of a lab's request, in milliseconds",
             ),
             request_attempt: settings.millis(
                 "REQUEST_ATTEMPT_MS",
@@ -82,7 +82,7 @@ impl Config {
                 // adds to the load.
                 4_000,
                 50..=30_000,
-                "longest time that one attempt waits for a worker, in milliseconds",
+                "time-out of one attempt, in milliseconds",
             ),
             no_responders_patience: settings.millis(
                 "NO_RESPONDERS_PATIENCE_MS",
@@ -100,7 +100,7 @@ impl Config {
                 "ADMIN_WAIT_MS",
                 25_000,
                 100..=60_000,
-                "longest time that an operator's request for a run, with its report, or to the switch takes, in milliseconds",
+                "deadline of an operator's request for a run or for the switch of deletions, in milliseconds",
             ),
             stale_kept: read_stale_kept(settings),
             connections: ConnectionConfig::read(settings),
@@ -108,7 +108,7 @@ impl Config {
             hsts_enabled: settings.switch(
                 "HSTS_ENABLED",
                 false,
-                "whether TLS ends in front of the ingress, so that browsers may insist on it",
+                "whether TLS is terminated in front of the ingress, so that answers carry `Strict-Transport-Security`",
             ),
             cors,
         }

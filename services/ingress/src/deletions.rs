@@ -75,7 +75,7 @@ type PathKey = Result<Path<String>, PathRejection>;
     params(
         ("pool" = Option<String>, Query, description = "of this pool only"),
         ("status" = Option<String>, Query, description = "`pending_deletion` or `deletion_failed` only"),
-        ("cursor" = Option<String>, Query, description = "where the last page ended"),
+        ("cursor" = Option<String>, Query, description = "the cursor of the last page"),
         ("limit" = Option<u32>, Query, description = "entries of a page, 1 to 100")
     ),
     responses(
@@ -94,9 +94,9 @@ pub(crate) async fn list(
 /// `GET /v1/admin/deletions/parked`
 #[utoipa::path(
     get, path = "/v1/admin/deletions/parked", tag = "operators", security(("admin" = []), ("read-only" = [])),
-    params(("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason holds this"), ("cursor" = Option<u64>, Query, description = "where the last page ended"), ("limit" = Option<u32>, Query, description = "entries of a page, 1 to 100; 50 without it")),
+    params(("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason contains this text"), ("cursor" = Option<u64>, Query, description = "the cursor of the last page"), ("limit" = Option<u32>, Query, description = "entries of a page, 1 to 100; 50 without it")),
     responses(
-        (status = 200, description = "a page of what was given up", body = contract::ParkedReply,
+        (status = 200, description = "a page of parked deletions", body = contract::ParkedReply,
          example = json!({"parked": [], "count": 0, "cursor": null})), ReadFaults)
 )]
 pub(crate) async fn parked(
@@ -130,9 +130,9 @@ pub(crate) async fn show(
 /// `POST /v1/admin/deletions/{id}/replay`
 #[utoipa::path(
     post, path = "/v1/admin/deletions/{id}/replay", tag = "operators", security(("admin" = [])),
-    params(("id" = String, Path, description = "the sandbox, or the key of a message that no worker can read"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    params(("id" = String, Path, description = "the sandbox, or the key of a message that no worker can read"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     responses(
-        (status = 200, description = "what became of it", body = contract::ReplayReply,
+        (status = 200, description = "the outcome", body = contract::ReplayReply,
          example = json!({"key": "2000018", "outcome": "replayed"})), OfOrder)
 )]
 pub(crate) async fn replay(
@@ -150,7 +150,7 @@ pub(crate) async fn replay(
 /// `DELETE /v1/admin/deletions/{id}`
 #[utoipa::path(
     delete, path = "/v1/admin/deletions/{id}", tag = "operators", security(("admin" = [])),
-    params(("id" = String, Path, description = "the sandbox, or the key of a message that no worker can read"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    params(("id" = String, Path, description = "the sandbox, or the key of a message that no worker can read"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     responses(
         (status = 200, description = "whether it was there", body = contract::RemoveReply,
          example = json!({"key": "_unreadable.7", "removed": true})), OfOrder)
@@ -171,9 +171,9 @@ pub(crate) async fn remove(
 /// the deadline. Every page is a separate request to the workers; a page whose answer is lost is the last.
 #[utoipa::path(
     post, path = "/v1/admin/deletions/replay", tag = "operators", security(("admin" = [])),
-    params(("all" = bool, Query, description = "has to be true"), ("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason holds this"), ("cursor" = Option<u64>, Query, description = "where the last call ended, with the same filters"), ("limit" = Option<u32>, Query, description = "look at so many in this call, 1 to 100, and go on with the cursor; without it all are replayed that there is time for"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    params(("all" = bool, Query, description = "has to be true"), ("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason contains this text"), ("cursor" = Option<u64>, Query, description = "the cursor of the last call, with the same filters"), ("limit" = Option<u32>, Query, description = "number of deletions to process in this call, 1 to 100; without it as many as there is time for"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     responses(
-        (status = 200, description = "what became of them", body = ReplayAllReply,
+        (status = 200, description = "the outcomes", body = ReplayAllReply,
          example = json!({"replayed": 7, "already_on_the_way": 0, "gone": 0, "unreadable": 0, "failed": 0, "cursor": null})), ReadFaults)
 )]
 pub(crate) async fn replay_all(

@@ -115,13 +115,13 @@ struct Reading {
 #[utoipa::path(
     get, path = "/v1/admin/events", tag = "operators", security(("admin" = []), ("read-only" = [])),
     params(
-        ("after" = Option<u64>, Query, description = "the place behind which to begin; 0 is the beginning of the event log"),
+        ("after" = Option<u64>, Query, description = "the sequence after which to begin; 0 is the beginning of the event log"),
         ("since" = Option<u64>, Query, description = "the moment at which to begin, in Unix seconds; not with `after`"),
         ("sandbox" = Option<String>, Query, description = "of this sandbox only"),
         ("type" = Option<String>, Query, description = "of this type only, as `claimed` or `sandbox.claimed`"),
         ("pool" = Option<String>, Query, description = "of this pool only"),
         ("follow" = Option<bool>, Query, description = "whether to go on at the end of the event log; true"),
-        ("Last-Event-ID" = Option<u64>, Header, description = "as `after`, and before it: what a browser sends when it comes back")
+        ("Last-Event-ID" = Option<u64>, Header, description = "as `after`, with precedence: browsers send it when they reconnect")
     ),
     responses(
         (status = 200, description = "the events; without `after` and `since` those from now on, or with `follow=false` all",
@@ -370,7 +370,7 @@ impl Reading {
         tracing::warn!(
             request.id = self.request_id,
             event.sequence = after,
-            "a reader of events asks for a place that the event log does not hold"
+            "a reader asks for a position that the event log does not have"
         );
         Some(Frame::default().event("gap").data(gap.to_string()))
     }
@@ -391,7 +391,7 @@ impl Reading {
     }
 
     fn give_up(&self, error: &BusError) -> bool {
-        tracing::warn!(request.id = self.request_id, error = %Chain(error), "a reader of events is sent away");
+        tracing::warn!(request.id = self.request_id, error = %Chain(error), "a reader of events is disconnected");
         false
     }
 }

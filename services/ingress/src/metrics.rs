@@ -128,13 +128,12 @@ impl Metrics {
             undelivered: IntCounterVec::new(
                 Opts::new(
                     "broker_undelivered_leases_total",
-                    "Claims whose caller got no lease although a worker granted one: late_reply (it said so after the error), \
-                     caller_left (before the answer); and unknown: claims that failed and may have been granted",
+                    "Claims whose caller got no lease although a worker granted one: late_reply (the worker replied after the error), caller_left (before the answer); and unknown: failed claims that may have been granted",
                 ),
                 &["reason"],
             )?,
             retries: IntCounterVec::new(
-                Opts::new("broker_relay_retries_total", "Relayed requests that were sent again, by reason"),
+                Opts::new("broker_relay_retries_total", "Relayed requests that were repeated, by reason"),
                 &["reason"],
             )?,
             tokens: IntGaugeVec::new(
@@ -148,21 +147,18 @@ impl Metrics {
             tokens_file_reads: IntCounterVec::new(
                 Opts::new(
                     "broker_http_tokens_file_reads_total",
-                    "Changes of the file or secret of tokens, by what came of them",
+                    "Changes of the file or secret of tokens, by result",
                 ),
                 &["outcome"],
             )?,
             limited: IntCounterVec::new(
-                Opts::new(
-                    "broker_http_rate_limited_total",
-                    "Requests refused for coming too often, by what was counted",
-                ),
+                Opts::new("broker_http_rate_limited_total", "Requests refused by a rate limit, by the limit"),
                 &["limit"],
             )?,
             limit_keys: IntGaugeVec::new(
                 Opts::new(
                     "broker_http_rate_limit_keys",
-                    "Addresses, tokens and owners that are remembered, 65536 of each at most",
+                    "Addresses, tokens and owners in the rate limits, at most 65536 each",
                 ),
                 &["limit"],
             )?,

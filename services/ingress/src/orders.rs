@@ -30,10 +30,10 @@ type PathId = Result<Path<String>, PathRejection>;
 /// `POST /v1/admin/sandboxes/{id}/quarantine`
 #[utoipa::path(
     post, path = "/v1/admin/sandboxes/{id}/quarantine", tag = "operators", security(("admin" = [])),
-    params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     request_body(content = Why, example = json!({"reason": "smoke in it"})),
     responses(
-        (status = 200, description = "it is kept out of use", body = contract::OrderReply), OfOrder)
+        (status = 200, description = "it is quarantined", body = contract::OrderReply), OfOrder)
 )]
 pub(crate) async fn quarantine(
     State(relay): State<Relay>,
@@ -49,10 +49,10 @@ pub(crate) async fn quarantine(
 /// `POST /v1/admin/sandboxes/{id}/unquarantine`
 #[utoipa::path(
     post, path = "/v1/admin/sandboxes/{id}/unquarantine", tag = "operators", security(("admin" = [])),
-    params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     request_body(content = Why, example = json!({"reason": "smoke in it"})),
     responses(
-        (status = 200, description = "it is of the pool again, or on its way out", body = contract::OrderReply), OfOrder)
+        (status = 200, description = "it is available again, or its deletion is wanted", body = contract::OrderReply), OfOrder)
 )]
 pub(crate) async fn unquarantine(
     State(relay): State<Relay>,
@@ -68,10 +68,10 @@ pub(crate) async fn unquarantine(
 /// `POST /v1/admin/sandboxes/{id}/release`
 #[utoipa::path(
     post, path = "/v1/admin/sandboxes/{id}/release", tag = "operators", security(("admin" = [])),
-    params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     request_body(content = Why, example = json!({"reason": "smoke in it"})),
     responses(
-        (status = 200, description = "it is on its way out", body = contract::OrderReply), OfOrder)
+        (status = 200, description = "its deletion is wanted", body = contract::OrderReply), OfOrder)
 )]
 pub(crate) async fn release(
     State(relay): State<Relay>,

@@ -128,27 +128,27 @@ impl RateConfig {
                     settings,
                     "PEER_RATE_PER_SECOND",
                     2_000,
-                    "requests of one address in a second, whatever their token; 0: no limit",
+                    "requests per second of one address, whatever their token; 0: no limit",
                 ),
-                burst: burst(settings, "PEER_RATE_BURST", 4_000, "requests of one address at once"),
+                burst: burst(settings, "PEER_RATE_BURST", 4_000, "burst of one address"),
             },
             token: Rate {
                 per_second: rate(
                     settings,
                     "TOKEN_RATE_PER_SECOND",
                     2_000,
-                    "requests with one token in a second; 0: no limit",
+                    "requests per second with one token; 0: no limit",
                 ),
-                burst: burst(settings, "TOKEN_RATE_BURST", 4_000, "requests with one token at once"),
+                burst: burst(settings, "TOKEN_RATE_BURST", 4_000, "burst with one token"),
             },
             owner: Rate {
                 per_second: rate(
                     settings,
                     "OWNER_RATE_PER_SECOND",
                     50,
-                    "requests of one owner in a second; 0: no limit",
+                    "requests per second of one owner; 0: no limit",
                 ),
-                burst: burst(settings, "OWNER_RATE_BURST", 200, "requests of one owner at once"),
+                burst: burst(settings, "OWNER_RATE_BURST", 200, "burst of one owner"),
             },
         }
     }

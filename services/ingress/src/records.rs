@@ -49,9 +49,9 @@ pub(crate) struct BulkDeleteQuery {
         ("pool" = Option<String>, Query, description = "of this pool only"),
         ("lab" = Option<String>, Query, description = "whose live or last lease is for this lab"),
         ("owner" = Option<String>, Query, description = "that this owner holds, or was the last to hold"),
-        ("name_prefix" = Option<String>, Query, description = "whose name begins so"),
+        ("name_prefix" = Option<String>, Query, description = "whose name has this prefix"),
         ("limit" = Option<u32>, Query, description = "sandboxes of a page, 1 to 100; 50 without it"),
-        ("cursor" = Option<String>, Query, description = "where the last page ended, with the same filters")
+        ("cursor" = Option<String>, Query, description = "the cursor of the last page, with the same filters")
     ),
     responses(
         (status = 200, description = "a page; it may hold fewer than `limit`, and the last one has no cursor",
@@ -114,11 +114,11 @@ pub(crate) async fn show_sandbox(
         ("pool" = Option<String>, Query, description = "of this pool only"),
         ("dry_run" = Option<bool>, Query, description = "`true` shows what would be done, and does nothing"),
         ("limit" = Option<u32>, Query, description = "records of a call, 1 to 100; 50 without it"),
-        ("cursor" = Option<String>, Query, description = "where the last call ended, with the same words"),
-        ("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")
+        ("cursor" = Option<String>, Query, description = "the cursor of the last call, with the same filters"),
+        ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")
     ),
     responses(
-        (status = 200, description = "what became of each; go on with the cursor while there is more", body = BulkDeleteReply,
+        (status = 200, description = "the outcome for each record; continue with the cursor while there is more", body = BulkDeleteReply,
          example = json!({"status": "stale", "dry_run": false, "removed": 1, "refused": 0, "raced": 0, "failed": 0,
              "untold": 0, "reason": null, "sandboxes": [{"sandbox_id": "2000018", "name": "lab-00018", "pool": "main",
              "outcome": "removed"}], "more": false, "cursor": null})), OfBulkDelete)

@@ -180,7 +180,7 @@ impl Relay {
                 request.verb = verb.as_str(),
                 retry.reason = ?reason,
                 retry.pause_ms = millis(pause),
-                "asking the workers again"
+                "repeating a request to the workers"
             );
             self.clock.sleep(pause).await;
         }

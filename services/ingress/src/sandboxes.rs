@@ -41,11 +41,11 @@ type PathId = Result<Path<String>, PathRejection>;
 #[utoipa::path(
     post, path = "/v1/allocate", tag = "labs", security(("lab" = [])),
     params(
-        ("X-Instruqt-Sandbox-ID" = String, Header, description = "who asks (Instruqt participant id); older scripts send `X-Track-ID`"),
+        ("X-Instruqt-Sandbox-ID" = String, Header, description = "the owner (Instruqt participant id); older scripts send `X-Track-ID`"),
         ("X-Instruqt-Track-ID" = Option<String>, Header, description = "the lab (Instruqt track slug)"),
-        ("X-Sandbox-Name-Prefix" = Option<String>, Header, description = "only sandboxes whose name begins so"),
+        ("X-Sandbox-Name-Prefix" = Option<String>, Header, description = "only sandboxes whose name has this prefix"),
         ("X-Sandbox-Pool" = Option<String>, Header, description = "the pool; the default one without it"),
-        ("Idempotency-Key" = Option<String>, Header, description = "what makes a repeat the same claim; the owner without it"),
+        ("Idempotency-Key" = Option<String>, Header, description = "the idempotency key; the owner without it"),
         ("X-Lab-Duration" = Option<String>, Header, description = "length of the lease, within the set maximum: hours (`4`, `4h`), minutes (`90m`) or both (`1h30m`)")
     ),
     responses(
@@ -87,10 +87,10 @@ pub(crate) async fn allocate(
 /// `POST /v1/sandboxes/{id}/mark-for-deletion`
 #[utoipa::path(
     post, path = "/v1/sandboxes/{id}/mark-for-deletion", tag = "labs", security(("lab" = [])),
-    params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "who asks (Instruqt participant id); older scripts send `X-Track-ID`"),
-        ("X-Lease-Epoch" = Option<u64>, Header, description = "the lease that is meant, by its epoch")),
+    params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "the owner (Instruqt participant id); older scripts send `X-Track-ID`"),
+        ("X-Lease-Epoch" = Option<u64>, Header, description = "the epoch of the lease")),
     responses(
-        (status = 200, description = "it is on its way out; a repeat has the same answer", body = contract::ReleaseReply,
+        (status = 200, description = "its deletion is wanted; a repeat has the same answer", body = contract::ReleaseReply,
          example = json!({"sandbox_id": "2000018", "status": "pending_deletion", "deletion_requested_at": 1763690000})), OfRelease)
 )]
 pub(crate) async fn mark_for_deletion(
@@ -115,9 +115,9 @@ pub(crate) async fn mark_for_deletion(
 /// `POST /v1/sandboxes/{id}/extend`
 #[utoipa::path(
     post, path = "/v1/sandboxes/{id}/extend", tag = "labs", security(("lab" = [])),
-    params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "who asks (Instruqt participant id); older scripts send `X-Track-ID`"),
-        ("X-Lab-Duration" = String, Header, description = "how long the lease is to last in all: hours (`4`, `4h`), minutes (`90m`) or both (`1h30m`)"),
-        ("X-Lease-Epoch" = Option<u64>, Header, description = "the lease that is meant, by its epoch")),
+    params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "the owner (Instruqt participant id); older scripts send `X-Track-ID`"),
+        ("X-Lab-Duration" = String, Header, description = "total length of the lease: hours (`4`, `4h`), minutes (`90m`) or both (`1h30m`)"),
+        ("X-Lease-Epoch" = Option<u64>, Header, description = "the epoch of the lease")),
     responses(
         (status = 200, description = "the lease with its new end", body = contract::Allocation, example = json!({"sandbox_id": "2000018", "name": "lab-00018", "external_id": "6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11",
                          "allocated_at": 1763683200, "expires_at": 1763697600, "sfdc_account_id": null, "lease_epoch": 1})), OfExtend)
@@ -149,7 +149,7 @@ pub(crate) async fn extend(
 /// `GET /v1/sandboxes/{id}`
 #[utoipa::path(
     get, path = "/v1/sandboxes/{id}", tag = "labs", security(("lab" = [])),
-    params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "who asks (Instruqt participant id); older scripts send `X-Track-ID`")),
+    params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "the owner (Instruqt participant id); older scripts send `X-Track-ID`")),
     responses(
         (status = 200, description = "the owner's sandbox", body = contract::SandboxView,
          example = json!({"sandbox_id": "2000018", "name": "lab-00018", "external_id": "6f1b7a52-3a55-4f0e-9c55-0d6f6f0f2a11",

@@ -74,15 +74,16 @@ impl TlsConfig {
             "TLS_KEY_FILE",
             "private key (PEM: PKCS#8, PKCS#1 or SEC1) of the certificate in `TLS_CERT_FILE`",
         );
-        let client_ca = settings.optional("TLS_CLIENT_CA_FILE",
-            "authorities (PEM) one of which has to have signed the certificate of every caller; none is asked for if empty",
+        let client_ca = settings.optional(
+            "TLS_CLIENT_CA_FILE",
+            "authorities (PEM) for client certificates, which every caller then needs; none if empty",
         );
         let [chain, key, client_ca] = [chain, key, client_ca].map(|path| path.map(PathBuf::from));
         let check_period = settings.seconds(
             "TLS_FILES_LOOK_SECONDS",
             10,
             1..=3_600,
-            "time between two looks at the files of TLS",
+            "time between two checks of the TLS files",
         );
         let (chain, key) = match (chain, key, &client_ca) {
             (Some(chain), Some(key), _) => (chain, key),

@@ -48,8 +48,7 @@ impl FailurePolicy {
         let policy = settings.parsed(
             "NIOSXAAS_FAILURE_POLICY",
             BLOCK,
-            "a sandbox that cannot be cleared: `block` tries again and parks it at the end; `go-on-after-3` deletes it \
-             all the same at its third attempt and says so in its record",
+            "policy for a failed pre-clean: `block` retries and finally parks the deletion; `go-on-after-3` deletes the sandbox all the same at the third attempt and records that",
             |text| {
                 Self::parse(text, attempts_max).ok_or_else(|| {
                     format!(
@@ -118,7 +117,7 @@ impl Reaper {
                         sandbox.id = id.as_str(),
                         delivery.attempt = attempt,
                         reason,
-                        "{id} cannot be cleared; its deletion goes on, and services may be orphaned",
+                        "the pre-clean of {id} failed; the deletion proceeds, and services may be orphaned",
                     );
                     return Clearing::Over(PreClean::failed(&reason, true));
                 }

@@ -33,7 +33,7 @@ impl Reaper {
                 self.metrics.held();
                 tracing::error!(
                     sandbox.id = id.as_str(),
-                    "{id} is not deleted: {} is the same account and in use",
+                    "{id} is not deleted: {} is the same account and is in use",
                     other.id,
                 );
                 return Err(Verdict::Retry { delay: self.config.retry_delay_max });

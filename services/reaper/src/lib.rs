@@ -93,7 +93,7 @@ impl Config {
             "REAPER_IN_FLIGHT_MAX",
             8,
             1..=1_000,
-            "deletions at work at once in one reaper, of all pools; DELETIONS_IN_FLIGHT_MAX bounds each pool in the fleet",
+            "maximum number of concurrent deletions in one reaper, over all pools; DELETIONS_IN_FLIGHT_MAX limits each pool in the fleet",
         );
         let attempts_max = settings.number(
             "DELETION_ATTEMPTS_MAX",
@@ -111,7 +111,7 @@ impl Config {
             "DELETION_RETRY_SECONDS_MAX",
             600,
             1..=86_400,
-            "longest delay between two attempts at a deletion",
+            "maximum delay between two attempts at a deletion",
         );
         let attempts_max = u32::try_from(attempts_max).unwrap_or(u32::MAX);
         Self {

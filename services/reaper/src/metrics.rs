@@ -43,7 +43,7 @@ impl Metrics {
         let calls = Histogram::with_opts(
             HistogramOpts::new(
                 "broker_provider_delete_seconds",
-                "Time that the provider took to clear and delete one sandbox",
+                "Time of pre-clean and deletion of one sandbox at the provider",
             )
             .buckets(CALL_BUCKETS_SECONDS.to_vec()),
         )?;
@@ -53,12 +53,11 @@ impl Metrics {
         )?;
         let breaker_open = IntGauge::new(
             "broker_breaker_open",
-            "1 while the breaker stops all deletions, or lets a single one try, because the provider failed or \
-             refused our credentials",
+            "1 while the breaker is open or half-open because the provider failed or refused our credentials",
         )?;
         let rate = IntGauge::new(
             "broker_deletions_rate_per_minute",
-            "Deletions that the whole fleet may order in a minute now; every reaper shows the same",
+            "Current rate of deletions per minute of the whole fleet; every reaper shows the same",
         )?;
         let in_flight = InFlight::default();
         let metrics = Self { outcomes, calls, paused, breaker_open, rate, in_flight };

@@ -89,7 +89,7 @@ impl Reaper {
             return Err(Verdict::GiveUp { reason: "the work names no sandbox".to_owned() });
         };
         let found = self.ports.store.sandbox(&id).await.map_err(|error| {
-            tracing::warn!(sandbox.id = id.as_str(), error = %Chain(&error), "cannot look up {id}; later");
+            tracing::warn!(sandbox.id = id.as_str(), error = %Chain(&error), "cannot look up {id}; retrying later");
             Verdict::Retry { delay: OWN_FAILURE_DELAY }
         })?;
         let Some(sandbox) = found else {
@@ -169,7 +169,7 @@ impl Reaper {
     async fn complete_event_log(&self, sandbox: &Sandbox) -> Result<(), Verdict> {
         self.ports.recorder.publish_now(sandbox).await.map_err(|error| {
             let id = &sandbox.id;
-            tracing::warn!(sandbox.id = id.as_str(), error = %Chain(&error), "events of {id} are missing; later");
+            tracing::warn!(sandbox.id = id.as_str(), error = %Chain(&error), "events of {id} are missing; retrying later");
             Verdict::Retry { delay: OWN_FAILURE_DELAY }
         })
     }

@@ -35,7 +35,7 @@ impl Reaper {
                 (view.calls.min(places), view.wait)
             }
             Err(error) => {
-                tracing::warn!(error = %Chain(&error), "the throttle is not known; fetching nothing");
+                tracing::warn!(error = %Chain(&error), "the provider throttle does not answer; fetching nothing");
                 (0, VIEW_RETRY_DELAY)
             }
         }
@@ -113,7 +113,7 @@ impl Reaper {
 }
 
 fn throttle_unknown(error: &BusError) -> Verdict {
-    tracing::warn!(error = %Chain(error), "the throttle is not known; waiting");
+    tracing::warn!(error = %Chain(error), "the provider throttle does not answer; waiting");
     Verdict::Retry { delay: OWN_FAILURE_DELAY }
 }
 

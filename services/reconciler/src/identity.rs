@@ -44,7 +44,7 @@ impl Reconciler {
             Insert::Exists(found) => *found,
             Insert::Taken(id) => match self.ports.store.sandbox(&id).await? {
                 Some(found) => found,
-                None => return Ok(taken(listed, &id, "its record is gone")),
+                None => return Ok(taken(listed, &id, "its record no longer exists")),
             },
         };
         let is_same_account = found.external_id == listed.external_id;
@@ -58,7 +58,7 @@ impl Reconciler {
                 }
                 Ok(Stepped::Raced)
             }
-            _ => Ok(taken(listed, &found.id, "it stands for another account")),
+            _ => Ok(taken(listed, &found.id, "it represents another account")),
         }
     }
 
@@ -120,7 +120,7 @@ impl Reconciler {
                 {
                     self.ports.recorder.note(&stale, None);
                 }
-                Ok(taken(listed, &id, "it stands for the account already"))
+                Ok(taken(listed, &id, "it represents the account already"))
             }
         }
     }

@@ -109,13 +109,13 @@ impl Config {
             "SYNC_STALE_PERCENT_MAX",
             20,
             0..=100,
-            "share of the free sandboxes that one sync may mark stale, in percent; above it nothing is marked",
+            "maximum share of the free sandboxes that one sync may mark stale, in percent; above it the sync is refused",
         );
         let always = settings.number(
             "SYNC_STALE_COUNT_ALWAYS",
             5,
             0..=1_000_000,
-            "number of sandboxes that one sync may mark stale whatever share that is",
+            "number of sandboxes that one sync may always mark stale, whatever their share",
         );
         let sweep_after = settings.seconds(
             "SWEEP_AFTER_SECONDS",
@@ -130,7 +130,7 @@ impl Config {
             "DELETION_LISTED_SECONDS",
             1_800,
             0..=86_400,
-            "how long the provider may list an account after it has accepted its deletion, before it is deleted again; some periods of a sync",
+            "how long the provider may still list an account after it accepted its deletion, before the account is deleted again; several sync periods",
         );
         Some(Self { leases, pools: pools?, limits, sweep_after, stale_kept, tombstone_kept, listed_grace })
     }

@@ -63,7 +63,7 @@ impl Metrics {
         let violations = IntGaugeVec::new(
             Opts::new(
                 "broker_invariant_violations",
-                "Broken promises about leases and accounts that the last census has proved, by kind; anything but 0 is a page",
+                "Violated invariants of leases and accounts that the last census has proved, by kind; alert on anything but 0",
             ),
             &["kind"],
         )?;

@@ -106,7 +106,7 @@ impl Reconciler {
                 Err(error) => tracing::warn!(
                     sandbox.id = gone.id.as_str(),
                     error = %Chain(&error),
-                    "the event log does not say yet that {} was given up; the next run does",
+                    "the removal of {} is not in the event log yet; the next run adds it",
                     gone.id,
                 ),
             }

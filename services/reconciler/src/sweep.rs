@@ -56,7 +56,7 @@ impl Reconciler {
                 reparked = report.reparked,
                 unparked = report.unparked,
                 events_filled = report.events_filled,
-                "the sweep found {mended} messages missing or left over, and {} events missing",
+                "the sweep repaired {mended} messages and added {} missing events",
                 report.events_filled,
             );
         }
@@ -81,7 +81,7 @@ impl Reconciler {
         let Ports { store, switch, clock, .. } = &self.ports;
         let switchboard = Switchboard::new(Arc::clone(store), Arc::clone(switch), Arc::clone(clock));
         if switchboard.settle().await? {
-            tracing::info!("NATS says of the operators' switch what the table says");
+            tracing::info!("the copy of the operators' switch in NATS was corrected");
         }
         Ok(())
     }

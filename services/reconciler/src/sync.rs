@@ -126,7 +126,7 @@ impl Reconciler {
         if report.allocated_missing > 0 {
             tracing::error!(
                 count = report.allocated_missing,
-                "{} sandboxes that are held are not listed any more: their owners work with dead ones",
+                "{} held sandboxes are not listed any more: their owners work in deleted accounts",
                 report.allocated_missing,
             );
         }
@@ -161,7 +161,7 @@ impl Reconciler {
             plan.confirm_missing(&self.list_again().await?);
         }
         if let Some(refusal) = &plan.overridden {
-            tracing::warn!(%refusal, "done all the same, because it is forced: {refusal}");
+            tracing::warn!(%refusal, "proceeding because the sync is forced: {refusal}");
             report.reason = Some(format!("forced although {refusal}"));
         }
         let is_believed = plan.overridden.is_none();

@@ -42,27 +42,24 @@ impl Config {
             settings,
             "SYNC_INTERVAL_SECONDS",
             600,
-            "time between two comparisons of the provider's listing with the table",
+            "period of sync, which compares the provider's listing with the table",
         );
         let expiry = period(
             settings,
             "EXPIRY_INTERVAL_SECONDS",
             10,
-            "time between two looks for leases that are over",
+            "period of expiry, which ends leases that are over",
         );
         let sweep = period(
             settings,
             "SWEEP_INTERVAL_SECONDS",
             60,
-            "time between two looks for deletions whose message was lost",
+            "period of the sweep, which repairs queue, parked copies and event log",
         );
-        let census = period(settings, "CENSUS_INTERVAL_SECONDS", 15, "time between two counts of the pools");
-        let stale = period(
-            settings,
-            "STALE_INTERVAL_SECONDS",
-            3_600,
-            "time between two looks for sandboxes that have been stale for too long",
-        );
+        let census =
+            period(settings, "CENSUS_INTERVAL_SECONDS", 15, "period of the census, which counts the pools");
+        let stale =
+            period(settings, "STALE_INTERVAL_SECONDS", 3_600, "period of the removal of stale sandboxes");
         Self {
             sync: Rhythm { period: sync, offset: offset(settings, "SYNC_OFFSET_SECONDS", 4) },
             expiry: Rhythm { period: expiry, offset: offset(settings, "EXPIRY_OFFSET_SECONDS", 0) },
@@ -90,7 +87,7 @@ fn period(settings: &mut Settings<'_>, name: &'static str, seconds: u64, meaning
 }
 
 fn offset(settings: &mut Settings<'_>, name: &'static str, seconds: u64) -> Duration {
-    let meaning = "how much longer the first period of that tick is, so that not all kinds come at once; the same for the whole fleet";
+    let meaning = "how much longer the first period of that tick is, so that the kinds are not due together; the same for the whole fleet";
     settings.seconds(name, seconds, 0..=PERIOD_SECONDS_MAX, meaning)
 }
 

@@ -56,35 +56,39 @@ impl Config {
             .parsed(
                 "SIMULATOR_LISTEN",
                 &DEFAULT_LISTEN.to_string(),
-                "where the CSP simulator listens (`address:port`)",
+                "listen address of the CSP simulator (`address:port`)",
                 |text| text.parse().map_err(|_| "must be address:port".to_owned()),
             )
             .unwrap_or(DEFAULT_LISTEN);
-        let api_token = settings.secret("CSP_API_TOKEN", "the token that the CSP knows us by");
+        let api_token = settings.secret("CSP_API_TOKEN", "the broker's token for the CSP");
         let data = settings
-            .optional("SIMULATOR_DATA", "directory that the simulator's accounts are kept in; none: memory")
+            .optional("SIMULATOR_DATA", "directory of the simulator's accounts; none: in memory")
             .map(PathBuf::from);
-        let accounts =
-            settings.size("SIMULATOR_ACCOUNTS", 200, 0..=ACCOUNTS_MAX, "sandboxes that a new simulator has");
+        let accounts = settings.size(
+            "SIMULATOR_ACCOUNTS",
+            200,
+            0..=ACCOUNTS_MAX,
+            "number of sandboxes of a new simulator",
+        );
         let name_prefix = settings.parsed(
             "SIMULATOR_NAME_PREFIX",
             DEFAULT_NAME_PREFIX,
-            "what the names of the simulator's accounts begin with",
+            "prefix of the names of the simulator's accounts",
             |text| NamePrefix::parse(text).map_err(|error| error.to_string()),
         );
         let list_latency = latency(
             settings,
             "SIMULATOR_LIST_LATENCY_MS",
             "20",
-            "how long a listing takes, in ms (`20` or `10-50`)",
+            "latency of a listing, in ms (`20` or `10-50`)",
         );
         let delete_latency = latency(
             settings,
             "SIMULATOR_DELETE_LATENCY_MS",
             "200",
-            "how long a deletion takes, in ms (`200` or, as the real one, `3000-10000`)",
+            "latency of a deletion, in ms (`200` or, as the real one, `3000-10000`)",
         );
-        let seed = settings.number("SIMULATOR_SEED", 1, 0..=u64::MAX, "what the simulator's ids follow from");
+        let seed = settings.number("SIMULATOR_SEED", 1, 0..=u64::MAX, "seed of the simulator's ids");
         Self { listen, api_token, data, accounts, name_prefix, list_latency, delete_latency, seed }
     }
 }

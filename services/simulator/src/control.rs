@@ -78,7 +78,7 @@ async fn show_faults(Shared(handle): Shared<SimulatorHandle>) -> Response {
 async fn set_faults(Shared(handle): Shared<SimulatorHandle>, body: Bytes) -> Response {
     match read::<Faults>(&body).and_then(|faults| handle.set_faults(faults)) {
         Ok(()) => {
-            tracing::info!("the faults of the simulated CSP were set anew");
+            tracing::info!("the faults of the simulated CSP were replaced");
             Json(handle.faults()).into_response()
         }
         Err(problem) => reply::error(400, &problem),

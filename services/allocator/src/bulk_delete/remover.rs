@@ -77,7 +77,7 @@ impl Remover {
                     request.id = request_id,
                     sandbox.id = gone.id.as_str(),
                     error = %Chain(&error),
-                    "the event log does not say yet that {} was given up",
+                    "the removal of {} is not in the event log yet",
                     gone.id,
                 ),
             }

@@ -43,7 +43,7 @@ pub(crate) struct Resumed {
 /// `POST /v1/admin/deletions/pause`
 #[utoipa::path(
     post, path = "/v1/admin/deletions/pause", tag = "operators", security(("admin" = [])),
-    params(("X-Operator" = Option<String>, Header, description = "who of those that share the token asks; `by` in the body says the same")),
+    params(("X-Operator" = Option<String>, Header, description = "the operator, if several share the token; `by` in the body has the same meaning")),
     request_body(content = PauseRequest, example = json!({"until_seconds": 600, "reason": "maintenance"})),
     responses(
         (status = 200, description = "no deletion begins", body = Paused,
@@ -83,7 +83,7 @@ pub(crate) async fn pause(
 /// `POST /v1/admin/deletions/resume`
 #[utoipa::path(
     post, path = "/v1/admin/deletions/resume", tag = "operators", security(("admin" = [])),
-    params(("X-Operator" = Option<String>, Header, description = "who of those that share the token asks")),
+    params(("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     responses(
         (status = 200, description = "they go on", body = Resumed, example = json!({"status": "running", "was_paused": null})), OfSwitch)
 )]

@@ -78,7 +78,7 @@ impl ConnectionMetrics {
             closed: IntCounterVec::new(
                 Opts::new(
                     "broker_http_connections_closed_total",
-                    "HTTP connections that ended or were not taken, by reason",
+                    "HTTP connections that ended or were rejected, by reason",
                 ),
                 &["reason"],
             )?,

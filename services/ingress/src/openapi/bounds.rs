@@ -155,7 +155,7 @@ fn add_headers(path: &str, status: &str, headers: &mut Map<String, Value>) {
         "401" => add("WWW-Authenticate", "the scheme", json!({"type": "string", "enum": ["Bearer"]})),
         "202" if path.starts_with("/v1/admin/") => add(
             "Location",
-            "where the report will be",
+            "the URL of the report",
             json!({"type": "string", "pattern": "^/v1/admin/reports/[a-z]+/[0-9]+$"}),
         ),
         _ => {}
@@ -170,8 +170,8 @@ fn links() -> Value {
     });
     let link = |operation: &str, description: &str| json!({"operationId": operation, "parameters": parameters, "description": description});
     json!({
-        "look": link("get", "the sandbox, as its owner sees it"),
-        "extend": link("extend", "more time for it"),
+        "look": link("get", "the sandbox, as shown to its owner"),
+        "extend": link("extend", "extend its lease"),
         "give_back": link("mark_for_deletion", "its end"),
     })
 }

@@ -83,13 +83,13 @@ impl TlsReloader {
         match config {
             Ok(config) => {
                 *self.0.good.write().unwrap_or_else(PoisonError::into_inner) = config;
-                tracing::info!("the TLS certificate was read again");
+                tracing::info!("the TLS files were reloaded");
             }
             Err((variable, problem)) => {
                 tracing::warn!(
                     variable,
                     problem,
-                    "the TLS files cannot be used; those before them stay good"
+                    "the TLS files cannot be used; the previous ones stay in use"
                 );
             }
         }
@@ -112,6 +112,6 @@ impl Check for FilesNote {
 
     async fn note(&self) -> Option<String> {
         let is_bad = self.0.0.is_bad.load(Ordering::Relaxed);
-        is_bad.then(|| "the TLS files cannot be used; those before them stay good".to_owned())
+        is_bad.then(|| "the TLS files cannot be used; the previous ones stay in use".to_owned())
     }
 }

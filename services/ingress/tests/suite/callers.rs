@@ -11,7 +11,7 @@ use std::fs;
 use tempfile::TempDir;
 
 const NO_TOKEN: &str = "a valid token is needed: `Authorization: Bearer <token>`";
-const NOT_HELD: &str = "this token is for some pools only, and this request cannot be held to them";
+const NOT_HELD: &str = "this token is for some pools only, and this request is about all pools";
 const READ_ONLY_TOKEN: &str = "read-only-token-1";
 const BOUND_TOKEN: &str = "bound-token-1";
 const NO_RIGHT: &str = "this token does not give the right to do this";

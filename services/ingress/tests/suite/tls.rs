@@ -166,7 +166,7 @@ async fn certificate_is_reloaded_and_a_bad_one_is_reported() {
     }
     assert!(reaches("new.example").await);
     let ready = server.rig.ask("GET", "/readyz", &[]).await.json();
-    assert_eq!(ready["notes"]["tls"], "the TLS files cannot be used; those before them stay good");
+    assert_eq!(ready["notes"]["tls"], "the TLS files cannot be used; the previous ones stay in use");
     assert_eq!(ready["checks"]["tls"], "ok");
     authority.renew("next.example");
     until(&authority, &server, "next.example").await;

@@ -244,7 +244,7 @@ fn log_violation(case: &Case, violation: Violation) {
         violation = violation.as_str(),
         sandbox.id = case.id.as_str(),
         owner.id = case.record.claim.owner.as_str(),
-        "{} is held, but its claim is not in order ({})",
+        "{} is held, but its claim item is wrong ({})",
         case.id,
         violation.as_str(),
     );

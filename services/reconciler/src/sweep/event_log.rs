@@ -122,7 +122,7 @@ impl Reconciler {
             tracing::warn!(events_filled = filled, "{filled} events were missing");
         }
         if let Some(error) = error {
-            tracing::warn!(error = %Chain(&error), "the event log could not be completed; the next run goes on");
+            tracing::warn!(error = %Chain(&error), "the event log could not be completed; the next run continues");
         }
     }
 

@@ -98,7 +98,7 @@ impl Reconciler {
         }
         tracing::warn!(
             nats.sequence = message.sequence,
-            "a deletion is in the queue that is never handed out again; it is announced anew"
+            "a deletion in the queue would never be delivered again; announcing it again"
         );
         Ok(true)
     }
@@ -124,7 +124,7 @@ impl Reconciler {
             sandbox.id = id.as_str(),
             nats.sequence = message.sequence,
             sandbox.state = sandbox.state.name().as_str(),
-            "{id} has moved on; its message goes",
+            "{id} is not to be deleted any more; removing its message",
         );
         Ok(false)
     }

@@ -162,10 +162,10 @@ impl MemoryBus {
         };
         match self.call(Call::Park, |inside, _| inside.deletions.keep(key, copy)) {
             Ok(()) => {
-                tracing::error!(reason, "an unreadable deletion was set aside");
+                tracing::error!(reason, "an unreadable deletion was parked");
                 held.finish();
             }
-            Err(error) => tracing::warn!(error = %Chain(&error), "not set aside yet"),
+            Err(error) => tracing::warn!(error = %Chain(&error), "not parked yet"),
         }
     }
 }

@@ -97,7 +97,7 @@ impl Held {
         let (queue, sequence) = (self.queue, self.taken.sequence);
         match self.bus.try_call(Call::Finish, |inside, _| queue.of(inside).give_back(sequence)) {
             Ok(()) => self.is_settled = true,
-            Err(error) => tracing::debug!(%error, "not given back; its timer will"),
+            Err(error) => tracing::debug!(%error, "not returned; it will be delivered again"),
         }
     }
 }
