@@ -6,10 +6,11 @@ use bench::claim::command;
 use bytes::Bytes;
 use contract::{AllocateRequest, Allocation, Fault, FaultCode, Outcome, Verb};
 use harness::rig::{Plan, Rig};
+use parking_lot::Mutex;
 use ports::bus::{Answer, BusError, Handler, Request, Serve};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +59,7 @@ fn allocation(number: u64, expires_at: u64) -> Allocation {
 
 impl FaultyWorker {
     fn allocate(&self, owner: &str) -> Result<(Outcome, Allocation), Fault> {
-        let mut leases = self.leases.lock().unwrap();
+        let mut leases = self.leases.lock();
         if let Some(lease) = leases.get(owner).cloned() {
             return match self.violation {
                 Violation::LaterEnd => Ok((Outcome::Existing, Allocation { expires_at: 9_999, ..lease })),

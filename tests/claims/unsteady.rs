@@ -2,12 +2,13 @@
 
 use async_trait::async_trait;
 use domain::{Candidate, Sandbox, StateName};
+use parking_lot::{Mutex, MutexGuard};
 use ports::clock::{Clock as _, SystemClock};
 use ports::random::{Random as _, Rng};
 use ports::store::{Page, PageCursor, SortRange, StateQuery, Store, StoreError};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use testkit::interposed::{Call, InterposedStore, Interposer};
 
@@ -83,7 +84,7 @@ impl Unsteady {
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        self.log.lock()
     }
 
     async fn mix(&self) {

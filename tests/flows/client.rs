@@ -10,13 +10,14 @@ use harness::rig::{Plan, Rig};
 use harness::servers::as_test_user;
 use harness::wait::{TIMEOUT, eventually};
 use http_client::HttpRequests;
+use parking_lot::Mutex;
 use ports::bus::{Context, Reply, RequestError, Requests};
 use ports::clock::SystemClock;
 use ports::random::Rng;
 use runtime::settings::Secret;
 use serde_json::Value;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// A transport that counts its requests, and treats the first requests as a test wants.
@@ -47,7 +48,7 @@ impl Requests for Watched {
         patience: Duration,
     ) -> Result<Reply, RequestError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        let mishap = self.mishaps.lock().unwrap().pop();
+        let mishap = self.mishaps.lock().pop();
         let refused = |code, seconds| {
             let mut fault = contract::Fault::new(code, "not now");
             fault.retry_after_seconds = Some(seconds);
@@ -170,7 +171,7 @@ async fn call_survives_lost_reply_busy_workers_and_table_outage() {
     let rig = Plan::new(4).start().await;
     for (name, transport) in transports(&rig, &rig.api.lab_token) {
         // The last one comes first.
-        *transport.mishaps.lock().unwrap() = vec![Mishap::StoreAway, Mishap::ReplyLost, Mishap::Busy];
+        *transport.mishaps.lock() = vec![Mishap::StoreAway, Mishap::ReplyLost, Mishap::Busy];
         let owner = owner(&format!("student-{name}"));
         let before = rig.count(StateName::Allocated).await;
         let claimed = client(&transport, CALL).allocate(&Claim::of(owner.clone())).await.unwrap();
@@ -179,7 +180,7 @@ async fn call_survives_lost_reply_busy_workers_and_table_outage() {
         let outcome = if name == "nats" { Outcome::Created } else { Outcome::Existing };
         assert_eq!(claimed.outcome, outcome, "{name}: the lease of the lost reply");
         assert_eq!(rig.count(StateName::Allocated).await, before + 1, "{name}: no second one");
-        *transport.mishaps.lock().unwrap() = vec![Mishap::ReplyLost];
+        *transport.mishaps.lock() = vec![Mishap::ReplyLost];
         let id = SandboxId::parse(&claimed.lease.sandbox_id).unwrap();
         let released = client(&transport, CALL).release(&id, &owner, None).await.unwrap();
         assert_eq!(

@@ -8,6 +8,7 @@ use domain::UnixSeconds;
 use harness::servers;
 use harness::wait::eventually;
 use nats::{NatsBus, NatsConfig};
+use parking_lot::Mutex;
 use ports::bus::{BusError, Runner, TickQueue as _, TickReceipt, TickTurn, TickTurns, Ticks};
 use ports::clock::SystemClock;
 use ports::random::Rng;
@@ -15,8 +16,8 @@ use prometheus::Registry;
 use runtime::settings::Settings;
 use scheduler::{Config, Metrics, Rhythm, Scheduler};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use testkit::clock::ManualClock;
 use tokio::sync::watch;
@@ -59,7 +60,7 @@ impl Ticks for Recorded {
     async fn tick(&self, kind: TickKind, turn: Option<u64>) -> Result<TickReceipt, BusError> {
         let receipt = self.bus.tick(kind, turn).await?;
         if let Some(turn) = turn.filter(|_| kind == KIND) {
-            let mut book = self.book.0.lock().unwrap();
+            let mut book = self.book.0.lock();
             match book.iter_mut().find(|(number, _)| *number == turn) {
                 Some((_, receipts)) => receipts.push(receipt),
                 None => book.push((turn, vec![receipt])),
@@ -177,7 +178,7 @@ impl World {
     }
 
     fn receipts(&self, turn: u64) -> Vec<TickReceipt> {
-        let book = self.book.0.lock().unwrap();
+        let book = self.book.0.lock();
         book.get(turn as usize).map(|(_, receipts)| receipts.clone()).unwrap_or_default()
     }
 
@@ -307,7 +308,7 @@ async fn every_period_has_a_run_and_runs_never_overlap() {
         world.clock.advance(PERIOD);
     }
     assert_eq!(kills, TURNS / TURNS_BETWEEN_KILLS);
-    let book = world.book.0.lock().unwrap().len() as u64;
+    let book = world.book.0.lock().len() as u64;
     assert!((handled..=handled + 1).contains(&book), "{book} turns in {handled} periods");
     assert_eq!(world.runs.at_once_max.load(Ordering::SeqCst), 1, "two runs at once");
     assert!(world.runs.begun.load(Ordering::SeqCst) as u64 >= TURNS);

@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use contract::{DeletionWork, ParkedDeletion};
 use domain::SandboxId;
+use parking_lot::{Mutex, MutexGuard};
 use ports::bus::{Announced, BusError, Deletions};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Deletion work in the order in which it was announced. Like the real queue it keeps one message for each sandbox; no
 /// worker works on them.
@@ -59,7 +59,7 @@ impl RecordedDeletions {
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+        self.record.lock()
     }
 }
 

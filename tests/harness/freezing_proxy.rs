@@ -1,7 +1,8 @@
 //! A TCP proxy that stands still at a chosen word, so that a process can be killed in the middle of a step.
 
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -74,7 +75,7 @@ impl FreezingProxy {
 
     /// Lets it stand still at a word that is said from now on.
     pub fn freeze_at(&self, freeze: Freeze) {
-        *self.state.freeze.lock().unwrap_or_else(PoisonError::into_inner) = Some(freeze);
+        *self.state.freeze.lock() = Some(freeze);
     }
 
     /// Lets it stand still from now on, as a network does that lost its way.
@@ -110,7 +111,7 @@ impl State {
         loop {
             let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
             let part = &buffer[..count];
-            let freeze = self.freeze.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let freeze = self.freeze.lock().clone();
             let is_word =
                 is_from_client && freeze.as_ref().is_some_and(|freeze| self.hears(freeze, &mut tail, part));
             let freeze = freeze.filter(|_| is_word);

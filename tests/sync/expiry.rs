@@ -3,11 +3,11 @@
 use crate::world::{GRACE, HOUR, NOW, claim, expire, id, new_sandbox, owner, reconciler};
 use async_trait::async_trait;
 use domain::{DeletionCause, Epoch, StateName, UnixSeconds};
+use parking_lot::Mutex;
 use ports::clock::Clock as _;
 use ports::store::{Page, PageCursor, StateQuery, Store, StoreError, Write};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::Mutex;
 use testkit::clock::ManualClock;
 use testkit::interposed::{Call, InterposedStore, Interposer};
 use testkit::provider::FakeProvider;
@@ -34,7 +34,7 @@ struct Counts {
 #[async_trait]
 impl Interposer for Watch {
     async fn before(&self, call: Call) -> Result<(), StoreError> {
-        let mut counts = self.counts.lock().unwrap();
+        let mut counts = self.counts.lock();
         match call.operation {
             "page" => counts.pages += 1,
             "sandbox" => counts.sandboxes_read += 1,
@@ -56,14 +56,14 @@ impl Interposer for Watch {
         limit: u16,
     ) -> Result<Page, StoreError> {
         let page = inner.page(query, after, limit).await?;
-        self.counts.lock().unwrap().sandboxes_read += page.sandboxes.len();
+        self.counts.lock().sandboxes_read += page.sandboxes.len();
         Ok(page)
     }
 }
 
 impl Watch {
     fn take(&self) -> Counts {
-        std::mem::take(&mut *self.counts.lock().unwrap())
+        std::mem::take(&mut *self.counts.lock())
     }
 }
 

@@ -4,9 +4,9 @@ use super::*;
 use async_trait::async_trait;
 use contract::Fault;
 use domain::UnixSeconds;
+use parking_lot::Mutex;
 use ports::random::Rng;
 use std::collections::VecDeque;
-use std::sync::Mutex;
 use testkit::clock::ManualClock;
 
 /// A clock that advances at once by the requested sleep.
@@ -50,8 +50,8 @@ impl Requests for ScriptedTransport {
         timeout: Duration,
     ) -> Result<Reply, RequestError> {
         let at_ms = self.clock.now_ms();
-        self.seen.lock().unwrap().push(Seen { at_ms, context: context.clone(), body, timeout });
-        let mut answers = self.answers.lock().unwrap();
+        self.seen.lock().push(Seen { at_ms, context: context.clone(), body, timeout });
+        let mut answers = self.answers.lock();
         let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() }.unwrap();
         // A time-out takes all of its time.
         if answer.as_ref().err() == Some(&RequestError::TimedOut) {
@@ -90,7 +90,7 @@ async fn release(
             .named("r-1");
     let (id, owner) = (SandboxId::parse("7").unwrap(), OwnerId::parse("student-1").unwrap());
     let ended = client.release(&id, &owner, None).await;
-    let seen = transport.seen.lock().unwrap().clone();
+    let seen = transport.seen.lock().clone();
     (ended, seen)
 }
 
@@ -191,7 +191,7 @@ async fn page(
     let client =
         Client::new(transport.clone(), Arc::new(clock), Arc::new(Rng::seeded(7)), Timeouts::default());
     let ended = client.ask(verb, &serde_json::json!({"limit": 100})).await;
-    let seen = transport.seen.lock().unwrap().clone();
+    let seen = transport.seen.lock().clone();
     (ended, seen)
 }
 

@@ -16,13 +16,14 @@ pub use exchange::ClientError;
 use crate::exchange::Exchange;
 use crate::preclean::{PreCleanConfig, PreCleaner};
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use ports::clock::Clock;
 use ports::provider::{Abilities, Deleted, Listing, PreCleaned, Provider, ProviderError, Target};
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use runtime::settings::{Secret, Settings};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Most bytes of a listing: about 40,000 accounts, for a server that returns all of them at once.
@@ -225,7 +226,7 @@ impl CspProvider {
     fn repeats_last_page(&self, offset: u64, page: &listing::Page) -> bool {
         let (first_id, next) = (page.first_id.as_deref(), page.listing.next);
         let is_everything = page.total.is_some_and(|total| total <= offset);
-        let mut last_page = self.last_page.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last_page = self.last_page.lock();
         let repeats = offset > 0
             && is_everything
             && last_page

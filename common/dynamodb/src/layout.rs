@@ -9,13 +9,13 @@ use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use domain::{DeletionSwitch, PoolName, UnixSeconds};
+use parking_lot::{Mutex, MutexGuard};
 use ports::store::StoreError;
 use ports::store::layout::{
     Agreed, CursorKey, Layout, SHARDS_AGE_MAX, SHARDS_MAX, Shards, Supply, TableMark, settles_at,
     wanted_shards,
 };
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// Key of the item with the number of shards.
@@ -48,8 +48,7 @@ pub(super) struct Known {
 
 impl Known {
     fn last(&self) -> MutexGuard<'_, Option<(Shards, Instant)>> {
-        // Nothing panics while this is held, so a poisoned lock holds a sound state.
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock()
     }
 
     fn young(&self) -> Option<Shards> {

@@ -10,10 +10,11 @@ use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use domain::{
     ClaimKey, ClaimRecord, LabId, NewSandbox, OwnerId, Sandbox, SandboxId, Transition, UnixSeconds,
 };
+use parking_lot::Mutex;
 use ports::store::{
     ClaimPage, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError, Write,
 };
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 mod agreement;

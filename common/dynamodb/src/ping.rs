@@ -3,8 +3,8 @@
 use super::attributes::number;
 use super::layout::item_key;
 use super::{DynamoStore, unavailable};
+use parking_lot::MutexGuard;
 use ports::store::StoreError;
-use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Key of the item that [`DynamoStore::write_ping`] writes.
@@ -39,7 +39,6 @@ impl DynamoStore {
     }
 
     fn written(&self) -> MutexGuard<'_, Option<Instant>> {
-        // The value is replaced as a whole, so a poisoned lock holds a valid state.
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+        self.written.lock()
     }
 }

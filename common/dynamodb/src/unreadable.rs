@@ -3,9 +3,9 @@
 use super::attributes::Item;
 use super::{DynamoStore, item};
 use domain::Sandbox;
+use parking_lot::Mutex;
 use ports::store::{StoreError, Unreadable, index};
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
 
 /// Items remembered as logged, about 100 bytes each; beyond this, they are logged again.
 const REPORTED_MAX: usize = 4_096;
@@ -18,8 +18,7 @@ pub(super) struct Reported(Mutex<BTreeSet<(String, &'static str)>>);
 
 impl Reported {
     fn is_new(&self, unreadable: &Unreadable) -> bool {
-        // Every change is complete before the lock is released, so a poisoned lock holds a valid state.
-        let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reported = self.0.lock();
         if reported.len() >= REPORTED_MAX {
             reported.clear();
         }

@@ -15,7 +15,7 @@ use futures_util::TryStreamExt as _;
 use ports::bus::{BusError, DeletionQueue, Worker};
 use runtime::telemetry::Chain;
 use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -164,18 +164,18 @@ impl NatsBus {
     pub async fn open_pool(&self, pool: &PoolName) -> Result<(), BusError> {
         let stream = self.config.subjects.deletions_stream();
         self.keep_consumer(stream, self.config.reaper_config(pool), Maintenance::CorrectAll).await?;
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).insert(pool.clone());
+        self.opened.lock().insert(pool.clone());
         Ok(())
     }
 
     /// Creates the consumers of these pools together with the streams.
     pub fn expect_pools(&self, pools: impl IntoIterator<Item = PoolName>) {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).extend(pools);
+        self.opened.lock().extend(pools);
     }
 
     /// As [`NatsBus::open_pool`], once in this process.
     pub(super) async fn open_pool_once(&self, pool: &PoolName) {
-        if self.opened.lock().unwrap_or_else(PoisonError::into_inner).contains(pool) {
+        if self.opened.lock().contains(pool) {
             return;
         }
         if let Err(error) = self.open_pool(pool).await {
@@ -191,7 +191,7 @@ impl NatsBus {
         let names = self.deletion_consumers().await?;
         let mut pools = self.pools_of_messages().await?;
         pools.extend(names.iter().filter_map(|name| subjects.pool_of_consumer(name)));
-        pools.extend(self.opened.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        pools.extend(self.opened.lock().iter().cloned());
         let mut is_changed = false;
         for pool in &pools {
             // Consumers that exist and need no correction cost no call.

@@ -129,8 +129,8 @@ pub struct NatsBus {
     whole: watch::Sender<Result<(), String>>,
     /// Why the server could not store the last message; `Ok` if it could.
     storing: watch::Sender<Result<(), String>>,
-    /// Pools whose consumers this process has created or found.
-    opened: Arc<std::sync::Mutex<BTreeSet<PoolName>>>,
+    /// Pools whose consumer this process has made sure of.
+    opened: Arc<parking_lot::Mutex<BTreeSet<PoolName>>>,
     /// Where upkeep counts what it did.
     mended: Option<UpkeepMetrics>,
 }

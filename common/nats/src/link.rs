@@ -9,10 +9,11 @@ use super::{NatsBus, failed};
 use async_nats::{ReconnectToServer, Server, ServerAddr};
 use contract::limits::REQUEST_BYTES_MAX;
 use futures_util::StreamExt as _;
+use parking_lot::Mutex;
 use ports::bus::BusError;
 use ports::random::{Random, full_jitter};
 use runtime::settings::Settings;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -109,7 +110,7 @@ impl Chooser {
 
     /// Any server except the one that was lost or did not answer; among those, the ones with the fewest failures.
     pub(super) fn choose(&self, servers: &[Server]) -> Option<ReconnectToServer> {
-        let mut choice = self.choice.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut choice = self.choice.lock();
         if let Some(addr) = choice.next.take().filter(|next| servers.iter().any(|one| one.addr == *next)) {
             choice.last = Some(addr.clone());
             return Some(ReconnectToServer { addr, delay: Some(Duration::ZERO) });
@@ -128,12 +129,12 @@ impl Chooser {
     /// Any of the servers; none if that is the current one.
     fn another(&self, servers: &[Server]) -> Option<ServerAddr> {
         let any = servers.get(self.random.below(servers.len()))?;
-        let choice = self.choice.lock().unwrap_or_else(PoisonError::into_inner);
+        let choice = self.choice.lock();
         (Some(&any.addr) != choice.last.as_ref()).then(|| any.addr.clone())
     }
 
     fn go_next_to(&self, addr: ServerAddr) {
-        self.choice.lock().unwrap_or_else(PoisonError::into_inner).next = Some(addr);
+        self.choice.lock().next = Some(addr);
     }
 }
 

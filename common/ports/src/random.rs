@@ -1,6 +1,6 @@
 //! Randomness as a port, so that a whole run can be repeated from its seed.
 
-use std::sync::Mutex;
+use parking_lot::Mutex;
 use std::time::Duration;
 
 /// Random numbers.
@@ -54,8 +54,7 @@ impl Random for Rng {
         if bound == 0 {
             return 0;
         }
-        // The generator cannot panic, so a poisoned lock holds a valid state.
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).usize(..bound)
+        self.0.lock().usize(..bound)
     }
 }
 

@@ -9,10 +9,11 @@ use crate::telemetry::Chain;
 use contract::Event;
 use domain::{HistoryEntry, Sandbox, UnixSeconds, Version};
 use futures_util::{StreamExt as _, stream};
+use parking_lot::Mutex;
 use ports::bus::{Appended, BusError, EventLog, EventMark};
 use ports::clock::Clock;
 use prometheus::{IntCounter, Registry};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -107,7 +108,7 @@ impl Recorder {
 
     /// Publishes queued changes until `stop`, then the remaining ones for a moment. A second call has nothing to do.
     pub async fn publish_until(&self, stop: CancellationToken) {
-        let receiver = self.inside.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let receiver = self.inside.receiver.lock().take();
         let Some(receiver) = receiver else { return };
         let next = |(mut receiver, stop): (mpsc::Receiver<Change>, CancellationToken)| async move {
             let change = tokio::select! {

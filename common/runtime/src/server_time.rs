@@ -3,9 +3,10 @@
 //! Between two measurements the server's time advances by the monotonic clock. So a jump of the wall clock is noticed
 //! at once, and values that use the server's time are not affected.
 
+use parking_lot::Mutex;
 use ports::clock::Clock;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How fast the monotonic clock may drift from the server's: a millisecond per second, ten times a poor crystal.
@@ -104,9 +105,8 @@ impl ServerTime {
         Some(last.at(self.clock.monotonic()))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Measurement>> {
-        // The value is replaced as a whole, so a poisoned lock holds a valid state.
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Option<Measurement>> {
+        self.last.lock()
     }
 }
 

@@ -12,9 +12,10 @@ mod rate;
 #[cfg(test)]
 mod tests;
 
+use parking_lot::{Mutex, MutexGuard};
 use queue::{Arrival, End, Queue, Verdict, Verdicts};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -136,8 +137,7 @@ fn refusal(after: Duration) -> Fault {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue<Waiter>> {
-        // Nothing panics while the lock is held, so a poisoned lock holds a valid state.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     /// Work on a request has ended: waiting requests may start.
@@ -213,7 +213,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let idle = *self.idle.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let idle = *self.idle.get_mut();
         self.shared.finish(self.began.elapsed().saturating_sub(idle), self.end);
     }
 }
@@ -222,7 +222,7 @@ impl Drop for Permit {
 
 impl Drop for Idle<'_> {
     fn drop(&mut self) {
-        *self.permit.idle.lock().unwrap_or_else(PoisonError::into_inner) += self.since.elapsed();
+        *self.permit.idle.lock() += self.since.elapsed();
         self.permit.shared.lock().take_back();
     }
 }

@@ -10,6 +10,7 @@
 //! supply are read from the table. Until then, and while other claims still try candidates, the caller waits. One round
 //! answers every caller that came before it.
 
+use parking_lot::{Mutex, MutexGuard};
 use crate::Metrics;
 use crate::admission::Permit;
 use domain::{Candidate, NamePrefix, PoolName, Sandbox, SandboxId, StateName, Version};
@@ -19,7 +20,7 @@ use ports::store::{Page, PageCursor, SortRange, StateQuery, Store, StoreError};
 use runtime::telemetry::Chain;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -133,8 +134,7 @@ struct Round {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while a lock is held, so a poisoned lock holds a valid state.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 // === impl Candidates ===

@@ -5,6 +5,7 @@
 //! sandbox is handed out unchecked. A provider that calls everything unsound must not empty the pool, so each process
 //! quarantines a limited number per hour and only skips further ones.
 
+use parking_lot::Mutex;
 use crate::Allocator;
 use crate::admission::Permit;
 use crate::candidates::{Reserved, Scarcity, Selector};
@@ -13,7 +14,6 @@ use ports::provider::{Health, Target};
 use ports::store::{StoreError, Write, unless_unreadable};
 use runtime::settings::Settings;
 use runtime::telemetry::Chain;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Unsound candidates of one claim before the caller is asked to repeat.
@@ -75,8 +75,7 @@ impl HealthConfig {
 impl Quarantines {
     /// Counts one more quarantine in that hour, unless there are `max` already.
     fn take(&self, hour: u64, max: u64) -> bool {
-        // Both numbers are set at once, so a poisoned lock holds a valid state.
-        let mut inside = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inside = self.0.lock();
         let (at, count) = *inside;
         let count = if at == hour { count } else { 0 };
         if count >= max {

@@ -1,11 +1,12 @@
 //! The metrics of an allocator: every name, help text, label and bucket.
 
+use parking_lot::{Mutex, MutexGuard};
 use contract::{BulkDeleteOutcome, FaultCode, Outcome, Verb, WorkerRole};
 use ports::bus::{Dropped, ServiceInfo, WorkCounts};
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use runtime::metrics::{Collectors, InFlight, UnderWay, register_all};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// From half a millisecond (a good claim on a local table takes about one) to the longest deadline.
@@ -204,8 +205,7 @@ impl Metrics {
     }
 
     fn worker(&self) -> MutexGuard<'_, Worker> {
-        // Nothing panics while the lock is held, so a poisoned lock holds valid numbers.
-        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
+        self.worker.lock()
     }
 }
 

@@ -5,12 +5,12 @@
 //! the program. This needs no unsafe code and no watcher.
 
 use anyhow::{Context as _, bail};
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
@@ -155,5 +155,5 @@ static KEPT: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
 /// Keeps a child until this process ends; then the kernel kills it.
 pub fn keep(child: Child) {
-    KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(child);
+    KEPT.lock().push(child);
 }

@@ -3,11 +3,12 @@
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use nats::NatsBus;
+use parking_lot::Mutex;
 use ports::bus::DeletionControl;
 use ports::store::{Store, StoreError};
 use runtime::check::Check;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// What each role of this process waits for; empty when all of them work.
 #[derive(Clone, Default)]
@@ -35,12 +36,12 @@ pub(crate) struct DeletionsNote(pub(crate) Arc<dyn DeletionControl>);
 impl RoleReadiness {
     /// The role waits for `what`.
     pub(crate) fn waits(&self, role: &'static str, what: &'static str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(role, what);
+        self.0.lock().insert(role, what);
     }
 
     /// The role works.
     pub(crate) fn works(&self, role: &'static str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(role);
+        self.0.lock().remove(role);
     }
 }
 
@@ -51,7 +52,7 @@ impl Check for RoleReadiness {
     }
 
     async fn check(&self) -> Result<(), String> {
-        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.0.lock();
         if waiting.is_empty() {
             return Ok(());
         }

@@ -5,7 +5,8 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use domain::{Actor, PoolName};
-use std::sync::{Arc, PoisonError, RwLock};
+use parking_lot::RwLock;
+use std::sync::Arc;
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
 pub mod file;
@@ -172,13 +173,12 @@ impl Tokens {
 
     /// Those of this moment.
     pub(crate) fn now(&self) -> Arc<TokenSet> {
-        // A panic while it is held is not possible, so a poisoned lock holds a sound set.
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.read())
     }
 
     /// Makes these the good ones. Requests that are under way keep what they were let in with.
     pub(crate) fn replace(&self, set: TokenSet) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(set);
+        *self.0.write() = Arc::new(set);
     }
 }
 

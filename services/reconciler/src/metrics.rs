@@ -1,5 +1,6 @@
 //! The metrics of a reconciler: every name, help text, label and bucket.
 
+use parking_lot::Mutex;
 use contract::reports::FAILED;
 use contract::{Census, PoolStats, Report, TickKind, WorkerRole};
 use domain::StateName;
@@ -7,7 +8,7 @@ use ports::bus::{ServiceInfo, WorkCounts};
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use runtime::metrics::{Collectors, InFlight, UnderWay, counted, register_all};
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// The metrics of all reconcilers of a process.
 #[derive(Clone, Debug)]
@@ -124,9 +125,7 @@ impl Metrics {
     pub(crate) fn show(&self, census: &Census) {
         let Census { taken_at, all: _, pools, labs: _, labs_left_out: _, violations } = census;
         let taken_at = gauge(*taken_at);
-        // Held to the end, because a run and the periodic read may coincide. Every change under it is complete in
-        // itself, so a poisoned lock holds a valid state.
-        let mut shown = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = self.pools.lock();
         if taken_at < self.census_taken.get() {
             return;
         }

@@ -1,6 +1,7 @@
 //! Stale removal: sandboxes that the provider has not listed for long become tombstones; found by due time in the
 //! index, never by a scan.
 
+use parking_lot::{Mutex, MutexGuard};
 use crate::Reconciler;
 use crate::listing::Skipped;
 use contract::StaleReport;
@@ -9,7 +10,6 @@ use domain::{Sandbox, SandboxId, StateName};
 use ports::store::{SortRange, StoreError, Write};
 use runtime::telemetry::Chain;
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Sandboxes that are remembered for their events; only an outage of days reaches this.
 const UNPUBLISHED_MAX: usize = 100_000;
@@ -23,8 +23,7 @@ pub(crate) struct Unpublished(Mutex<BTreeSet<SandboxId>>);
 
 impl Unpublished {
     fn ids(&self) -> MutexGuard<'_, BTreeSet<SandboxId>> {
-        // Every change is complete before the lock is released, so a poisoned lock holds a valid state.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn note(&self, id: &SandboxId) {

@@ -1,10 +1,11 @@
 //! The log of calls, for tests and operators.
 
 use crate::faults::Operation;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Most entries kept; older ones are dropped and counted.
 pub(crate) const ENTRIES_MAX: usize = 100_000;
@@ -100,7 +101,7 @@ impl Calls {
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock()
     }
 }
 

@@ -8,9 +8,10 @@ use crate::journal::JournalError;
 use crate::reply;
 use crate::world::World;
 use axum::response::Response;
+use parking_lot::{Mutex, MutexGuard};
 use ports::clock::Clock;
 use ports::random::Random;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -91,12 +92,12 @@ impl State {
 
     /// Never held across an await.
     pub(crate) fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+        self.world.lock()
     }
 
     /// Never held across an await.
     pub(crate) fn faults(&self) -> MutexGuard<'_, Faults> {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+        self.faults.lock()
     }
 
     /// Passes one call through credentials, rate limit, latency and faults to `work`, which gets the fault that
@@ -214,7 +215,7 @@ impl State {
     fn over_the_limit(&self) -> Option<u64> {
         let limit = self.faults().rate_limit_per_minute?;
         let now_ms = self.clock.now_ms();
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = self.window.lock();
         if now_ms.saturating_sub(window.begun_ms) >= WINDOW_MS {
             *window = Window { begun_ms: now_ms, calls: 0 };
         }
@@ -225,6 +226,6 @@ impl State {
 
     /// Resets the window, so that a new limit starts with a full minute.
     pub(crate) fn reset_window(&self) {
-        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = Window::default();
+        *self.window.lock() = Window::default();
     }
 }

@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 use domain::{Sandbox, SandboxId};
+use parking_lot::{Mutex, MutexGuard};
 use ports::store::StoreError;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use testkit::interposed::{Call, Interposer};
 use tokio::sync::{Notify, oneshot};
@@ -150,7 +151,7 @@ impl Board {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

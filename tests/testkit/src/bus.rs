@@ -6,13 +6,14 @@
 //! Nothing survives the process.
 
 use contract::{Census, KnownMark};
+use parking_lot::{Mutex, MutexGuard};
 use ports::bus::BusError;
 use ports::clock::Clock;
 use ports::random::Random;
 use runtime::throttle::ThrottleRules;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -239,8 +240,7 @@ impl MemoryBus {
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
-        // Every change is complete before the lock is let go, so a poisoned lock holds a sound state.
-        self.shared.inside.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.inside.lock()
     }
 }
 

@@ -3,9 +3,10 @@
 
 use super::interposed::{Call, InterposedStore, Interposer};
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use ports::store::{Store, StoreError};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -118,8 +119,7 @@ impl Interposer for Faults {
 }
 
 fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every change is complete before the lock is let go, so a poisoned lock holds a sound state.
-    lock.lock().unwrap_or_else(PoisonError::into_inner)
+    lock.lock()
 }
 
 fn broken_off(operation: &'static str) -> StoreError {

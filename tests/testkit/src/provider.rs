@@ -2,11 +2,11 @@
 
 use async_trait::async_trait;
 use domain::ExternalId;
+use parking_lot::{Mutex, MutexGuard};
 use ports::provider::{
     Abilities, Account, Deleted, Health, Listing, PreCleaned, Provider, ProviderError, Target,
 };
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 /// Entries of a listing page unless a test says otherwise.
@@ -190,7 +190,7 @@ impl FakeProvider {
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inside.lock()
     }
 }
 

@@ -8,6 +8,7 @@ use domain::{
     ClaimKey, ClaimRecord, DeletionSwitch, InvalidTransition, LabId, NewSandbox, OwnerId, PoolName, Sandbox,
     SandboxId, State, StateName, Transition, UnixSeconds,
 };
+use parking_lot::{Mutex, MutexGuard};
 use ports::store::Identity;
 use ports::store::index::{due_sort, shard_of, state_shard, state_sort};
 use ports::store::layout::{Agreed, CursorKey, Layout, Shards, Supply, TableMark, settles_at, wanted_shards};
@@ -17,7 +18,7 @@ use ports::store::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Names of the two parts of a cursor.
@@ -127,8 +128,7 @@ impl MemoryStore {
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
-        // Every change is complete before the lock is let go, so a poisoned lock holds a sound state.
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tables.lock()
     }
 }
 

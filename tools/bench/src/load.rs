@@ -11,9 +11,10 @@ use super::answers::{AnswerLog, Check};
 use super::arrivals::{poisson, send_by};
 use super::calls::{Answered, Call, Ending, Requester, Sample};
 use super::progress::{Progress, Total};
+use parking_lot::{Mutex, MutexGuard};
 use ports::random::Random;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -310,8 +311,7 @@ impl Session {
     }
 
     fn records(&self) -> MutexGuard<'_, Records> {
-        // Nothing panics while it is held, so a poisoned lock holds a sound state.
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+        self.records.lock()
     }
 }
 

@@ -1,11 +1,12 @@
 //! Who is connected, and who makes room when everything is taken.
 
+use parking_lot::{Mutex, MutexGuard};
 use futures_util::task::AtomicWaker;
 use std::collections::{BTreeMap, HashMap};
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use tokio::sync::{Notify, watch};
 
@@ -86,7 +87,7 @@ pub(super) struct UnderWay {
 
 // Nothing panics while it holds one of these locks, and what they guard is whole at every moment.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 // === impl Connections ===

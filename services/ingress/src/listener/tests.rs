@@ -1,5 +1,6 @@
 //! Connections that are upgraded, and connections that ask for it in vain.
 
+use parking_lot::Mutex;
 use super::*;
 use crate::Peer;
 use crate::caller::Known;
@@ -10,7 +11,6 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 use hyper_util::rt::TokioIo;
 use prometheus::Registry;
-use std::sync::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -69,7 +69,7 @@ impl Server {
             .route("/refuse", get(refuse))
             .route("/plain", get(|| async { "plain" }))
             .layer(axum::middleware::map_request(move |request: Request| {
-                noted.lock().unwrap().push(request.uri().path().to_owned());
+                noted.lock().push(request.uri().path().to_owned());
                 std::future::ready(request)
             }));
         let short = Duration::from_millis(300);
@@ -108,7 +108,7 @@ impl Server {
     }
 
     fn seen(&self) -> Vec<String> {
-        self.seen.lock().unwrap().clone()
+        self.seen.lock().clone()
     }
 }
 

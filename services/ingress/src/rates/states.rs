@@ -1,9 +1,10 @@
 //! The state of each key, within a fixed size.
 
+use parking_lot::{Mutex, MutexGuard};
 use governor::nanos::Nanos;
 use governor::state::StateStore;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The state of recently seen keys, up to a maximum number.
@@ -45,8 +46,7 @@ impl States {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        // The code under the lock cannot panic, so a poisoned lock holds a valid state.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock()
     }
 
     /// Whether there is room for a new key with this state.

@@ -1,12 +1,13 @@
 //! Reloads the TLS files after a change, for the next connection.
 
+use parking_lot::{Mutex, RwLock};
 use async_trait::async_trait;
 use ports::clock::Clock;
 use runtime::check::Check;
 use rustls::ServerConfig;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_rustls::TlsAcceptor;
 
@@ -47,7 +48,7 @@ impl TlsReloader {
 
     /// The acceptor for new connections.
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.0.good.read().unwrap_or_else(PoisonError::into_inner)))
+        TlsAcceptor::from(Arc::clone(&self.0.good.read()))
     }
 
     /// The readiness note about the files.
@@ -73,7 +74,7 @@ impl TlsReloader {
         let read = read.unwrap_or_else(|_| Err(("TLS_CERT_FILE", "cannot be read".to_owned())));
         let digest = read.as_ref().ok().map(super::Bytes::digest);
         {
-            let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut seen = self.0.seen.lock();
             if std::mem::replace(&mut *seen, digest) == digest {
                 return;
             }
@@ -82,7 +83,7 @@ impl TlsReloader {
         let is_bad = config.is_err();
         match config {
             Ok(config) => {
-                *self.0.good.write().unwrap_or_else(PoisonError::into_inner) = config;
+                *self.0.good.write() = config;
                 tracing::info!("the TLS files were reloaded");
             }
             Err((variable, problem)) => {

@@ -2,11 +2,12 @@
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
+use parking_lot::{Mutex, MutexGuard};
 use ports::clock::Clock;
 use ports::secrets::Secrets;
 use runtime::check::Check;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::settings::read_file;
 use super::{Digest, Entry, ListSource, Scope, TokenConfig, TokenList, TokenSet, Tokens, file, fingerprint};
@@ -201,8 +202,7 @@ impl TokenRefresher {
     }
 
     fn known(&self) -> MutexGuard<'_, Vec<Known>> {
-        // Nothing panics while it is held, so a poisoned lock holds a sound state.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }
 

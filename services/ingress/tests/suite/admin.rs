@@ -50,7 +50,7 @@ fn sync_report(status: &str, reason: Option<&str>) -> RunReport {
 
 async fn run_with(path: &str, report: RunReport) -> Answer {
     let rig = rig();
-    *rig.ticks.report.lock().unwrap() = Some(report);
+    *rig.ticks.report.lock() = Some(report);
     rig.ask("POST", path, ADMIN).await
 }
 
@@ -134,10 +134,10 @@ async fn each_route_starts_its_kind_and_waits_for_the_report() {
     ];
     for (path, report) in cases {
         let rig = Rig::with(&[("ADMIN_WAIT_MS", "7000")], [Step::Hang]);
-        *rig.ticks.report.lock().unwrap() = Some(report.clone());
+        *rig.ticks.report.lock() = Some(report.clone());
         let answer = rig.ask("POST", path, ADMIN).await;
         assert_eq!(answer.json(), serde_json::to_value(&report).unwrap());
-        assert_eq!(*rig.ticks.asked.lock().unwrap(), [(report.kind, Duration::from_millis(6_950))]);
+        assert_eq!(*rig.ticks.asked.lock(), [(report.kind, Duration::from_millis(6_950))]);
         assert!(rig.workers.seen().is_empty());
     }
 }
@@ -146,19 +146,19 @@ async fn each_route_starts_its_kind_and_waits_for_the_report() {
 async fn forced_sync_names_its_actor_and_never_joins_a_waiting_tick() {
     let by_alice = [("Authorization", "Bearer admin-token-1"), ("X-Operator", "alice")];
     let rig = rig();
-    *rig.ticks.report.lock().unwrap() = Some(sync_report("completed", Some("forced although it is empty")));
+    *rig.ticks.report.lock() = Some(sync_report("completed", Some("forced although it is empty")));
     let answer = rig.ask("POST", "/v1/admin/sync?force=true", &by_alice).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["status"]), (200, &json!("completed")));
     let until_ms = EPOCH_MS + 25_000;
-    assert_eq!(*rig.ticks.ordered.lock().unwrap(), [TickOrder::forced("admin/alice").until(until_ms)]);
+    assert_eq!(*rig.ticks.ordered.lock(), [TickOrder::forced("admin/alice").until(until_ms)]);
     rig.ticks.is_full.store(true, Ordering::SeqCst);
     rig.ask("POST", "/v1/admin/sync?force=true", ADMIN)
         .await
         .assert_fault(FaultCode::Contended, "an ordinary run waits to begin; force it after that");
-    assert_eq!(rig.ticks.ordered.lock().unwrap().last(), Some(&TickOrder::forced("admin").until(until_ms)));
+    assert_eq!(rig.ticks.ordered.lock().last(), Some(&TickOrder::forced("admin").until(until_ms)));
     // An ordinary one is the tick that it always was.
     rig.ask("POST", "/v1/admin/sync?force=false", ADMIN).await;
-    assert_eq!(rig.ticks.ordered.lock().unwrap().len(), 2);
+    assert_eq!(rig.ticks.ordered.lock().len(), 2);
     assert_eq!(rig.ask("POST", "/v1/admin/sync?force=yes", ADMIN).await.status, 400);
 }
 
@@ -174,10 +174,10 @@ async fn slow_run_is_accepted_and_can_be_polled() {
     assert_eq!((answer.status.as_u16(), answer.header("location")), (202, Some(location.as_str())));
     // A run of an earlier tick does not answer for this one.
     let report = |tick| RunReport { tick, ..sync_report("completed", None) };
-    *rig.ticks.report.lock().unwrap() = Some(report(TICK - 1));
+    *rig.ticks.report.lock() = Some(report(TICK - 1));
     assert_eq!(rig.ask("GET", &location, ADMIN).await.status, 202);
     for tick in [TICK, TICK + 1] {
-        *rig.ticks.report.lock().unwrap() = Some(report(tick));
+        *rig.ticks.report.lock() = Some(report(tick));
         let answer = rig.ask("GET", &location, ADMIN).await;
         assert_eq!((answer.status.as_u16(), &answer.json()["tick"]), (200, &json!(tick)));
     }
@@ -208,7 +208,7 @@ async fn failed_run_returns_a_redacted_reason() {
     let answer = run_with("/v1/admin/sync", sync_report("failed", Some(reason))).await;
     answer.assert_fault(FaultCode::UpstreamUnavailable, message);
     let rig = rig();
-    *rig.ticks.report.lock().unwrap() = Some(sync_report("failed", Some(reason)));
+    *rig.ticks.report.lock() = Some(sync_report("failed", Some(reason)));
     let answer = rig.ask("GET", "/v1/admin/reports/sync/1", ADMIN).await;
     answer.assert_fault(FaultCode::UpstreamUnavailable, message);
     let report = Report::Expiry(ExpiryReport { status: "failed".to_owned(), ..ExpiryReport::default() });
@@ -225,7 +225,7 @@ async fn differing_grace_period_is_rejected() {
         let answer = rig.ask("POST", &path(hours), ADMIN).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{hours}: {answer:?}");
     }
-    assert!(rig.ticks.asked.lock().unwrap().is_empty(), "no run was started");
+    assert!(rig.ticks.asked.lock().is_empty(), "no run was started");
     let refused = rig.ask("POST", &path("24"), ADMIN).await;
     refused.assert_fault(
         FaultCode::InvalidRequest,

@@ -39,7 +39,7 @@ struct SlowFeed {
     /// The last place that can be read yet.
     readable: AtomicU64,
     reads: AtomicUsize,
-    bell: std::sync::Mutex<Option<mpsc::UnboundedReceiver<()>>>,
+    bell: parking_lot::Mutex<Option<mpsc::UnboundedReceiver<()>>>,
 }
 
 impl SlowFeed {
@@ -50,7 +50,7 @@ impl SlowFeed {
             bus: Arc::clone(&rig.bus),
             readable: AtomicU64::new(4),
             reads: AtomicUsize::new(0),
-            bell: std::sync::Mutex::new(Some(bell)),
+            bell: parking_lot::Mutex::new(Some(bell)),
         });
         rig.read_events_from(Arc::clone(&feed) as Arc<dyn EventFeed>);
         (feed, rings)
@@ -81,7 +81,7 @@ impl EventFeed for SlowFeed {
     }
 
     async fn event_notifications(&self, _: &EventsWanted) -> Result<BoxStream<'static, ()>, BusError> {
-        let bell = self.bell.lock().unwrap().take().unwrap();
+        let bell = self.bell.lock().take().unwrap();
         Ok(stream::unfold(bell, async |mut bell| Some((bell.recv().await?, bell))).boxed())
     }
 }

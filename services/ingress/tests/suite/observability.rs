@@ -2,10 +2,11 @@
 
 use crate::support::{ADMIN, LAB, Rig, Step, and};
 use contract::{FaultCode, Outcome};
+use parking_lot::Mutex;
 use ports::bus::RequestError;
 use serde_json::{Value, json};
 use std::io::Write;
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -34,7 +35,7 @@ impl Lines {
     }
 
     fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        String::from_utf8(self.0.lock().clone()).unwrap()
     }
 
     /// The canonical lines, without what differs from run to run.
@@ -56,7 +57,7 @@ impl Lines {
 
 impl Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+        self.0.lock().write(bytes)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {

@@ -139,7 +139,7 @@ async fn behind_the_gate(route: &Route) -> Vec<Answer> {
             unreadable: 0,
         };
         let report = Report::Expiry(expiry);
-        *rig.ticks.report.lock().unwrap() =
+        *rig.ticks.report.lock() =
             Some(RunReport { kind: TickKind::Sync, tick: TICK, duration_ms: 1, report });
         answers.push(ask(&rig, route, plain()).await);
     }

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use bytes::Bytes;
 use contract::{Fault, FaultCode, Outcome, RunReport, TickKind, TickOrder, Verb, WorkerRole};
 use ingress::{Config, Ingress, Ports};
+use parking_lot::Mutex;
 use ports::bus::{
     BusError, Context, DeletionControl, Discovery, EventFeed, LateReply, Reply, RequestError, Requests,
     ServiceInfo, TickReceipt, Ticks, Unanswered,
@@ -16,8 +17,8 @@ use ports::random::Random;
 use prometheus::Registry;
 use runtime::settings::Settings;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use testkit::bus::{MemoryBus, MemoryConfig};
 use tokio::time::Instant;
@@ -298,7 +299,7 @@ impl Answer {
 
 impl FakeWorkers {
     pub(crate) fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
+        self.seen.lock().clone()
     }
 
     pub(crate) fn only_seen(&self) -> Seen {
@@ -308,7 +309,7 @@ impl FakeWorkers {
     }
 
     pub(crate) fn follow(&self, script: impl IntoIterator<Item = Step>) {
-        *self.script.lock().unwrap() = script.into_iter().collect();
+        *self.script.lock() = script.into_iter().collect();
     }
 
     pub(crate) fn disconnect(&self) {
@@ -316,7 +317,7 @@ impl FakeWorkers {
     }
 
     fn next(&self) -> Step {
-        let mut script = self.script.lock().unwrap();
+        let mut script = self.script.lock();
         if script.len() > 1 { script.pop_front().unwrap() } else { script[0].clone() }
     }
 }
@@ -331,7 +332,7 @@ impl Requests for FakeWorkers {
         patience: Duration,
     ) -> Result<Reply, RequestError> {
         let at_ms = self.clock.now_ms() - EPOCH_MS;
-        self.seen.lock().unwrap().push(Seen { verb, context: context.clone(), body, patience, at_ms });
+        self.seen.lock().push(Seen { verb, context: context.clone(), body, patience, at_ms });
         match self.next() {
             Step::Say(outcome, body) => {
                 Ok(Reply { outcome, is_fault: false, body: Bytes::from_static(body.as_bytes()) })
@@ -376,7 +377,7 @@ impl Requests for FakeWorkers {
         body: Bytes,
         patience: Duration,
     ) -> Result<Reply, Unanswered> {
-        let late = match self.script.lock().unwrap().front() {
+        let late = match self.script.lock().front() {
             Some(Step::Late(body)) => Some(*body),
             _ => None,
         };
@@ -427,10 +428,10 @@ impl Ticks for FakeTicks {
         kind: TickKind,
         patience: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
-        self.asked.lock().unwrap().push((kind, patience));
+        self.asked.lock().push((kind, patience));
         let receipt = self.tick(kind, None).await?;
         self.hang_if_set().await;
-        Ok((receipt, self.report.lock().unwrap().clone()))
+        Ok((receipt, self.report.lock().clone()))
     }
 
     async fn order_and_wait(
@@ -439,18 +440,18 @@ impl Ticks for FakeTicks {
         order: &TickOrder,
         patience: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
-        self.asked.lock().unwrap().push((kind, patience));
-        self.ordered.lock().unwrap().push(order.clone());
+        self.asked.lock().push((kind, patience));
+        self.ordered.lock().push(order.clone());
         self.fail_if_broken()?;
         self.hang_if_set().await;
         let duplicate = self.is_full.load(Ordering::SeqCst);
-        let report = self.report.lock().unwrap().clone().filter(|_| !duplicate);
+        let report = self.report.lock().clone().filter(|_| !duplicate);
         Ok((TickReceipt { sequence: TICK, duplicate }, report))
     }
 
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {
         self.fail_if_broken()?;
-        Ok(self.report.lock().unwrap().clone().filter(|report| report.kind == kind))
+        Ok(self.report.lock().clone().filter(|report| report.kind == kind))
     }
 
     async fn last_tick(&self) -> Result<Option<u64>, BusError> {

@@ -6,6 +6,7 @@
 //! were all held at the same time. A claim that is opened and not granted yet is no violation and is never checked: the
 //! check starts with sandboxes, not with claims.
 
+use parking_lot::{Mutex, MutexGuard};
 use super::CensusError;
 use crate::Reconciler;
 use crate::listing::Skipped;
@@ -16,7 +17,6 @@ use domain::{
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ports::store::{StoreError, unless_unreadable};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Claim items that one census reads, one read unit each. A new fleet needs a few runs to check all.
@@ -95,8 +95,7 @@ impl Case {
 
 impl Checked {
     fn marks(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Mark>> {
-        // Every change is complete before the lock is released, so a poisoned lock holds a valid state.
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.marks.lock()
     }
 
     /// Drops sandboxes that disappeared, and returns the cases to check: first those never checked, then those whose

@@ -5,6 +5,7 @@
 //! As with claims, a violation has to be proved: records that kept their versions over two rounds of strongly
 //! consistent reads existed at the same time.
 
+use parking_lot::{Mutex, MutexGuard};
 use super::CensusError;
 use crate::Reconciler;
 use crate::listing::{PAGE_LIMIT, Skipped};
@@ -13,7 +14,6 @@ use domain::{Actor, Order, Reason, Sandbox, SandboxId, State, StateName, UnixSec
 use futures_util::{StreamExt as _, stream};
 use ports::store::{IDENTITY_SHARDS, Identity, SortRange, StoreError, Write};
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How often all records are compared with the identities, which reads the whole index.
@@ -41,8 +41,7 @@ struct Last {
 
 impl IdentitiesChecked {
     fn last(&self) -> MutexGuard<'_, Last> {
-        // Every change is complete before the lock is released, so a poisoned lock holds a valid state.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Completes the event log for every sandbox.
 
+use parking_lot::{Mutex, MutexGuard};
 use super::SweepError;
 use crate::Reconciler;
 use crate::listing::Skipped;
@@ -10,7 +11,6 @@ use ports::bus::BusError;
 use ports::store::{SortRange, StoreError};
 use runtime::telemetry::Chain;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Sandboxes with a remembered version, about 100 bytes each.
 const VERIFIED_MAX: usize = 200_000;
@@ -49,7 +49,7 @@ pub(crate) struct Due {
 impl Verified {
     /// Forgets everything if the event log was recreated, whichever process did it.
     pub(crate) fn compare(&self, event_log: &str) {
-        let mut known = self.event_log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.event_log.lock();
         if *known != event_log {
             event_log.clone_into(&mut known);
             self.versions().clear();
@@ -70,8 +70,7 @@ impl Verified {
     }
 
     fn versions(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Version>> {
-        // Every change is complete before the lock is released, so a poisoned lock holds a valid state.
-        self.versions.lock().unwrap_or_else(PoisonError::into_inner)
+        self.versions.lock()
     }
 }
 

@@ -5,12 +5,13 @@ use crate::{Config, Metrics};
 use async_trait::async_trait;
 use contract::RunReport;
 use domain::UnixSeconds;
+use parking_lot::Mutex;
 use ports::bus::{TickReceipt, TickTurns, Ticks};
 use ports::clock::Clock;
 use ports::random::Rng;
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use testkit::bus::{MemoryBus, MemoryConfig};
 use testkit::clock::ManualClock;
 use tokio::task::JoinHandle;
@@ -32,7 +33,7 @@ impl Ticks for Stream {
         if self.is_broken.load(Ordering::SeqCst) {
             return Err(BusError { operation: "publish a tick", source: "broken".into() });
         }
-        let mut kept = self.kept.lock().unwrap();
+        let mut kept = self.kept.lock();
         let duplicate = !kept.0.insert((kind, turn.unwrap()));
         kept.1 += 1;
         Ok(TickReceipt { sequence: kept.1, duplicate })
@@ -53,7 +54,7 @@ impl Ticks for Stream {
 
 impl Stream {
     fn kept(&self, kind: TickKind) -> usize {
-        self.kept.lock().unwrap().0.iter().filter(|(of, _)| *of == kind).count()
+        self.kept.lock().0.iter().filter(|(of, _)| *of == kind).count()
     }
 }
 
@@ -146,11 +147,7 @@ async fn three_schedulers_leave_one_tick_in_each_period() {
     // One at once, then ten minutes without a gap; the first period of the sweep is longer by its offset.
     let expected = [2, 61, 10, 41, 1];
     assert_eq!(TickKind::ALL.map(|kind| world.stream.kept(kind)), expected);
-    assert_eq!(
-        world.stream.kept.lock().unwrap().1,
-        3 * expected.iter().sum::<usize>() as u64,
-        "by all of them"
-    );
+    assert_eq!(world.stream.kept.lock().1, 3 * expected.iter().sum::<usize>() as u64, "by all of them");
 }
 
 #[tokio::test]

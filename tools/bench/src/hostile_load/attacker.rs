@@ -7,11 +7,12 @@ use super::shapes::{
 };
 use anyhow::bail;
 use broker::descriptors;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -291,7 +292,7 @@ impl Tally {
     fn note(&self, answer: &[u8]) {
         match status_of(answer) {
             Some(status) => {
-                *self.statuses.lock().unwrap_or_else(PoisonError::into_inner).entry(status).or_default() += 1;
+                *self.statuses.lock().entry(status).or_default() += 1;
             }
             None => {
                 self.unanswered.fetch_add(1, Ordering::Relaxed);
@@ -306,7 +307,7 @@ impl Tally {
             not_opened: count(&self.not_opened),
             unanswered: count(&self.unanswered),
             sent_bytes: count(&self.sent_bytes),
-            statuses: self.statuses.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            statuses: self.statuses.lock().clone(),
         }
     }
 }

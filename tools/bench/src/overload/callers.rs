@@ -3,8 +3,9 @@
 use crate::calls::{Answered, Call, Ending, Requester};
 use crate::load::OPEN_IN_FLIGHT_MAX;
 use contract::{Allocation, FaultCode};
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -82,7 +83,7 @@ impl CallerGroup {
     pub(super) async fn end(self) -> Tally {
         self.callers.close();
         self.callers.wait().await;
-        std::mem::take(&mut *self.tally.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.tally.lock())
     }
 
     async fn one(&self, number: usize) {
@@ -109,7 +110,7 @@ impl CallerGroup {
         first: Option<(Instant, Duration)>,
         answered: Answered<Allocation>,
     ) -> Option<Duration> {
-        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tally = self.tally.lock();
         *tally.answers.entry(answered.ending.as_str()).or_default() += 1;
         if let Some(allocation) = answered.body {
             tally.served += 1;

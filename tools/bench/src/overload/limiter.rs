@@ -1,7 +1,8 @@
 //! A table that serves a fixed number of requests a second: a proxy in front of an engine, one queue for all connections.
 
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -68,7 +69,7 @@ impl Schedule {
             return Duration::ZERO;
         }
         let now = Instant::now();
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.next.lock();
         let slot = next.map_or(now, |next| next.max(now));
         *next = Some(slot + Duration::from_secs(1) / u32::try_from(rate).unwrap_or(u32::MAX));
         slot - now
