@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fmt::{Debug, Display};
+use strum::IntoEnumIterator as _;
 
 /// What is read is within its limits, and is read again from what it is written as.
 pub fn hold(input: &[u8]) {
@@ -100,7 +101,7 @@ fn subject(text: &str) {
         assert_eq!(subjects.reaper_consumer(&pool), text, "a consumer has one name");
     }
     let Ok(own) = Subjects::with_prefix(text) else { return };
-    for verb in Verb::ALL {
+    for verb in Verb::iter() {
         let subject = own.request(verb);
         assert!(!subject.contains([' ', '*', '>', '\r', '\n', '\t']), "{subject:?} is no subject");
         assert!(!subject.split('.').any(str::is_empty), "{subject:?} has an empty token");

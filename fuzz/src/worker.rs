@@ -14,6 +14,7 @@ use runtime::settings::Settings;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
+use strum::IntoEnumIterator as _;
 use testkit::bus::{MemoryBus, MemoryConfig};
 use testkit::clock::ManualClock;
 use testkit::store::MemoryStore;
@@ -37,7 +38,7 @@ static FRAME: LazyLock<Frame> = LazyLock::new(Frame::new);
 /// sealed is never good.
 pub fn hold(input: &[u8]) {
     let Some((verb, body)) = split_line(input) else { return };
-    let Some(verb) = Verb::ALL.into_iter().find(|known| known.as_str() == verb) else { return };
+    let Some(verb) = Verb::iter().find(|known| known.as_str() == verb) else { return };
     judge(verb, &ask(verb, Bytes::copy_from_slice(body)));
     let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) else { return };
     let plain = ask(verb, Value::Object(fields.clone()).to_string().into());

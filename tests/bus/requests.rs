@@ -7,6 +7,7 @@ use contract::{Fault, FaultBody, FaultCode, Outcome, Verb};
 use harness::wait::TIMEOUT;
 use ports::bus::{Answer, Attempt, Context, RequestError};
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 
 pub(crate) fn code(body: &Bytes) -> FaultCode {
     serde_json::from_slice::<FaultBody>(body).unwrap().detail.code
@@ -28,7 +29,7 @@ pub(crate) async fn a_reply_carries_the_body_and_the_outcome(engine: Engine) {
 pub(crate) async fn fault_carries_its_code_and_request_id(engine: Engine) {
     let world = engine.world().await;
     let (mut inbox, _running) = serve(&world.bus, 4);
-    for code in FaultCode::ALL {
+    for code in FaultCode::iter() {
         let fault = Fault::new(code, "of two\r\nlines");
         let asked = ask_later(&world.bus, context("r-1"), "{}");
         inbox.next().await.answer(Answer { outcome: None, body: Err(fault.clone()) });
@@ -41,7 +42,7 @@ pub(crate) async fn fault_carries_its_code_and_request_id(engine: Engine) {
 pub(crate) async fn worker_receives_the_verb_and_context(engine: Engine) {
     let world = engine.world().await;
     let (mut inbox, _running) = serve(&world.bus, 4);
-    for verb in Verb::ALL {
+    for verb in Verb::iter() {
         let sent = Context {
             request_id: format!("r-{}", verb.as_str()),
             deadline_ms: Some(in_ms(TIMEOUT)),

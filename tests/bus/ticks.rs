@@ -9,6 +9,7 @@ use ports::bus::Runner;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -147,8 +148,8 @@ pub(crate) async fn runs_of_a_kind_never_overlap(engine: Engine) {
 
 pub(crate) async fn tick_kinds_are_independent(engine: Engine) {
     let world = engine.world().await;
-    let mut running: Vec<_> = TickKind::ALL.map(|kind| (kind, run_on_ticks(&world.bus, kind))).into();
-    for kind in TickKind::ALL {
+    let mut running: Vec<_> = TickKind::iter().map(|kind| (kind, run_on_ticks(&world.bus, kind))).into();
+    for kind in TickKind::iter() {
         world.bus.tick(kind, None).await.unwrap();
     }
     let mut cases = Vec::new();

@@ -13,6 +13,7 @@ use ports::store::{Insert, SortRange, StateQuery, Store, Write};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+use strum::{EnumCount as _, IntoEnumIterator as _};
 
 /// Pools by the beginning of the names.
 const POOLS: &str = "dns=dns-,wide=wide-,main";
@@ -56,8 +57,8 @@ fn claim_of(number: u32) -> ClaimKey {
 
 /// Half are free, as in a pool, which also takes the fewest writes; the rest are in each other state.
 fn state_of(number: u32) -> StateName {
-    let others = number as usize / 6 % (StateName::ALL.len() - 1);
-    if (number / 3).is_multiple_of(2) { StateName::Available } else { StateName::ALL[others + 1] }
+    let others = number as usize / 6 % (StateName::COUNT - 1);
+    if (number / 3).is_multiple_of(2) { StateName::Available } else { StateName::iter()[others + 1] }
 }
 
 fn done(write: Write) -> Sandbox {
@@ -211,7 +212,7 @@ fn some(text: &str) -> Option<String> {
 
 /// Each filter alone, and every choice of two, three and more of them.
 fn combinations() -> (Vec<SandboxesRequest>, Vec<SandboxesRequest>) {
-    let states = StateName::ALL.into_iter().filter(|state| *state != StateName::Deleted);
+    let states = StateName::iter().filter(|state| *state != StateName::Deleted);
     let states: Vec<_> = states.map(|state| some(state.as_str())).chain([None]).collect();
     let (mut alone, mut together) = (Vec::new(), Vec::new());
     for status in states {

@@ -6,6 +6,7 @@ use contract::{FaultCode, Subjects, Verb};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use strum::{EnumCount as _, IntoEnumIterator as _};
 
 const README: &str = "nats/README.md";
 
@@ -86,7 +87,7 @@ fn every_verb_is_an_operation_with_a_reply_and_faults() {
         .filter(|row| row[1] == "request")
         .map(|row| (quoted(&row[0]).concat(), (row[2].clone(), row[3].clone())))
         .collect();
-    for verb in Verb::ALL {
+    for verb in Verb::iter() {
         let operation = &document["operations"][verb.as_str()];
         let (who, what) = &says[&code.request(verb)];
         assert_eq!(operation["summary"], what.as_str(), "{verb:?}");
@@ -99,7 +100,7 @@ fn every_verb_is_an_operation_with_a_reply_and_faults() {
         assert!(messages.len() > 7, "{verb:?} has a reply and the failures of any request");
     }
     let operations = entries(&document["operations"]).filter(|(_, operation)| operation["reply"].is_object());
-    assert_eq!(operations.count(), Verb::ALL.len());
+    assert_eq!(operations.count(), Verb::COUNT);
 }
 
 #[test]
@@ -125,7 +126,7 @@ fn faults_match_the_code() {
         FaultCode::HeadTooLarge,
         FaultCode::RateLimitExceeded,
     ];
-    for code in FaultCode::ALL {
+    for code in FaultCode::iter() {
         let message = of_faults.get(code.as_str());
         assert_eq!(message.is_none(), only_over_http.contains(&code), "{}", code.as_str());
         let Some(message) = message else { continue };

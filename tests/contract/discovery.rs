@@ -9,6 +9,7 @@ use harness::servers::nats_client;
 use harness::wait::TIMEOUT;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use strum::IntoEnumIterator as _;
 use tokio::time::timeout;
 
 /// Asks on a subject and takes answers of this fleet's allocators until there are as many as asked for.
@@ -95,7 +96,7 @@ async fn replies_follow_the_nats_service_api() {
         let subjects = rig.bus.subjects();
         let group = subjects.allocator_group();
         let verbs =
-            Verb::ALL.map(|verb| (verb.as_str().to_owned(), subjects.request(verb), group.to_owned()));
+            Verb::iter().map(|verb| (verb.as_str().to_owned(), subjects.request(verb), group.to_owned()));
         assert_eq!(served, verbs.into());
     }
     for answer in ask(&rig, "$SRV.STATS", 2).await {

@@ -4,6 +4,7 @@ use crate::markdown::{Document, quoted};
 use contract::{FaultCode, Subjects, TickKind, Verb, WorkerRole};
 use domain::{Cause, PoolName, SandboxId};
 use std::collections::BTreeSet;
+use strum::IntoEnumIterator as _;
 
 const README: &str = "nats/README.md";
 /// A pool, an id and a sequence that stand for any.
@@ -24,14 +25,14 @@ fn shown(name: &str) -> String {
 fn subjects() -> Given {
     let (code, (pool, id)) = (Subjects::default(), any());
     vec![
-        ("request", Verb::ALL.map(|verb| code.request(verb)).to_vec()),
+        ("request", Verb::iter().map(|verb| code.request(verb)).to_vec()),
         ("deletion_work", vec![code.deletion_work(&pool, &id)]),
         ("deletion_retry", vec![code.deletion_retry(&pool, &id)]),
         ("parked", vec![code.parked(&pool, &id)]),
-        ("event", Cause::ALL.map(|cause| code.event(cause, &id)).to_vec()),
+        ("event", Cause::iter().map(|cause| code.event(cause, &id)).to_vec()),
         ("parked_unreadable", vec![code.parked_unreadable(ANY.2)]),
-        ("tick", TickKind::ALL.map(|kind| code.tick(kind)).to_vec()),
-        ("report", TickKind::ALL.map(|kind| code.report(kind)).to_vec()),
+        ("tick", TickKind::iter().map(|kind| code.tick(kind)).to_vec()),
+        ("report", TickKind::iter().map(|kind| code.report(kind)).to_vec()),
     ]
 }
 
@@ -112,7 +113,7 @@ fn service_queue_group_and_bucket_match_the_code() {
         let rows = readme.rows(heading);
         rows.iter().filter(|row| row[1] == kind).flat_map(|row| quoted(&row[0])).collect()
     };
-    assert_eq!(of_kind("Service", "service"), WorkerRole::ALL.map(WorkerRole::service));
+    assert_eq!(of_kind("Service", "service"), WorkerRole::iter().map(WorkerRole::service));
     assert_eq!(of_kind("Service", "queue group"), [code.allocator_group()]);
     assert_eq!(of_kind("Bucket and keys", "bucket"), [code.bucket()]);
     let blue = Subjects::with_prefix("blue").unwrap();
@@ -133,7 +134,7 @@ fn headers_match_the_code() {
 #[test]
 fn request_bodies_are_documented() {
     let code = Subjects::default();
-    let requests: BTreeSet<_> = Verb::ALL.map(|verb| code.request(verb)).into();
+    let requests: BTreeSet<_> = Verb::iter().map(|verb| code.request(verb)).into();
     assert_eq!(Document::read(README).names("Requests", 0), requests);
 }
 
@@ -143,7 +144,7 @@ fn errors_and_statuses_match_the_code() {
     let written: Vec<(String, String)> =
         written.iter().map(|row| (quoted(&row[0]).concat(), row[1].clone())).collect();
     let known: BTreeSet<_> =
-        FaultCode::ALL.iter().map(|code| (code.as_str().to_owned(), code.status().to_string())).collect();
+        FaultCode::iter().map(|code| (code.as_str().to_owned(), code.status().to_string())).collect();
     assert_eq!(written.len(), known.len(), "a code is there twice, or missing");
     assert_eq!(written.into_iter().collect::<BTreeSet<_>>(), known);
     let codes: BTreeSet<_> = known.into_iter().map(|(code, _)| code).collect();

@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn all_well() -> Value {
-    Violation::ALL.into_iter().map(|kind| (kind.as_str(), json!(0))).collect()
+    Violation::iter().map(|kind| (kind.as_str(), json!(0))).collect()
 }
 
 /// Claims for an owner of that number, in a lab.

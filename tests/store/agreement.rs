@@ -13,6 +13,7 @@ use ports::random::{Random, Rng};
 use ports::store::{Insert, MoveClaim, OpenClaim, SortRange, StateQuery, Store, Write};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use strum::IntoEnumIterator as _;
 use testkit::store::MemoryStore;
 
 const SEED: u64 = 20_261_121;
@@ -379,7 +380,7 @@ async fn same_index(memory: &dyn Store, store: &dyn Store) {
         SortRange::DueBy(UnixSeconds::new(LEASE_END.get() + 4)),
     ];
     let mut listed = 0;
-    for state in StateName::ALL {
+    for state in StateName::iter() {
         for (shard, range) in (0..SHARDS).flat_map(|shard| ranges.clone().map(|range| (shard, range))) {
             let query = StateQuery { pool: pool("main"), state, shard, range };
             assert_eq!(store.count(&query).await.unwrap(), memory.count(&query).await.unwrap(), "{query:?}");

@@ -10,6 +10,7 @@ use domain::{
 use ports::store::{IDENTITY_SHARDS, Identity, Insert, SortRange, Store};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use strum::IntoEnumIterator as _;
 use tokio::sync::Barrier;
 
 /// Syncs that insert at once.
@@ -106,7 +107,7 @@ pub(crate) async fn identities_are_listed_in_pages(store: Arc<dyn Store>) {
 }
 
 pub(crate) async fn sandbox_can_be_reidentified(store: Arc<dyn Store>) {
-    for (number, state) in (1..).zip(StateName::ALL) {
+    for (number, state) in (1..).zip(StateName::iter()) {
         let before = in_state(&*store, state, number).await;
         let other = listed_as(number, number + 100);
         let answer = store.reidentify(&before, &other, LATER).await.unwrap();

@@ -8,6 +8,7 @@ use domain::{LabId, NamePrefix, Sandbox, SandboxName, StateName, UnixSeconds};
 use ports::store::{Insert, PageCursor, SortRange, StateQuery, Store};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use strum::{EnumCount as _, IntoEnumIterator as _};
 
 fn prefix(text: &str) -> SortRange {
     SortRange::NamePrefix(NamePrefix::parse(text).unwrap())
@@ -159,13 +160,13 @@ pub(crate) async fn due_times_narrow_a_page(store: Arc<dyn Store>) {
 
 pub(crate) async fn every_state_has_its_own_index_partition(store: Arc<dyn Store>) {
     let mut expected: BTreeMap<StateName, Vec<Sandbox>> = BTreeMap::new();
-    for (number, state) in (1..).zip(StateName::ALL.into_iter().cycle().take(3 * StateName::ALL.len())) {
+    for (number, state) in (1..).zip(StateName::iter().cycle().take(3 * StateName::COUNT)) {
         let sandbox = in_state(&*store, state, number).await;
         if state != StateName::Deleted {
             expected.entry(state).or_default().push(sandbox);
         }
     }
-    for state in StateName::ALL {
+    for state in StateName::iter() {
         let mut found = listed(&*store, state, SortRange::All).await;
         let mut expected = expected.remove(&state).unwrap_or_default();
         found.sort_by(|one, other| one.id.cmp(&other.id));

@@ -11,6 +11,7 @@ use domain::{
 use ports::store::{Insert, SortRange, Store, Write};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use strum::IntoEnumIterator as _;
 
 const CLEANED: PreClean = PreClean::Cleaned { services: 2 };
 
@@ -43,7 +44,7 @@ fn transitions(sandbox: &Sandbox) -> Vec<Transition> {
         Transition::forget(sandbox, None, LATER, KEEP_UNTIL),
         Transition::forget(sandbox, Some(&operator()), LATER, KEEP_UNTIL),
         Transition::relist(sandbox, LATER),
-        Transition::describe(&StateName::ALL, sandbox.version, &described(sandbox)),
+        Transition::describe(&StateName::iter(), sandbox.version, &described(sandbox)),
     ];
     if let Some(lease) = sandbox.last_lease() {
         transitions.push(Transition::note_answer(lease, &RequestKey::parse("request-9").unwrap()));
@@ -95,7 +96,7 @@ fn spoilt(transition: &Transition) -> Vec<Transition> {
 
 pub(crate) async fn every_transition_from_every_state_matches_the_domain(store: Arc<dyn Store>) {
     let (mut number, mut taken) = (0, BTreeSet::new());
-    for state in StateName::ALL {
+    for state in StateName::iter() {
         // The transitions of one sandbox stand for those of all in that state.
         number += 1;
         let mut before = in_state(&*store, state, number).await;
@@ -304,7 +305,7 @@ pub(crate) async fn forgotten_sandbox_leaves_a_tombstone(store: Arc<dyn Store>) 
 }
 
 pub(crate) async fn description_changes_nothing_else(store: Arc<dyn Store>) {
-    for (number, state) in (1..).zip(StateName::ALL) {
+    for (number, state) in (1..).zip(StateName::iter()) {
         let before = in_state(&*store, state, number).await;
         let name = SandboxName::parse(&format!("renamed {number}")).unwrap();
         let described = Description { name: name.clone(), sfdc_account_id: None };
@@ -332,7 +333,7 @@ pub(crate) async fn tombstone_is_not_restored(store: Arc<dyn Store>) {
     assert_eq!(lost(store.mark_found(&tombstone, LATER).await.unwrap()), tombstone);
     let grant = grant_of(&tombstone.candidate(), &claim_key("owner-2", "key-1"));
     assert_eq!(lost(store.grant(&grant).await.unwrap()), tombstone);
-    for state in StateName::ALL {
+    for state in StateName::iter() {
         assert_eq!(listed(&*store, state, SortRange::All).await, [], "{state}");
     }
 }

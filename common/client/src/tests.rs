@@ -7,6 +7,7 @@ use domain::UnixSeconds;
 use parking_lot::Mutex;
 use ports::random::Rng;
 use std::collections::VecDeque;
+use strum::IntoEnumIterator as _;
 use testkit::clock::ManualClock;
 
 /// A clock that advances at once by the requested sleep.
@@ -124,7 +125,7 @@ async fn attempts_share_a_request_id_and_have_their_own_deadlines() {
 
 #[tokio::test]
 async fn retry_waits_for_the_advised_retry_after() {
-    for code in FaultCode::ALL.into_iter().filter(|code| code.repeat() == Repeat::After) {
+    for code in FaultCode::iter().filter(|code| code.repeat() == Repeat::After) {
         let advised = Fault::new(code, "").retry_after_seconds.unwrap();
         let (ended, seen) = release(vec![fault(code), released()]).await;
         if code == FaultCode::PoolExhausted {
@@ -141,7 +142,7 @@ async fn retry_waits_for_the_advised_retry_after() {
 
 #[tokio::test]
 async fn permanent_failure_is_returned_without_retry() {
-    for code in FaultCode::ALL.into_iter().filter(|code| code.repeat() == Repeat::Never) {
+    for code in FaultCode::iter().filter(|code| code.repeat() == Repeat::Never) {
         let (ended, seen) = release(vec![fault(code), released()]).await;
         assert_eq!((code_of(&ended), seen.len()), (Some(code), 1));
         assert!(!ended.unwrap_err().may_pass());

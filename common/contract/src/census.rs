@@ -42,7 +42,8 @@ pub struct Counted {
 }
 
 /// A promise about leases and accounts that can be broken. Each kind is proved by strongly consistent reads before it counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, strum::IntoStaticStr, strum::EnumIter)]
+#[strum(serialize_all = "snake_case")]
 pub enum Violation {
     /// A sandbox is held, and its owner's key has no claim item: a repeat of the claim would get a second one.
     ClaimMissing,
@@ -66,18 +67,9 @@ impl Counted {
 // === impl Violation ===
 
 impl Violation {
-    /// Every kind.
-    pub const ALL: [Self; 4] =
-        [Self::ClaimMissing, Self::ClaimElsewhere, Self::HeldTwice, Self::IdentityTwice];
-
     /// Its name in reports and metrics.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::ClaimMissing => "claim_missing",
-            Self::ClaimElsewhere => "claim_elsewhere",
-            Self::HeldTwice => "held_twice",
-            Self::IdentityTwice => "identity_twice",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }

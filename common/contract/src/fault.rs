@@ -4,7 +4,20 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// What went wrong, as a stable code. Programs act on it; its text never changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    strum::IntoStaticStr,
+    strum::EnumIter,
+)]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum FaultCode {
     /// No owner was named.
@@ -55,7 +68,8 @@ pub enum FaultCode {
 
 /// Whether a request that failed may be sent again as it stands. This says whether it helps; it is safe for every verb
 /// that [leads to the same](super::Verb::leads_to_the_same).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Repeat {
     /// The answer would be the same: the caller has to change something first.
     Never,
@@ -107,32 +121,6 @@ pub const RETRY_AFTER_DOWN_SECONDS: u32 = 5;
 // === impl FaultCode ===
 
 impl FaultCode {
-    /// Every code.
-    pub const ALL: [Self; 22] = [
-        Self::MissingSandboxId,
-        Self::InvalidRequest,
-        Self::Unauthorized,
-        Self::Forbidden,
-        Self::NotSandboxOwner,
-        Self::NotFound,
-        Self::MethodNotAllowed,
-        Self::RequestTimeout,
-        Self::BodyTooLarge,
-        Self::HeadTooLarge,
-        Self::PoolExhausted,
-        Self::InvalidState,
-        Self::AllocationExpired,
-        Self::RateLimitExceeded,
-        Self::Contended,
-        Self::NoWorkers,
-        Self::NotHere,
-        Self::StoreUnavailable,
-        Self::StoreThrottled,
-        Self::UpstreamUnavailable,
-        Self::Timeout,
-        Self::InternalError,
-    ];
-
     /// The HTTP status, and the number in the NATS service error header: the one table of both.
     #[must_use]
     pub const fn status(self) -> u16 {
@@ -161,31 +149,8 @@ impl FaultCode {
 
     /// The code as text.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::MissingSandboxId => "MISSING_SANDBOX_ID",
-            Self::InvalidRequest => "INVALID_REQUEST",
-            Self::Unauthorized => "UNAUTHORIZED",
-            Self::Forbidden => "FORBIDDEN",
-            Self::NotSandboxOwner => "NOT_SANDBOX_OWNER",
-            Self::NotFound => "NOT_FOUND",
-            Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
-            Self::RequestTimeout => "REQUEST_TIMEOUT",
-            Self::BodyTooLarge => "BODY_TOO_LARGE",
-            Self::HeadTooLarge => "HEAD_TOO_LARGE",
-            Self::PoolExhausted => "POOL_EXHAUSTED",
-            Self::InvalidState => "INVALID_STATE",
-            Self::AllocationExpired => "ALLOCATION_EXPIRED",
-            Self::RateLimitExceeded => "RATE_LIMIT_EXCEEDED",
-            Self::Contended => "CONTENDED",
-            Self::NoWorkers => "NO_WORKERS",
-            Self::NotHere => "NOT_HERE",
-            Self::StoreUnavailable => "STORE_UNAVAILABLE",
-            Self::StoreThrottled => "STORE_THROTTLED",
-            Self::UpstreamUnavailable => "UPSTREAM_UNAVAILABLE",
-            Self::Timeout => "TIMEOUT",
-            Self::InternalError => "INTERNAL_ERROR",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// Whether a request that failed so may be sent again.
@@ -245,12 +210,8 @@ pub const INVALID_MESSAGE_CHARS_MAX: usize = 500;
 impl Repeat {
     /// As the documents write it.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Never => "never",
-            Self::Once => "once",
-            Self::After => "after",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -290,6 +251,7 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use strum::IntoEnumIterator as _;
 
     #[test]
     fn invalid_input_message_is_sanitised_and_truncated() {
@@ -301,7 +263,7 @@ mod tests {
 
     #[test]
     fn only_retryable_codes_advise_a_retry_after() {
-        for code in FaultCode::ALL {
+        for code in FaultCode::iter() {
             let says_when = Fault::new(code, "").retry_after_seconds.is_some();
             assert_eq!(says_when, code.repeat() == Repeat::After, "{}", code.as_str());
         }
@@ -309,7 +271,7 @@ mod tests {
 
     #[test]
     fn code_string_matches_its_json() {
-        for code in FaultCode::ALL {
+        for code in FaultCode::iter() {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
     }

@@ -2,10 +2,26 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use strum::IntoEnumIterator as _;
 use utoipa::ToSchema;
 
 /// A part of the fleet that may run as a process of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    strum::IntoStaticStr,
+    strum::EnumIter,
+)]
+#[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerRole {
     /// The HTTP face.
@@ -71,20 +87,10 @@ pub struct FleetReply {
 // === impl WorkerRole ===
 
 impl WorkerRole {
-    /// Every role.
-    pub const ALL: [Self; 5] =
-        [Self::Ingress, Self::Allocator, Self::Reaper, Self::Reconciler, Self::Scheduler];
-
     /// The role's name.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ingress => "ingress",
-            Self::Allocator => "allocator",
-            Self::Reaper => "reaper",
-            Self::Reconciler => "reconciler",
-            Self::Scheduler => "scheduler",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// The name of its service in discovery.
@@ -102,7 +108,7 @@ impl WorkerRole {
     /// The role of a service.
     #[must_use]
     pub fn of_service(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|role| role.service() == name)
+        Self::iter().find(|role| role.service() == name)
     }
 }
 
@@ -113,7 +119,7 @@ impl FleetReply {
     #[must_use]
     pub fn of(mut workers: Vec<WorkerView>) -> Self {
         workers.sort_by(|one, other| (one.role, &one.id).cmp(&(other.role, &other.id)));
-        let mut roles: BTreeMap<_, _> = WorkerRole::ALL.map(|role| (role, 0)).into();
+        let mut roles: BTreeMap<_, _> = WorkerRole::iter().map(|role| (role, 0)).collect();
         let mut drift: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for worker in &workers {
             *roles.entry(worker.role).or_default() += 1;

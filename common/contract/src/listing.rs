@@ -157,7 +157,8 @@ pub struct BulkDeleteRequest {
 }
 
 /// What became of one record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub enum BulkDeleteOutcome {
     /// It is a tombstone now, or would be one.
@@ -319,12 +320,7 @@ impl BulkDeleteReply {
 impl BulkDeleteOutcome {
     /// The name on the wire.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Removed => "removed",
-            Self::Refused => "refused",
-            Self::Raced => "raced",
-            Self::Failed => "failed",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }

@@ -25,7 +25,8 @@ pub struct DeletionsRequest {
 }
 
 /// Where a deletion is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub enum DeletionPlace {
     /// In the queue, for a reaper.
@@ -122,14 +123,8 @@ pub struct DeletionsReply {
 impl DeletionPlace {
     /// Its name on the wire.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Running => "running",
-            Self::Retrying => "retrying",
-            Self::Parked => "parked",
-            Self::Unannounced => "unannounced",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -87,10 +87,11 @@ impl Verb {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use strum::IntoEnumIterator as _;
 
     #[test]
     fn timed_out_bulk_request_advises_to_check_before_retrying() {
-        for verb in Verb::ALL {
+        for verb in Verb::iter() {
             let fault = verb.unseen_end(F::Timeout, "repeat it");
             let is_page = matches!(verb, Verb::ReplayAll | Verb::BulkDelete);
             assert_eq!(fault.message == "repeat it", !is_page, "{verb:?}");

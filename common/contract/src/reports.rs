@@ -2,10 +2,26 @@
 
 use super::census::Census;
 use serde::{Deserialize, Serialize};
+use strum::IntoEnumIterator as _;
 use utoipa::ToSchema;
 
 /// What a tick says to look at. A tick carries no data: "sync now" is the same tick as the scheduled one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    strum::IntoStaticStr,
+    strum::EnumIter,
+)]
+#[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub enum TickKind {
     /// Compare the provider's listing with the table.
@@ -239,24 +255,15 @@ impl Report {
 // === impl TickKind ===
 
 impl TickKind {
-    /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Sync, Self::Expiry, Self::Sweep, Self::Census, Self::Stale];
-
     /// Last token of the kind's subjects.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Sync => "sync",
-            Self::Expiry => "expiry",
-            Self::Sweep => "sweep",
-            Self::Census => "census",
-            Self::Stale => "stale",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// The kind of that name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+        Self::iter().find(|kind| kind.as_str() == name)
     }
 }

@@ -69,7 +69,8 @@ pub struct SandboxRequest {
 
 /// Whether a claim made a lease or found it. Rides in a header, so that the body of a repeat is the body of
 /// the first answer, byte for byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Outcome {
     /// A new lease: HTTP 201.
     Created,
@@ -184,11 +185,8 @@ pub struct HealthReply {
 impl Outcome {
     /// The header's value.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Existing => "existing",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// The outcome of that header value.

@@ -19,7 +19,10 @@ const REAPER_CONSUMER_PREFIX: &str = "reaper-";
 pub const OLD_REAPER_CONSUMER: &str = "reaper";
 
 /// A request that an allocator answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::EnumIter, strum::EnumCount,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Verb {
     /// Claim a sandbox.
     Allocate,
@@ -77,55 +80,10 @@ pub struct InvalidPrefix;
 // === impl Verb ===
 
 impl Verb {
-    /// Every verb.
-    pub const ALL: [Self; 20] = [
-        Self::Allocate,
-        Self::Release,
-        Self::Get,
-        Self::Stats,
-        Self::Health,
-        Self::Deletions,
-        Self::Parked,
-        Self::Deletion,
-        Self::Replay,
-        Self::ReplayAll,
-        Self::Remove,
-        Self::Extend,
-        Self::Quarantine,
-        Self::Unquarantine,
-        Self::ForceRelease,
-        Self::Sandboxes,
-        Self::Sandbox,
-        Self::BulkDelete,
-        Self::Pause,
-        Self::Resume,
-    ];
-
     /// Last token of the verb's subject.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Allocate => "allocate",
-            Self::Release => "release",
-            Self::Get => "get",
-            Self::Stats => "stats",
-            Self::Health => "health",
-            Self::Deletions => "deletions",
-            Self::Parked => "parked",
-            Self::Deletion => "deletion",
-            Self::Replay => "replay",
-            Self::ReplayAll => "replay-all",
-            Self::Remove => "remove",
-            Self::Extend => "extend",
-            Self::Quarantine => "quarantine",
-            Self::Unquarantine => "unquarantine",
-            Self::ForceRelease => "force-release",
-            Self::Sandboxes => "sandboxes",
-            Self::Sandbox => "sandbox",
-            Self::BulkDelete => "bulk-delete",
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// Whether the request is answered on a table that was put back to an earlier time: it changes nothing, or takes

@@ -4,6 +4,7 @@ use super::deletion::DeletionCause;
 use super::ids::{Actor, Epoch, Reason, Version};
 use super::sandbox::StateName;
 use super::time::UnixSeconds;
+use strum::IntoEnumIterator as _;
 
 /// History entries that a sandbox keeps; older ones are removed. A DynamoDB item may hold 400 KiB, and each write pays
 /// for the whole item. A normal life has four entries.
@@ -28,8 +29,9 @@ pub struct HistoryEntry {
     pub reason: Option<Reason>,
 }
 
-/// The cause of a state change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What made a state change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::EnumIter)]
+#[strum(serialize_all = "snake_case")]
 pub enum Cause {
     /// The provider listed it for the first time.
     Listed,
@@ -73,49 +75,16 @@ pub struct Order {
 // === impl Cause ===
 
 impl Cause {
-    /// Every cause.
-    pub const ALL: [Self; 14] = [
-        Self::Listed,
-        Self::Claimed,
-        Self::Released,
-        Self::Expired,
-        Self::Ordered,
-        Self::Deleted,
-        Self::Parked,
-        Self::Replayed,
-        Self::Missing,
-        Self::Found,
-        Self::Forgotten,
-        Self::Extended,
-        Self::Quarantined,
-        Self::Unquarantined,
-    ];
-
-    /// The name under which it is stored.
+    /// The stored name.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Listed => "listed",
-            Self::Claimed => "claimed",
-            Self::Released => "released",
-            Self::Expired => "expired",
-            Self::Ordered => "ordered",
-            Self::Deleted => "deleted",
-            Self::Parked => "parked",
-            Self::Replayed => "replayed",
-            Self::Missing => "missing",
-            Self::Found => "found",
-            Self::Forgotten => "forgotten",
-            Self::Extended => "extended",
-            Self::Quarantined => "quarantined",
-            Self::Unquarantined => "unquarantined",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// The cause with that stored name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|cause| cause.as_str() == name)
+        Self::iter().find(|cause| cause.as_str() == name)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::deletion::Deletion;
 use std::fmt;
+use strum::IntoEnumIterator as _;
 
 /// The result of the last recorded attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +29,8 @@ pub enum PreClean {
 }
 
 /// Why nothing was deleted inside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::EnumIter)]
+#[strum(serialize_all = "snake_case")]
 pub enum Skip {
     /// The pre-clean is switched off, or the provider does not offer it.
     SwitchedOff,
@@ -88,23 +90,16 @@ impl fmt::Display for PreClean {
 // === impl Skip ===
 
 impl Skip {
-    /// Every one.
-    pub const ALL: [Self; 3] = [Self::SwitchedOff, Self::NothingInside, Self::AlreadyGone];
-
     /// The stored name.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::SwitchedOff => "switched_off",
-            Self::NothingInside => "nothing_inside",
-            Self::AlreadyGone => "already_gone",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// The reason with that stored name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|skip| skip.as_str() == name)
+        Self::iter().find(|skip| skip.as_str() == name)
     }
 
     const fn words(self) -> &'static str {
@@ -125,7 +120,7 @@ mod tests {
     #[test]
     fn cleaned_services_add_up_and_survive_a_skip() {
         assert_eq!(TWO.after(Some(&TWO)), PreClean::Cleaned { services: 4 });
-        for skip in Skip::ALL {
+        for skip in Skip::iter() {
             assert_eq!(PreClean::Skipped(skip).after(Some(&TWO)), TWO);
             assert_eq!(PreClean::Skipped(skip).after(None), PreClean::Skipped(skip));
         }

@@ -12,6 +12,7 @@ use super::lease::{Candidate, ClaimRecord, Lease};
 use super::time::UnixSeconds;
 use super::transition::{Change, Description, Entry, Transition};
 use std::fmt;
+use strum::IntoEnumIterator as _;
 
 /// The error text of a deletion whose account the provider still lists.
 pub const STILL_LISTED: &str = "still listed by the provider";
@@ -84,7 +85,20 @@ pub enum State {
 }
 
 /// The name of a state, as the API and the index show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    strum::IntoStaticStr,
+    strum::EnumIter,
+    strum::EnumCount,
+)]
+#[strum(serialize_all = "snake_case")]
 pub enum StateName {
     /// Free.
     Available,
@@ -117,35 +131,16 @@ pub struct InvalidTransition {
 // === impl StateName ===
 
 impl StateName {
-    /// Every state, in the usual order.
-    pub const ALL: [Self; 7] = [
-        Self::Available,
-        Self::Allocated,
-        Self::PendingDeletion,
-        Self::DeletionFailed,
-        Self::Stale,
-        Self::Quarantined,
-        Self::Deleted,
-    ];
-
     /// The public name.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Available => "available",
-            Self::Allocated => "allocated",
-            Self::PendingDeletion => "pending_deletion",
-            Self::DeletionFailed => "deletion_failed",
-            Self::Stale => "stale",
-            Self::Quarantined => "quarantined",
-            Self::Deleted => "deleted",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// The state with that public name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == name)
+        Self::iter().find(|state| state.as_str() == name)
     }
 }
 

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 use tokio_util::sync::CancellationToken;
 
 /// Version of the service, as discovery shows it.
@@ -198,7 +199,7 @@ fn endpoints(role: WorkerRole, subjects: &Subjects) -> Vec<(EndpointName, Option
                 subject: subjects.request(verb),
                 queue_group: subjects.allocator_group(),
             };
-            return Verb::ALL.into_iter().map(|verb| (of_verb(verb), Some(verb))).collect();
+            return Verb::iter().map(|verb| (of_verb(verb), Some(verb))).collect();
         }
         WorkerRole::Ingress => subjects.request_all(),
         WorkerRole::Reaper => subjects.deletion_work_all(),

@@ -17,6 +17,7 @@ use ports::clock::Clock;
 use runtime::server_time::ServerTime;
 use std::sync::Arc;
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -55,7 +56,7 @@ impl Serve for NatsBus {
         });
         let group = self.config.subjects.allocator_group();
         let mut loops = JoinSet::new();
-        for verb in Verb::ALL {
+        for verb in Verb::iter() {
             let subject = self.config.subjects.request(verb);
             let subscriber = self
                 .client

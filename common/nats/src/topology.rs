@@ -10,6 +10,7 @@ use ports::bus::{BusError, Rebuilt, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
+use strum::IntoEnumIterator as _;
 use tokio_util::sync::CancellationToken;
 
 /// Most bytes of one message on any of our streams.
@@ -71,7 +72,7 @@ impl NatsConfig {
         }
         let subjects = &self.subjects;
         let reapers = pools.iter().map(|pool| (subjects.deletions_stream(), self.reaper_config(pool)));
-        let ticks = TickKind::ALL.map(|kind| (subjects.ticks_stream(), self.tick_consumer_config(kind)));
+        let ticks = TickKind::iter().map(|kind| (subjects.ticks_stream(), self.tick_consumer_config(kind)));
         for (stream, config) in reapers.chain(ticks) {
             let name = config.durable_name.clone().unwrap_or_default();
             let config = serde_json::to_value(config.into_consumer_config())?;

@@ -13,6 +13,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ports::bus::Request;
 use ports::store::{PageCursor, StoreError, unless_unreadable};
 use std::time::{Duration, Instant};
+use strum::IntoEnumIterator as _;
 
 mod places;
 mod seal;
@@ -304,7 +305,7 @@ fn listed_status(status: &str) -> Result<StateName, Fault> {
         }
         Some(state) => Ok(state),
         None => {
-            let states = StateName::ALL.into_iter().filter(|state| *state != StateName::Deleted);
+            let states = StateName::iter().filter(|state| *state != StateName::Deleted);
             let names: Vec<_> = states.map(StateName::as_str).collect();
             Err(Fault::invalid("status", format!("must be one of {}", names.join(", "))))
         }

@@ -10,6 +10,7 @@ use ports::bus::Request;
 use ports::store::{SortRange, StateQuery, StoreError};
 use runtime::telemetry::Chain;
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 
 /// Time-out of the deletion status and of the census.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -119,7 +120,7 @@ impl Allocator {
     async fn pool_stats(&self, pool: &PoolName) -> Result<PoolStats, StoreError> {
         let mut stats = PoolStats::default();
         let shards = self.ports.store.shards().await?;
-        for state in StateName::ALL {
+        for state in StateName::iter() {
             // Tombstones do not belong to a pool and are in no index.
             let Some(count) = stats.of_mut(state) else { continue };
             for shard in 0..shards {

@@ -249,6 +249,7 @@ impl ServiceInfo for Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use strum::IntoEnumIterator as _;
 
     #[test]
     fn counts_are_per_worker_and_metrics_per_process() {
@@ -282,7 +283,7 @@ mod tests {
     fn reading_counts_creates_no_series() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
-        for verb in Verb::ALL {
+        for verb in Verb::iter() {
             metrics.counts(verb);
         }
         let has_series = |name: &str| registry.gather().iter().any(|family| family.name() == name);

@@ -14,6 +14,7 @@ use message::Message;
 use schemas::{Schemas, sorted};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use strum::IntoEnumIterator as _;
 
 mod examples;
 mod faults;
@@ -58,10 +59,10 @@ pub fn files() -> anyhow::Result<BTreeMap<String, String>> {
 /// Every message, in the order of the tables.
 fn all_messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
     let mut messages = Vec::new();
-    for verb in Verb::ALL {
+    for verb in Verb::iter() {
         messages.extend(verbs::messages(verb, schemas)?);
     }
-    for code in FaultCode::ALL.into_iter().filter(|code| faults::is_on_nats(*code)) {
+    for code in FaultCode::iter().filter(|code| faults::is_on_nats(*code)) {
         messages.push(faults::message(code, schemas)?);
     }
     messages.extend(streams::messages(schemas)?);
@@ -71,7 +72,7 @@ fn all_messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
 fn document(messages: &[Message], schemas: &Schemas) -> Value {
     let subjects = Subjects::default();
     let (mut channels, mut operations) = (Map::new(), Map::new());
-    for verb in Verb::ALL {
+    for verb in Verb::iter() {
         channels.insert(verb.as_str().to_owned(), verbs::channel(verb, &subjects));
         operations.insert(verb.as_str().to_owned(), verbs::operation(verb, &subjects));
     }
@@ -111,8 +112,8 @@ fn document(messages: &[Message], schemas: &Schemas) -> Value {
 
 /// The inbox that a caller names in the reply field of its request.
 fn replies() -> Value {
-    let own = Verb::ALL.into_iter().map(verbs::reply_name);
-    let failures = FaultCode::ALL.into_iter().filter(|code| faults::is_on_nats(*code)).map(faults::name);
+    let own = Verb::iter().map(verbs::reply_name);
+    let failures = FaultCode::iter().filter(|code| faults::is_on_nats(*code)).map(faults::name);
     let messages: Map<_, _> = own.chain(failures).map(|name| (name.clone(), reference(&name))).collect();
     json!({
         "address": null,

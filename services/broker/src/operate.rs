@@ -15,6 +15,7 @@ use runtime::skew::ClockMetrics;
 use runtime::upkeep::UpkeepMetrics;
 use std::collections::BTreeMap;
 use std::path::Path;
+use strum::IntoEnumIterator as _;
 
 /// An environment without variables, so that reading it shows every default.
 struct NoEnv;
@@ -31,7 +32,7 @@ pub fn settings_page() -> String {
     let mut readers: BTreeMap<Vec<Role>, Vec<Variable>> = BTreeMap::new();
     let mut order: Vec<Variable> = Vec::new();
     let mut roles_of: BTreeMap<&'static str, Vec<Role>> = BTreeMap::new();
-    for role in Role::ALL {
+    for role in Role::iter() {
         for variable in role.variables(&NoEnv) {
             let roles = roles_of.entry(variable.name).or_default();
             if roles.is_empty() {

@@ -15,7 +15,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The roles of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::Subcommand)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    clap::Subcommand,
+    strum::IntoStaticStr,
+    strum::EnumIter,
+)]
+#[strum(serialize_all = "snake_case")]
 pub enum Role {
     /// The HTTP API.
     Ingress,
@@ -51,21 +64,10 @@ struct ProcessConfig {
 // === impl Role ===
 
 impl Role {
-    /// Every role.
-    pub const ALL: [Self; 6] =
-        [Self::Ingress, Self::Allocator, Self::Reaper, Self::Reconciler, Self::Scheduler, Self::Simulator];
-
     /// Its command.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ingress => "ingress",
-            Self::Allocator => "allocator",
-            Self::Reaper => "reaper",
-            Self::Reconciler => "reconciler",
-            Self::Scheduler => "scheduler",
-            Self::Simulator => "simulator",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// Every variable that it reads.

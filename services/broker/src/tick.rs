@@ -7,6 +7,7 @@ use ports::bus::{TickReceipt, Ticks as _};
 use runtime::settings::Env;
 use serde::Serialize;
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 
 /// Maximum of the time-out for a report, in seconds, because a sync of a large listing takes minutes.
 const TIMEOUT_SECONDS_MAX: u64 = 3_600;
@@ -93,7 +94,7 @@ fn taken(kind: TickKind, receipt: TickReceipt) -> Result<String, serde_json::Err
 }
 
 fn parse_kind(name: &str) -> Result<TickKind, String> {
-    let kinds = TickKind::ALL.map(TickKind::as_str).join(", ");
+    let kinds = TickKind::iter().map(TickKind::as_str).collect::<Vec<_>>().join(", ");
     TickKind::parse(name).ok_or_else(|| format!("must be one of {kinds}"))
 }
 
@@ -135,7 +136,7 @@ mod tests {
 
     #[test]
     fn every_tick_kind_is_parsed() {
-        for kind in TickKind::ALL {
+        for kind in TickKind::iter() {
             assert_eq!(parse_kind(kind.as_str()), Ok(kind));
         }
         assert_eq!(parse_kind("Sync").unwrap_err(), "must be one of sync, expiry, sweep, census, stale");

@@ -15,6 +15,7 @@ use runtime::telemetry::Chain;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 use tokio::sync::Semaphore;
 
 use crate::deletions::operator;
@@ -218,7 +219,7 @@ pub(crate) async fn report(
 ) -> Result<Response, Failure> {
     let Path((kind, tick)) = path.map_err(|_| Fault::invalid("the report id", "in the path is not text"))?;
     let kind = TickKind::parse(&kind).ok_or_else(|| {
-        let kinds = TickKind::ALL.map(TickKind::as_str).join(", ");
+        let kinds = TickKind::iter().map(TickKind::as_str).collect::<Vec<_>>().join(", ");
         Fault::new(FaultCode::NotFound, format!("there are reports of {kinds}, and of nothing else"))
     })?;
     let tick =

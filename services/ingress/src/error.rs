@@ -124,10 +124,11 @@ fn set_retry_after(response: &mut Response, seconds: Option<u32>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use strum::IntoEnumIterator as _;
 
     #[test]
     fn every_code_has_an_http_status_of_an_error() {
-        for code in FaultCode::ALL {
+        for code in FaultCode::iter() {
             let status = status(code);
             assert_eq!(status.as_u16(), code.status());
             assert!(status.is_client_error() || status.is_server_error(), "{code:?}");
@@ -137,7 +138,7 @@ mod tests {
     #[test]
     fn every_code_is_documented() {
         let page = include_str!("../../../docs/errors.md");
-        for code in FaultCode::ALL {
+        for code in FaultCode::iter() {
             let row = format!("| `{}` | {} |", code.as_str(), code.status());
             assert!(page.contains(&row), "docs/errors.md has no row {row}");
         }

@@ -9,6 +9,7 @@ use prometheus::{
 use runtime::metrics::{Collectors, counted, register_all};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 
 mod connections;
 
@@ -35,7 +36,8 @@ pub struct Metrics {
 }
 
 /// Why a relayed request was repeated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumIter)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum RetryReason {
     NoResponders,
     NotHere,
@@ -44,7 +46,8 @@ pub(crate) enum RetryReason {
 }
 
 /// Why a caller did not get a lease that was granted, or may have been.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumIter)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum Undelivery {
     /// The worker's reply came after the caller had its error.
     LateReply,
@@ -71,29 +74,16 @@ const LATENCY_BUCKETS: [f64; 15] =
 // === impl Undelivery ===
 
 impl Undelivery {
-    const ALL: [Self; 3] = [Self::LateReply, Self::CallerLeft, Self::Unknown];
-
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::LateReply => "late_reply",
-            Self::CallerLeft => "caller_left",
-            Self::Unknown => "unknown",
-        }
+    pub(crate) fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
 // === impl RetryReason ===
 
 impl RetryReason {
-    const ALL: [Self; 4] = [Self::NoResponders, Self::NotHere, Self::Busy, Self::TimedOut];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::NoResponders => "no_responders",
-            Self::NotHere => "not_here",
-            Self::Busy => "busy",
-            Self::TimedOut => "timed_out",
-        }
+    fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -171,13 +161,13 @@ impl Metrics {
 
     /// Rates need an initial zero.
     fn show_zeros(&self) {
-        for why in Undelivery::ALL {
+        for why in Undelivery::iter() {
             self.undelivered.with_label_values(&[why.as_str()]);
         }
-        for reason in RetryReason::ALL {
+        for reason in RetryReason::iter() {
             self.retries.with_label_values(&[reason.as_str()]);
         }
-        for limit in Limit::ALL {
+        for limit in Limit::iter() {
             self.limited.with_label_values(&[limit.as_str()]);
         }
         for outcome in [READ, BAD] {

@@ -31,7 +31,8 @@ pub const KEYS_MAX: usize = 65_536;
 const RATE_MAX: u64 = 1_000_000;
 
 /// What a limit counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumIter)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum Limit {
     Peer,
     Token,
@@ -99,14 +100,8 @@ const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 // === impl Limit ===
 
 impl Limit {
-    pub(crate) const ALL: [Self; 3] = [Self::Peer, Self::Token, Self::Owner];
-
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Peer => "peer",
-            Self::Token => "token",
-            Self::Owner => "owner",
-        }
+    pub(crate) fn as_str(self) -> &'static str {
+        self.into()
     }
 
     const fn message(self) -> &'static str {

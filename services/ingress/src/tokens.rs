@@ -7,6 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use domain::{Actor, PoolName};
 use parking_lot::RwLock;
 use std::sync::Arc;
+use strum::IntoEnumIterator as _;
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
 pub mod file;
@@ -27,7 +28,8 @@ pub const TOKENS_MAX: usize = 512;
 pub type Digest = [u8; DIGEST_BYTES];
 
 /// What a token gives the right to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, strum::IntoStaticStr, strum::EnumIter)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Scope {
     /// The routes of the labs.
     Lab,
@@ -93,23 +95,16 @@ pub fn parse_name(text: &str) -> Result<Actor, String> {
 // === impl Scope ===
 
 impl Scope {
-    /// Every scope.
-    pub const ALL: [Self; 3] = [Self::Lab, Self::Admin, Self::ReadOnly];
-
     /// Its name in the file and on the command line.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Lab => "lab",
-            Self::Admin => "admin",
-            Self::ReadOnly => "read-only",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// The scope of that name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|scope| scope.as_str() == name)
+        Self::iter().find(|scope| scope.as_str() == name)
     }
 }
 

@@ -14,6 +14,7 @@ use ports::store::{SortRange, StateQuery, StoreError, Unreadable};
 use runtime::telemetry::Chain;
 use std::collections::BTreeMap;
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 use tokio_util::sync::CancellationToken;
 
 mod claims;
@@ -107,7 +108,7 @@ impl Reconciler {
                 census.pools.insert(pool.to_string(), PoolStats::default());
             }
             // Tombstones are in no index.
-            for state in StateName::ALL.into_iter().filter(|state| *state != StateName::Deleted) {
+            for state in StateName::iter().filter(|state| *state != StateName::Deleted) {
                 let of_shard = |shard| StateQuery { pool: pool.clone(), state, shard, range: SortRange::All };
                 queries.extend((0..shards).map(of_shard));
             }

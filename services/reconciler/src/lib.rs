@@ -41,6 +41,7 @@ use runtime::recorder::Recorder;
 use runtime::settings::Settings;
 use std::sync::Arc;
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -189,7 +190,7 @@ impl Reconciler {
                 Ok(())
             }
         });
-        for kind in TickKind::ALL {
+        for kind in TickKind::iter() {
             let (ticks, runner, stop) = (Arc::clone(&ticks), Arc::clone(&runner), stop.clone());
             kinds.spawn(async move { ticks.run_on_ticks(kind, runner, stop).await });
         }

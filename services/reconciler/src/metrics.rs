@@ -9,6 +9,7 @@ use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use runtime::metrics::{Collectors, InFlight, UnderWay, counted, register_all};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use strum::IntoEnumIterator as _;
 
 /// The metrics of all reconcilers of a process.
 #[derive(Clone, Debug)]
@@ -131,7 +132,7 @@ impl Metrics {
         }
         let counted: BTreeSet<String> = pools.keys().cloned().collect();
         for gone in shown.difference(&counted) {
-            for state in StateName::ALL {
+            for state in StateName::iter() {
                 // A state that is not counted has no series.
                 let _ = self.counts.remove_label_values(&[gone, state.as_str()]);
             }
@@ -139,7 +140,7 @@ impl Metrics {
         *shown = counted;
         for (pool, stats) in pools {
             let mut stats: PoolStats = *stats;
-            for state in StateName::ALL {
+            for state in StateName::iter() {
                 if let Some(count) = stats.of_mut(state) {
                     self.counts.with_label_values(&[pool, state.as_str()]).set(gauge(*count));
                 }

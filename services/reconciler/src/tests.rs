@@ -18,6 +18,7 @@ use runtime::settings::Settings;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 use testkit::bus::{MemoryBus, MemoryConfig};
 use testkit::clock::ManualClock;
 use testkit::faulty::FaultyStore;
@@ -277,7 +278,7 @@ async fn tick_starts_its_run_and_publishes_the_report() {
     let stop = CancellationToken::new();
     let reconciler = Arc::into_inner(reconciler).expect("it has no other owner");
     let running = tokio::spawn(reconciler.run(Arc::new(bus.clone()), stop.clone()));
-    for kind in TickKind::ALL {
+    for kind in TickKind::iter() {
         let (_, reported) = bus.tick_and_wait(kind, HOUR).await.unwrap();
         let report = reported.expect("a report").report;
         match (&report, kind) {

@@ -27,6 +27,7 @@ use prometheus::{IntCounterVec, Opts, Registry};
 use runtime::metrics::{Collectors, counted, register_all};
 use std::convert::Infallible;
 use std::sync::Arc;
+use strum::IntoEnumIterator as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -121,7 +122,7 @@ impl Scheduler {
     /// Never; a failure is logged and retried.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Infallible> {
         let mut kinds = JoinSet::new();
-        for kind in TickKind::ALL {
+        for kind in TickKind::iter() {
             let scheduler = self.clone();
             let stop = stop.clone();
             kinds.spawn(async move {

@@ -110,6 +110,7 @@ impl Rhythm {
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
+    use strum::IntoEnumIterator as _;
 
     #[test]
     fn first_period_is_extended_by_the_offset_modulo_period() {
@@ -127,7 +128,7 @@ mod tests {
         let config = Config::read(&mut Settings::new(&env));
         // Every period divides an hour, so checking one hour is sufficient.
         let mut due: BTreeMap<u64, TickKind> = BTreeMap::new();
-        for kind in TickKind::ALL {
+        for kind in TickKind::iter() {
             let rhythm = config.rhythm(kind);
             assert_eq!(3_600 % rhythm.period.as_secs(), 0, "{kind:?}");
             for turn in 0..3_600 / rhythm.period.as_secs() {

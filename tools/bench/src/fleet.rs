@@ -29,6 +29,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -284,7 +285,7 @@ pub(super) async fn interruptible<T>(
 
 /// What `env` says of every variable that some role reads; empty, which is as good as unset, where it says nothing.
 fn environment_of_roles(env: &dyn Env) -> BTreeMap<String, String> {
-    let variables = Role::ALL.iter().flat_map(|role| role.variables(env));
+    let variables = Role::iter().flat_map(|role| role.variables(env));
     variables.map(|variable| (variable.name.to_owned(), env.get(variable.name).unwrap_or_default())).collect()
 }
 

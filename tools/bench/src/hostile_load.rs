@@ -19,6 +19,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use strum::IntoEnumIterator as _;
 
 pub mod attacker;
 mod shapes;
@@ -171,7 +172,7 @@ async fn measure_under_attack(options: &Options, fleet: &Fleet, ports: &Ports) -
         not_granted: 0,
         violations: Vec::new(),
     };
-    let attacks = if options.attacks.is_empty() { Attack::ALL.to_vec() } else { options.attacks.clone() };
+    let attacks = if options.attacks.is_empty() { Attack::iter().collect() } else { options.attacks.clone() };
     let mut rounds: BTreeMap<Attack, Rounds> = BTreeMap::new();
     for round in 0..options.rounds {
         for attack in &attacks {

@@ -140,7 +140,7 @@ const STEPS: [(&str, StateName, StateName, Step); 11] = [
 #[test]
 fn every_transition_has_one_source_and_one_target_state() {
     for (name, starts, leads, step) in STEPS {
-        for from in StateName::ALL {
+        for from in StateName::iter() {
             let before = in_state(from);
             assert_eq!(before.state.name(), from);
             match step(before.clone()) {
@@ -296,10 +296,10 @@ fn attempt_error_is_truncated_at_a_character_boundary() {
 
 #[test]
 fn state_and_cause_names_round_trip() {
-    for state in StateName::ALL {
+    for state in StateName::iter() {
         assert_eq!(StateName::parse(state.as_str()), Some(state));
     }
-    for cause in Cause::ALL {
+    for cause in Cause::iter() {
         assert_eq!(Cause::parse(cause.as_str()), Some(cause));
     }
     assert_eq!(StateName::parse("Available"), None);

@@ -29,8 +29,9 @@ pub struct Attempt {
     pub number: Option<u32>,
 }
 
-/// Why a request was dropped without an answer. In both cases its caller has stopped waiting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a request was dropped without an answer: its caller does not wait any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Dropped {
     /// It was in transit for longer than its caller waits.
     Late,
@@ -59,10 +60,7 @@ impl Context {
 impl Dropped {
     /// Its name in metrics and logs.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Late => "late",
-            Self::Expired => "expired",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }

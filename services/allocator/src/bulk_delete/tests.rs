@@ -9,6 +9,7 @@ use ports::store::Write;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 use testkit::bus::MemoryBus;
 use tokio::sync::Semaphore;
 
@@ -49,7 +50,7 @@ async fn state_is_required_and_must_be_removable() {
         let fault = rig.ask(Verb::BulkDelete, body.clone()).await.unwrap_err();
         assert_eq!((fault.code, fault.message.as_str()), (code, message), "{body}");
     }
-    for state in StateName::ALL {
+    for state in StateName::iter() {
         let fault = rig.ask(Verb::BulkDelete, json!({"status": state.as_str()})).await.err();
         let may_go = matches!(state, StateName::Stale | StateName::DeletionFailed);
         assert_eq!(fault.map(|fault| fault.code), (!may_go).then_some(FaultCode::InvalidState), "{state}");

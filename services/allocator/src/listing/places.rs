@@ -4,6 +4,7 @@ use super::Which;
 use contract::Fault;
 use domain::{PoolName, StateName};
 use ports::store::{PageCursor, SHARDS_MAX, SortRange, StateQuery};
+use strum::IntoEnumIterator as _;
 
 /// Between the parts of a cursor's text; none of them holds it.
 const END: char = '.';
@@ -128,7 +129,7 @@ fn parts(which: &Which, shards: u16) -> impl Iterator<Item = Part> {
         StateName::Available | StateName::Stale if asks_for_holder => false,
         state => which.status.is_none_or(|status| status == *state),
     };
-    StateName::ALL.into_iter().filter(is_asked_for).flat_map(move |state| {
+    StateName::iter().filter(is_asked_for).flat_map(move |state| {
         let instead = match state {
             StateName::Allocated if which.owner.is_some() => Some(Part::Claims),
             StateName::Allocated if which.lab.is_some() => Some(Part::Lab),

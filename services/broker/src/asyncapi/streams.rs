@@ -11,6 +11,7 @@ use contract::{
 };
 use domain::{Cause, PoolName, SandboxId};
 use serde_json::{Map, Value, json};
+use strum::IntoEnumIterator as _;
 
 /// A pool, a sandbox and a number that stand for any in a subject.
 const ANY: (&str, &str, u64) = ("any-pool", "any-id", 4_711);
@@ -105,7 +106,7 @@ pub(super) fn messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
 /// Every such place.
 pub(super) fn places(subjects: &Subjects) -> Vec<Place> {
     let (Ok(pool), Ok(id)) = (PoolName::parse(ANY.0), SandboxId::parse(ANY.1)) else { return Vec::new() };
-    let ticks = || TickKind::ALL.map(TickKind::as_str).to_vec();
+    let ticks = || TickKind::iter().map(TickKind::as_str).collect();
     let place = |name, address: String, message, summary| Place {
         name,
         address: address
@@ -147,7 +148,10 @@ pub(super) fn places(subjects: &Subjects) -> Vec<Place> {
         in_stream(subjects.parked_stream(), parked),
         in_stream(subjects.parked_stream(), unreadable),
         Place { kinds: ticks(), is_open: true, ..in_stream(subjects.ticks_stream(), tick) },
-        Place { kinds: Cause::ALL.map(Cause::as_str).to_vec(), ..in_stream(subjects.events_stream(), event) },
+        Place {
+            kinds: Cause::iter().map(Cause::as_str).collect(),
+            ..in_stream(subjects.events_stream(), event)
+        },
         Place { kinds: ticks(), ..report },
         Place {
             kinds: ticks(),

@@ -13,6 +13,7 @@ use contract::{
     SandboxRequest, SandboxView, SandboxesReply, SandboxesRequest, StatsReply, Subjects, Verb,
 };
 use serde_json::{Value, json};
+use strum::IntoEnumIterator as _;
 use utoipa::ToSchema;
 
 /// The header in which AsyncAPI looks for NATS's own reply field.
@@ -185,7 +186,7 @@ pub(super) fn channel(verb: Verb, subjects: &Subjects) -> Value {
 /// The request of a verb, with all that may come back.
 pub(super) fn operation(verb: Verb, subjects: &Subjects) -> Value {
     let Exchange { summary, asker, .. } = exchange(verb);
-    let failures = FaultCode::ALL.into_iter().filter(|code| verb.may_end_in(*code));
+    let failures = FaultCode::iter().filter(|code| verb.may_end_in(*code));
     let replies = std::iter::once(reply_name(verb)).chain(failures.map(faults::name));
     let replies: Vec<_> = replies.map(|name| at(REPLIES, &name)).collect();
     let tag = if asker == Asker::AnyCaller { "lab" } else { "operator" };

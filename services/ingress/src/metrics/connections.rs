@@ -2,9 +2,11 @@
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
 use runtime::metrics::Collectors;
+use strum::IntoEnumIterator as _;
 
 /// Why a connection ended or was rejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumIter)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum Closed {
     /// Ended normally, by either side.
     Ended,
@@ -40,32 +42,8 @@ pub(super) struct ConnectionMetrics {
 // === impl Closed ===
 
 impl Closed {
-    const ALL: [Self; 10] = [
-        Self::Ended,
-        Self::Failed,
-        Self::Idle,
-        Self::HeadTooSlow,
-        Self::Refused,
-        Self::MadeRoom,
-        Self::Unread,
-        Self::Stopping,
-        Self::Handshake,
-        Self::Peer,
-    ];
-
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ended => "ended",
-            Self::Failed => "failed",
-            Self::Idle => "idle",
-            Self::HeadTooSlow => "head_too_slow",
-            Self::Refused => "refused",
-            Self::MadeRoom => "made_room",
-            Self::Unread => "unread",
-            Self::Stopping => "stopping",
-            Self::Handshake => "handshake",
-            Self::Peer => "peer",
-        }
+    pub(crate) fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -92,7 +70,7 @@ impl ConnectionMetrics {
             )?,
         };
         // Rates need an initial zero.
-        for reason in Closed::ALL {
+        for reason in Closed::iter() {
             metrics.closed.with_label_values(&[reason.as_str()]);
         }
         Ok(metrics)

@@ -14,6 +14,7 @@ use domain::ids::{
 use ports::bus::SINCE_SECONDS_MAX;
 use runtime::policy::{HOURS_MAX_MAX, HOURS_TOTAL_MAX_MAX};
 use serde_json::{Map, Value, json};
+use strum::IntoEnumIterator as _;
 
 use crate::deletions::OPERATOR_BYTES_MAX;
 use crate::request_id::REQUEST_ID_BYTES_MAX;
@@ -105,12 +106,14 @@ fn schema_of(place: &Place<'_>) -> Option<Value> {
         "pool" => Some(text(TOKEN, 1, POOL_NAME_BYTES_MAX)),
         "id" if place.path.starts_with("/v1/admin/deletions/") => Some(key()),
         "id" | "sandbox" => Some(text(TOKEN, 1, SANDBOX_ID_BYTES_MAX)),
-        "kind" => Some(json!({"type": "string", "enum": TickKind::ALL.map(TickKind::as_str)})),
+        "kind" => Some(
+            json!({"type": "string", "enum": TickKind::iter().map(TickKind::as_str).collect::<Vec<_>>()}),
+        ),
         "status" if place.path == "/v1/admin/deletions" => {
             Some(json!({"type": "string", "enum": ["pending_deletion", "deletion_failed"]}))
         }
         "status" if place.path == "/v1/admin/sandboxes" => {
-            let states = StateName::ALL.into_iter().filter(|state| *state != StateName::Deleted);
+            let states = StateName::iter().filter(|state| *state != StateName::Deleted);
             Some(json!({"type": "string", "enum": states.map(StateName::as_str).collect::<Vec<_>>()}))
         }
         "status" if place.path == "/v1/admin/bulk-delete" => {

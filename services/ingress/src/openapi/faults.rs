@@ -2,6 +2,7 @@
 
 use contract::{Fault, FaultBody, FaultCode, Verb};
 use std::collections::BTreeMap;
+use strum::IntoEnumIterator as _;
 use utoipa::openapi::example::ExampleBuilder;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::response::{Response, ResponseBuilder};
@@ -82,7 +83,7 @@ faults! {
 
 fn described(codes: &[FaultCode]) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status: BTreeMap<u16, Vec<FaultCode>> = BTreeMap::new();
-    for code in FaultCode::ALL.into_iter().filter(|code| codes.contains(code)) {
+    for code in FaultCode::iter().filter(|code| codes.contains(code)) {
         by_status.entry(code.status()).or_default().push(code);
     }
     by_status.into_iter().map(|(status, codes)| (status.to_string(), response(&codes).into())).collect()

@@ -10,6 +10,7 @@
 use domain::{Actor, PoolName};
 use std::fmt::Write as _;
 use std::sync::Arc;
+use strum::IntoEnumIterator as _;
 
 use super::{Caller, DIGEST_BYTES, Digest, Entry, Scope, parse_name};
 
@@ -82,7 +83,7 @@ fn parse_line(line: &str) -> Result<Entry, String> {
 
 fn parse_scope(name: &str) -> Result<Scope, String> {
     Scope::parse(name).ok_or_else(|| {
-        let names = Scope::ALL.map(Scope::as_str).join(", ");
+        let names = Scope::iter().map(Scope::as_str).collect::<Vec<_>>().join(", ");
         format!("rights are {names}, separated by commas without blanks")
     })
 }
@@ -129,7 +130,9 @@ mod tests {
         let (name, pools) = (parse_name("lab-2026").unwrap(), [PoolName::parse("events").unwrap()]);
         let written = line(&name, &[Scope::Lab], &fingerprint(b"abc"), &pools).unwrap();
         assert_eq!(written, format!("lab-2026 lab sha256:{DIGEST} pools=events"));
-        let all = line(&parse_name("b").unwrap(), &Scope::ALL, &fingerprint(b"b"), &[]).unwrap();
+        let all =
+            line(&parse_name("b").unwrap(), &Scope::iter().collect::<Vec<_>>(), &fingerprint(b"b"), &[])
+                .unwrap();
         let text = format!("# ours\r\n\n{written}  # since May\n\t{all}\n");
         let read = parse(text.as_bytes()).unwrap();
         assert_eq!(read.len(), 2);
@@ -139,7 +142,7 @@ mod tests {
         );
         assert_eq!(
             (read[1].caller.name.as_str(), read[1].caller.scopes.as_slice()),
-            ("b", Scope::ALL.as_slice())
+            ("b", Scope::iter().collect::<Vec<_>>().as_slice())
         );
         assert!(line(&name, &[Scope::Admin], &fingerprint(b"abc"), &pools).is_err());
     }

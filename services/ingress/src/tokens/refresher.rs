@@ -8,6 +8,7 @@ use ports::secrets::Secrets;
 use runtime::check::Check;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use strum::IntoEnumIterator as _;
 
 use super::settings::read_file;
 use super::{Digest, Entry, ListSource, Scope, TokenConfig, TokenList, TokenSet, Tokens, file, fingerprint};
@@ -59,7 +60,7 @@ struct ListNote {
 
 impl TokenRefresher {
     pub(crate) fn new(config: &TokenConfig, secrets: Option<Arc<dyn Secrets>>, metrics: Metrics) -> Self {
-        for scope in Scope::ALL {
+        for scope in Scope::iter() {
             metrics.tokens_are(scope, config.first.count(scope));
         }
         let known = config.lists.iter().map(|list| Known {
@@ -114,12 +115,13 @@ impl TokenRefresher {
         let is_bad = taken.is_err();
         match taken {
             Ok(Taken { set, late }) => {
-                let counts = Scope::ALL.map(|scope| set.count(scope));
-                for (scope, count) in Scope::ALL.into_iter().zip(counts) {
+                let counts =
+                    [Scope::Lab, Scope::Admin, Scope::ReadOnly].map(|scope| (scope, set.count(scope)));
+                for (scope, count) in counts {
                     self.metrics.tokens_are(scope, count);
                 }
                 self.tokens.replace(set);
-                let [lab, admin, read_only] = counts;
+                let [lab, admin, read_only] = counts.map(|(_, count)| count);
                 tracing::info!(
                     "the {word} of tokens was read again: now {lab} lab, {admin} admin, {read_only} read-only in all"
                 );

@@ -8,6 +8,7 @@ use ingress::routes::{ROUTES, Route};
 use ingress::tokens::{file, fingerprint, parse_name};
 use ingress::{Role, Scope};
 use std::fs;
+use strum::IntoEnumIterator as _;
 use tempfile::TempDir;
 
 const NO_TOKEN: &str = "a valid token is needed: `Authorization: Bearer <token>`";
@@ -115,9 +116,9 @@ async fn open_routes_need_no_token() {
 #[test]
 fn read_only_scope_is_admitted_only_to_get_routes() {
     for route in ROUTES {
-        let admitted: Vec<_> = Scope::ALL.into_iter().filter(|scope| route.admits(*scope)).collect();
+        let admitted: Vec<_> = Scope::iter().filter(|scope| route.admits(*scope)).collect();
         let expected = match (route.role, route.method.as_str()) {
-            (Role::None, _) => Scope::ALL.to_vec(),
+            (Role::None, _) => Scope::iter().collect(),
             (Role::Lab, _) => vec![Scope::Lab],
             (Role::Admin, "GET") => vec![Scope::Admin, Scope::ReadOnly],
             (Role::Admin, _) => vec![Scope::Admin],

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use contract::{FaultCode, Outcome, Verb};
 use ports::bus::Reply;
 use serde_json::json;
+use strum::IntoEnumIterator as _;
 
 // Not as serde would write it: order, blanks and an unknown field have to survive.
 const ALLOCATION: &str =
@@ -183,7 +184,7 @@ async fn worker_fault_keeps_its_status_and_retry_after() {
     // After these, a worker is asked again.
     let is_final =
         |code: &FaultCode| !matches!(code, FaultCode::NoWorkers | FaultCode::NotHere | FaultCode::Timeout);
-    for code in FaultCode::ALL.into_iter().filter(is_final) {
+    for code in FaultCode::iter().filter(is_final) {
         let rig = Rig::new([Step::Refuse(code, "in the worker's words")]);
         let answer = rig.ask("POST", "/v1/allocate", LAB).await;
         answer.assert_fault(code, "in the worker's words");

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::sync::{Arc, Once};
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 use tracing_subscriber::fmt::MakeWriter;
 
 #[derive(Clone, Default)]
@@ -102,7 +103,7 @@ async fn error_is_logged_once_with_its_code_and_level() {
             "caller.name": "lab", "owner.id": "p-1", "sandbox.id": "9", "fault.code": "NOT_FOUND",
         })]
     );
-    for code in FaultCode::ALL {
+    for code in FaultCode::iter() {
         let before = lines.requests().len();
         rig.workers.follow([Step::Refuse(code, "m")]);
         rig.ask("POST", "/v1/allocate", LAB).await;

@@ -11,6 +11,7 @@ use ports::bus::RequestError;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
+use strum::IntoEnumIterator as _;
 
 const OWNER: (&str, &str) = ("X-Instruqt-Sandbox-ID", "p-1");
 const HOURS: (&str, &str) = ("X-Lab-Duration", "6");
@@ -179,8 +180,7 @@ async fn every_route_documents_its_scopes() {
         let security = operation(&document, route)["security"].as_array().cloned().unwrap_or_default();
         let named: BTreeSet<String> =
             security.iter().flat_map(|one| one.as_object().unwrap().keys().cloned()).collect();
-        let admitted =
-            Scope::ALL.into_iter().filter(|scope| route.role != Role::None && route.admits(*scope));
+        let admitted = Scope::iter().filter(|scope| route.role != Role::None && route.admits(*scope));
         let admitted: BTreeSet<String> = admitted.map(|scope| scope.as_str().to_owned()).collect();
         assert_eq!(named, admitted, "{} {}", route.method, route.path);
         for scheme in named {
@@ -215,9 +215,9 @@ async fn every_error_has_an_example_for_each_code() {
             }
         }
     }
-    let unshown: Vec<_> = FaultCode::ALL.iter().filter(|code| !shown.contains(code.as_str())).collect();
+    let unshown: Vec<_> = FaultCode::iter().filter(|code| !shown.contains(code.as_str())).collect();
     // No route answers that its own method is wrong, and a head that is too long has not named one yet.
-    assert_eq!(unshown, [&FaultCode::MethodNotAllowed, &FaultCode::HeadTooLarge]);
+    assert_eq!(unshown, [FaultCode::MethodNotAllowed, FaultCode::HeadTooLarge]);
 }
 
 fn has_retry(response: &Value) -> bool {

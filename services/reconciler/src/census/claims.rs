@@ -18,6 +18,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ports::store::{StoreError, unless_unreadable};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 
 /// Claim items that one census reads, one read unit each. A new fleet needs a few runs to check all.
 pub(super) const CLAIMS_READ_MAX: usize = 2_000;
@@ -175,7 +176,7 @@ impl Reconciler {
             }
         }
         let mut violations: BTreeMap<Violation, u64> =
-            Violation::ALL.into_iter().map(|kind| (kind, self.checked.count(kind))).collect();
+            Violation::iter().map(|kind| (kind, self.checked.count(kind))).collect();
         violations.insert(Violation::HeldTwice, self.keys_with_two(&cases).await?);
         Ok(violations.into_iter().map(|(kind, count)| (kind.as_str().to_owned(), count)).collect())
     }

@@ -15,6 +15,7 @@ use futures_util::{StreamExt as _, stream};
 use ports::store::{IDENTITY_SHARDS, Identity, SortRange, StoreError, Write};
 use std::collections::HashMap;
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 
 /// How often all records are compared with the identities, which reads the whole index.
 const CHECK_PERIOD: Duration = Duration::from_secs(600);
@@ -82,7 +83,7 @@ impl Reconciler {
         let (mut first, mut doubtful) = self.first_records().await?;
         let mut is_complete = true;
         // Tombstones are in no index; the sync handles deleted accounts.
-        for state in StateName::ALL.into_iter().filter(|state| *state != StateName::Deleted) {
+        for state in StateName::iter().filter(|state| *state != StateName::Deleted) {
             let mut walk = self.walk(state, &SortRange::All).await?;
             while let Some(page) = walk.next(skipped).await? {
                 let unnamed = page.into_iter().filter(|sandbox| {

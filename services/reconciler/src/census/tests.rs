@@ -26,10 +26,11 @@ async fn run(rig: &Rig) -> CensusReport {
 async fn violations(rig: &Rig) -> [u64; 4] {
     let report = run(rig).await;
     assert_eq!(report.status, COMPLETED);
-    let shown = Violation::ALL.map(|kind| report.census.violations[kind.as_str()]);
-    let gauges = Violation::ALL.map(|kind| rig.metric("broker_invariant_violations", &[kind.as_str()]));
+    let shown: Vec<_> = Violation::iter().map(|kind| report.census.violations[kind.as_str()]).collect();
+    let gauges: Vec<_> =
+        Violation::iter().map(|kind| rig.metric("broker_invariant_violations", &[kind.as_str()])).collect();
     assert_eq!(shown, gauges);
-    shown
+    shown.try_into().unwrap()
 }
 
 /// Claim items that the census read after call number `before`.
@@ -89,7 +90,7 @@ async fn pool_of(count: usize) -> (Rig, Census) {
     for stats in expected.pools.values() {
         expected.all.add(stats);
     }
-    expected.violations = Violation::ALL.map(|kind| (kind.as_str().to_owned(), 0)).into();
+    expected.violations = Violation::iter().map(|kind| (kind.as_str().to_owned(), 0)).collect();
     (rig, expected)
 }
 

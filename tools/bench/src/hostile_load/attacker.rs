@@ -38,7 +38,21 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: u64 = 64 * 1_024;
 
 /// The attacks that a hostile client may try.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
+    strum::IntoStaticStr,
+    strum::EnumIter,
+)]
+#[strum(serialize_all = "kebab-case")]
 #[serde(rename_all = "snake_case")]
 pub enum Attack {
     /// Heads that come byte by byte and never end.
@@ -211,27 +225,10 @@ fn status_of(answer: &[u8]) -> Option<u16> {
 // === impl Attack ===
 
 impl Attack {
-    /// Every attack.
-    pub const ALL: [Self; 6] = [
-        Self::Slowloris,
-        Self::Idle,
-        Self::LargeHeads,
-        Self::LargeBodies,
-        Self::InvalidUtf8,
-        Self::Smuggling,
-    ];
-
     /// Its name, as it is typed.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Slowloris => "slowloris",
-            Self::Idle => "idle",
-            Self::LargeHeads => "large-heads",
-            Self::LargeBodies => "large-bodies",
-            Self::InvalidUtf8 => "invalid-utf8",
-            Self::Smuggling => "smuggling",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

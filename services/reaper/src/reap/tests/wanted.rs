@@ -1,6 +1,7 @@
 //! Whether a deletion is wanted: the table decides, at that epoch.
 
 use super::*;
+use strum::IntoEnumIterator as _;
 
 /// Work that must be skipped, whatever the provider would answer.
 async fn assert_left_alone(rig: &Rig, work: &DeletionWork) {
@@ -31,7 +32,7 @@ async fn work_for_a_sandbox_in_another_state_does_nothing() {
         let rig = Rig::new().await;
         rig.released().await
     };
-    for state in StateName::ALL {
+    for state in StateName::iter() {
         let rig = Rig::new().await;
         match state {
             StateName::Available => {}
