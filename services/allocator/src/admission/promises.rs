@@ -3,9 +3,12 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Refused requests that are remembered. Further ones get the same retry time but no precedence when they return.
-const PROMISES_MAX: usize = 65_536;
-/// How early callers may return, because retry times are whole seconds.
+/// Refused requests that are remembered, at about 40 bytes each; a further one gets the same advice, and no precedence
+/// when it comes back.
+const PROMISES_MAX: usize = 262_144;
+/// Pause between two searches for promises that are too old, while there are too many.
+const PURGE_PAUSE: Duration = Duration::from_secs(1);
+/// Callers come early by as much: advice is in whole seconds.
 const EARLY: Duration = Duration::from_secs(1);
 /// How long after its time a promise is kept.
 const LATE_MAX: Duration = Duration::from_secs(60);
@@ -19,6 +22,7 @@ pub(super) struct Promises {
     by_key: HashMap<u64, Instant>,
     /// The return time of the last of them.
     last: Option<Instant>,
+    purged: Option<Instant>,
 }
 
 /// What was promised to a request.
@@ -70,7 +74,8 @@ impl Promises {
                 at
             }
         };
-        if self.by_key.len() >= PROMISES_MAX {
+        if self.by_key.len() >= PROMISES_MAX && self.purged.is_none_or(|at| now >= at + PURGE_PAUSE) {
+            self.purged = Some(now);
             self.by_key.retain(|_, at| now <= *at + LATE_MAX);
         }
         if self.by_key.len() < PROMISES_MAX || self.by_key.contains_key(&key) {

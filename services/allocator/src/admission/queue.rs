@@ -3,7 +3,7 @@
 use super::limit::Limit;
 use super::promises::{Promise, Promises};
 use super::rate::Rate;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 /// Requests that wait in one process; about 1 KiB each, with their bodies.
@@ -19,7 +19,9 @@ const SHORT_PART: f64 = 0.1;
 const LATENCIES_NEEDED: u32 = 3;
 /// Least remaining time that a request needs to start.
 const NEEDED_MIN: Duration = Duration::from_millis(50);
-/// Assumed time per request while nothing was measured.
+/// How long a request that was let in is remembered: longer than an ingress waits before it repeats an attempt.
+const ADMITTED_KEPT: Duration = Duration::from_secs(10);
+/// What a request is assumed to take while nothing was measured.
 const SPACING_UNKNOWN: Duration = Duration::from_millis(10);
 
 /// Requests of one process. `W` is the channel to a waiting one.
@@ -29,7 +31,11 @@ pub(super) struct Queue<W> {
     rate: Rate,
     promises: Promises,
     at_work: usize,
-    /// By deadline: the earliest is next.
+    /// Requests that were let in, and when. A repeat of one of them is let in at once: its first attempt may have been
+    /// granted a sandbox, and a refusal would hide that from the caller.
+    admitted: HashMap<u64, Instant>,
+    admitted_purged: Option<Instant>,
+    /// By deadline: the one that has least time left is next.
     waiting: BTreeMap<(Instant, u64), Waiting<W>>,
     sequence: u64,
 }
@@ -83,6 +89,8 @@ impl<W> Queue<W> {
             rate: Rate::default(),
             promises: Promises::default(),
             at_work: 0,
+            admitted: HashMap::new(),
+            admitted_purged: None,
             waiting: BTreeMap::new(),
             sequence: 0,
         }
@@ -94,9 +102,14 @@ impl<W> Queue<W> {
 
     /// A request arrives that has to be answered by `deadline`; its repeats have the same `key`.
     pub(super) fn arrive(&mut self, now: Instant, deadline: Instant, key: u64, waiter: W) -> Arrival {
-        if self.waiting.is_empty() && self.at_work < self.limit.current() {
+        // Once for each time that it was let in: a caller that repeats without end does not pass by the others.
+        let is_repeat = self.admitted.remove(&key).is_some_and(|at| now <= at + ADMITTED_KEPT);
+        if is_repeat || (self.waiting.is_empty() && self.at_work < self.limit.current()) {
             self.promises.kept(key);
             self.at_work += 1;
+            if !is_repeat {
+                self.remember(now, key);
+            }
             return Arrival::Go;
         }
         let left = deadline.saturating_duration_since(now);
@@ -165,6 +178,7 @@ impl<W> Queue<W> {
                 verdicts.push((waiter, Verdict::Refused(after)));
             } else {
                 self.at_work += 1;
+                self.remember(now, key);
                 verdicts.push((waiter, Verdict::Go));
             }
         }
@@ -187,7 +201,16 @@ impl<W> Queue<W> {
         }
     }
 
-    /// The remaining time that a request needs to start.
+    /// Work on that request begins.
+    fn remember(&mut self, now: Instant, key: u64) {
+        if self.admitted_purged.is_none_or(|at| now >= at + ADMITTED_KEPT) {
+            self.admitted_purged = Some(now);
+            self.admitted.retain(|_, at| now <= *at + ADMITTED_KEPT);
+        }
+        self.admitted.insert(key, now);
+    }
+
+    /// The time that has to be left to a request with which work begins.
     fn needed(&self) -> Duration {
         self.limit.latency().map_or(NEEDED_MIN, |latency| (latency * LATENCIES_NEEDED).max(NEEDED_MIN))
     }

@@ -216,3 +216,19 @@ fn cancelled_request_is_skipped_in_the_queue() {
     assert_eq!(queue.finish(now, MS, End::Answered), [(2, Verdict::Go)]);
     assert_eq!(queue.give_back(now), []);
 }
+
+#[test]
+fn repeat_of_an_admitted_request_is_admitted_once() {
+    let now = Instant::now();
+    let mut queue = Queue::new(1, TARGET);
+    assert_eq!(queue.arrive(now, now + TIMEOUT, 1, 0), Arrival::Go);
+    assert!(matches!(queue.arrive(now, now + TIMEOUT, 2, 0), Arrival::Waits(_)));
+    for _ in 0..200 {
+        let _ = queue.arrive(now, now + 10 * MS, 3, 0);
+    }
+    assert_eq!(queue.arrive(now + SECOND, now + TIMEOUT, 1, 0), Arrival::Go);
+    assert_ne!(queue.arrive(now + SECOND, now + TIMEOUT, 1, 0), Arrival::Go);
+    let mut queue = Queue::new(1, TARGET);
+    assert_eq!(queue.arrive(now, now + TIMEOUT, 1, 0), Arrival::Go);
+    assert_ne!(queue.arrive(now + 11 * SECOND, now + 15 * SECOND, 1, 0), Arrival::Go);
+}
