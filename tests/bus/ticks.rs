@@ -148,7 +148,7 @@ pub(crate) async fn runs_of_a_kind_never_overlap(engine: Engine) {
 
 pub(crate) async fn tick_kinds_are_independent(engine: Engine) {
     let world = engine.world().await;
-    let mut running: Vec<_> = TickKind::iter().map(|kind| (kind, run_on_ticks(&world.bus, kind))).into();
+    let mut running: Vec<_> = TickKind::iter().map(|kind| (kind, run_on_ticks(&world.bus, kind))).collect();
     for kind in TickKind::iter() {
         world.bus.tick(kind, None).await.unwrap();
     }

@@ -58,7 +58,11 @@ fn claim_of(number: u32) -> ClaimKey {
 /// Half are free, as in a pool, which also takes the fewest writes; the rest are in each other state.
 fn state_of(number: u32) -> StateName {
     let others = number as usize / 6 % (StateName::COUNT - 1);
-    if (number / 3).is_multiple_of(2) { StateName::Available } else { StateName::iter()[others + 1] }
+    if (number / 3).is_multiple_of(2) {
+        StateName::Available
+    } else {
+        StateName::iter().nth(others + 1).unwrap()
+    }
 }
 
 fn done(write: Write) -> Sandbox {

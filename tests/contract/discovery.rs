@@ -97,7 +97,7 @@ async fn replies_follow_the_nats_service_api() {
         let group = subjects.allocator_group();
         let verbs =
             Verb::iter().map(|verb| (verb.as_str().to_owned(), subjects.request(verb), group.to_owned()));
-        assert_eq!(served, verbs.into());
+        assert_eq!(served, verbs.collect());
     }
     for answer in ask(&rig, "$SRV.STATS", 2).await {
         assert_common(&answer, "stats", &["started", "endpoints"]);

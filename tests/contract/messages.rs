@@ -299,7 +299,7 @@ fn pause_and_resume() {
 #[test]
 fn retry_advice() {
     let advice = FaultCode::iter().filter_map(|code| {
-        let seconds = Fault::new(*code, "").retry_after_seconds?;
+        let seconds = Fault::new(code, "").retry_after_seconds?;
         Some(format!("{} {seconds}", code.as_str()))
     });
     assert_snapshot!(advice.collect::<Vec<_>>().join("\n"), @r"
@@ -357,7 +357,7 @@ fn reports_of_censuses_and_the_census_itself() {
         pools: BTreeMap::from([("main".to_owned(), one)]),
         labs: BTreeMap::from([("main".to_owned(), BTreeMap::from([("dns-basics".to_owned(), 2)]))]),
         labs_left_out: 4,
-        violations: Violation::iter().map(|kind| (kind.as_str().to_owned(), 0)).into(),
+        violations: Violation::iter().map(|kind| (kind.as_str().to_owned(), 0)).collect(),
     };
     assert_snapshot!(wire(&census), @r#"{"taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0,"identity_twice":0}}"#);
     let report = CensusReport {

@@ -25,14 +25,14 @@ fn shown(name: &str) -> String {
 fn subjects() -> Given {
     let (code, (pool, id)) = (Subjects::default(), any());
     vec![
-        ("request", Verb::iter().map(|verb| code.request(verb)).to_vec()),
+        ("request", Verb::iter().map(|verb| code.request(verb)).collect()),
         ("deletion_work", vec![code.deletion_work(&pool, &id)]),
         ("deletion_retry", vec![code.deletion_retry(&pool, &id)]),
         ("parked", vec![code.parked(&pool, &id)]),
-        ("event", Cause::iter().map(|cause| code.event(cause, &id)).to_vec()),
+        ("event", Cause::iter().map(|cause| code.event(cause, &id)).collect()),
         ("parked_unreadable", vec![code.parked_unreadable(ANY.2)]),
-        ("tick", TickKind::iter().map(|kind| code.tick(kind)).to_vec()),
-        ("report", TickKind::iter().map(|kind| code.report(kind)).to_vec()),
+        ("tick", TickKind::iter().map(|kind| code.tick(kind)).collect()),
+        ("report", TickKind::iter().map(|kind| code.report(kind)).collect()),
     ]
 }
 
@@ -113,7 +113,10 @@ fn service_queue_group_and_bucket_match_the_code() {
         let rows = readme.rows(heading);
         rows.iter().filter(|row| row[1] == kind).flat_map(|row| quoted(&row[0])).collect()
     };
-    assert_eq!(of_kind("Service", "service"), WorkerRole::iter().map(WorkerRole::service));
+    assert_eq!(
+        of_kind("Service", "service"),
+        WorkerRole::iter().map(WorkerRole::service).collect::<Vec<_>>()
+    );
     assert_eq!(of_kind("Service", "queue group"), [code.allocator_group()]);
     assert_eq!(of_kind("Bucket and keys", "bucket"), [code.bucket()]);
     let blue = Subjects::with_prefix("blue").unwrap();
@@ -134,7 +137,7 @@ fn headers_match_the_code() {
 #[test]
 fn request_bodies_are_documented() {
     let code = Subjects::default();
-    let requests: BTreeSet<_> = Verb::iter().map(|verb| code.request(verb)).into();
+    let requests: BTreeSet<_> = Verb::iter().map(|verb| code.request(verb)).collect();
     assert_eq!(Document::read(README).names("Requests", 0), requests);
 }
 

@@ -11,7 +11,7 @@ use domain::{
 use ports::store::{Insert, SortRange, Store, Write};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use strum::IntoEnumIterator as _;
+use strum::{IntoEnumIterator as _, VariantArray as _};
 
 const CLEANED: PreClean = PreClean::Cleaned { services: 2 };
 
@@ -44,7 +44,7 @@ fn transitions(sandbox: &Sandbox) -> Vec<Transition> {
         Transition::forget(sandbox, None, LATER, KEEP_UNTIL),
         Transition::forget(sandbox, Some(&operator()), LATER, KEEP_UNTIL),
         Transition::relist(sandbox, LATER),
-        Transition::describe(&StateName::iter(), sandbox.version, &described(sandbox)),
+        Transition::describe(StateName::VARIANTS, sandbox.version, &described(sandbox)),
     ];
     if let Some(lease) = sandbox.last_lease() {
         transitions.push(Transition::note_answer(lease, &RequestKey::parse("request-9").unwrap()));

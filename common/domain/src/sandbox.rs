@@ -97,6 +97,7 @@ pub enum State {
     strum::IntoStaticStr,
     strum::EnumIter,
     strum::EnumCount,
+    strum::VariantArray,
 )]
 #[strum(serialize_all = "snake_case")]
 pub enum StateName {
