@@ -10,17 +10,17 @@
 //! supply are read from the table. Until then, and while other claims still try candidates, the caller waits. One round
 //! answers every caller that came before it.
 
-use parking_lot::{Mutex, MutexGuard};
 use crate::Metrics;
 use crate::admission::Permit;
 use domain::{Candidate, NamePrefix, PoolName, Sandbox, SandboxId, StateName, Version};
+use parking_lot::{Mutex, MutexGuard};
 use ports::clock::Clock;
 use ports::random::{Random, shuffle};
 use ports::store::{Page, PageCursor, SortRange, StateQuery, Store, StoreError};
 use runtime::telemetry::Chain;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 

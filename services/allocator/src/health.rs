@@ -5,11 +5,11 @@
 //! sandbox is handed out unchecked. A provider that calls everything unsound must not empty the pool, so each process
 //! quarantines a limited number per hour and only skips further ones.
 
-use parking_lot::Mutex;
 use crate::Allocator;
 use crate::admission::Permit;
 use crate::candidates::{Reserved, Scarcity, Selector};
 use domain::{Actor, Candidate, Order, Reason, Sandbox};
+use parking_lot::Mutex;
 use ports::provider::{Health, Target};
 use ports::store::{StoreError, Write, unless_unreadable};
 use runtime::settings::Settings;

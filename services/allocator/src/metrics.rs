@@ -1,7 +1,7 @@
 //! The metrics of an allocator: every name, help text, label and bucket.
 
-use parking_lot::{Mutex, MutexGuard};
 use contract::{BulkDeleteOutcome, FaultCode, Outcome, Verb, WorkerRole};
+use parking_lot::{Mutex, MutexGuard};
 use ports::bus::{Dropped, ServiceInfo, WorkCounts};
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use runtime::metrics::{Collectors, InFlight, UnderWay, register_all};

@@ -1,9 +1,9 @@
 //! The metrics of a reconciler: every name, help text, label and bucket.
 
-use parking_lot::Mutex;
 use contract::reports::FAILED;
 use contract::{Census, PoolStats, Report, TickKind, WorkerRole};
 use domain::StateName;
+use parking_lot::Mutex;
 use ports::bus::{ServiceInfo, WorkCounts};
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use runtime::metrics::{Collectors, InFlight, UnderWay, counted, register_all};

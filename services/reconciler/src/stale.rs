@@ -1,12 +1,12 @@
 //! Stale removal: sandboxes that the provider has not listed for long become tombstones; found by due time in the
 //! index, never by a scan.
 
-use parking_lot::{Mutex, MutexGuard};
 use crate::Reconciler;
 use crate::listing::Skipped;
 use contract::StaleReport;
 use contract::reports::{COMPLETED, FAILED};
 use domain::{Sandbox, SandboxId, StateName};
+use parking_lot::{Mutex, MutexGuard};
 use ports::store::{SortRange, StoreError, Write};
 use runtime::telemetry::Chain;
 use std::collections::BTreeSet;

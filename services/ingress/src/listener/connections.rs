@@ -1,7 +1,7 @@
 //! Who is connected, and who makes room when everything is taken.
 
-use parking_lot::{Mutex, MutexGuard};
 use futures_util::task::AtomicWaker;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, HashMap};
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;

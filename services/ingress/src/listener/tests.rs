@@ -1,6 +1,5 @@
 //! Connections that are upgraded, and connections that ask for it in vain.
 
-use parking_lot::Mutex;
 use super::*;
 use crate::Peer;
 use crate::caller::Known;
@@ -10,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use prometheus::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;

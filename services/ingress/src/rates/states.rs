@@ -1,8 +1,8 @@
 //! The state of each key, within a fixed size.
 
-use parking_lot::{Mutex, MutexGuard};
 use governor::nanos::Nanos;
 use governor::state::StateStore;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

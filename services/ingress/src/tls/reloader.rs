@@ -1,13 +1,13 @@
 //! Reloads the TLS files after a change, for the next connection.
 
-use parking_lot::{Mutex, RwLock};
 use async_trait::async_trait;
+use parking_lot::{Mutex, RwLock};
 use ports::clock::Clock;
 use runtime::check::Check;
 use rustls::ServerConfig;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio_rustls::TlsAcceptor;
 

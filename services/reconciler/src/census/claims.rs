@@ -6,7 +6,6 @@
 //! were all held at the same time. A claim that is opened and not granted yet is no violation and is never checked: the
 //! check starts with sandboxes, not with claims.
 
-use parking_lot::{Mutex, MutexGuard};
 use super::CensusError;
 use crate::Reconciler;
 use crate::listing::Skipped;
@@ -15,6 +14,7 @@ use domain::{
     CLOSED_CLAIM_KEPT, ClaimKey, ClaimRecord, Sandbox, SandboxId, State, StateName, UnixSeconds, Version,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use parking_lot::{Mutex, MutexGuard};
 use ports::store::{StoreError, unless_unreadable};
 use std::collections::BTreeMap;
 use std::time::Duration;

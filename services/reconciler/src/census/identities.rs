@@ -5,13 +5,13 @@
 //! As with claims, a violation has to be proved: records that kept their versions over two rounds of strongly
 //! consistent reads existed at the same time.
 
-use parking_lot::{Mutex, MutexGuard};
 use super::CensusError;
 use crate::Reconciler;
 use crate::listing::{PAGE_LIMIT, Skipped};
 use contract::{CensusReport, Violation};
 use domain::{Actor, Order, Reason, Sandbox, SandboxId, State, StateName, UnixSeconds};
 use futures_util::{StreamExt as _, stream};
+use parking_lot::{Mutex, MutexGuard};
 use ports::store::{IDENTITY_SHARDS, Identity, SortRange, StoreError, Write};
 use std::collections::HashMap;
 use std::time::Duration;

@@ -1,12 +1,12 @@
 //! Completes the event log for every sandbox.
 
-use parking_lot::{Mutex, MutexGuard};
 use super::SweepError;
 use crate::Reconciler;
 use crate::listing::Skipped;
 use contract::SweepReport;
 use domain::{Sandbox, SandboxId, StateName, Version};
 use futures_util::{StreamExt as _, stream};
+use parking_lot::{Mutex, MutexGuard};
 use ports::bus::BusError;
 use ports::store::{SortRange, StoreError};
 use runtime::telemetry::Chain;
