@@ -79,7 +79,7 @@ impl Walk {
         .await;
     }
 
-    /// What has to be so before the recipes below a heading make sense.
+    /// Establishes the state that the recipes below a heading assume.
     async fn come_to(&mut self, heading: &str) {
         match heading {
             "The deletion queue" => {
@@ -91,8 +91,8 @@ impl Walk {
                 })
                 .await;
             }
-            // The recipes before this one have let the reaper go on.
-            "Deletions that were put off" => {
+            // The recipes before this one have resumed deletions.
+            "Scheduled retries of deletions" => {
                 eventually("the first attempt to fail", TIMEOUT, || async {
                     match self.rig.retries_scheduled().await {
                         1 => Ok(()),
@@ -117,7 +117,7 @@ impl Walk {
             }
             "Messages that no worker can read" => {
                 self.rig.publish_raw_deletion("main", "77", "this is no deletion").await;
-                let parked = eventually("a message set aside", TIMEOUT, || async {
+                let parked = eventually("a parked message", TIMEOUT, || async {
                     let reply = self.rig.ask(Verb::Parked, json!({"reason": "no deletion work"})).await;
                     let reply: Value = serde_json::from_slice(&reply.expect("an answer").body).unwrap();
                     if reply["count"] == 1 { Ok(reply) } else { Err(reply) }
