@@ -43,7 +43,7 @@ SETTINGS = {
     "LAB_DURATION_HOURS_MAX": "720",
     "LAB_DURATION_HOURS_TOTAL_MAX": "1440",
 }
-# Events have no end, and on a quiet ledger no beginning: each case would wait for its whole time. The tests of the ingress
+# Events have no end, and on a quiet event log no beginning: each case would wait for its whole time. The tests of the ingress
 # and of the flows (watching.rs) are about them.
 LEFT_OUT = ["GET /v1/admin/events"]
 # Name, the schemes that its token stands for, the token of each scheme, phases, examples of an operation.

@@ -14,7 +14,7 @@ async function wanted(fleet, owner) {
 const place = (page, id) => eventually(`${id} in the list`, async () => (await rows(page.locator("#queue"))).find((row) => row[0] === id));
 const isGone = (page, id) => eventually(`${id} out of the list`, async () => !(await rows(page.locator("#queue"))).some((row) => row[0] === id));
 
-/** Has a sandbox given up by the provider's refusal. */
+/** Parks a deletion by a refusal of the provider. */
 async function parked(fleet, owner) {
   const { sandbox_id: id, external_id: account } = await fleet.claim(owner, "deletions-lab");
   await fleet.faults({ delete: { faults: [{ kind: "status", status: 400, message: "<script>alert(3)</script>", account }] } });
@@ -42,13 +42,13 @@ export const checks = {
     assert.match((await place(page, id))[3], /^(waiting|retrying)$/);
     await says(fact(page.locator("#line"), "Pending"), /^1$/);
     await page.getByRole("button", { name: "Resume", exact: true }).click();
-    await says(page.locator("#said"), "Deletions go on.");
+    await says(page.locator("#said"), "Deletions are resumed.");
     await isGone(page, id);
     await says(fact(page.locator("#line"), "State"), "running");
     assert.equal((await fleet.stats()).deletions.paused, null);
   },
 
-  "what was given up is shown with its reason, and replayed one by one": async (rig) => {
+  "parked deletions are shown with their reasons and replayed one by one": async (rig) => {
     const { page, fleet } = rig;
     const id = await parked(fleet, "parked-1");
     await enter(rig, "deletions");
@@ -65,21 +65,21 @@ export const checks = {
     await says(page.locator("#parked"), "none is parked");
   },
 
-  "what was given up is replayed together, after a question": async (rig) => {
+  "parked deletions are replayed together after a confirmation": async (rig) => {
     const { page, fleet } = rig;
     const both = [await parked(fleet, "parked-2"), await parked(fleet, "parked-3")];
     await enter(rig, "deletions");
     for (const id of both) await place(page, id);
-    await page.getByRole("button", { name: "Replay all that is parked" }).click();
+    await page.getByRole("button", { name: "Replay all parked deletions" }).click();
     await answer(page, { yes: "Cancel" });
-    await page.getByRole("button", { name: "Replay all that is parked" }).click();
+    await page.getByRole("button", { name: "Replay all parked deletions" }).click();
     await answer(page, { yes: "Replay all" });
     await says(page.locator("#said"), /^2 replayed, 0 on their way already, 0 gone, 0 unreadable, 0 failed\.$/);
     for (const id of both) await isGone(page, id);
     await says(fact(page.locator("#line"), "Parked"), /^0$/);
   },
 
-  "a line that the provider holds is shown, and what is retried with its time": async (rig) => {
+  "a held throttle is shown, and retries with their times": async (rig) => {
     const { page, fleet } = rig;
     await enter(rig, "deletions");
     await fleet.faults({ delete: { faults: [{ kind: "status", status: 429, retry_after_seconds: 600 }] } });

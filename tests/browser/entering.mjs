@@ -1,4 +1,4 @@
-// The token: who gets in, where it is kept, and what a token that only looks sees.
+// The token: signing in, where the token is kept, and what a read-only token shows.
 
 import assert from "node:assert/strict";
 import { answer, assertTokenIsNowhere, enter, says } from "./steps.mjs";
@@ -7,8 +7,8 @@ import { assertNamed } from "./watch.mjs";
 
 async function tryToken({ page, fleet }, token) {
   await page.goto(`${fleet.url}/console`);
-  await page.getByLabel("Admin token").fill(token);
-  await page.getByRole("button", { name: "Go on" }).click();
+  await page.getByLabel("Admin or read-only token").fill(token);
+  await page.getByRole("button", { name: "Sign in" }).click();
 }
 
 export const checks = {
@@ -41,11 +41,11 @@ export const checks = {
       assert.equal(authorization, url.includes("/v1/") ? `Bearer ${fleet.tokens.admin}` : undefined, url);
     }
     await page.reload();
-    await page.getByLabel("Admin token").waitFor();
+    await page.getByLabel("Admin or read-only token").waitFor();
     await enter(rig);
-    await page.getByRole("button", { name: "Forget the token" }).click();
-    await page.getByLabel("Admin token").waitFor();
-    assert.equal(await page.getByLabel("Admin token").inputValue(), "");
+    await page.getByRole("button", { name: "Sign out" }).click();
+    await page.getByLabel("Admin or read-only token").waitFor();
+    assert.equal(await page.getByLabel("Admin or read-only token").inputValue(), "");
     await page.goBack();
     assert.equal(await page.locator("#view").isVisible(), false);
   },
@@ -78,7 +78,7 @@ export const checks = {
     await eventually("the focus back on the button", async () => (await focused()) === "BUTTON Force a sync");
   },
 
-  "a token that only looks sees everything, and is refused politely what it may not": async (rig) => {
+  "a read-only token shows everything and hides actions after a refusal": async (rig) => {
     const { page, fleet } = rig;
     await enter(rig, "deletions", { token: fleet.tokens.looker });
     await says(page.locator("#line"), "running");
@@ -87,7 +87,7 @@ export const checks = {
       await answer(page, { yes: "Pause" });
       await says(page.locator("#view .fault"), /FORBIDDEN: this token does not give the right to do this/);
     });
-    await says(page.locator("#said"), "This token only looks.");
+    await says(page.locator("#said"), "This token is read-only.");
     assert.equal(await page.locator(".changes:visible").count(), 0);
     await page.getByRole("link", { name: "Runs", exact: true }).click();
     await page.getByRole("heading", { name: "Census" }).waitFor();
@@ -109,7 +109,7 @@ export const checks = {
     await says(page.locator("#roles"), "allocator");
     await rig.watch.expect([401], async () => {
       fleet.removeToken("leaver");
-      await page.getByLabel("Admin token").waitFor();
+      await page.getByLabel("Admin or read-only token").waitFor();
     });
     await says(page.getByRole("alert"), "UNAUTHORIZED");
     await enter(rig, "fleet");

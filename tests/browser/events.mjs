@@ -1,4 +1,4 @@
-// The ledger as it grows.
+// The live event log.
 
 import assert from "node:assert/strict";
 import { eventually } from "./rig.mjs";
@@ -45,13 +45,13 @@ export const checks = {
       asked.push(route.request().headers()["last-event-id"]);
       if (asked.length > 1) return route.continue();
       const event = { type: "sandbox.claimed", subject: "7", time: "2026-01-01T00:00:00Z", data: { pool: "main", to: "allocated" } };
-      // A place that the ledger never had; the last message is cut off and does not count.
+      // A sequence that the event log never had; the last message is cut off and does not count.
       const text = `retry: 100\n: events\n\nid: 999999999\ndata: ${JSON.stringify(event)}\n\nid: 5\ndata: {"cut`;
       return route.fulfill({ contentType: "text/event-stream", body: text });
     });
     await followFrom(page, "now", { type: "claimed" });
-    await says(page.locator(".gap"), /^A gap: what came after 999999999 is not kept any more; it goes on at 1\.$/);
-    await eventually("what the ledger holds", async () => (await rows(body(page))).some((row) => row[6] === "gap-1"));
+    await says(page.locator(".gap"), /^Gap: events after 999999999 are not stored any more; continuing at 1\.$/);
+    await eventually("the contents of the event log", async () => (await rows(body(page))).some((row) => row[6] === "gap-1"));
     assert.deepEqual(asked, [undefined, "999999999"]);
     assert.ok((await rows(body(page))).some((row) => row[0] === "999999999" && row[3] === "7"));
   },

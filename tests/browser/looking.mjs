@@ -117,7 +117,7 @@ export const checks = {
       const watch = await watched(browser, fleet.url, { viewport: { width: 360, height: 740 }, colorScheme });
       const { page } = watch;
       await page.goto(`${fleet.url}/console`);
-      await page.getByLabel("Admin token").waitFor();
+      await page.getByLabel("Admin or read-only token").waitFor();
       await assertFits(page);
       await enter({ page, fleet });
       for (const [view, there] of [...Object.entries(VIEWS), [`sandbox?id=${id}`, "#record table"]]) {

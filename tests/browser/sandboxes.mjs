@@ -102,7 +102,7 @@ export const checks = {
     assert.match(newest[5], /alice.*al/);
     assert.equal(await fact(page.locator("#record"), "Quarantined because").innerText(), SCRIPT);
     assert.equal(await page.locator("#view img").count(), 0);
-    await order(rig, "Let go", "it was nothing");
+    await order(rig, "Unquarantine", "it was nothing");
     await eventually("the history", async () => (await rows(page.locator("#record")))[0][2] === "unquarantined");
     assert.equal((await fleet.admin("GET", `sandboxes/${id}`)).status, "available");
   },

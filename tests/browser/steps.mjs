@@ -5,10 +5,10 @@ import assert from "node:assert/strict";
 /** Opens the console and gives it a token. `where` is what stands behind the `#`. */
 export async function enter({ page, fleet }, where = "overview", { token = fleet.tokens.admin, operator = "", looksOnly = false } = {}) {
   await page.goto(`${fleet.url}/console#${where}`);
-  await page.getByLabel("Admin token").fill(token);
+  await page.getByLabel("Admin or read-only token").fill(token);
   if (operator) await page.getByLabel("Your name").fill(operator);
-  if (looksOnly) await page.getByLabel("I only look").check();
-  await page.getByRole("button", { name: "Go on" }).click();
+  if (looksOnly) await page.getByLabel("Read-only: hide all actions").check();
+  await page.getByRole("button", { name: "Sign in" }).click();
   await page.locator("#view h1").waitFor();
 }
 

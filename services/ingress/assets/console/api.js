@@ -1,5 +1,5 @@
-// The one place that speaks to the broker, and the only one that knows the token. The token is a variable of this module:
-// no storage, no URL, no element holds it once it was sent.
+// The only module that calls the broker and knows the token. The token is a variable of this module:
+// no storage, URL or element contains it once it was submitted.
 
 /** Longest wait for an answer; a run's request is answered within half a minute. */
 const ANSWER_MS_MAX = 60_000;
@@ -72,7 +72,7 @@ export async function* follow(path, { query, signal, tell }) {
       tell({ state: "away", seconds: pauseMs / 1_000 });
     } catch (fault) {
       if (signal.aborted) return;
-      // What was asked for wrongly does not get better.
+      // A wrong request does not become right by a repeat.
       if (fault instanceof Refused && fault.status >= 400 && fault.status < 500 && fault.status !== 429) throw fault;
       pauseMs = Math.max(pauseMs, (fault.retryAfterSeconds ?? 0) * 1_000);
       tell({ state: "away", seconds: pauseMs / 1_000, fault });
@@ -107,7 +107,7 @@ async function send(method, path, { query, body, signal, headers = {} }) {
   });
   if (answer.ok) return answer;
   const fault = refusal(answer, await readJson(answer));
-  // A late answer to a token of before says nothing about the one of now.
+  // A late answer to an earlier token says nothing about the current one.
   if (answer.status === 401 && sent === token) {
     signOut();
     document.dispatchEvent(new CustomEvent("token-refused", { detail: fault }));
@@ -139,14 +139,14 @@ function refusal(answer, body) {
   return new Refused(answer.status, detail, answer.headers.get("X-Request-ID"), Number.isNaN(seconds) ? null : seconds);
 }
 
-// The messages of one answer. `place` is kept up to date, so that the next answer goes on there.
+// The messages of one answer. `place` is updated, so that the next answer continues there.
 async function* messages(body, place) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {
     for (;;) {
       const { done, value } = await reader.read();
-      // A message that was cut off is not one; it comes again.
+      // A truncated message is ignored; it will come again.
       if (done) return;
       const blocks = (rest + value).split(/\r?\n\r?\n/);
       rest = blocks.pop();

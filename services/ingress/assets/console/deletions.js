@@ -1,4 +1,4 @@
-// The deletion queue: what waits, runs, is retried or was given up; replay, pause and resume.
+// The deletion queue: waiting, running, retried and parked deletions; replay, pause and resume.
 
 import { ask } from "/console/api.js";
 import { facts, link, make, moment, span, state, swap, table } from "/console/dom.js";
@@ -10,7 +10,7 @@ const PAGE_SIZE = 50;
 export function deletions(root, _parameters, signal) {
   const done = make("div");
   const notice = make("div");
-  const line = make("section", { class: "panel", id: "line", "aria-label": "Line of deletions" });
+  const line = make("section", { class: "panel", id: "line", "aria-label": "Provider throttle" });
   const queue = make("section", { id: "queue" });
   const parked = make("section", { id: "parked" });
   let lookNow = () => {};
@@ -18,7 +18,7 @@ export function deletions(root, _parameters, signal) {
   const parkedPages = new Pages(() => lookNow());
   const buttons = make("p", { class: "row changes" },
     action("Pause", "pause", done, () => pauseAll(lookNow)), action("Resume", "resume", done, () => resumeAll(lookNow)),
-    action("Replay all that is parked", "replay-all", done, () => replayAll(lookNow)));
+    action("Replay all parked deletions", "replay-all", done, () => replayAll(lookNow)));
   root.append(buttons, done, notice, line, queue, queuePages.node, parked, parkedPages.node);
 
   const replayOne = (key) => action("Replay", `replay ${key}`, done, () => replay(key, lookNow));
@@ -32,7 +32,7 @@ export function deletions(root, _parameters, signal) {
     ]);
     if (signal.aborted) return;
     totals = waiting.body.totals ?? totals;
-    swap(line, make("h2", {}, "Line"), showLine(stats.body.deletions), showTotals(totals));
+    swap(line, make("h2", {}, "Provider throttle"), showLine(stats.body.deletions), showTotals(totals));
     swap(queue, showQueue(waiting.body, replayOne));
     queuePages.show(waiting.body.cursor);
     swap(parked, showParked(given.body, replayOne));
@@ -53,8 +53,8 @@ function showQueue({ deletions: found, cursor }, replayOne) {
     link(one.sandbox_id, "sandbox", { id: one.sandbox_id }), one.name, one.pool, state(one.place), span(one.age_seconds),
     one.attempts, moment(one.retry_at), one.last_error ?? one.pre_clean?.summary, one.place === "parked" ? replayOne(one.sandbox_id) : "",
   ]);
-  return table("Deletions", ["Id", "Name", "Pool", "Where", "Wanted for", "#Attempts", "Again at", "What it said", "Do"], rows,
-    cursor ? "none on this page, but there are more pages." : "none is wanted.");
+  return table("Deletions", ["Id", "Name", "Pool", "Progress", "Age", "#Attempts", "Next attempt", "Last error", "Action"], rows,
+    cursor ? "none on this page, but there are more pages." : "none.");
 }
 
 function showParked({ parked, cursor }, replayOne) {
@@ -65,7 +65,7 @@ function showParked({ parked, cursor }, replayOne) {
 
 async function pauseAll(lookNow) {
   const answer = await confirmed({
-    title: "Pause all deletions?", text: "No deletion begins any more. Syncs, expiry and claims go on.", yes: "Pause",
+    title: "Pause all deletions?", text: "No new deletion starts. Syncs, expiry and claims continue.", yes: "Pause",
     reason: "wanted", minutes: true,
   });
   if (!answer) return null;
@@ -80,7 +80,7 @@ async function pauseAll(lookNow) {
 async function resumeAll(lookNow) {
   const { body } = await change("POST", "/v1/admin/deletions/resume");
   lookNow();
-  return body.was_paused ? "Deletions go on." : "Deletions were not paused.";
+  return body.was_paused ? "Deletions are resumed." : "Deletions were not paused.";
 }
 
 async function replay(key, lookNow) {
@@ -91,13 +91,13 @@ async function replay(key, lookNow) {
 
 async function replayAll(lookNow) {
   const answer = await confirmed({
-    title: "Replay all that is parked?", text: "Every deletion that was given up is tried again, with its attempts counted anew.",
+    title: "Replay all parked deletions?", text: "Every parked deletion is tried again, with its attempts counted from zero.",
     yes: "Replay all",
   });
   if (!answer) return null;
   const { body } = await change("POST", "/v1/admin/deletions/replay", { query: { all: "true" } });
   lookNow();
-  const rest = body.cursor ? " There are more: do it again." : "";
+  const rest = body.cursor ? " There are more: repeat the action." : "";
   return `${body.replayed} replayed, ${body.already_on_the_way} on their way already, ${body.gone} gone, ` +
     `${body.unreadable} unreadable, ${body.failed} failed.${rest}`;
 }

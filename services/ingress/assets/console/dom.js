@@ -1,5 +1,5 @@
-// Makes elements. Whatever comes from the broker goes in as text: no function here reads markup, and the page's policy
-// (`require-trusted-types-for 'script'`) would stop one that did.
+// Creates elements. Data from the broker is inserted as text only: no function here parses markup, and the page's policy
+// (`require-trusted-types-for 'script'`) would block one that did.
 
 const TONES = {
   available: "good", closed: "good", running: "good", ok: "good", ready: "good", completed: "good",
@@ -70,7 +70,7 @@ export function allFacts(object) {
 }
 
 /** A table that scrolls by itself where the page is narrow. Columns that begin with `#` are numbers. */
-export function table(caption, columns, rows, empty = "There is nothing.") {
+export function table(caption, columns, rows, empty = "none.") {
   if (!rows.length) return make("p", { class: "soft" }, `${caption}: ${empty}`);
   const number = columns.map((column) => column.startsWith("#"));
   const head = columns.map((column, index) =>

@@ -1,4 +1,4 @@
-// The event log as it grows.
+// The live event log.
 
 import { follow } from "/console/api.js";
 import { choice, fault, field, link, make, moment, state } from "/console/dom.js";
@@ -9,13 +9,13 @@ const HOUR_SECONDS = 3_600;
 const COLUMNS = ["Place", "When", "What", "Sandbox", "Pool", "State", "Owner", "Lab", "Who", "Why"];
 
 export function events(root, parameters, signal) {
-  const form = make("form", { class: "filters", "aria-label": "Which events" },
-    field("e-sandbox", "Sandbox", parameters.get("sandbox")), field("e-type", "Type, as claimed", parameters.get("type")),
+  const form = make("form", { class: "filters", "aria-label": "Filter of events" },
+    field("e-sandbox", "Sandbox", parameters.get("sandbox")), field("e-type", "Type, e.g. claimed", parameters.get("type")),
     field("e-pool", "Pool", parameters.get("pool")),
-    choice("e-from", "From", parameters.get("from"), [["now", "now on"], ["hour", "an hour ago"], ["all", "the beginning"]]),
+    choice("e-from", "From", parameters.get("from"), [["now", "now"], ["hour", "an hour ago"], ["all", "the beginning"]]),
     make("p", {}, make("button", { type: "submit", class: "main" }, "Follow")));
   const stop = make("button", { type: "button", disabled: true }, "Stop");
-  const status = make("span", { role: "status", id: "feed" }, "Nothing is followed.");
+  const status = make("span", { role: "status", id: "feed" }, "Not following.");
   const notice = make("div");
   const body = make("tbody");
   const table = make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Events, newest first" },
@@ -66,13 +66,13 @@ function wanted() {
 function words({ state: word, seconds }) {
   if (word === "following") return "Following.";
   if (word === "connecting") return "Connecting…";
-  return `The line ended; coming back in ${seconds} s.`;
+  return `Disconnected; reconnecting in ${seconds} s.`;
 }
 
 function row({ id, event, data }) {
   const message = read(data);
   if (event === "gap") {
-    const text = `A gap: what came after ${message?.after} is not kept any more; it goes on at ${message?.next}.`;
+    const text = `Gap: events after ${message?.after} are not stored any more; continuing at ${message?.next}.`;
     return make("tr", { class: "gap" }, make("td", { colspan: COLUMNS.length, class: "warn" }, text));
   }
   if (!message || !message.data) {

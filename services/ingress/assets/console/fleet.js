@@ -1,4 +1,4 @@
-// Who works: every live worker of every role.
+// Every live worker of every role.
 
 import { ask } from "/console/api.js";
 import { allFacts, facts, make, moment, swap, table } from "/console/dom.js";

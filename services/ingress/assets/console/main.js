@@ -1,4 +1,4 @@
-// Begins the page: the token, and which view is shown. What is shown stands behind the `#` of the address; the token never does.
+// Starts the page: asks for the token and shows a view. The view is in the fragment of the URL; the token never is.
 
 import { ask, isSignedIn, signIn, signOut } from "/console/api.js";
 import { make, say } from "/console/dom.js";
@@ -64,7 +64,7 @@ async function enter(event) {
   const operator = part("operator").value.trim();
   const visibleAscii = /^[\x21-\x7e]*$/;
   if (!visibleAscii.test(token) || !visibleAscii.test(operator)) {
-    part("sign-in-why").textContent = "A token and a name have letters, digits and signs of ASCII only, and no blanks.";
+    part("sign-in-why").textContent = "A token and a name contain visible ASCII characters only, without blanks.";
     return;
   }
   signIn(token, operator);
@@ -72,7 +72,7 @@ async function enter(event) {
   try {
     await ask("GET", "/v1/admin/stats");
   } catch (problem) {
-    // Anything else is no fault of the token, and an operator is needed most when something does not work.
+    // Any other error is not about the token, and operators need the page most when something does not work.
     if (problem.status === 401) return;
     if (problem.status === 403) {
       askForToken(`${problem.code}: this token is none of an operator.`);
@@ -96,6 +96,6 @@ part("skip").addEventListener("click", (event) => {
   (isSignedIn() ? part("view") : part("token")).focus();
 });
 addEventListener("hashchange", show);
-// A page that a browser wakes up again begins anew.
+// A page that the browser restores from its cache starts again.
 addEventListener("pageshow", (event) => { if (event.persisted) askForToken(""); });
 askForToken("");

@@ -1,4 +1,4 @@
-// How much there is, how the deletions go, and whether all parts are there.
+// Counts of the pools, the state of deletions, and readiness.
 
 import { ask, readiness } from "/console/api.js";
 import { facts, link, make, moment, span, state, swap, table } from "/console/dom.js";
@@ -11,7 +11,7 @@ export function overview(root, _parameters, signal) {
   const notice = make("div");
   const ready = make("section", { class: "panel", id: "readiness", "aria-label": "Readiness" });
   const pools = make("section", { id: "pools" });
-  const line = make("section", { class: "panel", id: "line", "aria-label": "Line of deletions" });
+  const line = make("section", { class: "panel", id: "line", "aria-label": "Provider throttle" });
   const labs = make("section", { id: "labs" });
   root.append(notice, ready, pools, line, labs);
   keepLooking(signal, notice, async () => {
@@ -49,7 +49,7 @@ function showPools(stats) {
 
 /** The provider throttle; null if the broker cannot say. */
 export function showLine(line) {
-  if (!line) return make("p", { class: "warn" }, "The line of deletions cannot be looked at now.");
+  if (!line) return make("p", { class: "warn" }, "The state of deletions is not available now.");
   const rows = [
     ["State", state(line.state)],
     ["Breaker", [state(line.breaker.state), ...because(line.breaker)]],
@@ -77,7 +77,7 @@ function because({ reason, until, failures }) {
 }
 
 function showLabs(labs) {
-  if (!labs) return make("p", { class: "soft" }, "These counts do not say which labs hold sandboxes; the next census does.");
+  if (!labs) return make("p", { class: "soft" }, "These counts have no labs; the next census will have them.");
   const rows = Object.entries(labs).flatMap(([pool, held]) =>
     Object.entries(held).map(([lab, count]) => [pool, link(lab, "sandboxes", { lab, pool }), count]));
   return table("Sandboxes held, by lab", ["Pool", "Lab", "#Held"], rows, "no lab holds one.");

@@ -1,4 +1,4 @@
-// Runs on demand, and their reports. A run that takes longer than a request may is asked for its report until there is one.
+// Runs on demand, and their reports. If a run takes longer than a request may, the page polls for its report.
 
 import { Refused, ask, pause } from "/console/api.js";
 import { allFacts, fault, make, state, swap } from "/console/dom.js";
@@ -12,15 +12,15 @@ const RUNS = [
   ["sync", "Sync", "Compares the provider's listing with the table.", [
     ["Sync", "/v1/admin/sync", {}, null],
     ["Force a sync", "/v1/admin/sync", { force: "true" },
-      "Whatever is listed is taken as it is, however much of the pool goes stale by it. For after a listing was looked at by a person."],
+      "Follows the listing even if it is empty or marks much of the pool stale. Check the listing before."],
   ]],
   ["expiry", "Expiry", "Ends leases that are over.", [["Expire", "/v1/admin/expire", {}, null]]],
-  ["sweep", "Cleanup", "Has every deletion worked on that was forgotten, and mends the event log.",
+  ["sweep", "Cleanup", "Announces deletions whose messages were lost, and completes the event log.",
     [["Clean up", "/v1/admin/cleanup", {}, null]]],
-  ["census", "Census", "Counts the pools, and holds leases against claims.", [["Count", "/v1/admin/census", {}, null]]],
-  ["stale", "Stale sandboxes", "Gives up what the provider has not listed for long.",
+  ["census", "Census", "Counts the pools, and compares leases with claim items.", [["Count", "/v1/admin/census", {}, null]]],
+  ["stale", "Stale sandboxes", "Removes records of sandboxes that the provider has not listed for long.",
     [["Delete stale ones", "/v1/admin/auto-delete-stale", {},
-      "Records of sandboxes that were stale for longer than they are kept become tombstones."]]],
+      "Records that were stale for longer than STALE_KEPT_HOURS become tombstones."]]],
 ];
 
 export function runs(root, _parameters, signal) {
@@ -29,7 +29,7 @@ export function runs(root, _parameters, signal) {
     const report = make("div", { role: "status", id: `report-${kind}` });
     const buttons = ways.map(([text, path, query, warning]) => action(text, `run ${text}`, notice, async () => {
       if (warning && !(await confirmed({ title: `${text}?`, text: warning, yes: text }))) return null;
-      swap(report, make("p", {}, "The run is under way…"));
+      swap(report, make("p", {}, "The run is in progress…"));
       return run(path, query, report, signal).catch((problem) => {
         report.replaceChildren();
         throw problem;
@@ -68,7 +68,7 @@ async function run(path, query, report, signal) {
   return `The ${answer.body.kind} run ended: ${answer.body.status}.`;
 }
 
-// A poll that comes too often is only too early.
+// A poll that is refused for its rate is only too early.
 async function patiently(poll, signal) {
   try {
     return await poll();

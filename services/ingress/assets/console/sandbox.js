@@ -1,13 +1,13 @@
-// One sandbox with its history, and the operator's hand.
+// One sandbox with its history, and the operator actions.
 
 import { ask } from "/console/api.js";
 import { allFacts, facts, make, moment, state, swap, table } from "/console/dom.js";
 import { action, change, confirmed, keepLooking } from "/console/work.js";
 
 const ORDERS = [
-  ["release", "Release", "Its lease ends, and it is deleted at the provider. Its holder loses it."],
-  ["quarantine", "Quarantine", "It is kept out of use until it is let go again; a lease on it ends."],
-  ["unquarantine", "Let go", "A sandbox that was never held is of the pool again; any other one is deleted."],
+  ["release", "Release", "Its lease ends, and it is deleted at the provider. Its owner loses it."],
+  ["quarantine", "Quarantine", "It is taken out of use until it is unquarantined; its lease ends."],
+  ["unquarantine", "Unquarantine", "A sandbox that was never held returns to the pool; any other one is deleted."],
 ];
 
 export function sandbox(root, parameters, signal) {

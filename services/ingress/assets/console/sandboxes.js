@@ -1,4 +1,4 @@
-// The list of sandboxes, with filters that stand in the address, page by page.
+// The list of sandboxes, page by page, with filters in the URL.
 
 import { ask } from "/console/api.js";
 import { choice, fault, field, link, make, moment, state, table } from "/console/dom.js";
@@ -14,7 +14,7 @@ const FILTERS = ["status", "pool", "lab", "owner", "name_prefix"];
 
 export function sandboxes(root, parameters, signal) {
   const wanted = Object.fromEntries(FILTERS.map((name) => [name, parameters.get(name) ?? ""]));
-  const form = make("form", { class: "filters", "aria-label": "Which sandboxes" },
+  const form = make("form", { class: "filters", "aria-label": "Filter of sandboxes" },
     choice("f-status", "State", wanted.status, [["", "any"], ...STATES.map((one) => [one, one.replaceAll("_", " ")])]),
     field("f-pool", "Pool", wanted.pool), field("f-lab", "Lab", wanted.lab), field("f-owner", "Owner", wanted.owner),
     field("f-name_prefix", "Name begins with", wanted.name_prefix),
@@ -56,7 +56,7 @@ export function sandboxes(root, parameters, signal) {
   look();
 }
 
-// What the broker removes in bulk: all stale ones, or those of one pool. A narrower choice it cannot make.
+// The broker can remove all stale records, or those of one pool; it has no narrower filter.
 function isRemovable({ status, lab, owner, name_prefix: prefix }) {
   return status === "stale" && !lab && !owner && !prefix;
 }

@@ -1,4 +1,4 @@
-// What views share beside elements: looking again and again, doing something after a question, and going through pages.
+// What views share in addition to elements: polling, actions with a confirmation, and paging.
 
 import { ask, pause } from "/console/api.js";
 import { fault, make, say, swap } from "/console/dom.js";
@@ -26,7 +26,7 @@ export function keepLooking(signal, notice, look) {
   };
   (async () => {
     while (!signal.aborted) {
-      // Made before the look: a caller that wants another one meanwhile gets it right after.
+      // Created before the poll, so that a request for another one in the meantime follows directly.
       early = new AbortController();
       const seconds = await round();
       await pause(seconds * 1_000, AbortSignal.any([signal, early.signal]));
@@ -89,7 +89,7 @@ export function confirmed({ title, text, yes, reason = "none", minutes = false }
  */
 export function action(text, key, notice, work) {
   const button = make("button", { type: "button", class: "changes", "data-key": key }, text);
-  // Not `disabled`: a button that has the focus would lose it, and the question could not give it back.
+  // Not `disabled`: a focused button would lose the focus, and the dialog could not return it.
   const rest = (isResting) => button.setAttribute("aria-disabled", String(isResting));
   rest(false);
   button.addEventListener("click", async () => {
@@ -118,7 +118,7 @@ export async function change(method, path, how) {
   } catch (problem) {
     if (problem.status === 403 && problem.code === "FORBIDDEN") {
       document.documentElement.classList.add("looks-only");
-      say("This token only looks. What changes something is hidden now.");
+      say("This token is read-only. Actions are hidden now.");
     }
     throw problem;
   }
