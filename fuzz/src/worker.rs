@@ -34,17 +34,19 @@ struct Frame {
 
 static FRAME: LazyLock<Frame> = LazyLock::new(Frame::new);
 
-/// Every body has an answer that its caller can act on, an unknown field changes nothing, and a cursor that no worker
-/// sealed is never good.
+/// Every body has an answer that its caller can act on, an unknown field changes nothing, and no cursor shows a sandbox of
+/// another pool.
 pub fn hold(input: &[u8]) {
     let Some((verb, body)) = split_line(input) else { return };
     let Some(verb) = Verb::iter().find(|known| known.as_str() == verb) else { return };
     judge(verb, &ask(verb, Bytes::copy_from_slice(body)));
     let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) else { return };
     let plain = ask(verb, Value::Object(fields.clone()).to_string().into());
-    let is_sealed = matches!(verb, Verb::Sandboxes | Verb::BulkDelete);
-    if is_sealed && fields.get("cursor").is_some_and(Value::is_string) {
-        assert!(plain.is_err(), "a cursor that this fleet did not make is good: {fields:?}");
+    let entries = plain.as_ref().ok().and_then(|page| page.get("sandboxes")?.as_array());
+    if let Some(pool) = fields.get("pool").filter(|pool| pool.is_string()) {
+        for entry in entries.into_iter().flatten() {
+            assert_eq!(entry.get("pool"), Some(pool), "a sandbox of another pool: {fields:?}");
+        }
     }
     // A pause refuses a field that it does not know: without its end, which may be misspelt, it would last for ever.
     let is_strict = verb == Verb::Pause;
@@ -54,14 +56,9 @@ pub fn hold(input: &[u8]) {
     }
 }
 
-/// What two worlds say alike. The words of a refusal may say where in the body it is, and each world seals its cursors
-/// with its own key.
+/// What two worlds say alike. The words of a refusal may say where in the body it is.
 fn comparable(answer: Result<Value, Fault>) -> Result<Value, FaultCode> {
-    let mut body = answer.map_err(|fault| fault.code)?;
-    if let Some(cursor) = body.get_mut("cursor").filter(|cursor| cursor.is_string()) {
-        *cursor = Value::Bool(true);
-    }
-    Ok(body)
+    answer.map_err(|fault| fault.code)
 }
 
 fn judge(verb: Verb, answer: &Result<Value, Fault>) {

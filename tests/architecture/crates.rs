@@ -26,8 +26,9 @@ const COMMON: [(&str, &[&str]); 13] = [
 /// All that the domain needs beside the language.
 const OF_DOMAIN: [&str; 2] = ["thiserror", "time"];
 /// What a port may be made of: words for waiting, bytes, errors and chance, and no client of anything.
-const OF_PORTS: [&str; 10] = [
+const OF_PORTS: [&str; 11] = [
     "async-trait",
+    "base64",
     "bytes",
     "fastrand",
     "futures-util",

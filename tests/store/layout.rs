@@ -5,7 +5,7 @@ use crate::engines::{Set, Shared};
 use crate::fixtures::{NOW, added, claim_key, done, grant_of, listed, pool, several_added};
 use domain::{DeletionSwitch, StateName, UnixSeconds};
 use ports::store::layout::SANDBOXES_PER_SHARD;
-use ports::store::{Agreed, CURSOR_KEY_BYTES, CursorKey, SortRange, Store, TableMark};
+use ports::store::{Agreed, SortRange, Store, TableMark};
 use std::time::Duration;
 
 /// Longer than any process goes on with an old number, and than any clock is off.
@@ -129,20 +129,6 @@ pub(crate) async fn supply_settles_after_the_index_lag(table: Shared) {
     let settles_at = lagging.supply(&main).await.unwrap().settles_at.expect("there was one");
     assert!(settles_at > NOW.after(Duration::from_secs(30)), "{settles_at}");
     assert!(settles_at <= NOW.after(LATER), "{settles_at}");
-}
-
-pub(crate) async fn processes_agree_on_the_key_of_cursors(table: Shared) {
-    let key = |byte| CursorKey::new([byte; CURSOR_KEY_BYTES]);
-    let processes = [table.process(set(3)).await, table.process(set(3)).await, table.process(set(3)).await];
-    let [one, two, three] = &processes;
-    let fresh = [key(1), key(2), key(3)];
-    let found =
-        tokio::try_join!(one.cursor_key(&fresh[0]), two.cursor_key(&fresh[1]), three.cursor_key(&fresh[2]),);
-    let (first, second, third) = found.unwrap();
-    assert!(fresh.contains(&first) && first == second && second == third, "the first process decides");
-    let later = table.process(set(9)).await;
-    assert_eq!(later.cursor_key(&key(4)).await.unwrap(), first, "also after a restart");
-    assert_eq!(free(&table).await, 0, "the key is no sandbox");
 }
 
 pub(crate) async fn deletion_switch_changes_are_conditional(table: Shared) {

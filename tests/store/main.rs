@@ -153,7 +153,6 @@ on_every_shared_engine! {
         concurrent_shard_changes_converge,
         latest_supply_note_counts,
         supply_settles_after_the_index_lag,
-        processes_agree_on_the_key_of_cursors,
         deletion_switch_changes_are_conditional,
         processes_agree_on_settings_and_keep_those_of_others,
         mark_is_advanced_conditionally,

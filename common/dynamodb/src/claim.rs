@@ -5,7 +5,7 @@ use super::attributes::{
     seconds, text,
 };
 use super::expression::Update;
-use super::listing::{cursor_of, start_key};
+use super::listing::cursor_of;
 use super::{DynamoStore, unavailable};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
@@ -112,13 +112,14 @@ impl DynamoStore {
             .expression_attribute_names("#sk", SK)
             .expression_attribute_values(":owner", text(format!("{OWNER_PREFIX}{owner}")))
             .expression_attribute_values(":claim", text(CLAIM_PREFIX))
-            .set_exclusive_start_key(after.map(start_key))
+            .set_exclusive_start_key(after.map(|after| key_of(owner, &after.key)))
             .limit(i32::from(limit.max(1)))
             .send()
             .await
             .map_err(|error| unavailable("claims_of", error))?;
         let (claims, unreadable) = self.sort_out(found.items(), decode)?;
-        let next = found.last_evaluated_key().map(|key| cursor_of(key, [PK, SK])).transpose()?;
+        let next = found.last_evaluated_key().map(|key| cursor_of(key, None, (SK, CLAIM_PREFIX)));
+        let next = next.transpose()?;
         Ok(ClaimPage { claims, unreadable, next })
     }
 
@@ -149,7 +150,10 @@ fn closed_mark(candidate: &Candidate) -> AttributeValue {
 }
 
 fn key(claim: &ClaimKey) -> Item {
-    let ClaimKey { owner, key } = claim;
+    key_of(&claim.owner, claim.key.as_str())
+}
+
+fn key_of(owner: &OwnerId, key: &str) -> Item {
     Item::from([
         (PK.to_owned(), text(format!("{OWNER_PREFIX}{owner}"))),
         (SK.to_owned(), text(format!("{CLAIM_PREFIX}{key}"))),

@@ -8,7 +8,7 @@ use super::attributes::{
     number, text,
 };
 use super::expression::Update;
-use super::listing::{cursor, start_key};
+use super::listing::cursor_of;
 use super::{DynamoStore, item, table, unavailable};
 use async_trait::async_trait;
 use aws_sdk_dynamodb::error::BuildError;
@@ -100,7 +100,7 @@ impl Identities for DynamoStore {
             .key_condition_expression("#shard = :shard")
             .expression_attribute_names("#shard", STATE_SHARD)
             .expression_attribute_values(":shard", text(index_key(shard)))
-            .set_exclusive_start_key(after.map(start_key))
+            .set_exclusive_start_key(after.map(|after| start(shard, after)))
             .limit(i32::from(limit.max(1)))
             .send()
             .await
@@ -112,7 +112,9 @@ impl Identities for DynamoStore {
                 Err(error) => tracing::error!(%error, "an identity cannot be read and is skipped"),
             }
         }
-        let next = found.last_evaluated_key().map(cursor).transpose()?;
+        let next =
+            found.last_evaluated_key().map(|key| cursor_of(key, Some(STATE_SORT), (PK, IDENTITY_PREFIX)));
+        let next = next.transpose()?;
         Ok(IdentityPage { identities, next })
     }
 
@@ -234,6 +236,10 @@ impl DynamoStore {
 }
 
 fn key(external_id: &ExternalId) -> Item {
+    key_of(external_id.as_str())
+}
+
+fn key_of(external_id: &str) -> Item {
     Item::from([
         (PK.to_owned(), text(format!("{IDENTITY_PREFIX}{external_id}"))),
         (SK.to_owned(), text(IDENTITY_SORT)),
@@ -242,6 +248,14 @@ fn key(external_id: &ExternalId) -> Item {
 
 fn index_key(shard: u16) -> String {
     format!("{IDENTITY_PREFIX}{shard}")
+}
+
+/// Where a page of a shard goes on.
+fn start(shard: u16, after: &PageCursor) -> Item {
+    let mut start = key_of(&after.key);
+    start.insert(STATE_SHARD.to_owned(), text(index_key(shard)));
+    start.insert(STATE_SORT.to_owned(), text(&after.sort));
+    start
 }
 
 /// The condition that the identity equals `seen`.

@@ -1,5 +1,5 @@
-//! Data about the table itself: one item with the number of shards, one with the key of cursors, and one item for each
-//! pool with the moment of its last supply.
+//! Data about the table itself: one item with the number of shards, and one item for each pool with the moment of its
+//! last supply.
 
 use super::attributes::{AT, Fields, Item, PK, SK, key_text, number, seconds, text};
 use super::expression::Update;
@@ -12,18 +12,13 @@ use domain::{DeletionSwitch, PoolName, UnixSeconds};
 use parking_lot::{Mutex, MutexGuard};
 use ports::store::StoreError;
 use ports::store::layout::{
-    Agreed, CursorKey, Layout, SHARDS_AGE_MAX, SHARDS_MAX, Shards, Supply, TableMark, settles_at,
-    wanted_shards,
+    Agreed, Layout, SHARDS_AGE_MAX, SHARDS_MAX, Shards, Supply, TableMark, settles_at, wanted_shards,
 };
 use std::collections::BTreeSet;
 use std::time::Instant;
 
 /// Key of the item with the number of shards.
 const LAYOUT_KEY: (&str, &str) = ("TABLE", "LAYOUT");
-/// Key of the item with the key of cursors.
-const CURSOR_KEY: (&str, &str) = ("TABLE", "CURSOR_KEY");
-/// The key of cursors, as hexadecimal digits.
-const SEAL: &str = "seal";
 /// Key of the item with the names of all pools.
 const POOLS_KEY: (&str, &str) = ("TABLE", "POOLS");
 /// The names, as a set.
@@ -126,20 +121,6 @@ impl Layout for DynamoStore {
             None => None,
         };
         Ok(Supply { shards: shards.read, settles_at: settles_at(supplied_at, self.index_lag) })
-    }
-
-    async fn cursor_key(&self, fresh: &CursorKey) -> Result<CursorKey, StoreError> {
-        let key = item_key(CURSOR_KEY);
-        if let Some(found) = self.read_item("cursor_key", key.clone()).await? {
-            return decode_cursor_key(&found);
-        }
-        let mut item = key;
-        item.insert(SEAL.to_owned(), text(fresh.to_text()));
-        match self.put_if_absent("cursor_key", item).await? {
-            None => Ok(fresh.clone()),
-            // Another process was faster, or an earlier attempt succeeded and its reply was lost.
-            Some(found) => decode_cursor_key(&found),
-        }
     }
 
     async fn pools(&self) -> Result<BTreeSet<PoolName>, StoreError> {
@@ -276,12 +257,6 @@ fn layout_key() -> Item {
 
 fn supply_key(pool: &PoolName) -> Item {
     Item::from([(PK.to_owned(), text(format!("{POOL_PREFIX}{pool}"))), (SK.to_owned(), text(SUPPLY_SORT))])
-}
-
-fn decode_cursor_key(item: &Item) -> Result<CursorKey, StoreError> {
-    let key = key_text(item);
-    let fields = Fields::new(item, &key);
-    CursorKey::parse(fields.text(SEAL)?).ok_or_else(|| fields.corrupt(SEAL, "is no key of cursors"))
 }
 
 fn encode(shards: Shards) -> Item {

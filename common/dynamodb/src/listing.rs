@@ -1,13 +1,12 @@
 //! Reading: one sandbox, pages and counts of `StateIndex`, and pages of `LabIndex`.
 
-use super::attributes::{GRANTED_AT, HELD_LAB, PK, SK, STATE, STATE_SHARD, STATE_SORT, text};
+use super::attributes::{GRANTED_AT, HELD_LAB, Item, PK, SK, STATE, STATE_SHARD, STATE_SORT, text};
 use super::{DynamoStore, item, table, unavailable};
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, Select};
 use domain::{LabId, Sandbox, SandboxId, StateName};
-use ports::store::index::{due_sort, state_shard};
+use ports::store::index::{SANDBOX_PREFIX, SANDBOX_SORT, due_sort, state_shard};
 use ports::store::{Page, PageCursor, SortRange, StateQuery, StoreError};
-use std::collections::HashMap;
 
 impl DynamoStore {
     pub(super) async fn read_sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
@@ -32,13 +31,15 @@ impl DynamoStore {
     ) -> Result<Page, StoreError> {
         let found = self
             .state_query(query)
-            .set_exclusive_start_key(after.map(start_key))
+            .set_exclusive_start_key(after.map(|after| start_in_shard(query, after)))
             .limit(i32::from(limit.max(1)))
             .send()
             .await
             .map_err(|error| unavailable("page", error))?;
         let (sandboxes, unreadable) = self.sort_out(found.items(), item::decode)?;
-        let next = found.last_evaluated_key().map(cursor).transpose()?;
+        let next =
+            found.last_evaluated_key().map(|key| cursor_of(key, Some(STATE_SORT), (PK, SANDBOX_PREFIX)));
+        let next = next.transpose()?;
         Ok(Page { sandboxes, unreadable, next })
     }
 
@@ -56,14 +57,15 @@ impl DynamoStore {
             .key_condition_expression("#lab = :lab")
             .expression_attribute_names("#lab", HELD_LAB)
             .expression_attribute_values(":lab", text(lab.as_str()))
-            .set_exclusive_start_key(after.map(start_key))
+            .set_exclusive_start_key(after.map(|after| start_in_lab(lab, after)))
             .limit(i32::from(limit.max(1)))
             .send()
             .await
             .map_err(|error| unavailable("held_by_lab", error))?;
         let (sandboxes, unreadable) = self.sort_out(found.items(), item::decode)?;
-        let parts = [PK, SK, HELD_LAB, GRANTED_AT];
-        let next = found.last_evaluated_key().map(|key| cursor_of(key, parts)).transpose()?;
+        let next =
+            found.last_evaluated_key().map(|key| cursor_of(key, Some(GRANTED_AT), (PK, SANDBOX_PREFIX)));
+        let next = next.transpose()?;
         Ok(Page { sandboxes, unreadable, next })
     }
 
@@ -79,13 +81,13 @@ impl DynamoStore {
             .filter_expression("#state = :deleted")
             .expression_attribute_names("#state", STATE)
             .expression_attribute_values(":deleted", text(StateName::Deleted.as_str()))
-            .set_exclusive_start_key(after.map(start_key))
+            .set_exclusive_start_key(after.map(|after| item_at(&after.key, &after.sort)))
             .limit(i32::from(limit.max(1)))
             .send()
             .await
             .map_err(|error| unavailable("tombstones", error))?;
         let (sandboxes, unreadable) = self.sort_out(found.items(), item::decode)?;
-        let next = found.last_evaluated_key().map(|key| cursor_of(key, [PK, SK])).transpose()?;
+        let next = found.last_evaluated_key().map(|key| cursor_of(key, Some(SK), (PK, ""))).transpose()?;
         Ok(Page { sandboxes, unreadable, next })
     }
 
@@ -156,30 +158,48 @@ impl DynamoStore {
     }
 }
 
-pub(super) fn start_key(cursor: &PageCursor) -> HashMap<String, AttributeValue> {
-    let attribute = |name: &str, value: &str| {
-        // The one key attribute that is a number.
-        if name == GRANTED_AT { AttributeValue::N(value.to_owned()) } else { text(value) }
-    };
-    cursor.0.iter().map(|(name, value)| (name.clone(), attribute(name, value))).collect()
+/// The key of the sandbox of a cursor.
+fn sandbox_at(after: &PageCursor) -> Item {
+    item_at(&format!("{SANDBOX_PREFIX}{}", after.key), SANDBOX_SORT)
 }
 
-pub(super) fn cursor(key: &HashMap<String, AttributeValue>) -> Result<PageCursor, StoreError> {
-    cursor_of(key, [PK, SK, STATE_SHARD, STATE_SORT])
+fn item_at(hash: &str, range: &str) -> Item {
+    Item::from([(PK.to_owned(), text(hash)), (SK.to_owned(), text(range))])
 }
 
-/// The cursor for a key with these attributes.
-pub(super) fn cursor_of<const N: usize>(
-    key: &HashMap<String, AttributeValue>,
-    parts: [&'static str; N],
+fn start_in_shard(query: &StateQuery, after: &PageCursor) -> Item {
+    let shard = state_shard(&query.pool, query.state, query.shard);
+    let mut start = sandbox_at(after);
+    start.insert(STATE_SHARD.to_owned(), text(shard));
+    start.insert(STATE_SORT.to_owned(), text(&after.sort));
+    start
+}
+
+fn start_in_lab(lab: &LabId, after: &PageCursor) -> Item {
+    let mut start = sandbox_at(after);
+    start.insert(HELD_LAB.to_owned(), text(lab.as_str()));
+    start.insert(GRANTED_AT.to_owned(), AttributeValue::N(after.sort.clone()));
+    start
+}
+
+/// The cursor of the last key of a page: the sort key of the listing, and the attribute that identifies an item, without
+/// its prefix.
+pub(super) fn cursor_of(
+    key: &Item,
+    sort: Option<&'static str>,
+    (name, prefix): (&'static str, &str),
 ) -> Result<PageCursor, StoreError> {
-    let part = |name: &'static str| match key.get(name) {
-        Some(AttributeValue::S(value) | AttributeValue::N(value)) => Ok((name.to_owned(), value.clone())),
-        _ => Err(StoreError::Corrupt {
+    let part = |attribute: &'static str, prefix: &str| {
+        let value = match key.get(attribute) {
+            Some(AttributeValue::S(value) | AttributeValue::N(value)) => value.strip_prefix(prefix),
+            _ => None,
+        };
+        value.map(str::to_owned).ok_or_else(|| StoreError::Corrupt {
             item: "page cursor".to_owned(),
-            attribute: name,
-            problem: "is neither text nor number".to_owned(),
-        }),
+            attribute,
+            problem: "is not the key of this listing".to_owned(),
+        })
     };
-    Ok(PageCursor(parts.into_iter().map(part).collect::<Result<_, _>>()?))
+    let sort = sort.map(|sort| part(sort, "")).transpose()?.unwrap_or_default();
+    Ok(PageCursor { sort, key: part(name, prefix)? })
 }

@@ -11,15 +11,17 @@ use domain::{
     StateName, Transition, UnixSeconds,
 };
 
+pub mod cursor;
 mod identity;
 pub mod index;
 pub mod layout;
 mod steps;
 
+pub use cursor::PageCursor;
 pub use identity::{
     IDENTITY_ABSENCES_MAX, IDENTITY_DUPLICATES_MAX, IDENTITY_SHARDS, Identities, Identity, IdentityPage,
 };
-pub use layout::{Agreed, CURSOR_KEY_BYTES, CursorKey, Layout, SHARDS_MAX, Shards, Supply, TableMark};
+pub use layout::{Agreed, Layout, SHARDS_MAX, Shards, Supply, TableMark};
 
 /// The result of a conditional write on a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,10 +94,6 @@ pub enum SortRange {
     /// Sandboxes that were due (end of the lease, time of the request) at or before that moment.
     DueBy(UnixSeconds),
 }
-
-/// Where a listing continues. Only the adapter that made it can interpret it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PageCursor(pub Vec<(String, String)>);
 
 /// An item that this build cannot read, and the reason: another build wrote it, or it is damaged. It is skipped and
 /// reported, and does not prevent reading other items.
@@ -204,45 +202,21 @@ pub fn unless_unreadable<T>(read: Result<Option<T>, StoreError>) -> Result<Optio
     }
 }
 
-// === impl PageCursor ===
+// === impl SortRange ===
 
-/// Separator in the text of a cursor; no part can contain it.
-const CURSOR_PART_END: char = '\u{1f}';
-
-impl PageCursor {
-    /// The cursor as a token of letters and digits, for clients.
+impl SortRange {
+    /// Whether the range holds an item with that sort key.
     #[must_use]
-    pub fn to_text(&self) -> String {
-        use std::fmt::Write as _;
-        let parts = self.0.iter().flat_map(|(name, value)| [name, value]);
-        let mut text = String::new();
-        for byte in parts.flat_map(|part| part.bytes().chain([CURSOR_PART_END as u8])) {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
+    pub fn contains(&self, sort: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::NamePrefix(prefix) => sort.starts_with(prefix.as_str()),
+            Self::NamesFrom { from, prefix } => {
+                sort >= from.as_str()
+                    && prefix.as_ref().is_none_or(|prefix| sort.starts_with(prefix.as_str()))
+            }
+            Self::DueBy(at) => *sort <= *index::due_sort(*at),
         }
-        text
-    }
-
-    /// Parses such a token; none if it is invalid.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        // Number parsing would accept a sign, which no token contains.
-        if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return None;
-        }
-        let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
-        let bytes: Vec<u8> = digits
-            .map(|pair| {
-                pair.filter(|pair| pair.len() == 2).and_then(|pair| u8::from_str_radix(pair, 16).ok())
-            })
-            .collect::<Option<_>>()?;
-        let text = String::from_utf8(bytes).ok()?;
-        let mut parts = text.strip_suffix(CURSOR_PART_END)?.split(CURSOR_PART_END);
-        let mut pairs = Vec::new();
-        while let Some(name) = parts.next() {
-            pairs.push((name.to_owned(), parts.next()?.to_owned()));
-        }
-        Some(Self(pairs))
     }
 }
 
@@ -328,22 +302,4 @@ pub trait Store: Layout + Identities {
 
     /// How many sandboxes are in one index shard. Reads the whole shard.
     async fn count(&self, query: &StateQuery) -> Result<u64, StoreError>;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cursor_round_trips() {
-        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let cursor =
-            PageCursor(vec![pair("PK", "SBX#7"), pair("state_sort", "lab-\u{fc} 1"), pair("id", "")]);
-        let text = cursor.to_text();
-        assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{text}");
-        assert_eq!(PageCursor::parse(&text), Some(cursor));
-        for bad in ["", "7", "zz", "+1", "411f", "\u{fc}", "ff1f411f", "41"] {
-            assert_eq!(PageCursor::parse(bad), None, "{bad:?}");
-        }
-    }
 }

@@ -84,7 +84,7 @@ impl Allocator {
         let (pools, is_narrowed) = self.pools_of(request, pool.as_deref(), bounds).await?;
         let which = Which {
             purpose: if dry_run { "bulk-delete, dry" } else { "bulk-delete" },
-            status: Some(status),
+            states: vec![status],
             pools,
             is_narrowed,
             lab: None,

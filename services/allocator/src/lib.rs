@@ -126,7 +126,6 @@ pub struct Allocator {
     announcing: TaskTracker,
     admission: Admission,
     quarantines: health::Quarantines,
-    seals: listing::Seals,
 }
 
 // === impl Config ===
@@ -192,7 +191,6 @@ impl Allocator {
             announcing: TaskTracker::new(),
             admission,
             quarantines: health::Quarantines::default(),
-            seals: listing::Seals::default(),
         }
     }
 

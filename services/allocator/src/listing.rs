@@ -7,7 +7,7 @@
 use crate::bounds::{Bounds, lies_outside};
 use crate::{Allocator, decode, store_fault};
 use contract::queue::PAGE_LIMIT_MAX;
-use contract::{Fault, FaultCode, RecordRequest, RecordView, SandboxEntry, SandboxesReply, SandboxesRequest};
+use contract::{Fault, RecordRequest, RecordView, SandboxEntry, SandboxesReply, SandboxesRequest};
 use domain::{LabId, NamePrefix, OwnerId, PoolName, Sandbox, StateName};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ports::bus::Request;
@@ -16,10 +16,8 @@ use std::time::{Duration, Instant};
 use strum::IntoEnumIterator as _;
 
 mod places;
-mod seal;
 
 use places::Place;
-pub(crate) use seal::Seals;
 
 /// Entries of one page unless the caller says.
 const PAGE_LIMIT_DEFAULT: u32 = 50;
@@ -41,7 +39,8 @@ const READS_AT_ONCE_MAX: usize = 8;
 pub(crate) struct Which {
     /// What the walk is for; a cursor of one is none of another.
     pub(crate) purpose: &'static str,
-    pub(crate) status: Option<StateName>,
+    /// The states, in the order of the listing.
+    pub(crate) states: Vec<StateName>,
     /// The pools, in the order of their names.
     pub(crate) pools: Vec<PoolName>,
     /// Whether these are fewer than all.
@@ -87,7 +86,7 @@ impl Which {
         let (pools, is_narrowed) = pools;
         Ok(Self {
             purpose: "sandboxes",
-            status: status.as_deref().map(listed_status).transpose()?,
+            states: listed_states(status.as_deref())?,
             pools,
             is_narrowed,
             lab: parsed("lab", lab.as_deref(), LabId::parse)?,
@@ -152,23 +151,11 @@ impl Allocator {
         request: &Request,
     ) -> Result<(Vec<Sandbox>, Option<String>), Fault> {
         let store = self.ports.store.as_ref();
-        let began = match &which.cursor {
-            None => None,
-            Some(cursor) => Some(self.seals.open(store, which, cursor).await.map_err(|error| {
-                error.into_fault(|error| store_fault(request, &error), places::not_of_this_listing)
-            })?),
-        };
         let shards = store.shards().await.map_err(|error| store_fault(request, &error))?;
-        let places = places::left(which, shards, began.as_deref())?;
+        let places = places::left(which, shards)?;
         let walked = self.walk(which, places, self.walk_ends(request)).await;
         let (sandboxes, place) = walked.map_err(|error| store_fault(request, &error))?;
-        let cursor = match place {
-            None => None,
-            Some(place) => Some(self.seals.seal(store, which, &place.to_text()).await.map_err(|error| {
-                error.into_fault(|error| store_fault(request, &error), places::not_of_this_listing)
-            })?),
-        };
-        Ok((sandboxes, cursor))
+        Ok((sandboxes, place.map(|place| place.cursor(which))))
     }
 
     /// Until when a request reads: half of the time that is left for it, because the last read and the reply take time too.
@@ -295,18 +282,19 @@ impl Read {
     }
 }
 
-/// The state of a filter, if sandboxes in it can be listed.
-fn listed_status(status: &str) -> Result<StateName, Fault> {
+/// The states of a filter, if sandboxes in them can be listed.
+fn listed_states(status: Option<&str>) -> Result<Vec<StateName>, Fault> {
+    let listed = || StateName::iter().filter(|state| *state != StateName::Deleted);
+    let Some(status) = status else { return Ok(listed().collect()) };
     match StateName::parse(status) {
         Some(StateName::Deleted) => {
             let why =
                 "deleted cannot be listed, because tombstones are in no index; ask for one sandbox by its id";
             Err(Fault::invalid("status", why))
         }
-        Some(state) => Ok(state),
+        Some(state) => Ok(vec![state]),
         None => {
-            let states = StateName::iter().filter(|state| *state != StateName::Deleted);
-            let names: Vec<_> = states.map(StateName::as_str).collect();
+            let names: Vec<_> = listed().map(StateName::as_str).collect();
             Err(Fault::invalid("status", format!("must be one of {}", names.join(", "))))
         }
     }
@@ -326,11 +314,6 @@ fn parsed<T, E: std::fmt::Display>(
     parse: fn(&str) -> Result<T, E>,
 ) -> Result<Option<T>, Fault> {
     text.map(parse).transpose().map_err(|problem| Fault::invalid(field, problem))
-}
-
-/// The answer when there are no random bytes to make a key from.
-fn no_key() -> Fault {
-    Fault::new(FaultCode::InternalError, "the cursor could not be made")
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use domain::{
     SandboxId, Transition, UnixSeconds,
 };
 use ports::store::{
-    Agreed, ClaimPage, CursorKey, Identities, Identity, IdentityPage, Insert, Layout, MoveClaim, OpenClaim,
-    Page, PageCursor, Shards, StateQuery, Store, StoreError, Supply, TableMark, Write,
+    Agreed, ClaimPage, Identities, Identity, IdentityPage, Insert, Layout, MoveClaim, OpenClaim, Page,
+    PageCursor, Shards, StateQuery, Store, StoreError, Supply, TableMark, Write,
 };
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -153,11 +153,6 @@ impl<I: Interposer> Layout for InterposedStore<I> {
         self.pass("supply", self.inner.supply(pool)).await
     }
 
-    async fn cursor_key(&self, fresh: &CursorKey) -> Result<CursorKey, StoreError> {
-        self.pass("cursor_key", self.inner.cursor_key(fresh)).await
-    }
-
-    // Nothing comes between: every run begins with it, and no story of the tests is about it.
     async fn pools(&self) -> Result<BTreeSet<PoolName>, StoreError> {
         self.inner.pools().await
     }

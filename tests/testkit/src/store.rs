@@ -11,24 +11,16 @@ use domain::{
 use parking_lot::{Mutex, MutexGuard};
 use ports::store::Identity;
 use ports::store::index::{due_sort, shard_of, state_shard, state_sort};
-use ports::store::layout::{Agreed, CursorKey, Layout, Shards, Supply, TableMark, settles_at, wanted_shards};
+use ports::store::layout::{Agreed, Layout, Shards, Supply, TableMark, settles_at, wanted_shards};
 use ports::store::{
-    ClaimPage, Insert, MoveClaim, OpenClaim, Page, PageCursor, SortRange, StateQuery, Store, StoreError,
-    Write,
+    ClaimPage, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError, Write,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Names of the two parts of a cursor.
-const CURSOR_SORT: &str = "state_sort";
-const CURSOR_ID: &str = "id";
-
 mod identity;
-
-/// Name of the one part of a cursor over claim items.
-const CURSOR_CLAIM: &str = "key";
 
 /// Sandboxes and claims in memory.
 #[derive(Debug)]
@@ -50,7 +42,6 @@ struct Tables {
     places: BTreeMap<SandboxId, (String, String)>,
     shards: Option<Shards>,
     supplied_at: BTreeMap<PoolName, UnixSeconds>,
-    cursor_key: Option<CursorKey>,
     pools: BTreeSet<PoolName>,
     deletion_switch: Option<DeletionSwitch>,
     agreed: Agreed,
@@ -158,10 +149,6 @@ impl Layout for MemoryStore {
         let supplied_at = tables.supplied_at.get(pool).copied();
         let shards = tables.shards(self.shards_set).read;
         Ok(Supply { shards, settles_at: settles_at(supplied_at, self.index_lag) })
-    }
-
-    async fn cursor_key(&self, fresh: &CursorKey) -> Result<CursorKey, StoreError> {
-        Ok(self.tables().cursor_key.get_or_insert_with(|| fresh.clone()).clone())
     }
 
     async fn pools(&self) -> Result<BTreeSet<PoolName>, StoreError> {
@@ -314,7 +301,7 @@ impl Store for MemoryStore {
             None => Bound::Unbounded,
         };
         for (sort, id) in entries.range((start, Bound::Unbounded)) {
-            if !in_range(sort, &query.range) {
+            if !query.range.contains(sort) {
                 continue;
             }
             page.sandboxes.extend(tables.sandboxes.get(id).cloned());
@@ -357,13 +344,12 @@ impl Store for MemoryStore {
     ) -> Result<ClaimPage, StoreError> {
         let tables = self.tables();
         let limit = usize::from(limit.max(1));
-        let after = after.and_then(|cursor| cursor.0.first()).map(|(_, key)| key.as_str());
+        let after = after.map(|cursor| cursor.key.as_str());
         let keys = tables.claims.keys().filter(|claim| claim.owner == *owner);
         let keys = keys.filter(|claim| after.is_none_or(|after| claim.key.as_str() > after)).take(limit);
         let claims: Vec<_> = keys.filter_map(|claim| tables.claim_record(claim)).collect();
         let last = claims.last().filter(|_| claims.len() == limit);
-        let next =
-            last.map(|last| PageCursor(vec![(CURSOR_CLAIM.to_owned(), last.claim.key.as_str().to_owned())]));
+        let next = last.map(|last| PageCursor { sort: String::new(), key: last.claim.key.to_string() });
         Ok(ClaimPage { claims, unreadable: Vec::new(), next })
     }
 
@@ -382,7 +368,7 @@ impl Store for MemoryStore {
     async fn last(&self, query: &StateQuery) -> Result<Option<Sandbox>, StoreError> {
         let tables = self.tables();
         let entries = tables.index.get(&state_shard(&query.pool, query.state, query.shard));
-        let last = entries.and_then(|entries| entries.iter().rfind(|(sort, _)| in_range(sort, &query.range)));
+        let last = entries.and_then(|entries| entries.iter().rfind(|(sort, _)| query.range.contains(sort)));
         Ok(last.and_then(|(_, id)| tables.sandboxes.get(id).cloned()))
     }
 
@@ -390,40 +376,20 @@ impl Store for MemoryStore {
         let tables = self.tables();
         let entries = tables.index.get(&state_shard(&query.pool, query.state, query.shard));
         let count = entries
-            .map_or(0, |entries| entries.iter().filter(|(sort, _)| in_range(sort, &query.range)).count());
+            .map_or(0, |entries| entries.iter().filter(|(sort, _)| query.range.contains(sort)).count());
         Ok(u64::try_from(count).unwrap_or(u64::MAX))
     }
 }
 
-fn in_range(sort: &str, range: &SortRange) -> bool {
-    match range {
-        SortRange::All => true,
-        SortRange::NamePrefix(prefix) => sort.starts_with(prefix.as_str()),
-        SortRange::NamesFrom { from, prefix } => {
-            sort >= from.as_str() && prefix.as_ref().is_none_or(|prefix| sort.starts_with(prefix.as_str()))
-        }
-        SortRange::DueBy(at) => *sort <= *due_sort(*at),
-    }
-}
-
 fn cursor_at(sort: &str, id: &SandboxId) -> PageCursor {
-    PageCursor(vec![
-        (CURSOR_SORT.to_owned(), sort.to_owned()),
-        (CURSOR_ID.to_owned(), id.as_str().to_owned()),
-    ])
+    PageCursor { sort: sort.to_owned(), key: id.to_string() }
 }
 
 fn position(cursor: &PageCursor) -> Result<(String, SandboxId), StoreError> {
-    let corrupt = |problem: &str| StoreError::Corrupt {
+    let id = SandboxId::parse(&cursor.key).map_err(|problem| StoreError::Corrupt {
         item: "page cursor".to_owned(),
-        attribute: CURSOR_ID,
-        problem: problem.to_owned(),
-    };
-    match cursor.0.as_slice() {
-        [(_, sort), (_, id)] => {
-            let id = SandboxId::parse(id).map_err(|problem| corrupt(&problem.to_string()))?;
-            Ok((sort.clone(), id))
-        }
-        _ => Err(corrupt("is not one of this store")),
-    }
+        attribute: "id",
+        problem: problem.to_string(),
+    })?;
+    Ok((cursor.sort.clone(), id))
 }

@@ -44,13 +44,6 @@ pub struct Supply {
     pub settles_at: Option<UnixSeconds>,
 }
 
-/// Bytes of a [`CursorKey`]: as many as the hash that it is used with.
-pub const CURSOR_KEY_BYTES: usize = 32;
-
-/// The key that seals the cursors of listings. It only detects invalid cursors and protects nothing else.
-#[derive(Clone, PartialEq, Eq)]
-pub struct CursorKey([u8; CURSOR_KEY_BYTES]);
-
 /// Settings that every process on a table must agree on, by name. Only settings whose differences are unsafe belong
 /// here: a process that differs does not start.
 pub type Agreed = BTreeMap<String, String>;
@@ -82,10 +75,6 @@ pub trait Layout: Send + Sync + std::fmt::Debug {
 
     /// Facts about `pool` from a strongly consistent read. Not for the hot path.
     async fn supply(&self, pool: &PoolName) -> Result<Supply, StoreError>;
-
-    /// The key with which all processes on this table seal cursors, by a strongly consistent read; stores `fresh` if
-    /// there is none yet.
-    async fn cursor_key(&self, fresh: &CursorKey) -> Result<CursorKey, StoreError>;
 
     /// Every pool that the table knows, by a strongly consistent read.
     async fn pools(&self) -> Result<BTreeSet<PoolName>, StoreError>;
@@ -122,44 +111,6 @@ pub trait Layout: Send + Sync + std::fmt::Debug {
             pools.extend(fresh);
         }
         Ok(pools)
-    }
-}
-
-// === impl CursorKey ===
-
-impl CursorKey {
-    /// A key of these bytes, which must come from a cryptographically secure source.
-    #[must_use]
-    pub const fn new(bytes: [u8; CURSOR_KEY_BYTES]) -> Self {
-        Self(bytes)
-    }
-
-    /// Its bytes.
-    #[must_use]
-    pub const fn bytes(&self) -> &[u8; CURSOR_KEY_BYTES] {
-        &self.0
-    }
-
-    /// The key as a table keeps it: hexadecimal digits.
-    pub fn to_text(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    /// Parses such a text; none if it is invalid.
-    pub fn parse(text: &str) -> Option<Self> {
-        if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return None;
-        }
-        let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
-        let bytes: Option<Vec<u8>> =
-            digits.map(|pair| pair.and_then(|pair| u8::from_str_radix(pair, 16).ok())).collect();
-        Some(Self(bytes?.try_into().ok()?))
-    }
-}
-
-impl std::fmt::Debug for CursorKey {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("CursorKey(..)")
     }
 }
 
@@ -230,17 +181,6 @@ mod tests {
         assert_eq!(lowered.towards(8, NOW), None);
         let again = lowered.towards(16, NOW.after(READ_SETTLE)).unwrap();
         assert_eq!((again.write, again.read), (16, 32));
-    }
-
-    #[test]
-    fn cursor_key_round_trips_and_is_redacted() {
-        let key = CursorKey::new(std::array::from_fn(|at| u8::try_from(at * 8).unwrap()));
-        assert_eq!(CursorKey::parse(&key.to_text()), Some(key.clone()));
-        assert_eq!(format!("{key:?}"), "CursorKey(..)");
-        let long = "00".repeat(CURSOR_KEY_BYTES + 1);
-        for bad in ["", "00", &long, &"+1".repeat(CURSOR_KEY_BYTES), &"\u{fc}".repeat(CURSOR_KEY_BYTES)] {
-            assert_eq!(CursorKey::parse(bad), None, "{bad:?}");
-        }
     }
 
     #[test]

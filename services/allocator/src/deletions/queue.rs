@@ -2,153 +2,57 @@
 //! its progress.
 
 use super::bus_fault;
+use crate::listing::{Which, page_limit};
 use crate::{Allocator, decode, store_fault};
-use contract::queue::PAGE_LIMIT_MAX;
 use contract::{
     DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, Fault, PreCleanView,
 };
 use domain::{PoolName, Sandbox, StateName};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ports::bus::{BusError, Request};
-use ports::store::{PageCursor, SortRange, StateQuery, StoreError};
+use ports::store::{SortRange, StateQuery, StoreError};
 use std::collections::BTreeMap;
 
-/// Entries per page by default.
-const PAGE_LIMIT_DEFAULT: u32 = 50;
-/// Most parts of the index that one page reads, so that many empty ones result in several short pages.
-const PARTS_OF_PAGE_MAX: usize = 64;
 /// Messages that are read concurrently.
 const READS_AT_ONCE_MAX: usize = 8;
 /// The states of a deletion, in the order of the list.
 const STATES: [StateName; 2] = [StateName::PendingDeletion, StateName::DeletionFailed];
 
-/// A part of the index, and the position in it.
-struct Place {
-    pool: PoolName,
-    state: StateName,
-    shard: u16,
-    after: Option<PageCursor>,
-}
-
-/// Which page, and the filter.
-struct Which {
-    pools: Vec<PoolName>,
-    states: Vec<StateName>,
-    cursor: Option<String>,
-    limit: u16,
-}
-
-// === impl Place ===
-
-impl Place {
-    /// The cursor after a page that ended here.
-    fn cursor(&self) -> String {
-        let Self { pool, state, shard, after } = self;
-        format!("{pool}.{state}.{shard}.{}", after.as_ref().map(PageCursor::to_text).unwrap_or_default())
+/// The states of the filter.
+fn states_of(status: Option<&str>) -> Result<Vec<StateName>, Fault> {
+    let states = STATES.into_iter().filter(|state| status.is_none_or(|status| state.as_str() == status));
+    let states: Vec<_> = states.collect();
+    if states.is_empty() {
+        return Err(Fault::invalid("status", "must be pending_deletion or deletion_failed"));
     }
-
-    fn is_at(&self, pool: &str, state: &str, shard: &str) -> bool {
-        self.pool.as_str() == pool && self.state.as_str() == state && self.shard.to_string() == shard
-    }
-
-    fn query(&self) -> StateQuery {
-        let Self { pool, state, shard, after: _ } = self;
-        StateQuery { pool: pool.clone(), state: *state, shard: *shard, range: SortRange::All }
-    }
-}
-
-// === impl Which ===
-
-impl Which {
-    fn parse(request: DeletionsRequest, known: Vec<PoolName>) -> Result<Self, Fault> {
-        let DeletionsRequest { pool, status, cursor, limit } = request;
-        let pools = match pool {
-            None => known,
-            Some(pool) => vec![PoolName::parse(&pool).map_err(|problem| Fault::invalid("pool", problem))?],
-        };
-        let states = match status {
-            None => STATES.to_vec(),
-            Some(status) => {
-                let of_that_name = STATES.into_iter().find(|state| state.as_str() == status);
-                let state = of_that_name
-                    .ok_or_else(|| Fault::invalid("status", "must be pending_deletion or deletion_failed"))?;
-                vec![state]
-            }
-        };
-        let limit = match limit.unwrap_or(PAGE_LIMIT_DEFAULT) {
-            limit @ 1..=PAGE_LIMIT_MAX => u16::try_from(limit).unwrap_or(u16::MAX),
-            _ => return Err(Fault::invalid("limit", format!("must be from 1 to {PAGE_LIMIT_MAX}"))),
-        };
-        Ok(Self { pools, states, cursor, limit })
-    }
-
-    /// The remaining parts of the index, in the order of the list.
-    fn places(&self, shards: u16) -> Result<Vec<Place>, Fault> {
-        let mut places = Vec::new();
-        for state in &self.states {
-            for pool in &self.pools {
-                for shard in 0..shards {
-                    places.push(Place { pool: pool.clone(), state: *state, shard, after: None });
-                }
-            }
-        }
-        let Some(cursor) = &self.cursor else { return Ok(places) };
-        let invalid = || Fault::invalid("cursor", "is not one of this listing");
-        let mut parts = cursor.split('.');
-        let (Some(pool), Some(state), Some(shard), Some(after), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(invalid());
-        };
-        let at = places.iter().position(|place| place.is_at(pool, state, shard)).ok_or_else(invalid)?;
-        let mut left = places.split_off(at);
-        if let (Some(first), false) = (left.first_mut(), after.is_empty()) {
-            first.after = Some(PageCursor::parse(after).ok_or_else(invalid)?);
-        }
-        Ok(left)
-    }
+    Ok(states)
 }
 
 // === impl Allocator ===
 
 impl Allocator {
     pub(crate) async fn deletions(&self, request: &Request) -> Result<DeletionsReply, Fault> {
-        let asked = decode(&request.body)?;
-        let known = self.every_pool().await.map_err(|error| store_fault(request, &error))?;
-        let which = Which::parse(asked, known.into_iter().collect())?;
-        let shards = self.ports.store.shards().await.map_err(|error| store_fault(request, &error))?;
-        let places = which.places(shards)?;
+        let DeletionsRequest { pool, status, cursor, limit } = decode(&request.body)?;
+        let (pools, is_narrowed) = self.pools_of(request, pool.as_deref(), &None).await?;
+        let which = Which {
+            purpose: "deletions",
+            states: states_of(status.as_deref())?,
+            pools,
+            is_narrowed,
+            lab: None,
+            owner: None,
+            prefix: None,
+            cursor,
+            limit: page_limit(limit)?,
+        };
+        let (sandboxes, cursor) = self.page_of_sandboxes(&which, request).await?;
         let totals = match which.cursor {
-            None => Some(self.totals(&which, shards).await.map_err(|error| store_fault(request, &error))?),
+            None => Some(self.totals(&which.pools).await.map_err(|error| store_fault(request, &error))?),
             Some(_) => None,
         };
-        let (sandboxes, cursor) =
-            self.page_of(places, which.limit).await.map_err(|error| store_fault(request, &error))?;
         let deletions = self.entries(&sandboxes).await.map_err(|error| bus_fault(request, &error))?;
         let count = u64::try_from(deletions.len()).unwrap_or(u64::MAX);
         Ok(DeletionsReply { deletions, count, cursor, totals })
-    }
-
-    /// At most `limit` sandboxes of these parts, and where to continue.
-    async fn page_of(
-        &self,
-        places: Vec<Place>,
-        limit: u16,
-    ) -> Result<(Vec<Sandbox>, Option<String>), StoreError> {
-        let mut found = Vec::new();
-        for (looked, mut place) in places.into_iter().enumerate() {
-            let left = limit.saturating_sub(u16::try_from(found.len()).unwrap_or(u16::MAX));
-            if left == 0 || looked >= PARTS_OF_PAGE_MAX {
-                return Ok((found, Some(place.cursor())));
-            }
-            let page = self.ports.store.page(&place.query(), place.after.as_ref(), left).await?;
-            found.extend(page.sandboxes);
-            if page.next.is_some() {
-                place.after = page.next;
-                return Ok((found, Some(place.cursor())));
-            }
-        }
-        Ok((found, None))
     }
 
     async fn entries(&self, sandboxes: &[Sandbox]) -> Result<Vec<DeletionEntry>, BusError> {
@@ -204,9 +108,10 @@ impl Allocator {
     }
 
     /// Counts the parts of the index with deletions, whatever the state filter.
-    async fn totals(&self, which: &Which, shards: u16) -> Result<DeletionTotals, StoreError> {
+    async fn totals(&self, pools: &[PoolName]) -> Result<DeletionTotals, StoreError> {
+        let shards = self.ports.store.shards().await?;
         let mut totals = DeletionTotals::default();
-        for pool in &which.pools {
+        for pool in pools {
             for shard in 0..shards {
                 let part = |state| StateQuery { pool: pool.clone(), state, shard, range: SortRange::All };
                 let pending = part(StateName::PendingDeletion);
@@ -224,7 +129,7 @@ impl Allocator {
         if let Some(status) = self.deletions_status().await {
             let of_pools = || {
                 let queues = status.pools.iter();
-                queues.filter(|(name, _)| which.pools.iter().any(|pool| pool.as_str() == name.as_str()))
+                queues.filter(|(name, _)| pools.iter().any(|pool| pool.as_str() == name.as_str()))
             };
             let waiting: u64 = of_pools().map(|(_, queue)| queue.waiting).sum();
             let running: u64 = of_pools().map(|(_, queue)| queue.under_way).sum();

@@ -2,15 +2,16 @@
 
 use super::Which;
 use contract::Fault;
-use domain::{PoolName, StateName};
-use ports::store::{PageCursor, SHARDS_MAX, SortRange, StateQuery};
+use domain::{IdempotencyKey, LabId, NamePrefix, OwnerId, PoolName, SandboxId, StateName};
+use ports::store::index::fnv1a;
+use ports::store::{PageCursor, SHARDS_MAX, SortRange, StateQuery, cursor};
 use strum::IntoEnumIterator as _;
 
-/// Between the parts of a cursor's text; none of them holds it.
-const END: char = '.';
 /// How the parts that are no shards are called in a cursor.
 const CLAIMS: &str = "claims";
 const LAB: &str = "lab";
+/// Most digits of a time in a cursor: those of the largest number of 64 bits.
+const TIME_DIGITS_MAX: usize = 20;
 
 /// What a walk looks into.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,39 +74,85 @@ impl Place {
         if is_exact { Loss::None } else { Loss::Some }
     }
 
-    /// The place as a text that [`left`] reads.
-    pub(super) fn to_text(&self) -> String {
-        let after = self.after.as_ref().map(PageCursor::to_text).unwrap_or_default();
-        match &self.part {
-            Part::Shard { state, pool, shard } => format!("{state}{END}{pool}{END}{shard}{END}{after}"),
-            Part::Claims => format!("{CLAIMS}{END}{END}{END}{after}"),
-            Part::Lab => format!("{LAB}{END}{END}{END}{after}"),
-        }
+    /// The cursor of a page that ended here, for the same listing. Plain text: [`left`] checks all of it.
+    pub(super) fn cursor(&self, which: &Which) -> String {
+        let (kind, pool, shard) = match &self.part {
+            Part::Shard { state, pool, shard } => (state.as_str(), pool.as_str(), shard.to_string()),
+            Part::Claims => (CLAIMS, "", String::new()),
+            Part::Lab => (LAB, "", String::new()),
+        };
+        let (sort, key) = self.after.as_ref().map(|after| (&*after.sort, &*after.key)).unwrap_or_default();
+        cursor_of(which, [kind, pool, &shard, sort, key])
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.split(END);
-        let (kind, pool, shard, after) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let part = match (kind, pool, shard) {
+    /// The place of a cursor of this listing.
+    fn parse(which: &Which, text: &str) -> Option<Self> {
+        let [kind, pool, shard, sort, key, filters] = cursor::decode(text)?;
+        let part = match (&*kind, &*pool, &*shard) {
             (CLAIMS, "", "") => Part::Claims,
             (LAB, "", "") => Part::Lab,
             _ => Part::Shard {
-                state: StateName::parse(kind)?,
-                pool: PoolName::parse(pool).ok()?,
+                state: StateName::parse(&kind)?,
+                pool: PoolName::parse(&pool).ok()?,
                 shard: shard.parse().ok().filter(|shard| *shard < SHARDS_MAX)?,
             },
         };
-        let after = if after.is_empty() { None } else { Some(PageCursor::parse(after)?) };
-        parts.next().is_none().then_some(Self { part, after })
+        let is_start = sort.is_empty() && key.is_empty();
+        let place = Self { part, after: (!is_start).then_some(PageCursor { sort, key }) };
+        let is_of_listing = filters == fingerprint(which) && place.is_within(which);
+        is_of_listing.then_some(place)
+    }
+
+    /// Whether the position may be one of an item of this part.
+    fn is_within(&self, which: &Which) -> bool {
+        let Some(after) = &self.after else { return true };
+        let PageCursor { sort, key } = after;
+        let is_sandbox = || SandboxId::parse(key).is_ok_and(|id| id.as_str() == key);
+        after.is_bounded()
+            && match self.query(which) {
+                Some(query) => !sort.is_empty() && query.range.contains(sort) && is_sandbox(),
+                None if self.part == Part::Lab => {
+                    (1..=TIME_DIGITS_MAX).contains(&sort.len())
+                        && sort.bytes().all(|byte| byte.is_ascii_digit())
+                        && is_sandbox()
+                }
+                None => {
+                    sort.is_empty() && IdempotencyKey::parse(key).is_ok_and(|parsed| parsed.as_str() == key)
+                }
+            }
     }
 }
 
-/// The places of a listing that are left from `began` on; all of them without it.
+pub(super) fn cursor_of(which: &Which, [kind, pool, shard, sort, key]: [&str; 5]) -> String {
+    cursor::encode(&[kind, pool, shard, sort, key, &fingerprint(which)])
+}
+
+/// What tells the listings of different filters apart. It guards nothing: it only keeps a caller that changes its filters
+/// from skipping entries without notice.
+fn fingerprint(which: &Which) -> String {
+    let Which { purpose, states, pools, is_narrowed, lab, owner, prefix, cursor: _, limit: _ } = which;
+    let states: Vec<_> = states.iter().map(|state| state.as_str()).collect();
+    // A listing of all pools stays the same one when a pool is added.
+    let pools: Vec<_> = pools.iter().filter(|_| *is_narrowed).map(PoolName::as_str).collect();
+    let filters = cursor::encode(&[
+        purpose,
+        &states.join(","),
+        if *is_narrowed { "some" } else { "all" },
+        &pools.join(","),
+        lab.as_ref().map(LabId::as_str).unwrap_or_default(),
+        owner.as_ref().map(OwnerId::as_str).unwrap_or_default(),
+        prefix.as_ref().map(NamePrefix::as_str).unwrap_or_default(),
+    ]);
+    format!("{:016x}", fnv1a(filters.as_bytes()))
+}
+
+/// The places of a listing that are left from its cursor on; all of them without one.
 ///
 /// The number of shards that this process knows may be older than the one that the cursor was made with; the worker
 /// that made the cursor has looked into as many as it says.
-pub(super) fn left(which: &Which, shards: u16, began: Option<&str>) -> Result<Vec<Place>, Fault> {
-    let began = began.map(|text| Place::parse(text).ok_or_else(not_of_this_listing)).transpose()?;
+pub(super) fn left(which: &Which, shards: u16) -> Result<Vec<Place>, Fault> {
+    let began = which.cursor.as_deref().map(|text| Place::parse(which, text).ok_or_else(not_of_this_listing));
+    let began = began.transpose()?;
     let shards = match began.as_ref().map(|place| &place.part) {
         Some(Part::Shard { shard, .. }) => shards.max(shard.saturating_add(1)),
         _ => shards,
@@ -127,7 +174,7 @@ fn parts(which: &Which, shards: u16) -> impl Iterator<Item = Part> {
         StateName::Deleted => false,
         // These never had a holder.
         StateName::Available | StateName::Stale if asks_for_holder => false,
-        state => which.status.is_none_or(|status| status == *state),
+        state => which.states.contains(state),
     };
     StateName::iter().filter(is_asked_for).flat_map(move |state| {
         let instead = match state {
@@ -145,6 +192,6 @@ fn parts(which: &Which, shards: u16) -> impl Iterator<Item = Part> {
 }
 
 /// A cursor that cannot be used, whatever is wrong with it.
-pub(super) fn not_of_this_listing() -> Fault {
+fn not_of_this_listing() -> Fault {
     Fault::invalid("cursor", "is not one of this listing with these filters; start again without a cursor")
 }

@@ -8,9 +8,6 @@ use ports::store::{IDENTITY_DUPLICATES_MAX, Identities, Identity, IdentityPage};
 use ports::store::{Insert, PageCursor, StoreError};
 use std::ops::Bound;
 
-/// Name of the one part of a cursor over identities.
-const CURSOR_IDENTITY: &str = "external_id";
-
 #[async_trait]
 impl Identities for MemoryStore {
     async fn identity(&self, external_id: &ExternalId) -> Result<Option<Identity>, StoreError> {
@@ -36,14 +33,13 @@ impl Identities for MemoryStore {
     ) -> Result<IdentityPage, StoreError> {
         let tables = self.tables();
         let limit = usize::from(limit.max(1));
-        let after = after.and_then(|cursor| cursor.0.first()).map(|(_, external_id)| external_id.clone());
+        let after = after.map(|cursor| cursor.key.clone());
         let start = (shard, after.unwrap_or_default());
         let from_here = tables.identities.range((Bound::Excluded(start), Bound::Unbounded));
         let of_shard = from_here.take_while(|((of, _), _)| *of == shard).take(limit);
         let identities: Vec<Identity> = of_shard.map(|(_, identity)| identity.clone()).collect();
         let last = identities.last().filter(|_| identities.len() == limit);
-        let next = last
-            .map(|last| PageCursor(vec![(CURSOR_IDENTITY.to_owned(), last.external_id.as_str().to_owned())]));
+        let next = last.map(|last| PageCursor { sort: String::new(), key: last.external_id.to_string() });
         Ok(IdentityPage { identities, next })
     }
 
