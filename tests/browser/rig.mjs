@@ -38,7 +38,11 @@ export class Fleet {
     const fleet = new Fleet();
     fleet.folder = mkdtempSync(join(tmpdir(), "console-"));
     fleet.tokens = { lab: secret(), admin: secret(), looker: secret(), provider: secret() };
-    fleet.kept = new Map([["looker", fleet.tokens.looker]]);
+    fleet.kept = new Map([
+      ["lab", { token: fleet.tokens.lab, scope: "lab" }],
+      ["alice", { token: fleet.tokens.admin, scope: "admin" }],
+      ["looker", { token: fleet.tokens.looker, scope: "read-only" }],
+    ]);
     fleet.writeTokens();
     const flags = ["http", "nats-listen", "simulator-listen"].flatMap((flag) => [`--${flag}`, "127.0.0.1:0"]);
     fleet.process = spawn(broker, ["up", "--ephemeral", "--pool", String(POOL), ...flags], {
@@ -46,8 +50,6 @@ export class Fleet {
       stdio: ["ignore", "pipe", "pipe"],
       env: {
         ...process.env,
-        BROKER_API_TOKEN: fleet.tokens.lab,
-        BROKER_ADMIN_TOKEN: `alice:${fleet.tokens.admin}`,
         TOKENS_FILE: join(fleet.folder, "tokens"),
         TOKENS_FILE_LOOK_SECONDS: "1",
         CSP_API_TOKEN: fleet.tokens.provider,
@@ -77,7 +79,7 @@ export class Fleet {
   /** A further token that only looks. It is good some moments later. */
   async addToken(name) {
     const token = secret();
-    this.kept.set(name, token);
+    this.kept.set(name, { token, scope: "read-only" });
     this.writeTokens();
     await eventually("the new token", () => this.call("GET", "/v1/admin/stats", token));
     return token;
@@ -91,7 +93,7 @@ export class Fleet {
   // Under another name first: half a file would be read as one with a mistake.
   writeTokens() {
     const digest = (token) => createHash("sha256").update(token).digest("hex");
-    const lines = [...this.kept].map(([name, token]) => `${name} read-only sha256:${digest(token)}\n`);
+    const lines = [...this.kept].map(([name, { token, scope }]) => `${name} ${scope} sha256:${digest(token)}\n`);
     writeFileSync(join(this.folder, "tokens.new"), lines.join(""));
     renameSync(join(this.folder, "tokens.new"), join(this.folder, "tokens"));
   }

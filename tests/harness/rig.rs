@@ -26,8 +26,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-const LAB_TOKEN: &str = "lab-token-of-the-test";
-const ADMIN_TOKEN: &str = "admin-token-of-the-test";
+/// The lab token of every fleet.
+pub const LAB_TOKEN: &str = "lab-token-of-the-test";
+/// The admin token of every fleet.
+pub const ADMIN_TOKEN: &str = "admin-token-of-the-test";
 const CSP_TOKEN: &str = "csp-token-of-the-test";
 
 /// What a test's fleet is made of.

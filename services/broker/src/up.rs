@@ -142,7 +142,10 @@ pub async fn run(options: Options, env: &dyn Env) -> anyhow::Result<()> {
     };
     let data = DataDir::open(&directory, options.ephemeral)?;
     let mut overlay = Overlay::over(env);
-    for (variable, file) in [("BROKER_API_TOKEN", API_TOKEN_FILE), ("BROKER_ADMIN_TOKEN", ADMIN_TOKEN_FILE)] {
+    // Tokens have one source: with a list of the operator, the environment has none.
+    let token_list = token_list(env);
+    let of_environment = [("BROKER_API_TOKEN", API_TOKEN_FILE), ("BROKER_ADMIN_TOKEN", ADMIN_TOKEN_FILE)];
+    for (variable, file) in of_environment.into_iter().filter(|_| token_list.is_none()) {
         // Written even if the environment has tokens, so that the printed commands work.
         let token = data.token(file)?;
         let named = env.get(variable).map_or(token.clone(), |named| format!("{named},{token}"));
@@ -203,6 +206,7 @@ async fn serve(
         table: embedded.table.as_ref().map(|table| table.endpoint.clone()),
         simulator: simulator_address,
         data: data.path().to_owned(),
+        token_list: token_list(overlay),
     };
     let ready_stop = lifecycle.stop();
     lifecycle.start("welcome", async move {
@@ -227,6 +231,11 @@ async fn serve(
         }
         other => Ok(other?),
     }
+}
+
+/// The variable that names a list of tokens, if one does.
+fn token_list(env: &dyn Env) -> Option<&'static str> {
+    ["TOKENS_FILE", "TOKENS_SECRET"].into_iter().find(|name| env.get(name).is_some())
 }
 
 /// Waits until a sync has run, so that the first claim finds a pool.

@@ -18,7 +18,7 @@ use crate::tokens::TokenConfig;
 pub struct Config {
     /// `HTTP_LISTEN`: address and port of the API; `127.0.0.1:8080`.
     pub listen: SocketAddr,
-    /// `BROKER_API_TOKEN`, `BROKER_ADMIN_TOKEN`, `TOKENS_FILE`: the valid tokens.
+    /// `BROKER_API_TOKEN` and `BROKER_ADMIN_TOKEN`, or `TOKENS_FILE`, or `TOKENS_SECRET`: the valid tokens.
     pub tokens: TokenConfig,
     /// Rate limits of callers.
     pub rates: RateConfig,
@@ -162,7 +162,7 @@ mod tests {
         let config = Config::read(&mut settings);
         let config = settings.finish(config).unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
-        let names: Vec<_> = config.tokens.named.iter().map(|entry| entry.caller.name.as_str()).collect();
+        let names: Vec<_> = config.tokens.first.0.iter().map(|entry| entry.caller.name.as_str()).collect();
         assert_eq!(names, ["lab", "lab-2", "admin"]);
         assert_eq!(config.request_deadline, Duration::from_secs(10));
         assert_eq!(config.cors, Cors::Disabled);

@@ -144,7 +144,7 @@ impl Ingress {
     /// Notes about settings for operators, which never make the ingress unready.
     #[must_use]
     pub fn notes(&self) -> Vec<Arc<dyn Check>> {
-        self.refresher.checks().into_iter().chain(self.tls.as_ref().map(TlsReloader::check)).collect()
+        self.refresher.check().into_iter().chain(self.tls.as_ref().map(TlsReloader::check)).collect()
     }
 
     /// The answers of this ingress to discovery.
@@ -257,7 +257,7 @@ impl Ingress {
         };
         tokio::select! {
             () = listener.serve(close) => Ok(()),
-            () = self.refresher.watch(&*clock) => Ok(()),
+            never = self.refresher.watch(&*clock) => match never {},
             never = watch_tls => match never {},
         }
     }

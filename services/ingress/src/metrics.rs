@@ -252,8 +252,8 @@ impl Metrics {
         self.tokens.with_label_values(&[scope.as_str()]).set(count);
     }
 
-    pub(crate) fn tokens_read(&self, is_bad: bool, is_any_bad: bool) {
-        self.tokens_file_bad.set(i64::from(is_any_bad));
+    pub(crate) fn tokens_read(&self, is_bad: bool) {
+        self.tokens_file_bad.set(i64::from(is_bad));
         self.tokens_file_reads.with_label_values(&[if is_bad { BAD } else { READ }]).inc();
     }
 }

@@ -61,7 +61,7 @@ pub struct Entry {
 
 /// All tokens that are good at one moment.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct TokenSet(Vec<Entry>);
+pub(crate) struct TokenSet(pub(crate) Vec<Entry>);
 
 /// All tokens that are good now.
 #[derive(Clone, Debug, Default)]

@@ -127,6 +127,10 @@ impl Fleet {
         let mut overlay = Overlay::over(env);
         overlay.set("BROKER_API_TOKEN", &token);
         overlay.set("BROKER_ADMIN_TOKEN", data.token("admin-token")?);
+        // Tokens have one source.
+        for name in ["TOKENS_FILE", "TOKENS_SECRET"] {
+            overlay.set(name, "");
+        }
         // One address with one token sends all requests. The limits are at work, and far away.
         for name in RATE_SETTINGS {
             overlay.set_default(name, RATE_MAX);

@@ -12,6 +12,8 @@ pub(super) struct Welcome {
     pub(super) table: Option<String>,
     pub(super) simulator: Option<SocketAddr>,
     pub(super) data: PathBuf,
+    /// The variable that names a list of tokens; none if the tokens are those of the data directory.
+    pub(super) token_list: Option<&'static str>,
 }
 
 // === impl Welcome ===
@@ -23,8 +25,14 @@ impl Welcome {
     }
 
     fn text(&self) -> String {
-        let Self { root, nats_url, table, simulator, data } = self;
+        let Self { root, nats_url, table, simulator, data, token_list } = self;
         let data = data.display();
+        let tokens = token_list.map_or_else(
+            || format!("  lab token    {data}/{API_TOKEN_FILE}\n  admin token  {data}/{ADMIN_TOKEN_FILE}"),
+            |variable| format!("  tokens       of {variable}"),
+        );
+        let [lab, admin] = [API_TOKEN_FILE, ADMIN_TOKEN_FILE]
+            .map(|file| token_list.map_or_else(|| format!("$(cat {data}/{file})"), |_| "$TOKEN".to_owned()));
         let simulator = simulator.map_or_else(
             || "  provider     a real one (--csp-url)".to_owned(),
             |address| format!("  simulator    http://{address}/v2"),
@@ -36,13 +44,12 @@ impl Welcome {
              nats         {nats_url}\n\
              {table}\
              {simulator}\n  \
-             data         {data}\n  \
-             lab token    {data}/{API_TOKEN_FILE}\n  \
-             admin token  {data}/{ADMIN_TOKEN_FILE}\n\n\
+             data         {data}\n\
+             {tokens}\n\n\
              Try it:\n\n  \
-             curl -sX POST {root}/v1/allocate -H \"Authorization: Bearer $(cat {data}/{API_TOKEN_FILE})\" -H 'X-Instruqt-Sandbox-ID: student-1'\n  \
-             curl -sX POST {root}/v1/sandboxes/SANDBOX_ID/mark-for-deletion -H \"Authorization: Bearer $(cat {data}/{API_TOKEN_FILE})\" -H 'X-Instruqt-Sandbox-ID: student-1'\n  \
-             curl -s {root}/v1/admin/stats -H \"Authorization: Bearer $(cat {data}/{ADMIN_TOKEN_FILE})\"\n"
+             curl -sX POST {root}/v1/allocate -H \"Authorization: Bearer {lab}\" -H 'X-Instruqt-Sandbox-ID: student-1'\n  \
+             curl -sX POST {root}/v1/sandboxes/SANDBOX_ID/mark-for-deletion -H \"Authorization: Bearer {lab}\" -H 'X-Instruqt-Sandbox-ID: student-1'\n  \
+             curl -s {root}/v1/admin/stats -H \"Authorization: Bearer {admin}\"\n"
         )
     }
 }
@@ -59,6 +66,7 @@ mod tests {
             table: Some("http://127.0.0.1:8000".to_owned()),
             simulator: Some(SocketAddr::from(([127, 0, 0, 1], 8090))),
             data: PathBuf::from(".broker"),
+            token_list: None,
         }
         .text();
         for part in [

@@ -1,4 +1,4 @@
-//! Where tokens come from: two variables, a file, and a secret.
+//! Where tokens come from: two variables, a file, or a secret; exactly one of these.
 
 use ports::secrets::{SecretId, Secrets};
 use runtime::settings::{Secret, Settings};
@@ -6,16 +6,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Caller, Entry, Scope, TokenSet, file, fingerprint, parse_name};
+use super::{Caller, Digest, Entry, Scope, TokenSet, file, fingerprint, parse_name};
 
-/// The tokens as they are at the start, and where more may come from.
+const LAB_VARIABLE: &str = "BROKER_API_TOKEN";
+const ADMIN_VARIABLE: &str = "BROKER_ADMIN_TOKEN";
+const FILE_VARIABLE: &str = "TOKENS_FILE";
+const SECRET_VARIABLE: &str = "TOKENS_SECRET";
+
+/// The source of tokens, and the tokens as they are at the start.
 #[derive(Clone, Debug)]
 pub struct TokenConfig {
-    /// `BROKER_API_TOKEN` and `BROKER_ADMIN_TOKEN`: the tokens of the environment, as digests.
-    pub named: Vec<Entry>,
-    /// `TOKENS_FILE` and `TOKENS_SECRET`: where lists of tokens are, and what they held when they were read first.
-    pub lists: Vec<TokenList>,
-    /// The tokens of all of them.
+    /// The list that is read again and again; none if the tokens are those of the environment (`BROKER_API_TOKEN` and
+    /// `BROKER_ADMIN_TOKEN`).
+    pub list: Option<TokenList>,
+    /// What there was at the start; nothing before a secret is read.
     pub(crate) first: TokenSet,
 }
 
@@ -23,19 +27,19 @@ pub struct TokenConfig {
 #[derive(Clone, Debug)]
 pub struct TokenList {
     /// Where it is.
-    pub place: ListSource,
+    pub source: ListSource,
     /// Time between two looks.
     pub check_period: Duration,
-    /// What it held at the start; none for a secret that was not read yet.
-    pub(crate) bytes: Option<Vec<u8>>,
+    /// The digest of what it held at the start; none for a secret that was not read yet.
+    pub(crate) first_digest: Option<Digest>,
 }
 
 /// Where a list of tokens is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListSource {
-    /// In a file.
+    /// `TOKENS_FILE`: in a file.
     File(PathBuf),
-    /// In a secret.
+    /// `TOKENS_SECRET`: in a secret.
     Secret(SecretId),
 }
 
@@ -52,22 +56,78 @@ pub struct BadTokens {
 // === impl TokenConfig ===
 
 impl TokenConfig {
-    /// Reads the variables, and the file that they name; mistakes are noted in `settings`. A secret is read by
+    /// Reads the variables, and the file if one is named; mistakes are noted in `settings`. A secret is read by
     /// [`TokenConfig::fetch`].
     pub(crate) fn read(settings: &mut Settings<'_>) -> Self {
-        let lists: Vec<_> = [file_list(settings), secret_list(settings)].into_iter().flatten().collect();
-        let is_needed = lists.is_empty();
-        let mut named = Vec::new();
-        let lab_meaning = "tokens of the labs, or `name:token`, separated by commas; needed without `TOKENS_FILE` and `TOKENS_SECRET`";
-        named.extend(tokens(settings, "BROKER_API_TOKEN", Scope::Lab, is_needed, lab_meaning));
-        let admin_meaning = "tokens of the operators, or `name:token`, separated by commas; needed without `TOKENS_FILE` and `TOKENS_SECRET`";
-        named.extend(tokens(settings, "BROKER_ADMIN_TOKEN", Scope::Admin, is_needed, admin_meaning));
-        let mut config = Self { named, lists, first: TokenSet::default() };
-        match config.take_stock() {
-            Ok(set) => config.first = set,
-            Err(BadTokens { variable, problem }) => settings.mistake(variable, &problem),
+        let path = settings.optional(
+            FILE_VARIABLE,
+            "file of tokens, as `broker token` makes its lines; read again when it changes",
+        );
+        let file_check_period = settings.seconds(
+            "TOKENS_FILE_LOOK_SECONDS",
+            5,
+            1..=3_600,
+            "time between two looks at the file of tokens",
+        );
+        let id = settings.optional(
+            SECRET_VARIABLE,
+            "name or ARN of a secret in AWS Secrets Manager that holds tokens as a file would; read again when it changes",
+        );
+        let secret_check_period = settings.seconds(
+            "TOKENS_SECRET_LOOK_SECONDS",
+            60,
+            1..=3_600,
+            "time between two looks at the secret of tokens",
+        );
+        let is_needed = path.is_none() && id.is_none();
+        let lab = settings.secrets(
+            LAB_VARIABLE,
+            is_needed,
+            "tokens of the labs, or `name:token`, separated by commas; only without `TOKENS_FILE` and `TOKENS_SECRET`",
+        );
+        let admin = settings.secrets(
+            ADMIN_VARIABLE,
+            is_needed,
+            "tokens of the operators, or `name:token`, separated by commas; only without `TOKENS_FILE` and `TOKENS_SECRET`",
+        );
+        let of_environment = if lab.is_empty() { ADMIN_VARIABLE } else { LAB_VARIABLE };
+        let configured = [
+            (!lab.is_empty() || !admin.is_empty()).then_some(of_environment),
+            path.is_some().then_some(FILE_VARIABLE),
+            id.is_some().then_some(SECRET_VARIABLE),
+        ];
+        let mut configured = configured.into_iter().flatten();
+        let first = configured.next();
+        for second in configured {
+            let first = first.unwrap_or_default();
+            settings
+                .mistake(second, &format!("is set beside {first}: keep one of the two sources of tokens"));
         }
-        config
+        match (path, id) {
+            (Some(path), None) => Self::of_file(settings, path.into(), file_check_period),
+            (None, Some(id)) => Self::of_secret(settings, &id, secret_check_period),
+            _ => {
+                let mut all = entries(settings, LAB_VARIABLE, Scope::Lab, &lab);
+                all.extend(entries(settings, ADMIN_VARIABLE, Scope::Admin, &admin));
+                let first = TokenSet::new(all).map_err(|problem| settings.mistake(LAB_VARIABLE, &problem));
+                Self { list: None, first: first.unwrap_or_default() }
+            }
+        }
+    }
+
+    fn of_file(settings: &mut Settings<'_>, path: PathBuf, check_period: Duration) -> Self {
+        let bytes = read_file(&path);
+        let first_digest = bytes.as_deref().ok().map(fingerprint);
+        let first = bytes.and_then(|bytes| file::parse(&bytes)).and_then(TokenSet::new);
+        let first = first.map_err(|problem| settings.mistake(FILE_VARIABLE, &problem)).unwrap_or_default();
+        let list = TokenList { source: ListSource::File(path), check_period, first_digest };
+        Self { list: Some(list), first }
+    }
+
+    fn of_secret(settings: &mut Settings<'_>, id: &str, check_period: Duration) -> Self {
+        let id = SecretId::parse(id).map_err(|problem| settings.mistake(SECRET_VARIABLE, &problem));
+        let list = |id| TokenList { source: ListSource::Secret(id), check_period, first_digest: None };
+        Self { list: id.ok().map(list), first: TokenSet::default() }
     }
 
     /// Reads the secret, if one is named. Once, before the ingress is made.
@@ -75,42 +135,20 @@ impl TokenConfig {
     /// # Errors
     /// When it cannot be read, or is no list of tokens.
     pub async fn fetch(&mut self, secrets: Option<&dyn Secrets>) -> Result<(), BadTokens> {
-        for list in &mut self.lists {
-            let ListSource::Secret(id) = &list.place else { continue };
-            let bad = |problem| BadTokens { variable: SECRET_VARIABLE, problem };
-            let secrets =
-                secrets.ok_or_else(|| bad("cannot be read: there is no store of secrets".to_owned()))?;
-            list.bytes =
-                Some(secrets.read(id).await.map_err(|error| bad(format!("cannot be read: {error}")))?);
-        }
-        self.first = self.take_stock()?;
+        let Some(TokenList { source: ListSource::Secret(id), first_digest, .. }) = &mut self.list else {
+            return Ok(());
+        };
+        let bad = |problem| BadTokens { variable: SECRET_VARIABLE, problem };
+        let bytes = read_secret(secrets, id).await.map_err(bad)?;
+        self.first = file::parse(&bytes).and_then(TokenSet::new).map_err(bad)?;
+        *first_digest = Some(fingerprint(&bytes));
         Ok(())
-    }
-
-    /// The tokens of all places that were read.
-    fn take_stock(&self) -> Result<TokenSet, BadTokens> {
-        let mut entries = self.named.clone();
-        for list in &self.lists {
-            let variable = list.place.variable();
-            let bytes = list.bytes.as_deref().map(file::parse).transpose();
-            entries.extend(bytes.map_err(|problem| BadTokens { variable, problem })?.unwrap_or_default());
-        }
-        let variable = self.lists.last().map_or("BROKER_API_TOKEN", |list| list.place.variable());
-        TokenSet::new(entries).map_err(|problem| BadTokens { variable, problem })
     }
 }
 
 // === impl ListSource ===
 
 impl ListSource {
-    /// The variable that names it.
-    pub(crate) const fn variable(&self) -> &'static str {
-        match self {
-            Self::File(_) => FILE_VARIABLE,
-            Self::Secret(_) => SECRET_VARIABLE,
-        }
-    }
-
     /// What it is called in what operators read.
     pub(crate) const fn word(&self) -> &'static str {
         match self {
@@ -120,38 +158,10 @@ impl ListSource {
     }
 }
 
-const FILE_VARIABLE: &str = "TOKENS_FILE";
-const SECRET_VARIABLE: &str = "TOKENS_SECRET";
-
-fn file_list(settings: &mut Settings<'_>) -> Option<TokenList> {
-    let path = settings.optional(
-        "TOKENS_FILE",
-        "file of tokens, as `broker token` makes its lines; read again when it changes",
-    );
-    let check_period = settings.seconds(
-        "TOKENS_FILE_LOOK_SECONDS",
-        5,
-        1..=3_600,
-        "time between two looks at the file of tokens",
-    );
-    let path = PathBuf::from(path?);
-    let bytes = read_file(&path).map_err(|problem| settings.mistake(FILE_VARIABLE, &problem)).ok();
-    Some(TokenList { place: ListSource::File(path), check_period, bytes })
-}
-
-fn secret_list(settings: &mut Settings<'_>) -> Option<TokenList> {
-    let id = settings.optional(
-        "TOKENS_SECRET",
-        "name or ARN of a secret in AWS Secrets Manager that holds tokens as a file would; read again when it changes",
-    );
-    let check_period = settings.seconds(
-        "TOKENS_SECRET_LOOK_SECONDS",
-        60,
-        1..=3_600,
-        "time between two looks at the secret of tokens",
-    );
-    let id = SecretId::parse(&id?).map_err(|problem| settings.mistake(SECRET_VARIABLE, &problem)).ok()?;
-    Some(TokenList { place: ListSource::Secret(id), check_period, bytes: None })
+/// What the secret holds, or why that cannot be known.
+pub(super) async fn read_secret(secrets: Option<&dyn Secrets>, id: &SecretId) -> Result<Vec<u8>, String> {
+    let secrets = secrets.ok_or_else(|| "cannot be read: there is no store of secrets".to_owned())?;
+    secrets.read(id).await.map_err(|error| format!("cannot be read: {error}"))
 }
 
 /// What the file holds, or why that cannot be known; never more than a file may hold.
@@ -165,14 +175,7 @@ pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
 
 // A token without a name is called by its place. A colon cannot be in a bearer token (RFC 6750, 2.1), so what
 // stands before one is a name.
-fn tokens(
-    settings: &mut Settings<'_>,
-    name: &'static str,
-    scope: Scope,
-    is_needed: bool,
-    meaning: &'static str,
-) -> Vec<Entry> {
-    let secrets = settings.secrets(name, is_needed, meaning);
+fn entries(settings: &mut Settings<'_>, name: &str, scope: Scope, secrets: &[Secret]) -> Vec<Entry> {
     let mut entries = Vec::new();
     for (secret, place) in secrets.iter().zip(1_usize..) {
         match entry(secret, scope, place) {

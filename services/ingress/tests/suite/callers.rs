@@ -46,6 +46,8 @@ fn tokens() -> (TempDir, [(Scope, &'static str); 3]) {
     };
     let main = PoolName::parse("main").unwrap();
     let lines = [
+        line("lab", LAB_TOKEN, Scope::Lab, &[]),
+        line("admin", ADMIN_TOKEN, Scope::Admin, &[]),
         line("looker", READ_ONLY_TOKEN, Scope::ReadOnly, &[]),
         line("bound", BOUND_TOKEN, Scope::Lab, &[main]),
     ];
@@ -57,7 +59,9 @@ fn tokens() -> (TempDir, [(Scope, &'static str); 3]) {
 async fn every_route_admits_exactly_its_scopes() {
     let (folder, tokens) = tokens();
     let file = folder.path().join("tokens");
-    let rig = Rig::with(&[("TOKENS_FILE", file.to_str().unwrap())], [Step::Say(None, r#"{"store":"ok"}"#)]);
+    let settings =
+        [("TOKENS_FILE", file.to_str().unwrap()), ("BROKER_API_TOKEN", ""), ("BROKER_ADMIN_TOKEN", "")];
+    let rig = Rig::with(&settings, [Step::Say(None, r#"{"store":"ok"}"#)]);
     rig.show_itself().await;
     let mut walked = 0;
     for route in ROUTES.iter().filter(|route| route.role != Role::None) {

@@ -1,4 +1,4 @@
-//! The file of tokens: names, rights, pools, and a change without a restart.
+//! Where tokens come from, and the file of them: names, rights, pools, and a change without a restart.
 
 use crate::support::{Answer, Rig, Step};
 use contract::{FaultCode, Verb};
@@ -34,7 +34,7 @@ fn rig(path: &std::path::Path) -> Rig {
         ("TOKENS_FILE", path.to_str().unwrap()),
         ("TOKENS_FILE_LOOK_SECONDS", "1"),
         ("BROKER_API_TOKEN", ""),
-        ("BROKER_ADMIN_TOKEN", "by-hand:admin-token-1"),
+        ("BROKER_ADMIN_TOKEN", ""),
     ];
     Rig::with(&settings, [Step::Say(None, r#"{"store":"ok"}"#)])
 }
@@ -49,20 +49,27 @@ async fn status(rig: &Rig, token: &str) -> u16 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_of_file_and_environment_are_both_accepted() {
-    let (_folder, path) = folder_with(&[line("one", Scope::Lab, &[]), line("look", Scope::ReadOnly, &[])]);
+async fn tokens_of_the_file_have_its_rights() {
+    let lines = [("one", Scope::Lab), ("look", Scope::ReadOnly), ("admin-token-1", Scope::Admin)];
+    let (_folder, path) = folder_with(&lines.map(|(token, scope)| line(token, scope, &[])));
     let rig = rig(&path);
     assert_eq!(status(&rig, "one").await, 200);
     assert_eq!(ask(&rig, "GET", "/v1/admin/stats", "look").await.status, 200);
     assert_eq!(ask(&rig, "POST", "/v1/admin/sync", "look").await.status, 403);
     assert_eq!(ask(&rig, "POST", "/v1/admin/sync", "admin-token-1").await.status, 202);
-    ask(&rig, "POST", "/v1/admin/deletions/1/replay", "admin-token-1").await;
-    let body: Value = serde_json::from_slice(&rig.workers.seen().last().unwrap().body).unwrap();
-    assert_eq!(body["by"], "by-hand", "the name before the colon");
     // Neither the line of the file nor the digest in it is a token.
     ask(&rig, "POST", "/v1/allocate", &line("one", Scope::Lab, &[]).replace(' ', ""))
         .await
         .assert_fault(FaultCode::Unauthorized, NO_TOKEN);
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_of_the_environment_may_have_a_name() {
+    let settings = [("BROKER_ADMIN_TOKEN", "by-hand:admin-token-1")];
+    let rig = Rig::with(&settings, [Step::Say(None, r#"{"store":"ok"}"#)]);
+    ask(&rig, "POST", "/v1/admin/deletions/1/replay", "admin-token-1").await;
+    let body: Value = serde_json::from_slice(&rig.workers.seen().last().unwrap().body).unwrap();
+    assert_eq!(body["by"], "by-hand", "the name before the colon");
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,13 +173,48 @@ fn bad_tokens_file_at_startup_is_rejected_without_leaking_it() {
     }
 }
 
+/// What is wrong with these settings.
+fn mistakes(pairs: &[(&str, &str)]) -> Vec<String> {
+    let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let env: BTreeMap<String, String> = pairs.collect();
+    let mut settings = Settings::new(&env);
+    let config = Config::read(&mut settings);
+    settings.finish(config).map_or_else(|mistakes| mistakes.0, |_| Vec::new())
+}
+
 #[test]
 fn duplicate_token_name_is_a_mistake() {
     let (_folder, path) = folder_with(&[line("lab", Scope::Lab, &[])]);
-    let env: BTreeMap<_, _> = [("TOKENS_FILE", path.to_str().unwrap()), ("BROKER_API_TOKEN", "other")]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into();
-    let mut settings = Settings::new(&env);
-    let config = Config::read(&mut settings);
-    assert_eq!(settings.finish(config).unwrap_err().0, ["TOKENS_FILE two tokens are called lab"]);
+    fs::write(&path, line("lab", Scope::Lab, &[]) + "\nlab lab sha256:" + &"0".repeat(64)).unwrap();
+    let file = path.to_str().unwrap();
+    assert_eq!(mistakes(&[("TOKENS_FILE", file)]), ["TOKENS_FILE two tokens are called lab"]);
+    let both = [("BROKER_API_TOKEN", "a:1"), ("BROKER_ADMIN_TOKEN", "a:2")];
+    assert_eq!(mistakes(&both), ["BROKER_API_TOKEN two tokens are called a"]);
+}
+
+#[test]
+fn tokens_have_exactly_one_source() {
+    let (_folder, path) = folder_with(&[line("one", Scope::Lab, &[])]);
+    let file = ("TOKENS_FILE", path.to_str().unwrap());
+    let secret = ("TOKENS_SECRET", "broker/tokens");
+    let (lab, admin) = (("BROKER_API_TOKEN", "a"), ("BROKER_ADMIN_TOKEN", "b"));
+    for one in [[lab, admin].as_slice(), &[file], &[secret]] {
+        assert_eq!(mistakes(one), Vec::<String>::new());
+    }
+    let keep_one = |second: &str, first: &str| {
+        format!("{second} is set beside {first}: keep one of the two sources of tokens")
+    };
+    for (both, second, first) in [
+        ([lab, file].as_slice(), "TOKENS_FILE", "BROKER_API_TOKEN"),
+        (&[file, admin], "TOKENS_FILE", "BROKER_ADMIN_TOKEN"),
+        (&[secret, lab, admin], "TOKENS_SECRET", "BROKER_API_TOKEN"),
+        (&[secret, file], "TOKENS_SECRET", "TOKENS_FILE"),
+    ] {
+        assert_eq!(mistakes(both), [keep_one(second, first)]);
+    }
+    let all = [keep_one("TOKENS_FILE", "BROKER_API_TOKEN"), keep_one("TOKENS_SECRET", "BROKER_API_TOKEN")];
+    assert_eq!(mistakes(&[lab, admin, file, secret]), all);
+    let none = ["BROKER_API_TOKEN", "BROKER_ADMIN_TOKEN"]
+        .map(|name| format!("{name} is required and not set (several are separated by commas)"));
+    assert_eq!(mistakes(&[]), none);
 }

@@ -1,16 +1,13 @@
-//! A file and a secret of tokens that change one after the other.
+//! A list of tokens that changes, in a file and in a secret.
 
 use super::*;
 use ports::secrets::SecretId;
 use prometheus::Registry;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 use tempfile::TempDir;
 use testkit::secrets::MemorySecrets;
-
-const FILE: usize = 0;
-const SECRET: usize = 1;
 
 struct Rig {
     refresher: TokenRefresher,
@@ -21,33 +18,28 @@ struct Rig {
     _folder: TempDir,
 }
 
-/// A list of these tokens, each with its name.
-fn text(tokens: &[(&str, &str)]) -> String {
-    let line = |(name, token): &(&str, &str)| {
-        file::line(
-            &super::super::parse_name(name).unwrap(),
-            &[Scope::Lab],
-            &fingerprint(token.as_bytes()),
-            &[],
-        )
+/// A list of these tokens, each of which is its name as well.
+fn text(tokens: &[&str]) -> String {
+    let line = |token: &&str| {
+        let name = super::super::parse_name(token).unwrap();
+        file::line(&name, &[Scope::Lab], &fingerprint(token.as_bytes()), &[]).unwrap() + "\n"
     };
-    tokens.iter().map(|token| line(token).unwrap() + "\n").collect()
+    tokens.iter().map(line).collect()
 }
 
 impl Rig {
-    async fn new(of_file: &[(&str, &str)], of_secret: &[(&str, &str)]) -> Self {
+    async fn new(is_secret: bool, tokens: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (path, id) = (folder.path().join("tokens"), SecretId::parse("tokens").unwrap());
-        fs::write(&path, text(of_file)).unwrap();
+        fs::write(&path, text(tokens)).unwrap();
         let secrets = Arc::new(MemorySecrets::default());
-        secrets.put(&id, text(of_secret).as_bytes());
-        let list = |place, bytes| TokenList { place, check_period: Duration::from_secs(1), bytes };
-        let of_file = fs::read(&path).unwrap();
-        let lists = vec![
-            list(ListSource::File(path.clone()), Some(of_file)),
-            list(ListSource::Secret(id.clone()), None),
-        ];
-        let mut config = TokenConfig { named: Vec::new(), lists, first: TokenSet::default() };
+        secrets.put(&id, text(tokens).as_bytes());
+        let (name, value) =
+            if is_secret { ("TOKENS_SECRET", "tokens") } else { ("TOKENS_FILE", path.to_str().unwrap()) };
+        let env = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        let mut settings = runtime::settings::Settings::new(&env);
+        let config = TokenConfig::read(&mut settings);
+        let mut config = settings.finish(config).unwrap();
         config.fetch(Some(&*secrets)).await.unwrap();
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
@@ -55,18 +47,14 @@ impl Rig {
         Self { refresher, registry, secrets, id, path, _folder: folder }
     }
 
-    async fn look(&self, place: usize) {
-        self.refresher.look(place, &self.refresher.lists[place]).await;
+    async fn change(&self, text: &str) {
+        fs::write(&self.path, text).unwrap();
+        self.secrets.put(&self.id, text.as_bytes());
+        self.look().await;
     }
 
-    async fn file_is(&self, tokens: &[(&str, &str)]) {
-        fs::write(&self.path, text(tokens)).unwrap();
-        self.look(FILE).await;
-    }
-
-    async fn secret_is(&self, tokens: &[(&str, &str)]) {
-        self.secrets.put(&self.id, text(tokens).as_bytes());
-        self.look(SECRET).await;
+    async fn look(&self) {
+        self.refresher.look(self.refresher.watched.as_ref().unwrap()).await;
     }
 
     /// Which of these tokens are good.
@@ -75,9 +63,8 @@ impl Rig {
         tokens.iter().copied().filter(|token| set.find(token.as_bytes()).is_some()).collect()
     }
 
-    /// Which lists cannot be used: the file, the secret.
-    fn bad(&self) -> [bool; 2] {
-        [FILE, SECRET].map(|place| self.refresher.lists[place].is_bad.load(Ordering::Relaxed))
+    async fn is_bad(&self) -> bool {
+        self.refresher.check().unwrap().note().await.is_some()
     }
 
     /// How often something was read: bad, and good.
@@ -93,56 +80,37 @@ impl Rig {
 }
 
 #[tokio::test]
-async fn conflicting_list_is_accepted_once_the_other_allows_it() {
-    const ALL: [&str; 4] = ["alice-1", "alice-2", "bob-1", "carol-1"];
-    let (alice, alice_rotated) = (("alice", "alice-1"), ("alice", "alice-2"));
-    let (bob, carol) = (("bob", "bob-1"), ("carol", "carol-1"));
-    let rig = Rig::new(&[alice, carol], &[bob]).await;
-    assert_eq!(rig.good(&ALL), ["alice-1", "bob-1", "carol-1"]);
-    // Alice moves to the secret with a new token, and Bob leaves; the file has her still.
-    rig.secret_is(&[alice_rotated]).await;
-    assert_eq!((rig.good(&ALL), rig.bad()), (vec!["alice-1", "bob-1", "carol-1"], [false, true]));
-    for _ in 0..3 {
-        rig.look(SECRET).await;
+async fn changed_list_takes_effect_and_a_bad_one_does_not() {
+    const ALL: [&str; 3] = ["alice", "bob", "carol"];
+    for is_secret in [false, true] {
+        let rig = Rig::new(is_secret, &["alice", "bob"]).await;
+        assert_eq!(rig.good(&ALL), ["alice", "bob"]);
+        rig.look().await;
+        assert_eq!((rig.reads(), rig.is_bad().await), ([0, 0], false), "nothing has changed");
+        rig.change(&text(&["bob", "carol"])).await;
+        assert_eq!((rig.good(&ALL), rig.reads()), (vec!["bob", "carol"], [0, 1]));
+        for bad in ["no list".to_owned(), text(&["alice"]) + &text(&["alice"])] {
+            rig.change(&bad).await;
+            assert_eq!((rig.good(&ALL), rig.is_bad().await), (vec!["bob", "carol"], true));
+            rig.look().await;
+        }
+        assert_eq!(rig.reads(), [2, 1], "the same refusal is logged once");
+        rig.change(&text(&["alice"])).await;
+        assert_eq!((rig.good(&ALL), rig.reads()), (vec!["alice"], [2, 2]));
+        assert!(!rig.is_bad().await);
     }
-    assert_eq!(rig.reads(), [1, 0], "the same refusal is logged once");
-    rig.file_is(&[carol]).await;
-    assert_eq!((rig.good(&ALL), rig.bad()), (vec!["alice-2", "carol-1"], [false, false]));
-    rig.look(SECRET).await;
-    assert_eq!((rig.good(&ALL), rig.reads()), (vec!["alice-2", "carol-1"], [1, 1]));
 }
 
 #[tokio::test]
-async fn lists_that_swap_tokens_are_accepted_together() {
-    const ALL: [&str; 4] = ["alice-1", "alice-2", "bob-1", "bob-2"];
-    let rig = Rig::new(&[("alice", "alice-1")], &[("bob", "bob-1")]).await;
-    rig.file_is(&[("bob", "bob-2")]).await;
-    assert_eq!((rig.good(&ALL), rig.bad()), (vec!["alice-1", "bob-1"], [true, false]));
-    rig.secret_is(&[("alice", "alice-2")]).await;
-    assert_eq!((rig.good(&ALL), rig.bad()), (vec!["alice-2", "bob-2"], [false, false]));
-}
-
-#[tokio::test]
-async fn pending_list_is_dropped_when_it_becomes_invalid() {
-    const ALL: [&str; 3] = ["alice-1", "alice-2", "carol-1"];
-    let rig = Rig::new(&[("alice", "alice-1")], &[("bob", "bob-1")]).await;
-    rig.secret_is(&[("alice", "alice-2")]).await;
-    rig.secrets.put(&rig.id, b"no list");
-    rig.look(SECRET).await;
-    rig.file_is(&[("carol", "carol-1")]).await;
-    assert_eq!((rig.good(&ALL), rig.good(&["bob-1"])), (vec!["carol-1"], vec!["bob-1"]));
-    assert_eq!(rig.bad(), [false, true]);
-    rig.secret_is(&[("alice", "alice-2")]).await;
-    assert_eq!((rig.good(&ALL), rig.bad()), (vec!["alice-2", "carol-1"], [false, false]));
-}
-
-#[tokio::test]
-async fn unrelated_change_leaves_the_conflict_pending() {
-    const ALL: [&str; 4] = ["alice-1", "alice-2", "alice-3", "bob-1"];
-    let rig = Rig::new(&[("alice", "alice-1")], &[("bob", "bob-1")]).await;
-    rig.secret_is(&[("alice", "alice-2")]).await;
-    rig.file_is(&[("alice", "alice-3")]).await;
-    assert_eq!((rig.good(&ALL), rig.bad()), (vec!["alice-3", "bob-1"], [false, true]));
-    rig.file_is(&[("carol", "carol-1")]).await;
-    assert_eq!((rig.good(&ALL), rig.bad()), (vec!["alice-2"], [false, false]));
+async fn tokens_of_the_environment_are_not_watched() {
+    let env = BTreeMap::from(
+        [("BROKER_API_TOKEN", "a"), ("BROKER_ADMIN_TOKEN", "b")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned())),
+    );
+    let mut settings = runtime::settings::Settings::new(&env);
+    let config = TokenConfig::read(&mut settings);
+    let mut config = settings.finish(config).unwrap();
+    config.fetch(None).await.unwrap();
+    let metrics = Metrics::register(&Registry::new()).unwrap();
+    assert!(TokenRefresher::new(&config, None, metrics).check().is_none());
 }
