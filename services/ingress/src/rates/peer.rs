@@ -3,57 +3,22 @@
 use axum::extract::Request;
 use axum::extract::connect_info::ConnectInfo;
 use axum::http::HeaderMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use ipnet::{IpNet, Ipv6Net};
+use std::net::{IpAddr, SocketAddr};
 
 /// The other end of a connection; every request that came over one has it as its `ConnectInfo`.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
-/// Addresses that share their beginning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Network {
-    address: IpAddr,
-    prefix_bits: u32,
-}
-
 /// Proxies whose word about the address in front of them is taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TrustedProxies(Vec<Network>);
+pub struct TrustedProxies(Vec<IpNet>);
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 /// Hops that are looked at; a longer chain is forged.
 const HOPS_MAX: usize = 16;
 /// A home or a server has a /64 at least, so its addresses count as one.
-const IPV6_GROUP_BITS: u32 = 64;
-
-// === impl Network ===
-
-impl Network {
-    fn parse(text: &str) -> Option<Self> {
-        let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address, Some(bits.parse::<u32>().ok()?)),
-            None => (text, None),
-        };
-        let address = plain(address.parse().ok()?);
-        let bits_max = if address.is_ipv4() { u32::BITS } else { u128::BITS };
-        let prefix_bits = bits.unwrap_or(bits_max);
-        (prefix_bits <= bits_max).then_some(Self { address, prefix_bits })
-    }
-
-    fn holds(&self, address: IpAddr) -> bool {
-        match (self.address, address) {
-            (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
-                let differ = u128::from(ours.to_bits() ^ theirs.to_bits());
-                differ.checked_shr(u32::BITS - self.prefix_bits).unwrap_or_default() == 0
-            }
-            (IpAddr::V6(ours), IpAddr::V6(theirs)) => {
-                let differ = ours.to_bits() ^ theirs.to_bits();
-                differ.checked_shr(u128::BITS - self.prefix_bits).unwrap_or_default() == 0
-            }
-            _ => false,
-        }
-    }
-}
+const IPV6_GROUP_BITS: u8 = 64;
 
 // === impl TrustedProxies ===
 
@@ -61,7 +26,7 @@ impl TrustedProxies {
     /// Reads a list of addresses and networks.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-        parts.map(Network::parse).collect::<Option<_>>().map(Self).ok_or_else(|| {
+        parts.map(network).collect::<Option<_>>().map(Self).ok_or_else(|| {
             "must be addresses or networks as 10.0.0.0/8 or fd00::/8, separated by commas".to_owned()
         })
     }
@@ -69,7 +34,7 @@ impl TrustedProxies {
     /// Whether a proxy of ours is there.
     pub(crate) fn hold(&self, address: IpAddr) -> bool {
         let address = plain(address);
-        self.0.iter().any(|network| network.holds(address))
+        self.0.iter().any(|network| network.contains(&address))
     }
 
     /// Whose request this is: the last address on its way that is no proxy of ours. None if it came over no
@@ -97,12 +62,18 @@ impl TrustedProxies {
     }
 }
 
+/// A network, or one address. An IPv4 network is written as such: addresses are compared in that form.
+fn network(text: &str) -> Option<IpNet> {
+    let network = text.parse().ok().or_else(|| text.parse().ok().map(|address| plain(address).into()))?;
+    let IpNet::V6(mapped) = network else { return Some(network) };
+    mapped.addr().to_ipv4_mapped().is_none().then_some(network)
+}
+
 /// What counts as one caller.
 pub(crate) fn group(address: IpAddr) -> IpAddr {
     match plain(address) {
         IpAddr::V6(address) => {
-            let mask = u128::MAX << (u128::BITS - IPV6_GROUP_BITS);
-            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & mask))
+            IpAddr::V6(Ipv6Net::new(address, IPV6_GROUP_BITS).map_or(address, |group| group.network()))
         }
         address => address,
     }
@@ -166,8 +137,9 @@ mod tests {
 
     #[test]
     fn network_contains_addresses_with_its_prefix() {
-        let holds =
-            |network: &str, address: &str| Network::parse(network).unwrap().holds(address.parse().unwrap());
+        let holds = |network: &str, address: &str| {
+            TrustedProxies::parse(network).unwrap().hold(address.parse().unwrap())
+        };
         assert!(holds("10.1.0.0/16", "10.1.255.1") && !holds("10.1.0.0/16", "10.2.0.1"));
         assert!(holds("10.1.2.3", "10.1.2.3") && !holds("10.1.2.3", "10.1.2.4"));
         assert!(holds("0.0.0.0/0", "255.0.0.1") && !holds("0.0.0.0/0", "::1"));
