@@ -1,4 +1,4 @@
-//! What the provider and the table answer: a page of the CSP's listing, and a stored item.
+//! Answers of the provider and the table: a page of the CSP's listing, and a stored item.
 
 use crate::{is_one_line, split_line};
 use domain::HISTORY_ENTRIES_MAX;
@@ -6,16 +6,16 @@ use ports::provider::ProviderError;
 use ports::store::StoreError;
 use serde_json::Value;
 
-/// Entries that a page is asked for.
+/// Requested page size.
 const PAGE_SIZE: usize = 4;
-/// Where the page begins.
+/// Offset of the page.
 const OFFSET: u64 = 8;
-/// Bytes that a listing may hold beyond those of its answer, for each entry: words that say what is wrong with it, and
-/// characters that need an escape in them.
+/// Bytes that a listing may have in addition to those of its answer, per entry: error texts, and characters that need
+/// escaping in them.
 const WORDS_OF_ENTRY_BYTES: usize = 128;
 const ESCAPED_BYTES_MAX: usize = 8;
 
-/// What is read names something that is there, and is no larger than what it was read from.
+/// Parsed data is complete, and not larger than its input.
 pub fn hold(input: &[u8]) {
     match split_line(input) {
         Some(("listing", body)) => listing(body),
@@ -61,8 +61,8 @@ fn item(body: &[u8]) {
             assert!(is_one_line(sandbox.id.as_str()) && is_one_line(sandbox.name.as_str()));
             let mut again =
                 dynamodb::fuzz_support::stored_again(&sandbox).expect("what was read can be stored");
-            // An entry of a cause or state that this build does not know is left out, and the entries before it get
-            // their numbers from the places that are left.
+            // An entry with an unknown cause or state is left out, and the versions of earlier entries follow from the
+            // remaining positions.
             let stored = answer.pointer("/history/L").and_then(Value::as_array).map_or(0, Vec::len);
             if sandbox.history.len() < stored.min(HISTORY_ENTRIES_MAX) {
                 again.history.clone_from(&sandbox.history);

@@ -1,4 +1,4 @@
-//! Messages and keys of NATS, ids, cursors, and the file of tokens: parsers that need nothing else.
+//! Messages and keys of NATS, ids, cursors, and token files: parsers without further state.
 
 use crate::{is_one_line, split_line};
 use contract::deletions::ParkedDeletion;
@@ -19,7 +19,7 @@ use serde_json::Value;
 use std::fmt::{Debug, Display};
 use strum::IntoEnumIterator as _;
 
-/// What is read is within its limits, and is read again from what it is written as.
+/// Parsed data is within its limits and round-trips.
 pub fn hold(input: &[u8]) {
     let Some((kind, rest)) = split_line(input) else { return };
     match kind {
@@ -81,7 +81,7 @@ fn id<T: Display>(text: &str, bytes_max: usize, parse: fn(&str) -> Result<T, Inv
     assert_eq!(parse(&id).map(|again| again.to_string()), Ok(id), "an id is itself again");
 }
 
-/// A cursor is taken only as it is written, in one way.
+/// A cursor has exactly one accepted text.
 fn cursor(text: &str) {
     let Some(cursor) = PageCursor::parse(text) else { return };
     assert_eq!(cursor.to_text(), text, "a cursor is written in one way");
@@ -118,10 +118,10 @@ fn names(text: &str) {
     let _ = Event::version_in(text);
 }
 
-/// What cannot be read orders nothing; only a body that says so forces.
+/// An unreadable body orders nothing; only an explicit one forces.
 fn tick(body: &[u8]) {
-    // An array can be an order as well: its fields in their sequence. A text that no value can hold, in a field that is
-    // passed over, makes it no value, and it is an order all the same.
+    // An array can be an order as well: its fields in their sequence. A text that no value can contain, in a field that
+    // is skipped, makes it no value, but it is an order all the same.
     let said =
         serde_json::from_slice::<Value>(body).ok().filter(|_| TickOrder::read(body).forced_by().is_some());
     if let Some(said) = said {
@@ -157,7 +157,7 @@ fn pause_request(body: &[u8]) {
     }
 }
 
-/// A message is the same after it was written and read again, and with a field that this build does not know.
+/// A message round-trips, even with an unknown field.
 fn same<T: DeserializeOwned + Serialize + PartialEq + Debug>(body: &[u8]) {
     let Ok(message) = serde_json::from_slice::<T>(body) else { return };
     let text = serde_json::to_vec(&message).expect("what was read can be written");
@@ -169,7 +169,7 @@ fn same<T: DeserializeOwned + Serialize + PartialEq + Debug>(body: &[u8]) {
     assert_eq!(later.ok(), Some(message), "an unknown field is passed over");
 }
 
-/// Every token of a file has a name and rights, and its line is the same token again.
+/// Every token of a file has a name and rights, and its line parses to the same token again.
 fn tokens(bytes: &[u8]) {
     match file::parse(bytes) {
         Err(problem) => assert!(is_one_line(&problem), "{problem:?}"),

@@ -1,6 +1,6 @@
-//! An HTTP request, as the whole ingress takes it: method, path, query, headers and body.
+//! An HTTP request, as the whole ingress processes it: method, path, query, headers and body.
 //!
-//! An input is nearly what goes over the line: `POST /v1/allocate`, headers, an empty line, the body.
+//! An input is nearly the text of a request: `POST /v1/allocate`, headers, an empty line, the body.
 
 use crate::is_refusal;
 use async_trait::async_trait;
@@ -33,42 +33,42 @@ const ADMIN_TOKEN: &str = "admin-token-1";
 /// Longest answer: the script of Swagger UI.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// The one answer without an end.
+/// The only answer without an end.
 const EVENT_STREAM: &str = "text/event-stream";
 
-/// The ingress, its one thread, and what its workers were asked.
+/// The ingress, its thread, and the requests that its workers got.
 struct World {
     router: Router,
     runtime: Runtime,
     workers: Arc<Workers>,
 }
 
-/// Workers that note what they are asked and say next to nothing.
+/// Workers that record their requests and give short replies.
 #[derive(Default)]
 struct Workers {
     seen: Mutex<Vec<(Verb, Context, Bytes)>>,
 }
 
-/// Runs that never begin.
+/// Runs that never start.
 struct NoRuns;
 
 static WORLD: LazyLock<World> = LazyLock::new(World::new);
 
-/// Every request has an answer of the one shape, and what workers get is within the limits of the contract.
+/// Every request has an answer of the common shape, and workers get requests within the limits of the contract.
 pub fn hold(input: &[u8]) {
     let Some(request) = request(input) else { return };
     let is_named = request.headers().contains_key(header::AUTHORIZATION);
     let is_guarded = ingress::routes::ROUTES
         .iter()
         .any(|route| route.path == request.uri().path() && route.role != ingress::Role::None);
-    // The answer to a load balancer has its own shape.
+    // The answer to a load balancer has another shape.
     let is_probe = request.uri().path() == "/readyz";
     let world = &*WORLD;
     world.workers.take();
     let (parts, body) = world.runtime.block_on(async {
         let answer = world.router.clone().oneshot(request).await.expect("a router cannot fail");
         let (parts, body) = answer.into_parts();
-        // Events have no end; their reader goes away at once.
+        // Events have no end; their reader disconnects at once.
         if parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == EVENT_STREAM) {
             return (parts, Bytes::new());
         }
@@ -79,7 +79,7 @@ pub fn hold(input: &[u8]) {
     assert!((1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()));
     let seen = world.workers.take();
     if !is_named {
-        // What load balancers ask is passed on, and holds nothing of the request.
+        // Probes are relayed without any data of the request.
         assert!(
             seen.iter().all(|(verb, _, _)| *verb == Verb::Health),
             "a worker was asked without a valid request"
@@ -104,8 +104,8 @@ pub fn hold(input: &[u8]) {
     }
 }
 
-/// Whether a caller wrote that into another place than where a token belongs: the refusal names an unknown field,
-/// whatever it is called.
+/// Whether a caller wrote the token elsewhere than it belongs: the refusal names an unknown field, whatever its name
+/// is.
 fn is_elsewhere(input: &[u8], token: &str) -> bool {
     let belongs = |line: &str| line.to_ascii_lowercase().starts_with("authorization:");
     String::from_utf8_lossy(input).lines().any(|line| line.contains(token) && !belongs(line))
@@ -121,7 +121,7 @@ fn relayed(verb: Verb, context: &Context, body: &[u8], id: &str) {
     }
     let body: Value = serde_json::from_slice(body).expect("a request is JSON");
     let field = |name: &str| body.get(name).and_then(Value::as_str);
-    // The filters of a listing are passed on as they are: the worker judges them.
+    // The filters of a listing are relayed unchanged: the worker validates them.
     if let Some(owner) = field("owner").filter(|_| verb != Verb::Sandboxes) {
         same("owner", owner, OwnerId::parse);
     }

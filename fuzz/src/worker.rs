@@ -1,4 +1,4 @@
-//! A NATS request, as an allocator takes it: a verb on the first line, the body behind it.
+//! A NATS request, as an allocator processes it: the verb on the first line, then the body.
 
 use crate::{is_refusal, split_line};
 use allocator::{Allocator, Config, Metrics, Ports};
@@ -24,7 +24,7 @@ use tokio::runtime::{Builder, Runtime};
 const SANDBOXES: usize = 3;
 const SHARDS: u16 = 2;
 
-/// What does not change from one input to the next.
+/// What all inputs share.
 struct Frame {
     runtime: Runtime,
     config: Config,
@@ -34,8 +34,8 @@ struct Frame {
 
 static FRAME: LazyLock<Frame> = LazyLock::new(Frame::new);
 
-/// Every body has an answer that its caller can act on, an unknown field changes nothing, and no cursor shows a sandbox of
-/// another pool.
+/// Every body has an answer that its caller can act on, an unknown field changes nothing, and no cursor shows a sandbox
+/// of another pool.
 pub fn hold(input: &[u8]) {
     let Some((verb, body)) = split_line(input) else { return };
     let Some(verb) = Verb::iter().find(|known| known.as_str() == verb) else { return };
@@ -48,7 +48,7 @@ pub fn hold(input: &[u8]) {
             assert_eq!(entry.get("pool"), Some(pool), "a sandbox of another pool: {fields:?}");
         }
     }
-    // A pause refuses a field that it does not know: without its end, which may be misspelt, it would last for ever.
+    // A pause refuses unknown fields: without its end, which may be misspelled, it would last for ever.
     let is_strict = verb == Verb::Pause;
     if !is_strict && fields.insert("of_a_later_build".to_owned(), Value::Bool(true)).is_none() {
         let later = ask(verb, Value::Object(fields).to_string().into());
@@ -56,7 +56,7 @@ pub fn hold(input: &[u8]) {
     }
 }
 
-/// What two worlds say alike. The words of a refusal may say where in the body it is.
+/// The parts that are equal in two worlds. Refusals may state a position in the body.
 fn comparable(answer: Result<Value, Fault>) -> Result<Value, FaultCode> {
     answer.map_err(|fault| fault.code)
 }

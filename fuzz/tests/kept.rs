@@ -1,11 +1,11 @@
-//! Every input that was kept, held against its property in an ordinary test: the corpus, and what once broke something.
+//! Checks the property for every kept input: the corpus, and inputs that once failed.
 
 use std::collections::BTreeSet;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-/// Fewest inputs of a corpus: with less, the engine starts from nothing.
+/// Minimum number of inputs of a corpus: with fewer, the engine starts from nothing.
 const SEEDS_MIN: usize = 5;
 
 /// The files of a folder in order; none if there is no such folder.

@@ -1,13 +1,13 @@
 //! Dependencies point downwards: domain, contract, ports, runtime, adapters, services (`docs/architecture.md`). Cargo
-//! sees to it that code uses nothing that its manifest does not name; here is what a manifest may name. Which crate may
-//! hold which SDK is in `.deny.toml`.
+//! ensures that code uses only what its manifest names; this module checks what a manifest may name. `.deny.toml` says
+//! which crate may use which SDK.
 
 use crate::tree::Tree;
 use std::collections::BTreeSet;
 
-/// What every crate above the ports may stand on.
+/// What every crate above the ports may depend on.
 const FOUNDATION: [&str; 4] = ["domain", "contract", "ports", "runtime"];
-/// Crates of ours below `common`, and which others of ours each may use.
+/// Our crates in `common`, and which of our other crates each may use.
 const COMMON: [(&str, &[&str]); 13] = [
     ("domain", &[]),
     ("contract", &["domain"]),
@@ -25,7 +25,7 @@ const COMMON: [(&str, &[&str]); 13] = [
 ];
 /// All that the domain needs beside the language.
 const OF_DOMAIN: [&str; 2] = ["thiserror", "time"];
-/// What a port may be made of: words for waiting, bytes, errors and chance, and no client of anything.
+/// What a port may depend on: asynchronous code, bytes, errors and random numbers, but no client.
 const OF_PORTS: [&str; 11] = [
     "async-trait",
     "base64",
@@ -39,14 +39,14 @@ const OF_PORTS: [&str; 11] = [
     "tokio-util",
     "uuid",
 ];
-/// What the contract adds: it says how things look on the wire, and describes that to the API's document.
+/// What the contract uses in addition: the format on the wire, and the API's description of it.
 const OF_CONTRACT: [&str; 6] = ["serde", "serde_json", "thiserror", "time", "tracing", "utoipa"];
-/// What answers HTTP, and the services that do. They have the operations port as a part of their own listener.
+/// HTTP servers, and the services that may use them. Those serve the operations port on their own listener.
 const HTTP_CRATES: [&str; 5] = ["axum", "hyper", "hyper-util", "tower", "tower-http"];
 const HTTP_SERVICES: [&str; 2] = ["ingress", "simulator"];
 /// The one service that knows the others and chooses the adapters.
 const WIRING: &str = "broker";
-/// What tests use and no part of the product does.
+/// For tests only; no part of the product may use it.
 const FOR_TESTS: [&str; 3] = ["testkit", "tests", "bench"];
 
 /// A dependency as a manifest names it.
@@ -73,7 +73,7 @@ fn dependencies(manifest: &str) -> Vec<Dependency<'_>> {
     found
 }
 
-/// Every dependency against the direction.
+/// Every dependency in a wrong direction.
 fn against_direction(tree: &Tree) -> Vec<String> {
     let services: BTreeSet<&str> = tree.services().collect();
     let is_ours = |name: &str| {
@@ -120,7 +120,7 @@ fn against_direction(tree: &Tree) -> Vec<String> {
     findings
 }
 
-/// Private parsers that are opened to the fuzz targets, and used elsewhere.
+/// Private parsers that are opened to the fuzz targets but used elsewhere.
 fn uses_of_fuzz_support(tree: &Tree) -> Vec<String> {
     let mut findings = Vec::new();
     for (path, text) in tree.ending(".rs") {

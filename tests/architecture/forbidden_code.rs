@@ -1,13 +1,13 @@
-//! Words that may stand in one place only, or in none (house style, rules 19, 34 and 39). Clippy looks for the others:
-//! `allow`, `todo!`, `unimplemented!`, `dbg!`, and `unwrap` outside of tests.
+//! Code that is allowed in one file only, or nowhere. Clippy checks the rest: `allow`, `todo!`, `unimplemented!`,
+//! `dbg!`, and `unwrap` outside of tests.
 
 use crate::tree::Tree;
 
-/// The one place that turns verdicts into acknowledgements.
+/// The only file that turns verdicts into acknowledgements.
 const ACKNOWLEDGING: &str = "common/nats/src/streams";
-/// The one place of the test rig that lets time pass.
+/// The only file of the test harness that sleeps.
 const WAITING: &str = "tests/harness/wait.rs";
-/// These tests, which hold what they look for.
+/// These tests, which contain what they search for.
 const OURS: &str = "tests/architecture/";
 
 /// A line of code.
@@ -46,7 +46,7 @@ fn lines(tree: &Tree) -> impl Iterator<Item = Line<'_>> {
     })
 }
 
-/// Acknowledgements of messages outside their one place. Tests may play a worker.
+/// Acknowledgements of messages in other files. Tests may act as a worker.
 fn stray_acknowledgements(tree: &Tree) -> Vec<String> {
     let calls = [".ack(", ".ack_with(", ".double_ack(", ".double_ack_with(", ".nak(", ".term(", "AckKind"];
     lines(tree)
@@ -56,7 +56,7 @@ fn stray_acknowledgements(tree: &Tree) -> Vec<String> {
         .collect()
 }
 
-/// Tests that let time pass instead of waiting for what they want to see. A clock that a test moves may sleep.
+/// Tests that sleep instead of waiting for a condition. A clock that a test moves may sleep.
 fn sleeping_tests(tree: &Tree) -> Vec<String> {
     let sleeps = |line: &str| {
         ["sleep(", "sleep_until(", "sleep_ms("].iter().any(|call| {
@@ -72,7 +72,7 @@ fn sleeping_tests(tree: &Tree) -> Vec<String> {
         .collect()
 }
 
-/// Tests that do not run.
+/// Ignored tests.
 fn ignored_tests(tree: &Tree) -> Vec<String> {
     lines(tree)
         .filter(|line| line.text.trim_start().starts_with("#[ignore"))

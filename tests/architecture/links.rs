@@ -1,8 +1,8 @@
-//! Documents lead somewhere: every relative link in a Markdown file has its file, and its heading.
+//! Every relative link in a Markdown file has its target file and heading.
 
 use crate::tree::Tree;
 
-/// Links that lead nowhere.
+/// Dead links.
 fn dead_links(tree: &Tree) -> Vec<String> {
     let mut findings = Vec::new();
     for (path, text) in tree.ending(".md") {
@@ -15,7 +15,7 @@ fn dead_links(tree: &Tree) -> Vec<String> {
     findings
 }
 
-/// Why a link leads nowhere; none if it leads somewhere, or out of the repository.
+/// Why a link is dead; none if it is not, or leads out of the repository.
 fn dead(tree: &Tree, from: &str, target: &str) -> Option<&'static str> {
     if target.contains("://") || target.starts_with("mailto:") {
         return None;
@@ -44,7 +44,7 @@ fn beside(from: &str, target: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// The lines outside of code blocks, counted from 1, with what stands between backticks taken out.
+/// The lines outside of code blocks, counted from 1, without the text between backticks.
 fn prose(text: &str) -> impl Iterator<Item = (usize, String)> {
     let mut fenced = false;
     text.lines().enumerate().filter_map(move |(index, line)| {

@@ -1,8 +1,8 @@
-//! The tidy test: the rules of the house that a compiler cannot see, read from the source as it lies on disk.
+//! Rules that the compiler cannot check, applied to the source files.
 //!
-//! Each module holds one family of rules as pure functions over a [`tree::Tree`], a test that holds the real
-//! tree to them, and tests that show on a small example that each rule bites. A rule that is in the way is
-//! changed here, in the open, and not worked around.
+//! Each module has one family of rules as pure functions over a [`tree::Tree`], a test that applies them to the
+//! repository, and tests with a small example that violates each rule. If a rule is wrong, change it here and do not
+//! work around it.
 
 mod crates;
 mod forbidden_code;

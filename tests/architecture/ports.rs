@@ -1,16 +1,16 @@
-//! Every port is kept at least twice: by an adapter and by a fake (house style, rule 2).
+//! Every port has at least two implementations: an adapter and a fake.
 
 use crate::tree::Tree;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The files of the ports that have adapters. (Clock and chance have theirs beside them.)
+/// The files of the ports that have adapters. (Those of clock and random numbers are in the same file.)
 const PORTS: [&str; 5] = ["bus", "bus/feed", "provider", "secrets", "store"];
-/// The other side of the bus: the services keep these, and the bus calls them.
+/// Traits that services implement and the bus calls.
 const CALLED_BY_THE_BUS: [&str; 4] = ["Handler", "Runner", "ServiceInfo", "Worker"];
-/// Pointers that pass a promise on and do not keep one.
+/// Smart pointers, which only forward to an implementation.
 const POINTERS: [&str; 3] = ["Arc", "Box", "Rc"];
 
-/// Every port trait that fewer than two types keep: the real one and a fake.
+/// Every port trait with fewer than two implementations.
 fn kept_once(tree: &Tree) -> Vec<String> {
     let keepers = keepers(tree);
     let mut findings = Vec::new();

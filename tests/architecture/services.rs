@@ -1,8 +1,8 @@
-//! What every service has in common: how its `lib.rs` opens, and where its operations stand (rules 7 and 8).
+//! Rules for all services: the headings of `lib.rs`, and the files of operations.
 
 use crate::tree::Tree;
 
-/// What the opening of a service says, in this order.
+/// The headings of a service, in this order.
 const HEADINGS: [&str; 5] = ["Consumes", "Produces", "Calls", "Guarantees", "Never"];
 /// One file per operation, named after it.
 const OPERATIONS: [&str; 6] = [
@@ -40,7 +40,7 @@ fn heading(line: &str) -> Option<&'static str> {
     HEADINGS.into_iter().find(|heading| *heading == words)
 }
 
-/// Operations without a file of their own.
+/// Operations without a separate file.
 fn without_file(tree: &Tree) -> Vec<String> {
     let missing = OPERATIONS.iter().filter(|path| !tree.has(path));
     missing.map(|path| format!("{path}: this operation has no file of its own")).collect()

@@ -1,12 +1,12 @@
-//! How files are cut and named (house style, rules 4, 5 and 6).
+//! Sizes and names of files.
 
 use crate::tree::Tree;
 
-/// Beyond this, a file holds more than one thing.
+/// A longer file contains more than one thing.
 const FILE_LINES_MAX: usize = 600;
-/// A `main.rs` only hands over to the library, which tests can run.
+/// A `main.rs` only calls the library, which tests can run.
 const MAIN_LINES_MAX: usize = 40;
-/// Names that say nothing about what lies below them, and so fill up.
+/// Names that say nothing about the contents.
 const DRAWERS: [&str; 9] =
     ["util", "utils", "helper", "helpers", "misc", "shared", "types", "common_types", "commons"];
 
@@ -21,7 +21,7 @@ fn too_long(tree: &Tree) -> Vec<String> {
     [".rs", ".sh", ".py"].iter().flat_map(|ending| tree.ending(ending)).filter_map(over).collect()
 }
 
-/// Modules that are named after nothing, or that hide their name in `mod.rs`.
+/// Modules with a meaningless name or in a `mod.rs`.
 fn badly_named(tree: &Tree) -> Vec<String> {
     let mut findings = Vec::new();
     for (path, text) in tree.ending(".rs") {
@@ -32,7 +32,7 @@ fn badly_named(tree: &Tree) -> Vec<String> {
                 findings.push(format!("{path}: `{part}` says nothing; name it after what it does"));
             }
         }
-        // Modules with a body; one without has a file, which is found by its path.
+        // Modules with a body; others are found by the path of their file.
         for (index, line) in text.lines().enumerate() {
             let words: Vec<&str> = line.split_whitespace().collect();
             let names_a_drawer =

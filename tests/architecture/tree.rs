@@ -1,10 +1,11 @@
-//! The files that the rules are held against: those of the repository, or a few made up by a test.
+//! The files that the rules are applied to: those of the repository, or examples of a test.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::{fs, io};
 
-/// What is not ours: built, fetched, or the state of something that runs. (A build folder elsewhere names itself.)
+/// Files that are built, downloaded, or the state of a running process. (Other build folders are recognised by their
+/// marker file.)
 const SKIPPED: [&str; 6] = [".git", ".tools", ".broker", ".fuzz", "node_modules", "target"];
 
 /// Files by their path from the root, with `/` between the parts. Folders are there too, with a final `/`.

@@ -1,5 +1,5 @@
-//! A clock that runs with the machine's and can be put forward: hours go by in a test at once, while what
-//! really waits (deadlines, paces) still works.
+//! A clock that follows the machine's and can be moved forward: hours pass at once in a test, while real waiting
+//! (deadlines, rates) still works.
 
 use async_trait::async_trait;
 use ports::clock::{Clock, SystemClock};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The machine's clock, put forward.
+/// The machine's clock with an offset.
 #[derive(Clone, Debug, Default)]
 pub struct ShiftedClock {
     ahead_ms: Arc<AtomicU64>,
@@ -16,12 +16,12 @@ pub struct ShiftedClock {
 // === impl ShiftedClock ===
 
 impl ShiftedClock {
-    /// Puts the clock forward.
+    /// Moves the clock forward.
     pub fn advance(&self, span: Duration) {
         self.ahead_ms.fetch_add(span.as_millis() as u64, Ordering::SeqCst);
     }
 
-    /// Sets the clock right again.
+    /// Removes the offset.
     pub fn set_right(&self) {
         self.ahead_ms.store(0, Ordering::SeqCst);
     }

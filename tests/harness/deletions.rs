@@ -1,4 +1,4 @@
-//! A queue of deletion work that only remembers what was announced.
+//! A queue of deletion work that only records announcements.
 
 use async_trait::async_trait;
 use contract::{DeletionWork, ParkedDeletion};
@@ -6,8 +6,8 @@ use domain::SandboxId;
 use parking_lot::{Mutex, MutexGuard};
 use ports::bus::{Announced, BusError, Deletions};
 
-/// Deletion work in the order in which it was announced. Like the real queue it keeps one message for each sandbox; no
-/// worker works on them.
+/// Deletion work in the order of its announcements. Like the real queue it keeps one message per sandbox; no worker
+/// consumes them.
 #[derive(Debug, Default)]
 pub struct RecordedDeletions {
     record: Mutex<Record>,
@@ -29,7 +29,7 @@ struct Failing;
 // === impl RecordedDeletions ===
 
 impl RecordedDeletions {
-    /// Lets the next `count` announcements fail.
+    /// Makes the next `count` announcements fail.
     pub fn fail(&self, count: usize) {
         self.record().failures_left = count;
     }
@@ -46,13 +46,13 @@ impl RecordedDeletions {
         self.record().queued.iter().find(|work| work.sandbox_id == id.as_str()).cloned()
     }
 
-    /// How many announcements found a message of their sandbox in the queue.
+    /// Number of announcements whose sandbox had a message already.
     #[must_use]
     pub fn repeated(&self) -> usize {
         self.record().repeated
     }
 
-    /// How many announcements failed.
+    /// Number of failed announcements.
     #[must_use]
     pub fn failed(&self) -> usize {
         self.record().failed
@@ -80,7 +80,7 @@ impl Deletions for RecordedDeletions {
         Ok(Announced::Queued)
     }
 
-    /// No worker works on these deletions, so none can be given up.
+    /// Without workers, no deletion can be parked.
     async fn park(&self, _parked: &ParkedDeletion) -> Result<(), BusError> {
         Err(BusError { operation: "park", source: Box::new(Failing) })
     }

@@ -8,15 +8,15 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::OnceLock;
 
-/// Time for one try of a call, in milliseconds: the machine may be busy with other suites.
+/// Time-out of one attempt of a call, in milliseconds: other suites may keep the machine busy.
 const ATTEMPT_TIMEOUT_MS: &str = "10000";
-/// Time for a call with all its tries, in milliseconds.
+/// Time-out of a call with all its attempts, in milliseconds.
 const OPERATION_TIMEOUT_MS: &str = "30000";
 
 /// The address of the embedded engine, started at the first call.
 ///
-/// It has its own thread and runtime: the runtime of a test ends with the test, and the engine does all its work on the
-/// thread that serves.
+/// It has a separate thread and runtime: the runtime of a test ends with the test, and the engine works on the thread
+/// that serves.
 pub fn dynoxide_endpoint() -> &'static str {
     static ENDPOINT: OnceLock<String> = OnceLock::new();
     ENDPOINT.get_or_init(|| {
@@ -56,7 +56,7 @@ pub fn config(endpoint: &str, table: &str, shards: u16) -> DynamoConfig {
     settings.finish(config).expect("the settings of the tests are sound")
 }
 
-/// A name that no other table has.
+/// A unique table name.
 #[must_use]
 pub fn fresh_table_name() -> String {
     format!("test-{}", uuid::Uuid::now_v7().simple())
@@ -69,7 +69,7 @@ pub async fn fresh_store(endpoint: &str, shards: u16) -> DynamoStore {
     store
 }
 
-/// A bare client, to look at what lies in a table past the store.
+/// A bare client that reads the table without the store.
 #[must_use]
 pub fn client(endpoint: &str) -> Client {
     let config = aws_sdk_dynamodb::Config::builder()

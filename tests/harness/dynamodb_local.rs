@@ -1,8 +1,7 @@
-//! Amazon's DynamoDB Local, wherever it is there: a second opinion beside the embedded engine.
+//! Amazon's DynamoDB Local, if it is installed: a second DynamoDB engine for the tests.
 //!
-//! It is looked for below `.tools/dynamodb-local` at the workspace root (`make tools` puts it there), or in
-//! the directory that `DYNAMODB_LOCAL_DIR` names. Without it the tests say that they leave it out; where
-//! `CI` is `true` they fail instead.
+//! It is expected in `.tools/dynamodb-local` at the workspace root (`make tools` installs it) or in the directory
+//! `DYNAMODB_LOCAL_DIR`. Without it the tests report that they are skipped; if `CI` is `true` they fail.
 
 use crate::wait;
 use runtime::settings::{Env, ProcessEnv};
@@ -16,20 +15,20 @@ use std::time::Duration;
 
 const JAR: &str = "DynamoDBLocal.jar";
 const LIBRARIES: &str = "DynamoDBLocal_lib";
-/// Directories between the place that is looked in and the jar; the npm package has five.
+/// Directories between that directory and the jar; the npm package has five.
 const DEPTH_MAX: usize = 7;
-/// A JVM on a busy machine takes a few seconds until it listens.
+/// On a busy machine a JVM needs some seconds until it listens.
 const START_MAX: Duration = Duration::from_secs(60);
 const CONNECT_MAX: Duration = Duration::from_secs(1);
-/// Starts on another port, should another process take ours between choosing and listening.
+/// Attempts, in case another process takes the chosen port.
 const STARTS_MAX: usize = 3;
-/// Ends the JVM when our end of the pipe closes, which happens however this process ends.
+/// Kills the JVM when our end of the pipe closes, which happens however this process ends.
 const WATCH: &str = r#""$@" & child=$!; cat >/dev/null; kill -9 $child"#;
 
-/// The address of the engine, started at the first call; none if it is not on this machine.
+/// The address of the engine, started at the first call; none if it is not installed.
 ///
 /// # Panics
-/// If it is there and does not start, or if it is not there where `CI` is `true`.
+/// If it is installed and does not start, or is not installed although `CI` is `true`.
 pub fn endpoint() -> Option<&'static str> {
     static ENDPOINT: OnceLock<Option<String>> = OnceLock::new();
     ENDPOINT.get_or_init(start).as_deref()
@@ -46,7 +45,7 @@ fn start() -> Option<String> {
         Some(jar) => return Some(serve(jar)),
     };
     assert!(ProcessEnv.get("CI").as_deref() != Some("true"), "DynamoDB Local is missing: {missing}");
-    // Not `eprintln!`: the test runner keeps that to itself as long as the test passes.
+    // Not `eprintln!`, which the test runner hides as long as the test passes.
     let _ = writeln!(std::io::stderr(), "LEFT OUT: the tests on DynamoDB Local ({missing}; `make tools`)");
     None
 }
@@ -67,8 +66,8 @@ fn runs(program: &str, arguments: &[&str]) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// Starts the engine from a thread that lives as long as this process: the kernel's death signal follows
-/// the thread that started a child, not the process.
+/// Starts the engine from a thread that lives as long as this process: the kernel's death signal is bound to the thread
+/// that started the child, not to the process.
 fn serve(jar: PathBuf) -> String {
     let (started, wait) = mpsc::channel();
     let keep = move || {
@@ -117,7 +116,7 @@ fn command(jar: &Path, port: u16) -> Command {
     };
     let libraries = jar.with_file_name(LIBRARIES);
     command
-        // A short life on few cores: little heap, no second compiler.
+        // Settings for a short life on few cores: little heap, no second compiler.
         .args(["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
         .arg(format!("-Djava.library.path={}", libraries.display()))
         .arg("-jar")

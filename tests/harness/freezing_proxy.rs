@@ -1,4 +1,4 @@
-//! A TCP proxy that stands still at a chosen word, so that a process can be killed in the middle of a step.
+//! A TCP proxy that freezes at a chosen text, so that a process can be killed in the middle of a step.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -11,19 +11,18 @@ use tokio::task::JoinHandle;
 
 const BUFFER_BYTES: usize = 64 * 1_024;
 
-/// Where a proxy stands still.
+/// Where a proxy freezes.
 #[derive(Clone, Debug)]
 pub struct Freeze {
-    /// What a client says.
+    /// The text in what a client sends.
     pub word: String,
-    /// The how-manieth time that it is said, from one.
+    /// At which occurrence of the text, counted from one.
     pub time: usize,
-    /// Before the server hears it; else the server hears it, and its answer is kept back.
+    /// Whether it freezes before the server gets the text; otherwise the server gets it, and its answer is held back.
     pub is_before: bool,
 }
 
-/// A proxy in front of a server; it ends when it is dropped. Once it stands still, nothing goes through it until it is
-/// let go.
+/// A proxy in front of a server; it ends when it is dropped. While it is frozen, nothing passes.
 #[derive(Debug)]
 pub struct FreezingProxy {
     address: String,
@@ -41,10 +40,11 @@ struct State {
 // === impl FreezingProxy ===
 
 impl FreezingProxy {
-    /// A proxy in front of `upstream` (`scheme://host:port`), on a separate port. Without a `freeze` it only passes on.
+    /// A proxy in front of `upstream` (`scheme://host:port`), on a separate port. Without `freeze` it passes everything
+    /// on.
     ///
     /// # Panics
-    /// If there is no port to be had.
+    /// If no port is free.
     pub async fn start(upstream: &str, freeze: Option<Freeze>) -> Self {
         let (scheme, upstream) = upstream.split_once("://").expect("a scheme");
         let upstream = upstream.trim_end_matches('/').to_owned();
@@ -67,28 +67,28 @@ impl FreezingProxy {
         Self { address, state, accepting }
     }
 
-    /// Where it listens, as `scheme://host:port`.
+    /// Its address, as `scheme://host:port`.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Lets it stand still at a word that is said from now on.
+    /// Freezes at a text that is sent from now on.
     pub fn freeze_at(&self, freeze: Freeze) {
         *self.state.freeze.lock() = Some(freeze);
     }
 
-    /// Lets it stand still from now on, as a network does that lost its way.
+    /// Freezes now, like a broken network.
     pub fn hold(&self) {
         self.state.frozen.send_replace(true);
     }
 
-    /// Lets everything through that was kept back, and what follows.
+    /// Passes on what was held back, and everything that follows.
     pub fn let_go(&self) {
         self.state.frozen.send_replace(false);
     }
 
-    /// Whether it stands still.
+    /// Whether it is frozen.
     #[must_use]
     pub fn is_frozen(&self) -> bool {
         *self.state.frozen.borrow()
@@ -106,7 +106,7 @@ impl Drop for FreezingProxy {
 impl State {
     async fn pass(self: Arc<Self>, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, is_from_client: bool) {
         let mut buffer = vec![0; BUFFER_BYTES];
-        // The end of what was passed on, in case that a word came in two parts.
+        // The end of what was passed on, in case the text arrives in two parts.
         let mut tail = Vec::new();
         loop {
             let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
@@ -128,7 +128,7 @@ impl State {
         }
     }
 
-    /// Whether the chosen word ends in this part.
+    /// Whether the chosen text ends in this part.
     fn hears(&self, freeze: &Freeze, tail: &mut Vec<u8>, part: &[u8]) -> bool {
         let word = freeze.word.as_bytes();
         tail.extend_from_slice(part);

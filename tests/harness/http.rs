@@ -1,4 +1,4 @@
-//! A plain HTTP client of the broker, as a lab script would be.
+//! A plain HTTP client of the broker, like a lab script.
 
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::Value;
@@ -22,7 +22,7 @@ pub struct Api {
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
-    /// The body; null if it is no JSON.
+    /// The body; null if it is not JSON.
     pub body: Value,
     /// `Retry-After`.
     pub retry_after: Option<String>,
@@ -70,7 +70,7 @@ impl Api {
         answer(request.send().await.expect("the broker answers")).await
     }
 
-    /// `POST /v1/sandboxes/{id}/extend` as `owner`: `hours` in all.
+    /// `POST /v1/sandboxes/{id}/extend` as `owner`, to `hours` in total.
     pub async fn extend(&self, id: &str, owner: &str, hours: u32) -> Answer {
         let request = self.lab(Method::POST, &format!("/v1/sandboxes/{id}/extend"), owner);
         let request = request.header("X-Lab-Duration", hours.to_string());
@@ -92,7 +92,7 @@ impl Api {
         answer(request.send().await.expect("the broker answers")).await
     }
 
-    /// `GET /v1/admin/events` of one sandbox, up to the end of the event log, as the stream says it.
+    /// `GET /v1/admin/events` of one sandbox, up to the end of the event log, unparsed.
     pub async fn events_of(&self, id: &str) -> String {
         let url = format!("{}/v1/admin/events?sandbox={id}&after=0&follow=false", self.root);
         let answer = self.client.get(url).bearer_auth(&self.admin_token).send().await;
@@ -120,7 +120,7 @@ impl Api {
     }
 }
 
-/// Takes an answer apart.
+/// Reads an answer.
 pub async fn answer(response: Response) -> Answer {
     let header = |name: &str| {
         response.headers().get(name).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned)

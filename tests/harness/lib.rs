@@ -1,8 +1,7 @@
-//! What several suites of tests need: engines and a whole fleet to run against, and ways to break things on
-//! purpose.
+//! Shared by several suites: engines, a whole fleet, and fault injection.
 //!
-//! One `nats-server` and one embedded table serve a test binary; every test has its own table, its own subject
-//! prefix and its own simulator, so tests run side by side and twice in a row.
+//! One `nats-server` and one embedded table serve a test binary. Every test has a separate table, subject prefix and
+//! simulator, so tests can run in parallel and repeatedly.
 
 pub mod wait;
 

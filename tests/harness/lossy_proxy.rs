@@ -1,4 +1,4 @@
-//! A TCP proxy that loses a reply on purpose: the request has arrived, the answer never does.
+//! A TCP proxy that loses a reply on purpose: the request arrives, the answer does not.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -28,7 +28,7 @@ impl LossyProxy {
     /// A proxy in front of `upstream` (`http://host:port`), on a separate port.
     ///
     /// # Panics
-    /// If there is no port to be had.
+    /// If no port is free.
     pub async fn start(upstream: &str) -> Self {
         let upstream = upstream.trim_start_matches("http://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("no port on the loopback interface");
@@ -46,13 +46,13 @@ impl LossyProxy {
         Self { endpoint, losses, accepting }
     }
 
-    /// Where it listens, as `http://host:port`.
+    /// Its address, as `http://host:port`.
     #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// Hangs up instead of passing on the next reply, on whichever connection it comes.
+    /// Closes the connection instead of passing on the next reply, whatever its connection.
     pub fn lose_next_reply(&self) {
         self.losses.armed.store(true, Ordering::SeqCst);
     }
@@ -70,7 +70,7 @@ impl Drop for LossyProxy {
     }
 }
 
-/// Passes bytes both ways until one side ends, or a reply is to be lost.
+/// Passes bytes both ways until one side ends or a reply has to be lost.
 async fn relay(mut client: TcpStream, mut server: TcpStream, losses: Arc<Losses>) {
     let (mut request, mut reply) = (vec![0; BUFFER_BYTES], vec![0; BUFFER_BYTES]);
     loop {

@@ -1,7 +1,7 @@
-//! The `nats` client of operators, wherever it is there.
+//! The `nats` client of operators, if it is installed.
 //!
-//! It is looked for as `.tools/nats` at the workspace root (`make tools` puts it there) and then on the `PATH`.
-//! Without it the tests say that they leave it out; where `CI` is `true` they fail instead.
+//! It is expected as `.tools/nats` at the workspace root (`make tools` installs it) or on the `PATH`. Without it the
+//! tests report that they are skipped; if `CI` is `true` they fail.
 
 use runtime::settings::{Env, ProcessEnv};
 use std::io::Write as _;
@@ -12,12 +12,12 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-/// Oldest version that the recipes are written for.
+/// Oldest version that supports the recipes.
 const VERSION_MIN: (u32, u32) = (0, 4);
-/// Longest time of one script; the client itself waits 5 s for an answer.
+/// Time-out of one script; the client itself waits 5 s for an answer.
 const SCRIPT_MAX: Duration = Duration::from_secs(30);
 
-/// The client, and a home folder without the user's contexts.
+/// The client, with a home folder without the user's contexts.
 #[derive(Debug)]
 pub struct NatsCli {
     path: String,
@@ -25,10 +25,10 @@ pub struct NatsCli {
     home: TempDir,
 }
 
-/// The folder of the client; none if it is not on this machine.
+/// The folder of the client; none if it is not installed.
 ///
 /// # Panics
-/// If it is not there where `CI` is `true`.
+/// If it is not installed although `CI` is `true`.
 fn folder() -> Option<&'static Path> {
     static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
     FOLDER.get_or_init(look_for).as_deref()
@@ -44,14 +44,14 @@ fn look_for() -> Option<PathBuf> {
         let (major, minor) = VERSION_MIN;
         let missing = format!("no nats client {major}.{minor} or later");
         assert!(ProcessEnv.get("CI").as_deref() != Some("true"), "{missing}: `make tools` builds it");
-        // Not `eprintln!`: the test runner keeps that to itself as long as the test passes.
+        // Not `eprintln!`, which the test runner hides as long as the test passes.
         let _ =
             writeln!(std::io::stderr(), "LEFT OUT: the recipes of nats/README.md ({missing}; `make tools`)");
     }
     found
 }
 
-/// Reads `0.4.0`, with or without a `v`.
+/// Parses `0.4.0`, with or without a `v`.
 fn version(binary: &Path) -> Option<(u32, u32)> {
     let output = std::process::Command::new(binary).arg("--version").stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
@@ -62,10 +62,10 @@ fn version(binary: &Path) -> Option<(u32, u32)> {
 // === impl NatsCli ===
 
 impl NatsCli {
-    /// A client of the server at `url`; none if there is no client on this machine.
+    /// A client of the server at `url`; none if it is not installed.
     ///
     /// # Panics
-    /// If there is none where `CI` is `true`.
+    /// If it is not installed although `CI` is `true`.
     pub fn new(url: &str) -> Option<Self> {
         let folders = ProcessEnv.get("PATH").unwrap_or_default();
         let path = std::iter::once(folder()?.to_owned()).chain(std::env::split_paths(&folders));
@@ -73,7 +73,7 @@ impl NatsCli {
         Some(Self { path, url: url.to_owned(), home: TempDir::new().expect("a folder") })
     }
 
-    /// Runs a script of shell commands to its end; it stops at the first that fails.
+    /// Runs a script of shell commands; it stops at the first failure.
     pub async fn run(&self, script: &str) -> Output {
         let mut command = Command::new("sh");
         command

@@ -1,4 +1,4 @@
-//! The built binary, run as a user runs it.
+//! The built binary, run as a user would run it.
 
 use crate::http::Api;
 use crate::servers::{broker_binary, nats_binary};
@@ -21,7 +21,7 @@ pub struct Broker {
 pub struct Up {
     /// The process.
     pub broker: Broker,
-    /// Its HTTP face.
+    /// Its HTTP API.
     pub api: Api,
     /// Its message queue, `nats://host:port`.
     pub nats: String,
@@ -29,14 +29,14 @@ pub struct Up {
     pub table: String,
     /// Its simulator, `http://host:port`.
     pub simulator: String,
-    /// The token that its simulator asks for.
+    /// The token of its simulator.
     pub csp_token: String,
 }
 
-/// How long a command that should fail at once may take.
+/// Time-out of a command that should fail at once.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Runs a command that should end by itself.
+/// Runs a command that ends by itself.
 pub async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = tokio::process::Command::new(broker_binary());
     command.env("NATS_SERVER", nats_binary().await);
@@ -55,7 +55,7 @@ impl Broker {
         Self::start_within(folder, &[], arguments, variables).await
     }
 
-    /// As [`Broker::start`], by a command that becomes the one that is appended to it.
+    /// As [`Broker::start`], through a command that executes the one appended to it.
     pub async fn start_within(
         folder: &Path,
         wrapper: &[&str],
@@ -82,18 +82,18 @@ impl Broker {
         Self { child, log }
     }
 
-    /// A file as it sees it.
+    /// The path of a file as the process sees it.
     pub fn view(&self, path: &Path) -> PathBuf {
         let own = path.strip_prefix("/").expect("an absolute path");
         Path::new("/proc").join(self.child.id().to_string()).join("root").join(own)
     }
 
-    /// What it printed so far.
+    /// Its output so far.
     pub fn output(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Waits until its operations port says that it is ready.
+    /// Waits until its operations port reports that it is ready.
     pub async fn until_ready(&self) {
         eventually("the role to be ready", TIMEOUT, || async {
             let output = self.output();
@@ -108,7 +108,7 @@ impl Broker {
         .await;
     }
 
-    /// Asks it to stop, as Ctrl-C and SIGTERM do, and says with which code it ended within `patience`.
+    /// Asks it to stop, like Ctrl-C and SIGTERM, and returns its exit code if it ends within `patience`.
     pub async fn stop(&self, patience: Duration) -> Option<i32> {
         self.child.ask_to_stop();
         let ended = tokio::time::timeout(patience, self.child.ended()).await;
@@ -120,12 +120,13 @@ impl Broker {
 // === impl Up ===
 
 impl Up {
-    /// Starts `broker up` on free ports over `data` and waits until it says that it is ready.
+    /// Starts `broker up` on free ports with `data` and waits until it reports that it is ready.
     pub async fn start(data: &Path, more: &[&str], variables: &[(&str, &str)]) -> Self {
         Self::start_within(data, &[], more, variables).await
     }
 
-    /// As [`Up::start`], by a command that becomes the one that is appended to it, in a view of the files of its own.
+    /// As [`Up::start`], through a command that executes the one appended to it, with a separate view of the file
+    /// system.
     pub async fn start_within(
         data: &Path,
         wrapper: &[&str],
@@ -173,7 +174,7 @@ impl Up {
     }
 }
 
-/// Whether there is such a process (and it is not one that ended and was not waited for).
+/// Whether such a process runs (and is not a zombie).
 pub fn is_running(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();

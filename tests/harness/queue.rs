@@ -1,4 +1,4 @@
-//! Looking into the fleet's streams, as an operator would, with a client of the test's own.
+//! Inspects the fleet's streams with a separate client, like an operator.
 
 use crate::rig::Rig;
 use crate::servers::nats_client;
@@ -15,12 +15,12 @@ const PAUSE: Duration = Duration::from_secs(3_600);
 // === impl Rig ===
 
 impl Rig {
-    /// Messages in DELETIONS: work that waits or is under way, and scheduled retries.
+    /// Messages in DELETIONS: waiting and running work, and scheduled retries.
     pub async fn queued(&self) -> u64 {
         self.stream(self.bus.subjects().deletions_stream()).await.cached_info().state.messages
     }
 
-    /// Retries that wait for their time.
+    /// Scheduled retries.
     pub async fn retries_scheduled(&self) -> usize {
         let subjects = self.bus.subjects();
         let stream = self.stream(subjects.deletions_stream()).await;
@@ -29,12 +29,12 @@ impl Rig {
         found.try_collect::<Vec<_>>().await.expect("stream info").len()
     }
 
-    /// Removes every message from DELETIONS, as a lost stream would.
+    /// Removes every message from DELETIONS, like a lost stream.
     pub async fn purge_deletions(&self) {
         self.stream(self.bus.subjects().deletions_stream()).await.purge().await.expect("a purge");
     }
 
-    /// Keeps the reapers from taking further work, for an hour.
+    /// Pauses the consumers of the reapers for an hour.
     pub async fn pause_deletions(&self) {
         let stream = self.stream(self.bus.subjects().deletions_stream()).await;
         let until = SystemClock.now().after(PAUSE).get();
@@ -45,7 +45,7 @@ impl Rig {
         assert!(paused.expect("a pause").paused);
     }
 
-    /// Lets the reapers take work again.
+    /// Resumes the consumers of the reapers.
     pub async fn resume_consumer(&self) {
         let subjects = self.bus.subjects();
         let stream = self.stream(subjects.deletions_stream()).await;
@@ -67,7 +67,7 @@ impl Rig {
         Some(serde_json::from_slice(&message.payload).expect("a parked deletion"))
     }
 
-    /// Puts a message into DELETIONS as a foreign publisher might.
+    /// Publishes a message to DELETIONS like a foreign publisher.
     pub async fn publish_raw_deletion(&self, pool: &str, id: &str, body: &str) {
         let subjects: &Subjects = self.bus.subjects();
         let (pool, id) = (PoolName::parse(pool).expect("a pool"), SandboxId::parse(id).expect("an id"));
@@ -76,7 +76,7 @@ impl Rig {
         published.await.expect("published").await.expect("stored");
     }
 
-    /// Removes the whole stream DELETIONS with its consumer, as an operator's slip would.
+    /// Removes the whole stream DELETIONS with its consumers, like an operator's mistake.
     pub async fn delete_deletions_stream(&self) {
         let name = self.bus.subjects().deletions_stream();
         self.jetstream().await.delete_stream(name).await.expect("the stream is there");
@@ -100,14 +100,14 @@ impl Rig {
         events.map(|event| event.id).collect()
     }
 
-    /// Removes the event log's events of one sandbox but for the first ones, as lost ones would be missing.
+    /// Removes the events of one sandbox except the first ones, as if they had been lost.
     pub async fn lose_events_of(&self, id: &str) {
         let stream = self.stream(self.bus.subjects().events_stream()).await;
         let id = SandboxId::parse(id).expect("a sandbox id");
         stream.purge().filter(self.bus.subjects().events_of(&id)).await.expect("a purge");
     }
 
-    /// JetStream over a connection of the test's own.
+    /// JetStream over a separate connection.
     pub async fn jetstream(&self) -> jetstream::Context {
         let client = nats_client(&self.env["NATS_URL"]).await;
         jetstream::new(client)

@@ -32,7 +32,7 @@ pub const LAB_TOKEN: &str = "lab-token-of-the-test";
 pub const ADMIN_TOKEN: &str = "admin-token-of-the-test";
 const CSP_TOKEN: &str = "csp-token-of-the-test";
 
-/// What a test's fleet is made of.
+/// The settings of a test's fleet.
 pub struct Plan {
     env: BTreeMap<String, String>,
     accounts: usize,
@@ -42,23 +42,23 @@ pub struct Plan {
 
 /// A fleet that runs in this process, with its provider.
 pub struct Rig {
-    /// The fleet of now.
+    /// The running fleet.
     pub running: Running,
     /// The provider's controls.
     pub csp: SimulatorHandle,
     /// The fleet's clock.
     pub clock: ShiftedClock,
-    /// The environment that it was read from.
+    /// Its environment.
     pub env: BTreeMap<String, String>,
     counts: Counts,
     simulator: simulator::Running,
 }
 
-/// The fleet itself: what stops and starts again. A rig gives its parts as its own.
+/// The part that stops and starts again. A rig dereferences to it.
 pub struct Running {
-    /// The HTTP face.
+    /// The HTTP API.
     pub api: Api,
-    /// A connection of the test's own.
+    /// A connection for the test.
     pub bus: NatsBus,
     /// The table.
     pub store: Arc<dyn Store>,
@@ -79,8 +79,8 @@ impl std::ops::Deref for Rig {
 // === impl Plan ===
 
 impl Plan {
-    /// A fleet over `accounts` sandboxes: two allocators, one of everything else, a CSP without latency, and a
-    /// pace that holds nothing up.
+    /// A fleet with `accounts` sandboxes: two allocators, one of every other role, a CSP without latency, and a
+    /// deletion rate that delays nothing.
     pub fn new(accounts: usize) -> Self {
         let id = uuid::Uuid::now_v7().simple().to_string();
         let prefix = format!("t{}", &id[16..]);
@@ -95,15 +95,15 @@ impl Plan {
             ("SWEEP_AFTER_SECONDS", "0"),
             // Each stream reserves its space, and one server holds those of all tests.
             ("EVENTS_BYTES_MAX", "8388608"),
-            // Ticks come from the test, except the first of each kind.
+            // The test sends ticks, except the first of each kind.
             ("SYNC_INTERVAL_SECONDS", "3600"),
             ("EXPIRY_INTERVAL_SECONDS", "3600"),
             ("SWEEP_INTERVAL_SECONDS", "3600"),
             ("CENSUS_INTERVAL_SECONDS", "3600"),
             ("STALE_INTERVAL_SECONDS", "3600"),
-            // Tests put the clock forward; those of a clock that is off compare.
+            // Tests move the clock; only tests of wrong clocks compare it.
             ("CLOCK_SKEW_MAX_SECONDS", "0"),
-            // Counts are of the moment that the test asks at.
+            // Counts are of the moment of the request.
             ("STATS_CENSUS_AGE_SECONDS_MAX", "0"),
             ("STORE_ATTEMPT_TIMEOUT_MS", "10000"),
             ("STORE_OPERATION_TIMEOUT_MS", "30000"),
@@ -122,7 +122,7 @@ impl Plan {
         self
     }
 
-    /// Changes how many of each kind there are.
+    /// Changes the number of services of each kind.
     #[must_use]
     pub fn counts(mut self, change: impl FnOnce(&mut Counts)) -> Self {
         change(&mut self.counts);
@@ -149,7 +149,7 @@ impl Plan {
         rig
     }
 
-    /// Starts the fleet and waits for nothing.
+    /// Starts the fleet without waiting.
     pub async fn start_unsynced(self) -> Rig {
         let Self { mut env, accounts, counts, .. } = self;
         let shared = servers::shared().await;
@@ -211,13 +211,13 @@ impl Rig {
         self.simulator.stop().await.expect("the simulator ends");
     }
 
-    /// Stops the fleet in order and says how that went; the provider goes on.
+    /// Stops the fleet in order and returns the result; the provider keeps running.
     pub async fn stop_fleet(&mut self) -> Result<(), LifecycleError> {
         self.ask_to_stop();
         (&mut self.running.ended).await.expect("the fleet did not panic")
     }
 
-    /// Changes how many of each kind there are from the next start on.
+    /// Changes the number of services of each kind for the next start.
     pub fn change_counts(&mut self, change: impl FnOnce(&mut Counts)) {
         change(&mut self.counts);
     }
@@ -227,17 +227,17 @@ impl Rig {
         drop(self.running.asked.take());
     }
 
-    /// Starts the fleet again, over the same table, streams and provider.
+    /// Starts the fleet again, with the same table, streams and provider.
     pub async fn start_again(&mut self) {
         self.running = Box::pin(Running::start(&self.env, self.counts, &self.clock)).await;
     }
 
-    /// Starts a reaper as a separate process, over these two servers.
+    /// Starts a reaper as a separate process, with these two servers.
     pub async fn start_reaper(&self, folder: &std::path::Path, nats: &str, table: &str) -> Broker {
         self.start_role("reaper", folder, nats, table).await
     }
 
-    /// Starts any role as a process, over these two servers.
+    /// Starts any role as a process, with these two servers.
     pub async fn start_role(
         &self,
         role: &'static str,
@@ -253,12 +253,12 @@ impl Rig {
         Broker::start(folder, &[role], &variables).await
     }
 
-    /// Asks over NATS, once.
+    /// Sends one request over NATS.
     pub async fn ask(&self, verb: Verb, body: Value) -> Result<Reply, RequestError> {
         self.ask_within(verb, &body, None, Duration::from_secs(20)).await
     }
 
-    /// Asks over NATS, once, with a deadline, and waits no longer than `patience`.
+    /// Sends one request over NATS, with a deadline, and waits at most `patience`.
     pub async fn ask_within(
         &self,
         verb: Verb,
@@ -276,7 +276,7 @@ impl Rig {
         self.bus.request(verb, &context, Bytes::from(body.to_string()), patience).await
     }
 
-    /// Asks over NATS, once, with a body that need not be JSON.
+    /// Sends one request over NATS, with any body.
     pub async fn ask_raw(
         &self,
         verb: Verb,
@@ -295,7 +295,7 @@ impl Rig {
 
     /// Sends a tick and waits for the report of its run.
     pub async fn run(&self, kind: TickKind) -> RunReport {
-        // Without a connection it is refused, also before the first one.
+        // Without a connection the tick would be refused.
         connected(&self.bus).await;
         let (_, report) = self.bus.tick_and_wait(kind, TIMEOUT).await.expect("the tick is taken");
         report.unwrap_or_else(|| panic!("no report of {kind:?}"))
@@ -325,7 +325,7 @@ impl Rig {
         }
     }
 
-    /// Removes what has been stale for too long.
+    /// Removes records that have been stale for too long.
     pub async fn remove_stale(&self) -> StaleReport {
         match self.run(TickKind::Stale).await.report {
             Report::Stale(report) => report,
@@ -333,7 +333,7 @@ impl Rig {
         }
     }
 
-    /// How many sandboxes are in `state`, by the broker's own count.
+    /// Number of sandboxes in `state`, counted by the broker.
     pub async fn count(&self, state: StateName) -> usize {
         self.api.stats().await[state.as_str()].as_u64().expect("a count") as usize
     }
@@ -360,12 +360,12 @@ impl Rig {
         family.get_metric()[0].get_gauge().get_value()
     }
 
-    /// Deletions that were ordered at the CSP, whatever it answered.
+    /// Deletions that the CSP received, whatever it answered.
     pub fn deletes_at_csp(&self) -> usize {
         self.csp.log().iter().filter(|call| call.operation == Operation::Delete).count()
     }
 
-    /// Deletes an account behind the broker's back.
+    /// Deletes an account directly at the CSP.
     pub async fn delete_at_csp(&self, id: &str) {
         let sandbox = self.sandbox(id).await.expect("the sandbox is there");
         let url = format!("{}/sandbox/accounts/{}", self.env["CSP_BASE_URL"], sandbox.external_id.bare());

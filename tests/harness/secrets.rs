@@ -1,5 +1,4 @@
-//! A stand-in for AWS Secrets Manager: it speaks its protocol for the one call that we make, and keeps what a test
-//! puts there.
+//! A stand-in for AWS Secrets Manager: it implements the one call that we make, with values set by the test.
 
 use axum::Router;
 use axum::extract::State;
@@ -12,25 +11,25 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// The call that is answered, as the header of AWS's JSON protocol names it.
+/// The operation, as in the header of AWS's JSON protocol.
 const READ: &str = "secretsmanager.GetSecretValue";
 const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
 
-/// What a secret is, to who asks.
+/// The stored value of a secret.
 #[derive(Clone, Debug)]
 pub enum Kept {
     /// A text.
     Text(String),
-    /// One that the caller may not read.
+    /// Access is denied.
     Forbidden,
-    /// One whose reading fails over there.
+    /// Reading fails at the service.
     Failing,
 }
 
 /// A store of secrets on a separate port; it ends when it is dropped.
 #[derive(Debug)]
 pub struct SecretsManager {
-    /// Where it listens, as `http://host:port`.
+    /// Its address, as `http://host:port`.
     pub endpoint: String,
     kept: Arc<Mutex<BTreeMap<String, Kept>>>,
     serving: JoinHandle<()>,
@@ -42,7 +41,7 @@ impl SecretsManager {
     /// A store without secrets.
     ///
     /// # Panics
-    /// If there is no port to be had.
+    /// If no port is free.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("no port on the loopback interface");
         let endpoint = format!("http://{}", listener.local_addr().expect("the listener has no address"));
@@ -52,7 +51,7 @@ impl SecretsManager {
         Self { endpoint, kept, serving }
     }
 
-    /// Keeps this from now on.
+    /// Sets a secret.
     pub fn put(&self, name: &str, kept: Kept) {
         self.kept.lock().insert(name.to_owned(), kept);
     }

@@ -1,4 +1,4 @@
-//! The servers that a test binary shares: started at the first use, gone with the process.
+//! The servers that a test binary shares: started at the first use, stopped with the process.
 
 use broker::child;
 use broker::nats_server::{self, NatsServer};
@@ -7,21 +7,21 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use tokio::sync::OnceCell;
 
-/// Switches the users of `nats/accounts.conf` on, for every server of the tests.
+/// Enables the users of `nats/accounts.conf` for every server of the tests.
 pub const ACCOUNTS_SWITCH: &str = "TEST_NATS_ACCOUNTS";
 /// The configuration with a user for each role.
 const ACCOUNTS: &str = include_str!("../../nats/accounts.conf");
 /// The password of every user.
 pub const PASSWORD: &str = "not-a-secret";
-/// The user of tests themselves, who may do everything.
+/// The user of the tests, who may do everything.
 const TEST_USER: &str = "test";
 
-/// Where the shared servers are.
+/// The addresses of the shared servers.
 #[derive(Clone, Debug)]
 pub struct Servers {
-    /// URL of the NATS server for clients without a role: with a user that may do everything, if there are users.
+    /// URL of the NATS server for clients without a role; contains the unrestricted user if there are users.
     pub nats_url: String,
-    /// The settings with which a role reaches it, as its own user if there are users.
+    /// The settings with which a role connects, as its user if there are users.
     pub nats_of_roles: Vec<(&'static str, String)>,
     /// Endpoint of the embedded table.
     pub table_endpoint: String,
@@ -52,7 +52,7 @@ pub fn with_accounts() -> bool {
     ProcessEnv.get(ACCOUNTS_SWITCH).is_some()
 }
 
-/// The URL of a server of the tests for clients without a role.
+/// The URL of a test server for clients without a role.
 pub fn nats_url(address: SocketAddr) -> String {
     as_test_user(&format!("nats://{address}"))
 }
@@ -65,7 +65,7 @@ pub fn as_test_user(url: &str) -> String {
     }
 }
 
-/// A connection of the test's own to a server at either of these URLs.
+/// A separate connection to the server of either URL.
 pub async fn nats_client(url: &str) -> async_nats::Client {
     let address = url.rsplit('@').next().expect("an address");
     let mut options = async_nats::ConnectOptions::new();
@@ -75,7 +75,7 @@ pub async fn nats_client(url: &str) -> async_nats::Client {
     options.connect(address).await.expect("NATS answers")
 }
 
-/// User and password for a configuration that is not read from an environment.
+/// User and password for a configuration that does not come from an environment.
 pub fn test_user() -> (Option<String>, Option<Secret>) {
     if with_accounts() { (Some(TEST_USER.to_owned()), Some(Secret::new(PASSWORD))) } else { (None, None) }
 }
@@ -90,8 +90,8 @@ pub fn accounts() -> String {
     text
 }
 
-/// The same for many fleets on one server: each has a separate prefix, so any first token will do, and any stream and
-/// bucket. What else the permissions say stays.
+/// The same for many fleets on one server: each has a separate prefix, so any first token, stream and bucket is
+/// permitted. The other permissions stay.
 fn accounts_of_any_fleet() -> String {
     let mut text =
         accounts().replace("sandbox.", "*.").replace("$KV.broker", "$KV.*").replace("KV_broker", "*");
@@ -101,15 +101,15 @@ fn accounts_of_any_fleet() -> String {
     text.replacen("users: [", &format!("users: [ {{ user: {TEST_USER}, password: {PASSWORD} }}"), 1)
 }
 
-/// A NATS server of one's own, on a free port.
+/// A separate NATS server, on a free port.
 pub async fn start_nats() -> (NatsServer, PathBuf) {
     start_nats_on(SocketAddr::from(([127, 0, 0, 1], 0)), None).await
 }
 
-/// A NATS server on a given address, over the folder of an earlier one if there is one.
+/// A NATS server on this address, with the folder of an earlier one if given.
 pub async fn start_nats_on(address: SocketAddr, folder: Option<PathBuf>) -> (NatsServer, PathBuf) {
     let binary = nats_binary().await;
-    // Kept: it is in the target folder, so `cargo clean` removes it, and its log explains a failure.
+    // Kept in the target folder, so that its log can explain a failure and `cargo clean` removes it.
     let folder =
         folder.unwrap_or_else(|| target_folder().join("test-nats").join(uuid::Uuid::now_v7().to_string()));
     std::fs::create_dir_all(&folder).expect("the target folder can be written");
@@ -121,7 +121,7 @@ pub async fn start_nats_on(address: SocketAddr, folder: Option<PathBuf>) -> (Nat
     (server.expect("nats-server starts"), folder)
 }
 
-/// The `nats-server` that tests use: the one that `make test` names or has fetched, or another way to have one.
+/// The `nats-server` for tests: the one that `make test` provides, or found otherwise.
 pub async fn nats_binary() -> PathBuf {
     let fetched = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../.tools/nats-server");
     let named = ProcessEnv.get("NATS_SERVER").map(PathBuf::from);

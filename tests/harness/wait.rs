@@ -1,15 +1,15 @@
-//! Waiting for a level, with a deadline. The only place in the tests that sleeps.
+//! Waits for a condition, with a deadline. The only code in the tests that sleeps.
 
 use std::fmt::Debug;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-/// Pause between two looks.
+/// Pause between two checks.
 const POLL_PAUSE: Duration = Duration::from_millis(10);
-/// How long a test waits for something that should take milliseconds; the machine may be busy.
+/// Time-out for things that should take milliseconds, because the machine may be busy.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Looks until `look` gives something, and panics with the last thing seen when the timeout is used up.
+/// Checks until `look` returns a value; panics with the last state after the time-out.
 pub async fn eventually<T, S, F>(what: &str, timeout: Duration, mut look: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, S>>,
@@ -27,7 +27,7 @@ where
     }
 }
 
-/// Looks until `look` gives something, outside of any runtime. None when the timeout is used up.
+/// Checks until `look` returns a value, outside of a runtime. None after the time-out.
 pub fn until<T>(timeout: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + timeout;
     loop {
@@ -39,7 +39,7 @@ pub fn until<T>(timeout: Duration, mut look: impl FnMut() -> Option<T>) -> Optio
     }
 }
 
-/// Work that takes this long: what a handler of a test does, not a way to wait for something.
+/// Simulates work that takes this long in a test's handler; not a way to wait for a condition.
 pub async fn moment(span: Duration) {
     tokio::time::sleep(span).await;
 }

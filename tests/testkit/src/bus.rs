@@ -1,9 +1,9 @@
-//! The bus in memory: for tests of the services, and for simulations of a whole fleet in one process.
+//! The bus in memory, for tests of services and for simulations of a whole fleet in one process.
 //!
-//! It answers like the bus on NATS: `tests/bus` runs one suite on both. All time comes from the clock and all
-//! chance from the random numbers, so on one thread a run can be repeated from its seed. A clone is another connection to
-//! the same bus. Connections can be cut and single messages lost, before or after they had their effect.
-//! Nothing survives the process.
+//! It behaves like the bus on NATS: `tests/bus` runs one suite on both. All time comes from the clock and all
+//! randomness from the random numbers, so a run on one thread can be repeated from its seed. Clones are further
+//! connections to the same bus. Connections can be cut and single messages lost, before or after they had their effect.
+//! Nothing is persistent.
 
 use contract::{Census, KnownMark};
 use parking_lot::{Mutex, MutexGuard};
@@ -31,70 +31,70 @@ mod upkeep;
 
 pub use deletions::ParkedCopy;
 
-/// How a bus in memory works; the same settings as on NATS, with the same defaults.
+/// The settings of a memory bus, with the defaults of the bus on NATS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryConfig {
-    /// Deletions of one pool that may be under way on the whole bus.
+    /// Most concurrent deletions of one pool on the whole bus.
     pub deletions_in_flight_max: usize,
-    /// Time after the end of a worker that said nothing, until its deletion is given to another one.
+    /// Time after the end of a worker without a verdict, until its deletion is given to another one.
     pub deletion_ack_wait: Duration,
     /// The provider throttle.
     pub throttle: ThrottleRules,
-    /// Longest time that work under way is waited for when a consumer stops.
+    /// Longest wait for work in progress when a consumer stops.
     pub finish_timeout: Duration,
 }
 
-/// A bus in memory that keeps every promise of [`ports::bus`].
+/// A bus in memory that implements [`ports::bus`].
 #[derive(Clone)]
 pub struct MemoryBus {
     shared: Arc<Shared>,
 }
 
-/// What can be lost on its way; see [`MemoryBus::lose`].
+/// Calls that can be lost; see [`MemoryBus::lose`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Call {
     /// A request.
     Request,
     /// The announcement of a deletion.
     Announce,
-    /// The copy of a deletion that is given up.
+    /// The copy of a parked deletion.
     Park,
     /// The removal of a message from the queue.
     Unqueue,
-    /// The removal of something that was parked.
+    /// The removal of a parked message.
     Unpark,
     /// An event for the event log.
     Append,
     /// A retry, published on behalf of a worker.
     ScheduleRetry,
-    /// The word that a message is done with, on behalf of a worker or a runner.
+    /// The acknowledgement of a worker or a runner.
     Finish,
     /// A tick.
     Tick,
     /// The report of a run.
     Report,
-    /// A census, to be kept.
+    /// A census to be stored.
     KeepCensus,
-    /// A slot at the provider, asked for.
+    /// The request for a slot.
     AcquirePermit,
-    /// Whether a slot that has come may be used.
+    /// The check of a slot that has come.
     ConfirmPermit,
-    /// How a call to the provider ended.
+    /// The outcome of a call to the provider.
     ReportOutcome,
-    /// A turn of the operators' switch.
+    /// A change of the operators' switch.
     Switch,
 }
 
-/// How much of a call is lost.
+/// What is lost of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// All of it: it has no effect.
+    /// The message: it has no effect.
     Message,
     /// The answer: it had its effect, and its caller does not know.
     Answer,
 }
 
-/// Why a call did not go through.
+/// Why a call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum Broken {
     #[error("not connected")]
@@ -108,11 +108,11 @@ struct Shared {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     inside: Mutex<Inside>,
-    /// Goes up with every change, for those who wait for one.
+    /// Grows with every change, to wake waiting tasks.
     changes: watch::Sender<u64>,
 }
 
-/// What a server would hold.
+/// The state that a server would have.
 struct Inside {
     is_connected: bool,
     losses: BTreeMap<Call, VecDeque<Loss>>,
@@ -188,18 +188,18 @@ impl MemoryBus {
         Self { shared: Arc::new(Shared { config, clock, random, inside: Mutex::new(inside), changes }) }
     }
 
-    /// Cuts every connection, or joins them again. While they are cut, calls fail and nothing is delivered, and
-    /// who finishes a message is not heard.
+    /// Cuts or restores every connection. Without a connection, calls fail, nothing is delivered, and acknowledgements
+    /// have no effect.
     pub fn set_connected(&self, is_connected: bool) {
         self.change(|inside, _| inside.is_connected = is_connected);
     }
 
-    /// Loses the next call of that kind for which nothing is planned yet.
+    /// Loses the next call of that kind without a planned loss.
     pub fn lose(&self, call: Call, loss: Loss) {
         self.change(|inside, _| inside.losses.entry(call).or_default().push_back(loss));
     }
 
-    /// Does something at the server, unless the way there or back is broken.
+    /// Performs a step at the server, unless message or answer is lost.
     fn call<T>(&self, call: Call, step: impl FnOnce(&mut Inside, u64) -> T) -> Result<T, BusError> {
         self.try_call(call, step).map_err(failed(call.operation()))
     }
@@ -218,20 +218,20 @@ impl MemoryBus {
         })
     }
 
-    /// Looks at something at the server, unless there is no connection.
+    /// Reads at the server, unless there is no connection.
     fn read<T>(&self, operation: &'static str, step: impl FnOnce(&Inside) -> T) -> Result<T, BusError> {
         self.look(|inside, _| if inside.is_connected { Ok(step(inside)) } else { Err(Broken::Disconnected) })
             .map_err(failed(operation))
     }
 
-    /// Changes what the server holds, and wakes who waits for a change.
+    /// Changes the state and wakes waiting tasks.
     fn change<T>(&self, step: impl FnOnce(&mut Inside, u64) -> T) -> T {
         let answer = self.look(step);
         self.shared.changes.send_modify(|count| *count = count.wrapping_add(1));
         answer
     }
 
-    /// Looks at what the server holds now: what is due has happened before.
+    /// Reads the state after performing everything that is due.
     fn look<T>(&self, step: impl FnOnce(&mut Inside, u64) -> T) -> T {
         let now_ms = self.shared.clock.now_ms();
         let mut inside = self.inside();

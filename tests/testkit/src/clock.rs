@@ -6,7 +6,7 @@ use ports::clock::Clock;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// A clock that stands still until it is moved: time in tests and simulations.
+/// A clock that stands still until it is moved, for tests and simulations.
 #[derive(Clone, Debug)]
 pub struct ManualClock {
     now_ms: watch::Sender<u64>,
@@ -21,7 +21,7 @@ impl ManualClock {
         Self { now_ms: watch::Sender::new(now.get().saturating_mul(1_000)) }
     }
 
-    /// Moves the clock on and wakes every sleeper whose time has come.
+    /// Advances the clock and wakes every sleeper whose time has come.
     pub fn advance(&self, span: Duration) {
         let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         self.now_ms.send_modify(|now_ms| *now_ms = now_ms.saturating_add(span_ms));
@@ -34,7 +34,7 @@ impl Clock for ManualClock {
         *self.now_ms.borrow()
     }
 
-    // It is moved forward only.
+    // It only moves forward.
     fn monotonic(&self) -> Duration {
         Duration::from_millis(self.now_ms())
     }
@@ -44,7 +44,7 @@ impl Clock for ManualClock {
         self.sleep_until(self.now_ms().saturating_add(span_ms)).await;
     }
 
-    // By the moment and not by a span, or a clock that is moved meanwhile would make it too late.
+    // By the moment and not by a span, which would be too late if the clock is moved in the meantime.
     async fn sleep_until(&self, moment_ms: u64) {
         // The sender lives as long as `self`, so the wait cannot fail.
         let _ = self.now_ms.subscribe().wait_for(|now_ms| *now_ms >= moment_ms).await;

@@ -1,5 +1,5 @@
-//! A store that breaks off or stands still at a chosen call, before or after the write really happened: for
-//! tests of what stands before a store.
+//! A store that fails or pauses at a chosen call, before or after the write really happened: for tests of code that
+//! uses a store.
 
 use super::interposed::{Call, InterposedStore, Interposer};
 use async_trait::async_trait;
@@ -10,17 +10,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How long a test waits for the chosen call.
+/// Time-out for the chosen call.
 const PAUSE_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// What goes wrong with a call.
+/// A fault of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// It fails and nothing happened.
     FailBefore,
     /// It happens and its answer is lost.
     FailAfter,
-    /// It waits for [`FaultyStore::resume`], then happens.
+    /// It waits for [`FaultyStore::resume`] and then happens.
     PauseBefore,
     /// It happens, and its answer waits for [`FaultyStore::resume`].
     PauseAfter,
@@ -29,7 +29,7 @@ pub enum Fault {
 /// A store with faults in front of another one.
 pub type FaultyStore = InterposedStore<Faults>;
 
-/// Which call has which fault.
+/// The fault of each call.
 #[derive(Debug)]
 pub struct Faults {
     planned: Mutex<BTreeMap<usize, Fault>>,
@@ -38,7 +38,7 @@ pub struct Faults {
     resumed: watch::Sender<bool>,
 }
 
-/// The answer of a call that broke off.
+/// The error of a failed call.
 #[derive(Debug, thiserror::Error)]
 #[error("broken off on purpose")]
 struct BrokenOff;
@@ -54,7 +54,7 @@ impl FaultyStore {
         Self::over(inner, Arc::new(faults))
     }
 
-    /// With this fault at the call of that number, counted from zero over all methods. One pause at most.
+    /// With this fault at the call of that number, counted from zero over all methods. At most one pause.
     #[must_use]
     pub fn with(self, call: usize, fault: Fault) -> Self {
         held(&self.between().planned).insert(call, fault);
@@ -66,17 +66,17 @@ impl FaultyStore {
         held(&self.between().calls).clone()
     }
 
-    /// Waits until the call with a pause is there.
+    /// Waits until the call with a pause has arrived.
     ///
     /// # Panics
-    /// If it does not come within half a minute.
+    /// If it does not arrive within half a minute.
     pub async fn paused(&self) {
         let mut paused = self.between().paused.subscribe();
         let reached = tokio::time::timeout(PAUSE_WAIT_MAX, paused.wait_for(|paused| *paused)).await;
         assert!(reached.is_ok(), "the chosen call never came; calls: {:?}", self.calls());
     }
 
-    /// Lets the call with a pause go on, now or when it comes.
+    /// Resumes the call with a pause, now or when it arrives.
     pub fn resume(&self) {
         self.between().resumed.send_replace(true);
     }

@@ -1,4 +1,4 @@
-//! A store with an interposer in between, which may delay a call, let it fail, or answer for the index.
+//! A store with an interposer, which may delay a call, make it fail, or answer for the index.
 
 use async_trait::async_trait;
 use domain::{
@@ -23,16 +23,16 @@ pub struct Call {
     pub number: usize,
 }
 
-/// Stands between a caller and a store.
+/// Intercepts the calls of a store.
 #[async_trait]
 pub trait Interposer: Send + Sync + Debug {
-    /// Before the call: an error keeps it from happening.
+    /// Before the call: an error prevents it.
     async fn before(&self, call: Call) -> Result<(), StoreError>;
 
     /// After the call: an error loses its answer.
     async fn after(&self, call: Call) -> Result<(), StoreError>;
 
-    /// A sandbox was written, and this is what it is now.
+    /// A sandbox was written; this is its new state.
     fn written(&self, _sandbox: &Sandbox) {}
 
     /// What the index shows.
@@ -47,7 +47,7 @@ pub trait Interposer: Send + Sync + Debug {
     }
 }
 
-/// A store and who stands before it.
+/// A store and its interposer.
 #[derive(Debug)]
 pub struct InterposedStore<I> {
     inner: Arc<dyn Store>,
@@ -58,13 +58,13 @@ pub struct InterposedStore<I> {
 // === impl InterposedStore ===
 
 impl<I: Interposer> InterposedStore<I> {
-    /// Puts `between` before `inner`.
+    /// Puts `between` in front of `inner`.
     #[must_use]
     pub fn over(inner: Arc<dyn Store>, between: Arc<I>) -> Self {
         Self { inner, between, begun: AtomicUsize::new(0) }
     }
 
-    /// Who stands between.
+    /// The interposer.
     pub(super) fn between(&self) -> &I {
         &self.between
     }
@@ -136,7 +136,7 @@ impl<I: Interposer> Identities for InterposedStore<I> {
 
 #[async_trait]
 impl<I: Interposer> Layout for InterposedStore<I> {
-    // Nothing comes between: it is answered from memory nearly always.
+    // Not intercepted: it is nearly always answered from memory.
     async fn shards(&self) -> Result<u16, StoreError> {
         self.inner.shards().await
     }
@@ -153,6 +153,7 @@ impl<I: Interposer> Layout for InterposedStore<I> {
         self.pass("supply", self.inner.supply(pool)).await
     }
 
+    // Not intercepted: every run begins with it, and no test is about it.
     async fn pools(&self) -> Result<BTreeSet<PoolName>, StoreError> {
         self.inner.pools().await
     }
@@ -161,7 +162,7 @@ impl<I: Interposer> Layout for InterposedStore<I> {
         self.inner.note_pools(pools).await
     }
 
-    // Nothing comes between: every sweep begins with it.
+    // Not intercepted: every sweep begins with it.
     async fn deletion_switch(&self) -> Result<Option<DeletionSwitch>, StoreError> {
         self.inner.deletion_switch().await
     }
@@ -170,7 +171,7 @@ impl<I: Interposer> Layout for InterposedStore<I> {
         self.inner.set_deletion_switch(next).await
     }
 
-    // Nothing comes between: roles do this at their start, before any story of the tests.
+    // Not intercepted: roles do this at their start, before the tests begin.
     async fn agreed(&self) -> Result<Agreed, StoreError> {
         self.inner.agreed().await
     }
@@ -190,7 +191,7 @@ impl<I: Interposer> Layout for InterposedStore<I> {
 
 #[async_trait]
 impl<I: Interposer> Store for InterposedStore<I> {
-    // Nothing comes between: every sweep of a new event log begins with it.
+    // Not intercepted: every sweep of a new event log begins with it.
     async fn tombstones(&self, after: Option<&PageCursor>, limit: u16) -> Result<Page, StoreError> {
         self.inner.tombstones(after, limit).await
     }

@@ -1,5 +1,5 @@
-//! Fakes of the ports, and what stands between a caller and a store to make it fail: for tests and simulations only. No
-//! service depends on it but for its tests.
+//! Fakes of the ports, and fault injection for stores: for tests and simulations only. Services use it in their tests
+//! only.
 
 pub mod bus;
 pub mod clock;

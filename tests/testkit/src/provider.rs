@@ -9,29 +9,29 @@ use ports::provider::{
 use std::collections::{HashMap, VecDeque};
 use tokio::sync::watch;
 
-/// Entries of a listing page unless a test says otherwise.
+/// Default page size of a listing.
 const PAGE_SIZE: usize = 100;
 
-/// A provider whose every answer a test can choose. Without a script it keeps its accounts as a real one does.
+/// A provider whose answers a test can script. Without a script it behaves like a real one.
 #[derive(Debug)]
 pub struct FakeProvider {
     inside: Mutex<Inside>,
     is_held: watch::Sender<bool>,
 }
 
-/// A call that was made, in the order of arrival.
+/// A call, in the order of arrival.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// A page was asked for.
+    /// A page was requested.
     List {
         /// From where on.
         offset: u64,
     },
-    /// A sandbox was to be cleared.
+    /// A pre-clean was requested.
     PreClean(ExternalId),
-    /// A sandbox was to be deleted.
+    /// A deletion was requested.
     Delete(ExternalId),
-    /// A sandbox was looked at.
+    /// A check was requested.
     Check(ExternalId),
 }
 
@@ -49,14 +49,14 @@ struct Inside {
     in_flight_max: usize,
 }
 
-/// Results to come: those for one sandbox first, then those for whichever comes next.
+/// Scripted results: those for one sandbox first, then those for any sandbox.
 #[derive(Debug)]
 struct Script<T> {
     of_one: HashMap<String, VecDeque<Result<T, ProviderError>>>,
     of_any: VecDeque<Result<T, ProviderError>>,
 }
 
-/// Counts a call as under way until it is dropped, also when its caller gives up on it.
+/// Counts a call as in progress until it is dropped, even if its caller gives up.
 struct InFlight<'a>(&'a FakeProvider);
 
 // === impl FakeProvider ===
@@ -68,7 +68,7 @@ impl Default for FakeProvider {
 }
 
 impl FakeProvider {
-    /// A provider that can do everything and has nothing.
+    /// A provider with all abilities and no accounts.
     #[must_use]
     pub fn new() -> Self {
         let inside = Inside {
@@ -86,7 +86,7 @@ impl FakeProvider {
         Self { inside: Mutex::new(inside), is_held: watch::Sender::new(false) }
     }
 
-    /// Says what it can do from now on.
+    /// Sets its abilities.
     pub fn set_abilities(&self, abilities: Abilities) {
         self.inside().abilities = abilities;
     }
@@ -106,53 +106,53 @@ impl FakeProvider {
         self.inside().accounts = accounts;
     }
 
-    /// What it has now.
+    /// Its current accounts.
     #[must_use]
     pub fn accounts(&self) -> Vec<Account> {
         self.inside().accounts.clone()
     }
 
-    /// Answers the next unscripted listing call with this.
+    /// Scripts the next listing call.
     pub fn script_list(&self, result: Result<Listing, ProviderError>) {
         self.inside().lists.push_back(result);
     }
 
-    /// Answers the next clearing of any sandbox with this.
+    /// Scripts the next pre-clean of any sandbox.
     pub fn script_pre_clean(&self, result: Result<PreCleaned, ProviderError>) {
         self.inside().pre_cleans.of_any.push_back(result);
     }
 
-    /// Answers the next clearing of this sandbox with this.
+    /// Scripts the next pre-clean of this sandbox.
     pub fn script_pre_clean_of(&self, id: &ExternalId, result: Result<PreCleaned, ProviderError>) {
         self.inside().pre_cleans.of_one.entry(id.as_str().to_owned()).or_default().push_back(result);
     }
 
-    /// Answers the next deletion of any sandbox with this. The account goes only with an `Ok`.
+    /// Scripts the next deletion of any sandbox. The account is removed only for an `Ok`.
     pub fn script_delete(&self, result: Result<Deleted, ProviderError>) {
         self.inside().deletes.of_any.push_back(result);
     }
 
-    /// Answers the next deletion of this sandbox with this. The account goes only with an `Ok`.
+    /// Scripts the next deletion of this sandbox. The account is removed only for an `Ok`.
     pub fn script_delete_of(&self, id: &ExternalId, result: Result<Deleted, ProviderError>) {
         self.inside().deletes.of_one.entry(id.as_str().to_owned()).or_default().push_back(result);
     }
 
-    /// Answers the next look at any sandbox with this.
+    /// Scripts the next check of any sandbox.
     pub fn script_check(&self, result: Result<Health, ProviderError>) {
         self.inside().checks.of_any.push_back(result);
     }
 
-    /// Answers the next look at this sandbox with this.
+    /// Scripts the next check of this sandbox.
     pub fn script_check_of(&self, id: &ExternalId, result: Result<Health, ProviderError>) {
         self.inside().checks.of_one.entry(id.as_str().to_owned()).or_default().push_back(result);
     }
 
-    /// Makes every call wait, from arrival on, until [`FakeProvider::let_go`].
+    /// Makes every call wait, from its arrival until [`FakeProvider::let_go`].
     pub fn hold(&self) {
         self.is_held.send_replace(true);
     }
 
-    /// Lets calls go on.
+    /// Resumes the waiting calls.
     pub fn let_go(&self) {
         self.is_held.send_replace(false);
     }
@@ -163,13 +163,13 @@ impl FakeProvider {
         self.inside().calls.clone()
     }
 
-    /// Calls under way now.
+    /// Calls in progress.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.inside().in_flight
     }
 
-    /// Most calls that were ever under way at once.
+    /// Highest number of concurrent calls so far.
     #[must_use]
     pub fn in_flight_max(&self) -> usize {
         self.inside().in_flight_max

@@ -5,7 +5,7 @@ use parking_lot::{Mutex, MutexGuard};
 use ports::secrets::{SecretError, SecretId, Secrets};
 use std::collections::BTreeMap;
 
-/// Keeps what a test put there.
+/// Secrets that a test has set.
 #[derive(Debug, Default)]
 pub struct MemorySecrets(Mutex<Inside>);
 
@@ -27,12 +27,12 @@ impl Secrets for MemorySecrets {
 }
 
 impl MemorySecrets {
-    /// Keeps this value from now on.
+    /// Sets a secret.
     pub fn put(&self, id: &SecretId, value: &[u8]) {
         self.inside().values.insert(id.clone(), value.to_owned());
     }
 
-    /// Answers no more, or again.
+    /// Makes reads fail, or work again.
     pub fn set_broken(&self, is_broken: bool) {
         self.inside().is_broken = is_broken;
     }

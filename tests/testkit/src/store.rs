@@ -1,7 +1,7 @@
 //! The store in memory: for tests and simulations.
 //!
-//! It applies the domain's transitions as they stand ([`Sandbox::apply`]), under one lock, and gives the same answers as the
-//! DynamoDB adapter: `tests/store` runs one suite on both. Nothing survives the process.
+//! It applies the domain's transitions directly ([`Sandbox::apply`]), under one lock, and gives the same answers as the
+//! DynamoDB adapter: `tests/store` runs one suite on both. Nothing is persistent.
 
 use async_trait::async_trait;
 use domain::{
@@ -36,9 +36,9 @@ struct Tables {
     claims: BTreeMap<ClaimKey, StoredClaim>,
     /// By shard and external id.
     identities: BTreeMap<(u16, String), Identity>,
-    /// Shard key → (sort key, id), as `StateIndex` has it.
+    /// Shard key → (sort key, id), like `StateIndex`.
     index: BTreeMap<String, BTreeSet<(String, SandboxId)>>,
-    /// Where each sandbox lies in the index; the number of shards may have changed since it was put there.
+    /// The index entry of each sandbox; the number of shards may have changed since it was written.
     places: BTreeMap<SandboxId, (String, String)>,
     shards: Option<Shards>,
     supplied_at: BTreeMap<PoolName, UnixSeconds>,
@@ -71,7 +71,7 @@ impl Tables {
         self.sandboxes.insert(sandbox.id.clone(), sandbox);
     }
 
-    /// Puts a sandbox whose account has no identity yet.
+    /// Inserts a sandbox whose account has no identity yet.
     fn put_with_identity(&mut self, sandbox: Sandbox, shards: u16) {
         let identity = Identity::new(sandbox.external_id.clone(), sandbox.id.clone());
         self.identities.insert(identity::place(&sandbox.external_id), identity);
@@ -100,13 +100,13 @@ impl MemoryStore {
         Self { shards_set: shards, index_lag: Duration::ZERO, tables: Arc::default() }
     }
 
-    /// A process of other settings on the same tables.
+    /// A process with other settings on the same tables.
     #[must_use]
     pub fn set_otherwise(&self, shards: u16, index_lag: Duration) -> Self {
         Self { shards_set: shards, index_lag, tables: Arc::clone(&self.tables) }
     }
 
-    /// Removes what DynamoDB's time to live would have removed by `now`, and says how many records that was.
+    /// Removes what DynamoDB's time to live would have removed by `now`, and returns the number of records.
     pub fn purge(&self, now: UnixSeconds) -> usize {
         let mut tables = self.tables();
         let before = tables.claims.len() + tables.sandboxes.len();
@@ -306,7 +306,7 @@ impl Store for MemoryStore {
             }
             page.sandboxes.extend(tables.sandboxes.get(id).cloned());
             if page.sandboxes.len() == limit {
-                // Like DynamoDB: a full page says where to go on, even if nothing follows.
+                // Like DynamoDB: a full page has a cursor, even if nothing follows.
                 page.next = Some(cursor_at(sort, id));
                 break;
             }

@@ -1,8 +1,7 @@
-//! Whether the answers of a run keep the broker's promises, whatever they cost.
+//! Checks the answers of a run against the broker's guarantees.
 //!
-//! A sandbox is used once, then deleted, so within a run no two owners may ever be given the same one, released
-//! or not. A repeat is answered with the very lease of the first answer. A claim that is narrowed to a name
-//! prefix gets no other name.
+//! A sandbox is used once and then deleted, so within a run no two owners may get the same one, released or not. A
+//! repeat returns the lease of the first answer. A claim with a name prefix gets a matching name.
 
 use super::calls::{Ending, Selector};
 use contract::{Allocation, FaultCode};
@@ -10,10 +9,10 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::fmt;
 
-/// Broken promises that are kept in words; the rest is only counted.
+/// Violations that are kept as text; further ones are only counted.
 const SHOWN_MAX: usize = 20;
 
-/// A broken promise.
+/// A violated guarantee.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
     /// One sandbox was given to two owners.
@@ -25,7 +24,7 @@ pub enum Violation {
         /// The second.
         second: String,
     },
-    /// A repeat was answered otherwise than the first time.
+    /// A repeat had another answer than the first claim.
     ChangedRepeat {
         /// Who asked.
         owner: String,
@@ -34,7 +33,7 @@ pub enum Violation {
         /// The repeat's.
         repeat: Box<Allocation>,
     },
-    /// A repeat is said to have made a lease, although there was one.
+    /// A repeat reported a new lease, although there was one.
     SecondLease {
         /// Who asked.
         owner: String,
@@ -46,7 +45,7 @@ pub enum Violation {
         /// How.
         code: FaultCode,
     },
-    /// A sandbox outside of what was asked for.
+    /// A sandbox that does not match the selector.
     WrongName {
         /// Who asked.
         owner: String,
@@ -60,20 +59,20 @@ pub enum Violation {
     },
 }
 
-/// What the check found.
+/// The result of the check.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Check {
     /// Owners that were given a sandbox.
     pub winners: u64,
-    /// Repeats that were answered like the first time.
+    /// Repeats with the same answer as the first claim.
     pub same_repeats: u64,
     /// Broken promises.
     pub violations: u64,
-    /// The first of them, in words.
+    /// The first of them, as text.
     pub shown: Vec<String>,
 }
 
-/// Checks answers as they come.
+/// Checks answers as they arrive.
 #[derive(Debug, Default)]
 pub struct AnswerLog {
     selector: Selector,
@@ -90,7 +89,7 @@ impl AnswerLog {
         Self { selector, ..Self::default() }
     }
 
-    /// Notes the answer to an owner's first claim.
+    /// Records the answer to an owner's first claim.
     pub fn note_claim(&mut self, owner: &str, ending: Ending, granted: Option<&Allocation>) {
         let Some(allocation) = granted else {
             if ending == Ending::Unreadable {
@@ -113,7 +112,7 @@ impl AnswerLog {
         }
     }
 
-    /// Notes the answer to the repeat of a claim that was answered with `first`.
+    /// Records the answer to the repeat of a claim whose answer was `first`.
     pub fn note_repeat(
         &mut self,
         owner: &str,
@@ -152,7 +151,7 @@ impl AnswerLog {
     }
 }
 
-/// Whether the code says that asking again does not help. What is busy or away may not answer a repeat.
+/// Whether the code says that a repeat does not help. Overloaded or unreachable workers may not answer a repeat.
 fn is_for_good(code: FaultCode) -> bool {
     code.status() < 500 && code != FaultCode::RateLimitExceeded
 }

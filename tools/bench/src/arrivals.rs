@@ -1,9 +1,9 @@
-//! When the callers of an open loop come: a Poisson process, as students who do not know of each other come.
+//! Arrivals of an open loop: a Poisson process, like students who are independent of each other.
 
 use ports::random::Random;
 use std::time::{Duration, Instant};
 
-/// Steps of the random numbers between zero and one. Times are kept to the nanosecond; a finer one would be lost.
+/// Resolution of the random numbers. Times are kept to the nanosecond; a finer one would be lost.
 const STEPS: usize = 1 << 30;
 
 /// The intended starts of every caller within `span`, in order, `rate_per_second` of them on average.
@@ -22,14 +22,14 @@ pub fn poisson(random: &dyn Random, rate_per_second: f64, span: Duration) -> Vec
     }
 }
 
-/// Calls `send` with the intended start of every caller when it has come, and with its place in the schedule.
+/// Calls `send` for every caller at its intended start, with that start and its number.
 pub async fn send_by<F>(schedule: Vec<Duration>, mut send: F)
 where
     F: FnMut(Instant, Duration) + Send + 'static,
 {
     let began = Instant::now();
-    // On a thread that only sleeps: the runtime's timer counts in whole milliseconds, which is as long as a good
-    // claim takes.
+    // On a separate thread that only sleeps, because the runtime's timer has a resolution of milliseconds, which is as
+    // long as a good claim takes.
     let pacer = move || {
         for at in schedule {
             let intended = began + at;

@@ -1,8 +1,8 @@
-//! `bench baseline`: what a claim would cost at best on this machine, measured in the same run.
+//! `bench baseline`: the lowest possible cost of a claim on this machine, measured in the same run.
 //!
-//! A claim is one NATS round trip and two conditional writes; whatever the broker takes beyond these is its own.
-//! The one transaction that could stand in the place of the two writes is measured beside them, in turns, so that
-//! a machine that gets slower or faster meanwhile does so for both.
+//! A claim is one NATS round trip and two conditional writes; anything beyond that is the broker's overhead. One
+//! transaction, which could replace the two writes, is measured alternately, so that changes of the machine's speed
+//! affect both.
 
 use super::arrivals::poisson;
 use super::progress::{Progress, Total};
@@ -30,13 +30,13 @@ mod writes;
 /// listed it since November 2024: <https://aws.amazon.com/dynamodb/pricing/on-demand/>.
 pub const MILLION_WRITE_UNITS_USD: f64 = 0.625;
 
-/// How many callers at once.
+/// Concurrent callers.
 pub(super) const CONCURRENT_CALLERS: usize = 64;
 /// One caller alone, and many at once.
 const IN_FLIGHT: [usize; 2] = [1, CONCURRENT_CALLERS];
 /// Bytes of a request: about those of a claim.
 const REQUEST_BYTES: usize = 96;
-/// Round trips before those that count.
+/// Round trips of the warm-up.
 const ROUND_TRIPS_WARM_UP: u64 = 1_000;
 
 /// The options of `bench baseline`.
@@ -51,10 +51,10 @@ pub struct Options {
     /// Claims of each way at each number in flight.
     #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(2..=100_000))]
     pub claims: u64,
-    /// Which table. The sandboxes are in a pool of their own and are cleared away afterwards.
+    /// The table. The sandboxes are in a separate pool and are removed afterwards.
     #[command(flatten)]
     pub table: table::Options,
-    /// How the summary looks.
+    /// The format of the summary.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
 }
@@ -73,16 +73,16 @@ pub struct Line {
     pub spread: Spread,
 }
 
-/// What a claim costs one way or the other.
+/// The cost of a claim by one of the two ways.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Cost {
     /// Which way.
     pub what: &'static str,
-    /// Write units of a claim on the table, as the engine says.
+    /// Write units of a claim on the table, as reported by the engine.
     pub table_units: f64,
     /// Write units of a claim on the indexes.
     pub index_units: f64,
-    /// What a million claims cost at AWS; none if the engine says nothing of units.
+    /// The cost of a million claims at AWS; none if the engine reports no units.
     pub million_claims_usd: Option<f64>,
 }
 
@@ -144,7 +144,7 @@ pub(super) async fn measure(
     Ok(report)
 }
 
-/// The two writes in an open loop: how long the engine by itself keeps callers waiting who come at that rate.
+/// The two writes in an open loop: how long callers wait at that rate because of the engine alone.
 pub(super) async fn measure_open(
     store: Arc<DynamoStore>,
     rate_per_second: f64,
@@ -258,7 +258,7 @@ impl Report {
         self.lines.iter().find(|line| line.what == what && line.in_flight == in_flight)
     }
 
-    /// The faster of both, line by line. The costs are the same.
+    /// The faster of both, row by row. The costs are the same.
     #[must_use]
     pub fn or_better(mut self, other: Self) -> Self {
         for line in &mut self.lines {

@@ -1,4 +1,4 @@
-//! What is asked, and what became of it.
+//! Calls and their outcomes.
 
 use bytes::Bytes;
 use contract::{
@@ -12,33 +12,33 @@ use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What a caller asks for.
+/// The kind of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub enum Call {
-    /// A sandbox, for an owner that has none.
+    /// A claim of an owner without a sandbox.
     Claim,
-    /// The same again.
+    /// The repeat of a claim.
     Replay,
-    /// To give it back.
+    /// A release.
     Release,
 }
 
-/// What became of a call.
+/// The outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// A new lease.
     Created,
-    /// The lease that the owner had.
+    /// The existing lease of the owner.
     Existing,
-    /// Given back.
+    /// Released.
     Released,
-    /// A failure that the broker answered with.
+    /// A failure reply of the broker.
     Refused(FaultCode),
     /// No answer.
     Lost(RequestError),
-    /// An answer that is not what the contract says.
+    /// An answer that does not follow the contract.
     Unreadable,
 }
 
@@ -53,16 +53,16 @@ pub struct Sample {
     pub intended_start_us: u64,
     /// When it began.
     pub start_us: u64,
-    /// From the intended start to the answer: how long a caller that came at that moment has waited.
+    /// From the intended start to the answer: how long a caller that arrived at that moment waited.
     pub latency_us: u64,
 }
 
-/// What every claim of a run asks for.
+/// The selector of all claims of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector {
-    /// The pool; the broker's first one without it.
+    /// The pool; the broker's default pool without it.
     pub pool: Option<PoolName>,
-    /// Only sandboxes whose name begins so.
+    /// Only sandboxes whose name has this prefix.
     pub name_prefix: Option<NamePrefix>,
 }
 
@@ -75,7 +75,7 @@ pub struct Requester {
     pub clock: Arc<dyn Clock>,
     /// What claims ask for.
     pub selector: Selector,
-    /// How long an answer is waited for.
+    /// Time-out of an answer.
     pub patience: Duration,
 }
 
@@ -86,9 +86,9 @@ pub struct Answered<T> {
     pub ending: Ending,
     /// What was answered, if it was granted.
     pub body: Option<T>,
-    /// After which time it says that a repeat makes sense.
+    /// The retry time in the answer.
     pub retry_after: Option<Duration>,
-    /// When the answer was there, before anything was read of it.
+    /// When the answer arrived, before it was parsed.
     pub at: Instant,
 }
 
@@ -126,7 +126,7 @@ impl Ending {
         matches!(self, Self::Created | Self::Existing | Self::Released)
     }
 
-    /// Whether the next claim of the same kind can only end the same way: a caller in a closed loop stops here,
+    /// Whether the next claim of the same kind can only have the same outcome: then a caller in a closed loop stops
     /// instead of counting refusals.
     #[must_use]
     pub const fn is_final(self) -> bool {
@@ -147,7 +147,7 @@ impl Ending {
 // === impl Requester ===
 
 impl Requester {
-    /// Claims a sandbox for `owner`. `call` is the name of the request, for logs on the other side.
+    /// Claims a sandbox for `owner`. `call` is the request id, for the broker's logs.
     pub async fn claim(&self, owner: &str, call: Call) -> Answered<Allocation> {
         let Selector { pool, name_prefix } = &self.selector;
         let request = AllocateRequest {
@@ -165,7 +165,7 @@ impl Requester {
         read(reply, at, granted)
     }
 
-    /// Gives a sandbox back.
+    /// Releases a sandbox.
     pub async fn release(&self, owner: &str, sandbox_id: &str) -> Answered<ReleaseReply> {
         let request = SandboxRequest { sandbox_id: sandbox_id.to_owned(), owner: owner.to_owned(), by: None };
         let (reply, at) = self.ask(Verb::Release, owner, Call::Release, &request).await;

@@ -28,10 +28,10 @@ const SECONDS_DEFAULT: u64 = 10;
 /// The options of `bench claim`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Which transport.
+    /// The transport.
     #[command(flatten)]
     pub transport: transport::Options,
-    /// How the claims come.
+    /// The kind of load.
     #[command(flatten)]
     pub mode: Mode,
     /// Length of a closed or an open loop (10 without --claims).
@@ -40,58 +40,58 @@ pub struct Options {
     /// Claims of a closed loop, instead of a length.
     #[arg(long, value_name = "N", conflicts_with_all = ["seconds", "rate", "burst"], value_parser = clap::value_parser!(u64).range(1..=CLAIMS_MAX))]
     pub claims: Option<u64>,
-    /// The same load for that long before, checked and not measured.
+    /// Duration of the same load before the measurement, checked but not measured.
     #[arg(long, value_name = "S", default_value_t = 0, conflicts_with = "burst", value_parser = clap::value_parser!(u64).range(0..=SECONDS_MAX))]
     pub warm_up_seconds: u64,
-    /// Only sandboxes whose name begins so.
+    /// Only sandboxes whose name has this prefix.
     #[arg(long, value_name = "PREFIX", value_parser = parse_prefix)]
     pub name_prefix: Option<NamePrefix>,
-    /// From this pool.
+    /// The pool.
     #[arg(long, value_name = "POOL", value_parser = parse_pool)]
     pub pool: Option<PoolName>,
-    /// Every owner that got a sandbox asks again; that is measured apart.
+    /// Repeat the claim of every owner that got a sandbox; measured separately.
     #[arg(long)]
     pub replay: bool,
-    /// Every sandbox is given back; that is measured apart.
+    /// Release every sandbox; measured separately.
     #[arg(long)]
     pub release: bool,
-    /// How long an answer is waited for.
+    /// Time-out of an answer.
     #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
     pub patience_ms: u64,
-    /// Every measured call, as CSV.
+    /// Write every measured call to this CSV file.
     #[arg(long, value_name = "FILE")]
     pub samples: Option<PathBuf>,
-    /// Latency over time and its distribution, as a picture.
+    /// Write latency over time and its distribution to this SVG file.
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
-    /// How the summary looks.
+    /// The format of the summary.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
 }
 
-/// How the claims come; exactly one of them.
+/// The kind of load; exactly one of them.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 #[group(required = true, multiple = false)]
 pub struct Mode {
-    /// Closed loop: so many callers, each claims again when it has its answer.
+    /// Closed loop: this many callers, each claims again when it has its answer.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=CALLERS_MAX))]
     pub callers: Option<u64>,
-    /// Open loop: so many claims in a second by a Poisson schedule, whatever the broker does.
+    /// Open loop: this many claims per second by a Poisson schedule, whatever the broker does.
     #[arg(long, value_name = "R", value_parser = parse_rate)]
     pub rate: Option<f64>,
-    /// Burst: so many callers at once, one claim each.
+    /// Burst: this many callers at once, one claim each.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=CALLERS_MAX))]
     pub burst: Option<u64>,
 }
 
-/// What a run has shown.
+/// The result of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// What every owner of this run begins with.
+    /// Prefix of every owner of this run.
     pub run: String,
-    /// Where the claims went.
+    /// The transport.
     pub transport: String,
-    /// How they came, in words.
+    /// The load, as text.
     pub mode: String,
     /// From the first intended start to the last answer.
     pub elapsed_seconds: f64,
@@ -99,9 +99,9 @@ pub struct Report {
     pub ended_early: Option<String>,
     /// Every kind of call and how it ended.
     pub calls: Vec<Row>,
-    /// How late this tool itself sent claims: a large share of a latency would be its own.
+    /// How late this tool sent claims: if it is a large share of the latencies, the tool is the bottleneck.
     pub sent_late: Spread,
-    /// Whether the answers keep the promises.
+    /// The check of the answers.
     pub check: Check,
     /// Every measured call.
     #[serde(skip)]
@@ -123,10 +123,10 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Runs, prints the summary, and fails if a promise was broken or no call was answered.
+/// Runs, prints the summary, and fails if a guarantee was violated or no call was answered.
 ///
 /// # Errors
-/// What [`run`] says; a broken promise; no answer at all.
+/// The errors of [`run`]; a violated guarantee; no answer at all.
 pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<()> {
     let report = run(&options, env, ports).await?;
     options.output.print(&report, Report::text)?;
@@ -139,10 +139,10 @@ pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::
     Ok(())
 }
 
-/// Runs, and writes the files that are asked for.
+/// Runs, and writes the requested files.
 ///
 /// # Errors
-/// When the transport cannot be opened or a file cannot be written. A broken promise is in the report.
+/// When the transport cannot be opened or a file cannot be written. Violations are in the report.
 pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<Report> {
     let plan = options.plan()?;
     let transport = Transport::open(&options.transport, env, ports, "bench").await?;
@@ -253,7 +253,7 @@ impl Report {
         self.claimed("created")
     }
 
-    /// The claims of new owners that found a lease of theirs: an attempt was given up whose work was done.
+    /// Claims of new owners that found a lease: an attempt timed out although its work was done.
     #[must_use]
     pub fn found_again(&self) -> Option<&Row> {
         self.claimed("existing")

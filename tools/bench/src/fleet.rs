@@ -1,5 +1,5 @@
-//! The fleet that is measured: an HTTP face and allocators, over a NATS server and a table of their own. No provider:
-//! nothing is to run beside what is measured. Roles in processes of their own can join it.
+//! The measured fleet: ingress and allocators, with a separate NATS server and table. Without a provider, so that
+//! nothing else runs. Roles in separate processes can join it.
 
 use super::seed::{self, Filling, fill};
 use super::{Ports, fresh_run};
@@ -35,24 +35,24 @@ use tokio::task::JoinHandle;
 
 pub(super) mod process;
 
-/// How long the fleet may take until it can work.
+/// Time-out until the fleet is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pause between two looks whether it can.
+/// Pause between two checks.
 const READY_POLL_PAUSE: Duration = Duration::from_millis(20);
-/// How long the answer to one such look is waited for.
+/// Time-out of one check.
 const READY_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for every role to finish at the end.
 const GRACE: Duration = Duration::from_secs(10);
 /// Time for the NATS server to end after that.
 const NATS_STOP_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time for one try of a call to the table: a slow one is to be measured, not tried again.
+/// Time-out of one attempt of a call to the table: a slow one is measured, not retried.
 const ATTEMPT_TIMEOUT_MS: &str = "10000";
-/// Time for a call to the table with all its tries.
+/// Time-out of a call to the table with all its attempts.
 const OPERATION_TIMEOUT_MS: &str = "30000";
-/// The same for the calls that fill the table and look into it.
+/// The same for calls that fill or inspect the table.
 const FILL_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const FILL_OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
-/// The limits of callers, and what no load here comes near.
+/// The rate limits, which no load here reaches.
 const RATE_SETTINGS: [&str; 6] = [
     "PEER_RATE_PER_SECOND",
     "PEER_RATE_BURST",
@@ -63,7 +63,7 @@ const RATE_SETTINGS: [&str; 6] = [
 ];
 const RATE_MAX: &str = "1000000";
 
-/// The servers that a fleet stands on, where they are not its own.
+/// External servers of a fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 #[group(skip)]
 pub struct Servers {
@@ -75,14 +75,14 @@ pub struct Servers {
     pub nats_url: Option<String>,
 }
 
-/// What a fleet is to be.
+/// The configuration of a fleet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FleetSpec<'a> {
     /// Allocators in this process.
     pub(super) allocators: u16,
-    /// What it stands on.
+    /// Its servers.
     pub(super) servers: &'a Servers,
-    /// Its pools, whatever the environment says.
+    /// Its pools.
     pub(super) pools: Option<&'static str>,
 }
 
@@ -94,7 +94,7 @@ pub(super) struct Fleet {
     pub(super) http: Arc<dyn Requests>,
     pub(super) http_address: SocketAddr,
     pub(super) over_nats: Arc<dyn Requests>,
-    /// Every variable that a role of it would read, so that a process of it sees nothing else.
+    /// Every variable that a role would read, so that a process of it is independent of the environment.
     environment: BTreeMap<String, String>,
     caller: NatsBus,
     asked: oneshot::Sender<()>,
@@ -102,7 +102,7 @@ pub(super) struct Fleet {
     parts: Parts,
 }
 
-/// What the fleet stands on.
+/// The connections of the fleet.
 struct Parts {
     nats: Option<NatsServer>,
     table: Option<EmbeddedTable>,
@@ -131,7 +131,7 @@ impl Fleet {
         for name in ["TOKENS_FILE", "TOKENS_SECRET"] {
             overlay.set(name, "");
         }
-        // One address with one token sends all requests. The limits are at work, and far away.
+        // All requests come from one address with one token. The limits are active but out of reach.
         for name in RATE_SETTINGS {
             overlay.set_default(name, RATE_MAX);
         }
@@ -189,7 +189,7 @@ impl Fleet {
             ended
         });
         let caller = connect(nats.clone(), ports, "bench").await?;
-        // To fill the table is no part of what is measured: a slow insert is waited for, not repeated.
+        // Filling the table is not measured: a slow insert is waited for, not repeated.
         let (attempt_timeout, operation_timeout) = (FILL_ATTEMPT_TIMEOUT, FILL_OPERATION_TIMEOUT);
         let store = DynamoStore::connect(&DynamoConfig { attempt_timeout, operation_timeout, ..table }).await;
         store.ensure_table().await?;
@@ -232,7 +232,7 @@ impl Fleet {
         tokio::time::timeout(READY_TIMEOUT, answers).await.context("the fleet does not get ready")
     }
 
-    /// Puts free sandboxes into the pool that takes such names.
+    /// Adds free sandboxes to the pool that takes such names.
     pub(super) async fn seed(
         &self,
         ports: &Ports,
@@ -255,7 +255,7 @@ impl Fleet {
         self.parts.nats.as_ref().map(|nats| nats.child.id())
     }
 
-    /// Where its files are. They go away with it.
+    /// The folder of its files, which is removed with it.
     pub(super) fn folder(&self) -> &Path {
         self.parts.data.path()
     }
@@ -269,7 +269,7 @@ impl Fleet {
         Ok(ended??)
     }
 
-    /// Stops all of it, whatever came of the measuring, and says what that was.
+    /// Stops everything and returns the result of the measurement.
     pub(super) async fn end<T>(self, measured: anyhow::Result<T>) -> anyhow::Result<T> {
         let stopped = self.stop().await;
         let measured = measured?;
@@ -277,7 +277,7 @@ impl Fleet {
     }
 }
 
-/// Measures until it is done or interrupted. What was started has to be stopped in both cases.
+/// Measures until the end or an interrupt. What was started has to be stopped in both cases.
 pub(super) async fn interruptible<T>(
     measuring: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {

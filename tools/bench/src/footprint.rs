@@ -1,8 +1,8 @@
-//! `bench footprint`: the memory of an allocator that has a large pool, and the cost of an idle fleet. Every role is a
-//! separate process; the table and the provider are this process and are not counted.
+//! `bench footprint`: the memory of an allocator with a large pool, and the cost of an idle fleet. Every role is a
+//! separate process; table and provider run in this process and are not counted.
 //!
-//! The reconciler's first sync is over before the pool is filled, and a second one comes at the
-//! full hour only: the idle time shows heartbeats, ticks, sweeps and looks for leases that are over.
+//! The first sync of the reconciler ends before the pool is filled, and the second one comes at the full hour: the idle
+//! time contains heartbeats, ticks, sweeps and expiry runs.
 
 use super::fleet::process::{self, RoleProcess};
 use super::fleet::{Fleet, FleetSpec, Servers, interruptible};
@@ -24,19 +24,19 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// Claims of each kind before memory is looked at: they fill the candidate buffers of both selectors several times.
+/// Claims of each kind before memory is measured: they fill the candidate buffers of both selectors several times.
 const CLAIMS: u64 = 1_000;
 /// Callers of these claims.
 const CALLERS: usize = 16;
-/// Memory that an allocator may take: 100 MB.
+/// Target for the memory of an allocator: 100 MB.
 const MEMORY_MAX_BYTES: f64 = 100_000_000.0;
 /// Bytes in a megabyte, as the target counts it.
 const MEGABYTE_BYTES: f64 = 1_000_000.0;
-/// What the processes of an idle fleet may take together, in percent of a core.
+/// Target for all processes of an idle fleet together, in percent of a core.
 const IDLE_PERCENT_MAX: f64 = 3.0;
-/// The roles of a fleet. The allocator is the first.
+/// The roles of the fleet; the allocator is the first.
 const ROLES: [Role; 5] = [Role::Allocator, Role::Ingress, Role::Reaper, Role::Reconciler, Role::Scheduler];
-/// What the provider and those who ask it know each other by. It is this process's own provider, with nothing in it.
+/// The token between this process's empty provider and its callers.
 const CSP_TOKEN: &str = "footprint";
 
 /// Time between two syncs, the longest there is: none but the first one comes, unless the hour is full.
@@ -51,13 +51,13 @@ pub struct Options {
     /// How long the fleet is idle.
     #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub idle_seconds: u64,
-    /// The `broker` binary that the processes are made of, instead of the one beside this one.
+    /// The `broker` binary for the processes, instead of the one next to this one.
     #[arg(long, value_name = "FILE")]
     pub program: Option<PathBuf>,
-    /// What it stands on.
+    /// The servers.
     #[command(flatten)]
     pub servers: Servers,
-    /// How the summary looks.
+    /// The format of the summary.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
 }
@@ -65,7 +65,7 @@ pub struct Options {
 /// What one process uses.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Line {
-    /// Its role, or what it is.
+    /// The role, or the kind of process.
     pub process: &'static str,
     /// Its memory at the end of the idle time.
     #[serde(flatten)]
@@ -95,7 +95,7 @@ pub struct Report {
     pub verdicts: Vec<Verdict>,
 }
 
-/// A provider that has no account, for roles that want to reach one.
+/// A provider without accounts, for roles that need one.
 struct Provider {
     root: String,
     serving: JoinHandle<std::io::Result<()>>,
@@ -111,7 +111,7 @@ pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::
     options.output.print(&report, Report::text)
 }
 
-/// Starts the processes, fills the pool, claims, and looks at what the processes use.
+/// Starts the processes, fills the pool, claims, and measures the processes.
 ///
 /// # Errors
 /// On a system without `/proc`; when a part cannot be started or read.
@@ -145,10 +145,10 @@ async fn measure(
         processes.push(RoleProcess::start(fleet, role, &binary, &more).await?);
     }
     fleet.ready(ports).await?;
-    // It would find the pool that is filled here unknown to the provider.
+    // The sync would find that the provider does not have the pool that is filled here.
     first_sync(fleet.reports()).await;
     let mut bench_pool = BenchPool::new(None, "lab-", options.pool);
-    // Not more than half of it: the pool is to be a large one still.
+    // At most half of it, so that the pool stays large.
     let claims = CLAIMS.min(options.pool / 4);
     for is_narrow in [false, true] {
         bench_pool.is_narrow = is_narrow;
@@ -197,11 +197,11 @@ fn percent_of_core(ticks: u64, seconds: f64) -> f64 {
     100.0 * ticks as f64 / (TICKS_PER_SECOND * seconds)
 }
 
-/// Holds memory and idle time against their targets. The peak counts: it is what a container's limit sees.
+/// Compares memory and idle time with their targets. The peak counts, because a container's limit applies to it.
 #[must_use]
 fn judge(allocator: Memory, roles_idle_percent: f64) -> Vec<Verdict> {
     let megabytes = allocator.peak_bytes as f64 / MEGABYTE_BYTES;
-    // A process that takes no memory was not there.
+    // A process without memory did not exist.
     let megabytes = (allocator.peak_bytes > 0).then_some(megabytes);
     vec![
         Verdict::new(
@@ -236,7 +236,7 @@ impl Provider {
     async fn stop(self) -> anyhow::Result<()> {
         let Self { root: _, serving, stop } = self;
         drop(stop);
-        // Connections that the roles keep open may hold it up; they are about to end anyway.
+        // Connections that the roles keep open may delay it; they end soon anyway.
         serving.abort();
         match serving.await {
             Ok(served) => Ok(served?),

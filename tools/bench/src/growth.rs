@@ -1,8 +1,8 @@
 //! `bench growth`: how claims change with the size of the pool, and with the number of allocator processes.
 //!
-//! Every pool size has a separate fleet, whose pool is filled up again between rounds. Every number of allocators has
-//! one too, with real processes over one NATS server and one table. The load tool, the HTTP API and the table are this
-//! process, so on a machine with few cores more allocators take from what the others need.
+//! Every pool size has a separate fleet, whose pool is refilled between rounds. Every number of allocators has one too,
+//! with real processes on one NATS server and one table. The load tool, the HTTP API and the table run in this process,
+//! so on a machine with few cores additional allocators take capacity from the others.
 
 use super::calls::Sample;
 use super::fleet::process::{self, RoleProcess};
@@ -17,15 +17,15 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Claims before those that count.
+/// Claims of the warm-up.
 const WARM_UP_CLAIMS: u64 = 32;
-/// Allocators in this process where their number is not the question.
+/// Allocators in this process, where their number is not measured.
 const ALLOCATORS: u16 = 2;
-/// Share of a pool that a round takes at most: what is left is to be a pool of about that size still.
+/// Maximum share of a pool that a round uses, so that the pool keeps about its size.
 const ROUND_SHARE: u64 = 2;
 /// What the names of all sandboxes begin with.
 const NAME: &str = "growth-";
-/// How long every process may take until it has served a claim.
+/// Time-out until every process has served a claim.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// What an allocator calls the claims that it has answered.
 const SERVED: &str = "broker_allocator_requests_total{outcome=\"created\",verb=\"allocate\"}";
@@ -48,13 +48,13 @@ pub struct Options {
     /// Free sandboxes for the allocator processes.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(4..=1_000_000))]
     pub allocators_pool: u64,
-    /// The `broker` binary that the processes are made of, instead of the one beside this one.
+    /// The `broker` binary for the processes, instead of the one next to this one.
     #[arg(long, value_name = "FILE")]
     pub program: Option<PathBuf>,
-    /// What it stands on.
+    /// The servers.
     #[command(flatten)]
     pub servers: Servers,
-    /// How the summary looks.
+    /// The format of the summary.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
 }
@@ -88,10 +88,10 @@ pub struct Report {
     pub violations: Vec<String>,
 }
 
-/// Measures, prints two tables, and fails if a promise was broken.
+/// Measures, prints two tables, and fails if a guarantee was violated.
 ///
 /// # Errors
-/// What [`run`] says, and a broken promise.
+/// The errors of [`run`], and a violated guarantee.
 pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<()> {
     let report = run(&options, env, ports).await?;
     options.output.print(&report, Report::text)?;
@@ -169,7 +169,7 @@ async fn of_processes(
     Ok(())
 }
 
-/// Claims until every process has served some: one that comes late would be counted and did nothing.
+/// Claims until every process has served some, because one that starts late would otherwise be counted without work.
 async fn all_serve(
     processes: &[RoleProcess],
     bench_pool: &mut BenchPool,

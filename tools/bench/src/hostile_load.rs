@@ -1,8 +1,8 @@
-//! `bench hostile-load`: what is left of the rate of claims while a hostile client attacks the HTTP API.
+//! `bench hostile-load`: how much of the claim rate remains while a hostile client attacks the HTTP API.
 //!
-//! Each attack is measured against the calm beside it: in every round the same callers claim once in peace and once under
-//! attack, in turned order from one round to the next, and the median of the rounds' ratios counts. Attackers are processes
-//! of their own, on this machine, and share its cores with what they attack: what they take of them is shown.
+//! Each attack is compared with a calm phase: in every round the same callers claim once without and once under attack,
+//! in alternating order, and the median of the ratios counts. Attackers are separate processes on this machine and
+//! share its cores; their usage is shown.
 
 use super::calls::Call;
 use super::fleet::process::this_program;
@@ -26,23 +26,23 @@ mod shapes;
 
 use attacker::{Attack, AttackStats, READY};
 
-/// Share of the calm rate that has to be left.
+/// Target: share of the calm rate that remains.
 const SHARE_MIN: f64 = 0.90;
 /// Allocators in this process, as in the suite.
 const ALLOCATORS: u16 = 2;
-/// Claims before each measurement: they open connections and fill the candidate buffer.
+/// Claims before each measurement, which open connections and fill the candidate buffer.
 const WARM_UP_CLAIMS: u64 = 64;
 /// What the names of all sandboxes begin with.
 const NAME: &str = "hostile-";
 /// Free sandboxes that are left at the end of a measurement.
 const SPARE: u64 = 200;
-/// How long an attack may take until all of it is under way.
+/// Time-out until an attack is complete.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pause between two looks whether it is.
+/// Pause between two checks.
 const READY_POLL_PAUSE: Duration = Duration::from_millis(20);
 /// Time for an attacker to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time for what an attack leaves behind to go away.
+/// Time for the effects of an attack to end.
 const SETTLE: Duration = Duration::from_millis(500);
 /// Longest time of one attack.
 const ATTACK_SECONDS: &str = "120";
@@ -59,25 +59,25 @@ pub struct Options {
     /// Callers.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     pub callers: u64,
-    /// Connections whose heads dribble.
+    /// Connections that send their heads byte by byte.
     #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=20_000))]
     pub slow: u64,
-    /// Connections that say nothing.
+    /// Silent connections.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=20_000))]
     pub idle: u64,
-    /// Large heads, large bodies, and the rest, in a second each.
+    /// Large heads, large bodies, and the others, per second.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     pub per_second: u64,
     /// Only these attacks.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub attacks: Vec<Attack>,
-    /// The `bench` binary that attackers are made of, instead of this one.
+    /// The `bench` binary for attackers, instead of this one.
     #[arg(long, value_name = "FILE")]
     pub program: Option<PathBuf>,
-    /// What it stands on.
+    /// The servers.
     #[command(flatten)]
     pub servers: Servers,
-    /// How the summary looks.
+    /// The format of the summary.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
 }
@@ -87,13 +87,13 @@ pub struct Options {
 pub struct Line {
     /// Which.
     pub attack: Attack,
-    /// The claims in peace, medians.
+    /// Claims without attack, medians.
     pub calm: Figures,
     /// The claims under attack, medians.
     pub attacked: Figures,
     /// Median of the rounds' ratios of the two rates.
     pub share: Option<f64>,
-    /// What the attacker took, in percent of a core; none where that is not shown.
+    /// CPU usage of the attacker, in percent of a core; none if the system does not show it.
     pub attacker_percent: Option<f64>,
     /// What it did in the last round.
     pub stats: AttackStats,
@@ -139,17 +139,17 @@ struct HostileLoad<'a> {
     violations: Vec<String>,
 }
 
-/// Measures, prints, and fails if a promise was broken. A target that is missed is no failure.
+/// Measures, prints, and fails if a guarantee was violated. A missed target is no failure.
 ///
 /// # Errors
-/// What [`run`] says, and a broken promise.
+/// The errors of [`run`], and a violated guarantee.
 pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<()> {
     let report = run(&options, env, ports).await?;
     options.output.print(&report, Report::text)?;
     check_violations(&report.violations)
 }
 
-/// Starts a fleet, besieges it, stops it.
+/// Starts a fleet, attacks it, stops it.
 ///
 /// # Errors
 /// When a part cannot be started or an attacker does not attack.
@@ -196,7 +196,7 @@ impl Options {
 // === impl HostileLoad ===
 
 impl HostileLoad<'_> {
-    /// The callers once in peace and once under attack.
+    /// The callers once without and once under attack.
     async fn round(&mut self, attack: Attack, attack_first: bool, rounds: &mut Rounds) -> anyhow::Result<()> {
         let (calm, attacked) = if attack_first {
             let attacked = self.under(attack, rounds).await?;
@@ -214,7 +214,7 @@ impl HostileLoad<'_> {
     }
 
     async fn under(&mut self, attack: Attack, rounds: &mut Rounds) -> anyhow::Result<Figures> {
-        // To fill the pool is no part of what is measured.
+        // Filling the pool is not measured.
         self.bench_pool.fill(self.fleet, self.ports).await?;
         let attacker = Attacker::start(attack, self.options, self.fleet, &self.binary).await?;
         let id = attacker.child.id();
@@ -247,7 +247,7 @@ impl HostileLoad<'_> {
     }
 }
 
-/// Never nothing: something is divided by it.
+/// Never zero, because it is a divisor.
 fn before_zero(span: Duration) -> f64 {
     span.as_secs_f64().max(f64::MIN_POSITIVE)
 }
@@ -277,7 +277,7 @@ impl Attacker {
             guard: binary.to_owned(),
             path: binary.to_owned(),
             arguments: arguments.iter().map(Into::into).collect(),
-            // One thread: it is not to take more than one core from what it attacks.
+            // One thread, so that it takes at most one core.
             variables: vec![("WORKER_THREADS".into(), "1".into())],
             log: log.clone(),
         };
@@ -295,7 +295,7 @@ impl Attacker {
         bail!("the attack {} does not begin: {}", attack.as_str(), read(&log).await);
     }
 
-    /// Ends it; what it did.
+    /// Ends it; returns what it did.
     async fn stop(self) -> anyhow::Result<AttackStats> {
         self.child.stop(STOP_TIMEOUT).await;
         let text = read(&self.log).await;

@@ -1,5 +1,5 @@
-//! `bench`: the load tool. It says how fast a broker is, against what it could be at best on this
-//! machine, and whether its answers were right while it was fast (`docs/benchmarks.md`).
+//! `bench`: the load tool. It measures how fast a broker is, compared with the best possible speed on this machine, and
+//! checks whether its answers were right (`docs/benchmarks.md`).
 
 use broker::child;
 use broker::up::Overlay;
@@ -45,36 +45,35 @@ mod progress;
 mod usage;
 mod workers;
 
-/// Log lines that a load tool writes by default: one for each claim, refusal or condition that does not hold would be
-/// measured too.
+/// Default log filter: a line for each claim, refusal or failed condition would be measured too.
 const FILTER: &str = "warn,aws_config=error,dynoxide=error,ingress=error";
 
-/// What is to be measured.
+/// The measurement.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Claim sandboxes of a broker, over HTTP or NATS, and check its answers. The claims are real: each one uses
     /// up a sandbox.
     Claim(claim::Options),
-    /// What this machine, NATS and the table could do at best: round trips, and the bare writes of a claim.
+    /// The best possible speed of this machine, NATS and the table: round trips, and the bare writes of a claim.
     Baseline(baseline::Options),
     /// Fill a table with free sandboxes that no provider knows (a sync would mark them stale).
     Seed(seed::Options),
-    /// Start a fleet on embedded parts, fill it, and measure all of it against the baseline.
+    /// Start a fleet on embedded parts, fill it, and compare it with the baseline.
     Suite(suite::Options),
-    /// Hold the claim path against its targets: a separate fleet, and for every target whether it is met.
+    /// Compare the claim path with its targets, on a separate fleet.
     Targets(targets::Options),
-    /// How claims change with the size of the pool and with the number of allocator processes.
+    /// Claims by size of the pool and by number of allocator processes.
     Growth(growth::Options),
-    /// Memory of an allocator with a large pool, and what an idle fleet of processes costs (Linux).
+    /// Memory of an allocator with a large pool, and the cost of an idle fleet of processes (Linux).
     Footprint(footprint::Options),
-    /// What is left of the rate of claims while a hostile client attacks the HTTP API of a separate fleet.
+    /// The claim rate while a hostile client attacks the HTTP API of a separate fleet.
     HostileLoad(hostile_load::Options),
-    /// What is left of the rate of claims when far more come than can be served: a separate fleet on a limited table.
+    /// The claim rate under overload, on a separate fleet with a limited table.
     Overload(overload::Options),
     /// One attack on a broker of this machine.
     #[command(hide = true)]
     Attack(hostile_load::attacker::Options),
-    /// Become a program that dies with its parent.
+    /// Execute a program that dies with its parent.
     #[command(name = child::GUARD_COMMAND, hide = true)]
     Guard {
         /// Process id of the parent.
@@ -97,7 +96,7 @@ pub enum Output {
     Json,
 }
 
-/// Fails if answers broke a promise: however fast they were, they are worth nothing then.
+/// Fails if answers violated a guarantee, whatever their speed.
 fn check_violations(violations: &[String]) -> anyhow::Result<()> {
     anyhow::ensure!(violations.is_empty(), "broken promises: {}", violations.join("; "));
     Ok(())
@@ -114,10 +113,10 @@ struct Line {
 // === impl Command ===
 
 impl Command {
-    /// Measures, and prints what was found.
+    /// Measures and prints the result.
     ///
     /// # Errors
-    /// When it could not be measured, or an answer broke a promise.
+    /// When a measurement fails, or an answer violated a guarantee.
     pub async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
         if let Self::Guard { parent, program, arguments } = self {
             return child::become_guarded(parent, &program, &arguments);

@@ -1,11 +1,10 @@
 //! Sends claims and measures them.
 //!
-//! * Closed loop: a number of callers, each of which claims again as soon as it has its answer. It shows how much the
-//!   broker can do; its latencies say nothing about callers that arrive independently of the broker, because a slow
-//!   broker is asked less often.
-//! * Open loop: callers come by a schedule that the broker has no say in. A latency runs from the moment that the
-//!   caller was to come, so a stall counts for every caller that came during it (coordinated omission).
-//! * Burst: all callers at once, one claim each.
+//! Three kinds of load. In a closed loop, a number of callers each claim again as soon as they have an answer. It shows
+//! the capacity of the broker; its latencies say nothing about independent callers, because a slow broker gets fewer
+//! requests. In an open loop, callers arrive by a schedule that is independent of the broker. A latency starts at the
+//! intended start, so a stall counts for every caller that arrived during it (coordinated omission). In a burst, all
+//! callers arrive at once, with one claim each.
 
 use super::answers::{AnswerLog, Check};
 use super::arrivals::{poisson, send_by};
@@ -20,18 +19,18 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
-/// Samples that a closed loop stops at: 40 bytes each, so that a run without an end cannot fill the memory.
+/// Maximum number of samples of a closed loop: 40 bytes each, so that an endless run cannot fill the memory.
 const SAMPLES_MAX: u64 = 10_000_000;
-/// Pause of a caller in a closed loop that got no answer at all, so that a dead broker is not hammered.
+/// Pause of a caller in a closed loop without an answer, so that a dead broker gets no flood.
 const LOST_PAUSE: Duration = Duration::from_millis(100);
-/// Callers of an open loop that may have sent and not been answered; a further one waits, and its latency counts
-/// that. Well below the connections and ports of one machine.
+/// Callers of an open loop that may wait for an answer; further ones wait to be sent, and their latency includes that.
+/// Well below the connections and ports of one machine.
 pub(super) const OPEN_IN_FLIGHT_MAX: usize = 8_192;
 
 /// How the claims come.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Shape {
-    /// So many callers, each with its next claim when it has its answer.
+    /// This many callers, each with its next claim when it has its answer.
     Closed {
         /// Callers.
         callers: usize,
@@ -61,25 +60,25 @@ pub enum Limit {
     Time(Duration),
 }
 
-/// What a run does with every claim, and before.
+/// The options of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// How the claims come.
     pub shape: Shape,
-    /// The same load before it, which is checked and not measured; none for a burst.
+    /// The same load before it, checked but not measured; none for a burst.
     pub warm_up: Option<Limit>,
     /// Whether every owner that got a sandbox repeats its claim.
     pub replay: bool,
-    /// Whether every sandbox is given back.
+    /// Whether every sandbox is released.
     pub release: bool,
 }
 
-/// What a run has brought.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Every call that was measured, in the order of the answers.
     pub samples: Vec<Sample>,
-    /// Whether the answers keep the promises; those of the warm-up are among them.
+    /// The check of the answers, including those of the warm-up.
     pub check: Check,
     /// Why a closed loop ended before its limit.
     pub ended_early: Option<String>,
@@ -102,7 +101,7 @@ struct Records {
     ended_early: Option<String>,
 }
 
-/// Who may go on in a closed loop.
+/// Decides which callers of a closed loop continue.
 struct Gate {
     limit: Limit,
     began: Instant,
@@ -110,7 +109,7 @@ struct Gate {
     is_shut: AtomicBool,
 }
 
-/// When a caller was to come, and whether it counts.
+/// The intended start of a caller, and whether it counts.
 #[derive(Clone, Copy)]
 struct Arrival {
     intended: Instant,
@@ -222,7 +221,7 @@ async fn burst(session: &Arc<Session>, callers: usize) {
             session.serve_one(Arrival { intended, is_warm_up: false }).await;
         });
     }
-    // All callers wait before the start signal is given.
+    // All callers wait for the start signal.
     tokio::task::yield_now().await;
     go.send_replace(Some(Instant::now()));
     while waiting.join_next().await.is_some() {}
@@ -260,7 +259,7 @@ impl Plan {
 // === impl Session ===
 
 impl Session {
-    /// One owner: its claim, then what the plan has for an owner that got a sandbox. Returns how the claim ended.
+    /// One owner: its claim, then what the plan has for owners with a sandbox. Returns the outcome of the claim.
     async fn serve_one(&self, arrival: Arrival) -> Ending {
         let Arrival { intended, is_warm_up } = arrival;
         let owner = format!("{}-{}", self.run, self.owners.fetch_add(1, Ordering::Relaxed));
@@ -336,7 +335,7 @@ impl Gate {
         self.passed.load(Ordering::Relaxed) >= SAMPLES_MAX
     }
 
-    /// Lets no caller pass any more. True for the one who shut it.
+    /// Stops all callers. True for the caller that did it.
     fn shut(&self) -> bool {
         !self.is_shut.swap(true, Ordering::Relaxed)
     }

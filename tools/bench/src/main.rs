@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// As in the broker: a measured fleet of this process has to allocate as it would there.
+/// The same allocator as in the broker, because a measured fleet may run in this process.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

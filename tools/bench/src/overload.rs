@@ -1,8 +1,8 @@
-//! `bench overload`: what is left of the rate of claims when far more come than can be served.
+//! `bench overload`: how much of the claim rate remains when far more claims arrive than can be served.
 //!
-//! The capacity is measured first, with callers that wait for their answers. Then 25 times as many claims as that serves
-//! in a second come at once, with callers that repeat as they are advised and with callers that give up, and in an open
-//! loop ten times as many as can be served. The table is limited to a fixed rate by a proxy, or busy loops take the cores.
+//! The capacity is measured first, with callers that wait for their answers. Then 25 seconds of the capacity arrive at
+//! once, with callers that repeat as advised and with callers that give up, and in an open loop ten times the capacity.
+//! A proxy limits the rate of the table, or busy loops take the cores.
 
 use super::calls::{Call, Requester, Selector};
 use super::fleet::{Fleet, FleetSpec, Servers, interruptible};
@@ -32,15 +32,15 @@ use limiter::Limiter;
 const BURST_SECONDS: f64 = 25.0;
 /// Claims of the open loop in a second, in multiples of the capacity.
 const OPEN_FACTOR: f64 = 10.0;
-/// Share of the capacity that has to be left.
+/// Target: share of the capacity that remains.
 const GOODPUT_MIN: f64 = 0.9;
-/// Part of the answers that may have left a lease with a caller that was answered by an error.
+/// Target: share of the answers that may have left a lease although the caller got an error.
 const UNDELIVERED_MAX: f64 = 0.005;
-/// What a caller waits until it is served, at most, in parts of the advice that it was given first.
+/// Target: waiting time of a caller until it is served, in multiples of its first retry time.
 const ADVICE_FACTOR_MAX: f64 = 2.0;
 /// The share of the callers for which that has to hold.
 const ADVICE_QUANTILE: f64 = 0.99;
-/// How long one answer is waited for: longer than the ingress takes for it.
+/// Time-out of one answer: longer than the ingress needs.
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// What the names of all sandboxes begin with.
 const NAME: &str = "overload-";
@@ -54,13 +54,13 @@ const WARM_UP_CLAIMS: u64 = 200;
 /// The options of `bench overload`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Requests a second that the table serves; no limit with 0. A claim takes two and some reads.
+    /// Requests per second that the table serves; 0 means unlimited. A claim takes two and some reads.
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
     pub table_rate: u64,
-    /// Busy loops beside the fleet.
+    /// Number of busy loops beside the fleet.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=64))]
     pub busy: u16,
-    /// Callers that the capacity is measured with.
+    /// Callers for measuring the capacity.
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(2..=2_000))]
     pub callers: u64,
     /// Time in which the capacity is measured, in seconds.
@@ -80,7 +80,7 @@ pub struct Options {
     pub output: Output,
 }
 
-/// What one load has shown.
+/// The result of one load.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
     case: &'static str,
@@ -90,7 +90,7 @@ pub struct Line {
     seconds: f64,
     goodput: f64,
     answers: std::collections::BTreeMap<&'static str, u64>,
-    /// What callers waited, in parts of the first advice: median, 99 of a hundred, the longest.
+    /// Waiting times in multiples of the first retry time: median, p99, maximum.
     advice: Option<[f64; 3]>,
     undelivered: Option<u64>,
 }
@@ -113,7 +113,7 @@ struct Overload<'a> {
     twice_granted: u64,
 }
 
-/// Threads that only take time of the cores.
+/// Threads that only use CPU time.
 struct BusyLoops {
     stop: Arc<AtomicBool>,
     threads: Vec<std::thread::JoinHandle<()>>,
@@ -122,7 +122,7 @@ struct BusyLoops {
 /// Measures, and prints what was found.
 ///
 /// # Errors
-/// What [`run`] says, and a sandbox that was granted twice.
+/// The errors of [`run`], and a sandbox that was granted twice.
 pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::Result<()> {
     let report = run(&options, env, ports).await?;
     options.output.print(&report, Report::text)?;
@@ -138,7 +138,7 @@ pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Res
     let table = EmbeddedTable::start(None).await?;
     let limiter = Limiter::start(&table.endpoint).await?;
     let mut overlay = Overlay::over(env);
-    // As in production: the load tool's own default waits for a slow table instead of repeating.
+    // As in production: the load tool's default waits for a slow table instead of retrying.
     overlay.set_default("STORE_ATTEMPT_TIMEOUT_MS", "1000");
     overlay.set_default("STORE_OPERATION_TIMEOUT_MS", "3000");
     overlay.set_default("HTTP_CONNECTIONS_MAX", "10000");
@@ -146,8 +146,8 @@ pub async fn run(options: &Options, env: &dyn Env, ports: &Ports) -> anyhow::Res
     let spec = FleetSpec { allocators: options.allocators, servers: &servers, pools: Some("main") };
     let fleet = Box::pin(Fleet::start(spec, &overlay, ports)).await?;
     let overload = Overload { options, fleet: &fleet, limiter: &limiter, ports, twice_granted: 0 };
-    // Callers have threads of their own, as they have machines of their own: else the answers of the table would wait
-    // in one queue with all that the callers do.
+    // Callers have separate threads, as they would have separate machines; otherwise the answers of the table would
+    // wait in one queue with the work of the callers.
     let callers =
         tokio::runtime::Builder::new_multi_thread().worker_threads(CALLER_THREADS).enable_all().build()?;
     let measured = tokio::task::block_in_place(|| callers.block_on(interruptible(overload.measure())));
@@ -175,7 +175,7 @@ impl Overload<'_> {
 
     /// Claims a second of callers that wait for their answers.
     async fn capacity(&self) -> anyhow::Result<f64> {
-        // Nothing is known yet of how fast it is; what is left over is claimed later.
+        // Its speed is unknown yet; remaining sandboxes are claimed later.
         self.fill(self.options.callers + self.options.seconds * 1_000).await?;
         let span = Duration::from_secs(self.options.seconds);
         let callers = usize::try_from(self.options.callers)?;
@@ -208,8 +208,7 @@ impl Overload<'_> {
         Ok(self.line(case, callers, goodput, tally, undelivered))
     }
 
-    /// Callers that come at ten times the capacity. What is served while they come is measured, and all of them are
-    /// waited for.
+    /// Callers at ten times the capacity. The rate is measured while they arrive, and all of them are waited for.
     async fn open(&mut self, capacity: f64) -> anyhow::Result<Line> {
         let span = Duration::from_secs(self.options.open_seconds);
         let schedule = super::arrivals::poisson(&*self.ports.random, capacity * OPEN_FACTOR, span);
@@ -257,7 +256,7 @@ impl Overload<'_> {
         }
     }
 
-    /// Of these callers, all of which were answered by an error, those that hold a sandbox.
+    /// Those of these callers, which all got an error, that hold a sandbox.
     async fn undelivered(&self, owners: &[String]) -> anyhow::Result<u64> {
         self.limiter.limit(0);
         let mut count = 0;

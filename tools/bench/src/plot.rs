@@ -1,5 +1,5 @@
-//! A picture of a run, as SVG: latency over time above, its distribution below. Both axes of latency are
-//! logarithmic, because what matters spans a factor of a thousand.
+//! An SVG of a run: latency over time above, its distribution below. Both latency axes are logarithmic, because the
+//! values span a factor of a thousand.
 
 use super::calls::{Call, Sample};
 use super::summary::Spread;
@@ -13,7 +13,7 @@ const RIGHT: f64 = 20.0;
 const OVER_TIME: (f64, f64) = (50.0, 270.0);
 /// Top and height of the lower panel.
 const DISTRIBUTION: (f64, f64) = (390.0, 190.0);
-/// Dots that are drawn: more make a file that no browser likes, and no other picture.
+/// Number of dots: more make a file that browsers cannot handle, and the same picture.
 const DOTS_MAX: usize = 4_000;
 /// Columns of the upper panel; the slowest call of each is always drawn, however many dots are left out.
 const COLUMNS: usize = 240;
@@ -30,7 +30,7 @@ const FAILED_COLOUR: &str = "#dc2626";
 const LINE_COLOUR: &str = "#111827";
 const GRID_COLOUR: &str = "#e5e7eb";
 
-/// Where things are in a panel.
+/// The coordinates of a panel.
 struct Scale {
     from: f64,
     to: f64,
@@ -201,7 +201,7 @@ impl Scale {
         start + (end - start) * self.share(value)
     }
 
-    /// One, two and five times every power of ten, with what is written there, in milliseconds.
+    /// One, two and five times every power of ten, with labels in milliseconds.
     fn ticks(&self) -> Vec<(f64, String)> {
         let mut ticks = Vec::new();
         let mut decade = self.from;

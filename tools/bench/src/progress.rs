@@ -1,4 +1,4 @@
-//! A progress bar for runs that last, on a terminal and nowhere else.
+//! A progress bar for long runs, on a terminal only.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal as _;
@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
-/// What is over sooner needs no bar.
+/// Shorter runs have no bar.
 const QUIET: Duration = Duration::from_secs(2);
 /// Pause between two drawings.
 const DRAW_PAUSE: Duration = Duration::from_millis(250);
 /// Drawings of the bar in a second, at most.
 const DRAWINGS_PER_SECOND: u8 = 4;
 
-/// What a bar is full at.
+/// The maximum of a bar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Total {
     /// So many things done.
@@ -23,14 +23,14 @@ pub(super) enum Total {
     Time(Duration),
 }
 
-/// A bar that draws itself until it ends.
+/// A bar that updates itself until it ends.
 #[derive(Debug)]
 pub(super) struct Progress(Option<JoinHandle<()>>);
 
 // === impl Progress ===
 
 impl Progress {
-    /// Shows how `done` comes near to `total`, from two seconds on, if the output is a terminal.
+    /// Shows the progress of `done` towards `total`, from two seconds on, if the output is a terminal.
     pub(super) fn show(what: &'static str, total: Total, done: &Arc<AtomicU64>) -> Self {
         let is_short = matches!(total, Total::Time(span) if span <= QUIET);
         if is_short || !std::io::stderr().is_terminal() {
@@ -56,7 +56,7 @@ async fn draw(what: &'static str, total: Total, done: Arc<AtomicU64>) {
         Total::Time(span) => u64::try_from(span.as_millis()).unwrap_or(u64::MAX),
     };
     let bar = ProgressBar::with_draw_target(Some(length), target);
-    // A template that cannot be read leaves the usual look.
+    // With an invalid template the default style remains.
     if let Ok(style) = ProgressStyle::with_template("[{bar:40}] {percent:>3}%  {msg}") {
         bar.set_style(style.progress_chars("=> "));
     }

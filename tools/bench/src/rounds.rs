@@ -1,4 +1,4 @@
-//! Pools that are kept at their size between measurements, and medians over rounds of them.
+//! Pools that keep their size between measurements, and medians over rounds.
 
 use super::calls::{Call, Requester, Sample, Selector};
 use super::claim::{Report as ClaimReport, measure};
@@ -11,25 +11,26 @@ use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long an answer is waited for.
+/// Time-out of an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A pool that is filled up to its size before each measurement: how many are free is part of what is measured.
+/// A pool that is refilled to its size before each measurement, because the number of free sandboxes affects the
+/// result.
 #[derive(Debug)]
 pub(super) struct BenchPool {
     /// Its pool; none if the fleet has but one.
     pub(super) pool: Option<&'static str>,
-    /// What the names that are claimed begin with.
+    /// Prefix of the names that are claimed.
     pub(super) name_prefix: &'static str,
     /// Whether claims ask for that prefix.
     pub(super) is_narrow: bool,
-    /// How many of them are to be free.
+    /// The intended number of free sandboxes.
     pub(super) size: u64,
-    /// How many of them are.
+    /// The current number of free sandboxes.
     pub(super) free: u64,
 }
 
-/// What one round, or the median of several, has shown.
+/// The result of one round, or the median of several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Figures {
     /// How many in a second.
@@ -40,7 +41,7 @@ pub struct Figures {
     pub p99_us: f64,
 }
 
-/// The middle of `values`; the mean of the two in the middle if they are even in number.
+/// The median of `values`; the mean of the middle two for an even number.
 pub(super) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
@@ -103,7 +104,7 @@ impl Figures {
         Some(Self::new(row.rate_per_second, &row.spread))
     }
 
-    /// Those of samples that were taken in several runs, `seconds` long together.
+    /// The result of samples from several runs, `seconds` long in total.
     pub(super) fn of_samples(samples: &[Sample], seconds: f64) -> Self {
         let spread = Spread::of(samples.iter().map(|sample| sample.latency_us));
         Self::new(per_second(spread.count, seconds), &spread)

@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 
 /// Most sandboxes of one filling.
 const COUNT_MAX: u64 = 1_000_000;
-/// Inserts at once: what a good engine still answers quickly, and what AWS's new tables take without throttling.
+/// Concurrent inserts: a number that good engines still answer quickly and that new tables of AWS accept without
+/// throttling.
 const IN_FLIGHT: usize = 64;
 
-/// How long ago they entered: longer than the event log keeps events, as most of a pool that is in use. A claim then
-/// has one event to publish, as in a fleet whose sync published the other.
+/// Age of the sandboxes: older than the event log keeps events, as in most pools in use. A claim then has one event to
+/// publish, as in a fleet whose sync has published the other one.
 const AGE: Duration = Duration::from_secs(3_650 * 24 * 3_600);
 
 /// The options of `bench seed`.
@@ -40,7 +41,7 @@ pub struct Options {
     pub output: Output,
 }
 
-/// What was filled in.
+/// The result of filling.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
     /// Sandboxes that were inserted.
@@ -51,7 +52,7 @@ pub struct Report {
     pub rate_per_second: f64,
 }
 
-/// The sandboxes of one filling.
+/// The sandboxes to insert.
 #[derive(Clone, Debug)]
 pub(super) struct Filling {
     /// What their ids begin with.
@@ -114,7 +115,7 @@ pub(super) async fn fill(
 // === impl Filling ===
 
 impl Filling {
-    /// Sandboxes in the pool that a sync would put them into.
+    /// Sandboxes in the pool that a sync would assign.
     pub(super) fn by_rules(
         rules: &PoolRules,
         run: String,

@@ -1,7 +1,7 @@
-//! `bench suite`: a fleet on embedded parts, measured as a whole against the baseline of this machine.
+//! `bench suite`: a fleet on embedded parts, compared as a whole with the baseline of this machine.
 //!
-//! Fleet, table and load share the machine, and fleet and load one process: the figures say what the parts cost
-//! together, not what a fleet on separate machines could do.
+//! Fleet, table and load share the machine, and fleet and load share one process: the results show the cost of the
+//! parts together, and not the capacity of a fleet on separate machines.
 
 use super::calls::{Requester, Selector};
 use super::claim::{Report as ClaimReport, measure};
@@ -21,10 +21,10 @@ pub use report::{Line, Report};
 
 /// Claims before each measurement: they open connections and fill the allocators' candidate buffers.
 const WARM_UP_CLAIMS: u64 = 200;
-/// Free sandboxes beyond those that will be claimed: near its end a pool is contended for, which is another
+/// Free sandboxes beyond those that will be claimed: claims in a nearly empty pool are contended, which is another
 /// measurement.
 const SPARE: u64 = 2_000;
-/// Share of the rate of many callers that the open loop is run at: busy, and not overloaded.
+/// Rate of the open loop as a share of the rate of many callers: busy, but not overloaded.
 const OPEN_SHARE: f64 = 0.5;
 /// The case that the open loop takes its rate from.
 const HTTP_CONCURRENT: &str = "HTTP, many callers";
@@ -32,7 +32,7 @@ const HTTP_CONCURRENT: &str = "HTTP, many callers";
 const NAME: &str = "lab-";
 /// What the names that a narrowed claim asks for begin with.
 const NARROW_NAME: &str = "exam-";
-/// How long an answer is waited for.
+/// Time-out of an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The options of `bench suite`.
@@ -56,7 +56,7 @@ pub struct Options {
     /// What it stands on.
     #[command(flatten)]
     pub servers: Servers,
-    /// A picture of every measurement, in this directory.
+    /// Write a picture of every measurement to this directory.
     #[arg(long, value_name = "DIR")]
     pub svg: Option<PathBuf>,
     /// How the summary looks.
@@ -194,7 +194,7 @@ impl Case {
         measure(requester, ports, if self.is_http { "HTTP" } else { "NATS" }, plan).await
     }
 
-    /// The number in flight of the baseline that it is held against.
+    /// The concurrency of the baseline for comparison.
     fn in_flight(&self) -> Option<usize> {
         match self.shape {
             Shape::Closed { callers: 1, .. } => Some(1),

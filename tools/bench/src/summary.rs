@@ -1,4 +1,4 @@
-//! Numbers out of samples: HDR quantiles for each kind of call and how it ended, as a table.
+//! Statistics of samples: HDR quantiles for each kind of call and outcome, as a table.
 
 use super::calls::{Call, Sample};
 use hdrhistogram::Histogram;
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// Longest latency that a histogram can distinguish, in microseconds: ten minutes, beyond every patience.
+/// Longest latency that a histogram can distinguish, in microseconds: ten minutes, longer than any time-out.
 const LATENCY_MAX_US: u64 = 600_000_000;
 /// Significant digits that a histogram keeps: a quantile is right to a thousandth.
 const DIGITS: u8 = 3;
@@ -33,7 +33,7 @@ pub struct Spread {
     pub max_us: u64,
 }
 
-/// All calls of a kind that ended alike.
+/// All calls of a kind with the same outcome.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
     /// What was asked.
@@ -68,7 +68,7 @@ impl Spread {
             sum_us += latency_us as f64;
             max_us = latency_us.max(max_us);
         }
-        // It names the upper end of a bucket, which may lie above everything that was seen.
+        // It returns the upper end of a bucket, which may exceed the maximum.
         let quantile = |quantile| histogram.value_at_quantile(quantile).min(max_us);
         Self {
             count: histogram.len(),
@@ -108,7 +108,7 @@ pub fn span_of(samples: &[Sample]) -> Duration {
     Duration::from_micros(last_us.unwrap_or_default().saturating_sub(first_us))
 }
 
-/// One row for each kind of call and ending that there is, what was granted before what was not.
+/// One row for each kind of call and outcome, granted ones first.
 #[must_use]
 pub fn rows(samples: &[Sample]) -> Vec<Row> {
     let mut groups: BTreeMap<(Call, bool, &'static str), Vec<u64>> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! The table that is measured or filled, from the usual settings.
+//! The table to measure or fill, from the usual settings.
 
 use anyhow::bail;
 use broker::up::Overlay;
@@ -8,9 +8,9 @@ use runtime::policy::read_pools;
 use runtime::settings::{Env, Settings};
 use std::sync::Arc;
 
-/// Time for one try of a call: a slow answer is to be measured, not tried again.
+/// Time-out of one attempt of a call: a slow answer is measured, not retried.
 const ATTEMPT_TIMEOUT_MS: &str = "10000";
-/// Time for a call with all its tries.
+/// Time-out of a call with all its attempts.
 const OPERATION_TIMEOUT_MS: &str = "30000";
 
 /// Which table.
@@ -22,7 +22,7 @@ pub struct Options {
     pub dynamodb: Option<String>,
 }
 
-/// A table that is there, and the pools of the fleet that uses it.
+/// An existing table, and the pools of its fleet.
 pub(super) struct Table {
     pub(super) store: Arc<DynamoStore>,
     pub(super) pools: PoolRules,
@@ -31,7 +31,7 @@ pub(super) struct Table {
 // === impl Options ===
 
 impl Options {
-    /// Reaches the table, and makes it if need be.
+    /// Opens the table, and creates it if necessary.
     pub(super) async fn open(&self, env: &dyn Env) -> anyhow::Result<Table> {
         let mut overlay = Overlay::over(env);
         overlay.set_default("STORE_ATTEMPT_TIMEOUT_MS", ATTEMPT_TIMEOUT_MS);
@@ -39,7 +39,7 @@ impl Options {
         if self.dynamodb.is_some() {
             overlay.set("DYNAMODB_ENDPOINT", "");
         } else if env.get("DYNAMODB_ENDPOINT").is_none() {
-            // A forgotten variable must not fill a table of AWS.
+            // A forgotten variable must not fill a table at AWS.
             bail!("DYNAMODB_ENDPOINT is not set; for a table of AWS itself, say --dynamodb aws");
         }
         let mut settings = Settings::new(&overlay);

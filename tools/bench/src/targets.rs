@@ -1,9 +1,8 @@
-//! `bench targets`: the claim path against its targets, each of which is met or not.
+//! `bench targets`: compares the claim path with its targets.
 //!
-//! The machine is not the same all the time, so nothing is compared with what was measured long before: every case is
-//! run once in each round, the order turned round from one round to the next, the baseline is taken before the
-//! first round and after each, and what counts is the median of all rounds. Pools are filled up to their size before each
-//! case.
+//! The speed of a machine varies, so nothing is compared with old measurements: every case runs once in each round, in
+//! alternating order, the baseline is measured before the first round and after each, and the median of all rounds
+//! counts. Pools are refilled before each case.
 
 use super::baseline::{self, CONCURRENT_CALLERS, ROUND_TRIP, TWO_WRITES};
 use super::calls::Call;
@@ -33,13 +32,13 @@ const ALLOCATORS: u16 = 2;
 const WARM_UP_CLAIMS: u64 = 64;
 /// Callers at once that the predecessor was measured with.
 const PREDECESSOR_CALLERS: usize = 100;
-/// Free sandboxes that must be left at the end of a case: at its end a pool is contended for, which is another
+/// Free sandboxes that must remain at the end of a case: claims in a nearly empty pool are contended, which is another
 /// measurement.
 const SPARE: u64 = 100;
-/// Length of the same load before the open loop, if that is not shorter itself: in its first moment every caller opens a
-/// connection and the candidate buffer is empty, which is what the burst is about.
+/// Warm-up of the open loop, at most: in its first moments every caller opens a connection and the candidate buffer is
+/// empty, which is what the burst measures.
 const OPEN_WARM_UP: Duration = Duration::from_secs(2);
-/// Longest open loop of the bare writes: its sandboxes are made and cleared away one by one.
+/// Longest open loop of the bare writes, because its sandboxes are created and removed one by one.
 const BARE_SPAN_MAX: Duration = Duration::from_secs(20);
 /// Share of the rate of many callers that the open loop is run at.
 const OPEN_SHARE: f64 = 0.5;
@@ -55,7 +54,7 @@ pub struct Options {
     /// What it stands on.
     #[command(flatten)]
     pub servers: Servers,
-    /// How much of everything.
+    /// The sizes.
     #[command(flatten)]
     pub sizes: Sizes,
     /// How the summary looks.
@@ -63,7 +62,7 @@ pub struct Options {
     pub output: Output,
 }
 
-/// How much of everything. The targets are meant for the defaults.
+/// The sizes. The targets are meant for the defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::Args)]
 #[group(skip)]
 pub struct Sizes {
@@ -103,8 +102,8 @@ struct Rounds {
     violations: Vec<String>,
 }
 
-/// Measures, prints what is met and what is not, and fails if a promise was broken. A target that is missed is no
-/// failure: on a machine that others use too it may be theirs.
+/// Measures, prints the result for each target, and fails if a guarantee was violated. A missed target is no failure,
+/// because other users of the machine may be the cause.
 ///
 /// # Errors
 /// What [`run`] says, and a broken promise.
@@ -114,7 +113,7 @@ pub async fn command(options: Options, env: &dyn Env, ports: &Ports) -> anyhow::
     check_violations(&report.violations)
 }
 
-/// Starts a fleet, measures it, stops it, and judges.
+/// Starts a fleet, measures it, stops it, and evaluates the targets.
 ///
 /// # Errors
 /// When sizes do not fit together, a part cannot be started, or a measurement fails.
@@ -180,7 +179,7 @@ impl Sizes {
 
 impl Rounds {
     async fn measure_baseline(&mut self, sizes: Sizes, fleet: &Fleet, ports: &Ports) -> anyhow::Result<()> {
-        // It writes in two halves, each as long as a case.
+        // It writes twice, each for as long as a case.
         let claims = 2 * sizes.claims;
         let store = Arc::clone(&fleet.store);
         self.baselines.push(baseline::measure(&fleet.nats, store, sizes.round_trips, claims, ports).await?);
@@ -198,7 +197,7 @@ impl Rounds {
         let plan = closed(case.callers, sizes.claims, WARM_UP_CLAIMS, case.is_repeated);
         let report = bench_pools.of(case.name).run(fleet, ports, plan).await?;
         self.note(case.name.as_str(), &report);
-        // A case that granted nothing has no figures, and every target about it is missed.
+        // A case without grants has no figures, so all its targets are missed.
         self.claims.entry(case.name).or_default().extend(Figures::of(&report, Call::Claim, "created"));
         if case.is_repeated {
             let repeats = Figures::of(&report, Call::Replay, "existing");

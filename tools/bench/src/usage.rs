@@ -1,4 +1,4 @@
-//! What a process uses, as Linux shows it in `/proc`.
+//! Resource usage of a process, from Linux's `/proc`.
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -21,7 +21,7 @@ pub struct Memory {
     pub peak_bytes: u64,
 }
 
-/// Whether this system shows such things at all.
+/// Whether this system has `/proc`.
 pub(super) fn is_shown() -> bool {
     cfg!(target_os = "linux") && Path::new("/proc/self/stat").exists()
 }

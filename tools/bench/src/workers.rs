@@ -1,14 +1,13 @@
-//! A number of workers that share a number of jobs.
+//! A number of workers for a number of jobs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::task::JoinSet;
 
-/// Does `job` with every number below `count`, `in_flight` of them at once, each worker one after the other.
-/// `done` counts along.
+/// Runs `job` with every number below `count`, `in_flight` of them concurrently. `done` counts finished ones.
 ///
 /// # Errors
-/// That of the first job that fails; the others are broken off.
+/// The error of the first job that fails; the others are cancelled.
 pub(super) async fn work<T, F, Fut>(
     in_flight: usize,
     count: u64,

@@ -1,4 +1,4 @@
-//! Deletion work, retries that wait for their time, and copies of what was given up.
+//! Deletion work, scheduled retries, and parked copies.
 
 use super::held::{Held, Queue};
 use super::queue::WorkQueue;
@@ -20,18 +20,18 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How long the copy of a deletion is known again, so that it is kept once: the default of a NATS stream.
+/// How long a copy of a deletion is recognised, so that it is stored once: the default of a NATS stream.
 const PARKED_DEDUP_WINDOW_MS: u64 = 120_000;
 
-/// The queue of work and what belongs to it. Keys are `<pool>.<sandbox>`.
+/// The deletion queue. Keys are `<pool>.<sandbox>`.
 #[derive(Debug, Default)]
 pub(super) struct DeletionStreams {
     pub(super) work: WorkQueue,
     pub(super) retries: BTreeMap<String, Retry>,
-    /// With their places in the stream.
+    /// With their sequences in the stream.
     pub(super) parked: BTreeMap<String, (u64, ParkedCopy)>,
     last_parked: u64,
-    /// Ids of copies, and when each came.
+    /// Message ids of copies, and when each was stored.
     parked_ids: BTreeMap<String, u64>,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Retry {
     pub(super) since: UnixSeconds,
 }
 
-/// What is kept of a deletion that was given up, or of a message that no worker could read.
+/// The copy of a parked deletion, or of a message that no worker can read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParkedCopy {
     /// Why it was parked, in one line.
@@ -52,7 +52,7 @@ pub struct ParkedCopy {
     pub parked_at: UnixSeconds,
     /// Attempts made; none for a message that no worker could read.
     pub attempts: Option<u32>,
-    /// The JSON of a [`ParkedDeletion`], or the message as it came.
+    /// The JSON of a [`ParkedDeletion`], or the unchanged message.
     pub payload: Bytes,
 }
 
@@ -134,7 +134,7 @@ impl MemoryBus {
             Verdict::Done | Verdict::GiveUp { reason: _ } => held.finish(),
             Verdict::Retry { delay } => match self.schedule_retry(&held, delay) {
                 Ok(()) => held.finish(),
-                // Left as it is, the message comes back by itself after the acknowledgement wait.
+                // The unacknowledged message is delivered again after the acknowledgement wait.
                 Err(error) => tracing::warn!(error = %Chain(&error), "retry not scheduled"),
             },
         }
@@ -151,7 +151,7 @@ impl MemoryBus {
         })
     }
 
-    /// Keeps a message that cannot be read, and only then takes it out of the queue.
+    /// Parks a message that cannot be read, and only then removes it from the queue.
     fn set_aside(&self, held: Held, reason: String) {
         let key = format!("{UNREADABLE}.{}", held.taken.sequence);
         let copy = ParkedCopy {
@@ -170,10 +170,9 @@ impl MemoryBus {
     }
 }
 
-/// What an operator could see and do.
+/// What an operator can see and do.
 impl MemoryBus {
-    /// Work that waits or is under way, oldest first, and then retries that wait for their time; without what
-    /// cannot be read.
+    /// Waiting and running work, oldest first, then scheduled retries; without messages that cannot be read.
     #[must_use]
     pub fn queued(&self) -> Vec<DeletionWork> {
         self.look(|inside, _| {
@@ -183,26 +182,26 @@ impl MemoryBus {
         })
     }
 
-    /// Messages in the queue: work that waits or is under way, and retries that wait for their time.
+    /// Messages in the queue: waiting and running work, and scheduled retries.
     #[must_use]
     pub fn queued_count(&self) -> usize {
         self.look(|inside, _| inside.deletions.work.len() + inside.deletions.retries.len())
     }
 
-    /// Retries that wait for their time.
+    /// Scheduled retries.
     #[must_use]
     pub fn retries_scheduled(&self) -> usize {
         self.look(|inside, _| inside.deletions.retries.len())
     }
 
-    /// The retry of a sandbox as it lies in the queue.
+    /// The retry of a sandbox as stored in the queue.
     #[must_use]
     pub fn raw_retry(&self, pool: &PoolName, id: &SandboxId) -> Option<Bytes> {
         let key = format!("{pool}.{id}");
         self.look(|inside, _| inside.deletions.retries.get(&key).map(|retry| retry.payload.clone()))
     }
 
-    /// The copy that is kept of a deletion that was given up.
+    /// The copy of a parked deletion.
     #[must_use]
     pub fn parked(&self, pool: &PoolName, id: &SandboxId) -> Option<ParkedCopy> {
         self.look(|inside, _| {
@@ -211,20 +210,20 @@ impl MemoryBus {
         })
     }
 
-    /// Every copy that is kept, also of unreadable messages.
+    /// Every stored copy, including unreadable messages.
     #[must_use]
     pub fn all_parked(&self) -> Vec<ParkedCopy> {
         self.look(|inside, _| inside.deletions.parked.values().map(|(_, copy)| copy.clone()).collect())
     }
 
-    /// Parks a message as unreadable, although the current build can read it.
+    /// Parks a message as unreadable, although this build can read it.
     pub fn park_unreadable(&self, sequence: u64, payload: impl Into<Bytes>) {
         let (reason, parked_at) = ("no deletion work".to_owned(), self.shared.clock.now());
         let copy = ParkedCopy { reason, parked_at, attempts: None, payload: payload.into() };
         self.change(|inside, _| inside.deletions.keep(format!("{UNREADABLE}.{sequence}"), copy));
     }
 
-    /// Removes every message from the queue, as a lost stream would.
+    /// Removes every message from the queue, like a lost stream.
     pub fn purge_deletions(&self) {
         self.change(|inside, _| {
             inside.deletions.work.clear();
@@ -232,7 +231,7 @@ impl MemoryBus {
         });
     }
 
-    /// Puts a message into the queue as a foreign publisher might: whatever it is, and whether or not there is one.
+    /// Adds a message like a foreign publisher: whatever its contents, and even if there is one already.
     pub fn publish_raw_deletion(&self, pool: &PoolName, id: &SandboxId, payload: impl Into<Bytes>) {
         let (key, payload) = (format!("{pool}.{id}"), payload.into());
         self.change(|inside, now_ms| {
@@ -244,7 +243,7 @@ impl MemoryBus {
 // === impl DeletionStreams ===
 
 impl DeletionStreams {
-    /// Puts retries whose time has come among the work, in the order of their times.
+    /// Moves retries that are due to the work, in the order of their times.
     pub(super) fn settle(&mut self, now_ms: u64) {
         let due = self.retries.extract_if(.., |_, retry| retry.due_ms <= now_ms);
         let mut due: Vec<(String, Retry)> = due.collect();
@@ -254,7 +253,7 @@ impl DeletionStreams {
         }
     }
 
-    /// What waits and what is under way, by pool.
+    /// Waiting and running messages, by pool.
     pub(super) fn pools(&self) -> BTreeMap<String, PoolDeletions> {
         let mut pools: BTreeMap<String, PoolDeletions> = BTreeMap::new();
         for (key, is_waiting) in self.work.places() {

@@ -10,13 +10,13 @@ use std::time::Duration;
 /// How long events are kept: the default of the bus on NATS.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);
 
-/// Events in the order in which they came. The place of one is its number, from one on.
+/// Events in the order in which they were stored. The sequence of an event is its number, from one on.
 #[derive(Debug, Default)]
 pub(super) struct EventStream {
     pub(super) events: Vec<Event>,
-    /// The oldest that are not kept any more.
+    /// Number of dropped oldest events.
     pub(super) dropped: u64,
-    /// Event logs that were lost before this one.
+    /// Number of event logs that were lost before this one.
     lost: u64,
     rebuilt: Rebuilt,
 }
@@ -51,7 +51,7 @@ impl MemoryBus {
         self.look(|inside, _| inside.events.events.clone())
     }
 
-    /// Puts a new event log in the place of this one, as if it had been removed.
+    /// Replaces the event log by a new one, as if it had been removed.
     pub fn lose_events(&self) {
         self.look(|inside, _| {
             let lost = inside.events.lost + 1;

@@ -1,4 +1,4 @@
-//! Reading the event log as it grows, and who works.
+//! Reads the event log, and answers discovery.
 
 use super::MemoryBus;
 use super::event_log::sequence_of;
@@ -20,14 +20,14 @@ use tokio_util::sync::CancellationToken;
 
 /// Version that a worker of this bus shows.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The one kind of work of a role that is no allocator.
+/// The kind of work of roles other than the allocator.
 const WORK: &str = "work";
 
-/// Who answers discovery, by id.
+/// The services that answer discovery, by id.
 #[derive(Default)]
 pub(super) struct Services(BTreeMap<String, (UnixSeconds, Arc<dyn ServiceInfo>)>);
 
-/// Takes a service off when it answers no more, however that comes.
+/// Removes a service when it stops answering, for whatever reason.
 struct Signed<'a> {
     bus: &'a MemoryBus,
     id: String,
@@ -38,7 +38,7 @@ impl EventFeed for MemoryBus {
     async fn event_log_range(&self) -> Result<EventLogRange, BusError> {
         self.read("look at the event log", |inside| {
             let last = u64::try_from(inside.events.events.len()).unwrap_or(u64::MAX);
-            // The oldest are gone as they would be from a full stream.
+            // The oldest were dropped, like from a full stream.
             EventLogRange { first: inside.events.dropped.saturating_add(1), last }
         })
     }
@@ -112,12 +112,12 @@ impl Discovery for MemoryBus {
 }
 
 impl MemoryBus {
-    /// Lets the oldest events go, as a full stream does.
+    /// Drops the oldest events, like a full stream.
     pub fn drop_events_before(&self, sequence: u64) {
         self.change(|inside, _| inside.events.dropped = sequence.saturating_sub(1));
     }
 
-    /// Forgets every event, as a stream does that was removed and made again.
+    /// Drops every event, like a recreated stream.
     pub fn forget_events(&self) {
         self.change(|inside, _| {
             inside.events.events.clear();
@@ -135,7 +135,7 @@ impl Drop for Signed<'_> {
 fn is_behind(kept: &KeptEvent, from: EventsFrom) -> bool {
     match from {
         EventsFrom::After(sequence) => kept.sequence > sequence,
-        // Here an event is kept at the moment of the change that it describes.
+        // Here an event is stored at the moment of its change.
         EventsFrom::Since(moment) => {
             kept.event.as_ref().and_then(|event| parse_rfc3339(&event.time)).is_some_and(|at| at >= moment)
         }

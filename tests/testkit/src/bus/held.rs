@@ -1,4 +1,4 @@
-//! A message while a worker has it. However the worker ends, the message is finished with or comes back.
+//! A message while a worker has it. However the worker ends, the message is finished or returns.
 
 use super::queue::{Taken, WorkQueue};
 use super::{Call, Inside, MemoryBus};
@@ -11,7 +11,7 @@ pub(super) enum Queue {
     Ticks,
 }
 
-/// A message that a worker has. Dropped without a word, it comes back after the acknowledgement wait.
+/// A message of a worker. If it is dropped without a verdict, it returns after the acknowledgement wait.
 pub(super) struct Held {
     bus: MemoryBus,
     queue: Queue,
@@ -30,7 +30,7 @@ impl Queue {
         }
     }
 
-    /// When there may be a further message by itself: a retry that is due, or one whose worker ended.
+    /// When a further message may become available by itself: a retry that is due, or one whose worker ended.
     fn next_moment_ms(self, inside: &mut Inside) -> Option<u64> {
         let due_ms = match self {
             Self::Deletions => inside.deletions.next_due_ms(),
@@ -43,8 +43,8 @@ impl Queue {
 // === impl MemoryBus ===
 
 impl MemoryBus {
-    /// Waits for a message with a wanted key, while fewer than `in_flight_max` of those are with workers. Taken
-    /// only at the moment of return, so a wait that is dropped loses nothing.
+    /// Waits for a message with a matching key, while workers have fewer than `in_flight_max` of those. It is taken
+    /// only at the moment of return, so a dropped wait loses nothing.
     pub(super) async fn next(
         &self,
         queue: Queue,

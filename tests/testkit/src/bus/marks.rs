@@ -29,7 +29,7 @@ impl TableMarks for MemoryBus {
 }
 
 impl MemoryBus {
-    /// Forgets the mark, as a bucket does that was removed and made again.
+    /// Drops the mark, like a recreated bucket.
     pub fn forget_mark(&self) {
         self.change(|inside, _| inside.mark = None);
     }

@@ -1,10 +1,10 @@
-//! A work queue: a message stays in it until it is finished with, and goes to one worker at a time.
+//! A work queue: a message stays until it is finished, and one worker has it at a time.
 
 use bytes::Bytes;
 use domain::UnixSeconds;
 use std::collections::BTreeMap;
 
-/// Messages in the order in which they came.
+/// Messages in order.
 #[derive(Debug, Default)]
 pub(super) struct WorkQueue {
     last_sequence: u64,
@@ -22,38 +22,38 @@ struct Message {
     place: Place,
 }
 
-/// Where a message is.
+/// The state of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// With no worker.
+    /// No worker has it.
     Waiting,
     /// With a worker that is alive.
     UnderWay,
-    /// With a worker that ended without a word; it takes until that moment to be sure of it.
+    /// Its worker ended without a verdict; that is certain after this moment.
     Left { until_ms: u64 },
 }
 
-/// What one lane has.
+/// The messages of one lane.
 #[derive(Debug, Default)]
 struct Lane {
     oldest: Option<u64>,
     under_way: usize,
 }
 
-/// A message that was given to a worker.
+/// A message that a worker has.
 #[derive(Clone, Debug)]
 pub(super) struct Taken {
     pub(super) sequence: u64,
     pub(super) key: String,
     pub(super) payload: Bytes,
-    /// How often it was given to a worker, this time included.
+    /// Number of deliveries, this one included.
     pub(super) deliveries: u64,
 }
 
 // === impl WorkQueue ===
 
 impl WorkQueue {
-    /// Adds a message and says its sequence.
+    /// Adds a message and returns its sequence.
     pub(super) fn push(&mut self, key: String, payload: Bytes, now_ms: u64) -> u64 {
         let sequence = self.next_sequence();
         let since = UnixSeconds::new(now_ms / 1_000);
@@ -67,7 +67,7 @@ impl WorkQueue {
         self.last_sequence
     }
 
-    /// A place in the stream for something that is no work yet.
+    /// Reserves a sequence for something that is not work yet.
     pub(super) fn next_sequence(&mut self) -> u64 {
         self.last_sequence += 1;
         self.last_sequence
@@ -89,12 +89,12 @@ impl WorkQueue {
         self.messages.values().map(|message| &message.payload)
     }
 
-    /// Keys of all messages, and whether each waits.
+    /// Keys of all messages, and whether each one waits.
     pub(super) fn places(&self) -> impl Iterator<Item = (&str, bool)> {
         self.messages.values().map(|message| (message.key.as_str(), message.place == Place::Waiting))
     }
 
-    /// The last sequence of a lane that is with a worker; zero if none is.
+    /// The last delivered sequence of a lane; zero if none is with a worker.
     pub(super) fn handed_out(&self, lane: &str) -> u64 {
         let messages = self.messages.iter().rev();
         let mut with_workers = messages
@@ -103,13 +103,13 @@ impl WorkQueue {
         with_workers.next().unwrap_or_default()
     }
 
-    /// Number of messages, wherever they are.
+    /// Number of messages in any state.
     pub(super) fn len(&self) -> usize {
         self.messages.len()
     }
 
-    /// Gives a waiting message with a wanted key to a worker: of each lane (what a key begins with, up to a dot) the
-    /// oldest, lane after lane, while fewer than `in_flight_max` of a lane are with one.
+    /// Gives a waiting message with a matching key to a worker: the oldest of a lane (the key up to a dot), lane after
+    /// lane, while workers have fewer than `in_flight_max` messages of a lane.
     pub(super) fn take(
         &mut self,
         now_ms: u64,
@@ -144,7 +144,7 @@ impl WorkQueue {
         })
     }
 
-    /// When the next message of a worker that ended comes back; none if there is no such message.
+    /// When the next message of an ended worker returns; none if there is none.
     pub(super) fn next_return_ms(&self) -> Option<u64> {
         let returns = self.messages.values().filter_map(|message| match message.place {
             Place::Left { until_ms } => Some(until_ms),
@@ -153,17 +153,17 @@ impl WorkQueue {
         returns.min()
     }
 
-    /// Removes a message that is done with; false if it was gone.
+    /// Removes a finished message; false if it was not there.
     pub(super) fn finish(&mut self, sequence: u64) -> bool {
         self.messages.remove(&sequence).is_some()
     }
 
-    /// Takes a message back from its worker: the next one may have it at once.
+    /// Returns a message from its worker: another one may have it at once.
     pub(super) fn give_back(&mut self, sequence: u64) {
         self.put(sequence, Place::Waiting);
     }
 
-    /// Notes that the worker of a message ended without a word.
+    /// Notes that the worker of a message ended without a verdict.
     pub(super) fn leave(&mut self, sequence: u64, until_ms: u64) {
         self.put(sequence, Place::Left { until_ms });
     }
@@ -174,7 +174,7 @@ impl WorkQueue {
     }
 
     fn put(&mut self, sequence: u64, place: Place) {
-        // It may have been purged meanwhile.
+        // It may have been purged in the meantime.
         if let Some(message) = self.messages.get_mut(&sequence) {
             message.place = place;
         }

@@ -1,5 +1,4 @@
-//! Requests: each goes to one member of the queue group, picked by chance, and runs apart from its caller, who may
-//! give up waiting.
+//! Requests: each goes to one random member of the queue group and runs independently of its caller, who may time out.
 
 use super::{Broken, Call, Inside, MemoryBus};
 use async_trait::async_trait;
@@ -21,7 +20,7 @@ pub(super) struct Members {
     members: Vec<Arc<Member>>,
 }
 
-/// A worker that answers.
+/// A worker of the group.
 struct Member {
     number: u64,
     handler: Arc<dyn Handler>,
@@ -30,7 +29,7 @@ struct Member {
     clock: Arc<dyn Clock>,
 }
 
-/// A place in the group, given up when it is dropped.
+/// Membership in the group, ended by dropping it.
 struct Membership {
     bus: MemoryBus,
     member: Arc<Member>,
@@ -52,7 +51,7 @@ impl Requests for MemoryBus {
         let sent = self.try_call(Call::Request, |inside: &mut Inside, _| {
             let members = &inside.members.members;
             let member = members.get(random.below(members.len()))?;
-            // Begun under the lock: a member that leaves takes itself off the list before it waits.
+            // Started under the lock: a member that leaves removes itself from the list before it waits.
             member.begin(request, sender);
             Some(())
         });
@@ -123,7 +122,7 @@ impl Member {
         self.running.spawn(async move {
             let answer = intake::answer(clock.as_ref(), handler.as_ref(), request, permit).await;
             if let Some(answer) = answer {
-                // The caller may have given up.
+                // The caller may have timed out.
                 let _ = sender.send(reply(answer, &request_id));
             }
         });

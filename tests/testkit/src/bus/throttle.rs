@@ -1,4 +1,4 @@
-//! The provider throttle: a state that every taker moves on, and the operators' switch.
+//! The provider throttle: a state that every reservation changes, and the operators' switch.
 
 use super::{Call, MemoryBus};
 use async_trait::async_trait;
@@ -19,7 +19,7 @@ pub(super) struct Throttle {
     pause: Option<Pause>,
     /// The version of that pause in the table, if its writer gave one.
     pause_version: Option<u64>,
-    /// Goes up with each turn of the switch; zero if the bucket says nothing of it.
+    /// Grows with each change of the switch; zero if the bucket has no entry.
     switch_revision: u64,
 }
 
@@ -117,12 +117,12 @@ impl SwitchCache for MemoryBus {
 }
 
 impl MemoryBus {
-    /// Loses the throttle and its switch, as a bucket that is removed does.
+    /// Drops the throttle and its switch, like a removed bucket.
     pub fn lose_throttle_state(&self) {
         self.change(|inside, _| inside.throttle = Throttle::default());
     }
 
-    /// Puts a state there as a worker could whose clock is off.
+    /// Stores a state, like a worker with a wrong clock.
     pub fn put_throttle_state(&self, state: ThrottleState) {
         self.change(|inside, now_ms| inside.throttle.move_on(Some(state), now_ms));
     }

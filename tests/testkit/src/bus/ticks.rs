@@ -1,4 +1,4 @@
-//! Ticks, the runs that they start, and the reports of those.
+//! Ticks, runs, and reports.
 
 use super::held::{Held, Queue};
 use super::queue::WorkQueue;
@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// The stream of ticks. Its keys are the names of the kinds.
+/// The stream of ticks. Its keys are the kinds.
 #[derive(Debug, Default)]
 pub(super) struct TickStream {
     pub(super) queue: WorkQueue,
@@ -128,7 +128,7 @@ impl TickQueue for MemoryBus {
             tokio::select! {
                 biased;
                 () = self.run_once(kind, runner.as_ref(), &held) => held.finish(),
-                // Another reconciler looks again.
+                // Another reconciler runs again.
                 () = timeout => held.give_back(),
             }
         }
@@ -172,7 +172,7 @@ impl MemoryBus {
         }
     }
 
-    /// Ticks of a kind that wait or are being run on.
+    /// Ticks of a kind that wait or whose run is in progress.
     #[must_use]
     pub fn ticks_queued(&self, kind: TickKind) -> usize {
         self.look(|inside, _| inside.ticks.queue.of_key(kind.as_str()).count())
@@ -201,7 +201,7 @@ impl TickStream {
         if self.queue.of_key(kind.as_str()).count() >= TICKS_OF_A_KIND_MAX
             && let Some(sequence) = self.queue.of_key(kind.as_str()).next_back()
         {
-            // The one that waits says the same.
+            // The waiting one has the same effect.
             return TickReceipt { sequence, duplicate: true };
         }
         let sequence = self.queue.push(kind.as_str().to_owned(), body, now_ms);
@@ -215,7 +215,7 @@ impl TickStream {
         let is_answered =
             |waiting: &mut Waiting| waiting.kind == report.kind && waiting.sequence <= report.tick;
         for waiting in self.waiting.extract_if(.., is_answered) {
-            // The caller may have given up.
+            // The caller may have timed out.
             let _ = waiting.sender.send(report.clone());
         }
         self.waiting.retain(|waiting| !waiting.sender.is_closed());

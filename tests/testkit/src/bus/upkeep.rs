@@ -1,4 +1,4 @@
-//! Looking into the queue and at what was parked, and mending both.
+//! Inspects and repairs the queue and the parked messages.
 
 use super::deletions::{DeletionStreams, key_of};
 use super::{Call, MemoryBus, failed};
@@ -11,7 +11,7 @@ use ports::bus::{Announced, BusError, EventLogState, ParkedKey, ParkedMessage, Q
 
 #[async_trait]
 impl Upkeep for MemoryBus {
-    /// Nothing can be missing here.
+    /// Nothing can be missing in memory.
     async fn mend(&self) -> Result<bool, BusError> {
         self.read("look for a stream", |_| false)
     }

@@ -87,7 +87,7 @@ impl Identities for MemoryStore {
     }
 }
 
-/// Where an identity lies: its shard first, so that a page of a shard is a range.
+/// The key of an identity: its shard first, so that a page of a shard is a range.
 pub(super) fn place(external_id: &ExternalId) -> (u16, String) {
     (identity_shard(external_id), external_id.as_str().to_owned())
 }

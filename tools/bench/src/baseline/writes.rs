@@ -1,4 +1,4 @@
-//! The two ways to write a claim, on sandboxes of their own.
+//! The two ways to write a claim, on separate sandboxes.
 
 use super::{Cost, IN_FLIGHT, Report, TRANSACTION, TWO_WRITES, Timed, timed};
 use crate::arrivals::send_by;
@@ -16,11 +16,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Claims of each way whose write units are asked for. They come first, so they warm the table up as well.
+/// Claims of each way whose write units are requested. They come first, so they also warm up the table.
 const UNITS_CLAIMS: u64 = 50;
-/// Length of the leases. They end with the run; this is only to have a time.
+/// Length of the leases, which end with the run.
 const LEASE: Duration = Duration::from_secs(3_600);
-/// Writes at once when the items are cleared away.
+/// Concurrent writes while the items are removed.
 const CLEARING_IN_FLIGHT: usize = 64;
 
 /// One of the two ways to write a claim.
@@ -37,7 +37,7 @@ pub(super) struct Stock {
     keep_until: UnixSeconds,
 }
 
-/// Measures both ways at every number in flight, in turns, and what each costs.
+/// Measures both ways at every concurrency, alternately, and the cost of each.
 pub(super) async fn measure(stock: &Arc<Stock>, claims: u64, report: &mut Report) -> anyhow::Result<()> {
     let mut first = 0;
     for way in [Way::TwoWrites, Way::Transaction] {
@@ -49,7 +49,7 @@ pub(super) async fn measure(stock: &Arc<Stock>, claims: u64, report: &mut Report
         let mut writes = Timed::new(TWO_WRITES, in_flight);
         let mut transactions = Timed::new(TRANSACTION, in_flight);
         let half = claims.div_ceil(2);
-        // In turns, the first also last.
+        // Alternately; the first one is also the last.
         for way in [Way::TwoWrites, Way::Transaction, Way::Transaction, Way::TwoWrites] {
             let measured = written(stock, way, first, in_flight, half).await?;
             first += half;
@@ -63,7 +63,7 @@ pub(super) async fn measure(stock: &Arc<Stock>, claims: u64, report: &mut Report
     Ok(())
 }
 
-/// Latencies of the two writes, each from the moment that its caller was to come.
+/// Latencies of the two writes, each from its intended start.
 pub(super) async fn measure_open(stock: &Arc<Stock>, schedule: Vec<Duration>) -> anyhow::Result<Vec<u64>> {
     let done = Arc::new(AtomicU64::new(0));
     let count = schedule.len();
@@ -131,7 +131,7 @@ impl Way {
 // === impl Stock ===
 
 impl Stock {
-    /// As many sandboxes as [`measure`] needs for `claims`, in a pool that no fleet knows.
+    /// As many sandboxes as [`measure`] needs for `claims`, in a pool that no fleet uses.
     pub(super) async fn fill(
         store: Arc<DynamoStore>,
         claims: u64,
@@ -141,7 +141,7 @@ impl Stock {
         Self::with(store, 2 * of_each_way, ports).await
     }
 
-    /// So many sandboxes in a pool that no fleet knows.
+    /// That number of sandboxes in a pool that no fleet uses.
     pub(super) async fn with(
         store: Arc<DynamoStore>,
         count: u64,
@@ -164,7 +164,7 @@ impl Stock {
         Ok(Arc::new(Self { store, grants, keep_until: now.after(2 * LEASE) }))
     }
 
-    /// Ends every lease, and leaves tombstones and closed claim items that the table purges by itself.
+    /// Ends every lease, and leaves tombstones and closed claim items that the table purges.
     pub(super) async fn clear(self: &Arc<Self>, ports: &Ports) -> anyhow::Result<()> {
         let (count, done) = (self.grants.len() as u64, Arc::new(AtomicU64::new(0)));
         let progress = Progress::show("claims cleared away", Total::Count(count), &done);

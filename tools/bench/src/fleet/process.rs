@@ -1,4 +1,4 @@
-//! Roles of a measured fleet in processes of their own.
+//! Roles of a measured fleet in separate processes.
 
 use super::{Fleet, READY_POLL_PAUSE, READY_TIMEOUT};
 use anyhow::{Context as _, bail};
@@ -12,9 +12,9 @@ use tokio::net::TcpStream;
 
 /// A port of the kernel's choice on loopback.
 const ANY_PORT: &str = "127.0.0.1:0";
-/// Log lines of a role: the one that says where its operations port is, and none for each claim.
+/// Log filter of a role: the line with the address of its operations port, and none per claim.
 const FILTER: &str = "warn,broker=info,aws_config=error";
-/// Time for a role to finish at the end; the measuring is over by then.
+/// Time for a role to finish after the measurement.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one answer of its operations port is waited for.
 const OPS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,10 +28,10 @@ pub(crate) struct RoleProcess {
     ops: SocketAddr,
 }
 
-/// The binary of the roles: `named`, or the `broker` beside this program.
+/// The binary of the roles: `named`, or the `broker` next to this program.
 ///
 /// # Errors
-/// When this program cannot find itself, or there is no broker beside it.
+/// When this program cannot find itself, or there is no broker next to it.
 pub(crate) fn program(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(path) = named {
         return Ok(path.to_owned());
@@ -59,7 +59,7 @@ impl RoleProcess {
     /// Starts `role` of `fleet` as a process of `binary`, with `more` variables, and waits until it is ready.
     ///
     /// # Errors
-    /// When it ends, or is not ready in time; with the end of its log.
+    /// When it exits, or is not ready in time; contains the end of its log.
     pub(crate) async fn start(
         fleet: &Fleet,
         role: Role,
@@ -113,7 +113,7 @@ impl RoleProcess {
         Ok(get(self.ops, "/metrics").await?.1)
     }
 
-    /// Asks all of them to end, and waits for it.
+    /// Stops all of them and waits.
     pub(crate) async fn stop_all(processes: Vec<Self>) {
         for process in &processes {
             process.child.ask_to_stop();
@@ -124,7 +124,7 @@ impl RoleProcess {
     }
 }
 
-/// Where the operations port of a role is, once its log says so.
+/// The address of the operations port of a role, once its log contains it.
 async fn ops_address(log: &Path) -> SocketAddr {
     loop {
         let text = tokio::fs::read_to_string(log).await.unwrap_or_default();
@@ -140,8 +140,8 @@ fn ops_address_in(line: &str) -> Option<SocketAddr> {
     after.split_once('"')?.0.parse().ok()
 }
 
-/// One request to an operations port: whether it was answered with 200, and the whole answer. Plain text over a
-/// separate connection: the HTTP clients of this workspace speak to a broker and to a provider only.
+/// One request to an operations port: whether the status was 200, and the whole answer. It uses a plain connection,
+/// because the HTTP clients of this workspace are for brokers and providers.
 async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(bool, String)> {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;

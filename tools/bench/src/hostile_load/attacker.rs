@@ -1,5 +1,5 @@
-//! `bench attack`: the process that attacks, on this machine only. Every attack is bounded in connections, in
-//! rate and in time; it says how much it did, because an attacker that is busy with itself proves nothing.
+//! `bench attack`: the attacking process, on this machine only. Every attack is limited in connections, rate and time;
+//! it reports how much it did, because an attacker that is its own bottleneck proves nothing.
 
 use super::shapes::{
     BODY_BYTES, CHUNK_BYTES, DRIBBLED, HEAD_BYTES, INVALID_UTF8, LONG_HEAD, LONG_HEAD_LINE, SMUGGLING,
@@ -22,19 +22,19 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// What is printed when all of it is under way.
+/// Printed when the attack is complete.
 pub(super) const READY: &str = "ready";
-/// Connections that are opened in a second at the beginning.
+/// Connections per second at the beginning.
 const OPENED_PER_SECOND: u64 = 4_000;
-/// Time between two bytes of a head that dribbles.
+/// Time between two bytes of a slow head.
 const DRIBBLE_EVERY: Duration = Duration::from_secs(1);
 /// Time until a silent connection that was closed is opened again.
 const IDLE_AGAIN_AFTER: Duration = Duration::from_secs(10);
-/// Attacks of a stream that may be under way at once; one that finds no place is left out.
+/// Concurrent attempts of an attack with a rate; further ones are left out.
 const ATTEMPTS_MAX: usize = 64;
 /// Longest time of one of them.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most bytes of an answer that are looked at.
+/// Most bytes of an answer that are read.
 const ANSWER_BYTES_MAX: u64 = 64 * 1_024;
 
 /// The attacks that a hostile client may try.
@@ -55,17 +55,17 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1_024;
 #[strum(serialize_all = "kebab-case")]
 #[serde(rename_all = "snake_case")]
 pub enum Attack {
-    /// Heads that come byte by byte and never end.
+    /// Heads that arrive byte by byte and never end.
     Slowloris,
-    /// Connections that say nothing.
+    /// Silent connections.
     Idle,
     /// Heads of 1 MiB.
     LargeHeads,
     /// Bodies of 100 MB, announced and in chunks.
     LargeBodies,
-    /// Bytes that are no text, in paths, names and values.
+    /// Bytes that are not text, in paths, names and values.
     InvalidUtf8,
-    /// Requests that could be read in two ways.
+    /// Requests that can be parsed in two ways.
     Smuggling,
 }
 
@@ -75,7 +75,7 @@ pub struct Options {
     /// What to try.
     #[arg(long, value_enum)]
     pub attack: Attack,
-    /// Where: an address of this machine's loopback.
+    /// The target: a loopback address of this machine.
     #[arg(long, value_name = "ADDR")]
     pub address: SocketAddr,
     /// Connections that are held.
@@ -104,7 +104,7 @@ pub struct AttackStats {
     pub statuses: BTreeMap<u16, u64>,
 }
 
-/// What has been done so far.
+/// Counters of the attack.
 #[derive(Default)]
 struct Tally {
     opened: AtomicU64,
@@ -114,7 +114,7 @@ struct Tally {
     statuses: Mutex<BTreeMap<u16, u64>>,
 }
 
-/// Attacks until it is asked to end or the time is over; prints when all of it is under way, and what it did.
+/// Attacks until it is stopped or the time is over; prints when the attack is complete, and what it did.
 ///
 /// # Errors
 /// When the address is not of this machine.
@@ -186,7 +186,7 @@ async fn send_attempts(options: &Options, tally: &Arc<Tally>) {
     }
 }
 
-/// Writes what the shot is made of; fails when the other end has had enough.
+/// Writes the request; fails when the other end closes.
 async fn write_attempt(
     mut half: WriteHalf<'_>,
     attack: Attack,
@@ -276,7 +276,7 @@ impl Tally {
             tokio::pin!(read);
             let is_read = tokio::select! {
                 _ = &mut read => true,
-                // Written, or refused: the answer is what remains.
+                // Written or refused: the answer remains.
                 _ = write_attempt(writing, attack, number, self) => false,
             };
             if !is_read {

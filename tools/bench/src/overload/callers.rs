@@ -1,4 +1,4 @@
-//! Callers that do as they are advised, and what became of each.
+//! Callers that follow the retry times, and the outcome of each.
 
 use crate::calls::{Answered, Call, Ending, Requester};
 use crate::load::OPEN_IN_FLIGHT_MAX;
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-/// Advice that a caller without any follows.
+/// Retry time of a caller that got none.
 const ADVICE_MISSING: Duration = Duration::from_secs(1);
 
-/// What became of all callers.
+/// The outcomes of all callers.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     /// Answers by their name.
@@ -24,24 +24,24 @@ pub(super) struct Tally {
     pub(super) sandboxes: HashMap<String, u32>,
     /// Callers whose last answer was an error.
     pub(super) refused_owners: Vec<String>,
-    /// Callers that were never served although they did as they were advised.
+    /// Callers that were never served although they followed the retry times.
     pub(super) given_up: u64,
-    /// For each that was served after a refusal: what it waited, in parts of what it was first advised.
+    /// Waiting times of callers that were served after a refusal, in multiples of their first retry time.
     pub(super) advice: Vec<f64>,
     /// When the last one was served, after the first one came.
     pub(super) last_served: Duration,
-    /// Those who were served within the time that new ones came.
+    /// Callers that were served while new ones arrived.
     pub(super) served_in_time: u64,
 }
 
 /// How callers behave.
 #[derive(Clone, Copy)]
 pub(super) struct Behavior {
-    /// Whether one that is refused comes again.
+    /// Whether refused callers return.
     pub(super) repeats: bool,
     /// When a caller gives up.
     pub(super) patience: Duration,
-    /// The time in which new ones come, for [`Tally::served_in_time`].
+    /// The time in which new ones arrive, for [`Tally::served_in_time`].
     pub(super) span: Duration,
 }
 
@@ -52,7 +52,7 @@ pub(super) struct CallerGroup {
     run: String,
     behavior: Behavior,
     began: Instant,
-    /// Connections are not without end.
+    /// The number of connections is limited.
     connections: Arc<Semaphore>,
     tally: Arc<Mutex<Tally>>,
     callers: TaskTracker,
@@ -102,7 +102,7 @@ impl CallerGroup {
         }
     }
 
-    /// Counts an answer; says after which time the caller comes again.
+    /// Counts an answer; returns when the caller should return.
     fn note(
         &self,
         owner: &str,

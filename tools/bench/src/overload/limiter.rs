@@ -1,4 +1,4 @@
-//! A table that serves a fixed number of requests a second: a proxy in front of an engine, one queue for all connections.
+//! A proxy that limits the table to a number of requests per second, with one queue for all connections.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(super) struct Limiter {
 
 #[derive(Default)]
 struct Schedule {
-    /// Requests in a second; no limit with 0.
+    /// Requests per second; 0 means unlimited.
     rate: AtomicU64,
     /// When the next request is passed on.
     next: Mutex<Option<Instant>>,
@@ -28,7 +28,7 @@ struct Schedule {
 // === impl Limiter ===
 
 impl Limiter {
-    /// In front of `upstream` (`http://host:port`), without a limit yet.
+    /// In front of `upstream` (`http://host:port`), unlimited at first.
     pub(super) async fn start(upstream: &str) -> anyhow::Result<Self> {
         let upstream = upstream.trim_start_matches("http://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -47,7 +47,7 @@ impl Limiter {
         Ok(Self { endpoint, schedule, accepting })
     }
 
-    /// Passes on so many requests a second from now on; all of them at once with 0.
+    /// Sets the limit, in requests per second; 0 means unlimited.
     pub(super) fn limit(&self, per_second: u64) {
         self.schedule.rate.store(per_second, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! The one table of the suite: every measurement beside the baseline that it is held against.
+//! The table of the suite: every measurement with its baseline.
 
 use crate::calls::Call;
 use crate::summary::{Row, Spread, Table, milliseconds};
@@ -20,9 +20,9 @@ pub struct Line {
     /// How long they took, from their intended start.
     #[serde(flatten)]
     pub spread: Spread,
-    /// The number in flight of the baseline that it is held against; none if there is no such.
+    /// The concurrency of the baseline; none if there is no such baseline.
     pub in_flight: Option<usize>,
-    /// Its median, in medians of the baseline: one NATS round trip and the two bare writes, at as many in flight.
+    /// Its median in multiples of the baseline's: one NATS round trip and the two bare writes at the same concurrency.
     pub baseline_medians: Option<f64>,
     /// Its rate as a share of that of the two bare writes.
     pub baseline_rate_share: Option<f64>,
@@ -33,8 +33,8 @@ pub struct Line {
 pub struct Report {
     /// Allocators in the queue group.
     pub allocators: u16,
-    /// What the machine could do at best: each line is the better one of a measurement before and one after the
-    /// claims, because a machine that others use as well is not the same all the time.
+    /// The best values of the machine: each row is the better one of a measurement before and one after the claims,
+    /// because the speed of a shared machine varies.
     pub baseline: baseline::Report,
     /// How fast the table was filled.
     pub seeded: Option<seed::Report>,
@@ -42,7 +42,7 @@ pub struct Report {
     pub lines: Vec<Line>,
     /// Owners that were given a sandbox, in all of it.
     pub winners: u64,
-    /// Repeats that were answered like the first time.
+    /// Repeats with the same answer as the first claim.
     pub same_repeats: u64,
     /// Broken promises, the first of each measurement.
     pub violations: Vec<String>,
@@ -63,7 +63,7 @@ impl Report {
         }
     }
 
-    /// Adds a measurement, to be held against the baseline at `in_flight`.
+    /// Adds a measurement, for comparison with the baseline at `in_flight`.
     pub(super) fn add(&mut self, case: &'static str, in_flight: Option<usize>, measured: &claim::Report) {
         for Row { call, outcome, rate_per_second, spread } in &measured.calls {
             self.lines.push(Line {
@@ -82,7 +82,7 @@ impl Report {
         self.violations.extend(measured.check.shown.iter().map(|shown| format!("{case}: {shown}")));
     }
 
-    /// Holds every measurement against the better of two baselines.
+    /// Compares every measurement with the better of two baselines.
     pub(super) fn hold_against(&mut self, before: baseline::Report, after: baseline::Report) {
         self.baseline = before.or_better(after);
         for line in &mut self.lines {

@@ -1,4 +1,4 @@
-//! Which targets are met. No I/O: what was measured goes in, verdicts come out.
+//! Evaluates the targets. No I/O.
 
 use super::cases::Name;
 use crate::rounds::Figures;
@@ -41,7 +41,7 @@ pub enum Engine {
     DynamodbLocal,
 }
 
-/// What the predecessor did over HTTP on such a machine, the better end of each range.
+/// What the predecessor achieved over HTTP on such a machine, the better end of each range.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Predecessor {
     claims_per_second: f64,
@@ -53,7 +53,7 @@ struct Predecessor {
     narrow_per_second: f64,
 }
 
-/// What the machine could do at best, medians of all measurements of it.
+/// The best values of the machine, medians of all measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Baseline {
     /// One NATS round trip.
@@ -84,7 +84,7 @@ pub struct Open {
     pub pool: u64,
     /// How many callers came in a second, on average.
     pub rate_per_second: f64,
-    /// What those who were served have seen.
+    /// The latencies of served callers.
     pub figures: Figures,
     /// How many were served.
     pub granted: u64,
@@ -92,9 +92,9 @@ pub struct Open {
     pub not_granted: u64,
     /// The answers to these, and how many of them.
     pub refusals: BTreeMap<&'static str, u64>,
-    /// 99 of a hundred were sent at most so late by this tool itself.
+    /// p99 of the delay with which this tool sent claims.
     pub late_p99_us: f64,
-    /// What the engine by itself, with the bare writes, does to callers who come as often.
+    /// The latencies that the engine alone, with the bare writes, causes at the same rate.
     pub bare: Spread,
 }
 
@@ -111,11 +111,11 @@ pub struct Measured {
     pub burst: Burst,
     /// The open loop.
     pub open: Open,
-    /// Whether no promise was broken: above all, that no two callers got the same sandbox.
+    /// Whether no guarantee was violated: above all, that no two callers got the same sandbox.
     pub distinct: bool,
 }
 
-/// Where a value has to be.
+/// The required relation of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
@@ -140,7 +140,7 @@ pub struct Verdict {
     pub is_met: bool,
 }
 
-/// Holds what was measured against every target.
+/// Compares all measurements with the targets.
 #[must_use]
 pub fn judge(measured: &Measured, engine: Engine) -> Vec<Verdict> {
     let mut verdicts = of_baseline(measured);
@@ -289,7 +289,7 @@ impl Engine {
                 claims_per_second: 41.0,
                 factor: 8.0,
                 alone_p50_ms: 29.0,
-                // Its median; no p99 of it is known, and it can only be longer, so this is the stricter bound.
+                // Its median; its p99 is unknown and can only be longer, so this is the stricter limit.
                 concurrent_p99_ms: 2_400.0,
                 narrow_per_second: 4.0,
             },
@@ -318,7 +318,7 @@ impl Measured {
 // === impl Bound ===
 
 impl Bound {
-    /// Whether a value is where it has to be. What is no number is nowhere.
+    /// Whether a value meets its target. NaN never does.
     #[must_use]
     pub fn holds(self, value: f64) -> bool {
         match self {
@@ -331,7 +331,7 @@ impl Bound {
 // === impl Verdict ===
 
 impl Verdict {
-    /// Judges one value; one that is missing meets nothing.
+    /// Evaluates one value; a missing one meets no target.
     #[must_use]
     pub fn new(part: char, measure: impl Into<String>, target: Bound, measured: Option<f64>) -> Self {
         let is_met = measured.is_some_and(|value| target.holds(value));
