@@ -9,13 +9,13 @@
 //! # Never
 //! Makes a second claim for one call: a repeated claim has the key of the first.
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::Bytes;
 use contract::{
     AllocateRequest, Allocation, ExtendRequest, FaultBody, FaultCode, HealthReply, Outcome, ReleaseReply,
     ReleaseRequest, Repeat, SandboxRequest, SandboxView, StatsReply, Verb,
 };
 use domain::{IdempotencyKey, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
+use ports::backoff::longest_pause;
 use ports::bus::{Attempt, Context, Reply, RequestError, Requests};
 use ports::clock::Clock;
 use ports::random::{Random, full_jitter};
@@ -306,11 +306,6 @@ impl Client {
     /// Repeats until there is a reply, a permanent failure, or no time left.
     async fn repeat(&self, verb: Verb, request_id: &str, body: Bytes) -> Result<Reply, ClientError> {
         let ends_ms = self.clock.now_ms().saturating_add(millis(self.timeouts.call));
-        let ceilings = ExponentialBuilder::default()
-            .with_min_delay(PAUSE_MIN)
-            .with_max_delay(PAUSE_MAX)
-            .without_max_times();
-        let mut ceilings = ceilings.build();
         let leads_to_the_same = verb.leads_to_the_same();
         let attempt_max = verb.attempt_max(self.timeouts.attempt, self.timeouts.call);
         let request_key = self.random.fresh_id();
@@ -335,8 +330,8 @@ impl Client {
             };
             let again_after = again_after.filter(|_| leads_to_the_same || error.has_not_begun());
             let Some(wanted) = again_after else { return Err(error) };
-            let ceiling = ceilings.next().unwrap_or(PAUSE_MAX);
-            let pause = wanted + PAUSE_MIN + full_jitter(&*self.random, ceiling);
+            let longest = longest_pause(PAUSE_MIN, PAUSE_MAX, attempt);
+            let pause = wanted + PAUSE_MIN + full_jitter(&*self.random, longest);
             // An attempt that starts at the deadline cannot succeed.
             if pause >= self.left_until(ends_ms) {
                 return Err(error);

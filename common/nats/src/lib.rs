@@ -5,6 +5,7 @@ use async_nats::jetstream::{self, kv};
 use async_nats::{Client, ConnectOptions, Event};
 use contract::Subjects;
 use domain::PoolName;
+use ports::backoff::longest_pause;
 use ports::bus::BusError;
 use ports::clock::Clock;
 use ports::random::{Random, full_jitter};
@@ -353,12 +354,11 @@ async fn connect_options(
 
 fn reconnect_delay(random: &dyn Random, attempts: usize) -> Duration {
     // The first attempt after a loss is immediate; later ones are spread.
-    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
     if attempts <= 1 {
         return Duration::ZERO;
     }
-    let longest =
-        RECONNECT_DELAY_MIN.saturating_mul(2_u32.saturating_pow(doublings)).min(RECONNECT_DELAY_MAX);
+    let failures = u32::try_from(attempts).unwrap_or(u32::MAX);
+    let longest = longest_pause(RECONNECT_DELAY_MIN, RECONNECT_DELAY_MAX, failures);
     RECONNECT_DELAY_MIN + full_jitter(random, longest)
 }
 

@@ -11,6 +11,7 @@ use async_nats::jetstream::context::{
 };
 use async_nats::jetstream::stream;
 use contract::TickKind;
+use ports::backoff::longest_pause;
 use ports::bus::BusError;
 use runtime::telemetry::Chain;
 use std::time::Duration;
@@ -38,7 +39,7 @@ impl NatsBus {
     /// Checks repeatedly, until `stop`, whether everything exists and a message is stored: at once, soon after a
     /// failure, otherwise every `NATS_CHECK_SECONDS`.
     pub async fn keep_whole(&self, maintenance: Maintenance, stop: &CancellationToken) {
-        let mut pause = CHECK_PAUSE_MIN;
+        let mut failures = 0_u32;
         let mut maintenance_now = Maintenance::CorrectAll;
         while !stop.is_cancelled() {
             let looked = tokio::select! {
@@ -53,8 +54,12 @@ impl NatsBus {
                 stores = async { is_there && self.probe_storing().await } => stores,
                 () = stop.cancelled() => return,
             };
-            pause = if is_well { CHECK_PAUSE_MIN } else { (pause * 2).min(CHECK_PAUSE_MAX) };
-            let next = if is_well { self.config.check_period } else { pause };
+            failures = if is_well { 0 } else { failures.saturating_add(1) };
+            let next = if is_well {
+                self.config.check_period
+            } else {
+                longest_pause(CHECK_PAUSE_MIN, CHECK_PAUSE_MAX, failures)
+            };
             tokio::select! {
                 () = tokio::time::sleep(next) => {}
                 () = stop.cancelled() => return,

@@ -7,6 +7,7 @@
 use crate::settings::Settings;
 use contract::throttle::{Breaker, BreakerReason, BreakerStatus, DeletionsStatus, Failing};
 use contract::{Pause, ThrottleState};
+use ports::backoff::longest_pause;
 use ports::bus::{Admission, CallOutcome, Confirmed, FailureCause, OutcomeEffect, Permit, ThrottleView};
 use std::time::Duration;
 
@@ -248,8 +249,7 @@ impl ThrottleRules {
         // A call that started before the breaker opened says nothing new about the provider.
         if is_our_probe || (throttle.breaker == Breaker::Closed && is_too_much) {
             throttle.openings = throttle.openings.saturating_add(1);
-            let doublings = throttle.openings.saturating_sub(1).min(20);
-            let span = self.open_min.saturating_mul(2_u32.saturating_pow(doublings)).min(self.open_max);
+            let span = longest_pause(self.open_min, self.open_max, throttle.openings);
             throttle.breaker = Breaker::Open { until_ms: after(now_ms, span).max(throttle.held_until_ms) };
             throttle.reason = Some(match end {
                 _ if is_refused => BreakerReason::Unauthorized,

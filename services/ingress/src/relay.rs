@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use contract::{Fault, FaultCode, Verb};
+use ports::backoff::longest_pause;
 use ports::bus::{Attempt, Context, Reply, RequestError, Requests};
 use ports::clock::Clock;
 use ports::random::{Random, full_jitter};
@@ -61,7 +62,7 @@ enum Unanswered {
 /// The pauses between the attempts of one request.
 struct Pauses<'a> {
     random: &'a dyn Random,
-    ceiling: Duration,
+    failures: u32,
     no_workers_left: Duration,
 }
 
@@ -145,7 +146,7 @@ impl Relay {
         tracker: Option<&Arc<ClaimTracker>>,
     ) -> Result<Reply, Fault> {
         let mut pauses =
-            Pauses { random: &*self.random, ceiling: PAUSE_MIN, no_workers_left: self.limits.no_workers };
+            Pauses { random: &*self.random, failures: 0, no_workers_left: self.limits.no_workers };
         let leads_to_the_same = verb.leads_to_the_same();
         let attempt_max = verb.attempt_max(self.limits.attempt, self.limits.deadline);
         let mut number: u32 = 0;
@@ -243,8 +244,9 @@ impl Relay {
 impl Pauses<'_> {
     /// The pause before another attempt; none if there is no time for one.
     fn next(&mut self, reason: Unanswered, left: Duration) -> Option<Duration> {
-        self.ceiling = (self.ceiling * 2).min(PAUSE_MAX);
-        let jitter = full_jitter(self.random, self.ceiling.saturating_sub(PAUSE_MIN));
+        self.failures = self.failures.saturating_add(1);
+        let longest = longest_pause(2 * PAUSE_MIN, PAUSE_MAX, self.failures);
+        let jitter = full_jitter(self.random, longest.saturating_sub(PAUSE_MIN));
         let pause = match reason {
             Unanswered::TimedOut => PAUSE_MIN + jitter,
             // Retry times are whole seconds, rounded up: callers with the same one are spread over that second.

@@ -6,6 +6,7 @@ use crate::throttle::end_of;
 use async_trait::async_trait;
 use contract::{DeletionWork, ParkedDeletion};
 use domain::{Deletion, Epoch, PreClean, Sandbox, SandboxId, State};
+use ports::backoff::longest_pause;
 use ports::bus::{CallOutcome, Delivery, FailureCause, OutcomeEffect, Verdict, Worker};
 use ports::provider::{Deleted, Target};
 use ports::random::full_jitter;
@@ -278,12 +279,7 @@ impl Reaper {
 
     /// The delay after that number of attempts: doubles up to the maximum, and half of it is random.
     fn backoff(&self, attempts: u32) -> Duration {
-        let doublings = attempts.saturating_sub(1).min(20);
-        let longest = self
-            .config
-            .retry_delay_min
-            .saturating_mul(2_u32.saturating_pow(doublings))
-            .min(self.config.retry_delay_max);
+        let longest = longest_pause(self.config.retry_delay_min, self.config.retry_delay_max, attempts);
         longest / 2 + full_jitter(self.ports.random.as_ref(), longest / 2)
     }
 }
