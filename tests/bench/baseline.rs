@@ -45,20 +45,22 @@ async fn assert_floor(endpoint: &str, units: Option<[(f64, f64); 2]>) {
     }
     let client = dynamodb::client(endpoint);
     let left = client.scan().table_name(&table).send().await.unwrap();
-    // What the table says of itself is no trace of the measurement, and identities of accounts outlive their records.
+    // The table's record of its own settings is no trace of the measurement, and the identity items of accounts outlive
+    // the sandboxes' records.
     let (claims, others): (Vec<_>, Vec<_>) =
         left.items().iter().partition(|item| item["PK"].as_s().unwrap().starts_with("OWNER#"));
     assert!(claims.iter().all(|item| item.contains_key("closed") && item.contains_key("ttl")), "{claims:?}");
     let is_trace = |key: &str| key != "TABLE" && !key.starts_with("EXT#");
     let traces = others.into_iter().filter(|item| is_trace(item["PK"].as_s().unwrap()));
     let states = traces.map(|item| item["state"].as_s().unwrap().as_str());
-    // 50 of each way for the units, and 70 of each way at each number in flight; claim items are closed.
+    // 50 of each variant for the capacity units, and 70 of each variant for each number in flight; claim items are
+    // closed.
     assert_eq!(states.collect::<Vec<_>>(), vec!["deleted"; 380]);
 }
 
 #[tokio::test]
 async fn baseline_is_measured_and_leaves_only_tombstones() {
-    // Two writes: one unit each, and the move within StateIndex. A transaction doubles the table's part.
+    // Two writes: one unit each, plus the move within StateIndex. A transaction doubles the base table's part.
     let units = [(2.0, 2.0), (4.0, 2.0)];
     assert_floor(dynamodb::dynoxide_endpoint(), Some(units)).await;
 }

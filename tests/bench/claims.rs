@@ -7,7 +7,7 @@ use domain::StateName;
 use harness::rig::{Plan, Rig};
 use harness::wait::{TIMEOUT, eventually};
 
-/// A fleet whose callers may wait: the machine is busy, and speed is not the question here.
+/// A fleet whose callers may wait long: the test machine is busy, and the test does not measure speed.
 fn patient(accounts: usize) -> Plan {
     Plan::new(accounts).set("REQUEST_DEADLINE_MS", 60_000).set("REQUEST_ATTEMPT_MS", 30_000)
 }
@@ -45,7 +45,7 @@ async fn open_loop_measures_from_the_intended_start() {
     let rig = patient(400).start().await;
     for transport in TRANSPORTS {
         let report = claim(&rig, transport, &["--rate", "60", "--seconds", "1"]).await;
-        // The generator is seeded: sixty on average, and with this seed surely some.
+        // The generator is seeded: sixty on average, and never zero with this seed.
         let made = count(&report, Call::Claim, "created");
         assert!((30..=100).contains(&made), "{transport:?}: {report:?}");
         assert_eq!(made, report.samples.len() as u64);

@@ -19,19 +19,19 @@ use tokio_util::sync::CancellationToken;
 enum Violation {
     /// None: an honest worker, to show that the violation is what is detected.
     None,
-    /// The seventh owner gets the sandbox of the third.
+    /// The worker grants the third owner's sandbox to the seventh owner as well.
     TwoWinners,
-    /// The answer to a repeat names a later end.
+    /// The answer to a repeat has a later end of the lease.
     LaterEnd,
-    /// A repeat gets another sandbox, as if it were new.
+    /// A repeat gets another sandbox, as if it were a new claim.
     SecondLease,
-    /// The answer to a repeat says that there is nothing left.
+    /// The answer to a repeat says that the pool is empty.
     Exhausted,
     /// A grant that names no sandbox.
     Nothing,
 }
 
-/// Hands out numbers.
+/// Answers claims with consecutive sandbox numbers.
 struct FaultyWorker {
     violation: Violation,
     next: AtomicU64,

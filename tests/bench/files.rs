@@ -1,4 +1,4 @@
-//! The files that a run leaves.
+//! The files that a run writes.
 
 use crate::tool::{Transport, claim};
 use bench::samples::HEADER;

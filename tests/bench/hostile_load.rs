@@ -1,4 +1,4 @@
-//! Every attack takes place, the claims go on beside it, and the API answers each as it should.
+//! Every attack runs, claims succeed meanwhile, and the API answers each attack with the expected status.
 
 use crate::tool::{command, ports};
 use bench::hostile_load::attacker::Attack;
@@ -7,12 +7,13 @@ use harness::servers::{self, bench_binary};
 use std::collections::BTreeMap;
 use strum::IntoEnumIterator as _;
 
-/// A fleet whose callers may wait: the machine is busy, and speed is not the question here.
+/// A fleet whose callers may wait long: the test machine is busy, and the test does not measure speed.
 fn patient() -> BTreeMap<String, String> {
     let more = [
         ("REQUEST_DEADLINE_MS", "60000"),
         ("REQUEST_ATTEMPT_MS", "30000"),
-        // So few that the silent ones have to make room, and so short that a head that dribbles has its answer.
+        // So few connections that the server has to close silent ones, and a time limit so short that a slowly sent
+        // head is answered with an error.
         ("HTTP_CONNECTIONS_MAX", "40"),
         ("HTTP_HEAD_PATIENCE_MS", "10"),
     ];
@@ -56,7 +57,8 @@ async fn claims_succeed_under_every_attack() {
             Attack::Slowloris => &[408, 503],
             Attack::Idle => &[],
             Attack::LargeHeads => &[431],
-            // One that is not announced is not read either: the open route answers, and closes.
+            // The server does not read a body without a declared length on a route without authentication: it answers
+            // and closes the connection.
             Attack::LargeBodies => &[200, 413],
             Attack::InvalidUtf8 | Attack::Smuggling => &[400],
         };

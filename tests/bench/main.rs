@@ -1,5 +1,5 @@
-//! The load tool on a real fleet, by the arguments that a user types: what it counts, and that it catches a broker
-//! that lies. No figure of speed is asserted.
+//! Runs the load tool on a real fleet with the arguments that a user types: tests what it counts, and that it detects a
+//! broker that breaks the contract. No test asserts a speed.
 
 mod baseline;
 mod claims;

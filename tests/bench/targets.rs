@@ -1,4 +1,4 @@
-//! Targets, growth and footprint: that verdicts follow from what was measured, and that everything is measured.
+//! Targets, growth and footprint: the verdicts follow from the measurements, and every case is measured.
 
 use crate::tool::{command, ports};
 use bench::rounds::Figures;
@@ -9,14 +9,14 @@ use bench::{Command, footprint, growth};
 use harness::servers::{self, broker_binary};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A fleet whose callers may wait: the machine is busy, and speed is not the question here.
+/// A fleet whose callers may wait long: the test machine is busy, and the test does not measure speed.
 fn patient() -> BTreeMap<String, String> {
     [("REQUEST_DEADLINE_MS", "60000"), ("REQUEST_ATTEMPT_MS", "30000")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()
 }
 
-/// Every case as fast as it has to be, and no faster: baseline 1 ms alone, 2,000 a second with many callers.
+/// Every case exactly at its target: baseline 1 ms for one caller, 2,000 a second with many callers.
 fn just_good_enough() -> Measured {
     let figures = |rate_per_second, p50_ms, p99_ms| Figures {
         rate_per_second,
@@ -60,20 +60,20 @@ fn just_good_enough() -> Measured {
     }
 }
 
-/// What is missed, as part and the beginning of the measure.
+/// The missed targets: the part and the beginning of the measure's name.
 fn missed(measured: &Measured, engine: Engine) -> Vec<String> {
     let verdicts = judge(measured, engine).into_iter().filter(|verdict| !verdict.is_met);
     verdicts.map(|verdict| format!("{} {}", verdict.part, verdict.measure)).collect()
 }
 
-/// What is missed after `change`.
+/// The missed targets after `change`.
 fn missed_after(change: impl FnOnce(&mut Measured)) -> Vec<String> {
     let mut measured = just_good_enough();
     change(&mut measured);
     missed(&measured, Engine::Dynoxide)
 }
 
-/// What is missed once one figure of one case is worse by a tenth.
+/// The missed targets after one figure of one case becomes a tenth worse.
 fn missed_with(name: Name, figure: fn(&mut Figures)) -> Vec<String> {
     missed_after(|measured| figure(measured.claims.get_mut(&name).unwrap()))
 }
@@ -126,7 +126,7 @@ fn unmeasured_figure_misses_its_target() {
         measured.repeats.clear();
         measured.open.granted = 0;
     });
-    // All but the burst, which has its own figures, and the count of those who were refused.
+    // All but the burst, which has its own figures, and the count of refused calls.
     assert_eq!(found.len(), judge(&just_good_enough(), Engine::Dynoxide).len() - 3, "{found:?}");
     assert!(!Verdict::new('x', "no number", Bound::AtMost(1.0), Some(f64::NAN)).is_met);
     assert!(!Verdict::new('x', "no number", Bound::AtLeast(1.0), Some(f64::NAN)).is_met);

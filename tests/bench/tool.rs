@@ -12,7 +12,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use tempfile::NamedTempFile;
 
-/// A transport of a test's fleet.
+/// A transport of a test fleet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Transport {
     Http,
@@ -21,7 +21,7 @@ pub(crate) enum Transport {
 
 pub(crate) const TRANSPORTS: [Transport; 2] = [Transport::Http, Transport::Nats];
 
-/// What the tool measures with.
+/// The ports that the tool measures with.
 pub(crate) fn ports() -> Ports {
     Ports { clock: Arc::new(SystemClock), random: Arc::new(Rng::seeded(7)) }
 }
@@ -61,7 +61,7 @@ pub(crate) async fn claim(rig: &Rig, transport: Transport, more: &[&str]) -> Rep
     claim::run(&options, &BTreeMap::new(), &ports()).await.unwrap()
 }
 
-/// How many calls ended so.
+/// The number of calls with that outcome.
 pub(crate) fn count(report: &Report, call: Call, outcome: &str) -> u64 {
     let row = report.calls.iter().find(|row| row.call == call && row.outcome == outcome);
     row.map_or(0, |row| row.spread.count)

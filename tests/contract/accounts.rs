@@ -1,4 +1,4 @@
-//! `nats/accounts.conf`, to the letter: whom it lets do what, on a server that runs with it.
+//! `nats/accounts.conf` on a real server: the subjects that each user may publish and subscribe to.
 
 use async_nats::{Client, ConnectOptions, Event};
 use broker::nats_server::NatsServer;
@@ -8,12 +8,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// How long the report of a violation may take; nothing waits for it where none comes.
+/// How long the server may take to report a violation. Tests of allowed subjects do not wait for it.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 const ROLES: [&str; 5] = ["ingress", "allocator", "reaper", "reconciler", "scheduler"];
 
-/// A user of the server, and what the server says of it.
+/// A user of the server, and the errors that the server sends to it.
 struct User {
     name: &'static str,
     client: Client,
@@ -44,8 +44,8 @@ impl User {
         Self { name, client, said }
     }
 
-    /// Whether the server lets this user publish there. A publish that is allowed is followed by one that is not, so
-    /// that there is something to wait for in both cases.
+    /// Whether the server lets this user publish there. After an allowed publish, the test makes a forbidden one, so
+    /// that there is an answer to wait for in both cases.
     async fn may_publish(&mut self, subject: &str) -> bool {
         const DENIED: &str = "none.may.publish.here";
         self.client.publish(subject.to_owned(), "x".into()).await.unwrap();
@@ -85,7 +85,7 @@ async fn roles_may_publish_only_their_own_subjects() {
         ("$KV.broker.table.mark", &["allocator", "reaper", "reconciler", "operator"]),
         ("$KV.broker.tick.sync", &["scheduler", "operator"]),
         ("$KV.broker.probe", &["allocator", "reaper", "reconciler", "scheduler", "operator"]),
-        // A tick that finds no room is answered with the one that waits.
+        // A sender whose tick finds the stream full reads the tick that waits there.
         (
             "$JS.API.STREAM.MSG.GET.TICKS",
             &["ingress", "allocator", "reaper", "reconciler", "scheduler", "operator"],

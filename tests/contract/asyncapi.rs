@@ -1,5 +1,5 @@
-//! `nats/asyncapi.json` and `nats/schemas` are what the code makes, and say the same as `nats/README.md` and as the
-//! messages of this suite. Whether they are good AsyncAPI and JSON Schema is judged by `tools/asyncapi.sh`.
+//! `nats/asyncapi.json` and `nats/schemas` equal what the code generates, and agree with `nats/README.md` and with the
+//! messages of this suite. `tools/asyncapi.sh` checks that they are valid AsyncAPI and JSON Schema.
 
 use crate::markdown::{Document, quoted};
 use contract::{FaultCode, Subjects, Verb};
@@ -22,7 +22,7 @@ fn texts(value: &Value) -> Vec<String> {
     value.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
 }
 
-/// The subjects of a channel, as nats/README.md writes them.
+/// The subjects of a channel, in the notation of nats/README.md.
 fn subjects_of(channel: &Value) -> Vec<String> {
     let Some(address) = channel["address"].as_str() else { return Vec::new() };
     let shown = |address: String| address.replace('{', "<").replace('}', ">");
@@ -142,7 +142,7 @@ fn faults_match_the_code() {
     }
 }
 
-/// The bodies that the snapshots of this suite show.
+/// The bodies in the snapshots of this suite.
 fn snapshots() -> BTreeSet<String> {
     let sources = [include_str!("messages.rs"), include_str!("operations.rs"), include_str!("listing.rs")];
     let literals = sources.iter().flat_map(|source| source.split("@r#\"").skip(1));
@@ -165,14 +165,14 @@ fn examples_match_the_snapshot_messages() {
         shown.extend(schema["examples"].as_array().into_iter().flatten().map(Value::to_string));
     }
     let is_fault = |body: &String| body.starts_with(r#"{"detail":"#);
-    // A fault is made by the code as the worker makes it; a tick that forces is in the tests of its reader.
+    // The worker's code makes a fault; forced ticks are tested with their reader.
     let elsewhere = [r#"{"by":"alice","force":true,"wanted_until_ms":1763683225000}"#, "{}"];
     let invented = |body: &&String| !is_fault(body) && !elsewhere.contains(&body.as_str());
     let snapshots = snapshots();
     assert!(snapshots.len() > 30, "{}", snapshots.len());
     let unproved: Vec<_> = shown.iter().filter(invented).filter(|body| !snapshots.contains(*body)).collect();
     assert!(unproved.is_empty(), "examples that no snapshot shows: {unproved:#?}");
-    // Of what a replay came to there are four, and the work of former builds does not name the account.
+    // A replay has four outcomes, and the work messages of older builds do not name the account.
     let former = r#"{"epoch":3,"pool":"main","requested_at":1763683200,"sandbox_id":"2000000","version":1}"#;
     let is_shown = |body: &&String| {
         shown.contains(*body) || is_fault(body) || body.starts_with(r#"{"key":"7""#) || *body == former

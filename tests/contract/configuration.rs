@@ -1,4 +1,4 @@
-//! The settings: the page is what the program prints, and a variable means one thing.
+//! The settings: docs/configuration.md equals what the program prints, and a variable has one meaning.
 
 use crate::markdown::Document;
 use broker::operate::settings_page;
@@ -9,7 +9,7 @@ use strum::IntoEnumIterator as _;
 
 const PAGE: &str = "docs/configuration.md";
 
-/// Nothing is set.
+/// An environment without any variable.
 struct Unset;
 
 impl Env for Unset {
@@ -18,7 +18,7 @@ impl Env for Unset {
     }
 }
 
-/// Ends a test whose page is not what the program prints, with the first line that differs.
+/// Fails if the page differs from what the program prints, and shows the first different line.
 pub(crate) fn assert_page(path: &'static str, printed: &str, command: &str) {
     let written = Document::read(path);
     let pairs = written.text().lines().zip(printed.lines()).zip(1..);
@@ -49,7 +49,7 @@ fn every_variable_has_one_meaning() {
 
 #[test]
 fn each_variable_is_read_in_one_module() {
-    // Two meanings within one role would not show on the page: the first is kept. Tests may name what they like.
+    // The page would hide two meanings within one role, because it keeps the first. Tests may use any names.
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let variables = Role::iter().flat_map(|role| role.variables(&Unset));
     let names: BTreeSet<_> = variables.map(|variable| variable.name).collect();
@@ -64,17 +64,17 @@ fn each_variable_is_read_in_one_module() {
     }
     for name in names {
         let places = places.remove(name).unwrap_or_default();
-        // Two sides of one wire: the provider's client and the simulator that stands in for the provider.
+        // Both ends of one connection: the provider's client, and the simulator that replaces the provider.
         let allowed = if name == "CSP_API_TOKEN" { 2 } else { 1 };
         assert!((1..=allowed).contains(&places.len()), "{name} is read in {places:?}");
     }
 }
 
-/// Whether the text before a literal begins a call that reads a variable.
+/// Whether the text before a literal ends with the beginning of a call that reads a variable.
 fn is_read(before: &str) -> bool {
     const CALLS: [&str; 10] =
         ["text", "optional", "secret", "secrets", "number", "size", "seconds", "millis", "switch", "parsed"];
     let before = before.trim_end();
-    // A separate function takes the settings first.
+    // A function that takes the settings as its first argument.
     before.ends_with("settings,") || CALLS.iter().any(|call| before.ends_with(&format!(".{call}(")))
 }

@@ -1,4 +1,4 @@
-//! `nats/definitions` is what the code makes, and the real client takes it.
+//! `nats/definitions` equals what the code generates, and the real client accepts the files.
 
 use broker::operate;
 use harness::nats_cli::NatsCli;
@@ -33,7 +33,7 @@ fn committed_files_match_the_generated_ones() {
     assert_eq!(kept, made, "run `broker definitions nats/definitions`");
 }
 
-/// Every stream and consumer of the server, as it has them, without what changes by itself.
+/// Every stream and consumer of the server, without the fields that the server changes by itself.
 async fn on_server(url: &str) -> BTreeMap<String, serde_json::Value> {
     use futures_util::TryStreamExt as _;
     let jetstream = async_nats::jetstream::new(nats_client(url).await);
@@ -58,7 +58,7 @@ async fn fleet_accepts_streams_created_from_the_definitions() {
     let url = nats_url(server.address);
     let Some(cli) = NatsCli::new(&url) else { return };
     let made = operate::definitions(&no_settings()).unwrap();
-    // Streams come before the consumers that are on them.
+    // Streams are created before their consumers.
     for file in made.keys().filter(|file| file.ends_with(".stream.json")) {
         let name = file.trim_end_matches(".stream.json");
         let path = folder().join(file);

@@ -1,4 +1,4 @@
-//! Discovery: what `nats micro` asks a running fleet, and what ADR-32 says of the answers.
+//! Discovery: the answers of a running fleet to `nats micro`, and the fields that ADR-32 requires.
 
 use async_nats::service::{Info, PingResponse, Stats};
 use contract::subjects::ALLOCATOR_SERVICE;
@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use strum::IntoEnumIterator as _;
 use tokio::time::timeout;
 
-/// Asks on a subject and takes answers of this fleet's allocators until there are as many as asked for.
+/// Sends a request to a subject and collects that number of answers from this fleet's allocators.
 async fn ask(rig: &Rig, subject: &str, answers: usize) -> Vec<Value> {
     ask_of(rig, subject, &|name| name == ALLOCATOR_SERVICE, answers).await
 }
 
-/// As [`ask`], of the services whose names are `wanted`; one server serves the fleets of many tests.
+/// As [`ask`], of the services whose names are in `wanted`, because one server serves the fleets of many tests.
 async fn ask_of(
     rig: &Rig,
     subject: &str,
@@ -46,7 +46,7 @@ fn ids(answers: &[Value]) -> BTreeSet<String> {
     answers.iter().map(|answer| answer["id"].as_str().unwrap().to_owned()).collect()
 }
 
-/// What every answer has, by ADR-32, and nothing that it does not know.
+/// Every answer has the fields of ADR-32, the expected further fields, and no others.
 fn assert_common(answer: &Value, question: &str, further: &[&str]) {
     assert_eq!(answer["type"], format!("io.nats.micro.v1.{question}_response"));
     assert!(WorkerRole::of_service(answer["name"].as_str().unwrap()).is_some(), "{answer}");
@@ -129,7 +129,7 @@ async fn replies_follow_the_nats_service_api() {
 async fn each_allocator_counts_the_requests_that_it_answered() {
     let rig = Plan::new(3).start().await;
     for number in 0..30 {
-        // All of one owner: the first makes the lease, the others find it.
+        // All from one owner: the first request makes the lease, the others return it.
         let reply = rig.ask(Verb::Allocate, json!({"owner": "student-1"})).await.unwrap();
         assert!(!reply.is_fault, "claim {number}");
     }

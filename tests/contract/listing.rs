@@ -1,4 +1,4 @@
-//! The messages of operators about all sandboxes, as they cross the wire today.
+//! The messages of the operators' lists of sandboxes, as they are today.
 
 use crate::messages::{reads, wire};
 use contract::{

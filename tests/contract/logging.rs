@@ -1,4 +1,4 @@
-//! Log lines: every field is explained in `docs/logging.md`, and none of them carries a secret.
+//! Log lines: `docs/logging.md` explains every field, and no field carries a secret.
 
 use crate::markdown::Document;
 use serde_json::Value;
@@ -7,19 +7,19 @@ use std::fs;
 use std::path::Path;
 
 const PAGE: &str = "docs/logging.md";
-/// Macros that write a line. `$level` is how a macro of ours writes a line whose level varies.
+/// Macros that write a log line. Our own macro for a line with a variable level uses `$level`.
 const MACROS: [&str; 6] = ["trace!(", "debug!(", "info!(", "warn!(", "error!(", "$level!("];
-/// What the JSON of every line has beside its fields.
+/// The JSON fields that every line has.
 const ALWAYS: [&str; 4] = ["timestamp", "level", "message", "target"];
 
-/// A line that the program may write.
+/// A log line in the source code.
 #[derive(Debug)]
 struct Line {
     path: String,
     level: String,
-    /// Its fields and the code that fills them.
+    /// Its fields and the expressions that fill them.
     fields: Vec<(String, String)>,
-    /// Its text, without what is put in.
+    /// Its text, without placeholders.
     text: String,
 }
 
@@ -72,7 +72,7 @@ fn lines_of(path: &str, source: &str) -> Vec<Line> {
     found
 }
 
-/// The arguments of a call whose opening parenthesis is behind us.
+/// The arguments of a call; `code` begins after the opening parenthesis.
 fn arguments(code: &str) -> Vec<String> {
     let (mut found, mut current) = (Vec::new(), String::new());
     let (mut depth, mut quoted, mut escaped) = (0_u32, false, false);

@@ -1,4 +1,4 @@
-//! The contract: what is written about it, and what a running fleet makes of it.
+//! The contract: the documents about it agree with the code and with a running fleet.
 
 #![expect(
     clippy::unwrap_used,

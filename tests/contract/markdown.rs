@@ -1,4 +1,4 @@
-//! Documents as tests read them: tables and code blocks, by the heading above them.
+//! Markdown documents for tests: tables and code blocks, found by the heading above them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,13 +13,13 @@ pub(crate) struct Document {
 /// A block of code, and the comment right above it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Block {
-    /// The last heading above it.
+    /// The last heading above the block.
     pub(crate) heading: String,
-    /// What the comment says; none if the line above it is no comment.
+    /// The text of the comment, if the line above the block is one.
     pub(crate) comment: Option<String>,
     /// The code.
     pub(crate) code: String,
-    /// Number of its first line, counted from 1.
+    /// The number of its first line, counted from 1.
     pub(crate) line: usize,
 }
 
@@ -47,7 +47,7 @@ impl Document {
         rows
     }
 
-    /// What stands between backticks in one column of such a table. Nothing may be there twice.
+    /// The names in backticks in one column of such a table. Panics on duplicates.
     pub(crate) fn names(&self, heading: &str, column: usize) -> BTreeSet<String> {
         let rows = self.rows(heading);
         let mut names = BTreeSet::new();
@@ -57,7 +57,7 @@ impl Document {
         names
     }
 
-    /// All tables of the document, whatever is above them.
+    /// All tables of the document, under any heading.
     pub(crate) fn all_rows(&self) -> Vec<Vec<String>> {
         let lines: Vec<_> = self.text.lines().collect();
         let is_rule = |line: &str| line.starts_with("|---");
@@ -94,7 +94,7 @@ impl Document {
     }
 }
 
-/// What stands between backticks.
+/// The texts in backticks.
 pub(crate) fn quoted(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(ToOwned::to_owned).collect()
 }

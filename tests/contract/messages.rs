@@ -1,5 +1,5 @@
-//! Every message as it crosses the wire today. A snapshot that changes is a change of the contract: see
-//! "Evolution" in `nats/README.md` before accepting it.
+//! Every message in its JSON form of today. A changed snapshot is a change of the contract: read "Evolution" in
+//! `nats/README.md` before you accept it.
 
 use contract::census::LABS_MAX;
 use contract::reports::{COMPLETED, FAILED, REFUSED};
@@ -19,8 +19,8 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use strum::IntoEnumIterator as _;
 
-/// What is written, after showing that it can be read: by a reader of today, and when a newer writer has added
-/// fields to every object in it.
+/// The JSON of a message. Also checks that today's reader reads it, and still reads it after a newer writer adds fields
+/// to every object.
 pub(crate) fn wire<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T) -> String {
     let written = serde_json::to_string(message).unwrap();
     assert_eq!(serde_json::from_str::<T>(&written).unwrap(), *message, "what is written is read");
@@ -31,9 +31,9 @@ pub(crate) fn wire<T: Serialize + DeserializeOwned + PartialEq + Debug>(message:
 
 fn with_added_fields(value: Value, is_message: bool) -> Value {
     let Value::Object(fields) = value else { return value };
-    // The keys of this one are names of pools, so a field cannot be added to it.
+    // The keys of this object are pool names, so no field can be added to it.
     let of_field = |(name, value): (String, Value)| {
-        // Nor to these: counts by the names of labs, within pools, and of promises.
+        // The same holds for these: their keys are names of labs and of promises.
         if matches!(name.as_str(), "labs" | "violations") {
             return (name, value);
         }
@@ -47,7 +47,7 @@ fn with_added_fields(value: Value, is_message: bool) -> Value {
     Value::Object(fields)
 }
 
-/// What an older writer sends, which has no fields but those that it must.
+/// Checks that the message of an older writer, with the required fields only, reads as `message`.
 pub(crate) fn reads<T: DeserializeOwned + PartialEq + Debug>(older: &str, message: &T) {
     assert_eq!(serde_json::from_str::<T>(older).unwrap(), *message);
 }
@@ -67,7 +67,7 @@ fn claims() {
     assert_snapshot!(wire(&full), @r#"{"owner":"student-1","lab":"dns-basics","idempotency_key":"second","pool":"main","name_prefix":"lab-dns-","lab_duration_hours":2,"lab_duration_minutes":90,"by":"lab-2026"}"#);
     let least = AllocateRequest { owner: "student-1".to_owned(), ..AllocateRequest::default() };
     assert_snapshot!(wire(&least), @r#"{"owner":"student-1"}"#);
-    // Nothing at all is a request without an owner, which has its own fault code.
+    // An empty object is a request without an owner, which has its own fault code.
     reads("{}", &AllocateRequest::default());
     reads(r#"{"owner":"student-1","lab":null,"pool":null}"#, &least);
 }
@@ -84,7 +84,7 @@ fn leases() {
         lease_epoch: 3,
     };
     assert_snapshot!(wire(&lease), @r#"{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed-f0ec-4c4f-9897-a469083a0485","allocated_at":1763683200,"expires_at":1763697600,"sfdc_account_id":"001SIM000002000000","lease_epoch":3}"#);
-    // Lab scripts read the field whether or not there is such an account.
+    // Lab scripts read the field even if there is no such account.
     let unknown = Allocation { sfdc_account_id: None, ..lease };
     assert!(wire(&unknown).contains(r#""sfdc_account_id":null"#));
     let outcomes = [Outcome::Created, Outcome::Existing].map(Outcome::as_str).join(" ");
@@ -213,7 +213,7 @@ fn throttle_state() {
         until: Some(1_763_683_260),
         reason: Some("maintenance".to_owned()),
     };
-    // A field that is misspelt is refused, so it does not read what is new.
+    // A reader refuses unknown fields here, so that an operator's typing error has no silent effect.
     assert_snapshot!(serde_json::to_string(&pause).unwrap(), @r#"{"by":"operator","since":1763683200,"until":1763683260,"reason":"maintenance"}"#);
     reads("{}", &Pause::default());
     reads("{}", &PauseRequest::default());
@@ -249,7 +249,7 @@ fn deletions() {
         requested_at: 1_763_683_200,
         external_id: None,
     };
-    // As a former build writes it; its readers pass over what is new.
+    // As an older build writes it; readers ignore fields that they do not know.
     assert_snapshot!(wire(&work), @r#"{"version":1,"sandbox_id":"2000000","pool":"main","epoch":3,"requested_at":1763683200}"#);
     let work = DeletionWork { external_id: Some("identity/accounts/u-0".to_owned()), ..work };
     assert_snapshot!(wire(&work), @r#"{"version":1,"sandbox_id":"2000000","pool":"main","epoch":3,"requested_at":1763683200,"external_id":"identity/accounts/u-0"}"#);
@@ -260,7 +260,7 @@ fn deletions() {
         parked_at: 1_763_686_800,
     };
     assert_snapshot!(wire(&parked), @r#"{"version":1,"sandbox_id":"2000000","pool":"main","epoch":3,"requested_at":1763683200,"external_id":"identity/accounts/u-0","attempts":8,"reason":"the provider answered 500","parked_at":1763686800}"#);
-    // Fit to be replayed: what is parked is read as the work that it was.
+    // A parked message can be replayed: it reads as the original work.
     reads(&serde_json::to_string(&parked).unwrap(), &work);
 }
 
@@ -270,7 +270,7 @@ fn faults() {
     assert_snapshot!(wire(&exhausted), @r#"{"detail":{"code":"POOL_EXHAUSTED","message":"there is no free sandbox","request_id":"r-1","retry_after":30}}"#);
     let unknown = Fault::new(FaultCode::NotFound, "there is no such sandbox").body("r-2");
     assert_snapshot!(wire(&unknown), @r#"{"detail":{"code":"NOT_FOUND","message":"there is no such sandbox","request_id":"r-2"}}"#);
-    // The reason for the rule that readers learn a code first.
+    // The reason for the rule to deploy readers of a new code before its writers.
     let newer = r#"{"detail":{"code":"LATER","message":"","request_id":"r-3"}}"#;
     assert!(serde_json::from_str::<FaultBody>(newer).is_err());
 }
@@ -283,7 +283,7 @@ fn pause_and_resume() {
         reason: Some("maintenance".to_owned()),
         by: Some("alice".to_owned()),
     };
-    // A field that is misspelt is refused, so it does not read what is new.
+    // A reader refuses unknown fields here, so that an operator's typing error has no silent effect.
     assert_snapshot!(serde_json::to_string(&pause).unwrap(), @r#"{"until_seconds":1800,"until":null,"reason":"maintenance","by":"alice"}"#);
     assert_snapshot!(wire(&ResumeRequest { by: Some("alice".to_owned()) }), @r#"{"by":"alice"}"#);
     let was_paused = Pause {
@@ -385,7 +385,7 @@ fn reports_of_removals_of_stale_sandboxes() {
 
 #[test]
 fn the_largest_census_fits_under_its_key() {
-    // 64 KiB hold a key of the bucket; the names are as long as the ids may be.
+    // A key of the bucket holds 64 KiB; the names here have the maximum length.
     let labs: BTreeMap<String, u64> =
         (0..LABS_MAX).map(|number| (format!("{number:0>256}"), u64::MAX)).collect();
     let stats =

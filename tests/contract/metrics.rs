@@ -1,4 +1,4 @@
-//! The metrics: the page is what the program prints, and a fleet shows no metric that is not on it.
+//! The metrics: docs/metrics.md equals what the program prints, and a fleet exports no other metric.
 
 use crate::configuration::assert_page;
 use crate::markdown::{Document, quoted};
@@ -54,7 +54,7 @@ async fn running_fleet_exports_the_documented_metrics() {
     for (name, shape) in &shown {
         assert_eq!(written.get(name), Some(shape), "{name}");
     }
-    // Two claims, a release and a few ticks have moved nearly all of them.
+    // Two claims, a release and a few ticks change nearly all of them.
     assert!(shown.len() >= 10, "only {shown:?}");
     rig.stop().await;
 }

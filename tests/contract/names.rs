@@ -1,4 +1,4 @@
-//! The names in `nats/README.md` are those of the code: no more, no fewer, no others.
+//! The names in `nats/README.md` are exactly the names in the code.
 
 use crate::markdown::{Document, quoted};
 use contract::{FaultCode, Subjects, TickKind, Verb, WorkerRole};
@@ -7,17 +7,17 @@ use std::collections::BTreeSet;
 use strum::IntoEnumIterator as _;
 
 const README: &str = "nats/README.md";
-/// A pool, an id and a sequence that stand for any.
+/// Placeholders for any pool, id and sequence.
 const ANY: (&str, &str, u64) = ("any-pool", "any-id", 4_711);
 
-/// Names that the code gives, by the functions of [`Subjects`] that give them.
+/// The names that the code makes, by the function of [`Subjects`] that makes them.
 type Given = Vec<(&'static str, Vec<String>)>;
 
 fn any() -> (PoolName, SandboxId) {
     (PoolName::parse(ANY.0).unwrap(), SandboxId::parse(ANY.1).unwrap())
 }
 
-/// A name with its variable parts as the document writes them.
+/// A name, with its variable parts in the document's notation.
 fn shown(name: &str) -> String {
     name.replace(ANY.0, "<pool>").replace(ANY.1, "<id>").replace(&ANY.2.to_string(), "<sequence>")
 }
@@ -74,7 +74,7 @@ fn every_naming_function_is_compared() {
     let elsewhere = [
         "with_prefix",
         "prefix",
-        // Compared below, or with the running fleet.
+        // Compared further down, or on the running fleet.
         "tick_consumer",
         "reaper_consumer",
         "deletion_work_of_pool",
@@ -82,15 +82,15 @@ fn every_naming_function_is_compared() {
         "pool_of_work",
         "bucket",
         "allocator_group",
-        // In the prose below the table of streams, and about events.
+        // Named in the prose under the table of streams, and in the section about events.
         "deletion_any",
         "events_of",
-        // Filters of a reader, made of the subjects above.
+        // Filters of a consumer, made from the subjects above.
         "deletion_every",
         "deletion_retry_prefix",
         "parked_of_pool",
         "event_wanted",
-        // What the ingress asks, as discovery shows it.
+        // The subjects that the ingress sends requests to, as discovery shows them.
         "request_all",
     ];
     let compared = [subjects(), streams(), filters()].into_iter().flatten().map(|(function, _)| function);

@@ -1,4 +1,4 @@
-//! The messages of operators about deletions, and the events, as they cross the wire today.
+//! The messages of the operators' actions on deletions, and the events, as they are today.
 
 use crate::messages::{reads, wire};
 use contract::{

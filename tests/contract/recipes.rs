@@ -1,8 +1,7 @@
-//! The recipes of `nats/README.md`, run one after the other as an operator would, by the real client on a real
-//! fleet.
+//! Runs the recipes of `nats/README.md` one after the other as an operator would, with the real client on a real fleet.
 //!
-//! A recipe is a block of `sh` below a comment `<!-- run: shows TEXT -->`: it has to end well and show that
-//! text. Between some of them the world has to move on, as it does for an operator who reads on.
+//! A recipe is a `sh` block below a comment `<!-- run: shows TEXT -->`: it must exit with success and print that text.
+//! Between some of them the test changes the fleet's state, as time does for an operator.
 
 use crate::markdown::{Block, Document};
 use contract::Verb;
@@ -13,23 +12,23 @@ use serde_json::{Value, json};
 use simulator::{Fault, FaultKind, Operation};
 
 const README: &str = "nats/README.md";
-/// The sandbox that the document speaks of.
+/// The sandbox in the document's examples.
 const SANDBOX: &str = "2000000";
-/// The message that the document speaks of, which cannot be read.
+/// The unreadable message in the document's examples.
 const UNREADABLE: &str = "_unreadable.7";
 
-/// A walk through the document.
+/// One run through the document.
 struct Walk {
     rig: Rig,
     cli: NatsCli,
-    /// The sandbox that was claimed in place of the one in the document.
+    /// The claimed sandbox that replaces the document's one.
     claimed: Option<String>,
-    /// The message that cannot be read, in place of the one in the document.
+    /// The unreadable message that replaces the document's one.
     unreadable: String,
 }
 
 impl Walk {
-    /// A command of the document, for this test's fleet.
+    /// A command of the document, changed for this test's fleet.
     fn for_this_fleet(&self, text: &str) -> String {
         let prefix = self.rig.bus.subjects().prefix();
         let mut text = text.replace("sandbox.", &format!("{prefix}."));
@@ -59,7 +58,7 @@ impl Walk {
         }
     }
 
-    /// The replayed deletion fails, is put off, is tried again at once, and is parked.
+    /// The replayed deletion fails, its retry is scheduled, an operator retries it at once, and it is parked.
     async fn let_it_fail_twice(&self) {
         eventually("the first attempt to fail", TIMEOUT, || async {
             match self.rig.retries_scheduled().await {
@@ -135,20 +134,20 @@ async fn every_recipe_works() {
     let document = Document::read(README);
     let recipes = document.blocks("sh");
     assert!(recipes.len() >= 20, "only {} recipes", recipes.len());
-    // Without a client there is nothing to start a fleet for.
+    // Skips the test if there is no client on this machine.
     let url = harness::servers::shared().await.nats_url.clone();
     let Some(cli) = NatsCli::new(&url) else { return };
     let rig = Plan::new(6)
         .set("DELETION_ATTEMPTS_MAX", 2)
         .set("DELETION_RETRY_SECONDS_MIN", 600)
         .set("DELETION_RETRY_SECONDS_MAX", 600)
-        // Reports to be watched.
+        // The recipes watch these reports.
         .set("EXPIRY_INTERVAL_SECONDS", 1)
         .start()
         .await;
     let broken = FaultKind::status(500);
     rig.csp.fail(Operation::Delete, Fault::always(broken)).unwrap();
-    // The reader finds a queue with something in it.
+    // The recipe reads a queue that is not empty.
     rig.pause_deletions().await;
     let mut walk = Walk { rig, cli, claimed: None, unreadable: UNREADABLE.to_owned() };
     let mut heading = String::new();
