@@ -1,4 +1,4 @@
-//! A server that sends what a test gives it, byte by byte, where the simulator is too well-behaved.
+//! A server that sends exactly the bytes of a test, for answers that the simulator never gives.
 
 use crate::rig::{SHORT, client, csp_config, target_of};
 use csp::{CspConfig, CspProvider};
@@ -83,7 +83,7 @@ fn listing(count: usize) -> String {
     listing_of(count, "")
 }
 
-/// A listing that says something more after its entries.
+/// A listing with further fields after its entries.
 fn listing_of(count: usize, more: &str) -> String {
     let entry = |n| {
         format!(
@@ -116,7 +116,7 @@ async fn a_server_that_ignores_paging_and_fills_the_page_exactly_does_not_loop()
 
 #[tokio::test]
 async fn repeated_page_does_not_end_the_listing() {
-    // Without a total, or with a larger one, nothing says that this is everything.
+    // Without a total, or with a larger one, the page may be incomplete.
     for more in ["", r#","page":{"total":4}"#] {
         let server = Canned::new(listing_of(3, more), Then::Keep).await;
         let provider = server.client(|config| CspConfig { page_size: 3, ..config });
@@ -175,7 +175,7 @@ async fn truncated_response_is_an_error() {
     let server = Canned::new(answer("200 OK"), Then::Close).await;
     let result = server.client(|config| config).list(0).await;
     assert!(matches!(result, Err(ProviderError::Unreachable { .. })), "{result:?}");
-    // The status says that the call failed, and it is there.
+    // The status reports a failure, but the account exists.
     let server = Canned::new(answer("500 Oops"), Then::Close).await;
     let result = server.client(|config| config).list(0).await;
     assert_eq!(result, Err(ProviderError::Failed { status: 500, message: "{".to_owned() }));

@@ -1,4 +1,4 @@
-//! The simulator's controls over HTTP, its limits and its end.
+//! The simulator's control API, its limits and its stop.
 
 use crate::rig::{Rig, TOKEN, client, csp_config, simulator_config, start_at, target, until};
 use domain::UnixSeconds;
@@ -144,7 +144,7 @@ async fn calls_run_concurrently_and_are_logged() {
             tokio::spawn(async move { provider.delete(&target).await })
         })
         .collect();
-    // The clock stands still until all of them are waiting.
+    // The clock does not move until all of them wait.
     until("all are under way", || handle.in_flight() == 8).await;
     assert_eq!(handle.census().live, 8);
     until("all are deleted", || {

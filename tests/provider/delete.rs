@@ -1,4 +1,4 @@
-//! Deletions: every way that they end.
+//! Deletions: every possible outcome.
 
 use crate::rig::{Rig, SHORT, client, csp_config, simulator_config, start, status_fault, target_of, until};
 use csp::CspConfig;
@@ -44,7 +44,7 @@ async fn statuses_map_to_provider_errors() {
         (500, Err(ProviderError::Failed { status: 500, message: said(LICENCE) })),
         (502, Err(ProviderError::Failed { status: 502, message: failed.clone() })),
         (503, Err(ProviderError::Failed { status: 503, message: said("the service is not available") })),
-        // Accepted, and done later.
+        // The provider accepts the deletion and carries it out later.
         (202, Ok(Deleted::Now)),
         (206, Err(ProviderError::Garbled { message: format!("unexpected status 206: {failed}") })),
     ] {

@@ -1,4 +1,4 @@
-//! Listings: pages, what is left out, and what goes wrong.
+//! Listings: pages, filtered entries, and failures.
 
 use crate::rig::{
     Rig, TOKEN, client, csp_config, ids, list_all, simulator_config, start_at, status_fault, target,
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use testkit::clock::ManualClock;
 
-/// Entries of every listing that are no usable sandboxes.
+/// Entries of every listing that are not usable sandboxes.
 const BYSTANDERS: usize = 4;
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn bad_entry_does_not_fail_its_page() {
     let twins = page(BrokenEntry::DuplicateCspId).await;
     assert_eq!(twins.accounts[0].id, twins.accounts[1].id);
     assert_ne!(twins.accounts[0].external_id, twins.accounts[1].external_id);
-    // Names are handed on as they came: the reconciler, which stores them, checks them.
+    // The client passes names on unchanged: the reconciler, which stores them, checks them.
     let line_break = page(BrokenEntry::NameWithLineBreak).await;
     assert_eq!(line_break.accounts[0].name, "lab\nbroken");
     assert!(line_break.malformed.is_empty());
@@ -146,7 +146,7 @@ async fn listing_without_paging_parameters_is_complete() {
     }
     assert!(entry["created_at"].as_str().unwrap().ends_with('Z'));
     assert!(get("?_limit=x").await["error"][0]["message"].is_string());
-    // A client that asks for more than there is gets everything at once.
+    // A client with a page size above the total gets everything in one page.
     let config = csp_config(&rig.simulator.base_url(), &[]);
     let greedy = client(CspConfig { page_size: 1_000, ..config });
     let all = greedy.list(0).await.unwrap();

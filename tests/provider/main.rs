@@ -1,4 +1,4 @@
-//! The CSP client against the simulator over real sockets, and the simulator's own promises.
+//! The CSP client against the simulator over real sockets, and what the simulator itself guarantees.
 
 mod canned;
 mod control;

@@ -1,4 +1,4 @@
-//! The simulator's accounts survive any end.
+//! The simulator's accounts survive any kind of exit.
 
 use crate::rig::{Rig, client, csp_config, external_id, simulator_config, start, target};
 use domain::NamePrefix;
@@ -37,7 +37,7 @@ async fn accounts_survive_a_graceful_stop_and_a_kill() {
         } else {
             drop(simulator);
         }
-        // The setting is larger by now, which means nothing for a directory that has accounts.
+        // The larger number of accounts has no effect on a directory that has accounts already.
         let again = start(config(&directory, 50)).await;
         assert_eq!(again.handle().accounts(), expected, "orderly: {is_orderly}");
         let next = again.handle().add_accounts(1, None).unwrap();
@@ -52,7 +52,7 @@ async fn deletion_is_written_before_it_is_answered() {
     let provider = client(csp_config(&simulator.base_url(), &[]));
     for account in simulator.handle().accounts() {
         provider.delete(&target(&account)).await.unwrap();
-        // What another process reads now is what would be left after a SIGKILL now.
+        // What another process reads now would also survive a SIGKILL now.
         let written = std::fs::read_to_string(directory.path().join("accounts.jsonl")).unwrap();
         let last = written.lines().last().unwrap();
         assert!(last.contains("deleted") && last.contains(external_id(&account).bare()), "{last}");

@@ -1,4 +1,4 @@
-//! Clearing of services that a student left inside.
+//! Deletion of the services that a student left in a sandbox.
 
 use crate::rig::{Rig, SHORT, client, csp_config, external_id, status_fault, target, until};
 use csp::preclean::PreCleanConfig;
@@ -112,7 +112,7 @@ async fn concurrent_calls_share_one_sign_in() {
 async fn session_expired_midway_is_renewed() {
     let rig = Rig::new(1, &ON).await;
     let target = with_services(&rig, 0, &[OURS, OURS, OURS]);
-    // Signing in, switching and listing went well; the first deletion finds the session expired.
+    // Login, account switch and listing succeed; the first deletion finds the session expired.
     rig.answer_next(Operation::DeleteService, 401);
     assert_eq!(rig.provider.pre_clean(&target).await, Ok(PreCleaned::Cleaned { services: 3 }));
     assert_eq!(rig.count(Operation::SignIn), 2);
@@ -123,7 +123,7 @@ async fn session_expired_midway_is_renewed() {
 async fn session_refused_twice_is_unauthorized() {
     let rig = Rig::new(1, &ON).await;
     let target = with_services(&rig, 0, &[OURS]);
-    // A session that lives no time at all is expired at its first use.
+    // A session with a lifetime of zero is expired at its first use.
     rig.handle.set_faults(Faults { session_lifetime_ms: 0, ..Faults::default() }).unwrap();
     let error = rig.provider.pre_clean(&target).await.unwrap_err();
     assert!(matches!(error, ProviderError::Unauthorized { status: 401, .. }), "{error}");

@@ -1,4 +1,4 @@
-//! One simulator and one client, per test.
+//! One simulator and one client for each test.
 
 use csp::{CspConfig, CspProvider};
 use domain::{ExternalId, SandboxName};
@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) const TOKEN: &str = "token-of-the-tests";
-/// How long a client waits that is going to wait in vain.
+/// The timeout of a client whose call gets no answer.
 pub(crate) const SHORT: Duration = Duration::from_millis(300);
-/// How long one that gets its answer may wait at most.
+/// The timeout of a client whose call is answered.
 const LONG: Duration = Duration::from_secs(30);
-/// How often a condition is looked at.
-/// How long a condition may take to come true.
+/// Pause between two checks of a condition.
+/// How long a condition may take to become true.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Rig {
@@ -53,14 +53,14 @@ pub(crate) async fn start_at(config: Config, clock: Arc<dyn Clock>) -> Running {
 }
 
 impl Rig {
-    /// A simulator with so many accounts, and a client with these settings besides the required ones.
+    /// A simulator with `accounts` accounts, and a client with the required settings and these.
     pub(crate) async fn new(accounts: usize, settings: &[(&str, &str)]) -> Self {
         let simulator = start(simulator_config(accounts)).await;
         let provider = Arc::new(client(csp_config(&simulator.base_url(), settings)));
         Self { handle: simulator.handle(), simulator, provider }
     }
 
-    /// A client that gives up soon, for calls that are not answered.
+    /// A client with a short timeout, for calls without an answer.
     pub(crate) fn impatient(&self) -> CspProvider {
         let config = csp_config(&self.simulator.base_url(), &[]);
         client(CspConfig { read_timeout: SHORT, ..config })
@@ -71,7 +71,7 @@ impl Rig {
         target(&self.handle.accounts()[0])
     }
 
-    /// Makes the next call of an operation go wrong.
+    /// Makes the next call of an operation fail with that fault.
     pub(crate) fn fail_next(&self, operation: Operation, kind: FaultKind) {
         self.handle.fail(operation, simulator::Fault::next(1, kind)).unwrap();
     }
@@ -129,7 +129,7 @@ pub(crate) fn ids(accounts: &[Account]) -> Vec<&str> {
     accounts.iter().map(|account| account.id.as_str()).collect()
 }
 
-/// Waits until `is_true`, and fails with what it waited for.
+/// Waits until `is_true`; panics with `what` if that takes too long.
 pub(crate) async fn until(what: &str, mut is_true: impl FnMut() -> bool) {
     harness::wait::eventually(what, DEADLINE, || {
         let found = if is_true() { Ok(()) } else { Err("not yet") };

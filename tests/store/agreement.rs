@@ -1,4 +1,5 @@
-//! The same few hundred operations, right and wrong, on the store in memory and on this one.
+//! Runs the same few hundred operations, valid and invalid, on the store in memory and on this one, and compares every
+//! outcome.
 
 use crate::engines::SHARDS;
 use crate::fixtures::{
@@ -19,9 +20,9 @@ use testkit::store::MemoryStore;
 const SEED: u64 = 20_261_121;
 const OPERATIONS: u64 = 1_900;
 const SANDBOXES: usize = 120;
-/// Kinds of operations that [`Script::next`] chooses from.
+/// The number of operation kinds that [`Script::next`] chooses from.
 const KINDS: usize = 21;
-/// Outcomes that have to come up, or the sequence would prove little: every write done and every write lost.
+/// Outcomes that must occur, or the sequence would prove little: every write applied and every write lost.
 const OUTCOMES: [&str; 45] = [
     "insert done",
     "insert lost",
@@ -155,12 +156,12 @@ async fn apply(store: &dyn Store, operation: &Operation, now: UnixSeconds) -> Ou
     Outcome::Write(written.unwrap())
 }
 
-/// Makes operations from what the sequence has seen so far, mostly right and often out of date.
+/// Makes operations from the earlier outcomes of the sequence: mostly valid, often outdated.
 struct Script {
     rng: Rng,
-    /// Every sandbox as it was at some time.
+    /// Earlier versions of every sandbox.
     seen: Vec<Sandbox>,
-    /// Every claim item as it was at some time.
+    /// Earlier versions of every claim item.
     records: Vec<ClaimRecord>,
 }
 
@@ -169,7 +170,7 @@ impl Script {
         items.get(self.rng.below(items.len())).cloned()
     }
 
-    /// The latest sight of a sandbox, or now and then an older one.
+    /// The latest version of a sandbox, or sometimes an older one.
     fn sight(&self) -> Option<Sandbox> {
         let any = self.pick(&self.seen)?;
         if self.rng.below(4) == 0 {
@@ -188,7 +189,7 @@ impl Script {
         request(&format!("request-{}", self.rng.below(40)))
     }
 
-    /// One or none.
+    /// One request key or none.
     fn requests(&self) -> Vec<RequestKey> {
         if self.rng.below(2) == 0 { vec![self.request()] } else { Vec::new() }
     }
@@ -215,13 +216,13 @@ impl Script {
             _ => "owner-1",
         });
         let due = UnixSeconds::new(LEASE_END.get() + self.rng.below(9) as u64);
-        // Half of the time something that fits what was seen, for a life needs several steps in order.
+        // Half of the operations fit the current state, because a whole life cycle needs several steps in order.
         let kind = if self.rng.below(2) == 0 { self.fitting(&seen.state) } else { self.rng.below(KINDS) };
         match kind {
             0 => Operation::Insert(self.number()),
             1 => Operation::Open(ClaimRecord::new(self.key(), seen.candidate())),
             2 => {
-                // Now and then of a key that has no item.
+                // Sometimes of a key without a claim item.
                 let unknown = ClaimRecord::new(claim_key("unknown", "key-1"), seen.candidate());
                 let from = if self.rng.below(8) == 0 { unknown } else { record };
                 let to = from.moved_to(seen.candidate(), &self.requests());
@@ -281,14 +282,14 @@ impl Script {
 
     fn description(&self, number: u32) -> Description {
         Description {
-            // The number keeps names apart: no engine promises an order of equal sort keys.
+            // The number makes names unique: no engine promises an order of equal sort keys.
             name: SandboxName::parse(&format!("{}-{number:04}", self.pick(&["lab", "alt"]).unwrap()))
                 .unwrap(),
             sfdc_account_id: (self.rng.below(2) == 0).then(|| SfdcAccountId::parse("SF 2").unwrap()),
         }
     }
 
-    /// Remembers what the outcome shows, and names the outcome.
+    /// Remembers the sandboxes and claim items of an outcome, and returns the outcome's name.
     fn remember(&mut self, operation: &Operation, outcome: &Outcome) -> String {
         let (name, claim) = match operation {
             Operation::Insert(_) => ("insert", None),
@@ -347,7 +348,7 @@ pub(crate) async fn store_agrees_with_the_memory_store(store: Arc<dyn Store>) {
     let mut outcomes: BTreeMap<String, u32> = BTreeMap::new();
     for step in 0..OPERATIONS {
         let operation = script.next();
-        // A separate time for every step, so that sort keys differ.
+        // Every step has a different time, so that sort keys differ.
         let now = UnixSeconds::new(NOW.get() + step);
         let expected = apply(&memory, &operation, now).await;
         let outcome = apply(&*store, &operation, now).await;
@@ -392,7 +393,7 @@ async fn same_index(memory: &dyn Store, store: &dyn Store) {
     assert!(listed > SANDBOXES, "only {listed} sandboxes were compared");
 }
 
-/// Page by page, and where the one ends the other has to end.
+/// Compares page by page; both stores must have the same number of pages.
 async fn same_pages(memory: &dyn Store, store: &dyn Store, query: &StateQuery, limit: u16) -> usize {
     let (mut expected_after, mut after, mut listed) = (None, None, 0);
     loop {
@@ -400,7 +401,7 @@ async fn same_pages(memory: &dyn Store, store: &dyn Store, query: &StateQuery, l
         let page = store.page(query, after.as_ref(), limit).await.unwrap();
         let order = |sandboxes: &[Sandbox]| {
             let mut sandboxes = sandboxes.to_vec();
-            // Leases may end in the same second; no engine promises their order among each other.
+            // Leases may end in the same second, and no engine promises an order among those.
             sandboxes.sort_by(|one, other| one.id.cmp(&other.id));
             sandboxes
         };

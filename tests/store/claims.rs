@@ -1,4 +1,4 @@
-//! The claim item, and the claim of one caller at a time.
+//! The claim item, and the claims of one caller at a time.
 
 use crate::fixtures::{
     Claimed, KEEP_UNTIL, LATER, NOW, added, assert_sound, candidates, claim, claim_key, done, grant_of, id,
@@ -15,7 +15,7 @@ pub(crate) async fn a_claim_item_is_written_once(store: Arc<dyn Store>) {
     assert_eq!(store.find_claim(&key).await.unwrap(), None);
     assert_eq!(store.open_claim(&of_a, KEEP_UNTIL).await.unwrap(), OpenClaim::Opened);
     assert_eq!(store.find_claim(&key).await.unwrap(), Some(of_a.clone()));
-    // Another try finds it; the same try again, after its answer got lost, is as good as the first.
+    // Another attempt finds the item; a repeat of the same attempt after a lost answer succeeds like the first.
     assert_eq!(store.open_claim(&of_b, KEEP_UNTIL).await.unwrap(), OpenClaim::Held(of_a.clone()));
     assert_eq!(store.open_claim(&of_a, KEEP_UNTIL).await.unwrap(), OpenClaim::Opened);
     let mut of_newer_a = of_a.clone();
@@ -38,7 +38,7 @@ pub(crate) async fn claim_item_moves_only_from_its_current_candidate(store: Arc<
     assert_eq!(stale, MoveClaim::Held(of_a.clone()));
     assert_eq!(store.move_claim(&of_a, &of_b, KEEP_UNTIL).await.unwrap(), MoveClaim::Moved);
     assert_eq!(store.find_claim(&key).await.unwrap(), Some(of_b.clone()));
-    // The same move again, after its answer got lost.
+    // A repeat of the same move after a lost answer.
     assert_eq!(store.move_claim(&of_a, &of_b, KEEP_UNTIL).await.unwrap(), MoveClaim::Moved);
     let mut newer_b = b.candidate();
     newer_b.version = Version::new(9);
@@ -59,7 +59,7 @@ pub(crate) async fn a_claim_item_is_closed_once_and_only_by_its_own_record(store
         assert_eq!(store.find_claim(&key).await.unwrap(), Some(of_a.clone()), "closed by {other:?}");
     }
     let closed = of_a.clone().closed(&[request("r-1"), request("r-2")]);
-    // Both ways to say it are the same: as it is while the lease lives, and as it will be.
+    // Closing works with either form of the item: as it is during the lease, and as it will be after it.
     for record in [&closed, &closed, &of_a] {
         store.close_claim(record, KEEP_UNTIL).await.unwrap();
         assert_eq!(store.find_claim(&key).await.unwrap(), Some(closed.clone()), "closed once");
@@ -77,7 +77,7 @@ pub(crate) async fn a_closed_claim_item_is_replaced_and_keeps_its_requests(store
     let closed = of_a.clone().closed(&[request("r-1")]);
     store.close_claim(&closed, KEEP_UNTIL).await.unwrap();
     let of_b = record(&key, &b.candidate());
-    // No caller opens it anew or moves it from what it was before.
+    // No caller can open it anew, or move it from its former content.
     assert_eq!(store.open_claim(&of_b, KEEP_UNTIL).await.unwrap(), OpenClaim::Held(closed.clone()));
     assert_eq!(store.open_claim(&of_a, KEEP_UNTIL).await.unwrap(), OpenClaim::Held(closed.clone()));
     let stale = store.move_claim(&of_a, &of_b, KEEP_UNTIL).await.unwrap();
@@ -91,12 +91,12 @@ pub(crate) async fn a_closed_claim_item_is_replaced_and_keeps_its_requests(store
         assert_eq!(store.move_claim(&closed, &moved, KEEP_UNTIL).await.unwrap(), MoveClaim::Moved);
         assert_eq!(store.find_claim(&key).await.unwrap(), Some(moved.clone()));
     }
-    // The second lease ends as well: what the first one answered is still known.
+    // The second lease ends as well: the item still knows the requests that the first lease answered.
     store.close_claim(&of_b.closed(&[request("r-3")]), KEEP_UNTIL).await.unwrap();
     let found = store.find_claim(&key).await.unwrap().unwrap();
     assert!(found.is_closed);
     assert_eq!(found.answered, [request("r-1"), request("r-2"), request("r-3")]);
-    // Without anything to remember, it is as if it had never been closed.
+    // Without requests to remember, the item is as if it had never been closed.
     let forgotten = record(&key, &a.candidate());
     assert_eq!(store.move_claim(&found, &forgotten, KEEP_UNTIL).await.unwrap(), MoveClaim::Moved);
     assert_eq!(store.find_claim(&key).await.unwrap(), Some(forgotten));
@@ -112,7 +112,7 @@ pub(crate) async fn lease_records_the_requests_it_answered(store: Arc<dyn Store>
     let noted = done(store.note_answer(&held.id, &first, &request("r-1")).await.unwrap());
     assert_eq!(noted, held.clone().apply(&Transition::note_answer(&first, &request("r-1"))).unwrap());
     assert_eq!((noted.version, noted.history.len()), (held.version, held.history.len()));
-    // A twin that saw the lease before has to look again.
+    // A twin that read the lease before must read again.
     let twin = store.note_answer(&held.id, &first, &request("r-2")).await.unwrap();
     assert_eq!(lost(twin), noted);
     let mut latest = noted;
@@ -140,7 +140,7 @@ pub(crate) async fn lease_records_the_requests_it_answered(store: Arc<dyn Store>
 pub(crate) async fn a_key_belongs_to_its_owner(store: Arc<dyn Store>) {
     let sandboxes = several_added(&*store, 1..4).await;
     let free = candidates(&sandboxes);
-    // The separator of the keys in the table inside an owner's name makes no difference.
+    // An owner's name may contain the separator of the table's keys.
     let keys = [
         claim_key("owner-1", "shared"),
         claim_key("owner-2", "shared"),
@@ -168,7 +168,7 @@ pub(crate) async fn a_repeat_gets_the_same_lease(store: Arc<dyn Store>) {
         let again = claim(&*store, &key, &order).await.unwrap();
         assert_eq!(again, Claimed::Repeated(held.clone()));
     }
-    // Another key of the same owner is another claim.
+    // Another key of the same owner makes a separate claim.
     let other = claim(&*store, &claim_key("owner-1", "key-2"), &candidates(&sandboxes)).await.unwrap();
     assert_ne!(other.sandbox().id, held.id);
 }
@@ -194,7 +194,7 @@ pub(crate) async fn a_claim_after_a_release_gets_another_sandbox(store: Arc<dyn 
     }
     let none = claim(&*store, &key, &candidates(&sandboxes)).await.unwrap();
     assert_eq!(none, Claimed::Exhausted);
-    // No sandbox is free and none is held; a grant of what was used is lost for good.
+    // No sandbox is free and none is held: a grant of a used sandbox always fails.
     let grant = grant_of(&sandboxes[0].candidate(), &key);
     assert!(lost(store.grant(&grant).await.unwrap()).belongs_to(&owner("owner-1")));
     assert_sound(&*store, &ids, &[key]).await;

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use testkit::store::MemoryStore;
 
-/// Few, so that shards fill, and more than one, so that they matter.
+/// Few, so that each shard gets sandboxes, and more than one, so that sharding has an effect.
 pub(crate) const SHARDS: u16 = 3;
 
-/// Settings of one of several processes: how many shards it asks for, and how far it thinks an index may lag.
+/// Settings of one of several processes: the number of shards that it asks for, and the index lag that it allows for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Set {
     pub(crate) shards: u16,
@@ -44,7 +44,7 @@ pub(crate) async fn dynamodb_local_table() -> Option<Table> {
     Some(table(dynamodb_local::endpoint()?).await)
 }
 
-/// A table that several processes work on.
+/// A table that several processes use.
 pub(crate) enum Shared {
     Memory(MemoryStore),
     Dynamo { endpoint: &'static str, name: String },
@@ -82,7 +82,7 @@ impl Shared {
     }
 }
 
-/// A table that is not made yet.
+/// A table that does not exist yet.
 async fn table(endpoint: &'static str) -> Table {
     let name = dynamodb::fresh_table_name();
     let store = DynamoStore::connect(&dynamodb::config(endpoint, &name, SHARDS)).await;

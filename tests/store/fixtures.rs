@@ -1,4 +1,4 @@
-//! Sandboxes, claims, and the claim loop of the design over the bare port.
+//! Sandboxes, claims, and the claim loop of the design, written directly on the port.
 
 use domain::{
     Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, ExternalId, Grant, IdempotencyKey, LabId,
@@ -12,21 +12,21 @@ pub(crate) const NOW: UnixSeconds = UnixSeconds::new(1_800_000_000);
 pub(crate) const LEASE_END: UnixSeconds = UnixSeconds::new(1_800_014_400);
 pub(crate) const LATER: UnixSeconds = UnixSeconds::new(1_800_020_000);
 pub(crate) const KEEP_UNTIL: UnixSeconds = UnixSeconds::new(1_900_000_000);
-/// Steps of one claim before the loop counts as stuck.
+/// Steps after which the loop of one claim counts as stuck.
 const STEPS_MAX: usize = 1_000;
-/// Sandboxes asked for at once by [`listed`]: few, so that it takes pages.
+/// Page size of [`listed`]: small, so that it takes several pages.
 const PAGE: u16 = 3;
-/// More than any shard of these tests holds.
+/// More than any shard holds in these tests.
 pub(crate) const PAGE_OF_ALL: u16 = 1_000;
 
-/// What a claim came to.
+/// The outcome of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Claimed {
     /// A new lease.
     Fresh(Sandbox),
-    /// The lease that this key has already.
+    /// The lease that this key had already.
     Repeated(Sandbox),
-    /// Every candidate is gone.
+    /// No candidate is free any more.
     Exhausted,
 }
 
@@ -47,18 +47,18 @@ pub(crate) fn pool(name: &str) -> PoolName {
     PoolName::parse(name).unwrap()
 }
 
-/// What an operator says.
+/// An operator's order.
 pub(crate) fn order() -> Order {
     Order { by: operator(), reason: Reason::parse("smoke in it").unwrap() }
 }
 
-/// An hour more for the lease of [`held`].
+/// One more hour for the lease of [`held`].
 pub(crate) fn extension(epoch: Epoch) -> Extension {
     let expires_at = UnixSeconds::new(LEASE_END.get() + 3_600);
     Extension { owner: owner("owner-1"), epoch, ended_by: NOW, expires_at, by: None }
 }
 
-/// Who replays.
+/// The operator who replays.
 pub(crate) fn operator() -> Actor {
     Actor::parse("operator-1").unwrap()
 }
@@ -143,7 +143,7 @@ pub(crate) async fn ending(store: &dyn Store, number: u32) -> Sandbox {
     done(store.release(&sandbox.id, &owner("owner-1"), None, None, NOW).await.unwrap())
 }
 
-/// A new sandbox that was led into `state`.
+/// A new sandbox, taken through its life cycle to `state`.
 pub(crate) async fn in_state(store: &dyn Store, state: StateName, number: u32) -> Sandbox {
     match state {
         StateName::Available => added(store, number).await,
@@ -194,7 +194,7 @@ pub(crate) fn candidates(sandboxes: &[Sandbox]) -> Vec<Candidate> {
     sandboxes.iter().map(Sandbox::candidate).collect()
 }
 
-/// The claim of the design: the claim item says where to look, the sandbox decides.
+/// The claim loop of the design: the claim item names the sandbox to try, and the sandbox record decides.
 pub(crate) async fn claim(
     store: &dyn Store,
     claim: &ClaimKey,
@@ -218,7 +218,7 @@ pub(crate) async fn claim(
             }
         }
         gone.insert(at.candidate.clone());
-        // The first one, too, if the claim item led elsewhere before it was ever tried.
+        // This includes the first candidate, if the claim item named another one before the loop tried it.
         let Some(next) = candidates.iter().find(|next| !gone.contains(*next)) else {
             return Ok(Claimed::Exhausted);
         };
@@ -251,8 +251,8 @@ pub(crate) async fn leases(store: &dyn Store, claim: &ClaimKey, ids: &[SandboxId
     held
 }
 
-/// What has to hold whatever happened: every lease is named by the claim item of its key, no key has two,
-/// and every key can still get a sandbox while one is free.
+/// The invariants after any test: the claim item of a lease's key names that lease, no key has two leases, and every
+/// key can still get a sandbox while one is free.
 pub(crate) async fn assert_sound(store: &dyn Store, ids: &[SandboxId], keys: &[ClaimKey]) {
     for id in ids {
         let sandbox = store.sandbox(id).await.unwrap().expect("sandboxes do not vanish");
@@ -269,7 +269,7 @@ pub(crate) async fn assert_sound(store: &dyn Store, ids: &[SandboxId], keys: &[C
         if before.is_empty() && free.is_empty() {
             continue;
         }
-        // A key that holds one is asked with any candidate: its claim item leads to what it holds.
+        // A key with a lease may ask with any candidate: its claim item leads to its lease.
         let any = if free.is_empty() { before.clone() } else { free };
         let claimed = claim(store, key, &candidates(&any)).await.unwrap();
         match before.first() {

@@ -1,4 +1,4 @@
-//! One account, one record: what is inserted, renewed and listed again, alone and at once.
+//! One account has one record: sandboxes inserted, renewed and listed again, by one sync and by several at once.
 
 use crate::fixtures::{
     KEEP_UNTIL, LATER, NOW, added, claim_key, done, ending, grant_of, id, in_state, listed, lost,
@@ -13,10 +13,10 @@ use std::sync::Arc;
 use strum::IntoEnumIterator as _;
 use tokio::sync::Barrier;
 
-/// Syncs that insert at once.
+/// Syncs that insert at the same time.
 const SYNCS: u32 = 32;
 
-/// What the provider lists under `number` when it is the account of another number.
+/// The provider's entry with the id of `number` and the account of another number.
 fn listed_as(number: u32, account: u32) -> NewSandbox {
     NewSandbox { external_id: new_sandbox(account).external_id, ..new_sandbox(number) }
 }
@@ -43,14 +43,14 @@ pub(crate) async fn account_is_inserted_once(store: Arc<dyn Store>) {
     let second = store.insert(&listed_as(2, 1), LATER).await.unwrap();
     assert_eq!(second, Insert::Taken(id(1)));
     assert_eq!(store.sandbox(&id(2)).await.unwrap(), None, "nothing was half inserted");
-    // An id that is taken leaves no identity behind.
+    // A failed insert, because the id is taken, leaves no identity item behind.
     assert_eq!(store.insert(&listed_as(1, 7), LATER).await.unwrap(), Insert::Exists(Box::new(first)));
     assert_eq!(identity(&*store, 7).await, None);
     entered(store.insert(&new_sandbox(2), LATER).await.unwrap());
 }
 
 pub(crate) async fn a_used_account_stays_taken_when_its_record_is_gone(store: Arc<dyn Store>) {
-    // The identity of a record that has been purged, as its time to live leaves it.
+    // The identity item of a purged record, as the table's time to live leaves it behind.
     store.name_identity(&account(1), &id(1)).await.unwrap();
     assert_eq!(store.insert(&new_sandbox(1), LATER).await.unwrap(), Insert::Taken(id(1)));
     assert_eq!(store.sandbox(&id(1)).await.unwrap(), None);
@@ -102,7 +102,7 @@ pub(crate) async fn identities_are_listed_in_pages(store: Arc<dyn Store>) {
         }
     }
     assert_eq!(seen.len(), 40);
-    // Sandboxes are looked for where they are, and find no identity.
+    // Lists of sandboxes contain no identity items.
     assert_eq!(listed(&*store, StateName::Available, SortRange::All).await.len(), 40);
 }
 
@@ -122,7 +122,7 @@ pub(crate) async fn sandbox_can_be_reidentified(store: Arc<dyn Store>) {
         let shown = Identity::new(account(number + 100), id(number));
         assert_eq!(identity(&*store, number + 100).await, Some(shown));
         assert!(identity(&*store, number).await.is_some(), "the former account stays taken");
-        // A candidate of the former account fails, one of the new account does not.
+        // A grant by the former account fails; a grant by the new account succeeds.
         let key = claim_key("owner-1", &format!("key-{number}"));
         assert_eq!(lost(store.grant(&grant_of(&before.candidate(), &key)).await.unwrap()), after);
         let held = done(store.grant(&grant_of(&after.candidate(), &key)).await.unwrap());
@@ -135,10 +135,10 @@ pub(crate) async fn taken_account_cannot_be_adopted(store: Arc<dyn Store>) {
     let (before, _) = (added(&*store, 1).await, added(&*store, 2).await);
     assert_eq!(store.reidentify(&before, &listed_as(1, 2), LATER).await.unwrap(), Insert::Taken(id(2)));
     assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(before.clone()));
-    // Not even one that it was before: it may be used.
+    // Not even the account that it had before, because that account may be in use.
     let other = entered(store.reidentify(&before, &listed_as(1, 7), LATER).await.unwrap());
     assert_eq!(store.reidentify(&other, &new_sandbox(1), LATER).await.unwrap(), Insert::Taken(id(1)));
-    // One that moved on is left alone.
+    // A sandbox that has changed since is left unchanged.
     let late = store.reidentify(&before, &listed_as(1, 8), LATER).await.unwrap();
     assert_eq!(late, Insert::Exists(Box::new(other)));
 }
@@ -170,7 +170,7 @@ pub(crate) async fn still_listed_sandbox_is_redeleted_and_then_parked(store: Arc
     assert_eq!(listed(&*store, StateName::PendingDeletion, SortRange::All).await, [replayed]);
 }
 
-/// Inserts at once, each of what `listed` makes of its number.
+/// Inserts all at once; `listed` makes the entry of each number.
 async fn all_at_once(store: &Arc<dyn Store>, listed: impl Fn(u32) -> NewSandbox) -> Vec<Insert> {
     let start = Arc::new(Barrier::new(SYNCS as usize));
     let mut syncs = Vec::new();
@@ -189,7 +189,7 @@ async fn all_at_once(store: &Arc<dyn Store>, listed: impl Fn(u32) -> NewSandbox)
 }
 
 pub(crate) async fn concurrent_syncs_make_one_record_per_account(store: Arc<dyn Store>) {
-    // Of one account under as many ids, of one id with as many accounts, and of one account under one id.
+    // One account under that many ids, one id with that many accounts, and one account under one id.
     let answers = all_at_once(&store, |number| listed_as(10 + number, 1)).await;
     let winners: Vec<_> = answers.iter().filter(|answer| matches!(answer, Insert::Inserted(_))).collect();
     let [Insert::Inserted(winner)] = winners.as_slice() else { panic!("{winners:?}") };

@@ -1,4 +1,4 @@
-//! A claim that breaks off, stands still or comes late, at every call and on both sides of it.
+//! A claim that is interrupted, pauses or is late: at every call, before and after the call takes effect.
 //!
 //! The first candidate belongs to another owner, so that a claim takes four writes: it opens its item, loses the first
 //! sandbox, moves the item and wins the second.
@@ -12,17 +12,17 @@ use ports::store::{Store, StoreError};
 use std::sync::Arc;
 use testkit::faulty::{Fault, FaultyStore};
 
-/// The writes of the claim above.
+/// The writes of that claim.
 const WRITES: [&str; 4] = ["open_claim", "grant", "move_claim", "grant"];
 
-/// One round: a separate key, a sandbox that is taken, and two that are free.
+/// One round: a separate key, a sandbox with another owner, and two free ones.
 struct Round {
     store: Arc<dyn Store>,
     key: ClaimKey,
     ids: Vec<SandboxId>,
     /// In the order in which the claim under test tries them.
     candidates: Vec<Candidate>,
-    /// The other way round, so that a twin would choose another one if it were free to.
+    /// In reverse order, so that a twin would choose another sandbox if it could.
     twins_candidates: Vec<Candidate>,
 }
 
@@ -55,7 +55,7 @@ impl Round {
         (faulty, tokio::spawn(async move { claim(&*store, &key, &order).await }))
     }
 
-    /// The same claim by another process, without any fault.
+    /// A twin: the same claim by another process, without any fault.
     async fn twin(&self) -> Claimed {
         claim(&*self.store, &self.key, &self.twins_candidates).await.unwrap()
     }
@@ -64,7 +64,7 @@ impl Round {
         leases(&*self.store, &self.key, &self.ids).await
     }
 
-    /// Gives back what is held and removes the claim item, as a release does.
+    /// Releases the sandbox and removes the claim item.
     async fn release(&self, held: &Sandbox) {
         let lease = held.lease().unwrap();
         done(self.store.release(&held.id, &lease.claim.owner, None, None, LATER).await.unwrap());
@@ -93,7 +93,7 @@ pub(crate) async fn crash_at_any_call_leaves_a_resumable_claim(store: Arc<dyn St
         let held_by_the_crashed = round.leases().await;
         let answer = round.twin().await;
         match held_by_the_crashed.as_slice() {
-            // It had won and could not say so: the repeat gets the very same answer.
+            // The claim won, but its answer was lost: the repeat gets the same answer.
             [held] => assert_eq!(answer, Claimed::Repeated(held.clone()), "{fault:?} at {call}"),
             [] => assert!(matches!(answer, Claimed::Fresh(_)), "{fault:?} at {call}: {answer:?}"),
             several => panic!("{fault:?} at {call}: {several:?}"),
@@ -133,7 +133,8 @@ pub(crate) async fn a_late_writer_after_a_release_holds_at_most_one(store: Arc<d
         let answer = late.await.unwrap().unwrap();
         let held = round.leases().await;
         match &answer {
-            // It won before the release and says so after it: late, and true when it was written.
+            // The claim won before the release and answers after it: the answer is late, but was true when it was
+            // written.
             Claimed::Fresh(sandbox) if sandbox.id == used.id => assert_eq!(held, [], "{fault:?} at {call}"),
             Claimed::Fresh(sandbox) => assert_eq!(held, std::slice::from_ref(sandbox), "{fault:?} at {call}"),
             Claimed::Repeated(sandbox) => {
@@ -151,7 +152,7 @@ pub(crate) async fn late_move_does_not_undo_a_concurrent_claim(store: Arc<dyn St
     let round = Round::new(&store, 1).await;
     let (faulty, late) = round.start(2, Fault::PauseBefore);
     faulty.paused().await;
-    // The twin moves the item to a third sandbox, wins it, gives it back and claims again.
+    // The twin moves the item to a third sandbox, wins it, releases it and claims again.
     let first = round.twin().await;
     round.release(first.sandbox()).await;
     let second = round.twin().await;
@@ -165,14 +166,14 @@ pub(crate) async fn late_move_does_not_undo_a_concurrent_claim(store: Arc<dyn St
 pub(crate) async fn crashed_release_does_not_block_the_key(store: Arc<dyn Store>) {
     let round = Round::new(&store, 1).await;
     let held = round.twin().await.sandbox().clone();
-    // The release happened, its answer is lost, and the claim item was never removed.
+    // The release succeeded, its answer was lost, and the claim item still exists.
     let faulty = FaultyStore::new(Arc::clone(&store)).with(0, Fault::FailAfter);
     let faulty: &dyn Store = &faulty;
     faulty.release(&held.id, &owner("owner-1"), None, None, LATER).await.expect_err("it crashed");
     assert!(store.find_claim(&round.key).await.unwrap().is_some());
     let next = round.twin().await;
     assert!(matches!(&next, Claimed::Fresh(sandbox) if sandbox.id != held.id), "{next:?}");
-    // The closing of the old item comes late and must not touch the new one.
+    // The late closing of the old item must not change the new one.
     let lease = held.lease().unwrap();
     let old = Candidate { version: lease.claimed_version, ..held.candidate() };
     store.close_claim(&record(&round.key, &old), KEEP_UNTIL).await.unwrap();

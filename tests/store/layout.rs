@@ -1,5 +1,5 @@
-//! What a table says of itself: processes of different settings agree on the shards, and a change of their number hides
-//! no sandbox from any of them.
+//! The table's record of its own settings: processes with different settings agree on the number of shards, and a
+//! change of that number hides no sandbox from any of them.
 
 use crate::engines::{Set, Shared};
 use crate::fixtures::{NOW, added, claim_key, done, grant_of, listed, pool, several_added};
@@ -8,20 +8,20 @@ use ports::store::layout::SANDBOXES_PER_SHARD;
 use ports::store::{Agreed, SortRange, Store, TableMark};
 use std::time::Duration;
 
-/// Longer than any process goes on with an old number, and than any clock is off.
+/// Longer than any process keeps using an old number, plus any clock error.
 const LATER: Duration = Duration::from_secs(120);
 
 fn set(shards: u16) -> Set {
     Set { shards, index_lag_seconds: 0 }
 }
 
-/// Everything that is free, as a process sees it that has just started.
+/// All free sandboxes, as a newly started process sees them.
 async fn free(table: &Shared) -> usize {
     let fresh = table.process(set(1)).await;
     listed(&*fresh, StateName::Available, SortRange::All).await.len()
 }
 
-/// Changes the number of shards as far as it goes.
+/// Changes the number of shards; each call goes as far as is safe at that time.
 async fn change(store: &dyn Store, now: UnixSeconds) {
     store.follow_size(0, now).await.unwrap();
     store.follow_size(0, now.after(LATER)).await.unwrap();
@@ -48,13 +48,13 @@ pub(crate) async fn growing_shard_count_hides_nothing(table: Shared) {
     let settled = new.follow_size(0, NOW.after(LATER)).await.unwrap();
     assert_eq!((settled.write, settled.read), (16, 16));
     several_added(&*new, 41..81).await;
-    // The old process still writes by its old number.
+    // The old process still writes with its old number.
     several_added(&*old, 81..101).await;
     assert_eq!(free(&table).await, 100);
     assert_eq!(old.supply(&pool("main")).await.unwrap().shards, 16, "a strong look finds the new number");
     assert_eq!(listed(&*old, StateName::Available, SortRange::All).await.len(), 100);
 
-    // What lies in an old shard is found in each of its states, and leaves it with the next one.
+    // A sandbox in an old shard is found in each of its states, and leaves that shard with its next state change.
     for sandbox in listed(&*new, StateName::Available, SortRange::All).await {
         done(
             new.grant(&grant_of(&sandbox.candidate(), &claim_key("owner-1", sandbox.id.as_str())))
@@ -169,7 +169,7 @@ pub(crate) async fn processes_agree_on_settings_and_keep_those_of_others(table: 
     let kept = first.unwrap();
     assert_eq!(second.unwrap(), kept);
     assert!(rivals.contains(&kept), "the settings of one process, and not some of each: {kept:?}");
-    // A newer build knows one more setting, and does not mind one that it does not know.
+    // A newer build has one more setting and ignores settings that it does not know.
     let newer = agreed(&[("DAYS", "1"), ("GENERATION", "2")]);
     let mut wanted = kept.clone();
     wanted.insert("GENERATION".to_owned(), "2".to_owned());

@@ -145,7 +145,7 @@ pub(crate) async fn due_times_narrow_a_page(store: Arc<dyn Store>) {
         found.sort_unstable();
         assert_eq!(found, (1..=due.min(10)).collect::<Vec<_>>());
     }
-    // A request is due by its own time, and stays in order while it is parked.
+    // Deletions are ordered by the time of their request, also while they are parked.
     for (number, at) in [(1, 30), (2, 10), (3, 20)] {
         done(store.release(&id(number), &owner("owner-1"), None, None, UnixSeconds::new(at)).await.unwrap());
     }
@@ -221,7 +221,7 @@ pub(crate) async fn sandboxes_of_a_lab_are_listed_in_pages(store: Arc<dyn Store>
     for number in 1..24 {
         let candidate = added(&*store, number).await.candidate();
         let mut grant = grant_of(&candidate, &claim_key("owner-1", &format!("key-{number}")));
-        // Several begin in one second, and two labs take turns.
+        // Several leases begin in one second, and two labs alternate.
         grant.granted_at = UnixSeconds::new(NOW.get() + u64::from(number / 4));
         grant.lab = Some(lab(if number.is_multiple_of(3) { "lab-b" } else { "lab-a" }));
         held.push(done(store.grant(&grant).await.unwrap()));
@@ -234,7 +234,7 @@ pub(crate) async fn sandboxes_of_a_lab_are_listed_in_pages(store: Arc<dyn Store>
                 let page = store.held_by_lab(&lab(name), after.as_ref(), limit).await.unwrap();
                 assert!(page.sandboxes.len() <= usize::from(limit));
                 found.extend(page.sandboxes);
-                // As it comes back from a caller.
+                // The cursor in its text form, as a caller sends it back.
                 after = page.next.map(|next| PageCursor::parse(&next.to_text()).unwrap());
                 if after.is_none() {
                     break;
@@ -255,7 +255,7 @@ pub(crate) async fn claims_of_an_owner_are_listed_in_pages(store: Arc<dyn Store>
     let mut records = Vec::new();
     for number in 1..12 {
         let candidate = added(&*store, number).await.candidate();
-        // Owners whose names begin alike have nothing to do with each other.
+        // Owners whose names share a prefix are unrelated.
         for name in ["p", "p-1", "p-1#x"] {
             let record = record(&claim_key(name, &format!("key-{number:02}#")), &candidate);
             store.open_claim(&record, KEEP_UNTIL).await.unwrap();
@@ -292,7 +292,7 @@ pub(crate) async fn tombstones_are_listed_in_pages(store: Arc<dyn Store>) {
             let page = store.tombstones(after.as_ref(), limit).await.unwrap();
             assert!(page.sandboxes.len() <= usize::from(limit));
             found.extend(page.sandboxes.into_iter().map(|tombstone| tombstone.id));
-            // A place is kept as text between two runs.
+            // The cursor is kept as text between two runs.
             after = page.next.map(|next| PageCursor::parse(&next.to_text()).unwrap());
             if after.is_none() {
                 break;

@@ -1,4 +1,4 @@
-//! A reply that is lost makes the client repeat a write that has already happened.
+//! After a lost reply the client repeats a write that has already taken effect.
 
 use crate::engines::{SHARDS, Table};
 use crate::fixtures::{KEEP_UNTIL, added, claim_key, done, ending, grant_of, lost, record};
@@ -9,14 +9,14 @@ use harness::lossy_proxy::LossyProxy;
 use ports::store::{Layout as _, MoveClaim, OpenClaim, Store};
 use std::sync::Arc;
 
-/// The same table by way of a proxy.
+/// The same table through a proxy.
 async fn lossy(table: &Table) -> (LossyProxy, Arc<dyn Store>) {
     table.store.ensure_table().await.unwrap();
     let proxy = LossyProxy::start(table.endpoint).await;
     let config = dynamodb::config(proxy.endpoint(), &table.name, SHARDS);
     let store = Arc::new(DynamoStore::connect(&config).await);
     store.ping().await.unwrap();
-    // What a store learns once is known beforehand, so that the next reply is that of the write.
+    // The store reads the shards once; done here, so that the next reply is the write's.
     store.shards().await.unwrap();
     (proxy, store)
 }

@@ -1,4 +1,4 @@
-//! One suite for every store: in memory, on the embedded engine, and on Amazon's DynamoDB Local where it is.
+//! One suite for every store: in memory, on the embedded engine, and on Amazon's DynamoDB Local if it is installed.
 //!
 //! Each case is a function over a store; the macros below make a test of every case on every engine.
 
@@ -19,7 +19,7 @@ mod tables;
 mod transitions;
 mod unreadable;
 
-/// Tests of `cases` on one engine. An engine that is not on this machine has said so when it was looked for.
+/// Tests of `cases` on one engine. The search for an engine reports a missing one.
 macro_rules! on_engine {
     ($engine:ident: $($suite:ident { $($case:ident),+ $(,)? })+) => {
         mod $engine {
@@ -53,7 +53,7 @@ macro_rules! on_every_shared_engine {
     };
 }
 
-/// Cases about what lies in DynamoDB and about the way there.
+/// Cases about the items in DynamoDB and about the connection to it.
 macro_rules! on_dynamodb {
     ($($cases:tt)+) => {
         on_engine!(dynoxide_table: $($cases)+);

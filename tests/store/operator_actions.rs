@@ -1,4 +1,4 @@
-//! More time for a lease, and an operator's hand.
+//! Extensions of leases, and orders of operators.
 
 use crate::fixtures::{
     LATER, LEASE_END, NOW, added, claim_key, done, extension, grant_of, held, id, listed, lost, order, owner,
@@ -7,7 +7,7 @@ use domain::{Epoch, Extension, HISTORY_ENTRIES_MAX, StateName, Transition, UnixS
 use ports::store::{SortRange, Store, Write};
 use std::sync::Arc;
 
-/// Rounds of a race between more time and the end of a lease.
+/// Rounds of a race between an extension and the end of the lease.
 const RACES: u32 = 12;
 
 pub(crate) async fn extension_needs_the_lease_and_a_later_end(store: Arc<dyn Store>) {
@@ -24,7 +24,7 @@ pub(crate) async fn extension_needs_the_lease_and_a_later_end(store: Arc<dyn Sto
     let meant = extension(before.epoch);
     let extended = done(store.extend(&before, &meant, NOW).await.unwrap());
     assert_eq!(extended, before.clone().apply(&Transition::extend(&before, &meant, NOW)).unwrap());
-    // Who comes late with an older sight changes nothing.
+    // A late write with an outdated version changes nothing.
     let later = Extension { expires_at: UnixSeconds::new(meant.expires_at.get() + 1), ..meant.clone() };
     assert_eq!(lost(store.extend(&before, &later, NOW).await.unwrap()), extended);
 }

@@ -1,4 +1,4 @@
-//! Trouble on the way to the table is "could not find out", within its time, and with its cause.
+//! A failure on the way to the table is reported as an unknown outcome, in time and with its cause.
 
 use crate::engines::Table;
 use crate::fixtures::{claim_key, grant_of, id, new_sandbox};
@@ -15,10 +15,10 @@ use tokio::net::TcpListener;
 
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(200);
 const OPERATION_TIMEOUT: Duration = Duration::from_millis(500);
-/// Far beyond the time of the operation, far below a hang.
+/// Far longer than the operation's timeout, far shorter than a hang.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// A process looks once at the shards before it writes into them.
+/// A process reads the shards once before its first write.
 const FIRST_STEP_OF_A_WRITE: &str = "shards";
 
 fn assert_unavailable(error: &StoreError, operation: &str) {
@@ -47,7 +47,7 @@ async fn with_patience(
     DynamoStore::connect(&config).await
 }
 
-/// A server that answers every request alike, or not at all; with the number of requests so far.
+/// A server that answers every request with `answer`, or not at all, and the number of requests so far.
 async fn server(answer: Option<&'static str>) -> (String, Arc<AtomicU32>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -115,7 +115,7 @@ async fn throttling_and_server_errors_get_three_attempts() {
          Content-Length: LENGTH\r\n\r\n{\"__type\":\"InternalServerError\"}";
     for (answer, is_throttling) in [(throttled, true), (failed, false)] {
         let (endpoint, requests) = server(Some(answer)).await;
-        // Every answer comes, however loaded the machine is, so that only the tries are counted.
+        // Every attempt gets its answer even on a busy machine, so that the test counts attempts and not timeouts.
         let store = with_patience(&endpoint, ANSWER_MAX, 3 * ANSWER_MAX).await;
         let error = store.ping().await.unwrap_err();
         if is_throttling {

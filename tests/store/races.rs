@@ -1,4 +1,4 @@
-//! Many at once.
+//! Many callers at the same time.
 
 use crate::fixtures::{
     Claimed, KEEP_UNTIL, LATER, LEASE_END, NOW, added, assert_sound, candidates, claim, claim_key, done,
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::sync::Barrier;
 
 const CALLERS: u32 = 64;
-/// Callers that went without and come back when there are more sandboxes.
+/// Callers that got no sandbox and ask again once there are more.
 const SERVED_LATER: usize = 10;
 
 /// Runs all claims at once, each with the candidates in a different order.
@@ -52,7 +52,7 @@ where
     answers
 }
 
-/// One caller did it, and the answer to every other one shows the result.
+/// Exactly one caller made the change, and the answer to every other one shows its result.
 fn assert_one_winner(answers: &[Write]) -> Sandbox {
     let winners: Vec<_> = answers
         .iter()
@@ -104,7 +104,7 @@ pub(crate) async fn no_sandbox_goes_to_two_owners(store: Arc<dyn Store>) {
     assert_eq!(served.len(), sandboxes.len(), "none may be left over, none handed out twice");
     let got: BTreeSet<_> = served.iter().map(|answer| answer.sandbox().id.clone()).collect();
     assert_eq!(got.len(), sandboxes.len());
-    // Those who went without are not blocked by what their tries left behind.
+    // The earlier attempts of the callers without a sandbox do not block them.
     let more = several_added(&*store, 100..154).await;
     let all = [ids(&sandboxes), ids(&more)].concat();
     let mut without: Vec<_> =
@@ -188,7 +188,7 @@ pub(crate) async fn concurrent_claim_and_sync_have_one_winner(store: Arc<dyn Sto
         })
         .await;
         let after = assert_one_winner(&answers);
-        // The predecessor's sync wrote back what it had read, over the claim (row 1).
+        // In the predecessor, a sync overwrote the claim with what it had read before (row 1).
         if let State::Stale { .. } = after.state {
             assert_eq!(done(store.mark_found(&after, NOW).await.unwrap()).epoch, Epoch::new(0));
         } else {

@@ -1,4 +1,4 @@
-//! What lies in the table, seen past the store.
+//! The items in the table, read without the store.
 
 use crate::engines::Table;
 use crate::fixtures::{KEEP_UNTIL, NOW, added, claim_key, done, grant_of, held, id, owner, record};

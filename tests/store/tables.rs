@@ -1,4 +1,4 @@
-//! Making a table, and refusing one that is not ours.
+//! Creation of the table, and the refusal of a table that is not the broker's.
 
 use crate::engines::{SHARDS, Table};
 use ::dynamodb::DynamoStore;

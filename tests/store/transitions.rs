@@ -1,4 +1,4 @@
-//! Every transition, and every way to lose one, held against the domain's own answer.
+//! Every transition, and every reason to refuse one, compared with the domain's own answer.
 
 use crate::fixtures::{
     KEEP_UNTIL, LATER, LEASE_END, NOW, added, claim_key, done, ending, extension, grant_of, held, in_state,
@@ -53,11 +53,11 @@ fn transitions(sandbox: &Sandbox) -> Vec<Transition> {
 }
 
 fn described(sandbox: &Sandbox) -> Description {
-    // The same name: that of a free sandbox is its sort key, and this is not the transition of one.
+    // The name stays: the name of a free sandbox is part of its sort key, and this transition is not for free ones.
     Description { name: sandbox.name.clone(), sfdc_account_id: None }
 }
 
-/// The transition with each part of its guard made untrue of the sandbox that it was made for.
+/// The transition in variants, each with one part of its guard wrong.
 fn spoilt(transition: &Transition) -> Vec<Transition> {
     let mut guards = Vec::new();
     let guard = || transition.guard.clone();
@@ -97,7 +97,7 @@ fn spoilt(transition: &Transition) -> Vec<Transition> {
 pub(crate) async fn every_transition_from_every_state_matches_the_domain(store: Arc<dyn Store>) {
     let (mut number, mut taken) = (0, BTreeSet::new());
     for state in StateName::iter() {
-        // The transitions of one sandbox stand for those of all in that state.
+        // The transitions of one sandbox represent those of all sandboxes in that state.
         number += 1;
         let mut before = in_state(&*store, state, number).await;
         for index in 0..transitions(&before).len() {
@@ -146,7 +146,7 @@ pub(crate) async fn grant_needs_the_version_that_was_read(store: Arc<dyn Store>)
     let granted = done(store.grant(&grant_of(&back.candidate(), &key)).await.unwrap());
     let lease = granted.lease().unwrap();
     assert_eq!((lease.epoch, lease.claimed_version), (Epoch::new(1), Version::new(3)));
-    // The loser of a race sees whose it is now.
+    // The loser of a race learns the new owner.
     let rival = store.grant(&grant_of(&back.candidate(), &claim_key("owner-2", "key-1"))).await.unwrap();
     assert_eq!(lost(rival), granted);
     let mut no_lab = grant_of(&added(&*store, 2).await.candidate(), &key);
@@ -165,7 +165,7 @@ pub(crate) async fn a_release_needs_the_owner(store: Arc<dyn Store>) {
     let released =
         done(store.release(&before.id, &owner("owner-1"), Some(epoch), None, LATER).await.unwrap());
     assert_eq!(released, before.apply(&Transition::release(&owner("owner-1"), None, None, LATER)).unwrap());
-    // A repeat shows the deletion of the first time.
+    // A repeat shows the deletion request of the first call.
     let repeat = store.release(&released.id, &owner("owner-1"), None, None, KEEP_UNTIL).await.unwrap();
     assert_eq!(lost(repeat), released);
 }
@@ -225,7 +225,7 @@ pub(crate) async fn an_attempt_is_counted_once(store: Arc<dyn Store>) {
     let epoch = before.epoch;
     let first = done(store.note_attempt(&before.id, epoch, 0, "status 500", None).await.unwrap());
     assert_eq!(first, before.clone().apply(&Transition::note_attempt(epoch, 0, "status 500", None)).unwrap());
-    // The same attempt again, after its answer got lost.
+    // A repeat of the same attempt after a lost answer.
     assert_eq!(lost(store.note_attempt(&first.id, epoch, 0, "status 500", None).await.unwrap()), first);
     assert_eq!(lost(store.note_attempt(&first.id, epoch, 2, "status 500", None).await.unwrap()), first);
     let second = done(store.note_attempt(&first.id, epoch, 1, "", None).await.unwrap());
@@ -277,7 +277,7 @@ pub(crate) async fn missing_sandbox_becomes_stale_and_is_restored(store: Arc<dyn
     let described = Description { name: SandboxName::parse("renamed").unwrap(), sfdc_account_id: None };
     let missing = done(store.mark_missing(&seen, NOW).await.unwrap());
     assert_eq!(lost(store.mark_missing(&seen, NOW).await.unwrap()), missing);
-    // Renamed while it is away and after it was seen: it comes back under the name of today.
+    // Renamed after `missing` was read: it returns with its new name.
     done(store.describe(&seen.id, missing.version, &described).await.unwrap());
     let back = done(store.mark_found(&missing, LATER).await.unwrap());
     assert_eq!((back.state.name(), back.version), (StateName::Available, Version::new(3)));
@@ -290,7 +290,7 @@ pub(crate) async fn forgotten_sandbox_leaves_a_tombstone(store: Arc<dyn Store>) 
     let seen = added(&*store, 1).await;
     assert_eq!(lost(store.forget(&seen, None, LATER, KEEP_UNTIL).await.unwrap()), seen, "it is not stale");
     let missing = done(store.mark_missing(&seen, NOW).await.unwrap());
-    // Came back and went again: the same state, but not what was seen.
+    // Found and missing again: the same state as in `missing`, but a later version.
     let back = done(store.mark_found(&missing, NOW).await.unwrap());
     let again = done(store.mark_missing(&back, LATER).await.unwrap());
     assert_eq!(lost(store.forget(&missing, None, LATER, KEEP_UNTIL).await.unwrap()), again);
@@ -316,7 +316,7 @@ pub(crate) async fn description_changes_nothing_else(store: Arc<dyn Store>) {
             assert_eq!(listed(&*store, state, SortRange::All).await, std::slice::from_ref(&after));
         }
         if state == StateName::Available {
-            // The index goes by the new name at once.
+            // The index has the new name at once.
             assert_eq!(listed(&*store, state, prefix("renamed")).await, std::slice::from_ref(&after));
             assert_eq!(listed(&*store, state, prefix("lab")).await, []);
         }
@@ -327,7 +327,7 @@ pub(crate) async fn description_changes_nothing_else(store: Arc<dyn Store>) {
 
 pub(crate) async fn tombstone_is_not_restored(store: Arc<dyn Store>) {
     let tombstone = in_state(&*store, StateName::Deleted, 1).await;
-    // The provider's listing lags and still shows it.
+    // The provider's listing lags and still contains it.
     let listed_again = store.insert(&new_sandbox(1), LATER).await.unwrap();
     assert_eq!(listed_again, Insert::Exists(Box::new(tombstone.clone())));
     assert_eq!(lost(store.mark_found(&tombstone, LATER).await.unwrap()), tombstone);
@@ -358,7 +358,7 @@ pub(crate) async fn a_long_history_keeps_its_latest_entries(store: Arc<dyn Store
         sandbox = done(store.mark_found(&missing, NOW).await.unwrap());
     }
     assert_eq!(sandbox.history.len(), HISTORY_ENTRIES_MAX);
-    // From here on entries are appended, and the surplus is cut when the item is read.
+    // From this entry on, writes append to the full history, and readers cut the surplus.
     let grant = grant_of(&sandbox.candidate(), &claim_key("owner-1", "key-1"));
     let granted = done(store.grant(&grant).await.unwrap());
     assert_eq!(granted, sandbox.apply(&Transition::grant(&grant)).unwrap());

@@ -1,4 +1,4 @@
-//! Items as a newer build leaves them behind: what cannot be read harms nothing beside it, and stays as it is.
+//! Items of a newer build: an unreadable one affects no other item and stays unchanged.
 
 use crate::engines::Table;
 use crate::fixtures::{
@@ -23,7 +23,7 @@ async fn read(table: &Table, partition: &str, sort: &str) -> Item {
     found.unwrap().item.unwrap_or_else(|| panic!("no item {partition}/{sort}"))
 }
 
-/// Changes an item past the store.
+/// Changes an item without the store.
 async fn rewrite(table: &Table, partition: &str, sort: &str, change: impl FnOnce(&mut Item)) {
     let mut item = read(table, partition, sort).await;
     change(&mut item);
@@ -31,7 +31,7 @@ async fn rewrite(table: &Table, partition: &str, sort: &str, change: impl FnOnce
     client.put_item().table_name(&table.name).set_item(Some(item)).send().await.unwrap();
 }
 
-/// A history entry of a newer build, in front of the others.
+/// Puts a history entry of a newer build before the others.
 fn insert_foreign_entry(item: &mut Item) {
     let entry =
         [("state", text("available")), ("cause", text("rebuilt")), ("at", AttributeValue::N("9".to_owned()))];
@@ -58,7 +58,7 @@ pub(crate) async fn page_skips_and_reports_a_corrupt_item(table: Table) {
     let item = "SBX#3/META".to_owned();
     assert_eq!(unreadable, [Unreadable { item, sandbox: Some(id(3)), attribute: "state", problem }]);
     assert_eq!(listed(store, StateName::Available, SortRange::All).await.len(), 7);
-    // What is held for a lab, and what an owner claims.
+    // A lease of a lab, and a lease of an owner's claim.
     for number in [1, 2] {
         let candidate = store.sandbox(&id(number)).await.unwrap().unwrap().candidate();
         let key = claim_key("owner-1", &format!("key-{number}"));
@@ -99,7 +99,7 @@ pub(crate) async fn corrupt_candidate_is_lost_unless_the_claim_may_hold_it(table
     let (free, key) = (added(store, 1).await.candidate(), claim_key("owner-1", "key-1"));
     rewrite(&table, "SBX#1", "META", |item| drop(item.insert("state".to_owned(), text("resetting")))).await;
     assert_eq!(store.grant(&grant_of(&free, &key)).await.unwrap(), Write::Lost(None));
-    // Held by this very claim, by a build that notes more about it.
+    // Held for this very claim, written by a build that stores one more field.
     let free = added(store, 2).await.candidate();
     done(store.grant(&grant_of(&free, &key)).await.unwrap());
     rewrite(&table, "SBX#2", "META", |item| drop(item.insert("expires_at".to_owned(), text("never")))).await;
@@ -107,7 +107,7 @@ pub(crate) async fn corrupt_candidate_is_lost_unless_the_claim_may_hold_it(table
     assert!(matches!(mine, StoreError::Corrupt { attribute: "expires_at", .. }), "{mine}");
     let other = claim_key("owner-2", "key-1");
     assert_eq!(store.grant(&grant_of(&free, &other)).await.unwrap(), Write::Lost(None));
-    // Given back, it has no holder.
+    // After its release it has no holder.
     rewrite(&table, "SBX#2", "META", |item| drop(item.insert("state".to_owned(), text("deletion_failed"))))
         .await;
     assert_eq!(store.grant(&grant_of(&free, &key)).await.unwrap(), Write::Lost(None));
@@ -159,7 +159,7 @@ pub(crate) async fn corrupt_item_is_named_in_the_error(table: Table) {
         .await;
     let errors = [
         store.sandbox(&sandbox.id).await.map(|_| ()).unwrap_err(),
-        // The write is lost to an item that cannot be shown.
+        // The write fails, because the store cannot read the item to explain the lost condition.
         store.release(&sandbox.id, &owner("owner-1"), None, None, NOW).await.map(|_| ()).unwrap_err(),
     ];
     for error in errors {

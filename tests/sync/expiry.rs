@@ -1,4 +1,4 @@
-//! What an expiry run reads: in proportion to what is due, and not to what is held.
+//! An expiry run reads in proportion to the number of leases that have ended, not to the number of all leases.
 
 use crate::world::{GRACE, HOUR, NOW, claim, expire, id, new_sandbox, owner, reconciler};
 use async_trait::async_trait;
@@ -15,10 +15,10 @@ use testkit::store::MemoryStore;
 
 const HELD: usize = 10_000;
 const DUE: usize = 100;
-/// Shards of the index, each of which is asked once.
+/// Shards of the index; a run queries each once.
 const SHARDS: u16 = 8;
 
-/// Counts what is read, and releases sandboxes at the moment at which another worker would end their leases.
+/// Counts what is read, and releases sandboxes at the same moment as another worker would end their leases.
 #[derive(Debug, Default)]
 struct Watch {
     counts: Mutex<Counts>,
@@ -67,7 +67,7 @@ impl Watch {
     }
 }
 
-/// A store with [`HELD`] leases, of which [`DUE`] ended a grace ago and the others do so in an hour.
+/// A store with [`HELD`] leases: [`DUE`] ended one grace period ago, the others end in an hour.
 async fn held() -> (Arc<MemoryStore>, ManualClock) {
     let store = Arc::new(MemoryStore::new(SHARDS));
     for number in 0..HELD {
@@ -133,7 +133,7 @@ async fn every_lease_ends_once_by_expiry_or_release() {
         let deletion = sandbox.deletion().expect("it has ended");
         let cause = if released.contains(&number) { DeletionCause::Released } else { DeletionCause::Expired };
         assert_eq!((deletion.cause, sandbox.version.get()), (cause, 3), "{number}");
-        // The lease that was is fenced by its epoch.
+        // The ended lease is fenced by its epoch.
         let late = store.expire(&id(number), Epoch::new(1), UnixSeconds::new(u64::MAX), now).await.unwrap();
         assert!(matches!(late, Write::Lost(Some(_))));
     }

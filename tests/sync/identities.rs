@@ -1,4 +1,5 @@
-//! Two syncs that see one account under two ids, one of them standing still at any call: one record stands for it.
+//! Two syncs see one account under two ids, and one of them pauses at every possible call: the account ends with
+//! exactly one live record.
 
 use crate::world::{HOUR, NOW, account, claim, id, owner, reconciler, sync};
 use domain::{ExternalId, State};
@@ -10,16 +11,16 @@ use testkit::faulty::{Fault, FaultyStore};
 use testkit::provider::FakeProvider;
 use testkit::store::MemoryStore;
 
-/// Accounts that both listings show alike.
+/// Accounts that both listings show in the same way.
 const OTHERS: usize = 3;
-/// The number of the account in question, once it has one.
+/// The number that the account has from some moment on.
 const NUMBER: usize = 7;
 
 fn external_id() -> ExternalId {
     ExternalId::parse(&account(NUMBER).external_id).unwrap()
 }
 
-/// A provider that lists the account under this id, beside others.
+/// A provider that lists the account with this id, and the other accounts.
 fn listing_it_as(id: &str) -> Arc<FakeProvider> {
     let provider = FakeProvider::new();
     let it = Account { id: id.to_owned(), ..account(NUMBER) };
@@ -27,7 +28,7 @@ fn listing_it_as(id: &str) -> Arc<FakeProvider> {
     Arc::new(provider)
 }
 
-/// Records that stand for the account, whatever their ids, tombstones left out.
+/// Live records of the account under any id; tombstones do not count.
 async fn live_records(store: &dyn Store) -> usize {
     let mut live = 0;
     for id in [id(NUMBER), domain::SandboxId::parse("u-7").unwrap()] {
@@ -40,7 +41,7 @@ async fn live_records(store: &dyn Store) -> usize {
     live
 }
 
-/// Calls of a first sync.
+/// The number of store calls of a first sync.
 async fn calls_of_a_sync() -> usize {
     let faulty = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new(1))));
     let first = reconciler(faulty.clone(), listing_it_as("u-7"), &ManualClock::at(NOW));
@@ -58,7 +59,7 @@ async fn sync_stalled_at_any_call_makes_no_duplicate_record() {
             let first = reconciler(faulty.clone(), listing_it_as("u-7"), &clock);
             let stalled = tokio::spawn(async move { sync(&first).await });
             faulty.paused().await;
-            // Meanwhile the account gets its number.
+            // Meanwhile the provider gives the account its number.
             let second = reconciler(Arc::clone(&memory), listing_it_as("7"), &clock);
             let report = sync(&second).await;
             assert_eq!(report.status, "completed", "{pause:?} of {call}: {report:?}");
@@ -69,7 +70,7 @@ async fn sync_stalled_at_any_call_makes_no_duplicate_record() {
             let named =
                 memory.sandbox(&identity.sandbox_id).await.unwrap().expect("the record that it names");
             assert_eq!((named.external_id, identity.duplicates.len()), (external_id(), 0));
-            // From then on both listings leave it as it is.
+            // From now on, neither listing changes anything.
             let report = sync(&second).await;
             assert_eq!((report.unchanged, report.identity_taken), (OTHERS as u64 + 1, 0), "{report:?}");
         }
@@ -85,7 +86,7 @@ async fn stalled_sync_restores_no_used_account() {
         let first = reconciler(faulty.clone(), listing_it_as("u-7"), &clock);
         let stalled = tokio::spawn(async move { sync(&first).await });
         faulty.paused().await;
-        // Meanwhile it is listed, used and deleted.
+        // Meanwhile it is listed, claimed and deleted.
         let second = reconciler(Arc::clone(&memory), listing_it_as("7"), &clock);
         sync(&second).await;
         let identity = memory.identity(&external_id()).await.unwrap().expect("an identity");

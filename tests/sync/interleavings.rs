@@ -1,5 +1,5 @@
-//! Two syncs at once, again and again, among 200 claims and 200 deletions. Every task yields at every call of a port
-//! for as many turns as the seed says, on one thread: so a seed decides the order of everything.
+//! Two syncs at once, repeatedly, during 200 claims and 200 deletions. All tasks run on one thread, and each yields at
+//! every call of a port for a number of turns that the seed decides: so a seed decides the order of all calls.
 
 use crate::world::{HOUR, NOW, account, claim, id, new_sandbox, owner, reconciler, sync};
 use async_trait::async_trait;
@@ -15,37 +15,37 @@ use testkit::provider::FakeProvider;
 use testkit::store::MemoryStore;
 use tokio::task::{JoinSet, yield_now};
 
-/// Seeds, and so orders.
+/// The number of seeds, each of which gives another order.
 const SEEDS: u64 = 500;
 const CLAIMS: usize = 200;
 const DELETIONS: usize = 200;
-/// Accounts that no owner wants, so that a claim that lost finds another one.
+/// Accounts without an interested owner, so that a claim that loses a race finds another one.
 const SPARE: usize = 40;
 const ACCOUNTS: usize = CLAIMS + DELETIONS + SPARE;
-/// Syncs of each of the two reconcilers while the others work.
+/// Syncs by each of the two reconcilers while the others work.
 const SYNCS: usize = 2;
-/// Most turns that one call gives way for, on each of its sides.
+/// The maximum of turns that a call yields, before and after it takes effect.
 const TURNS_MAX: usize = 8;
-/// Most turns that a claim or a deletion waits before it begins: about what a sync takes.
+/// The maximum of turns before a claim or a deletion begins: about the length of a sync.
 const START_TURNS_MAX: usize = 300;
-/// Places at which claims begin to look for a sandbox; fewer than claims, so that some are after the same one.
+/// Start positions of the claims' searches; fewer than claims, so that some compete for the same sandbox.
 const BEGINNINGS: usize = 150;
 const LEASE_END: UnixSeconds = UnixSeconds::new(1_800_014_400);
 
-/// Gives way.
+/// Yields.
 #[derive(Debug)]
 struct Turns {
     rng: Rng,
 }
 
-/// A provider that gives way as well.
+/// A provider that yields as well.
 #[derive(Debug)]
 struct Slow {
     inner: FakeProvider,
     turns: Arc<Turns>,
 }
 
-/// What came up in all orders together.
+/// Counts of the events in all orders together.
 #[derive(Default)]
 struct Tally(BTreeMap<&'static str, u64>);
 
@@ -105,7 +105,7 @@ async fn wait(turns: usize) {
     }
 }
 
-/// The first sandbox of `order` that is free when this claim comes by.
+/// Claims the first sandbox of `order` that is free at this moment.
 async fn claim_one(store: Arc<dyn Store>, number: usize, order: Vec<usize>, turns: usize) -> (usize, u64) {
     wait(turns).await;
     for target in order {
@@ -120,7 +120,7 @@ async fn claim_one(store: Arc<dyn Store>, number: usize, order: Vec<usize>, turn
     panic!("{number} found nothing");
 }
 
-/// The end of a held sandbox, as release and reaper make it.
+/// Deletes a held sandbox as release and reaper do.
 async fn delete_one(store: Arc<dyn Store>, provider: Arc<Slow>, number: usize, turns: usize) {
     wait(turns).await;
     let released = match store.release(&id(number), &owner(number), None, None, NOW).await.unwrap() {
@@ -147,7 +147,7 @@ async fn one_order(seed: u64, tally: &mut Tally) {
     provider.inner.set_page_size(100);
     provider.inner.set_accounts((0..ACCOUNTS).map(account).collect());
     for number in 0..ACCOUNTS {
-        // A tenth is new to the pool, so that syncs add among all this.
+        // One in ten is new to the pool, so that syncs also insert sandboxes meanwhile.
         if number >= DELETIONS && number % 10 == 0 {
             continue;
         }
@@ -192,7 +192,7 @@ async fn one_order(seed: u64, tally: &mut Tally) {
         tally.add("marked stale", report.marked_stale);
     }
     assert_sound(memory.as_ref(), &answers, seed).await;
-    // Now that all is quiet: one sync brings everything in line, and the next has nothing to do.
+    // When all tasks have ended, one sync brings the records in line, and the next one changes nothing.
     let reconciler = reconciler(Arc::clone(&memory), provider.clone(), &clock);
     let report = sync(&reconciler).await;
     assert_eq!(
@@ -210,7 +210,7 @@ async fn one_order(seed: u64, tally: &mut Tally) {
     assert_eq!(free, SPARE, "seed {seed}: whatever is listed and not held is free");
 }
 
-/// No claim is undone, no deleted account is back, and nothing is free that is not listed.
+/// No claim is undone, no deleted account is back, and every free sandbox is listed.
 async fn assert_sound(store: &dyn Store, answers: &[(usize, u64)], seed: u64) {
     assert_eq!(answers.len(), CLAIMS);
     let mut held = BTreeMap::new();
@@ -226,14 +226,14 @@ async fn assert_sound(store: &dyn Store, answers: &[(usize, u64)], seed: u64) {
     }
 }
 
-/// A quarter of all orders, so that they can run side by side.
+/// A quarter of all orders; the quarters run in parallel.
 async fn orders(quarter: u64) {
     let mut tally = Tally::default();
     for seed in quarter * SEEDS / 4..(quarter + 1) * SEEDS / 4 {
         one_order(seed, &mut tally).await;
     }
     println!("{:?}", tally.0);
-    // Without these, the orders would prove little.
+    // Without these events, the orders would prove little.
     for what in ["completed", "raced", "inserted", "tombstoned"] {
         assert!(tally.0.get(what).is_some_and(|count| *count > 0), "{what} never came up: {:?}", tally.0);
     }

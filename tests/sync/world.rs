@@ -48,7 +48,7 @@ pub(crate) fn new_sandbox(number: usize) -> NewSandbox {
     }
 }
 
-/// A reconciler as in a separate process, over these ports.
+/// A reconciler as in a separate process, on these ports.
 pub(crate) fn reconciler(
     store: Arc<dyn Store>,
     provider: Arc<dyn Provider>,
@@ -101,7 +101,7 @@ pub(crate) async fn expire(reconciler: &Reconciler) -> ExpiryReport {
     }
 }
 
-/// A claim of `seen` by the owner of that number, as far as the sandbox decides it.
+/// Claims `seen` for owner `number`; `None` if the sandbox is not free any more.
 pub(crate) async fn claim(
     store: &dyn Store,
     seen: &Sandbox,

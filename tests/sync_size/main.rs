@@ -1,5 +1,5 @@
-//! A pool of 50,000, listed 100 at a time: what a sync writes, and how much memory it takes. The only test of its
-//! process, because the memory of a process cannot be shared out among its tests.
+//! A pool of 50,000 sandboxes, listed 100 at a time: how many writes a sync makes and how much memory it needs. The
+//! only test of its process, because the memory of a process cannot be divided among its tests.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that fails should panic")]
 
@@ -23,22 +23,22 @@ use testkit::store::MemoryStore;
 
 const ACCOUNTS: u64 = 50_000;
 const PAGE: u64 = 100;
-/// One in a hundred is renamed.
+/// One in a hundred gets a new name.
 const CHANGED: u64 = ACCOUNTS / 100;
-/// What all of the process may take, with the whole pool in the store in memory: in the fleet the pool is in the table.
+/// The limit for the whole process, including the pool in the store in memory; in a fleet the pool is in the table.
 const MEMORY_MAX_MIB: u64 = 150;
 const NOW: UnixSeconds = UnixSeconds::new(1_800_000_000);
 const HOUR: Duration = Duration::from_secs(3_600);
 /// Operations that change nothing in the table.
 const READS: [&str; 7] = ["page", "sandbox", "count", "last", "supply", "identity", "identities"];
 
-/// A provider that makes up its listing, so that the listing takes no memory.
+/// A provider that generates its listing, so that the listing needs no memory.
 #[derive(Debug, Default)]
 struct Endless {
     renamed: AtomicU64,
 }
 
-/// Counts what is written.
+/// Counts writes.
 #[derive(Debug, Default)]
 struct Writes(AtomicU64);
 
@@ -73,7 +73,8 @@ impl Provider for Endless {
 #[async_trait]
 impl Interposer for Writes {
     async fn before(&self, call: Call) -> Result<(), StoreError> {
-        // The number of shards is written only when it changes, which this cannot see: its reads do not count.
+        // `follow_size` writes the number of shards only when it changes, which this counter cannot see, so it is not
+        // counted.
         if !READS.contains(&call.operation) && call.operation != "follow_size" {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
@@ -118,7 +119,7 @@ async fn sync(reconciler: &Reconciler) -> SyncReport {
     }
 }
 
-/// Most memory that this process ever had; none where the system does not say.
+/// The peak memory of this process; `None` if the system does not report it.
 fn peak_mib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
