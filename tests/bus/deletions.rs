@@ -1,4 +1,4 @@
-//! The queue of deletion work: one message for each sandbox, until it is done.
+//! The queue of deletion work: one message for each sandbox until its deletion has ended.
 
 use crate::engines::Engine;
 use crate::fixtures::{announce, consume, work};
@@ -7,7 +7,7 @@ use domain::UnixSeconds;
 use ports::bus::{Announced, Verdict};
 use std::time::Duration;
 
-/// A retry that does not come back within a test.
+/// A delay that no test waits out.
 const MUCH_LATER: Duration = Duration::from_secs(3_600);
 
 fn parked(number: usize, attempts: u32, reason: &str, parked_at: u64) -> ParkedDeletion {
@@ -99,7 +99,7 @@ pub(crate) async fn parked_copy_is_stored_once(engine: Engine) {
 
     let second = parked(1, 9, "status 500 again", 1_763_683_400);
     world.bus.park(&second).await.unwrap();
-    // A late repeat of the first does not push out the second.
+    // A late repeat of the first copy does not replace the second.
     world.bus.park(&first).await.unwrap();
     world.bus.park(&parked(2, 8, "another sandbox", 1_763_683_300)).await.unwrap();
     let reasons: Vec<_> = world.parked().await.into_iter().map(|copy| copy.reason).collect();

@@ -1,4 +1,4 @@
-//! How deletion work is delivered: to one worker at a time, never to too many, and again until there is a verdict.
+//! Delivery of deletion work: to one worker at a time, within the limits in flight, and again until there is a verdict.
 
 use crate::engines::Engine;
 use crate::fixtures::{announce, consume, until, work};
@@ -92,7 +92,7 @@ pub(crate) async fn work_of_a_panicked_worker_is_redelivered(engine: Engine) {
     for deliveries in 1..=3 {
         let case = inbox.next().await;
         assert_eq!((&case.what.work, case.what.deliveries), (&work(1), deliveries));
-        // The worker panics.
+        // Dropping the case makes the worker panic.
         drop(case);
     }
     inbox.next().await.answer(Verdict::Done);
@@ -103,7 +103,7 @@ pub(crate) async fn work_of_a_dead_process_is_redelivered(engine: Engine) {
     let world = engine.world().await;
     announce(&world, 0..3).await;
     let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    // Its connection lives in it and ends with it.
+    // The connection belongs to this runtime and ends with it.
     let (connected, connection) = tokio::sync::oneshot::channel();
     let world = Arc::new(world);
     process.spawn({
@@ -153,7 +153,7 @@ pub(crate) async fn stopping_consumer_finishes_its_work(engine: Engine) {
 pub(crate) async fn stopping_consumer_returns_unfinished_work(engine: Engine) {
     let change = |config: &mut testkit::bus::MemoryConfig| {
         config.finish_timeout = Duration::from_millis(100);
-        // Far longer than the test: what comes back was given back.
+        // Far longer than the test: a message that is delivered again was returned by its worker.
         config.deletion_ack_wait = Duration::from_secs(600);
     };
     let world = engine.world_with(change).await;
@@ -183,7 +183,7 @@ pub(crate) async fn every_message_gets_a_verdict(engine: Engine) {
             while let Some(case) = inbox.poll() {
                 let tries = tallies.entry(case.what.work.sandbox_id.clone()).or_default();
                 *tries += 1;
-                // Half of them need a second try.
+                // Half of them need a second attempt.
                 if *tries == 1 && rng.below(2) == 0 {
                     case.answer(Verdict::Retry { delay: Duration::from_millis(10) });
                 } else {

@@ -20,7 +20,7 @@ use std::time::Duration;
 use testkit::bus::{MemoryBus, MemoryConfig, ParkedCopy};
 use tokio_util::sync::CancellationToken;
 
-/// A trait of all these, and every type that has them.
+/// A trait that combines all these, implemented by every type that has them.
 macro_rules! all_of {
     ($(#[$doc:meta])* $name:ident: $first:ident $(+ $port:ident)+) => {
         $(#[$doc])*
@@ -31,19 +31,19 @@ macro_rules! all_of {
 }
 
 all_of! {
-    /// Everything that a bus promises.
+    /// All ports of a bus.
     Bus: Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + ProviderThrottle + DeletionControl + Upkeep + EventLog
         + CensusStore + TableMarks + EventFeed + Discovery
 }
 
-/// Which bus.
+/// The kind of bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
     Memory,
     Nats,
 }
 
-/// A bus of one test, and what an operator could see of it.
+/// The bus of one test, with what an operator could see of it.
 pub(crate) struct World {
     /// A connection.
     pub(crate) bus: Arc<dyn Bus>,
@@ -62,14 +62,14 @@ struct Nats {
     own_server: Option<OwnServer>,
 }
 
-/// A server that a test may stop and start.
+/// A server that the test may stop and start.
 struct OwnServer {
     address: SocketAddr,
     folder: PathBuf,
     child: Option<broker::child::Child>,
 }
 
-/// What a test's bus is like unless the test says otherwise.
+/// The bus settings of a test that changes nothing.
 pub(crate) fn config() -> MemoryConfig {
     MemoryConfig {
         deletions_in_flight_max: 8,
@@ -82,7 +82,7 @@ pub(crate) fn config() -> MemoryConfig {
 // === impl Engine ===
 
 impl Engine {
-    /// A bus as most tests need it.
+    /// A bus with the default settings of the tests.
     pub(crate) async fn world(self) -> World {
         self.world_with(|_| {}).await
     }
@@ -92,7 +92,7 @@ impl Engine {
         self.world_at(Arc::new(SystemClock), change).await
     }
 
-    /// A bus with a clock of the test's own. (A server has its own clock all the same.)
+    /// A bus with the test's own clock. (A NATS server still uses its own clock.)
     pub(crate) async fn world_at(
         self,
         clock: Arc<dyn Clock>,
@@ -207,7 +207,7 @@ impl World {
         }
     }
 
-    /// Another connection, of a process with that clock, which it compares.
+    /// Another connection, of a process with that clock, which it compares with the server's.
     pub(crate) async fn connect_at(&self, clock: Arc<dyn Clock>, skew_max: Option<Duration>) -> Arc<NatsBus> {
         let Inside::Nats(nats) = &self.inside else { panic!("there is no NATS here") };
         let config = NatsConfig { clock_skew_max: skew_max, ..nats.config.clone() };
@@ -217,7 +217,7 @@ impl World {
         Arc::new(bus)
     }
 
-    /// Messages in the queue: work that waits or is under way, and scheduled retries.
+    /// Messages in the queue: waiting work, work in flight, and scheduled retries.
     pub(crate) async fn queued(&self) -> usize {
         match &self.inside {
             Inside::Memory(bus) => bus.queued_count(),
@@ -236,7 +236,7 @@ impl World {
         .await;
     }
 
-    /// Waits until no tick of that kind waits or is being run on.
+    /// Waits until no tick of that kind is waiting or running.
     pub(crate) async fn until_no_tick(&self, kind: TickKind) {
         eventually("the end of the ticks", TIMEOUT, || async {
             let left = match &self.inside {
@@ -252,7 +252,7 @@ impl World {
         .await;
     }
 
-    /// Retries that wait for their time.
+    /// Scheduled retries.
     pub(crate) async fn retries(&self) -> usize {
         match &self.inside {
             Inside::Memory(bus) => bus.retries_scheduled(),
@@ -275,9 +275,9 @@ impl World {
         .await;
     }
 
-    /// How many deliveries are worked on, by `count`, once so many consumers would take more and the bus gives
-    /// them no more. What the bus knows lags behind what the workers have answered, so it must say itself that
-    /// at least `expected` are out and that these are the counted ones.
+    /// The number of deliveries in flight by `count`, once `consumers` consumers would take more and the bus delivers
+    /// no more. The server's view lags behind the workers' answers, so the test waits until the server reports at least
+    /// `expected` in flight and the same number as `count`.
     pub(crate) async fn in_hand(
         &self,
         count: impl Fn() -> usize,
@@ -285,7 +285,7 @@ impl World {
         consumers: usize,
     ) -> usize {
         let Inside::Nats(nats) = &self.inside else {
-            // Who waits for a message gets it as soon as the test lets go of the thread.
+            // A task that waits for a message gets it as soon as the test yields.
             for _ in 0..100 {
                 tokio::task::yield_now().await;
             }
@@ -311,12 +311,12 @@ impl World {
         let mut copies = Vec::new();
         let state = &stream.cached_info().state;
         for sequence in state.first_sequence..=state.last_sequence {
-            // One that was replaced is gone.
+            // A replaced copy does not exist any more.
             let Ok(message) = stream.get_raw_message(sequence).await else { continue };
             let header = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned());
             let parked_at = match serde_json::from_slice::<ParkedDeletion>(&message.payload) {
                 Ok(parked) => parked.parked_at,
-                // Only the header says when, to be read by people.
+                // Only the header has the time, as text for people.
                 Err(_) => {
                     assert!(header(headers::PARKED_AT).expect("a time").starts_with("20"));
                     self.now()
@@ -364,7 +364,7 @@ impl World {
         }
     }
 
-    /// Puts a message where the work of `place` waits, as a foreign publisher might.
+    /// Publishes a message on the work subject of `place`, as a foreign publisher might.
     pub(crate) async fn publish_raw_deletion(&self, place: &DeletionWork, payload: &str) {
         let (id, pool, _) = place.parts().expect("a sandbox");
         match &self.inside {
@@ -377,7 +377,7 @@ impl World {
         }
     }
 
-    /// Puts the state of the throttle there as a worker could whose clock is off.
+    /// Writes a throttle state as a worker with a wrong clock could.
     pub(crate) async fn put_throttle_state(&self, state: &ThrottleState) {
         match &self.inside {
             Inside::Memory(bus) => bus.put_throttle_state(state.clone()),
@@ -390,7 +390,7 @@ impl World {
         }
     }
 
-    /// The retry of `place` as it lies in the queue.
+    /// The payload of the scheduled retry of `place`.
     pub(crate) async fn raw_retry(&self, place: &DeletionWork) -> String {
         let (id, pool, _) = place.parts().expect("a sandbox");
         let payload = match &self.inside {
@@ -404,19 +404,19 @@ impl World {
         String::from_utf8(payload.to_vec()).expect("text")
     }
 
-    /// Ends the server, or cuts every connection.
+    /// Stops the server, or cuts every connection.
     pub(crate) async fn stop_server(&mut self) {
         match &mut self.inside {
             Inside::Memory(bus) => bus.set_connected(false),
             Inside::Nats(nats) => {
                 let child = nats.own_server.as_mut().and_then(|own| own.child.take());
-                // Killed, as by a crash: nothing is written on the way out.
+                // Kills the server, as in a crash: it writes nothing before it exits.
                 child.expect("a server that runs").kill().await;
             }
         }
     }
 
-    /// Starts the server again, at the same address and over the same streams.
+    /// Starts the server again, at the same address and with the same streams.
     pub(crate) async fn start_server(&mut self) {
         match &mut self.inside {
             Inside::Memory(bus) => bus.set_connected(true),
@@ -429,7 +429,7 @@ impl World {
         until_connected(self.bus.as_ref()).await;
     }
 
-    /// The fleet's names and a plain client.
+    /// The fleet's subjects and a plain NATS client.
     pub(crate) fn nats(&self) -> (&Subjects, async_nats::Client) {
         match &self.inside {
             Inside::Memory(_) => panic!("there is no NATS here"),

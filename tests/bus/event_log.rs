@@ -1,4 +1,4 @@
-//! The event log: those of a sandbox follow each other, each once.
+//! The event log: the events of a sandbox in order, each exactly once.
 
 use crate::engines::Engine;
 use contract::Event;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Something that happened a moment ago: older events are not asked for.
+/// A moment ago; the recorder does not look for older events.
 pub(crate) fn now() -> UnixSeconds {
     use ports::clock::Clock as _;
     ports::clock::SystemClock.now()
@@ -36,7 +36,7 @@ fn owner() -> OwnerId {
     OwnerId::parse("student-1").unwrap()
 }
 
-/// A whole life, from free to deleted: each stage with everything before it.
+/// A whole life cycle, from available to deleted: the sandbox after each state change, with its history so far.
 pub(crate) fn life(number: usize) -> Vec<Sandbox> {
     let free = free(number);
     let grant = Grant {
@@ -86,7 +86,7 @@ pub(crate) async fn event_is_appended_after_its_predecessor(engine: Engine) {
     assert_eq!(world.bus.last_event(&gone.id).await.unwrap(), Some(first));
     let second = kept(world.bus.append(&gone.id, &event(&gone, 2), Some(first)).await.unwrap());
     assert_eq!((first.version.get(), second.version.get()), (1, 2));
-    // A late writer, and one that has seen nothing.
+    // A late writer, and one that has seen no event.
     for after in [Some(first), None] {
         let refused = world.bus.append(&gone.id, &event(&gone, 3), after).await.unwrap();
         assert_eq!(refused, Appended::Moved);
@@ -139,7 +139,7 @@ pub(crate) async fn lifecycle_is_published_once_by_any_number_of_writers(engine:
     let (one, _) = recorder(&world, Arc::clone(&world.bus));
     let (other, _) = recorder(&world, another);
     let stages = life(1);
-    // Late, early, twice at once, from two processes.
+    // In both orders, concurrently, from two processes.
     let looks =
         stages.iter().rev().chain(&stages).flat_map(|stage| [one.complete(stage), other.complete(stage)]);
     for looked in futures_util::future::join_all(looks).await {
@@ -161,7 +161,7 @@ pub(crate) async fn noted_events_are_published_in_the_background(engine: Engine)
         let (recorder, recorder_stop) = (recorder.clone(), recorder_stop.clone());
         async move { recorder.publish_until(recorder_stop).await }
     });
-    // Whatever order they are published in, none is left out and none published twice.
+    // In whatever order they are noted, none is left out and none is published twice.
     eventually("four events", TIMEOUT, || async {
         let events = world.events().await;
         if events.len() == 4 { Ok(()) } else { Err(events) }

@@ -1,4 +1,4 @@
-//! Reading the event log as it grows, and seeing who works.
+//! Reading the event log while it grows, and seeing which workers are there.
 
 use crate::engines::{Engine, World};
 use crate::event_log::{event, kept, life, now};
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Three lives, published one after the other: twelve events.
+/// Three life cycles, published one after the other: twelve events.
 async fn publish_events(world: &World) {
     for number in 1..=3 {
         tell_life(world, number).await;
@@ -37,7 +37,7 @@ fn places(events: &[KeptEvent]) -> Vec<u64> {
     events.iter().map(|kept| kept.sequence).collect()
 }
 
-/// The first read that finds so many: what is read may lag.
+/// The first read that finds `expected` events; reads may lag behind writes.
 async fn read(world: &World, from: EventsFrom, wanted: &EventsWanted, expected: usize) -> Vec<KeptEvent> {
     eventually("the events", TIMEOUT, || async {
         let found = world.bus.events_from(from, wanted, 100).await.unwrap();
@@ -57,7 +57,7 @@ pub(crate) async fn event_log_is_read_from_any_sequence(engine: Engine) {
     assert_eq!((ends.first, ends.last), (1, 12));
     let everything = read(&world, EventsFrom::After(0), &all, 12).await;
     assert_eq!(places(&everything), (1..=12).collect::<Vec<_>>());
-    // Page by page, from wherever the last one ended.
+    // Page by page, each from the end of the last one.
     let (mut after, mut seen) = (0, Vec::new());
     loop {
         let page = world.bus.events_from(EventsFrom::After(after), &all, 5).await.unwrap();
@@ -81,7 +81,7 @@ pub(crate) async fn event_log_is_read_from_a_time(engine: Engine) {
     assert_eq!(places(&read(&world, earlier, &all, 12).await), (1..=12).collect::<Vec<_>>());
     let later = EventsFrom::Since(now().after(HOUR));
     assert!(world.bus.events_from(later, &all, 100).await.unwrap().is_empty());
-    // Also where the nanoseconds of a server overflow, or a date has no text any more.
+    // Also times where the server's nanoseconds overflow, or that have no date text.
     for beyond in [SINCE_SECONDS_MAX, SINCE_SECONDS_MAX + 1, 253_402_300_799, 253_402_300_800, u64::MAX] {
         let beyond = EventsFrom::Since(UnixSeconds::new(beyond));
         assert_eq!(world.bus.events_from(beyond, &all, 100).await.unwrap(), [], "{beyond:?}");
@@ -115,7 +115,7 @@ pub(crate) async fn new_events_are_notified(engine: Engine) {
     }
 }
 
-/// A worker that did something.
+/// A worker that has run.
 struct Busy(WorkerRole);
 
 impl ServiceInfo for Busy {

@@ -1,4 +1,4 @@
-//! What the cases of the suite have in common.
+//! Shared helpers of the cases.
 
 use crate::engines::{Bus, World};
 use crate::manual_worker::{RequestInbox, RunInbox, WorkInbox, manual_worker};
@@ -13,10 +13,10 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// A wait that is meant to end without an answer.
+/// The timeout of a wait that is expected to end without an answer.
 pub(crate) const SHORT: Duration = Duration::from_millis(300);
 
-/// Something that runs on a bus until it is stopped.
+/// A task on a bus, until the test stops it.
 pub(crate) struct Running {
     pub(crate) stop: CancellationToken,
     pub(crate) ended: JoinHandle<Result<(), BusError>>,
@@ -34,7 +34,7 @@ pub(crate) fn work(number: usize) -> DeletionWork {
     }
 }
 
-/// What rides beside a request with that id.
+/// The context of a request with that id.
 pub(crate) fn context(request_id: &str) -> Context {
     Context {
         request_id: request_id.to_owned(),
@@ -45,7 +45,7 @@ pub(crate) fn context(request_id: &str) -> Context {
     }
 }
 
-/// The moment that lies `span` ahead, in milliseconds since the Unix epoch.
+/// The time `span` from now, in milliseconds since the Unix epoch.
 pub(crate) fn in_ms(span: Duration) -> u64 {
     SystemClock.now_ms() + u64::try_from(span.as_millis()).unwrap()
 }
@@ -55,12 +55,12 @@ pub(crate) fn answer(body: &'static str) -> Answer {
     Answer { outcome: None, body: Ok(Bytes::from_static(body.as_bytes())) }
 }
 
-/// The report of a sweep that saw so many deletions.
+/// The report of a sweep with `pending` deletions.
 pub(crate) fn report(pending: u64) -> Report {
     Report::Sweep(SweepReport { status: COMPLETED.to_owned(), pending, ..SweepReport::default() })
 }
 
-/// Asks once a worker serves the verb.
+/// Sends a request once a worker serves the verb.
 pub(crate) async fn ask(
     bus: &dyn Bus,
     verb: Verb,
@@ -77,7 +77,7 @@ pub(crate) async fn ask(
     .await
 }
 
-/// Waits for something that can be seen from here.
+/// Waits until a condition in this process is true.
 pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
     let look = || {
         let is_so = is_so();
@@ -86,7 +86,7 @@ pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
     eventually(what, TIMEOUT, look).await;
 }
 
-/// Asks in the background.
+/// Sends a request in the background.
 pub(crate) fn ask_later(
     bus: &Arc<dyn Bus>,
     context: Context,
@@ -106,7 +106,7 @@ pub(crate) fn serve(bus: &Arc<dyn Bus>, in_flight_max: usize) -> (RequestInbox, 
     (inbox, running)
 }
 
-/// Works through deletions with a manual worker.
+/// Consumes deletions with a manual worker.
 pub(crate) fn consume(bus: &Arc<dyn Bus>, in_flight_max: usize) -> (WorkInbox, Running) {
     let (worker, inbox) = manual_worker();
     let running = run(|stop| {
@@ -116,7 +116,7 @@ pub(crate) fn consume(bus: &Arc<dyn Bus>, in_flight_max: usize) -> (WorkInbox, R
     (inbox, running)
 }
 
-/// As [`consume`], with a worker that lets nothing be fetched yet.
+/// As [`consume`], with a worker that admits no deliveries yet.
 pub(crate) fn consume_closed(bus: &Arc<dyn Bus>, in_flight_max: usize) -> (WorkInbox, Running) {
     let (worker, inbox) = manual_worker();
     worker.admit_nothing();
@@ -146,7 +146,7 @@ where
     Running { stop, ended }
 }
 
-/// Announces deletions, each of which has to be new.
+/// Announces deletions, each of which must be new.
 pub(crate) async fn announce(world: &World, numbers: impl IntoIterator<Item = usize>) {
     for number in numbers {
         let announced = world.bus.announce(&work(number)).await.unwrap();
@@ -157,13 +157,13 @@ pub(crate) async fn announce(world: &World, numbers: impl IntoIterator<Item = us
 // === impl Running ===
 
 impl Running {
-    /// Asks it to stop and waits until it has.
+    /// Asks the task to stop and waits for its end.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.ended().await;
     }
 
-    /// Waits until it has ended.
+    /// Waits for the task's end.
     pub(crate) async fn ended(self) {
         let ended = tokio::time::timeout(TIMEOUT, self.ended).await.expect("it ends in time");
         ended.expect("it does not panic").expect("it ends well");

@@ -1,4 +1,4 @@
-//! The connection itself: servers that fall silent, go and come back, and credentials that are renewed.
+//! The connection itself: servers that hang, stop and return, and credentials that are renewed.
 
 use crate::engines::{Bus, config, nats_config, until_connected};
 use crate::fixtures::{answer, ask, ask_later, context, serve};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Connections that are spread over the servers. That none of them goes to one of two is one chance in 65,536.
+/// Connections that are spread over the servers. The chance that all go to one of two servers is one in 65,536.
 const CONNECTIONS: u64 = 16;
 
 async fn connect(config: NatsConfig, seed: u64) -> NatsBus {
@@ -120,7 +120,7 @@ async fn rotated_password_needs_no_restart() {
     config.password_file = Some(password_file.clone());
     let bus = connect(config, 7).await;
     bus.probe().await.unwrap();
-    // As a secret is rotated: the server takes the new one and ends the connections with the old one.
+    // The rotation of a secret: the server loads the new one and closes the connections that used the old one.
     std::fs::write(folder.path().join("nats.conf"), one_user("second")).unwrap();
     let pid = server.child.id().to_string();
     let signalled = tokio::process::Command::new("kill").args(["-HUP", &pid]).status().await.unwrap();
@@ -149,7 +149,8 @@ async fn server_with_a_low_max_payload_is_reported() {
     let bus: Arc<dyn Bus> = Arc::new(bus);
     let (mut inbox, _running) = serve(&bus, 4);
     let too_large = "x".repeat(20 * 1_024);
-    // What the server does not take is refused here: it would end the connection with all that is on its way.
+    // The client refuses what exceeds the server's limit: the server would close the connection, and all other messages
+    // on it would be lost.
     let reply = ask(bus.as_ref(), Verb::Get, &context("r"), too_large.clone()).await.unwrap();
     assert_eq!((reply.is_fault, code(&reply.body)), (true, FaultCode::BodyTooLarge));
     assert!(inbox.poll().is_none(), "no worker saw it");

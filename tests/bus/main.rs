@@ -1,8 +1,8 @@
 //! One suite for both buses: in memory, and on a real NATS server.
 //!
-//! Each case is a function over an engine; the macros below make a test of every case on every engine. What only
-//! NATS has (headers on the wire, subjects) and what only memory has (a clock that the test moves, calls that are
-//! lost on purpose) has its tests beside the suite.
+//! Each case is a function over an engine; the macros below make a test of every case on every engine. Features of one
+//! engine are tested beside the suite: headers and subjects on NATS, the test's clock and deliberately lost calls in
+//! memory.
 
 mod deletions;
 mod delivery;

@@ -1,4 +1,4 @@
-//! A worker, a handler or a runner whose every answer comes from the test.
+//! A worker, a handler or a runner whose answers all come from the test.
 
 use async_trait::async_trait;
 use contract::{Report, TickKind};
@@ -10,27 +10,27 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// Where the bus hands cases in. Each waits until the test has answered it.
+/// The bus's side. Each case waits until the test has answered it.
 pub(crate) struct ManualWorker<T, A> {
     hand_over: mpsc::UnboundedSender<Case<T, A>>,
     tally: Arc<Tally>,
 }
 
-/// Where the test gets them.
+/// The test's side.
 pub(crate) struct Inbox<T, A> {
     cases: mpsc::UnboundedReceiver<Case<T, A>>,
     tally: Arc<Tally>,
 }
 
-/// Something that the bus handed in. Dropped without an answer, it makes its worker panic.
+/// A case from the bus. If it is dropped without an answer, its worker panics.
 #[derive(Debug)]
 pub(crate) struct Case<T, A> {
-    /// What came.
+    /// The request, work or tick.
     pub(crate) what: T,
     answer: oneshot::Sender<A>,
 }
 
-/// How many cases were handed in at once.
+/// Counts the cases that run at the same time.
 #[derive(Debug, Default)]
 struct Tally {
     at_once: AtomicUsize,
@@ -39,7 +39,7 @@ struct Tally {
     admissions: AtomicUsize,
 }
 
-/// Counts a case until it is dropped, also when the bus gives up on it.
+/// Counts a case until it is dropped, also if the bus abandons it.
 struct Counted<'a>(&'a Tally);
 
 pub(crate) type WorkInbox = Inbox<Delivery, Verdict>;
@@ -72,7 +72,7 @@ impl Drop for Counted<'_> {
 // === impl ManualWorker ===
 
 impl<T, A> ManualWorker<T, A> {
-    /// Lets nothing be fetched until the inbox says otherwise.
+    /// Admits no deliveries until the inbox says otherwise.
     pub(crate) fn admit_nothing(&self) {
         self.tally.is_closed.store(true, Ordering::SeqCst);
     }
@@ -81,7 +81,7 @@ impl<T, A> ManualWorker<T, A> {
         let _counted = self.tally.enter();
         let (answer, answered) = oneshot::channel();
         if self.hand_over.send(Case { what, answer }).is_err() {
-            // The test is over.
+            // The test has ended.
             return std::future::pending().await;
         }
         answered.await.expect("the test lets this worker die")
@@ -121,28 +121,28 @@ impl Runner for ManualWorker<TickKind, Report> {
 // === impl Inbox ===
 
 impl<T: Debug, A: Debug> Inbox<T, A> {
-    /// The next case, which has to come.
+    /// Waits for the next case; panics if none comes.
     pub(crate) async fn next(&mut self) -> Case<T, A> {
         let next = tokio::time::timeout(TIMEOUT, self.cases.recv()).await;
         next.expect("nothing was handed in").expect("the worker is there")
     }
 
-    /// The next case, if it is there.
+    /// The next case, if there is one already.
     pub(crate) fn poll(&mut self) -> Option<Case<T, A>> {
         self.cases.try_recv().ok()
     }
 
-    /// How often the bus asked whether it may fetch.
+    /// How often the bus asked whether it may fetch more.
     pub(crate) fn admissions(&self) -> usize {
         self.tally.admissions.load(Ordering::SeqCst)
     }
 
-    /// Lets everything be fetched.
+    /// Admits all deliveries.
     pub(crate) fn admit_all(&self) {
         self.tally.is_closed.store(false, Ordering::SeqCst);
     }
 
-    /// Answers every case from now on.
+    /// Answers every case from now on with `answer`.
     pub(crate) fn answer_all(mut self, answer: impl Fn(&T) -> A + Send + 'static)
     where
         T: Send + 'static,
@@ -151,23 +151,23 @@ impl<T: Debug, A: Debug> Inbox<T, A> {
         tokio::spawn(async move {
             while let Some(case) = self.cases.recv().await {
                 let answered = answer(&case.what);
-                // The bus may have given up on it.
+                // The bus may have abandoned it.
                 let _ = case.answer.send(answered);
             }
         });
     }
 
-    /// Whether there is a case.
+    /// Whether a case is waiting.
     pub(crate) fn has_case(&self) -> bool {
         !self.cases.is_empty()
     }
 
-    /// Cases that are being worked on now.
+    /// Cases in progress now.
     pub(crate) fn at_once(&self) -> usize {
         self.tally.at_once.load(Ordering::SeqCst)
     }
 
-    /// Most cases that were ever being worked on at once.
+    /// The maximum of cases in progress at the same time.
     pub(crate) fn at_once_max(&self) -> usize {
         self.tally.at_once_max.load(Ordering::SeqCst)
     }
@@ -176,12 +176,12 @@ impl<T: Debug, A: Debug> Inbox<T, A> {
 // === impl Case ===
 
 impl<T: Debug, A: Debug> Case<T, A> {
-    /// Answers it.
+    /// Answers the case.
     pub(crate) fn answer(self, answer: A) {
         self.answer.send(answer).expect("a caller waits for the answer");
     }
 
-    /// Whether the bus has given up on it.
+    /// Whether the bus has abandoned it.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.answer.is_closed()
     }

@@ -1,4 +1,4 @@
-//! What only the bus in memory can do: time that the test moves, and calls that are lost on purpose.
+//! Tests that only the bus in memory allows: time that the test moves, and calls that are lost on purpose.
 
 use crate::fixtures::{answer, context, report, work};
 use crate::manual_worker::WorkInbox;
@@ -26,7 +26,7 @@ fn bus() -> (MemoryBus, ManualClock) {
     (bus, clock)
 }
 
-/// Every task runs until it waits for the test or for the clock.
+/// Lets every task run until it waits for the test or for the clock.
 async fn settle() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
@@ -213,7 +213,7 @@ async fn work_with_a_lost_verdict_is_redelivered() {
             settle().await;
             let left = bus.queued().len();
             assert!(left >= 1, "{call:?} {loss:?}");
-            // The message that was not finished with comes back first, and then the retry.
+            // The unacknowledged message is delivered again first, and then the retry.
             clock.advance(HOUR);
             for _ in 0..left {
                 inbox.next().await.answer(Verdict::Done);

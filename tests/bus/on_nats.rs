@@ -1,4 +1,4 @@
-//! What lies on the wire, for those who come without our client: `nats` on a command line, other services.
+//! What is on the wire for clients that are not ours: `nats` on a command line, and other services.
 
 use crate::engines::{Engine, World};
 use crate::fixtures::{SHORT, answer, ask_later, context, serve, work};
@@ -8,7 +8,7 @@ use contract::{Fault, FaultCode, Outcome, ParkedDeletion, TickKind, TickOrder, V
 use harness::wait::TIMEOUT;
 use ports::bus::{Answer, RequestError};
 
-/// A world whose worker has answered once, so that it is there.
+/// A world whose worker has answered one request, so that it is known to serve.
 async fn served() -> (World, crate::manual_worker::RequestInbox) {
     let world = Engine::Nats.world().await;
     let (mut inbox, _running) = serve(&world.bus, 4);
@@ -117,7 +117,7 @@ async fn parked_deletion_is_described_by_its_headers() {
         parked_at: 1_763_683_200,
     };
     world.bus.park(&copy).await.unwrap();
-    // From the stream, as an operator reads it: a subscription on another connection may come too late.
+    // Read from the stream, as an operator would: a subscription on another connection may start too late.
     let stream = jetstream::new(client).get_stream(subjects.parked_stream()).await.unwrap();
     let subject = format!("{}.parked.main.7", subjects.prefix());
     let message = stream.get_last_raw_message_by_subject(&subject).await.unwrap();
@@ -140,7 +140,7 @@ async fn resent_forced_tick_is_deduplicated() {
         assert!(!receipt.duplicate);
         let message = stream.get_raw_message(receipt.sequence).await.unwrap();
         ids.push(message.headers.get("Nats-Msg-Id").expect("an id").as_str().to_owned());
-        // As after an answer that was lost.
+        // The repeat of a publish whose answer was lost.
         let again = streams.publish_with_headers(
             subjects.tick(TickKind::Sync),
             message.headers.clone(),

@@ -1,4 +1,4 @@
-//! The bus goes away in the middle of the work and comes back: every worker goes on, and nothing is lost.
+//! The bus fails during the work and returns: every worker continues, and nothing is lost.
 
 use crate::engines::Engine;
 use crate::fixtures::{announce, answer, ask, consume, context, report, run_on_ticks, serve, work};
@@ -70,7 +70,8 @@ pub(crate) async fn requests_and_ticks_resume_after_an_outage(engine: Engine) {
     ask(world.bus.as_ref(), Verb::Get, &context("r"), "{}").await.unwrap();
     world.bus.tick(TickKind::Sweep, Some(7)).await.unwrap();
     runs.next().await.answer(report(1));
-    // Its acknowledgement has to be in, or the same tick would come back after the acknowledgement wait.
+    // The run's acknowledgement must have arrived, or the same tick would be delivered again after the acknowledgement
+    // wait.
     world.until_no_tick(TickKind::Sweep).await;
     world.stop_server().await;
     world.start_server().await;
@@ -98,7 +99,7 @@ pub(crate) async fn action_refused_in_an_outage_is_not_executed_later(engine: En
         if world.bus.is_connected() { Err("connected") } else { Ok(()) }
     })
     .await;
-    // Polled once: whatever is not refused at once waits for the queue, and would be sent when that is back.
+    // Polled once: a call that is not refused at once would wait for the connection, and be sent after the reconnect.
     let order = TickOrder::forced("alice");
     let ordered = world.bus.order_and_wait(SYNC, &order, TIMEOUT).now_or_never();
     assert!(ordered.is_some_and(|answer| answer.is_err()));
@@ -109,7 +110,7 @@ pub(crate) async fn action_refused_in_an_outage_is_not_executed_later(engine: En
     let late = Pause { by: "late".to_owned(), ..Pause::default() };
     assert!(world.bus.pause(&late).now_or_never().is_some_and(|answer| answer.is_err()));
     world.start_server().await;
-    // Behind everything that this connection may have kept for later.
+    // Published after everything that this connection may have buffered.
     let after = eventually("a tick", TIMEOUT, || async { world.bus.tick(SYNC, Some(1)).await }).await;
     assert_eq!((after.sequence, after.duplicate), (before + 1, false), "the first that the stream has seen");
     assert_eq!(world.bus.status().await.unwrap().paused, Some(Pause::default()));

@@ -1,4 +1,4 @@
-//! Streams, consumers and the bucket that go missing, are edited, or are refused by the server.
+//! Streams, consumers and the bucket when they are deleted, edited, or refused by the server.
 
 use crate::engines::{config, nats_config, until_connected};
 use crate::event_log::{event, kept as kept_mark, life};
@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Between two looks, in tests.
+/// Pause between two checks, in tests.
 const CHECK_PERIOD: Duration = Duration::from_millis(100);
 
 struct Whole {
@@ -35,7 +35,7 @@ struct Whole {
 }
 
 impl Whole {
-    /// How many assets of that kind were mended so.
+    /// The number of repairs `what` of assets of that kind.
     fn mended(&self, asset: &str, what: &str) -> u64 {
         let families = self.registry.gather();
         let metrics = families.iter().flat_map(|family| family.get_metric());
@@ -53,7 +53,7 @@ impl Drop for Whole {
     }
 }
 
-/// A process that keeps everything whole.
+/// A process that creates and repairs the assets.
 async fn kept(maintenance: Maintenance) -> Whole {
     let url = servers::shared().await.nats_url.clone();
     let streams = jetstream::new(servers::nats_client(&url).await);
@@ -98,7 +98,7 @@ async fn missing_streams_and_consumers_are_recreated() {
         whole.streams.delete_stream(&name).await.unwrap();
         eventually(&format!("{name} to be there again"), TIMEOUT, || whole.streams.get_stream(&name)).await;
     }
-    // Deletions stood still without the bucket, whatever else was there.
+    // Without the bucket deletions had stopped, even with all other assets present.
     eventually("the throttle state to be updated", TIMEOUT, || whole.bus.acquire()).await;
     let consumers = [
         (whole.config.subjects.deletions_stream(), whole.config.subjects.reaper_consumer(&pool)),
@@ -116,7 +116,7 @@ async fn missing_streams_and_consumers_are_recreated() {
         .await;
     }
     eventually("readiness", TIMEOUT, || async { whole.bus.is_whole() }).await;
-    // At the start, and each once more; a stream takes its consumers with it.
+    // Each is created once at the start and once more; a stream's deletion deletes its consumers.
     assert_eq!(whole.mended("stream", "made"), 2 * 5);
     assert!(whole.mended("consumer", "made") >= 2, "{}", whole.mended("consumer", "made"));
 }
@@ -160,7 +160,7 @@ async fn create_only_process_leaves_settings_alone() {
     let name = whole.config.subjects.parked_stream();
     let edited = whole.streams.get_stream(&name).await.unwrap().cached_info().config.clone();
     whole.streams.update_stream(stream::Config { max_messages: 3, ..edited }).await.unwrap();
-    // A look that begins after the edit ends after this one, which makes something.
+    // The check that recreates this stream began after the edit, so it has seen the edited stream.
     let other = whole.config.subjects.events_stream();
     for _ in 0..2 {
         whole.streams.delete_stream(&other).await.unwrap();
@@ -179,7 +179,7 @@ async fn recreated_tick_stream_continues_its_sequence() {
     whole.streams.delete_stream(whole.config.subjects.ticks_stream()).await.unwrap();
     let TickReceipt { sequence: second, .. } = eventually("the stream", TIMEOUT, tick).await;
     assert!(second > first, "{second} is not new after {first}");
-    // A former build knows nothing of this and updates the stream as it starts.
+    // An older build does not know this setting and updates the stream at its start.
     let name = whole.config.subjects.ticks_stream();
     let there = whole.streams.get_stream(&name).await.unwrap().cached_info().config.clone();
     let former = stream::Config { first_sequence: None, max_messages: 7, ..there };
@@ -195,7 +195,7 @@ async fn purged_event_log_accepts_the_same_events() {
         async |version, after| event_log.append(&id, &event(&life[1], version), after).await.unwrap();
     let first = kept_mark(append(1, None).await);
     append(2, Some(first)).await;
-    // As an operator does it. The server still knows the ids of both.
+    // As an operator would. The server still remembers the message ids of both.
     let stream = whole.streams.get_stream(whole.config.subjects.events_stream()).await.unwrap();
     stream.purge().await.unwrap();
     let again = kept_mark(append(1, None).await);
@@ -222,7 +222,8 @@ async fn exhausted_delivery_is_distinguished_from_one_in_flight() {
     let queued = whole.bus.queued(0, 10).await.unwrap();
     assert_eq!((queued.len(), queued[0].sequence), (1, sequence));
     assert!(whole.bus.handed_out(&pool).await.unwrap() >= sequence);
-    // The server notices the limit when a consumer asks for more, and lifting it does not bring the message back.
+    // The server counts the last delivery as failed when a consumer asks for more, and a higher limit does not deliver
+    // the message again.
     eventually("the consumer to give up", TIMEOUT, || async {
         let mut batch = consumer.fetch().max_messages(1).messages().await.unwrap();
         assert!(batch.next().await.is_none(), "it is not delivered again");
@@ -238,7 +239,7 @@ async fn exhausted_delivery_is_distinguished_from_one_in_flight() {
     assert_eq!(whole.bus.queued(0, 10).await.unwrap(), queued);
 }
 
-/// A server that stores less than a fleet wants.
+/// A server with less storage than a fleet needs.
 async fn small_server(folder: &std::path::Path, jetstream: &str) -> NatsServer {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let (binary, guard) = (servers::nats_binary().await, servers::broker_binary());

@@ -57,7 +57,7 @@ pub(crate) async fn worker_receives_the_verb_and_context(engine: Engine) {
             seen
         });
         asked.unwrap();
-        // It travels as what remains, so the way there is added to it.
+        // The deadline is sent as the remaining time, so the receiver's deadline is later by the transmission time.
         let seen_ms = case.1.deadline_ms.unwrap();
         assert!((in_ms(Duration::ZERO)..=in_ms(TIMEOUT)).contains(&seen_ms), "{seen_ms}");
         let sent = Context { deadline_ms: Some(seen_ms), ..sent };
@@ -185,7 +185,7 @@ pub(crate) async fn requests_are_spread_and_each_answered_once(engine: Engine) {
     let world = engine.world().await;
     let other = world.connect().await;
     let mut inboxes = [serve(&world.bus, 100), serve(&other, 100)].map(|(inbox, _)| inbox);
-    // Both are there as soon as each has been asked something.
+    // Both workers serve once each has been asked.
     for number in 0.. {
         assert!(number < 1_000, "one of the workers is never asked");
         let asked = ask_later(&world.bus, context("warm-up"), "{}");
@@ -212,7 +212,7 @@ pub(crate) async fn requests_are_spread_and_each_answered_once(engine: Engine) {
     for asked in asked {
         assert!(!asked.await.unwrap().unwrap().is_fault);
     }
-    // By chance alone, one in a thousand billion runs would see one of them with none.
+    // By chance, one run in a thousand billion would give one of them no request.
     assert!(served.iter().all(|count| *count > 0), "{served:?}");
     assert!(inboxes.iter_mut().all(|inbox| inbox.poll().is_none()), "some request went to two workers");
 }
@@ -229,7 +229,7 @@ pub(crate) async fn stopping_worker_answers_its_requests(engine: Engine) {
     let (stays, _staying) = serve(&world.bus, 100);
     inbox.answer_all(|_| answer("{}"));
     stays.answer_all(|_| answer("{}"));
-    // Requests before, while and after it leaves.
+    // Requests before, during and after its stop.
     let mut asked = Vec::new();
     for number in 0..60 {
         if number == 20 {

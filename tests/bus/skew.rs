@@ -1,5 +1,5 @@
-//! A process whose clock is wrong, on a server whose clock is right. The memory bus has one clock for all, so these
-//! run on NATS only.
+//! A process with a wrong clock, on a server with a right one. The memory bus has one clock for all processes, so these
+//! tests run on NATS only.
 
 use crate::engines::{Bus, Engine};
 use crate::fixtures::{
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 const MAX: Option<Duration> = Some(Duration::from_secs(10));
 const AHEAD: Duration = Duration::from_secs(600);
 
-/// Measures the server's time from now on.
+/// Keeps measuring the server's time from now on.
 async fn keep_time(bus: &Arc<NatsBus>) {
     let metrics = ClockMetrics::register(&Registry::new()).unwrap();
     tokio::spawn({
@@ -52,7 +52,7 @@ async fn skewed_process_takes_no_work_until_corrected() {
     let bus = world.connect_at(Arc::new(clock.clone()), MAX).await;
     keep_time(&bus).await;
     clock.advance(AHEAD);
-    // No measurement is waited for: the step shows against the monotonic clock.
+    // No new measurement is needed: the step shows against the monotonic clock.
     assert!(bus.server_time().problem().unwrap().contains("600 s ahead of"));
     let off: Arc<dyn Bus> = bus;
     let (mut requests, _serving) = serve(&off, 4);
@@ -63,7 +63,7 @@ async fn skewed_process_takes_no_work_until_corrected() {
     assert_eq!((reply.is_fault, fault.code), (true, FaultCode::NoWorkers));
     announce(&world, [7]).await;
     world.bus.tick(TickKind::Expiry, None).await.unwrap();
-    // Another process has both at once: this one has fetched neither.
+    // Another process gets both at once: this one has fetched neither.
     let (mut other_deletions, _consuming) = consume(&world.bus, 4);
     let (mut other_runs, _running) = run_on_ticks(&world.bus, TickKind::Expiry);
     other_deletions.next().await.answer(Verdict::Done);
@@ -100,7 +100,7 @@ async fn throttle_advanced_by_a_fast_clock_blocks_no_worker() {
     let world = Engine::Nats.world_with(|config| config.throttle.per_minute_max = 600).await;
     let clock = ShiftedClock::default();
     clock.advance(AHEAD);
-    // Not measured: it writes by its own clock, and says so.
+    // This process does not measure the server's time: it writes the state, with `written_ms`, by its own clock.
     let off = world.connect_at(Arc::new(clock), MAX).await;
     let right = world.connect_at(Arc::new(SystemClock), MAX).await;
     keep_time(&right).await;

@@ -1,5 +1,5 @@
-//! The provider throttle of the whole fleet. The clock is the test's own, so slots are exact. The rules themselves are tested beside
-//! them; here is that every connection follows the same throttle, and that it is kept.
+//! The provider throttle of the whole fleet. The clock is the test's own, so slots are exact. The rules are tested with
+//! the rules; here is tested that all connections share one throttle and that its state is kept.
 
 use crate::engines::{Bus, Engine, World};
 use crate::fixtures::{announce, consume, consume_closed, until, work};
@@ -37,7 +37,7 @@ async fn slot(bus: &dyn Bus) -> Permit {
     }
 }
 
-/// The calls of so many sandboxes fail, on one connection after the other.
+/// Fails the calls of that many sandboxes, alternately on the two connections.
 async fn break_down(buses: [&Arc<dyn Bus>; 2], clock: &ManualClock) {
     for number in 0..5 {
         let bus = buses[number % 2].as_ref();
@@ -185,7 +185,7 @@ pub(crate) async fn the_queue_is_counted_by_pool(engine: Engine) {
 
 pub(crate) async fn throttle_state_too_far_ahead_is_bounded(engine: Engine) {
     let world = engine.world_with(|config| config.throttle.per_minute_max = 600).await;
-    // As a worker of a former build leaves it whose clock is 240 s ahead.
+    // The state that a worker of an older build with a clock 240 s ahead leaves behind.
     let next_us = (SystemClock.now_ms() + 240_000) * 1_000;
     world.put_throttle_state(&ThrottleState { next_us, ..ThrottleState::default() }).await;
     let Admission::Later { wait, is_closed: false } = world.bus.acquire().await.unwrap() else {

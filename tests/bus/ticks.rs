@@ -1,4 +1,4 @@
-//! Ticks: one for each slot, one run at a time, and reports that can be trusted.
+//! Ticks: one for each slot, one run at a time, and reliable reports.
 
 use crate::engines::Engine;
 use crate::fixtures::{SHORT, report, run_on_ticks, until};
@@ -59,7 +59,7 @@ pub(crate) async fn third_tick_is_merged_into_the_waiting_one(engine: Engine) {
     let (mut inbox, _running) = run_on_ticks(&world.bus, SWEEP);
     inbox.next().await.answer(report(1));
     inbox.next().await.answer(report(2));
-    // A slot that was folded was not published, so it still can be.
+    // The tick of a folded slot was not published, so it still can be.
     let later = eventually("room for a tick", TIMEOUT, || async {
         let receipt = world.bus.tick(SWEEP, Some(7)).await.unwrap();
         if receipt.duplicate { Err(receipt) } else { Ok(receipt) }
@@ -69,7 +69,7 @@ pub(crate) async fn third_tick_is_merged_into_the_waiting_one(engine: Engine) {
     inbox.next().await.answer(report(3));
 }
 
-/// Reports with which order each run began.
+/// Reports the order with which each run began.
 struct Ordered(mpsc::UnboundedSender<TickOrder>);
 
 #[async_trait]
@@ -188,14 +188,14 @@ pub(crate) async fn waiter_gets_the_report_of_a_later_run(engine: Engine) {
     let (mut inbox, _running) = run_on_ticks(&world.bus, SWEEP);
     let first = world.bus.tick(SWEEP, None).await.unwrap();
     let under_way = inbox.next().await;
-    // All of these come during the first run, which may have looked already.
+    // All of these arrive during the first run, which may have read its data already.
     let waiting: Vec<_> = (0..5)
         .map(|_| {
             let bus = Arc::clone(&world.bus);
             tokio::spawn(async move { bus.tick_and_wait(SWEEP, TIMEOUT).await })
         })
         .collect();
-    // The sequence after the first one is theirs as soon as the first of them is taken.
+    // Ticks fold into the next sequence as soon as the first of the waiting ones is stored.
     eventually("a tick that waits", TIMEOUT, || async {
         let folded = world.bus.tick(SWEEP, None).await.unwrap();
         if folded.duplicate && folded.sequence > first.sequence { Ok(()) } else { Err(folded) }
@@ -251,7 +251,7 @@ pub(crate) async fn run_aborted_by_the_stop_is_repeated(engine: Engine) {
     running.stop().await;
     assert!(case.is_abandoned());
     assert_eq!(world.bus.last_report(SWEEP).await.unwrap(), None);
-    // At once: the silence after which a tick is taken from a reconciler is longer than this patience.
+    // Immediately: the silence after which the server redelivers a tick is longer than this timeout.
     let (inbox, _running) = run_on_ticks(&world.bus, SWEEP);
     inbox.answer_all(|_| report(2));
     let again = eventually("the second run", Duration::from_secs(10), || async {

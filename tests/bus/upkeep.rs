@@ -1,4 +1,4 @@
-//! Looking into the queue and at what was parked, and taking single messages out.
+//! Reading the queue and the parked copies, and removing single messages.
 
 use crate::engines::Engine;
 use crate::fixtures::{announce, consume, work};
@@ -7,7 +7,7 @@ use domain::{PoolName, SandboxId};
 use ports::bus::{Announced, ParkedKey, QueuedMessage, Verdict};
 use std::time::Duration;
 
-/// A retry that does not come back within a test.
+/// A delay that no test waits out.
 const MUCH_LATER: Duration = Duration::from_secs(3_600);
 
 fn parked(number: usize, reason: &str) -> ParkedDeletion {
@@ -150,7 +150,7 @@ pub(crate) async fn lost_parked_copy_is_restored_once(engine: Engine) {
     assert_eq!(world.bus.park_again(&copy).await.unwrap(), Announced::AlreadyQueued);
     let seen = world.bus.parked_of(&key(1)).await.unwrap().unwrap();
     world.bus.unpark(seen.sequence).await.unwrap();
-    // The very copy that is known from a moment ago.
+    // The same copy that was removed a moment ago.
     assert_eq!(world.bus.park_again(&copy).await.unwrap(), Announced::Queued);
     assert_eq!(world.bus.park_again(&copy).await.unwrap(), Announced::AlreadyQueued);
     let again = world.bus.parked_of(&key(1)).await.unwrap().unwrap();
