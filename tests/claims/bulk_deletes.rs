@@ -1,4 +1,4 @@
-//! Records that are removed in bulk, in the midst of syncs, replays and lost answers.
+//! Bulk removals of records during syncs, replays and lost answers.
 
 use crate::engines::Engine;
 use crate::world::{START, World, id, new_sandbox};
@@ -23,7 +23,7 @@ fn bulk_delete(status: &str) -> Vec<u8> {
     json!({"status": status, "by": BY}).to_string().into_bytes()
 }
 
-/// The number of a call in a removal of one record, by a rehearsal in another world.
+/// The position of a call within the removal of one record, found by a rehearsal in another world.
 async fn call_of_forget(engine: Engine) -> usize {
     let world = world(engine, 1).await;
     let store = Arc::new(FaultyStore::new(Arc::clone(&world.store)));
@@ -67,7 +67,7 @@ pub(crate) async fn tombstone_survives_a_late_listing(engine: Engine) {
     let reply: BulkDeleteReply = process.plain(Verb::BulkDelete, bulk_delete("stale")).await.unwrap();
     assert_eq!((reply.removed, reply.more), (3, false));
     for (number, seen) in (1..).zip(stale) {
-        // A sync that read the index before, and one that knows only the listing.
+        // One sync has read the index before the removal, the other knows only the listing.
         assert!(matches!(world.store.mark_found(&seen, START).await.unwrap(), Write::Lost(Some(_))));
         let Insert::Exists(found) = world.store.insert(&new_sandbox(number), START).await.unwrap() else {
             panic!("{number} has come back");

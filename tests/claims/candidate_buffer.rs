@@ -1,5 +1,5 @@
-//! How a process comes by its candidates: ahead of time, not where every other process begins, and without calling a
-//! pool empty that it cannot see all of.
+//! The candidate buffer of a process: it is refilled before it is empty, processes start at different places in the
+//! index, and no process reports an empty pool before it has read every shard.
 
 use crate::world::{Process, START, World, claim_of, new_sandbox};
 use ::dynamodb::DynamoStore;
@@ -15,12 +15,12 @@ use testkit::interposed::{Call, InterposedStore, Interposer};
 use testkit::store::MemoryStore;
 use tokio::sync::watch;
 
-/// Time of a caller that is to get a refusal, or a sandbox, at once.
+/// The timeout of a caller that expects a refusal, or a sandbox, at once.
 const SHORT: Duration = Duration::from_millis(400);
-/// How far the index of a test may lag.
+/// How far the index may lag in a test.
 const LAG: Duration = Duration::from_secs(30);
 
-/// Blocks every look at the index while it is closed.
+/// Blocks every read of the index while it is closed.
 #[derive(Debug)]
 struct StoreGate {
     open: watch::Sender<bool>,
@@ -65,7 +65,7 @@ async fn buffer_is_refilled_before_it_is_empty() {
 
     gate.open.send_replace(false);
     while *gate.waiting.borrow() == 0 {
-        // With an empty buffer this would wait in front of the gate, in vain.
+        // With an empty buffer this claim would wait at the gate until its timeout.
         claim_next(&process, &mut number).await;
         tokio::task::yield_now().await;
     }
@@ -106,14 +106,14 @@ async fn cold_processes_start_at_different_candidates() {
                 process.ask(&request, SHORT).await.unwrap();
             }
         }
-        // From one beginning, each would have lost some forty.
+        // From one common starting point, each process would have lost about forty races.
         let lost: u64 = processes.iter().map(Process::lost_races).sum();
         assert!(lost <= 30, "{lost} lost races with prefix {prefix:?}");
     }
 }
 
-/// Half of a small pool, taken by two processes in turns. Of candidates that wait for long, the other process would
-/// have taken a quarter by the end: some sixty races of each five hundred.
+/// Two processes alternately take half of a small pool. If they kept candidates for long, the other process would have
+/// taken a quarter of those: about sixty lost races for each five hundred claims.
 #[tokio::test]
 async fn processes_buffer_only_candidates_they_soon_use() {
     let mut lost = 0;
@@ -176,7 +176,7 @@ async fn waiting_claim_gets_supply_once_the_index_shows_it() {
     assert_eq!(waiting.await.unwrap().unwrap().id(), shown.id);
 }
 
-/// A process knows the number of shards for a while; before it says no, it asks again.
+/// A process caches the number of shards; before it reports an empty pool, it reads that number again.
 #[tokio::test]
 async fn new_shards_are_read_before_the_pool_is_exhausted() {
     let endpoint = dynamodb::dynoxide_endpoint();
@@ -195,7 +195,7 @@ async fn new_shards_are_read_before_the_pool_is_exhausted() {
     assert_eq!(process.claim("late").await.unwrap().id(), far);
 }
 
-/// Adds sandboxes until one lies beyond the first two shards, and leaves only that one free.
+/// Adds sandboxes until one is beyond the first two shards, and leaves only that one free.
 async fn in_a_far_shard(store: &DynamoStore) -> SandboxId {
     for number in 1.. {
         let Insert::Inserted(sandbox) = store.insert(&new_sandbox(number), START).await.unwrap() else {

@@ -1,5 +1,5 @@
-//! What a process knows of free sandboxes: what was not used is offered again, a waiting crowd gets its refusals in
-//! time, and neither names nor losses pile up.
+//! What a process knows about free sandboxes: unused candidates are offered again, waiting callers get their refusals
+//! in time, and neither selectors nor lost candidates accumulate.
 
 use crate::settings::{OWNER, Subject};
 use crate::unsteady::Unsteady;
@@ -11,11 +11,11 @@ use std::time::Duration;
 use testkit::faulty::Fault;
 use testkit::store::MemoryStore;
 
-/// Time of the callers that are to wait in vain: short, because they do wait.
+/// The timeout of callers that wait without success: short, because the test waits it out.
 const SHORT: Duration = Duration::from_millis(400);
-/// Callers who wait for one sandbox; looking one after the other would take them longer than their time.
+/// Callers that wait for one sandbox; one index read for each, one after the other, would exceed their timeout.
 const CROWD: usize = 40;
-/// Selectors of the flood.
+/// Selectors of the flood test.
 const FLOOD: usize = 5_000;
 /// Selectors that a process may keep candidates for.
 const SELECTORS_KEPT_MAX: usize = 1_024;
@@ -91,7 +91,7 @@ async fn waiting_claim_gets_a_returned_candidate() {
     }
 }
 
-// An answer that comes after the deadline would be TIMEOUT: the allocator sees to that itself.
+// The answer after the deadline would be TIMEOUT: the allocator itself answers before it.
 
 #[tokio::test]
 async fn waiting_claim_without_a_candidate_fails_in_time() {
@@ -100,7 +100,7 @@ async fn waiting_claim_without_a_candidate_fails_in_time() {
     let subject = Subject::new(&world, Some((call, Fault::PauseBefore)));
     let in_hand = subject.start().await;
     assert_eq!(subject.process.ask(&claim_of("waiting"), SHORT).await, Err(FaultCode::Contended));
-    // Another name is another matter: for this one there is nothing to wait for.
+    // A different prefix is independent: its callers have nothing to wait for.
     let answer = subject.process.ask(&with_prefix("other", "nothing-"), SHORT).await;
     assert_eq!(answer, Err(FaultCode::PoolExhausted));
     subject.store.resume();
@@ -108,7 +108,7 @@ async fn waiting_claim_without_a_candidate_fails_in_time() {
     assert_eq!(subject.process.claim("waiting").await, Err(FaultCode::PoolExhausted));
 }
 
-/// A whole crowd, however long a look at the index takes: one look serves all who wait.
+/// A crowd is served however long a read of the index takes: one read serves all who wait.
 #[tokio::test]
 async fn many_waiting_claims_fail_in_time_with_few_index_reads() {
     let call = call_of_a_repeat("open_claim").await;
@@ -132,8 +132,8 @@ async fn many_waiting_claims_fail_in_time_with_few_index_reads() {
     assert_eq!(in_hand.answer().await.unwrap().outcome, Outcome::Created);
 }
 
-/// Candidates that were free long ago: others took them all since. A process that has lost a few of them looks
-/// anew, and does not try them one by one.
+/// Candidates that were free long ago, and that others have all taken since. A process that has lost some of them reads
+/// the index again and does not try them one by one.
 #[tokio::test]
 async fn outdated_candidates_are_dropped_after_a_few_losses() {
     let world = world(200).await;
@@ -147,7 +147,7 @@ async fn outdated_candidates_are_dropped_after_a_few_losses() {
     assert!(calls <= 40, "{calls} calls for one claim");
 }
 
-/// Prefixes come from outside. A process keeps candidates for some, and forgets them rather than keep all.
+/// Prefixes come from callers. A process keeps candidates for a limited number of them and forgets the others.
 #[tokio::test]
 async fn cached_prefixes_are_bounded() {
     let world = world(0).await;
@@ -155,14 +155,14 @@ async fn cached_prefixes_are_bounded() {
     let process = world.process_over(endless.over(Arc::clone(&world.store)));
     let mut looked = ask_all(&process, "first").await;
     assert_eq!(looked, FLOOD, "each prefix is new, and so needs a look");
-    // Now each has two more at hand, unless it was forgotten.
+    // Each prefix now has two more candidates in the buffer, unless the process forgot it.
     looked = ask_all(&process, "second").await;
     let kept = FLOOD - looked;
     assert!(kept <= SELECTORS_KEPT_MAX, "candidates of {kept} prefixes are kept");
     assert_eq!(process.lost_races(), 0);
 }
 
-/// One claim for each prefix of the flood; how many of them needed a look at the index.
+/// Makes one claim for each prefix of the flood; returns how many of them needed a read of the index.
 async fn ask_all(process: &Process, name: &str) -> usize {
     let before = process.rounds();
     for number in 0..FLOOD {
@@ -173,7 +173,7 @@ async fn ask_all(process: &Process, name: &str) -> usize {
     usize::try_from(process.rounds() - before).unwrap()
 }
 
-/// A key beside the body is the body's key, and two that differ are a mistake and no claim.
+/// A key beside the body counts as the body's key; two different keys are an error and make no claim.
 #[tokio::test]
 async fn idempotency_key_may_be_sent_as_a_header() {
     let world = world(5).await;

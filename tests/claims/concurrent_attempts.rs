@@ -1,4 +1,4 @@
-//! Two tries of one claim in two processes, each standing still at any of its calls.
+//! Two attempts at one claim in two processes, each paused at any of its calls.
 
 use crate::engines::Engine;
 use crate::settings::{OWNER, Rehearsal, Setting, Subject};
@@ -7,21 +7,21 @@ use contract::Outcome;
 use std::ops::Range;
 use testkit::faulty::Fault;
 
-/// Calls that a claim may need more than it needs alone, because a twin gets in its way.
+/// Additional calls that a claim may need because a twin interferes.
 const CALLS_MORE: usize = 2;
-/// On a slow engine, one pair of points in so many.
+/// On a slow engine, one of that many pairs of points.
 const THINNED_OUT: usize = 23;
 
-/// Turns of the scheduler in which a claim in memory gets as far as it can.
+/// Turns of the runtime after which a claim in memory makes no more progress.
 const TURNS: usize = 64;
 
-/// Every place where a claim may stand still.
+/// Every point at which a claim may pause.
 fn points(calls: Range<usize>) -> Vec<(usize, Fault)> {
     let sides = |call| [(call, Fault::PauseBefore), (call, Fault::PauseAfter)];
     (calls.start..calls.end + CALLS_MORE).flat_map(sides).collect()
 }
 
-/// Stops both at their points, and lets one of them finish before the other goes on.
+/// Pauses both at their points, and lets one of them finish before the other continues.
 async fn round(engine: Engine, setting: Setting, seed: u64, at: [(usize, Fault); 2], first: usize) {
     let scenario = format!("{setting:?}, seed {seed}: stopped at {at:?}, then number {first} first");
     let (world, subjects) = setting.prepare(engine, seed, &at.map(Some)).await;
@@ -78,8 +78,8 @@ pub(crate) async fn concurrent_attempts_on_a_leftover_item_agree(engine: Engine)
     every_pair(engine, Setting::LeftBehind).await;
 }
 
-/// Both in one process, where they share what is known of candidates. The second starts while the first
-/// stands still, and gets as far as it can.
+/// Both in one process, where they share the candidate buffer. The second starts while the first is paused, and runs as
+/// far as it can.
 pub(crate) async fn concurrent_attempts_in_one_process_agree(engine: Engine) {
     for setting in [Setting::Cold, Setting::Outdated, Setting::Tight, Setting::Over, Setting::LeftBehind] {
         for Rehearsal { seed, calls } in setting.rehearsals(engine, 1, 8).await {
@@ -107,8 +107,8 @@ pub(crate) async fn concurrent_attempts_in_one_process_agree(engine: Engine) {
     }
 }
 
-/// The first try saw one sandbox, which a rival takes; then a second one comes, and the twin gets it. The first
-/// try finds nothing free, and yet its owner has a sandbox.
+/// The first attempt saw one sandbox, which a rival takes; then a second sandbox is added, and the twin gets it. The
+/// first attempt finds nothing free, but must return its owner's sandbox.
 pub(crate) async fn concurrent_attempt_gets_no_false_exhausted(engine: Engine) {
     let (seed, grant) = {
         let Rehearsal { seed, calls } = Setting::Cold.rehearsals(engine, 1, 1).await.remove(0);

@@ -1,4 +1,4 @@
-//! Crowds: every caller that can be served is served, and *exhausted* is said only when nothing is free.
+//! Crowds: every caller that can be served is served, and the answer is *exhausted* only when nothing is free.
 
 use crate::engines::Engine;
 use crate::unsteady::Unsteady;
@@ -11,14 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use testkit::store::MemoryStore;
 
-/// Time for a caller of a crowd: more than the slowest machine needs.
+/// The timeout of a caller in a crowd: more than the slowest machine needs.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Time for a caller that is to learn soon that nothing is free, and goes on trying if that is wrong.
+/// The timeout of a caller that should soon learn that nothing is free, and that would keep trying otherwise.
 const SHORT: Duration = Duration::from_secs(2);
 /// Seeds of the tests that need many.
 const SEEDS: u64 = 20;
 
-/// All at once, each through one of the processes.
+/// Sends all requests at once, distributed over the processes.
 async fn crowd(processes: &[Process], requests: Vec<AllocateRequest>) -> Vec<Answered> {
     let tasks: Vec<_> = requests
         .into_iter()
@@ -36,7 +36,7 @@ fn callers(count: usize, name: &str) -> Vec<AllocateRequest> {
     (0..count).map(|number| claim_of(&format!("{name}-{number}"))).collect()
 }
 
-/// The sandboxes that were won, each once; the answer to every other caller was that nothing is free.
+/// The granted sandboxes, each exactly once; every other caller was answered that nothing is free.
 fn won(answers: &[Answered]) -> BTreeSet<SandboxId> {
     let mut won = BTreeSet::new();
     for answer in answers {
@@ -55,7 +55,7 @@ async fn more_callers_than_sandboxes(world: &World, processes: &[Process], free:
     let answers = crowd(processes, callers(free + more, "first")).await;
     assert_eq!(won(&answers).len(), free, "a caller got the answer that nothing is free, and something was");
     assert_eq!(world.in_state(StateName::Available).await, []);
-    // What comes later is found, whatever the processes believe of the pool.
+    // Later additions are found, whatever the processes believe about the pool.
     for _ in 0..processes.len() {
         world.add().await;
     }
@@ -81,13 +81,13 @@ async fn every_caller_gets_one_over_a_lagging_index() {
         let world = World::over(unsteady.over(Arc::new(MemoryStore::new(1))), 60, seed).await;
         let processes: Vec<_> = (0..3).map(|_| world.process()).collect();
         let answers = crowd(&processes, callers(80, "first")).await;
-        // What the index has never shown to a process, that process cannot offer; here it has shown all.
+        // A process cannot offer what the index has not shown to it yet; here the index has shown everything.
         assert_eq!(won(&answers).len(), 60, "seed {seed}");
     }
 }
 
-/// One caller after the other, while sandboxes come, go missing and come back, and the index lags: a caller that gets
-/// *exhausted* was shown no sandbox that was free.
+/// One caller after the other, while sandboxes are added, go missing and are found again, and the index lags: before a
+/// caller is answered *exhausted*, the index showed it no sandbox that was free.
 #[tokio::test]
 async fn exhausted_means_no_visible_sandbox_is_available() {
     let (mut exhausted, mut created) = (0, 0);
@@ -133,7 +133,7 @@ async fn come_back(world: &World) {
     }
 }
 
-/// What an index shows that stands still is tried once, however often it shows it.
+/// A candidate from an index that no longer updates is tried once, however often the index shows it.
 #[tokio::test]
 async fn entry_of_a_stalled_index_is_tried_once() {
     let unsteady = Arc::new(Unsteady::lagging(1, 1));
@@ -158,8 +158,8 @@ async fn two_hundred_callers_on_a_thousand_free_in_three_processes() {
     assert_eq!(won(&crowd(&processes, callers(200, "owner")).await).len(), 200);
 }
 
-/// Every caller gets the first sandbox that it tries, whatever it asks for: inside one process, no caller is sent after
-/// a sandbox that another one is trying.
+/// Every caller gets the first sandbox that it tries, for any request: within one process, no two callers try the same
+/// sandbox.
 #[tokio::test]
 async fn callers_in_one_process_never_race_each_other() {
     for seed in 0..SEEDS {

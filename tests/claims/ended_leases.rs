@@ -1,4 +1,4 @@
-//! A lease that is over: its owner gets a new sandbox, and the old one ends exactly as if it were given back.
+//! A lease that has ended: its owner gets a new sandbox, and the old one is deleted as if its owner had released it.
 
 use crate::engines::Engine;
 use crate::settings::OWNER;
@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use testkit::interposed::{Call, InterposedStore, Interposer};
 
-/// Extends the owner's lease just before another worker that takes it for over would end it, as an allocator does whose
-/// clock is behind.
+/// Extends the owner's lease just before another worker would end it as expired, as an allocator with a late clock
+/// does.
 #[derive(Debug)]
 struct ExtendsInTime(Arc<dyn Store>);
 
@@ -42,7 +42,7 @@ impl Interposer for ExtendsInTime {
     }
 }
 
-/// Waits until the deletion of `sandbox` is in the queue and its claim item is closed, or names another one.
+/// Waits until the deletion of `sandbox` is in the queue and its claim item is closed or names another sandbox.
 async fn announced(world: &World, sandbox: &Sandbox) -> DeletionWork {
     let record = sandbox.last_claim().expect("it was leased");
     eventually("the announcement", TIMEOUT, || async {
@@ -89,7 +89,7 @@ pub(crate) async fn ended_lease_is_deleted_like_a_released_one(engine: Engine) {
         assert_eq!((world.deletions.queued().len(), world.deletions.repeated()), (1, 0));
         assert_eq!(works.last(), DeletionWork::of(&old).as_ref());
         ended.push((deletion.lease, deletion.requested_at, deletion.attempts));
-        // Either way the key is free for one sandbox, and the same one for good.
+        // Either way the key can get one sandbox, and every repeat returns the same one.
         let next = process.claim(OWNER).await.unwrap();
         assert_ne!(next.id(), first.id());
         assert_eq!(world.process().claim(OWNER).await.unwrap().body, next.body);
@@ -107,14 +107,14 @@ pub(crate) async fn ended_lease_is_closed_even_if_the_pool_is_exhausted(engine: 
     let old = world.store.sandbox(&first.id()).await.unwrap().unwrap();
     assert_eq!(old.state.name(), StateName::PendingDeletion);
     announced(&world, &old).await;
-    // Asking again neither announces it twice nor finds it again.
+    // Another claim neither announces the deletion twice nor returns the old sandbox.
     assert_eq!(process.claim(OWNER).await, Err(FaultCode::PoolExhausted));
     assert_eq!((world.deletions.queued().len(), world.deletions.repeated()), (1, 0));
     let added = world.add().await;
     assert_eq!(process.claim(OWNER).await.unwrap().id(), added.id);
 }
 
-/// The queue is an accelerator: without it the claim and the state are the same, and the sweep announces.
+/// The queue only accelerates: without it the claim and the states are the same, and the sweep announces the deletion.
 pub(crate) async fn queue_failure_does_not_block_the_claim(engine: Engine) {
     let world = World::new(engine, 2, 1).await;
     let process = world.process();

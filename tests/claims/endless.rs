@@ -1,4 +1,4 @@
-//! A pool that has three sandboxes for every name prefix that a caller asks for.
+//! A pool with three sandboxes for every name prefix that a caller asks for.
 
 use async_trait::async_trait;
 use domain::{ExternalId, NewSandbox, SandboxId, SandboxName, StateName};
@@ -9,7 +9,7 @@ use testkit::interposed::{Call, InterposedStore, Interposer};
 /// Sandboxes of one prefix.
 const EACH: usize = 3;
 
-/// Makes them when they are looked for.
+/// Creates them when a page of the index is read.
 #[derive(Debug)]
 pub(crate) struct Endless;
 
@@ -40,7 +40,7 @@ impl Interposer for Endless {
     ) -> Result<Page, StoreError> {
         let SortRange::NamePrefix(prefix) = &query.range else { panic!("not asked for in this test") };
         let mut page = Page::default();
-        // Each of them is in one shard; here it is the first.
+        // Each sandbox is in one shard only: here the first.
         for number in (0..EACH).filter(|_| query.shard == 0) {
             let name = format!("{}{number}", prefix.as_str());
             let id = SandboxId::parse(&name).unwrap();

@@ -1,19 +1,19 @@
-//! The engines that the claims run on; every world gets a separate store.
+//! The engines that the claims run on; every world has a separate store.
 
 use harness::dynamodb;
 use ports::store::Store;
 use std::sync::Arc;
 use testkit::store::MemoryStore;
 
-/// Few, so that a round over them is short, and more than one, so that they matter.
+/// Few, so that a round over them is short, and more than one, so that sharding has an effect.
 const SHARDS: u16 = 2;
 
 /// Where the stores come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
-    /// In memory: every interleaving that can be thought of.
+    /// In memory: every interleaving.
     Memory,
-    /// The embedded DynamoDB: the same with real conditional writes, and fewer.
+    /// The embedded DynamoDB: real conditional writes, and fewer interleavings.
     Dynoxide,
 }
 
@@ -32,7 +32,7 @@ impl Engine {
         }
     }
 
-    /// Whether to leave out most of what memory has shown already.
+    /// Whether to leave out most of what the store in memory has covered.
     pub(crate) fn is_slow(self) -> bool {
         self == Self::Dynoxide
     }

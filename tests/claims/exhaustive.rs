@@ -1,33 +1,33 @@
 //! Every interleaving of a small model of the claim protocol: attempts at two requests of one key, a rival, releases,
-//! and sandboxes that go missing and come back. Any attempt may stop at any call.
+//! and sandboxes that go missing and are found again. Any attempt may stop at any call.
 //!
-//! The model is written down apart from the code that it is about, so that a mistake in one is not repeated in the
-//! other. What makes it sound is taken out rule by rule: without each, it has to find the fault that the rule is for.
+//! The model is written independently of the code that it describes, so that both do not have the same mistake. Each
+//! rule of the protocol is switched off once: without it, the search must find the fault that the rule prevents.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-/// Requests as bits.
+/// Requests as a bit set.
 type Requests = u8;
 /// Number of a sandbox.
 type Id = u8;
-/// How often a free sandbox came and went.
+/// The version of a sandbox: how often it was free or missing.
 type Version = u8;
 
-/// Sandboxes at most.
+/// Maximum of sandboxes.
 const SANDBOXES_MAX: usize = 3;
-/// Attempts at most.
+/// Maximum of attempts.
 const ATTEMPTS_MAX: usize = 4;
 
 /// The rules of the protocol.
 #[derive(Clone, Copy, Debug)]
 struct Rules {
-    /// The end of a lease closes the claim item, and does not remove it.
+    /// The end of a lease closes the claim item and does not remove it.
     items_are_closed: bool,
-    /// A claim that finds a lease of its key that has ended looks at the requests that it was the answer to.
+    /// A claim that finds an ended lease of its key reads the requests that the lease answered.
     ended_leases_are_looked_at: bool,
-    /// An item that moves on keeps the requests that were answered.
+    /// A claim item that moves to another sandbox keeps the answered requests.
     requests_are_kept: bool,
-    /// A repeat that is not the first attempt is noted on the lease before it is answered.
+    /// A repeat other than the first attempt is recorded on the lease before it is answered.
     repeats_are_noted: bool,
     /// A sandbox is granted only at the version that the claim item names.
     versions_are_compared: bool,
@@ -41,15 +41,15 @@ const ALL_RULES: Rules = Rules {
     versions_are_compared: true,
 };
 
-/// What takes part.
+/// The participants.
 #[derive(Clone, Copy, Debug)]
 struct Cast {
-    /// Each with the number of its request, and its own number among the attempts at that.
+    /// Each attempt as the number of its request and its number within that request.
     attempts: &'static [(usize, u8)],
     sandboxes: usize,
-    /// Sandboxes that another key may take.
+    /// The number of sandboxes that another key may take.
     rivals: u8,
-    /// Times that a free sandbox may go missing and come back.
+    /// How often a free sandbox may go missing and be found again.
     absences: u8,
 }
 
@@ -64,12 +64,12 @@ enum Sandbox {
     Free(Version),
     /// Not listed by the provider.
     Missing(Version),
-    /// By the key.
+    /// Held by the key.
     Held {
         claimed: Version,
         requests: Requests,
     },
-    /// The key held it.
+    /// Held by the key before.
     Ended {
         claimed: Version,
         requests: Requests,
@@ -85,7 +85,7 @@ struct Item {
     answered: Requests,
 }
 
-/// Where an attempt is: what it does next, with what it knows.
+/// The next step of an attempt, with what it knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum At {
     Unsent,
@@ -105,22 +105,22 @@ struct State {
     attempts: [At; ATTEMPTS_MAX],
     /// Sandboxes whose release has not closed the claim item yet.
     closing: u8,
-    /// Requests whose caller has its answer.
+    /// Requests whose caller has received an answer.
     answered: Requests,
     rivals: u8,
     absences: u8,
 }
 
-/// What must not happen.
+/// The violations that the search looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     /// The key holds two sandboxes.
     TwoHeld,
-    /// An attempt at a request that was answered takes a sandbox.
+    /// A late attempt at an answered request takes a sandbox.
     LateAttempt,
 }
 
-/// What has to come up, or the model proves little.
+/// Events that must occur, or the model proves little.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Sight {
     RefusedByItem,
@@ -137,7 +137,7 @@ struct Model {
     sights: HashMap<Sight, u64>,
 }
 
-/// What a search came to.
+/// The result of a search.
 struct Found {
     states: usize,
     fault: Option<(Fault, Vec<State>)>,
@@ -170,7 +170,7 @@ impl State {
         self
     }
 
-    /// Items that would name what is free now.
+    /// Claim items for the sandboxes that are free now.
     fn candidates(&self) -> Vec<Item> {
         let free = self.sandboxes.iter().enumerate().filter_map(|(id, sandbox)| match sandbox {
             Sandbox::Free(version) => {
@@ -194,7 +194,7 @@ impl Model {
         *self.sights.entry(sight).or_default() += 1;
     }
 
-    /// Every state that may come next, or the fault that a step would be.
+    /// Every possible next state, or the fault that a step causes.
     fn next(&mut self, state: &State) -> Result<Vec<State>, Fault> {
         let mut next = Vec::new();
         for attempt in 0..self.cast.attempts.len() {
@@ -203,7 +203,7 @@ impl Model {
         for (id, sandbox) in state.sandboxes.iter().enumerate() {
             let mut after = *state;
             match *sandbox {
-                // By its owner, its time or an operator.
+                // Its owner, its expiry or an operator ends the lease.
                 Sandbox::Held { claimed, requests } => {
                     after.sandboxes[id] = Sandbox::Ended { claimed, requests };
                     after.closing |= 1 << id;
@@ -254,7 +254,7 @@ impl Model {
         let go = |at| state.with(attempt, at);
         match state.attempts[attempt] {
             At::Unsent => {
-                // The ingress sends the next attempt when it has given up the one before.
+                // The ingress sends the next attempt after it has given up the previous one.
                 let is_due = number == 1 || state.attempts[attempt - 1] != At::Unsent;
                 if is_due && state.answered & bit(request) == 0 {
                     next.push(go(At::Looking));
@@ -306,7 +306,7 @@ impl Model {
         Ok(())
     }
 
-    /// Nothing is free: the claim item may lead to an answer all the same.
+    /// Nothing is free: the claim item may still lead to an answer.
     fn follow(&mut self, item: Option<Item>, lost: Option<Item>, request: usize) -> At {
         match item {
             Some(item) if Some(item) != lost => self.go_on(item, request),
@@ -317,7 +317,7 @@ impl Model {
         }
     }
 
-    /// Goes on with the claim item that is there.
+    /// Continues with the existing claim item.
     fn go_on(&mut self, item: Item, request: usize) -> At {
         if item.answered & bit(request) != 0 {
             self.saw(Sight::RefusedByItem);
@@ -349,7 +349,7 @@ impl Model {
         Ok(())
     }
 
-    /// What a sandbox that is not free means.
+    /// The step after a claim finds its sandbox not free.
     fn look(&mut self, state: &State, attempt: usize, item: Item, next: &mut Vec<State>) {
         let (request, number) = self.cast.attempts[attempt];
         let ended = match state.sandboxes[item.id as usize] {
@@ -374,7 +374,8 @@ impl Model {
         }
     }
 
-    /// The attempt has its answer. It gets to the caller, if that has sent no further attempt, or is lost on its way.
+    /// The attempt has an answer. It reaches the caller if the caller has sent no further attempt, or is lost on the
+    /// way.
     fn answer(&self, state: &State, attempt: usize, next: &mut Vec<State>) {
         let (request, number) = self.cast.attempts[attempt];
         let later = self.cast.attempts.iter().position(|at| *at == (request, number + 1));
@@ -386,7 +387,7 @@ impl Model {
     }
 }
 
-/// Searches every state, nearest first.
+/// Searches every state, breadth first.
 fn search(rules: Rules, cast: Cast) -> Found {
     let mut model = Model { rules, cast, sights: HashMap::new() };
     let first = State::first(cast);

@@ -1,7 +1,7 @@
-//! Claims, releases, expiry, sync and deletions in a random order, call by call, with crashes, failures and
-//! callers who hang up; everything is held against a small model after every step.
+//! Claims, releases, expiry, sync and deletions in a random order, call by call, with crashes, failures and callers
+//! that hang up. After every step the sandboxes and answers are checked against a small model.
 //!
-//! A seed decides all of a run in memory, so a failing run can be repeated: it prints its seed and its steps.
+//! A seed decides everything in a run in memory, so a failing run can be repeated: it prints its seed and its steps.
 
 mod fleet;
 mod gate;
@@ -11,10 +11,10 @@ use crate::engines::Engine;
 use fleet::Fleet;
 use std::collections::BTreeMap;
 
-/// How rough a run is: one step in so many. Zero is never.
+/// How often things fail in a run: one step in that many. Zero is never.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weather {
-    /// A call fails, before or after it happened.
+    /// A call fails, before or after it took effect.
     pub(crate) fails: usize,
     /// A process crashes, and another one starts.
     pub(crate) crashes: usize,
@@ -28,10 +28,10 @@ const STORMY: Weather = Weather { fails: 10, crashes: 20, hang_ups: 20 };
 
 /// Runs of one test in memory.
 const RUNS: u64 = 1_000;
-/// Runs of one test on an engine where every call takes its time.
+/// Runs of one test on an engine with slow calls.
 const RUNS_SLOW: u64 = 34;
 
-/// What has to come up in the runs of a test, or they prove little.
+/// Events that must occur in the runs of a test, or they prove little.
 const MUST_COME_UP: [&str; 9] = [
     "created",
     "existing",
@@ -44,7 +44,7 @@ const MUST_COME_UP: [&str; 9] = [
     "found",
 ];
 
-/// One run for each seed. Seeds of different tests differ, so that no two of them do the same.
+/// One run for each seed. Tests use different seeds, so that no two of them run the same.
 async fn runs(engine: Engine, first_seed: u64, weather: Weather) {
     let count = if engine.is_slow() { RUNS_SLOW } else { RUNS };
     let mut tally: BTreeMap<&str, u64> = BTreeMap::new();

@@ -1,20 +1,20 @@
-//! A claim that breaks off at any of its calls, on both sides of it, and the owner who asks again.
+//! A claim that is interrupted at any of its calls, before or after the call takes effect, and its owner's repeat.
 
 use crate::engines::Engine;
 use crate::settings::{OWNER, Rehearsal, Setting};
 use contract::{FaultCode, Outcome};
 use testkit::faulty::Fault;
 
-/// How a claim breaks off.
+/// How a claim is interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Break {
-    /// The process, or the caller's patience, ends before the call happens.
+    /// The process ends, or the caller gives up, before the call takes effect.
     CrashBefore,
-    /// The call happens, and its caller is gone before the answer.
+    /// The call takes effect, and its process or caller is gone before the answer.
     CrashAfter,
-    /// The store fails the call, which did not happen.
+    /// The store fails the call, which had no effect.
     ErrorBefore,
-    /// The store fails the call, which did happen.
+    /// The store fails the call, which took effect.
     ErrorAfter,
 }
 
@@ -35,7 +35,7 @@ impl Break {
     }
 }
 
-/// Breaks the claim off at `call` and lets its owner ask again, on another process or on the same one.
+/// Interrupts the claim at `call` and lets its owner ask again, of another process or of the same one.
 async fn round(engine: Engine, setting: Setting, seed: u64, call: usize, how: Break, elsewhere: bool) {
     let scenario = format!("{setting:?}, seed {seed}: {how:?} at call {call}, repeat elsewhere: {elsewhere}");
     let (world, subjects) = setting.prepare(engine, seed, &[Some((call, how.fault()))]).await;
@@ -69,7 +69,7 @@ async fn round(engine: Engine, setting: Setting, seed: u64, call: usize, how: Br
     world.assert_sound(&[&subject.process, &other]).await;
 }
 
-/// Every call of the claim, every way to break off, the repeat in both places.
+/// Every call of the claim, every kind of interruption, and the repeat to either process.
 async fn every_call(engine: Engine, setting: Setting) {
     let count = if engine.is_slow() { 1 } else { 8 };
     for Rehearsal { seed, calls } in setting.rehearsals(engine, 1, count).await {

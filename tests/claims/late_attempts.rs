@@ -1,5 +1,5 @@
-//! An attempt at a request that stands still at any of its calls, while a further attempt at the same request is
-//! answered and that lease ends. No caller waits for the result of the late one, so it must get nothing.
+//! An attempt at a request pauses at any of its calls, while a further attempt at the same request is answered and that
+//! lease ends. No caller waits for the result of the late attempt, so it must not get a sandbox.
 
 use crate::engines::Engine;
 use crate::settings::{OWNER, Rehearsal, Setting, Subject};
@@ -13,22 +13,22 @@ use testkit::faulty::Fault;
 /// The request under test.
 const REQUEST: &str = "request-1";
 
-/// How the lease ends that the request was answered by.
+/// How the lease ends that answered the request.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
-    /// Its owner gives it back.
+    /// Its owner releases it.
     Released,
     /// The same, by a process that dies before it closes the claim item.
     ReleasedOnly,
     /// The same, and the sandbox is deleted.
     Deleted,
-    /// Its time is over.
+    /// It expires.
     Over,
-    /// An operator takes the sandbox out of use.
+    /// An operator quarantines the sandbox.
     Quarantined,
 }
 
-/// What happens then.
+/// What happens after that.
 #[derive(Clone, Copy, Debug)]
 enum Next {
     Nothing,
@@ -65,7 +65,7 @@ impl Ending {
     }
 }
 
-/// Leases of the owner so far, live or ended.
+/// Leases of the owner so far, active or ended.
 async fn leases(world: &World) -> usize {
     let sandboxes = world.sandboxes().await;
     let mine = sandboxes.iter().filter_map(|sandbox| sandbox.last_lease());
@@ -104,7 +104,7 @@ async fn round(engine: Engine, setting: Setting, seed: u64, at: (usize, Fault), 
     assert_eq!(leases(&world).await, before, "{scenario}: the late attempt took a sandbox: {late:?}");
     match late {
         Err(code) => assert_eq!(code, FaultCode::AllocationExpired, "{scenario}"),
-        // It had decided before, and shows what it got then.
+        // The late attempt had decided before, and returns what it got then.
         Ok(late) => assert_eq!(late.body, answered.body, "{scenario}"),
     }
     let sandboxes = world.sandboxes().await;
@@ -130,7 +130,7 @@ async fn every_delay(engine: Engine, setting: Setting) {
             for side in [Fault::PauseBefore, Fault::PauseAfter] {
                 for (number, ending) in Ending::ALL.into_iter().enumerate() {
                     for next in [Next::Nothing, Next::AnotherRequest, Next::AnotherRequestEnded] {
-                        // On a slow engine, every fifth: each call gets others.
+                        // On a slow engine, one in five: each call gets different endings.
                         if !engine.is_slow() || (number + call) % Ending::ALL.len() == 0 {
                             round(engine, setting, seed, (call, side), ending, next).await;
                         }

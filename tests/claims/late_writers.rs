@@ -1,5 +1,4 @@
-//! A claim that stands still at any of its calls while its owner's life goes on without it, and then comes
-//! late.
+//! A claim pauses at any of its calls while its owner's other claims continue, and finishes late.
 
 use crate::engines::Engine;
 use crate::settings::{OWNER, Rehearsal, Setting, Subject};
@@ -10,26 +9,26 @@ use domain::{Cause, Sandbox, StateName};
 use ports::clock::Clock as _;
 use testkit::faulty::Fault;
 
-/// What happens while the claim stands still. A twin is the same claim in another process.
+/// What happens during the pause. A twin is the same claim in another process.
 #[derive(Clone, Copy, Debug)]
 enum Meanwhile {
-    /// A twin claims and gives back.
+    /// A twin claims and releases.
     Released,
     /// The same, and the sandbox is deleted.
     Deleted,
-    /// A twin claims and gives back, and claims again.
+    /// A twin claims, releases, and claims again.
     ClaimedAgain,
     /// The same, with the first sandbox deleted in between.
     DeletedAndClaimedAgain,
-    /// A twin claims, and its lease ends by itself.
+    /// A twin claims, and its lease expires.
     Expired,
     /// The same, and the twin claims again.
     ExpiredAndClaimedAgain,
-    /// Whatever is free goes missing and comes back.
+    /// All free sandboxes go missing and are found again.
     MissingAndFound,
     /// The same, and a twin claims.
     FoundAndClaimed,
-    /// What the claim is after goes missing, a twin claims another one, and the missing one comes back.
+    /// The candidate of the claim goes missing, a twin claims another sandbox, and the missing one is found again.
     MissedAndFound,
 }
 
@@ -97,7 +96,7 @@ async fn come_back(world: &World) {
     }
 }
 
-/// What the late one says was true: that lease was there.
+/// The late answer was true at some time: that lease existed.
 async fn assert_was_true(world: &World, lent: &Lent, scenario: &str) {
     let sandbox = world.store.sandbox(&lent.id()).await.unwrap().unwrap();
     let lease = sandbox.last_lease().expect("it was leased");
@@ -111,7 +110,7 @@ async fn assert_was_true(world: &World, lent: &Lent, scenario: &str) {
 async fn round(engine: Engine, setting: Setting, seed: u64, call: usize, side: Fault, meanwhile: Meanwhile) {
     let scenario = format!("{setting:?}, seed {seed}: {side:?} at call {call}, meanwhile {meanwhile:?}");
     let (world, subjects) = setting.prepare(engine, seed, &[Some((call, side))]).await;
-    // There is always one more, so that no answer says that the pool is empty.
+    // There is always one more free sandbox, so that no answer says that the pool is empty.
     for _ in 0..3 {
         world.add().await;
     }
@@ -131,7 +130,7 @@ async fn round(engine: Engine, setting: Setting, seed: u64, call: usize, side: F
     if let Some(before) = before.first() {
         assert_eq!(held, std::slice::from_ref(before), "{scenario}: what was held is held");
     }
-    // Only one whose deciding call was over may name a sandbox that is gone since.
+    // Only a claim that had made its deciding write may name a sandbox that has been deleted since.
     let had_decided = was_done || (side == Fault::PauseAfter && subject.store.calls()[call] == "grant");
     assert!(had_decided || held.iter().any(|held| late.shows(held)), "{scenario}: {late:?} but {held:?}");
 
@@ -149,7 +148,7 @@ async fn every_delay(engine: Engine, setting: Setting) {
     let count = if engine.is_slow() { 1 } else { 3 };
     for Rehearsal { seed, calls } in setting.rehearsals(engine, 1, count).await {
         for call in calls {
-            // On a slow engine, every other one: the next call gets what this one leaves out.
+            // On a slow engine, every other case: the next call gets the cases that this one leaves out.
             let step = if engine.is_slow() { 2 } else { 1 };
             for meanwhile in Meanwhile::ALL.into_iter().skip(call % step).step_by(step) {
                 round(engine, setting, seed, call, Fault::PauseBefore, meanwhile).await;

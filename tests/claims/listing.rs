@@ -1,5 +1,5 @@
-//! Lists of sandboxes, page by page, against the truth: every filter, alone and together, over pools, shards and states,
-//! while nothing changes and while much does.
+//! Lists of sandboxes, page by page, compared with the records: every filter, alone and combined, over pools, shards
+//! and states, without concurrent changes and with many.
 
 use crate::engines::Engine;
 use crate::world::{Process, START, World};
@@ -15,20 +15,20 @@ use std::sync::Arc;
 use std::time::Duration;
 use strum::{EnumCount as _, IntoEnumIterator as _};
 
-/// Pools by the beginning of the names.
+/// Pools, by name prefixes.
 const POOLS: &str = "dns=dns-,wide=wide-,main";
-/// More than one shard of each pool and state holds something.
+/// More than one, so that each pool and state has sandboxes in several shards.
 const SHARDS: u16 = 3;
-/// Those of the test of filters.
+/// The number of sandboxes in the test of filters.
 const MANY: u32 = 2_101;
-/// Those of the other tests on an engine that is slow.
+/// The number of sandboxes in the other tests on a slow engine.
 const FEW: u32 = 601;
-/// Owners and labs are fewer than sandboxes, and numbers without a common divisor mix them.
+/// Fewer owners and labs than sandboxes; numbers without a common divisor mix them.
 const OWNERS: u32 = 11;
 const LABS: u32 = 4;
-/// Writes of a test's own that are under way at once.
+/// Concurrent writes of a test's preparation.
 const AT_ONCE: usize = 16;
-/// Pages of one walk before it counts as one that does not end.
+/// Pages of one walk after which it counts as endless.
 const PAGES_MAX: usize = 5_000;
 const LATER: UnixSeconds = UnixSeconds::new(START.get() + 3_600);
 
@@ -55,7 +55,8 @@ fn claim_of(number: u32) -> ClaimKey {
     ClaimKey { owner: owner_of(number), key: IdempotencyKey::parse(&format!("key-{number:04}")).unwrap() }
 }
 
-/// Half are free, as in a pool, which also takes the fewest writes; the rest are in each other state.
+/// Half are free, as in a real pool, and because that takes the fewest writes; the rest are spread over the other
+/// states.
 fn state_of(number: u32) -> StateName {
     let others = number as usize / 6 % (StateName::COUNT - 1);
     if (number / 3).is_multiple_of(2) {
@@ -83,7 +84,7 @@ async fn added(store: &dyn Store, number: u32) -> Sandbox {
     }
 }
 
-/// Claimed as an allocator does it, by claim item and grant.
+/// Claimed as an allocator does it, with claim item and grant.
 async fn held(store: &dyn Store, number: u32) -> Sandbox {
     let candidate = added(store, number).await.candidate();
     granted(store, number, candidate).await
@@ -96,7 +97,7 @@ async fn granted(store: &dyn Store, number: u32, candidate: Candidate) -> Sandbo
     let grant = Grant {
         claim: record.claim,
         candidate: record.candidate,
-        // Some callers do not say.
+        // Some callers name no lab.
         lab: (!number.is_multiple_of(10)).then_some(lab),
         by: None,
         request: None,
@@ -109,7 +110,7 @@ async fn granted(store: &dyn Store, number: u32, candidate: Candidate) -> Sandbo
 async fn ending(store: &dyn Store, number: u32) -> Sandbox {
     let sandbox = held(store, number).await;
     let ending = done(store.release(&sandbox.id, &owner_of(number), None, None, LATER).await.unwrap());
-    // An allocator removes the claim item, unless it dies before that.
+    // An allocator removes the claim item, unless it crashes before that.
     if number.is_multiple_of(2) {
         store.close_claim(&sandbox.last_claim().unwrap(), LATER).await.unwrap();
     }
@@ -121,7 +122,7 @@ async fn made(store: &dyn Store, number: u32) -> Sandbox {
         StateName::Available => added(store, number).await,
         StateName::Allocated => {
             let sandbox = held(store, number).await;
-            // Another key of the same owner was after this one as well, and a third owner.
+            // Another key of the same owner, and a third owner, also had this sandbox in their claim items.
             let claims = [owner_of(number), owner_of(number + 1)].map(|owner| ClaimKey {
                 owner,
                 key: IdempotencyKey::parse(&format!("lost-{number:04}")).unwrap(),
@@ -154,7 +155,7 @@ async fn made(store: &dyn Store, number: u32) -> Sandbox {
     }
 }
 
-/// A world of so many sandboxes, and each of them as its last write left it.
+/// A world of that many sandboxes, and the record of each after its last write.
 async fn world(engine: Engine, count: u32) -> (World, Vec<Sandbox>) {
     let world = World::over(engine.fresh_store_of(SHARDS).await, 0, 7).await.with_pools(POOLS);
     let makings = (1..=count).map(|number| {
@@ -165,7 +166,7 @@ async fn world(engine: Engine, count: u32) -> (World, Vec<Sandbox>) {
     (world, sandboxes)
 }
 
-/// What the filters mean, said a second time and without any index.
+/// The meaning of the filters, implemented a second time without an index.
 fn is_meant(sandbox: &Sandbox, filters: &SandboxesRequest) -> bool {
     let SandboxesRequest { status, pool, lab, owner, name_prefix, cursor: _, limit: _ } = filters;
     let lease = sandbox.last_lease();
@@ -182,7 +183,7 @@ async fn page_of(process: &Process, request: &SandboxesRequest) -> Result<Sandbo
     process.plain(Verb::Sandboxes, serde_json::to_vec(request).unwrap()).await
 }
 
-/// A whole walk; each page is asked of the next process, and `meanwhile` is done after it.
+/// A complete walk; each page is requested from the next process, and `meanwhile` runs after each page.
 async fn walked<F: Future<Output = ()>>(
     processes: &[Process],
     filters: &SandboxesRequest,
@@ -214,7 +215,7 @@ fn some(text: &str) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// Each filter alone, and every choice of two, three and more of them.
+/// Each filter alone, and every combination of two, three and more of them.
 fn combinations() -> (Vec<SandboxesRequest>, Vec<SandboxesRequest>) {
     let states = StateName::iter().filter(|state| *state != StateName::Deleted);
     let states: Vec<_> = states.map(|state| some(state.as_str())).chain([None]).collect();
@@ -252,17 +253,17 @@ fn combinations() -> (Vec<SandboxesRequest>, Vec<SandboxesRequest>) {
 
 pub(crate) async fn every_filter_combination_lists_the_matching_sandboxes(engine: Engine) {
     let (world, truth) = world(engine, MANY).await;
-    // The second one begins later, as one does that was started again.
+    // The second process starts later, as after a restart.
     let processes = [world.process(), world.process()];
     let mut walks = 0;
-    // Memory shows every combination; the engine that is slow each filter alone, and some together.
+    // Memory runs every combination; the slow engine runs each filter alone, and some combinations.
     let (alone, together) = combinations();
     let step = if engine.is_slow() { 9 } else { 1 };
     for filters in alone.into_iter().chain(together.into_iter().step_by(step)) {
         let meant: Vec<_> = truth.iter().filter(|sandbox| is_meant(sandbox, &filters)).collect();
         let mut expected: Vec<_> = meant.iter().map(|sandbox| sandbox.id.as_str()).collect();
         expected.sort_unstable();
-        // Small ones where that does not make too many pages of it.
+        // Small pages, unless that makes too many of them.
         let limits = match (engine.is_slow(), expected.len()) {
             (true, ..12) => [5, 1].as_slice(),
             (true, ..100) => &[9],
@@ -283,7 +284,7 @@ pub(crate) async fn every_filter_combination_lists_the_matching_sandboxes(engine
     assert!(walks > 20, "only {walks} walks");
 }
 
-/// What is free in one pool, as the index has it.
+/// The free sandboxes of one pool, in the order of the index.
 async fn free_ones(store: &dyn Store, pool: &str) -> Vec<Sandbox> {
     let mut found = Vec::new();
     for shard in 0..store.shards().await.unwrap() {
@@ -298,7 +299,7 @@ pub(crate) async fn unchanged_sandbox_is_listed_once_during_changes(engine: Engi
     let count = if engine.is_slow() { FEW } else { MANY };
     let (world, before) = world(engine, count).await;
     let (processes, store) = ([world.process(), world.process()], Arc::clone(&world.store));
-    // Those of two pools move, a few after every page: claimed, released, deleted, missing, taken out of use.
+    // The sandboxes of two pools change, a few after every page: claimed, released, deleted, missing, quarantined.
     let movers = [free_ones(&*store, "main").await, free_ones(&*store, "dns").await].concat();
     let moving: BTreeSet<_> = movers.iter().map(|sandbox| sandbox.id.to_string()).collect();
     assert!(moving.len() > 40, "{}", moving.len());
@@ -306,7 +307,7 @@ pub(crate) async fn unchanged_sandbox_is_listed_once_during_changes(engine: Engi
         let (store, movers) = (Arc::clone(&store), &movers);
         async move {
             for turn in 0..4 {
-                // From the end of the lists, where the walk has not been yet, and from where it has been.
+                // Alternately from the end of the lists, where the walk has not been yet, and from the beginning.
                 let at =
                     if turn % 2 == 0 { page * 2 + turn } else { movers.len().wrapping_sub(page * 2 + turn) };
                 let Some(seen) = movers.get(at) else { continue };
@@ -349,7 +350,7 @@ pub(crate) async fn index_growth_during_a_listing_hides_nothing(engine: Engine) 
         let store = Arc::clone(&store);
         async move {
             if page == 3 {
-                // Twice the shards, once every process has seen that; and more sandboxes that go there.
+                // Doubles the number of shards once every process has seen that, and adds sandboxes in the new shards.
                 let wanted = u64::from(SHARDS) * 2 * ports::store::layout::SANDBOXES_PER_SHARD;
                 store.follow_size(wanted, LATER).await.unwrap();
                 store.follow_size(wanted, LATER.after(Duration::from_secs(120))).await.unwrap();

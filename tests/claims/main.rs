@@ -1,8 +1,8 @@
-//! The real allocator over stores that break off, stand still and lag: whatever happens at whichever call, one key
-//! holds one sandbox at most, its owner gets it as the answer, and no sandbox is lost to the other owners.
+//! The real allocator over stores that fail, pause and lag: whatever happens at whichever call, one key holds at most
+//! one sandbox, its owner gets it as the answer, and no sandbox is lost to the other owners.
 //!
-//! Each case is a function over an engine; the macros below make a test of it in memory, and of some on the
-//! embedded DynamoDB. All of a test runs on one thread, so that its seed decides the order of everything.
+//! Each case is a function over an engine; the macros below make a test of it in memory, and of some on the embedded
+//! DynamoDB. A test runs on one thread, so that its seed decides the order of everything.
 
 #![expect(
     clippy::unwrap_used,
@@ -130,7 +130,7 @@ on_engine! { memory Memory:
     }
 }
 
-// What between them makes every call of a claim; memory has shown the rest.
+// These cover every call of a claim; memory covers the rest.
 on_engine! { dynoxide Dynoxide:
     late_attempts {
         late_attempt_with_outdated_candidates_takes_nothing,

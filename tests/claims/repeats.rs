@@ -1,4 +1,4 @@
-//! Requests and their attempts: which of them made a lease, what is noted of them, and how many writes that takes.
+//! Requests and their attempts: which of them made a lease, what is recorded of them, and how many writes that takes.
 
 use crate::engines::Engine;
 use crate::settings::{OWNER, Subject};
@@ -26,7 +26,7 @@ pub(crate) async fn repeat_of_the_creating_request_is_answered_created(engine: E
     assert_eq!((other.outcome, &other.body), (Outcome::Existing, &first.body));
     let unnamed = world.process().claim(OWNER).await.unwrap();
     assert_eq!((unnamed.outcome, &unnamed.body), (Outcome::Existing, &first.body));
-    // A lease that was made by a claim without a request belongs to no request.
+    // A lease of a claim without a request belongs to no request.
     let unnamed = world.process().claim("other").await.unwrap();
     assert_eq!(unnamed.outcome, Outcome::Created);
     assert_eq!(world.process().claim("other").await.unwrap().outcome, Outcome::Existing);
@@ -71,7 +71,7 @@ pub(crate) async fn a_new_request_replaces_a_closed_claim_by_three_writes(engine
     let (first, calls) = writes("r-1").await;
     assert_eq!(calls, ["open_claim", "grant"], "the hot path takes two writes and no read");
     world.process().release(first.id().as_str(), OWNER).await.unwrap();
-    // It is closed behind the caller's back.
+    // The allocator closes it in the background.
     let closed = eventually("a closed claim", TIMEOUT, async || {
         let found = world.store.find_claim(&key_of(OWNER)).await.unwrap().unwrap();
         if found.is_closed { Ok(found) } else { Err(found) }
@@ -93,7 +93,7 @@ pub(crate) async fn a_claim_without_a_request_replaces_a_closed_one_too(engine: 
     assert_ne!(second.id(), first.id());
 }
 
-/// Stands still with all of its process, as a machine does that is paused: nothing else runs in its runtime meanwhile.
+/// Pauses the whole process, as a suspended machine does: nothing else runs in its runtime meanwhile.
 #[derive(Debug)]
 struct Standstill {
     after: &'static str,
@@ -142,7 +142,7 @@ pub(crate) async fn a_release_of_another_epoch_is_refused(engine: Engine) {
     assert_eq!(stranger, Err(FaultCode::NotSandboxOwner));
     let released = process.release_lease(id.as_str(), OWNER, Some(epoch)).await.unwrap();
     assert_eq!(released.deletion_requested_at, world.clock.now().get());
-    // A repeat has the same answer, and one that means another lease is refused as before.
+    // A repeat gets the same answer, and a release of another lease is refused as before.
     assert_eq!(process.release_lease(id.as_str(), OWNER, Some(epoch)).await, Ok(released.clone()));
     assert_eq!(process.release_lease(id.as_str(), OWNER, None).await, Ok(released));
     let wrong = process.release_lease(id.as_str(), OWNER, Some(epoch + 1)).await;

@@ -1,4 +1,4 @@
-//! What a claim may find: settings that lead it through every call that a claim can make.
+//! Situations that a claim may meet: together they lead it through every call that a claim can make.
 
 use crate::engines::Engine;
 use crate::world::{Answered, Process, World, id};
@@ -10,13 +10,13 @@ use tokio::task::JoinHandle;
 /// The owner whose claim is under test.
 pub(crate) const OWNER: &str = "owner";
 
-/// Seeds to try for a rehearsal that leads through all calls.
+/// Seeds to try until rehearsals cover all calls.
 const SEEDS_MAX: u64 = 100;
 
-/// What the claim finds.
+/// The situation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Setting {
-    /// A process that knows nothing yet, and a pool of free sandboxes.
+    /// A process without any candidates, and a pool of free sandboxes.
     Cold,
     /// A process whose candidates are mostly taken by now.
     Outdated,
@@ -26,13 +26,13 @@ pub(crate) enum Setting {
     Held,
     /// The owner's lease, and no free sandbox.
     HeldAndEmpty,
-    /// The owner's lease, which is over.
+    /// The owner's lease, which has ended.
     Over,
-    /// A claim item that a crash left behind, of a sandbox that another owner took.
+    /// A claim item that a crash left behind, for a sandbox that another owner took.
     LeftBehind,
 }
 
-/// A process whose store can break off or stand still on demand.
+/// A process whose store can fail or pause on demand.
 pub(crate) struct Subject {
     pub(crate) process: Process,
     pub(crate) store: Arc<FaultyStore>,
@@ -40,14 +40,14 @@ pub(crate) struct Subject {
     pub(crate) calls_before: usize,
 }
 
-/// How the claim under test went when nothing went wrong.
+/// The course of the claim under test without any fault.
 pub(crate) struct Rehearsal {
     pub(crate) seed: u64,
-    /// Numbers of its calls; those before them prepared it.
+    /// Positions of its calls; the calls before them prepared the situation.
     pub(crate) calls: Range<usize>,
 }
 
-/// A claim under way.
+/// A claim in progress.
 pub(crate) struct Started {
     claim: JoinHandle<Answered>,
     answer: Option<Answered>,
@@ -56,7 +56,7 @@ pub(crate) struct Started {
 // === impl Setting ===
 
 impl Setting {
-    /// The calls that a claim makes here if nothing is in its way, without repetitions.
+    /// The calls that a claim makes here without any fault, without repetitions.
     pub(crate) fn operations(self) -> &'static [&'static str] {
         match self {
             Self::Cold => &["page", "open_claim", "grant"],
@@ -75,7 +75,7 @@ impl Setting {
         seed: u64,
         faults: &[Option<(usize, Fault)>],
     ) -> (World, Vec<Subject>) {
-        // Besides what is taken below, three or one are free.
+        // Besides the sandboxes that the situation takes, three or one are free.
         let warm_ups = faults.len() as u64;
         let sandbox_count = match self {
             Self::Cold => 3,
@@ -112,7 +112,7 @@ impl Setting {
         (world, subjects)
     }
 
-    /// Seeds that lead the claim under test, when nothing goes wrong, through all of its calls here.
+    /// Seeds that lead the claim under test, without any fault, through all of its calls here.
     pub(crate) async fn rehearsals(self, engine: Engine, processes: usize, count: usize) -> Vec<Rehearsal> {
         let mut rehearsals = Vec::new();
         for seed in 1..=SEEDS_MAX {
@@ -145,7 +145,7 @@ impl Subject {
         Self { process, store, calls_before: 0 }
     }
 
-    /// Starts the owner's claim and goes on when it stands still or is done.
+    /// Starts the owner's claim; returns when it pauses or has ended.
     pub(crate) async fn start(&self) -> Started {
         self.start_for(OWNER).await
     }
@@ -178,7 +178,7 @@ impl Started {
         self.answer.is_some() || self.claim.is_finished()
     }
 
-    /// Its answer, once nothing holds it up.
+    /// Its answer, after the pause is over.
     pub(crate) async fn answer(self) -> Answered {
         match self.answer {
             Some(answer) => answer,
@@ -186,14 +186,14 @@ impl Started {
         }
     }
 
-    /// Ends it where it stands, as a crash or a caller who hangs up does. If what stands still is only what goes
-    /// on behind the caller's back, there is an answer all the same.
+    /// Ends it where it is, as a crash or a caller that hangs up does. If only its background work is paused, there is
+    /// an answer anyway.
     pub(crate) async fn drop_it(self) -> Option<Answered> {
         if self.answer.is_some() {
             return self.answer;
         }
         self.claim.abort();
-        // Wait until it is really gone; what it had reserved is then free again.
+        // Wait for the task's end, which frees what it had reserved.
         self.claim.await.ok()
     }
 }

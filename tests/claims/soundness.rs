@@ -1,4 +1,4 @@
-//! What has to hold whatever happened, once everything is quiet.
+//! Invariants that hold in the end, whatever happened before.
 
 use crate::world::{GRACE, Process, World};
 use contract::{FaultCode, Outcome, PoolStats};
@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 // === impl World ===
 
 impl World {
-    /// The records are in order, every holder gets its sandbox as the answer of every process, and whatever is free can
-    /// be claimed to the last one, through these processes in turn.
+    /// The records are consistent, every holder gets its sandbox as the answer of every process, and all free sandboxes
+    /// can be claimed through these processes in turn.
     pub(crate) async fn assert_sound(&self, processes: &[&Process]) {
         let sandboxes = self.sandboxes().await;
         sandboxes.iter().for_each(assert_in_order);
@@ -70,7 +70,7 @@ impl World {
     }
 }
 
-/// Versions grow by one with every entry of the history, and a sandbox on its way out keeps its last lease.
+/// A version grows by one with every entry of the history, and a sandbox in deletion keeps its last lease.
 pub(crate) fn assert_in_order(sandbox: &Sandbox) {
     let versions: Vec<u64> = sandbox.history.iter().map(|entry| entry.version.get()).collect();
     assert_eq!(versions, (1..=sandbox.version.get()).collect::<Vec<_>>(), "{sandbox:?}");

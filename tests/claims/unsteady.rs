@@ -1,4 +1,4 @@
-//! Stores that take their time: calls of several callers mix, pages are slow, and the index lags.
+//! Stores with delays: the calls of several callers interleave, pages are slow, and the index lags.
 
 use async_trait::async_trait;
 use domain::{Candidate, Sandbox, StateName};
@@ -12,17 +12,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use testkit::interposed::{Call, InterposedStore, Interposer};
 
-/// Turns that are enough to mix the calls of a crowd.
+/// Enough turns to interleave the calls of a crowd.
 const TURNS_MAX: usize = 4;
 
-/// How unsteady a store is.
+/// The delays of a store.
 #[derive(Debug)]
 pub(crate) struct Unsteady {
     rng: Rng,
-    /// Turns of the runtime that a call may take on either side.
+    /// The maximum of turns of the runtime that a call takes before and after its effect.
     turns_max: usize,
     page_time: Duration,
-    /// How many writes the index may be behind. Zero: it is not.
+    /// The maximum of writes by which the index lags; zero means no lag.
     lag_max: usize,
     log: Mutex<Log>,
     grants: AtomicUsize,
@@ -30,29 +30,29 @@ pub(crate) struct Unsteady {
 
 #[derive(Debug, Default)]
 struct Log {
-    /// Every write of a sandbox, in order, as it was after the write.
+    /// Every write of a sandbox, in order, as the record was after the write.
     written: Vec<Sandbox>,
-    /// How many writes the index will ever show, if it stands still.
+    /// The number of writes that the index will ever show, once it has stopped.
     stands_still_at: Option<usize>,
-    /// What the last page showed.
+    /// The content of the last page.
     shown: Vec<Candidate>,
 }
 
 // === impl Unsteady ===
 
 impl Unsteady {
-    /// Calls mix, nothing else.
+    /// Calls interleave, without other delays.
     pub(crate) fn mixing(seed: u64) -> Self {
         Self::new(seed, TURNS_MAX, Duration::ZERO, 0)
     }
 
-    /// Pages take that long, and everything else no time.
+    /// Pages take that long, and all other calls no time.
     pub(crate) fn slow(page_time: Duration) -> Self {
         Self::new(1, 1, page_time, 0)
     }
 
-    /// Every page shows the state from up to `lag_max` writes ago, now less and now more. All of it is one
-    /// page, so it is for stores of one shard and few sandboxes.
+    /// Every page shows the state of up to `lag_max` writes ago, by a random number. All of it is one page, so this is
+    /// for stores with one shard and few sandboxes.
     pub(crate) fn lagging(seed: u64, lag_max: usize) -> Self {
         Self::new(seed, TURNS_MAX, Duration::ZERO, lag_max)
     }
@@ -62,22 +62,22 @@ impl Unsteady {
         Self { rng, turns_max, page_time, lag_max, log: Mutex::default(), grants: AtomicUsize::new(0) }
     }
 
-    /// The store that behaves like that.
+    /// The store with these delays.
     pub(crate) fn over(self: &Arc<Self>, inner: Arc<dyn Store>) -> Arc<dyn Store> {
         Arc::new(InterposedStore::over(inner, Arc::clone(self)))
     }
 
-    /// Grants so far, won or lost.
+    /// Grants so far, successful or not.
     pub(crate) fn grants(&self) -> usize {
         self.grants.load(Ordering::SeqCst)
     }
 
-    /// What the last page showed as free.
+    /// The free sandboxes of the last page.
     pub(crate) fn shown(&self) -> Vec<Candidate> {
         self.log().shown.clone()
     }
 
-    /// From now on the index takes up nothing any more.
+    /// From now on the index takes no further writes.
     pub(crate) fn stand_still(&self) {
         let mut log = self.log();
         log.stands_still_at = Some(log.written.len());

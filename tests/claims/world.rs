@@ -1,4 +1,4 @@
-//! One pool, one clock, one queue, and as many allocators over them as a test wants.
+//! One pool, one clock, one queue, and as many allocators on them as a test needs.
 
 use crate::engines::Engine;
 use allocator::{Allocator, Config, Metrics, Ports};
@@ -27,9 +27,9 @@ pub(crate) const START: UnixSeconds = UnixSeconds::new(1_800_000_000);
 pub(crate) const POOL: &str = "main";
 /// The length of every lease here.
 pub(crate) const LEASE: Duration = Duration::from_secs(4 * 3_600);
-/// The time after its end before a lease is over.
+/// The grace period after a lease's end.
 pub(crate) const GRACE: Duration = Duration::from_secs(1_800);
-/// Time for a request of a test that is not about time: more than the slowest machine needs.
+/// The timeout of a request in a test that is not about time: more than the slowest machine needs.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the processes of a test share.
@@ -40,7 +40,7 @@ pub(crate) struct World {
     /// The sandboxes are numbered from 1.
     sandbox_count: AtomicU64,
     seed: AtomicU64,
-    /// The rules of its pools.
+    /// The value of `POOLS`.
     pools: &'static str,
 }
 
@@ -52,16 +52,16 @@ pub(crate) struct Process {
     registry: Registry,
 }
 
-/// What an owner was given.
+/// The lease that an owner got.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lent {
     pub(crate) outcome: Outcome,
-    /// As it went over the wire: a repeat has to be the same byte for byte.
+    /// The body as sent: a repeat must be equal byte for byte.
     pub(crate) body: bytes::Bytes,
     pub(crate) allocation: Allocation,
 }
 
-/// An answer to a claim.
+/// The outcome of a claim.
 pub(crate) type Answered = Result<Lent, FaultCode>;
 
 pub(crate) fn id(number: u64) -> SandboxId {
@@ -92,7 +92,7 @@ pub(crate) fn lease_policy() -> LeasePolicy {
     }
 }
 
-/// A claim without wishes.
+/// A claim without options.
 pub(crate) fn claim_of(owner: &str) -> AllocateRequest {
     AllocateRequest { owner: owner.to_owned(), lab: Some("lab-a".to_owned()), ..AllocateRequest::default() }
 }
@@ -112,7 +112,7 @@ impl World {
             clock: ManualClock::at(START),
             deletions: Arc::default(),
             sandbox_count: AtomicU64::new(0),
-            // Far from the next test's, because every process takes one.
+            // Far from the next test's seeds, because every process takes one.
             seed: AtomicU64::new(seed * 1_000),
             pools: POOL,
         };
@@ -141,7 +141,7 @@ impl World {
         self.process_over(Arc::clone(&self.store))
     }
 
-    /// One more process, with its own way to the store.
+    /// One more process, with its own connection to the store.
     pub(crate) fn process_over(&self, store: Arc<dyn Store>) -> Process {
         let config = Config {
             leases: lease_policy(),
@@ -188,7 +188,7 @@ impl World {
         self.sandboxes().await.into_iter().filter(|sandbox| sandbox.state.name() == state).collect()
     }
 
-    /// What that owner holds under its default key; a lease that is over counts for nothing.
+    /// The sandboxes that the owner holds under its default key; ended leases do not count.
     pub(crate) async fn held_by(&self, owner: &str) -> Vec<Sandbox> {
         let key = key_of(owner);
         let now = self.clock.now();
@@ -206,12 +206,12 @@ impl World {
         }
     }
 
-    /// Lets time go by until every lease of now is over.
+    /// Moves the clock until every current lease has ended.
     pub(crate) fn outlive_leases(&self) {
         self.clock.advance(LEASE + GRACE);
     }
 
-    /// Deletes at the provider what is on its way out.
+    /// Deletes at the provider all sandboxes in deletion.
     pub(crate) async fn delete_pending(&self) {
         let now = self.clock.now();
         for sandbox in self.in_state(StateName::PendingDeletion).await {
@@ -220,7 +220,7 @@ impl World {
         }
     }
 
-    /// Leaves a claim item of `owner` that names `candidate`, as a claim does that broke off.
+    /// Leaves a claim item of `owner` that names `candidate`, as an interrupted claim does.
     pub(crate) async fn leave_behind(&self, owner: &str, candidate: Candidate) {
         let record = ClaimRecord::new(key_of(owner), candidate);
         self.store.open_claim(&record, self.clock.now().after(LEASE * 100)).await.unwrap();
@@ -234,7 +234,7 @@ impl Process {
         self.ask(&claim_of(owner), TIMEOUT).await
     }
 
-    /// Asks with wishes, and waits no longer than `timeout`.
+    /// Claims with options and waits no longer than `timeout`.
     pub(crate) async fn ask(&self, request: &AllocateRequest, timeout: Duration) -> Answered {
         self.ask_with_key(request, None, timeout).await
     }
@@ -277,7 +277,7 @@ impl Process {
         self.release_lease(sandbox_id, owner, None).await
     }
 
-    /// Gives back the lease of that epoch.
+    /// Releases the lease of that epoch.
     pub(crate) async fn release_lease(
         &self,
         sandbox_id: &str,
@@ -298,12 +298,12 @@ impl Process {
         self.counter("broker_allocator_candidate_rounds_total")
     }
 
-    /// Candidates so far that turned out taken.
+    /// Candidates so far that turned out to be taken.
     pub(crate) fn lost_races(&self) -> u64 {
         self.counter("broker_allocator_lost_races_total")
     }
 
-    /// Asks for anything else.
+    /// Sends any other request.
     pub(crate) async fn plain<T: DeserializeOwned>(&self, verb: Verb, body: Vec<u8>) -> Result<T, FaultCode> {
         let answer = self.allocator.handle(self.request(verb, body.into(), TIMEOUT)).await;
         let body = answer.body.map_err(|fault| fault.code)?;

@@ -1,4 +1,4 @@
-//! A few processes, those who ask them, and the scheduler that decides who goes on.
+//! A few processes, their callers, and the scheduler that decides which call continues.
 
 use super::Weather;
 use super::gate::Board;
@@ -19,21 +19,21 @@ use tokio::task::JoinHandle;
 
 /// Allocators at once.
 const PROCESSES: usize = 2;
-/// Free sandboxes at the beginning: fewer than keys, so that some get none.
+/// Free sandboxes at the beginning: fewer than keys, so that some keys get none.
 const SANDBOXES: u64 = 3;
 /// Numbers of sandboxes that a sync may list.
 const LISTED_MAX: usize = 7;
-/// What is asked for in one run.
+/// Requests in one run.
 const ASKS: usize = 30;
-/// Asks under way at once.
+/// Requests in progress at once.
 const ASKS_AT_ONCE: usize = 5;
-/// Time that goes by at once: twice is longer than a lease and its grace.
+/// One step of time: two steps are longer than a lease and its grace period.
 const TIME_STEP: Duration = Duration::from_secs((LEASE.as_secs() + GRACE.as_secs()) / 2);
 /// Steps before a run counts as stuck.
 const STEPS_MAX: usize = 10_000;
-/// Time for a request: no run takes as long.
+/// The timeout of a request: longer than any run.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Owners and the keys that they send. Two of them use the same key, which is not the same claim.
+/// Owners and the keys that they send. Two owners use the same key, which makes separate claims.
 const CLAIMS: [(&str, Option<&str>); 4] =
     [("ann", None), ("ann", Some("second")), ("ben", None), ("ben", Some("ann"))];
 
@@ -46,20 +46,20 @@ pub(crate) struct Fleet {
     weather: Weather,
     observations: Observations,
     processes: Vec<(usize, Process)>,
-    /// Processes so far, and so the number of the next one.
+    /// Processes started so far, which is also the next process's number.
     started: usize,
     running: Vec<Running>,
     asks_left: usize,
-    /// What the answers to owners say that they hold.
+    /// The leases that the answers to owners name.
     granted: Vec<(SandboxId, &'static str)>,
     diary: Diary,
-    /// Numbers of the processes in which a call has failed.
+    /// Numbers of the processes that had a failed call.
     failed: Vec<usize>,
     /// How often callers got each answer.
     answers: BTreeMap<&'static str, u64>,
 }
 
-/// The steps of a run, printed if it fails.
+/// The steps of a run; printed if it fails.
 struct Diary {
     seed: u64,
     steps: Vec<String>,
@@ -76,7 +76,7 @@ enum What {
     Chore(JoinHandle<()>),
 }
 
-/// What others than the allocators do to a sandbox.
+/// Actions on a sandbox by roles other than the allocator.
 #[derive(Clone, Copy, Debug)]
 enum Chore {
     Missing,
@@ -129,7 +129,7 @@ impl Fleet {
         fleet
     }
 
-    /// Asks, and lets calls go on one by one, until everything is asked and answered.
+    /// Sends requests and lets calls continue one by one, until every request is sent and answered.
     pub(crate) async fn live(&mut self) {
         for _ in 0..STEPS_MAX {
             self.board.settle().await;
@@ -144,7 +144,7 @@ impl Fleet {
         panic!("the run does not end");
     }
 
-    /// How often callers got each answer, and how often each state change was seen.
+    /// How often callers got each answer, and how often each state change occurred.
     pub(crate) fn tally(&self) -> BTreeMap<&'static str, u64> {
         let mut tally = self.answers.clone();
         for entry in self.observations.histories() {
@@ -195,7 +195,7 @@ impl Fleet {
         self.started += 1;
     }
 
-    /// The store by the way of that process.
+    /// The store as that process reaches it.
     fn gated(&self, process: usize) -> Arc<dyn Store> {
         Arc::new(InterposedStore::over(Arc::clone(&self.world.store), self.board.gate(process)))
     }
@@ -261,7 +261,7 @@ impl Fleet {
         Some(What::Release { id, task })
     }
 
-    /// One that makes sense for what is there now; by the time that it is done, it may not any more.
+    /// An action that makes sense for the current states, which may have changed when it is carried out.
     fn chore(&mut self) -> What {
         let chores = [
             (Chore::Missing, StateName::Available),
@@ -279,12 +279,12 @@ impl Fleet {
         self.diary.steps.push(format!("process {}: {chore:?} of {number}", self.started));
         let (store, clock) = (self.gated(self.started), self.world.clock.clone());
         What::Chore(tokio::spawn(async move {
-            // One that fails is left to the next run of its kind.
+            // A failed action is left to the next run of its kind.
             let _ = chore.run(&*store, number, &clock).await;
         }))
     }
 
-    /// Takes the answers of those who are done.
+    /// Collects the answers of finished requests.
     async fn collect(&mut self) {
         let (done, running) = std::mem::take(&mut self.running).into_iter().partition(Running::is_done);
         self.running = running;
@@ -322,12 +322,12 @@ impl Fleet {
         }
     }
 
-    /// Writes down what there is now.
+    /// Records the current states.
     async fn look(&mut self) {
         self.look_at((1..=LISTED_MAX as u64).map(id).collect()).await;
     }
 
-    /// The same after a call. Where reading takes its time, only what the store said that it wrote is read.
+    /// The same after one call. On a slow engine, reads only the sandboxes that the store reports as written.
     async fn look_after_a_call(&mut self) {
         let written = self.board.take_written();
         if self.engine.is_slow() {
@@ -345,8 +345,8 @@ impl Fleet {
         self.observations.look(sandboxes, self.world.clock.now(), &mut followed);
     }
 
-    /// Now that all is quiet, every key asks once more: the answer to a holder names its sandbox, and an owner without
-    /// one gets one while there are some. Then others take the rest.
+    /// After all calls have ended, every key claims once more: the answer to a holder names its sandbox, and an owner
+    /// without one gets one while there are free ones. Then other owners take the rest.
     pub(crate) async fn come_to_rest(&mut self) {
         self.assert_announced();
         let now = self.world.clock.now();
@@ -373,13 +373,13 @@ impl Fleet {
         self.take_the_rest().await;
     }
 
-    /// A repeat may have ended the key's old lease and made a new one: two changes in one look are fine here.
+    /// A repeat may have ended the key's old lease and made a new one: two changes at once are allowed here.
     async fn look_twice(&mut self) {
         self.observations = Observations::default();
         self.look().await;
     }
 
-    /// The processes of the run know of what is free, whatever they went through.
+    /// The processes of the run can hand out all free sandboxes, whatever failed before.
     async fn take_the_rest(&mut self) {
         let processes: Vec<Process> = self.processes.iter().map(|(_, process)| process.clone()).collect();
         let free = self.observations.free().len();
@@ -399,7 +399,7 @@ impl Fleet {
         }
     }
 
-    /// Unless something broke, whatever was given back was announced, under its epoch.
+    /// Unless something failed, the deletion of every ended lease was announced with its epoch.
     fn assert_announced(&self) {
         let Weather { fails, crashes, hang_ups } = self.weather;
         if (fails, crashes, hang_ups) != (0, 0, 0) {
@@ -446,7 +446,7 @@ impl Running {
 // === impl Chore ===
 
 impl Chore {
-    /// Looks first and acts on what it saw, however much later.
+    /// Reads first, and acts on what it read, however much later.
     async fn run(
         self,
         store: &dyn Store,

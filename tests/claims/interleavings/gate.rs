@@ -1,4 +1,5 @@
-//! Where calls wait for the scheduler: every read once, after it happened, and every write before and after.
+//! The gate at which calls wait for the scheduler: every read once, after it took effect, and every write before and
+//! after.
 
 use async_trait::async_trait;
 use domain::{Sandbox, SandboxId};
@@ -10,25 +11,25 @@ use std::time::Duration;
 use testkit::interposed::{Call, Interposer};
 use tokio::sync::{Notify, oneshot};
 
-/// Turns of the runtime without any news before everything counts as standing still. A call that ends may
-/// wake another one, which may wake a third; each takes a turn.
+/// Turns of the runtime without a new event, after which everything counts as waiting. A call that ends may wake
+/// another task, which may wake a third; each takes a turn.
 const QUIET_TURNS: u32 = 6;
 /// How long the store may work on a call.
 const CALL_WAIT_MAX: Duration = Duration::from_secs(30);
-/// What changes nothing; there is no point in stopping before it.
+/// Reads change nothing; there is no use in pausing before them.
 const READS: [&str; 3] = ["page", "find_claim", "sandbox"];
 
-/// What changes claim items only.
+/// Writes that change claim items only.
 const CLAIM_WRITES: [&str; 3] = ["open_claim", "move_claim", "close_claim"];
 
-/// Which side of a call a caller stands on.
+/// Whether a caller waits before or after its call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Before,
     After,
 }
 
-/// A caller that waits.
+/// A waiting caller.
 #[derive(Debug)]
 pub(crate) struct Point {
     pub(crate) process: usize,
@@ -37,7 +38,7 @@ pub(crate) struct Point {
     go: oneshot::Sender<bool>,
 }
 
-/// All the callers that wait.
+/// All waiting callers.
 #[derive(Debug, Default)]
 pub(crate) struct Board {
     state: Mutex<State>,
@@ -48,21 +49,21 @@ pub(crate) struct Board {
 struct State {
     waiting: Vec<Point>,
     dead: BTreeSet<usize>,
-    /// Calls that the store works on.
+    /// Calls that the store is carrying out.
     busy: usize,
     arrivals: u64,
     /// Sandboxes that were written since the last `take_written`.
     written: BTreeSet<SandboxId>,
 }
 
-/// The way of one process to the store.
+/// One process's connection to the store.
 #[derive(Debug)]
 pub(crate) struct Gate {
     board: Arc<Board>,
     process: usize,
 }
 
-/// The answer of a call that was failed, or whose process is dead.
+/// The answer to a failed call, or to a call of a dead process.
 #[derive(Debug, thiserror::Error)]
 #[error("failed by the scheduler")]
 struct Failed;
@@ -70,17 +71,17 @@ struct Failed;
 // === impl Point ===
 
 impl Point {
-    /// Lets the caller go on.
+    /// Lets the caller continue.
     pub(crate) fn pass(self) {
         let _ = self.go.send(true);
     }
 
-    /// Fails the call: before it, nothing happened; after it, the answer is lost.
+    /// Fails the call: before the call, it has no effect; after it, only the answer is lost.
     pub(crate) fn fail(self) {
         let _ = self.go.send(false);
     }
 
-    /// Whether letting it pass may change a sandbox.
+    /// Whether it may change a sandbox when it continues.
     pub(crate) fn changes_a_sandbox(&self) -> bool {
         self.side == Side::Before && !CLAIM_WRITES.contains(&self.operation)
     }
@@ -93,31 +94,31 @@ impl Board {
         Arc::new(Gate { board: Arc::clone(self), process })
     }
 
-    /// How many wait. Those whose task is gone do not count.
+    /// The number of waiting callers. Callers whose task has ended do not count.
     pub(crate) fn waiting(&self) -> usize {
         let mut state = self.state();
         state.waiting.retain(|point| !point.go.is_closed());
         state.waiting.len()
     }
 
-    /// Takes one of those that wait.
+    /// Removes one of the waiting callers.
     pub(crate) fn take(&self, index: usize) -> Point {
         self.state().waiting.remove(index)
     }
 
-    /// From now on, no call of that process happens any more.
+    /// From now on, no call of that process takes effect.
     pub(crate) fn kill(&self, process: usize) {
         let mut state = self.state();
         state.dead.insert(process);
         state.waiting.retain(|point| point.process != process);
     }
 
-    /// The sandboxes that were written since the last time.
+    /// The sandboxes that were written since the last call of this function.
     pub(crate) fn take_written(&self) -> Vec<SandboxId> {
         std::mem::take(&mut self.state().written).into_iter().collect()
     }
 
-    /// Waits until every process waits, here or for another one.
+    /// Waits until every task waits, at the gate or for another task.
     pub(crate) async fn settle(&self) {
         let mut quiet = 0;
         let mut arrivals = self.state().arrivals;

@@ -1,5 +1,5 @@
-//! What an onlooker writes down after every step, and what follows from it: a small model of the broker,
-//! which every sandbox and every answer is held against.
+//! What an observer records after every step, and what must follow from it: a small model of the broker, against which
+//! every sandbox and every answer is checked.
 
 use crate::soundness::{assert_in_order, assert_one_lease_a_key};
 use crate::world::{Answered, GRACE};
@@ -9,7 +9,7 @@ use domain::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Every way from one state to another, with what makes it.
+/// Every state change, with its cause.
 const STEPS: [(StateName, StateName, Cause); 6] = [
     (StateName::Available, StateName::Allocated, Cause::Claimed),
     (StateName::Allocated, StateName::PendingDeletion, Cause::Released),
@@ -19,36 +19,36 @@ const STEPS: [(StateName, StateName, Cause); 6] = [
     (StateName::Stale, StateName::Available, Cause::Found),
 ];
 
-/// What was seen so far.
+/// The observations so far.
 #[derive(Default)]
 pub(crate) struct Observations {
     step: u64,
     seen: BTreeMap<SandboxId, Sandbox>,
     leases: BTreeMap<(SandboxId, Epoch), Seen>,
-    /// Leases whose making was answered.
+    /// Leases whose claim was answered.
     made: BTreeSet<(SandboxId, Epoch)>,
 }
 
-/// A lease and when it was there.
+/// A lease and the time in which it was seen.
 struct Seen {
     lease: Lease,
     first_step: u64,
     last_step: u64,
 }
 
-/// A claim that is under way, as the onlooker follows it.
+/// A claim in progress, as the observer follows it.
 pub(crate) struct Followed {
     key: ClaimKey,
     since_step: u64,
     since: UnixSeconds,
-    /// What was free, at that version, ever since it began.
+    /// The candidates that were free, at that version, all the time since it began.
     free: Vec<Candidate>,
 }
 
 // === impl Observations ===
 
 impl Observations {
-    /// Looks at these sandboxes; at most one of them has changed since the last time, and none of the others.
+    /// Records these sandboxes; at most one of them may have changed since the last call, and no other sandbox.
     pub(crate) fn look(&mut self, sandboxes: Vec<Sandbox>, now: UnixSeconds, followed: &mut [&mut Followed]) {
         self.step += 1;
         let mut changes = 0;
@@ -111,19 +111,19 @@ impl Observations {
         })
     }
 
-    /// What is free now.
+    /// The free sandboxes.
     pub(crate) fn free(&self) -> Vec<Candidate> {
         let free = self.seen.values().filter(|sandbox| sandbox.state.name() == StateName::Available);
         free.map(Sandbox::candidate).collect()
     }
 
-    /// What that key holds now, if its lease is not over.
+    /// The sandbox that the key holds now, unless its lease has ended.
     pub(crate) fn held(&self, key: &ClaimKey, now: UnixSeconds) -> Option<&Sandbox> {
         let holds = |lease: &Lease| lease.claim == *key && !lease.is_over(now, GRACE);
         self.seen.values().find(|sandbox| sandbox.lease().is_some_and(holds))
     }
 
-    /// Everything in that state.
+    /// The sandboxes in that state.
     pub(crate) fn in_state(&self, state: StateName) -> Vec<&Sandbox> {
         self.seen.values().filter(|sandbox| sandbox.state.name() == state).collect()
     }
@@ -142,7 +142,7 @@ impl Observations {
         Followed { key: key.clone(), since_step: self.step, since: now, free: self.free() }
     }
 
-    /// Holds an answer against what was seen while its claim was under way.
+    /// Checks an answer against what was seen during its claim.
     pub(crate) fn judge(&mut self, claim: &Followed, answer: &Answered, now: UnixSeconds, may_fail: bool) {
         match answer {
             Ok(lent) => {
