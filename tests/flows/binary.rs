@@ -1,4 +1,5 @@
-//! The built binary: started as a user starts it, killed as a machine kills it, and given wrong input.
+//! The built binary: started as a user would start it, killed as an operating system would kill it, and given invalid
+//! input.
 
 use harness::process::{Broker, Up, is_running, run};
 use harness::servers::{self, start_nats_on};
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-/// A broker that is asked to stop has to be gone by then.
+/// Time for a broker to exit after it was asked to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 const LAB: (&str, &str) = ("BROKER_API_TOKEN", "lab-token");
 const ADMIN: (&str, &str) = ("BROKER_ADMIN_TOKEN", "admin-token");
@@ -34,7 +35,7 @@ async fn killed_broker_finishes_the_deletion_after_a_restart() {
     let variables = [
         ("DELETION_ACK_WAIT_SECONDS", "3"),
         ("DELETIONS_PER_MINUTE", "6000"),
-        // Counts are of the moment that the test asks at.
+        // Every count is taken at the moment of the request.
         ("STATS_CENSUS_AGE_SECONDS_MAX", "0"),
     ];
     let up = Up::start(&data, &["--pool", "20"], &variables).await;
@@ -239,7 +240,7 @@ async fn roles_in_separate_processes_form_a_fleet() {
     assert!(ready.status().is_success(), "a pause is no reason not to be ready");
     let ready: Value = ready.json().await.unwrap();
     assert_eq!(ready["notes"]["deletions"], "paused by admin", "{ready}");
-    // From the front to the back, as a supervisor would.
+    // From the ingress to the store, as a supervisor would stop them.
     for (role, _, broker) in running.iter().rev() {
         assert_eq!(broker.stop(TIMEOUT).await, Some(0), "{role}: {}", broker.output());
     }
@@ -274,7 +275,7 @@ async fn role_waits_for_missing_servers() {
         if output.contains("NATS is not reachable; trying again") { Ok(()) } else { Err(output) }
     })
     .await;
-    // It can also be asked to stop before its servers come.
+    // It can also be stopped while it still waits for its servers.
     assert_eq!(broker.stop(TIMEOUT).await, Some(0), "{}", broker.output());
     let broker = Broker::start(folder.path(), &["allocator"], &variables).await;
     eventually("an answer", TIMEOUT, ready).await;

@@ -1,5 +1,4 @@
-//! Nothing waits longer than its deadline: neither the operator who stops a process, nor a caller of one that was
-//! frozen.
+//! Nothing waits longer than its deadline: neither an operator who stops a process, nor a caller of a frozen process.
 
 use contract::TickKind;
 use harness::freezing_proxy::FreezingProxy;
@@ -10,11 +9,11 @@ use ports::bus::Ticks as _;
 use simulator::{Fault, FaultKind, Operation};
 use std::time::{Duration, Instant};
 
-/// What a stop may take: the patience with a run, one fetch, and closing.
+/// The maximum time of a stop: the wait for a run, one fetch, and the closing of connections.
 const STOP_MAX: Duration = Duration::from_secs(8);
-/// What an answer may take that is due already.
+/// The maximum time of an answer whose deadline has passed.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// A freeze that outlasts every deadline.
+/// A freeze longer than every deadline.
 const FROZEN: Duration = Duration::from_secs(4);
 
 #[tokio::test]
@@ -60,7 +59,7 @@ async fn thawed_ingress_answers_overdue_requests_immediately() {
         if claim.status < 300 { Ok(()) } else { Err(claim) }
     })
     .await;
-    // From now on no worker answers.
+    // From now on no worker's answer arrives.
     to_nats.hold();
     let asking: Vec<_> = (0..8)
         .map(|number| {

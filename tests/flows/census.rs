@@ -1,4 +1,4 @@
-//! The census on a whole fleet: what it counts, what stats make of it, and that it cries no wolf.
+//! The census on a whole fleet: its counts, how the stats use them, and that it raises no false alarms.
 
 use contract::Violation;
 use domain::StateName;
@@ -18,7 +18,7 @@ fn all_well() -> Value {
     Violation::iter().map(|kind| (kind.as_str(), json!(0))).collect()
 }
 
-/// Claims for an owner of that number, in a lab.
+/// Claims for the owner with that number, in a lab.
 async fn claim(rig: &Rig, number: usize, lab: &str) -> String {
     let claim = rig.api.allocate_with(&format!("student-{number}"), &[("X-Instruqt-Track-ID", lab)]).await;
     assert_eq!(claim.status, 201, "{claim:?}");
@@ -39,14 +39,14 @@ async fn stats_come_from_a_recent_census() {
     assert_eq!(json!(census.labs), labs);
     assert_eq!(json!(census.violations), all_well());
     assert_eq!((report.checked, report.unchecked, report.raced), (5, 0, 0));
-    // What happened since is not in it, and it says so.
+    // Later changes are not in it, and the answer states its age.
     claim(&rig, 6, "routing").await;
     let stats = rig.api.stats().await;
     assert_eq!((&stats["available"], &stats["allocated"], &stats["labs"]), (&json!(15), &json!(5), &labs));
     assert_eq!(stats["counted"]["by"], "census");
     assert_eq!(stats["counted"]["at"], census.taken_at);
     assert!(stats["counted"]["age_seconds"].as_u64().unwrap() < 600);
-    // Too old, and the index is counted.
+    // The census is too old, so the index is counted.
     rig.clock.advance(Duration::from_secs(601));
     let stats = rig.api.stats().await;
     assert_eq!(
@@ -54,7 +54,7 @@ async fn stats_come_from_a_recent_census() {
         (&json!(14), &json!(6), &json!(null))
     );
     assert_eq!((&stats["counted"]["by"], &stats["counted"]["age_seconds"]), (&json!("index"), &json!(0)));
-    // As an operator action, over HTTP.
+    // Requested by an operator over HTTP.
     let taken = rig.api.admin(Method::POST, "/v1/admin/census").await;
     assert_eq!(
         (taken.status, &taken.body["status"], &taken.body["allocated"]),
@@ -68,7 +68,7 @@ async fn stats_come_from_a_recent_census() {
 async fn concurrent_claims_and_releases_are_no_violation() {
     const OWNERS: usize = 24;
     const ROUNDS: usize = 8;
-    // A sweep's patience of zero lets the census remove the claim of a lease in the moment that it ends.
+    // With `SWEEP_AFTER_SECONDS` zero, the census removes the claim item of a lease as soon as the lease ends.
     let rig = Arc::new(Plan::new(400).set("SWEEP_AFTER_SECONDS", 0).start().await);
     rig.pause_deletions().await;
     let is_over = Arc::new(AtomicBool::new(false));
@@ -106,7 +106,7 @@ async fn concurrent_claims_and_releases_are_no_violation() {
     }
     is_over.store(true, Ordering::SeqCst);
     assert!(watching.await.unwrap() > 1, "more than one census saw the crowd");
-    // Quiet now: exact, and every claim that is left belongs to a lease.
+    // No more changes: the counts are exact, and every remaining claim item belongs to a lease.
     let report = eventually("the releases to be tidied up", TIMEOUT, || async {
         let report = rig.census().await;
         if report.claims_removed == 0 && report.checked == 0 { Ok(report) } else { Err(report) }
@@ -144,7 +144,7 @@ async fn sandbox_unlisted_for_a_day_becomes_a_tombstone() {
     let answer = rig.api.admin(Method::POST, "/v1/admin/auto-delete-stale?grace_period_hours=24").await;
     assert_eq!((answer.status, &answer.body["removed"]), (200, &json!(1)), "{answer:?}");
     assert_eq!(rig.sandbox(&gone).await.unwrap().state.name(), StateName::Deleted);
-    // The next listing changes nothing about it, and it is no part of the pool.
+    // The next listing does not change that, and the sandbox does not count as part of the pool.
     assert_eq!(rig.sync().await.status, "completed");
     let stats = rig.census().await.census.all;
     assert_eq!((stats.stale, stats.total), (0, 9));

@@ -1,4 +1,4 @@
-//! Claims over HTTP and NATS: one key space, the same answers.
+//! Claims over HTTP and NATS: one set of keys, the same answers.
 
 use contract::{Outcome, Verb};
 use domain::StateName;

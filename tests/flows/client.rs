@@ -20,21 +20,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// A transport that counts its requests, and treats the first requests as a test wants.
+/// A transport that counts its requests, and handles the first ones as the test wants.
 struct Watched {
     transport: Arc<dyn Requests>,
     asked: AtomicUsize,
     mishaps: Mutex<Vec<Mishap>>,
 }
 
-/// What becomes of a request on its way.
+/// What happens to a request.
 #[derive(Clone, Copy, Debug)]
 enum Mishap {
-    /// It is done, and its reply never comes.
+    /// It is carried out, and its reply is lost.
     ReplyLost,
-    /// A worker says that all are busy.
+    /// A worker answers that all workers are busy.
     Busy,
-    /// A worker says that the table does not answer.
+    /// A worker answers that the table is unavailable.
     StoreAway,
 }
 
@@ -81,7 +81,7 @@ fn transports(rig: &Rig, token: &str) -> [(&'static str, Arc<Watched>); 2] {
 }
 
 fn client(transport: &Arc<Watched>, call: Duration) -> Client {
-    // The machine may be busy: an attempt that is slow is not lost.
+    // On a busy machine, a slow attempt must not count as lost.
     let timeouts = Timeouts { call, attempt: Duration::from_secs(20) };
     Client::new(transport.clone(), Arc::new(SystemClock), Arc::new(Rng::unseeded()), timeouts)
 }
@@ -170,7 +170,7 @@ async fn permanent_refusal_is_not_retried() {
 async fn call_survives_lost_reply_busy_workers_and_table_outage() {
     let rig = Plan::new(4).start().await;
     for (name, transport) in transports(&rig, &rig.api.lab_token) {
-        // The last one comes first.
+        // The last element applies first.
         *transport.mishaps.lock() = vec![Mishap::StoreAway, Mishap::ReplyLost, Mishap::Busy];
         let owner = owner(&format!("student-{name}"));
         let before = rig.count(StateName::Allocated).await;
@@ -203,7 +203,8 @@ async fn call_without_workers_fails_at_the_deadline() {
     assert!(matches!(ended, ClientError::Unanswered { .. }) && ended.may_pass(), "{ended}");
     assert!(nats.asked.load(Ordering::SeqCst) > 1, "an absent worker is known at once, and asked again");
     let ended = client(&http, call).allocate(&claim).await;
-    // The HTTP face says so itself; on a slow machine its word may come after the call's end.
+    // Over HTTP the ingress reports the missing workers; on a slow machine its answer may come after the call's
+    // deadline.
     let is_lost = matches!(ended, Err(ClientError::Unanswered { .. }));
     assert!(is_lost || code_of(&ended) == Some(FaultCode::NoWorkers), "{ended:?}");
     rig.stop_fleet().await.unwrap();
@@ -211,7 +212,7 @@ async fn call_without_workers_fails_at_the_deadline() {
     assert!(matches!(ended, ClientError::Unanswered { .. }), "{ended}");
 }
 
-/// Runs `broker client` over a transport; its exit code and what it printed.
+/// Runs `broker client` over a transport; returns its exit code and its output.
 async fn run(rig: &Rig, transport: &[&str], call: &[&str]) -> (i32, Value, String) {
     let arguments = [&["client"], transport, call].concat();
     let variables = [("SUBJECT_PREFIX", rig.env["SUBJECT_PREFIX"].as_str())];
@@ -233,7 +234,7 @@ async fn client_command_uses_http_or_nats_and_maps_exit_codes() {
         let owner = format!("student-{}", &transport[0][2..]);
         let claim = ["allocate", &owner, "--key", "first", "--lab", "dns-basics"];
         let (code, lease, said) = run(&rig, transport, &claim).await;
-        // On a slow machine the first attempt counts as lost, and the second finds its lease.
+        // On a slow machine the first attempt counts as lost, and the second one returns the same lease.
         assert!(code == 0 && lease["outcome"].is_string(), "{code} {lease} {said}");
         let (_, again, _) = run(&rig, transport, &claim).await;
         assert_eq!(
@@ -248,7 +249,7 @@ async fn client_command_uses_http_or_nats_and_maps_exit_codes() {
         assert_eq!((code, said.contains("NOT_SANDBOX_OWNER, request by-hand")), (3, true), "{said}");
         let (code, released, said) = run(&rig, transport, &["release", id, &owner]).await;
         assert_eq!((code, &released["status"]), (0, &Value::from("pending_deletion")), "{said}");
-        // There is no time for the half minute that this failure asks for.
+        // There is not enough time for the half minute that this failure's `Retry-After` asks for.
         let short = ["--patience-seconds", "20", "allocate", &owner, "--name-prefix", "no-such-name"];
         let (code, _, said) = run(&rig, transport, &short).await;
         assert_eq!((code, said.contains("POOL_EXHAUSTED")), (4, true), "{said}");

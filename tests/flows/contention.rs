@@ -1,4 +1,4 @@
-//! Crowds: every caller that can be served is served, and no caller gets what another one has.
+//! Crowds: every caller that can be served is served, and no two callers get the same sandbox.
 
 use harness::http::Answer;
 use harness::rig::{Plan, Rig};
@@ -27,7 +27,7 @@ fn winners(answers: &[Answer]) -> HashSet<&str> {
     distinct
 }
 
-/// A fleet whose callers may wait: what is tested is that every caller is served, not how fast this machine is.
+/// A fleet whose callers may wait long: the test is about every caller being served, not about speed.
 fn patient(accounts: usize) -> Plan {
     Plan::new(accounts).set("REQUEST_DEADLINE_MS", 60_000).set("REQUEST_ATTEMPT_MS", 30_000)
 }

@@ -1,4 +1,4 @@
-//! Deletions: asked for once, done once, never lost.
+//! Deletions: requested once, carried out once, never lost.
 
 use async_nats::jetstream::{self, consumer};
 use contract::{DeletionWork, TickKind};
@@ -101,7 +101,7 @@ async fn refused_credentials_cost_no_attempt() {
         }
     })
     .await;
-    // The retry is in the queue, a minute away.
+    // The retry is scheduled, one minute ahead.
     eventually("a scheduled retry", TIMEOUT, || async {
         match rig.retries_scheduled().await {
             1 => Ok(()),
@@ -209,7 +209,7 @@ async fn deletions_respect_the_rate_and_the_in_flight_limit() {
     assert!(calls.iter().all(|call| call.in_flight <= 3), "{calls:?}");
     let mut starts: Vec<u64> = calls.iter().map(|call| call.at_ms - call.took_ms).collect();
     starts.sort_unstable();
-    // One slot each 100 ms; the first call to the last is at least 19 slots, less the jitter of one call.
+    // One slot each 100 ms; between the first and the last call are at least 19 slots, minus the jitter of one call.
     assert!(starts[19] - starts[0] >= 18 * 100, "{starts:?}");
     rig.stop().await;
 }
@@ -241,7 +241,7 @@ async fn expired_lease_is_deleted() {
     let late = rig.api.allocate("student-1").await;
     rig.clock.advance(std::time::Duration::from_secs(3_600));
     let later = rig.api.allocate("student-2").await;
-    // 4 h and 29 min after the first claim: over, but within the grace period.
+    // 4 h and 29 min after the first claim: the lease has ended, but the grace period has not.
     rig.clock.advance(std::time::Duration::from_secs(3 * 3_600 + 29 * 60));
     rig.run(TickKind::Expiry).await;
     assert_eq!(rig.count(StateName::Allocated).await, 2);
@@ -288,7 +288,7 @@ async fn deletion_abandoned_by_the_consumer_is_reannounced() {
         }
     })
     .await;
-    // As an operator edits a consumer; then a worker takes the message and is never heard of again.
+    // As an operator edits a consumer; then a worker takes the message and never answers.
     let streams = jetstream::new(harness::servers::nats_client(&rig.env["NATS_URL"]).await);
     let stream = streams.get_stream(rig.bus.subjects().deletions_stream()).await.unwrap();
     let name = rig.bus.subjects().reaper_consumer(&pool);

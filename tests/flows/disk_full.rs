@@ -1,4 +1,4 @@
-//! A disk that is full: who writes says so, nothing is promised that is not kept, and all goes on once there is room.
+//! A full disk: writers report it, no confirmed work is lost, and everything continues once there is space.
 
 use harness::process::{Broker, Up};
 use harness::wait::{TIMEOUT, eventually};
@@ -8,19 +8,19 @@ use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// Mounts a disk of its own over the folder `$1`, fills it if `$2` says so, and becomes what follows.
+/// Mounts a separate disk over the folder `$1`, fills it if `$2` says so, and executes the rest of its arguments.
 const ON_A_SMALL_DISK: &str = r#"mount -t tmpfs -o size=48m tmpfs "$1" || exit 9
     if [ "$2" = full ]; then dd if=/dev/zero of="$1/fill" bs=4k 2>/dev/null; fi
     shift 2; exec "$@""#;
-/// Events of the smallest kind, so that the streams fit.
+/// The smallest streams, so that they fit.
 const SMALL: [(&str, &str); 3] =
     [("EVENTS_BYTES_MAX", "1048576"), ("DELETIONS_PER_MINUTE", "6000"), ("NATS_CHECK_SECONDS", "1")];
 
-/// A command that runs another one in a view of the files in which `folder` is a small disk. The view, and the disk
-/// with it, is gone with the last process in it.
+/// A command that runs another one in a mount namespace in which `folder` is a small disk. The namespace and the disk
+/// end with its last process.
 fn on_a_small_disk<'a>(folder: &'a str, fill: &'a str) -> Vec<&'a str> {
     let mut words = vec!["unshare", "--mount"];
-    // Without root it takes a user namespace, in which this user is root.
+    // Other users need a user namespace, in which they are root.
     if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
         words.push("--map-root-user");
     }
@@ -28,7 +28,7 @@ fn on_a_small_disk<'a>(folder: &'a str, fill: &'a str) -> Vec<&'a str> {
     words
 }
 
-/// Takes the rest of the disk.
+/// Fills the rest of the disk.
 fn fill(disk: &Path) -> PathBuf {
     let path = disk.join("fill");
     let mut file = OpenOptions::new().create(true).append(true).open(&path).unwrap();
@@ -76,7 +76,7 @@ async fn full_disk_is_reported_and_service_resumes_with_space() {
     .await;
     let claimed = up.api.allocate("student-1").await;
     assert_eq!(claimed.status, 201, "the refused claim had written nothing: {claimed:?}");
-    // Deletions and events go through the streams of NATS.
+    // Deletions and events use the streams of NATS.
     for (owner, id) in [("student-0", held.sandbox()), ("student-1", claimed.sandbox())] {
         assert_eq!(up.api.release(id, owner).await.status, 200);
         eventually("the deletion and its events", TIMEOUT, || async {

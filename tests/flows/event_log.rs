@@ -1,4 +1,4 @@
-//! The event log of a whole fleet: each change of each sandbox is published once, whatever is lost on the way.
+//! The event log of a whole fleet: each change of each sandbox is published once, whatever gets lost on the way.
 
 use contract::{Event, TickKind};
 use domain::StateName;
@@ -14,7 +14,7 @@ async fn live(rig: &Rig, owner: &str) -> String {
     claim.sandbox().to_owned()
 }
 
-/// How often each event is there.
+/// How often each event occurs.
 fn counted(events: &[Event]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for event in events {
@@ -89,7 +89,7 @@ async fn events_lost_in_a_crash_are_published_by_the_sweep() {
         .await;
     }
     rig.sweep().await;
-    // As if the event log's stream had been removed: the next sweep finds it missing, and every event with it.
+    // As after the deletion of the event log's stream: the next sweep detects it, and publishes every event again.
     rig.jetstream().await.delete_stream(rig.bus.subjects().events_stream()).await.unwrap();
     let report = rig.sweep().await;
     assert_eq!(report.status, "completed", "{report:?}");
@@ -122,7 +122,7 @@ async fn removed_event_log_is_rebuilt_with_finished_lifecycles() {
     let name = rig.bus.subjects().events_stream();
     let streams = rig.jetstream().await;
     streams.delete_stream(&name).await.unwrap();
-    // Any process may be the one that makes it anew; the sweep notices all the same.
+    // Any process may recreate the stream; the sweep detects the loss anyway.
     eventually("the stream to be there again", TIMEOUT, || streams.get_stream(&name)).await;
     let report = rig.sweep().await;
     assert_eq!((report.status.as_str(), report.events_filled), ("completed", 3 * 4), "{report:?}");
@@ -153,7 +153,7 @@ async fn deletion_stays_queued_until_its_events_are_published() {
         if events.len() == 3 { Ok(()) } else { Err(events) }
     })
     .await;
-    // All its published events are lost, and no sweep runs before the reaper comes.
+    // All published events are lost, and no sweep runs before the reaper starts.
     rig.jetstream().await.delete_stream(rig.bus.subjects().events_stream()).await.unwrap();
     let another = rig.another_bus().await;
     another.set_up(&tokio_util::sync::CancellationToken::new()).await.unwrap();

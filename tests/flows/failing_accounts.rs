@@ -1,5 +1,4 @@
-//! One account that the provider refuses to delete, among others that can be: it is parked with its reason, and stops
-//! no other.
+//! The provider refuses to delete one account among others: that one is parked with its reason, and delays no other.
 
 use crate::throttle::plan;
 use contract::DeletionsStatus;
@@ -22,7 +21,7 @@ async fn line(rig: &Rig) -> DeletionsStatus {
     serde_json::from_value(rig.api.stats().await["deletions"].clone()).expect("the line is shown")
 }
 
-/// Deletes some others first, then this one, whose deletion always ends so, and others after it.
+/// Deletes some other sandboxes, then the one whose deletion always gets this answer, and then others.
 async fn odd_one(answer: u16, others_after: usize) -> (Rig, String) {
     let rig = plan(20).start().await;
     let odd = claim(&rig, "odd").await;
@@ -56,7 +55,7 @@ async fn odd_one(answer: u16, others_after: usize) -> (Rig, String) {
 async fn permanently_failing_deletion_is_parked_without_blocking_others() {
     const ATTEMPTS_MAX: u32 = 8;
     for answer in [500, 403] {
-        // With others in between, and as the last one that is left.
+        // With others after it, and as the last remaining one.
         for others_after in [3, 0] {
             let (rig, odd) = Box::pin(odd_one(answer, others_after)).await;
             let parked = rig.until_state(&odd, StateName::DeletionFailed).await;

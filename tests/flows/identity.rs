@@ -1,4 +1,4 @@
-//! One account is one sandbox, whatever the provider lists: seen by students, on a whole fleet.
+//! One account is one sandbox, whatever the provider lists: seen by owners, on a whole fleet.
 
 use contract::SyncReport;
 use domain::{ExternalId, STILL_LISTED, SandboxId, StateName};
@@ -9,12 +9,12 @@ use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// The account that the record of `id` stands for.
+/// The account of the record of `id`.
 async fn account_of(rig: &Rig, id: &str) -> ExternalId {
     rig.sandbox(id).await.expect("a record").external_id
 }
 
-/// A sync an hour later: long after the provider may still list what it has deleted.
+/// A sync one hour later: the provider may no longer list what it deleted before.
 async fn sync_much_later(rig: &Rig) -> SyncReport {
     rig.clock.advance(HOUR);
     rig.sync().await
@@ -63,7 +63,7 @@ async fn recreated_account_is_allocated_and_deleted() {
     rig.until_state(&number, StateName::Deleted).await;
     assert_eq!(rig.csp.census().live, 0, "nothing leaks");
 
-    // The number comes back once more, with an account that no owner used.
+    // The number appears once more, with an account that no owner has used.
     let rig = {
         rig.stop().await;
         Plan::new(2).start().await
@@ -109,7 +109,7 @@ async fn falsely_confirmed_deletion_is_retried_and_then_parked() {
         rig.sweep().await;
         let shown = rig.api.admin(reqwest::Method::GET, "/v1/admin/deletions/parked").await;
         assert_eq!((shown.status, &shown.body["count"]), (200, &serde_json::json!(1)), "{shown:?}");
-        // Once the provider deletes what it says, the operator has it tried again.
+        // Once the provider deletes reliably, the operator replays the deletion.
         rig.csp.clear_faults();
         let path = format!("/v1/admin/deletions/{id}/replay");
         let replayed = rig.api.admin(reqwest::Method::POST, &path).await;
@@ -125,7 +125,7 @@ async fn used_account_is_not_reallocated_after_tombstone_purge() {
     let rig = Plan::new(2).start().await;
     let claim = rig.api.allocate("student-1").await;
     let used = account_of(&rig, claim.sandbox()).await;
-    // As the table is when no sync ran for longer than a tombstone is kept: the identity alone is left.
+    // The table after a time without syncs that is longer than the life of a tombstone: only the identity item is left.
     let gone = ExternalId::parse("identity/accounts/00000000-0000-4000-8000-000000000000").unwrap();
     rig.store.name_identity(&gone, &SandboxId::parse("1").unwrap()).await.unwrap();
     assert!(rig.store.identity(&used).await.unwrap().is_some_and(|identity| identity.absences == 0));
@@ -150,7 +150,7 @@ async fn overlapping_pages_mark_nothing_stale() {
         assert_eq!(rig.count(StateName::Available).await, 40);
     }
     rig.csp.clear_faults();
-    // One listing that overlaps is read again.
+    // A single listing with overlapping pages is read again.
     rig.csp.fail(Operation::List, Fault::next(2, FaultKind::OverlappingPages)).unwrap();
     let report = rig.sync().await;
     assert_eq!((report.status.as_str(), report.unchanged), ("completed", 40), "{report:?}");

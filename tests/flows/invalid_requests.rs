@@ -102,11 +102,11 @@ async fn failed_readiness_names_the_cause() {
     let ready = rig.api.open(Method::GET, "/readyz").await;
     assert_eq!((ready.status, &ready.body["status"]), (200, &json!("ready")), "{ready:?}");
     rig.stop().await;
-    // No allocator: the queue is there, but no worker can reach the table.
+    // Without an allocator: the bus is available, but no worker can reach the table.
     let rig = Plan::new(3).counts(|counts| counts.allocators = 0).start_unsynced().await;
     let ready = rig.api.open(Method::GET, "/readyz").await;
     assert_eq!(ready.status, 503, "{ready:?}");
-    // Before there is a connection, the queue itself is what is missing.
+    // Before the connection exists, the bus itself is unavailable.
     let claim = eventually("a connection to NATS", TIMEOUT, || async {
         let claim = rig.api.allocate("student-1").await;
         if claim.code() == "UPSTREAM_UNAVAILABLE" { Err(claim) } else { Ok(claim) }

@@ -1,4 +1,4 @@
-//! A reaper that is killed in the middle of each step of a deletion: the deletion ends all the same, and once.
+//! A reaper is killed at each step of a deletion: the deletion still ends, and is carried out once.
 
 use contract::TickKind;
 use domain::StateName;
@@ -8,17 +8,17 @@ use harness::rig::{Plan, Rig};
 use harness::wait::{TIMEOUT, eventually};
 use simulator::{Fault, FaultKind, Operation};
 
-/// Fleets at work at once; each has two processes.
+/// Fleets that run at once; each has two processes.
 const AT_ONCE_MAX: usize = 3;
 
-/// Between a reaper and what it stands on.
+/// The connection at which the reaper is killed.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Table,
     Queue,
 }
 
-/// How the deletion would go without the kill.
+/// The course of the deletion without the kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Course {
     Deleted,
@@ -33,7 +33,7 @@ fn plan(course: Course) -> Plan {
     Plan::new(2).set("DELETION_ATTEMPTS_MAX", attempts).counts(|counts| counts.reapers = 0)
 }
 
-/// Lets a reaper come to that word, kills it there, and lets another one go on.
+/// Lets a reaper reach that message, kills it there, and lets another one continue.
 async fn killed_at(way: Way, word: &str, time: usize, is_before: bool, course: Course) {
     let case = format!("{course:?}, {way:?}, {word:?}, time {time}, before: {is_before}");
     let rig = plan(course).start().await;
@@ -47,7 +47,7 @@ async fn killed_at(way: Way, word: &str, time: usize, is_before: bool, course: C
     let to_nats = FreezingProxy::start(&nats, None).await;
     let to_table = FreezingProxy::start(&table, None).await;
     let first = rig.start_reaper(folder.path(), to_nats.address(), to_table.address()).await;
-    // At its start it compares the table with the last events, which are words about sandboxes too.
+    // At its start it compares the table with the latest events, which contains messages about sandboxes too.
     first.until_ready().await;
     let freeze = Freeze { word: word.to_owned(), time, is_before };
     match way {
@@ -68,7 +68,7 @@ async fn killed_at(way: Way, word: &str, time: usize, is_before: bool, course: C
     rig.stop().await;
 }
 
-/// Waits for the end of the deletion and holds it against everything that was written down.
+/// Waits for the end of the deletion and compares it with all records of it.
 async fn settled(rig: &Rig, id: &str, course: Course, case: &str) {
     let (state, steps) = match course {
         Course::Parked => (StateName::DeletionFailed, 4),
@@ -83,7 +83,7 @@ async fn settled(rig: &Rig, id: &str, course: Course, case: &str) {
     })
     .await;
     if course == Course::Parked {
-        // The event of a parked sandbox, and a copy that was lost, may be left to the sweep.
+        // A parked sandbox's event, and a lost copy, may be left to the sweep.
         rig.sweep().await;
         assert_eq!(rig.parked_count().await, 1, "{case}");
     } else {
@@ -107,16 +107,16 @@ async fn deletion_is_done_once_if_the_reaper_is_killed_at_any_step() {
     use Course::{Deleted, Parked, Retried};
     use Way::{Queue, Table};
     let steps = [
-        // The look at the table, the slot, the tombstone, the event log, the acknowledgement.
+        // The read of the record, the slot, the tombstone, the event, the acknowledgement.
         (Table, "SBX#", 1, Deleted),
         (Queue, "line.provider", 1, Deleted),
         (Table, "SBX#", 2, Deleted),
         (Queue, ".events.*.", 1, Deleted),
         (Queue, ".events.deleted.", 1, Deleted),
-        // The count of the attempt, and the message that comes back.
+        // The count of the attempt, and the scheduled retry.
         (Table, "SBX#", 2, Retried),
         (Queue, ".deletions.retry.", 1, Retried),
-        // The copy, the table.
+        // The parked copy, the record.
         (Queue, ".parked.main.", 1, Parked),
         (Table, "SBX#", 3, Parked),
         (Queue, "+TERM", 1, Parked),

@@ -1,5 +1,5 @@
-//! An allocator that loses its network in the middle of a claim: another one answers the request, the student finishes,
-//! and then the first one goes on.
+//! An allocator loses its network in the middle of a claim: another one answers the request, the student finishes, and
+//! then the first one continues.
 
 use domain::{ClaimKey, IdempotencyKey, OwnerId, StateName};
 use harness::freezing_proxy::{Freeze, FreezingProxy};
@@ -10,7 +10,7 @@ use ports::store::{SortRange, StateQuery};
 const OWNER: &str = "student-1";
 const ACCOUNTS: u64 = 3;
 
-/// How many sandboxes of the only pool are in that state, by the table's index.
+/// The number of sandboxes of the only pool in that state, by the table's index.
 async fn count(rig: &Rig, state: StateName) -> u64 {
     let pool = domain::PoolName::parse("main").unwrap();
     let mut count = 0;
@@ -21,10 +21,10 @@ async fn count(rig: &Rig, state: StateName) -> u64 {
     count
 }
 
-/// Stalls an allocator at its write of the claim item, and lets it go when the request was answered and the lease has
+/// Stalls an allocator at its write of the claim item, and releases it when the request was answered and the lease has
 /// ended.
 async fn late(is_before: bool) {
-    // Its own time-outs would make it give up before the test lets it go.
+    // Its normal timeouts would make it give up before the test releases it.
     let plan = Plan::new(ACCOUNTS as usize)
         .set("STORE_ATTEMPT_TIMEOUT_MS", 60_000)
         .set("STORE_OPERATION_TIMEOUT_MS", 60_000)
@@ -52,7 +52,7 @@ async fn late(is_before: bool) {
     let second = rig.start_role("allocator", folder.path(), &nats, &table).await;
     let claim = asked.await.unwrap();
     assert_eq!(claim.status, 201, "a further attempt at the request made the lease: {claim:?}");
-    // Held up as well are those of the attempts that the server gave to the first one.
+    // The attempts that the server delivered to the first allocator are stalled as well.
     let released = eventually("a release", TIMEOUT, || async {
         let answer = rig.api.release(claim.sandbox(), OWNER).await;
         if answer.status == 200 { Ok(answer) } else { Err(answer) }
@@ -70,7 +70,7 @@ async fn late(is_before: bool) {
     let item = rig.store.find_claim(&key).await.unwrap().expect("it is kept");
     assert!(item.is_closed && item.answered.len() == 1, "{item:?}");
     assert_eq!(item.candidate.id.as_str(), claim.sandbox());
-    // Another request is another claim.
+    // Another request is a new claim.
     let next = rig.api.allocate(OWNER).await;
     assert_eq!(next.status, 201, "{next:?}");
     assert_ne!(next.sandbox(), claim.sandbox());

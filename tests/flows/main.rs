@@ -1,4 +1,4 @@
-//! The stories of the broker on a whole fleet: real NATS, real HTTP, a real table, a CSP that answers over HTTP.
+//! Whole flows of the broker on a whole fleet: real NATS, real HTTP, a real table, a simulated CSP over HTTP.
 
 mod binary;
 mod bounded;

@@ -1,4 +1,4 @@
-//! More time for a lease, an operator's hand, and a sync by force, on a whole fleet.
+//! Extensions of leases, orders of operators, and a forced sync, on a whole fleet.
 
 use domain::{Cause, SandboxId, StateName};
 use harness::rig::{Plan, Rig};
@@ -7,7 +7,7 @@ use ports::bus::EventLog as _;
 use reqwest::Method;
 use simulator::{Fault, FaultKind, Operation};
 
-/// Waits until the event log shows the sandbox as it is in the table.
+/// Waits until the event log has the latest state of the sandbox in the table.
 async fn until_published(rig: &Rig, id: &str) {
     let event_log = rig.another_bus().await;
     eventually("the event log", TIMEOUT, || async {
@@ -54,7 +54,7 @@ async fn owner_of_a_quarantined_sandbox_gets_another() {
     assert_ne!(other.sandbox(), claim.sandbox());
     assert_eq!(rig.api.order(claim.sandbox(), "unquarantine", "clean").await.code(), "INVALID_STATE");
     until_published(&rig, claim.sandbox()).await;
-    // It can only go, and its account goes with it.
+    // It can only be deleted, together with its account.
     assert_eq!(rig.api.order(claim.sandbox(), "release", "not worth it").await.status, 200);
     rig.until_state(claim.sandbox(), StateName::Deleted).await;
     until_published(&rig, claim.sandbox()).await;
@@ -69,7 +69,7 @@ async fn operator_can_force_a_refused_sync() {
     let refused = rig.api.admin(Method::POST, "/v1/admin/sync").await;
     assert_eq!((refused.status, &refused.body["status"]), (200, &"refused".into()), "{refused:?}");
     assert_eq!(rig.count(StateName::Available).await, 25);
-    // An ordinary tick may wait at that moment; then it is to be asked for again.
+    // An ordinary tick may be waiting at that moment; then the operator must ask again.
     let forced = eventually("a forced sync", TIMEOUT, || async {
         let answer = rig.api.admin(Method::POST, "/v1/admin/sync?force=true").await;
         if answer.code() == "CONTENDED" { Err(answer) } else { Ok(answer) }

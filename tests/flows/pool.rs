@@ -1,4 +1,4 @@
-//! The pool follows the provider's listing, and survives a provider that lies.
+//! The pool follows the provider's listing, and survives wrong listings.
 
 use domain::{NamePrefix, StateName};
 use harness::rig::{Plan, Rig};
@@ -85,7 +85,7 @@ async fn vanished_allocated_account_is_reported_and_unchanged() {
     rig.stop().await;
 }
 
-/// What a broken provider does to a sync, and that the pool is as it was.
+/// Makes the provider fail in this way, and checks the sync's status and that the pool is unchanged.
 async fn nothing_is_lost(rig: &Rig, what: &str, kind: FaultKind, expected: &str) {
     rig.csp.fail(Operation::List, Fault::always(kind)).unwrap();
     let report = rig.sync().await;
@@ -107,7 +107,7 @@ async fn faulty_provider_marks_nothing_stale() {
     nothing_is_lost(&rig, "500", FaultKind::status(500), "failed").await;
     nothing_is_lost(&rig, "a hang", FaultKind::Hang, "failed").await;
     nothing_is_lost(&rig, "a cut connection", FaultKind::Reset, "failed").await;
-    // The admin sees the same report over HTTP.
+    // An operator reads the same report over HTTP.
     rig.csp.fail(Operation::List, Fault::always(FaultKind::EmptyList)).unwrap();
     let answer = rig.api.admin(reqwest::Method::POST, "/v1/admin/sync").await;
     assert_eq!((answer.status, &answer.body["status"]), (200, &serde_json::json!("refused")), "{answer:?}");

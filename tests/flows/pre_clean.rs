@@ -1,4 +1,4 @@
-//! What students left inside is cleared before the deletion, and the record says truthfully what came of it.
+//! Services that students left in a sandbox are deleted before the account, and the record states the true result.
 
 use domain::{PreClean, Sandbox, Skip, StateName};
 use harness::process::run;
@@ -15,7 +15,7 @@ fn failing() -> Fault {
     Fault::always(kind)
 }
 
-/// A fleet that clears.
+/// A fleet with pre-cleaning.
 fn plan(accounts: usize) -> Plan {
     Plan::new(accounts)
         .set("NIOSXAAS_ENABLED", true)
@@ -24,7 +24,7 @@ fn plan(accounts: usize) -> Plan {
         .set("NIOSXAAS_PASSWORD", "password-of-the-tests")
 }
 
-/// Claims a sandbox, leaves these services inside, and gives it back.
+/// Claims a sandbox, leaves these services in it, and releases it.
 async fn used(rig: &Rig, owner: &str, services: &[&str]) -> String {
     let claim = rig.api.allocate(owner).await;
     assert_eq!(claim.status, 201, "{claim:?}");
@@ -39,14 +39,14 @@ fn record(sandbox: &Sandbox) -> Option<PreClean> {
     sandbox.deletion().expect("a deletion").pre_clean.clone()
 }
 
-/// What an operator is shown of it over HTTP.
+/// The operator's view of it over HTTP.
 async fn shown(rig: &Rig, id: &str) -> Value {
     let shown = rig.api.admin(Method::GET, &format!("/v1/admin/deletions/{id}")).await;
     assert_eq!(shown.status, 200, "{shown:?}");
     shown.body["pre_clean"].clone()
 }
 
-/// What an operator is shown of it in a shell.
+/// The operator's view of it in a shell.
 async fn said(rig: &Rig, id: &str) -> String {
     let env: Vec<_> = rig.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let output = run(&["deletions", "show", id], &env).await;
@@ -112,7 +112,7 @@ async fn block_policy_retries_and_parks_an_uncleaned_sandbox() {
     let listed = rig.api.admin(Method::GET, "/v1/admin/deletions?status=deletion_failed").await;
     let entry = &listed.body["deletions"][0];
     assert_eq!((&entry["place"], &entry["pre_clean"]["result"]), (&json!("parked"), &json!("failed")));
-    // Mended and replayed, it ends as any other.
+    // Repaired and replayed, it ends as any other deletion.
     rig.csp.clear_faults();
     let replayed = rig.api.admin(Method::POST, &format!("/v1/admin/deletions/{id}/replay")).await;
     assert_eq!(replayed.status, 200, "{replayed:?}");

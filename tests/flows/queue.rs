@@ -23,7 +23,7 @@ async fn list(rig: &Rig, query: &str) -> DeletionsReply {
     serde_json::from_value(listed.body).expect("a list")
 }
 
-/// One that failed and is put off for an hour, one that was given up, and three that wait.
+/// One with a retry scheduled in an hour, one parked, and three waiting.
 async fn mixed() -> (Rig, String, String) {
     let rig = Plan::new(8)
         .set("DELETION_RETRY_SECONDS_MIN", 3_600)
@@ -52,7 +52,7 @@ async fn mixed() -> (Rig, String, String) {
     }
     eventually("the queue to show them all", TIMEOUT, || async {
         let totals = list(&rig, "").await.totals.expect("totals on the first page");
-        // The message of the parked one waits as well; a reaper would find it not wanted any more.
+        // The message of the parked one waits as well; a reaper would acknowledge it without a deletion.
         let expected = (4, 1, Some(4));
         let seen = (totals.pending, totals.parked, totals.waiting);
         if seen == expected { Ok(()) } else { Err(totals) }

@@ -1,4 +1,4 @@
-//! All sandboxes, one with everything, and records that are removed in bulk: on a whole fleet, over both transports.
+//! The list of all sandboxes, one sandbox in full, and bulk removal of records: on a whole fleet, over both transports.
 
 use contract::Verb;
 use domain::{Cause, SandboxId, StateName};
@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 use simulator::{Fault, FaultKind, Operation};
 use std::collections::BTreeSet;
 
-/// Pages of one walk before it counts as one that does not end.
+/// Pages of one walk after which it counts as endless.
 const PAGES_MAX: usize = 200;
 
 async fn list(rig: &Rig, query: &str) -> Answer {
     rig.api.admin(Method::GET, &format!("/v1/admin/sandboxes?{query}")).await
 }
 
-/// The ids of a whole walk over HTTP.
+/// The ids of a complete walk over HTTP.
 async fn walked(rig: &Rig, filters: &str, limit: usize) -> BTreeSet<String> {
     walked_from(rig, filters, limit, String::new()).await
 }
@@ -92,7 +92,7 @@ async fn sandboxes_are_listed_in_pages_with_their_history() {
     assert_eq!(asked(&rig, Verb::Sandbox, json!({"sandbox_id": one})).await, shown.body, "over NATS as well");
     assert_eq!(rig.api.admin(Method::GET, "/v1/admin/sandboxes/4711").await.code(), "NOT_FOUND");
 
-    // Other processes on the same table go on where these were.
+    // New processes on the same table continue the walk.
     rig.stop_fleet().await.expect("the fleet ends in order");
     rig.start_again().await;
     eventually("workers that are back", TIMEOUT, || async {
@@ -148,7 +148,7 @@ async fn bulk_delete_removes_only_stale_records() {
     assert_eq!((report.inserted, report.restored, rig.count(StateName::Available).await), (0, 0, 8));
     assert_eq!(rig.deletes_at_csp(), 0, "nothing was deleted at the provider");
 
-    // A deletion that was given up: its account is there, and only a replay ends it.
+    // A parked deletion: its account exists, and only a replay ends it.
     let kind = FaultKind::Status {
         status: 409,
         message: None,

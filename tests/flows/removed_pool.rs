@@ -1,4 +1,4 @@
-//! A pool that is taken out of `POOLS` with leases and deletions in it: it is drained, and nothing of it is forgotten.
+//! A pool with leases and deletions is removed from `POOLS`: they end normally, and none is forgotten.
 
 use domain::{PoolName, Sandbox, StateName};
 use harness::rig::{Plan, Rig};
@@ -37,14 +37,14 @@ async fn removed_pool_is_drained() {
         claimed(&rig, "student-3").await,
     );
     assert_eq!(rig.api.release(ending.id.as_str(), "student-3").await.status, 200);
-    // Without a message, as after the loss of the stream.
+    // Without its message, as after the loss of the stream.
     rig.purge_deletions().await;
     rig.change_counts(|counts| counts.reapers = 1);
     rig.stop_fleet().await.unwrap();
     rig.env.insert("POOLS".to_owned(), "main".to_owned());
     rig.start_again().await;
 
-    // Nothing is handed out, and it is said that this may be a question of which worker is asked.
+    // No sandbox is granted, and the answer says that other workers may be configured differently.
     let refused = eventually("an answer of a worker", TIMEOUT, || async {
         let refused = rig.api.allocate_with("student-4", &[("X-Sandbox-Pool", "old")]).await;
         if refused.code() == "NOT_HERE" { Ok(refused) } else { Err(refused) }
@@ -54,7 +54,7 @@ async fn removed_pool_is_drained() {
     let wrong = rig.api.allocate_with("student-4", &[("X-Sandbox-Pool", "nonsense")]).await;
     assert_eq!((wrong.status, wrong.code()), (400, "INVALID_REQUEST"), "{wrong:?}");
 
-    // It is shown, as not configured.
+    // The pool is shown as not configured.
     let stats = rig.api.stats().await;
     assert_eq!(stats["not_configured"], json!(["old"]), "{stats}");
     assert_eq!(stats["pools"]["old"]["allocated"], json!(2), "{stats}");
@@ -63,7 +63,7 @@ async fn removed_pool_is_drained() {
     let listed = rig.api.admin(Method::GET, "/v1/admin/sandboxes?status=allocated").await;
     assert_eq!(listed.body["count"], json!(2), "{listed:?}");
 
-    // Its leases are the owners' until they end, and end.
+    // Its leases belong to their owners until they end, and they do end.
     assert_eq!(rig.api.release(held.id.as_str(), "student-2").await.status, 200);
     let sync = rig.sync().await;
     assert_eq!((sync.status.as_str(), sync.inserted, sync.raced), ("completed", 0, 0), "{sync:?}");

@@ -1,4 +1,4 @@
-//! Deletions that were given up or lost, and brought back: by an operator, by the sweep, over both transports.
+//! Deletions that were parked or lost, and replayed: by an operator, by the sweep, over both transports.
 
 use domain::StateName;
 use futures_util::{StreamExt as _, stream};
@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use simulator::{Fault, FaultKind, Operation};
 use std::time::Duration;
 
-/// Many deletions on a busy machine.
+/// Time for many deletions on a busy machine.
 const LONG: Duration = Duration::from_secs(300);
 
-/// What counts against each account alone; failures of all of them would be an outage, which parks nothing.
+/// A failure that counts against each account alone; if all accounts failed, the breaker would open and nothing would
+/// be parked.
 fn refused() -> Fault {
     let kind = FaultKind::status(409);
     Fault::always(kind)
@@ -31,7 +32,7 @@ async fn release(rig: &Rig, count: usize) -> Vec<String> {
 }
 
 async fn until_parked(rig: &Rig, count: usize) {
-    // The queue first: it costs nothing to ask, and the count of the table a whole index.
+    // The queue first: reading it is cheap, and a count of the table reads a whole index.
     eventually(&format!("{count} parked"), LONG, || async {
         match (rig.parked_count().await, rig.queued().await) {
             (parked, 0) if parked >= count as u64 => Ok(()),
@@ -42,7 +43,7 @@ async fn until_parked(rig: &Rig, count: usize) {
     assert_eq!(rig.count(StateName::DeletionFailed).await, count);
 }
 
-/// Waits until none is wanted or queued any more.
+/// Waits until no deletion is requested or queued.
 async fn until_done(rig: &Rig) {
     eventually("an empty queue", LONG, || async {
         match rig.queued().await {
@@ -155,7 +156,7 @@ async fn removed_deletion_stream_is_rebuilt_by_two_sweeps() {
     let (first, second) = (rig.sweep().await, rig.sweep().await);
     assert_eq!(first.reannounced + second.reannounced, COUNT as u64, "{first:?} {second:?}");
     assert_eq!((second.status.as_str(), rig.queued().await), ("completed", COUNT as u64));
-    // Once more, with a reaper that sits on the consumer when it goes.
+    // Once more, with a reaper that consumes while the consumer is deleted.
     rig.change_counts(|counts| counts.reapers = 1);
     rig.stop_fleet().await.unwrap();
     rig.csp.slow_down(Operation::Delete, simulator::Latency::Fixed(50)).unwrap();
@@ -180,7 +181,7 @@ async fn removed_deletion_stream_is_rebuilt_by_two_sweeps() {
 
 #[tokio::test]
 async fn lagging_listing_restores_nothing() {
-    // A listing that lags for longer than its grace is another story: the accounts are deleted again.
+    // The setting is as long as the lag: with a longer lag the accounts would be deleted again.
     let rig = Plan::new(6).set("DELETION_LISTED_SECONDS", 86_400).start().await;
     let lagging =
         simulator::Faults { list_shows_deleted_for_ms: 24 * 3_600_000, ..simulator::Faults::default() };

@@ -1,4 +1,4 @@
-//! An orderly stop: nothing that was taken is lost, by a worker that leaves or by a fleet that ends.
+//! An orderly stop: no accepted work is lost, when one worker stops or when the fleet ends.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,12 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 /// Requests in flight while workers leave.
 const CALLERS: usize = 64;
-/// Times that a worker leaves.
+/// How often a worker stops.
 const LEAVES: usize = 20;
-/// Patience of a request; no caller retries here, so a lost request shows as a time-out.
+/// The timeout of a request; no caller retries here, so a lost request shows as a timeout.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Answers after a moment, as a claim does.
+/// Answers after a short time, as a claim does.
 struct Slow;
 
 #[async_trait]
@@ -127,7 +127,7 @@ async fn stopping_fleet_answers_accepted_requests() {
                 assert!(matches!(status, 201 | 503), "{status}");
                 claimed += usize::from(status == 201);
             }
-            // Not taken: the caller knows that nothing happened.
+            // Not accepted: the caller knows that nothing happened.
             Err(error) => assert!(error.is_connect(), "an accepted request was dropped: {error:?}"),
         }
     }

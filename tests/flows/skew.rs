@@ -1,4 +1,4 @@
-//! A fleet whose clock is wrong: it says so, and ends and grants nothing until it is right.
+//! A fleet with a wrong clock: it reports that, and ends and grants no lease until the clock is right.
 
 use contract::{Report, TickKind, Verb, headers};
 use domain::StateName;
@@ -10,10 +10,10 @@ use ports::clock::{Clock as _, SystemClock};
 use reqwest::Method;
 use std::time::Duration;
 
-/// Beyond any lease and its grace.
+/// More than any lease plus its grace period.
 const AHEAD: Duration = Duration::from_secs(48 * 3_600);
 
-/// Waits until the ingress is as ready as that, and says what its clock is like.
+/// Waits for that readiness status, and returns its text about the clock.
 async fn until_ready_is(rig: &Rig, status: u16) -> String {
     eventually("the readiness", TIMEOUT, || async {
         let ready = rig.api.open(Method::GET, "/readyz").await;

@@ -1,5 +1,5 @@
-//! Turns over a server that dies: three schedulers, a clock that the test moves, and a NATS server that is killed
-//! and started again over the same streams.
+//! Slots of ticks while a server crashes: three schedulers, a clock that the test moves, and a NATS server that is
+//! killed and started again with the same streams.
 
 use async_trait::async_trait;
 use contract::reports::COMPLETED;
@@ -27,27 +27,27 @@ use tokio_util::sync::CancellationToken;
 const KIND: TickKind = TickKind::Sweep;
 const SCHEDULERS: usize = 3;
 const TURNS: u64 = 1_000;
-/// Every so many turns the server is killed.
+/// The server is killed once in that many slots.
 const TURNS_BETWEEN_KILLS: u64 = 200;
-/// Periods that go by while it is away.
+/// Periods that end while it is down.
 const PERIODS_AWAY: u64 = 3;
 const PERIOD: Duration = Duration::from_secs(3_600);
-/// A delivery whose server was killed comes back after 15 s, and a publish is tried again for longer than that.
+/// A delivery of a killed server comes back after 15 s, and a publish is retried for longer than that.
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// What the clock goes on by with each look.
+/// How far each check moves the clock.
 const NUDGE: Duration = Duration::from_millis(100);
 
-/// What the stream said to every scheduler: the turns in their order, each with its number.
+/// The stream's acknowledgements to every scheduler: the slots in their order, each with its receipt.
 #[derive(Default)]
 struct Book(Mutex<Vec<(u64, Vec<TickReceipt>)>>);
 
-/// A scheduler's connection, and the book that its receipts go into.
+/// A scheduler's connection, and the record of its receipts.
 struct Recorded {
     bus: NatsBus,
     book: Arc<Book>,
 }
 
-/// Runs that count, and take as long as the gate is shut.
+/// Runs that are counted, and that wait while the gate is shut.
 struct Runs {
     at_once: AtomicUsize,
     at_once_max: AtomicUsize,
@@ -114,7 +114,7 @@ struct World {
     clock: ManualClock,
     book: Arc<Book>,
     runs: Arc<Runs>,
-    /// A connection of the test's own, on the machine's clock.
+    /// The test's own connection, on the machine's clock.
     eye: NatsBus,
     stop: CancellationToken,
     running: Vec<JoinHandle<()>>,
@@ -140,7 +140,7 @@ impl World {
         let stop = CancellationToken::new();
         eye.set_up(&stop).await.unwrap();
         let clock = ManualClock::at(UnixSeconds::new(1_800_000_000));
-        // Of the other kinds there is one turn that outlasts the test.
+        // The other kinds have one slot that lasts longer than the test.
         let never = Rhythm { period: PERIOD * 1_000_000, offset: Duration::ZERO };
         let rhythm = Rhythm { period: PERIOD, offset: Duration::ZERO };
         let config = Config { sync: never, expiry: never, sweep: rhythm, census: never, stale: never };
@@ -182,8 +182,8 @@ impl World {
         book.get(turn as usize).map(|(_, receipts)| receipts.clone()).unwrap_or_default()
     }
 
-    /// Waits until the stream has acknowledged the turn to every scheduler. The clock goes on a little with each look,
-    /// and in all by less than a period, because a scheduler that could not publish waits for a second of it.
+    /// Waits until the stream has acknowledged the slot's tick to every scheduler. Each check moves the clock a little,
+    /// and all together by less than a period, because a scheduler waits a second of this clock after a failed publish.
     async fn until_published(&self, turn: u64) -> Vec<TickReceipt> {
         let mut nudges_left = PERIOD.as_millis() / 2 / NUDGE.as_millis();
         eventually("the turn to be published by all", TIMEOUT, || {
@@ -197,7 +197,7 @@ impl World {
         .await
     }
 
-    /// Waits for the report of a run that began after every one of these ticks was taken.
+    /// Waits for the report of a run that began after all these ticks were stored.
     async fn until_handled(&self, receipts: &[TickReceipt]) {
         let last = receipts.iter().map(|receipt| receipt.sequence).max().unwrap();
         eventually("a run for the turn", TIMEOUT, || async {
@@ -210,7 +210,7 @@ impl World {
     }
 
     async fn kill(&mut self) {
-        // As by a crash: nothing is written on the way out.
+        // As in a crash: the server writes nothing before it exits.
         self.server.take().expect("a server that runs").kill().await;
     }
 
@@ -219,7 +219,7 @@ impl World {
         self.server = Some(server.child);
     }
 
-    /// Periods that end while there is no server; no scheduler can take their turns.
+    /// Periods that end while there is no server; no scheduler can publish their ticks.
     async fn let_periods_go_by(&self) {
         for _ in 0..PERIODS_AWAY {
             self.clock.advance(PERIOD);
@@ -237,18 +237,18 @@ impl World {
     }
 }
 
-/// Where the server dies this time.
+/// When the server is killed.
 #[derive(Clone, Copy, PartialEq)]
 enum Death {
-    /// As the turn is due.
+    /// When the slot begins.
     AtItsBegin,
-    /// With a run under way that outlives the server.
+    /// During a run that lasts longer than the server's outage.
     DuringARun,
-    /// Between two turns, with periods in which no scheduler can take one.
+    /// Between two slots, with periods in which no scheduler can publish.
     BeforeOthers,
 }
 
-/// The death of the server in the turn after so many.
+/// When the server is killed in the slot after `handled` others, if at all.
 fn death_after(handled: u64) -> Option<Death> {
     let deaths = [Death::AtItsBegin, Death::DuringARun, Death::BeforeOthers];
     let is_one = handled % TURNS_BETWEEN_KILLS == TURNS_BETWEEN_KILLS / 2;
@@ -290,18 +290,18 @@ async fn every_period_has_a_run_and_runs_never_overlap() {
             world.start_again().await;
             world.runs.is_open.send_replace(true);
         }
-        // The one that the server died in, and after periods without a server the one for all of them.
+        // The slot in which the server was killed; after periods without a server, the one slot for all of them.
         let turn = if death == Some(Death::BeforeOthers) { turn + 1 } else { turn };
         let receipts = world.until_published(turn).await;
         world.until_handled(&receipts).await;
         if death.is_none() {
-            // Without an outage the stream takes the first and knows the others, which are the same tick.
+            // Without an outage the stream stores the first tick and recognises the others as duplicates.
             let fresh = receipts.iter().filter(|receipt| !receipt.duplicate).count();
             assert!(fresh <= 1, "turn {turn}: {receipts:?}");
         }
         handled = turn + 1;
         if death_after(handled) == Some(Death::DuringARun) {
-            // Shut before the turn is due: its run may be over as soon as it has begun.
+            // Shut the gate before the slot begins, because a run may end as soon as it has begun.
             world.runs.is_open.send_replace(false);
             begun_before = world.runs.begun.load(Ordering::SeqCst);
         }

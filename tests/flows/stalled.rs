@@ -1,4 +1,4 @@
-//! Two reapers, of which one loses its network for longer than its acknowledgement wait: the other one ends the
+//! Two reapers, one of which loses its network for longer than its acknowledgement wait: the other one ends the
 //! deletion, and the late one changes nothing.
 
 use domain::{PreClean, Skip, StateName};
@@ -7,9 +7,9 @@ use harness::rig::Plan;
 use harness::wait::{TIMEOUT, eventually};
 use simulator::{Fault, FaultKind, Operation};
 
-/// Stalls a reaper right before its write about the deletion, and lets it go when another one has ended that.
+/// Stalls a reaper right before its write about the deletion, and releases it when another one has ended the deletion.
 async fn late(fault: Option<FaultKind>, already_gone: bool) {
-    // Its own time-outs would make it give up before the test lets it go.
+    // Its normal timeouts would make it give up before the test releases it.
     let plan = Plan::new(2).set("STORE_ATTEMPT_TIMEOUT_MS", 60_000).set("STORE_OPERATION_TIMEOUT_MS", 60_000);
     let rig = plan.counts(|counts| counts.reapers = 0).start().await;
     if let Some(kind) = fault.clone() {
@@ -18,11 +18,11 @@ async fn late(fault: Option<FaultKind>, already_gone: bool) {
     let folder = tempfile::tempdir().unwrap();
     let (nats, table) = (rig.env["NATS_URL"].clone(), rig.env["DYNAMODB_ENDPOINT"].clone());
     let to_nats = FreezingProxy::start(&nats, None).await;
-    // The first word about the sandbox is the look, the second the write.
+    // The first message about the sandbox is the read, the second one the write.
     let write = Freeze { word: "SBX#".to_owned(), time: 2, is_before: true };
     let to_table = FreezingProxy::start(&table, None).await;
     let first = rig.start_reaper(folder.path(), to_nats.address(), to_table.address()).await;
-    // At its start it compares the table with the last events, which are words about sandboxes too.
+    // At its start it compares the table with the latest events, which contains messages about sandboxes too.
     first.until_ready().await;
     to_table.freeze_at(write);
     let claim = rig.api.allocate("student-1").await;

@@ -15,9 +15,9 @@ async fn embedded_table_runs_standalone_and_persists() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let arguments = ["store", "--listen", "127.0.0.1:0", "--data", data.to_str().unwrap()];
-    // Without a census, which would know of another table.
+    // Without a scheduler, whose census would record another table.
     let rig = Plan::new(1).counts(|counts| counts.schedulers = 0).start_unsynced().await;
-    // NATS knows the rig's own table under the rig's names, and would not take this one for it.
+    // The bus has a record of the rig's own table under the rig's subject prefix, and this table would not match it.
     let prefix = format!("{}s", rig.env["SUBJECT_PREFIX"]);
     let pool = |round: usize| PoolName::parse(&format!("pool-{round}")).unwrap();
     let mut kept = Vec::new();
@@ -42,7 +42,7 @@ async fn embedded_table_runs_standalone_and_persists() {
         let role = Role::start_with(&rig, folder.path(), "allocator", &variables).await;
         role.until("an allocator on it", |status, _| status == 200).await;
         role.stop().await;
-        // One process on a folder.
+        // Only one process may use a folder.
         let second = process::run(&arguments, &[]).await;
         assert!(!second.status.success());
         let said = String::from_utf8_lossy(&second.stderr).into_owned();

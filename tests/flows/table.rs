@@ -1,4 +1,4 @@
-//! A table that was restored to an earlier time, and processes that do not agree on it.
+//! A table that was restored to an earlier time, and processes with different settings for it.
 
 use crate::unready::Role;
 use harness::process::{Broker, Up, run};
@@ -9,17 +9,17 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A broker that is asked to stop has to be gone by then.
+/// Time for a broker to exit after it was asked to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 const MORE: [&str; 2] = ["--pool", "5"];
 
-/// The files of the embedded table: the database, and what is not in it yet.
+/// The files of the embedded table: the database and its write-ahead log.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let all = std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
     all.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("table.sqlite")).collect()
 }
 
-/// Puts the files of one folder in the place of those of another.
+/// Replaces the files of one folder by those of another.
 fn put_back(from: &Path, to: &Path) {
     for path in files(to) {
         std::fs::remove_file(path).unwrap();
@@ -32,12 +32,12 @@ async fn stop(up: Up) {
     assert_eq!(up.broker.stop(STOP_TIMEOUT).await, Some(0), "{}", up.broker.output());
 }
 
-/// Waits until the fleet is as ready as that, and says what its table is like.
+/// Waits for that readiness status, and returns its text about the table.
 async fn until_ready_is(up: &Up, status: u16) -> String {
     eventually("the readiness", TIMEOUT, || async {
         let ready = up.api.open(Method::GET, "/readyz").await;
         let table = ready.body["checks"]["table"].as_str().unwrap_or_default().to_owned();
-        // Until the table was compared, it is not ready for other reasons.
+        // Before the table was compared, the fleet is unready for other reasons.
         let is_so = ready.status == status && (table == "ok") == (status == 200);
         if is_so { Ok(table) } else { Err((ready, up.broker.output())) }
     })
@@ -52,7 +52,7 @@ async fn table(up: &Up, arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Starts the fleet on a restored table, and checks that it does nothing that must not happen.
+/// Starts the fleet on a restored table, and checks that it makes no unsafe change.
 async fn refuses(data: &Path, sandbox: &str) -> Up {
     let up = Up::start(data, &MORE, &[("REQUEST_DEADLINE_MS", "1000")]).await;
     let problem = until_ready_is(&up, 503).await;
@@ -98,7 +98,7 @@ async fn restored_table_grants_nothing_until_acknowledged() {
     put_back(&backup, &data);
 
     let up = refuses(&data, &sandbox).await;
-    // What an owner holds, by the events, is taken out of use before the table is accepted.
+    // A sandbox that an owner holds by the events is quarantined before the operator accepts the table.
     let quarantined = up.api.order(&sandbox, "quarantine", "held before").await;
     assert_eq!(quarantined.status, 200, "{quarantined:?}");
     let shown = table(&up, &["acknowledge"]).await;
@@ -109,7 +109,7 @@ async fn restored_table_grants_nothing_until_acknowledged() {
     assert_ne!(claim.sandbox(), sandbox, "it may be in use");
     stop(up).await;
 
-    // It counts as new after the next start as well.
+    // The restored table counts as accepted after the next start as well.
     let up = Up::start(&data, &MORE, &[]).await;
     assert_eq!(until_ready_is(&up, 200).await, "ok");
     stop(up).await;
@@ -142,7 +142,7 @@ async fn tombstone_retention_mismatch_prevents_the_start() {
         (&"7".into(), &Value::Null),
         "{shown}"
     );
-    // A setting that is not unsafe is shown, and keeps no role from its work.
+    // A difference in a harmless setting is shown, and stops no role.
     let variables = [("TOMBSTONE_DAYS", "7"), ("LAB_DURATION_HOURS", "5")];
     let role = Role::start_with(&rig, folder.path(), "allocator", &variables).await;
     role.until("an allocator on it", |status, _| status == 200).await;

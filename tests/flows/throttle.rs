@@ -1,4 +1,5 @@
-//! The provider throttle: deletions keep its rate, wait out what breaks, and can be stopped by an operator.
+//! The provider throttle: deletions keep its rate, wait during the provider's failures, and can be paused by an
+//! operator.
 
 use contract::DeletionsStatus;
 use domain::{SandboxId, StateName};
@@ -13,16 +14,16 @@ use simulator::{Fault, FaultKind, LogEntry, Operation};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Callers at once while a crowd comes and goes.
+/// Concurrent callers of a crowd's claims and releases.
 const CALLERS: usize = 16;
-/// A crowd takes its time on a loaded machine.
+/// Time for a crowd on a loaded machine.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(240);
 
 fn status(status: u16, retry_after_seconds: Option<u64>) -> FaultKind {
     FaultKind::Status { status, message: None, retry_after_seconds, retry_after_as_date: false }
 }
 
-/// A plan whose breaker tries every second.
+/// A plan whose breaker sends a probe every second.
 pub(crate) fn plan(accounts: usize) -> Plan {
     Plan::new(accounts)
         .set("BREAKER_OPEN_SECONDS_MIN", 1)
@@ -31,7 +32,7 @@ pub(crate) fn plan(accounts: usize) -> Plan {
         .counts(|counts| counts.reapers = 2)
 }
 
-/// Claims and releases so many sandboxes, in the order of their owners' numbers.
+/// Claims and releases that many sandboxes, in the order of their owners' numbers.
 async fn release(rig: &Rig, prefix: &str, count: usize) -> Vec<String> {
     let one = |number: usize| async move {
         let owner = format!("{prefix}{number}");
@@ -75,7 +76,7 @@ async fn until_metric(rig: &Rig, name: &str, value: f64) {
     .await;
 }
 
-/// Releases a crowd while deletions are paused, so that all of it is there at once.
+/// Releases a crowd while deletions are paused, so that all of its deletions wait at once.
 async fn released_at_once(rig: &Rig, count: usize) -> Vec<String> {
     pause(rig).await;
     let crowd = release(rig, "student-", count).await;
@@ -89,7 +90,7 @@ async fn released_at_once(rig: &Rig, count: usize) -> Vec<String> {
     crowd
 }
 
-/// Waits until every one of them is deleted; says how many attempts were counted.
+/// Waits until all of them are deleted; returns the number of counted attempts.
 async fn until_all_deleted(rig: &Rig, crowd: &[String]) -> u32 {
     eventually("an empty queue", LOAD_TIMEOUT, || async {
         match rig.queued().await {
@@ -116,7 +117,7 @@ fn deletes(rig: &Rig) -> Vec<LogEntry> {
     calls
 }
 
-/// Slots lie apart by more than a minute's share; a call may begin one second after its slot.
+/// Slots are apart by more than a minute's share; a call may begin up to one second after its slot.
 fn assert_never_over(calls: &[LogEntry], per_minute: u64) {
     for (index, first) in calls.iter().enumerate() {
         for (further, call) in calls.iter().enumerate().skip(index + 1) {
@@ -137,7 +138,7 @@ async fn five_hundred_deletions_never_exceed_the_rate_limit() {
     assert_eq!(calls.len(), 500, "each was ordered once");
     assert_never_over(&calls, PER_MINUTE);
     let took_ms = calls[499].at_ms - calls[0].at_ms;
-    // A measurement and no assertion: on two busy cores slots are missed, and those are not made up for.
+    // A measurement and no assertion: two busy cores miss slots, and missed slots are lost.
     println!("{} % of the limit", 500 * 60_000 * 100 / (took_ms * PER_MINUTE));
     assert_eq!(deletions_status(&rig).await.rate_per_minute, PER_MINUTE);
     rig.stop().await;
@@ -172,7 +173,7 @@ async fn long_outage_parks_nothing_and_is_visible() {
     let crowd = released_at_once(&rig, 60).await;
     rig.csp.fail(Operation::Delete, Fault::always(status(500, None))).unwrap();
     resume(&rig).await;
-    // One call each second tries; a deletion that were charged with them had used up its attempts long before.
+    // One probe each second; if the probes counted as attempts, a deletion would have been parked long before.
     eventually("many tries", TIMEOUT, || async {
         match deletes(&rig).len() {
             calls if calls >= 20 => Ok(()),
@@ -197,7 +198,7 @@ async fn long_outage_parks_nothing_and_is_visible() {
 #[tokio::test]
 async fn retry_after_stops_every_reaper() {
     const HOLD_MS: u64 = 30_000;
-    // What was ordered when the answer came may still arrive.
+    // Calls that were permitted before the answer may still arrive.
     const UNDER_WAY_MS: u64 = 1_500;
     let rig = plan(60).set("DELETIONS_PER_MINUTE", 1_200).start().await;
     let crowd = released_at_once(&rig, 60).await;
@@ -250,7 +251,7 @@ async fn pause_survives_a_restart_and_ends_by_resume_or_expiry() {
     })
     .await;
     assert_eq!(until_status(&rig, "paused").await.paused.expect("a pause").until, None);
-    // What a fetch had asked for before the pause comes back to the others.
+    // Deliveries of a fetch from before the pause are returned to the queue.
     eventually("all work to wait", TIMEOUT, || async {
         let status = deletions_status(&rig).await;
         if status.pools["main"].waiting == 5 { Ok(()) } else { Err(status) }
@@ -279,7 +280,7 @@ async fn pause_survives_a_restart_and_ends_by_resume_or_expiry() {
     assert_eq!(rig.deletes_at_csp(), 5);
     rig.clock.advance(Duration::from_secs(3_600));
     until_all_deleted(&rig, &later).await;
-    // By the machine's own clock the pause is still on.
+    // By the machine's own clock the pause has not ended.
     assert!(cli(&["deletions", "resume"]).await.starts_with("resumed"));
     assert!(cli(&["deletions", "resume"]).await.contains("were not paused"));
     rig.stop().await;
@@ -292,7 +293,7 @@ async fn pause_survives_the_loss_of_all_nats_data() {
     let bucket = format!("KV_{}", rig.bus.subjects().bucket());
     let jetstream = rig.jetstream().await;
     let deletions = rig.bus.subjects().deletions_stream();
-    // The bucket alone, and then all that the server held of the deletions.
+    // The loss of the bucket alone, and then of all that the server stored about deletions.
     for lost in [vec![bucket.clone()], vec![bucket, deletions]] {
         for stream in &lost {
             jetstream.delete_stream(stream).await.expect("the stream is there");

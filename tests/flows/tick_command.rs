@@ -1,4 +1,4 @@
-//! `broker tick`: what it prints, and how it ends.
+//! `broker tick`: its output and its exit codes.
 
 use harness::process;
 use harness::rig::{Plan, Rig};
@@ -6,7 +6,7 @@ use harness::servers::as_test_user;
 use serde_json::{Value, json};
 use simulator::{Fault, FaultKind, Operation};
 
-/// Runs the command, and says with which code it ended and what it printed.
+/// Runs the command; returns its exit code and its output.
 async fn tick(rig: &Rig, arguments: &[&str]) -> (i32, Value) {
     let arguments = [&["tick"], arguments].concat();
     let nats_url = as_test_user(&rig.env["NATS_URL"]);
@@ -29,7 +29,7 @@ async fn tick_command_prints_the_report_and_maps_exit_codes() {
     let (code, taken) = tick(&rig, &["sweep"]).await;
     assert_eq!((code, &taken["kind"]), (0, &json!("sweep")));
     assert!(taken["tick"].as_u64().unwrap() > 0 && taken["status"] == "accepted", "{taken}");
-    // A listing without one sandbox, when none may be lost.
+    // A listing without one sandbox, while the sync may lose none.
     let id = "2000003";
     rig.delete_at_csp(id).await;
     let (code, report) = tick(&rig, &["sync", "--wait"]).await;
@@ -38,7 +38,7 @@ async fn tick_command_prints_the_report_and_maps_exit_codes() {
     rig.csp.fail(Operation::List, Fault::always(broken)).unwrap();
     let (code, report) = tick(&rig, &["sync", "--wait"]).await;
     assert_eq!((code, &report["status"]), (4, &json!("failed")), "{report}");
-    // No worker is there to run it: the tick waits, and so does a second one, which is the same.
+    // No worker runs it: the tick waits, and a second one folds into it.
     rig.stop_fleet().await.unwrap();
     let (code, waits) = tick(&rig, &["census", "--wait", "--patience-seconds", "1"]).await;
     assert_eq!((code, &waits["status"]), (5, &json!("accepted")), "{waits}");

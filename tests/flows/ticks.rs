@@ -1,4 +1,4 @@
-//! Ticks: one for each slot however many schedulers there are, and never two runs at once.
+//! Ticks: one for each slot with any number of schedulers, and never two runs at once.
 
 use async_trait::async_trait;
 use contract::reports::COMPLETED;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-/// A run that takes until it is let go, and counts.
+/// A run that lasts until the test ends it, and that is counted.
 struct Gate {
     runs: AtomicUsize,
     at_once: AtomicUsize,
@@ -48,7 +48,7 @@ impl Runner for Gate {
 
 #[tokio::test]
 async fn three_schedulers_publish_one_tick_for_each_slot() {
-    // Real schedulers, real time: a slot each second, counted by the fleet's own metric.
+    // Real schedulers and real time: a slot each second, counted by the fleet's metric.
     let rig =
         Plan::new(3).set("SWEEP_INTERVAL_SECONDS", 1).counts(|counts| counts.schedulers = 3).start().await;
     let ticks = |result: &str| {
@@ -70,7 +70,7 @@ async fn three_schedulers_publish_one_tick_for_each_slot() {
     })
     .await;
     assert_eq!((duplicate, ticks("failed")), (2 * first, 0));
-    // Each tick that was kept starts one run; the last may still be under way.
+    // Each stored tick starts one run; the last one may still be in progress.
     let runs = rig.run(TickKind::Sweep).await.tick;
     assert!(runs >= first, "{runs} ticks kept, {first} slots");
     rig.stop().await;
@@ -90,7 +90,7 @@ async fn published_slot_is_not_published_again() {
 
 #[tokio::test]
 async fn tick_during_a_run_waits_and_runs_never_overlap() {
-    // A fleet that is stopped leaves its streams; two reconcilers of the test's own take its ticks.
+    // A stopped fleet leaves its streams; two reconcilers of the test take its ticks.
     let mut rig = Plan::new(3).start().await;
     rig.stop_fleet().await.unwrap();
     let bus = rig.another_bus().await;
@@ -110,7 +110,7 @@ async fn tick_during_a_run_waits_and_runs_never_overlap() {
         }
     })
     .await;
-    // More ticks while it runs: they fold into one that waits.
+    // More ticks during the run: they fold into one waiting tick.
     let mut last = 0;
     for _ in 0..5 {
         last = bus.tick(TickKind::Sweep, None).await.unwrap().sequence;

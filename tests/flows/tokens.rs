@@ -1,4 +1,4 @@
-//! Tokens from the command line to the gate, on a whole fleet.
+//! Tokens from the command line to the API, on a whole fleet.
 
 use harness::http::Api;
 use harness::process::run;
@@ -24,7 +24,7 @@ async fn token(arguments: &[&str]) -> (String, String) {
     (token.trim().to_owned(), line)
 }
 
-/// The lines of the tokens that the rig itself uses.
+/// The lines of the rig's own tokens.
 fn lines_of_rig() -> String {
     let line = |name: &str, token: &str, scope| {
         let name = ingress::tokens::parse_name(name).unwrap();
@@ -33,7 +33,7 @@ fn lines_of_rig() -> String {
     line("lab", LAB_TOKEN, Scope::Lab) + &line("admin", ADMIN_TOKEN, Scope::Admin)
 }
 
-/// The fleet's API by other tokens.
+/// The fleet's API with other tokens.
 fn api(rig: &Rig, lab_token: &str, admin_token: &str) -> Api {
     Api {
         client: rig.api.client.clone(),
@@ -62,7 +62,7 @@ async fn cli_token_is_valid_for_its_pools_until_removed() {
     assert_eq!(other.status, 201, "{other:?}");
     for refused in [
         bound.allocate_with("student-3", &[("X-Sandbox-Pool", "main")]).await,
-        // The lease is there, and its owner and key are right.
+        // The lease exists, with this owner and key, but in a pool outside the token's.
         bound.allocate("student-2").await,
         bound.get(other.sandbox(), "student-2").await,
         bound.release(other.sandbox(), "student-2").await,
@@ -117,7 +117,7 @@ async fn secret_is_reloaded_and_a_bad_one_is_ignored() {
     .await;
     assert_eq!(by_old.allocate("student-1").await.status, 200);
 
-    // Each way in which it may go wrong shows in the readiness answer, and locks no caller out.
+    // Each kind of failure shows in the readiness answer, and locks no caller out.
     for bad in [Kept::Forbidden, Kept::Text("no list".to_owned()), Kept::Failing] {
         manager.put(SECRET, bad);
         eventually("a note", TIMEOUT, || async {

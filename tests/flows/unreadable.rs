@@ -1,4 +1,4 @@
-//! Items that this build cannot read, as a newer build leaves them when it is rolled back: nothing else suffers.
+//! Items that this build cannot read, as a newer build leaves them before a rollback: they affect nothing else.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use domain::{SandboxId, StateName};
@@ -15,7 +15,7 @@ fn text(value: &str) -> AttributeValue {
     AttributeValue::S(value.to_owned())
 }
 
-/// Changes the item of a sandbox past the fleet.
+/// Changes the item of a sandbox without the fleet.
 async fn rewrite(rig: &Rig, id: &SandboxId, change: impl FnOnce(&mut Item)) {
     let client = dynamodb::client(&rig.env["DYNAMODB_ENDPOINT"]);
     let table = &rig.env["DYNAMODB_TABLE"];
@@ -44,7 +44,7 @@ async fn corrupt_items_break_no_claim_run_or_listing() {
     let free = free_ids(&rig).await;
     let [unknown_state, moved, unknown_cause, odd, ..] = free.as_slice() else { panic!("{free:?}") };
     rewrite(&rig, unknown_state, |item| drop(item.insert("state".to_owned(), text("resetting")))).await;
-    // Where a newer build would have put it: in a part of the index that this one never reads.
+    // Where a newer build might have put it: in a part of the index that this build does not read.
     rewrite(&rig, moved, |item| {
         item.insert("state".to_owned(), text("resetting"));
         item.insert("state_shard".to_owned(), text("main#resetting#0"));
@@ -86,7 +86,7 @@ async fn corrupt_items_break_no_claim_run_or_listing() {
     let lists = rig.api.admin(Method::GET, "/v1/admin/sandboxes?status=available&limit=50").await;
     assert_eq!((lists.status, &lists.body["count"]), (200, &json!(1)), "{lists:?}");
 
-    // Held and on its way out, the same.
+    // The same for held sandboxes and those in deletion.
     let held = given.last().expect("one has a holder");
     let held = SandboxId::parse(held).unwrap();
     rewrite(&rig, &held, |item| drop(item.insert("expires_at".to_owned(), text("never")))).await;

@@ -1,4 +1,5 @@
-//! Readiness is doing the work: what a role says while its servers refuse, miss or swallow things.
+//! Readiness depends on working dependencies: what a role reports while its servers refuse or drop requests, or lack
+//! something.
 
 use broker::nats_server::NatsServer;
 use contract::Verb;
@@ -12,7 +13,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
-/// A role in a separate process, over the table and the names of a rig.
+/// A role in a separate process, with the table and the names of a rig.
 pub(crate) struct Role {
     pub(crate) broker: Broker,
     ops: SocketAddr,
@@ -24,7 +25,7 @@ impl Role {
         Self::start_with(rig, folder, role, &[[("NATS_URL", nats)].as_slice(), &soon].concat()).await
     }
 
-    /// With other variables than those of the rig.
+    /// With other variables than the rig's.
     pub(crate) async fn start_with(rig: &Rig, folder: &Path, role: &str, more: &[(&str, &str)]) -> Self {
         let ops = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let mut env = rig.env.clone();
@@ -61,7 +62,7 @@ async fn claims_work_without_jetstream_and_other_roles_report_it() {
     let folder = tempfile::tempdir().unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let (binary, guard) = (servers::nats_binary().await, servers::broker_binary());
-    // JetStream is off, as it is after a disk was full.
+    // Without JetStream, as after a full disk.
     let text = "max_payload: 1MB\n";
     let server = NatsServer::start_with(&binary, &guard, folder.path(), any, text).await.unwrap();
     let nats = format!("nats://{}", server.address);
@@ -96,7 +97,7 @@ async fn role_is_not_ready_while_its_server_is_silent() {
     let upstream = rig.env["NATS_URL"].clone();
     let first = FreezingProxy::start(&upstream, None).await;
     let second = FreezingProxy::start(&upstream, None).await;
-    // Both stand still together, so it does not matter which of them carries the connection.
+    // Both hang at the same time, so it does not matter which of them has the connection.
     let nats = format!("{},{}", first.address(), second.address());
     let reaper = Role::start(&rig, folder.path(), "reaper", &nats).await;
     reaper.until("a reaper that is ready", |status, _| status == 200).await;

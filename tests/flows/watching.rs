@@ -1,4 +1,4 @@
-//! Watching a real fleet over HTTP: its events as they come, and who works.
+//! Watching a real fleet over HTTP: its events as they happen, and its workers.
 
 use contract::{FleetReply, WorkerRole};
 use harness::rig::{Plan, Rig};
@@ -7,7 +7,7 @@ use reqwest::{Method, Response};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Reads an answer of Server-Sent Events.
+/// A reader of Server-Sent Events.
 struct Reader {
     answer: Response,
     read: String,
@@ -28,7 +28,7 @@ impl Reader {
         Self { answer, read: String::new() }
     }
 
-    /// Places and events, once there are so many.
+    /// The sequences and events, once there are `count`.
     async fn events(&mut self, count: usize) -> Vec<(u64, Value)> {
         loop {
             let found = events(&self.read);
@@ -57,7 +57,7 @@ fn events(text: &str) -> Vec<(u64, Value)> {
 #[tokio::test]
 async fn event_reader_sees_the_lifecycle_and_resumes_without_loss() {
     let rig = Plan::new(3).start().await;
-    // The sandboxes themselves came into the event log behind the back of the sync.
+    // The events of the sandboxes' insertion, which the sync published in the background.
     let listed = Reader::open(&rig, "?after=0&type=listed", None).await.events(3).await;
     let mut dashboard = Reader::open(&rig, &format!("?after={}", listed[2].0), None).await;
     let claim = rig.api.allocate("student-1").await;
@@ -68,7 +68,7 @@ async fn event_reader_sees_the_lifecycle_and_resumes_without_loss() {
         (&"sandbox.claimed".into(), &id.clone().into())
     );
     assert_eq!(claimed[0].1["data"]["owner"], "student-1");
-    // It goes away, and what happens meanwhile waits for it.
+    // It disconnects, and later events wait for its return.
     drop(dashboard);
     rig.api.release(&id, "student-1").await;
     let mut dashboard = Reader::open(&rig, "?after=0", Some(&claimed[0].0.to_string())).await;
@@ -79,7 +79,7 @@ async fn event_reader_sees_the_lifecycle_and_resumes_without_loss() {
     let versions: Vec<_> =
         of_it.iter().map(|(_, event)| event["data"]["version"].as_u64().unwrap()).collect();
     assert_eq!(versions, [1, 2, 3, 4]);
-    // A follower does not hold up the end of the fleet.
+    // A following reader does not delay the end of the fleet.
     let follower = Reader::open(&rig, "", None).await;
     rig.stop().await;
     drop(follower);
