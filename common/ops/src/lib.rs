@@ -43,7 +43,7 @@ impl Ops {
     /// The three routes, to be served alone or merged into another router.
     pub fn router(self) -> Router {
         Router::new()
-            .route("/healthz", get(async || axum::Json(serde_json::json!({"status": "healthy"}))))
+            .route("/healthz", get(health))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
             .with_state(self)
@@ -113,7 +113,13 @@ fn notice_vanished_peers(listener: &TcpListener) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn ready(State(ops): State<Ops>) -> Response {
+/// `GET /healthz`: the process is alive.
+pub async fn health() -> Response {
+    axum::Json(serde_json::json!({"status": "healthy"})).into_response()
+}
+
+/// `GET /readyz`: the result of every check.
+pub async fn ready(State(ops): State<Ops>) -> Response {
     let (is_ready, checks) = ops.look().await;
     let (status, word) =
         if is_ready { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not_ready") };
@@ -126,7 +132,8 @@ async fn ready(State(ops): State<Ops>) -> Response {
     (status, axum::Json(body)).into_response()
 }
 
-async fn metrics(State(ops): State<Ops>) -> Response {
+/// `GET /metrics`: the metrics in the text format of Prometheus.
+pub async fn metrics(State(ops): State<Ops>) -> Response {
     match TextEncoder::new().encode_to_string(&ops.registry.gather()) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {

@@ -25,7 +25,7 @@ use crate::tokens::TOKEN_NAME_BYTES_MAX;
 
 pub(crate) mod switch;
 
-pub(crate) use switch::{DeletionControlService, pause, resume};
+pub(crate) use switch::DeletionControlService;
 
 /// The person who uses a shared token, for the history.
 pub const OPERATOR_HEADER: &str = "X-Operator";

@@ -3,10 +3,12 @@
 //! The page is Swagger UI (`docs/decisions/0039-swagger-ui-from-the-binary.md`): its files are in the binary, nothing
 //! is loaded from elsewhere, and there is no inline script.
 
+use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use contract::{Fault, FaultBody, FaultCode};
+use ops::Ops;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -14,14 +16,14 @@ use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::Config;
 
 use crate::error::{Failure, json};
-use crate::{admin, console, deletions, events, fleet, orders, records, routes, sandboxes};
+use crate::routes;
 
 mod bounds;
 pub(crate) mod faults;
 
 use faults::{OfOpen, OfProbe};
 
-/// The description. Handlers are listed here, and a test compares the list with the routes.
+/// The document without its routes, which [`routes::described`] adds.
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -29,14 +31,6 @@ use faults::{OfOpen, OfProbe};
         description = "Hands out pre-created cloud sandboxes, takes them back, and deletes them without losing one. \
                        Times are Unix seconds. Every answer has X-Request-ID. Every failure has one shape; a program \
                        acts on its code. Unknown paths are 404 NOT_FOUND, and wrong methods 405 METHOD_NOT_ALLOWED."
-    ),
-    paths(
-        sandboxes::allocate, sandboxes::mark_for_deletion, sandboxes::extend, sandboxes::get, admin::stats,
-        admin::sync, admin::expire, admin::cleanup, admin::census, admin::auto_delete_stale, admin::report,
-        records::list_sandboxes, records::show_sandbox, records::bulk_delete, orders::release, orders::quarantine, orders::unquarantine, deletions::switch::pause, deletions::switch::resume,
-        deletions::list, deletions::parked, deletions::replay_all, deletions::show, deletions::remove,
-        deletions::replay, events::events, fleet::fleet, healthz, readyz, metrics, document, page, style, bundle, script,
-        console::page, console::file, routes::about,
     ),
     components(schemas(FaultBody)),
     modifiers(&Tokens),
@@ -60,7 +54,7 @@ impl Modify for Tokens {
 }
 
 static DOCUMENT: LazyLock<Option<Bytes>> = LazyLock::new(|| {
-    let mut document = serde_json::to_value(Api::openapi()).ok()?;
+    let mut document = serde_json::to_value(routes::described(Api::openapi())).ok()?;
     bounds::add(&mut document);
     Some(document.to_string().into())
 });
@@ -152,8 +146,9 @@ fn file(kind: &'static str, text: &'static str) -> Response {
     get, path = "/healthz", tag = "open",
     responses((status = 200, description = "it is", body = serde_json::Value, example = json!({"status": "healthy"})), OfProbe)
 )]
-#[expect(dead_code, reason = "the port of every role serves it; this describes it")]
-fn healthz() {}
+pub(crate) async fn healthz() -> Response {
+    ops::health().await
+}
 
 /// Whether the queue and, through a worker, the store can be reached.
 #[utoipa::path(
@@ -166,13 +161,15 @@ fn healthz() {}
         OfProbe
     )
 )]
-#[expect(dead_code, reason = "the port of every role serves it; this describes it")]
-fn readyz() {}
+pub(crate) async fn readyz(ops: State<Ops>) -> Response {
+    ops::ready(ops).await
+}
 
 /// The process's metrics.
 #[utoipa::path(
     get, path = "/metrics", tag = "open",
     responses((status = 200, description = "in the text format of Prometheus", body = String, content_type = "text/plain"), OfOpen)
 )]
-#[expect(dead_code, reason = "the port of every role serves it; this describes it")]
-fn metrics() {}
+pub(crate) async fn metrics(ops: State<Ops>) -> Response {
+    ops::metrics(ops).await
+}

@@ -1,17 +1,23 @@
-//! All HTTP routes as one table. The router is built from it, and a test iterates over it.
+//! All HTTP routes. Each handler declares its route once, in `#[utoipa::path]`: method, path, tokens, pool scope, schemas.
+//! The router, the checks in front of each route and the OpenAPI document follow from these declarations.
 
 use axum::Router;
 use axum::extract::FromRef;
 use axum::http::{Method, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{MethodFilter, MethodRouter, on, on_service};
 use ops::Ops;
+use serde_json::Value;
+use std::sync::LazyLock;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
+use utoipa_axum::routes;
 
 use crate::admin::{self, TickService};
 use crate::caller::{self, Gate, Role};
 use crate::console;
-use crate::deletions::{self, DeletionControlService};
+use crate::deletions::switch::DeletionControlService;
+use crate::deletions::{self, switch};
 use crate::edge::{self, Edge};
 use crate::events::{self, EventService};
 use crate::fleet::{self, FleetService};
@@ -23,16 +29,16 @@ use crate::relay::Relay;
 use crate::sandboxes;
 use crate::tokens::Scope;
 
-/// One operation of the HTTP API.
-#[derive(Debug)]
+/// One operation of the HTTP API, as its handler declares it.
+#[derive(Clone, Debug)]
 pub struct Route {
     /// The method. `GET` includes `HEAD`.
     pub method: Method,
     /// The path; `{…}` stands for one segment.
-    pub path: &'static str,
+    pub path: String,
     /// The required role.
     pub role: Role,
-    endpoint: fn(MethodFilter, &Parts) -> MethodRouter<Parts>,
+    is_limited_to_pools: bool,
 }
 
 /// What the handlers need; each takes its part.
@@ -46,239 +52,76 @@ pub(crate) struct Parts {
     pub(crate) ops: Ops,
 }
 
-/// Every route.
-pub const ROUTES: &[Route] = &[
-    Route {
-        method: Method::POST,
-        path: "/v1/allocate",
-        role: Role::Lab,
-        endpoint: |method, _| on(method, sandboxes::allocate),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/sandboxes/{id}/mark-for-deletion",
-        role: Role::Lab,
-        endpoint: |method, _| on(method, sandboxes::mark_for_deletion),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/sandboxes/{id}/extend",
-        role: Role::Lab,
-        endpoint: |method, _| on(method, sandboxes::extend),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/sandboxes/{id}",
-        role: Role::Lab,
-        endpoint: |method, _| on(method, sandboxes::get),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/admin/stats",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, admin::stats),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/admin/sync",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, admin::sync),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/admin/expire",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, admin::expire),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/admin/cleanup",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, admin::cleanup),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/admin/census",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, admin::census),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/admin/auto-delete-stale",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, admin::auto_delete_stale),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/admin/reports/{kind}/{tick}",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, admin::report),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/admin/sandboxes",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, records::list_sandboxes),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/admin/sandboxes/{id}",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, records::show_sandbox),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/admin/bulk-delete",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, records::bulk_delete),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/admin/sandboxes/{id}/release",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, orders::release),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/admin/sandboxes/{id}/quarantine",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, orders::quarantine),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/admin/sandboxes/{id}/unquarantine",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, orders::unquarantine),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/admin/deletions/pause",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, deletions::pause),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/admin/deletions/resume",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, deletions::resume),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/admin/deletions",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, deletions::list),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/admin/deletions/parked",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, deletions::parked),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/admin/deletions/replay",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, deletions::replay_all),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/admin/deletions/{id}",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, deletions::show),
-    },
-    Route {
-        method: Method::DELETE,
-        path: "/v1/admin/deletions/{id}",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, deletions::remove),
-    },
-    Route {
-        method: Method::POST,
-        path: "/v1/admin/deletions/{id}/replay",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, deletions::replay),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/admin/events",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, events::events),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/admin/fleet",
-        role: Role::Admin,
-        endpoint: |method, _| on(method, fleet::fleet),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/openapi.json",
-        role: Role::None,
-        endpoint: |method, _| on(method, openapi::document),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/docs",
-        role: Role::None,
-        endpoint: |method, _| on(method, openapi::page),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/docs/swagger-ui.css",
-        role: Role::None,
-        endpoint: |method, _| on(method, openapi::style),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/docs/swagger-ui-bundle.js",
-        role: Role::None,
-        endpoint: |method, _| on(method, openapi::bundle),
-    },
-    Route {
-        method: Method::GET,
-        path: "/v1/docs/page.js",
-        role: Role::None,
-        endpoint: |method, _| on(method, openapi::script),
-    },
-    Route {
-        method: Method::GET,
-        path: "/console",
-        role: Role::None,
-        endpoint: |method, _| on(method, console::page),
-    },
-    Route {
-        method: Method::GET,
-        path: "/console/{file}",
-        role: Role::None,
-        endpoint: |method, _| on(method, console::file),
-    },
-    Route { method: Method::GET, path: "/healthz", role: Role::None, endpoint: ops },
-    Route { method: Method::GET, path: "/readyz", role: Role::None, endpoint: ops },
-    Route { method: Method::GET, path: "/metrics", role: Role::None, endpoint: ops },
-    Route { method: Method::GET, path: "/", role: Role::None, endpoint: |method, _| on(method, about) },
-];
+/// In a declaration: its worker restricts the request to the pools of the token. All other routes refuse a token with
+/// pools.
+const POOL_SCOPE: &str = "x-pool-scope";
 
-/// Routes whose workers restrict requests to the pools of a token; all others refuse a token with pools.
-const LIMITED_TO_POOLS: [&str; 4] = [
-    "/v1/allocate",
-    "/v1/sandboxes/{id}/mark-for-deletion",
-    "/v1/sandboxes/{id}/extend",
-    "/v1/sandboxes/{id}",
-];
+/// Every route, in the order of the document.
+pub static ROUTES: LazyLock<Vec<Route>> =
+    LazyLock::new(|| declared().iter().map(|(route, _)| route.clone()).collect());
+
+/// Every handler, with what it declares.
+fn declared() -> Vec<(Route, UtoipaMethodRouter<Parts>)> {
+    let routes = vec![
+        routes!(sandboxes::allocate),
+        routes!(sandboxes::mark_for_deletion),
+        routes!(sandboxes::extend),
+        routes!(sandboxes::get),
+        routes!(admin::stats),
+        routes!(admin::sync),
+        routes!(admin::expire),
+        routes!(admin::cleanup),
+        routes!(admin::census),
+        routes!(admin::auto_delete_stale),
+        routes!(admin::report),
+        routes!(records::list_sandboxes),
+        routes!(records::show_sandbox),
+        routes!(records::bulk_delete),
+        routes!(orders::release),
+        routes!(orders::quarantine),
+        routes!(orders::unquarantine),
+        routes!(switch::pause),
+        routes!(switch::resume),
+        routes!(deletions::list),
+        routes!(deletions::parked),
+        routes!(deletions::replay_all),
+        routes!(deletions::show),
+        routes!(deletions::remove),
+        routes!(deletions::replay),
+        routes!(events::events),
+        routes!(fleet::fleet),
+        routes!(openapi::document),
+        routes!(openapi::page),
+        routes!(openapi::style),
+        routes!(openapi::bundle),
+        routes!(openapi::script),
+        routes!(console::page),
+        routes!(console::file),
+        routes!(openapi::healthz),
+        routes!(openapi::readyz),
+        routes!(openapi::metrics),
+        routes!(about),
+    ];
+    routes.into_iter().filter_map(|declared| Some((Route::declared_by(&declared)?, declared))).collect()
+}
+
+/// The OpenAPI document: `base` with every route.
+pub(crate) fn described(base: OpenApi) -> OpenApi {
+    let router = OpenApiRouter::<Parts>::with_openapi(base);
+    declared().into_iter().fold(router, |router, (_, declared)| router.routes(declared)).into_openapi()
+}
 
 /// The router of all routes. `gate` checks the role in front of each one; `edge` surrounds all.
 pub(crate) fn router(parts: Parts, gate: &Gate, edge: Edge) -> Router {
     let mut router = Router::new();
-    for route in ROUTES {
+    for (route, (_, _, endpoint)) in declared() {
         let gate = Gate {
             role: route.role,
             is_read_only: caller::is_read_only(&route.method),
-            is_limited_to_pools: route.is_limited_to_pools(),
+            is_limited_to_pools: route.is_limited_to_pools,
             ..gate.clone()
         };
-        let endpoint =
-            (route.endpoint)(route.filter(), &parts).route_layer(from_fn_with_state(gate, caller::admit));
-        router = router.route(route.path, endpoint);
+        router = router.route(&route.path, endpoint.route_layer(from_fn_with_state(gate, caller::admit)));
     }
     router
         .method_not_allowed_fallback(edge::no_such_method)
@@ -290,6 +133,25 @@ pub(crate) fn router(parts: Parts, gate: &Gate, edge: Edge) -> Router {
 // === impl Route ===
 
 impl Route {
+    /// None of a declaration without a path or a method, which `#[utoipa::path]` does not make.
+    fn declared_by((_, paths, _): &UtoipaMethodRouter<Parts>) -> Option<Self> {
+        let (path, item) = paths.paths.iter().next()?;
+        let item = serde_json::to_value(item).ok()?;
+        let (method, operation) = item.as_object()?.iter().find(|(_, operation)| operation.is_object())?;
+        let method = Method::from_bytes(method.to_uppercase().as_bytes()).ok()?;
+        let is_named = |scope: Scope| {
+            let security = operation.get("security").and_then(Value::as_array);
+            security.is_some_and(|tokens| tokens.iter().any(|token| token.get(scope.as_str()).is_some()))
+        };
+        let role = match (is_named(Scope::Lab), is_named(Scope::Admin)) {
+            (true, _) => Role::Lab,
+            (false, true) => Role::Admin,
+            (false, false) => Role::None,
+        };
+        let is_limited_to_pools = operation.get(POOL_SCOPE).is_some();
+        Some(Self { method, path: path.clone(), role, is_limited_to_pools })
+    }
+
     /// Whether a token with this right may use it.
     #[must_use]
     pub fn admits(&self, scope: Scope) -> bool {
@@ -299,12 +161,7 @@ impl Route {
     /// Whether a token with pools may use it.
     #[must_use]
     pub fn is_limited_to_pools(&self) -> bool {
-        LIMITED_TO_POOLS.contains(&self.path)
-    }
-
-    fn filter(&self) -> MethodFilter {
-        // Every method of the table has a filter; a test requests each route.
-        MethodFilter::try_from(self.method.clone()).unwrap_or(MethodFilter::GET)
+        self.is_limited_to_pools
     }
 }
 
@@ -340,9 +197,10 @@ impl FromRef<Parts> for FleetService {
     }
 }
 
-// Other roles serve these three on the operations port; here they are ordinary routes.
-fn ops(method: MethodFilter, parts: &Parts) -> MethodRouter<Parts> {
-    on_service(method, parts.ops.clone().router())
+impl FromRef<Parts> for Ops {
+    fn from_ref(parts: &Parts) -> Self {
+        parts.ops.clone()
+    }
 }
 
 /// Name and version of the service.

@@ -39,7 +39,7 @@ type PathId = Result<Path<String>, PathRejection>;
 
 /// `POST /v1/allocate`
 #[utoipa::path(
-    post, path = "/v1/allocate", tag = "labs", security(("lab" = [])),
+    post, path = "/v1/allocate", tag = "labs", security(("lab" = [])), extensions(("x-pool-scope" = json!(true))),
     params(
         ("X-Instruqt-Sandbox-ID" = String, Header, description = "the owner (Instruqt participant id); older scripts send `X-Track-ID`"),
         ("X-Instruqt-Track-ID" = Option<String>, Header, description = "the lab (Instruqt track slug)"),
@@ -86,7 +86,7 @@ pub(crate) async fn allocate(
 
 /// `POST /v1/sandboxes/{id}/mark-for-deletion`
 #[utoipa::path(
-    post, path = "/v1/sandboxes/{id}/mark-for-deletion", tag = "labs", security(("lab" = [])),
+    post, path = "/v1/sandboxes/{id}/mark-for-deletion", tag = "labs", security(("lab" = [])), extensions(("x-pool-scope" = json!(true))),
     params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "the owner (Instruqt participant id); older scripts send `X-Track-ID`"),
         ("X-Lease-Epoch" = Option<u64>, Header, description = "the epoch of the lease")),
     responses(
@@ -114,7 +114,7 @@ pub(crate) async fn mark_for_deletion(
 
 /// `POST /v1/sandboxes/{id}/extend`
 #[utoipa::path(
-    post, path = "/v1/sandboxes/{id}/extend", tag = "labs", security(("lab" = [])),
+    post, path = "/v1/sandboxes/{id}/extend", tag = "labs", security(("lab" = [])), extensions(("x-pool-scope" = json!(true))),
     params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "the owner (Instruqt participant id); older scripts send `X-Track-ID`"),
         ("X-Lab-Duration" = String, Header, description = "total length of the lease: hours (`4`, `4h`), minutes (`90m`) or both (`1h30m`)"),
         ("X-Lease-Epoch" = Option<u64>, Header, description = "the epoch of the lease")),
@@ -148,7 +148,7 @@ pub(crate) async fn extend(
 
 /// `GET /v1/sandboxes/{id}`
 #[utoipa::path(
-    get, path = "/v1/sandboxes/{id}", tag = "labs", security(("lab" = [])),
+    get, path = "/v1/sandboxes/{id}", tag = "labs", security(("lab" = [])), extensions(("x-pool-scope" = json!(true))),
     params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "the owner (Instruqt participant id); older scripts send `X-Track-ID`")),
     responses(
         (status = 200, description = "the owner's sandbox", body = contract::SandboxView,

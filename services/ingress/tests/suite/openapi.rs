@@ -23,7 +23,7 @@ async fn document() -> Value {
 }
 
 fn operation<'a>(document: &'a Value, route: &Route) -> &'a Value {
-    &document["paths"][route.path][route.method.as_str().to_lowercase()]
+    &document["paths"][route.path.as_str()][route.method.as_str().to_lowercase()]
 }
 
 /// Faults that the workers may answer to the requests of a route, beside those that they answer to any.
@@ -32,7 +32,7 @@ fn of_workers(route: &Route) -> &'static [FaultCode] {
         AllocationExpired, Contended, InvalidState, MissingSandboxId, NotFound, NotSandboxOwner,
         PoolExhausted,
     };
-    match (route.method.as_str(), route.path) {
+    match (route.method.as_str(), route.path.as_str()) {
         (_, "/v1/allocate") => &[MissingSandboxId, PoolExhausted, AllocationExpired, Contended],
         (_, "/v1/sandboxes/{id}") => &[MissingSandboxId, NotFound, NotSandboxOwner],
         (_, "/v1/sandboxes/{id}/mark-for-deletion") => {
@@ -158,7 +158,7 @@ async fn behind_the_gate(route: &Route) -> Vec<Answer> {
 #[tokio::test(start_paused = true)]
 async fn every_route_documents_exactly_its_statuses() {
     let document = document().await;
-    for route in ROUTES {
+    for route in ROUTES.iter() {
         let described = operation(&document, route)["responses"].as_object();
         let described =
             described.unwrap_or_else(|| panic!("{} {} is not described", route.method, route.path));
@@ -176,7 +176,7 @@ async fn every_route_documents_exactly_its_statuses() {
 async fn every_route_documents_its_scopes() {
     let document = document().await;
     assert_eq!(document["openapi"].as_str().unwrap().split_once('.').unwrap().0, "3");
-    for route in ROUTES {
+    for route in ROUTES.iter() {
         let security = operation(&document, route)["security"].as_array().cloned().unwrap_or_default();
         let named: BTreeSet<String> =
             security.iter().flat_map(|one| one.as_object().unwrap().keys().cloned()).collect();
@@ -193,7 +193,7 @@ async fn every_route_documents_its_scopes() {
 async fn every_error_has_an_example_for_each_code() {
     let document = document().await;
     let mut shown = BTreeSet::new();
-    for route in ROUTES {
+    for route in ROUTES.iter() {
         for (status, response) in operation(&document, route)["responses"].as_object().unwrap() {
             let content = &response["content"]["application/json"];
             if route.path == "/readyz" && status == "503" || status.parse::<u16>().unwrap() < 400 {
