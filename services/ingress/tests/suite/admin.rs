@@ -1,4 +1,4 @@
-//! The routes of the operators.
+//! The routes for operators.
 
 use crate::support::{ADMIN, Answer, EPOCH_MS, Rig, Step, TICK, request};
 use axum::body::Body;
@@ -156,7 +156,7 @@ async fn forced_sync_names_its_actor_and_never_joins_a_waiting_tick() {
         .await
         .assert_fault(FaultCode::Contended, "an ordinary run waits to begin; force it after that");
     assert_eq!(rig.ticks.ordered.lock().last(), Some(&TickOrder::forced("admin").until(until_ms)));
-    // An ordinary one is the tick that it always was.
+    // An unforced request is an ordinary tick.
     rig.ask("POST", "/v1/admin/sync?force=false", ADMIN).await;
     assert_eq!(rig.ticks.ordered.lock().len(), 2);
     assert_eq!(rig.ask("POST", "/v1/admin/sync?force=yes", ADMIN).await.status, 400);
@@ -172,7 +172,7 @@ async fn slow_run_is_accepted_and_can_be_polled() {
     assert_eq!(location, "/v1/admin/reports/sync/42");
     let answer = rig.ask("GET", &location, ADMIN).await;
     assert_eq!((answer.status.as_u16(), answer.header("location")), (202, Some(location.as_str())));
-    // A run of an earlier tick does not answer for this one.
+    // A report of an earlier tick does not answer for this one.
     let report = |tick| RunReport { tick, ..sync_report("completed", None) };
     *rig.ticks.report.lock() = Some(report(TICK - 1));
     assert_eq!(rig.ask("GET", &location, ADMIN).await.status, 202);
@@ -181,7 +181,7 @@ async fn slow_run_is_accepted_and_can_be_polled() {
         let answer = rig.ask("GET", &location, ADMIN).await;
         assert_eq!((answer.status.as_u16(), &answer.json()["tick"]), (200, &json!(tick)));
     }
-    // Nor does a run of another kind.
+    // A report of another kind does not either.
     assert_eq!(rig.ask("GET", "/v1/admin/reports/sweep/42", ADMIN).await.status, 202);
 }
 
@@ -194,7 +194,7 @@ async fn report_of_a_nonexistent_tick_is_not_found() {
     for tick in [0, TICK] {
         assert_eq!(rig.ask("GET", &of(tick), ADMIN).await.status, 202, "{tick}");
     }
-    // Where it cannot be known, it may still come.
+    // If the last tick is unknown, the report may still come.
     rig.ticks.hangs.store(true, Ordering::SeqCst);
     assert_eq!(rig.ask("GET", &of(TICK + 1), ADMIN).await.status, 202);
     rig.ticks.forgets.store(true, Ordering::SeqCst);

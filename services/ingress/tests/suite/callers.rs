@@ -1,4 +1,4 @@
-//! Who may ask what: the table of routes, walked.
+//! Which token may call which route: tests every route of the table.
 
 use crate::support::{ADMIN, ADMIN_TOKEN, Answer, LAB, LAB_TOKEN, Rig, Step, and, request};
 use axum::body::Body;
@@ -21,15 +21,15 @@ pub(crate) fn path_of(route: &Route) -> String {
     let path = route.path.replace("{id}", "7").replace("{kind}", "sync").replace("{tick}", "1");
     let path = path.replace("{file}", "main.js");
     match route.path.as_str() {
-        // It wants to be asked twice whether it is meant.
+        // This route needs an explicit confirmation.
         path if path.ends_with("/deletions/replay") => format!("{path}?all=true"),
-        // It goes on for ever otherwise.
+        // Without this it would never end.
         "/v1/admin/events" => format!("{path}?follow=false"),
         _ => path,
     }
 }
 
-/// The switch of all deletions is the queue's own, and no worker is asked.
+/// Pause and resume use the queue's own switch; no worker gets a request.
 fn is_switch(route: &Route) -> bool {
     route.path.ends_with("/pause") || route.path.ends_with("/resume")
 }
@@ -38,7 +38,7 @@ fn rig() -> Rig {
     Rig::new([Step::Say(None, r#"{"store":"ok"}"#)])
 }
 
-/// A token of every scope, and one that is for a pool only, each by the name of what it gives the right to.
+/// A token of every scope, and one that is restricted to a pool, each named after its scope.
 fn tokens() -> (TempDir, [(Scope, &'static str); 3]) {
     let folder = tempfile::tempdir().unwrap();
     let line = |name: &str, token: &str, scope, pools: &[PoolName]| {
@@ -102,7 +102,7 @@ async fn every_route_admits_exactly_its_scopes() {
 
 async fn ask_with(rig: &Rig, route: &Route, token: &str) -> Answer {
     let bearer = format!("Bearer {token}");
-    // What a route needs to be relayed; who does not need it does not mind.
+    // The parameters that a route may need to be relayed; the others ignore them.
     let (owner, hours) = (("X-Instruqt-Sandbox-ID", "p-1"), ("X-Lab-Duration", "6"));
     let asked = request(route.method.as_str(), &path_of(route), &[("Authorization", &bearer), owner, hours]);
     rig.send(asked.map(|_| Body::from(r#"{"reason":"smoke in it"}"#))).await
@@ -137,7 +137,7 @@ fn v1_routes_need_a_token_and_admin_routes_an_admin_token() {
     for route in ROUTES.iter() {
         let expected = match route.path.as_str() {
             path if path.starts_with("/v1/admin/") => Role::Admin,
-            // What the API says of itself is no secret.
+            // The API's own description is public.
             path if path == "/v1/openapi.json" || path.starts_with("/v1/docs") => Role::None,
             path if path.starts_with("/v1/") => Role::Lab,
             _ => Role::None,
@@ -168,7 +168,7 @@ async fn duplicate_authorization_header_is_rejected() {
 #[tokio::test(start_paused = true)]
 async fn the_token_is_checked_before_headers_path_and_body() {
     let rig = rig();
-    // Each of these is wrong in another way as well, and the answer says nothing about it.
+    // Each of these requests has a second fault, which the answer must not reveal.
     let no_owner = request("POST", "/v1/allocate", &[]);
     let bad_owner = request("POST", "/v1/allocate", &[("X-Track-ID", "größe")]);
     let bad_id = request("GET", "/v1/sandboxes/%FF", &[]);

@@ -7,7 +7,7 @@ use ports::bus::Reply;
 use serde_json::json;
 use strum::IntoEnumIterator as _;
 
-// Not as serde would write it: order, blanks and an unknown field have to survive.
+// Not in serde's format: order, spaces and an unknown field must survive.
 const ALLOCATION: &str =
     r#"{ "sandbox_id":"7", "name":"lab-7","later_field":[1, 2],"expires_at":1800014400 }"#;
 
@@ -181,7 +181,7 @@ async fn duplicate_id_header_is_rejected() {
 
 #[tokio::test(start_paused = true)]
 async fn worker_fault_keeps_its_status_and_retry_after() {
-    // After these, a worker is asked again.
+    // After the other faults, the ingress asks a worker again.
     let is_final =
         |code: &FaultCode| !matches!(code, FaultCode::NoWorkers | FaultCode::NotHere | FaultCode::Timeout);
     for code in FaultCode::iter().filter(is_final) {

@@ -1,11 +1,11 @@
-//! The operators' page: its files, what it may load, and what its script must not do. What it does in a browser is tested
-//! by `make test-browser`.
+//! The operators' console: its files, what they may load, and what the script must not do. `make test-browser` tests
+//! its behaviour in a browser.
 
 use crate::support::{Rig, Step};
 use ingress::console::FILES;
 use std::collections::BTreeSet;
 
-/// What makes markup or script of text, keeps a token, or puts it where others see it.
+/// Code that would turn text into markup or script, store a token, or make it visible to others.
 const FORBIDDEN: [&str; 16] = [
     "innerHTML",
     "outerHTML",

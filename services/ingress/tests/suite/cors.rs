@@ -1,4 +1,4 @@
-//! Which web pages may call.
+//! Which web pages may call the API.
 
 use crate::support::{Answer, LAB, Rig, Step, and};
 use contract::FaultCode;
@@ -71,7 +71,7 @@ async fn other_origins_are_not_allowed() {
     assert_no_permission(&answer);
     let answer = rig.ask("POST", "/v1/allocate", &and(LAB, &[OTHER])).await;
     assert_no_permission(&answer);
-    // A cache must not give this answer to the page that may.
+    // A cache must not return this answer to the allowed page.
     assert_eq!(answer.header("vary"), Some("Origin"));
 }
 

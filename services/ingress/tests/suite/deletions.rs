@@ -1,4 +1,4 @@
-//! The operators' routes about deletions.
+//! The operators' routes for deletions.
 
 use crate::support::{ADMIN, Headers, Rig, Step, request};
 use axum::http::HeaderValue;

@@ -1,4 +1,4 @@
-//! The event log over HTTP: where reading begins, what is left out, how a reader goes on, and when an answer ends.
+//! The event log over HTTP: the start of a read, filters, how a reader resumes, and when an answer ends.
 
 use crate::support::{ADMIN, Answer, Headers, Rig, and, request};
 use async_trait::async_trait;
@@ -19,13 +19,13 @@ use testkit::bus::MemoryBus;
 use tokio::sync::mpsc;
 use tower::ServiceExt as _;
 
-/// A reader of an answer that may never end.
+/// Reads an answer that may never end.
 struct Reader {
     body: BodyDataStream,
     read: String,
 }
 
-/// One event of Server-Sent Events, comments left out.
+/// One event of Server-Sent Events, without comments.
 #[derive(Debug, PartialEq)]
 struct Frame {
     name: String,
@@ -33,17 +33,18 @@ struct Frame {
     data: Value,
 }
 
-/// An event log as servers show it: reads may lag behind its end, and each event has a notification.
+/// An event log as on servers: reads may lag behind its end, and each event has a notification.
 struct SlowFeed {
     bus: Arc<MemoryBus>,
-    /// The last place that can be read yet.
+    /// The last sequence that can be read yet.
     readable: AtomicU64,
     reads: AtomicUsize,
     bell: parking_lot::Mutex<Option<mpsc::UnboundedReceiver<()>>>,
 }
 
 impl SlowFeed {
-    /// Replaces the rig's event log, of which everything can be read so far; with the sender of its notifications.
+    /// Replaces the rig's event log by one of which everything can be read so far; also returns the sender of its
+    /// notifications.
     fn of(rig: &mut Rig) -> (Arc<Self>, mpsc::UnboundedSender<()>) {
         let (rings, bell) = mpsc::unbounded_channel();
         let feed = Arc::new(Self {
@@ -87,7 +88,7 @@ impl EventFeed for SlowFeed {
 }
 
 impl Reader {
-    /// Reads until there are so many frames.
+    /// Reads until there are `count` frames.
     async fn frames(&mut self, count: usize) -> Vec<Frame> {
         while frames(&self.read).len() < count {
             assert!(self.read_on().await, "the answer ended: {}", self.read);
@@ -95,21 +96,21 @@ impl Reader {
         frames(&self.read)
     }
 
-    /// Reads some more; false at the end.
+    /// Reads more; returns false at the end.
     async fn read_on(&mut self) -> bool {
         let Some(bytes) = self.body.next().await else { return false };
         self.read.push_str(std::str::from_utf8(&bytes.unwrap()).unwrap());
         true
     }
 
-    /// Reads until there are so many signs of life.
+    /// Reads until there are `count` heartbeats.
     async fn heartbeats(&mut self, count: usize) {
         while self.read.matches(": still here").count() < count {
             assert!(self.read_on().await, "the answer ended: {}", self.read);
         }
     }
 
-    /// Where a browser comes back to: the last `id` of a whole block, whether there is `data` in that or not.
+    /// The sequence from which a browser resumes: the last `id` of a complete block, with or without `data`.
     fn place(&self) -> Option<&str> {
         let (whole, _) = self.read.rsplit_once("\n\n")?;
         whole.lines().filter_map(|line| line.strip_prefix("id: ")).next_back()
@@ -163,7 +164,7 @@ async fn publish(bus: &MemoryBus, event: &Event) {
     bus.append(&id, event, last).await.unwrap();
 }
 
-/// Sandboxes 1, 2 and 3, the last in another pool; the first was claimed as well.
+/// Sandboxes 1, 2 and 3, the last one in another pool; the first one was also claimed.
 async fn rig_with_events() -> Rig {
     let rig = Rig::new([]);
     for published in [
@@ -186,7 +187,7 @@ async fn open(rig: &Rig, path: &str, headers: Headers<'_>) -> Reader {
     Reader { body: response.into_body().into_data_stream(), read: String::new() }
 }
 
-/// The places that an answer to the end of the event log shows.
+/// The sequences in an answer that ends with the event log.
 async fn places(rig: &Rig, query: &str, headers: Headers<'_>) -> Vec<String> {
     let mut reader = open(rig, &format!("/v1/admin/events?follow=false{query}"), headers).await;
     while reader.read_on().await {}
@@ -229,7 +230,7 @@ async fn stream_starts_where_asked_and_can_stop_at_the_last_event() {
 async fn reconnect_resumes_after_last_event_id() {
     let rig = rig_with_events().await;
     let back = and(ADMIN, &[("Last-Event-ID", "2")]);
-    // A browser repeats the address that it began with.
+    // A browser repeats the original address, with its old `after`.
     assert_eq!(places(&rig, "&after=0", &back).await, ["3", "4"]);
     assert_eq!(places(&rig, "&since=1700000000", &back).await, ["3", "4"]);
 }
@@ -269,7 +270,7 @@ async fn last_event_id_advances_over_filtered_events() {
         }
         reader.heartbeats(2).await;
         assert_eq!(reader.place(), Some("9"), "{query}: {}", reader.read);
-        // What it has passed by may go, and is no gap, whether it stays or comes back.
+        // Events that the reader has skipped may be deleted without a gap, whether it stays connected or resumes.
         rig.bus.drop_events_before(10);
         reader.heartbeats(3).await;
         let query = format!("&{query}");
@@ -354,7 +355,7 @@ async fn idle_stream_sends_heartbeats() {
     assert_eq!(began.elapsed(), HEARTBEAT);
 }
 
-/// Claims in `main` every three seconds, as long as `work` runs.
+/// Adds a claim in `main` every three seconds while `work` runs.
 async fn while_main_is_busy<T>(rig: &Rig, work: impl Future<Output = T>) -> T {
     let busy = async {
         for version in 3.. {
@@ -399,7 +400,7 @@ async fn gap_in_the_event_log_is_reported() {
     assert_eq!((frames[0].name.as_str(), &frames[0].data), ("gap", &json!({"after": 1, "next": 4})));
     assert_eq!((frames[0].id.as_str(), frames[1].id.as_str()), ("3", "4"));
     assert!(!reader.read.split("event: gap").next().unwrap().contains("id: "), "{}", reader.read);
-    // The beginning is wherever it is now.
+    // Zero means the oldest event that still exists.
     assert_eq!(places(&rig, "&after=0", ADMIN).await, ["4"]);
 }
 
@@ -477,7 +478,7 @@ async fn invalid_event_query_is_rejected() {
         assert!(message.starts_with(field), "{query}: {message}");
     }
     let too_late = "since must be in Unix seconds, not in milliseconds, and at most 9223372036";
-    // One more than that, the year 9999, and a moment in milliseconds and in nanoseconds.
+    // One second more than that, the year 9999, and a time in milliseconds and in nanoseconds.
     for since in
         ["9223372037", "253402300799", "1763683200000", "1763683200000000000", "18446744073709551615"]
     {

@@ -1,4 +1,4 @@
-//! Who works, over HTTP.
+//! The workers of the fleet, over HTTP.
 
 use crate::support::{ADMIN, Rig};
 use contract::{FaultCode, WorkerRole};
@@ -52,7 +52,7 @@ async fn every_worker_is_listed_and_every_role_counted() {
     assert_eq!(answer.json(), expected);
     stop.cancel();
     answering.await.unwrap().unwrap();
-    // A bus that works has one answer at least.
+    // A working bus has at least one answer, so no answer means that the bus is unavailable.
     let silence = rig.ask("GET", "/v1/admin/fleet", ADMIN).await;
     silence.assert_fault(FaultCode::UpstreamUnavailable, QUEUE_DOWN);
 }

@@ -1,16 +1,16 @@
-//! Requests that could be read in two ways, or in none: each is refused, in our shape, and nothing that comes behind it
-//! on the same connection is ever taken for a request.
+//! Ambiguous and invalid requests: each is refused with the API's error body, and nothing that follows it on the same
+//! connection is treated as a request.
 
 use crate::raw_http::{CLAIM, Client, Server, created};
 
-/// A whole request that an attacker tries to smuggle in.
+/// A complete request that an attacker tries to smuggle.
 const SMUGGLED: &str = "POST /v1/allocate HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer lab-token-1\r\n\
                         X-Track-ID: smuggled\r\nContent-Length: 0\r\n\r\n";
-/// What a head begins with whose other lines matter.
+/// The beginning of a head whose other lines matter.
 const HEAD: &str =
     "POST /v1/allocate HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer lab-token-1\r\nX-Track-ID: p-1\r\n";
 
-/// Asserts that this is the only answer, in our shape, and that the connection is closed behind it.
+/// Asserts that this is the only answer, with the API's error body, and that the server closes the connection after it.
 #[track_caller]
 fn assert_refused(all: &str, status: u16, code: &str, sent: &str) {
     assert!(all.starts_with(&format!("HTTP/1.1 {status} ")), "{sent:?}: {all}");
@@ -23,8 +23,8 @@ fn assert_refused(all: &str, status: u16, code: &str, sent: &str) {
     assert_eq!(body["detail"]["request_id"], "fresh-1", "{sent:?}");
 }
 
-/// Sends `shape` with a whole request behind it, twice: in one piece, and byte by byte. Both times there is one answer,
-/// and no worker hears of anything.
+/// Sends `shape` and a complete request after it, twice: in one piece, and byte by byte. Both times there is one
+/// answer, and no worker gets a request.
 async fn refused(shape: &[u8], status: u16, code: &str) {
     let server = Server::start(&[], [created()]).await;
     let sent = String::from_utf8_lossy(shape).into_owned();
@@ -33,7 +33,7 @@ async fn refused(shape: &[u8], status: u16, code: &str) {
     assert_refused(&at_once.rest().await, status, code, &sent);
     let mut slowly = server.client().await;
     for byte in shape.iter().chain(SMUGGLED.as_bytes()) {
-        // The refusal may come, and the connection go, before all of it is sent.
+        // The server may answer and close the connection before everything is sent.
         if !slowly.try_write(&[*byte]).await {
             break;
         }
@@ -41,7 +41,7 @@ async fn refused(shape: &[u8], status: u16, code: &str) {
     assert_refused(&slowly.rest().await, status, code, &sent);
     let seen = server.rig.workers.seen();
     assert!(seen.is_empty(), "{sent:?}: {seen:?}");
-    // The server is none the worse for it.
+    // The server still works.
     let mut canary = server.client().await;
     canary.write(CLAIM).await;
     assert!(canary.read().await.0.starts_with("HTTP/1.1 201"), "{sent:?}");
@@ -112,7 +112,7 @@ async fn oversized_head_gets_a_431_json_error() {
     let many = (0..64).map(|number| format!("X-{number}: 1\r\n")).collect::<String>();
     refused(format!("GET / HTTP/1.1\r\nHost: b\r\n{many}\r\n").as_bytes(), 431, "HEAD_TOO_LARGE").await;
     let server = Server::start(&[], [created()]).await;
-    // Far more than is read behind a refusal, and no end of it.
+    // Far more than the server reads after a refusal, without an end.
     let mut client = server.client().await;
     client.write("GET / HTTP/1.1\r\nX: ").await;
     while client.try_write(&[b'x'; 8_192]).await {}
@@ -123,7 +123,7 @@ async fn oversized_head_gets_a_431_json_error() {
     assert_refused(&client.rest().await, 431, "HEAD_TOO_LARGE", "17,000 bytes");
 }
 
-/// Sends a head with a chunked body that is none, and a whole request behind it.
+/// Sends a head with an invalid chunked body, and a complete request after it.
 async fn refused_chunks(body: &str) {
     let server = Server::start(&[], [created()]).await;
     let mut client = server.client().await;
@@ -172,7 +172,7 @@ async fn consumed_body_keeps_the_connection_in_sync() {
     let chunked =
         format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n{size};x=\"y\"\r\n{SMUGGLED}\r\n0\r\n\r\n");
     kept(&server, &mut client, &chunked, 201).await;
-    // Refused before a handler wanted its body.
+    // Refused before a handler read the body.
     let unread =
         format!("POST /nothing HTTP/1.1\r\nHost: b\r\nContent-Length: {}\r\n\r\n{SMUGGLED}", SMUGGLED.len());
     kept(&server, &mut client, &unread, 404).await;
@@ -192,7 +192,7 @@ async fn pipelined_requests_are_answered_in_order() {
         assert!(client.read().await.0.starts_with("HTTP/1.1 201"));
     }
     assert_eq!(server.rig.workers.seen().len(), 20);
-    // One that asks to be the last one is.
+    // A request with `Connection: close` is the last one.
     let last = CLAIM.replace("Host: b", "Host: b\r\nConnection: close");
     client.write(&format!("{CLAIM}{last}{SMUGGLED}")).await;
     assert_eq!(client.rest().await.matches("HTTP/1.1 201").count(), 2);
@@ -214,7 +214,7 @@ async fn http_1_0_is_answered_and_closed() {
 async fn unread_body_is_never_parsed_as_a_request() {
     let more = SMUGGLED.len() + 1;
     for (request, status) in [
-        // Not all of the body is there when the answer is.
+        // The answer comes before all of the body has arrived.
         (format!("POST /v1/allocate HTTP/1.1\r\nHost: b\r\nContent-Length: {more}\r\n\r\n{SMUGGLED}"), 401),
         (format!("POST /nothing HTTP/1.1\r\nHost: b\r\nContent-Length: {more}\r\n\r\n{SMUGGLED}"), 404),
         (format!("{HEAD}Content-Length: 70000\r\n\r\n{SMUGGLED}"), 413),
@@ -247,7 +247,7 @@ async fn oversized_upload_still_receives_the_413() {
     let server = Server::start(&[], [created()]).await;
     let mut client = server.client().await;
     client.write(&format!("{HEAD}Content-Length: 100000000\r\n\r\n")).await;
-    // More than a socket's buffers hold would be reset; this much is taken and thrown away.
+    // Unread bytes beyond the socket's buffers would cause a reset; the server reads and drops this many.
     for _ in 0..8 {
         assert!(client.try_write(&[b'x'; 8_192]).await);
     }

@@ -1,4 +1,4 @@
-//! The ingress against fakes of its ports: every rule of the HTTP API that can be broken without a fleet.
+//! The ingress with fakes of its ports: every rule of the HTTP API that does not need a fleet.
 
 #![expect(
     clippy::unwrap_used,

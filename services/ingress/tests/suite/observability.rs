@@ -1,4 +1,4 @@
-//! What an operator sees of a request: one line, and numbers.
+//! What an operator sees of a request: one log line, and metrics.
 
 use crate::support::{ADMIN, LAB, Rig, Step, and};
 use contract::{FaultCode, Outcome};
@@ -17,9 +17,9 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 impl Lines {
     /// Records every line of this thread until the guard is dropped.
     fn record() -> (Self, tracing::subscriber::DefaultGuard) {
-        // With one subscriber in the process, tracing asks whichever thread meets a call site first whether
-        // the site is of interest; another test's thread, which records nothing, would say no for good. A
-        // second subscriber, of all threads and interested in everything, takes that short cut away.
+        // With a single subscriber in the process, tracing caches the interest of the first thread that reaches a call
+        // site; a thread of another test, which records nothing, would disable the call site for good. A second
+        // subscriber, for all threads and interested in everything, disables that cache.
         static INSTALL: Once = Once::new();
         INSTALL.call_once(|| {
             let all = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
@@ -39,7 +39,7 @@ impl Lines {
         String::from_utf8(self.0.lock().clone()).unwrap()
     }
 
-    /// The canonical lines, without what differs from run to run.
+    /// The request log lines, without fields that differ from run to run.
     fn requests(&self) -> Vec<Value> {
         let all = self.text();
         let lines = all.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -159,7 +159,7 @@ async fn disconnected_caller_is_counted_and_logged() {
     assert!(
         metrics.contains(r#"broker_http_requests_total{method="POST",route="/v1/allocate",status="499"} 1"#)
     );
-    // This very request is the one that is in flight.
+    // This request itself is the one in flight.
     assert!(metrics.contains("broker_http_in_flight_requests 1\n"), "{metrics}");
 }
 

@@ -1,4 +1,4 @@
-//! The API's description of itself: every route with every status that it can be brought to, and none else.
+//! The API's description: every route with exactly the statuses that it can return.
 
 use crate::support::{ADMIN_TOKEN, Answer, LAB_TOKEN, Rig, Step, TICK, request};
 use axum::body::{Body, Bytes, HttpBody as _};
@@ -26,7 +26,7 @@ fn operation<'a>(document: &'a Value, route: &Route) -> &'a Value {
     &document["paths"][route.path.as_str()][route.method.as_str().to_lowercase()]
 }
 
-/// Faults that the workers may answer to the requests of a route, beside those that they answer to any.
+/// Faults that workers may answer to a route, besides those that they may answer to every route.
 fn of_workers(route: &Route) -> &'static [FaultCode] {
     use FaultCode::{
         AllocationExpired, Contended, InvalidState, MissingSandboxId, NotFound, NotSandboxOwner,
@@ -49,7 +49,7 @@ fn of_workers(route: &Route) -> &'static [FaultCode] {
     }
 }
 
-/// Asks a route as it wants to be asked, with a token that may.
+/// Sends a valid request to a route, with a token of the right scope.
 async fn ask(rig: &Rig, route: &Route, body: Body) -> Answer {
     let token = if route.role == Role::Admin { ADMIN_TOKEN } else { LAB_TOKEN };
     let bearer = format!("Bearer {token}");
@@ -57,7 +57,7 @@ async fn ask(rig: &Rig, route: &Route, body: Body) -> Answer {
     let headers = [("Authorization", bearer.as_str()), OWNER, HOURS];
     let mut request =
         request(route.method.as_str(), &path, &headers[usize::from(route.role == Role::None)..]);
-    // As a caller over HTTP would have to say.
+    // The header that an HTTP caller must send.
     if let Some(bytes) = body.size_hint().exact() {
         request.headers_mut().insert("Content-Length", bytes.into());
     }
@@ -69,7 +69,7 @@ fn plain() -> Body {
     Body::from(r#"{"reason":"smoke in it"}"#)
 }
 
-/// What the gate and the edge answer, whatever lies behind.
+/// The answers that come before any worker is asked, whatever the worker would answer.
 async fn at_the_gate(route: &Route) -> Vec<Answer> {
     let rig = Rig::new([Step::Say(None, r#"{"store":"ok"}"#)]);
     let path = crate::callers::path_of(route);
@@ -92,7 +92,7 @@ async fn at_the_gate(route: &Route) -> Vec<Answer> {
     answers
 }
 
-/// What becomes of a request that gets through, in every way that it can go.
+/// The answers to a request that is relayed, for every outcome.
 async fn behind_the_gate(route: &Route) -> Vec<Answer> {
     let mut steps: Vec<Step> = [
         FaultCode::InvalidRequest,
@@ -115,7 +115,7 @@ async fn behind_the_gate(route: &Route) -> Vec<Answer> {
         Step::Panic,
     ]);
     let mut answers = Vec::new();
-    // A readiness check asks workers too, and a worker's panic would be its own.
+    // A readiness check asks workers too, and a worker's panic would be reported as its own.
     let is_readiness = route.path == "/readyz";
     for step in steps {
         if is_readiness && matches!(step, Step::Panic) {
@@ -216,7 +216,7 @@ async fn every_error_has_an_example_for_each_code() {
         }
     }
     let unshown: Vec<_> = FaultCode::iter().filter(|code| !shown.contains(code.as_str())).collect();
-    // No route answers that its own method is wrong, and a head that is too long has not named one yet.
+    // No route returns the fault for a wrong method, and a head that is too long has not named a route yet.
     assert_eq!(unshown, [FaultCode::MethodNotAllowed, FaultCode::HeadTooLarge]);
 }
 

@@ -1,4 +1,4 @@
-//! The operators' routes about one sandbox.
+//! The operators' routes for one sandbox.
 
 use crate::support::{Rig, Step, request};
 use axum::body::Body;

@@ -1,4 +1,4 @@
-//! An ingress on a real socket, and a client that writes what it likes.
+//! An ingress on a real socket, and a client that writes arbitrary bytes.
 
 use crate::support::{Headers, Rig, Step};
 use contract::Outcome;
@@ -41,7 +41,7 @@ impl Server {
         Client { stream: BufReader::new(TcpStream::connect(self.address).await.unwrap()) }
     }
 
-    /// Waits for the end of the server, which has to be a good one.
+    /// Waits for the end of the server, which must be without an error.
     pub(crate) async fn ended(self) {
         tokio::time::timeout(WAIT, self.run).await.expect("the server does not end").unwrap().unwrap();
     }
@@ -56,24 +56,24 @@ impl Client {
         self.stream.write_all(bytes).await.unwrap();
     }
 
-    /// Whether the server still takes what is sent.
+    /// Whether the server still accepts the bytes.
     pub(crate) async fn try_write(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).await.is_ok()
     }
 
-    /// Whether the server has said something, or closed.
+    /// Whether the server has sent something or closed the connection.
     pub(crate) async fn has_something(&mut self) -> bool {
         let look = Duration::from_millis(1);
         tokio::time::timeout(look, self.stream.fill_buf()).await.is_ok()
     }
 
-    /// Says that nothing more will come.
+    /// Ends the client's side of the connection.
     pub(crate) async fn finish(&mut self) {
-        // The other end may be gone already.
+        // The server may have closed the connection already.
         let _ = self.stream.shutdown().await;
     }
 
-    /// Claims, and has to get a sandbox.
+    /// Claims, and asserts that a sandbox was granted.
     pub(crate) async fn claims(&mut self) {
         self.write(CLAIM).await;
         let (head, _) = self.read().await;
@@ -87,7 +87,7 @@ impl Client {
         line
     }
 
-    /// Head and body of the next answer.
+    /// The head and body of the next answer.
     pub(crate) async fn read(&mut self) -> (String, String) {
         tokio::time::timeout(WAIT, self.read_answer()).await.expect("no answer")
     }
@@ -103,14 +103,14 @@ impl Client {
         (head, String::from_utf8(body).unwrap())
     }
 
-    /// What came before the server closed or reset the connection.
+    /// The bytes before the server closed or reset the connection.
     pub(crate) async fn rest_if_any(&mut self) -> String {
         let mut rest = Vec::new();
         let _ = tokio::time::timeout(WAIT, self.stream.read_to_end(&mut rest)).await.expect("not closed");
         String::from_utf8_lossy(&rest).into_owned()
     }
 
-    /// Waits until the server has closed the connection, and says what came before that.
+    /// Waits until the server has closed the connection; returns the bytes before that.
     pub(crate) async fn rest(&mut self) -> String {
         let mut rest = String::new();
         tokio::time::timeout(WAIT, self.stream.read_to_string(&mut rest)).await.expect("not closed").unwrap();

@@ -1,4 +1,5 @@
-//! The operators' routes about all sandboxes: what is passed on, and what is refused before a worker is asked.
+//! The operators' routes for all sandboxes: which parameters are relayed, and which are refused before a worker is
+//! asked.
 
 use crate::support::{ADMIN, LAB, Rig, Step, and};
 use contract::{FaultCode, Verb};

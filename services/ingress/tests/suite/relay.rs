@@ -1,4 +1,4 @@
-//! Repeats and deadlines. Time is tokio's paused clock; the random numbers always give the longest pause.
+//! Repeats and deadlines. Time is tokio's paused clock; the random numbers always produce the longest pause.
 
 use crate::support::{ADMIN, EPOCH_MS, FRESH_ID, LAB, Rig, Step, and};
 use contract::{FaultCode, Outcome};
@@ -34,7 +34,7 @@ async fn attempts_carry_request_id_trace_key_number_and_deadline() {
     assert_eq!(seen[0].context.traceparent.as_deref(), Some(trace));
     assert_eq!(seen[0].context.idempotency_key.as_deref(), Some("k-1"));
     for (number, one) in (1..).zip(&seen) {
-        // An attempt that is given up must not be worked on any more, because another one follows it.
+        // No worker may work on an abandoned attempt, because another attempt follows it.
         let ends_ms = EPOCH_MS + one.at_ms + u64::try_from(one.patience.as_millis()).unwrap();
         assert_eq!(one.context.deadline_ms, Some(ends_ms), "attempt {number}");
         let attempt = one.context.attempt.clone().unwrap();
@@ -62,7 +62,7 @@ async fn missing_workers_are_retried_for_a_second() {
     let rig = Rig::new([NO_RESPONDERS]);
     let answer = rig.ask("POST", "/v1/allocate", LAB).await;
     answer.assert_fault(FaultCode::NoWorkers, NO_WORKER);
-    // Pauses of 100, 200, 400 and what is left of the second.
+    // Pauses of 100, 200 and 400 ms, and the rest of the second.
     assert_eq!(times_ms(&rig), [0, 100, 300, 700, 1_000]);
 }
 
@@ -78,7 +78,7 @@ async fn busy_workers_are_retried_until_the_deadline() {
     let rig = Rig::new([BUSY]);
     let answer = rig.ask("POST", "/v1/allocate", LAB).await;
     answer.assert_fault(FaultCode::NoWorkers, "all workers are busy");
-    // The advice is one second, and the random numbers take all of it away.
+    // The advice is one second, and the random numbers shorten it to nothing.
     let times = times_ms(&rig);
     assert_eq!(times[..4], [0, 50, 100, 150]);
     assert_eq!(times.last(), Some(&9_000), "another attempt would have less than a second");
@@ -154,7 +154,7 @@ async fn the_deadline_also_ends_the_wait_for_workers() {
     assert_eq!(times_ms(&rig), [0, 100, 300]);
 }
 
-/// The requests that do a page of work.
+/// The requests that process one page.
 const PAGES: [&str; 2] = ["/v1/admin/bulk-delete?status=stale", "/v1/admin/deletions/replay?all=true"];
 
 #[tokio::test(start_paused = true)]
@@ -205,7 +205,7 @@ async fn requests_beyond_the_concurrency_limit_are_refused() {
     rig.workers.follow([OK]);
     let answer = rig.ask("POST", "/v1/allocate", LAB).await;
     answer.assert_fault(FaultCode::NoWorkers, "the broker is busy; try again shortly");
-    // A caller that leaves gives its place back.
+    // A caller that disconnects frees its slot.
     let left = stuck.pop().unwrap();
     left.abort();
     assert!(left.await.unwrap_err().is_cancelled());

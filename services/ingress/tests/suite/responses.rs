@@ -1,4 +1,4 @@
-//! What holds for every answer: id, shape, headers, sizes.
+//! Properties of every answer: request id, body format, headers, sizes.
 
 use crate::support::{ADMIN, Answer, FRESH_ID, LAB, Rig, Step, and, request};
 use axum::body::Body;
@@ -17,7 +17,7 @@ fn rig() -> Rig {
     Rig::new([Step::Say(None, "{}")])
 }
 
-/// One answer of every kind that there is, each by its name.
+/// One answer of every kind, each with its name.
 async fn every_kind(settings: &[(&str, &str)]) -> Vec<(&'static str, Answer)> {
     let rig = Rig::with(settings, [Step::Say(None, r#"{"store":"ok"}"#)]);
     let mut answers = vec![
@@ -160,7 +160,7 @@ async fn a_body_is_read_to_its_limit_and_ignored() {
     }
     assert_eq!(rig.send(with_body(Body::from(vec![b'x'; 65_536]))).await.status, 200);
     let seen = rig.workers.seen().len();
-    // Announced, and arriving in pieces without announcement.
+    // With `Content-Length`, and chunked without it.
     let pieces = || stream::iter((0..65).map(|_| Ok::<_, Infallible>(Bytes::from(vec![b'x'; 1_024]))));
     for body in [Body::from(vec![b'x'; 65_537]), Body::from_stream(pieces())] {
         let answer = rig.send(with_body(body)).await;

@@ -1,4 +1,4 @@
-//! The routes about one sandbox.
+//! The routes for one sandbox.
 
 use crate::support::{LAB, Rig, Step};
 use contract::{FaultCode, Verb};
@@ -20,7 +20,7 @@ async fn request_names_the_sandbox_and_owner() {
         let seen = rig.workers.only_seen();
         assert_eq!(seen.verb, verb);
         let sent: serde_json::Value = serde_json::from_slice(&seen.body).unwrap();
-        // A look is no part of the history.
+        // Reads are no part of the history.
         let expected = match verb {
             Verb::Get => json!({"sandbox_id": "7", "owner": "p-1"}),
             _ => json!({"sandbox_id": "7", "owner": "p-1", "by": "lab"}),

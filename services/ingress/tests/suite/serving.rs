@@ -1,4 +1,4 @@
-//! Real HTTP on a real socket: kept connections and the orderly stop.
+//! Real HTTP on a real socket: persistent connections and the orderly stop.
 
 use crate::raw_http::{CLAIM, Server, WAIT, created};
 use crate::support::Step;
@@ -6,7 +6,7 @@ use socket2::{SockFilter, SockRef};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
-/// Longest time until the ingress has noticed that a reader of events has vanished (docs/limits.md).
+/// Longest time until the ingress has detected that an event reader has disappeared (docs/limits.md).
 const VANISHED_MAX: Duration = Duration::from_secs(30);
 
 #[tokio::test]
@@ -20,7 +20,7 @@ async fn connection_is_kept_alive() {
         assert!(!head.contains("connection: close"), "{head}");
         assert_eq!(body, r#"{"sandbox_id":"7"}"#);
     }
-    // Failures keep it as well.
+    // A failure keeps the connection open as well.
     client.write("GET /nothing HTTP/1.1\r\nHost: b\r\n\r\n").await;
     assert!(client.read().await.0.starts_with("HTTP/1.1 404"));
     client.claims().await;
@@ -55,7 +55,7 @@ async fn kept_connection_is_answered_and_closed_while_stopping() {
     assert!(head.starts_with("HTTP/1.1 201"), "{head}");
     assert!(head.contains("connection: close\r\n"), "{head}");
     assert_eq!(client.rest().await, "");
-    // The last connection is gone, so the rest of the minute is not waited for.
+    // The last connection has ended, so the server does not wait for the rest of the minute.
     server.ended().await;
 }
 
@@ -78,7 +78,7 @@ async fn draining_ingress_serves_new_connections_but_is_not_ready() {
     server.ended().await;
 }
 
-/// The machine of a reader that vanishes says nothing any more, not even that the connection is gone.
+/// The machine of a reader that disappears sends nothing any more, not even a reset.
 #[tokio::test]
 #[cfg(target_os = "linux")]
 async fn vanished_reader_is_detected_within_30_seconds() {
@@ -91,7 +91,7 @@ async fn vanished_reader_is_detected_within_30_seconds() {
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert_eq!(server.rig.value("broker_http_connections") as u64, 1);
     let vanished = Instant::now();
-    // The kernel drops what comes for this socket before TCP sees it: `ret #0`.
+    // The kernel drops packets for this socket before TCP sees them: `ret #0`.
     const RETURN: u16 = 0x06;
     SockRef::from(reader.stream.get_ref()).attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)]).unwrap();
     let mut looks = tokio::time::interval(Duration::from_millis(100));
@@ -109,7 +109,7 @@ async fn running_request_is_finished_at_shutdown() {
     let begun = server.rig.workers.hanging.acquire();
     tokio::time::timeout(WAIT, begun).await.expect("the request does not arrive").unwrap().forget();
     server.stop.cancel();
-    // The idle connection is closed already, and the busy one is not.
+    // The idle connection is closed already, the busy one is not.
     assert_eq!(idle.rest().await, "");
     server.rig.workers.gate.add_permits(1);
     let (head, _) = client.read().await;
@@ -141,7 +141,8 @@ async fn oversized_chunked_body_gets_a_413() {
     for _ in 0..4 {
         client.write(&chunk).await;
     }
-    // Up to here it is as much as allowed. One byte more is refused, and nothing is left unread behind it.
+    // Up to here the body has the maximum size. One more byte is refused, and the server reads everything that was
+    // sent.
     client.write("1\r\nx\r\n").await;
     let (head, body) = client.read().await;
     assert!(head.starts_with("HTTP/1.1 413"), "{head}");
@@ -155,7 +156,7 @@ async fn requests_are_limited_by_the_connection_address() {
     let server = Server::start(&limits, [created()]).await;
     let mut client = server.client().await;
     let mut heads = Vec::new();
-    // However slow the machine is, some two of so many come within a second of each other.
+    // Even on a slow machine, two of these answers come within the same second.
     for _ in 0..1_000 {
         client.write(CLAIM).await;
         heads.push(client.read().await.0);

@@ -1,4 +1,4 @@
-//! The rig: an ingress whose workers, runs, time and random numbers do what the test says.
+//! The rig: an ingress whose workers, runs, time and random numbers are controlled by the test.
 
 use async_trait::async_trait;
 use axum::Router;
@@ -28,34 +28,34 @@ use tower::ServiceExt as _;
 pub(crate) const LAB_TOKEN: &str = "lab-token-1";
 pub(crate) const ADMIN_TOKEN: &str = "admin-token-1";
 pub(crate) const FRESH_ID: &str = "fresh-1";
-/// Where the rig's clock begins, in milliseconds since the Unix epoch.
+/// The start of the rig's clock, in milliseconds since the Unix epoch.
 pub(crate) const EPOCH_MS: u64 = 1_800_000_000_000;
 
 pub(crate) type Headers<'a> = &'a [(&'a str, &'a str)];
 
-/// A lab's request as the scripts in the field send it.
+/// A lab's request, as existing lab scripts send it.
 pub(crate) const LAB: Headers<'static> =
     &[("Authorization", "Bearer lab-token-1"), ("X-Instruqt-Sandbox-ID", "p-1")];
 pub(crate) const ADMIN: Headers<'static> = &[("Authorization", "Bearer admin-token-1")];
 
-/// What a fake worker does with a request.
+/// The reaction of a fake worker to a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     Say(Option<Outcome>, &'static str),
     Refuse(FaultCode, &'static str),
-    /// With advice of so many seconds.
+    /// With a `Retry-After` of that many seconds.
     RefuseFor(FaultCode, &'static str, u32),
     SayRaw(Reply),
     Fail(RequestError),
-    /// Nothing in time, and then this.
+    /// No answer in time, and then this one.
     Late(&'static str),
-    /// Says so once the gate lets it.
+    /// This answer, once the gate permits it.
     SayWhenLet(&'static str),
     Hang,
     Panic,
 }
 
-/// A request as the fake worker saw it.
+/// A request as the fake worker received it.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) verb: Verb,
@@ -65,20 +65,20 @@ pub(crate) struct Seen {
     pub(crate) at_ms: u64,
 }
 
-/// Workers by script: each request takes the next step, the last one stays.
+/// Scripted workers: each request takes the next step; the last step repeats.
 #[derive(Debug)]
 pub(crate) struct FakeWorkers {
     script: Mutex<VecDeque<Step>>,
     seen: Mutex<Vec<Seen>>,
     is_connected: AtomicBool,
     clock: PausedClock,
-    /// Given one permit for every request that hangs, once it does.
+    /// Gets one permit for every request that hangs.
     pub(crate) hanging: tokio::sync::Semaphore,
-    /// Lets one [`Step::SayWhenLet`] go on for every permit.
+    /// Lets one [`Step::SayWhenLet`] continue for every permit.
     pub(crate) gate: tokio::sync::Semaphore,
 }
 
-/// Runs by script.
+/// Scripted runs.
 #[derive(Debug, Default)]
 pub(crate) struct FakeTicks {
     pub(crate) ordered: Mutex<Vec<TickOrder>>,
@@ -86,29 +86,29 @@ pub(crate) struct FakeTicks {
     pub(crate) report: Mutex<Option<RunReport>>,
     pub(crate) is_broken: AtomicBool,
     pub(crate) hangs: AtomicBool,
-    /// Whether it does not know its last tick.
+    /// Whether it has forgotten its last tick.
     pub(crate) forgets: AtomicBool,
     pub(crate) asked: Mutex<Vec<(TickKind, Duration)>>,
     pub(crate) waiting: AtomicUsize,
 }
 
-/// Sequence of every tick that the fake takes.
+/// The sequence of every tick that the fake accepts.
 pub(crate) const TICK: u64 = 42;
 
-/// Tokio's time, which a paused test runtime moves by itself.
+/// Tokio's clock, which a paused test runtime advances by itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PausedClock {
     began: Instant,
 }
 
-/// A generator that always gives the highest number.
+/// A generator that always returns the highest number.
 #[derive(Debug)]
 pub(crate) struct HighRng;
 
 pub(crate) struct Rig {
     pub(crate) workers: Arc<FakeWorkers>,
     pub(crate) ticks: Arc<FakeTicks>,
-    /// Its switch and nothing else of it is used.
+    /// Used for its pause of deletions and its event log only.
     pub(crate) bus: Arc<MemoryBus>,
     pub(crate) clock: PausedClock,
     pub(crate) registry: Registry,
@@ -118,10 +118,10 @@ pub(crate) struct Rig {
     env: BTreeMap<String, String>,
 }
 
-/// An ingress that shows itself.
+/// The discovery information of an ingress.
 struct Shown;
 
-/// An answer, read to its end.
+/// An answer, read completely.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -170,12 +170,12 @@ impl Rig {
         metric.get_gauge().get_value() + metric.get_counter().get_value()
     }
 
-    /// The ingress that the router is of.
+    /// The ingress of the router.
     pub(crate) fn own(&self) -> Ingress {
         self.own.clone()
     }
 
-    /// What becomes of a second ingress on the same registry.
+    /// The result of making a second ingress on the same registry.
     pub(crate) fn try_again(&self) -> Result<Ingress, prometheus::Error> {
         try_build(&self.env, self.ports(), self.registry.clone())
     }
@@ -190,7 +190,7 @@ impl Rig {
         ports(&self.workers, &self.ticks, &self.bus, self.clock)
     }
 
-    /// Has an ingress answer service discovery, as on every bus that works.
+    /// Lets an ingress answer service discovery, as on every working bus.
     pub(crate) async fn show_itself(&self) {
         let (bus, stop) = (Arc::clone(&self.bus), self.stop.clone());
         tokio::spawn(async move { bus.answer_discovery(Arc::new(Shown), stop).await });
@@ -282,7 +282,7 @@ impl Answer {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    /// Asserts that this is exactly that failure.
+    /// Asserts that the answer is exactly this failure.
     #[track_caller]
     pub(crate) fn assert_fault(&self, code: FaultCode, message: &str) {
         let fault = Fault::new(code, message);
@@ -348,7 +348,7 @@ impl Requests for FakeWorkers {
             }
             Step::SayRaw(reply) => Ok(reply),
             Step::Fail(RequestError::TimedOut) => {
-                // On the paused clock of the runtime, so no time goes by.
+                // On the paused clock of the runtime, so no real time passes.
                 let _ = tokio::time::timeout(patience, std::future::pending::<()>()).await;
                 Err(RequestError::TimedOut)
             }
@@ -466,7 +466,7 @@ impl Ticks for FakeTicks {
 // === impl PausedClock ===
 
 impl PausedClock {
-    /// When the test began, on the runtime's clock.
+    /// When the test started, on the runtime's clock.
     pub(crate) fn began(&self) -> Instant {
         self.began
     }

@@ -1,5 +1,5 @@
-//! How long callers are waited for, and who makes room for whom. Times are short here because they are set so; nothing is
-//! asserted about how long anything took.
+//! How long the server waits for callers, and which connection it closes for a new one. The configured times are short;
+//! no test asserts how long anything took.
 
 use crate::raw_http::{CLAIM, Client, Server, created};
 use crate::support::{Rig, Step};
@@ -7,10 +7,10 @@ use tokio::net::TcpStream;
 
 const HEAD: &str =
     "POST /v1/allocate HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer lab-token-1\r\nX-Track-ID: p-1\r\n";
-/// Long enough that it never comes.
+/// Longer than any test.
 const NEVER: &str = "60000";
 
-/// How many connections ended for this reason.
+/// The number of connections that ended for this reason.
 fn closed(rig: &Rig, reason: &str) -> u64 {
     let families = rig.registry.gather();
     let family = families.iter().find(|family| family.name() == "broker_http_connections_closed_total");
@@ -28,7 +28,7 @@ async fn until_closed(server: &Server, reason: &str) {
     }
 }
 
-/// Writes a byte again and again until the server has had enough; then what it said.
+/// Writes one byte repeatedly until the server closes the connection; returns what the server sent.
 async fn dribble(client: &mut Client, byte: u8) -> String {
     while client.try_write(&[byte]).await && !client.has_something().await {}
     client.finish().await;
@@ -41,9 +41,9 @@ async fn slow_head_times_out() {
     let mut client = server.client().await;
     client.write("GET / HTTP/1.1\r\nHost: b\r\nX: ").await;
     let all = dribble(&mut client, b'x').await;
-    // On a slow machine the head may end by its size; on every other one by its time.
+    // On a slow machine the head may exceed its size first; on every other machine it exceeds its time.
     assert!(all.starts_with("HTTP/1.1 408 ") || all.starts_with("HTTP/1.1 431 "), "{all}");
-    // One that stops in the middle gets that answer too, also on a connection that has worked before.
+    // A head that stops in the middle gets the same answer, also on a connection that has worked before.
     let mut client = server.client().await;
     client.claims().await;
     client.write("GET / HT").await;
@@ -80,7 +80,7 @@ async fn idle_timeout_does_not_apply_to_a_running_request() {
     let (mut client, mut idle) = (server.client().await, server.client().await);
     client.write(CLAIM).await;
     server.rig.workers.hanging.acquire().await.unwrap().forget();
-    // That one is over by now, and so would be the other.
+    // That connection has been closed by now, and the other one would have been too.
     assert_eq!(idle.rest().await, "");
     server.rig.workers.gate.add_permits(1);
     assert!(client.read().await.0.starts_with("HTTP/1.1 200"));
@@ -91,7 +91,7 @@ async fn unread_response_times_out() {
     let server =
         Server::start(&[("HTTP_WRITE_PATIENCE_MS", "100"), ("HTTP_IDLE_MS", NEVER)], [created()]).await;
     let mut client = server.client().await;
-    // So many answers that no buffer holds them, and not one is read.
+    // More answers than any buffer holds, none of which the client reads.
     while client.try_write("GET /v1/openapi.json HTTP/1.1\r\nHost: b\r\n\r\n".repeat(50).as_bytes()).await
         && closed(&server.rig, "unread") == 0
     {
@@ -108,7 +108,7 @@ async fn longest_idle_connection_is_evicted_when_full() {
     busy.write(CLAIM).await;
     server.rig.workers.hanging.acquire().await.unwrap().forget();
     let (mut first, mut second) = (server.client().await, server.client().await);
-    // Each has been served, so that it is known which one has waited longer.
+    // Each has been answered, so that their order by idle time is known.
     for client in [&mut first, &mut second] {
         client.claims().await;
     }
@@ -149,7 +149,7 @@ async fn connections_per_address_are_limited() {
     }
     assert_eq!(server.client().await.rest_if_any().await, "");
     assert_eq!(closed(&server.rig, "peer"), 1);
-    // A proxy of ours speaks for many.
+    // A trusted proxy represents many callers.
     let trusted = [settings.as_slice(), &[("TRUSTED_PROXIES", "127.0.0.0/8")]].concat();
     let server = Server::start(&trusted, [created()]).await;
     let mut kept = Vec::new();
@@ -167,7 +167,7 @@ async fn requests_after_the_stop_get_a_503() {
     let (mut slow, mut busy) = (server.client().await, server.client().await);
     busy.claims().await;
     slow.write("GET / HTTP/1.1\r\n").await;
-    // Two at once: the first runs when the stop comes, the second is behind it.
+    // Two requests at once: the first one runs when the stop comes, the second one waits behind it.
     busy.write(&CLAIM.repeat(2)).await;
     server.rig.workers.hanging.acquire().await.unwrap().forget();
     server.stop.cancel();
@@ -181,7 +181,7 @@ async fn requests_after_the_stop_get_a_503() {
     server.ended().await;
 }
 
-/// So much that no buffer holds it.
+/// More than any buffer holds.
 const LARGE_BYTES: usize = 32 << 20;
 
 /// An answer of that length.
@@ -192,7 +192,7 @@ fn large_answer() -> Step {
 const LOOK: &str =
     "GET /v1/admin/sandboxes HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer admin-token-1\r\n\r\n";
 
-/// A client whose answer has begun, and is not read.
+/// A client whose answer has begun, and that does not read it.
 async fn slow_reader(server: &Server) -> Client {
     let mut client = server.client().await;
     client.write(LOOK).await;
@@ -217,7 +217,7 @@ async fn eviction_spares_a_response_in_progress() {
 async fn stop_and_idle_timeout_spare_a_response_in_progress() {
     let server = Server::start(&[("HTTP_IDLE_MS", "50")], [large_answer()]).await;
     let (mut slow, mut idle) = (slow_reader(&server).await, server.client().await);
-    // By now the other connection has been silent for as long.
+    // By now the other connection has been silent for the same time.
     assert_eq!(idle.rest().await, "");
     server.stop.cancel();
     while TcpStream::connect(server.address).await.is_ok() {

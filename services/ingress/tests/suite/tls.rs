@@ -1,4 +1,4 @@
-//! TLS with the ingress's certificate: what is spoken, what is refused, and a certificate that changes.
+//! TLS with the ingress's certificate: accepted versions, refused connections, and a certificate that changes.
 
 use crate::raw_http::{CLAIM, Server, created};
 use crate::support::Step;
@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// An authority, and what it has signed, in its own directory.
+/// A certificate authority and the certificates that it signed, in a separate directory.
 struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: tempfile::TempDir,
@@ -40,7 +40,7 @@ impl Authority {
         std::fs::write(self.path(name), text).unwrap();
     }
 
-    /// Signs a certificate for `host`; chain and key, as PEM.
+    /// Signs a certificate for `host`; returns chain and key as PEM.
     fn sign(&self, host: &str) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
@@ -48,7 +48,7 @@ impl Authority {
         (certificate.pem(), key.serialize_pem())
     }
 
-    /// Puts a new certificate for `host` where the ingress looks.
+    /// Writes a new certificate for `host` to the files that the ingress reads.
     fn renew(&self, host: &str) {
         let (chain, key) = self.sign(host);
         self.write("chain.pem", &chain);
@@ -69,7 +69,7 @@ impl Authority {
         Server::start(&settings, script).await
     }
 
-    /// Connects as a client that trusts this authority and wants `host`.
+    /// Connects as a client that trusts this authority and expects `host`.
     async fn connect(
         &self,
         server: &Server,
@@ -121,7 +121,7 @@ async fn tls_1_2_and_1_3_are_served_with_hsts() {
         assert!(all.starts_with("HTTP/1.1 201 "), "{all}");
         assert!(all.contains("strict-transport-security: max-age="), "{all}");
     }
-    // A client that does not speak TLS gets no HTTP, and one that does not trust our authority gets no further.
+    // A client without TLS gets no HTTP answer, and a client that does not trust the authority ends the handshake.
     let mut plain = server.client().await;
     plain.write(CLAIM).await;
     assert!(!plain.rest_if_any().await.contains("HTTP/1.1"));
@@ -140,7 +140,7 @@ async fn client_ca_requires_a_client_certificate() {
     let stream = authority.connect(&server, "broker.example", BOTH, Some(own)).await.unwrap();
     assert!(claim(stream).await.unwrap().starts_with("HTTP/1.1 201 "));
     for own in [None, Some(Authority::new().sign("lab.example"))] {
-        // In TLS 1.3 the refusal comes after what the caller takes for the end of the handshake.
+        // In TLS 1.3 the refusal comes after the client considers the handshake complete.
         let refused = match authority.connect(&server, "broker.example", BOTH, own).await {
             Ok(stream) => claim(stream).await,
             Err(error) => Err(error),
@@ -159,7 +159,7 @@ async fn certificate_is_reloaded_and_a_bad_one_is_reported() {
     assert!(reaches("old.example").await && !reaches("new.example").await);
     authority.renew("new.example");
     until(&authority, &server, "new.example").await;
-    // The certificate alone, before its key follows.
+    // The certificate is written before its key.
     authority.write("chain.pem", &authority.sign("next.example").0);
     while server.rig.value("broker_http_tls_files_bad") == 0.0 {
         tokio::task::yield_now().await;
@@ -173,14 +173,14 @@ async fn certificate_is_reloaded_and_a_bad_one_is_reported() {
     assert_eq!(server.rig.value("broker_http_tls_files_bad"), 0.0);
 }
 
-/// Waits until `host` is served.
+/// Waits until the server presents the certificate of `host`.
 async fn until(authority: &Authority, server: &Server, host: &'static str) {
     while authority.connect(server, host, BOTH, None).await.is_err() {
         tokio::task::yield_now().await;
     }
 }
 
-/// What is wrong with these settings.
+/// The errors in these settings.
 fn mistakes(more: &[(&str, &PathBuf)]) -> Vec<String> {
     let mut env: BTreeMap<String, String> = [("BROKER_API_TOKEN", "a"), ("BROKER_ADMIN_TOKEN", "b")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))

@@ -1,4 +1,4 @@
-//! Leases that were granted to claims whose caller has no lease.
+//! Leases that were granted although their caller has not received them.
 
 use crate::support::{LAB, Rig, Step};
 use contract::{FaultCode, Outcome};
