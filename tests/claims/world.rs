@@ -318,6 +318,7 @@ impl Process {
             traceparent: None,
             idempotency_key: None,
             attempt: None,
+            scope: contract::Scope::Every,
         };
         Request { verb, context, body }
     }

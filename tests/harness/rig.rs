@@ -272,6 +272,7 @@ impl Rig {
             traceparent: None,
             idempotency_key: None,
             attempt: None,
+            scope: contract::Scope::Every,
         };
         self.bus.request(verb, &context, Bytes::from(body.to_string()), patience).await
     }
@@ -289,6 +290,7 @@ impl Rig {
             traceparent: None,
             idempotency_key: None,
             attempt: None,
+            scope: contract::Scope::Every,
         };
         self.bus.request(verb, &context, Bytes::from(body), Duration::from_secs(20)).await
     }

@@ -18,6 +18,8 @@ pub const SENT_AT_MS: &str = "Sandbox-Sent-At-Ms";
 pub const DEADLINE_MS: &str = "Sandbox-Deadline-Ms";
 /// What makes a repeated claim the same claim; the body's own field says the same, or is left out.
 pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+/// The only pools that the request may concern ([`Scope`](crate::Scope)). A worker refuses one that it does not understand.
+pub const SCOPE: &str = "Sandbox-Scope";
 /// On the reply of a claim: `created` or `existing`.
 pub const OUTCOME: &str = "Sandbox-Outcome";
 /// W3C trace context.

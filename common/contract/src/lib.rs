@@ -19,6 +19,7 @@ pub mod queue;
 mod refusals;
 pub mod reports;
 pub mod sandboxes;
+mod scope;
 pub mod subjects;
 pub mod throttle;
 pub mod ticks;
@@ -49,6 +50,7 @@ pub use sandboxes::{
     AllocateRequest, Allocation, HealthReply, Outcome, PoolStats, ReleaseReply, ReleaseRequest,
     SandboxRequest, SandboxView, StatsReply,
 };
+pub use scope::{Scope, UnknownScope};
 pub use subjects::{Subjects, Verb};
 pub use throttle::{DeletionsStatus, Pause, PauseRequest, ResumeReply, ResumeRequest, ThrottleState};
 pub use ticks::{TickOrder, TurnTaken};

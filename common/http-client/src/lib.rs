@@ -261,6 +261,7 @@ mod tests {
             traceparent: None,
             idempotency_key: None,
             attempt: None,
+            scope: contract::Scope::Every,
         };
         let body = Bytes::from_static(br#"{"owner":"p-1"}"#);
         let asked = caller().request(Verb::Allocate, &context, body, CONNECT_TIMEOUT).await;

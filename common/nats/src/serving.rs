@@ -9,7 +9,7 @@ use super::{NatsBus, failed};
 use async_nats::client::PublishErrorKind;
 use async_nats::{HeaderMap, Message, Subject, Subscriber};
 use async_trait::async_trait;
-use contract::{Fault, FaultCode, Verb, headers};
+use contract::{Fault, FaultCode, Scope, UnknownScope, Verb, headers};
 use futures_util::StreamExt as _;
 use ports::bus::intake::{self, one_line};
 use ports::bus::{Answer, Attempt, BusError, Context, Dropped, Handler, Request, Serve};
@@ -127,7 +127,7 @@ impl Server {
             tracing::debug!(nats.subject = %message.subject, "a request without an inbox to reply to was dropped");
             return;
         };
-        let (context, dropped) = context_of(
+        let (mut context, dropped) = context_of(
             message.headers.as_ref(),
             || self.bus.random.fresh_id(),
             self.bus.clock.as_ref(),
@@ -136,6 +136,8 @@ impl Server {
         if let Some(why) = dropped {
             return self.handler.dropped(verb, &context.request_id, why);
         }
+        let scope = scope_of(message.headers.as_ref());
+        let not_understood = scope.map(|scope| context.scope = scope).err();
         let body = message.payload;
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
         let bus = self.bus.clone();
@@ -143,9 +145,10 @@ impl Server {
         self.running.spawn(async move {
             let request_id = context.request_id.clone();
             let request = Request { verb, context, body };
-            let answer = match bus.refusal(verb) {
-                Some(why) => Some(intake::refuse(FaultCode::NoWorkers, why)),
-                None => intake::answer(bus.clock.as_ref(), handler.as_ref(), request, permit).await,
+            let answer = match (bus.refusal(verb), not_understood) {
+                (Some(why), _) => Some(intake::refuse(FaultCode::NoWorkers, why)),
+                (None, Some(unknown)) => Some(intake::refuse(FaultCode::Forbidden, &unknown.to_string())),
+                (None, None) => intake::answer(bus.clock.as_ref(), handler.as_ref(), request, permit).await,
             };
             if let Some(answer) = answer {
                 bus.reply(reply_to, &request_id, answer).await;
@@ -231,8 +234,15 @@ fn context_of(
             request_key,
             number: header(headers::ATTEMPT).and_then(|value| value.parse().ok()),
         }),
+        scope: Scope::Every,
     };
     (context, dropped)
+}
+
+/// The scope of a request; a header that cannot be read as one is refused rather than ignored.
+fn scope_of(map: Option<&HeaderMap>) -> Result<Scope, UnknownScope> {
+    let values = map.into_iter().flat_map(|map| map.get_all(headers::SCOPE));
+    Scope::read(values.map(|value| value.as_str()))
 }
 
 #[cfg(test)]
@@ -279,6 +289,23 @@ mod tests {
             assert_eq!(read(&sent(way_ms), None), (Some(4_000), None), "a clock of which nothing is known");
         }
         assert_eq!(read(&[(headers::REMAINING_MS, 4_000)], Some(AHEAD_MS)), (Some(4_000), None));
+    }
+
+    #[test]
+    fn scope_is_read_from_one_header_or_refused() {
+        let scope = |values: &[&str]| {
+            let mut map = HeaderMap::new();
+            for value in values {
+                map.append(headers::SCOPE, *value);
+            }
+            scope_of(Some(&map))
+        };
+        assert_eq!(scope_of(None), Ok(Scope::Every));
+        assert_eq!(scope(&[]), Ok(Scope::Every));
+        assert_eq!(scope(&["v1 pools=dns"]).unwrap().header().as_deref(), Some("v1 pools=dns"));
+        for unknown in [&["v2 pools=dns"][..], &[""], &["v1 pools=dns", "v1 pools=main"]] {
+            assert_eq!(scope(unknown), Err(UnknownScope), "{unknown:?}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use crate::{Allocator, decode, store_fault};
 use contract::bounds::{Bounded, Subject};
-use contract::{Fault, FaultCode, Verb};
+use contract::{Fault, FaultCode, Scope, Verb};
 use domain::{Candidate, PoolName, SandboxId};
 use ports::bus::Request;
 use ports::store::StoreError;
@@ -17,19 +17,29 @@ pub(crate) type Bounds = Option<Vec<String>>;
 impl Allocator {
     /// The permitted pools, after checking that the request asks for nothing outside.
     pub(crate) async fn keep_to_pools(&self, request: &Request) -> Result<Bounds, Fault> {
+        let in_header: Option<Vec<_>> = match &request.context.scope {
+            Scope::Every => None,
+            Scope::Pools(pools) => Some(pools.iter().map(ToString::to_string).collect()),
+        };
         // Few requests are restricted; the others are not parsed twice.
         let field = Bounded::<Subject>::FIELD;
-        if !request.body.windows(field.len()).any(|window| window == field) {
+        if in_header.is_none() && !request.body.windows(field.len()).any(|window| window == field) {
             return Ok(None);
         }
-        let Bounded { request: Subject { sandbox_id, pool }, pools } =
+        if in_header.is_some() && !can_be_held(request.verb) {
+            return Err(about_all_pools());
+        }
+        let Bounded { request: Subject { sandbox_id, pool }, pools: in_body } =
             decode::<Bounded<Subject>>(&request.body)?;
-        if pools.is_empty() {
-            return Ok(None);
-        }
+        let pools = match (in_header, in_body.is_empty()) {
+            (None, true) => return Ok(None),
+            (None, false) => in_body,
+            (Some(pools), true) => pools,
+            (Some(pools), false) if pools == in_body => pools,
+            (Some(_), false) => return Err(Fault::invalid("pools", "differs from the scope in the header")),
+        };
         if !can_be_held(request.verb) {
-            let message = "this request is about all pools, and cannot be restricted to some of them";
-            return Err(Fault::new(FaultCode::Forbidden, message));
+            return Err(about_all_pools());
         }
         if pool.is_some_and(|pool| !pools.contains(&pool)) {
             return Err(outside());
@@ -95,6 +105,12 @@ const fn can_be_held(verb: Verb) -> bool {
 /// Whether `pool` is not permitted.
 pub(crate) fn lies_outside(bounds: &Bounds, pool: &PoolName) -> bool {
     bounds.as_ref().is_some_and(|pools| !pools.iter().any(|one| one == pool.as_str()))
+}
+
+/// The fault for a request that cannot be restricted.
+fn about_all_pools() -> Fault {
+    let message = "this request is about all pools, and cannot be restricted to some of them";
+    Fault::new(FaultCode::Forbidden, message)
 }
 
 /// The fault for a sandbox outside the permitted pools.

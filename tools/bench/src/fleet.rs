@@ -218,6 +218,7 @@ impl Fleet {
             traceparent: None,
             idempotency_key: None,
             attempt: None,
+            scope: contract::Scope::Every,
         };
         let answers = async {
             loop {

@@ -1,8 +1,8 @@
 //! Requests restricted to pools, on ports in memory: two pools, and callers that may use one of them.
 
 use crate::deletions::tests::{HOUR, NOW, Rig};
-use contract::{Fault, FaultCode, Verb};
-use domain::{ClaimKey, ClaimRecord, IdempotencyKey, OwnerId, StateName};
+use contract::{Fault, FaultCode, Scope, Verb};
+use domain::{ClaimKey, ClaimRecord, IdempotencyKey, OwnerId, PoolName, StateName};
 use serde_json::{Value, json};
 
 /// An allocator over one free sandbox in each of the pools `dns` (number 1) and `main` (number 2).
@@ -32,6 +32,30 @@ async fn sandbox_of_another_pool_is_forbidden() {
     assert_eq!(view["status"], "allocated", "nothing was changed");
     let within = json!({"sandbox_id": "2", "owner": "s", "pools": ["dns", "main"]});
     assert_eq!(rig.ask(Verb::Release, within).await.unwrap()["status"], "pending_deletion");
+}
+
+#[tokio::test]
+async fn scope_of_the_header_restricts_like_the_field() {
+    let rig = rig().await;
+    let scope = || Scope::of(&[PoolName::parse("dns").unwrap()]);
+    let ask = async |verb, body| rig.ask_within(scope(), verb, body).await;
+    assert_eq!(ask(Verb::Allocate, json!({"owner": "s", "pool": "main"})).await, refused());
+    for verb in [Verb::Get, Verb::Extend, Verb::Release] {
+        let body = json!({"sandbox_id": "2", "owner": "s", "lab_duration_hours": 6});
+        assert_eq!(ask(verb, body).await, refused(), "{verb:?}");
+    }
+    let listed = ask(Verb::Sandboxes, json!({})).await.unwrap();
+    assert_eq!((&listed["count"], &listed["sandboxes"][0]["pool"]), (&json!(1), &json!("dns")));
+    for body in [json!({}), json!({"pools": []}), json!({"pools": ["dns"]})] {
+        assert_eq!(ask(Verb::Stats, body).await.unwrap_err().code, FaultCode::Forbidden);
+    }
+    // An ingress sends both, for workers that know only the field.
+    let both = json!({"owner": "s", "pool": "dns", "pools": ["dns"]});
+    assert_eq!(ask(Verb::Allocate, both).await.unwrap()["sandbox_id"], "1");
+    for pools in [json!(["main"]), json!(["dns", "main"])] {
+        let differing = json!({"sandbox_id": "1", "owner": "s", "pools": pools});
+        assert_eq!(ask(Verb::Get, differing).await.unwrap_err().code, FaultCode::InvalidRequest);
+    }
 }
 
 #[tokio::test]

@@ -95,12 +95,22 @@ impl Rig {
     }
 
     pub(crate) async fn ask(&self, verb: Verb, body: Value) -> Result<Value, Fault> {
+        self.ask_within(contract::Scope::Every, verb, body).await
+    }
+
+    pub(crate) async fn ask_within(
+        &self,
+        scope: contract::Scope,
+        verb: Verb,
+        body: Value,
+    ) -> Result<Value, Fault> {
         let context = Context {
             request_id: "r-1".to_owned(),
             deadline_ms: None,
             traceparent: None,
             idempotency_key: None,
             attempt: None,
+            scope,
         };
         let request = Request { verb, context, body: Bytes::from(body.to_string()) };
         let answer = self.allocator.handle(request).await;
@@ -398,6 +408,7 @@ async fn claim_makes_no_bus_call() {
         traceparent: None,
         idempotency_key: None,
         attempt: None,
+        scope: contract::Scope::Every,
     };
     let request = Request { verb: Verb::Allocate, context, body: Bytes::from_static(br#"{"owner":"one"}"#) };
     let answer = rig.allocator.handle(request).await;

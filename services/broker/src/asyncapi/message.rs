@@ -18,6 +18,7 @@ pub(super) enum Header {
     DeadlineMs,
     Traceparent,
     IdempotencyKey,
+    Scope,
     Outcome,
     ServiceError,
     ServiceErrorCode,
@@ -56,6 +57,7 @@ impl Header {
             Self::DeadlineMs => headers::DEADLINE_MS,
             Self::Traceparent => headers::TRACEPARENT,
             Self::IdempotencyKey => headers::IDEMPOTENCY_KEY,
+            Self::Scope => headers::SCOPE,
             Self::Outcome => headers::OUTCOME,
             Self::ServiceError => headers::SERVICE_ERROR,
             Self::ServiceErrorCode => headers::SERVICE_ERROR_CODE,
@@ -97,6 +99,11 @@ impl Header {
             Self::IdempotencyKey => json!({
                 "description": "the same as the body's `idempotency_key`, which may then be left out",
                 "minLength": 1, "maxLength": HEADER_ID_BYTES_MAX, "pattern": "^[!-~]+$",
+            }),
+            Self::Scope => json!({
+                "description": "the only pools that the request may concern; absent for all. A worker answers `FORBIDDEN` to a \
+                    scope that it does not understand",
+                "pattern": "^v1 pools=[A-Za-z0-9_-]+(,[A-Za-z0-9_-]+)*$",
             }),
             Self::Outcome => json!({
                 "description": "`created`: a new lease; `existing`: the one that this owner and key had",

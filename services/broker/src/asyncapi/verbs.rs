@@ -158,8 +158,14 @@ pub(super) fn reply_name(verb: Verb) -> String {
 /// When a schema or an example is no JSON.
 pub(super) fn messages(verb: Verb, schemas: &mut Schemas) -> anyhow::Result<[Message; 2]> {
     let Exchange { summary, request, asks, reply, answers, .. } = exchange(verb);
-    let asked =
-        [Header::RequestId, Header::RemainingMs, Header::SentAtMs, Header::DeadlineMs, Header::Traceparent];
+    let asked = [
+        Header::RequestId,
+        Header::RemainingMs,
+        Header::SentAtMs,
+        Header::DeadlineMs,
+        Header::Traceparent,
+        Header::Scope,
+    ];
     let (of_claim, of_lease): (&[_], &[_]) = match verb {
         Verb::Allocate => {
             (&[Header::IdempotencyKey, Header::RequestKey, Header::Attempt], &[Header::Outcome])
