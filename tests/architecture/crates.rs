@@ -24,15 +24,18 @@ const COMMON: [(&str, &[&str]); 13] = [
     ("secretsmanager", &["domain", "contract", "ports", "runtime", "aws"]),
 ];
 /// All that the domain needs beside the language.
-const OF_DOMAIN: [&str; 2] = ["thiserror", "time"];
+const OF_DOMAIN: [&str; 3] = ["strum", "thiserror", "time"];
 /// What a port may depend on: asynchronous code, bytes, errors and random numbers, but no client.
-const OF_PORTS: [&str; 11] = [
+const OF_PORTS: [&str; 14] = [
     "async-trait",
+    "backon",
     "base64",
     "bytes",
     "fastrand",
     "futures-util",
+    "parking_lot",
     "serde_json",
+    "strum",
     "thiserror",
     "time",
     "tokio",
@@ -40,7 +43,7 @@ const OF_PORTS: [&str; 11] = [
     "uuid",
 ];
 /// What the contract uses in addition: the format on the wire, and the API's description of it.
-const OF_CONTRACT: [&str; 6] = ["serde", "serde_json", "thiserror", "time", "tracing", "utoipa"];
+const OF_CONTRACT: [&str; 7] = ["serde", "serde_json", "strum", "thiserror", "time", "tracing", "utoipa"];
 /// HTTP servers, and the services that may use them. Those serve the operations port on their own listener.
 const HTTP_CRATES: [&str; 5] = ["axum", "hyper", "hyper-util", "tower", "tower-http"];
 const HTTP_SERVICES: [&str; 2] = ["ingress", "simulator"];

@@ -8,11 +8,6 @@ use std::time::Duration;
 
 use super::{Caller, Digest, Entry, Scope, TokenSet, file, fingerprint, parse_name};
 
-const LAB_VARIABLE: &str = "BROKER_API_TOKEN";
-const ADMIN_VARIABLE: &str = "BROKER_ADMIN_TOKEN";
-const FILE_VARIABLE: &str = "TOKENS_FILE";
-const SECRET_VARIABLE: &str = "TOKENS_SECRET";
-
 /// The source of tokens, and the tokens as they are at the start.
 #[derive(Clone, Debug)]
 pub struct TokenConfig {
@@ -60,7 +55,7 @@ impl TokenConfig {
     /// [`TokenConfig::fetch`].
     pub(crate) fn read(settings: &mut Settings<'_>) -> Self {
         let path = settings.optional(
-            FILE_VARIABLE,
+            "TOKENS_FILE",
             "file of tokens, as `broker token` makes its lines; read again when it changes",
         );
         let file_check_period = settings.seconds(
@@ -70,7 +65,7 @@ impl TokenConfig {
             "time between two looks at the file of tokens",
         );
         let id = settings.optional(
-            SECRET_VARIABLE,
+            "TOKENS_SECRET",
             "name or ARN of a secret in AWS Secrets Manager that holds tokens as a file would; read again when it changes",
         );
         let secret_check_period = settings.seconds(
@@ -81,20 +76,20 @@ impl TokenConfig {
         );
         let is_needed = path.is_none() && id.is_none();
         let lab = settings.secrets(
-            LAB_VARIABLE,
+            "BROKER_API_TOKEN",
             is_needed,
             "tokens of the labs, or `name:token`, separated by commas; only without `TOKENS_FILE` and `TOKENS_SECRET`",
         );
         let admin = settings.secrets(
-            ADMIN_VARIABLE,
+            "BROKER_ADMIN_TOKEN",
             is_needed,
             "tokens of the operators, or `name:token`, separated by commas; only without `TOKENS_FILE` and `TOKENS_SECRET`",
         );
-        let of_environment = if lab.is_empty() { ADMIN_VARIABLE } else { LAB_VARIABLE };
+        let of_environment = if lab.is_empty() { "BROKER_ADMIN_TOKEN" } else { "BROKER_API_TOKEN" };
         let configured = [
             (!lab.is_empty() || !admin.is_empty()).then_some(of_environment),
-            path.is_some().then_some(FILE_VARIABLE),
-            id.is_some().then_some(SECRET_VARIABLE),
+            path.is_some().then_some("TOKENS_FILE"),
+            id.is_some().then_some("TOKENS_SECRET"),
         ];
         let mut configured = configured.into_iter().flatten();
         let first = configured.next();
@@ -107,9 +102,10 @@ impl TokenConfig {
             (Some(path), None) => Self::of_file(settings, path.into(), file_check_period),
             (None, Some(id)) => Self::of_secret(settings, &id, secret_check_period),
             _ => {
-                let mut all = entries(settings, LAB_VARIABLE, Scope::Lab, &lab);
-                all.extend(entries(settings, ADMIN_VARIABLE, Scope::Admin, &admin));
-                let first = TokenSet::new(all).map_err(|problem| settings.mistake(LAB_VARIABLE, &problem));
+                let mut all = entries(&lab, Scope::Lab, "BROKER_API_TOKEN", settings);
+                all.extend(entries(&admin, Scope::Admin, "BROKER_ADMIN_TOKEN", settings));
+                let first =
+                    TokenSet::new(all).map_err(|problem| settings.mistake("BROKER_API_TOKEN", &problem));
                 Self { list: None, first: first.unwrap_or_default() }
             }
         }
@@ -119,13 +115,13 @@ impl TokenConfig {
         let bytes = read_file(&path);
         let first_digest = bytes.as_deref().ok().map(fingerprint);
         let first = bytes.and_then(|bytes| file::parse(&bytes)).and_then(TokenSet::new);
-        let first = first.map_err(|problem| settings.mistake(FILE_VARIABLE, &problem)).unwrap_or_default();
+        let first = first.map_err(|problem| settings.mistake("TOKENS_FILE", &problem)).unwrap_or_default();
         let list = TokenList { source: ListSource::File(path), check_period, first_digest };
         Self { list: Some(list), first }
     }
 
     fn of_secret(settings: &mut Settings<'_>, id: &str, check_period: Duration) -> Self {
-        let id = SecretId::parse(id).map_err(|problem| settings.mistake(SECRET_VARIABLE, &problem));
+        let id = SecretId::parse(id).map_err(|problem| settings.mistake("TOKENS_SECRET", &problem));
         let list = |id| TokenList { source: ListSource::Secret(id), check_period, first_digest: None };
         Self { list: id.ok().map(list), first: TokenSet::default() }
     }
@@ -138,7 +134,7 @@ impl TokenConfig {
         let Some(TokenList { source: ListSource::Secret(id), first_digest, .. }) = &mut self.list else {
             return Ok(());
         };
-        let bad = |problem| BadTokens { variable: SECRET_VARIABLE, problem };
+        let bad = |problem| BadTokens { variable: "TOKENS_SECRET", problem };
         let bytes = read_secret(secrets, id).await.map_err(bad)?;
         self.first = file::parse(&bytes).and_then(TokenSet::new).map_err(bad)?;
         *first_digest = Some(fingerprint(&bytes));
@@ -180,7 +176,7 @@ fn entries(settings: &mut Settings<'_>, name: &str, scope: Scope, secrets: &[Sec
     for (secret, place) in secrets.iter().zip(1_usize..) {
         match entry(secret, scope, place) {
             Ok(entry) => entries.push(entry),
-            Err(problem) => settings.mistake(name, &problem),
+            Err(problem) => settings.mistake(variable, &problem),
         }
     }
     entries
