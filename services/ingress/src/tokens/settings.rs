@@ -171,7 +171,7 @@ pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
 
 // A token without a name is called by its place. A colon cannot be in a bearer token (RFC 6750, 2.1), so what
 // stands before one is a name.
-fn entries(settings: &mut Settings<'_>, name: &str, scope: Scope, secrets: &[Secret]) -> Vec<Entry> {
+fn entries(secrets: &[Secret], scope: Scope, variable: &str, settings: &mut Settings<'_>) -> Vec<Entry> {
     let mut entries = Vec::new();
     for (secret, place) in secrets.iter().zip(1_usize..) {
         match entry(secret, scope, place) {
