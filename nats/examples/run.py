@@ -32,7 +32,7 @@ STOP_MAX_SECONDS = 10
 
 
 def call(*words, **options):
-    """Runs a command to its end; what it printed is shown if it failed."""
+    """Runs a command; shows its output if it fails."""
     run = subprocess.run(
         [str(word) for word in words], capture_output=True, text=True, timeout=INSTALL_MAX_SECONDS, check=False, **options
     )
@@ -70,13 +70,13 @@ def install_typescript():
         shutil.copy(HERE / "typescript" / name, folder / name)
     if not is_there:
         call("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", cwd=folder)
-    # Types are checked by the same run that makes the script.
+    # The same run checks types and generates the script.
     call("node", folder / "node_modules/typescript/bin/tsc", cwd=folder)
     return ["node", folder / "dist/client.js"]
 
 
 def install():
-    """The command of each example, all of them made ready at once."""
+    """The command of each example; prepares all of them in parallel."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor() as pool:
         making = {name: pool.submit(globals()[f"install_{name}"]) for name in LANGUAGES}
@@ -84,25 +84,25 @@ def install():
 
 
 class Servers:
-    """A NATS server with users, and a fleet on it, each ended by its own id."""
+    """A NATS server with users, and a fleet on it, each ended by its process id."""
 
     def __init__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="nats-examples-"))
         self._running = []
 
     def start(self, name, words, env):
-        """Starts a process; what it prints is kept under its name."""
+        """Starts a process; stores its output under its name."""
         log = (self.folder / f"{name}.log").open("wb")
         process = subprocess.Popen(words, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._running.append(process)
         return process
 
     def printed(self, name):
-        """What a process has printed so far."""
+        """The output of a process so far."""
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def wait(self, name, process, ready):
-        """Asks until there is a true answer, and returns it; fails if the process ends before."""
+        """Calls the function until it returns a true value, and returns that; fails if the process ends before."""
         end = time.monotonic() + READY_MAX_SECONDS
         while not (found := ready()):
             if process.poll() is not None or time.monotonic() > end:
@@ -129,7 +129,7 @@ class Servers:
         return self.wait("nats-server", process, url)
 
     def start_fleet(self, url):
-        """Starts a fleet on that server, over the table of the last one, and waits until it is ready."""
+        """Starts a fleet on that server, with the table of the last one, and waits until it is ready."""
         words = [str(BROKER), "up", "--data", str(self.folder / "data"), "--pool", "20", "--nats-url", url]
         for flag in ("http", "simulator-listen"):
             words += [f"--{flag}", "127.0.0.1:0"]
@@ -137,7 +137,7 @@ class Servers:
         self.wait("broker", process, lambda: re.search(r" http +\S*http://", self.printed("broker")))
 
     def stop_last(self):
-        """Ends what was started last."""
+        """Ends the process that was started last."""
         process = self._running.pop()
         process.send_signal(signal.SIGTERM)
         try:
@@ -147,21 +147,21 @@ class Servers:
             process.wait()
 
     def stop(self):
-        """Ends what runs, last first."""
+        """Ends all processes, the last one first."""
         while self._running:
             self.stop_last()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def main():
-    """Ends with 0 if every example ran, ended well, and did what the event log says it should."""
+    """Returns 0 if every example ran, succeeded, and made the expected changes by the event log."""
     began = time.monotonic()
     servers = Servers()
     try:
         with ThreadPoolExecutor() as pool:
             installing = pool.submit(install)
             url = servers.start_nats()
-            # Meanwhile the table is filled, so that the fleet that comes later has sandboxes with its first breath.
+            # Fill the table meanwhile, so that the later fleet has sandboxes from its start.
             servers.start_fleet(url)
             servers.stop_last()
             commands = installing.result()
@@ -172,7 +172,7 @@ def main():
         running = {}
         for name, words in commands.items():
             running[name] = servers.start(name, words, {**env, **users, "OWNER": f"example-{name}"})
-        # No worker is there yet: each example has to notice that and go on.
+        # There is no worker yet: each example must detect that and repeat.
         for name, process in running.items():
             servers.wait(name, process, lambda name=name: "attempt 1" in servers.printed(name))
         as_verifier = {**env, "PASSWORD": PASSWORD}

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What the examples are held against.
+"""What the examples must do.
 
-`verify.py stand-in NAME…` plays an allocator until each example has met every failure that passes: it says busy, swallows a
-request, and says that the table does not answer. It demands that each try is the same request, and that no try comes early.
+`verify.py stand-in NAME…` is a fake allocator that gives each example every temporary failure: it answers that it is busy, drops
+a request, and answers that the table is unavailable. It checks that all attempts are the same request, and that none comes too early.
 
-`verify.py books NAME…` reads the event log: each example claimed one sandbox, once, under the request id that it sent, extended
-it, and gave it back.
+`verify.py books NAME…` reads the event log: each example claimed one sandbox, once, with the request id that it sent, extended
+its lease, and released it.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from nats.js.api import ConsumerConfig, DeliverPolicy
 
 STAND_IN_MAX_SECONDS = 60
 BOOKS_MAX_SECONDS = 60
-# A caller's clock and this one do not tick together.
+# A caller's clock may differ from this one.
 EARLY_SECONDS = 0.05
-# What each try of a claim is answered with: a code and the seconds to wait, or nothing.
+# The answer to each attempt at a claim: a code and the seconds to wait, or none.
 ANSWERS = [("NO_WORKERS", 503, 1), None, ("STORE_UNAVAILABLE", 503, 2)]
 
 

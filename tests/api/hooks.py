@@ -1,4 +1,4 @@
-"""Checks of ours, beside those of schemathesis: who is let in, faults, and the headers of every answer.
+"""Checks in addition to those of schemathesis: authorization, faults, and the headers of every answer.
 
 Loaded by schemathesis itself (`hooks` in its settings). API_SCHEMES names the security schemes that the token of this
 run stands for, separated by commas.
@@ -16,17 +16,17 @@ EVERYWHERE = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
-# The run's own workers are there and idle, so no other failure of the broker's has an excuse.
+# The run's workers are up and idle, so any other failure of the broker is an error.
 EXCUSED = {"CONTENDED"}
 
 
 def is_of_the_operation(case, response):
-    """Whether the answer is the operation's own: an altered method or path never gets to it."""
+    """Whether the operation itself answered: a request with an altered method or path does not reach it."""
     return case.method.upper() == case.operation.method.upper() and response.status_code != 405
 
 
 def header(response, name):
-    """The one value of a header; none if it is missing."""
+    """The single value of a header; None if it is missing."""
     values = response.headers.get(name) or [None]
     assert len(values) == 1, f"{name} is there {len(values)} times"
     return values[0]
@@ -34,11 +34,11 @@ def header(response, name):
 
 @schemathesis.check
 def who_is_let_in(_ctx, response, case):
-    """A token that the description names is let in, and any other is not."""
+    """A token of a documented scheme is accepted, and any other is refused."""
     wanted = {scheme for way in case.operation.definition.raw.get("security", []) for scheme in way}
     if not wanted or not is_of_the_operation(case, response):
         return
-    # Only the run that has the fitting token for each operation tries tokens that it makes up.
+    # Only the run with the right token for each operation also tries invented tokens.
     if not SCHEMES and "authorization" not in {name.lower() for name in case.headers or {}}:
         assert response.status_code == 401, f"no token, and the answer is {response.status_code}"
     elif SCHEMES and not wanted & SCHEMES:
@@ -47,7 +47,7 @@ def who_is_let_in(_ctx, response, case):
 
 @schemathesis.check
 def faults_are_those_described(_ctx, response, case):
-    """A fault has the one shape, and a code that the description shows for its status."""
+    """A fault has the standard body, and a code that the description documents for its status."""
     if response.status_code < 400 or case.operation.path == "/readyz":
         return
     detail = json.loads(response.content)["detail"]
@@ -65,7 +65,7 @@ def faults_are_those_described(_ctx, response, case):
 
 @schemathesis.check
 def every_answer_is_dressed(_ctx, response, _case):
-    """The headers that stand on every answer, refusals too."""
+    """The headers of every answer, including refusals."""
     for name, value in EVERYWHERE.items():
         assert header(response, name) == value, f"{name} is {header(response, name)!r}"
     policy = header(response, "content-security-policy") or ""

@@ -33,8 +33,8 @@ POLL_SECONDS = 0.1
 OWNERS = ["student-1", "student-2", "student-3"]
 SANDBOXES_OF_OWNER = 4
 
-# Callers are slowed down nowhere, a report is waited for little longer than the queue may need to take its tick, and
-# every length of a lease that the description knows is one that this installation takes.
+# No rate limits for callers, a wait for reports that is only a little longer than the bus needs to store a tick, and
+# all lease lengths that the description allows.
 SETTINGS = {
     "PEER_RATE_PER_SECOND": "0",
     "TOKEN_RATE_PER_SECOND": "0",
@@ -43,10 +43,10 @@ SETTINGS = {
     "LAB_DURATION_HOURS_MAX": "720",
     "LAB_DURATION_HOURS_TOTAL_MAX": "1440",
 }
-# Events have no end, and on a quiet event log no beginning: each case would wait for its whole time. The tests of the ingress
-# and of the flows (watching.rs) are about them.
+# An answer with events does not end, and on a quiet event log it does not begin: each case would run into its timeout. The
+# suites of the ingress and of the flows (watching.rs) test events.
 LEFT_OUT = ["GET /v1/admin/events"]
-# Name, the schemes that its token stands for, the token of each scheme, phases, examples of an operation.
+# Name, the schemes of its token, the token of each scheme, phases, examples of an operation.
 RUNS = [
     ("fitting tokens", "lab,admin,read-only", {"lab": "lab", "admin": "admin", "read-only": "read-only"},
      "examples,coverage,fuzzing,stateful", 12),
@@ -59,11 +59,11 @@ RUNS = [
 
 
 class Broken(Exception):
-    """Something that is not as it has to be."""
+    """A failed expectation."""
 
 
 class Fleet:
-    """A running `broker up`, ended by its own id."""
+    """A running `broker up`, ended by its process id."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -96,14 +96,14 @@ class Fleet:
         return found and found.group(1)
 
     def call(self, method, path, scope, **headers):
-        """A call's answer, which has to be a good one."""
+        """The answer of a call, which must succeed."""
         headers = {"Authorization": f"Bearer {self.tokens[scope]}", **headers}
         request = urllib.request.Request(self.url + path, method=method, headers=headers)
         with urllib.request.urlopen(request, timeout=READY_MAX_SECONDS) as response:
             return json.load(response)
 
     def stop(self):
-        """Ends it; the exit code has to be good."""
+        """Ends it; the exit code must be 0."""
         self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(STOP_MAX_SECONDS)
@@ -113,7 +113,7 @@ class Fleet:
 
 
 def wait(what, ready):
-    """Asks until there is a true answer, and returns it."""
+    """Calls the function until it returns a true value, and returns that."""
     end = time.monotonic() + READY_MAX_SECONDS
     while True:
         if found := ready():
@@ -124,13 +124,13 @@ def wait(what, ready):
 
 
 def describe(fleet):
-    """The description, which has to be valid by a validator that is not schemathesis."""
+    """The description, which must be valid for a validator other than schemathesis."""
     document = fleet.call("GET", "/v1/openapi.json", "lab")
     problems = [f"{'/'.join(map(str, e.absolute_path))}: {e.message}" for e in
                 OpenAPIV31SpecValidator(document).iter_errors()]
     if problems:
         raise Broken("/v1/openapi.json is no OpenAPI 3.1:\n" + "\n".join(problems))
-    # From a file, since an operation that schemathesis has the description from is left out by it.
+    # From a file, because schemathesis skips the operation from which it loads the description.
     (fleet.folder / "openapi.json").write_text(json.dumps(document))
     methods = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
     known = {f"{method.upper()} {path}" for path, item in document["paths"].items() for method in methods & set(item)}
@@ -140,18 +140,18 @@ def describe(fleet):
 
 
 def settings(fleet, tokens):
-    """The settings of a run: the file, and what only a running fleet knows."""
+    """The settings of a run: the file, and values of the running fleet."""
     claims = [(owner, fleet.call("POST", "/v1/allocate", "lab", **{"X-Instruqt-Sandbox-ID": owner,
                                                                   "Idempotency-Key": f"rig-{n}"}))
               for owner in OWNERS for n in range(SANDBOXES_OF_OWNER)]
     lines = [(HERE / "settings.toml").read_text().replace('"hooks.py"', json.dumps(str(HERE / "hooks.py")))]
-    # Half of the cases are about something that is there.
+    # Half of the cases refer to existing objects.
     for name, values in {"owners": OWNERS, "ids": [claim["sandbox_id"] for _, claim in claims],
                          "pools": ["main"]}.items():
         lines += [f"[dictionaries.{name}]", f"values = {json.dumps(values)}"]
     lines += ["[parameters]", '"path.id" = { dictionary = "ids", probability = 0.5 }',
               '"header.X-Instruqt-Sandbox-ID" = { dictionary = "owners", probability = 0.5 }',
-              # Any other pool is refused: which there are is a matter of the installation.
+              # Other pools are refused: their names depend on the installation.
               '"header.X-Sandbox-Pool" = { dictionary = "pools" }']
     if tokens:
         lines += ["[auth.openapi]"]
@@ -178,7 +178,7 @@ def start(fleet, run):
 
 
 def judge(started, operations):
-    """What became of a run: its cases and its findings."""
+    """The result of a run: its cases and its findings."""
     name, folder, process = started
     code = process.wait(RUN_MAX_SECONDS)
     report = json.loads((folder / "report.json").read_text()) if (folder / "report.json").exists() else {}
@@ -198,14 +198,14 @@ def judge(started, operations):
 
 
 def main():
-    """Runs everything; the exit code says whether nothing was found."""
+    """Runs everything; returns 0 if there are no findings."""
     folder = Path(tempfile.mkdtemp(prefix="broker-api-"))
     fleet = Fleet(folder)
     started = []
     try:
         fleet.wait_ready()
         operations = describe(fleet)
-        # At the same time: each waits for the broker more than it works.
+        # In parallel: each spends more time on waiting for the broker than on work.
         started = [start(fleet, run) for run in RUNS]
         results = [judge(each, operations) for each in started]
         code = fleet.stop()

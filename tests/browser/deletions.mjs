@@ -1,10 +1,10 @@
-// The line of deletions. The last check leaves it held for long, so this suite comes last.
+// The deletions. The last check leaves the provider throttle held for long, so this suite runs last.
 
 import assert from "node:assert/strict";
 import { eventually } from "./rig.mjs";
 import { answer, enter, fact, rows, says } from "./steps.mjs";
 
-/** Claims a sandbox and gives it back. */
+/** Claims a sandbox and releases it. */
 async function wanted(fleet, owner) {
   const { sandbox_id: id } = await fleet.claim(owner, "deletions-lab");
   await fleet.giveBack(owner, id);
@@ -14,7 +14,7 @@ async function wanted(fleet, owner) {
 const place = (page, id) => eventually(`${id} in the list`, async () => (await rows(page.locator("#queue"))).find((row) => row[0] === id));
 const isGone = (page, id) => eventually(`${id} out of the list`, async () => !(await rows(page.locator("#queue"))).some((row) => row[0] === id));
 
-/** Parks a deletion by a refusal of the provider. */
+/** Parks a deletion by letting the provider refuse it. */
 async function parked(fleet, owner) {
   const { sandbox_id: id, external_id: account } = await fleet.claim(owner, "deletions-lab");
   await fleet.faults({ delete: { faults: [{ kind: "status", status: 400, message: "<script>alert(3)</script>", account }] } });
@@ -38,7 +38,7 @@ export const checks = {
     const { paused } = (await fleet.stats()).deletions;
     assert.deepEqual([paused.reason, paused.until - paused.since], ["<b>maintenance</b>", 1_800]);
     const id = await wanted(fleet, "paused-1");
-    // A reaper that had it when the pause began gives it back for later.
+    // A reaper that had the deletion when the pause began returns it to the queue.
     assert.match((await place(page, id))[3], /^(waiting|retrying)$/);
     await says(fact(page.locator("#line"), "Pending"), /^1$/);
     await page.getByRole("button", { name: "Resume", exact: true }).click();

@@ -1,4 +1,4 @@
-// The description of the API as a page.
+// The page with the API's description.
 
 import assert from "node:assert/strict";
 import { eventually } from "./rig.mjs";

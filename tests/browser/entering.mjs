@@ -1,4 +1,4 @@
-// The token: signing in, where the token is kept, and what a read-only token shows.
+// The token: login, where the page stores it, and what a read-only token shows.
 
 import assert from "node:assert/strict";
 import { answer, assertTokenIsNowhere, enter, says } from "./steps.mjs";
@@ -59,7 +59,7 @@ export const checks = {
     await page.keyboard.press("Enter");
     await page.locator("#view h1:focus").waitFor();
     assert.equal(await focused(), "H1 Overview");
-    // Back over the button and the last links of the navigation.
+    // Backwards over the button and the last links of the navigation.
     for (let presses = 0; (await focused()) !== "A Runs"; presses += 1) {
       assert.ok(presses < 10, await focused());
       await page.keyboard.press("Shift+Tab");

@@ -45,7 +45,7 @@ export const checks = {
       asked.push(route.request().headers()["last-event-id"]);
       if (asked.length > 1) return route.continue();
       const event = { type: "sandbox.claimed", subject: "7", time: "2026-01-01T00:00:00Z", data: { pool: "main", to: "allocated" } };
-      // A sequence that the event log never had; the last message is cut off and does not count.
+      // A sequence that the event log never had; the last message is incomplete and does not count.
       const text = `retry: 100\n: events\n\nid: 999999999\ndata: ${JSON.stringify(event)}\n\nid: 5\ndata: {"cut`;
       return route.fulfill({ contentType: "text/event-stream", body: text });
     });
@@ -64,7 +64,7 @@ export const checks = {
       const request = route.request();
       asked.push(request.headers()["last-event-id"]);
       if (asked.length > 1) return route.continue();
-      // The line is cut behind the first thing that the broker says, and something happens before it is there again.
+      // The connection is cut after the broker's first message, and an event happens before the reconnect.
       const answer = await fetch(request.url(), { headers: { Authorization: request.headers().authorization } });
       const reader = answer.body.getReader();
       const { value } = await reader.read();

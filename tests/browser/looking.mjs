@@ -1,11 +1,11 @@
-// What is shown: the overview, the fleet, and every view in a narrow window, light and dark.
+// The views: the overview, the fleet, and every view in a narrow window, in light and dark mode.
 
 import assert from "node:assert/strict";
 import { eventually } from "./rig.mjs";
 import { enter, fact, rows, says } from "./steps.mjs";
 import { assertFits, assertNamed, watched } from "./watch.mjs";
 
-/** Each view, and what is there once it has read what it shows. */
+/** Each view, and an element that is present once its data is loaded. */
 const VIEWS = {
   overview: "#labs > *", sandboxes: "#list table", deletions: "#parked > *", runs: "#report-stale > *", fleet: "#workers table",
   events: "#feed",
@@ -111,7 +111,7 @@ export const checks = {
   "every view fits a narrow window, in the light and in the dark, and names what can be used": async (rig) => {
     const { fleet, browser } = rig;
     const backs = new Set();
-    // As long as an owner and a lab may be, and without a place to break it.
+    // An owner and a lab of the maximum length, without a position for a line break.
     const { sandbox_id: id } = await fleet.claim("o".repeat(256), "l".repeat(256));
     for (const colorScheme of ["light", "dark"]) {
       const watch = await watched(browser, fleet.url, { viewport: { width: 360, height: 740 }, colorScheme });

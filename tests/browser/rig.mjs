@@ -1,4 +1,4 @@
-// The fleet and the browser of one run: `broker up --ephemeral` with tokens of the run's own, and headless chromium.
+// The fleet and the browser of one run: `broker up --ephemeral` with separate tokens, and headless chromium.
 
 import { spawn } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
@@ -8,14 +8,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 export const POOL = 60;
-/** Longest wait for anything, on a machine that is slow and loaded. */
+/** The longest wait for any condition, on a slow and loaded machine. */
 export const PATIENCE_MS = 60_000;
 const POLL_MS = 100;
 const STOP_MS_MAX = 20_000;
 
 const secret = () => randomBytes(24).toString("hex");
 
-/** Asks until there is a true answer, and returns it. What fails meanwhile is named if the time is over. */
+/** Calls the function until it returns a true value, and returns that. After the timeout, names the last failure. */
 export async function eventually(what, look) {
   const end = Date.now() + PATIENCE_MS;
   let last = "nothing";
@@ -53,9 +53,9 @@ export class Fleet {
         TOKENS_FILE: join(fleet.folder, "tokens"),
         TOKENS_FILE_LOOK_SECONDS: "1",
         CSP_API_TOKEN: fleet.tokens.provider,
-        // Counts are of the moment that the page asks at, and not of the last census.
+        // Every count is taken at the moment of the request, not by the last census.
         STATS_CENSUS_AGE_SECONDS_MAX: "0",
-        // One failed attempt and it is parked; and no pace that a test would have to wait for.
+        // A deletion is parked after one failed attempt, and the throttle causes no waits.
         DELETION_ATTEMPTS_MAX: "1",
         DELETIONS_PER_MINUTE: "6000",
       },
@@ -76,7 +76,7 @@ export class Fleet {
     return fleet;
   }
 
-  /** A further token that only looks. It is good some moments later. */
+  /** An additional read-only token, which is valid some moments later. */
   async addToken(name) {
     const token = secret();
     this.kept.set(name, { token, scope: "read-only" });
@@ -90,7 +90,7 @@ export class Fleet {
     this.writeTokens();
   }
 
-  // Under another name first: half a file would be read as one with a mistake.
+  // Written under another name first: the ingress would report half a file as an error.
   writeTokens() {
     const digest = (token) => createHash("sha256").update(token).digest("hex");
     const lines = [...this.kept].map(([name, { token, scope }]) => `${name} ${scope} sha256:${digest(token)}\n`);
@@ -111,7 +111,7 @@ export class Fleet {
     rmSync(this.folder, { recursive: true, force: true });
   }
 
-  /** One call of the API; fails unless it went well. */
+  /** One call of the API; fails unless it succeeds. */
   async call(method, path, token, { headers = {}, body } = {}) {
     const answer = await fetch(this.url + path, {
       method,
@@ -137,12 +137,12 @@ export class Fleet {
     return this.call("POST", "/v1/allocate", this.tokens.lab, { headers });
   }
 
-  /** Gives a sandbox back as a lab does. */
+  /** Releases a sandbox as a lab does. */
   giveBack(owner, id) {
     return this.call("POST", `/v1/sandboxes/${id}/mark-for-deletion`, this.tokens.lab, { headers: { "X-Instruqt-Sandbox-ID": owner } });
   }
 
-  /** Removes an account at the provider, behind the back of the broker. */
+  /** Removes an account at the provider without the broker. */
   async vanish(externalId) {
     const answer = await fetch(`${this.provider}/v2/sandbox/accounts/${externalId.split("/").at(-1)}`, {
       method: "DELETE",
@@ -151,7 +151,7 @@ export class Fleet {
     if (!answer.ok) throw new Error(`vanish: ${answer.status} ${await answer.text()}`);
   }
 
-  /** What the provider does wrong from now on; nothing without operations. */
+  /** Sets the provider's faults from now on; none without operations. */
   async faults(operations = {}) {
     const answer = await fetch(`${this.provider}/simulator/faults`, {
       method: "PUT",
@@ -165,6 +165,6 @@ export class Fleet {
 /** A headless chromium. */
 export async function launch(home, executablePath) {
   const { chromium } = createRequire(join(home, "package.json"))("playwright-core");
-  // The sandbox of chromium wants more rights than containers give, and the pages are our own.
+  // Chromium's sandbox needs more rights than containers have, and the pages are our own.
   return chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"] });
 }

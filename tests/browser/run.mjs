@@ -1,9 +1,9 @@
 #!/usr/bin/env node
-// Opens /console and /v1/docs of a real fleet in headless chromium, and does there what an operator does.
+// Opens /console and /v1/docs of a real fleet in headless chromium, and uses them as an operator would.
 //
 //     BROKER=… NATS_SERVER=… tests/browser/run.mjs <folder of playwright-core> <path of chromium> [part of a name]…
 //
-// Ends with the number of checks, and with 1 if one failed, or if there was none.
+// Prints the number of checks, and exits with 1 if one failed or if there was none.
 
 import { Fleet, launch } from "./rig.mjs";
 import { watched } from "./watch.mjs";

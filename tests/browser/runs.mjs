@@ -23,7 +23,7 @@ export const checks = {
       const { body } = { body: await fleet.admin("GET", `reports/${kind}/0`) };
       assert.ok(Number(await fact(section, "tick").innerText()) <= body.tick);
       assert.equal(await fact(section, "kind").innerText(), kind);
-      // Whatever the next run says is its own.
+      // The next report belongs to the next run.
       await page.evaluate(() => { document.getElementById("said").textContent = ""; });
     }
     assert.equal(await fact(panel(page, "Sync"), "forced_by").innerText(), "alice");

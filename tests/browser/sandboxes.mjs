@@ -1,4 +1,4 @@
-// The list of sandboxes, one of them, and the operator's hand.
+// The list of sandboxes, the view of one sandbox, and the operators' actions.
 
 import assert from "node:assert/strict";
 import { eventually } from "./rig.mjs";

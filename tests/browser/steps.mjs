@@ -1,8 +1,8 @@
-// What checks do again and again on the console.
+// Steps that many checks of the console share.
 
 import assert from "node:assert/strict";
 
-/** Opens the console and gives it a token. `where` is what stands behind the `#`. */
+/** Opens the console and enters a token. `where` is the part after the `#`. */
 export async function enter({ page, fleet }, where = "overview", { token = fleet.tokens.admin, operator = "", looksOnly = false } = {}) {
   await page.goto(`${fleet.url}/console#${where}`);
   await page.getByLabel("Admin or read-only token").fill(token);
@@ -12,7 +12,7 @@ export async function enter({ page, fleet }, where = "overview", { token = fleet
   await page.locator("#view h1").waitFor();
 }
 
-/** Answers the question that a button asked. */
+/** Confirms the question of a button. */
 export async function answer(page, { reason, minutes, yes }) {
   const dialog = page.getByRole("dialog");
   await dialog.waitFor();
@@ -22,12 +22,12 @@ export async function answer(page, { reason, minutes, yes }) {
   await dialog.waitFor({ state: "hidden" });
 }
 
-/** Waits until a part of the page says something. */
+/** Waits until a part of the page contains a text. */
 export function says(part, words) {
   return part.filter({ hasText: words }).first().waitFor();
 }
 
-/** The value that stands beside a name in a list of facts. */
+/** The value of a name in a definition list. */
 export function fact(part, name) {
   return part.locator(`dt:text-is("${name}") + dd`);
 }
@@ -38,7 +38,7 @@ export async function rows(part) {
   return Promise.all(found.map((row) => row.locator("td").allInnerTexts()));
 }
 
-/** Fails unless nothing of the token is anywhere but in the memory of the script. */
+/** Fails if the token is anywhere but in the memory of the script. */
 export async function assertTokenIsNowhere(page, token) {
   const kept = await page.evaluate(() => ({
     url: location.href,

@@ -1,8 +1,8 @@
-// A page that is watched: whatever a browser complains of, a request to elsewhere, or a page that is too wide, fails the run.
+// A watched page: a browser warning, a request to another host, or a page that is too wide fails the run.
 
 import assert from "node:assert/strict";
 
-/** Opens a page whose complaints are kept. `status` answers that a check brings about on purpose are declared with `expect`. */
+/** Opens a page and collects its problems. A check declares intentional error statuses with `expect`. */
 export async function watched(browser, origin, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
   const complaints = [];
@@ -31,7 +31,7 @@ export async function watched(browser, origin, options = {}) {
   });
   return {
     page,
-    /** Says which statuses of failures are brought about on purpose while `work` runs. */
+    /** Declares the error statuses that `work` causes intentionally. */
     async expect(statuses, work) {
       statuses.forEach((status) => expected.add(status));
       await work();
@@ -54,7 +54,7 @@ export async function assertFits(page) {
   assert.ok(needed <= inner && !widest.length, `${needed} of ${inner} px: ${widest.slice(0, 3).join("\n")}`);
 }
 
-/** Fails if something that can be used has no name for those who do not see it. */
+/** Fails if a control has no accessible name. */
 export async function assertNamed(page) {
   const nameless = await page.evaluate(() => {
     const isShown = (node) => node.checkVisibility();

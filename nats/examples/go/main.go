@@ -1,5 +1,5 @@
-// A client of the sandbox broker on NATS: claims a sandbox, looks at it, extends it, gives it back, and reads its
-// events. Its settings come from the environment; see README.md in the folder above.
+// A client of the sandbox broker on NATS: claims a sandbox, reads it, extends its lease, releases it, and reads its
+// events. The settings come from the environment; see README.md in the folder above.
 package main
 
 import (
@@ -29,7 +29,7 @@ type Lease struct {
 	LeaseEpoch int64  `json:"lease_epoch"`
 }
 
-// Fault is a failure that the broker answered with.
+// Fault is a failure in the broker's answer.
 type Fault struct {
 	Code       string `json:"code"`
 	Message    string `json:"message"`
@@ -42,8 +42,8 @@ func (f *Fault) Error() string {
 	return fmt.Sprintf("%s: %s (request %s)", f.Code, f.Message, f.RequestID)
 }
 
-// What may be sent again after a failure: those that say when, and one bug of theirs once. An unknown code is judged by
-// its status.
+// Whether a repeat may succeed: after temporary failures, and once after an internal error. For an unknown code the status
+// decides.
 func (f *Fault) mayRepeat(attempt int) bool {
 	switch f.Code {
 	case "POOL_EXHAUSTED", "CONTENDED", "NO_WORKERS", "NOT_HERE", "STORE_UNAVAILABLE", "UPSTREAM_UNAVAILABLE", "TIMEOUT":
@@ -54,8 +54,7 @@ func (f *Fault) mayRepeat(attempt int) bool {
 	return f.status == 429 || f.status > 500
 }
 
-// ask sends a request until it has an answer that is no passing failure. All attempts are the same request: same body,
-// same key, same request id.
+// ask repeats a request until the answer is no temporary failure. All attempts have the same body, key and request id.
 func ask(ctx context.Context, nc *nats.Conn, verb, key, requestID string, body any) (*nats.Msg, error) {
 	payload, err := json.Marshal(body)
 	if err != nil {
@@ -185,7 +184,7 @@ func run(ctx context.Context) error {
 	return readLedger(ctx, lease.SandboxID)
 }
 
-// readLedger reads the events of one sandbox until it was released, as the user who may read nothing else.
+// readLedger reads the events of one sandbox up to its release, as the user that may read only events.
 func readLedger(ctx context.Context, id string) error {
 	nc, err := nats.Connect(os.Getenv("NATS_URL"), nats.UserInfo("auditor", os.Getenv("NATS_PASSWORD_AUDITOR")),
 		nats.CustomInboxPrefix("_INBOX.auditor"))

@@ -1,4 +1,4 @@
-"""A client of the sandbox broker on NATS: claims a sandbox, looks at it, extends it and gives it back.
+"""A client of the sandbox broker on NATS: claims a sandbox, reads it, extends its lease and releases it.
 
 Its settings come from the environment; see README.md in the folder above.
 """
@@ -19,7 +19,7 @@ REPEATED = {"POOL_EXHAUSTED", "CONTENDED", "NO_WORKERS", "NOT_HERE", "STORE_UNAV
 
 
 class Fault(Exception):
-    """A failure that the broker answered with."""
+    """A failure in the broker's answer."""
 
     def __init__(self, status, detail):
         super().__init__(f"{detail['code']}: {detail['message']} (request {detail['request_id']})")
@@ -28,21 +28,21 @@ class Fault(Exception):
         self.retry_after = detail.get("retry_after", 0)
 
     def may_repeat(self, attempt):
-        """Those that say when, and one bug of theirs once. An unknown code is judged by its status."""
+        """Whether a repeat may succeed: temporary failures, and once an internal error. The status decides for unknown codes."""
         if self.code == "INTERNAL_ERROR":
             return attempt == 1
         return self.code in REPEATED or self.status == 429 or self.status > 500
 
 
 class Broker:
-    """Requests with repeats. All attempts are the same request: same body, same key, same request id."""
+    """Requests with repeats. All attempts have the same body, key and request id."""
 
     def __init__(self, connection, ends):
         self._connection = connection
         self._ends = ends
 
     async def ask(self, verb, request_id, key=None, **body):
-        """Asks until there is an answer that is no passing failure; returns the outcome and the body's bytes."""
+        """Repeats a request until the answer is no temporary failure; returns the outcome and the body's bytes."""
         attempt = 0
         while True:
             attempt += 1
@@ -56,7 +56,7 @@ class Broker:
                 pause += fault.retry_after
                 problem = fault
             except (NoRespondersError, TimeoutError) as error:
-                # No worker is subscribed now, or the request or its reply was lost: it may have been done.
+                # No worker is subscribed, or the request or its reply was lost: it may have been carried out.
                 problem = error
             if time.time() + pause > self._ends:
                 raise problem
@@ -88,7 +88,7 @@ async def main():
     mine = {"owner": owner, "sandbox_id": lease["sandbox_id"]}
     print("claimed", lease["sandbox_id"], outcome)
 
-    # The same claim again is the same lease: no second sandbox.
+    # A repeat of the claim returns the same lease and no second sandbox.
     outcome, again = await broker.ask("allocate", f"{owner}-again", key="first", owner=owner, lab="nats-examples")
     assert (outcome, again) == ("existing", first), again
 
@@ -100,7 +100,7 @@ async def main():
     )
     assert json.loads(extended)["expires_at"] > lease["expires_at"], extended
 
-    # Another owner is refused, and asking again would not help: ask raises at once.
+    # Another owner is refused, and a repeat would not help: ask raises at once.
     try:
         await broker.ask("get", f"{owner}-stranger", owner="another-owner", sandbox_id=lease["sandbox_id"])
         raise AssertionError("a stranger was not refused")

@@ -1,6 +1,6 @@
 #!/bin/sh
-# A client of the sandbox broker on NATS, by the `nats` command: claims a sandbox, looks at it, extends it and gives it
-# back. Its settings come from the environment (NATS_URL, NATS_USER and NATS_PASSWORD are read by `nats` itself); see
+# A client of the sandbox broker on NATS, with the `nats` command: claims a sandbox, reads it, extends its lease and
+# releases it. The settings come from the environment (`nats` itself reads NATS_URL, NATS_USER and NATS_PASSWORD); see
 # README.md in the folder above.
 set -eu
 
@@ -24,21 +24,21 @@ field() {
     sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",}]*\).*/\1/p" "$work/body"
 }
 
-# ask VERB REQUEST-ID BODY [KEY]: asks until there is an answer that is no passing failure. All attempts are the same
-# request: same body, same key, same request id. The answer is in $work; ends with 1 if it is a failure.
+# ask VERB REQUEST-ID BODY [KEY]: repeats the request until the answer is no temporary failure. All attempts have the same
+# body, key and request id. The answer is in $work; returns 1 if it is a failure.
 ask() {
     attempt=0
     while :; do
         attempt=$((attempt + 1))
-        # 0.1 to 0.5 s, so that clients that failed together do not come back together.
+        # 0.1 to 0.5 s, so that clients that failed together do not repeat together.
         pause=0.$(($(od -An -N1 -tu1 /dev/urandom) % 5 + 1))
-        # `nats req` ends with 0 whatever comes back; only without a server it does not.
+        # `nats req` exits with 0 for every answer; it fails only without a server.
         nats req "sandbox.v1.$1" "$3" --no-templates --timeout "${attempt_seconds}s" \
             --inbox-prefix "_INBOX.$NATS_USER" \
             -H "X-Request-ID:$2" -H "Sandbox-Deadline-Ms:$((($(date +%s) + attempt_seconds) * 1000))" \
             ${4:+-H "Idempotency-Key:$4"} >"$work/body" 2>"$work/log" || die "$(cat "$work/log")"
         if [ -z "$(tr -d '\n' <"$work/body")" ]; then
-            # No worker is subscribed now, or the request or its reply was lost: it may have been done.
+            # No worker is subscribed, or the request or its reply was lost: it may have been carried out.
             code=nothing
         elif [ -z "$(header Nats-Service-Error-Code)" ]; then
             return 0
@@ -58,7 +58,7 @@ ask() {
     done
 }
 
-# The same for what has to succeed.
+# The same for requests that must succeed.
 must() {
     ask "$@" || die "$1: $(cat "$work/body")"
 }
@@ -68,7 +68,7 @@ first=$(cat "$work/body") id=$(field sandbox_id) expires=$(field expires_at) epo
 echo "claimed $id $(header Sandbox-Outcome)"
 mine="{\"owner\":\"$OWNER\",\"sandbox_id\":\"$id\"}"
 
-# The same claim again is the same lease: no second sandbox.
+# A repeat of the claim returns the same lease and no second sandbox.
 must allocate "$OWNER-again" "{\"owner\":\"$OWNER\",\"lab\":\"nats-examples\"}" first
 [ "$(header Sandbox-Outcome) $(cat "$work/body")" = "existing $first" ] || die "a repeated claim is another one"
 
@@ -78,7 +78,7 @@ must get "$OWNER-get" "$mine"
 must extend "$OWNER-extend" "{\"owner\":\"$OWNER\",\"sandbox_id\":\"$id\",\"lab_duration_hours\":5,\"lease_epoch\":$epoch}"
 [ "$(field expires_at)" -gt "$expires" ] || die "the lease did not get longer"
 
-# Another owner is refused, and asking again would not help: ask ends at once.
+# Another owner is refused, and a repeat would not help: ask returns at once.
 if ask get "$OWNER-stranger" "{\"owner\":\"another-owner\",\"sandbox_id\":\"$id\"}"; then die "a stranger was not refused"; fi
 [ "$(field code)" = NOT_SANDBOX_OWNER ] || die "a stranger was refused otherwise: $(cat "$work/body")"
 

@@ -1,5 +1,5 @@
-// A client of the sandbox broker on NATS: claims a sandbox, looks at it, extends it and gives it back.
-// Its settings come from the environment; see README.md in the folder above.
+// A client of the sandbox broker on NATS: claims a sandbox, reads it, extends its lease and releases it.
+// The settings come from the environment; see README.md in the folder above.
 
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -40,8 +40,7 @@ class Fault extends Error {
 const ends = Date.now() + OVERALL_MS;
 
 /**
- * Asks until there is an answer that is no passing failure. All attempts are the same request: same body, same key, same
- * request id.
+ * Repeats a request until the answer is no temporary failure. All attempts have the same body, key and request id.
  */
 async function ask(nats: NatsConnection, verb: string, requestId: string, body: object, key?: string): Promise<Msg> {
   for (let attempt = 1; ; attempt++) {
@@ -99,7 +98,7 @@ const first = await ask(nats, "allocate", `${owner}-claim`, claim, "first");
 const lease = first.json<Lease>();
 console.log("claimed", lease.sandbox_id, first.headers?.get("Sandbox-Outcome"));
 
-// The same claim again is the same lease: no second sandbox.
+// A repeat of the claim returns the same lease and no second sandbox.
 const again = await ask(nats, "allocate", `${owner}-again`, claim, "first");
 assert.equal(again.headers?.get("Sandbox-Outcome"), "existing");
 assert.equal(again.string(), first.string());
@@ -112,7 +111,7 @@ const more = { ...mine, lab_duration_hours: 5, lease_epoch: lease.lease_epoch };
 const extended = await ask(nats, "extend", `${owner}-extend`, more);
 assert(extended.json<Lease>().expires_at > lease.expires_at);
 
-// Another owner is refused, and asking again would not help: ask throws at once.
+// Another owner is refused, and a repeat would not help: ask throws at once.
 await assert.rejects(
   ask(nats, "get", `${owner}-stranger`, { ...mine, owner: "another-owner" }),
   (error) => error instanceof Fault && error.detail.code === "NOT_SANDBOX_OWNER",
