@@ -150,7 +150,7 @@ fn pause_request(body: &[u8]) {
     let now = crate::NOW;
     match request.at(now, "operator") {
         Ok(pause) => {
-            assert!(pause.until.is_none_or(|until| until > pause.since), "a pause that is over");
+            assert!(pause.until.is_none_or(|until| until > pause.since), "a pause that has ended");
             assert!(is_one_line(&pause.by) && pause.reason.as_deref().is_none_or(is_one_line));
         }
         Err((field, problem)) => assert!(!field.is_empty() && !problem.is_empty()),

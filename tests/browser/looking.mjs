@@ -56,12 +56,12 @@ export const checks = {
   "what is not ready, and what an operator should know, is named": async (rig) => {
     const { page } = rig;
     await page.route("**/readyz", (route) => route.fulfill({
-      status: 503, json: { status: "not_ready", checks: { queue: "ok", store: "no worker is there" }, notes: { tokens: "an old file" } },
+      status: 503, json: { status: "not_ready", checks: { queue: "ok", store: "no worker is available" }, notes: { tokens: "an old file" } },
     }));
     await rig.watch.expect([503], async () => {
       await enter(rig);
       await says(page.locator("#readiness h2"), "not ready");
-      assert.equal(await fact(page.locator("#readiness"), "store").innerText(), "no worker is there");
+      assert.equal(await fact(page.locator("#readiness"), "store").innerText(), "no worker is available");
       await says(page.locator("#readiness .warn"), "tokens: an old file");
     });
   },

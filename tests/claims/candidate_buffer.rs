@@ -199,7 +199,7 @@ async fn new_shards_are_read_before_the_pool_is_exhausted() {
 async fn in_a_far_shard(store: &DynamoStore) -> SandboxId {
     for number in 1.. {
         let Insert::Inserted(sandbox) = store.insert(&new_sandbox(number), START).await.unwrap() else {
-            panic!("{number} is there already");
+            panic!("{number} exists already");
         };
         let mut near = 0;
         for shard in 0..2 {

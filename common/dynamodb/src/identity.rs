@@ -250,7 +250,7 @@ fn index_key(shard: u16) -> String {
     format!("{IDENTITY_PREFIX}{shard}")
 }
 
-/// Where a page of a shard goes on.
+/// The position at which the next page of a shard begins.
 fn start(shard: u16, after: &PageCursor) -> Item {
     let mut start = key_of(&after.key);
     start.insert(STATE_SHARD.to_owned(), text(index_key(shard)));

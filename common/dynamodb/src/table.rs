@@ -60,7 +60,7 @@ pub const LAB_INDEX: Keys = Keys {
 };
 /// Every index; each projects all attributes.
 pub const INDEXES: [Keys; 2] = [STATE_INDEX, LAB_INDEX];
-/// The attribute that DynamoDB's time to live looks at.
+/// The attribute of DynamoDB's time to live.
 pub const TTL_ATTRIBUTE: &str = TTL;
 
 /// What [`DynamoStore::ensure_table`] did.

@@ -245,7 +245,7 @@ impl NatsBus {
             throttle_lock: Arc::default(),
             chooser,
             seen,
-            whole: watch::Sender::new(Err("not looked at yet".to_owned())),
+            whole: watch::Sender::new(Err("not checked yet".to_owned())),
             storing: watch::Sender::new(Ok(())),
             opened: Arc::default(),
             mended: None,

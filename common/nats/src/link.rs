@@ -196,7 +196,7 @@ impl NatsBus {
     }
 
     async fn send_to_itself(&self) -> Result<(), BusError> {
-        const OPERATION: &str = "ask NATS whether it is there";
+        const OPERATION: &str = "ping NATS";
         let inbox = self.client.new_inbox();
         let mut denials = self.seen.denials();
         let mut replies = self.client.subscribe(inbox.clone()).await.map_err(failed(OPERATION))?;

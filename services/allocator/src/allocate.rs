@@ -189,7 +189,7 @@ impl Allocator {
                 format!("no worker that was asked serves pool {pool}; it is being added, or was removed");
             return Err(Fault::new(FaultCode::NotHere, message));
         }
-        Err(Fault::invalid("pool", "is none of the pools of this broker"))
+        Err(Fault::invalid("pool", "is not a pool of this broker"))
     }
 
     async fn claim(&self, claim: &Claim<'_>, deadline: &Deadline) -> Result<(Outcome, Sandbox), ClaimError> {

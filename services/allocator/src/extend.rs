@@ -93,7 +93,7 @@ impl Allocator {
         if !sandbox.belongs_to(&wanted.owner) {
             return Err(Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you"));
         }
-        let over = || Fault::new(FaultCode::AllocationExpired, "the lease is over; claim a new sandbox");
+        let over = || Fault::new(FaultCode::AllocationExpired, "the lease has expired; claim a new sandbox");
         let Some(lease) = sandbox.lease() else {
             let has_expired =
                 sandbox.deletion().is_some_and(|deletion| deletion.cause == DeletionCause::Expired);
@@ -102,7 +102,7 @@ impl Allocator {
                 State::Quarantined { .. } => {
                     Fault::new(FaultCode::InvalidState, "this sandbox was taken out of use; claim a new one")
                 }
-                _ => Fault::new(FaultCode::InvalidState, "this sandbox has been given back"),
+                _ => Fault::new(FaultCode::InvalidState, "this sandbox has been released"),
             });
         };
         if wanted.epoch.is_some_and(|epoch| epoch != lease.epoch) {

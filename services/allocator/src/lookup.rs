@@ -104,7 +104,7 @@ impl Allocator {
             () = self.ports.clock.sleep(STATUS_TIMEOUT) => return None,
         };
         status
-            .inspect_err(|error| tracing::warn!(error = %Chain(error), "deletions cannot be looked at"))
+            .inspect_err(|error| tracing::warn!(error = %Chain(error), "the state of deletions is unknown"))
             .ok()
     }
 

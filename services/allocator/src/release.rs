@@ -78,7 +78,7 @@ fn reply_for(sandbox: &Sandbox, owner: &OwnerId, epoch: Option<Epoch>) -> Result
         return Err(crate::lookup::other_lease());
     }
     let Some(deletion) = sandbox.deletion() else {
-        return Err(Fault::new(FaultCode::InvalidState, "this sandbox cannot be given back as it is"));
+        return Err(Fault::new(FaultCode::InvalidState, "a sandbox in this state cannot be released"));
     };
     Ok(ReleaseReply {
         sandbox_id: sandbox.id.to_string(),

@@ -94,8 +94,8 @@ fn unconfirmed(own: &Agreed, kept: &Agreed) -> String {
         return "nothing was changed: the table has the settings of this process".to_owned();
     }
     format!(
-        "nothing was changed. With --yes the table takes what is here: {}. Roles that run go on with the settings that they \
-         have until they are started again; one that is started with the former settings ends",
+        "nothing was changed. With --yes the table takes the settings of this process: {}. Running roles keep their settings \
+         until they restart; a role that starts with the former settings exits",
         differences.join("; ")
     )
 }

@@ -208,7 +208,7 @@ pub(crate) async fn auto_delete_stale(
     responses(
         (status = 200, description = "the report of a run for that tick or a later one", body = RunReport,
          example = json!({"kind": "sync", "tick": 17, "duration_ms": 100, "status": "completed"})),
-        (status = 202, description = "there is none yet", body = Accepted,
+        (status = 202, description = "there is no report yet", body = Accepted,
          example = json!({"status": "accepted", "report_id": "sync/17"})), OfReport)
 )]
 pub(crate) async fn report(

@@ -152,7 +152,7 @@ pub(crate) async fn replay(
     delete, path = "/v1/admin/deletions/{id}", tag = "operators", security(("admin" = [])),
     params(("id" = String, Path, description = "the sandbox, or the key of a message that no worker can read"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     responses(
-        (status = 200, description = "whether it was there", body = contract::RemoveReply,
+        (status = 200, description = "whether the message existed", body = contract::RemoveReply,
          example = json!({"key": "_unreadable.7", "removed": true})), OfOrder)
 )]
 pub(crate) async fn remove(

@@ -121,7 +121,7 @@ struct Reading {
         ("sandbox" = Option<String>, Query, description = "of this sandbox only"),
         ("type" = Option<String>, Query, description = "of this type only, as `claimed` or `sandbox.claimed`"),
         ("pool" = Option<String>, Query, description = "of this pool only"),
-        ("follow" = Option<bool>, Query, description = "whether to go on at the end of the event log; true"),
+        ("follow" = Option<bool>, Query, description = "whether to continue at the end of the event log; true"),
         ("Last-Event-ID" = Option<u64>, Header, description = "as `after`, with precedence: browsers send it when they reconnect")
     ),
     responses(

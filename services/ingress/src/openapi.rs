@@ -157,7 +157,7 @@ pub(crate) async fn healthz() -> Response {
         (status = 200, description = "all can be reached", body = serde_json::Value,
          example = json!({"status": "ready", "checks": {"queue": "ok", "store": "ok"}})),
         (status = 503, description = "something cannot; it is named", body = serde_json::Value,
-         example = json!({"status": "not_ready", "checks": {"queue": "ok", "store": "no worker is there"}})),
+         example = json!({"status": "not_ready", "checks": {"queue": "ok", "store": "no worker is available"}})),
         OfProbe
     )
 )]

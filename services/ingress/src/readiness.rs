@@ -88,7 +88,7 @@ impl StoreCheck {
                 Ok(HealthReply { store }) => Err(public_words(&store)),
                 Err(_) => Err("a worker's answer could not be read".to_owned()),
             },
-            Err(RequestError::NoResponders) => Err("no worker is there".to_owned()),
+            Err(RequestError::NoResponders) => Err("no worker is available".to_owned()),
             Err(RequestError::TimedOut) => Err("no worker answers in time".to_owned()),
             Err(RequestError::Disconnected) => Err("not connected to the queue".to_owned()),
         }

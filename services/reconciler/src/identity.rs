@@ -15,7 +15,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use crate::listing::PAGE_LIMIT;
 
-/// Identities that are looked at or written at once.
+/// Identity items that are read or written concurrently.
 const IDENTITIES_AT_ONCE_MAX: usize = 16;
 
 /// The result for the identity of an account that is not listed.

@@ -44,12 +44,8 @@ impl Config {
             600,
             "period of sync, which compares the provider's listing with the table",
         );
-        let expiry = period(
-            settings,
-            "EXPIRY_INTERVAL_SECONDS",
-            10,
-            "period of expiry, which ends leases that are over",
-        );
+        let expiry =
+            period(settings, "EXPIRY_INTERVAL_SECONDS", 10, "period of expiry, which ends expired leases");
         let sweep = period(
             settings,
             "SWEEP_INTERVAL_SECONDS",

@@ -6,7 +6,7 @@ use ports::clock::Clock;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// A clock that stands still until it is moved, for tests and simulations.
+/// A clock that changes only when it is moved, for tests and simulations.
 #[derive(Clone, Debug)]
 pub struct ManualClock {
     now_ms: watch::Sender<u64>,

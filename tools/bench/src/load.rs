@@ -250,7 +250,7 @@ impl Plan {
             words.push_str(", each repeated");
         }
         if self.release {
-            words.push_str(", each given back");
+            words.push_str(", each released");
         }
         words
     }

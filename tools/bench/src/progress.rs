@@ -17,9 +17,9 @@ const DRAWINGS_PER_SECOND: u8 = 4;
 /// The maximum of a bar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Total {
-    /// So many things done.
+    /// A number of calls.
     Count(u64),
-    /// So much time gone by.
+    /// A duration.
     Time(Duration),
 }
 

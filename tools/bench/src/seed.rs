@@ -100,7 +100,7 @@ pub(super) async fn fill(
         async move {
             match store.insert(&filling.sandbox(number)?, clock.now().before(AGE)).await? {
                 Insert::Inserted(sandbox) => Ok(sandbox.candidate()),
-                Insert::Exists(sandbox) => bail!("{} is there already", sandbox.id),
+                Insert::Exists(sandbox) => bail!("{} exists already", sandbox.id),
                 Insert::Taken(id) => bail!("its account is {id} already"),
             }
         }

@@ -85,7 +85,7 @@ pub(crate) async fn pause(
     post, path = "/v1/admin/deletions/resume", tag = "operators", security(("admin" = [])),
     params(("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     responses(
-        (status = 200, description = "they go on", body = Resumed, example = json!({"status": "running", "was_paused": null})), OfSwitch)
+        (status = 200, description = "deletions continue", body = Resumed, example = json!({"status": "running", "was_paused": null})), OfSwitch)
 )]
 pub(crate) async fn resume(
     State(service): State<DeletionControlService>,

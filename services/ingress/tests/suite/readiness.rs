@@ -34,7 +34,7 @@ async fn failed_readiness_names_the_cause() {
         (Step::Say(None, r#"{"store":"throttled"}"#), "throttled"),
         (Step::Say(None, "nonsense"), "a worker's answer could not be read"),
         (Step::Refuse(FaultCode::StoreUnavailable, "x"), "a worker answers with a fault"),
-        (Step::Fail(RequestError::NoResponders), "no worker is there"),
+        (Step::Fail(RequestError::NoResponders), "no worker is available"),
         (Step::Fail(RequestError::TimedOut), "no worker answers in time"),
         (Step::Fail(RequestError::Disconnected), "not connected to the queue"),
         (Step::Hang, "no answer within 2 s"),
@@ -52,7 +52,7 @@ async fn failed_readiness_names_the_cause() {
 async fn store_check_is_cached_for_a_second() {
     let rig = Rig::new([Step::Fail(RequestError::NoResponders), HEALTHY]);
     let (first, second) = tokio::join!(look(&rig), look(&rig));
-    assert_eq!((first, second), (not_ready("no worker is there"), not_ready("no worker is there")));
+    assert_eq!((first, second), (not_ready("no worker is available"), not_ready("no worker is available")));
     assert_eq!(rig.workers.seen().len(), 1);
     tokio::time::advance(Duration::from_millis(999)).await;
     assert_eq!(look(&rig).await.0, 503);
