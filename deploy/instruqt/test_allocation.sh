@@ -1,7 +1,7 @@
 #!/bin/sh
-# Walks a whole lab against a running broker: claim, claim again, user, and all of it back. For `make up` without
-# further words; for any other broker set BROKER_API_URL and BROKER_API_TOKEN. With INFOBLOX_EMAIL, INFOBLOX_PASSWORD
-# and CSP_URL it makes and removes a user too. Arguments are another way to run the commands:
+# Runs a whole lab against a running broker: claim, repeated claim, user, removal, release. It works with `make up`
+# without settings; for any other broker set BROKER_API_URL and BROKER_API_TOKEN. With INFOBLOX_EMAIL, INFOBLOX_PASSWORD
+# and CSP_URL it creates and removes a user too. The arguments are an alternative command:
 #
 #   ./test_allocation.sh                              the scripts beside this one
 #   PYTHONPATH=python ./test_allocation.sh python3 -m sandbox_lab
@@ -31,7 +31,7 @@ step() {
     printf 'test: %s\n' "$*"
 }
 
-# Whatever goes wrong, nothing stays behind at the broker.
+# Release the sandbox after any failure.
 finish() {
     code=$?
     [ "$code" -eq 0 ] || lab cleanup "$@" || :

@@ -1,9 +1,9 @@
 # shellcheck shell=sh
 # The broker's two calls. Sourced after lab.sh and http.sh.
 
-# A file that exists while a claim may be open that no other file records.
+# A file that exists while there may be a claim that no other file records.
 PENDING=allocation_pending.txt
-# No sandbox is named like this, so a claim for it is answered with what its owner has already, or with nothing.
+# No sandbox has such a name, so the answer to a claim for it is the owner's existing sandbox, or none.
 NO_PREFIX=no-sandbox-has-this-name
 
 broker_begin() {
@@ -19,8 +19,8 @@ broker_begin() {
     broker_base=${broker_base%/v1}/v1
 }
 
-# Claims a sandbox whose name begins with $1 under the one key of this participant: however often this is asked, and
-# by however many at once, there is one sandbox. Sets broker_id, broker_external_id, broker_name and broker_sfdc.
+# Claims a sandbox whose name begins with $1, with the participant's key: however often, and however many processes
+# claim at once, there is one sandbox. Sets broker_id, broker_external_id, broker_name and broker_sfdc.
 broker_claim() {
     http_headers="X-Instruqt-Sandbox-ID: $INSTRUQT_PARTICIPANT_ID
 Idempotency-Key: $INSTRUQT_PARTICIPANT_ID
@@ -43,7 +43,7 @@ broker_read_claim() {
     broker_sfdc=$json_value
 }
 
-# Gives the sandbox $1 back. One that is gone, or going, is as good.
+# Releases the sandbox $1. A sandbox that is deleted, or being deleted, counts as released.
 broker_release() {
     http_headers="X-Instruqt-Sandbox-ID: $INSTRUQT_PARTICIPANT_ID"
     http_accepted='200 404 410'
@@ -52,7 +52,7 @@ broker_release() {
     http_call POST "$broker_base/sandboxes/$1/mark-for-deletion" "$BROKER_API_TOKEN" ''
 }
 
-# The broker itself has to say it: a page of something in front of it says nothing about the sandbox.
+# Only an answer of the broker itself counts: a page of a proxy says nothing about the sandbox.
 broker_read_release() {
     if [ "$http_status" = 200 ]; then
         json_get sandbox_id

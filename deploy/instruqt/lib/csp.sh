@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# The provider's user API, as far as a lab needs it. Sourced after lab.sh and http.sh.
+# The part of the provider's user API that a lab needs. Sourced after lab.sh and http.sh.
 
 csp_begin() {
     lab_required INFOBLOX_EMAIL
@@ -18,7 +18,7 @@ csp_begin() {
     csp_token=
 }
 
-# Signs in and steps into the account $1. Sets csp_token.
+# Logs in and switches to the account $1. Sets csp_token.
 csp_enter() {
     http_accepted='200 201'
     http_reader=csp_read_token
@@ -50,14 +50,14 @@ csp_read_groups() {
     csp_group_admin=$json_value
 }
 
-# Groups are named back as they were given: `identity/groups/<id>` or `<id>`.
+# Group ids are sent as they were received: `identity/groups/<id>` or `<id>`.
 csp_is_reference() {
     case $1 in
         '' | *[!A-Za-z0-9._/-]*) return 1 ;;
     esac
 }
 
-# Makes the user $1 with the e-mail address $2 unless there is one. Sets csp_user_id.
+# Creates the user $1 with the e-mail address $2, unless it exists. Sets csp_user_id.
 csp_user() {
     http_accepted='200 201 409'
     http_reader=csp_read_created
@@ -65,7 +65,7 @@ csp_user() {
     http_call POST "$csp_base/v2/users" "$csp_token" \
         "{\"name\":\"$1\",\"email\":\"$2\",\"type\":\"interactive\",\"group_ids\":[\"$csp_group_user\",\"$csp_group_admin\"]}" ||
         return 1
-    # The first try may have made it, and its answer was lost.
+    # The first attempt may have created it, and its answer was lost.
     [ -n "$csp_user_id" ] || csp_find_user "$2" csp_read_found
 }
 
@@ -75,7 +75,7 @@ csp_read_created() {
     csp_user_id=${json_value##*/}
 }
 
-# Looks for the user with the e-mail address $1; the reader $2 says whether it must be there. Sets csp_user_id.
+# Finds the user with the e-mail address $1; the reader $2 decides whether it must exist. Sets csp_user_id.
 csp_find_user() {
     csp_email=$1
     csp_user_id=
@@ -95,35 +95,35 @@ csp_read_found_or_none() {
     csp_user_id=$json_value
 }
 
-# What such an answer says is in its status alone, unless it is a page of something in front of the provider.
+# Only the status of such an answer counts, unless it is a page of a proxy in front of the provider.
 csp_read_nothing() {
     case $http_body in
         [[:space:]]*'<'* | '<'*) return 1 ;;
     esac
 }
 
-# Gives the user $1 the password $2.
+# Sets the password of the user $1 to $2.
 csp_set_password() {
     http_accepted='200 201 204'
     http_reader=csp_read_nothing
     http_call POST "$csp_base/v2/users/$1/password" "$csp_token" "{\"new_password\":\"$(lab_escaped "$2")\"}"
 }
 
-# Deletes the user $1. One that is gone is as good.
+# Deletes the user $1. One that does not exist counts as deleted.
 csp_delete_user() {
     http_accepted='200 204 404'
     http_reader=csp_read_nothing
     http_call DELETE "$csp_base/v2/users/$1" "$csp_token" ''
 }
 
-# The account that allocate has written down, in sandbox_id; empty if there is none.
+# Sets sandbox_id to the account from allocate's file; empty if there is none.
 csp_account() {
     lab_read sandbox_id.txt
     sandbox_id=${lab_text##*/}
     [ -z "$sandbox_id" ] || lab_is_id "$sandbox_id" || fail 'sandbox_id.txt holds no id of an account'
 }
 
-# Whether the files of a user are of the account $1.
+# Whether the files of a user belong to the account $1.
 csp_user_is_of() {
     lab_read user_sandbox_id.txt
     [ "$lab_text" = "$1" ]

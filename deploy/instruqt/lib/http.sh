@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# One HTTP call, and the same call until it has an answer. Sourced after lab.sh; $lab_lib is the folder of this file.
+# One HTTP call, and its repetition until there is a usable answer. Sourced after lab.sh; $lab_lib is this file's folder.
 
 # The system's own limit on what one answer may take, in blocks of 512 bytes (of 1024 in bash): body and headers.
 ANSWER_BLOCKS_MAX=192
@@ -21,7 +21,7 @@ http_request() {
         return
     fi
     http_body=${http_answer%"$http_newline"*}
-    # Interim answers and those of a proxy come before the one that counts.
+    # Interim answers and those of a proxy come before the final one.
     while :; do
         case $http_body in
             HTTP/*) http_split || break ;;
@@ -38,12 +38,12 @@ http_request() {
         sed -n '$s/^0*\([0-9]\)/\1/p')
 }
 
-# Sets http_code to what curl ends with, and http_answer to the headers, the body and the status. The answer goes
-# through a file that has lost its name already, because a shell that waits for a pipe hears no signal.
+# Sets http_code to curl's exit code, and http_answer to the headers, the body and the status. The answer goes
+# through a deleted file, because a shell that waits for a pipe does not handle signals.
 http_run() {
     http_open
     http_config "$@" | (
-        # Curl itself holds only those bodies to a limit that tell their length before.
+        # Curl itself limits only bodies with a declared length.
         trap '' XFSZ
         ulimit -f "$ANSWER_BLOCKS_MAX" || :
         exec curl -q --silent --include --globoff --max-filesize "$BODY_BYTES_MAX" \
@@ -52,18 +52,18 @@ http_run() {
     ) >&3 &
     lab_wait_for $!
     http_code=$lab_code
-    # No shell can hold a zero byte.
+    # Shell variables cannot contain a zero byte.
     http_answer=$(tr -d '\000' <&4)
     exec 3>&- 4<&-
 }
 
-# Opens an empty file without a name for writing as 3 and for reading as 4. In memory if there is such a place: a
-# sandbox can be given back by a host whose disk is full.
+# Opens an empty, deleted file for writing as 3 and for reading as 4. In memory if possible, so that a host with a full
+# disk can release its sandbox.
 http_open() {
     for http_folder in /dev/shm "$LAB_FILES_DIR"; do
         lab_temp=$http_folder/.answer.$$.tmp
         [ "$http_folder" = /dev/shm ] || rm -f "$lab_temp"
-        # It was not there before, so it is no link of another user.
+        # It did not exist before, so it is no link of another user.
         if (umask 077 && set -C && : >"$lab_temp") 2>/dev/null; then
             exec 3>"$lab_temp" 4<"$lab_temp"
             rm -f "$lab_temp"
@@ -75,8 +75,8 @@ http_open() {
     fail 'there is no place for an answer'
 }
 
-# Prints the call of http_request in curl's own language, for its input: what stands in the arguments of a process,
-# every user of the machine can read.
+# Prints the call of http_request as a curl configuration, for curl's standard input: every user of the machine can read
+# the arguments of a process.
 http_config() {
     http_option request "$1"
     http_option url "$2"
@@ -126,7 +126,7 @@ http_explain_code() {
     esac
 }
 
-# Sets json_value to the value below $1 in the last answer. Ends with 1 if that is not JSON.
+# Sets json_value to the value below $1 in the last answer. Returns 1 if that is not JSON.
 json_get() {
     json_value=$(printf '%s' "$http_body" | awk -v get="$1" -f "$lab_lib/json.awk" && printf x) || return 1
     json_value=${json_value%x}
@@ -139,8 +139,8 @@ json_find() {
     json_value=${json_value%x}
 }
 
-# Makes the call of http_request until its status is among the words of $http_accepted and $http_reader can read it.
-# Ends with 1 after an answer that will not change, or when the time of the script is over.
+# Repeats the call of http_request until its status is in $http_accepted and $http_reader can read the answer.
+# Returns 1 after an answer that will not change, or when the script's time has passed.
 http_call() {
     http_backoff_ms=$LAB_BACKOFF_MS
     while :; do
@@ -164,7 +164,7 @@ http_call() {
     done
 }
 
-# Sets http_verdict to done, again or final, and http_problem to what a person should know. $1 is the token.
+# Sets http_verdict to done, again or final, and http_problem to a description for people. $1 is the token.
 http_judge() {
     http_verdict=again
     [ "$http_status" != 000 ] || return 0
@@ -186,37 +186,37 @@ http_judge() {
     case $http_status in
         408 | 425 | 429 | 5??) ;;
         409)
-            # The header may be lost on the way; the body says it too.
+            # A proxy may drop the header; the body has the value too.
             if [ -z "$http_retry_after" ] && [ "$http_code_word" != POOL_EXHAUSTED ] ||
                 [ "$http_waits_for_pool" = no ]; then
                 http_verdict=final
             fi
             ;;
-        # A broker that refuses says so in JSON. Anything else stands in front of it, and may let the next try through.
+        # A refusal of the broker is JSON. Any other answer comes from a proxy, which may let the next attempt through.
         403) ! json_get x || http_verdict=final ;;
         *) http_verdict=final ;;
     esac
 }
 
-# Sets http_problem to what the answer says of itself. $1 is the token that was sent.
+# Sets http_problem to the text of the answer. $1 is the token that was sent.
 http_describe() {
     http_problem="answer $http_status"
     [ -z "$http_code_word" ] || lab_tells_a_secret "$http_code_word" || http_problem="$http_problem $http_code_word"
-    # Without a token, a password was sent.
+    # A call without a token carries a password.
     [ -n "$1" ] || return 0
     json_get detail.message || return 0
     http_message=$(printf '%s' "$json_value" | tr -cd ' -~')
-    # All of it is looked at, and not the beginning alone: half a secret is one, too.
+    # Checks all of the text, and not only the beginning: half a secret is a secret, too.
     [ -z "$http_message" ] || lab_tells_a_secret "$http_message" ||
         http_problem="$http_problem: $(printf '%s' "$http_message" | cut -c 1-200)"
 }
 
-# Sets http_wait_ms: what the answer asks for, else twice the last wait; never beyond the end of the script's time.
+# Sets http_wait_ms to the answer's Retry-After, otherwise to twice the last pause; never beyond the script's time.
 http_choose_wait() {
     lab_draw
     if [ -n "$http_retry_after" ]; then
         [ "$http_retry_after" -le "$LAB_RETRY_AFTER_MAX_SECONDS" ] || http_retry_after=$LAB_RETRY_AFTER_MAX_SECONDS
-        # A little more than that, and different for each caller with the same advice.
+        # Plus a small random time, so that callers with the same advice do not return together.
         http_wait_ms=$((http_retry_after * 1000 + LAB_BACKOFF_MS / 2 + lab_random * (LAB_BACKOFF_MS / 2) / 65536))
     else
         http_wait_ms=$((http_backoff_ms / 2 + lab_random * (http_backoff_ms / 2) / 65536))

@@ -1,6 +1,6 @@
 # shellcheck shell=sh
-# What the four scripts have in common: settings, messages, the clock, and files that appear whole or not at all.
-# Sourced, never run. Needs what POSIX says a system has, and curl. No variable is local, so each name has a prefix.
+# Shared by the four scripts: settings, messages, the clock, and atomic files. Sourced, never run. Needs a POSIX system
+# and curl. Variables cannot be local, so each name has a prefix.
 
 set +x # A trace would print tokens and passwords.
 set -u
@@ -8,16 +8,16 @@ set -u
 LC_ALL=C
 export LC_ALL
 
-# One body may have this much. The largest real ones have a few kilobytes.
+# The maximum size of a body. The largest real ones have a few kilobytes.
 BODY_BYTES_MAX=65536
 TOO_LARGE='the answer is too large'
 
-# What is closed must not be taken by the next file that is opened.
+# Open the closed standard streams, so that the next opened file does not get their numbers.
 (: >&2) || exec 2>/dev/null
 (: <&0) 2>/dev/null || exec </dev/null
 (: >&1) 2>/dev/null || exec >/dev/null
 
-# A message that cannot be written changes no outcome.
+# If a message cannot be written, the outcome does not change.
 say() {
     printf '%s: %s\n' "$lab_name" "$*" >&2 || :
 }
@@ -27,7 +27,7 @@ fail() {
     exit 1
 }
 
-# Checks what every script needs before it does anything. $1 is the name that messages begin with.
+# Checks what every script needs first. $1 is the name at the beginning of messages.
 lab_begin() {
     lab_name=$1
     trap 'lab_end' EXIT
@@ -50,7 +50,7 @@ lab_begin() {
     lab_number LAB_RETRY_AFTER_MAX_SECONDS 60
     LAB_FILES_DIR=${LAB_FILES_DIR:-.}
     [ -d "$LAB_FILES_DIR" ] || fail "LAB_FILES_DIR: there is no folder $LAB_FILES_DIR"
-    # Else a name could pose as an option.
+    # Otherwise a name could be taken for an option.
     case $LAB_FILES_DIR in
         /*) ;;
         *) LAB_FILES_DIR=./$LAB_FILES_DIR ;;
@@ -64,8 +64,8 @@ lab_end() {
     [ -z "$lab_temp" ] || rm -f "$lab_temp"
 }
 
-# Waits for the process $1 of this script, which ends with the script, and sets lab_code to how it ended. A signal is
-# heeded at once, while it would wait for a process in the foreground.
+# Waits for the process $1 of this script, which ends with the script, and sets lab_code to its exit code. The shell
+# handles signals at once here; with a process in the foreground it would handle them only after that.
 lab_wait_for() {
     lab_child=$1
     lab_code=0
@@ -73,13 +73,13 @@ lab_wait_for() {
     lab_child=
 }
 
-# From now on no answer that holds $1 is printed.
+# From now on, no answer with $1 is printed.
 lab_keep_secret() {
     [ -z "$1" ] || lab_secrets="$lab_secrets$1
 "
 }
 
-# Whether $1, one line, holds anything that must not be printed.
+# Whether $1, one line, contains a secret.
 lab_tells_a_secret() {
     ! printf '%s%s\n' "$lab_secrets" "$1" | awk -f "$lab_lib/secret.awk"
 }
@@ -146,7 +146,7 @@ lab_header_safe() {
     esac
 }
 
-# Sets lab_now to seconds of a monotonic clock, where there is one.
+# Sets lab_now to the seconds of a monotonic clock, if there is one.
 lab_clock() {
     if [ -r /proc/uptime ]; then
         read -r lab_now lab_rest </proc/uptime
@@ -181,7 +181,7 @@ lab_escaped() {
     printf '%s\n' "$1" | sed 's/[\\"]/\\&/g'
 }
 
-# Sets lab_quoted to $1 as one word of the shell, whatever is in it.
+# Sets lab_quoted to $1 as one quoted word of the shell, whatever its content.
 lab_quote() {
     lab_quoted=$1
     case $1 in
@@ -210,15 +210,15 @@ lab_read() {
     lab_text=${lab_text%"${lab_text##*[![:space:]]}"}
 }
 
-# Replaces the file $1, with mode $2, by the text $3. A reader sees the old file or the new one, and never half of it.
+# Replaces the file $1 atomically by the text $3, with mode $2: a reader sees the old or the new content.
 lab_put() {
     lab_compose "$@"
-    # `mv` would put it into a folder of that name.
+    # `mv` would move it into a folder of that name.
     [ ! -d "$LAB_FILES_DIR/$1" ] && mv -f "$lab_temp" "$LAB_FILES_DIR/$1" || fail "cannot write $1"
     lab_temp=
 }
 
-# As lab_put, but a file that is there already stays as it is, also one that appears at this moment.
+# As lab_put, but an existing file stays unchanged, also one that another process creates at this moment.
 lab_put_new() {
     lab_compose "$@"
     [ -e "$LAB_FILES_DIR/$1" ] || ln "$lab_temp" "$LAB_FILES_DIR/$1" 2>/dev/null || [ -e "$LAB_FILES_DIR/$1" ] ||
@@ -227,7 +227,7 @@ lab_put_new() {
     lab_temp=
 }
 
-# Removes what is known of a user: the address last, by which it can be found.
+# Removes the files of a user: the address last, because the user can be found by it.
 lab_forget_user() {
     lab_user=$LAB_FILES_DIR/user_
     rm -f "${lab_user}credentials.sh" "${lab_user}password.txt" "${lab_user}id.txt" "${lab_user}sandbox_id.txt" \
@@ -239,7 +239,7 @@ lab_compose() {
     (umask 077 && printf '%s' "$3" >"$lab_temp") && chmod "$2" "$lab_temp" || fail "cannot write $1"
 }
 
-# Whether $1 can be one part of a path of a URL, and nothing else.
+# Whether $1 is valid as one segment of a URL's path.
 lab_is_id() {
     case $1 in
         '' | .* | *[!A-Za-z0-9._-]*) return 1 ;;

@@ -1,4 +1,4 @@
-"""What a lab host runs to claim a sandbox and to give it back, without anything but the standard library.
+"""Commands for a lab host to claim and release a sandbox, with nothing but the standard library.
 
 The same four commands as the shell scripts beside it, held to the same table of behaviour by the same tests.
 """

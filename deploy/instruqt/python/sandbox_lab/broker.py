@@ -12,14 +12,14 @@ from sandbox_lab.retry import Refused, Session
 from sandbox_lab.settings import Failed, header_safe, is_id, required, server_url
 
 PENDING = "allocation_pending.txt"
-"""A file that exists while a claim may be open that no other file records."""
+"""A file that exists while there may be a claim that no other file records."""
 NO_PREFIX = "no-sandbox-has-this-name"
-"""No sandbox is named like this, so a claim for it is answered with what its owner has already, or with nothing."""
+"""No sandbox has such a name, so the answer to a claim for it is the owner's existing sandbox, or none."""
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """What a claim was answered with."""
+    """The answer to a claim."""
 
     id: str
     external_id: str
@@ -42,7 +42,7 @@ class Broker:
         self._lab = header_safe("INSTRUQT_TRACK_SLUG", os.environ.get("INSTRUQT_TRACK_SLUG", "")) or "unknown-lab"
 
     def claim(self, prefix: str, waits_for_pool: bool) -> Sandbox:
-        """Claims a sandbox under the one key of this participant: however often this is asked, and by however many
+        """Claims a sandbox with the participant's key: however often this is called, and by however many processes
         at once, there is one sandbox.
         """
         headers = {
@@ -56,7 +56,7 @@ class Broker:
         return self._session.call(call, (200, 201), _read_claim, waits_for_pool)
 
     def release(self, sandbox_id: str) -> None:
-        """Gives a sandbox back. One that is gone, or going, is as good."""
+        """Releases a sandbox. One that is deleted, or being deleted, counts as released."""
         url = f"{self._base}/sandboxes/{sandbox_id}/mark-for-deletion"
         call = Call("POST", url, self._token, {"X-Instruqt-Sandbox-ID": self.owner})
         self._session.call(call, (200, 404, 410), _read_release)
@@ -75,28 +75,28 @@ def _read_claim(answer: Answer) -> Sandbox:
 
 
 def _read_release(answer: Answer) -> None:
-    # The broker itself has to say it: a page of something in front of it says nothing about the sandbox.
+    # Only an answer of the broker itself counts: a page of a proxy says nothing about the sandbox.
     if not answer.get("sandbox_id" if answer.status == 200 else "detail.code"):
         raise ValueError("not from the broker")
 
 
 def allocate(session: Session, files: Files) -> int:
-    """Claims a sandbox and writes what the lab has to know about it. Again is the same claim."""
+    """Claims a sandbox and writes its data to files. Another run repeats the same claim."""
     broker = Broker(session)
-    # Set and empty means any name.
+    # If it is set but empty, any name matches.
     prefix = header_safe("SANDBOX_NAME_PREFIX", os.environ.get("SANDBOX_NAME_PREFIX", "lab"))
 
-    # From here on a claim may be open, even if this process does not live to learn of it: cleanup has to ask.
+    # From here on there may be a claim, even if this process is killed before it learns of it: cleanup must ask.
     files.put(PENDING, broker.owner)
     try:
         sandbox = broker.claim(prefix, waits_for_pool=True)
     except Refused:
         raise Failed("there is no sandbox for this participant") from None
 
-    # sandbox_env.sh comes last and is never of another sandbox: where it is, everything is.
+    # sandbox_env.sh is written last and never belongs to another sandbox: if it exists, all files exist.
     if files.read("subtenant_id.txt") != sandbox.id:
         files.remove("sandbox_env.sh")
-    # The user of another sandbox is none of this one, and may be called the same.
+    # A user of another sandbox does not belong to this one, but may have the same name.
     if files.read("user_sandbox_id.txt") != sandbox.external_id:
         files.forget_user()
     files.put("subtenant_id.txt", sandbox.id)
@@ -117,14 +117,14 @@ def allocate(session: Session, files: Files) -> int:
 
 
 def cleanup(session: Session, files: Files) -> int:
-    """Gives this participant's sandbox back. Again, or without anything to give back, is fine."""
+    """Releases this participant's sandbox. Another run, or a run without a sandbox, succeeds."""
     broker = Broker(session)
     recorded = files.read("subtenant_id.txt")
     if recorded and not is_id(recorded):
         raise Failed("subtenant_id.txt holds no id of a sandbox")
     ids = [recorded] if recorded else []
     code = 0
-    # allocate was stopped before it could write, or its files are lost: only the broker knows what there is.
+    # allocate was stopped before it could write, or its files are lost: only the broker knows the sandbox.
     if not recorded or files.has(PENDING):
         try:
             held = broker.claim(NO_PREFIX, waits_for_pool=False)
@@ -144,6 +144,6 @@ def cleanup(session: Session, files: Files) -> int:
             code = 1
     if code == 0:
         files.remove(PENDING)
-        # The sandbox takes its user along.
+        # The user is deleted with the sandbox.
         files.forget_user()
     return code

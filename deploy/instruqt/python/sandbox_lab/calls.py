@@ -1,4 +1,4 @@
-"""One HTTP call: a whole answer within its time, or the reason why there is none."""
+"""One HTTP call: a complete answer in time, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BODY_BYTES_MAX = 65_536
 
 @dataclass(frozen=True)
 class Call:
-    """What to ask for."""
+    """A request."""
 
     method: str
     url: str
@@ -30,7 +30,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. Status 0 means that nothing did; `problem` says why."""
+    """An answer. Status 0 means that there was none; `problem` is the reason."""
 
     status: int
     body: bytes = field(default=b"", repr=False)
@@ -45,7 +45,7 @@ class Answer:
             raise ValueError("too deep") from None
 
     def get(self, path: str) -> str:
-        """The text below names with full stops between them. Empty for null, and where there is nothing.
+        """The text at a path of names with full stops between them. Empty for null and for missing values.
 
         Fails with ValueError if the body is not JSON or the value is neither text nor number.
         """
@@ -73,30 +73,30 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError("neither a text nor a number")
-    # Neither a zero byte nor half of a pair can stand in a file of text.
+    # A text file cannot contain a zero byte or half of a surrogate pair.
     return re.sub("[\0\ud800-\udfff]", "\ufffd", str(value))
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The client never asks for a redirect: following one could take the token elsewhere."""
+    """Never follows redirects: that could send the token to another host."""
 
     def redirect_request(self, *_arguments: Any) -> None:
         return None
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer that counts: `http.client` passes over 100, and over no other interim one."""
+    """The final answer: `http.client` skips status 100, but no other interim answer."""
 
     def begin(self) -> None:
         super().begin()
         while 100 <= self.status < 200 and self.status != 101:
-            # Else it would think that it has begun.
+            # Otherwise it would assume that the answer has begun.
             setattr(self, "headers", None)
             super().begin()
 
 
 def _proxies() -> dict[str, str]:
-    """The proxies of the environment that curl would take. A server's own variables may look like HTTP_PROXY."""
+    """The proxies of the environment that curl would use. A server's own variables may look like HTTP_PROXY."""
     names = {"http": ("http_proxy",), "https": ("https_proxy", "HTTPS_PROXY")}
     found = {
         scheme: next(filter(None, map(os.environ.get, (*own, "all_proxy", "ALL_PROXY"))), None)
@@ -106,14 +106,14 @@ def _proxies() -> dict[str, str]:
 
 
 class Caller:
-    """Makes calls. Heeds the proxy of the environment, as curl does."""
+    """Makes calls. Uses the proxy of the environment, as curl does."""
 
     def __init__(self, timeout_seconds: int, connect_seconds: int) -> None:
         self._timeout_seconds = timeout_seconds
         self._connect_seconds = connect_seconds
 
     def call(self, call: Call) -> Answer:
-        """One try. The time-out is for all of it: a server that sends a byte now and then does not stretch it."""
+        """One attempt. The timeout is for all of it: a server that sends single bytes cannot extend it."""
         answers: list[Answer] = []
         sockets: list[socket.socket] = []
         worker = threading.Thread(target=lambda: answers.append(self._call(call, sockets)), daemon=True)
@@ -147,7 +147,7 @@ class Caller:
         timeout_seconds = self._timeout_seconds
 
         def keep(connection: http.client.HTTPConnection) -> None:
-            # Connecting has a shorter time than the answer.
+            # The connection has a shorter timeout than the answer.
             if connection.sock is not None:
                 connection.sock.settimeout(timeout_seconds)
                 sockets.append(connection.sock)
@@ -186,7 +186,7 @@ def _request(call: Call) -> urllib.request.Request:
         headers["Content-Type"] = "application/json"
     elif call.method == "POST":
         data = b""
-        # Else urllib says that a form is sent.
+        # Otherwise urllib declares the body as a form.
         headers["Content-Type"] = "application/octet-stream"
     if call.token:
         headers["Authorization"] = f"Bearer {call.token}"
@@ -197,7 +197,7 @@ def _answer(response: Any) -> Answer:
     body = response.read(BODY_BYTES_MAX + 1)
     if len(body) > BODY_BYTES_MAX:
         return Answer(0, problem="the answer is too large")
-    # With a limit, `read` does not complain of a body that ends too early.
+    # With a limit, `read` does not report a body that ends too early.
     if response.length:
         return Answer(0, problem="the connection was cut")
     after = (response.headers.get("Retry-After") or "").strip()
@@ -206,7 +206,7 @@ def _answer(response: Any) -> Answer:
 
 
 def _explain(problem: object) -> str:
-    # Two names for one thing only from Python 3.10 on.
+    # The two names are the same class only from Python 3.10 on.
     if isinstance(problem, (TimeoutError, socket.timeout)):
         return "no answer in time"
     if isinstance(problem, (ConnectionError, http.client.HTTPException)):

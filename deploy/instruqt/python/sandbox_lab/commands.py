@@ -1,4 +1,4 @@
-"""The four commands, with the exit codes that labs know: 0 if all is well, 1 if not."""
+"""The four commands, with their exit codes: 0 for success, 1 for failure."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def allocate() -> int:
 
 
 def cleanup() -> int:
-    """Gives it back."""
+    """Releases it."""
     return _run("cleanup", broker.cleanup)
 
 
 def provision_user() -> int:
-    """Makes a user in it."""
+    """Creates a user in it."""
     return _run("provision-user", csp.provision_user)
 
 

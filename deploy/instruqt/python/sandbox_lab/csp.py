@@ -1,4 +1,4 @@
-"""The provider's user API, as far as a lab needs it, and the two commands that use it."""
+"""The part of the provider's user API that a lab needs, and the two commands that use it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EMAIL = r"[A-Za-z0-9._+-]+@[A-Za-z0-9._+-]+"
 
 
 class Csp:
-    """The provider, seen from inside one account once `enter` was called."""
+    """The provider, within one account after `enter`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -33,7 +33,7 @@ class Csp:
         self._token = ""
 
     def enter(self, account: str) -> None:
-        """Signs in and steps into an account."""
+        """Logs in and switches to an account."""
         credentials = {"email": self._email, "password": self._password}
         self._token = self._session.call(
             self._call("POST", "session/users/sign_in", credentials), (200, 201), _read_token
@@ -50,14 +50,14 @@ class Csp:
         return self._session.call(self._call("GET", "groups"), (200,), _read_groups)
 
     def user(self, name: str, email: str, groups: list[str]) -> str:
-        """Makes a user unless there is one with this e-mail address; returns its id."""
+        """Creates a user unless one with this e-mail address exists; returns its id."""
         wanted = {"name": name, "email": email, "type": "interactive", "group_ids": groups}
         made = self._session.call(self._call("POST", "users", wanted), (200, 201, 409), _read_created)
-        # The first try may have made it, and its answer was lost.
+        # The first attempt may have created it, and its answer was lost.
         return made or self.find_user(email, must_be_there=True)
 
     def find_user(self, email: str, must_be_there: bool) -> str:
-        """The id of the user with this e-mail address; empty without one, or asked for again if it must be there."""
+        """The id of the user with this e-mail address; empty without one, or repeated if it must exist."""
 
         def read(answer: Answer) -> str:
             found = answer.find("email", email).rsplit("/", 1)[-1]
@@ -69,12 +69,12 @@ class Csp:
         return self._session.call(self._call("GET", f"users?_filter={wanted}"), (200,), read)
 
     def set_password(self, user_id: str, password: str) -> None:
-        """Gives a user a password."""
+        """Sets the password of a user."""
         call = self._call("POST", f"users/{user_id}/password", {"new_password": password})
         self._session.call(call, (200, 201, 204), _read_nothing)
 
     def delete_user(self, user_id: str) -> None:
-        """Deletes a user. One that is gone is as good."""
+        """Deletes a user. One that does not exist counts as deleted."""
         self._session.call(self._call("DELETE", f"users/{user_id}"), (200, 204, 404), _read_nothing)
 
     def _call(self, method: str, path: str, body: Any = None) -> Call:
@@ -90,7 +90,7 @@ def _read_token(answer: Answer) -> str:
 
 def _read_groups(answer: Answer) -> list[str]:
     groups = [answer.find("name", "user"), answer.find("name", "act_admin")]
-    # Groups are named back as they were given: `identity/groups/<id>` or `<id>`.
+    # Group ids are sent as they were received: `identity/groups/<id>` or `<id>`.
     if not all(re.fullmatch(r"[A-Za-z0-9._/-]+", group) for group in groups):
         raise ValueError("not both groups")
     return groups
@@ -106,7 +106,7 @@ def _read_created(answer: Answer) -> str:
 
 
 def _read_nothing(answer: Answer) -> None:
-    # What such an answer says is in its status alone, unless it is a page of something in front of the provider.
+    # Only the status of such an answer counts, unless it is a page of a proxy in front of the provider.
     if answer.body.lstrip().startswith(b"<"):
         raise ValueError("a page")
 
@@ -119,7 +119,7 @@ def _account(files: Files) -> str:
 
 
 def _password(files: Files) -> str:
-    """The password that is in its file, where a new one is put if there is none."""
+    """The password in its file; writes a new one if there is none."""
     name, new = "user_password.txt", new_password()
     files.put_new(name, new, 0o600)
     if not files.read(name):
@@ -133,7 +133,7 @@ def _password(files: Files) -> str:
 
 
 def provision_user(session: Session, files: Files) -> int:
-    """Makes a user in the claimed sandbox and writes down how to sign in. Again keeps user and password."""
+    """Creates a user in the claimed sandbox and writes the login data to files. Another run keeps user and password."""
     csp = Csp(session)
     participant = required("INSTRUQT_PARTICIPANT_ID")
     email = f"{participant}@{os.environ.get('USER_DOMAIN') or 'infoblox.lab'}"
@@ -145,8 +145,8 @@ def provision_user(session: Session, files: Files) -> int:
     if not files.has("sandbox_name.txt"):
         raise Failed("sandbox_name.txt is missing; run allocate first")
 
-    # Written before it is set: a run at the same time, or after a kill, sets the same one. All of it is of one
-    # address in one sandbox.
+    # Written before it is set, so that a concurrent run, or one after a kill, sets the same password. All files are
+    # for one address in one sandbox.
     if files.read("user_email.txt") != email or files.read("user_sandbox_id.txt") != account:
         files.forget_user()
         files.put("user_sandbox_id.txt", account)
@@ -164,7 +164,7 @@ def provision_user(session: Session, files: Files) -> int:
         files.put("user_id.txt", user_id)
         doing = "set the password"
         csp.set_password(user_id, password)
-        # A run that began at the same time may have put another one there.
+        # A concurrent run may have set another password.
         while _password(files) != password:
             password = _password(files)
             session.secrets.keep(password)
@@ -176,7 +176,7 @@ def provision_user(session: Session, files: Files) -> int:
         "CSP_USER_EMAIL": email,
         "CSP_USER_PASSWORD": password,
         "CSP_USER_ID": user_id,
-        # A sandbox without one is fine.
+        # A sandbox may have none.
         "SFDC_ACCOUNT_ID": files.read("sfdc_account_id.txt"),
     }
     files.put("user_credentials.sh", exports("provision-user", values), 0o600)
@@ -185,13 +185,13 @@ def provision_user(session: Session, files: Files) -> int:
 
 
 def remove_user(session: Session, files: Files) -> int:
-    """Removes the user that `provision_user` has made. Again, or without a user, is fine."""
+    """Removes the user that `provision_user` has created. Another run, or a run without a user, succeeds."""
     csp = Csp(session)
     account, user_id, email = _account(files), files.read("user_id.txt"), files.read("user_email.txt")
     if not account or not (user_id or email):
         session.say("there is no user to remove")
         return 0
-    # The id of a user of another sandbox says nothing of this one's, which may be there under the same address.
+    # An id from another sandbox does not apply here, but this sandbox may have a user with the same address.
     if files.read("user_sandbox_id.txt") != account:
         if not email:
             raise Failed("user_id.txt is of another sandbox, and there is no user_email.txt")
@@ -202,7 +202,7 @@ def remove_user(session: Session, files: Files) -> int:
         raise Failed("user_email.txt holds no e-mail address")
     try:
         csp.enter(account)
-        # provision_user was stopped before it could write down whom it made.
+        # provision_user was stopped before it could write the user's id.
         user_id = user_id or csp.find_user(email, must_be_there=False)
         if not user_id:
             files.forget_user()

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whenever the process is killed."""
+"""Files that are written atomically, even if the process is killed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sandbox_lab.settings import Failed
 
 
 USER_FILES = ("user_credentials.sh", "user_password.txt", "user_id.txt", "user_sandbox_id.txt", "user_email.txt")
-"""What is known of a user: the address last, by which it can be found."""
+"""The files of a user: the address last, because the user can be found by it."""
 
 
 class Files:
@@ -20,7 +20,7 @@ class Files:
         self._folder = folder
 
     def has(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Whether the file exists."""
         return (self._folder / name).exists()
 
     def read(self, name: str) -> str:
@@ -33,7 +33,7 @@ class Files:
             raise Failed(f"cannot read {name}: {problem.strerror}") from None
 
     def remove(self, *names: str) -> None:
-        """Removes files; one that is not there is fine."""
+        """Removes files; missing ones are ignored."""
         for name in names:
             try:
                 (self._folder / name).unlink(missing_ok=True)
@@ -41,11 +41,11 @@ class Files:
                 raise Failed(f"cannot remove {name}: {problem.strerror}") from None
 
     def forget_user(self) -> None:
-        """Removes what is known of a user."""
+        """Removes the files of a user."""
         self.remove(*USER_FILES)
 
     def put(self, name: str, text: str, mode: int = 0o644) -> None:
-        """Replaces a file. A reader sees the old one or the new one, and never half of it."""
+        """Replaces a file atomically: a reader sees the old or the new content."""
         temporary = self._compose(name, text, mode)
         try:
             os.replace(temporary, self._folder / name)
@@ -54,7 +54,7 @@ class Files:
             raise Failed(f"cannot write {name}: {problem.strerror}") from None
 
     def put_new(self, name: str, text: str, mode: int) -> None:
-        """As `put`, but a file that is there already stays as it is, also one that appears at this moment."""
+        """As `put`, but an existing file stays unchanged, also one that another process creates at this moment."""
         temporary = self._compose(name, text, mode)
         try:
             os.link(temporary, self._folder / name)

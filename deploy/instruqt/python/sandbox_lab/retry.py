@@ -1,4 +1,4 @@
-"""The same call until it has an answer, and which answers are worth another try."""
+"""Repeats a call until there is a usable answer, and decides which answers allow a repeat."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Read = TypeVar("Read")
 
 
 class Verdict(Enum):
-    """What an answer means for the next try."""
+    """Whether an answer allows a repeat."""
 
     AGAIN = "again"
     FINAL = "final"
 
 
 class Refused(Exception):
-    """An answer that will not change, or none within the time of the command."""
+    """An answer that will not change, or no answer within the command's time."""
 
     def __init__(self, answer: Answer, code: str) -> None:
         super().__init__(code or answer.status)
@@ -32,7 +32,7 @@ class Refused(Exception):
 
 
 class Session:
-    """The time that a command has, and its voice."""
+    """The time of a command, and its output."""
 
     def __init__(self, name: str, settings: Settings) -> None:
         self._name = name
@@ -40,7 +40,7 @@ class Session:
         self._caller = Caller(settings.timeout_seconds, settings.connect_seconds)
         self._deadline = time.monotonic() + settings.wait_seconds
         self.secrets = Secrets()
-        """What no line of the log may hold."""
+        """Texts that no log line may contain."""
 
     def say(self, text: str) -> None:
         """One line for the lab's log."""
@@ -87,18 +87,18 @@ class Session:
         if code and not self.secrets.found_in(code):
             text += f" {code}"
         message = printable(_detail(answer, "message"))
-        # Without a token, a password was sent. And all of it is looked at, not the beginning alone: half a secret is
-        # one, too.
+        # A call without a token carries a password. Checks all of the text, and not only the beginning: half a secret
+        # is a secret, too.
         if not token or not message or self.secrets.found_in(message):
             return text
         return f"{text}: {message[:200]}"
 
     def _wait(self, answer: Answer, backoff_ms: int) -> tuple[float, int]:
-        """This wait, and the base of the next: what the answer asks for, else twice the last one."""
+        """This pause, and the base of the next: the answer's Retry-After, otherwise twice the last pause."""
         settings = self._settings
         if answer.retry_after_seconds is None:
             return _half_to_whole(backoff_ms), min(backoff_ms * 2, settings.backoff_max_ms)
-        # A little more than that, and different for each caller with the same advice.
+        # Plus a small random time, so that callers with the same advice do not return together.
         seconds = min(answer.retry_after_seconds, settings.retry_after_max_seconds)
         return seconds * 1000 + _half_to_whole(settings.backoff_ms), backoff_ms
 
@@ -108,16 +108,16 @@ def _half_to_whole(span_ms: int) -> float:
 
 
 def judge(answer: Answer, code: str, waits_for_pool: bool) -> Verdict:
-    """What an answer that is not an accepted one means."""
+    """The meaning of an answer with another status."""
     status = answer.status
     if status in (408, 425, 429) or status >= 500:
         return Verdict.AGAIN
     if status == 409:
-        # The header may be lost on the way; the body says it too.
+        # A proxy may drop the header; the body has the value too.
         waiting_helps = answer.retry_after_seconds is not None or code == "POOL_EXHAUSTED"
         return Verdict.AGAIN if waits_for_pool and waiting_helps else Verdict.FINAL
     if status == 403:
-        # A broker that refuses says so in JSON. Anything else stands in front of it, and may let the next try through.
+        # A refusal of the broker is JSON. Any other answer comes from a proxy, which may let the next attempt through.
         try:
             answer.json()
         except ValueError:
@@ -127,7 +127,7 @@ def judge(answer: Answer, code: str, waits_for_pool: bool) -> Verdict:
 
 def _code(answer: Answer) -> str:
     code = _detail(answer, "code")
-    # Any other is none of the broker's.
+    # Any other answer is not from the broker.
     return code if re.fullmatch("[A-Z_]+", code) else ""
 
 

@@ -1,4 +1,4 @@
-"""The environment, read once and checked before anything is done."""
+"""The environment, read once and checked before the first call."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from pathlib import Path
 
 
 class Failed(Exception):
-    """The command cannot do what it was asked for; the text is for the lab's log and holds no secret."""
+    """The command cannot succeed; the text is for the lab's log and contains no secret."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long, how often, and where."""
+    """Timeouts, pauses, and the folder."""
 
     wait_seconds: int
-    """From the start to the last try."""
+    """The time from the start to the last attempt."""
     timeout_seconds: int
-    """For one whole call."""
+    """The timeout of a call."""
     connect_seconds: int
-    """For its connection alone."""
+    """The timeout of its connection."""
     backoff_ms: int
-    """The first wait between two tries; each further one is twice as long."""
+    """The first pause between two attempts; each further one is twice as long."""
     backoff_max_ms: int
-    """And none is longer than this."""
+    """The longest pause."""
     retry_after_max_seconds: int
-    """A `Retry-After` beyond this counts as this."""
+    """A longer `Retry-After` is shortened to this."""
     files: Path
     """The folder of all files."""
 
     @classmethod
     def from_env(cls) -> Settings:
-        """Reads the variables that begin with LAB_. Fails on one that is no number, and on a missing folder."""
+        """Reads the variables that begin with LAB_. Fails for one that is not a number, and for a missing folder."""
         folder = os.environ.get("LAB_FILES_DIR") or "."
         if not os.path.isdir(folder):
             raise Failed(f"LAB_FILES_DIR: there is no folder {folder}")
@@ -58,7 +58,7 @@ def _number(name: str, default: int, least: int = 0) -> int:
 
 
 def required(name: str) -> str:
-    """A variable that must have a value which can stand in a header."""
+    """A required variable whose value must be valid in a header."""
     text = os.environ.get(name, "")
     if not text:
         raise Failed(f"{name} is not set")
@@ -66,7 +66,7 @@ def required(name: str) -> str:
 
 
 def header_safe(name: str, text: str) -> str:
-    """The text, if it can stand in a header as it is: printable ASCII without blanks at its ends."""
+    """The text, if it is valid in a header: printable ASCII without blanks at its ends."""
     if text and not re.fullmatch(r"[!-~]([ -~]*[!-~])?", text):
         raise Failed(f"{name} holds characters that cannot be sent")
     return text
@@ -85,5 +85,5 @@ def server_url(name: str, text: str) -> str:
 
 
 def is_id(text: str) -> bool:
-    """Whether a text can be one part of a path of a URL, and nothing else."""
+    """Whether a text is valid as one segment of a URL's path."""
     return re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", text) is not None

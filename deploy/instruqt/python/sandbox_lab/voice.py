@@ -1,4 +1,4 @@
-"""What a command prints, and what it must not."""
+"""The output of a command, and the secrets that it must not contain."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from urllib.parse import unquote, unquote_plus
 
 
 def say(name: str, text: str) -> None:
-    """One line for the lab's log. A message that cannot be written changes no outcome."""
-    # Python knows none if it was closed from the start; the number may be that of another file by now.
+    """Writes one line to the lab's log. If that fails, the outcome does not change."""
+    # Python has none if it was closed from the start; the number may belong to another file by now.
     if sys.stderr is None:
         return
     try:
-        # Not through a buffer, which would be tried again at the end of the process and change its exit code.
+        # Without a buffer, whose second attempt at the end of the process would change the exit code.
         os.write(2, f"{name}: {text}\n".encode(errors="backslashreplace"))
     except OSError:
         pass
 
 
 class Secrets:
-    """All that the process knows and must not print."""
+    """The secrets that the process knows and must not print."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
@@ -30,12 +30,12 @@ class Secrets:
                 self.keep(line)
 
     def keep(self, secret: str) -> None:
-        """From now on no answer that holds it is printed."""
+        """From now on, no answer with this text is printed."""
         if printable(secret):
             self._known.add(printable(secret))
 
     def found_in(self, text: str) -> bool:
-        """Whether a text holds a secret: as it is, or escaped for JSON or for a URL."""
+        """Whether a text contains a secret: plain, or escaped for JSON or for a URL."""
         once = _unescaped(text)
         forms = [form for said in (text, once, _unescaped(once)) for form in (said, unquote(said), unquote_plus(said))]
         return any(secret in printable(form) for secret in self._known for form in forms)
