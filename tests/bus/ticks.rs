@@ -174,7 +174,7 @@ pub(crate) async fn report_is_stored_and_returned(engine: Engine) {
         let (receipt, reported) = reported.unwrap();
         let reported = reported.expect("a report");
         assert_eq!(
-            (reported.kind, reported.tick, &reported.report),
+            (reported.kind(), reported.tick, &reported.report),
             (SWEEP, receipt.sequence, &report(number))
         );
         assert!(reported.duration_ms < 10_000, "{reported:?}");

@@ -8,8 +8,7 @@ use contract::{
     AllocateRequest, Allocation, Census, CensusReport, Counted, DeletionWork, DeletionsStatus, ExpiryReport,
     Fault, FaultBody, FaultCode, HealthReply, KnownMark, Outcome, ParkedDeletion, Pause, PauseRequest,
     PoolStats, ReleaseReply, ReleaseRequest, Report, ResumeReply, ResumeRequest, RunReport, SandboxRequest,
-    SandboxView, StaleReport, StatsReply, SweepReport, SyncReport, ThrottleState, TickKind, TurnTaken,
-    Violation,
+    SandboxView, StaleReport, StatsReply, SweepReport, SyncReport, ThrottleState, TurnTaken, Violation,
 };
 use insta::assert_snapshot;
 use serde::Serialize;
@@ -341,11 +340,11 @@ fn reports_of_syncs() {
         unclear: 15,
         withheld: 16,
     };
-    let run = RunReport { kind: TickKind::Sync, tick: 17, duration_ms: 100, report: Report::Sync(sync) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":17,"duration_ms":100,"status":"refused","reason":"9 of 10 would be marked stale","forced_by":"alice","listed":1,"synced":10,"inserted":1,"restored":2,"refreshed":3,"unchanged":4,"marked_stale":5,"allocated_missing":6,"tombstoned":7,"skipped":8,"raced":9,"unreadable":1,"renewed":10,"identity_changed":11,"identity_taken":12,"relisted":13,"identities_dropped":14,"unclear":15,"withheld":16}"#);
+    let run = RunReport { tick: 17, duration_ms: 100, report: Report::Sync(sync) };
+    assert_snapshot!(wire(&run), @r#"{"tick":17,"duration_ms":100,"kind":"sync","status":"refused","reason":"9 of 10 would be marked stale","forced_by":"alice","listed":1,"synced":10,"inserted":1,"restored":2,"refreshed":3,"unchanged":4,"marked_stale":5,"allocated_missing":6,"tombstoned":7,"skipped":8,"raced":9,"unreadable":1,"renewed":10,"identity_changed":11,"identity_taken":12,"relisted":13,"identities_dropped":14,"unclear":15,"withheld":16}"#);
     let done = SyncReport { status: COMPLETED.to_owned(), ..SyncReport::default() };
-    let run = RunReport { kind: TickKind::Sync, tick: 18, duration_ms: 0, report: Report::Sync(done) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"sync","tick":18,"duration_ms":0,"status":"completed","listed":0,"synced":0,"inserted":0,"restored":0,"refreshed":0,"unchanged":0,"marked_stale":0,"allocated_missing":0,"tombstoned":0,"skipped":0,"raced":0,"unreadable":0,"renewed":0,"identity_changed":0,"identity_taken":0,"relisted":0,"identities_dropped":0,"unclear":0,"withheld":0}"#);
+    let run = RunReport { tick: 18, duration_ms: 0, report: Report::Sync(done) };
+    assert_snapshot!(wire(&run), @r#"{"tick":18,"duration_ms":0,"kind":"sync","status":"completed","listed":0,"synced":0,"inserted":0,"restored":0,"refreshed":0,"unchanged":0,"marked_stale":0,"allocated_missing":0,"tombstoned":0,"skipped":0,"raced":0,"unreadable":0,"renewed":0,"identity_changed":0,"identity_taken":0,"relisted":0,"identities_dropped":0,"unclear":0,"withheld":0}"#);
 }
 
 #[test]
@@ -371,16 +370,16 @@ fn reports_of_censuses_and_the_census_itself() {
         identities_made: 9,
         duplicates_quarantined: 10,
     };
-    let run = RunReport { kind: TickKind::Census, tick: 21, duration_ms: 9, report: Report::Census(report) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"census","tick":21,"duration_ms":9,"status":"completed","taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0,"identity_twice":0},"checked":5,"unchecked":6,"raced":7,"claims_removed":8,"unreadable":1,"identities_made":9,"duplicates_quarantined":10}"#);
+    let run = RunReport { tick: 21, duration_ms: 9, report: Report::Census(report) };
+    assert_snapshot!(wire(&run), @r#"{"tick":21,"duration_ms":9,"kind":"census","status":"completed","taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0,"identity_twice":0},"checked":5,"unchecked":6,"raced":7,"claims_removed":8,"unreadable":1,"identities_made":9,"duplicates_quarantined":10}"#);
 }
 
 #[test]
 fn reports_of_removals_of_stale_sandboxes() {
     let stale =
         StaleReport { status: COMPLETED.to_owned(), due: 3, removed: 1, raced: 2, untold: 4, unreadable: 1 };
-    let run = RunReport { kind: TickKind::Stale, tick: 22, duration_ms: 9, report: Report::Stale(stale) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"stale","tick":22,"duration_ms":9,"status":"completed","due":3,"removed":1,"raced":2,"untold":4,"unreadable":1}"#);
+    let run = RunReport { tick: 22, duration_ms: 9, report: Report::Stale(stale) };
+    assert_snapshot!(wire(&run), @r#"{"tick":22,"duration_ms":9,"kind":"stale","status":"completed","due":3,"removed":1,"raced":2,"untold":4,"unreadable":1}"#);
 }
 
 #[test]
@@ -407,8 +406,8 @@ fn reports_of_expiry_runs_and_sweeps() {
         unannounced: 2,
         unreadable: 1,
     };
-    let run = RunReport { kind: TickKind::Expiry, tick: 19, duration_ms: 12, report: Report::Expiry(expiry) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"expiry","tick":19,"duration_ms":12,"status":"completed","due":4,"expired":3,"raced":1,"unannounced":2,"unreadable":1}"#);
+    let run = RunReport { tick: 19, duration_ms: 12, report: Report::Expiry(expiry) };
+    assert_snapshot!(wire(&run), @r#"{"tick":19,"duration_ms":12,"kind":"expiry","status":"completed","due":4,"expired":3,"raced":1,"unannounced":2,"unreadable":1}"#);
     let sweep = SweepReport {
         status: FAILED.to_owned(),
         pending: 3,
@@ -421,6 +420,6 @@ fn reports_of_expiry_runs_and_sweeps() {
         events_filled: 8,
         unreadable: 1,
     };
-    let run = RunReport { kind: TickKind::Sweep, tick: 20, duration_ms: 9, report: Report::Sweep(sweep) };
-    assert_snapshot!(wire(&run), @r#"{"kind":"sweep","tick":20,"duration_ms":9,"status":"failed","pending":3,"reannounced":1,"waiting":2,"unqueued":4,"parked":5,"reparked":6,"unparked":7,"events_filled":8,"unreadable":1}"#);
+    let run = RunReport { tick: 20, duration_ms: 9, report: Report::Sweep(sweep) };
+    assert_snapshot!(wire(&run), @r#"{"tick":20,"duration_ms":9,"kind":"sweep","status":"failed","pending":3,"reannounced":1,"waiting":2,"unqueued":4,"parked":5,"reparked":6,"unparked":7,"events_filled":8,"unreadable":1}"#);
 }

@@ -38,7 +38,7 @@ pub enum TickKind {
 
 /// What one run did, of whichever kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Report {
     /// A sync.
     Sync(SyncReport),
@@ -55,8 +55,6 @@ pub enum Report {
 /// A report with what identifies its run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunReport {
-    /// Which kind of run.
-    pub kind: TickKind,
     /// Stream sequence of the tick that started it: every tick up to this one is answered by this run.
     pub tick: u64,
     /// How long it took, in milliseconds.
@@ -227,9 +225,31 @@ pub const REFUSED: &str = "refused";
 /// `status` of a run that could not finish.
 pub const FAILED: &str = "failed";
 
+// === impl RunReport ===
+
+impl RunReport {
+    /// The kind of the run.
+    #[must_use]
+    pub const fn kind(&self) -> TickKind {
+        self.report.kind()
+    }
+}
+
 // === impl Report ===
 
 impl Report {
+    /// The kind of the run.
+    #[must_use]
+    pub const fn kind(&self) -> TickKind {
+        match self {
+            Self::Sync(_) => TickKind::Sync,
+            Self::Expiry(_) => TickKind::Expiry,
+            Self::Sweep(_) => TickKind::Sweep,
+            Self::Census(_) => TickKind::Census,
+            Self::Stale(_) => TickKind::Stale,
+        }
+    }
+
     /// How the run ended.
     #[must_use]
     pub fn status(&self) -> &str {

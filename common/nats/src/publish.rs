@@ -272,8 +272,8 @@ impl NatsBus {
     pub(super) async fn send_report(&self, report: &RunReport) -> Result<(), BusError> {
         let payload = encode(report, "publish a report")?;
         let store = self.bucket().await?;
-        store.put(report_key(report.kind), payload.clone()).await.map_err(failed("keep a report"))?;
-        let subject = self.config.subjects.report(report.kind);
+        store.put(report_key(report.kind()), payload.clone()).await.map_err(failed("keep a report"))?;
+        let subject = self.config.subjects.report(report.kind());
         self.client.publish(subject, payload).await.map_err(failed("publish a report"))
     }
 

@@ -245,7 +245,7 @@ impl NatsBus {
             () = keep_alive(message, TICK_ACK_WAIT) => return,
         };
         let duration_ms = self.clock.now_ms().saturating_sub(started_ms);
-        let report = RunReport { kind, tick, duration_ms, report };
+        let report = RunReport { tick, duration_ms, report };
         if let Err(error) = self.send_report(&report).await {
             tracing::warn!(tick.kind = kind.as_str(), error = %Chain(&error), "a report was not published");
         }

@@ -313,7 +313,7 @@ fn answer(kind: TickKind, receipt: TickReceipt, report: Option<&RunReport>) -> R
 fn show(report: &RunReport) -> Result<Response, Failure> {
     let (status, reason) = (report.report.status(), report.report.reason());
     if status == FAILED {
-        let (kind, tick) = (report.kind.as_str(), report.tick);
+        let (kind, tick) = (report.kind().as_str(), report.tick);
         let reason = reason.map(|reason| format!(": {}", public_words(reason))).unwrap_or_default();
         let message = format!("the {kind} run for tick {tick} failed{reason}");
         return Err(Fault::new(FaultCode::UpstreamUnavailable, message).into());

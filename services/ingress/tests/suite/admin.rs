@@ -4,7 +4,7 @@ use crate::support::{ADMIN, Answer, EPOCH_MS, Rig, Step, TICK, request};
 use axum::body::Body;
 use axum::http::StatusCode;
 use contract::{
-    CensusReport, ExpiryReport, FaultCode, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind,
+    CensusReport, ExpiryReport, FaultCode, Report, RunReport, StaleReport, SweepReport, SyncReport,
     TickOrder, Verb,
 };
 use ports::bus::DeletionControl as _;
@@ -45,7 +45,7 @@ fn sync_report(status: &str, reason: Option<&str>) -> RunReport {
         unclear: 15,
         withheld: 16,
     };
-    RunReport { kind: TickKind::Sync, tick: TICK, duration_ms: 1_234, report: Report::Sync(report) }
+    RunReport { tick: TICK, duration_ms: 1_234, report: Report::Sync(report) }
 }
 
 async fn run_with(path: &str, report: RunReport) -> Answer {
@@ -108,7 +108,7 @@ async fn each_route_starts_its_kind_and_waits_for_the_report() {
         ..SweepReport::default()
     };
     let status = || "completed".to_owned();
-    let run = |kind, report| RunReport { kind, tick: TICK, duration_ms: 7, report };
+    let run = |report| RunReport { tick: TICK, duration_ms: 7, report };
     let census = Report::Census(CensusReport { status: status(), checked: 4, ..CensusReport::default() });
     let stale = Report::Stale(StaleReport {
         status: status(),
@@ -119,25 +119,19 @@ async fn each_route_starts_its_kind_and_waits_for_the_report() {
         unreadable: 0,
     });
     let cases = [
-        ("/v1/admin/census", run(TickKind::Census, census)),
-        ("/v1/admin/auto-delete-stale", run(TickKind::Stale, stale.clone())),
-        ("/v1/admin/auto-delete-stale?grace_period_hours=24", run(TickKind::Stale, stale)),
+        ("/v1/admin/census", run(census)),
+        ("/v1/admin/auto-delete-stale", run(stale.clone())),
+        ("/v1/admin/auto-delete-stale?grace_period_hours=24", run(stale)),
         ("/v1/admin/sync", sync_report("completed", None)),
-        (
-            "/v1/admin/expire",
-            RunReport { kind: TickKind::Expiry, tick: TICK, duration_ms: 5, report: Report::Expiry(expiry) },
-        ),
-        (
-            "/v1/admin/cleanup",
-            RunReport { kind: TickKind::Sweep, tick: TICK, duration_ms: 6, report: Report::Sweep(sweep) },
-        ),
+        ("/v1/admin/expire", RunReport { tick: TICK, duration_ms: 5, report: Report::Expiry(expiry) }),
+        ("/v1/admin/cleanup", RunReport { tick: TICK, duration_ms: 6, report: Report::Sweep(sweep) }),
     ];
     for (path, report) in cases {
         let rig = Rig::with(&[("ADMIN_WAIT_MS", "7000")], [Step::Hang]);
         *rig.ticks.report.lock() = Some(report.clone());
         let answer = rig.ask("POST", path, ADMIN).await;
         assert_eq!(answer.json(), serde_json::to_value(&report).unwrap());
-        assert_eq!(*rig.ticks.asked.lock(), [(report.kind, Duration::from_millis(6_950))]);
+        assert_eq!(*rig.ticks.asked.lock(), [(report.kind(), Duration::from_millis(6_950))]);
         assert!(rig.workers.seen().is_empty());
     }
 }
@@ -212,7 +206,7 @@ async fn failed_run_returns_a_redacted_reason() {
     let answer = rig.ask("GET", "/v1/admin/reports/sync/1", ADMIN).await;
     answer.assert_fault(FaultCode::UpstreamUnavailable, message);
     let report = Report::Expiry(ExpiryReport { status: "failed".to_owned(), ..ExpiryReport::default() });
-    let run = RunReport { kind: TickKind::Expiry, tick: 3, duration_ms: 1, report };
+    let run = RunReport { tick: 3, duration_ms: 1, report };
     let answer = run_with("/v1/admin/expire", run).await;
     answer.assert_fault(FaultCode::UpstreamUnavailable, "the expiry run for tick 3 failed");
 }

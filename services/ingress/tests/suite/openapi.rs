@@ -3,7 +3,7 @@
 use crate::support::{ADMIN_TOKEN, Answer, LAB_TOKEN, Rig, Step, TICK, request};
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::ConnectInfo;
-use contract::{ExpiryReport, FaultBody, FaultCode, Outcome, Report, RunReport, TickKind};
+use contract::{FaultBody, FaultCode, Outcome, Report, RunReport, SyncReport};
 use futures_util::stream;
 use ingress::routes::{ROUTES, Route};
 use ingress::{Peer, Role, Scope};
@@ -131,17 +131,8 @@ async fn behind_the_gate(route: &Route) -> Vec<Answer> {
     answers.push(ask(&rig, route, plain()).await);
     for status in ["completed", "failed"] {
         let rig = Rig::new([Step::Say(None, "{}")]);
-        let expiry = ExpiryReport {
-            status: status.to_owned(),
-            due: 0,
-            expired: 0,
-            raced: 0,
-            unannounced: 0,
-            unreadable: 0,
-        };
-        let report = Report::Expiry(expiry);
-        *rig.ticks.report.lock() =
-            Some(RunReport { kind: TickKind::Sync, tick: TICK, duration_ms: 1, report });
+        let report = Report::Sync(SyncReport { status: status.to_owned(), ..SyncReport::default() });
+        *rig.ticks.report.lock() = Some(RunReport { tick: TICK, duration_ms: 1, report });
         answers.push(ask(&rig, route, plain()).await);
     }
     if route.path.contains("{file}") {

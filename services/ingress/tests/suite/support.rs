@@ -451,7 +451,7 @@ impl Ticks for FakeTicks {
 
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {
         self.fail_if_broken()?;
-        Ok(self.report.lock().clone().filter(|report| report.kind == kind))
+        Ok(self.report.lock().clone().filter(|report| report.kind() == kind))
     }
 
     async fn last_tick(&self) -> Result<Option<u64>, BusError> {

@@ -166,7 +166,7 @@ impl MemoryBus {
         let order = TickOrder::read(&held.taken.payload);
         let report = runner.run_ordered(kind, &order).await;
         let duration_ms = self.shared.clock.now_ms().saturating_sub(started_ms);
-        let report = RunReport { kind, tick: held.taken.sequence, duration_ms, report };
+        let report = RunReport { tick: held.taken.sequence, duration_ms, report };
         if let Err(error) = self.call(Call::Report, |inside: &mut Inside, _| inside.ticks.deliver(report)) {
             tracing::warn!(tick.kind = kind.as_str(), error = %Chain(&error), "a report was not published");
         }
@@ -213,12 +213,12 @@ impl TickStream {
 
     fn deliver(&mut self, report: RunReport) {
         let is_answered =
-            |waiting: &mut Waiting| waiting.kind == report.kind && waiting.sequence <= report.tick;
+            |waiting: &mut Waiting| waiting.kind == report.kind() && waiting.sequence <= report.tick;
         for waiting in self.waiting.extract_if(.., is_answered) {
             // The caller may have timed out.
             let _ = waiting.sender.send(report.clone());
         }
         self.waiting.retain(|waiting| !waiting.sender.is_closed());
-        self.reports.insert(report.kind, report);
+        self.reports.insert(report.kind(), report);
     }
 }
