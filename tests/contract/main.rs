@@ -17,6 +17,7 @@ mod messages;
 mod metrics;
 mod names;
 mod operations;
+mod previous;
 
 mod accounts;
 mod definitions;
