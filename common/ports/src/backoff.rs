@@ -13,7 +13,9 @@ pub fn longest_pause(min: Duration, max: Duration, failures: u32) -> Duration {
     let mut pauses =
         ExponentialBuilder::default().with_min_delay(min).with_max_delay(max).without_max_times().build();
     let doublings = failures.saturating_sub(1).min(DOUBLINGS_MAX);
-    pauses.nth(doublings as usize).unwrap_or(max).min(max)
+    let pause = pauses.nth(doublings as usize).unwrap_or(max).min(max);
+    // `backon` multiplies by an `f32`, which leaves a few nanoseconds too much.
+    Duration::from_millis(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -301,7 +301,7 @@ mod tests {
         let mistakes = settings.finish(()).unwrap_err();
         assert_eq!(mistakes.0.len(), 4);
         let text = mistakes.to_string();
-        assert!(text.starts_with("4 settings to mend:"), "{text}");
+        assert!(text.starts_with("4 settings to fix:"), "{text}");
         assert!(text.contains("D is required and not set"), "{text}");
     }
 
