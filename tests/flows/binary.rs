@@ -171,7 +171,7 @@ async fn all_mistakes_in_the_environment_are_reported_together() {
     .await;
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));
-    assert!(error.contains("4 settings to mend"), "{error}");
+    assert!(error.contains("4 settings to fix"), "{error}");
     for name in ["BROKER_API_TOKEN", "REQUEST_DEADLINE_MS", "OPS_LISTEN", "SUBJECT_PREFIX"] {
         assert!(error.contains(name), "{name} in {error}");
     }
