@@ -3,7 +3,7 @@
 use crate::engines::{Bus, World};
 use crate::manual_worker::{RequestInbox, RunInbox, WorkInbox, manual_worker};
 use bytes::Bytes;
-use contract::reports::COMPLETED;
+use contract::RunStatus;
 use contract::{DeletionWork, Report, SweepReport, TickKind, Verb};
 use harness::wait::{TIMEOUT, eventually};
 use ports::bus::{Answer, BusError, Context, Reply, RequestError};
@@ -58,7 +58,7 @@ pub(crate) fn answer(body: &'static str) -> Answer {
 
 /// The report of a sweep with `pending` deletions.
 pub(crate) fn report(pending: u64) -> Report {
-    Report::Sweep(SweepReport { status: COMPLETED.to_owned(), pending, ..SweepReport::default() })
+    Report::Sweep(SweepReport { status: RunStatus::Completed, pending, ..SweepReport::default() })
 }
 
 /// Sends a request once a worker serves the verb.

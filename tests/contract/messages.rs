@@ -2,13 +2,13 @@
 //! `nats/README.md` before you accept it.
 
 use contract::census::LABS_MAX;
-use contract::reports::{COMPLETED, FAILED, REFUSED};
 use contract::throttle::{Breaker, BreakerReason, BreakerStatus, Failing, Forbidden, PoolDeletions};
 use contract::{
     AllocateRequest, Allocation, Census, CensusReport, Counted, DeletionWork, DeletionsStatus, ExpiryReport,
     Fault, FaultBody, FaultCode, HealthReply, KnownMark, Outcome, ParkedDeletion, Pause, PauseRequest,
-    PoolStats, ReleaseReply, ReleaseRequest, Report, ResumeReply, ResumeRequest, RunReport, SandboxRequest,
-    SandboxView, StaleReport, StatsReply, SweepReport, SyncReport, ThrottleState, TurnTaken, Violation,
+    PoolStats, ReleaseReply, ReleaseRequest, Report, ResumeReply, ResumeRequest, RunReport, RunStatus,
+    SandboxRequest, SandboxView, StaleReport, StatsReply, SweepReport, SyncReport, ThrottleState, TurnTaken,
+    Violation,
 };
 use insta::assert_snapshot;
 use serde::Serialize;
@@ -317,7 +317,7 @@ fn retry_advice() {
 #[test]
 fn reports_of_syncs() {
     let sync = SyncReport {
-        status: REFUSED.to_owned(),
+        status: RunStatus::Refused,
         reason: Some("9 of 10 would be marked stale".to_owned()),
         forced_by: Some("alice".to_owned()),
         listed: 1,
@@ -342,7 +342,7 @@ fn reports_of_syncs() {
     };
     let run = RunReport { tick: 17, duration_ms: 100, report: Report::Sync(sync) };
     assert_snapshot!(wire(&run), @r#"{"tick":17,"duration_ms":100,"kind":"sync","status":"refused","reason":"9 of 10 would be marked stale","forced_by":"alice","listed":1,"synced":10,"inserted":1,"restored":2,"refreshed":3,"unchanged":4,"marked_stale":5,"allocated_missing":6,"tombstoned":7,"skipped":8,"raced":9,"unreadable":1,"renewed":10,"identity_changed":11,"identity_taken":12,"relisted":13,"identities_dropped":14,"unclear":15,"withheld":16}"#);
-    let done = SyncReport { status: COMPLETED.to_owned(), ..SyncReport::default() };
+    let done = SyncReport { status: RunStatus::Completed, ..SyncReport::default() };
     let run = RunReport { tick: 18, duration_ms: 0, report: Report::Sync(done) };
     assert_snapshot!(wire(&run), @r#"{"tick":18,"duration_ms":0,"kind":"sync","status":"completed","listed":0,"synced":0,"inserted":0,"restored":0,"refreshed":0,"unchanged":0,"marked_stale":0,"allocated_missing":0,"tombstoned":0,"skipped":0,"raced":0,"unreadable":0,"renewed":0,"identity_changed":0,"identity_taken":0,"relisted":0,"identities_dropped":0,"unclear":0,"withheld":0}"#);
 }
@@ -360,7 +360,7 @@ fn reports_of_censuses_and_the_census_itself() {
     };
     assert_snapshot!(wire(&census), @r#"{"taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0,"identity_twice":0}}"#);
     let report = CensusReport {
-        status: COMPLETED.to_owned(),
+        status: RunStatus::Completed,
         census,
         checked: 5,
         unchecked: 6,
@@ -377,7 +377,7 @@ fn reports_of_censuses_and_the_census_itself() {
 #[test]
 fn reports_of_removals_of_stale_sandboxes() {
     let stale =
-        StaleReport { status: COMPLETED.to_owned(), due: 3, removed: 1, raced: 2, untold: 4, unreadable: 1 };
+        StaleReport { status: RunStatus::Completed, due: 3, removed: 1, raced: 2, untold: 4, unreadable: 1 };
     let run = RunReport { tick: 22, duration_ms: 9, report: Report::Stale(stale) };
     assert_snapshot!(wire(&run), @r#"{"tick":22,"duration_ms":9,"kind":"stale","status":"completed","due":3,"removed":1,"raced":2,"untold":4,"unreadable":1}"#);
 }
@@ -399,7 +399,7 @@ fn the_largest_census_fits_under_its_key() {
 #[test]
 fn reports_of_expiry_runs_and_sweeps() {
     let expiry = ExpiryReport {
-        status: COMPLETED.to_owned(),
+        status: RunStatus::Completed,
         due: 4,
         expired: 3,
         raced: 1,
@@ -409,7 +409,7 @@ fn reports_of_expiry_runs_and_sweeps() {
     let run = RunReport { tick: 19, duration_ms: 12, report: Report::Expiry(expiry) };
     assert_snapshot!(wire(&run), @r#"{"tick":19,"duration_ms":12,"kind":"expiry","status":"completed","due":4,"expired":3,"raced":1,"unannounced":2,"unreadable":1}"#);
     let sweep = SweepReport {
-        status: FAILED.to_owned(),
+        status: RunStatus::Failed,
         pending: 3,
         reannounced: 1,
         waiting: 2,

@@ -5,7 +5,7 @@ use contract::{
     DeletionEntry, DeletionPlace, DeletionRequest, DeletionTotals, DeletionView, DeletionsReply,
     DeletionsRequest, Event, ExtendRequest, HistoryView, KeyRequest, OrderReply, OrderRequest, ParkedReply,
     ParkedRequest, ParkedView, PreCleanView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest,
-    ReplayOutcome, ReplayReply, Report, RunReport, SweepReport,
+    ReplayOutcome, ReplayReply, Report, RunReport, RunStatus, SweepReport,
 };
 use domain::{
     ClaimKey, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId, PoolName, PreClean,
@@ -200,7 +200,7 @@ fn a_report_of_an_older_sweep() {
     let older = r#"{"kind":"sweep","tick":20,"duration_ms":9,"status":"completed","pending":3,"reannounced":1,"waiting":2}"#;
     let report: RunReport = serde_json::from_str(older).unwrap();
     let expected = SweepReport {
-        status: "completed".to_owned(),
+        status: RunStatus::Completed,
         pending: 3,
         reannounced: 1,
         waiting: 2,

@@ -78,7 +78,7 @@ async fn concurrent_claims_and_releases_are_no_violation() {
             let mut censuses = 0;
             while !is_over.load(Ordering::SeqCst) {
                 let report = rig.census().await;
-                assert_eq!(report.status, "completed");
+                assert_eq!(report.status.as_str(), "completed");
                 assert_eq!(json!(report.census.violations), all_well(), "{report:?}");
                 censuses += 1;
             }
@@ -145,7 +145,7 @@ async fn sandbox_unlisted_for_a_day_becomes_a_tombstone() {
     assert_eq!((answer.status, &answer.body["removed"]), (200, &json!(1)), "{answer:?}");
     assert_eq!(rig.sandbox(&gone).await.unwrap().state.name(), StateName::Deleted);
     // The next listing does not change that, and the sandbox does not count as part of the pool.
-    assert_eq!(rig.sync().await.status, "completed");
+    assert_eq!(rig.sync().await.status.as_str(), "completed");
     let stats = rig.census().await.census.all;
     assert_eq!((stats.stale, stats.total), (0, 9));
     rig.stop().await;

@@ -92,7 +92,7 @@ async fn events_lost_in_a_crash_are_published_by_the_sweep() {
     // As after the deletion of the event log's stream: the next sweep detects it, and publishes every event again.
     rig.jetstream().await.delete_stream(rig.bus.subjects().events_stream()).await.unwrap();
     let report = rig.sweep().await;
-    assert_eq!(report.status, "completed", "{report:?}");
+    assert_eq!(report.status.as_str(), "completed", "{report:?}");
     assert_eq!(report.events_filled, 5, "{report:?}");
     assert_eq!(rig.events_of(held.sandbox()).await.len(), 2);
     let expected: Vec<_> = (1..=3).map(|version| format!("{ending}:{version}")).collect();

@@ -38,7 +38,7 @@ async fn claims_during_a_sync_survive() {
         }
         claims
     });
-    assert_eq!(report.status, "completed");
+    assert_eq!(report.status.as_str(), "completed");
     for (number, claim) in claims.iter().enumerate() {
         assert_eq!(claim.status, 201);
         let now = rig.sandbox(claim.sandbox()).await.unwrap();
@@ -89,7 +89,7 @@ async fn vanished_allocated_account_is_reported_and_unchanged() {
 async fn nothing_is_lost(rig: &Rig, what: &str, kind: FaultKind, expected: &str) {
     rig.csp.fail(Operation::List, Fault::always(kind)).unwrap();
     let report = rig.sync().await;
-    assert_eq!(report.status, expected, "{what}: {report:?}");
+    assert_eq!(report.status.as_str(), expected, "{what}: {report:?}");
     assert!(report.reason.is_some(), "{what}: {report:?}");
     assert_eq!((report.marked_stale, report.inserted, report.refreshed), (0, 0, 0), "{what}");
     assert_eq!(rig.count(StateName::Available).await, 25, "{what}");
@@ -125,7 +125,7 @@ async fn bad_entries_are_counted_and_mark_nothing_stale() {
     for broken in [BrokenEntry::NoId, BrokenEntry::DuplicateCspId, BrokenEntry::NameWithLineBreak] {
         rig.csp.fail(Operation::List, Fault::always(FaultKind::MalformedEntry(broken))).unwrap();
         let report = rig.sync().await;
-        assert_eq!(report.status, "completed", "{broken:?}: {report:?}");
+        assert_eq!(report.status.as_str(), "completed", "{broken:?}: {report:?}");
         assert!(report.skipped > 0, "{broken:?}: {report:?}");
         assert_eq!(report.marked_stale, 0, "{broken:?}: {report:?}");
         rig.csp.clear_faults();

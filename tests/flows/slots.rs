@@ -2,7 +2,7 @@
 //! killed and started again with the same streams.
 
 use async_trait::async_trait;
-use contract::reports::COMPLETED;
+use contract::RunStatus;
 use contract::{Report, RunReport, SweepReport, TickKind};
 use domain::UnixSeconds;
 use harness::servers;
@@ -102,7 +102,7 @@ impl Runner for Runs {
         // The sender lives as long as `self`, so the wait cannot fail.
         let _ = self.is_open.subscribe().wait_for(|is_open| *is_open).await;
         self.at_once.fetch_sub(1, Ordering::SeqCst);
-        Report::Sweep(SweepReport { status: COMPLETED.to_owned(), ..SweepReport::default() })
+        Report::Sweep(SweepReport { status: RunStatus::Completed, ..SweepReport::default() })
     }
 }
 

@@ -341,13 +341,13 @@ async fn manual_pause_is_adopted_into_the_table() {
     let rig = plan(3).start().await;
     let by_hand = contract::Pause { by: "by hand".to_owned(), ..Default::default() };
     rig.bus.pause(&by_hand).await.unwrap();
-    assert_eq!(rig.sweep().await.status, "completed");
+    assert_eq!(rig.sweep().await.status.as_str(), "completed");
     let kept = rig.store.deletion_switch().await.unwrap().expect("a turn");
     assert_eq!((kept.is_paused, kept.by.as_str()), (true, "by hand"));
     resume(&rig).await;
     let kept = rig.store.deletion_switch().await.unwrap().expect("a turn");
     assert_eq!((kept.is_paused, kept.by.as_str()), (false, "admin"));
-    assert_eq!(rig.sweep().await.status, "completed");
+    assert_eq!(rig.sweep().await.status.as_str(), "completed");
     assert_eq!(until_status(&rig, "running").await.paused, None);
     rig.stop().await;
 }

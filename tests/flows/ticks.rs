@@ -1,7 +1,7 @@
 //! Ticks: one for each slot with any number of schedulers, and never two runs at once.
 
 use async_trait::async_trait;
-use contract::reports::COMPLETED;
+use contract::RunStatus;
 use contract::{Report, SweepReport, TickKind};
 use harness::rig::Plan;
 use harness::wait::{TIMEOUT, eventually};
@@ -42,7 +42,7 @@ impl Runner for Gate {
         self.passes.acquire().await.unwrap().forget();
         self.at_once.fetch_sub(1, Ordering::SeqCst);
         self.runs.fetch_add(1, Ordering::SeqCst);
-        Report::Sweep(SweepReport { status: COMPLETED.to_owned(), ..SweepReport::default() })
+        Report::Sweep(SweepReport { status: RunStatus::Completed, ..SweepReport::default() })
     }
 }
 

@@ -62,7 +62,7 @@ async fn sync_stalled_at_any_call_makes_no_duplicate_record() {
             // Meanwhile the provider gives the account its number.
             let second = reconciler(Arc::clone(&memory), listing_it_as("7"), &clock);
             let report = sync(&second).await;
-            assert_eq!(report.status, "completed", "{pause:?} of {call}: {report:?}");
+            assert_eq!(report.status.as_str(), "completed", "{pause:?} of {call}: {report:?}");
             faulty.resume();
             stalled.await.unwrap();
             assert_eq!(live_records(memory.as_ref()).await, 1, "{pause:?} of {call}");

@@ -185,7 +185,7 @@ async fn one_order(seed: u64, tally: &mut Tally) {
     let answers = claims.join_all().await;
     rest.join_all().await;
     for report in syncs.join_all().await.into_iter().flatten() {
-        tally.add(if report.status == "completed" { "completed" } else { "refused" }, 1);
+        tally.add(if report.status.as_str() == "completed" { "completed" } else { "refused" }, 1);
         tally.add("raced", report.raced);
         tally.add("inserted", report.inserted);
         tally.add("tombstoned", report.tombstoned);

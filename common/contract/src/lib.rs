@@ -44,7 +44,7 @@ pub use queue::{
     DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, PreCleanView,
 };
 pub use reports::{
-    CensusReport, ExpiryReport, Report, RunReport, StaleReport, SweepReport, SyncReport, TickKind,
+    CensusReport, ExpiryReport, Report, RunReport, RunStatus, StaleReport, SweepReport, SyncReport, TickKind,
 };
 pub use sandboxes::{
     AllocateRequest, Allocation, HealthReply, Outcome, PoolStats, ReleaseReply, ReleaseRequest,

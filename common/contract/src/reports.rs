@@ -36,6 +36,25 @@ pub enum TickKind {
     Stale,
 }
 
+/// How a run ended.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, strum::IntoStaticStr,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum RunStatus {
+    /// It did what it should.
+    Completed,
+    /// A sync stopped before it harmed the pool.
+    Refused,
+    /// It could not finish.
+    #[default]
+    Failed,
+    /// A later build ended it in a way that this one does not know.
+    #[serde(other)]
+    Unknown,
+}
+
 /// What one run did, of whichever kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -69,7 +88,7 @@ pub struct RunReport {
 pub struct SyncReport {
     /// `completed`; `refused` when it would have staled too much of the pool; `failed` when the listing could
     /// not be had or the store failed.
-    pub status: String,
+    pub status: RunStatus,
     /// Why, unless completed; or what was overridden by force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -128,7 +147,7 @@ pub struct SyncReport {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ExpiryReport {
     /// `completed`, or `failed` when the store failed half-way; the next run goes on.
-    pub status: String,
+    pub status: RunStatus,
     /// Leases that were over.
     pub due: u64,
     /// Leases ended by this run.
@@ -146,7 +165,7 @@ pub struct ExpiryReport {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SweepReport {
     /// `completed`, or `failed` when the store or the queue failed half-way; the next run goes on.
-    pub status: String,
+    pub status: RunStatus,
     /// Deletions wanted for longer than the sweep's patience.
     pub pending: u64,
     /// Of these, announced again because there was no message.
@@ -177,7 +196,7 @@ pub struct SweepReport {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CensusReport {
     /// `completed`, or `failed` when the store or the queue failed half-way; then the last census stands.
-    pub status: String,
+    pub status: RunStatus,
     /// The counts, and what must be zero.
     #[serde(flatten)]
     pub census: Census,
@@ -204,7 +223,7 @@ pub struct CensusReport {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StaleReport {
     /// `completed`, or `failed` when the store failed half-way; the next run goes on.
-    pub status: String,
+    pub status: RunStatus,
     /// Sandboxes that were stale for longer than they are kept.
     pub due: u64,
     /// Of these, those that are tombstones now.
@@ -218,12 +237,15 @@ pub struct StaleReport {
     pub unreadable: u64,
 }
 
-/// `status` of a run that did what it should.
-pub const COMPLETED: &str = "completed";
-/// `status` of a sync that stopped before it harmed the pool.
-pub const REFUSED: &str = "refused";
-/// `status` of a run that could not finish.
-pub const FAILED: &str = "failed";
+// === impl RunStatus ===
+
+impl RunStatus {
+    /// Its name on the wire and in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
 
 // === impl RunReport ===
 
@@ -252,13 +274,13 @@ impl Report {
 
     /// How the run ended.
     #[must_use]
-    pub fn status(&self) -> &str {
+    pub const fn status(&self) -> RunStatus {
         match self {
-            Self::Sync(run) => &run.status,
-            Self::Expiry(run) => &run.status,
-            Self::Sweep(run) => &run.status,
-            Self::Census(run) => &run.status,
-            Self::Stale(run) => &run.status,
+            Self::Sync(run) => run.status,
+            Self::Expiry(run) => run.status,
+            Self::Sweep(run) => run.status,
+            Self::Census(run) => run.status,
+            Self::Stale(run) => run.status,
         }
     }
 

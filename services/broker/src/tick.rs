@@ -1,7 +1,7 @@
 //! `broker tick`: starts a run now and prints its report.
 
 use crate::deletions::client::Client;
-use contract::reports::{COMPLETED, REFUSED};
+use contract::RunStatus;
 use contract::{Report, TickKind};
 use ports::bus::{TickReceipt, Ticks as _};
 use runtime::settings::Env;
@@ -103,9 +103,9 @@ fn parse_kind(name: &str) -> Result<TickKind, String> {
 impl End {
     fn of(report: &Report) -> Self {
         match report.status() {
-            COMPLETED => Self::Completed,
-            REFUSED => Self::Refused,
-            _ => Self::Failed,
+            RunStatus::Completed => Self::Completed,
+            RunStatus::Refused => Self::Refused,
+            RunStatus::Failed | RunStatus::Unknown => Self::Failed,
         }
     }
 
@@ -123,13 +123,13 @@ impl End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use contract::{SyncReport, reports::FAILED};
+    use contract::SyncReport;
 
     #[test]
     fn the_exit_code_follows_the_status() {
-        let codes = [COMPLETED, REFUSED, FAILED, "what a newer build says"].map(|status| {
-            End::of(&Report::Sync(SyncReport { status: status.to_owned(), ..SyncReport::default() })).code()
-        });
+        let newer = serde_json::from_str(r#""what a newer build says""#).unwrap();
+        let codes = [RunStatus::Completed, RunStatus::Refused, RunStatus::Failed, newer]
+            .map(|status| End::of(&Report::Sync(SyncReport { status, ..SyncReport::default() })).code());
         assert_eq!(codes, [0, 3, 4, 4]);
         assert_eq!((End::Taken.code(), End::Unheard.code()), (0, 5));
     }

@@ -7,7 +7,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use contract::reports::FAILED;
+use contract::RunStatus;
 use contract::{Fault, FaultCode, RunReport, TickKind, TickOrder, Verb};
 use ports::bus::{BusError, TickReceipt, Ticks};
 use ports::clock::Clock;
@@ -312,7 +312,7 @@ fn answer(kind: TickKind, receipt: TickReceipt, report: Option<&RunReport>) -> R
 
 fn show(report: &RunReport) -> Result<Response, Failure> {
     let (status, reason) = (report.report.status(), report.report.reason());
-    if status == FAILED {
+    if status == RunStatus::Failed {
         let (kind, tick) = (report.kind().as_str(), report.tick);
         let reason = reason.map(|reason| format!(": {}", public_words(reason))).unwrap_or_default();
         let message = format!("the {kind} run for tick {tick} failed{reason}");

@@ -4,8 +4,8 @@
 //! item that has to exist, or must not exist any more.
 
 use crate::Reconciler;
+use contract::RunStatus;
 use contract::census::LABS_MAX;
-use contract::reports::{COMPLETED, FAILED};
 use contract::{Census, CensusReport, PoolStats, Violation};
 use domain::{PoolName, Sandbox, StateName};
 use futures_util::{StreamExt as _, stream};
@@ -61,7 +61,7 @@ impl Reconciler {
         if let Err(error) = &ended {
             tracing::error!(error = %Chain(error), "the census did not complete");
         }
-        report.status = if ended.is_ok() { COMPLETED } else { FAILED }.to_owned();
+        report.status = if ended.is_ok() { RunStatus::Completed } else { RunStatus::Failed };
         if report.claims_removed > 0 {
             tracing::info!(
                 claims_removed = report.claims_removed,

@@ -2,7 +2,7 @@
 
 use crate::Reconciler;
 use crate::listing::Skipped;
-use contract::reports::{COMPLETED, FAILED};
+use contract::RunStatus;
 use contract::{DeletionWork, ExpiryReport};
 use domain::{CLOSED_CLAIM_KEPT, Sandbox, StateName};
 use ports::store::{SortRange, StoreError, Write};
@@ -19,7 +19,7 @@ impl Reconciler {
         if let Err(error) = &ended {
             tracing::error!(error = %Chain(error), "the expiry run did not complete");
         }
-        report.status = if ended.is_ok() { COMPLETED } else { FAILED }.to_owned();
+        report.status = if ended.is_ok() { RunStatus::Completed } else { RunStatus::Failed };
         if report.due > 0 {
             tracing::info!(
                 due = report.due,

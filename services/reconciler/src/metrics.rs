@@ -1,6 +1,6 @@
 //! The metrics of a reconciler: every name, help text, label and bucket.
 
-use contract::reports::FAILED;
+use contract::RunStatus;
 use contract::{Census, PoolStats, Report, TickKind, WorkerRole};
 use domain::StateName;
 use parking_lot::Mutex;
@@ -153,7 +153,7 @@ impl Metrics {
     }
 
     pub(crate) fn ran(&self, kind: TickKind, report: &Report) {
-        let (status, counts): (&str, &[(&str, u64)]) = match report {
+        let (status, counts): (RunStatus, &[(&str, u64)]) = match report {
             Report::Sync(report) => {
                 self.allocated_missing.set(gauge(report.allocated_missing));
                 self.identity_changed.set(gauge(report.identity_changed));
@@ -173,10 +173,10 @@ impl Metrics {
                     ("identities_dropped", report.identities_dropped),
                     ("withheld", report.withheld),
                 ];
-                return self.count(kind, &report.status, counts);
+                return self.count(kind, report.status, counts);
             }
             Report::Expiry(report) => (
-                &report.status,
+                report.status,
                 &[
                     ("expired", report.expired),
                     ("raced", report.raced),
@@ -192,7 +192,7 @@ impl Metrics {
                     ("unparked", report.unparked),
                     ("unreadable", report.unreadable),
                 ];
-                return self.count(kind, &report.status, counts);
+                return self.count(kind, report.status, counts);
             }
             Report::Census(report) => {
                 let counts = &[
@@ -200,18 +200,18 @@ impl Metrics {
                     ("duplicates_quarantined", report.duplicates_quarantined),
                     ("unreadable", report.unreadable),
                 ];
-                return self.count(kind, &report.status, counts);
+                return self.count(kind, report.status, counts);
             }
             Report::Stale(report) => (
-                &report.status,
+                report.status,
                 &[("removed", report.removed), ("raced", report.raced), ("unreadable", report.unreadable)],
             ),
         };
         self.count(kind, status, counts);
     }
 
-    fn count(&self, kind: TickKind, status: &str, counts: &[(&str, u64)]) {
-        self.runs.with_label_values(&[kind.as_str(), status]).inc();
+    fn count(&self, kind: TickKind, status: RunStatus, counts: &[(&str, u64)]) {
+        self.runs.with_label_values(&[kind.as_str(), status.as_str()]).inc();
         for (what, count) in counts {
             self.sandboxes.with_label_values(&[kind.as_str(), what]).inc_by(*count);
         }
@@ -229,7 +229,8 @@ impl ServiceInfo for Metrics {
 
     fn total(&self) -> WorkCounts {
         let runs = counted(&self.runs);
-        let failed = runs.iter().filter(|(labels, _)| labels.ends_with(&format!(".{FAILED}")));
+        let failed =
+            runs.iter().filter(|(labels, _)| labels.ends_with(&format!(".{}", RunStatus::Failed.as_str())));
         WorkCounts::of(runs.values().sum(), failed.map(|(_, count)| count).sum())
     }
 

@@ -3,8 +3,8 @@
 
 use crate::Reconciler;
 use crate::listing::Skipped;
+use contract::RunStatus;
 use contract::StaleReport;
-use contract::reports::{COMPLETED, FAILED};
 use domain::{Sandbox, SandboxId, StateName};
 use parking_lot::{Mutex, MutexGuard};
 use ports::store::{SortRange, StoreError, Write};
@@ -49,7 +49,7 @@ impl Reconciler {
         if let Err(error) = &ended {
             tracing::error!(error = %Chain(error), "the removal of stale sandboxes did not complete");
         }
-        report.status = if ended.is_ok() { COMPLETED } else { FAILED }.to_owned();
+        report.status = if ended.is_ok() { RunStatus::Completed } else { RunStatus::Failed };
         report.untold = u64::try_from(self.unpublished.ids().len()).unwrap_or(u64::MAX);
         if report.due > 0 {
             tracing::info!(

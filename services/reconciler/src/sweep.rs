@@ -5,8 +5,8 @@
 
 use crate::listing::Skipped;
 use crate::{Ports, Reconciler};
+use contract::RunStatus;
 use contract::SweepReport;
-use contract::reports::{COMPLETED, FAILED};
 use ports::bus::BusError;
 use ports::store::StoreError;
 use runtime::switch::{SwitchError, Switchboard};
@@ -45,7 +45,7 @@ impl Reconciler {
         if let Err(error) = &ended {
             tracing::error!(error = %Chain(error), "the sweep did not complete");
         }
-        report.status = if ended.is_ok() { COMPLETED } else { FAILED }.to_owned();
+        report.status = if ended.is_ok() { RunStatus::Completed } else { RunStatus::Failed };
         let mended = report.reannounced + report.unqueued + report.reparked + report.unparked;
         if mended > 0 || report.events_filled > 0 {
             tracing::warn!(

@@ -7,7 +7,7 @@
 use crate::Reconciler;
 use crate::plan::{Belief, Listed, Plan, Planner, Refusal};
 use crate::sweep::Due;
-use contract::reports::{COMPLETED, FAILED, REFUSED};
+use contract::RunStatus;
 use contract::{SyncReport, TickOrder};
 use domain::{
     Candidate, Description, NewSandbox, PoolName, Sandbox, SandboxId, StateName, UnixSeconds, Version,
@@ -106,7 +106,7 @@ impl Reconciler {
             None => self.try_sync(&mut report, &mut skipped).await,
         };
         let status = match synced {
-            Ok(()) => COMPLETED,
+            Ok(()) => RunStatus::Completed,
             Err(error) => {
                 tracing::error!(error = %Chain(&error), "the sync did not complete");
                 report.reason = Some(public_reason(&error));
@@ -116,10 +116,10 @@ impl Reconciler {
                         | SyncError::TooLate { .. }
                         | SyncError::Listing(ListingError::Overlapping)
                 );
-                if is_refused { REFUSED } else { FAILED }
+                if is_refused { RunStatus::Refused } else { RunStatus::Failed }
             }
         };
-        report.status = status.to_owned();
+        report.status = status;
         report.unreadable = skipped.count();
         report.synced =
             report.inserted + report.restored + report.renewed + report.refreshed + report.unchanged;
@@ -131,7 +131,7 @@ impl Reconciler {
             );
         }
         tracing::info!(
-            status = report.status,
+            status = report.status.as_str(),
             listed = report.listed,
             inserted = report.inserted,
             restored = report.restored,
@@ -141,7 +141,7 @@ impl Reconciler {
             raced = report.raced,
             unreadable = report.unreadable,
             "sync {}: {} listed",
-            report.status,
+            report.status.as_str(),
             report.listed,
         );
         report

@@ -2,7 +2,7 @@
 
 use crate::listing::Skipped;
 use crate::{Config, Limits, Metrics, Ports, Reconciler};
-use contract::reports::COMPLETED;
+use contract::RunStatus;
 use contract::{DeletionWork, Report, TickKind};
 use domain::{
     ClaimKey, ClaimRecord, ExternalId, Grant, IdempotencyKey, LabId, LeasePolicy, NewSandbox, OwnerId,
@@ -286,7 +286,7 @@ async fn tick_starts_its_run_and_publishes_the_report() {
             | (Report::Expiry(_), TickKind::Expiry)
             | (Report::Sweep(_), TickKind::Sweep)
             | (Report::Census(_), TickKind::Census)
-            | (Report::Stale(_), TickKind::Stale) => assert_eq!(report.status(), COMPLETED),
+            | (Report::Stale(_), TickKind::Stale) => assert_eq!(report.status(), RunStatus::Completed),
             other => panic!("{other:?}"),
         }
         assert_eq!(bus.last_report(kind).await.unwrap().unwrap().report, report);

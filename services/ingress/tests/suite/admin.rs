@@ -4,8 +4,8 @@ use crate::support::{ADMIN, Answer, EPOCH_MS, Rig, Step, TICK, request};
 use axum::body::Body;
 use axum::http::StatusCode;
 use contract::{
-    CensusReport, ExpiryReport, FaultCode, Report, RunReport, StaleReport, SweepReport, SyncReport,
-    TickOrder, Verb,
+    CensusReport, ExpiryReport, FaultCode, Report, RunReport, RunStatus, StaleReport, SweepReport,
+    SyncReport, TickOrder, Verb,
 };
 use ports::bus::DeletionControl as _;
 use ports::clock::Clock as _;
@@ -20,9 +20,9 @@ fn rig() -> Rig {
     Rig::new([Step::Say(None, "{}")])
 }
 
-fn sync_report(status: &str, reason: Option<&str>) -> RunReport {
+fn sync_report(status: RunStatus, reason: Option<&str>) -> RunReport {
     let report = SyncReport {
-        status: status.to_owned(),
+        status,
         reason: reason.map(str::to_owned),
         forced_by: None,
         listed: 9,
@@ -68,7 +68,7 @@ async fn stats_are_passed_through_unchanged() {
 
 #[tokio::test(start_paused = true)]
 async fn finished_sync_returns_its_full_report() {
-    let answer = run_with("/v1/admin/sync", sync_report("completed", None)).await;
+    let answer = run_with("/v1/admin/sync", sync_report(RunStatus::Completed, None)).await;
     assert_eq!(answer.status, 200);
     assert_eq!(
         answer.json(),
@@ -84,7 +84,7 @@ async fn finished_sync_returns_its_full_report() {
 
 #[tokio::test(start_paused = true)]
 async fn refused_sync_is_a_200_with_its_reason() {
-    let answer = run_with("/v1/admin/sync", sync_report("refused", Some("would stale 80 %"))).await;
+    let answer = run_with("/v1/admin/sync", sync_report(RunStatus::Refused, Some("would stale 80 %"))).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.json()["status"], "refused");
     assert_eq!(answer.json()["reason"], "would stale 80 %");
@@ -93,7 +93,7 @@ async fn refused_sync_is_a_200_with_its_reason() {
 #[tokio::test(start_paused = true)]
 async fn each_route_starts_its_kind_and_waits_for_the_report() {
     let expiry = ExpiryReport {
-        status: "completed".to_owned(),
+        status: RunStatus::Completed,
         due: 3,
         expired: 2,
         raced: 1,
@@ -101,28 +101,21 @@ async fn each_route_starts_its_kind_and_waits_for_the_report() {
         unreadable: 0,
     };
     let sweep = SweepReport {
-        status: "completed".to_owned(),
+        status: RunStatus::Completed,
         pending: 3,
         reannounced: 1,
         waiting: 2,
         ..SweepReport::default()
     };
-    let status = || "completed".to_owned();
+    let status = RunStatus::Completed;
     let run = |report| RunReport { tick: TICK, duration_ms: 7, report };
-    let census = Report::Census(CensusReport { status: status(), checked: 4, ..CensusReport::default() });
-    let stale = Report::Stale(StaleReport {
-        status: status(),
-        due: 2,
-        removed: 1,
-        raced: 1,
-        untold: 0,
-        unreadable: 0,
-    });
+    let census = Report::Census(CensusReport { status, checked: 4, ..CensusReport::default() });
+    let stale = Report::Stale(StaleReport { status, due: 2, removed: 1, raced: 1, untold: 0, unreadable: 0 });
     let cases = [
         ("/v1/admin/census", run(census)),
         ("/v1/admin/auto-delete-stale", run(stale.clone())),
         ("/v1/admin/auto-delete-stale?grace_period_hours=24", run(stale)),
-        ("/v1/admin/sync", sync_report("completed", None)),
+        ("/v1/admin/sync", sync_report(RunStatus::Completed, None)),
         ("/v1/admin/expire", RunReport { tick: TICK, duration_ms: 5, report: Report::Expiry(expiry) }),
         ("/v1/admin/cleanup", RunReport { tick: TICK, duration_ms: 6, report: Report::Sweep(sweep) }),
     ];
@@ -140,7 +133,7 @@ async fn each_route_starts_its_kind_and_waits_for_the_report() {
 async fn forced_sync_names_its_actor_and_never_joins_a_waiting_tick() {
     let by_alice = [("Authorization", "Bearer admin-token-1"), ("X-Operator", "alice")];
     let rig = rig();
-    *rig.ticks.report.lock() = Some(sync_report("completed", Some("forced although it is empty")));
+    *rig.ticks.report.lock() = Some(sync_report(RunStatus::Completed, Some("forced although it is empty")));
     let answer = rig.ask("POST", "/v1/admin/sync?force=true", &by_alice).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["status"]), (200, &json!("completed")));
     let until_ms = EPOCH_MS + 25_000;
@@ -167,7 +160,7 @@ async fn slow_run_is_accepted_and_can_be_polled() {
     let answer = rig.ask("GET", &location, ADMIN).await;
     assert_eq!((answer.status.as_u16(), answer.header("location")), (202, Some(location.as_str())));
     // A report of an earlier tick does not answer for this one.
-    let report = |tick| RunReport { tick, ..sync_report("completed", None) };
+    let report = |tick| RunReport { tick, ..sync_report(RunStatus::Completed, None) };
     *rig.ticks.report.lock() = Some(report(TICK - 1));
     assert_eq!(rig.ask("GET", &location, ADMIN).await.status, 202);
     for tick in [TICK, TICK + 1] {
@@ -199,13 +192,13 @@ async fn report_of_a_nonexistent_tick_is_not_found() {
 async fn failed_run_returns_a_redacted_reason() {
     let reason = "the listing failed\n\tat https://csp.example/v2?token=s3cret";
     let message = "the sync run for tick 42 failed: the listing failed at (address withheld)";
-    let answer = run_with("/v1/admin/sync", sync_report("failed", Some(reason))).await;
+    let answer = run_with("/v1/admin/sync", sync_report(RunStatus::Failed, Some(reason))).await;
     answer.assert_fault(FaultCode::UpstreamUnavailable, message);
     let rig = rig();
-    *rig.ticks.report.lock() = Some(sync_report("failed", Some(reason)));
+    *rig.ticks.report.lock() = Some(sync_report(RunStatus::Failed, Some(reason)));
     let answer = rig.ask("GET", "/v1/admin/reports/sync/1", ADMIN).await;
     answer.assert_fault(FaultCode::UpstreamUnavailable, message);
-    let report = Report::Expiry(ExpiryReport { status: "failed".to_owned(), ..ExpiryReport::default() });
+    let report = Report::Expiry(ExpiryReport { status: RunStatus::Failed, ..ExpiryReport::default() });
     let run = RunReport { tick: 3, duration_ms: 1, report };
     let answer = run_with("/v1/admin/expire", run).await;
     answer.assert_fault(FaultCode::UpstreamUnavailable, "the expiry run for tick 3 failed");

@@ -3,7 +3,7 @@
 use crate::support::{ADMIN_TOKEN, Answer, LAB_TOKEN, Rig, Step, TICK, request};
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::ConnectInfo;
-use contract::{FaultBody, FaultCode, Outcome, Report, RunReport, SyncReport};
+use contract::{FaultBody, FaultCode, Outcome, Report, RunReport, RunStatus, SyncReport};
 use futures_util::stream;
 use ingress::routes::{ROUTES, Route};
 use ingress::{Peer, Role, Scope};
@@ -129,9 +129,9 @@ async fn behind_the_gate(route: &Route) -> Vec<Answer> {
     rig.bus.set_connected(false);
     rig.ticks.is_broken.store(true, Ordering::SeqCst);
     answers.push(ask(&rig, route, plain()).await);
-    for status in ["completed", "failed"] {
+    for status in [RunStatus::Completed, RunStatus::Failed] {
         let rig = Rig::new([Step::Say(None, "{}")]);
-        let report = Report::Sync(SyncReport { status: status.to_owned(), ..SyncReport::default() });
+        let report = Report::Sync(SyncReport { status, ..SyncReport::default() });
         *rig.ticks.report.lock() = Some(RunReport { tick: TICK, duration_ms: 1, report });
         answers.push(ask(&rig, route, plain()).await);
     }

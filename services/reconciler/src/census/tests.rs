@@ -25,7 +25,7 @@ async fn run(rig: &Rig) -> CensusReport {
 /// A run that has to complete; returns the violations of each kind.
 async fn violations(rig: &Rig) -> [u64; 4] {
     let report = run(rig).await;
-    assert_eq!(report.status, COMPLETED);
+    assert_eq!(report.status, RunStatus::Completed);
     let shown: Vec<_> = Violation::iter().map(|kind| report.census.violations[kind.as_str()]).collect();
     let gauges: Vec<_> =
         Violation::iter().map(|kind| rig.metric("broker_invariant_violations", &[kind.as_str()])).collect();
@@ -135,7 +135,7 @@ async fn leases_are_checked_against_claims_in_bounded_batches() {
 async fn census_is_stored_exported_and_reported_consistently() {
     let (rig, expected) = pool_of(200).await;
     let report = run(&rig).await;
-    assert_eq!((report.status.as_str(), &report.census), (COMPLETED, &expected));
+    assert_eq!((report.status, &report.census), (RunStatus::Completed, &expected));
     assert_eq!(rig.bus.last_census().await.unwrap().as_ref(), Some(&expected));
     let shown = |pool, state| rig.metric("broker_sandboxes", &[pool, state]);
     for pool in ["dns", "main"] {
@@ -146,7 +146,7 @@ async fn census_is_stored_exported_and_reported_consistently() {
         assert_eq!(shown(pool, "quarantined"), 0);
     }
     assert_eq!(rig.metric("broker_census_taken_at", &[]), NOW.get());
-    assert_eq!(rig.metric("broker_runs_total", &["census", COMPLETED]), 1);
+    assert_eq!(rig.metric("broker_runs_total", &["census", RunStatus::Completed.as_str()]), 1);
 }
 
 #[tokio::test]
@@ -197,7 +197,7 @@ async fn failed_census_keeps_the_previous_one() {
     rig.clock.advance(HOUR);
     rig.bus.lose(Call::KeepCensus, Loss::Message);
     let report = run(&rig).await;
-    assert_eq!(report.status, FAILED);
+    assert_eq!(report.status, RunStatus::Failed);
     assert_eq!(rig.bus.last_census().await.unwrap().unwrap(), expected);
     assert_eq!(rig.metric("broker_census_taken_at", &[]), NOW.get());
     let mut broken = 0;
@@ -207,10 +207,10 @@ async fn failed_census_keeps_the_previous_one() {
         rig.claim(&seen, claim_key(1), None).await;
         let report = run(&rig).await;
         if rig.faulty.calls().len() <= call {
-            assert_eq!(report.status, COMPLETED);
+            assert_eq!(report.status, RunStatus::Completed);
             break;
         }
-        assert_eq!(report.status, FAILED);
+        assert_eq!(report.status, RunStatus::Failed);
         assert_eq!(rig.bus.last_census().await.unwrap(), None, "half a census is none");
         assert_eq!(violations(&rig).await, [0, 0, 0, 0]);
         broken += 1;
@@ -378,7 +378,7 @@ async fn concurrent_change_is_no_violation() {
         }
         rig.faulty.resume();
         let report = running.await.unwrap();
-        assert_eq!((report.status.as_str(), report.raced), (COMPLETED, 1), "{name}");
+        assert_eq!((report.status, report.raced), (RunStatus::Completed, 1), "{name}");
         assert!(report.census.violations.values().all(|count| *count == 0), "{name}: {report:?}");
         assert_eq!(violations(&rig).await, [0, 0, 0, 0], "{name}");
     }

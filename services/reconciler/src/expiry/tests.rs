@@ -23,7 +23,7 @@ async fn run(rig: &Rig) -> ExpiryReport {
 }
 
 fn completed(due: u64, expired: u64, raced: u64, unannounced: u64) -> ExpiryReport {
-    ExpiryReport { status: COMPLETED.to_owned(), due, expired, raced, unannounced, unreadable: 0 }
+    ExpiryReport { status: RunStatus::Completed, due, expired, raced, unannounced, unreadable: 0 }
 }
 
 /// The leases that are over now, as a run would read them.
@@ -57,7 +57,7 @@ async fn lease_expires_exactly_at_the_end_of_its_grace() {
     assert_eq!(rig.state(1).await, StateName::Allocated);
     let count = |what| rig.metric("broker_reconciled_total", &["expiry", what]);
     assert_eq!(["expired", "raced", "unannounced"].map(count), [1, 0, 0]);
-    assert_eq!(rig.metric("broker_runs_total", &["expiry", COMPLETED]), 2);
+    assert_eq!(rig.metric("broker_runs_total", &["expiry", RunStatus::Completed.as_str()]), 2);
 }
 
 #[tokio::test]
@@ -182,9 +182,9 @@ async fn store_failure_is_reported_and_the_next_run_resumes() {
             let report = run(&rig).await;
             let calls = rig.faulty.calls();
             let Some(name) = calls.get(call) else { break };
-            assert_eq!(report.status, FAILED, "{fault:?} at {name}");
-            assert_eq!(rig.metric("broker_runs_total", &["expiry", FAILED]), 1);
-            assert_eq!(run(&rig).await.status, COMPLETED, "{fault:?} at {name}");
+            assert_eq!(report.status, RunStatus::Failed, "{fault:?} at {name}");
+            assert_eq!(rig.metric("broker_runs_total", &["expiry", RunStatus::Failed.as_str()]), 1);
+            assert_eq!(run(&rig).await.status, RunStatus::Completed, "{fault:?} at {name}");
             assert_eq!(rig.in_state(StateName::PendingDeletion).await.len(), 3, "{fault:?} at {name}");
             // The sweep finds what was ended without being announced.
             rig.clock.advance(HOUR);

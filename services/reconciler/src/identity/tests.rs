@@ -1,7 +1,7 @@
 //! Accounts that change their ids, are recreated, or are listed although they are deleted.
 
 use crate::tests::{HOUR, NOW, Rig, account, done, id, owner};
-use contract::reports::{COMPLETED, REFUSED};
+use contract::RunStatus;
 use contract::{Report, SyncReport, TickKind};
 use domain::{
     DELETION_RELISTS_MAX, ExternalId, NewSandbox, STILL_LISTED, Sandbox, SandboxId, StateName, UnixSeconds,
@@ -79,7 +79,7 @@ async fn account_listed_under_two_ids_becomes_one_sandbox() {
     // It moved between pages while the listing was read, so the listing is read again.
     rig.provider.set_accounts(vec![account(0), account(1)]);
     let report = run(&rig).await;
-    assert_eq!((report.status.as_str(), report.inserted), (COMPLETED, 2), "{report:?}");
+    assert_eq!((report.status, report.inserted), (RunStatus::Completed, 2), "{report:?}");
 }
 
 #[tokio::test]
@@ -110,7 +110,7 @@ async fn listing_with_every_external_id_changed_is_refused() {
     rig.fill(100).await;
     rig.provider.set_accounts((0..100).map(made_again).collect());
     let report = run(&rig).await;
-    assert_eq!((report.status.as_str(), report.renewed), (REFUSED, 0), "{report:?}");
+    assert_eq!((report.status, report.renewed), (RunStatus::Refused, 0), "{report:?}");
     // An account that only the first listing shows is not free either.
     rig.provider.script_list(Ok(Listing {
         accounts: (1..100).map(account).chain([made_again(0)]).collect(),
@@ -118,7 +118,7 @@ async fn listing_with_every_external_id_changed_is_refused() {
     }));
     rig.list(0..100);
     let report = run(&rig).await;
-    assert_eq!((report.status.as_str(), report.renewed), (COMPLETED, 0), "{report:?}");
+    assert_eq!((report.status, report.renewed), (RunStatus::Completed, 0), "{report:?}");
     assert_eq!(rig.sandbox(0).await.external_id, external_id(0));
 }
 
@@ -286,11 +286,15 @@ async fn overlapping_pages_are_reread_and_then_refused() {
     overlap(&rig);
     overlap(&rig);
     let report = run(&rig).await;
-    assert_eq!((report.status.as_str(), report.unchanged), (COMPLETED, 40), "the third is whole: {report:?}");
+    assert_eq!(
+        (report.status, report.unchanged),
+        (RunStatus::Completed, 40),
+        "the third is whole: {report:?}"
+    );
     (0..3).for_each(|_| overlap(&rig));
     let report = run(&rig).await;
     assert_eq!((report.marked_stale, report.listed), (0, 0), "{report:?}");
-    assert_eq!(report.status, REFUSED);
+    assert_eq!(report.status, RunStatus::Refused);
     let reason =
         "the pages of the provider's listing overlap: an account came twice, so others may be left out";
     assert_eq!(report.reason.as_deref(), Some(reason));
@@ -324,7 +328,7 @@ async fn malformed_entry_protects_only_the_records_it_names() {
         }
         let report = run(&rig).await;
         assert_eq!((report.marked_stale, report.withheld), (stale, withheld), "{malformed:?}: {report:?}");
-        assert_eq!((report.status.as_str(), report.skipped), (COMPLETED, 1), "{malformed:?}");
+        assert_eq!((report.status, report.skipped), (RunStatus::Completed, 1), "{malformed:?}");
         assert_eq!(report.unclear, u64::from(withheld > 0));
         assert_eq!(report.reason.is_some(), withheld > 0, "{report:?}");
         assert_eq!(rig.metric("broker_listing_unclear_entries", &[]), report.unclear);

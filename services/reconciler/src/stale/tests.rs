@@ -21,7 +21,7 @@ async fn run(rig: &Rig) -> StaleReport {
 }
 
 fn completed(due: u64, removed: u64, raced: u64) -> StaleReport {
-    StaleReport { status: COMPLETED.to_owned(), due, removed, raced, untold: 0, unreadable: 0 }
+    StaleReport { status: RunStatus::Completed, due, removed, raced, untold: 0, unreadable: 0 }
 }
 
 /// Makes a sandbox missing at the current time.
@@ -57,7 +57,7 @@ async fn stale_sandbox_becomes_a_tombstone_after_exactly_a_day() {
     assert_eq!(events[2].data.by, "stale");
     let count = |what| rig.metric("broker_reconciled_total", &["stale", what]);
     assert_eq!(["removed", "raced"].map(count), [1, 0]);
-    assert_eq!(rig.metric("broker_runs_total", &["stale", COMPLETED]), 2);
+    assert_eq!(rig.metric("broker_runs_total", &["stale", RunStatus::Completed.as_str()]), 2);
 }
 
 #[tokio::test]
@@ -146,8 +146,8 @@ async fn store_failure_is_reported_and_the_next_run_resumes() {
             let report = run(&rig).await;
             let calls = rig.faulty.calls();
             let Some(name) = calls.get(call) else { break };
-            assert_eq!(report.status, FAILED, "{fault:?} at {name}");
-            assert_eq!(run(&rig).await.status, COMPLETED, "{fault:?} at {name}");
+            assert_eq!(report.status, RunStatus::Failed, "{fault:?} at {name}");
+            assert_eq!(run(&rig).await.status, RunStatus::Completed, "{fault:?} at {name}");
             for number in 0..3 {
                 assert_eq!(rig.state(number).await, StateName::Deleted, "{fault:?} at {name}");
             }
@@ -169,9 +169,9 @@ async fn unavailable_event_log_delays_only_the_events() {
     rig.clock.advance(25 * HOUR);
     rig.bus.lose(Call::Append, Loss::Message);
     let report = run(&rig).await;
-    assert_eq!((report.status.as_str(), report.removed, report.untold), (COMPLETED, 1, 1));
+    assert_eq!((report.status, report.removed, report.untold), (RunStatus::Completed, 1, 1));
     assert!(rig.bus.events().is_empty());
     let report = run(&rig).await;
-    assert_eq!((report.status.as_str(), report.due, report.untold), (COMPLETED, 0, 0));
+    assert_eq!((report.status, report.due, report.untold), (RunStatus::Completed, 0, 0));
     assert_eq!(rig.bus.events().last().unwrap().kind, "sandbox.forgotten");
 }

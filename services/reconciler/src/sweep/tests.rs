@@ -27,7 +27,7 @@ async fn run(rig: &Rig) -> SweepReport {
 }
 
 fn completed(pending: u64, reannounced: u64, waiting: u64) -> SweepReport {
-    SweepReport { status: COMPLETED.to_owned(), pending, reannounced, waiting, ..SweepReport::default() }
+    SweepReport { status: RunStatus::Completed, pending, reannounced, waiting, ..SweepReport::default() }
 }
 
 /// A worker that retries everything later.
@@ -58,7 +58,7 @@ async fn old_deletion_without_a_message_is_reannounced() {
     assert_eq!(run(&rig).await, completed(3, 1, 2));
     assert_eq!(rig.bus.queued().last(), Some(&young));
     assert_eq!(rig.metric("broker_reconciled_total", &["sweep", "reannounced"]), 2);
-    assert_eq!(rig.metric("broker_runs_total", &["sweep", COMPLETED]), 4);
+    assert_eq!(rig.metric("broker_runs_total", &["sweep", RunStatus::Completed.as_str()]), 4);
 }
 
 #[tokio::test]
@@ -194,7 +194,7 @@ async fn event_log_gaps_are_filled_in_order_and_once() {
     assert_eq!(
         rig.run(TickKind::Sweep).await,
         Report::Sweep(SweepReport {
-            status: FAILED.to_owned(),
+            status: RunStatus::Failed,
             pending: 2,
             reannounced: 1,
             waiting: 1,
@@ -267,10 +267,10 @@ async fn queue_failure_is_reported_and_the_next_run_resumes() {
         }
         rig.clock.advance(SWEEP_AFTER);
         rig.bus.lose(Call::Announce, loss);
-        assert_eq!(run(&rig).await.status, FAILED);
-        assert_eq!(rig.metric("broker_runs_total", &["sweep", FAILED]), 1);
+        assert_eq!(run(&rig).await.status, RunStatus::Failed);
+        assert_eq!(rig.metric("broker_runs_total", &["sweep", RunStatus::Failed.as_str()]), 1);
         let report = run(&rig).await;
-        assert_eq!((report.status.as_str(), report.pending), (COMPLETED, 3));
+        assert_eq!((report.status, report.pending), (RunStatus::Completed, 3));
         assert_eq!(report.waiting, u64::from(loss == Loss::Answer), "{report:?}");
         assert_eq!(rig.bus.queued_count(), 3);
     }
@@ -290,8 +290,8 @@ async fn store_failure_is_reported_and_the_next_run_resumes() {
         if rig.faulty.calls().get(call).is_none() {
             break;
         }
-        assert_eq!(report.status, FAILED);
-        assert_eq!(run(&rig).await.status, COMPLETED);
+        assert_eq!(report.status, RunStatus::Failed);
+        assert_eq!(run(&rig).await.status, RunStatus::Completed);
         assert_eq!(rig.bus.queued_count(), 3);
         broken += 1;
     }
@@ -304,7 +304,7 @@ async fn store_failure_is_reported_and_the_next_run_resumes() {
 /// A sweep; returns the number of events that it added.
 async fn filled(rig: &Rig) -> u64 {
     match rig.run(TickKind::Sweep).await {
-        Report::Sweep(report) if report.status == COMPLETED => report.events_filled,
+        Report::Sweep(report) if report.status == RunStatus::Completed => report.events_filled,
         other => panic!("{other:?}"),
     }
 }
@@ -348,7 +348,9 @@ async fn interrupted_rebuild_resumes_without_duplicates() {
     finish(&rig, 0).await;
     finish(&rig, 1).await;
     rig.bus.lose(Call::Append, Loss::Answer);
-    assert!(matches!(rig.run(TickKind::Sweep).await, Report::Sweep(report) if report.status == FAILED));
+    assert!(
+        matches!(rig.run(TickKind::Sweep).await, Report::Sweep(report) if report.status == RunStatus::Failed)
+    );
     filled(&rig).await;
     let mut ids: Vec<_> = rig.bus.events().into_iter().map(|event| event.id).collect();
     ids.sort_unstable();

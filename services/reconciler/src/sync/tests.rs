@@ -36,12 +36,12 @@ fn writes(rig: &Rig) -> Vec<&'static str> {
 }
 
 /// A sync with that result and without a single write.
-async fn assert_nothing_is_done(rig: &Rig, status: &str, reason: &str) {
+async fn assert_nothing_is_done(rig: &Rig, status: RunStatus, reason: &str) {
     let report = run(rig).await;
-    assert_eq!((report.status.as_str(), report.reason.as_deref()), (status, Some(reason)));
+    assert_eq!((report.status, report.reason.as_deref()), (status, Some(reason)));
     assert_eq!(report.synced + report.marked_stale + report.tombstoned + report.raced, 0, "{report:?}");
     assert_eq!(writes(rig), Vec::<&str>::new());
-    assert_eq!(rig.metric("broker_runs_total", &["sync", status]), 1);
+    assert_eq!(rig.metric("broker_runs_total", &["sync", status.as_str()]), 1);
 }
 
 /// The plan of a sync that starts now.
@@ -57,7 +57,7 @@ async fn the_pool_follows_the_listing() {
     rig.list(0..4);
     let report = run(&rig).await;
     let expected = SyncReport {
-        status: COMPLETED.to_owned(),
+        status: RunStatus::Completed,
         listed: 4,
         synced: 4,
         inserted: 4,
@@ -71,7 +71,7 @@ async fn the_pool_follows_the_listing() {
     rig.provider.set_accounts([account(1), account(2), account(4), renamed].into());
     let report = run(&rig).await;
     let expected = SyncReport {
-        status: COMPLETED.to_owned(),
+        status: RunStatus::Completed,
         listed: 4,
         synced: 4,
         inserted: 1,
@@ -91,7 +91,7 @@ async fn the_pool_follows_the_listing() {
     assert_eq!(free(&rig).await, 5);
     let count = |what| rig.metric("broker_reconciled_total", &["sync", what]);
     assert_eq!(["inserted", "restored", "refreshed", "marked_stale"].map(count), [5, 1, 2, 1]);
-    assert_eq!(rig.metric("broker_runs_total", &["sync", COMPLETED]), 3);
+    assert_eq!(rig.metric("broker_runs_total", &["sync", RunStatus::Completed.as_str()]), 3);
 }
 
 #[tokio::test]
@@ -123,7 +123,7 @@ async fn provider_failure_changes_nothing_and_is_reported() {
         rig.fill(3).await;
         rig.list([0]);
         rig.provider.script_list(Err(error.clone()));
-        assert_nothing_is_done(&rig, FAILED, reason).await;
+        assert_nothing_is_done(&rig, RunStatus::Failed, reason).await;
 
         // On the second page.
         let rig = Rig::new();
@@ -134,7 +134,7 @@ async fn provider_failure_changes_nothing_and_is_reported() {
             ..Listing::default()
         }));
         rig.provider.script_list(Err(error.clone()));
-        assert_nothing_is_done(&rig, FAILED, reason).await;
+        assert_nothing_is_done(&rig, RunStatus::Failed, reason).await;
 
         // In the listing that should have agreed.
         let rig = Rig::new();
@@ -142,7 +142,7 @@ async fn provider_failure_changes_nothing_and_is_reported() {
         rig.provider
             .script_list(Ok(Listing { accounts: vec![account(0), account(7)], ..Listing::default() }));
         rig.provider.script_list(Err(error));
-        assert_nothing_is_done(&rig, FAILED, reason).await;
+        assert_nothing_is_done(&rig, RunStatus::Failed, reason).await;
         assert_eq!(free(&rig).await, 3);
     }
 }
@@ -166,7 +166,7 @@ async fn endless_listing_is_refused() {
             // A different account on each page: endless, without overlaps.
             rig.provider.script_list(Ok(Listing { accounts: vec![account(7 + number)], ..page }));
         }
-        assert_nothing_is_done(&rig, FAILED, "the provider's listing does not end").await;
+        assert_nothing_is_done(&rig, RunStatus::Failed, "the provider's listing does not end").await;
     }
     let rig = Rig::new();
     rig.provider.script_list(Ok(page(None, LISTING_MAX - 1)));
@@ -178,13 +178,13 @@ async fn implausible_listing_is_refused() {
     let rig = Rig::new();
     rig.fill(3).await;
     rig.list([]);
-    assert_nothing_is_done(&rig, REFUSED, "the provider's listing is empty").await;
+    assert_nothing_is_done(&rig, RunStatus::Refused, "the provider's listing is empty").await;
 
     let rig = Rig::new();
     rig.fill(100).await;
     rig.list((0..79).chain([200]));
     let reason = "21 of 100 free sandboxes are not listed, more than the 20 that one sync may mark stale";
-    assert_nothing_is_done(&rig, REFUSED, reason).await;
+    assert_nothing_is_done(&rig, RunStatus::Refused, reason).await;
     assert_eq!(free(&rig).await, 100);
 }
 
@@ -195,10 +195,10 @@ async fn forced_sync_follows_a_refused_listing_and_names_its_actor() {
     rig.fill(100).await;
     rig.allocate(7).await;
     rig.list(0..10);
-    assert_eq!(run(&rig).await.status, REFUSED);
+    assert_eq!(run(&rig).await.status, RunStatus::Refused);
     let report = forced(&rig).await;
     let reason = "forced although 90 of 99 free sandboxes are not listed, more than the 19 that one sync may mark stale";
-    assert_eq!((report.status.as_str(), report.reason.as_deref()), (COMPLETED, Some(reason)));
+    assert_eq!((report.status, report.reason.as_deref()), (RunStatus::Completed, Some(reason)));
     assert_eq!((report.forced_by.as_deref(), report.marked_stale), (Some("alice"), 90));
     assert_eq!(rig.state(7).await, StateName::Allocated);
 
@@ -212,7 +212,7 @@ async fn forced_sync_follows_a_refused_listing_and_names_its_actor() {
     let rig = Rig::new();
     rig.fill(100).await;
     rig.provider.script_list(Err(ports::provider::ProviderError::Garbled { message: "no".to_owned() }));
-    assert_eq!(forced(&rig).await.status, FAILED);
+    assert_eq!(forced(&rig).await.status, RunStatus::Failed);
     rig.provider.script_list(Ok(Listing { malformed: vec![Malformed::default()], ..Listing::default() }));
     assert_eq!(forced(&rig).await.marked_stale, 0);
     rig.provider.script_list(Ok(Listing::default()));
@@ -229,10 +229,14 @@ async fn expired_forced_sync_is_refused() {
     let order = TickOrder::forced("alice");
     let report = rig.reconciler.sync(&order.clone().until(until_ms)).await;
     let reason = "forced too late: the operator had given up 77.000 s before it could begin";
-    assert_eq!((report.status.as_str(), report.reason.as_deref()), (REFUSED, Some(reason)));
+    assert_eq!((report.status, report.reason.as_deref()), (RunStatus::Refused, Some(reason)));
     assert_eq!((report.forced_by.as_deref(), report.listed, free(&rig).await), (Some("alice"), 0, 100));
     let report = rig.reconciler.sync(&order.until(rig.clock.now_ms())).await;
-    assert_eq!((report.status.as_str(), report.marked_stale), (COMPLETED, 90), "the last moment is in time");
+    assert_eq!(
+        (report.status, report.marked_stale),
+        (RunStatus::Completed, 90),
+        "the last moment is in time"
+    );
 }
 
 #[tokio::test]
@@ -246,7 +250,7 @@ async fn unusable_entry_is_counted_and_marks_nothing_stale() {
     };
     rig.provider.script_list(Ok(listing));
     let report = run(&rig).await;
-    assert_eq!((report.status.as_str(), report.listed, report.skipped), (COMPLETED, 2, 2), "{report:?}");
+    assert_eq!((report.status, report.listed, report.skipped), (RunStatus::Completed, 2, 2), "{report:?}");
     assert_eq!((report.marked_stale, free(&rig).await), (0, 3), "any sandbox may be the one without an id");
     assert_eq!(rig.metric("broker_reconciled_total", &["sync", "skipped"]), 2);
 }
@@ -328,7 +332,11 @@ async fn claim_wins_over_a_concurrent_sync() {
     let held = rig.allocate(9).await;
     rig.faulty.resume();
     let report = syncing.await.unwrap();
-    assert_eq!((report.status.as_str(), report.raced, report.marked_stale), (COMPLETED, 1, 0), "{report:?}");
+    assert_eq!(
+        (report.status, report.raced, report.marked_stale),
+        (RunStatus::Completed, 1, 0),
+        "{report:?}"
+    );
     assert_eq!(rig.sandbox(9).await, held);
 }
 
@@ -345,7 +353,7 @@ async fn concurrent_syncs_add_every_sandbox_once() {
     let second = rig.reconciler.sync(&TickOrder::default()).await;
     rig.faulty.resume();
     let first = first.await.unwrap();
-    assert_eq!((first.status.as_str(), second.status.as_str()), (COMPLETED, COMPLETED));
+    assert_eq!((first.status, second.status), (RunStatus::Completed, RunStatus::Completed));
     assert_eq!(first.inserted + second.inserted, 60, "{first:?} {second:?}");
     assert!(first.raced >= 1 && second.inserted >= 1, "{first:?} {second:?}");
     assert_eq!(free(&rig).await, 60);
@@ -362,10 +370,10 @@ async fn store_failure_is_reported_and_the_next_sync_resumes() {
             let report = run(&rig).await;
             let calls = rig.faulty.calls();
             let Some(name) = calls.get(call) else { break };
-            let shown = (report.status.as_str(), report.reason.as_deref());
-            assert_eq!(shown, (FAILED, Some("the table does not answer")), "{fault:?} at {name}");
+            let shown = (report.status, report.reason.as_deref());
+            assert_eq!(shown, (RunStatus::Failed, Some("the table does not answer")), "{fault:?} at {name}");
             let report = run(&rig).await;
-            assert_eq!(report.status, COMPLETED, "{fault:?} at {name}: {report:?}");
+            assert_eq!(report.status, RunStatus::Completed, "{fault:?} at {name}: {report:?}");
             assert_eq!(free(&rig).await, 6, "{fault:?} at {name}");
             assert_eq!((rig.state(4).await, rig.state(5).await), (StateName::Stale, StateName::Stale));
             broken += 1;

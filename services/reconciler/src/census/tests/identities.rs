@@ -46,7 +46,7 @@ async fn records_without_an_identity_get_one() {
         records.push(former(&rig, number).await);
     }
     let report = run(&rig).await;
-    assert_eq!((report.status.as_str(), report.identities_made), (COMPLETED, 30), "{report:?}");
+    assert_eq!((report.status, report.identities_made), (RunStatus::Completed, 30), "{report:?}");
     for Sandbox { external_id, id, .. } in records {
         let made = rig.store.identity(&external_id).await.unwrap();
         assert_eq!(made, Some(Identity::new(external_id, id)));
