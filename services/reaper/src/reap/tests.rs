@@ -178,6 +178,12 @@ impl Rig {
         self.reaper.work(delivery(work)).await
     }
 
+    /// Starts to work on a delivery of this work.
+    fn begin(&self, work: &DeletionWork) -> tokio::task::JoinHandle<Verdict> {
+        let (reaper, delivery) = (Arc::clone(&self.reaper), delivery(work));
+        tokio::spawn(async move { reaper.work(delivery).await })
+    }
+
     /// Takes the next slot, as another reaper would.
     async fn slot(&self) -> Permit {
         match self.bus.acquire().await.unwrap() {
@@ -287,10 +293,7 @@ async fn a_deletion_waits_for_its_slot() {
     let rig = Rig::new().await;
     let work = rig.released().await;
     rig.slot().await;
-    let working = tokio::spawn({
-        let (reaper, delivery) = (Arc::clone(&rig.reaper), delivery(&work));
-        async move { reaper.work(delivery).await }
-    });
+    let working = rig.begin(&work);
     settle().await;
     rig.clock.advance(Duration::from_millis(101));
     settle().await;

@@ -5,10 +5,7 @@ use super::*;
 /// Starts the work and waits until the provider has been called.
 async fn under_way(rig: &Rig, work: &DeletionWork) -> tokio::task::JoinHandle<Verdict> {
     rig.provider.hold();
-    let working = tokio::spawn({
-        let (reaper, delivery) = (Arc::clone(&rig.reaper), delivery(work));
-        async move { reaper.work(delivery).await }
-    });
+    let working = rig.begin(work);
     settle().await;
     assert_eq!(rig.provider.in_flight(), 1);
     working
@@ -60,10 +57,7 @@ async fn concurrent_workers_leave_one_tombstone() {
     let rig = Rig::new().await;
     let work = rig.released().await;
     let first = under_way(&rig, &work).await;
-    let second = tokio::spawn({
-        let (reaper, delivery) = (Arc::clone(&rig.reaper), delivery(&work));
-        async move { reaper.work(delivery).await }
-    });
+    let second = rig.begin(&work);
     settle().await;
     rig.clock.advance(SECOND);
     settle().await;

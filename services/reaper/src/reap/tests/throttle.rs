@@ -111,10 +111,7 @@ async fn pause_or_hold_stops_a_deletion_waiting_for_its_slot() {
         let rig = Rig::new().await;
         let work = rig.released().await;
         let first = rig.slot().await;
-        let working = tokio::spawn({
-            let (reaper, delivery) = (Arc::clone(&rig.reaper), delivery(&work));
-            async move { reaper.work(delivery).await }
-        });
+        let working = rig.begin(&work);
         settle().await;
         if is_pause {
             rig.bus.pause(&pause()).await.unwrap();
@@ -136,10 +133,7 @@ async fn deletion_that_missed_its_slot_takes_another() {
     let rig = Rig::new().await;
     let work = rig.released().await;
     rig.slot().await;
-    let working = tokio::spawn({
-        let (reaper, delivery) = (Arc::clone(&rig.reaper), delivery(&work));
-        async move { reaper.work(delivery).await }
-    });
+    let working = rig.begin(&work);
     settle().await;
     rig.clock.advance(60 * SECOND);
     assert_eq!(working.await.unwrap(), Verdict::Done);
@@ -177,10 +171,7 @@ async fn full_throttle_is_awaited_without_returning_the_message() {
     let rig = Rig::new().await;
     let work = rig.released().await;
     while let Admission::Go { .. } = rig.bus.acquire().await.unwrap() {}
-    let working = tokio::spawn({
-        let (reaper, delivery) = (Arc::clone(&rig.reaper), delivery(&work));
-        async move { reaper.work(delivery).await }
-    });
+    let working = rig.begin(&work);
     settle().await;
     assert!(!working.is_finished(), "it is not put off");
     for _ in 0..10 {
