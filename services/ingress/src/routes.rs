@@ -58,11 +58,11 @@ const POOL_SCOPE: &str = "x-pool-scope";
 
 /// Every route, in the order of the document.
 pub static ROUTES: LazyLock<Vec<Route>> =
-    LazyLock::new(|| declared().iter().map(|(route, _)| route.clone()).collect());
+    LazyLock::new(|| handlers().iter().filter_map(Route::declared_by).collect());
 
 /// Every handler, with what it declares.
-fn declared() -> Vec<(Route, UtoipaMethodRouter<Parts>)> {
-    let routes = vec![
+fn handlers() -> Vec<UtoipaMethodRouter<Parts>> {
+    vec![
         routes!(sandboxes::allocate),
         routes!(sandboxes::mark_for_deletion),
         routes!(sandboxes::extend),
@@ -101,20 +101,21 @@ fn declared() -> Vec<(Route, UtoipaMethodRouter<Parts>)> {
         routes!(openapi::readyz),
         routes!(openapi::metrics),
         routes!(about),
-    ];
-    routes.into_iter().filter_map(|declared| Some((Route::declared_by(&declared)?, declared))).collect()
+    ]
 }
 
 /// The OpenAPI document: `base` with every route.
 pub(crate) fn described(base: OpenApi) -> OpenApi {
     let router = OpenApiRouter::<Parts>::with_openapi(base);
-    declared().into_iter().fold(router, |router, (_, declared)| router.routes(declared)).into_openapi()
+    handlers().into_iter().fold(router, OpenApiRouter::routes).into_openapi()
 }
 
 /// The router of all routes. `gate` checks the role in front of each one; `edge` surrounds all.
 pub(crate) fn router(parts: Parts, gate: &Gate, edge: Edge) -> Router {
     let mut router = Router::new();
-    for (route, (_, _, endpoint)) in declared() {
+    for handler in handlers() {
+        let Some(route) = Route::declared_by(&handler) else { continue };
+        let (_, _, endpoint) = handler;
         let gate = Gate {
             role: route.role,
             is_read_only: caller::is_read_only(&route.method),
