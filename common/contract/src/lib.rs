@@ -54,3 +54,9 @@ pub use scope::{Scope, UnknownScope};
 pub use subjects::{Subjects, Verb};
 pub use throttle::{DeletionsStatus, Pause, PauseRequest, ResumeReply, ResumeRequest, ThrottleState};
 pub use ticks::{TickOrder, TurnTaken};
+
+/// The names of a closed set, for a text that says what is allowed: `a, b, c`.
+#[must_use]
+pub fn names<T: strum::IntoEnumIterator + Into<&'static str>>() -> String {
+    T::iter().map(Into::into).collect::<Vec<&str>>().join(", ")
+}

@@ -2,7 +2,6 @@
 
 use super::census::Census;
 use serde::{Deserialize, Serialize};
-use strum::IntoEnumIterator as _;
 use utoipa::ToSchema;
 
 /// What a tick says to look at. A tick carries no data: "sync now" is the same tick as the scheduled one.
@@ -19,6 +18,7 @@ use utoipa::ToSchema;
     Deserialize,
     ToSchema,
     strum::IntoStaticStr,
+    strum::EnumString,
     strum::EnumIter,
 )]
 #[strum(serialize_all = "snake_case")]
@@ -306,6 +306,6 @@ impl TickKind {
     /// The kind of that name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Self::iter().find(|kind| kind.as_str() == name)
+        name.parse().ok()
     }
 }

@@ -69,7 +69,7 @@ pub struct SandboxRequest {
 
 /// Whether a claim made a lease or found it. Rides in a header, so that the body of a repeat is the body of
 /// the first answer, byte for byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::EnumString)]
 #[strum(serialize_all = "snake_case")]
 pub enum Outcome {
     /// A new lease: HTTP 201.
@@ -192,7 +192,7 @@ impl Outcome {
     /// The outcome of that header value.
     #[must_use]
     pub fn parse(value: &str) -> Option<Self> {
-        [Self::Created, Self::Existing].into_iter().find(|outcome| outcome.as_str() == value)
+        value.parse().ok()
     }
 }
 

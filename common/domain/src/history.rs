@@ -4,7 +4,6 @@ use super::deletion::DeletionCause;
 use super::ids::{Actor, Epoch, Reason, Version};
 use super::sandbox::StateName;
 use super::time::UnixSeconds;
-use strum::IntoEnumIterator as _;
 
 /// History entries that a sandbox keeps; older ones are removed. A DynamoDB item may hold 400 KiB, and each write pays
 /// for the whole item. A normal life has four entries.
@@ -30,7 +29,9 @@ pub struct HistoryEntry {
 }
 
 /// What made a state change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::EnumIter)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::EnumString, strum::EnumIter,
+)]
 #[strum(serialize_all = "snake_case")]
 pub enum Cause {
     /// The provider listed it for the first time.
@@ -84,7 +85,7 @@ impl Cause {
     /// The cause with that stored name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Self::iter().find(|cause| cause.as_str() == name)
+        name.parse().ok()
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::deletion::Deletion;
 use std::fmt;
-use strum::IntoEnumIterator as _;
 
 /// The result of the last recorded attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +28,9 @@ pub enum PreClean {
 }
 
 /// Why nothing was deleted inside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::EnumIter)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::EnumString, strum::EnumIter,
+)]
 #[strum(serialize_all = "snake_case")]
 pub enum Skip {
     /// The pre-clean is switched off, or the provider does not offer it.
@@ -99,7 +100,7 @@ impl Skip {
     /// The reason with that stored name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Self::iter().find(|skip| skip.as_str() == name)
+        name.parse().ok()
     }
 
     const fn words(self) -> &'static str {
@@ -114,6 +115,7 @@ impl Skip {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use strum::IntoEnumIterator as _;
 
     const TWO: PreClean = PreClean::Cleaned { services: 2 };
 

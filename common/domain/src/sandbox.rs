@@ -12,7 +12,6 @@ use super::lease::{Candidate, ClaimRecord, Lease};
 use super::time::UnixSeconds;
 use super::transition::{Change, Description, Entry, Transition};
 use std::fmt;
-use strum::IntoEnumIterator as _;
 
 /// The error text of a deletion whose account the provider still lists.
 pub const STILL_LISTED: &str = "still listed by the provider";
@@ -95,6 +94,7 @@ pub enum State {
     Ord,
     Hash,
     strum::IntoStaticStr,
+    strum::EnumString,
     strum::EnumIter,
     strum::EnumCount,
     strum::VariantArray,
@@ -141,7 +141,7 @@ impl StateName {
     /// The state with that public name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Self::iter().find(|state| state.as_str() == name)
+        name.parse().ok()
     }
 }
 

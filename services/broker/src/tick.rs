@@ -7,7 +7,6 @@ use ports::bus::{TickReceipt, Ticks as _};
 use runtime::settings::Env;
 use serde::Serialize;
 use std::time::Duration;
-use strum::IntoEnumIterator as _;
 
 /// Maximum of the time-out for a report, in seconds, because a sync of a large listing takes minutes.
 const TIMEOUT_SECONDS_MAX: u64 = 3_600;
@@ -94,7 +93,7 @@ fn taken(kind: TickKind, receipt: TickReceipt) -> Result<String, serde_json::Err
 }
 
 fn parse_kind(name: &str) -> Result<TickKind, String> {
-    let kinds = TickKind::iter().map(TickKind::as_str).collect::<Vec<_>>().join(", ");
+    let kinds = contract::names::<TickKind>();
     TickKind::parse(name).ok_or_else(|| format!("must be one of {kinds}"))
 }
 
@@ -124,6 +123,7 @@ impl End {
 mod tests {
     use super::*;
     use contract::SyncReport;
+    use strum::IntoEnumIterator as _;
 
     #[test]
     fn the_exit_code_follows_the_status() {

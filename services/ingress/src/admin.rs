@@ -15,7 +15,6 @@ use runtime::telemetry::Chain;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
-use strum::IntoEnumIterator as _;
 use tokio::sync::Semaphore;
 
 use crate::deletions::operator;
@@ -219,7 +218,7 @@ pub(crate) async fn report(
 ) -> Result<Response, Failure> {
     let Path((kind, tick)) = path.map_err(|_| Fault::invalid("the report id", "in the path is not text"))?;
     let kind = TickKind::parse(&kind).ok_or_else(|| {
-        let kinds = TickKind::iter().map(TickKind::as_str).collect::<Vec<_>>().join(", ");
+        let kinds = contract::names::<TickKind>();
         Fault::new(FaultCode::NotFound, format!("there are reports of {kinds}, and of nothing else"))
     })?;
     let tick =

@@ -24,7 +24,6 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
-use strum::IntoEnumIterator as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::unconstrained;
 use tokio_util::sync::CancellationToken;
@@ -176,7 +175,7 @@ impl Wanted {
         let cause = self.kind.as_deref().map(|kind| {
             let word = kind.strip_prefix("sandbox.").unwrap_or(kind);
             Cause::parse(word).ok_or_else(|| {
-                let known = Cause::iter().map(Cause::as_str).collect::<Vec<_>>().join(", ");
+                let known = contract::names::<Cause>();
                 Fault::invalid("type", format!("must be one of {known}"))
             })
         });

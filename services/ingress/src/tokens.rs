@@ -7,7 +7,6 @@ use aws_lc_rs::digest::{SHA256, digest};
 use domain::{Actor, PoolName};
 use parking_lot::RwLock;
 use std::sync::Arc;
-use strum::IntoEnumIterator as _;
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
 pub mod file;
@@ -28,7 +27,19 @@ pub const TOKENS_MAX: usize = 512;
 pub type Digest = [u8; DIGEST_BYTES];
 
 /// What a token gives the right to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, strum::IntoStaticStr, strum::EnumIter)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    strum::IntoStaticStr,
+    strum::EnumString,
+    strum::EnumIter,
+)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Scope {
     /// The routes of the labs.
@@ -104,7 +115,7 @@ impl Scope {
     /// The scope of that name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Self::iter().find(|scope| scope.as_str() == name)
+        name.parse().ok()
     }
 }
 

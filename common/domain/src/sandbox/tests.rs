@@ -9,6 +9,7 @@ use crate::history::Order;
 use crate::ids::{Actor, IdempotencyKey, LabId};
 use crate::lease::{ClaimKey, Extension, Grant};
 use crate::pre_clean::PreClean;
+use strum::IntoEnumIterator as _;
 
 const ENTERED: UnixSeconds = UnixSeconds::new(1_000);
 pub(super) const GRANTED: UnixSeconds = UnixSeconds::new(2_000);

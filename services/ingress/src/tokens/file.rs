@@ -10,7 +10,6 @@
 use domain::{Actor, PoolName};
 use std::fmt::Write as _;
 use std::sync::Arc;
-use strum::IntoEnumIterator as _;
 
 use super::{Caller, DIGEST_BYTES, Digest, Entry, Scope, parse_name};
 
@@ -83,7 +82,7 @@ fn parse_line(line: &str) -> Result<Entry, String> {
 
 fn parse_scope(name: &str) -> Result<Scope, String> {
     Scope::parse(name).ok_or_else(|| {
-        let names = Scope::iter().map(Scope::as_str).collect::<Vec<_>>().join(", ");
+        let names = contract::names::<Scope>();
         format!("rights are {names}, separated by commas without blanks")
     })
 }
@@ -122,6 +121,7 @@ fn check_pools(scopes: &[Scope], pools: &[PoolName]) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::tokens::fingerprint;
+    use strum::IntoEnumIterator as _;
 
     const DIGEST: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 

@@ -105,7 +105,11 @@ fn overload_blames_no_sandbox() {
 fn single_forbidden_account_does_not_stop_other_deletions() {
     let mut throttle = TestThrottle::default();
     throttle.deletes("1");
-    assert_eq!(throttle.is_forbidden("odd"), FailureCause::Unclear, "it may be everybody's turn next");
+    assert_eq!(
+        throttle.is_forbidden("odd"),
+        FailureCause::Unclear,
+        "the next failures may be of every sandbox"
+    );
     for number in 2..20 {
         throttle.deletes(&number.to_string());
         assert_eq!(throttle.is_forbidden("odd"), FailureCause::Sandbox, "the credentials are good");
