@@ -4,16 +4,19 @@ use crate::{is_refusal, split_line};
 use allocator::{Allocator, Config, Metrics, Ports};
 use bytes::Bytes;
 use contract::{Allocation, Fault, FaultCode, Verb};
-use domain::{ExternalId, NewSandbox, PoolName, SandboxId, SandboxName};
+use domain::{ExternalId, LeasePolicy, NewSandbox, PoolName, Pools, ProviderName, SandboxId, SandboxName};
 use ports::bus::{Context, Handler as _, Request};
+use ports::provider::Providers;
 use ports::random::Rng;
 use ports::store::Store as _;
 use prometheus::Registry;
+use runtime::pools::PoolWatch;
 use runtime::recorder::{EventLogMetrics, Recorder};
 use runtime::settings::Settings;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 use strum::IntoEnumIterator as _;
 use testkit::bus::{MemoryBus, MemoryConfig};
 use testkit::clock::ManualClock;
@@ -23,6 +26,13 @@ use tokio::runtime::{Builder, Runtime};
 /// Sandboxes in the world of each input.
 const SANDBOXES: usize = 3;
 const SHARDS: u16 = 2;
+/// As the settings have it by default.
+const LEASES: LeasePolicy = LeasePolicy {
+    duration: Duration::from_secs(4 * 3_600),
+    duration_max: Duration::from_secs(48 * 3_600),
+    total_max: Duration::from_secs(72 * 3_600),
+    grace: Duration::from_secs(1_800),
+};
 
 /// What all inputs share.
 struct Frame {
@@ -110,10 +120,10 @@ fn sandbox(number: usize) -> Option<NewSandbox> {
 
 impl Frame {
     fn new() -> Self {
-        let env: BTreeMap<String, String> = [("POOLS".to_owned(), "dns=dns-,main".to_owned())].into();
+        let env = BTreeMap::new();
         let mut settings = Settings::new(&env);
         let config = Config::read(&mut settings);
-        let config = settings.finish(config).expect("good settings").expect("good pools");
+        let config = settings.finish(config).expect("good settings");
         let registry = Registry::new();
         Self {
             runtime: Builder::new_current_thread().enable_all().build().expect("a runtime"),
@@ -131,6 +141,8 @@ impl Frame {
             let inserted = store.insert(&sandbox, crate::NOW).await;
             inserted.expect("memory takes it");
         }
+        let pools = PoolWatch::new(Pools::parse("dns=dns-,main").expect("good pools"), LEASES);
+        pools.open(store.as_ref()).await.expect("memory takes them");
         let bus = Arc::new(MemoryBus::new(MemoryConfig::default(), clock.clone(), random.clone()));
         let ports = Ports {
             clock: clock.clone(),
@@ -142,7 +154,9 @@ impl Frame {
             census: bus.clone(),
             upkeep: bus.clone(),
             recorder: Recorder::new(clock, bus, self.event_log.clone()),
-            provider: None,
+            providers: Providers::default(),
+            provider_names: Arc::new([ProviderName::csp()].into()),
+            pools,
         };
         Allocator::new(self.config.clone(), ports, self.metrics.clone())
     }

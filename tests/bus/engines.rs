@@ -13,6 +13,7 @@ use ports::bus::{
 };
 use ports::clock::{Clock, SystemClock};
 use ports::random::Rng;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -143,6 +144,7 @@ pub(crate) fn nats_config(url: String, settings: MemoryConfig) -> NatsConfig {
         deletions_in_flight_max,
         deletion_ack_wait,
         throttle,
+        further_throttles: BTreeMap::new(),
         events_kept: Duration::from_secs(24 * 3_600),
         events_bytes_max: 1024 * 1024,
         check_period: Duration::from_secs(10),

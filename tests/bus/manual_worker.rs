@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use contract::{Report, TickKind};
+use domain::PoolName;
 use harness::wait::TIMEOUT;
 use ports::bus::{Answer, Delivery, Handler, Request, Runner, Verdict, Worker};
 use std::fmt::Debug;
@@ -94,7 +95,7 @@ impl Worker for ManualWorker<Delivery, Verdict> {
         self.ask(delivery).await
     }
 
-    async fn admit(&self, places: usize) -> (usize, Duration) {
+    async fn admit(&self, _pool: &PoolName, places: usize) -> (usize, Duration) {
         self.tally.admissions.fetch_add(1, Ordering::SeqCst);
         if self.tally.is_closed.load(Ordering::SeqCst) {
             (0, Duration::from_millis(10))

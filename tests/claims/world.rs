@@ -7,14 +7,16 @@ use contract::{
 };
 use domain::{
     Candidate, ClaimKey, ClaimRecord, ExternalId, IdempotencyKey, LeasePolicy, NewSandbox, OwnerId, PoolName,
-    PoolRules, Sandbox, SandboxId, SandboxName, StateName, UnixSeconds,
+    Pools, ProviderName, Sandbox, SandboxId, SandboxName, StateName, UnixSeconds,
 };
 use harness::deletions::RecordedDeletions;
 use ports::bus::{Attempt, Context, Handler as _, Request};
 use ports::clock::Clock as _;
+use ports::provider::Providers;
 use ports::random::Rng;
 use ports::store::{Insert, Store};
 use prometheus::Registry;
+use runtime::pools::PoolWatch;
 use runtime::recorder::{EventLogMetrics, Recorder};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -144,8 +146,6 @@ impl World {
     /// One more process, with its own connection to the store.
     pub(crate) fn process_over(&self, store: Arc<dyn Store>) -> Process {
         let config = Config {
-            leases: lease_policy(),
-            pools: PoolRules::parse(self.pools).unwrap(),
             in_flight_max: 512,
             latency_target: Duration::from_millis(300),
             health: None,
@@ -165,7 +165,9 @@ impl World {
             census: bus.clone(),
             upkeep: bus.clone(),
             recorder: Recorder::new(clock, bus, metrics),
-            provider: None,
+            providers: Providers::default(),
+            provider_names: Arc::new([ProviderName::csp()].into()),
+            pools: PoolWatch::new(Pools::parse(self.pools).unwrap(), lease_policy()),
         };
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();

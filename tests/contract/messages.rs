@@ -2,6 +2,9 @@
 //! `nats/README.md` before you accept it.
 
 use contract::census::LABS_MAX;
+use contract::pools::{
+    LeaseSettings, PoolOrder, PoolRequest, PoolSettings, PoolView, PoolsReply, PutPoolRequest,
+};
 use contract::throttle::{Breaker, BreakerReason, BreakerStatus, Failing, Forbidden, PoolDeletions};
 use contract::{
     AllocateRequest, Allocation, Census, CensusReport, Counted, DeletionWork, DeletionsStatus, ExpiryReport,
@@ -233,6 +236,7 @@ fn throttle_state() {
             "main".to_owned(),
             PoolDeletions { waiting: 3, under_way: 2, consumer_paused_until: Some(1_763_683_300) },
         )]),
+        providers: BTreeMap::new(),
     };
     assert_snapshot!(wire(&status), @r#"{"state":"paused","paused":{"by":"operator","since":1763683200,"until":1763683260,"reason":"maintenance"},"breaker":{"state":"open","reason":"failures","until":1,"failures":5},"held_until":1763683260,"rate_per_minute":30,"rate_per_minute_max":60,"consumer_paused_until":1763683300,"pools":{"main":{"waiting":3,"under_way":2,"consumer_paused_until":1763683300}}}"#);
     reads("{}", &DeletionsStatus::default());
@@ -339,6 +343,7 @@ fn reports_of_syncs() {
         identities_dropped: 14,
         unclear: 15,
         withheld: 16,
+        providers: BTreeMap::new(),
     };
     let run = RunReport { tick: 17, duration_ms: 100, report: Report::Sync(sync) };
     assert_snapshot!(wire(&run), @r#"{"tick":17,"duration_ms":100,"kind":"sync","status":"refused","reason":"9 of 10 would be marked stale","forced_by":"alice","listed":1,"synced":10,"inserted":1,"restored":2,"refreshed":3,"unchanged":4,"marked_stale":5,"allocated_missing":6,"tombstoned":7,"skipped":8,"raced":9,"unreadable":1,"renewed":10,"identity_changed":11,"identity_taken":12,"relisted":13,"identities_dropped":14,"unclear":15,"withheld":16}"#);
@@ -422,4 +427,71 @@ fn reports_of_expiry_runs_and_sweeps() {
     };
     let run = RunReport { tick: 20, duration_ms: 9, report: Report::Sweep(sweep) };
     assert_snapshot!(wire(&run), @r#"{"tick":20,"duration_ms":9,"kind":"sweep","status":"failed","pending":3,"reannounced":1,"waiting":2,"unqueued":4,"parked":5,"reparked":6,"unparked":7,"events_filled":8,"unreadable":1}"#);
+}
+
+fn text(message: &impl Serialize) -> String {
+    serde_json::to_string(message).unwrap()
+}
+
+#[test]
+fn pools() {
+    let lease = LeaseSettings {
+        duration_minutes: Some(240),
+        duration_minutes_max: Some(2_880),
+        total_minutes_max: Some(4_320),
+        grace_minutes: Some(30),
+        idle_minutes: None,
+    };
+    let settings = PoolSettings {
+        kind: Some("account".to_owned()),
+        provider: Some("csp".to_owned()),
+        name_prefix: Some("lab-".to_owned()),
+        ..PoolSettings::default()
+    };
+    let asked = LeaseSettings { duration_minutes_max: Some(480), total_minutes_max: Some(960), ..lease };
+    let put = PutPoolRequest {
+        pool: "labs".to_owned(),
+        settings: PoolSettings { lease: Some(asked), deletions_in_flight_max: Some(4), ..settings.clone() },
+        version: Some(2),
+        by: Some("alice".to_owned()),
+    };
+    // A reader refuses unknown settings, so that an operator's typing error has no silent effect.
+    assert_snapshot!(text(&put), @r#"{"pool":"labs","settings":{"kind":"account","provider":"csp","name_prefix":"lab-","lease":{"duration_minutes":240,"duration_minutes_max":480,"total_minutes_max":960,"grace_minutes":30},"deletions_in_flight_max":4},"version":2,"by":"alice"}"#);
+    let order = PoolOrder { pool: "labs".to_owned(), version: Some(3), by: Some("alice".to_owned()) };
+    assert_snapshot!(wire(&order), @r#"{"pool":"labs","version":3,"by":"alice"}"#);
+    assert_snapshot!(wire(&PoolRequest { pool: "labs".to_owned() }), @r#"{"pool":"labs"}"#);
+    let counts = PoolStats {
+        total: 21,
+        available: 1,
+        allocated: 2,
+        pending_deletion: 3,
+        stale: 4,
+        deletion_failed: 5,
+        quarantined: 6,
+    };
+    let view = PoolView {
+        pool: "labs".to_owned(),
+        state: "active".to_owned(),
+        version: 3,
+        settings: PoolSettings {
+            lease: Some(LeaseSettings { duration_minutes: Some(240), ..LeaseSettings::default() }),
+            deletions_in_flight_max: Some(4),
+            ..settings.clone()
+        },
+        lease,
+        is_default: false,
+        counts: Some(counts),
+    };
+    assert_snapshot!(text(&view), @r#"{"pool":"labs","state":"active","version":3,"settings":{"kind":"account","provider":"csp","name_prefix":"lab-","lease":{"duration_minutes":240},"deletions_in_flight_max":4},"lease":{"duration_minutes":240,"duration_minutes_max":2880,"total_minutes_max":4320,"grace_minutes":30},"is_default":false,"counts":{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6}}"#);
+    let unknown = PoolView {
+        state: "unknown".to_owned(),
+        version: 0,
+        settings: PoolSettings::default(),
+        counts: None,
+        ..view.clone()
+    };
+    assert_snapshot!(text(&unknown), @r#"{"pool":"labs","state":"unknown","version":0,"settings":{},"lease":{"duration_minutes":240,"duration_minutes_max":2880,"total_minutes_max":4320,"grace_minutes":30},"is_default":false,"counts":null}"#);
+    let draining = PoolView { state: "draining".to_owned(), version: 4, settings, counts: None, ..view };
+    let reply = PoolsReply { pools: vec![draining], counted_at: Some(1_763_683_200) };
+    assert_snapshot!(text(&reply), @r#"{"pools":[{"pool":"labs","state":"draining","version":4,"settings":{"kind":"account","provider":"csp","name_prefix":"lab-"},"lease":{"duration_minutes":240,"duration_minutes_max":2880,"total_minutes_max":4320,"grace_minutes":30},"is_default":false,"counts":null}],"counted_at":1763683200}"#);
 }

@@ -134,11 +134,16 @@ fn present_types_read_and_write_the_exchanges_of_the_previous_build() {
             Verb::Sandboxes => assert_same::<SandboxesRequest, SandboxesReply>(exchange),
             Verb::Sandbox => assert_same::<RecordRequest, RecordView>(exchange),
             Verb::BulkDelete => assert_same::<BulkDeleteRequest, BulkDeleteReply>(exchange),
+            Verb::Pools | Verb::Pool | Verb::PutPool | Verb::DrainPool | Verb::RemovePool => {
+                panic!("is unknown to that build")
+            }
             Verb::Pause => assert_same::<PauseRequest, Pause>(exchange),
             Verb::Resume => assert_same::<ResumeRequest, ResumeReply>(exchange),
         }
     }
-    let every = Verb::iter().filter(|verb| *verb != Verb::Health).map(|verb| verb.as_str().to_owned());
+    let unrecorded =
+        [Verb::Health, Verb::Pools, Verb::Pool, Verb::PutPool, Verb::DrainPool, Verb::RemovePool];
+    let every = Verb::iter().filter(|verb| !unrecorded.contains(verb)).map(|verb| verb.as_str().to_owned());
     assert_eq!(seen, every.collect(), "every verb was recorded");
 }
 
@@ -189,8 +194,12 @@ async fn present_allocator_answers_the_requests_of_the_previous_ingress() {
             *until = LATER.into();
         }
         let mut body = body.to_string();
-        for (then, now) in &renamed {
-            body = body.replace(&format!("\"{then}\""), &format!("\"{now}\""));
+        // In two steps, because the new name of one may be the old name of another.
+        for (number, then) in renamed.keys().enumerate() {
+            body = body.replace(&format!("\"{then}\""), &format!("\"<{number}>\""));
+        }
+        for (number, now) in renamed.values().enumerate() {
+            body = body.replace(&format!("\"<{number}>\""), &format!("\"{now}\""));
         }
         let mut sent = async_nats::HeaderMap::new();
         // Those two say when; with them it would be long over.

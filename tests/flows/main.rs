@@ -16,6 +16,7 @@ mod killed;
 mod late_attempts;
 mod operator_actions;
 mod pool;
+mod pools;
 mod pre_clean;
 mod queue;
 mod records;

@@ -92,6 +92,14 @@ impl Api {
         answer(request.send().await.expect("the broker answers")).await
     }
 
+    /// An admin call with a JSON body.
+    pub async fn admin_with(&self, method: Method, path: &str, body: &Value) -> Answer {
+        let request =
+            self.client.request(method, format!("{}{path}", self.root)).bearer_auth(&self.admin_token);
+        let request = request.header("Content-Type", "application/json").body(body.to_string());
+        answer(request.send().await.expect("the broker answers")).await
+    }
+
     /// `GET /v1/admin/events` of one sandbox, up to the end of the event log, unparsed.
     pub async fn events_of(&self, id: &str) -> String {
         let url = format!("{}/v1/admin/events?sandbox={id}&after=0&follow=false", self.root);

@@ -30,7 +30,8 @@ use tokio::task::JoinHandle;
 pub const LAB_TOKEN: &str = "lab-token-of-the-test";
 /// The admin token of every fleet.
 pub const ADMIN_TOKEN: &str = "admin-token-of-the-test";
-const CSP_TOKEN: &str = "csp-token-of-the-test";
+/// The broker's token at every simulator.
+pub const CSP_TOKEN: &str = "csp-token-of-the-test";
 
 /// The settings of a test's fleet.
 pub struct Plan {

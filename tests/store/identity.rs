@@ -5,7 +5,8 @@ use crate::fixtures::{
     new_sandbox, operator, several_added,
 };
 use domain::{
-    Cause, DELETION_RELISTS_MAX, Epoch, ExternalId, NewSandbox, STILL_LISTED, Sandbox, State, StateName,
+    Cause, DELETION_RELISTS_MAX, Epoch, ExternalId, NewSandbox, ProviderName, STILL_LISTED, Sandbox, State,
+    StateName,
 };
 use ports::store::{IDENTITY_SHARDS, Identity, Insert, SortRange, Store};
 use std::collections::BTreeSet;
@@ -90,7 +91,7 @@ pub(crate) async fn identities_are_listed_in_pages(store: Arc<dyn Store>) {
     for shard in 0..IDENTITY_SHARDS {
         let mut after = None;
         loop {
-            let page = store.identities(shard, after.as_ref(), 3).await.unwrap();
+            let page = store.identities(&ProviderName::csp(), shard, after.as_ref(), 3).await.unwrap();
             assert!(page.identities.len() <= 3);
             for identity in page.identities {
                 assert!(seen.insert(identity.sandbox_id.to_string()), "{identity:?} came twice");

@@ -13,6 +13,7 @@ mod listing;
 mod lost_replies;
 mod operator_actions;
 mod outages;
+mod pools;
 mod races;
 mod stored_items;
 mod tables;
@@ -156,6 +157,10 @@ on_every_shared_engine! {
         deletion_switch_changes_are_conditional,
         processes_agree_on_settings_and_keep_those_of_others,
         mark_is_advanced_conditionally,
+    }
+    pools {
+        pool_changes_are_conditional_on_the_version,
+        two_providers_share_no_identity,
     }
 }
 

@@ -3,14 +3,15 @@
 use contract::{ExpiryReport, Report, SyncReport, TickKind};
 use domain::{
     ClaimKey, ClaimRecord, ExternalId, Grant, IdempotencyKey, LeasePolicy, NewSandbox, OwnerId, PoolName,
-    PoolRules, Sandbox, SandboxId, SandboxName, UnixSeconds,
+    Pools, Sandbox, SandboxId, SandboxName, UnixSeconds,
 };
 use ports::bus::Runner;
-use ports::provider::{Account, Provider};
+use ports::provider::{Account, Provider, Providers};
 use ports::random::Rng;
 use ports::store::{Store, Write};
 use prometheus::Registry;
 use reconciler::{Config, Limits, Metrics, Ports, Reconciler};
+use runtime::pools::PoolWatch;
 use runtime::recorder::{EventLogMetrics, Recorder};
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,10 +57,13 @@ pub(crate) fn reconciler(
 ) -> Reconciler {
     let bus = MemoryBus::new(MemoryConfig::default(), Arc::new(clock.clone()), Arc::new(Rng::seeded(7)));
     let registry = Registry::new();
+    let leases =
+        LeasePolicy { duration: 4 * HOUR, duration_max: 48 * HOUR, total_max: 72 * HOUR, grace: GRACE };
     let ports = Ports {
         clock: Arc::new(clock.clone()),
         store,
-        provider,
+        providers: Providers::only(provider),
+        pools: PoolWatch::new(Pools::parse("main").unwrap(), leases),
         deletions: Arc::new(bus.clone()),
         upkeep: Arc::new(bus.clone()),
         switch: Arc::new(bus.clone()),
@@ -71,13 +75,6 @@ pub(crate) fn reconciler(
         ),
     };
     let config = Config {
-        leases: LeasePolicy {
-            duration: 4 * HOUR,
-            duration_max: 48 * HOUR,
-            total_max: 72 * HOUR,
-            grace: GRACE,
-        },
-        pools: PoolRules::parse("main").unwrap(),
         limits: Limits { stale_percent_max: 20, stale_count_always: 5 },
         sweep_after: Duration::from_secs(30),
         stale_kept: HOUR,

@@ -5,13 +5,16 @@
 
 use async_trait::async_trait;
 use contract::{Report, SyncReport, TickKind};
-use domain::{LeasePolicy, PoolRules, UnixSeconds};
+use domain::{LeasePolicy, Pools, UnixSeconds};
 use ports::bus::Runner;
-use ports::provider::{Abilities, Account, Deleted, Listing, PreCleaned, Provider, ProviderError, Target};
+use ports::provider::{
+    Abilities, Account, Deleted, Listing, PreCleaned, Provider, ProviderError, Providers, Target,
+};
 use ports::random::Rng;
 use ports::store::{Store, StoreError};
 use prometheus::Registry;
 use reconciler::{Config, Limits, Metrics, Ports, Reconciler};
+use runtime::pools::PoolWatch;
 use runtime::recorder::{EventLogMetrics, Recorder};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -90,10 +93,12 @@ fn reconciler(store: Arc<dyn Store>, provider: Arc<Endless>) -> Reconciler {
     let clock = Arc::new(ManualClock::at(NOW));
     let bus = MemoryBus::new(MemoryConfig::default(), clock.clone(), Arc::new(Rng::seeded(7)));
     let registry = Registry::new();
+    let leases = LeasePolicy { duration: HOUR, duration_max: HOUR, total_max: HOUR, grace: HOUR };
     let ports = Ports {
         clock: clock.clone(),
         store,
-        provider,
+        providers: Providers::only(provider),
+        pools: PoolWatch::new(Pools::parse("main").unwrap(), leases),
         deletions: Arc::new(bus.clone()),
         upkeep: Arc::new(bus.clone()),
         switch: Arc::new(bus.clone()),
@@ -101,8 +106,6 @@ fn reconciler(store: Arc<dyn Store>, provider: Arc<Endless>) -> Reconciler {
         recorder: Recorder::new(clock, Arc::new(bus), EventLogMetrics::register(&registry).unwrap()),
     };
     let config = Config {
-        leases: LeasePolicy { duration: HOUR, duration_max: HOUR, total_max: HOUR, grace: HOUR },
-        pools: PoolRules::parse("main").unwrap(),
         limits: Limits { stale_percent_max: 20, stale_count_always: 5 },
         sweep_after: Duration::from_secs(30),
         stale_kept: HOUR,

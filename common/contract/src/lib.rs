@@ -15,6 +15,7 @@ pub mod limits;
 pub mod listing;
 mod marks;
 pub mod orders;
+pub mod pools;
 pub mod queue;
 mod refusals;
 pub mod reports;
@@ -44,7 +45,8 @@ pub use queue::{
     DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, PreCleanView,
 };
 pub use reports::{
-    CensusReport, ExpiryReport, Report, RunReport, RunStatus, StaleReport, SweepReport, SyncReport, TickKind,
+    CensusReport, ExpiryReport, ProviderSync, Report, RunReport, RunStatus, StaleReport, SweepReport,
+    SyncReport, TickKind,
 };
 pub use sandboxes::{
     AllocateRequest, Allocation, HealthReply, Outcome, PoolStats, ReleaseReply, ReleaseRequest,

@@ -25,7 +25,7 @@ impl Verb {
     #[must_use]
     pub const fn own_faults(self) -> &'static [F] {
         match self {
-            Self::Stats | Self::Health | Self::Sandboxes => &[],
+            Self::Stats | Self::Health | Self::Sandboxes | Self::Pools => &[],
             Self::Allocate => {
                 &[F::MissingSandboxId, F::PoolExhausted, F::AllocationExpired, F::Contended, F::NotHere]
             }
@@ -46,7 +46,9 @@ impl Verb {
             Self::Quarantine | Self::Unquarantine | Self::ForceRelease => {
                 &[F::NotFound, F::InvalidState, F::Contended]
             }
-            Self::Sandbox => &[F::NotFound],
+            Self::Sandbox | Self::Pool => &[F::NotFound],
+            Self::PutPool => &[F::InvalidState, F::Contended],
+            Self::DrainPool | Self::RemovePool => &[F::NotFound, F::InvalidState, F::Contended],
             Self::BulkDelete => &[F::InvalidState],
             Self::Pause | Self::Resume => &[F::Contended, F::UpstreamUnavailable],
         }

@@ -2,6 +2,7 @@
 
 use super::census::Census;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// What a tick says to look at. A tick carries no data: "sync now" is the same tick as the scheduled one.
@@ -141,6 +142,21 @@ pub struct SyncReport {
     /// Free and not listed, but not marked stale because of such entries.
     #[serde(default)]
     pub withheld: u64,
+    /// Each provider's part, in a fleet with several.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub providers: BTreeMap<String, ProviderSync>,
+}
+
+/// What a sync came to at one provider.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProviderSync {
+    /// As for the whole sync.
+    pub status: RunStatus,
+    /// Why, unless completed; or what was overridden by force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Sandboxes that it lists.
+    pub listed: u64,
 }
 
 /// What an expiry run did.

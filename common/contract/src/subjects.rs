@@ -60,6 +60,16 @@ pub enum Verb {
     Sandbox,
     /// Remove records that leave nothing behind, a page at a time.
     BulkDelete,
+    /// Show all pools.
+    Pools,
+    /// Show one of them.
+    Pool,
+    /// Create a pool, or replace its settings.
+    PutPool,
+    /// Let a pool grant no more leases.
+    DrainPool,
+    /// Remove a pool that is drained.
+    RemovePool,
     /// Pause all deletions.
     Pause,
     /// Have them go on.
@@ -100,6 +110,9 @@ impl Verb {
             | Self::Sandboxes
             | Self::Sandbox
             | Self::Quarantine
+            | Self::Pools
+            | Self::Pool
+            | Self::DrainPool
             | Self::Pause
             | Self::Resume => true,
             Self::Allocate
@@ -110,7 +123,9 @@ impl Verb {
             | Self::Replay
             | Self::ReplayAll
             | Self::Remove
-            | Self::BulkDelete => false,
+            | Self::BulkDelete
+            | Self::PutPool
+            | Self::RemovePool => false,
         }
     }
 }

@@ -170,6 +170,36 @@ pub struct DeletionsStatus {
     pub consumer_paused_until: Option<u64>,
     /// Work of each pool.
     pub pools: BTreeMap<String, PoolDeletions>,
+    /// Providers beside the first one, whose state is above.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub providers: BTreeMap<String, ProviderDeletions>,
+}
+
+/// The deletions at one provider.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ProviderDeletions {
+    /// As for the first provider.
+    pub state: String,
+    /// The breaker.
+    pub breaker: BreakerStatus,
+    /// The provider asked us to stay away until then, Unix seconds.
+    pub held_until: Option<u64>,
+    /// Deletions that the fleet may order in a minute now.
+    pub rate_per_minute: u64,
+    /// The most that it may ever order in one.
+    pub rate_per_minute_max: u64,
+}
+
+// === impl ProviderDeletions ===
+
+impl ProviderDeletions {
+    /// The part of a status that belongs to its provider.
+    #[must_use]
+    pub fn of(status: DeletionsStatus) -> Self {
+        let DeletionsStatus { state, breaker, held_until, rate_per_minute, rate_per_minute_max, .. } = status;
+        Self { state, breaker, held_until, rate_per_minute, rate_per_minute_max }
+    }
 }
 
 /// The breaker as an operator sees it.

@@ -39,6 +39,9 @@ pub enum InvalidId {
     },
 }
 
+/// Name of the first provider.
+const CSP: &str = "csp";
+
 const VISIBLE_ASCII: &str = "visible ASCII characters";
 const TOKEN: &str = "ASCII letters, digits, '-' and '_'";
 const PRINTABLE: &str = "visible characters and blanks (no control, bidirectional or zero-width characters)";
@@ -135,6 +138,10 @@ text_id!(
     PoolName, POOL_NAME_BYTES_MAX, TOKEN, is_token
 );
 text_id!(
+    /// The name of a provider; a token of NATS keys and part of every identity.
+    ProviderName, POOL_NAME_BYTES_MAX, TOKEN, is_token
+);
+text_id!(
     /// The holder of a sandbox: one student's run of a lab (Instruqt participant id).
     OwnerId, HEADER_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
 );
@@ -158,10 +165,6 @@ text_id!(
 text_id!(
     /// The prefix of the sandbox names that a claim accepts. It is case-sensitive.
     NamePrefix, SANDBOX_NAME_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
-);
-text_id!(
-    /// The provider's own id, as it lists it (CSP: `identity/accounts/<uuid>`).
-    ExternalId, EXTERNAL_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
 );
 text_id!(
     /// The actor of an operator action: the operator's name, as far as it is known.
@@ -213,6 +216,33 @@ impl Reason {
     }
 }
 
+impl Default for ProviderName {
+    fn default() -> Self {
+        Self::csp()
+    }
+}
+
+impl ProviderName {
+    /// The provider of records and pools that name none: the CSP of the process's own settings.
+    #[must_use]
+    pub fn csp() -> Self {
+        Self(CSP.to_owned())
+    }
+
+    /// Whether it is [`ProviderName::csp`].
+    #[must_use]
+    pub fn is_csp(&self) -> bool {
+        self.0 == CSP
+    }
+
+    /// The broker's id of the account that this provider names `id`, unchecked. Two providers may use the same
+    /// numbers, so only the ids of the first one stay as they are.
+    #[must_use]
+    pub fn sandbox_id_of(&self, id: &str) -> String {
+        if self.is_csp() { id.to_owned() } else { format!("{}_{id}", self.0) }
+    }
+}
+
 impl From<&OwnerId> for IdempotencyKey {
     /// The idempotency key of a claim that brings none: its owner.
     fn from(owner: &OwnerId) -> Self {
@@ -220,11 +250,70 @@ impl From<&OwnerId> for IdempotencyKey {
     }
 }
 
+/// The identity of an account: its provider, and the id under which that provider lists it (CSP:
+/// `identity/accounts/<uuid>`). Two providers may use the same id for different accounts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExternalId {
+    /// None for the first provider, which most records have.
+    provider: Option<ProviderName>,
+    id: String,
+}
+
+// === impl ExternalId ===
+
 impl ExternalId {
+    /// The account of the first provider with that id.
+    ///
+    /// # Errors
+    /// [`InvalidId`] as for every other id.
+    pub fn parse(text: &str) -> Result<Self, InvalidId> {
+        Self::of(&ProviderName::csp(), text)
+    }
+
+    /// The account of `provider` with that id.
+    ///
+    /// # Errors
+    /// [`InvalidId`] as for every other id.
+    pub fn of(provider: &ProviderName, text: &str) -> Result<Self, InvalidId> {
+        let text = text.trim();
+        check(text, EXTERNAL_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii)?;
+        Ok(Self { provider: (!provider.is_csp()).then(|| provider.clone()), id: text.to_owned() })
+    }
+
+    /// The provider's id, without its provider.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.id
+    }
+
+    /// The provider.
+    #[must_use]
+    pub fn provider(&self) -> ProviderName {
+        self.provider.clone().unwrap_or_else(ProviderName::csp)
+    }
+
+    /// Whether it is an account of `provider`.
+    #[must_use]
+    pub fn is_of(&self, provider: &ProviderName) -> bool {
+        self.provider.as_ref().map_or_else(|| provider.is_csp(), |own| own == provider)
+    }
+
+    /// The provider, unless it is the first one.
+    #[must_use]
+    pub const fn further_provider(&self) -> Option<&ProviderName> {
+        self.provider.as_ref()
+    }
+
     /// The last segment: the bare UUID that calls to the CSP and lab scripts use.
     #[must_use]
     pub fn bare(&self) -> &str {
-        self.0.rsplit('/').next().unwrap_or(&self.0)
+        self.id.rsplit('/').next().unwrap_or(&self.id)
+    }
+}
+
+impl fmt::Display for ExternalId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id.fmt(formatter)
     }
 }
 

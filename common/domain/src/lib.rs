@@ -9,6 +9,7 @@ pub mod history;
 pub mod ids;
 pub mod lease;
 pub mod policy;
+pub mod pool;
 pub mod pre_clean;
 pub mod sandbox;
 pub mod switch;
@@ -18,13 +19,14 @@ pub mod transition;
 pub use deletion::{DELETION_RELISTS_MAX, Deletion, DeletionCause, LAST_ERROR_BYTES_MAX, Tombstone};
 pub use history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry, Order};
 pub use ids::{
-    Actor, Epoch, ExternalId, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, Reason,
-    RequestKey, SandboxId, SandboxName, SfdcAccountId, Version,
+    Actor, Epoch, ExternalId, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, ProviderName,
+    Reason, RequestKey, SandboxId, SandboxName, SfdcAccountId, Version,
 };
 pub use lease::{
     CLOSED_CLAIM_KEPT, Candidate, ClaimKey, ClaimRecord, Extension, Grant, Lease, REQUESTS_KEPT_MAX,
 };
-pub use policy::{InvalidPools, LeasePolicy, PoolRules};
+pub use policy::LeasePolicy;
+pub use pool::{InvalidPool, LeaseOverrides, PoolKind, PoolSpec, PoolState, Pools, WarmSizes};
 pub use pre_clean::{PreClean, Skip};
 pub use sandbox::{InvalidTransition, NewSandbox, STILL_LISTED, Sandbox, State, StateName};
 pub use switch::DeletionSwitch;

@@ -7,8 +7,8 @@ use contract::subjects::Subjects;
 use contract::{AllocateRequest, Allocation, Verb};
 use divan::{AllocProfiler, Bencher, black_box};
 use domain::{
-    ClaimKey, ExternalId, Grant, IdempotencyKey, LabId, NamePrefix, NewSandbox, OwnerId, PoolName, PoolRules,
-    Sandbox, SandboxId, SandboxName, Transition, UnixSeconds,
+    ClaimKey, ExternalId, Grant, IdempotencyKey, LabId, LeasePolicy, NamePrefix, NewSandbox, OwnerId,
+    PoolName, Pools, ProviderName, Sandbox, SandboxId, SandboxName, Transition, UnixSeconds,
 };
 use dynamodb::baseline::{StoredSandbox, shard};
 use std::error::Error;
@@ -129,11 +129,11 @@ fn claim_key_from_owner(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn pool_of_a_name(bencher: Bencher<'_, '_>) {
-    let input = || -> Fallible<(PoolRules, SandboxName)> {
-        let rules = PoolRules::parse("exams=exam-,labs=lab-,main")?;
+    let input = || -> Fallible<(Pools, SandboxName)> {
+        let rules = Pools::new(Pools::parse("exams=exam-,labs=lab-,main")?, LeasePolicy::default());
         Ok((rules, SandboxName::parse("lab-adventure-0000042")?))
     };
-    on(bencher, input(), |(rules, name)| rules.pool_of(name).is_some());
+    on(bencher, input(), |(rules, name)| rules.pool_of(&ProviderName::csp(), name).is_some());
 }
 
 #[divan::bench]

@@ -27,7 +27,11 @@ pub(super) const TTL: &str = "ttl";
 
 pub(super) const NAME: &str = "name";
 pub(super) const EXTERNAL_ID: &str = "external_id";
+/// The provider of the account; absent means the first one.
+pub(super) const PROVIDER: &str = "provider";
 pub(super) const POOL: &str = "pool";
+/// On a pool: the prefix of the names that it selects; absent means all others.
+pub(super) const NAME_PREFIX: &str = "name_prefix";
 pub(super) const SFDC_ACCOUNT_ID: &str = "sfdc_account_id";
 pub(super) const EPOCH: &str = "epoch";
 pub(super) const VERSION: &str = "version";

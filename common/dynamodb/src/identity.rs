@@ -20,14 +20,14 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, CancellationReason, Put, ReturnValue, ReturnValuesOnConditionCheckFailure,
     TransactWriteItem,
 };
-use domain::{ExternalId, NewSandbox, Sandbox, SandboxId, UnixSeconds};
+use domain::{ExternalId, InvalidId, NewSandbox, ProviderName, Sandbox, SandboxId, UnixSeconds};
 use ports::store::index::identity_shard;
 use ports::store::{IDENTITY_DUPLICATES_MAX, Identities, Identity, IdentityPage};
 use ports::store::{Insert, PageCursor, StoreError};
 
-/// Prefix of the partition key of an identity and of its index key. No state has the name of a provider, so the index
-/// keys of pools cannot collide with it.
-const IDENTITY_PREFIX: &str = "EXT#csp#";
+/// Prefix of the partition key of an identity and of its index key, followed by the provider. An index key of a pool
+/// begins with its name and has a state after it, which no shard is, so the two cannot collide.
+const IDENTITY_PREFIX: &str = "EXT#";
 /// Sort key of an identity.
 const IDENTITY_SORT: &str = "META";
 /// Attempts of a transaction that conflicts with another one.
@@ -88,6 +88,7 @@ impl Identities for DynamoStore {
 
     async fn identities(
         &self,
+        provider: &ProviderName,
         shard: u16,
         after: Option<&PageCursor>,
         limit: u16,
@@ -99,8 +100,8 @@ impl Identities for DynamoStore {
             .index_name(table::STATE_INDEX.name)
             .key_condition_expression("#shard = :shard")
             .expression_attribute_names("#shard", STATE_SHARD)
-            .expression_attribute_values(":shard", text(index_key(shard)))
-            .set_exclusive_start_key(after.map(|after| start(shard, after)))
+            .expression_attribute_values(":shard", text(index_key(provider, shard)))
+            .set_exclusive_start_key(after.map(|after| start(provider, shard, after)))
             .limit(i32::from(limit.max(1)))
             .send()
             .await
@@ -112,8 +113,9 @@ impl Identities for DynamoStore {
                 Err(error) => tracing::error!(%error, "an identity cannot be read and is skipped"),
             }
         }
-        let next =
-            found.last_evaluated_key().map(|key| cursor_of(key, Some(STATE_SORT), (PK, IDENTITY_PREFIX)));
+        let next = found
+            .last_evaluated_key()
+            .map(|key| cursor_of(key, Some(STATE_SORT), (PK, &prefix_of(provider))));
         let next = next.transpose()?;
         Ok(IdentityPage { identities, next })
     }
@@ -236,24 +238,28 @@ impl DynamoStore {
 }
 
 fn key(external_id: &ExternalId) -> Item {
-    key_of(external_id.as_str())
+    key_of(&external_id.provider(), external_id.as_str())
 }
 
-fn key_of(external_id: &str) -> Item {
+fn key_of(provider: &ProviderName, id: &str) -> Item {
     Item::from([
-        (PK.to_owned(), text(format!("{IDENTITY_PREFIX}{external_id}"))),
+        (PK.to_owned(), text(format!("{}{id}", prefix_of(provider)))),
         (SK.to_owned(), text(IDENTITY_SORT)),
     ])
 }
 
-fn index_key(shard: u16) -> String {
-    format!("{IDENTITY_PREFIX}{shard}")
+fn prefix_of(provider: &ProviderName) -> String {
+    format!("{IDENTITY_PREFIX}{provider}#")
+}
+
+fn index_key(provider: &ProviderName, shard: u16) -> String {
+    format!("{}{shard}", prefix_of(provider))
 }
 
 /// The position at which the next page of a shard begins.
-fn start(shard: u16, after: &PageCursor) -> Item {
-    let mut start = key_of(&after.key);
-    start.insert(STATE_SHARD.to_owned(), text(index_key(shard)));
+fn start(provider: &ProviderName, shard: u16, after: &PageCursor) -> Item {
+    let mut start = key_of(provider, &after.key);
+    start.insert(STATE_SHARD.to_owned(), text(index_key(provider, shard)));
     start.insert(STATE_SORT.to_owned(), text(&after.sort));
     start
 }
@@ -276,7 +282,10 @@ fn encode(identity: &Identity) -> Item {
     let mut item = key(external_id);
     item.insert(SANDBOX_ID.to_owned(), text(sandbox_id.as_str()));
     item.insert(ABSENCES.to_owned(), number(*absences));
-    item.insert(STATE_SHARD.to_owned(), text(index_key(identity_shard(external_id))));
+    item.insert(
+        STATE_SHARD.to_owned(),
+        text(index_key(&external_id.provider(), identity_shard(external_id))),
+    );
     item.insert(STATE_SORT.to_owned(), text(external_id.as_str()));
     if !duplicates.is_empty() {
         let duplicates = duplicates.iter().map(ToString::to_string).collect();
@@ -295,11 +304,17 @@ fn decode(item: &Item) -> Result<Identity, StoreError> {
     }
     duplicates.sort_unstable();
     Ok(Identity {
-        external_id: fields.key_id(PK, IDENTITY_PREFIX, ExternalId::parse)?,
+        external_id: fields.key_id(PK, IDENTITY_PREFIX, account_in_key)?,
         sandbox_id: fields.id(SANDBOX_ID, SandboxId::parse)?,
         duplicates,
         absences: fields.count(ABSENCES)?,
     })
+}
+
+/// The account in the rest of a key, which is `<provider>#<id>`.
+fn account_in_key(rest: &str) -> Result<ExternalId, InvalidId> {
+    let (provider, id) = rest.split_once('#').unwrap_or_default();
+    ExternalId::of(&ProviderName::parse(provider)?, id)
 }
 
 #[cfg(test)]
@@ -314,6 +329,9 @@ mod tests {
         identity.duplicates = vec![id("8"), id("u-1")];
         identity.absences = 2;
         assert_eq!(decode(&encode(&identity)).unwrap(), identity);
+        let elsewhere = ExternalId::of(&ProviderName::parse("csp-eu").unwrap(), "u#1").unwrap();
+        let elsewhere = Identity::new(elsewhere, id("csp-eu_7"));
+        assert_eq!(decode(&encode(&elsewhere)).unwrap(), elsewhere);
         let mut item = encode(&identity);
         item.remove(SANDBOX_ID);
         let error = decode(&item).unwrap_err().to_string();

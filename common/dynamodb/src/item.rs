@@ -7,15 +7,15 @@
 use super::attributes::{
     AT, BY, CAUSE, CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD,
     EPOCH, EXPIRES_AT, EXTERNAL_ID, Fields, GRANTED_AT, HELD_LAB, HISTORY, Item, LAB, LAST_ERROR,
-    LEASE_ANSWERED, LEASE_EPOCH, LEASE_REQUEST, NAME, OWNER, PARKED_SHARD, PK, POOL, PRE_CLEAN,
+    LEASE_ANSWERED, LEASE_EPOCH, LEASE_REQUEST, NAME, OWNER, PARKED_SHARD, PK, POOL, PRE_CLEAN, PROVIDER,
     QUARANTINE_REASON, REASON, RELISTS, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, SK, STATE, STATE_SHARD,
     STATE_SORT, TTL, VERSION, key_text, number, requests, seconds, text,
 };
 use aws_sdk_dynamodb::types::AttributeValue;
 use domain::{
     Actor, Cause, ClaimKey, Deletion, DeletionCause, Entry, Epoch, ExternalId, Grant, HISTORY_ENTRIES_MAX,
-    HistoryEntry, IdempotencyKey, LabId, Lease, OwnerId, PoolName, Reason, RequestKey, Sandbox, SandboxId,
-    SandboxName, SfdcAccountId, State, StateName, Tombstone, Version,
+    HistoryEntry, IdempotencyKey, LabId, Lease, OwnerId, PoolName, ProviderName, Reason, RequestKey, Sandbox,
+    SandboxId, SandboxName, SfdcAccountId, State, StateName, Tombstone, Version,
 };
 use ports::store::StoreError;
 use ports::store::index::{SANDBOX_PREFIX, SANDBOX_SORT, shard_of, state_shard, state_sort};
@@ -78,6 +78,9 @@ pub(super) fn encode(sandbox: &Sandbox, shards: u16) -> Item {
     let mut put = |attribute: &str, value| item.insert(attribute.to_owned(), value);
     put(NAME, text(name.as_str()));
     put(EXTERNAL_ID, text(external_id.as_str()));
+    if let Some(provider) = external_id.further_provider() {
+        put(PROVIDER, text(provider.as_str()));
+    }
     put(POOL, text(pool.as_str()));
     put(EPOCH, number(epoch.get()));
     put(VERSION, number(version.get()));
@@ -189,7 +192,7 @@ pub(super) fn decode(item: &Item) -> Result<Sandbox, StoreError> {
     Ok(Sandbox {
         id: fields.key_id(PK, SANDBOX_PREFIX, SandboxId::parse)?,
         name: fields.id(NAME, SandboxName::stored)?,
-        external_id: fields.id(EXTERNAL_ID, ExternalId::parse)?,
+        external_id: decode_external_id(fields)?,
         pool: fields.id(POOL, PoolName::parse)?,
         sfdc_account_id: fields.optional_id(SFDC_ACCOUNT_ID, SfdcAccountId::stored)?,
         epoch,
@@ -197,6 +200,11 @@ pub(super) fn decode(item: &Item) -> Result<Sandbox, StoreError> {
         state,
         history: decode_history(fields, version, epoch)?,
     })
+}
+
+fn decode_external_id(fields: Fields<'_>) -> Result<ExternalId, StoreError> {
+    let provider = fields.optional_id(PROVIDER, ProviderName::parse)?;
+    fields.id(EXTERNAL_ID, |id| ExternalId::of(&provider.unwrap_or_else(ProviderName::csp), id))
 }
 
 fn decode_state(fields: Fields<'_>) -> Result<State, StoreError> {

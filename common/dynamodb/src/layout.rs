@@ -23,9 +23,9 @@ const LAYOUT_KEY: (&str, &str) = ("TABLE", "LAYOUT");
 const POOLS_KEY: (&str, &str) = ("TABLE", "POOLS");
 /// The names, as a set.
 const NAMES: &str = "names";
-/// Beginning of the partition key of a pool's item.
-const POOL_PREFIX: &str = "POOL#";
-/// Sort key of a pool's item.
+/// Beginning of the partition key of a pool's items.
+pub(super) const POOL_PREFIX: &str = "POOL#";
+/// Sort key of the item with a pool's last supply.
 const SUPPLY_SORT: &str = "SUPPLY";
 const SHARDS_WRITE: &str = "shards_write";
 const SHARDS_READ: &str = "shards_read";

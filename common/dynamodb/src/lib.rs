@@ -30,6 +30,7 @@ mod item;
 mod layout;
 mod listing;
 mod ping;
+mod pools;
 mod switch;
 pub mod table;
 mod transitions;

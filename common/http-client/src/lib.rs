@@ -94,6 +94,11 @@ impl HttpRequests {
             | Verb::Sandboxes
             | Verb::Sandbox
             | Verb::BulkDelete
+            | Verb::Pools
+            | Verb::Pool
+            | Verb::PutPool
+            | Verb::DrainPool
+            | Verb::RemovePool
             | Verb::Pause
             | Verb::Resume => {
                 return Err(Fault::invalid("the verb", "is not available over this transport"));

@@ -8,11 +8,13 @@ use super::streams::{Source, keep_alive};
 use super::whole::Maintenance;
 use super::{NatsBus, failed};
 use async_nats::jetstream::Message;
+use async_nats::jetstream::consumer::pull;
 use async_trait::async_trait;
 use contract::subjects::OLD_REAPER_CONSUMER;
 use domain::PoolName;
 use futures_util::TryStreamExt as _;
 use ports::bus::{BusError, DeletionQueue, Worker};
+use runtime::pools::PoolWatch;
 use runtime::telemetry::Chain;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -116,7 +118,7 @@ impl Lanes {
                 () = self.stop.cancelled() => break,
             };
             drop(first);
-            let (count, wait) = self.worker.admit(fetched.available_permits().max(1)).await;
+            let (count, wait) = self.worker.admit(&pool, fetched.available_permits().max(1)).await;
             if count == 0 {
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
@@ -163,14 +165,16 @@ impl NatsBus {
     /// [`BusError`] when the server does not create it.
     pub async fn open_pool(&self, pool: &PoolName) -> Result<(), BusError> {
         let stream = self.config.subjects.deletions_stream();
-        self.keep_consumer(stream, self.config.reaper_config(pool), Maintenance::CorrectAll).await?;
+        self.keep_consumer(stream, self.consumer_of(pool), Maintenance::CorrectAll).await?;
         self.opened.lock().insert(pool.clone());
         Ok(())
     }
 
-    /// Creates the consumers of these pools together with the streams.
-    pub fn expect_pools(&self, pools: impl IntoIterator<Item = PoolName>) {
-        self.opened.lock().extend(pools);
+    /// The consumer of a pool, which may have a limit of its own.
+    fn consumer_of(&self, pool: &PoolName) -> pull::Config {
+        let spec = self.pools.as_ref().map(PoolWatch::current);
+        let in_flight_max = spec.as_ref().and_then(|pools| pools.get(pool)?.deletions_in_flight_max);
+        self.config.reaper_config(pool, in_flight_max)
     }
 
     /// As [`NatsBus::open_pool`], once in this process.
@@ -192,11 +196,14 @@ impl NatsBus {
         let mut pools = self.pools_of_messages().await?;
         pools.extend(names.iter().filter_map(|name| subjects.pool_of_consumer(name)));
         pools.extend(self.opened.lock().iter().cloned());
+        // Created early, so that operators see the consumers before the first deletion.
+        pools
+            .extend(self.pools.iter().flat_map(|pools| pools.current().names().cloned().collect::<Vec<_>>()));
         let mut is_changed = false;
         for pool in &pools {
             // Consumers that exist and need no correction cost no call.
             if maintenance == Maintenance::CorrectAll || !names.contains(&subjects.reaper_consumer(pool)) {
-                let config = self.config.reaper_config(pool);
+                let config = self.consumer_of(pool);
                 is_changed |= self.keep_consumer(subjects.deletions_stream(), config, maintenance).await?;
             }
         }

@@ -4,12 +4,13 @@ use async_nats::connection::State;
 use async_nats::jetstream::{self, kv};
 use async_nats::{Client, ConnectOptions, Event};
 use contract::Subjects;
-use domain::PoolName;
+use domain::{PoolName, ProviderName};
 use ports::backoff::longest_pause;
 use ports::bus::BusError;
 use ports::clock::Clock;
 use ports::random::{Random, full_jitter};
 use runtime::policy::read_stop_grace;
+use runtime::pools::PoolWatch;
 use runtime::restored::TableGuard;
 use runtime::server_time::ServerTime;
 use runtime::settings::{Secret, Settings};
@@ -92,8 +93,10 @@ pub struct NatsConfig {
     pub deletions_in_flight_max: usize,
     /// Silence of a reaper after which its deletion is given to another one.
     pub deletion_ack_wait: Duration,
-    /// The provider throttle.
+    /// The throttle of the first provider.
     pub throttle: ThrottleRules,
+    /// The throttles of further providers.
+    pub further_throttles: BTreeMap<ProviderName, ThrottleRules>,
     /// How long events are kept.
     pub events_kept: Duration,
     /// Most bytes of events; beyond that the oldest are removed.
@@ -122,8 +125,10 @@ pub struct NatsBus {
     random: Arc<dyn Random>,
     /// The bucket, once it exists.
     bucket: Arc<OnceCell<kv::Store>>,
-    /// Held by the task of this process that changes the provider throttle.
+    /// Held by the task of this process that changes the throttle of the first provider.
     throttle_lock: Arc<Mutex<()>>,
+    /// The pools of the fleet, if this process follows them.
+    pools: Option<PoolWatch>,
     chooser: Arc<Chooser>,
     seen: Seen,
     /// The result of the last check of streams, consumers and bucket.
@@ -199,6 +204,7 @@ impl NatsConfig {
             deletions_in_flight_max,
             deletion_ack_wait,
             throttle,
+            further_throttles: BTreeMap::new(),
             events_kept: Duration::from_secs(events_days * DAY_SECONDS),
             events_bytes_max,
             check_period,
@@ -243,6 +249,7 @@ impl NatsBus {
             random,
             bucket: Arc::default(),
             throttle_lock: Arc::default(),
+            pools: None,
             chooser,
             seen,
             whole: watch::Sender::new(Err("not checked yet".to_owned())),
@@ -268,6 +275,12 @@ impl NatsBus {
     #[must_use]
     pub fn showing(self, settings: BTreeMap<String, String>) -> Self {
         Self { settings: Arc::new(settings), ..self }
+    }
+
+    /// The same connection, which keeps a consumer for each of these pools.
+    #[must_use]
+    pub fn following(self, pools: Option<PoolWatch>) -> Self {
+        Self { pools, ..self }
     }
 
     /// The fleet's names.

@@ -1,4 +1,5 @@
-//! The provider throttle: one key with its state, changed by compare-and-set, and one key with the operators' switch.
+//! The throttles of the providers: a key for each with its state, changed by compare-and-set, and one key with the
+//! operators' switch.
 //! [`runtime::throttle`] has the rules; this module stores the state for the fleet.
 
 use super::judge::Refusal;
@@ -8,20 +9,24 @@ use async_nats::jetstream::consumer;
 use async_nats::jetstream::kv::{CreateErrorKind, Entry, Operation, Store};
 use async_trait::async_trait;
 use bytes::Bytes;
-use contract::throttle::PoolDeletions;
+use contract::throttle::{PoolDeletions, ProviderDeletions};
 use contract::{DeletionsStatus, Pause, ThrottleState};
-use domain::SandboxId;
+use domain::{ProviderName, SandboxId};
 use futures_util::TryStreamExt as _;
 use ports::bus::{
     Admission, BusError, CachedSwitch, CallOutcome, Confirmed, DeletionControl, OutcomeEffect, Permit,
     ProviderThrottle, SwitchCache, ThrottleView,
 };
-use runtime::throttle::by_the_clock_of;
+use runtime::throttle::{ThrottleRules, by_the_clock_of};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 
-/// Key of the throttle's state.
+/// Key of the first provider's state.
 const THROTTLE_KEY: &str = "line.provider";
+/// What the keys of further providers begin with.
+const FURTHER_THROTTLES: &str = "line.provider.";
 /// Key of the operators' switch.
 const PAUSE_KEY: &str = "deletions.pause";
 /// Attempts of a writer before it gives up. Each failed one is another worker's progress, so only a broken bucket gets
@@ -40,16 +45,26 @@ struct KeptPause {
     version: Option<u64>,
 }
 
+/// The throttle of one provider.
+#[derive(Clone, Debug)]
+pub struct KvThrottle {
+    bus: NatsBus,
+    key: String,
+    rules: ThrottleRules,
+    /// Held by the task of this process that changes the state.
+    lock: Arc<Mutex<()>>,
+}
+
 #[async_trait]
-impl ProviderThrottle for NatsBus {
+impl ProviderThrottle for KvThrottle {
     async fn acquire(&self) -> Result<Admission, BusError> {
-        let pause = self.pause_switch().await?;
-        self.move_on(|throttle, now_ms| self.config.throttle.acquire(throttle, pause.as_ref(), now_ms)).await
+        let pause = self.bus.pause_switch().await?;
+        self.move_on(|throttle, now_ms| self.rules.acquire(throttle, pause.as_ref(), now_ms)).await
     }
 
     async fn confirm(&self, permit: Permit) -> Result<Confirmed, BusError> {
-        let (throttle, pause) = self.read_throttle().await?;
-        Ok(self.config.throttle.confirm(&throttle, pause.as_ref(), permit, self.time.now_ms()))
+        let (throttle, pause) = self.read().await?;
+        Ok(self.rules.confirm(&throttle, pause.as_ref(), permit, self.bus.time.now_ms()))
     }
 
     async fn report_outcome(
@@ -59,14 +74,38 @@ impl ProviderThrottle for NatsBus {
         end: CallOutcome,
     ) -> Result<OutcomeEffect, BusError> {
         self.move_on(|throttle, now_ms| {
-            self.config.throttle.report_outcome(throttle, permit, sandbox.as_str(), end, now_ms)
+            self.rules.report_outcome(throttle, permit, sandbox.as_str(), end, now_ms)
         })
         .await
     }
 
     async fn view(&self) -> Result<ThrottleView, BusError> {
-        let (throttle, pause) = self.read_throttle().await?;
-        Ok(self.config.throttle.view(&throttle, pause.as_ref(), self.time.now_ms()))
+        let (throttle, pause) = self.read().await?;
+        Ok(self.rules.view(&throttle, pause.as_ref(), self.bus.time.now_ms()))
+    }
+}
+
+#[async_trait]
+impl ProviderThrottle for NatsBus {
+    async fn acquire(&self) -> Result<Admission, BusError> {
+        self.throttle_of(&ProviderName::csp()).acquire().await
+    }
+
+    async fn confirm(&self, permit: Permit) -> Result<Confirmed, BusError> {
+        self.throttle_of(&ProviderName::csp()).confirm(permit).await
+    }
+
+    async fn report_outcome(
+        &self,
+        permit: Permit,
+        sandbox: &SandboxId,
+        end: CallOutcome,
+    ) -> Result<OutcomeEffect, BusError> {
+        self.throttle_of(&ProviderName::csp()).report_outcome(permit, sandbox, end).await
+    }
+
+    async fn view(&self) -> Result<ThrottleView, BusError> {
+        self.throttle_of(&ProviderName::csp()).view().await
     }
 }
 
@@ -90,8 +129,11 @@ impl DeletionControl for NatsBus {
     }
 
     async fn status(&self) -> Result<DeletionsStatus, BusError> {
-        let (throttle, pause) = self.read_throttle().await?;
-        let mut status = self.config.throttle.status(&throttle, pause.as_ref(), self.time.now_ms());
+        let mut status = self.throttle_of(&ProviderName::csp()).status().await?;
+        for provider in self.config.further_throttles.keys() {
+            let one = self.throttle_of(provider).status().await?;
+            status.providers.insert(provider.to_string(), ProviderDeletions::of(one));
+        }
         // Listing waits as long as the server allows; the caller has less time.
         status.pools = tokio::time::timeout(QUEUE_TIMEOUT, self.pool_queues())
             .await
@@ -136,43 +178,67 @@ impl SwitchCache for NatsBus {
     }
 }
 
-impl NatsBus {
+// === impl KvThrottle ===
+
+impl KvThrottle {
     /// Replaces the state by the result of `step`, if it has one, and returns the answer of `step`.
     async fn move_on<T>(
         &self,
         step: impl Fn(&ThrottleState, u64) -> (T, Option<ThrottleState>) + Send,
     ) -> Result<T, BusError> {
-        let store = self.bucket().await?;
+        let store = self.bus.bucket().await?;
         // One writer of this process at a time; several would only conflict with each other.
-        let _guard = self.throttle_lock.lock().await;
+        let _guard = self.lock.lock().await;
         for _ in 0..ROUNDS_MAX {
-            let entry = put_entry(&store, THROTTLE_KEY).await?;
-            let throttle = entry.as_ref().map(|entry| self.throttle_in(entry)).unwrap_or_default();
-            let now_ms = self.time.now_ms();
+            let entry = put_entry(&store, &self.key).await?;
+            let throttle = entry.as_ref().map(|entry| self.state_in(entry)).unwrap_or_default();
+            let now_ms = self.bus.time.now_ms();
             let (answer, next) = step(&throttle, now_ms);
             let Some(next) = next else { return Ok(answer) };
             let next = ThrottleState { written_ms: now_ms, ..next };
             let value = encode(&next, "move the throttle on")?;
-            if write(&store, THROTTLE_KEY, entry.map(|entry| entry.revision), value).await?.is_some() {
+            if write(&store, &self.key, entry.map(|entry| entry.revision), value).await?.is_some() {
                 return Ok(answer);
             }
         }
         Err(failed("move the throttle on")("too many lost rounds"))
     }
 
-    async fn read_throttle(&self) -> Result<(ThrottleState, Option<Pause>), BusError> {
-        let store = self.bucket().await?;
-        let (throttle, pause) = tokio::join!(put_entry(&store, THROTTLE_KEY), self.pause_switch());
-        Ok((throttle?.as_ref().map(|entry| self.throttle_in(entry)).unwrap_or_default(), pause?))
+    async fn read(&self) -> Result<(ThrottleState, Option<Pause>), BusError> {
+        let store = self.bus.bucket().await?;
+        let (throttle, pause) = tokio::join!(put_entry(&store, &self.key), self.bus.pause_switch());
+        Ok((throttle?.as_ref().map(|entry| self.state_in(entry)).unwrap_or_default(), pause?))
+    }
+
+    async fn status(&self) -> Result<DeletionsStatus, BusError> {
+        let (throttle, pause) = self.read().await?;
+        Ok(self.rules.status(&throttle, pause.as_ref(), self.bus.time.now_ms()))
     }
 
     /// The state in an entry, relative to when the server stored it. An unreadable value counts as a new throttle,
     /// which the next writer stores.
-    fn throttle_in(&self, entry: &Entry) -> ThrottleState {
+    fn state_in(&self, entry: &Entry) -> ThrottleState {
         let throttle: ThrottleState = serde_json::from_slice(&entry.value).unwrap_or_default();
         let taken_ms = u64::try_from(entry.created.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
-        let throttle = if self.time.is_compared() { by_the_clock_of(throttle, taken_ms) } else { throttle };
-        self.config.throttle.bounded(&throttle, taken_ms)
+        let throttle =
+            if self.bus.time.is_compared() { by_the_clock_of(throttle, taken_ms) } else { throttle };
+        self.rules.bounded(&throttle, taken_ms)
+    }
+}
+
+// === impl NatsBus ===
+
+impl NatsBus {
+    /// The throttle of a provider. One without settings has those of the first.
+    #[must_use]
+    pub fn throttle_of(&self, provider: &ProviderName) -> KvThrottle {
+        let (key, lock) = if provider.is_csp() {
+            (THROTTLE_KEY.to_owned(), Arc::clone(&self.throttle_lock))
+        } else {
+            (format!("{FURTHER_THROTTLES}{provider}"), Arc::default())
+        };
+        let rules = *self.config.further_throttles.get(provider).unwrap_or(&self.config.throttle);
+        KvThrottle { bus: self.clone(), key, rules, lock }
     }
 
     async fn pause_switch(&self) -> Result<Option<Pause>, BusError> {

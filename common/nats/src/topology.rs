@@ -71,7 +71,7 @@ impl NatsConfig {
             all.push(Definition { file, config });
         }
         let subjects = &self.subjects;
-        let reapers = pools.iter().map(|pool| (subjects.deletions_stream(), self.reaper_config(pool)));
+        let reapers = pools.iter().map(|pool| (subjects.deletions_stream(), self.reaper_config(pool, None)));
         let ticks = TickKind::iter().map(|kind| (subjects.ticks_stream(), self.tick_consumer_config(kind)));
         for (stream, config) in reapers.chain(ticks) {
             let name = config.durable_name.clone().unwrap_or_default();
@@ -183,12 +183,14 @@ impl NatsConfig {
 
     /// A consumer for each pool, so that no pool delays another. Its `max_ack_pending` limits the concurrent deletions
     /// of a pool in the whole fleet.
-    pub(super) fn reaper_config(&self, pool: &PoolName) -> pull::Config {
+    pub(super) fn reaper_config(&self, pool: &PoolName, in_flight_max: Option<u32>) -> pull::Config {
+        let in_flight_max = in_flight_max.and_then(|max| usize::try_from(max).ok());
         pull::Config {
             durable_name: Some(self.subjects.reaper_consumer(pool)),
             filter_subject: self.subjects.deletion_work_of_pool(pool),
             ack_wait: self.deletion_ack_wait,
-            max_ack_pending: i64::try_from(self.deletions_in_flight_max).unwrap_or(i64::MAX),
+            max_ack_pending: i64::try_from(in_flight_max.unwrap_or(self.deletions_in_flight_max))
+                .unwrap_or(i64::MAX),
             ..consumer_defaults()
         }
     }

@@ -161,9 +161,9 @@ pub trait Worker: Send + Sync {
     /// Works on one delivery. The adapter keeps the delivery alive in the meantime.
     async fn work(&self, delivery: Delivery) -> Verdict;
 
-    /// How many deliveries the worker can use now, at most `places`; the adapter asks before it fetches. After a zero
+    /// How many deliveries of a pool the worker can use now, at most `places`; the adapter asks before it fetches. After a zero
     /// it asks again when that time has passed, or somewhat earlier.
-    async fn admit(&self, places: usize) -> (usize, Duration) {
+    async fn admit(&self, _pool: &PoolName, places: usize) -> (usize, Duration) {
         (places, Duration::ZERO)
     }
 }

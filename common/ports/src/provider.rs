@@ -1,7 +1,9 @@
 //! The provider port: the system that has the sandboxes.
 
 use async_trait::async_trait;
-use domain::{ExternalId, SandboxName, SfdcAccountId};
+use domain::{ExternalId, ProviderName, SandboxName, SfdcAccountId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What a provider can do.
@@ -183,6 +185,39 @@ pub trait Provider: Send + Sync + std::fmt::Debug {
     /// Deletes the sandbox. Safe to repeat: one that no longer exists counts as deleted.
     async fn delete(&self, target: &Target) -> Result<Deleted, ProviderError>;
 }
+
+/// The providers of a process, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Providers(Arc<BTreeMap<ProviderName, Arc<dyn Provider>>>);
+
+// === impl Providers ===
+
+impl Providers {
+    /// These providers.
+    #[must_use]
+    pub fn new(providers: impl IntoIterator<Item = (ProviderName, Arc<dyn Provider>)>) -> Self {
+        Self(Arc::new(providers.into_iter().collect()))
+    }
+
+    /// Only the first provider.
+    #[must_use]
+    pub fn only(provider: Arc<dyn Provider>) -> Self {
+        Self::new([(ProviderName::csp(), provider)])
+    }
+
+    /// The provider with that name.
+    #[must_use]
+    pub fn get(&self, name: &ProviderName) -> Option<&Arc<dyn Provider>> {
+        self.0.get(name)
+    }
+
+    /// Every provider, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&ProviderName, &Arc<dyn Provider>)> {
+        self.0.iter()
+    }
+}
+
+// === impl ProviderError ===
 
 impl ProviderError {
     /// Whether the attempt counts against the sandbox. Refused credentials and too many calls are the broker's fault

@@ -15,6 +15,7 @@ pub mod cursor;
 mod identity;
 pub mod index;
 pub mod layout;
+mod pools;
 mod steps;
 
 pub use cursor::PageCursor;
@@ -22,6 +23,7 @@ pub use identity::{
     IDENTITY_ABSENCES_MAX, IDENTITY_DUPLICATES_MAX, IDENTITY_SHARDS, Identities, Identity, IdentityPage,
 };
 pub use layout::{Agreed, Layout, SHARDS_MAX, Shards, Supply, TableMark};
+pub use pools::PoolItems;
 
 /// The result of a conditional write on a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -222,7 +224,7 @@ impl SortRange {
 
 /// Stores sandboxes and claims.
 #[async_trait]
-pub trait Store: Layout + Identities {
+pub trait Store: PoolItems + Identities {
     /// Checks whether the store answers and accepts writes.
     async fn ping(&self) -> Result<(), StoreError>;
 

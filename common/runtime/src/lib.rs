@@ -4,6 +4,7 @@ pub mod agreement;
 pub mod check;
 pub mod metrics;
 pub mod policy;
+pub mod pools;
 pub mod recorder;
 pub mod restored;
 pub mod server_time;

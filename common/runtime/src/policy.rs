@@ -1,7 +1,7 @@
 //! Settings that several services, or a service and its process, read.
 
 use super::settings::Settings;
-use domain::{LeasePolicy, PoolRules};
+use domain::LeasePolicy;
 use std::time::Duration;
 
 const REGION_DEFAULT: &str = "us-east-1";
@@ -45,16 +45,6 @@ pub fn read_lease_policy(settings: &mut Settings<'_>) -> LeasePolicy {
         total_max: Duration::from_secs(hours_total_max.max(hours_max) * HOUR_SECONDS),
         grace: Duration::from_secs(grace * MINUTE_SECONDS),
     }
-}
-
-/// Reads `POOLS`; none after a mistake.
-pub fn read_pools(settings: &mut Settings<'_>) -> Option<PoolRules> {
-    settings.parsed(
-        "POOLS",
-        "main",
-        "pools as `pool=name-prefix` or `pool`, separated by commas; the last one has no prefix and takes all other names",
-        |text| PoolRules::parse(text).map_err(|problem| problem.to_string()),
-    )
 }
 
 /// Reads `STALE_KEPT_HOURS`: how long a sandbox that the provider does not list is kept.

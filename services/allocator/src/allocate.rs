@@ -155,10 +155,11 @@ impl Allocator {
             .transpose()
             .map_err(|problem| Fault::invalid("name_prefix", problem))?;
         let wanted = LabDuration::of_fields(*lab_duration_hours, *lab_duration_minutes);
-        let Some(length) = self.config.leases.length(wanted.map(LabDuration::length)) else {
-            return Err(crate::lookup::bad_duration(wanted, self.config.leases.duration_max));
-        };
         let selector = Selector { pool: self.parse_pool(asked, present(pool)).await?, prefix };
+        let leases = self.ports.pools.current().leases_of(&selector.pool);
+        let Some(length) = leases.length(wanted.map(LabDuration::length)) else {
+            return Err(crate::lookup::bad_duration(wanted, leases.duration_max));
+        };
         // The default pool needs the same permission as a named one.
         if lies_outside(&bounds, &selector.pool) {
             return Err(outside());
@@ -168,11 +169,10 @@ impl Allocator {
         Ok(Claim { permit, key, lab, selector, length, by, bounds, request: None, is_only_attempt: false })
     }
 
-    /// The pool of a claim. A pool that is not configured here, but is in the table, may be served by another worker:
-    /// it is being added or was removed. Any other name is invalid everywhere, because a worker adds its pools to the
-    /// table before it serves.
+    /// The pool of a claim. This worker may not have seen a new pool yet, so an unknown name is looked up. A pool without
+    /// an item was removed, or another worker is adding it.
     async fn parse_pool(&self, asked: &Request, pool: Option<&str>) -> Result<PoolName, Fault> {
-        let pools = &self.config.pools;
+        let pools = self.ports.pools.current();
         let pool = match pool {
             Some(pool) => PoolName::parse(pool).map_err(|problem| Fault::invalid("pool", problem))?,
             None => pools
@@ -183,8 +183,13 @@ impl Allocator {
         if pools.contains(&pool) {
             return Ok(pool);
         }
-        let known = self.ports.store.pools().await.map_err(|error| store_fault(asked, &error))?;
+        let store = &self.ports.store;
+        let known = store.pools().await.map_err(|error| store_fault(asked, &error))?;
         if known.contains(&pool) {
+            self.ports.pools.refresh(store.as_ref()).await.map_err(|error| store_fault(asked, &error))?;
+            if self.ports.pools.current().contains(&pool) {
+                return Ok(pool);
+            }
             let message =
                 format!("no worker that was asked serves pool {pool}; it is being added, or was removed");
             return Err(Fault::new(FaultCode::NotHere, message));
@@ -263,8 +268,9 @@ impl Allocator {
                 return Ok(Found::Ended(lease.requests().cloned().collect()));
             }
             let now = self.ports.clock.now();
-            let written = if lease.is_over(now, self.config.leases.grace) {
-                let ended_by = self.config.leases.ended_by(now);
+            let leases = self.ports.pools.current().leases_of(&sandbox.pool);
+            let written = if lease.is_over(now, leases.grace) {
+                let ended_by = leases.ended_by(now);
                 self.writer(deadline)?.expire(&sandbox.id, lease.epoch, ended_by, now).await?
             } else if let Some(request) = claim.to_be_noted(lease) {
                 self.writer(deadline)?.note_answer(&sandbox.id, lease, request).await?
@@ -391,6 +397,9 @@ fn claim_fault(request: &Request, error: &ClaimError) -> Fault {
         ClaimError::Store(error) | ClaimError::Scarce(Scarcity::Store(error)) => store_fault(request, error),
         ClaimError::Scarce(Scarcity::Exhausted) => {
             Fault::new(FaultCode::PoolExhausted, "there is no free sandbox for this pool and prefix")
+        }
+        ClaimError::Scarce(Scarcity::Draining) => {
+            Fault::new(FaultCode::PoolExhausted, "this pool is being drained and grants no leases")
         }
         ClaimError::Scarce(Scarcity::Contended) => Fault::new(
             FaultCode::Contended,

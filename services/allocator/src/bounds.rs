@@ -97,6 +97,11 @@ const fn can_be_held(verb: Verb) -> bool {
         | Verb::Replay
         | Verb::ReplayAll
         | Verb::Remove
+        | Verb::Pools
+        | Verb::Pool
+        | Verb::PutPool
+        | Verb::DrainPool
+        | Verb::RemovePool
         | Verb::Pause
         | Verb::Resume => false,
     }

@@ -55,6 +55,8 @@ pub(crate) struct Selector {
 pub(crate) enum Scarcity {
     /// There is no free sandbox for this selector.
     Exhausted,
+    /// The pool grants no leases any more.
+    Draining,
     /// There may be some, but the deadline came first.
     Contended,
     /// The index could not be read.

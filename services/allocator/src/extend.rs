@@ -3,7 +3,8 @@
 use crate::{Allocator, decode, store_fault};
 use contract::{Allocation, ExtendRequest, Fault, FaultCode, LabDuration, SandboxRequest};
 use domain::{
-    Actor, DeletionCause, Epoch, Extension, Lease, OwnerId, Sandbox, SandboxId, State, UnixSeconds,
+    Actor, DeletionCause, Epoch, Extension, Lease, LeasePolicy, OwnerId, Sandbox, SandboxId, State,
+    UnixSeconds,
 };
 use ports::bus::Request;
 use ports::store::Write;
@@ -16,6 +17,7 @@ const TRIES_MAX: usize = 4;
 struct Wanted {
     id: SandboxId,
     owner: OwnerId,
+    wanted: LabDuration,
     length: Duration,
     epoch: Option<Epoch>,
     by: Option<Actor>,
@@ -25,12 +27,13 @@ struct Wanted {
 
 impl Allocator {
     pub(crate) async fn extend(&self, request: &Request) -> Result<Allocation, Fault> {
-        let wanted = self.parse_extension(decode(&request.body)?)?;
+        let wanted = parse_extension(decode(&request.body)?)?;
         let deadline = self.deadline_of(request);
         let mut seen = self.sandbox_of(request, wanted.id.as_str()).await?;
         for _ in 0..TRIES_MAX {
             let now = self.ports.clock.now();
-            let lease = self.lease_to_extend(&wanted, &seen, now)?;
+            let leases = self.ports.pools.current().leases_of(&seen.pool);
+            let lease = lease_to_extend(&wanted, &leases, &seen, now)?;
             let expires_at = lease.granted_at.after(wanted.length);
             if expires_at <= lease.expires_at {
                 // It lasts as long already: a repeat, or less than it has. A lease is never shortened.
@@ -39,7 +42,7 @@ impl Allocator {
             let extension = Extension {
                 owner: wanted.owner.clone(),
                 epoch: lease.epoch,
-                ended_by: self.config.leases.ended_by(now),
+                ended_by: leases.ended_by(now),
                 expires_at,
                 by: wanted.by.clone(),
             };
@@ -67,52 +70,50 @@ impl Allocator {
             "the sandbox is being changed by others; repeat the same request",
         ))
     }
+}
 
-    fn parse_extension(&self, request: ExtendRequest) -> Result<Wanted, Fault> {
-        let ExtendRequest { sandbox_id, owner, lab_duration_hours, lab_duration_minutes, lease_epoch, by } =
-            request;
-        let by = crate::lookup::parse_helper(by.as_deref())?;
-        let (id, owner) = crate::lookup::parse_target(&SandboxRequest { sandbox_id, owner, by: None })?;
-        let wanted = LabDuration::of_fields(lab_duration_hours, lab_duration_minutes).ok_or_else(|| {
-            Fault::invalid("lab_duration_hours", "has to say how long the lease is to last")
-        })?;
-        let length = wanted.length();
-        if !self.config.leases.may_last(length) {
-            return Err(crate::lookup::bad_duration(Some(wanted), self.config.leases.total_max));
-        }
-        Ok(Wanted { id, owner, length, epoch: lease_epoch.map(Epoch::new), by })
-    }
+fn parse_extension(request: ExtendRequest) -> Result<Wanted, Fault> {
+    let ExtendRequest { sandbox_id, owner, lab_duration_hours, lab_duration_minutes, lease_epoch, by } =
+        request;
+    let by = crate::lookup::parse_helper(by.as_deref())?;
+    let (id, owner) = crate::lookup::parse_target(&SandboxRequest { sandbox_id, owner, by: None })?;
+    let wanted = LabDuration::of_fields(lab_duration_hours, lab_duration_minutes)
+        .ok_or_else(|| Fault::invalid("lab_duration_hours", "has to say how long the lease is to last"))?;
+    let length = wanted.length();
+    Ok(Wanted { id, owner, wanted, length, epoch: lease_epoch.map(Epoch::new), by })
+}
 
-    /// The lease to extend: the caller's own, of the given epoch, and not over.
-    fn lease_to_extend<'a>(
-        &self,
-        wanted: &Wanted,
-        sandbox: &'a Sandbox,
-        now: UnixSeconds,
-    ) -> Result<&'a Lease, Fault> {
-        if !sandbox.belongs_to(&wanted.owner) {
-            return Err(Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you"));
-        }
-        let over = || Fault::new(FaultCode::AllocationExpired, "the lease has expired; claim a new sandbox");
-        let Some(lease) = sandbox.lease() else {
-            let has_expired =
-                sandbox.deletion().is_some_and(|deletion| deletion.cause == DeletionCause::Expired);
-            return Err(match &sandbox.state {
-                _ if has_expired => over(),
-                State::Quarantined { .. } => {
-                    Fault::new(FaultCode::InvalidState, "this sandbox was taken out of use; claim a new one")
-                }
-                _ => Fault::new(FaultCode::InvalidState, "this sandbox has been released"),
-            });
-        };
-        if wanted.epoch.is_some_and(|epoch| epoch != lease.epoch) {
-            return Err(crate::lookup::other_lease());
-        }
-        if lease.is_over(now, self.config.leases.grace) {
-            return Err(over());
-        }
-        Ok(lease)
+/// The lease to extend: the caller's own, of the given epoch, and not over.
+fn lease_to_extend<'a>(
+    wanted: &Wanted,
+    leases: &LeasePolicy,
+    sandbox: &'a Sandbox,
+    now: UnixSeconds,
+) -> Result<&'a Lease, Fault> {
+    if !sandbox.belongs_to(&wanted.owner) {
+        return Err(Fault::new(FaultCode::NotSandboxOwner, "this sandbox is not allocated to you"));
     }
+    let over = || Fault::new(FaultCode::AllocationExpired, "the lease has expired; claim a new sandbox");
+    let Some(lease) = sandbox.lease() else {
+        let has_expired = sandbox.deletion().is_some_and(|deletion| deletion.cause == DeletionCause::Expired);
+        return Err(match &sandbox.state {
+            _ if has_expired => over(),
+            State::Quarantined { .. } => {
+                Fault::new(FaultCode::InvalidState, "this sandbox was taken out of use; claim a new one")
+            }
+            _ => Fault::new(FaultCode::InvalidState, "this sandbox has been released"),
+        });
+    };
+    if wanted.epoch.is_some_and(|epoch| epoch != lease.epoch) {
+        return Err(crate::lookup::other_lease());
+    }
+    if lease.is_over(now, leases.grace) {
+        return Err(over());
+    }
+    if !leases.may_last(wanted.length) {
+        return Err(crate::lookup::bad_duration(Some(wanted.wanted), leases.total_max));
+    }
+    Ok(lease)
 }
 
 fn allocation_of(sandbox: &Sandbox) -> Result<Allocation, Fault> {

@@ -96,6 +96,9 @@ impl Allocator {
         deadline: Instant,
         permit: &Permit,
     ) -> Result<Reserved, Scarcity> {
+        if self.ports.pools.current().get(&selector.pool).is_some_and(|pool| !pool.is_active()) {
+            return Err(Scarcity::Draining);
+        }
         let Some(config) = self.config.health else {
             return self.candidates.take(selector, deadline, permit).await;
         };
@@ -116,15 +119,18 @@ impl Allocator {
         config: HealthConfig,
         permit: &Permit,
     ) -> Result<Sight, StoreError> {
-        let Some(provider) = self.ports.provider.as_ref().filter(|provider| provider.abilities().check)
-        else {
+        if !self.ports.providers.iter().any(|(_, provider)| provider.abilities().check) {
             return Ok(Sight::Fit);
-        };
+        }
         let found = unless_unreadable(self.ports.store.sandbox(&candidate.id).await)?;
         let Some(sandbox) = found.filter(|found| found.version == candidate.version) else {
             return Ok(Sight::Taken);
         };
         let Sandbox { external_id, name, sfdc_account_id, .. } = &sandbox;
+        let provider = self.ports.providers.get(&external_id.provider());
+        let Some(provider) = provider.filter(|provider| provider.abilities().check) else {
+            return Ok(Sight::Fit);
+        };
         let target = Target {
             external_id: external_id.clone(),
             name: name.clone(),

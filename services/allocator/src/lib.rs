@@ -30,6 +30,7 @@ mod listing;
 mod lookup;
 mod metrics;
 mod orders;
+mod pools;
 mod release;
 mod switch;
 
@@ -37,16 +38,17 @@ use admission::Permit;
 use async_trait::async_trait;
 use bytes::Bytes;
 use contract::{Fault, FaultCode, Verb};
-use domain::{LeasePolicy, PoolName, PoolRules};
+use domain::{PoolName, ProviderName};
 use ports::bus::{
     Answer, BusError, CensusStore, DeletionControl, Deletions, Dropped, Handler, Request, Serve, SwitchCache,
     Upkeep,
 };
 use ports::clock::Clock;
-use ports::provider::Provider;
+use ports::provider::Providers;
 use ports::random::Random;
 use ports::store::{Store, StoreError};
-use runtime::policy::{read_lease_policy, read_pools, read_tombstone_kept};
+use runtime::policy::read_tombstone_kept;
+use runtime::pools::PoolWatch;
 use runtime::recorder::Recorder;
 use runtime::settings::Settings;
 use runtime::telemetry::Chain;
@@ -76,10 +78,6 @@ const REPLY_TIME: Duration = Duration::from_millis(20);
 /// The settings of an allocator.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The length of leases.
-    pub leases: LeasePolicy,
-    /// The pools.
-    pub pools: PoolRules,
     /// Most concurrent requests in this process.
     pub in_flight_max: usize,
     /// Average latency of a request above which the concurrency is reduced.
@@ -113,8 +111,12 @@ pub struct Ports {
     pub upkeep: Arc<dyn Upkeep>,
     /// Publishes events.
     pub recorder: Recorder,
-    /// Checks candidates; none where claims do not.
-    pub provider: Option<Arc<dyn Provider>>,
+    /// Check candidates; none where claims do not.
+    pub providers: Providers,
+    /// The providers that a pool may name.
+    pub provider_names: Arc<BTreeSet<ProviderName>>,
+    /// The pools, and the rules of their leases.
+    pub pools: PoolWatch,
 }
 
 /// An allocator.
@@ -131,10 +133,8 @@ pub struct Allocator {
 // === impl Config ===
 
 impl Config {
-    /// Reads the settings of an allocator; none after a mistake in `POOLS`.
-    pub fn read(settings: &mut Settings<'_>) -> Option<Self> {
-        let leases = read_lease_policy(settings);
-        let pools = read_pools(settings);
+    /// Reads the settings of an allocator.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
         let in_flight_max = settings.size(
             "ALLOCATOR_IN_FLIGHT_MAX",
             512,
@@ -155,15 +155,7 @@ impl Config {
         );
         let health = HealthConfig::read(settings);
         let tombstone_kept = read_tombstone_kept(settings);
-        Some(Self {
-            leases,
-            pools: pools?,
-            in_flight_max,
-            latency_target,
-            health,
-            census_age_max,
-            tombstone_kept,
-        })
+        Self { in_flight_max, latency_target, health, census_age_max, tombstone_kept }
     }
 }
 
@@ -175,7 +167,7 @@ impl Allocator {
     pub fn new(config: Config, ports: Ports, metrics: Metrics) -> Self {
         let (clock, random, store) =
             (Arc::clone(&ports.clock), Arc::clone(&ports.random), Arc::clone(&ports.store));
-        let offers_check = ports.provider.as_ref().is_some_and(|provider| provider.abilities().check);
+        let offers_check = ports.providers.iter().any(|(_, provider)| provider.abilities().check);
         if config.health.is_some() && !offers_check {
             tracing::warn!(
                 "HEALTH_CHECK_ENABLED is set, but the provider does not support it: no sandbox is checked"
@@ -211,11 +203,6 @@ impl Allocator {
             let recorder_stop = recorder_stop.clone();
             async move { recorder.publish_until(recorder_stop).await }
         });
-        if let Err(error) = allocator.every_pool().await {
-            // The reconciler adds the pools as well; until then other workers reject claims for our new pools as
-            // invalid.
-            tracing::warn!(error = %Chain(&error), "the pools could not be written to the table");
-        }
         let served = bus.serve(Arc::clone(&allocator) as Arc<dyn Handler>, HELD_MAX, stop).await;
         allocator.announcing.close();
         allocator.announcing.wait().await;
@@ -225,10 +212,10 @@ impl Allocator {
         served
     }
 
-    /// The configured pools and all others in the table.
+    /// Every pool that may have sandboxes.
     async fn every_pool(&self) -> Result<BTreeSet<PoolName>, StoreError> {
-        let configured = self.config.pools.pools().cloned().collect();
-        self.ports.store.pools_with(&configured).await
+        let known = self.ports.pools.current().names().cloned().collect();
+        self.ports.store.pools_with(&known).await
     }
 
     async fn answer(&self, request: &Request, permit: &Permit) -> Answer {
@@ -258,6 +245,11 @@ impl Allocator {
             Verb::Sandboxes => plain(self.sandboxes(&bounds, request).await),
             Verb::Sandbox => plain(self.record(request).await),
             Verb::BulkDelete => plain(self.bulk_delete(&bounds, request).await),
+            Verb::Pools => plain(self.pools(request).await),
+            Verb::Pool => plain(self.pool(request).await),
+            Verb::PutPool => plain(self.put_pool(request).await),
+            Verb::DrainPool => plain(self.drain_pool(request).await),
+            Verb::RemovePool => plain(self.remove_pool(request).await),
             Verb::Pause => plain(self.pause(request).await),
             Verb::Resume => plain(self.resume(request).await),
         }

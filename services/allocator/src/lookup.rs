@@ -53,7 +53,8 @@ impl Allocator {
             None => self.count_index().await.map_err(|error| store_fault(request, &error))?,
         };
         reply.deletions = deletions;
-        let is_configured = |name: &str| self.config.pools.pools().any(|pool| pool.as_str() == name);
+        let pools = self.ports.pools.current();
+        let is_configured = |name: &str| pools.names().any(|pool| pool.as_str() == name);
         reply.not_configured = reply.pools.keys().filter(|name| !is_configured(name)).cloned().collect();
         Ok(reply)
     }
@@ -63,15 +64,10 @@ impl Allocator {
         if age_max.is_zero() {
             return None;
         }
-        let census = tokio::select! {
-            census = self.ports.census.last_census() => census,
-            () = self.ports.clock.sleep(STATUS_TIMEOUT) => return None,
-        };
-        let census = census
-            .inspect_err(|error| tracing::warn!(error = %Chain(error), "the census cannot be read"))
-            .ok()??;
+        let census = self.last_census().await?;
         let age_seconds = self.ports.clock.now().get().saturating_sub(census.taken_at);
-        let knows_pools = self.config.pools.pools().all(|pool| census.pools.contains_key(pool.as_str()));
+        let knows_pools =
+            self.ports.pools.current().names().all(|pool| census.pools.contains_key(pool.as_str()));
         // A census without one of our pools was taken by a reconciler with other settings.
         if age_seconds > age_max.as_secs() || !knows_pools {
             return None;
@@ -82,13 +78,22 @@ impl Allocator {
         Some(StatsReply { all, pools, labs, counted: Some(counted), ..StatsReply::default() })
     }
 
+    /// The last census, whatever its age; none if it cannot be read in time.
+    pub(crate) async fn last_census(&self) -> Option<Census> {
+        let census = tokio::select! {
+            census = self.ports.census.last_census() => census,
+            () = self.ports.clock.sleep(STATUS_TIMEOUT) => return None,
+        };
+        census.inspect_err(|error| tracing::warn!(error = %Chain(error), "the census cannot be read")).ok()?
+    }
+
     async fn count_index(&self) -> Result<StatsReply, StoreError> {
         let at = self.ports.clock.now().get();
         let counted = Counted { by: Counted::INDEX.to_owned(), at, age_seconds: 0 };
         let mut reply = StatsReply { counted: Some(counted), ..StatsReply::default() };
         for pool in &self.every_pool().await? {
             let stats = self.pool_stats(pool).await?;
-            if stats.total == 0 && !self.config.pools.contains(pool) {
+            if stats.total == 0 && !self.ports.pools.current().contains(pool) {
                 continue;
             }
             reply.all.add(&stats);

@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::role::Role;
-use crate::{child, client, deletions, operate, store, table, tick, token, up};
+use crate::{child, client, deletions, operate, pools, store, table, tick, token, up};
 use clap::{Parser, Subcommand};
 use runtime::policy::read_worker_threads;
 use runtime::settings::{ProcessEnv, Settings};
@@ -28,6 +28,9 @@ enum Command {
     /// Inspect and control the deletion queue, over NATS (`NATS_URL` …).
     #[command(subcommand)]
     Deletions(deletions::Deletions),
+    /// Show, change, drain and remove pools, over NATS (`NATS_URL` …).
+    #[command(subcommand)]
+    Pools(pools::Pools),
     /// Inspect the table (`DYNAMODB_TABLE` …) and change the settings that its processes must share.
     #[command(subcommand)]
     Table(table::Table),
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Token(options) => options.run(),
         Command::Up(options) => block_on(up::run(options, &ProcessEnv)),
         Command::Deletions(deletions) => block_on(deletions.run(&ProcessEnv)),
+        Command::Pools(pools) => block_on(pools.run(&ProcessEnv)),
         Command::Table(table) => block_on(table.run(&ProcessEnv)),
         Command::Role(role) => block_on(role.run(&ProcessEnv)),
         Command::Store(options) => block_on(store::run(options, &ProcessEnv)),

@@ -6,6 +6,7 @@ use crate::readiness::{DeletionsNote, NatsAnswers, RoleReadiness, StreamsThere, 
 use anyhow::Context as _;
 use client::{Client, DeletionControlClient, Timeouts};
 use csp::CspProvider;
+use domain::ProviderName;
 use dynamodb::DynamoStore;
 use nats::{Maintenance, NatsBus};
 use ports::bus::{
@@ -13,19 +14,21 @@ use ports::bus::{
     ServiceInfo, SwitchCache, TickTurns, Ticks, Upkeep,
 };
 use ports::clock::Clock;
-use ports::provider::Provider;
+use ports::provider::{Provider, Providers};
 use ports::random::Random;
 use ports::secrets::Secrets;
 use ports::store::Store;
 use prometheus::Registry;
 use runtime::agreement::AgreementError;
 use runtime::check::Check;
+use runtime::pools::PoolWatch;
 use runtime::recorder::Recorder;
 use runtime::restored::{TableCheck, TableGuard, TableWatch};
 use runtime::shutdown::Lifecycle;
 use runtime::skew::ClockCheck;
 use runtime::switch::{SwitchRestoringThrottle, Switchboard};
 use secretsmanager::AwsSecrets;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -33,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 mod configs;
 mod metrics;
+mod providers;
 
 pub use configs::{Backends, Configs};
 
@@ -77,7 +81,7 @@ pub struct Fleet {
     shared: Shared,
     backends: Backends,
     store: Option<Arc<DynamoStore>>,
-    provider: Option<Arc<dyn Provider>>,
+    providers: Providers,
     buses: Vec<NatsBus>,
     role_readiness: RoleReadiness,
     /// Whether the table may be used; one of this process's connections watches it.
@@ -110,21 +114,20 @@ impl Fleet {
             Some(config) => Some(Arc::new(DynamoStore::connect(config).await)),
             None => None,
         };
-        let provider = match &backends.provider {
-            Some(config) => {
-                let provider = CspProvider::new(config.clone(), Arc::clone(&shared.clock))
-                    .context("no client for the provider")?;
-                Some(Arc::new(provider) as Arc<dyn Provider>)
-            }
-            None => None,
-        };
+        let mut providers = Vec::new();
+        for (name, config) in &backends.providers {
+            let provider = CspProvider::new(config.clone(), Arc::clone(&shared.clock))
+                .with_context(|| format!("no client for the provider {name}"))?;
+            providers.push((name.clone(), Arc::new(provider) as Arc<dyn Provider>));
+        }
+        let providers = Providers::new(providers);
         let metrics = WorkerMetrics::register(&shared.registry)?;
         let workers_stop = CancellationToken::new();
         Ok(Self {
             shared,
             backends,
             store,
-            provider,
+            providers,
             buses: Vec::new(),
             role_readiness: RoleReadiness::default(),
             guard: TableGuard::default(),
@@ -153,7 +156,8 @@ impl Fleet {
         .await?
         .counting(self.metrics.upkeep.clone())
         .guarded_by(self.guard.clone())
-        .showing(self.backends.shown.clone());
+        .showing(self.backends.shown.clone())
+        .following(self.backends.pools.clone());
         self.buses.push(bus.clone());
         Ok(bus)
     }
@@ -276,10 +280,10 @@ impl Fleet {
             census: Arc::new(bus.clone()) as Arc<dyn CensusStore>,
             upkeep: Arc::new(bus.clone()) as Arc<dyn Upkeep>,
             recorder: self.recorder(Arc::new(bus.clone())),
-            provider: self.provider.clone().filter(|_| config.health.is_some()),
+            providers: if config.health.is_some() { self.providers.clone() } else { Providers::default() },
+            provider_names: Arc::new(self.backends.provider_names.clone()),
+            pools: self.pools()?,
         };
-        // Created early, so that operators see the consumers before the first deletion.
-        bus.expect_pools(config.pools.pools().cloned());
         let metrics = self.metrics.allocator.of_another_worker();
         let admission =
             self.admission.get_or_insert_with(|| allocator::Admission::new(&config, &metrics)).clone();
@@ -326,12 +330,9 @@ impl Fleet {
             clock: Arc::clone(&self.shared.clock),
             random: Arc::clone(&self.shared.random),
             store: Arc::clone(&table) as Arc<dyn Store>,
-            provider: self.provider()?,
+            providers: self.provider_ports(&bus, &switch),
+            pools: self.pools()?,
             deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
-            throttle: Arc::new(SwitchRestoringThrottle::new(
-                Arc::clone(&bus) as Arc<dyn ProviderThrottle>,
-                switch,
-            )),
             recorder: self.recorder(Arc::clone(&bus) as Arc<dyn EventLog>),
         };
         self.show(lifecycle, &bus, Arc::new(self.metrics.reaper.clone()));
@@ -362,7 +363,8 @@ impl Fleet {
         let ports = reconciler::Ports {
             clock: Arc::clone(&self.shared.clock),
             store: Arc::clone(&table) as Arc<dyn Store>,
-            provider: self.provider()?,
+            providers: self.providers.clone(),
+            pools: self.pools()?,
             deletions: Arc::clone(&bus) as Arc<dyn Deletions>,
             upkeep: Arc::clone(&bus) as Arc<dyn Upkeep>,
             switch: Arc::clone(&bus) as Arc<dyn SwitchCache>,
@@ -542,6 +544,11 @@ impl Fleet {
         if !std::mem::replace(&mut self.is_watched, true) {
             let (bus, clock) = (Arc::new(bus.clone()), Arc::clone(&self.shared.clock));
             let watch = TableWatch::new(Arc::clone(&table) as Arc<dyn Store>, bus.clone(), bus, clock);
+            let (pools, followed, stop) = (self.pools()?, Arc::clone(&table), self.workers_stop.clone());
+            lifecycle.start("pools", async move {
+                pools.keep(followed.as_ref(), &stop).await;
+                Ok::<(), std::convert::Infallible>(())
+            });
             let (guard, metrics, stop) =
                 (guard.clone(), self.metrics.table.clone(), self.workers_stop.clone());
             lifecycle.start("table watch", async move {
@@ -550,7 +557,7 @@ impl Fleet {
                 Ok::<(), std::convert::Infallible>(())
             });
         }
-        Ok(Opening { table, agreed: self.backends.agreed.clone(), guard })
+        Ok(Opening { table, agreed: self.backends.agreed.clone(), guard, pools: self.pools()? })
     }
 
     fn table(&self) -> anyhow::Result<&Arc<DynamoStore>> {
@@ -563,7 +570,21 @@ impl Fleet {
         Some(Arc::new(Box::pin(AwsSecrets::connect(config)).await) as Arc<dyn Secrets>)
     }
 
-    fn provider(&self) -> anyhow::Result<Arc<dyn Provider>> {
-        self.provider.clone().context("this process has no provider")
+    fn pools(&self) -> anyhow::Result<PoolWatch> {
+        self.backends.pools.clone().context("this process has no pools")
+    }
+
+    /// Each provider with its throttle in the fleet.
+    fn provider_ports(
+        &self,
+        bus: &NatsBus,
+        switch: &Switchboard,
+    ) -> BTreeMap<ProviderName, reaper::ProviderPorts> {
+        let with_throttle = |(name, provider): (&ProviderName, &Arc<dyn Provider>)| {
+            let throttle = Arc::new(bus.throttle_of(name)) as Arc<dyn ProviderThrottle>;
+            let throttle = Arc::new(SwitchRestoringThrottle::new(throttle, switch.clone()));
+            (name.clone(), reaper::ProviderPorts { provider: Arc::clone(provider), throttle })
+        };
+        self.providers.iter().map(with_throttle).collect()
     }
 }

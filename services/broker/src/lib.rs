@@ -34,6 +34,7 @@ pub mod embedded;
 pub mod nats_server;
 mod notes;
 mod opening;
+mod pools;
 pub mod store;
 mod table;
 mod tick;

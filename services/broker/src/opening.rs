@@ -4,6 +4,7 @@
 use dynamodb::DynamoStore;
 use ports::store::Agreed;
 use runtime::agreement::{AgreementError, agree};
+use runtime::pools::PoolWatch;
 use runtime::restored::TableGuard;
 use runtime::telemetry::Chain;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ pub(crate) struct Opening {
     pub(crate) agreed: Agreed,
     /// The result of comparing the table.
     pub(crate) guard: TableGuard,
+    /// The pools, some of which the table may lack.
+    pub(crate) pools: PoolWatch,
 }
 
 // === impl Opening ===
@@ -53,7 +56,13 @@ impl Opening {
                     Err(AgreementError::Store(error)) => {
                         tracing::warn!(error = %Chain(&error), "the table does not answer; trying again");
                     }
-                    agreed => return agreed,
+                    Ok(()) => match self.pools.open(self.table.as_ref()).await {
+                        Ok(()) => return Ok(()),
+                        Err(error) => {
+                            tracing::warn!(error = %Chain(&error), "the pools cannot be read; trying again");
+                        }
+                    },
+                    refused => return refused,
                 },
                 Err(error) => {
                     tracing::warn!(error = %Chain(&error), "the table is not there yet; trying again");

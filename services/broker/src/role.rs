@@ -84,9 +84,8 @@ impl Role {
     /// All mistakes in the environment; an address in use; a part that failed.
     pub async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
         let mut settings = Settings::new(env);
-        let (process, backends, config) = self.read(&mut settings);
-        let ((process, backends), config) = settings.finish(((process, backends), config))?;
-        let config = config.context("the settings are incomplete")?;
+        let read = self.read(&mut settings);
+        let (process, backends, config) = settings.finish(read)?;
         process.telemetry.install();
         let shared = Shared {
             clock: Arc::new(SystemClock),
@@ -115,7 +114,7 @@ impl Role {
         Ok(ended?)
     }
 
-    fn read(self, settings: &mut Settings<'_>) -> (ProcessConfig, Option<Backends>, Option<RoleConfig>) {
+    fn read(self, settings: &mut Settings<'_>) -> (ProcessConfig, Option<Backends>, RoleConfig) {
         let process = ProcessConfig::read(settings);
         let mut backends = None;
         let secrets = self == Self::Ingress;
@@ -125,28 +124,27 @@ impl Role {
         let config = match self {
             Self::Ingress => {
                 stand_on(settings, false, false);
-                Some(RoleConfig::Ingress(Box::new(ingress::Config::read(settings))))
+                RoleConfig::Ingress(Box::new(ingress::Config::read(settings)))
             }
             Self::Allocator => {
                 let config = allocator::Config::read(settings);
                 // It needs the provider only for health checks of candidates.
-                let asks = config.as_ref().is_some_and(|config| config.health.is_some());
-                stand_on(settings, true, asks);
-                config.map(RoleConfig::Allocator)
+                stand_on(settings, true, config.health.is_some());
+                RoleConfig::Allocator(config)
             }
             Self::Reaper => {
                 stand_on(settings, true, true);
-                Some(RoleConfig::Reaper(reaper::Config::read(settings)))
+                RoleConfig::Reaper(reaper::Config::read(settings))
             }
             Self::Reconciler => {
                 stand_on(settings, true, true);
-                reconciler::Config::read(settings).map(RoleConfig::Reconciler)
+                RoleConfig::Reconciler(reconciler::Config::read(settings))
             }
             Self::Scheduler => {
                 stand_on(settings, false, false);
-                Some(RoleConfig::Scheduler(scheduler::Config::read(settings)))
+                RoleConfig::Scheduler(scheduler::Config::read(settings))
             }
-            Self::Simulator => Some(RoleConfig::Simulator(simulator::Config::read(settings))),
+            Self::Simulator => RoleConfig::Simulator(simulator::Config::read(settings)),
         };
         if let Some(backends) = &mut backends {
             backends.shown.clone_from(settings.plain());

@@ -46,6 +46,7 @@ pub mod deletions;
 pub mod events;
 pub mod fleet;
 mod orders;
+mod pools;
 mod query;
 mod records;
 pub mod sandboxes;

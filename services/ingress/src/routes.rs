@@ -24,6 +24,7 @@ use crate::fleet::{self, FleetService};
 use crate::openapi;
 use crate::openapi::faults::OfOpen;
 use crate::orders;
+use crate::pools;
 use crate::records;
 use crate::relay::Relay;
 use crate::sandboxes;
@@ -80,6 +81,11 @@ fn handlers() -> Vec<UtoipaMethodRouter<Parts>> {
         routes!(orders::release),
         routes!(orders::quarantine),
         routes!(orders::unquarantine),
+        routes!(pools::list),
+        routes!(pools::show),
+        routes!(pools::put),
+        routes!(pools::drain),
+        routes!(pools::remove),
         routes!(switch::pause),
         routes!(switch::resume),
         routes!(deletions::list),

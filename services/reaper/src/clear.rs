@@ -5,7 +5,7 @@ use crate::reap::Wanted;
 use crate::throttle::end_of;
 use domain::{PreClean, Skip};
 use ports::bus::CallOutcome;
-use ports::provider::{PreCleaned, ProviderError};
+use ports::provider::{PreCleaned, Provider, ProviderError};
 use runtime::settings::Settings;
 
 /// Policy: delete nothing that was not cleaned.
@@ -96,8 +96,7 @@ impl FailurePolicy {
 
 impl Reaper {
     /// Runs the pre-clean, if it is enabled and the provider offers it.
-    pub(crate) async fn clear(&self, wanted: &Wanted) -> Clearing {
-        let provider = self.ports.provider.as_ref();
+    pub(crate) async fn clear(&self, provider: &dyn Provider, wanted: &Wanted) -> Clearing {
         let earlier = wanted.deletion.pre_clean.as_ref();
         if !provider.abilities().pre_clean {
             return Clearing::Over(PreClean::Skipped(Skip::SwitchedOff).after(earlier));

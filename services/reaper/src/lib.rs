@@ -26,14 +26,17 @@ mod metrics;
 mod reap;
 mod throttle;
 
+use domain::ProviderName;
 use ports::bus::{BusError, DeletionQueue, Deletions, ProviderThrottle};
 use ports::clock::Clock;
 use ports::provider::Provider;
 use ports::random::Random;
 use ports::store::Store;
 use runtime::policy::read_tombstone_kept;
+use runtime::pools::PoolWatch;
 use runtime::recorder::Recorder;
 use runtime::settings::Settings;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -67,14 +70,23 @@ pub struct Ports {
     pub random: Arc<dyn Random>,
     /// Stores sandboxes.
     pub store: Arc<dyn Store>,
-    /// Deletes sandboxes.
-    pub provider: Arc<dyn Provider>,
+    /// Delete sandboxes, by name.
+    pub providers: BTreeMap<ProviderName, ProviderPorts>,
+    /// The pools, which name their providers.
+    pub pools: PoolWatch,
     /// Stores parked deletions.
     pub deletions: Arc<dyn Deletions>,
-    /// The provider throttle of the fleet.
-    pub throttle: Arc<dyn ProviderThrottle>,
     /// Publishes events.
     pub recorder: Recorder,
+}
+
+/// A provider, and what the fleet shares about it.
+#[derive(Clone)]
+pub struct ProviderPorts {
+    /// The provider.
+    pub provider: Arc<dyn Provider>,
+    /// Its throttle in the fleet.
+    pub throttle: Arc<dyn ProviderThrottle>,
 }
 
 /// A reaper.

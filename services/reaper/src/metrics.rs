@@ -1,8 +1,11 @@
 //! The metrics of a reaper: every name, help text, label and bucket.
 
 use contract::WorkerRole;
+use domain::ProviderName;
 use ports::bus::{ServiceInfo, ThrottleView, WorkCounts};
-use prometheus::{Histogram, HistogramOpts, HistogramTimer, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramTimer, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 use runtime::metrics::{Collectors, InFlight, UnderWay, counted, register_all};
 
 /// A delete at the CSP takes 3 to 10 s, so the buckets are dense there and end at its time-outs.
@@ -18,8 +21,8 @@ pub struct Metrics {
     outcomes: IntCounterVec,
     calls: Histogram,
     paused: IntGauge,
-    breaker_open: IntGauge,
-    rate: IntGauge,
+    breaker_open: IntGaugeVec,
+    rate: IntGaugeVec,
     in_flight: InFlight,
 }
 
@@ -51,13 +54,19 @@ impl Metrics {
             "broker_deletions_paused",
             "1 while an operator has paused all deletions; not for a paused consumer",
         )?;
-        let breaker_open = IntGauge::new(
-            "broker_breaker_open",
-            "1 while the breaker is open or half-open because the provider failed or refused our credentials",
+        let breaker_open = IntGaugeVec::new(
+            Opts::new(
+                "broker_breaker_open",
+                "1 while the breaker is open or half-open because the provider failed or refused our credentials",
+            ),
+            &["provider"],
         )?;
-        let rate = IntGauge::new(
-            "broker_deletions_rate_per_minute",
-            "Current rate of deletions per minute of the whole fleet; every reaper shows the same",
+        let rate = IntGaugeVec::new(
+            Opts::new(
+                "broker_deletions_rate_per_minute",
+                "Current rate of deletions per minute of the whole fleet at a provider; every reaper shows the same",
+            ),
+            &["provider"],
         )?;
         let in_flight = InFlight::default();
         let metrics = Self { outcomes, calls, paused, breaker_open, rate, in_flight };
@@ -73,10 +82,11 @@ impl Metrics {
     }
 
     /// Updates the metrics of the throttle.
-    pub(crate) fn show(&self, view: &ThrottleView) {
+    pub(crate) fn show(&self, provider: &ProviderName, view: &ThrottleView) {
+        let provider = &[provider.as_str()];
         self.paused.set(i64::from(view.is_paused));
-        self.breaker_open.set(i64::from(view.is_broken));
-        self.rate.set(i64::try_from(view.rate_per_minute).unwrap_or(i64::MAX));
+        self.breaker_open.with_label_values(provider).set(i64::from(view.is_broken));
+        self.rate.with_label_values(provider).set(i64::try_from(view.rate_per_minute).unwrap_or(i64::MAX));
     }
 
     /// Counts a running delivery until the returned value is dropped.

@@ -1,14 +1,14 @@
 //! Works on one deletion: checks that it is wanted, waits for a permit, calls the provider, records the result.
 
-use crate::Reaper;
 use crate::clear::Clearing;
-use crate::throttle::end_of;
+use crate::throttle::{end_of, report_outcome};
+use crate::{ProviderPorts, Reaper};
 use async_trait::async_trait;
 use contract::{DeletionWork, ParkedDeletion};
-use domain::{Deletion, Epoch, PreClean, Sandbox, SandboxId, State};
+use domain::{Deletion, Epoch, PoolName, PreClean, Sandbox, SandboxId, State};
 use ports::backoff::longest_pause;
 use ports::bus::{CallOutcome, Delivery, FailureCause, OutcomeEffect, Verdict, Worker};
-use ports::provider::{Deleted, Target};
+use ports::provider::{Deleted, Provider, Target};
 use ports::random::full_jitter;
 use ports::store::Write;
 use runtime::telemetry::Chain;
@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Delay after a failure of store or queue: short, and not counted against the sandbox.
 pub(crate) const OWN_FAILURE_DELAY: Duration = Duration::from_secs(5);
+/// Delay of work whose provider this process does not reach.
+const NOT_REACHABLE_DELAY: Duration = Duration::from_secs(5);
 /// Deliveries of one message without a verdict after which it is parked, because it seems to crash workers.
 const DELIVERIES_MAX: u64 = 100;
 
@@ -56,28 +58,39 @@ impl Worker for Reaper {
             let reason = format!("delivered {deliveries} times without an outcome");
             return self.give_up(&work, &wanted, wanted.deletion.attempts, reason).await;
         }
+        let Some(ProviderPorts { provider, throttle }) =
+            self.ports.providers.get(&wanted.target.external_id.provider())
+        else {
+            return self.not_reachable_here(&wanted);
+        };
         if let Err(verdict) = self.stands_alone(&wanted).await {
             return verdict;
         }
-        let permit = match self.wait_for_permit(&wanted.id).await {
+        let throttle = throttle.as_ref();
+        let permit = match self.wait_for_permit(throttle, &wanted.id).await {
             Ok(permit) => permit,
             Err(verdict) => return verdict,
         };
-        let Tried { pre_clean, ended } = self.delete(&wanted).await;
+        let Tried { pre_clean, ended } = self.delete(provider.as_ref(), &wanted).await;
         match ended {
             Ok(deleted) => {
-                self.report_outcome(permit, &wanted.id, CallOutcome::Deleted).await;
+                report_outcome(throttle, permit, &wanted.id, CallOutcome::Deleted).await;
                 self.write_tombstone(&wanted, deleted, &pre_clean).await
             }
             Err(failure) => {
-                let effect = self.report_outcome(permit, &wanted.id, failure.end).await;
+                let effect = report_outcome(throttle, permit, &wanted.id, failure.end).await;
                 self.after_failure(&work, &wanted, &pre_clean, failure, effect).await
             }
         }
     }
 
-    async fn admit(&self, places: usize) -> (usize, Duration) {
-        self.admitted(places).await
+    async fn admit(&self, pool: &PoolName, places: usize) -> (usize, Duration) {
+        let provider = self.ports.pools.current().provider_of(pool);
+        match self.ports.providers.get(&provider) {
+            Some(ports) => self.admitted(&provider, ports.throttle.as_ref(), places).await,
+            // Another process may reach it. The work of a pool that has moved is looked at one by one.
+            None => (0, NOT_REACHABLE_DELAY),
+        }
     }
 }
 
@@ -120,16 +133,27 @@ impl Reaper {
         }
     }
 
-    async fn delete(&self, wanted: &Wanted) -> Tried {
+    /// The settings of this process lack the provider of that sandbox, which another process may have.
+    fn not_reachable_here(&self, wanted: &Wanted) -> Verdict {
+        let (id, provider) = (&wanted.id, wanted.target.external_id.provider());
+        tracing::error!(
+            sandbox.id = id.as_str(),
+            provider = provider.as_str(),
+            "{id} cannot be deleted here: {provider} is not in PROVIDERS_FILE of this process"
+        );
+        self.put_off(NOT_REACHABLE_DELAY)
+    }
+
+    async fn delete(&self, provider: &dyn Provider, wanted: &Wanted) -> Tried {
         let timer = self.metrics.time_call();
-        let pre_clean = match self.clear(wanted).await {
+        let pre_clean = match self.clear(provider, wanted).await {
             Clearing::Over(pre_clean) => pre_clean,
             Clearing::Failed { error, pre_clean, end } => {
                 let reason = format!("clearing failed: {error}");
                 return Tried { pre_clean, ended: Err(Failure { reason, end }) };
             }
         };
-        let deleted = self.ports.provider.delete(&wanted.target).await;
+        let deleted = provider.delete(&wanted.target).await;
         timer.observe_duration();
         let ended = deleted.map_err(|error| Failure { reason: error.to_string(), end: end_of(&error) });
         Tried { pre_clean, ended }

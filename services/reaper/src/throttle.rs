@@ -2,8 +2,11 @@
 
 use crate::Reaper;
 use crate::reap::OWN_FAILURE_DELAY;
-use domain::SandboxId;
-use ports::bus::{Admission, BusError, CallOutcome, Confirmed, FailureCause, OutcomeEffect, Permit, Verdict};
+use domain::{ProviderName, SandboxId};
+use ports::bus::{
+    Admission, BusError, CallOutcome, Confirmed, FailureCause, OutcomeEffect, Permit, ProviderThrottle,
+    Verdict,
+};
 use ports::provider::ProviderError;
 use ports::random::full_jitter;
 use runtime::telemetry::Chain;
@@ -28,10 +31,15 @@ const VIEW_RETRY_DELAY: Duration = Duration::from_millis(500);
 
 impl Reaper {
     /// How many deliveries the throttle has slots for soon; if none, for how long.
-    pub(crate) async fn admitted(&self, places: usize) -> (usize, Duration) {
-        match self.ports.throttle.view().await {
+    pub(crate) async fn admitted(
+        &self,
+        provider: &ProviderName,
+        throttle: &dyn ProviderThrottle,
+        places: usize,
+    ) -> (usize, Duration) {
+        match throttle.view().await {
             Ok(view) => {
-                self.metrics.show(&view);
+                self.metrics.show(provider, &view);
                 (view.calls.min(places), view.wait)
             }
             Err(error) => {
@@ -42,10 +50,14 @@ impl Reaper {
     }
 
     /// Waits for a permit; a verdict if there is none soon.
-    pub(crate) async fn wait_for_permit(&self, id: &SandboxId) -> Result<Permit, Verdict> {
+    pub(crate) async fn wait_for_permit(
+        &self,
+        throttle: &dyn ProviderThrottle,
+        id: &SandboxId,
+    ) -> Result<Permit, Verdict> {
         let mut timeout = BUSY_WAIT_MAX;
         loop {
-            let (permit, wait) = match self.ports.throttle.acquire().await {
+            let (permit, wait) = match throttle.acquire().await {
                 Ok(Admission::Go { permit, wait }) => (permit, wait),
                 // Several pools fetched work for the same slot. Waiting here is better than returning to the end of the
                 // queue.
@@ -62,43 +74,19 @@ impl Reaper {
             }
             self.ports.clock.sleep(wait).await;
             // A pause, a hold or an open breaker that began during the wait applies as well.
-            let verdict = match self.ports.throttle.confirm(permit).await {
+            let verdict = match throttle.confirm(permit).await {
                 Ok(Confirmed::Go) => return Ok(permit),
                 Ok(Confirmed::Missed) => None,
                 Ok(Confirmed::Later { wait }) => Some(self.put_off(wait)),
                 Err(error) => Some(throttle_unknown(&error)),
             };
             if permit.is_probe {
-                self.report_outcome(permit, id, CallOutcome::Unused).await;
+                report_outcome(throttle, permit, id, CallOutcome::Unused).await;
             }
             if let Some(verdict) = verdict {
                 return Err(verdict);
             }
         }
-    }
-
-    /// Reports the outcome of a call to the provider throttle and returns the consequences. If the report fails, failed
-    /// attempts are counted but never park a deletion.
-    pub(crate) async fn report_outcome(
-        &self,
-        permit: Permit,
-        id: &SandboxId,
-        end: CallOutcome,
-    ) -> OutcomeEffect {
-        self.ports.throttle.report_outcome(permit, id, end).await.unwrap_or_else(|error| {
-            tracing::warn!(error = %Chain(&error), "the outcome of a call could not be reported to the throttle");
-            let wait = match end {
-                CallOutcome::SlowDown { span } => span,
-                CallOutcome::Unauthorized | CallOutcome::Forbidden => UNAUTHORIZED_DELAY,
-                _ => Duration::ZERO,
-            };
-            let cause = match end {
-                CallOutcome::Refused => FailureCause::Sandbox,
-                CallOutcome::Failed => FailureCause::Unclear,
-                _ => FailureCause::NotSandbox,
-            };
-            OutcomeEffect { is_closed: true, cause, wait }
-        })
     }
 
     /// Retries after `wait` and a random time, so that deletions that were delayed together do not return together.
@@ -110,6 +98,30 @@ impl Reaper {
     pub(crate) fn spread(&self, wait: Duration) -> Duration {
         wait + full_jitter(self.ports.random.as_ref(), (wait / 4).max(SPREAD_MIN))
     }
+}
+
+/// Reports the outcome of a call to the provider throttle and returns the consequences. If the report fails, failed
+/// attempts are counted but never park a deletion.
+pub(crate) async fn report_outcome(
+    throttle: &dyn ProviderThrottle,
+    permit: Permit,
+    id: &SandboxId,
+    end: CallOutcome,
+) -> OutcomeEffect {
+    throttle.report_outcome(permit, id, end).await.unwrap_or_else(|error| {
+        tracing::warn!(error = %Chain(&error), "the outcome of a call could not be reported to the throttle");
+        let wait = match end {
+            CallOutcome::SlowDown { span } => span,
+            CallOutcome::Unauthorized | CallOutcome::Forbidden => UNAUTHORIZED_DELAY,
+            _ => Duration::ZERO,
+        };
+        let cause = match end {
+            CallOutcome::Refused => FailureCause::Sandbox,
+            CallOutcome::Failed => FailureCause::Unclear,
+            _ => FailureCause::NotSandbox,
+        };
+        OutcomeEffect { is_closed: true, cause, wait }
+    })
 }
 
 fn throttle_unknown(error: &BusError) -> Verdict {

@@ -104,7 +104,7 @@ impl Reconciler {
         let mut queries = Vec::new();
         let mut census = Census::default();
         for pool in &self.every_pool().await? {
-            if self.config.pools.contains(pool) {
+            if self.ports.pools.current().contains(pool) {
                 census.pools.insert(pool.to_string(), PoolStats::default());
             }
             // Tombstones are in no index.

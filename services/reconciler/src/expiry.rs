@@ -4,7 +4,7 @@ use crate::Reconciler;
 use crate::listing::Skipped;
 use contract::RunStatus;
 use contract::{DeletionWork, ExpiryReport};
-use domain::{CLOSED_CLAIM_KEPT, Sandbox, StateName};
+use domain::{CLOSED_CLAIM_KEPT, PoolName, Sandbox, StateName};
 use ports::store::{SortRange, StoreError, Write};
 use runtime::telemetry::Chain;
 
@@ -34,8 +34,9 @@ impl Reconciler {
     }
 
     async fn try_expire(&self, report: &mut ExpiryReport, skipped: &mut Skipped) -> Result<(), StoreError> {
-        let ended_by = self.config.leases.ended_by(self.ports.clock.now());
-        let mut due = self.walk(StateName::Allocated, &SortRange::DueBy(ended_by)).await?;
+        let (pools, now) = (self.ports.pools.current(), self.ports.clock.now());
+        let due = |pool: &PoolName| Some(SortRange::DueBy(pools.leases_of(pool).ended_by(now)));
+        let mut due = self.walk_some(StateName::Allocated, due).await?;
         while let Some(batch) = due.next(skipped).await? {
             self.expire_batch(batch, report, skipped).await?;
         }
@@ -52,7 +53,7 @@ impl Reconciler {
         for sandbox in batch {
             report.due += 1;
             let now = self.ports.clock.now();
-            let ended_by = self.config.leases.ended_by(now);
+            let ended_by = self.ports.pools.current().leases_of(&sandbox.pool).ended_by(now);
             let write = self.ports.store.expire(&sandbox.id, sandbox.epoch, ended_by, now).await;
             let Some(write) = skipped.unless_unreadable(write)? else { continue };
             let Write::Done(expired) = write else {

@@ -7,7 +7,7 @@
 use crate::Reconciler;
 use crate::sync::Stepped;
 use contract::{DeletionWork, SyncReport};
-use domain::{NewSandbox, Sandbox, SandboxId, State, UnixSeconds};
+use domain::{NewSandbox, ProviderName, Sandbox, SandboxId, State, UnixSeconds};
 use futures_util::stream::{self, StreamExt as _};
 use ports::store::{IDENTITY_ABSENCES_MAX, IDENTITY_SHARDS, Identity, Insert, PageCursor, StoreError, Write};
 use runtime::telemetry::Chain;
@@ -53,7 +53,7 @@ impl Reconciler {
             State::Deleted(_) if found.id == listed.id => self.renew(&found, listed, now).await,
             // The index does not show it yet, or an older build did not add its pool to the table.
             _ if is_same_account => {
-                if !self.config.pools.contains(&found.pool) {
+                if !self.ports.pools.current().contains(&found.pool) {
                     self.ports.store.note_pools(&BTreeSet::from([found.pool])).await?;
                 }
                 Ok(Stepped::Raced)
@@ -147,6 +147,7 @@ impl Reconciler {
     /// has shown for long and no record represents. `shown` contains what this listing shows.
     pub(crate) async fn drop_absent_identities(
         &self,
+        provider: &ProviderName,
         shown: &HashSet<u64>,
         report: &mut SyncReport,
     ) -> Result<(), StoreError> {
@@ -154,7 +155,7 @@ impl Reconciler {
             let mut after: Option<PageCursor> = None;
             // Terminates: every round moves on within one shard.
             loop {
-                let page = self.ports.store.identities(shard, after.as_ref(), PAGE_LIMIT).await?;
+                let page = self.ports.store.identities(provider, shard, after.as_ref(), PAGE_LIMIT).await?;
                 let looks =
                     stream::iter(page.identities).map(|identity| self.look_at_identity(identity, shown));
                 let mut looks = looks.buffer_unordered(IDENTITIES_AT_ONCE_MAX);

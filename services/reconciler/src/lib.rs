@@ -31,14 +31,16 @@ mod sync;
 
 use async_trait::async_trait;
 use contract::{Report, TickKind, TickOrder};
-use domain::{LeasePolicy, PoolRules};
+use domain::ProviderName;
 use ports::bus::{BusError, CensusStore, Deletions, Runner, SwitchCache, TickQueue, Upkeep};
 use ports::clock::Clock;
-use ports::provider::Provider;
+use ports::provider::Providers;
 use ports::store::Store;
-use runtime::policy::{read_lease_policy, read_pools, read_stale_kept, read_tombstone_kept};
+use runtime::policy::{read_stale_kept, read_tombstone_kept};
+use runtime::pools::PoolWatch;
 use runtime::recorder::Recorder;
 use runtime::settings::Settings;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use strum::IntoEnumIterator as _;
@@ -51,10 +53,6 @@ pub use plan::{Belief, Limits, Listed, Plan, Planner, Refusal, Sighted, plan};
 /// The settings of a reconciler.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The length of leases.
-    pub leases: LeasePolicy,
-    /// The pool of each sandbox.
-    pub pools: PoolRules,
     /// How much a sync may mark stale.
     pub limits: Limits,
     /// Age of a wanted deletion from which the sweep expects a message for it.
@@ -74,8 +72,10 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     /// Stores sandboxes.
     pub store: Arc<dyn Store>,
-    /// Lists sandboxes.
-    pub provider: Arc<dyn Provider>,
+    /// List sandboxes.
+    pub providers: Providers,
+    /// The pools, and the rules of their leases.
+    pub pools: PoolWatch,
     /// Accepts deletion work.
     pub deletions: Arc<dyn Deletions>,
     /// Repairs the queue and the parked messages.
@@ -102,10 +102,8 @@ pub struct Reconciler {
 // === impl Config ===
 
 impl Config {
-    /// Reads the settings of a reconciler; none after a mistake in `POOLS`.
-    pub fn read(settings: &mut Settings<'_>) -> Option<Self> {
-        let leases = read_lease_policy(settings);
-        let pools = read_pools(settings);
+    /// Reads the settings of a reconciler.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
         let percent = settings.number(
             "SYNC_STALE_PERCENT_MAX",
             20,
@@ -133,7 +131,7 @@ impl Config {
             0..=86_400,
             "how long the provider may still list an account after it accepted its deletion, before the account is deleted again; several sync periods",
         );
-        Some(Self { leases, pools: pools?, limits, sweep_after, stale_kept, tombstone_kept, listed_grace })
+        Self { limits, sweep_after, stale_kept, tombstone_kept, listed_grace }
     }
 }
 
@@ -154,6 +152,16 @@ impl Reconciler {
             identities,
             unpublished: stale::Unpublished::default(),
         }
+    }
+
+    /// Every provider that may have accounts in the table, whether this process reaches it or not.
+    pub(crate) fn every_provider(&self) -> BTreeSet<ProviderName> {
+        let pools = self.ports.pools.current();
+        let of_pools = pools.specs().iter().map(|pool| pool.provider.clone());
+        of_pools
+            .chain(self.ports.providers.iter().map(|(name, _)| name.clone()))
+            .chain([ProviderName::csp()])
+            .collect()
     }
 
     /// Runs on ticks until `stop`; then finishes the current runs.

@@ -2,8 +2,8 @@
 
 use crate::Reconciler;
 use crate::plan::{Listed, Sighted, mark_of};
-use domain::{PoolName, Sandbox, SandboxId, StateName};
-use ports::provider::{Listing, ProviderError};
+use domain::{PoolName, ProviderName, Sandbox, SandboxId, StateName};
+use ports::provider::{Listing, Provider, ProviderError};
 use ports::store::{Page, PageCursor, SortRange, StateQuery, StoreError, Unreadable};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -31,6 +31,13 @@ pub(crate) struct Skipped {
     items: BTreeMap<String, Option<SandboxId>>,
 }
 
+/// A provider, and its name.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    pub(crate) name: &'a ProviderName,
+    pub(crate) provider: &'a dyn Provider,
+}
+
 /// One part of the index, read page by page.
 pub(crate) struct Walk<'a> {
     reconciler: &'a Reconciler,
@@ -41,33 +48,78 @@ pub(crate) struct Walk<'a> {
 // === impl Reconciler ===
 
 impl Reconciler {
-    /// The whole listing, validated entry by entry.
-    pub(crate) async fn list(&self) -> Result<Listed, ListingError> {
-        self.list_whole(|listed: &mut Listed, page| {
-            for entry in page.malformed {
-                listed.take_malformed(entry);
-            }
-            for account in page.accounts {
-                listed.take(account, &self.config.pools);
-            }
-        })
-        .await
+    /// The whole listing of a provider, validated entry by entry.
+    pub(crate) async fn list(&self, source: &Source<'_>) -> Result<Listed, ListingError> {
+        let pools = self.ports.pools.current();
+        source
+            .list_whole(
+                || Listed::of(source.name.clone()),
+                |listed, page| {
+                    for entry in page.malformed {
+                        listed.take_malformed(entry);
+                    }
+                    for account in page.accounts {
+                        listed.take(account, &pools);
+                    }
+                },
+            )
+            .await
     }
 
     /// The ids of a second listing.
-    pub(crate) async fn list_again(&self) -> Result<Sighted, ListingError> {
-        self.list_whole(|sighted: &mut Sighted, page| {
-            page.malformed.iter().for_each(|entry| sighted.take_malformed(entry));
-            page.accounts.iter().for_each(|account| sighted.take(account));
-        })
-        .await
+    pub(crate) async fn list_again(&self, source: &Source<'_>) -> Result<Sighted, ListingError> {
+        source
+            .list_whole(
+                || Sighted::of(source.name.clone()),
+                |sighted, page| {
+                    page.malformed.iter().for_each(|entry| sighted.take_malformed(entry));
+                    page.accounts.iter().for_each(|account| sighted.take(account));
+                },
+            )
+            .await
     }
 
+    /// Every pool that may have sandboxes: those that have an item, and those that had one.
+    pub(crate) async fn every_pool(&self) -> Result<BTreeSet<PoolName>, StoreError> {
+        let known = self.ports.pools.current().names().cloned().collect();
+        self.ports.store.pools_with(&known).await
+    }
+
+    /// A walk over all shards of all pools in one state.
+    pub(crate) async fn walk(&self, state: StateName, range: &SortRange) -> Result<Walk<'_>, StoreError> {
+        self.walk_some(state, |_| Some(range.clone())).await
+    }
+
+    /// A walk over all shards of those pools for which `range_of` has a range.
+    pub(crate) async fn walk_some(
+        &self,
+        state: StateName,
+        range_of: impl Fn(&PoolName) -> Option<SortRange> + Send,
+    ) -> Result<Walk<'_>, StoreError> {
+        let pools = self.every_pool().await?;
+        let shards = self.ports.store.shards().await?;
+        let mut queries = Vec::new();
+        for pool in &pools {
+            let Some(range) = range_of(pool) else { continue };
+            let of_shard = |shard| StateQuery { pool: pool.clone(), state, shard, range: range.clone() };
+            queries.extend((0..shards).map(of_shard));
+        }
+        Ok(Walk { reconciler: self, queries, after: None })
+    }
+}
+
+// === impl Source ===
+
+impl Source<'_> {
     /// Builds a `T` from all pages. A repeated account shows that pages overlap and accounts may be missing: then it
     /// starts again, up to [`LISTING_TRIES_MAX`] times.
-    async fn list_whole<T: Default>(&self, mut take: impl FnMut(&mut T, Listing)) -> Result<T, ListingError> {
+    async fn list_whole<T>(
+        &self,
+        empty: impl Fn() -> T,
+        mut take: impl FnMut(&mut T, Listing),
+    ) -> Result<T, ListingError> {
         for _ in 0..LISTING_TRIES_MAX {
-            let mut whole = T::default();
+            let mut whole = empty();
             match self.each_page(|page| take(&mut whole, page)).await {
                 Err(ListingError::Overlapping) => tracing::warn!("the pages of the listing overlap"),
                 ended => return ended.map(|()| whole),
@@ -82,7 +134,7 @@ impl Reconciler {
         let mut received = 0_usize;
         let mut marks = HashSet::new();
         loop {
-            let page = self.ports.provider.list(offset).await.map_err(ListingError::Provider)?;
+            let page = self.provider.list(offset).await.map_err(ListingError::Provider)?;
             received = received.saturating_add(page.accounts.len() + page.ignored + page.malformed.len());
             if received > LISTING_MAX {
                 return Err(ListingError::Endless);
@@ -99,30 +151,6 @@ impl Reconciler {
                 None => return Ok(()),
             }
         }
-    }
-
-    /// Every pool that may have sandboxes: those that are or were configured.
-    pub(crate) async fn every_pool(&self) -> Result<BTreeSet<PoolName>, StoreError> {
-        let configured = self.config.pools.pools().cloned().collect();
-        self.ports.store.pools_with(&configured).await
-    }
-
-    /// A walk over all shards of all pools in one state.
-    pub(crate) async fn walk(&self, state: StateName, range: &SortRange) -> Result<Walk<'_>, StoreError> {
-        let pools = self.every_pool().await?;
-        let shards = self.ports.store.shards().await?;
-        let queries = pools
-            .iter()
-            .flat_map(|pool| {
-                (0..shards).map(move |shard| StateQuery {
-                    pool: pool.clone(),
-                    state,
-                    shard,
-                    range: range.clone(),
-                })
-            })
-            .collect();
-        Ok(Walk { reconciler: self, queries, after: None })
     }
 }
 

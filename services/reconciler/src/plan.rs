@@ -1,8 +1,8 @@
 //! Plans a sync: all decisions without I/O. Other modules only execute the plan.
 
 use domain::{
-    Candidate, Description, ExternalId, NewSandbox, PoolRules, Sandbox, SandboxId, SandboxName,
-    SfdcAccountId, State, Version,
+    Candidate, Description, ExternalId, InvalidId, NewSandbox, PoolName, Pools, ProviderName, Sandbox,
+    SandboxId, SandboxName, SfdcAccountId, State, Version,
 };
 use ports::provider::{Account, Malformed};
 use std::collections::{HashMap, HashSet};
@@ -29,6 +29,10 @@ pub enum Belief {
 /// The provider's listing, validated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listed {
+    /// The provider.
+    pub provider: ProviderName,
+    /// Pools that get no new sandboxes.
+    pub closed: HashSet<PoolName>,
     /// Sandboxes that can be used, by id.
     pub usable: HashMap<SandboxId, NewSandbox>,
     /// Sandboxes that exist but cannot be used (invalid name, id listed twice): neither added nor marked stale.
@@ -103,6 +107,7 @@ pub struct Planner {
 /// The ids of a listing, which is all that the second one is needed for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sighted {
+    provider: ProviderName,
     ids: HashSet<SandboxId>,
     accounts: HashSet<String>,
     unclear: bool,
@@ -125,6 +130,12 @@ impl std::fmt::Display for Refusal {
 // === impl Listed ===
 
 impl Listed {
+    /// The listing of `provider`, still empty.
+    #[must_use]
+    pub fn of(provider: ProviderName) -> Self {
+        Self { provider, ..Self::default() }
+    }
+
     /// Sandboxes that the provider lists, usable or not.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -161,8 +172,8 @@ impl Listed {
     /// neither.
     pub fn take_malformed(&mut self, entry: Malformed) {
         let Malformed { reason, id, external_id } = entry;
-        let account = external_id.and_then(|external_id| ExternalId::parse(&external_id).ok());
-        let id = id.and_then(|id| SandboxId::parse(&id).ok());
+        let account = external_id.and_then(|external_id| ExternalId::of(&self.provider, &external_id).ok());
+        let id = id.and_then(|id| sandbox_id(&self.provider, &id).ok());
         match (account, id) {
             (Some(account), _) => {
                 tracing::warn!(problem = reason, "an entry of the listing was skipped: {reason}");
@@ -184,13 +195,13 @@ impl Listed {
     }
 
     /// Adds an entry.
-    pub fn take(&mut self, account: Account, pools: &PoolRules) {
+    pub fn take(&mut self, account: Account, pools: &Pools) {
         let Account { id, external_id, name, sfdc_account_id } = account;
-        let id = match SandboxId::parse(&id) {
+        let id = match sandbox_id(&self.provider, &id) {
             Ok(id) => id,
             Err(problem) => return self.skip_unknown(&format!("its id {problem}")),
         };
-        let known_as = ExternalId::parse(&external_id).ok().map(|account| {
+        let known_as = ExternalId::of(&self.provider, &external_id).ok().map(|account| {
             let place = self.accounts.entry(account).or_insert_with(|| id.clone());
             place.clone()
         });
@@ -205,12 +216,34 @@ impl Listed {
         if known_as.is_some_and(|known_as| known_as != id) {
             return self.set_aside(id, "its account is listed twice, under different ids".to_owned());
         }
-        match check(&id, &external_id, &name, sfdc_account_id.as_deref(), pools) {
+        match self.check(&id, &external_id, &name, sfdc_account_id.as_deref(), pools) {
             Ok(sandbox) => {
+                if pools.get(&sandbox.pool).is_some_and(|pool| !pool.is_active()) {
+                    self.closed.insert(sandbox.pool.clone());
+                }
                 self.usable.insert(id, sandbox);
             }
             Err(problem) => self.set_aside(id, problem),
         }
+    }
+
+    fn check(
+        &self,
+        id: &SandboxId,
+        external_id: &str,
+        name: &str,
+        sfdc_account_id: Option<&str>,
+        pools: &Pools,
+    ) -> Result<NewSandbox, String> {
+        let external_id = ExternalId::of(&self.provider, external_id)
+            .map_err(|problem| format!("its external id {problem}"))?;
+        let name = SandboxName::parse(name).map_err(|problem| format!("its name {problem}"))?;
+        let sfdc_account_id = sfdc_account_id
+            .map(SfdcAccountId::parse)
+            .transpose()
+            .map_err(|problem| format!("its Salesforce account {problem}"))?;
+        let pool = pools.pool_of(&self.provider, &name).ok_or_else(|| "no pool takes its name".to_owned())?;
+        Ok(NewSandbox { id: id.clone(), name, external_id, pool: pool.name.clone(), sfdc_account_id })
     }
 
     fn set_aside(&mut self, id: SandboxId, problem: String) {
@@ -231,30 +264,23 @@ pub(crate) fn mark_of(external_id: &str) -> u64 {
     hasher.finish()
 }
 
-fn check(
-    id: &SandboxId,
-    external_id: &str,
-    name: &str,
-    sfdc_account_id: Option<&str>,
-    pools: &PoolRules,
-) -> Result<NewSandbox, String> {
-    let external_id =
-        ExternalId::parse(external_id).map_err(|problem| format!("its external id {problem}"))?;
-    let name = SandboxName::parse(name).map_err(|problem| format!("its name {problem}"))?;
-    let sfdc_account_id = sfdc_account_id
-        .map(SfdcAccountId::parse)
-        .transpose()
-        .map_err(|problem| format!("its Salesforce account {problem}"))?;
-    let pool = pools.pool_of(&name).cloned().ok_or_else(|| "no pool takes its name".to_owned())?;
-    Ok(NewSandbox { id: id.clone(), name, external_id, pool, sfdc_account_id })
+/// The broker's id of an account.
+fn sandbox_id(provider: &ProviderName, id: &str) -> Result<SandboxId, InvalidId> {
+    SandboxId::parse(&provider.sandbox_id_of(id.trim()))
 }
 
 // === impl Sighted ===
 
 impl Sighted {
+    /// The ids of a listing of `provider`, still empty.
+    #[must_use]
+    pub fn of(provider: ProviderName) -> Self {
+        Self { provider, ..Self::default() }
+    }
+
     /// Adds an entry.
     pub fn take(&mut self, account: &Account) {
-        match SandboxId::parse(&account.id) {
+        match sandbox_id(&self.provider, &account.id) {
             Ok(id) => {
                 self.ids.insert(id);
                 self.accounts.insert(account.external_id.clone());
@@ -265,7 +291,7 @@ impl Sighted {
 
     /// Adds a malformed entry.
     pub fn take_malformed(&mut self, entry: &Malformed) {
-        match (entry.external_id.as_ref(), entry.id.as_deref().map(SandboxId::parse)) {
+        match (entry.external_id.as_ref(), entry.id.as_deref().map(|id| sandbox_id(&self.provider, id))) {
             (Some(external_id), _) => {
                 self.accounts.insert(external_id.clone());
             }
@@ -305,7 +331,9 @@ impl Planner {
             Some(entry) if entry.external_id == sandbox.external_id => self.plan.compare(sandbox, entry),
             Some(entry) => self.plan.note_changed(sandbox, entry),
             None if listed_as.is_some() || self.listed.present.contains_key(&sandbox.id) => {}
-            None if self.listed.nameless && sandbox.id.as_str() == sandbox.external_id.bare() => {
+            None if self.listed.nameless
+                && sandbox.id.as_str() == self.listed.provider.sandbox_id_of(sandbox.external_id.bare()) =>
+            {
                 self.plan.withheld += u64::from(sandbox.state == State::Available);
             }
             None => self.plan.note_missing(sandbox),
@@ -337,8 +365,9 @@ impl Planner {
         self.settle_moved();
         let Self { listed, known, moved: _, free, mut plan } = self;
         let refusal = listed.is_empty().then_some(Refusal::Empty);
-        let Listed { usable, unclear, .. } = listed;
-        plan.insert = usable.into_values().filter(|entry| !known.contains(&entry.id)).collect();
+        let Listed { usable, unclear, closed, .. } = listed;
+        let is_new = |entry: &NewSandbox| !known.contains(&entry.id) && !closed.contains(&entry.pool);
+        plan.insert = usable.into_values().filter(is_new).collect();
         if unclear {
             // Any missing sandbox may be behind a malformed entry.
             plan.withhold();

@@ -8,7 +8,7 @@ use crate::Reconciler;
 use crate::plan::{Belief, Listed, Plan, Planner, Refusal};
 use crate::sweep::Due;
 use contract::RunStatus;
-use contract::{SyncReport, TickOrder};
+use contract::{ProviderSync, SyncReport, TickOrder};
 use domain::{
     Candidate, Description, NewSandbox, PoolName, Sandbox, SandboxId, StateName, UnixSeconds, Version,
 };
@@ -16,10 +16,10 @@ use futures_util::stream::{self, StreamExt as _};
 use ports::provider::ProviderError;
 use ports::store::{SortRange, Store, StoreError, Write};
 use runtime::telemetry::Chain;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use tokio::sync::Mutex;
 
-use crate::listing::{ListingError, Skipped};
+use crate::listing::{ListingError, Skipped, Source};
 
 /// Concurrent writes: enough to hide their latency, few enough to leave capacity for claims.
 const WRITES_IN_FLIGHT_MAX: usize = 16;
@@ -101,25 +101,13 @@ impl Reconciler {
             tracing::warn!(by, order.wanted_until_ms, "{by} forces a sync, whatever is listed");
         }
         let mut skipped = Skipped::default();
-        let synced = match order.late_by_ms(self.ports.clock.now_ms()) {
-            Some(late_ms) => Err(SyncError::TooLate { late_ms }),
-            None => self.try_sync(&mut report, &mut skipped).await,
-        };
-        let status = match synced {
-            Ok(()) => RunStatus::Completed,
-            Err(error) => {
-                tracing::error!(error = %Chain(&error), "the sync did not complete");
-                report.reason = Some(public_reason(&error));
-                let is_refused = matches!(
-                    error,
-                    SyncError::Refused(_)
-                        | SyncError::TooLate { .. }
-                        | SyncError::Listing(ListingError::Overlapping)
-                );
-                if is_refused { RunStatus::Refused } else { RunStatus::Failed }
+        match order.late_by_ms(self.ports.clock.now_ms()) {
+            Some(late_ms) => {
+                let error = SyncError::TooLate { late_ms };
+                (report.status, report.reason) = (RunStatus::Refused, Some(error.to_string()));
             }
-        };
-        report.status = status;
+            None => self.sync_providers(&mut report, &mut skipped).await,
+        }
         report.unreadable = skipped.count();
         report.synced =
             report.inserted + report.restored + report.renewed + report.refreshed + report.unchanged;
@@ -147,74 +135,112 @@ impl Reconciler {
         report
     }
 
-    async fn try_sync(&self, report: &mut SyncReport, skipped: &mut Skipped) -> Result<(), SyncError> {
-        let listed = self.list().await?;
-        report.listed = u64::try_from(listed.len()).unwrap_or(u64::MAX);
-        report.skipped = listed.skipped();
+    /// Each provider in turn; a failure at one leaves the others as they are.
+    async fn sync_providers(&self, report: &mut SyncReport, skipped: &mut Skipped) {
+        let (mut largest_pool, mut is_whole) = (0, true);
+        let mut parts = BTreeMap::new();
+        for (name, provider) in self.ports.providers.iter() {
+            let source = Source { name, provider: provider.as_ref() };
+            let mut part = ProviderSync::default();
+            match self.try_sync(&source, report, &mut part, skipped).await {
+                Ok(largest) => {
+                    largest_pool = largest_pool.max(largest);
+                    part.status = RunStatus::Completed;
+                }
+                Err(error) => {
+                    is_whole = false;
+                    tracing::error!(provider = name.as_str(), error = %Chain(&error), "the sync of {name} did not complete");
+                    part.reason = Some(public_reason(&error));
+                    let is_refused = matches!(
+                        error,
+                        SyncError::Refused(_) | SyncError::Listing(ListingError::Overlapping)
+                    );
+                    part.status = if is_refused { RunStatus::Refused } else { RunStatus::Failed };
+                }
+            }
+            parts.insert(name, part);
+        }
+        // With a part of the listings, the largest pool is unknown.
+        if is_whole
+            && let Err(error) = self.ports.store.follow_size(largest_pool, self.ports.clock.now()).await
+            && let Some(mut part) = parts.last_entry()
+        {
+            tracing::error!(error = %Chain(&error), "the number of shards could not be adjusted");
+            let reason = Some(public_reason(&SyncError::Store(error)));
+            (part.get_mut().status, part.get_mut().reason) = (RunStatus::Failed, reason);
+        }
+        let is_any = |status| parts.values().any(|part: &ProviderSync| part.status == status);
+        report.status = match () {
+            () if is_any(RunStatus::Failed) => RunStatus::Failed,
+            () if is_any(RunStatus::Refused) => RunStatus::Refused,
+            () => RunStatus::Completed,
+        };
+        report.listed = parts.values().map(|part| part.listed).sum();
+        let is_one = parts.len() == 1;
+        let reasons = parts.iter().filter_map(|(name, part)| {
+            let reason = part.reason.as_ref()?;
+            Some(if is_one { reason.clone() } else { format!("{name}: {reason}") })
+        });
+        report.reason = Some(reasons.collect::<Vec<_>>().join("; ")).filter(|reasons| !reasons.is_empty());
+        if !is_one {
+            report.providers = parts.into_iter().map(|(name, part)| (name.to_string(), part)).collect();
+        }
+    }
+
+    /// Syncs the sandboxes of one provider; returns the size of its largest pool.
+    async fn try_sync(
+        &self,
+        source: &Source<'_>,
+        report: &mut SyncReport,
+        part: &mut ProviderSync,
+        skipped: &mut Skipped,
+    ) -> Result<u64, SyncError> {
+        let listed = self.list(source).await?;
+        part.listed = u64::try_from(listed.len()).unwrap_or(u64::MAX);
+        report.skipped += listed.skipped();
         let largest_pool = largest_pool(&listed);
-        report.unclear = listed.unclear_entries();
+        let unclear = listed.unclear_entries();
         let shown = (!listed.unclear).then(|| listed.shown());
         let belief = if report.forced_by.is_some() { Belief::Forced } else { Belief::Careful };
         let mut due = Due::default();
-        let mut plan = self.plan(listed, belief, &mut due, skipped).await?;
+        let mut plan = self.plan(source, listed, belief, &mut due, skipped).await?;
         if plan.needs_second_listing() {
-            plan.confirm_missing(&self.list_again().await?);
+            plan.confirm_missing(&self.list_again(source).await?);
         }
         if let Some(refusal) = &plan.overridden {
             tracing::warn!(%refusal, "proceeding because the sync is forced: {refusal}");
-            report.reason = Some(format!("forced although {refusal}"));
+            part.reason = Some(format!("forced although {refusal}"));
         }
         let is_believed = plan.overridden.is_none();
-        report.allocated_missing = u64::try_from(plan.allocated_missing.len()).unwrap_or(u64::MAX);
-        report.unchanged = plan.unchanged;
-        self.note_what_is_odd(&plan, report);
-        self.ports.store.follow_size(largest_pool, self.ports.clock.now()).await?;
+        report.allocated_missing += u64::try_from(plan.allocated_missing.len()).unwrap_or(u64::MAX);
+        report.unchanged += plan.unchanged;
+        note_what_is_odd(&plan, unclear, report, part);
         self.apply(plan, report, skipped).await.map_err(SyncError::Store)?;
         if let Some(shown) = shown.filter(|_| is_believed) {
-            self.drop_absent_identities(&shown, report).await?;
+            self.drop_absent_identities(source.name, &shown, report).await?;
         }
         self.complete_event_log_on_the_way(due).await;
-        Ok(())
+        Ok(largest_pool)
     }
 
-    /// Logs what the plan leaves unchanged and an operator should know.
-    fn note_what_is_odd(&self, plan: &Plan, report: &mut SyncReport) {
-        let count = |ids: &[SandboxId]| u64::try_from(ids.len()).unwrap_or(u64::MAX);
-        report.identity_changed = count(&plan.changed);
-        report.identity_taken = count(&plan.duplicates);
-        report.withheld = plan.withheld;
-        for id in &plan.changed {
-            tracing::error!(
-                sandbox.id = id.as_str(),
-                "{id} is in use, and another account is listed as {id}"
-            );
-        }
-        for id in &plan.duplicates {
-            tracing::error!(sandbox.id = id.as_str(), "the account of {id} is that of another record");
-        }
-        if report.unclear > 0 {
-            let reason = format!(
-                "{} entries of the listing may be any sandbox; {} that are not listed were not marked stale",
-                report.unclear, report.withheld,
-            );
-            tracing::error!(unclear = report.unclear, withheld = report.withheld, "{reason}");
-            report.reason.get_or_insert(reason);
-        }
-    }
-
-    /// Compares the pool, page by page from the index, with the listing.
+    /// Compares the sandboxes of one provider, page by page from the index, with its listing.
     async fn plan(
         &self,
+        source: &Source<'_>,
         listed: Listed,
         belief: Belief,
         due: &mut Due,
         skipped: &mut Skipped,
     ) -> Result<Plan, SyncError> {
         let mut planner = Planner::new(listed);
+        let pools = self.ports.pools.current();
+        // A pool without a spec may have sandboxes of any provider.
+        let is_of_source = |pool: &PoolName| pools.get(pool).is_none_or(|spec| spec.provider == *source.name);
         for state in KNOWN_STATES {
-            let mut walk = self.walk(state, &SortRange::All).await?;
+            let mut walk = self.walk_some(state, |pool| is_of_source(pool).then_some(SortRange::All)).await?;
             while let Some(page) = walk.next(skipped).await? {
-                page.iter().for_each(|sandbox| planner.see(sandbox));
+                let of_source = page.iter().filter(|sandbox| sandbox.external_id.is_of(source.name));
+                of_source.for_each(|sandbox| planner.see(sandbox));
                 self.note_due(page, due);
             }
         }
@@ -302,6 +328,29 @@ impl Reconciler {
             }
             Write::Lost(_) => Stepped::Raced,
         })
+    }
+}
+
+/// Logs what the plan leaves unchanged and an operator should know.
+fn note_what_is_odd(plan: &Plan, unclear: u64, report: &mut SyncReport, part: &mut ProviderSync) {
+    let count = |ids: &[SandboxId]| u64::try_from(ids.len()).unwrap_or(u64::MAX);
+    report.identity_changed += count(&plan.changed);
+    report.identity_taken += count(&plan.duplicates);
+    report.withheld += plan.withheld;
+    report.unclear += unclear;
+    for id in &plan.changed {
+        tracing::error!(sandbox.id = id.as_str(), "{id} is in use, and another account is listed as {id}");
+    }
+    for id in &plan.duplicates {
+        tracing::error!(sandbox.id = id.as_str(), "the account of {id} is that of another record");
+    }
+    if unclear > 0 {
+        let reason = format!(
+            "{unclear} entries of the listing may be any sandbox; {} that are not listed were not marked stale",
+            plan.withheld,
+        );
+        tracing::error!(unclear, withheld = plan.withheld, "{reason}");
+        part.reason.get_or_insert(reason);
     }
 }
 

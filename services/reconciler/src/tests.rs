@@ -1,18 +1,19 @@
 //! A reconciler on ports in memory, and what all its runs share: reports, metrics, ticks.
 
-use crate::listing::Skipped;
-use crate::{Config, Limits, Metrics, Ports, Reconciler};
+use crate::listing::{Skipped, Source};
+use crate::{Config, Limits, Listed, Metrics, Ports, Reconciler};
 use contract::RunStatus;
 use contract::{DeletionWork, Report, TickKind};
 use domain::{
     ClaimKey, ClaimRecord, ExternalId, Grant, IdempotencyKey, LabId, LeasePolicy, NewSandbox, OwnerId,
-    PoolName, PoolRules, Sandbox, SandboxId, SandboxName, StateName, UnixSeconds,
+    PoolName, Pools, ProviderName, Sandbox, SandboxId, SandboxName, StateName, UnixSeconds,
 };
 use ports::bus::{Runner, Ticks as _};
-use ports::provider::{Account, ProviderError};
+use ports::provider::{Account, ProviderError, Providers};
 use ports::random::Rng;
 use ports::store::{Insert, OpenClaim, SortRange, Store, Write};
 use prometheus::Registry;
+use runtime::pools::PoolWatch;
 use runtime::recorder::{EventLogMetrics, Recorder};
 use runtime::settings::Settings;
 use std::collections::BTreeMap;
@@ -29,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const NOW: UnixSeconds = UnixSeconds::new(1_763_683_200);
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 
-const LEASES: LeasePolicy = LeasePolicy {
+pub(crate) const LEASES: LeasePolicy = LeasePolicy {
     duration: Duration::from_secs(4 * 3_600),
     duration_max: Duration::from_secs(48 * 3_600),
     total_max: Duration::from_secs(72 * 3_600),
@@ -96,7 +97,8 @@ impl Rig {
         let ports = Ports {
             clock: Arc::new(clock.clone()),
             store: faulty.clone(),
-            provider: provider.clone(),
+            providers: Providers::only(provider.clone()),
+            pools: PoolWatch::new(Pools::parse("dns=dns-,main").unwrap(), LEASES),
             deletions: Arc::new(bus.clone()),
             upkeep: Arc::new(bus.clone()),
             switch: Arc::new(bus.clone()),
@@ -108,8 +110,6 @@ impl Rig {
             ),
         };
         let config = Config {
-            leases: LEASES,
-            pools: PoolRules::parse("dns=dns-,main").unwrap(),
             limits: Limits { stale_percent_max: 20, stale_count_always: 5 },
             sweep_after: Duration::from_secs(30),
             stale_kept: 24 * HOUR,
@@ -129,10 +129,16 @@ impl Rig {
     /// Adds sandboxes to the pool and to the provider's listing.
     pub(crate) async fn fill(&self, count: usize) {
         self.provider.set_accounts((0..count).map(account).collect());
-        let listed = self.reconciler.list().await.unwrap();
-        for sandbox in listed.usable.values() {
+        for sandbox in self.listed().await.usable.values() {
             self.store.insert(sandbox, NOW).await.unwrap();
         }
+    }
+
+    /// The listing of the provider.
+    pub(crate) async fn listed(&self) -> Listed {
+        let name = ProviderName::csp();
+        let source = Source { name: &name, provider: self.provider.as_ref() };
+        self.reconciler.list(&source).await.unwrap()
     }
 
     /// Makes the provider list only these.
@@ -299,14 +305,10 @@ async fn tick_starts_its_run_and_publishes_the_report() {
 }
 
 #[test]
-fn invalid_pools_setting_yields_no_configuration() {
-    let read = |pools: &str| {
-        let env = BTreeMap::from([("POOLS".to_owned(), pools.to_owned())]);
-        Config::read(&mut Settings::new(&env))
-    };
-    let config = read("dns=dns-,main").unwrap();
+fn settings_have_their_documented_defaults() {
+    let env = BTreeMap::new();
+    let config = Config::read(&mut Settings::new(&env));
     assert_eq!(config.limits, Limits { stale_percent_max: 20, stale_count_always: 5 });
     assert_eq!((config.sweep_after, config.stale_kept), (Duration::from_secs(30), 24 * HOUR));
     assert_eq!(config.tombstone_kept, 30 * 24 * HOUR);
-    assert!(read("a,b").is_none());
 }

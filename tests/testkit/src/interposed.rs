@@ -2,12 +2,12 @@
 
 use async_trait::async_trait;
 use domain::{
-    ClaimKey, ClaimRecord, DeletionSwitch, ExternalId, LabId, NewSandbox, OwnerId, PoolName, Sandbox,
-    SandboxId, Transition, UnixSeconds,
+    ClaimKey, ClaimRecord, DeletionSwitch, ExternalId, LabId, NewSandbox, OwnerId, PoolName, PoolSpec,
+    ProviderName, Sandbox, SandboxId, Transition, UnixSeconds,
 };
 use ports::store::{
     Agreed, ClaimPage, Identities, Identity, IdentityPage, Insert, Layout, MoveClaim, OpenClaim, Page,
-    PageCursor, Shards, StateQuery, Store, StoreError, Supply, TableMark, Write,
+    PageCursor, PoolItems, Shards, StateQuery, Store, StoreError, Supply, TableMark, Write,
 };
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -98,6 +98,21 @@ impl<I: Interposer> InterposedStore<I> {
 }
 
 #[async_trait]
+impl<I: Interposer> PoolItems for InterposedStore<I> {
+    async fn pool_spec(&self, pool: &PoolName) -> Result<Option<PoolSpec>, StoreError> {
+        self.pass("pool_spec", self.inner.pool_spec(pool)).await
+    }
+
+    async fn write_pool(&self, seen: Option<u64>, next: &PoolSpec) -> Result<bool, StoreError> {
+        self.pass("write_pool", self.inner.write_pool(seen, next)).await
+    }
+
+    async fn remove_pool(&self, pool: &PoolName, seen: u64) -> Result<bool, StoreError> {
+        self.pass("remove_pool", self.inner.remove_pool(pool, seen)).await
+    }
+}
+
+#[async_trait]
 impl<I: Interposer> Identities for InterposedStore<I> {
     async fn identity(&self, external_id: &ExternalId) -> Result<Option<Identity>, StoreError> {
         self.pass("identity", self.inner.identity(external_id)).await
@@ -109,11 +124,12 @@ impl<I: Interposer> Identities for InterposedStore<I> {
 
     async fn identities(
         &self,
+        provider: &ProviderName,
         shard: u16,
         after: Option<&PageCursor>,
         limit: u16,
     ) -> Result<IdentityPage, StoreError> {
-        self.pass("identities", self.inner.identities(shard, after, limit)).await
+        self.pass("identities", self.inner.identities(provider, shard, after, limit)).await
     }
 
     async fn note_absences(&self, seen: &Identity, absences: u32) -> Result<bool, StoreError> {

@@ -5,16 +5,16 @@
 
 use async_trait::async_trait;
 use domain::{
-    ClaimKey, ClaimRecord, DeletionSwitch, InvalidTransition, LabId, NewSandbox, OwnerId, PoolName, Sandbox,
-    SandboxId, State, StateName, Transition, UnixSeconds,
+    ClaimKey, ClaimRecord, DeletionSwitch, InvalidTransition, LabId, NewSandbox, OwnerId, PoolName, PoolSpec,
+    ProviderName, Sandbox, SandboxId, State, StateName, Transition, UnixSeconds,
 };
 use parking_lot::{Mutex, MutexGuard};
-use ports::store::Identity;
 use ports::store::index::{due_sort, shard_of, state_shard, state_sort};
 use ports::store::layout::{Agreed, Layout, Shards, Supply, TableMark, settles_at, wanted_shards};
 use ports::store::{
     ClaimPage, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError, Write,
 };
+use ports::store::{Identity, PoolItems};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -34,8 +34,8 @@ pub struct MemoryStore {
 struct Tables {
     sandboxes: BTreeMap<SandboxId, Sandbox>,
     claims: BTreeMap<ClaimKey, StoredClaim>,
-    /// By shard and external id.
-    identities: BTreeMap<(u16, String), Identity>,
+    /// By provider, shard and external id.
+    identities: BTreeMap<(ProviderName, u16, String), Identity>,
     /// Shard key → (sort key, id), like `StateIndex`.
     index: BTreeMap<String, BTreeSet<(String, SandboxId)>>,
     /// The index entry of each sandbox; the number of shards may have changed since it was written.
@@ -43,6 +43,7 @@ struct Tables {
     shards: Option<Shards>,
     supplied_at: BTreeMap<PoolName, UnixSeconds>,
     pools: BTreeSet<PoolName>,
+    specs: BTreeMap<PoolName, PoolSpec>,
     deletion_switch: Option<DeletionSwitch>,
     agreed: Agreed,
     mark: TableMark,
@@ -120,6 +121,32 @@ impl MemoryStore {
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock()
+    }
+}
+
+#[async_trait]
+impl PoolItems for MemoryStore {
+    async fn pool_spec(&self, pool: &PoolName) -> Result<Option<PoolSpec>, StoreError> {
+        Ok(self.tables().specs.get(pool).cloned())
+    }
+
+    async fn write_pool(&self, seen: Option<u64>, next: &PoolSpec) -> Result<bool, StoreError> {
+        let mut tables = self.tables();
+        let is_as_seen = tables.specs.get(&next.name).map(|spec| spec.version) == seen;
+        if is_as_seen {
+            tables.pools.insert(next.name.clone());
+            tables.specs.insert(next.name.clone(), next.clone());
+        }
+        Ok(is_as_seen)
+    }
+
+    async fn remove_pool(&self, pool: &PoolName, seen: u64) -> Result<bool, StoreError> {
+        let mut tables = self.tables();
+        let is_as_seen = tables.specs.get(pool).is_some_and(|spec| spec.version == seen);
+        if is_as_seen {
+            tables.specs.remove(pool);
+        }
+        Ok(is_as_seen)
     }
 }
 

@@ -12,7 +12,7 @@ use broker::role::Role;
 use broker::transport::connect;
 use broker::up::{API_TOKEN_FILE, Overlay};
 use contract::Verb;
-use domain::PoolRules;
+use domain::Pools;
 use dynamodb::{DynamoConfig, DynamoStore};
 use futures_util::FutureExt as _;
 use http_client::HttpRequests;
@@ -21,7 +21,7 @@ use ops::listen;
 use ports::bus::{Context, Requests, Ticks};
 use ports::store::Store;
 use prometheus::Registry;
-use runtime::policy::read_pools;
+use runtime::pools::PoolWatch;
 use runtime::settings::{Env, Secret, Settings};
 use runtime::shutdown::{Lifecycle, LifecycleError};
 use std::collections::BTreeMap;
@@ -90,7 +90,7 @@ pub(super) struct FleetSpec<'a> {
 pub(super) struct Fleet {
     pub(super) nats: NatsConfig,
     pub(super) store: Arc<DynamoStore>,
-    pub(super) pools: PoolRules,
+    pub(super) pools: Arc<Pools>,
     pub(super) http: Arc<dyn Requests>,
     pub(super) http_address: SocketAddr,
     pub(super) over_nats: Arc<dyn Requests>,
@@ -112,7 +112,7 @@ struct Parts {
 /// The settings of the fleet.
 struct Config {
     backends: Backends,
-    pools: PoolRules,
+    pools: Arc<Pools>,
     ingress: ingress::Config,
     allocator: allocator::Config,
 }
@@ -343,10 +343,8 @@ impl Config {
         let backends = Backends::read_parts(&mut settings, true, false, false);
         let ingress = ingress::Config::read(&mut settings);
         let allocator = allocator::Config::read(&mut settings);
-        let pools = read_pools(&mut settings);
-        let read = (backends, ingress, allocator, pools);
-        let (backends, ingress, allocator, pools) = settings.finish(read)?;
-        let (allocator, pools) = allocator.zip(pools).context("POOLS cannot be read")?;
+        let (backends, ingress, allocator) = settings.finish((backends, ingress, allocator))?;
+        let pools = backends.pools.as_ref().map(PoolWatch::current).context("the fleet has no pools")?;
         Ok(Self { backends, pools, ingress, allocator })
     }
 }

@@ -5,7 +5,7 @@ use super::summary::per_second;
 use super::workers::work;
 use super::{Output, Ports, fresh_run, table};
 use anyhow::{Context as _, bail};
-use domain::{Candidate, ExternalId, NewSandbox, PoolName, PoolRules, SandboxId, SandboxName};
+use domain::{Candidate, ExternalId, NewSandbox, PoolName, Pools, ProviderName, SandboxId, SandboxName};
 use ports::clock::Clock;
 use ports::store::{Insert, Store};
 use runtime::settings::Env;
@@ -117,13 +117,14 @@ pub(super) async fn fill(
 impl Filling {
     /// Sandboxes in the pool that a sync would assign.
     pub(super) fn by_rules(
-        rules: &PoolRules,
+        pools: &Pools,
         run: String,
         name_prefix: &str,
         count: u64,
     ) -> anyhow::Result<Self> {
         let name = SandboxName::parse(&format!("{name_prefix}0")).context("--name-prefix")?;
-        let pool = rules.pool_of(&name).context("no pool takes such a name")?.clone();
+        let pool =
+            pools.pool_of(&ProviderName::csp(), &name).context("no pool takes such a name")?.name.clone();
         Ok(Self { run, name_prefix: name_prefix.to_owned(), pool, count })
     }
 

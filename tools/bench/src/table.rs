@@ -2,9 +2,9 @@
 
 use anyhow::bail;
 use broker::up::Overlay;
-use domain::PoolRules;
+use domain::{LeasePolicy, Pools};
 use dynamodb::{DynamoConfig, DynamoStore};
-use runtime::policy::read_pools;
+use runtime::pools::read_pools;
 use runtime::settings::{Env, Settings};
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub struct Options {
 /// An existing table, and the pools of its fleet.
 pub(super) struct Table {
     pub(super) store: Arc<DynamoStore>,
-    pub(super) pools: PoolRules,
+    pub(super) pools: Pools,
 }
 
 // === impl Options ===
@@ -45,7 +45,7 @@ impl Options {
         let mut settings = Settings::new(&overlay);
         let (config, pools) = (DynamoConfig::read(&mut settings), read_pools(&mut settings));
         let (config, pools) = settings.finish((config, pools))?;
-        let Some(pools) = pools else { bail!("POOLS cannot be read") };
+        let pools = Pools::new(pools.unwrap_or_default(), LeasePolicy::default());
         let store = DynamoStore::connect(&config).await;
         store.ensure_table().await?;
         Ok(Table { store: Arc::new(store), pools })

@@ -6,7 +6,7 @@
 
 use super::{Insert, PageCursor, StoreError};
 use async_trait::async_trait;
-use domain::{ExternalId, NewSandbox, Sandbox, SandboxId, UnixSeconds};
+use domain::{ExternalId, NewSandbox, ProviderName, Sandbox, SandboxId, UnixSeconds};
 
 /// Shards of the index that contain identities. Stored keys depend on it.
 pub const IDENTITY_SHARDS: u16 = 8;
@@ -47,9 +47,10 @@ pub trait Identities: Send + Sync + std::fmt::Debug {
     /// stay. Returns the result.
     async fn name_identity(&self, external_id: &ExternalId, id: &SandboxId) -> Result<Identity, StoreError>;
 
-    /// One page of one shard, below [`IDENTITY_SHARDS`], at most `limit` identities.
+    /// One page of one shard of a provider, below [`IDENTITY_SHARDS`], at most `limit` identities.
     async fn identities(
         &self,
+        provider: &ProviderName,
         shard: u16,
         after: Option<&PageCursor>,
         limit: u16,

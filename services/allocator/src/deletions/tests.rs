@@ -4,11 +4,15 @@ use super::*;
 use crate::{Config, HealthConfig, Metrics, Ports};
 use bytes::Bytes;
 use contract::{Event, Outcome, ParkedDeletion, Verb};
-use domain::{ExternalId, LeasePolicy, NewSandbox, OwnerId, PoolRules, SandboxName, StateName, UnixSeconds};
+use domain::{
+    ExternalId, LeasePolicy, NewSandbox, OwnerId, Pools, ProviderName, SandboxName, StateName, UnixSeconds,
+};
 use ports::bus::{Appended, Context, Deletions as _, EventLog, EventMark, Handler as _, Upkeep};
+use ports::provider::Providers;
 use ports::random::Rng;
 use ports::store::Store;
 use prometheus::Registry;
+use runtime::pools::PoolWatch;
 use runtime::recorder::{EventLogMetrics, Recorder, WAITING_MAX};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -35,6 +39,12 @@ pub(crate) struct Rig {
 
 pub(crate) fn id(number: usize) -> SandboxId {
     SandboxId::parse(&number.to_string()).unwrap()
+}
+
+fn watch() -> PoolWatch {
+    let leases =
+        LeasePolicy { duration: 4 * HOUR, duration_max: 48 * HOUR, total_max: 72 * HOUR, grace: HOUR / 2 };
+    PoolWatch::new(Pools::parse("dns=dns-,main").unwrap(), leases)
 }
 
 fn pool(name: &str) -> PoolName {
@@ -77,19 +87,13 @@ impl Rig {
                 event_log(&bus),
                 EventLogMetrics::register(&registry).unwrap(),
             ),
-            provider: Some(provider.clone()),
+            providers: Providers::only(provider.clone()),
+            provider_names: Arc::new([ProviderName::csp()].into()),
+            pools: watch(),
         };
-        let leases = LeasePolicy {
-            duration: 4 * HOUR,
-            duration_max: 48 * HOUR,
-            total_max: 72 * HOUR,
-            grace: HOUR / 2,
-        };
-        let pools = PoolRules::parse("dns=dns-,main").unwrap();
         let (census_age_max, tombstone_kept) = (HOUR, 24 * HOUR);
         let (in_flight_max, latency_target) = (8, Duration::from_millis(300));
-        let config =
-            Config { leases, pools, in_flight_max, latency_target, health, census_age_max, tombstone_kept };
+        let config = Config { in_flight_max, latency_target, health, census_age_max, tombstone_kept };
         let allocator = Allocator::new(config, ports, Metrics::register(&registry).unwrap());
         Self { allocator, store, memory, provider, bus, clock, registry }
     }
@@ -130,6 +134,13 @@ impl Rig {
             sfdc_account_id: None,
         };
         self.store.insert(&sandbox, NOW).await.unwrap();
+    }
+
+    /// Releases a sandbox and finishes its deletion, as a reaper would.
+    pub(crate) async fn finish_deletion_of(&self, id: &str, owner: &str) {
+        let (id, owner) = (SandboxId::parse(id).unwrap(), OwnerId::parse(owner).unwrap());
+        self.store.release(&id, &owner, None, None, NOW).await.unwrap();
+        self.store.finish_deletion(&id, Epoch::new(1), NOW, NOW.after(HOUR), None).await.unwrap();
     }
 
     /// A sandbox with a parked deletion and its copy.

@@ -50,6 +50,18 @@ pub(super) const ASK_RESUME: &str = r#"{"by":"alice"}"#;
 pub(super) const RESUMED: &str =
     r#"{"was_paused":{"by":"operator","since":1763683200,"until":1763683260,"reason":"maintenance"}}"#;
 /// The deletions as a whole, within the counts.
+pub(super) const ASK_POOL: &str = r#"{"pool":"labs"}"#;
+
+pub(super) const PUT_POOL: &str = r#"{"pool":"labs","settings":{"kind":"account","provider":"csp","name_prefix":"lab-","lease":{"duration_minutes":240,"duration_minutes_max":480,"total_minutes_max":960,"grace_minutes":30},"deletions_in_flight_max":4},"version":2,"by":"alice"}"#;
+
+pub(super) const POOL_ORDER: &str = r#"{"pool":"labs","version":3,"by":"alice"}"#;
+
+pub(super) const POOL: &str = r#"{"pool":"labs","state":"active","version":3,"settings":{"kind":"account","provider":"csp","name_prefix":"lab-","lease":{"duration_minutes":240},"deletions_in_flight_max":4},"lease":{"duration_minutes":240,"duration_minutes_max":2880,"total_minutes_max":4320,"grace_minutes":30},"is_default":false,"counts":{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6}}"#;
+
+pub(super) const REMOVED_POOL: &str = r#"{"pool":"labs","state":"unknown","version":0,"settings":{},"lease":{"duration_minutes":240,"duration_minutes_max":2880,"total_minutes_max":4320,"grace_minutes":30},"is_default":false,"counts":null}"#;
+
+pub(super) const POOLS: &str = r#"{"pools":[{"pool":"labs","state":"draining","version":4,"settings":{"kind":"account","provider":"csp","name_prefix":"lab-"},"lease":{"duration_minutes":240,"duration_minutes_max":2880,"total_minutes_max":4320,"grace_minutes":30},"is_default":false,"counts":null}],"counted_at":1763683200}"#;
+
 pub(super) const DELETIONS_STATUS: &str = r#"{"state":"paused","paused":{"by":"operator","since":1763683200,"until":1763683260,"reason":"maintenance"},"breaker":{"state":"open","reason":"failures","until":1,"failures":5},"held_until":1763683260,"rate_per_minute":30,"rate_per_minute_max":60,"consumer_paused_until":1763683300,"pools":{"main":{"waiting":3,"under_way":2,"consumer_paused_until":1763683300}}}"#;
 /// Deletion work.
 pub(super) const WORK: &str = r#"{"version":1,"sandbox_id":"2000000","pool":"main","epoch":3,"requested_at":1763683200,"external_id":"identity/accounts/u-0"}"#;

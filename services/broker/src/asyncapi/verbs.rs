@@ -5,6 +5,7 @@ use super::message::{Header, Message};
 use super::schemas::Schemas;
 use super::{REPLIES, examples, reference};
 use contract::bounds::Bounded;
+use contract::pools::{PoolOrder, PoolRequest, PoolView, PoolsReply, PutPoolRequest};
 use contract::{
     AllocateRequest, Allocation, BulkDeleteReply, BulkDeleteRequest, DeletionRequest, DeletionView,
     DeletionsReply, DeletionsRequest, ExtendRequest, FaultCode, HealthReply, KeyRequest, OrderReply,
@@ -87,6 +88,17 @@ fn exchange(verb: Verb) -> Exchange {
             "remove records that leave nothing behind, a page at a time; not to be repeated blindly",
         )
         .shown(&[examples::ASK_BULK_DELETE], &[examples::BULK_DELETED]),
+        Verb::Pools => {
+            operator::<Nothing, PoolsReply>("show all pools").shown(&[examples::NOTHING], &[examples::POOLS])
+        }
+        Verb::Pool => operator::<PoolRequest, PoolView>("show one of them")
+            .shown(&[examples::ASK_POOL], &[examples::POOL]),
+        Verb::PutPool => operator::<PutPoolRequest, PoolView>("create a pool, or replace its settings")
+            .shown(&[examples::PUT_POOL], &[examples::POOL]),
+        Verb::DrainPool => operator::<PoolOrder, PoolView>("let a pool grant no more leases")
+            .shown(&[examples::POOL_ORDER], &[examples::POOL]),
+        Verb::RemovePool => operator::<PoolOrder, PoolView>("remove a pool that is drained")
+            .shown(&[examples::POOL_ORDER], &[examples::REMOVED_POOL]),
         Verb::Pause => operator::<PauseRequest, Pause>("pause all deletions")
             .shown(&[examples::ASK_PAUSE], &[examples::PAUSE]),
         Verb::Resume => operator::<ResumeRequest, ResumeReply>("have them go on")

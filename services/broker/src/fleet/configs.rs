@@ -1,13 +1,17 @@
 //! The settings of a fleet, or of a part of one.
 
+use super::providers::read_further;
 use csp::CspConfig;
+use domain::ProviderName;
 use dynamodb::DynamoConfig;
 use nats::NatsConfig;
 use ports::store::Agreed;
 use runtime::agreement::read_agreed;
+use runtime::policy::read_lease_policy;
+use runtime::pools::{PoolWatch, read_pools};
 use runtime::settings::{Env, Mistakes, Settings};
 use secretsmanager::SecretsConfig;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How to reach NATS, the table, the provider and secrets.
 #[derive(Clone, Debug)]
@@ -20,8 +24,12 @@ pub struct Backends {
     pub shown: BTreeMap<String, String>,
     /// Settings of this process that must equal those of the table.
     pub agreed: Agreed,
-    /// The provider; needed by reaper and reconciler.
-    pub provider: Option<CspConfig>,
+    /// The pools; needed wherever the table is.
+    pub pools: Option<PoolWatch>,
+    /// The names of all providers.
+    pub provider_names: BTreeSet<ProviderName>,
+    /// The providers, by name; needed by reaper and reconciler.
+    pub providers: BTreeMap<ProviderName, CspConfig>,
     /// Where secrets are read; needed by the ingress.
     pub secrets: Option<SecretsConfig>,
 }
@@ -54,11 +62,29 @@ impl Backends {
     /// Reads the settings for a part of a fleet, which always needs NATS.
     #[must_use]
     pub fn read_parts(settings: &mut Settings<'_>, table: bool, provider: bool, secrets: bool) -> Self {
-        let nats = NatsConfig::read(settings);
+        let mut nats = NatsConfig::read(settings);
         let agreed = if table { read_agreed(settings, &nats.subjects) } else { Agreed::new() };
+        let pools = table.then(|| {
+            let leases = read_lease_policy(settings);
+            PoolWatch::new(read_pools(settings).unwrap_or_default(), leases)
+        });
+        let mut providers = BTreeMap::new();
+        if provider {
+            providers.insert(ProviderName::csp(), CspConfig::read(settings));
+        }
+        let mut provider_names = BTreeSet::from([ProviderName::csp()]);
+        for (name, further) in if table { read_further(settings) } else { BTreeMap::new() } {
+            nats.further_throttles.insert(name.clone(), further.throttle);
+            if provider {
+                providers.insert(name.clone(), further.csp);
+            }
+            provider_names.insert(name);
+        }
         Self {
             table: table.then(|| DynamoConfig::read(settings)),
-            provider: provider.then(|| CspConfig::read(settings)),
+            pools,
+            provider_names,
+            providers,
             secrets: secrets.then(|| SecretsConfig::read(settings)),
             shown: BTreeMap::new(),
             agreed,
@@ -85,14 +111,6 @@ impl Configs {
         backends.shown.clone_from(settings.plain());
         let read = (backends, ingress, allocator, reaper, reconciler, scheduler);
         let (backends, ingress, allocator, reaper, reconciler, scheduler) = settings.finish(read)?;
-        let incomplete = || Mistakes(vec!["POOLS cannot be read".to_owned()]);
-        Ok(Self {
-            backends,
-            ingress,
-            allocator: allocator.ok_or_else(incomplete)?,
-            reaper,
-            reconciler: reconciler.ok_or_else(incomplete)?,
-            scheduler,
-        })
+        Ok(Self { backends, ingress, allocator, reaper, reconciler, scheduler })
     }
 }

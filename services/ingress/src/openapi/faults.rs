@@ -67,6 +67,10 @@ faults! {
     ReadOneFaults: GATE, RELAY, Verb::Deletion.own_faults();
     /// For an operator's action on one item.
     OfOrder: GATE, RELAY, Verb::Replay.own_faults();
+    /// For making or changing a pool.
+    OfPutPool: GATE, RELAY, Verb::PutPool.own_faults();
+    /// For draining or removing a pool.
+    OfPoolOrder: GATE, RELAY, Verb::DrainPool.own_faults();
     /// For the bulk removal of records.
     OfBulkDelete: GATE, RELAY, Verb::BulkDelete.own_faults();
     /// For a run on demand.

@@ -1,10 +1,10 @@
 //! A reaper on ports in memory: a provider with scripted answers, a clock that the test moves.
 
 use super::*;
-use crate::{Config, FailurePolicy, Metrics, Ports};
+use crate::{Config, FailurePolicy, Metrics, Ports, ProviderPorts};
 use domain::{
-    Candidate, ClaimKey, ExternalId, Grant, IdempotencyKey, NewSandbox, OwnerId, PoolName, SandboxName,
-    StateName, UnixSeconds, Version,
+    Candidate, ClaimKey, ExternalId, Grant, IdempotencyKey, LeasePolicy, NewSandbox, OwnerId, PoolName,
+    Pools, ProviderName, SandboxName, StateName, UnixSeconds, Version,
 };
 use ports::bus::{Admission, DeletionControl as _, Permit, ProviderThrottle as _};
 use ports::clock::Clock as _;
@@ -12,8 +12,10 @@ use ports::provider::{Account, ProviderError};
 use ports::random::Rng;
 use ports::store::Store;
 use prometheus::Registry;
+use runtime::pools::PoolWatch;
 use runtime::recorder::{EventLogMetrics, Recorder};
 use runtime::throttle::ThrottleRules;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use testkit::bus::{MemoryBus, MemoryConfig};
 use testkit::clock::ManualClock;
@@ -115,9 +117,12 @@ impl Rig {
             clock: Arc::new(clock.clone()),
             random,
             store: faulty.clone(),
-            provider: provider.clone(),
+            providers: BTreeMap::from([(
+                ProviderName::csp(),
+                ProviderPorts { provider: provider.clone(), throttle: Arc::new(bus.clone()) },
+            )]),
+            pools: PoolWatch::new(Pools::parse("main").unwrap(), LeasePolicy::default()),
             deletions: Arc::new(bus.clone()),
-            throttle: Arc::new(bus.clone()),
             recorder: Recorder::new(
                 Arc::new(clock.clone()),
                 Arc::new(bus.clone()),

@@ -9,7 +9,7 @@ use super::CensusError;
 use crate::Reconciler;
 use crate::listing::{PAGE_LIMIT, Skipped};
 use contract::{CensusReport, Violation};
-use domain::{Actor, Order, Reason, Sandbox, SandboxId, State, StateName, UnixSeconds};
+use domain::{Actor, ExternalId, Order, Reason, Sandbox, SandboxId, State, StateName, UnixSeconds};
 use futures_util::{StreamExt as _, stream};
 use parking_lot::{Mutex, MutexGuard};
 use ports::store::{IDENTITY_SHARDS, Identity, SortRange, StoreError, Write};
@@ -87,7 +87,7 @@ impl Reconciler {
             let mut walk = self.walk(state, &SortRange::All).await?;
             while let Some(page) = walk.next(skipped).await? {
                 let unnamed = page.into_iter().filter(|sandbox| {
-                    first.get(sandbox.external_id.as_str()).is_none_or(|named| *named != sandbox.id)
+                    first.get(&sandbox.external_id).is_none_or(|named| *named != sandbox.id)
                 });
                 let left =
                     IDENTITIES_MADE_MAX.saturating_sub(usize::try_from(report.identities_made).unwrap_or(0));
@@ -100,9 +100,9 @@ impl Reconciler {
                     let identity = named?;
                     report.identities_made += 1;
                     if !identity.duplicates.is_empty() {
-                        doubtful.insert(identity.external_id.as_str().to_owned(), identity.clone());
+                        doubtful.insert(identity.external_id.clone(), identity.clone());
                     }
-                    first.insert(identity.external_id.as_str().to_owned(), identity.sandbox_id);
+                    first.insert(identity.external_id, identity.sandbox_id);
                 }
             }
         }
@@ -116,15 +116,18 @@ impl Reconciler {
     /// The first record of each identity, and the identities with several records.
     async fn first_records(
         &self,
-    ) -> Result<(HashMap<String, SandboxId>, HashMap<String, Identity>), StoreError> {
+    ) -> Result<(HashMap<ExternalId, SandboxId>, HashMap<ExternalId, Identity>), StoreError> {
         let (mut first, mut doubtful) = (HashMap::new(), HashMap::new());
-        for shard in 0..IDENTITY_SHARDS {
+        let providers = self.every_provider();
+        let shards =
+            providers.iter().flat_map(|provider| (0..IDENTITY_SHARDS).map(move |shard| (provider, shard)));
+        for (provider, shard) in shards {
             let mut after = None;
             // Terminates: every round moves on within one shard.
             loop {
-                let page = self.ports.store.identities(shard, after.as_ref(), PAGE_LIMIT).await?;
+                let page = self.ports.store.identities(provider, shard, after.as_ref(), PAGE_LIMIT).await?;
                 for identity in page.identities {
-                    let account = identity.external_id.as_str().to_owned();
+                    let account = identity.external_id.clone();
                     first.insert(account.clone(), identity.sandbox_id.clone());
                     if !identity.duplicates.is_empty() {
                         doubtful.insert(account, identity);

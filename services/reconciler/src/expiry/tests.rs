@@ -28,7 +28,7 @@ fn completed(due: u64, expired: u64, raced: u64, unannounced: u64) -> ExpiryRepo
 
 /// The leases that are over now, as a run would read them.
 async fn due(rig: &Rig) -> Vec<Sandbox> {
-    let ended_by = rig.reconciler.config.leases.ended_by(rig.clock.now());
+    let ended_by = crate::tests::LEASES.ended_by(rig.clock.now());
     let mut walk = rig.reconciler.walk(StateName::Allocated, &SortRange::DueBy(ended_by)).await.unwrap();
     let mut sandboxes = Vec::new();
     while let Some(page) = walk.next(&mut Skipped::default()).await.unwrap() {

@@ -1,13 +1,13 @@
 //! The plan of a sync, case by case.
 
 use super::{plan as plan_with, *};
-use domain::{Transition, UnixSeconds};
+use domain::{LeasePolicy, Transition, UnixSeconds};
 
 const LIMITS: Limits = Limits { stale_percent_max: 20, stale_count_always: 5 };
 const NOW: UnixSeconds = UnixSeconds::new(1_000);
 
-fn pools() -> PoolRules {
-    PoolRules::parse("main").unwrap()
+fn pools() -> Pools {
+    Pools::new(Pools::parse("main").unwrap(), LeasePolicy::default())
 }
 
 fn account(number: usize) -> Account {

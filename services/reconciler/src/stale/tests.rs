@@ -48,7 +48,7 @@ async fn stale_sandbox_becomes_a_tombstone_after_exactly_a_day() {
     assert_eq!(gone.history.last().unwrap().cause, Cause::Forgotten);
     assert_eq!([rig.state(1).await, rig.state(2).await], [StateName::Stale, StateName::Available]);
     // A lagging listing does not bring it back, and the event log has its whole life.
-    let listed = rig.reconciler.list().await.unwrap().usable;
+    let listed = rig.listed().await.usable;
     let again = rig.store.insert(&listed[&id(0)], now).await.unwrap();
     assert_eq!(again, Insert::Exists(Box::new(gone.clone())));
     let events: Vec<_> = rig.bus.events().into_iter().filter(|event| event.subject == "0").collect();

@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::listing::LISTING_MAX;
-use crate::plan::{Belief, Listed};
+use crate::plan::Belief;
 use crate::tests::{HOUR, NOW, Rig, account, done, every_provider_error, id};
 use contract::{Report, TickKind};
-use domain::{Epoch, StateName};
+use domain::{Epoch, ProviderName, StateName};
 use ports::clock::Clock as _;
 use ports::provider::{Account, Listing, Malformed};
 use std::sync::Arc;
@@ -46,8 +46,10 @@ async fn assert_nothing_is_done(rig: &Rig, status: RunStatus, reason: &str) {
 
 /// The plan of a sync that starts now.
 async fn plan_of(rig: &Rig) -> Plan {
-    let listed: Listed = rig.reconciler.list().await.unwrap();
-    rig.reconciler.plan(listed, Belief::Careful, &mut Due::default(), &mut Skipped::default()).await.unwrap()
+    let (listed, name) = (rig.listed().await, ProviderName::csp());
+    let source = Source { name: &name, provider: rig.provider.as_ref() };
+    let (mut due, mut skipped) = (Due::default(), Skipped::default());
+    rig.reconciler.plan(&source, listed, Belief::Careful, &mut due, &mut skipped).await.unwrap()
 }
 
 #[tokio::test]
@@ -320,7 +322,7 @@ async fn concurrent_write_wins_over_the_plan() {
 
 #[tokio::test]
 async fn claim_wins_over_a_concurrent_sync() {
-    let rig = Rig::with(|store| store.with(PAGES_READ + 2, Fault::PauseBefore));
+    let rig = Rig::with(|store| store.with(PAGES_READ + 1, Fault::PauseBefore));
     rig.fill(10).await;
     rig.list(0..9);
     let syncing = tokio::spawn({

@@ -84,10 +84,13 @@ impl DeletionQueue for MemoryBus {
         let cut = CancellationToken::new();
         let running = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(in_flight_max));
+        let any_pool = PoolName::parse("main")
+            .map_err(|source| BusError { operation: "consume", source: source.into() })?;
         loop {
             let next = async {
                 let permit = Arc::clone(&permits).acquire_owned().await;
-                while let (0, wait) = worker.admit(1).await {
+                // One queue for all pools, so any of them stands for the others.
+                while let (0, wait) = worker.admit(&any_pool, 1).await {
                     self.shared.clock.sleep(wait).await;
                 }
                 let whole_bus_max = config.deletions_in_flight_max;

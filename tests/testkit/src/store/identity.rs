@@ -2,7 +2,7 @@
 
 use super::MemoryStore;
 use async_trait::async_trait;
-use domain::{ExternalId, NewSandbox, Sandbox, SandboxId, UnixSeconds};
+use domain::{ExternalId, NewSandbox, ProviderName, Sandbox, SandboxId, UnixSeconds};
 use ports::store::index::identity_shard;
 use ports::store::{IDENTITY_DUPLICATES_MAX, Identities, Identity, IdentityPage};
 use ports::store::{Insert, PageCursor, StoreError};
@@ -27,6 +27,7 @@ impl Identities for MemoryStore {
 
     async fn identities(
         &self,
+        provider: &ProviderName,
         shard: u16,
         after: Option<&PageCursor>,
         limit: u16,
@@ -34,9 +35,9 @@ impl Identities for MemoryStore {
         let tables = self.tables();
         let limit = usize::from(limit.max(1));
         let after = after.map(|cursor| cursor.key.clone());
-        let start = (shard, after.unwrap_or_default());
+        let start = (provider.clone(), shard, after.unwrap_or_default());
         let from_here = tables.identities.range((Bound::Excluded(start), Bound::Unbounded));
-        let of_shard = from_here.take_while(|((of, _), _)| *of == shard).take(limit);
+        let of_shard = from_here.take_while(|((of, at, _), _)| of == provider && *at == shard).take(limit);
         let identities: Vec<Identity> = of_shard.map(|(_, identity)| identity.clone()).collect();
         let last = identities.last().filter(|_| identities.len() == limit);
         let next = last.map(|last| PageCursor { sort: String::new(), key: last.external_id.to_string() });
@@ -87,7 +88,7 @@ impl Identities for MemoryStore {
     }
 }
 
-/// The key of an identity: its shard first, so that a page of a shard is a range.
-pub(super) fn place(external_id: &ExternalId) -> (u16, String) {
-    (identity_shard(external_id), external_id.as_str().to_owned())
+/// The key of an identity: provider and shard first, so that a page of a shard is a range.
+pub(super) fn place(external_id: &ExternalId) -> (ProviderName, u16, String) {
+    (external_id.provider(), identity_shard(external_id), external_id.as_str().to_owned())
 }

@@ -25,7 +25,7 @@ async fn hold_postpones_a_deletion_without_a_call() {
     let verdict = rig.reaper.work(delivery(&work)).await;
     assert!(matches!(verdict, Verdict::Retry { delay } if delay <= 7 * SECOND), "{verdict:?}");
     assert_eq!((rig.provider.calls(), rig.attempts().await), (vec![], 0));
-    assert_eq!(rig.reaper.admit(4).await.0, 0, "and nothing is fetched");
+    assert_eq!(rig.reaper.admit(&pool(), 4).await.0, 0, "and nothing is fetched");
     rig.assert_outcomes(&[("put_off", 1)]);
 }
 
@@ -151,12 +151,12 @@ async fn throttle_state_is_exported_as_metrics() {
             family.get_metric()[0].get_gauge().get_value() as i64
         })
     };
-    rig.reaper.admit(1).await;
+    rig.reaper.admit(&pool(), 1).await;
     assert_eq!(gauges(), [0, 0, 600]);
     elsewhere(&rig, CallOutcome::Unauthorized).await;
     elsewhere_held(&rig).await;
     rig.bus.pause(&pause()).await.unwrap();
-    rig.reaper.admit(1).await;
+    rig.reaper.admit(&pool(), 1).await;
     assert_eq!(gauges(), [1, 1, 300]);
 }
 

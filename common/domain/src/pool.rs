@@ -1,0 +1,495 @@
+//! Pools: which sandboxes belong together, where they come from, and the rules of their leases.
+
+use super::ids::{NamePrefix, PoolName, ProviderName, SandboxName};
+use super::policy::LeasePolicy;
+use std::time::Duration;
+
+/// Longest duration of a lease policy.
+pub const LEASE_DURATION_MAX: Duration = Duration::from_secs(60 * 24 * 3_600);
+/// Most warm sandboxes of a pool.
+pub const WARM_MAX: u32 = 100_000;
+/// Most concurrent deletions that a pool may ask for.
+pub const DELETIONS_IN_FLIGHT_MAX: u32 = 10_000;
+
+/// How the sandboxes of a pool come into being.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    strum::IntoStaticStr,
+    strum::EnumString,
+    strum::EnumIter,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "snake_case")]
+pub enum PoolKind {
+    /// The provider lists them.
+    #[default]
+    Account,
+    /// They are created on a node.
+    Container,
+    /// They are created through a cloud API.
+    Stack,
+}
+
+/// Whether a pool is in use.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    strum::IntoStaticStr,
+    strum::EnumString,
+    strum::EnumIter,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "snake_case")]
+pub enum PoolState {
+    /// It grants leases.
+    #[default]
+    Active,
+    /// It grants no leases and gets no new sandboxes; leases and deletions run to their ends.
+    Draining,
+}
+
+/// What a pool sets of its lease policy; the rest comes from the settings of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaseOverrides {
+    /// Length of a lease whose caller asks for none.
+    pub duration: Option<Duration>,
+    /// Longest lease that a caller may ask for.
+    pub duration_max: Option<Duration>,
+    /// Longest total time of a lease, extensions included.
+    pub total_max: Option<Duration>,
+    /// Time after the end of a lease before its sandbox is taken away.
+    pub grace: Option<Duration>,
+    /// Time without activity after which a lease ends; for kinds whose activity the fleet sees.
+    pub idle: Option<Duration>,
+}
+
+/// How many free sandboxes a pool of a created kind keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WarmSizes {
+    /// At least.
+    pub min: u32,
+    /// At most.
+    pub max: u32,
+}
+
+/// A pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolSpec {
+    /// Its name.
+    pub name: PoolName,
+    /// How its sandboxes come into being.
+    pub kind: PoolKind,
+    /// The provider of its sandboxes.
+    pub provider: ProviderName,
+    /// The template of a created kind.
+    pub template: Option<String>,
+    /// Selects, among what the provider lists, the names with this prefix; without one, all that no other pool selects.
+    pub name_prefix: Option<NamePrefix>,
+    /// The rules of its leases.
+    pub leases: LeaseOverrides,
+    /// Free sandboxes of a created kind.
+    pub warm: Option<WarmSizes>,
+    /// Most concurrent deletions of this pool in the fleet; the setting of the fleet if absent.
+    pub deletions_in_flight_max: Option<u32>,
+    /// Whether it is in use.
+    pub state: PoolState,
+    /// Number of changes.
+    pub version: u64,
+}
+
+/// Every pool of the fleet, with the lease policy of those that set none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pools {
+    specs: Vec<PoolSpec>,
+    leases: LeasePolicy,
+}
+
+/// Why a pool is not valid, as the end of a sentence that begins with the field.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {problem}")]
+pub struct InvalidPool {
+    /// The field.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+// === impl PoolKind ===
+
+impl PoolKind {
+    /// The public name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
+    /// The kind with that public name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        name.parse().ok()
+    }
+}
+
+// === impl PoolState ===
+
+impl PoolState {
+    /// The public name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
+    /// The state with that public name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        name.parse().ok()
+    }
+}
+
+// === impl LeaseOverrides ===
+
+impl LeaseOverrides {
+    /// The whole policy.
+    #[must_use]
+    pub fn over(&self, rest: &LeasePolicy) -> LeasePolicy {
+        let duration = self.duration.unwrap_or(rest.duration);
+        // A pool with longer leases need not raise the maxima as well, and one with a lower maximum not the default.
+        let duration_max = self.duration_max.unwrap_or(rest.duration_max.max(duration));
+        let total_max = self.total_max.unwrap_or(rest.total_max).max(duration_max);
+        let grace = self.grace.unwrap_or(rest.grace);
+        LeasePolicy { duration: duration.min(duration_max), duration_max, total_max, grace }
+    }
+}
+
+// === impl PoolSpec ===
+
+impl PoolSpec {
+    /// An active pool of listed accounts, with the settings of the process.
+    #[must_use]
+    pub fn of_accounts(name: PoolName, provider: ProviderName, name_prefix: Option<NamePrefix>) -> Self {
+        Self {
+            name,
+            kind: PoolKind::Account,
+            provider,
+            template: None,
+            name_prefix,
+            leases: LeaseOverrides::default(),
+            warm: None,
+            deletions_in_flight_max: None,
+            state: PoolState::Active,
+            version: 1,
+        }
+    }
+
+    /// Whether it grants leases.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.state == PoolState::Active
+    }
+
+    /// Whether two specs say the same, whatever their versions.
+    #[must_use]
+    pub fn says(&self, other: &Self) -> bool {
+        *self == Self { version: self.version, ..other.clone() }
+    }
+
+    /// Checks the fields against each other.
+    ///
+    /// # Errors
+    /// [`InvalidPool`] with the first mistake.
+    pub fn check(&self) -> Result<(), InvalidPool> {
+        let invalid = |field, problem: &str| Err(InvalidPool { field, problem: problem.to_owned() });
+        let LeaseOverrides { duration, duration_max, total_max, grace, idle } = self.leases;
+        for (field, length) in [
+            ("lease.duration_minutes", duration),
+            ("lease.duration_minutes_max", duration_max),
+            ("lease.total_minutes_max", total_max),
+            ("lease.idle_minutes", idle),
+        ] {
+            if length.is_some_and(|length| length.is_zero() || length > LEASE_DURATION_MAX) {
+                return invalid(field, "must be from 1 minute to 60 days");
+            }
+        }
+        if grace.is_some_and(|grace| grace > LEASE_DURATION_MAX) {
+            return invalid("lease.grace_minutes", "must be at most 60 days");
+        }
+        let is_over =
+            |one: Option<Duration>, max: Option<Duration>| one.zip(max).is_some_and(|(one, max)| one > max);
+        if is_over(duration, duration_max) {
+            return invalid("lease.duration_minutes", "must not be more than lease.duration_minutes_max");
+        }
+        if is_over(duration_max, total_max) || is_over(duration, total_max) {
+            return invalid("lease.total_minutes_max", "must be at least the longest lease");
+        }
+        if self.warm.is_some_and(|WarmSizes { min, max }| min > max || max > WARM_MAX) {
+            return invalid("warm", "must have min <= max, and max at most 100,000");
+        }
+        if self.deletions_in_flight_max.is_some_and(|max| max == 0 || max > DELETIONS_IN_FLIGHT_MAX) {
+            return invalid("deletions_in_flight_max", "must be from 1 to 10,000");
+        }
+        let is_account = self.kind == PoolKind::Account;
+        for (field, is_set, belongs) in [
+            ("template", self.template.is_some(), !is_account),
+            ("warm", self.warm.is_some(), !is_account),
+            ("lease.idle_minutes", idle.is_some(), !is_account),
+            ("name_prefix", self.name_prefix.is_some(), is_account),
+        ] {
+            if is_set && !belongs {
+                return invalid(field, &format!("does not apply to pools of kind {}", self.kind.as_str()));
+            }
+        }
+        Ok(())
+    }
+}
+
+// === impl Pools ===
+
+impl Pools {
+    /// These pools; `leases` applies where a pool sets nothing.
+    #[must_use]
+    pub fn new(mut specs: Vec<PoolSpec>, leases: LeasePolicy) -> Self {
+        specs.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        Self { specs, leases }
+    }
+
+    /// Reads `pool=prefix,…,pool`: pools of the first provider. The one without a prefix takes every name that no other
+    /// prefix begins.
+    ///
+    /// # Errors
+    /// What is wrong, as the end of a sentence.
+    pub fn parse(text: &str) -> Result<Vec<PoolSpec>, String> {
+        let invalid = |problem: String| {
+            format!(
+                "must be `pool` or `pool=name-prefix`, separated by commas, each pool once, the last one without a \
+                 prefix: {problem}"
+            )
+        };
+        let mut specs: Vec<PoolSpec> = Vec::new();
+        for rule in text.split(',') {
+            let (pool, prefix) = rule.split_once('=').unwrap_or((rule, ""));
+            let pool = PoolName::parse(pool).map_err(|error| invalid(format!("a pool name {error}")))?;
+            if specs.iter().any(|known| known.name == pool) {
+                return Err(invalid(format!("{pool} is listed twice")));
+            }
+            if specs.iter().any(|known| known.name_prefix.is_none()) {
+                return Err(invalid(format!(
+                    "nothing can reach {pool}, because a pool before it takes every name"
+                )));
+            }
+            let prefix = prefix.trim();
+            let before = specs.iter().find_map(|known| {
+                let shorter = known.name_prefix.as_ref()?.as_str();
+                prefix.starts_with(shorter).then_some((&known.name, shorter))
+            });
+            if let Some((before, shorter)) = before {
+                return Err(invalid(format!(
+                    "nothing can reach {pool}, because its prefix `{prefix}` begins with `{shorter}` of {before}, \
+                     which comes before it; put {pool} before {before}"
+                )));
+            }
+            let prefix = (!prefix.is_empty()).then(|| NamePrefix::parse(prefix));
+            let prefix = prefix.transpose().map_err(|error| invalid(format!("a prefix {error}")))?;
+            specs.push(PoolSpec::of_accounts(pool, ProviderName::csp(), prefix));
+        }
+        if specs.last().is_none_or(|spec| spec.name_prefix.is_some()) {
+            return Err(invalid("the last one has a prefix".to_owned()));
+        }
+        Ok(specs)
+    }
+
+    /// The pool of a name that `provider` lists: the one with the longest prefix of it.
+    #[must_use]
+    pub fn pool_of(&self, provider: &ProviderName, name: &SandboxName) -> Option<&PoolSpec> {
+        let length = |spec: &PoolSpec| spec.name_prefix.as_ref().map_or(0, |prefix| prefix.as_str().len());
+        let takes = |spec: &&PoolSpec| {
+            let prefix = spec.name_prefix.as_ref();
+            prefix.is_none_or(|prefix| name.as_str().starts_with(prefix.as_str()))
+        };
+        let listed = self.specs.iter().filter(|spec| spec.kind == PoolKind::Account);
+        listed.filter(|spec| spec.provider == *provider).filter(takes).max_by_key(|spec| length(spec))
+    }
+
+    /// The pool of a claim that names none: the one of the first provider that takes every name, else the only one that
+    /// takes every name.
+    #[must_use]
+    pub fn default_pool(&self) -> Option<&PoolName> {
+        let mut open =
+            self.specs.iter().filter(|spec| spec.kind == PoolKind::Account && spec.name_prefix.is_none());
+        let of_csp = self.specs.iter().find(|spec| {
+            spec.kind == PoolKind::Account && spec.name_prefix.is_none() && spec.provider.is_csp()
+        });
+        of_csp.or_else(|| open.next().filter(|_| open.next().is_none())).map(|spec| &spec.name)
+    }
+
+    /// The pool with that name.
+    #[must_use]
+    pub fn get(&self, pool: &PoolName) -> Option<&PoolSpec> {
+        self.specs.binary_search_by(|spec| spec.name.cmp(pool)).ok().and_then(|at| self.specs.get(at))
+    }
+
+    /// Whether there is such a pool.
+    #[must_use]
+    pub fn contains(&self, pool: &PoolName) -> bool {
+        self.get(pool).is_some()
+    }
+
+    /// Every pool, by name.
+    #[must_use]
+    pub fn specs(&self) -> &[PoolSpec] {
+        &self.specs
+    }
+
+    /// The names of all pools.
+    pub fn names(&self) -> impl Iterator<Item = &PoolName> {
+        self.specs.iter().map(|spec| &spec.name)
+    }
+
+    /// The lease policy of a pool. A pool without a spec has that of the settings.
+    #[must_use]
+    pub fn leases_of(&self, pool: &PoolName) -> LeasePolicy {
+        self.get(pool).map_or(self.leases, |spec| spec.leases.over(&self.leases))
+    }
+
+    /// The provider of a pool. A pool without a spec is one that an older build left.
+    #[must_use]
+    pub fn provider_of(&self, pool: &PoolName) -> ProviderName {
+        self.get(pool).map_or_else(ProviderName::csp, |spec| spec.provider.clone())
+    }
+
+    /// The same settings with other pools.
+    #[must_use]
+    pub fn with(&self, specs: Vec<PoolSpec>) -> Self {
+        Self::new(specs, self.leases)
+    }
+
+    /// Why `spec` cannot be beside the others: another pool selects exactly the same.
+    ///
+    /// # Errors
+    /// [`InvalidPool`].
+    pub fn check_beside(&self, spec: &PoolSpec) -> Result<(), InvalidPool> {
+        let same = self.specs.iter().find(|other| {
+            other.name != spec.name
+                && (other.kind, spec.kind) == (PoolKind::Account, PoolKind::Account)
+                && other.provider == spec.provider
+                && other.name_prefix == spec.name_prefix
+        });
+        match same {
+            Some(other) => Err(InvalidPool {
+                field: "name_prefix",
+                problem: format!("is that of pool {} of the same provider", other.name),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+    const LEASES: LeasePolicy = LeasePolicy {
+        duration: HOUR,
+        duration_max: HOUR.saturating_mul(4),
+        total_max: HOUR.saturating_mul(8),
+        grace: HOUR,
+    };
+
+    fn pools(text: &str) -> Pools {
+        Pools::new(Pools::parse(text).unwrap(), LEASES)
+    }
+
+    fn spec(text: &str) -> PoolSpec {
+        Pools::parse(text).unwrap().remove(0)
+    }
+
+    #[test]
+    fn longest_prefix_wins_and_the_pool_without_one_is_the_default() {
+        let pools = pools("dns=lab-dns-,labs=lab-,main");
+        let pool_of = |name: &str| {
+            let name = SandboxName::parse(name).unwrap();
+            pools.pool_of(&ProviderName::csp(), &name).unwrap().name.to_string()
+        };
+        assert_eq!(pool_of("lab-dns-1"), "dns");
+        assert_eq!(pool_of("lab-1"), "labs");
+        assert_eq!(pool_of("other"), "main");
+        assert_eq!(pools.default_pool().unwrap().as_str(), "main");
+        let other = ProviderName::parse("csp-eu").unwrap();
+        assert_eq!(pools.pool_of(&other, &SandboxName::parse("lab-1").unwrap()), None, "of another provider");
+    }
+
+    #[test]
+    fn unreachable_repeated_and_missing_pools_are_refused() {
+        for bad in ["", "a=x", "a,b", "a=x,a", "a=x,b=y", "a b", "a=x,b=x,c"] {
+            assert!(Pools::parse(bad).is_err(), "{bad}");
+        }
+        let refused = Pools::parse("aws=lab-aws,gov=lab-aws-gov,main").unwrap_err();
+        assert!(
+            refused.contains("nothing can reach gov") && refused.contains("put gov before aws"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn pool_overrides_parts_of_the_lease_policy() {
+        let own = LeaseOverrides { duration: Some(6 * HOUR), ..LeaseOverrides::default() };
+        let LeasePolicy { duration, duration_max, total_max, grace } = own.over(&LEASES);
+        assert_eq!((duration, duration_max, total_max, grace), (6 * HOUR, 6 * HOUR, 8 * HOUR, HOUR));
+        let short = LeaseOverrides { duration_max: Some(HOUR / 2), ..LeaseOverrides::default() };
+        assert_eq!(short.over(&LEASES).duration, HOUR / 2, "no lease is longer than the maximum");
+        assert_eq!(LeaseOverrides::default().over(&LEASES), LEASES);
+    }
+
+    #[test]
+    fn contradictions_are_refused_with_their_field() {
+        let with = |change: fn(&mut PoolSpec)| {
+            let mut spec = spec("main");
+            change(&mut spec);
+            spec.check().map_err(|error| error.field)
+        };
+        assert_eq!(with(|_| {}), Ok(()));
+        assert_eq!(with(|spec| spec.leases.duration = Some(Duration::ZERO)), Err("lease.duration_minutes"));
+        assert_eq!(
+            with(|spec| {
+                spec.leases.duration = Some(2 * HOUR);
+                spec.leases.duration_max = Some(HOUR);
+            }),
+            Err("lease.duration_minutes")
+        );
+        assert_eq!(
+            with(|spec| {
+                spec.leases.duration_max = Some(2 * HOUR);
+                spec.leases.total_max = Some(HOUR);
+            }),
+            Err("lease.total_minutes_max")
+        );
+        assert_eq!(with(|spec| spec.leases.idle = Some(HOUR)), Err("lease.idle_minutes"));
+        assert_eq!(with(|spec| spec.template = Some("python".to_owned())), Err("template"));
+        assert_eq!(with(|spec| spec.warm = Some(WarmSizes { min: 2, max: 1 })), Err("warm"));
+        assert_eq!(with(|spec| spec.deletions_in_flight_max = Some(0)), Err("deletions_in_flight_max"));
+    }
+
+    #[test]
+    fn two_pools_of_one_provider_never_select_the_same() {
+        let pools = pools("labs=lab-,main");
+        let twin = |name: &str, prefix: Option<&str>, provider: &str| {
+            let prefix = prefix.map(|prefix| NamePrefix::parse(prefix).unwrap());
+            let provider = ProviderName::parse(provider).unwrap();
+            pools.check_beside(&PoolSpec::of_accounts(PoolName::parse(name).unwrap(), provider, prefix))
+        };
+        assert!(twin("other", Some("lab-"), "csp").is_err());
+        assert!(twin("other", None, "csp").is_err());
+        assert!(twin("main", None, "csp").is_ok(), "it is that pool");
+        assert!(twin("other", None, "csp-eu").is_ok());
+        assert!(twin("other", Some("lab-dns-"), "csp").is_ok());
+    }
+}

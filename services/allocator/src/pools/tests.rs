@@ -1,0 +1,90 @@
+//! Operators' requests about pools.
+
+use crate::deletions::tests::Rig;
+use contract::{FaultCode, Verb};
+use serde_json::{Value, json};
+
+async fn rig() -> Rig {
+    let rig = Rig::new();
+    rig.allocator.ports.pools.open(rig.store.as_ref()).await.unwrap();
+    rig
+}
+
+async fn refused(rig: &Rig, verb: Verb, body: Value) -> FaultCode {
+    rig.ask(verb, body).await.unwrap_err().code
+}
+
+#[tokio::test]
+async fn pools_are_shown_with_their_resulting_policy() {
+    let rig = rig().await;
+    let reply = rig.ask(Verb::Pools, json!({})).await.unwrap();
+    let names: Vec<_> = reply["pools"].as_array().unwrap().iter().map(|pool| pool["pool"].clone()).collect();
+    assert_eq!(names, ["dns", "main"]);
+    assert_eq!(reply["pools"][1]["is_default"], true);
+    assert_eq!(reply["pools"][0]["settings"]["name_prefix"], "dns-");
+    let lease = json!({"duration_minutes": 240, "duration_minutes_max": 2_880, "total_minutes_max": 4_320, "grace_minutes": 30});
+    assert_eq!(reply["pools"][0]["lease"], lease);
+    assert_eq!(refused(&rig, Verb::Pool, json!({"pool": "nonsense"})).await, FaultCode::NotFound);
+    assert_eq!(refused(&rig, Verb::Pool, json!({"pool": "a b"})).await, FaultCode::InvalidRequest);
+}
+
+#[tokio::test]
+async fn version_protects_against_a_concurrent_change() {
+    let rig = rig().await;
+    let put = |version: u64, minutes: u64| {
+        json!({"pool": "labs", "settings": {"name_prefix": "lab-", "lease": {"duration_minutes": minutes}},
+            "version": version, "by": "alice"})
+    };
+    assert_eq!(rig.ask(Verb::PutPool, put(0, 5)).await.unwrap()["version"], 1);
+    assert_eq!(
+        rig.ask(Verb::PutPool, put(0, 5)).await.unwrap()["version"],
+        1,
+        "a repeat of the same request"
+    );
+    assert_eq!(refused(&rig, Verb::PutPool, put(0, 6)).await, FaultCode::InvalidState);
+    assert_eq!(rig.ask(Verb::PutPool, put(1, 6)).await.unwrap()["version"], 2);
+    assert_eq!(
+        refused(&rig, Verb::DrainPool, json!({"pool": "labs", "version": 1})).await,
+        FaultCode::InvalidState
+    );
+}
+
+#[tokio::test]
+async fn kind_and_provider_cannot_be_changed() {
+    let rig = rig().await;
+    for settings in [json!({"kind": "stack"}), json!({"provider": "other"}), json!({"name_prefix": "dns-"})] {
+        let body = json!({"pool": "main", "settings": settings});
+        assert_eq!(refused(&rig, Verb::PutPool, body).await, FaultCode::InvalidRequest, "{settings}");
+    }
+}
+
+#[tokio::test]
+async fn drained_pool_is_removed_only_without_unfinished_sandboxes() {
+    let rig = rig().await;
+    rig.add(1, "dns").await;
+    rig.add(2, "dns").await;
+    let claim = json!({"owner": "student-1", "pool": "dns"});
+    let held = rig.ask(Verb::Allocate, claim.clone()).await.unwrap();
+    let pool = json!({"pool": "dns"});
+    assert_eq!(refused(&rig, Verb::RemovePool, pool.clone()).await, FaultCode::InvalidState, "it is active");
+    assert_eq!(rig.ask(Verb::DrainPool, pool.clone()).await.unwrap()["state"], "draining");
+    assert_eq!(rig.ask(Verb::DrainPool, pool.clone()).await.unwrap()["version"], 2, "a repeat");
+    assert_eq!(rig.ask(Verb::Allocate, claim).await.unwrap(), held, "a repeat is answered");
+    let late = json!({"owner": "student-2", "pool": "dns"});
+    assert_eq!(refused(&rig, Verb::Allocate, late.clone()).await, FaultCode::PoolExhausted);
+    assert_eq!(
+        refused(&rig, Verb::RemovePool, pool.clone()).await,
+        FaultCode::InvalidState,
+        "it has a lease"
+    );
+    rig.finish_deletion_of(held["sandbox_id"].as_str().unwrap(), "student-1").await;
+    assert_eq!(rig.ask(Verb::RemovePool, pool.clone()).await.unwrap()["state"], "unknown");
+    assert_eq!(rig.ask(Verb::RemovePool, pool.clone()).await.unwrap()["state"], "unknown", "a repeat");
+    assert_eq!(refused(&rig, Verb::Allocate, late.clone()).await, FaultCode::NotHere);
+    assert_eq!(refused(&rig, Verb::DrainPool, pool.clone()).await, FaultCode::NotFound);
+
+    // Its free sandbox was kept, and the pool can be made again.
+    let again = json!({"pool": "dns", "settings": {"name_prefix": "dns-"}});
+    assert_eq!(rig.ask(Verb::PutPool, again).await.unwrap()["version"], 1);
+    assert!(rig.ask(Verb::Allocate, late).await.is_ok());
+}

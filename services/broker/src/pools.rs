@@ -1,0 +1,183 @@
+//! `broker pools`: shows and changes the pools of a fleet from a shell, over NATS.
+
+use crate::deletions::client::Client;
+use clap::Subcommand;
+use contract::Verb;
+use contract::pools::{
+    LeaseSettings, PoolOrder, PoolRequest, PoolSettings, PoolView, PoolsReply, PutPoolRequest,
+};
+use domain::PoolName;
+use runtime::pools::parse_file;
+use runtime::settings::Env;
+use std::path::PathBuf;
+
+/// The actor if the command names none.
+const BY: &str = "broker-cli";
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Pools {
+    /// List every pool with its state, its provider, its lease policy and the counts of the last census.
+    List,
+    /// Print one pool as JSON.
+    Show {
+        /// The pool.
+        #[arg(value_parser = PoolName::parse)]
+        pool: PoolName,
+    },
+    /// Create or change every pool of a file (TOML, as `POOLS_FILE`). Pools that are not in the file stay as they are.
+    Apply {
+        /// The file.
+        file: PathBuf,
+        /// The operator; for the log.
+        #[arg(long, default_value = BY)]
+        by: String,
+    },
+    /// Let a pool grant no more leases and get no new sandboxes; leases and deletions run to their ends. `apply` puts it
+    /// into use again.
+    Drain {
+        /// The pool.
+        #[arg(value_parser = PoolName::parse)]
+        pool: PoolName,
+        /// The operator; for the log.
+        #[arg(long, default_value = BY)]
+        by: String,
+    },
+    /// Remove a pool that is drained and has no sandbox in use.
+    Remove {
+        /// The pool.
+        #[arg(value_parser = PoolName::parse)]
+        pool: PoolName,
+        /// The operator; for the log.
+        #[arg(long, default_value = BY)]
+        by: String,
+    },
+}
+
+// === impl Pools ===
+
+impl Pools {
+    /// Runs the subcommand and prints the result.
+    ///
+    /// # Errors
+    /// When a setting or the file is invalid, no worker answers, or the reply is a failure.
+    pub(crate) async fn run(self, env: &dyn Env) -> anyhow::Result<()> {
+        let client = Client::connect(env).await?;
+        let said = self.say(&client).await;
+        client.close().await;
+        println!("{}", said?);
+        Ok(())
+    }
+
+    async fn say(self, client: &Client) -> anyhow::Result<String> {
+        let order = |pool: PoolName, by| PoolOrder { pool: pool.to_string(), version: None, by: Some(by) };
+        Ok(match self {
+            Self::List => {
+                let reply: PoolsReply = client.ask(Verb::Pools, &serde_json::json!({})).await?;
+                table(&reply)
+            }
+            Self::Show { pool } => {
+                let request = PoolRequest { pool: pool.to_string() };
+                serde_json::to_string_pretty(&client.ask::<PoolView>(Verb::Pool, &request).await?)?
+            }
+            Self::Apply { file, by } => {
+                let text = std::fs::read_to_string(&file)
+                    .map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
+                let specs =
+                    parse_file(&text).map_err(|problem| anyhow::anyhow!("{}: {problem}", file.display()))?;
+                let mut lines = Vec::new();
+                for spec in specs {
+                    let (pool, settings) = (spec.name.to_string(), PoolSettings::of(&spec));
+                    let request = PutPoolRequest { pool, settings, version: None, by: Some(by.clone()) };
+                    let PoolView { pool, state, version, .. } = client.ask(Verb::PutPool, &request).await?;
+                    lines.push(format!("{pool}: {state}, version {version}"));
+                }
+                lines.join("\n")
+            }
+            Self::Drain { pool, by } => {
+                let view: PoolView = client.ask(Verb::DrainPool, &order(pool, by)).await?;
+                let held = view.counts.map_or_else(String::new, |counts| {
+                    format!("; {} leased, {} being deleted", counts.allocated, counts.pending_deletion)
+                });
+                format!("{}: {}, version {}{held}", view.pool, view.state, view.version)
+            }
+            Self::Remove { pool, by } => {
+                let view: PoolView = client.ask(Verb::RemovePool, &order(pool, by)).await?;
+                format!("{}: removed", view.pool)
+            }
+        })
+    }
+}
+
+/// The pools, one in a line.
+fn table(reply: &PoolsReply) -> String {
+    let mut rows = vec![
+        [
+            "POOL", "STATE", "KIND", "PROVIDER", "PREFIX", "LEASE", "GRACE", "FREE", "LEASED", "DELETING",
+            "VERSION",
+        ]
+        .map(str::to_owned),
+    ];
+    rows.extend(reply.pools.iter().map(row));
+    let mut widths = [0; 11];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let line = |row: &[String; 11]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn row(view: &PoolView) -> [String; 11] {
+    let PoolView { pool, state, version, settings, lease, is_default, counts } = view;
+    let LeaseSettings { duration_minutes, grace_minutes, .. } = *lease;
+    let minutes =
+        |minutes: Option<u32>| minutes.map_or_else(|| "-".to_owned(), |minutes| format!("{minutes}m"));
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let count = |of: fn(&contract::PoolStats) -> u64| {
+        counts.as_ref().map_or_else(|| "-".to_owned(), |counts| of(counts).to_string())
+    };
+    [
+        if *is_default { format!("{pool} (default)") } else { pool.clone() },
+        state.clone(),
+        or_dash(&settings.kind),
+        or_dash(&settings.provider),
+        or_dash(&settings.name_prefix),
+        minutes(duration_minutes),
+        minutes(grace_minutes),
+        count(|counts| counts.available),
+        count(|counts| counts.allocated),
+        count(|counts| counts.pending_deletion),
+        version.to_string(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_are_shown_in_aligned_columns() {
+        let of = |pool: &str, counts| PoolView {
+            pool: pool.to_owned(),
+            state: "active".to_owned(),
+            version: 2,
+            settings: PoolSettings { kind: Some("account".to_owned()), ..PoolSettings::default() },
+            lease: LeaseSettings { duration_minutes: Some(90), ..LeaseSettings::default() },
+            is_default: pool == "main",
+            counts,
+        };
+        let counts = contract::PoolStats { available: 1_000, ..contract::PoolStats::default() };
+        let reply = PoolsReply { pools: vec![of("labs", Some(counts)), of("main", None)], counted_at: None };
+        let text = table(&reply);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[1].find("active"), lines[2].find("active"));
+        assert!(lines[1].contains("90m") && lines[1].contains("1000"), "{text}");
+        assert!(lines[2].starts_with("main (default)  active  account  -"), "{text}");
+    }
+}
