@@ -68,7 +68,9 @@ impl Allocator {
                 Err(Fault::invalid("provider", "and kind of a pool cannot be changed; make another pool"))
             }
             Some(seen) if seen.says(&wanted) => Ok(Change::None),
-            Some(seen) => Ok(Change::Write(Box::new(PoolSpec { version: seen.version + 1, ..wanted.clone() }))),
+            Some(seen) => {
+                Ok(Change::Write(Box::new(PoolSpec { version: seen.version + 1, ..wanted.clone() })))
+            }
             None => Ok(Change::Write(Box::new(wanted.clone()))),
         })
         .await

@@ -33,7 +33,7 @@ type PathPool = Result<Path<String>, PathRejection>;
     responses(
         (status = 200, description = "every pool with its settings, its lease policy and its counts", body = PoolsReply), ReadFaults)
 )]
-pub(crate) async fn list(
+pub(crate) async fn list_pools(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
     _: NoQuery,
@@ -49,7 +49,7 @@ pub(crate) async fn list(
     responses(
         (status = 200, description = "the pool", body = PoolView), ReadOneFaults)
 )]
-pub(crate) async fn show(
+pub(crate) async fn show_pool(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
     path: PathPool,
@@ -72,7 +72,7 @@ pub(crate) async fn show(
     responses(
         (status = 200, description = "the pool has these settings and is active; every worker follows within seconds", body = PoolView), OfPutPool)
 )]
-pub(crate) async fn put(
+pub(crate) async fn put_pool(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
     path: PathPool,
@@ -98,7 +98,7 @@ pub(crate) async fn put(
     responses(
         (status = 200, description = "the pool grants no more leases and gets no new sandboxes", body = PoolView), OfPoolOrder)
 )]
-pub(crate) async fn drain(
+pub(crate) async fn drain_pool(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
     path: PathPool,
@@ -119,7 +119,7 @@ pub(crate) async fn drain(
     responses(
         (status = 200, description = "the pool, which was drained, is no more; its free sandboxes stay in the table", body = PoolView), OfPoolOrder)
 )]
-pub(crate) async fn remove(
+pub(crate) async fn remove_pool(
     State(relay): State<Relay>,
     Extension(facts): Extension<Facts>,
     path: PathPool,

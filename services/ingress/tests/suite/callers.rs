@@ -18,7 +18,12 @@ const BOUND_TOKEN: &str = "bound-token-1";
 const NO_RIGHT: &str = "this token does not give the right to do this";
 
 pub(crate) fn path_of(route: &Route) -> String {
-    let path = route.path.replace("{id}", "7").replace("{kind}", "sync").replace("{tick}", "1");
+    let path = route
+        .path
+        .replace("{id}", "7")
+        .replace("{kind}", "sync")
+        .replace("{tick}", "1")
+        .replace("{name}", "labs");
     let path = path.replace("{file}", "main.js");
     match route.path.as_str() {
         // This route needs an explicit confirmation.
@@ -86,6 +91,7 @@ async fn every_route_admits_exactly_its_scopes() {
                 || route.path == "/v1/admin/stats"
                 || route.path.starts_with("/v1/admin/sandboxes")
                 || route.path == "/v1/admin/bulk-delete"
+                || route.path.starts_with("/v1/pools")
                 || (route.path.starts_with("/v1/admin/deletions") && !is_switch(route));
             assert_eq!(rig.workers.seen().len() - before, usize::from(is_relayed), "{method} {path}");
         }
@@ -97,7 +103,7 @@ async fn every_route_admits_exactly_its_scopes() {
         }
         walked += 1;
     }
-    assert_eq!(walked, 27);
+    assert_eq!(walked, 32);
 }
 
 async fn ask_with(rig: &Rig, route: &Route, token: &str) -> Answer {
@@ -105,7 +111,12 @@ async fn ask_with(rig: &Rig, route: &Route, token: &str) -> Answer {
     // The parameters that a route may need to be relayed; the others ignore them.
     let (owner, hours) = (("X-Instruqt-Sandbox-ID", "p-1"), ("X-Lab-Duration", "6"));
     let asked = request(route.method.as_str(), &path_of(route), &[("Authorization", &bearer), owner, hours]);
-    rig.send(asked.map(|_| Body::from(r#"{"reason":"smoke in it"}"#))).await
+    rig.send(asked.map(|_| body_for(route))).await
+}
+
+/// A body that every route takes which needs one: settings of a pool, or a reason.
+pub(crate) fn body_for(route: &Route) -> Body {
+    Body::from(if route.method == "PUT" { "{}" } else { r#"{"reason":"smoke in it"}"# })
 }
 
 #[tokio::test(start_paused = true)]
@@ -136,7 +147,7 @@ fn read_only_scope_is_admitted_only_to_get_routes() {
 fn v1_routes_need_a_token_and_admin_routes_an_admin_token() {
     for route in ROUTES.iter() {
         let expected = match route.path.as_str() {
-            path if path.starts_with("/v1/admin/") => Role::Admin,
+            path if path.starts_with("/v1/admin/") || path.starts_with("/v1/pools") => Role::Admin,
             // The API's own description is public.
             path if path == "/v1/openapi.json" || path.starts_with("/v1/docs") => Role::None,
             path if path.starts_with("/v1/") => Role::Lab,

@@ -43,6 +43,9 @@ fn of_workers(route: &Route) -> &'static [FaultCode] {
         }
         ("GET", "/v1/admin/deletions/{id}" | "/v1/admin/sandboxes/{id}") => &[NotFound],
         (_, "/v1/admin/bulk-delete") => &[InvalidState],
+        ("GET", "/v1/pools/{name}") => &[NotFound],
+        ("PUT", "/v1/pools/{name}") => &[InvalidState, Contended],
+        (_, path) if path.starts_with("/v1/pools/") => &[NotFound, InvalidState, Contended],
         (_, "/v1/admin/deletions/{id}" | "/v1/admin/deletions/{id}/replay") => &[NotFound, InvalidState],
         (_, path) if path.starts_with("/v1/admin/sandboxes/") => &[NotFound, InvalidState, Contended],
         _ => &[],
@@ -65,10 +68,6 @@ async fn ask(rig: &Rig, route: &Route, body: Body) -> Answer {
     rig.send(request.map(|_| body)).await
 }
 
-fn plain() -> Body {
-    Body::from(r#"{"reason":"smoke in it"}"#)
-}
-
 /// The answers that come before any worker is asked, whatever the worker would answer.
 async fn at_the_gate(route: &Route) -> Vec<Answer> {
     let rig = Rig::new([Step::Say(None, r#"{"store":"ok"}"#)]);
@@ -87,8 +86,8 @@ async fn at_the_gate(route: &Route) -> Vec<Answer> {
     }
     let narrow = [("PEER_RATE_PER_SECOND", "1"), ("PEER_RATE_BURST", "1")];
     let rig = Rig::with(&narrow, [Step::Say(None, r#"{"store":"ok"}"#)]);
-    answers.push(ask(&rig, route, plain()).await);
-    answers.push(ask(&rig, route, plain()).await);
+    answers.push(ask(&rig, route, crate::callers::body_for(route)).await);
+    answers.push(ask(&rig, route, crate::callers::body_for(route)).await);
     answers
 }
 
@@ -123,17 +122,17 @@ async fn behind_the_gate(route: &Route) -> Vec<Answer> {
         }
         let rig = Rig::new([step]);
         rig.show_itself().await;
-        answers.push(ask(&rig, route, plain()).await);
+        answers.push(ask(&rig, route, crate::callers::body_for(route)).await);
     }
     let rig = Rig::new([Step::Say(None, "{}")]);
     rig.bus.set_connected(false);
     rig.ticks.is_broken.store(true, Ordering::SeqCst);
-    answers.push(ask(&rig, route, plain()).await);
+    answers.push(ask(&rig, route, crate::callers::body_for(route)).await);
     for status in [RunStatus::Completed, RunStatus::Failed] {
         let rig = Rig::new([Step::Say(None, "{}")]);
         let report = Report::Sync(SyncReport { status, ..SyncReport::default() });
         *rig.ticks.report.lock() = Some(RunReport { tick: TICK, duration_ms: 1, report });
-        answers.push(ask(&rig, route, plain()).await);
+        answers.push(ask(&rig, route, crate::callers::body_for(route)).await);
     }
     if route.path.contains("{file}") {
         answers.push(rig.ask("GET", "/console/nothing.js", &[]).await);
