@@ -18,6 +18,7 @@ mod operator_actions;
 mod pool;
 mod pools;
 mod pre_clean;
+mod previous_table;
 mod queue;
 mod records;
 mod removed_pool;
