@@ -28,7 +28,7 @@ fn listing(body: &[u8]) {
     let answer: Option<Value> = serde_json::from_slice(body).ok();
     let entries = answer.as_ref().and_then(|answer| answer.get("results")?.as_array()).map(Vec::len);
     match csp::fuzz_support::listing_page(body, OFFSET, PAGE_SIZE) {
-        Err(ProviderError::Garbled { message }) => assert!(!message.is_empty()),
+        Err(ProviderError::Malformed { message }) => assert!(!message.is_empty()),
         Err(other) => assert_eq!(other.to_string(), "", "a body can only be garbled"),
         Ok(listing) => {
             let entries = entries.expect("a listing has results");

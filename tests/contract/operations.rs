@@ -8,7 +8,7 @@ use contract::{
     ReplayOutcome, ReplayReply, Report, RunReport, RunStatus, SweepReport,
 };
 use domain::{
-    ClaimKey, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId, PoolName, PreClean,
+    ClaimKey, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId, PoolName, Preparation,
     SandboxId, SandboxName, Transition, UnixSeconds,
 };
 use insta::assert_snapshot;
@@ -59,7 +59,7 @@ fn deletion_view() {
         requested_at: Some(1_763_683_200),
         attempts: 0,
         last_error: Some("status 500".to_owned()),
-        pre_clean: Some(PreCleanView::from(&PreClean::failed("status 500", true))),
+        pre_clean: Some(PreCleanView::from(&Preparation::failed("status 500", true))),
         queued: vec![QueuedView { put_off: true, since: 1_763_686_900, due_at: Some(1_763_686_960) }],
         parked: None,
         history: vec![entry],
@@ -95,7 +95,7 @@ fn deletion_queue() {
         attempts: 1,
         last_error: Some("status 500".to_owned()),
         retry_at: Some(1_763_683_270),
-        pre_clean: Some(PreCleanView::from(&PreClean::Cleaned { services: 2 })),
+        pre_clean: Some(PreCleanView::from(&Preparation::Done { count: 2 })),
     };
     let totals = DeletionTotals {
         pending: 3,

@@ -1,6 +1,6 @@
 //! Services that students left in a sandbox are deleted before the account, and the record states the true result.
 
-use domain::{PreClean, Sandbox, Skip, StateName};
+use domain::{Preparation, Sandbox, Skip, StateName};
 use harness::process::run;
 use harness::rig::{Plan, Rig};
 use harness::wait::{TIMEOUT, eventually};
@@ -35,8 +35,8 @@ async fn used(rig: &Rig, owner: &str, services: &[&str]) -> String {
     claim.sandbox().to_owned()
 }
 
-fn record(sandbox: &Sandbox) -> Option<PreClean> {
-    sandbox.deletion().expect("a deletion").pre_clean.clone()
+fn record(sandbox: &Sandbox) -> Option<Preparation> {
+    sandbox.deletion().expect("a deletion").preparation.clone()
 }
 
 /// The operator's view of it over HTTP.
@@ -63,9 +63,9 @@ async fn cleaned_and_empty_sandboxes_are_distinguished() {
     let full = used(&rig, "student-1", &[OURS, OURS, "Shared-SaaS"]).await;
     let empty = used(&rig, "student-2", &["Shared-SaaS"]).await;
     let gone = rig.until_state(&full, StateName::Deleted).await;
-    assert_eq!(record(&gone), Some(PreClean::Cleaned { services: 2 }));
+    assert_eq!(record(&gone), Some(Preparation::Done { count: 2 }));
     let gone = rig.until_state(&empty, StateName::Deleted).await;
-    assert_eq!(record(&gone), Some(PreClean::Skipped(Skip::NothingInside)));
+    assert_eq!(record(&gone), Some(Preparation::Skipped(Skip::NothingInside)));
     assert_eq!(calls(&rig, Operation::DeleteService), 2);
     let cleaned = shown(&rig, &full).await;
     assert_eq!((&cleaned["result"], &cleaned["services"]), (&json!("cleaned"), &json!(2)));
@@ -79,7 +79,7 @@ async fn shadow_mode_counts_services_and_deletes_none() {
     let rig = plan(3).set("NIOSXAAS_SHADOW_MODE", true).start().await;
     let id = used(&rig, "student-1", &[OURS, OURS]).await;
     let gone = rig.until_state(&id, StateName::Deleted).await;
-    assert_eq!(record(&gone), Some(PreClean::Shadowed { services: 2 }));
+    assert_eq!(record(&gone), Some(Preparation::Shadowed { count: 2 }));
     assert_eq!((calls(&rig, Operation::DeleteService), rig.csp.census().orphaned_services), (0, 2));
     assert_eq!(shown(&rig, &id).await["summary"], "shadowed 2");
     rig.stop().await;
@@ -90,7 +90,7 @@ async fn disabled_pre_clean_is_skipped_and_recorded() {
     let rig = Plan::new(3).start().await;
     let id = used(&rig, "student-1", &[OURS]).await;
     let gone = rig.until_state(&id, StateName::Deleted).await;
-    assert_eq!(record(&gone), Some(PreClean::Skipped(Skip::SwitchedOff)));
+    assert_eq!(record(&gone), Some(Preparation::Skipped(Skip::SwitchedOff)));
     assert_eq!(calls(&rig, Operation::SignIn), 0);
     assert_eq!(shown(&rig, &id).await["reason"], "switched_off");
     rig.stop().await;
@@ -103,7 +103,7 @@ async fn block_policy_retries_and_parks_an_uncleaned_sandbox() {
     let id = used(&rig, "student-1", &[OURS]).await;
     let parked = rig.until_state(&id, StateName::DeletionFailed).await;
     assert_eq!(parked.deletion().unwrap().attempts, 3);
-    let Some(PreClean::Failed { reason, went_on: false }) = record(&parked) else { panic!("{parked:?}") };
+    let Some(Preparation::Failed { reason, went_on: false }) = record(&parked) else { panic!("{parked:?}") };
     assert!(reason.contains("500"), "{reason}");
     assert_eq!((calls(&rig, Operation::ListServices), rig.deletes_at_csp()), (3, 0));
     assert_eq!(rig.csp.services(&parked.external_id), [OURS]);
@@ -117,7 +117,7 @@ async fn block_policy_retries_and_parks_an_uncleaned_sandbox() {
     let replayed = rig.api.admin(Method::POST, &format!("/v1/admin/deletions/{id}/replay")).await;
     assert_eq!(replayed.status, 200, "{replayed:?}");
     let gone = rig.until_state(&id, StateName::Deleted).await;
-    assert_eq!(record(&gone), Some(PreClean::Cleaned { services: 1 }));
+    assert_eq!(record(&gone), Some(Preparation::Done { count: 1 }));
     rig.stop().await;
 }
 
@@ -128,7 +128,7 @@ async fn go_on_policy_deletes_and_records_the_failure() {
     let id = used(&rig, "student-1", &[OURS]).await;
     let gone = rig.until_state(&id, StateName::Deleted).await;
     assert_eq!(gone.deletion().unwrap().attempts, 1, "one attempt before that one");
-    let Some(PreClean::Failed { reason, went_on: true }) = record(&gone) else { panic!("{gone:?}") };
+    let Some(Preparation::Failed { reason, went_on: true }) = record(&gone) else { panic!("{gone:?}") };
     assert!(reason.contains("500"), "{reason}");
     assert_eq!((calls(&rig, Operation::AccountSwitch), rig.deletes_at_csp()), (2, 1));
     assert_eq!(rig.csp.census().orphaned_services, 1);
@@ -148,7 +148,7 @@ async fn one_session_is_shared_and_renewed_once() {
         }
         for id in ids {
             let gone = rig.until_state(&id, StateName::Deleted).await;
-            assert_eq!(record(&gone), Some(PreClean::Cleaned { services: 1 }));
+            assert_eq!(record(&gone), Some(Preparation::Done { count: 1 }));
         }
         assert_eq!(calls(&rig, Operation::SignIn), sign_ins);
         assert!(rig.csp.expire_sessions() > 0);

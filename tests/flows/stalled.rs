@@ -1,7 +1,7 @@
 //! Two reapers, one of which loses its network for longer than its acknowledgement wait: the other one ends the
 //! deletion, and the late one changes nothing.
 
-use domain::{PreClean, Skip, StateName};
+use domain::{Preparation, Skip, StateName};
 use harness::freezing_proxy::{Freeze, FreezingProxy};
 use harness::rig::Plan;
 use harness::wait::{TIMEOUT, eventually};
@@ -58,7 +58,7 @@ async fn late(fault: Option<FaultKind>, already_gone: bool) {
     assert_eq!(after, ended, "the late one changed nothing: {}", first.output());
     let deletion = after.deletion().unwrap();
     assert_eq!((deletion.attempts, deletion.last_error.as_ref()), (0, None));
-    assert_eq!(deletion.pre_clean, Some(PreClean::Skipped(Skip::SwitchedOff)));
+    assert_eq!(deletion.preparation, Some(Preparation::Skipped(Skip::SwitchedOff)));
     assert_eq!(after.history.len(), 4);
     assert_eq!(rig.events_of(claim.sandbox()).await, events, "nor published anything twice");
     assert_eq!((rig.deletes_at_csp(), rig.parked_count().await), (2, 0));

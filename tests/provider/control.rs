@@ -31,7 +31,7 @@ async fn faults_are_set_shown_used_up_and_cleared_over_http() {
     ]}}});
     let (status, shown) = call(&rig, Method::PUT, "/simulator/faults", TOKEN, Some(faults)).await;
     assert_eq!((status, &shown["operations"]["delete"]["faults"][0]["next"]), (200, &json!(2)));
-    let expected = Err(ProviderError::Failed { status: 500, message: "no luck".to_owned() });
+    let expected = Err(ProviderError::Failed { message: "status 500: no luck".to_owned() });
     assert_eq!(rig.provider.delete(&rig.target()).await, expected);
     let (_, shown) = call(&rig, Method::GET, "/simulator/faults", TOKEN, None).await;
     assert_eq!(shown["operations"]["delete"]["faults"][0]["next"], json!(1));
@@ -123,7 +123,7 @@ async fn the_rate_limit_answers_429_until_its_minute_is_over() {
     }
     clock.advance(Duration::from_secs(20));
     let error = provider.delete(&target(&handle.accounts()[0])).await.unwrap_err();
-    let ProviderError::SlowDown { retry_after, .. } = error else { panic!("{error}") };
+    let ProviderError::Throttled { retry_after, .. } = error else { panic!("{error}") };
     assert_eq!(retry_after, Some(Duration::from_secs(40)));
     clock.advance(Duration::from_secs(40));
     assert_eq!(provider.delete(&target(&handle.accounts()[0])).await, Ok(Deleted::Now));

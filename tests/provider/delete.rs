@@ -27,26 +27,23 @@ async fn delete_is_idempotent() {
 async fn statuses_map_to_provider_errors() {
     let rig = Rig::new(1, &[]).await;
     let target = rig.target();
-    let said = |message: &str| message.to_owned();
-    let failed = said("the request failed");
+    let said = |status: u16, message: &str| format!("status {status}: {message}");
+    let failed = "the request failed";
     for (status, expected) in [
         (200, Ok(Deleted::Now)),
         (204, Ok(Deleted::Now)),
         (404, Ok(Deleted::AlreadyGone)),
-        (400, Err(ProviderError::Refused { status: 400, message: failed.clone() })),
-        (401, Err(ProviderError::Unauthorized { status: 401, message: said("the token is not valid") })),
-        (
-            403,
-            Err(ProviderError::Unauthorized { status: 403, message: said("the token has not this right") }),
-        ),
-        (409, Err(ProviderError::Refused { status: 409, message: failed.clone() })),
-        (429, Err(ProviderError::SlowDown { retry_after: None, message: said("too many requests") })),
-        (500, Err(ProviderError::Failed { status: 500, message: said(LICENCE) })),
-        (502, Err(ProviderError::Failed { status: 502, message: failed.clone() })),
-        (503, Err(ProviderError::Failed { status: 503, message: said("the service is not available") })),
+        (400, Err(ProviderError::Refused { message: said(400, failed) })),
+        (401, Err(ProviderError::Unauthorized { message: said(401, "the token is not valid") })),
+        (403, Err(ProviderError::Forbidden { message: said(403, "the token has not this right") })),
+        (409, Err(ProviderError::Refused { message: said(409, failed) })),
+        (429, Err(ProviderError::Throttled { retry_after: None, message: said(429, "too many requests") })),
+        (500, Err(ProviderError::Failed { message: said(500, LICENCE) })),
+        (502, Err(ProviderError::Failed { message: said(502, failed) })),
+        (503, Err(ProviderError::Failed { message: said(503, "the service is not available") })),
         // The provider accepts the deletion and carries it out later.
         (202, Ok(Deleted::Now)),
-        (206, Err(ProviderError::Garbled { message: format!("unexpected status 206: {failed}") })),
+        (206, Err(ProviderError::Malformed { message: format!("unexpected status 206: {failed}") })),
     ] {
         rig.answer_next(Operation::Delete, status);
         assert_eq!(rig.provider.delete(&target).await, expected, "{status}");
@@ -60,7 +57,7 @@ async fn retry_after_is_honoured_in_both_formats() {
     for status in [429, 503] {
         rig.fail_next(Operation::Delete, status_fault(status, Some(7)));
         match rig.provider.delete(&rig.target()).await {
-            Err(ProviderError::SlowDown { retry_after, .. }) => {
+            Err(ProviderError::Throttled { retry_after, .. }) => {
                 assert_eq!(retry_after, Some(Duration::from_secs(7)), "{status}");
             }
             other => panic!("{status}: {other:?}"),
@@ -74,7 +71,7 @@ async fn retry_after_is_honoured_in_both_formats() {
     };
     rig.fail_next(Operation::Delete, as_date);
     match rig.provider.delete(&rig.target()).await {
-        Err(ProviderError::SlowDown { retry_after: Some(wait), .. }) => {
+        Err(ProviderError::Throttled { retry_after: Some(wait), .. }) => {
             assert!((570..=600).contains(&wait.as_secs()), "{wait:?}");
         }
         other => panic!("{other:?}"),
@@ -88,8 +85,8 @@ async fn reason_is_sanitised_against_log_injection() {
     let fault =
         FaultKind::Status { status: 500, message, retry_after_seconds: None, retry_after_as_date: false };
     rig.fail_next(Operation::Delete, fault);
-    let message = "firstlevel=ERROR [31msecond".to_owned();
-    let expected = Err(ProviderError::Failed { status: 500, message });
+    let message = "status 500: firstlevel=ERROR [31msecond".to_owned();
+    let expected = Err(ProviderError::Failed { message });
     assert_eq!(rig.provider.delete(&rig.target()).await, expected);
 }
 
@@ -100,7 +97,7 @@ async fn wrong_token_is_not_charged_to_the_sandbox() {
     let provider = client(CspConfig { api_token: Secret::new("another"), ..config });
     for result in [provider.delete(&rig.target()).await.err(), provider.list(0).await.err()] {
         let error = result.unwrap();
-        assert!(matches!(error, ProviderError::Unauthorized { status: 401, .. }), "{error}");
+        assert!(matches!(error, ProviderError::Unauthorized { .. }), "{error}");
         assert!(!error.counts_as_attempt());
     }
 }
@@ -109,7 +106,7 @@ async fn wrong_token_is_not_charged_to_the_sandbox() {
 async fn timeout_is_an_unknown_outcome() {
     let rig = Rig::new(1, &[]).await;
     let impatient = rig.impatient();
-    let timed_out = Err(ProviderError::TimedOut { waited_seconds: 1 });
+    let timed_out = Err(ProviderError::UnknownOutcome { waited_seconds: 1 });
     rig.fail_next(Operation::Delete, FaultKind::Hang);
     assert_eq!(impatient.delete(&rig.target()).await, timed_out);
     assert_eq!(rig.handle.census().live, 1, "nothing was done");
@@ -126,7 +123,7 @@ async fn deletion_continues_after_its_caller_left() {
     let latency_ms = u64::try_from(SHORT.as_millis()).unwrap() * 4;
     rig.handle.slow_down(Operation::Delete, Latency::Fixed(latency_ms)).unwrap();
     let result = rig.impatient().delete(&rig.target()).await;
-    assert_eq!(result, Err(ProviderError::TimedOut { waited_seconds: 1 }));
+    assert_eq!(result, Err(ProviderError::UnknownOutcome { waited_seconds: 1 }));
     until("the deletion goes on", || rig.handle.census().live == 0).await;
     until("it is recorded", || rig.handle.log().len() == 1).await;
     assert_eq!(rig.handle.log()[0].status, Some(204));
@@ -160,7 +157,7 @@ async fn garbage_and_oversized_responses_are_errors() {
     for kind in [FaultKind::Garbage, FaultKind::Flood { bytes: 100_000 }] {
         rig.fail_next(Operation::Delete, kind.clone());
         let result = rig.provider.delete(&rig.target()).await;
-        assert!(matches!(result, Err(ProviderError::Garbled { .. })), "{kind:?}: {result:?}");
+        assert!(matches!(result, Err(ProviderError::Malformed { .. })), "{kind:?}: {result:?}");
     }
     assert_eq!(rig.provider.delete(&rig.target()).await, Ok(Deleted::Now));
 }
@@ -190,7 +187,7 @@ async fn rotated_token_needs_no_restart() {
     let config = csp_config(&rig.simulator.base_url(), &[]);
     let renewed = config.api_token.expose().to_owned();
     let provider = client(CspConfig { api_token_file: Some(file.clone()), ..config });
-    let refused = |error: ProviderError| matches!(error, ProviderError::Unauthorized { status: 401, .. });
+    let refused = |error: ProviderError| matches!(error, ProviderError::Unauthorized { .. });
     assert!(refused(provider.delete(&rig.target()).await.unwrap_err()));
     std::fs::remove_file(&file).unwrap();
     assert!(

@@ -88,25 +88,26 @@ async fn a_failed_listing_is_an_error_and_never_an_empty_one() {
     for kind in [FaultKind::Garbage, flood, status_fault(204, None), FaultKind::Flood { bytes: 10 }] {
         rig.fail_next(Operation::List, kind.clone());
         let result = rig.provider.list(0).await;
-        assert!(matches!(result, Err(ProviderError::Garbled { .. })), "{kind:?}: {result:?}");
+        assert!(matches!(result, Err(ProviderError::Malformed { .. })), "{kind:?}: {result:?}");
     }
     for (kind, status) in [(status_fault(500, None), 500), (status_fault(503, None), 503)] {
         rig.fail_next(Operation::List, kind);
         let result = rig.provider.list(0).await;
+        let begin = format!("status {status}: ");
         assert!(
-            matches!(result, Err(ProviderError::Failed { status: was, .. }) if was == status),
+            matches!(&result, Err(ProviderError::Failed { message }) if message.starts_with(&begin)),
             "{result:?}"
         );
     }
     rig.answer_next(Operation::List, 404);
     let result = rig.provider.list(0).await;
-    assert!(matches!(result, Err(ProviderError::Refused { status: 404, .. })), "{result:?}");
+    assert!(matches!(result, Err(ProviderError::Refused { .. })), "{result:?}");
     rig.fail_next(Operation::List, FaultKind::Reset);
     let result = rig.provider.list(0).await;
     assert!(matches!(result, Err(ProviderError::Unreachable { .. })), "{result:?}");
     rig.fail_next(Operation::List, FaultKind::Hang);
     let result = rig.impatient().list(0).await;
-    assert_eq!(result, Err(ProviderError::TimedOut { waited_seconds: 1 }));
+    assert_eq!(result, Err(ProviderError::UnknownOutcome { waited_seconds: 1 }));
     assert_eq!(rig.list_all().await.unwrap().accounts.len(), 5);
 }
 

@@ -2,7 +2,7 @@
 
 use crate::rig::{Rig, SHORT, client, csp_config, external_id, status_fault, target, until};
 use csp::preclean::PreCleanConfig;
-use ports::provider::{Deleted, PreCleaned, Provider, ProviderError, Target};
+use ports::provider::{Deleted, Prepared, Provider, ProviderError, Target};
 use simulator::{FaultKind, Faults, Latency, Operation};
 use std::sync::Arc;
 
@@ -26,8 +26,8 @@ fn with_services(rig: &Rig, index: usize, names: &[&str]) -> Target {
 async fn disabled_pre_clean_makes_no_calls() {
     let rig = Rig::new(1, &[]).await;
     let target = with_services(&rig, 0, &[OURS]);
-    assert!(!rig.provider.abilities().pre_clean);
-    assert_eq!(rig.provider.pre_clean(&target).await, Ok(PreCleaned::Skipped));
+    assert!(!rig.provider.abilities().prepare_delete);
+    assert_eq!(rig.provider.prepare_delete(&target).await, Ok(Prepared::Skipped));
     assert!(rig.handle.log().is_empty());
 }
 
@@ -35,10 +35,10 @@ async fn disabled_pre_clean_makes_no_calls() {
 async fn only_lab_services_are_deleted() {
     let rig = Rig::new(1, &ON).await;
     let target = with_services(&rig, 0, &[OURS, "Shared-SaaS", OURS, "instrqt-saas"]);
-    assert!(rig.provider.abilities().pre_clean);
-    assert_eq!(rig.provider.pre_clean(&target).await, Ok(PreCleaned::Cleaned { services: 2 }));
+    assert!(rig.provider.abilities().prepare_delete);
+    assert_eq!(rig.provider.prepare_delete(&target).await, Ok(Prepared::Done { count: 2 }));
     assert_eq!(rig.handle.services(&target.external_id), ["Shared-SaaS", "instrqt-saas"]);
-    assert_eq!(rig.provider.pre_clean(&target).await, Ok(PreCleaned::Skipped), "it can be repeated");
+    assert_eq!(rig.provider.prepare_delete(&target).await, Ok(Prepared::Skipped), "it can be repeated");
     assert_eq!(rig.provider.delete(&target).await, Ok(Deleted::Now));
     assert_eq!(rig.handle.census().orphaned_services, 2);
 }
@@ -48,7 +48,7 @@ async fn asterisk_deletes_every_service() {
     let settings = [ON.as_slice(), &[("NIOSXAAS_SERVICE_NAME", "*")]].concat();
     let rig = Rig::new(1, &settings).await;
     let target = with_services(&rig, 0, &[OURS, "Shared-SaaS"]);
-    assert_eq!(rig.provider.pre_clean(&target).await, Ok(PreCleaned::Cleaned { services: 2 }));
+    assert_eq!(rig.provider.prepare_delete(&target).await, Ok(Prepared::Done { count: 2 }));
     assert_eq!(rig.handle.services(&target.external_id), Vec::<String>::new());
 }
 
@@ -58,7 +58,7 @@ async fn services_come_in_pages() {
     let names: Vec<&str> =
         (0..250).map(|number| if number % 2 == 0 { OURS } else { "Shared-SaaS" }).collect();
     let target = with_services(&rig, 0, &names);
-    assert_eq!(rig.provider.pre_clean(&target).await, Ok(PreCleaned::Cleaned { services: 125 }));
+    assert_eq!(rig.provider.prepare_delete(&target).await, Ok(Prepared::Done { count: 125 }));
     assert_eq!(rig.handle.services(&target.external_id).len(), 125);
     assert_eq!(rig.count(Operation::ListServices), 3);
 }
@@ -68,11 +68,11 @@ async fn shadow_mode_counts_and_deletes_nothing() {
     let settings = [ON.as_slice(), &[("NIOSXAAS_SHADOW_MODE", "true")]].concat();
     let rig = Rig::new(2, &settings).await;
     let target = with_services(&rig, 0, &[OURS, OURS, "Shared-SaaS"]);
-    assert_eq!(rig.provider.pre_clean(&target).await, Ok(PreCleaned::Shadowed { services: 2 }));
+    assert_eq!(rig.provider.prepare_delete(&target).await, Ok(Prepared::Shadowed { count: 2 }));
     assert_eq!(rig.handle.services(&target.external_id).len(), 3);
     assert_eq!(rig.count(Operation::DeleteService), 0);
     let empty = with_services(&rig, 1, &[]);
-    assert_eq!(rig.provider.pre_clean(&empty).await, Ok(PreCleaned::Skipped));
+    assert_eq!(rig.provider.prepare_delete(&empty).await, Ok(Prepared::Skipped));
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn one_sign_in_serves_many_sandboxes_until_it_expires() {
         if index == 3 {
             assert!(rig.handle.expire_sessions() > 0);
         }
-        assert_eq!(rig.provider.pre_clean(&target).await, Ok(PreCleaned::Cleaned { services: 1 }));
+        assert_eq!(rig.provider.prepare_delete(&target).await, Ok(Prepared::Done { count: 1 }));
     }
     assert_eq!(rig.count(Operation::SignIn), 2);
 }
@@ -97,11 +97,11 @@ async fn concurrent_calls_share_one_sign_in() {
             .map(|index| {
                 let target = with_services(&rig, index, &[OURS]);
                 let rig = Arc::clone(&rig);
-                tokio::spawn(async move { rig.provider.pre_clean(&target).await })
+                tokio::spawn(async move { rig.provider.prepare_delete(&target).await })
             })
             .collect();
         for one in crowd {
-            assert_eq!(one.await.unwrap(), Ok(PreCleaned::Cleaned { services: 1 }));
+            assert_eq!(one.await.unwrap(), Ok(Prepared::Done { count: 1 }));
         }
         assert_eq!(rig.count(Operation::SignIn), round);
         rig.handle.expire_sessions();
@@ -114,7 +114,7 @@ async fn session_expired_midway_is_renewed() {
     let target = with_services(&rig, 0, &[OURS, OURS, OURS]);
     // Login, account switch and listing succeed; the first deletion finds the session expired.
     rig.answer_next(Operation::DeleteService, 401);
-    assert_eq!(rig.provider.pre_clean(&target).await, Ok(PreCleaned::Cleaned { services: 3 }));
+    assert_eq!(rig.provider.prepare_delete(&target).await, Ok(Prepared::Done { count: 3 }));
     assert_eq!(rig.count(Operation::SignIn), 2);
     assert_eq!(rig.handle.services(&target.external_id), Vec::<String>::new());
 }
@@ -125,12 +125,12 @@ async fn session_refused_twice_is_unauthorized() {
     let target = with_services(&rig, 0, &[OURS]);
     // A session with a lifetime of zero is expired at its first use.
     rig.handle.set_faults(Faults { session_lifetime_ms: 0, ..Faults::default() }).unwrap();
-    let error = rig.provider.pre_clean(&target).await.unwrap_err();
-    assert!(matches!(error, ProviderError::Unauthorized { status: 401, .. }), "{error}");
+    let error = rig.provider.prepare_delete(&target).await.unwrap_err();
+    assert!(matches!(error, ProviderError::Unauthorized { .. }), "{error}");
     assert_eq!(rig.count(Operation::SignIn), 2);
     rig.handle.clear_faults();
     rig.handle.expire_sessions();
-    assert_eq!(rig.provider.pre_clean(&target).await, Ok(PreCleaned::Cleaned { services: 1 }));
+    assert_eq!(rig.provider.prepare_delete(&target).await, Ok(Prepared::Done { count: 1 }));
 }
 
 #[tokio::test]
@@ -138,10 +138,10 @@ async fn partial_failure_is_an_error_and_a_retry_completes_it() {
     let rig = Rig::new(1, &ON).await;
     let target = with_services(&rig, 0, &[OURS, OURS, OURS]);
     rig.answer_next(Operation::DeleteService, 500);
-    let error = rig.provider.pre_clean(&target).await.unwrap_err();
-    assert!(matches!(error, ProviderError::Failed { status: 500, .. }), "{error}");
+    let error = rig.provider.prepare_delete(&target).await.unwrap_err();
+    assert!(matches!(error, ProviderError::Failed { .. }), "{error}");
     assert_eq!(rig.handle.services(&target.external_id).len(), 1, "the others were deleted all the same");
-    assert_eq!(rig.provider.pre_clean(&target).await, Ok(PreCleaned::Cleaned { services: 1 }));
+    assert_eq!(rig.provider.prepare_delete(&target).await, Ok(Prepared::Done { count: 1 }));
 }
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn missing_account_needs_no_pre_clean() {
     let rig = Rig::new(1, &ON).await;
     let target = with_services(&rig, 0, &[OURS]);
     rig.provider.delete(&target).await.unwrap();
-    assert_eq!(rig.provider.pre_clean(&target).await, Ok(PreCleaned::AlreadyGone));
+    assert_eq!(rig.provider.prepare_delete(&target).await, Ok(Prepared::AlreadyGone));
     assert_eq!(rig.count(Operation::ListServices), 0);
 }
 
@@ -165,19 +165,19 @@ async fn failure_of_every_step_is_reported() {
         {
             rig.handle.expire_sessions();
             rig.fail_next(step, kind.clone());
-            let result = rig.provider.pre_clean(&target).await;
+            let result = rig.provider.prepare_delete(&target).await;
             let is_expected = match &kind {
                 FaultKind::Reset => matches!(result, Err(ProviderError::Unreachable { .. })),
-                FaultKind::Garbage => matches!(result, Err(ProviderError::Garbled { .. })),
+                FaultKind::Garbage => matches!(result, Err(ProviderError::Malformed { .. })),
                 FaultKind::Status { status: 500, .. } => matches!(result, Err(ProviderError::Failed { .. })),
-                _ => matches!(result, Err(ProviderError::SlowDown { retry_after: Some(_), .. })),
+                _ => matches!(result, Err(ProviderError::Throttled { retry_after: Some(_), .. })),
             };
             assert!(is_expected, "{step:?} {kind:?}: {result:?}");
             assert_eq!(rig.handle.services(&target.external_id).len(), 1);
             rig.handle.clear_faults();
         }
     }
-    assert_eq!(rig.provider.pre_clean(&target).await, Ok(PreCleaned::Cleaned { services: 1 }));
+    assert_eq!(rig.provider.prepare_delete(&target).await, Ok(Prepared::Done { count: 1 }));
 }
 
 #[tokio::test]
@@ -186,12 +186,12 @@ async fn refused_credentials_and_refused_account_are_distinguished() {
     let target = with_services(&rig, 0, &[OURS]);
     for status in [400, 401, 403] {
         rig.answer_next(Operation::SignIn, status);
-        let error = rig.provider.pre_clean(&target).await.unwrap_err();
+        let error = rig.provider.prepare_delete(&target).await.unwrap_err();
         assert!(!error.counts_as_attempt(), "{status}: {error}");
     }
     rig.answer_next(Operation::AccountSwitch, 403);
-    let error = rig.provider.pre_clean(&target).await.unwrap_err();
-    assert!(matches!(error, ProviderError::Refused { status: 403, .. }), "{error}");
+    let error = rig.provider.prepare_delete(&target).await.unwrap_err();
+    assert!(matches!(error, ProviderError::Refused { .. }), "{error}");
     assert!(error.counts_as_attempt());
 }
 
@@ -203,7 +203,7 @@ async fn hang_ends_with_the_pre_clean_timeout() {
     config.pre_clean = PreCleanConfig { timeout: SHORT, ..config.pre_clean };
     let provider = client(config);
     rig.fail_next(Operation::DeleteService, FaultKind::Hang);
-    let result = provider.pre_clean(&target).await;
-    assert_eq!(result, Err(ProviderError::TimedOut { waited_seconds: 1 }));
+    let result = provider.prepare_delete(&target).await;
+    assert_eq!(result, Err(ProviderError::UnknownOutcome { waited_seconds: 1 }));
     until("the call is recorded", || rig.count(Operation::DeleteService) == 1).await;
 }

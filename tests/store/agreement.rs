@@ -8,7 +8,7 @@ use crate::fixtures::{
 };
 use domain::{
     Actor, Candidate, ClaimKey, ClaimRecord, Description, Epoch, Extension, Grant, LabId, Lease, NamePrefix,
-    PreClean, RequestKey, Sandbox, SandboxName, SfdcAccountId, State, StateName, UnixSeconds, Version,
+    Preparation, RequestKey, Sandbox, SandboxName, SfdcAccountId, State, StateName, UnixSeconds, Version,
 };
 use ports::random::{Random, Rng};
 use ports::store::{Insert, MoveClaim, OpenClaim, SortRange, StateQuery, Store, Write};
@@ -130,11 +130,11 @@ async fn apply(store: &dyn Store, operation: &Operation, now: UnixSeconds) -> Ou
             store.note_attempt(&id(*number), *epoch, *attempts, "status 500", None).await
         }
         Operation::Clear(number, epoch, attempts) => {
-            let cleaned = PreClean::Cleaned { services: *number };
-            store.note_pre_clean(&id(*number), *epoch, *attempts, &cleaned).await
+            let cleaned = Preparation::Done { count: *number };
+            store.note_preparation(&id(*number), *epoch, *attempts, &cleaned).await
         }
         Operation::Finish(number, epoch) => {
-            let shadowed = PreClean::Shadowed { services: *number };
+            let shadowed = Preparation::Shadowed { count: *number };
             let known = Some(&shadowed).filter(|_| number.is_multiple_of(2));
             store.finish_deletion(&id(*number), *epoch, now, KEEP_UNTIL, known).await
         }

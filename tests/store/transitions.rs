@@ -5,15 +5,15 @@ use crate::fixtures::{
     listed, lost, new_sandbox, operator, order, owner,
 };
 use domain::{
-    Description, Epoch, Guard, HISTORY_ENTRIES_MAX, LAST_ERROR_BYTES_MAX, LeaseGuard, NamePrefix, PreClean,
-    RequestKey, Sandbox, SandboxName, StateName, Transition, UnixSeconds, Version,
+    Description, Epoch, Guard, HISTORY_ENTRIES_MAX, LAST_ERROR_BYTES_MAX, LeaseGuard, NamePrefix,
+    Preparation, RequestKey, Sandbox, SandboxName, StateName, Transition, UnixSeconds, Version,
 };
 use ports::store::{Insert, SortRange, Store, Write};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use strum::{IntoEnumIterator as _, VariantArray as _};
 
-const CLEANED: PreClean = PreClean::Cleaned { services: 2 };
+const CLEANED: Preparation = Preparation::Done { count: 2 };
 
 fn prefix(text: &str) -> SortRange {
     SortRange::NamePrefix(NamePrefix::parse(text).unwrap())
@@ -34,7 +34,7 @@ fn transitions(sandbox: &Sandbox) -> Vec<Transition> {
         Transition::order_deletion(sandbox, &order(), LATER),
         Transition::note_attempt(epoch, attempts, "no", None),
         Transition::note_attempt(epoch, attempts, "no", Some(&CLEANED)),
-        Transition::note_pre_clean(epoch, attempts, &CLEANED),
+        Transition::note_preparation(epoch, attempts, &CLEANED),
         Transition::finish_deletion(epoch, LATER, KEEP_UNTIL, None),
         Transition::finish_deletion(epoch, LATER, KEEP_UNTIL, Some(&CLEANED)),
         Transition::park_deletion(epoch, LATER),
@@ -238,28 +238,28 @@ pub(crate) async fn an_attempt_is_counted_once(store: Arc<dyn Store>) {
 pub(crate) async fn pre_clean_result_is_kept_with_the_deletion(store: Arc<dyn Store>) {
     let before = ending(&*store, 1).await;
     let (id, epoch) = (&before.id, before.epoch);
-    let failed = PreClean::failed(&"x".repeat(5_000), false);
+    let failed = Preparation::failed(&"x".repeat(5_000), false);
     let tried = done(store.note_attempt(id, epoch, 0, "no", Some(&failed)).await.unwrap());
     assert_eq!(
         tried,
         before.clone().apply(&Transition::note_attempt(epoch, 0, "no", Some(&failed))).unwrap()
     );
     for (epoch, attempts) in [(epoch.next(), 1), (epoch, 0), (epoch, 2)] {
-        let refused = store.note_pre_clean(id, epoch, attempts, &CLEANED).await.unwrap();
+        let refused = store.note_preparation(id, epoch, attempts, &CLEANED).await.unwrap();
         assert_eq!(lost(refused), tried, "epoch {epoch}, {attempts} attempts");
     }
-    let cleared = done(store.note_pre_clean(id, epoch, 1, &CLEANED).await.unwrap());
-    assert_eq!(cleared, tried.clone().apply(&Transition::note_pre_clean(epoch, 1, &CLEANED)).unwrap());
+    let cleared = done(store.note_preparation(id, epoch, 1, &CLEANED).await.unwrap());
+    assert_eq!(cleared, tried.clone().apply(&Transition::note_preparation(epoch, 1, &CLEANED)).unwrap());
     let again = done(store.note_attempt(id, epoch, 1, "no", None).await.unwrap());
-    assert_eq!(again.deletion().unwrap().pre_clean, Some(CLEANED), "what is known stays known");
+    assert_eq!(again.deletion().unwrap().preparation, Some(CLEANED), "what is known stays known");
     let parked = done(store.park_deletion(id, epoch, LATER).await.unwrap());
     let replayed = done(store.replay_deletion(id, epoch, &operator(), LATER).await.unwrap());
     for kept in [parked, replayed] {
-        assert_eq!(kept.deletion().unwrap().pre_clean, Some(CLEANED));
+        assert_eq!(kept.deletion().unwrap().preparation, Some(CLEANED));
     }
-    let shadowed = PreClean::Shadowed { services: 1 };
+    let shadowed = Preparation::Shadowed { count: 1 };
     let gone = done(store.finish_deletion(id, epoch, LATER, KEEP_UNTIL, Some(&shadowed)).await.unwrap());
-    assert_eq!(gone.deletion().unwrap().pre_clean, Some(shadowed));
+    assert_eq!(gone.deletion().unwrap().preparation, Some(shadowed));
     assert_eq!(store.sandbox(id).await.unwrap(), Some(gone));
 }
 

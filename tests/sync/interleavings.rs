@@ -4,7 +4,7 @@
 use crate::world::{HOUR, NOW, account, claim, id, new_sandbox, owner, reconciler, sync};
 use async_trait::async_trait;
 use domain::{ExternalId, State, StateName, UnixSeconds};
-use ports::provider::{Abilities, Deleted, Listing, PreCleaned, Provider, ProviderError, Target};
+use ports::provider::{Abilities, Deleted, Listing, Prepared, Provider, ProviderError, Target};
 use ports::random::{Random as _, Rng, shuffle};
 use ports::store::{Store, StoreError, Write};
 use std::collections::BTreeMap;
@@ -81,8 +81,8 @@ impl Provider for Slow {
         listed
     }
 
-    async fn pre_clean(&self, target: &Target) -> Result<PreCleaned, ProviderError> {
-        self.inner.pre_clean(target).await
+    async fn prepare_delete(&self, target: &Target) -> Result<Prepared, ProviderError> {
+        self.inner.prepare_delete(target).await
     }
 
     async fn delete(&self, target: &Target) -> Result<Deleted, ProviderError> {

@@ -8,7 +8,7 @@ use contract::{Report, SyncReport, TickKind};
 use domain::{LeasePolicy, Pools, UnixSeconds};
 use ports::bus::Runner;
 use ports::provider::{
-    Abilities, Account, Deleted, Listing, PreCleaned, Provider, ProviderError, Providers, Target,
+    Abilities, Account, Deleted, Listing, Prepared, Provider, ProviderError, Providers, Target,
 };
 use ports::random::Rng;
 use ports::store::{Store, StoreError};
@@ -48,7 +48,7 @@ struct Writes(AtomicU64);
 #[async_trait]
 impl Provider for Endless {
     fn abilities(&self) -> Abilities {
-        Abilities { list: true, delete: false, pre_clean: false, check: false }
+        Abilities { list: true, delete: false, prepare_delete: false, check: false }
     }
 
     async fn list(&self, offset: u64) -> Result<Listing, ProviderError> {
@@ -64,8 +64,8 @@ impl Provider for Endless {
         Ok(Listing { accounts, next: (end < ACCOUNTS).then_some(end), ..Listing::default() })
     }
 
-    async fn pre_clean(&self, _: &Target) -> Result<PreCleaned, ProviderError> {
-        Ok(PreCleaned::Skipped)
+    async fn prepare_delete(&self, _: &Target) -> Result<Prepared, ProviderError> {
+        Ok(Prepared::Skipped)
     }
 
     async fn delete(&self, _: &Target) -> Result<Deleted, ProviderError> {

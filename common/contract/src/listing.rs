@@ -252,14 +252,14 @@ impl LeaseView {
 
 impl From<&Deletion> for DeletionState {
     fn from(deletion: &Deletion) -> Self {
-        let Deletion { lease: _, cause, requested_at, attempts, last_error, pre_clean, relists: _ } =
+        let Deletion { lease: _, cause, requested_at, attempts, last_error, preparation, relists: _ } =
             deletion;
         Self {
             cause: Cause::from(*cause).as_str().to_owned(),
             requested_at: requested_at.get(),
             attempts: *attempts,
             last_error: last_error.clone(),
-            pre_clean: pre_clean.as_ref().map(PreCleanView::from),
+            pre_clean: preparation.as_ref().map(PreCleanView::from),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The deletion queue as an operator sees it: every sandbox that is to be deleted or was given up, page by page.
 
-use domain::PreClean;
+use domain::Preparation;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -130,16 +130,14 @@ impl DeletionPlace {
 
 // === impl PreCleanView ===
 
-impl From<&PreClean> for PreCleanView {
-    fn from(pre_clean: &PreClean) -> Self {
-        let (services, reason, went_on) = match pre_clean {
-            PreClean::Skipped(skip) => (None, Some(skip.as_str().to_owned()), false),
-            PreClean::Cleaned { services } | PreClean::Shadowed { services } => {
-                (Some(*services), None, false)
-            }
-            PreClean::Failed { reason, went_on } => (None, Some(reason.clone()), *went_on),
+impl From<&Preparation> for PreCleanView {
+    fn from(preparation: &Preparation) -> Self {
+        let (services, reason, went_on) = match preparation {
+            Preparation::Skipped(skip) => (None, Some(skip.as_str().to_owned()), false),
+            Preparation::Done { count } | Preparation::Shadowed { count } => (Some(*count), None, false),
+            Preparation::Failed { reason, went_on } => (None, Some(reason.clone()), *went_on),
         };
-        let (result, summary) = (pre_clean.as_str().to_owned(), pre_clean.to_string());
+        let (result, summary) = (preparation.as_str().to_owned(), preparation.to_string());
         Self { result, services, reason, went_on, summary }
     }
 }

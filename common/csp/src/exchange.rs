@@ -127,7 +127,7 @@ impl Answer {
 
     /// The body as JSON.
     pub(super) fn json(&self) -> Result<Value, ProviderError> {
-        serde_json::from_slice(&self.body).map_err(|error| ProviderError::Garbled {
+        serde_json::from_slice(&self.body).map_err(|error| ProviderError::Malformed {
             message: format!("status {} without readable JSON ({error}): {}", self.status, self.reason()),
         })
     }
@@ -135,15 +135,16 @@ impl Answer {
     /// The error for an answer that is not the expected one.
     pub(super) fn error(&self) -> ProviderError {
         let status = self.status;
-        let message = self.reason();
+        let message = format!("status {status}: {}", self.reason());
         let retry_after = self.retry_after;
         match status {
-            401 | 403 => ProviderError::Unauthorized { status, message },
-            429 => ProviderError::SlowDown { retry_after, message },
-            503 if retry_after.is_some() => ProviderError::SlowDown { retry_after, message },
-            500..=599 => ProviderError::Failed { status, message },
-            400..=499 => ProviderError::Refused { status, message },
-            _ => ProviderError::Garbled { message: format!("unexpected status {status}: {message}") },
+            401 => ProviderError::Unauthorized { message },
+            403 => ProviderError::Forbidden { message },
+            429 => ProviderError::Throttled { retry_after, message },
+            503 if retry_after.is_some() => ProviderError::Throttled { retry_after, message },
+            500..=599 => ProviderError::Failed { message },
+            400..=499 => ProviderError::Refused { message },
+            _ => ProviderError::Malformed { message: format!("unexpected {message}") },
         }
     }
 }
@@ -156,7 +157,7 @@ async fn read_all(
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| transport_error(error, timeout))? {
         if body.len().saturating_add(chunk.len()) > body_bytes_max {
-            return Err(ProviderError::Garbled { message: format!("more than {body_bytes_max} bytes") });
+            return Err(ProviderError::Malformed { message: format!("more than {body_bytes_max} bytes") });
         }
         body.extend_from_slice(&chunk);
     }
@@ -180,7 +181,7 @@ fn transport_error(error: reqwest::Error, timeout: Duration) -> ProviderError {
     // A connection that timed out before it was established has sent nothing, so the outcome is known.
     if error.is_timeout() && !error.is_connect() {
         let waited_seconds = u64::try_from(timeout.as_millis().div_ceil(1_000)).unwrap_or(u64::MAX);
-        return ProviderError::TimedOut { waited_seconds };
+        return ProviderError::UnknownOutcome { waited_seconds };
     }
     let error = error.without_url();
     ProviderError::Unreachable { message: clean(&Chain(&error).to_string()) }
@@ -218,13 +219,17 @@ pub(super) fn under(base: &Url, segments: &[&str]) -> Result<Url, ProviderError>
     for segment in segments {
         // An empty or dotted last segment would address the whole collection.
         if segment.is_empty() || *segment == "." || *segment == ".." {
-            return Err(ProviderError::Garbled { message: "an id without a usable last segment".to_owned() });
+            return Err(ProviderError::Malformed {
+                message: "an id without a usable last segment".to_owned(),
+            });
         }
     }
     match url.path_segments_mut() {
         Ok(mut path) => path.pop_if_empty().extend(segments),
         Err(()) => {
-            return Err(ProviderError::Garbled { message: "a base URL that cannot have a path".to_owned() });
+            return Err(ProviderError::Malformed {
+                message: "a base URL that cannot have a path".to_owned(),
+            });
         }
     };
     Ok(url)
@@ -280,24 +285,23 @@ mod tests {
     fn statuses_map_to_provider_errors() {
         let error = |status, retry_after| Answer { status, retry_after, body: b"why".to_vec() }.error();
         let wait = Some(Duration::from_secs(3));
-        let message = || "why".to_owned();
-        for status in [401, 403] {
-            assert_eq!(error(status, None), ProviderError::Unauthorized { status, message: message() });
-        }
+        let message = |status| format!("status {status}: why");
+        assert_eq!(error(401, None), ProviderError::Unauthorized { message: message(401) });
+        assert_eq!(error(403, None), ProviderError::Forbidden { message: message(403) });
         for (status, retry_after) in [(429, None), (429, wait), (503, wait)] {
             assert_eq!(
                 error(status, retry_after),
-                ProviderError::SlowDown { retry_after, message: message() }
+                ProviderError::Throttled { retry_after, message: message(status) }
             );
         }
         for (status, retry_after) in [(500, None), (500, wait), (503, None), (599, None)] {
-            assert_eq!(error(status, retry_after), ProviderError::Failed { status, message: message() });
+            assert_eq!(error(status, retry_after), ProviderError::Failed { message: message(status) });
         }
         for status in [400, 404, 409, 422] {
-            assert_eq!(error(status, None), ProviderError::Refused { status, message: message() });
+            assert_eq!(error(status, None), ProviderError::Refused { message: message(status) });
         }
         for status in [202, 302] {
-            assert!(matches!(error(status, None), ProviderError::Garbled { .. }), "{status}");
+            assert!(matches!(error(status, None), ProviderError::Malformed { .. }), "{status}");
         }
     }
 

@@ -18,7 +18,7 @@ use crate::preclean::{PreCleanConfig, PreCleaner};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use ports::clock::Clock;
-use ports::provider::{Abilities, Deleted, Listing, PreCleaned, Provider, ProviderError, Target};
+use ports::provider::{Abilities, Deleted, Listing, Prepared, Provider, ProviderError, Target};
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use runtime::settings::{Secret, Settings};
@@ -30,9 +30,6 @@ use std::time::Duration;
 pub const LISTING_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Most bytes of the answer to a deletion, which is normally nearly empty.
 pub const DELETION_BODY_BYTES_MAX: usize = 64 * 1024;
-
-/// The status of a call without a usable token.
-const NO_TOKEN_STATUS: u16 = 401;
 
 /// How to reach the CSP.
 #[derive(Clone, Debug)]
@@ -85,7 +82,7 @@ struct PageMark {
 /// For the fuzz targets: parses one page.
 pub(crate) fn listing_of(body: &[u8], offset: u64, page_size: usize) -> Result<Listing, ProviderError> {
     let body = serde_json::from_slice(body)
-        .map_err(|error| ProviderError::Garbled { message: format!("no readable JSON: {error}") })?;
+        .map_err(|error| ProviderError::Malformed { message: format!("no readable JSON: {error}") })?;
     Ok(listing::read(&body, offset, page_size)?.listing)
 }
 
@@ -159,7 +156,6 @@ impl Token {
     /// An unusable file is handled like a refused token: no sandbox is at fault.
     async fn header(&self) -> Result<HeaderValue, ProviderError> {
         let refused = |error: &dyn std::fmt::Display| ProviderError::Unauthorized {
-            status: NO_TOKEN_STATUS,
             message: format!("CSP_API_TOKEN_FILE cannot be used: {error}"),
         };
         match self {
@@ -246,7 +242,7 @@ impl CspProvider {
 impl Provider for CspProvider {
     fn abilities(&self) -> Abilities {
         // The CSP has no call for a single account.
-        Abilities { list: true, delete: true, pre_clean: self.pre_cleaner.is_some(), check: false }
+        Abilities { list: true, delete: true, prepare_delete: self.pre_cleaner.is_some(), check: false }
     }
 
     async fn list(&self, offset: u64) -> Result<Listing, ProviderError> {
@@ -269,10 +265,10 @@ impl Provider for CspProvider {
         Ok(page.listing)
     }
 
-    async fn pre_clean(&self, target: &Target) -> Result<PreCleaned, ProviderError> {
+    async fn prepare_delete(&self, target: &Target) -> Result<Prepared, ProviderError> {
         match &self.pre_cleaner {
             Some(pre_cleaner) => pre_cleaner.pre_clean(target).await,
-            None => Ok(PreCleaned::Skipped),
+            None => Ok(Prepared::Skipped),
         }
     }
 
@@ -283,7 +279,7 @@ impl Provider for CspProvider {
         let answer = self.exchange.send(request, self.read_timeout, DELETION_BODY_BYTES_MAX).await?;
         match answer.status {
             // A web page comes from a gateway in front of the API and proves nothing about the account.
-            200 | 202 | 404 if answer.is_html() => Err(ProviderError::Garbled {
+            200 | 202 | 404 if answer.is_html() => Err(ProviderError::Malformed {
                 message: format!("status {} with a web page: {}", answer.status, answer.reason()),
             }),
             // Accepted counts as deleted: later listings check that the account disappears.
@@ -343,6 +339,6 @@ mod tests {
         assert!(!format!("{config:?}").contains("s3cr3t"));
         let provider = CspProvider::new(config, Arc::new(ports::clock::SystemClock)).unwrap();
         assert!(!format!("{provider:?}").contains("s3cr3t"));
-        assert!(!provider.abilities().pre_clean);
+        assert!(!provider.abilities().prepare_delete);
     }
 }

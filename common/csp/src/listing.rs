@@ -26,7 +26,7 @@ enum Entry {
 /// reason and does not affect the other entries.
 pub(super) fn read(body: &Value, offset: u64, page_size: usize) -> Result<Page, ProviderError> {
     let Some(results) = body.get("results").and_then(Value::as_array) else {
-        return Err(ProviderError::Garbled { message: "a listing without results".to_owned() });
+        return Err(ProviderError::Malformed { message: "a listing without results".to_owned() });
     };
     let mut listing = Listing { next: next(body, offset, results.len(), page_size)?, ..Listing::default() };
     for (index, entry) in results.iter().enumerate() {
@@ -63,7 +63,7 @@ fn next(body: &Value, offset: u64, count: usize, page_size: usize) -> Result<Opt
     let says_more = total(body).is_some_and(|total| total > end);
     if says_more && count == 0 {
         let message = format!("the listing ends at {end} although it says that there is more");
-        return Err(ProviderError::Garbled { message });
+        return Err(ProviderError::Malformed { message });
     }
     Ok((says_more || count == page_size).then_some(end))
 }
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn response_without_results_is_an_error() {
         for body in [json!({}), json!({"results": null}), json!([]), json!({"error": []})] {
-            assert!(matches!(read(&body, 0, 10), Err(ProviderError::Garbled { .. })), "{body}");
+            assert!(matches!(read(&body, 0, 10), Err(ProviderError::Malformed { .. })), "{body}");
         }
     }
 

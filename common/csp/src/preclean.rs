@@ -6,7 +6,7 @@
 //! anything less is an error, because the account is deleted next.
 
 use super::exchange::{self, Answer, ClientError, Exchange};
-use ports::provider::{PreCleaned, ProviderError, Target};
+use ports::provider::{Prepared, ProviderError, Target};
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{RequestBuilder, Url};
 use runtime::settings::{Secret, Settings};
@@ -153,11 +153,11 @@ impl PreCleaner {
     }
 
     /// Cleans one sandbox. Safe to repeat.
-    pub(super) async fn pre_clean(&self, target: &Target) -> Result<PreCleaned, ProviderError> {
+    pub(super) async fn pre_clean(&self, target: &Target) -> Result<Prepared, ProviderError> {
         let mut deleted = 0;
         let session = self.session(None).await?;
         match self.clean_as(&session, target, &mut deleted).await {
-            Err(ProviderError::Unauthorized { status: 401, .. }) => {
+            Err(ProviderError::Unauthorized { .. }) => {
                 tracing::debug!("the session of the pre-clean has expired; signing in again");
                 let session = self.session(Some(&session)).await?;
                 self.clean_as(&session, target, &mut deleted).await
@@ -188,7 +188,9 @@ impl PreCleaner {
             200 | 201 => read_session(&answer),
             // A failed sign-in is always the fault of our credentials and not of the sandbox.
             _ => Err(match answer.error() {
-                ProviderError::Refused { status, message } => ProviderError::Unauthorized { status, message },
+                ProviderError::Refused { message } | ProviderError::Forbidden { message } => {
+                    ProviderError::Unauthorized { message }
+                }
                 error => error,
             }),
         }
@@ -199,21 +201,21 @@ impl PreCleaner {
         session: &Session,
         target: &Target,
         deleted: &mut usize,
-    ) -> Result<PreCleaned, ProviderError> {
+    ) -> Result<Prepared, ProviderError> {
         let Some(inside) = self.switch_account(session, target).await? else {
-            return Ok(PreCleaned::AlreadyGone);
+            return Ok(Prepared::AlreadyGone);
         };
         let services = self.services(&inside).await?;
         if self.config.shadow {
             return Ok(match services.len() {
-                0 => PreCleaned::Skipped,
-                services => PreCleaned::Shadowed { services },
+                0 => Prepared::Skipped,
+                count => Prepared::Shadowed { count },
             });
         }
         self.delete_all(&inside, &services, deleted).await?;
         Ok(match *deleted {
-            0 => PreCleaned::Skipped,
-            services => PreCleaned::Cleaned { services },
+            0 => Prepared::Skipped,
+            count => Prepared::Done { count },
         })
     }
 
@@ -259,7 +261,7 @@ impl PreCleaner {
             }
             offset += page.len();
         }
-        Err(ProviderError::Garbled { message: format!("more than {SERVICE_PAGES_MAX} pages of services") })
+        Err(ProviderError::Malformed { message: format!("more than {SERVICE_PAGES_MAX} pages of services") })
     }
 
     /// The service, if it has to be deleted. A matching one without an id cannot be deleted, which is an error.
@@ -270,7 +272,7 @@ impl PreCleaner {
         }
         match service.get("id").and_then(Value::as_str).and_then(|id| id.rsplit('/').next()) {
             Some(id) if !id.is_empty() => Ok(Some(Service { id: id.to_owned() })),
-            _ => Err(ProviderError::Garbled { message: "a service without an id".to_owned() }),
+            _ => Err(ProviderError::Malformed { message: "a service without an id".to_owned() }),
         }
     }
 
@@ -289,7 +291,7 @@ impl PreCleaner {
                 Err(
                     error @ (ProviderError::Failed { .. }
                     | ProviderError::Refused { .. }
-                    | ProviderError::Garbled { .. }),
+                    | ProviderError::Malformed { .. }),
                 ) => {
                     first_error.get_or_insert(error);
                 }
@@ -331,7 +333,7 @@ fn read_session(answer: &Answer) -> Result<Session, ProviderError> {
             Ok(Session(value))
         }
         // The answer may contain a token, so it is not repeated.
-        _ => Err(ProviderError::Garbled { message: "a sign-in or switch without a jwt".to_owned() }),
+        _ => Err(ProviderError::Malformed { message: "a sign-in or switch without a jwt".to_owned() }),
     }
 }
 
@@ -342,7 +344,7 @@ fn results(body: &Value) -> Result<&[Value], ProviderError> {
     match body.get("results") {
         Some(Value::Array(results)) => Ok(results),
         None if says_nothing_else => Ok(&[]),
-        _ => Err(ProviderError::Garbled { message: "a list of services without results".to_owned() }),
+        _ => Err(ProviderError::Malformed { message: "a list of services without results".to_owned() }),
     }
 }
 
@@ -350,9 +352,7 @@ fn results(body: &Value) -> Result<&[Value], ProviderError> {
 /// the sandbox, so that one faulty account is parked and does not stop all deletions.
 fn inside_error(answer: &Answer) -> ProviderError {
     match answer.error() {
-        ProviderError::Unauthorized { status: 403, message } => {
-            ProviderError::Refused { status: 403, message }
-        }
+        ProviderError::Forbidden { message } => ProviderError::Refused { message },
         error => error,
     }
 }

@@ -1,7 +1,7 @@
 //! The end of a sandbox: its deletion, and the tombstone that remains.
 
 use super::lease::Lease;
-use super::pre_clean::PreClean;
+use super::preparation::Preparation;
 use super::time::UnixSeconds;
 
 /// Longest error text of a failed attempt that is kept, in bytes. A provider may answer with a whole page, and the size
@@ -38,7 +38,7 @@ pub struct Deletion {
     /// The error of the last failed attempt, cut to [`LAST_ERROR_BYTES_MAX`].
     pub last_error: Option<String>,
     /// The result of the pre-clean; none before the first attempt and in records of older builds.
-    pub pre_clean: Option<PreClean>,
+    pub preparation: Option<Preparation>,
     /// How often the provider still listed the account long after it had accepted the deletion.
     pub relists: u32,
 }
@@ -62,9 +62,9 @@ impl Deletion {
     }
 
     /// The same deletion with this result of the pre-clean, if there is one.
-    pub(super) fn with_pre_clean(self, pre_clean: Option<&PreClean>) -> Self {
-        match pre_clean {
-            Some(pre_clean) => Self { pre_clean: Some(pre_clean.clone()), ..self },
+    pub(super) fn with_preparation(self, preparation: Option<&Preparation>) -> Self {
+        match preparation {
+            Some(preparation) => Self { preparation: Some(preparation.clone()), ..self },
             None => self,
         }
     }

@@ -10,7 +10,7 @@ pub mod ids;
 pub mod lease;
 pub mod policy;
 pub mod pool;
-pub mod pre_clean;
+pub mod preparation;
 pub mod sandbox;
 pub mod switch;
 pub mod time;
@@ -27,7 +27,7 @@ pub use lease::{
 };
 pub use policy::LeasePolicy;
 pub use pool::{InvalidPool, LeaseOverrides, PoolKind, PoolSpec, PoolState, Pools, WarmSizes};
-pub use pre_clean::{PreClean, Skip};
+pub use preparation::{Preparation, Skip};
 pub use sandbox::{InvalidTransition, NewSandbox, STILL_LISTED, Sandbox, State, StateName};
 pub use switch::DeletionSwitch;
 pub use time::UnixSeconds;

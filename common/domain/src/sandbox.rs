@@ -318,7 +318,7 @@ impl Sandbox {
                 requested_at: *requested_at,
                 attempts: 0,
                 last_error: None,
-                pre_clean: None,
+                preparation: None,
                 relists: 0,
             }),
             (Change::Forget { deleted_at, purge_at }, _) => {
@@ -356,17 +356,17 @@ impl Sandbox {
 /// The state after a change of a deletion.
 fn deletion_after(change: &Change, state: &State) -> Option<State> {
     Some(match (change, state) {
-        (Change::CountAttempt { attempts, error, pre_clean }, State::PendingDeletion(deletion)) => {
+        (Change::CountAttempt { attempts, error, preparation }, State::PendingDeletion(deletion)) => {
             let last_error = Some(error.clone());
             let tried = Deletion { attempts: *attempts, last_error, ..deletion.clone() };
-            State::PendingDeletion(tried.with_pre_clean(pre_clean.as_ref()))
+            State::PendingDeletion(tried.with_preparation(preparation.as_ref()))
         }
-        (Change::NotePreClean(pre_clean), State::PendingDeletion(deletion)) => {
-            State::PendingDeletion(deletion.clone().with_pre_clean(Some(pre_clean)))
+        (Change::NotePreparation(preparation), State::PendingDeletion(deletion)) => {
+            State::PendingDeletion(deletion.clone().with_preparation(Some(preparation)))
         }
-        (Change::FinishDeletion { deleted_at, purge_at, pre_clean }, State::PendingDeletion(deletion)) => {
+        (Change::FinishDeletion { deleted_at, purge_at, preparation }, State::PendingDeletion(deletion)) => {
             State::Deleted(Tombstone {
-                deletion: Some(deletion.clone().with_pre_clean(pre_clean.as_ref())),
+                deletion: Some(deletion.clone().with_preparation(preparation.as_ref())),
                 deleted_at: *deleted_at,
                 purge_at: *purge_at,
             })

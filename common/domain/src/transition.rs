@@ -7,7 +7,7 @@ use super::deletion::{DELETION_RELISTS_MAX, Deletion, DeletionCause};
 use super::history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry, Order};
 use super::ids::{Actor, Epoch, OwnerId, PoolName, Reason, RequestKey, SandboxName, SfdcAccountId, Version};
 use super::lease::{Candidate, Extension, Grant, Lease};
-use super::pre_clean::PreClean;
+use super::preparation::Preparation;
 use super::sandbox::{Sandbox, StateName};
 use super::time::UnixSeconds;
 
@@ -111,10 +111,10 @@ pub enum Change {
         /// The error, cut to the limit.
         error: String,
         /// The result of the pre-clean, if there is one.
-        pre_clean: Option<PreClean>,
+        preparation: Option<Preparation>,
     },
     /// Records the result of the pre-clean.
-    NotePreClean(PreClean),
+    NotePreparation(Preparation),
     /// → deleted, after the provider deleted it.
     FinishDeletion {
         /// When it was deleted.
@@ -122,7 +122,7 @@ pub enum Change {
         /// When the tombstone may be purged.
         purge_at: UnixSeconds,
         /// The result of the pre-clean, if there is one.
-        pre_clean: Option<PreClean>,
+        preparation: Option<Preparation>,
     },
     /// → `deletion_failed`.
     ParkDeletion,
@@ -263,12 +263,12 @@ impl Transition {
     /// Counts a failed attempt and records the result of the pre-clean, if a deletion of `epoch` is wanted and has
     /// `attempts` so far. The state stays.
     #[must_use]
-    pub fn note_attempt(epoch: Epoch, attempts: u32, error: &str, pre_clean: Option<&PreClean>) -> Self {
+    pub fn note_attempt(epoch: Epoch, attempts: u32, error: &str, preparation: Option<&Preparation>) -> Self {
         let guard = Guard { attempts: Some(attempts), ..Guard::wanted(epoch) };
         let change = Change::CountAttempt {
             attempts: attempts.saturating_add(1),
             error: Deletion::bounded_error(error).to_owned(),
-            pre_clean: pre_clean.cloned(),
+            preparation: preparation.cloned(),
         };
         Self::new("note_attempt", guard, change, None)
     }
@@ -276,9 +276,9 @@ impl Transition {
     /// Records the result of the pre-clean without counting an attempt, if a deletion of `epoch` is wanted and has
     /// `attempts` so far. The state stays.
     #[must_use]
-    pub fn note_pre_clean(epoch: Epoch, attempts: u32, pre_clean: &PreClean) -> Self {
+    pub fn note_preparation(epoch: Epoch, attempts: u32, preparation: &Preparation) -> Self {
         let guard = Guard { attempts: Some(attempts), ..Guard::wanted(epoch) };
-        Self::new("note_pre_clean", guard, Change::NotePreClean(pre_clean.clone()), None)
+        Self::new("note_preparation", guard, Change::NotePreparation(preparation.clone()), None)
     }
 
     /// `pending_deletion` → deleted (tombstone), if a deletion of `epoch` is wanted.
@@ -287,9 +287,9 @@ impl Transition {
         epoch: Epoch,
         now: UnixSeconds,
         purge_at: UnixSeconds,
-        pre_clean: Option<&PreClean>,
+        preparation: Option<&Preparation>,
     ) -> Self {
-        let change = Change::FinishDeletion { deleted_at: now, purge_at, pre_clean: pre_clean.cloned() };
+        let change = Change::FinishDeletion { deleted_at: now, purge_at, preparation: preparation.cloned() };
         let entry = Entry::new(Cause::Deleted, now);
         Self::new("finish_deletion", Guard::wanted(epoch), change, Some(entry))
     }
@@ -436,7 +436,9 @@ impl Change {
             }
             Self::Relist { .. } => Some(StateName::PendingDeletion),
             Self::FinishDeletion { .. } | Self::Forget { .. } => Some(StateName::Deleted),
-            Self::Answer(_) | Self::CountAttempt { .. } | Self::NotePreClean(_) | Self::Describe(_) => None,
+            Self::Answer(_) | Self::CountAttempt { .. } | Self::NotePreparation(_) | Self::Describe(_) => {
+                None
+            }
         }
     }
 

@@ -20,7 +20,7 @@ use domain::{
 use ports::store::StoreError;
 use ports::store::index::{SANDBOX_PREFIX, SANDBOX_SORT, shard_of, state_shard, state_sort};
 
-pub(super) mod pre_clean;
+pub(super) mod preparation;
 
 /// The key of a sandbox item.
 pub(super) fn key(id: &SandboxId) -> Item {
@@ -134,7 +134,7 @@ fn encode_state(item: &mut Item, state: &State) {
 }
 
 fn encode_deletion(item: &mut Item, deletion: &Deletion) {
-    let Deletion { lease, cause, requested_at, attempts, last_error, pre_clean, relists } = deletion;
+    let Deletion { lease, cause, requested_at, attempts, last_error, preparation, relists } = deletion;
     let mut put = |attribute: &str, value| item.insert(attribute.to_owned(), value);
     put(DELETION_CAUSE, text(deletion_cause(*cause)));
     put(REQUESTED_AT, seconds(*requested_at));
@@ -145,8 +145,8 @@ fn encode_deletion(item: &mut Item, deletion: &Deletion) {
     if let Some(last_error) = last_error {
         put(LAST_ERROR, text(last_error));
     }
-    if let Some(pre_clean) = pre_clean {
-        put(PRE_CLEAN, pre_clean::encode(pre_clean));
+    if let Some(preparation) = preparation {
+        put(PRE_CLEAN, preparation::encode(preparation));
     }
     if let Some(lease) = lease {
         encode_lease(item, lease);
@@ -243,7 +243,7 @@ fn decode_deletion(fields: Fields<'_>) -> Result<Deletion, StoreError> {
         requested_at: fields.seconds(REQUESTED_AT)?,
         attempts,
         last_error: fields.optional_text(LAST_ERROR)?.map(str::to_owned),
-        pre_clean: pre_clean::decode(fields)?,
+        preparation: preparation::decode(fields)?,
         relists: fields.count(RELISTS)?,
     })
 }

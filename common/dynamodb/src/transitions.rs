@@ -15,7 +15,7 @@ use super::{DynamoStore, item, unavailable};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use domain::{
-    Change, Description, Grant, Guard, LeaseGuard, PoolName, PreClean, STILL_LISTED, SandboxId, StateName,
+    Change, Description, Grant, Guard, LeaseGuard, PoolName, Preparation, STILL_LISTED, SandboxId, StateName,
     Transition, UnixSeconds,
 };
 use ports::store::index::{due_sort, shard_of, state_shard};
@@ -124,12 +124,14 @@ pub(super) fn translate(id: &SandboxId, transition: &Transition, shards: u16) ->
             .set(REQUESTED_AT, seconds(*requested_at))
             .set(DELETION_ATTEMPTS, number(0_u32))
             .remove(HELD_LAB),
-        Change::CountAttempt { attempts, error, pre_clean } => note_pre_clean(update, pre_clean.as_ref())
-            .set(DELETION_ATTEMPTS, number(*attempts))
-            .set(LAST_ERROR, text(error)),
-        Change::NotePreClean(pre_clean) => note_pre_clean(update, Some(pre_clean)),
-        Change::FinishDeletion { deleted_at, purge_at, pre_clean } => {
-            note_pre_clean(write_tombstone(update, *deleted_at, *purge_at), pre_clean.as_ref())
+        Change::CountAttempt { attempts, error, preparation } => {
+            note_preparation(update, preparation.as_ref())
+                .set(DELETION_ATTEMPTS, number(*attempts))
+                .set(LAST_ERROR, text(error))
+        }
+        Change::NotePreparation(preparation) => note_preparation(update, Some(preparation)),
+        Change::FinishDeletion { deleted_at, purge_at, preparation } => {
+            note_preparation(write_tombstone(update, *deleted_at, *purge_at), preparation.as_ref())
         }
         Change::Forget { deleted_at, purge_at } => {
             leave(write_tombstone(update, *deleted_at, *purge_at), guard)
@@ -217,9 +219,9 @@ fn leave(mut update: Update, guard: &Guard) -> Update {
     update
 }
 
-fn note_pre_clean(update: Update, pre_clean: Option<&PreClean>) -> Update {
-    match pre_clean {
-        Some(pre_clean) => update.set(PRE_CLEAN, item::pre_clean::encode(pre_clean)),
+fn note_preparation(update: Update, preparation: Option<&Preparation>) -> Update {
+    match preparation {
+        Some(preparation) => update.set(PRE_CLEAN, item::preparation::encode(preparation)),
         None => update,
     }
 }

@@ -14,7 +14,7 @@ pub struct Abilities {
     /// It deletes an account.
     pub delete: bool,
     /// It can delete what a student left inside before the deletion.
-    pub pre_clean: bool,
+    pub prepare_delete: bool,
     /// It can check whether a sandbox is fit for use.
     pub check: bool,
 }
@@ -79,49 +79,52 @@ pub enum Health {
     },
 }
 
-/// The result of a pre-clean.
+/// What was done before a deletion.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PreCleaned {
+pub enum Prepared {
     /// There was nothing to do, or it is switched off.
     Skipped,
     /// The sandbox does not exist any more.
     AlreadyGone,
-    /// This many services were deleted.
-    Cleaned {
+    /// This many things inside were deleted.
+    Done {
         /// How many.
-        services: usize,
+        count: usize,
     },
-    /// This many services would have been deleted (shadow mode).
+    /// This many would have been deleted (shadow mode).
     Shadowed {
         /// How many.
-        services: usize,
+        count: usize,
     },
 }
 
-/// Why a call to the provider failed.
+/// Why a call to the provider failed. Each variant asks for another reaction, whatever the provider's protocol is; an
+/// account that is gone is an answer ([`Deleted::AlreadyGone`]) and no error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProviderError {
     /// The provider refused our credentials. The sandbox is not at fault; every other call fails as well.
-    #[error("the provider refused our credentials (status {status}): {message}")]
+    #[error("the provider refused our credentials: {message}")]
     Unauthorized {
-        /// HTTP status.
-        status: u16,
+        /// The provider's message.
+        message: String,
+    },
+    /// The provider forbade this call. Our credentials may have lost a permission, or this account is faulty.
+    #[error("the provider forbade the call: {message}")]
+    Forbidden {
         /// The provider's message.
         message: String,
     },
     /// Too many calls. The sandbox is not at fault.
     #[error("the provider asks us to slow down: {message}")]
-    SlowDown {
+    Throttled {
         /// How long to wait, if the provider said so.
         retry_after: Option<Duration>,
         /// The provider's message.
         message: String,
     },
     /// A failure of the provider.
-    #[error("the provider failed (status {status}): {message}")]
+    #[error("the provider failed: {message}")]
     Failed {
-        /// HTTP status.
-        status: u16,
         /// The provider's message.
         message: String,
     },
@@ -133,21 +136,19 @@ pub enum ProviderError {
     },
     /// No answer in time. The call may have succeeded; the next attempt finds out.
     #[error("the provider did not answer within {waited_seconds} s; the outcome is unknown")]
-    TimedOut {
+    UnknownOutcome {
         /// How long we waited.
         waited_seconds: u64,
     },
     /// An answer that cannot be interpreted.
     #[error("the provider's answer cannot be understood: {message}")]
-    Garbled {
+    Malformed {
         /// What is wrong with it.
         message: String,
     },
-    /// The provider refused the call (a 4xx that is none of the above).
-    #[error("the provider refused (status {status}): {message}")]
+    /// The provider refused the call for this sandbox; other calls may succeed.
+    #[error("the provider refused: {message}")]
     Refused {
-        /// HTTP status.
-        status: u16,
         /// The provider's message.
         message: String,
     },
@@ -180,7 +181,7 @@ pub trait Provider: Send + Sync + std::fmt::Debug {
     }
 
     /// Deletes what a student left inside. Safe to repeat.
-    async fn pre_clean(&self, target: &Target) -> Result<PreCleaned, ProviderError>;
+    async fn prepare_delete(&self, target: &Target) -> Result<Prepared, ProviderError>;
 
     /// Deletes the sandbox. Safe to repeat: one that no longer exists counts as deleted.
     async fn delete(&self, target: &Target) -> Result<Deleted, ProviderError>;
@@ -224,6 +225,6 @@ impl ProviderError {
     /// and never use up the attempts of a deletion.
     #[must_use]
     pub const fn counts_as_attempt(&self) -> bool {
-        !matches!(self, Self::Unauthorized { .. } | Self::SlowDown { .. })
+        !matches!(self, Self::Unauthorized { .. } | Self::Forbidden { .. } | Self::Throttled { .. })
     }
 }

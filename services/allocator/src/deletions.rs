@@ -308,7 +308,7 @@ fn view(sandbox: &Sandbox, queued: &[QueuedMessage], parked: Option<&ParkedMessa
         requested_at: deletion.map(|deletion| deletion.requested_at.get()),
         attempts: deletion.map_or(0, |deletion| deletion.attempts),
         last_error: deletion.and_then(|deletion| deletion.last_error.clone()),
-        pre_clean: deletion.and_then(|deletion| deletion.pre_clean.as_ref()).map(PreCleanView::from),
+        pre_clean: deletion.and_then(|deletion| deletion.preparation.as_ref()).map(PreCleanView::from),
         queued: queued.collect(),
         parked: parked.map(parked_view),
         history: HistoryView::all_of(sandbox),

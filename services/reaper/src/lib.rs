@@ -20,9 +20,9 @@
 //! that epoch; parks a deletion because of a failure that is not the sandbox's own; fetches work that the provider
 //! throttle would not admit soon.
 
-mod clear;
 mod identity;
 mod metrics;
+mod prepare;
 mod reap;
 mod throttle;
 
@@ -41,8 +41,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-pub use clear::FailurePolicy;
 pub use metrics::Metrics;
+pub use prepare::FailurePolicy;
 
 /// The settings of a reaper.
 #[derive(Clone, Debug)]

@@ -1,11 +1,11 @@
 //! Works on one deletion: checks that it is wanted, waits for a permit, calls the provider, records the result.
 
-use crate::clear::Clearing;
+use crate::prepare::Clearing;
 use crate::throttle::{end_of, report_outcome};
 use crate::{ProviderPorts, Reaper};
 use async_trait::async_trait;
 use contract::{DeletionWork, ParkedDeletion};
-use domain::{Deletion, Epoch, PoolName, PreClean, Sandbox, SandboxId, State};
+use domain::{Deletion, Epoch, PoolName, Preparation, Sandbox, SandboxId, State};
 use ports::backoff::longest_pause;
 use ports::bus::{CallOutcome, Delivery, FailureCause, OutcomeEffect, Verdict, Worker};
 use ports::provider::{Deleted, Provider, Target};
@@ -31,7 +31,7 @@ pub(crate) struct Wanted {
 
 /// The result of pre-clean and deletion.
 struct Tried {
-    pre_clean: PreClean,
+    preparation: Preparation,
     ended: Result<Deleted, Failure>,
 }
 
@@ -71,15 +71,15 @@ impl Worker for Reaper {
             Ok(permit) => permit,
             Err(verdict) => return verdict,
         };
-        let Tried { pre_clean, ended } = self.delete(provider.as_ref(), &wanted).await;
+        let Tried { preparation, ended } = self.delete(provider.as_ref(), &wanted).await;
         match ended {
             Ok(deleted) => {
                 report_outcome(throttle, permit, &wanted.id, CallOutcome::Deleted).await;
-                self.write_tombstone(&wanted, deleted, &pre_clean).await
+                self.write_tombstone(&wanted, deleted, &preparation).await
             }
             Err(failure) => {
                 let effect = report_outcome(throttle, permit, &wanted.id, failure.end).await;
-                self.after_failure(&work, &wanted, &pre_clean, failure, effect).await
+                self.after_failure(&work, &wanted, &preparation, failure, effect).await
             }
         }
     }
@@ -146,31 +146,31 @@ impl Reaper {
 
     async fn delete(&self, provider: &dyn Provider, wanted: &Wanted) -> Tried {
         let timer = self.metrics.time_call();
-        let pre_clean = match self.clear(provider, wanted).await {
-            Clearing::Over(pre_clean) => pre_clean,
-            Clearing::Failed { error, pre_clean, end } => {
+        let preparation = match self.clear(provider, wanted).await {
+            Clearing::Over(preparation) => preparation,
+            Clearing::Failed { error, preparation, end } => {
                 let reason = format!("clearing failed: {error}");
-                return Tried { pre_clean, ended: Err(Failure { reason, end }) };
+                return Tried { preparation, ended: Err(Failure { reason, end }) };
             }
         };
         let deleted = provider.delete(&wanted.target).await;
         timer.observe_duration();
         let ended = deleted.map_err(|error| Failure { reason: error.to_string(), end: end_of(&error) });
-        Tried { pre_clean, ended }
+        Tried { preparation, ended }
     }
 
-    async fn write_tombstone(&self, wanted: &Wanted, deleted: Deleted, pre_clean: &PreClean) -> Verdict {
+    async fn write_tombstone(&self, wanted: &Wanted, deleted: Deleted, preparation: &Preparation) -> Verdict {
         let now = self.ports.clock.now();
         let purge_at = now.after(self.config.tombstone_kept);
         let (id, epoch) = (&wanted.id, wanted.epoch);
-        match self.ports.store.finish_deletion(id, epoch, now, purge_at, Some(pre_clean)).await {
+        match self.ports.store.finish_deletion(id, epoch, now, purge_at, Some(preparation)).await {
             Ok(Write::Done(sandbox)) => {
                 self.metrics.deleted();
                 tracing::info!(
                     sandbox.id = wanted.id.as_str(),
                     delivery.attempt = wanted.deletion.attempts.saturating_add(1),
                     already_gone = deleted == Deleted::AlreadyGone,
-                    pre_clean = %pre_clean,
+                    pre_clean = %preparation,
                     "deleted {}",
                     wanted.id,
                 );
@@ -203,7 +203,7 @@ impl Reaper {
         &self,
         work: &DeletionWork,
         wanted: &Wanted,
-        pre_clean: &PreClean,
+        preparation: &Preparation,
         failure: Failure,
         effect: OutcomeEffect,
     ) -> Verdict {
@@ -211,7 +211,7 @@ impl Reaper {
         let id = &wanted.id;
         if !self.is_own_fault(wanted, end, effect) {
             self.metrics.held();
-            self.keep_what_was_cleaned(wanted, pre_clean).await;
+            self.keep_what_was_cleaned(wanted, preparation).await;
             // After a last attempt that does not park the deletion, the delay is the usual one.
             let wait = if effect.wait.is_zero() { self.config.retry_delay_min } else { effect.wait };
             let delay = self.spread(wait);
@@ -219,7 +219,7 @@ impl Reaper {
             return Verdict::Retry { delay };
         }
         let before = wanted.deletion.attempts;
-        let noted = self.ports.store.note_attempt(id, wanted.epoch, before, &reason, Some(pre_clean)).await;
+        let noted = self.ports.store.note_attempt(id, wanted.epoch, before, &reason, Some(preparation)).await;
         let attempts = match noted {
             Ok(Write::Done(_)) => before.saturating_add(1),
             // Another worker counted it, or the sandbox has moved on: the next delivery finds out.
@@ -277,15 +277,15 @@ impl Reaper {
 
     /// An attempt that does not count writes nothing, but no later attempt could find the services that this one
     /// deleted.
-    async fn keep_what_was_cleaned(&self, wanted: &Wanted, pre_clean: &PreClean) {
-        let is_new = wanted.deletion.pre_clean.as_ref() != Some(pre_clean);
-        if !is_new || !matches!(pre_clean, PreClean::Cleaned { .. }) {
+    async fn keep_what_was_cleaned(&self, wanted: &Wanted, preparation: &Preparation) {
+        let is_new = wanted.deletion.preparation.as_ref() != Some(preparation);
+        if !is_new || !matches!(preparation, Preparation::Done { .. }) {
             return;
         }
         let (id, attempts) = (&wanted.id, wanted.deletion.attempts);
         // If another worker was faster, its record counts.
-        if let Err(error) = self.ports.store.note_pre_clean(id, wanted.epoch, attempts, pre_clean).await {
-            tracing::warn!(sandbox.id = id.as_str(), pre_clean = %pre_clean, error = %Chain(&error), "not noted");
+        if let Err(error) = self.ports.store.note_preparation(id, wanted.epoch, attempts, preparation).await {
+            tracing::warn!(sandbox.id = id.as_str(), pre_clean = %preparation, error = %Chain(&error), "not noted");
         }
     }
 

@@ -132,16 +132,16 @@ fn throttle_unknown(error: &BusError) -> Verdict {
 /// The outcome of a failed call for the throttle.
 pub(crate) fn end_of(error: &ProviderError) -> CallOutcome {
     match error {
-        ProviderError::Unauthorized { status: 403, .. } => CallOutcome::Forbidden,
+        ProviderError::Forbidden { .. } => CallOutcome::Forbidden,
         ProviderError::Unauthorized { .. } => CallOutcome::Unauthorized,
-        ProviderError::SlowDown { retry_after, .. } => {
+        ProviderError::Throttled { retry_after, .. } => {
             CallOutcome::SlowDown { span: retry_after.unwrap_or(SLOW_DOWN_DELAY).min(RETRY_AFTER_MAX) }
         }
         ProviderError::Refused { .. } => CallOutcome::Refused,
         // A web page or a truncated answer comes from a gateway in front of the provider.
         ProviderError::Failed { .. }
         | ProviderError::Unreachable { .. }
-        | ProviderError::TimedOut { .. }
-        | ProviderError::Garbled { .. } => CallOutcome::Failed,
+        | ProviderError::UnknownOutcome { .. }
+        | ProviderError::Malformed { .. } => CallOutcome::Failed,
     }
 }

@@ -13,7 +13,6 @@ use domain::{
     Candidate, Description, NewSandbox, PoolName, Sandbox, SandboxId, StateName, UnixSeconds, Version,
 };
 use futures_util::stream::{self, StreamExt as _};
-use ports::provider::ProviderError;
 use ports::store::{SortRange, Store, StoreError, Write};
 use runtime::telemetry::Chain;
 use std::collections::{BTreeMap, HashMap};
@@ -370,12 +369,7 @@ fn public_reason(error: &SyncError) -> String {
         SyncError::Store(_) => "the table does not answer".to_owned(),
         SyncError::Listing(ListingError::Endless) => "the provider's listing does not end".to_owned(),
         SyncError::Listing(error @ ListingError::Overlapping) => error.to_string(),
-        SyncError::Listing(ListingError::Provider(error)) => match error {
-            ProviderError::Unauthorized { status, .. } => {
-                format!("the provider refuses our credentials (status {status})")
-            }
-            other => other.to_string(),
-        },
+        SyncError::Listing(ListingError::Provider(error)) => error.to_string(),
     }
 }
 

@@ -248,31 +248,22 @@ impl Rig {
 pub(crate) fn every_provider_error() -> Vec<(ProviderError, &'static str)> {
     let message = || "said so".to_owned();
     vec![
+        (ProviderError::Unauthorized { message: message() }, "the provider refused our credentials: said so"),
         (
-            ProviderError::Unauthorized { status: 401, message: message() },
-            "the provider refuses our credentials (status 401)",
-        ),
-        (
-            ProviderError::SlowDown { retry_after: None, message: message() },
+            ProviderError::Throttled { retry_after: None, message: message() },
             "the provider asks us to slow down: said so",
         ),
-        (
-            ProviderError::Failed { status: 500, message: message() },
-            "the provider failed (status 500): said so",
-        ),
+        (ProviderError::Failed { message: message() }, "the provider failed: said so"),
         (ProviderError::Unreachable { message: message() }, "the provider could not be reached: said so"),
         (
-            ProviderError::TimedOut { waited_seconds: 30 },
+            ProviderError::UnknownOutcome { waited_seconds: 30 },
             "the provider did not answer within 30 s; the outcome is unknown",
         ),
         (
-            ProviderError::Garbled { message: message() },
+            ProviderError::Malformed { message: message() },
             "the provider's answer cannot be understood: said so",
         ),
-        (
-            ProviderError::Refused { status: 400, message: message() },
-            "the provider refused (status 400): said so",
-        ),
+        (ProviderError::Refused { message: message() }, "the provider refused: said so"),
     ]
 }
 

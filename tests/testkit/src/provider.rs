@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use domain::ExternalId;
 use parking_lot::{Mutex, MutexGuard};
 use ports::provider::{
-    Abilities, Account, Deleted, Health, Listing, PreCleaned, Provider, ProviderError, Target,
+    Abilities, Account, Deleted, Health, Listing, Prepared, Provider, ProviderError, Target,
 };
 use std::collections::{HashMap, VecDeque};
 use tokio::sync::watch;
@@ -28,7 +28,7 @@ pub enum Call {
         offset: u64,
     },
     /// A pre-clean was requested.
-    PreClean(ExternalId),
+    PrepareDelete(ExternalId),
     /// A deletion was requested.
     Delete(ExternalId),
     /// A check was requested.
@@ -41,7 +41,7 @@ struct Inside {
     page_size: usize,
     accounts: Vec<Account>,
     lists: VecDeque<Result<Listing, ProviderError>>,
-    pre_cleans: Script<PreCleaned>,
+    preparations: Script<Prepared>,
     deletes: Script<Deleted>,
     checks: Script<Health>,
     calls: Vec<Call>,
@@ -72,11 +72,11 @@ impl FakeProvider {
     #[must_use]
     pub fn new() -> Self {
         let inside = Inside {
-            abilities: Abilities { list: true, delete: true, pre_clean: true, check: true },
+            abilities: Abilities { list: true, delete: true, prepare_delete: true, check: true },
             page_size: PAGE_SIZE,
             accounts: Vec::new(),
             lists: VecDeque::new(),
-            pre_cleans: Script::default(),
+            preparations: Script::default(),
             deletes: Script::default(),
             checks: Script::default(),
             calls: Vec::new(),
@@ -118,13 +118,13 @@ impl FakeProvider {
     }
 
     /// Scripts the next pre-clean of any sandbox.
-    pub fn script_pre_clean(&self, result: Result<PreCleaned, ProviderError>) {
-        self.inside().pre_cleans.of_any.push_back(result);
+    pub fn script_preparation(&self, result: Result<Prepared, ProviderError>) {
+        self.inside().preparations.of_any.push_back(result);
     }
 
     /// Scripts the next pre-clean of this sandbox.
-    pub fn script_pre_clean_of(&self, id: &ExternalId, result: Result<PreCleaned, ProviderError>) {
-        self.inside().pre_cleans.of_one.entry(id.as_str().to_owned()).or_default().push_back(result);
+    pub fn script_preparation_of(&self, id: &ExternalId, result: Result<Prepared, ProviderError>) {
+        self.inside().preparations.of_one.entry(id.as_str().to_owned()).or_default().push_back(result);
     }
 
     /// Scripts the next deletion of any sandbox. The account is removed only for an `Ok`.
@@ -214,9 +214,9 @@ impl Provider for FakeProvider {
         Ok(Listing { accounts, next, ..Listing::default() })
     }
 
-    async fn pre_clean(&self, target: &Target) -> Result<PreCleaned, ProviderError> {
-        let _in_flight = self.arrive(Call::PreClean(target.external_id.clone())).await;
-        self.inside().pre_cleans.next(&target.external_id).unwrap_or(Ok(PreCleaned::Skipped))
+    async fn prepare_delete(&self, target: &Target) -> Result<Prepared, ProviderError> {
+        let _in_flight = self.arrive(Call::PrepareDelete(target.external_id.clone())).await;
+        self.inside().preparations.next(&target.external_id).unwrap_or(Ok(Prepared::Skipped))
     }
 
     async fn check(&self, target: &Target) -> Result<Health, ProviderError> {
@@ -303,7 +303,7 @@ mod tests {
     async fn sandbox_script_takes_precedence_over_the_general_one() {
         let fake = FakeProvider::new();
         fake.add(account(1));
-        let timed_out = ProviderError::TimedOut { waited_seconds: 15 };
+        let timed_out = ProviderError::UnknownOutcome { waited_seconds: 15 };
         fake.script_delete(Ok(Deleted::AlreadyGone));
         fake.script_delete_of(&target(1).external_id, Err(timed_out.clone()));
         assert_eq!(fake.delete(&target(1)).await, Err(timed_out));

@@ -8,7 +8,7 @@ use crate::deletion::{DELETION_RELISTS_MAX, DeletionCause};
 use crate::history::Order;
 use crate::ids::{Actor, IdempotencyKey, LabId};
 use crate::lease::{ClaimKey, Extension, Grant};
-use crate::pre_clean::PreClean;
+use crate::preparation::Preparation;
 use strum::IntoEnumIterator as _;
 
 const ENTERED: UnixSeconds = UnixSeconds::new(1_000);
@@ -329,14 +329,14 @@ fn replay_resets_attempts_and_records_the_actor() {
 
 #[test]
 fn pre_clean_result_is_kept_until_a_newer_one() {
-    let (epoch, cleaned) = (Epoch::new(1), PreClean::Cleaned { services: 2 });
-    let failed = PreClean::failed("status 500", false);
+    let (epoch, cleaned) = (Epoch::new(1), Preparation::Done { count: 2 });
+    let failed = Preparation::failed("status 500", false);
     let tried = ending().apply(&Transition::note_attempt(epoch, 0, "no", Some(&failed))).unwrap();
-    assert_eq!(tried.deletion().unwrap().pre_clean.as_ref(), Some(&failed));
+    assert_eq!(tried.deletion().unwrap().preparation.as_ref(), Some(&failed));
     let cleared =
-        tried.clone().apply(&Transition::note_pre_clean(epoch, attempts(&tried), &cleaned)).unwrap();
+        tried.clone().apply(&Transition::note_preparation(epoch, attempts(&tried), &cleaned)).unwrap();
     let deletion = cleared.deletion().unwrap();
-    assert_eq!((deletion.attempts, deletion.pre_clean.as_ref()), (1, Some(&cleaned)));
+    assert_eq!((deletion.attempts, deletion.preparation.as_ref()), (1, Some(&cleaned)));
     assert_eq!((cleared.version, cleared.history.len()), (ending().version, 3), "no state change");
     let parked = cleared
         .clone()
@@ -344,12 +344,15 @@ fn pre_clean_result_is_kept_until_a_newer_one() {
         .unwrap()
         .apply(&Transition::park_deletion(epoch, DELETED))
         .unwrap();
-    assert_eq!(parked.deletion().unwrap().pre_clean.as_ref(), Some(&cleaned));
+    assert_eq!(parked.deletion().unwrap().preparation.as_ref(), Some(&cleaned));
     let gone = cleared.apply(&Transition::finish_deletion(epoch, DELETED, PURGE, Some(&failed))).unwrap();
-    assert_eq!(gone.deletion().unwrap().pre_clean.as_ref(), Some(&failed));
-    assert!(ending().apply(&Transition::note_pre_clean(epoch.next(), 0, &cleaned)).is_err(), "another epoch");
+    assert_eq!(gone.deletion().unwrap().preparation.as_ref(), Some(&failed));
     assert!(
-        gone.clone().apply(&Transition::note_pre_clean(epoch, attempts(&gone), &cleaned)).is_err(),
+        ending().apply(&Transition::note_preparation(epoch.next(), 0, &cleaned)).is_err(),
+        "another epoch"
+    );
+    assert!(
+        gone.clone().apply(&Transition::note_preparation(epoch, attempts(&gone), &cleaned)).is_err(),
         "it is over"
     );
 }

@@ -2,7 +2,7 @@
 
 use super::super::attributes::{REASON, RESULT, SERVICES};
 use super::*;
-use domain::{Actor, Candidate, Grant, NewSandbox, Order, PreClean, Skip, Transition, UnixSeconds};
+use domain::{Actor, Candidate, Grant, NewSandbox, Order, Preparation, Skip, Transition, UnixSeconds};
 
 const SHARDS: u16 = 8;
 
@@ -53,9 +53,9 @@ fn deleted() -> Sandbox {
         .unwrap()
 }
 
-fn cleared(pre_clean: PreClean) -> Sandbox {
+fn cleared(preparation: Preparation) -> Sandbox {
     let (at, purge_at) = (UnixSeconds::new(260), UnixSeconds::new(999));
-    ending().apply(&Transition::finish_deletion(Epoch::new(1), at, purge_at, Some(&pre_clean))).unwrap()
+    ending().apply(&Transition::finish_deletion(Epoch::new(1), at, purge_at, Some(&preparation))).unwrap()
 }
 
 /// One sandbox of every state, and of every shape that a state may have.
@@ -68,7 +68,7 @@ fn every_shape() -> Vec<Sandbox> {
         requested_at: since,
         attempts: 0,
         last_error: None,
-        pre_clean: None,
+        preparation: None,
         relists: 0,
     };
     vec![
@@ -85,13 +85,13 @@ fn every_shape() -> Vec<Sandbox> {
             .apply(&Transition::quarantine(&held(Some("lab-a")).candidate(), &smoke(), since))
             .unwrap(),
         deleted(),
-        cleared(PreClean::Cleaned { services: 2 }),
-        cleared(PreClean::Shadowed { services: 1 }),
-        cleared(PreClean::Skipped(Skip::SwitchedOff)),
-        cleared(PreClean::Skipped(Skip::NothingInside)),
-        cleared(PreClean::failed("status 500", true)),
+        cleared(Preparation::Done { count: 2 }),
+        cleared(Preparation::Shadowed { count: 1 }),
+        cleared(Preparation::Skipped(Skip::SwitchedOff)),
+        cleared(Preparation::Skipped(Skip::NothingInside)),
+        cleared(Preparation::failed("status 500", true)),
         ending()
-            .apply(&Transition::note_attempt(Epoch::new(1), 1, "no", Some(&PreClean::failed("", false))))
+            .apply(&Transition::note_attempt(Epoch::new(1), 1, "no", Some(&Preparation::failed("", false))))
             .unwrap(),
         Sandbox { state: State::Deleted(forgotten), ..free() },
     ]
@@ -150,11 +150,11 @@ fn overlong_history_is_truncated_to_its_latest_entries() {
 
 #[test]
 fn item_without_a_pre_clean_result_is_decoded() {
-    let cleared = cleared(PreClean::Cleaned { services: 2 });
+    let cleared = cleared(Preparation::Done { count: 2 });
     let mut older = encode(&cleared, SHARDS);
     assert!(older.remove(PRE_CLEAN).is_some());
     let read = decode(&older).unwrap();
-    assert_eq!(read.deletion().unwrap().pre_clean, None);
+    assert_eq!(read.deletion().unwrap().preparation, None);
     assert_eq!(read.deletion().unwrap().last_error, cleared.deletion().unwrap().last_error);
 }
 

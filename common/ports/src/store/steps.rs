@@ -2,7 +2,7 @@
 
 use super::{Store, StoreError, Write};
 use domain::{
-    Actor, Candidate, Description, Epoch, Extension, Grant, Lease, Order, OwnerId, PreClean, RequestKey,
+    Actor, Candidate, Description, Epoch, Extension, Grant, Lease, Order, OwnerId, Preparation, RequestKey,
     Sandbox, SandboxId, StateName, Transition, UnixSeconds, Version,
 };
 
@@ -51,9 +51,9 @@ impl dyn Store + '_ {
         note_answer(seen: &Lease, request: &RequestKey);
         release(owner: &OwnerId, epoch: Option<Epoch>, by: Option<&Actor>, now: UnixSeconds);
         expire(epoch: Epoch, ended_by: UnixSeconds, now: UnixSeconds);
-        note_attempt(epoch: Epoch, attempts: u32, error: &str, pre_clean: Option<&PreClean>);
-        note_pre_clean(epoch: Epoch, attempts: u32, pre_clean: &PreClean);
-        finish_deletion(epoch: Epoch, now: UnixSeconds, purge_at: UnixSeconds, pre_clean: Option<&PreClean>);
+        note_attempt(epoch: Epoch, attempts: u32, error: &str, preparation: Option<&Preparation>);
+        note_preparation(epoch: Epoch, attempts: u32, preparation: &Preparation);
+        finish_deletion(epoch: Epoch, now: UnixSeconds, purge_at: UnixSeconds, preparation: Option<&Preparation>);
         park_deletion(epoch: Epoch, now: UnixSeconds);
         replay_deletion(epoch: Epoch, by: &Actor, now: UnixSeconds);
     }

@@ -103,7 +103,7 @@ impl Allocator {
             attempts: deletion.attempts,
             last_error: deletion.last_error.clone(),
             retry_at: retry_at.map(domain::UnixSeconds::get),
-            pre_clean: deletion.pre_clean.as_ref().map(PreCleanView::from),
+            pre_clean: deletion.preparation.as_ref().map(PreCleanView::from),
         }))
     }
 

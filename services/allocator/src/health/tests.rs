@@ -82,7 +82,7 @@ async fn quarantines_per_hour_are_limited() {
 #[tokio::test]
 async fn failed_or_slow_health_check_is_ignored() {
     let rig = rig(2).await;
-    rig.provider.script_check(Err(ProviderError::TimedOut { waited_seconds: 1 }));
+    rig.provider.script_check(Err(ProviderError::UnknownOutcome { waited_seconds: 1 }));
     assert!(claim(&rig, "p-1").await.is_ok());
     let slow = rig.provider.clone();
     slow.hold();
@@ -104,7 +104,7 @@ async fn health_check_needs_the_setting_and_provider_support() {
     off.provider.script_check(unsound());
     assert!(claim(&off, "p-1").await.is_ok());
     let rig = rig(1).await;
-    rig.provider.set_abilities(Abilities { list: true, delete: true, pre_clean: true, check: false });
+    rig.provider.set_abilities(Abilities { list: true, delete: true, prepare_delete: true, check: false });
     assert!(claim(&rig, "p-1").await.is_ok());
     for rig in [off, rig] {
         assert_eq!(rig.provider.calls(), Vec::<Call>::new());

@@ -29,7 +29,7 @@ mod concurrent_workers;
 mod duplicates;
 mod failures;
 mod parking;
-mod pre_clean;
+mod preparation;
 mod throttle;
 mod wanted;
 
@@ -82,7 +82,7 @@ fn owner() -> OwnerId {
 }
 
 fn failed(message: &str) -> ProviderError {
-    ProviderError::Failed { status: 500, message: message.to_owned() }
+    ProviderError::Failed { message: message.to_owned() }
 }
 
 fn delivery(work: &DeletionWork) -> Delivery {
@@ -265,7 +265,7 @@ async fn pending_deletion_is_done_and_leaves_a_tombstone() {
     let work = rig.released().await;
     rig.clock.advance(SECOND);
     assert_eq!(rig.reaper.work(delivery(&work)).await, Verdict::Done);
-    assert_eq!(rig.provider.calls(), [Call::PreClean(external_id()), Call::Delete(external_id())]);
+    assert_eq!(rig.provider.calls(), [Call::PrepareDelete(external_id()), Call::Delete(external_id())]);
     assert_eq!(rig.provider.accounts(), []);
     let State::Deleted(tombstone) = rig.sandbox().await.state else { panic!("no tombstone") };
     assert_eq!(tombstone.deleted_at, NOW.after(SECOND));
@@ -286,7 +286,8 @@ async fn missing_account_counts_as_deleted() {
 #[tokio::test]
 async fn pre_clean_is_skipped_if_unsupported() {
     let rig = Rig::new().await;
-    let abilities = ports::provider::Abilities { list: true, delete: true, pre_clean: false, check: false };
+    let abilities =
+        ports::provider::Abilities { list: true, delete: true, prepare_delete: false, check: false };
     rig.provider.set_abilities(abilities);
     let work = rig.released().await;
     assert_eq!(rig.reaper.work(delivery(&work)).await, Verdict::Done);

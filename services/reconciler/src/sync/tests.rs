@@ -213,7 +213,7 @@ async fn forced_sync_follows_a_refused_listing_and_names_its_actor() {
     // Nothing else is forced: a failed listing, an entry without a sandbox, and a contradicting second listing.
     let rig = Rig::new();
     rig.fill(100).await;
-    rig.provider.script_list(Err(ports::provider::ProviderError::Garbled { message: "no".to_owned() }));
+    rig.provider.script_list(Err(ports::provider::ProviderError::Malformed { message: "no".to_owned() }));
     assert_eq!(forced(&rig).await.status, RunStatus::Failed);
     rig.provider.script_list(Ok(Listing { malformed: vec![Malformed::default()], ..Listing::default() }));
     assert_eq!(forced(&rig).await.marked_stale, 0);

@@ -1,7 +1,7 @@
 //! The deletion queue, page by page.
 
 use super::*;
-use domain::{PreClean, Skip};
+use domain::{Preparation, Skip};
 use ports::bus::{DeletionControl as _, DeletionQueue, Delivery, Verdict, Worker};
 use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
@@ -67,7 +67,7 @@ async fn each_deletion_is_listed_with_its_queue_state() {
         tokio::task::yield_now().await;
     }
     stop.cancel();
-    let tried = PreClean::Cleaned { services: 2 };
+    let tried = Preparation::Done { count: 2 };
     rig.store.note_attempt(&id(1), Epoch::new(1), 0, "status 500", Some(&tried)).await.unwrap();
     rig.wanted(3, "main", NOW.after(HOUR), true).await;
     rig.wanted(4, "dns", NOW.after(HOUR), false).await;
@@ -173,7 +173,7 @@ async fn invalid_listing_request_is_rejected() {
 async fn skipped_pre_clean_shows_its_reason() {
     let rig = Rig::new();
     let wanted = rig.wanted(1, "main", NOW, true).await;
-    let skipped = PreClean::Skipped(Skip::NothingInside);
+    let skipped = Preparation::Skipped(Skip::NothingInside);
     rig.store.finish_deletion(&wanted.id, wanted.epoch, NOW, NOW.after(HOUR), Some(&skipped)).await.unwrap();
     let shown = rig.ask(Verb::Deletion, json!({"sandbox_id": "1"})).await.unwrap();
     let expected = json!({

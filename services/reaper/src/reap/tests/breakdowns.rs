@@ -142,7 +142,7 @@ async fn unreported_refusal_still_delays_the_work() {
     let rig = Rig::new().await;
     let work = rig.released().await;
     rig.bus.lose(BusCall::ReportOutcome, Loss::Message);
-    let refused = ProviderError::Unauthorized { status: 401, message: "no".to_owned() };
+    let refused = ProviderError::Unauthorized { message: "no".to_owned() };
     rig.provider.script_delete(Err(refused));
     let verdict = rig.reaper.work(delivery(&work)).await;
     assert!(matches!(verdict, Verdict::Retry { delay } if delay >= UNAUTHORIZED_DELAY), "{verdict:?}");

@@ -13,13 +13,13 @@ enum Follows {
 fn every_error() -> Vec<(ProviderError, Follows)> {
     let message = || "of two lines".to_owned();
     let hold = |seconds, state| Follows::Hold { seconds, state };
-    let slow_down = |seconds: Option<u64>| ProviderError::SlowDown {
+    let slow_down = |seconds: Option<u64>| ProviderError::Throttled {
         retry_after: seconds.map(Duration::from_secs),
         message: message(),
     };
     vec![
-        (ProviderError::Unauthorized { status: 401, message: message() }, hold(30, "unauthorized")),
-        (ProviderError::Unauthorized { status: 403, message: message() }, hold(30, "unauthorized")),
+        (ProviderError::Unauthorized { message: message() }, hold(30, "unauthorized")),
+        (ProviderError::Forbidden { message: message() }, hold(30, "unauthorized")),
         (slow_down(None), hold(30, "held")),
         (slow_down(Some(20)), hold(20, "held")),
         // As after any failure.
@@ -27,9 +27,9 @@ fn every_error() -> Vec<(ProviderError, Follows)> {
         (slow_down(Some(86_400)), hold(3_600, "held")),
         (failed("licence service"), Follows::Attempt),
         (ProviderError::Unreachable { message: message() }, Follows::Attempt),
-        (ProviderError::TimedOut { waited_seconds: 15 }, Follows::Attempt),
-        (ProviderError::Garbled { message: message() }, Follows::Attempt),
-        (ProviderError::Refused { status: 409, message: message() }, Follows::Attempt),
+        (ProviderError::UnknownOutcome { waited_seconds: 15 }, Follows::Attempt),
+        (ProviderError::Malformed { message: message() }, Follows::Attempt),
+        (ProviderError::Refused { message: message() }, Follows::Attempt),
     ]
 }
 
@@ -72,7 +72,7 @@ async fn every_delete_error_has_its_verdict() {
 async fn every_pre_clean_error_has_its_verdict_and_deletes_nothing() {
     for (error, follows) in every_error() {
         let rig = Rig::new().await;
-        rig.provider.script_pre_clean(Err(error.clone()));
+        rig.provider.script_preparation(Err(error.clone()));
         assert_follows(&rig, &error, "clearing failed: ", follows).await;
         assert_eq!(rig.deletes(), 0);
     }
@@ -82,7 +82,7 @@ async fn every_pre_clean_error_has_its_verdict_and_deletes_nothing() {
 async fn a_hold_never_uses_up_attempts() {
     let rig = Rig::with(Config { attempts_max: 1, ..CONFIG }, |store| store).await;
     let work = rig.released().await;
-    let refused = ProviderError::Unauthorized { status: 401, message: "no".to_owned() };
+    let refused = ProviderError::Unauthorized { message: "no".to_owned() };
     for _ in 0..20 {
         rig.provider.script_delete(Err(refused.clone()));
     }
@@ -113,7 +113,7 @@ async fn failed_attempts_are_counted_until_one_succeeds() {
 async fn an_unknown_outcome_is_settled_by_the_next_attempt() {
     let rig = Rig::new().await;
     let work = rig.released().await;
-    rig.provider.script_delete(Err(ProviderError::TimedOut { waited_seconds: 15 }));
+    rig.provider.script_delete(Err(ProviderError::UnknownOutcome { waited_seconds: 15 }));
     assert!(matches!(rig.reaper.work(delivery(&work)).await, Verdict::Retry { .. }));
     // The deletion had happened after all.
     rig.provider.set_accounts(Vec::new());
@@ -125,7 +125,7 @@ async fn an_unknown_outcome_is_settled_by_the_next_attempt() {
 async fn forbidden_account_is_parked_while_others_succeed() {
     let rig = Rig::new().await;
     let work = rig.released().await;
-    let forbidden = ProviderError::Unauthorized { status: 403, message: "not yours".to_owned() };
+    let forbidden = ProviderError::Forbidden { message: "not yours".to_owned() };
     let mut verdicts = Vec::new();
     for _ in 0..3 {
         let others = SandboxId::parse("another").unwrap();
@@ -148,7 +148,7 @@ async fn first_forbidden_response_does_not_park() {
     let work = rig.released().await;
     let others = SandboxId::parse("another").unwrap();
     rig.bus.report_outcome(rig.slot().await, &others, CallOutcome::Deleted).await.unwrap();
-    let forbidden = ProviderError::Unauthorized { status: 403, message: "no".to_owned() };
+    let forbidden = ProviderError::Forbidden { message: "no".to_owned() };
     rig.provider.script_delete(Err(forbidden.clone()));
     assert!(matches!(rig.again(&work).await, Verdict::Retry { .. }));
     // The next one is refused as well, so the token is the cause.

@@ -80,7 +80,7 @@ async fn explicit_refusal_counts_even_while_others_fail() {
     let rig = Rig::with(Config { attempts_max: 1, ..CONFIG }, |store| store).await;
     let work = rig.released().await;
     elsewhere(&rig, CallOutcome::Failed).await;
-    rig.provider.script_delete(Err(ProviderError::Refused { status: 409, message: "no".to_owned() }));
+    rig.provider.script_delete(Err(ProviderError::Refused { message: "no".to_owned() }));
     assert!(matches!(rig.reaper.work(delivery(&work)).await, Verdict::GiveUp { .. }));
 }
 

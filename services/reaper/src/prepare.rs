@@ -3,9 +3,9 @@
 use crate::Reaper;
 use crate::reap::Wanted;
 use crate::throttle::end_of;
-use domain::{PreClean, Skip};
+use domain::{Preparation, Skip};
 use ports::bus::CallOutcome;
-use ports::provider::{PreCleaned, Provider, ProviderError};
+use ports::provider::{Prepared, Provider, ProviderError};
 use runtime::settings::Settings;
 
 /// Policy: delete nothing that was not cleaned.
@@ -28,13 +28,13 @@ pub enum FailurePolicy {
 /// The result of a pre-clean for the deletion.
 pub(crate) enum Clearing {
     /// The deletion may proceed.
-    Over(PreClean),
+    Over(Preparation),
     /// The deletion may not proceed now.
     Failed {
         /// The error.
         error: ProviderError,
         /// What is recorded.
-        pre_clean: PreClean,
+        preparation: Preparation,
         /// The outcome for the provider throttle.
         end: CallOutcome,
     },
@@ -74,7 +74,7 @@ impl FailurePolicy {
         match self {
             Self::Block => false,
             Self::GoOnAfter { attempts } => {
-                attempt >= attempts && !matches!(error, ProviderError::SlowDown { .. })
+                attempt >= attempts && !matches!(error, ProviderError::Throttled { .. })
             }
         }
     }
@@ -95,18 +95,18 @@ impl FailurePolicy {
 // === impl Reaper ===
 
 impl Reaper {
-    /// Runs the pre-clean, if it is enabled and the provider offers it.
+    /// Prepares the deletion, if the provider offers that.
     pub(crate) async fn clear(&self, provider: &dyn Provider, wanted: &Wanted) -> Clearing {
-        let earlier = wanted.deletion.pre_clean.as_ref();
-        if !provider.abilities().pre_clean {
-            return Clearing::Over(PreClean::Skipped(Skip::SwitchedOff).after(earlier));
+        let earlier = wanted.deletion.preparation.as_ref();
+        if !provider.abilities().prepare_delete {
+            return Clearing::Over(Preparation::Skipped(Skip::SwitchedOff).after(earlier));
         }
         let id = &wanted.id;
-        match provider.pre_clean(&wanted.target).await {
-            Ok(cleaned) => {
-                let pre_clean = record_of(&cleaned).after(earlier);
-                tracing::info!(sandbox.id = id.as_str(), pre_clean = %pre_clean, "cleared {id}");
-                Clearing::Over(pre_clean)
+        match provider.prepare_delete(&wanted.target).await {
+            Ok(prepared) => {
+                let preparation = record_of(&prepared).after(earlier);
+                tracing::info!(sandbox.id = id.as_str(), pre_clean = %preparation, "cleared {id}");
+                Clearing::Over(preparation)
             }
             Err(error) => {
                 let (policy, reason) = (self.config.failure_policy, error.to_string());
@@ -118,22 +118,22 @@ impl Reaper {
                         reason,
                         "the pre-clean of {id} failed; the deletion proceeds, and services may be orphaned",
                     );
-                    return Clearing::Over(PreClean::failed(&reason, true));
+                    return Clearing::Over(Preparation::failed(&reason, true));
                 }
-                let (pre_clean, end) = (PreClean::failed(&reason, false), policy.end_of(&error));
-                Clearing::Failed { error, pre_clean, end }
+                let (preparation, end) = (Preparation::failed(&reason, false), policy.end_of(&error));
+                Clearing::Failed { error, preparation, end }
             }
         }
     }
 }
 
-fn record_of(cleaned: &PreCleaned) -> PreClean {
-    let count = |services: usize| u32::try_from(services).unwrap_or(u32::MAX);
-    match *cleaned {
-        PreCleaned::Skipped => PreClean::Skipped(Skip::NothingInside),
-        PreCleaned::AlreadyGone => PreClean::Skipped(Skip::AlreadyGone),
-        PreCleaned::Cleaned { services } => PreClean::Cleaned { services: count(services) },
-        PreCleaned::Shadowed { services } => PreClean::Shadowed { services: count(services) },
+fn record_of(prepared: &Prepared) -> Preparation {
+    let bounded = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    match *prepared {
+        Prepared::Skipped => Preparation::Skipped(Skip::NothingInside),
+        Prepared::AlreadyGone => Preparation::Skipped(Skip::AlreadyGone),
+        Prepared::Done { count } => Preparation::Done { count: bounded(count) },
+        Prepared::Shadowed { count } => Preparation::Shadowed { count: bounded(count) },
     }
 }
 

@@ -1,28 +1,29 @@
-//! The result of the pre-clean, which deletes services inside a sandbox before the sandbox is deleted.
+//! What a provider did before a deletion, as its adapter reports it (`Provider::prepare_delete`): the CSP deletes what a
+//! student left inside. It is recorded with the deletion.
 
 use super::deletion::Deletion;
 use std::fmt;
 
 /// The result of the last recorded attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PreClean {
+pub enum Preparation {
     /// Nothing was deleted inside, because there was nothing to delete.
     Skipped(Skip),
-    /// Services were deleted; counts those of all attempts together.
-    Cleaned {
+    /// Things inside were deleted; counts those of all attempts together.
+    Done {
         /// Their number.
-        services: u32,
+        count: u32,
     },
-    /// Shadow mode: services would have been deleted; they still exist.
+    /// Shadow mode: they would have been deleted, and still exist.
     Shadowed {
         /// Their number.
-        services: u32,
+        count: u32,
     },
-    /// The attempt failed; services may still exist.
+    /// The attempt failed; some may still exist.
     Failed {
         /// The error.
         reason: String,
-        /// Whether the sandbox was deleted all the same, so that services may be orphaned.
+        /// Whether the sandbox was deleted all the same, so that some may be orphaned.
         went_on: bool,
     },
 }
@@ -41,15 +42,15 @@ pub enum Skip {
     AlreadyGone,
 }
 
-// === impl PreClean ===
+// === impl Preparation ===
 
-impl PreClean {
+impl Preparation {
     /// The name under which it is stored.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Skipped(_) => "skipped",
-            Self::Cleaned { .. } => "cleaned",
+            Self::Done { .. } => "cleaned",
             Self::Shadowed { .. } => "shadowed",
             Self::Failed { .. } => "failed",
         }
@@ -66,22 +67,22 @@ impl PreClean {
     #[must_use]
     pub fn after(self, earlier: Option<&Self>) -> Self {
         match (self, earlier) {
-            (Self::Cleaned { services }, Some(Self::Cleaned { services: before })) => {
-                Self::Cleaned { services: services.saturating_add(*before) }
+            (Self::Done { count }, Some(Self::Done { count: before })) => {
+                Self::Done { count: count.saturating_add(*before) }
             }
-            (Self::Skipped(_), Some(Self::Cleaned { services })) => Self::Cleaned { services: *services },
+            (Self::Skipped(_), Some(Self::Done { count })) => Self::Done { count: *count },
             (Self::Skipped(Skip::AlreadyGone), Some(earlier)) => earlier.clone(),
             (now, _) => now,
         }
     }
 }
 
-impl fmt::Display for PreClean {
+impl fmt::Display for Preparation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Skipped(skip) => write!(formatter, "skipped: {}", skip.words()),
-            Self::Cleaned { services } => write!(formatter, "cleaned {services}"),
-            Self::Shadowed { services } => write!(formatter, "shadowed {services}"),
+            Self::Done { count } => write!(formatter, "cleaned {count}"),
+            Self::Shadowed { count } => write!(formatter, "shadowed {count}"),
             Self::Failed { reason, went_on: false } => write!(formatter, "failed: {reason}"),
             Self::Failed { reason, went_on: true } => write!(formatter, "failed, went on without: {reason}"),
         }
@@ -117,26 +118,26 @@ mod tests {
     use super::*;
     use strum::IntoEnumIterator as _;
 
-    const TWO: PreClean = PreClean::Cleaned { services: 2 };
+    const TWO: Preparation = Preparation::Done { count: 2 };
 
     #[test]
-    fn cleaned_services_add_up_and_survive_a_skip() {
-        assert_eq!(TWO.after(Some(&TWO)), PreClean::Cleaned { services: 4 });
+    fn counts_add_up_and_survive_a_skip() {
+        assert_eq!(TWO.after(Some(&TWO)), Preparation::Done { count: 4 });
         for skip in Skip::iter() {
-            assert_eq!(PreClean::Skipped(skip).after(Some(&TWO)), TWO);
-            assert_eq!(PreClean::Skipped(skip).after(None), PreClean::Skipped(skip));
+            assert_eq!(Preparation::Skipped(skip).after(Some(&TWO)), TWO);
+            assert_eq!(Preparation::Skipped(skip).after(None), Preparation::Skipped(skip));
         }
-        let failed = PreClean::failed("status 500", false);
+        let failed = Preparation::failed("status 500", false);
         assert_eq!(failed.clone().after(Some(&TWO)), failed, "it is not known to be clear");
         assert_eq!(TWO.after(Some(&failed)), TWO);
     }
 
     #[test]
     fn already_gone_keeps_the_earlier_result() {
-        let gone = PreClean::Skipped(Skip::AlreadyGone);
-        for earlier in [PreClean::Shadowed { services: 1 }, PreClean::failed("status 500", true)] {
+        let gone = Preparation::Skipped(Skip::AlreadyGone);
+        for earlier in [Preparation::Shadowed { count: 1 }, Preparation::failed("status 500", true)] {
             assert_eq!(gone.clone().after(Some(&earlier)), earlier);
-            let empty = PreClean::Skipped(Skip::NothingInside);
+            let empty = Preparation::Skipped(Skip::NothingInside);
             assert_eq!(empty.clone().after(Some(&earlier)), empty, "it was checked since");
         }
     }
@@ -144,18 +145,18 @@ mod tests {
     #[test]
     fn results_are_displayed_as_text() {
         let all = [
-            PreClean::Skipped(Skip::NothingInside),
+            Preparation::Skipped(Skip::NothingInside),
             TWO,
-            PreClean::Shadowed { services: 1 },
-            PreClean::failed("status 500", false),
-            PreClean::failed("status 500", true),
+            Preparation::Shadowed { count: 1 },
+            Preparation::failed("status 500", false),
+            Preparation::failed("status 500", true),
         ];
         let words = all.map(|one| one.to_string()).join("; ");
         assert_eq!(
             words,
             "skipped: nothing inside; cleaned 2; shadowed 1; failed: status 500; failed, went on without: status 500"
         );
-        let long = PreClean::failed(&"x".repeat(5_000), false).to_string();
+        let long = Preparation::failed(&"x".repeat(5_000), false).to_string();
         assert_eq!(long.len(), "failed: ".len() + super::super::LAST_ERROR_BYTES_MAX);
     }
 }
