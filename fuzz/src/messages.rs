@@ -9,7 +9,7 @@ use contract::{
 };
 use domain::{
     Actor, ExternalId, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, Reason, SandboxId,
-    SandboxName, SfdcAccountId, ids,
+    SandboxName, ids,
 };
 use ingress::tokens::file;
 use ports::store::PageCursor;
@@ -64,7 +64,6 @@ fn every_id(text: &str) {
     id(text, ids::HEADER_ID_BYTES_MAX, LabId::parse);
     id(text, ids::HEADER_ID_BYTES_MAX, IdempotencyKey::parse);
     id(text, ids::HEADER_ID_BYTES_MAX, Actor::parse);
-    id(text, ids::HEADER_ID_BYTES_MAX, SfdcAccountId::parse);
     let name = SandboxName::parse(text).map(|name| name.to_string()).unwrap_or_default();
     let is_hidden =
         |char| matches!(char, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

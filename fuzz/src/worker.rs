@@ -112,7 +112,7 @@ fn sandbox(number: usize) -> Option<NewSandbox> {
         name: SandboxName::parse(&format!("lab-{number}")).ok()?,
         external_id: ExternalId::parse(&format!("identity/accounts/{number}")).ok()?,
         pool: PoolName::parse("main").ok()?,
-        sfdc_account_id: None,
+        descriptor: domain::Descriptor::default(),
     })
 }
 

@@ -27,7 +27,7 @@ fn free(number: usize) -> Sandbox {
         name: SandboxName::parse(&format!("lab-{number}")).unwrap(),
         external_id: ExternalId::parse(&format!("identity/accounts/{number}")).unwrap(),
         pool: PoolName::parse("main").unwrap(),
-        sfdc_account_id: None,
+        descriptor: domain::Descriptor::default(),
     }
     .enter(now())
 }

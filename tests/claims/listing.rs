@@ -43,7 +43,7 @@ fn entry(number: u32) -> NewSandbox {
         name: SandboxName::parse(&format!("{begin}-{}-{number:04}", number % 5)).unwrap(),
         external_id: ExternalId::parse(&format!("identity/accounts/u-{number}")).unwrap(),
         pool: PoolName::parse(pool).unwrap(),
-        sfdc_account_id: None,
+        descriptor: domain::Descriptor::default(),
     }
 }
 

@@ -81,7 +81,7 @@ pub(crate) fn new_sandbox(number: u64) -> NewSandbox {
         name: SandboxName::parse(&format!("lab-{number:04}")).unwrap(),
         external_id: ExternalId::parse(&format!("identity/accounts/u-{number}")).unwrap(),
         pool: PoolName::parse(POOL).unwrap(),
-        sfdc_account_id: None,
+        descriptor: domain::Descriptor::default(),
     }
 }
 

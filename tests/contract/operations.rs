@@ -218,7 +218,7 @@ fn events() {
         name: SandboxName::parse("lab-00000").unwrap(),
         external_id: ExternalId::parse("identity/accounts/a90deeed").unwrap(),
         pool: PoolName::parse("main").unwrap(),
-        sfdc_account_id: None,
+        descriptor: domain::Descriptor::default(),
     }
     .enter(at);
     let grant = Grant {

@@ -30,9 +30,9 @@ async fn a_thousand_accounts_come_in_pages_each_exactly_once() {
         account.id == view.csp_id.to_string()
             && account.external_id == view.id
             && account.name == view.name
-            && account.sfdc_account_id == view.sfdc_account_id
+            && account.descriptor.first().map(|(_, id)| id) == view.sfdc_account_id.as_ref()
     }));
-    assert_eq!(all.accounts.iter().filter(|account| account.sfdc_account_id.is_none()).count(), 210);
+    assert_eq!(all.accounts.iter().filter(|account| account.descriptor.is_empty()).count(), 210);
 }
 
 #[tokio::test]

@@ -121,7 +121,7 @@ pub(crate) fn target_of(external_id: &str) -> Target {
     Target {
         external_id: ExternalId::parse(external_id).unwrap(),
         name: SandboxName::parse("lab").unwrap(),
-        sfdc_account_id: None,
+        descriptor: domain::Descriptor::default(),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::fixtures::{
 };
 use domain::{
     Actor, Candidate, ClaimKey, ClaimRecord, Description, Epoch, Extension, Grant, LabId, Lease, NamePrefix,
-    Preparation, RequestKey, Sandbox, SandboxName, SfdcAccountId, State, StateName, UnixSeconds, Version,
+    Preparation, RequestKey, Sandbox, SandboxName, State, StateName, UnixSeconds, Version,
 };
 use ports::random::{Random, Rng};
 use ports::store::{Insert, MoveClaim, OpenClaim, SortRange, StateQuery, Store, Write};
@@ -285,7 +285,8 @@ impl Script {
             // The number makes names unique: no engine promises an order of equal sort keys.
             name: SandboxName::parse(&format!("{}-{number:04}", self.pick(&["lab", "alt"]).unwrap()))
                 .unwrap(),
-            sfdc_account_id: (self.rng.below(2) == 0).then(|| SfdcAccountId::parse("SF 2").unwrap()),
+            descriptor: domain::Descriptor::parse((self.rng.below(2) == 0).then_some(("node", "n-2")))
+                .unwrap(),
         }
     }
 

@@ -2,8 +2,8 @@
 
 use domain::{
     Actor, Candidate, ClaimKey, ClaimRecord, Epoch, Extension, ExternalId, Grant, IdempotencyKey, LabId,
-    NewSandbox, Order, OwnerId, PoolName, Reason, RequestKey, Sandbox, SandboxId, SandboxName, SfdcAccountId,
-    StateName, UnixSeconds,
+    NewSandbox, Order, OwnerId, PoolName, Reason, RequestKey, Sandbox, SandboxId, SandboxName, StateName,
+    UnixSeconds,
 };
 use ports::store::{Insert, MoveClaim, OpenClaim, SortRange, StateQuery, Store, StoreError, Write};
 use std::collections::HashSet;
@@ -77,7 +77,10 @@ pub(crate) fn new_sandbox(number: u32) -> NewSandbox {
         name: SandboxName::parse(&format!("lab-{number:04}")).unwrap(),
         external_id: ExternalId::parse(&format!("identity/accounts/u-{number}")).unwrap(),
         pool: pool("main"),
-        sfdc_account_id: number.is_multiple_of(2).then(|| SfdcAccountId::parse("SF 1").unwrap()),
+        descriptor: domain::Descriptor::parse(
+            number.is_multiple_of(2).then_some(("sfdc_account_id", "SF 1")),
+        )
+        .unwrap(),
     }
 }
 

@@ -54,7 +54,7 @@ fn transitions(sandbox: &Sandbox) -> Vec<Transition> {
 
 fn described(sandbox: &Sandbox) -> Description {
     // The name stays: the name of a free sandbox is part of its sort key, and this transition is not for free ones.
-    Description { name: sandbox.name.clone(), sfdc_account_id: None }
+    Description { name: sandbox.name.clone(), descriptor: domain::Descriptor::default() }
 }
 
 /// The transition in variants, each with one part of its guard wrong.
@@ -274,7 +274,10 @@ pub(crate) async fn error_is_truncated_as_in_the_domain(store: Arc<dyn Store>) {
 
 pub(crate) async fn missing_sandbox_becomes_stale_and_is_restored(store: Arc<dyn Store>) {
     let seen = added(&*store, 1).await;
-    let described = Description { name: SandboxName::parse("renamed").unwrap(), sfdc_account_id: None };
+    let described = Description {
+        name: SandboxName::parse("renamed").unwrap(),
+        descriptor: domain::Descriptor::default(),
+    };
     let missing = done(store.mark_missing(&seen, NOW).await.unwrap());
     assert_eq!(lost(store.mark_missing(&seen, NOW).await.unwrap()), missing);
     // Renamed after `missing` was read: it returns with its new name.
@@ -308,9 +311,9 @@ pub(crate) async fn description_changes_nothing_else(store: Arc<dyn Store>) {
     for (number, state) in (1..).zip(StateName::iter()) {
         let before = in_state(&*store, state, number).await;
         let name = SandboxName::parse(&format!("renamed {number}")).unwrap();
-        let described = Description { name: name.clone(), sfdc_account_id: None };
+        let described = Description { name: name.clone(), descriptor: domain::Descriptor::default() };
         let after = done(store.describe(&before.id, before.version, &described).await.unwrap());
-        assert_eq!(after, Sandbox { name, sfdc_account_id: None, ..before.clone() });
+        assert_eq!(after, Sandbox { name, descriptor: domain::Descriptor::default(), ..before.clone() });
         assert_eq!(store.sandbox(&before.id).await.unwrap(), Some(after.clone()));
         if state != StateName::Deleted {
             assert_eq!(listed(&*store, state, SortRange::All).await, std::slice::from_ref(&after));
@@ -344,7 +347,7 @@ pub(crate) async fn absent_sandbox_is_distinguished_from_a_lost_race(store: Arc<
         let answer = store.apply(&never.id, &transition).await.unwrap();
         assert_eq!(answer, Write::Lost(None), "{}", transition.name);
     }
-    let described = Description { name: never.name.clone(), sfdc_account_id: None };
+    let described = Description { name: never.name.clone(), descriptor: domain::Descriptor::default() };
     let described = store.describe(&never.id, never.version, &described).await.unwrap();
     assert_eq!(described, Write::Lost(None));
     assert_eq!(store.sandbox(&never.id).await.unwrap(), None);

@@ -130,7 +130,7 @@ async fn delete_one(store: Arc<dyn Store>, provider: Arc<Slow>, number: usize, t
     let target = Target {
         external_id: ExternalId::parse(&account(number).external_id).unwrap(),
         name: released.name.clone(),
-        sfdc_account_id: None,
+        descriptor: domain::Descriptor::default(),
     };
     provider.delete(&target).await.unwrap();
     let finished =

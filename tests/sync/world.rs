@@ -35,7 +35,7 @@ pub(crate) fn account(number: usize) -> Account {
         id: number.to_string(),
         external_id: format!("identity/accounts/u-{number}"),
         name: format!("lab-{number}"),
-        sfdc_account_id: None,
+        descriptor: Vec::new(),
     }
 }
 
@@ -45,7 +45,7 @@ pub(crate) fn new_sandbox(number: usize) -> NewSandbox {
         name: SandboxName::parse(&format!("lab-{number}")).unwrap(),
         external_id: ExternalId::parse(&account(number).external_id).unwrap(),
         pool: PoolName::parse("main").unwrap(),
-        sfdc_account_id: None,
+        descriptor: domain::Descriptor::default(),
     }
 }
 

@@ -57,7 +57,7 @@ impl Provider for Endless {
             id: (2_000_000 + number).to_string(),
             external_id: format!("identity/accounts/a90deeed-f0ec-4c4f-9897-{number:012}"),
             name: if number < renamed { format!("lab-new-{number:05}") } else { format!("lab-{number:05}") },
-            sfdc_account_id: Some(format!("001SIM00000{number:07}")),
+            descriptor: vec![("sfdc_account_id", format!("001SIM00000{number:07}"))],
         };
         let end = (offset + PAGE).min(ACCOUNTS);
         let accounts = (offset..end).map(account).collect();

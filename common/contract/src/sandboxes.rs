@@ -2,7 +2,7 @@
 
 use super::census::Counted;
 use super::throttle::DeletionsStatus;
-use domain::{Sandbox, StateName};
+use domain::{Descriptor, Sandbox, StateName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -209,7 +209,7 @@ impl Allocation {
             external_id: sandbox.external_id.bare().to_owned(),
             allocated_at: lease.granted_at.get(),
             expires_at: lease.expires_at.get(),
-            sfdc_account_id: sandbox.sfdc_account_id.as_ref().map(ToString::to_string),
+            sfdc_account_id: sandbox.descriptor.get(Descriptor::SFDC_ACCOUNT_ID).map(str::to_owned),
             lease_epoch: lease.epoch.get(),
         })
     }
@@ -231,7 +231,7 @@ impl SandboxView {
             allocated_at: lease.map(|lease| lease.granted_at.get()),
             expires_at: lease.map(|lease| lease.expires_at.get()),
             track_name: lease.and_then(|lease| lease.lab.as_ref()).map(ToString::to_string),
-            sfdc_account_id: sandbox.sfdc_account_id.as_ref().map(ToString::to_string),
+            sfdc_account_id: sandbox.descriptor.get(Descriptor::SFDC_ACCOUNT_ID).map(str::to_owned),
         }
     }
 }

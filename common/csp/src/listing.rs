@@ -1,5 +1,6 @@
 //! Parses one page of the CSP's account listing. No I/O.
 
+use domain::Descriptor;
 use ports::provider::{Account, Listing, Malformed, ProviderError};
 use serde_json::{Map, Value};
 
@@ -97,8 +98,10 @@ fn read_entry(entry: &Value) -> Result<Entry, NotAnObject> {
         return malformed(format!("account {account:?} whose id has no last segment"), None);
     }
     let name = text(entry, "name").map_or_else(|| format!("sandbox-{id}"), str::to_owned);
-    let sfdc_account_id = text(entry, "sfdc_account_id").map(str::to_owned);
-    Ok(Entry::Account(Account { id, external_id: account.to_owned(), name, sfdc_account_id }))
+    let sfdc_account_id = text(entry, "sfdc_account_id");
+    let descriptor =
+        sfdc_account_id.map(|id| (Descriptor::SFDC_ACCOUNT_ID, id.to_owned())).into_iter().collect();
+    Ok(Entry::Account(Account { id, external_id: account.to_owned(), name, descriptor }))
 }
 
 /// The text under `key`; none if it is missing, blank or not a text.
@@ -139,7 +142,7 @@ mod tests {
                 id: "7".to_owned(),
                 external_id: "identity/accounts/u-7".to_owned(),
                 name: "lab-1".to_owned(),
-                sfdc_account_id: Some("001".to_owned()),
+                descriptor: vec![(Descriptor::SFDC_ACCOUNT_ID, "001".to_owned())],
             }]
         );
     }
@@ -161,7 +164,7 @@ mod tests {
                           "sfdc_account_id": "", "name": null});
         let account = listing(json!([bare])).accounts.remove(0);
         assert_eq!(account.name, "sandbox-4");
-        assert_eq!(account.sfdc_account_id, None);
+        assert_eq!(account.descriptor, []);
     }
 
     #[test]

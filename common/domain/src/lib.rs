@@ -5,6 +5,7 @@
 //! that both give the same results.
 
 pub mod deletion;
+pub mod descriptor;
 pub mod history;
 pub mod ids;
 pub mod lease;
@@ -17,10 +18,11 @@ pub mod time;
 pub mod transition;
 
 pub use deletion::{DELETION_RELISTS_MAX, Deletion, DeletionCause, LAST_ERROR_BYTES_MAX, Tombstone};
+pub use descriptor::{DESCRIPTOR_ENTRIES_MAX, Descriptor, InvalidDescriptor};
 pub use history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry, Order};
 pub use ids::{
     Actor, Epoch, ExternalId, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, ProviderName,
-    Reason, RequestKey, SandboxId, SandboxName, SfdcAccountId, Version,
+    Reason, RequestKey, SandboxId, SandboxName, Version,
 };
 pub use lease::{
     CLOSED_CLAIM_KEPT, Candidate, ClaimKey, ClaimRecord, Extension, Grant, Lease, REQUESTS_KEPT_MAX,

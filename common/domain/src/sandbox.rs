@@ -4,10 +4,9 @@
 //! no transition can forget the version, the epoch or the history entry.
 
 use super::deletion::{Deletion, Tombstone};
+use super::descriptor::Descriptor;
 use super::history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry};
-use super::ids::{
-    Epoch, ExternalId, OwnerId, PoolName, Reason, SandboxId, SandboxName, SfdcAccountId, Version,
-};
+use super::ids::{Epoch, ExternalId, OwnerId, PoolName, Reason, SandboxId, SandboxName, Version};
 use super::lease::{Candidate, ClaimRecord, Lease};
 use super::time::UnixSeconds;
 use super::transition::{Change, Description, Entry, Transition};
@@ -27,8 +26,8 @@ pub struct Sandbox {
     pub external_id: ExternalId,
     /// The pool that it belongs to.
     pub pool: PoolName,
-    /// The Salesforce account, if the provider names one.
-    pub sfdc_account_id: Option<SfdcAccountId>,
+    /// What its provider says about it.
+    pub descriptor: Descriptor,
     /// Number of leases so far, plus the number of times that it became another account of the provider.
     pub epoch: Epoch,
     /// Number of state changes so far.
@@ -50,8 +49,8 @@ pub struct NewSandbox {
     pub external_id: ExternalId,
     /// The pool that it goes into.
     pub pool: PoolName,
-    /// The Salesforce account, if the provider names one.
-    pub sfdc_account_id: Option<SfdcAccountId>,
+    /// What its provider says about it.
+    pub descriptor: Descriptor,
 }
 
 /// The state of a sandbox.
@@ -175,13 +174,13 @@ impl NewSandbox {
     /// A new sandbox, free.
     #[must_use]
     pub fn enter(self, now: UnixSeconds) -> Sandbox {
-        let Self { id, name, external_id, pool, sfdc_account_id } = self;
+        let Self { id, name, external_id, pool, descriptor } = self;
         Sandbox {
             id,
             name,
             external_id,
             pool,
-            sfdc_account_id,
+            descriptor,
             epoch: Epoch::default(),
             version: Version::default(),
             state: State::Available,
@@ -253,8 +252,8 @@ impl Sandbox {
         let Some(state) = after else { return Err(self.refuse(transition.name)) };
         match &transition.change {
             Change::Allocate(_) => self.epoch = self.epoch.next(),
-            Change::Describe(Description { name, sfdc_account_id }) => {
-                (self.name, self.sfdc_account_id) = (name.clone(), sfdc_account_id.clone());
+            Change::Describe(Description { name, descriptor }) => {
+                (self.name, self.descriptor) = (name.clone(), descriptor.clone());
             }
             _ => {}
         }
@@ -282,9 +281,9 @@ impl Sandbox {
         if !may_change || !is_other || self.version != version {
             return Err(self.refuse("reidentify"));
         }
-        let NewSandbox { id: _, name, external_id, pool, sfdc_account_id } = listed;
+        let NewSandbox { id: _, name, external_id, pool, descriptor } = listed;
         let epoch = self.epoch.next();
-        let renewed = Self { name, external_id, pool, sfdc_account_id, epoch, ..self };
+        let renewed = Self { name, external_id, pool, descriptor, epoch, ..self };
         Ok(renewed.enter(State::Available, &Entry::new(Cause::Listed, now)))
     }
 

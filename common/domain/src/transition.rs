@@ -4,8 +4,9 @@
 //! and change for its engine, and `tests/store` checks that both give the same results.
 
 use super::deletion::{DELETION_RELISTS_MAX, Deletion, DeletionCause};
+use super::descriptor::Descriptor;
 use super::history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry, Order};
-use super::ids::{Actor, Epoch, OwnerId, PoolName, Reason, RequestKey, SandboxName, SfdcAccountId, Version};
+use super::ids::{Actor, Epoch, OwnerId, PoolName, Reason, RequestKey, SandboxName, Version};
 use super::lease::{Candidate, Extension, Grant, Lease};
 use super::preparation::Preparation;
 use super::sandbox::{Sandbox, StateName};
@@ -166,8 +167,8 @@ pub struct Entry {
 pub struct Description {
     /// Its name.
     pub name: SandboxName,
-    /// Its Salesforce account.
-    pub sfdc_account_id: Option<SfdcAccountId>,
+    /// What its provider says about it.
+    pub descriptor: Descriptor,
 }
 
 // === impl Transition ===

@@ -73,7 +73,7 @@ fn free() -> Fallible<Sandbox> {
         name: SandboxName::parse("lab-adventure-0000042")?,
         external_id: ExternalId::parse("identity/accounts/2a7e4c1b-93d5-4f60-8a2b-1c3d5e7f9a0b")?,
         pool: PoolName::parse("labs")?,
-        sfdc_account_id: None,
+        descriptor: domain::Descriptor::default(),
     };
     Ok(new.enter(NOW))
 }

@@ -1,7 +1,7 @@
 //! Names of attributes, and how single attributes are written and read.
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use domain::{InvalidId, RequestKey, UnixSeconds};
+use domain::{Descriptor, InvalidId, RequestKey, UnixSeconds};
 use ports::store::StoreError;
 use std::collections::HashMap;
 
@@ -32,7 +32,10 @@ pub(super) const PROVIDER: &str = "provider";
 pub(super) const POOL: &str = "pool";
 /// On a pool: the prefix of the names that it selects; absent means all others.
 pub(super) const NAME_PREFIX: &str = "name_prefix";
-pub(super) const SFDC_ACCOUNT_ID: &str = "sfdc_account_id";
+/// The one entry of a descriptor that is an attribute, as in older builds.
+pub(super) const SFDC_ACCOUNT_ID: &str = Descriptor::SFDC_ACCOUNT_ID;
+/// The other entries: a map, absent if there are none.
+pub(super) const DESCRIPTOR: &str = "descriptor";
 pub(super) const EPOCH: &str = "epoch";
 pub(super) const VERSION: &str = "version";
 pub(super) const STATE: &str = "state";

@@ -6,16 +6,16 @@
 
 use super::attributes::{
     AT, BY, CAUSE, CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD,
-    EPOCH, EXPIRES_AT, EXTERNAL_ID, Fields, GRANTED_AT, HELD_LAB, HISTORY, Item, LAB, LAST_ERROR,
+    DESCRIPTOR, EPOCH, EXPIRES_AT, EXTERNAL_ID, Fields, GRANTED_AT, HELD_LAB, HISTORY, Item, LAB, LAST_ERROR,
     LEASE_ANSWERED, LEASE_EPOCH, LEASE_REQUEST, NAME, OWNER, PARKED_SHARD, PK, POOL, PRE_CLEAN, PROVIDER,
     QUARANTINE_REASON, REASON, RELISTS, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, SK, STATE, STATE_SHARD,
     STATE_SORT, TTL, VERSION, key_text, number, requests, seconds, text,
 };
 use aws_sdk_dynamodb::types::AttributeValue;
 use domain::{
-    Actor, Cause, ClaimKey, Deletion, DeletionCause, Entry, Epoch, ExternalId, Grant, HISTORY_ENTRIES_MAX,
-    HistoryEntry, IdempotencyKey, LabId, Lease, OwnerId, PoolName, ProviderName, Reason, RequestKey, Sandbox,
-    SandboxId, SandboxName, SfdcAccountId, State, StateName, Tombstone, Version,
+    Actor, Cause, ClaimKey, Deletion, DeletionCause, Descriptor, Entry, Epoch, ExternalId, Grant,
+    HISTORY_ENTRIES_MAX, HistoryEntry, IdempotencyKey, InvalidDescriptor, LabId, Lease, OwnerId, PoolName,
+    ProviderName, Reason, RequestKey, Sandbox, SandboxId, SandboxName, State, StateName, Tombstone, Version,
 };
 use ports::store::StoreError;
 use ports::store::index::{SANDBOX_PREFIX, SANDBOX_SORT, shard_of, state_shard, state_sort};
@@ -72,7 +72,7 @@ fn parse_deletion_cause(name: &str) -> Option<DeletionCause> {
 
 /// The whole item of a sandbox, with its index keys.
 pub(super) fn encode(sandbox: &Sandbox, shards: u16) -> Item {
-    let Sandbox { id, name, external_id, pool, sfdc_account_id, epoch, version, state, history: entries } =
+    let Sandbox { id, name, external_id, pool, descriptor, epoch, version, state, history: entries } =
         sandbox;
     let mut item = key(id);
     let mut put = |attribute: &str, value| item.insert(attribute.to_owned(), value);
@@ -86,8 +86,12 @@ pub(super) fn encode(sandbox: &Sandbox, shards: u16) -> Item {
     put(VERSION, number(version.get()));
     put(STATE, text(state.name().as_str()));
     put(HISTORY, history(entries));
-    if let Some(sfdc_account_id) = sfdc_account_id {
-        put(SFDC_ACCOUNT_ID, text(sfdc_account_id.as_str()));
+    let (account, others) = descriptor_attributes(descriptor);
+    if let Some(account) = account {
+        put(SFDC_ACCOUNT_ID, account);
+    }
+    if let Some(others) = others {
+        put(DESCRIPTOR, others);
     }
     if let Some(sort) = state_sort(sandbox) {
         let shard = shard_of(id, shards);
@@ -194,11 +198,41 @@ pub(super) fn decode(item: &Item) -> Result<Sandbox, StoreError> {
         name: fields.id(NAME, SandboxName::stored)?,
         external_id: decode_external_id(fields)?,
         pool: fields.id(POOL, PoolName::parse)?,
-        sfdc_account_id: fields.optional_id(SFDC_ACCOUNT_ID, SfdcAccountId::stored)?,
+        descriptor: decode_descriptor(fields)?,
         epoch,
         version,
         state,
         history: decode_history(fields, version, epoch)?,
+    })
+}
+
+/// The attributes of a descriptor, if they are there: the Salesforce account, and the map of all other entries.
+pub(super) fn descriptor_attributes(
+    descriptor: &Descriptor,
+) -> (Option<AttributeValue>, Option<AttributeValue>) {
+    let is_account = |(key, _): &(&str, &str)| *key == Descriptor::SFDC_ACCOUNT_ID;
+    let others: Item = descriptor
+        .iter()
+        .filter(|entry| !is_account(entry))
+        .map(|(key, value)| (key.to_owned(), text(value)))
+        .collect();
+    let account = descriptor.get(Descriptor::SFDC_ACCOUNT_ID).map(text);
+    (account, (!others.is_empty()).then_some(AttributeValue::M(others)))
+}
+
+fn decode_descriptor(fields: Fields<'_>) -> Result<Descriptor, StoreError> {
+    let account = fields.optional_text(SFDC_ACCOUNT_ID)?.map(|id| (Descriptor::SFDC_ACCOUNT_ID, id));
+    let mut entries: Vec<(&str, &str)> = account.into_iter().collect();
+    for (key, value) in fields.optional_map(DESCRIPTOR)?.into_iter().flatten() {
+        let value =
+            value.as_s().map_err(|_| fields.corrupt(DESCRIPTOR, "holds an entry that is not a string"))?;
+        entries.push((key, value));
+    }
+    Descriptor::stored(entries).map_err(|problem| match problem {
+        InvalidDescriptor::Value { key, problem } if key == SFDC_ACCOUNT_ID => {
+            fields.corrupt(SFDC_ACCOUNT_ID, problem.to_string())
+        }
+        problem => fields.corrupt(DESCRIPTOR, problem.to_string()),
     })
 }
 

@@ -5,12 +5,13 @@
 //! requested. Callers have to check what was found anyway, because a concurrent request of theirs has the same effect.
 
 use super::attributes::{
-    CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD, EPOCH,
-    EXPIRES_AT, GRANTED_AT, HELD_LAB, HISTORY, Item, LAB, LAST_ERROR, LEASE_ANSWERED, LEASE_EPOCH,
+    CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD, DESCRIPTOR,
+    EPOCH, EXPIRES_AT, GRANTED_AT, HELD_LAB, HISTORY, Item, LAB, LAST_ERROR, LEASE_ANSWERED, LEASE_EPOCH,
     LEASE_REQUEST, NAME, OWNER, PARKED_SHARD, PRE_CLEAN, QUARANTINE_REASON, RELISTS, REQUESTED_AT,
     SFDC_ACCOUNT_ID, SINCE, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, number, requests, seconds, text,
 };
 use super::expression::Update;
+use super::item::descriptor_attributes;
 use super::{DynamoStore, item, unavailable};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
@@ -238,14 +239,18 @@ fn write_tombstone(update: Update, deleted_at: UnixSeconds, purge_at: UnixSecond
 }
 
 fn describe(update: Update, description: &Description, guard: &Guard) -> Update {
-    let Description { name, sfdc_account_id } = description;
+    let Description { name, descriptor } = description;
     let mut update = update.set(NAME, text(name.as_str()));
     // The name of a free sandbox is also its sort key.
     if guard.states == [StateName::Available] {
         update = update.set(STATE_SORT, text(name.as_str()));
     }
-    match sfdc_account_id {
-        Some(sfdc_account_id) => update.set(SFDC_ACCOUNT_ID, text(sfdc_account_id.as_str())),
-        None => update.remove(SFDC_ACCOUNT_ID),
-    }
+    let (account, others) = descriptor_attributes(descriptor);
+    [(SFDC_ACCOUNT_ID, account), (DESCRIPTOR, others)].into_iter().fold(
+        update,
+        |update, (attribute, value)| match value {
+            Some(value) => update.set(attribute, value),
+            None => update.remove(attribute),
+        },
+    )
 }

@@ -1,7 +1,7 @@
 //! The provider port: the system that has the sandboxes.
 
 use async_trait::async_trait;
-use domain::{ExternalId, ProviderName, SandboxName, SfdcAccountId};
+use domain::{Descriptor, ExternalId, ProviderName, SandboxName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +28,8 @@ pub struct Account {
     pub external_id: String,
     /// The name, unchecked.
     pub name: String,
-    /// The Salesforce account, unchecked.
-    pub sfdc_account_id: Option<String>,
+    /// The entries of its descriptor, unchecked.
+    pub descriptor: Vec<(&'static str, String)>,
 }
 
 /// A malformed entry of a listing, with the parts that can be read.
@@ -161,8 +161,8 @@ pub struct Target {
     pub external_id: ExternalId,
     /// The name, for log lines.
     pub name: SandboxName,
-    /// The Salesforce account, if known.
-    pub sfdc_account_id: Option<SfdcAccountId>,
+    /// What the provider said about it.
+    pub descriptor: Descriptor,
 }
 
 /// Lists, checks, cleans and deletes sandboxes.

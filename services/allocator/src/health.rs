@@ -126,16 +126,13 @@ impl Allocator {
         let Some(sandbox) = found.filter(|found| found.version == candidate.version) else {
             return Ok(Sight::Taken);
         };
-        let Sandbox { external_id, name, sfdc_account_id, .. } = &sandbox;
+        let Sandbox { external_id, name, descriptor, .. } = &sandbox;
         let provider = self.ports.providers.get(&external_id.provider());
         let Some(provider) = provider.filter(|provider| provider.abilities().check) else {
             return Ok(Sight::Fit);
         };
-        let target = Target {
-            external_id: external_id.clone(),
-            name: name.clone(),
-            sfdc_account_id: sfdc_account_id.clone(),
-        };
+        let target =
+            Target { external_id: external_id.clone(), name: name.clone(), descriptor: descriptor.clone() };
         let idle = permit.idle();
         let checked = tokio::select! {
             biased;

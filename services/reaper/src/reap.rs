@@ -114,10 +114,10 @@ impl Reaper {
         if matches!(sandbox.state, State::Deleted(_)) {
             self.complete_event_log(&sandbox).await?;
         }
-        let Sandbox { name, external_id, sfdc_account_id, epoch: current, state, .. } = sandbox;
+        let Sandbox { name, external_id, descriptor, epoch: current, state, .. } = sandbox;
         match state {
             State::PendingDeletion(deletion) if current == epoch && work.is_about(&external_id) => {
-                let target = Target { external_id, name, sfdc_account_id };
+                let target = Target { external_id, name, descriptor };
                 Ok(Wanted { id, epoch, target, deletion })
             }
             other => {

@@ -1,8 +1,8 @@
 //! Plans a sync: all decisions without I/O. Other modules only execute the plan.
 
 use domain::{
-    Candidate, Description, ExternalId, InvalidId, NewSandbox, PoolName, Pools, ProviderName, Sandbox,
-    SandboxId, SandboxName, SfdcAccountId, State, Version,
+    Candidate, Description, Descriptor, ExternalId, InvalidId, NewSandbox, PoolName, Pools, ProviderName,
+    Sandbox, SandboxId, SandboxName, State, Version,
 };
 use ports::provider::{Account, Malformed};
 use std::collections::{HashMap, HashSet};
@@ -196,7 +196,7 @@ impl Listed {
 
     /// Adds an entry.
     pub fn take(&mut self, account: Account, pools: &Pools) {
-        let Account { id, external_id, name, sfdc_account_id } = account;
+        let Account { id, external_id, name, descriptor } = account;
         let id = match sandbox_id(&self.provider, &id) {
             Ok(id) => id,
             Err(problem) => return self.skip_unknown(&format!("its id {problem}")),
@@ -216,7 +216,7 @@ impl Listed {
         if known_as.is_some_and(|known_as| known_as != id) {
             return self.set_aside(id, "its account is listed twice, under different ids".to_owned());
         }
-        match self.check(&id, &external_id, &name, sfdc_account_id.as_deref(), pools) {
+        match self.check(&id, &external_id, &name, &descriptor, pools) {
             Ok(sandbox) => {
                 if pools.get(&sandbox.pool).is_some_and(|pool| !pool.is_active()) {
                     self.closed.insert(sandbox.pool.clone());
@@ -232,18 +232,16 @@ impl Listed {
         id: &SandboxId,
         external_id: &str,
         name: &str,
-        sfdc_account_id: Option<&str>,
+        descriptor: &[(&str, String)],
         pools: &Pools,
     ) -> Result<NewSandbox, String> {
         let external_id = ExternalId::of(&self.provider, external_id)
             .map_err(|problem| format!("its external id {problem}"))?;
         let name = SandboxName::parse(name).map_err(|problem| format!("its name {problem}"))?;
-        let sfdc_account_id = sfdc_account_id
-            .map(SfdcAccountId::parse)
-            .transpose()
-            .map_err(|problem| format!("its Salesforce account {problem}"))?;
+        let entries = descriptor.iter().map(|(key, value)| (*key, value.as_str()));
+        let descriptor = Descriptor::parse(entries).map_err(|problem| problem.to_string())?;
         let pool = pools.pool_of(&self.provider, &name).ok_or_else(|| "no pool takes its name".to_owned())?;
-        Ok(NewSandbox { id: id.clone(), name, external_id, pool: pool.name.clone(), sfdc_account_id })
+        Ok(NewSandbox { id: id.clone(), name, external_id, pool: pool.name.clone(), descriptor })
     }
 
     fn set_aside(&mut self, id: SandboxId, problem: String) {
@@ -434,13 +432,13 @@ impl Plan {
     }
 
     fn compare(&mut self, sandbox: &Sandbox, entry: &NewSandbox) {
-        let is_described = sandbox.name == entry.name && sandbox.sfdc_account_id == entry.sfdc_account_id;
+        let is_described = sandbox.name == entry.name && sandbox.descriptor == entry.descriptor;
         match sandbox.state {
             // The next sync updates its description.
             State::Stale { .. } => self.restore.push(sandbox.candidate()),
             State::Available if !is_described => {
                 let description =
-                    Description { name: entry.name.clone(), sfdc_account_id: entry.sfdc_account_id.clone() };
+                    Description { name: entry.name.clone(), descriptor: entry.descriptor.clone() };
                 self.describe.push((sandbox.id.clone(), sandbox.version, description));
             }
             _ => self.unchanged += 1,

@@ -66,7 +66,7 @@ pub(crate) fn account(number: usize) -> Account {
         id: number.to_string(),
         external_id: format!("identity/accounts/u-{number}"),
         name: format!("lab-{number}"),
-        sfdc_account_id: None,
+        descriptor: Vec::new(),
     }
 }
 
@@ -165,7 +165,7 @@ impl Rig {
             name: SandboxName::parse(&text("lab")).unwrap(),
             external_id: ExternalId::parse(&text("identity/accounts/u")).unwrap(),
             pool: PoolName::parse(pool).unwrap(),
-            sfdc_account_id: None,
+            descriptor: domain::Descriptor::default(),
         };
         match self.store.insert(&sandbox, NOW).await.unwrap() {
             Insert::Inserted(sandbox) => *sandbox,

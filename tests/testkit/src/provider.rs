@@ -273,7 +273,7 @@ mod tests {
             id: number.to_string(),
             external_id: format!("identity/accounts/u-{number}"),
             name: format!("lab-{number}"),
-            sfdc_account_id: None,
+            descriptor: Vec::new(),
         }
     }
 
@@ -281,7 +281,7 @@ mod tests {
         Target {
             external_id: ExternalId::parse(&account(number).external_id).unwrap(),
             name: SandboxName::parse("lab").unwrap(),
-            sfdc_account_id: None,
+            descriptor: domain::Descriptor::default(),
         }
     }
 

@@ -135,7 +135,7 @@ impl Filling {
             name: SandboxName::parse(&format!("{name_prefix}{number:07}"))?,
             external_id: ExternalId::parse(&format!("identity/accounts/{run}-{number}"))?,
             pool: pool.clone(),
-            sfdc_account_id: None,
+            descriptor: domain::Descriptor::default(),
         })
     }
 }

@@ -2,7 +2,9 @@
 
 use super::super::attributes::{REASON, RESULT, SERVICES};
 use super::*;
-use domain::{Actor, Candidate, Grant, NewSandbox, Order, Preparation, Skip, Transition, UnixSeconds};
+use domain::{
+    Actor, Candidate, Descriptor, Grant, NewSandbox, Order, Preparation, Skip, Transition, UnixSeconds,
+};
 
 const SHARDS: u16 = 8;
 
@@ -12,7 +14,7 @@ fn free() -> Sandbox {
         name: SandboxName::parse("lab-7").unwrap(),
         external_id: ExternalId::parse("identity/accounts/u-7").unwrap(),
         pool: PoolName::parse("main").unwrap(),
-        sfdc_account_id: Some(SfdcAccountId::parse("SF 1").unwrap()),
+        descriptor: Descriptor::parse([("sfdc_account_id", "SF 1"), ("node", "n-1")]).unwrap(),
     }
     .enter(UnixSeconds::new(100))
 }
@@ -73,7 +75,7 @@ fn every_shape() -> Vec<Sandbox> {
     };
     vec![
         free(),
-        Sandbox { sfdc_account_id: None, ..free() },
+        Sandbox { descriptor: domain::Descriptor::default(), ..free() },
         held(None),
         held(Some("lab-a")),
         ending(),
@@ -238,7 +240,7 @@ fn item_sizes_match_the_census_cost_estimate() {
         name: SandboxName::parse("instruqt-lab-00042").unwrap(),
         external_id: ExternalId::parse("identity/accounts/a90deeed-f0ec-4c4f-9897-a469083a0485").unwrap(),
         pool: PoolName::parse("main").unwrap(),
-        sfdc_account_id: Some(SfdcAccountId::parse("0013000001ABCDEFGH").unwrap()),
+        descriptor: Descriptor::parse([("sfdc_account_id", "0013000001ABCDEFGH")]).unwrap(),
     }
     .enter(at);
     let grant = Grant {

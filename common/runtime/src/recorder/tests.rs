@@ -43,7 +43,7 @@ fn free() -> Sandbox {
         name: SandboxName::parse("lab-7").unwrap(),
         external_id: ExternalId::parse("identity/accounts/7").unwrap(),
         pool: PoolName::parse("main").unwrap(),
-        sfdc_account_id: None,
+        descriptor: domain::Descriptor::default(),
     }
     .enter(NOW)
 }

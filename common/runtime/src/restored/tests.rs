@@ -53,7 +53,7 @@ async fn added(store: &dyn Store, at: UnixSeconds) -> Sandbox {
         name: SandboxName::parse("lab-7").unwrap(),
         external_id: ExternalId::parse("identity/accounts/7").unwrap(),
         pool: PoolName::parse("main").unwrap(),
-        sfdc_account_id: None,
+        descriptor: domain::Descriptor::default(),
     };
     match store.insert(&new, at).await.unwrap() {
         Insert::Inserted(sandbox) => *sandbox,

@@ -131,7 +131,7 @@ impl Rig {
             name: SandboxName::parse(&format!("lab-{number}")).unwrap(),
             external_id: ExternalId::parse(&format!("identity/accounts/{number}")).unwrap(),
             pool: PoolName::parse(pool).unwrap(),
-            sfdc_account_id: None,
+            descriptor: domain::Descriptor::default(),
         };
         self.store.insert(&sandbox, NOW).await.unwrap();
     }

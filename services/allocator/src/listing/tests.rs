@@ -34,7 +34,7 @@ async fn go_stale(rig: &Rig, name: &str, number: usize) {
         name: SandboxName::parse(name).unwrap(),
         external_id: ExternalId::parse(&format!("identity/accounts/s{number}")).unwrap(),
         pool: PoolName::parse("main").unwrap(),
-        sfdc_account_id: None,
+        descriptor: domain::Descriptor::default(),
     };
     let entered = sandbox.clone().enter(NOW);
     rig.store.insert(&sandbox, NOW).await.unwrap();

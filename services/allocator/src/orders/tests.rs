@@ -123,7 +123,7 @@ async fn duplicate_record_cannot_be_unquarantined() {
         name: first.name.clone(),
         external_id: first.external_id.clone(),
         pool: first.pool.clone(),
-        sfdc_account_id: None,
+        descriptor: domain::Descriptor::default(),
     };
     assert!(matches!(rig.memory.insert(&second, NOW).await.unwrap(), Insert::Inserted(_)));
     rig.memory.name_identity(&first.external_id, &id(1)).await.unwrap();

@@ -135,7 +135,7 @@ impl Rig {
             id: id().to_string(),
             external_id: external_id().to_string(),
             name: "lab-1".to_owned(),
-            sfdc_account_id: None,
+            descriptor: Vec::new(),
         });
         let rig = Self { reaper, bus, provider, store, faulty, clock, registry };
         rig.insert().await;
@@ -148,7 +148,7 @@ impl Rig {
             name: SandboxName::parse("lab-1").unwrap(),
             external_id: external_id(),
             pool: pool(),
-            sfdc_account_id: None,
+            descriptor: domain::Descriptor::default(),
         };
         self.store.insert(&sandbox, NOW).await.unwrap();
     }

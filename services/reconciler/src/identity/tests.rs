@@ -259,7 +259,7 @@ async fn stale_duplicate_of_an_allocated_record_is_not_restored() {
         name: first.name.clone(),
         external_id: first.external_id.clone(),
         pool: first.pool.clone(),
-        sfdc_account_id: None,
+        descriptor: domain::Descriptor::default(),
     };
     assert!(matches!(rig.store.insert(&second, NOW).await.unwrap(), Insert::Inserted(_)));
     rig.allocate(7).await;

@@ -15,7 +15,7 @@ fn account(number: usize) -> Account {
         id: number.to_string(),
         external_id: format!("identity/accounts/u-{number}"),
         name: format!("lab-{number}"),
-        sfdc_account_id: None,
+        descriptor: Vec::new(),
     }
 }
 

@@ -12,7 +12,7 @@ fn other_account(sandbox: &Sandbox) -> NewSandbox {
         name: sandbox.name.clone(),
         external_id: ExternalId::parse("identity/accounts/other").unwrap(),
         pool: sandbox.pool.clone(),
-        sfdc_account_id: None,
+        descriptor: Descriptor::default(),
     }
 }
 

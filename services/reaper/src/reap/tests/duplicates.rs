@@ -16,7 +16,7 @@ async fn other_record(rig: &Rig) -> Sandbox {
         name: SandboxName::parse("lab-1").unwrap(),
         external_id: external_id(),
         pool: pool(),
-        sfdc_account_id: None,
+        descriptor: domain::Descriptor::default(),
     };
     match rig.store.insert(&sandbox, NOW).await.unwrap() {
         ports::store::Insert::Inserted(sandbox) => *sandbox,

@@ -29,7 +29,7 @@ async fn two_records(rig: &Rig, one: usize, other: usize) -> (Sandbox, Sandbox) 
         name: second.name.clone(),
         external_id: first.external_id.clone(),
         pool: second.pool.clone(),
-        sfdc_account_id: None,
+        descriptor: domain::Descriptor::default(),
     };
     let Insert::Inserted(second) = rig.store.reidentify(&second, &listed, NOW).await.unwrap() else {
         panic!("not inserted")
