@@ -140,7 +140,7 @@ fn work(body: &[u8]) {
 fn event(body: &[u8]) {
     same::<Event>(body);
     if let Ok(event) = serde_json::from_slice::<Event>(body) {
-        let _ = event.cause();
+        let _ = event.kind.known();
     }
 }
 

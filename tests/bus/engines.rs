@@ -346,7 +346,7 @@ impl World {
         for sequence in state.first_sequence.max(1)..=state.last_sequence {
             let message = stream.get_raw_message(sequence).await.expect("an event");
             let event: Event = serde_json::from_slice(&message.payload).expect("an event");
-            let cause = event.cause().expect("a known type");
+            let cause = event.kind.known().expect("a known type");
             let id = SandboxId::parse(&event.subject).expect("a sandbox");
             assert_eq!(message.subject.as_str(), nats.config.subjects.event(cause, &id));
             events.push(event);

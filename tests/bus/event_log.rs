@@ -4,7 +4,7 @@ use crate::engines::Engine;
 use contract::Event;
 use domain::{
     ClaimKey, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId, PoolName, Sandbox,
-    SandboxId, SandboxName, Transition, UnixSeconds,
+    SandboxId, SandboxName, StateName, Transition, UnixSeconds,
 };
 use harness::wait::{TIMEOUT, eventually};
 use ports::bus::{Appended, EventMark};
@@ -121,11 +121,11 @@ pub(crate) async fn event_describes_the_transition(engine: Engine) {
     assert_eq!(recorder.complete(&gone).await.unwrap(), 4);
     let events = world.events().await;
     let kinds: Vec<_> = events.iter().map(|event| event.kind.as_str()).collect();
-    assert_eq!(kinds, ["sandbox.listed", "sandbox.claimed", "sandbox.released", "sandbox.deleted"]);
+    assert_eq!(kinds, ["listed", "claimed", "released", "deleted"]);
     let claimed = &events[1];
     assert_eq!((claimed.id.as_str(), claimed.subject.as_str()), ("7:2", "7"));
     let data = &claimed.data;
-    assert_eq!((data.from.as_deref(), data.to.as_str()), (Some("available"), "allocated"));
+    assert_eq!((&data.from, &data.to), (&Some(StateName::Available.into()), &StateName::Allocated.into()));
     assert_eq!((data.owner.as_deref(), data.lab.as_deref()), (Some("student-1"), Some("dns-basics")));
     assert_eq!((data.epoch, data.version, data.by.as_str()), (1, 2, "student-1"));
     let listed = &events[0].data;

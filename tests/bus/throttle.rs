@@ -3,7 +3,7 @@
 
 use crate::engines::{Bus, Engine, World};
 use crate::fixtures::{announce, consume, consume_closed, until, work};
-use contract::{Pause, ThrottleState};
+use contract::{DeletionsState, Pause, ThrottleState};
 use domain::{SandboxId, UnixSeconds};
 use harness::wait::{TIMEOUT, eventually};
 use ports::bus::{Admission, CallOutcome, Confirmed, Permit, Verdict};
@@ -91,7 +91,7 @@ pub(crate) async fn hold_stops_all_workers(engine: Engine) {
             Admission::Later { wait: Duration::from_millis(1), is_closed: true }
         );
         assert_eq!(bus.view().await.unwrap().calls, 0);
-        assert_eq!(bus.status().await.unwrap().state, "held");
+        assert_eq!(bus.status().await.unwrap().state, DeletionsState::Held.into());
     }
     clock.advance(Duration::from_millis(1));
     assert_eq!(slot(world.bus.as_ref()).await.slot_us, clock.now_ms() * 1_000);

@@ -3,7 +3,7 @@
 use crate::engines::Engine;
 use crate::fixtures::{SHORT, report, run_on_ticks, until};
 use async_trait::async_trait;
-use contract::{Census, KnownMark, PoolStats, Report, TickKind, TickOrder};
+use contract::{Census, KnownMark, PoolStats, Report, TickKind, TickOrder, Violation};
 use harness::wait::{TIMEOUT, eventually};
 use ports::bus::Runner;
 use std::collections::BTreeMap;
@@ -274,7 +274,7 @@ pub(crate) async fn last_census_is_shared_by_all_processes(engine: Engine) {
             pools: BTreeMap::from([("main".to_owned(), all)]),
             labs,
             labs_left_out: 2,
-            violations: BTreeMap::from([("held_twice".to_owned(), 1)]),
+            violations: BTreeMap::from([(Violation::HeldTwice.into(), 1)]),
         };
         world.bus.keep_census(&census).await.unwrap();
         assert_eq!(other.last_census().await.unwrap(), Some(census));

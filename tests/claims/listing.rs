@@ -172,7 +172,7 @@ fn is_meant(sandbox: &Sandbox, filters: &SandboxesRequest) -> bool {
     let lease = sandbox.last_lease();
     let lab_of = lease.and_then(|lease| lease.lab.as_ref()).map(LabId::as_str);
     sandbox.state.name() != StateName::Deleted
-        && status.as_ref().is_none_or(|status| sandbox.state.name().as_str() == status)
+        && status.as_ref().is_none_or(|status| status.known() == Some(sandbox.state.name()))
         && pool.as_ref().is_none_or(|pool| sandbox.pool.as_str() == pool)
         && lab.as_ref().is_none_or(|lab| lab_of == Some(lab.as_str()))
         && owner.as_ref().is_none_or(|owner| lease.is_some_and(|one| one.claim.owner.as_str() == owner))
@@ -218,7 +218,7 @@ fn some(text: &str) -> Option<String> {
 /// Each filter alone, and every combination of two, three and more of them.
 fn combinations() -> (Vec<SandboxesRequest>, Vec<SandboxesRequest>) {
     let states = StateName::iter().filter(|state| *state != StateName::Deleted);
-    let states: Vec<_> = states.map(|state| some(state.as_str())).chain([None]).collect();
+    let states: Vec<_> = states.map(|state| Some(state.into())).chain([None]).collect();
     let (mut alone, mut together) = (Vec::new(), Vec::new());
     for status in states {
         for bits in 0..16 {

@@ -6,6 +6,7 @@ use contract::{
     LeaseView, RecordRequest, RecordView, SandboxEntry, SandboxView, SandboxesReply, SandboxesRequest,
     TombstoneView,
 };
+use domain::{Cause, StateName};
 use insta::assert_snapshot;
 
 fn entry() -> SandboxEntry {
@@ -13,7 +14,7 @@ fn entry() -> SandboxEntry {
         sandbox_id: "2000000".to_owned(),
         name: "lab-00000".to_owned(),
         external_id: "a90deeed".to_owned(),
-        status: "allocated".to_owned(),
+        status: StateName::Allocated.into(),
         allocated_to_track: Some("student-1".to_owned()),
         allocated_at: Some(1_763_683_200),
         expires_at: Some(1_763_697_600),
@@ -26,7 +27,7 @@ fn entry() -> SandboxEntry {
 #[test]
 fn sandbox_lists() {
     let request = SandboxesRequest {
-        status: Some("allocated".to_owned()),
+        status: Some(StateName::Allocated.into()),
         pool: Some("main".to_owned()),
         lab: Some("dns-basics".to_owned()),
         owner: Some("student-1".to_owned()),
@@ -54,7 +55,7 @@ fn sandbox_with_all_fields() {
         is_live: false,
     };
     let deletion = DeletionState {
-        cause: "released".to_owned(),
+        cause: Cause::Released.into(),
         requested_at: 1_763_690_000,
         attempts: 1,
         last_error: Some("status 500".to_owned()),
@@ -63,8 +64,8 @@ fn sandbox_with_all_fields() {
     let history = HistoryView {
         version: 1,
         epoch: 0,
-        status: "available".to_owned(),
-        cause: "listed".to_owned(),
+        status: StateName::Available.into(),
+        cause: Cause::Listed.into(),
         at: 1_763_600_000,
         by: None,
         reason: None,
@@ -85,7 +86,7 @@ fn sandbox_with_all_fields() {
 #[test]
 fn removals() {
     let request = BulkDeleteRequest {
-        status: Some("stale".to_owned()),
+        status: Some(StateName::Stale.into()),
         pool: Some("main".to_owned()),
         dry_run: true,
         cursor: Some("stale.main.3..0a".to_owned()),
@@ -106,7 +107,7 @@ fn removals() {
         BulkDeleteEntry { sandbox_id, name, pool: "main".to_owned(), outcome }
     });
     let reply = BulkDeleteReply {
-        status: "stale".to_owned(),
+        status: StateName::Stale.into(),
         dry_run: false,
         removed: 1,
         refused: 2,

@@ -7,12 +7,13 @@ use contract::pools::{
 };
 use contract::throttle::{Breaker, BreakerReason, BreakerStatus, Failing, Forbidden, PoolDeletions};
 use contract::{
-    AllocateRequest, Allocation, Census, CensusReport, Counted, DeletionWork, DeletionsStatus, ExpiryReport,
-    Fault, FaultBody, FaultCode, HealthReply, KnownMark, Outcome, ParkedDeletion, Pause, PauseRequest,
-    PoolStats, ReleaseReply, ReleaseRequest, Report, ResumeReply, ResumeRequest, RunReport, RunStatus,
-    SandboxRequest, SandboxView, StaleReport, StatsReply, SweepReport, SyncReport, ThrottleState, TurnTaken,
-    Violation,
+    AllocateRequest, Allocation, BreakerState, Census, CensusReport, Counted, CountedBy, DeletionWork,
+    DeletionsState, DeletionsStatus, ExpiryReport, Fault, FaultBody, FaultCode, HealthReply, KnownMark,
+    Outcome, ParkedDeletion, Pause, PauseRequest, PoolStats, ReleaseReply, ReleaseRequest, Report,
+    ResumeReply, ResumeRequest, RunReport, RunStatus, SandboxRequest, SandboxView, StaleReport, StatsReply,
+    SweepReport, SyncReport, ThrottleState, TurnTaken, Violation,
 };
+use domain::StateName;
 use insta::assert_snapshot;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -111,7 +112,7 @@ fn releases() {
     reads("{}", &ReleaseRequest::default());
     let reply = ReleaseReply {
         sandbox_id: "2000000".to_owned(),
-        status: "pending_deletion".to_owned(),
+        status: StateName::PendingDeletion.into(),
         deletion_requested_at: 1_763_683_200,
     };
     assert_snapshot!(wire(&reply), @r#"{"sandbox_id":"2000000","status":"pending_deletion","deletion_requested_at":1763683200}"#);
@@ -123,7 +124,7 @@ fn sandbox_views() {
         sandbox_id: "2000000".to_owned(),
         name: "lab-00000".to_owned(),
         external_id: "a90deeed-f0ec-4c4f-9897-a469083a0485".to_owned(),
-        status: "allocated".to_owned(),
+        status: StateName::Allocated.into(),
         allocated_to_track: Some("student-1".to_owned()),
         allocated_at: Some(1_763_683_200),
         expires_at: Some(1_763_697_600),
@@ -159,7 +160,7 @@ fn stats() {
     };
     let pools = || BTreeMap::from([("main".to_owned(), pool)]);
     let labs = || BTreeMap::from([("main".to_owned(), BTreeMap::from([("dns-basics".to_owned(), 2)]))]);
-    let counted = Counted { by: Counted::CENSUS.to_owned(), at: 1_763_683_200, age_seconds: 9 };
+    let counted = Counted { by: CountedBy::Census.into(), at: 1_763_683_200, age_seconds: 9 };
     let stats = StatsReply {
         all: pool,
         pools: pools(),
@@ -220,10 +221,10 @@ fn throttle_state() {
     reads("{}", &Pause::default());
     reads("{}", &PauseRequest::default());
     let status = DeletionsStatus {
-        state: "paused".to_owned(),
+        state: DeletionsState::Paused.into(),
         paused: Some(pause),
         breaker: BreakerStatus {
-            state: "open".to_owned(),
+            state: BreakerState::Open.into(),
             reason: broken.reason,
             until: Some(1),
             failures: 5,
@@ -361,7 +362,7 @@ fn reports_of_censuses_and_the_census_itself() {
         pools: BTreeMap::from([("main".to_owned(), one)]),
         labs: BTreeMap::from([("main".to_owned(), BTreeMap::from([("dns-basics".to_owned(), 2)]))]),
         labs_left_out: 4,
-        violations: Violation::iter().map(|kind| (kind.as_str().to_owned(), 0)).collect(),
+        violations: Violation::iter().map(|kind| (kind.into(), 0)).collect(),
     };
     assert_snapshot!(wire(&census), @r#"{"taken_at":1763683200,"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0,"pools":{"main":{"total":3,"available":1,"allocated":2,"pending_deletion":0,"stale":0,"deletion_failed":0,"quarantined":0}},"labs":{"main":{"dns-basics":2}},"labs_left_out":4,"violations":{"claim_elsewhere":0,"claim_missing":0,"held_twice":0,"identity_twice":0}}"#);
     let report = CensusReport {

@@ -8,8 +8,8 @@ use contract::{
     ReplayOutcome, ReplayReply, Report, RunReport, RunStatus, SweepReport,
 };
 use domain::{
-    ClaimKey, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId, PoolName, Preparation,
-    SandboxId, SandboxName, Transition, UnixSeconds,
+    Cause, ClaimKey, Epoch, ExternalId, Grant, IdempotencyKey, LabId, NewSandbox, OwnerId, PoolName,
+    Preparation, SandboxId, SandboxName, StateName, Transition, UnixSeconds,
 };
 use insta::assert_snapshot;
 
@@ -45,8 +45,8 @@ fn deletion_view() {
     let entry = HistoryView {
         version: 5,
         epoch: 1,
-        status: "pending_deletion".to_owned(),
-        cause: "replayed".to_owned(),
+        status: StateName::PendingDeletion.into(),
+        cause: Cause::Replayed.into(),
         at: 1_763_686_900,
         by: Some("alice".to_owned()),
         reason: None,
@@ -55,7 +55,7 @@ fn deletion_view() {
         sandbox_id: "2000000".to_owned(),
         name: "lab-00000".to_owned(),
         pool: "main".to_owned(),
-        status: "pending_deletion".to_owned(),
+        status: StateName::PendingDeletion.into(),
         requested_at: Some(1_763_683_200),
         attempts: 0,
         last_error: Some("status 500".to_owned()),
@@ -78,7 +78,7 @@ fn deletion_view_of_an_older_worker() {
 fn deletion_queue() {
     let request = DeletionsRequest {
         pool: Some("main".to_owned()),
-        status: Some("deletion_failed".to_owned()),
+        status: Some(StateName::DeletionFailed.into()),
         cursor: Some("main.deletion_failed.0.".to_owned()),
         limit: Some(100),
     };
@@ -88,7 +88,7 @@ fn deletion_queue() {
         sandbox_id: "2000000".to_owned(),
         name: "lab-00000".to_owned(),
         pool: "main".to_owned(),
-        status: "pending_deletion".to_owned(),
+        status: StateName::PendingDeletion.into(),
         place: DeletionPlace::Retrying,
         requested_at: 1_763_683_200,
         age_seconds: 60,
@@ -143,8 +143,8 @@ fn extensions_and_operator_actions() {
     let entry = HistoryView {
         version: 2,
         epoch: 0,
-        status: "quarantined".to_owned(),
-        cause: "quarantined".to_owned(),
+        status: StateName::Quarantined.into(),
+        cause: Cause::Quarantined.into(),
         at: 1_763_683_200,
         by: order.by.clone(),
         reason: Some(order.reason.clone()),
@@ -153,7 +153,7 @@ fn extensions_and_operator_actions() {
         sandbox_id: "2000000".to_owned(),
         name: "lab-00000".to_owned(),
         pool: "main".to_owned(),
-        status: "quarantined".to_owned(),
+        status: StateName::Quarantined.into(),
         history: vec![entry],
     };
     assert_snapshot!(wire(&reply), @r#"{"sandbox_id":"2000000","name":"lab-00000","pool":"main","status":"quarantined","history":[{"version":2,"epoch":0,"status":"quarantined","cause":"quarantined","at":1763683200,"by":"alice","reason":"smoke in it"}]}"#);

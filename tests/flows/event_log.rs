@@ -1,7 +1,7 @@
 //! The event log of a whole fleet: each change of each sandbox is published once, whatever gets lost on the way.
 
 use contract::{Event, TickKind};
-use domain::StateName;
+use domain::{Cause, StateName};
 use harness::rig::{Plan, Rig};
 use harness::wait::{TIMEOUT, eventually};
 use std::collections::BTreeMap;
@@ -53,7 +53,7 @@ async fn every_transition_is_published_once() {
         let versions: Vec<_> = of_it.iter().map(|event| event.data.version).collect();
         assert_eq!(versions, [1, 2, 3, 4], "{id}");
         let kinds: Vec<_> = of_it.iter().map(|event| event.kind.as_str()).collect();
-        assert_eq!(kinds, ["sandbox.listed", "sandbox.claimed", "sandbox.released", "sandbox.deleted"]);
+        assert_eq!(kinds, ["listed", "claimed", "released", "deleted"]);
         assert!(of_it[1].data.owner.as_ref().is_some_and(|owner| owner.starts_with("student-")));
     }
     let counts = counted(&events);
@@ -68,7 +68,7 @@ async fn claim_event_has_its_request_id() {
     let claim = rig.api.allocate_with("student-1", &[("X-Request-ID", "by-hand-1")]).await;
     let event = eventually("the event", TIMEOUT, || async {
         let events = rig.events().await;
-        let claimed = events.into_iter().find(|event| event.kind == "sandbox.claimed");
+        let claimed = events.into_iter().find(|event| event.kind == Cause::Claimed.into());
         claimed.ok_or("not yet")
     })
     .await;
@@ -129,7 +129,7 @@ async fn removed_event_log_is_rebuilt_with_finished_lifecycles() {
     for id in &ids {
         let shown = rig.api.events_of(id).await;
         let mut rest = shown.as_str();
-        for kind in ["sandbox.listed", "sandbox.claimed", "sandbox.released", "sandbox.deleted"] {
+        for kind in ["listed", "claimed", "released", "deleted"] {
             let at = rest.find(kind).unwrap_or_else(|| panic!("{kind} in its place: {shown}"));
             rest = &rest[at..];
         }

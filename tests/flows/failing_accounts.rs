@@ -1,7 +1,7 @@
 //! The provider refuses to delete one account among others: that one is parked with its reason, and delays no other.
 
 use crate::throttle::plan;
-use contract::DeletionsStatus;
+use contract::{DeletionsState, DeletionsStatus};
 use domain::StateName;
 use harness::rig::Rig;
 use harness::wait::{TIMEOUT, eventually};
@@ -91,7 +91,7 @@ async fn revoked_token_stops_deletions_and_parks_nothing() {
         }
         eventually("the line to stop", TIMEOUT, || async {
             let line = line(&rig).await;
-            if line.state == "unauthorized" { Ok(()) } else { Err(line) }
+            if line.state == DeletionsState::Unauthorized.into() { Ok(()) } else { Err(line) }
         })
         .await;
         let stopped_after = rig.deletes_at_csp();
@@ -114,7 +114,7 @@ async fn revoked_token_stops_deletions_and_parks_nothing() {
         assert_eq!(rig.parked_count().await, 0);
         eventually("the line to run", TIMEOUT, || async {
             let line = line(&rig).await;
-            if line.state == "running" { Ok(()) } else { Err(line) }
+            if line.state == DeletionsState::Running.into() { Ok(()) } else { Err(line) }
         })
         .await;
         rig.stop().await;

@@ -370,6 +370,6 @@ async fn two_providers_may_use_the_same_numbers() {
         }
     }
     let census = rig.census().await.census;
-    assert_eq!(census.violations["identity_twice"], 0, "{census:?}");
+    assert_eq!(census.violations[&contract::Violation::IdentityTwice.into()], 0, "{census:?}");
     two.stop().await;
 }

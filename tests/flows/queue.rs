@@ -96,7 +96,7 @@ async fn every_deletion_is_listed_over_every_transport() {
     assert_eq!(bad.status, 400, "{bad:?}");
 
     let request =
-        DeletionsRequest { status: Some("deletion_failed".to_owned()), ..DeletionsRequest::default() };
+        DeletionsRequest { status: Some(StateName::DeletionFailed.into()), ..DeletionsRequest::default() };
     let reply = rig.ask(Verb::Deletions, serde_json::to_value(&request).unwrap()).await.unwrap();
     let reply: Value = serde_json::from_slice(&reply.body).unwrap();
     assert_eq!((&reply["count"], &reply["deletions"][0]["sandbox_id"]), (&json!(1), &json!(given_up)));

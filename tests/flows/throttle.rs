@@ -1,7 +1,7 @@
 //! The provider throttle: deletions keep its rate, wait during the provider's failures, and can be paused by an
 //! operator.
 
-use contract::DeletionsStatus;
+use contract::{BreakerState, DeletionsStatus};
 use domain::{SandboxId, StateName};
 use futures_util::StreamExt as _;
 use harness::process::run;
@@ -63,7 +63,7 @@ async fn deletions_status(rig: &Rig) -> DeletionsStatus {
 async fn until_status(rig: &Rig, state: &str) -> DeletionsStatus {
     eventually(&format!("deletions to be {state}"), TIMEOUT, || async {
         let status = deletions_status(rig).await;
-        if status.state == state { Ok(status) } else { Err(status) }
+        if status.state.as_str() == state { Ok(status) } else { Err(status) }
     })
     .await
 }
@@ -182,7 +182,7 @@ async fn long_outage_parks_nothing_and_is_visible() {
     })
     .await;
     let broken = deletions_status(&rig).await;
-    assert_ne!(broken.breaker.state, "closed", "{broken:?}");
+    assert_ne!(broken.breaker.state, BreakerState::Closed.into(), "{broken:?}");
     assert!(broken.rate_per_minute < broken.rate_per_minute_max, "{broken:?}");
     until_metric(&rig, "broker_breaker_open", 1.0).await;
     rig.csp.clear_faults();

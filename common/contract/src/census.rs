@@ -1,5 +1,6 @@
 //! The census: how many sandboxes there are of each pool, state and lab, and how many break a promise.
 
+use super::named::{CounterName, ViolationName};
 use super::sandboxes::PoolStats;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -25,24 +26,48 @@ pub struct Census {
     /// Sandboxes held for labs that are not named.
     #[serde(default)]
     pub labs_left_out: u64,
-    /// How often each promise is broken, by [`Violation`]; all of them are there, and zero if all is well.
+    /// How often each promise is broken; all of them are there, and zero if all is well.
     #[serde(default)]
-    pub violations: BTreeMap<String, u64>,
+    pub violations: BTreeMap<ViolationName, u64>,
 }
 
 /// How the counts in an answer were come by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Counted {
-    /// `census`: the last one, young enough; `index`: for this answer.
-    pub by: String,
+    /// By what.
+    pub by: CounterName,
     /// When counting began, in Unix seconds.
     pub at: u64,
     /// How long ago that was, in seconds.
     pub age_seconds: u64,
 }
 
+/// What counts the sandboxes of an answer.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::EnumString, strum::EnumIter,
+)]
+#[strum(serialize_all = "snake_case")]
+pub enum CountedBy {
+    /// The last census, young enough.
+    Census,
+    /// The index, for this answer.
+    Index,
+}
+
 /// A promise about leases and accounts that can be broken. Each kind is proved by strongly consistent reads before it counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, strum::IntoStaticStr, strum::EnumIter)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    strum::IntoStaticStr,
+    strum::EnumString,
+    strum::EnumIter,
+)]
 #[strum(serialize_all = "snake_case")]
 pub enum Violation {
     /// A sandbox is held, and its owner's key has no claim item: a repeat of the claim would get a second one.
@@ -53,15 +78,6 @@ pub enum Violation {
     HeldTwice,
     /// Several records that are in use stand for one account of the provider.
     IdentityTwice,
-}
-
-// === impl Counted ===
-
-impl Counted {
-    /// By the last census.
-    pub const CENSUS: &str = "census";
-    /// In the index, for this answer.
-    pub const INDEX: &str = "index";
 }
 
 // === impl Violation ===

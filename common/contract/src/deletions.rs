@@ -1,5 +1,6 @@
 //! Deletion work and what is kept of it when it is given up.
 
+use super::named::{ChangeCause, SandboxStatus};
 use super::queue::PreCleanView;
 use super::subjects::UNREADABLE;
 use domain::{Epoch, ExternalId, HistoryEntry, InvalidId, PoolName, Sandbox, SandboxId, State};
@@ -111,9 +112,9 @@ pub struct HistoryView {
     /// The epoch after it.
     pub epoch: u64,
     /// The state after it.
-    pub status: String,
+    pub status: SandboxStatus,
     /// What made it.
-    pub cause: String,
+    pub cause: ChangeCause,
     /// When, Unix seconds.
     pub at: u64,
     /// Who, if an operator did.
@@ -134,7 +135,7 @@ pub struct DeletionView {
     /// Its pool.
     pub pool: String,
     /// Its state.
-    pub status: String,
+    pub status: SandboxStatus,
     /// When its deletion was asked for, Unix seconds; none if it was not.
     pub requested_at: Option<u64>,
     /// Attempts that count.
@@ -243,8 +244,8 @@ impl HistoryView {
             Self {
                 version: version.get(),
                 epoch: epoch.get(),
-                status: state.to_string(),
-                cause: cause.as_str().to_owned(),
+                status: (*state).into(),
+                cause: (*cause).into(),
                 at: at.get(),
                 by: by.as_ref().map(ToString::to_string),
                 reason: reason.as_ref().map(ToString::to_string),

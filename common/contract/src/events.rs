@@ -3,6 +3,7 @@
 //! The shape is that of CloudEvents 1.0 in JSON. An event is made from the history of the sandbox, so a later reader
 //! of the sandbox can make the same one.
 
+use super::named::{ChangeCause, SandboxStatus};
 use domain::{Cause, HistoryEntry, Sandbox, SandboxId, UnixSeconds, Version};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -27,9 +28,10 @@ pub struct Event {
     pub id: String,
     /// Who tells.
     pub source: String,
-    /// `sandbox.` and what happened, as in the history.
-    #[serde(rename = "type")]
-    pub kind: String,
+    /// What happened, as in the history; on the wire after `sandbox.`.
+    #[serde(rename = "type", with = "event_type")]
+    #[schema(schema_with = event_type::schema)]
+    pub kind: ChangeCause,
     /// The sandbox.
     pub subject: String,
     /// When it happened, RFC 3339.
@@ -46,9 +48,9 @@ pub struct EventData {
     /// The pool.
     pub pool: String,
     /// The state before; none for a sandbox that is new, or whose history was cut there.
-    pub from: Option<String>,
+    pub from: Option<SandboxStatus>,
     /// The state after.
-    pub to: String,
+    pub to: SandboxStatus,
     /// The version that the change made.
     pub version: u64,
     /// The epoch after the change.
@@ -86,14 +88,14 @@ impl Event {
             specversion: SPEC_VERSION.to_owned(),
             id: Self::id_of(&sandbox.id, *version),
             source: SOURCE.to_owned(),
-            kind: format!("{TYPE_PREFIX}{}", cause.as_str()),
+            kind: (*cause).into(),
             subject: sandbox.id.to_string(),
             time: rfc3339(*at),
             datacontenttype: DATA_CONTENT_TYPE.to_owned(),
             data: EventData {
                 pool: sandbox.pool.to_string(),
-                from: before.map(|before| before.state.to_string()),
-                to: state.to_string(),
+                from: before.map(|before| before.state.into()),
+                to: (*state).into(),
                 version: version.get(),
                 epoch: epoch.get(),
                 owner,
@@ -116,11 +118,36 @@ impl Event {
     pub fn version_in(event_id: &str) -> Option<Version> {
         event_id.rsplit_once(':')?.1.parse().ok().map(Version::new)
     }
+}
 
-    /// What happened.
-    #[must_use]
-    pub fn cause(&self) -> Option<Cause> {
-        Cause::parse(self.kind.strip_prefix(TYPE_PREFIX)?)
+/// The type of an event: [`TYPE_PREFIX`] and the cause.
+mod event_type {
+    use super::{Cause, ChangeCause, TYPE_PREFIX};
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use strum::IntoEnumIterator as _;
+    use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
+
+    pub(super) fn serialize<S: Serializer>(kind: &ChangeCause, serializer: S) -> Result<S::Ok, S::Error> {
+        match kind {
+            ChangeCause::Known(cause) => {
+                serializer.collect_str(&format_args!("{TYPE_PREFIX}{}", cause.as_str()))
+            }
+            ChangeCause::Unknown(whole) => serializer.serialize_str(whole),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ChangeCause, D::Error> {
+        let whole = String::deserialize(deserializer)?;
+        let cause = whole.strip_prefix(TYPE_PREFIX).and_then(Cause::parse);
+        Ok(cause.map_or(ChangeCause::Unknown(whole), ChangeCause::Known))
+    }
+
+    pub(super) fn schema() -> Object {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("`sandbox.` and what happened, as in the history."))
+            .enum_values(Some(Cause::iter().map(|cause| format!("{TYPE_PREFIX}{}", cause.as_str()))))
+            .build()
     }
 }
 

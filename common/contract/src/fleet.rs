@@ -93,6 +93,18 @@ impl WorkerRole {
         self.into()
     }
 
+    /// What it does, in a few words.
+    #[must_use]
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Ingress => "Passes HTTP requests on to allocators",
+            Self::Allocator => "Hands out sandboxes and takes them back",
+            Self::Reaper => "Has sandboxes deleted at the provider",
+            Self::Reconciler => "Runs on ticks: syncs, ends leases, sweeps, counts",
+            Self::Scheduler => "Sends ticks",
+        }
+    }
+
     /// The name of its service in discovery.
     #[must_use]
     pub const fn service(self) -> &'static str {

@@ -14,6 +14,7 @@ pub mod headers;
 pub mod limits;
 pub mod listing;
 mod marks;
+mod named;
 pub mod orders;
 pub mod pools;
 pub mod queue;
@@ -25,7 +26,7 @@ pub mod subjects;
 pub mod throttle;
 pub mod ticks;
 
-pub use census::{Census, Counted, Violation};
+pub use census::{Census, Counted, CountedBy, Violation};
 pub use deletions::{
     DeletionRequest, DeletionView, DeletionWork, HistoryView, KeyRequest, ParkedDeletion, ParkedReply,
     ParkedRequest, ParkedView, QueuedView, RemoveReply, ReplayAllReply, ReplayAllRequest, ReplayOutcome,
@@ -40,6 +41,10 @@ pub use listing::{
     RecordRequest, RecordView, SandboxEntry, SandboxesReply, SandboxesRequest, TombstoneView,
 };
 pub use marks::KnownMark;
+pub use named::{
+    BreakerStateName, ChangeCause, CounterName, DeletionsStateName, Name, Named, PreCleanOutcome,
+    SandboxStatus, ViolationName,
+};
 pub use orders::{ExtendRequest, OrderReply, OrderRequest};
 pub use queue::{
     DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, PreCleanView,
@@ -54,7 +59,10 @@ pub use sandboxes::{
 };
 pub use scope::{Scope, UnknownScope};
 pub use subjects::{Subjects, Verb};
-pub use throttle::{DeletionsStatus, Pause, PauseRequest, ResumeReply, ResumeRequest, ThrottleState};
+pub use throttle::{
+    BreakerState, DeletionsState, DeletionsStatus, Pause, PauseRequest, ResumeReply, ResumeRequest,
+    ThrottleState,
+};
 pub use ticks::{TickOrder, TurnTaken};
 
 /// The names of a closed set, for a text that says what is allowed: `a, b, c`.

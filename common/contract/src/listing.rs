@@ -2,6 +2,7 @@
 //! nothing behind.
 
 use super::deletions::HistoryView;
+use super::named::{ChangeCause, SandboxStatus};
 use super::queue::PreCleanView;
 use super::sandboxes::SandboxView;
 use domain::{Cause, Deletion, Lease, Sandbox, State, Tombstone};
@@ -13,7 +14,7 @@ use utoipa::ToSchema;
 pub struct SandboxesRequest {
     /// Only those in this state; any but `deleted`, because tombstones are in no index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<String>,
+    pub status: Option<SandboxStatus>,
     /// Only those of this pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
@@ -91,7 +92,7 @@ pub struct LeaseView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeletionState {
     /// What it was asked for by: `released`, `expired` or `ordered`.
-    pub cause: String,
+    pub cause: ChangeCause,
     /// When it was asked for, Unix seconds.
     pub requested_at: u64,
     /// Attempts that count.
@@ -138,7 +139,7 @@ pub struct RecordView {
 pub struct BulkDeleteRequest {
     /// `stale` or `deletion_failed`; required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<String>,
+    pub status: Option<SandboxStatus>,
     /// Only those of this pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
@@ -189,7 +190,7 @@ pub struct BulkDeleteEntry {
 #[serde(default)]
 pub struct BulkDeleteReply {
     /// The state that was asked for.
-    pub status: String,
+    pub status: SandboxStatus,
     /// Whether nothing was changed.
     pub dry_run: bool,
     /// Records that became tombstones, or would.
@@ -255,7 +256,7 @@ impl From<&Deletion> for DeletionState {
         let Deletion { lease: _, cause, requested_at, attempts, last_error, preparation, relists: _ } =
             deletion;
         Self {
-            cause: Cause::from(*cause).as_str().to_owned(),
+            cause: Cause::from(*cause).into(),
             requested_at: requested_at.get(),
             attempts: *attempts,
             last_error: last_error.clone(),

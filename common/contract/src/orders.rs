@@ -1,6 +1,7 @@
 //! Requests that change a sandbox's life from outside: more time for its lease, and an operator's hand.
 
 use super::deletions::HistoryView;
+use super::named::SandboxStatus;
 use domain::Sandbox;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -52,7 +53,7 @@ pub struct OrderReply {
     /// Its pool.
     pub pool: String,
     /// Its state.
-    pub status: String,
+    pub status: SandboxStatus,
     /// Its state changes, oldest first.
     pub history: Vec<HistoryView>,
 }
@@ -67,7 +68,7 @@ impl OrderReply {
             sandbox_id: sandbox.id.to_string(),
             name: sandbox.name.to_string(),
             pool: sandbox.pool.to_string(),
-            status: sandbox.state.name().to_string(),
+            status: sandbox.state.name().into(),
             history: HistoryView::all_of(sandbox),
         }
     }

@@ -1,5 +1,6 @@
 //! The deletion queue as an operator sees it: every sandbox that is to be deleted or was given up, page by page.
 
+use super::named::{PreCleanOutcome, SandboxStatus};
 use domain::Preparation;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -15,7 +16,7 @@ pub struct DeletionsRequest {
     pub pool: Option<String>,
     /// Only those in this state: `pending_deletion` or `deletion_failed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<String>,
+    pub status: Option<SandboxStatus>,
     /// Where the page before ended; none for the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
@@ -45,8 +46,8 @@ pub enum DeletionPlace {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct PreCleanView {
-    /// `skipped`, `cleaned`, `shadowed` or `failed`.
-    pub result: String,
+    /// In one word.
+    pub result: PreCleanOutcome,
     /// Services deleted inside, or that would have been.
     pub services: Option<u32>,
     /// Why it was skipped, or failed.
@@ -67,7 +68,7 @@ pub struct DeletionEntry {
     /// Its pool.
     pub pool: String,
     /// Its state.
-    pub status: String,
+    pub status: SandboxStatus,
     /// Where its deletion is.
     pub place: DeletionPlace,
     /// When it was asked for, Unix seconds.
@@ -137,7 +138,7 @@ impl From<&Preparation> for PreCleanView {
             Preparation::Done { count } | Preparation::Shadowed { count } => (Some(*count), None, false),
             Preparation::Failed { reason, went_on } => (None, Some(reason.clone()), *went_on),
         };
-        let (result, summary) = (preparation.as_str().to_owned(), preparation.to_string());
+        let (result, summary) = (preparation.result().into(), preparation.to_string());
         Self { result, services, reason, went_on, summary }
     }
 }

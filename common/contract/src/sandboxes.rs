@@ -1,6 +1,7 @@
 //! Requests about sandboxes, and their answers.
 
 use super::census::Counted;
+use super::named::SandboxStatus;
 use super::throttle::DeletionsStatus;
 use domain::{Descriptor, Sandbox, StateName};
 use serde::{Deserialize, Serialize};
@@ -103,7 +104,7 @@ pub struct ReleaseReply {
     /// The sandbox.
     pub sandbox_id: String,
     /// Always `pending_deletion`: what the caller wanted holds, even if the sandbox is gone by now.
-    pub status: String,
+    pub status: SandboxStatus,
     /// When its deletion was first asked for.
     pub deletion_requested_at: u64,
 }
@@ -118,7 +119,7 @@ pub struct SandboxView {
     /// The bare UUID that calls to the CSP use.
     pub external_id: String,
     /// Its state.
-    pub status: String,
+    pub status: SandboxStatus,
     /// Its owner.
     pub allocated_to_track: Option<String>,
     /// Start of the lease.
@@ -226,7 +227,7 @@ impl SandboxView {
             sandbox_id: sandbox.id.to_string(),
             name: sandbox.name.to_string(),
             external_id: sandbox.external_id.bare().to_owned(),
-            status: sandbox.state.name().to_string(),
+            status: sandbox.state.name().into(),
             allocated_to_track: lease.map(|lease| lease.claim.owner.to_string()),
             allocated_at: lease.map(|lease| lease.granted_at.get()),
             expires_at: lease.map(|lease| lease.expires_at.get()),

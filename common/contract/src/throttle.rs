@@ -1,5 +1,6 @@
 //! The provider throttle: its state in the bucket, the operators' switch, and what is shown of both.
 
+use super::named::{BreakerStateName, DeletionsStateName};
 use domain::UnixSeconds;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -72,8 +73,16 @@ pub struct Forbidden {
 }
 
 /// The breaker of the whole fleet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, strum::EnumDiscriminants,
+)]
 #[serde(tag = "state", rename_all = "snake_case")]
+#[strum_discriminants(
+    name(BreakerState),
+    derive(strum::IntoStaticStr, strum::EnumString, strum::EnumIter),
+    strum(serialize_all = "snake_case"),
+    doc = "The state of the breaker."
+)]
 pub enum Breaker {
     /// Deletions go on.
     #[default]
@@ -150,12 +159,32 @@ pub struct ResumeReply {
     pub was_paused: Option<Pause>,
 }
 
+/// What the deletions as a whole do.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::EnumString, strum::EnumIter,
+)]
+#[strum(serialize_all = "snake_case")]
+pub enum DeletionsState {
+    /// They go on.
+    Running,
+    /// The operators' switch is on.
+    Paused,
+    /// The provider asked us to stay away.
+    Held,
+    /// The breaker is open.
+    BreakerOpen,
+    /// One call tries whether the provider works again.
+    HalfOpen,
+    /// The provider refused our credentials.
+    Unauthorized,
+}
+
 /// Everything that an operator sees of the deletions as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct DeletionsStatus {
-    /// `running`, `paused`, `held`, `breaker_open`, `half_open` or `unauthorized`.
-    pub state: String,
+    /// What they do.
+    pub state: DeletionsStateName,
     /// The operators' switch, while it is on.
     pub paused: Option<Pause>,
     /// The breaker.
@@ -180,7 +209,7 @@ pub struct DeletionsStatus {
 #[serde(default)]
 pub struct ProviderDeletions {
     /// As for the first provider.
-    pub state: String,
+    pub state: DeletionsStateName,
     /// The breaker.
     pub breaker: BreakerStatus,
     /// The provider asked us to stay away until then, Unix seconds.
@@ -206,8 +235,8 @@ impl ProviderDeletions {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct BreakerStatus {
-    /// `closed`, `open` or `half_open`.
-    pub state: String,
+    /// Whether calls pass.
+    pub state: BreakerStateName,
     /// `failures` or `unauthorized`, while it is not closed.
     pub reason: Option<BreakerReason>,
     /// No call begins before then, Unix seconds.

@@ -29,7 +29,7 @@ pub use lease::{
 };
 pub use policy::LeasePolicy;
 pub use pool::{InvalidPool, LeaseOverrides, PoolKind, PoolSpec, PoolState, Pools, WarmSizes};
-pub use preparation::{Preparation, Skip};
+pub use preparation::{Preparation, PreparationResult, Skip};
 pub use sandbox::{InvalidTransition, NewSandbox, STILL_LISTED, Sandbox, State, StateName};
 pub use switch::DeletionSwitch;
 pub use time::UnixSeconds;

@@ -5,11 +5,18 @@ use super::deletion::Deletion;
 use std::fmt;
 
 /// The result of the last recorded attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, strum::EnumDiscriminants)]
+#[strum_discriminants(
+    name(PreparationResult),
+    derive(strum::IntoStaticStr, strum::EnumString, strum::EnumIter),
+    strum(serialize_all = "snake_case"),
+    doc = "The result in one word."
+)]
 pub enum Preparation {
     /// Nothing was deleted inside, because there was nothing to delete.
     Skipped(Skip),
     /// Things inside were deleted; counts those of all attempts together.
+    #[strum_discriminants(strum(serialize = "cleaned"))]
     Done {
         /// Their number.
         count: u32,
@@ -47,13 +54,14 @@ pub enum Skip {
 impl Preparation {
     /// The name under which it is stored.
     #[must_use]
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Skipped(_) => "skipped",
-            Self::Done { .. } => "cleaned",
-            Self::Shadowed { .. } => "shadowed",
-            Self::Failed { .. } => "failed",
-        }
+    pub fn as_str(&self) -> &'static str {
+        self.result().into()
+    }
+
+    /// The result in one word.
+    #[must_use]
+    pub fn result(&self) -> PreparationResult {
+        self.into()
     }
 
     /// A failed pre-clean. `reason` is cut like the error of a deletion.

@@ -163,7 +163,7 @@ fn answer(
             let endpoints = endpoints(role, subjects)
                 .into_iter()
                 .map(|(endpoint, _)| EndpointInfo { endpoint, metadata: json!({}) });
-            json!(Info { common, description: description(role), endpoints: endpoints.collect() })
+            json!(Info { common, description: role.description(), endpoints: endpoints.collect() })
         }
         "STATS" => {
             let mut data: BTreeMap<_, _> = service.further().into_iter().collect();
@@ -206,16 +206,6 @@ fn endpoints(role: WorkerRole, subjects: &Subjects) -> Vec<(EndpointName, Option
         WorkerRole::Reconciler | WorkerRole::Scheduler => subjects.tick_all(),
     };
     vec![(EndpointName { name: WORK_ENDPOINT, subject, queue_group: "" }, None)]
-}
-
-const fn description(role: WorkerRole) -> &'static str {
-    match role {
-        WorkerRole::Ingress => "Passes HTTP requests on to allocators",
-        WorkerRole::Allocator => "Hands out sandboxes and takes them back",
-        WorkerRole::Reaper => "Has sandboxes deleted at the provider",
-        WorkerRole::Reconciler => "Runs on ticks: syncs, ends leases, sweeps, counts",
-        WorkerRole::Scheduler => "Sends ticks",
-    }
 }
 
 // These types follow ADR-32, including the field names.

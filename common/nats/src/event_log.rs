@@ -42,7 +42,7 @@ impl EventLog for NatsBus {
     ) -> Result<Appended, BusError> {
         const OPERATION: &str = "append an event";
         let subjects = &self.config.subjects;
-        let Some((cause, version)) = event.cause().zip(Event::version_in(&event.id)) else {
+        let Some((cause, version)) = event.kind.known().zip(Event::version_in(&event.id)) else {
             return Err(failed(OPERATION)("an event of no known type or version"));
         };
         let payload = encode(event, OPERATION)?;

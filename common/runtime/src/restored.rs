@@ -335,7 +335,7 @@ impl TableWatch {
             };
             let is_young = parse_rfc3339(&event.time).is_some_and(|at| at.after(EVENT_PROVES) >= watched_at);
             if is_young && newest.get(&id).is_none_or(|(known, _)| *known < version) {
-                newest.insert(id, (version, event.data.to == StateName::Deleted.as_str()));
+                newest.insert(id, (version, event.data.to == StateName::Deleted.into()));
             }
         }
         let older = stream::iter(newest)

@@ -5,7 +5,9 @@
 //! row and then lets a single call of the fleet test the provider from time to time.
 
 use crate::settings::Settings;
-use contract::throttle::{Breaker, BreakerReason, BreakerStatus, DeletionsStatus, Failing};
+use contract::throttle::{
+    Breaker, BreakerReason, BreakerState, BreakerStatus, DeletionsState, DeletionsStatus, Failing,
+};
 use contract::{Pause, ThrottleState};
 use ports::backoff::longest_pause;
 use ports::bus::{Admission, CallOutcome, Confirmed, FailureCause, OutcomeEffect, Permit, ThrottleView};
@@ -288,24 +290,23 @@ impl ThrottleRules {
     pub fn status(&self, throttle: &ThrottleState, pause: Option<&Pause>, now_ms: u64) -> DeletionsStatus {
         let paused = pause.filter(|pause| pause.is_on(now_ms)).cloned();
         let held_until = (throttle.held_until_ms > now_ms).then(|| throttle.held_until_ms.div_ceil(1_000));
-        let (breaker, until_ms) = match throttle.breaker {
-            Breaker::Closed => ("closed", None),
-            Breaker::Open { until_ms } => ("open", Some(until_ms)),
-            Breaker::HalfOpen { .. } => ("half_open", None),
+        let until_ms = match throttle.breaker {
+            Breaker::Open { until_ms } => Some(until_ms),
+            Breaker::Closed | Breaker::HalfOpen { .. } => None,
         };
-        let state = match (&paused, throttle.reason, breaker) {
-            (Some(_), _, _) => "paused",
-            (None, Some(BreakerReason::Unauthorized), _) => "unauthorized",
-            (None, _, "open") => "breaker_open",
-            (None, _, "half_open") => "half_open",
-            (None, _, _) if held_until.is_some() => "held",
-            (None, _, _) => "running",
+        let state = match (&paused, throttle.reason, throttle.breaker) {
+            (Some(_), _, _) => DeletionsState::Paused,
+            (None, Some(BreakerReason::Unauthorized), _) => DeletionsState::Unauthorized,
+            (None, _, Breaker::Open { .. }) => DeletionsState::BreakerOpen,
+            (None, _, Breaker::HalfOpen { .. }) => DeletionsState::HalfOpen,
+            (None, _, Breaker::Closed) if held_until.is_some() => DeletionsState::Held,
+            (None, _, Breaker::Closed) => DeletionsState::Running,
         };
         DeletionsStatus {
-            state: state.to_owned(),
+            state: state.into(),
             paused,
             breaker: BreakerStatus {
-                state: breaker.to_owned(),
+                state: BreakerState::from(throttle.breaker).into(),
                 reason: throttle.reason,
                 until: until_ms.map(|until_ms| until_ms.div_ceil(1_000)),
                 failures: throttle.failures,

@@ -10,7 +10,7 @@ use crate::bounds::Bounds;
 use crate::deletions::parse_actor;
 use crate::listing::{Which, page_limit};
 use crate::{Allocator, decode};
-use contract::{BulkDeleteOutcome, BulkDeleteReply, BulkDeleteRequest, Fault, FaultCode};
+use contract::{BulkDeleteOutcome, BulkDeleteReply, BulkDeleteRequest, Fault, FaultCode, SandboxStatus};
 use domain::{Actor, Sandbox, StateName};
 use futures_util::{StreamExt as _, stream};
 use ports::bus::{BusError, Request};
@@ -79,7 +79,7 @@ impl Allocator {
         request: &Request,
     ) -> Result<BulkDeleteReply, Fault> {
         let BulkDeleteRequest { status, pool, dry_run, cursor, limit, by } = decode(&request.body)?;
-        let status = removable(status.as_deref())?;
+        let status = removable(status.as_ref())?;
         let by = parse_actor(by.as_deref())?;
         let (pools, is_narrowed) = self.pools_of(request, pool.as_deref(), bounds).await?;
         let which = Which {
@@ -95,7 +95,7 @@ impl Allocator {
         };
         let (page, cursor) = self.page_of_sandboxes(&which, request).await?;
         let mut reply = BulkDeleteReply {
-            status: status.to_string(),
+            status: status.into(),
             dry_run,
             more: cursor.is_some(),
             cursor,
@@ -179,11 +179,11 @@ impl Allocator {
 }
 
 /// The state in a request, if its records may be removed at all.
-fn removable(status: Option<&str>) -> Result<StateName, Fault> {
+fn removable(status: Option<&SandboxStatus>) -> Result<StateName, Fault> {
     let Some(status) = status else {
         return Err(Fault::invalid("status", "has to be said: stale or deletion_failed"));
     };
-    match StateName::parse(status) {
+    match status.known() {
         Some(status @ (StateName::Stale | StateName::DeletionFailed)) => Ok(status),
         Some(status) => {
             let message = format!("records of sandboxes that are {status} are never removed in bulk");
@@ -197,7 +197,7 @@ fn log(reply: &BulkDeleteReply, by: &Actor, request: &Request) {
     tracing::warn!(
         request.id = request.context.request_id,
         %by,
-        status = reply.status,
+        status = reply.status.as_str(),
         removed = reply.removed,
         refused = reply.refused,
         raced = reply.raced,

@@ -304,7 +304,7 @@ fn view(sandbox: &Sandbox, queued: &[QueuedMessage], parked: Option<&ParkedMessa
         sandbox_id: sandbox.id.to_string(),
         name: sandbox.name.to_string(),
         pool: sandbox.pool.to_string(),
-        status: sandbox.state.name().to_string(),
+        status: sandbox.state.name().into(),
         requested_at: deletion.map(|deletion| deletion.requested_at.get()),
         attempts: deletion.map_or(0, |deletion| deletion.attempts),
         last_error: deletion.and_then(|deletion| deletion.last_error.clone()),

@@ -7,7 +7,9 @@
 use crate::bounds::{Bounds, lies_outside};
 use crate::{Allocator, decode, store_fault};
 use contract::queue::PAGE_LIMIT_MAX;
-use contract::{Fault, RecordRequest, RecordView, SandboxEntry, SandboxesReply, SandboxesRequest};
+use contract::{
+    Fault, RecordRequest, RecordView, SandboxEntry, SandboxStatus, SandboxesReply, SandboxesRequest,
+};
 use domain::{LabId, NamePrefix, OwnerId, PoolName, Sandbox, StateName};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ports::bus::Request;
@@ -86,7 +88,7 @@ impl Which {
         let (pools, is_narrowed) = pools;
         Ok(Self {
             purpose: "sandboxes",
-            states: listed_states(status.as_deref())?,
+            states: listed_states(status.as_ref())?,
             pools,
             is_narrowed,
             lab: parsed("lab", lab.as_deref(), LabId::parse)?,
@@ -283,10 +285,10 @@ impl Read {
 }
 
 /// The states of a filter, if sandboxes in them can be listed.
-fn listed_states(status: Option<&str>) -> Result<Vec<StateName>, Fault> {
+fn listed_states(status: Option<&SandboxStatus>) -> Result<Vec<StateName>, Fault> {
     let listed = || StateName::iter().filter(|state| *state != StateName::Deleted);
     let Some(status) = status else { return Ok(listed().collect()) };
-    match StateName::parse(status) {
+    match status.known() {
         Some(StateName::Deleted) => {
             let why =
                 "deleted cannot be listed, because tombstones are in no index; ask for one sandbox by its id";

@@ -2,8 +2,8 @@
 
 use crate::{Allocator, decode, store_fault};
 use contract::{
-    Census, Counted, DeletionsStatus, Fault, FaultCode, HealthReply, LabDuration, PoolStats, SandboxRequest,
-    SandboxView, StatsReply,
+    Census, Counted, CountedBy, DeletionsStatus, Fault, FaultCode, HealthReply, LabDuration, PoolStats,
+    SandboxRequest, SandboxView, StatsReply,
 };
 use domain::{Actor, OwnerId, PoolName, SandboxId, StateName};
 use ports::bus::Request;
@@ -73,7 +73,7 @@ impl Allocator {
             return None;
         }
         let Census { taken_at, all, pools, labs, labs_left_out: _, violations: _ } = census;
-        let counted = Counted { by: Counted::CENSUS.to_owned(), at: taken_at, age_seconds };
+        let counted = Counted { by: CountedBy::Census.into(), at: taken_at, age_seconds };
         let labs = Some(labs);
         Some(StatsReply { all, pools, labs, counted: Some(counted), ..StatsReply::default() })
     }
@@ -89,7 +89,7 @@ impl Allocator {
 
     async fn count_index(&self) -> Result<StatsReply, StoreError> {
         let at = self.ports.clock.now().get();
-        let counted = Counted { by: Counted::INDEX.to_owned(), at, age_seconds: 0 };
+        let counted = Counted { by: CountedBy::Index.into(), at, age_seconds: 0 };
         let mut reply = StatsReply { counted: Some(counted), ..StatsReply::default() };
         for pool in &self.every_pool().await? {
             let stats = self.pool_stats(pool).await?;

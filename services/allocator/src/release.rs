@@ -82,7 +82,7 @@ fn reply_for(sandbox: &Sandbox, owner: &OwnerId, epoch: Option<Epoch>) -> Result
     };
     Ok(ReleaseReply {
         sandbox_id: sandbox.id.to_string(),
-        status: StateName::PendingDeletion.to_string(),
+        status: StateName::PendingDeletion.into(),
         deletion_requested_at: deletion.requested_at.get(),
     })
 }

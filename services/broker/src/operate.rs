@@ -3,6 +3,7 @@
 use crate::asyncapi;
 use crate::role::Role;
 use anyhow::Context as _;
+use contract::WorkerRole;
 use domain::PoolName;
 use nats::{Definition, NatsConfig};
 use prometheus::Registry;
@@ -15,7 +16,6 @@ use runtime::skew::ClockMetrics;
 use runtime::upkeep::UpkeepMetrics;
 use std::collections::BTreeMap;
 use std::path::Path;
-use strum::IntoEnumIterator as _;
 
 /// An environment without variables, so that reading it shows every default.
 struct NoEnv;
@@ -32,7 +32,7 @@ pub fn settings_page() -> String {
     let mut readers: BTreeMap<Vec<Role>, Vec<Variable>> = BTreeMap::new();
     let mut order: Vec<Variable> = Vec::new();
     let mut roles_of: BTreeMap<&'static str, Vec<Role>> = BTreeMap::new();
-    for role in Role::iter() {
+    for role in Role::all() {
         for variable in role.variables(&NoEnv) {
             let roles = roles_of.entry(variable.name).or_default();
             if roles.is_empty() {
@@ -115,11 +115,11 @@ pub fn metrics_page() -> Result<String, prometheus::Error> {
 /// external system.
 fn collectors(registry: &Registry) -> Result<[(&'static str, Collectors); 8], prometheus::Error> {
     Ok([
-        (Role::Ingress.as_str(), ingress::Metrics::register(registry)?.collectors()),
-        (Role::Allocator.as_str(), allocator::Metrics::register(registry)?.collectors()),
-        (Role::Reaper.as_str(), reaper::Metrics::register(registry)?.collectors()),
-        (Role::Reconciler.as_str(), reconciler::Metrics::register(registry)?.collectors()),
-        (Role::Scheduler.as_str(), scheduler::Metrics::register(registry)?.collectors()),
+        (WorkerRole::Ingress.as_str(), ingress::Metrics::register(registry)?.collectors()),
+        (WorkerRole::Allocator.as_str(), allocator::Metrics::register(registry)?.collectors()),
+        (WorkerRole::Reaper.as_str(), reaper::Metrics::register(registry)?.collectors()),
+        (WorkerRole::Reconciler.as_str(), reconciler::Metrics::register(registry)?.collectors()),
+        (WorkerRole::Scheduler.as_str(), scheduler::Metrics::register(registry)?.collectors()),
         (
             "allocator, reaper, reconciler",
             [

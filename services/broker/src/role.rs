@@ -2,6 +2,9 @@
 
 use crate::fleet::{Backends, Fleet, Shared, Threads};
 use anyhow::Context as _;
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
+use contract::WorkerRole;
 use ops::{Ops, listen};
 use ports::clock::SystemClock;
 use ports::random::Rng;
@@ -13,34 +16,14 @@ use runtime::telemetry::{LogFormat, TelemetryConfig};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use strum::IntoEnumIterator as _;
 
-/// The roles of a process.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    clap::Subcommand,
-    strum::IntoStaticStr,
-    strum::EnumIter,
-)]
-#[strum(serialize_all = "snake_case")]
+/// The role of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// The HTTP API.
-    Ingress,
-    /// Answers requests: claims, releases, operators' requests.
-    Allocator,
-    /// Deletes sandboxes at the provider.
-    Reaper,
-    /// Runs on ticks: sync, expiry, sweep, census, stale.
-    Reconciler,
-    /// Publishes the ticks.
-    Scheduler,
-    /// The simulated CSP.
+    /// A part of the fleet.
+    Worker(WorkerRole),
+    /// The simulated CSP, which is no part of the fleet.
     Simulator,
 }
 
@@ -64,10 +47,25 @@ struct ProcessConfig {
 // === impl Role ===
 
 impl Role {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        WorkerRole::iter().map(Self::Worker).chain([Self::Simulator])
+    }
+
     /// Its command.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        self.into()
+        match self {
+            Self::Worker(role) => role.as_str(),
+            Self::Simulator => "simulator",
+        }
+    }
+
+    const fn description(self) -> &'static str {
+        match self {
+            Self::Worker(role) => role.description(),
+            Self::Simulator => "Behaves like the CSP, for tests and `up`",
+        }
     }
 
     /// Every variable that it reads.
@@ -117,30 +115,30 @@ impl Role {
     fn read(self, settings: &mut Settings<'_>) -> (ProcessConfig, Option<Backends>, RoleConfig) {
         let process = ProcessConfig::read(settings);
         let mut backends = None;
-        let secrets = self == Self::Ingress;
+        let secrets = self == Self::Worker(WorkerRole::Ingress);
         let mut stand_on = |settings: &mut Settings<'_>, table: bool, provider: bool| {
             backends = Some(Backends::read_parts(settings, table, provider, secrets));
         };
         let config = match self {
-            Self::Ingress => {
+            Self::Worker(WorkerRole::Ingress) => {
                 stand_on(settings, false, false);
                 RoleConfig::Ingress(Box::new(ingress::Config::read(settings)))
             }
-            Self::Allocator => {
+            Self::Worker(WorkerRole::Allocator) => {
                 let config = allocator::Config::read(settings);
                 // It needs the provider only for health checks of candidates.
                 stand_on(settings, true, config.health.is_some());
                 RoleConfig::Allocator(config)
             }
-            Self::Reaper => {
+            Self::Worker(WorkerRole::Reaper) => {
                 stand_on(settings, true, true);
                 RoleConfig::Reaper(reaper::Config::read(settings))
             }
-            Self::Reconciler => {
+            Self::Worker(WorkerRole::Reconciler) => {
                 stand_on(settings, true, true);
                 RoleConfig::Reconciler(reconciler::Config::read(settings))
             }
-            Self::Scheduler => {
+            Self::Worker(WorkerRole::Scheduler) => {
                 stand_on(settings, false, false);
                 RoleConfig::Scheduler(scheduler::Config::read(settings))
             }
@@ -150,6 +148,33 @@ impl Role {
             backends.shown.clone_from(settings.plain());
         }
         (process, backends, config)
+    }
+}
+
+impl Subcommand for Role {
+    fn augment_subcommands(command: Command) -> Command {
+        let own = |role: Self| Command::new(role.as_str()).about(role.description());
+        command.subcommands(Self::all().map(own))
+    }
+
+    fn augment_subcommands_for_update(command: Command) -> Command {
+        Self::augment_subcommands(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        Self::all().any(|role| role.as_str() == name)
+    }
+}
+
+impl FromArgMatches for Role {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let named = Self::all().find(|role| matches.subcommand_name() == Some(role.as_str()));
+        named.ok_or_else(|| clap::Error::new(ErrorKind::MissingSubcommand))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@ use axum::response::Response;
 use contract::deletions::unreadable_sequence;
 use contract::{
     DeletionRequest, DeletionsRequest, Fault, FaultCode, KeyRequest, ParkedRequest, ReplayAllReply,
-    ReplayAllRequest, Verb,
+    ReplayAllRequest, SandboxStatus, Verb,
 };
 use domain::Actor;
 use domain::ids::HEADER_ID_BYTES_MAX;
@@ -39,7 +39,7 @@ const PAGES_MAX: usize = 100;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Queued {
     pool: Option<String>,
-    status: Option<String>,
+    status: Option<SandboxStatus>,
     cursor: Option<String>,
     limit: Option<u32>,
 }

@@ -5,7 +5,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use contract::{BulkDeleteReply, BulkDeleteRequest, RecordRequest, SandboxesRequest, Verb};
+use contract::{BulkDeleteReply, BulkDeleteRequest, RecordRequest, SandboxStatus, SandboxesRequest, Verb};
 use serde::Deserialize;
 
 use crate::deletions::operator;
@@ -20,7 +20,7 @@ use crate::sandboxes::sandbox_in_path;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Which {
-    status: Option<String>,
+    status: Option<SandboxStatus>,
     pool: Option<String>,
     lab: Option<String>,
     owner: Option<String>,
@@ -33,7 +33,7 @@ pub(crate) struct Which {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BulkDeleteQuery {
-    status: Option<String>,
+    status: Option<SandboxStatus>,
     pool: Option<String>,
     #[serde(default)]
     dry_run: bool,

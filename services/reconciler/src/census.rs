@@ -93,7 +93,7 @@ impl Reconciler {
         report.census = Census { taken_at, ..census };
         report.census.violations = self.check_claims(cases, report, skipped).await?;
         let twice = self.check_identities(report, skipped).await?;
-        report.census.violations.insert(Violation::IdentityTwice.as_str().to_owned(), twice);
+        report.census.violations.insert(Violation::IdentityTwice.into(), twice);
         self.ports.census.keep_census(&report.census).await?;
         self.metrics.show(&report.census);
         Ok(())

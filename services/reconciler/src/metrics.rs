@@ -147,7 +147,7 @@ impl Metrics {
             }
         }
         for (kind, count) in violations {
-            self.violations.with_label_values(&[kind]).set(gauge(*count));
+            self.violations.with_label_values(&[kind.as_str()]).set(gauge(*count));
         }
         self.census_taken.set(taken_at);
     }

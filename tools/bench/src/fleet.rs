@@ -29,7 +29,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use strum::IntoEnumIterator as _;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -290,7 +289,7 @@ pub(super) async fn interruptible<T>(
 
 /// What `env` says of every variable that some role reads; empty, which is as good as unset, where it says nothing.
 fn environment_of_roles(env: &dyn Env) -> BTreeMap<String, String> {
-    let variables = Role::iter().flat_map(|role| role.variables(env));
+    let variables = Role::all().flat_map(|role| role.variables(env));
     variables.map(|variable| (variable.name.to_owned(), env.get(variable.name).unwrap_or_default())).collect()
 }
 

@@ -12,8 +12,8 @@ use super::targets::verdict::{Bound, Verdict};
 use super::usage::{self, Memory, TICKS_PER_SECOND};
 use super::{Output, Ports, targets};
 use anyhow::bail;
-use broker::role::Role;
 use broker::up::first_sync;
+use contract::WorkerRole;
 use ops::listen;
 use runtime::settings::{Env, Secret};
 use serde::Serialize;
@@ -35,7 +35,13 @@ const MEGABYTE_BYTES: f64 = 1_000_000.0;
 /// Target for all processes of an idle fleet together, in percent of a core.
 const IDLE_PERCENT_MAX: f64 = 3.0;
 /// The roles of the fleet; the allocator is the first.
-const ROLES: [Role; 5] = [Role::Allocator, Role::Ingress, Role::Reaper, Role::Reconciler, Role::Scheduler];
+const ROLES: [WorkerRole; 5] = [
+    WorkerRole::Allocator,
+    WorkerRole::Ingress,
+    WorkerRole::Reaper,
+    WorkerRole::Reconciler,
+    WorkerRole::Scheduler,
+];
 /// The token between this process's empty provider and its callers.
 const CSP_TOKEN: &str = "footprint";
 
@@ -155,7 +161,7 @@ async fn measure(
         bench_pool.run(fleet, ports, closed(CALLERS, claims, 0, false)).await?;
     }
     let mut allocator = Memory::default();
-    if let Some(process) = processes.iter().find(|process| process.role == Role::Allocator) {
+    if let Some(process) = processes.iter().find(|process| process.role == WorkerRole::Allocator) {
         allocator = usage::memory(process.id())?;
     }
     let mut watched: Vec<(&'static str, i32)> =

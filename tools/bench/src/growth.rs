@@ -11,7 +11,7 @@ use super::rounds::{BenchPool, Figures, closed};
 use super::summary::Table;
 use super::{Output, Ports, check_violations};
 use anyhow::Context as _;
-use broker::role::Role;
+use contract::WorkerRole;
 use runtime::settings::Env;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -155,7 +155,7 @@ async fn of_processes(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     for _ in 0..allocators {
-        processes.push(RoleProcess::start(fleet, Role::Allocator, binary, &[]).await?);
+        processes.push(RoleProcess::start(fleet, WorkerRole::Allocator, binary, &[]).await?);
     }
     fleet.ready(ports).await?;
     let mut bench_pool = BenchPool::new(None, NAME, options.allocators_pool);

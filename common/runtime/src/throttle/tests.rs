@@ -217,7 +217,7 @@ fn consecutive_failures_open_the_breaker() {
         // Any sign that the provider works ends the row.
         throttle.call(sandbox, if sandbox == "3" { CallOutcome::Refused } else { CallOutcome::Deleted });
         throttle.wait(MINUTE);
-        assert_eq!(throttle.status().breaker.state, "closed");
+        assert_eq!(throttle.status().breaker.state, BreakerState::Closed.into());
     }
     assert_eq!(throttle.break_down(), 10 * SECOND);
     let status = throttle.status();

@@ -6,6 +6,7 @@ use crate::listing::{Which, page_limit};
 use crate::{Allocator, decode, store_fault};
 use contract::{
     DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, Fault, PreCleanView,
+    SandboxStatus,
 };
 use domain::{PoolName, Sandbox, StateName};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -19,8 +20,9 @@ const READS_AT_ONCE_MAX: usize = 8;
 const STATES: [StateName; 2] = [StateName::PendingDeletion, StateName::DeletionFailed];
 
 /// The states of the filter.
-fn states_of(status: Option<&str>) -> Result<Vec<StateName>, Fault> {
-    let states = STATES.into_iter().filter(|state| status.is_none_or(|status| state.as_str() == status));
+fn states_of(status: Option<&SandboxStatus>) -> Result<Vec<StateName>, Fault> {
+    let states =
+        STATES.into_iter().filter(|state| status.is_none_or(|status| status.known() == Some(*state)));
     let states: Vec<_> = states.collect();
     if states.is_empty() {
         return Err(Fault::invalid("status", "must be pending_deletion or deletion_failed"));
@@ -36,7 +38,7 @@ impl Allocator {
         let (pools, is_narrowed) = self.pools_of(request, pool.as_deref(), &None).await?;
         let which = Which {
             purpose: "deletions",
-            states: states_of(status.as_deref())?,
+            states: states_of(status.as_ref())?,
             pools,
             is_narrowed,
             lab: None,
@@ -96,7 +98,7 @@ impl Allocator {
             sandbox_id: sandbox.id.to_string(),
             name: sandbox.name.to_string(),
             pool: sandbox.pool.to_string(),
-            status: sandbox.state.name().to_string(),
+            status: sandbox.state.name().into(),
             place,
             requested_at: deletion.requested_at.get(),
             age_seconds: now.get().saturating_sub(deletion.requested_at.get()),

@@ -1,7 +1,7 @@
 //! `broker deletions pause | resume | status`: controls all deletions.
 
 use super::client::Client;
-use contract::{DeletionsStatus, PauseRequest};
+use contract::{DeletionsState, DeletionsStatus, Named, PauseRequest};
 use ports::bus::DeletionControl;
 use ports::clock::{Clock as _, SystemClock};
 use runtime::settings::Env;
@@ -75,11 +75,11 @@ pub(crate) fn note(status: &DeletionsStatus) -> Option<String> {
         let reason = pause.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
         return Some(format!("paused by {}{}{reason}", pause.by, until(pause.until)));
     }
-    match status.state.as_str() {
-        "running" => status
+    match status.state {
+        Named::Known(DeletionsState::Running) => status
             .consumer_paused_until
             .map(|_| format!("consumer paused{}", until(status.consumer_paused_until))),
-        "held" => Some(format!("held{}", until(status.held_until))),
-        state => Some(format!("{state}{}", until(status.breaker.until))),
+        Named::Known(DeletionsState::Held) => Some(format!("held{}", until(status.held_until))),
+        ref state => Some(format!("{state}{}", until(status.breaker.until))),
     }
 }

@@ -4,7 +4,7 @@ use super::client::Client;
 use super::parked::{Output, print_json};
 use clap::Args;
 use contract::events::rfc3339;
-use contract::{DeletionEntry, DeletionTotals, DeletionsReply, DeletionsRequest, Verb};
+use contract::{DeletionEntry, DeletionTotals, DeletionsReply, DeletionsRequest, SandboxStatus, Verb};
 use domain::UnixSeconds;
 use runtime::settings::Env;
 use std::fmt::Write as _;
@@ -54,7 +54,7 @@ impl List {
         for _ in 0..PAGES_MAX {
             let request = DeletionsRequest {
                 pool: self.pool.clone(),
-                status: self.status.clone(),
+                status: self.status.clone().map(SandboxStatus::from),
                 cursor: all.cursor.take(),
                 limit: Some(PAGE_LIMIT),
             };
@@ -109,6 +109,7 @@ fn sum(totals: &DeletionTotals) -> String {
 mod tests {
     use super::*;
     use contract::{DeletionPlace, PreCleanView};
+    use domain::StateName;
 
     #[test]
     fn each_deletion_is_one_row_followed_by_a_summary() {
@@ -116,7 +117,7 @@ mod tests {
             sandbox_id: "2000000".to_owned(),
             name: "lab-00000".to_owned(),
             pool: "main".to_owned(),
-            status: "pending_deletion".to_owned(),
+            status: StateName::PendingDeletion.into(),
             place: DeletionPlace::Retrying,
             requested_at: 1_763_683_200,
             age_seconds: 90,

@@ -4,8 +4,8 @@ use crate::support::{ADMIN, Answer, EPOCH_MS, Rig, Step, TICK, request};
 use axum::body::Body;
 use axum::http::StatusCode;
 use contract::{
-    CensusReport, ExpiryReport, FaultCode, Report, RunReport, RunStatus, StaleReport, SweepReport,
-    SyncReport, TickOrder, Verb,
+    CensusReport, DeletionsState, ExpiryReport, FaultCode, Report, RunReport, RunStatus, StaleReport,
+    SweepReport, SyncReport, TickOrder, Verb,
 };
 use ports::bus::DeletionControl as _;
 use ports::clock::Clock as _;
@@ -301,7 +301,7 @@ async fn deletions_are_paused_and_resumed() {
     let answer = rig.ask("POST", "/v1/admin/deletions/pause", ADMIN).await;
     let pause = json!({"by": "admin", "since": now, "until": null, "reason": null});
     assert_eq!(answer.json(), json!({"status": "paused", "paused": pause}));
-    assert_eq!(rig.bus.status().await.unwrap().state, "paused");
+    assert_eq!(rig.bus.status().await.unwrap().state, DeletionsState::Paused.into());
     let answer = rig.ask("POST", "/v1/admin/deletions/resume", ADMIN).await;
     assert_eq!(
         (answer.status, answer.json()),
@@ -309,7 +309,7 @@ async fn deletions_are_paused_and_resumed() {
     );
     let answer = rig.ask("POST", "/v1/admin/deletions/resume", ADMIN).await;
     assert_eq!(answer.json(), json!({"status": "running", "was_paused": null}), "a repeat is no mistake");
-    assert_eq!(rig.bus.status().await.unwrap().state, "running");
+    assert_eq!(rig.bus.status().await.unwrap().state, DeletionsState::Running.into());
 }
 
 #[tokio::test(start_paused = true)]

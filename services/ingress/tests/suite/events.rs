@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use axum::body::BodyDataStream;
 use axum::http::StatusCode;
 use contract::{Event, EventData, FaultCode};
-use domain::SandboxId;
+use domain::{SandboxId, StateName};
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, stream};
 use ingress::events::{ANSWER_TIME_MAX, EVENT_READERS_MAX, HEARTBEAT};
@@ -139,14 +139,14 @@ fn event(sandbox: &str, version: u64, kind: &str, pool: &str) -> Event {
         specversion: "1.0".to_owned(),
         id: format!("{sandbox}:{version}"),
         source: "/sandbox-broker".to_owned(),
-        kind: format!("sandbox.{kind}"),
+        kind: kind.to_owned().into(),
         subject: sandbox.to_owned(),
         time: "2027-01-15T08:00:00Z".to_owned(),
         datacontenttype: "application/json".to_owned(),
         data: EventData {
             pool: pool.to_owned(),
             from: None,
-            to: "available".to_owned(),
+            to: StateName::Available.into(),
             version,
             epoch: 0,
             owner: None,

@@ -204,7 +204,7 @@ impl Rig {
 
     /// The state of the throttle for operators.
     async fn throttle_state(&self) -> String {
-        self.bus.status().await.unwrap().state
+        self.bus.status().await.unwrap().state.to_string()
     }
 
     async fn sandbox(&self) -> Sandbox {

@@ -9,7 +9,7 @@
 use super::CensusError;
 use crate::Reconciler;
 use crate::listing::Skipped;
-use contract::{CensusReport, Violation};
+use contract::{CensusReport, Violation, ViolationName};
 use domain::{
     CLOSED_CLAIM_KEPT, ClaimKey, ClaimRecord, Sandbox, SandboxId, State, StateName, UnixSeconds, Version,
 };
@@ -148,7 +148,7 @@ impl Reconciler {
         cases: Vec<Case>,
         report: &mut CensusReport,
         skipped: &mut Skipped,
-    ) -> Result<BTreeMap<String, u64>, CensusError> {
+    ) -> Result<BTreeMap<ViolationName, u64>, CensusError> {
         let now = self.ports.clock.now();
         let due = self.checked.due(&cases, now, now.before(self.config.sweep_after));
         let read = due.len().min(CLAIMS_READ_MAX);
@@ -175,10 +175,10 @@ impl Reconciler {
                 }
             }
         }
-        let mut violations: BTreeMap<Violation, u64> =
-            Violation::iter().map(|kind| (kind, self.checked.count(kind))).collect();
-        violations.insert(Violation::HeldTwice, self.keys_with_two(&cases).await?);
-        Ok(violations.into_iter().map(|(kind, count)| (kind.as_str().to_owned(), count)).collect())
+        let mut violations: BTreeMap<_, _> =
+            Violation::iter().map(|kind| (kind.into(), self.checked.count(kind))).collect();
+        violations.insert(Violation::HeldTwice.into(), self.keys_with_two(&cases).await?);
+        Ok(violations)
     }
 
     async fn look_at_claim(&self, case: Case) -> Result<(Case, Found), StoreError> {

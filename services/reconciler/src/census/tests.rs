@@ -26,7 +26,7 @@ async fn run(rig: &Rig) -> CensusReport {
 async fn violations(rig: &Rig) -> [u64; 4] {
     let report = run(rig).await;
     assert_eq!(report.status, RunStatus::Completed);
-    let shown: Vec<_> = Violation::iter().map(|kind| report.census.violations[kind.as_str()]).collect();
+    let shown: Vec<_> = Violation::iter().map(|kind| report.census.violations[&kind.into()]).collect();
     let gauges: Vec<_> =
         Violation::iter().map(|kind| rig.metric("broker_invariant_violations", &[kind.as_str()])).collect();
     assert_eq!(shown, gauges);
@@ -90,7 +90,7 @@ async fn pool_of(count: usize) -> (Rig, Census) {
     for stats in expected.pools.values() {
         expected.all.add(stats);
     }
-    expected.violations = Violation::iter().map(|kind| (kind.as_str().to_owned(), 0)).collect();
+    expected.violations = Violation::iter().map(|kind| (kind.into(), 0)).collect();
     (rig, expected)
 }
 
@@ -159,7 +159,7 @@ async fn census_of_another_reconciler_is_exported() {
     });
     let census = |taken_at, pool: &str, available| {
         let stats = PoolStats { total: available, available, ..PoolStats::default() };
-        let violations = [("held_twice".to_owned(), available)].into();
+        let violations = [(Violation::HeldTwice.into(), available)].into();
         Census {
             taken_at,
             all: stats,
@@ -406,7 +406,7 @@ async fn key_that_moves_between_reads_is_no_violation() {
         rig.faulty.resume();
         let report = running.await.unwrap();
         // Proved only after both rounds.
-        let held_twice = report.census.violations[Violation::HeldTwice.as_str()];
+        let held_twice = report.census.violations[&Violation::HeldTwice.into()];
         assert!(held_twice == 0 || proofs == 4, "{held_twice} after {calls:?}");
         paused += 1;
         if proofs == 4 {

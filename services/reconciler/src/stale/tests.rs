@@ -53,7 +53,7 @@ async fn stale_sandbox_becomes_a_tombstone_after_exactly_a_day() {
     assert_eq!(again, Insert::Exists(Box::new(gone.clone())));
     let events: Vec<_> = rig.bus.events().into_iter().filter(|event| event.subject == "0").collect();
     let kinds: Vec<_> = events.iter().map(|event| event.kind.as_str()).collect();
-    assert_eq!(kinds, ["sandbox.listed", "sandbox.missing", "sandbox.forgotten"]);
+    assert_eq!(kinds, ["listed", "missing", "forgotten"]);
     assert_eq!(events[2].data.by, "stale");
     let count = |what| rig.metric("broker_reconciled_total", &["stale", what]);
     assert_eq!(["removed", "raced"].map(count), [1, 0]);
@@ -153,7 +153,7 @@ async fn store_failure_is_reported_and_the_next_run_resumes() {
             }
             // Also those whose write had happened when its answer was lost.
             let events =
-                rig.bus.events().into_iter().filter(|event| event.kind == "sandbox.forgotten").count();
+                rig.bus.events().into_iter().filter(|event| event.kind == Cause::Forgotten.into()).count();
             assert_eq!(events, 3, "{fault:?} at {name}");
             broken += 1;
         }
@@ -173,5 +173,5 @@ async fn unavailable_event_log_delays_only_the_events() {
     assert!(rig.bus.events().is_empty());
     let report = run(&rig).await;
     assert_eq!((report.status, report.due, report.untold), (RunStatus::Completed, 0, 0));
-    assert_eq!(rig.bus.events().last().unwrap().kind, "sandbox.forgotten");
+    assert_eq!(rig.bus.events().last().unwrap().kind, Cause::Forgotten.into());
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::listing::PAGE_LIMIT;
 use crate::tests::{HOUR, NOW, Rig, done, id, owner};
 use contract::{DeletionWork, ParkedDeletion, Report, TickKind};
-use domain::Epoch;
+use domain::{Cause, Epoch, StateName};
 use ports::bus::{DeletionQueue as _, Deletions as _, Delivery, Verdict, Worker};
 use ports::clock::Clock as _;
 use std::collections::{BTreeMap, BTreeSet};
@@ -177,7 +177,10 @@ async fn event_log_gaps_are_filled_in_order_and_once() {
         (["0:1", "0:2", "0:3"].map(str::to_owned).into(), ["1:1", "1:2"].map(str::to_owned).into())
     );
     let claimed = rig.bus.events().into_iter().find(|event| event.id == "1:2").unwrap();
-    assert_eq!((claimed.kind.as_str(), claimed.data.from.as_deref()), ("sandbox.claimed", Some("available")));
+    assert_eq!(
+        (&claimed.kind, &claimed.data.from),
+        (&Cause::Claimed.into(), &Some(StateName::Available.into()))
+    );
     assert_eq!(claimed.data.owner.as_deref(), Some(held.lease().unwrap().claim.owner.as_str()));
     // Verified events are not read again until something changes.
     rig.bus.set_connected(false);

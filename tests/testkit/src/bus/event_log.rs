@@ -37,7 +37,7 @@ impl EventLog for MemoryBus {
         event: &Event,
         after: Option<EventMark>,
     ) -> Result<Appended, BusError> {
-        if event.cause().is_none() || Event::version_in(&event.id).is_none() {
+        if event.kind.known().is_none() || Event::version_in(&event.id).is_none() {
             return Err(failed("append an event")("an event of no known type or version"));
         }
         self.call(Call::Append, |inside, _| inside.events.append(id, event, after))

@@ -145,7 +145,7 @@ fn is_behind(kept: &KeptEvent, from: EventsFrom) -> bool {
 fn is_wanted(event: Option<&Event>, wanted: &EventsWanted) -> bool {
     let EventsWanted { cause, sandbox } = wanted;
     event.is_some_and(|event| {
-        (cause.is_none() || event.cause() == *cause)
+        (cause.is_none() || event.kind.known() == *cause)
             && sandbox.as_ref().is_none_or(|id| event.subject == id.as_str())
     })
 }

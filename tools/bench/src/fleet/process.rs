@@ -3,7 +3,7 @@
 use super::{Fleet, READY_POLL_PAUSE, READY_TIMEOUT};
 use anyhow::{Context as _, bail};
 use broker::child::{Child, Program};
-use broker::role::Role;
+use contract::WorkerRole;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,7 +23,7 @@ const LOG_SHOWN_BYTES: usize = 2_000;
 
 /// A role that runs as a process, and dies with this one.
 pub(crate) struct RoleProcess {
-    pub(crate) role: Role,
+    pub(crate) role: WorkerRole,
     child: Child,
     ops: SocketAddr,
 }
@@ -62,7 +62,7 @@ impl RoleProcess {
     /// When it exits, or is not ready in time; contains the end of its log.
     pub(crate) async fn start(
         fleet: &Fleet,
-        role: Role,
+        role: WorkerRole,
         binary: &Path,
         more: &[(&str, String)],
     ) -> anyhow::Result<Self> {

@@ -18,7 +18,7 @@ impl TestThrottle {
     }
 
     fn state(&self) -> String {
-        self.status().state
+        self.status().state.to_string()
     }
 }
 

@@ -65,7 +65,7 @@ async fn one_of_two_available_duplicates_is_quarantined() {
     let rig = Rig::new();
     let (first, second) = two_records(&rig, 1, 2).await;
     let report = run(&rig).await;
-    assert_eq!(report.census.violations[Violation::IdentityTwice.as_str()], 1, "{report:?}");
+    assert_eq!(report.census.violations[&Violation::IdentityTwice.into()], 1, "{report:?}");
     assert_eq!(report.duplicates_quarantined, 1);
     assert_eq!(rig.metric("broker_invariant_violations", &["identity_twice"]), 1);
     let identity = rig.store.identity(&first.external_id).await.unwrap().unwrap();
