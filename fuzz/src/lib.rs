@@ -10,6 +10,7 @@ use domain::UnixSeconds;
 
 pub mod answers;
 pub mod messages;
+pub mod principal;
 pub mod request;
 pub mod worker;
 
@@ -17,9 +18,10 @@ pub mod worker;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     ("answers", answers::hold),
     ("messages", messages::hold),
+    ("principal", principal::hold),
     ("request", request::hold),
     ("worker", worker::hold),
 ];

@@ -175,8 +175,7 @@ fn tokens(bytes: &[u8]) {
         Ok(entries) => {
             assert!(!entries.is_empty(), "a file without a token");
             for entry in &entries {
-                let caller = &entry.caller;
-                let line = file::line(&caller.name, &caller.scopes, &entry.digest, &caller.pools);
+                let line = file::line(&entry.caller, &entry.digest);
                 let again = file::parse(line.expect("it had a line").as_bytes()).expect("its own line");
                 assert_eq!(again.as_slice(), std::slice::from_ref(entry), "another token");
             }

@@ -60,7 +60,7 @@ pub fn hold(input: &[u8]) {
     let is_named = request.headers().contains_key(header::AUTHORIZATION);
     let is_guarded = ingress::routes::ROUTES
         .iter()
-        .any(|route| route.path == request.uri().path() && route.role != ingress::Role::None);
+        .any(|route| route.path == request.uri().path() && route.action.is_some());
     // The answer to a load balancer has another shape.
     let is_probe = request.uri().path() == "/readyz";
     let world = &*WORLD;

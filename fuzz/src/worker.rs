@@ -99,7 +99,7 @@ fn ask(verb: Verb, body: Bytes) -> Result<Value, Fault> {
             traceparent: None,
             idempotency_key: None,
             attempt: None,
-            scope: contract::Scope::Every,
+            principal: contract::Principal::default(),
         };
         let answer = allocator.handle(Request { verb, context, body }).await;
         answer.body.map(|body| serde_json::from_slice(&body).expect("an answer is JSON"))

@@ -42,7 +42,7 @@ pub(crate) fn context(request_id: &str) -> Context {
         traceparent: None,
         idempotency_key: None,
         attempt: None,
-        scope: contract::Scope::Every,
+        principal: contract::Principal::default(),
     }
 }
 

@@ -3,8 +3,8 @@
 use crate::engines::Engine;
 use crate::fixtures::{SHORT, answer, ask, ask_later, context, in_ms, serve, until};
 use bytes::Bytes;
-use contract::{Fault, FaultBody, FaultCode, Outcome, Scope, Verb};
-use domain::PoolName;
+use contract::{Fault, FaultBody, FaultCode, Outcome, Principal, Role, Scope, Verb};
+use domain::{Actor, PoolName};
 use harness::wait::TIMEOUT;
 use ports::bus::{Answer, Attempt, Context, RequestError};
 use std::time::Duration;
@@ -50,7 +50,11 @@ pub(crate) async fn worker_receives_the_verb_and_context(engine: Engine) {
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
             idempotency_key: Some("key/1".to_owned()),
             attempt: Some(Attempt { request_key: "request/1".to_owned(), number: Some(2) }),
-            scope: Scope::of(&[PoolName::parse("dns").unwrap(), PoolName::parse("main").unwrap()]),
+            principal: Principal {
+                person: Some(Actor::parse("alice").unwrap()),
+                scope: Scope::of(&[PoolName::parse("dns").unwrap(), PoolName::parse("main").unwrap()]),
+                ..Principal::of(Actor::parse("on-call").unwrap(), &[Role::Lab, Role::Admin])
+            },
         };
         let (asked, case) = tokio::join!(ask(world.bus.as_ref(), verb, &sent, "{}"), async {
             let case = inbox.next().await;

@@ -320,7 +320,7 @@ impl Process {
             traceparent: None,
             idempotency_key: None,
             attempt: None,
-            scope: contract::Scope::Every,
+            principal: contract::Principal::default(),
         };
         Request { verb, context, body }
     }

@@ -9,6 +9,7 @@
 
 mod markdown;
 
+mod access;
 mod asyncapi;
 mod configuration;
 mod listing;

@@ -46,7 +46,7 @@ async fn stopping_worker_loses_no_request() {
         traceparent: None,
         idempotency_key: None,
         attempt: None,
-        scope: contract::Scope::Every,
+        principal: contract::Principal::default(),
     };
     eventually("a worker that answers", TIMEOUT, || async {
         rig.bus.request(Verb::Get, &context, Bytes::new(), REQUEST_TIMEOUT).await

@@ -1,11 +1,12 @@
 //! Tokens from the command line to the API, on a whole fleet.
 
+use contract::{Principal, Role};
 use harness::http::Api;
 use harness::process::run;
 use harness::rig::{ADMIN_TOKEN, LAB_TOKEN, Plan, Rig};
 use harness::secrets::{Kept, SecretsManager};
 use harness::wait::eventually;
-use ingress::tokens::{Scope, fingerprint};
+use ingress::tokens::fingerprint;
 use ports::secrets::{SECRET_BYTES_MAX, SecretError, SecretId, Secrets as _};
 use reqwest::Method;
 use secretsmanager::{AwsSecrets, SecretsConfig};
@@ -26,11 +27,11 @@ async fn token(arguments: &[&str]) -> (String, String) {
 
 /// The lines of the rig's own tokens.
 fn lines_of_rig() -> String {
-    let line = |name: &str, token: &str, scope| {
-        let name = ingress::tokens::parse_name(name).unwrap();
-        ingress::tokens::file::line(&name, &[scope], &fingerprint(token.as_bytes()), &[]).unwrap() + "\n"
+    let line = |name: &str, token: &str, role| {
+        let holder = Principal::of(ingress::tokens::parse_name(name).unwrap(), &[role]);
+        ingress::tokens::file::line(&holder, &fingerprint(token.as_bytes())).unwrap() + "\n"
     };
-    line("lab", LAB_TOKEN, Scope::Lab) + &line("admin", ADMIN_TOKEN, Scope::Admin)
+    line("lab", LAB_TOKEN, Role::Lab) + &line("admin", ADMIN_TOKEN, Role::Admin)
 }
 
 /// The fleet's API with other tokens.

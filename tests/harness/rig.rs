@@ -273,7 +273,7 @@ impl Rig {
             traceparent: None,
             idempotency_key: None,
             attempt: None,
-            scope: contract::Scope::Every,
+            principal: contract::Principal::default(),
         };
         self.bus.request(verb, &context, Bytes::from(body.to_string()), patience).await
     }
@@ -291,7 +291,7 @@ impl Rig {
             traceparent: None,
             idempotency_key: None,
             attempt: None,
-            scope: contract::Scope::Every,
+            principal: contract::Principal::default(),
         };
         self.bus.request(verb, &context, Bytes::from(body), Duration::from_secs(20)).await
     }

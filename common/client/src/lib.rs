@@ -318,7 +318,7 @@ impl Client {
                 traceparent: None,
                 idempotency_key: None,
                 attempt: Some(Attempt { request_key: request_key.clone(), number: Some(attempt) }),
-                scope: contract::Scope::Every,
+                principal: contract::Principal::default(),
             };
             let answered = self.transport.request(verb, &context, body.clone(), left).await;
             let FailedAttempt { error, again_after } = match answered {

@@ -158,7 +158,7 @@ pub struct DeletionView {
 pub struct KeyRequest {
     /// The sandbox's id, or `_unreadable.<sequence>`.
     pub key: String,
-    /// Who asks, for the history; `operator` if none is named.
+    /// Who asks, for the history; the principal if there is one, else `operator` if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
@@ -193,7 +193,7 @@ pub struct ReplayAllRequest {
     /// Which page of which ones.
     #[serde(flatten)]
     pub which: ParkedRequest,
-    /// Who asks, for the history; `operator` if none is named.
+    /// Who asks, for the history; the principal if there is one, else `operator` if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }

@@ -20,6 +20,8 @@ pub const DEADLINE_MS: &str = "Sandbox-Deadline-Ms";
 pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 /// The only pools that the request may concern ([`Scope`](crate::Scope)). A worker refuses one that it does not understand.
 pub const SCOPE: &str = "Sandbox-Scope";
+/// Who asks ([`Principal`](crate::Principal)). A worker refuses one that it does not understand.
+pub const PRINCIPAL: &str = "Sandbox-Principal";
 /// On the reply of a claim: `created` or `existing`.
 pub const OUTCOME: &str = "Sandbox-Outcome";
 /// W3C trace context.

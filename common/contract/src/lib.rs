@@ -3,6 +3,7 @@
 //! Bodies are JSON. Readers ignore fields that they do not know, so a newer writer may add some; a field is
 //! never given a new meaning. Faults have one shape everywhere ([`fault`]), equal to the HTTP error body.
 
+mod access;
 pub mod bounds;
 pub mod census;
 pub mod deletions;
@@ -17,6 +18,7 @@ mod marks;
 mod named;
 pub mod orders;
 pub mod pools;
+mod principal;
 pub mod queue;
 mod refusals;
 pub mod reports;
@@ -26,6 +28,7 @@ pub mod subjects;
 pub mod throttle;
 pub mod ticks;
 
+pub use access::{Action, Target, authorize};
 pub use census::{Census, Counted, CountedBy, Violation};
 pub use deletions::{
     DeletionRequest, DeletionView, DeletionWork, HistoryView, KeyRequest, ParkedDeletion, ParkedReply,
@@ -46,6 +49,7 @@ pub use named::{
     SandboxStatus, ViolationName,
 };
 pub use orders::{ExtendRequest, OrderReply, OrderRequest};
+pub use principal::{PRINCIPAL_BYTES_MAX, Principal, Rights, Role};
 pub use queue::{
     DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, PreCleanView,
 };
@@ -57,7 +61,7 @@ pub use sandboxes::{
     AllocateRequest, Allocation, HealthReply, Outcome, PoolStats, ReleaseReply, ReleaseRequest,
     SandboxRequest, SandboxView, StatsReply,
 };
-pub use scope::{Scope, UnknownScope};
+pub use scope::{NotUnderstood, Scope};
 pub use subjects::{Subjects, Verb};
 pub use throttle::{
     BreakerState, DeletionsState, DeletionsStatus, Pause, PauseRequest, ResumeReply, ResumeRequest,

@@ -152,7 +152,7 @@ pub struct BulkDeleteRequest {
     /// Most records of this call, 1 to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
-    /// Who asks, for the history; `operator` if none is named.
+    /// Who asks, for the history; the principal if there is one, else `operator` if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }

@@ -12,7 +12,7 @@ pub struct ExtendRequest {
     /// Which sandbox; required.
     #[serde(default)]
     pub sandbox_id: String,
-    /// Who holds it; required.
+    /// Who holds it; the principal if none is named.
     #[serde(default)]
     pub owner: String,
     /// How long the lease is to last in all, in hours; this or the minutes are required.
@@ -24,7 +24,7 @@ pub struct ExtendRequest {
     /// The lease that is meant, if the caller says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_epoch: Option<u64>,
-    /// Who asks on the owner's behalf, for the history; the owner if none is named.
+    /// Who asks on the owner's behalf, for the history; the principal if there is one, else the owner if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
@@ -38,7 +38,7 @@ pub struct OrderRequest {
     /// Why, in one line, for the history; required.
     #[serde(default)]
     pub reason: String,
-    /// Who asks, for the history; `operator` if none is named.
+    /// Who asks, for the history; the principal if there is one, else `operator` if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }

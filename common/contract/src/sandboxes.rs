@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 /// A claim: `allocate`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AllocateRequest {
-    /// Who claims; required.
+    /// Who claims; the principal if none is named.
     #[serde(default)]
     pub owner: String,
     /// The lab that it is for.
@@ -32,7 +32,7 @@ pub struct AllocateRequest {
     /// The same in minutes; counts instead of the hours if it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lab_duration_minutes: Option<u32>,
-    /// Who asks on the owner's behalf, for the history; the owner if none is named.
+    /// Who asks on the owner's behalf, for the history; the principal if there is one, else the owner if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
@@ -43,13 +43,13 @@ pub struct ReleaseRequest {
     /// Which one; required.
     #[serde(default)]
     pub sandbox_id: String,
-    /// Who asks; required.
+    /// Who asks; the principal if none is named.
     #[serde(default)]
     pub owner: String,
     /// The lease that is meant, by its epoch; whichever is live if absent. The native API will require it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_epoch: Option<u64>,
-    /// Who asks on the owner's behalf, for the history; the owner if none is named.
+    /// Who asks on the owner's behalf, for the history; the principal if there is one, else the owner if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
@@ -60,10 +60,10 @@ pub struct SandboxRequest {
     /// Which one; required.
     #[serde(default)]
     pub sandbox_id: String,
-    /// Who asks; required.
+    /// Who asks; the principal if none is named.
     #[serde(default)]
     pub owner: String,
-    /// Who asks on the owner's behalf, for the history; the owner if none is named.
+    /// Who asks on the owner's behalf, for the history; the principal if there is one, else the owner if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }

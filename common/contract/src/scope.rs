@@ -13,15 +13,22 @@ pub enum Scope {
     Pools(Vec<PoolName>),
 }
 
-/// A scope that this build does not understand.
+/// A header that restricts the request in a way that this build does not understand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this worker does not understand the scope of the request")]
-pub struct UnknownScope;
+#[error("this worker does not understand the {0} of the request")]
+pub struct NotUnderstood(&'static str);
 
 /// Beginning of the one scope of this version.
 const POOLS: &str = "v1 pools=";
 /// Between two pools; no name contains it.
 const SEPARATOR: &str = ",";
+
+// === impl NotUnderstood ===
+
+impl NotUnderstood {
+    pub(crate) const PRINCIPAL: Self = Self("principal");
+    pub(crate) const SCOPE: Self = Self("scope");
+}
 
 // === impl Scope ===
 
@@ -30,6 +37,21 @@ impl Scope {
     #[must_use]
     pub fn of(pools: &[PoolName]) -> Self {
         if pools.is_empty() { Self::Every } else { Self::Pools(pools.to_vec()) }
+    }
+
+    /// The pools; none if it is every pool.
+    #[must_use]
+    pub fn pools(&self) -> &[PoolName] {
+        match self {
+            Self::Every => &[],
+            Self::Pools(pools) => pools,
+        }
+    }
+
+    /// Whether the request may concern `pool`.
+    #[must_use]
+    pub fn admits(&self, pool: &PoolName) -> bool {
+        *self == Self::Every || self.pools().contains(pool)
     }
 
     /// The value of the header; none if it is left out.
@@ -45,10 +67,12 @@ impl Scope {
     /// # Errors
     ///
     /// If there are several, or one that this build does not understand.
-    pub fn read<'a>(mut values: impl Iterator<Item = &'a str>) -> Result<Self, UnknownScope> {
+    pub fn read<'a>(mut values: impl Iterator<Item = &'a str>) -> Result<Self, NotUnderstood> {
         let Some(value) = values.next() else { return Ok(Self::Every) };
-        let pools = value.strip_prefix(POOLS).filter(|_| values.next().is_none()).ok_or(UnknownScope)?;
-        let pools = pools.split(SEPARATOR).map(|name| PoolName::parse(name).map_err(|_| UnknownScope));
+        let pools =
+            value.strip_prefix(POOLS).filter(|_| values.next().is_none()).ok_or(NotUnderstood::SCOPE)?;
+        let pools =
+            pools.split(SEPARATOR).map(|name| PoolName::parse(name).map_err(|_| NotUnderstood::SCOPE));
         Ok(Self::Pools(pools.collect::<Result<_, _>>()?))
     }
 }
@@ -86,11 +110,11 @@ mod tests {
             "v2 pools=a",
             "V1 pools=a",
         ] {
-            assert_eq!(Scope::read([unknown].into_iter()), Err(UnknownScope), "{unknown:?}");
+            assert_eq!(Scope::read([unknown].into_iter()), Err(NotUnderstood::SCOPE), "{unknown:?}");
         }
         assert_eq!(
             Scope::read(["v1 pools=a", "v1 pools=b"].into_iter()),
-            Err(UnknownScope),
+            Err(NotUnderstood::SCOPE),
             "which one holds?"
         );
     }

@@ -8,6 +8,8 @@ pub const HEADER_ID_BYTES_MAX: usize = 256;
 pub const SANDBOX_ID_BYTES_MAX: usize = 128;
 /// Longest pool name, in bytes; it is part of NATS subjects and of every index key.
 pub const POOL_NAME_BYTES_MAX: usize = 64;
+/// Longest name of a tenant, in bytes.
+pub const TENANT_BYTES_MAX: usize = 64;
 /// Longest sandbox name, in bytes; it is a DynamoDB sort key, which may hold 1,024.
 pub const SANDBOX_NAME_BYTES_MAX: usize = 256;
 /// Longest reason that an operator may give, in bytes; every later write of the sandbox pays for it.
@@ -180,6 +182,10 @@ text_id!(
     /// The actor of an operator action: the operator's name, as far as it is known.
     Actor, HEADER_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
 );
+text_id!(
+    /// A tenant: a group of principals. It is a token of NATS subjects, like a pool.
+    TenantName, TENANT_BYTES_MAX, TOKEN, is_token
+);
 
 text_id!(
     /// The reason of an operator action, in one line.
@@ -252,6 +258,21 @@ impl From<&OwnerId> for IdempotencyKey {
     /// The idempotency key of a claim that brings none: its owner.
     fn from(owner: &OwnerId) -> Self {
         Self(owner.0.clone())
+    }
+}
+
+impl Actor {
+    /// The actor of a request whose caller only NATS knows.
+    #[must_use]
+    pub fn nats() -> Self {
+        Self("nats".to_owned())
+    }
+}
+
+impl Default for TenantName {
+    /// The tenant of a principal for which none is configured.
+    fn default() -> Self {
+        Self("default".to_owned())
     }
 }
 

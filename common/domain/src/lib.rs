@@ -22,7 +22,7 @@ pub use descriptor::{DESCRIPTOR_ENTRIES_MAX, Descriptor, InvalidDescriptor};
 pub use history::{Cause, HISTORY_ENTRIES_MAX, HistoryEntry, Order};
 pub use ids::{
     Actor, Epoch, ExternalId, IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, ProviderName,
-    Reason, RequestKey, SandboxId, SandboxName, Version,
+    Reason, RequestKey, SandboxId, SandboxName, TenantName, Version,
 };
 pub use lease::{
     CLOSED_CLAIM_KEPT, Candidate, ClaimKey, ClaimRecord, Extension, Grant, Lease, REQUESTS_KEPT_MAX,

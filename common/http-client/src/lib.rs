@@ -266,7 +266,7 @@ mod tests {
             traceparent: None,
             idempotency_key: None,
             attempt: None,
-            scope: contract::Scope::Every,
+            principal: contract::Principal::default(),
         };
         let body = Bytes::from_static(br#"{"owner":"p-1"}"#);
         let asked = caller().request(Verb::Allocate, &context, body, CONNECT_TIMEOUT).await;

@@ -85,7 +85,7 @@ fn reply_of(message: Message) -> Reply {
 
 /// The client library panics on a header value of several lines, so those are prevented.
 fn headers_of(context: &Context, clock: &dyn Clock, time: &ServerTime) -> HeaderMap {
-    let Context { request_id, deadline_ms: _, traceparent, idempotency_key, attempt, scope } = context;
+    let Context { request_id, deadline_ms: _, traceparent, idempotency_key, attempt, principal } = context;
     let mut map = HeaderMap::new();
     map.insert(headers::REQUEST_ID, one_line(request_id));
     if let Some(remaining) = context.remaining(clock) {
@@ -109,8 +109,10 @@ fn headers_of(context: &Context, clock: &dyn Clock, time: &ServerTime) -> Header
             map.insert(headers::ATTEMPT, number.to_string());
         }
     }
-    if let Some(scope) = scope.header() {
-        map.insert(headers::SCOPE, scope);
+    for (name, value) in principal.headers() {
+        if let Some(value) = value {
+            map.insert(name, value);
+        }
     }
     map
 }

@@ -9,7 +9,7 @@ use super::{NatsBus, failed};
 use async_nats::client::PublishErrorKind;
 use async_nats::{HeaderMap, Message, Subject, Subscriber};
 use async_trait::async_trait;
-use contract::{Fault, FaultCode, Scope, UnknownScope, Verb, headers};
+use contract::{Fault, FaultCode, NotUnderstood, Principal, Verb, headers};
 use futures_util::StreamExt as _;
 use ports::bus::intake::{self, one_line};
 use ports::bus::{Answer, Attempt, BusError, Context, Dropped, Handler, Request, Serve};
@@ -136,8 +136,8 @@ impl Server {
         if let Some(why) = dropped {
             return self.handler.dropped(verb, &context.request_id, why);
         }
-        let scope = scope_of(message.headers.as_ref());
-        let not_understood = scope.map(|scope| context.scope = scope).err();
+        let principal = principal_of(message.headers.as_ref());
+        let not_understood = principal.map(|principal| context.principal = principal).err();
         let body = message.payload;
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
         let bus = self.bus.clone();
@@ -234,15 +234,15 @@ fn context_of(
             request_key,
             number: header(headers::ATTEMPT).and_then(|value| value.parse().ok()),
         }),
-        scope: Scope::Every,
+        principal: Principal::default(),
     };
     (context, dropped)
 }
 
-/// The scope of a request; a header that cannot be read as one is refused rather than ignored.
-fn scope_of(map: Option<&HeaderMap>) -> Result<Scope, UnknownScope> {
-    let values = map.into_iter().flat_map(|map| map.get_all(headers::SCOPE));
-    Scope::read(values.map(|value| value.as_str()))
+/// The principal of a request; a header that cannot be read is refused rather than ignored.
+fn principal_of(map: Option<&HeaderMap>) -> Result<Principal, NotUnderstood> {
+    let values = |name| map.into_iter().flat_map(move |map| map.get_all(name)).map(|value| value.as_str());
+    Principal::read(values(headers::PRINCIPAL), values(headers::SCOPE))
 }
 
 #[cfg(test)]
@@ -292,19 +292,32 @@ mod tests {
     }
 
     #[test]
-    fn scope_is_read_from_one_header_or_refused() {
-        let scope = |values: &[&str]| {
+    fn principal_is_read_from_its_headers_or_refused() {
+        let principal = |values: &[(&'static str, &str)]| {
             let mut map = HeaderMap::new();
-            for value in values {
-                map.append(headers::SCOPE, *value);
+            for (name, value) in values {
+                map.append(*name, *value);
             }
-            scope_of(Some(&map))
+            principal_of(Some(&map))
         };
-        assert_eq!(scope_of(None), Ok(Scope::Every));
-        assert_eq!(scope(&[]), Ok(Scope::Every));
-        assert_eq!(scope(&["v1 pools=dns"]).unwrap().header().as_deref(), Some("v1 pools=dns"));
-        for unknown in [&["v2 pools=dns"][..], &[""], &["v1 pools=dns", "v1 pools=main"]] {
-            assert_eq!(scope(unknown), Err(UnknownScope), "{unknown:?}");
+        assert_eq!(principal_of(None), Ok(Principal::default()));
+        assert_eq!(principal(&[]), Ok(Principal::default()));
+        let (name, scope) =
+            ((headers::PRINCIPAL, "v1 name=a tenant=b roles=lab"), (headers::SCOPE, "v1 pools=dns"));
+        let both = principal(&[name, scope]).unwrap();
+        assert_eq!(both.headers().map(|(_, value)| value.unwrap()), [name.1, scope.1]);
+        // An ingress of a former build sends the scope alone.
+        let scoped = principal(&[scope]).unwrap();
+        assert_eq!((scoped.is_named(), scoped.scope), (false, both.scope));
+        for unknown in [
+            &[(headers::SCOPE, "v2 pools=dns")][..],
+            &[(headers::SCOPE, "")],
+            &[scope, (headers::SCOPE, "v1 pools=main")],
+            &[(headers::PRINCIPAL, "v2 name=a")],
+            &[name, name],
+            &[name, (headers::SCOPE, "v1 labs=a")],
+        ] {
+            assert!(principal(unknown).is_err(), "{unknown:?}");
         }
     }
 

@@ -9,11 +9,13 @@
 //! item or on the sandbox that the item names.
 
 use crate::admission::Permit;
-use crate::bounds::{Bounds, lies_outside, outside};
 use crate::candidates::{Reserved, Scarcity, Selector};
 use crate::deadline::{Deadline, Late};
 use crate::{Allocator, decode, store_fault};
-use contract::{AllocateRequest, Allocation, Fault, FaultCode, LabDuration, Outcome, headers};
+use contract::{
+    Action, AllocateRequest, Allocation, Fault, FaultCode, LabDuration, Outcome, Principal, Target, Verb,
+    authorize, headers,
+};
 use domain::{
     Actor, Candidate, ClaimKey, ClaimRecord, Grant, IdempotencyKey, LabId, Lease, NamePrefix, PoolName,
     RequestKey, Sandbox,
@@ -34,7 +36,7 @@ struct Claim<'a> {
     selector: Selector,
     length: Duration,
     by: Option<Actor>,
-    bounds: Bounds,
+    principal: &'a Principal,
     /// The request, if the caller identified it.
     request: Option<RequestKey>,
     /// Whether no other attempt at the request can be running or arrive after this one is answered.
@@ -45,7 +47,7 @@ struct Claim<'a> {
 enum ClaimError {
     Scarce(Scarcity),
     Store(StoreError),
-    Outside,
+    Refused(Fault),
     /// The request was answered, by a lease that has ended.
     Answered,
     Late,
@@ -84,11 +86,11 @@ impl From<StoreError> for ClaimError {
 impl Allocator {
     pub(crate) async fn allocate(
         &self,
-        bounds: Bounds,
+        principal: &Principal,
         request: &Request,
         permit: &Permit,
     ) -> Result<(Outcome, Allocation), Fault> {
-        let mut claim = self.parse_claim(request, &decode(&request.body)?, bounds, permit).await?;
+        let mut claim = self.parse_claim(request, &decode(&request.body)?, principal, permit).await?;
         claim.attempt_at(request.context.attempt.as_ref())?;
         let deadline = self.deadline_of(request);
         let claimed = tokio::time::timeout_at(deadline.at().into(), self.claim(&claim, &deadline)).await;
@@ -100,9 +102,7 @@ impl Allocator {
             self.ports.recorder.note(&sandbox, Some(&request.context.request_id));
         }
         // The lease of this key is outside the caller's pools, so it is not shown.
-        if lies_outside(&claim.bounds, &sandbox.pool) {
-            return Err(outside());
-        }
+        claim.authorize(&sandbox.pool)?;
         let Some(allocation) = Allocation::of(&sandbox) else {
             return Err(Fault::new(FaultCode::InternalError, "the sandbox has no lease"));
         };
@@ -122,7 +122,7 @@ impl Allocator {
         &self,
         asked: &Request,
         request: &AllocateRequest,
-        bounds: Bounds,
+        principal: &'a Principal,
         permit: &'a Permit,
     ) -> Result<Claim<'a>, Fault> {
         let AllocateRequest {
@@ -135,7 +135,7 @@ impl Allocator {
             lab_duration_minutes,
             by,
         } = request;
-        let owner = crate::lookup::parse_owner(owner)?;
+        let owner = crate::lookup::parse_owner(asked, owner)?;
         let key = match (present(idempotency_key), present(&asked.context.idempotency_key)) {
             (Some(inside), Some(beside)) if inside != beside => {
                 return Err(Fault::invalid("idempotency_key", "differs from the header Idempotency-Key"));
@@ -160,13 +160,13 @@ impl Allocator {
         let Some(length) = leases.length(wanted.map(LabDuration::length)) else {
             return Err(crate::lookup::bad_duration(wanted, leases.duration_max));
         };
-        // The default pool needs the same permission as a named one.
-        if lies_outside(&bounds, &selector.pool) {
-            return Err(outside());
-        }
-        let by = crate::lookup::parse_helper(by.as_deref())?;
+        let by = crate::lookup::parse_actor(asked, by.as_deref())?;
         let key = ClaimKey { owner, key };
-        Ok(Claim { permit, key, lab, selector, length, by, bounds, request: None, is_only_attempt: false })
+        let (request, is_only_attempt) = (None, false);
+        let claim = Claim { permit, key, lab, selector, length, by, principal, request, is_only_attempt };
+        // The default pool needs the same permission as a named one.
+        claim.authorize(&claim.selector.pool)?;
+        Ok(claim)
     }
 
     /// The pool of a claim. This worker may not have seen a new pool yet, so an unknown name is looked up. A pool without
@@ -205,9 +205,9 @@ impl Allocator {
             if !held.record.is_closed {
                 // Our own candidates belong to the requested pool.
                 if held.reserved.is_none()
-                    && self.leads_outside(&claim.bounds, &held.record.candidate).await?
+                    && let Some(pool) = self.pool_of(&claim.principal.scope, &held.record.candidate).await?
                 {
-                    return Err(ClaimError::Outside);
+                    claim.authorize(&pool).map_err(ClaimError::Refused)?;
                 }
                 match self.try_grant(claim, &mut held, deadline).await? {
                     Found::Mine(outcome, sandbox) => return Ok((outcome, *sandbox)),
@@ -361,6 +361,12 @@ impl Allocator {
 // === impl Claim ===
 
 impl Claim<'_> {
+    /// Whether the principal may have a lease in `pool`.
+    fn authorize(&self, pool: &PoolName) -> Result<(), Fault> {
+        let target = Target { pool: Some(pool), owner: Some(&self.key.owner) };
+        authorize(self.principal, Action::Ask(Verb::Allocate), target)
+    }
+
     /// Stores which attempt at which request this is.
     fn attempt_at(&mut self, attempt: Option<&Attempt>) -> Result<(), Fault> {
         let Some(Attempt { request_key, number }) = attempt else { return Ok(()) };
@@ -405,7 +411,7 @@ fn claim_fault(request: &Request, error: &ClaimError) -> Fault {
             FaultCode::Contended,
             "others were faster for every free sandbox; repeat with the same key",
         ),
-        ClaimError::Outside => outside(),
+        ClaimError::Refused(fault) => fault.clone(),
         ClaimError::Answered => Fault::new(
             FaultCode::AllocationExpired,
             "this request was answered already, by a lease that has ended; claim again by a new request",

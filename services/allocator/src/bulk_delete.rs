@@ -6,11 +6,12 @@
 //! moment stays. A parked deletion always stays: its sandbox was used, and only the provider's answer to a replay can
 //! show that it is gone.
 
-use crate::bounds::Bounds;
-use crate::deletions::parse_actor;
+use crate::deletions::parse_operator;
 use crate::listing::{Which, page_limit};
 use crate::{Allocator, decode};
-use contract::{BulkDeleteOutcome, BulkDeleteReply, BulkDeleteRequest, Fault, FaultCode, SandboxStatus};
+use contract::{
+    BulkDeleteOutcome, BulkDeleteReply, BulkDeleteRequest, Fault, FaultCode, SandboxStatus, Scope,
+};
 use domain::{Actor, Sandbox, StateName};
 use futures_util::{StreamExt as _, stream};
 use ports::bus::{BusError, Request};
@@ -75,13 +76,13 @@ impl TimeBudget {
 impl Allocator {
     pub(crate) async fn bulk_delete(
         &self,
-        bounds: &Bounds,
+        scope: &Scope,
         request: &Request,
     ) -> Result<BulkDeleteReply, Fault> {
         let BulkDeleteRequest { status, pool, dry_run, cursor, limit, by } = decode(&request.body)?;
         let status = removable(status.as_ref())?;
-        let by = parse_actor(by.as_deref())?;
-        let (pools, is_narrowed) = self.pools_of(request, pool.as_deref(), bounds).await?;
+        let by = parse_operator(request, by.as_deref())?;
+        let (pools, is_narrowed) = self.pools_of(request, pool.as_deref(), scope).await?;
         let which = Which {
             purpose: if dry_run { "bulk-delete, dry" } else { "bulk-delete" },
             states: vec![status],

@@ -101,7 +101,7 @@ impl Allocator {
 
     pub(crate) async fn replay(&self, request: &Request) -> Result<ReplayReply, Fault> {
         let KeyRequest { key, by } = decode(&request.body)?;
-        let by = parse_actor(by.as_deref())?;
+        let by = parse_operator(request, by.as_deref())?;
         let outcome = match unreadable_sequence(&key) {
             Some(sequence) => {
                 let key = ParkedKey::Unreadable(sequence);
@@ -120,7 +120,7 @@ impl Allocator {
 
     pub(crate) async fn replay_all(&self, request: &Request) -> Result<ReplayAllReply, Fault> {
         let ReplayAllRequest { which, by } = decode(&request.body)?;
-        let (which, by) = (Which::parse(&which)?, parse_actor(by.as_deref())?);
+        let (which, by) = (Which::parse(&which)?, parse_operator(request, by.as_deref())?);
         let (page, cursor) = self.parked_page(request, &which).await?;
         let outcomes: Vec<_> = stream::iter(page)
             .map(|message| self.replay_one_of_many(message, &by, request))
@@ -147,7 +147,7 @@ impl Allocator {
     /// would restore it.
     pub(crate) async fn remove(&self, request: &Request) -> Result<RemoveReply, Fault> {
         let KeyRequest { key, by } = decode(&request.body)?;
-        let by = parse_actor(by.as_deref())?;
+        let by = parse_operator(request, by.as_deref())?;
         let Some(sequence) = unreadable_sequence(&key) else {
             self.sandbox_of(request, &key).await?;
             let message =
@@ -274,9 +274,12 @@ impl Allocator {
     }
 }
 
-pub(crate) fn parse_actor(by: Option<&str>) -> Result<Actor, Fault> {
-    let by = by.map(str::trim).filter(|by| !by.is_empty()).unwrap_or(DEFAULT_ACTOR);
-    Actor::parse(by).map_err(|problem| Fault::invalid("by", problem))
+/// The actor of an operator action.
+pub(crate) fn parse_operator(request: &Request, by: Option<&str>) -> Result<Actor, Fault> {
+    match crate::lookup::parse_actor(request, by)? {
+        Some(actor) => Ok(actor),
+        None => Actor::parse(DEFAULT_ACTOR).map_err(|problem| Fault::invalid("by", problem)),
+    }
 }
 
 fn parked_view(message: &ParkedMessage) -> ParkedView {

@@ -1,7 +1,7 @@
 //! Extends a lease. The only length of a lease is its stored end: repeats of the claim return it, and expiry uses it.
 
 use crate::{Allocator, decode, store_fault};
-use contract::{Allocation, ExtendRequest, Fault, FaultCode, LabDuration, SandboxRequest};
+use contract::{Allocation, ExtendRequest, Fault, FaultCode, LabDuration};
 use domain::{
     Actor, DeletionCause, Epoch, Extension, Lease, LeasePolicy, OwnerId, Sandbox, SandboxId, State,
     UnixSeconds,
@@ -27,7 +27,7 @@ struct Wanted {
 
 impl Allocator {
     pub(crate) async fn extend(&self, request: &Request) -> Result<Allocation, Fault> {
-        let wanted = parse_extension(decode(&request.body)?)?;
+        let wanted = parse_extension(request)?;
         let deadline = self.deadline_of(request);
         let mut seen = self.sandbox_of(request, wanted.id.as_str()).await?;
         for _ in 0..TRIES_MAX {
@@ -72,11 +72,11 @@ impl Allocator {
     }
 }
 
-fn parse_extension(request: ExtendRequest) -> Result<Wanted, Fault> {
+fn parse_extension(request: &Request) -> Result<Wanted, Fault> {
     let ExtendRequest { sandbox_id, owner, lab_duration_hours, lab_duration_minutes, lease_epoch, by } =
-        request;
-    let by = crate::lookup::parse_helper(by.as_deref())?;
-    let (id, owner) = crate::lookup::parse_target(&SandboxRequest { sandbox_id, owner, by: None })?;
+        decode(&request.body)?;
+    let by = crate::lookup::parse_actor(request, by.as_deref())?;
+    let (id, owner) = crate::lookup::parse_target(request, &sandbox_id, &owner)?;
     let wanted = LabDuration::of_fields(lab_duration_hours, lab_duration_minutes)
         .ok_or_else(|| Fault::invalid("lab_duration_hours", "has to say how long the lease is to last"))?;
     let length = wanted.length();

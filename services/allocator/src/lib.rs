@@ -219,12 +219,12 @@ impl Allocator {
     }
 
     async fn answer(&self, request: &Request, permit: &Permit) -> Answer {
-        let bounds = match self.keep_to_pools(request).await {
-            Ok(bounds) => bounds,
+        let principal = match self.principal_of(request).await {
+            Ok(principal) => principal,
             Err(fault) => return Answer { outcome: None, body: Err(fault) },
         };
         match request.verb {
-            Verb::Allocate => match self.allocate(bounds, request, permit).await {
+            Verb::Allocate => match self.allocate(&principal, request, permit).await {
                 Ok((outcome, allocation)) => Answer { outcome: Some(outcome), body: encode(&allocation) },
                 Err(fault) => Answer { outcome: None, body: Err(fault) },
             },
@@ -242,9 +242,9 @@ impl Allocator {
             Verb::Quarantine => plain(self.quarantine(request).await),
             Verb::Unquarantine => plain(self.unquarantine(request).await),
             Verb::ForceRelease => plain(self.force_release(request).await),
-            Verb::Sandboxes => plain(self.sandboxes(&bounds, request).await),
+            Verb::Sandboxes => plain(self.sandboxes(&principal.scope, request).await),
             Verb::Sandbox => plain(self.record(request).await),
-            Verb::BulkDelete => plain(self.bulk_delete(&bounds, request).await),
+            Verb::BulkDelete => plain(self.bulk_delete(&principal.scope, request).await),
             Verb::Pools => plain(self.pools(request).await),
             Verb::Pool => plain(self.pool(request).await),
             Verb::PutPool => plain(self.put_pool(request).await),

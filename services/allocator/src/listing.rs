@@ -4,11 +4,10 @@
 //! where there. So every page works with every filter, and a sandbox that stays as it is lies in one part only and is
 //! shown once. What one request may read is bounded; then it answers with what it found, and where to go on.
 
-use crate::bounds::{Bounds, lies_outside};
 use crate::{Allocator, decode, store_fault};
 use contract::queue::PAGE_LIMIT_MAX;
 use contract::{
-    Fault, RecordRequest, RecordView, SandboxEntry, SandboxStatus, SandboxesReply, SandboxesRequest,
+    Fault, RecordRequest, RecordView, SandboxEntry, SandboxStatus, SandboxesReply, SandboxesRequest, Scope,
 };
 use domain::{LabId, NamePrefix, OwnerId, PoolName, Sandbox, StateName};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -112,13 +111,9 @@ impl Which {
 // === impl Allocator ===
 
 impl Allocator {
-    pub(crate) async fn sandboxes(
-        &self,
-        bounds: &Bounds,
-        request: &Request,
-    ) -> Result<SandboxesReply, Fault> {
+    pub(crate) async fn sandboxes(&self, scope: &Scope, request: &Request) -> Result<SandboxesReply, Fault> {
         let asked: SandboxesRequest = decode(&request.body)?;
-        let pools = self.pools_of(request, asked.pool.as_deref(), bounds).await?;
+        let pools = self.pools_of(request, asked.pool.as_deref(), scope).await?;
         let which = Which::parse(asked, pools)?;
         let (sandboxes, cursor) = self.page_of_sandboxes(&which, request).await?;
         let sandboxes: Vec<_> = sandboxes.iter().map(SandboxEntry::of).collect();
@@ -136,14 +131,14 @@ impl Allocator {
         &self,
         request: &Request,
         pool: Option<&str>,
-        bounds: &Bounds,
+        scope: &Scope,
     ) -> Result<(Vec<PoolName>, bool), Fault> {
         if let Some(pool) = parsed("pool", pool, PoolName::parse)? {
             return Ok((vec![pool], true));
         }
         let every = self.every_pool().await.map_err(|error| store_fault(request, &error))?;
-        let pools = every.into_iter().filter(|pool| !lies_outside(bounds, pool)).collect();
-        Ok((pools, bounds.is_some()))
+        let pools = every.into_iter().filter(|pool| scope.admits(pool)).collect();
+        Ok((pools, *scope != Scope::Every))
     }
 
     /// One page of these sandboxes, and the cursor of the next.

@@ -2,8 +2,8 @@
 
 use crate::{Allocator, decode, store_fault};
 use contract::{
-    Census, Counted, CountedBy, DeletionsStatus, Fault, FaultCode, HealthReply, LabDuration, PoolStats,
-    SandboxRequest, SandboxView, StatsReply,
+    Action, Census, Counted, CountedBy, DeletionsStatus, Fault, FaultCode, HealthReply, LabDuration,
+    PoolStats, SandboxRequest, SandboxView, StatsReply, Target, authorize,
 };
 use domain::{Actor, OwnerId, PoolName, SandboxId, StateName};
 use ports::bus::Request;
@@ -33,7 +33,8 @@ pub(crate) fn other_lease() -> Fault {
 
 impl Allocator {
     pub(crate) async fn get(&self, request: &Request) -> Result<SandboxView, Fault> {
-        let (id, owner) = parse_target(&decode::<SandboxRequest>(&request.body)?)?;
+        let SandboxRequest { sandbox_id, owner, by: _ } = decode(&request.body)?;
+        let (id, owner) = parse_target(request, &sandbox_id, &owner)?;
         let found = self.ports.store.sandbox(&id).await.map_err(|error| store_fault(request, &error))?;
         let Some(sandbox) = found else {
             return Err(Fault::new(FaultCode::NotFound, "there is no such sandbox"));
@@ -139,25 +140,36 @@ impl Allocator {
     }
 }
 
-/// Validates the owner of a request.
-pub(crate) fn parse_owner(owner: &str) -> Result<OwnerId, Fault> {
-    if owner.trim().is_empty() {
-        return Err(Fault::new(FaultCode::MissingSandboxId, "no owner was named"));
-    }
-    OwnerId::parse(owner).map_err(|problem| Fault::invalid("owner", problem))
+/// The owner of a request: the one in the body, or the principal. Validated and authorized.
+pub(crate) fn parse_owner(request: &Request, owner: &str) -> Result<OwnerId, Fault> {
+    let principal = &request.context.principal;
+    let owner = match owner.trim() {
+        "" if principal.is_named() => principal.name.as_str(),
+        "" => return Err(Fault::new(FaultCode::MissingSandboxId, "no owner was named")),
+        owner => owner,
+    };
+    let owner = OwnerId::parse(owner).map_err(|problem| Fault::invalid("owner", problem))?;
+    authorize(principal, Action::Ask(request.verb), Target { pool: None, owner: Some(&owner) })?;
+    Ok(owner)
 }
 
-/// Validates the actor on the owner's behalf; none if the request names none.
-pub(crate) fn parse_helper(by: Option<&str>) -> Result<Option<Actor>, Fault> {
+/// The actor for the history: the principal, or the one in the body of a direct caller or an ingress of a former build;
+/// none if the request names none.
+pub(crate) fn parse_actor(request: &Request, by: Option<&str>) -> Result<Option<Actor>, Fault> {
+    if let Some(actor) = request.context.principal.actor() {
+        return Ok(Some(actor));
+    }
     let by = by.map(str::trim).filter(|by| !by.is_empty());
     by.map(Actor::parse).transpose().map_err(|problem| Fault::invalid("by", problem))
 }
 
 /// Validates the sandbox and the owner of a request.
-pub(crate) fn parse_target(request: &SandboxRequest) -> Result<(SandboxId, OwnerId), Fault> {
-    // The actor matters only for writes.
-    let SandboxRequest { sandbox_id, owner, by: _ } = request;
-    let owner = parse_owner(owner)?;
+pub(crate) fn parse_target(
+    request: &Request,
+    sandbox_id: &str,
+    owner: &str,
+) -> Result<(SandboxId, OwnerId), Fault> {
+    let owner = parse_owner(request, owner)?;
     // Not "no such sandbox": a caller that releases may take that as success, and a misspelled field would look like
     // it.
     let id = SandboxId::parse(sandbox_id).map_err(|problem| Fault::invalid("sandbox_id", problem))?;

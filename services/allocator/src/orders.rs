@@ -1,7 +1,7 @@
 //! Operator actions: quarantine a sandbox, return it to use, or have it deleted. Each is one conditional write that
 //! starts from what was just read, with actor and reason in the history; a repeat finds it done.
 
-use crate::deletions::parse_actor;
+use crate::deletions::parse_operator;
 use crate::{Allocator, decode, store_fault};
 use contract::{Fault, FaultCode, OrderReply, OrderRequest};
 use domain::{Order, Reason, Sandbox, State, StateName, UnixSeconds};
@@ -76,7 +76,7 @@ impl Allocator {
     async fn perform(&self, action: OperatorAction, request: &Request) -> Result<OrderReply, Fault> {
         let OrderRequest { sandbox_id, reason, by } = decode(&request.body)?;
         let reason = Reason::parse(&reason).map_err(|problem| Fault::invalid("reason", problem))?;
-        let order = Order { by: parse_actor(by.as_deref())?, reason };
+        let order = Order { by: parse_operator(request, by.as_deref())?, reason };
         let deadline = self.deadline_of(request);
         let mut seen = self.sandbox_of(request, &sandbox_id).await?;
         for _ in 0..TRIES_MAX {

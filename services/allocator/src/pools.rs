@@ -1,6 +1,6 @@
 //! Operators' requests about pools. The items of the table are the truth; every process follows them within seconds.
 
-use crate::deletions::parse_actor;
+use crate::deletions::parse_operator;
 use crate::{Allocator, decode, store_fault};
 use contract::pools::{
     LeaseSettings, PoolOrder, PoolRequest, PoolSettings, PoolView, PoolsReply, PutPoolRequest,
@@ -46,7 +46,7 @@ impl Allocator {
 
     pub(crate) async fn put_pool(&self, request: &Request) -> Result<PoolView, Fault> {
         let PutPoolRequest { pool, settings, version, by } = decode(&request.body)?;
-        let (pool, by) = (parse_pool(&pool)?, parse_actor(by.as_deref())?);
+        let (pool, by) = (parse_pool(&pool)?, parse_operator(request, by.as_deref())?);
         let wanted =
             settings.spec(&pool).map_err(|mistake| Fault::invalid(mistake.field, &mistake.problem))?;
         if !self.ports.provider_names.contains(&wanted.provider) {
@@ -78,7 +78,7 @@ impl Allocator {
 
     pub(crate) async fn drain_pool(&self, request: &Request) -> Result<PoolView, Fault> {
         let PoolOrder { pool, version, by } = decode(&request.body)?;
-        let (pool, by) = (parse_pool(&pool)?, parse_actor(by.as_deref())?);
+        let (pool, by) = (parse_pool(&pool)?, parse_operator(request, by.as_deref())?);
         self.change_pool(request, &pool, version, &by, |seen| match seen {
             Some(seen) if !seen.is_active() => Ok(Change::None),
             Some(seen) => Ok(Change::Write(Box::new(PoolSpec {
@@ -95,7 +95,7 @@ impl Allocator {
     /// again.
     pub(crate) async fn remove_pool(&self, request: &Request) -> Result<PoolView, Fault> {
         let PoolOrder { pool, version, by } = decode(&request.body)?;
-        let (pool, by) = (parse_pool(&pool)?, parse_actor(by.as_deref())?);
+        let (pool, by) = (parse_pool(&pool)?, parse_operator(request, by.as_deref())?);
         let left = self.unfinished_in(&pool).await.map_err(|error| store_fault(request, &error))?;
         self.change_pool(request, &pool, version, &by, |seen| match seen {
             None => Ok(Change::None),

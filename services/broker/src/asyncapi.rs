@@ -26,7 +26,7 @@ mod verbs;
 /// Version of AsyncAPI.
 const ASYNCAPI: &str = "3.0.0";
 /// Version of the document: that of the requests, and a number that grows with what is added to them.
-const VERSION: &str = "1.0.0";
+const VERSION: &str = "1.1.0";
 /// The channel that stands for the caller's inbox.
 const REPLIES: &str = "replies";
 /// Where a channel's messages come from in the document.

@@ -1,8 +1,9 @@
 //! `broker token`: makes a token and its line for the token file.
 
 use anyhow::{Context as _, anyhow};
-use domain::PoolName;
-use ingress::tokens::{Scope, file, fingerprint, parse_name};
+use contract::{Principal, Role, Scope};
+use domain::{PoolName, TenantName};
+use ingress::tokens::{file, fingerprint, parse_name};
 use std::io::{IsTerminal as _, Read as _};
 
 /// Longest token that is read from stdin, in bytes; a header may have a few thousand.
@@ -16,10 +17,13 @@ pub(crate) struct Options {
     /// Name of the token, for logs and the history; each token needs a different one.
     #[arg(long)]
     name: String,
-    /// Its rights: `lab`, `admin` or `read-only`; several separated by commas.
-    #[arg(long, value_delimiter = ',', required = true, value_parser = scope)]
-    scope: Vec<Scope>,
-    /// The pools that it may use, separated by commas; all pools by default. For lab tokens only.
+    /// Its roles: `lab`, `user`, `operator`, `admin` or `read-only`; several separated by commas.
+    #[arg(long, value_delimiter = ',', required = true, value_parser = role)]
+    scope: Vec<Role>,
+    /// The tenant that it belongs to.
+    #[arg(long, default_value_t, value_parser = tenant)]
+    tenant: TenantName,
+    /// The pools that it may use, separated by commas; all pools by default. For lab and user tokens only.
     #[arg(long, value_delimiter = ',', value_parser = pool)]
     pools: Vec<PoolName>,
     /// Read an existing token from stdin instead of making one; it has to be long and random.
@@ -37,7 +41,12 @@ impl Options {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let name = parse_name(&self.name).map_err(|problem| anyhow!("--name: {problem}"))?;
         let token = if self.from_stdin { read_token()? } else { crate::data::fresh_token()? };
-        let line = file::line(&name, &self.scope, &fingerprint(token.as_bytes()), &self.pools)
+        let holder = Principal {
+            tenant: self.tenant,
+            scope: Scope::of(&self.pools),
+            ..Principal::of(name, &self.scope)
+        };
+        let line = file::line(&holder, &fingerprint(token.as_bytes()))
             .map_err(|problem| anyhow!("--pools: {problem}"))?;
         println!("{line}");
         if !self.from_stdin {
@@ -70,8 +79,12 @@ fn read_token() -> anyhow::Result<String> {
     Ok(token.to_owned())
 }
 
-fn scope(text: &str) -> Result<Scope, String> {
-    Scope::parse(text).ok_or_else(|| "must be lab, admin or read-only".to_owned())
+fn role(text: &str) -> Result<Role, String> {
+    Role::parse(text).ok_or_else(|| format!("must be one of {}", contract::names::<Role>()))
+}
+
+fn tenant(text: &str) -> Result<TenantName, String> {
+    TenantName::parse(text).map_err(|problem| problem.to_string())
 }
 
 fn pool(text: &str) -> Result<PoolName, String> {

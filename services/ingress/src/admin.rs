@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use contract::RunStatus;
-use contract::{Fault, FaultCode, RunReport, TickKind, TickOrder, Verb};
+use contract::{Action, Fault, FaultCode, RunReport, TickKind, TickOrder, Verb};
 use ports::bus::{BusError, TickReceipt, Ticks};
 use ports::clock::Clock;
 use runtime::telemetry::Chain;
@@ -69,7 +69,7 @@ pub(crate) struct How {
 
 /// `GET /v1/admin/stats`
 #[utoipa::path(
-    get, path = "/v1/admin/stats", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    get, path = "/v1/admin/stats", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Stats).as_str()))),
     responses(
         (status = 200, description = "counts of all pools, and of each", body = contract::StatsReply,
          example = json!({"total": 20, "available": 18, "allocated": 2, "pending_deletion": 0, "stale": 0, "deletion_failed": 0,
@@ -86,7 +86,7 @@ pub(crate) async fn stats(
 
 /// `POST /v1/admin/sync`. With `?force=true` it follows any listing, and is refused while another sync waits.
 #[utoipa::path(
-    post, path = "/v1/admin/sync", tag = "operators", security(("admin" = [])),
+    post, path = "/v1/admin/sync", tag = "operators", extensions(("x-action" = json!(Action::Run.as_str()))),
     params(
         ("force" = Option<bool>, Query, description = "follow an empty listing, and mark any number of sandboxes stale"),
         ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")
@@ -114,7 +114,7 @@ pub(crate) async fn sync(
 
 /// `POST /v1/admin/expire`
 #[utoipa::path(
-    post, path = "/v1/admin/expire", tag = "operators", security(("admin" = [])),
+    post, path = "/v1/admin/expire", tag = "operators", extensions(("x-action" = json!(Action::Run.as_str()))),
     params(("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
@@ -133,7 +133,7 @@ pub(crate) async fn expire(
 
 /// `POST /v1/admin/cleanup`: the sweep, which announces deletions whose messages were lost.
 #[utoipa::path(
-    post, path = "/v1/admin/cleanup", tag = "operators", security(("admin" = [])),
+    post, path = "/v1/admin/cleanup", tag = "operators", extensions(("x-action" = json!(Action::Run.as_str()))),
     params(("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
@@ -152,7 +152,7 @@ pub(crate) async fn cleanup(
 
 /// `POST /v1/admin/census`: counts the pools, and compares leases with claim items.
 #[utoipa::path(
-    post, path = "/v1/admin/census", tag = "operators", security(("admin" = [])),
+    post, path = "/v1/admin/census", tag = "operators", extensions(("x-action" = json!(Action::Run.as_str()))),
     params(("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     responses(
         (status = 200, description = "the run's report", body = RunReport,
@@ -173,7 +173,7 @@ pub(crate) async fn census(
 ///
 /// A tick takes no instructions, so the retention may only be named with its configured value.
 #[utoipa::path(
-    post, path = "/v1/admin/auto-delete-stale", tag = "operators", security(("admin" = [])),
+    post, path = "/v1/admin/auto-delete-stale", tag = "operators", extensions(("x-action" = json!(Action::Run.as_str()))),
     params(
         ("grace_period_hours" = Option<u64>, Query, description = "the value of `STALE_KEPT_HOURS`, or omitted"),
         ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")
@@ -202,7 +202,7 @@ pub(crate) async fn auto_delete_stale(
 
 /// `GET /v1/admin/reports/{kind}/{tick}`
 #[utoipa::path(
-    get, path = "/v1/admin/reports/{kind}/{tick}", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    get, path = "/v1/admin/reports/{kind}/{tick}", tag = "operators", extensions(("x-action" = json!(Action::Report.as_str()))),
     params(("kind" = String, Path, description = "`sync`, `expiry`, `sweep`, `census` or `stale`"), ("tick" = u64, Path, description = "the sequence of the tick that the run must cover; 0 for any")),
     responses(
         (status = 200, description = "the report of a run for that tick or a later one", body = RunReport,

@@ -1,11 +1,10 @@
 //! Authentication and authorisation: the first check of every route with a role.
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use contract::{Fault, FaultCode};
-use domain::OwnerId;
+use contract::{Action, Fault, FaultCode, Principal, Target, authorize};
 use ports::clock::Clock;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,27 +14,13 @@ use crate::limits;
 use crate::rates::{RateStatus, Rates};
 use crate::request_id::Facts;
 use crate::sandboxes;
-use crate::tokens::{Caller, Scope, Tokens};
-
-/// The role that a route requires.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// None: any caller.
-    None,
-    /// A lab token.
-    Lab,
-    /// An admin token; for routes that only read, a read-only token suffices.
-    Admin,
-}
+use crate::tokens::Tokens;
 
 /// The checks in front of one route.
 #[derive(Clone)]
 pub(crate) struct Gate {
-    pub(crate) role: Role,
-    /// Whether the route only reads.
-    pub(crate) is_read_only: bool,
-    /// Whether the route's worker restricts the request to the pools of the token.
-    pub(crate) is_limited_to_pools: bool,
+    /// What the route does; none of a route that is open to any caller.
+    pub(crate) action: Option<Action>,
     pub(crate) tokens: Tokens,
     pub(crate) rates: Rates,
     pub(crate) body_patience: Duration,
@@ -55,7 +40,7 @@ pub(crate) async fn admit(State(gate): State<Gate>, request: Request, next: Next
     let mut response = match gate.check(request, &mut rate_status).await {
         Ok(request) => {
             let mut response = next.run(request).await;
-            if gate.role != Role::None {
+            if gate.action.is_some() {
                 response.extensions_mut().insert(Known);
             }
             response
@@ -68,74 +53,40 @@ pub(crate) async fn admit(State(gate): State<Gate>, request: Request, next: Next
     response
 }
 
-// === impl Role ===
-
-impl Role {
-    /// Whether a token with this right may use a route with this role and method.
-    #[must_use]
-    pub fn admits(self, scope: Scope, method: &Method) -> bool {
-        match (self, scope) {
-            (Self::None, _) | (Self::Lab, Scope::Lab) | (Self::Admin, Scope::Admin) => true,
-            (Self::Admin, Scope::ReadOnly) => is_read_only(method),
-            _ => false,
-        }
-    }
-}
-
-/// Whether a request with this method only reads.
-pub(crate) fn is_read_only(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD)
-}
-
 // === impl Gate ===
 
 impl Gate {
     async fn check(&self, request: Request, rate_status: &mut Option<RateStatus>) -> Result<Request, Fault> {
-        if self.role == Role::None {
+        let Some(action) = self.action else {
             // Does not wait for the body of an unauthenticated caller: by withholding one byte, the caller could occupy
             // a connection that cannot be closed to make room.
             limits::refuse_too_large(request.headers())?;
             return Ok(request);
-        }
+        };
         let caller = self.identify(request.headers())?;
         if let Some(facts) = request.extensions().get::<Facts>() {
             facts.note_caller(&caller);
         }
         count(self.rates.count_token(&caller.name), rate_status)?;
-        self.authorize(&caller)?;
-        // Only after authentication, so that a caller without a token cannot use up the rate limit of an owner.
-        if let Some(owner) = self.owner(request.headers()) {
+        // An invalid owner is refused by the handler.
+        let owner = action.is_for_owner().then(|| sandboxes::owner_in(request.headers()).ok()).flatten();
+        authorize(&caller, action, Target { pool: None, owner: owner.as_ref() })?;
+        // Only after that, so that a caller cannot use up the rate limit of an owner for whom it may not act.
+        if let Some(owner) = owner {
             count(self.rates.count_owner(&caller.name, &owner), rate_status)?;
         }
         let (parts, body) = request.into_parts();
         // Only operators' routes read a body.
-        let keeps_body = self.role == Role::Admin;
+        let keeps_body = !action.is_for_owner();
         let body =
             limits::take_in(&parts.headers, body, keeps_body, self.body_patience, &*self.clock).await?;
         Ok(Request::from_parts(parts, body.into()))
     }
 
-    /// The owner of the request; if it is invalid, the handler refuses the request.
-    fn owner(&self, headers: &HeaderMap) -> Option<OwnerId> {
-        (self.role == Role::Lab).then(|| sandboxes::owner_in(headers).ok()).flatten()
-    }
-
-    fn identify(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Fault> {
+    fn identify(&self, headers: &HeaderMap) -> Result<Arc<Principal>, Fault> {
         bearer_token(headers).and_then(|token| self.tokens.now().find(token)).ok_or_else(|| {
             Fault::new(FaultCode::Unauthorized, "a valid token is needed: `Authorization: Bearer <token>`")
         })
-    }
-
-    fn authorize(&self, caller: &Caller) -> Result<(), Fault> {
-        let method = if self.is_read_only { Method::GET } else { Method::POST };
-        if !caller.scopes.iter().any(|scope| self.role.admits(*scope, &method)) {
-            return Err(Fault::new(FaultCode::Forbidden, "this token does not give the right to do this"));
-        }
-        if !caller.pools.is_empty() && !self.is_limited_to_pools {
-            let message = "this token is for some pools only, and this request is about all pools";
-            return Err(Fault::new(FaultCode::Forbidden, message));
-        }
-        Ok(())
     }
 }
 

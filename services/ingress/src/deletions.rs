@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use contract::deletions::unreadable_sequence;
 use contract::{
-    DeletionRequest, DeletionsRequest, Fault, FaultCode, KeyRequest, ParkedRequest, ReplayAllReply,
+    Action, DeletionRequest, DeletionsRequest, Fault, FaultCode, KeyRequest, ParkedRequest, ReplayAllReply,
     ReplayAllRequest, SandboxStatus, Verb,
 };
 use domain::Actor;
@@ -71,7 +71,7 @@ type PathKey = Result<Path<String>, PathRejection>;
 
 /// `GET /v1/admin/deletions`
 #[utoipa::path(
-    get, path = "/v1/admin/deletions", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    get, path = "/v1/admin/deletions", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Deletions).as_str()))),
     params(
         ("pool" = Option<String>, Query, description = "of this pool only"),
         ("status" = Option<String>, Query, description = "`pending_deletion` or `deletion_failed` only"),
@@ -93,7 +93,7 @@ pub(crate) async fn list(
 
 /// `GET /v1/admin/deletions/parked`
 #[utoipa::path(
-    get, path = "/v1/admin/deletions/parked", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    get, path = "/v1/admin/deletions/parked", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Parked).as_str()))),
     params(("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason contains this text"), ("cursor" = Option<u64>, Query, description = "the cursor of the last page"), ("limit" = Option<u32>, Query, description = "entries of a page, 1 to 100; 50 without it")),
     responses(
         (status = 200, description = "a page of parked deletions", body = contract::ParkedReply,
@@ -111,7 +111,7 @@ pub(crate) async fn parked(
 
 /// `GET /v1/admin/deletions/{id}`
 #[utoipa::path(
-    get, path = "/v1/admin/deletions/{id}", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    get, path = "/v1/admin/deletions/{id}", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Deletion).as_str()))),
     params(("id" = String, Path, description = "the sandbox, or the key of a message that no worker can read")),
     responses(
         (status = 200, description = "one deletion", body = contract::DeletionView), ReadOneFaults)
@@ -129,7 +129,7 @@ pub(crate) async fn show(
 
 /// `POST /v1/admin/deletions/{id}/replay`
 #[utoipa::path(
-    post, path = "/v1/admin/deletions/{id}/replay", tag = "operators", security(("admin" = [])),
+    post, path = "/v1/admin/deletions/{id}/replay", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Replay).as_str()))),
     params(("id" = String, Path, description = "the sandbox, or the key of a message that no worker can read"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     responses(
         (status = 200, description = "the outcome", body = contract::ReplayReply,
@@ -149,7 +149,7 @@ pub(crate) async fn replay(
 
 /// `DELETE /v1/admin/deletions/{id}`
 #[utoipa::path(
-    delete, path = "/v1/admin/deletions/{id}", tag = "operators", security(("admin" = [])),
+    delete, path = "/v1/admin/deletions/{id}", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Remove).as_str()))),
     params(("id" = String, Path, description = "the sandbox, or the key of a message that no worker can read"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     responses(
         (status = 200, description = "whether the message existed", body = contract::RemoveReply,
@@ -170,7 +170,7 @@ pub(crate) async fn remove(
 /// `POST /v1/admin/deletions/replay?all=true`: one page of `limit`; without it page after page, until the last one or
 /// the deadline. Every page is a separate request to the workers; a page whose answer is lost is the last.
 #[utoipa::path(
-    post, path = "/v1/admin/deletions/replay", tag = "operators", security(("admin" = [])),
+    post, path = "/v1/admin/deletions/replay", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::ReplayAll).as_str()))),
     params(("all" = bool, Query, description = "has to be true"), ("pool" = Option<String>, Query, description = "of this pool only"), ("reason" = Option<String>, Query, description = "whose reason contains this text"), ("cursor" = Option<u64>, Query, description = "the cursor of the last call, with the same filters"), ("limit" = Option<u32>, Query, description = "number of deletions to process in this call, 1 to 100; without it as many as there is time for"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     responses(
         (status = 200, description = "the outcomes", body = ReplayAllReply,
@@ -225,8 +225,13 @@ fn key(path: PathKey, facts: &Facts) -> Result<String, Fault> {
 
 /// The actor for the history: the name of the token, followed by the name that the caller states.
 pub(crate) fn operator(headers: &HeaderMap, facts: &Facts) -> Result<Actor, Fault> {
-    let by = facts.actor(operator_name(headers)?);
-    Actor::parse(&by).map_err(|problem| Fault::invalid(OPERATOR_HEADER, problem))
+    let named = operator_name(headers)?;
+    let invalid = |problem| Fault::invalid(OPERATOR_HEADER, problem);
+    let by = Actor::parse(&facts.actor(named)).map_err(invalid)?;
+    if let Some(person) = named {
+        facts.note_person(&Actor::parse(person).map_err(invalid)?);
+    }
+    Ok(by)
 }
 
 /// The name that the caller states, if any.

@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::sse::{Event as Frame, Sse};
 use axum::response::{IntoResponse as _, Response};
-use contract::{Event, Fault, FaultCode};
+use contract::{Action, Event, Fault, FaultCode};
 use domain::{Cause, PoolName, SandboxId, UnixSeconds};
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
@@ -113,7 +113,7 @@ struct Reading {
 /// without `data` is no message and only states where to continue: one comes at the beginning and one with every
 /// heartbeat.
 #[utoipa::path(
-    get, path = "/v1/admin/events", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    get, path = "/v1/admin/events", tag = "operators", extensions(("x-action" = json!(Action::Events.as_str()))),
     params(
         ("after" = Option<u64>, Query, description = "the sequence after which to begin; 0 is the beginning of the event log"),
         ("since" = Option<u64>, Query, description = "the moment at which to begin, in Unix seconds; not with `after`"),

@@ -4,7 +4,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use contract::FleetReply;
+use contract::{Action, FleetReply};
 use ports::bus::{BusError, Discovery};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub(crate) struct FleetService {
 
 /// `GET /v1/admin/fleet`: every worker, of every role, that answers now.
 #[utoipa::path(
-    get, path = "/v1/admin/fleet", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    get, path = "/v1/admin/fleet", tag = "operators", extensions(("x-action" = json!(Action::Fleet.as_str()))),
     responses(
         (status = 200, description = "the live workers", body = FleetReply,
          example = json!({"roles": {"ingress": 1, "allocator": 0, "reaper": 0, "reconciler": 0, "scheduler": 0},

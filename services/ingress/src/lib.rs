@@ -70,13 +70,11 @@ pub mod tls;
 
 pub mod config;
 
-pub use caller::Role;
 pub use config::Config;
 pub use cors::Cors;
 pub use metrics::Metrics;
 pub use rates::peer::Peer;
 pub use readiness::checks;
-pub use tokens::Scope;
 
 use admin::TickService;
 use caller::Gate;
@@ -172,9 +170,7 @@ impl Ingress {
         checks.extend(further);
         checks.extend(self.notes());
         let gate = Gate {
-            role: Role::None,
-            is_read_only: false,
-            is_limited_to_pools: false,
+            action: None,
             tokens: self.refresher.tokens(),
             rates: self.rates.clone(),
             body_patience: config.connections.body_patience,

@@ -1,7 +1,7 @@
 //! The metrics of the ingress. Labels come from fixed sets only, so that no caller can create series.
 
 use axum::http::{Method, StatusCode};
-use contract::WorkerRole;
+use contract::{Role, WorkerRole};
 use ports::bus::{ServiceInfo, WorkCounts};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -17,7 +17,6 @@ pub(crate) use connections::Closed;
 use connections::ConnectionMetrics;
 
 use crate::rates::Limit;
-use crate::tokens::Scope;
 
 /// Handles of all metrics.
 #[derive(Clone, Debug)]
@@ -247,9 +246,9 @@ impl Metrics {
         self.limit_keys.with_label_values(&[limit.as_str()]).set(keys);
     }
 
-    pub(crate) fn tokens_are(&self, scope: Scope, count: usize) {
+    pub(crate) fn tokens_are(&self, role: Role, count: usize) {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
-        self.tokens.with_label_values(&[scope.as_str()]).set(count);
+        self.tokens.with_label_values(&[role.as_str()]).set(count);
     }
 
     pub(crate) fn tokens_read(&self, is_bad: bool) {

@@ -7,10 +7,11 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use contract::{Fault, FaultBody, FaultCode};
+use contract::{Fault, FaultBody, FaultCode, Role};
 use ops::Ops;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
+use strum::IntoEnumIterator as _;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::Config;
@@ -43,18 +44,19 @@ struct Tokens;
 impl Modify for Tokens {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
         let components = api.components.get_or_insert_default();
-        for (name, holder) in [("lab", "a lab"), ("admin", "an operator"), ("read-only", "who only looks")] {
+        for role in Role::iter().map(Role::as_str) {
             let scheme = HttpBuilder::new()
                 .scheme(HttpAuthScheme::Bearer)
-                .description(Some(format!("a token of {holder}")))
+                .description(Some(format!("a token with the role `{role}`")))
                 .build();
-            components.add_security_scheme(name, SecurityScheme::Http(scheme));
+            components.add_security_scheme(role, SecurityScheme::Http(scheme));
         }
     }
 }
 
 static DOCUMENT: LazyLock<Option<Bytes>> = LazyLock::new(|| {
     let mut document = serde_json::to_value(routes::described(Api::openapi())).ok()?;
+    routes::describe_access(&mut document);
     bounds::add(&mut document);
     Some(document.to_string().into())
 });

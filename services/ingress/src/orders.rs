@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
-use contract::{Fault, OrderRequest, Verb};
+use contract::{Action, Fault, OrderRequest, Verb};
 use domain::Reason;
 use serde::Deserialize;
 
@@ -29,7 +29,7 @@ type PathId = Result<Path<String>, PathRejection>;
 
 /// `POST /v1/admin/sandboxes/{id}/quarantine`
 #[utoipa::path(
-    post, path = "/v1/admin/sandboxes/{id}/quarantine", tag = "operators", security(("admin" = [])),
+    post, path = "/v1/admin/sandboxes/{id}/quarantine", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Quarantine).as_str()))),
     params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     request_body(content = Why, example = json!({"reason": "smoke in it"})),
     responses(
@@ -48,7 +48,7 @@ pub(crate) async fn quarantine(
 
 /// `POST /v1/admin/sandboxes/{id}/unquarantine`
 #[utoipa::path(
-    post, path = "/v1/admin/sandboxes/{id}/unquarantine", tag = "operators", security(("admin" = [])),
+    post, path = "/v1/admin/sandboxes/{id}/unquarantine", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Unquarantine).as_str()))),
     params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     request_body(content = Why, example = json!({"reason": "smoke in it"})),
     responses(
@@ -67,7 +67,7 @@ pub(crate) async fn unquarantine(
 
 /// `POST /v1/admin/sandboxes/{id}/release`
 #[utoipa::path(
-    post, path = "/v1/admin/sandboxes/{id}/release", tag = "operators", security(("admin" = [])),
+    post, path = "/v1/admin/sandboxes/{id}/release", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::ForceRelease).as_str()))),
     params(("id" = String, Path, description = "the sandbox"), ("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     request_body(content = Why, example = json!({"reason": "smoke in it"})),
     responses(

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 use contract::pools::{PoolOrder, PoolRequest, PoolSettings, PoolView, PoolsReply, PutPoolRequest};
-use contract::{Fault, Verb};
+use contract::{Action, Fault, Verb};
 use domain::PoolName;
 use serde::Deserialize;
 
@@ -29,7 +29,7 @@ type PathPool = Result<Path<String>, PathRejection>;
 
 /// `GET /v1/pools`
 #[utoipa::path(
-    get, path = "/v1/pools", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    get, path = "/v1/pools", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Pools).as_str()))),
     responses(
         (status = 200, description = "every pool with its settings, its lease policy and its counts", body = PoolsReply), ReadFaults)
 )]
@@ -44,7 +44,7 @@ pub(crate) async fn list_pools(
 
 /// `GET /v1/pools/{name}`
 #[utoipa::path(
-    get, path = "/v1/pools/{name}", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    get, path = "/v1/pools/{name}", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Pool).as_str()))),
     params(("name" = String, Path, description = "the pool")),
     responses(
         (status = 200, description = "the pool", body = PoolView), ReadOneFaults)
@@ -62,7 +62,7 @@ pub(crate) async fn show_pool(
 
 /// `PUT /v1/pools/{name}`
 #[utoipa::path(
-    put, path = "/v1/pools/{name}", tag = "operators", security(("admin" = [])),
+    put, path = "/v1/pools/{name}", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::PutPool).as_str()))),
     params(
         ("name" = String, Path, description = "the pool"),
         ("version" = Option<u64>, Query, description = "the version that the pool must have, 0 if it must be new"),
@@ -89,7 +89,7 @@ pub(crate) async fn put_pool(
 
 /// `POST /v1/pools/{name}/drain`
 #[utoipa::path(
-    post, path = "/v1/pools/{name}/drain", tag = "operators", security(("admin" = [])),
+    post, path = "/v1/pools/{name}/drain", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::DrainPool).as_str()))),
     params(
         ("name" = String, Path, description = "the pool"),
         ("version" = Option<u64>, Query, description = "the version that the pool must have"),
@@ -110,7 +110,7 @@ pub(crate) async fn drain_pool(
 
 /// `DELETE /v1/pools/{name}`
 #[utoipa::path(
-    delete, path = "/v1/pools/{name}", tag = "operators", security(("admin" = [])),
+    delete, path = "/v1/pools/{name}", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::RemovePool).as_str()))),
     params(
         ("name" = String, Path, description = "the pool"),
         ("version" = Option<u64>, Query, description = "the version that the pool must have"),

@@ -78,7 +78,7 @@ impl StoreCheck {
             traceparent: None,
             idempotency_key: None,
             attempt: None,
-            scope: contract::Scope::Every,
+            principal: contract::Principal::default(),
         };
         let body = Bytes::from_static(b"{}");
         match self.requests.request(Verb::Health, &context, body, HEALTH_TIMEOUT).await {

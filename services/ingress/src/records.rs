@@ -5,7 +5,9 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use contract::{BulkDeleteReply, BulkDeleteRequest, RecordRequest, SandboxStatus, SandboxesRequest, Verb};
+use contract::{
+    Action, BulkDeleteReply, BulkDeleteRequest, RecordRequest, SandboxStatus, SandboxesRequest, Verb,
+};
 use serde::Deserialize;
 
 use crate::deletions::operator;
@@ -43,7 +45,7 @@ pub(crate) struct BulkDeleteQuery {
 
 /// `GET /v1/admin/sandboxes`
 #[utoipa::path(
-    get, path = "/v1/admin/sandboxes", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    get, path = "/v1/admin/sandboxes", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Sandboxes).as_str()))),
     params(
         ("status" = Option<String>, Query, description = "in this state only; any but `deleted`, which is in no list"),
         ("pool" = Option<String>, Query, description = "of this pool only"),
@@ -75,7 +77,7 @@ pub(crate) async fn list_sandboxes(
 
 /// `GET /v1/admin/sandboxes/{id}`
 #[utoipa::path(
-    get, path = "/v1/admin/sandboxes/{id}", tag = "operators", security(("admin" = []), ("read-only" = [])),
+    get, path = "/v1/admin/sandboxes/{id}", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Sandbox).as_str()))),
     params(("id" = String, Path, description = "the sandbox")),
     responses(
         (status = 200, description = "everything about it, with its history, by a consistent read; also of a deleted one",
@@ -108,7 +110,7 @@ pub(crate) async fn show_sandbox(
 
 /// `POST /v1/admin/bulk-delete`: one page of records in each call.
 #[utoipa::path(
-    post, path = "/v1/admin/bulk-delete", tag = "operators", security(("admin" = [])),
+    post, path = "/v1/admin/bulk-delete", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::BulkDelete).as_str()))),
     params(
         ("status" = String, Query, description = "`stale`, or `deletion_failed`, which are only counted: replay them"),
         ("pool" = Option<String>, Query, description = "of this pool only"),

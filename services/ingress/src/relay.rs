@@ -6,7 +6,7 @@
 //! began with it.
 
 use bytes::Bytes;
-use contract::{Fault, FaultCode, Scope, Verb};
+use contract::{Fault, FaultCode, Verb};
 use ports::backoff::longest_pause;
 use ports::bus::{Attempt, Context, Reply, RequestError, Requests};
 use ports::clock::Clock;
@@ -103,7 +103,7 @@ impl Relay {
             // from one at a new request.
             // distinguished from one at a new request.
             attempt: Some(Attempt { request_key: self.random.fresh_id(), number: None }),
-            scope: facts.caller().map_or(Scope::Every, |caller| Scope::of(&caller.pools)),
+            principal: facts.principal(),
         };
         if verb == Verb::Allocate {
             return self.claim(deadline_ms, facts, context, body.into()).await;

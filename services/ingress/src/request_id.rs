@@ -1,12 +1,11 @@
 //! The identity of a request: its id and its trace context. Both go into the log, the error body and the NATS message.
 
 use axum::http::HeaderMap;
-use domain::{OwnerId, SandboxId};
+use contract::Principal;
+use domain::{Actor, OwnerId, SandboxId};
 use ports::random::Random;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
-
-use crate::tokens::Caller;
 
 /// The header that carries the id, both ways.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
@@ -29,7 +28,8 @@ pub(crate) struct Facts {
 
 #[derive(Debug, Default)]
 struct Notes {
-    caller: OnceLock<Arc<Caller>>,
+    caller: OnceLock<Arc<Principal>>,
+    person: OnceLock<Actor>,
     owner: OnceLock<OwnerId>,
     sandbox: OnceLock<SandboxId>,
 }
@@ -70,7 +70,7 @@ impl Facts {
     }
 
     /// Records the token; the first call counts.
-    pub(crate) fn note_caller(&self, caller: &Arc<Caller>) {
+    pub(crate) fn note_caller(&self, caller: &Arc<Principal>) {
         self.notes.caller.get_or_init(|| Arc::clone(caller));
     }
 
@@ -84,7 +84,18 @@ impl Facts {
         self.notes.sandbox.get_or_init(|| sandbox.clone());
     }
 
-    pub(crate) fn caller(&self) -> Option<&Caller> {
+    /// Records who uses the token, as the caller says; the first call counts.
+    pub(crate) fn note_person(&self, person: &Actor) {
+        self.notes.person.get_or_init(|| person.clone());
+    }
+
+    /// The principal that the workers are told.
+    pub(crate) fn principal(&self) -> Principal {
+        let caller = self.caller().cloned().unwrap_or_default();
+        Principal { person: self.notes.person.get().cloned(), ..caller }
+    }
+
+    pub(crate) fn caller(&self) -> Option<&Principal> {
         self.notes.caller.get().map(AsRef::as_ref)
     }
 

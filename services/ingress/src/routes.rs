@@ -1,20 +1,21 @@
-//! All HTTP routes. Each handler declares its route once, in `#[utoipa::path]`: method, path, tokens, pool scope, schemas.
-//! The router, the checks in front of each route and the OpenAPI document follow from these declarations.
+//! All HTTP routes. Each handler declares its route once, in `#[utoipa::path]`: method, path, action, schemas. The action
+//! says who may use it ([`contract::Action::roles`]). The router, the checks in front of each route and the OpenAPI document follow from these declarations.
 
 use axum::Router;
 use axum::extract::FromRef;
 use axum::http::{Method, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
+use contract::{Action, Role};
 use ops::Ops;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::LazyLock;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
 
 use crate::admin::{self, TickService};
-use crate::caller::{self, Gate, Role};
+use crate::caller::{self, Gate};
 use crate::console;
 use crate::deletions::switch::DeletionControlService;
 use crate::deletions::{self, switch};
@@ -28,7 +29,6 @@ use crate::pools;
 use crate::records;
 use crate::relay::Relay;
 use crate::sandboxes;
-use crate::tokens::Scope;
 
 /// One operation of the HTTP API, as its handler declares it.
 #[derive(Clone, Debug)]
@@ -37,9 +37,8 @@ pub struct Route {
     pub method: Method,
     /// The path; `{…}` stands for one segment.
     pub path: String,
-    /// The required role.
-    pub role: Role,
-    is_limited_to_pools: bool,
+    /// What it does; none of a route that is open to any caller.
+    pub action: Option<Action>,
 }
 
 /// What the handlers need; each takes its part.
@@ -53,8 +52,9 @@ pub(crate) struct Parts {
     pub(crate) ops: Ops,
 }
 
-/// In a declaration: its worker restricts the request to the pools of the token. All other routes refuse a token with
-/// pools.
+/// In a declaration: the action, which says which roles may use the route.
+const ACTION: &str = "x-action";
+/// In the document: the route can be limited to the pools of a token. All other routes refuse a token with pools.
 const POOL_SCOPE: &str = "x-pool-scope";
 
 /// Every route, in the order of the document.
@@ -116,18 +116,29 @@ pub(crate) fn described(base: OpenApi) -> OpenApi {
     handlers().into_iter().fold(router, OpenApiRouter::routes).into_openapi()
 }
 
-/// The router of all routes. `gate` checks the role in front of each one; `edge` surrounds all.
+/// Adds to each operation of the document who may use it, as its action says.
+pub(crate) fn describe_access(document: &mut Value) {
+    let items = document.get_mut("paths").and_then(Value::as_object_mut);
+    let items = items.into_iter().flat_map(|items| items.values_mut()).filter_map(Value::as_object_mut);
+    for operation in items.flat_map(|item| item.values_mut()).filter_map(Value::as_object_mut) {
+        let Some(action) = operation.get(ACTION).and_then(Value::as_str).and_then(Action::parse) else {
+            continue;
+        };
+        let security = action.roles().iter().map(|role| json!({ role.as_str(): [] })).collect();
+        operation.insert("security".to_owned(), security);
+        if action.can_be_limited() {
+            operation.insert(POOL_SCOPE.to_owned(), true.into());
+        }
+    }
+}
+
+/// The router of all routes. `gate` checks the caller in front of each one; `edge` surrounds all.
 pub(crate) fn router(parts: Parts, gate: &Gate, edge: Edge) -> Router {
     let mut router = Router::new();
     for handler in handlers() {
         let Some(route) = Route::declared_by(&handler) else { continue };
         let (_, _, endpoint) = handler;
-        let gate = Gate {
-            role: route.role,
-            is_read_only: caller::is_read_only(&route.method),
-            is_limited_to_pools: route.is_limited_to_pools,
-            ..gate.clone()
-        };
+        let gate = Gate { action: route.action, ..gate.clone() };
         router = router.route(&route.path, endpoint.route_layer(from_fn_with_state(gate, caller::admit)));
     }
     router
@@ -146,29 +157,20 @@ impl Route {
         let item = serde_json::to_value(item).ok()?;
         let (method, operation) = item.as_object()?.iter().find(|(_, operation)| operation.is_object())?;
         let method = Method::from_bytes(method.to_uppercase().as_bytes()).ok()?;
-        let is_named = |scope: Scope| {
-            let security = operation.get("security").and_then(Value::as_array);
-            security.is_some_and(|tokens| tokens.iter().any(|token| token.get(scope.as_str()).is_some()))
-        };
-        let role = match (is_named(Scope::Lab), is_named(Scope::Admin)) {
-            (true, _) => Role::Lab,
-            (false, true) => Role::Admin,
-            (false, false) => Role::None,
-        };
-        let is_limited_to_pools = operation.get(POOL_SCOPE).is_some();
-        Some(Self { method, path: path.clone(), role, is_limited_to_pools })
+        let action = operation.get(ACTION).and_then(Value::as_str).and_then(Action::parse);
+        Some(Self { method, path: path.clone(), action })
     }
 
-    /// Whether a token with this right may use it.
+    /// Whether a token with this role may use it.
     #[must_use]
-    pub fn admits(&self, scope: Scope) -> bool {
-        self.role.admits(scope, &self.method)
+    pub fn admits(&self, role: Role) -> bool {
+        self.action.is_none_or(|action| action.roles().contains(&role))
     }
 
     /// Whether a token with pools may use it.
     #[must_use]
     pub fn is_limited_to_pools(&self) -> bool {
-        self.is_limited_to_pools
+        self.action.is_some_and(Action::can_be_limited)
     }
 }
 

@@ -7,8 +7,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use contract::bounds::Bounded;
 use contract::{
-    AllocateRequest, ExtendRequest, Fault, FaultCode, LabDuration, Outcome, ReleaseRequest, SandboxRequest,
-    Verb,
+    Action, AllocateRequest, ExtendRequest, Fault, FaultCode, LabDuration, Outcome, ReleaseRequest,
+    SandboxRequest, Target, Verb, authorize,
 };
 use domain::{IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
 use serde::Deserialize;
@@ -39,7 +39,7 @@ type PathId = Result<Path<String>, PathRejection>;
 
 /// `POST /v1/allocate`
 #[utoipa::path(
-    post, path = "/v1/allocate", tag = "labs", security(("lab" = [])), extensions(("x-pool-scope" = json!(true))),
+    post, path = "/v1/allocate", tag = "labs", extensions(("x-action" = json!(Action::Ask(Verb::Allocate).as_str()))),
     params(
         ("X-Instruqt-Sandbox-ID" = String, Header, description = "the owner (Instruqt participant id); older scripts send `X-Track-ID`"),
         ("X-Instruqt-Track-ID" = Option<String>, Header, description = "the lab (Instruqt track slug)"),
@@ -86,7 +86,7 @@ pub(crate) async fn allocate(
 
 /// `POST /v1/sandboxes/{id}/mark-for-deletion`
 #[utoipa::path(
-    post, path = "/v1/sandboxes/{id}/mark-for-deletion", tag = "labs", security(("lab" = [])), extensions(("x-pool-scope" = json!(true))),
+    post, path = "/v1/sandboxes/{id}/mark-for-deletion", tag = "labs", extensions(("x-action" = json!(Action::Ask(Verb::Release).as_str()))),
     params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "the owner (Instruqt participant id); older scripts send `X-Track-ID`"),
         ("X-Lease-Epoch" = Option<u64>, Header, description = "the epoch of the lease")),
     responses(
@@ -114,7 +114,7 @@ pub(crate) async fn mark_for_deletion(
 
 /// `POST /v1/sandboxes/{id}/extend`
 #[utoipa::path(
-    post, path = "/v1/sandboxes/{id}/extend", tag = "labs", security(("lab" = [])), extensions(("x-pool-scope" = json!(true))),
+    post, path = "/v1/sandboxes/{id}/extend", tag = "labs", extensions(("x-action" = json!(Action::Ask(Verb::Extend).as_str()))),
     params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "the owner (Instruqt participant id); older scripts send `X-Track-ID`"),
         ("X-Lab-Duration" = String, Header, description = "total length of the lease: hours (`4`, `4h`), minutes (`90m`) or both (`1h30m`)"),
         ("X-Lease-Epoch" = Option<u64>, Header, description = "the epoch of the lease")),
@@ -148,7 +148,7 @@ pub(crate) async fn extend(
 
 /// `GET /v1/sandboxes/{id}`
 #[utoipa::path(
-    get, path = "/v1/sandboxes/{id}", tag = "labs", security(("lab" = [])), extensions(("x-pool-scope" = json!(true))),
+    get, path = "/v1/sandboxes/{id}", tag = "labs", extensions(("x-action" = json!(Action::Ask(Verb::Get).as_str()))),
     params(("id" = String, Path, description = "the sandbox"), ("X-Instruqt-Sandbox-ID" = String, Header, description = "the owner (Instruqt participant id); older scripts send `X-Track-ID`")),
     responses(
         (status = 200, description = "the owner's sandbox", body = contract::SandboxView,
@@ -171,26 +171,24 @@ pub(crate) async fn get(
     Ok(pass_on(reply, StatusCode::OK))
 }
 
-/// The name of the token, for the history.
+/// The name of the token, for the history of workers that do not know the header of the principal.
 fn whose_token(facts: &Facts) -> Option<String> {
     facts.caller().map(|caller| caller.name.to_string())
 }
 
 /// The request, restricted to the pools of the caller's token.
 fn bounded<T>(request: T, facts: &Facts) -> Bounded<T> {
-    let pools = facts.caller().map(|caller| caller.pools.iter().map(ToString::to_string).collect());
-    Bounded { request, pools: pools.unwrap_or_default() }
+    let pools = facts.caller().map_or(&[][..], |caller| caller.scope.pools());
+    Bounded { request, pools: pools.iter().map(ToString::to_string).collect() }
 }
 
 // Without the header, the default of a token with pools is its first pool.
 fn pool(headers: &HeaderMap, facts: &Facts) -> Result<Option<PoolName>, Fault> {
     let named = id(headers, POOL_HEADER, PoolName::parse)?;
-    let pools = facts.caller().map_or(&[][..], |caller| &caller.pools);
-    match named {
-        None => Ok(pools.first().cloned()),
-        Some(pool) if pools.is_empty() || pools.contains(&pool) => Ok(Some(pool)),
-        Some(_) => Err(Fault::new(FaultCode::Forbidden, "this token is not for this pool")),
-    }
+    let Some(caller) = facts.caller() else { return Ok(named) };
+    let pool = named.or_else(|| caller.scope.pools().first().cloned());
+    authorize(caller, Action::Ask(Verb::Allocate), Target { pool: pool.as_ref(), owner: None })?;
+    Ok(pool)
 }
 
 fn owner(headers: &HeaderMap, facts: &Facts) -> Result<OwnerId, Fault> {

@@ -4,7 +4,8 @@
 //! and a check costs a microsecond (`docs/decisions/0028-tokens-are-kept-as-plain-digests.md`).
 
 use aws_lc_rs::digest::{SHA256, digest};
-use domain::{Actor, PoolName};
+use contract::{Principal, Rights, Role, Scope};
+use domain::Actor;
 use parking_lot::RwLock;
 use std::sync::Arc;
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
@@ -26,48 +27,13 @@ pub const TOKENS_MAX: usize = 512;
 /// What is kept of a token.
 pub type Digest = [u8; DIGEST_BYTES];
 
-/// What a token gives the right to.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    strum::IntoStaticStr,
-    strum::EnumString,
-    strum::EnumIter,
-)]
-#[strum(serialize_all = "kebab-case")]
-pub enum Scope {
-    /// The routes of the labs.
-    Lab,
-    /// The routes of the operators.
-    Admin,
-    /// Those routes of the operators that only look.
-    ReadOnly,
-}
-
-/// The holder of a token, as far as the token says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caller {
-    /// The token's name; it is in log lines, and in the history of what an operator does.
-    pub name: Actor,
-    /// Its rights, at least one.
-    pub scopes: Vec<Scope>,
-    /// The only pools that it is good for; every pool if there is none. Only lab tokens have any.
-    pub pools: Vec<PoolName>,
-}
-
 /// A token that is good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its digest.
     pub digest: Digest,
-    /// Its holder.
-    pub caller: Arc<Caller>,
+    /// Its holder; the name is that of the token.
+    pub caller: Arc<Principal>,
 }
 
 /// All tokens that are good at one moment.
@@ -103,32 +69,6 @@ pub fn parse_name(text: &str) -> Result<Actor, String> {
     Actor::parse(text).map_err(|problem| format!("the name {problem}"))
 }
 
-// === impl Scope ===
-
-impl Scope {
-    /// Its name in the file and on the command line.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-
-    /// The scope of that name.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        name.parse().ok()
-    }
-}
-
-// === impl Caller ===
-
-impl Caller {
-    /// Whether the token has this right.
-    #[must_use]
-    pub fn may(&self, scope: Scope) -> bool {
-        self.scopes.contains(&scope)
-    }
-}
-
 // === impl TokenSet ===
 
 impl TokenSet {
@@ -154,7 +94,7 @@ impl TokenSet {
     }
 
     /// The holder of this token. Takes the same time for every token of one length, whether and where it matches.
-    pub(crate) fn find(&self, token: &[u8]) -> Option<Arc<Caller>> {
+    pub(crate) fn find(&self, token: &[u8]) -> Option<Arc<Principal>> {
         let presented = fingerprint(token);
         let mut place = 0_u32;
         for (entry, here) in self.0.iter().zip(1_u32..) {
@@ -164,9 +104,9 @@ impl TokenSet {
         self.0.get(index).map(|entry| Arc::clone(&entry.caller))
     }
 
-    /// How many have this right.
-    pub(crate) fn count(&self, scope: Scope) -> usize {
-        self.0.iter().filter(|entry| entry.caller.may(scope)).count()
+    /// How many have this role.
+    pub(crate) fn count(&self, role: Role) -> usize {
+        self.0.iter().filter(|entry| entry.caller.rights.roles().contains(&role)).count()
     }
 }
 
@@ -188,32 +128,34 @@ impl Tokens {
     }
 }
 
-fn both(one: &Caller, other: &Caller) -> Caller {
-    let mut scopes = [one.scopes.as_slice(), &other.scopes].concat();
-    scopes.sort_unstable();
-    scopes.dedup();
-    // A caller that may use every pool by one entry may do so.
-    let is_bound = !one.pools.is_empty() && !other.pools.is_empty();
-    let pools = if is_bound { [one.pools.as_slice(), &other.pools].concat() } else { Vec::new() };
-    Caller { name: one.name.clone(), scopes, pools }
+fn both(one: &Principal, other: &Principal) -> Principal {
+    let rights = Rights::of(&[one.rights.roles(), other.rights.roles()].concat());
+    let scope = match (&one.scope, &other.scope) {
+        (Scope::Pools(one), Scope::Pools(other)) => Scope::Pools([one.as_slice(), other].concat()),
+        // A caller that may use every pool by one entry may do so.
+        _ => Scope::Every,
+    };
+    Principal { rights, scope, ..one.clone() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use domain::PoolName;
 
-    fn entry(name: &str, token: &str, scope: Scope, pools: &[&str]) -> Entry {
-        let pools = pools.iter().map(|pool| PoolName::parse(pool).unwrap()).collect();
-        let caller = Caller { name: parse_name(name).unwrap(), scopes: vec![scope], pools };
+    fn entry(name: &str, token: &str, role: Role, pools: &[&str]) -> Entry {
+        let pools: Vec<_> = pools.iter().map(|pool| PoolName::parse(pool).unwrap()).collect();
+        let caller = Principal::of(parse_name(name).unwrap(), &[role]);
+        let caller = Principal { scope: Scope::of(&pools), ..caller };
         Entry { digest: fingerprint(token.as_bytes()), caller: Arc::new(caller) }
     }
 
     #[test]
     fn only_tokens_of_the_set_are_accepted() {
         let set = TokenSet::new([
-            entry("a", "old", Scope::Lab, &[]),
-            entry("b", "new", Scope::Lab, &[]),
-            entry("c", "root", Scope::Admin, &[]),
+            entry("a", "old", Role::Lab, &[]),
+            entry("b", "new", Role::Lab, &[]),
+            entry("c", "root", Role::Admin, &[]),
         ])
         .unwrap();
         let name = |token: &str| set.find(token.as_bytes()).map(|caller| caller.name.to_string());
@@ -223,29 +165,29 @@ mod tests {
         for wrong in ["", "ol", "oldx", "OLD", "old,new"] {
             assert_eq!(name(wrong), None, "{wrong}");
         }
-        assert_eq!((set.count(Scope::Lab), set.count(Scope::Admin), set.count(Scope::ReadOnly)), (2, 1, 0));
+        assert_eq!((set.count(Role::Lab), set.count(Role::Admin), set.count(Role::ReadOnly)), (2, 1, 0));
     }
 
     #[test]
     fn duplicate_token_has_the_union_of_its_scopes() {
         let set = TokenSet::new([
-            entry("lab", "both", Scope::Lab, &["a"]),
-            entry("admin", "both", Scope::Admin, &[]),
+            entry("lab", "both", Role::Lab, &["a"]),
+            entry("admin", "both", Role::Admin, &[]),
         ])
         .unwrap();
         let caller = set.find(b"both").unwrap();
         assert_eq!(
-            (caller.name.as_str(), caller.may(Scope::Lab), caller.may(Scope::Admin)),
-            ("lab", true, true)
+            (caller.name.as_str(), caller.rights.roles()),
+            ("lab", [Role::Lab, Role::Admin].as_slice())
         );
-        assert!(caller.pools.is_empty(), "one of the two is good for every pool");
+        assert_eq!(caller.scope, Scope::Every, "one of the two is good for every pool");
     }
 
     #[test]
     fn duplicate_token_name_is_rejected() {
-        let set = TokenSet::new([entry("a", "1", Scope::Lab, &[]), entry("a", "2", Scope::Lab, &[])]);
+        let set = TokenSet::new([entry("a", "1", Role::Lab, &[]), entry("a", "2", Role::Lab, &[])]);
         assert_eq!(set.unwrap_err(), "two tokens are called a");
-        let many = (0..=TOKENS_MAX).map(|one| entry(&format!("t{one}"), &one.to_string(), Scope::Lab, &[]));
+        let many = (0..=TOKENS_MAX).map(|one| entry(&format!("t{one}"), &one.to_string(), Role::Lab, &[]));
         assert_eq!(TokenSet::new(many).unwrap_err(), "there may be 512 tokens, not 513");
     }
 

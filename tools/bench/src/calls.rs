@@ -186,7 +186,7 @@ impl Requester {
             traceparent: None,
             idempotency_key: None,
             attempt: None,
-            scope: contract::Scope::Every,
+            principal: contract::Principal::default(),
         };
         // A struct of texts and numbers always has a JSON form.
         let body = serde_json::to_vec(request).map(Bytes::from).unwrap_or_default();

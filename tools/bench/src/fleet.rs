@@ -217,7 +217,7 @@ impl Fleet {
             traceparent: None,
             idempotency_key: None,
             attempt: None,
-            scope: contract::Scope::Every,
+            principal: contract::Principal::default(),
         };
         let answers = async {
             loop {

@@ -1,7 +1,7 @@
 //! The context of a request: its headers and its deadline.
 
 use crate::clock::Clock;
-use contract::Scope;
+use contract::Principal;
 use std::time::Duration;
 
 /// The headers of a request.
@@ -18,8 +18,8 @@ pub struct Context {
     pub idempotency_key: Option<String>,
     /// The attempt, if the caller identified it.
     pub attempt: Option<Attempt>,
-    /// What the request may concern.
-    pub scope: Scope,
+    /// Who asks, and about which pools.
+    pub principal: Principal,
 }
 
 /// One attempt at a request.

@@ -1,9 +1,10 @@
 //! Requests restricted to pools, on ports in memory: two pools, and callers that may use one of them.
 
 use crate::deletions::tests::{HOUR, NOW, Rig};
-use contract::{Fault, FaultCode, Scope, Verb};
-use domain::{ClaimKey, ClaimRecord, IdempotencyKey, OwnerId, PoolName, StateName};
+use contract::{Action, Fault, FaultCode, Principal, Role, Scope, Verb};
+use domain::{Actor, ClaimKey, ClaimRecord, IdempotencyKey, OwnerId, PoolName, StateName};
 use serde_json::{Value, json};
+use strum::IntoEnumIterator as _;
 
 /// An allocator over one free sandbox in each of the pools `dns` (number 1) and `main` (number 2).
 async fn rig() -> Rig {
@@ -14,7 +15,7 @@ async fn rig() -> Rig {
 }
 
 fn refused() -> Result<Value, Fault> {
-    Err(Fault::new(FaultCode::Forbidden, "this token is not for the pool of this sandbox"))
+    Err(Fault::new(FaultCode::Forbidden, "this token is not for this pool"))
 }
 
 #[tokio::test]
@@ -38,7 +39,8 @@ async fn sandbox_of_another_pool_is_forbidden() {
 async fn scope_of_the_header_restricts_like_the_field() {
     let rig = rig().await;
     let scope = || Scope::of(&[PoolName::parse("dns").unwrap()]);
-    let ask = async |verb, body| rig.ask_within(scope(), verb, body).await;
+    let ask =
+        async |verb, body| rig.ask_as(Principal { scope: scope(), ..Principal::default() }, verb, body).await;
     assert_eq!(ask(Verb::Allocate, json!({"owner": "s", "pool": "main"})).await, refused());
     for verb in [Verb::Get, Verb::Extend, Verb::Release] {
         let body = json!({"sandbox_id": "2", "owner": "s", "lab_duration_hours": 6});
@@ -141,5 +143,81 @@ async fn operations_on_all_pools_are_forbidden_to_bounded_callers() {
         assert_eq!(fault.code, FaultCode::Forbidden, "{verb:?}");
         let free = rig.ask(verb, asked(vec![])).await;
         assert_ne!(free.err().map(|fault| fault.code), Some(FaultCode::Forbidden), "{verb:?}");
+    }
+}
+
+fn principal(name: &str, roles: &[Role]) -> Principal {
+    Principal::of(Actor::parse(name).unwrap(), roles)
+}
+
+#[tokio::test]
+async fn principal_is_the_owner_and_the_actor_of_a_claim() {
+    let rig = rig().await;
+    let service = principal("service-7", &[Role::Lab]);
+    // The body of an older ingress may name an actor; what was authenticated counts.
+    let claim = json!({"pool": "dns", "by": "mallory"});
+    assert_eq!(rig.ask_as(service.clone(), Verb::Allocate, claim).await.unwrap()["sandbox_id"], "1");
+    let longer = json!({"sandbox_id": "1", "lab_duration_hours": 6});
+    rig.ask_as(service.clone(), Verb::Extend, longer).await.unwrap();
+    let view = rig.ask_as(service.clone(), Verb::Get, json!({"sandbox_id": "1"})).await.unwrap();
+    assert_eq!(view["allocated_to_track"], "service-7");
+    let fault = rig.ask(Verb::Get, json!({"sandbox_id": "1"})).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::MissingSandboxId, "a direct caller has no name");
+    rig.ask_as(service, Verb::Release, json!({"sandbox_id": "1"})).await.unwrap();
+    let actors: Vec<_> = rig.sandbox(1).await.history.into_iter().skip(1).map(|entry| entry.by).collect();
+    assert_eq!(actors, vec![Some(Actor::parse("service-7").unwrap()); 3]);
+}
+
+#[tokio::test]
+async fn operator_action_is_recorded_with_its_principal_and_person() {
+    let rig = rig().await;
+    let shared =
+        Principal { person: Some(Actor::parse("alice").unwrap()), ..principal("on-call", &[Role::Operator]) };
+    let order = json!({"sandbox_id": "1", "reason": "smoke in it"});
+    rig.ask_as(shared, Verb::Quarantine, order.clone()).await.unwrap();
+    let by = |sandbox: domain::Sandbox| sandbox.history.last().unwrap().by.as_ref().unwrap().to_string();
+    assert_eq!(by(rig.sandbox(1).await), "on-call/alice");
+    // Of a direct caller, and of an ingress of a former build, the body says it.
+    let mut order = order;
+    order["by"] = json!("bob");
+    rig.ask(Verb::Unquarantine, order).await.unwrap();
+    assert_eq!(by(rig.sandbox(1).await), "bob");
+}
+
+#[tokio::test]
+async fn worker_refuses_a_principal_without_the_role() {
+    let rig = rig().await;
+    let order = json!({"sandbox_id": "1", "reason": "smoke in it"});
+    for role in [Role::Lab, Role::User, Role::ReadOnly] {
+        let fault = rig.ask_as(principal("a", &[role]), Verb::Quarantine, order.clone()).await.unwrap_err();
+        assert_eq!(fault.code, FaultCode::Forbidden, "{role:?}");
+    }
+    let foreign = json!({"owner": "b", "pool": "dns"});
+    let fault = rig.ask_as(principal("a", &[Role::User]), Verb::Allocate, foreign.clone()).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::Forbidden, "a user claims for itself");
+    assert_eq!(rig.sandbox(1).await.state.name(), StateName::Available);
+    rig.ask_as(principal("a", &[Role::Lab]), Verb::Allocate, foreign).await.unwrap();
+}
+
+#[tokio::test]
+async fn every_verb_is_held_to_its_roles_and_pools() {
+    // Whatever a verb reads of it; sandbox 1 is in the pool `dns`.
+    let body = json!({
+        "sandbox_id": "1", "key": "1", "owner": "a", "pool": "dns", "status": "stale", "reason": "smoke in it",
+        "lab_duration_hours": 6,
+    });
+    for verb in Verb::iter() {
+        let action = Action::Ask(verb);
+        for role in Role::iter() {
+            for pool in [None, Some("dns"), Some("main")] {
+                let pools: Vec<_> = pool.iter().map(|pool| PoolName::parse(pool).unwrap()).collect();
+                let caller = Principal { scope: Scope::of(&pools), ..principal("a", &[role]) };
+                let answer = rig().await.ask_as(caller, verb, body.clone()).await;
+                let is_forbidden = answer.err().is_some_and(|fault| fault.code == FaultCode::Forbidden);
+                let is_held = pool.is_none() || (action.can_be_limited() && pool == Some("dns"));
+                let is_allowed = action.roles().contains(&role) && is_held;
+                assert_eq!(is_forbidden, !is_allowed, "{verb:?} as {role:?} for {pool:?}");
+            }
+        }
     }
 }

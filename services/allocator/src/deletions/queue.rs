@@ -6,7 +6,7 @@ use crate::listing::{Which, page_limit};
 use crate::{Allocator, decode, store_fault};
 use contract::{
     DeletionEntry, DeletionPlace, DeletionTotals, DeletionsReply, DeletionsRequest, Fault, PreCleanView,
-    SandboxStatus,
+    SandboxStatus, Scope,
 };
 use domain::{PoolName, Sandbox, StateName};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -35,7 +35,7 @@ fn states_of(status: Option<&SandboxStatus>) -> Result<Vec<StateName>, Fault> {
 impl Allocator {
     pub(crate) async fn deletions(&self, request: &Request) -> Result<DeletionsReply, Fault> {
         let DeletionsRequest { pool, status, cursor, limit } = decode(&request.body)?;
-        let (pools, is_narrowed) = self.pools_of(request, pool.as_deref(), &None).await?;
+        let (pools, is_narrowed) = self.pools_of(request, pool.as_deref(), &Scope::Every).await?;
         let which = Which {
             purpose: "deletions",
             states: states_of(status.as_ref())?,

@@ -99,12 +99,12 @@ impl Rig {
     }
 
     pub(crate) async fn ask(&self, verb: Verb, body: Value) -> Result<Value, Fault> {
-        self.ask_within(contract::Scope::Every, verb, body).await
+        self.ask_as(contract::Principal::default(), verb, body).await
     }
 
-    pub(crate) async fn ask_within(
+    pub(crate) async fn ask_as(
         &self,
-        scope: contract::Scope,
+        principal: contract::Principal,
         verb: Verb,
         body: Value,
     ) -> Result<Value, Fault> {
@@ -114,7 +114,7 @@ impl Rig {
             traceparent: None,
             idempotency_key: None,
             attempt: None,
-            scope,
+            principal,
         };
         let request = Request { verb, context, body: Bytes::from(body.to_string()) };
         let answer = self.allocator.handle(request).await;
@@ -419,7 +419,7 @@ async fn claim_makes_no_bus_call() {
         traceparent: None,
         idempotency_key: None,
         attempt: None,
-        scope: contract::Scope::Every,
+        principal: contract::Principal::default(),
     };
     let request = Request { verb: Verb::Allocate, context, body: Bytes::from_static(br#"{"owner":"one"}"#) };
     let answer = rig.allocator.handle(request).await;

@@ -1,8 +1,8 @@
 //! A message of the contract: what is in it, what its headers say, and examples of it.
 
 use super::schemas::{Schemas, parsed};
-use contract::headers;
 use contract::limits::REQUEST_ID_BYTES_MAX;
+use contract::{PRINCIPAL_BYTES_MAX, headers};
 use domain::ids::{HEADER_ID_BYTES_MAX, REQUEST_KEY_BYTES_MAX};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -18,6 +18,7 @@ pub(super) enum Header {
     DeadlineMs,
     Traceparent,
     IdempotencyKey,
+    Principal,
     Scope,
     Outcome,
     ServiceError,
@@ -57,6 +58,7 @@ impl Header {
             Self::DeadlineMs => headers::DEADLINE_MS,
             Self::Traceparent => headers::TRACEPARENT,
             Self::IdempotencyKey => headers::IDEMPOTENCY_KEY,
+            Self::Principal => headers::PRINCIPAL,
             Self::Scope => headers::SCOPE,
             Self::Outcome => headers::OUTCOME,
             Self::ServiceError => headers::SERVICE_ERROR,
@@ -99,6 +101,12 @@ impl Header {
             Self::IdempotencyKey => json!({
                 "description": "the same as the body's `idempotency_key`, which may then be left out",
                 "minLength": 1, "maxLength": HEADER_ID_BYTES_MAX, "pattern": "^[!-~]+$",
+            }),
+            Self::Principal => json!({
+                "description": "who asks; absent for a direct caller, whom the permissions of its NATS user admit. A worker \
+                    answers `FORBIDDEN` to a principal that it does not understand",
+                "maxLength": PRINCIPAL_BYTES_MAX,
+                "pattern": "^v1 name=[!-.0-~]+ tenant=[A-Za-z0-9_-]+ roles=[a-z-]+(,[a-z-]+)*( person=[!-~]+)?$",
             }),
             Self::Scope => json!({
                 "description": "the only pools that the request may concern; absent for all. A worker answers `FORBIDDEN` to a \

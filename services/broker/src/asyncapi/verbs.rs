@@ -176,6 +176,7 @@ pub(super) fn messages(verb: Verb, schemas: &mut Schemas) -> anyhow::Result<[Mes
         Header::SentAtMs,
         Header::DeadlineMs,
         Header::Traceparent,
+        Header::Principal,
         Header::Scope,
     ];
     let (of_claim, of_lease): (&[_], &[_]) = match verb {

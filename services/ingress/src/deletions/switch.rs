@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
-use contract::{Fault, Pause, PauseRequest};
+use contract::{Action, Fault, Pause, PauseRequest, Verb};
 use ports::bus::DeletionControl;
 use ports::clock::Clock;
 use serde::Serialize;
@@ -42,7 +42,7 @@ pub(crate) struct Resumed {
 
 /// `POST /v1/admin/deletions/pause`
 #[utoipa::path(
-    post, path = "/v1/admin/deletions/pause", tag = "operators", security(("admin" = [])),
+    post, path = "/v1/admin/deletions/pause", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Pause).as_str()))),
     params(("X-Operator" = Option<String>, Header, description = "the operator, if several share the token; `by` in the body has the same meaning")),
     request_body(content = PauseRequest, example = json!({"until_seconds": 600, "reason": "maintenance"})),
     responses(
@@ -82,7 +82,7 @@ pub(crate) async fn pause(
 
 /// `POST /v1/admin/deletions/resume`
 #[utoipa::path(
-    post, path = "/v1/admin/deletions/resume", tag = "operators", security(("admin" = [])),
+    post, path = "/v1/admin/deletions/resume", tag = "operators", extensions(("x-action" = json!(Action::Ask(Verb::Resume).as_str()))),
     params(("X-Operator" = Option<String>, Header, description = "the operator, if several share the token")),
     responses(
         (status = 200, description = "deletions continue", body = Resumed, example = json!({"status": "running", "was_paused": null})), OfSwitch)

@@ -1,6 +1,7 @@
 //! Looks at the list of tokens, and has a changed one take effect without a restart.
 
 use async_trait::async_trait;
+use contract::Role;
 use parking_lot::Mutex;
 use ports::clock::Clock;
 use ports::secrets::Secrets;
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use strum::IntoEnumIterator as _;
 
 use super::settings::{read_file, read_secret};
-use super::{Digest, ListSource, Scope, TokenConfig, TokenList, TokenSet, Tokens, file, fingerprint};
+use super::{Digest, ListSource, TokenConfig, TokenList, TokenSet, Tokens, file, fingerprint};
 use crate::metrics::Metrics;
 
 /// Keeps the good tokens in step with their list.
@@ -41,8 +42,8 @@ impl TokenRefresher {
             let (list, seen) = (list.clone(), Mutex::new(list.first_digest));
             Arc::new(Watched { list, seen, is_bad: AtomicBool::new(false) })
         });
-        for scope in Scope::iter() {
-            metrics.tokens_are(scope, config.first.count(scope));
+        for role in Role::iter() {
+            metrics.tokens_are(role, config.first.count(role));
         }
         Self { tokens: Tokens::new(config.first.clone()), watched, secrets, metrics }
     }
@@ -79,15 +80,14 @@ impl TokenRefresher {
         let is_bad = taken.is_err();
         match taken {
             Ok(set) => {
-                let [lab, admin, read_only] = [Scope::Lab, Scope::Admin, Scope::ReadOnly].map(|scope| {
-                    let count = set.count(scope);
-                    self.metrics.tokens_are(scope, count);
-                    count
+                let counts = Role::iter().map(|role| {
+                    let count = set.count(role);
+                    self.metrics.tokens_are(role, count);
+                    format!("{count} {}", role.as_str())
                 });
+                let counts: Vec<_> = counts.collect();
                 self.tokens.replace(set);
-                tracing::info!(
-                    "the {word} of tokens was read again: now {lab} lab, {admin} admin, {read_only} read-only"
-                );
+                tracing::info!("the {word} of tokens was read again: now {}", counts.join(", "));
             }
             Err(problem) => {
                 tracing::error!(

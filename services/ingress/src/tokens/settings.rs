@@ -1,12 +1,13 @@
 //! Where tokens come from: two variables, a file, or a secret; exactly one of these.
 
+use contract::{Principal, Role};
 use ports::secrets::{SecretId, Secrets};
 use runtime::settings::{Secret, Settings};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Caller, Digest, Entry, Scope, TokenSet, file, fingerprint, parse_name};
+use super::{Digest, Entry, TokenSet, file, fingerprint, parse_name};
 
 /// The source of tokens, and the tokens as they are at the start.
 #[derive(Clone, Debug)]
@@ -102,8 +103,8 @@ impl TokenConfig {
             (Some(path), None) => Self::of_file(settings, path.into(), file_check_period),
             (None, Some(id)) => Self::of_secret(settings, &id, secret_check_period),
             _ => {
-                let mut all = entries(&lab, Scope::Lab, "BROKER_API_TOKEN", settings);
-                all.extend(entries(&admin, Scope::Admin, "BROKER_ADMIN_TOKEN", settings));
+                let mut all = entries(&lab, Role::Lab, "BROKER_API_TOKEN", settings);
+                all.extend(entries(&admin, Role::Admin, "BROKER_ADMIN_TOKEN", settings));
                 let first =
                     TokenSet::new(all).map_err(|problem| settings.mistake("BROKER_API_TOKEN", &problem));
                 Self { list: None, first: first.unwrap_or_default() }
@@ -171,10 +172,10 @@ pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
 
 // A token without a name is called by its place. A colon cannot be in a bearer token (RFC 6750, 2.1), so what
 // stands before one is a name.
-fn entries(secrets: &[Secret], scope: Scope, variable: &str, settings: &mut Settings<'_>) -> Vec<Entry> {
+fn entries(secrets: &[Secret], role: Role, variable: &str, settings: &mut Settings<'_>) -> Vec<Entry> {
     let mut entries = Vec::new();
     for (secret, place) in secrets.iter().zip(1_usize..) {
-        match entry(secret, scope, place) {
+        match entry(secret, role, place) {
             Ok(entry) => entries.push(entry),
             Err(problem) => settings.mistake(variable, &problem),
         }
@@ -182,17 +183,16 @@ fn entries(secrets: &[Secret], scope: Scope, variable: &str, settings: &mut Sett
     entries
 }
 
-fn entry(secret: &Secret, scope: Scope, place: usize) -> Result<Entry, String> {
+fn entry(secret: &Secret, role: Role, place: usize) -> Result<Entry, String> {
     let (name, token) = match secret.expose().split_once(':') {
         Some((name, token)) => (name.to_owned(), token),
-        None if place == 1 => (scope.as_str().to_owned(), secret.expose()),
-        None => (format!("{}-{place}", scope.as_str()), secret.expose()),
+        None if place == 1 => (role.as_str().to_owned(), secret.expose()),
+        None => (format!("{}-{place}", role.as_str()), secret.expose()),
     };
     // A token that no header can carry would lock its holder out without a word.
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("may hold only visible ASCII characters".to_owned());
     }
-    let name = parse_name(&name)?;
-    let caller = Caller { name, scopes: vec![scope], pools: Vec::new() };
+    let caller = Principal::of(parse_name(&name)?, &[role]);
     Ok(Entry { digest: fingerprint(token.as_bytes()), caller: Arc::new(caller) })
 }

@@ -2,18 +2,16 @@
 
 use crate::support::{ADMIN, ADMIN_TOKEN, Answer, LAB, LAB_TOKEN, Rig, Step, and, request};
 use axum::body::Body;
-use contract::FaultCode;
+use contract::{Action, FaultCode, Principal, Role, Scope, Verb};
 use domain::PoolName;
 use ingress::routes::{ROUTES, Route};
 use ingress::tokens::{file, fingerprint, parse_name};
-use ingress::{Role, Scope};
 use std::fs;
 use strum::IntoEnumIterator as _;
 use tempfile::TempDir;
 
 const NO_TOKEN: &str = "a valid token is needed: `Authorization: Bearer <token>`";
 const NOT_HELD: &str = "this token is for some pools only, and this request is about all pools";
-const READ_ONLY_TOKEN: &str = "read-only-token-1";
 const BOUND_TOKEN: &str = "bound-token-1";
 const NO_RIGHT: &str = "this token does not give the right to do this";
 
@@ -21,9 +19,9 @@ pub(crate) fn path_of(route: &Route) -> String {
     let path = route
         .path
         .replace("{id}", "7")
+        .replace("{name}", "main")
         .replace("{kind}", "sync")
-        .replace("{tick}", "1")
-        .replace("{name}", "labs");
+        .replace("{tick}", "1");
     let path = path.replace("{file}", "main.js");
     match route.path.as_str() {
         // This route needs an explicit confirmation.
@@ -32,6 +30,15 @@ pub(crate) fn path_of(route: &Route) -> String {
         "/v1/admin/events" => format!("{path}?follow=false"),
         _ => path,
     }
+}
+
+/// A body that the route accepts; those that read none ignore it.
+pub(crate) fn body_of(route: &Route) -> Body {
+    Body::from(if route.action == Some(Action::Ask(Verb::PutPool)) {
+        "{}"
+    } else {
+        r#"{"reason":"smoke in it"}"#
+    })
 }
 
 /// Pause and resume use the queue's own switch; no worker gets a request.
@@ -43,33 +50,42 @@ fn rig() -> Rig {
     Rig::new([Step::Say(None, r#"{"store":"ok"}"#)])
 }
 
-/// A token of every scope, and one that is restricted to a pool, each named after its scope.
-fn tokens() -> (TempDir, [(Scope, &'static str); 3]) {
+/// The token of a role.
+const fn token_of(role: Role) -> &'static str {
+    match role {
+        Role::Lab => LAB_TOKEN,
+        // The owner of every request here, because it acts for itself.
+        Role::User => "p-1",
+        Role::Operator => "operator-token-1",
+        Role::Admin => ADMIN_TOKEN,
+        Role::ReadOnly => "read-only-token-1",
+    }
+}
+
+/// A file with a token of every role, and one that is restricted to a pool; each is named after itself.
+fn tokens() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let line = |name: &str, token: &str, scope, pools: &[PoolName]| {
-        file::line(&parse_name(name).unwrap(), &[scope], &fingerprint(token.as_bytes()), pools).unwrap()
+    let line = |token: &str, role, scope| {
+        let holder = Principal::of(parse_name(token).unwrap(), &[role]);
+        file::line(&Principal { scope, ..holder }, &fingerprint(token.as_bytes())).unwrap()
     };
-    let main = PoolName::parse("main").unwrap();
-    let lines = [
-        line("lab", LAB_TOKEN, Scope::Lab, &[]),
-        line("admin", ADMIN_TOKEN, Scope::Admin, &[]),
-        line("looker", READ_ONLY_TOKEN, Scope::ReadOnly, &[]),
-        line("bound", BOUND_TOKEN, Scope::Lab, &[main]),
-    ];
+    let main = Scope::of(&[PoolName::parse("main").unwrap()]);
+    let lines = Role::iter().map(|role| line(token_of(role), role, Scope::Every));
+    let lines: Vec<_> = lines.chain([line(BOUND_TOKEN, Role::Lab, main)]).collect();
     fs::write(folder.path().join("tokens"), lines.join("\n")).unwrap();
-    (folder, [(Scope::Lab, LAB_TOKEN), (Scope::Admin, ADMIN_TOKEN), (Scope::ReadOnly, READ_ONLY_TOKEN)])
+    folder
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_route_admits_exactly_its_scopes() {
-    let (folder, tokens) = tokens();
+async fn every_route_admits_exactly_its_roles() {
+    let folder = tokens();
     let file = folder.path().join("tokens");
     let settings =
         [("TOKENS_FILE", file.to_str().unwrap()), ("BROKER_API_TOKEN", ""), ("BROKER_ADMIN_TOKEN", "")];
     let rig = Rig::with(&settings, [Step::Say(None, r#"{"store":"ok"}"#)]);
     rig.show_itself().await;
     let mut walked = 0;
-    for route in ROUTES.iter().filter(|route| route.role != Role::None) {
+    for route in ROUTES.iter().filter(|route| route.action.is_some()) {
         let (method, path) = (route.method.as_str(), path_of(route));
         for authorization in [None, Some("Bearer unknown"), Some("Basic bGFiOg=="), Some(LAB_TOKEN)] {
             let headers: Vec<_> = authorization.into_iter().map(|value| ("Authorization", value)).collect();
@@ -77,26 +93,21 @@ async fn every_route_admits_exactly_its_scopes() {
             answer.assert_fault(FaultCode::Unauthorized, NO_TOKEN);
             assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{method} {path}");
         }
-        for (scope, token) in tokens {
+        for role in Role::iter() {
             let before = rig.workers.seen().len();
-            let answer = ask_with(&rig, route, token).await;
-            if !route.admits(scope) {
+            let answer = ask_with(&rig, route, token_of(role)).await;
+            if !route.admits(role) {
                 answer.assert_fault(FaultCode::Forbidden, NO_RIGHT);
                 assert_eq!(answer.header("www-authenticate"), None);
                 assert_eq!(rig.workers.seen().len(), before, "{method} {path}: a worker was asked");
                 continue;
             }
-            assert!(answer.status.is_success(), "{method} {path} as {scope:?}: {answer:?}");
-            let is_relayed = route.role == Role::Lab
-                || route.path == "/v1/admin/stats"
-                || route.path.starts_with("/v1/admin/sandboxes")
-                || route.path == "/v1/admin/bulk-delete"
-                || route.path.starts_with("/v1/pools")
-                || (route.path.starts_with("/v1/admin/deletions") && !is_switch(route));
+            assert!(answer.status.is_success(), "{method} {path} as {role:?}: {answer:?}");
+            let is_relayed = matches!(route.action, Some(Action::Ask(_))) && !is_switch(route);
             assert_eq!(rig.workers.seen().len() - before, usize::from(is_relayed), "{method} {path}");
         }
         let answer = ask_with(&rig, route, BOUND_TOKEN).await;
-        match (route.admits(Scope::Lab), route.is_limited_to_pools()) {
+        match (route.admits(Role::Lab), route.is_limited_to_pools()) {
             (true, true) => assert!(answer.status.is_success(), "{method} {path}: {answer:?}"),
             (true, false) => answer.assert_fault(FaultCode::Forbidden, NOT_HELD),
             (false, _) => answer.assert_fault(FaultCode::Forbidden, NO_RIGHT),
@@ -111,50 +122,42 @@ async fn ask_with(rig: &Rig, route: &Route, token: &str) -> Answer {
     // The parameters that a route may need to be relayed; the others ignore them.
     let (owner, hours) = (("X-Instruqt-Sandbox-ID", "p-1"), ("X-Lab-Duration", "6"));
     let asked = request(route.method.as_str(), &path_of(route), &[("Authorization", &bearer), owner, hours]);
-    rig.send(asked.map(|_| body_for(route))).await
-}
-
-/// A body that every route takes which needs one: settings of a pool, or a reason.
-pub(crate) fn body_for(route: &Route) -> Body {
-    Body::from(if route.method == "PUT" { "{}" } else { r#"{"reason":"smoke in it"}"# })
+    rig.send(asked.map(|_| body_of(route))).await
 }
 
 #[tokio::test(start_paused = true)]
 async fn open_routes_need_no_token() {
     let rig = rig();
-    for route in ROUTES.iter().filter(|route| route.role == Role::None) {
+    for route in ROUTES.iter().filter(|route| route.action.is_none()) {
         let answer = rig.ask(route.method.as_str(), &path_of(route), &[]).await;
         assert_eq!(answer.status, 200, "{}", route.path);
     }
 }
 
 #[test]
-fn read_only_scope_is_admitted_only_to_get_routes() {
+fn tokens_of_former_builds_keep_their_rights() {
+    let is_of_operators = |path: &str| path.starts_with("/v1/admin/") || path.starts_with("/v1/pools");
     for route in ROUTES.iter() {
-        let admitted: Vec<_> = Scope::iter().filter(|scope| route.admits(*scope)).collect();
-        let expected = match (route.role, route.method.as_str()) {
-            (Role::None, _) => Scope::iter().collect(),
-            (Role::Lab, _) => vec![Scope::Lab],
-            (Role::Admin, "GET") => vec![Scope::Admin, Scope::ReadOnly],
-            (Role::Admin, _) => vec![Scope::Admin],
+        let former = [Role::Lab, Role::Admin, Role::ReadOnly];
+        let admitted: Vec<_> = former.into_iter().filter(|role| route.admits(*role)).collect();
+        let expected = match (route.path.as_str(), route.method.as_str()) {
+            (path, "GET") if is_of_operators(path) => vec![Role::Admin, Role::ReadOnly],
+            (path, _) if is_of_operators(path) => vec![Role::Admin],
+            // The API's own description is public.
+            (path, _) if path == "/v1/openapi.json" || path.starts_with("/v1/docs") => former.to_vec(),
+            (path, _) if path.starts_with("/v1/") => vec![Role::Lab],
+            _ => former.to_vec(),
         };
         assert_eq!(admitted, expected, "{} {}", route.method, route.path);
-        assert!(!route.is_limited_to_pools() || route.role == Role::Lab, "{}", route.path);
+        assert_eq!(route.action.is_none(), expected.len() == former.len(), "{}", route.path);
     }
 }
 
 #[test]
-fn v1_routes_need_a_token_and_admin_routes_an_admin_token() {
-    for route in ROUTES.iter() {
-        let expected = match route.path.as_str() {
-            path if path.starts_with("/v1/admin/") || path.starts_with("/v1/pools") => Role::Admin,
-            // The API's own description is public.
-            path if path == "/v1/openapi.json" || path.starts_with("/v1/docs") => Role::None,
-            path if path.starts_with("/v1/") => Role::Lab,
-            _ => Role::None,
-        };
-        assert_eq!(route.role, expected, "{}", route.path);
-    }
+fn every_action_of_callers_has_a_route() {
+    let routed: Vec<_> = ROUTES.iter().filter_map(|route| route.action).collect();
+    let without: Vec<_> = Action::all().filter(|action| !routed.contains(action)).collect();
+    assert_eq!(without, [Action::Ask(Verb::Health)], "which is for readiness");
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,10 +3,10 @@
 use crate::support::{ADMIN_TOKEN, Answer, LAB_TOKEN, Rig, Step, TICK, request};
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::ConnectInfo;
-use contract::{FaultBody, FaultCode, Outcome, Report, RunReport, RunStatus, SyncReport};
+use contract::{Action, FaultBody, FaultCode, Outcome, Report, Role, RunReport, RunStatus, SyncReport};
 use futures_util::stream;
+use ingress::Peer;
 use ingress::routes::{ROUTES, Route};
-use ingress::{Peer, Role, Scope};
 use ports::bus::RequestError;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -20,6 +20,10 @@ async fn document() -> Value {
     let answer = Rig::new([Step::Hang]).ask("GET", "/v1/openapi.json", &[]).await;
     assert_eq!(answer.header("content-type"), Some("application/json"));
     answer.json()
+}
+
+fn is_of_labs(route: &Route) -> bool {
+    route.action.is_some_and(Action::is_for_owner)
 }
 
 fn operation<'a>(document: &'a Value, route: &Route) -> &'a Value {
@@ -45,7 +49,7 @@ fn of_workers(route: &Route) -> &'static [FaultCode] {
         (_, "/v1/admin/bulk-delete") => &[InvalidState],
         ("GET", "/v1/pools/{name}") => &[NotFound],
         ("PUT", "/v1/pools/{name}") => &[InvalidState, Contended],
-        (_, path) if path.starts_with("/v1/pools/") => &[NotFound, InvalidState, Contended],
+        (_, "/v1/pools/{name}" | "/v1/pools/{name}/drain") => &[NotFound, InvalidState, Contended],
         (_, "/v1/admin/deletions/{id}" | "/v1/admin/deletions/{id}/replay") => &[NotFound, InvalidState],
         (_, path) if path.starts_with("/v1/admin/sandboxes/") => &[NotFound, InvalidState, Contended],
         _ => &[],
@@ -54,12 +58,11 @@ fn of_workers(route: &Route) -> &'static [FaultCode] {
 
 /// Sends a valid request to a route, with a token of the right scope.
 async fn ask(rig: &Rig, route: &Route, body: Body) -> Answer {
-    let token = if route.role == Role::Admin { ADMIN_TOKEN } else { LAB_TOKEN };
+    let token = if is_of_labs(route) { LAB_TOKEN } else { ADMIN_TOKEN };
     let bearer = format!("Bearer {token}");
     let path = crate::callers::path_of(route);
     let headers = [("Authorization", bearer.as_str()), OWNER, HOURS];
-    let mut request =
-        request(route.method.as_str(), &path, &headers[usize::from(route.role == Role::None)..]);
+    let mut request = request(route.method.as_str(), &path, &headers[usize::from(route.action.is_none())..]);
     // The header that an HTTP caller must send.
     if let Some(bytes) = body.size_hint().exact() {
         request.headers_mut().insert("Content-Length", bytes.into());
@@ -78,16 +81,16 @@ async fn at_the_gate(route: &Route) -> Vec<Answer> {
             .await,
         ask(&rig, route, Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>())).await,
     ];
-    if route.role != Role::None {
+    if route.action.is_some() {
         answers.push(rig.ask(route.method.as_str(), &path, &[]).await);
-        let wrong = if route.role == Role::Lab { ADMIN_TOKEN } else { LAB_TOKEN };
+        let wrong = if is_of_labs(route) { ADMIN_TOKEN } else { LAB_TOKEN };
         let bearer = format!("Bearer {wrong}");
         answers.push(rig.ask(route.method.as_str(), &path, &[("Authorization", &bearer)]).await);
     }
     let narrow = [("PEER_RATE_PER_SECOND", "1"), ("PEER_RATE_BURST", "1")];
     let rig = Rig::with(&narrow, [Step::Say(None, r#"{"store":"ok"}"#)]);
-    answers.push(ask(&rig, route, crate::callers::body_for(route)).await);
-    answers.push(ask(&rig, route, crate::callers::body_for(route)).await);
+    answers.push(ask(&rig, route, crate::callers::body_of(route)).await);
+    answers.push(ask(&rig, route, crate::callers::body_of(route)).await);
     answers
 }
 
@@ -122,17 +125,17 @@ async fn behind_the_gate(route: &Route) -> Vec<Answer> {
         }
         let rig = Rig::new([step]);
         rig.show_itself().await;
-        answers.push(ask(&rig, route, crate::callers::body_for(route)).await);
+        answers.push(ask(&rig, route, crate::callers::body_of(route)).await);
     }
     let rig = Rig::new([Step::Say(None, "{}")]);
     rig.bus.set_connected(false);
     rig.ticks.is_broken.store(true, Ordering::SeqCst);
-    answers.push(ask(&rig, route, crate::callers::body_for(route)).await);
+    answers.push(ask(&rig, route, crate::callers::body_of(route)).await);
     for status in [RunStatus::Completed, RunStatus::Failed] {
         let rig = Rig::new([Step::Say(None, "{}")]);
         let report = Report::Sync(SyncReport { status, ..SyncReport::default() });
         *rig.ticks.report.lock() = Some(RunReport { tick: TICK, duration_ms: 1, report });
-        answers.push(ask(&rig, route, crate::callers::body_for(route)).await);
+        answers.push(ask(&rig, route, crate::callers::body_of(route)).await);
     }
     if route.path.contains("{file}") {
         answers.push(rig.ask("GET", "/console/nothing.js", &[]).await);
@@ -163,15 +166,17 @@ async fn every_route_documents_exactly_its_statuses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_route_documents_its_scopes() {
+async fn every_route_documents_its_roles() {
     let document = document().await;
     assert_eq!(document["openapi"].as_str().unwrap().split_once('.').unwrap().0, "3");
     for route in ROUTES.iter() {
         let security = operation(&document, route)["security"].as_array().cloned().unwrap_or_default();
         let named: BTreeSet<String> =
             security.iter().flat_map(|one| one.as_object().unwrap().keys().cloned()).collect();
-        let admitted = Scope::iter().filter(|scope| route.role != Role::None && route.admits(*scope));
-        let admitted: BTreeSet<String> = admitted.map(|scope| scope.as_str().to_owned()).collect();
+        let admitted = Role::iter().filter(|role| route.action.is_some() && route.admits(*role));
+        let admitted: BTreeSet<String> = admitted.map(|role| role.as_str().to_owned()).collect();
+        let is_limited = operation(&document, route).get("x-pool-scope").is_some();
+        assert_eq!(is_limited, route.is_limited_to_pools(), "{}", route.path);
         assert_eq!(named, admitted, "{} {}", route.method, route.path);
         for scheme in named {
             assert_eq!(document["components"]["securitySchemes"][&scheme]["scheme"], "bearer");

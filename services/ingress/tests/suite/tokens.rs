@@ -1,10 +1,10 @@
 //! Where tokens come from, and the file of them: names, rights, pools, and a change without a restart.
 
 use crate::support::{Answer, Rig, Step};
-use contract::{FaultCode, Verb};
-use domain::PoolName;
+use contract::{FaultCode, Principal, Role, Scope, Verb};
+use domain::{PoolName, TenantName};
 use ingress::Config;
-use ingress::tokens::{Scope, file, fingerprint, parse_name};
+use ingress::tokens::{file, fingerprint, parse_name};
 use runtime::settings::Settings;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -17,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 const NO_TOKEN: &str = "a valid token is needed: `Authorization: Bearer <token>`";
 
 /// The line of a token whose name it is as well.
-fn line(token: &str, scope: Scope, pools: &[&str]) -> String {
+fn line(token: &str, role: Role, pools: &[&str]) -> String {
     let pools: Vec<_> = pools.iter().map(|pool| PoolName::parse(pool).unwrap()).collect();
-    file::line(&parse_name(token).unwrap(), &[scope], &fingerprint(token.as_bytes()), &pools).unwrap()
+    let holder = Principal::of(parse_name(token).unwrap(), &[role]);
+    file::line(&Principal { scope: Scope::of(&pools), ..holder }, &fingerprint(token.as_bytes())).unwrap()
 }
 
 fn folder_with(lines: &[String]) -> (TempDir, PathBuf) {
@@ -50,7 +51,7 @@ async fn status(rig: &Rig, token: &str) -> u16 {
 
 #[tokio::test(start_paused = true)]
 async fn tokens_of_the_file_have_its_rights() {
-    let lines = [("one", Scope::Lab), ("look", Scope::ReadOnly), ("admin-token-1", Scope::Admin)];
+    let lines = [("one", Role::Lab), ("look", Role::ReadOnly), ("admin-token-1", Role::Admin)];
     let (_folder, path) = folder_with(&lines.map(|(token, scope)| line(token, scope, &[])));
     let rig = rig(&path);
     assert_eq!(status(&rig, "one").await, 200);
@@ -58,7 +59,7 @@ async fn tokens_of_the_file_have_its_rights() {
     assert_eq!(ask(&rig, "POST", "/v1/admin/sync", "look").await.status, 403);
     assert_eq!(ask(&rig, "POST", "/v1/admin/sync", "admin-token-1").await.status, 202);
     // Neither the line of the file nor the digest in it is a token.
-    ask(&rig, "POST", "/v1/allocate", &line("one", Scope::Lab, &[]).replace(' ', ""))
+    ask(&rig, "POST", "/v1/allocate", &line("one", Role::Lab, &[]).replace(' ', ""))
         .await
         .assert_fault(FaultCode::Unauthorized, NO_TOKEN);
 }
@@ -75,7 +76,7 @@ async fn token_of_the_environment_may_have_a_name() {
 #[tokio::test(start_paused = true)]
 async fn pool_token_is_restricted_to_its_pools() {
     let (_folder, path) =
-        folder_with(&[line("events", Scope::Lab, &["dns", "main"]), line("free", Scope::Lab, &[])]);
+        folder_with(&[line("events", Role::Lab, &["dns", "main"]), line("free", Role::Lab, &[])]);
     let rig = rig(&path);
     for (pool, sent) in [(None, "dns"), (Some("main"), "main")] {
         let mut headers = vec![("Authorization", "Bearer events"), ("X-Track-ID", "p-1")];
@@ -105,6 +106,46 @@ async fn pool_token_is_restricted_to_its_pools() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn workers_get_the_principal_of_the_token() {
+    let bound = line("events", Role::Lab, &["dns"]) + " tenant=acme";
+    let (_folder, path) = folder_with(&[bound, line("on-call", Role::Operator, &[])]);
+    let rig = rig(&path);
+    ask(&rig, "GET", "/v1/sandboxes/7", "events").await;
+    let principal = rig.workers.seen().pop().unwrap().context.principal;
+    let expected = Principal {
+        tenant: TenantName::parse("acme").unwrap(),
+        scope: Scope::of(&[PoolName::parse("dns").unwrap()]),
+        ..Principal::of(parse_name("events").unwrap(), &[Role::Lab])
+    };
+    assert_eq!(principal, expected);
+    let headers = [("Authorization", "Bearer on-call"), ("X-Operator", "alice")];
+    assert_eq!(rig.ask("POST", "/v1/admin/deletions/7/replay", &headers).await.status, 200);
+    let principal = rig.workers.seen().pop().unwrap().context.principal;
+    assert_eq!(principal.tenant.as_str(), "default");
+    assert_eq!(principal.actor().unwrap().as_str(), "on-call/alice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn user_claims_for_itself_only() {
+    let (_folder, path) = folder_with(&[line("alice", Role::User, &[])]);
+    let rig = rig(&path);
+    let claim = async |owner: Option<&'static str>| {
+        let owner = owner.map(|owner| ("X-Instruqt-Sandbox-ID", owner));
+        let headers: Vec<_> = [("Authorization", "Bearer alice")].into_iter().chain(owner).collect();
+        rig.ask("POST", "/v1/allocate", &headers).await
+    };
+    assert_eq!(claim(Some("alice")).await.status, 200);
+    let asked = rig.workers.seen().len();
+    claim(Some("bob")).await.assert_fault(FaultCode::Forbidden, "this token acts for its own user only");
+    let answer = claim(None).await;
+    assert_eq!(
+        (answer.status.as_u16(), &answer.json()["detail"]["code"]),
+        (400, &json!("MISSING_SANDBOX_ID"))
+    );
+    assert_eq!(rig.workers.seen().len(), asked);
+}
+
 /// Lets the ingress run, which looks at its file by itself, until `done`.
 async fn until(rig: &Rig, done: impl AsyncFn() -> bool) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -127,11 +168,11 @@ async fn metric(rig: &Rig, line: &str) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn tokens_file_is_reloaded_and_a_bad_one_is_ignored() {
-    let (_folder, path) = folder_with(&[line("old", Scope::Lab, &[])]);
+    let (_folder, path) = folder_with(&[line("old", Role::Lab, &[])]);
     let rig = rig(&path);
     assert_eq!((status(&rig, "old").await, status(&rig, "new").await), (200, 401));
     assert!(metric(&rig, r#"broker_http_tokens{scope="lab"} 1"#).await);
-    let rotated = [line("old", Scope::Lab, &[]), line("new", Scope::Lab, &[])].join("\n");
+    let rotated = [line("old", Role::Lab, &[]), line("new", Role::Lab, &[])].join("\n");
     fs::write(&path, &rotated).unwrap();
     until(&rig, async || status(&rig, "new").await == 200).await;
     assert_eq!(status(&rig, "old").await, 200);
@@ -150,7 +191,7 @@ async fn tokens_file_is_reloaded_and_a_bad_one_is_ignored() {
     fs::remove_file(&path).unwrap();
     until(&rig, async || metric(&rig, "broker_http_tokens_file_bad 1\n").await).await;
     assert_eq!(status(&rig, "old").await, 200);
-    fs::write(&path, line("new", Scope::Lab, &[])).unwrap();
+    fs::write(&path, line("new", Role::Lab, &[])).unwrap();
     until(&rig, async || status(&rig, "old").await == 401).await;
     assert_eq!(status(&rig, "new").await, 200);
     assert_eq!(rig.ask("GET", "/readyz", &[]).await.json().get("notes"), None);
@@ -184,8 +225,8 @@ fn mistakes(pairs: &[(&str, &str)]) -> Vec<String> {
 
 #[test]
 fn duplicate_token_name_is_a_mistake() {
-    let (_folder, path) = folder_with(&[line("lab", Scope::Lab, &[])]);
-    fs::write(&path, line("lab", Scope::Lab, &[]) + "\nlab lab sha256:" + &"0".repeat(64)).unwrap();
+    let (_folder, path) = folder_with(&[line("lab", Role::Lab, &[])]);
+    fs::write(&path, line("lab", Role::Lab, &[]) + "\nlab lab sha256:" + &"0".repeat(64)).unwrap();
     let file = path.to_str().unwrap();
     assert_eq!(mistakes(&[("TOKENS_FILE", file)]), ["TOKENS_FILE two tokens are called lab"]);
     let both = [("BROKER_API_TOKEN", "a:1"), ("BROKER_ADMIN_TOKEN", "a:2")];
@@ -194,7 +235,7 @@ fn duplicate_token_name_is_a_mistake() {
 
 #[test]
 fn tokens_have_exactly_one_source() {
-    let (_folder, path) = folder_with(&[line("one", Scope::Lab, &[])]);
+    let (_folder, path) = folder_with(&[line("one", Role::Lab, &[])]);
     let file = ("TOKENS_FILE", path.to_str().unwrap());
     let secret = ("TOKENS_SECRET", "broker/tokens");
     let (lab, admin) = (("BROKER_API_TOKEN", "a"), ("BROKER_ADMIN_TOKEN", "b"));

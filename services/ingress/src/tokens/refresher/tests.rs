@@ -1,6 +1,7 @@
 //! A list of tokens that changes, in a file and in a secret.
 
 use super::*;
+use contract::Principal;
 use ports::secrets::SecretId;
 use prometheus::Registry;
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ struct Rig {
 fn text(tokens: &[&str]) -> String {
     let line = |token: &&str| {
         let name = super::super::parse_name(token).unwrap();
-        file::line(&name, &[Scope::Lab], &fingerprint(token.as_bytes()), &[]).unwrap() + "\n"
+        file::line(&Principal::of(name, &[Role::Lab]), &fingerprint(token.as_bytes())).unwrap() + "\n"
     };
     tokens.iter().map(line).collect()
 }
