@@ -103,7 +103,7 @@ fn schema_of(place: &Place<'_>) -> Option<Value> {
                 {"type": "string", "pattern": if place.is_required { DURATION } else { OPTIONAL_DURATION }},
             ]}))
         }
-        "pool" => Some(text(TOKEN, 1, POOL_NAME_BYTES_MAX)),
+        "pool" | "name" => Some(text(TOKEN, 1, POOL_NAME_BYTES_MAX)),
         "id" if place.path.starts_with("/v1/admin/deletions/") => Some(key()),
         "id" | "sandbox" => Some(text(TOKEN, 1, SANDBOX_ID_BYTES_MAX)),
         "kind" => Some(
@@ -122,7 +122,7 @@ fn schema_of(place: &Place<'_>) -> Option<Value> {
         "lab" | "owner" => Some(text(VISIBLE, 1, HEADER_ID_BYTES_MAX)),
         "name_prefix" => Some(text(VISIBLE, 1, SANDBOX_NAME_BYTES_MAX)),
         "limit" => Some(json!({"type": "integer", "minimum": 1, "maximum": PAGE_LIMIT_MAX})),
-        "X-Lease-Epoch" | "Last-Event-ID" | "tick" => Some(whole()),
+        "X-Lease-Epoch" | "Last-Event-ID" | "tick" | "version" => Some(whole()),
         "since" => Some(json!({"type": "integer", "minimum": 0, "maximum": SINCE_SECONDS_MAX})),
         "cursor" | "grace_period_hours" | "after" if place.is_number => Some(whole()),
         _ => None,
