@@ -155,7 +155,7 @@ async fn missing_secret_prevents_the_start() {
     for (secret, problem) in [
         ("missing", "TOKENS_SECRET cannot be read: there is no such secret, or it has no value"),
         ("forbidden", "TOKENS_SECRET cannot be read: reading it is not allowed"),
-        ("no-list", "TOKENS_SECRET line 1: a line has a name, rights and a digest"),
+        ("no-list", "TOKENS_SECRET line 1: a line has a name, roles and a digest"),
     ] {
         let env = [
             ("TOKENS_SECRET", secret),
