@@ -44,6 +44,14 @@ pub(crate) async fn dynamodb_local_table() -> Option<Table> {
     Some(table(dynamodb_local::endpoint()?).await)
 }
 
+pub(crate) async fn dynoxide_indexes() -> Option<Table> {
+    dynoxide_table().await
+}
+
+pub(crate) async fn dynamodb_local_indexes() -> Option<Table> {
+    Some(table(dynamodb_local::endpoint_for_indexes()?).await)
+}
+
 /// A table that several processes use.
 pub(crate) enum Shared {
     Memory(MemoryStore),

@@ -6,8 +6,10 @@ mod agreement;
 mod claims;
 mod engines;
 mod fixtures;
+mod group_index;
 mod identity;
 mod interruptions;
+mod lab_traffic;
 mod layout;
 mod listing;
 mod lost_replies;
@@ -59,6 +61,14 @@ macro_rules! on_dynamodb {
     ($($cases:tt)+) => {
         on_engine!(dynoxide_table: $($cases)+);
         on_engine!(dynamodb_local_table: $($cases)+);
+    };
+}
+
+/// Cases that change the indexes of a table.
+macro_rules! on_indexes {
+    ($($cases:tt)+) => {
+        on_engine!(dynoxide_indexes: $($cases)+);
+        on_engine!(dynamodb_local_indexes: $($cases)+);
     };
 }
 
@@ -171,7 +181,7 @@ on_dynamodb! {
         incompatible_table_is_refused_with_every_difference,
     }
     stored_items {
-        lab_index_contains_current_leases,
+        indexes_of_labs_contain_current_leases,
         finished_items_get_a_ttl,
     }
     unreadable {
@@ -189,5 +199,18 @@ on_dynamodb! {
     }
     outages {
         missing_table_is_reported_as_unavailable,
+    }
+}
+
+on_indexes! {
+    group_index {
+        new_table_has_both_indexes_and_counts_as_back_filled,
+        group_index_is_refused_until_it_can_be_read,
+        index_is_added_under_load,
+        back_fill_runs_under_load_and_may_be_repeated,
+        readers_are_switched_under_load,
+        lab_index_is_dropped_under_load_and_comes_back,
+        back_fill_continues_after_a_stop,
+        stale_groups_are_not_listed_and_are_removed,
     }
 }

@@ -23,20 +23,28 @@ async fn item(table: &Table, partition: &str, sort: &str) -> Item {
     found.item.unwrap_or_else(|| panic!("no item {partition}/{sort}"))
 }
 
+/// The same from both indexes.
 async fn held_for(table: &Table, lab: &str) -> Vec<String> {
+    let by_lab = in_index(table, "LabIndex", "held_lab", lab).await;
+    assert_eq!(in_index(table, "GroupIndex", "group", &format!("LAB#{lab}")).await, by_lab);
+    by_lab
+}
+
+async fn in_index(table: &Table, index: &str, hash: &str, value: &str) -> Vec<String> {
     let found = dynamodb::client(table.endpoint)
         .query()
         .table_name(&table.name)
-        .index_name("LabIndex")
-        .key_condition_expression("held_lab = :lab")
-        .expression_attribute_values(":lab", AttributeValue::S(lab.to_owned()))
+        .index_name(index)
+        .key_condition_expression("#hash = :value")
+        .expression_attribute_names("#hash", hash)
+        .expression_attribute_values(":value", AttributeValue::S(value.to_owned()))
         .send()
         .await
         .unwrap();
     found.items().iter().map(|item| item["PK"].as_s().unwrap().clone()).collect()
 }
 
-pub(crate) async fn lab_index_contains_current_leases(table: Table) {
+pub(crate) async fn indexes_of_labs_contain_current_leases(table: Table) {
     let store: &dyn Store = &table.store;
     table.store.ensure_table().await.unwrap();
     for (number, lab, granted_at) in
@@ -70,7 +78,9 @@ pub(crate) async fn finished_items_get_a_ttl(table: Table) {
     done(store.finish_deletion(&sandbox.id, sandbox.epoch, NOW, UnixSeconds::new(77), None).await.unwrap());
     let tombstone = item(&table, "SBX#1", "META").await;
     assert_eq!(tombstone.get("ttl").cloned(), ttl(77));
-    for gone in ["state_shard", "state_sort", "deletion_shard", "parked_shard", "held_lab"] {
+    for gone in
+        ["state_shard", "state_sort", "deletion_shard", "parked_shard", "held_lab", "group", "group_sort"]
+    {
         assert_eq!(tombstone.get(gone), None, "{gone}");
     }
     let key = claim_key("owner-1", "key-1");

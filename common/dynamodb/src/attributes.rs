@@ -22,6 +22,11 @@ pub(super) const PARKED_SHARD: &str = "parked_shard";
 pub(super) const HELD_LAB: &str = "held_lab";
 /// Range key of `LabIndex`, and the start of the lease.
 pub(super) const GRANTED_AT: &str = "granted_at";
+/// Hash key of `GroupIndex`: the group of the lab, while the sandbox is held for one. Builds before that index neither
+/// write nor remove it.
+pub(super) const GROUP: &str = "group";
+/// Range key of `GroupIndex`: the start of the lease as a due time.
+pub(super) const GROUP_SORT: &str = "group_sort";
 /// When DynamoDB may remove the item, in seconds: `purge_at` of a tombstone, `keep_until` of a claim item.
 pub(super) const TTL: &str = "ttl";
 

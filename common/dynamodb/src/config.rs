@@ -8,7 +8,11 @@ use ports::store::layout::SHARDS_MAX;
 use runtime::policy::read_region;
 use runtime::settings::Settings;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+
+/// The setting that selects the index which roles list labs from. Discovery shows it, because it is a boolean.
+pub const READ_GROUP_INDEX: &str = "STORE_READ_GROUP_INDEX";
 
 const TABLE_DEFAULT: &str = "sandbox-broker";
 const SHARDS_DEFAULT: u16 = 8;
@@ -45,6 +49,8 @@ pub struct DynamoConfig {
     pub shards: u16,
     /// How far the indexes may lag behind the table (`STORE_INDEX_LAG_SECONDS`).
     pub index_lag: Duration,
+    /// Whether labs are listed from `GroupIndex` although the table has `LabIndex` (`STORE_READ_GROUP_INDEX`).
+    pub reads_group_index: bool,
     /// Time-out of one attempt of a call (`STORE_ATTEMPT_TIMEOUT_MS`).
     pub attempt_timeout: Duration,
     /// Time-out of a call with all its attempts (`STORE_OPERATION_TIMEOUT_MS`).
@@ -83,6 +89,11 @@ impl DynamoConfig {
             0..=INDEX_LAG_MAX_SECONDS,
             "maximum lag of an index behind the table, clock differences included, in seconds; for that long after new sandboxes no pool counts as exhausted; 0 by default if DYNAMODB_ENDPOINT is set",
         );
+        let reads_group_index = settings.switch(
+            "STORE_READ_GROUP_INDEX",
+            false,
+            "list the sandboxes of a lab from GroupIndex although the table has LabIndex; a table without LabIndex is read from GroupIndex in any case (docs/operations.md)",
+        );
         let attempt_timeout = settings.millis(
             "STORE_ATTEMPT_TIMEOUT_MS",
             ATTEMPT_TIMEOUT_DEFAULT_MS,
@@ -99,7 +110,16 @@ impl DynamoConfig {
             settings.mistake("STORE_OPERATION_TIMEOUT_MS", "must not be less than STORE_ATTEMPT_TIMEOUT_MS");
         }
         let shards = u16::try_from(shards).unwrap_or(SHARDS_DEFAULT);
-        Self { table, endpoint, region, shards, index_lag, attempt_timeout, operation_timeout }
+        Self {
+            table,
+            endpoint,
+            region,
+            shards,
+            index_lag,
+            reads_group_index,
+            attempt_timeout,
+            operation_timeout,
+        }
     }
 }
 
@@ -130,8 +150,16 @@ fn parse_table_name(name: &str) -> Result<String, String> {
 impl DynamoStore {
     /// A store for `config`. Contacts nothing but the sources of credentials, and even those only without an endpoint.
     pub async fn connect(config: &DynamoConfig) -> Self {
-        let DynamoConfig { table, endpoint, region, shards, index_lag, attempt_timeout, operation_timeout } =
-            config;
+        let DynamoConfig {
+            table,
+            endpoint,
+            region,
+            shards,
+            index_lag,
+            reads_group_index,
+            attempt_timeout,
+            operation_timeout,
+        } = config;
         let retries =
             RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX).with_initial_backoff(RETRY_PAUSE);
         let calls = Calls {
@@ -151,6 +179,8 @@ impl DynamoStore {
             shards_set: *shards,
             // The note of a supply may be older than the write that it announces by the time that a call may take.
             index_lag: if index_lag.is_zero() { Duration::ZERO } else { *index_lag + *operation_timeout },
+            wants_group_index: *reads_group_index,
+            reads_group_index: Arc::new(AtomicBool::new(*reads_group_index)),
             known: Arc::new(layout::Known::default()),
             unreadable: Arc::default(),
             written: Arc::default(),
@@ -178,6 +208,8 @@ mod tests {
         assert_eq!(config.endpoint, None);
         assert_eq!((config.region.as_str(), config.shards), ("us-east-1", 8));
         assert_eq!(config.index_lag, Duration::from_secs(5));
+        assert!(!config.reads_group_index, "a table may not have that index yet");
+        assert!(read(&[(READ_GROUP_INDEX, "true")]).unwrap().reads_group_index);
         let local = read(&[("DYNAMODB_ENDPOINT", "http://localhost:1")]).unwrap();
         assert_eq!(local.index_lag, Duration::ZERO);
     }

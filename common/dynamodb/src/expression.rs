@@ -115,7 +115,7 @@ impl Update {
             .update_expression(self.update_expression())
             .condition_expression(self.condition_expression())
             .set_expression_attribute_names(Some(self.names))
-            .set_expression_attribute_values(Some(self.values))
+            .set_expression_attribute_values(some(self.values))
     }
 
     /// Adds the condition to a delete request.
@@ -123,7 +123,7 @@ impl Update {
         request
             .condition_expression(self.condition_expression())
             .set_expression_attribute_names(Some(self.names))
-            .set_expression_attribute_values(Some(self.values))
+            .set_expression_attribute_values(some(self.values))
     }
 
     /// Adds the expressions to one part of a transaction.
@@ -131,16 +131,13 @@ impl Update {
         part.update_expression(self.update_expression())
             .condition_expression(self.condition_expression())
             .set_expression_attribute_names(Some(self.names))
-            .set_expression_attribute_values(Some(self.values))
+            .set_expression_attribute_values(some(self.values))
     }
 
     fn update_expression(&self) -> String {
-        let mut update = format!("SET {}", self.sets.join(", "));
-        if !self.removes.is_empty() {
-            update.push_str(" REMOVE ");
-            update.push_str(&self.removes.join(", "));
-        }
-        update
+        let parts = [("SET", &self.sets), ("REMOVE", &self.removes)];
+        let parts = parts.iter().filter(|(_, actions)| !actions.is_empty());
+        parts.map(|(verb, actions)| format!("{verb} {}", actions.join(", "))).collect::<Vec<_>>().join(" ")
     }
 
     fn condition_expression(&self) -> String {
@@ -170,4 +167,9 @@ impl Update {
         self.values.insert(placeholder.clone(), value);
         placeholder
     }
+}
+
+/// DynamoDB refuses an empty map of values.
+fn some(values: Item) -> Option<Item> {
+    Some(values).filter(|values| !values.is_empty())
 }

@@ -6,10 +6,10 @@
 
 use super::attributes::{
     AT, BY, CAUSE, CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD,
-    DESCRIPTOR, EPOCH, EXPIRES_AT, EXTERNAL_ID, Fields, GRANTED_AT, HELD_LAB, HISTORY, Item, LAB, LAST_ERROR,
-    LEASE_ANSWERED, LEASE_EPOCH, LEASE_REQUEST, NAME, OWNER, PARKED_SHARD, PK, POOL, PRE_CLEAN, PROVIDER,
-    QUARANTINE_REASON, REASON, RELISTS, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, SK, STATE, STATE_SHARD,
-    STATE_SORT, TTL, VERSION, key_text, number, requests, seconds, text,
+    DESCRIPTOR, EPOCH, EXPIRES_AT, EXTERNAL_ID, Fields, GRANTED_AT, GROUP, GROUP_SORT, HELD_LAB, HISTORY,
+    Item, LAB, LAST_ERROR, LEASE_ANSWERED, LEASE_EPOCH, LEASE_REQUEST, NAME, OWNER, PARKED_SHARD, PK, POOL,
+    PRE_CLEAN, PROVIDER, QUARANTINE_REASON, REASON, RELISTS, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, SK, STATE,
+    STATE_SHARD, STATE_SORT, TTL, VERSION, key_text, number, requests, seconds, text,
 };
 use aws_sdk_dynamodb::types::AttributeValue;
 use domain::{
@@ -18,7 +18,9 @@ use domain::{
     ProviderName, Reason, RequestKey, Sandbox, SandboxId, SandboxName, State, StateName, Tombstone, Version,
 };
 use ports::store::StoreError;
-use ports::store::index::{SANDBOX_PREFIX, SANDBOX_SORT, shard_of, state_shard, state_sort};
+use ports::store::index::{
+    SANDBOX_PREFIX, SANDBOX_SORT, due_sort, lab_group, shard_of, state_shard, state_sort,
+};
 
 pub(super) mod preparation;
 
@@ -111,6 +113,8 @@ fn encode_state(item: &mut Item, state: &State) {
         State::Allocated(lease) => {
             if let Some(lab) = &lease.lab {
                 put(HELD_LAB, text(lab.as_str()));
+                put(GROUP, text(lab_group(lab)));
+                put(GROUP_SORT, text(due_sort(lease.granted_at)));
             }
             encode_lease(item, lease);
         }

@@ -1,4 +1,4 @@
-//! The store in DynamoDB: one table, two sparse indexes (`architecture.md`).
+//! The store in DynamoDB: one table, its sparse indexes (`architecture.md`).
 //!
 //! It runs unchanged against AWS, Amazon's DynamoDB Local and the embedded `dynoxide` engine. Guarantees: every write
 //! is conditional, no write depends on an earlier read, and a condition that does not hold is an answer, never a
@@ -15,10 +15,12 @@ use ports::store::{
     ClaimPage, Insert, MoveClaim, OpenClaim, Page, PageCursor, StateQuery, Store, StoreError, Write,
 };
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 mod agreement;
 mod attributes;
+pub mod back_fill;
 pub mod baseline;
 mod claim;
 mod config;
@@ -26,6 +28,7 @@ mod expression;
 #[doc(hidden)]
 pub mod fuzz_support;
 mod identity;
+pub mod indexes;
 mod item;
 mod layout;
 mod listing;
@@ -36,7 +39,7 @@ pub mod table;
 mod transitions;
 mod unreadable;
 
-pub use config::DynamoConfig;
+pub use config::{DynamoConfig, READ_GROUP_INDEX};
 
 /// Error codes of DynamoDB for throttled calls, after the retries of the SDK.
 const THROTTLING_CODES: [&str; 4] =
@@ -54,6 +57,10 @@ pub struct DynamoStore {
     shards_set: u16,
     /// How far the indexes may lag behind the table.
     index_lag: Duration,
+    /// What the setting says about the index of labs.
+    wants_group_index: bool,
+    /// The index that labs are listed from: `GroupIndex` or `LabIndex`. The check of the table decides.
+    reads_group_index: Arc<AtomicBool>,
     known: Arc<layout::Known>,
     unreadable: Arc<unreadable::Reported>,
     /// When the last ping was written.

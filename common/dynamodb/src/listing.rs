@@ -1,12 +1,14 @@
-//! Reading: one sandbox, pages and counts of `StateIndex`, and pages of `LabIndex`.
+//! Reading: one sandbox, pages and counts of `StateIndex`, and pages of `GroupIndex` or `LabIndex`.
 
-use super::attributes::{GRANTED_AT, HELD_LAB, Item, PK, SK, STATE, STATE_SHARD, STATE_SORT, text};
+use super::attributes::{Item, PK, SK, STATE, STATE_SHARD, STATE_SORT, seconds, text};
+use super::table::{KeyKind, Keys};
 use super::{DynamoStore, item, table, unavailable};
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, Select};
-use domain::{LabId, Sandbox, SandboxId, StateName};
-use ports::store::index::{SANDBOX_PREFIX, SANDBOX_SORT, due_sort, state_shard};
+use domain::{LabId, Sandbox, SandboxId, StateName, UnixSeconds};
+use ports::store::index::{SANDBOX_PREFIX, SANDBOX_SORT, due_sort, lab_group, state_shard};
 use ports::store::{Page, PageCursor, SortRange, StateQuery, StoreError};
+use std::sync::atomic::Ordering;
 
 impl DynamoStore {
     pub(super) async fn read_sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
@@ -49,23 +51,31 @@ impl DynamoStore {
         after: Option<&PageCursor>,
         limit: u16,
     ) -> Result<Page, StoreError> {
+        let (index, hash) = match self.reads_group_index.load(Ordering::Relaxed) {
+            true => (table::GROUP_INDEX, lab_group(lab)),
+            false => (table::LAB_INDEX, lab.to_string()),
+        };
+        let start = after.map(|after| start_in_lab(index, &hash, after)).transpose()?;
         let found = self
             .client
             .query()
             .table_name(&self.table)
-            .index_name(table::LAB_INDEX.name)
-            .key_condition_expression("#lab = :lab")
-            .expression_attribute_names("#lab", HELD_LAB)
-            .expression_attribute_values(":lab", text(lab.as_str()))
-            .set_exclusive_start_key(after.map(|after| start_in_lab(lab, after)))
+            .index_name(index.name)
+            .key_condition_expression("#hash = :hash")
+            .expression_attribute_names("#hash", index.hash.name)
+            .expression_attribute_values(":hash", text(hash))
+            .set_exclusive_start_key(start)
             .limit(i32::from(limit.max(1)))
             .send()
             .await
             .map_err(|error| unavailable("held_by_lab", error))?;
-        let (sandboxes, unreadable) = self.sort_out(found.items(), item::decode)?;
-        let next =
-            found.last_evaluated_key().map(|key| cursor_of(key, Some(GRANTED_AT), (PK, SANDBOX_PREFIX)));
-        let next = next.transpose()?;
+        let (mut sandboxes, unreadable) = self.sort_out(found.items(), item::decode)?;
+        // Builds before GroupIndex leave the group of a lease that ended.
+        sandboxes.retain(|sandbox| sandbox.lease().and_then(|lease| lease.lab.as_ref()) == Some(lab));
+        let next = found
+            .last_evaluated_key()
+            .map(|key| cursor_of(key, Some(index.range.name), (PK, SANDBOX_PREFIX)));
+        let next = next.transpose()?.map(|next| PageCursor { sort: granted_at_of(&next.sort), ..next });
         Ok(Page { sandboxes, unreadable, next })
     }
 
@@ -175,11 +185,33 @@ fn start_in_shard(query: &StateQuery, after: &PageCursor) -> Item {
     start
 }
 
-fn start_in_lab(lab: &LabId, after: &PageCursor) -> Item {
+/// Cursors of both indexes contain the number of seconds, so that a listing can continue in the other one.
+fn granted_at_of(sort: &str) -> String {
+    match sort.trim_start_matches('0') {
+        "" => "0".to_owned(),
+        digits => digits.to_owned(),
+    }
+}
+
+fn start_in_lab(index: Keys, hash: &str, after: &PageCursor) -> Result<Item, StoreError> {
+    let at = after.sort.parse().map_err(|_| foreign_cursor(index.range.name))?;
+    let at = UnixSeconds::new(at);
+    let range = match index.range.kind {
+        KeyKind::Text => text(due_sort(at)),
+        KeyKind::Number => seconds(at),
+    };
     let mut start = sandbox_at(after);
-    start.insert(HELD_LAB.to_owned(), text(lab.as_str()));
-    start.insert(GRANTED_AT.to_owned(), AttributeValue::N(after.sort.clone()));
-    start
+    start.insert(index.hash.name.to_owned(), text(hash));
+    start.insert(index.range.name.to_owned(), range);
+    Ok(start)
+}
+
+fn foreign_cursor(attribute: &'static str) -> StoreError {
+    StoreError::Corrupt {
+        item: "page cursor".to_owned(),
+        attribute,
+        problem: "is not the key of this listing".to_owned(),
+    }
 }
 
 /// The cursor of the last key of a page: the sort key of the listing, and the attribute that identifies an item, without
@@ -194,11 +226,7 @@ pub(super) fn cursor_of(
             Some(AttributeValue::S(value) | AttributeValue::N(value)) => value.strip_prefix(prefix),
             _ => None,
         };
-        value.map(str::to_owned).ok_or_else(|| StoreError::Corrupt {
-            item: "page cursor".to_owned(),
-            attribute,
-            problem: "is not the key of this listing".to_owned(),
-        })
+        value.map(str::to_owned).ok_or_else(|| foreign_cursor(attribute))
     };
     let sort = sort.map(|sort| part(sort, "")).transpose()?.unwrap_or_default();
     Ok(PageCursor { sort, key: part(name, prefix)? })

@@ -1,7 +1,9 @@
 //! The table: its definition, its creation and its check.
 
-use super::DynamoStore;
-use super::attributes::{GRANTED_AT, HELD_LAB, PK, SK, STATE_SHARD, STATE_SORT, TTL};
+use super::attributes::{GRANTED_AT, GROUP, GROUP_SORT, HELD_LAB, PK, SK, STATE_SHARD, STATE_SORT, TTL};
+use super::config::READ_GROUP_INDEX;
+use super::indexes::{is_readable, status_of};
+use super::{DynamoStore, back_fill};
 use aws_sdk_dynamodb::error::{BuildError, DisplayErrorContext};
 use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 use aws_sdk_dynamodb::operation::describe_table::DescribeTableError;
@@ -11,12 +13,20 @@ use aws_sdk_dynamodb::types::{
     TimeToLiveStatus,
 };
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Number of polls, [`POLL_PAUSE`] apart, until a new table has to be active: two minutes.
-const POLLS_MAX: u32 = 600;
-/// Time between two polls of a table that is not active yet.
-const POLL_PAUSE: Duration = Duration::from_millis(200);
+/// How long to wait for a change of the table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wait {
+    /// Number of looks at the table.
+    pub(super) polls_max: u32,
+    /// Time between two of them.
+    pub(super) pause: Duration,
+}
+
+/// Two minutes, for a new table.
+const UNTIL_ACTIVE: Wait = Wait { polls_max: 600, pause: Duration::from_millis(200) };
 
 /// Kind of a key attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +68,11 @@ pub const LAB_INDEX: Keys = Keys {
     hash: key_text(HELD_LAB),
     range: KeyAttribute { name: GRANTED_AT, kind: KeyKind::Number },
 };
-/// Every index; each projects all attributes.
-pub const INDEXES: [Keys; 2] = [STATE_INDEX, LAB_INDEX];
+/// What belongs to a group: the sandboxes that a lab holds. Sparse, and the successor of [`LAB_INDEX`].
+pub const GROUP_INDEX: Keys = Keys { name: "GroupIndex", hash: key_text(GROUP), range: key_text(GROUP_SORT) };
+/// The indexes of a new table; each projects all attributes. `LabIndex` is among them, because the build before
+/// `GroupIndex` starts on no table without it.
+pub const INDEXES: [Keys; 3] = [STATE_INDEX, LAB_INDEX, GROUP_INDEX];
 /// The attribute of DynamoDB's time to live.
 pub const TTL_ATTRIBUTE: &str = TTL;
 
@@ -94,6 +107,17 @@ pub enum TableError {
         /// What differs, one sentence each.
         differences: Vec<String>,
     },
+    /// This process has to list labs from `GroupIndex`, which cannot be read yet.
+    #[error(
+        "table {table}: labs cannot be listed from GroupIndex ({READ_GROUP_INDEX}, or no LabIndex): {problem}; \
+         `broker table index show` prints the next step (docs/operations.md)"
+    )]
+    GroupIndexUnusable {
+        /// The table.
+        table: String,
+        /// What is missing.
+        problem: &'static str,
+    },
     /// It did not become active in time.
     #[error("table {table} is still {status} after {waited_seconds} s")]
     NotActive {
@@ -124,7 +148,15 @@ impl KeyKind {
 // === impl Keys ===
 
 impl Keys {
-    fn schema(&self) -> Result<Vec<KeySchemaElement>, BuildError> {
+    /// The attribute definitions of the two keys.
+    pub(super) fn attributes(&self) -> Result<Vec<AttributeDefinition>, BuildError> {
+        let define = |key: KeyAttribute| {
+            AttributeDefinition::builder().attribute_name(key.name).attribute_type(key.kind.scalar()).build()
+        };
+        [self.hash, self.range].into_iter().map(define).collect()
+    }
+
+    pub(super) fn schema(&self) -> Result<Vec<KeySchemaElement>, BuildError> {
         [(self.hash, KeyType::Hash), (self.range, KeyType::Range)]
             .into_iter()
             .map(|(key, kind)| KeySchemaElement::builder().attribute_name(key.name).key_type(kind).build())
@@ -143,7 +175,8 @@ impl Keys {
 // === impl DynamoStore ===
 
 impl DynamoStore {
-    /// Creates the table unless it exists, waits until it is active, and checks its keys and indexes.
+    /// Creates the table unless it exists, waits until it is active, checks its keys and the indexes that this process
+    /// reads, and selects the index that labs are listed from.
     ///
     /// Time to live is enabled on a table that was created here. On an existing table, only a warning says that it is
     /// off, because the owner of that table decides about the cost. Safe to repeat and to run concurrently.
@@ -151,25 +184,27 @@ impl DynamoStore {
     /// # Errors
     /// [`TableError`] when a call fails, the table has other keys or indexes, or it does not become active.
     pub async fn ensure_table(&self) -> Result<Ensured, TableError> {
-        let (mut ensured, mut active) = (Ensured::Found, self.look().await?);
-        if active.is_none() {
-            ensured = self.create().await?;
-            active = self.look().await?;
-        }
-        let mut looks = 1;
-        let description = loop {
-            match active {
-                Some(description) if is_active(&description) => break description,
-                description if looks >= POLLS_MAX => return Err(self.not_active(description.as_ref())),
-                _ => tokio::time::sleep(POLL_PAUSE).await,
-            }
-            looks += 1;
-            active = self.look().await?;
+        let ensured = match self.look().await? {
+            Some(_) => Ensured::Found,
+            None => self.create().await?,
         };
-        let differences = differences(&description);
+        let description = self.until(UNTIL_ACTIVE, is_active).await?;
+        let labs = self.index_of_labs(&description);
+        if labs == GROUP_INDEX && status_of(&description, GROUP_INDEX).is_none() {
+            return Err(self.unusable("it is missing"));
+        }
+        let differences = differences(&description, &[STATE_INDEX, labs]);
         if !differences.is_empty() {
             return Err(TableError::Differs { table: self.table.clone(), differences });
         }
+        if ensured == Ensured::Created && is_readable(&description, GROUP_INDEX) {
+            // Every build that knows this index writes groups from the first record on.
+            self.note_back_filled().await.map_err(|error| self.failed(back_fill::OPERATION, error))?;
+        }
+        if labs == GROUP_INDEX {
+            self.check_group_index(&description).await?;
+        }
+        self.reads_group_index.store(labs == GROUP_INDEX, Ordering::Relaxed);
         if ensured == Ensured::Created {
             self.enable_ttl().await?;
         } else if !self.ttl_is_on().await? {
@@ -181,6 +216,45 @@ impl DynamoStore {
         Ok(ensured)
     }
 
+    /// `GroupIndex` if the setting says so or there is nothing else, otherwise `LabIndex`.
+    fn index_of_labs(&self, found: &TableDescription) -> Keys {
+        let has_only_groups = !is_readable(found, LAB_INDEX) && status_of(found, GROUP_INDEX).is_some();
+        if self.wants_group_index || has_only_groups { GROUP_INDEX } else { LAB_INDEX }
+    }
+
+    async fn check_group_index(&self, found: &TableDescription) -> Result<(), TableError> {
+        let progress = self.back_fill().await.map_err(|error| self.failed(back_fill::OPERATION, error))?;
+        match progress.completed_at {
+            _ if !is_readable(found, GROUP_INDEX) => Err(self.unusable("it is not ACTIVE yet")),
+            None => Err(self.unusable("it is not back-filled")),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Waits until `condition` holds; its error is what the table still is.
+    pub(super) async fn until(
+        &self,
+        wait: Wait,
+        condition: impl Fn(&TableDescription) -> Result<(), String>,
+    ) -> Result<TableDescription, TableError> {
+        let mut looks = 1;
+        loop {
+            let status = match self.look().await? {
+                Some(description) => match condition(&description) {
+                    Ok(()) => return Ok(description),
+                    Err(status) => status,
+                },
+                None => "absent".to_owned(),
+            };
+            if looks >= wait.polls_max {
+                let waited_seconds = wait.pause.saturating_mul(looks).as_secs();
+                return Err(TableError::NotActive { table: self.table.clone(), status, waited_seconds });
+            }
+            looks += 1;
+            tokio::time::sleep(wait.pause).await;
+        }
+    }
+
     async fn create(&self) -> Result<Ensured, TableError> {
         let failed = |source: BuildError| self.failed("create_table", source);
         let mut request = self
@@ -189,16 +263,12 @@ impl DynamoStore {
             .table_name(&self.table)
             .billing_mode(BillingMode::PayPerRequest)
             .set_key_schema(Some(TABLE_KEYS.schema().map_err(failed)?));
-        for keys in [TABLE_KEYS, STATE_INDEX, LAB_INDEX] {
-            for key in [keys.hash, keys.range] {
-                let definition =
-                    AttributeDefinition::builder().attribute_name(key.name).attribute_type(key.kind.scalar());
-                request = request.attribute_definitions(definition.build().map_err(failed)?);
-            }
-        }
+        let mut attributes = TABLE_KEYS.attributes().map_err(failed)?;
         for index in INDEXES {
+            attributes.extend(index.attributes().map_err(failed)?);
             request = request.global_secondary_indexes(index.index().map_err(failed)?);
         }
+        request = request.set_attribute_definitions(Some(attributes));
         match request.send().await {
             Ok(_) => Ok(Ensured::Created),
             Err(error) => match error.as_service_error() {
@@ -210,7 +280,7 @@ impl DynamoStore {
         }
     }
 
-    async fn look(&self) -> Result<Option<TableDescription>, TableError> {
+    pub(super) async fn look(&self) -> Result<Option<TableDescription>, TableError> {
         match self.client.describe_table().table_name(&self.table).send().await {
             Ok(found) => Ok(found.table),
             Err(error) => match error.as_service_error() {
@@ -252,7 +322,7 @@ impl DynamoStore {
         }))
     }
 
-    fn failed(
+    pub(super) fn failed(
         &self,
         operation: &'static str,
         source: impl std::error::Error + Send + Sync + 'static,
@@ -260,30 +330,28 @@ impl DynamoStore {
         TableError::Failed { table: self.table.clone(), operation, source: Box::new(source) }
     }
 
-    fn not_active(&self, description: Option<&TableDescription>) -> TableError {
-        let status = description.and_then(TableDescription::table_status);
-        TableError::NotActive {
-            table: self.table.clone(),
-            status: status.map_or("absent", TableStatus::as_str).to_owned(),
-            waited_seconds: POLL_PAUSE.saturating_mul(POLLS_MAX).as_secs(),
-        }
+    fn unusable(&self, problem: &'static str) -> TableError {
+        TableError::GroupIndexUnusable { table: self.table.clone(), problem }
     }
 }
 
 /// Active, or updating while it serves.
-fn is_active(description: &TableDescription) -> bool {
-    matches!(description.table_status(), Some(TableStatus::Active | TableStatus::Updating))
+pub(super) fn is_active(description: &TableDescription) -> Result<(), String> {
+    match description.table_status() {
+        Some(TableStatus::Active | TableStatus::Updating) => Ok(()),
+        status => Err(status.map_or("unknown", TableStatus::as_str).to_owned()),
+    }
 }
 
-/// Differences from the definition. Additional indexes do no harm.
-fn differences(found: &TableDescription) -> Vec<String> {
+/// Differences from the definition with these indexes. Additional indexes do no harm.
+fn differences(found: &TableDescription, needed: &[Keys]) -> Vec<String> {
     let kinds: BTreeMap<&str, &ScalarAttributeType> = found
         .attribute_definitions()
         .iter()
         .map(|key| (key.attribute_name(), key.attribute_type()))
         .collect();
     let mut differences = key_differences(TABLE_KEYS, found.key_schema(), &kinds);
-    for keys in INDEXES {
+    for keys in needed.iter().copied() {
         let indexes = found.global_secondary_indexes();
         let Some(index) = indexes.iter().find(|index| index.index_name() == Some(keys.name)) else {
             differences.push(format!("index {} is missing", keys.name));

@@ -6,9 +6,10 @@
 
 use super::attributes::{
     CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD, DESCRIPTOR,
-    EPOCH, EXPIRES_AT, GRANTED_AT, HELD_LAB, HISTORY, Item, LAB, LAST_ERROR, LEASE_ANSWERED, LEASE_EPOCH,
-    LEASE_REQUEST, NAME, OWNER, PARKED_SHARD, PRE_CLEAN, QUARANTINE_REASON, RELISTS, REQUESTED_AT,
-    SFDC_ACCOUNT_ID, SINCE, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, number, requests, seconds, text,
+    EPOCH, EXPIRES_AT, GRANTED_AT, GROUP, GROUP_SORT, HELD_LAB, HISTORY, Item, LAB, LAST_ERROR,
+    LEASE_ANSWERED, LEASE_EPOCH, LEASE_REQUEST, NAME, OWNER, PARKED_SHARD, PRE_CLEAN, QUARANTINE_REASON,
+    RELISTS, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, number,
+    requests, seconds, text,
 };
 use super::expression::Update;
 use super::item::descriptor_attributes;
@@ -19,7 +20,7 @@ use domain::{
     Change, Description, Grant, Guard, LeaseGuard, PoolName, Preparation, STILL_LISTED, SandboxId, StateName,
     Transition, UnixSeconds,
 };
-use ports::store::index::{due_sort, shard_of, state_shard};
+use ports::store::index::{due_sort, lab_group, shard_of, state_shard};
 use ports::store::{StoreError, Write};
 
 impl DynamoStore {
@@ -112,19 +113,17 @@ pub(super) fn translate(id: &SandboxId, transition: &Transition, shards: u16) ->
         Change::GoStale { pool: _, since } => {
             update.set(STATE_SORT, text(due_sort(*since))).set(SINCE, seconds(*since))
         }
-        Change::Quarantine { pool: _, since, reason } => update
+        Change::Quarantine { pool: _, since, reason } => leave_lab(update)
             .set(STATE_SORT, text(due_sort(*since)))
             .set(SINCE, seconds(*since))
-            .set(QUARANTINE_REASON, text(reason.as_str()))
-            .remove(HELD_LAB),
+            .set(QUARANTINE_REASON, text(reason.as_str())),
         // The lease stays on the item: it records the last owner.
-        Change::RequestDeletion { cause, requested_at } => leave(update, guard)
+        Change::RequestDeletion { cause, requested_at } => leave_lab(leave(update, guard))
             .copy(STATE_SHARD, DELETION_SHARD)
             .set(STATE_SORT, text(due_sort(*requested_at)))
             .set(DELETION_CAUSE, text(item::deletion_cause(*cause)))
             .set(REQUESTED_AT, seconds(*requested_at))
-            .set(DELETION_ATTEMPTS, number(0_u32))
-            .remove(HELD_LAB),
+            .set(DELETION_ATTEMPTS, number(0_u32)),
         Change::CountAttempt { attempts, error, preparation } => {
             note_preparation(update, preparation.as_ref())
                 .set(DELETION_ATTEMPTS, number(*attempts))
@@ -203,9 +202,23 @@ fn allocate(update: Update, grant: &Grant) -> Update {
         update = update.set(LEASE_REQUEST, text(request.as_str()));
     }
     match lab {
-        Some(lab) => update.set(LAB, text(lab.as_str())).set(HELD_LAB, text(lab.as_str())),
-        None => update,
+        Some(lab) => update
+            .set(LAB, text(lab.as_str()))
+            .set(HELD_LAB, text(lab.as_str()))
+            .set(GROUP, text(lab_group(lab)))
+            .set(GROUP_SORT, text(due_sort(*granted_at))),
+        None => leave_group(update),
     }
+}
+
+/// Nothing holds the sandbox for a lab any more.
+fn leave_lab(update: Update) -> Update {
+    leave_group(update.remove(HELD_LAB))
+}
+
+/// A build before `GroupIndex` may have left the group of an earlier lease.
+fn leave_group(update: Update) -> Update {
+    update.remove(GROUP).remove(GROUP_SORT)
 }
 
 /// Removes the attributes of the states that the sandbox may come from.
@@ -229,7 +242,7 @@ fn note_preparation(update: Update, preparation: Option<&Preparation>) -> Update
 
 /// A tombstone is in no index.
 fn write_tombstone(update: Update, deleted_at: UnixSeconds, purge_at: UnixSeconds) -> Update {
-    update
+    leave_group(update)
         .set(DELETED_AT, seconds(deleted_at))
         .set(TTL, seconds(purge_at))
         .remove(STATE_SHARD)

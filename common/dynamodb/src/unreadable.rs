@@ -59,7 +59,7 @@ impl DynamoStore {
         Ok((readable, unreadable))
     }
 
-    fn report(&self, unreadable: &Unreadable) {
+    pub(super) fn report(&self, unreadable: &Unreadable) {
         if !self.unreadable.is_new(unreadable) {
             return;
         }

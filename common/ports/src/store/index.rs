@@ -1,9 +1,9 @@
-//! The keys of sandboxes in `StateIndex`: shard, hash key and sort key.
+//! The keys of sandboxes in the indexes: shard, hash key and sort key of `StateIndex`, group of `GroupIndex`.
 //!
 //! Every adapter uses these functions, so that all page in the same order.
 
 use super::identity::IDENTITY_SHARDS;
-use domain::{ExternalId, PoolName, Sandbox, SandboxId, State, StateName, UnixSeconds};
+use domain::{ExternalId, LabId, PoolName, Sandbox, SandboxId, State, StateName, UnixSeconds};
 
 /// Digits of a due time in a sort key, enough for thirty thousand years.
 const DUE_DIGITS: usize = 12;
@@ -24,6 +24,8 @@ pub fn fnv1a(bytes: &[u8]) -> u64 {
 pub const SANDBOX_PREFIX: &str = "SBX#";
 /// Sort key of a sandbox item.
 pub const SANDBOX_SORT: &str = "META";
+/// Prefix of the group of a lab.
+const LAB_GROUP_PREFIX: &str = "LAB#";
 
 /// The sandbox of an item key written as `partition key/sort key`; none if it is another item.
 #[must_use]
@@ -62,6 +64,11 @@ pub fn state_sort(sandbox: &Sandbox) -> Option<String> {
         State::Stale { since } | State::Quarantined { since, reason: _, lease: _ } => Some(due_sort(*since)),
         State::Deleted(_) => None,
     }
+}
+
+/// The group of what is held for a lab: `LAB#<lab>`. Groups of other kinds have other prefixes.
+pub fn lab_group(lab: &LabId) -> String {
+    format!("{LAB_GROUP_PREFIX}{lab}")
 }
 
 /// A due time as a sort key, zero-padded so that texts sort like the times.

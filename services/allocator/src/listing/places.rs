@@ -20,7 +20,7 @@ enum Part {
     Shard { state: StateName, pool: PoolName, shard: u16 },
     /// What an owner holds, by its claim items.
     Claims,
-    /// What a lab holds, by `LabIndex`.
+    /// What a lab holds, by `GroupIndex` or `LabIndex`.
     Lab,
 }
 
