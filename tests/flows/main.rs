@@ -29,6 +29,7 @@ mod slots;
 mod stalled;
 mod store_command;
 mod table;
+mod table_index;
 mod throttle;
 mod tick_command;
 mod ticks;

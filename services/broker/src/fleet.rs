@@ -19,7 +19,6 @@ use ports::random::Random;
 use ports::secrets::Secrets;
 use ports::store::Store;
 use prometheus::Registry;
-use runtime::agreement::AgreementError;
 use runtime::check::Check;
 use runtime::pools::PoolWatch;
 use runtime::recorder::Recorder;
@@ -509,7 +508,7 @@ impl Fleet {
         bus: &NatsBus,
         opening: Option<Opening>,
         maintenance: Maintenance,
-    ) -> impl Future<Output = Result<bool, AgreementError>> + Send + use<> {
+    ) -> impl Future<Output = anyhow::Result<bool>> + Send + use<> {
         self.streams.needed_by.push(bus.clone());
         self.keep_streams(lifecycle, bus, maintenance);
         let (bus, role_readiness, stop) =

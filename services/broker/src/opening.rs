@@ -2,6 +2,7 @@
 //! what NATS knows.
 
 use dynamodb::DynamoStore;
+use dynamodb::table::TableError;
 use ports::store::Agreed;
 use runtime::agreement::{AgreementError, agree};
 use runtime::pools::PoolWatch;
@@ -13,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Pause between two attempts to reach the table at the start.
 const TABLE_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Attempts until an unusable index is an error. Another process may have created the table a moment ago.
+const INDEX_ATTEMPTS_MAX: u32 = 5;
 
 /// A table that a role is about to use.
 #[derive(Clone)]
@@ -32,8 +35,8 @@ impl Opening {
     /// Waits until the table exists. False if `stop` came first.
     ///
     /// # Errors
-    /// When the settings in the table differ from those of this process.
-    pub(crate) async fn open(&self, stop: &CancellationToken) -> Result<bool, AgreementError> {
+    /// When the settings in the table differ from those of this process, or select an index that cannot be read.
+    pub(crate) async fn open(&self, stop: &CancellationToken) -> anyhow::Result<bool> {
         tokio::select! {
             reached = self.reach() => reached.map(|()| true),
             () = stop.cancelled() => Ok(false),
@@ -49,7 +52,8 @@ impl Opening {
         }
     }
 
-    async fn reach(&self) -> Result<(), AgreementError> {
+    async fn reach(&self) -> anyhow::Result<()> {
+        let mut index_attempts = 0;
         loop {
             match self.table.ensure_table().await {
                 Ok(_) => match agree(self.table.as_ref(), &self.agreed).await {
@@ -62,9 +66,15 @@ impl Opening {
                             tracing::warn!(error = %Chain(&error), "the pools cannot be read; trying again");
                         }
                     },
-                    refused => return refused,
+                    Err(refused) => return Err(refused.into()),
                 },
+                Err(error @ TableError::GroupIndexUnusable { .. })
+                    if index_attempts >= INDEX_ATTEMPTS_MAX =>
+                {
+                    return Err(error.into());
+                }
                 Err(error) => {
+                    index_attempts += u32::from(matches!(error, TableError::GroupIndexUnusable { .. }));
                     tracing::warn!(error = %Chain(&error), "the table is not there yet; trying again");
                 }
             }

@@ -14,6 +14,8 @@ use runtime::settings::{Env, Settings};
 use serde::Serialize;
 use std::sync::Arc;
 
+mod index;
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Table {
@@ -29,6 +31,9 @@ pub(crate) enum Table {
     /// Accept a table that was restored to an earlier time, so that sandboxes are handed out and leases end again.
     /// Check it first: docs/recovery.md.
     Acknowledge,
+    /// Replace LabIndex by GroupIndex, on a running fleet: docs/operations.md.
+    #[command(subcommand)]
+    Index(index::Index),
 }
 
 /// The printed state of a table.
@@ -61,6 +66,12 @@ impl Table {
         let store = Arc::new(DynamoStore::connect(&table.context("no table")?).await);
         let client = Client::connect(env).await?;
         let bus = Arc::new(client.bus().clone());
+        if let Self::Index(index) = self {
+            let shown = index.run(store.as_ref(), client.bus()).await;
+            client.close().await;
+            println!("{}", serde_json::to_string_pretty(&shown?)?);
+            return Ok(());
+        }
         let watch = TableWatch::new(store.clone(), bus.clone(), bus, Arc::new(SystemClock));
         let done = self.act(store.as_ref(), &watch, &agreed).await;
         let shown = match done {
@@ -74,7 +85,7 @@ impl Table {
 
     async fn act(self, store: &dyn Store, watch: &TableWatch, own: &Agreed) -> anyhow::Result<()> {
         match self {
-            Self::Show => {}
+            Self::Show | Self::Index(_) => {}
             Self::Agree { yes: true } => drop(store.agree(own, true).await?),
             Self::Agree { yes: false } => bail!("{}", unconfirmed(own, &store.agreed().await?)),
             Self::Acknowledge => {
