@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 pub const DESCRIPTOR_ENTRIES_MAX: usize = 16;
 /// Longest key of an entry, in bytes.
 const KEY_BYTES_MAX: usize = 64;
-/// Longest value of an entry, in bytes.
-const VALUE_BYTES_MAX: usize = 1_024;
+/// Longest value of an entry, in bytes; older builds read no longer ones.
+const VALUE_BYTES_MAX: usize = 256;
 
 /// A small map of facts that matter to the holder of a sandbox or to its provider: a Salesforce account, later a node, an
 /// endpoint, a stack. The broker stores and shows them and decides nothing by them.

@@ -46,6 +46,7 @@ const CSP: &str = "csp";
 
 const VISIBLE_ASCII: &str = "visible ASCII characters";
 const TOKEN: &str = "ASCII letters, digits, '-' and '_'";
+const PROVIDER_NAME: &str = "ASCII letters, digits and '-'";
 const PRINTABLE: &str = "visible characters and blanks (no control, bidirectional or zero-width characters)";
 
 fn is_visible_ascii(text: &str) -> bool {
@@ -54,6 +55,10 @@ fn is_visible_ascii(text: &str) -> bool {
 
 fn is_token(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+}
+
+fn is_provider_name(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 fn is_printable(text: &str) -> bool {
@@ -150,8 +155,9 @@ text_id!(
     PoolName, POOL_NAME_BYTES_MAX, TOKEN, is_token
 );
 text_id!(
-    /// The name of a provider; a token of NATS keys and part of every identity.
-    ProviderName, POOL_NAME_BYTES_MAX, TOKEN, is_token
+    /// The name of a provider; a token of NATS keys and part of every identity. It has no `_`, which ends it in the ids of
+    /// sandboxes.
+    ProviderName, POOL_NAME_BYTES_MAX, PROVIDER_NAME, is_provider_name
 );
 text_id!(
     /// The holder of a sandbox: one student's run of a lab (Instruqt participant id).
@@ -412,6 +418,19 @@ mod tests {
             assert!(PoolName::parse(bad).is_err(), "{bad}");
         }
         assert!(SandboxId::parse("2019842").is_ok());
+    }
+
+    #[test]
+    fn ids_of_two_providers_never_meet() {
+        assert!(ProviderName::parse("a_b").is_err(), "its `_` would end the name in an id");
+        let provider = ProviderName::parse("csp-eu").unwrap();
+        assert_eq!(provider.sandbox_id_of("b_1"), "csp-eu_b_1");
+        assert_eq!(ProviderName::csp().sandbox_id_of("7"), "7");
+        let (own, other) = (ExternalId::parse("u-1").unwrap(), ExternalId::of(&provider, "u-1").unwrap());
+        assert!(own != other && own.as_str() == other.as_str());
+        assert!(
+            own.is_of(&ProviderName::csp()) && other.is_of(&provider) && !other.is_of(&ProviderName::csp())
+        );
     }
 
     #[test]

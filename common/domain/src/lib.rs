@@ -28,7 +28,7 @@ pub use lease::{
     CLOSED_CLAIM_KEPT, Candidate, ClaimKey, ClaimRecord, Extension, Grant, Lease, REQUESTS_KEPT_MAX,
 };
 pub use policy::LeasePolicy;
-pub use pool::{InvalidPool, LeaseOverrides, PoolKind, PoolSpec, PoolState, Pools, WarmSizes};
+pub use pool::{InvalidPool, LeaseOverrides, POOLS_MAX, PoolKind, PoolSpec, PoolState, Pools, WarmSizes};
 pub use preparation::{Preparation, PreparationResult, Skip};
 pub use sandbox::{InvalidTransition, NewSandbox, STILL_LISTED, Sandbox, State, StateName};
 pub use switch::DeletionSwitch;

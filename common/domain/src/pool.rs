@@ -2,10 +2,13 @@
 
 use super::ids::{NamePrefix, PoolName, ProviderName, SandboxName};
 use super::policy::LeasePolicy;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Longest duration of a lease policy.
 pub const LEASE_DURATION_MAX: Duration = Duration::from_secs(60 * 24 * 3_600);
+/// Most pools of a fleet: each process has a consumer for each, and every run looks at all of them.
+pub const POOLS_MAX: usize = 256;
 /// Most warm sandboxes of a pool.
 pub const WARM_MAX: u32 = 100_000;
 /// Most concurrent deletions that a pool may ask for.
@@ -162,8 +165,10 @@ impl LeaseOverrides {
     #[must_use]
     pub fn over(&self, rest: &LeasePolicy) -> LeasePolicy {
         let duration = self.duration.unwrap_or(rest.duration);
-        // A pool with longer leases need not raise the maxima as well, and one with a lower maximum not the default.
-        let duration_max = self.duration_max.unwrap_or(rest.duration_max.max(duration));
+        // A pool with longer leases need not raise the maxima as well, and one with a lower maximum not the rest.
+        let inherited = rest.duration_max.max(duration);
+        let inherited = self.total_max.map_or(inherited, |total_max| inherited.min(total_max));
+        let duration_max = self.duration_max.unwrap_or(inherited);
         let total_max = self.total_max.unwrap_or(rest.total_max).max(duration_max);
         let grace = self.grace.unwrap_or(rest.grace);
         LeasePolicy { duration: duration.min(duration_max), duration_max, total_max, grace }
@@ -200,6 +205,23 @@ impl PoolSpec {
     #[must_use]
     pub fn says(&self, other: &Self) -> bool {
         *self == Self { version: self.version, ..other.clone() }
+    }
+
+    /// Checks that one of these providers can have its sandboxes.
+    ///
+    /// # Errors
+    /// [`InvalidPool`].
+    pub fn check_provider(&self, providers: &BTreeSet<ProviderName>) -> Result<(), InvalidPool> {
+        if !providers.contains(&self.provider) {
+            let known: Vec<_> = providers.iter().map(ProviderName::as_str).collect();
+            let problem = format!("is none of {}; see PROVIDERS_FILE", known.join(", "));
+            return Err(InvalidPool { field: "provider", problem });
+        }
+        if self.kind != PoolKind::Account {
+            let problem = "must be `account`: no provider of this fleet creates others".to_owned();
+            return Err(InvalidPool { field: "kind", problem });
+        }
+        Ok(())
     }
 
     /// Checks the fields against each other.
@@ -446,6 +468,13 @@ mod tests {
         assert_eq!((duration, duration_max, total_max, grace), (6 * HOUR, 6 * HOUR, 8 * HOUR, HOUR));
         let short = LeaseOverrides { duration_max: Some(HOUR / 2), ..LeaseOverrides::default() };
         assert_eq!(short.over(&LEASES).duration, HOUR / 2, "no lease is longer than the maximum");
+        let total = LeaseOverrides { total_max: Some(HOUR / 2), ..LeaseOverrides::default() };
+        let LeasePolicy { duration, duration_max, total_max, grace: _ } = total.over(&LEASES);
+        assert_eq!(
+            (duration, duration_max, total_max),
+            (HOUR / 2, HOUR / 2, HOUR / 2),
+            "the total limits all"
+        );
         assert_eq!(LeaseOverrides::default().over(&LEASES), LEASES);
     }
 

@@ -34,6 +34,9 @@ pub(super) const NAME: &str = "name";
 pub(super) const EXTERNAL_ID: &str = "external_id";
 /// The provider of the account; absent means the first one.
 pub(super) const PROVIDER: &str = "provider";
+/// The id of the account at a further provider, in place of `external_id`. Older builds know one provider: without
+/// `external_id` the record is unreadable for them, and they leave it alone.
+pub(super) const PROVIDER_ACCOUNT: &str = "provider_account";
 pub(super) const POOL: &str = "pool";
 /// On a pool: the prefix of the names that it selects; absent means all others.
 pub(super) const NAME_PREFIX: &str = "name_prefix";

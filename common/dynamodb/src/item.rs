@@ -8,8 +8,8 @@ use super::attributes::{
     AT, BY, CAUSE, CLAIM_KEY, CLAIMED_VERSION, DELETED_AT, DELETION_ATTEMPTS, DELETION_CAUSE, DELETION_SHARD,
     DESCRIPTOR, EPOCH, EXPIRES_AT, EXTERNAL_ID, Fields, GRANTED_AT, GROUP, GROUP_SORT, HELD_LAB, HISTORY,
     Item, LAB, LAST_ERROR, LEASE_ANSWERED, LEASE_EPOCH, LEASE_REQUEST, NAME, OWNER, PARKED_SHARD, PK, POOL,
-    PRE_CLEAN, PROVIDER, QUARANTINE_REASON, REASON, RELISTS, REQUESTED_AT, SFDC_ACCOUNT_ID, SINCE, SK, STATE,
-    STATE_SHARD, STATE_SORT, TTL, VERSION, key_text, number, requests, seconds, text,
+    PRE_CLEAN, PROVIDER, PROVIDER_ACCOUNT, QUARANTINE_REASON, REASON, RELISTS, REQUESTED_AT, SFDC_ACCOUNT_ID,
+    SINCE, SK, STATE, STATE_SHARD, STATE_SORT, TTL, VERSION, key_text, number, requests, seconds, text,
 };
 use aws_sdk_dynamodb::types::AttributeValue;
 use domain::{
@@ -79,10 +79,13 @@ pub(super) fn encode(sandbox: &Sandbox, shards: u16) -> Item {
     let mut item = key(id);
     let mut put = |attribute: &str, value| item.insert(attribute.to_owned(), value);
     put(NAME, text(name.as_str()));
-    put(EXTERNAL_ID, text(external_id.as_str()));
-    if let Some(provider) = external_id.further_provider() {
-        put(PROVIDER, text(provider.as_str()));
-    }
+    match external_id.further_provider() {
+        None => put(EXTERNAL_ID, text(external_id.as_str())),
+        Some(provider) => {
+            put(PROVIDER, text(provider.as_str()));
+            put(PROVIDER_ACCOUNT, text(external_id.as_str()))
+        }
+    };
     put(POOL, text(pool.as_str()));
     put(EPOCH, number(epoch.get()));
     put(VERSION, number(version.get()));
@@ -241,8 +244,10 @@ fn decode_descriptor(fields: Fields<'_>) -> Result<Descriptor, StoreError> {
 }
 
 fn decode_external_id(fields: Fields<'_>) -> Result<ExternalId, StoreError> {
-    let provider = fields.optional_id(PROVIDER, ProviderName::parse)?;
-    fields.id(EXTERNAL_ID, |id| ExternalId::of(&provider.unwrap_or_else(ProviderName::csp), id))
+    match fields.optional_id(PROVIDER, ProviderName::parse)? {
+        None => fields.id(EXTERNAL_ID, ExternalId::parse),
+        Some(provider) => fields.id(PROVIDER_ACCOUNT, |id| ExternalId::of(&provider, id)),
+    }
 }
 
 fn decode_state(fields: Fields<'_>) -> Result<State, StoreError> {

@@ -170,7 +170,7 @@ impl NatsBus {
         Ok(())
     }
 
-    /// The consumer of a pool, which may have a limit of its own.
+    /// The consumer of a pool, which may have another limit than the fleet.
     fn consumer_of(&self, pool: &PoolName) -> pull::Config {
         let spec = self.pools.as_ref().map(PoolWatch::current);
         let in_flight_max = spec.as_ref().and_then(|pools| pools.get(pool)?.deletions_in_flight_max);

@@ -23,8 +23,28 @@ const POOL_DEFAULT: &str = "main";
 #[derive(Clone, Debug)]
 pub struct PoolWatch {
     current: Arc<RwLock<Arc<Pools>>>,
-    /// Pools of the settings, which are added to a table that lacks them.
-    seeds: Arc<[PoolSpec]>,
+    /// Held from the read of the table to the change of `current`, so that no older read replaces a newer one.
+    reading: Arc<tokio::sync::Mutex<()>>,
+    seeds: Arc<PoolSeeds>,
+}
+
+/// Pools of the settings, which are added to a table that lacks them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolSeeds {
+    /// The pools.
+    pub specs: Vec<PoolSpec>,
+    /// Whether the settings name them. The default pool is added only to a table that knows no other pool, because roles
+    /// without the setting share a table with roles that have it.
+    pub are_stated: bool,
+}
+
+// === impl PoolSeeds ===
+
+impl From<Vec<PoolSpec>> for PoolSeeds {
+    /// Pools that the settings name.
+    fn from(specs: Vec<PoolSpec>) -> Self {
+        Self { specs, are_stated: true }
+    }
 }
 
 // === impl PoolWatch ===
@@ -32,9 +52,11 @@ pub struct PoolWatch {
 impl PoolWatch {
     /// Knows `seeds` until the table was read; `leases` applies to pools that set nothing.
     #[must_use]
-    pub fn new(seeds: Vec<PoolSpec>, leases: LeasePolicy) -> Self {
-        let pools = Pools::new(seeds.clone(), leases);
-        Self { current: Arc::new(RwLock::new(Arc::new(pools))), seeds: seeds.into() }
+    pub fn new(seeds: impl Into<PoolSeeds>, leases: LeasePolicy) -> Self {
+        let seeds = seeds.into();
+        let pools = Pools::new(seeds.specs.clone(), leases);
+        let current = Arc::new(RwLock::new(Arc::new(pools)));
+        Self { current, reading: Arc::default(), seeds: Arc::new(seeds) }
     }
 
     /// The pools now.
@@ -48,9 +70,12 @@ impl PoolWatch {
     /// # Errors
     /// [`StoreError`].
     pub async fn open(&self, store: &dyn Store) -> Result<(), StoreError> {
-        let known = store.pool_specs().await?;
-        let known = Pools::new(known, LeasePolicy::default());
-        for seed in self.seeds.iter().filter(|seed| !known.contains(&seed.name)) {
+        let names = store.pools().await?;
+        let known = Pools::new(store.pool_specs().await?, LeasePolicy::default());
+        let PoolSeeds { specs, are_stated } = self.seeds.as_ref();
+        let knows_others = names.iter().any(|name| specs.iter().all(|seed| seed.name != *name));
+        let seeds = if *are_stated || !knows_others { specs.as_slice() } else { &[] };
+        for seed in seeds.iter().filter(|seed| !known.contains(&seed.name)) {
             if let Err(problem) = known.check_beside(seed) {
                 tracing::error!(
                     pool.name = seed.name.as_str(),
@@ -61,7 +86,7 @@ impl PoolWatch {
                 tracing::info!(pool.name = seed.name.as_str(), "pool {} was added to the table", seed.name);
             }
         }
-        for seed in self.seeds.iter() {
+        for seed in seeds.iter().filter(|_| *are_stated) {
             if let Some(kept) = known.get(&seed.name).filter(|kept| !kept.says(seed)) {
                 tracing::warn!(
                     pool.name = seed.name.as_str(),
@@ -79,6 +104,7 @@ impl PoolWatch {
     /// # Errors
     /// [`StoreError`]; then the pools stay as they were.
     pub async fn refresh(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let _reading = self.reading.lock().await;
         let specs = store.pool_specs().await?;
         if specs.is_empty() {
             // The table was not opened yet, or has lost its pools: what the settings say is better than nothing.
@@ -95,10 +121,18 @@ impl PoolWatch {
 
     /// Follows the table until `stop`.
     pub async fn keep(&self, store: &dyn Store, stop: &CancellationToken) {
+        let mut is_failing = false;
         while !stop.is_cancelled() {
-            if let Err(error) = self.refresh(store).await {
-                tracing::debug!(error = %Chain(&error), "the pools cannot be read");
+            let read = self.refresh(store).await;
+            // One line for an outage, and one for its end.
+            match &read {
+                Err(error) if !is_failing => {
+                    tracing::warn!(error = %Chain(error), "the pools cannot be read; the last ones are used");
+                }
+                Ok(()) if is_failing => tracing::info!("the pools are read again"),
+                _ => {}
             }
+            is_failing = read.is_err();
             tokio::select! {
                 () = tokio::time::sleep(POOLS_REFRESH_PERIOD) => {}
                 () = stop.cancelled() => {}
@@ -107,8 +141,8 @@ impl PoolWatch {
     }
 }
 
-/// Reads `POOLS` or `POOLS_FILE`; none after a mistake.
-pub fn read_pools(settings: &mut Settings<'_>) -> Option<Vec<PoolSpec>> {
+/// Reads `POOLS` or `POOLS_FILE`; no pools after a mistake.
+pub fn read_pools(settings: &mut Settings<'_>) -> PoolSeeds {
     let file = settings.optional(
         "POOLS_FILE",
         "file with pools and their settings, as TOML: a table for each pool (docs/pools.md); pools that the table lacks are added at the start",
@@ -117,25 +151,21 @@ pub fn read_pools(settings: &mut Settings<'_>) -> Option<Vec<PoolSpec>> {
         "POOLS",
         "pools as `pool=name-prefix` or `pool`, separated by commas; the last one has no prefix and takes all other names; the pool `main` if there is no `POOLS_FILE` either; pools that the table lacks are added at the start",
     );
-    let Some(file) = file else {
-        return match Pools::parse(listed.as_deref().unwrap_or(POOL_DEFAULT)) {
-            Ok(specs) => Some(specs),
-            Err(problem) => {
-                settings.mistake("POOLS", &problem);
-                None
-            }
-        };
-    };
-    if listed.is_some() {
+    let are_stated = file.is_some() || listed.is_some();
+    if file.is_some() && listed.is_some() {
         settings.mistake("POOLS_FILE", "and POOLS exclude each other; leave one of them out");
     }
-    match read_file(&file) {
-        Ok(specs) => Some(specs),
-        Err(problem) => {
-            settings.mistake("POOLS_FILE", &format!("cannot be used: {problem}"));
-            None
+    let read = match file {
+        Some(file) => {
+            read_file(&file).map_err(|problem| ("POOLS_FILE", format!("cannot be used: {problem}")))
         }
-    }
+        None => Pools::parse(listed.as_deref().unwrap_or(POOL_DEFAULT)).map_err(|problem| ("POOLS", problem)),
+    };
+    let specs = read.unwrap_or_else(|(variable, problem)| {
+        settings.mistake(variable, &problem);
+        Vec::new()
+    });
+    PoolSeeds { specs, are_stated }
 }
 
 fn read_file(file: &str) -> Result<Vec<PoolSpec>, String> {
@@ -172,7 +202,7 @@ pub fn parse_file(text: &str) -> Result<Vec<PoolSpec>, String> {
 mod tests {
     use super::*;
     use domain::{PoolState, ProviderName};
-    use ports::store::PoolItems as _;
+    use ports::store::{Layout as _, PoolItems as _};
     use testkit::store::MemoryStore;
 
     const LEASES: LeasePolicy = LeasePolicy {
@@ -206,6 +236,27 @@ mod tests {
             let problem = parse_file(bad).unwrap_err();
             assert!(problem.contains(expected), "{bad:?}: {problem}");
         }
+    }
+
+    #[tokio::test]
+    async fn default_pool_is_added_only_to_a_table_that_knows_no_other() {
+        let by_default = || {
+            let env = std::collections::BTreeMap::new();
+            PoolWatch::new(read_pools(&mut Settings::new(&env)), LEASES)
+        };
+        let fresh = MemoryStore::new(1);
+        by_default().open(&fresh).await.unwrap();
+        assert!(fresh.pool_spec(&name("main")).await.unwrap().is_some());
+        // Another role, whose settings name the pools, or an older build has used the table before.
+        let used = MemoryStore::new(1);
+        used.note_pools(&[name("labs"), name("rest")].into()).await.unwrap();
+        by_default().open(&used).await.unwrap();
+        assert_eq!(used.pool_specs().await.unwrap(), []);
+        // Of a fleet with the default pool only.
+        let old = MemoryStore::new(1);
+        old.note_pools(&[name("main")].into()).await.unwrap();
+        by_default().open(&old).await.unwrap();
+        assert!(old.pool_spec(&name("main")).await.unwrap().is_some());
     }
 
     #[tokio::test]

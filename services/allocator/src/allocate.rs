@@ -175,10 +175,9 @@ impl Allocator {
         let pools = self.ports.pools.current();
         let pool = match pool {
             Some(pool) => PoolName::parse(pool).map_err(|problem| Fault::invalid("pool", problem))?,
-            None => pools
-                .default_pool()
-                .cloned()
-                .ok_or_else(|| Fault::new(FaultCode::InternalError, "there is no pool"))?,
+            None => pools.default_pool().cloned().ok_or_else(|| {
+                Fault::invalid("pool", "has to be named: no pool of this fleet takes every name")
+            })?,
         };
         if pools.contains(&pool) {
             return Ok(pool);
@@ -228,7 +227,15 @@ impl Allocator {
         held: &mut Held,
         deadline: &Deadline,
     ) -> Result<Found, ClaimError> {
-        let grant = self.grant_of(claim, &held.record.candidate);
+        let candidate = &held.record.candidate;
+        if held.reserved.is_none() && !self.grants_in(&candidate.pool) {
+            // An earlier attempt chose it. Its lease is still an answer, but no new one is granted.
+            let found = self.ports.store.sandbox(&candidate.id).await?;
+            let is_free = found.as_ref().is_none_or(|found| found.version == candidate.version);
+            let found = found.filter(|_| !is_free).map(Box::new);
+            return self.look_at_holder(claim, found, deadline).await;
+        }
+        let grant = self.grant_of(claim, candidate);
         match self.writer(deadline)?.grant(&grant).await? {
             Write::Done(sandbox) => {
                 if let Some(reserved) = held.reserved.take() {

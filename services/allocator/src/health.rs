@@ -8,7 +8,7 @@
 use crate::Allocator;
 use crate::admission::Permit;
 use crate::candidates::{Reserved, Scarcity, Selector};
-use domain::{Actor, Candidate, Order, Reason, Sandbox};
+use domain::{Actor, Candidate, Order, PoolName, PoolSpec, Reason, Sandbox};
 use parking_lot::Mutex;
 use ports::provider::{Health, Target};
 use ports::store::{StoreError, Write, unless_unreadable};
@@ -96,7 +96,7 @@ impl Allocator {
         deadline: Instant,
         permit: &Permit,
     ) -> Result<Reserved, Scarcity> {
-        if self.ports.pools.current().get(&selector.pool).is_some_and(|pool| !pool.is_active()) {
+        if !self.grants_in(&selector.pool) {
             return Err(Scarcity::Draining);
         }
         let Some(config) = self.config.health else {
@@ -111,6 +111,11 @@ impl Allocator {
             }
         }
         Err(Scarcity::Contended)
+    }
+
+    /// Whether the pool grants leases: it is there, and not drained.
+    pub(crate) fn grants_in(&self, pool: &PoolName) -> bool {
+        self.ports.pools.current().get(pool).is_some_and(PoolSpec::is_active)
     }
 
     async fn look_at(

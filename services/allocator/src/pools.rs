@@ -6,9 +6,12 @@ use contract::pools::{
     LeaseSettings, PoolOrder, PoolRequest, PoolSettings, PoolView, PoolsReply, PutPoolRequest,
 };
 use contract::{Census, Fault, FaultCode};
-use domain::{Actor, LeaseOverrides, PoolKind, PoolName, PoolSpec, PoolState, Pools, StateName};
+use domain::{
+    Actor, InvalidPool, LeaseOverrides, POOLS_MAX, PoolName, PoolSpec, PoolState, Pools, StateName,
+};
 use ports::bus::Request;
 use ports::store::{SortRange, StateQuery, StoreError};
+use strum::IntoEnumIterator as _;
 
 /// Attempts of one change; each further one means that another operator changed the pool in between.
 const TRIES_MAX: usize = 4;
@@ -47,22 +50,19 @@ impl Allocator {
     pub(crate) async fn put_pool(&self, request: &Request) -> Result<PoolView, Fault> {
         let PutPoolRequest { pool, settings, version, by } = decode(&request.body)?;
         let (pool, by) = (parse_pool(&pool)?, parse_operator(request, by.as_deref())?);
-        let wanted =
-            settings.spec(&pool).map_err(|mistake| Fault::invalid(mistake.field, &mistake.problem))?;
-        if !self.ports.provider_names.contains(&wanted.provider) {
-            let known: Vec<_> = self.ports.provider_names.iter().map(ToString::to_string).collect();
-            let problem = format!("is none of {}; see PROVIDERS_FILE of this worker", known.join(", "));
-            return Err(Fault::invalid("provider", problem));
-        }
-        if wanted.kind != PoolKind::Account {
-            return Err(Fault::invalid(
-                "kind",
-                "must be `account`: no provider of this fleet creates others",
-            ));
-        }
+        let refused = |mistake: InvalidPool| Fault::invalid(mistake.field, &mistake.problem);
+        let wanted = settings.spec(&pool).map_err(refused)?;
+        wanted.check_provider(&self.ports.provider_names).map_err(refused)?;
         self.follow_pools(request).await?;
         let others = self.ports.pools.current();
-        others.check_beside(&wanted).map_err(|mistake| Fault::invalid(mistake.field, &mistake.problem))?;
+        others.check_beside(&wanted).map_err(refused)?;
+        if !others.contains(&pool) {
+            if others.specs().len() >= POOLS_MAX {
+                let problem = format!("would be one more than {POOLS_MAX}; remove another one first");
+                return Err(Fault::invalid("pool", problem));
+            }
+            self.refuse_foreign_sandboxes(request, &wanted).await?;
+        }
         self.change_pool(request, &pool, version, &by, |seen| match seen {
             Some(seen) if seen.provider != wanted.provider || seen.kind != wanted.kind => {
                 Err(Fault::invalid("provider", "and kind of a pool cannot be changed; make another pool"))
@@ -110,6 +110,26 @@ impl Allocator {
             Some(_) => Ok(Change::Remove),
         })
         .await
+    }
+
+    /// A pool that was removed may have left sandboxes, which belong to the provider that it had.
+    async fn refuse_foreign_sandboxes(&self, request: &Request, wanted: &PoolSpec) -> Result<(), Fault> {
+        let failed = |error| store_fault(request, &error);
+        let shards = self.ports.store.shards().await.map_err(failed)?;
+        for state in StateName::iter().filter(|state| *state != StateName::Deleted) {
+            for shard in 0..shards {
+                let query = StateQuery { pool: wanted.name.clone(), state, shard, range: SortRange::All };
+                let page = self.ports.store.page(&query, None, 1).await.map_err(failed)?;
+                if let Some(left) =
+                    page.sandboxes.iter().find(|left| !left.external_id.is_of(&wanted.provider))
+                {
+                    let of = left.external_id.provider();
+                    let problem = format!("must be {of}: the pool of that name still has sandboxes of it");
+                    return Err(Fault::invalid("provider", problem));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Changes a pool by a conditional write; repeats it if another writer was faster.

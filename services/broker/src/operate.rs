@@ -90,7 +90,7 @@ pub fn definitions(env: &dyn Env) -> anyhow::Result<BTreeMap<String, String>> {
     let mut settings = Settings::new(env);
     let read = (NatsConfig::read(&mut settings), read_pools(&mut settings));
     let (nats, pools) = settings.finish(read)?;
-    let pools: Vec<PoolName> = pools.unwrap_or_default().into_iter().map(|pool| pool.name).collect();
+    let pools: Vec<PoolName> = pools.specs.into_iter().map(|pool| pool.name).collect();
     let mut files = BTreeMap::new();
     for Definition { file, config } in nats.definitions(&pools)? {
         files.insert(file, format!("{}\n", serde_json::to_string_pretty(&config)?));

@@ -33,6 +33,8 @@ pub struct Listed {
     pub provider: ProviderName,
     /// Pools that get no new sandboxes.
     pub closed: HashSet<PoolName>,
+    /// Entries whose names no pool takes, which may be most of a listing.
+    pub unselected: u64,
     /// Sandboxes that can be used, by id.
     pub usable: HashMap<SandboxId, NewSandbox>,
     /// Sandboxes that exist but cannot be used (invalid name, id listed twice): neither added nor marked stale.
@@ -223,10 +225,15 @@ impl Listed {
                 }
                 self.usable.insert(id, sandbox);
             }
-            Err(problem) => self.set_aside(id, problem),
+            Err(None) => {
+                self.unselected += 1;
+                self.present.insert(id, "no pool takes its name".to_owned());
+            }
+            Err(Some(problem)) => self.set_aside(id, problem),
         }
     }
 
+    /// The sandbox of an entry; without a reason if no pool takes its name.
     fn check(
         &self,
         id: &SandboxId,
@@ -234,13 +241,13 @@ impl Listed {
         name: &str,
         descriptor: &[(&str, String)],
         pools: &Pools,
-    ) -> Result<NewSandbox, String> {
+    ) -> Result<NewSandbox, Option<String>> {
         let external_id = ExternalId::of(&self.provider, external_id)
-            .map_err(|problem| format!("its external id {problem}"))?;
-        let name = SandboxName::parse(name).map_err(|problem| format!("its name {problem}"))?;
+            .map_err(|problem| Some(format!("its external id {problem}")))?;
+        let name = SandboxName::parse(name).map_err(|problem| Some(format!("its name {problem}")))?;
         let entries = descriptor.iter().map(|(key, value)| (*key, value.as_str()));
-        let descriptor = Descriptor::parse(entries).map_err(|problem| problem.to_string())?;
-        let pool = pools.pool_of(&self.provider, &name).ok_or_else(|| "no pool takes its name".to_owned())?;
+        let descriptor = Descriptor::parse(entries).map_err(|problem| Some(problem.to_string()))?;
+        let pool = pools.pool_of(&self.provider, &name).ok_or(None)?;
         Ok(NewSandbox { id: id.clone(), name, external_id, pool: pool.name.clone(), descriptor })
     }
 

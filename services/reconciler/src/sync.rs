@@ -105,7 +105,7 @@ impl Reconciler {
                 let error = SyncError::TooLate { late_ms };
                 (report.status, report.reason) = (RunStatus::Refused, Some(error.to_string()));
             }
-            None => self.sync_providers(&mut report, &mut skipped).await,
+            None => self.sync_providers(order, &mut report, &mut skipped).await,
         }
         report.unreadable = skipped.count();
         report.synced =
@@ -135,13 +135,23 @@ impl Reconciler {
     }
 
     /// Each provider in turn; a failure at one leaves the others as they are.
-    async fn sync_providers(&self, report: &mut SyncReport, skipped: &mut Skipped) {
+    async fn sync_providers(&self, order: &TickOrder, report: &mut SyncReport, skipped: &mut Skipped) {
         let (mut largest_pool, mut is_whole) = (0, true);
         let mut parts = BTreeMap::new();
+        let every = self.every_provider();
+        for name in every.iter().filter(|name| self.ports.providers.get(name).is_none()) {
+            is_whole = false;
+            let reason = Some("it is not in PROVIDERS_FILE of this process".to_owned());
+            parts.insert(name, ProviderSync { status: RunStatus::Failed, reason, listed: 0 });
+        }
         for (name, provider) in self.ports.providers.iter() {
             let source = Source { name, provider: provider.as_ref() };
             let mut part = ProviderSync::default();
-            match self.try_sync(&source, report, &mut part, skipped).await {
+            let synced = match order.late_by_ms(self.ports.clock.now_ms()) {
+                Some(late_ms) => Err(SyncError::TooLate { late_ms }),
+                None => self.try_sync(&source, report, &mut part, skipped).await,
+            };
+            match synced {
                 Ok(largest) => {
                     largest_pool = largest_pool.max(largest);
                     part.status = RunStatus::Completed;
@@ -152,7 +162,9 @@ impl Reconciler {
                     part.reason = Some(public_reason(&error));
                     let is_refused = matches!(
                         error,
-                        SyncError::Refused(_) | SyncError::Listing(ListingError::Overlapping)
+                        SyncError::Refused(_)
+                            | SyncError::TooLate { .. }
+                            | SyncError::Listing(ListingError::Overlapping)
                     );
                     part.status = if is_refused { RunStatus::Refused } else { RunStatus::Failed };
                 }
@@ -197,6 +209,15 @@ impl Reconciler {
         let listed = self.list(source).await?;
         part.listed = u64::try_from(listed.len()).unwrap_or(u64::MAX);
         report.skipped += listed.skipped();
+        if listed.unselected > 0 {
+            tracing::warn!(
+                provider = source.name.as_str(),
+                count = listed.unselected,
+                "{} accounts of {} are in no pool, because no pool takes their names",
+                listed.unselected,
+                source.name,
+            );
+        }
         let largest_pool = largest_pool(&listed);
         let unclear = listed.unclear_entries();
         let shown = (!listed.unclear).then(|| listed.shown());
@@ -232,11 +253,9 @@ impl Reconciler {
         skipped: &mut Skipped,
     ) -> Result<Plan, SyncError> {
         let mut planner = Planner::new(listed);
-        let pools = self.ports.pools.current();
-        // A pool without a spec may have sandboxes of any provider.
-        let is_of_source = |pool: &PoolName| pools.get(pool).is_none_or(|spec| spec.provider == *source.name);
         for state in KNOWN_STATES {
-            let mut walk = self.walk_some(state, |pool| is_of_source(pool).then_some(SortRange::All)).await?;
+            // Every pool: one that was removed may have sandboxes of any provider.
+            let mut walk = self.walk(state, &SortRange::All).await?;
             while let Some(page) = walk.next(skipped).await? {
                 let of_source = page.iter().filter(|sandbox| sandbox.external_id.is_of(source.name));
                 of_source.for_each(|sandbox| planner.see(sandbox));

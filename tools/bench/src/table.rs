@@ -45,7 +45,7 @@ impl Options {
         let mut settings = Settings::new(&overlay);
         let (config, pools) = (DynamoConfig::read(&mut settings), read_pools(&mut settings));
         let (config, pools) = settings.finish((config, pools))?;
-        let pools = Pools::new(pools.unwrap_or_default(), LeasePolicy::default());
+        let pools = Pools::new(pools.specs, LeasePolicy::default());
         let store = DynamoStore::connect(&config).await;
         store.ensure_table().await?;
         Ok(Table { store: Arc::new(store), pools })

@@ -264,3 +264,14 @@ fn item_sizes_match_the_census_cost_estimate() {
     // docs/decisions/0024 uses these numbers.
     assert_eq!(sizes, [353, 613, 658, 387]);
 }
+
+#[test]
+fn record_of_a_further_provider_has_nothing_that_an_older_build_takes_for_its_account() {
+    let provider = ProviderName::parse("csp-eu").unwrap();
+    let sandbox = Sandbox { external_id: ExternalId::of(&provider, "u-7").unwrap(), ..free() };
+    let item = encode(&sandbox, SHARDS);
+    assert_eq!(decode(&item).unwrap(), sandbox);
+    assert!(!item.contains_key(EXTERNAL_ID), "without it, that build skips the record");
+    assert!(encode(&free(), SHARDS).contains_key(EXTERNAL_ID));
+    assert!(!encode(&free(), SHARDS).contains_key(PROVIDER), "records of the first one are as before");
+}

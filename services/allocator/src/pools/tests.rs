@@ -1,7 +1,8 @@
 //! Operators' requests about pools.
 
-use crate::deletions::tests::Rig;
+use crate::deletions::tests::{HOUR, NOW, Rig};
 use contract::{FaultCode, Verb};
+use domain::{ClaimKey, ClaimRecord, IdempotencyKey, OwnerId, State};
 use serde_json::{Value, json};
 
 async fn rig() -> Rig {
@@ -87,4 +88,43 @@ async fn drained_pool_is_removed_only_without_unfinished_sandboxes() {
     let again = json!({"pool": "dns", "settings": {"name_prefix": "dns-"}});
     assert_eq!(rig.ask(Verb::PutPool, again).await.unwrap()["version"], 1);
     assert!(rig.ask(Verb::Allocate, late).await.is_ok());
+}
+
+#[tokio::test]
+async fn unfinished_claim_gets_nothing_in_a_drained_pool() {
+    let rig = rig().await;
+    rig.add(1, "dns").await;
+    // An attempt stopped between its two writes.
+    let claim = ClaimKey {
+        owner: OwnerId::parse("student-1").unwrap(),
+        key: IdempotencyKey::parse("student-1").unwrap(),
+    };
+    let record = ClaimRecord::new(claim, rig.sandbox(1).await.candidate());
+    rig.store.open_claim(&record, NOW.after(HOUR)).await.unwrap();
+    rig.ask(Verb::DrainPool, json!({"pool": "dns"})).await.unwrap();
+    let body = json!({"owner": "student-1", "pool": "dns"});
+    assert_eq!(refused(&rig, Verb::Allocate, body).await, FaultCode::PoolExhausted);
+    assert_eq!(rig.sandbox(1).await.state, State::Available);
+}
+
+#[tokio::test]
+async fn pool_is_created_again_only_for_the_provider_of_its_sandboxes() {
+    let rig = rig().await;
+    rig.add(1, "dns").await;
+    rig.ask(Verb::DrainPool, json!({"pool": "dns"})).await.unwrap();
+    rig.ask(Verb::RemovePool, json!({"pool": "dns"})).await.unwrap();
+    let body =
+        |provider: &str| json!({"pool": "dns", "settings": {"provider": provider, "name_prefix": "dns-"}});
+    assert_eq!(refused(&rig, Verb::PutPool, body("csp-eu")).await, FaultCode::InvalidRequest);
+    assert!(rig.ask(Verb::PutPool, body("csp")).await.is_ok());
+}
+
+#[tokio::test]
+async fn claim_names_a_pool_where_none_takes_every_name() {
+    let rig = rig().await;
+    rig.ask(Verb::DrainPool, json!({"pool": "main"})).await.unwrap();
+    rig.ask(Verb::RemovePool, json!({"pool": "main"})).await.unwrap();
+    let fault = rig.ask(Verb::Allocate, json!({"owner": "student-1"})).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::InvalidRequest);
+    assert!(fault.message.contains("pool has to be named"), "{}", fault.message);
 }

@@ -1,6 +1,6 @@
 //! The settings of a fleet, or of a part of one.
 
-use super::providers::read_further;
+use super::providers::{Further, read_further};
 use csp::CspConfig;
 use domain::ProviderName;
 use dynamodb::DynamoConfig;
@@ -64,22 +64,29 @@ impl Backends {
     pub fn read_parts(settings: &mut Settings<'_>, table: bool, provider: bool, secrets: bool) -> Self {
         let mut nats = NatsConfig::read(settings);
         let agreed = if table { read_agreed(settings, &nats.subjects) } else { Agreed::new() };
-        let pools = table.then(|| {
-            let leases = read_lease_policy(settings);
-            PoolWatch::new(read_pools(settings).unwrap_or_default(), leases)
-        });
+        let pools = table.then(|| (read_pools(settings), read_lease_policy(settings)));
         let mut providers = BTreeMap::new();
         if provider {
             providers.insert(ProviderName::csp(), CspConfig::read(settings));
         }
         let mut provider_names = BTreeSet::from([ProviderName::csp()]);
-        for (name, further) in if table { read_further(settings) } else { BTreeMap::new() } {
-            nats.further_throttles.insert(name.clone(), further.throttle);
-            if provider {
-                providers.insert(name.clone(), further.csp);
-            }
+        for (name, Further { csp, throttle }) in
+            if table { read_further(settings, provider) } else { BTreeMap::new() }
+        {
+            nats.further_throttles.insert(name.clone(), throttle);
+            providers.extend(csp.map(|csp| (name.clone(), csp)));
             provider_names.insert(name);
         }
+        let seeds = pools.iter().flat_map(|(seeds, _)| &seeds.specs);
+        let mistakes: Vec<_> = seeds
+            .filter_map(|seed| {
+                Some(format!("pool {}: {}", seed.name, seed.check_provider(&provider_names).err()?))
+            })
+            .collect();
+        mistakes
+            .iter()
+            .for_each(|mistake| settings.mistake("POOLS_FILE", &format!("cannot be used: {mistake}")));
+        let pools = pools.map(|(seeds, leases)| PoolWatch::new(seeds, leases));
         Self {
             table: table.then(|| DynamoConfig::read(settings)),
             pools,

@@ -12,19 +12,20 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// The settings of one further provider.
 #[derive(Clone, Debug)]
 pub(super) struct Further {
-    pub(super) csp: CspConfig,
+    /// None for a role that does not call it: such a role needs no token.
+    pub(super) csp: Option<CspConfig>,
     pub(super) throttle: ThrottleRules,
 }
 
 /// Reads `PROVIDERS_FILE`. A section has the settings of the first provider and of its throttle, by the names of their
-/// variables, so that each of them is defined once.
-pub(super) fn read_further(settings: &mut Settings<'_>) -> BTreeMap<ProviderName, Further> {
+/// variables, so that each of them is defined once. Without `calls` only names and throttles are read.
+pub(super) fn read_further(settings: &mut Settings<'_>, calls: bool) -> BTreeMap<ProviderName, Further> {
     let file = settings.optional(
         "PROVIDERS_FILE",
         "file with further providers, as TOML: a section for each, with the variables of the first one (`CSP_…`, `NIOSXAAS_…`, `DELETIONS_PER_MINUTE…`, `BREAKER_…`) as its keys (docs/pools.md)",
     );
     let Some(file) = file else { return BTreeMap::new() };
-    match read_file(&file).and_then(|text| parse(&text)) {
+    match read_file(&file).and_then(|text| parse(&text, calls)) {
         Ok(further) => further,
         Err(problem) => {
             settings.mistake("PROVIDERS_FILE", &format!("cannot be used: {problem}"));
@@ -41,7 +42,7 @@ fn read_file(file: &str) -> Result<String, String> {
     std::fs::read_to_string(file).map_err(|error| error.to_string())
 }
 
-fn parse(text: &str) -> Result<BTreeMap<ProviderName, Further>, String> {
+fn parse(text: &str, calls: bool) -> Result<BTreeMap<ProviderName, Further>, String> {
     let sections: BTreeMap<String, toml::Table> =
         toml::from_str(text).map_err(|error: toml::de::Error| {
             // The message of the parser would show the text, which may hold a token.
@@ -56,13 +57,13 @@ fn parse(text: &str) -> Result<BTreeMap<ProviderName, Further>, String> {
                 "csp is the provider of the variables of this process; choose another name".to_owned()
             );
         }
-        let one = parse_section(section).map_err(|mistakes| format!("[{name}] has {mistakes}"))?;
+        let one = parse_section(section, calls).map_err(|mistakes| format!("[{name}] has {mistakes}"))?;
         further.insert(name, one);
     }
     Ok(further)
 }
 
-fn parse_section(section: toml::Table) -> Result<Further, Mistakes> {
+fn parse_section(section: toml::Table, calls: bool) -> Result<Further, Mistakes> {
     let mut env: BTreeMap<String, String> = BTreeMap::new();
     for (key, value) in section {
         let text = match value {
@@ -76,9 +77,13 @@ fn parse_section(section: toml::Table) -> Result<Further, Mistakes> {
         env.insert(key, text);
     }
     let mut settings = Settings::new(&env);
-    let further =
-        Further { csp: CspConfig::read(&mut settings), throttle: ThrottleRules::read(&mut settings) };
-    let known: Vec<&str> = settings.variables().iter().map(|variable| variable.name).collect();
+    let further = Further {
+        csp: calls.then(|| CspConfig::read(&mut settings)),
+        throttle: ThrottleRules::read(&mut settings),
+    };
+    let mut all = Settings::new(&env);
+    let _ = (CspConfig::read(&mut all), ThrottleRules::read(&mut all));
+    let known: Vec<&str> = all.variables().iter().map(|variable| variable.name).collect();
     for key in env.keys().filter(|key| !known.contains(&key.as_str())) {
         settings.mistake(key, "is no setting of a provider");
     }
@@ -93,12 +98,15 @@ mod tests {
     fn sections_have_the_settings_of_the_first_provider() {
         let further = parse(
             "[csp-eu]\nCSP_BASE_URL = \"http://127.0.0.1:1/v2\"\nCSP_API_TOKEN = \"t\"\nDELETIONS_PER_MINUTE = 7\n",
+            true,
         )
         .unwrap();
         let one = &further[&ProviderName::parse("csp-eu").unwrap()];
-        assert_eq!(one.csp.base_url, "http://127.0.0.1:1/v2");
+        assert_eq!(one.csp.as_ref().unwrap().base_url, "http://127.0.0.1:1/v2");
         assert_eq!(one.throttle.per_minute_max, 7);
         assert_eq!(one.throttle.open_max, ThrottleRules::default().open_max);
+        let without_calls = parse("[csp-eu]\nCSP_API_TOKEN_FILE = \"/absent\"\n", false).unwrap();
+        assert!(without_calls.values().all(|one| one.csp.is_none()), "such a role needs no token");
     }
 
     #[test]
@@ -113,7 +121,7 @@ mod tests {
             ("[a]\nCSP_API_TOKEN = secret-token", "line 2 is no TOML"),
             ("CSP_API_TOKEN = \"secret-token\"", "line 1 is no TOML"),
         ] {
-            let problem = parse(bad).unwrap_err();
+            let problem = parse(bad, true).unwrap_err();
             assert!(problem.contains(expected), "{bad:?}: {problem}");
             assert!(!problem.contains("secret-token"), "{problem}");
         }
