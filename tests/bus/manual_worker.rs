@@ -1,7 +1,7 @@
 //! A worker, a handler or a runner whose answers all come from the test.
 
 use async_trait::async_trait;
-use contract::{Report, TickKind};
+use contract::{Report, TickOrder};
 use domain::PoolName;
 use harness::wait::TIMEOUT;
 use ports::bus::{Answer, Delivery, Handler, Request, Runner, Verdict, Worker};
@@ -45,7 +45,7 @@ struct Counted<'a>(&'a Tally);
 
 pub(crate) type WorkInbox = Inbox<Delivery, Verdict>;
 pub(crate) type RequestInbox = Inbox<Request, Answer>;
-pub(crate) type RunInbox = Inbox<TickKind, Report>;
+pub(crate) type RunInbox = Inbox<TickOrder, Report>;
 
 /// A manual worker and its inbox.
 pub(crate) fn manual_worker<T, A>() -> (Arc<ManualWorker<T, A>>, Inbox<T, A>) {
@@ -113,9 +113,9 @@ impl Handler for ManualWorker<Request, Answer> {
 }
 
 #[async_trait]
-impl Runner for ManualWorker<TickKind, Report> {
-    async fn run(&self, kind: TickKind) -> Report {
-        self.ask(kind).await
+impl Runner for ManualWorker<TickOrder, Report> {
+    async fn run(&self, order: &TickOrder) -> Report {
+        self.ask(order.clone()).await
     }
 }
 

@@ -17,7 +17,7 @@ use testkit::bus::{Call, Loss, MemoryBus, MemoryConfig};
 use testkit::clock::ManualClock;
 use tokio_util::sync::CancellationToken;
 
-const SWEEP: TickKind = TickKind::Sweep;
+const SWEEP: TickKind = TickKind::SWEEP;
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn bus() -> (MemoryBus, ManualClock) {

@@ -130,8 +130,8 @@ async fn parked_deletion_is_described_by_its_headers() {
 async fn resent_forced_tick_is_deduplicated() {
     let world = Engine::Nats.world().await;
     let order = TickOrder::forced("alice").until(7);
-    let (first, _) = world.bus.order_and_wait(TickKind::Sync, &order, SHORT).await.unwrap();
-    let (second, _) = world.bus.tick_and_wait(TickKind::Sync, SHORT).await.unwrap();
+    let (first, _) = world.bus.order_and_wait(TickKind::SYNC, &order, SHORT).await.unwrap();
+    let (second, _) = world.bus.tick_and_wait(TickKind::SYNC, SHORT).await.unwrap();
     let (subjects, client) = world.nats();
     let streams = jetstream::new(client);
     let stream = streams.get_stream(subjects.ticks_stream()).await.unwrap();
@@ -142,7 +142,7 @@ async fn resent_forced_tick_is_deduplicated() {
         ids.push(message.headers.get("Nats-Msg-Id").expect("an id").as_str().to_owned());
         // The repeat of a publish whose answer was lost.
         let again = streams.publish_with_headers(
-            subjects.tick(TickKind::Sync),
+            subjects.tick(TickKind::SYNC),
             message.headers.clone(),
             message.payload.clone(),
         );

@@ -65,14 +65,14 @@ pub(crate) async fn requests_and_ticks_resume_after_an_outage(engine: Engine) {
     let mut world = engine.world_that_stops(|_| {}).await;
     let other = world.connect().await;
     let (requests, _serving) = serve(&other, 4);
-    let (mut runs, _running) = run_on_ticks(&other, TickKind::Sweep);
+    let (mut runs, _running) = run_on_ticks(&other, TickKind::SWEEP);
     requests.answer_all(|_| answer("{}"));
     ask(world.bus.as_ref(), Verb::Get, &context("r"), "{}").await.unwrap();
-    world.bus.tick(TickKind::Sweep, Some(7)).await.unwrap();
+    world.bus.tick(TickKind::SWEEP, Some(7)).await.unwrap();
     runs.next().await.answer(report(1));
     // The run's acknowledgement must have arrived, or the same tick would be delivered again after the acknowledgement
     // wait.
-    world.until_no_tick(TickKind::Sweep).await;
+    world.until_no_tick(TickKind::SWEEP).await;
     world.stop_server().await;
     world.start_server().await;
     let reply = eventually("an answer", TIMEOUT, || async {
@@ -80,17 +80,17 @@ pub(crate) async fn requests_and_ticks_resume_after_an_outage(engine: Engine) {
     })
     .await;
     assert!(!reply.is_fault);
-    let kept = world.bus.last_report(TickKind::Sweep).await.unwrap().unwrap();
+    let kept = world.bus.last_report(TickKind::SWEEP).await.unwrap().unwrap();
     assert_eq!(kept.report, report(1), "the report outlives the server");
     runs.answer_all(|_| report(2));
     let (_, reported) =
-        eventually("a tick", TIMEOUT, || async { world.bus.tick_and_wait(TickKind::Sweep, TIMEOUT).await })
+        eventually("a tick", TIMEOUT, || async { world.bus.tick_and_wait(TickKind::SWEEP, TIMEOUT).await })
             .await;
     assert_eq!(reported.unwrap().report, report(2));
 }
 
 pub(crate) async fn action_refused_in_an_outage_is_not_executed_later(engine: Engine) {
-    const SYNC: TickKind = TickKind::Sync;
+    const SYNC: TickKind = TickKind::SYNC;
     let mut world = engine.world_that_stops(|_| {}).await;
     world.bus.pause(&Pause::default()).await.unwrap();
     let before = world.bus.last_tick().await.unwrap().unwrap_or_default();

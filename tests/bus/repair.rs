@@ -102,7 +102,7 @@ async fn missing_streams_and_consumers_are_recreated() {
     eventually("the throttle state to be updated", TIMEOUT, || whole.bus.acquire()).await;
     let consumers = [
         (whole.config.subjects.deletions_stream(), whole.config.subjects.reaper_consumer(&pool)),
-        (whole.config.subjects.ticks_stream(), whole.config.subjects.tick_consumer(TickKind::Expiry)),
+        (whole.config.subjects.ticks_stream(), whole.config.subjects.tick_consumer(TickKind::EXPIRY)),
     ];
     for (stream, name) in consumers {
         eventually("the consumer", TIMEOUT, || {
@@ -174,7 +174,7 @@ async fn create_only_process_leaves_settings_alone() {
 #[tokio::test]
 async fn recreated_tick_stream_continues_its_sequence() {
     let whole = kept(Maintenance::CreateMissing).await;
-    let tick = || async { whole.bus.tick(TickKind::Sync, None).await };
+    let tick = || async { whole.bus.tick(TickKind::SYNC, None).await };
     let TickReceipt { sequence: first, .. } = tick().await.unwrap();
     whole.streams.delete_stream(whole.config.subjects.ticks_stream()).await.unwrap();
     let TickReceipt { sequence: second, .. } = eventually("the stream", TIMEOUT, tick).await;

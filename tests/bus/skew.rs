@@ -57,19 +57,19 @@ async fn skewed_process_takes_no_work_until_corrected() {
     let off: Arc<dyn Bus> = bus;
     let (mut requests, _serving) = serve(&off, 4);
     let (mut deletions, consuming) = consume(&off, 4);
-    let (mut runs, running) = run_on_ticks(&off, TickKind::Expiry);
+    let (mut runs, running) = run_on_ticks(&off, TickKind::EXPIRY);
     let reply = ask_later(&world.bus, context("r"), "{}").await.unwrap().unwrap();
     let fault = serde_json::from_slice::<FaultBody>(&reply.body).unwrap().detail;
     assert_eq!((reply.is_fault, fault.code), (true, FaultCode::NoWorkers));
     announce(&world, [7]).await;
-    world.bus.tick(TickKind::Expiry, None).await.unwrap();
+    world.bus.tick(TickKind::EXPIRY, None).await.unwrap();
     // Another process gets both at once: this one has fetched neither.
     let (mut other_deletions, _consuming) = consume(&world.bus, 4);
-    let (mut other_runs, _running) = run_on_ticks(&world.bus, TickKind::Expiry);
+    let (mut other_runs, _running) = run_on_ticks(&world.bus, TickKind::EXPIRY);
     other_deletions.next().await.answer(Verdict::Done);
     other_runs.next().await.answer(report(0));
     world.until_empty().await;
-    world.until_no_tick(TickKind::Expiry).await;
+    world.until_no_tick(TickKind::EXPIRY).await;
     assert!(requests.poll().is_none() && deletions.poll().is_none() && runs.poll().is_none());
     clock.set_right();
     let asked = ask_later(&world.bus, context("r"), "{}");
@@ -86,11 +86,11 @@ async fn run_is_handed_to_another_process_after_a_clock_step() {
     let bus = world.connect_at(Arc::new(clock.clone()), MAX).await;
     keep_time(&bus).await;
     let off: Arc<dyn Bus> = bus;
-    let (mut runs, _running) = run_on_ticks(&off, TickKind::Expiry);
-    world.bus.tick(TickKind::Expiry, None).await.unwrap();
+    let (mut runs, _running) = run_on_ticks(&off, TickKind::EXPIRY);
+    world.bus.tick(TickKind::EXPIRY, None).await.unwrap();
     let begun = runs.next().await;
     clock.advance(AHEAD);
-    let (mut other, _other_running) = run_on_ticks(&world.bus, TickKind::Expiry);
+    let (mut other, _other_running) = run_on_ticks(&world.bus, TickKind::EXPIRY);
     other.next().await.answer(report(0));
     assert!(begun.is_abandoned());
 }

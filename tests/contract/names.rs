@@ -1,7 +1,7 @@
 //! The names in `nats/README.md` are exactly the names in the code.
 
 use crate::markdown::{Document, quoted};
-use contract::{FaultCode, Subjects, TickKind, Verb, WorkerRole};
+use contract::{FaultCode, Report, Subjects, Verb, WorkerRole};
 use domain::{Cause, PoolName, SandboxId};
 use std::collections::BTreeSet;
 use strum::IntoEnumIterator as _;
@@ -31,8 +31,8 @@ fn subjects() -> Given {
         ("parked", vec![code.parked(&pool, &id)]),
         ("event", Cause::iter().map(|cause| code.event(cause, &id)).collect()),
         ("parked_unreadable", vec![code.parked_unreadable(ANY.2)]),
-        ("tick", TickKind::iter().map(|kind| code.tick(kind)).collect()),
-        ("report", TickKind::iter().map(|kind| code.report(kind)).collect()),
+        ("tick", Report::kinds().map(|kind| code.tick(kind)).collect()),
+        ("report", Report::kinds().map(|kind| code.report(kind)).collect()),
     ]
 }
 

@@ -21,7 +21,7 @@ async fn slow_sync_does_not_delay_the_stop() {
     let mut rig = Plan::new(2).start().await;
     rig.csp.clear_log();
     rig.csp.fail(Operation::List, Fault::next(1, FaultKind::Hang)).unwrap();
-    rig.bus.tick(TickKind::Sync, None).await.unwrap();
+    rig.bus.tick(TickKind::SYNC, None).await.unwrap();
     eventually("a listing that hangs", TIMEOUT, || async {
         let listings = rig.csp.log().iter().filter(|call| call.operation == Operation::List).count();
         if listings > 0 { Ok(()) } else { Err(listings) }

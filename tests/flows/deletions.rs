@@ -243,12 +243,12 @@ async fn expired_lease_is_deleted() {
     let later = rig.api.allocate("student-2").await;
     // 4 h and 29 min after the first claim: the lease has ended, but the grace period has not.
     rig.clock.advance(std::time::Duration::from_secs(3 * 3_600 + 29 * 60));
-    rig.run(TickKind::Expiry).await;
+    rig.run(TickKind::EXPIRY).await;
     assert_eq!(rig.count(StateName::Allocated).await, 2);
     let again = rig.api.allocate("student-1").await;
     assert_eq!((again.status, again.sandbox()), (200, late.sandbox()));
     rig.clock.advance(std::time::Duration::from_secs(2 * 60));
-    let report = rig.run(TickKind::Expiry).await.report;
+    let report = rig.run(TickKind::EXPIRY).await.report;
     let contract::Report::Expiry(report) = report else { panic!("{report:?}") };
     assert_eq!((report.status.as_str(), report.due, report.expired), ("completed", 1, 1));
     let gone = rig.until_state(late.sandbox(), StateName::Deleted).await;

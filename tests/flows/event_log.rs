@@ -99,7 +99,7 @@ async fn events_lost_in_a_crash_are_published_by_the_sweep() {
     assert_eq!(rig.events_of(&ending).await, expected);
     let again = rig.sweep().await;
     assert_eq!(again.events_filled, 0, "a steady pool costs nothing");
-    rig.run(TickKind::Sync).await;
+    rig.run(TickKind::SYNC).await;
     let events = rig.events().await;
     assert_eq!(counted(&events).len(), 2 + 3 + 2, "the sync publishes those of the free ones");
     rig.stop().await;

@@ -94,7 +94,7 @@ async fn settled(rig: &Rig, id: &str, course: Course, case: &str) {
     assert_eq!(ended.history.len(), steps, "{case}: one entry for each step: {:?}", ended.history);
     let expected: Vec<_> = (1..=steps).map(|version| format!("{id}:{version}")).collect();
     assert_eq!(rig.events_of(id).await, expected, "{case}: each event once, in order");
-    assert_eq!(rig.run(TickKind::Sweep).await.kind(), TickKind::Sweep);
+    assert_eq!(rig.run(TickKind::SWEEP).await.kind(), TickKind::SWEEP);
     assert_eq!((rig.queued().await, rig.count(StateName::Available).await), (0, 1), "{case}");
 }
 

@@ -65,7 +65,7 @@ async fn five_pools_have_five_lease_policies() {
 
     // After 32 minutes p0 is over with its grace of 30, and p1 with none; p3 is over but in its grace.
     rig.clock.advance(Duration::from_secs(32 * MINUTE));
-    rig.run(TickKind::Expiry).await;
+    rig.run(TickKind::EXPIRY).await;
     for (pool, id) in &held {
         let state = if matches!(*pool, "p0" | "p1") { StateName::Deleted } else { StateName::Allocated };
         rig.until_state(id, state).await;

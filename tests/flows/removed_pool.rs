@@ -70,7 +70,7 @@ async fn removed_pool_is_drained() {
     let sync = rig.sync().await;
     assert_eq!((sync.status.as_str(), sync.inserted, sync.raced), ("completed", 0, 0), "{sync:?}");
     rig.clock.advance(Duration::from_secs(100 * 3_600));
-    rig.run(contract::TickKind::Expiry).await;
+    rig.run(contract::TickKind::EXPIRY).await;
     rig.sweep().await;
     for sandbox in [&over, &held, &ending] {
         rig.until_state(sandbox.id.as_str(), StateName::Deleted).await;

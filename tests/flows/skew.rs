@@ -39,11 +39,11 @@ async fn skewed_fleet_is_not_ready_and_neither_grants_nor_expires() {
     .await;
     let refused = rig.api.allocate("student-2").await;
     assert_eq!((refused.status, refused.code()), (503, "NO_WORKERS"));
-    let tick = rig.bus.tick(TickKind::Expiry, None).await.unwrap();
+    let tick = rig.bus.tick(TickKind::EXPIRY, None).await.unwrap();
     rig.clock.set_right();
     assert_eq!(until_ready_is(&rig, 200).await, "ok");
     let report = eventually("the run", TIMEOUT, || async {
-        match rig.bus.last_report(TickKind::Expiry).await {
+        match rig.bus.last_report(TickKind::EXPIRY).await {
             Ok(Some(report)) if report.tick >= tick.sequence => Ok(report),
             other => Err(format!("{other:?}")),
         }

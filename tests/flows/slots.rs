@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use contract::RunStatus;
-use contract::{Report, RunReport, SweepReport, TickKind};
+use contract::{Report, RunReport, SweepReport, TickKind, TickOrder};
 use domain::UnixSeconds;
 use harness::servers;
 use harness::wait::eventually;
@@ -14,7 +14,8 @@ use ports::clock::SystemClock;
 use ports::random::Rng;
 use prometheus::Registry;
 use runtime::settings::Settings;
-use scheduler::{Config, Metrics, Rhythm, Scheduler};
+use runtime::ticks::Rhythm;
+use scheduler::{Config, Metrics, Scheduler};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-const KIND: TickKind = TickKind::Sweep;
+const KIND: TickKind = TickKind::SWEEP;
 const SCHEDULERS: usize = 3;
 const TURNS: u64 = 1_000;
 /// The server is killed once in that many slots.
@@ -95,7 +96,7 @@ impl TickTurns for Recorded {
 
 #[async_trait]
 impl Runner for Runs {
-    async fn run(&self, _kind: TickKind) -> Report {
+    async fn run(&self, _order: &TickOrder) -> Report {
         let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
         self.at_once_max.fetch_max(now, Ordering::SeqCst);
         self.begun.fetch_add(1, Ordering::SeqCst);
@@ -140,10 +141,7 @@ impl World {
         let stop = CancellationToken::new();
         eye.set_up(&stop).await.unwrap();
         let clock = ManualClock::at(UnixSeconds::new(1_800_000_000));
-        // The other kinds have one slot that lasts longer than the test.
-        let never = Rhythm { period: PERIOD * 1_000_000, offset: Duration::ZERO };
-        let rhythm = Rhythm { period: PERIOD, offset: Duration::ZERO };
-        let config = Config { sync: never, expiry: never, sweep: rhythm, census: never, stale: never };
+        let config = Config { rhythms: vec![(KIND, Rhythm { period: PERIOD, offset: Duration::ZERO })] };
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let book = Arc::new(Book::default());
         let runs = Arc::new(Runs {
@@ -156,7 +154,8 @@ impl World {
         for _ in 0..SCHEDULERS {
             let ticks = Arc::new(Recorded { bus: connect(&url).await, book: Arc::clone(&book) });
             let turns = Arc::clone(&ticks) as Arc<dyn TickTurns>;
-            let scheduler = Scheduler::new(config, Arc::new(clock.clone()), ticks, turns, metrics.clone());
+            let scheduler =
+                Scheduler::new(config.clone(), Arc::new(clock.clone()), ticks, turns, metrics.clone());
             let stop = stop.clone();
             running.push(tokio::spawn(async move { scheduler.run(stop).await.unwrap() }));
         }

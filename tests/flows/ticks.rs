@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use contract::RunStatus;
-use contract::{Report, SweepReport, TickKind};
+use contract::{Report, SweepReport, TickKind, TickOrder};
 use harness::rig::Plan;
 use harness::wait::{TIMEOUT, eventually};
 use ports::bus::{Runner, TickQueue as _, Ticks as _};
@@ -36,7 +36,7 @@ impl Gate {
 
 #[async_trait]
 impl Runner for Gate {
-    async fn run(&self, _kind: TickKind) -> Report {
+    async fn run(&self, _order: &TickOrder) -> Report {
         let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
         self.at_once_max.fetch_max(now, Ordering::SeqCst);
         self.passes.acquire().await.unwrap().forget();
@@ -71,7 +71,7 @@ async fn three_schedulers_publish_one_tick_for_each_slot() {
     .await;
     assert_eq!((duplicate, ticks("failed")), (2 * first, 0));
     // Each stored tick starts one run; the last one may still be in progress.
-    let runs = rig.run(TickKind::Sweep).await.tick;
+    let runs = rig.run(TickKind::SWEEP).await.tick;
     assert!(runs >= first, "{runs} ticks kept, {first} slots");
     rig.stop().await;
 }
@@ -79,11 +79,11 @@ async fn three_schedulers_publish_one_tick_for_each_slot() {
 #[tokio::test]
 async fn published_slot_is_not_published_again() {
     let rig = Plan::new(3).start().await;
-    let first = rig.bus.tick(TickKind::Sweep, Some(7)).await.unwrap();
-    let second = rig.bus.tick(TickKind::Sweep, Some(7)).await.unwrap();
+    let first = rig.bus.tick(TickKind::SWEEP, Some(7)).await.unwrap();
+    let second = rig.bus.tick(TickKind::SWEEP, Some(7)).await.unwrap();
     assert_eq!((first.duplicate, second.duplicate), (false, true));
     assert_eq!(first.sequence, second.sequence);
-    let other_kind = rig.bus.tick(TickKind::Expiry, Some(7)).await.unwrap();
+    let other_kind = rig.bus.tick(TickKind::EXPIRY, Some(7)).await.unwrap();
     assert!(!other_kind.duplicate);
     rig.stop().await;
 }
@@ -99,10 +99,10 @@ async fn tick_during_a_run_waits_and_runs_never_overlap() {
     let running: Vec<_> = (0..2)
         .map(|_| {
             let (bus, gate, stop) = (bus.clone(), Arc::clone(&gate), stop.clone());
-            tokio::spawn(async move { bus.run_on_ticks(TickKind::Sweep, gate, stop).await })
+            tokio::spawn(async move { bus.run_on_ticks(TickKind::SWEEP, gate, stop).await })
         })
         .collect();
-    bus.tick(TickKind::Sweep, None).await.unwrap();
+    bus.tick(TickKind::SWEEP, None).await.unwrap();
     eventually("the first run", TIMEOUT, || async {
         match gate.at_once.load(Ordering::SeqCst) {
             1 => Ok(()),
@@ -113,11 +113,11 @@ async fn tick_during_a_run_waits_and_runs_never_overlap() {
     // More ticks during the run: they fold into one waiting tick.
     let mut last = 0;
     for _ in 0..5 {
-        last = bus.tick(TickKind::Sweep, None).await.unwrap().sequence;
+        last = bus.tick(TickKind::SWEEP, None).await.unwrap().sequence;
     }
     gate.open();
     eventually("a run after the last tick", TIMEOUT, || async {
-        match bus.last_report(TickKind::Sweep).await.unwrap() {
+        match bus.last_report(TickKind::SWEEP).await.unwrap() {
             Some(report) if report.tick >= last => Ok(()),
             other => Err(other),
         }

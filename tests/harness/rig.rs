@@ -140,7 +140,7 @@ impl Plan {
         let accounts = self.accounts;
         let rig = Box::pin(self.start_unsynced()).await;
         eventually("the first sync", TIMEOUT, || async {
-            match rig.bus.last_report(TickKind::Sync).await {
+            match rig.bus.last_report(TickKind::SYNC).await {
                 Ok(Some(report)) => Ok(report),
                 other => Err(format!("{other:?}")),
             }
@@ -306,7 +306,7 @@ impl Rig {
 
     /// Runs a sync.
     pub async fn sync(&self) -> SyncReport {
-        match self.run(TickKind::Sync).await.report {
+        match self.run(TickKind::SYNC).await.report {
             Report::Sync(report) => report,
             other => panic!("{other:?}"),
         }
@@ -314,7 +314,7 @@ impl Rig {
 
     /// Runs a sweep.
     pub async fn sweep(&self) -> SweepReport {
-        match self.run(TickKind::Sweep).await.report {
+        match self.run(TickKind::SWEEP).await.report {
             Report::Sweep(report) => report,
             other => panic!("{other:?}"),
         }
@@ -322,7 +322,7 @@ impl Rig {
 
     /// Takes a census.
     pub async fn census(&self) -> CensusReport {
-        match self.run(TickKind::Census).await.report {
+        match self.run(TickKind::CENSUS).await.report {
             Report::Census(report) => report,
             other => panic!("{other:?}"),
         }
@@ -330,7 +330,7 @@ impl Rig {
 
     /// Removes records that have been stale for too long.
     pub async fn remove_stale(&self) -> StaleReport {
-        match self.run(TickKind::Stale).await.report {
+        match self.run(TickKind::STALE).await.report {
             Report::Stale(report) => report,
             other => panic!("{other:?}"),
         }

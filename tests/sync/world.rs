@@ -5,7 +5,6 @@ use domain::{
     ClaimKey, ClaimRecord, ExternalId, Grant, IdempotencyKey, LeasePolicy, NewSandbox, OwnerId, PoolName,
     Pools, Sandbox, SandboxId, SandboxName, UnixSeconds,
 };
-use ports::bus::Runner;
 use ports::provider::{Account, Provider, Providers};
 use ports::random::Rng;
 use ports::store::{Store, Write};
@@ -85,14 +84,14 @@ pub(crate) fn reconciler(
 }
 
 pub(crate) async fn sync(reconciler: &Reconciler) -> SyncReport {
-    match reconciler.run(TickKind::Sync).await {
+    match reconciler.run_once(TickKind::SYNC).await.expect("it runs this kind") {
         Report::Sync(report) => report,
         other => panic!("{other:?}"),
     }
 }
 
 pub(crate) async fn expire(reconciler: &Reconciler) -> ExpiryReport {
-    match reconciler.run(TickKind::Expiry).await {
+    match reconciler.run_once(TickKind::EXPIRY).await.expect("it runs this kind") {
         Report::Expiry(report) => report,
         other => panic!("{other:?}"),
     }

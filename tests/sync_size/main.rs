@@ -6,7 +6,6 @@
 use async_trait::async_trait;
 use contract::{Report, SyncReport, TickKind};
 use domain::{LeasePolicy, Pools, UnixSeconds};
-use ports::bus::Runner;
 use ports::provider::{
     Abilities, Account, Deleted, Listing, Prepared, Provider, ProviderError, Providers, Target,
 };
@@ -116,7 +115,7 @@ fn reconciler(store: Arc<dyn Store>, provider: Arc<Endless>) -> Reconciler {
 }
 
 async fn sync(reconciler: &Reconciler) -> SyncReport {
-    match reconciler.run(TickKind::Sync).await {
+    match reconciler.run_once(TickKind::SYNC).await.expect("it runs this kind") {
         Report::Sync(report) => report,
         other => panic!("{other:?}"),
     }

@@ -55,7 +55,7 @@ pub use queue::{
 };
 pub use reports::{
     CensusReport, ExpiryReport, ProviderSync, Report, RunReport, RunStatus, StaleReport, SweepReport,
-    SyncReport, TickKind,
+    SyncReport,
 };
 pub use sandboxes::{
     AllocateRequest, Allocation, HealthReply, Outcome, PoolStats, ReleaseReply, ReleaseRequest,
@@ -67,7 +67,7 @@ pub use throttle::{
     BreakerState, DeletionsState, DeletionsStatus, Pause, PauseRequest, ResumeReply, ResumeRequest,
     ThrottleState,
 };
-pub use ticks::{TickOrder, TurnTaken};
+pub use ticks::{TickKind, TickOrder, TurnTaken};
 
 /// The names of a closed set, for a text that says what is allowed: `a, b, c`.
 #[must_use]

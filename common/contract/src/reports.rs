@@ -1,41 +1,11 @@
-//! Ticks, and the reports of the runs that they start.
+//! The reports of runs.
 
 use super::census::Census;
+use super::ticks::TickKind;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use strum::VariantNames as _;
 use utoipa::ToSchema;
-
-/// What a tick says to look at. A tick carries no data: "sync now" is the same tick as the scheduled one.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    ToSchema,
-    strum::IntoStaticStr,
-    strum::EnumString,
-    strum::EnumIter,
-)]
-#[strum(serialize_all = "snake_case")]
-#[serde(rename_all = "snake_case")]
-pub enum TickKind {
-    /// Compare the provider's listing with the table.
-    Sync,
-    /// End leases that are over.
-    Expiry,
-    /// Bring queue, parked copies and event log in line with the table.
-    Sweep,
-    /// Count the pools, and hold leases against claims.
-    Census,
-    /// Give up what the provider has not listed for long.
-    Stale,
-}
 
 /// How a run ended.
 #[derive(
@@ -56,9 +26,13 @@ pub enum RunStatus {
     Unknown,
 }
 
+// The name of a variant is the name of its kind.
 /// What one run did, of whichever kind.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, strum::IntoStaticStr, strum::VariantNames,
+)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Report {
     /// A sync.
     Sync(SyncReport),
@@ -268,7 +242,7 @@ impl RunStatus {
 impl RunReport {
     /// The kind of the run.
     #[must_use]
-    pub const fn kind(&self) -> TickKind {
+    pub fn kind(&self) -> TickKind {
         self.report.kind()
     }
 }
@@ -278,14 +252,13 @@ impl RunReport {
 impl Report {
     /// The kind of the run.
     #[must_use]
-    pub const fn kind(&self) -> TickKind {
-        match self {
-            Self::Sync(_) => TickKind::Sync,
-            Self::Expiry(_) => TickKind::Expiry,
-            Self::Sweep(_) => TickKind::Sweep,
-            Self::Census(_) => TickKind::Census,
-            Self::Stale(_) => TickKind::Stale,
-        }
+    pub fn kind(&self) -> TickKind {
+        TickKind::new(self.into())
+    }
+
+    /// Every kind that has a report.
+    pub fn kinds() -> impl Iterator<Item = TickKind> {
+        Self::VARIANTS.iter().copied().map(TickKind::new)
     }
 
     /// How the run ended.
@@ -307,21 +280,5 @@ impl Report {
             Self::Sync(run) => run.reason.as_deref(),
             Self::Expiry(_) | Self::Sweep(_) | Self::Census(_) | Self::Stale(_) => None,
         }
-    }
-}
-
-// === impl TickKind ===
-
-impl TickKind {
-    /// Last token of the kind's subjects.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-
-    /// The kind of that name.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        name.parse().ok()
     }
 }

@@ -1,6 +1,6 @@
 //! Every subject, stream, consumer and bucket name of the fleet. `nats/README.md` lists the same ones, by test.
 
-use super::reports::TickKind;
+use super::ticks::TickKind;
 use domain::{Cause, PoolName, SandboxId};
 
 /// What a fleet's subjects begin with unless another prefix is configured.

@@ -1,10 +1,16 @@
-//! What a tick may say beyond "look now": nearly always nothing.
+//! The kinds of ticks, and what a tick may say beyond "look now": nearly always nothing.
 
+use super::reports::Report;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// The actor of an order that names none.
 const DEFAULT_ACTOR: &str = "operator";
+
+/// What a tick says to look at, by the name on the wire. The set is open: the service that runs a kind registers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct TickKind(&'static str);
 
 /// The body of a tick. One without a body is the default: look, and be careful.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -29,6 +35,45 @@ pub struct TurnTaken {
     /// Whether there was none before it: the period after it is longer by the offset of its kind.
     #[serde(default)]
     pub is_first: bool,
+}
+
+// === impl TickKind ===
+
+impl TickKind {
+    /// Compare the provider's listing with the table.
+    pub const SYNC: Self = Self::new("sync");
+    /// End leases that are over.
+    pub const EXPIRY: Self = Self::new("expiry");
+    /// Bring queue, parked copies and event log in line with the table.
+    pub const SWEEP: Self = Self::new("sweep");
+    /// Count the pools, and compare leases with claim items.
+    pub const CENSUS: Self = Self::new("census");
+    /// Turn records that the provider has not listed for long into tombstones.
+    pub const STALE: Self = Self::new("stale");
+
+    /// The kind of this name, which is one token of a subject.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Self(name)
+    }
+
+    /// Last token of the kind's subjects.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.0
+    }
+
+    /// The kind of that name, if it has a report.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Report::kinds().find(|kind| kind.as_str() == name)
+    }
+
+    /// The names of all kinds with a report, for a text that says what is allowed: `a, b, c`.
+    #[must_use]
+    pub fn names() -> String {
+        Report::kinds().map(Self::as_str).collect::<Vec<_>>().join(", ")
+    }
 }
 
 // === impl TickOrder ===

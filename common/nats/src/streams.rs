@@ -241,7 +241,7 @@ impl NatsBus {
         let order = TickOrder::read(&message.payload);
         let started_ms = self.clock.now_ms();
         let report = tokio::select! {
-            report = runner.run_ordered(kind, &order) => report,
+            report = runner.run(&order) => report,
             () = keep_alive(message, TICK_ACK_WAIT) => return,
         };
         let duration_ms = self.clock.now_ms().saturating_sub(started_ms);

@@ -4,13 +4,12 @@ use super::whole::Maintenance;
 use super::{NatsBus, NatsConfig, failed};
 use async_nats::jetstream::consumer::{AckPolicy, IntoConsumerConfig as _, pull};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
-use contract::TickKind;
+use contract::{Report, TickKind};
 use domain::PoolName;
 use ports::bus::{BusError, Rebuilt, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A_KIND_MAX};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
-use strum::IntoEnumIterator as _;
 use tokio_util::sync::CancellationToken;
 
 /// Most bytes of one message on any of our streams.
@@ -72,7 +71,7 @@ impl NatsConfig {
         }
         let subjects = &self.subjects;
         let reapers = pools.iter().map(|pool| (subjects.deletions_stream(), self.reaper_config(pool, None)));
-        let ticks = TickKind::iter().map(|kind| (subjects.ticks_stream(), self.tick_consumer_config(kind)));
+        let ticks = Report::kinds().map(|kind| (subjects.ticks_stream(), self.tick_consumer_config(kind)));
         for (stream, config) in reapers.chain(ticks) {
             let name = config.durable_name.clone().unwrap_or_default();
             let config = serde_json::to_value(config.into_consumer_config())?;

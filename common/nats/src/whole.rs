@@ -10,12 +10,11 @@ use async_nats::jetstream::context::{
     ConsumerInfoErrorKind, CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind,
 };
 use async_nats::jetstream::stream;
-use contract::TickKind;
+use contract::Report;
 use ports::backoff::longest_pause;
 use ports::bus::BusError;
 use runtime::telemetry::Chain;
 use std::time::Duration;
-use strum::IntoEnumIterator as _;
 use tokio_util::sync::CancellationToken;
 
 /// First pause after a check with a problem that could not be fixed; it doubles.
@@ -108,7 +107,7 @@ impl NatsBus {
         for config in self.config.streams().into_iter().chain([self.config.bucket_config()]) {
             note(self.keep_stream(config, maintenance).await);
         }
-        for kind in TickKind::iter() {
+        for kind in Report::kinds() {
             let stream = self.config.subjects.ticks_stream();
             note(self.keep_consumer(stream, self.config.tick_consumer_config(kind), maintenance).await);
         }

@@ -168,16 +168,11 @@ pub trait Worker: Send + Sync {
     }
 }
 
-/// Runs on ticks.
+/// Runs on the ticks of one kind.
 #[async_trait]
 pub trait Runner: Send + Sync {
-    /// Runs once and reports the result.
-    async fn run(&self, kind: TickKind) -> Report;
-
-    /// Runs once with an order. The default ignores the order.
-    async fn run_ordered(&self, kind: TickKind, _order: &TickOrder) -> Report {
-        self.run(kind).await
-    }
+    /// Runs once, with what the tick orders, and reports the result.
+    async fn run(&self, order: &TickOrder) -> Report;
 }
 
 /// The worker's side of requests.

@@ -14,4 +14,5 @@ pub mod skew;
 pub mod switch;
 pub mod telemetry;
 pub mod throttle;
+pub mod ticks;
 pub mod upkeep;

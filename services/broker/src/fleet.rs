@@ -194,7 +194,7 @@ impl Fleet {
         }
         self.start_reconciler(lifecycle, configs.reconciler).await?;
         for _ in 0..counts.schedulers {
-            self.start_scheduler(lifecycle, configs.scheduler).await?;
+            self.start_scheduler(lifecycle, configs.scheduler.clone()).await?;
         }
         Ok(())
     }

@@ -38,6 +38,7 @@ mod pools;
 pub mod store;
 mod table;
 mod tick;
+pub mod ticks;
 mod token;
 pub mod transport;
 

@@ -21,7 +21,7 @@ impl Check for ListingNote {
     }
 
     async fn note(&self) -> Option<String> {
-        let last = self.0.last_report(TickKind::Sync).await.ok()??;
+        let last = self.0.last_report(TickKind::SYNC).await.ok()??;
         note_of(&last.report)
     }
 }

@@ -140,7 +140,7 @@ impl Role {
             }
             Self::Worker(WorkerRole::Scheduler) => {
                 stand_on(settings, false, false);
-                RoleConfig::Scheduler(scheduler::Config::read(settings))
+                RoleConfig::Scheduler(scheduler::Config::read(settings, &crate::ticks::registered()))
             }
             Self::Simulator => RoleConfig::Simulator(simulator::Config::read(settings)),
         };

@@ -241,7 +241,7 @@ fn token_list(env: &dyn Env) -> Option<&'static str> {
 /// Waits until a sync has run, so that the first claim finds a pool.
 pub async fn first_sync(reports: &dyn Ticks) {
     let done = async {
-        while !matches!(reports.last_report(TickKind::Sync).await, Ok(Some(_))) {
+        while !matches!(reports.last_report(TickKind::SYNC).await, Ok(Some(_))) {
             tokio::time::sleep(FIRST_SYNC_POLL_PAUSE).await;
         }
     };

@@ -104,12 +104,12 @@ pub(crate) async fn sync(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     if force != Some(true) {
-        return service.run(TickKind::Sync, &headers, &facts).await;
+        return service.run(TickKind::SYNC, &headers, &facts).await;
     }
     let by = operator(&headers, &facts)?;
     tracing::warn!(request.id = facts.request_id.as_str(), %by, "{by} forces a sync");
     let until_ms = service.clock.now_ms().saturating_add(millis(service.wait));
-    service.force(TickKind::Sync, &TickOrder::forced(by.as_str()).until(until_ms), &facts).await
+    service.force(TickKind::SYNC, &TickOrder::forced(by.as_str()).until(until_ms), &facts).await
 }
 
 /// `POST /v1/admin/expire`
@@ -128,7 +128,7 @@ pub(crate) async fn expire(
     _: NoQuery,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    service.run(TickKind::Expiry, &headers, &facts).await
+    service.run(TickKind::EXPIRY, &headers, &facts).await
 }
 
 /// `POST /v1/admin/cleanup`: the sweep, which announces deletions whose messages were lost.
@@ -147,7 +147,7 @@ pub(crate) async fn cleanup(
     _: NoQuery,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    service.run(TickKind::Sweep, &headers, &facts).await
+    service.run(TickKind::SWEEP, &headers, &facts).await
 }
 
 /// `POST /v1/admin/census`: counts the pools, and compares leases with claim items.
@@ -166,7 +166,7 @@ pub(crate) async fn census(
     _: NoQuery,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    service.run(TickKind::Census, &headers, &facts).await
+    service.run(TickKind::CENSUS, &headers, &facts).await
 }
 
 /// `POST /v1/admin/auto-delete-stale`
@@ -197,7 +197,7 @@ pub(crate) async fn auto_delete_stale(
             Fault::invalid(FIELD, format!("can only be {set_hours}, as STALE_KEPT_HOURS has it")).into()
         );
     }
-    service.run(TickKind::Stale, &headers, &facts).await
+    service.run(TickKind::STALE, &headers, &facts).await
 }
 
 /// `GET /v1/admin/reports/{kind}/{tick}`
@@ -218,7 +218,7 @@ pub(crate) async fn report(
 ) -> Result<Response, Failure> {
     let Path((kind, tick)) = path.map_err(|_| Fault::invalid("the report id", "in the path is not text"))?;
     let kind = TickKind::parse(&kind).ok_or_else(|| {
-        let kinds = contract::names::<TickKind>();
+        let kinds = TickKind::names();
         Fault::new(FaultCode::NotFound, format!("there are reports of {kinds}, and of nothing else"))
     })?;
     let tick =

@@ -28,6 +28,7 @@ mod plan;
 mod stale;
 mod sweep;
 mod sync;
+mod ticks;
 
 use async_trait::async_trait;
 use contract::{Report, TickKind, TickOrder};
@@ -43,12 +44,13 @@ use runtime::settings::Settings;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use strum::IntoEnumIterator as _;
+use ticks::{TICKS, Tick};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use metrics::Metrics;
 pub use plan::{Belief, Limits, Listed, Plan, Planner, Refusal, Sighted, plan};
+pub use ticks::ticks;
 
 /// The settings of a reconciler.
 #[derive(Clone, Debug)]
@@ -97,6 +99,12 @@ pub struct Reconciler {
     checked: census::Checked,
     identities: census::IdentitiesChecked,
     unpublished: stale::Unpublished,
+}
+
+/// Runs on the ticks of one kind.
+struct KindRunner {
+    reconciler: Arc<Reconciler>,
+    tick: &'static Tick,
 }
 
 // === impl Config ===
@@ -184,23 +192,36 @@ impl Reconciler {
         ended
     }
 
+    /// Runs once as on a tick without an order; none if a reconciler does not run that kind.
+    pub async fn run_once(&self, kind: TickKind) -> Option<Report> {
+        let tick = TICKS.iter().find(|tick| tick.definition.kind == kind)?;
+        Some(self.run_tick(tick, &TickOrder::default()).await)
+    }
+
+    async fn run_tick(&self, tick: &Tick, order: &TickOrder) -> Report {
+        let _under_way = self.metrics.begin();
+        let report = (tick.run)(self, order).await;
+        self.metrics.ran(tick.definition.kind, &report);
+        report
+    }
+
     async fn run_on_all<Q>(self, ticks: Arc<Q>, stop: CancellationToken) -> Result<(), BusError>
     where
         Q: TickQueue + 'static,
     {
         let reconciler = Arc::new(self);
-        let runner: Arc<dyn Runner> = Arc::<Self>::clone(&reconciler);
         let mut kinds = JoinSet::new();
         kinds.spawn({
-            let stop = stop.clone();
+            let (reconciler, stop) = (Arc::clone(&reconciler), stop.clone());
             async move {
                 reconciler.show_census_until(stop).await;
                 Ok(())
             }
         });
-        for kind in TickKind::iter() {
-            let (ticks, runner, stop) = (Arc::clone(&ticks), Arc::clone(&runner), stop.clone());
-            kinds.spawn(async move { ticks.run_on_ticks(kind, runner, stop).await });
+        for tick in &TICKS {
+            let runner = Arc::new(KindRunner { reconciler: Arc::clone(&reconciler), tick });
+            let (ticks, stop) = (Arc::clone(&ticks), stop.clone());
+            kinds.spawn(async move { ticks.run_on_ticks(tick.definition.kind, runner, stop).await });
         }
         while let Some(ended) = kinds.join_next().await {
             ended.map_err(|source| BusError { operation: "run on ticks", source: Box::new(source) })??;
@@ -209,23 +230,12 @@ impl Reconciler {
     }
 }
 
-#[async_trait]
-impl Runner for Reconciler {
-    async fn run(&self, kind: TickKind) -> Report {
-        self.run_ordered(kind, &TickOrder::default()).await
-    }
+// === impl KindRunner ===
 
-    async fn run_ordered(&self, kind: TickKind, order: &TickOrder) -> Report {
-        let _under_way = self.metrics.begin();
-        let report = match kind {
-            TickKind::Sync => Report::Sync(self.sync(order).await),
-            TickKind::Expiry => Report::Expiry(self.expire_leases().await),
-            TickKind::Sweep => Report::Sweep(self.sweep().await),
-            TickKind::Census => Report::Census(self.take_census().await),
-            TickKind::Stale => Report::Stale(self.remove_stale().await),
-        };
-        self.metrics.ran(kind, &report);
-        report
+#[async_trait]
+impl Runner for KindRunner {
+    async fn run(&self, order: &TickOrder) -> Report {
+        self.reconciler.run_tick(self.tick, order).await
     }
 }
 

@@ -8,7 +8,7 @@ use domain::{
     ClaimKey, ClaimRecord, ExternalId, Grant, IdempotencyKey, LabId, LeasePolicy, NewSandbox, OwnerId,
     PoolName, Pools, ProviderName, Sandbox, SandboxId, SandboxName, StateName, UnixSeconds,
 };
-use ports::bus::{Runner, Ticks as _};
+use ports::bus::Ticks as _;
 use ports::provider::{Account, ProviderError, Providers};
 use ports::random::Rng;
 use ports::store::{Insert, OpenClaim, SortRange, Store, Write};
@@ -19,7 +19,6 @@ use runtime::settings::Settings;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use strum::IntoEnumIterator as _;
 use testkit::bus::{MemoryBus, MemoryConfig};
 use testkit::clock::ManualClock;
 use testkit::faulty::FaultyStore;
@@ -123,7 +122,7 @@ impl Rig {
 
     /// A run as started by a tick.
     pub(crate) async fn run(&self, kind: TickKind) -> Report {
-        Runner::run(self.reconciler.as_ref(), kind).await
+        self.reconciler.run_once(kind).await.expect("a reconciler runs it")
     }
 
     /// Adds sandboxes to the pool and to the provider's listing.
@@ -275,15 +274,15 @@ async fn tick_starts_its_run_and_publishes_the_report() {
     let stop = CancellationToken::new();
     let reconciler = Arc::into_inner(reconciler).expect("it has no other owner");
     let running = tokio::spawn(reconciler.run(Arc::new(bus.clone()), stop.clone()));
-    for kind in TickKind::iter() {
+    for kind in crate::ticks().map(|tick| tick.kind) {
         let (_, reported) = bus.tick_and_wait(kind, HOUR).await.unwrap();
         let report = reported.expect("a report").report;
         match (&report, kind) {
-            (Report::Sync(_), TickKind::Sync)
-            | (Report::Expiry(_), TickKind::Expiry)
-            | (Report::Sweep(_), TickKind::Sweep)
-            | (Report::Census(_), TickKind::Census)
-            | (Report::Stale(_), TickKind::Stale) => assert_eq!(report.status(), RunStatus::Completed),
+            (Report::Sync(_), TickKind::SYNC)
+            | (Report::Expiry(_), TickKind::EXPIRY)
+            | (Report::Sweep(_), TickKind::SWEEP)
+            | (Report::Census(_), TickKind::CENSUS)
+            | (Report::Stale(_), TickKind::STALE) => assert_eq!(report.status(), RunStatus::Completed),
             other => panic!("{other:?}"),
         }
         assert_eq!(bus.last_report(kind).await.unwrap().unwrap().report, report);

@@ -15,10 +15,10 @@
 //! loses nothing.
 //!
 //! # Never
-//! Knows what a tick starts, or waits for it.
+//! Knows which kinds there are or what a tick starts, or waits for it.
 
+mod config;
 mod schedule;
-mod table;
 
 use contract::{TickKind, WorkerRole};
 use ports::bus::{ServiceInfo, TickTurns, Ticks, WorkCounts};
@@ -27,11 +27,10 @@ use prometheus::{IntCounterVec, Opts, Registry};
 use runtime::metrics::{Collectors, counted, register_all};
 use std::convert::Infallible;
 use std::sync::Arc;
-use strum::IntoEnumIterator as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use table::{Config, Rhythm};
+pub use config::Config;
 
 /// The metrics of all schedulers of a process.
 #[derive(Clone, Debug)]
@@ -122,12 +121,12 @@ impl Scheduler {
     /// Never; a failure is logged and retried.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Infallible> {
         let mut kinds = JoinSet::new();
-        for kind in TickKind::iter() {
+        for (kind, rhythm) in self.config.rhythms.clone() {
             let scheduler = self.clone();
             let stop = stop.clone();
             kinds.spawn(async move {
                 tokio::select! {
-                    () = scheduler.publish_for_ever(kind) => {}
+                    () = scheduler.publish_for_ever(kind, rhythm) => {}
                     () = stop.cancelled() => {}
                 }
             });

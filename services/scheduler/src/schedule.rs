@@ -2,10 +2,10 @@
 //! taken one.
 
 use crate::Scheduler;
-use crate::table::Rhythm;
 use contract::TickKind;
 use ports::bus::{BusError, TickTurn};
 use runtime::telemetry::Chain;
+use runtime::ticks::Rhythm;
 use std::time::Duration;
 
 /// Pause after a tick that could not be published; shorter than any useful period.
@@ -26,8 +26,7 @@ struct Known {
 // === impl Scheduler ===
 
 impl Scheduler {
-    pub(crate) async fn publish_for_ever(&self, kind: TickKind) {
-        let rhythm = self.config.rhythm(kind);
+    pub(crate) async fn publish_for_ever(&self, kind: TickKind, rhythm: Rhythm) {
         let mut known = None;
         loop {
             if let Err(error) = self.step(kind, rhythm, &mut known).await {

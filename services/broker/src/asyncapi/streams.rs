@@ -6,8 +6,8 @@ use super::verbs::at;
 use super::{examples, reference};
 use contract::ticks::TickOrder;
 use contract::{
-    Census, DeletionWork, Event, KnownMark, ParkedDeletion, Pause, RunReport, Subjects, ThrottleState,
-    TickKind, TurnTaken,
+    Census, DeletionWork, Event, KnownMark, ParkedDeletion, Pause, Report, RunReport, Subjects,
+    ThrottleState, TickKind, TurnTaken,
 };
 use domain::{Cause, PoolName, SandboxId};
 use serde_json::{Map, Value, json};
@@ -106,7 +106,7 @@ pub(super) fn messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
 /// Every such place.
 pub(super) fn places(subjects: &Subjects) -> Vec<Place> {
     let (Ok(pool), Ok(id)) = (PoolName::parse(ANY.0), SandboxId::parse(ANY.1)) else { return Vec::new() };
-    let ticks = || TickKind::iter().map(TickKind::as_str).collect();
+    let ticks = || Report::kinds().map(TickKind::as_str).collect();
     let place = |name, address: String, message, summary| Place {
         name,
         address: address
@@ -132,11 +132,11 @@ pub(super) fn places(subjects: &Subjects) -> Vec<Place> {
         place("parked-deletions", subjects.parked(&pool, &id), "ParkedDeletion", "what was given up");
     let unreadable =
         place("unreadable", subjects.parked_unreadable(ANY.2), "Unreadable", "what no worker could read");
-    let tick = subjects.tick(TickKind::Sync).replace(TickKind::Sync.as_str(), "{kind}");
+    let tick = subjects.tick(TickKind::SYNC).replace(TickKind::SYNC.as_str(), "{kind}");
     let tick = place("ticks", tick, "Tick", "look now");
     let event = subjects.event(Cause::Listed, &id).replace(Cause::Listed.as_str(), "{kind}");
     let event = place("events", event, "Event", "what happened to every sandbox");
-    let report = subjects.report(TickKind::Sync).replace(TickKind::Sync.as_str(), "{kind}");
+    let report = subjects.report(TickKind::SYNC).replace(TickKind::SYNC.as_str(), "{kind}");
     let report = place("reports", report, "RunReport", "what a run did");
     let key = |name, key: &str, message, summary| {
         let place = place(name, format!("$KV.{}.{key}", subjects.bucket()), message, summary);

@@ -114,7 +114,7 @@ impl Configs {
         let allocator = allocator::Config::read(&mut settings);
         let reaper = reaper::Config::read(&mut settings);
         let reconciler = reconciler::Config::read(&mut settings);
-        let scheduler = scheduler::Config::read(&mut settings);
+        let scheduler = scheduler::Config::read(&mut settings, &crate::ticks::registered());
         backends.shown.clone_from(settings.plain());
         let read = (backends, ingress, allocator, reaper, reconciler, scheduler);
         let (backends, ingress, allocator, reaper, reconciler, scheduler) = settings.finish(read)?;

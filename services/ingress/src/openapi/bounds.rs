@@ -3,10 +3,10 @@
 //! The limits are the constants of the parsers, by the name of the parameter. An optional header may also be blank, and
 //! its pattern allows that.
 
-use contract::TickKind;
 use contract::queue::PAGE_LIMIT_MAX;
 use contract::subjects::UNREADABLE;
 use contract::throttle::{PAUSE_SECONDS_MAX, PAUSE_TEXT_CHARS_MAX};
+use contract::{Report, TickKind};
 use domain::StateName;
 use domain::ids::{
     HEADER_ID_BYTES_MAX, POOL_NAME_BYTES_MAX, REASON_BYTES_MAX, SANDBOX_ID_BYTES_MAX, SANDBOX_NAME_BYTES_MAX,
@@ -106,9 +106,9 @@ fn schema_of(place: &Place<'_>) -> Option<Value> {
         "pool" | "name" => Some(text(TOKEN, 1, POOL_NAME_BYTES_MAX)),
         "id" if place.path.starts_with("/v1/admin/deletions/") => Some(key()),
         "id" | "sandbox" => Some(text(TOKEN, 1, SANDBOX_ID_BYTES_MAX)),
-        "kind" => Some(
-            json!({"type": "string", "enum": TickKind::iter().map(TickKind::as_str).collect::<Vec<_>>()}),
-        ),
+        "kind" => {
+            Some(json!({"type": "string", "enum": Report::kinds().map(TickKind::as_str).collect::<Vec<_>>()}))
+        }
         "status" if place.path == "/v1/admin/deletions" => {
             Some(json!({"type": "string", "enum": ["pending_deletion", "deletion_failed"]}))
         }

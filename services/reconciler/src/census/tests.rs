@@ -16,7 +16,7 @@ mod identities;
 
 /// A run as started by a tick.
 async fn run(rig: &Rig) -> CensusReport {
-    match rig.run(TickKind::Census).await {
+    match rig.run(TickKind::CENSUS).await {
         Report::Census(report) => report,
         other => panic!("{other:?}"),
     }

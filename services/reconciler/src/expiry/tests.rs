@@ -16,7 +16,7 @@ const GRACE: Duration = Duration::from_secs(1_800);
 
 /// A run as started by a tick.
 async fn run(rig: &Rig) -> ExpiryReport {
-    match rig.run(TickKind::Expiry).await {
+    match rig.run(TickKind::EXPIRY).await {
         Report::Expiry(report) => report,
         other => panic!("{other:?}"),
     }

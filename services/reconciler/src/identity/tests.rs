@@ -11,7 +11,7 @@ use ports::provider::{Account, Listing, Malformed};
 use ports::store::{IDENTITY_ABSENCES_MAX, Identity, Insert};
 
 async fn run(rig: &Rig) -> SyncReport {
-    match rig.run(TickKind::Sync).await {
+    match rig.run(TickKind::SYNC).await {
         Report::Sync(report) => report,
         other => panic!("{other:?}"),
     }
@@ -176,7 +176,7 @@ async fn deleted_account_that_stays_listed_is_redeleted_then_parked() {
     assert_eq!(parked.state.name(), StateName::DeletionFailed);
     assert!(parked.version > gone.version);
     rig.clock.advance(HOUR);
-    let Report::Sweep(report) = rig.run(TickKind::Sweep).await else { panic!("another report") };
+    let Report::Sweep(report) = rig.run(TickKind::SWEEP).await else { panic!("another report") };
     assert_eq!(report.reparked, 1, "{report:?}");
     let copies = ports::bus::Upkeep::parked(&rig.bus, None, 0, 10).await.unwrap();
     assert_eq!(copies[0].reason, STILL_LISTED);

@@ -14,7 +14,7 @@ use testkit::faulty::Fault;
 
 /// A run as started by a tick.
 async fn run(rig: &Rig) -> StaleReport {
-    match rig.run(TickKind::Stale).await {
+    match rig.run(TickKind::STALE).await {
         Report::Stale(report) => report,
         other => panic!("{other:?}"),
     }

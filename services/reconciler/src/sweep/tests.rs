@@ -20,7 +20,7 @@ const SWEEP_AFTER: Duration = Duration::from_secs(30);
 /// A run as started by a tick.
 async fn run(rig: &Rig) -> SweepReport {
     // Missing events are the subject of other tests.
-    match rig.run(TickKind::Sweep).await {
+    match rig.run(TickKind::SWEEP).await {
         Report::Sweep(report) => SweepReport { events_filled: 0, ..report },
         other => panic!("{other:?}"),
     }
@@ -161,7 +161,7 @@ async fn event_log_gaps_are_filled_in_order_and_once() {
     rig.release(0, NOW).await;
     let held = rig.allocate(1).await;
     let sweep = || async {
-        match rig.run(TickKind::Sweep).await {
+        match rig.run(TickKind::SWEEP).await {
             Report::Sweep(report) => report.events_filled,
             other => panic!("{other:?}"),
         }
@@ -195,7 +195,7 @@ async fn event_log_gaps_are_filled_in_order_and_once() {
     rig.bus.lose(Call::Append, Loss::Message);
     rig.store.release(&held.id, &owner(1), None, None, NOW).await.unwrap();
     assert_eq!(
-        rig.run(TickKind::Sweep).await,
+        rig.run(TickKind::SWEEP).await,
         Report::Sweep(SweepReport {
             status: RunStatus::Failed,
             pending: 2,
@@ -213,7 +213,7 @@ async fn sync_completes_the_event_log_of_available_sandboxes() {
     let rig = Rig::new();
     rig.fill(3).await;
     rig.clock.advance(SWEEP_AFTER);
-    rig.run(TickKind::Sync).await;
+    rig.run(TickKind::SYNC).await;
     let ids: BTreeSet<_> = rig.bus.events().into_iter().map(|event| event.id).collect();
     assert_eq!(ids, BTreeSet::from(["0:1", "1:1", "2:1"].map(str::to_owned)));
 }
@@ -306,7 +306,7 @@ async fn store_failure_is_reported_and_the_next_run_resumes() {
 
 /// A sweep; returns the number of events that it added.
 async fn filled(rig: &Rig) -> u64 {
-    match rig.run(TickKind::Sweep).await {
+    match rig.run(TickKind::SWEEP).await {
         Report::Sweep(report) if report.status == RunStatus::Completed => report.events_filled,
         other => panic!("{other:?}"),
     }
@@ -352,7 +352,7 @@ async fn interrupted_rebuild_resumes_without_duplicates() {
     finish(&rig, 1).await;
     rig.bus.lose(Call::Append, Loss::Answer);
     assert!(
-        matches!(rig.run(TickKind::Sweep).await, Report::Sweep(report) if report.status == RunStatus::Failed)
+        matches!(rig.run(TickKind::SWEEP).await, Report::Sweep(report) if report.status == RunStatus::Failed)
     );
     filled(&rig).await;
     let mut ids: Vec<_> = rig.bus.events().into_iter().map(|event| event.id).collect();

@@ -20,7 +20,7 @@ const CALLS_BEFORE_INSERT: usize = PAGES_READ + 2;
 
 /// A sync as started by a tick.
 async fn run(rig: &Rig) -> SyncReport {
-    match rig.run(TickKind::Sync).await {
+    match rig.run(TickKind::SYNC).await {
         Report::Sync(report) => report,
         other => panic!("{other:?}"),
     }

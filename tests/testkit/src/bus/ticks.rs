@@ -164,7 +164,7 @@ impl MemoryBus {
     async fn run_once(&self, kind: TickKind, runner: &dyn Runner, held: &Held) {
         let started_ms = self.shared.clock.now_ms();
         let order = TickOrder::read(&held.taken.payload);
-        let report = runner.run_ordered(kind, &order).await;
+        let report = runner.run(&order).await;
         let duration_ms = self.shared.clock.now_ms().saturating_sub(started_ms);
         let report = RunReport { tick: held.taken.sequence, duration_ms, report };
         if let Err(error) = self.call(Call::Report, |inside: &mut Inside, _| inside.ticks.deliver(report)) {
