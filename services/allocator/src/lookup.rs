@@ -123,7 +123,7 @@ impl Allocator {
         Ok(HealthReply { store: store.to_owned() })
     }
 
-    async fn pool_stats(&self, pool: &PoolName) -> Result<PoolStats, StoreError> {
+    pub(crate) async fn pool_stats(&self, pool: &PoolName) -> Result<PoolStats, StoreError> {
         let mut stats = PoolStats::default();
         let shards = self.ports.store.shards().await?;
         for state in StateName::iter() {

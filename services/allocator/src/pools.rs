@@ -10,14 +10,11 @@ use domain::{
     Actor, InvalidPool, LeaseOverrides, POOLS_MAX, PoolName, PoolSpec, PoolState, Pools, StateName,
 };
 use ports::bus::Request;
-use ports::store::{SortRange, StateQuery, StoreError};
+use ports::store::{SortRange, StateQuery};
 use strum::IntoEnumIterator as _;
 
 /// Attempts of one change; each further one means that another operator changed the pool in between.
 const TRIES_MAX: usize = 4;
-/// States in which a sandbox keeps its pool from being removed.
-const UNFINISHED: [StateName; 4] =
-    [StateName::Allocated, StateName::PendingDeletion, StateName::DeletionFailed, StateName::Quarantined];
 
 /// What a change makes of a pool.
 enum Change {
@@ -96,7 +93,8 @@ impl Allocator {
     pub(crate) async fn remove_pool(&self, request: &Request) -> Result<PoolView, Fault> {
         let PoolOrder { pool, version, by } = decode(&request.body)?;
         let (pool, by) = (parse_pool(&pool)?, parse_operator(request, by.as_deref())?);
-        let left = self.unfinished_in(&pool).await.map_err(|error| store_fault(request, &error))?;
+        let stats = self.pool_stats(&pool).await.map_err(|error| store_fault(request, &error))?;
+        let left = stats.allocated + stats.pending_deletion + stats.deletion_failed + stats.quarantined;
         self.change_pool(request, &pool, version, &by, |seen| match seen {
             None => Ok(Change::None),
             Some(seen) if seen.is_active() => {
@@ -186,18 +184,6 @@ impl Allocator {
     async fn follow_pools(&self, request: &Request) -> Result<(), Fault> {
         let followed = self.ports.pools.refresh(self.ports.store.as_ref()).await;
         followed.map_err(|error| store_fault(request, &error))
-    }
-
-    async fn unfinished_in(&self, pool: &PoolName) -> Result<u64, StoreError> {
-        let shards = self.ports.store.shards().await?;
-        let mut left = 0;
-        for state in UNFINISHED {
-            for shard in 0..shards {
-                let query = StateQuery { pool: pool.clone(), state, shard, range: SortRange::All };
-                left += self.ports.store.count(&query).await?;
-            }
-        }
-        Ok(left)
     }
 }
 
