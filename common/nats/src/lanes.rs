@@ -197,8 +197,9 @@ impl NatsBus {
         pools.extend(names.iter().filter_map(|name| subjects.pool_of_consumer(name)));
         pools.extend(self.opened.lock().iter().cloned());
         // Created early, so that operators see the consumers before the first deletion.
-        pools
-            .extend(self.pools.iter().flat_map(|pools| pools.current().names().cloned().collect::<Vec<_>>()));
+        if let Some(watched) = &self.pools {
+            pools.extend(watched.current().names().cloned());
+        }
         let mut is_changed = false;
         for pool in &pools {
             // Consumers that exist and need no correction cost no call.

@@ -35,8 +35,8 @@ impl Reconciler {
 
     async fn try_expire(&self, report: &mut ExpiryReport, skipped: &mut Skipped) -> Result<(), StoreError> {
         let (pools, now) = (self.ports.pools.current(), self.ports.clock.now());
-        let due = |pool: &PoolName| Some(SortRange::DueBy(pools.leases_of(pool).ended_by(now)));
-        let mut due = self.walk_some(StateName::Allocated, due).await?;
+        let due = |pool: &PoolName| SortRange::DueBy(pools.leases_of(pool).ended_by(now));
+        let mut due = self.walk_ranges(StateName::Allocated, due).await?;
         while let Some(batch) = due.next(skipped).await? {
             self.expire_batch(batch, report, skipped).await?;
         }

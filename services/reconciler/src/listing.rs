@@ -87,20 +87,20 @@ impl Reconciler {
 
     /// A walk over all shards of all pools in one state.
     pub(crate) async fn walk(&self, state: StateName, range: &SortRange) -> Result<Walk<'_>, StoreError> {
-        self.walk_some(state, |_| Some(range.clone())).await
+        self.walk_ranges(state, |_| range.clone()).await
     }
 
-    /// A walk over all shards of those pools for which `range_of` has a range.
-    pub(crate) async fn walk_some(
+    /// A walk over all shards of all pools in one state, each pool in its own range.
+    pub(crate) async fn walk_ranges(
         &self,
         state: StateName,
-        range_of: impl Fn(&PoolName) -> Option<SortRange> + Send,
+        range_of: impl Fn(&PoolName) -> SortRange + Send,
     ) -> Result<Walk<'_>, StoreError> {
         let pools = self.every_pool().await?;
         let shards = self.ports.store.shards().await?;
         let mut queries = Vec::new();
         for pool in &pools {
-            let Some(range) = range_of(pool) else { continue };
+            let range = range_of(pool);
             let of_shard = |shard| StateQuery { pool: pool.clone(), state, shard, range: range.clone() };
             queries.extend((0..shards).map(of_shard));
         }
