@@ -195,7 +195,7 @@ async fn pools_are_changed_by_the_command_line() {
     rig.stop().await;
 }
 
-/// Claims and releases in a pool until it is told to stop; returns how many were granted.
+/// Claims and releases in a pool until it is stopped; returns how many were granted.
 async fn claims_go_on(rig: &Rig, stop: &AtomicBool, per_second: u64) -> u64 {
     let granted = AtomicU64::new(0);
     let pace = tokio::time::interval(Duration::from_micros(1_000_000 / per_second));

@@ -19,7 +19,7 @@ const ATTEMPTS_MAX: u32 = 100;
 /// Page size of a list: small, so that it takes several pages.
 const PAGE: u16 = 5;
 
-/// Claims sandboxes, and releases every second one, until it is told to stop.
+/// Claims sandboxes, and releases every second one, until it is stopped.
 pub(crate) struct Traffic {
     stop: CancellationToken,
     first: u32,

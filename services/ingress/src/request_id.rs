@@ -89,7 +89,7 @@ impl Facts {
         self.notes.person.get_or_init(|| person.clone());
     }
 
-    /// The principal that the workers are told.
+    /// The principal that the workers get.
     pub(crate) fn principal(&self) -> Principal {
         let caller = self.caller().cloned().unwrap_or_default();
         Principal { person: self.notes.person.get().cloned(), ..caller }
