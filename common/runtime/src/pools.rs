@@ -1,6 +1,6 @@
 //! The pools of the fleet, as a process knows them: the table has the truth, the settings add those that it lacks.
 
-use super::settings::Settings;
+use super::settings::{Settings, read_file};
 use super::telemetry::Chain;
 use contract::pools::PoolSettings;
 use domain::{LeasePolicy, PoolName, PoolSpec, Pools};
@@ -13,9 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 /// How often a process reads the pools; a change takes effect everywhere within about this time.
 pub const POOLS_REFRESH_PERIOD: Duration = Duration::from_secs(2);
-/// Most bytes of a file of pools.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
-
 /// The only pool of a fleet whose settings name none.
 const POOL_DEFAULT: &str = "main";
 
@@ -122,7 +119,12 @@ impl PoolWatch {
     /// Follows the table until `stop`.
     pub async fn keep(&self, store: &dyn Store, stop: &CancellationToken) {
         let mut is_failing = false;
-        while !stop.is_cancelled() {
+        loop {
+            // Every role has read them at its start.
+            tokio::select! {
+                () = tokio::time::sleep(POOLS_REFRESH_PERIOD) => {}
+                () = stop.cancelled() => return,
+            }
             let read = self.refresh(store).await;
             // One line for an outage, and one for its end.
             match &read {
@@ -133,10 +135,6 @@ impl PoolWatch {
                 _ => {}
             }
             is_failing = read.is_err();
-            tokio::select! {
-                () = tokio::time::sleep(POOLS_REFRESH_PERIOD) => {}
-                () = stop.cancelled() => {}
-            }
         }
     }
 }
@@ -157,7 +155,8 @@ pub fn read_pools(settings: &mut Settings<'_>) -> PoolSeeds {
     }
     let read = match file {
         Some(file) => {
-            read_file(&file).map_err(|problem| ("POOLS_FILE", format!("cannot be used: {problem}")))
+            let specs = read_file(&file).and_then(|text| parse_file(&text));
+            specs.map_err(|problem| ("POOLS_FILE", format!("cannot be used: {problem}")))
         }
         None => Pools::parse(listed.as_deref().unwrap_or(POOL_DEFAULT)).map_err(|problem| ("POOLS", problem)),
     };
@@ -166,15 +165,6 @@ pub fn read_pools(settings: &mut Settings<'_>) -> PoolSeeds {
         Vec::new()
     });
     PoolSeeds { specs, are_stated }
-}
-
-fn read_file(file: &str) -> Result<Vec<PoolSpec>, String> {
-    let size = std::fs::metadata(file).map_err(|error| error.to_string())?.len();
-    if size > FILE_BYTES_MAX {
-        return Err(format!("it has more than {FILE_BYTES_MAX} bytes"));
-    }
-    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
-    parse_file(&text)
 }
 
 /// The pools of a file.

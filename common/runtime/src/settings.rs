@@ -8,7 +8,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::Duration;
+
+/// Most bytes of a file with settings.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The source of variables: the environment of the process, or a map in tests.
 pub trait Env {
@@ -269,6 +273,18 @@ impl<'a> Settings<'a> {
             self.variables.push(Variable { name, default: default.to_owned(), meaning });
         }
     }
+}
+
+/// The text of a file with settings.
+///
+/// # Errors
+/// The file cannot be read, or is larger than any file with settings.
+pub fn read_file(path: impl AsRef<Path>) -> Result<String, String> {
+    let size = std::fs::metadata(&path).map_err(|error| error.to_string())?.len();
+    if size > FILE_BYTES_MAX {
+        return Err(format!("it has more than {FILE_BYTES_MAX} bytes"));
+    }
+    std::fs::read_to_string(path).map_err(|error| error.to_string())
 }
 
 /// The rows of the table in `docs/configuration.md`.

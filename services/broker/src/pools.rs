@@ -8,7 +8,7 @@ use contract::pools::{
 };
 use domain::PoolName;
 use runtime::pools::parse_file;
-use runtime::settings::Env;
+use runtime::settings::{Env, read_file};
 use std::path::PathBuf;
 
 /// The actor if the command names none.
@@ -81,10 +81,8 @@ impl Pools {
                 serde_json::to_string_pretty(&client.ask::<PoolView>(Verb::Pool, &request).await?)?
             }
             Self::Apply { file, by } => {
-                let text = std::fs::read_to_string(&file)
-                    .map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
-                let specs =
-                    parse_file(&text).map_err(|problem| anyhow::anyhow!("{}: {problem}", file.display()))?;
+                let specs = read_file(&file).and_then(|text| parse_file(&text));
+                let specs = specs.map_err(|problem| anyhow::anyhow!("{}: {problem}", file.display()))?;
                 let mut lines = Vec::new();
                 for spec in specs {
                     let (pool, settings) = (spec.name.to_string(), PoolSettings::of(&spec));
@@ -99,7 +97,7 @@ impl Pools {
                 let held = view.counts.map_or_else(String::new, |counts| {
                     format!("; {} leased, {} being deleted", counts.allocated, counts.pending_deletion)
                 });
-                format!("{}: {}, version {}{held}", view.pool, view.state, view.version)
+                format!("{}: {}, version {}{held}", view.pool, view.state.as_str(), view.version)
             }
             Self::Remove { pool, by } => {
                 let view: PoolView = client.ask(Verb::RemovePool, &order(pool, by)).await?;
@@ -143,7 +141,7 @@ fn row(view: &PoolView) -> [String; 11] {
     };
     [
         if *is_default { format!("{pool} (default)") } else { pool.clone() },
-        state.clone(),
+        state.as_str().to_owned(),
         or_dash(&settings.kind),
         or_dash(&settings.provider),
         or_dash(&settings.name_prefix),
@@ -164,7 +162,7 @@ mod tests {
     fn pools_are_shown_in_aligned_columns() {
         let of = |pool: &str, counts| PoolView {
             pool: pool.to_owned(),
-            state: "active".to_owned(),
+            state: "active".to_owned().into(),
             version: 2,
             settings: PoolSettings { kind: Some("account".to_owned()), ..PoolSettings::default() },
             lease: LeaseSettings { duration_minutes: Some(90), ..LeaseSettings::default() },

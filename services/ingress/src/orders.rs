@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::deletions::operator;
 use crate::error::{Failure, pass_on};
 use crate::openapi::faults::OfOrder;
-use crate::query::NoQuery;
+use crate::query::{NoQuery, json_object};
 use crate::relay::Relay;
 use crate::request_id::Facts;
 use crate::sandboxes::sandbox_in_path;
@@ -105,14 +105,6 @@ async fn order(
 }
 
 fn reason(body: &Bytes) -> Result<Reason, Fault> {
-    let Why { reason } = if body.is_empty() {
-        Why::default()
-    } else if !body.trim_ascii_start().starts_with(b"{") {
-        return Err(Fault::invalid("the body", "is no JSON object"));
-    } else {
-        serde_json::from_slice(body).map_err(|error| {
-            Fault::invalid("the body", format!("is not the expected JSON object: {error}"))
-        })?
-    };
+    let Why { reason } = if body.is_empty() { Why::default() } else { json_object(body)? };
     Reason::parse(&reason).map_err(|problem| Fault::invalid("reason", problem))
 }

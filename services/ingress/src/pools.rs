@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::deletions::operator;
 use crate::error::{Failure, pass_on};
 use crate::openapi::faults::{OfPoolOrder, OfPutPool, ReadFaults, ReadOneFaults};
-use crate::query::{Asked, NoQuery};
+use crate::query::{Asked, NoQuery, json_object};
 use crate::relay::Relay;
 use crate::request_id::Facts;
 
@@ -82,7 +82,7 @@ pub(crate) async fn put_pool(
 ) -> Result<Response, Failure> {
     let pool = pool_in_path(path)?.to_string();
     let by = Some(operator(&headers, &facts)?.to_string());
-    let request = PutPoolRequest { pool, settings: settings(&body)?, version, by };
+    let request = PutPoolRequest { pool, settings: json_object::<PoolSettings>(&body)?, version, by };
     let reply = relay.send(Verb::PutPool, &facts, None, &request).await?;
     Ok(pass_on(reply, StatusCode::OK))
 }
@@ -146,12 +146,4 @@ async fn order(
 fn pool_in_path(path: PathPool) -> Result<PoolName, Fault> {
     let Path(name) = path.map_err(|rejection| Fault::invalid("name", rejection.body_text()))?;
     PoolName::parse(&name).map_err(|problem| Fault::invalid("name", problem))
-}
-
-fn settings(body: &Bytes) -> Result<PoolSettings, Fault> {
-    if !body.trim_ascii_start().starts_with(b"{") {
-        return Err(Fault::invalid("the body", "is no JSON object"));
-    }
-    serde_json::from_slice(body)
-        .map_err(|error| Fault::invalid("the body", format!("is not the expected JSON object: {error}")))
 }

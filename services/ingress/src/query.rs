@@ -1,4 +1,4 @@
-//! The query of an operator's request. Unknown parameters are refused: a misspelled filter would be ignored, and an
+//! The query and the body of an operator's request. Unknown parameters are refused: a misspelled filter would be ignored, and an
 //! action would affect more than intended.
 
 use axum::extract::{FromRequestParts, Query};
@@ -35,4 +35,13 @@ where
             Fault::invalid("the query", problem.body_text()).into()
         })
     }
+}
+
+/// The settings in a body, which is a JSON object.
+pub(crate) fn json_object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Fault::invalid("the body", "is no JSON object"));
+    }
+    serde_json::from_slice(body)
+        .map_err(|error| Fault::invalid("the body", format!("is not the expected JSON object: {error}")))
 }

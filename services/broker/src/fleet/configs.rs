@@ -70,9 +70,8 @@ impl Backends {
             providers.insert(ProviderName::csp(), CspConfig::read(settings));
         }
         let mut provider_names = BTreeSet::from([ProviderName::csp()]);
-        for (name, Further { csp, throttle }) in
-            if table { read_further(settings, provider) } else { BTreeMap::new() }
-        {
+        let further = if table { read_further(settings, provider) } else { BTreeMap::new() };
+        for (name, Further { csp, throttle }) in further {
             nats.further_throttles.insert(name.clone(), throttle);
             providers.extend(csp.map(|csp| (name.clone(), csp)));
             provider_names.insert(name);

@@ -2,12 +2,9 @@
 
 use csp::CspConfig;
 use domain::ProviderName;
-use runtime::settings::{Mistakes, Settings};
+use runtime::settings::{Mistakes, Settings, read_file};
 use runtime::throttle::ThrottleRules;
 use std::collections::BTreeMap;
-
-/// Most bytes of the file.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The settings of one further provider.
 #[derive(Clone, Debug)]
@@ -32,14 +29,6 @@ pub(super) fn read_further(settings: &mut Settings<'_>, calls: bool) -> BTreeMap
             BTreeMap::new()
         }
     }
-}
-
-fn read_file(file: &str) -> Result<String, String> {
-    let size = std::fs::metadata(file).map_err(|error| error.to_string())?.len();
-    if size > FILE_BYTES_MAX {
-        return Err(format!("it has more than {FILE_BYTES_MAX} bytes"));
-    }
-    std::fs::read_to_string(file).map_err(|error| error.to_string())
 }
 
 fn parse(text: &str, calls: bool) -> Result<BTreeMap<ProviderName, Further>, String> {

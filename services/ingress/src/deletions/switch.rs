@@ -16,7 +16,7 @@ use crate::admin::{in_time, unavailable, written};
 use crate::deletions::{OPERATOR_HEADER, operator};
 use crate::error::Failure;
 use crate::openapi::faults::OfSwitch;
-use crate::query::NoQuery;
+use crate::query::{NoQuery, json_object};
 use crate::request_id::Facts;
 
 /// Changes the switch.
@@ -56,15 +56,7 @@ pub(crate) async fn pause(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Failure> {
-    let mut request: PauseRequest = if body.is_empty() {
-        PauseRequest::default()
-    } else if !body.trim_ascii_start().starts_with(b"{") {
-        return Err(Fault::invalid("the body", "is no JSON object").into());
-    } else {
-        serde_json::from_slice(&body).map_err(|error| {
-            Fault::invalid("the body", format!("is not the expected JSON object: {error}"))
-        })?
-    };
+    let mut request = if body.is_empty() { PauseRequest::default() } else { json_object(&body)? };
     let by = paused_by(&headers, request.by.as_deref(), &facts)?;
     request.by = Some(by.clone());
     let paused =
