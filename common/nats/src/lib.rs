@@ -18,7 +18,7 @@ use runtime::throttle::ThrottleRules;
 use runtime::upkeep::UpkeepMetrics;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell, watch};
 
@@ -357,7 +357,7 @@ async fn connect_options(
         .reconnect_delay_callback(move |attempts| reconnect_delay(random.as_ref(), attempts))
         .event_callback(move |event| {
             match &event {
-                Event::Connected => seen.connected(),
+                Event::Connected => log_connected(&url, seen.connected()),
                 Event::ServerError(error) => seen.server_error(&error.to_string()),
                 _ => {}
             }
@@ -384,9 +384,19 @@ fn without_credentials(addresses: &str) -> String {
     shown.collect::<Vec<_>>().join(",")
 }
 
+/// One line for the connections of all roles of a process, and one whenever one of them comes back.
+fn log_connected(url: &str, is_first: bool) {
+    static OF_PROCESS: Once = Once::new();
+    if is_first {
+        OF_PROCESS.call_once(|| tracing::info!(nats.url = url, "connected to NATS"));
+    } else {
+        tracing::info!(nats.url = url, "connected to NATS again");
+    }
+}
+
 async fn log_event(url: String, event: Event) {
     match event {
-        Event::Connected => tracing::info!(nats.url = url, "connected to NATS"),
+        Event::Connected => {}
         Event::Disconnected => tracing::warn!(nats.url = url, "connection to NATS lost; trying again"),
         Event::SlowConsumer(subscription) => {
             tracing::error!(

@@ -145,8 +145,10 @@ impl Seen {
         Self { connects: watch::Sender::new(0), denials: watch::Sender::new(0) }
     }
 
-    pub(super) fn connected(&self) {
+    /// Notes a connection; returns whether it is the first one.
+    pub(super) fn connected(&self) -> bool {
         self.connects.send_modify(|count| *count += 1);
+        *self.connects.borrow() == 1
     }
 
     pub(super) fn server_error(&self, error: &str) {

@@ -121,11 +121,11 @@ impl NatsBus {
         let there = match self.jetstream.get_stream(&name).await {
             Ok(there) => there.cached_info().config.clone(),
             Err(error) if is_missing_stream(&error.kind()) => {
-                tracing::info!(nats.stream = name, "creating the stream {name}");
                 let first = self.config.first_sequence(&name, self.clock.now_ms());
                 let config = stream::Config { first_sequence: first, ..config };
                 return match self.jetstream.create_stream(config).await {
                     Ok(_) => {
+                        tracing::info!(nats.stream = name, "created the stream {name}");
                         self.mended.iter().for_each(|metrics| metrics.made("stream"));
                         Ok(true)
                     }

@@ -128,7 +128,10 @@ impl Switchboard {
             return Ok(false);
         }
         self.settle().await?;
-        tracing::info!("the bucket had lost the operators' switch; it was restored from the table");
+        // A new fleet has none.
+        if self.store.deletion_switch().await?.is_some() {
+            tracing::info!("the bucket had lost the operators' switch; it was restored from the table");
+        }
         Ok(true)
     }
 
