@@ -1,6 +1,6 @@
 //! The messages of the operators' lists of sandboxes, as they are today.
 
-use crate::messages::{reads, wire};
+use crate::messages::{reads, strict, wire};
 use contract::{
     BulkDeleteEntry, BulkDeleteOutcome, BulkDeleteReply, BulkDeleteRequest, DeletionState, HistoryView,
     LeaseView, RecordRequest, RecordView, SandboxEntry, SandboxView, SandboxesReply, SandboxesRequest,
@@ -35,7 +35,7 @@ fn sandbox_lists() {
         cursor: Some("claims....0a".to_owned()),
         limit: Some(100),
     };
-    assert_snapshot!(wire(&request), @r#"{"status":"allocated","pool":"main","lab":"dns-basics","owner":"student-1","name_prefix":"lab-","cursor":"claims....0a","limit":100}"#);
+    assert_snapshot!(strict(&request), @r#"{"status":"allocated","pool":"main","lab":"dns-basics","owner":"student-1","name_prefix":"lab-","cursor":"claims....0a","limit":100}"#);
     reads("{}", &SandboxesRequest::default());
     let reply = SandboxesReply { sandboxes: vec![entry()], count: 1, cursor: None };
     assert_snapshot!(wire(&reply), @r#"{"sandboxes":[{"sandbox_id":"2000000","name":"lab-00000","external_id":"a90deeed","status":"allocated","allocated_to_track":"student-1","allocated_at":1763683200,"expires_at":1763697600,"track_name":"dns-basics","sfdc_account_id":null,"pool":"main","version":2,"epoch":1,"changed_at":1763683200}],"count":1,"cursor":null}"#);
@@ -44,7 +44,7 @@ fn sandbox_lists() {
 #[test]
 fn sandbox_with_all_fields() {
     let request = RecordRequest { sandbox_id: "2000000".to_owned() };
-    assert_snapshot!(wire(&request), @r#"{"sandbox_id":"2000000"}"#);
+    assert_snapshot!(strict(&request), @r#"{"sandbox_id":"2000000"}"#);
     let lease = LeaseView {
         owner: "student-1".to_owned(),
         lab: Some("dns-basics".to_owned()),
@@ -93,7 +93,7 @@ fn removals() {
         limit: Some(100),
         by: Some("alice".to_owned()),
     };
-    assert_snapshot!(wire(&request), @r#"{"status":"stale","pool":"main","dry_run":true,"cursor":"stale.main.3..0a","limit":100,"by":"alice"}"#);
+    assert_snapshot!(strict(&request), @r#"{"status":"stale","pool":"main","dry_run":true,"cursor":"stale.main.3..0a","limit":100,"by":"alice"}"#);
     reads("{}", &BulkDeleteRequest::default());
     let outcomes = [
         BulkDeleteOutcome::Removed,

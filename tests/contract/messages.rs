@@ -10,8 +10,8 @@ use contract::{
     AllocateRequest, Allocation, BreakerState, Census, CensusReport, Counted, CountedBy, DeletionWork,
     DeletionsState, DeletionsStatus, ExpiryReport, Fault, FaultBody, FaultCode, HealthReply, KnownMark,
     Outcome, ParkedDeletion, Pause, PauseRequest, PoolStats, ReleaseReply, ReleaseRequest, Report,
-    ResumeReply, ResumeRequest, RunReport, RunStatus, SandboxRequest, SandboxView, StaleReport, StatsReply,
-    SweepReport, SyncReport, ThrottleState, TurnTaken, Violation,
+    ResumeReply, ResumeRequest, RunReport, RunStatus, SandboxRequest, SandboxView,
+    StaleReport, StatsReply, SweepReport, SyncReport, ThrottleState, TurnTaken, Violation,
 };
 use domain::StateName;
 use insta::assert_snapshot;
@@ -29,6 +29,16 @@ pub(crate) fn wire<T: Serialize + DeserializeOwned + PartialEq + Debug>(message:
     assert_eq!(serde_json::from_str::<T>(&written).unwrap(), *message, "what is written is read");
     let newer = with_added_fields(serde_json::from_str(&written).unwrap(), true).to_string();
     assert_eq!(serde_json::from_str::<T>(&newer).unwrap(), *message, "unknown fields are ignored in {newer}");
+    written
+}
+
+/// The JSON of an operator's request. A reader refuses unknown fields, so that a typing error has no silent effect.
+pub(crate) fn strict<T: Serialize + DeserializeOwned + PartialEq + Debug>(request: &T) -> String {
+    let written = serde_json::to_string(request).unwrap();
+    assert_eq!(serde_json::from_str::<T>(&written).unwrap(), *request, "what is written is read");
+    let misspelled = written.replacen('{', r#"{"dryrun":true,"#, 1);
+    let refused = serde_json::from_str::<T>(&misspelled).unwrap_err().to_string();
+    assert!(refused.starts_with("unknown field `dryrun`, expected"), "{misspelled}: {refused}");
     written
 }
 
@@ -289,7 +299,7 @@ fn pause_and_resume() {
     };
     // A reader refuses unknown fields here, so that an operator's typing error has no silent effect.
     assert_snapshot!(serde_json::to_string(&pause).unwrap(), @r#"{"until_seconds":1800,"until":null,"reason":"maintenance","by":"alice"}"#);
-    assert_snapshot!(wire(&ResumeRequest { by: Some("alice".to_owned()) }), @r#"{"by":"alice"}"#);
+    assert_snapshot!(strict(&ResumeRequest { by: Some("alice".to_owned()) }), @r#"{"by":"alice"}"#);
     let was_paused = Pause {
         by: "operator".to_owned(),
         since: 1_763_683_200,
@@ -452,15 +462,19 @@ fn pools() {
     let asked = LeaseSettings { duration_minutes_max: Some(480), total_minutes_max: Some(960), ..lease };
     let put = PutPoolRequest {
         pool: "labs".to_owned(),
-        settings: PoolSettings { lease: Some(asked), deletions_in_flight_max: Some(4), ..settings.clone() },
+        settings: PoolSettings {
+            lease: Some(asked),
+            deletions_in_flight_max: Some(4),
+            ..settings.clone()
+        },
         version: Some(2),
         by: Some("alice".to_owned()),
     };
     // A reader refuses unknown settings, so that an operator's typing error has no silent effect.
     assert_snapshot!(text(&put), @r#"{"pool":"labs","settings":{"kind":"account","provider":"csp","name_prefix":"lab-","lease":{"duration_minutes":240,"duration_minutes_max":480,"total_minutes_max":960,"grace_minutes":30},"deletions_in_flight_max":4},"version":2,"by":"alice"}"#);
     let order = PoolOrder { pool: "labs".to_owned(), version: Some(3), by: Some("alice".to_owned()) };
-    assert_snapshot!(wire(&order), @r#"{"pool":"labs","version":3,"by":"alice"}"#);
-    assert_snapshot!(wire(&PoolRequest { pool: "labs".to_owned() }), @r#"{"pool":"labs"}"#);
+    assert_snapshot!(strict(&order), @r#"{"pool":"labs","version":3,"by":"alice"}"#);
+    assert_snapshot!(strict(&PoolRequest { pool: "labs".to_owned() }), @r#"{"pool":"labs"}"#);
     let counts = PoolStats {
         total: 21,
         available: 1,
@@ -472,7 +486,7 @@ fn pools() {
     };
     let view = PoolView {
         pool: "labs".to_owned(),
-        state: "active".to_owned(),
+        state: "active".to_owned().into(),
         version: 3,
         settings: PoolSettings {
             lease: Some(LeaseSettings { duration_minutes: Some(240), ..LeaseSettings::default() }),
@@ -485,14 +499,15 @@ fn pools() {
     };
     assert_snapshot!(text(&view), @r#"{"pool":"labs","state":"active","version":3,"settings":{"kind":"account","provider":"csp","name_prefix":"lab-","lease":{"duration_minutes":240},"deletions_in_flight_max":4},"lease":{"duration_minutes":240,"duration_minutes_max":2880,"total_minutes_max":4320,"grace_minutes":30},"is_default":false,"counts":{"total":21,"available":1,"allocated":2,"pending_deletion":3,"stale":4,"deletion_failed":5,"quarantined":6}}"#);
     let unknown = PoolView {
-        state: "unknown".to_owned(),
+        state: "unknown".to_owned().into(),
         version: 0,
         settings: PoolSettings::default(),
         counts: None,
         ..view.clone()
     };
     assert_snapshot!(text(&unknown), @r#"{"pool":"labs","state":"unknown","version":0,"settings":{},"lease":{"duration_minutes":240,"duration_minutes_max":2880,"total_minutes_max":4320,"grace_minutes":30},"is_default":false,"counts":null}"#);
-    let draining = PoolView { state: "draining".to_owned(), version: 4, settings, counts: None, ..view };
+    let draining =
+        PoolView { state: "draining".to_owned().into(), version: 4, settings, counts: None, ..view };
     let reply = PoolsReply { pools: vec![draining], counted_at: Some(1_763_683_200) };
     assert_snapshot!(text(&reply), @r#"{"pools":[{"pool":"labs","state":"draining","version":4,"settings":{"kind":"account","provider":"csp","name_prefix":"lab-"},"lease":{"duration_minutes":240,"duration_minutes_max":2880,"total_minutes_max":4320,"grace_minutes":30},"is_default":false,"counts":null}],"counted_at":1763683200}"#);
 }

@@ -1,6 +1,6 @@
 //! The messages of the operators' actions on deletions, and the events, as they are today.
 
-use crate::messages::{reads, wire};
+use crate::messages::{reads, strict, wire};
 use contract::{
     DeletionEntry, DeletionPlace, DeletionRequest, DeletionTotals, DeletionView, DeletionsReply,
     DeletionsRequest, Event, ExtendRequest, HistoryView, KeyRequest, OrderReply, OrderRequest, ParkedReply,
@@ -31,7 +31,7 @@ fn parked_deletions() {
         cursor: Some(40),
         limit: Some(100),
     };
-    assert_snapshot!(wire(&request), @r#"{"pool":"main","reason":"500","cursor":40,"limit":100}"#);
+    assert_snapshot!(strict(&request), @r#"{"pool":"main","reason":"500","cursor":40,"limit":100}"#);
     reads("{}", &ParkedRequest::default());
     let unreadable = ParkedView { key: "_unreadable.7".to_owned(), pool: None, attempts: None, ..parked() };
     let reply = ParkedReply { parked: vec![parked(), unreadable], count: 2, cursor: None };
@@ -41,7 +41,7 @@ fn parked_deletions() {
 #[test]
 fn deletion_view() {
     let request = DeletionRequest { sandbox_id: "2000000".to_owned() };
-    assert_snapshot!(wire(&request), @r#"{"sandbox_id":"2000000"}"#);
+    assert_snapshot!(strict(&request), @r#"{"sandbox_id":"2000000"}"#);
     let entry = HistoryView {
         version: 5,
         epoch: 1,
@@ -82,7 +82,7 @@ fn deletion_queue() {
         cursor: Some("main.deletion_failed.0.".to_owned()),
         limit: Some(100),
     };
-    assert_snapshot!(wire(&request), @r#"{"pool":"main","status":"deletion_failed","cursor":"main.deletion_failed.0.","limit":100}"#);
+    assert_snapshot!(strict(&request), @r#"{"pool":"main","status":"deletion_failed","cursor":"main.deletion_failed.0.","limit":100}"#);
     reads("{}", &DeletionsRequest::default());
     let entry = DeletionEntry {
         sandbox_id: "2000000".to_owned(),
@@ -138,7 +138,7 @@ fn extensions_and_operator_actions() {
         reason: "smoke in it".to_owned(),
         by: Some("alice".to_owned()),
     };
-    assert_snapshot!(wire(&order), @r#"{"sandbox_id":"2000000","reason":"smoke in it","by":"alice"}"#);
+    assert_snapshot!(strict(&order), @r#"{"sandbox_id":"2000000","reason":"smoke in it","by":"alice"}"#);
     reads("{}", &OrderRequest::default());
     let entry = HistoryView {
         version: 2,
@@ -162,7 +162,7 @@ fn extensions_and_operator_actions() {
 #[test]
 fn replays() {
     let request = KeyRequest { key: "2000000".to_owned(), by: Some("alice".to_owned()) };
-    assert_snapshot!(wire(&request), @r#"{"key":"2000000","by":"alice"}"#);
+    assert_snapshot!(strict(&request), @r#"{"key":"2000000","by":"alice"}"#);
     reads(r#"{"key":"2000000"}"#, &KeyRequest { by: None, ..request });
     let outcomes = [
         ReplayOutcome::Replayed,
@@ -181,7 +181,7 @@ fn replays() {
         which: ParkedRequest { pool: Some("main".to_owned()), ..ParkedRequest::default() },
         by: Some("alice".to_owned()),
     };
-    assert_snapshot!(wire(&all), @r#"{"pool":"main","by":"alice"}"#);
+    assert_snapshot!(strict(&all), @r#"{"pool":"main","by":"alice"}"#);
     let counts = ReplayAllReply {
         replayed: 1,
         already_on_the_way: 2,

@@ -28,6 +28,13 @@ pub struct Subject {
 // === impl Bounded ===
 
 impl<T> Bounded<T> {
-    /// The field's name, as it stands in the JSON of a bounded request and in that of no other.
-    pub const FIELD: &'static [u8] = b"\"pools\"";
+    /// The name of the field; no other field of a request has it.
+    pub const FIELD: &'static str = "pools";
+
+    /// Whether a body may have the field, without parsing it.
+    #[must_use]
+    pub fn may_bound(body: &[u8]) -> bool {
+        let quoted = b"\"pools\"";
+        body.windows(quoted.len()).any(|window| window == quoted)
+    }
 }

@@ -44,6 +44,7 @@ pub struct ParkedDeletion {
 
 /// Which parked deletions to show.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ParkedRequest {
     /// Only those of this pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,6 +88,7 @@ pub struct ParkedReply {
 
 /// The deletion of which sandbox to show.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct DeletionRequest {
     /// The sandbox.
     pub sandbox_id: String,
@@ -155,6 +157,7 @@ pub struct DeletionView {
 
 /// One parked thing, to be replayed or removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct KeyRequest {
     /// The sandbox's id, or `_unreadable.<sequence>`.
     pub key: String,
@@ -189,6 +192,7 @@ pub struct ReplayReply {
 
 /// Replays what is parked, one page.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ReplayAllRequest {
     /// Which page of which ones.
     #[serde(flatten)]

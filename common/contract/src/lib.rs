@@ -45,8 +45,8 @@ pub use listing::{
 };
 pub use marks::KnownMark;
 pub use named::{
-    BreakerStateName, ChangeCause, CounterName, DeletionsStateName, Name, Named, PreCleanOutcome,
-    SandboxStatus, ViolationName,
+    BreakerStateName, ChangeCause, CounterName, DeletionsStateName, Name, Named, PoolStatusName,
+    PreCleanOutcome, SandboxStatus, ViolationName,
 };
 pub use orders::{ExtendRequest, OrderReply, OrderRequest};
 pub use principal::{PRINCIPAL_BYTES_MAX, Principal, Rights, Role};

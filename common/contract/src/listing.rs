@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 /// Which sandboxes to list: `sandboxes`. Filters narrow together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct SandboxesRequest {
     /// Only those in this state; any but `deleted`, because tombstones are in no index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,6 +65,7 @@ pub struct SandboxesReply {
 
 /// Which sandbox to show: `sandbox`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RecordRequest {
     /// The sandbox.
     pub sandbox_id: String,
@@ -136,6 +138,7 @@ pub struct RecordView {
 
 /// Which records to remove: `bulk-delete`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct BulkDeleteRequest {
     /// `stale` or `deletion_failed`; required.
     #[serde(default, skip_serializing_if = "Option::is_none")]

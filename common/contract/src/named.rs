@@ -12,6 +12,7 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::census::{CountedBy, Violation};
+use super::pools::PoolStatus;
 use super::throttle::{BreakerState, DeletionsState};
 
 /// A closed set whose values have names.
@@ -36,6 +37,8 @@ pub type SandboxStatus = Named<StateName>;
 pub type ChangeCause = Named<Cause>;
 /// What clearing a sandbox came to.
 pub type PreCleanOutcome = Named<PreparationResult>;
+/// The state of a pool.
+pub type PoolStatusName = Named<PoolStatus>;
 /// A promise that can be broken.
 pub type ViolationName = Named<Violation>;
 /// What counted.
@@ -55,6 +58,10 @@ impl Name for Cause {
 
 impl Name for PreparationResult {
     const SET: &'static str = "PreCleanOutcome";
+}
+
+impl Name for PoolStatus {
+    const SET: &'static str = "PoolStatus";
 }
 
 impl Name for Violation {

@@ -31,6 +31,7 @@ pub struct ExtendRequest {
 
 /// An operator's order about one sandbox: `quarantine`, `unquarantine`, `force-release`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct OrderRequest {
     /// Which sandbox; required.
     #[serde(default)]

@@ -1,6 +1,6 @@
 //! Pools as operators see and change them. The same settings are in `POOLS_FILE`, the HTTP API and on NATS.
 
-use super::PoolStats;
+use super::{PoolStats, PoolStatusName};
 use domain::{
     InvalidPool, LeaseOverrides, NamePrefix, PoolKind, PoolName, PoolSpec, PoolState, ProviderName, WarmSizes,
 };
@@ -72,6 +72,7 @@ pub struct WarmSettings {
 
 /// Which pool: `pool`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct PoolRequest {
     /// Its name.
     pub pool: String,
@@ -79,6 +80,7 @@ pub struct PoolRequest {
 
 /// A change of a pool that takes no settings: `drain-pool`, `remove-pool`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct PoolOrder {
     /// Its name.
     pub pool: String,
@@ -92,6 +94,7 @@ pub struct PoolOrder {
 
 /// Makes a pool, or replaces its settings and puts it into use: `put-pool`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct PutPoolRequest {
     /// Its name.
     pub pool: String,
@@ -105,14 +108,25 @@ pub struct PutPoolRequest {
     pub by: Option<String>,
 }
 
+/// Whether a pool is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString, strum::EnumIter)]
+#[strum(serialize_all = "snake_case")]
+pub enum PoolStatus {
+    /// It grants leases.
+    Active,
+    /// No new leases and no new sandboxes.
+    Draining,
+    /// It has sandboxes of an older build or of a removed pool, and is maintained like one that is draining.
+    Unknown,
+}
+
 /// A pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PoolView {
     /// Its name.
     pub pool: String,
-    /// `active`, `draining` (no new leases and no new sandboxes), or `unknown`: it has sandboxes of an older build or of
-    /// a removed pool, and is maintained like one that is draining.
-    pub state: String,
+    /// Whether it is in use.
+    pub state: PoolStatusName,
     /// Number of changes; 0 if it is unknown.
     pub version: u64,
     /// Its settings.
@@ -142,7 +156,15 @@ impl PoolSettings {
     /// # Errors
     /// [`InvalidPool`] with the first mistake.
     pub fn spec(&self, pool: &PoolName) -> Result<PoolSpec, InvalidPool> {
-        let Self { kind, provider, template, name_prefix, lease, warm, deletions_in_flight_max } = self;
+        let Self {
+            kind,
+            provider,
+            template,
+            name_prefix,
+            lease,
+            warm,
+            deletions_in_flight_max,
+        } = self;
         let invalid = |field, problem: String| InvalidPool { field, problem };
         let kind = match kind {
             Some(kind) => PoolKind::parse(kind)
@@ -223,16 +245,16 @@ impl LeaseSettings {
     }
 }
 
-// === impl PoolView ===
+// === impl PoolStatus ===
 
-impl PoolView {
-    /// State of a pool without a spec.
-    pub const UNKNOWN: &str = "unknown";
-
-    /// The name of the state of a pool that may have a spec.
-    #[must_use]
-    pub fn state_of(state: Option<PoolState>) -> String {
-        state.map_or(Self::UNKNOWN, PoolState::as_str).to_owned()
+impl From<Option<PoolState>> for PoolStatus {
+    /// The state of a pool that may have a spec.
+    fn from(state: Option<PoolState>) -> Self {
+        match state {
+            Some(PoolState::Active) => Self::Active,
+            Some(PoolState::Draining) => Self::Draining,
+            None => Self::Unknown,
+        }
     }
 }
 

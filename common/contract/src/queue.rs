@@ -10,6 +10,7 @@ pub const PAGE_LIMIT_MAX: u32 = 100;
 
 /// Which deletions to show.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct DeletionsRequest {
     /// Only those of this pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]

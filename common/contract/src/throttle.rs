@@ -145,7 +145,7 @@ pub struct PauseRequest {
 
 /// An operator has deletions go on: `resume`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct ResumeRequest {
     /// Who resumes; `operator` if none is named.
     pub by: Option<String>,

@@ -2,7 +2,7 @@
 //!
 //! A sandbox never changes its pool, so a read before the actual work is sufficient.
 
-use crate::{Allocator, decode, store_fault};
+use crate::{Allocator, not_expected, store_fault};
 use contract::bounds::{Bounded, Subject};
 use contract::{Action, Fault, Principal, Scope, Target, authorize};
 use domain::{Candidate, PoolName, SandboxId};
@@ -18,13 +18,11 @@ impl Allocator {
         let (principal, action) = (&request.context.principal, Action::Ask(request.verb));
         authorize(principal, action, Target::default())?;
         // Few requests are limited to pools; the others are not parsed twice.
-        let field = Bounded::<Subject>::FIELD;
-        if principal.scope == Scope::Every && !request.body.windows(field.len()).any(|window| window == field)
-        {
+        if principal.scope == Scope::Every && !Bounded::<Subject>::may_bound(&request.body) {
             return Ok(Cow::Borrowed(principal));
         }
         let Bounded { request: Subject { sandbox_id, pool }, pools } =
-            decode::<Bounded<Subject>>(&request.body)?;
+            serde_json::from_slice::<Bounded<Subject>>(&request.body).map_err(not_expected)?;
         let scope = scope_of(&principal.scope, &pools)?;
         let principal = Principal { scope, ..principal.clone() };
         // An invalid pool or id is rejected by the actual work.

@@ -37,6 +37,7 @@ mod switch;
 use admission::Permit;
 use async_trait::async_trait;
 use bytes::Bytes;
+use contract::bounds::Bounded;
 use contract::{Fault, FaultCode, Verb};
 use domain::{PoolName, ProviderName};
 use ports::bus::{
@@ -329,8 +330,19 @@ fn decode<T: DeserializeOwned>(body: &Bytes) -> Result<T, Fault> {
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(Fault::invalid("the body", "is not the expected JSON object"));
     }
-    serde_json::from_slice(body)
-        .map_err(|error| Fault::invalid("the body", format!("is not the expected JSON object: {error}")))
+    if !Bounded::<()>::may_bound(body) {
+        return serde_json::from_slice(body).map_err(not_expected);
+    }
+    // The scope of the caller, which was enforced already, is no part of the request itself.
+    let mut fields: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(body).map_err(not_expected)?;
+    fields.remove(Bounded::<()>::FIELD);
+    serde_json::from_value(fields.into()).map_err(not_expected)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn not_expected(error: serde_json::Error) -> Fault {
+    Fault::invalid("the body", format!("is not the expected JSON object: {error}"))
 }
 
 /// The fault for an error of the store, which is logged here.

@@ -3,7 +3,7 @@
 use crate::deletions::parse_operator;
 use crate::{Allocator, decode, store_fault};
 use contract::pools::{
-    LeaseSettings, PoolOrder, PoolRequest, PoolSettings, PoolView, PoolsReply, PutPoolRequest,
+    LeaseSettings, PoolOrder, PoolRequest, PoolSettings, PoolStatus, PoolView, PoolsReply, PutPoolRequest,
 };
 use contract::{Census, Fault, FaultCode};
 use domain::{
@@ -206,7 +206,7 @@ fn view(pools: &Pools, pool: &PoolName, census: Option<&Census>) -> PoolView {
     };
     PoolView {
         pool: pool.to_string(),
-        state: PoolView::state_of(spec.map(|spec| spec.state)),
+        state: PoolStatus::from(spec.map(|spec| spec.state)).into(),
         version: spec.map_or(0, |spec| spec.version),
         settings: spec.map(PoolSettings::of).unwrap_or_default(),
         lease: LeaseSettings::of(&lease),
