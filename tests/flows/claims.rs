@@ -152,3 +152,31 @@ async fn stats_count_every_state_of_every_pool() {
     assert_eq!(page.status, 200);
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn prefix_without_a_pool_searches_every_pool_of_the_caller() {
+    let pools = "dns=lab-0000,ipam=lab-0001,main";
+    let rig = Plan::new(30).set("POOLS", pools).start().await;
+    let with = |prefix: &'static str| [("X-Sandbox-Name-Prefix", prefix)];
+    let of_dns = rig.api.allocate_with("student-1", &with("lab-00005")).await;
+    assert_eq!((of_dns.status, of_dns.body["name"].as_str()), (201, Some("lab-00005")), "{of_dns:?}");
+    let wide = rig.api.allocate_with("student-2", &with("lab-0001")).await;
+    assert_eq!(wide.status, 201, "{wide:?}");
+    let scoped = [("X-Sandbox-Name-Prefix", "lab-00005"), ("X-Sandbox-Pool", "main")];
+    let refused = rig.api.allocate_with("student-3", &scoped).await;
+    assert_eq!((refused.status, refused.code()), (409, "POOL_EXHAUSTED"), "{refused:?}");
+    let message = refused.body["detail"]["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("there is no free sandbox in pool main whose name begins with `lab-00005`"),
+        "{message}"
+    );
+    assert!(
+        message.contains("10 in dns") && message.contains("10 in main"),
+        "what is free elsewhere: {message}"
+    );
+    let nowhere = rig.api.allocate_with("student-3", &with("lab-9")).await;
+    assert_eq!((nowhere.status, nowhere.code()), (409, "POOL_EXHAUSTED"), "{nowhere:?}");
+    let message = nowhere.body["detail"]["message"].as_str().unwrap();
+    assert!(message.starts_with("there is no free sandbox in the pools main, dns, ipam whose"), "{message}");
+    rig.stop().await;
+}

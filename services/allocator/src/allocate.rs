@@ -33,8 +33,9 @@ struct Claim<'a> {
     permit: &'a Permit,
     key: ClaimKey,
     lab: Option<LabId>,
-    selector: Selector,
-    length: Duration,
+    /// Which sandboxes it accepts, best first.
+    selectors: Vec<Selector>,
+    wanted: Option<LabDuration>,
     by: Option<Actor>,
     principal: &'a Principal,
     /// The request, if the caller identified it.
@@ -96,6 +97,7 @@ impl Allocator {
         let claimed = tokio::time::timeout_at(deadline.at().into(), self.claim(&claim, &deadline)).await;
         let (outcome, sandbox) = match claimed.unwrap_or(Err(ClaimError::Late)) {
             Ok(claimed) => claimed,
+            Err(ClaimError::Scarce(Scarcity::Exhausted)) => return Err(self.exhausted(&claim).await),
             Err(error) => return Err(claim_fault(request, &error)),
         };
         if outcome == Outcome::Created {
@@ -155,18 +157,54 @@ impl Allocator {
             .transpose()
             .map_err(|problem| Fault::invalid("name_prefix", problem))?;
         let wanted = LabDuration::of_fields(*lab_duration_hours, *lab_duration_minutes);
-        let selector = Selector { pool: self.parse_pool(asked, present(pool)).await?, prefix };
-        let leases = self.ports.pools.current().leases_of(&selector.pool);
-        let Some(length) = leases.length(wanted.map(LabDuration::length)) else {
-            return Err(crate::lookup::bad_duration(wanted, leases.duration_max));
-        };
         let by = crate::lookup::parse_actor(asked, by.as_deref())?;
         let key = ClaimKey { owner, key };
-        let (request, is_only_attempt) = (None, false);
-        let claim = Claim { permit, key, lab, selector, length, by, principal, request, is_only_attempt };
-        // The default pool needs the same permission as a named one.
-        claim.authorize(&claim.selector.pool)?;
+        let (request, is_only_attempt, selectors) = (None, false, Vec::new());
+        let mut claim =
+            Claim { permit, key, lab, selectors, wanted, by, principal, request, is_only_attempt };
+        claim.selectors = match (present(pool), prefix) {
+            (None, Some(prefix)) => self.selectors_of(&claim, &prefix)?,
+            (pool, prefix) => {
+                let pool = self.parse_pool(asked, pool).await?;
+                // The default pool needs the same permission as a named one.
+                claim.authorize(&pool)?;
+                self.check_length(&pool, wanted)?;
+                vec![Selector { pool, prefix }]
+            }
+        };
         Ok(claim)
+    }
+
+    /// Every pool whose sandboxes a claim with a prefix and without a pool may get: first the default pool, then those
+    /// whose own prefix fits.
+    fn selectors_of(&self, claim: &Claim<'_>, prefix: &NamePrefix) -> Result<Vec<Selector>, Fault> {
+        let pools = self.ports.pools.current();
+        let mut names: Vec<_> = pools.names().collect();
+        names.sort_by_key(|name| {
+            let of_pool = pools.get(name).and_then(|spec| spec.name_prefix.as_ref());
+            let (of_pool, asked) = (of_pool.map_or("", NamePrefix::as_str), prefix.as_str());
+            let is_likely = of_pool.starts_with(asked) || asked.starts_with(of_pool);
+            (pools.default_pool() != Some(name), !is_likely)
+        });
+        let (mut selectors, mut refused) = (Vec::new(), None);
+        for pool in names {
+            let usable = claim.authorize(pool).and_then(|()| self.check_length(pool, claim.wanted));
+            match usable {
+                Ok(()) => selectors.push(Selector { pool: pool.clone(), prefix: Some(prefix.clone()) }),
+                Err(fault) => refused = refused.or(Some(fault)),
+            }
+        }
+        match refused {
+            Some(fault) if selectors.is_empty() => Err(fault),
+            _ => Ok(selectors),
+        }
+    }
+
+    /// Whether a lease in `pool` may be as long.
+    fn check_length(&self, pool: &PoolName, wanted: Option<LabDuration>) -> Result<(), Fault> {
+        let leases = self.ports.pools.current().leases_of(pool);
+        let length = leases.length(wanted.map(LabDuration::length));
+        length.map(|_| ()).ok_or_else(|| crate::lookup::bad_duration(wanted, leases.duration_max))
     }
 
     /// The pool of a claim. This worker may not have seen a new pool yet, so an unknown name is looked up. A pool without
@@ -300,7 +338,7 @@ impl Allocator {
 
     /// Opens the claim with a free sandbox, or continues with the existing claim item.
     async fn open(&self, claim: &Claim<'_>, deadline: &Deadline) -> Result<Held, ClaimError> {
-        let reserved = match self.take_fit(&claim.selector, deadline.give_up_at(), claim.permit).await {
+        let reserved = match self.take_any(claim, deadline).await {
             Ok(reserved) => reserved,
             Err(scarcity) => return self.follow(claim, None, scarcity).await,
         };
@@ -312,6 +350,19 @@ impl Allocator {
         }
     }
 
+    /// A candidate of the first pool that has one.
+    async fn take_any(&self, claim: &Claim<'_>, deadline: &Deadline) -> Result<Reserved, Scarcity> {
+        let mut scarcity = Scarcity::Draining;
+        for selector in &claim.selectors {
+            match self.take_fit(selector, deadline.give_up_at(), claim.permit).await {
+                Err(Scarcity::Draining) => {}
+                Err(Scarcity::Exhausted) => scarcity = Scarcity::Exhausted,
+                taken => return taken,
+            }
+        }
+        Err(scarcity)
+    }
+
     /// Moves the claim to another candidate, or continues with the candidate of a concurrent attempt. `ended` are the
     /// requests that a lease of this claim on the lost sandbox answered.
     async fn move_on(
@@ -321,7 +372,7 @@ impl Allocator {
         ended: &[RequestKey],
         deadline: &Deadline,
     ) -> Result<Held, ClaimError> {
-        let reserved = match self.take_fit(&claim.selector, deadline.give_up_at(), claim.permit).await {
+        let reserved = match self.take_any(claim, deadline).await {
             Ok(reserved) => reserved,
             Err(scarcity) => return self.follow(claim, Some(&from), scarcity).await,
         };
@@ -353,6 +404,9 @@ impl Allocator {
 
     fn grant_of(&self, claim: &Claim<'_>, candidate: &Candidate) -> Grant {
         let granted_at = self.ports.clock.now();
+        // An earlier attempt, which named another pool, may have chosen the candidate.
+        let leases = self.ports.pools.current().leases_of(&candidate.pool);
+        let length = leases.length(claim.wanted.map(LabDuration::length)).unwrap_or(leases.duration_max);
         Grant {
             claim: claim.key.clone(),
             candidate: candidate.clone(),
@@ -360,8 +414,29 @@ impl Allocator {
             by: claim.by.clone(),
             request: claim.request.clone(),
             granted_at,
-            expires_at: granted_at.after(claim.length),
+            expires_at: granted_at.after(length),
         }
+    }
+
+    /// The fault for a claim that no pool can fulfil: what was asked for, and what the caller could get elsewhere.
+    async fn exhausted(&self, claim: &Claim<'_>) -> Fault {
+        let asked: Vec<_> = claim.selectors.iter().map(|selector| selector.pool.as_str()).collect();
+        let of_pools = if asked.len() == 1 { "pool" } else { "the pools" };
+        let mut message = format!("there is no free sandbox in {of_pools} {}", asked.join(", "));
+        if let Some(prefix) = claim.selectors.iter().find_map(|selector| selector.prefix.as_ref()) {
+            message += &format!(" whose name begins with `{prefix}`");
+        }
+        let census = self.last_census().await.unwrap_or_default();
+        let free = census.pools.iter().filter(|(name, counts)| {
+            let is_usable = PoolName::parse(name)
+                .is_ok_and(|pool| self.grants_in(&pool) && claim.authorize(&pool).is_ok());
+            counts.available > 0 && is_usable
+        });
+        let free: Vec<_> = free.map(|(name, counts)| format!("{} in {name}", counts.available)).collect();
+        if !free.is_empty() {
+            message += &format!("; the last census counted {} free", free.join(", "));
+        }
+        Fault::new(FaultCode::PoolExhausted, message)
     }
 }
 
@@ -409,7 +484,7 @@ fn claim_fault(request: &Request, error: &ClaimError) -> Fault {
     match error {
         ClaimError::Store(error) | ClaimError::Scarce(Scarcity::Store(error)) => store_fault(request, error),
         ClaimError::Scarce(Scarcity::Exhausted) => {
-            Fault::new(FaultCode::PoolExhausted, "there is no free sandbox for this pool and prefix")
+            Fault::new(FaultCode::PoolExhausted, "there is no free sandbox")
         }
         ClaimError::Scarce(Scarcity::Draining) => {
             Fault::new(FaultCode::PoolExhausted, "this pool is being drained and grants no leases")

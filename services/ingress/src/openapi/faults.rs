@@ -131,7 +131,9 @@ const fn message(code: FaultCode) -> &'static str {
         FaultCode::RequestTimeout => "the body did not arrive within 15000 ms",
         FaultCode::HeadTooLarge => "the head of a request may have at most 16384 bytes and 64 headers",
         FaultCode::BodyTooLarge => "the body may have at most 65536 bytes",
-        FaultCode::PoolExhausted => "there is no free sandbox for this pool and prefix",
+        FaultCode::PoolExhausted => {
+            "there is no free sandbox in pool main whose name begins with `lab-dns-`; the last census counted 12 in labs free"
+        }
         FaultCode::InvalidState => "a sandbox in this state cannot be released",
         FaultCode::AllocationExpired => "the lease has expired",
         FaultCode::RateLimitExceeded => "too many requests of this owner; wait and repeat",
