@@ -180,3 +180,30 @@ async fn prefix_without_a_pool_searches_every_pool_of_the_caller() {
     assert!(message.starts_with("there is no free sandbox in the pools main, dns, ipam whose"), "{message}");
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn names_outside_of_ascii_are_claimed_and_found_again() {
+    let rig = Plan::new(5).start().await;
+    let owner = "Zo\u{eb} \u{5b66}\u{751f} 1";
+    let claim = rig.ask(Verb::Allocate, json!({"owner": owner, "lab": "DNS basics \u{e9}"})).await.unwrap();
+    assert_eq!(claim.outcome, Some(Outcome::Created), "{claim:?}");
+    let claim: Value = serde_json::from_slice(&claim.body).unwrap();
+    // The same characters in a header: UTF-8, as curl sends them.
+    let http = rig.api.allocate(owner).await;
+    assert_eq!((http.status, &http.body), (200, &claim));
+    let seen = rig.api.get(http.sandbox(), owner).await;
+    assert_eq!((seen.status, &seen.body["track_name"]), (200, &json!("DNS basics \u{e9}")), "{seen:?}");
+    let listed = rig.api.admin(Method::GET, "/v1/admin/sandboxes?lab=DNS%20basics%20%C3%A9").await;
+    assert_eq!(listed.body["count"], json!(1), "{listed:?}");
+    // Latin-1, as Python's `requests` sends them, is the same owner.
+    let by_latin = rig.api.allocate_as(b"Ren\xe9e").await;
+    let by_utf8 = rig.api.allocate("Ren\u{e9}e").await;
+    assert_eq!((by_latin.status, by_utf8.status), (201, 200), "{by_latin:?} {by_utf8:?}");
+    assert_eq!(by_latin.body, by_utf8.body);
+    // An owner of 256 bytes, and one more.
+    let longest = "\u{e9}".repeat(128);
+    assert_eq!(rig.api.allocate(&longest).await.status, 201);
+    assert_eq!(rig.api.allocate(&format!("{longest}x")).await.code(), "INVALID_REQUEST");
+    assert_eq!(rig.api.release(http.sandbox(), owner).await.status, 200);
+    rig.stop().await;
+}

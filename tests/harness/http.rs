@@ -58,6 +58,12 @@ impl Api {
         answer(request.send().await.expect("the broker answers")).await
     }
 
+    /// `POST /v1/allocate` as the owner with these bytes in the header.
+    pub async fn allocate_as(&self, owner: &[u8]) -> Answer {
+        let request = self.client.post(format!("{}/v1/allocate", self.root)).bearer_auth(&self.lab_token);
+        answer(request.header("X-Instruqt-Sandbox-ID", owner).send().await.expect("the broker answers")).await
+    }
+
     /// `GET /v1/sandboxes/{id}` as `owner`.
     pub async fn get(&self, id: &str, owner: &str) -> Answer {
         let request = self.lab(Method::GET, &format!("/v1/sandboxes/{id}"), owner);
@@ -124,7 +130,7 @@ impl Api {
         self.client
             .request(method, format!("{}{path}", self.root))
             .bearer_auth(&self.lab_token)
-            .header("X-Instruqt-Sandbox-ID", owner)
+            .header("X-Instruqt-Sandbox-ID", owner.as_bytes())
     }
 }
 

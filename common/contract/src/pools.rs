@@ -281,7 +281,7 @@ mod tests {
         };
         assert_eq!(field(r#"{"kind":"vm"}"#), Err("kind"));
         assert_eq!(field(r#"{"provider":"a b"}"#), Err("provider"));
-        assert_eq!(field(r#"{"name_prefix":"ü"}"#), Err("name_prefix"));
+        assert_eq!(field(r#"{"name_prefix":"a\u200b"}"#), Err("name_prefix"));
         assert_eq!(field(r#"{"template":""}"#), Err("template"));
         assert_eq!(field(r#"{"lease":{"duration_minutes":0}}"#), Err("lease.duration_minutes"));
         assert!(serde_json::from_str::<PoolSettings>(r#"{"prefix":"lab-"}"#).is_err(), "a misspelled field");

@@ -161,15 +161,15 @@ text_id!(
 );
 text_id!(
     /// The holder of a sandbox: one student's run of a lab (Instruqt participant id).
-    OwnerId, HEADER_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
+    OwnerId, HEADER_ID_BYTES_MAX, PRINTABLE, is_printable
 );
 text_id!(
     /// The lab that the owner takes (Instruqt track slug).
-    LabId, HEADER_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
+    LabId, HEADER_ID_BYTES_MAX, PRINTABLE, is_printable
 );
 text_id!(
     /// Identifies repeated claims of one owner. Two owners may use the same key.
-    IdempotencyKey, HEADER_ID_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
+    IdempotencyKey, HEADER_ID_BYTES_MAX, PRINTABLE, is_printable
 );
 text_id!(
     /// Identifies one request: all attempts at the request have the same key, and no other request has it. The process
@@ -182,7 +182,7 @@ text_id!(
 );
 text_id!(
     /// The prefix of the sandbox names that a claim accepts. It is case-sensitive.
-    NamePrefix, SANDBOX_NAME_BYTES_MAX, VISIBLE_ASCII, is_visible_ascii
+    NamePrefix, SANDBOX_NAME_BYTES_MAX, PRINTABLE, is_printable
 );
 text_id!(
     /// The actor of an operator action: the operator's name, as far as it is known.
@@ -406,8 +406,12 @@ mod tests {
         assert!(OwnerId::parse(&longest).is_ok());
         let too_long = format!("{longest}x");
         assert_eq!(OwnerId::parse(&too_long), Err(InvalidId::TooLong { bytes: 257, max_bytes: 256 }));
-        for bad in ["a b", "a\nb", "größe", "a\u{7f}b"] {
+        for bad in ["a\nb", "a\u{7f}b", "a\u{200b}b"] {
             assert!(matches!(OwnerId::parse(bad), Err(InvalidId::Charset { .. })), "{bad:?}");
+        }
+        for name in ["a b", "größe", "学生 1"] {
+            assert_eq!(OwnerId::parse(name).unwrap().as_str(), name);
+            assert!(matches!(RequestKey::parse(name), Err(InvalidId::Charset { .. })), "{name:?}");
         }
     }
 

@@ -13,6 +13,7 @@ use contract::{
 use domain::Actor;
 use domain::ids::HEADER_ID_BYTES_MAX;
 use serde::Deserialize;
+use std::borrow::Cow;
 
 use crate::admin::written;
 use crate::error::{Failure, pass_on};
@@ -227,17 +228,17 @@ fn key(path: PathKey, facts: &Facts) -> Result<String, Fault> {
 pub(crate) fn operator(headers: &HeaderMap, facts: &Facts) -> Result<Actor, Fault> {
     let named = operator_name(headers)?;
     let invalid = |problem| Fault::invalid(OPERATOR_HEADER, problem);
-    let by = Actor::parse(&facts.actor(named)).map_err(invalid)?;
+    let by = Actor::parse(&facts.actor(named.as_deref())).map_err(invalid)?;
     if let Some(person) = named {
-        facts.note_person(&Actor::parse(person).map_err(invalid)?);
+        facts.note_person(&Actor::parse(&person).map_err(invalid)?);
     }
     Ok(by)
 }
 
 /// The name that the caller states, if any.
-fn operator_name(headers: &HeaderMap) -> Result<Option<&str>, Fault> {
+fn operator_name(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Fault> {
     let named = only_text(headers, OPERATOR_HEADER)?.filter(|name| !name.is_empty());
-    if named.is_some_and(|name| name.len() > OPERATOR_BYTES_MAX) {
+    if named.as_ref().is_some_and(|name| name.len() > OPERATOR_BYTES_MAX) {
         return Err(Fault::invalid(OPERATOR_HEADER, format!("may have at most {OPERATOR_BYTES_MAX} bytes")));
     }
     Ok(named)

@@ -12,6 +12,7 @@ use contract::{
 };
 use domain::{IdempotencyKey, InvalidId, LabId, NamePrefix, OwnerId, PoolName, SandboxId};
 use serde::Deserialize;
+use std::borrow::Cow;
 
 use crate::error::{Failure, pass_on};
 use crate::openapi::faults::{OfClaim, OfExtend, OfRelease, OwnReadFaults};
@@ -222,7 +223,7 @@ fn id<T>(
     parse: fn(&str) -> Result<T, InvalidId>,
 ) -> Result<Option<T>, Fault> {
     let Some(text) = only_text(headers, name)? else { return Ok(None) };
-    match parse(text) {
+    match parse(&text) {
         Ok(id) => Ok(Some(id)),
         Err(InvalidId::Empty) => Ok(None),
         Err(problem) => Err(Fault::invalid(name, problem)),
@@ -230,23 +231,27 @@ fn id<T>(
 }
 
 // Of two values, a proxy might choose another one than the broker, so both are refused.
-pub(crate) fn only_text<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Fault> {
+// Clients send other characters as UTF-8 (curl) or as Latin-1 (Python's `requests`).
+pub(crate) fn only_text<'a>(
+    headers: &'a HeaderMap,
+    name: &'static str,
+) -> Result<Option<Cow<'a, str>>, Fault> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         return Err(Fault::invalid(name, "was sent more than once"));
     }
-    match value.to_str() {
-        Ok(text) => Ok(Some(text.trim())),
-        Err(_) => Err(Fault::invalid(name, "may hold only visible ASCII characters")),
-    }
+    Ok(Some(match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => Cow::Borrowed(text.trim()),
+        Err(_) => Cow::Owned(value.as_bytes().iter().copied().map(char::from).collect()),
+    }))
 }
 
 fn lab_duration(headers: &HeaderMap) -> Result<Option<LabDuration>, Fault> {
     let Some(text) = only_text(headers, LAB_DURATION_HEADER)?.filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    match LabDuration::parse(text) {
+    match LabDuration::parse(&text) {
         Some(duration) => Ok(Some(duration)),
         None => Err(Fault::invalid(
             LAB_DURATION_HEADER,
@@ -259,7 +264,7 @@ fn lease_epoch(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
     let Some(text) = only_text(headers, LEASE_EPOCH_HEADER)?.filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    match digits(text) {
+    match digits(&text) {
         Some(epoch) => Ok(Some(epoch)),
         None => Err(Fault::invalid(LEASE_EPOCH_HEADER, "must be a whole number")),
     }

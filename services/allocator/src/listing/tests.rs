@@ -85,7 +85,10 @@ async fn invalid_filters_are_rejected_with_a_reason() {
         ),
         (json!({"pool": ""}), "pool must not be empty"),
         (json!({"owner": " "}), "owner must not be empty"),
-        (json!({"lab": "a b"}), "lab may hold only visible ASCII characters"),
+        (
+            json!({"lab": "a\u{200b}b"}),
+            "lab may hold only visible characters and blanks (no control, bidirectional or zero-width characters)",
+        ),
         (json!({"name_prefix": ""}), "name_prefix must not be empty"),
     ] {
         let fault = rig.ask(Verb::Sandboxes, body.clone()).await.unwrap_err();
