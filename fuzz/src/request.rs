@@ -252,7 +252,7 @@ impl Requests for Workers {
 
 #[async_trait]
 impl Ticks for NoRuns {
-    async fn tick(&self, _: TickKind, _: Option<u64>) -> Result<TickReceipt, BusError> {
+    async fn tick(&self, _: TickKind, _: Option<(u64, Duration)>) -> Result<TickReceipt, BusError> {
         Ok(TickReceipt { sequence: 1, duplicate: false })
     }
 

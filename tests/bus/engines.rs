@@ -9,7 +9,7 @@ use harness::wait::{TIMEOUT, eventually};
 use nats::{LinkConfig, NatsBus, NatsConfig};
 use ports::bus::{
     CensusStore, DeletionControl, DeletionQueue, Deletions, Discovery, EventFeed, EventLog, ProviderThrottle,
-    Requests, Serve, TableMarks, TickQueue, Ticks, Upkeep,
+    Requests, Serve, TableMarks, TickQueue, TickTurns, Ticks, Upkeep,
 };
 use ports::clock::{Clock, SystemClock};
 use ports::random::Rng;
@@ -33,7 +33,7 @@ macro_rules! all_of {
 
 all_of! {
     /// All ports of a bus.
-    Bus: Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + ProviderThrottle + DeletionControl + Upkeep + EventLog
+    Bus: Requests + Serve + Deletions + DeletionQueue + Ticks + TickQueue + TickTurns + ProviderThrottle + DeletionControl + Upkeep + EventLog
         + CensusStore + TableMarks + EventFeed + Discovery
 }
 

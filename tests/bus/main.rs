@@ -97,6 +97,8 @@ on_every_engine! {
         run_aborted_by_the_stop_is_repeated,
         last_census_is_shared_by_all_processes,
         table_mark_never_decreases,
+        turns_and_periods_are_shared,
+        scheduled_tick_carries_the_period_of_its_kind,
     }
     upkeep {
         queue_is_read_in_pages_without_consuming,

@@ -18,6 +18,8 @@ use testkit::clock::ManualClock;
 use tokio_util::sync::CancellationToken;
 
 const SWEEP: TickKind = TickKind::SWEEP;
+/// Period of the kind in a scheduler's settings.
+const PERIOD: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn bus() -> (MemoryBus, ManualClock) {
@@ -123,13 +125,13 @@ async fn slots_deduplicate_for_two_hours_and_copies_for_two_minutes() {
     bus.park(&copy).await.unwrap();
     bus.park(&ParkedDeletion { reason: "repeat".to_owned(), ..copy.clone() }).await.unwrap();
     assert_eq!(reason(), "first");
-    assert!(!bus.tick(SWEEP, Some(7)).await.unwrap().duplicate);
+    assert!(!bus.tick(SWEEP, Some((7, PERIOD))).await.unwrap().duplicate);
     clock.advance(Duration::from_secs(120));
     bus.park(&ParkedDeletion { reason: "much later".to_owned(), ..copy }).await.unwrap();
     assert_eq!(reason(), "much later");
-    assert!(bus.tick(SWEEP, Some(7)).await.unwrap().duplicate);
+    assert!(bus.tick(SWEEP, Some((7, PERIOD))).await.unwrap().duplicate);
     clock.advance(2 * HOUR);
-    assert!(!bus.tick(SWEEP, Some(7)).await.unwrap().duplicate);
+    assert!(!bus.tick(SWEEP, Some((7, PERIOD))).await.unwrap().duplicate);
 }
 
 #[tokio::test]
@@ -186,8 +188,8 @@ async fn lost_message_has_no_effect_and_a_lost_reply_hides_it() {
         assert!(bus.announce(&work(1)).await.is_err());
         assert_eq!(bus.announce(&work(1)).await.unwrap(), after);
         bus.lose(Call::Tick, loss);
-        assert!(bus.tick(SWEEP, Some(7)).await.is_err());
-        let slot_is_taken = bus.tick(SWEEP, Some(7)).await.unwrap().duplicate;
+        assert!(bus.tick(SWEEP, Some((7, PERIOD))).await.is_err());
+        let slot_is_taken = bus.tick(SWEEP, Some((7, PERIOD))).await.unwrap().duplicate;
         assert_eq!(slot_is_taken, loss == Loss::Answer || after == Announced::AlreadyQueued);
     }
     bus.lose(Call::AcquirePermit, Loss::Message);

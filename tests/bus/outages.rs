@@ -68,7 +68,7 @@ pub(crate) async fn requests_and_ticks_resume_after_an_outage(engine: Engine) {
     let (mut runs, _running) = run_on_ticks(&other, TickKind::SWEEP);
     requests.answer_all(|_| answer("{}"));
     ask(world.bus.as_ref(), Verb::Get, &context("r"), "{}").await.unwrap();
-    world.bus.tick(TickKind::SWEEP, Some(7)).await.unwrap();
+    world.bus.tick(TickKind::SWEEP, Some((7, Duration::from_secs(60)))).await.unwrap();
     runs.next().await.answer(report(1));
     // The run's acknowledgement must have arrived, or the same tick would be delivered again after the acknowledgement
     // wait.
@@ -111,7 +111,10 @@ pub(crate) async fn action_refused_in_an_outage_is_not_executed_later(engine: En
     assert!(world.bus.pause(&late).now_or_never().is_some_and(|answer| answer.is_err()));
     world.start_server().await;
     // Published after everything that this connection may have buffered.
-    let after = eventually("a tick", TIMEOUT, || async { world.bus.tick(SYNC, Some(1)).await }).await;
+    let after = eventually("a tick", TIMEOUT, || async {
+        world.bus.tick(SYNC, Some((1, Duration::from_secs(60)))).await
+    })
+    .await;
     assert_eq!((after.sequence, after.duplicate), (before + 1, false), "the first that the stream has seen");
     assert_eq!(world.bus.status().await.unwrap().paused, Some(Pause::default()));
 }

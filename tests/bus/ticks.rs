@@ -4,8 +4,9 @@ use crate::engines::Engine;
 use crate::fixtures::{SHORT, report, run_on_ticks, until};
 use async_trait::async_trait;
 use contract::{Census, KnownMark, PoolStats, Report, TickKind, TickOrder, Violation};
+use domain::ProviderName;
 use harness::wait::{TIMEOUT, eventually};
-use ports::bus::Runner;
+use ports::bus::{Periodic, Runner};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +14,18 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 const SWEEP: TickKind = TickKind::SWEEP;
+/// Period of the kind in a scheduler's settings.
+const PERIOD: Duration = Duration::from_secs(60);
 
 pub(crate) async fn a_slot_is_published_once(engine: Engine) {
     let world = engine.world().await;
     let other = world.connect().await;
-    let first = world.bus.tick(SWEEP, Some(7)).await.unwrap();
-    let second = other.tick(SWEEP, Some(7)).await.unwrap();
+    let first = world.bus.tick(SWEEP, Some((7, PERIOD))).await.unwrap();
+    let second = other.tick(SWEEP, Some((7, PERIOD))).await.unwrap();
     assert_eq!((first.duplicate, second.duplicate), (false, true));
     assert_eq!(first.sequence, second.sequence);
-    let other_kind = world.bus.tick(TickKind::EXPIRY, Some(7)).await.unwrap();
-    let other_slot = world.bus.tick(SWEEP, Some(8)).await.unwrap();
+    let other_kind = world.bus.tick(TickKind::EXPIRY, Some((7, PERIOD))).await.unwrap();
+    let other_slot = world.bus.tick(SWEEP, Some((8, PERIOD))).await.unwrap();
     assert_eq!((other_kind.duplicate, other_slot.duplicate), (false, false));
     assert!(first.sequence < other_kind.sequence && other_kind.sequence < other_slot.sequence);
 }
@@ -30,15 +33,15 @@ pub(crate) async fn a_slot_is_published_once(engine: Engine) {
 pub(crate) async fn finished_slot_is_not_published_again(engine: Engine) {
     let world = engine.world().await;
     let (mut inbox, _running) = run_on_ticks(&world.bus, SWEEP);
-    let first = world.bus.tick(SWEEP, Some(7)).await.unwrap();
+    let first = world.bus.tick(SWEEP, Some((7, PERIOD))).await.unwrap();
     inbox.next().await.answer(report(1));
     eventually("the end of the run", TIMEOUT, || async {
         world.bus.last_report(SWEEP).await.unwrap().ok_or("no report")
     })
     .await;
-    let again = world.bus.tick(SWEEP, Some(7)).await.unwrap();
+    let again = world.bus.tick(SWEEP, Some((7, PERIOD))).await.unwrap();
     assert_eq!((again.duplicate, again.sequence), (true, first.sequence));
-    assert!(!world.bus.tick(SWEEP, Some(8)).await.unwrap().duplicate);
+    assert!(!world.bus.tick(SWEEP, Some((8, PERIOD))).await.unwrap().duplicate);
     inbox.next().await.answer(report(2));
 }
 
@@ -50,7 +53,7 @@ pub(crate) async fn third_tick_is_merged_into_the_waiting_one(engine: Engine) {
     let second = world.bus.tick(SWEEP, None).await.unwrap();
     assert_eq!((first.duplicate, second.duplicate), (false, false));
     assert_eq!(world.bus.last_tick().await.unwrap(), Some(second.sequence));
-    for slot in [None, Some(7), None, Some(7)] {
+    for slot in [None, Some((7, PERIOD)), None, Some((7, PERIOD))] {
         let folded = world.bus.tick(SWEEP, slot).await.unwrap();
         assert_eq!((folded.duplicate, folded.sequence), (true, second.sequence), "{slot:?}");
     }
@@ -60,7 +63,7 @@ pub(crate) async fn third_tick_is_merged_into_the_waiting_one(engine: Engine) {
     inbox.next().await.answer(report(2));
     // The tick of a folded slot was not published, so it still can be.
     let later = eventually("room for a tick", TIMEOUT, || async {
-        let receipt = world.bus.tick(SWEEP, Some(7)).await.unwrap();
+        let receipt = world.bus.tick(SWEEP, Some((7, PERIOD))).await.unwrap();
         if receipt.duplicate { Err(receipt) } else { Ok(receipt) }
     })
     .await;
@@ -287,4 +290,44 @@ pub(crate) async fn table_mark_never_decreases(engine: Engine) {
         world.bus.raise_mark(mark(late)).await.unwrap();
         assert_eq!(other.known_mark().await.unwrap(), Some(mark(9)));
     }
+}
+
+pub(crate) async fn turns_and_periods_are_shared(engine: Engine) {
+    let world = engine.world().await;
+    let other = world.connect().await;
+    let (csp, europe) = (ProviderName::csp(), ProviderName::parse("csp-eu").unwrap());
+    let of = Periodic::Listing(&europe);
+    assert_eq!(world.bus.last_turn(of).await.unwrap(), None);
+    let first = world.bus.take_turn(of, None).await.unwrap();
+    assert!(first.is_first && first.age.is_zero(), "{first:?}");
+    let seen = other.last_turn(of).await.unwrap().unwrap();
+    assert_eq!((seen.revision, seen.number), (first.revision, first.number));
+    assert_eq!(other.last_turn(Periodic::Listing(&csp)).await.unwrap(), None, "of another provider");
+    let second = other.take_turn(of, Some(&seen)).await.unwrap();
+    let late = world.bus.take_turn(of, Some(&first)).await.unwrap();
+    assert_eq!((late.revision, late.number), (second.revision, second.number), "the other one was faster");
+
+    let sync = TickKind::SYNC;
+    assert_eq!(other.requested_period(sync).await.unwrap(), None);
+    world.bus.request_period(sync, Some(PERIOD)).await.unwrap();
+    assert_eq!(other.requested_period(sync).await.unwrap(), Some(PERIOD));
+    assert_eq!(other.requested_period(SWEEP).await.unwrap(), None, "of another kind");
+    world.bus.request_period(sync, None).await.unwrap();
+    assert_eq!(other.requested_period(sync).await.unwrap(), None);
+}
+
+pub(crate) async fn scheduled_tick_carries_the_period_of_its_kind(engine: Engine) {
+    let world = engine.world().await;
+    let (sender, mut orders) = mpsc::unbounded_channel();
+    let (bus, stop) = (Arc::clone(&world.bus), CancellationToken::new());
+    let running = tokio::spawn({
+        let stop = stop.clone();
+        async move { bus.run_on_ticks(SWEEP, Arc::new(Ordered(sender)), stop).await }
+    });
+    world.bus.tick(SWEEP, Some((7, PERIOD))).await.unwrap();
+    assert_eq!(orders.recv().await, Some(TickOrder::scheduled(PERIOD)));
+    world.bus.tick(SWEEP, None).await.unwrap();
+    assert_eq!(orders.recv().await, Some(TickOrder::default()));
+    stop.cancel();
+    running.await.unwrap().unwrap();
 }

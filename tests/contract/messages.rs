@@ -10,8 +10,8 @@ use contract::{
     AllocateRequest, Allocation, BreakerState, Census, CensusReport, Counted, CountedBy, DeletionWork,
     DeletionsState, DeletionsStatus, ExpiryReport, Fault, FaultBody, FaultCode, HealthReply, KnownMark,
     Outcome, ParkedDeletion, Pause, PauseRequest, PoolStats, ReleaseReply, ReleaseRequest, Report,
-    ResumeReply, ResumeRequest, RunReport, RunStatus, SandboxRequest, SandboxView,
-    StaleReport, StatsReply, SweepReport, SyncReport, ThrottleState, TurnTaken, Violation,
+    RequestedPeriod, ResumeReply, ResumeRequest, RunReport, RunStatus, SandboxRequest, SandboxView,
+    StaleReport, StatsReply, SweepReport, SyncReport, ThrottleState, TickOrder, TurnTaken, Violation,
 };
 use domain::StateName;
 use insta::assert_snapshot;
@@ -192,6 +192,10 @@ fn tick_period_record() {
     let turn = TurnTaken { number: 4_503_599_627_370_496, is_first: false };
     assert_snapshot!(wire(&turn), @r#"{"number":4503599627370496,"is_first":false}"#);
     reads(r#"{"number":7}"#, &TurnTaken { number: 7, is_first: false });
+    assert_snapshot!(wire(&RequestedPeriod { seconds: Some(60) }), @r#"{"seconds":60}"#);
+    reads("{}", &RequestedPeriod { seconds: None });
+    let scheduled = TickOrder::scheduled(std::time::Duration::from_secs(600));
+    assert_snapshot!(wire(&scheduled), @r#"{"period_seconds":600}"#);
 }
 
 #[test]
@@ -354,6 +358,7 @@ fn reports_of_syncs() {
         identities_dropped: 14,
         unclear: 15,
         withheld: 16,
+        not_due: Vec::new(),
         providers: BTreeMap::new(),
     };
     let run = RunReport { tick: 17, duration_ms: 100, report: Report::Sync(sync) };
@@ -465,13 +470,14 @@ fn pools() {
         settings: PoolSettings {
             lease: Some(asked),
             deletions_in_flight_max: Some(4),
+            sync_seconds: Some(120),
             ..settings.clone()
         },
         version: Some(2),
         by: Some("alice".to_owned()),
     };
     // A reader refuses unknown settings, so that an operator's typing error has no silent effect.
-    assert_snapshot!(text(&put), @r#"{"pool":"labs","settings":{"kind":"account","provider":"csp","name_prefix":"lab-","lease":{"duration_minutes":240,"duration_minutes_max":480,"total_minutes_max":960,"grace_minutes":30},"deletions_in_flight_max":4},"version":2,"by":"alice"}"#);
+    assert_snapshot!(text(&put), @r#"{"pool":"labs","settings":{"kind":"account","provider":"csp","name_prefix":"lab-","lease":{"duration_minutes":240,"duration_minutes_max":480,"total_minutes_max":960,"grace_minutes":30},"deletions_in_flight_max":4,"sync_seconds":120},"version":2,"by":"alice"}"#);
     let order = PoolOrder { pool: "labs".to_owned(), version: Some(3), by: Some("alice".to_owned()) };
     assert_snapshot!(strict(&order), @r#"{"pool":"labs","version":3,"by":"alice"}"#);
     assert_snapshot!(strict(&PoolRequest { pool: "labs".to_owned() }), @r#"{"pool":"labs"}"#);

@@ -1,13 +1,14 @@
 //! Pools and providers: settings of each pool, changes while the fleet runs, and two providers that do not affect each
 //! other.
 
-use contract::{RunStatus, TickKind};
+use contract::{Report, RunStatus, TickKind};
 use domain::{NamePrefix, StateName};
 use futures_util::StreamExt as _;
 use harness::http::Answer;
 use harness::process::run;
 use harness::rig::{CSP_TOKEN, Plan, Rig};
 use harness::wait::{TIMEOUT, eventually};
+use ports::bus::Ticks as _;
 use ports::random::Rng;
 use reqwest::Method;
 use runtime::settings::Secret;
@@ -371,5 +372,40 @@ async fn two_providers_may_use_the_same_numbers() {
     }
     let census = rig.census().await.census;
     assert_eq!(census.violations[&contract::Violation::IdentityTwice.into()], 0, "{census:?}");
+    two.stop().await;
+}
+
+#[tokio::test]
+async fn pool_has_its_listing_read_in_its_own_period() {
+    let two = TwoProviders::start(2).await;
+    let (rig, other) = (&two.rig, two.other.handle());
+    let sync = || async {
+        let report = rig.bus.last_report(TickKind::SYNC).await.unwrap().unwrap();
+        let Report::Sync(sync) = report.report else { panic!("{report:?}") };
+        (report.tick, sync)
+    };
+    let settings = json!({"provider": "csp-eu", "sync_seconds": 10});
+    assert_eq!(put(rig, "eu", &settings).await.status, 200);
+    other.add_accounts(1, None).unwrap();
+    // The period of the settings is an hour.
+    eventually("the new account", TIMEOUT, || async {
+        match two.free_in("eu").await {
+            3 => Ok(()),
+            count => Err(count),
+        }
+    })
+    .await;
+    let (first, _) = sync().await;
+    let second = eventually("a sync that leaves the other provider out", TIMEOUT, || async {
+        match sync().await {
+            (tick, sync) if tick > first => Ok(sync),
+            (_, sync) => Err(sync),
+        }
+    })
+    .await;
+    assert_eq!((second.status, second.not_due.as_slice()), (RunStatus::Completed, &["csp".to_owned()][..]));
+    assert_eq!((second.listed, second.providers["csp-eu"].listed), (3, 3), "{second:?}");
+    let all = rig.sync().await;
+    assert_eq!((all.listed, all.not_due.len()), (5, 0), "an operator's sync reads every listing: {all:?}");
     two.stop().await;
 }

@@ -9,7 +9,7 @@ use harness::servers;
 use harness::wait::eventually;
 use nats::{NatsBus, NatsConfig};
 use parking_lot::Mutex;
-use ports::bus::{BusError, Runner, TickQueue as _, TickReceipt, TickTurn, TickTurns, Ticks};
+use ports::bus::{BusError, Periodic, Runner, TickQueue as _, TickReceipt, TickTurn, TickTurns, Ticks};
 use ports::clock::SystemClock;
 use ports::random::Rng;
 use prometheus::Registry;
@@ -58,9 +58,9 @@ struct Runs {
 
 #[async_trait]
 impl Ticks for Recorded {
-    async fn tick(&self, kind: TickKind, turn: Option<u64>) -> Result<TickReceipt, BusError> {
+    async fn tick(&self, kind: TickKind, turn: Option<(u64, Duration)>) -> Result<TickReceipt, BusError> {
         let receipt = self.bus.tick(kind, turn).await?;
-        if let Some(turn) = turn.filter(|_| kind == KIND) {
+        if let Some((turn, _)) = turn.filter(|_| kind == KIND) {
             let mut book = self.book.0.lock();
             match book.iter_mut().find(|(number, _)| *number == turn) {
                 Some((_, receipts)) => receipts.push(receipt),
@@ -85,12 +85,20 @@ impl Ticks for Recorded {
 
 #[async_trait]
 impl TickTurns for Recorded {
-    async fn last_turn(&self, kind: TickKind) -> Result<Option<TickTurn>, BusError> {
-        self.bus.last_turn(kind).await
+    async fn last_turn(&self, of: Periodic<'_>) -> Result<Option<TickTurn>, BusError> {
+        self.bus.last_turn(of).await
     }
 
-    async fn take_turn(&self, kind: TickKind, last: Option<&TickTurn>) -> Result<TickTurn, BusError> {
-        self.bus.take_turn(kind, last).await
+    async fn take_turn(&self, of: Periodic<'_>, last: Option<&TickTurn>) -> Result<TickTurn, BusError> {
+        self.bus.take_turn(of, last).await
+    }
+
+    async fn requested_period(&self, kind: TickKind) -> Result<Option<Duration>, BusError> {
+        self.bus.requested_period(kind).await
+    }
+
+    async fn request_period(&self, kind: TickKind, period: Option<Duration>) -> Result<(), BusError> {
+        self.bus.request_period(kind, period).await
     }
 }
 

@@ -79,11 +79,12 @@ async fn three_schedulers_publish_one_tick_for_each_slot() {
 #[tokio::test]
 async fn published_slot_is_not_published_again() {
     let rig = Plan::new(3).start().await;
-    let first = rig.bus.tick(TickKind::SWEEP, Some(7)).await.unwrap();
-    let second = rig.bus.tick(TickKind::SWEEP, Some(7)).await.unwrap();
+    let turn = Some((7, std::time::Duration::from_secs(60)));
+    let first = rig.bus.tick(TickKind::SWEEP, turn).await.unwrap();
+    let second = rig.bus.tick(TickKind::SWEEP, turn).await.unwrap();
     assert_eq!((first.duplicate, second.duplicate), (false, true));
     assert_eq!(first.sequence, second.sequence);
-    let other_kind = rig.bus.tick(TickKind::EXPIRY, Some(7)).await.unwrap();
+    let other_kind = rig.bus.tick(TickKind::EXPIRY, turn).await.unwrap();
     assert!(!other_kind.duplicate);
     rig.stop().await;
 }

@@ -34,6 +34,7 @@ fn full() -> PoolSpec {
         },
         warm: Some(WarmSizes { min: 0, max: 7 }),
         deletions_in_flight_max: Some(3),
+        sync_period: span(90),
         state: PoolState::Draining,
         version: 2,
         ..plain()

@@ -67,6 +67,7 @@ pub(crate) fn reconciler(
         upkeep: Arc::new(bus.clone()),
         switch: Arc::new(bus.clone()),
         census: Arc::new(bus.clone()),
+        turns: Arc::new(bus.clone()),
         recorder: Recorder::new(
             Arc::new(clock.clone()),
             Arc::new(bus),

@@ -102,6 +102,7 @@ fn reconciler(store: Arc<dyn Store>, provider: Arc<Endless>) -> Reconciler {
         upkeep: Arc::new(bus.clone()),
         switch: Arc::new(bus.clone()),
         census: Arc::new(bus.clone()),
+        turns: Arc::new(bus.clone()),
         recorder: Recorder::new(clock, Arc::new(bus), EventLogMetrics::register(&registry).unwrap()),
     };
     let config = Config {

@@ -67,7 +67,7 @@ pub use throttle::{
     BreakerState, DeletionsState, DeletionsStatus, Pause, PauseRequest, ResumeReply, ResumeRequest,
     ThrottleState,
 };
-pub use ticks::{TickKind, TickOrder, TurnTaken};
+pub use ticks::{RequestedPeriod, TickKind, TickOrder, TurnTaken};
 
 /// The names of a closed set, for a text that says what is allowed: `a, b, c`.
 #[must_use]

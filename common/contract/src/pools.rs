@@ -37,6 +37,10 @@ pub struct PoolSettings {
     /// Most concurrent deletions of this pool in the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletions_in_flight_max: Option<u32>,
+    /// How often the listing of its provider is read, in seconds; of the pools of one provider, the shortest period
+    /// counts. `SYNC_INTERVAL_SECONDS` if none of them says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync_seconds: Option<u32>,
 }
 
 /// The rules of a pool's leases.
@@ -164,6 +168,7 @@ impl PoolSettings {
             lease,
             warm,
             deletions_in_flight_max,
+            sync_seconds,
         } = self;
         let invalid = |field, problem: String| InvalidPool { field, problem };
         let kind = match kind {
@@ -187,6 +192,7 @@ impl PoolSettings {
             leases: lease.map(LeaseSettings::overrides).unwrap_or_default(),
             warm: warm.map(|WarmSettings { min, max }| WarmSizes { min, max }),
             deletions_in_flight_max: *deletions_in_flight_max,
+            sync_period: sync_seconds.map(|seconds| Duration::from_secs(seconds.into())),
             ..PoolSpec::of_accounts(
                 pool.clone(),
                 provider,
@@ -209,6 +215,7 @@ impl PoolSettings {
             lease: (lease != LeaseSettings::default()).then_some(lease),
             warm: spec.warm.map(|WarmSizes { min, max }| WarmSettings { min, max }),
             deletions_in_flight_max: spec.deletions_in_flight_max,
+            sync_seconds: spec.sync_period.map(|period| u32::try_from(period.as_secs()).unwrap_or(u32::MAX)),
         }
     }
 }
@@ -265,7 +272,7 @@ mod tests {
     #[test]
     fn settings_round_trip_through_the_spec() {
         let text = r#"{"kind":"account","provider":"csp-eu","name_prefix":"lab-","lease":{"duration_minutes":90,
-            "grace_minutes":0},"deletions_in_flight_max":3}"#;
+            "grace_minutes":0},"deletions_in_flight_max":3,"sync_seconds":60}"#;
         let settings: PoolSettings = serde_json::from_str(text).unwrap();
         let spec = settings.spec(&PoolName::parse("labs").unwrap()).unwrap();
         assert_eq!(spec.leases.duration, Some(Duration::from_secs(5_400)));
@@ -283,6 +290,7 @@ mod tests {
         assert_eq!(field(r#"{"provider":"a b"}"#), Err("provider"));
         assert_eq!(field(r#"{"name_prefix":"a\u200b"}"#), Err("name_prefix"));
         assert_eq!(field(r#"{"template":""}"#), Err("template"));
+        assert_eq!(field(r#"{"sync_seconds":1}"#), Err("sync_seconds"));
         assert_eq!(field(r#"{"lease":{"duration_minutes":0}}"#), Err("lease.duration_minutes"));
         assert!(serde_json::from_str::<PoolSettings>(r#"{"prefix":"lab-"}"#).is_err(), "a misspelled field");
     }

@@ -116,6 +116,9 @@ pub struct SyncReport {
     /// Free and not listed, but not marked stale because of such entries.
     #[serde(default)]
     pub withheld: u64,
+    /// Providers whose listing was not read, because their pools have longer periods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_due: Vec<String>,
     /// Each provider's part, in a fleet with several.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub providers: BTreeMap<String, ProviderSync>,

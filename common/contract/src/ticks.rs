@@ -2,6 +2,7 @@
 
 use super::reports::Report;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 use utoipa::ToSchema;
 
 /// The actor of an order that names none.
@@ -25,6 +26,18 @@ pub struct TickOrder {
     /// is run on later forces nothing, and is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted_until_ms: Option<u64>,
+    /// Period of the kind in the settings, in seconds, if the scheduler sent it: what has a period of its own, or is not
+    /// due after this one, is left out. Without it, everything is looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub period_seconds: Option<u64>,
+}
+
+/// The period in which pools ask for a kind of tick, as its key holds it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RequestedPeriod {
+    /// The shortest one of all pools, in seconds; none if no pool asks for one.
+    #[serde(default)]
+    pub seconds: Option<u64>,
 }
 
 /// The turn of a kind's ticks, as its key holds it.
@@ -82,7 +95,13 @@ impl TickOrder {
     /// The order of `by` to follow the listing.
     #[must_use]
     pub fn forced(by: &str) -> Self {
-        Self { force: true, by: Some(by.to_owned()), wanted_until_ms: None }
+        Self { force: true, by: Some(by.to_owned()), ..Self::default() }
+    }
+
+    /// The order of a scheduler whose settings give the kind this period.
+    #[must_use]
+    pub fn scheduled(period: Duration) -> Self {
+        Self { period_seconds: Some(period.as_secs()), ..Self::default() }
     }
 
     /// This order, wanted until that moment and not after it.

@@ -2,7 +2,7 @@
 
 use super::ids::{NamePrefix, PoolName, ProviderName, SandboxName};
 use super::policy::LeasePolicy;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Longest duration of a lease policy.
@@ -11,22 +11,15 @@ pub const LEASE_DURATION_MAX: Duration = Duration::from_secs(60 * 24 * 3_600);
 pub const POOLS_MAX: usize = 256;
 /// Most warm sandboxes of a pool.
 pub const WARM_MAX: u32 = 100_000;
+/// Shortest period in which a pool may have its provider's listing read; a listing takes several requests.
+pub const SYNC_PERIOD_MIN: Duration = Duration::from_secs(10);
+/// Longest period in which a pool may have its provider's listing read.
+pub const SYNC_PERIOD_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Most concurrent deletions that a pool may ask for.
 pub const DELETIONS_IN_FLIGHT_MAX: u32 = 10_000;
 
 /// How the sandboxes of a pool come into being.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    strum::IntoStaticStr,
-    strum::EnumString,
-    strum::EnumIter,
-    strum::VariantArray,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString)]
 #[strum(serialize_all = "snake_case")]
 pub enum PoolKind {
     /// The provider lists them.
@@ -39,22 +32,10 @@ pub enum PoolKind {
 }
 
 /// Whether a pool is in use.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    strum::IntoStaticStr,
-    strum::EnumString,
-    strum::EnumIter,
-    strum::VariantArray,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString)]
 #[strum(serialize_all = "snake_case")]
 pub enum PoolState {
     /// It grants leases.
-    #[default]
     Active,
     /// It grants no leases and gets no new sandboxes; leases and deletions run to their ends.
     Draining,
@@ -103,6 +84,8 @@ pub struct PoolSpec {
     pub warm: Option<WarmSizes>,
     /// Most concurrent deletions of this pool in the fleet; the setting of the fleet if absent.
     pub deletions_in_flight_max: Option<u32>,
+    /// How often the listing of its provider is read; of the pools of one provider, the shortest period counts.
+    pub sync_period: Option<Duration>,
     /// Whether it is in use.
     pub state: PoolState,
     /// Number of changes.
@@ -190,6 +173,7 @@ impl PoolSpec {
             leases: LeaseOverrides::default(),
             warm: None,
             deletions_in_flight_max: None,
+            sync_period: None,
             state: PoolState::Active,
             version: 1,
         }
@@ -258,12 +242,16 @@ impl PoolSpec {
         if self.deletions_in_flight_max.is_some_and(|max| max == 0 || max > DELETIONS_IN_FLIGHT_MAX) {
             return invalid("deletions_in_flight_max", "must be from 1 to 10,000");
         }
+        if self.sync_period.is_some_and(|period| !(SYNC_PERIOD_MIN..=SYNC_PERIOD_MAX).contains(&period)) {
+            return invalid("sync_seconds", "must be from 10 seconds to one day");
+        }
         let is_account = self.kind == PoolKind::Account;
         for (field, is_set, belongs) in [
             ("template", self.template.is_some(), !is_account),
             ("warm", self.warm.is_some(), !is_account),
             ("lease.idle_minutes", idle.is_some(), !is_account),
             ("name_prefix", self.name_prefix.is_some(), is_account),
+            ("sync_seconds", self.sync_period.is_some(), is_account),
         ] {
             if is_set && !belongs {
                 return invalid(field, &format!("does not apply to pools of kind {}", self.kind.as_str()));
@@ -387,6 +375,18 @@ impl Pools {
         self.get(pool).map_or_else(ProviderName::csp, |spec| spec.provider.clone())
     }
 
+    /// How often the listings of providers are read whose pools say so.
+    #[must_use]
+    pub fn sync_periods(&self) -> BTreeMap<&ProviderName, Duration> {
+        let mut periods = BTreeMap::new();
+        for spec in &self.specs {
+            let Some(period) = spec.sync_period else { continue };
+            let shortest = periods.entry(&spec.provider).or_insert(period);
+            *shortest = period.min(*shortest);
+        }
+        periods
+    }
+
     /// The same settings with other pools.
     #[must_use]
     pub fn with(&self, specs: Vec<PoolSpec>) -> Self {
@@ -505,6 +505,24 @@ mod tests {
         assert_eq!(with(|spec| spec.template = Some("python".to_owned())), Err("template"));
         assert_eq!(with(|spec| spec.warm = Some(WarmSizes { min: 2, max: 1 })), Err("warm"));
         assert_eq!(with(|spec| spec.deletions_in_flight_max = Some(0)), Err("deletions_in_flight_max"));
+        assert_eq!(with(|spec| spec.sync_period = Some(SYNC_PERIOD_MIN)), Ok(()));
+        for period in [SYNC_PERIOD_MIN / 2, 2 * SYNC_PERIOD_MAX] {
+            let mut spec = spec("main");
+            spec.sync_period = Some(period);
+            assert_eq!(spec.check().map_err(|error| error.field), Err("sync_seconds"));
+        }
+    }
+
+    #[test]
+    fn shortest_period_of_a_provider_counts() {
+        let seconds = Duration::from_secs;
+        let mut specs = Pools::parse("labs=lab-,tens=ten-,main").unwrap();
+        specs[0].sync_period = Some(seconds(120));
+        specs[2].sync_period = Some(seconds(60));
+        let europe = ProviderName::parse("csp-eu").unwrap();
+        specs.push(PoolSpec::of_accounts(PoolName::parse("eu").unwrap(), europe, None));
+        let pools = Pools::new(specs, LEASES);
+        assert_eq!(pools.sync_periods(), BTreeMap::from([(&ProviderName::csp(), seconds(60))]));
     }
 
     #[test]

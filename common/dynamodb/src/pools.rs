@@ -25,6 +25,7 @@ const LEASE_IDLE_S: &str = "lease_idle_s";
 const WARM_MIN: &str = "warm_min";
 const WARM_MAX: &str = "warm_max";
 const DELETIONS_IN_FLIGHT_MAX: &str = "deletions_in_flight_max";
+const SYNC_S: &str = "sync_s";
 
 #[async_trait]
 impl PoolItems for DynamoStore {
@@ -74,6 +75,7 @@ fn change_to(spec: &PoolSpec) -> Update {
         leases,
         warm,
         deletions_in_flight_max,
+        sync_period,
         state,
         version,
     } = spec;
@@ -90,6 +92,7 @@ fn change_to(spec: &PoolSpec) -> Update {
         (WARM_MIN, warm.map(|warm| number(warm.min))),
         (WARM_MAX, warm.map(|warm| number(warm.max))),
         (DELETIONS_IN_FLIGHT_MAX, deletions_in_flight_max.map(number)),
+        (SYNC_S, span(sync_period)),
     ];
     let change = Update::default()
         .set(KIND, text(kind.as_str()))
@@ -133,6 +136,7 @@ fn decode(pool: &PoolName, item: &Item) -> Result<PoolSpec, StoreError> {
         },
         warm,
         deletions_in_flight_max: size(DELETIONS_IN_FLIGHT_MAX)?,
+        sync_period: span(SYNC_S)?,
         state: PoolState::parse(fields.text(STATE)?).ok_or_else(unknown(STATE))?,
         version: fields.number(VERSION)?,
     })

@@ -90,10 +90,11 @@ impl Deletions for NatsBus {
 
 #[async_trait]
 impl Ticks for NatsBus {
-    async fn tick(&self, kind: TickKind, turn: Option<u64>) -> Result<TickReceipt, BusError> {
+    async fn tick(&self, kind: TickKind, turn: Option<(u64, Duration)>) -> Result<TickReceipt, BusError> {
         let mut message = PublishMessage::build();
-        if let Some(turn) = turn {
-            message = message.message_id(format!("{}:{turn}", kind.as_str()));
+        if let Some((turn, period)) = turn {
+            let order = encode(&TickOrder::scheduled(period), "publish a tick")?;
+            message = message.message_id(format!("{}:{turn}", kind.as_str())).payload(order);
         }
         let PublishAck { sequence, duplicate, .. } = match self.publish_tick(kind, message).await? {
             Published::Taken(ack) => ack,

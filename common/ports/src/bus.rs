@@ -31,7 +31,7 @@ pub use marks::TableMarks;
 pub use rebuilt::{EventLogState, Rebuilt};
 pub use requests::{LateReply, Requests, Unanswered};
 pub use switch::{CachedSwitch, SwitchCache};
-pub use turns::{TickTurn, TickTurns};
+pub use turns::{Periodic, TickTurn, TickTurns};
 
 /// How long the stream recognises repeated ticks of a turn: twice the longest period of a scheduler.
 pub const TICK_DEDUP_WINDOW: Duration = Duration::from_secs(2 * 3_600);
@@ -214,8 +214,9 @@ pub trait DeletionQueue: Send + Sync {
 /// Publishing ticks and waiting for their reports.
 #[async_trait]
 pub trait Ticks: Send + Sync {
-    /// Publishes a tick. With the number of a `turn`, the stream keeps only the first of that turn.
-    async fn tick(&self, kind: TickKind, turn: Option<u64>) -> Result<TickReceipt, BusError>;
+    /// Publishes a tick. With the number of a `turn`, and the period of its kind in the settings, the stream keeps only
+    /// the first of that turn.
+    async fn tick(&self, kind: TickKind, turn: Option<(u64, Duration)>) -> Result<TickReceipt, BusError>;
 
     /// Publishes a tick and waits for the report of a run that began after the tick was accepted. All of that takes at
     /// most `timeout`; a tick that is not accepted by then is an error. Without a connection the call fails at once.

@@ -52,6 +52,12 @@ impl Rhythm {
         if is_first { self.period.saturating_add(self.offset()) } else { self.period }
     }
 
+    /// This rhythm with a period that is not longer than `period`.
+    #[must_use]
+    pub fn at_most(self, period: Option<Duration>) -> Self {
+        Self { period: period.map_or(self.period, |period| period.min(self.period)), ..self }
+    }
+
     fn offset(self) -> Duration {
         let period_ns = self.period.as_nanos().max(1);
         Duration::from_nanos(u64::try_from(self.offset.as_nanos() % period_ns).unwrap_or_default())

@@ -216,7 +216,6 @@ impl Fleet {
         let bus = Arc::new(self.bus("ingress").await?);
         let ports = ingress::Ports {
             requests: Arc::clone(&bus) as Arc<dyn Requests>,
-            ticks: Arc::clone(&bus) as Arc<dyn Ticks>,
             deletion_control: self.deletion_control(&bus, config.admin_wait),
             events: Arc::clone(&bus) as Arc<dyn EventFeed>,
             discovery: Arc::clone(&bus) as Arc<dyn Discovery>,
@@ -368,6 +367,7 @@ impl Fleet {
             upkeep: Arc::clone(&bus) as Arc<dyn Upkeep>,
             switch: Arc::clone(&bus) as Arc<dyn SwitchCache>,
             census: Arc::clone(&bus) as Arc<dyn CensusStore>,
+            turns: Arc::clone(&bus) as Arc<dyn TickTurns>,
             recorder: self.recorder(Arc::clone(&bus) as Arc<dyn EventLog>),
         };
         self.notes.push(Arc::new(ListingNote(Arc::clone(&bus) as Arc<dyn Ticks>)));

@@ -54,7 +54,7 @@ impl Requests for AtOnce {
 
 #[async_trait]
 impl Ticks for AtOnce {
-    async fn tick(&self, _: TickKind, _: Option<u64>) -> Result<TickReceipt, BusError> {
+    async fn tick(&self, _: TickKind, _: Option<(u64, Duration)>) -> Result<TickReceipt, BusError> {
         Ok(TickReceipt { sequence: 1, duplicate: false })
     }
 

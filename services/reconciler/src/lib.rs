@@ -24,6 +24,7 @@ mod expiry;
 mod identity;
 mod listing;
 mod metrics;
+mod periods;
 mod plan;
 mod stale;
 mod sweep;
@@ -33,7 +34,9 @@ mod ticks;
 use async_trait::async_trait;
 use contract::{Report, TickKind, TickOrder};
 use domain::ProviderName;
-use ports::bus::{BusError, CensusStore, Deletions, Runner, SwitchCache, TickQueue, Upkeep};
+use ports::bus::{
+    BusError, CensusStore, Deletions, Runner, SwitchCache, TickQueue, TickTurns, Upkeep,
+};
 use ports::clock::Clock;
 use ports::provider::Providers;
 use ports::store::Store;
@@ -86,6 +89,8 @@ pub struct Ports {
     pub switch: Arc<dyn SwitchCache>,
     /// Stores the last census.
     pub census: Arc<dyn CensusStore>,
+    /// Turns of the providers' listings, and the periods that pools ask for.
+    pub turns: Arc<dyn TickTurns>,
     /// Publishes events.
     pub recorder: Recorder,
 }
@@ -215,6 +220,13 @@ impl Reconciler {
             let (reconciler, stop) = (Arc::clone(&reconciler), stop.clone());
             async move {
                 reconciler.show_census_until(stop).await;
+                Ok(())
+            }
+        });
+        kinds.spawn({
+            let (reconciler, stop) = (Arc::clone(&reconciler), stop.clone());
+            async move {
+                reconciler.request_periods_until(stop).await;
                 Ok(())
             }
         });

@@ -155,9 +155,15 @@ impl Metrics {
     pub(crate) fn ran(&self, kind: TickKind, report: &Report) {
         let (status, counts): (RunStatus, &[(&str, u64)]) = match report {
             Report::Sync(report) => {
-                self.allocated_missing.set(gauge(report.allocated_missing));
-                self.identity_changed.set(gauge(report.identity_changed));
-                self.listing_unclear.set(gauge(report.unclear));
+                for (shown, count) in [
+                    (&self.allocated_missing, report.allocated_missing),
+                    (&self.identity_changed, report.identity_changed),
+                    (&self.listing_unclear, report.unclear),
+                ] {
+                    // What was not listed in this run counts as before.
+                    let before = if report.not_due.is_empty() { 0 } else { shown.get() };
+                    shown.set(gauge(count).max(before));
+                }
                 let counts = &[
                     ("inserted", report.inserted),
                     ("restored", report.restored),

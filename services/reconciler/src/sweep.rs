@@ -66,6 +66,7 @@ impl Reconciler {
     async fn try_sweep(&self, report: &mut SweepReport, skipped: &mut Skipped) -> Result<(), SweepError> {
         self.ports.upkeep.mend().await?;
         self.sweep_switch().await?;
+        self.request_periods().await?;
         self.sweep_queue(report, skipped).await?;
         self.sweep_parked(report, skipped).await?;
         let event_log = self.ports.upkeep.event_log_state().await?;

@@ -145,6 +145,15 @@ impl Reconciler {
             parts.insert(name, ProviderSync { status: RunStatus::Failed, reason, listed: 0 });
         }
         for (name, provider) in self.ports.providers.iter() {
+            let is_due = self.is_listing_due(name, order).await.unwrap_or_else(|error| {
+                tracing::warn!(provider = name.as_str(), error = %Chain(&error), "the last listing of {name} is unknown");
+                true
+            });
+            if !is_due {
+                is_whole = false;
+                report.not_due.push(name.to_string());
+                continue;
+            }
             let source = Source { name, provider: provider.as_ref() };
             let mut part = ProviderSync::default();
             let synced = match order.late_by_ms(self.ports.clock.now_ms()) {
@@ -187,7 +196,7 @@ impl Reconciler {
             () => RunStatus::Completed,
         };
         report.listed = parts.values().map(|part| part.listed).sum();
-        let is_one = parts.len() == 1;
+        let is_one = every.len() == 1;
         let reasons = parts.iter().filter_map(|(name, part)| {
             let reason = part.reason.as_ref()?;
             Some(if is_one { reason.clone() } else { format!("{name}: {reason}") })

@@ -102,6 +102,7 @@ impl Rig {
             upkeep: Arc::new(bus.clone()),
             switch: Arc::new(bus.clone()),
             census: Arc::new(bus.clone()),
+            turns: Arc::new(bus.clone()),
             recorder: Recorder::new(
                 Arc::new(clock.clone()),
                 Arc::new(bus.clone()),

@@ -6,6 +6,10 @@ pub(super) const NOTHING: &str = "{}";
 pub(super) const REPLAYED: &str = r#"{"key":"7","outcome":"replayed"}"#;
 /// A tick: a body that says no more than an empty one.
 pub(super) const TICK: &str = "{}";
+/// A tick of a scheduler.
+pub(super) const TICK_SCHEDULED: &str = r#"{"period_seconds":600}"#;
+/// The period that pools ask for.
+pub(super) const REQUESTED_PERIOD: &str = r#"{"seconds":60}"#;
 /// A tick that has a sync follow the listing, whatever it costs.
 pub(super) const TICK_FORCED: &str = r#"{"force":true,"by":"alice","wanted_until_ms":1763683225000}"#;
 /// A claim that says everything.
@@ -52,7 +56,7 @@ pub(super) const RESUMED: &str =
 /// The deletions as a whole, within the counts.
 pub(super) const ASK_POOL: &str = r#"{"pool":"labs"}"#;
 
-pub(super) const PUT_POOL: &str = r#"{"pool":"labs","settings":{"kind":"account","provider":"csp","name_prefix":"lab-","lease":{"duration_minutes":240,"duration_minutes_max":480,"total_minutes_max":960,"grace_minutes":30},"deletions_in_flight_max":4},"version":2,"by":"alice"}"#;
+pub(super) const PUT_POOL: &str = r#"{"pool":"labs","settings":{"kind":"account","provider":"csp","name_prefix":"lab-","lease":{"duration_minutes":240,"duration_minutes_max":480,"total_minutes_max":960,"grace_minutes":30},"deletions_in_flight_max":4,"sync_seconds":120},"version":2,"by":"alice"}"#;
 
 pub(super) const POOL_ORDER: &str = r#"{"pool":"labs","version":3,"by":"alice"}"#;
 

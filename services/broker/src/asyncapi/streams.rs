@@ -6,8 +6,8 @@ use super::verbs::at;
 use super::{examples, reference};
 use contract::ticks::TickOrder;
 use contract::{
-    Census, DeletionWork, Event, KnownMark, ParkedDeletion, Pause, Report, RunReport, Subjects,
-    ThrottleState, TickKind, TurnTaken,
+    Census, DeletionWork, Event, KnownMark, ParkedDeletion, Pause, Report, RequestedPeriod, RunReport,
+    Subjects, ThrottleState, TickKind, TurnTaken,
 };
 use domain::{Cause, PoolName, SandboxId};
 use serde_json::{Map, Value, json};
@@ -75,8 +75,8 @@ pub(super) fn messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
         any,
         Message::of::<TickOrder>(
             "Tick",
-            "look now; the body may be empty, and matters to a sync that is forced alone",
-            &[e::TICK, e::TICK_FORCED],
+            "look now; the body may be empty, and matters to a sync alone",
+            &[e::TICK, e::TICK_SCHEDULED, e::TICK_FORCED],
             schemas,
         )?,
         event,
@@ -84,13 +84,10 @@ pub(super) fn messages(schemas: &mut Schemas) -> anyhow::Result<Vec<Message>> {
     ];
     all.push(Message::of::<Census>("Census", "the last census that completed", &[e::CENSUS], schemas)?);
     all.push(Message::of::<Pause>("Pause", "the operators' switch of all deletions", &[e::PAUSE], schemas)?);
-    let turn = [e::TURN];
-    all.push(Message::of::<TurnTaken>(
-        "TurnTaken",
-        "a scheduler has taken the turn of a tick",
-        &turn,
-        schemas,
-    )?);
+    let (turn, period) = ([e::TURN], [e::REQUESTED_PERIOD]);
+    all.push(Message::of::<TurnTaken>("TurnTaken", "the turn of periodic work", &turn, schemas)?);
+    let summary = "the period in which pools ask for ticks";
+    all.push(Message::of::<RequestedPeriod>("RequestedPeriod", summary, &period, schemas)?);
     let throttle = [e::THROTTLE_NEW, e::THROTTLE_BROKEN];
     all.push(Message::of::<ThrottleState>("LineState", "the provider throttle", &throttle, schemas)?);
     all.push(Message::of::<KnownMark>(
@@ -161,6 +158,11 @@ pub(super) fn places(subjects: &Subjects) -> Vec<Place> {
             kinds: ticks(),
             ..key("key-tick", "tick.{kind}", "TurnTaken", "the last turn of each kind's ticks")
         },
+        Place {
+            kinds: vec![TickKind::SYNC.as_str()],
+            ..key("key-period", "period.{kind}", "RequestedPeriod", "the period that pools ask for")
+        },
+        key("key-listing", "listing.{provider}", "TurnTaken", "the last scheduled read of a listing"),
         key("key-census", "census", "Census", "the last census"),
         Place { is_open: true, ..key("key-pause", "deletions.pause", "Pause", "the operators' switch") },
         key("key-mark", "table.mark", "KnownMark", "the highest mark of the table"),
@@ -193,6 +195,7 @@ impl Place {
             ("pool", json!({ "description": "the pool", "examples": ["main"] })),
             ("id", json!({ "description": "the sandbox", "examples": ["2000000"] })),
             ("sequence", json!({ "description": "its sequence in DELETIONS", "examples": ["7"] })),
+            ("provider", json!({ "description": "the provider", "examples": ["csp"] })),
             ("kind", json!({ "description": "what kind", "enum": self.kinds })),
         ];
         let is_there = |name: &str| self.address.contains(&format!("{{{name}}}"));

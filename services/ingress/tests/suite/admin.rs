@@ -44,6 +44,7 @@ fn sync_report(status: RunStatus, reason: Option<&str>) -> RunReport {
         identities_dropped: 14,
         unclear: 15,
         withheld: 16,
+        not_due: Vec::new(),
         providers: std::collections::BTreeMap::new(),
     };
     RunReport { tick: TICK, duration_ms: 1_234, report: Report::Sync(report) }

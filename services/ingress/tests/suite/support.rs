@@ -418,7 +418,7 @@ impl FakeTicks {
 
 #[async_trait]
 impl Ticks for FakeTicks {
-    async fn tick(&self, _: TickKind, _: Option<u64>) -> Result<TickReceipt, BusError> {
+    async fn tick(&self, _: TickKind, _: Option<(u64, Duration)>) -> Result<TickReceipt, BusError> {
         self.fail_if_broken()?;
         Ok(TickReceipt { sequence: TICK, duplicate: false })
     }

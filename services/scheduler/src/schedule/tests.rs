@@ -32,12 +32,12 @@ struct Stream {
 
 #[async_trait]
 impl Ticks for Stream {
-    async fn tick(&self, kind: TickKind, turn: Option<u64>) -> Result<TickReceipt, BusError> {
+    async fn tick(&self, kind: TickKind, turn: Option<(u64, Duration)>) -> Result<TickReceipt, BusError> {
         if self.is_broken.load(Ordering::SeqCst) {
             return Err(BusError { operation: "publish a tick", source: "broken".into() });
         }
         let mut kept = self.kept.lock();
-        let duplicate = !kept.0.insert((kind, turn.unwrap()));
+        let duplicate = !kept.0.insert((kind, turn.unwrap().0));
         kept.1 += 1;
         Ok(TickReceipt { sequence: kept.1, duplicate })
     }
@@ -47,7 +47,7 @@ impl Ticks for Stream {
         kind: TickKind,
         _patience: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
-        Ok((self.tick(kind, Some(0)).await?, None))
+        Ok((self.tick(kind, Some((0, SECOND))).await?, None))
     }
 
     async fn last_report(&self, _kind: TickKind) -> Result<Option<RunReport>, BusError> {
@@ -182,4 +182,25 @@ async fn failed_publish_is_taken_over_by_another_scheduler() {
     ended.await.unwrap();
     world.wait(7).await;
     assert_eq!(world.stream.kept(KIND), 2);
+}
+
+#[tokio::test]
+async fn pools_shorten_the_period_while_a_scheduler_runs() {
+    let world = World::new();
+    let _running = world.start(Arc::new(world.clock.clone()), &world.stream);
+    let sync = TickKind::SYNC;
+    world.wait(100).await;
+    assert_eq!(world.stream.kept(sync), 1, "the period of the settings is ten minutes");
+    world.bus.request_period(sync, Some(20 * SECOND)).await.unwrap();
+    world.wait(66).await;
+    assert_eq!(world.stream.kept(sync), 5, "one at once, because the last one is older, then one each 20 s");
+    assert_eq!(world.stream.kept(KIND), 17, "other kinds as before");
+    world.bus.request_period(sync, Some(3_600 * SECOND)).await.unwrap();
+    world.wait(594).await;
+    assert_eq!(world.stream.kept(sync), 5, "a longer period than that of the settings changes nothing");
+    world.wait(20).await;
+    assert_eq!(world.stream.kept(sync), 6);
+    world.bus.request_period(sync, None).await.unwrap();
+    world.wait(600).await;
+    assert_eq!(world.stream.kept(sync), 7);
 }

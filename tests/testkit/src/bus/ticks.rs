@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use contract::{RunReport, TickKind, TickOrder};
 use ports::bus::{
-    BusError, RUN_STOP_TIMEOUT, Runner, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A_KIND_MAX, TickQueue,
-    TickReceipt, TickTurn, TickTurns, Ticks,
+    BusError, Periodic, RUN_STOP_TIMEOUT, Runner, TICK_ACK_WAIT, TICK_DEDUP_WINDOW, TICKS_OF_A_KIND_MAX,
+    TickQueue, TickReceipt, TickTurn, TickTurns, Ticks,
 };
 use runtime::telemetry::Chain;
 use std::collections::BTreeMap;
@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) struct TickStream {
     pub(super) queue: WorkQueue,
     slots: BTreeMap<(TickKind, u64), Published>,
-    turns: BTreeMap<TickKind, Turn>,
+    turns: BTreeMap<String, Turn>,
+    requested_periods: BTreeMap<TickKind, Duration>,
     reports: BTreeMap<TickKind, RunReport>,
     last_turn: u64,
     waiting: Vec<Waiting>,
@@ -52,8 +53,13 @@ struct Waiting {
 
 #[async_trait]
 impl Ticks for MemoryBus {
-    async fn tick(&self, kind: TickKind, slot: Option<u64>) -> Result<TickReceipt, BusError> {
-        self.call(Call::Tick, |inside, now_ms| inside.ticks.publish(kind, slot, Bytes::new(), now_ms))
+    async fn tick(&self, kind: TickKind, turn: Option<(u64, Duration)>) -> Result<TickReceipt, BusError> {
+        let body = match turn {
+            Some((_, period)) => encode(&TickOrder::scheduled(period))?,
+            None => Bytes::new(),
+        };
+        let slot = turn.map(|(number, _)| number);
+        self.call(Call::Tick, |inside, now_ms| inside.ticks.publish(kind, slot, body, now_ms))
     }
 
     async fn tick_and_wait(
@@ -70,9 +76,7 @@ impl Ticks for MemoryBus {
         order: &TickOrder,
         timeout: Duration,
     ) -> Result<(TickReceipt, Option<RunReport>), BusError> {
-        let body = serde_json::to_vec(order)
-            .map_err(|source| BusError { operation: "order a run", source: Box::new(source) })?;
-        self.publish_and_wait(kind, body.into(), timeout).await
+        self.publish_and_wait(kind, encode(order)?, timeout).await
     }
 
     async fn last_report(&self, kind: TickKind) -> Result<Option<RunReport>, BusError> {
@@ -86,24 +90,36 @@ impl Ticks for MemoryBus {
 
 #[async_trait]
 impl TickTurns for MemoryBus {
-    async fn last_turn(&self, kind: TickKind) -> Result<Option<TickTurn>, BusError> {
+    async fn last_turn(&self, of: Periodic<'_>) -> Result<Option<TickTurn>, BusError> {
         let now_ms = self.shared.clock.now_ms();
-        self.read("look for a turn", |inside| inside.ticks.turns.get(&kind).map(|turn| turn.at(now_ms)))
+        self.read("look for a turn", |inside| inside.ticks.turns.get(&of.key()).map(|turn| turn.at(now_ms)))
     }
 
-    async fn take_turn(&self, kind: TickKind, last: Option<&TickTurn>) -> Result<TickTurn, BusError> {
+    async fn take_turn(&self, of: Periodic<'_>, last: Option<&TickTurn>) -> Result<TickTurn, BusError> {
         let revision = last.map(|last| last.revision);
         self.call(Call::Tick, |inside, now_ms| {
-            let there = inside.ticks.turns.get(&kind);
+            let there = inside.ticks.turns.get(&of.key());
             if let Some(there) = there.filter(|there| Some(there.turn.revision) != revision) {
                 return there.at(now_ms);
             }
             inside.ticks.last_turn += 1;
             let number = inside.ticks.last_turn;
             let turn = TickTurn { revision: number, number, is_first: there.is_none(), age: Duration::ZERO };
-            inside.ticks.turns.insert(kind, Turn { turn: turn.clone(), at_ms: now_ms });
+            inside.ticks.turns.insert(of.key(), Turn { turn: turn.clone(), at_ms: now_ms });
             turn
         })
+    }
+
+    async fn requested_period(&self, kind: TickKind) -> Result<Option<Duration>, BusError> {
+        self.read("look for a period", |inside| inside.ticks.requested_periods.get(&kind).copied())
+    }
+
+    async fn request_period(&self, kind: TickKind, period: Option<Duration>) -> Result<(), BusError> {
+        self.call(Call::Tick, |inside, _| match period {
+            Some(period) => inside.ticks.requested_periods.insert(kind, period),
+            None => inside.ticks.requested_periods.remove(&kind),
+        })
+        .map(|_| ())
     }
 }
 
@@ -133,6 +149,11 @@ impl TickQueue for MemoryBus {
             }
         }
     }
+}
+
+fn encode(order: &TickOrder) -> Result<Bytes, BusError> {
+    let encoded = serde_json::to_vec(order);
+    encoded.map(Bytes::from).map_err(|source| BusError { operation: "order a run", source: Box::new(source) })
 }
 
 impl MemoryBus {
