@@ -68,6 +68,7 @@ pub(crate) fn reconciler(
         switch: Arc::new(bus.clone()),
         census: Arc::new(bus.clone()),
         turns: Arc::new(bus.clone()),
+        ticks: Arc::new(bus.clone()),
         recorder: Recorder::new(
             Arc::new(clock.clone()),
             Arc::new(bus),

@@ -103,6 +103,7 @@ fn reconciler(store: Arc<dyn Store>, provider: Arc<Endless>) -> Reconciler {
         switch: Arc::new(bus.clone()),
         census: Arc::new(bus.clone()),
         turns: Arc::new(bus.clone()),
+        ticks: Arc::new(bus.clone()),
         recorder: Recorder::new(clock, Arc::new(bus), EventLogMetrics::register(&registry).unwrap()),
     };
     let config = Config {

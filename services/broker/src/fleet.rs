@@ -216,6 +216,7 @@ impl Fleet {
         let bus = Arc::new(self.bus("ingress").await?);
         let ports = ingress::Ports {
             requests: Arc::clone(&bus) as Arc<dyn Requests>,
+            ticks: Arc::clone(&bus) as Arc<dyn Ticks>,
             deletion_control: self.deletion_control(&bus, config.admin_wait),
             events: Arc::clone(&bus) as Arc<dyn EventFeed>,
             discovery: Arc::clone(&bus) as Arc<dyn Discovery>,
@@ -368,6 +369,7 @@ impl Fleet {
             switch: Arc::clone(&bus) as Arc<dyn SwitchCache>,
             census: Arc::clone(&bus) as Arc<dyn CensusStore>,
             turns: Arc::clone(&bus) as Arc<dyn TickTurns>,
+            ticks: Arc::clone(&bus) as Arc<dyn Ticks>,
             recorder: self.recorder(Arc::clone(&bus) as Arc<dyn EventLog>),
         };
         self.notes.push(Arc::new(ListingNote(Arc::clone(&bus) as Arc<dyn Ticks>)));

@@ -1,13 +1,13 @@
 //! Notes in the readiness of a process, about problems that do not make it unready.
 
 use async_trait::async_trait;
-use contract::{Report, TickKind};
+use contract::{Report, RunStatus, TickKind};
 use ports::bus::Ticks;
 use runtime::check::Check;
 use std::sync::Arc;
 
-/// Reports that the last sync could not determine everything that is missing. It never makes a role unready, because
-/// claims do not need the listing.
+/// Reports that no sync has completed, or that the last one could not determine everything that is missing. It never makes
+/// a role unready, because claims do not need the listing.
 pub(crate) struct ListingNote(pub(crate) Arc<dyn Ticks>);
 
 #[async_trait]
@@ -21,13 +21,21 @@ impl Check for ListingNote {
     }
 
     async fn note(&self) -> Option<String> {
-        let last = self.0.last_report(TickKind::SYNC).await.ok()??;
-        note_of(&last.report)
+        let last = self.0.last_report(TickKind::SYNC).await.ok()?;
+        note_of(last.map(|last| last.report).as_ref())
     }
 }
 
-fn note_of(report: &Report) -> Option<String> {
-    let Report::Sync(sync) = report else { return None };
+fn note_of(report: Option<&Report>) -> Option<String> {
+    let sync = match report {
+        Some(Report::Sync(sync)) => sync,
+        Some(_) => return None,
+        None => return Some("degraded: no listing was read yet, so the pools are empty".to_owned()),
+    };
+    if sync.status != RunStatus::Completed {
+        let reason = sync.reason.as_deref().unwrap_or("it does not say why");
+        return Some(format!("degraded: the last sync {}: {reason}", sync.status.as_str()));
+    }
     (sync.unclear > 0).then(|| {
         format!(
             "degraded: {} entries of the last listing may be any sandbox, so nothing was marked stale ({} are not listed)",
@@ -44,8 +52,19 @@ mod tests {
     #[test]
     fn only_a_listing_with_unclear_entries_gets_a_note() {
         let sync = SyncReport { unclear: 2, withheld: 30, ..SyncReport::default() };
-        let note = note_of(&Report::Sync(sync)).unwrap();
+        let sync = SyncReport { status: RunStatus::Completed, ..sync };
+        let note = note_of(Some(&Report::Sync(sync))).unwrap();
         assert!(note.starts_with("degraded: 2 entries") && note.contains("30 are not listed"), "{note}");
-        assert_eq!(note_of(&Report::Sync(SyncReport::default())), None);
+        let whole = SyncReport { status: RunStatus::Completed, ..SyncReport::default() };
+        assert_eq!(note_of(Some(&Report::Sync(whole))), None);
+    }
+
+    #[test]
+    fn listing_that_was_never_read_gets_a_note() {
+        assert!(note_of(None).unwrap().contains("the pools are empty"));
+        let reason = Some("the provider refuses the token".to_owned());
+        let failed = SyncReport { status: RunStatus::Failed, reason, ..SyncReport::default() };
+        let note = note_of(Some(&Report::Sync(failed))).unwrap();
+        assert_eq!(note, "degraded: the last sync failed: the provider refuses the token");
     }
 }

@@ -56,6 +56,7 @@ impl Reconciler {
     pub(crate) async fn take_census(&self) -> CensusReport {
         let mut report = CensusReport::default();
         let mut skipped = Skipped::default();
+        let _counting = self.counting.lock().await;
         let ended = self.try_census(&mut report, &mut skipped).await;
         report.unreadable = skipped.count();
         if let Err(error) = &ended {

@@ -26,6 +26,7 @@ mod listing;
 mod metrics;
 mod periods;
 mod plan;
+mod repeats;
 mod stale;
 mod sweep;
 mod sync;
@@ -35,11 +36,12 @@ use async_trait::async_trait;
 use contract::{Report, TickKind, TickOrder};
 use domain::ProviderName;
 use ports::bus::{
-    BusError, CensusStore, Deletions, Runner, SwitchCache, TickQueue, TickTurns, Upkeep,
+    BusError, CensusStore, Deletions, Runner, SwitchCache, TickQueue, TickTurns, Ticks, Upkeep,
 };
 use ports::clock::Clock;
 use ports::provider::Providers;
 use ports::store::Store;
+use repeats::Repeats;
 use runtime::policy::{read_stale_kept, read_tombstone_kept};
 use runtime::pools::PoolWatch;
 use runtime::recorder::Recorder;
@@ -93,6 +95,8 @@ pub struct Ports {
     pub turns: Arc<dyn TickTurns>,
     /// Publishes events.
     pub recorder: Recorder,
+    /// Starts a failed run again.
+    pub ticks: Arc<dyn Ticks>,
 }
 
 /// A reconciler.
@@ -104,12 +108,15 @@ pub struct Reconciler {
     checked: census::Checked,
     identities: census::IdentitiesChecked,
     unpublished: stale::Unpublished,
+    /// Held by a census, because a sync takes one as well.
+    counting: tokio::sync::Mutex<()>,
 }
 
 /// Runs on the ticks of one kind.
 struct KindRunner {
     reconciler: Arc<Reconciler>,
     tick: &'static Tick,
+    repeats: Repeats,
 }
 
 // === impl Config ===
@@ -164,6 +171,7 @@ impl Reconciler {
             checked,
             identities,
             unpublished: stale::Unpublished::default(),
+            counting: tokio::sync::Mutex::default(),
         }
     }
 
@@ -231,7 +239,8 @@ impl Reconciler {
             }
         });
         for tick in &TICKS {
-            let runner = Arc::new(KindRunner { reconciler: Arc::clone(&reconciler), tick });
+            let (reconciler, repeats) = (Arc::clone(&reconciler), Repeats::default());
+            let runner = Arc::new(KindRunner { reconciler, tick, repeats });
             let (ticks, stop) = (Arc::clone(&ticks), stop.clone());
             kinds.spawn(async move { ticks.run_on_ticks(tick.definition.kind, runner, stop).await });
         }
@@ -247,7 +256,18 @@ impl Reconciler {
 #[async_trait]
 impl Runner for KindRunner {
     async fn run(&self, order: &TickOrder) -> Report {
-        self.reconciler.run_tick(self.tick, order).await
+        let Self { reconciler, tick, repeats } = self;
+        let report = reconciler.run_tick(tick, order).await;
+        if let Report::Sync(sync) = &report
+            && sync.inserted + sync.restored + sync.renewed + sync.marked_stale + sync.relisted > 0
+        {
+            // The counts are right when the report is there.
+            reconciler.run_once(TickKind::CENSUS).await;
+        }
+        if !order.force {
+            repeats.note(&reconciler.ports, tick.definition.kind, report.status());
+        }
+        report
     }
 }
 

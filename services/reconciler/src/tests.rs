@@ -103,6 +103,7 @@ impl Rig {
             switch: Arc::new(bus.clone()),
             census: Arc::new(bus.clone()),
             turns: Arc::new(bus.clone()),
+            ticks: Arc::new(bus.clone()),
             recorder: Recorder::new(
                 Arc::new(clock.clone()),
                 Arc::new(bus.clone()),
