@@ -6,7 +6,7 @@ BROKER := $(TARGET_DIR)/release/broker
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up build test test-accounts test-scripts test-clients test-api test-browser fuzz fuzz-keep asyncapi bench tools smoke check fmt fmt-check clippy deny doc reset clean
+.PHONY: help up build test test-accounts test-scripts test-clients test-api test-browser test-compose fuzz fuzz-keep asyncapi bench tools smoke check fmt fmt-check clippy deny doc reset clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,13 @@ test-browser: ## Test the console and the API's page in a headless chromium (ARG
 	cargo build --workspace --bin broker
 	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" \
 		tests/browser/run.mjs $$(tools/browser.sh) $(ARGS)
+
+test-compose: ## Build the image, and start compose.yaml on a Docker engine of its own (root on Debian)
+	@tools/nats-server.sh >/dev/null
+	@tools/docker.sh >/dev/null
+	cargo build --workspace --bin broker
+	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" \
+		unshare --net tests/compose/run.py "$$(tools/docker.sh)"
 
 fuzz: ## Run libFuzzer on every parser of untrusted bytes (FUZZ_SECONDS=60 for each target, ARGS: targets)
 	@tools/fuzz.py $(ARGS)
