@@ -6,7 +6,7 @@ BROKER := $(TARGET_DIR)/release/broker
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up build test test-accounts test-scripts test-clients test-api test-browser test-compose fuzz fuzz-keep asyncapi bench tools smoke check fmt fmt-check clippy deny doc reset clean
+.PHONY: help up build test test-accounts test-scripts test-clients test-api test-browser test-compose test-load fuzz fuzz-keep asyncapi bench tools smoke check fmt fmt-check clippy deny doc reset clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,12 @@ test-compose: ## Build the image, and start compose.yaml on a Docker engine of i
 	cargo build --workspace --bin broker
 	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" \
 		unshare --net tests/compose/run.py "$$(tools/docker.sh)"
+
+test-load: ## Let classes of students claim from a real `broker up` (ARGS: smoke stress labs exhaustion, --strict for latencies)
+	@tools/nats-server.sh >/dev/null
+	cargo build --workspace --bin broker
+	cd tests/load && python3 -m unittest --quiet
+	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" tests/load/run.py $(ARGS)
 
 fuzz: ## Run libFuzzer on every parser of untrusted bytes (FUZZ_SECONDS=60 for each target, ARGS: targets)
 	@tools/fuzz.py $(ARGS)
