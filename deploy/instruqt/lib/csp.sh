@@ -116,11 +116,14 @@ csp_delete_user() {
     http_call DELETE "$csp_base/v2/users/$1" "$csp_token" ''
 }
 
-# Sets sandbox_id to the account from allocate's file; empty if there is none.
+# Sets sandbox_id to the account from allocate's files; empty if there is none.
 csp_account() {
-    lab_read sandbox_id.txt
+    csp_file=external_id.txt
+    # instruqt_broker_allocation.py writes the broker's id to sandbox_id.txt; the earlier scripts knew no other file.
+    [ -s "$LAB_FILES_DIR/$csp_file" ] || csp_file=sandbox_id.txt
+    lab_read "$csp_file"
     sandbox_id=${lab_text##*/}
-    [ -z "$sandbox_id" ] || lab_is_id "$sandbox_id" || fail 'sandbox_id.txt holds no id of an account'
+    [ -z "$sandbox_id" ] || lab_is_id "$sandbox_id" || fail "$csp_file holds no id of an account"
 }
 
 # Whether the files of a user belong to the account $1.

@@ -10,6 +10,7 @@ from sandbox_lab.calls import Answer, Call
 from sandbox_lab.files import Files, exports
 from sandbox_lab.retry import Refused, Session
 from sandbox_lab.settings import Failed, header_safe, is_id, required, server_url
+from sandbox_lab.variables import set_variables
 
 PENDING = "allocation_pending.txt"
 """A file that exists while there may be a claim that no other file records."""
@@ -80,11 +81,16 @@ def _read_release(answer: Answer) -> None:
         raise ValueError("not from the broker")
 
 
-def allocate(session: Session, files: Files) -> int:
-    """Claims a sandbox and writes its data to files. Another run repeats the same claim."""
+def allocate(session: Session, files: Files, original: bool = False) -> int:
+    """Claims a sandbox and writes its data to files. Another run repeats the same claim.
+
+    With `original`, as `instruqt_broker_allocation.py`: `sandbox_id.txt` and SANDBOX_ID are the broker's id, any name
+    matches by default, and Instruqt's variables are set.
+    """
     broker = Broker(session)
     # If it is set but empty, any name matches.
-    prefix = header_safe("SANDBOX_NAME_PREFIX", os.environ.get("SANDBOX_NAME_PREFIX", "lab"))
+    prefix = os.environ.get("SANDBOX_NAME_PREFIX", "" if original else "lab")
+    header_safe("SANDBOX_NAME_PREFIX", prefix)
 
     # From here on there may be a claim, even if this process is killed before it learns of it: cleanup must ask.
     files.put(PENDING, broker.owner)
@@ -101,7 +107,7 @@ def allocate(session: Session, files: Files) -> int:
         files.forget_user()
     files.put("subtenant_id.txt", sandbox.id)
     files.put("external_id.txt", sandbox.external_id)
-    files.put("sandbox_id.txt", sandbox.external_id)
+    files.put("sandbox_id.txt", sandbox.id if original else sandbox.external_id)
     files.put("sandbox_name.txt", sandbox.name)
     files.put("sfdc_account_id.txt", sandbox.sfdc_account_id)
     values = {
@@ -110,18 +116,29 @@ def allocate(session: Session, files: Files) -> int:
         "BROKER_SANDBOX_ID": sandbox.id,
         "SFDC_ACCOUNT_ID": sandbox.sfdc_account_id,
     }
-    files.put("sandbox_env.sh", exports("allocate", values))
+    if original:
+        values["SANDBOX_ID"] = sandbox.id
+    files.put("sandbox_env.sh", exports(session.name, values))
     files.remove(PENDING)
+    if original:
+        set_variables(session, values)
     session.say(f"sandbox {sandbox.id} is ready")
     return 0
 
 
-def cleanup(session: Session, files: Files) -> int:
-    """Releases this participant's sandbox. Another run, or a run without a sandbox, succeeds."""
+def cleanup(session: Session, files: Files, original: bool = False) -> int:
+    """Releases this participant's sandbox. Another run, or a run without a sandbox, succeeds.
+
+    With `original`, as `instruqt_broker_cleanup.py`: finds the broker's id in `sandbox_id.txt`, too.
+    """
     broker = Broker(session)
-    recorded = files.read("subtenant_id.txt")
+    source = "subtenant_id.txt"
+    # After `allocate`, it holds the provider's id.
+    if original and files.read("sandbox_id.txt") != files.read("external_id.txt"):
+        source = "sandbox_id.txt"
+    recorded = files.read(source)
     if recorded and not is_id(recorded):
-        raise Failed("subtenant_id.txt holds no id of a sandbox")
+        raise Failed(f"{source} holds no id of a sandbox")
     ids = [recorded] if recorded else []
     code = 0
     # allocate was stopped before it could write, or its files are lost: only the broker knows the sandbox.

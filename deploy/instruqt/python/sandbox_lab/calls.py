@@ -52,23 +52,15 @@ class Answer:
         value = self.json()
         for name in path.split("."):
             value = value.get(name) if isinstance(value, dict) else None
-        return _text(value)
-
-    def find(self, key: str, wanted: str) -> str:
-        """The `id` of the first object in `results` whose `key` is `wanted`, in any case; empty without one."""
-        results = self.json()
-        results = results.get("results") if isinstance(results, dict) else None
-        for entry in results if isinstance(results, list) else []:
-            if isinstance(entry, dict) and str(entry.get(key)).lower() == wanted.lower():
-                return _text(entry.get("id"))
-        return ""
+        return text_of(value)
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A text or a number of JSON as text; empty for null. Fails with ValueError for anything else."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):

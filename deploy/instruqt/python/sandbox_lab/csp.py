@@ -7,7 +7,7 @@ import re
 from typing import Any
 from urllib.parse import quote
 
-from sandbox_lab.calls import Answer, Call
+from sandbox_lab.calls import Answer, Call, text_of
 from sandbox_lab.files import Files, exports
 from sandbox_lab.password import new_password
 from sandbox_lab.retry import Refused, Session
@@ -60,7 +60,7 @@ class Csp:
         """The id of the user with this e-mail address; empty without one, or repeated if it must exist."""
 
         def read(answer: Answer) -> str:
-            found = answer.find("email", email).rsplit("/", 1)[-1]
+            found = _find(answer, "email", email).rsplit("/", 1)[-1]
             if not is_id(found) and (found or must_be_there):
                 raise ValueError("no id")
             return found
@@ -88,8 +88,18 @@ def _read_token(answer: Answer) -> str:
     return token
 
 
+def _find(answer: Answer, key: str, wanted: str) -> str:
+    """The `id` of the first object in `results` whose `key` is `wanted`, in any case; empty without one."""
+    results = answer.json()
+    results = results.get("results") if isinstance(results, dict) else None
+    for entry in results if isinstance(results, list) else []:
+        if isinstance(entry, dict) and str(entry.get(key)).lower() == wanted.lower():
+            return text_of(entry.get("id"))
+    return ""
+
+
 def _read_groups(answer: Answer) -> list[str]:
-    groups = [answer.find("name", "user"), answer.find("name", "act_admin")]
+    groups = [_find(answer, "name", "user"), _find(answer, "name", "act_admin")]
     # Group ids are sent as they were received: `identity/groups/<id>` or `<id>`.
     if not all(re.fullmatch(r"[A-Za-z0-9._/-]+", group) for group in groups):
         raise ValueError("not both groups")
@@ -112,9 +122,11 @@ def _read_nothing(answer: Answer) -> None:
 
 
 def _account(files: Files) -> str:
-    account = files.read("sandbox_id.txt").rsplit("/", 1)[-1]
+    # instruqt_broker_allocation.py writes the broker's id to sandbox_id.txt; the earlier scripts knew no other file.
+    name = "external_id.txt" if files.read("external_id.txt") else "sandbox_id.txt"
+    account = files.read(name).rsplit("/", 1)[-1]
     if account and not is_id(account):
-        raise Failed("sandbox_id.txt holds no id of an account")
+        raise Failed(f"{name} holds no id of an account")
     return account
 
 
@@ -141,7 +153,7 @@ def provision_user(session: Session, files: Files) -> int:
         raise Failed("INSTRUQT_PARTICIPANT_ID and USER_DOMAIN make no e-mail address")
     account = _account(files)
     if not account:
-        raise Failed("sandbox_id.txt is missing; run allocate first")
+        raise Failed("external_id.txt is missing; run allocate first")
     if not files.has("sandbox_name.txt"):
         raise Failed("sandbox_name.txt is missing; run allocate first")
 

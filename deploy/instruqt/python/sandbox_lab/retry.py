@@ -35,7 +35,8 @@ class Session:
     """The time of a command, and its output."""
 
     def __init__(self, name: str, settings: Settings) -> None:
-        self._name = name
+        self.name = name
+        """The name of the command."""
         self._settings = settings
         self._caller = Caller(settings.timeout_seconds, settings.connect_seconds)
         self._deadline = time.monotonic() + settings.wait_seconds
@@ -44,7 +45,7 @@ class Session:
 
     def say(self, text: str) -> None:
         """One line for the lab's log."""
-        say(self._name, text)
+        say(self.name, text)
 
     def call(
         self,
