@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import unittest
 from dataclasses import dataclass
 
@@ -79,6 +80,15 @@ class Name:
 NAMES = tuple(Name(number, text) for number, text in enumerate(behaviour.HOSTILE_NAMES))
 
 
+def starts_mv(implementation):
+    """Whether a script renames with the `mv` on the PATH, which a test can replace: busybox may have its own."""
+    words = [*implementation.words, "-c", "command -v mv"]
+    return subprocess.run(words, capture_output=True, check=True).stdout.startswith(b"/")
+
+
+KILLABLE = [each for each in IMPLEMENTATIONS if each.is_full and (each.is_python or starts_mv(each))]
+
+
 def killed(lab, moment):
     """Runs allocate and kills it; returns the files that were there then."""
     tools = lab.folder.with_name(lab.folder.name + "-tools")
@@ -104,8 +114,7 @@ def killed(lab, moment):
     return {name: lab.text(name) for name in lab.names() if not name.startswith(".")}
 
 
-@for_each_full_implementation
-class Killed(unittest.TestCase):
+class KilledAtRename(unittest.TestCase):
     """kill -9 at each rename."""
 
     @with_rows(MOMENTS)
@@ -137,6 +146,14 @@ class Killed(unittest.TestCase):
         lab.must("cleanup")
         lab.holds_none()
 
+
+for_each_implementation(KilledAtRename, KILLABLE)
+
+
+@for_each_full_implementation
+class Killed(unittest.TestCase):
+    """A signal during a call or a pause."""
+
     def check_while_waiting_for_an_answer(self, lab):
         with fleet().line(forever=lie(503)) as line:
             process = lab.start("allocate", BROKER_API_URL=line.url)
@@ -155,7 +172,6 @@ class Killed(unittest.TestCase):
             self.assertIn(finish(process).code, (143, -15))
         lab.must("cleanup")
         lab.holds_none()
-
 
     def check_a_signal_during_a_call(self, lab):
         """Neither the command nor what it started outlives the signal: both hold the pipe that is read to its end."""
