@@ -67,7 +67,7 @@ fuzz: ## Run libFuzzer on every parser of untrusted bytes (FUZZ_SECONDS=60 for e
 fuzz-keep: ## Copy the inputs that `make fuzz` found into fuzz/corpus, minimised
 	@tools/fuzz.py keep $(ARGS)
 
-test-clients: ## Run the clients in nats/examples (Go, Python, shell, TypeScript) against a real fleet with users
+test-clients: ## Run the clients in nats/examples (Go, Python, shell, TypeScript) against real fleets, with and without users
 	@tools/nats-server.sh >/dev/null
 	cargo build --workspace --bin broker
 	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" nats/examples/run.py

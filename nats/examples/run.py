@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Runs every example of this folder against a real fleet with the users of nats/accounts.conf, and checks what they did.
+"""Runs every example of this folder against real fleets, and checks what they did.
 
-`make test-clients` calls it. Each example first meets no worker at all, then a broker that is busy, loses a request and
-cannot reach its table (verify.py), and at last the fleet. Needs Go, Node, npm and Python with pip; everything else is pinned here.
+`make test-clients` calls it. First, without any settings, beside a `broker up` with its default ports, in a separate network.
+Then with the users of nats/accounts.conf: each example meets no worker at all, then a broker that is busy, loses a request
+and cannot reach its table (verify.py), and at last the fleet. Needs Linux, Go, Node, npm and Python with pip; everything else
+is pinned here.
 """
 
 import json
@@ -29,6 +31,9 @@ INSTALL_MAX_SECONDS = 300
 READY_MAX_SECONDS = 90
 RUN_MAX_SECONDS = 150
 STOP_MAX_SECONDS = 10
+# A network namespace, in which the default ports are free; other users than root need a user namespace for it.
+SEPARATE_NETWORK = ["unshare", "--net", *(["--map-root-user"] if os.geteuid() else []),
+                    "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 
 
 def call(*words, **options):
@@ -133,8 +138,29 @@ class Servers:
         words = [str(BROKER), "up", "--data", str(self.folder / "data"), "--pool", "20", "--nats-url", url]
         for flag in ("http", "simulator-listen"):
             words += [f"--{flag}", "127.0.0.1:0"]
-        process = self.start("broker", words, {"NATS_USER": "{role}", "NATS_PASSWORD": PASSWORD})
+        self.start_broker(words, {"NATS_USER": "{role}", "NATS_PASSWORD": PASSWORD})
+
+    def start_broker(self, words, env):
+        """Starts a fleet and waits until it is ready."""
+        process = self.start("broker", words, env)
         self.wait("broker", process, lambda: re.search(r" http +\S*http://", self.printed("broker")))
+
+    def finish(self, running):
+        """Waits for the examples; the names of those that failed, with their output."""
+        failed = []
+        for name, process in running.items():
+            try:
+                code = process.wait(RUN_MAX_SECONDS)
+            except subprocess.TimeoutExpired:
+                code = "no end"
+            if code != 0:
+                failed.append(name)
+                print(f"FAILED {name} ended with {code}:\n{self.printed(name)}")
+            elif os.environ.get("SHOW"):
+                print(f"== {name}\n{self.printed(name)}")
+        if failed:
+            print(self.printed("broker")[-4000:])
+        return failed
 
     def stop_last(self):
         """Ends the process that was started last."""
@@ -153,6 +179,16 @@ class Servers:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def without_settings(commands):
+    """Runs the examples beside a `broker up` without options, as in two terminals; returns 0 if all succeeded."""
+    servers = Servers()
+    try:
+        servers.start_broker([str(BROKER), "up", "--ephemeral", "--pool", "20"], {"NATS_SERVER": NATS_SERVER})
+        return 1 if servers.finish({name: servers.start(name, words, {}) for name, words in commands.items()}) else 0
+    finally:
+        servers.stop()
+
+
 def main():
     """Returns 0 if every example ran, succeeded, and made the expected changes by the event log."""
     began = time.monotonic()
@@ -166,7 +202,12 @@ def main():
             servers.stop_last()
             commands = installing.result()
         installed = time.monotonic() - began
-        env = {**os.environ, "NATS_URL": url, "PYTHONPATH": str(CACHE / "python"), "PYTHONDONTWRITEBYTECODE": "1"}
+        env = {name: value for name, value in os.environ.items() if name != "OWNER" and not name.startswith("NATS_")}
+        env |= {"NATS_SERVER": NATS_SERVER, "PYTHONPATH": str(CACHE / "python"), "PYTHONDONTWRITEBYTECODE": "1"}
+        words = [*SEPARATE_NETWORK, sys.executable, __file__, json.dumps(commands)]
+        plain = subprocess.run(words, env=env, timeout=READY_MAX_SECONDS + RUN_MAX_SECONDS, check=False)
+        failed = [] if plain.returncode == 0 else ["without settings"]
+        env["NATS_URL"] = url
         verify = [sys.executable, str(HERE / "verify.py")]
         users = {"NATS_USER": "service", "NATS_PASSWORD": PASSWORD, "NATS_PASSWORD_AUDITOR": PASSWORD}
         running = {}
@@ -177,23 +218,12 @@ def main():
             servers.wait(name, process, lambda name=name: "attempt 1" in servers.printed(name))
         as_verifier = {**env, "PASSWORD": PASSWORD}
         stand_in = subprocess.run([*verify, "stand-in", *LANGUAGES], env=as_verifier, timeout=RUN_MAX_SECONDS, check=False)
-        failed = [] if stand_in.returncode == 0 else ["the stand-in"]
+        failed += [] if stand_in.returncode == 0 else ["the stand-in"]
         servers.start_fleet(url)
-        for name, process in running.items():
-            try:
-                code = process.wait(RUN_MAX_SECONDS)
-            except subprocess.TimeoutExpired:
-                code = "no end"
-            if code != 0:
-                failed.append(name)
-                print(f"FAILED {name} ended with {code}:\n{servers.printed(name)}")
-            elif os.environ.get("SHOW"):
-                print(f"== {name}\n{servers.printed(name)}")
+        failed += servers.finish(running)
         if not failed:
             books = subprocess.run([*verify, "books", *LANGUAGES], env=as_verifier, timeout=RUN_MAX_SECONDS, check=False)
             failed += [] if books.returncode == 0 else ["the books"]
-        if failed:
-            print(servers.printed("broker")[-4000:])
     finally:
         servers.stop()
     ran = len(running)
@@ -203,4 +233,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(without_settings(json.loads(sys.argv[1])) if len(sys.argv) > 1 else main())

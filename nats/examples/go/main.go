@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -112,10 +113,19 @@ func attemptOnce(ctx context.Context, nc *nats.Conn, verb, key, requestID string
 	return reply, nil
 }
 
+// connect connects as a user, or without one to a server that has none.
+func connect(user, password string) (*nats.Conn, error) {
+	url := cmp.Or(os.Getenv("NATS_URL"), nats.DefaultURL)
+	if user == "" {
+		return nats.Connect(url)
+	}
+	return nats.Connect(url, nats.UserInfo(user, password), nats.CustomInboxPrefix("_INBOX."+user))
+}
+
 func run(ctx context.Context) error {
-	owner, key := os.Getenv("OWNER"), "first"
-	nc, err := nats.Connect(os.Getenv("NATS_URL"), nats.UserInfo(os.Getenv("NATS_USER"), os.Getenv("NATS_PASSWORD")),
-		nats.CustomInboxPrefix("_INBOX."+os.Getenv("NATS_USER")))
+	owner, key := cmp.Or(os.Getenv("OWNER"), fmt.Sprintf("example-go-%d", time.Now().UnixNano())), "first"
+	user := os.Getenv("NATS_USER")
+	nc, err := connect(user, os.Getenv("NATS_PASSWORD"))
 	if err != nil {
 		return err
 	}
@@ -181,13 +191,15 @@ func run(ctx context.Context) error {
 		return fmt.Errorf("a repeated release has another answer: %s", twice.Data)
 	}
 	fmt.Println("released", lease.SandboxID)
-	return readLedger(ctx, lease.SandboxID)
+	if user != "" {
+		user = "auditor"
+	}
+	return readEvents(ctx, user, lease.SandboxID)
 }
 
-// readLedger reads the events of one sandbox up to its release, as the user that may read only events.
-func readLedger(ctx context.Context, id string) error {
-	nc, err := nats.Connect(os.Getenv("NATS_URL"), nats.UserInfo("auditor", os.Getenv("NATS_PASSWORD_AUDITOR")),
-		nats.CustomInboxPrefix("_INBOX.auditor"))
+// readEvents reads the events of one sandbox up to its release, as the user that may read only events.
+func readEvents(ctx context.Context, user, id string) error {
+	nc, err := connect(user, os.Getenv("NATS_PASSWORD_AUDITOR"))
 	if err != nil {
 		return err
 	}

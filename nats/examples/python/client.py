@@ -74,14 +74,18 @@ class Broker:
         return reply
 
 
+async def connect():
+    """The connection, as NATS_USER if the server has users."""
+    url, user = os.environ.get("NATS_URL") or "nats://127.0.0.1:4222", os.environ.get("NATS_USER")
+    if not user:
+        return await nats.connect(url)
+    password = os.environ.get("NATS_PASSWORD", "")
+    return await nats.connect(url, user=user, password=password, inbox_prefix=f"_INBOX.{user}".encode())
+
+
 async def main():
-    owner, user = os.environ["OWNER"], os.environ["NATS_USER"]
-    connection = await nats.connect(
-        os.environ["NATS_URL"],
-        user=user,
-        password=os.environ["NATS_PASSWORD"],
-        inbox_prefix=f"_INBOX.{user}".encode(),
-    )
+    owner = os.environ.get("OWNER") or f"example-python-{time.time_ns()}"
+    connection = await connect()
     broker = Broker(connection, time.time() + OVERALL_SECONDS)
     outcome, first = await broker.ask("allocate", f"{owner}-claim", key="first", owner=owner, lab="nats-examples")
     lease = json.loads(first)

@@ -4,6 +4,9 @@
 # README.md in the folder above.
 set -eu
 
+# Not the server of a `nats context`.
+export NATS_URL="${NATS_URL:-nats://127.0.0.1:4222}"
+OWNER=${OWNER:-example-shell-$(date +%s)-$$}
 attempt_seconds=2
 ends=$(($(date +%s) + 90))
 work=$(mktemp -d)
@@ -34,7 +37,7 @@ ask() {
         pause=0.$(($(od -An -N1 -tu1 /dev/urandom) % 5 + 1))
         # `nats req` exits with 0 for every answer; it fails only without a server.
         nats req "sandbox.v1.$1" "$3" --no-templates --timeout "${attempt_seconds}s" \
-            --inbox-prefix "_INBOX.$NATS_USER" \
+            ${NATS_USER:+--inbox-prefix "_INBOX.$NATS_USER"} \
             -H "X-Request-ID:$2" -H "Sandbox-Deadline-Ms:$((($(date +%s) + attempt_seconds) * 1000))" \
             ${4:+-H "Idempotency-Key:$4"} >"$work/body" 2>"$work/log" || die "$(cat "$work/log")"
         if [ -z "$(tr -d '\n' <"$work/body")" ]; then

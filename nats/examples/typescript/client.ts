@@ -78,19 +78,12 @@ async function attemptOnce(nats: NatsConnection, verb: string, requestId: string
   return reply;
 }
 
-function needed(name: string): string {
-  const value = process.env[name];
-  assert(value, `${name} is not set`);
-  return value;
-}
-
-const owner = needed("OWNER");
-const user = needed("NATS_USER");
+const owner = process.env.OWNER || `example-typescript-${Date.now()}`;
+const user = process.env.NATS_USER;
 const nats = await connect({
-  servers: needed("NATS_URL").replace("nats://", ""),
-  user,
-  pass: needed("NATS_PASSWORD"),
-  inboxPrefix: `_INBOX.${user}`,
+  servers: (process.env.NATS_URL || "nats://127.0.0.1:4222").replace("nats://", ""),
+  // A server without users needs none of these.
+  ...(user && { user, pass: process.env.NATS_PASSWORD, inboxPrefix: `_INBOX.${user}` }),
 });
 
 const claim = { owner, lab: "nats-examples" };
