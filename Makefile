@@ -19,15 +19,15 @@ build: ## Build the release binary that `up` runs
 	@[ -x "$(BROKER)" ] || echo "building the broker; the first time takes ten minutes or more on two cores"
 	@cargo build --release --package broker --bin broker
 
-test: ## Run every test; fetches a nats-server if there is none
+test: ## Run every test and print a summary; fetches a nats-server if there is none
 	@tools/nats-server.sh >/dev/null
 	cargo build --workspace --bins
-	NATS_SERVER="$$(tools/nats-server.sh)" cargo test --workspace $(ARGS)
+	NATS_SERVER="$$(tools/nats-server.sh)" tools/test.py --workspace $(ARGS)
 
 test-accounts: ## Run every test that needs NATS again, with a user for each role (nats/accounts.conf)
 	@tools/nats-server.sh >/dev/null
 	cargo build --workspace --bins
-	TEST_NATS_ACCOUNTS=1 NATS_SERVER="$$(tools/nats-server.sh)" cargo test --workspace \
+	TEST_NATS_ACCOUNTS=1 NATS_SERVER="$$(tools/nats-server.sh)" tools/test.py --workspace \
 		--test bus --test flows --test claims --test contract --test bench $(ARGS)
 
 test-scripts: ## Run the lab scripts against a real `broker up`, through a faulty proxy (ARGS: parts of names)

@@ -132,7 +132,8 @@ async fn failed_start_explains_cause_and_remedy() {
             assert!(error.contains(part), "{arguments:?}: {part:?} is not in\n{error}");
         }
     }
-    let nats = run(&["up", "--data", &data, "--http", any], &[("NATS_SERVER", "/bin/true")]).await;
+    let no_server = ["up", "--data", &data, "--http", any, "--simulator-listen", any];
+    let nats = run(&no_server, &[("NATS_SERVER", "/bin/true")]).await;
     assert!(String::from_utf8_lossy(&nats.stderr).contains("NATS_SERVER names /bin/true"), "{nats:?}");
 }
 
