@@ -375,8 +375,9 @@ fn reconnect_delay(random: &dyn Random, attempts: usize) -> Duration {
     RECONNECT_DELAY_MIN + full_jitter(random, longest)
 }
 
-/// The addresses without users, passwords and tokens, for logs.
-fn without_credentials(addresses: &str) -> String {
+/// The addresses without users, passwords and tokens, for logs and terminals.
+#[must_use]
+pub fn without_credentials(addresses: &str) -> String {
     let shown = addresses.split(',').map(|address| {
         let (scheme, rest) = address.trim().split_once("://").unwrap_or(("nats", address.trim()));
         format!("{scheme}://{}", rest.rsplit('@').next().unwrap_or(rest))

@@ -7,7 +7,7 @@ use crate::fleet::{Configs, Counts, Fleet, Shared};
 use crate::nats_server;
 use crate::role::register_process_metrics;
 use anyhow::Context as _;
-use contract::TickKind;
+use contract::{TickKind, Verb};
 use ops::listen;
 use ports::bus::Ticks;
 use ports::clock::SystemClock;
@@ -178,7 +178,9 @@ async fn serve(
     let configs = Configs::read(overlay)?;
     let mut lifecycle = Lifecycle::new(GRACE);
     let address = http.local_addr()?;
-    let nats_url = configs.backends.nats.url.clone();
+    let nats = &configs.backends.nats;
+    let (nats_url, claim_subject) =
+        (nats::without_credentials(&nats.url), nats.subjects.request(Verb::Allocate));
     let scheme = if configs.ingress.tls.is_some() { "https" } else { "http" };
     let mut simulator_address = None;
     let providers_stop = tokio_util::sync::CancellationToken::new();
@@ -203,9 +205,11 @@ async fn serve(
     let welcome = welcome::Welcome {
         root: format!("{scheme}://{address}"),
         nats_url,
+        claim_subject,
         table: embedded.table.as_ref().map(|table| table.endpoint.clone()),
         simulator: simulator_address,
         data: data.path().to_owned(),
+        ephemeral: options.ephemeral,
         token_list: token_list(overlay),
     };
     let ready_stop = lifecycle.stop();

@@ -8,10 +8,14 @@ use std::path::PathBuf;
 pub(super) struct Welcome {
     pub(super) root: String,
     pub(super) nats_url: String,
+    /// The subject of claims on NATS.
+    pub(super) claim_subject: String,
     /// Address of the embedded table (`DYNAMODB_ENDPOINT`), if it is embedded.
     pub(super) table: Option<String>,
     pub(super) simulator: Option<SocketAddr>,
     pub(super) data: PathBuf,
+    /// Whether the data directory is removed at the end.
+    pub(super) ephemeral: bool,
     /// The variable that names a list of tokens; none if the tokens are those of the data directory.
     pub(super) token_list: Option<&'static str>,
 }
@@ -25,7 +29,7 @@ impl Welcome {
     }
 
     fn text(&self) -> String {
-        let Self { root, nats_url, table, simulator, data, token_list } = self;
+        let Self { root, nats_url, claim_subject, table, simulator, data, ephemeral, token_list } = self;
         let data = data.display();
         let tokens = token_list.map_or_else(
             || format!("  lab token    {data}/{API_TOKEN_FILE}\n  admin token  {data}/{ADMIN_TOKEN_FILE}"),
@@ -38,9 +42,12 @@ impl Welcome {
             |address| format!("  simulator    http://{address}/v2"),
         );
         let table = table.as_ref().map(|table| format!("  table        {table}\n")).unwrap_or_default();
+        let state = if *ephemeral { "deletes its state" } else { "keeps its state for the next start" };
         format!(
             "\nThe fleet is ready.\n\n  \
              http         {root}\n  \
+             console      {root}/console\n  \
+             docs         {root}/v1/docs\n  \
              nats         {nats_url}\n\
              {table}\
              {simulator}\n  \
@@ -48,8 +55,9 @@ impl Welcome {
              {tokens}\n\n\
              Try it:\n\n  \
              curl -sX POST {root}/v1/allocate -H \"Authorization: Bearer {lab}\" -H 'X-Instruqt-Sandbox-ID: student-1'\n  \
-             curl -sX POST {root}/v1/sandboxes/SANDBOX_ID/mark-for-deletion -H \"Authorization: Bearer {lab}\" -H 'X-Instruqt-Sandbox-ID: student-1'\n  \
-             curl -s {root}/v1/admin/stats -H \"Authorization: Bearer {admin}\"\n"
+             nats req --server {nats_url} {claim_subject} '{{\"owner\":\"student-1\"}}'\n  \
+             curl -s {root}/v1/admin/stats -H \"Authorization: Bearer {admin}\"\n\n\
+             `make install` puts `broker` and `nats` on the PATH. Ctrl-C stops the fleet and {state}.\n"
         )
     }
 }
@@ -58,26 +66,41 @@ impl Welcome {
 mod tests {
     use super::*;
 
-    #[test]
-    fn welcome_shows_addresses_token_files_and_examples() {
-        let text = Welcome {
+    fn welcome() -> Welcome {
+        Welcome {
             root: "https://127.0.0.1:8080".to_owned(),
             nats_url: "nats://127.0.0.1:4222".to_owned(),
+            claim_subject: "blue.v1.allocate".to_owned(),
             table: Some("http://127.0.0.1:8000".to_owned()),
             simulator: Some(SocketAddr::from(([127, 0, 0, 1], 8090))),
             data: PathBuf::from(".broker"),
+            ephemeral: false,
             token_list: None,
         }
-        .text();
+    }
+
+    #[test]
+    fn welcome_shows_addresses_token_files_and_examples() {
+        let text = welcome().text();
         for part in [
-            "https://127.0.0.1:8080",
-            "nats://127.0.0.1:4222",
+            "\n  http         https://127.0.0.1:8080\n",
+            "\n  console      https://127.0.0.1:8080/console\n",
+            "\n  docs         https://127.0.0.1:8080/v1/docs\n",
+            "\n  nats         nats://127.0.0.1:4222\n",
             "\n  table        http://127.0.0.1:8000\n  simulator",
             ".broker/api-token",
             ".broker/admin-token",
+            "\n  nats req --server nats://127.0.0.1:4222 blue.v1.allocate '{\"owner\":\"student-1\"}'\n",
+            "Ctrl-C stops the fleet and keeps its state",
         ] {
             assert!(text.contains(part), "{part}");
         }
-        assert_eq!(text.matches("curl -s").count(), 3);
+        assert_eq!(text.matches("curl -s").count(), 2);
+    }
+
+    #[test]
+    fn ephemeral_fleet_says_that_its_state_is_deleted() {
+        let text = Welcome { ephemeral: true, ..welcome() }.text();
+        assert!(text.contains("Ctrl-C stops the fleet and deletes its state"), "{text}");
     }
 }
