@@ -2,22 +2,31 @@
 # ARGS adds to the program's own arguments: make up ARGS="--ephemeral", make test ARGS="-p domain".
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
-BROKER := $(TARGET_DIR)/release/broker
+RELEASE := $(TARGET_DIR)/release/broker
+# Another binary is used as it is: make up BROKER=target/debug/broker
+BROKER := $(RELEASE)
+# `install` writes into its folder `bin`.
+PREFIX ?= $(HOME)/.local
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up build test test-accounts test-scripts test-clients test-api test-browser test-compose test-load fuzz fuzz-keep asyncapi bench tools smoke check fmt fmt-check clippy deny doc reset clean
+.PHONY: help up build $(RELEASE) install test test-accounts test-readme test-scripts test-clients test-api test-browser test-compose test-load fuzz fuzz-keep asyncapi bench tools smoke check fmt fmt-check clippy deny doc reset clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
-up: build ## Run the whole fleet on this machine: make up ARGS="--pool 20"
+up: $(BROKER) ## Run the whole fleet on this machine: make up ARGS="--pool 20"
 # `exec` makes the broker a direct child of make, so that it gets signals and make gets its exit code.
 	@exec "$(BROKER)" up $(ARGS)
 
-build: ## Build the release binary that `up` runs
-	@[ -x "$(BROKER)" ] || echo "building the broker; the first time takes ten minutes or more on two cores"
+build: $(BROKER) ## Build the release binary that `up` runs
+
+$(RELEASE):
+	@[ -x "$@" ] || echo "building the broker; the first time takes ten minutes or more on two cores"
 	@cargo build --release --package broker --bin broker
+
+install: $(BROKER) ## Install `broker` and the `nats` client (needs Go) into ~/.local/bin, or PREFIX/bin
+	@tools/install.sh "$(BROKER)" "$(PREFIX)/bin"
 
 test: ## Run every test and print a summary; fetches a nats-server if there is none
 	@tools/nats-server.sh >/dev/null
@@ -29,6 +38,12 @@ test-accounts: ## Run every test that needs NATS again, with a user for each rol
 	cargo build --workspace --bins
 	TEST_NATS_ACCOUNTS=1 NATS_SERVER="$$(tools/nats-server.sh)" tools/test.py --workspace \
 		--test bus --test flows --test claims --test contract --test bench $(ARGS)
+
+test-readme: ## Run the commands of README.md in their order against a real `broker up`, and check what they print
+	@tools/nats-server.sh >/dev/null
+	@tools/nats-cli.sh >/dev/null
+	cargo build --workspace --bin broker
+	BROKER="$(abspath $(TARGET_DIR))/debug/broker" NATS_SERVER="$$(tools/nats-server.sh)" tests/readme/run.py
 
 test-scripts: ## Run the lab scripts against a real `broker up`, through a faulty proxy (ARGS: parts of names)
 	@tools/nats-server.sh >/dev/null
