@@ -9,27 +9,21 @@ Relies on schemathesis on the PYTHONPATH (tools/schemathesis.sh). BROKER names t
 
 import json
 import os
-import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from pathlib import Path
 
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-BROKER = Path(os.environ.get("BROKER") or ROOT / "target/debug/broker")
+sys.path.insert(0, str(HERE.parent / "harness"))
+from fleet import BROKER, READY_MAX_SECONDS, Broken, Fleet, wait  # noqa: E402
 
 POOL = 1500
-READY_MAX_SECONDS = 90
-STOP_MAX_SECONDS = 10
 RUN_MAX_SECONDS = 300
-POLL_SECONDS = 0.1
 OWNERS = ["student-1", "student-2", "student-3"]
 SANDBOXES_OF_OWNER = 4
 
@@ -57,16 +51,10 @@ RUNS = [
 ]
 
 
-class Broken(Exception):
-    """A failed expectation."""
-
-
-class Fleet:
-    """A running `broker up`, ended by its process id."""
+class ApiFleet(Fleet):
+    """A fleet with a token of each kind."""
 
     def __init__(self, folder):
-        self.folder = folder
-        self.log = folder / "log"
         lines, self.tokens = [], {}
         for scope in ROLES:
             made = subprocess.run([BROKER, "token", "--name", f"rig-{scope}", "--scope", scope],
@@ -74,25 +62,12 @@ class Fleet:
             lines.append(made.stdout)
             self.tokens[scope] = made.stderr.split()[-1]
         (folder / "tokens").write_text("".join(lines))
-        words = [BROKER, "up", "--ephemeral", "--pool", str(POOL)]
-        for flag in ("http", "nats-listen", "simulator-listen"):
-            words += [f"--{flag}", "127.0.0.1:0"]
-        with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
-                words, env={**os.environ, **SETTINGS, "TOKENS_FILE": str(folder / "tokens")},
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        super().__init__(folder, POOL, {**SETTINGS, "TOKENS_FILE": str(folder / "tokens")})
 
     def wait_ready(self):
         """Waits for the fleet and for a full pool."""
-        self.url = wait("the fleet", self._printed_url)
+        super().wait_ready()
         wait("a full pool", lambda: self.call("GET", "/v1/admin/stats", "admin")["available"] == POOL)
-
-    def _printed_url(self):
-        printed = re.sub(r"\x1b\[[0-9;]*m", "", self.log.read_text(errors="replace"))
-        if self.process.poll() is not None:
-            raise Broken(f"broker up ended before it was ready:\n{printed}")
-        found = re.search(r"^ +http +(http://\S+)", printed, re.MULTILINE)
-        return found and found.group(1)
 
     def call(self, method, path, scope, **headers):
         """The answer of a call, which must succeed."""
@@ -100,26 +75,6 @@ class Fleet:
         request = urllib.request.Request(self.url + path, method=method, headers=headers)
         with urllib.request.urlopen(request, timeout=READY_MAX_SECONDS) as response:
             return json.load(response)
-
-    def stop(self):
-        """Ends it; the exit code must be 0."""
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(STOP_MAX_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.wait()
-
-
-def wait(what, ready):
-    """Calls the function until it returns a true value, and returns that."""
-    end = time.monotonic() + READY_MAX_SECONDS
-    while True:
-        if found := ready():
-            return found
-        if time.monotonic() > end:
-            raise Broken(f"waited {READY_MAX_SECONDS} s for {what}")
-        time.sleep(POLL_SECONDS)
 
 
 def describe(fleet):
@@ -199,7 +154,7 @@ def judge(started, operations):
 def main():
     """Runs everything; returns 0 if there are no findings."""
     folder = Path(tempfile.mkdtemp(prefix="broker-api-"))
-    fleet = Fleet(folder)
+    fleet = ApiFleet(folder)
     started = []
     try:
         fleet.wait_ready()
