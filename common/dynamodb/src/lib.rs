@@ -24,6 +24,7 @@ pub mod back_fill;
 pub mod baseline;
 mod claim;
 mod config;
+pub mod examine;
 mod expression;
 #[doc(hidden)]
 pub mod fuzz_support;

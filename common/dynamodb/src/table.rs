@@ -217,7 +217,7 @@ impl DynamoStore {
     }
 
     /// `GroupIndex` if the setting says so or there is nothing else, otherwise `LabIndex`.
-    fn index_of_labs(&self, found: &TableDescription) -> Keys {
+    pub(super) fn index_of_labs(&self, found: &TableDescription) -> Keys {
         let has_only_groups = !is_readable(found, LAB_INDEX) && status_of(found, GROUP_INDEX).is_some();
         if self.wants_group_index || has_only_groups { GROUP_INDEX } else { LAB_INDEX }
     }
@@ -308,7 +308,7 @@ impl DynamoStore {
         }
     }
 
-    async fn ttl_is_on(&self) -> Result<bool, TableError> {
+    pub(super) async fn ttl_is_on(&self) -> Result<bool, TableError> {
         let found = self
             .client
             .describe_time_to_live()
@@ -344,7 +344,7 @@ pub(super) fn is_active(description: &TableDescription) -> Result<(), String> {
 }
 
 /// Differences from the definition with these indexes. Additional indexes do no harm.
-fn differences(found: &TableDescription, needed: &[Keys]) -> Vec<String> {
+pub(super) fn differences(found: &TableDescription, needed: &[Keys]) -> Vec<String> {
     let kinds: BTreeMap<&str, &ScalarAttributeType> = found
         .attribute_definitions()
         .iter()

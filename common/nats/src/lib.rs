@@ -27,6 +27,7 @@ mod census;
 mod credentials;
 mod discovery;
 mod event_log;
+mod examine;
 mod feed;
 mod judge;
 mod lanes;
@@ -43,6 +44,7 @@ mod turns;
 mod upkeep;
 mod whole;
 
+pub use examine::AssetFault;
 pub use link::LinkConfig;
 pub use topology::Definition;
 pub use whole::Maintenance;
@@ -359,6 +361,7 @@ async fn connect_options(
             match &event {
                 Event::Connected => log_connected(&url, seen.connected()),
                 Event::ServerError(error) => seen.server_error(&error.to_string()),
+                Event::ClientError(error) => seen.client_error(&error.to_string()),
                 _ => {}
             }
             log_event(url.clone(), event)

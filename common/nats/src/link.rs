@@ -30,6 +30,9 @@ const DENIED: &str = "permissions violation for publish to \"_inbox.";
 /// The same for the key that [`NatsBus::probe_storing`] writes, and the end of its subject.
 const PROBE_DENIED: (&str, &str) = ("permissions violation for publish to \"$kv.", ".probe\"");
 
+/// Most refusals that are remembered.
+const REFUSALS_MAX: usize = 100;
+
 /// The settings of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkConfig {
@@ -63,6 +66,10 @@ pub(super) struct Seen {
     connects: watch::Sender<u64>,
     /// How often the server refused a probe message.
     denials: watch::Sender<u64>,
+    /// What the server refused, in lower case; the first ones.
+    refusals: watch::Sender<Vec<String>>,
+    /// Why the last attempt to connect failed.
+    connect_failure: watch::Sender<Option<String>>,
 }
 
 // === impl LinkConfig ===
@@ -142,7 +149,12 @@ impl Chooser {
 
 impl Seen {
     pub(super) fn new() -> Self {
-        Self { connects: watch::Sender::new(0), denials: watch::Sender::new(0) }
+        Self {
+            connects: watch::Sender::new(0),
+            denials: watch::Sender::new(0),
+            refusals: watch::Sender::default(),
+            connect_failure: watch::Sender::default(),
+        }
     }
 
     /// Notes a connection; returns whether it is the first one.
@@ -156,6 +168,23 @@ impl Seen {
         if error.contains(DENIED) || (error.contains(PROBE_DENIED.0) && error.contains(PROBE_DENIED.1)) {
             self.denials.send_modify(|count| *count += 1);
         }
+        self.refusals.send_if_modified(|all| {
+            let has_room = all.len() < REFUSALS_MAX;
+            all.extend(has_room.then_some(error));
+            has_room
+        });
+    }
+
+    pub(super) fn client_error(&self, error: &str) {
+        self.connect_failure.send_replace(Some(error.to_owned()));
+    }
+
+    pub(super) fn connect_failure(&self) -> Option<String> {
+        self.connect_failure.borrow().clone()
+    }
+
+    pub(super) fn refusals(&self) -> watch::Receiver<Vec<String>> {
+        self.refusals.subscribe()
     }
 
     /// Waits for the next refusal of a probe.

@@ -89,7 +89,7 @@ impl NatsBus {
     }
 
     /// Measures once. Without an answer nothing changes.
-    async fn measure_time(&self) {
+    pub async fn measure_time(&self) {
         let subjects = &self.config.subjects;
         // The second stream is for a fleet that has lost its bucket.
         for stream in [format!("KV_{}", subjects.bucket()), subjects.ticks_stream()] {

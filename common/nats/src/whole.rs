@@ -201,6 +201,6 @@ fn is_there(error: &CreateStreamError) -> bool {
         || matches!(error.kind(), CreateStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NAME_EXIST)
 }
 
-fn is_missing_stream(kind: &GetStreamErrorKind) -> bool {
+pub(super) fn is_missing_stream(kind: &GetStreamErrorKind) -> bool {
     matches!(kind, GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
