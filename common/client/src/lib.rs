@@ -103,7 +103,7 @@ pub enum ClientError {
     Refused(#[from] Refusal),
     /// No reply before the deadline. The work may have been done. The same call is safe to repeat if its verb [leads to
     /// the same](Verb::leads_to_the_same).
-    #[error("no allocator has answered: {reason} (request {request_id})")]
+    #[error("the broker has not answered: {reason} (request {request_id})")]
     Unanswered {
         /// Why the last attempt failed.
         reason: RequestError,
@@ -267,7 +267,7 @@ impl Client {
         self.ask(Verb::Stats, &serde_json::json!({})).await
     }
 
-    /// Whether a worker and its store answer. Over NATS only, because HTTP has another reply.
+    /// Whether a worker and its store answer. Over HTTP, whether the ingress is ready, which includes both.
     ///
     /// # Errors
     /// [`ClientError`], as for every call.

@@ -4,14 +4,16 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use contract::{
-    AllocateRequest, ExtendRequest, Fault, LabDuration, Outcome, ReleaseRequest, SandboxRequest, Verb,
-    headers,
+    AllocateRequest, ExtendRequest, Fault, FaultCode, HealthReply, LabDuration, Outcome, ReleaseRequest,
+    SandboxRequest, Verb, headers,
 };
 use domain::SandboxId;
 use ports::bus::{BusError, Context, Reply, RequestError, Requests};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use runtime::settings::Secret;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Time-out of opening a connection; it normally takes milliseconds.
@@ -38,6 +40,12 @@ pub struct HttpRequests {
     client: Client,
     root: String,
     token: Secret,
+}
+
+/// The answer of `/readyz`: the result of each check, `ok` or the problem.
+#[derive(Deserialize)]
+struct Readiness {
+    checks: BTreeMap<String, String>,
 }
 
 // === impl HttpRequests ===
@@ -172,6 +180,11 @@ impl Requests for HttpRequests {
         let response = request.send().await.map_err(|error| lost(&error))?;
         let status = response.status();
         let body = response.bytes().await.map_err(|error| lost(&error))?;
+        if verb == Verb::Health
+            && let Ok(readiness) = serde_json::from_slice(&body)
+        {
+            return Ok(health(&readiness, &context.request_id));
+        }
         let outcome = match status {
             _ if verb != Verb::Allocate => None,
             StatusCode::CREATED => Some(Outcome::Created),
@@ -211,6 +224,19 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
 fn refused(fault: &Fault, request_id: &str) -> Reply {
     let body = serde_json::to_vec(&fault.body(request_id)).unwrap_or_default().into();
     Reply { outcome: None, is_fault: true, body }
+}
+
+/// The reply of a worker that is equivalent to the readiness of the ingress, which asks a worker about its store.
+fn health(Readiness { checks }: &Readiness, request_id: &str) -> Reply {
+    const OK: &str = "ok";
+    let problems = checks.iter().filter(|(_, finding)| *finding != OK);
+    let problems: Vec<_> = problems.map(|(check, problem)| format!("{check}: {problem}")).collect();
+    if !problems.is_empty() {
+        let message = format!("the broker is not ready: {}", problems.join("; "));
+        return refused(&Fault::new(FaultCode::UpstreamUnavailable, message), request_id);
+    }
+    let body = serde_json::to_vec(&HealthReply { store: OK.to_owned() }).unwrap_or_default().into();
+    Reply { outcome: None, is_fault: false, body }
 }
 
 fn lost(error: &reqwest::Error) -> RequestError {
@@ -256,6 +282,18 @@ mod tests {
         assert!(request_of(Verb::Extend, r#"{"sandbox_id":"../7","owner":"p-1"}"#).is_err());
         assert!(request_of(Verb::Get, r#"{"sandbox_id":"../7","owner":"p-1"}"#).is_err());
         assert!(request_of(Verb::Allocate, "[1]").is_err());
+    }
+
+    #[test]
+    fn readiness_becomes_the_reply_of_a_worker() {
+        let reply = |body: &str| health(&serde_json::from_str(body).unwrap(), "r-1");
+        let ready = reply(r#"{"status":"ready","checks":{"queue":"ok","store":"ok"}}"#);
+        assert_eq!((ready.is_fault, ready.body.as_ref()), (false, br#"{"store":"ok"}"#.as_slice()));
+        let unready =
+            reply(r#"{"status":"not_ready","checks":{"queue":"ok","store":"no worker is available"}}"#);
+        let body: contract::FaultBody = serde_json::from_slice(&unready.body).unwrap();
+        assert!(unready.is_fault && body.detail.code == FaultCode::UpstreamUnavailable);
+        assert_eq!(body.detail.message, "the broker is not ready: store: no worker is available");
     }
 
     #[tokio::test]

@@ -84,8 +84,8 @@ pub enum RequestError {
     /// No reply in time: it was lost, slow, or not permitted.
     #[error("no answer in time")]
     TimedOut,
-    /// There is no connection to the bus.
-    #[error("not connected to the message queue")]
+    /// There is no connection: to the bus, or to the HTTP server.
+    #[error("no connection")]
     Disconnected,
 }
 
